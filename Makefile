@@ -1,0 +1,50 @@
+# make setup   installs system packages (with sudo where needed) and the virtual environment; safe to run again
+# make demo    three real hosts on this machine, encrypted VMs, a live migration; `make demo-down` removes all
+# make test    every test;  make lint   every check;  make bench   the benchmarks;  make protos   the stubs
+SHELL := /bin/bash
+VENV := .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+# This tree before anything installed, so that a second work tree can share an environment.
+export PYTHONPATH := $(CURDIR)/common:$(CURDIR)/agent:$(CURDIR)/control:$(CURDIR)
+
+# Building libvirt-python; the hypervisor; the lab; the guest image; the database; the checks.
+PACKAGES := gcc pkg-config python3-dev python3-venv libvirt-dev \
+	libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils cryptsetup-bin ovmf \
+	iproute2 util-linux gnutls-bin \
+	fdisk grub-common kmod busybox-static cpio e2fsprogs \
+	postgresql postgresql-client systemd
+
+.PHONY: setup demo demo-down test lint bench protos clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt Makefile
+	@missing=$$(for p in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	if [ -n "$$missing" ]; then echo "installing:" $$missing; \
+	  $(SUDO) apt-get update -q && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; fi
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install -q --disable-pip-version-check -e '.[agent,control,dev]'
+	touch $@
+
+protos: $(VENV)/.ready
+	$(BIN)/python protos/generate.py
+
+# The build makes the stubs; they are made again only when a proto is newer.
+STUBS := common/ostler/py.typed
+$(STUBS): $(VENV)/.ready $(wildcard protos/ostler/*/v1/*.proto) protos/generate.py
+	$(BIN)/python protos/generate.py
+
+lint: $(STUBS)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m tests.stubs_in_step
+
+test: $(STUBS)
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache common/ostler
