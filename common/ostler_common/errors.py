@@ -180,7 +180,7 @@ def to_status(error: OstlerError) -> status_pb2.Status:
 
 
 def from_status(status: status_pb2.Status) -> OstlerError:
-    """The exception that `to_status` made this of; a status of another origin keeps its code and gets the reason RPC."""
+    """The exception that `to_status` made this of; one of another origin keeps its code, with reason RPC."""
     import grpc
     from google.rpc import error_details_pb2
 

@@ -8,7 +8,7 @@ from base64 import b64encode
 
 
 class Secret:
-    """Holds secret bytes; prints as stars, compares in constant time, refuses to be pickled or copied into a journal."""
+    """Holds secret bytes; prints as stars, compares in constant time, refuses to be pickled."""
 
     __slots__ = ("_value",)
 
