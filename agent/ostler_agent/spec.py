@@ -1,4 +1,4 @@
-"""What the agent works with inside: frozen values, made from protobuf at the edge (services/convert.py) and never the other way."""
+"""What the agent works with inside: frozen values, made from protobuf at the edge (services/convert.py)."""
 
 from __future__ import annotations
 
