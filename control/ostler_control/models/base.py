@@ -22,7 +22,7 @@ def now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
 
 
-class BaseModel(Model):  # type: ignore[misc]
+class BaseModel(Model):
     """Every table: a UUID as text, and when the row was made."""
 
     id: Any = TextField(primary_key=True, default=new_id)

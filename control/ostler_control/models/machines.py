@@ -25,7 +25,8 @@ class ServiceOffering(BaseModel):
 class Vm(BaseModel):
     """A virtual machine.
 
-    state: creating | stopped | starting | running | stopping | migrating | deleting | failed: where Ostler has brought it;
+    state: creating | stopped | starting | running | stopping | migrating | deleting |
+      failed: where Ostler has brought it;
     power_state: stopped | running | paused | crashed | absent, "" when not heard: what its host says;
     host: where its capacity is claimed (null: nowhere); last_host: where its definition was last;
     destination: the host whose capacity is claimed too while it migrates;

@@ -63,7 +63,7 @@ class Template(BaseModel):
 class Passphrase(BaseModel):
     """A sealed passphrase. Its id is the key's UUID.
 
-    sealed: AES-256-GCM nonce + ciphertext under the key-encryption key `kek_id`, with the volume's id as associated data.
+    sealed: AES-256-GCM nonce + ciphertext under the key-encryption key `kek_id`; associated data: the volume's id.
     """
 
     kek_id: Any = TextField()
@@ -71,7 +71,7 @@ class Passphrase(BaseModel):
 
 
 class DiskOffering(BaseModel):
-    """A size and kind of volume. size_bytes 0: the user says; provisioning: thin | sparse | fat; format: qcow2 | raw."""
+    """A size and kind of volume. size_bytes 0: the user says. Provisioning: thin, sparse, fat. Format: qcow2, raw."""
 
     name: Any = TextField(unique=True)
     size_bytes: Any = BigIntegerField(default=0)
