@@ -1,0 +1,220 @@
+"""What a hypervisor driver is to the rest of the agent.
+
+A driver says what its hypervisor can be made to do, one step each; what is done with the steps (ask the guest, wait,
+then pull the plug) is in `vms/` and `migration/`. Drivers know nothing of pools: `Paths` tells where a volume's file is.
+Calls block; they are made from worker threads and may be made from several at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from ostler_agent.spec import DiskSpec, Key, VmInfo, VmSpec, VolumeRef
+
+Paths = Callable[[VolumeRef], Path]
+
+
+class Work(Protocol):
+    """What long work sees of the job it is part of (`jobs.JobContext`)."""
+
+    def progress(self, phase: str, done: int = 0, total: int = 0, percent: int | None = None) -> None:
+        """Tells how far the work has come; done and total in bytes."""
+
+    def check(self) -> None:
+        """Raises CancelledError once the job is to be cancelled."""
+
+
+class VmEventKind(StrEnum):
+    """What happened to a VM; the names are the wire's."""
+
+    DEFINED = "DEFINED"
+    UNDEFINED = "UNDEFINED"
+    STARTED = "STARTED"
+    STOPPED = "STOPPED"
+    PAUSED = "PAUSED"
+    RESUMED = "RESUMED"
+    CRASHED = "CRASHED"
+    MIGRATED = "MIGRATED"
+    REBOOTED = "REBOOTED"
+
+
+@dataclass(frozen=True)
+class VmEvent:
+    """Something that the hypervisor says happened. vm: as it is now; detail: the hypervisor's word for why."""
+
+    kind: VmEventKind
+    vm: VmInfo
+    detail: str
+    time: datetime
+
+
+class Listener(Protocol):
+    """Hears of VMs. Called from the driver's own thread: must not block, nor call the driver."""
+
+    def vm_event(self, event: VmEvent) -> None:
+        """Something happened to a VM."""
+
+    def reconnected(self) -> None:
+        """The hypervisor was out of reach and is back: anything may have happened meanwhile."""
+
+
+@dataclass(frozen=True)
+class VmSample:
+    """Counters of an executing VM. guest_used_bytes: what its balloon says; 0 when it does not."""
+
+    vm_id: str
+    cpu_time_ns: int
+    rss_bytes: int
+    guest_used_bytes: int
+
+
+class Console(Protocol):
+    """A VM's serial console, held by one at a time. Both ends may be used from different threads."""
+
+    def read(self) -> bytes:
+        """Waits for bytes from the guest; b"" when the console is over (VM stopped or moved away, `close`).
+
+        Raises AbortedError CONSOLE_TAKEN when somebody else took it by force.
+        """
+
+    def write(self, data: bytes) -> None:
+        """Hands bytes to the guest."""
+
+    def close(self) -> None:
+        """Lets go; repeating it is harmless."""
+
+
+class Hypervisor(Protocol):
+    """A driver. A VM is named by its UUID; NotFoundError VM_NOT_FOUND where it must exist and does not."""
+
+    def vm(self, vm_id: str) -> VmInfo:
+        """The VM as it is; one that is not here has power state ABSENT."""
+
+    def vms(self) -> list[VmInfo]:
+        """Every VM that the hypervisor knows, managed or not."""
+
+    def running(self, vm_id: str) -> bool:
+        """Whether the VM executes here (or is paused in memory)."""
+
+    def using(self, volume_id: str) -> str | None:
+        """UUID of the executing VM that has the volume attached, if any."""
+
+    def define(self, spec: VmSpec, paths: Paths) -> None:
+        """Writes the definition in place of any older one; FailedPreconditionError VM_RUNNING when it executes."""
+
+    def start(self, spec: VmSpec, paths: Paths) -> None:
+        """Defines the VM and starts it with its keys in place; one that executes already is left alone.
+
+        When it fails, no key stays behind.
+        """
+
+    def shut_down(self, vm_id: str) -> None:
+        """Asks the guest to shut down and returns at once."""
+
+    def power_off(self, vm_id: str) -> None:
+        """Pulls the plug and takes the keys away; a VM that is stopped or not here is a success."""
+
+    def reboot(self, vm_id: str, hard: bool) -> None:
+        """Asks the guest to reboot, or resets it."""
+
+    def delete(self, vm_id: str) -> None:
+        """Forgets a stopped VM with its firmware's variables; one that is not here is a success.
+
+        FailedPreconditionError VM_RUNNING when it executes.
+        """
+
+    def attach(self, vm_id: str, disk: DiskSpec, path: Path) -> None:
+        """Attaches a disk now, if the VM executes, and for its next start. Attached already is a success."""
+
+    def detach(self, vm_id: str, volume_id: str, key_id: str | None, timeout_s: float, work: Work) -> None:
+        """Detaches a disk, now and for the next start, and takes its key away. Detached already is a success.
+
+        Waits for the guest to let go: DeadlineExceededError DETACH_TIMEOUT, FailedPreconditionError DETACH_REFUSED.
+        """
+
+    def grow_disk(self, vm_id: str, volume_id: str, size_bytes: int) -> None:
+        """Grows a disk of an executing VM, file and guest's view; never shrinks."""
+
+    def console(self, vm_id: str, force: bool) -> Console:
+        """Connects to the serial console; FailedPreconditionError CONSOLE_BUSY unless force takes it over."""
+
+    def screenshot(self, vm_id: str) -> bytes:
+        """A picture of the screen, PNG."""
+
+    def samples(self) -> list[VmSample]:
+        """The counters of every executing VM."""
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Tells the listener of events from now on; the result ends that."""
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where a VM moves to and what differs there.
+
+    libvirt_uri, migrate_uri, disks_uri: the hypervisor's addresses; disks_uri is empty when no disk moves.
+    paths: file of each volume over there by volume id; keys: id of each encrypted volume's key over there by volume id;
+    bridges: by MAC; moved: volumes whose data moves too.
+    """
+
+    libvirt_uri: str
+    migrate_uri: str
+    disks_uri: str
+    paths: Mapping[str, Path]
+    keys: Mapping[str, str]
+    bridges: Mapping[str, str]
+    moved: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class MoveLimits:
+    """How a move may go. bandwidth_bytes_per_s 0: no limit."""
+
+    max_downtime_ms: int = 300
+    timeout_s: int = 3600
+    bandwidth_bytes_per_s: int = 0
+    auto_converge: bool = True
+
+
+@dataclass(frozen=True)
+class MoveReport:
+    """How a move went."""
+
+    elapsed_ms: int = 0
+    downtime_ms: int = 0
+    transferred_bytes: int = 0
+    dirty_rate_bytes_per_s: int = 0
+
+
+class MoveOutcome(StrEnum):
+    """What the source's hypervisor says of a VM that was moving."""
+
+    MOVED = "moved"
+    RUNNING_HERE = "running-here"
+    STOPPED_HERE = "stopped-here"
+
+
+@runtime_checkable
+class LiveMigration(Protocol):
+    """Optional part of a driver: moving running VMs to another host with the same driver."""
+
+    def hold_keys(self, vm_id: str, keys: Sequence[Key]) -> None:
+        """Puts keys in place for a VM that is to come."""
+
+    def drop_keys(self, vm_id: str, key_ids: Sequence[str]) -> None:
+        """Takes keys away unless the VM executes here."""
+
+    def migrate(self, vm_id: str, destination: Destination, limits: MoveLimits, work: Work) -> MoveReport:
+        """Moves a running VM. When it returns the VM is gone from here; when it raises the VM executes here still,
+        unless its guest stopped meanwhile (FailedPreconditionError VM_STOPPED).
+
+        DeadlineExceededError MIGRATION_TIMEOUT, CancelledError, AbortedError MIGRATION_FAILED.
+        """
+
+    def await_migration(self, vm_id: str, timeout_s: float) -> MoveOutcome:
+        """Waits for a move that somebody began earlier to end, stopping it after the timeout, and tells how it ended."""
