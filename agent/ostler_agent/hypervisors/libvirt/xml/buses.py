@@ -1,0 +1,25 @@
+"""Controllers and small devices."""
+
+from __future__ import annotations
+
+from xml.etree.ElementTree import Element
+
+from ostler_agent.hypervisors.libvirt.xml.element import element
+
+HOTPLUG_PORTS = 8
+OTHER_DEVICES = 2  # balloon, random numbers
+
+
+def controllers(devices: int) -> list[Element]:
+    """A PCIe root port for each of the disks and NICs, and spare ones: a device is hot-plugged into a free port only."""
+    ports = devices + OTHER_DEVICES + HOTPLUG_PORTS
+    return [
+        element("controller", type="usb", model="none"),
+        element("controller", type="pci", index="0", model="pcie-root"),
+        *(element("controller", type="pci", index=str(index), model="pcie-root-port") for index in range(1, ports + 1)),
+    ]
+
+
+def random_numbers() -> Element:
+    """Entropy, which a young guest lacks."""
+    return element("rng", element("backend", "/dev/urandom", model="random"), model="virtio")

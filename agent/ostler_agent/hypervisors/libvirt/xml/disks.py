@@ -1,0 +1,108 @@
+"""Disks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from uuid import UUID
+from xml.etree.ElementTree import Element
+
+from ostler_agent.hypervisors.libvirt.xml.element import element
+from ostler_agent.spec import DiskSpec
+
+SERIAL_LENGTH = 20  # virtio-blk's limit
+
+
+@dataclass(frozen=True)
+class DiskFile:
+    """A volume's file. direct_io: whether its file system can do without the page cache."""
+
+    path: Path
+    direct_io: bool = True
+
+
+def target(slot: int) -> str:
+    """The device's name: vda for slot 0, vdaa for slot 26."""
+    letters = ""
+    number = slot + 1
+    while number:
+        number, letter = divmod(number - 1, 26)
+        letters = chr(ord("a") + letter) + letters
+    return f"vd{letters}"
+
+
+def serial(volume_id: str) -> str:
+    """What a guest sees as /dev/disk/by-id/virtio-SERIAL: the volume's UUID as far as it fits."""
+    return volume_id.replace("-", "")[:SERIAL_LENGTH]
+
+
+def disk(spec: DiskSpec, file: DiskFile) -> Element:
+    """One disk; QEMU opens LUKS itself, with the passphrase from the libvirt secret that has the key's UUID."""
+    volume = spec.volume
+    return element(
+        "disk",
+        # Without the host's page cache memory is not spent twice, and live migration is safe on shared storage.
+        element(
+            "driver",
+            name="qemu",
+            type=volume.format.value,
+            cache="none" if file.direct_io else "writeback",
+            discard="unmap",
+        ),
+        element("source", _encryption(volume.key.key_id) if volume.key else None, file=str(file.path)),
+        element("target", dev=target(spec.slot), bus="virtio"),
+        element("serial", serial(volume.volume_id)),
+        element("boot", order="1") if spec.boot else None,
+        type="file",
+        device="disk",
+    )
+
+
+def _encryption(key_id: str) -> Element:
+    return element("encryption", element("secret", type="passphrase", uuid=key_id), format="luks")
+
+
+@dataclass(frozen=True)
+class AttachedDisk:
+    """A disk found in a domain. volume_id: None when its file's name is no UUID; alias: only while it executes."""
+
+    volume_id: str | None
+    path: str
+    target: str
+    key_id: str | None
+    alias: str | None
+
+
+def attached_disks(domain: Element) -> list[AttachedDisk]:
+    """The file-backed disks of a domain."""
+    found = []
+    for item in domain.findall("devices/disk[@device='disk']"):
+        source = item.find("source")
+        path = source.get("file") if source is not None else None
+        if path is None:
+            continue
+        secret = item.find(".//encryption/secret")
+        alias = item.find("alias")
+        found.append(
+            AttachedDisk(
+                volume_id=volume_of(path),
+                path=path,
+                target=_get(item.find("target"), "dev") or "",
+                key_id=_get(secret, "uuid"),
+                alias=_get(alias, "name"),
+            )
+        )
+    return found
+
+
+def volume_of(path: str) -> str | None:
+    """The UUID of the volume whose file this is, by its name."""
+    name = PurePath(path).name
+    try:
+        return name if str(UUID(name)) == name else None
+    except ValueError:
+        return None
+
+
+def _get(item: Element | None, name: str) -> str | None:
+    return None if item is None else item.get(name)

@@ -1,0 +1,42 @@
+"""The whole domain, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from xml.etree.ElementTree import Element
+
+from ostler_agent.hypervisors.libvirt.xml import buses, console, cpu, disks, memory, metadata, nics, os
+from ostler_agent.hypervisors.libvirt.xml.element import element, to_text
+from ostler_agent.spec import VmSpec
+
+
+def domain(spec: VmSpec, files: Mapping[str, disks.DiskFile], domain_type: str) -> Element:
+    """The domain of a VM. files: by volume id; domain_type: "kvm", or "qemu" for emulation."""
+    devices = [
+        *buses.controllers(len(spec.disks) + len(spec.nics)),
+        *(disks.disk(disk, files[disk.volume.volume_id]) for disk in spec.disks),
+        *(nics.nic(nic) for nic in spec.nics),
+        *console.serial_console(),
+        *console.screen(),
+        memory.balloon(),
+        buses.random_numbers(),
+    ]
+    return element(
+        "domain",
+        *metadata.identity(spec),
+        metadata.metadata(),
+        *memory.memory(spec.memory_bytes),
+        cpu.vcpu(spec.cpus),
+        os.boot(spec.firmware),
+        os.features(),
+        cpu.model(spec.cpus, domain_type),
+        os.clock(),
+        *os.lifecycle(),
+        element("devices", *devices),
+        type=domain_type,
+    )
+
+
+def domain_xml(spec: VmSpec, files: Mapping[str, disks.DiskFile], domain_type: str) -> str:
+    """The same as text."""
+    return to_text(domain(spec, files, domain_type))

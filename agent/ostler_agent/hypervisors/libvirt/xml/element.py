@@ -1,0 +1,27 @@
+"""Making XML elements in one expression."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+OSTLER_NS = "urn:ostler:vm:1"
+ElementTree.register_namespace("ostler", OSTLER_NS)
+ElementTree.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
+
+
+def element(tag: str, *content: Element | str | None, **attributes: str) -> Element:
+    """An element with its children or text; a None child is left out, an attribute's trailing "_" is dropped."""
+    made = Element(tag, {name.rstrip("_"): value for name, value in attributes.items()})
+    for part in content:
+        if isinstance(part, str):
+            made.text = part
+        elif part is not None:
+            made.append(part)
+    return made
+
+
+def to_text(root: Element) -> str:
+    """The element as indented text, the same for the same element."""
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode") + "\n"

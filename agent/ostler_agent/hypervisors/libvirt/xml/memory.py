@@ -1,0 +1,20 @@
+"""Memory and its balloon."""
+
+from __future__ import annotations
+
+from xml.etree.ElementTree import Element
+
+from ostler_agent.hypervisors.libvirt.xml.element import element
+
+STATS_PERIOD_S = 10
+
+
+def memory(size_bytes: int) -> list[Element]:
+    """All of it from the start."""
+    kib = str(size_bytes // 1024)
+    return [element("memory", kib, unit="KiB"), element("currentMemory", kib, unit="KiB")]
+
+
+def balloon() -> Element:
+    """Lets the guest tell how much it uses."""
+    return element("memballoon", element("stats", period=str(STATS_PERIOD_S)), model="virtio")

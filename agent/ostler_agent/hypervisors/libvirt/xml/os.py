@@ -1,0 +1,46 @@
+"""Firmware and machine."""
+
+from __future__ import annotations
+
+from xml.etree.ElementTree import Element
+
+from ostler_agent.hypervisors.libvirt.xml.element import element
+from ostler_agent.spec import Firmware
+
+
+def boot(firmware: Firmware) -> Element:
+    """PC BIOS, or the UEFI that libvirt finds among the host's firmware descriptions.
+
+    Secure boot is off: its firmware has Microsoft's keys enrolled and refuses the unsigned boot loaders of many guests.
+    libvirt keeps the variables of each VM in a file of its own and takes them along in a migration.
+    """
+    kind = element("type", "hvm", arch="x86_64", machine="q35")
+    if firmware is Firmware.BIOS:
+        return element("os", kind)
+    no_secure_boot = [element("feature", enabled="no", name=name) for name in ("enrolled-keys", "secure-boot")]
+    return element("os", kind, element("firmware", *no_secure_boot), firmware="efi")
+
+
+def features() -> Element:
+    """What every PC guest expects."""
+    return element("features", element("acpi"), element("apic"))
+
+
+def clock() -> Element:
+    """Time in UTC; lost ticks are made good without flooding the guest; no HPET, which costs host CPU."""
+    return element(
+        "clock",
+        element("timer", name="rtc", tickpolicy="catchup"),
+        element("timer", name="pit", tickpolicy="delay"),
+        element("timer", name="hpet", present="no"),
+        offset="utc",
+    )
+
+
+def lifecycle() -> list[Element]:
+    """A guest that crashes stops; one that reboots starts again in the same process."""
+    return [
+        element("on_poweroff", "destroy"),
+        element("on_reboot", "restart"),
+        element("on_crash", "destroy"),
+    ]

@@ -1,0 +1,33 @@
+"""A domain's XML as it must be on another host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from xml.etree import ElementTree
+
+from ostler_agent.hypervisors.libvirt.xml import disks
+from ostler_agent.hypervisors.libvirt.xml.element import to_text
+
+
+def for_destination(xml: str, paths: Mapping[str, Path], keys: Mapping[str, str], bridges: Mapping[str, str]) -> str:
+    """The XML with other files (by volume id), key ids (by volume id) and bridges (by MAC); all else as it was.
+
+    What is not named stays: the guest must see the very same machine over there.
+    """
+    root = ElementTree.fromstring(xml)  # noqa: S314 - libvirt's own
+    for disk in root.findall("devices/disk"):
+        source = disk.find("source")
+        volume_id = disks.volume_of(source.get("file", "")) if source is not None else None
+        if source is None or volume_id is None:
+            continue
+        if volume_id in paths:
+            source.set("file", str(paths[volume_id]))
+        if volume_id in keys:
+            for secret in disk.iterfind(".//encryption/secret"):
+                secret.set("uuid", keys[volume_id])
+    for nic in root.findall("devices/interface"):
+        mac, source = nic.find("mac"), nic.find("source")
+        if mac is not None and source is not None and mac.get("address") in bridges:
+            source.set("bridge", bridges[mac.get("address", "")])
+    return to_text(root)
