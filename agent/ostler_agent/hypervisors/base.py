@@ -1,13 +1,14 @@
 """What a hypervisor driver is to the rest of the agent.
 
 A driver says what its hypervisor can be made to do, one step each; what is done with the steps (ask the guest, wait,
-then pull the plug) is in `vms/` and `migration/`. Drivers know nothing of pools: `Paths` tells where a volume's file is.
-Calls block; they are made from worker threads and may be made from several at once.
+then pull the plug) is in `vms/` and `migration/`. Drivers know nothing of pools: `Paths` tells where a volume's file
+is. Calls block; they are made from worker threads and may be made from several at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -26,7 +27,10 @@ class Work(Protocol):
         """Tells how far the work has come; done and total in bytes."""
 
     def check(self) -> None:
-        """Raises CancelledError once the job is to be cancelled."""
+        """Raises CancelledError (or another error that ends the job) once the job is to stop."""
+
+    def on_cancel(self, callback: Callable[[], None]) -> AbstractContextManager[None]:
+        """Calls back when the job is to stop; leaving the context takes the callback back."""
 
 
 class VmEventKind(StrEnum):
@@ -217,4 +221,4 @@ class LiveMigration(Protocol):
         """
 
     def await_migration(self, vm_id: str, timeout_s: float) -> MoveOutcome:
-        """Waits for a move that somebody began earlier to end, stopping it after the timeout, and tells how it ended."""
+        """Waits for a move begun earlier to end, stops it after the timeout, and tells how it ended."""

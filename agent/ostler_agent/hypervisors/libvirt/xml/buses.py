@@ -11,7 +11,7 @@ OTHER_DEVICES = 2  # balloon, random numbers
 
 
 def controllers(devices: int) -> list[Element]:
-    """A PCIe root port for each of the disks and NICs, and spare ones: a device is hot-plugged into a free port only."""
+    """A PCIe root port for each disk and NIC, and spare ones: hot-plug needs a free port."""
     ports = devices + OTHER_DEVICES + HOTPLUG_PORTS
     return [
         element("controller", type="usb", model="none"),
