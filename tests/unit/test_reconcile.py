@@ -1,0 +1,118 @@
+"""What the watcher makes of hosts' reports."""
+
+from dataclasses import replace
+
+import pytest
+from ostler_control.fleet.reconcile import HostView, Seen, VmRow, reconcile, unmanaged
+
+ROW = VmRow("v1", "web", "acc", "running", "running", "", home="A", settled=True)
+
+
+def host(host_id: str, /, heard: bool = True, silent: bool = False, **vms: str) -> HostView:
+    """A host with VMs by id and power state."""
+    seen = {vm_id: Seen(vm_id, vm_id, power_state) for vm_id, power_state in vms.items()}
+    return HostView(host_id, f"host-{host_id}", heard, silent, seen)
+
+
+def judged(row: VmRow, *hosts: HostView) -> tuple[str, str, str] | None:
+    """(power state, beginning of the attention, event) of the one verdict, None when nothing changes."""
+    verdicts = reconcile([row], {h.host_id: h for h in hosts})
+    if not verdicts:
+        return None
+    (verdict,) = verdicts
+    return verdict.power_state, verdict.attention[:18], verdict.event
+
+
+@pytest.mark.parametrize(
+    ("state", "power_state", "expected"),
+    [
+        ("running", "running", None),
+        ("running", "stopped", ("stopped", "stopped outside Os", "vm.stopped")),
+        ("running", "paused", ("paused", "paused outside Ost", "vm.paused")),
+        ("running", "crashed", ("crashed", "its guest crashed ", "vm.crashed")),
+        ("stopped", "running", ("running", "started outside Os", "vm.started")),
+        ("stopped", "stopped", ("stopped", "", "")),
+        ("failed", "running", None),
+    ],
+)
+def test_vm_on_its_host(state: str, power_state: str, expected: tuple[str, str, str] | None) -> None:
+    row = replace(ROW, state=state, power_state="running" if state != "stopped" else "")
+    assert judged(row, host("A", v1=power_state)) == expected
+
+
+def test_vm_that_vanished() -> None:
+    assert judged(ROW, host("A")) == ("absent", "vanished from host", "vm.vanished")
+    assert judged(replace(ROW, state="stopped", power_state="stopped"), host("A")) == (
+        "absent",
+        "its definition is ",
+        "vm.vanished",
+    )
+
+
+def test_stopped_vm_that_was_never_seen_is_not_missed() -> None:
+    assert judged(replace(ROW, state="stopped", power_state=""), host("A")) == ("absent", "", "")
+
+
+def test_nothing_is_said_twice() -> None:
+    for row, view in [
+        (ROW, host("A")),
+        (ROW, host("A", v1="stopped")),
+        (replace(ROW, state="stopped", power_state="stopped"), host("A")),
+        (ROW, host("A", heard=False, silent=True)),
+    ]:
+        (verdict,) = reconcile([row], {"A": view})
+        after = replace(row, power_state=verdict.power_state, attention=verdict.attention)
+        assert reconcile([after], {"A": view}) == []
+
+
+def test_end_of_trouble_is_told() -> None:
+    row = replace(ROW, power_state="stopped", attention="stopped outside Ostler on host host-A")
+    assert judged(row, host("A", v1="running")) == ("running", "", "vm.settled")
+
+
+@pytest.mark.parametrize("row", [replace(ROW, settled=False), replace(ROW, state="migrating")])
+def test_what_an_operation_holds_is_left_to_it(row: VmRow) -> None:
+    assert judged(row, host("A"), host("B", v1="running")) is None
+
+
+def test_silent_host_is_shown_on_its_running_vms_without_events() -> None:
+    silent = host("A", heard=False, silent=True, v1="running")
+    assert judged(ROW, silent) == ("", "host host-A is sil", "")
+    assert judged(replace(ROW, state="stopped", power_state="stopped"), silent) is None
+    (verdict,) = reconcile([ROW], {"A": silent})
+    after = replace(ROW, power_state=verdict.power_state, attention=verdict.attention)
+    assert judged(after, host("A", v1="running")) == ("running", "", "")
+    assert judged(after, host("A", v1="stopped")) == ("stopped", "stopped outside Os", "vm.stopped")
+
+
+def test_host_that_is_being_connected_says_nothing() -> None:
+    assert judged(ROW, host("A", heard=False)) is None
+
+
+@pytest.mark.parametrize(
+    ("home", "expected"),
+    [
+        (host("A", v1="running"), ("running", "RUNS TWICE, on hos", "vm.doubled")),
+        (host("A"), ("absent", "RUNS ON HOST host-", "vm.misplaced")),
+        (host("A", heard=False, silent=True), ("", "RUNS ON HOST host-", "vm.doubled")),
+    ],
+)
+def test_vm_that_runs_elsewhere_is_shouted_about(home: HostView, expected: tuple[str, str, str]) -> None:
+    assert judged(ROW, home, host("B", v1="running")) == expected
+
+
+def test_leftover_definition_elsewhere_is_no_trouble() -> None:
+    assert judged(ROW, host("A", v1="running"), host("B", v1="stopped")) is None
+
+
+def test_old_reports_of_a_silent_host_are_not_believed() -> None:
+    assert judged(ROW, host("A", v1="running"), host("B", heard=False, silent=True, v1="running")) is None
+
+
+def test_vm_placed_nowhere_that_runs_somewhere() -> None:
+    row = replace(ROW, state="stopped", power_state="", home="")
+    assert judged(row, host("B", v1="running")) == ("", "RUNS ON HOST host-", "vm.misplaced")
+
+
+def test_unmanaged_vms_are_those_without_a_row() -> None:
+    assert set(unmanaged(host("A", v1="running", x="stopped"), frozenset({"v1"}))) == {"x"}
