@@ -165,7 +165,7 @@ _SILENCE = "is silent"
 
 
 def _verdict(row: VmRow, power_state: str, kind: Kind, attention: str, detail: str = "") -> Verdict:
-    """Silence and its end are told by events of the host; all else is told once when it begins and once when it ends."""
+    """Silence and its end are told by events of the host; all else once when it begins and once when it ends."""
     if attention == row.attention or kind is Kind.SILENT:
         return Verdict(row, power_state, attention)
     if not attention:
