@@ -1,0 +1,35 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def fsync_directory(path: Path) -> None:
+    """Makes the names in a directory outlive a crash of the machine."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def fsync_file(path: Path) -> None:
+    """Makes a file's contents outlive a crash of the machine."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def publish(part: Path, final: Path) -> None:
+    """Gives a finished file its name, both in one directory, and makes it durable. Raises FileExistsError.
+
+    A link, not a rename: a rename would silently replace what somebody else has put there meanwhile.
+    """
+    fsync_file(part)
+    os.link(part, final)
+    part.unlink()
+    fsync_directory(final.parent)

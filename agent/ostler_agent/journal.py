@@ -1,0 +1,134 @@
+"""The jobs' journal: one JSON file an operation, changed as a whole, never holding a secret."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2  # noqa: F401 (Any-typed details are read back only when this is loaded)
+from ostler.types.v1 import job_pb2
+
+from ostler_agent.files import fsync_directory
+
+M = TypeVar("M", bound=Message)
+
+
+@dataclass
+class Record:
+    """What is known of one job.
+
+    digest: of the request without secrets, operation aside; request: the same as JSON; facts: what its work chose to
+    remember; state: a name of JobUpdate.State; final: its last JobUpdate as JSON, empty while it runs.
+    """
+
+    id: str
+    attempt: int
+    kind: str
+    digest: str
+    request: dict[str, Any]
+    state: str = "RUNNING"
+    facts: dict[str, str] = field(default_factory=dict)
+    final: dict[str, Any] = field(default_factory=dict)
+    start_time: float = 0.0
+    end_time: float = 0.0
+
+    @classmethod
+    def begin(cls, operation_id: str, attempt: int, kind: str, request_digest: str, request: Message) -> Record:
+        as_json = json_format.MessageToDict(request)
+        return cls(operation_id, attempt, kind, request_digest, as_json, start_time=time.time())
+
+    def end(self, final: job_pb2.JobUpdate) -> None:
+        self.state = job_pb2.JobUpdate.State.Name(final.state)
+        self.final = json_format.MessageToDict(final)
+        self.end_time = time.time()
+
+    def update(self) -> job_pb2.JobUpdate:
+        """The recorded final update."""
+        return json_format.ParseDict(self.final, job_pb2.JobUpdate(), ignore_unknown_fields=True)
+
+    def request_as(self, kind: type[M]) -> M:
+        """The request, without its secrets."""
+        return json_format.ParseDict(self.request, kind(), ignore_unknown_fields=True)
+
+
+class Journal:
+    """The records in a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._lock = threading.Lock()
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def save(self, record: Record) -> None:
+        """Writes a record; on return it outlives a crash of the machine."""
+        path = self._path(record.id)
+        temporary = path.with_name(f"{path.name}.tmp")
+        with self._lock:
+            with open(temporary, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+                json.dump(asdict(record), file)
+                file.flush()
+                os.fdatasync(file.fileno())
+            temporary.rename(path)
+            fsync_directory(self._directory)
+
+    def load(self, operation_id: str) -> Record | None:
+        try:
+            return Record(**json.loads(self._path(operation_id).read_text()))
+        except FileNotFoundError:
+            return None
+
+    def ids(self) -> Iterator[str]:
+        for path in sorted(self._directory.glob("*.json")):
+            yield path.stem
+
+    def prune(self, older_than: float, keep: Collection[str]) -> None:
+        """Removes what was last written before a time (seconds since the epoch), except the named ones."""
+        for path in self._directory.iterdir():
+            if path.stem not in keep and path.stat().st_mtime < older_than:
+                path.unlink(missing_ok=True)
+
+    def _path(self, operation_id: str) -> Path:
+        # Not with_suffix(): an id may hold dots.
+        return self._directory / f"{operation_id}.json"
+
+
+def redacted(message: M) -> M:
+    """A copy without the fields that are marked debug_redact, at any depth."""
+    copy = type(message)()
+    copy.CopyFrom(message)
+    _redact(copy)
+    return copy
+
+
+def _redact(message: Message) -> None:
+    for spec, value in message.ListFields():
+        if spec.GetOptions().debug_redact:
+            message.ClearField(spec.name)
+        elif spec.message_type is None:
+            continue
+        elif spec.message_type.GetOptions().map_entry:
+            for entry in value.values():
+                if isinstance(entry, Message):
+                    _redact(entry)
+        elif isinstance(value, Message):
+            _redact(value)
+        else:
+            for item in value:
+                _redact(item)
+
+
+def digest(request: Message) -> str:
+    """SHA-256 of a request, hex, without its secrets and its operation (whose attempt changes from try to try)."""
+    copy = redacted(request)
+    if "operation" in copy.DESCRIPTOR.fields_by_name:
+        copy.ClearField("operation")
+    return hashlib.sha256(copy.SerializeToString(deterministic=True)).hexdigest()

@@ -1,0 +1,39 @@
+"""A passphrase as a file that has no name."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+
+from ostler_common.secret import Secret
+
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+
+
+class KeyFile:
+    """Holds a secret in a sealed memfd while the context lasts.
+
+    A child that is given `fd` in pass_fds reads the secret at `path`. The kernel frees it with the last descriptor,
+    so nothing is left even when everybody is killed.
+    """
+
+    def __init__(self, secret: Secret) -> None:
+        self._secret = secret
+        self.fd = -1
+
+    def __enter__(self) -> KeyFile:
+        self.fd = os.memfd_create("key", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.write(self.fd, self._secret.reveal())
+        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        os.close(self.fd)
+        self.fd = -1
+
+    @property
+    def path(self) -> Path:
+        """Where a child that has the descriptor finds the secret."""
+        return Path(f"/proc/self/fd/{self.fd}")

@@ -1,0 +1,225 @@
+"""The one door through which every child process goes."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol
+
+import structlog
+from ostler_common.errors import DeadlineExceededError, FailedPreconditionError, InternalError
+from ostler_common.secret import Secret
+
+log = structlog.get_logger(__name__)
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+TERMINATE_GRACE_S = 5.0
+
+
+class Cancellation(Protocol):
+    """What a running command needs of a job to be stopped with it (`jobs.JobContext` is one)."""
+
+    def check(self) -> None:
+        """Raises when the job is to stop."""
+
+    def on_cancel(self, callback: Callable[[], None]) -> AbstractContextManager[object]:
+        """Calls back once, from any thread, when the job is to stop; leaving the context takes it back."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Ceilings around a tool that reads what a stranger wrote."""
+
+    cpu_s: int = 30
+    memory_bytes: int = 1 << 30
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command that ended left."""
+
+    command: tuple[str, ...]
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+class RunError(InternalError):
+    """A command failed.
+
+    command: what ran; exit_code: its code, or minus the signal that ended it; stderr: what it said.
+    """
+
+    def __init__(self, command: Sequence[str], exit_code: int, stderr: str) -> None:
+        self.command = tuple(command)
+        self.exit_code = exit_code
+        self.stderr = stderr
+        how = f"exited with {exit_code}" if exit_code >= 0 else f"was ended by {signal.Signals(-exit_code).name}"
+        said = stderr.strip()[-2000:] or "it said nothing"
+        super().__init__(f"{Path(command[0]).name} {how}: {said}", "COMMAND_FAILED", {"command": shlex.join(command)})
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.command, self.exit_code, self.stderr)
+
+
+def run(
+    command: Sequence[str | Path],
+    *,
+    stdin: bytes | Secret | None = None,
+    env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
+    timeout_s: float | None = None,
+    cancel: Cancellation | None = None,
+    on_stdout: Callable[[bytes], None] | None = None,
+    limits: Limits | None = None,
+    check: bool = True,
+) -> Result:
+    """Runs a command to its end and returns what it printed.
+
+    stdin: bytes to feed it (else it has none); env: added to a clean environment; on_stdout: is given each piece of
+    its output as it comes (nothing is collected then); check: whether a non-zero exit raises.
+    Raises RunError; FailedPreconditionError (TOOL_MISSING); DeadlineExceededError (COMMAND_TIMEOUT); what
+    cancel.check() raises. However it ends, no process of it is left.
+    """
+    if cancel:
+        cancel.check()
+    argv = tuple(str(part) for part in command)
+    collected: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    with ExitStack() as stack:
+        wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        stack.callback(os.close, wake)
+        child = stack.enter_context(
+            spawn(argv, stdin=stdin, env=env, pass_fds=pass_fds, limits=limits, stdout=subprocess.PIPE)
+        )
+        if cancel:
+            stack.enter_context(cancel.on_cancel(lambda: os.eventfd_write(wake, 1)))
+        assert child.stdout
+        assert child.stderr
+        selector = stack.enter_context(selectors.DefaultSelector())
+        pidfd = os.pidfd_open(child.pid)
+        stack.callback(os.close, pidfd)
+        selector.register(pidfd, selectors.EVENT_READ, "exit")
+        selector.register(wake, selectors.EVENT_READ, "cancel")
+        for name, pipe in (("stdout", child.stdout), ("stderr", child.stderr)):
+            os.set_blocking(pipe.fileno(), False)
+            selector.register(pipe, selectors.EVENT_READ, name)
+
+        def take(name: str, pipe: IO[bytes]) -> bool:
+            """Reads one piece; False when there is none now."""
+            piece = pipe.read1(1 << 16)  # type: ignore[attr-defined]
+            if piece and name == "stdout" and on_stdout:
+                on_stdout(piece)
+            elif piece:
+                collected[name].append(piece)
+            elif piece == b"" and pipe in selector.get_map():
+                selector.unregister(pipe)
+            return bool(piece)
+
+        pipes = {"stdout": child.stdout, "stderr": child.stderr}
+        exited = False
+        while not exited:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            ready = {key.data for key, _ in selector.select(left)}
+            if "cancel" in ready and cancel:
+                cancel.check()
+            for name in ready & pipes.keys():
+                take(name, pipes[name])
+            exited = "exit" in ready
+            if not ready:
+                raise DeadlineExceededError(
+                    f"{Path(argv[0]).name} did not end within {timeout_s} s and was stopped", "COMMAND_TIMEOUT"
+                )
+        # A grandchild may keep the pipes open: what is there now is all that is waited for.
+        for name, pipe in pipes.items():
+            while take(name, pipe):
+                pass
+        exit_code = child.wait()
+    out, err = (b"".join(collected[name]).decode(errors="replace") for name in ("stdout", "stderr"))
+    if check and exit_code:
+        raise RunError(argv, exit_code, err)
+    return Result(argv, exit_code, out, err)
+
+
+@contextmanager
+def spawn(
+    command: Sequence[str | Path],
+    *,
+    stdin: bytes | Secret | None = None,
+    env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
+    limits: Limits | None = None,
+    stdout: int | IO[bytes] = subprocess.DEVNULL,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Starts a command in a process group of its own; when the block is left, however, the group is ended.
+
+    The child also dies with the thread that started it, so that an agent that is killed leaves nothing running:
+    stay in one thread within the block. Its stderr is a pipe. Raises FailedPreconditionError (TOOL_MISSING).
+    """
+    argv = [str(part) for part in command]
+    environment = {"PATH": os.environ.get("PATH", DEFAULT_PATH), "HOME": "/", "LC_ALL": "C", **(env or {})}
+    program = shutil.which(argv[0], path=environment["PATH"])
+    if program is None:
+        raise FailedPreconditionError(
+            f"the program {argv[0]} is not installed on this host (install it, then try again)",
+            "TOOL_MISSING",
+            {"program": argv[0]},
+        )
+    wrapper = ["setpriv", "--pdeathsig", "KILL", "--"]
+    if limits:
+        wrapper = ["prlimit", f"--cpu={limits.cpu_s}", f"--as={limits.memory_bytes}", "--core=0", "--", *wrapper]
+    log.debug("run", command=shlex.join(argv))
+    with ExitStack() as stack:
+        feed: int = subprocess.DEVNULL
+        if stdin is not None:
+            # A file in memory instead of a pipe: it cannot block, and it is never anywhere under a name.
+            feed = os.memfd_create("stdin", os.MFD_CLOEXEC)
+            stack.callback(os.close, feed)
+            os.write(feed, stdin.reveal() if isinstance(stdin, Secret) else stdin)
+            os.lseek(feed, 0, os.SEEK_SET)
+        child = subprocess.Popen(
+            [*wrapper, program, *argv[1:]],
+            stdin=feed,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            env=environment,
+            pass_fds=tuple(pass_fds),
+            cwd="/",
+            umask=0o077,
+            start_new_session=True,
+        )
+    try:
+        yield child
+    finally:
+        _end(child)
+        for pipe in (child.stdout, child.stderr):
+            if pipe:
+                pipe.close()
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Ends the child's group: asked first, then killed. What has ended by itself is only swept up after."""
+    if child.poll() is None:
+        _signal_group(child.pid, signal.SIGTERM)
+        try:
+            child.wait(TERMINATE_GRACE_S)
+        except subprocess.TimeoutExpired:
+            _signal_group(child.pid, signal.SIGKILL)
+            child.wait()
+    _signal_group(child.pid, signal.SIGKILL)
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        pass

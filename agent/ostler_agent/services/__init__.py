@@ -1,0 +1,1 @@
+"""gRPC handlers: read the request, call the domain, convert the answer."""

@@ -1,0 +1,152 @@
+"""Protobuf to and from the agent's own values; bad input is refused here, by field."""
+
+from __future__ import annotations
+
+import uuid
+
+from ostler.types.v1 import vm_pb2, volume_pb2
+from ostler_common.errors import bad_field
+from ostler_common.secret import Secret
+
+from ostler_agent.spec import (
+    DiskFormat,
+    DiskSpec,
+    Firmware,
+    Key,
+    NicSpec,
+    PowerState,
+    Provisioning,
+    VmInfo,
+    VmSpec,
+    VolumeInfo,
+    VolumeRef,
+)
+
+DEFAULT_ITER_TIME_MS = 10
+
+_FORMATS = {
+    volume_pb2.DISK_FORMAT_QCOW2: DiskFormat.QCOW2,
+    volume_pb2.DISK_FORMAT_RAW: DiskFormat.RAW,
+}
+_PROVISIONING = {
+    volume_pb2.PROVISIONING_UNSPECIFIED: Provisioning.THIN,
+    volume_pb2.PROVISIONING_THIN: Provisioning.THIN,
+    volume_pb2.PROVISIONING_SPARSE: Provisioning.SPARSE,
+    volume_pb2.PROVISIONING_FAT: Provisioning.FAT,
+}
+_FIRMWARE = {
+    vm_pb2.FIRMWARE_UNSPECIFIED: Firmware.BIOS,
+    vm_pb2.FIRMWARE_BIOS: Firmware.BIOS,
+    vm_pb2.FIRMWARE_UEFI: Firmware.UEFI,
+}
+_POWER_STATES = {
+    PowerState.STOPPED: vm_pb2.POWER_STATE_STOPPED,
+    PowerState.RUNNING: vm_pb2.POWER_STATE_RUNNING,
+    PowerState.PAUSED: vm_pb2.POWER_STATE_PAUSED,
+    PowerState.CRASHED: vm_pb2.POWER_STATE_CRASHED,
+    PowerState.ABSENT: vm_pb2.POWER_STATE_ABSENT,
+}
+_TO_FORMATS = {value: key for key, value in _FORMATS.items()}
+
+
+def uuid_field(value: str, path: str) -> str:
+    """The UUID in its canonical form. Raises InvalidArgumentError."""
+    try:
+        return str(uuid.UUID(value))
+    except ValueError:
+        raise bad_field(path, "must be a UUID") from None
+
+
+def disk_format(value: volume_pb2.DiskFormat.ValueType, path: str) -> DiskFormat:
+    """Raises InvalidArgumentError."""
+    if value not in _FORMATS:
+        raise bad_field(path, "must be DISK_FORMAT_QCOW2 or DISK_FORMAT_RAW")
+    return _FORMATS[value]
+
+
+def provisioning(value: volume_pb2.Provisioning.ValueType, path: str) -> Provisioning:
+    """Raises InvalidArgumentError."""
+    if value not in _PROVISIONING:
+        raise bad_field(path, "is not a known provisioning")
+    return _PROVISIONING[value]
+
+
+def key(message: volume_pb2.VolumeKey, path: str) -> Key:
+    """A key; without a passphrase only its id is known. Raises InvalidArgumentError."""
+    try:
+        message.passphrase.decode()
+    except UnicodeDecodeError:
+        raise bad_field(f"{path}.passphrase", "must be UTF-8 text") from None
+    if message.iter_time_ms < 0:
+        raise bad_field(f"{path}.iter_time_ms", "must not be negative")
+    return Key(
+        key_id=uuid_field(message.key_id, f"{path}.key_id"),
+        passphrase=Secret(message.passphrase) if message.passphrase else None,
+        iter_time_ms=message.iter_time_ms or DEFAULT_ITER_TIME_MS,
+    )
+
+
+def volume_ref(message: volume_pb2.VolumeRef, path: str = "volume") -> VolumeRef:
+    """Raises InvalidArgumentError."""
+    return VolumeRef(
+        pool_id=uuid_field(message.pool_id, f"{path}.pool_id"),
+        volume_id=uuid_field(message.volume_id, f"{path}.volume_id"),
+        format=disk_format(message.format, f"{path}.format"),
+        key=key(message.key, f"{path}.key") if message.HasField("key") else None,
+    )
+
+
+def volume_info(info: VolumeInfo) -> volume_pb2.VolumeInfo:
+    return volume_pb2.VolumeInfo(
+        volume_id=info.volume_id,
+        pool_id=info.pool_id,
+        format=_TO_FORMATS[info.format],
+        encrypt_format=volume_pb2.ENCRYPT_FORMAT_LUKS if info.encrypted else volume_pb2.ENCRYPT_FORMAT_NONE,
+        virtual_size_bytes=info.virtual_size_bytes,
+        allocated_bytes=info.allocated_bytes,
+    )
+
+
+def disk_spec(message: vm_pb2.DiskSpec, path: str = "disk") -> DiskSpec:
+    """Raises InvalidArgumentError."""
+    if message.slot < 0:
+        raise bad_field(f"{path}.slot", "must not be negative")
+    return DiskSpec(volume_ref(message.volume, f"{path}.volume"), message.slot, message.boot)
+
+
+def nic_spec(message: vm_pb2.NicSpec) -> NicSpec:
+    return NicSpec(message.mac, message.bridge, message.model or "virtio")
+
+
+def vm_spec(message: vm_pb2.VmSpec, path: str = "spec") -> VmSpec:
+    """Raises InvalidArgumentError."""
+    if not message.name:
+        raise bad_field(f"{path}.name", "must not be empty")
+    if message.cpus < 1:
+        raise bad_field(f"{path}.cpus", "must be 1 or more")
+    if message.memory_bytes < 1 or message.memory_bytes % (1 << 20):
+        raise bad_field(f"{path}.memory_bytes", "must be a positive multiple of 1 MiB")
+    if message.firmware not in _FIRMWARE:
+        raise bad_field(f"{path}.firmware", "is not a known firmware")
+    return VmSpec(
+        vm_id=uuid_field(message.vm_id, f"{path}.vm_id"),
+        name=message.name,
+        cpus=message.cpus,
+        memory_bytes=message.memory_bytes,
+        firmware=_FIRMWARE[message.firmware],
+        disks=tuple(disk_spec(disk, f"{path}.disks[{n}]") for n, disk in enumerate(message.disks)),
+        nics=tuple(nic_spec(nic) for nic in message.nics),
+    )
+
+
+def vm_info(info: VmInfo) -> vm_pb2.VmInfo:
+    return vm_pb2.VmInfo(
+        vm_id=info.vm_id,
+        name=info.name,
+        power_state=_POWER_STATES[info.power_state],
+        cpus=info.cpus,
+        memory_bytes=info.memory_bytes,
+        volume_ids=info.volume_ids,
+        managed=info.managed,
+        migrating=info.migrating,
+    )
