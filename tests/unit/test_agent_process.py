@@ -99,6 +99,8 @@ def test_child_dies_with_the_agent() -> None:
     agent = os.fork()
     if agent == 0:
         with spawn(["sleep", "60"]) as child:
+            while Path(f"/proc/{child.pid}/comm").read_text() != "sleep\n":
+                time.sleep(0.01)
             os.write(writer, f"{child.pid}\n".encode())
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(agent, 0)
