@@ -13,13 +13,24 @@ from ostler_control.models.storage import Template
 
 
 class ServiceOffering(BaseModel):
-    """A size and kind of VM."""
+    """A size and kind of VM. retire_time: since when it cannot be chosen; VMs that have it keep it."""
 
-    name: Any = TextField(unique=True)
+    name: Any = TextField()
     cpus: Any = IntegerField()
     memory_bytes: Any = BigIntegerField()
     encrypt_root: Any = BooleanField(default=False)
     retire_time: Any = DateTimeField(null=True)
+
+
+# The name of a retired offering is free again.
+ServiceOffering.add_index(
+    ServiceOffering.index(
+        ServiceOffering.name,
+        unique=True,
+        where=ServiceOffering.retire_time.is_null(),
+        name="service_offering_live_name",
+    )
+)
 
 
 class Vm(BaseModel):

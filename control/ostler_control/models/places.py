@@ -47,7 +47,7 @@ class Host(BaseModel):
     placement filters by them.
     """
 
-    name: Any = TextField(unique=True)
+    name: Any = TextField()
     address: Any = TextField()
     cluster: Any = ForeignKeyField(Cluster, backref="hosts", on_delete="RESTRICT")
     state: Any = TextField(default="connecting")
@@ -61,7 +61,6 @@ class Host(BaseModel):
     hypervisor_type: Any = TextField(default="")
     cpus: Any = IntegerField(default=0)
     memory_bytes: Any = BigIntegerField(default=0)
-    reserved_memory_bytes: Any = BigIntegerField(default=0)
     volume_encryption: Any = BooleanField(default=False)
     uefi: Any = BooleanField(default=False)
     bridges: Any = TextField(default="")
@@ -69,6 +68,10 @@ class Host(BaseModel):
     allocated_memory_bytes: Any = BigIntegerField(default=0)
     capabilities: Any = TextField(default="")
     load: Any = TextField(default="")
+
+
+# The name of a host that was removed is free again.
+Host.add_index(Host.index(Host.name, unique=True, where=~Host.removed, name="host_live_name"))
 
 
 class UnmanagedVm(BaseModel):

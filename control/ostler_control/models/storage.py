@@ -73,12 +73,20 @@ class Passphrase(BaseModel):
 class DiskOffering(BaseModel):
     """A size and kind of volume. size_bytes 0: the user says. Provisioning: thin, sparse, fat. Format: qcow2, raw."""
 
-    name: Any = TextField(unique=True)
+    name: Any = TextField()
     size_bytes: Any = BigIntegerField(default=0)
     encrypt: Any = BooleanField(default=False)
     provisioning: Any = TextField(default="thin")
     format: Any = TextField(default="qcow2")
     retire_time: Any = DateTimeField(null=True)
+
+
+# The name of a retired offering is free again.
+DiskOffering.add_index(
+    DiskOffering.index(
+        DiskOffering.name, unique=True, where=DiskOffering.retire_time.is_null(), name="disk_offering_live_name"
+    )
+)
 
 
 class Volume(BaseModel):
