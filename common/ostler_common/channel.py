@@ -1,0 +1,157 @@
+"""Channels to servers of ours: TLS, keepalive, and the one place for deadlines and retries."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from ostler_common.pki import CONTROL_SERVER_NAME, host_server_name
+from ostler_common.tls import TlsFiles
+
+__all__ = [
+    "CONTROL_SERVER_NAME",
+    "DEADLINE_S",
+    "DEFAULT_DEADLINE_S",
+    "RETRIED",
+    "TRANSPORT_OPTIONS",
+    "host_server_name",
+    "open_aio_channel",
+    "open_channel",
+    "service_config",
+]
+
+# Both ends of every connection.
+TRANSPORT_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_receive_message_length", 16 << 20),
+    ("grpc.max_send_message_length", 16 << 20),
+    ("grpc.max_metadata_size", 64 << 10),  # an error's details travel as headers
+)
+
+# A call ends after this many seconds unless its caller says otherwise.
+DEFAULT_DEADLINE_S = 30
+
+# Services and methods that may take longer; None: as long as they like, because keepalive notices when the other side
+# is gone, and a job can be cancelled.
+DEADLINE_S: Mapping[tuple[str, str], int | None] = {
+    ("ostler.agent.v1.HostService", "ProbeCapabilities"): 120,
+    ("ostler.agent.v1.HostService", "WatchHost"): None,
+    ("ostler.agent.v1.JobService", "WatchJob"): None,
+    ("ostler.agent.v1.PoolService", "EnsurePool"): 120,
+    ("ostler.agent.v1.PoolService", "RemovePool"): 120,
+    ("ostler.agent.v1.VolumeService", "CreateVolume"): None,
+    ("ostler.agent.v1.VolumeService", "GrowVolume"): None,
+    ("ostler.agent.v1.VolumeService", "DeleteVolume"): None,
+    ("ostler.agent.v1.VmService", "DefineVm"): None,
+    ("ostler.agent.v1.VmService", "StartVm"): None,
+    ("ostler.agent.v1.VmService", "StopVm"): None,
+    ("ostler.agent.v1.VmService", "RebootVm"): None,
+    ("ostler.agent.v1.VmService", "DeleteVm"): None,
+    ("ostler.agent.v1.VmService", "AttachVolume"): None,
+    ("ostler.agent.v1.VmService", "DetachVolume"): None,
+    ("ostler.agent.v1.VmService", "Console"): None,
+    ("ostler.agent.v1.MigrationService", "PrepareMigration"): None,
+    ("ostler.agent.v1.MigrationService", "MigrateVm"): None,
+    ("ostler.agent.v1.MigrationService", "FinishMigration"): None,
+    ("ostler.control.v1.HostAgentService", "DownloadTemplate"): None,
+    ("ostler.control.v1.HostService", "ProbeHost"): 150,
+    ("ostler.control.v1.PoolService", "CreatePool"): 150,
+    ("ostler.control.v1.TemplateService", "UploadTemplate"): None,
+    ("ostler.control.v1.VmService", "Console"): None,
+    ("google.longrunning.Operations", "WaitOperation"): None,
+}
+
+# What may be sent again by itself when the connection fails before an answer has begun: calls that only read, and the
+# agent's changing calls, which are idempotent by operation id. The control plane's changing calls are their caller's to
+# repeat, with the same request_id.
+RETRIED: Mapping[str, tuple[str, ...]] = {
+    "ostler.agent.v1.HostService": ("GetHost", "ProbeCapabilities", "UpdateTrust"),
+    "ostler.agent.v1.JobService": ("GetJob", "WatchJob", "CancelJob"),
+    "ostler.agent.v1.PoolService": ("EnsurePool", "GetPool", "ListPools"),
+    "ostler.agent.v1.VolumeService": ("CreateVolume", "GrowVolume", "DeleteVolume", "GetVolume"),
+    "ostler.agent.v1.VmService": (
+        *("DefineVm", "StartVm", "StopVm", "RebootVm", "DeleteVm", "AttachVolume", "DetachVolume"),
+        *("GetVm", "ListVms", "Screenshot"),
+    ),
+    "ostler.agent.v1.MigrationService": ("PrepareMigration", "MigrateVm", "FinishMigration"),
+    "ostler.control.v1.AccountService": ("GetAccount", "ListAccounts"),
+    "ostler.control.v1.UserService": ("GetUser", "ListUsers", "WhoAmI"),
+    "ostler.control.v1.EventService": ("ListEvents",),
+    "ostler.control.v1.HostService": ("GetHost", "ListHosts"),
+    "ostler.control.v1.OfferingService": (
+        *("GetServiceOffering", "ListServiceOfferings"),
+        *("GetDiskOffering", "ListDiskOfferings"),
+    ),
+    "ostler.control.v1.PoolService": ("GetPool", "ListPools"),
+    "ostler.control.v1.SettingService": ("GetSetting", "ListSettings"),
+    "ostler.control.v1.TemplateService": ("GetTemplate", "ListTemplates"),
+    "ostler.control.v1.VmService": ("GetVm", "ListVms", "FindHosts", "Screenshot"),
+    "ostler.control.v1.VolumeService": ("GetVolume", "ListVolumes"),
+    "ostler.control.v1.ZoneService": ("GetZone", "ListZones"),
+    "ostler.control.v1.ClusterService": ("GetCluster", "ListClusters"),
+    "google.longrunning.Operations": ("GetOperation", "ListOperations", "WaitOperation", "CancelOperation"),
+}
+
+_RETRY_POLICY = {
+    "maxAttempts": 4,
+    "initialBackoff": "0.2s",
+    "maxBackoff": "3s",
+    "backoffMultiplier": 2.5,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+
+
+def service_config() -> dict[str, Any]:
+    """gRPC's service config: default deadlines and retries, from the tables above."""
+    methods = {(service, method) for service, names in RETRIED.items() for method in names} | set(DEADLINE_S)
+    entries = [_entry({}, DEFAULT_DEADLINE_S, retried=False)]
+    for service, method in sorted(methods):
+        deadline_s = DEADLINE_S.get((service, method), DEFAULT_DEADLINE_S)
+        retried = method in RETRIED.get(service, ())
+        entries.append(_entry({"service": service, "method": method}, deadline_s, retried=retried))
+    return {"methodConfig": entries}
+
+
+def open_channel(address: str, files: TlsFiles, server_name: str) -> grpc.Channel:
+    """A channel to the server that answers at "host:port" and proves to be `server_name` (of `host_server_name`, or
+    CONTROL_SERVER_NAME). It keeps the certificate that it was opened with: open another when that was renewed."""
+    return grpc.secure_channel(address, _credentials(files), options=_options(server_name))
+
+
+def open_aio_channel(address: str, files: TlsFiles, server_name: str) -> grpc.aio.Channel:
+    """The same for asyncio."""
+    return grpc.aio.secure_channel(address, _credentials(files), options=_options(server_name))
+
+
+def _entry(name: dict[str, str], deadline_s: int | None, *, retried: bool) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": [name]}
+    if deadline_s is not None:
+        entry["timeout"] = f"{deadline_s}s"
+    if retried:
+        entry["retryPolicy"] = _RETRY_POLICY
+    return entry
+
+
+def _credentials(files: TlsFiles) -> grpc.ChannelCredentials:
+    pems = files.read()
+    return grpc.ssl_channel_credentials(pems.trust, pems.key, pems.certificate)
+
+
+def _options(server_name: str) -> tuple[tuple[str, int | str], ...]:
+    return (
+        *TRANSPORT_OPTIONS,
+        ("grpc.ssl_target_name_override", server_name),
+        ("grpc.service_config", json.dumps(service_config())),
+        ("grpc.service_config_disable_resolution", 1),
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.use_local_subchannel_pool", 1),  # a channel opened anew must not find the old one's connection
+        ("grpc.initial_reconnect_backoff_ms", 500),
+        ("grpc.max_reconnect_backoff_ms", 10_000),
+    )

@@ -1,0 +1,35 @@
+"""Certificates for tests: two CAs and papers for whoever is needed."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+from ostler_common import pki
+from ostler_common.identity import Identity
+from ostler_common.tls import TlsFiles
+
+
+class Papers:
+    """A directory with a CA that signs on demand."""
+
+    def __init__(self, directory: Path, name: str = "fleet") -> None:
+        self.directory = directory
+        self.ca = pki.CertificateAuthority.create(f"Ostler {name} CA")
+        self.trust = directory / f"{name}-ca.pem"
+        pki.write_public(self.trust, self.ca.certificate_pem)
+
+    def issue(
+        self,
+        identity: Identity,
+        *,
+        trust: Path | None = None,
+        lifetime: timedelta = timedelta(days=1),
+        addresses: tuple[str, ...] = ("127.0.0.1", "localhost"),
+    ) -> TlsFiles:
+        """A certificate and its key in one file; trust: what the holder trusts, by default this CA."""
+        key, csr = pki.new_key_and_csr(identity)
+        certificate = self.ca.sign(csr, identity, lifetime, addresses)
+        path = self.directory / f"{self.trust.stem}-{identity.kind}-{identity.name}.pem"
+        pki.write_private(path, certificate + key)
+        return TlsFiles(path, path, trust or self.trust)

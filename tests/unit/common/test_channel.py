@@ -1,0 +1,69 @@
+"""The deadlines' and retries' tables against the protos themselves."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+from google.longrunning import operations_proto_pb2
+from google.protobuf import descriptor
+from ostler_common import channel
+
+ROOT = Path(__file__).parents[3]
+
+
+def every_service() -> dict[str, descriptor.ServiceDescriptor]:
+    modules = [
+        importlib.import_module(f"ostler.{path.parts[-3]}.v1.{path.stem}_pb2")
+        for path in (ROOT / "protos/ostler").glob("*/v1/*.proto")
+    ]
+    modules.append(operations_proto_pb2)
+    return {service.full_name: service for module in modules for service in module.DESCRIPTOR.services_by_name.values()}
+
+
+SERVICES = every_service()
+
+
+def test_tables_name_only_what_exists() -> None:
+    named = set(channel.DEADLINE_S) | {(s, m) for s, names in channel.RETRIED.items() for m in names}
+    assert [pair for pair in named if pair[0] not in SERVICES or pair[1] not in SERVICES[pair[0]].methods_by_name] == []
+
+
+def test_every_reading_call_is_retried() -> None:
+    reading = {
+        (name, method.name)
+        for name, service in SERVICES.items()
+        for method in service.methods
+        if method.name.startswith(("Get", "List")) and not method.server_streaming
+    }
+    assert reading <= {(s, m) for s, names in channel.RETRIED.items() for m in names}
+
+
+def test_streams_have_no_short_deadline() -> None:
+    streams = {
+        (name, method.name)
+        for name, service in SERVICES.items()
+        for method in service.methods
+        if method.server_streaming or method.client_streaming
+    }
+    assert streams <= {pair for pair, deadline_s in channel.DEADLINE_S.items() if deadline_s is None}
+
+
+@pytest.mark.parametrize("service", sorted(channel.RETRIED))
+def test_control_planes_changing_calls_are_not_retried_unseen(service: str) -> None:
+    if service.startswith("ostler.control"):
+        assert not [m for m in channel.RETRIED[service] if m.startswith(("Create", "Delete", "Start", "Update"))]
+
+
+def test_service_config_joins_both_tables() -> None:
+    entries = {
+        (name.get("service"), name.get("method")): entry
+        for entry in channel.service_config()["methodConfig"]
+        for name in entry["name"]
+    }
+    assert entries[None, None]["timeout"] == "30s"
+    watch = entries["ostler.agent.v1.HostService", "WatchHost"]
+    assert "timeout" not in watch
+    assert "retryPolicy" not in watch
+    assert entries["ostler.agent.v1.VmService", "GetVm"]["retryPolicy"]["maxAttempts"] == 4
