@@ -1,0 +1,1 @@
+"""One module per program: flags in, values out."""

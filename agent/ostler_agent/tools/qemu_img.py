@@ -1,0 +1,248 @@
+"""qemu-img: makes, copies, grows and opens disk images.
+
+The driver is always named, never guessed from a header, and a passphrase is always a file without a name. What a
+header says is checked before QEMU sees the file (`volumes.header`): QEMU follows what a header refers to.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+from ostler_common.errors import FailedPreconditionError, OstlerError, ResourceExhaustedError
+
+from ostler_agent.keyfile import KeyFile
+from ostler_agent.process import Cancellation, Limits, RunError, run
+from ostler_agent.spec import DiskFormat, Key, Provisioning
+
+log = structlog.get_logger(__name__)
+
+Progress = Callable[[float], None]
+"""Is told the percentage done, 0 to 100."""
+
+_PERCENT = re.compile(rb"\((\d+\.\d+)/100%\)")
+
+# QEMU measures its own speed to choose the number of PBKDF rounds, and at times reads 0 from a clock that is too
+# coarse; nothing is wrong with the host then, and the next try works.
+_CALIBRATION = "Unable to get accurate CPU usage"
+_CALIBRATION_TRIES = 20
+
+_FAILURES: Sequence[tuple[str, type[OstlerError], str, str]] = (
+    ("No space left on device", ResourceExhaustedError, "POOL_FULL", "the pool has no space left for {path}"),
+    ("Disk quota exceeded", ResourceExhaustedError, "POOL_FULL", "the pool's quota has no space left for {path}"),
+    ("cannot unlock any keyslot", FailedPreconditionError, "WRONG_KEY", "the key does not open {path}"),
+    ("lock\n", FailedPreconditionError, "VOLUME_IN_USE", "{path} is in use by another process"),
+    ("Image is not in qcow2 format", FailedPreconditionError, "NOT_AN_IMAGE", "{path} is not a qcow2 image"),
+    ("Volume is not in LUKS format", FailedPreconditionError, "NOT_AN_IMAGE", "{path} is not a LUKS container"),
+)
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """What QEMU makes of an image. allocated_bytes: space its file takes; backing_file: "" for none."""
+
+    format: str
+    virtual_size_bytes: int
+    allocated_bytes: int
+    encrypted: bool
+    backing_file: str
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> ImageInfo:
+        return cls(
+            format=data["format"],
+            virtual_size_bytes=data["virtual-size"],
+            allocated_bytes=data["actual-size"],
+            encrypted=bool(data.get("encrypted")) or data["format"] == "luks",
+            backing_file=data.get("backing-filename", ""),
+        )
+
+
+def create(
+    path: Path,
+    disk_format: DiskFormat,
+    size_bytes: int,
+    *,
+    key: Key | None = None,
+    provisioning: Provisioning = Provisioning.THIN,
+    cancel: Cancellation | None = None,
+) -> None:
+    """Makes an empty image of exactly that size for its guest. Raises ResourceExhaustedError (POOL_FULL), RunError."""
+    with _Command(path, key) as command:
+        driver = _driver(disk_format, key)
+        options = _create_options(disk_format, key, provisioning)
+        command.run_calibrated(
+            ["create", "-q", "-f", driver, *command.secret, *options, path, str(size_bytes)], cancel=cancel
+        )
+
+
+def convert(
+    source: Path,
+    source_format: DiskFormat,
+    target: Path,
+    target_format: DiskFormat,
+    *,
+    key: Key | None = None,
+    provisioning: Provisioning = Provisioning.THIN,
+    progress: Progress | None = None,
+    cancel: Cancellation | None = None,
+) -> None:
+    """Copies a plain image into a new one, whole by itself; key: the target's.
+
+    Raises ResourceExhaustedError (POOL_FULL), FailedPreconditionError (NOT_AN_IMAGE), RunError.
+    """
+    percent = _PercentReader(progress) if progress else None
+    with _Command(target, key) as command:
+        # -m, -W: 16 requests at once, in any order; the target reads the same.
+        flags = ["-p", "-m", "16", "-W", "-O", _driver(target_format, key)]
+        options = _create_options(target_format, key, provisioning)
+        opened = ["--image-opts", _image_opts(source, source_format, None)]
+        command.run_calibrated(
+            ["convert", *flags, *command.secret, *options, *opened, target], on_stdout=percent, cancel=cancel
+        )
+
+
+def resize(
+    path: Path,
+    disk_format: DiskFormat,
+    size_bytes: int,
+    *,
+    key: Key | None = None,
+    allocate: bool = False,
+    cancel: Cancellation | None = None,
+) -> None:
+    """Grows an image that nobody uses; allocate: take the new space at once.
+
+    Raises ResourceExhaustedError (POOL_FULL), FailedPreconditionError (WRONG_KEY, VOLUME_IN_USE), RunError.
+    """
+    with _Command(path, key) as command:
+        preallocation = f"--preallocation={'falloc' if allocate else 'off'}"
+        opened = ["--image-opts", _image_opts(path, disk_format, key)]
+        command.run(["resize", "-q", preallocation, *command.secret, *opened, str(size_bytes)], cancel=cancel)
+
+
+def check_key(path: Path, disk_format: DiskFormat, key: Key) -> None:
+    """Proves that a key opens an image, also one that a VM uses. Raises FailedPreconditionError (WRONG_KEY)."""
+    with _Command(path, key) as command:
+        # `info` opens without the key; `map` needs it, and looks here at the first sector only.
+        first_sector = ["--start-offset=0", "--max-length=512"]
+        opened = ["--image-opts", _image_opts(path, disk_format, key)]
+        command.run(["map", "-U", "--output=json", *first_sector, *command.secret, *opened])
+
+
+def info(path: Path, disk_format: DiskFormat) -> ImageInfo:
+    """What QEMU makes of a plain image of unknown origin; it gets little time and memory for it.
+
+    Raises FailedPreconditionError (NOT_AN_IMAGE).
+    """
+    command = ["qemu-img", "info", "-U", "--output=json", "--image-opts", _image_opts(path, disk_format, None)]
+    try:
+        return ImageInfo.from_dict(json.loads(run(command, limits=Limits(), timeout_s=60).stdout))
+    except RunError as error:
+        raise FailedPreconditionError(
+            f"{path.name} cannot be read as {disk_format}: {error.stderr.strip()}", "NOT_AN_IMAGE"
+        ) from error
+
+
+class _Command:
+    """Runs qemu-img on one image with its key at hand, and says its failures in Ostler's words."""
+
+    def __init__(self, path: Path, key: Key | None) -> None:
+        self._path = path
+        self._passphrase = key.passphrase if key else None
+        self._stack = ExitStack()
+        self.secret: list[str] = []
+        self._fds: list[int] = []
+
+    def __enter__(self) -> _Command:
+        if self._passphrase:
+            key_file = self._stack.enter_context(KeyFile(self._passphrase))
+            self.secret = ["--object", f"secret,id=key,file={key_file.path}"]
+            self._fds = [key_file.fd]
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def run(
+        self,
+        arguments: Sequence[str | Path],
+        *,
+        on_stdout: Callable[[bytes], None] | None = None,
+        cancel: Cancellation | None = None,
+    ) -> None:
+        try:
+            run(["qemu-img", *arguments], pass_fds=self._fds, on_stdout=on_stdout, cancel=cancel)
+        except RunError as error:
+            for words, kind, reason, message in _FAILURES:
+                if words in error.stderr:
+                    raise kind(message.format(path=self._path.name), reason, {"file": self._path.name}) from error
+            raise
+
+    def run_calibrated(
+        self,
+        arguments: Sequence[str | Path],
+        *,
+        on_stdout: Callable[[bytes], None] | None = None,
+        cancel: Cancellation | None = None,
+    ) -> None:
+        """Runs what writes a LUKS header: again when QEMU could not read its clock."""
+        for left in reversed(range(_CALIBRATION_TRIES)):
+            try:
+                self.run(arguments, on_stdout=on_stdout, cancel=cancel)
+                return
+            except RunError as error:
+                if not left or _CALIBRATION not in error.stderr:
+                    raise
+                log.debug("qemu-img could not measure its speed; trying again", tries_left=left)
+
+
+class _PercentReader:
+    """Finds the percentages in what `qemu-img -p` prints, however it is cut in pieces."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._rest = b""
+
+    def __call__(self, piece: bytes) -> None:
+        self._rest += piece
+        found = _PERCENT.findall(self._rest)
+        if found:
+            self._rest = self._rest[self._rest.rindex(b"%)") + 2 :]
+            self._progress(float(found[-1]))
+
+
+def _driver(disk_format: DiskFormat, key: Key | None) -> str:
+    return "luks" if disk_format is DiskFormat.RAW and key else str(disk_format)
+
+
+def _image_opts(path: Path, disk_format: DiskFormat, key: Key | None) -> str:
+    """How to open an image, as --image-opts wants it: the driver named, a comma doubled."""
+    driver = _driver(disk_format, key)
+    options = [f"driver={driver}", "file.driver=file", f"file.filename={str(path).replace(',', ',,')}"]
+    if key:
+        options.append("key-secret=key" if driver == "luks" else "encrypt.key-secret=key")
+    return ",".join(options)
+
+
+def _create_options(disk_format: DiskFormat, key: Key | None, provisioning: Provisioning) -> list[str]:
+    """`-o` for a new image.
+
+    falloc, not full: the space is taken all the same, without writing it.
+    """
+    options = []
+    if key:
+        prefix = "encrypt." if disk_format is DiskFormat.QCOW2 else ""
+        options += ["encrypt.format=luks"] if disk_format is DiskFormat.QCOW2 else []
+        options += [f"{prefix}key-secret=key", f"{prefix}iter-time={key.iter_time_ms}"]
+    if provisioning is Provisioning.FAT:
+        options.append("preallocation=falloc")
+    elif provisioning is Provisioning.SPARSE and disk_format is DiskFormat.QCOW2:
+        options.append("preallocation=metadata")
+    return ["-o", ",".join(options)] if options else []
