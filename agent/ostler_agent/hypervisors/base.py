@@ -220,5 +220,5 @@ class LiveMigration(Protocol):
         DeadlineExceededError MIGRATION_TIMEOUT, CancelledError, AbortedError MIGRATION_FAILED.
         """
 
-    def await_migration(self, vm_id: str, timeout_s: float) -> MoveOutcome:
+    def await_migration(self, vm_id: str, timeout_s: float, work: Work) -> MoveOutcome:
         """Waits for a move begun earlier to end, stops it after the timeout, and tells how it ended."""

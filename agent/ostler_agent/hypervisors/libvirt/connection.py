@@ -1,0 +1,121 @@
+"""The one connection to libvirtd, opened again whenever the daemon comes back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import libvirt
+import structlog
+
+from ostler_agent.hypervisors.libvirt.errors import to_ostler_error
+
+log = structlog.get_logger(__name__)
+
+KEEPALIVE_S, KEEPALIVE_MISSES = 5, 5
+RETRY_S = (0.2, 0.5, 1, 2, 5)
+
+Opened = Callable[[Any, bool], None]
+
+_loop_started = False
+_loop_lock = threading.Lock()
+
+
+def _start_event_loop() -> None:
+    """libvirt's own event loop, in one thread for the whole process; must be there before the first connection."""
+    global _loop_started
+    with _loop_lock:
+        if _loop_started:
+            return
+        libvirt.virEventRegisterDefaultImpl()
+        # Errors are raised; without this each would also be printed to stderr.
+        libvirt.registerErrorHandler(lambda context, error: None, None)
+        threading.Thread(target=_run_event_loop, name="libvirt-events", daemon=True).start()
+        _loop_started = True
+
+
+def _run_event_loop() -> None:
+    while True:
+        libvirt.virEventRunDefaultImpl()
+
+
+class Connection:
+    """A connection that is opened when first needed and again after it broke.
+
+    opened: called with each new connection and whether it replaces an earlier one, before anybody gets to use it.
+    """
+
+    def __init__(self, uri: str, opened: Opened) -> None:
+        self._uri = uri
+        self._opened = opened
+        self._connection: Any = None
+        self._ever_opened = False
+        self._lock = threading.Lock()
+        self._broken = threading.Event()
+        self._closing = False
+        self._keeper = threading.Thread(target=self._keep, name="libvirt-connection", daemon=True)
+
+    def open(self) -> None:
+        """Starts keeping the connection open; a daemon that is not there yet is tried again in the background."""
+        _start_event_loop()
+        self._broken.set()
+        self._keeper.start()
+
+    def get(self) -> Any:
+        """The connection (virConnect). Raises UnavailableError LIBVIRT_UNAVAILABLE."""
+        connection = self._connection
+        if connection is not None:
+            return connection
+        with self._lock:
+            if self._connection is None:
+                try:
+                    self._connection = self._open()
+                except libvirt.libvirtError as error:
+                    raise to_ostler_error(error, f"connecting to libvirt at {self._uri}") from error
+            return self._connection
+
+    def close(self) -> None:
+        """Lets go for good."""
+        self._closing = True
+        self._broken.set()
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def _open(self) -> Any:
+        _start_event_loop()
+        connection = libvirt.open(self._uri)
+        try:
+            connection.registerCloseCallback(self._closed, None)
+            try:
+                connection.setKeepAlive(KEEPALIVE_S, KEEPALIVE_MISSES)
+            except libvirt.libvirtError:
+                pass  # drivers without a daemon have none
+            self._opened(connection, self._ever_opened)
+        except BaseException:
+            connection.close()
+            raise
+        self._ever_opened = True
+        return connection
+
+    def _closed(self, connection: Any, reason: int, opaque: object) -> None:
+        """Called by the event loop's thread, which must not wait: the keeper does the rest."""
+        log.warning("the connection to libvirt broke", reason=reason)
+        self._connection = None
+        self._broken.set()
+
+    def _keep(self) -> None:
+        while True:
+            self._broken.wait()
+            self._broken.clear()
+            for delay_s in (*RETRY_S, *iter(lambda: RETRY_S[-1], None)):
+                if self._closing:
+                    return
+                try:
+                    self.get()
+                    break
+                except Exception as error:
+                    log.info("libvirt is not reachable yet", error=str(error))
+                    self._broken.wait(delay_s)

@@ -1,0 +1,183 @@
+"""The driver for KVM and QEMU through libvirt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import libvirt
+import structlog
+
+from ostler_agent.hypervisors.base import (
+    Destination,
+    Listener,
+    MoveLimits,
+    MoveOutcome,
+    MoveReport,
+    Paths,
+    VmSample,
+    Work,
+)
+from ostler_agent.hypervisors.libvirt import devices, domains, inventory, migrate, samples, screenshot
+from ostler_agent.hypervisors.libvirt.connection import Connection
+from ostler_agent.hypervisors.libvirt.console import LibvirtConsole
+from ostler_agent.hypervisors.libvirt.errors import translated
+from ostler_agent.hypervisors.libvirt.events import Events
+from ostler_agent.hypervisors.libvirt.locks import VmLocks
+from ostler_agent.hypervisors.libvirt.secrets import Secrets
+from ostler_agent.spec import DiskSpec, Key, VmInfo, VmSpec
+
+log = structlog.get_logger(__name__)
+
+
+class LibvirtDriver:
+    """`base.Hypervisor` and `base.LiveMigration`; see there for what each call promises.
+
+    uri: libvirt's, "qemu:///system". domain_type: "auto" (kvm where libvirt lists it), "kvm", "qemu".
+    """
+
+    def __init__(self, uri: str = "qemu:///system", domain_type: str = "auto") -> None:
+        self._domain_type = domain_type
+        self._locks = VmLocks()
+        self._events = Events(self.vm, self._stopped)
+        self._connection = Connection(uri, self._opened)
+        self._secrets = Secrets(self._connection.get)
+        self._expected: set[str] = set()  # VMs whose keys are here before they are
+        self._cleaner = ThreadPoolExecutor(1, thread_name_prefix="vm-keys")
+
+    def open(self) -> None:
+        """Connects, now or as soon as libvirt is there; keys that no VM uses are swept before anything else."""
+        self._connection.open()
+
+    def close(self) -> None:
+        """Disconnects; VMs run on."""
+        self._cleaner.shutdown(cancel_futures=True)
+        self._connection.close()
+
+    @property
+    def connection(self) -> Any:
+        """libvirt's virConnect, for probes. Raises UnavailableError LIBVIRT_UNAVAILABLE."""
+        return self._connection.get()
+
+    # -- Hypervisor
+
+    def vm(self, vm_id: str) -> VmInfo:
+        with translated(f"looking at VM {vm_id}"):
+            domain = inventory.find(self.connection, vm_id)
+            return inventory.absent(vm_id) if domain is None else inventory.describe(domain)
+
+    def vms(self) -> list[VmInfo]:
+        with translated("listing VMs"):
+            return [inventory.describe(domain) for domain in self.connection.listAllDomains()]
+
+    def running(self, vm_id: str) -> bool:
+        with translated(f"looking at VM {vm_id}"):
+            domain = inventory.find(self.connection, vm_id)
+            return domain is not None and inventory.is_active(domain)
+
+    def using(self, volume_id: str) -> str | None:
+        with translated(f"looking who uses volume {volume_id}"):
+            for domain in _active(self.connection):
+                if any(disk.volume_id == volume_id for disk in inventory.active_disks(domain)):
+                    vm_id: str = domain.UUIDString()
+                    return vm_id
+        return None
+
+    def define(self, spec: VmSpec, paths: Paths) -> None:
+        with self._locks.hold(spec.vm_id):
+            domains.define(self.connection, spec, paths, self._domain_type)
+
+    def start(self, spec: VmSpec, paths: Paths) -> None:
+        with self._locks.hold(spec.vm_id):
+            domains.start(self.connection, self._secrets, spec, paths, self._domain_type)
+
+    def shut_down(self, vm_id: str) -> None:
+        domains.shut_down(self.connection, vm_id)
+
+    def power_off(self, vm_id: str) -> None:
+        domains.power_off(self.connection, self._locks, self._secrets, vm_id)
+
+    def reboot(self, vm_id: str, hard: bool) -> None:
+        domains.reboot(self.connection, vm_id, hard)
+
+    def delete(self, vm_id: str) -> None:
+        domains.delete(self.connection, self._locks, self._secrets, vm_id)
+
+    def attach(self, vm_id: str, disk: DiskSpec, path: Path) -> None:
+        with self._locks.hold(vm_id):
+            devices.attach(self.connection, self._secrets, vm_id, disk, path)
+
+    def detach(self, vm_id: str, volume_id: str, key_id: str | None, timeout_s: float, work: Work) -> None:
+        devices.detach(
+            self.connection, self._locks, self._secrets, self._events, vm_id, volume_id, key_id, timeout_s, work
+        )
+
+    def grow_disk(self, vm_id: str, volume_id: str, size_bytes: int) -> None:
+        devices.grow(self.connection, vm_id, volume_id, size_bytes)
+
+    def console(self, vm_id: str, force: bool) -> LibvirtConsole:
+        return LibvirtConsole(self.connection, vm_id, force)
+
+    def screenshot(self, vm_id: str) -> bytes:
+        return screenshot.screenshot(self.connection, vm_id)
+
+    def samples(self) -> list[VmSample]:
+        return samples.samples(self.connection)
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        return self._events.subscribe(listener)
+
+    # -- LiveMigration
+
+    def hold_keys(self, vm_id: str, keys: Sequence[Key]) -> None:
+        self._expected.add(vm_id)
+        with self._locks.hold(vm_id):
+            self._secrets.hold(vm_id, keys)
+
+    def drop_keys(self, vm_id: str, key_ids: Sequence[str]) -> None:
+        self._expected.discard(vm_id)
+        with self._locks.hold(vm_id):
+            if not self.running(vm_id):
+                self._secrets.drop(vm_id, key_ids)
+
+    def migrate(self, vm_id: str, destination: Destination, limits: MoveLimits, work: Work) -> MoveReport:
+        report = migrate.migrate(self.connection, self._events, vm_id, destination, limits, work)
+        domains.forget_keys(self.connection, self._locks, self._secrets, vm_id)
+        return report
+
+    def await_migration(self, vm_id: str, timeout_s: float, work: Work) -> MoveOutcome:
+        return migrate.await_migration(self.connection, vm_id, timeout_s, work)
+
+    # -- inside
+
+    def _opened(self, connection: Any, again: bool) -> None:
+        """Before anybody uses a new connection: events are asked for, keys left behind by those not heard of go."""
+        self._events.register(connection)
+        secrets = Secrets(lambda: connection)
+        if again:
+            for vm_id in secrets.owners() - self._expected:
+                self._stopped(vm_id)
+            self._events.reconnected()
+            return
+        with translated("sweeping keys"):
+            attached = [disk for domain in _active(connection) for disk in inventory.active_disks(domain)]
+            gone = secrets.sweep({disk.key_id for disk in attached if disk.key_id})
+        if gone:
+            log.info("keys that no VM used were removed", keys=gone)
+
+    def _stopped(self, vm_id: str) -> None:
+        """A VM stopped, by whatever hand: its keys go. On a thread of its own, for a start may hold its lock."""
+        self._expected.discard(vm_id)
+        self._cleaner.submit(self._forget_keys, vm_id)
+
+    def _forget_keys(self, vm_id: str) -> None:
+        try:
+            domains.forget_keys(self.connection, self._locks, self._secrets, vm_id)
+        except Exception:
+            log.exception("keys could not be removed", vm=vm_id)
+
+
+def _active(connection: Any) -> list[Any]:
+    return list(connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE))

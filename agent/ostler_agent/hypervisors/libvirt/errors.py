@@ -1,0 +1,72 @@
+"""libvirt's errors as Ostler's: one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import libvirt
+from ostler_common.errors import (
+    AbortedError,
+    AlreadyExistsError,
+    CancelledError,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InternalError,
+    NotFoundError,
+    OstlerError,
+    ResourceExhaustedError,
+    UnavailableError,
+    UnimplementedError,
+)
+
+_TABLE: dict[int, tuple[type[OstlerError], str]] = {
+    libvirt.VIR_ERR_NO_DOMAIN: (NotFoundError, "VM_NOT_FOUND"),
+    libvirt.VIR_ERR_NO_SECRET: (NotFoundError, "SECRET_NOT_FOUND"),
+    libvirt.VIR_ERR_DOM_EXIST: (AlreadyExistsError, "VM_EXISTS"),
+    libvirt.VIR_ERR_OPERATION_INVALID: (FailedPreconditionError, "VM_STATE"),
+    libvirt.VIR_ERR_RESOURCE_BUSY: (AbortedError, "VM_BUSY"),
+    libvirt.VIR_ERR_OPERATION_TIMEOUT: (DeadlineExceededError, "HYPERVISOR_TIMEOUT"),
+    libvirt.VIR_ERR_OPERATION_ABORTED: (CancelledError, "OPERATION_ABORTED"),
+    libvirt.VIR_ERR_OPERATION_UNSUPPORTED: (UnimplementedError, "HYPERVISOR_UNSUPPORTED"),
+    libvirt.VIR_ERR_CONFIG_UNSUPPORTED: (UnimplementedError, "HYPERVISOR_UNSUPPORTED"),
+    libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED: (UnimplementedError, "HYPERVISOR_UNSUPPORTED"),
+    libvirt.VIR_ERR_NO_SUPPORT: (UnimplementedError, "HYPERVISOR_UNSUPPORTED"),
+    libvirt.VIR_ERR_NO_MEMORY: (ResourceExhaustedError, "HOST_MEMORY"),
+    libvirt.VIR_ERR_NO_CONNECT: (UnavailableError, "LIBVIRT_UNAVAILABLE"),
+    libvirt.VIR_ERR_AUTH_FAILED: (UnavailableError, "LIBVIRT_UNAVAILABLE"),
+    libvirt.VIR_ERR_XML_ERROR: (InternalError, "HYPERVISOR_XML"),
+    libvirt.VIR_ERR_XML_DETAIL: (InternalError, "HYPERVISOR_XML"),
+    libvirt.VIR_ERR_OPERATION_FAILED: (FailedPreconditionError, "HYPERVISOR_REFUSED"),
+}
+
+# What comes out of the transport, whatever its number: the daemon is not there, or went away in the middle.
+_TRANSPORT = {libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE}
+
+
+def lost_connection(error: libvirt.libvirtError) -> bool:
+    """Whether the daemon could not be reached; what was asked may or may not have been done."""
+    return error.get_error_domain() in _TRANSPORT
+
+
+def to_ostler_error(error: libvirt.libvirtError, what: str) -> OstlerError:
+    """The error to raise: message "<what>: <libvirt's words>"."""
+    message = f"{what}: {error.get_error_message()}"
+    if lost_connection(error):
+        return UnavailableError(f"{message} (is libvirtd running?)", "LIBVIRT_UNAVAILABLE")
+    kind, reason = _TABLE.get(error.get_error_code(), (InternalError, "HYPERVISOR_ERROR"))
+    return kind(message, reason, {"libvirt_code": str(error.get_error_code())})
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Turns libvirt's errors of the block into Ostler's. what: what was tried, "starting VM 1234"."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        raise to_ostler_error(error, what) from error
+
+
+def is_code(error: libvirt.libvirtError, *codes: int) -> bool:
+    """Whether the error is one of libvirt's VIR_ERR_*."""
+    return error.get_error_code() in codes

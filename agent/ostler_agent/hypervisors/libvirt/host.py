@@ -1,0 +1,63 @@
+"""What the driver must know of its host: domain type, direct I/O."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from ostler_common.errors import FailedPreconditionError
+
+from ostler_agent.hypervisors.libvirt.xml.disks import DiskFile
+from ostler_agent.spec import Key, VmSpec
+
+
+def domain_types(capabilities_xml: str) -> list[str]:
+    """The types of domain that run x86_64 guests here, as libvirt's capabilities tell: "kvm", "qemu"."""
+    root = ElementTree.fromstring(capabilities_xml)
+    guests = [guest.find("arch") for guest in root.findall("guest") if guest.findtext("os_type") == "hvm"]
+    return [
+        domain.get("type", "")
+        for arch in guests
+        if arch is not None and arch.get("name") == "x86_64"
+        for domain in arch.findall("domain")
+    ]
+
+
+def choose_domain_type(connection: Any, configured: str) -> str:
+    """The domain type to use. configured: "auto" (kvm where libvirt lists it), "kvm" or "qemu".
+
+    Raises FailedPreconditionError DOMAIN_TYPE_MISSING when libvirt does not list what is asked for.
+    """
+    listed = domain_types(connection.getCapabilities())
+    wanted = ("kvm", "qemu") if configured == "auto" else (configured,)
+    for domain_type in wanted:
+        if domain_type in listed:
+            return domain_type
+    raise FailedPreconditionError(
+        f"libvirt cannot run {' or '.join(wanted)} guests here, only {', '.join(listed) or 'none'} "
+        "(is virtualization enabled in the firmware, and QEMU installed?)",
+        "DOMAIN_TYPE_MISSING",
+    )
+
+
+def can_do_direct_io(path: Path) -> bool:
+    """Whether the file's file system takes O_DIRECT; a file that is not there is taken to be on one that does."""
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_DIRECT))
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def disk_file(path: Path) -> DiskFile:
+    """The file with what its file system can do."""
+    return DiskFile(path, can_do_direct_io(path))
+
+
+def keys_of(spec: VmSpec) -> list[Key]:
+    """The keys of the VM's encrypted volumes."""
+    return [disk.volume.key for disk in spec.disks if disk.volume.key is not None]
