@@ -11,6 +11,10 @@ import pytest
 from tests import databases
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--regenerate", action="store_true", help="write the golden files anew, then read the diff")
+
+
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
     """The URL of a PostgreSQL server with the template database that fresh ones are copied from."""

@@ -1,0 +1,99 @@
+"""What libvirt says, as values: errors, events, counters, job statistics, capabilities."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import libvirt
+import pytest
+from ostler_agent.hypervisors.base import MoveReport, VmEventKind, VmSample
+from ostler_agent.hypervisors.libvirt import host
+from ostler_agent.hypervisors.libvirt.errors import translated
+from ostler_agent.hypervisors.libvirt.events import classify
+from ostler_agent.hypervisors.libvirt.migrate import progress, report
+from ostler_agent.hypervisors.libvirt.samples import sample
+from ostler_common.errors import NotFoundError, UnavailableError
+
+MIB = 1 << 20
+
+
+def test_a_missing_domain_is_not_found() -> None:
+    connection = libvirt.open("test:///default")
+    with pytest.raises(NotFoundError) as error, translated("looking"):
+        connection.lookupByName("nobody")
+    assert error.value.reason == "VM_NOT_FOUND"
+    assert error.value.message.startswith("looking: ")
+
+
+def test_a_missing_daemon_is_unavailable(tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError) as error, translated("connecting"):
+        libvirt.open(f"qemu:///system?socket={tmp_path}/nobody")
+    assert error.value.reason == "LIBVIRT_UNAVAILABLE"
+
+
+@pytest.mark.parametrize(
+    ("event", "detail", "expected"),
+    [
+        (libvirt.VIR_DOMAIN_EVENT_STARTED, libvirt.VIR_DOMAIN_EVENT_STARTED_BOOTED, (VmEventKind.STARTED, "booted")),
+        (
+            libvirt.VIR_DOMAIN_EVENT_STOPPED,
+            libvirt.VIR_DOMAIN_EVENT_STOPPED_SHUTDOWN,
+            (VmEventKind.STOPPED, "shutdown"),
+        ),
+        (
+            libvirt.VIR_DOMAIN_EVENT_STOPPED,
+            libvirt.VIR_DOMAIN_EVENT_STOPPED_MIGRATED,
+            (VmEventKind.MIGRATED, "migrated"),
+        ),
+        (
+            libvirt.VIR_DOMAIN_EVENT_RESUMED,
+            libvirt.VIR_DOMAIN_EVENT_RESUMED_MIGRATED,
+            (VmEventKind.MIGRATED, "migrated"),
+        ),
+        (
+            libvirt.VIR_DOMAIN_EVENT_SUSPENDED,
+            libvirt.VIR_DOMAIN_EVENT_SUSPENDED_IOERROR,
+            (VmEventKind.PAUSED, "ioerror"),
+        ),
+        (libvirt.VIR_DOMAIN_EVENT_STOPPED, 999, (VmEventKind.STOPPED, "999")),
+        (libvirt.VIR_DOMAIN_EVENT_SHUTDOWN, libvirt.VIR_DOMAIN_EVENT_SHUTDOWN_GUEST, None),
+    ],
+)
+def test_events(event: int, detail: int, expected: tuple[VmEventKind, str] | None) -> None:
+    assert classify(event, detail) == expected
+
+
+def test_counters() -> None:
+    record = {"cpu.time": 5, "balloon.rss": 2, "balloon.available": 10, "balloon.usable": 4, "balloon.unused": 3}
+    assert sample("v", record) == VmSample("v", 5, 2048, 6 * 1024)
+    assert sample("v", {}) == VmSample("v", 0, 0, 0)
+
+
+def test_progress_counts_memory_from_the_start() -> None:
+    copying = progress({"disk_total": 300 * MIB, "disk_remaining": 150 * MIB}, 100 * MIB)
+    assert (copying.phase, copying.done_bytes, copying.total_bytes, copying.percent) == (
+        "copying disks",
+        150 * MIB,
+        300 * MIB,
+        37,
+    )
+    memory = progress(
+        {"memory_total": 110 * MIB, "memory_remaining": 50 * MIB, "memory_processed": 60 * MIB}, 100 * MIB
+    )
+    assert (memory.phase, memory.done_bytes, memory.percent) == ("copying memory", 60 * MIB, 50)
+    assert progress({"memory_total": 110 * MIB, "memory_remaining": 0}, 100 * MIB).percent == 99
+    assert progress({}, 100 * MIB).percent == 0
+
+
+def test_report() -> None:
+    stats = {"time_elapsed": 900, "downtime": 12, "data_processed": 5, "memory_dirty_rate": 3, "memory_page_size": 4096}
+    assert report(stats, 1000) == MoveReport(900, 12, 5, 3 * 4096)
+    assert report({}, 1000) == MoveReport(1000, 0, 0, 0)
+
+
+def test_domain_types_of_this_architecture_only() -> None:
+    xml = """<capabilities>
+      <guest><os_type>hvm</os_type><arch name='i686'><domain type='kvm'/></arch></guest>
+      <guest><os_type>hvm</os_type><arch name='x86_64'><domain type='qemu'/><domain type='kvm'/></arch></guest>
+      <guest><os_type>xen</os_type><arch name='x86_64'><domain type='xen'/></arch></guest></capabilities>"""
+    assert host.domain_types(xml) == ["qemu", "kvm"]
