@@ -15,8 +15,8 @@ from pathlib import Path
 
 import psycopg
 from ostler_control import database
+from ostler_control.models import ALL
 
-TEMPLATE = "ostler_template"
 # What a test database may lose in a power cut is nobody's loss.
 _OPTIONS = ("fsync=off", "full_page_writes=off", "max_connections=150", "unix_socket_directories=", "autovacuum=off")
 
@@ -95,6 +95,14 @@ def run_sql(url: str, statement: str) -> None:
     """One statement outside any transaction, as CREATE DATABASE wants it."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(statement.encode())
+
+
+def empty(url: str) -> None:
+    """Deletes every row of Ostler's tables in a PostgreSQL database."""
+    with psycopg.connect(url) as connection:
+        connection.execute("SET session_replication_role = replica")  # foreign keys need no order now
+        for model in ALL:
+            connection.execute(f'DELETE FROM "{model._meta.table_name}"'.encode())
 
 
 @contextlib.contextmanager

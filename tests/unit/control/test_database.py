@@ -31,7 +31,7 @@ def _schema() -> list[list[tuple[object, ...]]]:
     return [db.execute_sql(query).fetchall() for query in queries]
 
 
-def test_migrations_make_exactly_the_schema_that_the_models_describe(fresh_database: str) -> None:
+def test_migrations_make_exactly_the_schema_that_the_models_describe(own_database: str) -> None:
     migrated = _schema()
     db.drop_tables(ALL)
     assert _schema() != migrated
@@ -54,7 +54,7 @@ def test_two_processes_may_migrate_at_once(tmp_path: Path) -> None:
         assert sorted(map(len, applied)) == [0, 0, 0, 1]
 
 
-def test_a_database_of_a_newer_version_is_refused(fresh_database: str) -> None:
+def test_a_database_of_a_newer_version_is_refused(own_database: str) -> None:
     mark = "?" if database.is_sqlite() else "%s"
     db.execute_sql(
         f"INSERT INTO schema_migration (name, applied) VALUES ({mark}, {mark})", ("9999_future", "2030-01-01")

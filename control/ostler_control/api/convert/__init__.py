@@ -1,0 +1,1 @@
+"""From rows to messages, one module a subject."""

@@ -1,0 +1,84 @@
+"""Accounts, zones, clusters, offerings, settings and events."""
+
+from __future__ import annotations
+
+from ostler.control.v1 import account_pb2, event_pb2, offering_pb2, setting_pb2, zone_pb2
+from ostler.types.v1 import volume_pb2
+
+from ostler_control.api.convert.enums import to_enum
+from ostler_control.api.convert.times import timestamp
+from ostler_control.models import Account, Cluster, DiskOffering, Event, ServiceOffering, Zone
+from ostler_control.settings import InForce
+
+
+def account(row: Account) -> account_pb2.Account:
+    return account_pb2.Account(id=row.id, name=row.name, create_time=timestamp(row.create_time))
+
+
+def zone(row: Zone) -> zone_pb2.Zone:
+    return zone_pb2.Zone(id=row.id, name=row.name, create_time=timestamp(row.create_time))
+
+
+def cluster(row: Cluster, host_count: int) -> zone_pb2.Cluster:
+    return zone_pb2.Cluster(
+        id=row.id,
+        name=row.name,
+        zone_id=row.zone.id,
+        zone_name=row.zone.name,
+        hypervisor_type=row.hypervisor_type,
+        cpu_overcommit=row.cpu_overcommit,
+        memory_overcommit=row.memory_overcommit,
+        enabled=row.enabled,
+        host_count=host_count,
+        create_time=timestamp(row.create_time),
+    )
+
+
+def service_offering(row: ServiceOffering) -> offering_pb2.ServiceOffering:
+    return offering_pb2.ServiceOffering(
+        id=row.id,
+        name=row.name,
+        cpus=row.cpus,
+        memory_bytes=row.memory_bytes,
+        encrypt_root=row.encrypt_root,
+        create_time=timestamp(row.create_time),
+    )
+
+
+def disk_offering(row: DiskOffering) -> offering_pb2.DiskOffering:
+    return offering_pb2.DiskOffering(
+        id=row.id,
+        name=row.name,
+        size_bytes=row.size_bytes,
+        encrypt=row.encrypt,
+        provisioning=to_enum(volume_pb2.Provisioning, "PROVISIONING_", row.provisioning),
+        format=to_enum(volume_pb2.DiskFormat, "DISK_FORMAT_", row.format),
+        create_time=timestamp(row.create_time),
+    )
+
+
+def setting(found: InForce) -> setting_pb2.Setting:
+    return setting_pb2.Setting(
+        name=found.setting.name,
+        value=found.value,
+        default_value=found.setting.default,
+        type=found.setting.kind.name,
+        description=found.setting.description,
+        cluster_scoped=found.setting.cluster_scoped,
+        cluster_id=found.cluster_id,
+    )
+
+
+def event(row: Event) -> event_pb2.Event:
+    return event_pb2.Event(
+        id=row.id,
+        time=timestamp(row.create_time),
+        type=row.type,
+        outcome=to_enum(event_pb2.Event.Outcome, "", row.outcome),
+        actor=row.actor,
+        resource_type=row.resource_type,
+        resource_id=row.resource_id,
+        resource_name=row.resource_name,
+        message=row.message,
+        operation_id=row.operation_id,
+    )

@@ -1,0 +1,35 @@
+"""The services of accounts, zones, clusters, offerings, settings and events, ready to be served."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ostler.control.v1 import account_pb2_grpc, event_pb2_grpc, offering_pb2_grpc, setting_pb2_grpc, zone_pb2_grpc
+from ostler_common.server import Registration
+
+from ostler_control.api.accounts import AccountService
+from ostler_control.api.events import EventService
+from ostler_control.api.offerings import OfferingService
+from ostler_control.api.places import ClusterService, ZoneService
+from ostler_control.api.settings import SettingService
+
+SERVICES: Mapping[str, Registration] = {
+    "ostler.control.v1.AccountService": lambda server: account_pb2_grpc.add_AccountServiceServicer_to_server(
+        AccountService(), server
+    ),
+    "ostler.control.v1.ZoneService": lambda server: zone_pb2_grpc.add_ZoneServiceServicer_to_server(
+        ZoneService(), server
+    ),
+    "ostler.control.v1.ClusterService": lambda server: zone_pb2_grpc.add_ClusterServiceServicer_to_server(
+        ClusterService(), server
+    ),
+    "ostler.control.v1.OfferingService": lambda server: offering_pb2_grpc.add_OfferingServiceServicer_to_server(
+        OfferingService(), server
+    ),
+    "ostler.control.v1.SettingService": lambda server: setting_pb2_grpc.add_SettingServiceServicer_to_server(
+        SettingService(), server
+    ),
+    "ostler.control.v1.EventService": lambda server: event_pb2_grpc.add_EventServiceServicer_to_server(
+        EventService(), server
+    ),
+}

@@ -1,0 +1,90 @@
+"""ostler.control.v1.OfferingService."""
+
+from __future__ import annotations
+
+import grpc
+from ostler.control.v1 import offering_pb2 as pb
+from ostler.control.v1 import offering_pb2_grpc
+from ostler.types.v1 import volume_pb2
+
+from ostler_control import offerings
+from ostler_control.api.caller import caller_of
+from ostler_control.api.convert import core
+from ostler_control.api.convert.enums import from_enum
+from ostler_control.api.paging import page
+from ostler_control.api.requests import once
+from ostler_control.api.resolve import resolve, visible
+from ostler_control.api.session import with_sessions
+from ostler_control.models import DiskOffering, ServiceOffering
+
+
+@with_sessions
+class OfferingService(offering_pb2_grpc.OfferingServiceServicer):
+    def CreateServiceOffering(
+        self, request: pb.CreateServiceOfferingRequest, context: grpc.ServicerContext
+    ) -> pb.ServiceOffering:
+        caller = caller_of(context)
+
+        def make() -> ServiceOffering:
+            return offerings.create_service(
+                request.name, request.cpus, request.memory_bytes, request.encrypt_root, caller.actor
+            )
+
+        return core.service_offering(once(ServiceOffering, caller, request, make))
+
+    def GetServiceOffering(
+        self, request: pb.GetServiceOfferingRequest, context: grpc.ServicerContext
+    ) -> pb.ServiceOffering:
+        return core.service_offering(resolve(ServiceOffering, request.service_offering, "service_offering"))
+
+    def ListServiceOfferings(
+        self, request: pb.ListServiceOfferingsRequest, context: grpc.ServicerContext
+    ) -> pb.ListServiceOfferingsResponse:
+        query = visible(ServiceOffering, None)
+        if request.HasField("encrypt_root"):
+            query = query.where(ServiceOffering.encrypt_root == request.encrypt_root)
+        found = page(query, ServiceOffering, request)
+        rows = map(core.service_offering, found.rows)
+        return pb.ListServiceOfferingsResponse(service_offerings=rows, next_page_token=found.next_page_token)
+
+    def DeleteServiceOffering(
+        self, request: pb.DeleteServiceOfferingRequest, context: grpc.ServicerContext
+    ) -> pb.DeleteServiceOfferingResponse:
+        offering = resolve(ServiceOffering, request.service_offering, "service_offering")
+        offerings.retire(offering, caller_of(context).actor)
+        return pb.DeleteServiceOfferingResponse()
+
+    def CreateDiskOffering(
+        self, request: pb.CreateDiskOfferingRequest, context: grpc.ServicerContext
+    ) -> pb.DiskOffering:
+        caller = caller_of(context)
+        provisioning = from_enum(
+            volume_pb2.Provisioning, "PROVISIONING_", request.provisioning, "provisioning", default="thin"
+        )
+        format = from_enum(volume_pb2.DiskFormat, "DISK_FORMAT_", request.format, "format", default="qcow2")
+
+        def make() -> DiskOffering:
+            return offerings.create_disk(
+                request.name, request.size_bytes, request.encrypt, provisioning, format, caller.actor
+            )
+
+        return core.disk_offering(once(DiskOffering, caller, request, make))
+
+    def GetDiskOffering(self, request: pb.GetDiskOfferingRequest, context: grpc.ServicerContext) -> pb.DiskOffering:
+        return core.disk_offering(resolve(DiskOffering, request.disk_offering, "disk_offering"))
+
+    def ListDiskOfferings(
+        self, request: pb.ListDiskOfferingsRequest, context: grpc.ServicerContext
+    ) -> pb.ListDiskOfferingsResponse:
+        query = visible(DiskOffering, None)
+        if request.HasField("encrypt"):
+            query = query.where(DiskOffering.encrypt == request.encrypt)
+        found = page(query, DiskOffering, request)
+        rows = map(core.disk_offering, found.rows)
+        return pb.ListDiskOfferingsResponse(disk_offerings=rows, next_page_token=found.next_page_token)
+
+    def DeleteDiskOffering(
+        self, request: pb.DeleteDiskOfferingRequest, context: grpc.ServicerContext
+    ) -> pb.DeleteDiskOfferingResponse:
+        offerings.retire(resolve(DiskOffering, request.disk_offering, "disk_offering"), caller_of(context).actor)
+        return pb.DeleteDiskOfferingResponse()

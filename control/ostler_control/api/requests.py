@@ -1,0 +1,72 @@
+"""Writes that may be repeated (AIP-155): the same request_id again answers with the same object."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from collections.abc import Callable
+from typing import TypeVar
+
+from google.protobuf.message import Message
+from ostler_common.errors import InvalidArgumentError, NotFoundError, bad_field
+from peewee import IntegrityError
+
+from ostler_control import database
+from ostler_control.caller import Caller
+from ostler_control.models import BaseModel, Request, now
+from ostler_control.names import is_id
+
+_Row = TypeVar("_Row", bound=BaseModel)
+
+KEPT_FOR = datetime.timedelta(days=7)
+
+
+def once(model: type[_Row], caller: Caller, request: Message, make: Callable[[], _Row]) -> _Row:
+    """What `make` makes, in one transaction with remembering the request's id; or what it made the first time.
+
+    Of two calls with the same id at once the second waits for the first and gets the same object; when `make` raises,
+    nothing is remembered. A request without an id is carried out every time. `make` must do nothing but change the
+    database. Raises InvalidArgumentError (REQUEST_ID_REUSED) when the id was used for another request, and
+    NotFoundError when what was made then is gone.
+    """
+    request_id: str = getattr(request, "request_id")  # noqa: B009 - Message declares no fields
+    if not request_id:
+        with database.transaction():
+            return make()
+    if not is_id(request_id):
+        raise bad_field("request_id", "must be a UUID", reason="INVALID_REQUEST_ID")
+    digest = hashlib.sha256(request.SerializeToString(deterministic=True)).hexdigest()
+    method = request.DESCRIPTOR.full_name
+    with database.transaction():
+        try:
+            with database.transaction():
+                entry = Request.create(user=caller.actor, request_id=request_id.lower(), method=method, digest=digest)
+        except IntegrityError:
+            return _earlier(model, caller, request_id.lower(), method, digest)
+        row = make()
+        Request.update(resource_id=row.id).where(Request.id == entry.id).execute()
+        return row
+
+
+def _earlier(model: type[_Row], caller: Caller, request_id: str, method: str, digest: str) -> _Row:
+    entry = Request.get((Request.user == caller.actor) & (Request.request_id == request_id))
+    if (entry.method, entry.digest) != (method, digest):
+        raise InvalidArgumentError(
+            "this request_id was used for another request; choose a new one for each new request",
+            "REQUEST_ID_REUSED",
+            {"request_id": request_id},
+        )
+    row: _Row | None = model.get_or_none(model.id == entry.resource_id)
+    if row is None:
+        raise NotFoundError(
+            "this request was carried out before, and what it made has been deleted since",
+            "REQUEST_RESULT_GONE",
+            {"request_id": request_id, "id": entry.resource_id},
+        )
+    return row
+
+
+def prune() -> int:
+    """Forgets requests older than `KEPT_FOR`; returns how many."""
+    count: int = Request.delete().where(Request.create_time < now() - KEPT_FOR).execute()
+    return count

@@ -1,0 +1,93 @@
+"""From what a caller wrote (id or name) to the object that the caller may see."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Any, TypeVar
+
+from ostler_common.errors import FailedPreconditionError, NotFoundError, bad_field
+
+from ostler_control.caller import Caller
+from ostler_control.models import Account, BaseModel, DiskOffering, Host, ServiceOffering
+from ostler_control.names import is_id
+
+_Row = TypeVar("_Row", bound=BaseModel)
+
+# Names looked at for "did you mean": enough for a typo, never a scan of the whole fleet.
+_SUGGESTION_POOL = 2000
+_AMBIGUOUS_LISTED = 20
+
+
+def resolve(model: type[_Row], ref: str, field: str, *, caller: Caller | None = None) -> _Row:
+    """The one object of this model whose id or name is `ref`.
+
+    field: the request's field, for the error. caller: given for what accounts own (VMs, volumes, operations, events):
+    a member finds only the own account's. Retired offerings and removed hosts are not found.
+    Raises InvalidArgumentError (empty), NotFoundError (reason VM_NOT_FOUND for a Vm, and so on; the same whether the
+    object is not there or another account's) or FailedPreconditionError (AMBIGUOUS_NAME, with the ids).
+    """
+    if not ref:
+        raise bad_field(field, "is required: an id or a name", reason="REQUIRED")
+    query = visible(model, caller)
+    if is_id(ref):
+        found = list(query.where(model.id == ref.lower()))
+    elif "name" in model._meta.fields:
+        found = list(query.where(_name(model) == ref).order_by(model.create_time).limit(_AMBIGUOUS_LISTED + 1))
+    else:
+        found = []
+    if not found:
+        raise _not_found(model, ref, query)
+    if len(found) > 1:
+        ids = [str(row.id) for row in found[:_AMBIGUOUS_LISTED]]
+        more = ", ..." if len(found) > _AMBIGUOUS_LISTED else ""
+        raise FailedPreconditionError(
+            f'more than one {word(model)} is named "{ref}": say which by id ({", ".join(ids)}{more})',
+            "AMBIGUOUS_NAME",
+            {"type": word(model).replace(" ", "_"), "name": ref, "ids": ",".join(ids)},
+        )
+    row: _Row = found[0]
+    return row
+
+
+def optional(model: type[_Row], ref: str, field: str, *, caller: Caller | None = None) -> _Row | None:
+    """The same for a field that may be empty: None then."""
+    return resolve(model, ref, field, caller=caller) if ref else None
+
+
+def visible(model: type[BaseModel], caller: Caller | None) -> Any:
+    """A select of what of this model the caller may see and name; None: whatever is live."""
+    query = model.select()
+    if model in (ServiceOffering, DiskOffering):
+        query = query.where(model.retire_time.is_null())
+    if model is Host:
+        query = query.where(~Host.removed)
+    if caller is not None and not caller.is_admin:
+        query = query.where(owner(model) == caller.account_id)
+    return query
+
+
+def owner(model: type[BaseModel]) -> Any:
+    """The column that says which account a row of this model belongs to."""
+    fields = model._meta.fields
+    return model.id if model is Account else fields.get("account", fields.get("account_id"))
+
+
+def word(model: type[BaseModel]) -> str:
+    """The model's name for people: "service offering"."""
+    return re.sub(r"(?<!^)(?=[A-Z])", " ", model.__name__).lower()
+
+
+def _name(model: type[BaseModel]) -> Any:
+    return model._meta.fields["name"]
+
+
+def _not_found(model: type[BaseModel], ref: str, query: Any) -> NotFoundError:
+    hint = ""
+    if "name" in model._meta.fields and not is_id(ref):
+        names = [row[0] for row in query.select(_name(model)).limit(_SUGGESTION_POOL).tuples()]
+        near = difflib.get_close_matches(ref, names, n=3, cutoff=0.7)
+        hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+    kind = word(model)
+    reason = f"{kind.replace(' ', '_').upper()}_NOT_FOUND"
+    return NotFoundError(f'there is no {kind} "{ref}"{hint}', reason, {"type": kind.replace(" ", "_"), "name": ref})

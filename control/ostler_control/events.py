@@ -1,0 +1,75 @@
+"""The fleet's diary: who did what to which object, when, with what outcome."""
+
+from __future__ import annotations
+
+import datetime
+from enum import StrEnum
+from typing import Any
+
+from peewee import fn
+
+from ostler_control.models import Event, now
+
+SYSTEM = "system"
+
+
+class Outcome(StrEnum):
+    """How it went; NOTICED: it was seen, not done by Ostler."""
+
+    STARTED = "started"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    NOTICED = "noticed"
+
+
+def record(
+    type: str,
+    outcome: Outcome,
+    actor: str,
+    resource_type: str,
+    resource_id: str,
+    resource_name: str,
+    message: str = "",
+    *,
+    operation_id: str = "",
+    account_id: str = "",
+) -> None:
+    """Writes an event, in the caller's transaction if there is one.
+
+    type: "vm.migrate"; actor: `Caller.actor` or SYSTEM; account_id: whose members may see it, "" for admins only.
+    message never holds a secret.
+    """
+    Event.create(
+        type=type,
+        outcome=outcome,
+        actor=actor,
+        resource_type=resource_type,
+        resource_id=resource_id,
+        resource_name=resource_name,
+        message=message,
+        operation_id=operation_id,
+        account_id=account_id,
+    )
+
+
+def done(type: str, actor: str, row: Any, message: str = "") -> None:
+    """Records that a change of this row (a zone, a cluster, ...) was made at once and well."""
+    record(type, Outcome.SUCCEEDED, actor, type.partition(".")[0], row.id, row.name, message)
+
+
+def matching(query: Any, *, resource_id: str = "", type: str = "", start_time: datetime.datetime | None = None) -> Any:
+    """Narrows a select of events. type: this one, or all that begin with it and a dot."""
+    if resource_id:
+        query = query.where(Event.resource_id == resource_id)
+    if type:
+        query = query.where((Event.type == type) | (fn.SUBSTR(Event.type, 1, len(type) + 1) == f"{type}."))
+    if start_time:
+        query = query.where(Event.create_time >= start_time)
+    return query
+
+
+def prune(retention: datetime.timedelta) -> int:
+    """Deletes events older than this; returns how many."""
+    count: int = Event.delete().where(Event.create_time < now() - retention).execute()
+    return count

@@ -1,0 +1,71 @@
+"""Offerings: the sizes and kinds of VM and disk that users choose from."""
+
+from __future__ import annotations
+
+from ostler_common.errors import AlreadyExistsError, bad_field
+from peewee import IntegrityError
+
+from ostler_control import database, events
+from ostler_control.models import DiskOffering, ServiceOffering, now
+from ostler_control.names import check_name
+
+MIB = 1 << 20
+MAX_CPUS = 512
+# What one VM or volume may be at most: beyond it is a typing error, and sums stay far from 2**63.
+MAX_MEMORY_BYTES = 64 << 40
+MAX_VOLUME_BYTES = 1 << 50
+
+
+def create_service(name: str, cpus: int, memory_bytes: int, encrypt_root: bool, actor: str) -> ServiceOffering:
+    """Makes a service offering. Raises AlreadyExistsError when the name is taken."""
+    check_name("name", name)
+    if not 1 <= cpus <= MAX_CPUS:
+        raise bad_field("cpus", f"must be 1 to {MAX_CPUS}", reason="INVALID_SIZE")
+    _check_size("memory_bytes", memory_bytes, MAX_MEMORY_BYTES)
+    try:
+        with database.transaction():
+            offering: ServiceOffering = ServiceOffering.create(
+                name=name, cpus=cpus, memory_bytes=memory_bytes, encrypt_root=encrypt_root
+            )
+            events.done("service_offering.create", actor, offering)
+            return offering
+    except IntegrityError:
+        raise _taken("a service", name) from None
+
+
+def create_disk(name: str, size_bytes: int, encrypt: bool, provisioning: str, format: str, actor: str) -> DiskOffering:
+    """Makes a disk offering; size_bytes 0: the user says. Raises AlreadyExistsError when the name is taken.
+
+    provisioning: thin | sparse | fat; format: qcow2 | raw.
+    """
+    check_name("name", name)
+    if size_bytes:
+        _check_size("size_bytes", size_bytes, MAX_VOLUME_BYTES)
+    try:
+        with database.transaction():
+            offering: DiskOffering = DiskOffering.create(
+                name=name, size_bytes=size_bytes, encrypt=encrypt, provisioning=provisioning, format=format
+            )
+            events.done("disk_offering.create", actor, offering)
+            return offering
+    except IntegrityError:
+        raise _taken("a disk", name) from None
+
+
+def retire(offering: ServiceOffering | DiskOffering, actor: str) -> None:
+    """Nobody can choose it any more; what has it keeps it."""
+    model = type(offering)
+    kind = "service_offering" if isinstance(offering, ServiceOffering) else "disk_offering"
+    with database.transaction():
+        count = model.update(retire_time=now()).where(model.id == offering.id, model.retire_time.is_null()).execute()
+        if count:
+            events.done(f"{kind}.delete", actor, offering)
+
+
+def _check_size(field: str, size_bytes: int, most: int) -> None:
+    if not MIB <= size_bytes <= most or size_bytes % MIB:
+        raise bad_field(field, f"must be a multiple of 1 MiB ({MIB}), at most {most >> 30} GiB", reason="INVALID_SIZE")
+
+
+def _taken(kind: str, name: str) -> AlreadyExistsError:
+    return AlreadyExistsError(f'there is {kind} offering "{name}" already', "NAME_TAKEN", {"name": name})

@@ -1,0 +1,206 @@
+"""Settings that can be changed while everything runs: one table says all of each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ostler_common.errors import FailedPreconditionError, NotFoundError, bad_field
+
+from ostler_control import database, events
+from ostler_control.models import Cluster, SettingValue
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A type of value. parse raises ValueError, whose text says what is wrong."""
+
+    name: str
+    parse: Callable[[str], Any]
+
+
+def _whole(text: str) -> int:
+    if not re.fullmatch(r"-?[0-9]{1,18}", text, re.ASCII):
+        raise ValueError("is no whole number")
+    return int(text)
+
+
+def _integer(low: int, high: int, unit: str) -> Kind:
+    def parse(text: str) -> int:
+        value = _whole(text)
+        if not low <= value <= high:
+            raise ValueError(f"must be {low} to {high}")
+        return value
+
+    return Kind(f"integer, {low} to {high}, {unit}", parse)
+
+
+def _truth(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError("must be true or false")
+    return text == "true"
+
+
+_BOOLEAN = Kind("boolean, true or false", _truth)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting. default: as text, like every value on the wire and in the database."""
+
+    name: str
+    kind: Kind
+    default: str
+    description: str
+    cluster_scoped: bool = False
+
+
+_TABLE = (
+    Setting("agent.load.interval", _integer(1, 300, "seconds"), "5", "How often hosts report their load."),
+    Setting("event.retention", _integer(1, 3650, "days"), "90", "How long events are kept."),
+    Setting(
+        "host.reserved.memory",
+        _integer(0, 1 << 40, "bytes"),
+        str(512 * MIB),
+        "Memory of each host that is kept for the host itself and never given to VMs.",
+        cluster_scoped=True,
+    ),
+    Setting(
+        "luks.iter.time",
+        _integer(1, 10_000, "milliseconds"),
+        "10",
+        "Time spent on stretching an encrypted volume's passphrase at every opening. Passphrases are 256 random bits, "
+        "which need no stretching; more only costs CPU.",
+    ),
+    Setting(
+        "migration.auto.converge",
+        _BOOLEAN,
+        "true",
+        "Whether a VM that dirties memory faster than it is copied is slowed until its migration converges.",
+        cluster_scoped=True,
+    ),
+    Setting(
+        "migration.bandwidth",
+        _integer(0, 1_000_000, "MiB per second"),
+        "0",
+        "The most that one live migration sends; 0 means no limit.",
+        cluster_scoped=True,
+    ),
+    Setting(
+        "migration.max.downtime",
+        _integer(1, 60_000, "milliseconds"),
+        "300",
+        "How long a VM may stand still at the end of a live migration.",
+        cluster_scoped=True,
+    ),
+    Setting(
+        "migration.timeout",
+        _integer(10, 604_800, "seconds"),
+        "3600",
+        "A live migration that takes longer is given up; the VM stays where it was.",
+        cluster_scoped=True,
+    ),
+    Setting(
+        "vm.stop.timeout",
+        _integer(1, 3600, "seconds"),
+        "60",
+        "How long a guest gets to shut down before its plug is pulled.",
+        cluster_scoped=True,
+    ),
+)
+SETTINGS = {setting.name: setting for setting in _TABLE}
+
+
+@dataclass(frozen=True)
+class InForce:
+    """A setting's value as it applies. cluster_id: the cluster whose own value it is, else ""."""
+
+    setting: Setting
+    value: str
+    cluster_id: str
+
+
+def find(name: str) -> Setting:
+    """The setting of this name; NotFoundError when there is none."""
+    if name in SETTINGS:
+        return SETTINGS[name]
+    raise NotFoundError(
+        f'there is no setting "{name}" (there are {", ".join(SETTINGS)})', "SETTING_NOT_FOUND", {"name": name}
+    )
+
+
+def get(name: str, cluster_id: str | None = None) -> Any:
+    """The value in force, as its type: the cluster's own, else the global one, else the default."""
+    setting = SETTINGS[name]
+    return setting.kind.parse(in_force([setting], cluster_id)[0].value)
+
+
+def by_cluster(name: str) -> dict[str, Any]:
+    """The values of those clusters that have their own; under "" the one for all others."""
+    setting = SETTINGS[name]
+    rows = SettingValue.select(SettingValue.cluster_id, SettingValue.value).where(SettingValue.name == name).tuples()
+    return {cluster_id: setting.kind.parse(value) for cluster_id, value in [("", setting.default), *rows]}
+
+
+def in_force(settings: list[Setting], cluster_id: str | None = None) -> list[InForce]:
+    """These settings with their values for this cluster, or globally."""
+    scopes = ["", cluster_id] if cluster_id else [""]
+    names = [setting.name for setting in settings]
+    rows = SettingValue.select().where(SettingValue.name.in_(names), SettingValue.cluster_id.in_(scopes))
+    changed = {(row.name, row.cluster_id): row.value for row in rows}
+
+    def one(setting: Setting) -> InForce:
+        for scope in reversed(scopes):
+            if (setting.name, scope) in changed:
+                return InForce(setting, changed[setting.name, scope], scope)
+        return InForce(setting, setting.default, "")
+
+    return [one(setting) for setting in settings]
+
+
+def change(name: str, value: str, actor: str, cluster: Cluster | None = None) -> None:
+    """Sets a value, for one cluster or globally. Raises InvalidArgumentError for a bad value."""
+    setting = _scoped(name, cluster)
+    value = value.strip()
+    try:
+        setting.kind.parse(value)
+    except ValueError as error:
+        raise bad_field("value", f"{error} ({name}: {setting.kind.name})", reason="INVALID_SETTING") from None
+    cluster_id = str(cluster.id) if cluster else ""
+    with database.transaction():
+        (
+            SettingValue.insert(name=name, cluster_id=cluster_id, value=value)
+            .on_conflict(
+                conflict_target=[SettingValue.name, SettingValue.cluster_id], update={SettingValue.value: value}
+            )
+            .execute()
+        )
+        _record("setting.update", actor, name, cluster, f"set to {value}")
+
+
+def reset(name: str, actor: str, cluster: Cluster | None = None) -> None:
+    """Puts the global value back to the default, or a cluster's to the global one."""
+    _scoped(name, cluster)
+    cluster_id = str(cluster.id) if cluster else ""
+    with database.transaction():
+        count = SettingValue.delete().where(SettingValue.name == name, SettingValue.cluster_id == cluster_id).execute()
+        if count:
+            _record("setting.reset", actor, name, cluster, "put back")
+
+
+def _scoped(name: str, cluster: Cluster | None) -> Setting:
+    setting = find(name)
+    if cluster is not None and not setting.cluster_scoped:
+        raise FailedPreconditionError(
+            f"{name} has one value for the whole fleet: set it without a cluster", "NOT_CLUSTER_SCOPED", {"name": name}
+        )
+    return setting
+
+
+def _record(type: str, actor: str, name: str, cluster: Cluster | None, message: str) -> None:
+    where = f" for cluster {cluster.name}" if cluster else ""
+    events.record(type, events.Outcome.SUCCEEDED, actor, "setting", name, name, message + where)
