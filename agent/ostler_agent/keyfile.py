@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from pathlib import Path
+from types import TracebackType
 
 from ostler_common.secret import Secret
 
@@ -28,7 +29,7 @@ class KeyFile:
         fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         os.close(self.fd)
         self.fd = -1
 

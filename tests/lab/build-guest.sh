@@ -1,0 +1,124 @@
+#!/bin/bash
+# build-guest.sh OUT.qcow2: a tiny bootable guest, for the lab and the demo.
+#
+# Busybox on Debian's cloud kernel: 64 MB disk (MBR, one ext4 partition, GRUB), boots in seconds even without KVM and
+# runs in 128 MB. On the serial console it prints GUEST-UP, then "tick N" every second, and there is a root shell;
+# `mark TEXT` writes a text to the root disk, `disks` tells the disks' sizes. It obeys the ACPI power button and takes
+# disks while it runs. No loop device and no mount are needed, so it builds in a container, too.
+set -euo pipefail
+out=$(realpath -m "${1:?OUT.qcow2}")
+size_mb=64
+uuid=11111111-2222-3333-4444-555555555555
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+root="$work/root"
+initramfs="$work/initramfs"
+
+# The kernel, from Debian's package, unpacked and not installed (installing it would touch this machine's boot loader).
+download() {
+  (cd "$work" && { apt-get download -q "$1" || { apt-get update -q && apt-get download -q "$1"; }; }) >"$work/apt.log" 2>&1 \
+    || { cat "$work/apt.log" >&2; exit 1; }
+}
+download linux-image-cloud-amd64
+kernel_package=$(dpkg -I "$work"/linux-image-cloud-amd64_*.deb | sed -n 's/^ Depends: \(linux-image-[^ ,]*\).*/\1/p')
+download "$kernel_package"
+dpkg -x "$work/$kernel_package"_*.deb "$work/kernel"
+version=${kernel_package#linux-image-}
+
+busybox() { # busybox DIR: it and a link for each of its commands
+  mkdir -p "$1"/{bin,dev,proc,sys}
+  cp /bin/busybox "$1/bin/busybox"
+  for applet in $(/bin/busybox --list); do [ "$applet" = busybox ] || ln -s busybox "$1/bin/$applet"; done
+}
+
+# --- initramfs: load the drivers, mount the root disk
+busybox "$initramfs"
+mkdir -p "$initramfs"/{lib,new}
+depmod -b "$work/kernel" "$version"
+for module in virtio_pci virtio_blk virtio_net virtio_balloon virtio_rng button evdev; do
+  modprobe -d "$work/kernel" -S "$version" --show-depends "$module" | sed -n 's/^insmod //p'
+done | awk '!seen[$1]++ {print $1}' | while read -r file; do
+  cp "$file" "$initramfs/lib/"
+  basename "$file" >>"$initramfs/lib/order"
+done
+cat >"$initramfs/init" <<INIT
+#!/bin/sh
+export PATH=/bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+while read -r module; do insmod "/lib/\$module"; done </lib/order
+until device=\$(findfs UUID=$uuid); do sleep 0.1; done
+mount -t ext4 "\$device" /new && exec switch_root /new /bin/init
+INIT
+chmod 755 "$initramfs/init"
+
+# --- the system
+busybox "$root"
+mkdir -p "$root"/{boot/grub,etc/acpi/PWRF,root,tmp}
+cp "$work/kernel/boot/vmlinuz-$version" "$root/boot/vmlinuz"
+(cd "$initramfs" && find . | cpio -o -H newc --quiet | gzip -1) >"$root/boot/initrd"
+cat >"$root/etc/inittab" <<'INITTAB'
+::sysinit:/etc/rc
+ttyS0::respawn:/bin/sh
+::respawn:/bin/ticker
+::respawn:/bin/acpid -f -c /etc/acpi -l /dev/null
+::restart:/bin/init
+::ctrlaltdel:/bin/reboot
+::shutdown:/bin/umount -a -r
+INITTAB
+cat >"$root/etc/rc" <<'RC'
+#!/bin/sh
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mount -o remount,rw /
+ip link set lo up
+for card in /sys/class/net/eth*; do [ -e "$card" ] && ip link set "${card##*/}" up; done
+echo "GUEST-UP" >/dev/ttyS0
+RC
+cat >"$root/bin/ticker" <<'TICKER'
+#!/bin/sh
+n=0
+while sleep 1; do n=$((n + 1)); echo "tick $n"; done >/dev/ttyS0
+TICKER
+cat >"$root/bin/mark" <<'MARK'
+#!/bin/sh
+# mark TEXT [DEVICE]: writes it to the root disk, or over the beginning of a data disk
+if [ -n "$2" ]; then printf '%s\n' "$1" | dd of="$2" conv=notrunc 2>/dev/null; else printf '%s\n' "$1" >>/marker; fi
+sync
+echo "MARKED"
+MARK
+cat >"$root/bin/disks" <<'DISKS'
+#!/bin/sh
+for disk in /sys/class/block/vd?; do echo "DISK=${disk##*/} BYTES=$(($(cat "$disk/size") * 512))"; done
+DISKS
+cat >"$root/etc/acpi/PWRF/00000080" <<'POWER'
+#!/bin/sh
+echo "POWER-BUTTON" >/dev/ttyS0
+poweroff
+POWER
+cat >"$root/etc/profile" <<'PROFILE'
+PS1='guest# '
+PROFILE
+printf 'root:x:0:0:root:/root:/bin/sh\n' >"$root/etc/passwd"
+chmod 755 "$root"/etc/rc "$root"/etc/acpi/PWRF/* "$root"/bin/{ticker,mark,disks}
+cat >"$root/boot/grub/grub.cfg" <<'GRUB'
+set timeout=0
+linux /boot/vmlinuz console=ttyS0 quiet loglevel=3 panic=5
+initrd /boot/initrd
+boot
+GRUB
+
+# --- the disk
+modules=/usr/lib/grub/i386-pc
+raw="$work/guest.raw"
+truncate -s "${size_mb}M" "$raw"
+echo '2048,,L,*' | sfdisk -q "$raw"
+mke2fs -q -t ext4 -U "$uuid" -O ^metadata_csum_seed,^orphan_file -d "$root" -E offset=1048576 "$raw" "$((size_mb - 1))M"
+grub-mkimage -O i386-pc -d "$modules" -p '(hd0,msdos1)/boot/grub' -o "$work/core.img" biosdisk part_msdos ext2 normal linux configfile
+dd if="$modules/boot.img" of="$raw" bs=440 count=1 conv=notrunc status=none
+dd if="$work/core.img" of="$raw" bs=512 seek=1 conv=notrunc status=none
+mkdir -p "$(dirname "$out")"
+qemu-img convert -q -O qcow2 "$raw" "$out.part"
+mv "$out.part" "$out"

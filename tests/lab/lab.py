@@ -1,0 +1,130 @@
+"""A fleet on one machine: N hosts, a directory that all of them see, and a control plane.
+
+    with Lab.start(hosts=3) as lab:
+        lab.trust_each_other()   # papers from a throw-away CA, libvirtd on every host; no control plane needed
+        lab.hosts[0].virsh("list")
+
+Everything dies with the process that made it, unless the lab is `detached`; what a killed run leaves as files and
+links is removed by the next lab that starts.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from ostler_common.identity import Identity, Kind
+from ostler_common.tls import TlsFiles
+
+from tests.fakes.papers import Papers
+from tests.lab.host import Host
+from tests.lab.network import Network, mark
+
+TOOLS = ("unshare", "nsenter", "setpriv", "ip", "ss", "libvirtd", "virsh", "qemu-system-x86_64", "qemu-img")
+
+
+def missing() -> str | None:
+    """Why no lab can be started here; None when one can."""
+    if os.geteuid() != 0:
+        return "a lab needs root"
+    absent = [tool for tool in TOOLS if not shutil.which(tool)]
+    if absent:
+        return f"a lab needs {', '.join(absent)} (make setup)"
+    probe = ["unshare", "--mount", "--uts", "--net", "--pid", "--fork", "true"]
+    if subprocess.run(probe, capture_output=True, check=False).returncode:
+        return "a lab needs mount, UTS, network and PID namespaces"
+    return None
+
+
+@dataclass
+class Lab:
+    """Hosts on one bridge. `directory` holds all files of the lab."""
+
+    directory: Path
+    network: Network
+    hosts: list[Host]
+
+    @property
+    def shared(self) -> Path:
+        """The directory that every host sees as `SHARED`."""
+        return self.directory / "shared"
+
+    @classmethod
+    @contextmanager
+    def start(cls, hosts: int = 3, directory: Path | None = None) -> Iterator[Lab]:
+        """Boots hosts (no daemons yet); at the end kills all processes and removes all files."""
+        lab = cls.boot(hosts, directory or Path(tempfile.mkdtemp(prefix="ostler-lab-", dir="/tmp")))
+        try:
+            yield lab
+        finally:
+            lab.destroy()
+
+    @classmethod
+    def boot(cls, hosts: int, directory: Path, detached: bool = False) -> Lab:
+        """Boots hosts that outlive this process when `detached`; the caller must see to `destroy`."""
+        mark(directory)
+        shared = directory / "shared"
+        shared.mkdir()
+        network = Network.take(directory)
+        lab = cls(directory, network, [])
+        try:
+            for index in range(1, hosts + 1):
+                lab.hosts.append(Host(f"h{index}", index, network, directory / f"h{index}", shared, not detached))
+                # In this thread: hosts die with the thread that booted them.
+                lab.hosts[-1].boot()
+        except BaseException:
+            lab.destroy()
+            raise
+        return lab
+
+    def destroy(self) -> None:
+        """Kills every host and removes everything."""
+        for host in self.hosts:
+            host.kill()
+        self.network.release()
+
+    def host(self, name: str) -> Host:
+        return next(host for host in self.hosts if host.name == name)
+
+    def trust_each_other(self) -> None:
+        """Without a control plane: gives each host papers from the throw-away CA and starts its libvirtd."""
+        for host in self.hosts:
+            install_for_libvirt(self.papers(host), host.outside("/etc/pki"))
+        self.start_libvirt()
+
+    @cached_property
+    def ca(self) -> Papers:
+        """The throw-away CA."""
+        (self.directory / "ca").mkdir()
+        return Papers(self.directory / "ca")
+
+    def papers(self, host: Host) -> TlsFiles:
+        """A certificate for a host, from the throw-away CA."""
+        return self.ca.issue(Identity(Kind.HOST, host.host_uuid), addresses=(host.address, host.name))
+
+    def start_libvirt(self) -> None:
+        """Starts libvirtd on every host."""
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Host.start_libvirt, self.hosts))
+
+
+def install_for_libvirt(papers: TlsFiles, pki: Path) -> None:
+    """Puts a host's papers where libvirtd, its clients and QEMU look; `pki` is the host's /etc/pki."""
+    certificate, key, trust = papers.certificate, papers.key, papers.trust
+    for directory in (pki / "CA", pki / "libvirt" / "private", pki / "qemu"):
+        directory.mkdir(parents=True, exist_ok=True)
+    for target in (pki / "CA" / "cacert.pem", pki / "qemu" / "ca-cert.pem"):
+        shutil.copy(trust, target)
+    for role in ("server", "client"):
+        shutil.copy(certificate, pki / "libvirt" / f"{role}cert.pem")
+        shutil.copy(key, pki / "libvirt" / "private" / f"{role}key.pem")
+        shutil.copy(certificate, pki / "qemu" / f"{role}-cert.pem")
+        shutil.copy(key, pki / "qemu" / f"{role}-key.pem")
