@@ -24,6 +24,21 @@ def fsync_file(path: Path) -> None:
         os.close(file)
 
 
+def write_file(path: Path, data: bytes) -> None:
+    """Replaces a file's contents, readable by this user only; after a crash it has the old ones or the new ones.
+
+    Not for two writers of one file at once.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(file, "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fdatasync(file)
+    temporary.rename(path)
+    fsync_directory(path.parent)
+
+
 def publish(part: Path, final: Path) -> None:
     """Gives a finished file its name, both in one directory, and makes it durable. Raises FileExistsError.
 

@@ -11,10 +11,10 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 
 import structlog
 from google.protobuf.message import Message
@@ -53,21 +53,25 @@ Recover = Callable[[Record], Message | None]
 class JobContext:
     """What a job's work holds: tells how far it is, asks whether to go on, remembers what recovery will need.
 
-    It can stand alone (`JobContext("name")`) where work runs outside of a job.
+    facts: what this or an earlier attempt chose to remember. It can stand alone (`JobContext("name")`) where work
+    runs outside of a job.
     """
 
     def __init__(
         self,
         operation_id: str,
         *,
+        facts: Mapping[str, str] = types.MappingProxyType({}),
         changed: Callable[[job_pb2.Progress], None] = lambda progress: None,
         remember: Callable[[dict[str, str]], None] = lambda facts: None,
     ) -> None:
         self.operation_id = operation_id
+        self.facts = dict(facts)
         self._changed = changed
         self._remember = remember
         self._percent = 0
         self._cancel_error: OstlerError | None = None
+        self._cancelled = threading.Event()
         self._callbacks: list[Callable[[], None]] = []
         self._lock = threading.RLock()
 
@@ -86,6 +90,11 @@ class JobContext:
         if self._cancel_error:
             raise self._cancel_error
 
+    def wait(self, seconds: float) -> None:
+        """Sleeps; raises as `check` does as soon as the job is to stop."""
+        self._cancelled.wait(seconds)
+        self.check()
+
     def on_cancel(self, callback: Callable[[], None]) -> AbstractContextManager[None]:
         """Calls back once when the job is to stop: from the canceller's thread, or at once when it already is.
 
@@ -101,6 +110,7 @@ class JobContext:
 
     def remember(self, **facts: str) -> None:
         """Keeps facts (never secrets) in the journal for the kind's recovery; durable on return."""
+        self.facts.update(facts)
         self._remember(facts)
 
     def cancel(self, error: OstlerError | None = None) -> None:
@@ -109,6 +119,7 @@ class JobContext:
             if self._cancel_error:
                 return
             self._cancel_error = error or CancelledError("the operation was cancelled", "CANCELLED")
+            self._cancelled.set()
             callbacks, self._callbacks = self._callbacks, []
             for callback in callbacks:
                 try:
@@ -129,7 +140,7 @@ class _Registration:
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._job._forget(self._callback)
 
 
@@ -143,7 +154,7 @@ class _Running:
         self.version = 0
         self.update = job_pb2.JobUpdate(operation_id=record.id, state=job_pb2.JobUpdate.RUNNING)
         self.update.progress.phase = "starting"
-        self.context = JobContext(record.id, changed=self._progress, remember=self._remember)
+        self.context = JobContext(record.id, facts=record.facts, changed=self._progress, remember=self._remember)
 
     def publish(self, update: job_pb2.JobUpdate) -> None:
         with self.moved:
@@ -218,7 +229,9 @@ class Jobs:
             if self._stopping:
                 raise UnavailableError("the agent is stopping (try again in a moment)", "AGENT_STOPPING")
             self._prune()
+            facts = record.facts if record else {}
             record = Record.begin(operation.id, operation.attempt, kind, digest(request), redacted(request))
+            record.facts.update(facts)
             self._journal.save(record)
             job = self._running[operation.id] = _Running(record, self._journal)
         threading.Thread(target=self._work, args=(job, work), name=f"job-{operation.id}", daemon=True).start()

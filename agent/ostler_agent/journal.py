@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
 import time
 from collections.abc import Collection, Iterator
@@ -17,7 +16,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2  # noqa: F401 (Any-typed details are read back only when this is loaded)
 from ostler.types.v1 import job_pb2
 
-from ostler_agent.files import fsync_directory
+from ostler_agent.files import write_file
 
 M = TypeVar("M", bound=Message)
 
@@ -70,15 +69,8 @@ class Journal:
 
     def save(self, record: Record) -> None:
         """Writes a record; on return it outlives a crash of the machine."""
-        path = self._path(record.id)
-        temporary = path.with_name(f"{path.name}.tmp")
         with self._lock:
-            with open(temporary, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-                json.dump(asdict(record), file)
-                file.flush()
-                os.fdatasync(file.fileno())
-            temporary.rename(path)
-            fsync_directory(self._directory)
+            write_file(self._path(record.id), json.dumps(asdict(record)).encode())
 
     def load(self, operation_id: str) -> Record | None:
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 from pathlib import Path
-from types import TracebackType
 
 from ostler_common.secret import Secret
 
@@ -29,7 +28,7 @@ class KeyFile:
         fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *exc: object) -> None:
         os.close(self.fd)
         self.fd = -1
 

@@ -21,6 +21,7 @@ __all__ = [
     "host_server_name",
     "open_aio_channel",
     "open_channel",
+    "secure_channel",
     "service_config",
 ]
 
@@ -122,7 +123,12 @@ def service_config() -> dict[str, Any]:
 def open_channel(address: str, files: TlsFiles, server_name: str) -> grpc.Channel:
     """A channel to the server that answers at "host:port" and proves to be `server_name` (of `host_server_name`, or
     CONTROL_SERVER_NAME). It keeps the certificate that it was opened with: open another when that was renewed."""
-    return grpc.secure_channel(address, _credentials(files), options=_options(server_name))
+    return secure_channel(address, _credentials(files), server_name)
+
+
+def secure_channel(address: str, credentials: grpc.ChannelCredentials, server_name: str) -> grpc.Channel:
+    """The same with credentials of another origin, for a caller that has no certificate yet."""
+    return grpc.secure_channel(address, credentials, options=_options(server_name))
 
 
 def open_aio_channel(address: str, files: TlsFiles, server_name: str) -> grpc.aio.Channel:

@@ -93,6 +93,7 @@ def check_issued(certificate_pem: bytes, ca_pem: bytes, now: datetime | None = N
         raise ValueError(f"the certificate is not valid now (it ends {certificate.not_valid_after_utc:%F %T} UTC)")
 
 
+@functools.lru_cache(maxsize=16)
 def revoked_serials(crl_pem: bytes) -> frozenset[int]:
     """The serials that a revocation list names; empty for an empty list."""
     if not crl_pem.strip():
@@ -187,19 +188,28 @@ class CertificateAuthority:
 
 def write_private(path: Path, data: bytes) -> None:
     """Replaces a file whole, readable by its owner only; after a crash it holds the old content or the new."""
-    _replace(path, data, 0o600)
+    replace_file(path, data, 0o600)
 
 
 def write_public(path: Path, data: bytes) -> None:
     """Replaces a file whole, readable by all."""
-    _replace(path, data, 0o644)
+    replace_file(path, data, 0o644)
 
 
-def _replace(path: Path, data: bytes, mode: int) -> None:
+def replace_file(path: Path, data: bytes, mode: int, group: int = -1) -> bool:
+    """Replaces a file whole unless it holds the data already; returns whether it did. Sets mode and group anyway."""
+    try:
+        if path.read_bytes() == data:
+            os.chown(path, -1, group)
+            path.chmod(mode)
+            return False
+    except FileNotFoundError:
+        pass
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # 0600 from the start
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
+            os.fchown(file.fileno(), -1, group)
             os.fchmod(file.fileno(), mode)
             file.flush()
             os.fsync(file.fileno())
@@ -212,6 +222,7 @@ def _replace(path: Path, data: bytes, mode: int) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+    return True
 
 
 def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -66,8 +66,9 @@ def peer_of(auth_context: Mapping[str, Any], address: str) -> Peer:
 def server_credentials(files: TlsFiles, *, client_certificates: bool = True) -> grpc.ServerCredentials:
     """Credentials that take up replaced files at the next handshake, without a restart.
 
-    client_certificates: demand one signed by `files.trust` (only enrolment does not). Raises OSError or ValueError when
-    the files are missing or do not belong together; later, such files are reported and the last good ones stay.
+    client_certificates: demand one signed by `files.trust`. Only enrolment does not; there the server sends its CA
+    along, so that a joining host can hold it against its token. Raises OSError or ValueError when the files are
+    missing or do not belong together; later, such files are reported and the last good ones stay.
     """
     source = _Source(files, client_certificates)
     # The stubs do not know that a fetcher answers None for "unchanged".
@@ -101,5 +102,7 @@ class _Source:
     def _load(self) -> grpc.ServerCertificateConfiguration:
         pems = self._files.read()
         pki.check_pair(pems.certificate, pems.key)
-        trust = pems.trust if self._with_trust else None
-        return grpc.ssl_server_certificate_configuration([(pems.key, pems.certificate)], trust)
+        if self._with_trust:
+            return grpc.ssl_server_certificate_configuration([(pems.key, pems.certificate)], pems.trust)
+        chain = dict.fromkeys(pki.split_pem(pems.certificate) + pki.split_pem(pems.trust))
+        return grpc.ssl_server_certificate_configuration([(pems.key, b"".join(chain))])

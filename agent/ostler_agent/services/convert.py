@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import uuid
 
+from ostler.agent.v1 import pool_pb2
+from ostler.agent.v1 import volume_pb2 as agent_volume_pb2
 from ostler.types.v1 import vm_pb2, volume_pb2
 from ostler_common.errors import bad_field
 from ostler_common.secret import Secret
 
+from ostler_agent.pools import Pool, PoolSpec
 from ostler_agent.spec import (
     DiskFormat,
     DiskSpec,
@@ -21,6 +24,7 @@ from ostler_agent.spec import (
     VolumeInfo,
     VolumeRef,
 )
+from ostler_agent.templates import TemplateSource
 
 DEFAULT_ITER_TIME_MS = 10
 
@@ -104,6 +108,43 @@ def volume_info(info: VolumeInfo) -> volume_pb2.VolumeInfo:
         encrypt_format=volume_pb2.ENCRYPT_FORMAT_LUKS if info.encrypted else volume_pb2.ENCRYPT_FORMAT_NONE,
         virtual_size_bytes=info.virtual_size_bytes,
         allocated_bytes=info.allocated_bytes,
+    )
+
+
+def template_source(message: agent_volume_pb2.TemplateSource, path: str = "template") -> TemplateSource:
+    """Raises InvalidArgumentError."""
+    if message.file_size_bytes < 1:
+        raise bad_field(f"{path}.file_size_bytes", "must be positive")
+    return TemplateSource(
+        template_id=uuid_field(message.template_id, f"{path}.template_id"),
+        sha256=message.sha256.lower(),
+        file_size_bytes=message.file_size_bytes,
+        format=disk_format(message.format, f"{path}.format"),
+    )
+
+
+def pool_spec(message: pool_pb2.PoolSpec, path: str = "spec") -> PoolSpec:
+    """Raises InvalidArgumentError."""
+    return PoolSpec(
+        pool_id=uuid_field(message.pool_id, f"{path}.pool_id"),
+        type=message.type,
+        path=message.path,
+        source=message.source,
+        options=dict(message.options),
+    )
+
+
+def pool(value: Pool) -> pool_pb2.Pool:
+    spec = value.spec
+    return pool_pb2.Pool(
+        spec=pool_pb2.PoolSpec(
+            pool_id=spec.pool_id, type=spec.type, path=spec.path, source=spec.source, options=spec.options
+        ),
+        shared=value.shared,
+        encryption=value.encryption,
+        capacity_bytes=value.capacity_bytes,
+        available_bytes=value.available_bytes,
+        fingerprint=value.fingerprint,
     )
 
 

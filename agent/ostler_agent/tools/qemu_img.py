@@ -1,7 +1,7 @@
 """qemu-img: makes, copies, grows and opens disk images.
 
 The driver is always named, never guessed from a header, and a passphrase is always a file without a name. What a
-header says is checked before QEMU sees the file (`volumes.header`): QEMU follows what a header refers to.
+header says is checked before QEMU sees the file (`image_header`): QEMU follows what a header refers to.
 """
 
 from __future__ import annotations

@@ -1,0 +1,81 @@
+"""What a host can do, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import structlog
+from ostler_common.errors import OstlerError
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One capability that was tried. reason: why it failed; detail: version or the like that was found."""
+
+    name: str
+    ok: bool
+    reason: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class HypervisorFacts:
+    """What the hypervisor says of itself and its host."""
+
+    hypervisor_version: str = ""
+    libvirt_version: str = ""
+    domain_types: tuple[str, ...] = ()
+    machine_types: tuple[str, ...] = ()
+    cpu_model: str = ""
+    cpus: int = 0
+    cpu_mhz: int = 0
+    memory_bytes: int = 0
+    numa_nodes: int = 0
+    probes: tuple[Probe, ...] = ()
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """Everything that the probes found."""
+
+    hypervisor_type: str
+    hypervisor_display_name: str
+    hypervisor: HypervisorFacts
+    bridges: tuple[str, ...]
+    pool_types: tuple[str, ...]
+    probes: tuple[Probe, ...]
+    probe_time: datetime = field(default_factory=lambda: datetime.now(UTC), compare=False)
+
+    def can(self, family: str) -> bool:
+        """Whether every probe of a family ("volume-encryption") passed; a family without probes did not."""
+        members = [probe for probe in self.probes if probe.name == family or probe.name.startswith(f"{family}.")]
+        return bool(members) and all(probe.ok for probe in members)
+
+    @property
+    def volume_encryption(self) -> bool:
+        return self.can("volume-encryption")
+
+    @property
+    def uefi(self) -> bool:
+        return self.can("uefi")
+
+    @property
+    def instance_conversion(self) -> bool:
+        return self.can("instance-conversion")
+
+
+def attempt(name: str, work: Callable[[], str]) -> Probe:
+    """Tries something. work: returns the detail found, or raises: then the error is the reason."""
+    try:
+        return Probe(name, ok=True, detail=work())
+    except OstlerError as error:
+        return Probe(name, ok=False, reason=error.message)
+    except OSError as error:
+        return Probe(name, ok=False, reason=str(error))
+    except Exception as error:  # one broken probe must not hide what the others found
+        log.exception("probe failed by a bug", probe=name)
+        return Probe(name, ok=False, reason=f"the probe itself failed: {type(error).__name__}: {error}")

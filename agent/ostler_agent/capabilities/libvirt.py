@@ -1,0 +1,89 @@
+"""What libvirt says of the hypervisor and the host."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import libvirt
+from ostler_common.errors import FailedPreconditionError
+
+from ostler_agent.capabilities.facts import HypervisorFacts, attempt
+
+
+def probe(uri: str, domain_type: str) -> HypervisorFacts:
+    """domain_type: "auto", "kvm" or "qemu" as configured. Never raises: what fails is a failed probe."""
+    found: list[HypervisorFacts] = []
+
+    def ask() -> str:
+        try:
+            with closing(libvirt.openReadOnly(uri)) as connection:
+                found.append(_facts(connection, domain_type))
+        except libvirt.libvirtError as error:
+            raise FailedPreconditionError(f"libvirt at {uri}: {error}", "LIBVIRT") from error
+        return found[0].libvirt_version
+
+    outcome = attempt("libvirt", ask)
+    facts = found[0] if found else HypervisorFacts()
+    return replace(facts, probes=(outcome, *facts.probes))
+
+
+def _facts(connection: libvirt.virConnect, domain_type: str) -> HypervisorFacts:
+    capabilities = ElementTree.fromstring(connection.getCapabilities())
+    architecture = capabilities.findtext("host/cpu/arch") or ""
+    guest = next(
+        (
+            arch
+            for arch in capabilities.findall("guest/arch")
+            if arch.get("name") == architecture and arch.find("../../guest/os_type") is not None
+        ),
+        None,
+    )
+    model, memory_mib, cpus, mhz, nodes, *_ = connection.getInfo()
+    types = {element.get("type", "") for element in guest.findall("domain")} if guest is not None else set()
+    machines = {element.text or "" for element in guest.iter("machine")} if guest is not None else set()
+    preferred = domain_type if domain_type != "auto" else ("kvm" if "kvm" in types else "qemu")
+    return HypervisorFacts(
+        hypervisor_version=_dotted(connection.getVersion()),
+        libvirt_version=_dotted(connection.getLibVersion()),
+        domain_types=tuple(sorted(types)),
+        machine_types=tuple(sorted(machines)),
+        cpu_model=capabilities.findtext("host/cpu/model") or str(model),
+        cpus=int(cpus),
+        cpu_mhz=int(mhz),
+        memory_bytes=int(memory_mib) << 20,
+        numa_nodes=int(nodes),
+        probes=(
+            attempt("domain-type", lambda: _domain_type(preferred, types)),
+            attempt("uefi", lambda: _uefi(connection, architecture, preferred)),
+        ),
+    )
+
+
+def _domain_type(wanted: str, types: set[str]) -> str:
+    if wanted not in types:
+        raise FailedPreconditionError(
+            f"libvirt offers no domains of type {wanted} here, only: {', '.join(sorted(types)) or 'none'}",
+            "DOMAIN_TYPE",
+        )
+    return wanted
+
+
+def _uefi(connection: libvirt.virConnect, architecture: str, domain_type: str) -> str:
+    """The firmware image that libvirt would boot UEFI guests with."""
+    text = connection.getDomainCapabilities(
+        None, architecture, "q35" if architecture == "x86_64" else None, domain_type
+    )
+    domain = ElementTree.fromstring(text)
+    automatic = [value.text for value in domain.findall("os/enum[@name='firmware']/value")]
+    loaders = [value.text or "" for value in domain.findall("os/loader/value")]
+    present = [path for path in loaders if Path(path).exists()]
+    if "efi" not in automatic or not present:
+        raise FailedPreconditionError("no UEFI firmware that libvirt knows (install ovmf)", "UEFI_MISSING")
+    return present[0]
+
+
+def _dotted(number: int) -> str:
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"

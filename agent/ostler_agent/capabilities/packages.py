@@ -1,0 +1,31 @@
+"""Whether what is installed on the host may have changed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+# The package managers' records: dpkg's, and rpm's in its several homes.
+DATABASES = (
+    Path("/var/lib/dpkg/status"),
+    Path("/var/lib/rpm/rpmdb.sqlite"),
+    Path("/usr/lib/sysimage/rpm/rpmdb.sqlite"),
+    Path("/var/lib/rpm/Packages"),
+)
+PROGRAMS = ("qemu-img", "cryptsetup", "virt-v2v", "nbdkit", "nbdcopy", "ovftool")
+
+
+def stamp(
+    databases: Sequence[Path] = DATABASES, programs: Sequence[str] = PROGRAMS
+) -> tuple[tuple[str, int, int], ...]:
+    """Differs from an earlier one when a package was installed or removed, or a program was put in place by hand."""
+    found = [shutil.which(program) for program in programs]
+    stamps = []
+    for path in [*databases, *(Path(program) for program in found if program)]:
+        try:
+            stat = path.stat()
+        except OSError:
+            continue
+        stamps.append((str(path), stat.st_ino, stat.st_mtime_ns))
+    return tuple(stamps)

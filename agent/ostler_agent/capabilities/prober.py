@@ -1,0 +1,98 @@
+"""Runs the probes: at start, on demand, and when something was installed or removed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from ostler_agent.capabilities import conversion, encryption, libvirt, network, packages
+from ostler_agent.capabilities.facts import Capabilities
+from ostler_agent.config import AgentConfig
+
+log = structlog.get_logger(__name__)
+
+
+def probe_all(
+    config: AgentConfig, pool_types: tuple[str, ...], hypervisor: tuple[str, str], scratch: Path
+) -> Capabilities:
+    """Everything, tried now: a few seconds. hypervisor: the driver's type and its name for people."""
+    facts = libvirt.probe(config.libvirt_uri, config.domain_type)
+    return Capabilities(
+        hypervisor_type=hypervisor[0],
+        hypervisor_display_name=hypervisor[1],
+        hypervisor=facts,
+        bridges=network.bridges(),
+        pool_types=pool_types,
+        probes=(*facts.probes, *encryption.probe(scratch), *conversion.probe(config.virtio_win)),
+    )
+
+
+class Prober:
+    """Keeps the last outcome, and a thread that looks for changes. Listeners hear of outcomes that differ."""
+
+    def __init__(
+        self,
+        probe: Callable[[], Capabilities],
+        *,
+        stamp: Callable[[], object] = packages.stamp,
+        interval_s: float = 60,
+    ) -> None:
+        self._probe = probe
+        self._stamp = stamp
+        self._interval_s = interval_s
+        self._seen = stamp()
+        self._lock = threading.Lock()
+        self._listeners: list[Callable[[Capabilities], None]] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="probe", daemon=True)
+        self._current = probe()
+
+    def current(self) -> Capabilities:
+        """The last outcome."""
+        return self._current
+
+    def probe(self) -> Capabilities:
+        """Tries everything anew; callers at the same time wait for one another."""
+        with self._lock:
+            found = self._probe()
+            changed, self._current = found != self._current, found
+        if changed:
+            log.info(
+                "capabilities changed",
+                volume_encryption=found.volume_encryption,
+                failed=", ".join(probe.name for probe in found.probes if not probe.ok),
+            )
+            for listener in list(self._listeners):
+                listener(found)
+        return found
+
+    def subscribe(self, listener: Callable[[Capabilities], None]) -> Callable[[], None]:
+        """Calls back, from some thread, when an outcome differs from the last; the result ends that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def look(self) -> bool:
+        """Probes anew if something was installed or removed since the last look; returns whether it was."""
+        stamp = self._stamp()
+        if stamp == self._seen:
+            return False
+        self._seen = stamp
+        self.probe()
+        return True
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self._interval_s):
+            try:
+                self.look()
+            except Exception:
+                log.exception("looking for changed packages failed")

@@ -1,0 +1,117 @@
+"""Joining a fleet: a one-time token against a certificate, both sides verified from the first byte on."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+
+import grpc
+from ostler.control.v1 import enrollment_pb2, enrollment_pb2_grpc
+from ostler_common import pki
+from ostler_common.channel import CONTROL_SERVER_NAME, secure_channel
+from ostler_common.errors import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    PermissionDeniedError,
+    UnavailableError,
+    from_rpc_error,
+)
+from ostler_common.identity import Identity, Kind
+from ostler_common.token import JoinToken
+
+from ostler_agent.papers import Papers, PapersStore
+
+ENROLL_PORT = 8441
+_TIMEOUT_S = 30
+
+
+def join(store: PapersStore, token: JoinToken, enroll_address: str, agent_address: str) -> Papers:
+    """Joins (or rejoins) and keeps the papers. A rejoin with a token made for this host keeps its id.
+
+    enroll_address: "host[:port]"; empty: the token's. agent_address: "host:port" at which the control plane reaches us.
+    Raises PermissionDeniedError (WRONG_CONTROL_PLANE, or the control plane's refusal of the token), UnavailableError,
+    FailedPreconditionError (BAD_PAPERS). Nothing is kept when it fails; a token may be spent by then.
+    """
+    host, port = split_address(enroll_address or token.enroll_address or "", ENROLL_PORT)
+    ca_pem = verified_ca(host, port, token.ca_sha256)
+    key_pem, csr_pem = pki.new_key_and_csr(None)
+    request = enrollment_pb2.JoinHostRequest(
+        token=token.secret, csr_pem=csr_pem, hostname=socket.gethostname(), address=agent_address
+    )
+    target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    credentials = grpc.ssl_channel_credentials(ca_pem)
+    with secure_channel(target, credentials, CONTROL_SERVER_NAME) as channel:
+        try:
+            answer = enrollment_pb2_grpc.EnrollmentServiceStub(channel).JoinHost(request, timeout=_TIMEOUT_S)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+    papers = Papers(
+        certificate_pem=answer.certificate_pem,
+        key_pem=key_pem,
+        ca_pem=answer.ca_pem,
+        crl_pem=answer.crl_pem,
+        control_address=answer.control_address,
+        address=agent_address,
+    )
+    papers.check()
+    if token.ca_sha256 not in map(pki.fingerprint, pki.split_pem(answer.ca_pem)):
+        raise FailedPreconditionError("the control plane answered with another CA than the token's", "BAD_PAPERS")
+    if papers.identity != Identity(Kind.HOST, answer.host_id):
+        raise FailedPreconditionError("the control plane answered with another host's certificate", "BAD_PAPERS")
+    store.save(papers)
+    return papers
+
+
+def verified_ca(host: str, port: int, ca_sha256: str) -> bytes:
+    """The fleet's CA certificate (PEM) from the server's own chain, if it is the one that the token names.
+
+    Nothing is sent to a server before this has held.
+    Raises PermissionDeniedError (WRONG_CONTROL_PLANE), UnavailableError.
+    """
+    chain = _presented_chain(host, port)
+    ca = next((pem for pem in chain if pki.fingerprint(pem) == ca_sha256), None)
+    wrong = PermissionDeniedError(
+        f"{host}:{port} is not the control plane that made this token (its certificate authority is another one): "
+        "check the address, and that nobody is in between",
+        "WRONG_CONTROL_PLANE",
+    )
+    if ca is None:
+        raise wrong
+    try:
+        pki.check_issued(chain[0], ca)
+    except ValueError as error:
+        raise wrong from error
+    return ca
+
+
+def _presented_chain(host: str, port: int) -> list[bytes]:
+    """The certificates that a TLS server sends, its own first. Unverified: that is the caller's work."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.set_alpn_protocols(["h2"])
+    try:
+        raw = socket.create_connection((host, port), timeout=_TIMEOUT_S)
+        with raw, context.wrap_socket(raw, server_hostname=CONTROL_SERVER_NAME) as stream:
+            # Public as SSLSocket.get_unverified_chain from Python 3.13 on.
+            chain = stream._sslobj.get_unverified_chain()  # type: ignore[attr-defined]
+            return [certificate.public_bytes().encode() for certificate in chain]
+    except OSError as error:
+        raise UnavailableError(
+            f"no TLS connection to the enrolment port {host}:{port}: {error}", "CONTROL_UNREACHABLE"
+        ) from error
+
+
+def split_address(address: str, default_port: int) -> tuple[str, int]:
+    """Host and port of "host", "host:port", "[v6]" or "[v6]:port"."""
+    if not address:
+        raise InvalidArgumentError("the control plane's address is missing", "ADDRESS_MISSING")
+    host, bracket, rest = address.removeprefix("[").partition("]") if address.startswith("[") else ("", "", address)
+    if bracket:
+        port = rest.removeprefix(":")
+    else:
+        host, _, port = address.partition(":")
+    if not host or (port and not port.isdigit()):
+        raise InvalidArgumentError(f"{address!r} is not an address (host:port)", "BAD_ADDRESS")
+    return host, int(port or default_port)

@@ -1,0 +1,129 @@
+"""libvirt's and QEMU's share of the host's papers: their TLS files, their settings, and their reload."""
+
+from __future__ import annotations
+
+import grp
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from ostler_common import pki
+from ostler_common.errors import OstlerError
+
+from ostler_agent import process
+from ostler_agent.config import AgentConfig
+from ostler_agent.papers import Papers
+
+log = structlog.get_logger(__name__)
+
+_BEGIN = "# BEGIN Ostler (kept by ostler-agent; change what is outside of it)"
+_END = "# END Ostler"
+_BLOCK = re.compile(rf"^{re.escape(_BEGIN)}$.*?^{re.escape(_END)}$\n?", re.DOTALL | re.MULTILINE)
+_QEMU_GROUPS = ("libvirt-qemu", "qemu")  # Debian and its children; Fedora and its
+_DAEMONS = ("libvirtd", "virtproxyd")  # whichever answers qemu+tls here
+
+
+@dataclass(frozen=True)
+class LibvirtTls:
+    """Keeps libvirt and QEMU in step with the papers. Every method may be repeated.
+
+    pki_dir: where libvirt looks (/etc/pki); qemu_dir: QEMU's `default_tls_x509_cert_dir`; config_dir: of libvirtd.conf
+    and qemu.conf; qemu_group: group that QEMU runs as and that may read its key, empty to find it out.
+    """
+
+    pki_dir: Path
+    qemu_dir: Path
+    config_dir: Path
+    qemu_group: str = ""
+    run_dir: Path = Path("/run/libvirt")  # where daemons have their sockets
+
+    @classmethod
+    def of(cls, config: AgentConfig) -> LibvirtTls:
+        return cls(config.libvirt_pki_dir, config.qemu_pki_dir, config.libvirt_config_dir, config.qemu_group)
+
+    def install(self, papers: Papers) -> bool:
+        """Writes the certificates, keys and lists; returns whether anything changed. Raises OSError."""
+        libvirt, private = self.pki_dir / "libvirt", self.pki_dir / "libvirt" / "private"
+        for directory, mode in (
+            (self.pki_dir / "CA", 0o755),
+            (libvirt, 0o755),
+            (private, 0o700),
+            (self.qemu_dir, 0o750),
+        ):
+            directory.mkdir(parents=True, exist_ok=True)
+            directory.chmod(mode)
+        group = self._qemu_gid()
+        os.chown(self.qemu_dir, -1, group)
+        public = {
+            self.pki_dir / "CA" / "cacert.pem": papers.ca_pem,
+            self.pki_dir / "CA" / "cacrl.pem": papers.crl_pem,
+            libvirt / "servercert.pem": papers.certificate_pem,
+            libvirt / "clientcert.pem": papers.certificate_pem,
+            self.qemu_dir / "ca-cert.pem": papers.ca_pem,
+            self.qemu_dir / "ca-crl.pem": papers.crl_pem,
+            self.qemu_dir / "server-cert.pem": papers.certificate_pem,
+            self.qemu_dir / "client-cert.pem": papers.certificate_pem,
+        }
+        keys = (private / "serverkey.pem", private / "clientkey.pem")
+        qemu_keys = (self.qemu_dir / "server-key.pem", self.qemu_dir / "client-key.pem")
+        changed = [pki.replace_file(path, papers.key_pem, 0o600) for path in keys]
+        changed += [pki.replace_file(path, papers.key_pem, 0o640, group) for path in qemu_keys]
+        for path, content in public.items():
+            if content:
+                changed.append(pki.replace_file(path, content, 0o644))
+            elif path.exists():  # GnuTLS takes an empty list for a broken one
+                path.unlink()
+                changed.append(True)
+        return any(changed)
+
+    def settings(self) -> dict[str, str]:
+        """What has to stand in the files of config_dir: file name -> lines."""
+        pairs = {"listen_tls": "1", "auth_tls": '"none"', "tls_allowed_dn_list": '["*O=Ostler hosts*"]'}
+        pairs["tls_priority"] = '"NORMAL:-VERS-ALL:+VERS-TLS1.3"'
+        if self.pki_dir != Path("/etc/pki"):
+            pairs["ca_file"] = f'"{self.pki_dir}/CA/cacert.pem"'
+            pairs["crl_file"] = f'"{self.pki_dir}/CA/cacrl.pem"'
+            pairs["cert_file"] = f'"{self.pki_dir}/libvirt/servercert.pem"'
+            pairs["key_file"] = f'"{self.pki_dir}/libvirt/private/serverkey.pem"'
+        daemon = "".join(f"{key} = {value}\n" for key, value in pairs.items())
+        qemu = f'default_tls_x509_cert_dir = "{self.qemu_dir}"\ndefault_tls_x509_verify = 1\nmigrate_tls_force = 1\n'
+        return {"libvirtd.conf": daemon, "virtproxyd.conf": daemon, "qemu.conf": qemu}
+
+    def configure(self) -> list[Path]:
+        """Puts the settings into those of the files that exist; returns those that changed (their daemon must restart).
+
+        They stand in a marked block at the top, because libvirt takes the first of two settings.
+        """
+        changed = []
+        for name, lines in self.settings().items():
+            path = self.config_dir / name
+            if not path.exists():
+                continue
+            old = path.read_text()
+            new = f"{_BEGIN}\n{lines}{_END}\n" + _BLOCK.sub("", old)
+            if pki.replace_file(path, new.encode(), path.stat().st_mode & 0o777):
+                changed.append(path)
+        return changed
+
+    def reload(self) -> None:
+        """Has running daemons take up new certificates; connections and VMs are not touched. Failures are logged."""
+        for daemon in _DAEMONS:
+            sockets = {"libvirtd": "libvirt-admin-sock", "virtproxyd": "virtproxyd-admin-sock"}
+            if not (self.run_dir / sockets[daemon]).exists():
+                continue
+            command = ("virt-admin", "--connect", f"{daemon}:///system", "server-update-tls", daemon)
+            try:
+                process.run(command, timeout_s=30)
+                log.info("TLS files reloaded", daemon=daemon)
+            except OstlerError as error:
+                log.error("new TLS files not taken up (restart the daemon)", daemon=daemon, reason=error.message)
+
+    def _qemu_gid(self) -> int:
+        for name in [self.qemu_group] if self.qemu_group else _QEMU_GROUPS:
+            try:
+                return grp.getgrnam(name).gr_gid
+            except KeyError:
+                continue
+        return os.getgid()

@@ -1,0 +1,51 @@
+"""Tells systemd how the service is (sd_notify(3)), by its socket; does nothing when systemd did not start us."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+
+
+def ready(status: str) -> None:
+    """It serves now."""
+    send("READY=1", f"STATUS={status}")
+
+
+def status(text: str) -> None:
+    """A line for `systemctl status`."""
+    send(f"STATUS={text}")
+
+
+def reloading() -> None:
+    """It reads its configuration anew; `ready` ends that."""
+    send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+
+def stopping() -> None:
+    """It is about to end."""
+    send("STOPPING=1", "STATUS=stopping")
+
+
+def alive() -> None:
+    """The watchdog's sign of life."""
+    send("WATCHDOG=1")
+
+
+def watchdog_interval_s() -> float | None:
+    """How often `alive` must be called: twice as often as systemd asks; None when it does not."""
+    asked_us, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
+    if not asked_us.isdigit() or (pid and pid != str(os.getpid())):
+        return None
+    return int(asked_us) / 1e6 / 2
+
+
+def send(*lines: str) -> None:
+    """Sends lines to the service manager, if there is one."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]  # an abstract socket
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        channel.sendto("\n".join(lines).encode(), address)

@@ -1,0 +1,150 @@
+"""What a host has from the fleet: certificate, key, CA, revocation list, and where the control plane is.
+
+They live in `<state>/papers`, a link to a directory that holds one whole set; a new set is a new directory and one
+rename of the link, so that whoever reads finds papers that belong together, also after a crash at any point.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ostler_common import pki
+from ostler_common.errors import FailedPreconditionError
+from ostler_common.identity import Identity, Kind
+from ostler_common.tls import TlsFiles
+
+from ostler_agent.files import fsync_directory
+
+HOW_TO_REJOIN = (
+    "on the control plane run `ostler host token --host {host}`, "
+    "then on this host `ostler-agent join ADDRESS --token TOKEN`"
+)
+
+
+@dataclass(frozen=True, repr=False)
+class Papers:
+    """One whole set. ca_pem may hold several certificates; crl_pem is empty when nothing is revoked;
+    control_address, address: "host:port" of the control plane's main port and of this agent."""
+
+    certificate_pem: bytes
+    key_pem: bytes
+    ca_pem: bytes
+    crl_pem: bytes
+    control_address: str
+    address: str
+
+    @property
+    def host_id(self) -> str:
+        """UUID from the certificate."""
+        identity, _ = pki.identity_and_serial(self.certificate_pem)
+        if identity is None or identity.kind is not Kind.HOST:
+            raise FailedPreconditionError("the certificate is not a host's (join anew)", "BAD_PAPERS")
+        return identity.name
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(Kind.HOST, self.host_id)
+
+    @property
+    def expire_time(self) -> datetime:
+        return pki.expires(self.certificate_pem)
+
+    def expired(self, now: datetime | None = None) -> bool:
+        return (now or datetime.now(UTC)) >= self.expire_time
+
+    def check(self) -> None:
+        """Raises FailedPreconditionError (BAD_PAPERS) unless all of it belongs together. An expired set does."""
+        begin = self.expire_time - (self.expire_time - pki.renew_at(self.certificate_pem))
+        try:
+            pki.check_pair(self.certificate_pem, self.key_pem)
+            issuers = [ca for ca in pki.split_pem(self.ca_pem) if _issued(self.certificate_pem, ca, begin)]
+        except ValueError as error:
+            raise FailedPreconditionError(f"the host's papers are not usable: {error}", "BAD_PAPERS") from error
+        if not issuers:
+            raise FailedPreconditionError("the host's certificate is not signed by the fleet's CA", "BAD_PAPERS")
+        _ = self.host_id
+
+
+class PapersStore:
+    """The papers on disk. Safe to use from several threads; a join in another process is seen at the next load."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._directory = state_dir
+        self._link = state_dir / "papers"
+        self.lock = threading.RLock()  # held by whoever loads, changes and saves
+
+    @property
+    def files(self) -> TlsFiles:
+        """For servers and channels. The certificate's file holds the key too."""
+        return TlsFiles(self._link / "host.pem", self._link / "host.pem", self._link / "ca.pem")
+
+    @property
+    def joined(self) -> bool:
+        return (self._link / "host.pem").exists()
+
+    def load(self) -> Papers:
+        """Raises FailedPreconditionError: NOT_JOINED, BAD_PAPERS."""
+        for _ in range(10):  # a set may be replaced while it is being read
+            directory = self._link.resolve()
+            try:
+                return _read(directory)
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError, KeyError, IndexError) as error:
+                raise FailedPreconditionError(f"the host's papers cannot be read: {error}", "BAD_PAPERS") from error
+        raise FailedPreconditionError(
+            "this host has not joined a fleet (on the control plane run `ostler host token`, then here "
+            "`ostler-agent join ADDRESS --token TOKEN`)",
+            "NOT_JOINED",
+        )
+
+    def save(self, papers: Papers) -> None:
+        """Puts a set in place of the last one. Raises FailedPreconditionError when it does not belong together."""
+        papers.check()
+        facts = {"host_id": papers.host_id, "control_address": papers.control_address, "address": papers.address}
+        with self.lock:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fresh = self._directory / f"papers.{secrets.token_hex(4)}"
+            fresh.mkdir(mode=0o700)
+            pki.write_private(fresh / "host.pem", papers.certificate_pem + papers.key_pem)
+            pki.write_public(fresh / "ca.pem", papers.ca_pem)
+            pki.write_public(fresh / "crl.pem", papers.crl_pem)
+            pki.write_public(fresh / "host.json", json.dumps(facts).encode())
+            link = fresh.with_suffix(fresh.suffix + ".link")
+            link.symlink_to(fresh.name)
+            os.replace(link, self._link)
+            fsync_directory(self._directory)
+            for other in self._directory.glob("papers.*"):  # the last set, and what a crash left
+                if other.is_symlink():
+                    other.unlink()
+                elif other != fresh:
+                    shutil.rmtree(other)
+
+
+def _issued(certificate_pem: bytes, ca_pem: bytes, when: datetime) -> bool:
+    try:
+        pki.check_issued(certificate_pem, ca_pem, when)
+    except ValueError:
+        return False
+    return True
+
+
+def _read(directory: Path) -> Papers:
+    both = (directory / "host.pem").read_bytes()
+    facts = json.loads((directory / "host.json").read_text())
+    certificate = pki.split_pem(both)[0]
+    return Papers(
+        certificate_pem=certificate,
+        key_pem=both.replace(certificate, b""),
+        ca_pem=(directory / "ca.pem").read_bytes(),
+        crl_pem=(directory / "crl.pem").read_bytes(),
+        control_address=facts["control_address"],
+        address=facts["address"],
+    )

@@ -1,0 +1,13 @@
+"""Storage pools: one module a type, and their keeper."""
+
+from __future__ import annotations
+
+from ostler_agent.pools.base import Pool, PoolSpec, PoolType
+from ostler_agent.pools.keeper import Pools
+from ostler_agent.pools.local import Local
+from ostler_agent.pools.nfs import Nfs
+from ostler_agent.pools.shared_mount_point import SharedMountPoint
+
+POOL_TYPES: tuple[PoolType, ...] = (Local(), SharedMountPoint(), Nfs())
+
+__all__ = ["POOL_TYPES", "Pool", "PoolSpec", "PoolType", "Pools"]

@@ -1,0 +1,159 @@
+"""Keeps the host's papers good: renews the certificate in time, and takes over what the control plane sends."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import grpc
+import structlog
+from ostler.control.v1 import enrollment_pb2, enrollment_pb2_grpc
+from ostler_common import pki
+from ostler_common.channel import CONTROL_SERVER_NAME, open_channel
+from ostler_common.errors import FailedPreconditionError, InvalidArgumentError, OstlerError, from_rpc_error
+
+from ostler_agent import notify
+from ostler_agent.libvirt_tls import LibvirtTls
+from ostler_agent.papers import HOW_TO_REJOIN, Papers, PapersStore
+
+log = structlog.get_logger(__name__)
+
+_TIMEOUT_S = 30
+_RETRY_S = (30.0, 1800.0)
+_LOOK_S = 60.0  # how often to see whether a join in another process has replaced the papers
+
+
+class Keeper:
+    """Changes the papers, and hands each new set to libvirt."""
+
+    def __init__(self, store: PapersStore, libvirt: LibvirtTls, control_address: str = "") -> None:
+        self._store = store
+        self._libvirt = libvirt
+        self._control_address = control_address
+
+    def install(self) -> None:
+        """Puts libvirt and QEMU in step with the papers; repairs what a crash left half done."""
+        self._libvirt.install(self._store.load())
+        self._libvirt.reload()
+
+    def renew(self) -> Papers:
+        """Gets a certificate for a fresh key. Raises OstlerError; the old papers stay then."""
+        with self._store.lock:
+            old = self._store.load()
+            key_pem, csr_pem = pki.new_key_and_csr(old.identity)
+            address = self._control_address or old.control_address
+            with open_channel(address, self._store.files, CONTROL_SERVER_NAME) as channel:
+                stub = enrollment_pb2_grpc.HostAgentServiceStub(channel)
+                request = enrollment_pb2.RenewCertificateRequest(csr_pem=csr_pem)
+                try:
+                    answer = stub.RenewCertificate(request, timeout=_TIMEOUT_S)
+                except grpc.RpcError as error:
+                    raise from_rpc_error(error) from error
+            papers = replace(
+                old,
+                certificate_pem=answer.certificate_pem,
+                key_pem=key_pem,
+                ca_pem=answer.ca_pem,
+                crl_pem=answer.crl_pem,
+            )
+            if papers.host_id != old.host_id:
+                raise FailedPreconditionError(
+                    "the control plane answered with another host's certificate", "BAD_PAPERS"
+                )
+            self._store.save(papers)
+            self.install()
+        return papers
+
+    def update(self, ca_pem: bytes, crl_pem: bytes) -> None:
+        """Takes over the fleet's CA certificate(s) and revocation list; crl_pem empty: nothing is revoked.
+
+        Raises InvalidArgumentError (BAD_TRUST) for what is not PEM, or would disown this host's own certificate.
+        """
+        with self._store.lock:
+            papers = replace(self._store.load(), ca_pem=ca_pem, crl_pem=crl_pem)
+            try:
+                pki.revoked_serials(crl_pem)
+                papers.check()
+            except (ValueError, FailedPreconditionError) as error:
+                raise InvalidArgumentError(f"that trust cannot be used: {error}", "BAD_TRUST") from error
+            self._store.save(papers)
+            self.install()
+
+
+class Renewer:
+    """A thread that renews in time."""
+
+    def __init__(
+        self,
+        store: PapersStore,
+        keeper: Keeper,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._store = store
+        self._keeper = keeper
+        self._now = now
+        self._jitter = jitter
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="renew", daemon=True)
+        self._failures = 0
+        self._last: bytes | None = None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def turn(self) -> float:
+        """Does what is due now; returns how long to wait for the next turn, seconds."""
+        papers = self._store.load()
+        if papers.certificate_pem != self._last:
+            self._keeper.install()
+            self._last, self._failures = papers.certificate_pem, 0
+        if papers.expired(self._now()):
+            message = (
+                f"the host's certificate ended at {papers.expire_time:%F %T} UTC; nothing is served until it rejoins: "
+                + HOW_TO_REJOIN.format(host=papers.host_id)
+            )
+            log.error(message)
+            notify.status(message)
+            return _LOOK_S
+        due = due_at(papers, self._jitter())
+        if self._now() < due:
+            return min(_LOOK_S, (due - self._now()).total_seconds())
+        try:
+            renewed = self._keeper.renew()
+        except OstlerError as error:
+            self._failures += 1
+            low, high = _RETRY_S
+            wait_s = min(high, low * 2.0 ** (self._failures - 1)) * (0.5 + self._jitter() / 2)
+            left = papers.expire_time - self._now()
+            wait_s = max(1.0, min(wait_s, left.total_seconds() / 4))
+            log.warning(
+                "certificate not renewed", reason=error.message, ends=f"{papers.expire_time:%F %T}", retry_s=wait_s
+            )
+            return wait_s
+        self._last, self._failures = renewed.certificate_pem, 0
+        log.info("certificate renewed", ends=f"{renewed.expire_time:%F %T}")
+        return 0.0
+
+    def _run(self) -> None:
+        wait_s = 0.0
+        while not self._stop.wait(wait_s):
+            try:
+                wait_s = self.turn()
+            except Exception:
+                log.exception("looking after the certificate failed")
+                wait_s = _LOOK_S
+
+
+def due_at(papers: Papers, jitter: float) -> datetime:
+    """When to renew: with a third of the lifetime left, spread over a tenth of that third (jitter: 0 to 1)."""
+    begin = pki.renew_at(papers.certificate_pem)
+    return begin + (papers.expire_time - begin) * 0.1 * jitter

@@ -1,0 +1,33 @@
+"""PoolService."""
+
+from __future__ import annotations
+
+import grpc
+from ostler.agent.v1 import pool_pb2, pool_pb2_grpc
+
+from ostler_agent.pools import Pools
+from ostler_agent.pools.keeper import Guests
+from ostler_agent.services import convert
+
+
+class PoolService(pool_pb2_grpc.PoolServiceServicer):
+    def __init__(self, pools: Pools, guests: Guests) -> None:
+        self._pools = pools
+        self._guests = guests
+
+    def EnsurePool(self, request: pool_pb2.EnsurePoolRequest, context: grpc.ServicerContext) -> pool_pb2.Pool:
+        return convert.pool(self._pools.ensure(convert.pool_spec(request.spec)))
+
+    def GetPool(self, request: pool_pb2.GetPoolRequest, context: grpc.ServicerContext) -> pool_pb2.Pool:
+        return convert.pool(self._pools.get(convert.uuid_field(request.pool_id, "pool_id")))
+
+    def ListPools(
+        self, request: pool_pb2.ListPoolsRequest, context: grpc.ServicerContext
+    ) -> pool_pb2.ListPoolsResponse:
+        return pool_pb2.ListPoolsResponse(pools=[convert.pool(pool) for pool in self._pools.list()])
+
+    def RemovePool(
+        self, request: pool_pb2.RemovePoolRequest, context: grpc.ServicerContext
+    ) -> pool_pb2.RemovePoolResponse:
+        self._pools.remove(convert.uuid_field(request.pool_id, "pool_id"), self._guests)
+        return pool_pb2.RemovePoolResponse()

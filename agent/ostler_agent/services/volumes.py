@@ -1,0 +1,70 @@
+"""VolumeService."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import grpc
+from google.protobuf.message import Message
+from ostler.agent.v1 import volume_pb2, volume_pb2_grpc
+from ostler.types.v1 import job_pb2
+from ostler.types.v1 import volume_pb2 as types_pb2
+
+from ostler_agent.jobs import Jobs
+from ostler_agent.journal import Record
+from ostler_agent.services import convert
+from ostler_agent.volumes import Volumes
+
+
+class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
+    def __init__(self, jobs: Jobs, volumes: Volumes) -> None:
+        self._jobs = jobs
+        self._volumes = volumes
+        jobs.on_recover("volume.create", self._recover_create)
+        jobs.on_recover("volume.grow", self._recover_grow)
+        jobs.on_recover("volume.delete", self._recover_delete)
+
+    def CreateVolume(
+        self, request: volume_pb2.CreateVolumeRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        ref = convert.volume_ref(request.volume)
+        provisioning = convert.provisioning(request.provisioning, "provisioning")
+        template = convert.template_source(request.template) if request.HasField("template") else None
+        return self._jobs.run(
+            request.operation,
+            "volume.create",
+            request,
+            lambda job: convert.volume_info(self._volumes.create(job, ref, request.size_bytes, provisioning, template)),
+        )
+
+    def GrowVolume(
+        self, request: volume_pb2.GrowVolumeRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        ref = convert.volume_ref(request.volume)
+        return self._jobs.run(
+            request.operation,
+            "volume.grow",
+            request,
+            lambda job: convert.volume_info(self._volumes.grow(job, ref, request.size_bytes)),
+        )
+
+    def DeleteVolume(
+        self, request: volume_pb2.DeleteVolumeRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        ref = convert.volume_ref(request.volume)
+        return self._jobs.run(request.operation, "volume.delete", request, lambda job: self._volumes.delete(job, ref))
+
+    def GetVolume(self, request: volume_pb2.GetVolumeRequest, context: grpc.ServicerContext) -> types_pb2.VolumeInfo:
+        return convert.volume_info(self._volumes.info(convert.volume_ref(request.volume)))
+
+    def _recover_create(self, record: Record) -> Message:
+        request = record.request_as(volume_pb2.CreateVolumeRequest)
+        return convert.volume_info(self._volumes.settle_create(convert.volume_ref(request.volume), record.facts))
+
+    def _recover_grow(self, record: Record) -> Message:
+        request = record.request_as(volume_pb2.GrowVolumeRequest)
+        return convert.volume_info(self._volumes.settle_grow(convert.volume_ref(request.volume), request.size_bytes))
+
+    def _recover_delete(self, record: Record) -> None:
+        request = record.request_as(volume_pb2.DeleteVolumeRequest)
+        self._volumes.settle_delete(convert.volume_ref(request.volume))

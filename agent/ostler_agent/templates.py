@@ -1,0 +1,180 @@
+"""This host's copies of templates: fetched once, verified, kept until their space is needed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from ostler_common.errors import FailedPreconditionError, OstlerError, ResourceExhaustedError, bad_field
+
+from ostler_agent.files import publish
+from ostler_agent.image_header import read_header
+from ostler_agent.jobs import JobContext
+from ostler_agent.spec import DiskFormat
+from ostler_agent.tools import qemu_img
+
+log = structlog.get_logger(__name__)
+
+Download = Callable[[str, int], Iterator[bytes]]
+"""Streams a template's file: template id and offset to its bytes in order. Raises OstlerError."""
+
+PHASE = "fetching template"
+TRIES = 5
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class TemplateSource:
+    """A template as the control plane describes it. sha256 (lower-case hex), file_size_bytes: of its file."""
+
+    template_id: str
+    sha256: str
+    file_size_bytes: int
+    format: DiskFormat
+
+
+@dataclass(frozen=True)
+class Template:
+    """A verified copy. virtual_size_bytes: of the disk in it."""
+
+    path: Path
+    format: DiskFormat
+    virtual_size_bytes: int
+
+
+class Templates:
+    """The copies in a directory, named by their digest; safe to use from many threads."""
+
+    def __init__(self, directory: Path, download: Download) -> None:
+        self._directory = directory
+        self._download = download
+        self._lock = threading.Lock()
+        self._fetching: dict[str, threading.Lock] = {}
+        self._held: Counter[str] = Counter()
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    @contextmanager
+    def hold(self, job: JobContext, source: TemplateSource, percent: int = 50) -> Iterator[Template]:
+        """The template's copy, which stays while the block lasts; fetched now when it is not here.
+
+        percent: share of the job that fetching is. Raises InvalidArgumentError; FailedPreconditionError
+        (TEMPLATE_CORRUPT, BACKING_FILE_REFUSED, NOT_AN_IMAGE); ResourceExhaustedError (HOST_DISK_FULL); what the
+        download raises.
+        """
+        if not _SHA256.fullmatch(source.sha256):
+            raise bad_field("template.sha256", "must be 64 lower-case hex digits")
+        path = self._directory / source.sha256
+        with self._lock:
+            self._held[source.sha256] += 1
+            fetching = self._fetching.setdefault(source.sha256, threading.Lock())
+        try:
+            with _waiting_for(fetching, job):
+                if not path.exists():
+                    self._fetch(job, source, percent)
+            os.utime(path)
+            yield Template(path, source.format, read_header(path, source.format, encrypted=False).virtual_size_bytes)
+        finally:
+            with self._lock:
+                self._held[source.sha256] -= 1
+
+    def _fetch(self, job: JobContext, source: TemplateSource, percent: int) -> None:
+        part = self._directory / f"{source.sha256}.part"
+        self._make_room(source, part)
+        # Twice: what an earlier job left may be bad, and then all of it is fetched anew.
+        if not any(self._receive(job, source, part, percent) for _ in range(2)):
+            raise FailedPreconditionError(
+                f"what came as template {source.template_id} is not what its digest says (upload it again)",
+                "TEMPLATE_CORRUPT",
+                {"template": source.template_id},
+            )
+        try:
+            _check(part, source)
+        except OstlerError:
+            part.unlink()
+            raise
+        publish(part, self._directory / source.sha256)
+
+    def _receive(self, job: JobContext, source: TemplateSource, part: Path, percent: int) -> bool:
+        """Downloads what is missing of the file; whether it is then what its digest says. If not, it is gone."""
+        total = source.file_size_bytes
+        with part.open("a+b") as file:
+            file.seek(0)
+            digest = hashlib.sha256()
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+                job.check()
+            offset = file.tell()
+            failures = 0
+            while offset < total:
+                before = offset
+                try:
+                    for chunk in self._download(source.template_id, offset):
+                        job.check()
+                        file.write(chunk)
+                        digest.update(chunk)
+                        offset += len(chunk)
+                        job.progress(PHASE, offset, total, percent=percent * min(offset, total) // total)
+                        if offset > total:
+                            break
+                    if offset == before:
+                        break
+                except OstlerError as error:
+                    failures = 1 if offset > before else failures + 1
+                    if not error.retryable or failures == TRIES:
+                        raise
+                    log.warning("template download broke", template=source.template_id, offset=offset, error=str(error))
+                    job.wait(0.2 * 2**failures)
+                except OSError:
+                    # The disk is full, most likely: what came so far must not keep it so.
+                    part.unlink()
+                    raise
+        if offset == total and digest.hexdigest() == source.sha256:
+            return True
+        part.unlink()
+        return False
+
+    def _make_room(self, source: TemplateSource, part: Path) -> None:
+        """Removes copies that nobody holds, the longest unused first, while there is not enough space."""
+        needed = source.file_size_bytes - (part.stat().st_size if part.exists() else 0)
+        with self._lock:
+            unused = [path for path in self._directory.iterdir() if not self._held[path.name.removesuffix(".part")]]
+            unused.sort(key=lambda path: path.stat().st_mtime)
+            while shutil.disk_usage(self._directory).free < needed:
+                if not unused:
+                    raise ResourceExhaustedError(
+                        f"the host has no {needed} bytes left in {self._directory} for template {source.template_id}",
+                        "HOST_DISK_FULL",
+                        {"path": str(self._directory)},
+                    )
+                unused.pop(0).unlink()
+
+
+def _check(path: Path, source: TemplateSource) -> None:
+    """Refuses a file that would make QEMU open others, or that QEMU cannot read."""
+    header = read_header(path, source.format, encrypted=False)
+    if header.encrypted:
+        raise FailedPreconditionError(
+            f"template {source.template_id} is encrypted, which templates must not be", "NOT_AN_IMAGE"
+        )
+    qemu_img.info(path, source.format)
+
+
+@contextmanager
+def _waiting_for(lock: threading.Lock, job: JobContext) -> Iterator[None]:
+    """Holds a lock; while another job holds it, this one can be cancelled."""
+    while not lock.acquire(timeout=0.2):
+        job.progress(PHASE)
+        job.check()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,71 @@
+"""What is refused before anything is touched."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ostler_common.errors import (
+    AlreadyExistsError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    ResourceExhaustedError,
+    bad_field,
+)
+
+from ostler_agent.image_header import SECTOR, ImageHeader
+from ostler_agent.spec import VolumeRef
+
+MAX_SIZE_BYTES = 1 << 50
+_LUKS_HEADER_BYTES = 4 << 20
+
+
+def check_size(size_bytes: int) -> None:
+    """Raises InvalidArgumentError."""
+    if not 0 < size_bytes <= MAX_SIZE_BYTES or size_bytes % SECTOR:
+        raise bad_field("size_bytes", f"must be a positive multiple of {SECTOR}, at most {MAX_SIZE_BYTES}")
+
+
+def check_key_is_here(ref: VolumeRef) -> None:
+    """Raises InvalidArgumentError (KEY_MISSING) for a key without its passphrase."""
+    if ref.key and not ref.key.passphrase:
+        raise bad_field("volume.key.passphrase", "must be given to work on an encrypted volume", "KEY_MISSING")
+
+
+def check_key_is_wanted(ref: VolumeRef, header: ImageHeader) -> None:
+    """Raises InvalidArgumentError (KEY_MISSING), FailedPreconditionError (NOT_ENCRYPTED)."""
+    if header.encrypted and not ref.key:
+        raise bad_field("volume.key", "must be given: the volume is encrypted", "KEY_MISSING")
+    if ref.key and not header.encrypted:
+        raise FailedPreconditionError(
+            f"volume {ref.volume_id} is not encrypted, but came with a key", "NOT_ENCRYPTED", {"volume": ref.volume_id}
+        )
+
+
+def check_grows(ref: VolumeRef, old_bytes: int, new_bytes: int) -> None:
+    """Raises InvalidArgumentError (SHRINK_REFUSED)."""
+    if new_bytes < old_bytes:
+        raise InvalidArgumentError(
+            f"volume {ref.volume_id} has {old_bytes} bytes and is never made smaller: its data would be cut off",
+            "SHRINK_REFUSED",
+            {"volume": ref.volume_id, "size_bytes": str(old_bytes)},
+        )
+
+
+def check_room(directory: Path, needed_bytes: int) -> None:
+    """Raises ResourceExhaustedError (POOL_FULL) when a pool cannot hold that many bytes more, format included."""
+    needed = needed_bytes + needed_bytes // 4096 + _LUKS_HEADER_BYTES
+    pool = os.statvfs(directory)
+    available = pool.f_bavail * pool.f_frsize
+    if available < needed:
+        raise ResourceExhaustedError(
+            f"the pool has {available} bytes left and {needed} are needed (free some, or choose another pool)",
+            "POOL_FULL",
+            {"available_bytes": str(available), "needed_bytes": str(needed)},
+        )
+
+
+def already_exists(ref: VolumeRef) -> AlreadyExistsError:
+    return AlreadyExistsError(
+        f"volume {ref.volume_id} is in its pool already", "VOLUME_EXISTS", {"volume": ref.volume_id}
+    )

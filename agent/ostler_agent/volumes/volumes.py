@@ -1,0 +1,241 @@
+"""Volumes in pools: one file each, that is there whole or not at all."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from ostler_common.errors import AbortedError, FailedPreconditionError, InvalidArgumentError
+
+from ostler_agent.files import fsync_directory, publish
+from ostler_agent.image_header import ImageHeader, read_header
+from ostler_agent.image_lock import refuse_locked
+from ostler_agent.jobs import JobContext, interrupted
+from ostler_agent.pools import Pools
+from ostler_agent.spec import Provisioning, VolumeInfo, VolumeRef
+from ostler_agent.templates import Template, Templates, TemplateSource
+from ostler_agent.tools import qemu_img
+from ostler_agent.volumes.checks import (
+    already_exists,
+    check_grows,
+    check_key_is_here,
+    check_key_is_wanted,
+    check_room,
+    check_size,
+)
+from ostler_agent.volumes.guests import Guests
+
+_FETCH_PERCENT = 50
+_INODE = "inode"  # the fact by which a job knows a file as its own: the inode stays when the file gets its name
+
+
+class Volumes:
+    """What is done with volumes; safe to use from many threads, one change of a volume at a time."""
+
+    def __init__(self, pools: Pools, templates: Templates, guests: Guests) -> None:
+        self._pools = pools
+        self._templates = templates
+        self._guests = guests
+        self._busy: set[str] = set()
+        self._lock = threading.Lock()
+
+    def create(
+        self,
+        job: JobContext,
+        ref: VolumeRef,
+        size_bytes: int,
+        provisioning: Provisioning = Provisioning.THIN,
+        template: TemplateSource | None = None,
+    ) -> VolumeInfo:
+        """Makes a volume, empty or from a template; with a key it is encrypted, and no clear copy is made.
+
+        Raises InvalidArgumentError (INVALID_FIELD, KEY_MISSING, TEMPLATE_LARGER), AlreadyExistsError (VOLUME_EXISTS)
+        unless this very operation made it, ResourceExhaustedError (POOL_FULL), NotFoundError (POOL_NOT_FOUND), and
+        what `Templates.hold` and `Pools.directory` raise. Whatever it raises, no file is left.
+        """
+        check_size(size_bytes)
+        check_key_is_here(ref)
+        final = self._pools.path(ref.pool_id, ref.volume_id)
+        part = self._pools.part(ref.pool_id, ref.volume_id)
+        with self._changing(ref):
+            if final.exists():
+                return self._made_by(job.facts, ref, final)
+            if provisioning is Provisioning.FAT:
+                check_room(final.parent, size_bytes)
+            with ExitStack() as stack:
+                part.unlink(missing_ok=True)
+                stack.callback(part.unlink, missing_ok=True)
+                if template:
+                    held = stack.enter_context(self._templates.hold(job, template, _FETCH_PERCENT))
+                    self._fill(job, ref, part, size_bytes, provisioning, held)
+                else:
+                    job.progress("creating volume", percent=1)
+                    qemu_img.create(part, ref.format, size_bytes, key=ref.key, provisioning=provisioning, cancel=job)
+                header = read_header(part, ref.format, encrypted=ref.key is not None)
+                job.remember(**{_INODE: str(header.inode)})
+                job.check()
+                try:
+                    publish(part, final)
+                except FileExistsError:
+                    raise already_exists(ref) from None
+        return _info(ref, header)
+
+    def grow(self, job: JobContext, ref: VolumeRef, size_bytes: int) -> VolumeInfo:
+        """Makes a volume larger; the VM that executes with it sees the new size at once. The same size is a success.
+
+        Raises InvalidArgumentError (SHRINK_REFUSED, KEY_MISSING), FailedPreconditionError (WRONG_KEY, NOT_ENCRYPTED,
+        VOLUME_IN_USE, NOT_AN_IMAGE, BACKING_FILE_REFUSED), NotFoundError (VOLUME_NOT_FOUND), ResourceExhaustedError
+        (POOL_FULL), and what the driver raises.
+        """
+        check_size(size_bytes)
+        path = self._pools.path(ref.pool_id, ref.volume_id)
+        with self._changing(ref):
+            header = self._header(ref, path)
+            check_key_is_wanted(ref, header)
+            check_grows(ref, header.virtual_size_bytes, size_bytes)
+            vm_id = self._guests.using(ref.volume_id)
+            if vm_id and self._guests.running(vm_id):
+                # Also at the same size: an earlier try may have grown the file and not told the guest.
+                job.progress("growing the running disk")
+                self._guests.grow_disk(vm_id, ref.volume_id, size_bytes)
+            elif size_bytes > header.virtual_size_bytes:
+                check_key_is_here(ref)
+                refuse_locked(path)
+                # A volume that holds all its space goes on doing so.
+                fat = header.allocated_bytes >= header.virtual_size_bytes > 0
+                if fat:
+                    check_room(path.parent, size_bytes - header.virtual_size_bytes)
+                job.progress("growing volume")
+                qemu_img.resize(path, ref.format, size_bytes, key=ref.key, allocate=fat, cancel=job)
+            return _info(ref, self._header(ref, path))
+
+    def delete(self, job: JobContext, ref: VolumeRef) -> None:
+        """Deletes a volume's file; one that is not there is a success.
+
+        Raises FailedPreconditionError (VOLUME_IN_USE), NotFoundError (POOL_NOT_FOUND).
+        """
+        path = self._pools.path(ref.pool_id, ref.volume_id)
+        with self._changing(ref):
+            vm_id = self._guests.using(ref.volume_id)
+            if vm_id and self._guests.running(vm_id):
+                raise FailedPreconditionError(
+                    f"volume {ref.volume_id} is used by VM {vm_id} (stop it or detach the volume first)",
+                    "VOLUME_IN_USE",
+                    {"volume": ref.volume_id, "vm": vm_id},
+                )
+            refuse_locked(path)
+            job.progress("deleting volume")
+            path.unlink(missing_ok=True)
+            self._pools.part(ref.pool_id, ref.volume_id).unlink(missing_ok=True)
+            fsync_directory(path.parent)
+
+    def info(self, ref: VolumeRef) -> VolumeInfo:
+        """What a volume is; with its passphrase, proved to be opened by it.
+
+        Raises NotFoundError (VOLUME_NOT_FOUND), FailedPreconditionError (WRONG_KEY, NOT_ENCRYPTED, NOT_AN_IMAGE,
+        BACKING_FILE_REFUSED).
+        """
+        path = self._pools.path(ref.pool_id, ref.volume_id)
+        header = read_header(path, ref.format, encrypted=True if ref.key else None)
+        if ref.key:
+            check_key_is_wanted(ref, header)
+        if ref.key and ref.key.passphrase:
+            qemu_img.check_key(path, ref.format, ref.key)
+        return _info(ref, header)
+
+    def settle_create(self, ref: VolumeRef, facts: Mapping[str, str]) -> VolumeInfo:
+        """How a `create` ended that the agent's end cut short; what is half done goes. Raises INTERRUPTED."""
+        final = self._pools.path(ref.pool_id, ref.volume_id)
+        self._pools.part(ref.pool_id, ref.volume_id).unlink(missing_ok=True)
+        if final.exists():
+            return self._made_by(facts, ref, final)
+        raise interrupted()
+
+    def settle_grow(self, ref: VolumeRef, size_bytes: int) -> VolumeInfo:
+        """How a `grow` ended that was cut short; ref's key may lack its passphrase. Raises INTERRUPTED."""
+        header = self._header(ref, self._pools.path(ref.pool_id, ref.volume_id))
+        if header.virtual_size_bytes != size_bytes:
+            raise interrupted()
+        return _info(ref, header)
+
+    def settle_delete(self, ref: VolumeRef) -> None:
+        """How a `delete` ended that was cut short. Raises INTERRUPTED."""
+        if self._pools.path(ref.pool_id, ref.volume_id).exists():
+            raise interrupted()
+
+    def _fill(
+        self,
+        job: JobContext,
+        ref: VolumeRef,
+        part: Path,
+        size_bytes: int,
+        provisioning: Provisioning,
+        template: Template,
+    ) -> None:
+        if template.virtual_size_bytes > size_bytes:
+            raise InvalidArgumentError(
+                f"the template has {template.virtual_size_bytes} bytes and does not fit in {size_bytes}",
+                "TEMPLATE_LARGER",
+                {"template_size_bytes": str(template.virtual_size_bytes)},
+            )
+        qemu_img.convert(
+            template.path,
+            template.format,
+            part,
+            ref.format,
+            key=ref.key,
+            provisioning=provisioning,
+            progress=_copying(job, template.virtual_size_bytes),
+            cancel=job,
+        )
+        if size_bytes > template.virtual_size_bytes:
+            fat = provisioning is Provisioning.FAT
+            qemu_img.resize(part, ref.format, size_bytes, key=ref.key, allocate=fat, cancel=job)
+
+    def _header(self, ref: VolumeRef, path: Path) -> ImageHeader:
+        return read_header(path, ref.format, encrypted=ref.key is not None)
+
+    def _made_by(self, facts: Mapping[str, str], ref: VolumeRef, final: Path) -> VolumeInfo:
+        """The volume when the operation with these facts made it. Raises AlreadyExistsError (VOLUME_EXISTS)."""
+        header = self._header(ref, final)
+        if facts.get(_INODE) != str(header.inode):
+            raise already_exists(ref)
+        return _info(ref, header)
+
+    @contextmanager
+    def _changing(self, ref: VolumeRef) -> Iterator[None]:
+        """Raises AbortedError (VOLUME_BUSY) while another job changes the volume."""
+        with self._lock:
+            if ref.volume_id in self._busy:
+                raise AbortedError(
+                    f"another operation is changing volume {ref.volume_id} (try again when it is over)",
+                    "VOLUME_BUSY",
+                    {"volume": ref.volume_id},
+                )
+            self._busy.add(ref.volume_id)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._busy.remove(ref.volume_id)
+
+
+def _copying(job: JobContext, total: int) -> Callable[[float], None]:
+    def progress(percent: float) -> None:
+        whole = _FETCH_PERCENT + int((99 - _FETCH_PERCENT) * percent / 100)
+        job.progress("copying template", int(total * percent / 100), total, percent=whole)
+
+    return progress
+
+
+def _info(ref: VolumeRef, header: ImageHeader) -> VolumeInfo:
+    return VolumeInfo(
+        volume_id=ref.volume_id,
+        pool_id=ref.pool_id,
+        format=header.format,
+        encrypted=header.encrypted,
+        virtual_size_bytes=header.virtual_size_bytes,
+        allocated_bytes=header.allocated_bytes,
+    )

@@ -1,0 +1,100 @@
+"""Papers on disk: whole sets, whatever happens in between."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from ostler_agent.papers import Papers, PapersStore
+from ostler_common import pki
+from ostler_common.errors import FailedPreconditionError
+from ostler_common.identity import Identity, Kind
+
+CA = pki.CertificateAuthority.create("fleet")
+
+
+def issue(
+    host: str = "h1", lifetime: timedelta = timedelta(days=1), ca: pki.CertificateAuthority = CA, kind: Kind = Kind.HOST
+) -> Papers:
+    key, csr = pki.new_key_and_csr(None)
+    certificate = ca.sign(csr, Identity(kind, host), lifetime)
+    return Papers(certificate, key, ca.certificate_pem, b"", "control:8440", "h1:8442")
+
+
+def same(one: Papers, other: Papers) -> bool:
+    return vars(one) == vars(other)
+
+
+def test_papers_survive(tmp_path: Path) -> None:
+    store, papers = PapersStore(tmp_path / "state"), issue()
+    store.save(papers)
+    assert same(PapersStore(tmp_path / "state").load(), papers)
+    assert papers.host_id == "h1"
+    assert (tmp_path / "state/papers/host.pem").stat().st_mode & 0o077 == 0
+
+
+def test_host_that_has_not_joined_is_told_how(tmp_path: Path) -> None:
+    with pytest.raises(FailedPreconditionError, match="ostler host token") as caught:
+        PapersStore(tmp_path).load()
+    assert caught.value.reason == "NOT_JOINED"
+
+
+@pytest.mark.parametrize("step", ["write_private", "write_public", "replace"])
+def test_set_cut_off_in_the_middle_leaves_the_last_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    store, first = PapersStore(tmp_path), issue()
+    store.save(first)
+
+    def die(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os if step == "replace" else pki, step, die)
+        with pytest.raises(KeyboardInterrupt):
+            store.save(issue())
+    assert same(store.load(), first)
+    second = issue()
+    store.save(second)
+    assert same(store.load(), second)
+    assert len(list(tmp_path.iterdir())) == 2  # the set and the link to it
+
+
+@pytest.mark.parametrize(
+    ("papers", "said"),
+    [
+        (replace(issue(), key_pem=issue().key_pem), "key does not belong"),
+        (replace(issue(), ca_pem=pki.CertificateAuthority.create("fleet").certificate_pem), "not signed"),
+        (issue(kind=Kind.CONTROL), "not a host's"),
+    ],
+)
+def test_set_that_does_not_belong_together_is_not_kept(tmp_path: Path, papers: Papers, said: str) -> None:
+    with pytest.raises(FailedPreconditionError, match=said):
+        PapersStore(tmp_path).save(papers)
+    assert not PapersStore(tmp_path).joined
+
+
+def test_several_authorities_are_fine_while_one_takes_over_from_another(tmp_path: Path) -> None:
+    other = pki.CertificateAuthority.create("next")
+    store = PapersStore(tmp_path)
+    store.save(replace(issue(), ca_pem=other.certificate_pem + CA.certificate_pem))
+    assert len(pki.split_pem(store.load().ca_pem)) == 2
+
+
+def test_expiry(tmp_path: Path) -> None:
+    papers = issue(lifetime=timedelta(minutes=1))  # began five minutes ago
+    assert papers.expired()
+    PapersStore(tmp_path).save(papers)  # it is still a whole set
+    assert not issue().expired()
+
+
+def test_files_lead_to_the_current_set(tmp_path: Path) -> None:
+    store = PapersStore(tmp_path)
+    store.save(issue())
+    version = store.files.version()
+    store.save(issue())
+    assert store.files.version() != version
+    assert os.path.islink(tmp_path / "papers")
