@@ -1,0 +1,88 @@
+"""The control plane's services over one connection, opened at first use. Imports grpc: only for commands that call."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import grpc
+from google.longrunning import operations_pb2_grpc
+from ostler.control.v1 import (
+    account_pb2_grpc,
+    event_pb2_grpc,
+    host_pb2_grpc,
+    offering_pb2_grpc,
+    pool_pb2_grpc,
+    setting_pb2_grpc,
+    template_pb2_grpc,
+    vm_pb2_grpc,
+    volume_pb2_grpc,
+    zone_pb2_grpc,
+)
+from ostler_common.channel import CONTROL_SERVER_NAME, open_channel
+from ostler_common.tls import TlsFiles
+
+from ostler_control.cli.profile import Profile
+
+
+class Client:
+    """One stub a service, named by its noun. Calls raise grpc.RpcError, which `main` turns into a message."""
+
+    def __init__(self, profile: Profile) -> None:
+        self._profile = profile
+
+    @cached_property
+    def channel(self) -> grpc.Channel:
+        files = TlsFiles(certificate=self._profile.certificate, key=self._profile.key, trust=self._profile.ca)
+        return open_channel(self._profile.control_address, files, CONTROL_SERVER_NAME)
+
+    @cached_property
+    def accounts(self) -> account_pb2_grpc.AccountServiceStub:
+        return account_pb2_grpc.AccountServiceStub(self.channel)
+
+    @cached_property
+    def users(self) -> account_pb2_grpc.UserServiceStub:
+        return account_pb2_grpc.UserServiceStub(self.channel)
+
+    @cached_property
+    def zones(self) -> zone_pb2_grpc.ZoneServiceStub:
+        return zone_pb2_grpc.ZoneServiceStub(self.channel)
+
+    @cached_property
+    def clusters(self) -> zone_pb2_grpc.ClusterServiceStub:
+        return zone_pb2_grpc.ClusterServiceStub(self.channel)
+
+    @cached_property
+    def hosts(self) -> host_pb2_grpc.HostServiceStub:
+        return host_pb2_grpc.HostServiceStub(self.channel)
+
+    @cached_property
+    def pools(self) -> pool_pb2_grpc.PoolServiceStub:
+        return pool_pb2_grpc.PoolServiceStub(self.channel)
+
+    @cached_property
+    def offerings(self) -> offering_pb2_grpc.OfferingServiceStub:
+        return offering_pb2_grpc.OfferingServiceStub(self.channel)
+
+    @cached_property
+    def templates(self) -> template_pb2_grpc.TemplateServiceStub:
+        return template_pb2_grpc.TemplateServiceStub(self.channel)
+
+    @cached_property
+    def volumes(self) -> volume_pb2_grpc.VolumeServiceStub:
+        return volume_pb2_grpc.VolumeServiceStub(self.channel)
+
+    @cached_property
+    def vms(self) -> vm_pb2_grpc.VmServiceStub:
+        return vm_pb2_grpc.VmServiceStub(self.channel)
+
+    @cached_property
+    def events(self) -> event_pb2_grpc.EventServiceStub:
+        return event_pb2_grpc.EventServiceStub(self.channel)
+
+    @cached_property
+    def settings(self) -> setting_pb2_grpc.SettingServiceStub:
+        return setting_pb2_grpc.SettingServiceStub(self.channel)
+
+    @cached_property
+    def operations(self) -> operations_pb2_grpc.OperationsStub:
+        return operations_pb2_grpc.OperationsStub(self.channel)

@@ -1,0 +1,85 @@
+"""`ostler account`."""
+
+from __future__ import annotations
+
+import click
+from ostler.control.v1 import account_pb2 as pb
+
+from ostler_control.cli import text
+from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.lazy import Noun
+from ostler_control.cli.names import ACCOUNT
+from ostler_control.cli.options import confirm, limit_option, output_option, request_id_option, yes_option
+from ostler_control.cli.output import View, print_list, print_one
+
+VIEW = View[pb.Account](
+    "account",
+    columns=[("name", lambda a: a.name), ("age", lambda a: text.age(a, "create_time"))],
+    details=[("id", lambda a: a.id)],
+)
+
+
+@click.group(cls=Noun)
+def command() -> None:
+    """Owners of VMs and volumes."""
+
+
+@command.command("create")
+@click.argument("name")
+@request_id_option
+@output_option
+@pass_app
+def create(app: App, name: str, request_id: str, output: str) -> None:
+    """Makes an account.
+
+    \b
+    Example:
+      ostler account create research
+    """
+    request = pb.CreateAccountRequest(name=name, request_id=request_id)
+    print_one(VIEW, app.client.accounts.CreateAccount(request), output)
+
+
+@command.command("list")
+@limit_option()
+@output_option
+@pass_app
+def list_(app: App, limit: int | None, output: str) -> None:
+    """Lists accounts.
+
+    \b
+    Example:
+      ostler account list
+    """
+    request = pb.ListAccountsRequest()
+    print_list(VIEW, pages(app.client.accounts.ListAccounts, request, lambda a: a.accounts, limit), output)
+
+
+@command.command("show")
+@click.argument("account", type=ACCOUNT)
+@output_option
+@pass_app
+def show(app: App, account: str, output: str) -> None:
+    """Shows one account.
+
+    \b
+    Example:
+      ostler account show research
+    """
+    print_one(VIEW, app.client.accounts.GetAccount(pb.GetAccountRequest(account=account)), output)
+
+
+@command.command("delete")
+@click.argument("account", type=ACCOUNT)
+@yes_option
+@pass_app
+def delete(app: App, account: str, yes: bool) -> None:
+    """Deletes an account that owns nothing.
+
+    \b
+    Example:
+      ostler account delete research --yes
+    """
+    confirm(f"Delete account {account}?", yes)
+    app.client.accounts.DeleteAccount(pb.DeleteAccountRequest(account=account))
+    click.echo(f"account {account} is deleted")

@@ -1,0 +1,270 @@
+"""`ostler host`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+from google.protobuf.field_mask_pb2 import FieldMask
+from ostler.control.v1 import host_pb2 as pb
+
+from ostler_control.cli import text
+from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.lazy import Noun
+from ostler_control.cli.names import CLUSTER, HOST
+from ostler_control.cli.options import DURATION, confirm, limit_option, output_option, yes_option
+from ostler_control.cli.output import Section, View, print_data, print_list, print_one
+
+
+def _load(host: pb.Host) -> str:
+    if not host.HasField("load"):
+        return text.NONE
+    load = host.load
+    memory = f"{text.size(load.memory_used_bytes)} of {text.size(load.memory_total_bytes)}"
+    return f"{load.cpu_used:.1f} of {load.cpus} CPUs, {memory} memory"
+
+
+def _probes(host: pb.Host) -> Sequence[Sequence[str]]:
+    rows = [(p.name, text.yes(p.ok), p.detail or p.reason) for p in host.capabilities.probes]
+    return [("probe", "works", "detail"), *rows]
+
+
+def _unmanaged(host: pb.Host) -> Sequence[Sequence[str]]:
+    rows = [
+        (vm.name, text.enum_of(vm, "power_state"), str(vm.cpus), text.size(vm.memory_bytes))
+        for vm in host.unmanaged_vms
+    ]
+    return [("name", "state", "cpus", "memory"), *rows]
+
+
+VIEW = View[pb.Host](
+    "host",
+    columns=[
+        ("name", lambda h: h.name),
+        ("cluster", lambda h: h.cluster_name),
+        ("state", lambda h: text.enum_of(h, "state")),
+        ("enabled", lambda h: text.yes(h.enabled)),
+        ("encryption", lambda h: text.yes(h.capabilities.volume_encryption)),
+        ("vms", lambda h: str(h.vm_count)),
+        ("cpus", lambda h: f"{h.allocated_cpus}/{h.capabilities.cpus}"),
+        ("memory", lambda h: f"{text.size(h.allocated_memory_bytes)}/{text.size(h.capabilities.memory_bytes)}"),
+    ],
+    details=[
+        ("reason", lambda h: h.state_reason),
+        ("in this state since", lambda h: text.when(h, "state_time")),
+        ("zone", lambda h: h.zone_name),
+        ("address", lambda h: h.address),
+        ("cpus", lambda h: f"{h.allocated_cpus} given out, {h.capabilities.cpus} there"),
+        (
+            "memory",
+            lambda h: (
+                f"{text.size(h.allocated_memory_bytes)} given out, {text.size(h.capabilities.memory_bytes)} there"
+            ),
+        ),
+        ("load", _load),
+        (
+            "hypervisor",
+            lambda h: f"{h.capabilities.hypervisor_display_name} {h.capabilities.hypervisor_version}".strip(),
+        ),
+        ("libvirt", lambda h: h.capabilities.libvirt_version),
+        ("cpu model", lambda h: h.capabilities.cpu_model),
+        ("domain types", lambda h: text.joined(h.capabilities.domain_types)),
+        ("uefi", lambda h: text.yes(h.capabilities.uefi)),
+        ("instance conversion", lambda h: text.yes(h.capabilities.instance_conversion)),
+        ("bridges", lambda h: text.joined(h.capabilities.bridges)),
+        ("pool types", lambda h: text.joined(h.capabilities.pool_types)),
+        ("agent", lambda h: h.agent_version),
+        ("certificate ends", lambda h: text.when(h, "certificate_expire_time")),
+        ("joined", lambda h: text.when(h, "create_time")),
+        ("id", lambda h: h.id),
+    ],
+    sections=[Section("Probes", _probes), Section("VMs that Ostler does not manage", _unmanaged)],
+)
+STATES = ("connecting", "up", "disconnected", "maintenance")
+
+
+@click.group(cls=Noun)
+def command() -> None:
+    """Hypervisors: how they join, what they can do, maintenance."""
+
+
+@command.command("token")
+@click.argument("cluster", type=CLUSTER)
+@click.option("--ttl", type=DURATION, default="1h", show_default=True, help="How long it is good for, at most 24h.")
+@click.option(
+    "--rejoin", "host", type=HOST, default="", help="For this host to join again as itself (its certificate ended)."
+)
+@output_option
+@pass_app
+def token(app: App, cluster: str, ttl: int, host: str, output: str) -> None:
+    """Makes a one-time token with which a host joins CLUSTER. `-o name` prints the token alone.
+
+    \b
+    Example:
+      ostler host token web --ttl 15m
+    """
+    answer = app.client.hosts.CreateJoinToken(pb.CreateJoinTokenRequest(cluster=cluster, ttl_s=ttl, host=host))
+    if output == "table":
+        until = text.when(answer, "expire_time")
+        click.echo(f"Run this on the host before {until}; it works once:", err=True)
+        click.echo(answer.command)
+    elif output == "name":
+        click.echo(answer.token)
+    else:
+        from ostler_control.cli.plain import to_plain
+
+        print_data(to_plain(answer), output)
+
+
+@command.command("list")
+@click.option("--cluster", type=CLUSTER, default="", help="Only those of this cluster.")
+@click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
+@click.option("--encryption/--no-encryption", default=None, help="Only those that have, or lack, volume encryption.")
+@limit_option()
+@output_option
+@pass_app
+def list_(app: App, cluster: str, state: str | None, encryption: bool | None, limit: int | None, output: str) -> None:
+    """Lists hosts. CPUS and MEMORY are what VMs were given of what is there.
+
+    \b
+    Example:
+      ostler host list --cluster web --state up
+    """
+    request = pb.ListHostsRequest(
+        cluster=cluster, state=pb.Host.State.Value((state or "state_unspecified").upper()), encryption=encryption
+    )
+    print_list(VIEW, pages(app.client.hosts.ListHosts, request, lambda a: a.hosts, limit), output)
+
+
+@command.command("show")
+@click.argument("host", type=HOST)
+@output_option
+@pass_app
+def show(app: App, host: str, output: str) -> None:
+    """Shows one host with everything it proved it can do.
+
+    \b
+    Example:
+      ostler host show h1
+    """
+    print_one(VIEW, app.client.hosts.GetHost(pb.GetHostRequest(host=host)), output)
+
+
+def _update(app: App, host: str, output: str, **values: Any) -> None:
+    request = pb.UpdateHostRequest(host=host, values=pb.Host(**values), update_mask=FieldMask(paths=list(values)))
+    print_one(VIEW, app.client.hosts.UpdateHost(request), output)
+
+
+@command.command("update")
+@click.argument("host", type=HOST)
+@click.option("--name", help="New name.")
+@click.option("--address", metavar="HOST:PORT", help="Where its agent is reached.")
+@output_option
+@pass_app
+def update(app: App, host: str, name: str | None, address: str | None, output: str) -> None:
+    """Changes name or address.
+
+    \b
+    Example:
+      ostler host update h1 --name rack2-h1
+    """
+    changes = {field: value for field, value in (("name", name), ("address", address)) if value is not None}
+    if not changes:
+        raise click.UsageError("say what to change: --name or --address")
+    _update(app, host, output, **changes)
+
+
+@command.command("enable")
+@click.argument("host", type=HOST)
+@output_option
+@pass_app
+def enable(app: App, host: str, output: str) -> None:
+    """Lets VMs be placed on a host again.
+
+    \b
+    Example:
+      ostler host enable h1
+    """
+    _update(app, host, output, enabled=True)
+
+
+@command.command("disable")
+@click.argument("host", type=HOST)
+@output_option
+@pass_app
+def disable(app: App, host: str, output: str) -> None:
+    """Keeps new VMs off a host; those on it stay.
+
+    \b
+    Example:
+      ostler host disable h1
+    """
+    _update(app, host, output, enabled=False)
+
+
+@command.command("probe")
+@click.argument("host", type=HOST)
+@output_option
+@pass_app
+def probe(app: App, host: str, output: str) -> None:
+    """Makes a host prove anew what it can do. Useful after packages were installed.
+
+    \b
+    Example:
+      ostler host probe h1
+    """
+    print_one(VIEW, app.client.hosts.ProbeHost(pb.ProbeHostRequest(host=host)), output)
+
+
+@command.group("maintenance", cls=Noun)
+def maintenance() -> None:
+    """Takes hosts out of placement and puts them back."""
+
+
+@maintenance.command("enter")
+@click.argument("host", type=HOST)
+@click.option("--reason", default="", help="Why, for people.")
+@output_option
+@pass_app
+def enter(app: App, host: str, reason: str, output: str) -> None:
+    """Takes a host out of placement. Its VMs stay: move them with `ostler vm migrate`.
+
+    \b
+    Example:
+      ostler host maintenance enter h1 --reason "new disks"
+    """
+    request = pb.EnterMaintenanceRequest(host=host, reason=reason)
+    print_one(VIEW, app.client.hosts.EnterMaintenance(request), output)
+
+
+@maintenance.command("leave")
+@click.argument("host", type=HOST)
+@output_option
+@pass_app
+def leave(app: App, host: str, output: str) -> None:
+    """Puts a host back into placement.
+
+    \b
+    Example:
+      ostler host maintenance leave h1
+    """
+    print_one(VIEW, app.client.hosts.LeaveMaintenance(pb.LeaveMaintenanceRequest(host=host)), output)
+
+
+@command.command("remove")
+@click.argument("host", type=HOST)
+@click.option("--dry-run", is_flag=True, help="Only check whether it could be removed.")
+@yes_option
+@pass_app
+def remove(app: App, host: str, dry_run: bool, yes: bool) -> None:
+    """Removes a host that runs nothing. Its certificate is revoked and it is refused at once.
+
+    \b
+    Example:
+      ostler host remove h1 --yes
+    """
+    if not dry_run:
+        confirm(f"Remove host {host} from the fleet?", yes)
+    app.client.hosts.RemoveHost(pb.RemoveHostRequest(host=host, validate_only=dry_run))
+    click.echo(f"host {host} could be removed" if dry_run else f"host {host} is removed")

@@ -1,0 +1,228 @@
+"""`ostler offering`: service offerings (VMs) and disk offerings (volumes), which share one namespace of verbs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from ostler.control.v1 import offering_pb2 as pb
+from ostler.types.v1 import volume_pb2 as types
+from ostler_common.errors import NotFoundError
+
+from ostler_control.cli import text
+from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.failure import ostler_error
+from ostler_control.cli.lazy import Noun
+from ostler_control.cli.names import DISK_OFFERING, SERVICE_OFFERING
+from ostler_control.cli.options import SIZE, confirm, limit_option, output_option, request_id_option, yes_option
+from ostler_control.cli.output import View, print_list, print_one
+
+Offering = pb.ServiceOffering | pb.DiskOffering
+
+
+def _kind(offering: Offering) -> str:
+    return "service" if isinstance(offering, pb.ServiceOffering) else "disk"
+
+
+def _what(offering: Offering) -> str:
+    if isinstance(offering, pb.ServiceOffering):
+        return f"{offering.cpus} CPUs, {text.size(offering.memory_bytes)} memory"
+    size = text.size(offering.size_bytes) if offering.size_bytes else "any size"
+    return f"{size}, {text.enum_of(offering, 'format')}, {text.enum_of(offering, 'provisioning')}"
+
+
+def _encrypted(offering: Offering) -> str:
+    return text.yes(offering.encrypt_root if isinstance(offering, pb.ServiceOffering) else offering.encrypt)
+
+
+def _plain(offering: Offering) -> Any:
+    from ostler_control.cli.plain import to_plain
+
+    return {"kind": _kind(offering), **to_plain(offering)}
+
+
+VIEW = View[Offering](
+    "offering",
+    columns=[
+        ("name", lambda o: o.name),
+        ("kind", _kind),
+        ("what", _what),
+        ("encrypted", _encrypted),
+        ("age", lambda o: text.age(o, "create_time")),
+    ],
+    details=[("id", lambda o: o.id)],
+    plain=_plain,
+)
+PROVISIONINGS = ("thin", "sparse", "fat")
+LAYOUTS = ("qcow2", "raw")
+
+service_or_disk = click.option(
+    "--service/--disk", "service", default=None, help="Only service offerings, or only disk offerings.  [default: both]"
+)
+
+
+@click.group(cls=Noun)
+def command() -> None:
+    """Sizes and kinds of VMs and disks to choose from."""
+
+
+@command.command("create-service")
+@click.argument("name")
+@click.option("--cpus", type=click.IntRange(1, 512), required=True, help="Virtual CPUs.")
+@click.option("--memory", type=SIZE, required=True, help="Memory, e.g. 4GiB.")
+@click.option("--encrypt-root", is_flag=True, help="Encrypt the root disk.")
+@request_id_option
+@output_option
+@pass_app
+def create_service(
+    app: App, name: str, cpus: int, memory: int, encrypt_root: bool, request_id: str, output: str
+) -> None:
+    """Makes an offering for VMs.
+
+    \b
+    Example:
+      ostler offering create-service small --cpus 2 --memory 4GiB --encrypt-root
+    """
+    request = pb.CreateServiceOfferingRequest(
+        request_id=request_id, name=name, cpus=cpus, memory_bytes=memory, encrypt_root=encrypt_root
+    )
+    print_one(VIEW, app.client.offerings.CreateServiceOffering(request), output)
+
+
+@command.command("create-disk")
+@click.argument("name")
+@click.option("--size", type=SIZE, default=0, help="Size, e.g. 100GiB; without it the user says.")
+@click.option("--encrypt", is_flag=True, help="Encrypt the volumes.")
+@click.option(
+    "--provisioning", type=click.Choice(PROVISIONINGS), default="thin", show_default=True, help="Space taken at once."
+)
+@click.option("--format", "layout", type=click.Choice(LAYOUTS), default="qcow2", show_default=True, help="File layout.")
+@request_id_option
+@output_option
+@pass_app
+def create_disk(
+    app: App,
+    name: str,
+    size: int,
+    encrypt: bool,
+    provisioning: str,
+    layout: str,
+    request_id: str,
+    output: str,
+) -> None:
+    """Makes an offering for data volumes.
+
+    \b
+    Example:
+      ostler offering create-disk secret --encrypt
+    """
+    request = pb.CreateDiskOfferingRequest(
+        request_id=request_id,
+        name=name,
+        size_bytes=size,
+        encrypt=encrypt,
+        provisioning=types.Provisioning.Value(f"PROVISIONING_{provisioning.upper()}"),
+        format=types.DiskFormat.Value(f"DISK_FORMAT_{layout.upper()}"),
+    )
+    print_one(VIEW, app.client.offerings.CreateDiskOffering(request), output)
+
+
+@command.command("list")
+@service_or_disk
+@click.option("--encrypted/--plain", default=None, help="Only those that encrypt, or do not.")
+@limit_option()
+@output_option
+@pass_app
+def list_(app: App, service: bool | None, encrypted: bool | None, limit: int | None, output: str) -> None:
+    """Lists offerings of both kinds.
+
+    \b
+    Example:
+      ostler offering list --disk --encrypted
+    """
+    found: list[Offering] = []
+    offerings = app.client.offerings
+    if service is not False:
+        request = pb.ListServiceOfferingsRequest(encrypt_root=encrypted)
+        found += pages(offerings.ListServiceOfferings, request, lambda a: a.service_offerings, limit)
+    if service is not True:
+        disks = pb.ListDiskOfferingsRequest(encrypt=encrypted)
+        found += pages(offerings.ListDiskOfferings, disks, lambda a: a.disk_offerings, limit)
+    print_list(VIEW, found[:limit], output)
+
+
+def _find(app: App, name: str, service: bool | None) -> Offering:
+    """The offering of that name: of the kind asked for, or of the only kind that has it."""
+    found: list[Offering] = []
+    missing: Exception | None = None
+    for kind in (True, False) if service is None else (service,):
+        try:
+            if kind:
+                found.append(
+                    app.client.offerings.GetServiceOffering(pb.GetServiceOfferingRequest(service_offering=name))
+                )
+            else:
+                found.append(app.client.offerings.GetDiskOffering(pb.GetDiskOfferingRequest(disk_offering=name)))
+        except Exception as e:
+            if not isinstance(ostler_error(e), NotFoundError):
+                raise
+            missing = e
+    if len(found) > 1:
+        raise click.UsageError(f"{name} is a service offering and a disk offering: add --service or --disk")
+    if not found:
+        if service is None:
+            raise NotFoundError(f"there is no offering {name}", "OFFERING_NOT_FOUND", {"offering": name})
+        assert missing is not None
+        raise missing
+    return found[0]
+
+
+class _EitherName(click.ParamType[str]):
+    """Name of an offering of either kind."""
+
+    name = "offering"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+        return [
+            item for kind in (SERVICE_OFFERING, DISK_OFFERING) for item in kind.shell_complete(ctx, param, incomplete)
+        ]
+
+
+OFFERING = _EitherName()
+
+
+@command.command("show")
+@click.argument("offering", type=OFFERING)
+@service_or_disk
+@output_option
+@pass_app
+def show(app: App, offering: str, service: bool | None, output: str) -> None:
+    """Shows one offering.
+
+    \b
+    Example:
+      ostler offering show small
+    """
+    print_one(VIEW, _find(app, offering, service), output)
+
+
+@command.command("delete")
+@click.argument("offering", type=OFFERING)
+@service_or_disk
+@yes_option
+@pass_app
+def delete(app: App, offering: str, service: bool | None, yes: bool) -> None:
+    """Retires an offering: what was made with it keeps it.
+
+    \b
+    Example:
+      ostler offering delete small --yes
+    """
+    found = _find(app, offering, service)
+    confirm(f"Delete {_kind(found)} offering {found.name}?", yes)
+    if isinstance(found, pb.ServiceOffering):
+        request = pb.DeleteServiceOfferingRequest(service_offering=found.id)
+        app.client.offerings.DeleteServiceOffering(request)
+    else:
+        app.client.offerings.DeleteDiskOffering(pb.DeleteDiskOfferingRequest(disk_offering=found.id))
+    click.echo(f"{_kind(found)} offering {found.name} is deleted")

@@ -1,0 +1,162 @@
+"""`ostler template`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+from ostler.control.v1 import template_pb2 as pb
+from ostler.types.v1 import vm_pb2, volume_pb2
+
+from ostler_control.cli import text
+from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.lazy import Noun
+from ostler_control.cli.names import TEMPLATE
+from ostler_control.cli.options import confirm, limit_option, output_option, request_id_option, yes_option
+from ostler_control.cli.output import View, print_list, print_one
+
+VIEW = View[pb.Template](
+    "template",
+    columns=[
+        ("name", lambda t: t.name),
+        ("format", lambda t: text.enum_of(t, "format")),
+        ("firmware", lambda t: text.enum_of(t, "firmware")),
+        ("disk", lambda t: text.size(t.virtual_size_bytes)),
+        ("file", lambda t: text.size(t.file_size_bytes)),
+        ("age", lambda t: text.age(t, "create_time")),
+    ],
+    details=[("sha256", lambda t: t.sha256), ("id", lambda t: t.id)],
+)
+CHUNK_BYTES = 1 << 20
+QCOW2_MAGIC = b"QFI\xfb"
+
+
+@click.group(cls=Noun)
+def command() -> None:
+    """Disk images that VMs are made from."""
+
+
+@command.command("upload")
+@click.argument("name")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False, readable=True))
+@click.option(
+    "--format", "layout", type=click.Choice(["qcow2", "raw"]), help="File layout.  [default: found in the file]"
+)
+@click.option(
+    "--firmware", type=click.Choice(["bios", "uefi"]), default="bios", show_default=True, help="What it boots with."
+)
+@click.option("--sha256", help="Digest that the file must have.  [default: computed from the file]")
+@request_id_option
+@output_option
+@pass_app
+def upload(
+    app: App, name: str, file: Path, layout: str | None, firmware: str, sha256: str | None, request_id: str, output: str
+) -> None:
+    """Sends an image file to the control plane. An upload that breaks off leaves nothing behind.
+
+    \b
+    Example:
+      ostler template upload debian-13 debian-13-genericcloud-amd64.qcow2 --firmware uefi
+    """
+    with file.open("rb") as source:
+        size_bytes = os.fstat(source.fileno()).st_size
+        magic = source.read(len(QCOW2_MAGIC))
+        with _progress(f"{name}: digest", size_bytes) as advance:
+            digest = sha256 or _digest(source, advance)
+        header = pb.UploadTemplateRequest.Header(
+            request_id=request_id,
+            name=name,
+            format=volume_pb2.DiskFormat.Value(
+                f"DISK_FORMAT_{(layout or ('qcow2' if magic == QCOW2_MAGIC else 'raw')).upper()}"
+            ),
+            firmware=vm_pb2.Firmware.Value(f"FIRMWARE_{firmware.upper()}"),
+            file_size_bytes=size_bytes,
+            sha256=digest,
+        )
+        with _progress(f"{name}: upload", size_bytes) as advance:
+            template = app.client.templates.UploadTemplate(_parts(header, source, advance))
+    print_one(VIEW, template, output)
+
+
+def _parts(
+    header: pb.UploadTemplateRequest.Header, source: BinaryIO, advance: Callable[[int], None]
+) -> Iterator[pb.UploadTemplateRequest]:
+    yield pb.UploadTemplateRequest(header=header)
+    source.seek(0)
+    while data := source.read(CHUNK_BYTES):
+        yield pb.UploadTemplateRequest(data=data)
+        advance(len(data))
+
+
+def _digest(source: BinaryIO, advance: Callable[[int], None]) -> str:
+    digest = hashlib.sha256()
+    source.seek(0)
+    while data := source.read(CHUNK_BYTES):
+        digest.update(data)
+        advance(len(data))
+    return digest.hexdigest()
+
+
+@contextmanager
+def _progress(title: str, size_bytes: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal; one line elsewhere."""
+    if not sys.stderr.isatty():
+        click.echo(f"{title} of {text.size(size_bytes)}", err=True)
+        yield lambda done: None
+        return
+    from ostler_control.cli.waiting import bar
+
+    with bar("") as progress:
+        task = progress.add_task(title, total=size_bytes)
+        yield lambda done: progress.advance(task, done)
+
+
+@command.command("list")
+@limit_option()
+@output_option
+@pass_app
+def list_(app: App, limit: int | None, output: str) -> None:
+    """Lists templates. DISK is the size of the disk that it makes, FILE that of its file.
+
+    \b
+    Example:
+      ostler template list
+    """
+    request = pb.ListTemplatesRequest()
+    print_list(VIEW, pages(app.client.templates.ListTemplates, request, lambda a: a.templates, limit), output)
+
+
+@command.command("show")
+@click.argument("template", type=TEMPLATE)
+@output_option
+@pass_app
+def show(app: App, template: str, output: str) -> None:
+    """Shows one template.
+
+    \b
+    Example:
+      ostler template show debian-13
+    """
+    print_one(VIEW, app.client.templates.GetTemplate(pb.GetTemplateRequest(template=template)), output)
+
+
+@command.command("delete")
+@click.argument("template", type=TEMPLATE)
+@yes_option
+@pass_app
+def delete(app: App, template: str, yes: bool) -> None:
+    """Deletes a template. Volumes made from it are whole by themselves.
+
+    \b
+    Example:
+      ostler template delete debian-13 --yes
+    """
+    confirm(f"Delete template {template}?", yes)
+    app.client.templates.DeleteTemplate(pb.DeleteTemplateRequest(template=template))
+    click.echo(f"template {template} is deleted")

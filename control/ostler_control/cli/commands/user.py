@@ -1,0 +1,202 @@
+"""`ostler user`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import click
+from ostler.control.v1 import account_pb2 as pb
+
+from ostler_control.cli import text
+from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.lazy import Noun
+from ostler_control.cli.names import ACCOUNT, USER
+from ostler_control.cli.options import confirm, limit_option, output_option, request_id_option, yes_option
+from ostler_control.cli.output import View, print_list, print_one
+
+VIEW = View[pb.User](
+    "user",
+    columns=[
+        ("name", lambda u: u.name),
+        ("role", lambda u: text.enum_of(u, "role")),
+        ("account", lambda u: u.account_name),
+        ("certificate ends", lambda u: text.when(u, "certificate_expire_time")),
+    ],
+    details=[("created", lambda u: text.when(u, "create_time")), ("id", lambda u: u.id)],
+)
+
+
+@click.group(cls=Noun)
+def command() -> None:
+    """Users and their certificates."""
+
+
+@command.command("create")
+@click.argument("name")
+@click.option(
+    "--role", type=click.Choice(["admin", "member"]), default="member", show_default=True, help="What they may do."
+)
+@click.option("--account", type=ACCOUNT, default="", help="Account that they act for; a member needs one.")
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where key, certificate and profile go; must not exist.  [default: ./NAME.ostler]",
+)
+@request_id_option
+@output_option
+@pass_app
+def create(app: App, name: str, role: str, account: str, directory: Path | None, request_id: str, output: str) -> None:
+    """Makes a user.
+
+    Key, certificate and profile come into a directory here, to be handed over.
+
+    The private key is made here: the control plane sees a certificate request only. Give the directory to the user over
+    a safe way and keep no copy.
+
+    \b
+    Examples:
+      ostler account create research
+      ostler user create ada --account research
+      ostler --profile ada.ostler/profile.toml user whoami
+    """
+    from ostler_control.cli import papers
+
+    if role == "member" and not account:
+        raise click.UsageError("a member needs an account: add --account")
+    directory = directory or Path(f"{name}.ostler")
+    pending = papers.new(name, app.profile.control_address, directory)
+    request = pb.CreateUserRequest(
+        request_id=request_id,
+        name=name,
+        role=pb.User.Role.Value(role.upper()),
+        account=account,
+        csr_pem=pending.csr_pem,
+    )
+    try:
+        answer = app.client.users.CreateUser(request)
+    except BaseException:
+        shutil.rmtree(directory)
+        raise
+    profile = papers.complete(pending, answer.certificate_pem, answer.ca_pem)
+    print_one(VIEW, answer.user, output)
+    click.echo(
+        f"Key, certificate and profile are in {directory}. To use them: ostler --profile {profile} ...", err=True
+    )
+
+
+@command.command("list")
+@limit_option()
+@output_option
+@pass_app
+def list_(app: App, limit: int | None, output: str) -> None:
+    """Lists users.
+
+    \b
+    Example:
+      ostler user list
+    """
+    print_list(VIEW, pages(app.client.users.ListUsers, pb.ListUsersRequest(), lambda a: a.users, limit), output)
+
+
+@command.command("show")
+@click.argument("user", type=USER)
+@output_option
+@pass_app
+def show(app: App, user: str, output: str) -> None:
+    """Shows one user.
+
+    \b
+    Example:
+      ostler user show ada
+    """
+    print_one(VIEW, app.client.users.GetUser(pb.GetUserRequest(user=user)), output)
+
+
+@command.command("whoami")
+@output_option
+@pass_app
+def whoami(app: App, output: str) -> None:
+    """Shows who you are to the control plane.
+
+    \b
+    Example:
+      ostler user whoami
+    """
+    print_one(VIEW, app.client.users.WhoAmI(pb.WhoAmIRequest()), output)
+
+
+@command.command("renew")
+@click.argument("user", type=USER, required=False)
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="For another user: where key, certificate and profile go; must not exist.  [default: ./USER.ostler]",
+)
+@output_option
+@pass_app
+def renew(app: App, user: str | None, directory: Path | None, output: str) -> None:
+    """Issues a new certificate for a new key.
+
+    For yourself it goes into your profile, for another user into a directory.
+
+    \b
+    Examples:
+      ostler user renew
+      ostler user renew ada
+    """
+    from ostler_control.cli import papers
+
+    me = app.client.users.WhoAmI(pb.WhoAmIRequest())
+    if user is None or user in (me.name, me.id):
+        if directory is not None:
+            raise click.UsageError("your own papers go into your profile: leave out --directory")
+        key_pem, csr_pem = papers.request(me.name)
+        answer = app.client.users.IssueUserCertificate(pb.IssueUserCertificateRequest(user=me.id, csr_pem=csr_pem))
+        papers.replace(app.profile, key_pem, answer.certificate_pem, answer.ca_pem)
+        print_one(VIEW, answer.user, output)
+        return
+    other = app.client.users.GetUser(pb.GetUserRequest(user=user))
+    directory = directory or Path(f"{other.name}.ostler")
+    pending = papers.new(other.name, app.profile.control_address, directory)
+    try:
+        request = pb.IssueUserCertificateRequest(user=other.id, csr_pem=pending.csr_pem)
+        answer = app.client.users.IssueUserCertificate(request)
+    except BaseException:
+        shutil.rmtree(directory)
+        raise
+    papers.complete(pending, answer.certificate_pem, answer.ca_pem)
+    print_one(VIEW, answer.user, output)
+    click.echo(f"Key, certificate and profile are in {directory}.", err=True)
+
+
+@command.command("revoke")
+@click.argument("user", type=USER)
+@yes_option
+@output_option
+@pass_app
+def revoke(app: App, user: str, yes: bool, output: str) -> None:
+    """Revokes every certificate of a user, at once. `ostler user renew USER` issues a new one.
+
+    \b
+    Example:
+      ostler user revoke ada --yes
+    """
+    confirm(f"Revoke all certificates of {user}?", yes)
+    print_one(VIEW, app.client.users.RevokeUser(pb.RevokeUserRequest(user=user)), output)
+
+
+@command.command("delete")
+@click.argument("user", type=USER)
+@yes_option
+@pass_app
+def delete(app: App, user: str, yes: bool) -> None:
+    """Deletes a user and revokes the certificates. What belongs to the account stays.
+
+    \b
+    Example:
+      ostler user delete ada --yes
+    """
+    confirm(f"Delete user {user}?", yes)
+    app.client.users.DeleteUser(pb.DeleteUserRequest(user=user))
+    click.echo(f"user {user} is deleted")

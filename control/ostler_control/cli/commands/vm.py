@@ -1,0 +1,350 @@
+"""`ostler vm`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from ostler.control.v1 import vm_pb2 as pb
+
+from ostler_control.cli import text
+from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.finish import finish
+from ostler_control.cli.lazy import Noun
+from ostler_control.cli.names import ACCOUNT, CLUSTER, HOST, POOL, SERVICE_OFFERING, TEMPLATE, VM, ZONE
+from ostler_control.cli.options import (
+    DURATION,
+    SIZE,
+    How,
+    confirm,
+    limit_option,
+    operation_options,
+    output_option,
+    yes_option,
+)
+from ostler_control.cli.output import Section, View, print_list, print_one
+
+
+def _volumes(vm: pb.Vm) -> Sequence[Sequence[str]]:
+    rows = [
+        (text.disk(v.slot), v.volume_name, text.size(v.size_bytes), text.yes(v.encrypted), v.pool_name)
+        for v in vm.volumes
+    ]
+    return [("disk", "volume", "size", "encrypted", "pool"), *rows]
+
+
+def _nics(vm: pb.Vm) -> Sequence[Sequence[str]]:
+    return [("mac", "bridge", "model"), *((n.mac, n.bridge, n.model or "virtio") for n in vm.nics)]
+
+
+VIEW = View[pb.Vm](
+    "vm",
+    columns=[
+        ("name", lambda v: v.name),
+        ("state", lambda v: text.enum_of(v, "state")),
+        ("host", lambda v: v.host_name),
+        ("cpus", lambda v: str(v.cpus)),
+        ("memory", lambda v: text.size(v.memory_bytes)),
+        ("disks", lambda v: text.size(sum(volume.size_bytes for volume in v.volumes))),
+        ("encrypted", lambda v: _how_encrypted(v)),
+        ("attention", lambda v: v.attention),
+    ],
+    details=[
+        ("power state", lambda v: text.enum_of(v, "power_state")),
+        ("in this state since", lambda v: text.when(v, "state_time")),
+        ("account", lambda v: v.account_name),
+        ("offering", lambda v: v.service_offering_name),
+        ("template", lambda v: v.template_name),
+        ("firmware", lambda v: text.enum_of(v, "firmware")),
+        ("cluster", lambda v: v.cluster_name),
+        ("created", lambda v: text.when(v, "create_time")),
+        ("id", lambda v: v.id),
+    ],
+    sections=[Section("Disks", _volumes), Section("Network", _nics)],
+)
+CANDIDATES = View[pb.FindHostsResponse.Candidate](
+    "candidate",
+    columns=[
+        ("host", lambda c: c.host_name),
+        ("fits", lambda c: text.yes(c.fits)),
+        ("score", lambda c: f"{c.score:.3f}" if c.fits else text.NONE),
+        ("refusal", lambda c: c.refusal),
+        ("explanation", lambda c: c.explanation),
+    ],
+    name=lambda c: c.host_name,
+)
+STATES = ("creating", "stopped", "starting", "running", "stopping", "migrating", "deleting", "failed")
+
+
+def _how_encrypted(vm: pb.Vm) -> str:
+    count = sum(volume.encrypted for volume in vm.volumes)
+    return text.yes(bool(count)) if count in (0, len(vm.volumes)) else f"{count} of {len(vm.volumes)}"
+
+
+def _nic(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> list[pb.VmNic]:
+    """BRIDGE or BRIDGE,mac=MAC,model=MODEL."""
+    nics = []
+    for value in values:
+        bridge, *rest = value.split(",")
+        pairs = dict(part.partition("=")[::2] for part in rest)
+        if not bridge or not pairs.keys() <= {"mac", "model"}:
+            raise click.BadParameter("must be BRIDGE[,mac=MAC][,model=MODEL]", ctx, param)
+        nics.append(pb.VmNic(bridge=bridge, mac=pairs.get("mac", ""), model=pairs.get("model", "")))
+    return nics
+
+
+@click.group(cls=Noun)
+def command() -> None:
+    """Virtual machines: create, run, move, console."""
+
+
+@command.command("create")
+@click.argument("name")
+@click.option("--template", type=TEMPLATE, required=True, help="Template for the root disk.")
+@click.option("--offering", type=SERVICE_OFFERING, required=True, help="Service offering.")
+@click.option("--root-size", type=SIZE, default=0, help="Size of the root disk.  [default: the template's]")
+@click.option(
+    "--nic", "nics", multiple=True, metavar="BRIDGE[,mac=MAC]", callback=_nic, help="Network interface; repeat it."
+)
+@click.option("--account", type=ACCOUNT, default="", help="Owner.  [default: your account]")
+@click.option("--zone", type=ZONE, default="", help="Zone to be in.  [default: any]")
+@click.option("--cluster", type=CLUSTER, default="", help="Cluster to be in.  [default: any]")
+@click.option("--host", type=HOST, default="", help="Host to be on.  [default: chosen]")
+@click.option("--pool", type=POOL, default="", help="Pool for the root disk.  [default: chosen]")
+@click.option("--stopped", is_flag=True, help="Make it without starting it.")
+@operation_options()
+@pass_app
+def create(
+    app: App,
+    name: str,
+    template: str,
+    offering: str,
+    root_size: int,
+    nics: list[pb.VmNic],
+    account: str,
+    zone: str,
+    cluster: str,
+    host: str,
+    pool: str,
+    stopped: bool,
+    how: How,
+) -> None:
+    """Makes a VM from a template and starts it.
+
+    A host that fits is chosen; its root disk is encrypted when the offering says so.
+
+    \b
+    Example:
+      ostler vm create web-1 --template debian-13 --offering small --nic br0
+    """
+    request = pb.CreateVmRequest(
+        request_id=how.request_id,
+        name=name,
+        template=template,
+        service_offering=offering,
+        root_size_bytes=root_size,
+        account=account,
+        zone=zone,
+        cluster=cluster,
+        host=host,
+        pool=pool,
+        nics=nics,
+        stopped=stopped,
+        validate_only=how.dry_run,
+    )
+    finish(app, app.client.vms.CreateVm(request), VIEW, pb.Vm(), how)
+
+
+@command.command("list")
+@click.option("--account", type=ACCOUNT, default="", help="Only those of this account.")
+@click.option("--host", type=HOST, default="", help="Only those on this host.")
+@click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
+@limit_option()
+@output_option
+@pass_app
+def list_(app: App, account: str, host: str, state: str | None, limit: int | None, output: str) -> None:
+    """Lists VMs. ATTENTION says where Ostler and the hypervisor disagree.
+
+    \b
+    Example:
+      ostler vm list --host h1 --state running
+    """
+    request = pb.ListVmsRequest(
+        account=account, host=host, state=pb.Vm.State.Value((state or "state_unspecified").upper())
+    )
+    print_list(VIEW, pages(app.client.vms.ListVms, request, lambda a: a.vms, limit), output)
+
+
+@command.command("show")
+@click.argument("vm", type=VM)
+@output_option
+@pass_app
+def show(app: App, vm: str, output: str) -> None:
+    """Shows one VM with its disks and network.
+
+    \b
+    Example:
+      ostler vm show web-1
+    """
+    print_one(VIEW, app.client.vms.GetVm(pb.GetVmRequest(vm=vm)), output)
+
+
+@command.command("start")
+@click.argument("vm", type=VM)
+@click.option("--host", type=HOST, default="", help="Host to start on.  [default: its last one if it fits, or another]")
+@operation_options()
+@pass_app
+def start(app: App, vm: str, host: str, how: How) -> None:
+    """Starts a stopped VM.
+
+    \b
+    Example:
+      ostler vm start web-1
+    """
+    request = pb.StartVmRequest(request_id=how.request_id, vm=vm, host=host, validate_only=how.dry_run)
+    finish(app, app.client.vms.StartVm(request), VIEW, pb.Vm(), how)
+
+
+@command.command("stop")
+@click.argument("vm", type=VM)
+@click.option(
+    "--timeout", type=DURATION, default=0, help="How long the guest gets to shut down.  [default: vm.stop.timeout]"
+)
+@click.option("--force", is_flag=True, help="Pull the plug at once.")
+@operation_options()
+@pass_app
+def stop(app: App, vm: str, timeout: int, force: bool, how: How) -> None:
+    """Stops a VM. The guest is asked to shut down; when it has not after the timeout, the plug is pulled.
+
+    \b
+    Example:
+      ostler vm stop web-1 --timeout 2m
+    """
+    request = pb.StopVmRequest(
+        request_id=how.request_id, vm=vm, timeout_s=timeout, force=force, validate_only=how.dry_run
+    )
+    finish(app, app.client.vms.StopVm(request), VIEW, pb.Vm(), how)
+
+
+@command.command("reboot")
+@click.argument("vm", type=VM)
+@click.option("--hard", is_flag=True, help="Reset at once.")
+@operation_options(dry_run=False)
+@pass_app
+def reboot(app: App, vm: str, hard: bool, how: How) -> None:
+    """Reboots a running VM.
+
+    \b
+    Example:
+      ostler vm reboot web-1
+    """
+    request = pb.RebootVmRequest(request_id=how.request_id, vm=vm, hard=hard)
+    finish(app, app.client.vms.RebootVm(request), VIEW, pb.Vm(), how)
+
+
+@command.command("migrate")
+@click.argument("vm", type=VM)
+@click.option("--host", type=HOST, default="", help="Destination.  [default: chosen]")
+@click.option("--with-storage", is_flag=True, help="Copy disks that the destination does not reach.")
+@click.option("--pool", type=POOL, default="", help="Pool for disks that are copied.  [default: chosen]")
+@operation_options()
+@pass_app
+def migrate(app: App, vm: str, host: str, with_storage: bool, pool: str, how: How) -> None:
+    """Moves a running VM to another host, live.
+
+    \b
+    Examples:
+      ostler vm migrate web-1
+      ostler vm migrate web-1 --host h2 --with-storage --pool local-h2
+    """
+    if pool and not with_storage:
+        raise click.UsageError("--pool goes with --with-storage")
+    request = pb.MigrateVmRequest(
+        request_id=how.request_id,
+        vm=vm,
+        host=host,
+        with_storage=with_storage,
+        pool=pool,
+        validate_only=how.dry_run,
+    )
+    finish(app, app.client.vms.MigrateVm(request), VIEW, pb.Vm(), how)
+
+
+@command.command("delete")
+@click.argument("vm", type=VM)
+@click.option("--force", is_flag=True, help="Pull the plug first if it runs.")
+@yes_option
+@operation_options()
+@pass_app
+def delete(app: App, vm: str, force: bool, yes: bool, how: How) -> None:
+    """Deletes a VM and its root disk. Data volumes are detached and stay.
+
+    \b
+    Example:
+      ostler vm delete web-1 --yes
+    """
+    if not how.dry_run:
+        confirm(f"Delete VM {vm} and its root disk?", yes)
+    request = pb.DeleteVmRequest(request_id=how.request_id, vm=vm, force=force, validate_only=how.dry_run)
+    finish(app, app.client.vms.DeleteVm(request), VIEW, pb.Vm(), how, gone=True)
+
+
+@command.command("hosts")
+@click.argument("vm", type=VM)
+@output_option
+@pass_app
+def hosts(app: App, vm: str, output: str) -> None:
+    """Explains which hosts could take a VM now. Best first, and why the others could not.
+
+    \b
+    Example:
+      ostler vm hosts web-1
+    """
+    print_list(CANDIDATES, app.client.vms.FindHosts(pb.FindHostsRequest(vm=vm)).candidates, output)
+
+
+@command.command("console")
+@click.argument("vm", type=VM)
+@click.option("--force", is_flag=True, help="Take the console from whoever has it.")
+@click.option("--duration", type=DURATION, help="Leave after this time.  [default: stay]")
+@pass_app
+def console(app: App, vm: str, force: bool, duration: int | None) -> None:
+    """Connects to a running VM's serial console. Ctrl-] leaves.
+
+    Standard input may be a pipe; the console then stays open after its end, until --duration is over or Ctrl-C.
+
+    \b
+    Examples:
+      ostler vm console web-1
+      echo uptime | ostler vm console web-1 --duration 5s
+    """
+    from ostler_control.cli.console import converse
+
+    converse(app.client.vms, vm, force, duration)
+
+
+@command.command("screenshot")
+@click.argument("vm", type=VM)
+@click.option(
+    "-f",
+    "--file",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="Where to.  [default: VM.png]",
+)
+@pass_app
+def screenshot(app: App, vm: str, file: Path | None) -> None:
+    """Takes a picture of a running VM's screen. `-f -` writes it to standard output.
+
+    \b
+    Example:
+      ostler vm screenshot web-1 -f screen.png
+    """
+    png = app.client.vms.Screenshot(pb.ScreenshotRequest(vm=vm)).png
+    if str(file) == "-":
+        sys.stdout.buffer.write(png)
+        return
+    target = file or Path(f"{vm}.png")
+    target.write_bytes(png)
+    click.echo(target)

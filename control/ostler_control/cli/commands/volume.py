@@ -1,0 +1,209 @@
+"""`ostler volume`."""
+
+from __future__ import annotations
+
+import click
+from ostler.control.v1 import volume_pb2 as pb
+from ostler.types.v1.volume_pb2 import ENCRYPT_FORMAT_LUKS
+
+from ostler_control.cli import text
+from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.finish import finish
+from ostler_control.cli.lazy import Noun
+from ostler_control.cli.names import ACCOUNT, DISK_OFFERING, POOL, VM, VOLUME, ZONE
+from ostler_control.cli.options import SIZE, How, confirm, limit_option, operation_options, output_option, yes_option
+from ostler_control.cli.output import View, print_list, print_one
+
+
+def _encrypted(volume: pb.Volume) -> str:
+    return text.yes(volume.encrypt_format == ENCRYPT_FORMAT_LUKS)
+
+
+def _attached(volume: pb.Volume) -> str:
+    return f"{volume.vm_name} as {text.disk(volume.slot)}" if volume.vm_id or volume.vm_name else text.NONE
+
+
+def _file(volume: pb.Volume) -> str:
+    if not volume.HasField("file"):
+        return text.NONE
+    file = volume.file
+    parts = [text.enum_of(file, "format"), f"encryption {text.enum_of(file, 'encrypt_format')}"]
+    parts += [f"{text.size(file.virtual_size_bytes)} for the guest", f"{text.size(file.allocated_bytes)} on the pool"]
+    return text.joined(parts)
+
+
+VIEW = View[pb.Volume](
+    "volume",
+    columns=[
+        ("name", lambda v: v.name),
+        ("state", lambda v: text.enum_of(v, "state")),
+        ("size", lambda v: text.size(v.size_bytes)),
+        ("encrypted", _encrypted),
+        ("pool", lambda v: v.pool_name),
+        ("attached to", _attached),
+    ],
+    details=[
+        ("reason", lambda v: v.state_reason),
+        ("account", lambda v: v.account_name),
+        ("root disk", lambda v: text.yes(v.root)),
+        ("offering", lambda v: v.disk_offering_name),
+        ("format", lambda v: text.enum_of(v, "format")),
+        ("encryption", lambda v: text.enum_of(v, "encrypt_format")),
+        ("provisioning", lambda v: text.enum_of(v, "provisioning")),
+        ("path", lambda v: v.path),
+        ("file", _file),
+        ("created", lambda v: text.when(v, "create_time")),
+        ("id", lambda v: v.id),
+    ],
+)
+
+
+@click.group(cls=Noun)
+def command() -> None:
+    """Disks: create, grow, attach."""
+
+
+@command.command("create")
+@click.argument("name")
+@click.option("--offering", type=DISK_OFFERING, required=True, help="Disk offering.")
+@click.option("--size", type=SIZE, default=0, help="Size, e.g. 20GiB; only for an offering without a size.")
+@click.option("--pool", type=POOL, default="", help="Pool.  [default: chosen]")
+@click.option("--account", type=ACCOUNT, default="", help="Owner.  [default: your account]")
+@click.option("--zone", type=ZONE, default="", help="Zone to be in.  [default: any]")
+@operation_options()
+@pass_app
+def create(
+    app: App,
+    name: str,
+    offering: str,
+    size: int,
+    pool: str,
+    account: str,
+    zone: str,
+    how: How,
+) -> None:
+    """Makes a data volume.
+
+    \b
+    Example:
+      ostler volume create data-1 --offering secret --size 20GiB
+    """
+    request = pb.CreateVolumeRequest(
+        request_id=how.request_id,
+        name=name,
+        disk_offering=offering,
+        size_bytes=size,
+        pool=pool,
+        account=account,
+        zone=zone,
+        validate_only=how.dry_run,
+    )
+    finish(app, app.client.volumes.CreateVolume(request), VIEW, pb.Volume(), how)
+
+
+@command.command("list")
+@click.option("--account", type=ACCOUNT, default="", help="Only those of this account.")
+@click.option("--vm", type=VM, default="", help="Only those of this VM.")
+@click.option("--pool", type=POOL, default="", help="Only those in this pool.")
+@click.option("--encrypted/--plain", default=None, help="Only encrypted, or only plain ones.")
+@limit_option()
+@output_option
+@pass_app
+def list_(
+    app: App,
+    account: str,
+    vm: str,
+    pool: str,
+    encrypted: bool | None,
+    limit: int | None,
+    output: str,
+) -> None:
+    """Lists volumes.
+
+    \b
+    Example:
+      ostler volume list --vm web-1
+    """
+    request = pb.ListVolumesRequest(account=account, vm=vm, pool=pool, encrypted=encrypted)
+    print_list(VIEW, pages(app.client.volumes.ListVolumes, request, lambda a: a.volumes, limit), output)
+
+
+@command.command("show")
+@click.argument("volume", type=VOLUME)
+@click.option("--read-file", is_flag=True, help="Have a host read the file's header.")
+@output_option
+@pass_app
+def show(app: App, volume: str, read_file: bool, output: str) -> None:
+    """Shows one volume.
+
+    \b
+    Example:
+      ostler volume show data-1 --read-file
+    """
+    request = pb.GetVolumeRequest(volume=volume, read_file=read_file)
+    print_one(VIEW, app.client.volumes.GetVolume(request), output)
+
+
+@command.command("grow")
+@click.argument("volume", type=VOLUME)
+@click.argument("size", type=SIZE)
+@operation_options()
+@pass_app
+def grow(app: App, volume: str, size: int, how: How) -> None:
+    """Grows a volume to SIZE, also while its VM runs.
+
+    \b
+    Example:
+      ostler volume grow data-1 40GiB
+    """
+    request = pb.GrowVolumeRequest(request_id=how.request_id, volume=volume, size_bytes=size, validate_only=how.dry_run)
+    finish(app, app.client.volumes.GrowVolume(request), VIEW, pb.Volume(), how)
+
+
+@command.command("attach")
+@click.argument("volume", type=VOLUME)
+@click.argument("vm", type=VM)
+@operation_options()
+@pass_app
+def attach(app: App, volume: str, vm: str, how: How) -> None:
+    """Attaches a volume to a VM, also while it runs.
+
+    \b
+    Example:
+      ostler volume attach data-1 web-1
+    """
+    request = pb.AttachVolumeRequest(request_id=how.request_id, volume=volume, vm=vm, validate_only=how.dry_run)
+    finish(app, app.client.volumes.AttachVolume(request), VIEW, pb.Volume(), how)
+
+
+@command.command("detach")
+@click.argument("volume", type=VOLUME)
+@operation_options()
+@pass_app
+def detach(app: App, volume: str, how: How) -> None:
+    """Detaches a volume from its VM, also while it runs.
+
+    \b
+    Example:
+      ostler volume detach data-1
+    """
+    request = pb.DetachVolumeRequest(request_id=how.request_id, volume=volume, validate_only=how.dry_run)
+    finish(app, app.client.volumes.DetachVolume(request), VIEW, pb.Volume(), how)
+
+
+@command.command("delete")
+@click.argument("volume", type=VOLUME)
+@yes_option
+@operation_options()
+@pass_app
+def delete(app: App, volume: str, yes: bool, how: How) -> None:
+    """Deletes a detached volume. What is in it is gone; an encrypted one's key is destroyed too.
+
+    \b
+    Example:
+      ostler volume delete data-1 --yes
+    """
+    if not how.dry_run:
+        confirm(f"Delete volume {volume} and everything in it?", yes)
+    request = pb.DeleteVolumeRequest(request_id=how.request_id, volume=volume, validate_only=how.dry_run)
+    finish(app, app.client.volumes.DeleteVolume(request), VIEW, pb.Volume(), how, gone=True)

@@ -1,0 +1,118 @@
+"""Errors as the user sees them: what happened, what is wrong with which field, what to try, and the exit code."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from typing import IO, Any
+
+import click
+from ostler_common.errors import OstlerError, UnavailableError, Violation
+
+from ostler_control.cli.app import App
+from ostler_control.cli.exits import Exit, exit_of
+from ostler_control.cli.text import printable
+
+# The next command to try, by the error's reason.
+_HINTS = {
+    "NO_FEASIBLE_HOST": "`ostler host list` shows what is free; `ostler vm hosts NAME` explains each host",
+    "STALE_ATTEMPT": "somebody else carries this out; `ostler operation list` shows it",
+}
+# Nouns with a `list`, by the first part of a reason like VM_NOT_FOUND.
+_LISTED = (
+    "account",
+    "cluster",
+    "host",
+    "offering",
+    "operation",
+    "pool",
+    "setting",
+    "template",
+    "user",
+    "vm",
+    "volume",
+    "zone",
+)
+
+
+class Failure(click.ClickException):
+    """A call or an operation failed."""
+
+    def __init__(self, error: OstlerError, app: App) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.app = app
+
+    @property
+    def exit_code(self) -> int:  # type: ignore[override]  # click's is a plain attribute
+        return exit_of(self.error.code)
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        for line in lines(self.error, self.app):
+            click.echo(printable(line), file=file or sys.stderr)
+
+
+class Interrupted(click.ClickException):
+    """The user pressed Ctrl-C, or said no."""
+
+    exit_code = Exit.INTERRUPTED
+
+    def __init__(self) -> None:
+        super().__init__("interrupted")
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Says nothing: the user knows."""
+
+
+def ostler_error(error: BaseException) -> OstlerError | None:
+    """The OstlerError that an exception is or, as the failure of a call, carries; None for any other."""
+    if isinstance(error, OstlerError):
+        return error
+    grpc = sys.modules.get("grpc")  # not imported: no call was made
+    if grpc is not None and isinstance(error, grpc.RpcError):
+        from ostler_common.errors import from_rpc_error
+
+        return from_rpc_error(error)
+    return None
+
+
+def lines(error: OstlerError, app: App) -> list[str]:
+    """The message as lines."""
+    out: list[str]
+    if isinstance(error, UnavailableError) and error.reason == "RPC":
+        out = _unreachable(error, app)
+    else:
+        out = [f"Error: {error.message} [{error.reason}]"]
+    out += [f"  {v.field}: {v.description}" for v in error.violations if not _said(v, error.message)]
+    out += [f"  {note}" for note in getattr(error, "__notes__", ())]
+    hint = _hint(error.reason)
+    if hint:
+        out.append(f"  try: {hint}")
+    return out
+
+
+def _said(violation: Violation, message: str) -> bool:
+    return violation.field in message and violation.description in message
+
+
+def _hint(reason: str) -> str | None:
+    noun, _, rest = reason.lower().rpartition("_not_found")
+    if not rest and noun.split("_")[-1] in _LISTED:
+        return f"`ostler {noun.split('_')[-1]} list`"
+    return _HINTS.get(reason)
+
+
+def _unreachable(error: OstlerError, app: App) -> list[str]:
+    """Nobody answered, so the message is gRPC's own; what helps is where we tried and as whom."""
+    profile = app.profile
+    out = [
+        f"Error: the control plane at {profile.control_address} does not answer [UNREACHABLE]",
+        f"  profile: {profile.path}",
+        f"  detail: {error.message}",
+    ]
+    from ostler_common.pki import expires
+
+    end = expires(profile.certificate.read_bytes())
+    if end < datetime.now(UTC):
+        out.append(f"  your certificate ended {end:%Y-%m-%d %H:%M} UTC: have an admin run `ostler user renew NAME`")
+    return out

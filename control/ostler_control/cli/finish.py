@@ -1,0 +1,61 @@
+"""What a command does with the operation that its call has begun."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import click
+from google.longrunning import operations_pb2 as lro
+from google.protobuf.message import Message
+
+from ostler_control.cli.app import App
+from ostler_control.cli.options import How
+from ostler_control.cli.output import View, print_data, print_list, print_one
+
+M = TypeVar("M", bound=Message)
+
+
+def finish(app: App, operation: lro.Operation, view: View[M], answer: M, how: How, gone: bool = False) -> None:
+    """Follows the operation and prints the object that it answers with, or what `how` asks for instead.
+
+    answer: an empty message of the answer's type. gone: the object does not exist any more afterwards.
+    """
+    from ostler_control.cli import waiting
+
+    if how.dry_run:
+        waiting.raise_for_error(operation)
+        _print_dry_run(operation, how)
+        return
+    if not how.wait:
+        _print_operation(operation, how)
+        return
+    operation = waiting.follow(app.client.operations, operation)
+    waiting.raise_for_error(operation)
+    operation.response.Unpack(answer)
+    if gone and how.output == "table":
+        click.echo(f"{view.noun} {view.name(answer)} is deleted")
+    elif how.output == "table":
+        print_list(view, [answer], how.output)
+    else:
+        print_one(view, answer, how.output)
+
+
+def _print_operation(operation: lro.Operation, how: How) -> None:
+    from ostler_control.cli.plain import to_plain
+    from ostler_control.cli.waiting import bare_id
+
+    if how.output in ("json", "yaml"):
+        print_data(to_plain(operation), how.output)
+    else:
+        click.echo(bare_id(operation.name))
+
+
+def _print_dry_run(operation: lro.Operation, how: How) -> None:
+    from ostler_control.cli.plain import to_plain
+    from ostler_control.cli.waiting import metadata_of, title_of
+
+    if how.output in ("json", "yaml"):
+        print_data(to_plain(metadata_of(operation)), how.output)
+    else:
+        phase = metadata_of(operation).progress.phase
+        click.echo(f"{title_of(operation)} would be accepted{': ' + phase if phase else ''}. Nothing was changed.")

@@ -1,0 +1,76 @@
+"""Arguments that name an object: name or id, completed by asking the control plane."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+
+import click
+from click.shell_completion import CompletionItem
+
+from ostler_control.cli.app import App
+
+COMPLETION_DEADLINE_S = 1.0
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """How objects of a kind are listed: stub of the client, method, and the answer's field; the request is named after
+    the method, in the module of ostler.control.v1."""
+
+    stub: str
+    method: str
+    module: str
+    field: str
+
+
+_LISTINGS = {
+    "account": _Listing("accounts", "ListAccounts", "account_pb2", "accounts"),
+    "cluster": _Listing("clusters", "ListClusters", "zone_pb2", "clusters"),
+    "disk-offering": _Listing("offerings", "ListDiskOfferings", "offering_pb2", "disk_offerings"),
+    "host": _Listing("hosts", "ListHosts", "host_pb2", "hosts"),
+    "pool": _Listing("pools", "ListPools", "pool_pb2", "pools"),
+    "service-offering": _Listing("offerings", "ListServiceOfferings", "offering_pb2", "service_offerings"),
+    "setting": _Listing("settings", "ListSettings", "setting_pb2", "settings"),
+    "template": _Listing("templates", "ListTemplates", "template_pb2", "templates"),
+    "user": _Listing("users", "ListUsers", "account_pb2", "users"),
+    "vm": _Listing("vms", "ListVms", "vm_pb2", "vms"),
+    "volume": _Listing("volumes", "ListVolumes", "volume_pb2", "volumes"),
+    "zone": _Listing("zones", "ListZones", "zone_pb2", "zones"),
+}
+
+
+class Name(click.ParamType[str]):
+    """The name or id of an object of a kind."""
+
+    def __init__(self, noun: str) -> None:
+        self.name = noun
+        self._listing = _LISTINGS[noun]
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        try:
+            names = self._names(App(ctx.find_root().params.get("profile")))
+        except Exception:  # whatever is amiss, a key press is not the moment to tell
+            return []
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+    def _names(self, app: App) -> list[str]:
+        listing = self._listing
+        module = import_module(f"ostler.control.v1.{listing.module}")
+        request = getattr(module, f"{listing.method}Request")(page_size=500)
+        call = getattr(getattr(app.client, listing.stub), listing.method)
+        return [item.name for item in getattr(call(request, timeout=COMPLETION_DEADLINE_S), listing.field)]
+
+
+ACCOUNT = Name("account")
+CLUSTER = Name("cluster")
+DISK_OFFERING = Name("disk-offering")
+HOST = Name("host")
+POOL = Name("pool")
+SERVICE_OFFERING = Name("service-offering")
+SETTING = Name("setting")
+TEMPLATE = Name("template")
+USER = Name("user")
+VM = Name("vm")
+VOLUME = Name("volume")
+ZONE = Name("zone")

@@ -1,0 +1,121 @@
+"""Options that many commands share, one decorator each."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import update_wrapper
+from typing import Any, TypeVar
+
+import click
+from ostler_common import units
+
+from ostler_control.cli.output import FORMATS
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Size(click.ParamType[int]):
+    """`10GiB`, `512M` or a number of bytes."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return units.parse_size(value)
+        except ValueError as e:
+            self.fail(str(e), param, ctx)
+
+
+class Duration(click.ParamType[int]):
+    """`90s`, `5m`, `2h`, or a number of seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return int(units.parse_duration(value))
+        except ValueError as e:
+            self.fail(str(e), param, ctx)
+
+
+SIZE = Size()
+DURATION = Duration()
+
+
+def output_option(function: F) -> F:
+    """-o, as parameter `output`."""
+    return click.option(
+        "-o", "--output", type=click.Choice(FORMATS), default="table", show_default=True, help="How to print."
+    )(function)
+
+
+def limit_option(default: int | None = None) -> Callable[[F], F]:
+    """--limit, as parameter `limit`."""
+    return click.option(
+        "--limit", type=click.IntRange(1), default=default, show_default=default is not None, help="Most rows to print."
+    )
+
+
+def request_id_option(function: F) -> F:
+    """--request-id, as parameter `request_id`: a fresh UUID unless given."""
+    return click.option(
+        "--request-id",
+        default=lambda: str(uuid.uuid4()),
+        metavar="UUID",
+        help="Makes a repeat with the same id harmless; by default a new one.",
+    )(function)
+
+
+def dry_run_option(function: F) -> F:
+    """--dry-run, as parameter `dry_run`."""
+    return click.option("--dry-run", is_flag=True, help="Only check; change nothing.")(function)
+
+
+@dataclass(frozen=True)
+class How:
+    """How a long-running call is made and reported."""
+
+    wait: bool
+    request_id: str
+    output: str
+    dry_run: bool = False
+
+
+def operation_options(*, dry_run: bool = True) -> Callable[[F], F]:
+    """--wait, --request-id, -o and, where the call has it, --dry-run, together as parameter `how`."""
+
+    def decorate(function: F) -> F:
+        def with_how(*args: Any, **kwargs: Any) -> Any:
+            names = ("wait", "request_id", "output", "dry_run")
+            how = How(**{name: kwargs.pop(name) for name in names if name in kwargs})
+            return function(*args, how=how, **kwargs)
+
+        wrapped: Any = update_wrapper(with_how, function)
+        wrapped = click.option(
+            "--wait/--no-wait", default=True, help="Wait until it is done (default), or print the operation's id."
+        )(request_id_option(output_option(wrapped)))
+        return dry_run_option(wrapped) if dry_run else wrapped  # type: ignore[no-any-return]
+
+    return decorate
+
+
+def yes_option(function: F) -> F:
+    """--yes, as parameter `yes`: see `confirm`."""
+    return click.option("-y", "--yes", is_flag=True, help="Do not ask.")(function)
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Asks before something is destroyed. Off a terminal nobody can answer, so there --yes is needed."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError("this destroys something and nobody is there to ask: add --yes")
+    if not click.confirm(question, err=True):
+        raise click.Abort

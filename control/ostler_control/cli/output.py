@@ -1,0 +1,111 @@
+"""Objects on standard output: tables for people, JSON and YAML for programs, names for the shell."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import click
+
+from ostler_control.cli.text import or_dash, printable
+
+T = TypeVar("T")
+Column = tuple[str, Callable[[T], str]]
+
+FORMATS = ("table", "json", "yaml", "name")
+_STYLES = {
+    "green": {"running", "up", "ready", "succeeded", "yes"},
+    "red": {"failed", "disconnected", "crashed"},
+    "yellow": {"connecting", "creating", "starting", "stopping", "migrating", "deleting", "maintenance", "cancelled"},
+}
+_STYLE_OF = {word: style for style, words in _STYLES.items() for word in words}
+
+
+def _plain(item: Any) -> Any:
+    from ostler_control.cli.plain import to_plain
+
+    return to_plain(item)
+
+
+@dataclass(frozen=True)
+class Section(Generic[T]):
+    """A table within the view of one object: its title and its rows, the first being the headers."""
+
+    title: str
+    rows: Callable[[T], Sequence[Sequence[str]]]
+
+
+@dataclass(frozen=True)
+class View(Generic[T]):
+    """How objects of one kind are shown.
+
+    columns: of a list; details: the rows of one object, as well as the columns; sections: tables below them.
+    """
+
+    noun: str
+    columns: Sequence[Column[T]]
+    details: Sequence[Column[T]] = ()
+    sections: Sequence[Section[T]] = ()
+    name: Callable[[T], str] = lambda item: item.name  # type: ignore[attr-defined]  # most have one
+    plain: Callable[[T], Any] = _plain
+
+
+def print_list(view: View[T], items: Iterable[T], output: str) -> None:
+    """Prints objects, one row each."""
+    if output == "table":
+        rows = [[cell(item) for _, cell in view.columns] for item in items]
+        if rows:
+            _print_table([title for title, _ in view.columns], rows)
+        else:
+            click.echo(f"no {view.noun}s", err=True)
+    elif output == "name":
+        for item in items:
+            click.echo(view.name(item))
+    else:
+        print_data([view.plain(item) for item in items], output)
+
+
+def print_one(view: View[T], item: T, output: str) -> None:
+    """Prints one object in full."""
+    if output == "table":
+        shown = {title for title, _ in view.details}
+        rows = [[title, cell(item)] for title, cell in view.columns if title not in shown]
+        rows += [[title, cell(item)] for title, cell in view.details]
+        _print_table(None, rows)
+        for section in view.sections:
+            header, *body = section.rows(item)
+            if body:
+                click.echo(f"\n{section.title}:")
+                _print_table(list(header), body)
+    elif output == "name":
+        click.echo(view.name(item))
+    else:
+        print_data(view.plain(item), output)
+
+
+def print_data(data: Any, output: str) -> None:
+    """Prints plain data as JSON or YAML."""
+    if output == "json":
+        click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    else:
+        import yaml
+
+        click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), nl=False)
+
+
+def _print_table(header: Sequence[str] | None, rows: Sequence[Sequence[str]]) -> None:
+    """Columns in line, folded to the terminal's width (80 where there is none): nothing is cut off."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=header is not None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for index, title in enumerate(header or ("", "")):
+        style = "bold" if header is None and index == 0 else None
+        table.add_column(title.upper() if header else "", overflow="fold", style=style, no_wrap=index == 0)
+    for row in rows:
+        table.add_row(*(Text(printable(or_dash(cell)), style=_STYLE_OF.get(cell, "")) for cell in row))
+    Console(file=sys.stdout, highlight=False, soft_wrap=False).print(table)

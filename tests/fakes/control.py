@@ -1,0 +1,300 @@
+"""A control plane of canned answers behind the real server code, for tests of the CLI. It keeps what it was asked."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+import grpc
+from google.longrunning import operations_pb2 as lro
+from google.longrunning import operations_pb2_grpc
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from ostler.control.v1 import (
+    account_pb2,
+    account_pb2_grpc,
+    host_pb2,
+    host_pb2_grpc,
+    operation_pb2,
+    template_pb2,
+    template_pb2_grpc,
+    vm_pb2,
+    vm_pb2_grpc,
+    zone_pb2,
+    zone_pb2_grpc,
+)
+from ostler.types.v1 import job_pb2
+from ostler_common import pki, server
+from ostler_common.errors import CancelledError, NotFoundError, OstlerError, to_status
+from ostler_common.identity import Identity, Kind
+from ostler_common.tls import server_credentials
+from ostler_control.cli import profile
+
+from tests.fakes.papers import Papers
+
+PAGE_ROWS = 2
+Metadata = operation_pb2.OperationMetadata
+Phase = tuple[str, int]
+
+
+def at(seconds: int) -> Timestamp:
+    """A time in 2026."""
+    return Timestamp(seconds=1_780_000_000 + seconds)
+
+
+@dataclass
+class Control:
+    """What the servicers answer with, and what they were asked. Tests change it as they go."""
+
+    papers: Papers
+    vms: dict[str, vm_pb2.Vm] = field(default_factory=dict)
+    hosts: list[host_pb2.Host] = field(default_factory=list)
+    candidates: list[vm_pb2.FindHostsResponse.Candidate] = field(default_factory=list)
+    error: OstlerError | None = None  # what every call of VmService fails with
+    phases: list[Phase] = field(default_factory=lambda: [("placing", 10), ("copying template", 60)])
+    outcome: OstlerError | None = None  # what operations end with
+    forever: bool = False  # operations run until cancelled
+    asked: list[Message] = field(default_factory=list)
+    uploaded: bytes = b""
+    waiting: threading.Event = field(default_factory=threading.Event)  # set once somebody waits for an operation
+    cancelled: bool = False
+    steps: int = 0
+
+    def ask(self, request: Message) -> None:
+        self.asked.append(request)
+        if self.error is not None:
+            raise self.error
+
+    def vm(self, name: str) -> vm_pb2.Vm:
+        if name not in self.vms:
+            raise NotFoundError(f"there is no VM {name}", "VM_NOT_FOUND", {"vm": name})
+        return self.vms[name]
+
+    def operation(self) -> lro.Operation:
+        """The one operation there is, a step further at every call."""
+        metadata = Metadata(
+            verb="vm.create",
+            resource_type="vm",
+            resource_name="web-1",
+            resource_id="9d1b",
+            state=Metadata.RUNNING,
+            user="root",
+            create_time=at(0),
+        )
+        operation = lro.Operation(name="op-1")
+        outcome = CancelledError("vm.create was cancelled", "CANCELLED") if self.cancelled else self.outcome
+        if self.cancelled or (self.steps >= len(self.phases) and not self.forever):
+            operation.done = True
+            metadata.end_time.CopyFrom(at(12))
+            if outcome is None:
+                metadata.state = Metadata.SUCCEEDED
+                operation.response.Pack(self.vms["web-1"])
+            else:
+                metadata.state = Metadata.CANCELLED if self.cancelled else Metadata.FAILED
+                operation.error.CopyFrom(to_status(outcome))
+        elif self.phases:
+            phase, percent = self.phases[min(self.steps, len(self.phases) - 1)]
+            metadata.progress.CopyFrom(job_pb2.Progress(phase=phase, percent=percent))
+        operation.metadata.Pack(metadata)
+        self.steps += 1
+        return operation
+
+
+class Vms(vm_pb2_grpc.VmServiceServicer):
+    def __init__(self, control: Control) -> None:
+        self.control = control
+
+    def GetVm(self, request: vm_pb2.GetVmRequest, context: grpc.ServicerContext) -> vm_pb2.Vm:
+        self.control.ask(request)
+        return self.control.vm(request.vm)
+
+    def ListVms(self, request: vm_pb2.ListVmsRequest, context: grpc.ServicerContext) -> vm_pb2.ListVmsResponse:
+        self.control.ask(request)
+        begin = int(request.page_token or 0)
+        end = begin + min(PAGE_ROWS, request.page_size)
+        rows = list(self.control.vms.values())
+        token = str(end) if end < len(rows) else ""
+        return vm_pb2.ListVmsResponse(vms=rows[begin:end], next_page_token=token)
+
+    def CreateVm(self, request: vm_pb2.CreateVmRequest, context: grpc.ServicerContext) -> lro.Operation:
+        self.control.ask(request)
+        return self.control.operation()
+
+    def DeleteVm(self, request: vm_pb2.DeleteVmRequest, context: grpc.ServicerContext) -> lro.Operation:
+        self.control.ask(request)
+        return self.control.operation()
+
+    def FindHosts(self, request: vm_pb2.FindHostsRequest, context: grpc.ServicerContext) -> vm_pb2.FindHostsResponse:
+        self.control.ask(request)
+        return vm_pb2.FindHostsResponse(candidates=self.control.candidates)
+
+    def Screenshot(self, request: vm_pb2.ScreenshotRequest, context: grpc.ServicerContext) -> vm_pb2.ScreenshotResponse:
+        self.control.ask(request)
+        return vm_pb2.ScreenshotResponse(png=b"\x89PNG")
+
+    def Console(
+        self, request_iterator: Iterator[vm_pb2.ConsoleInput], context: grpc.ServicerContext
+    ) -> Iterator[vm_pb2.ConsoleOutput]:
+        """A guest that answers in capitals and hangs up at "logout"."""
+        first = next(request_iterator)
+        self.control.ask(first)
+        yield vm_pb2.ConsoleOutput(data=b"login: ")
+        for typed in request_iterator:
+            self.control.asked.append(typed)
+            yield vm_pb2.ConsoleOutput(data=typed.data.upper())
+            if b"logout" in typed.data:
+                return
+
+
+class Hosts(host_pb2_grpc.HostServiceServicer):
+    def __init__(self, control: Control) -> None:
+        self.control = control
+
+    def GetHost(self, request: host_pb2.GetHostRequest, context: grpc.ServicerContext) -> host_pb2.Host:
+        return next(host for host in self.control.hosts if host.name == request.host)
+
+    def ListHosts(
+        self, request: host_pb2.ListHostsRequest, context: grpc.ServicerContext
+    ) -> host_pb2.ListHostsResponse:
+        return host_pb2.ListHostsResponse(hosts=self.control.hosts)
+
+    def CreateJoinToken(
+        self, request: host_pb2.CreateJoinTokenRequest, context: grpc.ServicerContext
+    ) -> host_pb2.CreateJoinTokenResponse:
+        self.control.asked.append(request)
+        command = "ostler-agent join 10.0.0.1:8441 --token t-1"
+        return host_pb2.CreateJoinTokenResponse(token="t-1", command=command, expire_time=at(0))
+
+
+class Zones(zone_pb2_grpc.ZoneServiceServicer):
+    def __init__(self, control: Control) -> None:
+        self.control = control
+
+    def CreateZone(self, request: zone_pb2.CreateZoneRequest, context: grpc.ServicerContext) -> zone_pb2.Zone:
+        self.control.asked.append(request)
+        return zone_pb2.Zone(id="2f0c", name=request.name, create_time=at(0))
+
+    def ListZones(
+        self, request: zone_pb2.ListZonesRequest, context: grpc.ServicerContext
+    ) -> zone_pb2.ListZonesResponse:
+        return zone_pb2.ListZonesResponse()
+
+    def DeleteZone(
+        self, request: zone_pb2.DeleteZoneRequest, context: grpc.ServicerContext
+    ) -> zone_pb2.DeleteZoneResponse:
+        self.control.asked.append(request)
+        return zone_pb2.DeleteZoneResponse()
+
+
+class Users(account_pb2_grpc.UserServiceServicer):
+    """Signs what it is asked to, with the one CA of the tests; every caller is whom the certificate says."""
+
+    def __init__(self, control: Control) -> None:
+        self.control = control
+
+    def CreateUser(
+        self, request: account_pb2.CreateUserRequest, context: grpc.ServicerContext
+    ) -> account_pb2.CreateUserResponse:
+        self.control.asked.append(request)
+        if self.control.error is not None:
+            raise self.control.error
+        return self._issue(request.name, request.csr_pem)
+
+    def IssueUserCertificate(
+        self, request: account_pb2.IssueUserCertificateRequest, context: grpc.ServicerContext
+    ) -> account_pb2.CreateUserResponse:
+        self.control.asked.append(request)
+        return self._issue(request.user, request.csr_pem)
+
+    def WhoAmI(self, request: account_pb2.WhoAmIRequest, context: grpc.ServicerContext) -> account_pb2.User:
+        name = server.caller(context).name
+        return account_pb2.User(id=name, name=name, role=account_pb2.User.ADMIN)
+
+    def _issue(self, name: str, csr_pem: bytes) -> account_pb2.CreateUserResponse:
+        ca = self.control.papers.ca
+        certificate = ca.sign(csr_pem, Identity(Kind.USER, name), timedelta(days=1))
+        user = account_pb2.User(id=name, name=name, role=account_pb2.User.MEMBER, account_name="research")
+        return account_pb2.CreateUserResponse(user=user, certificate_pem=certificate, ca_pem=ca.certificate_pem)
+
+
+class Templates(template_pb2_grpc.TemplateServiceServicer):
+    def __init__(self, control: Control) -> None:
+        self.control = control
+
+    def UploadTemplate(
+        self, request_iterator: Iterator[template_pb2.UploadTemplateRequest], context: grpc.ServicerContext
+    ) -> template_pb2.Template:
+        header = next(request_iterator).header
+        self.control.asked.append(header)
+        self.control.uploaded = b"".join(part.data for part in request_iterator)
+        digest = hashlib.sha256(self.control.uploaded).hexdigest()
+        return template_pb2.Template(name=header.name, sha256=digest, format=header.format, firmware=header.firmware)
+
+
+class Operations(operations_pb2_grpc.OperationsServicer):  # type: ignore[misc]  # untyped
+    def __init__(self, control: Control) -> None:
+        self.control = control
+
+    def GetOperation(self, request: lro.GetOperationRequest, context: grpc.ServicerContext) -> lro.Operation:
+        return self.control.operation()
+
+    def WaitOperation(self, request: lro.WaitOperationRequest, context: grpc.ServicerContext) -> lro.Operation:
+        self.control.waiting.set()
+        return self.control.operation()
+
+    def ListOperations(
+        self, request: lro.ListOperationsRequest, context: grpc.ServicerContext
+    ) -> lro.ListOperationsResponse:
+        self.control.asked.append(request)
+        return lro.ListOperationsResponse(operations=[self.control.operation()])
+
+    def CancelOperation(self, request: lro.CancelOperationRequest, context: grpc.ServicerContext) -> Empty:
+        self.control.asked.append(request)
+        self.control.cancelled = True
+        return Empty()
+
+
+@contextmanager
+def serving(directory: Path) -> Iterator[tuple[Control, Path]]:
+    """Such a control plane on loopback, and the path of a profile for it."""
+    papers = Papers(directory)
+    control = Control(papers)
+    # The typed stubs want every method; those that no test calls answer UNIMPLEMENTED.
+    vms = Vms(control)  # type: ignore[abstract]
+    hosts = Hosts(control)  # type: ignore[abstract]
+    zones = Zones(control)  # type: ignore[abstract]
+    users = Users(control)  # type: ignore[abstract]
+    templates = Templates(control)  # type: ignore[abstract]
+    services: dict[str, server.Registration] = {
+        "ostler.control.v1.VmService": lambda s: vm_pb2_grpc.add_VmServiceServicer_to_server(vms, s),
+        "ostler.control.v1.HostService": lambda s: host_pb2_grpc.add_HostServiceServicer_to_server(hosts, s),
+        "ostler.control.v1.ZoneService": lambda s: zone_pb2_grpc.add_ZoneServiceServicer_to_server(zones, s),
+        "ostler.control.v1.UserService": lambda s: account_pb2_grpc.add_UserServiceServicer_to_server(users, s),
+        "ostler.control.v1.TemplateService": lambda s: template_pb2_grpc.add_TemplateServiceServicer_to_server(
+            templates, s
+        ),
+        "google.longrunning.Operations": lambda s: operations_pb2_grpc.add_OperationsServicer_to_server(
+            Operations(control), s
+        ),
+    }
+    running = server.serve(
+        "127.0.0.1:0",
+        credentials=server_credentials(papers.issue(Identity(Kind.CONTROL, "c1"))),
+        services=services,
+        authorize=lambda peer, method: peer.identity,
+        workers=8,
+    )
+    user = papers.issue(Identity(Kind.USER, "root"))
+    path = directory / "profile.toml"
+    text = profile.text(f"127.0.0.1:{running.port}", user.trust.name, user.certificate.name, user.key.name)
+    pki.write_private(path, text.encode())
+    try:
+        yield control, path
+    finally:
+        running.stop(0).wait()
