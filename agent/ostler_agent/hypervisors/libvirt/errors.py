@@ -40,6 +40,15 @@ _TABLE: dict[int, tuple[type[OstlerError], str]] = {
     libvirt.VIR_ERR_OPERATION_FAILED: (FailedPreconditionError, "HYPERVISOR_REFUSED"),
 }
 
+# QEMU's own words, which libvirt hands on as "internal error" or the like: what an operator can do about them.
+_QEMU_WORDS: tuple[tuple[str, type[OstlerError], str, str], ...] = (
+    ("cannot unlock any keyslot", FailedPreconditionError, "WRONG_KEY", "the key does not open the volume"),
+    ('Failed to get "write" lock', FailedPreconditionError, "DISK_IN_USE", "another process has a disk open"),
+    ('Failed to get shared "write" lock', FailedPreconditionError, "DISK_IN_USE", "another process has a disk open"),
+    ("No space left on device", ResourceExhaustedError, "POOL_FULL", "free some space"),
+    ("annot set up guest memory", ResourceExhaustedError, "HOST_MEMORY", "the host has too little free memory"),
+)
+
 # What comes out of the transport, whatever its number: the daemon is not there, or went away in the middle.
 _TRANSPORT = {libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE}
 
@@ -54,6 +63,9 @@ def to_ostler_error(error: libvirt.libvirtError, what: str) -> OstlerError:
     message = f"{what}: {error.get_error_message()}"
     if lost_connection(error):
         return UnavailableError(f"{message} (is libvirtd running?)", "LIBVIRT_UNAVAILABLE")
+    for words, kind, reason, advice in _QEMU_WORDS:
+        if words in message:
+            return kind(f"{message} ({advice})", reason)
     kind, reason = _TABLE.get(error.get_error_code(), (InternalError, "HYPERVISOR_ERROR"))
     return kind(message, reason, {"libvirt_code": str(error.get_error_code())})
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import libvirt
 import structlog
+from ostler_common.errors import UnavailableError
 
 from ostler_agent.hypervisors.base import Listener, VmEvent, VmEventKind
 from ostler_agent.spec import VmInfo
@@ -162,6 +163,9 @@ class Events:
                     self._tell_event(heard)
                 else:
                     heard()
+            except UnavailableError as error:
+                # libvirt went away: once it is back, listeners are told to look at everything anew.
+                log.info("an event was lost", heard=str(heard), error=str(error))
             except Exception:
                 log.exception("an event could not be told", heard=str(heard))
 

@@ -1,0 +1,55 @@
+"""The side that a VM leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ostler_common.errors import AbortedError, FailedPreconditionError, bad_field
+
+from ostler_agent.hypervisors.base import Destination, LiveMigration, MoveLimits, MoveOutcome, MoveReport, Work
+from ostler_agent.migration.destination import Endpoint
+from ostler_agent.spec import VmSpec
+
+
+def move(
+    driver: LiveMigration,
+    endpoint: Endpoint,
+    spec: VmSpec,
+    moved: Sequence[str],
+    limits: MoveLimits,
+    work: Work,
+) -> MoveReport:
+    """Moves a running VM to where the endpoint says. spec: the VM as it will be there.
+
+    Raises InvalidArgumentError when the endpoint does not know a volume; else what `LiveMigration.migrate` raises:
+    then the VM runs here still, unless its guest stopped meanwhile.
+    """
+    for volume_id in {disk.volume.volume_id for disk in spec.disks} | set(moved):
+        if volume_id not in endpoint.volume_paths:
+            raise bad_field("endpoint.volume_paths", f"has no path for volume {volume_id}")
+    work.progress("connecting")
+    destination = Destination(
+        libvirt_uri=endpoint.libvirt_uri,
+        migrate_uri=endpoint.migrate_uri,
+        disks_uri=endpoint.disks_uri,
+        paths=endpoint.volume_paths,
+        keys={disk.volume.volume_id: disk.volume.key.key_id for disk in spec.disks if disk.volume.key},
+        bridges={nic.mac: nic.bridge for nic in spec.nics},
+        moved=tuple(moved),
+    )
+    return driver.migrate(spec.vm_id, destination, limits, work)
+
+
+def settle(driver: LiveMigration, vm_id: str, timeout_s: float, work: Work) -> MoveReport:
+    """Finds out how a move ended that an earlier life of the agent began; waits while it still goes on.
+
+    The report is empty: its figures went with that life. Raises AbortedError MIGRATION_FAILED when the VM runs here,
+    FailedPreconditionError VM_STOPPED when it stopped.
+    """
+    outcome = driver.await_migration(vm_id, timeout_s, work)
+    if outcome is MoveOutcome.RUNNING_HERE:
+        work.check()
+        raise AbortedError(f"VM {vm_id} has not moved and runs here", "MIGRATION_FAILED", {"vm": vm_id})
+    if outcome is MoveOutcome.STOPPED_HERE:
+        raise FailedPreconditionError(f"VM {vm_id} stopped while it was moving", "VM_STOPPED", {"vm": vm_id})
+    return MoveReport()

@@ -1,0 +1,35 @@
+"""What must be on a host before a VM comes to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from ostler_common.errors import FailedPreconditionError
+
+from ostler_agent.spec import NicSpec
+
+NETWORK_DEVICES = Path("/sys/class/net")
+
+
+def check_volume_file(volume_id: str, path: Path) -> None:
+    """Raises FailedPreconditionError VOLUME_MISSING."""
+    if not path.is_file():
+        raise FailedPreconditionError(
+            f"volume {volume_id} is not on this host: there is no file {path} (is its pool mounted?)",
+            "VOLUME_MISSING",
+            {"volume": volume_id, "path": str(path)},
+        )
+
+
+def check_bridges(nics: Iterable[NicSpec], network_devices: Path = NETWORK_DEVICES) -> None:
+    """Raises FailedPreconditionError BRIDGE_MISSING. network_devices: where the kernel shows them."""
+    for nic in nics:
+        device = network_devices / nic.bridge
+        # An Open vSwitch bridge has no "bridge" directory, and is none that libvirt could use by this name.
+        if "/" in nic.bridge or not (device / "bridge").is_dir():
+            raise FailedPreconditionError(
+                f"this host has no bridge {nic.bridge} (create it, or choose another network)",
+                "BRIDGE_MISSING",
+                {"bridge": nic.bridge},
+            )

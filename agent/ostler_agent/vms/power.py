@@ -1,0 +1,78 @@
+"""Definition and power."""
+
+from __future__ import annotations
+
+import time
+
+from ostler_common.errors import FailedPreconditionError
+
+from ostler_agent.hypervisors.base import Hypervisor, Paths, Work
+from ostler_agent.preconditions import check_bridges, check_volume_file
+from ostler_agent.spec import VmInfo, VmSpec
+
+LOOK_INTERVAL_S = 0.2
+
+
+def define(driver: Hypervisor, paths: Paths, spec: VmSpec, work: Work) -> VmInfo:
+    """Writes the definition, replacing that of a stopped VM. Raises FailedPreconditionError VM_RUNNING."""
+    work.progress("defining")
+    driver.define(spec, paths)
+    return driver.vm(spec.vm_id)
+
+
+def start(driver: Hypervisor, paths: Paths, spec: VmSpec, work: Work) -> VmInfo:
+    """Starts the VM as spec says; one that runs already is a success and stays as it is.
+
+    Raises FailedPreconditionError VOLUME_MISSING, BRIDGE_MISSING, WRONG_KEY, DISK_IN_USE,
+    InvalidArgumentError KEY_MISSING.
+    """
+    if not driver.running(spec.vm_id):
+        for disk in spec.disks:
+            check_volume_file(disk.volume.volume_id, paths(disk.volume))
+        check_bridges(spec.nics)
+        work.progress("starting")
+        driver.start(spec, paths)
+    return driver.vm(spec.vm_id)
+
+
+def stop(driver: Hypervisor, vm_id: str, timeout_s: float, work: Work) -> VmInfo:
+    """Asks the guest to shut down and pulls the plug when it has not within timeout_s (0: at once).
+
+    A VM that is stopped or not here is a success. Cancelled while it waits, the guest has been asked all the same.
+    """
+    if timeout_s > 0 and driver.running(vm_id):
+        work.check()
+        work.progress("waiting for the guest to shut down")
+        driver.shut_down(vm_id)
+        _wait_until_off(driver, vm_id, timeout_s, work)
+    if driver.running(vm_id):
+        work.check()
+        work.progress("pulling the plug")
+    driver.power_off(vm_id)
+    return driver.vm(vm_id)
+
+
+def reboot(driver: Hypervisor, vm_id: str, hard: bool) -> VmInfo:
+    """Asks the guest to reboot, or resets it. Raises NotFoundError, FailedPreconditionError VM_NOT_RUNNING."""
+    driver.reboot(vm_id, hard)
+    return driver.vm(vm_id)
+
+
+def delete(driver: Hypervisor, vm_id: str) -> VmInfo:
+    """Forgets a stopped VM. Raises FailedPreconditionError VM_RUNNING, VM_NOT_MANAGED."""
+    info = driver.vm(vm_id)
+    if info.name and not info.managed:
+        raise FailedPreconditionError(
+            f"VM {info.name} was not made by Ostler (remove it with the tool that made it)",
+            "VM_NOT_MANAGED",
+            {"vm": vm_id},
+        )
+    driver.delete(vm_id)
+    return driver.vm(vm_id)
+
+
+def _wait_until_off(driver: Hypervisor, vm_id: str, timeout_s: float, work: Work) -> None:
+    deadline = time.monotonic() + timeout_s
+    while driver.running(vm_id) and time.monotonic() < deadline:
+        work.check()
+        time.sleep(LOOK_INTERVAL_S)
