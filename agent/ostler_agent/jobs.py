@@ -14,6 +14,7 @@ import time
 import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -48,6 +49,7 @@ _RESULT_FIELDS = {
 
 Work = Callable[["JobContext"], Message | None]
 Recover = Callable[[Record], Message | None]
+Resume = Callable[[Record, "JobContext"], Message | None]
 
 
 class JobContext:
@@ -192,6 +194,7 @@ class Jobs:
         self._journal = Journal(journal_dir)
         self._running: dict[str, _Running] = {}
         self._recover: dict[str, Recover] = {}
+        self._resume: dict[str, Resume] = {}
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._stopping = False
@@ -233,8 +236,8 @@ class Jobs:
             record = Record.begin(operation.id, operation.attempt, kind, digest(request), redacted(request))
             record.facts.update(facts)
             self._journal.save(record)
-            job = self._running[operation.id] = _Running(record, self._journal)
-        threading.Thread(target=self._work, args=(job, work), name=f"job-{operation.id}", daemon=True).start()
+            job = _Running(record, self._journal)
+            self._start(job, work)
         return job.updates()
 
     def get(self, operation_id: str) -> job_pb2.JobUpdate:
@@ -269,11 +272,23 @@ class Jobs:
         """
         self._recover[kind] = recover
 
+    def on_resume(self, kind: str, resume: Resume) -> None:
+        """Like `on_recover` for work that goes on without the agent: the job runs again, with this to wait for its end.
+
+        It is watched and cancelled like any other job, and holds up nobody.
+        """
+        self._resume[kind] = resume
+
     def recover(self) -> None:
-        """Settles every job that an earlier life of the agent left running. Call once, before serving."""
+        """Settles or resumes every job that an earlier life of the agent left running. Call once, before serving."""
         with self._lock:
             for operation_id in self._journal.ids():
-                self._settled(operation_id)
+                record = self._journal.load(operation_id)
+                resume = self._resume.get(record.kind) if record and record.state == "RUNNING" else None
+                if record and resume:
+                    self._start(_Running(record, self._journal), partial(resume, record))
+                else:
+                    self._settled(operation_id)
 
     def stop(self, timeout_s: float) -> None:
         """Takes no more jobs, gives those that run the time to end, then interrupts them and waits for their undo."""
@@ -285,6 +300,10 @@ class Jobs:
             job.context.cancel(interrupted())
         with self._lock:
             self._idle.wait_for(lambda: not self._running, timeout_s)
+
+    def _start(self, job: _Running, work: Work) -> None:
+        self._running[job.record.id] = job
+        threading.Thread(target=self._work, args=(job, work), name=f"job-{job.record.id}", daemon=True).start()
 
     def _work(self, job: _Running, work: Work) -> None:
         with structlog.contextvars.bound_contextvars(operation=job.record.id, kind=job.record.kind):

@@ -1,0 +1,164 @@
+"""HostService."""
+
+from __future__ import annotations
+
+import queue
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+import grpc
+from ostler.agent.v1 import host_pb2, host_pb2_grpc
+from ostler.types.v1 import host_pb2 as types_pb2
+from ostler.types.v1 import vm_pb2 as vm_types_pb2
+from ostler_common.errors import UnavailableError, bad_field
+
+from ostler_agent.capabilities import Capabilities
+from ostler_agent.host_load import LoadMeter
+from ostler_agent.hypervisors.base import Hypervisor, VmEvent
+from ostler_agent.services import convert
+from ostler_agent.services.host_convert import capabilities_message, event_message, load_message, timestamp
+
+DEFAULT_INTERVAL_MS = 5000
+LEAST_INTERVAL_MS = 500
+BACKLOG = 10_000
+
+
+class CapabilitySource(Protocol):
+    """What is needed of `capabilities.Prober`."""
+
+    def current(self) -> Capabilities: ...
+    def probe(self) -> Capabilities: ...
+    def subscribe(self, listener: Callable[[Capabilities], None]) -> Callable[[], None]: ...
+
+
+class Trust(Protocol):
+    """What is needed of `renew.Keeper`."""
+
+    def update(self, ca_pem: bytes, crl_pem: bytes) -> None: ...
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a host is, apart from what it can do. certificate_expire_time: asked anew each time, for it is renewed."""
+
+    host_id: str
+    version: str
+    certificate_expire_time: Callable[[], datetime]
+    start_time: datetime = field(default_factory=lambda: datetime.now(UTC))
+    proc: Path = Path("/proc")
+
+
+class HostService(host_pb2_grpc.HostServiceServicer):
+    def __init__(self, driver: Hypervisor, capabilities: CapabilitySource, trust: Trust, facts: Facts) -> None:
+        self._driver = driver
+        self._capabilities = capabilities
+        self._trust = trust
+        self._facts = facts
+
+    def GetHost(self, request: host_pb2.GetHostRequest, context: grpc.ServicerContext) -> host_pb2.Host:
+        return self._host()
+
+    def ProbeCapabilities(
+        self, request: host_pb2.ProbeCapabilitiesRequest, context: grpc.ServicerContext
+    ) -> types_pb2.Capabilities:
+        return capabilities_message(self._capabilities.probe())
+
+    def UpdateTrust(
+        self, request: host_pb2.UpdateTrustRequest, context: grpc.ServicerContext
+    ) -> host_pb2.UpdateTrustResponse:
+        self._trust.update(request.ca_pem, request.crl_pem)
+        return host_pb2.UpdateTrustResponse()
+
+    def WatchHost(
+        self, request: host_pb2.WatchHostRequest, context: grpc.ServicerContext
+    ) -> Iterator[host_pb2.HostUpdate]:
+        if request.load_interval_ms < 0:
+            raise bad_field("load_interval_ms", "must not be negative")
+        interval_s = max(LEAST_INTERVAL_MS, request.load_interval_ms or DEFAULT_INTERVAL_MS) / 1000
+        watch = _Watch()
+        if not context.add_callback(watch.end):
+            return
+        with ExitStack() as stack:
+            # Before the snapshot, so that nothing falls between: an event may tell again what the snapshot says.
+            stack.callback(self._driver.subscribe(watch))
+            stack.callback(self._capabilities.subscribe(watch.capabilities_changed))
+            yield from self._updates(watch, LoadMeter(self._facts.proc), interval_s)
+
+    def _updates(self, watch: _Watch, meter: LoadMeter, interval_s: float) -> Iterator[host_pb2.HostUpdate]:
+        yield host_pb2.HostUpdate(snapshot=self._snapshot())
+        due = time.monotonic() + interval_s
+        while not watch.ended:
+            update = watch.next(max(0.0, due - time.monotonic()))
+            if update is _SNAPSHOT:
+                yield host_pb2.HostUpdate(snapshot=self._snapshot())
+            elif isinstance(update, host_pb2.HostUpdate):
+                yield update
+            elif time.monotonic() >= due and not watch.ended:
+                due = time.monotonic() + interval_s
+                yield host_pb2.HostUpdate(load=self._load(meter))
+
+    def _snapshot(self) -> host_pb2.HostSnapshot:
+        return host_pb2.HostSnapshot(host=self._host(), vms=[convert.vm_info(vm) for vm in self._driver.vms()])
+
+    def _load(self, meter: LoadMeter) -> vm_types_pb2.HostLoad:
+        try:
+            samples = self._driver.samples()
+        except UnavailableError:
+            samples = []  # the host's own load is worth telling while libvirt is away
+        return load_message(meter.measure(samples))
+
+    def _host(self) -> host_pb2.Host:
+        return host_pb2.Host(
+            host_id=self._facts.host_id,
+            hostname=socket.gethostname(),
+            agent_version=self._facts.version,
+            boot_id=(self._facts.proc / "sys/kernel/random/boot_id").read_text().strip(),
+            agent_start_time=timestamp(self._facts.start_time),
+            capabilities=capabilities_message(self._capabilities.current()),
+            certificate_expire_time=timestamp(self._facts.certificate_expire_time()),
+        )
+
+
+_SNAPSHOT = "snapshot"
+_END = "end"
+
+
+class _Watch:
+    """What one watcher has yet to be told. A watcher too slow for its backlog gets a snapshot instead."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self._updates: queue.Queue[host_pb2.HostUpdate | str] = queue.Queue()
+
+    def vm_event(self, event: VmEvent) -> None:
+        self._put(host_pb2.HostUpdate(vm_event=event_message(event)))
+
+    def reconnected(self) -> None:
+        self._put(_SNAPSHOT)
+
+    def capabilities_changed(self, capabilities: Capabilities) -> None:
+        self._put(host_pb2.HostUpdate(capabilities=capabilities_message(capabilities)))
+
+    def end(self) -> None:
+        self.ended = True
+        self._updates.put(_END)
+
+    def next(self, timeout_s: float) -> host_pb2.HostUpdate | str | None:
+        """The next thing to tell; None when the time is over first."""
+        try:
+            return self._updates.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+
+    def _put(self, update: host_pb2.HostUpdate | str) -> None:
+        if self._updates.qsize() < BACKLOG:
+            self._updates.put(update)
+            return
+        self._updates = queue.Queue()
+        self._updates.put(_SNAPSHOT)

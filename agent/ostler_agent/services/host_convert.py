@@ -1,0 +1,79 @@
+"""A host's life to protobuf."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from google.protobuf import timestamp_pb2
+from ostler.agent.v1 import host_pb2
+from ostler.types.v1 import host_pb2 as types_pb2
+from ostler.types.v1 import vm_pb2 as vm_types_pb2
+
+from ostler_agent.capabilities import Capabilities
+from ostler_agent.host_load import HostLoad
+from ostler_agent.hypervisors.base import VmEvent
+from ostler_agent.services import convert
+
+
+def timestamp(time: datetime) -> timestamp_pb2.Timestamp:
+    message = timestamp_pb2.Timestamp()
+    message.FromDatetime(time)
+    return message
+
+
+def event_message(event: VmEvent) -> host_pb2.VmEvent:
+    return host_pb2.VmEvent(
+        kind=host_pb2.VmEvent.Kind.Value(event.kind.value),
+        vm=convert.vm_info(event.vm),
+        detail=event.detail,
+        time=timestamp(event.time),
+    )
+
+
+def load_message(load: HostLoad) -> vm_types_pb2.HostLoad:
+    return vm_types_pb2.HostLoad(
+        time=timestamp(datetime.now(UTC)),
+        cpu_used=load.cpu_used,
+        cpus=load.cpus,
+        memory_used_bytes=load.memory_used_bytes,
+        memory_total_bytes=load.memory_total_bytes,
+        cpu_pressure=load.cpu_pressure,
+        memory_pressure=load.memory_pressure,
+        io_pressure=load.io_pressure,
+        vms=[
+            vm_types_pb2.VmLoad(
+                vm_id=vm.vm_id,
+                cpu_used=vm.cpu_used,
+                memory_rss_bytes=vm.memory_rss_bytes,
+                memory_guest_used_bytes=vm.memory_guest_used_bytes,
+            )
+            for vm in load.vms
+        ],
+    )
+
+
+def capabilities_message(found: Capabilities) -> types_pb2.Capabilities:
+    hypervisor = found.hypervisor
+    return types_pb2.Capabilities(
+        hypervisor_type=found.hypervisor_type,
+        hypervisor_display_name=found.hypervisor_display_name,
+        hypervisor_version=hypervisor.hypervisor_version,
+        libvirt_version=hypervisor.libvirt_version,
+        domain_types=hypervisor.domain_types,
+        machine_types=hypervisor.machine_types,
+        cpu_model=hypervisor.cpu_model,
+        cpus=hypervisor.cpus,
+        cpu_mhz=hypervisor.cpu_mhz,
+        memory_bytes=hypervisor.memory_bytes,
+        numa_nodes=hypervisor.numa_nodes,
+        volume_encryption=found.volume_encryption,
+        uefi=found.uefi,
+        instance_conversion=found.instance_conversion,
+        bridges=found.bridges,
+        pool_types=found.pool_types,
+        probes=[
+            types_pb2.Probe(name=probe.name, ok=probe.ok, reason=probe.reason, detail=probe.detail)
+            for probe in found.probes
+        ],
+        probe_time=timestamp(found.probe_time),
+    )

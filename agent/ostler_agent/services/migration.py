@@ -1,0 +1,127 @@
+"""MigrationService."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+from google.protobuf.message import Message
+from ostler.agent.v1 import vm_pb2, vm_pb2_grpc
+from ostler.types.v1 import job_pb2
+from ostler_common.errors import bad_field
+
+from ostler_agent.hypervisors.base import LiveMigration, MoveLimits, MoveReport
+from ostler_agent.jobs import JobContext, Jobs, interrupted
+from ostler_agent.journal import Record
+from ostler_agent.migration import source
+from ostler_agent.migration.destination import Arrivals, Endpoint, MovedVolume
+from ostler_agent.services import convert
+
+DEFAULT_MAX_DOWNTIME_MS = 300
+DEFAULT_TIMEOUT_S = 3600
+
+Updates = Iterator[job_pb2.JobUpdate]
+
+
+class MigrationService(vm_pb2_grpc.MigrationServiceServicer):
+    def __init__(self, jobs: Jobs, driver: LiveMigration, arrivals: Arrivals) -> None:
+        self._jobs = jobs
+        self._driver = driver
+        self._arrivals = arrivals
+        jobs.on_recover("migration.prepare", self._recover_prepare)
+        jobs.on_resume("migration.move", self._resume_move)
+
+    def PrepareMigration(self, request: vm_pb2.PrepareMigrationRequest, context: grpc.ServicerContext) -> Updates:
+        spec, moved = convert.vm_spec(request.spec), _moved_volumes(request)
+        return self._jobs.run(
+            request.operation,
+            "migration.prepare",
+            request,
+            lambda job: _endpoint_message(self._arrivals.prepare(spec, moved, job)),
+        )
+
+    def MigrateVm(self, request: vm_pb2.MigrateVmRequest, context: grpc.ServicerContext) -> Updates:
+        spec, endpoint, limits = (
+            convert.vm_spec(request.destination_spec),
+            _endpoint(request.endpoint),
+            _limits(request),
+        )
+        if convert.uuid_field(request.vm_id, "vm_id") != spec.vm_id:
+            raise bad_field("destination_spec.vm_id", "must be the VM that moves")
+        return self._jobs.run(
+            request.operation,
+            "migration.move",
+            request,
+            lambda job: _report(source.move(self._driver, endpoint, spec, request.moved_volume_ids, limits, job)),
+        )
+
+    def FinishMigration(self, request: vm_pb2.FinishMigrationRequest, context: grpc.ServicerContext) -> Updates:
+        vm_id = convert.uuid_field(request.vm_id, "vm_id")
+        moved = [convert.volume_ref(ref, f"moved_volumes[{n}]") for n, ref in enumerate(request.moved_volumes)]
+        return self._jobs.run(
+            request.operation,
+            "migration.finish",
+            request,
+            lambda job: convert.vm_info(self._arrivals.finish(vm_id, request.arrived, request.key_ids, moved, job)),
+        )
+
+    def _recover_prepare(self, record: Record) -> Message:
+        """Its keys were swept when the agent started; its targets go now."""
+        request = record.request_as(vm_pb2.PrepareMigrationRequest)
+        self._arrivals.settle_prepare(convert.vm_spec(request.spec), _moved_volumes(request))
+        raise interrupted()
+
+    def _resume_move(self, record: Record, job: JobContext) -> Message:
+        request = record.request_as(vm_pb2.MigrateVmRequest)
+        return _report(source.settle(self._driver, request.vm_id, _limits(request).timeout_s, job))
+
+
+def _moved_volumes(request: vm_pb2.PrepareMigrationRequest) -> list[MovedVolume]:
+    return [
+        MovedVolume(
+            convert.uuid_field(volume.volume_id, f"moved_volumes[{n}].volume_id"),
+            volume.size_bytes,
+            convert.provisioning(volume.provisioning, f"moved_volumes[{n}].provisioning"),
+        )
+        for n, volume in enumerate(request.moved_volumes)
+    ]
+
+
+def _limits(request: vm_pb2.MigrateVmRequest) -> MoveLimits:
+    for field in ("max_downtime_ms", "timeout_s", "bandwidth_bytes_per_s"):
+        if getattr(request, field) < 0:
+            raise bad_field(field, "must not be negative")
+    return MoveLimits(
+        max_downtime_ms=request.max_downtime_ms or DEFAULT_MAX_DOWNTIME_MS,
+        timeout_s=request.timeout_s or DEFAULT_TIMEOUT_S,
+        bandwidth_bytes_per_s=request.bandwidth_bytes_per_s,
+        auto_converge=request.auto_converge,
+    )
+
+
+def _endpoint(message: job_pb2.MigrationEndpoint) -> Endpoint:
+    if not message.libvirt_uri.startswith("qemu+tls://"):
+        raise bad_field("endpoint.libvirt_uri", "must be a qemu+tls:// address")
+    if not message.migrate_uri.startswith("tcp://"):
+        raise bad_field("endpoint.migrate_uri", "must be a tcp:// address")
+    paths = {volume_id: Path(path) for volume_id, path in message.volume_paths.items()}
+    return Endpoint(message.libvirt_uri, message.migrate_uri, message.disks_uri, paths)
+
+
+def _endpoint_message(endpoint: Endpoint) -> job_pb2.MigrationEndpoint:
+    return job_pb2.MigrationEndpoint(
+        libvirt_uri=endpoint.libvirt_uri,
+        migrate_uri=endpoint.migrate_uri,
+        disks_uri=endpoint.disks_uri,
+        volume_paths={volume_id: str(path) for volume_id, path in endpoint.volume_paths.items()},
+    )
+
+
+def _report(report: MoveReport) -> job_pb2.MigrationReport:
+    return job_pb2.MigrationReport(
+        elapsed_ms=report.elapsed_ms,
+        downtime_ms=report.downtime_ms,
+        transferred_bytes=report.transferred_bytes,
+        dirty_rate_bytes_per_s=report.dirty_rate_bytes_per_s,
+    )

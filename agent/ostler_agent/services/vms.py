@@ -1,0 +1,179 @@
+"""VmService."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import grpc
+import structlog
+from google.protobuf.message import Message
+from ostler.agent.v1 import vm_pb2, vm_pb2_grpc
+from ostler.types.v1 import job_pb2
+from ostler.types.v1 import vm_pb2 as types_pb2
+from ostler_common.errors import bad_field
+
+from ostler_agent.hypervisors.base import Console, Hypervisor, Paths
+from ostler_agent.jobs import JobContext, Jobs, interrupted
+from ostler_agent.journal import Record
+from ostler_agent.services import convert
+from ostler_agent.spec import PowerState
+from ostler_agent.vms import disks, power
+
+log = structlog.get_logger(__name__)
+
+Updates = Iterator[job_pb2.JobUpdate]
+
+
+class VmService(vm_pb2_grpc.VmServiceServicer):
+    """paths: where a volume's file is (`Pools.volume_path`)."""
+
+    def __init__(self, jobs: Jobs, driver: Hypervisor, paths: Paths) -> None:
+        self._jobs = jobs
+        self._driver = driver
+        self._paths = paths
+        jobs.on_recover("vm.start", self._recover_start)
+        jobs.on_recover("vm.stop", self._recover_stop)
+        jobs.on_recover("vm.delete", self._recover_delete)
+        jobs.on_recover("vm.attach", self._recover_attach)
+        jobs.on_recover("vm.detach", self._recover_detach)
+
+    def DefineVm(self, request: vm_pb2.DefineVmRequest, context: grpc.ServicerContext) -> Updates:
+        spec = convert.vm_spec(request.spec)
+        return self._jobs.run(
+            request.operation,
+            "vm.define",
+            request,
+            lambda job: convert.vm_info(power.define(self._driver, self._paths, spec, job)),
+        )
+
+    def StartVm(self, request: vm_pb2.StartVmRequest, context: grpc.ServicerContext) -> Updates:
+        spec = convert.vm_spec(request.spec)
+        return self._jobs.run(
+            request.operation,
+            "vm.start",
+            request,
+            lambda job: convert.vm_info(power.start(self._driver, self._paths, spec, job)),
+        )
+
+    def StopVm(self, request: vm_pb2.StopVmRequest, context: grpc.ServicerContext) -> Updates:
+        vm_id = convert.uuid_field(request.vm_id, "vm_id")
+        if request.timeout_s < 0:
+            raise bad_field("timeout_s", "must not be negative")
+        return self._jobs.run(
+            request.operation,
+            "vm.stop",
+            request,
+            lambda job: convert.vm_info(power.stop(self._driver, vm_id, request.timeout_s, job)),
+        )
+
+    def RebootVm(self, request: vm_pb2.RebootVmRequest, context: grpc.ServicerContext) -> Updates:
+        vm_id = convert.uuid_field(request.vm_id, "vm_id")
+        return self._jobs.run(
+            request.operation,
+            "vm.reboot",
+            request,
+            lambda job: convert.vm_info(power.reboot(self._driver, vm_id, request.hard)),
+        )
+
+    def DeleteVm(self, request: vm_pb2.DeleteVmRequest, context: grpc.ServicerContext) -> Updates:
+        vm_id = convert.uuid_field(request.vm_id, "vm_id")
+        return self._jobs.run(
+            request.operation,
+            "vm.delete",
+            request,
+            lambda job: convert.vm_info(power.delete(self._driver, vm_id)),
+        )
+
+    def AttachVolume(self, request: vm_pb2.AttachVolumeRequest, context: grpc.ServicerContext) -> Updates:
+        vm_id, disk = convert.uuid_field(request.vm_id, "vm_id"), convert.disk_spec(request.disk)
+        return self._jobs.run(
+            request.operation,
+            "vm.attach",
+            request,
+            lambda job: convert.vm_info(disks.attach(self._driver, self._paths, vm_id, disk, job)),
+        )
+
+    def DetachVolume(self, request: vm_pb2.DetachVolumeRequest, context: grpc.ServicerContext) -> Updates:
+        vm_id, volume_id = (
+            convert.uuid_field(request.vm_id, "vm_id"),
+            convert.uuid_field(request.volume_id, "volume_id"),
+        )
+        key_id = convert.uuid_field(request.key_id, "key_id") if request.key_id else None
+        return self._jobs.run(
+            request.operation,
+            "vm.detach",
+            request,
+            lambda job: convert.vm_info(disks.detach(self._driver, vm_id, volume_id, key_id, job)),
+        )
+
+    def GetVm(self, request: vm_pb2.GetVmRequest, context: grpc.ServicerContext) -> types_pb2.VmInfo:
+        return convert.vm_info(self._driver.vm(convert.uuid_field(request.vm_id, "vm_id")))
+
+    def ListVms(self, request: vm_pb2.ListVmsRequest, context: grpc.ServicerContext) -> vm_pb2.ListVmsResponse:
+        return vm_pb2.ListVmsResponse(vms=[convert.vm_info(info) for info in self._driver.vms()])
+
+    def Console(
+        self, request_iterator: Iterator[vm_pb2.ConsoleInput], context: grpc.ServicerContext
+    ) -> Iterator[vm_pb2.ConsoleOutput]:
+        first = next(request_iterator)
+        console = self._driver.console(convert.uuid_field(first.vm_id, "vm_id"), first.force)
+        # However the call ends, the console is let go; False: it has ended already.
+        if not context.add_callback(console.close):
+            console.close()
+        threading.Thread(target=_type, args=(console, first, request_iterator), name="console", daemon=True).start()
+        yield vm_pb2.ConsoleOutput()  # tells the caller that the console is its own now
+        while data := console.read():
+            yield vm_pb2.ConsoleOutput(data=data)
+
+    def Screenshot(self, request: vm_pb2.ScreenshotRequest, context: grpc.ServicerContext) -> vm_pb2.ScreenshotResponse:
+        return vm_pb2.ScreenshotResponse(png=self._driver.screenshot(convert.uuid_field(request.vm_id, "vm_id")))
+
+    # -- how jobs ended that the agent's end cut short: by what the hypervisor says now
+
+    def _recover_start(self, record: Record) -> Message:
+        return self._settled(record.request_as(vm_pb2.StartVmRequest).spec.vm_id, running=True)
+
+    def _recover_stop(self, record: Record) -> Message:
+        return self._settled(record.request_as(vm_pb2.StopVmRequest).vm_id, running=False)
+
+    def _recover_delete(self, record: Record) -> Message:
+        info = self._driver.vm(record.request_as(vm_pb2.DeleteVmRequest).vm_id)
+        if info.power_state is not PowerState.ABSENT:
+            raise interrupted()
+        return convert.vm_info(info)
+
+    def _recover_attach(self, record: Record) -> Message:
+        request = record.request_as(vm_pb2.AttachVolumeRequest)
+        info = self._driver.vm(request.vm_id)
+        # The definition is changed first, the running VM after it: what shows now shows everywhere.
+        if request.disk.volume.volume_id not in info.volume_ids:
+            raise interrupted()
+        return convert.vm_info(info)
+
+    def _recover_detach(self, record: Record) -> Message:
+        """The guest has let go: what is left to do never waits, and is done."""
+        request = record.request_as(vm_pb2.DetachVolumeRequest)
+        if request.volume_id in self._driver.vm(request.vm_id).volume_ids:
+            raise interrupted()
+        context = JobContext(record.id)
+        return convert.vm_info(
+            disks.detach(self._driver, request.vm_id, request.volume_id, request.key_id or None, context)
+        )
+
+    def _settled(self, vm_id: str, *, running: bool) -> Message:
+        if self._driver.running(vm_id) is not running:
+            raise interrupted()
+        return convert.vm_info(self._driver.vm(vm_id))
+
+
+def _type(console: Console, first: vm_pb2.ConsoleInput, rest: Iterator[vm_pb2.ConsoleInput]) -> None:
+    """Hands the guest what is typed; when no more will be, the console stays open to be read."""
+    try:
+        console.write(first.data)
+        for message in rest:
+            console.write(message.data)
+    except grpc.RpcError:
+        pass  # the call has ended
+    except Exception:
+        log.exception("the console could not be written to")
