@@ -1,0 +1,112 @@
+"""Following a job on a host to its end, however often the connection breaks.
+
+An agent's job goes on without its caller, and the agent is idempotent by the operation's id: sending the same call
+again attaches to the running job, or brings its recorded outcome.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import grpc
+from ostler.agent.v1 import job_pb2
+from ostler.types.v1 import job_pb2 as types_job_pb2
+from ostler_common.errors import OstlerError, UnavailableError, from_rpc_error, from_status
+
+from ostler_control.agents.client import Agent, Agents, HostAddress, broken, unreachable
+
+JobUpdate = types_job_pb2.JobUpdate
+OnProgress = Callable[[types_job_pb2.Progress], None]
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 3.0
+_CANCEL_DEADLINE_S = 10.0
+
+
+class JobControl(Protocol):
+    """What whoever waits for a job has to say meanwhile."""
+
+    def waiting(self, cancel: Callable[[], None], stop: Callable[[], object]) -> AbstractContextManager[None]:
+        """While inside, `cancel` passes a wish to cancel to the host, and `stop` ends the wait."""
+
+    def pause(self, seconds: float) -> None:
+        """Sleeps; raises when the wait is to end."""
+
+
+def run_job(
+    agents: Agents,
+    host: HostAddress,
+    method: Callable[[Agent], Any],
+    request: Any,
+    on_progress: OnProgress,
+    control: JobControl,
+) -> JobUpdate:
+    """Has an agent do a job and returns its last update, with the result.
+
+    method: one that answers with job updates, e.g. `lambda agent: agent.vms.StartVm`; request: has an `operation`.
+    Raises the job's OstlerError (CancelledError when it was cancelled), or UnavailableError HOST_UNREACHABLE when the
+    host has not answered for `agents.unreachable_limit_s`: then the outcome is unknown.
+    """
+    return _follow(agents, host, request.operation.id, lambda agent: method(agent)(request), on_progress, control)
+
+
+def watch_job(
+    agents: Agents, host: HostAddress, job_id: str, on_progress: OnProgress, control: JobControl
+) -> JobUpdate:
+    """Waits for a job that was begun before; like `run_job`, but NotFoundError when the host has never heard of it."""
+    request = job_pb2.WatchJobRequest(operation_id=job_id)
+    return _follow(agents, host, job_id, lambda agent: agent.jobs.WatchJob(request), on_progress, control)
+
+
+def _follow(
+    agents: Agents,
+    host: HostAddress,
+    job_id: str,
+    begin: Callable[[Agent], Any],
+    on_progress: OnProgress,
+    control: JobControl,
+) -> JobUpdate:
+    silent_since: float | None = None
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        try:
+            for update in _updates(agents, host, job_id, begin, control):
+                silent_since, pause_s = None, _FIRST_PAUSE_S
+                if update.state == JobUpdate.RUNNING:
+                    on_progress(update.progress)
+                elif update.state == JobUpdate.SUCCEEDED:
+                    return update
+                else:
+                    raise from_status(update.error)
+            error: OstlerError = UnavailableError("the stream ended before the job", "RPC")
+        except grpc.RpcError as rpc_error:
+            error = from_rpc_error(rpc_error)
+            if not broken(error):
+                raise error from None
+        silent_since = silent_since or time.monotonic()
+        if time.monotonic() - silent_since >= agents.unreachable_limit_s:
+            raise unreachable(host, error) if error.reason == "RPC" else error
+        control.pause(pause_s * random.uniform(0.5, 1.0))
+        pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+        agents.forget(host)
+
+
+def _updates(
+    agents: Agents, host: HostAddress, job_id: str, begin: Callable[[Agent], Any], control: JobControl
+) -> Iterator[JobUpdate]:
+    agent = agents.at(host)
+    request = job_pb2.CancelJobRequest(operation_id=job_id)
+
+    def cancel() -> None:
+        # Not waited for: the job's own stream tells what became of it. Lost ones are sent again.
+        agent.jobs.CancelJob.future(request, timeout=_CANCEL_DEADLINE_S)
+
+    call = begin(agent)
+    try:
+        with agents.job(host), control.waiting(cancel, call.cancel):
+            yield from call
+    finally:
+        call.cancel()

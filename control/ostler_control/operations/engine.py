@@ -1,0 +1,216 @@
+"""Carries out operations as durable workflows of DBOS.
+
+The journal is a file beside the database, or a schema of the same PostgreSQL. A workflow's id is its operation's, and
+its only input; one function carries out all verbs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
+from ostler_common.errors import OstlerError
+
+from ostler_control.agents import Agents
+from ostler_control.database import session
+from ostler_control.keys import Keyring
+from ostler_control.models import Operation, new_id
+from ostler_control.operations import records, replicas, waiting
+from ostler_control.operations.interrupts import Interrupts, StoppedError
+from ostler_control.operations.verbs import body_of
+from ostler_control.operations.work import Work, bug
+
+log = structlog.get_logger(__name__)
+
+_TICK_S = 0.5
+_TICKS_A_SWEEP = 20
+_STOP_GRACE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Journal:
+    """Where the workflows' steps are kept."""
+
+    url: str
+
+    @classmethod
+    def beside(cls, database_url: str, state_dir: Path) -> Journal:
+        """The journal that belongs to a database."""
+        if database_url.startswith("sqlite:"):
+            return cls(f"sqlite:///{state_dir / 'dbos.sqlite'}")
+        return cls(database_url.replace("postgres://", "postgresql://", 1))
+
+    @property
+    def shared(self) -> bool:
+        """Whether several replicas may work on it."""
+        return not self.url.startswith("sqlite:")
+
+
+def replica_id(state_dir: Path) -> str:
+    """This control process's id, the same after a restart: by it the journal knows whose workflows are whose."""
+    path = state_dir / "replica_id"
+    with contextlib.suppress(FileExistsError):
+        part = path.with_suffix(f".{os.getpid()}")
+        part.write_text(new_id())
+        try:
+            os.link(part, path)  # the first writer wins
+        finally:
+            part.unlink()
+    return path.read_text().strip()
+
+
+class Engine:
+    """Carries out operations. One a process: the journal's library is a singleton."""
+
+    def __init__(self, journal: Journal, replica: str, agents: Agents, keys: Keyring, address: str = "") -> None:
+        self.agents = agents
+        self.keys = keys
+        self.interrupts = Interrupts()
+        self._journal = journal
+        self._replica = replica
+        self._address = address
+        self._thread: threading.Thread | None = None
+        # Operations that this process carries out now, and the signal that one has ended.
+        self._active: Counter[str] = Counter()
+        self._active_lock = threading.Lock()
+        self._idle = threading.Condition(self._active_lock)
+        self._left: set[str] = set()
+
+    def start(self) -> None:
+        """Opens the journal, goes on with what this replica had begun, and with what nobody has begun yet."""
+        global _engine
+        assert _engine is None, "an engine runs already"
+        _engine = self
+        self.keys.sweep()
+        replicas.beat(self._replica, self._address)
+        # The journal's library logs to the console by itself, and at its own level.
+        logging.getLogger("dbos").addHandler(logging.NullHandler())
+        config: DBOSConfig = {
+            "name": "ostler",
+            "system_database_url": self._journal.url,
+            "dbos_system_schema": "dbos",
+            "application_version": "1",  # else every new build would abandon the workflows of the last one
+            "executor_id": self._replica,
+            "log_level": "ERROR",
+            "enable_otlp": False,
+            "serializer": DBOSPortableJSONSerializer(),  # ids and sizes only: nothing is ever unpickled
+        }
+        DBOS(config=config)
+        DBOS.launch()
+        self._sweep(unbegun_age_s=0)
+        self._thread = threading.Thread(target=self._tend, name="operations", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Lets go of everything that is under way; the next start, or another replica, goes on with it."""
+        global _engine
+        self.interrupts.stop()
+        if self._thread is not None:
+            self._thread.join()
+        with self._idle:
+            self._idle.wait_for(lambda: not self._active, _STOP_GRACE_S)
+        DBOS.destroy()
+        _engine = None
+
+    def launch(self, operation: Operation) -> None:
+        """Begins what `records.begin` has recorded, once its transaction has committed. Harmless when repeated."""
+        with SetWorkflowID(operation.id):
+            DBOS.start_workflow(_carry_out, operation.id)
+
+    def cancel(self, operation_id: str) -> None:
+        """Asks for an operation's end; one that is over stays as it is."""
+        records.request_cancel(operation_id)
+        self.interrupts.cancel(operation_id)
+
+    def wait(self, operation_id: str, timeout_s: float | None) -> Operation:
+        """The operation once it is over, or as it is after `timeout_s`. NotFoundError when there is none."""
+        return waiting.wait(operation_id, timeout_s)
+
+    def carry_out(self, operation_id: str) -> None:
+        """One try at an operation, first or again."""
+        with self._active_lock:
+            self._active[operation_id] += 1
+        try:
+            self._try(operation_id)
+        finally:
+            with self._active_lock:
+                self._active[operation_id] -= 1
+                self._active += Counter()  # drops zeros
+                self._idle.notify_all()
+
+    def _try(self, operation_id: str) -> None:
+        operation = records.enter(operation_id, self._replica)
+        if operation is None:
+            return
+        work = Work(
+            id=operation.id,
+            attempt=operation.attempt,
+            resource_id=operation.resource_id,
+            user=operation.user,
+            inputs=json.loads(operation.inputs),
+            agents=self.agents,
+            keys=self.keys,
+            interrupts=self.interrupts,
+        )
+        error: OstlerError | None = None
+        try:
+            body_of(operation.verb)(work)
+        except OstlerError as failure:
+            error = failure
+        except Exception as failure:
+            error = bug(f"operation {operation.id} ({operation.verb})", failure)
+        if not records.finish(operation.id, operation.attempt, error):
+            raise StoppedError
+        waiting.ended(operation.id)
+
+    def _tend(self) -> None:
+        ticks = 0
+        while not self.interrupts.stopping.wait(_TICK_S):
+            ticks += 1
+            try:
+                for operation_id in self.interrupts.waiting():
+                    if records.standing(operation_id)[1]:
+                        self.interrupts.cancel(operation_id)
+                if ticks % _TICKS_A_SWEEP == 0:
+                    replicas.beat(self._replica, self._address)
+                    self._sweep()
+            except Exception:
+                log.exception("tending the operations failed; it is tried again")
+
+    def _sweep(self, unbegun_age_s: float = 10.0) -> None:
+        """Begins what was recorded and never begun, and goes on with what a silent replica has left."""
+        for operation_id in replicas.unbegun(unbegun_age_s):
+            with session():
+                operation = Operation.get_or_none(Operation.id == operation_id)
+            if operation is not None:
+                self.launch(operation)
+        if not self._journal.shared:
+            return
+        for operation_id in replicas.adopt(self._replica):
+            log.warning("going on with an operation of a silent replica", operation=operation_id)
+        # What is this replica's on paper and yet not under way was adopted just now, or before a crash. At the second
+        # sight: at the first its thread may be about to begin or to end.
+        with self._active_lock:
+            active = set(self._active)
+        left = set(replicas.own(self._replica)) - active
+        for operation_id in left & self._left:
+            DBOS.resume_workflow(operation_id)
+        self._left = left - self._left
+
+
+_engine: Engine | None = None
+
+
+@DBOS.workflow(name="ostler.operation", max_recovery_attempts=None)
+def _carry_out(operation_id: str) -> None:
+    if _engine is None:
+        raise StoppedError
+    _engine.carry_out(operation_id)

@@ -1,0 +1,44 @@
+"""Waiting for an operation's end: woken at once when it ends in this process, else by looking now and then."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from ostler_common.errors import NotFoundError
+
+from ostler_control.database import session
+from ostler_control.models import Operation
+from ostler_control.operations.records import ENDED
+
+_LOOK_INTERVAL_S = 0.25
+
+_end = threading.Condition()
+
+
+def ended(operation_id: str) -> None:
+    """Wakes whoever waits."""
+    with _end:
+        _end.notify_all()
+
+
+def get(operation_id: str) -> Operation:
+    """The operation; NotFoundError when there is none."""
+    with session():
+        operation = Operation.get_or_none(Operation.id == operation_id)
+    if operation is None:
+        raise NotFoundError(f"there is no operation {operation_id}", "OPERATION_NOT_FOUND")
+    return operation
+
+
+def wait(operation_id: str, timeout_s: float | None) -> Operation:
+    """The operation once it is over, or as it is after `timeout_s` (None: however long it takes)."""
+    end = None if timeout_s is None else time.monotonic() + timeout_s
+    while True:
+        with _end:
+            # Looked at under the lock, so that an end between the look and the wait is not slept through.
+            operation = get(operation_id)
+            left = _LOOK_INTERVAL_S if end is None else end - time.monotonic()
+            if operation.state in ENDED or left <= 0:
+                return operation
+            _end.wait(min(left, _LOOK_INTERVAL_S))

@@ -1,0 +1,254 @@
+"""The engine: durable, cancellable, exclusive, and silent about secrets."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ostler_common.errors import AbortedError, FailedPreconditionError
+from ostler_common.secret import Secret
+from ostler_common.tls import TlsFiles
+from ostler_control.agents import Agents
+from ostler_control.database import session, transaction
+from ostler_control.keys import FileProvider, Keyring, create_key_file
+from ostler_control.models import Account, Event, Operation, Pool, Volume, new_id, now
+from ostler_control.operations import Engine, Journal, Work, begin, replica_id, workflow
+from ostler_control.operations.records import error_from_json
+
+Body = Callable[[Work], None]
+_body: Body = lambda work: None  # noqa: E731
+
+
+@workflow("volume.test")
+def _run(work: Work) -> None:
+    _body(work)
+
+
+def body(new: Body) -> Body:
+    """What the verb volume.test does from now on."""
+    global _body
+    _body = new
+    return new
+
+
+def new_engine(url: str, state_dir: Path) -> Engine:
+    create_key_file(state_dir / "kek")
+    tls = TlsFiles(state_dir / "none", state_dir / "none", state_dir / "none")
+    keys = Keyring(FileProvider(state_dir / "kek"))
+    return Engine(Journal.beside(url, state_dir), replica_id(state_dir), Agents(tls), keys)
+
+
+@pytest.fixture
+def engine(sqlite_database: str, tmp_path: Path) -> Iterator[Engine]:
+    engine = new_engine(sqlite_database, tmp_path)
+    engine.start()
+    yield engine
+    engine.stop()
+
+
+def new_volume() -> Any:
+    pool = Pool.create(name="p", type="local", scope="host", scope_id=new_id())
+    return Volume.create(name="data", account=Account.create(name="acme"), pool=pool, size_bytes=1 << 20)
+
+
+def started(engine: Engine, volume: Any, **inputs: object) -> Operation:
+    with transaction():
+        operation = begin("volume.test", volume, "alice", inputs)
+    engine.launch(operation)
+    return operation
+
+
+def ended(engine: Engine, operation: Any) -> Any:
+    row: Any = engine.wait(operation.id, 20)
+    assert row.state in ("succeeded", "failed", "cancelled"), row.state
+    return row
+
+
+def test_an_operation_that_succeeds(engine: Engine) -> None:
+    volume = new_volume()
+    seen: list[object] = []
+
+    @body
+    def _(work: Work) -> None:
+        seen.append((work.inputs, work.attempt, work.ref().id))
+        seen.append(work.step("one", lambda: {"a": [1, "x"]}))
+        work.step("two", lambda: work.phase("half done", 50))
+
+    row = ended(engine, started(engine, volume, size_bytes=5))
+    assert (row.state, row.percent, row.error, row.attempt) == ("succeeded", 100, "", 1)
+    assert seen == [({"size_bytes": 5}, 1, f"{row.id}."), {"a": [1, "x"]}]
+    assert Volume.get_by_id(volume.id).operation_id == ""
+    events = [(event.type, event.outcome, event.actor) for event in Event.select().order_by(Event.create_time)]
+    assert events == [("volume.test", "started", "alice"), ("volume.test", "succeeded", "alice")]
+
+
+def test_a_failure_is_undone_last_first_and_kept_as_a_status(engine: Engine) -> None:
+    volume = new_volume()
+    undone: list[str] = []
+
+    def fail() -> None:
+        raise FailedPreconditionError("the disk is on fire", "ON_FIRE", {"disk": "vda"})
+
+    def fail_too() -> None:
+        undone.append("two")
+        fail()
+
+    @body
+    def _(work: Work) -> None:
+        with work.undoing() as undo:
+            undo.push("undo-one", lambda: undone.append("one"))
+            work.step("one", lambda: None)
+            undo.push("undo-two", fail_too)
+            work.step("two", fail)
+
+    row = ended(engine, started(engine, volume))
+    error = error_from_json(row.error)
+    assert (row.state, type(error), error.reason) == ("failed", FailedPreconditionError, "ON_FIRE")
+    assert error.metadata == {"disk": "vda"}
+    assert undone == ["two", "one"]
+    assert Volume.get_by_id(volume.id).operation_id == ""
+
+
+def test_one_operation_at_a_time(engine: Engine) -> None:
+    volume = new_volume()
+    go_on = threading.Event()
+    body(lambda work: work.step("wait", lambda: go_on.wait(20)))
+    operation = started(engine, volume)
+    with pytest.raises(AbortedError) as caught:
+        started(engine, volume)
+    assert (caught.value.reason, caught.value.metadata["operation"]) == ("RESOURCE_BUSY", operation.id)
+    assert Operation.select().count() == 1
+    go_on.set()
+    ended(engine, operation)
+    ended(engine, started(engine, volume))
+
+
+def test_cancelling_between_steps_undoes(engine: Engine) -> None:
+    volume = new_volume()
+    begun, go_on, undone = threading.Event(), threading.Event(), threading.Event()
+
+    def wait() -> None:
+        begun.set()
+        go_on.wait(20)
+
+    @body
+    def _(work: Work) -> None:
+        with work.undoing() as undo:
+            undo.push("undo", undone.set)
+            work.step("first", wait)
+            work.step("never", lambda: pytest.fail("it was cancelled"))
+
+    operation = started(engine, volume)
+    assert begun.wait(20)
+    engine.cancel(operation.id)
+    go_on.set()
+    row = ended(engine, operation)
+    assert (row.state, error_from_json(row.error).reason) == ("cancelled", "CANCELLED")
+    assert undone.is_set()
+    engine.cancel(operation.id)
+    assert ended(engine, operation).state == "cancelled"
+
+
+def test_waiting_feels_instant_and_gives_up_in_time(engine: Engine) -> None:
+    volume = new_volume()
+    go_on = threading.Event()
+    body(lambda work: work.step("wait", lambda: go_on.wait(20)))
+    operation = started(engine, volume)
+    begin = time.monotonic()
+    assert engine.wait(operation.id, 0.05).state in ("pending", "running")
+    assert time.monotonic() - begin < 1
+    woken: list[float] = []
+    waiter = threading.Thread(target=lambda: woken.append((ended(engine, operation), time.monotonic())[1]))
+    waiter.start()
+    go_on.set()
+    waiter.join()
+    assert woken
+
+
+@pytest.mark.parametrize("where", ["step", "between"])
+def test_a_bug_says_what_kind_and_nothing_else(engine: Engine, where: str) -> None:
+    volume = new_volume()
+
+    def bug() -> None:
+        raise ValueError("hunter2")
+
+    body(lambda work: work.step("bug", bug) if where == "step" else bug())
+    row = ended(engine, started(engine, volume))
+    assert row.state == "failed"
+    assert "ValueError" in row.error
+    assert "hunter2" not in row.error
+
+
+def test_a_secret_cannot_be_a_steps_answer(sqlite_database: str, tmp_path: Path) -> None:
+    volume = new_volume()
+    engine = new_engine(sqlite_database, tmp_path)
+    engine.start()
+    body(lambda work: work.step("leak", lambda: Secret(b"hunter2")))
+    row = ended(engine, started(engine, volume))
+    engine.stop()
+    assert row.state == "failed"
+    for path in tmp_path.iterdir():
+        assert b"hunter2" not in path.read_bytes(), path
+
+
+def test_what_was_stopped_is_gone_on_with(fresh_database: str, tmp_path: Path) -> None:
+    volume = new_volume()
+    begun, go_on = threading.Event(), threading.Event()
+    ran: list[str] = []
+
+    def second() -> None:
+        ran.append("second")
+        begun.set()
+        go_on.wait(20)
+
+    @body
+    def _(work: Work) -> None:
+        work.step("first", lambda: ran.append("first"))
+        work.step("second", second)
+        work.step("third", lambda: ran.append(f"third by attempt {work.attempt}"))
+
+    engine = new_engine(fresh_database, tmp_path)
+    engine.start()
+    operation = started(engine, volume)
+    assert begun.wait(20)
+    threading.Timer(0.2, go_on.set).start()
+    engine.stop()
+    row = Operation.get_by_id(operation.id)
+    assert (row.state, Volume.get_by_id(volume.id).operation_id) == ("running", operation.id)
+
+    engine = new_engine(fresh_database, tmp_path)
+    engine.start()
+    assert ended(engine, operation).state == "succeeded"
+    engine.stop()
+    assert ran[0] == "first"
+    assert ran.count("first") == 1
+    assert ran[-1] == "third by attempt 2"
+
+
+def test_what_was_recorded_and_never_begun_is_begun_at_launch(fresh_database: str, tmp_path: Path) -> None:
+    volume = new_volume()
+    body(lambda work: work.step("one", lambda: None))
+    with transaction():
+        operation = begin("volume.test", volume, "alice", {})
+    engine = new_engine(fresh_database, tmp_path)
+    engine.start()
+    assert ended(engine, operation).state == "succeeded"
+    engine.stop()
+
+
+def test_launching_twice_runs_once(engine: Engine) -> None:
+    volume = new_volume()
+    ran: list[int] = []
+    body(lambda work: work.step("one", lambda: ran.append(1)))
+    operation = started(engine, volume)
+    engine.launch(operation)
+    ended(engine, operation)
+    engine.launch(operation)
+    assert ran == [1]
+    with session():
+        assert Operation.get_by_id(operation.id).attempt == 1
+    assert operation.create_time <= now()
