@@ -11,11 +11,10 @@ from datetime import UTC, datetime
 import grpc
 import structlog
 from ostler.control.v1 import enrollment_pb2, enrollment_pb2_grpc
-from ostler_common import pki
+from ostler_common import notify, pki
 from ostler_common.channel import CONTROL_SERVER_NAME, open_channel
 from ostler_common.errors import FailedPreconditionError, InvalidArgumentError, OstlerError, from_rpc_error
 
-from ostler_agent import notify
 from ostler_agent.libvirt_tls import LibvirtTls
 from ostler_agent.papers import HOW_TO_REJOIN, Papers, PapersStore
 

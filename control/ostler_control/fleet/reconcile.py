@@ -115,32 +115,31 @@ def _judge(row: VmRow, home: HostView | None, elsewhere: list[HostView]) -> Verd
     if home is None:
         return _verdict(row, row.power_state, Kind.FINE, "")
     if home.silent and row.state == "running":
-        text = f"host {home.name} {_SILENCE}: the VM may well be running there, and is started nowhere else"
-        return _verdict(row, "", Kind.SILENT, text)
+        return _verdict(row, "", Kind.SILENT, _SILENT)
     if not home.heard:
         return None
     seen = home.seen(row.vm_id)
     power_state = seen.power_state if seen else ABSENT
-    kind, text = _at_home(row, power_state, home.name)
+    kind, text = _at_home(row, power_state)
     return _verdict(row, power_state, kind, text, seen.detail if seen else "")
 
 
-def _at_home(row: VmRow, power_state: str, host_name: str) -> tuple[Kind, str]:
+def _at_home(row: VmRow, power_state: str) -> tuple[Kind, str]:
     match row.state, power_state:
         case "running", "stopped":
-            return Kind.STOPPED, f"stopped outside Ostler on host {host_name}"
+            return Kind.STOPPED, "stopped outside Ostler"
         case "running", "paused":
-            return Kind.PAUSED, f"paused outside Ostler on host {host_name}"
+            return Kind.PAUSED, "paused outside Ostler"
         case "running", "crashed":
-            return Kind.CRASHED, f"its guest crashed on host {host_name}"
+            return Kind.CRASHED, "its guest crashed"
         case "running", "absent":
-            return Kind.VANISHED, f"vanished from host {host_name}, which no longer knows it"
+            return Kind.VANISHED, "vanished: its host no longer knows it"
         case "stopped", "running" | "paused":
-            return Kind.STARTED, f"started outside Ostler on host {host_name}"
+            return Kind.STARTED, "started outside Ostler"
         case "stopped", "absent" if row.power_state == ABSENT:
             return Kind.VANISHED, row.attention
         case "stopped", "absent" if row.power_state:
-            return Kind.VANISHED, f"its definition is gone from host {host_name}; starting it writes it again"
+            return Kind.VANISHED, "its definition is gone from its host; starting the VM writes it again"
         case _:
             return Kind.FINE, ""
 
@@ -154,14 +153,14 @@ def _misplaced(row: VmRow, home: HostView | None, elsewhere: list[HostView]) -> 
         text = f"RUNS TWICE, on hosts {hosts}: both write its disks; stop one of the two at once"
         return _verdict(row, power_state, Kind.DOUBLED, text)
     if home and home.silent and row.state == "running":
-        text = f"RUNS ON HOST {where}, and perhaps also on {home.name}, where Ostler placed it and which {_SILENCE}"
+        text = f"RUNS ON HOST {where}, and perhaps also on {home.name}, where Ostler placed it and which is silent"
         return _verdict(row, "", Kind.DOUBLED, text)
     placed = f"although Ostler placed it on {home.name}" if home else "although Ostler placed it nowhere"
     text = f"RUNS ON HOST {where}, {placed}: it was moved or started outside Ostler"
     return _verdict(row, power_state, Kind.MISPLACED, text)
 
 
-_SILENCE = "is silent"
+_SILENT = "host is silent: the VM may well be running there, and is started nowhere else"
 
 
 def _verdict(row: VmRow, power_state: str, kind: Kind, attention: str, detail: str = "") -> Verdict:
@@ -169,7 +168,7 @@ def _verdict(row: VmRow, power_state: str, kind: Kind, attention: str, detail: s
     if attention == row.attention or kind is Kind.SILENT:
         return Verdict(row, power_state, attention)
     if not attention:
-        if row.attention.startswith("host ") and _SILENCE in row.attention:
+        if row.attention == _SILENT:
             return Verdict(row, power_state, "")
         return Verdict(row, power_state, "", f"vm.{Kind.FINE}", "is again as Ostler has it")
     return Verdict(row, power_state, attention, f"vm.{kind}", f"{attention} ({detail})" if detail else attention)

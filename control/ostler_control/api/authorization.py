@@ -1,0 +1,173 @@
+"""Who may call what on the main port. A method that is not in the table is nobody's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ostler_common.errors import PermissionDeniedError, UnauthenticatedError
+from ostler_common.identity import Kind
+from ostler_common.tls import Peer
+
+from ostler_control.caller import Caller, Role
+from ostler_control.database import session
+from ostler_control.models import Host
+from ostler_control.trust import certificates, users
+
+_ADMINS = frozenset({Role.ADMIN})
+_USERS = frozenset({Role.ADMIN, Role.MEMBER})
+_HOSTS = frozenset({Role.HOST})
+_ALL = _ADMINS | _USERS | _HOSTS
+
+
+def _service(name: str, methods: Mapping[str, frozenset[Role]]) -> dict[str, frozenset[Role]]:
+    return {f"/{name}/{method}": roles for method, roles in methods.items()}
+
+
+# Members see and change only what their account owns: the handlers of these methods look at the caller for that.
+TABLE: Mapping[str, frozenset[Role]] = {
+    **_service(
+        "ostler.control.v1.AccountService",
+        {"CreateAccount": _ADMINS, "GetAccount": _ADMINS, "ListAccounts": _ADMINS, "DeleteAccount": _ADMINS},
+    ),
+    **_service(
+        "ostler.control.v1.UserService",
+        {
+            "CreateUser": _ADMINS,
+            "GetUser": _ADMINS,
+            "ListUsers": _ADMINS,
+            "RevokeUser": _ADMINS,
+            "IssueUserCertificate": _ADMINS,
+            "DeleteUser": _ADMINS,
+            "WhoAmI": _USERS,
+        },
+    ),
+    **_service("ostler.control.v1.HostAgentService", {"RenewCertificate": _HOSTS, "DownloadTemplate": _HOSTS}),
+    **_service("ostler.control.v1.EventService", {"ListEvents": _USERS}),
+    **_service(
+        "ostler.control.v1.HostService",
+        {
+            "CreateJoinToken": _ADMINS,
+            "GetHost": _ADMINS,
+            "ListHosts": _ADMINS,
+            "UpdateHost": _ADMINS,
+            "ProbeHost": _ADMINS,
+            "EnterMaintenance": _ADMINS,
+            "LeaveMaintenance": _ADMINS,
+            "RemoveHost": _ADMINS,
+        },
+    ),
+    **_service(
+        "ostler.control.v1.OfferingService",
+        {
+            "CreateServiceOffering": _ADMINS,
+            "GetServiceOffering": _USERS,
+            "ListServiceOfferings": _USERS,
+            "DeleteServiceOffering": _ADMINS,
+            "CreateDiskOffering": _ADMINS,
+            "GetDiskOffering": _USERS,
+            "ListDiskOfferings": _USERS,
+            "DeleteDiskOffering": _ADMINS,
+        },
+    ),
+    **_service(
+        "ostler.control.v1.PoolService",
+        {"CreatePool": _ADMINS, "GetPool": _ADMINS, "ListPools": _ADMINS, "DeletePool": _ADMINS},
+    ),
+    **_service(
+        "ostler.control.v1.SettingService",
+        {"ListSettings": _ADMINS, "GetSetting": _ADMINS, "UpdateSetting": _ADMINS, "ResetSetting": _ADMINS},
+    ),
+    **_service(
+        "ostler.control.v1.TemplateService",
+        {"UploadTemplate": _ADMINS, "GetTemplate": _USERS, "ListTemplates": _USERS, "DeleteTemplate": _ADMINS},
+    ),
+    **_service(
+        "ostler.control.v1.VmService",
+        {
+            "CreateVm": _USERS,
+            "GetVm": _USERS,
+            "ListVms": _USERS,
+            "StartVm": _USERS,
+            "StopVm": _USERS,
+            "RebootVm": _USERS,
+            "MigrateVm": _ADMINS,
+            "DeleteVm": _USERS,
+            "FindHosts": _ADMINS,
+            "Console": _USERS,
+            "Screenshot": _USERS,
+        },
+    ),
+    **_service(
+        "ostler.control.v1.VolumeService",
+        {
+            "CreateVolume": _USERS,
+            "GetVolume": _USERS,
+            "ListVolumes": _USERS,
+            "GrowVolume": _USERS,
+            "AttachVolume": _USERS,
+            "DetachVolume": _USERS,
+            "DeleteVolume": _USERS,
+        },
+    ),
+    **_service(
+        "ostler.control.v1.ZoneService",
+        {"CreateZone": _ADMINS, "GetZone": _USERS, "ListZones": _USERS, "DeleteZone": _ADMINS},
+    ),
+    **_service(
+        "ostler.control.v1.ClusterService",
+        {
+            "CreateCluster": _ADMINS,
+            "GetCluster": _ADMINS,
+            "ListClusters": _ADMINS,
+            "UpdateCluster": _ADMINS,
+            "DeleteCluster": _ADMINS,
+        },
+    ),
+    **_service(
+        "google.longrunning.Operations",
+        {
+            "ListOperations": _USERS,
+            "GetOperation": _USERS,
+            "WaitOperation": _USERS,
+            "CancelOperation": _USERS,
+            "DeleteOperation": _ADMINS,
+        },
+    ),
+    **_service("grpc.health.v1.Health", {"Check": _ALL, "List": _ALL, "Watch": _ALL}),
+    **_service("grpc.reflection.v1alpha.ServerReflection", {"ServerReflectionInfo": _USERS}),
+}
+
+
+def authorize(peer: Peer, method: str) -> Caller:
+    """Who calls, if the call is allowed: asked for every call of the main port, and nothing is remembered between two.
+
+    Raises UnauthenticatedError when the certificate is not on the list of good ones or its holder is gone;
+    PermissionDeniedError when the table does not let such a caller call the method.
+    """
+    with session():
+        caller = _caller(peer)
+    if caller.role not in TABLE.get(method, frozenset()):
+        raise PermissionDeniedError(
+            f"{caller.role} {caller.name} may not call {method.rpartition('/')[2]}",
+            "NOT_ALLOWED",
+            {"role": str(caller.role), "method": method},
+        )
+    return caller
+
+
+def _caller(peer: Peer) -> Caller:
+    issued = certificates.find_good(peer.serial) if peer.serial is not None else None
+    if issued is None or issued.identity != peer.identity:
+        raise UnauthenticatedError(
+            "the client certificate is not good here: never issued, revoked, or over (ask an admin for a new one)",
+            "BAD_CERTIFICATE",
+        )
+    caller: Caller | None = None
+    if issued.identity.kind is Kind.USER and issued.ca == certificates.USERS:
+        caller = users.caller_of(issued.identity.name)
+    elif issued.identity.kind is Kind.HOST and issued.ca == certificates.FLEET:
+        name = Host.select(Host.name).where(Host.id == issued.identity.name, ~Host.removed).tuples().first()
+        caller = Caller(Role.HOST, issued.identity.name, name[0]) if name else None
+    if caller is None:
+        raise UnauthenticatedError(f"{issued.identity.kind} {issued.identity.name} is not known here", "UNKNOWN_CALLER")
+    return caller

@@ -1,0 +1,149 @@
+"""Hosts, pools and users."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from google.protobuf import json_format
+from ostler.control.v1 import account_pb2, host_pb2, pool_pb2
+from ostler.types.v1 import host_pb2 as types_host_pb2
+from ostler.types.v1 import vm_pb2
+from ostler_common.identity import Kind
+from peewee import fn
+
+from ostler_control.api.convert.enums import to_enum
+from ostler_control.api.convert.times import timestamp
+from ostler_control.models import Cluster, Host, PoolHost, UnmanagedVm, User, Vm, Volume, Zone
+from ostler_control.trust import certificates
+
+
+def user(row: User, expire_times: Mapping[str, datetime.datetime]) -> account_pb2.User:
+    """expire_times: of `certificates.expire_times(Kind.USER)`."""
+    return account_pb2.User(
+        id=row.id,
+        name=row.name,
+        role=to_enum(account_pb2.User.Role, "", row.role),
+        account_id=row.account.id,
+        account_name=row.account.name,
+        create_time=timestamp(row.create_time),
+        certificate_expire_time=timestamp(expire_times.get(row.name)),
+    )
+
+
+def hosts(rows: Sequence[Any], *, whole: bool) -> list[host_pb2.Host]:
+    """whole: with probes and unmanaged VMs, which lists leave out."""
+    ids = [row.id for row in rows]
+    clusters = {row.id: row for row in Cluster.select(Cluster, Zone).join(Zone)}
+    placed: Any = Vm.select(Vm.host, fn.COUNT(Vm.id)).where(Vm.host.in_(ids)).group_by(Vm.host).tuples()
+    counts: dict[str, int] = dict(placed)
+    ends = certificates.expire_times(Kind.HOST)
+    strangers: dict[str, list[vm_pb2.VmInfo]] = {}
+    if whole:
+        found: Any = UnmanagedVm.select().where(UnmanagedVm.host.in_(ids)).order_by(UnmanagedVm.name)
+        for row in found:
+            strangers.setdefault(row.host_id, []).append(_stranger(row))
+    return [
+        _host(row, clusters[row.cluster_id], counts.get(row.id, 0), ends.get(row.id), strangers.get(row.id, []), whole)
+        for row in rows
+    ]
+
+
+def _host(
+    row: Any,
+    cluster: Cluster,
+    vm_count: int,
+    certificate_end: datetime.datetime | None,
+    strangers: list[vm_pb2.VmInfo],
+    whole: bool,
+) -> host_pb2.Host:
+    capabilities = load = None
+    if row.capabilities:
+        capabilities = json_format.Parse(row.capabilities, types_host_pb2.Capabilities(), ignore_unknown_fields=True)
+        if not whole:
+            del capabilities.probes[:]
+    if row.load:
+        load = json_format.Parse(row.load, vm_pb2.HostLoad(), ignore_unknown_fields=True)
+    in_maintenance = row.state == "up" and row.maintenance
+    return host_pb2.Host(
+        id=row.id,
+        name=row.name,
+        address=row.address,
+        cluster_id=cluster.id,
+        cluster_name=cluster.name,
+        zone_name=cluster.zone.name,
+        state=to_enum(host_pb2.Host.State, "", "maintenance" if in_maintenance else row.state),
+        state_reason=(row.maintenance_reason if in_maintenance else "") or row.state_reason,
+        state_time=timestamp(row.state_time),
+        enabled=row.enabled,
+        capabilities=capabilities,
+        allocated_cpus=row.allocated_cpus,
+        allocated_memory_bytes=row.allocated_memory_bytes,
+        vm_count=vm_count,
+        load=load,
+        unmanaged_vms=strangers,
+        agent_version=row.agent_version,
+        certificate_expire_time=timestamp(certificate_end),
+        create_time=timestamp(row.create_time),
+    )
+
+
+def _stranger(row: UnmanagedVm) -> vm_pb2.VmInfo:
+    return vm_pb2.VmInfo(
+        vm_id=row.vm_uuid,
+        name=row.name,
+        power_state=to_enum(vm_pb2.PowerState, "POWER_STATE_", row.power_state),
+        cpus=row.cpus,
+        memory_bytes=row.memory_bytes,
+    )
+
+
+def pools(rows: Sequence[Any]) -> list[pool_pb2.Pool]:
+    ids = [row.id for row in rows]
+    sums: Any = Volume.select(Volume.pool, fn.SUM(Volume.size_bytes)).where(Volume.pool.in_(ids)).group_by(Volume.pool)
+    provisioned: dict[str, int] = dict(sums.tuples())
+    reaches: dict[str, list[pool_pb2.PoolHost]] = {}
+    proved: Any = PoolHost.select(PoolHost, Host).join(Host).where(PoolHost.pool.in_(ids)).order_by(Host.name)
+    for row in proved:
+        message = pool_pb2.PoolHost(
+            host_id=row.host.id, host_name=row.host.name, reachable=row.reachable, reason=row.reason
+        )
+        reaches.setdefault(row.pool_id, []).append(message)
+    names = _scope_names(rows)
+    return [
+        _pool(row, names.get(row.scope_id, ""), provisioned.get(row.id, 0), reaches.get(row.id, [])) for row in rows
+    ]
+
+
+def _pool(row: Any, scope_name: str, provisioned_bytes: int, reach: list[pool_pb2.PoolHost]) -> pool_pb2.Pool:
+    return pool_pb2.Pool(
+        id=row.id,
+        name=row.name,
+        type=row.type,
+        scope=to_enum(pool_pb2.Pool.Scope, "", row.scope),
+        scope_id=row.scope_id,
+        scope_name=scope_name,
+        path=row.path,
+        source=row.source,
+        options=json.loads(row.options),
+        shared=row.shared,
+        encryption=row.encryption,
+        capacity_bytes=row.capacity_bytes,
+        available_bytes=row.available_bytes,
+        provisioned_bytes=int(provisioned_bytes),
+        hosts=reach,
+        create_time=timestamp(row.create_time),
+    )
+
+
+def _scope_names(rows: Sequence[Any]) -> dict[str, str]:
+    names: dict[str, str] = {}
+    places: tuple[tuple[Any, str], ...] = ((Host, "host"), (Cluster, "cluster"), (Zone, "zone"))
+    for model, scope in places:
+        ids = {row.scope_id for row in rows if row.scope == scope}
+        if ids:
+            found: Any = model.select(model.id, model.name).where(model.id.in_(ids)).tuples()
+            names.update(dict(found))
+    return names

@@ -1,0 +1,82 @@
+"""ostler.control.v1.EnrollmentService (enrolment port) and HostAgentService (main port, hosts only)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+from ostler.control.v1 import enrollment_pb2 as pb
+from ostler.control.v1 import enrollment_pb2_grpc
+from ostler_common import pki
+from ostler_common.errors import NotFoundError, bad_field
+
+from ostler_control.api.caller import caller_of
+from ostler_control.api.convert.times import timestamp
+from ostler_control.api.session import with_sessions
+from ostler_control.database import session
+from ostler_control.models import Template
+from ostler_control.trust import enrollment, revocation
+from ostler_control.trust.authority import Authority
+
+_PIECE_BYTES = 1 << 20
+
+
+@with_sessions
+class EnrollmentService(enrollment_pb2_grpc.EnrollmentServiceServicer):
+    def __init__(self, authority: Authority, control_address: str, poke: Callable[[], None]) -> None:
+        """control_address: where the main port is reached; poke: called when a host has joined."""
+        self._authority = authority
+        self._control_address = control_address
+        self._poke = poke
+
+    def JoinHost(self, request: pb.JoinHostRequest, context: grpc.ServicerContext) -> pb.JoinHostResponse:
+        papers = enrollment.join(self._authority, request.token, request.csr_pem, request.hostname, request.address)
+        self._poke()
+        trust = revocation.current(self._authority)
+        return pb.JoinHostResponse(
+            host_id=papers.host_id,
+            certificate_pem=papers.certificate_pem,
+            ca_pem=trust.ca_pem,
+            crl_pem=trust.crl_pem,
+            control_address=self._control_address,
+        )
+
+
+@with_sessions
+class HostAgentService(enrollment_pb2_grpc.HostAgentServiceServicer):
+    def __init__(self, authority: Authority, templates: Path) -> None:
+        """templates: directory of the templates' files, each named by its id."""
+        self._authority = authority
+        self._templates = templates
+
+    def RenewCertificate(
+        self, request: pb.RenewCertificateRequest, context: grpc.ServicerContext
+    ) -> pb.RenewCertificateResponse:
+        certificate_pem = enrollment.renew(self._authority, caller_of(context).id, request.csr_pem)
+        trust = revocation.current(self._authority)
+        return pb.RenewCertificateResponse(
+            certificate_pem=certificate_pem,
+            ca_pem=trust.ca_pem,
+            crl_pem=trust.crl_pem,
+            expire_time=timestamp(pki.expires(certificate_pem).replace(tzinfo=None)),
+        )
+
+    def DownloadTemplate(
+        self, request: pb.DownloadTemplateRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.DownloadTemplateResponse]:
+        with session():  # for a moment: the stream may last
+            template = Template.get_or_none(Template.id == request.template_id)
+        missing = NotFoundError(f"there is no template {request.template_id}", "TEMPLATE_NOT_FOUND")
+        if template is None:
+            raise missing
+        if not 0 <= request.offset <= template.file_size_bytes:
+            raise bad_field("offset", f"must be 0 to {template.file_size_bytes}")
+        try:
+            file = (self._templates / template.id).open("rb")
+        except FileNotFoundError:
+            raise missing from None
+        with file:
+            file.seek(request.offset)
+            while piece := file.read(_PIECE_BYTES):
+                yield pb.DownloadTemplateResponse(data=piece)

@@ -1,0 +1,109 @@
+"""ostler.control.v1.HostService."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from ostler.agent.v1 import host_pb2 as agent_pb
+from ostler.control.v1 import host_pb2 as pb
+from ostler.control.v1 import host_pb2_grpc
+from ostler_common.errors import FailedPreconditionError, bad_field
+from ostler_common.token import JoinToken
+
+from ostler_control.agents import Agents
+from ostler_control.api.caller import caller_of
+from ostler_control.api.convert import fleet
+from ostler_control.api.convert.enums import from_enum
+from ostler_control.api.convert.times import timestamp
+from ostler_control.api.masks import paths
+from ostler_control.api.paging import page
+from ostler_control.api.resolve import optional, resolve, visible
+from ostler_control.api.session import with_sessions
+from ostler_control.fleet import hosts, store
+from ostler_control.models import Cluster, Host
+from ostler_control.pools.manage import address_of
+from ostler_control.trust import enrollment
+from ostler_control.trust.authority import Authority
+
+_DEFAULT_TTL_S, _LONGEST_TTL_S = 3600, 86400
+_PROBE_S = 120.0
+
+
+@with_sessions
+class HostService(host_pb2_grpc.HostServiceServicer):
+    def __init__(self, authority: Authority, agents: Agents, enroll_address: str, poke: Callable[[], None]) -> None:
+        """enroll_address: what hosts are told to join at; poke: called when the set of hosts has changed."""
+        self._authority = authority
+        self._agents = agents
+        self._enroll_address = enroll_address
+        self._poke = poke
+
+    def CreateJoinToken(
+        self, request: pb.CreateJoinTokenRequest, context: grpc.ServicerContext
+    ) -> pb.CreateJoinTokenResponse:
+        if not 0 <= request.ttl_s <= _LONGEST_TTL_S:
+            raise bad_field("ttl_s", f"must be 1 to {_LONGEST_TTL_S} seconds, or 0 for {_DEFAULT_TTL_S}")
+        host: Any = optional(Host, request.host, "host")
+        cluster = resolve(Cluster, request.cluster or (host.cluster_id if host else ""), "cluster")
+        if host is not None and host.cluster_id != cluster.id:
+            raise FailedPreconditionError(
+                f"host {host.name} is in cluster {host.cluster.name}, and rejoins there", "OTHER_CLUSTER"
+            )
+        ttl = datetime.timedelta(seconds=request.ttl_s or _DEFAULT_TTL_S)
+        secret, end = enrollment.create_token(cluster, host, ttl, caller_of(context).actor)
+        token = JoinToken(secret, self._authority.fleet_fingerprint, self._enroll_address).encode()
+        command = f"ostler-agent join {self._enroll_address} --token {token}"
+        return pb.CreateJoinTokenResponse(token=token, expire_time=timestamp(end), command=command)
+
+    def GetHost(self, request: pb.GetHostRequest, context: grpc.ServicerContext) -> pb.Host:
+        return _whole(resolve(Host, request.host, "host"))
+
+    def ListHosts(self, request: pb.ListHostsRequest, context: grpc.ServicerContext) -> pb.ListHostsResponse:
+        query = visible(Host, None)
+        if cluster := optional(Cluster, request.cluster, "cluster"):
+            query = query.where(Host.cluster == cluster.id)
+        if request.state:
+            state = from_enum(pb.Host.State, "", request.state, "state")
+            query = query.where(Host.state == ("up" if state == "maintenance" else state))
+            if state in ("up", "maintenance"):
+                query = query.where(Host.maintenance == (state == "maintenance"))
+        if request.HasField("encryption"):
+            query = query.where(Host.volume_encryption == request.encryption)
+        found = page(query, Host, request)
+        return pb.ListHostsResponse(hosts=fleet.hosts(found.rows, whole=False), next_page_token=found.next_page_token)
+
+    def UpdateHost(self, request: pb.UpdateHostRequest, context: grpc.ServicerContext) -> pb.Host:
+        fields = paths(request.update_mask, ("name", "address", "enabled"))
+        values = {field: getattr(request.values, field) for field in fields}
+        host = hosts.update(resolve(Host, request.host, "host"), values, caller_of(context).actor)
+        self._poke()
+        return _whole(host)
+
+    def ProbeHost(self, request: pb.ProbeHostRequest, context: grpc.ServicerContext) -> pb.Host:
+        host = resolve(Host, request.host, "host")
+        capabilities = self._agents.call(
+            address_of(host), lambda agent: agent.host.ProbeCapabilities, agent_pb.ProbeCapabilitiesRequest(), _PROBE_S
+        )
+        store.set_facts(store.WatchedHost(host.id, host.name, host.address, host.state), "", capabilities)
+        return _whole(Host.get_by_id(host.id))
+
+    def EnterMaintenance(self, request: pb.EnterMaintenanceRequest, context: grpc.ServicerContext) -> pb.Host:
+        host = resolve(Host, request.host, "host")
+        return _whole(hosts.set_maintenance(host, True, request.reason, caller_of(context).actor))
+
+    def LeaveMaintenance(self, request: pb.LeaveMaintenanceRequest, context: grpc.ServicerContext) -> pb.Host:
+        host = resolve(Host, request.host, "host")
+        return _whole(hosts.set_maintenance(host, False, "", caller_of(context).actor))
+
+    def RemoveHost(self, request: pb.RemoveHostRequest, context: grpc.ServicerContext) -> pb.RemoveHostResponse:
+        host = resolve(Host, request.host, "host")
+        hosts.remove(host, caller_of(context).actor, validate_only=request.validate_only)
+        self._poke()
+        return pb.RemoveHostResponse()
+
+
+def _whole(row: Host) -> pb.Host:
+    return fleet.hosts([row], whole=True)[0]

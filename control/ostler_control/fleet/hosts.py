@@ -1,0 +1,91 @@
+"""Hosts as their operators manage them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ostler_common.errors import AlreadyExistsError, FailedPreconditionError
+from ostler_common.identity import Identity, Kind
+from peewee import IntegrityError, fn
+
+from ostler_control import events
+from ostler_control.database import transaction
+from ostler_control.models import Host, Pool, PoolHost, UnmanagedVm, Vm, Volume
+from ostler_control.trust import certificates, tokens
+from ostler_control.trust.enrollment import check_host_name, split_address
+
+
+def update(host: Host, values: Mapping[str, Any], actor: str) -> Host:
+    """Changes name, address or enabled. Raises InvalidArgumentError, AlreadyExistsError (HOST_EXISTS)."""
+    if "name" in values:
+        check_host_name(values["name"], "values.name")
+    if "address" in values:
+        split_address(values["address"], "values.address")
+    try:
+        with transaction():
+            Host.update(**values).where(Host.id == host.id).execute()
+            changes = ", ".join(f"{key} {value}" for key, value in sorted(values.items()))
+            _record("host.update", host, actor, f"host {host.name}: {changes}")
+    except IntegrityError as error:
+        raise AlreadyExistsError(f"there is a host {values['name']} already", "HOST_EXISTS") from error
+    return Host.get_by_id(host.id)
+
+
+def set_maintenance(host: Host, wanted: bool, reason: str, actor: str) -> Host:
+    """Takes a host out of placement, or puts it back; its VMs stay where they are."""
+    with transaction():
+        changed = (
+            Host.update(maintenance=wanted, maintenance_reason=reason)
+            .where(Host.id == host.id, (Host.maintenance != wanted) | (Host.maintenance_reason != reason))
+            .execute()
+        )
+        if changed:
+            what = f"in maintenance{f': {reason}' if reason else ''}" if wanted else "out of maintenance"
+            _record("host.maintenance", host, actor, f"host {host.name} is {what}")
+    return Host.get_by_id(host.id)
+
+
+def remove(host: Host, actor: str, *, validate_only: bool = False) -> None:
+    """Takes a host out of the fleet: its certificates end at once, its tokens and empty own pools go with it.
+
+    Raises FailedPreconditionError: HOST_HAS_VMS while VMs are placed on it, HOST_HAS_VOLUMES while a pool of its own
+    holds volumes.
+    """
+    with transaction():
+        # One statement: a placement at the same moment either comes first, and this refuses, or finds the host gone.
+        placed = Vm.select().where((Vm.host == host.id) | (Vm.destination == host.id))
+        removed = (
+            Host.update(removed=True)
+            .where(Host.id == host.id, Host.allocated_cpus == 0, Host.allocated_memory_bytes == 0, ~fn.EXISTS(placed))
+            .execute()
+        )
+        if removed != 1:
+            names = [vm.name for vm in placed.order_by(Vm.name).limit(5)]
+            raise FailedPreconditionError(
+                f"host {host.name} has VMs placed on it ({', '.join(names) or 'coming now'}): migrate or stop them",
+                "HOST_HAS_VMS",
+                {"host": host.name},
+            )
+        own = [pool.id for pool in Pool.select(Pool.id).where(Pool.scope == "host", Pool.scope_id == host.id)]
+        volumes = [volume.name for volume in Volume.select(Volume.name).where(Volume.pool.in_(own)).limit(5)]
+        if volumes:
+            raise FailedPreconditionError(
+                f"pools of host {host.name} hold volumes ({', '.join(volumes)}): delete them first",
+                "HOST_HAS_VOLUMES",
+                {"host": host.name},
+            )
+        if validate_only:
+            Host.update(removed=False).where(Host.id == host.id).execute()
+            return
+        certificates.revoke(Identity(Kind.HOST, host.id))
+        tokens.withdraw(host.id)
+        PoolHost.delete().where((PoolHost.host == host.id) | PoolHost.pool.in_(own)).execute()
+        Pool.delete().where(Pool.id.in_(own)).execute()
+        UnmanagedVm.delete().where(UnmanagedVm.host == host.id).execute()
+        Host.delete().where(Host.id == host.id).execute()
+        _record("host.remove", host, actor, f"host {host.name} removed, its certificates revoked")
+
+
+def _record(event: str, host: Host, actor: str, message: str) -> None:
+    events.record(event, events.Outcome.SUCCEEDED, actor, "host", host.id, host.name, message)

@@ -1,0 +1,400 @@
+"""Watches every host of the fleet: one asyncio loop in one thread, one stream a host.
+
+The loop holds what hosts say (`_Watch`); a worker thread writes it down. Nothing waits for the database but the
+watcher itself, and nothing here starts, stops or moves a VM.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import grpc
+import peewee
+import structlog
+from ostler.agent.v1 import host_pb2, host_pb2_grpc, pool_pb2, pool_pb2_grpc
+from ostler.types.v1 import host_pb2 as types_host_pb2
+from ostler.types.v1 import vm_pb2
+from ostler_common.channel import host_server_name, open_aio_channel
+from ostler_common.errors import from_rpc_error
+from ostler_common.tls import TlsFiles
+
+from ostler_control.fleet import backoff, store
+from ostler_control.fleet.reconcile import HostView, Seen, reconcile, unmanaged
+from ostler_control.fleet.store import WatchedHost
+from ostler_control.pools import reach
+from ostler_control.trust.revocation import TrustBundle
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+_FIRST_RETRY_S, _LONGEST_RETRY_S = 0.5, 15.0
+_FIRST_WORD_S = 20.0
+_GATHER_S = 0.1
+# Above this many hosts at once it is cheaper to read every VM than to name the hosts.
+_ALL_AT_ONCE = 100
+_POWER_STATES = {
+    vm_pb2.POWER_STATE_STOPPED: "stopped",
+    vm_pb2.POWER_STATE_RUNNING: "running",
+    vm_pb2.POWER_STATE_PAUSED: "paused",
+    vm_pb2.POWER_STATE_CRASHED: "crashed",
+}
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """How often things are done, seconds.
+
+    rescan: looking for hosts that came, went or moved; sweep: comparing all VMs with their rows, whatever was heard;
+    pools: measuring pools; grace: how long a host may be away before it counts as silent.
+    """
+
+    rescan_s: float = 5.0
+    sweep_s: float = 10.0
+    pools_s: float = 60.0
+    grace_s: float = 10.0
+
+
+@dataclass(eq=False)
+class _Watch:
+    """A host being watched. Touched by the loop only."""
+
+    host: WatchedHost
+    task: asyncio.Task[None] | None = None
+    channel: grpc.aio.Channel | None = None
+    state: str = "connecting"
+    reason: str = ""
+    heard: bool = False
+    silent: bool = False
+    vms: dict[str, Seen] = field(default_factory=dict)
+
+    def view(self) -> HostView:
+        return HostView(self.host.host_id, self.host.name, self.heard, self.silent, dict(self.vms))
+
+
+class _SilenceError(Exception):
+    """The host says nothing more."""
+
+
+class Watcher:
+    """Start it once; `poke` it whenever hosts or what they trust have changed."""
+
+    def __init__(
+        self,
+        tls: TlsFiles,
+        trust: Callable[[], TrustBundle],
+        leads: Callable[[], bool] = lambda: True,
+        pulse: Pulse | None = None,
+        connect: Callable[[str, TlsFiles, str], grpc.aio.Channel] = open_aio_channel,
+    ) -> None:
+        """trust: what hosts are to trust now (reads the database); leads: whether this replica is to watch now."""
+        self._tls = tls
+        self._trust = trust
+        self._leads = leads
+        self._pulse = pulse or Pulse()
+        self._connect = connect
+        self._watches: dict[str, _Watch] = {}
+        self._loads: dict[str, vm_pb2.HostLoad] = {}
+        self._dirty: set[str] = set()
+        self._bundle: TrustBundle | None = None
+        self._interval_s = 5
+        self._strays: set[tuple[str, str]] = set()
+        self._written: dict[str, dict[str, Seen]] = {}
+        self._database = ThreadPoolExecutor(1, thread_name_prefix="watcher-db")
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._main: asyncio.Task[None] | None = None
+        self._started = threading.Event()
+
+    def start(self) -> None:
+        """Begins to watch, in a thread of its own."""
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="watcher", daemon=True)
+        self._thread.start()
+        self._started.wait()
+
+    def stop(self) -> None:
+        """Ends all streams. What is written of the hosts stays as it is."""
+        if self._loop is not None and self._main is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is over already
+                self._loop.call_soon_threadsafe(self._main.cancel)
+        if self._thread is not None:
+            self._thread.join()
+        self._database.shutdown()
+
+    def poke(self) -> None:
+        """Has hosts, addresses and revocations looked at now. From any thread; returns at once."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._rescan_now.set)
+
+    async def _run(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._main = asyncio.current_task()
+        self._rescan_now, self._dirty_now = asyncio.Event(), asyncio.Event()
+        self._pace = backoff.Pace()
+        self._started.set()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for forever in (self._rescan, self._reconcile, self._sweep, self._flush_loads):
+                    group.create_task(self._forever(forever))
+        except asyncio.CancelledError:
+            pass
+        finally:
+            await self._let_go(list(self._watches))
+
+    async def _forever(self, step: Callable[[], Any]) -> None:
+        while True:
+            try:
+                await step()
+            except Exception:
+                log.exception("the watcher stumbled over a bug and goes on", step=step.__name__)
+                await asyncio.sleep(1)
+
+    async def _in_database(self, call: Callable[..., T], *args: Any) -> T:
+        """Runs `call` in the worker thread, again and again while the database is away."""
+        while True:
+            try:
+                return await asyncio.get_running_loop().run_in_executor(self._database, call, *args)
+            except (peewee.OperationalError, peewee.InterfaceError) as error:
+                log.error("the database does not answer, trying again", error=str(error))
+                await asyncio.sleep(1)
+
+    # Which hosts there are.
+
+    async def _rescan(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._pulse.rescan_s if self._watches or self._bundle else 0):
+                await self._rescan_now.wait()
+        self._rescan_now.clear()
+        if not await self._in_database(self._leads):
+            await self._let_go(list(self._watches))
+            self._bundle = None
+            await asyncio.sleep(self._pulse.rescan_s)
+            return
+        self._interval_s = await self._in_database(store.load_interval_s)
+        hosts = await self._in_database(store.hosts)
+        await self._let_go([i for i, watch in self._watches.items() if i not in hosts])
+        for host_id, host in hosts.items():
+            watch = self._watches.get(host_id)
+            if watch is not None and watch.host.address != host.address:
+                await self._let_go([host_id])
+                watch = None
+            if watch is None:
+                self._watches[host_id] = watch = _Watch(host)
+                watch.task = asyncio.create_task(self._watch(watch), name=f"watch {host.name}")
+            elif watch.state != host.state:  # somebody else wrote it: a rejoin, or another watcher
+                await self._in_database(store.set_state, host, watch.state, watch.reason)
+            watch.host = host
+        await self._renew_trust()
+
+    async def _let_go(self, host_ids: list[str]) -> None:
+        watches = [self._watches.pop(host_id) for host_id in host_ids]
+        tasks = [watch.task for watch in watches if watch.task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for watch in watches:
+            self._written.pop(watch.host.host_id, None)
+            self._loads.pop(watch.host.host_id, None)
+
+    # One host.
+
+    async def _watch(self, watch: _Watch) -> None:
+        loop = asyncio.get_running_loop()
+        failures, last_word = 0, loop.time()
+        while True:
+            await self._pace.turn()
+            try:
+                async with self._stream(watch) as updates:
+                    async for update in updates:
+                        failures, last_word = 0, loop.time()
+                        await self._on(watch, update)
+                reason = "its agent ended the stream"
+            except grpc.aio.AioRpcError as error:
+                reason = from_rpc_error(error).message
+            except _SilenceError as error:
+                reason = str(error)
+            except Exception as error:
+                log.exception("watching a host failed by a bug", host=watch.host.name)
+                reason = f"{type(error).__name__}: {error}"
+            failures += 1
+            watch.heard = False
+            watch.silent = watch.silent or loop.time() - last_word >= self._pulse.grace_s
+            await self._set_state(watch, "disconnected" if watch.silent else "connecting", reason)
+            self._mark(watch)
+            await asyncio.sleep(backoff.delay_s(failures, first_s=_FIRST_RETRY_S, longest_s=_LONGEST_RETRY_S))
+
+    @contextlib.asynccontextmanager
+    async def _stream(self, watch: _Watch) -> AsyncIterator[AsyncIterator[host_pb2.HostUpdate]]:
+        """The host's updates, on a channel made with our certificate of the moment."""
+        interval_s = self._interval_s
+        request = host_pb2.WatchHostRequest(load_interval_ms=interval_s * 1000)
+        tending: asyncio.Task[None] | None = None
+
+        async def updates(call: Any) -> AsyncIterator[host_pb2.HostUpdate]:
+            nonlocal tending
+            patience_s = _FIRST_WORD_S
+            while True:
+                try:
+                    async with asyncio.timeout(patience_s):
+                        update = await call.read()
+                except TimeoutError:
+                    raise _SilenceError(f"no word from it for {patience_s:g} s") from None
+                if update is grpc.aio.EOF:
+                    return
+                yield update
+                patience_s = interval_s * 3 + 5
+                if tending is None:
+                    tending = asyncio.create_task(self._tend(watch))
+
+        async with self._connect(watch.host.address, self._tls, host_server_name(watch.host.host_id)) as channel:
+            watch.channel = channel
+            call = host_pb2_grpc.HostServiceStub(channel).WatchHost(request)
+            try:
+                yield updates(call)
+            finally:
+                watch.channel = None
+                call.cancel()
+                if tending is not None:
+                    tending.cancel()
+                    await asyncio.gather(tending, return_exceptions=True)
+
+    async def _on(self, watch: _Watch, update: host_pb2.HostUpdate) -> None:
+        match update.WhichOneof("update"):
+            case "snapshot":
+                watch.vms = {vm.vm_id: _seen(vm) for vm in update.snapshot.vms if _is_there(vm)}
+                watch.heard, watch.silent = True, False
+                host = update.snapshot.host
+                await self._set_facts(watch, host.agent_version, host.capabilities)
+                self._mark(watch)
+            case "capabilities":
+                await self._set_facts(watch, "", update.capabilities)
+            case "load":
+                self._loads[watch.host.host_id] = update.load
+            case "vm_event":
+                event = update.vm_event
+                if event.kind == host_pb2.VmEvent.UNDEFINED or not _is_there(event.vm):
+                    watch.vms.pop(event.vm.vm_id, None)
+                else:
+                    watch.vms[event.vm.vm_id] = _seen(event.vm, event.detail)
+                self._mark(watch)
+
+    async def _set_facts(self, watch: _Watch, version: str, capabilities: types_host_pb2.Capabilities) -> None:
+        complaint = await self._in_database(store.set_facts, watch.host, version, capabilities)
+        await self._set_state(watch, "up", complaint)
+
+    async def _set_state(self, watch: _Watch, state: str, reason: str) -> None:
+        if (watch.state, watch.reason) != (state, reason) or watch.host.state != state:
+            log.info("host", host=watch.host.name, state=state, reason=reason)
+            watch.state, watch.reason = state, reason
+            await self._in_database(store.set_state, watch.host, state, reason)
+
+    async def _tend(self, watch: _Watch) -> None:
+        """What a host needs at first contact, and then from time to time: what to trust, and its pools."""
+        if self._bundle is not None:
+            await self._push_trust(watch, self._bundle)
+        while True:
+            try:
+                await self._ensure_pools(watch)
+            except Exception:
+                log.exception("measuring pools failed by a bug", host=watch.host.name)
+            await asyncio.sleep(self._pulse.pools_s * random.uniform(0.8, 1.2))
+
+    async def _ensure_pools(self, watch: _Watch) -> None:
+        host_id = watch.host.host_id
+        for spec in await self._in_database(reach.specs_for, host_id):
+            answer, reason = None, ""
+            try:
+                stub = pool_pb2_grpc.PoolServiceStub(watch.channel)  # type: ignore[no-untyped-call,arg-type,unused-ignore]
+                answer = await stub.EnsurePool(pool_pb2.EnsurePoolRequest(spec=spec))
+            except grpc.aio.AioRpcError as error:
+                reason = from_rpc_error(error).message
+            await self._in_database(reach.record, spec.pool_id, host_id, answer, reason)
+
+    # What hosts trust.
+
+    async def _renew_trust(self) -> None:
+        bundle = await self._in_database(self._trust)
+        if bundle == self._bundle:
+            return
+        grown = self._bundle is not None or bool(bundle.revoked)
+        self._bundle = bundle
+        if grown:
+            heard = [watch for watch in self._watches.values() if watch.heard]
+            await asyncio.gather(*(self._push_trust(watch, bundle) for watch in heard))
+
+    async def _push_trust(self, watch: _Watch, bundle: TrustBundle) -> None:
+        if not bundle.revoked or watch.channel is None:
+            return
+        request = host_pb2.UpdateTrustRequest(ca_pem=bundle.ca_pem, crl_pem=bundle.crl_pem)
+        try:
+            await host_pb2_grpc.HostServiceStub(watch.channel).UpdateTrust(request)
+        except grpc.aio.AioRpcError as error:
+            # It gets the list when it is back: contact begins with it.
+            log.warning(
+                "a host did not take the revocation list", host=watch.host.name, reason=from_rpc_error(error).message
+            )
+
+    # What hosts say against what is written.
+
+    def _mark(self, watch: _Watch) -> None:
+        self._dirty.add(watch.host.host_id)
+        self._dirty_now.set()
+
+    async def _sweep(self) -> None:
+        await asyncio.sleep(self._pulse.sweep_s)
+        for watch in self._watches.values():
+            self._mark(watch)
+
+    async def _reconcile(self) -> None:
+        await self._dirty_now.wait()
+        await asyncio.sleep(_GATHER_S)
+        self._dirty_now.clear()
+        dirty, self._dirty = self._dirty, set()
+        views = {host_id: watch.view() for host_id, watch in self._watches.items()}
+        await self._in_database(self._write_verdicts, dirty & set(views), views)
+
+    def _write_verdicts(self, dirty: set[str], views: dict[str, HostView]) -> None:
+        """In the worker thread."""
+        seen_here = {vm_id for host_id in dirty for vm_id in views[host_id].vms or {}}
+        rows = store.vm_rows(None if len(dirty) > _ALL_AT_ONCE else sorted(dirty), seen_here)
+        store.apply(reconcile(rows, views))
+        known = frozenset(row.vm_id for row in rows)
+        strays = set()
+        for host_id in sorted(dirty):
+            view = views[host_id]
+            if not view.heard:
+                continue
+            found = unmanaged(view, known)
+            # One that Ostler made and has no row for is mostly one being deleted now: it counts when it is there twice.
+            ours = {(host_id, vm_id) for vm_id, seen in found.items() if seen.managed}
+            strays |= ours
+            found = {
+                vm_id: seen for vm_id, seen in found.items() if not seen.managed or (host_id, vm_id) in self._strays
+            }
+            if self._written.get(host_id) != found:
+                store.set_unmanaged(view, found)
+                self._written[host_id] = found
+        self._strays = {stray for stray in self._strays if stray[0] not in dirty} | strays
+
+    async def _flush_loads(self) -> None:
+        await asyncio.sleep(self._interval_s)
+        loads, self._loads = self._loads, {}
+        if loads:
+            await self._in_database(store.set_loads, loads)
+
+
+def _is_there(vm: vm_pb2.VmInfo) -> bool:
+    return vm.power_state != vm_pb2.POWER_STATE_ABSENT
+
+
+def _seen(vm: vm_pb2.VmInfo, detail: str = "") -> Seen:
+    power_state = _POWER_STATES.get(vm.power_state, "")
+    return Seen(vm.vm_id, vm.name, power_state, vm.cpus, vm.memory_bytes, vm.managed, detail)

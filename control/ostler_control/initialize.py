@@ -1,0 +1,182 @@
+"""What `ostler-control init` does: everything that has to be there before the control plane can run.
+
+Each step looks whether its outcome is there and makes it if not, so that a second run completes what a first one
+began. No key is ever overwritten.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pwd
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ostler_common import pki
+from ostler_common.errors import FailedPreconditionError, NotFoundError
+from ostler_common.identity import Identity, Kind
+
+from ostler_control import database, events
+from ostler_control.caller import Role
+from ostler_control.cli import profile
+from ostler_control.config import ControlConfig
+from ostler_control.keys import create_key_file
+from ostler_control.models import Account, User
+from ostler_control.names import check_user_name
+from ostler_control.trust import authority, users
+from ostler_control.trust.authority import Authority
+from ostler_control.trust.renewal import renew_control
+from ostler_control.trust.state import StateDir
+
+# Where systemd finds a key-encryption key that is not to lie beside the database.
+_CREDENTIAL_STORES = (Path("/etc/credstore/ostler-kek"), Path("/etc/credstore.encrypted/ostler-kek"))
+_SERVICE_USER = "ostler"
+
+
+def initialize(config: ControlConfig, admin: str, profile_path: Path) -> Iterator[str]:
+    """Does it, and says line by line what was made and what was there.
+
+    admin: name of the first admin user and of the account; profile_path: where that user's CLI profile goes.
+    Raises InvalidArgumentError for a bad name, FailedPreconditionError when something in the way is another fleet's.
+    """
+    check_user_name("admin", admin)
+    state = config.state
+    _make_private(state.path)
+    with _locked(state):
+        yield from _files(state)
+        papers = Authority.load(state, config.lifetimes)
+        _write_if_other(state.fleet_trust, papers.fleet_pem)
+        _write_if_other(state.callers_trust, papers.callers_pem)
+        _check_profile(profile_path, state)
+        database.connect(config.database)
+        try:
+            applied = database.migrate()
+            yield f"database: {'brought up to date' if applied else 'is up to date'} ({_shown(config.database)})"
+            with database.session():
+                made = renew_control(state, papers)
+                yield f"control plane's certificate: {'made' if made else 'is there'}"
+                yield from _admin(admin)
+                yield _profile(papers, admin, config.main_address, profile_path)
+        finally:
+            database.disconnect()
+            _hand_over(state.path)
+
+
+def write_user_profile(config: ControlConfig, name: str, profile_path: Path) -> str:
+    """The way back in: a new certificate for a user and a CLI profile with it; returns what to tell.
+
+    Raises NotFoundError when there is no such user, FailedPreconditionError when the profile is there already.
+    """
+    if profile_path.exists():
+        raise FailedPreconditionError(f"{profile_path} is there already (give another --profile)", "PROFILE_EXISTS")
+    papers = Authority.load(config.state, config.lifetimes)
+    database.connect(config.database)
+    try:
+        with database.session():
+            if not User.select().where(User.name == name).exists():
+                known = ", ".join(row.name for row in User.select(User.name).order_by(User.name).limit(20))
+                raise NotFoundError(f"there is no user {name} (there are {known or 'none'})", "USER_NOT_FOUND")
+            return _profile(papers, name, config.main_address, profile_path)
+    finally:
+        database.disconnect()
+        _hand_over(config.state_dir)
+
+
+def _files(state: StateDir) -> Iterator[str]:
+    made = authority.create_ca(state.fleet_ca, "Ostler fleet CA")
+    yield f"fleet CA: {'made' if made else 'is there'} ({state.fleet_ca})"
+    made = authority.create_ca(state.users_ca, "Ostler users CA")
+    yield f"users CA: {'made' if made else 'is there'} ({state.users_ca})"
+    given = next((path for path in _CREDENTIAL_STORES if path.exists()), None)
+    if given:
+        yield f"key-encryption key: systemd hands over {given}"
+    else:
+        there = state.kek.exists()
+        if not there:
+            create_key_file(state.kek)
+        yield f"key-encryption key: {'is there' if there else 'made'} ({state.kek}); keep a copy in a safe place"
+    _make_private(state.templates)
+
+
+def _admin(name: str) -> Iterator[str]:
+    with database.transaction():
+        admins = [user.name for user in User.select(User.name).where(User.role == str(Role.ADMIN)).order_by(User.name)]
+        if name in admins:
+            yield f"admin {name}: is there"
+            return
+        if admins:
+            raise FailedPreconditionError(
+                f"there is an admin already ({', '.join(admins)}): `ostler user create` makes more, "
+                f"`ostler-control user-certificate {admins[0]}` gives a lost profile back",
+                "ADMIN_EXISTS",
+            )
+        account = Account.get_or_none(Account.name == name) or Account.create(name=name)
+        users.create(name, Role.ADMIN, account, events.SYSTEM)
+    yield f"admin {name}: made, in account {name}"
+
+
+def _profile(papers: Authority, name: str, control_address: str, path: Path) -> str:
+    """Writes certificate, key, CA and profile, the profile last: where it is, all is."""
+    if path.exists():
+        return f"profile: is there ({path})"
+    user = User.get(User.name == name)
+    key_pem, csr_pem = pki.new_key_and_csr(Identity(Kind.USER, name))
+    certificate_pem = users.issue(papers, user, csr_pem, events.SYSTEM)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    pair, ca = path.with_name(f"{path.stem}-{name}.pem"), path.with_name(f"{path.stem}-ca.pem")
+    pki.write_private(pair, key_pem + certificate_pem)
+    pki.write_public(ca, papers.fleet_pem)
+    pki.write_private(path, profile.text(control_address, ca.name, pair.name, pair.name).encode())
+    return f"profile: written ({path}), for user {name} at {control_address}"
+
+
+def _check_profile(path: Path, state: StateDir) -> None:
+    """A profile of another fleet is not taken for ours, and not overwritten."""
+    if not path.exists():
+        return
+    found = profile.load(path)
+    if found.ca.read_bytes() != state.fleet_trust.read_bytes():
+        raise FailedPreconditionError(
+            f"{path} is another fleet's profile (give --profile FILE, or move it away)", "PROFILE_EXISTS"
+        )
+
+
+def _make_private(path: Path) -> None:
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.chmod(0o700)
+
+
+@contextmanager
+def _locked(state: StateDir) -> Iterator[None]:
+    with (state.path / ".init.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _write_if_other(path: Path, data: bytes) -> None:
+    if not path.exists() or path.read_bytes() != data:
+        pki.write_public(path, data)
+
+
+def _shown(url: str) -> str:
+    """A database's URL without a password."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
+def _hand_over(directory: Path) -> None:
+    """Run by root, for a service that runs as another user: what was made becomes that user's."""
+    if os.geteuid() != 0:
+        return
+    stat = directory.stat()
+    owner, group = stat.st_uid, stat.st_gid
+    if owner == 0 and directory == ControlConfig.model_fields["state_dir"].default:
+        try:
+            entry = pwd.getpwnam(_SERVICE_USER)
+        except KeyError:
+            return
+        owner, group = entry.pw_uid, entry.pw_gid
+    if owner != 0:
+        for path in (directory, *directory.rglob("*")):
+            os.chown(path, owner, group, follow_symlinks=False)

@@ -1,0 +1,134 @@
+"""The command `ostler-control`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+# Exit codes that systemd does not answer with another try.
+_BAD_CONFIG, _NOT_READY = 2, 3
+_TICK_S, _RENEW_EVERY_S = 5.0, 60.0
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Configuration file.  [default: /etc/ostler/control.toml if it is there]",
+)
+@click.pass_context
+def main(context: click.Context, config: Path | None) -> None:
+    """Ostler's control plane: `init` once, then `run`."""
+    os.umask(0o077)  # whatever is made here is the service's own
+    context.obj = config
+
+
+def _profile_option() -> Path:
+    from ostler_control.cli.profile import default_path
+
+    return default_path()
+
+
+@main.command()
+@click.option("--admin", default="admin", show_default=True, help="Name of the first admin, and of the account.")
+@click.option(
+    "--profile",
+    "profile_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=_profile_option,
+    show_default="~/.config/ostler/profile.toml",
+    help="Where the admin's CLI profile goes.",
+)
+@click.pass_obj
+def init(config_path: Path | None, admin: str, profile_path: Path) -> None:
+    """Makes all that the control plane needs: CAs, keys, database, the first admin and a CLI profile.
+
+    Safe to repeat: what is there stays, what is missing is made.
+    """
+    from ostler_common.errors import OstlerError
+
+    from ostler_control.config import load_config
+    from ostler_control.initialize import initialize
+
+    try:
+        for line in initialize(load_config(config_path), admin, profile_path.absolute()):
+            click.echo(line)
+    except (OstlerError, OSError) as error:
+        _fail(str(error))
+    click.echo("next: ostler-control run")
+
+
+@main.command("user-certificate")
+@click.argument("name")
+@click.option(
+    "--profile",
+    "profile_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=_profile_option,
+    show_default="~/.config/ostler/profile.toml",
+    help="Where the CLI profile goes; must not be there yet.",
+)
+@click.pass_obj
+def user_certificate(config_path: Path | None, name: str, profile_path: Path) -> None:
+    """Gives user NAME a new certificate: the way back in when every profile is lost or over."""
+    from ostler_common.errors import OstlerError
+
+    from ostler_control.config import load_config
+    from ostler_control.initialize import write_user_profile
+
+    try:
+        click.echo(write_user_profile(load_config(config_path), name, profile_path.absolute()))
+    except (OstlerError, OSError) as error:
+        _fail(str(error))
+
+
+@main.command()
+@click.pass_obj
+def run(config_path: Path | None) -> None:
+    """Runs the control plane until SIGTERM or SIGINT."""
+    from ostler_common import logging, notify
+    from ostler_common.config import ConfigError
+    from ostler_common.errors import OstlerError
+
+    from ostler_control.config import load_config
+    from ostler_control.server import Control
+
+    try:
+        config = load_config(config_path)
+    except ConfigError as error:
+        _fail(str(error), _BAD_CONFIG)
+    logging.setup(config.log_level, config.log_json)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        control = Control(config)
+    except OstlerError as error:
+        _fail(str(error), _NOT_READY)
+    except OSError as error:
+        _fail(str(error))
+    notify.ready(f"API on port {control.main_port}, enrolment on port {control.enroll_port}")
+    tick_s = min(_TICK_S, notify.watchdog_interval_s() or _TICK_S)
+    since_renewal_s = 0.0
+    while not stop.wait(tick_s):
+        notify.alive()
+        since_renewal_s += tick_s
+        if since_renewal_s >= _RENEW_EVERY_S:
+            since_renewal_s = 0.0
+            control.renew()
+    notify.stopping()
+    control.stop()
+
+
+def _fail(message: str, code: int = 1) -> NoReturn:
+    click.echo(f"ostler-control: {message}", err=True)
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Which host reaches which pool, as hosts themselves have proved it."""
+
+from __future__ import annotations
+
+import datetime
+import json
+
+from ostler.agent.v1 import pool_pb2
+
+from ostler_control.database import session, transaction
+from ostler_control.models import Cluster, Host, Pool, PoolHost, now
+
+# Every host of a shared pool measures it; once in so long is often enough to write it down.
+_MEASURE_EVERY = datetime.timedelta(seconds=30)
+
+
+def spec_of(pool: Pool) -> pool_pb2.PoolSpec:
+    """What an agent has to know of a pool."""
+    return pool_pb2.PoolSpec(
+        pool_id=pool.id, type=pool.type, path=pool.path, source=pool.source, options=json.loads(pool.options)
+    )
+
+
+def specs_for(host_id: str) -> list[pool_pb2.PoolSpec]:
+    """The pools that a host is to reach: its own, its cluster's, its zone's."""
+    with session():
+        place = Host.select(Host.cluster, Cluster.zone).join(Cluster).where(Host.id == host_id).tuples().first()
+        if place is None:
+            return []
+        cluster_id, zone_id = place
+        in_scope = (
+            ((Pool.scope == "host") & (Pool.scope_id == host_id))
+            | ((Pool.scope == "cluster") & (Pool.scope_id == cluster_id))
+            | ((Pool.scope == "zone") & (Pool.scope_id == zone_id))
+        )
+        return [spec_of(pool) for pool in Pool.select().where(in_scope).order_by(Pool.create_time, Pool.id)]
+
+
+def complaint(answer: pool_pb2.Pool, *, shared: bool, encryption: bool, fingerprint: str) -> str:
+    """Why a host's answer about a pool does not fit what is known of the pool; "" when it does."""
+    if shared and answer.fingerprint != fingerprint:
+        return f"sees another directory at {answer.spec.path} than the pool's other hosts (is it mounted?)"
+    if encryption and not answer.encryption:
+        return f"encrypted volumes cannot live at {answer.spec.path} on this host"
+    return ""
+
+
+def record(pool_id: str, host_id: str, answer: pool_pb2.Pool | None, reason: str = "") -> None:
+    """Writes down what a host answered about a pool, or why it did not."""
+    with transaction():
+        pool = Pool.get_or_none(Pool.id == pool_id)
+        if pool is None or not Host.select().where(Host.id == host_id).exists():
+            return
+        if answer is not None:
+            reason = complaint(answer, shared=pool.shared, encryption=pool.encryption, fingerprint=pool.fingerprint)
+            if not reason and (pool.measure_time is None or pool.measure_time < now() - _MEASURE_EVERY):
+                Pool.update(
+                    capacity_bytes=answer.capacity_bytes, available_bytes=answer.available_bytes, measure_time=now()
+                ).where(Pool.id == pool_id).execute()
+        set_reach(pool_id, host_id, reason)
+
+
+def set_reach(pool_id: str, host_id: str, reason: str) -> None:
+    """reason: why the host does not reach the pool, "" when it does."""
+    values = {"reachable": not reason, "reason": reason}
+    row = PoolHost.get_or_none(PoolHost.pool == pool_id, PoolHost.host == host_id)
+    if row is None:
+        PoolHost.create(pool=pool_id, host=host_id, **values)
+    elif (row.reachable, row.reason) != (not reason, reason):
+        PoolHost.update(**values).where(PoolHost.id == row.id).execute()

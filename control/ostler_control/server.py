@@ -1,0 +1,151 @@
+"""The control plane as one running whole: put together, started, and stopped in order."""
+
+from __future__ import annotations
+
+import fcntl
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+
+import structlog
+from ostler.control.v1 import account_pb2_grpc, enrollment_pb2_grpc, host_pb2_grpc, pool_pb2_grpc
+from ostler_common import server, tls
+from ostler_common.errors import FailedPreconditionError
+from ostler_common.server import Registration, Server
+
+from ostler_control import database
+from ostler_control.agents import Agents
+from ostler_control.api import core
+from ostler_control.api.authorization import authorize
+from ostler_control.api.enrollment import EnrollmentService, HostAgentService
+from ostler_control.api.hosts import HostService
+from ostler_control.api.pools import PoolService
+from ostler_control.api.users import UserService
+from ostler_control.config import ControlConfig
+from ostler_control.fleet.leader import Leader
+from ostler_control.fleet.watcher import Pulse, Watcher
+from ostler_control.keys import Keyring, open_provider
+from ostler_control.operations import Engine, Journal, replica_id
+from ostler_control.trust import revocation
+from ostler_control.trust.authority import Authority
+from ostler_control.trust.renewal import renew_control
+from ostler_control.trust.state import StateDir
+
+log = structlog.get_logger(__name__)
+
+_GRACE_S = 10.0
+ENROLLMENT = "ostler.control.v1.EnrollmentService"
+
+
+class Control:
+    """A running control plane. main_port, enroll_port: where it listens, also when 0 was configured."""
+
+    def __init__(self, config: ControlConfig, pulse: Pulse | None = None) -> None:
+        """Starts everything; when something fails, what had been started is stopped. Raises OstlerError, OSError."""
+        self._config = config
+        state = config.state
+        with ExitStack() as stack:
+            self._authority = Authority.load(state, config.lifetimes)
+            stack.callback(database.disconnect)
+            database.connect(config.database)
+            if database.is_sqlite():
+                stack.enter_context(_alone(state))
+            database.migrate()
+            with database.session():
+                renew_control(state, self._authority)
+            agents = Agents(state.client_tls())
+            stack.callback(agents.close)
+            replica = replica_id(config.state_dir)
+            journal = Journal.beside(config.database, config.state_dir)
+            keys = Keyring(open_provider(config.state_dir))
+            engine = Engine(journal, replica, agents, keys, config.main_address)
+            stack.callback(engine.stop)
+            engine.start()
+            watcher = Watcher(
+                state.client_tls(), lambda: revocation.current(self._authority), Leader(replica).is_me, pulse
+            )
+            stack.callback(watcher.stop)
+            watcher.start()
+            services = fleet_services(self._authority, agents, config, watcher.poke)
+            main = server.serve(
+                config.listen,
+                credentials=tls.server_credentials(state.server_tls()),
+                services={**core.SERVICES, **services},
+                authorize=authorize,
+                workers=config.workers,
+            )
+            stack.callback(_stop, main)
+            enrollment = server.serve(
+                config.enroll_listen,
+                credentials=tls.server_credentials(state.server_tls(), client_certificates=False),
+                services=enrollment_services(self._authority, config, watcher.poke),
+                authorize=None,
+                workers=8,
+            )
+            stack.callback(_stop, enrollment)
+            self.main_port, self.enroll_port = main.port, enrollment.port
+            self._stack = stack.pop_all()
+        log.info("serving", main=main.port, enrollment=enrollment.port, replica=replica)
+
+    def renew(self) -> None:
+        """Renews the control plane's own certificate when it is time: to be called now and then."""
+        with database.session():
+            if renew_control(self._config.state, self._authority):
+                log.info("the control plane's certificate was renewed")
+
+    def stop(self) -> None:
+        """Ends calls (after a moment of grace), streams and operations; those go on at the next start."""
+        self._stack.close()
+
+
+def fleet_services(
+    authority: Authority, agents: Agents, config: ControlConfig, poke: Callable[[], None]
+) -> Mapping[str, Registration]:
+    """Users, hosts, pools, and what hosts themselves call."""
+    users = UserService(authority)
+    hosts = HostService(authority, agents, config.enroll_address, poke)
+    pools = PoolService(agents)
+    host_agents = HostAgentService(authority, config.state.templates)
+    return {
+        "ostler.control.v1.UserService": lambda s: account_pb2_grpc.add_UserServiceServicer_to_server(users, s),
+        "ostler.control.v1.HostService": lambda s: host_pb2_grpc.add_HostServiceServicer_to_server(hosts, s),
+        "ostler.control.v1.PoolService": lambda s: pool_pb2_grpc.add_PoolServiceServicer_to_server(pools, s),
+        "ostler.control.v1.HostAgentService": lambda s: enrollment_pb2_grpc.add_HostAgentServiceServicer_to_server(
+            host_agents, s
+        ),
+    }
+
+
+def enrollment_services(
+    authority: Authority, config: ControlConfig, poke: Callable[[], None]
+) -> Mapping[str, Registration]:
+    """What the enrolment port serves."""
+    service = EnrollmentService(authority, config.main_address, poke)
+    return {ENROLLMENT: lambda s: enrollment_pb2_grpc.add_EnrollmentServiceServicer_to_server(service, s)}
+
+
+def _stop(running: Server) -> None:
+    running.set_serving(False)
+    done: threading.Event = running.stop(_GRACE_S)
+    done.wait()
+
+
+class _alone:
+    """Two processes on one SQLite file would both carry out its operations."""
+
+    def __init__(self, state: StateDir) -> None:
+        self._path = state.path / ".run.lock"
+
+    def __enter__(self) -> None:
+        self._file = self._path.open("w")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise FailedPreconditionError(
+                f"a control plane runs already on {self._path.parent} (several need PostgreSQL: database_url)",
+                "RUNS_ALREADY",
+            ) from None
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()

@@ -1,0 +1,116 @@
+"""How hosts come into the fleet and keep their papers."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from dataclasses import dataclass
+
+from ostler_common.errors import AlreadyExistsError, FailedPreconditionError, UnauthenticatedError, bad_field
+from ostler_common.identity import Identity, Kind
+from peewee import IntegrityError
+
+from ostler_control import events
+from ostler_control.database import transaction
+from ostler_control.models import Cluster, Host, new_id, now
+from ostler_control.trust import certificates, tokens
+from ostler_control.trust.authority import Authority
+
+_HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,61}[A-Za-z0-9])?")
+_ADDRESS = re.compile(
+    r"(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]{0,253}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})"
+)
+
+
+@dataclass(frozen=True)
+class Papers:
+    """A host's id and its certificate (PEM)."""
+
+    host_id: str
+    certificate_pem: bytes
+
+
+def check_host_name(name: str, field: str = "name") -> None:
+    """Raises InvalidArgumentError unless the name can be a host's."""
+    if not _HOST_NAME.fullmatch(name):
+        raise bad_field(field, "must be 1 to 63 letters, digits, dots and hyphens, as host names are")
+
+
+def split_address(address: str, field: str = "address") -> tuple[str, int]:
+    """Host (without brackets) and port of "host:port". Raises InvalidArgumentError."""
+    match = _ADDRESS.fullmatch(address)
+    if not match or not 0 < int(match["port"]) < 65536:
+        raise bad_field(field, 'must be "host:port", an IPv6 address in brackets')
+    return match["host"].strip("[]"), int(match["port"])
+
+
+def join(authority: Authority, token: str, csr_pem: bytes, hostname: str, address: str) -> Papers:
+    """Admits a host: uses up its token, writes it down, signs its certificate; all of it or nothing.
+
+    A token that is bound to a host brings that host back under its id, and its older certificates end.
+    Raises UnauthenticatedError (BAD_TOKEN), AlreadyExistsError (HOST_EXISTS), InvalidArgumentError.
+    """
+    check_host_name(hostname, "hostname")
+    ip, _ = split_address(address)
+    try:
+        with transaction():
+            used = tokens.redeem(token)
+            host = _rejoining(used.host_id, address) if used.host_id else _new(used.cluster_id, hostname, address)
+            pem = authority.issue(csr_pem, Identity(Kind.HOST, host.id), (ip, hostname))
+            verb, message = ("host.rejoin", "rejoined") if used.host_id else ("host.join", "joined")
+            events.record(
+                verb,
+                events.Outcome.SUCCEEDED,
+                f"host/{host.name}",
+                "host",
+                host.id,
+                host.name,
+                f"host {host.name} {message} at {address}",
+            )
+    except IntegrityError as error:
+        raise AlreadyExistsError(
+            f"there is a host {hostname} already (to let it rejoin: `ostler host token --host {hostname}`)",
+            "HOST_EXISTS",
+            {"host": hostname},
+        ) from error
+    return Papers(host.id, pem)
+
+
+def renew(authority: Authority, host_id: str, csr_pem: bytes) -> bytes:
+    """A new certificate (PEM) for a host under its identity; the older one stays good until its end."""
+    with transaction():
+        host = Host.get_or_none(Host.id == host_id)
+        if host is None:
+            raise UnauthenticatedError("the host is not in the fleet any more", "NO_SUCH_HOST")
+        ip, _ = split_address(host.address)
+        return authority.issue(csr_pem, Identity(Kind.HOST, host_id), (ip, host.name))
+
+
+def create_token(
+    cluster: Cluster, host: Host | None, ttl: datetime.timedelta, actor: str
+) -> tuple[str, datetime.datetime]:
+    """The secret of a new join token, and its end (UTC, without zone). host: who is to rejoin as itself."""
+    with transaction():
+        secret, end = tokens.create(cluster.id, ttl, host.id if host else "")
+        target = ("host", host.id, host.name) if host else ("cluster", cluster.id, cluster.name)
+        events.record(
+            "host.token", events.Outcome.SUCCEEDED, actor, *target, f"join token made for {target[0]} {target[2]}"
+        )
+    return secret, end
+
+
+def _new(cluster_id: str, hostname: str, address: str) -> Host:
+    if not Cluster.select().where(Cluster.id == cluster_id).exists():
+        raise FailedPreconditionError("the cluster that the token is for is gone (make another token)", "NO_CLUSTER")
+    return Host.create(id=new_id(), name=hostname, address=address, cluster=cluster_id)
+
+
+def _rejoining(host_id: str, address: str) -> Host:
+    host = Host.get_or_none(Host.id == host_id)
+    if host is None:
+        raise FailedPreconditionError("the host that the token is for was removed (make a token without it)", "NO_HOST")
+    Host.update(address=address, state="connecting", state_reason="rejoining", state_time=now()).where(
+        Host.id == host_id
+    ).execute()
+    certificates.revoke(Identity(Kind.HOST, host_id))
+    return host

@@ -1,0 +1,63 @@
+"""The state directory: what lies where, and who may read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ostler_common.tls import TlsFiles
+
+
+@dataclass(frozen=True)
+class StateDir:
+    """Paths in the control plane's state directory (0700).
+
+    fleet_ca, users_ca and control hold a certificate and its key in one file: both come and change in one rename.
+    """
+
+    path: Path
+
+    @property
+    def fleet_ca(self) -> Path:
+        return self.path / "fleet-ca.pem"
+
+    @property
+    def users_ca(self) -> Path:
+        return self.path / "users-ca.pem"
+
+    @property
+    def control(self) -> Path:
+        """The control plane's own certificate and key."""
+        return self.path / "control.pem"
+
+    @property
+    def fleet_trust(self) -> Path:
+        """The fleet CA's certificate: what agents are verified by."""
+        return self.path / "trust-fleet.pem"
+
+    @property
+    def callers_trust(self) -> Path:
+        """The certificates of both CAs: what callers of the main port are verified by."""
+        return self.path / "trust-callers.pem"
+
+    @property
+    def database(self) -> Path:
+        return self.path / "ostler.db"
+
+    @property
+    def templates(self) -> Path:
+        """Template files, each named by its id."""
+        return self.path / "templates"
+
+    @property
+    def kek(self) -> Path:
+        """The key-encryption key, unless systemd hands it over as a credential."""
+        return self.path / "kek"
+
+    def server_tls(self) -> TlsFiles:
+        """What the servers speak TLS with."""
+        return TlsFiles(self.control, self.control, self.callers_trust)
+
+    def client_tls(self) -> TlsFiles:
+        """What agents are spoken to with."""
+        return TlsFiles(self.control, self.control, self.fleet_trust)

@@ -1,0 +1,80 @@
+"""Users: who may call the API, and the certificates they do it with."""
+
+from __future__ import annotations
+
+from ostler_common.errors import AlreadyExistsError, FailedPreconditionError
+from ostler_common.identity import Identity, Kind
+from peewee import IntegrityError
+
+from ostler_control import events
+from ostler_control.caller import Caller, Role
+from ostler_control.database import transaction
+from ostler_control.models import Account, Certificate, User, now
+from ostler_control.names import check_user_name
+from ostler_control.trust import certificates
+from ostler_control.trust.authority import Authority
+
+
+def create(name: str, role: Role, account: Account, actor: str) -> User:
+    """Makes a user, who has no certificate yet. Raises AlreadyExistsError (USER_EXISTS), InvalidArgumentError."""
+    check_user_name("name", name)
+    try:
+        with transaction():
+            user: User = User.create(name=name, role=str(role), account=account)
+            events.done("user.create", actor, user, f"role {role}, account {account.name}")
+    except IntegrityError as error:
+        raise AlreadyExistsError(f"there is a user {name} already", "USER_EXISTS", {"user": name}) from error
+    return user
+
+
+def issue(authority: Authority, user: User, csr_pem: bytes, actor: str) -> bytes:
+    """A certificate (PEM) for a user; those given before stay good. Raises InvalidArgumentError for a bad request."""
+    with transaction():
+        certificate_pem = authority.issue(csr_pem, identity(user))
+        events.done("user.issue", actor, user)
+    return certificate_pem
+
+
+def revoke(user: User, actor: str) -> None:
+    """Revokes every certificate of a user. Raises FailedPreconditionError (LAST_ADMIN)."""
+    with transaction():
+        _keep_an_admin(user)
+        count = certificates.revoke(identity(user))
+        events.done("user.revoke", actor, user, f"{count} certificate(s) revoked")
+
+
+def delete(user: User, actor: str) -> None:
+    """Deletes a user and revokes the certificates. Raises FailedPreconditionError (LAST_ADMIN)."""
+    with transaction():
+        _keep_an_admin(user)
+        certificates.revoke(identity(user))
+        user.delete_instance()
+        events.done("user.delete", actor, user)
+
+
+def identity(user: User) -> Identity:
+    """What a user's certificate says."""
+    return Identity(Kind.USER, user.name)
+
+
+def caller_of(name: str) -> Caller | None:
+    """The user of this name as a caller; None when there is none."""
+    row = User.select(User.id, User.role, User.account).where(User.name == name).tuples().first()
+    return Caller(Role(row[1]), row[0], name, row[2]) if row else None
+
+
+def _keep_an_admin(user: User) -> None:
+    """Two admins who revoke each other at the same moment must not both succeed: the rows are locked first."""
+    if user.role != Role.ADMIN:
+        return
+    User.update(role=User.role).where(User.role == str(Role.ADMIN)).execute()
+    good = Certificate.select(Certificate.name).where(
+        Certificate.kind == str(Kind.USER), Certificate.revoke_time.is_null(), Certificate.expire_time > now()
+    )
+    others = User.select().where(User.role == str(Role.ADMIN), User.id != user.id, User.name.in_(good))
+    if not others.exists():
+        raise FailedPreconditionError(
+            f"user {user.name} is the last admin with a good certificate (make another admin first)",
+            "LAST_ADMIN",
+            {"user": user.name},
+        )
