@@ -103,10 +103,11 @@ PS1='guest# '
 PROFILE
 printf 'root:x:0:0:root:/root:/bin/sh\n' >"$root/etc/passwd"
 chmod 755 "$root"/etc/rc "$root"/etc/acpi/PWRF/* "$root"/bin/{ticker,mark,disks}
+# linux16, because the kernel unpacks itself more than twice as fast from there when the CPU is emulated.
 cat >"$root/boot/grub/grub.cfg" <<'GRUB'
 set timeout=0
-linux /boot/vmlinuz console=ttyS0 quiet loglevel=3 panic=5
-initrd /boot/initrd
+linux16 /boot/vmlinuz console=ttyS0 quiet loglevel=3 panic=5
+initrd16 /boot/initrd
 boot
 GRUB
 
@@ -116,7 +117,7 @@ raw="$work/guest.raw"
 truncate -s "${size_mb}M" "$raw"
 echo '2048,,L,*' | sfdisk -q "$raw"
 mke2fs -q -t ext4 -U "$uuid" -O ^metadata_csum_seed,^orphan_file -d "$root" -E offset=1048576 "$raw" "$((size_mb - 1))M"
-grub-mkimage -O i386-pc -d "$modules" -p '(hd0,msdos1)/boot/grub' -o "$work/core.img" biosdisk part_msdos ext2 normal linux configfile
+grub-mkimage -O i386-pc -d "$modules" -p '(hd0,msdos1)/boot/grub' -o "$work/core.img" biosdisk part_msdos ext2 normal linux16 configfile
 dd if="$modules/boot.img" of="$raw" bs=440 count=1 conv=notrunc status=none
 dd if="$work/core.img" of="$raw" bs=512 seek=1 conv=notrunc status=none
 mkdir -p "$(dirname "$out")"

@@ -33,15 +33,10 @@ LOCAL = "/var/lib/ostler/pool"  # each host sees its own here
 
 LIBVIRTD_CONF = """\
 host_uuid = "{host_uuid}"
-listen_tls = 1
-listen_tcp = 0
 listen_addr = "{address}"
-tls_port = "16514"
-auth_tls = "none"
+listen_tcp = 0
 auth_unix_rw = "none"
 auth_unix_ro = "none"
-tls_allowed_dn_list = [ "*O=Ostler hosts*" ]
-tls_priority = "NORMAL:-VERS-ALL:+VERS-TLS1.3"
 log_outputs = "2:stderr"
 """
 
@@ -53,9 +48,6 @@ group = "root"
 remember_owner = 0
 namespaces = [ ]
 stdio_handler = "file"
-default_tls_x509_cert_dir = "/etc/pki/qemu"
-default_tls_x509_verify = 1
-migrate_tls_force = 1
 """
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -25,10 +26,25 @@ from ostler_common.identity import Identity, Kind
 from ostler_common.tls import TlsFiles
 
 from tests.fakes.papers import Papers
-from tests.lab.host import Host
-from tests.lab.network import Network, mark
+from tests.lab.control import Control
+from tests.lab.host import Host, wait_for
+from tests.lab.network import Network, is_lab, mark
 
 TOOLS = ("unshare", "nsenter", "setpriv", "ip", "ss", "libvirtd", "virsh", "qemu-system-x86_64", "qemu-img")
+
+LIBVIRT_TLS = {
+    "libvirtd.conf": """\
+listen_tls = 1
+auth_tls = "none"
+tls_allowed_dn_list = [ "*O=Ostler hosts*" ]
+tls_priority = "NORMAL:-VERS-ALL:+VERS-TLS1.3"
+""",
+    "qemu.conf": """\
+default_tls_x509_cert_dir = "/etc/pki/qemu"
+default_tls_x509_verify = 1
+migrate_tls_force = 1
+""",
+}
 
 
 def missing() -> str | None:
@@ -51,6 +67,7 @@ class Lab:
     directory: Path
     network: Network
     hosts: list[Host]
+    attached: bool = True
 
     @property
     def shared(self) -> Path:
@@ -74,7 +91,7 @@ class Lab:
         shared = directory / "shared"
         shared.mkdir()
         network = Network.take(directory)
-        lab = cls(directory, network, [])
+        lab = cls(directory, network, [], not detached)
         try:
             for index in range(1, hosts + 1):
                 lab.hosts.append(Host(f"h{index}", index, network, directory / f"h{index}", shared, not detached))
@@ -85,8 +102,24 @@ class Lab:
             raise
         return lab
 
+    @cached_property
+    def control(self) -> Control:
+        """The control plane's process; nothing is started before `init` and `start`."""
+        return Control(self.directory / "control", self.network, self.attached)
+
+    @staticmethod
+    def destroy_detached(directory: Path) -> None:
+        """Kills a detached lab, or what is left of one, by its directory alone, and removes it."""
+        slot = Network.find(directory)
+        if slot is not None:
+            Network.kill_holders(slot)
+            wait_for(lambda: Network.sweep_if_free(slot), f"end of the lab in {directory}")
+        elif is_lab(directory):
+            shutil.rmtree(directory)
+
     def destroy(self) -> None:
-        """Kills every host and removes everything."""
+        """Kills the control plane and every host and removes everything."""
+        self.control.stop(signal.SIGKILL)
         for host in self.hosts:
             host.kill()
         self.network.release()
@@ -97,7 +130,7 @@ class Lab:
     def trust_each_other(self) -> None:
         """Without a control plane: gives each host papers from the throw-away CA and starts its libvirtd."""
         for host in self.hosts:
-            install_for_libvirt(self.papers(host), host.outside("/etc/pki"))
+            install_for_libvirt(self.papers(host), host)
         self.start_libvirt()
 
     @cached_property
@@ -116,8 +149,9 @@ class Lab:
             list(pool.map(Host.start_libvirt, self.hosts))
 
 
-def install_for_libvirt(papers: TlsFiles, pki: Path) -> None:
-    """Puts a host's papers where libvirtd, its clients and QEMU look; `pki` is the host's /etc/pki."""
+def install_for_libvirt(papers: TlsFiles, host: Host) -> None:
+    """Puts a host's papers and the settings for them where libvirtd, its clients and QEMU look, as the agent would."""
+    pki = host.outside("/etc/pki")
     certificate, key, trust = papers.certificate, papers.key, papers.trust
     for directory in (pki / "CA", pki / "libvirt" / "private", pki / "qemu"):
         directory.mkdir(parents=True, exist_ok=True)
@@ -128,3 +162,7 @@ def install_for_libvirt(papers: TlsFiles, pki: Path) -> None:
         shutil.copy(key, pki / "libvirt" / "private" / f"{role}key.pem")
         shutil.copy(certificate, pki / "qemu" / f"{role}-cert.pem")
         shutil.copy(key, pki / "qemu" / f"{role}-key.pem")
+    for name, lines in LIBVIRT_TLS.items():
+        path = host.outside("/etc/libvirt") / name
+        if lines not in path.read_text():
+            path.write_text(path.read_text() + lines)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,35 @@ class Network:
         run("ip", "address", "add", f"{network.gateway}/24", "dev", network.bridge)
         run("ip", "link", "set", network.bridge, "up")
         return network
+
+    @classmethod
+    def find(cls, directory: Path) -> int | None:
+        """Slot of the living lab in `directory`; None when it is dead."""
+        for slot in range(SLOTS):
+            path = LOCKS / str(slot)
+            if path.exists() and path.read_text() == str(directory):
+                return slot
+        return None
+
+    @staticmethod
+    def kill_holders(slot: int) -> None:
+        """Kills every process that holds a slot, and so all of its lab."""
+        path = LOCKS / str(slot)
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                held = any(fd.resolve() == path for fd in (process / "fd").iterdir())
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if held:
+                os.kill(int(process.name), signal.SIGKILL)
+
+    @staticmethod
+    def sweep_if_free(slot: int) -> bool:
+        """Removes what a dead lab left in its slot; False when it lives."""
+        network = _lock(slot)
+        if network:
+            network.release()
+        return network is not None
 
     def connect(self, index: int, pid: int) -> None:
         """Joins the network namespace of process `pid` to the bridge; there a bridge br0 holds the host's address."""

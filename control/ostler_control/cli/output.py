@@ -10,11 +10,14 @@ from typing import Any, Generic, TypeVar
 
 import click
 
-from ostler_control.cli.text import or_dash, printable
+from ostler_control.cli.text import NONE, or_dash, printable
 
 T = TypeVar("T")
 Column = tuple[str, Callable[[T], str]]
 
+NARROW = 9  # columns up to this width are never folded: sizes, states, counts
+GAP = 2
+LEAST = 6  # and the others are folded down to this, or to their title
 FORMATS = ("table", "json", "yaml", "name")
 _STYLES = {
     "green": {"running", "up", "ready", "succeeded", "yes"},
@@ -56,9 +59,12 @@ class View(Generic[T]):
 def print_list(view: View[T], items: Iterable[T], output: str) -> None:
     """Prints objects, one row each."""
     if output == "table":
-        rows = [[cell(item) for _, cell in view.columns] for item in items]
+        rows = [[or_dash(cell(item)) for _, cell in view.columns] for item in items]
         if rows:
-            _print_table([title for title, _ in view.columns], rows)
+            titles = [title for title, _ in view.columns]
+            # A column that says nothing about any row only takes the others' place.
+            used = [index for index in range(len(titles)) if index == 0 or any(row[index] != NONE for row in rows)]
+            _print_table([titles[index] for index in used], [[row[index] for index in used] for row in rows])
         else:
             click.echo(f"no {view.noun}s", err=True)
     elif output == "name":
@@ -72,14 +78,14 @@ def print_one(view: View[T], item: T, output: str) -> None:
     """Prints one object in full."""
     if output == "table":
         shown = {title for title, _ in view.details}
-        rows = [[title, cell(item)] for title, cell in view.columns if title not in shown]
-        rows += [[title, cell(item)] for title, cell in view.details]
+        rows = [[title, or_dash(cell(item))] for title, cell in view.columns if title not in shown]
+        rows += [[title, or_dash(cell(item))] for title, cell in view.details]
         _print_table(None, rows)
         for section in view.sections:
             header, *body = section.rows(item)
             if body:
                 click.echo(f"\n{section.title}:")
-                _print_table(list(header), body)
+                _print_table(header, [[or_dash(cell) for cell in row] for row in body])
     elif output == "name":
         click.echo(view.name(item))
     else:
@@ -102,10 +108,33 @@ def _print_table(header: Sequence[str] | None, rows: Sequence[Sequence[str]]) ->
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, show_header=header is not None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for index, title in enumerate(header or ("", "")):
-        style = "bold" if header is None and index == 0 else None
-        table.add_column(title.upper() if header else "", overflow="fold", style=style, no_wrap=index == 0)
+    titles = [title.upper() for title in header or ("", "")]
+    console = Console(file=sys.stdout, highlight=False)
+    widths = column_widths(titles, rows, console.width)
+    console.width = max(console.width, sum(widths) + GAP * len(widths))
+    table = Table(box=None, show_header=header is not None, header_style="bold", pad_edge=False, padding=(0, GAP, 0, 0))
+    for index, (title, width) in enumerate(zip(titles, widths, strict=True)):
+        table.add_column(title, overflow="fold", width=width, style="bold" if header is None and index == 0 else None)
     for row in rows:
-        table.add_row(*(Text(printable(or_dash(cell)), style=_STYLE_OF.get(cell, "")) for cell in row))
-    Console(file=sys.stdout, highlight=False, soft_wrap=False).print(table)
+        table.add_row(*(Text(printable(cell), style=_STYLE_OF.get(cell, "")) for cell in row))
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())
+
+
+def column_widths(titles: Sequence[str], rows: Sequence[Sequence[str]], available: int) -> list[int]:
+    """Widths that fit into `available` together. Narrow columns and the first (names) keep what they need, the others
+    give up a character at a time, the widest first, down to their title's width. They may not fit even so."""
+    cells = list(zip(*rows, strict=True))
+    widths = [max(len(title), *map(len, column)) for title, column in zip(titles, cells, strict=True)]
+    least = [
+        width if index == 0 or width <= NARROW else max(len(title), LEAST)
+        for index, (title, width) in enumerate(zip(titles, widths, strict=True))
+    ]
+    while sum(widths) + GAP * (len(widths) - 1) > available:
+        wide = [index for index, width in enumerate(widths) if width > least[index]]
+        if not wide:
+            break
+        widths[max(wide, key=lambda index: widths[index])] -= 1
+    return widths

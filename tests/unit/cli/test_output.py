@@ -7,6 +7,7 @@ import json
 import yaml
 from ostler.control.v1 import host_pb2, vm_pb2
 from ostler.types.v1 import host_pb2 as host_types
+from ostler_control.cli.output import column_widths
 
 from tests.fakes.control import Control, at
 from tests.unit.cli.conftest import Ostler
@@ -21,8 +22,8 @@ def test_list_is_a_table(control: Control, ostler: Ostler) -> None:
     result = ostler("vm", "list")
     assert result.exit_code == 0
     assert rows(result.stdout) == [
-        ["NAME", "STATE", "HOST", "CPUS", "MEMORY", "DISKS", "ENCRYPTED", "ATTENTION"],
-        ["web-1", "running", "h2", "2", "4 GiB", "11.5 GiB", "1 of 2", "-"],
+        ["NAME", "STATE", "HOST", "CPUS", "MEMORY", "DISKS", "ENCRYPTED"],
+        ["web-1", "running", "h2", "2", "4 GiB", "11.5 GiB", "1 of 2"],
     ]
 
 
@@ -30,8 +31,17 @@ def test_table_fits_and_loses_nothing(control: Control, ostler: Ostler) -> None:
     control.vms["web-1"].attention = "stopped outside Ostler while its host was being reached again"
     lines = ostler("vm", "list").stdout.splitlines()
     assert max(len(line) for line in lines) <= 80
+    assert "11.5 GiB" in lines[1]
+    assert lines[0].endswith("ATTENTION")
     column = lines[0].index("ATTENTION")
     assert " ".join(line[column:].strip() for line in lines[1:]) == control.vms["web-1"].attention
+
+
+def test_columns_share_what_there_is() -> None:
+    rows = [["web-1", "running", "x" * 30, "y" * 60]]
+    assert column_widths(["NAME", "STATE", "HOST", "MESSAGE"], rows, 120) == [5, 7, 30, 60]
+    assert column_widths(["NAME", "STATE", "HOST", "MESSAGE"], rows, 80) == [5, 7, 30, 32]
+    assert column_widths(["NAME", "STATE", "HOST", "MESSAGE"], rows, 20) == [5, 7, 6, 7]
 
 
 def test_show_has_every_section(control: Control, ostler: Ostler) -> None:

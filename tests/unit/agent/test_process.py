@@ -1,5 +1,5 @@
-import os
-import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -9,6 +9,16 @@ from ostler_agent.jobs import JobContext
 from ostler_agent.process import Limits, RunError, run, spawn
 from ostler_common.errors import CancelledError, DeadlineExceededError, FailedPreconditionError
 from ostler_common.secret import Secret
+
+AGENT = """
+import structlog
+from ostler_agent.process import spawn
+
+structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+with spawn(["sleep", "60"]) as child:
+    print(child.pid)
+    input()
+"""
 
 
 def test_output_comes_back() -> None:
@@ -95,16 +105,17 @@ def test_block_that_raises_leaves_no_child() -> None:
 
 
 def test_child_dies_with_the_agent() -> None:
-    reader, writer = os.pipe()
-    agent = os.fork()
-    if agent == 0:
-        with spawn(["sleep", "60"]) as child:
-            while Path(f"/proc/{child.pid}/comm").read_text() != "sleep\n":
-                time.sleep(0.01)
-            os.write(writer, f"{child.pid}\n".encode())
-            os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(agent, 0)
-    pid = int(os.read(reader, 20))
+    with subprocess.Popen(
+        [sys.executable, "-c", AGENT],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={"PYTHONPATH": ":".join(sys.path), "PYTHONUNBUFFERED": "1"},
+    ) as agent:
+        assert agent.stdout
+        pid = int(agent.stdout.readline())
+        while Path(f"/proc/{pid}/comm").read_text() != "sleep\n":
+            time.sleep(0.01)
+        agent.kill()
     deadline = time.monotonic() + 5
     while _alive(pid) and time.monotonic() < deadline:
         time.sleep(0.01)
