@@ -36,6 +36,13 @@ _BY_CODE = {
 }
 
 
-def exit_of(code: str) -> Exit:
-    """The exit code for the name of a gRPC status code."""
-    return _BY_CODE.get(code, Exit.FAILED)
+# Where the reason says more than the code.
+_BY_REASON = {
+    "NO_FEASIBLE_HOST": Exit.NO_CAPACITY,
+    "NO_FEASIBLE_POOL": Exit.NO_CAPACITY,
+}
+
+
+def exit_of(code: str, reason: str) -> Exit:
+    """The exit code for an error: the name of its gRPC status code, and its reason."""
+    return _BY_REASON.get(reason) or _BY_CODE.get(code, Exit.FAILED)

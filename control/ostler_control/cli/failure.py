@@ -16,7 +16,11 @@ from ostler_control.cli.text import printable
 # The next command to try, by the error's reason.
 _HINTS = {
     "NO_FEASIBLE_HOST": "`ostler host list` shows what is free; `ostler vm hosts NAME` explains each host",
-    "STALE_ATTEMPT": "somebody else carries this out; `ostler operation list` shows it",
+    "NO_FEASIBLE_POOL": "`ostler pool list` shows free space, and which pools hold encrypted volumes",
+    "NAME_TAKEN": "another name",
+    "AMBIGUOUS_NAME": "one of the ids instead of the name",
+    "RESOURCE_BUSY": "`ostler operation list --state running`, then `ostler operation wait ID`",
+    "BAD_CERTIFICATE": "have an admin run `ostler user renew NAME`",
 }
 # Nouns with a `list`, by the first part of a reason like VM_NOT_FOUND.
 _LISTED = (
@@ -45,7 +49,7 @@ class Failure(click.ClickException):
 
     @property
     def exit_code(self) -> int:  # type: ignore[override]  # click's is a plain attribute
-        return exit_of(self.error.code)
+        return exit_of(self.error.code, self.error.reason)
 
     def show(self, file: IO[Any] | None = None) -> None:
         for line in lines(self.error, self.app):
@@ -114,5 +118,6 @@ def _unreachable(error: OstlerError, app: App) -> list[str]:
 
     end = expires(profile.certificate.read_bytes())
     if end < datetime.now(UTC):
-        out.append(f"  your certificate ended {end:%Y-%m-%d %H:%M} UTC: have an admin run `ostler user renew NAME`")
+        out.append(f"  your certificate ended {end:%Y-%m-%d %H:%M} UTC: have an admin run `ostler user renew NAME`,")
+        out.append("  or `ostler-control user-certificate NAME` where the control plane runs")
     return out

@@ -39,6 +39,13 @@ def test_exit_codes(control: Control, ostler: Ostler, kind: type[errors.OstlerEr
     assert result.stderr == "Error: it went wrong [WENT_WRONG]\n"
 
 
+def test_no_host_fits_is_no_capacity_whatever_its_code(control: Control, ostler: Ostler) -> None:
+    control.error = errors.FailedPreconditionError("no host fits web-1: 2 lack memory", "NO_FEASIBLE_HOST")
+    result = ostler("vm", "show", "web-1")
+    assert result.exit_code == 7
+    assert "ostler vm hosts" in result.stderr
+
+
 def test_exit_codes_are_documented() -> None:
     text = Path(__file__).parents[3].joinpath("docs", "cli.md").read_text()
     for code in Exit:
