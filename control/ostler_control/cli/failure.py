@@ -17,9 +17,6 @@ from ostler_control.cli.text import printable
 _HINTS = {
     "NO_FEASIBLE_HOST": "`ostler host list` shows what is free; `ostler vm hosts NAME` explains each host",
     "NO_FEASIBLE_POOL": "`ostler pool list` shows free space, and which pools hold encrypted volumes",
-    "NAME_TAKEN": "another name",
-    "AMBIGUOUS_NAME": "one of the ids instead of the name",
-    "RESOURCE_BUSY": "`ostler operation list --state running`, then `ostler operation wait ID`",
     "BAD_CERTIFICATE": "have an admin run `ostler user renew NAME`",
 }
 # Nouns with a `list`, by the first part of a reason like VM_NOT_FOUND.
