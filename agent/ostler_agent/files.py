@@ -25,10 +25,12 @@ def fsync_file(path: Path) -> None:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Replaces a file's contents, readable by this user only; after a crash it has the old ones or the new ones.
+    """Replaces a file's contents, readable by this user only; after a crash of the machine it has the new ones, or the
+    old ones if there were any.
 
     Not for two writers of one file at once.
     """
+    new = not path.exists()
     temporary = path.with_name(f"{path.name}.tmp")
     file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with open(file, "wb") as stream:
@@ -36,7 +38,8 @@ def write_file(path: Path, data: bytes) -> None:
         stream.flush()
         os.fdatasync(file)
     temporary.rename(path)
-    fsync_directory(path.parent)
+    if new:
+        fsync_directory(path.parent)
 
 
 def publish(part: Path, final: Path) -> None:

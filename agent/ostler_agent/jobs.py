@@ -180,7 +180,8 @@ class _Running:
 
     def _remember(self, facts: dict[str, str]) -> None:
         with self.moved:
-            self.record.facts.update(facts)
+            # Replaced, not changed: another thread may be writing the record just now.
+            self.record.facts = {**self.record.facts, **facts}
             self._journal.save(self.record)
 
 

@@ -68,7 +68,8 @@ class Journal:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def save(self, record: Record) -> None:
-        """Writes a record; on return it outlives a crash of the machine."""
+        """Writes a record. After a crash of the machine it is there: this one, or the one it replaced (a job that
+        then seems to run is settled by recovery)."""
         with self._lock:
             write_file(self._path(record.id), json.dumps(asdict(record)).encode())
 

@@ -28,7 +28,6 @@ from ostler_agent.volumes.checks import (
 from ostler_agent.volumes.guests import Guests
 
 _FETCH_PERCENT = 50
-_INODE = "inode"  # the fact by which a job knows a file as its own: the inode stays when the file gets its name
 
 
 class Volumes:
@@ -74,7 +73,7 @@ class Volumes:
                     job.progress("creating volume", percent=1)
                     qemu_img.create(part, ref.format, size_bytes, key=ref.key, provisioning=provisioning, cancel=job)
                 header = read_header(part, ref.format, encrypted=ref.key is not None)
-                job.remember(**{_INODE: str(header.inode)})
+                job.remember(**{_own(ref): str(header.inode)})
                 job.check()
                 try:
                     publish(part, final)
@@ -200,7 +199,7 @@ class Volumes:
     def _made_by(self, facts: Mapping[str, str], ref: VolumeRef, final: Path) -> VolumeInfo:
         """The volume when the operation with these facts made it. Raises AlreadyExistsError (VOLUME_EXISTS)."""
         header = self._header(ref, final)
-        if facts.get(_INODE) != str(header.inode):
+        if facts.get(_own(ref)) != str(header.inode):
             raise already_exists(ref)
         return _info(ref, header)
 
@@ -220,6 +219,11 @@ class Volumes:
         finally:
             with self._lock:
                 self._busy.remove(ref.volume_id)
+
+
+def _own(ref: VolumeRef) -> str:
+    """The fact by which a job knows a file as its own: the inode, which stays when the file gets its name."""
+    return f"inode of {ref.volume_id}"
 
 
 def _copying(job: JobContext, total: int) -> Callable[[float], None]:

@@ -10,6 +10,7 @@ from ostler_agent.jobs import JobContext, Jobs
 from ostler_agent.journal import Journal, Record, digest, redacted
 from ostler_common.errors import (
     AlreadyExistsError,
+    CancelledError,
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
@@ -225,6 +226,47 @@ def test_recovery_without_a_hook_or_with_a_broken_one_is_a_failure_that_can_be_t
     jobs.recover()
     assert error_of(jobs.get("op.1")).reason == "INTERRUPTED"
     assert last(begin(jobs, finished(), attempt=2)).state == State.SUCCEEDED
+
+
+def test_what_a_failed_attempt_remembered_the_next_one_knows(jobs: Jobs) -> None:
+    def fail(job: JobContext) -> None:
+        job.remember(inode="7")
+        raise AlreadyExistsError("there", "VOLUME_EXISTS")
+
+    seen: list[dict[str, str]] = []
+    first, second = request(), request(attempt=2)
+    last(jobs.run(first.operation, "volume.create", first, fail))
+    last(jobs.run(second.operation, "volume.create", second, lambda job: seen.append(job.facts)))
+    assert seen == [{"inode": "7"}]
+
+
+def test_a_quiet_job_is_told_of_again_so_that_a_lost_caller_is_noticed(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ostler_agent.jobs.HEARTBEAT_S", 0.01)
+    work = Work()
+    updates = begin(jobs, work)
+    assert [next(updates).state for _ in range(5)] == [State.RUNNING] * 5
+    work.go.set()
+
+
+def test_waiting_ends_with_the_job() -> None:
+    job = JobContext("a")
+    threading.Timer(0.1, job.cancel).start()
+    with pytest.raises(CancelledError):
+        job.wait(60)
+
+
+def test_a_callback_taken_back_is_not_called() -> None:
+    calls: list[str] = []
+    job = JobContext("a")
+    with job.on_cancel(lambda: calls.append("gone")):
+        pass
+    job.on_cancel(lambda: calls.append("kept"))
+    job.cancel()
+    job.cancel()
+    job.on_cancel(lambda: calls.append("late"))
+    assert calls == ["kept", "late"]
 
 
 def test_stopping_interrupts_what_does_not_end_and_takes_no_more(jobs: Jobs) -> None:
