@@ -124,17 +124,21 @@ def _print_table(header: Sequence[str] | None, rows: Sequence[Sequence[str]]) ->
 
 
 def column_widths(titles: Sequence[str], rows: Sequence[Sequence[str]], available: int) -> list[int]:
-    """Widths that fit into `available` together. Narrow columns and the first (names) keep what they need, the others
-    give up a character at a time, the widest first, down to their title's width. They may not fit even so."""
-    cells = list(zip(*rows, strict=True))
-    widths = [max(len(title), *map(len, column)) for title, column in zip(titles, cells, strict=True)]
-    least = [
-        width if index == 0 or width <= NARROW else max(len(title), LEAST)
-        for index, (title, width) in enumerate(zip(titles, widths, strict=True))
-    ]
-    while sum(widths) + GAP * (len(widths) - 1) > available:
-        wide = [index for index, width in enumerate(widths) if width > least[index]]
-        if not wide:
-            break
-        widths[max(wide, key=lambda index: widths[index])] -= 1
+    """Widths that fit into `available` together: what each needs, or less for the widest ones, down to their longest
+    word, and if that is not enough, to LEAST. Narrow columns and the first (names) keep what they need. They may not
+    fit even so."""
+    columns = list(zip(titles, zip(*rows, strict=True), strict=True))
+    widths = [max(len(title), *map(len, cells)) for title, cells in columns]
+    words = [max(len(word) for text in (title, *cells) for word in text.split(" ")) for title, cells in columns]
+    least = [max(len(title), LEAST) for title in titles]
+    for floors in (words, least):
+        floors = [
+            width if index == 0 or width <= NARROW else floor
+            for index, (width, floor) in enumerate(zip(widths, floors, strict=True))
+        ]
+        while sum(widths) + GAP * (len(widths) - 1) > available:
+            wide = [index for index, width in enumerate(widths) if width > floors[index]]
+            if not wide:
+                break
+            widths[max(wide, key=lambda index: widths[index])] -= 1
     return widths

@@ -18,7 +18,7 @@ from ostler_control.cli.output import View, print_list
 VIEW = View[pb.Event](
     "event",
     columns=[
-        ("time", lambda e: text.when(e, "time")),
+        ("time", lambda e: f"{text.moment(e.time):%m-%d %H:%M:%S}"),
         ("type", lambda e: e.type),
         ("outcome", lambda e: text.enum_of(e, "outcome")),
         ("actor", lambda e: e.actor),
