@@ -46,7 +46,9 @@ class Prober:
         self._seen = stamp()
         self._lock = threading.Lock()
         self._listeners: list[Callable[[Capabilities], None]] = []
-        self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._stopping = False
+        self._asked = False
         self._thread = threading.Thread(target=self._watch, name="probe", daemon=True)
         self._current = probe()
 
@@ -86,13 +88,25 @@ class Prober:
     def start(self) -> None:
         self._thread.start()
 
+    def ask(self) -> None:
+        """Has everything tried anew soon, by the prober's own thread."""
+        self._asked = True
+        self._wake.set()
+
     def stop(self) -> None:
-        self._stop.set()
+        self._stopping = True
+        self._wake.set()
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._stop.wait(self._interval_s):
+        while not self._stopping:
+            self._wake.wait(self._interval_s)
+            self._wake.clear()
             try:
-                self.look()
+                if self._asked:
+                    self._asked = False
+                    self.probe()
+                elif not self._stopping:
+                    self.look()
             except Exception:
                 log.exception("looking for changed packages failed")

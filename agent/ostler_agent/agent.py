@@ -1,0 +1,151 @@
+"""The whole agent, put together."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from contextlib import ExitStack
+
+import grpc
+import structlog
+from ostler.agent.v1 import job_pb2_grpc, pool_pb2_grpc, volume_pb2_grpc
+from ostler_common.errors import FailedPreconditionError
+from ostler_common.server import Registration, Server, serve
+from ostler_common.tls import server_credentials
+
+from ostler_agent.authorize import AgentAuthorizer
+from ostler_agent.capabilities import Capabilities, Prober, probe_all
+from ostler_agent.config import AgentConfig
+from ostler_agent.control_link import ControlLink
+from ostler_agent.hypervisors.base import VmEvent
+from ostler_agent.hypervisors.libvirt.driver import LibvirtDriver
+from ostler_agent.jobs import Jobs
+from ostler_agent.libvirt_tls import LibvirtTls
+from ostler_agent.papers import PapersStore
+from ostler_agent.pools import POOL_TYPES, Pools
+from ostler_agent.renew import Keeper, Renewer
+from ostler_agent.services.jobs import JobService
+from ostler_agent.services.pools import PoolService
+from ostler_agent.services.volumes import VolumeService
+from ostler_agent.templates import Templates
+from ostler_agent.volumes import Volumes
+
+log = structlog.get_logger(__name__)
+
+HYPERVISOR = ("kvm", "KVM")  # type and name for people of what the libvirt driver drives
+
+
+def probe(config: AgentConfig) -> Capabilities:
+    """Runs every probe; needs neither papers nor a running agent."""
+    pool_types = tuple(sorted(pool_type.name for pool_type in POOL_TYPES))
+    scratch = config.state_dir / "scratch"
+    shutil.rmtree(scratch, ignore_errors=True)  # what a probe that was killed left
+    scratch.mkdir(mode=0o700, parents=True)
+    return probe_all(config, pool_types, HYPERVISOR, scratch)
+
+
+class _Reprobe:
+    """What was found while the hypervisor was away is found anew when it is back."""
+
+    def __init__(self, prober: Prober) -> None:
+        self._prober = prober
+
+    def vm_event(self, event: VmEvent) -> None:
+        pass
+
+    def reconnected(self) -> None:
+        self._prober.ask()
+
+
+class Agent:
+    """Made, started, stopped: once each."""
+
+    def __init__(self, config: AgentConfig) -> None:
+        """Raises FailedPreconditionError: NOT_JOINED, BAD_PAPERS, ALREADY_RUNNING."""
+        self._config = config
+        self._closing = ExitStack()
+        state = config.state_dir
+        self._store = PapersStore(state)
+        papers = self._store.load()
+        papers.check()
+        self._lock_state()
+        self._keeper = Keeper(self._store, LibvirtTls.of(config), config.control_address)
+        self._renewer = Renewer(self._store, self._keeper)
+        self._driver = LibvirtDriver(config.libvirt_uri, config.domain_type)
+        self._jobs = Jobs(state / "jobs")
+        self._pools = Pools(state, POOL_TYPES)
+        templates = Templates(state / "templates", ControlLink(self._store, config.control_address).download_template)
+        self._volumes = Volumes(self._pools, templates, self._driver)
+        self._prober: Prober | None = None
+        self._server: Server | None = None
+        self.host_id = papers.host_id
+
+    def start(self) -> None:
+        """Settles what an earlier life left, then serves. Raises OSError when the address is taken."""
+        self._driver.open()
+        self._closing.callback(self._driver.close)
+        self._pools.restore()
+        self._prober = Prober(lambda: probe(self._config), interval_s=self._config.probe_interval_s)
+        self._closing.callback(self._driver.subscribe(_Reprobe(self._prober)))
+        services = self._services(self._prober)
+        self._jobs.recover()
+        self._prober.start()
+        self._closing.callback(self._prober.stop)
+        self._renewer.start()
+        self._closing.callback(self._renewer.stop)
+        self._server = serve(
+            self._config.listen,
+            credentials=server_credentials(self._store.files),
+            services=services,
+            authorize=AgentAuthorizer(self._store),
+            workers=self._config.workers,
+        )
+        log.info("serving", host=self.host_id, listen=self._config.listen, port=self._server.port)
+
+    def reload(self) -> None:
+        """Puts libvirt in step with the papers and runs every probe again."""
+        self._keeper.install()
+        if self._prober:
+            self._prober.probe()
+
+    def stop(self) -> None:
+        """Takes no new calls, gives running jobs their time, then lets go of everything. VMs run on."""
+        grace_s = self._config.stop_grace_s
+        if self._server:
+            self._server.stop(2 * grace_s)  # streams of jobs end with their jobs
+        self._jobs.stop(grace_s)
+        if self._server:
+            self._server.stop(0.2).wait()  # what is left watches, and would for ever
+        self._closing.close()
+
+    def _services(self, prober: Prober) -> dict[str, Registration]:
+        jobs = JobService(self._jobs)
+        pools = PoolService(self._pools, self._driver)
+        volumes = VolumeService(self._jobs, self._volumes)
+
+        def add_jobs(server: grpc.Server) -> None:
+            job_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
+
+        def add_pools(server: grpc.Server) -> None:
+            pool_pb2_grpc.add_PoolServiceServicer_to_server(pools, server)
+
+        def add_volumes(server: grpc.Server) -> None:
+            volume_pb2_grpc.add_VolumeServiceServicer_to_server(volumes, server)
+
+        return {
+            "ostler.agent.v1.JobService": add_jobs,
+            "ostler.agent.v1.PoolService": add_pools,
+            "ostler.agent.v1.VolumeService": add_volumes,
+        }
+
+    def _lock_state(self) -> None:
+        handle = os.open(self._config.state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(handle)
+            raise FailedPreconditionError(
+                f"another agent runs with {self._config.state_dir} (stop it first)", "ALREADY_RUNNING"
+            ) from error
+        self._closing.callback(os.close, handle)

@@ -1,0 +1,148 @@
+"""The command `ostler-agent`.
+
+Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 this host has not joined, or its papers are unusable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import socket
+import sys
+import threading
+from dataclasses import asdict
+from pathlib import Path
+
+import ostler_common.logging
+from ostler_common.config import ConfigError, load
+from ostler_common.errors import OstlerError
+
+from ostler_agent import notify
+from ostler_agent.config import DEFAULT_PATH, AgentConfig
+
+FAILED, USAGE, NOT_JOINED = 1, 2, 3
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command and returns its exit code; what went wrong is one line on stderr."""
+    options = _parser().parse_args(arguments)
+    try:
+        config = load(AgentConfig, options.config or (DEFAULT_PATH if DEFAULT_PATH.exists() else None))
+        if options.state_dir:
+            config = config.model_copy(update={"state_dir": options.state_dir.absolute()})
+        ostler_common.logging.setup(config.log_level, config.log_json)
+        code: int = options.command(config, options)
+    except ConfigError as error:
+        return _fail(error.message, USAGE)
+    except OstlerError as error:
+        return _fail(error.message, NOT_JOINED if error.reason in ("NOT_JOINED", "BAD_PAPERS") else FAILED)
+    except OSError as error:
+        return _fail(str(error), FAILED)
+    return code
+
+
+def run(config: AgentConfig, options: argparse.Namespace) -> int:
+    """Serves until SIGTERM or SIGINT; SIGHUP reloads."""
+    from ostler_agent.agent import Agent
+
+    wake, stop, reload = threading.Event(), threading.Event(), threading.Event()
+
+    def on_signal(number: int, frame: object) -> None:
+        (reload if number == signal.SIGHUP else stop).set()
+        wake.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, on_signal)
+    agent = Agent(config)
+    agent.start()
+    status = f"host {agent.host_id} serves on {config.listen}"
+    notify.ready(status)
+    while not stop.is_set():
+        notify.alive()
+        wake.wait(notify.watchdog_interval_s())
+        wake.clear()
+        if reload.is_set():
+            reload.clear()
+            notify.reloading()
+            agent.reload()
+            notify.ready(status)
+    notify.stopping()
+    agent.stop()
+    return 0
+
+
+def join(config: AgentConfig, options: argparse.Namespace) -> int:
+    """Joins a fleet and hands libvirt its share."""
+    from ostler_common.token import JoinToken
+
+    from ostler_agent import join as joining
+    from ostler_agent.libvirt_tls import LibvirtTls
+    from ostler_agent.papers import PapersStore
+
+    text = sys.stdin.readline() if options.token == "-" else options.token  # noqa: S105 (a dash is no token)
+    port = config.listen.rpartition(":")[2]
+    address = options.address or config.address or f"{socket.getfqdn()}:{port}"
+    store = PapersStore(config.state_dir)
+    papers = joining.join(store, JoinToken.decode(text), options.control or "", address)
+    print(f"joined as host {papers.host_id}, reached at {address}; certificate until {papers.expire_time:%F %T} UTC")
+    libvirt = LibvirtTls.of(config)
+    libvirt.install(papers)
+    if options.print_libvirt_config:
+        for name, lines in libvirt.settings().items():
+            print(f"\n# {config.libvirt_config_dir / name}\n{lines}", end="")
+    elif changed := libvirt.configure():
+        print(f"changed {', '.join(map(str, changed))}; now, for live migration over TLS:")
+        print("  systemctl stop libvirtd.service && systemctl enable --now libvirtd-tls.socket")
+    libvirt.reload()
+    return 0
+
+
+def probe(config: AgentConfig, options: argparse.Namespace) -> int:
+    """Prints what this host can do."""
+    from ostler_agent import agent
+
+    found = agent.probe(config)
+    if options.json:
+        print(json.dumps(asdict(found), default=str, indent=2))
+        return 0
+    facts = found.hypervisor
+    print(f"{found.hypervisor_display_name} {facts.hypervisor_version}, libvirt {facts.libvirt_version}")
+    print(f"CPU {facts.cpu_model}, {facts.cpus} at {facts.cpu_mhz} MHz, NUMA nodes {facts.numa_nodes}")
+    print(f"memory {facts.memory_bytes >> 20} MiB; bridges {' '.join(found.bridges) or '-'}")
+    for entry in found.probes:
+        print(f"{'yes' if entry.ok else 'NO ':<4}{entry.name:<34}{entry.detail if entry.ok else entry.reason}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--config", type=Path, metavar="FILE", help=f"settings (default {DEFAULT_PATH}, if it exists)")
+    shared.add_argument("--state-dir", type=Path, metavar="DIR", help="instead of the settings' state_dir")
+    parser = argparse.ArgumentParser(prog="ostler-agent", description="Ostler's agent on a hypervisor host.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    serving = commands.add_parser("run", parents=[shared], help="serve the control plane")
+    serving.set_defaults(command=run)
+    joining = commands.add_parser("join", parents=[shared], help="join a fleet, or rejoin it")
+    joining.add_argument(
+        "control", nargs="?", metavar="ADDRESS", help="control plane, host[:port]; default: the token's"
+    )
+    joining.add_argument("--token", required=True, help="of `ostler host token`; - reads it from standard input")
+    joining.add_argument("--address", metavar="HOST:PORT", help="where the control plane reaches this agent")
+    joining.add_argument(
+        "--print-libvirt-config", action="store_true", help="print libvirt's settings instead of writing them"
+    )
+    joining.set_defaults(command=join)
+    probing = commands.add_parser("probe", parents=[shared], help="try what this host can do, and print it")
+    probing.add_argument("--json", action="store_true", help="print all of it as JSON")
+    probing.set_defaults(command=probe)
+    return parser
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"ostler-agent: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

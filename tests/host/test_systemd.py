@@ -1,0 +1,80 @@
+"""The units, as systemd itself judges them (it need not run), and the sample settings beside them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+from ostler_agent.config import AgentConfig
+from ostler_common.config import Settings, load
+
+SYSTEMD = Path(__file__).parents[2] / "systemd"
+UNITS = ("ostler-agent.service", "ostler-control.service")
+
+analyze = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=60, check=False)
+
+
+@analyze
+@pytest.mark.parametrize("unit", UNITS)
+def test_unit_is_well_formed(unit: str, tmp_path: Path) -> None:
+    """verify wants the program to be there: a copy of the unit gets one."""
+    program = tmp_path / unit.removesuffix(".service")
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    text = (SYSTEMD / unit).read_text()
+    assert f"ExecStart=/opt/ostler/bin/{program.name} run" in text
+    (tmp_path / unit).write_text(text.replace("/opt/ostler/bin", str(tmp_path)))
+    done = run("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", tmp_path / unit)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+@analyze
+@pytest.mark.parametrize(("unit", "tenths"), [(UNITS[0], 60), (UNITS[1], 40)])
+def test_unit_exposes_little(unit: str, tenths: int) -> None:
+    done = run("systemd-analyze", "security", "--offline=yes", f"--threshold={tenths}", SYSTEMD / unit)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_agent_has_no_mount_namespace() -> None:
+    """An NFS pool that the agent mounts must be seen by QEMU, which runs outside."""
+    text = (SYSTEMD / "ostler-agent.service").read_text()
+    makes_one = (
+        r"ProtectSystem|ProtectHome|ProtectKernel\w+|ProtectControlGroups|ProtectProc|ProcSubset|Private(?!Users)\w+"
+        r"|(ReadWrite|ReadOnly|Inaccessible|Exec|NoExec|Bind|BindReadOnly)Paths|TemporaryFileSystem|Root\w+|MountFlags"
+    )
+    assert re.findall(rf"^(?:{makes_one})=.*$", text, re.MULTILINE) == []
+
+
+@pytest.mark.skipif(not shutil.which("systemd-sysusers"), reason="needs systemd-sysusers")
+def test_user_and_directories_are_made(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    made = run("systemd-sysusers", f"--root={tmp_path}", SYSTEMD / "sysusers.conf")
+    assert made.returncode == 0, made.stderr
+    assert "ostler:" in (tmp_path / "etc/passwd").read_text()
+    made = run("systemd-tmpfiles", f"--root={tmp_path}", "--create", SYSTEMD / "tmpfiles.conf")
+    assert made.returncode == 0, made.stderr
+    assert (tmp_path / "var/lib/ostler/mounts").is_dir()
+
+
+def uncommented(name: str) -> str:
+    return re.sub(r"^#(?=\w+ = )", "", (SYSTEMD / name).read_text(), flags=re.MULTILINE)
+
+
+SETTINGS: dict[str, type[Settings]] = {"agent.toml": AgentConfig}
+
+
+@pytest.mark.parametrize("name", list(SETTINGS))
+def test_sample_shows_every_key_with_its_default(name: str, tmp_path: Path) -> None:
+    cls = SETTINGS[name]
+    assert tomllib.loads((SYSTEMD / name).read_text()) == {}
+    (tmp_path / name).write_text(uncommented(name))
+    assert set(tomllib.loads(uncommented(name))) == set(cls.model_fields)
+    assert load(cls, tmp_path / name) == load(cls, None)
