@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import importlib.metadata
 import os
 import shutil
 from contextlib import ExitStack
 
 import grpc
 import structlog
-from ostler.agent.v1 import job_pb2_grpc, pool_pb2_grpc, volume_pb2_grpc
+from ostler.agent.v1 import host_pb2_grpc, job_pb2_grpc, pool_pb2_grpc, vm_pb2_grpc, volume_pb2_grpc
 from ostler_common.errors import FailedPreconditionError
 from ostler_common.server import Registration, Server, serve
 from ostler_common.tls import server_credentials
@@ -22,11 +23,15 @@ from ostler_agent.hypervisors.base import VmEvent
 from ostler_agent.hypervisors.libvirt.driver import LibvirtDriver
 from ostler_agent.jobs import Jobs
 from ostler_agent.libvirt_tls import LibvirtTls
+from ostler_agent.migration.destination import Arrivals
 from ostler_agent.papers import PapersStore
 from ostler_agent.pools import POOL_TYPES, Pools
 from ostler_agent.renew import Keeper, Renewer
+from ostler_agent.services.host import Facts, HostService
 from ostler_agent.services.jobs import JobService
+from ostler_agent.services.migration import MigrationService
 from ostler_agent.services.pools import PoolService
+from ostler_agent.services.vms import VmService
 from ostler_agent.services.volumes import VolumeService
 from ostler_agent.templates import Templates
 from ostler_agent.volumes import Volumes
@@ -77,6 +82,8 @@ class Agent:
         self._pools = Pools(state, POOL_TYPES)
         templates = Templates(state / "templates", ControlLink(self._store, config.control_address).download_template)
         self._volumes = Volumes(self._pools, templates, self._driver)
+        address, _, _ = papers.address.rpartition(":")
+        self._arrivals = Arrivals(self._driver, self._volumes, self._pools.volume_path, address.strip("[]"))
         self._prober: Prober | None = None
         self._server: Server | None = None
         self.host_id = papers.host_id
@@ -120,22 +127,38 @@ class Agent:
         self._closing.close()
 
     def _services(self, prober: Prober) -> dict[str, Registration]:
+        facts = Facts(self.host_id, _version(), lambda: self._store.load().expire_time)
+        host = HostService(self._driver, prober, self._keeper, facts)
         jobs = JobService(self._jobs)
+        migration = MigrationService(self._jobs, self._driver, self._arrivals)
         pools = PoolService(self._pools, self._driver)
+        vms = VmService(self._jobs, self._driver, self._pools.volume_path)
         volumes = VolumeService(self._jobs, self._volumes)
+
+        def add_host(server: grpc.Server) -> None:
+            host_pb2_grpc.add_HostServiceServicer_to_server(host, server)
 
         def add_jobs(server: grpc.Server) -> None:
             job_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
 
+        def add_migration(server: grpc.Server) -> None:
+            vm_pb2_grpc.add_MigrationServiceServicer_to_server(migration, server)
+
         def add_pools(server: grpc.Server) -> None:
             pool_pb2_grpc.add_PoolServiceServicer_to_server(pools, server)
+
+        def add_vms(server: grpc.Server) -> None:
+            vm_pb2_grpc.add_VmServiceServicer_to_server(vms, server)
 
         def add_volumes(server: grpc.Server) -> None:
             volume_pb2_grpc.add_VolumeServiceServicer_to_server(volumes, server)
 
         return {
+            "ostler.agent.v1.HostService": add_host,
             "ostler.agent.v1.JobService": add_jobs,
+            "ostler.agent.v1.MigrationService": add_migration,
             "ostler.agent.v1.PoolService": add_pools,
+            "ostler.agent.v1.VmService": add_vms,
             "ostler.agent.v1.VolumeService": add_volumes,
         }
 
@@ -149,3 +172,10 @@ class Agent:
                 f"another agent runs with {self._config.state_dir} (stop it first)", "ALREADY_RUNNING"
             ) from error
         self._closing.callback(os.close, handle)
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("ostler")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"  # run from a source tree

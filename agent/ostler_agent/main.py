@@ -15,10 +15,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import ostler_common.logging
+from ostler_common import notify
 from ostler_common.config import ConfigError, load
 from ostler_common.errors import OstlerError
 
-from ostler_agent import notify
 from ostler_agent.config import DEFAULT_PATH, AgentConfig
 
 FAILED, USAGE, NOT_JOINED = 1, 2, 3

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from ostler_agent.config import AgentConfig
 from ostler_common.config import Settings, load
+from ostler_control.config import ControlConfig
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 UNITS = ("ostler-agent.service", "ostler-control.service")
@@ -68,7 +69,7 @@ def uncommented(name: str) -> str:
     return re.sub(r"^#(?=\w+ = )", "", (SYSTEMD / name).read_text(), flags=re.MULTILINE)
 
 
-SETTINGS: dict[str, type[Settings]] = {"agent.toml": AgentConfig}
+SETTINGS: dict[str, type[Settings]] = {"agent.toml": AgentConfig, "control.toml": ControlConfig}
 
 
 @pytest.mark.parametrize("name", list(SETTINGS))

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from ostler_agent import notify
+from ostler_common import notify
 
 
 def test_messages_reach_the_manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
