@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
-from ostler_control.cli import output
 from ostler_control.cli.profile import Profile, default_path, load
 
 if TYPE_CHECKING:
     from ostler_control.cli.client import Client
 
-T = TypeVar("T")
 PAGE_SIZE = 500
 
 
@@ -63,6 +61,3 @@ def pages(
         if not answer.next_page_token:
             return
         request.page_token = answer.next_page_token
-
-
-__all__ = ["App", "output", "pages", "pass_app"]

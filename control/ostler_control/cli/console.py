@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import select
+import signal
 import sys
 import termios
 import threading
@@ -74,7 +75,7 @@ def _write(data: bytes) -> None:
 
 @contextmanager
 def _keys(typed: queue.SimpleQueue[bytes | None], leave: Callable[[], None], interactive: bool) -> Iterator[None]:
-    """Within it, a thread reads standard input; a terminal is raw."""
+    """Within it, a thread reads standard input; a terminal is raw, and as before afterwards, also after SIGTERM."""
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor) if interactive else None
     wake, woken = os.pipe()  # ends the thread, which select() would otherwise hold
@@ -82,8 +83,15 @@ def _keys(typed: queue.SimpleQueue[bytes | None], leave: Callable[[], None], int
     def read() -> None:
         while True:
             ready, _, _ = select.select([descriptor, wake], [], [])
-            data = b"" if wake in ready else os.read(descriptor, READ_BYTES)
-            if not data:  # the end of a pipe is not the end of the console
+            if wake in ready:
+                return
+            try:
+                data = os.read(descriptor, READ_BYTES)
+            except OSError:  # the terminal has hung up
+                data = b""
+            if not data:
+                if interactive:  # the end of a pipe is not the end of the console
+                    leave()
                 return
             head, left, _ = data.partition(LEAVE) if interactive else (data, b"", b"")
             if head:
@@ -95,6 +103,8 @@ def _keys(typed: queue.SimpleQueue[bytes | None], leave: Callable[[], None], int
     reader = threading.Thread(target=read, name="console-input", daemon=True)
     try:
         if before is not None:
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, lambda number, frame: sys.exit(128 + number))
             tty.setraw(descriptor)
         reader.start()
         yield

@@ -19,21 +19,6 @@ _HINTS = {
     "NO_FEASIBLE_POOL": "`ostler pool list` shows free space, and which pools hold encrypted volumes",
     "BAD_CERTIFICATE": "have an admin run `ostler user renew NAME`",
 }
-# Nouns with a `list`, by the first part of a reason like VM_NOT_FOUND.
-_LISTED = (
-    "account",
-    "cluster",
-    "host",
-    "offering",
-    "operation",
-    "pool",
-    "setting",
-    "template",
-    "user",
-    "vm",
-    "volume",
-    "zone",
-)
 
 
 class Failure(click.ClickException):
@@ -97,9 +82,11 @@ def _said(violation: Violation, message: str) -> bool:
 
 
 def _hint(reason: str) -> str | None:
-    noun, _, rest = reason.lower().rpartition("_not_found")
-    if not rest and noun.split("_")[-1] in _LISTED:
-        return f"`ostler {noun.split('_')[-1]} list`"
+    from ostler_control.cli.main import COMMANDS
+
+    noun = reason.removesuffix("_NOT_FOUND").lower().split("_")[-1]  # the offering of DISK_OFFERING_NOT_FOUND
+    if reason.endswith("_NOT_FOUND") and noun in COMMANDS:
+        return f"`ostler {noun} list`"
     return _HINTS.get(reason)
 
 

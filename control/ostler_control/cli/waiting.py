@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 POLL_S = 0.25
 UNREACHABLE_S = 60.0
+# What a control plane that is stopping, away, or starting makes of a call.
+AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 def bare_id(name: str) -> str:
@@ -79,7 +81,7 @@ def _next_state(stub: OperationsStub, name: str, display: _Display) -> lro.Opera
         try:
             operation = stub.WaitOperation(wait, timeout=POLL_S + 10)
         except grpc.RpcError as e:
-            if e.code() is not grpc.StatusCode.UNAVAILABLE or asked - begin > UNREACHABLE_S:
+            if e.code() not in AWAY or asked - begin > UNREACHABLE_S:
                 raise
             display.note("the control plane does not answer; still trying")
             time.sleep(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import signal
 import subprocess
 import termios
 
@@ -52,6 +53,20 @@ def read_until(descriptor: int, text: bytes) -> bytes:
     while text not in shown:
         shown += os.read(descriptor, 4096)
     return shown
+
+
+def test_a_killed_console_leaves_the_terminal_as_it_was(control: Control, environment: dict[str, str]) -> None:
+    main, side = pty.openpty()
+    before = termios.tcgetattr(side)
+    process = subprocess.Popen(
+        [*PROGRAM, "vm", "console", "web-1"], stdin=side, stdout=side, stderr=side, env=environment
+    )
+    read_until(main, b"login: ")
+    process.terminate()
+    assert process.wait(20) == 128 + signal.SIGTERM
+    assert termios.tcgetattr(side) == before
+    os.close(side)
+    os.close(main)
 
 
 def test_a_terminal_is_raw_and_then_as_before(control: Control, environment: dict[str, str]) -> None:
