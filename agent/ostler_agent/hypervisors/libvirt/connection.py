@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from itertools import chain, repeat
 from typing import Any
 
 import libvirt
@@ -16,7 +17,8 @@ log = structlog.get_logger(__name__)
 KEEPALIVE_S, KEEPALIVE_MISSES = 5, 5
 RETRY_S = (0.2, 0.5, 1, 2, 5)
 
-Opened = Callable[[Any, bool], None]
+# Called with a new connection and whether it replaces an earlier one; the result is called before it is closed.
+Opened = Callable[[Any, bool], Callable[[], None]]
 
 _loop_started = False
 _loop_lock = threading.Lock()
@@ -43,13 +45,14 @@ def _run_event_loop() -> None:
 class Connection:
     """A connection that is opened when first needed and again after it broke.
 
-    opened: called with each new connection and whether it replaces an earlier one, before anybody gets to use it.
+    opened: called with each new connection before anybody gets to use it.
     """
 
     def __init__(self, uri: str, opened: Opened) -> None:
         self._uri = uri
         self._opened = opened
         self._connection: Any = None
+        self._release: Callable[[], None] = lambda: None
         self._ever_opened = False
         self._lock = threading.Lock()
         self._broken = threading.Event()
@@ -80,9 +83,16 @@ class Connection:
         self._closing = True
         self._broken.set()
         with self._lock:
-            if self._connection is not None:
+            if self._connection is None:
+                return
+            try:
+                # What is registered would keep the connection open.
+                self._connection.unregisterCloseCallback()
+                self._release()
                 self._connection.close()
-                self._connection = None
+            except libvirt.libvirtError as error:
+                log.info("libvirt went away first", error=error.get_error_message())
+            self._connection = None
 
     def _open(self) -> Any:
         _start_event_loop()
@@ -93,7 +103,7 @@ class Connection:
                 connection.setKeepAlive(KEEPALIVE_S, KEEPALIVE_MISSES)
             except libvirt.libvirtError:
                 pass  # drivers without a daemon have none
-            self._opened(connection, self._ever_opened)
+            self._release = self._opened(connection, self._ever_opened)
         except BaseException:
             connection.close()
             raise
@@ -103,14 +113,15 @@ class Connection:
     def _closed(self, connection: Any, reason: int, opaque: object) -> None:
         """Called by the event loop's thread, which must not wait: the keeper does the rest."""
         log.warning("the connection to libvirt broke", reason=reason)
-        self._connection = None
+        if self._connection is connection:
+            self._connection = None
         self._broken.set()
 
     def _keep(self) -> None:
         while True:
             self._broken.wait()
             self._broken.clear()
-            for delay_s in (*RETRY_S, *iter(lambda: RETRY_S[-1], None)):
+            for delay_s in chain(RETRY_S, repeat(RETRY_S[-1])):
                 if self._closing:
                     return
                 try:

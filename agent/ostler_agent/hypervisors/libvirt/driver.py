@@ -53,8 +53,9 @@ class LibvirtDriver:
 
     def close(self) -> None:
         """Disconnects; VMs run on."""
-        self._cleaner.shutdown(cancel_futures=True)
         self._connection.close()
+        self._events.close()
+        self._cleaner.shutdown()
 
     @property
     def connection(self) -> Any:
@@ -152,20 +153,21 @@ class LibvirtDriver:
 
     # -- inside
 
-    def _opened(self, connection: Any, again: bool) -> None:
+    def _opened(self, connection: Any, again: bool) -> Callable[[], None]:
         """Before anybody uses a new connection: events are asked for, keys left behind by those not heard of go."""
-        self._events.register(connection)
+        deregister = self._events.register(connection)
         secrets = Secrets(lambda: connection)
         if again:
             for vm_id in secrets.owners() - self._expected:
                 self._stopped(vm_id)
             self._events.reconnected()
-            return
+            return deregister
         with translated("sweeping keys"):
             attached = [disk for domain in _active(connection) for disk in inventory.active_disks(domain)]
             gone = secrets.sweep({disk.key_id for disk in attached if disk.key_id})
         if gone:
             log.info("keys that no VM used were removed", keys=gone)
+        return deregister
 
     def _stopped(self, vm_id: str) -> None:
         """A VM stopped, by whatever hand: its keys go. On a thread of its own, for a start may hold its lock."""

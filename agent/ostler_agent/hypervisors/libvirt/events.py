@@ -86,11 +86,18 @@ class Events:
         self._listeners: list[Listener] = []
         self._taps: list[tuple[str, queue.SimpleQueue[RawEvent]]] = []
         self._lock = threading.Lock()
-        self._heard: queue.SimpleQueue[RawEvent | Callable[[], None]] = queue.SimpleQueue()
-        threading.Thread(target=self._tell, name="vm-events", daemon=True).start()
+        self._heard: queue.SimpleQueue[RawEvent | Callable[[], None] | None] = queue.SimpleQueue()
+        self._teller = threading.Thread(target=self._tell, name="vm-events", daemon=True)
+        self._teller.start()
 
-    def register(self, connection: Any) -> None:
-        """Asks a new connection for all events."""
+    def close(self) -> None:
+        """Tells what was heard, then no more."""
+        self._heard.put(None)
+        self._teller.join()
+
+    def register(self, connection: Any) -> Callable[[], None]:
+        """Asks a new connection for all events; the result ends that."""
+        numbers = []
         for event, callback in (
             (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle),
             (libvirt.VIR_DOMAIN_EVENT_ID_REBOOT, self._reboot),
@@ -98,7 +105,13 @@ class Events:
             (libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVAL_FAILED, self._device_kept),
             (libvirt.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, self._job_completed),
         ):
-            connection.domainEventRegisterAny(None, event, callback, None)
+            numbers.append(connection.domainEventRegisterAny(None, event, callback, None))
+
+        def deregister() -> None:
+            for number in numbers:
+                connection.domainEventDeregisterAny(number)
+
+        return deregister
 
     def reconnected(self) -> None:
         """Tells the listeners that events may have been missed."""
@@ -158,6 +171,8 @@ class Events:
     def _tell(self) -> None:
         while True:
             heard = self._heard.get()
+            if heard is None:
+                return
             try:
                 if isinstance(heard, RawEvent):
                     self._tell_event(heard)
