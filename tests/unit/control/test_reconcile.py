@@ -29,7 +29,7 @@ def judged(row: VmRow, *hosts: HostView) -> tuple[str, str, str] | None:
         ("running", "running", None),
         ("running", "stopped", ("stopped", "stopped outside Os", "vm.stopped")),
         ("running", "paused", ("paused", "paused outside Ost", "vm.paused")),
-        ("running", "crashed", ("crashed", "its guest crashed ", "vm.crashed")),
+        ("running", "crashed", ("crashed", "its guest crashed", "vm.crashed")),
         ("stopped", "running", ("running", "started outside Os", "vm.started")),
         ("stopped", "stopped", ("stopped", "", "")),
         ("failed", "running", None),
@@ -41,7 +41,7 @@ def test_vm_on_its_host(state: str, power_state: str, expected: tuple[str, str, 
 
 
 def test_vm_that_vanished() -> None:
-    assert judged(ROW, host("A")) == ("absent", "vanished from host", "vm.vanished")
+    assert judged(ROW, host("A")) == ("absent", "vanished: its host", "vm.vanished")
     assert judged(replace(ROW, state="stopped", power_state="stopped"), host("A")) == (
         "absent",
         "its definition is ",
@@ -77,7 +77,7 @@ def test_what_an_operation_holds_is_left_to_it(row: VmRow) -> None:
 
 def test_silent_host_is_shown_on_its_running_vms_without_events() -> None:
     silent = host("A", heard=False, silent=True, v1="running")
-    assert judged(ROW, silent) == ("", "host host-A is sil", "")
+    assert judged(ROW, silent) == ("", "host is silent: th", "")
     assert judged(replace(ROW, state="stopped", power_state="stopped"), silent) is None
     (verdict,) = reconcile([ROW], {"A": silent})
     after = replace(ROW, power_state=verdict.power_state, attention=verdict.attention)

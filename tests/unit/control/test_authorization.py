@@ -1,0 +1,221 @@
+"""Every RPC of the control plane, by every kind of caller, over real TLS."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import descriptor_pool, message_factory
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from ostler.control.v1 import account_pb2, account_pb2_grpc
+from ostler_common import pki
+from ostler_common.errors import OstlerError, from_rpc_error
+from ostler_common.identity import Identity, Kind
+from ostler_common.pki import CertificateAuthority
+from ostler_common.tls import TlsFiles
+from ostler_control import database
+from ostler_control.api.authorization import TABLE
+from ostler_control.caller import Role
+from ostler_control.models import Host, User
+from ostler_control.server import ENROLLMENT, Control
+from ostler_control.trust import users
+
+from tests.fakes.fleet import Fleet, bare_channel, channel
+
+DEADLINE_S = 20
+
+
+@dataclass(frozen=True)
+class Method:
+    """An RPC as the server's reflection describes it."""
+
+    path: str
+    request: Any
+    streams_in: bool
+    streams_out: bool
+
+    def call(self, on: grpc.Channel) -> OstlerError | None:
+        """Calls it with an empty request; the error, None when it answers."""
+        kind = f"{'stream' if self.streams_in else 'unary'}_{'stream' if self.streams_out else 'unary'}"
+        call = getattr(on, kind)(self.path, request_serializer=self.request.SerializeToString)
+        given = iter([self.request()]) if self.streams_in else self.request()
+        try:
+            answer = call(given, timeout=DEADLINE_S)
+            if self.streams_out:
+                next(answer, None)
+                answer.cancel()
+        except grpc.RpcError as error:
+            return from_rpc_error(error)
+        return None
+
+
+def methods(on: grpc.Channel) -> list[Method]:
+    """Every method that the server at the other end serves."""
+    reflection = ProtoReflectionDescriptorDatabase(on)
+    pool = descriptor_pool.DescriptorPool(reflection)
+    found = []
+    for name in reflection.get_services():
+        for method in pool.FindServiceByName(name).methods:
+            request = message_factory.GetMessageClass(method.input_type)
+            path = f"/{name}/{method.name}"
+            found.append(Method(path, request, method.client_streaming, method.server_streaming))
+    return found
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    return Fleet(tmp_path_factory.mktemp("fleet"))
+
+
+@pytest.fixture(scope="module")
+def control(fleet: Fleet) -> Iterator[Control]:
+    with fleet.running() as control:
+        yield control
+
+
+@pytest.fixture(scope="module")
+def served(fleet: Fleet, control: Control) -> list[Method]:
+    with channel(control.main_port, fleet.admin) as on:
+        return methods(on)
+
+
+@pytest.fixture(scope="module")
+def callers(fleet: Fleet, control: Control) -> dict[Role, TlsFiles]:
+    return {
+        Role.ADMIN: fleet.user("ada", Role.ADMIN),
+        Role.MEMBER: fleet.user("mia", Role.MEMBER),
+        Role.HOST: fleet.host("h1")[1],
+    }
+
+
+def who_am_i(port: int, papers: TlsFiles) -> OstlerError | None:
+    with channel(port, papers) as on:
+        try:
+            account_pb2_grpc.UserServiceStub(on).WhoAmI(account_pb2.WhoAmIRequest(), timeout=DEADLINE_S)
+        except grpc.RpcError as error:
+            return from_rpc_error(error)
+    return None
+
+
+def test_every_served_method_is_in_the_table(served: list[Method]) -> None:
+    assert {method.path for method in served} <= set(TABLE)
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_every_method_lets_in_whom_the_table_says(
+    role: Role, served: list[Method], callers: dict[Role, TlsFiles], control: Control
+) -> None:
+    with channel(control.main_port, callers[role]) as on:
+        for method in served:
+            error = method.call(on)
+            refused = error is not None and error.reason == "NOT_ALLOWED"
+            assert refused == (role not in TABLE[method.path]), (role, method.path, error)
+            assert error is None or error.code not in ("UNAUTHENTICATED", "UNAVAILABLE", "INTERNAL"), method.path
+
+
+def test_no_certificate_opens_nothing(fleet: Fleet, served: list[Method], control: Control) -> None:
+    with bare_channel(control.main_port, fleet.authority.fleet_pem) as on:
+        for method in served:
+            error = method.call(on)
+            assert error is not None, method.path
+            assert error.code == "UNAVAILABLE", method.path
+
+
+def test_foreign_ca_opens_nothing(fleet: Fleet, served: list[Method], control: Control) -> None:
+    identity = Identity(Kind.USER, "admin")
+    key, csr = pki.new_key_and_csr(identity)
+    certificate = CertificateAuthority.create("Ostler users CA").sign(csr, identity, datetime.timedelta(days=1))
+    with channel(control.main_port, fleet.papers("foreign", key, certificate)) as on:
+        for method in served[:3]:  # the handshake fails, whatever the method
+            error = method.call(on)
+            assert error is not None
+            assert error.code == "UNAVAILABLE", method.path
+
+
+def test_certificate_that_is_not_on_the_list_opens_nothing(
+    fleet: Fleet, served: list[Method], control: Control
+) -> None:
+    pem = fleet.config.state.users_ca.read_bytes()
+    identity = Identity(Kind.USER, "admin")
+    key, csr = pki.new_key_and_csr(identity)
+    certificate = CertificateAuthority.load(pem, pem).sign(csr, identity, datetime.timedelta(days=1))
+    with channel(control.main_port, fleet.papers("unlisted", key, certificate)) as on:
+        for method in served:
+            error = method.call(on)
+            assert error is not None, method.path
+            assert error.code == "UNAUTHENTICATED", method.path
+
+
+def test_control_planes_own_certificate_is_no_callers(fleet: Fleet, control: Control) -> None:
+    error = who_am_i(control.main_port, fleet.config.state.client_tls())
+    assert error is not None
+    assert error.reason == "UNKNOWN_CALLER"
+
+
+def test_revoked_admin_is_refused_at_once_on_an_open_connection(
+    fleet: Fleet, served: list[Method], control: Control
+) -> None:
+    papers = fleet.user("rex", Role.ADMIN)
+    with channel(control.main_port, papers) as on:
+        stub = account_pb2_grpc.UserServiceStub(on)
+        assert stub.WhoAmI(account_pb2.WhoAmIRequest()).name == "rex"
+        with database.session():
+            users.revoke(User.get(User.name == "rex"), "test")
+        for method in served:
+            error = method.call(on)
+            assert error is not None, method.path
+            assert error.code == "UNAUTHENTICATED", method.path
+
+
+def test_deleted_user_and_removed_host_are_refused_at_once(fleet: Fleet, control: Control) -> None:
+    mort = fleet.user("mort", Role.MEMBER)
+    host, papers = fleet.host("gone")
+    with database.session():
+        users.delete(User.get(User.name == "mort"), "test")
+        Host.update(removed=True).where(Host.id == host.id).execute()
+    for gone in (mort, papers):
+        error = who_am_i(control.main_port, gone)
+        assert error is not None
+        assert error.code == "UNAUTHENTICATED"
+
+
+def test_certificate_that_ended_is_refused_on_an_open_connection(fleet: Fleet, control: Control) -> None:
+    lifetime = datetime.timedelta(seconds=2)
+    with database.transaction():
+        identity = users.identity(User.get(User.name == "admin"))
+        key, csr = pki.new_key_and_csr(identity)
+        certificate = fleet.short_lived(lifetime).issue(csr, identity)
+    with channel(control.main_port, fleet.papers("brief", key, certificate)) as on:
+        stub = account_pb2_grpc.UserServiceStub(on)
+        assert stub.WhoAmI(account_pb2.WhoAmIRequest()).name == "admin"
+        while datetime.datetime.now(datetime.UTC) <= pki.expires(certificate):
+            pass
+        with pytest.raises(grpc.RpcError) as error:
+            stub.WhoAmI(account_pb2.WhoAmIRequest(), timeout=DEADLINE_S)
+        assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_enrolment_port_serves_enrolment_only(fleet: Fleet, control: Control) -> None:
+    with bare_channel(control.enroll_port, fleet.authority.fleet_pem) as on:
+        found = methods(on)
+        assert {method.path.split("/")[1] for method in found} == {
+            ENROLLMENT,
+            "grpc.health.v1.Health",
+            "grpc.reflection.v1alpha.ServerReflection",
+        }
+        (join,) = [method for method in found if method.path.startswith(f"/{ENROLLMENT}/")]
+        error = join.call(on)
+        assert error is not None
+        assert error.code == "INVALID_ARGUMENT"
+
+
+def test_keys_are_the_owners_alone(fleet: Fleet) -> None:
+    state = fleet.config.state
+    private = [state.fleet_ca, state.users_ca, state.control, state.kek, fleet.admin.key]
+    assert {path.stat().st_mode & 0o777 for path in private} == {0o600}
+    assert Path(state.path).stat().st_mode & 0o777 == 0o700

@@ -1,0 +1,341 @@
+"""The watcher against agents over real TLS, and hosts and pools through the API."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import field_mask_pb2
+from ostler.agent.v1 import host_pb2 as agent_pb
+from ostler.control.v1 import host_pb2, host_pb2_grpc, pool_pb2, pool_pb2_grpc
+from ostler.types.v1 import vm_pb2
+from ostler_common import pki
+from ostler_common.errors import OstlerError, from_rpc_error
+from ostler_control import database
+from ostler_control.fleet import hosts
+from ostler_control.models import (
+    Account,
+    Certificate,
+    Event,
+    Host,
+    Pool,
+    PoolHost,
+    ServiceOffering,
+    UnmanagedVm,
+    Vm,
+    Volume,
+    new_id,
+    now,
+)
+from ostler_control.server import Control
+from ostler_control.trust.renewal import renew_control
+
+from tests.fakes.agent import FakeAgent, vm
+from tests.fakes.fleet import Fleet, channel
+
+LONG_AGO = datetime.timedelta(hours=1)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fleet, Control]]:
+    """One control plane for all tests here: starting one takes a second."""
+    fleet = Fleet(tmp_path_factory.mktemp("fleet"))
+    with fleet.running() as control:
+        yield fleet, control
+
+
+@pytest.fixture
+def fleet(whole: tuple[Fleet, Control]) -> Iterator[Fleet]:
+    """The fleet, which every test leaves without hosts."""
+    yield whole[0]
+    with database.transaction():
+        for model in (PoolHost, Pool, Vm, UnmanagedVm, Host, Event):
+            model.delete().execute()
+        Certificate.delete().where(Certificate.kind == "host").execute()
+
+
+@pytest.fixture
+def control(whole: tuple[Fleet, Control]) -> Control:
+    return whole[1]
+
+
+@pytest.fixture
+def admin(fleet: Fleet, control: Control) -> Iterator[grpc.Channel]:
+    with channel(control.main_port, fleet.admin) as on:
+        yield on
+
+
+@contextlib.contextmanager
+def agent(fleet: Fleet, name: str, **says: Any) -> Iterator[tuple[FakeAgent, Host]]:
+    """A host of the fleet with its agent."""
+    host, papers = fleet.host(name)
+    fake = FakeAgent(papers, **says)
+    with fake.serving():
+        with database.session():
+            Host.update(address=f"127.0.0.1:{fake.port}").where(Host.id == host.id).execute()
+        yield fake, host
+
+
+def eventually(holds: Callable[[], object], what: str, timeout_s: float = 20) -> None:
+    end = time.monotonic() + timeout_s
+    while True:
+        with database.session():
+            if holds():
+                return
+        assert time.monotonic() < end, f"never: {what}"
+        time.sleep(0.05)
+
+
+def state_of(host: Host) -> str:
+    state: str = Host.get_by_id(host.id).state
+    return state
+
+
+def new_vm(host: Host | None, state: str = "running", **values: Any) -> Vm:
+    with database.transaction():
+        account = Account.get(Account.name == "admin")
+        offering = ServiceOffering.get_or_none() or ServiceOffering.create(name="small", cpus=1, memory_bytes=1 << 30)
+        vm_id = new_id()
+        placed = {"host": host, "last_host": host}
+        row: Vm = Vm.create(
+            **{
+                "id": vm_id,
+                "name": f"vm-{vm_id[:4]}",
+                "account": account,
+                "service_offering": offering,
+                "cpus": 1,
+                "memory_bytes": 1 << 30,
+                "state": state,
+                "state_time": now() - LONG_AGO,
+                **placed,
+                **values,
+            }
+        )
+        return row
+
+
+def attention(row: Vm) -> str:
+    text: str = Vm.get_by_id(row.id).attention
+    return text
+
+
+def events(type_: str) -> list[str]:
+    return [row.message for row in Event.select().where(Event.type == type_)]
+
+
+def refusal(call: Callable[[], object]) -> OstlerError:
+    with pytest.raises(grpc.RpcError) as error:
+        call()
+    return from_rpc_error(error.value)
+
+
+def test_host_comes_goes_and_comes_back(fleet: Fleet, control: Control) -> None:
+    host, papers = fleet.host("h1")
+    row = new_vm(host)
+    fake = FakeAgent(papers, vms=[vm(row.id)])
+    with fake.serving():
+        with database.session():
+            Host.update(address=f"127.0.0.1:{fake.port}").where(Host.id == host.id).execute()
+        eventually(lambda: state_of(host) == "up", "the host is up")
+        eventually(lambda: Vm.get_by_id(row.id).power_state == "running", "its VM was seen")
+        fake.say(agent_pb.HostUpdate(load=vm_pb2.HostLoad(cpu_used=2.5)))
+        eventually(lambda: "2.5" in Host.get_by_id(host.id).load, "its load is written")
+        with database.session():
+            found = Host.get_by_id(host.id)
+            assert (found.cpus, found.agent_version, found.bridges) == (8, "1.2", "br0")
+            assert (found.volume_encryption, found.cluster.hypervisor_type) == (True, "kvm")
+    eventually(lambda: state_of(host) == "disconnected", "the host is silent")
+    eventually(lambda: attention(row).startswith("host is silent"), "its VM says so")
+    with database.session():
+        assert Vm.get_by_id(row.id).host.id == host.id
+        assert Vm.get_by_id(row.id).state == "running"
+        assert len(events("host.disconnected")) == 1
+    with fake.serving(fake.port):
+        eventually(lambda: state_of(host) == "up" and not attention(row), "all is well again")
+
+
+def test_vm_that_stops_vanishes_or_appears_is_shown_and_not_mended(fleet: Fleet, control: Control) -> None:
+    rows = [new_vm(None) for _ in range(3)]
+    stranger = str(uuid.uuid4())
+    with agent(fleet, "h1", vms=[*(vm(row.id) for row in rows), vm(stranger, managed=False)]) as (fake, host):
+        with database.session():
+            Vm.update(host=host.id).execute()
+        eventually(lambda: all(Vm.get_by_id(row.id).power_state == "running" for row in rows), "the VMs were seen")
+        eventually(lambda: UnmanagedVm.get_or_none(UnmanagedVm.vm_uuid == stranger), "the stranger is listed")
+        with database.session():
+            Vm.update(operation_id="op").where(Vm.id == rows[2].id).execute()
+        for row, kind, power_state in zip(
+            rows,
+            (agent_pb.VmEvent.STOPPED, agent_pb.VmEvent.UNDEFINED, agent_pb.VmEvent.STOPPED),
+            ("stopped", "absent", "stopped"),
+            strict=True,
+        ):
+            fake.event(kind, vm(row.id, power_state), "destroyed")
+        eventually(lambda: attention(rows[0]) == "stopped outside Ostler", "the stopped VM is shown")
+        eventually(lambda: attention(rows[1]).startswith("vanished"), "the vanished VM is shown")
+        with database.session():
+            assert attention(rows[2]) == ""  # an operation has it
+            assert events("vm.stopped") == ["stopped outside Ostler (destroyed)"]
+            assert {row.state for row in Vm.select()} == {"running"}
+            Vm.update(operation_id="").where(Vm.id == rows[2].id).execute()
+        eventually(lambda: attention(rows[2]) == "stopped outside Ostler", "the operation is over")
+        fake.event(agent_pb.VmEvent.STARTED, vm(rows[0].id))
+        eventually(lambda: not attention(rows[0]), "it runs again")
+        fake.event(agent_pb.VmEvent.UNDEFINED, vm(stranger, "absent", managed=False))
+        eventually(lambda: not UnmanagedVm.select().exists(), "the stranger is gone")
+
+
+def test_vm_seen_running_on_two_hosts_is_shouted_about(fleet: Fleet, control: Control) -> None:
+    row = new_vm(None)
+    with agent(fleet, "h1", vms=[vm(row.id)]) as (_, home), agent(fleet, "h2", vms=[vm(row.id)]):
+        with database.session():
+            Vm.update(host=home.id).execute()
+        eventually(lambda: attention(row).startswith("RUNS TWICE"), "it is shouted about")
+        with database.session():
+            assert "h1 and h2" in attention(row)
+            assert len(events("vm.doubled")) == 1
+
+
+def test_revocation_reaches_hosts_and_the_removed_host_is_refused(
+    fleet: Fleet, control: Control, admin: grpc.Channel
+) -> None:
+    stub = host_pb2_grpc.HostServiceStub(admin)
+    with agent(fleet, "h1") as (stays, host), agent(fleet, "h2") as (_, goes):
+        eventually(lambda: state_of(host) == state_of(goes) == "up", "both are up")
+        row = new_vm(goes)
+        with database.session():
+            Host.update(allocated_cpus=1).where(Host.id == goes.id).execute()
+        request = host_pb2.RemoveHostRequest(host="h2", validate_only=True)
+        assert refusal(lambda: stub.RemoveHost(request)).reason == "HOST_HAS_VMS"
+        with database.session():
+            Vm.update(host=None, state="stopped").where(Vm.id == row.id).execute()
+            Host.update(allocated_cpus=0).where(Host.id == goes.id).execute()
+        stub.RemoveHost(request)
+        assert len(stub.ListHosts(host_pb2.ListHostsRequest()).hosts) == 2
+        stub.RemoveHost(host_pb2.RemoveHostRequest(host="h2"))
+        assert [found.name for found in stub.ListHosts(host_pb2.ListHostsRequest()).hosts] == ["h1"]
+        serial = pki.identity_and_serial(pki.split_pem((fleet.directory / "h2.pem").read_bytes())[0])[1]
+        eventually(lambda: stays.lists and pki.revoked_serials(stays.lists[-1]) == {serial}, "h1 has the new list")
+        with database.session():
+            assert Vm.get_by_id(row.id).last_host is None
+
+
+def test_host_that_comes_later_gets_the_list_first(fleet: Fleet, control: Control) -> None:
+    with database.transaction():
+        gone, _ = fleet.host("gone")
+        hosts.remove(gone, "test")
+    with agent(fleet, "h1") as (fake, _):
+        eventually(lambda: fake.lists, "it was told what is revoked")
+
+
+def test_pool_is_proved_by_hosts(fleet: Fleet, control: Control, admin: grpc.Channel) -> None:
+    stub = pool_pb2_grpc.PoolServiceStub(admin)
+    request_id = str(uuid.uuid4())
+    request = pool_pb2.CreatePoolRequest(
+        name="p", type="shared-mount-point", cluster="c", path="/srv/p", request_id=request_id
+    )
+    draft = pool_pb2.CreatePoolRequest(
+        name="p", type="shared-mount-point", cluster="c", path="/srv/p", validate_only=True
+    )
+    fleet.host("asleep")
+    assert refusal(lambda: stub.CreatePool(request)).reason == "NO_HOST_UP"
+    with agent(fleet, "h1") as (one, a), agent(fleet, "h2") as (two, b):
+        eventually(lambda: state_of(a) == state_of(b) == "up", "both are up")
+        two.fingerprint = "other"
+        assert refusal(lambda: stub.CreatePool(request)).reason == "POOL_NOT_SHARED"
+        assert not one.pools | two.pools
+        two.fingerprint, two.shared, one.shared = "f", False, False
+        assert refusal(lambda: stub.CreatePool(request)).reason == "POOL_NOT_SHARED"
+        one.refuse = two.refuse = "not mounted"
+        assert refusal(lambda: stub.CreatePool(request)).reason == "POOL_NOT_REACHED"
+        one.refuse, one.shared, two.shared, one.encryption = "", True, True, True
+        assert stub.CreatePool(draft).encryption
+        assert not one.pools | two.pools
+        pool = stub.CreatePool(request)
+        assert (pool.shared, pool.encryption, pool.capacity_bytes) == (True, True, 100)
+        reach = {found.host_name: (found.reachable, found.reason) for found in pool.hosts}
+        assert reach["h1"] == (True, "")
+        assert reach["h2"] == (False, "not mounted")
+        assert not reach["asleep"][0]
+        assert stub.CreatePool(request).id == pool.id  # the same request again
+        again = pool_pb2.CreatePoolRequest(name="q", type="shared-mount-point", cluster="c", path="/srv/p")
+        assert refusal(lambda: stub.CreatePool(again)).reason == "POOL_EXISTS"
+        assert one.pools == {pool.id}
+        two.refuse = ""
+
+        def reached(name: str) -> bool:
+            found = stub.GetPool(pool_pb2.GetPoolRequest(pool="p"))
+            return {host.host_name: host.reachable for host in found.hosts}[name]
+
+        eventually(lambda: reached("h2"), "the watcher asked h2 again")
+        two.fingerprint = "other"
+        eventually(lambda: not reached("h2"), "h2 lost the mount and was noticed")
+        with database.session():
+            account = Account.get(Account.name == "admin")
+            volume = Volume.create(name="v", account=account, pool=pool.id, size_bytes=1)
+        assert refusal(lambda: stub.DeletePool(pool_pb2.DeletePoolRequest(pool="p"))).reason == "POOL_HAS_VOLUMES"
+        with database.session():
+            volume.delete_instance()
+        stub.DeletePool(pool_pb2.DeletePoolRequest(pool="p"))
+        assert not one.pools
+
+
+def test_host_that_joins_later_gets_its_pools(fleet: Fleet, control: Control, admin: grpc.Channel) -> None:
+    stub = pool_pb2_grpc.PoolServiceStub(admin)
+    with agent(fleet, "h1") as (_, a):
+        eventually(lambda: state_of(a) == "up", "h1 is up")
+        pool = stub.CreatePool(pool_pb2.CreatePoolRequest(name="p", type="nfs", zone="z", source="s:/e"))
+        with agent(fleet, "h2") as (late, _):
+            eventually(lambda: late.pools == {pool.id}, "h2 has the pool")
+            reached = stub.ListPools(pool_pb2.ListPoolsRequest(host="h2")).pools
+            assert [found.name for found in reached] == ["p"]
+
+
+def test_maintenance_probe_and_update(fleet: Fleet, control: Control, admin: grpc.Channel) -> None:
+    stub = host_pb2_grpc.HostServiceStub(admin)
+    with agent(fleet, "h1") as (fake, host):
+        eventually(lambda: state_of(host) == "up", "it is up")
+        found = stub.EnterMaintenance(host_pb2.EnterMaintenanceRequest(host="h1", reason="new fans"))
+        assert (found.state, found.state_reason) == (host_pb2.Host.MAINTENANCE, "new fans")
+        listed = stub.ListHosts(host_pb2.ListHostsRequest(state=host_pb2.Host.MAINTENANCE)).hosts
+        assert [row.name for row in listed] == ["h1"]
+        assert stub.LeaveMaintenance(host_pb2.LeaveMaintenanceRequest(host="h1")).state == host_pb2.Host.UP
+        fake.encryption = False
+        assert not stub.ProbeHost(host_pb2.ProbeHostRequest(host="h1")).capabilities.volume_encryption
+        mask = field_mask_pb2.FieldMask(paths=["name", "enabled"])
+        values = host_pb2.Host(name="node1", enabled=False)
+        changed = stub.UpdateHost(host_pb2.UpdateHostRequest(host="h1", values=values, update_mask=mask))
+        assert (changed.name, changed.enabled) == ("node1", False)
+
+
+def test_host_whose_certificate_is_anothers_is_not_taken_for_it(fleet: Fleet, control: Control) -> None:
+    _, papers = fleet.host("other")
+    host, _ = fleet.host("h1")
+    impostor = FakeAgent(papers)
+    with impostor.serving():
+        with database.session():
+            Host.update(address=f"127.0.0.1:{impostor.port}").where(Host.id == host.id).execute()
+        eventually(lambda: state_of(host) == "disconnected", "it is refused")
+        assert not impostor.streams
+
+
+def test_certificate_of_the_control_plane_is_renewed(fleet: Fleet, control: Control) -> None:
+    path = fleet.config.state.control
+    old = pki.split_pem(path.read_bytes())[0]
+    with database.session():
+        assert not renew_control(fleet.config.state, fleet.authority)
+        brief = fleet.short_lived(datetime.timedelta(seconds=1))
+        path.unlink()
+        renew_control(fleet.config.state, brief)
+    eventually(lambda: datetime.datetime.now(datetime.UTC) > pki.renew_at(path.read_bytes()), "a third is left")
+    control.renew()
+    new = pki.split_pem(path.read_bytes())[0]
+    assert new != old
+    with channel(control.main_port, fleet.admin) as on:
+        assert host_pb2_grpc.HostServiceStub(on).ListHosts(host_pb2.ListHostsRequest()) is not None
