@@ -46,5 +46,9 @@ lint: $(STUBS)
 test: $(STUBS)
 	$(BIN)/python -m pytest
 
+# Root, because the lab makes namespaces; the environment that the commands come from is this one.
+demo demo-down: $(STUBS)
+	$(SUDO) env PYTHONPATH=$(PYTHONPATH) $(BIN)/python -m tests.lab.demo $(if $(filter demo-down,$@),--down)
+
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache common/ostler

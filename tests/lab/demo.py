@@ -1,0 +1,264 @@
+"""`make demo`: three hosts on this machine, driven by the commands that a user types; `--down` removes them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from tests.lab.guest import guest_image
+from tests.lab.host import LOCAL, REPOSITORY, SHARED, Host, wait_for
+from tests.lab.lab import Lab, missing
+
+DIRECTORY = REPOSITORY / ".lab"
+MARKER = "the-guest-wrote-this-secret"
+BOLD, DIM, GREEN, RED, CYAN, RESET = (f"\x1b[{code}m" for code in ("1", "2", "32", "31", "36", "0"))
+if not sys.stdout.isatty():
+    BOLD = DIM = GREEN = RED = CYAN = RESET = ""
+
+
+def say(text: str = "") -> None:
+    print(text, flush=True)
+
+
+def fail(text: str) -> NoReturn:
+    raise SystemExit(f"{RED}{text}{RESET}\nThe lab runs on for a look: source .lab/env; `make demo-down` removes it.")
+
+
+class Demo:
+    """The scenes, in order. Every command is printed before it runs."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.start = time.monotonic()
+        self.scenes = 0
+
+    @contextmanager
+    def scene(self, title: str) -> Iterator[None]:
+        self.scenes += 1
+        begin = time.monotonic()
+        say(f"\n{BOLD}{self.scenes}. {title}{RESET}")
+        yield
+        say(f"{DIM}   ({time.monotonic() - begin:.0f} s){RESET}")
+
+    # -- commands
+
+    def ostler(self, line: str, show: bool = True) -> str:
+        """Runs `ostler LINE` as the user would; its output is shown and answered."""
+        return self._run("$ ", f"ostler {line}", shlex.split(f"ostler {line}"), self.lab.control.environment(), show)
+
+    def on(self, host: Host, line: str, argv: list[str], env: dict[str, str] | None = None) -> str:
+        """Runs a command on a host; `line` is what is printed of it."""
+        environment = {**self.lab.control.environment(), **(env or {})}
+        return self._run(f"{host.name}# ", line, [*host.enter(), *argv], environment, True)
+
+    def _run(self, prompt: str, line: str, argv: list[str], env: dict[str, str], show: bool) -> str:
+        say(f"   {DIM}{prompt}{RESET}{CYAN}{line}{RESET}")
+        done = subprocess.run(argv, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        if done.returncode:
+            fail(f"{done.stdout}{done.stderr}`{line}` failed with exit code {done.returncode}")
+        if show:
+            for text in done.stdout.rstrip().splitlines():
+                say(f"   {text}")
+        return done.stdout
+
+    # -- scenes
+
+    def control_plane(self) -> None:
+        with self.scene("A control plane: certificate authorities, keys, database and the first admin"):
+            say(f"   {DIM}$ {RESET}{CYAN}ostler-control init{RESET}")
+            for text in self.lab.control.init().rstrip().splitlines():
+                say(f"   {text}")
+            say(f"   {DIM}$ {RESET}{CYAN}ostler-control run &{RESET}")
+            self.lab.control.start()
+            self.ostler("user whoami")
+
+    def hosts(self) -> None:
+        with self.scene("Three hosts join: each makes its own key and gets a certificate for a one-time token"):
+            self.ostler("zone create lab", show=False)
+            self.ostler("cluster create tcg --zone lab --cpu-overcommit 8", show=False)
+            for host in self.lab.hosts:
+                token = self.ostler("host token tcg -o name", show=False).strip()
+                argv = [sys.executable, "-m", "ostler_agent.main", "join", self.lab.network.gateway, "--token", token]
+                line = f"ostler-agent join {self.lab.network.gateway} --token {token[:12]}..."
+                self.on(host, line, argv, host.agent_environment())
+            say(f"   {DIM}h1# h2# h3# {RESET}{CYAN}libvirtd --listen & ostler-agent run &{RESET}")
+            self.lab.start_libvirt()
+            for host in self.lab.hosts:
+                host.start_agent()
+            wait_for(lambda: len(self._quiet("host list -o name --state up").split()) == 3, "three hosts UP", 60, 0.3)
+            self.ostler("host list")
+
+    def storage(self) -> None:
+        with self.scene("Storage: one pool that all hosts reach, one of its own for each"):
+            self.ostler(f"pool create shared --type shared-mount-point --path {SHARED} --cluster tcg", show=False)
+            for host in self.lab.hosts:
+                self.ostler(f"pool create local-{host.name} --type local --path {LOCAL} --host {host.name}", show=False)
+            self.ostler("pool list")
+
+    def catalogue(self) -> None:
+        with self.scene("A template and offerings: what users choose from"):
+            image = guest_image()
+            self.ostler(f"template upload tiny {image}", show=False)
+            self.ostler("offering create-service plain --cpus 1 --memory 128MiB", show=False)
+            self.ostler("offering create-service secret --cpus 1 --memory 128MiB --encrypt-root", show=False)
+            self.ostler("offering create-disk secret-data --encrypt", show=False)
+            self.ostler("offering list")
+
+    def deploy(self) -> None:
+        with self.scene("Two VMs with encrypted root disks, and a plain one to compare with"):
+            waiting = [
+                self.ostler(f"vm create {name} --template tiny --offering {offering} --pool shared --no-wait").strip()
+                for name, offering in (("web-1", "secret"), ("web-2", "secret"), ("plain-1", "plain"))
+            ]
+            for operation in waiting:
+                self.ostler(f"operation wait {operation}", show=False)
+            self.ostler("vm list")
+
+    def secrecy(self) -> None:
+        with self.scene("What the disks give away to somebody who steals them"):
+            for vm in ("web-1", "plain-1"):
+                say(f"   {DIM}guest of {vm}# {RESET}{CYAN}mark {MARKER}{RESET}")
+                self.type(vm, f"mark {MARKER}\n", "MARKED")
+            files = {vm: self.root_file(vm) for vm in ("web-1", "plain-1")}
+            host, path = self.lab.hosts[0], files["web-1"]
+            info = self.on(host, f"qemu-img info -U {path}", ["qemu-img", "info", "-U", path])
+            if "encrypted: yes" not in info or "format: luks" not in info:
+                fail("the root disk of web-1 is not encrypted")
+            for vm, file in files.items():
+                found = MARKER.encode() in host.outside(file).read_bytes()
+                say(f"   the marker is {'there to be read' if found else 'not to be found'} in the file of {vm}")
+                if found != (vm == "plain-1"):
+                    fail("that is not as it should be")
+
+    def grow(self) -> None:
+        with self.scene("A data disk, encrypted, attached and grown while the VM runs"):
+            self.ostler("volume create data-1 --offering secret-data --size 64MiB --pool shared", show=False)
+            self.ostler("volume attach data-1 web-1", show=False)
+            say(f"   the guest sees {self.disks('web-1', 'vdb')}")
+            self.ostler("volume grow data-1 192MiB", show=False)
+            say(f"   the guest sees {self.disks('web-1', f'vdb BYTES={192 << 20}')}")
+
+    def migrate(self) -> None:
+        with self.scene("A live migration over TLS: the guest counts on"):
+            before = self.host_of("web-1")
+            first = self.ticks("web-1")
+            say(f"   on {before} its console says: tick {', tick '.join(first)}")
+            self.ostler("vm migrate web-1", show=False)
+            after = self.host_of("web-1")
+            second = self.ticks("web-1")
+            say(f"   on {after} its console says: tick {', tick '.join(second)}")
+            if after == before or int(second[0]) <= int(first[-1]):
+                fail("the VM did not move, or started anew")
+            self.ostler("event list --type vm.migrate")
+
+    # -- looking
+
+    def type(self, vm: str, text: str, answer: str, timeout_s: float = 60) -> str:
+        """Types at a VM's console until the answer comes; answers with all that was printed."""
+        argv = ["ostler", "vm", "console", vm, "--force", "--duration", str(int(timeout_s))]
+        env = self.lab.control.environment()
+        with tempfile.TemporaryFile() as errors:
+            console = subprocess.Popen(argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
+            assert console.stdin
+            assert console.stdout
+            seen = b""
+            typed = time.monotonic()
+            try:
+                os.set_blocking(console.stdout.fileno(), False)
+                while not re.search(answer.encode(), seen):
+                    data = console.stdout.read(4096)
+                    if data == b"" or console.poll() is not None or time.monotonic() - typed > timeout_s:
+                        errors.seek(0)
+                        fail(f"the console of {vm} did not answer {answer!r}: {seen!r} {errors.read()!r}")
+                    seen += data or b""
+                    if text and b"tick" in seen:  # its shell is there
+                        console.stdin.write(text.encode())
+                        console.stdin.flush()
+                        text = ""
+                    time.sleep(0.05)
+            finally:
+                console.kill()
+                console.wait()
+        return seen.decode(errors="replace")
+
+    def ticks(self, vm: str) -> list[str]:
+        """Two numbers that a VM counts on its console."""
+        return re.findall(r"tick (\d+)\r?\n", self.type(vm, "", r"tick \d+\r?\n(.|\s)*tick \d+\r?\n"))[:2]
+
+    def disks(self, vm: str, expected: str) -> str:
+        found = re.search(rf"DISK={expected}[^\r\n]*", self.type(vm, "disks\n", rf"DISK={expected}[^\r\n]*\r?\n"))
+        return found[0] if found else ""
+
+    def host_of(self, vm: str) -> str:
+        return self._field(f"vm show {vm} -o json", "host_name")
+
+    def root_file(self, vm: str) -> str:
+        """Path of a VM's root disk on its hosts."""
+        volume = re.search(r'"volume_id": "([^"]+)"', self._quiet(f"vm show {vm} -o json"))
+        return self._field(f"volume show {volume[1] if volume else ''} -o json", "path")
+
+    def _field(self, line: str, name: str) -> str:
+        found = re.search(rf'"{name}": "([^"]*)"', self._quiet(line))
+        return found[1] if found else ""
+
+    def _quiet(self, line: str) -> str:
+        return self.lab.control.ostler(*shlex.split(line))
+
+
+def main() -> None:
+    if reason := missing():
+        raise SystemExit(f"{reason}.")
+    Lab.destroy_detached(DIRECTORY)
+    if sys.argv[1:] == ["--down"]:
+        say("The lab is gone.")
+        return
+    begin = time.monotonic()
+    demo = Demo(Lab.boot(3, DIRECTORY, detached=True))
+    write_environment(demo.lab)
+    for scene in (
+        demo.control_plane,
+        demo.hosts,
+        demo.storage,
+        demo.catalogue,
+        demo.deploy,
+        demo.secrecy,
+        demo.grow,
+        demo.migrate,
+    ):
+        scene()
+    say(f"\n{GREEN}{BOLD}All of this took {time.monotonic() - begin:.0f} s. It is yours now:{RESET}\n")
+    say(HAND_OVER)
+
+
+HAND_OVER = """\
+   source .lab/env                      # puts `ostler` and its profile at hand
+   ostler vm list
+   ostler vm console web-1              # Ctrl-] leaves
+   ostler vm hosts web-1                # where it could run, and why not elsewhere
+   ostler vm create web-3 --template tiny --offering secret
+   ostler vm migrate web-3
+   ostler event list
+   make demo-down                       # removes all of it
+"""
+
+
+def write_environment(lab: Lab) -> None:
+    """.lab/env: for a shell that wants to use the demo's fleet."""
+    lines = [
+        f"export OSTLER_PROFILE={shlex.quote(str(lab.control.profile))}",
+        f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH",
+    ]
+    (DIRECTORY / "env").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
