@@ -93,10 +93,8 @@ class Lab:
         network = Network.take(directory)
         lab = cls(directory, network, [], not detached)
         try:
-            for index in range(1, hosts + 1):
-                lab.hosts.append(Host(f"h{index}", index, network, directory / f"h{index}", shared, not detached))
-                # In this thread: hosts die with the thread that booted them.
-                lab.hosts[-1].boot()
+            for _ in range(hosts):
+                lab.add_host()
         except BaseException:
             lab.destroy()
             raise
@@ -123,6 +121,15 @@ class Lab:
         for host in self.hosts:
             host.kill()
         self.network.release()
+
+    def add_host(self) -> Host:
+        """Boots one more host. It dies with the calling thread, so that should be the main one."""
+        index = max((host.index for host in self.hosts), default=0) + 1
+        name = f"h{index}"
+        host = Host(name, index, self.network, self.directory / name, self.shared, self.attached)
+        self.hosts.append(host)
+        host.boot()
+        return host
 
     def host(self, name: str) -> Host:
         return next(host for host in self.hosts if host.name == name)

@@ -86,14 +86,13 @@ class Network:
     @staticmethod
     def kill_holders(slot: int) -> None:
         """Kills every process that holds a slot, and so all of its lab."""
-        path = LOCKS / str(slot)
+        path = os.path.realpath(LOCKS / str(slot))
         for process in Path("/proc").glob("[0-9]*"):
             try:
-                held = any(fd.resolve() == path for fd in (process / "fd").iterdir())
-            except (FileNotFoundError, ProcessLookupError):
+                if any(os.readlink(fd) == path for fd in (process / "fd").iterdir()):
+                    os.kill(int(process.name), signal.SIGKILL)
+            except OSError:  # it went away, or is none of ours
                 continue
-            if held:
-                os.kill(int(process.name), signal.SIGKILL)
 
     @staticmethod
     def sweep_if_free(slot: int) -> bool:

@@ -1,0 +1,47 @@
+"""One fleet for all end-to-end tests: starting it takes longer than most of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.fleet import Fleet
+from tests.lab.lab import Lab
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The search for secrets comes when all else has had its chance to spill them."""
+    items.sort(key=lambda item: item.path.name == "test_secrets.py")
+
+
+@pytest.fixture(scope="session")
+def fleet() -> Iterator[Fleet]:
+    with Lab.start(hosts=3) as lab:
+        fleet = Fleet.make(lab)
+        yield fleet
+        fleet.watch.stop()
+
+
+@pytest.fixture
+def guest(fleet: Fleet) -> str:
+    """Name of a VM that runs a real guest from an encrypted root disk in the shared pool; shared by the tests."""
+    name = "guest"
+    if name not in [vm.name for vm in fleet.vms()]:
+        fleet.create_vm(name)
+        with fleet.console(name) as console:
+            console.wait("tick 1", 90)
+    elif not fleet.hosts_running(fleet.vm(name).id):
+        fleet.do(fleet.start(name))
+        with fleet.console(name) as console:
+            console.wait("tick", 90)
+    return name
+
+
+@pytest.fixture(autouse=True)
+def no_vm_runs_twice(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After every test, whatever was done to the fleet: no VM has two processes, and none executes on two hosts."""
+    yield
+    if "fleet" in request.fixturenames:
+        fleet: Fleet = request.getfixturevalue("fleet")
+        fleet.assert_no_vm_runs_twice()

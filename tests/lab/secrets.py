@@ -1,0 +1,94 @@
+"""The search for passphrases where none may be: argument lists, environments, files."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tests.lab.lab import Lab
+
+SAMPLE_S = 0.25
+BLOCK_BYTES = 4 << 20
+
+# Prints every passphrase of the database in the environment's state directory, unsealed, as JSON of base64.
+UNSEAL = """
+import base64, json
+from ostler_control import database
+from ostler_control.config import load_config
+from ostler_control.keys.passphrases import Keyring
+from ostler_control.keys.providers import FileProvider
+from ostler_control.models import Volume
+config = load_config(None)
+database.connect(config.database)
+keyring = Keyring(FileProvider(config.state.kek))
+with database.session():
+    volumes = list(Volume.select().where(Volume.passphrase.is_null(False)))
+print(json.dumps([base64.b64encode(keyring.open(volume).reveal()).decode() for volume in volumes]))
+"""
+
+
+class Watch:
+    """Remembers every passphrase there has been, and looks at all processes of the machine while it runs."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self.passphrases: set[bytes] = set()
+        self.processes: set[bytes] = set()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def remember(self) -> None:
+        """Learns the passphrases that the control plane has now."""
+        done = subprocess.run(
+            [sys.executable, "-c", UNSEAL], env=self._lab.control.environment(), capture_output=True, check=True
+        )
+        self.passphrases |= {base64.b64decode(text) for text in json.loads(done.stdout)}
+
+    def _sample(self) -> None:
+        while not self._over.wait(SAMPLE_S):
+            for process in Path("/proc").glob("[0-9]*"):
+                for name in ("cmdline", "environ"):
+                    try:
+                        self.processes.add((process / name).read_bytes())
+                    except OSError:
+                        continue
+
+
+def guises(passphrase: bytes) -> list[bytes]:
+    """The forms in which a passphrase might be written down: raw, base64 at each alignment, hex, what it encodes."""
+    forms = [passphrase, passphrase.hex().encode(), base64.b64decode(passphrase)]
+    forms.append(base64.b64decode(passphrase).hex().encode())
+    for shift in range(3):
+        # Only the characters that the neighbours cannot change.
+        text = base64.b64encode(b"\0" * shift + passphrase)
+        forms.append(text[(shift * 8 + 5) // 6 : (shift + len(passphrase)) * 8 // 6])
+    return forms
+
+
+def found_in(needles: Iterable[bytes], haystack: bytes) -> bool:
+    return any(needle in haystack for needle in needles)
+
+
+def files_holding(needles: list[bytes], directory: Path) -> Iterator[Path]:
+    """The regular files below a directory in which any of the needles is."""
+    overlap = max(map(len, needles))
+    for path in directory.rglob("*"):
+        if path.is_symlink() or not path.is_file():
+            continue
+        with open(path, "rb") as file:
+            tail = b""
+            while block := file.read(BLOCK_BYTES):
+                if found_in(needles, tail + block):
+                    yield path
+                    break
+                tail = block[-overlap:]

@@ -1,0 +1,128 @@
+"""A VM's life, end to end, with a real guest: what a user does and what the guest sees of it."""
+
+from __future__ import annotations
+
+import pytest
+from ostler.control.v1 import vm_pb2
+from ostler.types.v1 import volume_pb2
+
+from tests.lab.fleet import MIB, PLAIN, SECRET, SHARED_POOL, Fleet, fresh, refused
+from tests.lab.host import wait_for
+
+pytestmark = pytest.mark.lab
+MARKER = "a-marker-that-the-guest-wrote"
+
+
+def test_the_disk_of_an_encrypted_vm_gives_nothing_away_and_that_of_a_plain_one_does(fleet: Fleet, guest: str) -> None:
+    fleet.create_vm("plain", PLAIN)
+    for name in (guest, "plain"):
+        with fleet.console(name) as console:
+            console.run(f"mark {MARKER}", "MARKED")
+    secret = fleet.file(fleet.root_volume(guest)).read_bytes()
+    assert MARKER.encode() not in secret
+    assert b"LUKS\xba\xbe" in secret
+    assert MARKER.encode() in fleet.file(fleet.root_volume("plain")).read_bytes()
+    volume = fleet.volume(fleet.root_volume(guest), read_file=True)
+    assert volume.encrypt_format == volume.file.encrypt_format == volume_pb2.ENCRYPT_FORMAT_LUKS
+    fleet.delete_vm("plain")
+
+
+def test_a_stop_asks_the_guest_and_what_it_wrote_is_there_after_a_start(fleet: Fleet, guest: str) -> None:
+    with fleet.console(guest) as console:
+        console.run("mark kept-through-the-stop", "MARKED")
+        stopping = fleet.stop(guest, timeout_s=90)
+        console.wait("POWER-BUTTON")
+    fleet.do(stopping)
+    vm = fleet.vm(guest)
+    assert vm.state == vm_pb2.Vm.STOPPED
+    assert fleet.processes(vm.id) == 0
+    fleet.do(fleet.start(guest))
+    with fleet.console(guest) as console:
+        console.wait("tick 1", 90)
+        console.run("cat /marker", "kept-through-the-stop")
+    fleet.assert_runs_once(guest)
+
+
+def test_a_data_disk_comes_grows_and_goes_while_the_guest_runs(fleet: Fleet, guest: str) -> None:
+    fleet.do(fleet.create_volume("data", "secret-data", 64))
+    fleet.do(fleet.attach("data", guest))
+    with fleet.console(guest) as console:
+        console.run("disks", rf"DISK=vdb BYTES={64 * MIB}")
+        console.run(f"mark {MARKER} /dev/vdb", "MARKED")
+        fleet.do(fleet.grow("data", 128))
+        console.run("disks", rf"DISK=vdb BYTES={128 * MIB}")
+        assert MARKER.encode() not in fleet.file("data").read_bytes()
+        fleet.do(fleet.detach("data"))
+        console.run("disks; echo DO''NE", "DONE")
+        console.run("ls /dev/vdb || echo GO''NE", "GONE")
+        fleet.do(fleet.grow("data", 160))
+        fleet.do(fleet.attach("data", guest))
+        console.run("head -n 1 /dev/vdb", MARKER)
+        console.run("disks", rf"DISK=vdb BYTES={160 * MIB}")
+    fleet.do(fleet.detach("data"))
+    path = fleet.file("data")
+    fleet.do(fleet.delete_volume("data"))
+    assert not path.exists()
+
+
+def test_a_volume_does_not_shrink(fleet: Fleet) -> None:
+    fleet.do(fleet.create_volume("fixed", "secret-data", 64))
+    assert refused(fleet.grow, "fixed", 32).code in ("INVALID_ARGUMENT", "FAILED_PRECONDITION")
+    assert fleet.volume("fixed", read_file=True).file.virtual_size_bytes == 64 * MIB
+    fleet.do(fleet.delete_volume("fixed"))
+
+
+def test_a_guest_counts_on_through_a_live_migration(fleet: Fleet, guest: str) -> None:
+    source, target = fleet.vm(guest).host_name, fleet.other_host(guest).name
+    with fleet.console(guest) as console:
+        before = console.tick()
+        fleet.do(fleet.migrate(guest, target))
+        after = [console.tick(), console.tick()]
+    assert before < after[0] < after[1]
+    assert fleet.assert_runs_once(guest) == target
+    # The source forgets the key when the VM has gone.
+    wait_for(lambda: not fleet.has_key(fleet.lab.host(source), guest), "the key's end on the source")
+    assert fleet.has_key(fleet.lab.host(target), guest)
+
+
+def test_an_encrypted_vm_moves_with_its_disk_between_hosts_that_share_nothing(fleet: Fleet) -> None:
+    vm = fleet.create_vm("mover", SECRET, host="h1", pool="local-h1")
+    with fleet.console("mover") as console:
+        console.wait("tick 1", 90)
+        console.run(f"mark {MARKER}", "MARKED")
+        old = fleet.file(fleet.root_volume("mover"))
+        before = console.tick()
+        fleet.do(fleet.migrate("mover", "h2", with_storage=True, pool="local-h2"))
+        assert console.tick() > before
+        console.run("cat /marker", MARKER)
+    assert fleet.assert_runs_once("mover") == "h2"
+    new = fleet.file(fleet.root_volume("mover"))
+    assert new.exists()
+    assert new != old
+    assert not old.exists()
+    assert MARKER.encode() not in new.read_bytes()
+    assert vm.id == fleet.vm("mover").id
+    fleet.do(fleet.stop("mover", force=True))
+    fleet.do(fleet.start("mover"))  # the new file opens with the key that is kept for it
+    with fleet.console("mover") as console:
+        console.wait("tick 1", 90)
+    fleet.delete_vm("mover")
+    assert not new.exists()
+
+
+def test_a_vm_on_local_storage_does_not_move_without_it(fleet: Fleet) -> None:
+    fleet.create_vm("stayer", SECRET, template="blank", host="h1", pool="local-h1")
+    request = vm_pb2.MigrateVmRequest(request_id=fresh(), vm="stayer", host="h2", validate_only=True)
+    assert refused(fleet.api.vms.MigrateVm, request).code == "FAILED_PRECONDITION"
+    fleet.delete_vm("stayer")
+
+
+def test_a_repeated_request_is_one_vm(fleet: Fleet) -> None:
+    request = vm_pb2.CreateVmRequest(
+        request_id=fresh(), name="once", template="blank", service_offering=SECRET, pool=SHARED_POOL, stopped=True
+    )
+    first, second = fleet.api.vms.CreateVm(request), fleet.api.vms.CreateVm(request)
+    assert first.name == second.name
+    fleet.do(first)
+    assert [vm.name for vm in fleet.vms()].count("once") == 1
+    fleet.delete_vm("once")
