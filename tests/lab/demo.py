@@ -92,8 +92,7 @@ class Demo:
                 self.on(host, line, argv, host.agent_environment())
             say(f"   {DIM}h1# h2# h3# {RESET}{CYAN}libvirtd --listen & ostler-agent run &{RESET}")
             self.lab.start_libvirt()
-            for host in self.lab.hosts:
-                host.start_agent()
+            self.lab.start_agents()
             wait_for(lambda: len(self._quiet("host list -o name --state up").split()) == 3, "three hosts UP", 60, 0.3)
             self.ostler("host list")
 

@@ -72,6 +72,8 @@ class Fleet:
         )
         for host in lab.hosts:
             fleet.join(host)
+        lab.start_libvirt()
+        lab.start_agents()
         fleet.wait_up(*lab.hosts)
         api.pools.CreatePool(
             pool_pb2.CreatePoolRequest(
@@ -110,11 +112,9 @@ class Fleet:
     # -- hosts
 
     def join(self, host: Host) -> None:
-        """Makes a host a member and starts its daemons."""
+        """Makes a host a member; its daemons are not started."""
         answer = self.api.hosts.CreateJoinToken(host_pb2.CreateJoinTokenRequest(cluster=CLUSTER))
         host.join(self.lab.network.gateway, answer.token)
-        host.start_libvirt()
-        host.start_agent()
 
     def host(self, host: Host) -> host_pb2.Host:
         return self.api.hosts.GetHost(host_pb2.GetHostRequest(host=host.name))

@@ -155,6 +155,11 @@ class Lab:
         with ThreadPoolExecutor() as pool:
             list(pool.map(Host.start_libvirt, self.hosts))
 
+    def start_agents(self) -> None:
+        """Starts the agent on every host."""
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Host.start_agent, self.hosts))
+
 
 def install_for_libvirt(papers: TlsFiles, host: Host) -> None:
     """Puts a host's papers and the settings for them where libvirtd, its clients and QEMU look, as the agent would."""

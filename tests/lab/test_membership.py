@@ -47,6 +47,8 @@ def test_certificates_renew_by_themselves_and_libvirt_takes_them_up(fleet: Fleet
 def test_a_removed_host_is_refused_at_once(fleet: Fleet) -> None:
     extra = fleet.lab.add_host()
     fleet.join(extra)
+    extra.start_libvirt()
+    extra.start_agent()
     fleet.wait_up(extra)
     host_id = fleet.host(extra).id
     assert reach_libvirt(extra, fleet.lab.hosts[0])

@@ -19,7 +19,7 @@ def probe(uri: str, domain_type: str) -> HypervisorFacts:
 
     def ask() -> str:
         try:
-            with closing(libvirt.openReadOnly(uri)) as connection:
+            with closing(libvirt.open(uri)) as connection:
                 found.append(_facts(connection, domain_type))
         except libvirt.libvirtError as error:
             raise FailedPreconditionError(f"libvirt at {uri}: {error}", "LIBVIRT") from error
