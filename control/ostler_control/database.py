@@ -49,6 +49,7 @@ def _open(url: str) -> Any:
             "journal_mode": "wal",
             "foreign_keys": 1,
             "synchronous": "full",  # a passphrase's row must outlive a power cut that its volume outlives
+            "cache_size": -65536,  # KiB: the hosts' rows of a large fleet stay in memory
         }
         return PooledSqliteDatabase(
             url.removeprefix("sqlite:///"),

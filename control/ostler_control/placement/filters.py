@@ -1,0 +1,103 @@
+"""May this host take it? Each filter answers yes (None) or a named refusal.
+
+Cheap questions about what was asked for come first, then what a host is, then what it can do, and capacity last, so
+that the count of refusals tells an operator what is missing rather than what happened to be full as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ostler_control.placement.facts import Demand, HostFacts, Refusal
+
+Filter = Callable[[Demand, HostFacts], Refusal | None]
+
+MIB = 1 << 20
+
+
+def refusal(demand: Demand, host: HostFacts) -> Refusal | None:
+    """The first refusal of any filter; None when the host fits."""
+    for ask in FILTERS:
+        found = ask(demand, host)
+        if found:
+            return found
+    return None
+
+
+def _asked_for(demand: Demand, host: HostFacts) -> Refusal | None:
+    if demand.host_id and demand.host_id != host.id:
+        return Refusal("NOT_ASKED_FOR", "another host was asked for")
+    if demand.cluster_id and demand.cluster_id != host.cluster_id:
+        return Refusal("NOT_ASKED_FOR", "another cluster was asked for")
+    if demand.zone_id and demand.zone_id != host.zone_id:
+        return Refusal("NOT_ASKED_FOR", "another zone was asked for")
+    return None
+
+
+def _elsewhere(demand: Demand, host: HostFacts) -> Refusal | None:
+    if demand.excluded_host_id == host.id:
+        return Refusal("ALREADY_THERE", "it is there already")
+    return None
+
+
+def _in_service(demand: Demand, host: HostFacts) -> Refusal | None:
+    if host.state != "up":
+        return Refusal("NOT_UP", f"it is {host.state}")
+    if not host.enabled:
+        return Refusal("DISABLED", "it or its cluster is disabled")
+    if host.maintenance:
+        return Refusal("IN_MAINTENANCE", "it is in maintenance")
+    return None
+
+
+def _hypervisor(demand: Demand, host: HostFacts) -> Refusal | None:
+    if demand.hypervisor_type and demand.hypervisor_type != host.hypervisor_type:
+        return Refusal("OTHER_HYPERVISOR_TYPE", f"it runs {host.hypervisor_type}, not {demand.hypervisor_type}")
+    return None
+
+
+def _volume_encryption(demand: Demand, host: HostFacts) -> Refusal | None:
+    if demand.volume_encryption and not host.volume_encryption:
+        return Refusal("LACKS_VOLUME_ENCRYPTION", "it has not proved that it can open encrypted volumes")
+    return None
+
+
+def _uefi(demand: Demand, host: HostFacts) -> Refusal | None:
+    if demand.uefi and not host.uefi:
+        return Refusal("LACKS_UEFI", "it has no UEFI firmware for guests")
+    return None
+
+
+def _bridges(demand: Demand, host: HostFacts) -> Refusal | None:
+    if demand.bridges <= host.bridges:
+        return None
+    return Refusal("LACKS_BRIDGE", f"it has no bridge {', '.join(sorted(demand.bridges - host.bridges))}")
+
+
+def _pools(demand: Demand, host: HostFacts) -> Refusal | None:
+    for choices in demand.pool_choices:
+        if host.pools.isdisjoint(choices):
+            return Refusal("LACKS_POOL", "it does not reach the storage pool of every disk")
+    return None
+
+
+def _capacity(demand: Demand, host: HostFacts) -> Refusal | None:
+    if demand.cpus > host.free_cpus:
+        return Refusal("LACKS_CPUS", f"{max(host.free_cpus, 0)} of {host.usable_cpus} CPUs are free")
+    if demand.memory_bytes > host.free_memory_bytes:
+        free, usable = max(host.free_memory_bytes, 0) // MIB, host.usable_memory_bytes // MIB
+        return Refusal("LACKS_MEMORY", f"{free} of {usable} MiB of memory are free")
+    return None
+
+
+FILTERS: tuple[Filter, ...] = (
+    _asked_for,
+    _elsewhere,
+    _in_service,
+    _hypervisor,
+    _volume_encryption,
+    _uefi,
+    _bridges,
+    _pools,
+    _capacity,
+)

@@ -1,0 +1,36 @@
+"""Refusals counted and put into words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+# How one, and how several, are said to fall short. In the order in which filters ask.
+WORDS: Mapping[str, tuple[str, str]] = {
+    "NOT_ASKED_FOR": ("is not where it was asked for", "are not where it was asked for"),
+    "ALREADY_THERE": ("has it already", "have it already"),
+    "NOT_UP": ("is not up", "are not up"),
+    "DISABLED": ("is disabled", "are disabled"),
+    "IN_MAINTENANCE": ("is in maintenance", "are in maintenance"),
+    "OTHER_HYPERVISOR_TYPE": ("is of another hypervisor type", "are of another hypervisor type"),
+    "LACKS_VOLUME_ENCRYPTION": ("lacks volume encryption", "lack volume encryption"),
+    "LACKS_UEFI": ("lacks UEFI", "lack UEFI"),
+    "LACKS_BRIDGE": ("lacks a bridge", "lack a bridge"),
+    "LACKS_POOL": ("does not reach the storage pool", "do not reach the storage pool"),
+    "LACKS_CPUS": ("lacks CPUs", "lack CPUs"),
+    "LACKS_MEMORY": ("lacks memory", "lack memory"),
+    "LACKS_ENCRYPTION": ("cannot hold encrypted volumes", "cannot hold encrypted volumes"),
+    "LACKS_SPACE": ("lacks space", "lack space"),
+}
+
+
+def count(codes: Iterable[str]) -> dict[str, int]:
+    """How often each code was given, in the order of WORDS."""
+    counted = Counter(codes)
+    return {code: counted[code] for code in WORDS if counted[code]}
+
+
+def in_words(counts: Mapping[str, int]) -> str:
+    """ "3 lack volume encryption, 2 lack memory": those who were never in question are left out, unless all were."""
+    told = {code: number for code, number in counts.items() if code != "NOT_ASKED_FOR"} or counts
+    return ", ".join(f"{number} {WORDS[code][number > 1]}" for code, number in told.items())

@@ -1,0 +1,239 @@
+"""From the database to placement and back: reads what placement needs, and claims what it chose."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+from ostler_common.errors import AbortedError
+from peewee import SQL, AsIs, Case, Select
+
+from ostler_control import capacity, database, settings
+from ostler_control.models import Cluster, Host, Nic, Pool, PoolHost, Vm, Volume, db
+from ostler_control.placement import (
+    Candidate,
+    Demand,
+    HostFacts,
+    Placement,
+    PoolFacts,
+    choose_pools,
+    explain,
+    place,
+    refusal,
+)
+
+# Two placements at once may choose the same last gap; the loser looks again.
+_ATTEMPTS = 20
+# Enough that one of them passes the filters which the database does not ask about.
+_BEST = 32
+_NOTHING: frozenset[str] = frozenset()
+# What placement.scorers adds up, but for the preferred host; a test proves that both choose alike.
+_MEMORY_SHARE = "COALESCE(left_memory / NULLIF(usable_memory, 0), 0)"
+_CPU_SHARE = "COALESCE(left_cpus / NULLIF(usable_cpus, 0), 0)"
+_SCORE = SQL(f"{_MEMORY_SHARE} + 0.5 * {_CPU_SHARE} + 0.25 * (1 - ABS({_MEMORY_SHARE} - {_CPU_SHARE})) DESC")
+
+
+def demand_of(vm: Vm, **changes: Any) -> Demand:
+    """What this VM asks of a host: its size, firmware, bridges, and the pools and encryption of its volumes.
+
+    changes: further fields of Demand (host_id, cluster_id, excluded_host_id, pool_choices, ...).
+    """
+    volumes: Any = Volume.select(Volume.pool, Volume.passphrase).where(Volume.vm_id == vm.id).tuples()
+    rows = list(volumes)
+    nics: Any = Nic.select(Nic.bridge).where(Nic.vm == vm).tuples()
+    fields: dict[str, Any] = {
+        "name": vm.name,
+        "cpus": vm.cpus,
+        "memory_bytes": vm.memory_bytes,
+        "volume_encryption": any(passphrase for _, passphrase in rows),
+        "uefi": vm.firmware == "uefi",
+        "bridges": frozenset(bridge for (bridge,) in nics),
+        "pool_choices": tuple((pool,) for pool in sorted({pool for pool, _ in rows})),
+    }
+    return Demand(**{**fields, **changes})
+
+
+def find(demand: Demand) -> Placement:
+    """The host for this demand; claims nothing. Raises like `placement.place`."""
+    best = _best_facts(demand)
+    if any(refusal(demand, host) is None for host in best):
+        return place(demand, best)
+    return place(demand, facts(demand))
+
+
+def find_and_claim(vm: Vm, demand: Demand) -> Placement:
+    """The host for this VM, its share claimed, in one transaction. Raises like `placement.place`."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            with database.transaction():
+                placement = find(demand)
+                capacity.claim(vm, placement.host_id)
+                return placement
+        except AbortedError:
+            if attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError("unreachable")
+
+
+def candidates(demand: Demand) -> list[Candidate]:
+    """Every host and what placement says of it, best first."""
+    return explain(demand, facts(demand))
+
+
+def pools_for(
+    name: str, size_bytes: int, encrypted: bool, *, pool_id: str = "", zone_id: str = "", cluster_id: str = ""
+) -> tuple[str, ...]:
+    """Ids of the pools that would do for a new disk, best first: an element of `Demand.pool_choices`.
+
+    Only pools that some host of the zone or cluster reaches are looked at. Raises like `placement.choose_pools`.
+    """
+    reached = PoolHost.select(PoolHost.pool).join(Host).join(Cluster).where(PoolHost.reachable, ~Host.removed)
+    if zone_id:
+        reached = reached.where(Cluster.zone == zone_id)
+    if cluster_id:
+        reached = reached.where(Cluster.id == cluster_id)
+    query: Any = Pool.select(Pool.id, Pool.name, Pool.shared, Pool.encryption, Pool.available_bytes)
+    query = query.where(Pool.id == pool_id) if pool_id else query.where(Pool.id.in_(reached))
+    return choose_pools(name, size_bytes, encrypted, [PoolFacts(*row) for row in query.tuples()])
+
+
+def facts(demand: Demand) -> list[HostFacts]:
+    """The facts of every host."""
+    reserved = settings.by_cluster(capacity.RESERVED_MEMORY)
+    query = Host.select(*_columns(capacity.usable_memory(reserved))).join(Cluster).where(~Host.removed)
+    return _read(demand, *query.sql())
+
+
+def _best_facts(demand: Demand) -> list[HostFacts]:
+    """The facts of a few hosts that the database already sees to fit, best first: what makes placement fast.
+
+    `place` asks every filter again and the claim its own, so a condition that is not asked here costs only time. The
+    order is that of `placement.scorers`, so that none of the hosts left out is better than one that is here.
+    """
+    reserved = settings.by_cluster(capacity.RESERVED_MEMORY)
+    choices = tuple(map(len, demand.pool_choices))
+    wanted = (bool(demand.host_id), bool(demand.cluster_id), bool(demand.zone_id), bool(demand.preferred_host_id))
+    text, parameters = _best_query(
+        database.is_sqlite(), demand.volume_encryption, wanted, choices, tuple(sorted(reserved.items()))
+    )
+    pools = {(disk, number): pool for disk, ids in enumerate(demand.pool_choices) for number, pool in enumerate(ids)}
+    values: dict[Any, Any] = {**vars(demand), **pools}
+    return _read(demand, text, [values[p.name] if isinstance(p, _Parameter) else p for p in parameters])
+
+
+@dataclass(frozen=True)
+class _Parameter:
+    """Stands for a value in a query that is compiled once: a field of the demand, or (disk, number) of a pool."""
+
+    name: Any
+
+
+@functools.lru_cache(maxsize=256)
+def _best_query(
+    sqlite: bool,
+    volume_encryption: bool,
+    wanted: tuple[bool, bool, bool, bool],
+    choices: tuple[int, ...],
+    reserved: tuple[tuple[str, int], ...],
+) -> tuple[str, list[Any]]:
+    """The query of `_best_facts`, compiled once for each kind of demand: that takes longer than running it."""
+
+    def value(name: Any) -> Any:
+        return AsIs(_Parameter(name), converter=False)
+
+    usable_memory = capacity.usable_memory(dict(reserved))
+    columns = _columns(usable_memory)
+    left_cpus, left_memory = columns[-2] - value("cpus"), columns[-1] - value("memory_bytes")
+    query: Any = Host.select(*columns, left_cpus.alias("left_cpus"), left_memory.alias("left_memory")).join(Cluster)
+    query = query.where(capacity.room_for(value("cpus"), value("memory_bytes"), usable_memory))
+    if volume_encryption:
+        query = query.where(Host.volume_encryption)
+    by_host, by_cluster, by_zone, preferred = wanted
+    if by_host:
+        query = query.where(Host.id == value("host_id"))
+    if by_cluster:
+        query = query.where(Host.cluster == value("cluster_id"))
+    if by_zone:
+        query = query.where(Cluster.zone == value("zone_id"))
+    for disk, count in enumerate(choices):
+        pools = [value((disk, number)) for number in range(count)]
+        reaching = PoolHost.select(PoolHost.host).where(PoolHost.pool.in_(pools), PoolHost.reachable)
+        query = query.where(Host.id.in_(reaching))
+    facts = query.alias("facts")
+    first = [Case(None, ((facts.c.id == value("preferred_host_id"), 0),), 1)] if preferred else []
+    best = Select((facts,), (SQL("facts.*"),)).order_by(*first, _SCORE, facts.c.id).limit(_BEST)
+    text, parameters = best.bind(db.obj).sql()
+    return text, parameters
+
+
+def _columns(usable_memory: Any) -> list[Any]:
+    usable_cpus = Host.cpus * Cluster.cpu_overcommit
+    return [
+        Host.id,
+        Host.name,
+        Host.cluster,
+        Cluster.zone,
+        Host.hypervisor_type,
+        Host.state,
+        Host.enabled,
+        Cluster.enabled.alias("cluster_enabled"),
+        Host.maintenance,
+        Host.volume_encryption,
+        Host.uefi,
+        Host.bridges,
+        usable_cpus.alias("usable_cpus"),
+        usable_memory.alias("usable_memory"),
+        usable_cpus - Host.allocated_cpus,
+        usable_memory - Host.allocated_memory_bytes,
+    ]
+
+
+def _read(demand: Demand, text: str, parameters: list[Any]) -> list[HostFacts]:
+    rows = db.execute_sql(text, parameters).fetchall()
+    pools = _reach(demand, [row[0] for row in rows])
+    return [_host(row, pools) for row in rows]
+
+
+def _host(row: tuple[Any, ...], pools: dict[str, frozenset[str]]) -> HostFacts:
+    (host_id, name, cluster_id, zone_id, hypervisor_type, state, enabled, cluster_enabled, maintenance) = row[:9]
+    (volume_encryption, uefi, bridges, usable_cpus, usable_memory, free_cpus, free_memory) = row[9:16]
+    return HostFacts(
+        host_id,
+        name,
+        cluster_id,
+        zone_id,
+        hypervisor_type,
+        state,
+        bool(enabled and cluster_enabled),
+        bool(maintenance),
+        bool(volume_encryption),
+        bool(uefi),
+        _bridges(bridges),
+        math.floor(usable_cpus),
+        math.floor(usable_memory),
+        math.floor(free_cpus),
+        math.floor(free_memory),
+        pools.get(host_id, _NOTHING),
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def _bridges(text: str) -> frozenset[str]:
+    return frozenset(filter(None, text.split(",")))
+
+
+def _reach(demand: Demand, host_ids: list[str]) -> dict[str, frozenset[str]]:
+    """For each of these hosts those of the demand's pools that it reaches."""
+    wanted = {pool for choices in demand.pool_choices for pool in choices}
+    if not wanted:
+        return {}
+    query: Any = PoolHost.select(PoolHost.host, PoolHost.pool).where(PoolHost.pool.in_(wanted), PoolHost.reachable)
+    if len(host_ids) <= _BEST:
+        query = query.where(PoolHost.host.in_(host_ids))
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for host_id, pool_id in db.execute(query.tuples()).fetchall():
+        found[host_id].add(pool_id)
+    return {host_id: frozenset(ids) for host_id, ids in found.items()}

@@ -1,0 +1,110 @@
+"""Whole fleets in the database, for tests and benchmarks."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ostler_control import database
+from ostler_control.models import Account, Cluster, Host, Pool, PoolHost, ServiceOffering, Vm, Zone, db, new_id
+from peewee import chunked
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """A zone with one cluster; all hosts reach its pool."""
+
+    account: Account
+    zone: Zone
+    cluster: Cluster
+    offering: ServiceOffering
+    pool: Pool
+    hosts: Sequence[Host]
+
+    def vm(self, name: str, cpus: int = 1, memory_bytes: int = GIB) -> Vm:
+        """A stopped VM in the database."""
+        row: Vm = Vm.create(
+            name=name,
+            account=self.account,
+            service_offering=self.offering,
+            cpus=cpus,
+            memory_bytes=memory_bytes,
+            state="stopped",
+        )
+        return row
+
+
+def make_fleet(
+    hosts: int,
+    *,
+    cpus: int = 16,
+    memory_bytes: int = 64 * GIB,
+    cpu_overcommit: float = 1.0,
+    memory_overcommit: float = 1.0,
+    **host_fields: Any,
+) -> Fleet:
+    """A fleet of equal hosts that are up; host_fields overrides columns of all of them."""
+    with database.transaction():
+        zone = Zone.create(name="zone")
+        cluster = Cluster.create(
+            name="cluster", zone=zone, cpu_overcommit=cpu_overcommit, memory_overcommit=memory_overcommit
+        )
+        pool = Pool.create(
+            name="pool", type="nfs", scope="zone", scope_id=zone.id, shared=True, encryption=True,
+            capacity_bytes=1 << 50, available_bytes=1 << 49,
+        )  # fmt: skip
+        rows = [
+            Host(
+                **{
+                    "name": f"h{number}",
+                    "address": f"h{number}:8442",
+                    "cluster": cluster,
+                    "state": "up",
+                    "hypervisor_type": "kvm",
+                    "cpus": cpus,
+                    "memory_bytes": memory_bytes,
+                    "volume_encryption": True,
+                    "uefi": True,
+                    "bridges": "br0,br1",
+                    "capabilities": "x" * 3000,  # about what a real host says of itself
+                    **host_fields,
+                }
+            )
+            for number in range(1, hosts + 1)
+        ]
+        Host.bulk_create(rows, batch_size=500)
+        PoolHost.bulk_create([PoolHost(pool=pool, host=host, reachable=True) for host in rows], batch_size=500)
+        account = Account.create(name="account")
+        offering = ServiceOffering.create(name="small", cpus=1, memory_bytes=GIB)
+    return Fleet(account, zone, cluster, offering, pool, rows)
+
+
+def fill(fleet: Fleet, vms: int, *, cpus: int = 1, memory_bytes: int = GIB) -> None:
+    """Adds running VMs, host after host in turn, with the hosts' sums to match."""
+    hosts = itertools.cycle(fleet.hosts)
+    rows = [
+        {
+            "id": new_id(),
+            "name": f"old{number}",
+            "account": fleet.account,
+            "service_offering": fleet.offering,
+            "cpus": cpus,
+            "memory_bytes": memory_bytes,
+            "state": "running",
+            "host": next(hosts),
+        }
+        for number in range(vms)
+    ]
+    with database.transaction():
+        for chunk in chunked(rows, 500):
+            Vm.insert_many(chunk).execute()
+        db.execute_sql(
+            "UPDATE host SET allocated_cpus = (SELECT COALESCE(SUM(cpus), 0) FROM vm WHERE vm.host_id = host.id), "
+            "allocated_memory_bytes = (SELECT COALESCE(SUM(memory_bytes), 0) FROM vm WHERE vm.host_id = host.id)"
+        )
+    if not database.is_sqlite():
+        db.execute_sql("ANALYZE")  # as autovacuum would, after a while
