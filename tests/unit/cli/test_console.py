@@ -30,7 +30,7 @@ def test_piped_until_the_guest_hangs_up(control: Control, environment: dict[str,
 
 def test_end_of_input_is_not_the_end_of_the_console(control: Control, environment: dict[str, str]) -> None:
     done = subprocess.run(
-        [*PROGRAM, "vm", "console", "web-1", "--duration", "2s"],
+        [*PROGRAM, "vm", "console", "web-1", "--duration", "4s"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         env=environment,
