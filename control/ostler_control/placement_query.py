@@ -104,7 +104,9 @@ def facts(demand: Demand) -> list[HostFacts]:
     """The facts of every host."""
     reserved = settings.by_cluster(capacity.RESERVED_MEMORY)
     query = Host.select(*_columns(capacity.usable_memory(reserved))).join(Cluster).where(~Host.removed)
-    return _read(demand, *query.sql())
+    rows = db.execute_sql(*query.sql()).fetchall()
+    reach = _reach(demand)
+    return [_host(row, reach.get(row[0], _NOTHING)) for row in rows]
 
 
 def _best_facts(demand: Demand) -> list[HostFacts]:
@@ -121,7 +123,13 @@ def _best_facts(demand: Demand) -> list[HostFacts]:
     )
     pools = {(disk, number): pool for disk, ids in enumerate(demand.pool_choices) for number, pool in enumerate(ids)}
     values: dict[Any, Any] = {**vars(demand), **pools}
-    return _read(demand, text, [values[p.name] if isinstance(p, _Parameter) else p for p in parameters])
+    bound = [values[p.name] if isinstance(p, _Parameter) else p for p in parameters]
+    rows = db.execute_sql(text, bound).fetchall()
+    if max(choices, default=0) <= 1:  # the query has seen to it that they reach the only pool of each disk
+        reached = frozenset(pools.values())
+        return [_host(row, reached) for row in rows]
+    reach = _reach(demand, [row[0] for row in rows])
+    return [_host(row, reach.get(row[0], _NOTHING)) for row in rows]
 
 
 @dataclass(frozen=True)
@@ -191,13 +199,7 @@ def _columns(usable_memory: Any) -> list[Any]:
     ]
 
 
-def _read(demand: Demand, text: str, parameters: list[Any]) -> list[HostFacts]:
-    rows = db.execute_sql(text, parameters).fetchall()
-    pools = _reach(demand, [row[0] for row in rows])
-    return [_host(row, pools) for row in rows]
-
-
-def _host(row: tuple[Any, ...], pools: dict[str, frozenset[str]]) -> HostFacts:
+def _host(row: tuple[Any, ...], pools: frozenset[str]) -> HostFacts:
     (host_id, name, cluster_id, zone_id, hypervisor_type, state, enabled, cluster_enabled, maintenance) = row[:9]
     (volume_encryption, uefi, bridges, usable_cpus, usable_memory, free_cpus, free_memory) = row[9:16]
     return HostFacts(
@@ -216,7 +218,7 @@ def _host(row: tuple[Any, ...], pools: dict[str, frozenset[str]]) -> HostFacts:
         math.floor(usable_memory),
         math.floor(free_cpus),
         math.floor(free_memory),
-        pools.get(host_id, _NOTHING),
+        pools,
     )
 
 
@@ -225,13 +227,13 @@ def _bridges(text: str) -> frozenset[str]:
     return frozenset(filter(None, text.split(",")))
 
 
-def _reach(demand: Demand, host_ids: list[str]) -> dict[str, frozenset[str]]:
-    """For each of these hosts those of the demand's pools that it reaches."""
+def _reach(demand: Demand, host_ids: list[str] | None = None) -> dict[str, frozenset[str]]:
+    """For each of these hosts (None: all) those of the demand's pools that it reaches."""
     wanted = {pool for choices in demand.pool_choices for pool in choices}
     if not wanted:
         return {}
     query: Any = PoolHost.select(PoolHost.host, PoolHost.pool).where(PoolHost.pool.in_(wanted), PoolHost.reachable)
-    if len(host_ids) <= _BEST:
+    if host_ids is not None:
         query = query.where(PoolHost.host.in_(host_ids))
     found: defaultdict[str, set[str]] = defaultdict(set)
     for host_id, pool_id in db.execute(query.tuples()).fetchall():
