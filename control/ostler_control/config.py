@@ -61,7 +61,7 @@ class ControlConfig(Settings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_json: bool = False
     # Calls served at once.
-    workers: int = Field(64, ge=4, le=1024)
+    workers: int = Field(default=64, ge=4, le=1024)
     # How long certificates are good for: "7d", "12h".
     host_certificate_lifetime: Duration = "7d"
     control_certificate_lifetime: Duration = "30d"

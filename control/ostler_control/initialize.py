@@ -22,7 +22,7 @@ from ostler_control.caller import Role
 from ostler_control.cli import profile
 from ostler_control.config import ControlConfig
 from ostler_control.keys import create_key_file
-from ostler_control.models import Account, User
+from ostler_control.models import Account, Certificate, Passphrase, User
 from ostler_control.names import check_user_name
 from ostler_control.trust import authority, users
 from ostler_control.trust.authority import Authority
@@ -43,24 +43,19 @@ def initialize(config: ControlConfig, admin: str, profile_path: Path) -> Iterato
     check_user_name("admin", admin)
     state = config.state
     _make_private(state.path)
-    with _locked(state):
+    with _locked(state), _database(config):
+        applied = database.migrate()
+        _check_keys(state)
+        yield f"database: {'brought up to date' if applied else 'is up to date'} ({_shown(config.database)})"
         yield from _files(state)
         papers = Authority.load(state, config.lifetimes)
         _write_if_other(state.fleet_trust, papers.fleet_pem)
         _write_if_other(state.callers_trust, papers.callers_pem)
         _check_profile(profile_path, state)
-        database.connect(config.database)
-        try:
-            applied = database.migrate()
-            yield f"database: {'brought up to date' if applied else 'is up to date'} ({_shown(config.database)})"
-            with database.session():
-                made = renew_control(state, papers)
-                yield f"control plane's certificate: {'made' if made else 'is there'}"
-                yield from _admin(admin)
-                yield _profile(papers, admin, config.main_address, profile_path)
-        finally:
-            database.disconnect()
-            _hand_over(state.path)
+        made = renew_control(state, papers)
+        yield f"control plane's certificate: {'made' if made else 'is there'}"
+        yield from _admin(admin)
+        yield _profile(papers, admin, config.main_address, profile_path)
 
 
 def write_user_profile(config: ControlConfig, name: str, profile_path: Path) -> str:
@@ -71,16 +66,37 @@ def write_user_profile(config: ControlConfig, name: str, profile_path: Path) -> 
     if profile_path.exists():
         raise FailedPreconditionError(f"{profile_path} is there already (give another --profile)", "PROFILE_EXISTS")
     papers = Authority.load(config.state, config.lifetimes)
+    with _database(config):
+        if not User.select().where(User.name == name).exists():
+            known = ", ".join(row.name for row in User.select(User.name).order_by(User.name).limit(20))
+            raise NotFoundError(f"there is no user {name} (there are {known or 'none'})", "USER_NOT_FOUND")
+        return _profile(papers, name, config.main_address, profile_path)
+
+
+@contextmanager
+def _database(config: ControlConfig) -> Iterator[None]:
+    """A session; afterwards all files in the state directory belong to the service."""
     database.connect(config.database)
     try:
         with database.session():
-            if not User.select().where(User.name == name).exists():
-                known = ", ".join(row.name for row in User.select(User.name).order_by(User.name).limit(20))
-                raise NotFoundError(f"there is no user {name} (there are {known or 'none'})", "USER_NOT_FOUND")
-            return _profile(papers, name, config.main_address, profile_path)
+            yield
     finally:
         database.disconnect()
         _hand_over(config.state_dir)
+
+
+def _check_keys(state: StateDir) -> None:
+    """A database in use is never given new keys: no certificate and no volume would be good any more."""
+    issued, sealed = Certificate.select().exists(), Passphrase.select().exists()
+    missing = [path for path in (state.fleet_ca, state.users_ca) if issued and not path.exists()]
+    if sealed and not state.kek.exists() and not _credential():
+        missing.append(state.kek)
+    if missing:
+        raise FailedPreconditionError(
+            f"the database is in use, and {' and '.join(map(str, missing))} that belong to it are missing "
+            "(bring them back from a backup, or from another replica's state directory)",
+            "KEYS_MISSING",
+        )
 
 
 def _files(state: StateDir) -> Iterator[str]:
@@ -88,8 +104,7 @@ def _files(state: StateDir) -> Iterator[str]:
     yield f"fleet CA: {'made' if made else 'is there'} ({state.fleet_ca})"
     made = authority.create_ca(state.users_ca, "Ostler users CA")
     yield f"users CA: {'made' if made else 'is there'} ({state.users_ca})"
-    given = next((path for path in _CREDENTIAL_STORES if path.exists()), None)
-    if given:
+    if given := _credential():
         yield f"key-encryption key: systemd hands over {given}"
     else:
         there = state.kek.exists()
@@ -97,6 +112,10 @@ def _files(state: StateDir) -> Iterator[str]:
             create_key_file(state.kek)
         yield f"key-encryption key: {'is there' if there else 'made'} ({state.kek}); keep a copy in a safe place"
     _make_private(state.templates)
+
+
+def _credential() -> Path | None:
+    return next((path for path in _CREDENTIAL_STORES if path.exists()), None)
 
 
 def _admin(name: str) -> Iterator[str]:

@@ -74,6 +74,7 @@ class _Watch:
     heard: bool = False
     silent: bool = False
     vms: dict[str, Seen] = field(default_factory=dict)
+    try_now: asyncio.Event = field(default_factory=asyncio.Event)
 
     def view(self) -> HostView:
         return HostView(self.host.host_id, self.host.name, self.heard, self.silent, dict(self.vms))
@@ -189,8 +190,12 @@ class Watcher:
             if watch is None:
                 self._watches[host_id] = watch = _Watch(host)
                 watch.task = asyncio.create_task(self._watch(watch), name=f"watch {host.name}")
-            elif watch.state != host.state:  # somebody else wrote it: a rejoin, or another watcher
-                await self._in_database(store.set_state, host, watch.state, watch.reason)
+            elif watch.state != host.state:  # somebody else wrote it
+                if host.state == "connecting":  # it has rejoined
+                    watch.state = "connecting"
+                    watch.try_now.set()
+                else:
+                    await self._in_database(store.set_state, host, watch.state, watch.reason)
             watch.host = host
         await self._renew_trust()
 
@@ -229,7 +234,11 @@ class Watcher:
             watch.silent = watch.silent or loop.time() - last_word >= self._pulse.grace_s
             await self._set_state(watch, "disconnected" if watch.silent else "connecting", reason)
             self._mark(watch)
-            await asyncio.sleep(backoff.delay_s(failures, first_s=_FIRST_RETRY_S, longest_s=_LONGEST_RETRY_S))
+            delay_s = backoff.delay_s(failures, first_s=_FIRST_RETRY_S, longest_s=_LONGEST_RETRY_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay_s):
+                    await watch.try_now.wait()
+            watch.try_now.clear()
 
     @contextlib.asynccontextmanager
     async def _stream(self, watch: _Watch) -> AsyncIterator[AsyncIterator[host_pb2.HostUpdate]]:

@@ -13,6 +13,7 @@ from peewee import IntegrityError
 from ostler_control import events
 from ostler_control.database import transaction
 from ostler_control.models import Cluster, Host, new_id, now
+from ostler_control.names import is_id
 from ostler_control.trust import certificates, tokens
 from ostler_control.trust.authority import Authority
 
@@ -33,7 +34,9 @@ class Papers:
 def check_host_name(name: str, field: str = "name") -> None:
     """Raises InvalidArgumentError unless the name can be a host's."""
     if not _HOST_NAME.fullmatch(name):
-        raise bad_field(field, "must be 1 to 63 letters, digits, dots and hyphens, as host names are")
+        raise bad_field(field, "must be 1 to 63 letters, digits, dots and hyphens, as host names are", "INVALID_NAME")
+    if is_id(name):
+        raise bad_field(field, "must not look like an id (a UUID)", "INVALID_NAME")
 
 
 def split_address(address: str, field: str = "address") -> tuple[str, int]:

@@ -189,3 +189,11 @@ def test_withdrawn_tokens_are_useless(fleet: Fleet) -> None:
     tokens.withdraw(host.id)
     with pytest.raises(UnauthenticatedError):
         join(fleet, secret, "first")
+
+
+def test_init_makes_no_new_keys_for_a_database_in_use(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path)
+    fleet.config.state.users_ca.unlink()
+    with pytest.raises(FailedPreconditionError, match=r"users-ca\.pem"):
+        list(initialize(fleet.config, "admin", tmp_path / "profile.toml"))
+    assert not fleet.config.state.users_ca.exists()

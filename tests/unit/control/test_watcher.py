@@ -293,8 +293,8 @@ def test_host_that_joins_later_gets_its_pools(fleet: Fleet, control: Control, ad
         pool = stub.CreatePool(pool_pb2.CreatePoolRequest(name="p", type="nfs", zone="z", source="s:/e"))
         with agent(fleet, "h2") as (late, _):
             eventually(lambda: late.pools == {pool.id}, "h2 has the pool")
-            reached = stub.ListPools(pool_pb2.ListPoolsRequest(host="h2")).pools
-            assert [found.name for found in reached] == ["p"]
+            of_h2 = pool_pb2.ListPoolsRequest(host="h2")
+            eventually(lambda: [found.name for found in stub.ListPools(of_h2).pools] == ["p"], "h2 reaches it")
 
 
 def test_maintenance_probe_and_update(fleet: Fleet, control: Control, admin: grpc.Channel) -> None:
