@@ -1,0 +1,308 @@
+"""Live migration by the driver, between two lab hosts over TLS: moves, and every way not to move."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from ostler_agent.hypervisors.base import Destination, MoveLimits, MoveOutcome
+from ostler_agent.hypervisors.libvirt.driver import LibvirtDriver
+from ostler_agent.spec import PowerState, VmSpec, VolumeRef
+from ostler_agent.tools import qemu_img
+from ostler_common.errors import AbortedError, CancelledError, DeadlineExceededError
+
+from tests.lab.host import LOCAL, REPOSITORY, SHARED, Host, environment, wait_for
+from tests.lab.lab import Lab
+from tests.lab.machines import MIB, Ear, Work, empty_image, expect, guest_disk, new_key, secrets_on, spec, volume
+
+pytestmark = pytest.mark.lab
+
+SLOW = MoveLimits(bandwidth_bytes_per_s=2 * MIB, auto_converge=False)
+
+
+@dataclass
+class Side:
+    """A host, its driver, and what the driver told."""
+
+    host: Host
+    driver: LibvirtDriver
+    ear: Ear
+
+    @classmethod
+    @contextmanager
+    def of(cls, host: Host) -> Iterator[Side]:
+        driver, ear = LibvirtDriver(host.libvirt_uri, "qemu"), Ear()
+        driver.open()
+        driver.subscribe(ear)
+        try:
+            yield cls(host, driver, ear)
+        finally:
+            driver.close()
+
+    def only_here(self, other: Side, vm_id: str) -> bool:
+        """Whether the VM runs here, not paused, and the other side has none of it: neither VM nor key."""
+        return (
+            self.driver.vm(vm_id).power_state is PowerState.RUNNING
+            and other.driver.vm(vm_id).power_state is PowerState.ABSENT
+            and not secrets_on(other.host)
+        )
+
+
+@pytest.fixture(scope="module")
+def sides() -> Iterator[tuple[Side, Side]]:
+    with Lab.start(hosts=2) as lab:
+        lab.trust_each_other()
+        with Side.of(lab.hosts[0]) as first, Side.of(lab.hosts[1]) as second:
+            yield first, second
+
+
+@pytest.fixture(scope="module")
+def guest(sides: tuple[Side, Side]) -> VmSpec:
+    """A guest with encrypted disks that both hosts see, running on the first."""
+    first, _ = sides
+    machine = spec(guest_disk(first.host, volume()), empty_image(first.host, volume()), nics=1)
+    first.driver.start(machine, lambda ref: Path(SHARED, ref.volume_id))
+    console = first.driver.console(machine.vm_id, force=True)
+    expect(console, "tick 1")
+    console.close()
+    return machine
+
+
+def destination(host: Host, machine: VmSpec, directory: str = SHARED, moved: tuple[str, ...] = ()) -> Destination:
+    return Destination(
+        libvirt_uri=f"qemu+tls://{host.address}/system",
+        migrate_uri=f"tcp://{host.address}",
+        disks_uri=f"tcp://{host.address}" if moved else "",
+        paths={disk.volume.volume_id: Path(directory, disk.volume.volume_id) for disk in machine.disks},
+        keys={disk.volume.volume_id: disk.volume.key.key_id for disk in machine.disks if disk.volume.key},
+        bridges={nic.mac: nic.bridge for nic in machine.nics},
+        moved=moved,
+    )
+
+
+def hold(side: Side, machine: VmSpec) -> list[str]:
+    keys = [disk.volume.key for disk in machine.disks if disk.volume.key]
+    side.driver.hold_keys(machine.vm_id, keys)
+    return [key.key_id for key in keys]
+
+
+def tick(side: Side, vm_id: str) -> int:
+    """The guest's own count of seconds, read from its console here."""
+    console = side.driver.console(vm_id, force=True)
+    try:
+        (count,) = re.findall(r"tick (\d+)\r?\n", expect(console, "tick ") + expect(console, "\n"))[:1]
+    finally:
+        console.close()
+    return int(count)
+
+
+def once_copying(action: Callable[[], None]) -> Work:
+    """A job's view that acts when the first memory has been sent."""
+    work = Work()
+
+    def act(phase: str, percent: int | None) -> None:
+        if phase == "copying memory" and (percent or 0) > 0:
+            work.on_progress = lambda phase, percent: None
+            action()
+
+    work.on_progress = act
+    return work
+
+
+def test_cancelled_it_stays(sides: tuple[Side, Side], guest: VmSpec) -> None:
+    first, second = sides
+    key_ids = hold(second, guest)
+
+    def cancel() -> None:
+        assert first.driver.vm(guest.vm_id).migrating
+        work.error = CancelledError("no more", "CANCELLED")
+
+    work = once_copying(cancel)
+    with pytest.raises(CancelledError):
+        first.driver.migrate(guest.vm_id, destination(second.host, guest), SLOW, work)
+    second.driver.drop_keys(guest.vm_id, key_ids)
+    assert first.only_here(second, guest.vm_id)
+    assert not first.driver.vm(guest.vm_id).migrating
+    assert secrets_on(first.host) == set(key_ids)
+
+
+def test_too_slow_it_stays(sides: tuple[Side, Side], guest: VmSpec) -> None:
+    first, second = sides
+    key_ids = hold(second, guest)
+    with pytest.raises(DeadlineExceededError) as error:
+        first.driver.migrate(guest.vm_id, destination(second.host, guest), replace(SLOW, timeout_s=2), Work())
+    assert error.value.reason == "MIGRATION_TIMEOUT"
+    second.driver.drop_keys(guest.vm_id, key_ids)
+    assert first.only_here(second, guest.vm_id)
+
+
+def test_without_its_keys_it_stays(sides: tuple[Side, Side], guest: VmSpec) -> None:
+    first, second = sides
+    with pytest.raises(AbortedError) as error:
+        first.driver.migrate(guest.vm_id, destination(second.host, guest), MoveLimits(), Work())
+    assert error.value.reason == "MIGRATION_FAILED"
+    assert first.only_here(second, guest.vm_id)
+
+
+def test_it_stays_when_the_destination_dies(sides: tuple[Side, Side], guest: VmSpec) -> None:
+    """The QEMU that waits for it over there is killed in the middle; the keys go by themselves."""
+    first, second = sides
+    hold(second, guest)
+
+    def kill() -> None:
+        second.host.run("pkill", "-KILL", "-f", guest.vm_id)
+
+    with pytest.raises(AbortedError) as error:
+        first.driver.migrate(guest.vm_id, destination(second.host, guest), SLOW, once_copying(kill))
+    assert error.value.reason == "MIGRATION_FAILED"
+    wait_for(lambda: first.only_here(second, guest.vm_id), "the end over there")
+    assert tick(first, guest.vm_id) > 0
+
+
+def test_it_stays_when_the_network_goes(sides: tuple[Side, Side], guest: VmSpec) -> None:
+    first, second = sides
+    hold(second, guest)
+    try:
+        with pytest.raises(DeadlineExceededError):
+            first.driver.migrate(
+                guest.vm_id, destination(second.host, guest), replace(SLOW, timeout_s=8), once_copying(second.host.cut)
+            )
+    finally:
+        second.host.mend()
+    assert first.driver.vm(guest.vm_id).power_state is PowerState.RUNNING
+    wait_for(lambda: first.only_here(second, guest.vm_id), "the end over there", 60)
+
+
+MOVER = """
+import pickle, sys
+from ostler_agent.hypervisors.libvirt.driver import LibvirtDriver
+from tests.lab.machines import Work
+uri, vm_id, destination, limits = pickle.load(sys.stdin.buffer)
+driver = LibvirtDriver(uri, "qemu")
+driver.open()
+driver.migrate(vm_id, destination, limits, Work(on_progress=lambda phase, percent: print(phase, percent, flush=True)))
+"""
+
+
+@contextmanager
+def killed_mover(first: Side, second: Side, machine: VmSpec) -> Iterator[None]:
+    """A slow move whose agent was killed in the middle."""
+    import pickle
+
+    argv = [sys.executable, "-c", MOVER]
+    with subprocess.Popen(
+        argv, env=environment(), cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as mover:
+        assert mover.stdin
+        assert mover.stdout
+        pickle.dump((first.host.libvirt_uri, machine.vm_id, destination(second.host, machine), SLOW), mover.stdin)
+        mover.stdin.close()
+        for line in mover.stdout:
+            if line.startswith(b"copying memory") and not line.endswith(b" 0\n"):
+                break
+        os.kill(mover.pid, signal.SIGKILL)
+    yield
+
+
+def test_an_agent_that_died_learns_that_it_stayed(sides: tuple[Side, Side], guest: VmSpec) -> None:
+    first, second = sides
+    key_ids = hold(second, guest)
+    with killed_mover(first, second, guest):
+        assert first.driver.vm(guest.vm_id).migrating
+        assert first.driver.await_migration(guest.vm_id, 1, Work()) is MoveOutcome.RUNNING_HERE
+    second.driver.drop_keys(guest.vm_id, key_ids)
+    assert first.only_here(second, guest.vm_id)
+
+
+def test_an_agent_that_died_learns_that_it_moved(sides: tuple[Side, Side], guest: VmSpec) -> None:
+    first, second = sides
+    hold(second, guest)
+    with killed_mover(first, second, guest):
+        work = Work()
+        first.host.virsh("migrate-setspeed", guest.vm_id, "1000")
+        assert first.driver.await_migration(guest.vm_id, 60, work) is MoveOutcome.MOVED
+        assert "copying memory" in work.phases
+    wait_for(lambda: second.only_here(first, guest.vm_id), "the keys' end")
+    # Asked once more, long after, it says the same.
+    assert first.driver.await_migration(guest.vm_id, 60, Work()) is MoveOutcome.MOVED
+
+
+def test_it_moves_with_its_console_counting_on(sides: tuple[Side, Side], guest: VmSpec) -> None:
+    """Back to the first host, where the test before has sent it away."""
+    second, first = sides
+    assert first.only_here(second, guest.vm_id)
+    key_ids = hold(second, guest)
+    before, work, began = tick(first, guest.vm_id), Work(), time.monotonic()
+    report = first.driver.migrate(guest.vm_id, destination(second.host, guest), MoveLimits(), work)
+    took_ms = (time.monotonic() - began) * 1000
+    assert second.only_here(first, guest.vm_id)
+    assert secrets_on(second.host) == set(key_ids)
+    assert tick(second, guest.vm_id) >= before
+    assert 0 < report.downtime_ms < report.elapsed_ms <= took_ms
+    assert report.transferred_bytes > 10 * MIB
+    assert work.percents == sorted(work.percents)
+    wait_for(lambda: ("MIGRATED", "migrated") in first.ear.heard(guest.vm_id), "the event of leaving")
+    wait_for(lambda: ("MIGRATED", "migrated") in second.ear.heard(guest.vm_id), "the event of coming")
+    assert guest.vm_id in second.host.virsh("list", "--all", "--persistent", "--uuid")
+
+
+def test_it_moves_with_its_disks_under_other_keys(sides: tuple[Side, Side]) -> None:
+    """Shared-nothing: from one host's own disk to another's, one volume encrypted anew and one plain."""
+    first, second = sides
+    root, data = (
+        guest_disk(first.host, volume(), LOCAL),
+        empty_image(first.host, volume(encrypted=False), 16 * MIB, LOCAL),
+    )
+    here = spec(root, data, nics=1, name="mover")
+    first.driver.start(here, lambda ref: Path(LOCAL, ref.volume_id))
+    console = first.driver.console(here.vm_id, force=True)
+    expect(console, "tick 1")
+    console.write(b"mark before-the-move /dev/vdb\n")
+    expect(console, "MARKED")
+    console.close()
+
+    new_root = replace(root, key=new_key())
+    there = replace(here, disks=(replace(here.disks[0], volume=new_root), here.disks[1]))
+    size_bytes = qemu_img.info(local_file(first, data), data.format).virtual_size_bytes
+    qemu_img.create(local_file(second, new_root), new_root.format, 64 * MIB, key=new_root.key)
+    qemu_img.create(local_file(second, data), data.format, size_bytes)
+    hold(second, there)
+    work = Work()
+    report = first.driver.migrate(
+        here.vm_id,
+        destination(second.host, there, LOCAL, moved=(root.volume_id, data.volume_id)),
+        MoveLimits(),
+        work,
+    )
+    assert second.driver.vm(here.vm_id).power_state is PowerState.RUNNING
+    assert first.driver.vm(here.vm_id).power_state is PowerState.ABSENT
+    assert new_root.key
+    assert new_root.key.key_id in secrets_on(second.host)
+    assert root.key
+    assert root.key.key_id not in secrets_on(first.host)
+    assert "copying disks" in work.phases
+    assert report.transferred_bytes > 20 * MIB
+    console = second.driver.console(here.vm_id, force=True)
+    console.write(b"mark after-the-move && head -c 15 /dev/vdb\n")
+    expect(console, "before-the-move")
+    console.close()
+    qemu_img.check_key(local_file(second, new_root), new_root.format, new_root.key)
+    second.driver.power_off(here.vm_id)
+    # It starts again from its definition over there, with the paths and keys of that place.
+    second.driver.start(there, lambda ref: Path(LOCAL, ref.volume_id))
+    assert second.driver.vm(here.vm_id).volume_ids == (root.volume_id, data.volume_id)
+    second.driver.power_off(here.vm_id)
+    second.driver.delete(here.vm_id)
+
+
+def local_file(side: Side, ref: VolumeRef) -> Path:
+    return side.host.outside(f"{LOCAL}/{ref.volume_id}")
