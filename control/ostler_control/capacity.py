@@ -15,7 +15,7 @@ from ostler_common.errors import AbortedError, FailedPreconditionError
 from peewee import Case, fn
 
 from ostler_control import database, settings
-from ostler_control.models import Cluster, Host, Vm
+from ostler_control.models import Cluster, Host, Vm, db
 
 RESERVED_MEMORY = "host.reserved.memory"
 
@@ -67,16 +67,30 @@ class Drift:
 
 
 def audit() -> list[Drift]:
-    """Adds up the VMs of every host anew and reports where the running sums differ."""
-    actual: dict[str, tuple[int, int]] = {}
-    for place in (Vm.host, Vm.destination):
-        sums: Any = Vm.select(place, fn.SUM(Vm.cpus), fn.SUM(Vm.memory_bytes)).where(place.is_null(False))
-        for host_id, cpus, memory_bytes in sums.group_by(place).tuples():
-            before = actual.get(host_id, (0, 0))
-            actual[host_id] = (before[0] + int(cpus), before[1] + int(memory_bytes))
-    rows: Any = Host.select(Host.id, Host.name, Host.allocated_cpus, Host.allocated_memory_bytes).tuples()
-    found = [Drift(host_id, name, (cpus, memory), actual.get(host_id, (0, 0))) for host_id, name, cpus, memory in rows]
-    return [drift for drift in found if drift.recorded != drift.actual]
+    """Adds up the VMs of every host anew and reports where the running sums differ.
+
+    One statement, so that it never sees half of somebody's transaction.
+    """
+    rows = db.execute_sql(_AUDIT).fetchall()
+    return [
+        Drift(host_id, name, (cpus, memory), (int(actual_cpus), int(actual_memory)))
+        for host_id, name, cpus, memory, actual_cpus, actual_memory in rows
+    ]
+
+
+_AUDIT = """
+    SELECT host.id, host.name, host.allocated_cpus, host.allocated_memory_bytes,
+        COALESCE(SUM(share.cpus), 0), COALESCE(SUM(share.memory_bytes), 0)
+    FROM host LEFT JOIN (
+        SELECT host_id AS place, cpus, memory_bytes FROM vm WHERE host_id IS NOT NULL
+        UNION ALL
+        SELECT destination_id, cpus, memory_bytes FROM vm WHERE destination_id IS NOT NULL
+    ) AS share ON share.place = host.id
+    GROUP BY host.id, host.name, host.allocated_cpus, host.allocated_memory_bytes
+    HAVING host.allocated_cpus <> COALESCE(SUM(share.cpus), 0)
+        OR host.allocated_memory_bytes <> COALESCE(SUM(share.memory_bytes), 0)
+    ORDER BY host.name
+"""
 
 
 def room_for(cpus: Any, memory_bytes: Any, usable_memory: Any) -> Any:

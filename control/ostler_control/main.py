@@ -121,6 +121,7 @@ def run(config_path: Path | None) -> None:
         if since_renewal_s >= _RENEW_EVERY_S:
             since_renewal_s = 0.0
             control.renew()
+            control.tidy()
     notify.stopping()
     control.stop()
 

@@ -13,7 +13,7 @@ from ostler_common import server, tls
 from ostler_common.errors import FailedPreconditionError
 from ostler_common.server import Registration, Server
 
-from ostler_control import database
+from ostler_control import database, housekeeping
 from ostler_control.agents import Agents
 from ostler_control.api import core
 from ostler_control.api.authorization import authorize
@@ -92,6 +92,13 @@ class Control:
         with database.session():
             if renew_control(self._config.state, self._authority):
                 log.info("the control plane's certificate was renewed")
+
+    def tidy(self) -> None:
+        """Forgets what is old, checks what must add up: to be called now and then. Never raises."""
+        try:
+            housekeeping.tidy()
+        except Exception:
+            log.exception("housekeeping failed; it is tried again later")
 
     def stop(self) -> None:
         """Ends calls (after a moment of grace), streams and operations; those go on at the next start."""

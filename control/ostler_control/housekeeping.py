@@ -1,0 +1,28 @@
+"""What is done now and then: old records go, and the hosts' sums are checked."""
+
+from __future__ import annotations
+
+import datetime
+
+import structlog
+
+from ostler_control import capacity, database, events, settings
+from ostler_control.api import requests
+
+log = structlog.get_logger(__name__)
+
+
+def tidy() -> None:
+    """Forgets old events and requests; says in the log where a host's sums differ from its VMs'."""
+    with database.session():
+        gone = events.prune(datetime.timedelta(days=settings.get("event.retention")))
+        gone += requests.prune()
+        if gone:
+            log.info("old events and requests are forgotten", count=gone)
+        for drift in capacity.audit():
+            log.error(
+                "a host's allocated capacity is not that of its VMs: report this as a bug",
+                host=drift.host_name,
+                recorded=drift.recorded,
+                actual=drift.actual,
+            )
