@@ -23,7 +23,7 @@ from ostler_common.tls import TlsFiles
 from ostler_agent.files import fsync_directory
 
 HOW_TO_REJOIN = (
-    "on the control plane run `ostler host token --host {host}`, "
+    "on the control plane run `ostler host token CLUSTER --rejoin {host}`, "
     "then on this host `ostler-agent join ADDRESS --token TOKEN`"
 )
 
@@ -100,7 +100,7 @@ class PapersStore:
             except (OSError, ValueError, KeyError, IndexError) as error:
                 raise FailedPreconditionError(f"the host's papers cannot be read: {error}", "BAD_PAPERS") from error
         raise FailedPreconditionError(
-            "this host has not joined a fleet (on the control plane run `ostler host token`, then here "
+            "this host has not joined a fleet (on the control plane run `ostler host token CLUSTER`, then here "
             "`ostler-agent join ADDRESS --token TOKEN`)",
             "NOT_JOINED",
         )

@@ -36,8 +36,9 @@ def _facts(connection: libvirt.virConnect, domain_type: str) -> HypervisorFacts:
     guest = next(
         (
             arch
-            for arch in capabilities.findall("guest/arch")
-            if arch.get("name") == architecture and arch.find("../../guest/os_type") is not None
+            for candidate in capabilities.findall("guest")
+            for arch in candidate.findall("arch")
+            if candidate.findtext("os_type") == "hvm" and arch.get("name") == architecture
         ),
         None,
     )

@@ -179,7 +179,7 @@ def test_ended_certificate_says_how_to_rejoin_and_a_rejoin_is_noticed(
     keeping = renewer(store, libvirt, later)
     with structlog.testing.capture_logs() as logs:
         keeping.turn()
-    assert f"ostler host token --host {HOST}" in str(logs)
+    assert f"ostler host token CLUSTER --rejoin {HOST}" in str(logs)
     assert control.renewals == 0
     control.lifetime = timedelta(days=10)
     rejoined = join(store, control.token(HOST))
