@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import shutil
 from contextlib import ExitStack
+from pathlib import Path
 
 import grpc
 import structlog
@@ -44,9 +45,8 @@ HYPERVISOR = ("kvm", "KVM")  # type and name for people of what the libvirt driv
 def probe(config: AgentConfig) -> Capabilities:
     """Runs every probe; needs neither papers nor a running agent."""
     pool_types = tuple(sorted(pool_type.name for pool_type in POOL_TYPES))
-    scratch = config.state_dir / "scratch"
-    shutil.rmtree(scratch, ignore_errors=True)  # what a probe that was killed left
-    scratch.mkdir(mode=0o700, parents=True)
+    scratch = _scratch(config)
+    scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     return probe_all(config, pool_types, HYPERVISOR, scratch)
 
 
@@ -75,6 +75,7 @@ class Agent:
         papers = self._store.load()
         papers.check()
         self._lock_state()
+        shutil.rmtree(_scratch(config), ignore_errors=True)  # what a probe that was killed left
         self._keeper = Keeper(self._store, LibvirtTls.of(config), config.control_address)
         self._renewer = Renewer(self._store, self._keeper)
         self._driver = LibvirtDriver(config.libvirt_uri, config.domain_type)
@@ -111,10 +112,10 @@ class Agent:
         log.info("serving", host=self.host_id, listen=self._config.listen, port=self._server.port)
 
     def reload(self) -> None:
-        """Puts libvirt in step with the papers and runs every probe again."""
+        """Puts libvirt in step with the papers, and has every probe run again."""
         self._keeper.install()
         if self._prober:
-            self._prober.probe()
+            self._prober.ask()
 
     def stop(self) -> None:
         """Takes no new calls, gives running jobs their time, then lets go of everything. VMs run on."""
@@ -172,6 +173,10 @@ class Agent:
                 f"another agent runs with {self._config.state_dir} (stop it first)", "ALREADY_RUNNING"
             ) from error
         self._closing.callback(os.close, handle)
+
+
+def _scratch(config: AgentConfig) -> Path:
+    return config.state_dir / "scratch"
 
 
 def _version() -> str:

@@ -55,7 +55,11 @@ def run(config: AgentConfig, options: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, on_signal)
     agent = Agent(config)
-    agent.start()
+    try:
+        agent.start()
+    except BaseException:
+        agent.stop()  # else its threads would keep the process
+        raise
     status = f"host {agent.host_id} serves on {config.listen}"
     notify.ready(status)
     while not stop.is_set():

@@ -171,6 +171,33 @@ def test_bad_settings_are_one_line(machine: Machine) -> None:
     ]
 
 
+def test_port_that_is_taken_ends_the_agent(machine: Machine) -> None:
+    machine.join()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = subprocess.run(
+            machine.command("run"),
+            env={**machine.environment, "OSTLER_AGENT_LISTEN": address},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert f"cannot listen on {address}" in done.stderr
+
+
+def test_reload_keeps_serving(machine: Machine) -> None:
+    machine.join()
+    with machine.agent() as process:
+        port_of(process)
+        machine.hears("READY=1")
+        process.send_signal(signal.SIGHUP)
+        machine.hears("RELOADING=1")
+        machine.hears("READY=1")
+        assert process.poll() is None
+
+
 def test_second_agent_on_the_same_state_is_refused(machine: Machine) -> None:
     machine.join()
     with machine.agent() as process:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.lab
 @pytest.fixture(scope="module")
 def host() -> Iterator[Host]:
     with Lab.start(hosts=1) as lab:
-        lab.start_libvirt()
+        lab.trust_each_other()
         yield lab.hosts[0]
 
 

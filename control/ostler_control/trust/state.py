@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +20,11 @@ class StateDir:
 
     @property
     def fleet_ca(self) -> Path:
-        return self.path / "fleet-ca.pem"
+        return self._secret("fleet-ca.pem", "ostler-fleet-ca")
 
     @property
     def users_ca(self) -> Path:
-        return self.path / "users-ca.pem"
+        return self._secret("users-ca.pem", "ostler-users-ca")
 
     @property
     def control(self) -> Path:
@@ -51,8 +52,8 @@ class StateDir:
 
     @property
     def kek(self) -> Path:
-        """The key-encryption key, unless systemd hands it over as a credential."""
-        return self.path / "kek"
+        """The key-encryption key."""
+        return self._secret("kek", "ostler-kek")
 
     def server_tls(self) -> TlsFiles:
         """What the servers speak TLS with."""
@@ -61,3 +62,9 @@ class StateDir:
     def client_tls(self) -> TlsFiles:
         """What agents are spoken to with."""
         return TlsFiles(self.control, self.control, self.fleet_trust)
+
+    def _secret(self, name: str, credential: str) -> Path:
+        """systemd's credential where there is one, else the file here."""
+        directory = os.environ.get("CREDENTIALS_DIRECTORY")
+        given = Path(directory, credential) if directory else None
+        return given if given and given.exists() else self.path / name
