@@ -27,7 +27,7 @@ class AgentConfig(Settings):
     libvirt_uri: str = "qemu:///system"
     libvirt_config_dir: Path = Path("/etc/libvirt")
     libvirt_pki_dir: Path = Path("/etc/pki")
-    qemu_pki_dir: Path = Path("/etc/pki/ostler-qemu")
+    qemu_pki_dir: Path = Path("/etc/pki/qemu")
     qemu_group: str = ""
     virtio_win: Path = Path("/usr/share/virtio-win")
     probe_interval_s: float = Field(60, ge=1)
