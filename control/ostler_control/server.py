@@ -15,7 +15,7 @@ from ostler_common.server import Registration, Server
 
 from ostler_control import database, housekeeping
 from ostler_control.agents import Agents
-from ostler_control.api import core
+from ostler_control.api import core, work
 from ostler_control.api.authorization import authorize
 from ostler_control.api.enrollment import EnrollmentService, HostAgentService
 from ostler_control.api.hosts import HostService
@@ -70,7 +70,7 @@ class Control:
             main = server.serve(
                 config.listen,
                 credentials=tls.server_credentials(state.server_tls()),
-                services={**core.SERVICES, **services},
+                services={**core.SERVICES, **services, **work.services(engine, state.templates)},
                 authorize=authorize,
                 workers=config.workers,
             )

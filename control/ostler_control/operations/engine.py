@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +21,12 @@ from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
 from ostler_common.errors import OstlerError
 
 from ostler_control.agents import Agents
-from ostler_control.database import session
+from ostler_control.database import session, transaction
 from ostler_control.keys import Keyring
 from ostler_control.models import Operation, new_id
 from ostler_control.operations import records, replicas, waiting
 from ostler_control.operations.interrupts import Interrupts, StoppedError
-from ostler_control.operations.verbs import body_of
+from ostler_control.operations.verbs import body_of, chores
 from ostler_control.operations.work import Work, bug
 
 log = structlog.get_logger(__name__)
@@ -130,9 +131,16 @@ class Engine:
         records.request_cancel(operation_id)
         self.interrupts.cancel(operation_id)
 
-    def wait(self, operation_id: str, timeout_s: float | None) -> Operation:
-        """The operation once it is over, or as it is after `timeout_s`. NotFoundError when there is none."""
-        return waiting.wait(operation_id, timeout_s)
+    def wait(self, operation_id: str, timeout_s: float | None, wanted: Callable[[], bool] = lambda: True) -> Operation:
+        """The operation once it is over, or as it is after `timeout_s`, or when nobody wants to know any more, or this
+        engine stops. NotFoundError when there is none."""
+        return waiting.wait(operation_id, timeout_s, lambda: wanted() and not self.interrupts.stopping.is_set())
+
+    def forget(self, operation_id: str) -> None:
+        """Deletes an operation that is over, with its journal."""
+        DBOS.delete_workflow(operation_id)
+        with transaction():
+            Operation.delete().where((Operation.id == operation_id) & Operation.state.in_(records.ENDED)).execute()
 
     def carry_out(self, operation_id: str) -> None:
         """One try at an operation, first or again."""
@@ -182,6 +190,8 @@ class Engine:
                 if ticks % _TICKS_A_SWEEP == 0:
                     replicas.beat(self._replica, self._address)
                     self._sweep()
+                    for chore in chores():
+                        chore()
             except Exception:
                 log.exception("tending the operations failed; it is tried again")
 
@@ -204,6 +214,12 @@ class Engine:
         for operation_id in left & self._left:
             DBOS.resume_workflow(operation_id)
         self._left = left - self._left
+
+
+def launch(operation: Operation) -> None:
+    """`Engine.launch` of this process's engine; without one the operation waits for the next engine's start."""
+    if _engine is not None:
+        _engine.launch(operation)
 
 
 _engine: Engine | None = None

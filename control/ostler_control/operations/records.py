@@ -14,7 +14,7 @@ from google.rpc import status_pb2
 from ostler_common.errors import AbortedError, CancelledError, NotFoundError, OstlerError, from_status, to_status
 
 from ostler_control import events
-from ostler_control.database import session, transaction
+from ostler_control.database import is_sqlite, session, transaction
 from ostler_control.models import BaseModel, Operation, Vm, Volume, new_id, now
 
 # Objects that one operation at a time may hold, by their `operation_id` column.
@@ -62,6 +62,21 @@ def _claim(row: Any, operation_id: str) -> None:
     if current is None:
         raise NotFoundError(f"{model.__name__.lower()} {row.id} is gone", "NOT_FOUND")
     raise busy(current)
+
+
+def take(row: Any) -> Any:
+    """The row as it is now, and as it stays until the caller's transaction ends. VMs are taken before their volumes.
+
+    Raises NotFoundError when it is gone, AbortedError RESOURCE_BUSY when an operation holds it.
+    """
+    model: Any = type(row)
+    query = model.select().where(model.id == row.id)
+    fresh = (query if is_sqlite() else query.for_update()).get_or_none()
+    if fresh is None:
+        raise NotFoundError(f"{model.__name__.lower()} {row.name} is gone", f"{model.__name__.upper()}_NOT_FOUND")
+    if fresh.operation_id:
+        raise busy(fresh)
+    return fresh
 
 
 def busy(row: Any) -> AbortedError:

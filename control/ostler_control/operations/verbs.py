@@ -26,3 +26,19 @@ def workflow(verb: str) -> Callable[[Body], Body]:
 def body_of(verb: str) -> Body:
     """The body of a verb; KeyError when there is none."""
     return _BODIES[verb]
+
+
+Chore = Callable[[], None]
+
+_CHORES: list[Chore] = []
+
+
+def chore(run: Chore) -> Chore:
+    """Registers something that every replica's engine does every few seconds, and at its start."""
+    _CHORES.append(run)
+    return run
+
+
+def chores() -> tuple[Chore, ...]:
+    """All that were registered."""
+    return tuple(_CHORES)

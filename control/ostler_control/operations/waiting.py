@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 from ostler_common.errors import NotFoundError
 
@@ -31,14 +32,15 @@ def get(operation_id: str) -> Operation:
     return operation
 
 
-def wait(operation_id: str, timeout_s: float | None) -> Operation:
-    """The operation once it is over, or as it is after `timeout_s` (None: however long it takes)."""
+def wait(operation_id: str, timeout_s: float | None, wanted: Callable[[], bool] = lambda: True) -> Operation:
+    """The operation once it is over, or as it is after `timeout_s` (None: however long it takes), or when nobody wants
+    it any more."""
     end = None if timeout_s is None else time.monotonic() + timeout_s
     while True:
         with _end:
             # Looked at under the lock, so that an end between the look and the wait is not slept through.
             operation = get(operation_id)
             left = _LOOK_INTERVAL_S if end is None else end - time.monotonic()
-            if operation.state in ENDED or left <= 0:
+            if operation.state in ENDED or left <= 0 or not wanted():
                 return operation
             _end.wait(min(left, _LOOK_INTERVAL_S))

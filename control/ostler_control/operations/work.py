@@ -45,7 +45,7 @@ class Work:
     keys: Keyring
     interrupts: Interrupts
     _step: str = ""
-    _undoing: bool = False
+    _always: bool = False
     _reported: tuple[float, str, int] = field(default=(0.0, "", 0))
 
     def step(self, name: str, body: Callable[[], Json]) -> Json:
@@ -55,11 +55,12 @@ class Work:
 
         Raises the body's OstlerError; CancelledError instead of beginning once the operation is to be cancelled.
         """
-        return self._journalled(name, body, undoing=False)
+        return self._journalled(name, body, always=False)
 
-    def undo(self, name: str, body: Callable[[], Json]) -> Json:
-        """A step that takes something back: it is done even when the operation is to be cancelled."""
-        return self._journalled(name, body, undoing=True)
+    def always(self, name: str, body: Callable[[], Json]) -> Json:
+        """A step that is done even when the operation is to be cancelled: one that takes something back, or comes after
+        the point of no return."""
+        return self._journalled(name, body, always=True)
 
     @contextlib.contextmanager
     def undoing(self) -> Iterator[Undo]:
@@ -89,7 +90,7 @@ class Work:
             self._report(progress.phase, progress.bytes_done, progress.bytes_total, percent)
 
         try:
-            if not self._undoing and records.standing(self.id)[1]:
+            if not self._always and records.standing(self.id)[1]:
                 return self._cancel_begun(host, request.operation.id, on_progress)
             return run_job(self.agents, host, method, request, on_progress, self)
         except OstlerError as error:
@@ -108,7 +109,7 @@ class Work:
         def stop_waiting() -> None:
             stop()
 
-        with self.interrupts.job(self.id, (lambda: None) if self._undoing else cancel, stop_waiting):
+        with self.interrupts.job(self.id, (lambda: None) if self._always else cancel, stop_waiting):
             yield
 
     def pause(self, seconds: float) -> None:
@@ -125,11 +126,11 @@ class Work:
                 return watch_job(self.agents, host, job_id, on_progress, self)
         raise cancelled()
 
-    def _journalled(self, name: str, body: Callable[[], Json], *, undoing: bool) -> Json:
+    def _journalled(self, name: str, body: Callable[[], Json], *, always: bool) -> Json:
         def attempt() -> dict[str, Json]:
-            self._step, self._undoing = name, undoing
+            self._step, self._always = name, always
             try:
-                self._check(first_try_only=not undoing)
+                self._check(cancellable=not always)
                 return {"value": _patiently(body, self.pause)}
             except OstlerError as error:
                 return {"error": records.error_json(error)}
@@ -148,12 +149,12 @@ class Work:
             raise records.error_from_json(outcome["error"])
         return outcome["value"]
 
-    def _check(self, *, first_try_only: bool) -> None:
+    def _check(self, *, cancellable: bool) -> None:
         attempt, cancel = records.standing(self.id)
         if attempt != self.attempt:
             raise StoppedError
         # In a later try an earlier one may have begun this very step: then `job` finds out what became of it.
-        if cancel and first_try_only and self.attempt == 1:
+        if cancel and cancellable and self.attempt == 1:
             raise cancelled()
 
     def _report(self, phase: str, bytes_done: int, bytes_total: int, percent: int) -> None:
@@ -192,7 +193,7 @@ class Undo:
         while self._steps:
             name, body = self._steps.pop()
             try:
-                self._work.undo(name, body)
+                self._work.always(name, body)
             except OstlerError as failure:
                 self._failed.add(name)
                 log.warning("undoing failed", operation=self._work.id, step=name, reason=failure.reason)

@@ -1,0 +1,63 @@
+"""How every verb that takes a while begins: checked, recorded once for its request_id, launched, answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from google.longrunning import operations_pb2
+from ostler_common.errors import PermissionDeniedError
+
+from ostler_control.api.conceal import for_eyes_of
+from ostler_control.api.convert import work
+from ostler_control.api.requests import once
+from ostler_control.api.resolve import resolve
+from ostler_control.caller import Caller
+from ostler_control.database import transaction
+from ostler_control.models import Account, Operation
+from ostler_control.operations import launch
+
+
+def begin(caller: Caller, request: Any, make: Callable[[], Operation]) -> operations_pb2.Operation:
+    """Records what `make` records, in one transaction, and launches it; with validate_only takes it all back again."""
+    with for_eyes_of(caller):
+        if getattr(request, "validate_only", False):
+            return work.validated(_tried(make), caller)
+        operation = once(Operation, caller, request, make)
+        launch(operation)
+        return work.operation(Operation.get_by_id(operation.id), caller)
+
+
+class _TakeBack(Exception):
+    pass
+
+
+def _tried(make: Callable[[], Operation]) -> Operation:
+    made: list[Operation] = []
+    try:
+        with transaction():
+            made.append(make())
+            raise _TakeBack
+    except _TakeBack:
+        return made[0]
+
+
+def account_for(caller: Caller, ref: str) -> Any:
+    """The account that a new object is for: the caller's, unless an admin names another."""
+    if not ref:
+        return Account.get_by_id(caller.account_id)
+    if caller.is_admin:
+        return resolve(Account, ref, "account")
+    own: Any = Account.get_by_id(caller.account_id)
+    if ref not in (own.id, own.name):
+        raise PermissionDeniedError("only admins name another account than their own", "OTHER_ACCOUNT")
+    return own
+
+
+def admins_only(caller: Caller, **fields: str) -> None:
+    """Raises PermissionDeniedError when a member has set one of these fields."""
+    chosen = [name for name, value in fields.items() if value]
+    if chosen and not caller.is_admin:
+        raise PermissionDeniedError(
+            f"only admins choose {' and '.join(chosen)}; leave it empty, and it is chosen for you", "ADMINS_ONLY_FIELD"
+        )

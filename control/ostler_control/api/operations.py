@@ -1,0 +1,100 @@
+"""google.longrunning.Operations."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import grpc
+from google.longrunning import operations_pb2 as pb
+from google.longrunning import operations_pb2_grpc
+from google.protobuf.empty_pb2 import Empty
+from ostler.control.v1 import operation_pb2
+from ostler_common.errors import FailedPreconditionError, bad_field
+
+from ostler_control.api.caller import caller_of
+from ostler_control.api.convert import work
+from ostler_control.api.convert.enums import from_enum
+from ostler_control.api.paging import page
+from ostler_control.api.resolve import resolve, visible
+from ostler_control.caller import Caller
+from ostler_control.database import session
+from ostler_control.models import Operation
+from ostler_control.operations import Engine
+from ostler_control.operations.records import ENDED
+
+_TERM = re.compile(r"\s*(resource|state)\s*=\s*\"?([A-Za-z0-9_-]+)\"?\s*")
+_LONGEST_WAIT_S = 3600.0
+
+
+class OperationService(operations_pb2_grpc.OperationsServicer):  # type: ignore[misc]  # googleapis has no types
+    """Handlers open sessions for moments only: a wait may last."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def ListOperations(
+        self, request: pb.ListOperationsRequest, context: grpc.ServicerContext
+    ) -> pb.ListOperationsResponse:
+        caller = caller_of(context)
+        with session():
+            query = visible(Operation, caller).where(*_conditions(request.filter))
+            found = page(query, Operation, request, scope=caller.actor, newest_first=True)
+            operations = [work.operation(row, caller) for row in found.rows]
+        return pb.ListOperationsResponse(operations=operations, next_page_token=found.next_page_token)
+
+    def GetOperation(self, request: pb.GetOperationRequest, context: grpc.ServicerContext) -> pb.Operation:
+        caller = caller_of(context)
+        with session():
+            return work.operation(_find(request.name, caller), caller)
+
+    def WaitOperation(self, request: pb.WaitOperationRequest, context: grpc.ServicerContext) -> pb.Operation:
+        caller = caller_of(context)
+        timeout_s = request.timeout.ToNanoseconds() / 1e9 if request.HasField("timeout") else _LONGEST_WAIT_S
+        left_s = context.time_remaining()
+        if left_s is not None:
+            timeout_s = min(timeout_s, max(left_s - 0.5, 0.0))  # an answer in time rather than none
+        with session():
+            operation = _find(request.name, caller)
+        row = self._engine.wait(operation.id, timeout_s, context.is_active)
+        with session():
+            return work.operation(row, caller)
+
+    def CancelOperation(self, request: pb.CancelOperationRequest, context: grpc.ServicerContext) -> Empty:
+        with session():
+            self._engine.cancel(_find(request.name, caller_of(context)).id)
+        return Empty()
+
+    def DeleteOperation(self, request: pb.DeleteOperationRequest, context: grpc.ServicerContext) -> Empty:
+        with session():
+            operation = _find(request.name, caller_of(context))
+            if operation.state not in ENDED:
+                raise FailedPreconditionError(
+                    f"operation {operation.id} is {operation.state}; only one that is over can be deleted",
+                    "OPERATION_RUNNING",
+                )
+            self._engine.forget(operation.id)
+        return Empty()
+
+
+def _find(name: str, caller: Caller) -> Any:
+    """By id, with or without "operations/" in front."""
+    return resolve(Operation, name.removeprefix(work.OPERATION_PREFIX), "name", caller=caller)
+
+
+def _conditions(text: str) -> list[Any]:
+    """What a filter asks for; InvalidArgumentError for one that is not `resource=ID` and `state=STATE` with AND."""
+    conditions: list[Any] = [Operation.id.is_null(False)]
+    for term in re.split(r"\s+AND\s+", text) if text.strip() else []:
+        match = _TERM.fullmatch(term)
+        if match is None:
+            raise bad_field("filter", 'must be resource=ID, state=STATE, or both joined by " AND "', "INVALID_FILTER")
+        key, value = match.groups()
+        if key == "resource":
+            conditions.append(Operation.resource_id == value)
+            continue
+        states = operation_pb2.OperationMetadata.State
+        number = states.DESCRIPTOR.values_by_name.get(value)
+        word = from_enum(states, "", number.number if number else -1, "filter")
+        conditions.append(Operation.state == word)
+    return conditions

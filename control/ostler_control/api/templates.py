@@ -1,0 +1,85 @@
+"""ostler.control.v1.TemplateService."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+from ostler.control.v1 import template_pb2 as pb
+from ostler.control.v1 import template_pb2_grpc
+from ostler.types.v1 import vm_pb2, volume_pb2
+from ostler_common.errors import bad_field
+
+from ostler_control import templates
+from ostler_control.api.caller import caller_of
+from ostler_control.api.convert import work
+from ostler_control.api.convert.enums import from_enum
+from ostler_control.api.paging import page
+from ostler_control.api.requests import once
+from ostler_control.api.resolve import resolve, visible
+from ostler_control.database import session
+from ostler_control.models import Template
+
+
+class TemplateService(template_pb2_grpc.TemplateServiceServicer):
+    """directory: where the files are. An upload lasts, so that handlers open sessions for moments only."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def UploadTemplate(
+        self, request_iterator: Iterator[pb.UploadTemplateRequest], context: grpc.ServicerContext
+    ) -> pb.Template:
+        caller = caller_of(context)
+        header = _header(request_iterator)
+        wanted = _wanted(header)
+        if not header.request_id:
+            with session():
+                if Template.get_or_none(Template.name == wanted.name) is not None:
+                    raise templates.name_taken(wanted.name)
+        with templates.receive(wanted, _pieces(request_iterator), self._directory) as upload, session():
+            return work.template(once(Template, caller, header, lambda: templates.record(upload, caller.actor)))
+
+    def GetTemplate(self, request: pb.GetTemplateRequest, context: grpc.ServicerContext) -> pb.Template:
+        with session():
+            return work.template(resolve(Template, request.template, "template"))
+
+    def ListTemplates(
+        self, request: pb.ListTemplatesRequest, context: grpc.ServicerContext
+    ) -> pb.ListTemplatesResponse:
+        with session():
+            found = page(visible(Template, None), Template, request)
+        return pb.ListTemplatesResponse(templates=map(work.template, found.rows), next_page_token=found.next_page_token)
+
+    def DeleteTemplate(
+        self, request: pb.DeleteTemplateRequest, context: grpc.ServicerContext
+    ) -> pb.DeleteTemplateResponse:
+        with session():
+            template = resolve(Template, request.template, "template")
+            templates.delete(template, caller_of(context).actor, self._directory)
+        return pb.DeleteTemplateResponse()
+
+
+def _header(requests: Iterator[pb.UploadTemplateRequest]) -> pb.UploadTemplateRequest.Header:
+    first = next(requests, None)
+    if first is None or not first.HasField("header"):
+        raise bad_field("header", "must be in the first message", "REQUIRED")
+    return first.header
+
+
+def _wanted(header: pb.UploadTemplateRequest.Header) -> templates.NewTemplate:
+    return templates.NewTemplate(
+        name=header.name,
+        format=from_enum(volume_pb2.DiskFormat, "DISK_FORMAT_", header.format, "header.format"),
+        firmware=from_enum(vm_pb2.Firmware, "FIRMWARE_", header.firmware, "header.firmware", default="bios"),
+        file_size_bytes=header.file_size_bytes,
+        sha256=header.sha256,
+    )
+
+
+def _pieces(requests: Iterator[pb.UploadTemplateRequest]) -> Iterator[bytes]:
+    for request in requests:
+        if not request.HasField("data"):
+            raise bad_field("data", "must be in every message after the first", "REQUIRED")
+        yield request.data

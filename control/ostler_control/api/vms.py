@@ -1,0 +1,135 @@
+"""ostler.control.v1.VmService."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+from google.longrunning.operations_pb2 import Operation as LongRunning
+from ostler.control.v1 import vm_pb2 as pb
+from ostler.control.v1 import vm_pb2_grpc
+from ostler_common.errors import bad_field
+
+from ostler_control import vms
+from ostler_control.agents import Agents
+from ostler_control.api.begin import account_for, admins_only, begin
+from ostler_control.api.caller import caller_of
+from ostler_control.api.conceal import for_eyes_of
+from ostler_control.api.convert import work
+from ostler_control.api.convert.enums import from_enum
+from ostler_control.api.paging import page
+from ostler_control.api.resolve import optional, resolve, visible
+from ostler_control.api.session import with_sessions
+from ostler_control.caller import Caller
+from ostler_control.database import session
+from ostler_control.keys import Keyring
+from ostler_control.models import Account, Cluster, Host, Pool, ServiceOffering, Template, Vm, Zone
+from ostler_control.vms.console import console, screenshot
+from ostler_control.vms.rows import running_host
+from ostler_control.volumes.hosts import address
+
+
+@with_sessions
+class VmService(vm_pb2_grpc.VmServiceServicer):
+    def __init__(self, agents: Agents, keys: Keyring) -> None:
+        self._agents = agents
+        self._keys = keys
+
+    def CreateVm(self, request: pb.CreateVmRequest, context: grpc.ServicerContext) -> LongRunning:
+        caller = caller_of(context)
+        wanted = _wanted(request, caller)
+        return begin(caller, request, lambda: vms.create(wanted, caller.actor, self._keys))
+
+    def GetVm(self, request: pb.GetVmRequest, context: grpc.ServicerContext) -> pb.Vm:
+        caller = caller_of(context)
+        return work.vm(resolve(Vm, request.vm, "vm", caller=caller), caller)
+
+    def ListVms(self, request: pb.ListVmsRequest, context: grpc.ServicerContext) -> pb.ListVmsResponse:
+        caller = caller_of(context)
+        admins_only(caller, host=request.host)
+        query = visible(Vm, caller)
+        if request.account:
+            query = query.where(Vm.account == resolve(Account, request.account, "account"))
+        if request.host:
+            query = query.where(Vm.host == resolve(Host, request.host, "host"))
+        if request.state:
+            query = query.where(Vm.state == from_enum(pb.Vm.State, "", request.state, "state"))
+        found = page(query, Vm, request, scope=caller.actor)
+        return pb.ListVmsResponse(vms=work.vms(found.rows, caller), next_page_token=found.next_page_token)
+
+    def StartVm(self, request: pb.StartVmRequest, context: grpc.ServicerContext) -> LongRunning:
+        caller = caller_of(context)
+        admins_only(caller, host=request.host)
+        row = resolve(Vm, request.vm, "vm", caller=caller)
+        host = optional(Host, request.host, "host")
+        return begin(caller, request, lambda: vms.start(row, caller.actor, host))
+
+    def StopVm(self, request: pb.StopVmRequest, context: grpc.ServicerContext) -> LongRunning:
+        caller = caller_of(context)
+        row = resolve(Vm, request.vm, "vm", caller=caller)
+        return begin(caller, request, lambda: vms.stop(row, caller.actor, request.timeout_s, request.force))
+
+    def RebootVm(self, request: pb.RebootVmRequest, context: grpc.ServicerContext) -> LongRunning:
+        caller = caller_of(context)
+        row = resolve(Vm, request.vm, "vm", caller=caller)
+        return begin(caller, request, lambda: vms.reboot(row, caller.actor, request.hard))
+
+    def MigrateVm(self, request: pb.MigrateVmRequest, context: grpc.ServicerContext) -> LongRunning:
+        caller = caller_of(context)
+        row = resolve(Vm, request.vm, "vm", caller=caller)
+        host, pool = optional(Host, request.host, "host"), optional(Pool, request.pool, "pool")
+        return begin(caller, request, lambda: vms.migrate(row, caller.actor, host, request.with_storage, pool))
+
+    def DeleteVm(self, request: pb.DeleteVmRequest, context: grpc.ServicerContext) -> LongRunning:
+        caller = caller_of(context)
+        row = resolve(Vm, request.vm, "vm", caller=caller)
+        return begin(caller, request, lambda: vms.delete(row, caller.actor, request.force))
+
+    def FindHosts(self, request: pb.FindHostsRequest, context: grpc.ServicerContext) -> pb.FindHostsResponse:
+        row = resolve(Vm, request.vm, "vm", caller=caller_of(context))
+        return pb.FindHostsResponse(candidates=map(work.candidate, vms.find_hosts(row)))
+
+    def Console(
+        self, request_iterator: Iterator[pb.ConsoleInput], context: grpc.ServicerContext
+    ) -> Iterator[pb.ConsoleOutput]:
+        caller = caller_of(context)
+        first = next(request_iterator, None)
+        if first is None:
+            raise bad_field("vm", "must be in the first message", "REQUIRED")
+        with for_eyes_of(caller):
+            with session():
+                row: Any = resolve(Vm, first.vm, "vm", caller=caller)
+                host = address(running_host(row))
+            typed = (request.data for request in request_iterator)
+            for data in console(self._agents, row.id, host, _after(first.data, typed), first.force, context):
+                yield pb.ConsoleOutput(data=data)
+
+    def Screenshot(self, request: pb.ScreenshotRequest, context: grpc.ServicerContext) -> pb.ScreenshotResponse:
+        caller = caller_of(context)
+        row = resolve(Vm, request.vm, "vm", caller=caller)
+        with for_eyes_of(caller):
+            return pb.ScreenshotResponse(png=screenshot(self._agents, row))
+
+
+def _wanted(request: pb.CreateVmRequest, caller: Caller) -> vms.NewVm:
+    admins_only(caller, cluster=request.cluster, host=request.host, pool=request.pool)
+    return vms.NewVm(
+        name=request.name,
+        account=account_for(caller, request.account),
+        template=resolve(Template, request.template, "template"),
+        offering=resolve(ServiceOffering, request.service_offering, "service_offering"),
+        root_size_bytes=request.root_size_bytes,
+        zone=optional(Zone, request.zone, "zone"),
+        cluster=optional(Cluster, request.cluster, "cluster"),
+        host=optional(Host, request.host, "host"),
+        pool=optional(Pool, request.pool, "pool"),
+        nics=[vms.NewNic(nic.bridge, nic.mac, nic.model) for nic in request.nics],
+        stopped=request.stopped,
+    )
+
+
+def _after(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    if first:
+        yield first
+    yield from rest

@@ -1,0 +1,89 @@
+"""ostler.control.v1.VolumeService."""
+
+from __future__ import annotations
+
+import grpc
+from google.longrunning.operations_pb2 import Operation as LongRunning
+from ostler.control.v1 import volume_pb2 as pb
+from ostler.control.v1 import volume_pb2_grpc
+
+from ostler_control import volumes
+from ostler_control.agents import Agents
+from ostler_control.api.begin import account_for, admins_only, begin
+from ostler_control.api.caller import caller_of
+from ostler_control.api.conceal import for_eyes_of
+from ostler_control.api.convert import work
+from ostler_control.api.paging import page
+from ostler_control.api.resolve import optional, resolve, visible
+from ostler_control.api.session import with_sessions
+from ostler_control.keys import Keyring
+from ostler_control.models import Account, DiskOffering, Pool, Vm, Volume, Zone
+from ostler_control.volumes.read import read_file
+
+
+@with_sessions
+class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
+    def __init__(self, agents: Agents, keys: Keyring) -> None:
+        self._agents = agents
+        self._keys = keys
+
+    def CreateVolume(self, request: pb.CreateVolumeRequest, context: grpc.ServicerContext) -> LongRunning:
+        caller = caller_of(context)
+        admins_only(caller, pool=request.pool)
+        wanted = volumes.NewVolume(
+            name=request.name,
+            account=account_for(caller, request.account),
+            offering=resolve(DiskOffering, request.disk_offering, "disk_offering"),
+            size_bytes=request.size_bytes,
+            pool=optional(Pool, request.pool, "pool"),
+            zone=optional(Zone, request.zone, "zone"),
+        )
+        return begin(caller, request, lambda: volumes.create(wanted, caller.actor, self._keys))
+
+    def GetVolume(self, request: pb.GetVolumeRequest, context: grpc.ServicerContext) -> pb.Volume:
+        caller = caller_of(context)
+        row = resolve(Volume, request.volume, "volume", caller=caller)
+        message = work.volume(row, caller)
+        if request.read_file:
+            with for_eyes_of(caller):
+                message.file.CopyFrom(read_file(row, self._agents))
+        return message
+
+    def ListVolumes(self, request: pb.ListVolumesRequest, context: grpc.ServicerContext) -> pb.ListVolumesResponse:
+        caller = caller_of(context)
+        query = visible(Volume, caller)
+        if request.account:
+            query = query.where(Volume.account == _account(caller, request.account))
+        if request.vm:
+            query = query.where(Volume.vm_id == resolve(Vm, request.vm, "vm", caller=caller).id)
+        if request.pool:
+            query = query.where(Volume.pool == resolve(Pool, request.pool, "pool"))
+        if request.HasField("encrypted"):
+            query = query.where(Volume.passphrase.is_null(not request.encrypted))
+        found = page(query, Volume, request, scope=caller.actor)
+        return pb.ListVolumesResponse(volumes=work.volumes(found.rows, caller), next_page_token=found.next_page_token)
+
+    def GrowVolume(self, request: pb.GrowVolumeRequest, context: grpc.ServicerContext) -> LongRunning:
+        caller = caller_of(context)
+        row = resolve(Volume, request.volume, "volume", caller=caller)
+        return begin(caller, request, lambda: volumes.grow(row, request.size_bytes, caller.actor))
+
+    def AttachVolume(self, request: pb.AttachVolumeRequest, context: grpc.ServicerContext) -> LongRunning:
+        caller = caller_of(context)
+        row = resolve(Volume, request.volume, "volume", caller=caller)
+        vm = resolve(Vm, request.vm, "vm", caller=caller)
+        return begin(caller, request, lambda: volumes.attach(row, vm, caller.actor))
+
+    def DetachVolume(self, request: pb.DetachVolumeRequest, context: grpc.ServicerContext) -> LongRunning:
+        caller = caller_of(context)
+        row = resolve(Volume, request.volume, "volume", caller=caller)
+        return begin(caller, request, lambda: volumes.detach(row, caller.actor))
+
+    def DeleteVolume(self, request: pb.DeleteVolumeRequest, context: grpc.ServicerContext) -> LongRunning:
+        caller = caller_of(context)
+        row = resolve(Volume, request.volume, "volume", caller=caller)
+        return begin(caller, request, lambda: volumes.delete(row, caller.actor))
+
+
+def _account(caller: object, ref: str) -> Account:
+    return resolve(Account, ref, "account")

@@ -1,0 +1,37 @@
+"""The services of templates, volumes, VMs and operations, ready to be served. Importing this registers their verbs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from google.longrunning import operations_pb2_grpc
+from ostler.control.v1 import template_pb2_grpc, vm_pb2_grpc, volume_pb2_grpc
+from ostler_common.server import Registration
+
+from ostler_control import templates
+from ostler_control.api.operations import OperationService
+from ostler_control.api.templates import TemplateService
+from ostler_control.api.vms import VmService
+from ostler_control.api.volumes import VolumeService
+from ostler_control.operations import Engine
+
+
+def services(engine: Engine, template_directory: Path) -> Mapping[str, Registration]:
+    """By full name. template_directory: where the templates' files are; leftovers in it are swept."""
+    templates.sweep(template_directory)
+    template_service = TemplateService(template_directory)
+    volume_service, vm_service = VolumeService(engine.agents, engine.keys), VmService(engine.agents, engine.keys)
+    operation_service = OperationService(engine)
+    return {
+        "ostler.control.v1.TemplateService": lambda server: template_pb2_grpc.add_TemplateServiceServicer_to_server(
+            template_service, server
+        ),
+        "ostler.control.v1.VolumeService": lambda server: volume_pb2_grpc.add_VolumeServiceServicer_to_server(
+            volume_service, server
+        ),
+        "ostler.control.v1.VmService": lambda server: vm_pb2_grpc.add_VmServiceServicer_to_server(vm_service, server),
+        "google.longrunning.Operations": lambda server: operations_pb2_grpc.add_OperationsServicer_to_server(
+            operation_service, server
+        ),
+    }

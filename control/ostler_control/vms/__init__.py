@@ -1,0 +1,27 @@
+"""VMs: what may be done to them, and the workflows that do it.
+
+Every request function here (`create`, `start`, ...) works within the caller's transaction: it checks, changes rows,
+claims capacity, and gives the operation that was recorded; nothing else happens before that transaction has committed.
+"""
+
+from ostler_control.vms.create import NewNic, NewVm, create
+from ostler_control.vms.delete import delete
+from ostler_control.vms.find import find_hosts
+from ostler_control.vms.migrate import migrate
+from ostler_control.vms.reboot import reboot
+from ostler_control.vms.resolve import resolve_stranded
+from ostler_control.vms.start import start
+from ostler_control.vms.stop import stop
+
+__all__ = [
+    "NewNic",
+    "NewVm",
+    "create",
+    "delete",
+    "find_hosts",
+    "migrate",
+    "reboot",
+    "resolve_stranded",
+    "start",
+    "stop",
+]

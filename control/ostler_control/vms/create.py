@@ -1,0 +1,250 @@
+"""Making a VM: placed and claimed at once, then its root disk, then started."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ostler.agent.v1 import vm_pb2 as agent_pb2
+from ostler_common.errors import AlreadyExistsError, CancelledError, bad_field
+
+from ostler_control import capacity, placement_query, settings
+from ostler_control.database import transaction
+from ostler_control.keys import Keyring
+from ostler_control.keys.passphrases import delete_volume
+from ostler_control.models import (
+    Account,
+    Cluster,
+    Host,
+    Nic,
+    Operation,
+    Pool,
+    ServiceOffering,
+    Template,
+    Vm,
+    Volume,
+    Zone,
+    new_id,
+)
+from ostler_control.names import check_name
+from ostler_control.operations import Undo, Work, begin, workflow
+from ostler_control.vms import wire
+from ostler_control.vms.rows import load, set_state
+from ostler_control.volumes.create import LARGEST_BYTES, MIB, make_file, remove_file
+from ostler_control.volumes.hosts import address_of
+
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
+_BRIDGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}", re.ASCII)
+MODELS = ("virtio", "e1000e", "e1000", "rtl8139")
+MOST_NICS = 16
+
+
+@dataclass(frozen=True)
+class NewNic:
+    """A network interface that is wanted. mac "": made up; model "": virtio."""
+
+    bridge: str
+    mac: str = ""
+    model: str = ""
+
+
+@dataclass(frozen=True)
+class NewVm:
+    """A VM that is wanted. root_size_bytes 0: the template's; None: any, or chosen."""
+
+    name: str
+    account: Account
+    template: Template
+    offering: ServiceOffering
+    root_size_bytes: int = 0
+    zone: Zone | None = None
+    cluster: Cluster | None = None
+    host: Host | None = None
+    pool: Pool | None = None
+    nics: Sequence[NewNic] = ()
+    stopped: bool = False
+
+
+def create(wanted: NewVm, user: str, keys: Keyring) -> Operation:
+    """Records a new VM, placed, with its root disk and that disk's passphrase, and the operation that makes it.
+
+    Raises InvalidArgumentError, AlreadyExistsError, FailedPreconditionError NO_FEASIBLE_HOST or NO_FEASIBLE_POOL: then
+    nothing has changed.
+    """
+    check_name("name", wanted.name)
+    if Vm.select().where((Vm.account == wanted.account) & (Vm.name == wanted.name)).exists():
+        raise AlreadyExistsError(
+            f"account {wanted.account.name} has a VM named {wanted.name} already; choose another name", "VM_EXISTS"
+        )
+    size_bytes = _root_size(wanted)
+    offering: Any = wanted.offering
+    vm: Any = Vm.create(
+        name=wanted.name,
+        account=wanted.account,
+        service_offering=offering,
+        template=wanted.template,
+        template_name=wanted.template.name,
+        cpus=offering.cpus,
+        memory_bytes=offering.memory_bytes,
+        firmware=wanted.template.firmware,
+    )
+    for position, nic in enumerate(_nics(wanted.nics)):
+        Nic.create(vm=vm, position=position, mac=nic.mac, bridge=nic.bridge, model=nic.model)
+    pools = placement_query.pools_for(
+        wanted.name,
+        0,
+        bool(offering.encrypt_root),
+        pool_id=wanted.pool.id if wanted.pool else "",
+        zone_id=wanted.zone.id if wanted.zone else "",
+        cluster_id=wanted.cluster.id if wanted.cluster else "",
+    )
+    demand = placement_query.demand_of(
+        vm,
+        volume_encryption=bool(offering.encrypt_root),
+        pool_choices=(pools,),
+        zone_id=wanted.zone.id if wanted.zone else "",
+        cluster_id=wanted.cluster.id if wanted.cluster else "",
+        host_id=wanted.host.id if wanted.host else "",
+    )
+    placement = placement_query.find_and_claim(vm, demand)
+    volume_id = new_id()
+    root = Volume.create(
+        id=volume_id,
+        name=_root_name(wanted),
+        account=wanted.account,
+        pool=placement.pool_ids[0],
+        template=wanted.template,
+        passphrase=keys.create(volume_id) if offering.encrypt_root else None,
+        size_bytes=size_bytes,
+        root=True,
+        vm_id=vm.id,
+        slot=0,
+    )
+    inputs = {
+        "host_id": placement.host_id,
+        "volume_id": volume_id,
+        "iter_time_ms": settings.get("luks.iter.time"),
+        "stopped": wanted.stopped,
+    }
+    return begin("vm.create", vm, user, inputs, also=[root])
+
+
+def _root_size(wanted: NewVm) -> int:
+    smallest = -(-wanted.template.virtual_size_bytes // MIB) * MIB
+    size_bytes = wanted.root_size_bytes or smallest
+    if size_bytes % MIB or size_bytes > LARGEST_BYTES:
+        raise bad_field(
+            "root_size_bytes", f"must be a multiple of 1 MiB, at most {LARGEST_BYTES >> 40} TiB", "INVALID_SIZE"
+        )
+    if size_bytes < smallest:
+        raise bad_field(
+            "root_size_bytes",
+            f"must be at least {smallest}, the size of template {wanted.template.name}",
+            "INVALID_SIZE",
+        )
+    return size_bytes
+
+
+def _root_name(wanted: NewVm) -> str:
+    """The VM's name and "-root"; made unique when a volume is named so already."""
+    name = f"{wanted.name[:54]}-root"
+    taken = Volume.select().where((Volume.account == wanted.account) & (Volume.name == name)).exists()
+    return f"{name}-{secrets.token_hex(3)}" if taken else name
+
+
+def _nics(wanted: Sequence[NewNic]) -> list[NewNic]:
+    if len(wanted) > MOST_NICS:
+        raise bad_field("nics", f"a VM has at most {MOST_NICS} network interfaces", "TOO_MANY_NICS")
+    nics: list[NewNic] = []
+    for number, nic in enumerate(wanted):
+        path = f"nics[{number}]"
+        if not _BRIDGE.fullmatch(nic.bridge):
+            raise bad_field(f"{path}.bridge", "must name a bridge on the hosts", "INVALID_BRIDGE")
+        if nic.model and nic.model not in MODELS:
+            raise bad_field(f"{path}.model", f"must be one of {', '.join(MODELS)}", "INVALID_NIC_MODEL")
+        mac = nic.mac.lower() or _new_mac()
+        if not _MAC.fullmatch(mac) or int(mac[:2], 16) & 1:
+            raise bad_field(
+                f"{path}.mac", "must be a MAC address of one station, e.g. 52:54:00:12:34:56", "INVALID_MAC"
+            )
+        if mac in [other.mac for other in nics] or Nic.select().where(Nic.mac == mac).exists():
+            raise AlreadyExistsError(f"{path}.mac: {mac} is another network interface's", "MAC_TAKEN")
+        nics.append(NewNic(nic.bridge, mac, nic.model or "virtio"))
+    return nics
+
+
+def _new_mac() -> str:
+    while True:
+        mac = "52:54:00:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3))
+        if not Nic.select().where(Nic.mac == mac).exists():
+            return mac
+
+
+@workflow("vm.create")
+def _create(work: Work) -> None:
+    host_id, volume_id = work.inputs["host_id"], work.inputs["volume_id"]
+    with work.undoing() as undo:
+        undo.push("settle", lambda: _settle(work, undo))
+        undo.push("remove-root", lambda: remove_file(work, host_id, volume_id))
+        share = (0, 95 if work.inputs["stopped"] else 70)
+        work.step("root", lambda: make_file(work, host_id, volume_id, work.inputs["iter_time_ms"], share))
+        if work.inputs["stopped"]:
+            work.step("stopped", lambda: _leave_stopped(work.resource_id))
+            return
+        push_withdrawal(work, undo, host_id)
+        work.step("start", lambda: start_on(work, host_id, (70, 100)))
+
+
+def _leave_stopped(vm_id: str) -> None:
+    with transaction():
+        capacity.release(load(vm_id))
+        set_state(vm_id, "stopped", power_state="stopped")
+
+
+def start_on(work: Work, host_id: str, share: tuple[int, int] = (0, 100)) -> None:
+    """Inside a step: has a host start the operation's VM, and records that it runs."""
+    vm = load(work.resource_id)
+    request = agent_pb2.StartVmRequest(operation=work.ref(), spec=wire.spec(vm, work.keys))
+    update = work.job(address_of(host_id), lambda agent: agent.vms.StartVm, request, share)
+    power_state = wire.power_word(update.vm.power_state) or "running"
+    set_state(vm.id, "running", power_state=power_state, last_host=host_id)
+
+
+def push_withdrawal(work: Work, undo: Undo, host_id: str) -> None:
+    """Undoes a start: "plug" takes the VM off the host, "forget" its definition."""
+    undo.push("forget", lambda: forget_on(work, host_id))
+    undo.push("plug", lambda: pull_plug(work, host_id))
+
+
+def pull_plug(work: Work, host_id: str) -> None:
+    """Inside a step: ends the operation's VM on a host at once; one that does not run there is a success."""
+    request = agent_pb2.StopVmRequest(operation=work.ref(), vm_id=work.resource_id, timeout_s=0)
+    work.job(address_of(host_id), lambda agent: agent.vms.StopVm, request)
+
+
+def forget_on(work: Work, host_id: str) -> None:
+    """Inside a step: has a host forget the operation's stopped VM; one that it does not know is a success."""
+    request = agent_pb2.DeleteVmRequest(operation=work.ref(), vm_id=work.resource_id)
+    work.job(address_of(host_id), lambda agent: agent.vms.DeleteVm, request)
+
+
+def _settle(work: Work, undo: Undo) -> None:
+    """What is surely gone from its host gives its place back; what may still be there keeps it, to be deleted."""
+    with transaction():
+        vm = load(work.resource_id)
+        root: Any = Volume.get_or_none(Volume.id == work.inputs["volume_id"])
+        off = not undo.failed("plug", "forget")
+        clean = off and not undo.failed("remove-root")
+        if off:
+            capacity.release(vm)
+        if root is not None and clean:
+            delete_volume(root)
+        elif root is not None:
+            Volume.update(state="failed", state_reason=str(undo.error)).where(Volume.id == root.id).execute()
+        if clean and isinstance(undo.error, CancelledError):
+            Vm.delete().where(Vm.id == vm.id).execute()
+        else:
+            set_state(vm.id, "failed", power_state="" if not off else "absent", attention=f"not made: {undo.error}")

@@ -1,0 +1,104 @@
+"""Deleting a VM, whatever state it is in: off its hosts, then its root disk, then its rows.
+
+Every part may be repeated: what is gone already is a success.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from ostler_common.errors import FailedPreconditionError
+
+from ostler_control import capacity
+from ostler_control.database import session, transaction
+from ostler_control.keys.passphrases import delete_volume
+from ostler_control.models import Host, Operation, Vm, Volume
+from ostler_control.operations import Undo, Work, begin, take, workflow
+from ostler_control.vms.create import forget_on, pull_plug
+from ostler_control.vms.rows import EXECUTING, disks_of, load, set_state
+from ostler_control.volumes.create import remove_file
+from ostler_control.volumes.delete import choose_remover
+from ostler_control.volumes.hosts import is_up, silent
+
+
+def delete(vm: Any, user: str, force: bool = False) -> Operation:
+    """Records the operation that deletes a VM and its root disk; its data volumes are detached and stay.
+
+    force: pull the plug of one that runs. Raises FailedPreconditionError VM_RUNNING or HOST_SILENT.
+    """
+    vm = take(vm)
+    running = vm.state not in ("stopped", "failed", "creating", "deleting") or vm.power_state in EXECUTING
+    if running and not force:
+        raise FailedPreconditionError(
+            f"VM {vm.name} is {vm.state}; stop it first, or delete it with force, which pulls its plug", "VM_RUNNING"
+        )
+    hosts = [host for host in _hosts_of(vm) if not host.removed]
+    for host in hosts:
+        if not is_up(host):
+            raise silent(host, f"and VM {vm.name} is defined there, or may be running")
+    volumes = disks_of(vm.id)
+    inputs = {
+        "host_ids": [host.id for host in hosts],
+        "root_ids": [volume.id for volume in volumes if volume.root],
+    }
+    operation = begin("vm.delete", vm, user, inputs, also=volumes)
+    set_state(vm.id, "deleting", power_state=vm.power_state)
+    Volume.update(state="deleting", state_reason="").where(Volume.id.in_(inputs["root_ids"])).execute()
+    return operation
+
+
+def _hosts_of(vm: Any) -> list[Any]:
+    """Every host that may know the VM."""
+    ids = {vm.host_id, vm.last_host_id, vm.destination_id} - {None}
+    return list(Host.select().where(Host.id.in_(ids)).order_by(Host.name))
+
+
+@workflow("vm.delete")
+def _delete(work: Work) -> None:
+    with work.undoing() as undo:
+        undo.push("settle", lambda: _settle(work, undo))
+        for number, host_id in enumerate(work.inputs["host_ids"]):
+            work.step(f"plug-{number}", partial(pull_plug, work, host_id))
+            work.step(f"forget-{number}", partial(forget_on, work, host_id))
+        work.step("off", lambda: _off(work.resource_id))
+        for number, volume_id in enumerate(work.inputs["root_ids"]):
+            host_id = work.step(f"choose-{number}", partial(choose_remover, work, volume_id))
+            if host_id:
+                work.step(f"remove-{number}", partial(remove_file, work, host_id, volume_id))
+        undo.clear()
+        work.always("rows", lambda: _delete_rows(work))  # nothing is left but rows: there is no way back any more
+
+
+def _off(vm_id: str) -> None:
+    with transaction():
+        vm = load(vm_id)
+        capacity.release_destination(vm)
+        capacity.release(vm)
+        Vm.update(power_state="absent", last_host=None).where(Vm.id == vm_id).execute()
+
+
+def _delete_rows(work: Work) -> None:
+    with transaction():
+        vm: Any = Vm.get_or_none(Vm.id == work.resource_id)
+        if vm is None:
+            return
+        for volume in disks_of(vm.id):
+            if volume.root:
+                delete_volume(volume)
+            else:
+                Volume.update(vm_id="", slot=-1).where(Volume.id == volume.id).execute()
+        capacity.release_destination(vm)
+        capacity.release(vm)
+        vm.delete_instance()
+
+
+def _settle(work: Work, undo: Undo) -> None:
+    """What is left is shown as failed, with its disks attached, to be deleted again."""
+    with session():
+        power_state = load(work.resource_id).power_state
+    with transaction():
+        set_state(work.resource_id, "failed", power_state=power_state, attention=f"not deleted: {undo.error}")
+        reason = f"not deleted with its VM: {undo.error}"
+        roots = Volume.id.in_(work.inputs["root_ids"])
+        Volume.update(state="failed", state_reason=reason).where(roots).execute()

@@ -1,0 +1,74 @@
+"""Stopping a VM."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ostler.agent.v1 import vm_pb2 as agent_pb2
+from ostler_common.errors import bad_field
+
+from ostler_control import capacity, settings
+from ostler_control.database import transaction
+from ostler_control.models import Operation
+from ostler_control.operations import Work, begin, take, workflow
+from ostler_control.vms import wire
+from ostler_control.vms.rows import EXECUTING, load, running_host, set_state
+from ostler_control.volumes.hosts import address_of
+
+LONGEST_S = 3600
+
+
+def stop(vm: Any, user: str, timeout_s: int = 0, force: bool = False) -> Operation:
+    """Records the operation that stops a VM: its guest is asked, and after the timeout (0: the setting
+    vm.stop.timeout), or at once with `force`, the plug is pulled.
+
+    Raises InvalidArgumentError, FailedPreconditionError VM_STATE or HOST_SILENT.
+    """
+    if not 0 <= timeout_s <= LONGEST_S:
+        raise bad_field("timeout_s", f"must be 0 to {LONGEST_S}", "INVALID_TIMEOUT")
+    vm = take(vm)
+    host = running_host(vm)
+    if force:
+        timeout_s = 0
+    elif timeout_s == 0:
+        timeout_s = settings.get("vm.stop.timeout", host.cluster_id)
+    operation = begin("vm.stop", vm, user, {"host_id": host.id, "timeout_s": timeout_s})
+    set_state(vm.id, "stopping")
+    return operation
+
+
+@workflow("vm.stop")
+def _stop(work: Work) -> None:
+    host_id = work.inputs["host_id"]
+    with work.undoing() as undo:
+        undo.push("look", lambda: look(work, host_id))
+        work.step("stop", lambda: _stop_on(work, host_id))
+
+
+def _stop_on(work: Work, host_id: str) -> None:
+    request = agent_pb2.StopVmRequest(operation=work.ref(), vm_id=work.resource_id, timeout_s=work.inputs["timeout_s"])
+    work.job(address_of(host_id), lambda agent: agent.vms.StopVm, request)
+    stopped(work.resource_id)
+
+
+def stopped(vm_id: str) -> None:
+    """Inside a step: records that a VM is off and gives its place back."""
+    with transaction():
+        capacity.release(load(vm_id))
+        set_state(vm_id, "stopped", power_state="stopped")
+
+
+def look(work: Work, host_id: str) -> None:
+    """Inside a step, after something went wrong with a running VM: asks its host how it is, and records that.
+
+    A host that does not answer leaves it as it was: running, as far as we know.
+    """
+    set_state(work.resource_id, "running", power_state="")
+    info = wire.ask(work.agents, address_of(host_id), work.resource_id)
+    power_state = wire.power_word(info.power_state)
+    if power_state in EXECUTING:
+        set_state(work.resource_id, "running", power_state=power_state)
+    elif work.inputs.get("timeout_s") is not None:
+        stopped(work.resource_id)  # it was to stop, and it has
+    else:
+        set_state(work.resource_id, "running", power_state=power_state)

@@ -1,0 +1,12 @@
+"""Volumes: what may be done to them, and the workflows that do it.
+
+Every request function here (`create`, `grow`, ...) works within the caller's transaction: it checks, changes rows,
+claims, and gives the operation that was recorded; nothing else happens before that transaction has committed.
+"""
+
+from ostler_control.volumes.attach import attach, detach
+from ostler_control.volumes.create import NewVolume, create
+from ostler_control.volumes.delete import delete
+from ostler_control.volumes.grow import grow
+
+__all__ = ["NewVolume", "attach", "create", "delete", "detach", "grow"]

@@ -1,0 +1,157 @@
+"""Attaching volumes to VMs and detaching them.
+
+A stopped VM's disks are only rows: its definition is written anew at every start. A volume is attached by its row from
+the moment the operation is recorded, so that no two operations give two volumes one slot.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ostler.agent.v1 import vm_pb2 as agent_pb2
+from ostler.types.v1 import vm_pb2
+from ostler_common.errors import FailedPreconditionError, PermissionDeniedError, ResourceExhaustedError
+from peewee import fn
+
+from ostler_control import placement_query
+from ostler_control.database import transaction
+from ostler_control.models import Host, Operation, PoolHost, Volume
+from ostler_control.operations import Undo, Work, begin, take, workflow
+from ostler_control.volumes import wire
+from ostler_control.volumes.grow import check_ready
+from ostler_control.volumes.hosts import address_of, check_vm_at_rest, lacks_encryption, load, take_with_vm, vm_of
+
+SLOTS = 24
+
+
+def attach(volume: Any, vm: Any, user: str) -> Operation:
+    """Records the operation that attaches a volume to a VM.
+
+    Raises FailedPreconditionError: VOLUME_STATE, ALREADY_ATTACHED, VM_STATE, HOST_SILENT, LACKS_VOLUME_ENCRYPTION
+    (naming the host and its failed probe), LACKS_POOL, NO_COMMON_HOST; ResourceExhaustedError TOO_MANY_DISKS.
+    """
+    vm, volume = take(vm), take(volume)
+    check_ready(volume)
+    if volume.vm_id:
+        holder = vm_of(volume)
+        raise FailedPreconditionError(
+            f"volume {volume.name} is attached to VM {holder.name if holder else volume.vm_id}; detach it first",
+            "ALREADY_ATTACHED",
+            {"vm": volume.vm_id},
+        )
+    if volume.account_id != vm.account_id:
+        raise PermissionDeniedError("the volume and the VM belong to different accounts", "OTHER_ACCOUNT")
+    host = check_vm_at_rest(vm)
+    if host is not None:
+        _check_host(host, volume)
+    else:
+        _check_common_host(vm, volume)
+    operation = begin("volume.attach", volume, user, {"vm_id": vm.id, "host_id": host.id if host else ""}, also=[vm])
+    Volume.update(vm_id=vm.id, slot=_free_slot(vm)).where(Volume.id == volume.id).execute()
+    return operation
+
+
+def _check_host(host: Any, volume: Any) -> None:
+    if volume.passphrase_id and not host.volume_encryption:
+        raise lacks_encryption(host)
+    reach = PoolHost.get_or_none((PoolHost.host == host) & (PoolHost.pool == volume.pool_id))
+    if reach is None or not reach.reachable:
+        why = f" ({reach.reason})" if reach and reach.reason else ""
+        raise FailedPreconditionError(
+            f"the VM runs on host {host.name}, which does not reach pool {volume.pool.name}{why}; move the VM first",
+            "LACKS_POOL",
+            {"host": host.name, "pool": volume.pool.name},
+        )
+
+
+def _check_common_host(vm: Any, volume: Any) -> None:
+    """A VM must be able to start somewhere with all its disks, be that host up or full at present."""
+    others: Any = Volume.select(Volume.pool).where(Volume.vm_id == vm.id).tuples()
+    pools = {volume.pool_id, *(pool_id for (pool_id,) in others)}
+    encrypted = volume.passphrase_id or placement_query.demand_of(vm).volume_encryption
+    reached = fn.COUNT(PoolHost.pool.distinct())
+    together: Any = Host.select().join(PoolHost).where(PoolHost.pool.in_(pools) & PoolHost.reachable & ~Host.removed)
+    together = list(together.group_by(Host).having(reached == len(pools)).order_by(Host.name))
+    if not together:
+        raise FailedPreconditionError(
+            f"no host reaches pool {volume.pool.name} and the pools of the other disks of VM {vm.name}: "
+            "it could start nowhere",
+            "NO_COMMON_HOST",
+        )
+    if encrypted and not any(host.volume_encryption for host in together):
+        raise lacks_encryption(together[0])
+
+
+def _free_slot(vm: Any) -> int:
+    taken = {row.slot for row in Volume.select(Volume.slot).where(Volume.vm_id == vm.id)}
+    free = next((slot for slot in range(1, SLOTS + 1) if slot not in taken), None)
+    if free is None:
+        raise ResourceExhaustedError(f"VM {vm.name} has {SLOTS} data disks, and takes no more", "TOO_MANY_DISKS")
+    return free
+
+
+def detach(volume: Any, user: str) -> Operation:
+    """Records the operation that detaches a volume.
+
+    Raises FailedPreconditionError: NOT_ATTACHED, ROOT_VOLUME, VM_STATE, HOST_SILENT.
+    """
+    vm, volume = take_with_vm(volume)
+    if vm is None:
+        raise FailedPreconditionError(f"volume {volume.name} is not attached", "NOT_ATTACHED")
+    if volume.root:
+        raise FailedPreconditionError(
+            f"volume {volume.name} is the root disk of VM {vm.name}, and stays with it", "ROOT_VOLUME"
+        )
+    host = check_vm_at_rest(vm)
+    return begin("volume.detach", volume, user, {"vm_id": vm.id, "host_id": host.id if host else ""}, also=[vm])
+
+
+@workflow("volume.attach")
+def _attach(work: Work) -> None:
+    with work.undoing() as undo:
+        undo.push("settle", lambda: _settle(work, undo))
+        host_id: str = work.inputs["host_id"]
+        if host_id:
+            undo.push("detach", lambda: _detach_live(work, host_id))
+            work.step("attach", lambda: _attach_live(work, host_id))
+
+
+@workflow("volume.detach")
+def _detach(work: Work) -> None:
+    host_id: str = work.inputs["host_id"]
+    if host_id:
+        work.step("detach", lambda: _detach_live(work, host_id))
+    work.step("record", lambda: _forget(work, ""))
+
+
+def _attach_live(work: Work, host_id: str) -> None:
+    volume = load(work.resource_id)
+    disk = vm_pb2.DiskSpec(volume=wire.keyed_ref(volume, work.keys), slot=volume.slot, boot=False)
+    request = agent_pb2.AttachVolumeRequest(operation=work.ref(), vm_id=work.inputs["vm_id"], disk=disk)
+    work.job(address_of(host_id), lambda agent: agent.vms.AttachVolume, request)
+
+
+def _detach_live(work: Work, host_id: str) -> None:
+    volume = load(work.resource_id)
+    request = agent_pb2.DetachVolumeRequest(
+        operation=work.ref(),
+        vm_id=work.inputs["vm_id"],
+        volume_id=volume.id,
+        key_id=volume.passphrase_id or "",
+    )
+    work.job(address_of(host_id), lambda agent: agent.vms.DetachVolume, request)
+
+
+def _forget(work: Work, reason: str) -> None:
+    with transaction():
+        Volume.update(vm_id="", slot=-1, state_reason=reason).where(Volume.id == work.resource_id).execute()
+
+
+def _settle(work: Work, undo: Undo) -> None:
+    if not undo.failed("detach"):
+        _forget(work, "")
+        return
+    # The host may have attached it or not: the row keeps saying so, and detaching works in either case.
+    with transaction():
+        reason = f"perhaps not attached: {undo.error}; detach it"
+        Volume.update(state_reason=reason).where(Volume.id == work.resource_id).execute()

@@ -1,0 +1,69 @@
+"""Deleting a volume: its file first, then its row and its passphrase together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ostler_common.errors import FailedPreconditionError
+
+from ostler_control.database import session, transaction
+from ostler_control.keys.passphrases import delete_volume
+from ostler_control.models import Operation, Volume
+from ostler_control.operations import Undo, Work, begin, take, workflow
+from ostler_control.volumes.create import remove_file
+from ostler_control.volumes.hosts import load_or_none, reaching, vm_of, worker
+
+
+def delete(volume: Any, user: str) -> Operation:
+    """Records the operation that deletes a volume, whole or half made.
+
+    Raises FailedPreconditionError: ATTACHED, ROOT_VOLUME, NO_CAPABLE_HOST.
+    """
+    volume = take(volume)
+    vm = vm_of(volume)
+    if vm is not None:
+        reason = "ROOT_VOLUME" if volume.root else "ATTACHED"
+        advice = "delete the VM" if volume.root else "detach it first"
+        raise FailedPreconditionError(f"volume {volume.name} belongs to VM {vm.name}; {advice}", reason, {"vm": vm.id})
+    if reaching(volume.pool_id):
+        worker(volume.pool, False, lambda _: 0)
+    operation = begin("volume.delete", volume, user, {})
+    Volume.update(state="deleting", state_reason="").where(Volume.id == volume.id).execute()
+    return operation
+
+
+@workflow("volume.delete")
+def _delete(work: Work) -> None:
+    with work.undoing() as undo:
+        undo.push("settle", lambda: _settle(work, undo))
+        host_id: str = work.step("choose", lambda: choose_remover(work, work.resource_id))
+        if host_id:
+            work.step("remove", lambda: remove_file(work, host_id, work.resource_id))
+        undo.clear()
+        work.always("forget", lambda: forget(work.resource_id))  # the file is gone: there is no way back any more
+
+
+def choose_remover(work: Work, volume_id: str) -> str:
+    """Inside a step: the host to delete a volume's file, or "" when no host of the fleet reaches its pool any more, and
+    so nobody could open the file either."""
+    with session():
+        volume = load_or_none(volume_id)
+        if volume is None or not reaching(volume.pool_id):
+            return ""
+        host_id: str = worker(volume.pool, False, work.agents.busy).id
+        return host_id
+
+
+def forget(volume_id: str) -> None:
+    """Inside a step: deletes the rows of a volume whose file is gone."""
+    with transaction():
+        volume = load_or_none(volume_id)
+        if volume is not None:
+            delete_volume(volume)
+
+
+def _settle(work: Work, undo: Undo) -> None:
+    with transaction():
+        Volume.update(state="failed", state_reason=f"not deleted: {undo.error}").where(
+            Volume.id == work.resource_id
+        ).execute()

@@ -1,0 +1,25 @@
+"""What a volume's file says of itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ostler.agent.v1 import volume_pb2 as agent_pb2
+from ostler.types.v1 import volume_pb2
+
+from ostler_control.agents import Agents
+from ostler_control.models import Host
+from ostler_control.volumes.hosts import address, check_vm_at_rest, vm_of, worker
+from ostler_control.volumes.wire import plain_ref
+
+
+def read_file(volume: Any, agents: Agents) -> volume_pb2.VolumeInfo:
+    """Has a host read the header of a volume's file: the host that runs its VM, else any that reaches it.
+
+    Raises FailedPreconditionError NO_CAPABLE_HOST or HOST_SILENT, and what the agent says of a file that is no volume.
+    """
+    vm = vm_of(volume)
+    running: Any = check_vm_at_rest(vm) if vm is not None and vm.state in ("running", "stopped") else None
+    host: Host = running or worker(volume.pool, False, agents.busy)
+    request = agent_pb2.GetVolumeRequest(volume=plain_ref(volume))
+    return agents.call(address(host), lambda agent: agent.volumes.GetVolume, request)

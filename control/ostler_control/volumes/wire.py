@@ -1,0 +1,65 @@
+"""Volumes as agents hear of them: rows in, protobuf out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ostler.agent.v1 import volume_pb2 as agent_pb2
+from ostler.types.v1 import volume_pb2
+from ostler_common.errors import InternalError
+
+from ostler_control.keys import Keyring
+from ostler_control.models import Template
+
+FORMATS = {"qcow2": volume_pb2.DISK_FORMAT_QCOW2, "raw": volume_pb2.DISK_FORMAT_RAW}
+PROVISIONINGS = {
+    "thin": volume_pb2.PROVISIONING_THIN,
+    "sparse": volume_pb2.PROVISIONING_SPARSE,
+    "fat": volume_pb2.PROVISIONING_FAT,
+}
+ENCRYPT_FORMATS = {"none": volume_pb2.ENCRYPT_FORMAT_NONE, "luks": volume_pb2.ENCRYPT_FORMAT_LUKS}
+
+
+def plain_ref(volume: Any, pool_id: str = "") -> volume_pb2.VolumeRef:
+    """Names a volume without its passphrase (its key's id is there). pool_id: where, if not in its row's pool."""
+    ref = volume_pb2.VolumeRef(pool_id=pool_id or volume.pool_id, volume_id=volume.id, format=FORMATS[volume.format])
+    if volume.passphrase_id:
+        ref.key.key_id = volume.passphrase_id
+    return ref
+
+
+def keyed_ref(volume: Any, keys: Keyring, iter_time_ms: int = 0, pool_id: str = "") -> volume_pb2.VolumeRef:
+    """Names a volume and brings its passphrase: only for the call that it is made for."""
+    ref = plain_ref(volume, pool_id)
+    if volume.passphrase_id:
+        ref.key.passphrase = keys.open(volume).reveal()
+        ref.key.iter_time_ms = iter_time_ms
+    return ref
+
+
+def template_source(template: Template | None) -> agent_pb2.TemplateSource | None:
+    """Where a volume's first content comes from."""
+    if template is None:
+        return None
+    return agent_pb2.TemplateSource(
+        template_id=template.id,
+        sha256=template.sha256,
+        file_size_bytes=template.file_size_bytes,
+        format=FORMATS[template.format],
+    )
+
+
+def encrypt_format(volume: Any, info: volume_pb2.VolumeInfo) -> str:
+    """What the agent found in the file's header: none | luks.
+
+    Raises InternalError ENCRYPTION_MISSING when a volume that must be encrypted is not: it is never put to use.
+    """
+    found = {number: name for name, number in ENCRYPT_FORMATS.items()}.get(info.encrypt_format, "")
+    if (found == "luks") != bool(volume.passphrase_id):
+        raise InternalError(
+            f"volume {volume.name} should be {'' if volume.passphrase_id else 'un'}encrypted, and its file's header "
+            "says otherwise; it was removed",
+            "ENCRYPTION_MISSING",
+            {"volume": volume.id},
+        )
+    return found
