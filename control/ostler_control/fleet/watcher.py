@@ -223,7 +223,7 @@ class Watcher:
                         await self._on(watch, update)
                 reason = "its agent ended the stream"
             except grpc.aio.AioRpcError as error:
-                reason = from_rpc_error(error).message
+                reason = _short(from_rpc_error(error).message)
             except _SilenceError as error:
                 reason = str(error)
             except Exception as error:
@@ -398,6 +398,11 @@ class Watcher:
         loads, self._loads = self._loads, {}
         if loads:
             await self._in_database(store.set_loads, loads)
+
+
+def _short(reason: str) -> str:
+    """gRPC tells of a connection at length; the cause comes last."""
+    return reason.rpartition("Failed to connect to remote host: ")[2]
 
 
 def _is_there(vm: vm_pb2.VmInfo) -> bool:

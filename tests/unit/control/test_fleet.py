@@ -1,4 +1,4 @@
-"""The watcher against agents over real TLS, and hosts and pools through the API."""
+"""The watcher against agents over real TLS; hosts, pools and users through the API."""
 
 from __future__ import annotations
 
@@ -13,10 +13,20 @@ import grpc
 import pytest
 from google.protobuf import field_mask_pb2
 from ostler.agent.v1 import host_pb2 as agent_pb
-from ostler.control.v1 import host_pb2, host_pb2_grpc, pool_pb2, pool_pb2_grpc
+from ostler.control.v1 import (
+    account_pb2,
+    account_pb2_grpc,
+    enrollment_pb2,
+    enrollment_pb2_grpc,
+    host_pb2,
+    host_pb2_grpc,
+    pool_pb2,
+    pool_pb2_grpc,
+)
 from ostler.types.v1 import vm_pb2
 from ostler_common import pki
 from ostler_common.errors import OstlerError, from_rpc_error
+from ostler_common.token import JoinToken
 from ostler_control import database
 from ostler_control.fleet import hosts
 from ostler_control.models import (
@@ -27,6 +37,7 @@ from ostler_control.models import (
     Pool,
     PoolHost,
     ServiceOffering,
+    Template,
     UnmanagedVm,
     Vm,
     Volume,
@@ -37,7 +48,7 @@ from ostler_control.server import Control
 from ostler_control.trust.renewal import renew_control
 
 from tests.fakes.agent import FakeAgent, vm
-from tests.fakes.fleet import Fleet, channel
+from tests.fakes.fleet import Fleet, bare_channel, channel
 
 LONG_AGO = datetime.timedelta(hours=1)
 
@@ -339,3 +350,63 @@ def test_certificate_of_the_control_plane_is_renewed(fleet: Fleet, control: Cont
     assert new != old
     with channel(control.main_port, fleet.admin) as on:
         assert host_pb2_grpc.HostServiceStub(on).ListHosts(host_pb2.ListHostsRequest()) is not None
+
+
+def test_host_joins_renews_and_downloads(fleet: Fleet, control: Control, admin: grpc.Channel) -> None:
+    fleet.host("first")  # for its cluster
+    token = host_pb2_grpc.HostServiceStub(admin).CreateJoinToken(host_pb2.CreateJoinTokenRequest(cluster="c"))
+    parts = JoinToken.decode(token.token)
+    assert parts.ca_sha256 == pki.fingerprint(fleet.authority.fleet_pem)
+    key, csr = pki.new_key_and_csr(None)
+    request = enrollment_pb2.JoinHostRequest(token=parts.secret, csr_pem=csr, hostname="h9", address="127.0.0.1:1")
+    with bare_channel(control.enroll_port, fleet.authority.fleet_pem) as on:
+        joined = enrollment_pb2_grpc.EnrollmentServiceStub(on).JoinHost(request)
+        again = refusal(lambda: enrollment_pb2_grpc.EnrollmentServiceStub(on).JoinHost(request))
+    assert (again.code, again.reason) == ("UNAUTHENTICATED", "BAD_TOKEN")
+    assert joined.ca_pem == fleet.authority.fleet_pem
+    with database.session():
+        assert Host.get_by_id(joined.host_id).name == "h9"
+        template = Template.create(
+            name="t", format="raw", virtual_size_bytes=5 << 20, file_size_bytes=3 << 20, sha256="0"
+        )
+    content = bytes(range(256)) * (3 << 12)
+    (fleet.config.state.templates / template.id).write_bytes(content)
+    with channel(control.main_port, fleet.papers("h9", key, joined.certificate_pem)) as on:
+        stub = enrollment_pb2_grpc.HostAgentServiceStub(on)
+        renewed = stub.RenewCertificate(enrollment_pb2.RenewCertificateRequest(csr_pem=csr))
+        identity, serial = pki.identity_and_serial(renewed.certificate_pem)
+        assert identity is not None
+        assert identity.name == joined.host_id
+        assert serial != pki.identity_and_serial(joined.certificate_pem)[1]
+        wanted = enrollment_pb2.DownloadTemplateRequest(template_id=template.id, offset=1 << 20)
+        assert b"".join(piece.data for piece in stub.DownloadTemplate(wanted)) == content[1 << 20 :]
+        wanted.offset = (3 << 20) + 1
+        assert refusal(lambda: list(stub.DownloadTemplate(wanted))).code == "INVALID_ARGUMENT"
+        wanted.template_id = "../fleet-ca.pem"
+        assert refusal(lambda: list(stub.DownloadTemplate(wanted))).code == "NOT_FOUND"
+
+
+def test_user_is_made_once_however_often_asked(fleet: Fleet, control: Control, admin: grpc.Channel) -> None:
+    stub = account_pb2_grpc.UserServiceStub(admin)
+    key, csr = pki.new_key_and_csr(None)
+    request = account_pb2.CreateUserRequest(
+        request_id=str(uuid.uuid4()), name="uma", role=account_pb2.User.MEMBER, csr_pem=csr
+    )
+    assert refusal(lambda: stub.CreateUser(request)).reason == "REQUIRED"
+    request.account = "admin"
+    request.csr_pem = b"nonsense"
+    assert refusal(lambda: stub.CreateUser(request)).reason == "BAD_CERTIFICATE_REQUEST"
+    request.csr_pem = csr
+    first, second = stub.CreateUser(request), stub.CreateUser(request)
+    assert first.user.id == second.user.id
+    for made in (first, second):
+        with channel(control.main_port, fleet.papers("uma", key, made.certificate_pem)) as on:
+            me = account_pb2_grpc.UserServiceStub(on).WhoAmI(account_pb2.WhoAmIRequest())
+            assert (me.name, me.role, me.account_name) == ("uma", account_pb2.User.MEMBER, "admin")
+    stub.RevokeUser(account_pb2.RevokeUserRequest(user="uma"))
+    assert not stub.GetUser(account_pb2.GetUserRequest(user="uma")).HasField("certificate_expire_time")
+    issued = stub.IssueUserCertificate(account_pb2.IssueUserCertificateRequest(user="uma", csr_pem=csr))
+    with channel(control.main_port, fleet.papers("uma", key, issued.certificate_pem)) as on:
+        assert account_pb2_grpc.UserServiceStub(on).WhoAmI(account_pb2.WhoAmIRequest()).name == "uma"
+    stub.DeleteUser(account_pb2.DeleteUserRequest(user="uma"))
+    assert [user.name for user in stub.ListUsers(account_pb2.ListUsersRequest()).users] == ["admin"]
