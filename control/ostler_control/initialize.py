@@ -29,8 +29,6 @@ from ostler_control.trust.authority import Authority
 from ostler_control.trust.renewal import renew_control
 from ostler_control.trust.state import StateDir
 
-# Where systemd finds a key-encryption key that is not to lie beside the database.
-_CREDENTIAL_STORES = (Path("/etc/credstore/ostler-kek"), Path("/etc/credstore.encrypted/ostler-kek"))
 _SERVICE_USER = "ostler"
 
 
@@ -88,13 +86,13 @@ def _database(config: ControlConfig) -> Iterator[None]:
 def _check_keys(state: StateDir) -> None:
     """A database in use is never given new keys: no certificate and no volume would be good any more."""
     issued, sealed = Certificate.select().exists(), Passphrase.select().exists()
-    missing = [path for path in (state.fleet_ca, state.users_ca) if issued and not path.exists()]
-    if sealed and not state.kek.exists() and not _credential():
-        missing.append(state.kek)
+    needed = [*((state.fleet_ca, state.users_ca) if issued else ()), *((state.kek,) if sealed else ())]
+    missing = [str(path) for path in needed if not path.exists()]
     if missing:
         raise FailedPreconditionError(
-            f"the database is in use, and {' and '.join(map(str, missing))} that belong to it are missing "
-            "(bring them back from a backup, or from another replica's state directory)",
+            f"the database is in use, and {' and '.join(missing)} that belong to it are missing (bring them back from "
+            "a backup, or from another replica's state directory; if systemd-creds has sealed them, run this by "
+            "systemd-run with LoadCredentialEncrypted=)",
             "KEYS_MISSING",
         )
 
@@ -104,18 +102,11 @@ def _files(state: StateDir) -> Iterator[str]:
     yield f"fleet CA: {'made' if made else 'is there'} ({state.fleet_ca})"
     made = authority.create_ca(state.users_ca, "Ostler users CA")
     yield f"users CA: {'made' if made else 'is there'} ({state.users_ca})"
-    if given := _credential():
-        yield f"key-encryption key: systemd hands over {given}"
-    else:
-        there = state.kek.exists()
-        if not there:
-            create_key_file(state.kek)
-        yield f"key-encryption key: {'is there' if there else 'made'} ({state.kek}); keep a copy in a safe place"
+    there = state.kek.exists()
+    if not there:
+        create_key_file(state.kek)
+    yield f"key-encryption key: {'is there' if there else 'made'} ({state.kek}); keep a copy in a safe place"
     _make_private(state.templates)
-
-
-def _credential() -> Path | None:
-    return next((path for path in _CREDENTIAL_STORES if path.exists()), None)
 
 
 def _admin(name: str) -> Iterator[str]:

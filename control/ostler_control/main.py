@@ -12,7 +12,7 @@ import click
 
 # Exit codes that systemd does not answer with another try.
 _BAD_CONFIG, _NOT_READY = 2, 3
-_TICK_S, _RENEW_EVERY_S = 5.0, 60.0
+_TICK_S, _TIDY_EVERY_S = 5.0, 60.0
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -114,13 +114,13 @@ def run(config_path: Path | None) -> None:
         _fail(str(error))
     notify.ready(f"API on port {control.main_port}, enrolment on port {control.enroll_port}")
     tick_s = min(_TICK_S, notify.watchdog_interval_s() or _TICK_S)
-    since_renewal_s = 0.0
+    since_tidy_s = 0.0
     while not stop.wait(tick_s):
         notify.alive()
-        since_renewal_s += tick_s
-        if since_renewal_s >= _RENEW_EVERY_S:
-            since_renewal_s = 0.0
-            control.renew()
+        control.renew()
+        since_tidy_s += tick_s
+        if since_tidy_s >= _TIDY_EVERY_S:
+            since_tidy_s = 0.0
             control.tidy()
     notify.stopping()
     control.stop()

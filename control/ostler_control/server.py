@@ -57,7 +57,7 @@ class Control:
             stack.callback(agents.close)
             replica = replica_id(config.state_dir)
             journal = Journal.beside(config.database, config.state_dir)
-            keys = Keyring(open_provider(config.state_dir))
+            keys = Keyring(open_provider(config.state_dir, state.kek))
             engine = Engine(journal, replica, agents, keys, config.main_address)
             stack.callback(engine.stop)
             engine.start()
@@ -88,10 +88,13 @@ class Control:
         log.info("serving", main=main.port, enrollment=enrollment.port, replica=replica)
 
     def renew(self) -> None:
-        """Renews the control plane's own certificate when it is time: to be called now and then."""
-        with database.session():
-            if renew_control(self._config.state, self._authority):
-                log.info("the control plane's certificate was renewed")
+        """Renews the control plane's own certificate when it is time: to be called now and then. Never raises."""
+        try:
+            with database.session():
+                if renew_control(self._config.state, self._authority):
+                    log.info("the control plane's certificate was renewed")
+        except Exception:
+            log.exception("the control plane's certificate could not be renewed; it is tried again")
 
     def tidy(self) -> None:
         """Forgets what is old, checks what must add up: to be called now and then. Never raises."""

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from ostler_common.tls import TlsFiles
 
+# Where systemd finds credentials by itself; root's alone.
+CREDENTIAL_STORE = "/etc/credstore"
+
 
 @dataclass(frozen=True)
 class StateDir:
@@ -64,7 +67,7 @@ class StateDir:
         return TlsFiles(self.control, self.control, self.fleet_trust)
 
     def _secret(self, name: str, credential: str) -> Path:
-        """systemd's credential where there is one, else the file here."""
-        directory = os.environ.get("CREDENTIALS_DIRECTORY")
-        given = Path(directory, credential) if directory else None
-        return given if given and given.exists() else self.path / name
+        """systemd's credential where there is one (handed over, or about to be), else the file here."""
+        places = [Path(place) for place in (os.environ.get("CREDENTIALS_DIRECTORY"), CREDENTIAL_STORE) if place]
+        given = next((place / credential for place in places if (place / credential).exists()), None)
+        return given or self.path / name
