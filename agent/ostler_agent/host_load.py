@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,15 +41,16 @@ class HostLoad:
 class LoadMeter:
     """Measures load between two looks; one meter for each who looks. proc: where the kernel shows its counters."""
 
-    def __init__(self, proc: Path = Path("/proc")) -> None:
+    def __init__(self, proc: Path = Path("/proc"), now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
         self._proc = proc
         self._busy_then = parse_busy_ticks((proc / "stat").read_text())
         self._vms_then: Mapping[str, int] = {}
-        self._then = time.monotonic()
+        self._then = now()
 
     def measure(self, samples: Sequence[VmSample]) -> HostLoad:
         """Load since the last look. A VM that was not there then counts from the next look on."""
-        stat, now = (self._proc / "stat").read_text(), time.monotonic()
+        stat, now = (self._proc / "stat").read_text(), self._now()
         elapsed_s = max(now - self._then, 1e-3)
         busy = parse_busy_ticks(stat)
         busy_s = (busy - self._busy_then) / os.sysconf("SC_CLK_TCK")

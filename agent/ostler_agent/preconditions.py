@@ -9,7 +9,7 @@ from ostler_common.errors import FailedPreconditionError
 
 from ostler_agent.spec import NicSpec
 
-NETWORK_DEVICES = Path("/sys/class/net")
+NETWORK_DEVICES = Path("/sys/class/net")  # where the kernel shows them
 
 
 def check_volume_file(volume_id: str, path: Path) -> None:
@@ -22,10 +22,10 @@ def check_volume_file(volume_id: str, path: Path) -> None:
         )
 
 
-def check_bridges(nics: Iterable[NicSpec], network_devices: Path = NETWORK_DEVICES) -> None:
-    """Raises FailedPreconditionError BRIDGE_MISSING. network_devices: where the kernel shows them."""
+def check_bridges(nics: Iterable[NicSpec]) -> None:
+    """Raises FailedPreconditionError BRIDGE_MISSING."""
     for nic in nics:
-        device = network_devices / nic.bridge
+        device = NETWORK_DEVICES / nic.bridge
         # An Open vSwitch bridge has no "bridge" directory, and is none that libvirt could use by this name.
         if "/" in nic.bridge or not (device / "bridge").is_dir():
             raise FailedPreconditionError(

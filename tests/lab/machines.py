@@ -7,7 +7,6 @@ import shutil
 import threading
 import uuid
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -120,9 +119,6 @@ class Work:
     def check(self) -> None:
         if self.error:
             raise self.error
-
-    def on_cancel(self, callback: Callable[[], None]) -> AbstractContextManager[None]:
-        return nullcontext()
 
 
 @dataclass

@@ -182,6 +182,21 @@ def test_it_stays_when_the_network_goes(sides: tuple[Side, Side], guest: VmSpec)
     wait_for(lambda: first.only_here(second, guest.vm_id), "the end over there", 60)
 
 
+def test_it_stays_when_libvirtd_restarts_here(sides: tuple[Side, Side], guest: VmSpec) -> None:
+    """The daemon that moves it is killed: when it is back the outcome is asked for, and is the true one."""
+    first, second = sides
+    hold(second, guest)
+
+    def restart() -> None:
+        first.host.stop_libvirt("KILL")
+        first.host.start_libvirt()
+
+    with pytest.raises(AbortedError) as error:
+        first.driver.migrate(guest.vm_id, destination(second.host, guest), SLOW, once_copying(restart))
+    assert error.value.reason == "MIGRATION_FAILED"
+    wait_for(lambda: first.only_here(second, guest.vm_id), "the end over there", 60)
+
+
 MOVER = """
 import pickle, sys
 from ostler_agent.hypervisors.libvirt.driver import LibvirtDriver

@@ -8,7 +8,6 @@ is. Calls block; they are made from worker threads and may be made from several 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -28,9 +27,6 @@ class Work(Protocol):
 
     def check(self) -> None:
         """Raises CancelledError (or another error that ends the job) once the job is to stop."""
-
-    def on_cancel(self, callback: Callable[[], None]) -> AbstractContextManager[None]:
-        """Calls back when the job is to stop; leaving the context takes the callback back."""
 
 
 class VmEventKind(StrEnum):

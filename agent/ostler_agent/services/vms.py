@@ -116,7 +116,7 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
     def Console(
         self, request_iterator: Iterator[vm_pb2.ConsoleInput], context: grpc.ServicerContext
     ) -> Iterator[vm_pb2.ConsoleOutput]:
-        first = next(request_iterator)
+        first = next(request_iterator, vm_pb2.ConsoleInput())
         console = self._driver.console(convert.uuid_field(first.vm_id, "vm_id"), first.force)
         # However the call ends, the console is let go; False: it has ended already.
         if not context.add_callback(console.close):

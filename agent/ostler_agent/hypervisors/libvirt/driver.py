@@ -144,12 +144,15 @@ class LibvirtDriver:
                 self._secrets.drop(vm_id, key_ids)
 
     def migrate(self, vm_id: str, destination: Destination, limits: MoveLimits, work: Work) -> MoveReport:
-        report = migrate.migrate(self.connection, self._events, vm_id, destination, limits, work)
-        domains.forget_keys(self.connection, self._locks, self._secrets, vm_id)
+        report = migrate.migrate(self._connection.get, self._events, vm_id, destination, limits, work)
+        self.delete(vm_id)  # its keys, and a definition that libvirt had no time to remove
         return report
 
     def await_migration(self, vm_id: str, timeout_s: float, work: Work) -> MoveOutcome:
-        return migrate.await_migration(self.connection, vm_id, timeout_s, work)
+        outcome = migrate.await_migration(self._connection.get, vm_id, timeout_s, work)
+        if outcome is MoveOutcome.MOVED:
+            self.delete(vm_id)
+        return outcome
 
     # -- inside
 

@@ -7,12 +7,19 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from xml.etree import ElementTree
 
 import libvirt
 import structlog
-from ostler_common.errors import AbortedError, DeadlineExceededError, FailedPreconditionError, OstlerError
+from ostler_common.errors import (
+    AbortedError,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    OstlerError,
+    UnavailableError,
+)
 
 from ostler_agent.hypervisors.base import Destination, MoveLimits, MoveOutcome, MoveReport, Work
 from ostler_agent.hypervisors.libvirt import domains, inventory
@@ -24,14 +31,17 @@ from ostler_agent.hypervisors.libvirt.xml.rewrite import for_destination
 log = structlog.get_logger(__name__)
 
 LOOK_INTERVAL_S = 0.25
+PATIENCE_S = 60  # how long libvirtd may be away at the end of a move; a restart takes seconds
 MIB = 1024 * 1024
+
+Connect = Callable[[], Any]
 
 
 def migrate(
-    connection: Any, events: Events, vm_id: str, destination: Destination, limits: MoveLimits, work: Work
+    connect: Connect, events: Events, vm_id: str, destination: Destination, limits: MoveLimits, work: Work
 ) -> MoveReport:
     """See `base.LiveMigration.migrate`."""
-    domain = domains.get_active(connection, vm_id)
+    domain = domains.get_active(connect(), vm_id)
     began = time.monotonic()
     with translated(f"preparing the move of VM {vm_id}"):
         live = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE)
@@ -43,26 +53,22 @@ def migrate(
         call = _Call(lambda: domain.migrateToURI3(destination.libvirt_uri, parameters, flags))
         stopped_by = _watch(domain, call.wait, memory_bytes, limits.timeout_s, work)
         completed = _completed(heard)
-    outcome = _outcome(connection, vm_id)
+    outcome = _patiently(lambda: _outcome(connect(), vm_id), PATIENCE_S)
     if outcome is MoveOutcome.MOVED:
         return report(completed, round((time.monotonic() - began) * 1000))
     raise _failure(vm_id, outcome, stopped_by, call.error)
 
 
-def await_migration(connection: Any, vm_id: str, timeout_s: float, work: Work) -> MoveOutcome:
+def await_migration(connect: Connect, vm_id: str, timeout_s: float, work: Work) -> MoveOutcome:
     """See `base.LiveMigration.await_migration`."""
-    domain = inventory.find(connection, vm_id)
 
-    def over(wait_s: float) -> bool:
-        if not inventory.is_active(domain) or not inventory.is_migrating_out(domain):
-            return True
-        time.sleep(wait_s)
-        return False
+    def wait() -> MoveOutcome:
+        domain = inventory.find(connect(), vm_id)
+        if domain is not None and inventory.is_active(domain):
+            _watch(domain, partial(_no_longer_moving, domain), domain.maxMemory() * 1024, timeout_s, work)
+        return _outcome(connect(), vm_id)
 
-    if domain is not None:
-        memory_bytes = domain.maxMemory() * 1024 if inventory.is_active(domain) else 0
-        _watch(domain, over, memory_bytes, timeout_s, work)
-    return _outcome(connection, vm_id)
+    return _patiently(wait, timeout_s)
 
 
 @dataclass(frozen=True)
@@ -141,6 +147,26 @@ def _flags(live: str, destination: Destination, limits: MoveLimits) -> int:
 
 def _disks(xml: str) -> list[disks.AttachedDisk]:
     return disks.attached_disks(ElementTree.fromstring(xml))
+
+
+def _no_longer_moving(domain: Any, wait_s: float) -> bool:
+    if not inventory.is_active(domain) or not inventory.is_migrating_out(domain):
+        return True
+    time.sleep(wait_s)
+    return False
+
+
+def _patiently(ask: Callable[[], MoveOutcome], timeout_s: float) -> MoveOutcome:
+    """The answer; while libvirtd is away it is asked again, for only libvirtd knows. Raises UnavailableError."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            with translated("looking what became of a move"):
+                return ask()
+        except UnavailableError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(LOOK_INTERVAL_S)
 
 
 class _Call:

@@ -1,0 +1,152 @@
+"""A hypervisor in memory, behind the drivers' protocol, that does as it is told to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ostler_agent.hypervisors.base import (
+    Destination,
+    Listener,
+    MoveLimits,
+    MoveOutcome,
+    MoveReport,
+    Paths,
+    VmSample,
+    Work,
+)
+from ostler_agent.spec import DiskSpec, Key, PowerState, VmInfo, VmSpec
+from ostler_common.errors import NotFoundError, OstlerError
+
+
+@dataclass
+class FakeConsole:
+    """Says what it is told, then echoes what is written until it is closed."""
+
+    said: list[bytes]
+    written: bytes = b""
+    closed: bool = False
+
+    def read(self) -> bytes:
+        return self.said.pop(0) if self.said and not self.closed else b""
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeHypervisor:
+    """known: the VMs by id; keys: ids of keys in place by VM; done: the steps that changed something, in order.
+
+    obeys: whether guests shut down when asked; error: raised by the next step that changes something.
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[str, VmInfo] = {}
+        self.keys: dict[str, set[str]] = {}
+        self.done: list[str] = []
+        self.obeys = True
+        self.error: OstlerError | None = None
+        self.outcome = MoveOutcome.MOVED
+        self.listeners: list[Listener] = []
+        self.counters: list[VmSample] = []
+        self.terminal = FakeConsole([])
+
+    def add(self, vm_id: str, state: PowerState = PowerState.RUNNING, *, managed: bool = True) -> VmInfo:
+        info = VmInfo(vm_id, "guest", state, 1, 128 << 20, (), managed)
+        self.known[vm_id] = info
+        return info
+
+    def vm(self, vm_id: str) -> VmInfo:
+        return self.known.get(vm_id, VmInfo(vm_id, "", PowerState.ABSENT, 0, 0, (), managed=False))
+
+    def vms(self) -> list[VmInfo]:
+        return list(self.known.values())
+
+    def running(self, vm_id: str) -> bool:
+        return self.vm(vm_id).power_state in (PowerState.RUNNING, PowerState.PAUSED)
+
+    def using(self, volume_id: str) -> str | None:
+        return next((vm.vm_id for vm in self.vms() if volume_id in vm.volume_ids), None)
+
+    def define(self, spec: VmSpec, paths: Paths) -> None:
+        self._do("define")
+        self._put(spec, PowerState.STOPPED)
+
+    def start(self, spec: VmSpec, paths: Paths) -> None:
+        self._do("start")
+        self._put(spec, PowerState.RUNNING)
+
+    def shut_down(self, vm_id: str) -> None:
+        self._do("shut_down")
+        if self.obeys:
+            self._set(vm_id, PowerState.STOPPED)
+
+    def power_off(self, vm_id: str) -> None:
+        if self.running(vm_id):
+            self._do("power_off")
+            self._set(vm_id, PowerState.STOPPED)
+
+    def reboot(self, vm_id: str, hard: bool) -> None:
+        self._do("reset" if hard else "reboot")
+
+    def delete(self, vm_id: str) -> None:
+        self._do("delete")
+        self.known.pop(vm_id, None)
+
+    def attach(self, vm_id: str, disk: DiskSpec, path: Path) -> None:
+        self._do("attach")
+        info = self.known[vm_id]
+        self.known[vm_id] = replace(info, volume_ids=(*info.volume_ids, disk.volume.volume_id))
+
+    def detach(self, vm_id: str, volume_id: str, key_id: str | None, timeout_s: float, work: Work) -> None:
+        self._do("detach")
+
+    def grow_disk(self, vm_id: str, volume_id: str, size_bytes: int) -> None:
+        self._do("grow_disk")
+
+    def console(self, vm_id: str, force: bool) -> FakeConsole:
+        if vm_id not in self.known:
+            raise NotFoundError("no such VM", "VM_NOT_FOUND")
+        return self.terminal
+
+    def screenshot(self, vm_id: str) -> bytes:
+        return b"\x89PNG\r\n\x1a\n"
+
+    def samples(self) -> list[VmSample]:
+        return self.counters
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        self.listeners.append(listener)
+        return lambda: self.listeners.remove(listener)
+
+    def hold_keys(self, vm_id: str, keys: Sequence[Key]) -> None:
+        self._do("hold_keys")
+        self.keys.setdefault(vm_id, set()).update(key.key_id for key in keys)
+
+    def drop_keys(self, vm_id: str, key_ids: Sequence[str]) -> None:
+        self.keys.get(vm_id, set()).difference_update(key_ids)
+
+    def migrate(self, vm_id: str, destination: Destination, limits: MoveLimits, work: Work) -> MoveReport:
+        self._do("migrate")
+        del self.known[vm_id]
+        return MoveReport(elapsed_ms=1000, downtime_ms=20)
+
+    def await_migration(self, vm_id: str, timeout_s: float, work: Work) -> MoveOutcome:
+        return self.outcome
+
+    def _do(self, step: str) -> None:
+        if self.error:
+            error, self.error = self.error, None
+            raise error
+        self.done.append(step)
+
+    def _put(self, spec: VmSpec, state: PowerState) -> None:
+        volumes = tuple(disk.volume.volume_id for disk in spec.disks)
+        self.known[spec.vm_id] = VmInfo(spec.vm_id, spec.name, state, spec.cpus, spec.memory_bytes, volumes, True)
+
+    def _set(self, vm_id: str, state: PowerState) -> None:
+        self.known[vm_id] = replace(self.known[vm_id], power_state=state)

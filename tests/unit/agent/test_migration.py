@@ -1,0 +1,221 @@
+"""Both sides of a migration, without one: what is prepared, what is undone, what is never touched."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+import pytest
+from ostler_agent import preconditions
+from ostler_agent.hypervisors.base import MoveLimits, MoveOutcome
+from ostler_agent.jobs import JobContext
+from ostler_agent.migration import source
+from ostler_agent.migration.destination import Arrivals, Endpoint, MovedVolume
+from ostler_agent.spec import DiskFormat, DiskSpec, Key, NicSpec, PowerState, Provisioning, VmSpec, VolumeRef
+from ostler_common.errors import (
+    AbortedError,
+    AlreadyExistsError,
+    CancelledError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    OstlerError,
+    ResourceExhaustedError,
+)
+from ostler_common.secret import Secret
+
+from tests.fakes.hypervisor import FakeHypervisor
+
+VM = str(uuid.uuid4())
+
+
+def ref() -> VolumeRef:
+    return VolumeRef(str(uuid.uuid4()), str(uuid.uuid4()), DiskFormat.QCOW2, Key(str(uuid.uuid4()), Secret(b"x")))
+
+
+SHARED, MOVED, ALSO_MOVED = ref(), ref(), ref()
+SPEC = VmSpec(
+    VM,
+    "guest",
+    1,
+    128 << 20,
+    disks=tuple(DiskSpec(volume, slot) for slot, volume in enumerate((SHARED, MOVED, ALSO_MOVED))),
+    nics=(NicSpec("52:54:00:00:00:01", "br0"),),
+)
+KEYS = {volume.key.key_id for volume in (SHARED, MOVED, ALSO_MOVED) if volume.key}
+MOVING = [MovedVolume(volume.volume_id, 512) for volume in (MOVED, ALSO_MOVED)]
+
+
+class FakeVolumes:
+    """Volumes that are plain files; fails to make the one named."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.fails_for = ""
+
+    def create(self, job: JobContext, ref: VolumeRef, size_bytes: int, provisioning: Provisioning) -> object:
+        if ref.volume_id == self.fails_for:
+            raise ResourceExhaustedError("full", "POOL_FULL")
+        path = self.directory / ref.volume_id
+        assert not path.exists()
+        path.write_bytes(bytes(size_bytes))
+        return None
+
+    def delete(self, job: JobContext, ref: VolumeRef) -> None:
+        (self.directory / ref.volume_id).unlink(missing_ok=True)
+
+
+class Destination:
+    """A host with the shared volume on it, and br0."""
+
+    def __init__(self, root: Path) -> None:
+        self.pool = root / "pool"
+        self.pool.mkdir()
+        (self.pool / SHARED.volume_id).write_text("data")
+        self.driver = FakeHypervisor()
+        self.volumes = FakeVolumes(self.pool)
+        self.arrivals = Arrivals(self.driver, self.volumes, lambda ref: self.pool / ref.volume_id, "10.0.0.2")
+
+    def files(self) -> set[str]:
+        return {path.name for path in self.pool.iterdir()}
+
+
+@pytest.fixture
+def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Destination:
+    (tmp_path / "net" / "br0" / "bridge").mkdir(parents=True)
+    monkeypatch.setattr(preconditions, "NETWORK_DEVICES", tmp_path / "net")
+    return Destination(tmp_path)
+
+
+def job() -> JobContext:
+    return JobContext("test")
+
+
+def test_prepared(there: Destination) -> None:
+    endpoint = there.arrivals.prepare(SPEC, MOVING, job())
+    assert endpoint == Endpoint(
+        "qemu+tls://10.0.0.2/system",
+        "tcp://10.0.0.2",
+        "tcp://10.0.0.2",
+        {volume.volume_id: there.pool / volume.volume_id for volume in (SHARED, MOVED, ALSO_MOVED)},
+    )
+    assert there.driver.keys[VM] == KEYS
+    assert {MOVED.volume_id, ALSO_MOVED.volume_id} < there.files()
+    # The move failed and is tried anew: the targets of the first try give way.
+    assert there.arrivals.prepare(SPEC, MOVING, job()) == endpoint
+
+
+def test_an_ipv6_address_is_bracketed(there: Destination) -> None:
+    arrivals = Arrivals(there.driver, there.volumes, lambda ref: there.pool / ref.volume_id, "fd00::2")
+    assert arrivals.prepare(SPEC, MOVING, job()).migrate_uri == "tcp://[fd00::2]"
+
+
+def test_arrived(there: Destination) -> None:
+    there.arrivals.prepare(SPEC, MOVING, job())
+    with pytest.raises(FailedPreconditionError) as error:
+        there.arrivals.finish(VM, True, sorted(KEYS), [MOVED, ALSO_MOVED], job())
+    assert error.value.reason == "VM_NOT_HERE"
+    there.driver.add(VM)
+    for _ in range(2):
+        assert there.arrivals.finish(VM, True, sorted(KEYS), [MOVED, ALSO_MOVED], job()).vm_id == VM
+    assert there.files() == {SHARED.volume_id, MOVED.volume_id, ALSO_MOVED.volume_id}
+    assert there.driver.keys[VM] == KEYS
+    # From now on they are the VM's data, whoever says that it did not arrive.
+    there.driver.add(VM, PowerState.STOPPED)
+    there.arrivals.finish(VM, False, [], [MOVED, ALSO_MOVED], job())
+    assert {MOVED.volume_id, ALSO_MOVED.volume_id} < there.files()
+
+
+def test_not_arrived(there: Destination) -> None:
+    there.arrivals.prepare(SPEC, MOVING, job())
+    for _ in range(2):
+        there.arrivals.finish(VM, False, sorted(KEYS), [MOVED, ALSO_MOVED, SHARED], job())
+    assert there.files() == {SHARED.volume_id}  # never a volume that was not made for the move
+    assert there.driver.keys[VM] == set()
+
+
+@pytest.mark.parametrize("state", [PowerState.RUNNING, PowerState.PAUSED])
+def test_a_vm_that_runs_is_never_touched(there: Destination, state: PowerState) -> None:
+    there.arrivals.prepare(SPEC, MOVING, job())
+    there.driver.add(VM, state)
+    before = there.files()
+    with pytest.raises(FailedPreconditionError) as error:
+        there.arrivals.finish(VM, False, sorted(KEYS), [MOVED, ALSO_MOVED], job())
+    assert error.value.reason == "VM_RUNNING"
+    there.arrivals.settle_prepare(SPEC, MOVING)
+    assert there.files() == before
+    assert there.driver.keys[VM] == KEYS
+    with pytest.raises(FailedPreconditionError) as error:
+        there.arrivals.prepare(SPEC, MOVING, job())
+    assert error.value.reason == "VM_RUNNING"
+
+
+def test_a_failure_undoes_what_was_begun(there: Destination) -> None:
+    there.volumes.fails_for = ALSO_MOVED.volume_id
+    with pytest.raises(ResourceExhaustedError):
+        there.arrivals.prepare(SPEC, MOVING, job())
+    assert there.files() == {SHARED.volume_id}
+    assert there.driver.keys[VM] == set()
+
+
+def test_a_cancelled_preparation_leaves_nothing(there: Destination) -> None:
+    preparing = job()
+    preparing.cancel()
+    with pytest.raises(CancelledError):
+        there.arrivals.prepare(SPEC, MOVING, preparing)
+    assert there.files() == {SHARED.volume_id}
+    assert there.driver.keys[VM] == set()
+
+
+def test_a_preparation_that_was_cut_short_is_undone(there: Destination) -> None:
+    there.arrivals.prepare(SPEC, MOVING, job())
+    for _ in range(2):
+        there.arrivals.settle_prepare(SPEC, MOVING)
+    assert there.files() == {SHARED.volume_id}
+
+
+def test_somebodys_data_is_no_target(there: Destination) -> None:
+    (there.pool / MOVED.volume_id).write_text("data")
+    with pytest.raises(AlreadyExistsError) as error:
+        there.arrivals.prepare(SPEC, MOVING, job())
+    assert error.value.reason == "TARGET_EXISTS"
+    there.arrivals.settle_prepare(SPEC, MOVING)
+    assert (there.pool / MOVED.volume_id).read_text() == "data"
+    assert there.driver.done == []
+
+
+def test_what_is_missing_is_found_before_anything_is_done(there: Destination) -> None:
+    def reason(error: type[OstlerError], spec: VmSpec = SPEC, moving: list[MovedVolume] = MOVING) -> str:
+        with pytest.raises(error) as raised:
+            there.arrivals.prepare(spec, moving, job())
+        return raised.value.reason
+
+    assert reason(InvalidArgumentError, moving=[MovedVolume(str(uuid.uuid4()), 512)]) == "INVALID_FIELD"
+    assert reason(FailedPreconditionError, moving=[]) == "VOLUME_MISSING"
+    other = VmSpec(VM, "guest", 1, 128 << 20, disks=SPEC.disks, nics=(NicSpec("52:54:00:00:00:01", "br7"),))
+    assert reason(FailedPreconditionError, spec=other) == "BRIDGE_MISSING"
+    assert there.driver.done == []
+    assert there.files() == {SHARED.volume_id}
+
+
+def test_the_source_wants_a_path_for_every_volume() -> None:
+    driver = FakeHypervisor()
+    driver.add(VM)
+    endpoint = Endpoint("qemu+tls://h/system", "tcp://h", "", {SHARED.volume_id: Path("/x")})
+    with pytest.raises(InvalidArgumentError):
+        source.move(driver, endpoint, SPEC, [], MoveLimits(), job())
+    assert driver.done == []
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason"),
+    [(MoveOutcome.RUNNING_HERE, "MIGRATION_FAILED"), (MoveOutcome.STOPPED_HERE, "VM_STOPPED"), (MoveOutcome.MOVED, "")],
+)
+def test_how_a_move_of_an_earlier_life_ended(outcome: MoveOutcome, reason: str) -> None:
+    driver = FakeHypervisor()
+    driver.outcome = outcome
+    if not reason:
+        assert source.settle(driver, VM, 1, job()).downtime_ms == 0
+        return
+    with pytest.raises((AbortedError, FailedPreconditionError)) as error:
+        source.settle(driver, VM, 1, job())
+    assert error.value.reason == reason

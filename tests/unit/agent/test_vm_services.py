@@ -1,0 +1,358 @@
+"""The agent's services of VMs, migration and the host, through gRPC, over a hypervisor in memory."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+from ostler.agent.v1 import host_pb2, host_pb2_grpc, vm_pb2, vm_pb2_grpc
+from ostler.types.v1 import job_pb2, volume_pb2
+from ostler.types.v1 import vm_pb2 as types_pb2
+from ostler_agent.capabilities import Capabilities, HypervisorFacts, Probe
+from ostler_agent.hypervisors.base import MoveOutcome, VmEvent, VmEventKind, VmSample
+from ostler_agent.jobs import JobContext, Jobs
+from ostler_agent.journal import Journal, Record, digest
+from ostler_agent.migration.destination import Arrivals
+from ostler_agent.services.host import Facts, HostService
+from ostler_agent.services.migration import MigrationService
+from ostler_agent.services.vms import VmService
+from ostler_agent.spec import PowerState, Provisioning, VolumeRef
+from ostler_common import channel
+from ostler_common.errors import NotFoundError, OstlerError, from_rpc_error, from_status
+from ostler_common.identity import Identity, Kind
+from ostler_common.server import serve
+from ostler_common.tls import server_credentials
+
+from tests.fakes.hypervisor import FakeConsole, FakeHypervisor
+from tests.fakes.papers import Papers
+
+HOST = "5b6c9a0c-0000-4000-8000-000000000001"
+VM = "7b6c9a0c-0000-4000-8000-000000000001"
+VOLUME = "8b6c9a0c-0000-4000-8000-000000000001"
+State = job_pb2.JobUpdate.State
+
+CAPABILITIES = Capabilities(
+    hypervisor_type="kvm",
+    hypervisor_display_name="KVM",
+    hypervisor=HypervisorFacts(hypervisor_version="7.2.22", cpus=4, memory_bytes=1 << 30, domain_types=("qemu",)),
+    bridges=("br0",),
+    pool_types=("local",),
+    probes=(Probe("volume-encryption.qemu-img", ok=True, detail="7.2"), Probe("uefi", ok=False, reason="no firmware")),
+)
+
+
+@dataclass
+class FakeProber:
+    found: Capabilities = CAPABILITIES
+    listeners: list[Callable[[Capabilities], None]] = field(default_factory=list)
+
+    def current(self) -> Capabilities:
+        return self.found
+
+    def probe(self) -> Capabilities:
+        for listener in self.listeners:
+            listener(self.found)
+        return self.found
+
+    def subscribe(self, listener: Callable[[Capabilities], None]) -> Callable[[], None]:
+        self.listeners.append(listener)
+        return lambda: self.listeners.remove(listener)
+
+
+@dataclass
+class FakeTrust:
+    told: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+    def update(self, ca_pem: bytes, crl_pem: bytes) -> None:
+        self.told.append((ca_pem, crl_pem))
+
+
+class NoVolumes:
+    def create(self, job: JobContext, ref: VolumeRef, size_bytes: int, provisioning: Provisioning) -> object:
+        raise AssertionError
+
+    def delete(self, job: JobContext, ref: VolumeRef) -> None:
+        raise AssertionError
+
+
+class Agent:
+    """The services, served and called over mutual TLS."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.driver, self.prober, self.trust = FakeHypervisor(), FakeProber(), FakeTrust()
+        self.jobs = Jobs(root / "jobs")
+        papers = Papers(root)
+        facts = Facts(HOST, "1.2.3", lambda: datetime(2030, 1, 1, tzinfo=UTC))
+        host = HostService(self.driver, self.prober, self.trust, facts)
+        vms = VmService(self.jobs, self.driver, self.path)
+        arrivals = Arrivals(self.driver, NoVolumes(), self.path, "10.0.0.2")
+        migration = MigrationService(self.jobs, self.driver, arrivals)
+        self.server = serve(
+            "127.0.0.1:0",
+            credentials=server_credentials(papers.issue(Identity(Kind.HOST, HOST))),
+            services={
+                "ostler.agent.v1.HostService": lambda s: host_pb2_grpc.add_HostServiceServicer_to_server(host, s),
+                "ostler.agent.v1.VmService": lambda s: vm_pb2_grpc.add_VmServiceServicer_to_server(vms, s),
+                "ostler.agent.v1.MigrationService": lambda s: vm_pb2_grpc.add_MigrationServiceServicer_to_server(
+                    migration, s
+                ),
+            },
+            authorize=None,
+            workers=8,
+        )
+        self.channel = channel.open_channel(
+            f"127.0.0.1:{self.server.port}",
+            papers.issue(Identity(Kind.CONTROL, "c1")),
+            channel.host_server_name(HOST),
+        )
+        self.host = host_pb2_grpc.HostServiceStub(self.channel)
+        self.vms = vm_pb2_grpc.VmServiceStub(self.channel)
+        self.migration = vm_pb2_grpc.MigrationServiceStub(self.channel)
+
+    def path(self, ref: VolumeRef) -> Path:
+        return self.root / ref.volume_id
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[Agent]:
+    made = Agent(tmp_path)
+    yield made
+    made.channel.close()
+    made.server.stop(0).wait()
+    made.jobs.stop(5)
+
+
+def operation() -> job_pb2.OperationRef:
+    return job_pb2.OperationRef(id=str(uuid.uuid4()), attempt=1)
+
+
+def last(updates: Iterator[job_pb2.JobUpdate]) -> job_pb2.JobUpdate:
+    return list(updates)[-1]
+
+
+def spec() -> types_pb2.VmSpec:
+    ref = volume_pb2.VolumeRef(pool_id=VOLUME, volume_id=VOLUME, format=volume_pb2.DISK_FORMAT_QCOW2)
+    return types_pb2.VmSpec(
+        vm_id=VM, name="web", cpus=1, memory_bytes=128 << 20, disks=[types_pb2.DiskSpec(volume=ref, boot=True)]
+    )
+
+
+# -- the host
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_watcher_hears_all_in_order(agent: Agent) -> None:
+    info = agent.driver.add(VM)
+    agent.driver.counters = [VmSample(VM, 0, 4096, 0)]
+    watch = agent.host.WatchHost(host_pb2.WatchHostRequest(load_interval_ms=500), timeout=30)
+    snapshot = next(watch).snapshot
+    assert [vm.vm_id for vm in snapshot.vms] == [VM]
+    assert snapshot.host.host_id == HOST
+    assert snapshot.host.agent_version == "1.2.3"
+    assert snapshot.host.boot_id == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    assert snapshot.host.certificate_expire_time.ToDatetime(UTC) == datetime(2030, 1, 1, tzinfo=UTC)
+    assert snapshot.host.capabilities.volume_encryption
+    assert not snapshot.host.capabilities.uefi
+    assert [(probe.name, probe.reason) for probe in snapshot.host.capabilities.probes][1] == ("uefi", "no firmware")
+
+    (listener,) = agent.driver.listeners
+    when = datetime(2026, 1, 1, tzinfo=UTC)
+    for kind in VmEventKind:  # every kind has its word on the wire
+        listener.vm_event(VmEvent(kind, replace(info, power_state=PowerState.PAUSED), "why", when))
+    events = [next(watch) for _ in VmEventKind]
+    assert [host_pb2.VmEvent.Kind.Name(event.vm_event.kind) for event in events] == list(VmEventKind)
+    assert events[0].vm_event.vm.power_state == types_pb2.POWER_STATE_PAUSED
+    assert (events[0].vm_event.detail, events[0].vm_event.time.ToDatetime(UTC)) == ("why", when)
+
+    agent.host.ProbeCapabilities(host_pb2.ProbeCapabilitiesRequest())
+    assert next(watch).capabilities.hypervisor_version == "7.2.22"
+    listener.reconnected()
+    assert next(watch).WhichOneof("update") == "snapshot"
+    load = next(watch).load
+    assert load.cpus > 0
+    assert [(vm.vm_id, vm.memory_rss_bytes) for vm in load.vms] == [(VM, 4096)]
+
+    watch.cancel()
+    wait_until(lambda: not agent.driver.listeners and not agent.prober.listeners)
+
+
+def test_trust_is_handed_on(agent: Agent) -> None:
+    agent.host.UpdateTrust(host_pb2.UpdateTrustRequest(ca_pem=b"ca", crl_pem=b"crl"))
+    assert agent.trust.told == [(b"ca", b"crl")]
+
+
+# -- VMs
+
+
+def test_a_vm_by_way_of_jobs(agent: Agent) -> None:
+    (agent.root / VOLUME).touch()
+    started = vm_pb2.StartVmRequest(operation=operation(), spec=spec())
+    for _ in range(2):  # a repeated call answers with what is recorded
+        final = last(agent.vms.StartVm(started))
+        assert (final.state, final.vm.name, final.vm.power_state) == (
+            State.SUCCEEDED,
+            "web",
+            types_pb2.POWER_STATE_RUNNING,
+        )
+    assert agent.driver.done == ["start"]
+    assert [vm.vm_id for vm in agent.vms.ListVms(vm_pb2.ListVmsRequest()).vms] == [VM]
+    last(agent.vms.RebootVm(vm_pb2.RebootVmRequest(operation=operation(), vm_id=VM, hard=True)))
+    stopped = last(agent.vms.StopVm(vm_pb2.StopVmRequest(operation=operation(), vm_id=VM, timeout_s=10)))
+    assert stopped.vm.power_state == types_pb2.POWER_STATE_STOPPED
+    last(agent.vms.DeleteVm(vm_pb2.DeleteVmRequest(operation=operation(), vm_id=VM)))
+    assert agent.driver.done == ["start", "reset", "shut_down", "delete"]
+    assert agent.vms.GetVm(vm_pb2.GetVmRequest(vm_id=VM)).power_state == types_pb2.POWER_STATE_ABSENT
+
+
+def test_a_failed_job_tells_why(agent: Agent) -> None:
+    final = last(agent.vms.StartVm(vm_pb2.StartVmRequest(operation=operation(), spec=spec())))
+    assert final.state == State.FAILED
+    assert from_status(final.error).reason == "VOLUME_MISSING"
+
+
+def test_bad_input_is_refused_by_field(agent: Agent) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        last(agent.vms.StopVm(vm_pb2.StopVmRequest(operation=operation(), vm_id="web")))
+    assert from_rpc_error(caught.value).violations[0].field == "vm_id"
+
+
+def test_a_console_runs_both_ways(agent: Agent) -> None:
+    agent.driver.add(VM)
+    agent.driver.terminal = FakeConsole([b"login: ", b"welcome"])
+    typed = iter([vm_pb2.ConsoleInput(vm_id=VM, data=b"ro"), vm_pb2.ConsoleInput(data=b"ot\n")])
+    heard = [output.data for output in agent.vms.Console(typed, timeout=10)]
+    assert heard == [b"", b"login: ", b"welcome"]
+    wait_until(lambda: agent.driver.terminal.closed)
+    wait_until(lambda: agent.driver.terminal.written.startswith(b"ro"))
+
+
+def test_no_console_without_its_vm(agent: Agent) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        list(agent.vms.Console(iter([vm_pb2.ConsoleInput(vm_id=VM)]), timeout=10))
+    assert isinstance(from_rpc_error(caught.value), NotFoundError)
+
+
+def test_a_console_needs_a_first_word(agent: Agent) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        list(agent.vms.Console(iter([]), timeout=10))
+    assert from_rpc_error(caught.value).reason == "INVALID_FIELD"
+
+
+# -- migration
+
+
+def test_a_vm_leaves(agent: Agent) -> None:
+    agent.driver.add(VM)
+    request = vm_pb2.MigrateVmRequest(
+        operation=operation(),
+        vm_id=VM,
+        endpoint=job_pb2.MigrationEndpoint(
+            libvirt_uri="qemu+tls://h2/system", migrate_uri="tcp://h2", volume_paths={VOLUME: "/there"}
+        ),
+        destination_spec=spec(),
+    )
+    final = last(agent.migration.MigrateVm(request))
+    assert (final.state, final.migration_report.downtime_ms) == (State.SUCCEEDED, 20)
+
+
+@pytest.mark.parametrize(
+    ("field_name", "endpoint"),
+    [
+        ("endpoint.libvirt_uri", job_pb2.MigrationEndpoint(libvirt_uri="qemu+ssh://h2/system", migrate_uri="tcp://h2")),
+        ("endpoint.libvirt_uri", job_pb2.MigrationEndpoint(libvirt_uri="qemu+tcp://h2/system", migrate_uri="tcp://h2")),
+        ("endpoint.migrate_uri", job_pb2.MigrationEndpoint(libvirt_uri="qemu+tls://h2/system", migrate_uri="exec:sh")),
+    ],
+)
+def test_nothing_leaves_in_clear(agent: Agent, field_name: str, endpoint: job_pb2.MigrationEndpoint) -> None:
+    request = vm_pb2.MigrateVmRequest(operation=operation(), vm_id=VM, endpoint=endpoint, destination_spec=spec())
+    with pytest.raises(grpc.RpcError) as caught:
+        last(agent.migration.MigrateVm(request))
+    assert from_rpc_error(caught.value).violations[0].field == field_name
+
+
+# -- what an earlier life of the agent left running
+
+
+def settled(root: Path, driver: FakeHypervisor, kind: str, request: Message) -> job_pb2.JobUpdate:
+    """The outcome of a job that was running when the agent died."""
+    jobs = Jobs(root / "jobs")
+    VmService(jobs, driver, lambda ref: root / ref.volume_id)
+    MigrationService(jobs, driver, Arrivals(driver, NoVolumes(), lambda ref: root / ref.volume_id, "10.0.0.2"))
+    Journal(root / "jobs").save(Record.begin("op", 1, kind, digest(request), request))
+    jobs.recover()
+    return last(jobs.watch("op"))
+
+
+def outcome(update: job_pb2.JobUpdate) -> str:
+    if update.state == State.SUCCEEDED:
+        return "SUCCEEDED"
+    error: OstlerError = from_status(update.error)
+    return error.reason
+
+
+def _attach() -> vm_pb2.AttachVolumeRequest:
+    return vm_pb2.AttachVolumeRequest(vm_id=VM, disk=spec().disks[0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "request_of", "state", "expected"),
+    [
+        ("vm.start", lambda: vm_pb2.StartVmRequest(spec=spec()), PowerState.RUNNING, "SUCCEEDED"),
+        ("vm.start", lambda: vm_pb2.StartVmRequest(spec=spec()), PowerState.STOPPED, "INTERRUPTED"),
+        ("vm.stop", lambda: vm_pb2.StopVmRequest(vm_id=VM), PowerState.STOPPED, "SUCCEEDED"),
+        ("vm.stop", lambda: vm_pb2.StopVmRequest(vm_id=VM), PowerState.RUNNING, "INTERRUPTED"),
+        ("vm.delete", lambda: vm_pb2.DeleteVmRequest(vm_id=VM), None, "SUCCEEDED"),
+        ("vm.delete", lambda: vm_pb2.DeleteVmRequest(vm_id=VM), PowerState.STOPPED, "INTERRUPTED"),
+        ("vm.define", lambda: vm_pb2.DefineVmRequest(spec=spec()), PowerState.STOPPED, "INTERRUPTED"),
+        ("vm.attach", _attach, PowerState.RUNNING, "INTERRUPTED"),
+        ("vm.detach", lambda: vm_pb2.DetachVolumeRequest(vm_id=VM, volume_id=VOLUME), PowerState.RUNNING, "SUCCEEDED"),
+    ],
+)
+def test_the_true_outcome(
+    tmp_path: Path, kind: str, request_of: Callable[[], Message], state: PowerState | None, expected: str
+) -> None:
+    driver = FakeHypervisor()
+    if state:
+        driver.add(VM, state)
+    assert outcome(settled(tmp_path, driver, kind, request_of())) == expected
+
+
+def test_the_true_outcome_where_the_disk_is_there(tmp_path: Path) -> None:
+    driver = FakeHypervisor()
+    driver.known[VM] = replace(driver.add(VM), volume_ids=(VOLUME,))
+    assert outcome(settled(tmp_path, driver, "vm.attach", _attach())) == "SUCCEEDED"
+    detach = vm_pb2.DetachVolumeRequest(vm_id=VM, volume_id=VOLUME)
+    assert outcome(settled(tmp_path, driver, "vm.detach", detach)) == "INTERRUPTED"
+
+
+@pytest.mark.parametrize(
+    ("moved", "expected"),
+    [
+        (MoveOutcome.MOVED, "SUCCEEDED"),
+        (MoveOutcome.RUNNING_HERE, "MIGRATION_FAILED"),
+        (MoveOutcome.STOPPED_HERE, "VM_STOPPED"),
+    ],
+)
+def test_the_true_outcome_of_a_move(tmp_path: Path, moved: MoveOutcome, expected: str) -> None:
+    driver = FakeHypervisor()
+    driver.outcome = moved
+    assert outcome(settled(tmp_path, driver, "migration.move", vm_pb2.MigrateVmRequest(vm_id=VM))) == expected
+
+
+def test_a_preparation_that_was_cut_short_is_undone(tmp_path: Path) -> None:
+    request = vm_pb2.PrepareMigrationRequest(spec=spec())
+    assert outcome(settled(tmp_path, FakeHypervisor(), "migration.prepare", request)) == "INTERRUPTED"
