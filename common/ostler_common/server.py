@@ -21,7 +21,7 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
 from ostler_common.channel import TRANSPORT_OPTIONS
-from ostler_common.errors import InternalError, OstlerError, UnauthenticatedError, to_status
+from ostler_common.errors import InternalError, OstlerError, PermissionDeniedError, UnauthenticatedError, to_status
 from ostler_common.identity import Identity
 from ostler_common.tls import Peer, peer_of
 
@@ -58,9 +58,10 @@ class Call:
 class Server:
     """A running server. port: the one it listens on, also when 0 was asked for."""
 
-    def __init__(self, server: grpc.Server, port: int, status: health.HealthServicer) -> None:
+    def __init__(self, server: grpc.Server, port: int, status: health.HealthServicer, gate: _Gate) -> None:
         self._server = server
         self._status = status
+        self._gate = gate
         self.port = port
 
     def set_serving(self, serving: bool) -> None:
@@ -72,6 +73,10 @@ class Server:
         """Takes no new calls, lets running ones end for `grace_s`, then cuts them; sets the event when all is over."""
         self._status.enter_graceful_shutdown()
         return self._server.stop(grace_s)
+
+    def cut_unauthorized(self) -> None:
+        """Ends running calls that would not be let in any more: a stream may outlive its caller's certificate."""
+        self._gate.cut_unauthorized()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Waits until it has stopped; False when the time is over first."""
@@ -92,7 +97,8 @@ def serve(
     workers: how many calls run at once; more wait. Raises OSError when the address cannot be had.
     """
     pool = ThreadPoolExecutor(workers, thread_name_prefix="rpc")
-    server = grpc.server(pool, interceptors=[_Gate(authorize)], options=_OPTIONS, maximum_concurrent_rpcs=workers * 16)
+    gate = _Gate(authorize)
+    server = grpc.server(pool, interceptors=[gate], options=_OPTIONS, maximum_concurrent_rpcs=workers * 16)
     for register in services.values():
         register(server)
     status = health.HealthServicer(experimental_non_blocking=False)  # its other way by-passes the gate's wrapper
@@ -105,7 +111,7 @@ def serve(
     except RuntimeError as error:
         raise OSError(f"cannot listen on {address}: the port is taken or the address is not this machine's") from error
     server.start()
-    return Server(server, port, status)
+    return Server(server, port, status, gate)
 
 
 def current_call(context: grpc.ServicerContext) -> Call:
@@ -127,6 +133,18 @@ class _Gate(grpc.ServerInterceptor):
 
     def __init__(self, authorize: Authorize | None) -> None:
         self._authorize = authorize
+        self._running: set[grpc.ServicerContext] = set()
+
+    def cut_unauthorized(self) -> None:
+        if self._authorize is None:
+            return
+        for context in list(self._running):
+            call = current_call(context)
+            try:
+                self._authorize(call.peer, call.method)
+            except (PermissionDeniedError, UnauthenticatedError) as error:
+                log.warning("a running call is cut", method=call.method, peer=call.peer.address, reason=error.reason)
+                context.cancel()
 
     def intercept_service(
         self,
@@ -158,6 +176,7 @@ class _Gate(grpc.ServerInterceptor):
         try:
             authorized = self._authorize(peer, method) if self._authorize else None
             context._ostler_call = Call(method, peer, authorized)  # type: ignore[attr-defined]
+            self._running.add(context)
             yield
             # A handler of grpc's own (health, reflection) may have set a code without raising.
             code = context.code().name if context.code() else "OK"  # type: ignore[attr-defined]
@@ -180,6 +199,7 @@ class _Gate(grpc.ServerInterceptor):
             message = f"internal error, incident {incident} (the server's log has the details)"
             _abort(context, InternalError(message, "INTERNAL", {"incident": incident}))
         finally:
+            self._running.discard(context)
             level = "debug" if method.startswith(f"/{HEALTH}/") and code == "OK" else "info"
             getattr(log, level)(
                 "call",

@@ -118,6 +118,7 @@ def run(config_path: Path | None) -> None:
     while not stop.wait(tick_s):
         notify.alive()
         control.renew()
+        control.cut_unauthorized()
         since_tidy_s += tick_s
         if since_tidy_s >= _TIDY_EVERY_S:
             since_tidy_s = 0.0

@@ -75,6 +75,7 @@ class Control:
                 workers=config.workers,
             )
             stack.callback(_stop, main)
+            self._main = main
             enrollment = server.serve(
                 config.enroll_listen,
                 credentials=tls.server_credentials(state.server_tls(), client_certificates=False),
@@ -95,6 +96,13 @@ class Control:
                     log.info("the control plane's certificate was renewed")
         except Exception:
             log.exception("the control plane's certificate could not be renewed; it is tried again")
+
+    def cut_unauthorized(self) -> None:
+        """Ends calls of users and hosts that are not let in any more: to be called now and then. Never raises."""
+        try:
+            self._main.cut_unauthorized()
+        except Exception:
+            log.exception("running calls could not be looked at; it is tried again")
 
     def tidy(self) -> None:
         """Forgets what is old, checks what must add up: to be called now and then. Never raises."""

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf import descriptor_pool, message_factory
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from ostler.control.v1 import account_pb2, account_pb2_grpc
 from ostler_common import pki
@@ -170,6 +171,24 @@ def test_revoked_admin_is_refused_at_once_on_an_open_connection(
             error = method.call(on)
             assert error is not None, method.path
             assert error.code == "UNAUTHENTICATED", method.path
+
+
+def test_running_stream_ends_soon_after_its_caller(fleet: Fleet, control: Control) -> None:
+    papers = fleet.user("sid", Role.MEMBER)
+    request = health_pb2.HealthCheckRequest()
+    with channel(control.main_port, papers) as on, channel(control.main_port, fleet.admin) as other:
+        cut = health_pb2_grpc.HealthStub(on).Watch(request, timeout=DEADLINE_S)
+        kept = health_pb2_grpc.HealthStub(other).Watch(request, timeout=DEADLINE_S)
+        next(cut)
+        next(kept)
+        with database.session():
+            users.delete(User.get(User.name == "sid"), "test")
+        control.cut_unauthorized()
+        with pytest.raises(grpc.RpcError) as error:
+            next(cut)
+        assert error.value.code() is grpc.StatusCode.CANCELLED
+        assert kept.is_active()
+        kept.cancel()
 
 
 def test_deleted_user_and_removed_host_are_refused_at_once(fleet: Fleet, control: Control) -> None:
