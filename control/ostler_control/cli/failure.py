@@ -17,6 +17,7 @@ from ostler_control.cli.text import printable
 _HINTS = {
     "NO_FEASIBLE_HOST": "`ostler host list` shows what is free; `ostler vm hosts NAME` explains each host",
     "NO_FEASIBLE_POOL": "`ostler pool list` shows free space, and which pools hold encrypted volumes",
+    "CONSOLE_BUSY": "`ostler vm console NAME --force` takes it over",
     "BAD_CERTIFICATE": "have an admin run `ostler user renew NAME`",
 }
 

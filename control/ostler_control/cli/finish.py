@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from ostler_control.cli.app import App
 from ostler_control.cli.options import How
-from ostler_control.cli.output import View, print_data, print_list, print_one
+from ostler_control.cli.output import View, print_changed, print_data
 
 M = TypeVar("M", bound=Message)
 
@@ -34,10 +34,8 @@ def finish(app: App, operation: lro.Operation, view: View[M], answer: M, how: Ho
     operation.response.Unpack(answer)
     if gone and how.output == "table":
         click.echo(f"{view.noun} {view.name(answer)} is deleted")
-    elif how.output == "table":
-        print_list(view, [answer], how.output)
     else:
-        print_one(view, answer, how.output)
+        print_changed(view, answer, how.output)
 
 
 def _print_operation(operation: lro.Operation, how: How) -> None:

@@ -92,6 +92,14 @@ def print_one(view: View[T], item: T, output: str) -> None:
         print_data(view.plain(item), output)
 
 
+def print_changed(view: View[T], item: T, output: str) -> None:
+    """Prints an object that was changed: in a table, one row is enough."""
+    if output == "table":
+        print_list(view, [item], output)
+    else:
+        print_one(view, item, output)
+
+
 def print_data(data: Any, output: str) -> None:
     """Prints plain data as JSON or YAML."""
     if output == "json":

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 NONE = "-"
 
 
-def size(size_bytes: int) -> str:
-    """`10.0 GiB`; a dash for nothing."""
-    return format_size(size_bytes) if size_bytes else NONE
+def size(size_bytes: int, nothing: str = NONE) -> str:
+    """`10 GiB`; `nothing` for 0."""
+    return format_size(size_bytes) if size_bytes else nothing
 
 
 def yes(value: bool) -> str:

@@ -14,7 +14,7 @@ from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import CLUSTER, HOST
 from ostler_control.cli.options import DURATION, confirm, limit_option, output_option, yes_option
-from ostler_control.cli.output import Section, View, print_data, print_list, print_one
+from ostler_control.cli.output import Section, View, print_changed, print_data, print_list, print_one
 
 
 def _load(host: pb.Host) -> str:
@@ -23,6 +23,10 @@ def _load(host: pb.Host) -> str:
     load = host.load
     memory = f"{text.size(load.memory_used_bytes)} of {text.size(load.memory_total_bytes)}"
     return f"{load.cpu_used:.1f} of {load.cpus} CPUs, {memory} memory"
+
+
+def _memory(host: pb.Host, between: str) -> str:
+    return f"{text.size(host.allocated_memory_bytes, '0')}{between}{text.size(host.capabilities.memory_bytes)}"
 
 
 def _probes(host: pb.Host) -> Sequence[Sequence[str]]:
@@ -48,7 +52,7 @@ VIEW = View[pb.Host](
         ("encryption", lambda h: text.yes(h.capabilities.volume_encryption)),
         ("vms", lambda h: str(h.vm_count)),
         ("cpus", lambda h: f"{h.allocated_cpus}/{h.capabilities.cpus}"),
-        ("memory", lambda h: f"{text.size(h.allocated_memory_bytes)}/{text.size(h.capabilities.memory_bytes)}"),
+        ("memory", lambda h: _memory(h, "/")),
     ],
     details=[
         ("reason", lambda h: h.state_reason),
@@ -58,9 +62,7 @@ VIEW = View[pb.Host](
         ("cpus", lambda h: f"{h.allocated_cpus} given out, {h.capabilities.cpus} there"),
         (
             "memory",
-            lambda h: (
-                f"{text.size(h.allocated_memory_bytes)} given out, {text.size(h.capabilities.memory_bytes)} there"
-            ),
+            lambda h: f"{_memory(h, ' given out, ')} there",
         ),
         ("load", _load),
         (
@@ -153,7 +155,7 @@ def show(app: App, host: str, output: str) -> None:
 
 def _update(app: App, host: str, output: str, **values: Any) -> None:
     request = pb.UpdateHostRequest(host=host, values=pb.Host(**values), update_mask=FieldMask(paths=list(values)))
-    print_one(VIEW, app.client.hosts.UpdateHost(request), output)
+    print_changed(VIEW, app.client.hosts.UpdateHost(request), output)
 
 
 @command.command("update")
@@ -235,7 +237,7 @@ def enter(app: App, host: str, reason: str, output: str) -> None:
       ostler host maintenance enter h1 --reason "new disks"
     """
     request = pb.EnterMaintenanceRequest(host=host, reason=reason)
-    print_one(VIEW, app.client.hosts.EnterMaintenance(request), output)
+    print_changed(VIEW, app.client.hosts.EnterMaintenance(request), output)
 
 
 @maintenance.command("leave")
@@ -249,7 +251,7 @@ def leave(app: App, host: str, output: str) -> None:
     Example:
       ostler host maintenance leave h1
     """
-    print_one(VIEW, app.client.hosts.LeaveMaintenance(pb.LeaveMaintenanceRequest(host=host)), output)
+    print_changed(VIEW, app.client.hosts.LeaveMaintenance(pb.LeaveMaintenanceRequest(host=host)), output)
 
 
 @command.command("remove")

@@ -26,7 +26,7 @@ def _kind(offering: Offering) -> str:
 
 def _what(offering: Offering) -> str:
     if isinstance(offering, pb.ServiceOffering):
-        return f"{offering.cpus} CPUs, {text.size(offering.memory_bytes)} memory"
+        return f"{offering.cpus} {'CPU' if offering.cpus == 1 else 'CPUs'}, {text.size(offering.memory_bytes)} memory"
     size = text.size(offering.size_bytes) if offering.size_bytes else "any size"
     return f"{size}, {text.enum_of(offering, 'format')}, {text.enum_of(offering, 'provisioning')}"
 

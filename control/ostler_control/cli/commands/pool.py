@@ -35,7 +35,7 @@ VIEW = View[pb.Pool](
         ("encryption", lambda p: text.yes(p.encryption)),
         ("free", lambda p: text.size(p.available_bytes)),
         ("capacity", lambda p: text.size(p.capacity_bytes)),
-        ("provisioned", lambda p: text.size(p.provisioned_bytes)),
+        ("volumes", lambda p: text.size(p.provisioned_bytes)),
     ],
     details=[
         ("shared", lambda p: text.yes(p.shared)),
@@ -125,7 +125,7 @@ def create(
 @output_option
 @pass_app
 def list_(app: App, host: str, limit: int | None, output: str) -> None:
-    """Lists pools. PROVISIONED is the sum of the sizes of the volumes in it; thin ones take less.
+    """Lists pools. VOLUMES is the sum of the sizes of the volumes in it; thin ones take less.
 
     \b
     Example:
