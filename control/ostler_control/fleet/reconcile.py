@@ -113,7 +113,7 @@ def _judge(row: VmRow, home: HostView | None, elsewhere: list[HostView]) -> Verd
     if elsewhere:
         return _misplaced(row, home, elsewhere)
     if home is None:
-        return _verdict(row, row.power_state, Kind.FINE, "")
+        return _verdict(row, row.power_state, Kind.FINE, row.attention if row.state == "failed" else "")
     if home.silent and row.state == "running":
         return _verdict(row, "", Kind.SILENT, _SILENT)
     if not home.heard:
@@ -140,6 +140,8 @@ def _at_home(row: VmRow, power_state: str) -> tuple[Kind, str]:
             return Kind.VANISHED, row.attention
         case "stopped", "absent" if row.power_state:
             return Kind.VANISHED, "its definition is gone from its host; starting the VM writes it again"
+        case "failed", _:
+            return Kind.FINE, row.attention  # says what failed
         case _:
             return Kind.FINE, ""
 

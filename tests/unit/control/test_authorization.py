@@ -103,8 +103,8 @@ def who_am_i(port: int, papers: TlsFiles) -> OstlerError | None:
     return None
 
 
-def test_every_served_method_is_in_the_table(served: list[Method]) -> None:
-    assert {method.path for method in served} <= set(TABLE)
+def test_the_table_has_every_served_method_and_no_other(served: list[Method]) -> None:
+    assert {method.path for method in served} == set(TABLE)
 
 
 @pytest.mark.parametrize("role", list(Role))

@@ -85,6 +85,12 @@ def test_silent_host_is_shown_on_its_running_vms_without_events() -> None:
     assert judged(after, host("A", v1="stopped")) == ("stopped", "stopped outside Os", "vm.stopped")
 
 
+def test_what_failed_stays_written_on_the_vm() -> None:
+    row = replace(ROW, state="failed", attention="not deleted: disk in use")
+    assert judged(row, host("A", v1="running")) is None
+    assert judged(replace(row, home=""), host("A")) is None
+
+
 def test_host_that_is_being_connected_says_nothing() -> None:
     assert judged(ROW, host("A", heard=False)) is None
 
