@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -100,9 +101,12 @@ def _updates(
     agent = agents.at(host)
     request = job_pb2.CancelJobRequest(operation_id=job_id)
 
+    # gRPC cancels a call that nobody holds any more.
+    sent: deque[object] = deque(maxlen=4)
+
     def cancel() -> None:
         # Not waited for: the job's own stream tells what became of it. Lost ones are sent again.
-        agent.jobs.CancelJob.future(request, timeout=_CANCEL_DEADLINE_S)
+        sent.append(agent.jobs.CancelJob.future(request, timeout=_CANCEL_DEADLINE_S))
 
     call = begin(agent)
     try:

@@ -121,10 +121,11 @@ def vm_of(volume: Any) -> Any | None:
 
 def take_with_vm(volume: Any) -> tuple[Any | None, Any]:
     """`take` for a volume and the VM that it is attached to, if any."""
-    vm = vm_of(volume)
+    seen = load_or_none(volume.id) or volume
+    vm = vm_of(seen)
     taken = take(vm) if vm is not None else None
     fresh = take(volume)
-    if fresh.vm_id != volume.vm_id:
+    if fresh.vm_id != seen.vm_id:
         raise AbortedError(f"volume {volume.name} was attached or detached meanwhile; try again", "CHANGED_MEANWHILE")
     return taken, fresh
 

@@ -1,0 +1,460 @@
+"""Agents that do their work in memory: hosts, pools they share, volumes, VMs, migrations; and faults on request.
+
+The jobs are the real agent's (`ostler_agent.jobs`), so what a repeated, stale or cancelled call gets is what a real
+agent answers. What is fake is the hypervisor and the disk.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_status import rpc_status
+from ostler.agent.v1 import job_pb2_grpc, vm_pb2, vm_pb2_grpc, volume_pb2, volume_pb2_grpc
+from ostler.types.v1 import job_pb2
+from ostler.types.v1 import vm_pb2 as types_vm_pb2
+from ostler.types.v1 import volume_pb2 as types_volume_pb2
+from ostler_agent.jobs import JobContext, Jobs
+from ostler_agent.services.jobs import JobService
+from ostler_common.errors import FailedPreconditionError, NotFoundError, OstlerError, to_status
+
+RUNNING, STOPPED, ABSENT = (
+    types_vm_pb2.POWER_STATE_RUNNING,
+    types_vm_pb2.POWER_STATE_STOPPED,
+    types_vm_pb2.POWER_STATE_ABSENT,
+)
+
+
+@dataclass
+class File:
+    """A volume's file. passphrase: b"" for a plain one."""
+
+    size_bytes: int
+    format: int
+    passphrase: bytes
+    key_id: str = ""
+    template_id: str = ""
+
+
+@dataclass
+class Machine:
+    """A VM that a host knows."""
+
+    spec: types_vm_pb2.VmSpec
+    running: bool = False
+    migrating: bool = False
+
+
+@dataclass
+class Fault:
+    """What goes wrong with the next calls of a method.
+
+    error: the job fails with it; before: without having done anything, else after its work. cut: the stream breaks once
+    the job has begun, and the job goes on. hold: the job waits until it is released or cancelled. forget_key: a volume
+    is made plain that should be encrypted.
+    """
+
+    error: OstlerError | None = None
+    before: bool = True
+    cut: bool = False
+    hold: threading.Event | None = None
+    forget_key: bool = False
+    times: int = 1
+    reached: threading.Event = field(default_factory=threading.Event)
+
+
+class Fleet:
+    """Hosts and the storage behind them. pools: pool id -> volume id -> file; local pools have one host."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.hosts: dict[str, FakeHost] = {}
+        self.pools: dict[str, dict[str, File]] = {}
+        self.lock = threading.RLock()
+
+    def add_host(self, name: str, host_id: str) -> FakeHost:
+        host = FakeHost(self, name, host_id)
+        self.hosts[host_id] = host
+        host.start()
+        return host
+
+    def running_on(self, vm_id: str) -> list[str]:
+        """Names of the hosts on which a VM runs: more than one would be the end of its disks."""
+        with self.lock:
+            return [host.name for host in self.hosts.values() if vm_id in host.vms and host.vms[vm_id].running]
+
+    def files(self) -> dict[str, str]:
+        """Volume id -> pool id of every file there is."""
+        with self.lock:
+            return {volume_id: pool_id for pool_id, files in self.pools.items() for volume_id in files}
+
+    def stop(self) -> None:
+        for host in self.hosts.values():
+            host.stop()
+
+
+class FakeHost(
+    volume_pb2_grpc.VolumeServiceServicer, vm_pb2_grpc.VmServiceServicer, vm_pb2_grpc.MigrationServiceServicer
+):
+    """One host's agent on a loopback port. calls: every method called, in order."""
+
+    def __init__(self, fleet: Fleet, name: str, host_id: str) -> None:
+        self.fleet = fleet
+        self.name = name
+        self.host_id = host_id
+        self.pools: set[str] = set()
+        self.vms: dict[str, Machine] = {}
+        self.secrets: set[str] = set()
+        self.faults: dict[str, Fault] = {}
+        self.calls: list[str] = []
+        self.port = 0
+        self._jobs = Jobs(fleet.directory / f"jobs-{host_id}")
+        self._server: grpc.Server | None = None
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Listens, on the same port as before."""
+        server = grpc.server(ThreadPoolExecutor(32), options=[("grpc.so_reuseport", 0)])
+        volume_pb2_grpc.add_VolumeServiceServicer_to_server(self, server)
+        vm_pb2_grpc.add_VmServiceServicer_to_server(self, server)
+        vm_pb2_grpc.add_MigrationServiceServicer_to_server(self, server)
+        job_pb2_grpc.add_JobServiceServicer_to_server(_JobErrors(self._jobs), server)
+        self.port = server.add_insecure_port(f"127.0.0.1:{self.port}")
+        server.start()
+        self._server = server
+
+    def stop(self) -> None:
+        """Does not answer any more; VMs and jobs go on."""
+        if self._server is not None:
+            self._server.stop(0).wait()
+            self._server = None
+
+    def fail(self, method: str, fault: Fault) -> Fault:
+        self.faults[method] = fault
+        return fault
+
+    # -- volumes
+
+    def CreateVolume(
+        self, request: volume_pb2.CreateVolumeRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        def work(job: JobContext) -> types_volume_pb2.VolumeInfo:
+            files, ref = self._files(request.volume), request.volume
+            if ref.volume_id in files:
+                raise FailedPreconditionError(f"volume {ref.volume_id} exists", "VOLUME_EXISTS")
+            job.progress("creating", 1, 2)
+            files[ref.volume_id] = File(
+                request.size_bytes, ref.format, ref.key.passphrase, ref.key.key_id, request.template.template_id
+            )
+            return self._volume_info(ref)
+
+        return self._job("CreateVolume", "volume.create", request, context, work)
+
+    def GrowVolume(
+        self, request: volume_pb2.GrowVolumeRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        def work(job: JobContext) -> types_volume_pb2.VolumeInfo:
+            file = self._file(request.volume)
+            self._check_key(file, request.volume)
+            file.size_bytes = max(file.size_bytes, request.size_bytes)
+            return self._volume_info(request.volume)
+
+        return self._job("GrowVolume", "volume.grow", request, context, work)
+
+    def DeleteVolume(
+        self, request: volume_pb2.DeleteVolumeRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        def work(job: JobContext) -> None:
+            for machine in self.vms.values():
+                used = [disk.volume for disk in machine.spec.disks]
+                if machine.running and any(
+                    (ref.volume_id, ref.pool_id) == (request.volume.volume_id, request.volume.pool_id) for ref in used
+                ):
+                    raise FailedPreconditionError("the volume is in use", "VOLUME_IN_USE")
+            self._files(request.volume).pop(request.volume.volume_id, None)
+
+        return self._job("DeleteVolume", "volume.delete", request, context, work)
+
+    def GetVolume(
+        self, request: volume_pb2.GetVolumeRequest, context: grpc.ServicerContext
+    ) -> types_volume_pb2.VolumeInfo:
+        with _errors(context):
+            return self._volume_info(request.volume)
+
+    # -- VMs
+
+    def StartVm(self, request: vm_pb2.StartVmRequest, context: grpc.ServicerContext) -> Iterator[job_pb2.JobUpdate]:
+        def work(job: JobContext) -> types_vm_pb2.VmInfo:
+            self._check_disks(request.spec)
+            self.vms[request.spec.vm_id] = Machine(_without_keys(request.spec), running=True)
+            return self._vm_info(request.spec.vm_id)
+
+        return self._job("StartVm", "vm.start", request, context, work)
+
+    def DefineVm(self, request: vm_pb2.DefineVmRequest, context: grpc.ServicerContext) -> Iterator[job_pb2.JobUpdate]:
+        def work(job: JobContext) -> types_vm_pb2.VmInfo:
+            self.vms[request.spec.vm_id] = Machine(_without_keys(request.spec))
+            return self._vm_info(request.spec.vm_id)
+
+        return self._job("DefineVm", "vm.define", request, context, work)
+
+    def ListVms(self, request: vm_pb2.ListVmsRequest, context: grpc.ServicerContext) -> vm_pb2.ListVmsResponse:
+        return vm_pb2.ListVmsResponse(vms=[self._vm_info(vm_id) for vm_id in list(self.vms)])
+
+    def StopVm(self, request: vm_pb2.StopVmRequest, context: grpc.ServicerContext) -> Iterator[job_pb2.JobUpdate]:
+        def work(job: JobContext) -> types_vm_pb2.VmInfo:
+            machine = self.vms.get(request.vm_id)
+            if machine:
+                machine.running = False
+                self._drop_secrets(machine.spec)
+            return self._vm_info(request.vm_id)
+
+        return self._job("StopVm", "vm.stop", request, context, work)
+
+    def RebootVm(self, request: vm_pb2.RebootVmRequest, context: grpc.ServicerContext) -> Iterator[job_pb2.JobUpdate]:
+        return self._job("RebootVm", "vm.reboot", request, context, lambda job: self._vm_info(request.vm_id))
+
+    def DeleteVm(self, request: vm_pb2.DeleteVmRequest, context: grpc.ServicerContext) -> Iterator[job_pb2.JobUpdate]:
+        def work(job: JobContext) -> types_vm_pb2.VmInfo:
+            if self._runs(request.vm_id):
+                raise FailedPreconditionError("the VM runs", "VM_RUNNING")
+            self.vms.pop(request.vm_id, None)
+            return self._vm_info(request.vm_id)
+
+        return self._job("DeleteVm", "vm.delete", request, context, work)
+
+    def AttachVolume(
+        self, request: vm_pb2.AttachVolumeRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        def work(job: JobContext) -> types_vm_pb2.VmInfo:
+            machine = self._machine(request.vm_id)
+            file = self._file(request.disk.volume)
+            self._check_key(file, request.disk.volume)
+            if request.disk.volume.volume_id not in [disk.volume.volume_id for disk in machine.spec.disks]:
+                disk = machine.spec.disks.add()
+                disk.CopyFrom(request.disk)
+                disk.volume.key.ClearField("passphrase")
+            return self._vm_info(request.vm_id)
+
+        return self._job("AttachVolume", "vm.attach", request, context, work)
+
+    def DetachVolume(
+        self, request: vm_pb2.DetachVolumeRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        def work(job: JobContext) -> types_vm_pb2.VmInfo:
+            machine = self._machine(request.vm_id)
+            kept = [disk for disk in machine.spec.disks if disk.volume.volume_id != request.volume_id]
+            del machine.spec.disks[:]
+            machine.spec.disks.extend(kept)
+            self.secrets.discard(request.key_id)
+            return self._vm_info(request.vm_id)
+
+        return self._job("DetachVolume", "vm.detach", request, context, work)
+
+    def GetVm(self, request: vm_pb2.GetVmRequest, context: grpc.ServicerContext) -> types_vm_pb2.VmInfo:
+        return self._vm_info(request.vm_id)
+
+    def Console(
+        self, request_iterator: Iterator[vm_pb2.ConsoleInput], context: grpc.ServicerContext
+    ) -> Iterator[vm_pb2.ConsoleOutput]:
+        with _errors(context):
+            first = next(request_iterator)
+            self._machine(first.vm_id)
+            yield vm_pb2.ConsoleOutput()
+            for request in request_iterator:
+                yield vm_pb2.ConsoleOutput(data=b"echo " + request.data)
+
+    def Screenshot(self, request: vm_pb2.ScreenshotRequest, context: grpc.ServicerContext) -> vm_pb2.ScreenshotResponse:
+        return vm_pb2.ScreenshotResponse(png=b"\x89PNG")
+
+    # -- migration
+
+    def PrepareMigration(
+        self, request: vm_pb2.PrepareMigrationRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        def work(job: JobContext) -> job_pb2.MigrationEndpoint:
+            moved = {volume.volume_id: volume.size_bytes for volume in request.moved_volumes}
+            for disk in request.spec.disks:
+                ref = disk.volume
+                if ref.volume_id in moved:
+                    self._files(ref)[ref.volume_id] = File(
+                        moved[ref.volume_id], ref.format, ref.key.passphrase, ref.key.key_id
+                    )
+            self._check_disks(request.spec)
+            return job_pb2.MigrationEndpoint(
+                libvirt_uri=f"qemu+tls://{self.host_id}/system",
+                migrate_uri=f"tcp://{self.host_id}",
+                volume_paths={disk.volume.volume_id: f"/{disk.volume.pool_id}" for disk in request.spec.disks},
+            )
+
+        return self._job("PrepareMigration", "migration.prepare", request, context, work)
+
+    def MigrateVm(self, request: vm_pb2.MigrateVmRequest, context: grpc.ServicerContext) -> Iterator[job_pb2.JobUpdate]:
+        def work(job: JobContext) -> job_pb2.MigrationReport:
+            if not self._runs(request.vm_id):
+                raise FailedPreconditionError("the VM does not run here", "VM_NOT_RUNNING")
+            destination = self.fleet.hosts[request.endpoint.libvirt_uri.split("/")[2]]
+            job.progress("migrating memory", 1, 2)
+            with self.fleet.lock:
+                machine = self.vms.pop(request.vm_id)
+                machine.running, machine.migrating = True, False
+                machine.spec.CopyFrom(request.destination_spec)
+                destination.vms[request.vm_id] = machine
+                self._drop_secrets(machine.spec)
+            return job_pb2.MigrationReport(elapsed_ms=1)
+
+        return self._job("MigrateVm", "migration.move", request, context, work)
+
+    def FinishMigration(
+        self, request: vm_pb2.FinishMigrationRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        def work(job: JobContext) -> types_vm_pb2.VmInfo:
+            if self._runs(request.vm_id) != request.arrived:
+                raise FailedPreconditionError("it is not as you say", "VM_NOT_HERE")
+            if not request.arrived:
+                self.secrets -= set(request.key_ids)
+                for ref in request.moved_volumes:
+                    self._files(ref).pop(ref.volume_id, None)
+            return self._vm_info(request.vm_id)
+
+        return self._job("FinishMigration", "migration.finish", request, context, work)
+
+    # -- inside
+
+    def _job(self, method: str, kind: str, request: Any, context: grpc.ServicerContext, work: Any) -> Iterator[Any]:
+        fault = self.faults.get(method)
+        if fault is not None:
+            fault.times -= 1
+            if fault.times <= 0:
+                self.faults.pop(method)
+
+        def faulty(job: JobContext) -> Any:
+            self.calls.append(method)
+            if fault is not None and fault.forget_key:
+                request.volume.ClearField("key")
+            if fault is None:
+                with self.fleet.lock:
+                    return work(job)
+            fault.reached.set()
+            while fault.hold is not None and not fault.hold.wait(0.01):
+                job.check()
+            if fault.error is not None and fault.before:
+                raise fault.error
+            with self.fleet.lock:
+                result = work(job)
+            if fault.error is not None:
+                raise fault.error
+            return result
+
+        with _errors(context):
+            updates = self._jobs.run(request.operation, kind, request, faulty)
+            for update in updates:
+                if fault is not None and fault.cut:
+                    fault.reached.wait(10)
+                    context.abort(grpc.StatusCode.UNAVAILABLE, "the connection broke (a fault)")
+                yield update
+
+    def _files(self, ref: types_volume_pb2.VolumeRef) -> dict[str, File]:
+        if ref.pool_id not in self.pools:
+            raise NotFoundError(f"host {self.name} does not reach pool {ref.pool_id}", "POOL_NOT_FOUND")
+        return self.fleet.pools.setdefault(ref.pool_id, {})
+
+    def _file(self, ref: types_volume_pb2.VolumeRef) -> File:
+        file = self._files(ref).get(ref.volume_id)
+        if file is None:
+            raise NotFoundError(f"there is no volume {ref.volume_id}", "VOLUME_NOT_FOUND")
+        return file
+
+    def _check_key(self, file: File, ref: types_volume_pb2.VolumeRef) -> None:
+        if file.passphrase != ref.key.passphrase:
+            raise FailedPreconditionError("the key does not open the volume", "WRONG_KEY")
+        if ref.key.key_id:
+            self.secrets.add(ref.key.key_id)
+
+    def _check_disks(self, spec: types_vm_pb2.VmSpec) -> None:
+        for disk in spec.disks:
+            self._check_key(self._file(disk.volume), disk.volume)
+
+    def _drop_secrets(self, spec: types_vm_pb2.VmSpec) -> None:
+        self.secrets -= {disk.volume.key.key_id for disk in spec.disks}
+
+    def _volume_info(self, ref: types_volume_pb2.VolumeRef) -> types_volume_pb2.VolumeInfo:
+        file = self._file(ref)
+        luks, none = types_volume_pb2.ENCRYPT_FORMAT_LUKS, types_volume_pb2.ENCRYPT_FORMAT_NONE
+        return types_volume_pb2.VolumeInfo(
+            volume_id=ref.volume_id,
+            pool_id=ref.pool_id,
+            format=types_volume_pb2.DiskFormat.ValueType(file.format),
+            encrypt_format=luks if file.passphrase else none,
+            virtual_size_bytes=file.size_bytes,
+        )
+
+    def _machine(self, vm_id: str) -> Machine:
+        if not self._runs(vm_id):
+            raise FailedPreconditionError(f"VM {vm_id} does not run on {self.name}", "VM_NOT_RUNNING")
+        return self.vms[vm_id]
+
+    def _runs(self, vm_id: str) -> bool:
+        return vm_id in self.vms and self.vms[vm_id].running
+
+    def _vm_info(self, vm_id: str) -> types_vm_pb2.VmInfo:
+        with self.fleet.lock:
+            machine = self.vms.get(vm_id)
+            state = ABSENT if machine is None else RUNNING if machine.running else STOPPED
+            migrating = machine is not None and machine.migrating
+            return types_vm_pb2.VmInfo(vm_id=vm_id, power_state=state, managed=True, migrating=migrating)
+
+
+def _without_keys(spec: types_vm_pb2.VmSpec) -> types_vm_pb2.VmSpec:
+    kept = types_vm_pb2.VmSpec()
+    kept.CopyFrom(spec)
+    for disk in kept.disks:
+        disk.volume.key.ClearField("passphrase")
+    return kept
+
+
+class _errors:
+    """What the real server's interceptor does with an error."""
+
+    def __init__(self, context: grpc.ServicerContext) -> None:
+        self._context = context
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OstlerError):
+            self._context.abort_with_status(rpc_status.to_status(to_status(error)))
+
+
+class _JobErrors(JobService):
+    """The agent's JobService, with errors mapped as its server does."""
+
+    def WatchJob(self, request: Any, context: grpc.ServicerContext) -> Iterator[job_pb2.JobUpdate]:
+        with _errors(context):
+            yield from super().WatchJob(request, context)
+
+    def GetJob(self, request: Any, context: grpc.ServicerContext) -> job_pb2.JobUpdate:
+        with _errors(context):
+            return super().GetJob(request, context)
+
+    def CancelJob(self, request: Any, context: grpc.ServicerContext) -> Any:
+        with _errors(context):
+            return super().CancelJob(request, context)
+
+
+def wait_until(condition: Any, timeout_s: float = 20.0) -> None:
+    """Waits for something that another thread brings about."""
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.02)

@@ -1,0 +1,209 @@
+"""A control plane's database with hosts whose agents work in memory, and the engine between them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+from ostler_common.tls import TlsFiles
+from ostler_control import capacity, vms
+from ostler_control.agents import Agents
+from ostler_control.api import work as _verbs  # noqa: F401 - registers them
+from ostler_control.caller import Caller, Role
+from ostler_control.database import transaction
+from ostler_control.keys import Keyring, create_key_file, open_provider
+from ostler_control.models import (
+    Account,
+    Cluster,
+    DiskOffering,
+    Host,
+    Operation,
+    Passphrase,
+    Pool,
+    PoolHost,
+    ServiceOffering,
+    Template,
+    Vm,
+    Volume,
+    Zone,
+    new_id,
+    now,
+)
+from ostler_control.operations import Engine, Journal, launch, replica_id
+from ostler_control.operations.records import error_from_json
+
+from tests.fakes.working_agent import FakeHost, Fleet
+
+MIB, GIB = 1 << 20, 1 << 30
+
+
+class _Papers(TlsFiles):
+    def version(self) -> tuple[tuple[int, int, int], ...]:
+        return ()
+
+
+def new_engine(url: str, state_dir: Path, unreachable_limit_s: float = 2.0) -> Engine:
+    """An engine whose agents are spoken to without TLS."""
+    create_key_file(state_dir / "kek")
+    agents = Agents(
+        _Papers(state_dir, state_dir, state_dir),
+        unreachable_limit_s,
+        lambda address, tls, name: grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]),
+    )
+    return Engine(Journal.beside(url, state_dir), replica_id(state_dir), agents, Keyring(open_provider(state_dir)))
+
+
+@dataclass
+class Site:
+    """h1 and h2 prove encryption, h3 does not. All reach `shared`; `local1` is h1's and `local2` h2's."""
+
+    url: str
+    state_dir: Path
+    fleet: Fleet
+    keys: Keyring
+    account: Any
+    pools: dict[str, Any]
+    template: Any
+    plain: Any
+    encrypted: Any
+    disks: dict[str, Any]
+    hosts: dict[str, FakeHost]
+
+    def host(self, name: str) -> Any:
+        """The host's row, as it is now."""
+        return Host.get(Host.name == name)
+
+    def at(self, row: Any) -> FakeHost:
+        """The agent of the host with this id."""
+        return self.fleet.hosts[row]
+
+    def admin(self) -> Caller:
+        return Caller(Role.ADMIN, new_id(), "root", self.account.id)
+
+    def record(self, make: Callable[[], Operation]) -> Any:
+        """What a handler does: records and launches."""
+        with transaction():
+            operation = make()
+        launch(operation)
+        return operation
+
+    def new_vm(self, name: str, **wanted: Any) -> Operation:
+        """Records, within a transaction, an encrypted VM that is wanted."""
+        fields = {"account": self.account, "template": self.template, "offering": self.encrypted, **wanted}
+        return vms.create(vms.NewVm(name, **fields), "alice", self.keys)
+
+    def silence(self, name: str) -> None:
+        """The host's agent does not answer, and the watcher has noticed."""
+        self.hosts[name].stop()
+        Host.update(state="disconnected").where(Host.name == name).execute()
+
+    def revive(self, name: str) -> None:
+        self.hosts[name].start()
+        Host.update(state="up").where(Host.name == name).execute()
+
+    def check_whole(self) -> None:
+        """Nothing has leaked: claims, keys, files, copies, held objects."""
+        assert capacity.audit() == []
+        held = [row.name for model in (Vm, Volume) for row in model.select().where(model.operation_id != "")]
+        assert held == []
+        keys = {row.id for row in Passphrase.select()}
+        rows: list[Any] = list(Volume.select())
+        assert keys == {row.passphrase_id for row in rows if row.passphrase_id}
+        files = self.fleet.files()
+        assert set(files) <= {row.id for row in rows}, "files that no volume knows"
+        for row in rows:
+            if row.state == "ready":
+                assert files.get(row.id) == row.pool_id, f"volume {row.name} has no file in its pool"
+        copies = [volume_id for pool in self.fleet.pools.values() for volume_id in pool]
+        assert len(copies) == len(set(copies)), "a volume has two files"
+        machines: list[Any] = list(Vm.select())
+        known = {row.id for row in machines}
+        for fake in self.fleet.hosts.values():
+            assert set(fake.vms) <= known, f"host {fake.name} knows a VM that nobody knows"
+        for vm in machines:
+            where = self.fleet.running_on(vm.id)
+            if vm.state == "running":
+                assert where == [vm.host.name], f"VM {vm.name} runs on {where}"
+            if vm.state in ("stopped", "failed"):
+                assert where == [], f"VM {vm.name} is {vm.state} and runs on {where}"
+        in_use = {
+            disk.passphrase_id for vm in machines if vm.state == "running" for disk in rows if disk.vm_id == vm.id
+        }
+        for fake in self.fleet.hosts.values():
+            assert fake.secrets <= in_use, f"host {fake.name} holds secrets that nothing needs"
+
+
+def new_site(url: str, state_dir: Path) -> Site:
+    """Fills the bound, empty database."""
+    fleet = Fleet(state_dir)
+    zone = Zone.create(name="zone")
+    cluster = Cluster.create(name="cluster", zone=zone, cpu_overcommit=4.0, memory_overcommit=4.0)
+    hosts: dict[str, FakeHost] = {}
+    for name in ("h1", "h2", "h3"):
+        host_id = new_id()
+        fake = fleet.add_host(name, host_id)
+        hosts[name] = fake
+        capable = name != "h3"
+        Host.create(
+            id=host_id, name=name, address=fake.address, cluster=cluster, state="up", hypervisor_type="kvm",
+            cpus=64, memory_bytes=256 * GIB, volume_encryption=capable, uefi=True, bridges="br0",
+            capabilities="" if capable else _FAILED_PROBE,
+        )  # fmt: skip
+    pools = {}
+    for name, members in (("shared", ("h1", "h2", "h3")), ("local1", ("h1",)), ("local2", ("h2",))):
+        shared = name == "shared"
+        pools[name] = Pool.create(
+            name=name, type="shared-mount-point" if shared else "local", scope="zone" if shared else "host",
+            scope_id=zone.id if shared else hosts[members[0]].host_id, path=f"/{name}", shared=shared, encryption=True,
+            capacity_bytes=1 << 40, available_bytes=1 << 40, measure_time=now(),
+        )  # fmt: skip
+        for member in members:
+            PoolHost.create(pool=pools[name], host=hosts[member].host_id, reachable=True)
+            hosts[member].pools.add(pools[name].id)
+    create_key_file(state_dir / "kek")
+    return Site(
+        url=url,
+        state_dir=state_dir,
+        fleet=fleet,
+        keys=Keyring(open_provider(state_dir)),
+        account=Account.create(name="acme"),
+        pools=pools,
+        template=Template.create(
+            name="tiny", format="qcow2", virtual_size_bytes=10 * MIB, file_size_bytes=MIB, sha256="0" * 64
+        ),
+        plain=ServiceOffering.create(name="plain", cpus=1, memory_bytes=GIB),
+        encrypted=ServiceOffering.create(name="encrypted", cpus=1, memory_bytes=GIB, encrypt_root=True),
+        disks={
+            "plain": DiskOffering.create(name="plain"),
+            "encrypted": DiskOffering.create(name="encrypted", encrypt=True),
+            "fat": DiskOffering.create(name="fat", provisioning="fat", size_bytes=GIB),
+        },
+        hosts=hosts,
+    )
+
+
+_FAILED_PROBE = '{"probes": [{"name": "volume-encryption.qemu-img", "reason": "no luks driver"}]}'
+
+
+@contextlib.contextmanager
+def site_at_work(url: str, state_dir: Path) -> Iterator[tuple[Site, Engine]]:
+    """A site with its engine running."""
+    site = new_site(url, state_dir)
+    engine = new_engine(url, state_dir)
+    try:
+        engine.start()
+        yield site, engine
+    finally:
+        engine.stop()
+        engine.agents.close()
+        site.fleet.stop()
+
+
+def outcome(engine: Engine, operation: Any, timeout_s: float = 30.0) -> tuple[str, str]:
+    """How an operation ended: its state, and the error's reason or ""."""
+    row: Any = engine.wait(operation.id, timeout_s)
+    return row.state, error_from_json(row.error).reason if row.error else ""
