@@ -46,7 +46,7 @@ class _Papers(TlsFiles):
         return ()
 
 
-def new_engine(url: str, state_dir: Path, unreachable_limit_s: float = 2.0) -> Engine:
+def new_engine(url: str, state_dir: Path, unreachable_limit_s: float = 1.0) -> Engine:
     """An engine whose agents are spoken to without TLS."""
     create_key_file(state_dir / "kek")
     agents = Agents(

@@ -21,6 +21,7 @@ from ostler_common.errors import OstlerError, UnavailableError, from_rpc_error, 
 from ostler_control.agents.client import Agent, Agents, HostAddress, broken, unreachable
 
 JobUpdate = types_job_pb2.JobUpdate
+Begin = Callable[[Agent], Any]
 OnProgress = Callable[[types_job_pb2.Progress], None]
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 3.0
@@ -44,31 +45,41 @@ def run_job(
     request: Any,
     on_progress: OnProgress,
     control: JobControl,
+    unreachable_limit_s: float,
 ) -> JobUpdate:
     """Has an agent do a job and returns its last update, with the result.
 
     method: one that answers with job updates, e.g. `lambda agent: agent.vms.StartVm`; request: has an `operation`.
     Raises the job's OstlerError (CancelledError when it was cancelled), or UnavailableError HOST_UNREACHABLE when the
-    host has not answered for `agents.unreachable_limit_s`: then the outcome is unknown.
+    host has not answered for `unreachable_limit_s`: then the outcome is unknown.
     """
-    return _follow(agents, host, request.operation.id, lambda agent: method(agent)(request), on_progress, control)
+    job_id: str = request.operation.id
+    begin: Begin = lambda agent: method(agent)(request)  # noqa: E731
+    return _follow(agents, host, job_id, begin, on_progress, control, unreachable_limit_s)
 
 
 def watch_job(
-    agents: Agents, host: HostAddress, job_id: str, on_progress: OnProgress, control: JobControl
+    agents: Agents,
+    host: HostAddress,
+    job_id: str,
+    on_progress: OnProgress,
+    control: JobControl,
+    unreachable_limit_s: float,
 ) -> JobUpdate:
     """Waits for a job that was begun before; like `run_job`, but NotFoundError when the host has never heard of it."""
     request = job_pb2.WatchJobRequest(operation_id=job_id)
-    return _follow(agents, host, job_id, lambda agent: agent.jobs.WatchJob(request), on_progress, control)
+    begin: Begin = lambda agent: agent.jobs.WatchJob(request)  # noqa: E731
+    return _follow(agents, host, job_id, begin, on_progress, control, unreachable_limit_s)
 
 
 def _follow(
     agents: Agents,
     host: HostAddress,
     job_id: str,
-    begin: Callable[[Agent], Any],
+    begin: Begin,
     on_progress: OnProgress,
     control: JobControl,
+    unreachable_limit_s: float,
 ) -> JobUpdate:
     silent_since: float | None = None
     pause_s = _FIRST_PAUSE_S
@@ -88,16 +99,14 @@ def _follow(
             if not broken(error):
                 raise error from None
         silent_since = silent_since or time.monotonic()
-        if time.monotonic() - silent_since >= agents.unreachable_limit_s:
+        if time.monotonic() - silent_since >= unreachable_limit_s:
             raise unreachable(host, error) if error.reason == "RPC" else error
         control.pause(pause_s * random.uniform(0.5, 1.0))
         pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
         agents.forget(host)
 
 
-def _updates(
-    agents: Agents, host: HostAddress, job_id: str, begin: Callable[[Agent], Any], control: JobControl
-) -> Iterator[JobUpdate]:
+def _updates(agents: Agents, host: HostAddress, job_id: str, begin: Begin, control: JobControl) -> Iterator[JobUpdate]:
     agent = agents.at(host)
     request = job_pb2.CancelJobRequest(operation_id=job_id)
 

@@ -30,6 +30,7 @@ Json = Any
 
 _DATABASE_PATIENCE_S = 60.0
 _REPORT_INTERVAL_S = 0.5
+_LESS_PATIENCE = 12
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Work:
     interrupts: Interrupts
     _step: str = ""
     _always: bool = False
+    _lost: set[str] = field(default_factory=set)
     _reported: tuple[float, str, int] = field(default=(0.0, "", 0))
 
     def step(self, name: str, body: Callable[[], Json]) -> Json:
@@ -92,8 +94,10 @@ class Work:
         try:
             if not self._always and records.standing(self.id)[1]:
                 return self._cancel_begun(host, request.operation.id, on_progress)
-            return run_job(self.agents, host, method, request, on_progress, self)
+            return run_job(self.agents, host, method, request, on_progress, self, self._patience_s(host))
         except OstlerError as error:
+            if error.reason == "HOST_UNREACHABLE":
+                self._lost.add(host.host_id)
             if error.reason == "STALE_ATTEMPT" and records.standing(self.id)[0] != self.attempt:
                 raise StoppedError from None
             raise
@@ -117,13 +121,17 @@ class Work:
         if self.interrupts.stopping.wait(seconds) or records.standing(self.id)[0] != self.attempt:
             raise StoppedError
 
+    def _patience_s(self, host: HostAddress) -> float:
+        """A host that was waited for in vain is not waited for as long at every further step."""
+        return self.agents.unreachable_limit_s / (_LESS_PATIENCE if host.host_id in self._lost else 1)
+
     def _cancel_begun(
         self, host: HostAddress, job_id: str, on_progress: Callable[[job_pb2.Progress], None]
     ) -> job_pb2.JobUpdate:
         """The wish to cancel came before this try: an earlier one may have begun the job."""
         if self.attempt > 1:
             with contextlib.suppress(NotFoundError):
-                return watch_job(self.agents, host, job_id, on_progress, self)
+                return watch_job(self.agents, host, job_id, on_progress, self, self._patience_s(host))
         raise cancelled()
 
     def _journalled(self, name: str, body: Callable[[], Json], *, always: bool) -> Json:
