@@ -355,6 +355,16 @@ def test_a_key_follows_its_volume_to_another_vm(station: Station) -> None:
     assert not station.volatile_keys()
 
 
+def test_keys_for_a_vm_to_come_outlive_one_that_was(station: Station, bare: VmSpec) -> None:
+    """The end of a first try to move here may be heard after the second was prepared."""
+    station.driver.hold_keys(bare.vm_id, [key := new_key()])
+    station.host.virsh("destroy", bare.vm_id)
+    wait_for(lambda: ("STOPPED", "destroyed") in station.ear.heard(bare.vm_id), "the event")
+    assert key.key_id in station.volatile_keys()
+    station.driver.drop_keys(bare.vm_id, [key.key_id])
+    assert key.key_id not in station.volatile_keys()
+
+
 def test_libvirtd_goes_and_comes_back(station: Station, bare: VmSpec) -> None:
     before = station.ear.reconnections
     station.host.stop_libvirt()

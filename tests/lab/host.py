@@ -180,9 +180,11 @@ class Host:
     def start_daemon(self, name: str, argv: Sequence[str], env: Mapping[str, str] | None = None) -> None:
         """Starts a daemon as a child of the host's PID 1, its output in /run/NAME.log, its number in /run/NAME.pid."""
         script = 'echo $$ >"/run/$0.pid"; exec "$@" >>"/run/$0.log" 2>&1 </dev/null'
+        number = self.outside(f"/run/{name}.pid")
+        number.unlink(missing_ok=True)  # of an earlier life
         # Twice over, so that the daemon is an orphan and nobody in the root namespace has to reap it.
         self.run("sh", "-c", f"setsid sh -c '{script}' \"$@\" >/dev/null 2>&1 &", "sh", name, *argv, env=env)
-        wait_for(lambda: self.log(name) is not None, f"start of {name} on {self.name}")
+        wait_for(lambda: number.exists() and number.read_text() and self.log(name) is not None, f"start of {name}")
 
     def log(self, name: str) -> str | None:
         """What a daemon printed; None when it was never started."""

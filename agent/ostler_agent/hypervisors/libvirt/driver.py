@@ -17,6 +17,7 @@ from ostler_agent.hypervisors.base import (
     MoveOutcome,
     MoveReport,
     Paths,
+    VmEventKind,
     VmSample,
     Work,
 )
@@ -41,10 +42,11 @@ class LibvirtDriver:
     def __init__(self, uri: str = "qemu:///system", domain_type: str = "auto") -> None:
         self._domain_type = domain_type
         self._locks = VmLocks()
-        self._events = Events(self.vm, self._stopped)
+        self._events = Events(self.vm, self._changed)
         self._connection = Connection(uri, self._opened)
         self._secrets = Secrets(self._connection.get)
-        self._expected: set[str] = set()  # VMs whose keys are here before they are
+        # VMs whose keys are here before they are. The end of an earlier try to come, heard late, must not take them.
+        self._expected: set[str] = set()
         self._cleaner = ThreadPoolExecutor(1, thread_name_prefix="vm-keys")
 
     def open(self) -> None:
@@ -91,6 +93,7 @@ class LibvirtDriver:
             domains.define(self.connection, spec, paths, self._domain_type)
 
     def start(self, spec: VmSpec, paths: Paths) -> None:
+        self._expected.discard(spec.vm_id)
         with self._locks.hold(spec.vm_id):
             domains.start(self.connection, self._secrets, spec, paths, self._domain_type)
 
@@ -161,8 +164,8 @@ class LibvirtDriver:
         deregister = self._events.register(connection)
         secrets = Secrets(lambda: connection)
         if again:
-            for vm_id in secrets.owners() - self._expected:
-                self._stopped(vm_id)
+            for vm_id in secrets.owners():
+                self._remove_keys(vm_id)
             self._events.reconnected()
             return deregister
         with translated("sweeping keys"):
@@ -172,10 +175,17 @@ class LibvirtDriver:
             log.info("keys that no VM used were removed", keys=gone)
         return deregister
 
-    def _stopped(self, vm_id: str) -> None:
-        """A VM stopped, by whatever hand: its keys go. On a thread of its own, for a start may hold its lock."""
-        self._expected.discard(vm_id)
-        self._cleaner.submit(self._forget_keys, vm_id)
+    def _changed(self, vm_id: str, kind: VmEventKind, detail: str) -> None:
+        """A VM that stopped or left, by whatever hand, loses its keys."""
+        if (kind, detail) == (VmEventKind.STARTED, "migrated"):
+            self._expected.discard(vm_id)
+        elif kind in (VmEventKind.STOPPED, VmEventKind.CRASHED, VmEventKind.MIGRATED):
+            self._remove_keys(vm_id)
+
+    def _remove_keys(self, vm_id: str) -> None:
+        """On a thread of its own, for a start may hold the VM's lock."""
+        if vm_id not in self._expected:
+            self._cleaner.submit(self._forget_keys, vm_id)
 
     def _forget_keys(self, vm_id: str) -> None:
         try:

@@ -77,12 +77,12 @@ class RawEvent:
 class Events:
     """Hears libvirt's events and tells listeners.
 
-    describe: the VM as it is; stopped: called for each VM that stopped, before the listeners hear of it.
+    describe: the VM as it is; changed: called with each VM's id and what happened, before the listeners hear of it.
     """
 
-    def __init__(self, describe: Callable[[str], VmInfo], stopped: Callable[[str], None]) -> None:
+    def __init__(self, describe: Callable[[str], VmInfo], changed: Callable[[str, VmEventKind, str], None]) -> None:
         self._describe = describe
-        self._stopped = stopped
+        self._changed = changed
         self._listeners: list[Listener] = []
         self._taps: list[tuple[str, queue.SimpleQueue[RawEvent]]] = []
         self._lock = threading.Lock()
@@ -191,8 +191,7 @@ class Events:
             kind, detail = classified
         else:
             return
-        if heard.event in (libvirt.VIR_DOMAIN_EVENT_STOPPED, libvirt.VIR_DOMAIN_EVENT_CRASHED):
-            self._stopped(heard.vm_id)
+        self._changed(heard.vm_id, kind, detail)
         event = VmEvent(kind, self._describe(heard.vm_id), detail, heard.time)
         for listener in self._current():
             listener.vm_event(event)
