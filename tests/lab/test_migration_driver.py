@@ -16,13 +16,25 @@ from pathlib import Path
 import pytest
 from ostler_agent.hypervisors.base import Destination, MoveLimits, MoveOutcome
 from ostler_agent.hypervisors.libvirt.driver import LibvirtDriver
-from ostler_agent.spec import PowerState, VmSpec, VolumeRef
+from ostler_agent.spec import Firmware, PowerState, VmSpec, VolumeRef
 from ostler_agent.tools import qemu_img
 from ostler_common.errors import AbortedError, CancelledError, DeadlineExceededError
 
 from tests.lab.host import LOCAL, REPOSITORY, SHARED, Host, environment, wait_for
 from tests.lab.lab import Lab
-from tests.lab.machines import MIB, Ear, Work, empty_image, expect, guest_disk, new_key, secrets_on, spec, volume
+from tests.lab.machines import (
+    MIB,
+    Ear,
+    Work,
+    empty_image,
+    expect,
+    guest_disk,
+    in_shared,
+    new_key,
+    secrets_on,
+    spec,
+    volume,
+)
 
 pytestmark = pytest.mark.lab
 
@@ -77,6 +89,13 @@ def guest(sides: tuple[Side, Side]) -> VmSpec:
     return machine
 
 
+@pytest.fixture
+def where(sides: tuple[Side, Side], guest: VmSpec) -> tuple[Side, Side]:
+    """The side that has the guest, and the other."""
+    first, second = sides
+    return (first, second) if first.driver.running(guest.vm_id) else (second, first)
+
+
 def destination(host: Host, machine: VmSpec, directory: str = SHARED, moved: tuple[str, ...] = ()) -> Destination:
     return Destination(
         libvirt_uri=f"qemu+tls://{host.address}/system",
@@ -118,8 +137,8 @@ def once_copying(action: Callable[[], None]) -> Work:
     return work
 
 
-def test_cancelled_it_stays(sides: tuple[Side, Side], guest: VmSpec) -> None:
-    first, second = sides
+def test_cancelled_it_stays(where: tuple[Side, Side], guest: VmSpec) -> None:
+    first, second = where
     key_ids = hold(second, guest)
 
     def cancel() -> None:
@@ -135,8 +154,8 @@ def test_cancelled_it_stays(sides: tuple[Side, Side], guest: VmSpec) -> None:
     assert secrets_on(first.host) == set(key_ids)
 
 
-def test_too_slow_it_stays(sides: tuple[Side, Side], guest: VmSpec) -> None:
-    first, second = sides
+def test_too_slow_it_stays(where: tuple[Side, Side], guest: VmSpec) -> None:
+    first, second = where
     key_ids = hold(second, guest)
     with pytest.raises(DeadlineExceededError) as error:
         first.driver.migrate(guest.vm_id, destination(second.host, guest), replace(SLOW, timeout_s=2), Work())
@@ -145,17 +164,17 @@ def test_too_slow_it_stays(sides: tuple[Side, Side], guest: VmSpec) -> None:
     assert first.only_here(second, guest.vm_id)
 
 
-def test_without_its_keys_it_stays(sides: tuple[Side, Side], guest: VmSpec) -> None:
-    first, second = sides
+def test_without_its_keys_it_stays(where: tuple[Side, Side], guest: VmSpec) -> None:
+    first, second = where
     with pytest.raises(AbortedError) as error:
         first.driver.migrate(guest.vm_id, destination(second.host, guest), MoveLimits(), Work())
     assert error.value.reason == "MIGRATION_FAILED"
     assert first.only_here(second, guest.vm_id)
 
 
-def test_it_stays_when_the_destination_dies(sides: tuple[Side, Side], guest: VmSpec) -> None:
+def test_it_stays_when_the_destination_dies(where: tuple[Side, Side], guest: VmSpec) -> None:
     """The QEMU that waits for it over there is killed in the middle; the keys go by themselves."""
-    first, second = sides
+    first, second = where
     hold(second, guest)
 
     def kill() -> None:
@@ -168,8 +187,8 @@ def test_it_stays_when_the_destination_dies(sides: tuple[Side, Side], guest: VmS
     assert tick(first, guest.vm_id) > 0
 
 
-def test_it_stays_when_the_network_goes(sides: tuple[Side, Side], guest: VmSpec) -> None:
-    first, second = sides
+def test_it_stays_when_the_network_goes(where: tuple[Side, Side], guest: VmSpec) -> None:
+    first, second = where
     hold(second, guest)
     try:
         with pytest.raises(DeadlineExceededError):
@@ -182,9 +201,9 @@ def test_it_stays_when_the_network_goes(sides: tuple[Side, Side], guest: VmSpec)
     wait_for(lambda: first.only_here(second, guest.vm_id), "the end over there", 60)
 
 
-def test_it_stays_when_libvirtd_restarts_here(sides: tuple[Side, Side], guest: VmSpec) -> None:
+def test_it_stays_when_libvirtd_restarts_here(where: tuple[Side, Side], guest: VmSpec) -> None:
     """The daemon that moves it is killed: when it is back the outcome is asked for, and is the true one."""
-    first, second = sides
+    first, second = where
     hold(second, guest)
 
     def restart() -> None:
@@ -228,8 +247,8 @@ def killed_mover(first: Side, second: Side, machine: VmSpec) -> Iterator[None]:
     yield
 
 
-def test_an_agent_that_died_learns_that_it_stayed(sides: tuple[Side, Side], guest: VmSpec) -> None:
-    first, second = sides
+def test_an_agent_that_died_learns_that_it_stayed(where: tuple[Side, Side], guest: VmSpec) -> None:
+    first, second = where
     key_ids = hold(second, guest)
     with killed_mover(first, second, guest):
         assert first.driver.vm(guest.vm_id).migrating
@@ -238,8 +257,8 @@ def test_an_agent_that_died_learns_that_it_stayed(sides: tuple[Side, Side], gues
     assert first.only_here(second, guest.vm_id)
 
 
-def test_an_agent_that_died_learns_that_it_moved(sides: tuple[Side, Side], guest: VmSpec) -> None:
-    first, second = sides
+def test_an_agent_that_died_learns_that_it_moved(where: tuple[Side, Side], guest: VmSpec) -> None:
+    first, second = where
     hold(second, guest)
     with killed_mover(first, second, guest):
         work = Work()
@@ -251,9 +270,8 @@ def test_an_agent_that_died_learns_that_it_moved(sides: tuple[Side, Side], guest
     assert first.driver.await_migration(guest.vm_id, 60, Work()) is MoveOutcome.MOVED
 
 
-def test_it_moves_with_its_console_counting_on(sides: tuple[Side, Side], guest: VmSpec) -> None:
-    """Back to the first host, where the test before has sent it away."""
-    second, first = sides
+def test_it_moves_with_its_console_counting_on(where: tuple[Side, Side], guest: VmSpec) -> None:
+    first, second = where
     assert first.only_here(second, guest.vm_id)
     key_ids = hold(second, guest)
     before, work, began = tick(first, guest.vm_id), Work(), time.monotonic()
@@ -321,3 +339,19 @@ def test_it_moves_with_its_disks_under_other_keys(sides: tuple[Side, Side]) -> N
 
 def local_file(side: Side, ref: VolumeRef) -> Path:
     return side.host.outside(f"{LOCAL}/{ref.volume_id}")
+
+
+def test_it_moves_with_its_firmware_variables(sides: tuple[Side, Side]) -> None:
+    first, second = sides
+    machine = replace(spec(empty_image(first.host, volume(encrypted=False))), firmware=Firmware.UEFI)
+    first.driver.start(machine, in_shared)
+    variables = [side.host.outside(f"/var/lib/libvirt/qemu/nvram/{machine.vm_id}_VARS.fd") for side in sides]
+    assert [file.exists() for file in variables] == [True, False]
+    first.driver.migrate(machine.vm_id, destination(second.host, machine), MoveLimits(), Work())
+    assert [file.exists() for file in variables] == [False, True]
+    assert first.driver.vm(machine.vm_id).power_state is PowerState.ABSENT
+    second.driver.power_off(machine.vm_id)
+    second.driver.start(machine, in_shared)
+    second.driver.power_off(machine.vm_id)
+    second.driver.delete(machine.vm_id)
+    assert [file.exists() for file in variables] == [False, False]

@@ -148,7 +148,7 @@ class LibvirtDriver:
 
     def migrate(self, vm_id: str, destination: Destination, limits: MoveLimits, work: Work) -> MoveReport:
         report = migrate.migrate(self._connection.get, self._events, vm_id, destination, limits, work)
-        self.delete(vm_id)  # its keys, and a definition that libvirt had no time to remove
+        self.delete(vm_id)  # its keys, and what libvirt leaves of its definition
         return report
 
     def await_migration(self, vm_id: str, timeout_s: float, work: Work) -> MoveOutcome:

@@ -131,9 +131,11 @@ def _flags(live: str, destination: Destination, limits: MoveLimits) -> int:
         | libvirt.VIR_MIGRATE_PEER2PEER
         | libvirt.VIR_MIGRATE_TLS
         | libvirt.VIR_MIGRATE_PERSIST_DEST
-        | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
         | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
     )
+    if ElementTree.fromstring(live).find("os/nvram") is None:
+        # With firmware variables the driver removes the definition itself: libvirt would leave their file behind.
+        flags |= libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
     if limits.auto_converge:
         flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
     if destination.moved:
