@@ -36,7 +36,7 @@ TABLE: Mapping[str, frozenset[Role]] = {
             "GetUser": _ADMINS,
             "ListUsers": _ADMINS,
             "RevokeUser": _ADMINS,
-            "IssueUserCertificate": _ADMINS,
+            "IssueUserCertificate": _USERS,
             "DeleteUser": _ADMINS,
             "WhoAmI": _USERS,
         },

@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc
 from ostler.control.v1 import account_pb2 as pb
 from ostler.control.v1 import account_pb2_grpc
-from ostler_common.errors import bad_field
+from ostler_common.errors import PermissionDeniedError, bad_field
 from ostler_common.identity import Kind
 
 from ostler_control.api.caller import caller_of
@@ -51,7 +51,9 @@ class UserService(account_pb2_grpc.UserServiceServicer):
     def IssueUserCertificate(
         self, request: pb.IssueUserCertificateRequest, context: grpc.ServicerContext
     ) -> pb.CreateUserResponse:
-        return self._papers(resolve(User, request.user, "user"), request.csr_pem, caller_of(context))
+        caller = caller_of(context)
+        _check_self_or_admin(request.user, caller)
+        return self._papers(resolve(User, request.user, "user"), request.csr_pem, caller)
 
     def DeleteUser(self, request: pb.DeleteUserRequest, context: grpc.ServicerContext) -> pb.DeleteUserResponse:
         users.delete(resolve(User, request.user, "user"), caller_of(context).actor)
@@ -72,6 +74,13 @@ def _account(ref: str, role: Role, caller: Caller) -> Account:
     if not ref and role is Role.MEMBER:
         raise bad_field("account", "is required for a member: an id or a name", reason="REQUIRED")
     return resolve(Account, ref or caller.account_id, "account")
+
+
+def _check_self_or_admin(ref: str, caller: Caller) -> None:
+    if not caller.is_admin and ref not in (caller.id, caller.name):
+        raise PermissionDeniedError(
+            "a member renews the own certificate only; ask an admin for another user's", "NOT_YOURSELF"
+        )
 
 
 def _user(row: User) -> pb.User:

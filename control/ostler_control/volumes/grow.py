@@ -6,6 +6,7 @@ from typing import Any
 
 from ostler.agent.v1 import volume_pb2
 from ostler_common.errors import FailedPreconditionError, bad_field
+from ostler_common.units import format_size
 
 from ostler_control.database import session, transaction
 from ostler_control.models import Operation, Volume
@@ -35,7 +36,7 @@ def grow(volume: Any, size_bytes: int, user: str) -> Operation:
     check_size("size_bytes", size_bytes)
     if size_bytes < volume.size_bytes:
         raise FailedPreconditionError(
-            f"volume {volume.name} has {volume.size_bytes} bytes and cannot shrink: what is at its end would be lost",
+            f"volume {volume.name} has {format_size(volume.size_bytes)} and cannot shrink: its end would be lost",
             "CANNOT_SHRINK",
         )
     if size_bytes == volume.size_bytes:

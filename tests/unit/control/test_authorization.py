@@ -119,6 +119,18 @@ def test_every_method_lets_in_whom_the_table_says(
             assert error is None or error.code not in ("UNAUTHENTICATED", "UNAVAILABLE", "INTERNAL"), method.path
 
 
+def test_members_renew_their_own_certificate_only(callers: dict[Role, TlsFiles], control: Control) -> None:
+    _, csr_pem = pki.new_key_and_csr(None)
+    with channel(control.main_port, callers[Role.MEMBER]) as on:
+        stub = account_pb2_grpc.UserServiceStub(on)
+        own = account_pb2.IssueUserCertificateRequest(user="mia", csr_pem=csr_pem)
+        assert stub.IssueUserCertificate(own, timeout=DEADLINE_S).certificate_pem
+        others = account_pb2.IssueUserCertificateRequest(user="ada", csr_pem=csr_pem)
+        with pytest.raises(grpc.RpcError) as refused:
+            stub.IssueUserCertificate(others, timeout=DEADLINE_S)
+    assert from_rpc_error(refused.value).reason == "NOT_YOURSELF"
+
+
 def test_no_certificate_opens_nothing(fleet: Fleet, served: list[Method], control: Control) -> None:
     with bare_channel(control.main_port, fleet.authority.fleet_pem) as on:
         for method in served:

@@ -8,9 +8,12 @@ from functools import partial
 from typing import Any
 
 import pytest
+from ostler.control.v1 import operation_pb2, vm_pb2
 from ostler_common.errors import FailedPreconditionError, OstlerError
 from ostler_control import vms, volumes
-from ostler_control.database import transaction
+from ostler_control.api.begin import begin
+from ostler_control.caller import Caller, Role
+from ostler_control.database import session, transaction
 from ostler_control.models import Event, Host, Operation, Passphrase, Vm, Volume, now
 from ostler_control.operations import Engine
 
@@ -442,3 +445,17 @@ def test_placement_is_shown(site: Site, engine: Engine) -> None:
     assert codes == {"h1": "ALREADY_THERE", "h2": "", "h3": "LACKS_VOLUME_ENCRYPTION"}
     with transaction():
         assert fresh(vm).operation_id == ""
+
+
+@pytest.mark.parametrize("role", [Role.ADMIN, Role.MEMBER])
+def test_a_dry_run_changes_nothing_and_tells_admins_the_host(site: Site, role: Role) -> None:
+    request = vm_pb2.CreateVmRequest(name="dry", validate_only=True)
+    caller = Caller(role, "1", "alice", site.account.id)
+    with session():
+        answer = begin(caller, request, lambda: site.new_vm("dry"))
+    metadata = operation_pb2.OperationMetadata()
+    assert answer.metadata.Unpack(metadata)
+    assert answer.done
+    assert metadata.progress.phase.startswith("on host ") == (role is Role.ADMIN)
+    assert not Vm.select().where(Vm.name == "dry").exists()
+    assert not Operation.select().where(Operation.resource_name == "dry").exists()

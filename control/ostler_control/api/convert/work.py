@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -199,8 +200,11 @@ def operation(row: Any, caller: Caller) -> operations_pb2.Operation:
 
 
 def validated(row: Any, caller: Caller) -> operations_pb2.Operation:
-    """The answer to validate_only: done, without a response, because nothing was done."""
+    """The answer to validate_only: done, without a response, because nothing was done. An admin is told the host."""
+    inputs = json.loads(row.inputs)
+    host = Host.get_or_none(Host.id == inputs.get("destination_id", inputs.get("host_id", "")))
     row.state, row.percent = "succeeded", 100
+    row.phase = f"on host {host.name}" if host and caller.is_admin else ""
     message = operation(row, caller)
     message.ClearField("name")
     message.ClearField("response")
