@@ -22,6 +22,7 @@ COMMANDS = {
     "template": "Disk images that VMs are made from.",
     "vm": "Virtual machines: create, run, move, console.",
     "volume": "Disks: create, grow, attach.",
+    "drs": "Balancing: which VMs should move where, and why.",
     "operation": "Long-running work: follow, cancel.",
     "event": "Who did what to which object, when.",
     "user": "Users and their certificates.",

@@ -1,0 +1,323 @@
+"""A snapshot and settings in, a plan out. Pure and deterministic: the same snapshot gives the same plan."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+from ostler_common.errors import FailedPreconditionError, NotFoundError
+
+from ostler_control.drs import emptying, leveling, refusals, repair
+from ostler_control.drs.algorithms import Algorithm, algorithm
+from ostler_control.drs.model import (
+    Considered,
+    HostLoad,
+    LeftOut,
+    Mode,
+    Move,
+    Plan,
+    Snapshot,
+    Verdict,
+)
+from ostler_control.drs.rules import Placements
+from ostler_control.drs.search import Choice, Search
+from ostler_control.drs.settings import Settings
+from ostler_control.drs.state import State
+from ostler_control.drs.steps import End, Unit, undo
+
+
+def plan(
+    snapshot: Snapshot,
+    settings: Settings,
+    mode: Mode = Mode.BALANCE,
+    *,
+    leaving: Collection[str] = (),
+    using: Algorithm | None = None,
+) -> Plan:
+    """What to move where, and why.
+
+    leaving: ids of the hosts to empty (mode EVACUATE); using: the algorithm, by default the one of drs.algorithm.
+
+    Raises FailedPreconditionError (UNKNOWN_ALGORITHM; MEASUREMENTS_MISSING with drs.source measured), NotFoundError
+    (HOST_NOT_FOUND).
+    """
+    chosen = using or algorithm(settings.algorithm)
+    _check(snapshot, settings, leaving)
+    state = State(snapshot, settings, chosen, leaving)
+    left = refusals.left_vms(state, mode)
+    vms = np.array([vm for vm in range(len(state.vms)) if vm not in left], dtype=np.int64)
+    start = _Start(state)
+    kept: dict[int, tuple[str, str]] = {}
+    units: list[Unit] = []
+    end = End.SATISFIED
+    if state.count >= (1 if mode is Mode.EVACUATE else 2):
+        if mode is Mode.EVACUATE:
+            movable = np.zeros(len(state.vms), dtype=bool)
+            movable[vms] = True
+            leavers = vms[state.leaving[state.at[vms]]]
+            # Opting out and cooling down hold back balancing, not maintenance; but nobody else is pushed about for it.
+            movable[[vm for vm in vms if state.vms[vm].skip or refusals.cooling(state, vm)]] = False
+            units, stuck = emptying.evacuate(state, Search(state), leavers, movable)
+            left.update({vm: refusals.stuck(state, vm) for vm in stuck})
+            held = any(state.leaving[state.at[vm]] for vm in range(len(state.vms)))
+            end = End.NO_GAIN if held else End.SATISFIED
+        elif mode is Mode.REPAIR:
+            units, end = repair.repair(state, Search(state), vms, settings.max_migrations)
+        elif chosen.empties_hosts:
+            why_not = {vm: explanation for vm, (_, explanation) in left.items()}
+            units, end, kept = emptying.pack(state, vms, settings.max_migrations, why_not)
+        elif state.needs_drs():
+            units, end = leveling.level(state, Search(state), vms, settings.max_migrations)
+    return _Report(snapshot, state, start, mode, units, end).plan(left, kept)
+
+
+def _check(snapshot: Snapshot, settings: Settings, leaving: Collection[str]) -> None:
+    known = {host.id for host in snapshot.hosts}
+    for id in leaving:
+        if id not in known:
+            raise NotFoundError(f'there is no host "{id}" in this cluster', "HOST_NOT_FOUND", {"id": id})
+    if settings.source == "measured":
+        silent = [
+            host.name
+            for host in snapshot.hosts
+            if host.in_service and (host.measured_cpu_mhz is None or host.measured_memory_bytes is None)
+        ]
+        if silent:
+            raise FailedPreconditionError(
+                f"drs.source is measured, but {len(silent)} hosts lack samples: {', '.join(silent[:5])} (wait for "
+                "their agents to report, or set drs.source to allocated)",
+                "MEASUREMENTS_MISSING",
+                {"hosts": str(len(silent))},
+            )
+
+
+class _Start:
+    """What the report needs to know of the state before anything moved."""
+
+    def __init__(self, state: State) -> None:
+        self.imbalance = state.imbalance
+        self.judged = state.judged
+        self.needed = state.needs_drs()
+        self.used_cpu, self.used_memory = state.used_cpu.copy(), state.used_memory.copy()
+        self.values = state.values[0].copy()
+        self.vms = np.bincount(state.at, minlength=len(state.hosts))
+        self.refused = refusals.counts(state) if self.needed else {}
+
+
+class _Report:
+    """Replays the units by the rules alone, so that what is reported was proved, and says why of everything."""
+
+    def __init__(
+        self, snapshot: Snapshot, state: State, start: _Start, mode: Mode, units: Sequence[Unit], end: End
+    ) -> None:
+        self.snapshot, self.state, self.start, self.mode, self.end = snapshot, state, start, mode, end
+        self.units = units
+        leaving = {host.id for host, is_leaving in zip(state.hosts, state.leaving, strict=True) if is_leaving}
+        self.placements = Placements(snapshot, state.settings, leaving)
+        self.broken_before = self.placements.neighbours.broken()
+
+    def plan(self, left: dict[int, tuple[str, str]], kept: dict[int, tuple[str, str]]) -> Plan:
+        state = self.state
+        loads_after = (state.used_cpu.copy(), state.used_memory.copy(), state.values[0].copy())
+        vms_after = np.bincount(state.at, minlength=len(state.hosts))
+        moves = self._moves()
+        left_hosts = {position: why for position in range(len(state.hosts)) if (why := self._out_of_service(position))}
+        left_hosts.update(kept)
+        verdict = self._verdict(moves)
+        return Plan(
+            mode=self.mode,
+            algorithm=state.algorithm.name,
+            verdict=verdict,
+            explanation=self._explanation(verdict, len(moves)),
+            imbalance_before=self.start.imbalance,
+            imbalance_after=moves[-1].imbalance_after if moves else self.start.imbalance,
+            moves=moves,
+            left_vms=tuple(LeftOut(state.vms[vm].id, state.vms[vm].name, *why) for vm, why in sorted(left.items())),
+            left_hosts=tuple(
+                LeftOut(state.hosts[host].id, state.hosts[host].name, *why) for host, why in sorted(left_hosts.items())
+            ),
+            refused=self.start.refused,
+            broken_before=self.broken_before,
+            broken_after=self.placements.neighbours.broken(),
+            loads=self._loads(vms_after, *loads_after),
+        )
+
+    def _moves(self) -> tuple[Move, ...]:
+        state = self.state
+        for unit in self.units:
+            for vm, _ in unit.moves:
+                if state.at[vm] != state.origin[vm]:
+                    state.move(vm, int(state.origin[vm]))
+        moves: list[Move] = []
+        for position, unit in enumerate(self.units):
+            begin = state.imbalance
+            for vm, host in unit.moves:
+                state.move(vm, host)
+            together = state.gain(begin, state.imbalance)
+            undo(state, unit)
+            for vm, host in unit.moves:
+                needs = self._needs(vm, state.hosts[host].id, moves)
+                self._prove(vm, host)
+                moves.append(self._move(unit, position, vm, host, together, needs))
+        return tuple(moves)
+
+    def _values(self, vm: int, host: int) -> tuple[float, float]:
+        values = self.state.values[0]
+        return float(values[self.state.at[vm]]), float(values[host])
+
+    def _prove(self, vm: int, host: int) -> None:
+        """Every rule holds after this move; anything else is a bug of the search, and no such plan leaves here."""
+        vm_id, host_id = self.state.vms[vm].id, self.state.hosts[host].id
+        preferred = self.mode is Mode.BALANCE
+        no = self.placements.refusal(vm_id, host_id, preferred=preferred)
+        if no:
+            raise AssertionError(f"planned move of {vm_id} to {host_id} breaks a rule: {no.code}, {no.explanation}")
+        self.placements.move(vm_id, host_id)
+
+    def _move(
+        self,
+        unit: Unit,
+        position: int,
+        vm: int,
+        host: int,
+        together: float,
+        needs: tuple[int, ...],
+    ) -> Move:
+        """Makes the move. together: what its unit gains."""
+        state = self.state
+        before, values = state.imbalance, self._values(vm, host)
+        state.move(vm, host)
+        after = state.imbalance
+        subject, target, source = state.vms[vm], state.hosts[host], state.hosts[int(state.origin[vm])]
+        motion = state.storage_motion(vm, host)
+        return Move(
+            vm_id=subject.id,
+            vm_name=subject.name,
+            source_id=source.id,
+            source_name=source.name,
+            destination_id=target.id,
+            destination_name=target.name,
+            imbalance_before=before,
+            imbalance_after=after,
+            gain=state.gain(before, after),
+            cost=state.cost_of(vm, host),
+            cost_bytes=round(state.send_bytes[vm] + (state.disk[vm] if motion else 0)),
+            storage_motion=motion,
+            reason=self._reason(unit, vm, source.name, target.name, before, after, together, values),
+            considered=tuple(self._considered(choice) for choice in unit.considered),
+            needs=needs,
+            swap=position if unit.swap else None,
+        )
+
+    def _reason(
+        self,
+        unit: Unit,
+        vm: int,
+        source: str,
+        target: str,
+        before: float,
+        after: float,
+        gain: float,
+        values: tuple[float, float],
+    ) -> str:
+        ratio = self.state.settings.metric_use_ratio
+        first, second = (f"{value:.1%}" if ratio else f"{value:.4g}" for value in values)
+        change = f"imbalance {before:.2%} -> {after:.2%}"
+        if unit.swap:
+            other = next(self.state.vms[other].name for other, _ in unit.moves if other != vm)
+            return f'changes places with VM "{other}" (no single move helps), which together gains {gain:.2%}: {change}'
+        if unit.reason:
+            return f"{unit.reason}: {change}"
+        word = self.state.settings.metric if self.state.settings.metric != "both" else "cpu"
+        word = f"{self.state.settings.metric_type} {word}"
+        return f'{word}: "{source}" has {first}, "{target}" {second}: {change}'
+
+    def _considered(self, choice: Choice) -> Considered:
+        return Considered(self.state.vms[choice.vm].name, self.state.hosts[choice.host].name, choice.gain, choice.cost)
+
+    def _needs(self, vm: int, destination: str, earlier: Sequence[Move]) -> tuple[int, ...]:
+        """The earlier moves that must be over before this one: those that make room at its destination, as many as it
+        takes, and those of VMs that it keeps together with or apart from."""
+        subject, placements = self.state.vms[vm], self.placements
+        mates = {self.state.vms[mate].id for group in subject.groups for mate in self.state.members[group]}
+        needed = [
+            position
+            for position, move in enumerate(earlier)
+            if move.vm_id in mates and destination in (move.source_id, move.destination_id)
+        ]
+        leavers = [
+            (position, placements.vms[m.vm_id]) for position, m in enumerate(earlier) if m.source_id == destination
+        ]
+        room = placements.room(destination)
+        cpu_mhz = room.cpu_mhz - sum(leaver.cpu_mhz for _, leaver in leavers)
+        memory_bytes = room.memory_bytes - sum(leaver.memory_bytes for _, leaver in leavers)
+        for position, leaver in leavers:
+            if subject.cpu_mhz <= cpu_mhz and subject.memory_bytes <= memory_bytes:
+                break
+            needed.append(position)
+            cpu_mhz, memory_bytes = cpu_mhz + leaver.cpu_mhz, memory_bytes + leaver.memory_bytes
+        return tuple(sorted(set(needed)))
+
+    def _out_of_service(self, position: int) -> tuple[str, str] | None:
+        host = self.state.hosts[position]
+        if self.state.leaving[position]:
+            return "LEAVING", "it is being emptied"
+        if host.state != "up":
+            return "NOT_UP", f"it is {host.state}"
+        if not host.enabled:
+            return "DISABLED", "it or its cluster is disabled"
+        return ("IN_MAINTENANCE", "it is in maintenance") if host.maintenance else None
+
+    def _verdict(self, moves: Sequence[Move]) -> Verdict:
+        if moves:
+            return Verdict.MOVES
+        if self.mode is Mode.REPAIR:
+            return Verdict.NOTHING_HELPS if self.broken_before else Verdict.SATISFIED
+        if self.mode is Mode.EVACUATE:
+            held = any(self.state.leaving[place] for place in self.state.at)
+            return Verdict.NOTHING_HELPS if held else Verdict.SATISFIED
+        if self.state.count < 2:
+            return Verdict.NO_HOSTS
+        return Verdict.NOTHING_HELPS if self.start.needed else Verdict.SATISFIED
+
+    def _explanation(self, verdict: Verdict, moves: int) -> str:
+        if verdict is Verdict.NO_HOSTS:
+            return f"{self.state.count} hosts take part: there is nowhere to move to"
+        number = f"{moves} move{'s' if moves != 1 else ''}"
+        if self.mode is Mode.REPAIR:
+            return {
+                Verdict.SATISFIED: "every rule holds already",
+                Verdict.NOTHING_HELPS: "no move that is allowed mends a broken rule",
+            }.get(verdict, f"{number} mend what can be mended")
+        if self.mode is Mode.EVACUATE:
+            held = Counter(bool(self.state.leaving[place]) for place in self.state.at)[True]
+            if verdict is Verdict.SATISFIED:
+                return "it is empty already"
+            return f"{number}; " + (f"{held} VMs cannot leave" if held else "then it is empty")
+        settings, judged = self.state.settings, f"{self.start.judged:.2%}"
+        aim = f"drs.imbalance {settings.imbalance:g}, algorithm {self.state.algorithm.name}"
+        if verdict is Verdict.SATISFIED:
+            word = "packed" if self.state.algorithm.empties_hosts else "balanced"
+            return f"{word} already: imbalance {judged} is enough for {aim}"
+        if verdict is Verdict.NOTHING_HELPS:
+            return f"nothing that is allowed helps: imbalance {judged} calls for moves ({aim}), but none gains"
+        return f"{number}; {self.end.value}"
+
+    def _loads(self, vms_after: object, cpu: object, memory: object, values: object) -> tuple[HostLoad, ...]:
+        state, start = self.state, self.start
+        cpu_total, memory_total = np.maximum(state.usable_cpu, 1.0), np.maximum(state.usable_memory, 1.0)
+        columns = (
+            state.active,
+            start.vms,
+            vms_after,
+            start.used_cpu / cpu_total,
+            cpu / cpu_total,
+            start.used_memory / memory_total,
+            memory / memory_total,
+            start.values,
+            values,
+        )
+        rows: list[tuple[Any, ...]] = list(zip(*(np.asarray(column).tolist() for column in columns), strict=True))
+        return tuple(HostLoad(host.id, host.name, *row) for host, row in zip(state.hosts, rows, strict=True))

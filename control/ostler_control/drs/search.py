@@ -1,0 +1,216 @@
+"""The best single move, without looking at every pair of VM and host.
+
+Hosts whose numbers change alike with load form a slope class. For a given VM, of all hosts of one class the emptiest
+(or fullest) that takes it is best; so one bound a VM and class tells how good the VM's best move can be at most. VMs
+are then looked at exactly, a few rows of VM x all hosts at a time, from the best bound down, until no bound left is
+better than the best move found. The result is that of looking at every pair; only groups, the grid of sizes and
+unlike slopes in one class make a bound too hopeful, which costs time and never a better move.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ostler_control.drs.imbalance import Bools, Floats, from_moments
+from ostler_control.drs.state import State
+from ostler_control.drs.table import Ints, number
+
+# Scores closer than this are equal: then cost decides, then the names.
+EPSILON = 1e-12
+_FIRST_CHUNK = 8
+_MOST_CELLS = 1_000_000
+_EXACT_SLOPES = 16
+_COLUMNS = ("vm", "host", "gain", "cost", "score")
+# Up to this many pairs it is quicker to look at all of them.
+_DENSE_CELLS = 20_000
+_TOLD = 2  # alternatives shown for a move
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A move and what it is worth."""
+
+    vm: int
+    host: int
+    gain: float
+    cost: float
+    score: float
+
+
+class Search:
+    """The best moves of a state."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        slopes = np.concatenate([state.per_cpu, state.per_memory])
+        active = np.flatnonzero(state.active)
+        keys: Floats = slopes[:, active].T
+        classes, firsts = number(row.tobytes() for row in np.ascontiguousarray(keys))
+        if len(firsts) > _EXACT_SLOPES:
+            with np.errstate(divide="ignore"):
+                steps = np.where(keys == 0, 0, np.round(np.log2(np.abs(keys)) * 16))
+            classes, firsts = number(row.tobytes() for row in np.ascontiguousarray(steps))
+        self.classes = [active[classes == position] for position in range(len(firsts))]
+        self.steepest = [
+            (
+                state.per_cpu[:, c].min(1),
+                state.per_cpu[:, c].max(1),
+                state.per_memory[:, c].min(1),
+                state.per_memory[:, c].max(1),
+            )
+            for c in self.classes
+        ]
+        self.rising = slopes.sum() >= 0
+
+    def best(self, vms: Ints, floor: float = 0.0) -> tuple[Choice, list[Choice]] | None:
+        """The best move of any of these VMs that gains at least `floor` and scores above 0, and the next best found
+        on the way; None when there is none."""
+        state = self.state
+        if state.count < 2 or not len(vms):
+            return None
+        before = state.imbalance
+        if len(vms) * len(state.hosts) <= _DENSE_CELLS:
+            return _pick([self._exact(vms, before, floor)])
+        bounds = self._bounds(vms, before, floor)
+        hopeful = np.flatnonzero(bounds > EPSILON)
+        found: list[_Rows] = []
+        best_score = EPSILON
+        for chunk in self._chunks(vms, bounds, hopeful):
+            if bounds[chunk[0]] < best_score - EPSILON:
+                break
+            found.append(self._exact(vms[chunk], before, floor))
+            best_score = float(found[-1].score.max(initial=best_score))
+        return _pick(found)
+
+    def _chunks(self, vms: Ints, bounds: Floats, hopeful: Ints) -> list[Ints]:
+        """Positions of the hopeful VMs, the most hopeful first, in chunks that grow."""
+        state = self.state
+        chunks: list[Ints] = []
+        most = 256
+        if len(hopeful) > most:  # the others only when these do not settle it
+            least = -np.partition(-bounds[hopeful], most)[most]
+            head = hopeful[bounds[hopeful] >= least - EPSILON]
+            tail = hopeful[bounds[hopeful] < least - EPSILON]
+        else:
+            head, tail = hopeful, hopeful[:0]
+        for part in (head, tail):
+            order = part[np.lexsort((vms[part], state.cost[vms[part]], -np.round(bounds[part] / EPSILON)))]
+            size, begin = _FIRST_CHUNK, 0
+            while begin < len(order):
+                chunks.append(order[begin : begin + size])
+                begin += size
+                size = min(size * 2, max(_MOST_CELLS // len(state.hosts), _FIRST_CHUNK))
+        return chunks
+
+    def _bounds(self, vms: Ints, before: float, floor: float) -> Floats:
+        """The best score that a move of each VM can have; -inf for none."""
+        state, lowers = self.state, self.state.algorithm.lowers
+        source = state.at[vms]
+        lost = state.per_cpu[:, source] * state.load_cpu[vms] + state.per_memory[:, source] * state.load_memory[vms]
+        sums = state.sum[:, None] - lost
+        squares = state.squares[:, None] + lost * (lost - 2 * state.off[:, source])
+        kind = state.kinds.of[vms]
+        best = np.full(len(vms), np.inf if lowers else -np.inf)
+        for hosts, steepest in zip(self.classes, self.steepest, strict=True):
+            best = (np.minimum if lowers else np.maximum)(best, self._bound(vms, kind, sums, squares, hosts, steepest))
+        gain = state.algorithm.gain(before, best)
+        with np.errstate(invalid="ignore"):
+            score = state.algorithm.score(gain, self._least_cost(vms, kind), state.settings)
+        return np.where(np.isfinite(best) & (gain >= floor - EPSILON), score, -np.inf)
+
+    def _least_cost(self, vms: Ints, kind: Ints) -> Floats:
+        state = self.state
+        if not state.settings.storage_motion:
+            return state.cost[vms]
+        open_without: Bools = state.kinds.open & ~state.table.motion[state.kinds.rows]
+        reached = np.asarray(open_without.any(axis=1))
+        return state.cost[vms] + np.where(reached[kind], 0.0, state.disk_cost[vms])
+
+    def _bound(
+        self, vms: Ints, kind: Ints, sums: Floats, squares: Floats, hosts: Ints, steepest: tuple[Floats, ...]
+    ) -> Floats:
+        """The best imbalance after a move to any host of one class; infinite for none."""
+        state, n, lowers = self.state, self.state.count, self.state.algorithm.lowers
+        least_cpu, most_cpu, least_memory, most_memory = (slope[:, None] for slope in steepest)
+        low = least_cpu * state.load_cpu[vms] + least_memory * state.load_memory[vms]
+        high = most_cpu * state.load_cpu[vms] + most_memory * state.load_memory[vms]
+        open_ = state.kinds.open[:, hosts]
+        # Load lowers what is free: then the fullest host is the one with the least.
+        emptiest = lowers == self.rising
+        worst = np.inf if emptiest else -np.inf
+        pick = np.min if emptiest else np.max
+        ends = np.stack([pick(np.where(open_, off, worst), axis=1) for off in state.off[:, hosts]])
+        off = ends[:, kind]
+
+        def variance(change: Floats) -> Floats:
+            mean = (sums + change) / n
+            found: Floats = (squares + change * (2 * off + change)) / n - mean * mean
+            return found
+
+        with np.errstate(invalid="ignore"):
+            if lowers:
+                change = np.clip((sums / n - off) * (n / (n - 1)), low, high)
+                extreme, mean = variance(change), (sums + high) / n
+            else:
+                extreme, mean = np.maximum(variance(low), variance(high)), (sums + low) / n
+            after = state.algorithm.combine(list(from_moments(extreme, mean + state.centre[:, None])))
+        return np.where(np.isfinite(off).all(axis=0), after, np.inf if lowers else -np.inf)
+
+    def after(self, vms: Ints) -> Floats:
+        """The imbalance after moving each of these VMs to each host."""
+        state = self.state
+        source = state.at[vms]
+        lost = state.per_cpu[:, source] * state.load_cpu[vms] + state.per_memory[:, source] * state.load_memory[vms]
+        sums = state.sum[:, None] - lost
+        squares = state.squares[:, None] + lost * (lost - 2 * state.off[:, source])
+        gained = (
+            state.per_cpu[:, None, :] * state.load_cpu[vms][:, None]
+            + state.per_memory[:, None, :] * state.load_memory[vms][:, None]
+        )
+        return state.after(
+            sums[:, :, None] + gained, squares[:, :, None] + gained * (2 * state.off[:, None, :] + gained)
+        )
+
+    def _exact(self, vms: Ints, before: float, floor: float) -> _Rows:
+        """The best move of each VM that gains enough."""
+        state = self.state
+        gain = state.algorithm.gain(before, self.after(vms))
+        cost = np.broadcast_to(state.cost[vms][:, None], gain.shape)
+        if state.settings.storage_motion:
+            cost = cost + np.where(state.table.motion[state.table.row_of[vms]], state.disk_cost[vms][:, None], 0.0)
+        score = state.algorithm.score(gain, cost, state.settings)
+        score = np.where((gain >= floor) & (score > EPSILON), score, -np.inf)
+        promising = np.flatnonzero(np.isfinite(score).any(axis=1))
+        vms, gain, cost, score = vms[promising], gain[promising], cost[promising], score[promising]
+        score[~state.fits(vms)] = -np.inf
+        rounded = np.round(score / EPSILON)
+        ties = rounded == rounded.max(axis=1, initial=-np.inf)[:, None]
+        host = np.where(ties, cost, np.inf).argmin(axis=1) if len(vms) else np.zeros(0, dtype=np.int64)
+        row = np.arange(len(vms))
+        return _Rows(vms, host, gain[row, host], cost[row, host], score[row, host])
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The best move of each of some VMs; a score of -inf is none."""
+
+    vm: Ints
+    host: Ints
+    gain: Floats
+    cost: Floats
+    score: Floats
+
+
+def _pick(found: list[_Rows]) -> tuple[Choice, list[Choice]] | None:
+    """The best of all and the next best."""
+    columns = [np.concatenate([getattr(rows, name) for rows in found]) for name in _COLUMNS] if found else []
+    if not columns or not np.isfinite(columns[4]).any():
+        return None
+    vm, host, _, cost, score = columns
+    order = np.lexsort((host, vm, cost, -np.round(score / EPSILON)))[: 1 + _TOLD]
+    choices = [
+        Choice(*(column[position].item() for column in columns)) for position in order if np.isfinite(score[position])
+    ]
+    return choices[0], choices[1:]

@@ -1,0 +1,165 @@
+"""The settings of DRS: one table says name, default, range and meaning of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from ostler_common.errors import InvalidArgumentError, Violation
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One setting. type: bool, int, float or str; choices: for text, empty: any name; unit: for people."""
+
+    name: str
+    type: type
+    default: Any
+    description: str
+    low: float = 0
+    high: float = 0
+    unit: str = ""
+    choices: tuple[str, ...] = ()
+    cluster_scoped: bool = True
+
+    @property
+    def attribute(self) -> str:
+        """Its name in `Settings`."""
+        return self.name.removeprefix("drs.").replace(".", "_")
+
+    @property
+    def allowed(self) -> str:
+        """What it may be, in words."""
+        if self.type is bool:
+            return "true or false"
+        if self.type is str:
+            return " or ".join(self.choices) if self.choices else "a name"
+        kind = "a whole number" if self.type is int else "a number"
+        return f"{kind}, {self.low:g} to {self.high:g}{' ' + self.unit if self.unit else ''}"
+
+    def parse(self, value: Any) -> Any:
+        """The value as its type, from JSON or from text. Raises ValueError, whose text says what it must be."""
+        parsed: Any = _from_text(self.type, value) if isinstance(value, str) and self.type is not str else value
+        if self.type is float and type(parsed) is int:
+            parsed = float(parsed)
+        if type(parsed) is not self.type or not self._holds(parsed):
+            raise ValueError(f"must be {self.allowed}")
+        return parsed
+
+    def _holds(self, value: Any) -> bool:
+        if self.type is bool:
+            return True
+        if self.type is str:
+            return bool(value) and (not self.choices or value in self.choices)
+        return bool(self.low <= value <= self.high)
+
+
+def _from_text(type_: type, text: str) -> Any:
+    if type_ is bool:
+        return {"true": True, "false": False}.get(text)
+    try:
+        return type_(text)
+    except ValueError:
+        return None
+
+
+TABLE = (
+    Spec("drs.automatic.enable", bool, False, "Whether plans are made and carried out without being asked for."),
+    Spec("drs.automatic.interval", int, 60, "How long after a plan the next one is made.", 1, 43_200, "minutes"),
+    Spec("drs.max.migrations", int, 50, "The most moves of one plan.", 1, 1000),
+    Spec("drs.algorithm", str, "balanced", "balanced, condensed, or the name of a plug-in."),
+    Spec("drs.imbalance", float, 0.4, "How even a cluster must be: 1.0 allows no imbalance, 0.0 any.", 0, 1),
+    Spec("drs.metric", str, "memory", "What is evened out.", choices=("memory", "cpu", "both")),
+    Spec("drs.metric.type", str, "used", "Whether what is used or what is free counts.", choices=("used", "free")),
+    Spec("drs.metric.use.ratio", bool, True, "Whether shares of the host count, not absolute numbers."),
+    Spec(
+        "drs.imbalance.condensed.skip.threshold",
+        float,
+        0.95,
+        "condensed does not measure hosts that use more than this share (drs.metric.type free: have less free).",
+        0,
+        1,
+    ),
+    Spec(
+        "drs.source",
+        str,
+        "allocated",
+        "Whose numbers: what VMs were given, or what they use.",
+        choices=("allocated", "measured"),
+    ),
+    Spec("drs.min.gain", float, 0.0, "A move (or swap) that gains less imbalance than this is not made.", 0, 1),
+    Spec("drs.cost.weight", float, 0.25, "What sending a share of the cluster's memory costs, in imbalance.", 0, 1000),
+    Spec("drs.vm.cooldown", int, 30, "How long a VM stays where it was moved to.", 0, 43_200, "minutes"),
+    Spec(
+        "drs.storage.motion", bool, False, "Whether a VM may move together with disks that its new host cannot reach."
+    ),
+    Spec(
+        "drs.migration.speed",
+        int,
+        1000,
+        "Expected speed of a live migration; tells what dirtied memory costs.",
+        1,
+        1_000_000,
+        "MiB per second",
+    ),
+    Spec("drs.max.parallel.per.host", int, 2, "The most moves of a plan that a host takes part in at once.", 1, 100),
+    Spec("drs.max.parallel.per.cluster", int, 4, "The most moves of a plan at once.", 1, 1000),
+    Spec("drs.plan.expire.interval", int, 30, "How long plans are kept.", 1, 3650, "days", cluster_scoped=False),
+    Spec("overcommit.cpu", float, 1.0, "CPU given out per CPU that is there.", 1, 100),
+    Spec("overcommit.memory", float, 1.0, "Memory given out per memory that is there.", 1, 100),
+)
+SPECS = {spec.name: spec for spec in TABLE}
+
+
+def _default(name: str) -> Any:
+    return field(default=SPECS[name].default)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings as values; `TABLE` explains each."""
+
+    automatic_enable: bool = _default("drs.automatic.enable")
+    automatic_interval: int = _default("drs.automatic.interval")
+    max_migrations: int = _default("drs.max.migrations")
+    algorithm: str = _default("drs.algorithm")
+    imbalance: float = _default("drs.imbalance")
+    metric: str = _default("drs.metric")
+    metric_type: str = _default("drs.metric.type")
+    metric_use_ratio: bool = _default("drs.metric.use.ratio")
+    imbalance_condensed_skip_threshold: float = _default("drs.imbalance.condensed.skip.threshold")
+    source: str = _default("drs.source")
+    min_gain: float = _default("drs.min.gain")
+    cost_weight: float = _default("drs.cost.weight")
+    vm_cooldown: int = _default("drs.vm.cooldown")
+    storage_motion: bool = _default("drs.storage.motion")
+    migration_speed: int = _default("drs.migration.speed")
+    max_parallel_per_host: int = _default("drs.max.parallel.per.host")
+    max_parallel_per_cluster: int = _default("drs.max.parallel.per.cluster")
+    plan_expire_interval: int = _default("drs.plan.expire.interval")
+    overcommit_cpu: float = _default("overcommit.cpu")
+    overcommit_memory: float = _default("overcommit.memory")
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], path: str = "settings") -> Settings:
+        """From values by their full names. Raises InvalidArgumentError (INVALID_SETTING) naming `path`["name"]."""
+        parsed = {}
+        for name, value in values.items():
+            where = f'{path}["{name}"]'
+            if name not in SPECS:
+                raise _invalid(where, f"there is no such setting (there are {', '.join(SPECS)})")
+            try:
+                parsed[SPECS[name].attribute] = SPECS[name].parse(value)
+            except ValueError as error:
+                raise _invalid(where, str(error)) from None
+        return cls(**parsed)
+
+    def as_dict(self) -> dict[str, Any]:
+        """By full names."""
+        by_attribute = {spec.attribute: spec.name for spec in TABLE}
+        return {by_attribute[f.name]: getattr(self, f.name) for f in fields(self)}
+
+
+def _invalid(where: str, what: str) -> InvalidArgumentError:
+    return InvalidArgumentError(f"{where} {what}", "INVALID_SETTING", violations=[Violation(where, what)])

@@ -1,0 +1,184 @@
+"""What holds for every cluster."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from ostler_control.drs import Group, GroupKind, Host, Mode, Placements, Settings, Snapshot, Vm, plan
+from ostler_control.drs.algorithms import algorithm
+from ostler_control.drs.search import EPSILON, Search
+from ostler_control.drs.state import State
+
+GIB = 1 << 30
+
+
+@st.composite
+def snapshots(draw: st.DrawFn) -> Snapshot:
+    """Small clusters in which everything that a rule asks about varies."""
+    chance = random.Random(draw(st.integers(0, 1 << 32)))
+    pools, bridges = ["p0", "p1", "p2"], ["b0", "b1"]
+
+    def some(names: list[str], odds: float) -> frozenset[str]:
+        return frozenset(name for name in names if chance.random() < odds)
+
+    hosts = [
+        Host(
+            f"h{i}",
+            f"h{i}",
+            chance.choice([2000, 4000, 5000]),
+            chance.choice([16, 32, 33]) * GIB,
+            reserved_memory_bytes=chance.choice([0, GIB]),
+            state=chance.choice(["up"] * 8 + ["disconnected"]),
+            enabled=chance.random() < 0.95,
+            maintenance=chance.random() < 0.05,
+            encryption=chance.random() < 0.7,
+            uefi=chance.random() < 0.8,
+            hypervisor_type=chance.choice(["kvm", "kvm", "kvm", "qemu"]),
+            cpu_models=some(["m0", "m1"], 0.8),
+            bridges=some(bridges, 0.9),
+            pools=some(pools, 0.8),
+            storage_free_bytes=chance.choice([0, 20 * GIB]),
+        )
+        for i in range(draw(st.integers(1, 6)))
+    ]
+    kinds = list(GroupKind)
+    groups = [
+        Group(f"g{i}", f"g{i}", chance.choice(kinds), chance.random() < 0.6) for i in range(draw(st.integers(0, 3)))
+    ]
+    vms = []
+    for i in range(draw(st.integers(0, 24))):
+        host = chance.choice(hosts[: chance.choice([1, len(hosts)])])
+        vms.append(
+            Vm(
+                f"v{i}",
+                f"v{i}",
+                host.id,
+                chance.choice([100, 200, 400, chance.randrange(50, 600)]),
+                chance.choice([1, 2, 4]) * GIB,
+                encrypted=chance.random() < 0.2,
+                uefi=chance.random() < 0.2,
+                hypervisor_type=chance.choice(["", "", "kvm"]),
+                cpu_model=chance.choice(["", "", "m0"]),
+                bridges=some(bridges, 0.2),
+                pools=some(pools, 0.2),
+                disk_bytes=chance.choice([0, 10 * GIB]),
+                groups=tuple(group.id for group in groups if chance.random() < 0.25),
+                skip=chance.random() < 0.1,
+                movable=chance.random() < 0.95,
+                dirty_rate_bytes_per_s=chance.choice([0, 100 << 20]),
+            )
+        )
+    return Snapshot(tuple(hosts), tuple(vms), tuple(groups))
+
+
+@st.composite
+def every_settings(draw: st.DrawFn) -> Settings:
+    return Settings(
+        algorithm=draw(st.sampled_from(["balanced", "condensed"])),
+        imbalance=draw(st.sampled_from([0.4, 0.8, 1.0])),
+        metric=draw(st.sampled_from(["memory", "cpu", "both"])),
+        metric_type=draw(st.sampled_from(["used", "free"])),
+        metric_use_ratio=draw(st.booleans()),
+        max_migrations=draw(st.sampled_from([1, 3, 50])),
+        cost_weight=draw(st.sampled_from([0.0, 0.25, 2.0])),
+        min_gain=draw(st.sampled_from([0.0, 0.01])),
+        storage_motion=draw(st.booleans()),
+        overcommit_memory=draw(st.sampled_from([1.0, 1.5])),
+    )
+
+
+@hypothesis_settings(max_examples=150, deadline=None)
+@given(snapshots(), every_settings(), st.sampled_from(list(Mode)))
+def test_plans_keep_every_rule_and_make_nothing_worse(snapshot: Snapshot, settings: Settings, mode: Mode) -> None:
+    leaving = [snapshot.hosts[0].id] if mode is Mode.EVACUATE else []
+    found = plan(snapshot, settings, mode, leaving=leaving)
+    placements = Placements(snapshot, settings, leaving)
+    strict_before = {rule.group_id: rule.pairs for rule in placements.neighbours.broken() if rule.strict}
+    moved = [move.vm_id for move in found.moves]
+    assert len(set(moved)) == len(moved)
+    assert mode is Mode.EVACUATE or len(moved) <= settings.max_migrations
+    for number, move in enumerate(found.moves):
+        assert move.source_id == placements.host_of[move.vm_id]
+        assert placements.refusal(move.vm_id, move.destination_id, preferred=mode is Mode.BALANCE) is None
+        assert placements.hosts[move.destination_id].in_service
+        assert move.destination_id not in leaving
+        assert not placements.vms[move.vm_id].skip or mode is Mode.EVACUATE
+        assert all(need < number for need in move.needs)
+        placements.move(move.vm_id, move.destination_id)
+        strict_now = {rule.group_id: rule.pairs for rule in placements.neighbours.broken() if rule.strict}
+        if mode is not Mode.EVACUATE:  # a group that must stay together cannot leave a host in one piece
+            assert all(pairs <= strict_before.get(id, 0) for id, pairs in strict_now.items())
+    if mode is Mode.BALANCE and settings.algorithm == "balanced":
+        alone = [move for move in found.moves if move.swap is None]
+        assert all(move.gain > 0 and move.gain >= settings.min_gain for move in alone)
+        assert found.imbalance_after <= found.imbalance_before
+    if mode is Mode.BALANCE and settings.algorithm == "condensed":
+        emptied = {move.source_id for move in found.moves}
+        assert emptied.isdisjoint(placements.host_of.values())
+
+
+@hypothesis_settings(max_examples=40, deadline=None)
+@given(snapshots(), every_settings(), st.randoms(use_true_random=False))
+def test_same_cluster_same_plan_in_whatever_order(
+    snapshot: Snapshot, settings: Settings, chance: random.Random
+) -> None:
+    shuffled = Snapshot(
+        tuple(chance.sample(snapshot.hosts, len(snapshot.hosts))),
+        tuple(chance.sample(snapshot.vms, len(snapshot.vms))),
+        snapshot.groups,
+    )
+    assert plan(shuffled, settings) == plan(snapshot, settings)
+
+
+@hypothesis_settings(max_examples=150, deadline=None)
+@given(snapshots(), every_settings(), st.randoms(use_true_random=False))
+def test_rules_as_arrays_are_the_rules(snapshot: Snapshot, settings: Settings, chance: random.Random) -> None:
+    """`State.fits` answers as `rules.refusal` does, before and after moves."""
+    state = State(snapshot, settings, algorithm("balanced"))
+    placements = Placements(snapshot, settings)
+    for _ in range(4):
+        unmoved = np.flatnonzero(state.at == state.origin)  # nobody asks about the others: no VM moves twice
+        for preferred in (True, False):
+            fits = state.fits(unmoved, preferred=preferred)
+            expected = [
+                [placements.refusal(vm.id, host.id, preferred=preferred) is None for host in state.hosts]
+                for vm in (state.vms[position] for position in unmoved)
+            ]
+            assert fits.tolist() == expected
+        possible = np.argwhere(fits)
+        if not len(possible):
+            return
+        row, host = chance.choice(possible.tolist())
+        vm = int(unmoved[row])
+        state.move(vm, host)
+        placements.move(state.vms[vm].id, state.hosts[host].id)
+
+
+@pytest.mark.parametrize("dense", [True, False], ids=["all pairs", "by bounds"])
+@hypothesis_settings(max_examples=150, deadline=None)
+@given(snapshot=snapshots(), settings=every_settings())
+def test_the_best_move_is_that_of_every_pair(dense: bool, snapshot: Snapshot, settings: Settings) -> None:
+    """By brute force: each move made, the imbalance measured anew, and taken back."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr("ostler_control.drs.search._DENSE_CELLS", 1 << 30 if dense else -1)
+    state = State(snapshot, settings, algorithm(settings.algorithm))
+    with patch.context():
+        found = Search(state).best(np.arange(len(state.vms)), settings.min_gain)
+    best = 0.0
+    before = state.imbalance
+    fits = state.fits(np.arange(len(state.vms)))
+    for vm, host in np.argwhere(fits).tolist():
+        source = int(state.at[vm])
+        cost = state.cost_of(vm, host)
+        state.move(vm, host)
+        gain = state.gain(before, state.imbalance)
+        state.move(vm, source)
+        if state.count >= 2 and gain >= settings.min_gain:
+            best = max(best, state.worth(gain, cost))
+    patch.undo()
+    assert (found[0].score if found else 0.0) == pytest.approx(best, abs=1e3 * EPSILON)
