@@ -120,10 +120,7 @@ def _detach_live(domain: Any, events: Events, vm_id: str, volume_id: str, timeou
         try:
             domain.detachDeviceFlags(_device_xml(domain, disk.path), _LIVE)
         except libvirt.libvirtError as error:
-            # Asked for earlier and still pending, or let go of since we looked: both end in the wait below.
-            if not is_code(error, libvirt.VIR_ERR_OPERATION_FAILED, libvirt.VIR_ERR_DEVICE_MISSING) or (
-                not _unplug_pending(error)
-            ):
+            if not _unplug_pending(error):
                 raise
         work.progress("waiting for the guest to let go of the disk")
         while _live_disk(domain, volume_id) is not None:
@@ -164,7 +161,9 @@ def _device_xml(domain: Any, path: str, flags: int = 0) -> str:
 
 
 def _unplug_pending(error: libvirt.libvirtError) -> bool:
-    return is_code(error, libvirt.VIR_ERR_DEVICE_MISSING) or "unplug" in error.get_error_message()
+    """Whether the guest was asked earlier and has yet to answer, or has let go since we looked."""
+    asked = is_code(error, libvirt.VIR_ERR_OPERATION_FAILED) and "unplug" in error.get_error_message()
+    return asked or is_code(error, libvirt.VIR_ERR_DEVICE_MISSING)
 
 
 def _refused(heard: queue.SimpleQueue[RawEvent], alias: str | None) -> bool:
