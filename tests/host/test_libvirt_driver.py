@@ -374,6 +374,7 @@ def test_libvirtd_goes_and_comes_back(station: Station, bare: VmSpec) -> None:
     station.host.start_libvirt()
     wait_for(lambda: station.ear.reconnections > before, "the driver's return")
     assert station.driver.running(bare.vm_id)
-    # Events come again, too.
+    # Events come again, too. The reset waits until libvirtd has found its VM again: what dies before has no event.
+    station.driver.reboot(bare.vm_id, hard=True)
     station.driver.power_off(bare.vm_id)
     wait_for(lambda: ("STOPPED", "destroyed") in station.ear.heard(bare.vm_id), "the event")

@@ -68,10 +68,11 @@ class Connection:
     def get(self) -> Any:
         """The connection (virConnect). Raises UnavailableError LIBVIRT_UNAVAILABLE."""
         connection = self._connection
-        if connection is not None:
+        if _is_usable(connection):
             return connection
         with self._lock:
-            if self._connection is None:
+            # It may have broken before it was put here, when its close callback found nothing to take away.
+            if not _is_usable(self._connection):
                 try:
                     self._connection = self._open()
                 except libvirt.libvirtError as error:
@@ -130,3 +131,8 @@ class Connection:
                 except Exception as error:
                     log.info("libvirt is not reachable yet", error=str(error))
                     self._broken.wait(delay_s)
+
+
+def _is_usable(connection: Any) -> bool:
+    """Whether there is a connection that has not broken; asks nobody."""
+    return connection is not None and bool(connection.isAlive())
