@@ -50,5 +50,8 @@ test: $(STUBS)
 demo demo-down: $(STUBS)
 	$(SUDO) env PYTHONPATH=$(PYTHONPATH) $(BIN)/python -m tests.lab.demo $(if $(filter demo-down,$@),--down)
 
+bench: $(STUBS)
+	$(SUDO) env PYTHONPATH=$(PYTHONPATH) $(BIN)/python -m tests.bench
+
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache common/ostler

@@ -1,0 +1,67 @@
+"""`make bench`: all measurements, a table, and docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+from tests.bench import measure
+from tests.bench.measure import Result
+from tests.lab.fleet import Fleet
+from tests.lab.host import REPOSITORY
+from tests.lab.lab import Lab, missing
+
+PAGE = REPOSITORY / "docs" / "benchmarks.md"
+HEAD = """\
+# Benchmarks
+
+Written by `make bench` on {date}, on {machine}. Both sides of a line were measured in the same run on the same machine,
+so the ratios carry over to others better than the seconds do. Guests ran without KVM; disks were on {file_system}.
+
+| | with Ostler | without | | limit |
+|---|---|---|---|---|
+"""
+
+
+def results() -> Iterator[Result]:
+    with Lab.start(hosts=2) as lab:
+        fleet = Fleet.make(lab)
+        yield from measure.create_and_grow(fleet)
+        yield measure.start_cpu(fleet)
+        yield measure.migration(fleet)
+        fleet.watch.stop()
+
+
+def machine() -> str:
+    qemu = subprocess.run(["qemu-img", "--version"], capture_output=True, text=True, check=True).stdout.split()[2]
+    return f"{os.cpu_count()} CPUs, Linux {platform.release()}, QEMU {qemu}"
+
+
+def file_system() -> str:
+    argv = ["stat", "--file-system", "--format", "%T", "/tmp"]
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def main() -> None:
+    if reason := missing():
+        raise SystemExit(reason)
+    begin = time.monotonic()
+    lines, ok = [], True
+    for result in results():
+        mark = "" if result.ok else " **missed**"
+        lines.append(f"| {result.what} | {result.ostler} | {result.bare} | {result.figure}{mark} | {result.limit} |")
+        ok &= result.ok
+        print(f"{'ok    ' if result.ok else 'MISSED'} {result.what}: {result.figure} ({result.limit})", flush=True)
+        print(f"       {result.ostler} with Ostler, {result.bare} without", flush=True)
+    head = HEAD.format(date=time.strftime("%Y-%m-%d"), machine=machine(), file_system=file_system())
+    PAGE.write_text(head + "\n".join(lines) + "\n")
+    print(f"{PAGE.relative_to(REPOSITORY)} is written; it took {time.monotonic() - begin:.0f} s")
+    sys.exit(not ok)
+
+
+if __name__ == "__main__":
+    main()
