@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import base64
-import json
-import subprocess
-import sys
+import contextlib
+import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from ostler_control.keys.providers import FileProvider
+from ostler_control.trust.state import StateDir
 
 from tests.lab.lab import Lab
 
 SAMPLE_S = 0.25
 BLOCK_BYTES = 4 << 20
-
-# Prints every passphrase of the database in the environment's state directory, unsealed, as JSON of base64.
-UNSEAL = """
-import base64, json
-from ostler_control import database
-from ostler_control.config import load_config
-from ostler_control.keys.passphrases import Keyring
-from ostler_control.keys.providers import FileProvider
-from ostler_control.models import Volume
-config = load_config(None)
-database.connect(config.database)
-keyring = Keyring(FileProvider(config.state.kek))
-with database.session():
-    volumes = list(Volume.select().where(Volume.passphrase.is_null(False)))
-print(json.dumps([base64.b64encode(keyring.open(volume).reveal()).decode() for volume in volumes]))
-"""
 
 
 class Watch:
@@ -48,14 +34,21 @@ class Watch:
         self._thread.join()
 
     def remember(self) -> None:
-        """Learns the passphrases that the control plane has now."""
-        done = subprocess.run(
-            [sys.executable, "-c", UNSEAL], env=self._lab.control.environment(), capture_output=True, check=True
-        )
-        self.passphrases |= {base64.b64decode(text) for text in json.loads(done.stdout)}
+        """Learns the passphrases that the control plane has now, by unsealing its rows."""
+        state = StateDir(self._lab.control.state_dir)
+        provider = FileProvider(state.kek)
+        with contextlib.closing(sqlite3.connect(f"file:{state.database}?mode=ro", uri=True, timeout=30)) as database:
+            rows = database.execute(
+                "SELECT passphrase.kek_id, passphrase.sealed, volume.id"
+                " FROM volume JOIN passphrase ON volume.passphrase_id = passphrase.id"
+            ).fetchall()
+        for kek_id, sealed, volume_id in rows:
+            self.passphrases.add(provider.open(kek_id, sealed, volume_id.encode()).reveal())
 
     def _sample(self) -> None:
         while not self._over.wait(SAMPLE_S):
+            with contextlib.suppress(sqlite3.OperationalError):  # no database yet
+                self.remember()
             for process in Path("/proc").glob("[0-9]*"):
                 for name in ("cmdline", "environ"):
                     try:
