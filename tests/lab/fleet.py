@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import subprocess
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -55,6 +56,7 @@ class Fleet:
 
     lab: Lab
     watch: Watch
+    first_certificates_end: dict[str, datetime.datetime] = field(default_factory=dict)
 
     @cached_property
     def api(self) -> Client:
@@ -75,6 +77,8 @@ class Fleet:
         lab.start_libvirt()
         lab.start_agents()
         fleet.wait_up(*lab.hosts)
+        for host in lab.hosts:
+            fleet.first_certificates_end[host.name] = fleet.host(host).certificate_expire_time.ToDatetime()
         api.pools.CreatePool(
             pool_pb2.CreatePoolRequest(
                 request_id=fresh(), name=SHARED_POOL, type="shared-mount-point", path=SHARED, cluster=CLUSTER

@@ -36,7 +36,7 @@ def reach_libvirt(source: Host, target: Host) -> bool:
 
 def test_certificates_renew_by_themselves_and_libvirt_takes_them_up(fleet: Fleet) -> None:
     host, other = fleet.lab.hosts[:2]
-    first = fleet.host(host).certificate_expire_time.ToDatetime()
+    first = fleet.first_certificates_end[host.name]
     wait_for(lambda: fleet.host(host).certificate_expire_time.ToDatetime() > first, "a newer certificate", 150, 1)
     served = pki.expires((host.outside("/etc/pki") / "libvirt" / "servercert.pem").read_bytes())
     assert served.replace(tzinfo=None) > first
