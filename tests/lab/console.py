@@ -59,15 +59,20 @@ class Console:
         """The next number that the guest counts."""
         return int(self.wait(r"tick (\d+)\r?\n")[1])
 
-    def _inputs(self) -> Iterator[ConsoleInput]:
+    def _inputs(self, ended: threading.Event) -> Iterator[ConsoleInput]:
         yield ConsoleInput(vm=self._vm, force=True)
-        while not self._over:
+        while not ended.is_set():
             with contextlib.suppress(queue.Empty):
-                yield ConsoleInput(data=self._typed.get(timeout=0.2))
+                data = self._typed.get(timeout=0.2)
+                if ended.is_set():  # it is for the next call
+                    self._typed.put(data)
+                else:
+                    yield ConsoleInput(data=data)
 
     def _read(self) -> None:
         while not self._over:
-            self._call = self._stub.Console(self._inputs())
+            ended = threading.Event()
+            self._call = self._stub.Console(self._inputs(ended))
             try:
                 for output in self._call:
                     with self._grown:
@@ -75,3 +80,5 @@ class Console:
                         self._grown.notify_all()
             except grpc.RpcError:
                 time.sleep(0.3)  # between two hosts, or the control plane is away
+            finally:
+                ended.set()
