@@ -50,13 +50,15 @@ class Console:
             return found
 
     def run(self, line: str, pattern: str) -> re.Match[str]:
-        """Types a command once the guest's shell is there, and waits for its answer."""
-        self.wait(r"tick \d+\r?\n")
+        """Types a command once the guest is seen to live, where it now is, and waits for its answer."""
+        self.tick()
         self.type(line)
         return self.wait(pattern)
 
     def tick(self) -> int:
-        """The next number that the guest counts."""
+        """The next number that the guest counts, from now on."""
+        with self._grown:
+            self.seen = ""
         return int(self.wait(r"tick (\d+)\r?\n")[1])
 
     def _inputs(self, ended: threading.Event) -> Iterator[ConsoleInput]:

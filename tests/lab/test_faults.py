@@ -16,7 +16,7 @@ from tests.lab.host import SHARED, Host, wait_for
 
 pytestmark = pytest.mark.lab
 SUCCEEDED = operation_pb2.OperationMetadata.SUCCEEDED
-SLOW_MIB_PER_S = "2"
+SLOW_MIB_PER_S = "4"
 
 
 def host_at_work(fleet: Fleet) -> Host:
