@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +57,7 @@ class Fault:
 
     error: the job fails with it; before: without having done anything, else after its work. cut: the stream breaks once
     the job has begun, and the job goes on. hold: the job waits until it is released or cancelled. forget_key: a volume
-    is made plain that should be encrypted.
+    is made plain that should be encrypted. only: the requests that it befalls.
     """
 
     error: OstlerError | None = None
@@ -65,6 +65,7 @@ class Fault:
     cut: bool = False
     hold: threading.Event | None = None
     forget_key: bool = False
+    only: Callable[[Any], bool] = lambda request: True
     times: int = 1
     reached: threading.Event = field(default_factory=threading.Event)
 
@@ -332,6 +333,8 @@ class FakeHost(
 
     def _job(self, method: str, kind: str, request: Any, context: grpc.ServicerContext, work: Any) -> Iterator[Any]:
         fault = self.faults.get(method)
+        if fault is not None and not fault.only(request):
+            fault = None
         if fault is not None:
             fault.times -= 1
             if fault.times <= 0:

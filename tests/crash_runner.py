@@ -1,0 +1,80 @@
+"""A control process to be killed: `python -m tests.crash_runner URL STATE_DIR PLAN`.
+
+PLAN is a JSON file: operation id -> the number of the point at which that operation stands still, counted from 1 over
+everything its workflow does (before a step, in it once its effects are there, and after its journal entry), so that a
+kill finds each operation exactly there. A file `STATE_DIR/reached/OPERATION` says that it stands. An empty plan just
+carries out what there is.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ostler_control import database
+from ostler_control.operations import engine as engine_module
+from ostler_control.operations import records, replicas
+from ostler_control.operations.work import Work
+
+from tests.sites import new_engine
+
+_plan: dict[str, int] = {}
+_passed: Counter[str] = Counter()
+_reached = Path()
+
+
+def _point(operation_id: str) -> None:
+    _passed[operation_id] += 1
+    if _plan.get(operation_id) == _passed[operation_id]:
+        (_reached / operation_id).touch()
+        threading.Event().wait()
+
+
+def _stand_still_at_points() -> None:
+    journalled, finish = Work._journalled, records.finish
+
+    def stepping(self: Work, name: str, body: Callable[[], Any], *, always: bool) -> Any:
+        def with_point() -> Any:
+            try:
+                return body()
+            finally:
+                _point(self.id)
+
+        _point(self.id)
+        try:
+            return journalled(self, name, with_point, always=always)
+        finally:
+            _point(self.id)
+
+    def finishing(operation_id: str, attempt: int, error: Any) -> bool:
+        ended = finish(operation_id, attempt, error)
+        _point(operation_id)
+        return ended
+
+    Work._journalled = stepping  # type: ignore[method-assign]
+    records.finish = finishing
+
+
+def main(url: str, state_dir: Path, plan: Path) -> None:
+    global _plan, _reached
+    replicas.SILENCE_S = 1.0
+    engine_module._TICKS_A_SWEEP = 1
+    _plan = json.loads(plan.read_text())
+    _reached = state_dir / "reached"
+    _reached.mkdir(exist_ok=True)
+    _stand_still_at_points()
+    database.connect(url)
+    engine = new_engine(url, state_dir)
+    engine.start()
+    print("ready", flush=True)
+    sys.stdin.read()
+    engine.stop()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))

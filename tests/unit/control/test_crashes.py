@@ -1,0 +1,227 @@
+"""The control plane is killed between any two lines that matter, and goes on as if nothing had been."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ostler_common.errors import FailedPreconditionError
+from ostler_control import vms, volumes
+from ostler_control.database import transaction
+from ostler_control.models import Operation, Vm, Volume
+
+from tests import databases
+from tests.fakes.working_agent import Fault, wait_until
+from tests.sites import MIB, Site, new_engine, new_site
+
+ROOT = Path(__file__).parents[3]
+
+# How many points each verb has at which it can be killed, and one more, so that one operation meets none.
+POINTS = {
+    "volume.create": 8,
+    "vm.create": 8,
+    "doomed": 20,
+    "vm.migrate": 17,
+    "stayer": 17,
+    "vm.delete": 20,
+    "cancelled": 6,
+}
+
+
+@contextlib.contextmanager
+def control(site: Site, plan: dict[str, int], name: str = "control") -> Iterator[subprocess.Popen[bytes]]:
+    """A control process on the site, killed at the end."""
+    state_dir = site.state_dir / name
+    state_dir.mkdir(exist_ok=True)
+    if not (state_dir / "kek").exists():
+        (state_dir / "kek").write_bytes((site.state_dir / "kek").read_bytes())
+    path = state_dir / "plan"
+    path.write_text(json.dumps(plan))
+    command = [sys.executable, "-m", "tests.crash_runner", site.url, str(state_dir), str(path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, cwd=ROOT) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            yield process
+        finally:
+            process.send_signal(signal.SIGKILL)
+
+
+def over(operations: list[Any]) -> bool:
+    ids = [operation.id for operation in operations]
+    left: Any = Operation.select().where(Operation.id.in_(ids) & Operation.state.in_(["pending", "running"]))
+    return not left.exists()
+
+
+def reached(site: Site, operation: Any, name: str = "control") -> bool:
+    marker: Path = site.state_dir / name / "reached" / operation.id
+    return marker.exists()
+
+
+def recorded(make: Callable[[], Operation]) -> Any:
+    with transaction():
+        return make()
+
+
+def carried_out(site: Site, operations: list[Any]) -> None:
+    """Without any crash, in this process."""
+    engine = new_engine(site.url, site.state_dir)
+    engine.start()
+    for operation in operations:
+        row: Any = engine.wait(operation.id, 60)
+        assert row.state == "succeeded", row.error
+    engine.stop()
+    engine.agents.close()
+
+
+def new_volume(site: Site, name: str) -> Operation:
+    wanted = volumes.NewVolume(name, site.account, site.disks["encrypted"], 4 * MIB)
+    return volumes.create(wanted, "alice", site.keys)
+
+
+def begun(site: Site, verb: str, name: str) -> Any:
+    """Records the operation; what it needs was made by `prepared`."""
+    match verb:
+        case "volume.create":
+            return recorded(partial(new_volume, site, name))
+        case "vm.migrate" | "stayer":
+            vm = Vm.get(Vm.name == name)
+            return recorded(partial(vms.migrate, vm, "alice", with_storage=True, pool=site.pools["local2"]))
+        case "vm.delete":
+            return recorded(partial(vms.delete, Vm.get(Vm.name == name), "alice", force=True))
+    return recorded(partial(site.new_vm, name))
+
+
+def prepared(site: Site) -> None:
+    """VMs for the verbs that want some, and what goes wrong with some of them."""
+    local = {"pool": site.pools["local1"], "host": site.host("h1")}
+    made = [
+        recorded(partial(site.new_vm, f"{verb}-{number}", **({} if verb == "vm.delete" else local)))
+        for verb in ("vm.migrate", "stayer", "vm.delete")
+        for number in range(1, POINTS[verb] + 1)
+    ]
+    carried_out(site, made)
+    no = FailedPreconditionError("no", "NO_WAY")
+    doomed = Fault(no, before=False, times=1000, only=lambda request: request.spec.name.startswith("doomed"))
+    for fake in site.hosts.values():
+        fake.fail("StartVm", doomed)
+    stays = Fault(no, times=1000, only=lambda request: request.destination_spec.name.startswith("stayer"))
+    site.hosts["h1"].fail("MigrateVm", stays)
+
+
+@dataclass(frozen=True)
+class Aftermath:
+    """What there was and is: the operations of each verb, the n-th killed at its n-th point."""
+
+    site: Site
+    operations: dict[str, list[Any]]
+
+    def states(self, verb: str) -> list[str]:
+        return [Operation.get_by_id(operation.id).state for operation in self.operations[verb]]
+
+    def vms(self, verb: str) -> list[Any]:
+        return list(Vm.select().where(Vm.name.startswith(f"{verb}-")))
+
+    def disks(self, verb: str) -> list[Any]:
+        return list(Volume.select().where(Volume.name.startswith(f"{verb}-")))
+
+
+@pytest.fixture(scope="module")
+def aftermath(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aftermath]:
+    """Everything at once is killed everywhere, and another process carries it out."""
+    state_dir = tmp_path_factory.mktemp("crashes")
+    with databases.bound(f"sqlite:///{state_dir}/ostler.sqlite") as url:
+        site = new_site(url, state_dir)
+        prepared(site)
+        operations = {
+            verb: [begun(site, verb, f"{verb}-{number}") for number in range(1, points + 1)]
+            for verb, points in POINTS.items()
+        }
+        plan = {operation.id: at for group in operations.values() for at, operation in enumerate(group, start=1)}
+        every = [operation for group in operations.values() for operation in group]
+        with control(site, plan):
+            wait_until(lambda: all(reached(site, operation) or over([operation]) for operation in every), 120)
+        for verb, group in operations.items():
+            stood = [reached(site, operation) for operation in group]
+            assert stood == [True] * (len(group) - 1) + [verb == "cancelled"], f"{verb} has other points"
+        cancelled = [operation.id for operation in operations["cancelled"]]
+        Operation.update(cancel_requested=True).where(Operation.id.in_(cancelled)).execute()
+        with control(site, {}):
+            wait_until(lambda: over(every), 120)
+        yield Aftermath(site, operations)
+        site.fleet.stop()
+
+
+def test_nothing_has_leaked(aftermath: Aftermath) -> None:
+    aftermath.site.check_whole()
+
+
+def test_volume_create(aftermath: Aftermath) -> None:
+    assert set(aftermath.states("volume.create")) == {"succeeded"}
+    assert {row.state for row in aftermath.disks("volume.create")} == {"ready"}
+
+
+def test_vm_create(aftermath: Aftermath) -> None:
+    assert set(aftermath.states("vm.create")) == {"succeeded"}
+    assert {row.state for row in aftermath.vms("vm.create")} == {"running"}
+    assert {row.state for row in aftermath.disks("vm.create")} == {"ready"}
+
+
+def test_vm_create_that_fails(aftermath: Aftermath) -> None:
+    assert set(aftermath.states("doomed")) == {"failed"}
+    assert {(row.state, row.host_id) for row in aftermath.vms("doomed")} == {("failed", None)}
+    assert aftermath.disks("doomed") == []
+
+
+def test_vm_migrate(aftermath: Aftermath) -> None:
+    assert set(aftermath.states("vm.migrate")) == {"succeeded"}
+    where = {(row.state, row.host.name, row.destination_id) for row in aftermath.vms("vm.migrate")}
+    assert where == {("running", "h2", None)}
+    assert {row.pool.name for row in aftermath.disks("vm.migrate")} == {"local2"}
+
+
+def test_vm_migrate_that_fails(aftermath: Aftermath) -> None:
+    assert set(aftermath.states("stayer")) == {"failed"}
+    where = {(row.state, row.host.name, row.destination_id) for row in aftermath.vms("stayer")}
+    assert where == {("running", "h1", None)}
+    assert {row.pool.name for row in aftermath.disks("stayer")} == {"local1"}
+
+
+def test_vm_delete(aftermath: Aftermath) -> None:
+    assert set(aftermath.states("vm.delete")) == {"succeeded"}
+    assert aftermath.vms("vm.delete") == []
+    assert aftermath.disks("vm.delete") == []
+
+
+def test_cancelled_while_nobody_was_there(aftermath: Aftermath) -> None:
+    """The wish came after the kill: a VM whose start was over by then is there, the others are not."""
+    assert aftermath.states("cancelled") == ["cancelled"] * 4 + ["succeeded"] * 2
+    assert len(aftermath.vms("cancelled")) == len(aftermath.disks("cancelled")) == 2
+
+
+def test_another_replica_goes_on(postgresql: str, tmp_path: Path) -> None:
+    """On PostgreSQL a survivor takes over what a killed replica had under way."""
+    databases.run_sql(postgresql + "postgres", "CREATE DATABASE replicas")
+    with databases.bound(postgresql + "replicas") as url:
+        site = new_site(url, tmp_path)
+        operations = [recorded(partial(site.new_vm, f"vm{number}")) for number in range(6)]
+        plan = {operation.id: number for number, operation in enumerate(operations, start=1)}
+        with control(site, plan, "victim"):
+            wait_until(lambda: all(reached(site, operation, "victim") for operation in operations), 60)
+        with control(site, {}, "survivor"):
+            wait_until(lambda: over(operations), 90)
+        rows = list(Operation.select())
+        assert {(row.state, row.attempt) for row in rows} == {("succeeded", 2)}
+        assert {row.replica for row in rows} == {(tmp_path / "survivor" / "replica_id").read_text()}
+        site.check_whole()
+        site.fleet.stop()
