@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc
 import structlog
 from ostler.agent.v1 import host_pb2_grpc, job_pb2_grpc, pool_pb2_grpc, vm_pb2_grpc, volume_pb2_grpc
+from ostler_common import pki
 from ostler_common.errors import FailedPreconditionError
 from ostler_common.server import Registration, Server, serve
 from ostler_common.tls import server_credentials
@@ -84,7 +85,13 @@ class Agent:
         templates = Templates(state / "templates", ControlLink(self._store, config.control_address).download_template)
         self._volumes = Volumes(self._pools, templates, self._driver)
         address, _, _ = papers.address.rpartition(":")
-        self._arrivals = Arrivals(self._driver, self._volumes, self._pools.volume_path, address.strip("[]"))
+        self._arrivals = Arrivals(
+            self._driver,
+            self._volumes,
+            self._pools.volume_path,
+            address.strip("[]"),
+            pki.qemu_server_name(papers.host_id),
+        )
         self._prober: Prober | None = None
         self._server: Server | None = None
         self.host_id = papers.host_id

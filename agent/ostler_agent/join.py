@@ -1,4 +1,4 @@
-"""Joining a fleet: a one-time token against a certificate, both sides verified from the first byte on."""
+"""Joining a fleet: a one-time token against certificates, both sides verified from the first byte on."""
 
 from __future__ import annotations
 
@@ -35,8 +35,13 @@ def join(store: PapersStore, token: JoinToken, enroll_address: str, agent_addres
     host, port = split_address(enroll_address or token.enroll_address or "", ENROLL_PORT)
     ca_pem = verified_ca(host, port, token.ca_sha256)
     key_pem, csr_pem = pki.new_key_and_csr(None)
+    qemu_key_pem, qemu_csr_pem = pki.new_key_and_csr(None)
     request = enrollment_pb2.JoinHostRequest(
-        token=token.secret, csr_pem=csr_pem, hostname=socket.gethostname(), address=agent_address
+        token=token.secret,
+        csr_pem=csr_pem,
+        qemu_csr_pem=qemu_csr_pem,
+        hostname=socket.gethostname(),
+        address=agent_address,
     )
     target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     credentials = grpc.ssl_channel_credentials(ca_pem)
@@ -48,6 +53,8 @@ def join(store: PapersStore, token: JoinToken, enroll_address: str, agent_addres
     papers = Papers(
         certificate_pem=answer.certificate_pem,
         key_pem=key_pem,
+        qemu_certificate_pem=answer.qemu_certificate_pem,
+        qemu_key_pem=qemu_key_pem,
         ca_pem=answer.ca_pem,
         crl_pem=answer.crl_pem,
         control_address=answer.control_address,

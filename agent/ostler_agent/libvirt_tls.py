@@ -30,7 +30,8 @@ class LibvirtTls:
     """Keeps libvirt and QEMU in step with the papers. Every method may be repeated.
 
     pki_dir: where libvirt looks (/etc/pki); qemu_dir: QEMU's `default_tls_x509_cert_dir`; config_dir: of libvirtd.conf
-    and qemu.conf; qemu_group: group that QEMU runs as and that may read its key, empty to find it out.
+    and qemu.conf; qemu_group: group that QEMU runs as and that may read QEMU's own key, empty to find it out. The
+    host's key is root's alone: a guest that broke out of its QEMU must not be able to speak for the host.
     """
 
     pki_dir: Path
@@ -63,13 +64,13 @@ class LibvirtTls:
             libvirt / "clientcert.pem": papers.certificate_pem,
             self.qemu_dir / "ca-cert.pem": papers.ca_pem,
             self.qemu_dir / "ca-crl.pem": papers.crl_pem,
-            self.qemu_dir / "server-cert.pem": papers.certificate_pem,
-            self.qemu_dir / "client-cert.pem": papers.certificate_pem,
+            self.qemu_dir / "server-cert.pem": papers.qemu_certificate_pem,
+            self.qemu_dir / "client-cert.pem": papers.qemu_certificate_pem,
         }
         keys = (private / "serverkey.pem", private / "clientkey.pem")
         qemu_keys = (self.qemu_dir / "server-key.pem", self.qemu_dir / "client-key.pem")
         changed = [pki.replace_file(path, papers.key_pem, 0o600) for path in keys]
-        changed += [pki.replace_file(path, papers.key_pem, 0o640, group) for path in qemu_keys]
+        changed += [pki.replace_file(path, papers.qemu_key_pem, 0o640, group) for path in qemu_keys]
         for path, content in public.items():
             if content:
                 changed.append(pki.replace_file(path, content, 0o644))

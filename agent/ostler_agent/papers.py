@@ -1,4 +1,5 @@
-"""What a host has from the fleet: certificate, key, CA, revocation list, and where the control plane is.
+"""What a host has from the fleet: certificates and keys (its own and its QEMU's), CA, revocation list, and where
+the control plane is.
 
 They live in `<state>/papers`, a link to a directory that holds one whole set; a new set is a new directory and one
 rename of the link, so that whoever reads finds papers that belong together, also after a crash at any point.
@@ -30,11 +31,17 @@ HOW_TO_REJOIN = (
 
 @dataclass(frozen=True, repr=False)
 class Papers:
-    """One whole set. ca_pem may hold several certificates; crl_pem is empty when nothing is revoked;
-    control_address, address: "host:port" of the control plane's main port and of this agent."""
+    """One whole set.
+
+    qemu_certificate_pem, qemu_key_pem: the pair that QEMU may read, and that speaks to QEMUs only; ca_pem may hold
+    several certificates; crl_pem is empty when nothing is revoked; control_address, address: "host:port" of the
+    control plane's main port and of this agent.
+    """
 
     certificate_pem: bytes
     key_pem: bytes
+    qemu_certificate_pem: bytes
+    qemu_key_pem: bytes
     ca_pem: bytes
     crl_pem: bytes
     control_address: str
@@ -61,15 +68,18 @@ class Papers:
 
     def check(self) -> None:
         """Raises FailedPreconditionError (BAD_PAPERS) unless all of it belongs together. An expired set does."""
-        begin = self.expire_time - (self.expire_time - pki.renew_at(self.certificate_pem))
+        pairs = ((self.certificate_pem, self.key_pem), (self.qemu_certificate_pem, self.qemu_key_pem))
         try:
-            pki.check_pair(self.certificate_pem, self.key_pem)
-            issuers = [ca for ca in pki.split_pem(self.ca_pem) if _issued(self.certificate_pem, ca, begin)]
+            for certificate, key in pairs:
+                pki.check_pair(certificate, key)
+                when = pki.renew_at(certificate)  # some time in its life
+                if not any(_issued(certificate, ca, when) for ca in pki.split_pem(self.ca_pem)):
+                    raise ValueError("a certificate is not signed by the fleet's CA")
+            qemu, _ = pki.identity_and_serial(self.qemu_certificate_pem)
+            if qemu != Identity(Kind.QEMU, self.host_id):
+                raise ValueError("QEMU's certificate is not that of this host's QEMU")
         except ValueError as error:
             raise FailedPreconditionError(f"the host's papers are not usable: {error}", "BAD_PAPERS") from error
-        if not issuers:
-            raise FailedPreconditionError("the host's certificate is not signed by the fleet's CA", "BAD_PAPERS")
-        _ = self.host_id
 
 
 class PapersStore:
@@ -114,6 +124,7 @@ class PapersStore:
             fresh = self._directory / f"papers.{secrets.token_hex(4)}"
             fresh.mkdir(mode=0o700)
             pki.write_private(fresh / "host.pem", papers.certificate_pem + papers.key_pem)
+            pki.write_private(fresh / "qemu.pem", papers.qemu_certificate_pem + papers.qemu_key_pem)
             pki.write_public(fresh / "ca.pem", papers.ca_pem)
             pki.write_public(fresh / "crl.pem", papers.crl_pem)
             pki.write_public(fresh / "host.json", json.dumps(facts).encode())
@@ -137,14 +148,22 @@ def _issued(certificate_pem: bytes, ca_pem: bytes, when: datetime) -> bool:
 
 
 def _read(directory: Path) -> Papers:
-    both = (directory / "host.pem").read_bytes()
+    certificate, key = _read_pair(directory / "host.pem")
+    qemu_certificate, qemu_key = _read_pair(directory / "qemu.pem")
     facts = json.loads((directory / "host.json").read_text())
-    certificate = pki.split_pem(both)[0]
     return Papers(
         certificate_pem=certificate,
-        key_pem=both.replace(certificate, b""),
+        key_pem=key,
+        qemu_certificate_pem=qemu_certificate,
+        qemu_key_pem=qemu_key,
         ca_pem=(directory / "ca.pem").read_bytes(),
         crl_pem=(directory / "crl.pem").read_bytes(),
         control_address=facts["control_address"],
         address=facts["address"],
     )
+
+
+def _read_pair(path: Path) -> tuple[bytes, bytes]:
+    both = path.read_bytes()
+    certificate = pki.split_pem(both)[0]
+    return certificate, both.replace(certificate, b"")

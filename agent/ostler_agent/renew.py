@@ -39,14 +39,15 @@ class Keeper:
         self._libvirt.reload()
 
     def renew(self) -> Papers:
-        """Gets a certificate for a fresh key. Raises OstlerError; the old papers stay then."""
+        """Gets certificates for fresh keys. Raises OstlerError; the old papers stay then."""
         with self._store.lock:
             old = self._store.load()
             key_pem, csr_pem = pki.new_key_and_csr(old.identity)
+            qemu_key_pem, qemu_csr_pem = pki.new_key_and_csr(None)
             address = self._control_address or old.control_address
             with open_channel(address, self._store.files, CONTROL_SERVER_NAME) as channel:
                 stub = enrollment_pb2_grpc.HostAgentServiceStub(channel)
-                request = enrollment_pb2.RenewCertificateRequest(csr_pem=csr_pem)
+                request = enrollment_pb2.RenewCertificateRequest(csr_pem=csr_pem, qemu_csr_pem=qemu_csr_pem)
                 try:
                     answer = stub.RenewCertificate(request, timeout=_TIMEOUT_S)
                 except grpc.RpcError as error:
@@ -55,6 +56,8 @@ class Keeper:
                 old,
                 certificate_pem=answer.certificate_pem,
                 key_pem=key_pem,
+                qemu_certificate_pem=answer.qemu_certificate_pem,
+                qemu_key_pem=qemu_key_pem,
                 ca_pem=answer.ca_pem,
                 crl_pem=answer.crl_pem,
             )

@@ -11,12 +11,13 @@ class Kind(StrEnum):
 
     CONTROL = "control"
     HOST = "host"
+    QEMU = "qemu"  # a host's QEMU, towards other QEMUs only: no server of ours lets it in
     USER = "user"
 
 
 @dataclass(frozen=True)
 class Identity:
-    """A party: kind and its name (a UUID for hosts and control planes, a user's name for users)."""
+    """A party: kind and its name (a UUID for hosts, their QEMUs and control planes, a user's name for users)."""
 
     kind: Kind
     name: str

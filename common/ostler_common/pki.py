@@ -1,6 +1,6 @@
 """Keys, certificate requests, certificates, revocation lists: ECDSA P-256 throughout.
 
-A certificate's subject is `O=Ostler hosts|control|users, CN=<name>`; its identity is the URI SAN `ostler://KIND/NAME`.
+A certificate's subject is `O=Ostler hosts|qemu|control|users, CN=<name>`; its identity is the URI SAN `ostler://KIND/NAME`.
 """
 
 from __future__ import annotations
@@ -23,15 +23,26 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ostler_common.identity import Identity, Kind
 
-ORGANIZATION = {Kind.HOST: "Ostler hosts", Kind.CONTROL: "Ostler control", Kind.USER: "Ostler users"}
-CONTROL_SERVER_NAME = "control.ostler.internal"
+ORGANIZATION = {
+    Kind.HOST: "Ostler hosts",
+    Kind.QEMU: "Ostler qemu",
+    Kind.CONTROL: "Ostler control",
+    Kind.USER: "Ostler users",
+}
+_DOMAIN = "ostler.internal"  # names that only identities have
+CONTROL_SERVER_NAME = f"control.{_DOMAIN}"
 _CLOCK_SKEW = timedelta(minutes=5)
 _PEM_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\n?", re.DOTALL)
 
 
 def host_server_name(host_id: str) -> str:
     """The DNS SAN by which a host's agent is verified, whatever address it is reached at."""
-    return f"{host_id}.host.ostler.internal"
+    return f"{host_id}.host.{_DOMAIN}"
+
+
+def qemu_server_name(host_id: str) -> str:
+    """The DNS SAN by which a host's QEMU is verified by the QEMU that sends to it."""
+    return f"{host_id}.qemu.{_DOMAIN}"
 
 
 def new_key_and_csr(identity: Identity | None) -> tuple[bytes, bytes]:
@@ -145,9 +156,10 @@ class CertificateAuthority:
     ) -> bytes:
         """A certificate for `identity` and the request's key, PEM; all else in the request is ignored.
 
-        addresses: further names that the holder is reached at (IP addresses or DNS names), for libvirt and QEMU.
-        start: beginning of the lifetime, for tests; default now, less a little for clocks that differ.
-        Raises ValueError when the request is not one, is not signed by its key, or the key is not ECDSA P-256.
+        addresses: further names that the holder is reached at (IP addresses or DNS names), for libvirt.
+        start: beginning of the lifetime; default five minutes ago for clocks that differ, so that less than that is no
+        life at all. Raises ValueError when the request is not one, is not signed by its key, the key is not ECDSA
+        P-256, or an address is a name that identities have.
         """
         csr = x509.load_pem_x509_csr(csr_pem)
         key = csr.public_key()
@@ -274,7 +286,11 @@ def _alternative_names(identity: Identity, addresses: Sequence[str]) -> list[x50
         names.append(x509.DNSName(host_server_name(identity.name)))
     elif identity.kind is Kind.CONTROL:
         names.append(x509.DNSName(CONTROL_SERVER_NAME))
+    elif identity.kind is Kind.QEMU:
+        names.append(x509.DNSName(qemu_server_name(identity.name)))
     for address in dict.fromkeys(addresses):
+        if f".{address.lower()}".endswith(f".{_DOMAIN}"):
+            raise ValueError(f"{address} cannot be the address of a certificate's holder")
         try:
             names.append(x509.IPAddress(ipaddress.ip_address(address)))
         except ValueError:

@@ -53,6 +53,7 @@ class Enrollment(
         return enrollment_pb2.JoinHostResponse(
             host_id=host_id,
             certificate_pem=self._sign(request.csr_pem, host_id),
+            qemu_certificate_pem=self._sign(request.qemu_csr_pem, host_id, Kind.QEMU),
             ca_pem=self.papers.ca.certificate_pem,
             control_address=f"127.0.0.1:{self.control_port}",
         )
@@ -63,9 +64,11 @@ class Enrollment(
         if self.refuse:
             raise PermissionDeniedError("the host was removed", "HOST_REMOVED")
         self.renewals += 1
-        certificate = self._sign(request.csr_pem, server.caller(context).name)
+        host_id = server.caller(context).name
         return enrollment_pb2.RenewCertificateResponse(
-            certificate_pem=certificate, ca_pem=self.papers.ca.certificate_pem
+            certificate_pem=self._sign(request.csr_pem, host_id),
+            qemu_certificate_pem=self._sign(request.qemu_csr_pem, host_id, Kind.QEMU),
+            ca_pem=self.papers.ca.certificate_pem,
         )
 
     def DownloadTemplate(
@@ -73,8 +76,9 @@ class Enrollment(
     ) -> Iterator[enrollment_pb2.DownloadTemplateResponse]:
         raise UnimplementedError("there are no templates here", "NO_TEMPLATES")
 
-    def _sign(self, csr_pem: bytes, host_id: str) -> bytes:
-        return self.papers.ca.sign(csr_pem, Identity(Kind.HOST, host_id), self.lifetime, ("127.0.0.1",))
+    def _sign(self, csr_pem: bytes, host_id: str, kind: Kind = Kind.HOST) -> bytes:
+        addresses = ("127.0.0.1",) if kind is Kind.HOST else ()
+        return self.papers.ca.sign(csr_pem, Identity(kind, host_id), self.lifetime, addresses)
 
 
 def _hosts_only(peer: Peer, method: str) -> Identity:

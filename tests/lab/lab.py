@@ -138,6 +138,7 @@ class Lab:
         """Without a control plane: gives each host papers from the throw-away CA and starts its libvirtd."""
         for host in self.hosts:
             install_for_libvirt(self.papers(host), host)
+            install_for_qemu(self.papers(host, Kind.QEMU), host)
         self.start_libvirt()
 
     @cached_property
@@ -146,9 +147,10 @@ class Lab:
         (self.directory / "ca").mkdir()
         return Papers(self.directory / "ca")
 
-    def papers(self, host: Host) -> TlsFiles:
-        """A certificate for a host, from the throw-away CA."""
-        return self.ca.issue(Identity(Kind.HOST, host.host_uuid), addresses=(host.address, host.name))
+    def papers(self, host: Host, kind: Kind = Kind.HOST) -> TlsFiles:
+        """A certificate for a host or its QEMU, from the throw-away CA."""
+        addresses = (host.address, host.name) if kind is Kind.HOST else ()
+        return self.ca.issue(Identity(kind, host.host_uuid), addresses=addresses)
 
     def start_libvirt(self) -> None:
         """Starts libvirtd on every host."""
@@ -162,19 +164,26 @@ class Lab:
 
 
 def install_for_libvirt(papers: TlsFiles, host: Host) -> None:
-    """Puts a host's papers and the settings for them where libvirtd, its clients and QEMU look, as the agent would."""
+    """Puts a host's papers and the settings for them where libvirtd and its clients look, as the agent would."""
     pki = host.outside("/etc/pki")
     certificate, key, trust = papers.certificate, papers.key, papers.trust
-    for directory in (pki / "CA", pki / "libvirt" / "private", pki / "qemu"):
+    for directory in (pki / "CA", pki / "libvirt" / "private"):
         directory.mkdir(parents=True, exist_ok=True)
-    for target in (pki / "CA" / "cacert.pem", pki / "qemu" / "ca-cert.pem"):
-        shutil.copy(trust, target)
+    shutil.copy(trust, pki / "CA" / "cacert.pem")
     for role in ("server", "client"):
         shutil.copy(certificate, pki / "libvirt" / f"{role}cert.pem")
         shutil.copy(key, pki / "libvirt" / "private" / f"{role}key.pem")
-        shutil.copy(certificate, pki / "qemu" / f"{role}-cert.pem")
-        shutil.copy(key, pki / "qemu" / f"{role}-key.pem")
     for name, lines in LIBVIRT_TLS.items():
         path = host.outside("/etc/libvirt") / name
         if lines not in path.read_text():
             path.write_text(path.read_text() + lines)
+
+
+def install_for_qemu(papers: TlsFiles, host: Host) -> None:
+    """Puts QEMU's own papers where it looks, as the agent would."""
+    directory = host.outside("/etc/pki") / "qemu"
+    directory.mkdir(parents=True, exist_ok=True)
+    shutil.copy(papers.trust, directory / "ca-cert.pem")
+    for role in ("server", "client"):
+        shutil.copy(papers.certificate, directory / f"{role}-cert.pem")
+        shutil.copy(papers.key, directory / f"{role}-key.pem")

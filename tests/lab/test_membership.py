@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+import sys
 
 import grpc
 import pytest
+from ostler.agent.v1 import host_pb2 as agent_pb2
+from ostler.agent.v1 import host_pb2_grpc as agent_grpc
 from ostler.control.v1 import enrollment_pb2, enrollment_pb2_grpc, host_pb2
 from ostler_common import pki
-from ostler_common.channel import CONTROL_SERVER_NAME, open_channel
+from ostler_common.channel import CONTROL_SERVER_NAME, host_server_name, open_channel
 from ostler_common.identity import Identity, Kind
 from ostler_common.tls import TlsFiles
 
-from tests.lab.fleet import Fleet
+from tests.lab.fleet import Fleet, refused
 from tests.lab.host import Host, wait_for
 
 pytestmark = pytest.mark.lab
+
+# What a host's agent does when a third of its certificate's life is left.
+RENEW = """
+from ostler_agent.config import AgentConfig
+from ostler_agent.libvirt_tls import LibvirtTls
+from ostler_agent.papers import PapersStore
+from ostler_agent.renew import Keeper
+config = AgentConfig()
+Keeper(PapersStore(config.state_dir), LibvirtTls.of(config)).renew()
+"""
 
 
 def papers(host: Host) -> TlsFiles:
@@ -26,9 +40,15 @@ def papers(host: Host) -> TlsFiles:
     )
 
 
-def reach_libvirt(source: Host, target: Host) -> bool:
+def qemu_papers(host: Host) -> TlsFiles:
+    """What a guest that broke out of its QEMU finds."""
+    etc = host.outside("/etc/pki") / "qemu"
+    return TlsFiles(etc / "client-cert.pem", etc / "client-key.pem", etc / "ca-cert.pem")
+
+
+def reach_libvirt(source: Host, target: Host, query: str = "") -> bool:
     try:
-        source.run("virsh", "--connect", f"qemu+tls://{target.address}/system", "hostname", timeout_s=20)
+        source.run("virsh", "--connect", f"qemu+tls://{target.address}/system{query}", "hostname", timeout_s=20)
     except subprocess.CalledProcessError:
         return False
     return True
@@ -61,8 +81,54 @@ def test_a_removed_host_is_refused_at_once(fleet: Fleet) -> None:
             stub.RenewCertificate(enrollment_pb2.RenewCertificateRequest(csr_pem=csr), timeout=10)
     assert caught.value.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
     wait_for(lambda: not reach_libvirt(extra, fleet.lab.hosts[0]), "the other hosts' refusal", 30, 0.5)
+    assert not reach_libvirt(fleet.lab.hosts[0], extra)  # nor do they go to it
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        extra.run(sys.executable, "-c", RENEW)
+    assert "UnauthenticatedError" in error.value.stderr
     extra.kill()
     fleet.lab.hosts.remove(extra)
+
+
+def test_qemu_can_read_its_own_key_and_no_other(fleet: Fleet) -> None:
+    host = fleet.lab.hosts[0]
+
+    def read(path: str) -> None:
+        host.run("setpriv", "--reuid=libvirt-qemu", "--regid=libvirt-qemu", "--init-groups", "cat", path)
+
+    read("/etc/pki/qemu/server-key.pem")
+    read("/etc/pki/qemu/client-key.pem")
+    for path in (
+        "/etc/pki/libvirt/private/serverkey.pem",
+        "/etc/pki/libvirt/private/clientkey.pem",
+        "/var/lib/ostler/agent/papers/host.pem",
+    ):
+        host.run("cat", path)  # it is there
+        with pytest.raises(subprocess.CalledProcessError, match="cat"):
+            read(path)
+
+
+def test_qemus_certificate_opens_no_door(fleet: Fleet) -> None:
+    """It is good between QEMUs, which every live migration here shows, and nowhere else."""
+    host, other = fleet.lab.hosts[:2]
+    doors = {}
+    for name, held in (("host", papers(host)), ("qemu", qemu_papers(host))):
+        directory = host.outside("/etc/pki") / f"stolen-from-{name}"
+        directory.mkdir()
+        shutil.copy(held.certificate, directory / "clientcert.pem")
+        shutil.copy(held.key, directory / "clientkey.pem")
+        shutil.copy(held.trust, directory / "cacert.pem")
+        doors[name] = reach_libvirt(host, other, f"?pkipath=/etc/pki/{directory.name}")
+    assert doors == {"host": True, "qemu": False}
+
+    held = qemu_papers(host)
+    with open_channel(other.agent_address, held, host_server_name(fleet.host(other).id)) as channel:
+        agent = agent_grpc.HostServiceStub(channel)
+        assert refused(agent.GetHost, agent_pb2.GetHostRequest()).code == "PERMISSION_DENIED"
+    _, csr = pki.new_key_and_csr(None)
+    with open_channel(fleet.lab.control.address, held, CONTROL_SERVER_NAME) as channel:
+        renewal = enrollment_pb2.RenewCertificateRequest(csr_pem=csr, qemu_csr_pem=csr)
+        error = refused(enrollment_pb2_grpc.HostAgentServiceStub(channel).RenewCertificate, renewal)
+        assert error.code == "UNAUTHENTICATED"
 
 
 def test_a_token_works_once(fleet: Fleet) -> None:

@@ -18,6 +18,7 @@ from ostler_agent.hypervisors.base import Destination, MoveLimits, MoveOutcome
 from ostler_agent.hypervisors.libvirt.driver import LibvirtDriver
 from ostler_agent.spec import Firmware, PowerState, VmSpec, VolumeRef
 from ostler_agent.tools import qemu_img
+from ostler_common import pki
 from ostler_common.errors import AbortedError, CancelledError, DeadlineExceededError
 
 from tests.lab.host import LOCAL, REPOSITORY, SHARED, Host, environment, wait_for
@@ -101,6 +102,7 @@ def destination(host: Host, machine: VmSpec, directory: str = SHARED, moved: tup
         libvirt_uri=f"qemu+tls://{host.address}/system",
         migrate_uri=f"tcp://{host.address}",
         disks_uri=f"tcp://{host.address}" if moved else "",
+        tls_name=pki.qemu_server_name(host.host_uuid),
         paths={disk.volume.volume_id: Path(directory, disk.volume.volume_id) for disk in machine.disks},
         keys={disk.volume.volume_id: disk.volume.key.key_id for disk in machine.disks if disk.volume.key},
         bridges={nic.mac: nic.bridge for nic in machine.nics},
@@ -170,6 +172,17 @@ def test_without_its_keys_it_stays(where: tuple[Side, Side], guest: VmSpec) -> N
         first.driver.migrate(guest.vm_id, destination(second.host, guest), MoveLimits(), Work())
     assert error.value.reason == "MIGRATION_FAILED"
     assert first.only_here(second, guest.vm_id)
+
+
+def test_it_is_not_sent_to_another_hosts_qemu(where: tuple[Side, Side], guest: VmSpec) -> None:
+    """Whoever has a host's QEMU key can receive that host's VMs, and no other's."""
+    first, second = where
+    key_ids = hold(second, guest)
+    other = replace(destination(second.host, guest), tls_name=pki.qemu_server_name(first.host.host_uuid))
+    with pytest.raises(AbortedError, match="certificate"):
+        first.driver.migrate(guest.vm_id, other, MoveLimits(), Work())
+    second.driver.drop_keys(guest.vm_id, key_ids)
+    wait_for(lambda: first.only_here(second, guest.vm_id), "the end over there")
 
 
 def test_it_stays_when_the_destination_dies(where: tuple[Side, Side], guest: VmSpec) -> None:

@@ -158,6 +158,7 @@ class Destination:
     """Where a VM moves to and what differs there.
 
     libvirt_uri, migrate_uri, disks_uri: the hypervisor's addresses; disks_uri is empty when no disk moves.
+    tls_name: of the certificate that QEMU shows over there.
     paths: file of each volume over there by volume id; keys: id of each encrypted volume's key over there by volume id;
     bridges: by MAC; moved: volumes whose data moves too.
     """
@@ -165,6 +166,7 @@ class Destination:
     libvirt_uri: str
     migrate_uri: str
     disks_uri: str
+    tls_name: str
     paths: Mapping[str, Path]
     keys: Mapping[str, str]
     bridges: Mapping[str, str]

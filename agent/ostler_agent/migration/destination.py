@@ -47,19 +47,21 @@ class Endpoint:
     migrate_uri: str
     disks_uri: str
     volume_paths: Mapping[str, Path]
+    tls_name: str
 
 
 class Arrivals:
     """Makes this host ready for VMs to come, and cleans up after those that did not.
 
-    address: what other hosts reach this one by, as its certificate names it.
+    address: what other hosts reach this one by, as its certificate names it; tls_name: what QEMU's certificate names.
     """
 
-    def __init__(self, driver: MovableHypervisor, volumes: Volumes, paths: Paths, address: str) -> None:
+    def __init__(self, driver: MovableHypervisor, volumes: Volumes, paths: Paths, address: str, tls_name: str) -> None:
         self._driver = driver
         self._volumes = volumes
         self._paths = paths
         self._address = f"[{address}]" if ":" in address else address
+        self._tls_name = tls_name
 
     def prepare(self, spec: VmSpec, moved: Sequence[MovedVolume], job: JobContext) -> Endpoint:
         """Puts in place what the VM needs here. What was made is gone again when it raises.
@@ -96,6 +98,7 @@ class Arrivals:
             migrate_uri=f"tcp://{self._address}",
             disks_uri=f"tcp://{self._address}" if targets else "",
             volume_paths=paths,
+            tls_name=self._tls_name,
         )
 
     def finish(

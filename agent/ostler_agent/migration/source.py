@@ -32,6 +32,7 @@ def move(
         libvirt_uri=endpoint.libvirt_uri,
         migrate_uri=endpoint.migrate_uri,
         disks_uri=endpoint.disks_uri,
+        tls_name=endpoint.tls_name,
         paths=endpoint.volume_paths,
         keys={disk.volume.volume_id: disk.volume.key.key_id for disk in spec.disks if disk.volume.key},
         bridges={nic.mac: nic.bridge for nic in spec.nics},

@@ -106,7 +106,7 @@ def _endpoint(message: job_pb2.MigrationEndpoint) -> Endpoint:
     if not message.migrate_uri.startswith("tcp://"):
         raise bad_field("endpoint.migrate_uri", "must be a tcp:// address")
     paths = {volume_id: Path(path) for volume_id, path in message.volume_paths.items()}
-    return Endpoint(message.libvirt_uri, message.migrate_uri, message.disks_uri, paths)
+    return Endpoint(message.libvirt_uri, message.migrate_uri, message.disks_uri, paths, message.tls_name)
 
 
 def _endpoint_message(endpoint: Endpoint) -> job_pb2.MigrationEndpoint:
@@ -115,6 +115,7 @@ def _endpoint_message(endpoint: Endpoint) -> job_pb2.MigrationEndpoint:
         migrate_uri=endpoint.migrate_uri,
         disks_uri=endpoint.disks_uri,
         volume_paths={volume_id: str(path) for volume_id, path in endpoint.volume_paths.items()},
+        tls_name=endpoint.tls_name,
     )
 
 

@@ -31,12 +31,14 @@ class EnrollmentService(enrollment_pb2_grpc.EnrollmentServiceServicer):
         self._poke = poke
 
     def JoinHost(self, request: pb.JoinHostRequest, context: grpc.ServicerContext) -> pb.JoinHostResponse:
-        papers = enrollment.join(self._authority, request.token, request.csr_pem, request.hostname, request.address)
+        requests = enrollment.Requests(request.csr_pem, request.qemu_csr_pem)
+        papers = enrollment.join(self._authority, request.token, requests, request.hostname, request.address)
         self._poke()
         trust = revocation.current(self._authority)
         return pb.JoinHostResponse(
             host_id=papers.host_id,
             certificate_pem=papers.certificate_pem,
+            qemu_certificate_pem=papers.qemu_certificate_pem,
             ca_pem=trust.ca_pem,
             crl_pem=trust.crl_pem,
             control_address=self._control_address,
@@ -53,13 +55,15 @@ class HostAgentService(enrollment_pb2_grpc.HostAgentServiceServicer):
     def RenewCertificate(
         self, request: pb.RenewCertificateRequest, context: grpc.ServicerContext
     ) -> pb.RenewCertificateResponse:
-        certificate_pem = enrollment.renew(self._authority, caller_of(context).id, request.csr_pem)
+        requests = enrollment.Requests(request.csr_pem, request.qemu_csr_pem)
+        papers = enrollment.renew(self._authority, caller_of(context).id, requests)
         trust = revocation.current(self._authority)
         return pb.RenewCertificateResponse(
-            certificate_pem=certificate_pem,
+            certificate_pem=papers.certificate_pem,
+            qemu_certificate_pem=papers.qemu_certificate_pem,
             ca_pem=trust.ca_pem,
             crl_pem=trust.crl_pem,
-            expire_time=timestamp(pki.expires(certificate_pem).replace(tzinfo=None)),
+            expire_time=timestamp(pki.expires(papers.certificate_pem).replace(tzinfo=None)),
         )
 
     def DownloadTemplate(

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from ostler_common.errors import AlreadyExistsError, FailedPreconditionError
-from ostler_common.identity import Identity, Kind
 from peewee import IntegrityError, fn
 
 from ostler_control import events
@@ -78,7 +77,7 @@ def remove(host: Host, actor: str, *, validate_only: bool = False) -> None:
         if validate_only:
             Host.update(removed=False).where(Host.id == host.id).execute()
             return
-        certificates.revoke(Identity(Kind.HOST, host.id))
+        certificates.revoke_host(host.id)
         tokens.withdraw(host.id)
         PoolHost.delete().where((PoolHost.host == host.id) | PoolHost.pool.in_(own)).execute()
         Pool.delete().where(Pool.id.in_(own)).execute()

@@ -1,7 +1,7 @@
 """The two certificate authorities of a fleet, and what they sign.
 
-The fleet CA signs hosts and the control plane; agents, libvirt and QEMU trust it alone, so that no user's certificate
-can ever speak to them. The users CA signs users.
+The fleet CA signs hosts, their QEMUs and the control plane; agents, libvirt and QEMU trust it alone, so that no user's
+certificate can ever speak to them. The users CA signs users.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Lifetimes:
     user: datetime.timedelta = datetime.timedelta(days=365)
 
     def of(self, kind: Kind) -> datetime.timedelta:
-        return {Kind.HOST: self.host, Kind.CONTROL: self.control, Kind.USER: self.user}[kind]
+        return {Kind.HOST: self.host, Kind.QEMU: self.host, Kind.CONTROL: self.control, Kind.USER: self.user}[kind]
 
 
 class Authority:

@@ -63,6 +63,11 @@ def revoke(identity: Identity) -> int:
     return count
 
 
+def revoke_host(host_id: str) -> int:
+    """Revokes every good certificate of a host, its QEMU's too; returns how many there were."""
+    return sum(revoke(Identity(kind, host_id)) for kind in (Kind.HOST, Kind.QEMU))
+
+
 def expire_times(kind: Kind) -> dict[str, datetime.datetime]:
     """When the newest good certificate of each party of a kind ends (UTC, without zone), by name."""
     rows: Any = Certificate.select(Certificate.name, Certificate.expire_time).where(

@@ -24,11 +24,20 @@ _ADDRESS = re.compile(
 
 
 @dataclass(frozen=True)
+class Requests:
+    """A host's certificate requests (PEM): its own, and its QEMU's, which must not be able to speak for the host."""
+
+    host: bytes
+    qemu: bytes
+
+
+@dataclass(frozen=True)
 class Papers:
-    """A host's id and its certificate (PEM)."""
+    """A host's id and its certificates (PEM)."""
 
     host_id: str
     certificate_pem: bytes
+    qemu_certificate_pem: bytes
 
 
 def check_host_name(name: str, field: str = "name") -> None:
@@ -47,8 +56,8 @@ def split_address(address: str, field: str = "address") -> tuple[str, int]:
     return match["host"].strip("[]"), int(match["port"])
 
 
-def join(authority: Authority, token: str, csr_pem: bytes, hostname: str, address: str) -> Papers:
-    """Admits a host: uses up its token, writes it down, signs its certificate; all of it or nothing.
+def join(authority: Authority, token: str, requests: Requests, hostname: str, address: str) -> Papers:
+    """Admits a host: uses up its token, writes it down, signs its certificates; all of it or nothing.
 
     A token that is bound to a host brings that host back under its id, and its older certificates end.
     Raises UnauthenticatedError (BAD_TOKEN), AlreadyExistsError (HOST_EXISTS), InvalidArgumentError.
@@ -59,7 +68,7 @@ def join(authority: Authority, token: str, csr_pem: bytes, hostname: str, addres
         with transaction():
             used = tokens.redeem(token)
             host = _rejoining(used.host_id, address) if used.host_id else _new(used.cluster_id, hostname, address)
-            pem = authority.issue(csr_pem, Identity(Kind.HOST, host.id), (ip, hostname))
+            papers = _issue(authority, host.id, requests, (ip, hostname))
             verb, message = ("host.rejoin", "rejoined") if used.host_id else ("host.join", "joined")
             events.record(
                 verb,
@@ -76,17 +85,17 @@ def join(authority: Authority, token: str, csr_pem: bytes, hostname: str, addres
             "HOST_EXISTS",
             {"host": hostname},
         ) from error
-    return Papers(host.id, pem)
+    return papers
 
 
-def renew(authority: Authority, host_id: str, csr_pem: bytes) -> bytes:
-    """A new certificate (PEM) for a host under its identity; the older one stays good until its end."""
+def renew(authority: Authority, host_id: str, requests: Requests) -> Papers:
+    """New certificates for a host under its identity; the older ones stay good until their end."""
     with transaction():
         host = Host.get_or_none(Host.id == host_id)
         if host is None:
             raise UnauthenticatedError("the host is not in the fleet any more", "NO_SUCH_HOST")
         ip, _ = split_address(host.address)
-        return authority.issue(csr_pem, Identity(Kind.HOST, host_id), (ip, host.name))
+        return _issue(authority, host_id, requests, (ip, host.name))
 
 
 def create_token(
@@ -102,6 +111,15 @@ def create_token(
     return secret, end
 
 
+def _issue(authority: Authority, host_id: str, requests: Requests, addresses: tuple[str, ...]) -> Papers:
+    """QEMU's certificate has no address, so that its holder cannot stand in for the host's libvirt either."""
+    return Papers(
+        host_id,
+        authority.issue(requests.host, Identity(Kind.HOST, host_id), addresses),
+        authority.issue(requests.qemu, Identity(Kind.QEMU, host_id)),
+    )
+
+
 def _new(cluster_id: str, hostname: str, address: str) -> Host:
     if not Cluster.select().where(Cluster.id == cluster_id).exists():
         raise FailedPreconditionError("the cluster that the token is for is gone (make another token)", "NO_CLUSTER")
@@ -115,5 +133,5 @@ def _rejoining(host_id: str, address: str) -> Host:
     Host.update(address=address, state="connecting", state_reason="rejoining", state_time=now()).where(
         Host.id == host_id
     ).execute()
-    certificates.revoke(Identity(Kind.HOST, host_id))
+    certificates.revoke_host(host_id)
     return host

@@ -56,9 +56,12 @@ def store(tmp_path: Path, fleet: Papers) -> PapersStore:
 
 
 def save(store: PapersStore, fleet: Papers, lifetime: timedelta = timedelta(days=1), crl: bytes = b"") -> None:
-    key, csr = pki.new_key_and_csr(None)
-    certificate = fleet.ca.sign(csr, Identity(Kind.HOST, HOST), lifetime)
-    store.save(HostPapers(certificate, key, fleet.ca.certificate_pem, crl, "control:8440", "h1:8442"))
+    def pair(kind: Kind) -> tuple[bytes, bytes]:
+        key, csr = pki.new_key_and_csr(None)
+        return fleet.ca.sign(csr, Identity(kind, HOST), lifetime), key
+
+    trust = (fleet.ca.certificate_pem, crl)
+    store.save(HostPapers(*pair(Kind.HOST), *pair(Kind.QEMU), *trust, "control:8440", "h1:8442"))
 
 
 @pytest.fixture
@@ -109,7 +112,7 @@ def test_control_is_let_in_everywhere(agent: server.Server, fleet: Papers) -> No
     assert codes(agent, fleet.issue(CONTROL)) == {grpc.StatusCode.UNIMPLEMENTED}
 
 
-@pytest.mark.parametrize("kind", [Kind.HOST, Kind.USER])
+@pytest.mark.parametrize("kind", sorted(set(Kind) - {Kind.CONTROL}))
 def test_others_of_the_fleet_are_refused_everywhere(agent: server.Server, fleet: Papers, kind: Kind) -> None:
     assert codes(agent, fleet.issue(Identity(kind, "other"))) == {grpc.StatusCode.PERMISSION_DENIED}
 

@@ -23,6 +23,7 @@ from ostler_common.errors import (
     PermissionDeniedError,
     UnavailableError,
 )
+from ostler_common.identity import Identity, Kind
 from ostler_common.token import JoinToken
 
 from tests.fakes.enrollment import Enrollment, enrollment
@@ -59,7 +60,8 @@ def test_join_gives_papers_whose_key_never_left_the_host(control: Enrollment, st
     assert papers.host_id == HOST
     assert papers.control_address == f"127.0.0.1:{control.control_port}"
     assert control.requests[0].address == "h1.example:8442"
-    assert papers.key_pem not in control.requests[0].SerializeToString()
+    for key in (papers.key_pem, papers.qemu_key_pem):
+        assert key not in control.requests[0].SerializeToString()
     assert vars(store.load()) == vars(papers)
 
 
@@ -132,7 +134,7 @@ def test_renewal_uses_a_fresh_key_and_keeps_the_identity(
     Keeper(store, libvirt).renew()
     new = store.load()
     assert new.host_id == HOST
-    assert new.key_pem != old.key_pem
+    assert len({old.key_pem, old.qemu_key_pem, new.key_pem, new.qemu_key_pem}) == 4
     assert (libvirt.pki_dir / "libvirt/servercert.pem").read_bytes() == new.certificate_pem
 
 
@@ -246,17 +248,52 @@ def test_libvirt_files_can_be_read_by_those_who_must(
     assert mode(libvirt.pki_dir / "libvirt/private/serverkey.pem") == 0o600
     assert mode(libvirt.qemu_dir / "server-key.pem") == 0o640
     assert mode(libvirt.qemu_dir) == 0o750
-    pki.check_pair(
-        (libvirt.qemu_dir / "client-cert.pem").read_bytes(), (libvirt.qemu_dir / "client-key.pem").read_bytes()
-    )
 
 
-def test_half_installed_files_are_repaired(control: Enrollment, store: PapersStore, libvirt: LibvirtTls) -> None:
+def test_qemu_gets_its_own_certificate_and_nothing_of_the_hosts(
+    control: Enrollment, store: PapersStore, libvirt: LibvirtTls
+) -> None:
     papers = join(store, control.token(HOST))
     libvirt.install(papers)
-    (libvirt.pki_dir / "libvirt/private/serverkey.pem").write_bytes(b"older key")
-    Keeper(store, libvirt).install()
-    assert (libvirt.pki_dir / "libvirt/private/serverkey.pem").read_bytes() == papers.key_pem
+    for role in ("server", "client"):
+        certificate = (libvirt.qemu_dir / f"{role}-cert.pem").read_bytes()
+        pki.check_pair(certificate, (libvirt.qemu_dir / f"{role}-key.pem").read_bytes())
+        assert pki.identity_and_serial(certificate)[0] == Identity(Kind.QEMU, HOST)
+    for path in libvirt.qemu_dir.iterdir():
+        assert papers.key_pem not in path.read_bytes()
+
+
+@pytest.mark.parametrize("written", range(10))
+def test_renewal_cut_off_in_the_middle_is_completed(
+    control: Enrollment, store: PapersStore, libvirt: LibvirtTls, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    """The agent dies after so many of libvirt's and QEMU's files: the next one puts both pairs in step."""
+    libvirt.install(join(store, control.token(HOST)))
+    replace_file = pki.replace_file
+    left = [True] * written
+
+    def die_in_the_middle(path: Path, data: bytes, mode: int, group: int = -1) -> bool:
+        if path.is_relative_to(libvirt.pki_dir) or path.is_relative_to(libvirt.qemu_dir):
+            if not left:
+                raise KeyboardInterrupt
+            left.pop()
+        return replace_file(path, data, mode, group)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pki, "replace_file", die_in_the_middle)
+        with pytest.raises(KeyboardInterrupt):
+            Keeper(store, libvirt).renew()
+    renewer(store, libvirt, datetime.now(UTC)).turn()
+    papers = store.load()
+    papers.check()
+    for certificate, key, pair in (
+        (libvirt.pki_dir / "libvirt/servercert.pem", libvirt.pki_dir / "libvirt/private/serverkey.pem", papers.key_pem),
+        (libvirt.pki_dir / "libvirt/clientcert.pem", libvirt.pki_dir / "libvirt/private/clientkey.pem", papers.key_pem),
+        (libvirt.qemu_dir / "server-cert.pem", libvirt.qemu_dir / "server-key.pem", papers.qemu_key_pem),
+        (libvirt.qemu_dir / "client-cert.pem", libvirt.qemu_dir / "client-key.pem", papers.qemu_key_pem),
+    ):
+        assert key.read_bytes() == pair
+        pki.check_pair(certificate.read_bytes(), pair)
 
 
 def test_settings_stand_first_and_only_once(libvirt: LibvirtTls) -> None:

@@ -73,7 +73,9 @@ class Destination:
         (self.pool / SHARED.volume_id).write_text("data")
         self.driver = FakeHypervisor()
         self.volumes = FakeVolumes(self.pool)
-        self.arrivals = Arrivals(self.driver, self.volumes, lambda ref: self.pool / ref.volume_id, "10.0.0.2")
+        self.arrivals = Arrivals(
+            self.driver, self.volumes, lambda ref: self.pool / ref.volume_id, "10.0.0.2", "h2.qemu"
+        )
 
     def files(self) -> set[str]:
         return {path.name for path in self.pool.iterdir()}
@@ -97,6 +99,7 @@ def test_prepared(there: Destination) -> None:
         "tcp://10.0.0.2",
         "tcp://10.0.0.2",
         {volume.volume_id: there.pool / volume.volume_id for volume in (SHARED, MOVED, ALSO_MOVED)},
+        "h2.qemu",
     )
     assert there.driver.keys[VM] == KEYS
     assert {MOVED.volume_id, ALSO_MOVED.volume_id} < there.files()
@@ -105,7 +108,7 @@ def test_prepared(there: Destination) -> None:
 
 
 def test_an_ipv6_address_is_bracketed(there: Destination) -> None:
-    arrivals = Arrivals(there.driver, there.volumes, lambda ref: there.pool / ref.volume_id, "fd00::2")
+    arrivals = Arrivals(there.driver, there.volumes, lambda ref: there.pool / ref.volume_id, "fd00::2", "h2.qemu")
     assert arrivals.prepare(SPEC, MOVING, job()).migrate_uri == "tcp://[fd00::2]"
 
 
@@ -200,7 +203,7 @@ def test_what_is_missing_is_found_before_anything_is_done(there: Destination) ->
 def test_the_source_wants_a_path_for_every_volume() -> None:
     driver = FakeHypervisor()
     driver.add(VM)
-    endpoint = Endpoint("qemu+tls://h/system", "tcp://h", "", {SHARED.volume_id: Path("/x")})
+    endpoint = Endpoint("qemu+tls://h/system", "tcp://h", "", {SHARED.volume_id: Path("/x")}, "h.qemu")
     with pytest.raises(InvalidArgumentError):
         source.move(driver, endpoint, SPEC, [], MoveLimits(), job())
     assert driver.done == []

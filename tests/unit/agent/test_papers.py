@@ -20,8 +20,14 @@ def issue(
     host: str = "h1", lifetime: timedelta = timedelta(days=1), ca: pki.CertificateAuthority = CA, kind: Kind = Kind.HOST
 ) -> Papers:
     key, csr = pki.new_key_and_csr(None)
+    qemu_key, qemu_csr = pki.new_key_and_csr(None)
     certificate = ca.sign(csr, Identity(kind, host), lifetime)
-    return Papers(certificate, key, ca.certificate_pem, b"", "control:8440", "h1:8442")
+    qemu = ca.sign(qemu_csr, Identity(Kind.QEMU, host), lifetime)
+    return Papers(certificate, key, qemu, qemu_key, ca.certificate_pem, b"", "control:8440", "h1:8442")
+
+
+def with_qemu_of(other: Papers) -> Papers:
+    return replace(issue(), qemu_certificate_pem=other.qemu_certificate_pem, qemu_key_pem=other.qemu_key_pem)
 
 
 def same(one: Papers, other: Papers) -> bool:
@@ -33,7 +39,8 @@ def test_papers_survive(tmp_path: Path) -> None:
     store.save(papers)
     assert same(PapersStore(tmp_path / "state").load(), papers)
     assert papers.host_id == "h1"
-    assert (tmp_path / "state/papers/host.pem").stat().st_mode & 0o077 == 0
+    for name in ("host.pem", "qemu.pem"):
+        assert (tmp_path / "state/papers" / name).stat().st_mode & 0o077 == 0
 
 
 def test_host_that_has_not_joined_is_told_how(tmp_path: Path) -> None:
@@ -69,6 +76,10 @@ def test_set_cut_off_in_the_middle_leaves_the_last_one(
         (replace(issue(), key_pem=issue().key_pem), "key does not belong"),
         (replace(issue(), ca_pem=pki.CertificateAuthority.create("fleet").certificate_pem), "not signed"),
         (issue(kind=Kind.CONTROL), "not a host's"),
+        (replace(issue(), qemu_key_pem=issue().qemu_key_pem), "key does not belong"),
+        (with_qemu_of(issue(ca=pki.CertificateAuthority.create("fleet"))), "not signed"),
+        (with_qemu_of(issue("h2")), "not that of this host's QEMU"),
+        (replace(issue(), qemu_certificate_pem=b"", qemu_key_pem=b""), "not usable"),
     ],
 )
 def test_set_that_does_not_belong_together_is_not_kept(tmp_path: Path, papers: Papers, said: str) -> None:

@@ -93,7 +93,7 @@ class Agent:
         facts = Facts(HOST, "1.2.3", lambda: datetime(2030, 1, 1, tzinfo=UTC))
         host = HostService(self.driver, self.prober, self.trust, facts)
         vms = VmService(self.jobs, self.driver, self.path)
-        arrivals = Arrivals(self.driver, NoVolumes(), self.path, "10.0.0.2")
+        arrivals = Arrivals(self.driver, NoVolumes(), self.path, "10.0.0.2", "h2.qemu")
         migration = MigrationService(self.jobs, self.driver, arrivals)
         self.server = serve(
             "127.0.0.1:0",
@@ -291,7 +291,9 @@ def settled(root: Path, driver: FakeHypervisor, kind: str, request: Message) -> 
     """The outcome of a job that was running when the agent died."""
     jobs = Jobs(root / "jobs")
     VmService(jobs, driver, lambda ref: root / ref.volume_id)
-    MigrationService(jobs, driver, Arrivals(driver, NoVolumes(), lambda ref: root / ref.volume_id, "10.0.0.2"))
+    MigrationService(
+        jobs, driver, Arrivals(driver, NoVolumes(), lambda ref: root / ref.volume_id, "10.0.0.2", "h2.qemu")
+    )
     Journal(root / "jobs").save(Record.begin("op", 1, kind, digest(request), request))
     jobs.recover()
     return last(jobs.watch("op"))

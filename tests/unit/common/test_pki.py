@@ -32,6 +32,22 @@ def test_host_certificate_names_what_libvirt_and_grpc_check() -> None:
     pki.check_issued(issue(HOST), CA.certificate_pem)
 
 
+def test_qemus_certificate_serves_under_a_name_of_its_own() -> None:
+    """Neither libvirt nor a gRPC client of ours ever asks for that name, so its holder can pose as none of them."""
+    certificate = x509.load_pem_x509_certificate(issue(Identity(Kind.QEMU, "h1")))
+    assert certificate.subject.rfc4514_string() == "CN=h1,O=Ostler qemu"
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert [name.value for name in names] == ["ostler://qemu/h1", "h1.qemu.ostler.internal"]
+    usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert set(usages) == {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH}
+
+
+@pytest.mark.parametrize("name", ["control.ostler.internal", "Control.OSTLER.internal", "h2.host.ostler.internal"])
+def test_host_cannot_be_named_as_another_party(name: str) -> None:
+    with pytest.raises(ValueError, match="cannot be the address"):
+        issue(HOST, addresses=("10.0.0.1", name))
+
+
 def test_user_certificate_cannot_serve() -> None:
     certificate = x509.load_pem_x509_certificate(issue(Identity(Kind.USER, "ann")))
     usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value

@@ -170,6 +170,19 @@ def test_control_planes_own_certificate_is_no_callers(fleet: Fleet, control: Con
     assert error.reason == "UNKNOWN_CALLER"
 
 
+def test_qemus_certificate_opens_nothing(fleet: Fleet, served: list[Method], control: Control) -> None:
+    host, _ = fleet.host("broken-out")
+    identity = Identity(Kind.QEMU, str(host.id))
+    key, csr = pki.new_key_and_csr(identity)
+    with database.transaction():
+        certificate = fleet.authority.issue(csr, identity)
+    with channel(control.main_port, fleet.papers("qemu", key, certificate)) as on:
+        for method in served:
+            error = method.call(on)
+            assert error is not None, method.path
+            assert (error.code, error.reason) == ("UNAUTHENTICATED", "UNKNOWN_CALLER"), method.path
+
+
 def test_revoked_admin_is_refused_at_once_on_an_open_connection(
     fleet: Fleet, served: list[Method], control: Control
 ) -> None:

@@ -26,6 +26,7 @@ from ostler.control.v1 import (
 from ostler.types.v1 import vm_pb2
 from ostler_common import pki
 from ostler_common.errors import OstlerError, from_rpc_error
+from ostler_common.identity import Identity, Kind
 from ostler_common.token import JoinToken
 from ostler_control import database
 from ostler_control.fleet import hosts
@@ -358,7 +359,10 @@ def test_host_joins_renews_and_downloads(fleet: Fleet, control: Control, admin: 
     parts = JoinToken.decode(token.token)
     assert parts.ca_sha256 == pki.fingerprint(fleet.authority.fleet_pem)
     key, csr = pki.new_key_and_csr(None)
-    request = enrollment_pb2.JoinHostRequest(token=parts.secret, csr_pem=csr, hostname="h9", address="127.0.0.1:1")
+    qemu_key, qemu_csr = pki.new_key_and_csr(None)
+    request = enrollment_pb2.JoinHostRequest(
+        token=parts.secret, csr_pem=csr, qemu_csr_pem=qemu_csr, hostname="h9", address="127.0.0.1:1"
+    )
     with bare_channel(control.enroll_port, fleet.authority.fleet_pem) as on:
         joined = enrollment_pb2_grpc.EnrollmentServiceStub(on).JoinHost(request)
         again = refusal(lambda: enrollment_pb2_grpc.EnrollmentServiceStub(on).JoinHost(request))
@@ -373,11 +377,16 @@ def test_host_joins_renews_and_downloads(fleet: Fleet, control: Control, admin: 
     (fleet.config.state.templates / template.id).write_bytes(content)
     with channel(control.main_port, fleet.papers("h9", key, joined.certificate_pem)) as on:
         stub = enrollment_pb2_grpc.HostAgentServiceStub(on)
-        renewed = stub.RenewCertificate(enrollment_pb2.RenewCertificateRequest(csr_pem=csr))
+        renewal = enrollment_pb2.RenewCertificateRequest(csr_pem=csr, qemu_csr_pem=qemu_csr)
+        renewed = stub.RenewCertificate(renewal)
         identity, serial = pki.identity_and_serial(renewed.certificate_pem)
         assert identity is not None
         assert identity.name == joined.host_id
         assert serial != pki.identity_and_serial(joined.certificate_pem)[1]
+        for papers in (joined, renewed):
+            pki.check_pair(papers.qemu_certificate_pem, qemu_key)
+            qemu, _ = pki.identity_and_serial(papers.qemu_certificate_pem)
+            assert qemu == Identity(Kind.QEMU, joined.host_id)
         wanted = enrollment_pb2.DownloadTemplateRequest(template_id=template.id, offset=1 << 20)
         assert b"".join(piece.data for piece in stub.DownloadTemplate(wanted)) == content[1 << 20 :]
         wanted.offset = (3 << 20) + 1

@@ -16,6 +16,7 @@ from ostler_common.errors import FailedPreconditionError, InvalidArgumentError, 
 from ostler_common.identity import Identity, Kind
 from ostler_control import database
 from ostler_control.caller import Role
+from ostler_control.fleet import hosts
 from ostler_control.initialize import initialize, write_user_profile
 from ostler_control.models import Certificate, Cluster, Host, JoinToken, User, now
 from ostler_control.trust import certificates, enrollment, revocation, tokens, users
@@ -39,8 +40,12 @@ def csr() -> bytes:
     return pki.new_key_and_csr(None)[1]
 
 
+def requests() -> enrollment.Requests:
+    return enrollment.Requests(csr(), csr())
+
+
 def join(fleet: Fleet, secret: str, name: str) -> enrollment.Papers:
-    return enrollment.join(fleet.authority, secret, csr(), name, "10.0.0.9:8442")
+    return enrollment.join(fleet.authority, secret, requests(), name, "10.0.0.9:8442")
 
 
 def token(host: Host | None = None, ttl: datetime.timedelta = HOUR) -> str:
@@ -81,8 +86,9 @@ def test_failed_join_leaves_its_token_good(fleet: Fleet) -> None:
     secret = token()
     with pytest.raises(OstlerError, match="a host first already"):
         join(fleet, secret, "first")
-    with pytest.raises(InvalidArgumentError):
-        enrollment.join(fleet.authority, secret, b"no request", "second", "10.0.0.9:8442")
+    for bad in (enrollment.Requests(b"no request", csr()), enrollment.Requests(csr(), b"")):
+        with pytest.raises(InvalidArgumentError):
+            enrollment.join(fleet.authority, secret, bad, "second", "10.0.0.9:8442")
     assert join(fleet, secret, "second").host_id
 
 
@@ -115,8 +121,50 @@ def test_host_certificate_names_what_libvirt_checks(fleet: Fleet) -> None:
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert "10.0.0.9" in map(str, names.get_values_for_type(x509.IPAddress))
     assert {"h7", pki.host_server_name(papers.host_id)} <= set(names.get_values_for_type(x509.DNSName))
-    renewed = x509.load_pem_x509_certificate(enrollment.renew(fleet.authority, papers.host_id, csr()))
+    again = enrollment.renew(fleet.authority, papers.host_id, requests())
+    renewed = x509.load_pem_x509_certificate(again.certificate_pem)
     assert renewed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value == names
+
+
+def good(certificate_pem: bytes) -> Identity | None:
+    issued = certificates.find_good(x509.load_pem_x509_certificate(certificate_pem).serial_number)
+    return issued.identity if issued else None
+
+
+def test_qemus_certificates_come_and_go_with_their_host(fleet: Fleet) -> None:
+    papers = join(fleet, token(), "h7")
+    host = Host.get_by_id(papers.host_id)
+    renewed = enrollment.renew(fleet.authority, host.id, requests())
+    for pem in (papers.qemu_certificate_pem, renewed.qemu_certificate_pem):
+        assert good(pem) == Identity(Kind.QEMU, host.id)
+    again = join(fleet, token(host), "h7")
+    assert [good(pem) for pem in (papers.qemu_certificate_pem, renewed.qemu_certificate_pem)] == [None, None]
+    assert good(again.qemu_certificate_pem) == Identity(Kind.QEMU, host.id)
+    hosts.remove(host, "test")
+    assert good(again.qemu_certificate_pem) is None
+    revoked = revocation.current(fleet.authority).revoked
+    assert x509.load_pem_x509_certificate(again.qemu_certificate_pem).serial_number in revoked
+    assert len(revoked) == 6
+
+
+def test_host_that_calls_itself_the_control_plane_is_refused(fleet: Fleet) -> None:
+    for name, address in (
+        (pki.CONTROL_SERVER_NAME, "10.0.0.9:8442"),
+        ("h8", f"{pki.CONTROL_SERVER_NAME}:8442"),
+        (pki.host_server_name(Host.get(Host.name == "first").id), "10.0.0.9:8442"),
+    ):
+        with pytest.raises(InvalidArgumentError):
+            enrollment.join(fleet.authority, token(), requests(), name, address)
+
+
+@pytest.mark.parametrize("lifetime", [datetime.timedelta(seconds=3), datetime.timedelta(minutes=59), HOUR, 24 * HOUR])
+def test_certificates_are_good_at_once_and_due_when_a_third_is_left(fleet: Fleet, lifetime: datetime.timedelta) -> None:
+    identity = Identity(Kind.HOST, "h1")
+    with database.transaction():
+        pem = fleet.short_lived(lifetime).issue(csr(), identity)
+    pki.check_issued(pem, fleet.authority.fleet_pem)
+    assert pki.expires(pem) - pki.renew_at(pem) == lifetime / 3
+    assert pki.renew_at(pem) > datetime.datetime.now(datetime.UTC)
 
 
 def test_nothing_revoked_is_an_empty_list_and_ended_ones_are_left_out(fleet: Fleet) -> None:

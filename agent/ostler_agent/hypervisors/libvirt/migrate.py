@@ -111,6 +111,7 @@ def _parameters(domain: Any, live: str, destination: Destination, limits: MoveLi
     )
     parameters: dict[str, Any] = {
         libvirt.VIR_MIGRATE_PARAM_URI: destination.migrate_uri,
+        libvirt.VIR_MIGRATE_PARAM_TLS_DESTINATION: destination.tls_name,
         libvirt.VIR_MIGRATE_PARAM_DEST_XML: for_destination(live, *there),
         libvirt.VIR_MIGRATE_PARAM_PERSIST_XML: for_destination(config, *there),
     }
