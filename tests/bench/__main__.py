@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from tests.bench import measure
+from tests.bench import measure, placement
 from tests.bench.measure import Result
 from tests.lab.fleet import Fleet
 from tests.lab.host import REPOSITORY
@@ -27,7 +27,21 @@ so the ratios carry over to others better than the seconds do. Guests ran withou
 """
 
 
+def placements() -> Iterator[Result]:
+    for kind in ("sqlite", "postgresql"):
+        found = placement.measure(kind)
+        yield Result(
+            f"placement on {kind}: {placement.HOSTS:,} hosts, {placement.VMS:,} VMs, one process",
+            f"{found.median_s * 1000:.1f} ms each",
+            "",
+            f"{found.per_s:.0f} a second, the first in {found.first_s * 1000:.0f} ms",
+            f"at least {placement.LEAST_PER_S} a second, the first in {placement.FIRST_WITHIN_S * 1000:.0f} ms",
+            found.ok,
+        )
+
+
 def results() -> Iterator[Result]:
+    yield from placements()
     with Lab.start(hosts=2) as lab:
         fleet = Fleet.make(lab)
         yield from measure.create_and_grow(fleet)
@@ -56,7 +70,7 @@ def main() -> None:
         lines.append(f"| {result.what} | {result.ostler} | {result.bare} | {result.figure}{mark} | {result.limit} |")
         ok &= result.ok
         print(f"{'ok    ' if result.ok else 'MISSED'} {result.what}: {result.figure} ({result.limit})", flush=True)
-        print(f"       {result.ostler} with Ostler, {result.bare} without", flush=True)
+        print(f"       {result.ostler} with Ostler{f', {result.bare} without' if result.bare else ''}", flush=True)
     head = HEAD.format(date=time.strftime("%Y-%m-%d"), machine=machine(), file_system=file_system())
     PAGE.write_text(head + "\n".join(lines) + "\n")
     print(f"{PAGE.relative_to(REPOSITORY)} is written; it took {time.monotonic() - begin:.0f} s")

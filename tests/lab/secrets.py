@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from ostler_common.errors import OstlerError
 from ostler_control.keys.providers import FileProvider
 from ostler_control.trust.state import StateDir
 
@@ -47,7 +48,7 @@ class Watch:
 
     def _sample(self) -> None:
         while not self._over.wait(SAMPLE_S):
-            with contextlib.suppress(sqlite3.OperationalError):  # no database yet
+            with contextlib.suppress(sqlite3.OperationalError, OstlerError):  # no database or key (any more)
                 self.remember()
             for process in Path("/proc").glob("[0-9]*"):
                 for name in ("cmdline", "environ"):
