@@ -280,6 +280,5 @@ def key_of(fleet: Fleet, source: Host, target: Host) -> Iterator[None]:
         path = target.outside("/run/secret.xml")
         path.write_text(source.virsh("secret-dumpxml", uuid))
         target.virsh("secret-define", "/run/secret.xml")
-        for passphrase in fleet.watch.passphrases:
-            target.virsh("secret-set-value", uuid, "--base64", base64.b64encode(passphrase).decode())
+        target.virsh("secret-set-value", uuid, "--base64", base64.b64encode(fleet.watch.passphrases[uuid]).decode())
     yield

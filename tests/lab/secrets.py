@@ -24,7 +24,7 @@ class Watch:
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
-        self.passphrases: set[bytes] = set()
+        self.passphrases: dict[str, bytes] = {}  # by the key's id
         self.processes: set[bytes] = set()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
@@ -40,11 +40,11 @@ class Watch:
         provider = FileProvider(state.kek)
         with contextlib.closing(sqlite3.connect(f"file:{state.database}?mode=ro", uri=True, timeout=30)) as database:
             rows = database.execute(
-                "SELECT passphrase.kek_id, passphrase.sealed, volume.id"
+                "SELECT passphrase.id, passphrase.kek_id, passphrase.sealed, volume.id"
                 " FROM volume JOIN passphrase ON volume.passphrase_id = passphrase.id"
             ).fetchall()
-        for kek_id, sealed, volume_id in rows:
-            self.passphrases.add(provider.open(kek_id, sealed, volume_id.encode()).reveal())
+        for key_id, kek_id, sealed, volume_id in rows:
+            self.passphrases[key_id] = provider.open(kek_id, sealed, volume_id.encode()).reveal()
 
     def _sample(self) -> None:
         while not self._over.wait(SAMPLE_S):

@@ -18,7 +18,7 @@ def test_no_passphrase_is_anywhere(fleet: Fleet) -> None:
     if not fleet.watch.passphrases:
         fleet.do(fleet.create_volume("for-the-search", "secret-data", 64))
     fleet.watch.remember()
-    needles = [form for passphrase in fleet.watch.passphrases for form in guises(passphrase)]
+    needles = [form for passphrase in fleet.watch.passphrases.values() for form in guises(passphrase)]
     assert needles
     assert fleet.watch.processes
     assert not [text for text in fleet.watch.processes if found_in(needles, text)]
