@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ostler_common.errors import OstlerError
 
@@ -12,27 +12,33 @@ from ostler_control.caller import Caller
 from ostler_control.database import session
 from ostler_control.models import Host
 
+HIDDEN = "(hidden)"
+_WORD = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?")
 
-def conceal(text: str) -> str:
-    """The text with every host's name left out."""
-    if not text:
-        return text
-    with session():
-        names = {row.name for row in Host.select(Host.name)}
-    words = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
-
-    def replaced(match: re.Match[str]) -> str:
-        word = match.group()
-        bare = word.rstrip(".")
-        return "(hidden)" + word[len(bare) :] if bare in names else word
-
-    return words.sub(replaced, text)
+Conceal = Callable[[str], str]
 
 
-def concealed(error: OstlerError) -> OstlerError:
+def concealer() -> Conceal:
+    """What leaves every host's name out of a text. It knows the hosts of this moment: make one for each answer."""
+    names: set[str] | None = None
+
+    def conceal(text: str) -> str:
+        nonlocal names
+        if not text:
+            return text
+        if names is None:
+            with session():
+                names = {row.name for row in Host.select(Host.name)}
+        known = names
+        return _WORD.sub(lambda match: HIDDEN if match.group() in known else match.group(), text)
+
+    return conceal
+
+
+def concealed(error: OstlerError, conceal: Conceal) -> OstlerError:
     """The error as a member may see it."""
-    hidden = ("host", "host_id", "probe")
-    metadata = {key: conceal(value) for key, value in error.metadata.items() if key not in hidden}
+    about_hosts = ("host", "host_id", "probe")
+    metadata = {key: conceal(value) for key, value in error.metadata.items() if key not in about_hosts}
     return type(error)(conceal(error.message), error.reason, metadata, error.violations)
 
 
@@ -44,4 +50,4 @@ def for_eyes_of(caller: Caller) -> Iterator[None]:
     except OstlerError as error:
         if caller.is_admin:
             raise
-        raise concealed(error) from None
+        raise concealed(error, concealer()) from None

@@ -8,6 +8,7 @@ from ostler.control.v1 import event_pb2_grpc
 
 from ostler_control import events
 from ostler_control.api.caller import caller_of
+from ostler_control.api.conceal import concealer
 from ostler_control.api.convert import core
 from ostler_control.api.convert.times import time_of
 from ostler_control.api.paging import page
@@ -25,4 +26,9 @@ class EventService(event_pb2_grpc.EventServiceServicer):
             visible(Event, caller), resource_id=request.resource_id, type=request.type, start_time=since
         )
         found = page(query, Event, request, scope=caller.actor, newest_first=True)
-        return pb.ListEventsResponse(events=map(core.event, found.rows), next_page_token=found.next_page_token)
+        messages = [core.event(row) for row in found.rows]
+        if not caller.is_admin:
+            conceal = concealer()
+            for message in messages:
+                message.message, message.actor = conceal(message.message), conceal(message.actor)
+        return pb.ListEventsResponse(events=messages, next_page_token=found.next_page_token)

@@ -7,6 +7,7 @@ its only input; one function carries out all verbs.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import logging
 import os
@@ -18,12 +19,13 @@ from pathlib import Path
 
 import structlog
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
-from ostler_common.errors import OstlerError
+from ostler_common.errors import FailedPreconditionError, OstlerError
 
+from ostler_control import settings
 from ostler_control.agents import Agents
-from ostler_control.database import session, transaction
+from ostler_control.database import session
 from ostler_control.keys import Keyring
-from ostler_control.models import Operation, new_id
+from ostler_control.models import Operation, new_id, now
 from ostler_control.operations import records, replicas, waiting
 from ostler_control.operations.interrupts import Interrupts, StoppedError
 from ostler_control.operations.verbs import body_of, chores
@@ -33,6 +35,7 @@ log = structlog.get_logger(__name__)
 
 _TICK_S = 0.5
 _TICKS_A_SWEEP = 20
+_TICKS_A_PRUNING = 7200
 _STOP_GRACE_S = 5.0
 
 
@@ -137,10 +140,20 @@ class Engine:
         return waiting.wait(operation_id, timeout_s, lambda: wanted() and not self.interrupts.stopping.is_set())
 
     def forget(self, operation_id: str) -> None:
-        """Deletes an operation that is over, with its journal."""
-        DBOS.delete_workflow(operation_id)
-        with transaction():
-            Operation.delete().where((Operation.id == operation_id) & Operation.state.in_(records.ENDED)).execute()
+        """Deletes an operation that is over, with its journal; FailedPreconditionError when it is not, or is needed."""
+        forgotten = records.forget(Operation.id == operation_id)
+        if not forgotten:
+            raise FailedPreconditionError(
+                f"operation {operation_id} is not over, or its VM is still on its way", "OPERATION_NEEDED"
+            )
+        DBOS.delete_workflows(forgotten)
+
+    def prune(self, retention: datetime.timedelta) -> int:
+        """Forgets operations that ended longer ago; returns how many."""
+        forgotten = records.forget(Operation.end_time < now() - retention)
+        for begin in range(0, len(forgotten), 100):
+            DBOS.delete_workflows(forgotten[begin : begin + 100])
+        return len(forgotten)
 
     def carry_out(self, operation_id: str) -> None:
         """One try at an operation, first or again."""
@@ -190,10 +203,14 @@ class Engine:
                 if ticks % _TICKS_A_SWEEP == 0:
                     replicas.beat(self._replica, self._address)
                     self._sweep()
-                    for chore in chores():
-                        chore()
+                if ticks % _TICKS_A_PRUNING == 0:
+                    with session():
+                        retention = settings.get("event.retention")
+                    self.prune(datetime.timedelta(days=retention))
             except Exception:
                 log.exception("tending the operations failed; it is tried again")
+            if ticks % _TICKS_A_SWEEP == 0:
+                _do_chores()
 
     def _sweep(self, unbegun_age_s: float = 10.0) -> None:
         """Begins what was recorded and never begun, and goes on with what a silent replica has left."""
@@ -220,6 +237,14 @@ def launch(operation: Operation) -> None:
     """`Engine.launch` of this process's engine; without one the operation waits for the next engine's start."""
     if _engine is not None:
         _engine.launch(operation)
+
+
+def _do_chores() -> None:
+    for chore in chores():
+        try:
+            chore()
+        except Exception:
+            log.exception("a chore failed; it is tried again")
 
 
 _engine: Engine | None = None

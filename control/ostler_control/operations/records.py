@@ -131,6 +131,19 @@ def standing(operation_id: str) -> tuple[int, bool]:
         return row.attempt, row.cancel_requested
 
 
+def forget(condition: Any) -> list[str]:
+    """Deletes the operations that are over and match; returns their ids.
+
+    Those of a VM that is still on its way stay: what they were to do says how to find it.
+    """
+    astray = Vm.select(Vm.id).where(Vm.state == "migrating")
+    with transaction():
+        query = Operation.select(Operation.id).where(Operation.state.in_(ENDED), Operation.resource_id.not_in(astray))
+        ids = [row.id for row in query.where(condition)]
+        Operation.delete().where(Operation.id.in_(ids)).execute()
+    return ids
+
+
 def request_cancel(operation_id: str) -> None:
     """Asks for an operation's end; one that is over stays as it is."""
     with transaction():

@@ -14,7 +14,7 @@ from ostler.types.v1 import vm_pb2 as types_vm_pb2
 from ostler.types.v1 import volume_pb2 as types_volume_pb2
 from ostler_common.errors import to_status
 
-from ostler_control.api.conceal import conceal, concealed
+from ostler_control.api.conceal import Conceal, concealed, concealer
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.times import timestamp
 from ostler_control.caller import Caller
@@ -69,6 +69,7 @@ def volumes(rows: Sequence[Any], caller: Caller) -> list[volume_pb2.Volume]:
     pools = _by_id(Pool, (row.pool_id for row in rows))
     offerings = _by_id(DiskOffering, (row.disk_offering_id for row in rows))
     vms = _by_id(Vm, (row.vm_id for row in rows))
+    shown = _shown_to(caller)
     return [
         volume_pb2.Volume(
             id=row.id,
@@ -87,7 +88,7 @@ def volumes(rows: Sequence[Any], caller: Caller) -> list[volume_pb2.Volume]:
             vm_id=row.vm_id,
             vm_name=_name(vms, row.vm_id),
             slot=row.slot,
-            state_reason=_for(caller, row.state_reason),
+            state_reason=shown(row.state_reason),
             create_time=timestamp(row.create_time),
             path=_path(pools[row.pool_id], row.id) if caller.is_admin else "",
         )
@@ -119,6 +120,8 @@ def vms(rows: Sequence[Any], caller: Caller) -> list[vm_pb2.Vm]:
     for nic in interfaces:
         nics[nic.vm_id].append(vm_pb2.VmNic(mac=nic.mac, bridge=nic.bridge, model=nic.model))
 
+    shown = _shown_to(caller)
+
     def one(row: Any) -> vm_pb2.Vm:
         host = hosts.get(row.host_id or row.last_host_id)
         return vm_pb2.Vm(
@@ -128,7 +131,7 @@ def vms(rows: Sequence[Any], caller: Caller) -> list[vm_pb2.Vm]:
             account_name=_name(accounts, row.account_id),
             state=to_enum(vm_pb2.Vm.State, "", row.state),
             power_state=to_enum(types_vm_pb2.PowerState, "POWER_STATE_", row.power_state),
-            attention=_for(caller, row.attention),
+            attention=shown(row.attention),
             service_offering_name=_name(offerings, row.service_offering_id),
             cpus=row.cpus,
             memory_bytes=row.memory_bytes,
@@ -172,7 +175,16 @@ def candidate(found: Candidate) -> vm_pb2.FindHostsResponse.Candidate:
     )
 
 
+def operations(rows: Iterable[Any], caller: Caller) -> list[operations_pb2.Operation]:
+    shown = _shown_to(caller)
+    return [_operation(row, caller, shown) for row in rows]
+
+
 def operation(row: Any, caller: Caller) -> operations_pb2.Operation:
+    return operations([row], caller)[0]
+
+
+def _operation(row: Any, caller: Caller, shown: Conceal) -> operations_pb2.Operation:
     metadata = operation_pb2.OperationMetadata(
         verb=row.verb,
         resource_type=row.resource_type,
@@ -184,7 +196,7 @@ def operation(row: Any, caller: Caller) -> operations_pb2.Operation:
         end_time=timestamp(row.end_time),
         cancel_requested=row.cancel_requested,
     )
-    metadata.progress.phase = _for(caller, row.phase)
+    metadata.progress.phase = shown(row.phase)
     metadata.progress.bytes_done = row.bytes_done
     metadata.progress.bytes_total = row.bytes_total
     metadata.progress.percent = row.percent
@@ -193,7 +205,7 @@ def operation(row: Any, caller: Caller) -> operations_pb2.Operation:
     message.done = row.state in ("succeeded", "failed", "cancelled")
     if row.error:
         error = error_from_json(row.error)
-        message.error.CopyFrom(to_status(error if caller.is_admin else concealed(error)))
+        message.error.CopyFrom(to_status(error if caller.is_admin else concealed(error, shown)))
     elif message.done:
         message.response.Pack(_response(row, caller))
     return message
@@ -225,5 +237,5 @@ def _response(row: Any, caller: Caller) -> Message:
     return vm_pb2.Vm(id=row.resource_id, name=row.resource_name, state=vm_pb2.Vm.DELETING)
 
 
-def _for(caller: Caller, text: str) -> str:
-    return text if caller.is_admin else conceal(text)
+def _shown_to(caller: Caller) -> Conceal:
+    return (lambda text: text) if caller.is_admin else concealer()

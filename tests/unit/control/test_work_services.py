@@ -1,0 +1,377 @@
+"""The services of operations, templates, volumes and VMs, called as the server calls them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import grpc
+import pytest
+from google.longrunning import operations_pb2
+from google.protobuf.duration_pb2 import Duration
+from ostler.control.v1 import event_pb2, operation_pb2, template_pb2, vm_pb2, volume_pb2
+from ostler.types.v1 import vm_pb2 as types_vm_pb2
+from ostler.types.v1 import volume_pb2 as types_volume_pb2
+from ostler_common.errors import FailedPreconditionError, OstlerError
+from ostler_control.api.events import EventService
+from ostler_control.api.operations import OperationService
+from ostler_control.api.templates import TemplateService
+from ostler_control.api.vms import VmService
+from ostler_control.api.volumes import VolumeService
+from ostler_control.caller import Caller
+from ostler_control.models import Account, Operation, Template, Vm, Volume, new_id
+from ostler_control.operations import Engine
+from ostler_control.templates import sweep
+
+from tests import databases
+from tests.fakes.working_agent import Fault
+from tests.sites import MIB, Site, site_at_work
+from tests.unit.control import calls
+
+Metadata = operation_pb2.OperationMetadata
+
+
+class Context:
+    """Beside who calls, what streams and waits ask of a context."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._ostler_call = calls.context(caller)._ostler_call  # type: ignore[attr-defined]
+
+    def time_remaining(self) -> None:
+        return None
+
+    def is_active(self) -> bool:
+        return True
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        return True
+
+
+@dataclasses.dataclass
+class Api:
+    """The services, and callers of them."""
+
+    site: Site
+    engine: Engine
+    operations: OperationService
+    templates: TemplateService
+    volumes: VolumeService
+    vms: VmService
+    admin: grpc.ServicerContext
+    member: grpc.ServicerContext
+    stranger: grpc.ServicerContext
+
+    def done(self, operation: Any, context: grpc.ServicerContext | None = None) -> Any:
+        """The operation, waited for."""
+        request = operations_pb2.WaitOperationRequest(name=operation.name, timeout=Duration(seconds=30))
+        answer = self.operations.WaitOperation(request, context or self.admin)
+        assert answer.done
+        return answer
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    state_dir = tmp_path_factory.mktemp("api")
+    with databases.bound(f"sqlite:///{state_dir}/ostler.sqlite") as url, site_at_work(url, state_dir) as (site, engine):
+
+        def context(caller: Caller) -> grpc.ServicerContext:
+            return cast("grpc.ServicerContext", Context(caller))
+
+        yield Api(
+            site,
+            engine,
+            OperationService(engine),
+            TemplateService(state_dir / "templates"),
+            VolumeService(engine.agents, engine.keys),
+            VmService(engine.agents, engine.keys),
+            context(site.admin()),
+            context(calls.user("alice", site.account)),
+            context(calls.user("eve", Account.create(name="other"))),
+        )
+
+
+def reason(call: Callable[[], object]) -> str:
+    with pytest.raises(OstlerError) as caught:
+        call()
+    return caught.value.reason
+
+
+def metadata(operation: Any) -> Metadata:
+    message = Metadata()
+    assert operation.metadata.Unpack(message)
+    return message
+
+
+def create_vm(api: Api, name: str, context: grpc.ServicerContext | None = None, **fields: Any) -> Any:
+    request = vm_pb2.CreateVmRequest(name=name, template="tiny", service_offering="encrypted", **fields)
+    return api.vms.CreateVm(request, context or api.admin)
+
+
+def response(operation: Any, message: Any) -> Any:
+    assert operation.response.Unpack(message), operation
+    return message
+
+
+def test_a_vms_life(api: Api) -> None:
+    operation = api.done(create_vm(api, "life", api.member), api.member)
+    vm = response(operation, vm_pb2.Vm())
+    assert (vm.name, vm.state, vm.power_state, vm.account_name) == ("life", vm_pb2.Vm.RUNNING, 2, "acme")
+    assert (vm.host_id, vm.host_name, vm.cluster_name) == ("", "", "cluster"), "members do not see hosts"
+    assert [(disk.slot, disk.encrypted, disk.pool_name) for disk in vm.volumes] == [(0, True, "shared")]
+    seen = api.vms.GetVm(vm_pb2.GetVmRequest(vm="life"), api.admin)
+    assert seen.host_name in ("h1", "h2")
+    told = metadata(operation)
+    assert (told.verb, told.state, told.user, told.progress.percent) == ("vm.create", Metadata.SUCCEEDED, "alice", 100)
+    moved = api.done(api.vms.MigrateVm(vm_pb2.MigrateVmRequest(vm="life"), api.admin))
+    assert response(moved, vm_pb2.Vm()).host_name != seen.host_name
+    verbs: list[Callable[[], Any]] = [
+        lambda: api.vms.StopVm(vm_pb2.StopVmRequest(vm="life"), api.member),
+        lambda: api.vms.StartVm(vm_pb2.StartVmRequest(vm="life"), api.member),
+        lambda: api.vms.RebootVm(vm_pb2.RebootVmRequest(vm="life"), api.member),
+    ]
+    for call in verbs:
+        assert response(api.done(call(), api.member), vm_pb2.Vm()).name == "life"
+    gone = api.done(api.vms.DeleteVm(vm_pb2.DeleteVmRequest(vm="life", force=True), api.member), api.member)
+    assert response(gone, vm_pb2.Vm()).state == vm_pb2.Vm.DELETING
+    assert reason(lambda: api.vms.GetVm(vm_pb2.GetVmRequest(vm="life"), api.admin)) == "VM_NOT_FOUND"
+
+
+def test_a_volumes_life(api: Api) -> None:
+    request = volume_pb2.CreateVolumeRequest(name="vol", disk_offering="encrypted", size_bytes=4 * MIB)
+    made = api.done(api.volumes.CreateVolume(request, api.member), api.member)
+    volume = response(made, volume_pb2.Volume())
+    assert (volume.state, volume.encrypt_format, volume.slot) == (
+        volume_pb2.Volume.READY,
+        types_volume_pb2.ENCRYPT_FORMAT_LUKS,
+        -1,
+    )
+    assert volume.path == ""
+    read = api.volumes.GetVolume(volume_pb2.GetVolumeRequest(volume="vol", read_file=True), api.admin)
+    assert (read.path, read.file.virtual_size_bytes) == (f"/shared/{volume.id}", 4 * MIB)
+    grow = volume_pb2.GrowVolumeRequest(volume="vol", size_bytes=8 * MIB)
+    grown = response(api.done(api.volumes.GrowVolume(grow, api.member), api.member), volume_pb2.Volume())
+    assert grown.size_bytes == 8 * MIB
+    api.done(create_vm(api, "holder", api.member), api.member)
+    attach = volume_pb2.AttachVolumeRequest(volume="vol", vm="holder")
+    attached = response(api.done(api.volumes.AttachVolume(attach, api.member), api.member), volume_pb2.Volume())
+    assert (attached.vm_name, attached.slot) == ("holder", 1)
+    listed = api.volumes.ListVolumes(volume_pb2.ListVolumesRequest(vm="holder", encrypted=True), api.member).volumes
+    assert sorted(row.name for row in listed) == ["holder-root", "vol"]
+    api.done(api.volumes.DetachVolume(volume_pb2.DetachVolumeRequest(volume="vol"), api.member), api.member)
+    gone = api.done(api.volumes.DeleteVolume(volume_pb2.DeleteVolumeRequest(volume="vol"), api.member), api.member)
+    assert response(gone, volume_pb2.Volume()).state == volume_pb2.Volume.DELETING
+    assert api.volumes.ListVolumes(volume_pb2.ListVolumesRequest(encrypted=False), api.member).volumes == []
+    api.done(api.vms.DeleteVm(vm_pb2.DeleteVmRequest(vm="holder", force=True), api.member), api.member)
+
+
+def test_a_repeated_request_is_the_same_operation(api: Api) -> None:
+    request_id = new_id()
+    first = create_vm(api, "once", request_id=request_id)
+    again = create_vm(api, "once", request_id=request_id)
+    assert first.name == again.name
+    api.done(first)
+    assert create_vm(api, "once", request_id=request_id).done
+    assert reason(lambda: create_vm(api, "twice", request_id=request_id)) == "REQUEST_ID_REUSED"
+    assert reason(lambda: create_vm(api, "once")) == "VM_EXISTS"
+    api.done(api.vms.DeleteVm(vm_pb2.DeleteVmRequest(vm="once", force=True), api.admin))
+
+
+def test_validate_only_does_nothing(api: Api) -> None:
+    before = Operation.select().count()
+    answer = create_vm(api, "dry", validate_only=True)
+    assert (answer.done, metadata(answer).verb, answer.HasField("response")) == (True, "vm.create", False)
+    assert "on host h" in metadata(answer).progress.phase
+    assert reason(lambda: create_vm(api, "dry", validate_only=True, host="h3")) == "NO_FEASIBLE_HOST"
+    assert Operation.select().count() == before
+    assert not Vm.select().where(Vm.name == "dry").exists()
+    api.site.check_whole()
+
+
+def test_members_keep_to_their_own(api: Api) -> None:
+    api.done(create_vm(api, "mine", api.member), api.member)
+    for call in (
+        lambda: api.vms.GetVm(vm_pb2.GetVmRequest(vm="mine"), api.stranger),
+        lambda: api.vms.StopVm(vm_pb2.StopVmRequest(vm="mine"), api.stranger),
+        lambda: api.vms.DeleteVm(vm_pb2.DeleteVmRequest(vm="mine"), api.stranger),
+        lambda: api.vms.Screenshot(vm_pb2.ScreenshotRequest(vm="mine"), api.stranger),
+        lambda: next(api.vms.Console(iter([vm_pb2.ConsoleInput(vm="mine")]), api.stranger)),
+    ):
+        assert reason(call) == "VM_NOT_FOUND"
+    assert list(api.vms.ListVms(vm_pb2.ListVmsRequest(), api.stranger).vms) == []
+    assert list(api.operations.ListOperations(operations_pb2.ListOperationsRequest(), api.stranger).operations) == []
+    newest = Operation.select().order_by(Operation.create_time.desc()).get()
+    get = operations_pb2.GetOperationRequest(name=f"operations/{newest.id}")
+    assert reason(lambda: api.operations.GetOperation(get, api.stranger)) == "OPERATION_NOT_FOUND"
+    cancel = operations_pb2.CancelOperationRequest(name=get.name)
+    assert reason(lambda: api.operations.CancelOperation(cancel, api.stranger)) == "OPERATION_NOT_FOUND"
+    for fields in ({"host": "h1"}, {"pool": "shared"}, {"cluster": "cluster"}):
+        assert reason(partial(create_vm, api, "picky", api.member, **fields)) == "ADMINS_ONLY_FIELD"
+    assert reason(lambda: create_vm(api, "theirs", api.member, account="other")) == "OTHER_ACCOUNT"
+    wanted = volume_pb2.CreateVolumeRequest(name="v", disk_offering="plain", size_bytes=MIB, pool="shared")
+    assert reason(lambda: api.volumes.CreateVolume(wanted, api.member)) == "ADMINS_ONLY_FIELD"
+    api.done(api.vms.DeleteVm(vm_pb2.DeleteVmRequest(vm="mine", force=True), api.member), api.member)
+
+
+def test_members_do_not_hear_hosts_names(api: Api) -> None:
+    for fake in api.site.hosts.values():
+        fake.fail("StartVm", Fault(FailedPreconditionError(f"{fake.name} is on fire", "ON_FIRE", {"host": fake.name})))
+    operation = create_vm(api, "told", api.member)
+    assert "is on fire" in api.done(operation).error.message
+    as_told = api.done(operation, api.member)
+    assert "(hidden) is on fire" in as_told.error.message
+    everything = (
+        as_told.SerializeToString()
+        + api.operations.ListOperations(operations_pb2.ListOperationsRequest(), api.member).SerializeToString()
+    )
+    everything += EventService().ListEvents(event_pb2.ListEventsRequest(), api.member).SerializeToString()
+    everything += api.vms.ListVms(vm_pb2.ListVmsRequest(), api.member).SerializeToString()
+    assert b"(hidden)" in everything
+    for name in (b"h1", b"h2", b"h3"):
+        assert name + b" is" not in everything
+    for fake in api.site.hosts.values():
+        fake.faults.clear()
+    api.done(api.vms.DeleteVm(vm_pb2.DeleteVmRequest(vm="told"), api.member), api.member)
+
+
+def test_operations_are_listed_cancelled_and_deleted(api: Api) -> None:
+    hold = threading.Event()
+    faults = [fake.fail("CreateVolume", Fault(hold=hold)) for fake in api.site.hosts.values()]
+    operation = create_vm(api, "listed")
+    resource = metadata(operation).resource_id
+
+    def listed(text: str) -> list[str]:
+        request = operations_pb2.ListOperationsRequest(filter=text)
+        return [row.name for row in api.operations.ListOperations(request, api.admin).operations]
+
+    assert any(fault.reached.wait(10) for fault in faults[:2])
+    assert listed(f"resource={resource} AND state=RUNNING") == [operation.name]
+    assert listed(f"resource={resource} AND state=FAILED") == []
+    for bad in ("name=x", "state=NOSUCH", "resource=a OR state=RUNNING", "state=STATE_UNSPECIFIED"):
+        with pytest.raises(OstlerError):
+            listed(bad)
+    assert len(listed("")) > 5
+    wait = operations_pb2.WaitOperationRequest(name=operation.name, timeout=Duration(nanos=1000))
+    assert not api.operations.WaitOperation(wait, api.admin).done
+    delete = operations_pb2.DeleteOperationRequest(name=operation.name)
+    assert reason(lambda: api.operations.DeleteOperation(delete, api.admin)) == "OPERATION_NEEDED"
+    api.operations.CancelOperation(operations_pb2.CancelOperationRequest(name=operation.name), api.admin)
+    ended = api.done(operation)
+    assert (ended.error.code, metadata(ended).state) == (grpc.StatusCode.CANCELLED.value[0], Metadata.CANCELLED)
+    api.operations.DeleteOperation(delete, api.admin)
+    assert listed(f"resource={resource}") == []
+    for fake in api.site.hosts.values():
+        fake.faults.clear()
+
+
+def test_a_console_passes_bytes_both_ways(api: Api) -> None:
+    api.done(create_vm(api, "talks"))
+    typed = iter([vm_pb2.ConsoleInput(vm="talks", data=b"a"), vm_pb2.ConsoleInput(data=b"b")])
+    assert [output.data for output in api.vms.Console(typed, api.admin)] == [b"", b"echo a", b"echo b"]
+    assert api.vms.Screenshot(vm_pb2.ScreenshotRequest(vm="talks"), api.admin).png == b"\x89PNG"
+    api.done(api.vms.StopVm(vm_pb2.StopVmRequest(vm="talks", force=True), api.admin))
+    assert reason(lambda: list(api.vms.Console(iter([vm_pb2.ConsoleInput(vm="talks")]), api.admin))) == "VM_STATE"
+    found = api.vms.FindHosts(vm_pb2.FindHostsRequest(vm="talks"), api.admin).candidates
+    assert [(row.host_name, row.fits) for row in found][2] == ("h3", False)
+    api.done(api.vms.DeleteVm(vm_pb2.DeleteVmRequest(vm="talks"), api.admin))
+
+
+def upload(api: Api, name: str, file: bytes, **fields: Any) -> template_pb2.Template:
+    header = {
+        "name": name,
+        "format": types_volume_pb2.DISK_FORMAT_RAW,
+        "firmware": types_vm_pb2.FIRMWARE_UEFI,
+        "file_size_bytes": len(file),
+        **fields,
+    }
+    first = template_pb2.UploadTemplateRequest(header=template_pb2.UploadTemplateRequest.Header(**header))
+    pieces = [template_pb2.UploadTemplateRequest(data=file[at : at + 300]) for at in range(0, len(file), 300)]
+    return api.templates.UploadTemplate(iter([first, *pieces]), api.admin)
+
+
+def test_a_templates_life(api: Api) -> None:
+    directory = api.site.state_dir / "templates"
+    file = bytes(1024)
+    digest = hashlib.sha256(file).hexdigest()
+    request_id = new_id()
+    template = upload(api, "image", file, sha256=digest.upper(), request_id=request_id)
+    assert (template.virtual_size_bytes, template.sha256) == (1024, digest)
+    assert template.firmware == types_vm_pb2.FIRMWARE_UEFI
+    assert upload(api, "image", file, sha256=digest.upper(), request_id=request_id) == template
+    assert [path.name for path in directory.iterdir()] == [template.id]
+    assert (directory / template.id).read_bytes() == file
+    assert api.templates.GetTemplate(template_pb2.GetTemplateRequest(template="image"), api.admin) == template
+    names = [row.name for row in api.templates.ListTemplates(template_pb2.ListTemplatesRequest(), api.admin).templates]
+    assert names == ["tiny", "image"]
+    row = Template.get_by_id(template.id)
+    making = Volume.create(
+        name="making", account=api.site.account, pool=api.site.pools["shared"], size_bytes=MIB, template=row
+    )
+    delete = template_pb2.DeleteTemplateRequest(template="image")
+    assert reason(lambda: api.templates.DeleteTemplate(delete, api.admin)) == "TEMPLATE_IN_USE"
+    making.delete_instance()
+    api.templates.DeleteTemplate(delete, api.admin)
+    assert list(directory.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"sha256": "0" * 64}, "DIGEST_MISMATCH"),
+        ({"file_size_bytes": 2048}, "SIZE_MISMATCH"),
+        ({"file_size_bytes": 512}, "SIZE_MISMATCH"),
+        ({"format": types_volume_pb2.DISK_FORMAT_QCOW2}, "FORMAT_MISMATCH"),
+        ({"name": "tiny"}, "TEMPLATE_EXISTS"),
+        ({"name": "not a name"}, "INVALID_NAME"),
+        ({"name": "tiny", "request_id": "00000000-0000-4000-8000-000000000001"}, "TEMPLATE_EXISTS"),
+    ],
+)
+def test_nothing_stays_of_an_upload_that_is_refused(api: Api, fields: dict[str, Any], why: str) -> None:
+    assert reason(lambda: upload(api, **{"name": "bad", "file": bytes(1024), **fields})) == why
+    directory = api.site.state_dir / "templates"
+    assert not directory.exists() or list(directory.iterdir()) == []
+
+
+def test_nothing_stays_of_an_upload_that_breaks_off(api: Api) -> None:
+    def broken() -> Iterator[template_pb2.UploadTemplateRequest]:
+        header = template_pb2.UploadTemplateRequest.Header(
+            name="cut", format=types_volume_pb2.DISK_FORMAT_RAW, file_size_bytes=1024
+        )
+        yield template_pb2.UploadTemplateRequest(header=header)
+        yield template_pb2.UploadTemplateRequest(data=bytes(512))
+        raise ConnectionError("gone")
+
+    with pytest.raises(ConnectionError):
+        api.templates.UploadTemplate(broken(), api.admin)
+    assert list((api.site.state_dir / "templates").iterdir()) == []
+
+
+def test_leftovers_of_a_crash_are_swept_once_they_are_old(tmp_path: Path, api: Api) -> None:
+    for name in ("a.part", new_id(), Template.get(Template.name == "tiny").id):
+        (tmp_path / name).touch()
+    assert sweep(tmp_path) == 0
+    later = (tmp_path / "a.part").stat().st_mtime + 100_000
+    assert sweep(tmp_path, lambda: later) == 2
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_no_passphrase_is_anywhere(api: Api) -> None:
+    api.done(create_vm(api, "secretive"))
+    volume: Any = Volume.get(Volume.name == "secretive-root")
+    passphrase = api.site.keys.open(volume).reveal()
+    assert api.site.fleet.pools[volume.pool_id][volume.id].passphrase == passphrase
+    api.done(api.vms.MigrateVm(vm_pb2.MigrateVmRequest(vm="secretive"), api.admin))
+    files = [path for path in api.site.state_dir.rglob("*") if path.is_file()]
+    assert any("dbos" in path.name for path in files)
+    assert len(files) > 10
+    escaped = json.dumps(passphrase.decode()).strip('"').encode()
+    for path in files:
+        content = path.read_bytes()
+        assert passphrase not in content, path
+        assert escaped not in content, path
+    api.done(api.vms.DeleteVm(vm_pb2.DeleteVmRequest(vm="secretive", force=True), api.admin))
