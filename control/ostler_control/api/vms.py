@@ -50,7 +50,7 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         admins_only(caller, host=request.host)
         query = visible(Vm, caller)
         if request.account:
-            query = query.where(Vm.account == resolve(Account, request.account, "account"))
+            query = query.where(Vm.account == resolve(Account, request.account, "account", caller=caller))
         if request.host:
             query = query.where(Vm.host == resolve(Host, request.host, "host"))
         if request.state:

@@ -53,7 +53,7 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
         caller = caller_of(context)
         query = visible(Volume, caller)
         if request.account:
-            query = query.where(Volume.account == _account(caller, request.account))
+            query = query.where(Volume.account == resolve(Account, request.account, "account", caller=caller))
         if request.vm:
             query = query.where(Volume.vm_id == resolve(Vm, request.vm, "vm", caller=caller).id)
         if request.pool:
@@ -83,7 +83,3 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
         caller = caller_of(context)
         row = resolve(Volume, request.volume, "volume", caller=caller)
         return begin(caller, request, lambda: volumes.delete(row, caller.actor))
-
-
-def _account(caller: object, ref: str) -> Account:
-    return resolve(Account, ref, "account")

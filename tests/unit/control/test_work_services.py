@@ -204,6 +204,9 @@ def test_members_keep_to_their_own(api: Api) -> None:
     ):
         assert reason(call) == "VM_NOT_FOUND"
     assert list(api.vms.ListVms(vm_pb2.ListVmsRequest(), api.stranger).vms) == []
+    assert reason(lambda: api.vms.ListVms(vm_pb2.ListVmsRequest(account="acme"), api.stranger)) == "ACCOUNT_NOT_FOUND"
+    by_account = volume_pb2.ListVolumesRequest(account="acme")
+    assert reason(lambda: api.volumes.ListVolumes(by_account, api.stranger)) == "ACCOUNT_NOT_FOUND"
     assert list(api.operations.ListOperations(operations_pb2.ListOperationsRequest(), api.stranger).operations) == []
     newest = Operation.select().order_by(Operation.create_time.desc()).get()
     get = operations_pb2.GetOperationRequest(name=f"operations/{newest.id}")
