@@ -11,13 +11,14 @@ GIB = 1 << 30
 # Cores x MHz and memory of three generations of hosts, and the sizes that clouds sell.
 _HOSTS = ((32 * 2400, 256 * GIB), (64 * 2600, 512 * GIB), (96 * 2400, 768 * GIB))
 _OFFERINGS = ((1, 2), (2, 4), (2, 8), (4, 8), (4, 16), (8, 16), (8, 32), (16, 64))
+_TRIES = 3  # hosts tried by popularity; then any that has room
 _WEIGHTS = (20, 25, 15, 15, 10, 8, 5, 2)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What to make. skew: how unevenly hosts are filled, 0: evenly; models: generations of hosts; full: the memory
-    that VMs take of all there is, by choosing the hosts' size."""
+    """What to make. skew: how unevenly hosts are filled, 0: evenly; models: generations of hosts;
+    encrypted: share of VMs that have an encrypted disk."""
 
     hosts: int
     vms: int
@@ -56,22 +57,18 @@ def make(shape: Shape) -> Snapshot:
     )
     used: dict[int, set[int]] = {}
     vms = []
-    order = iter(chance.choices(range(shape.hosts), popularity, k=shape.vms * 4))
+    order = iter(chance.choices(range(shape.hosts), popularity, k=shape.vms * (_TRIES + 1)))
     for number in range(shape.vms):
         cores, gib = chance.choices(_OFFERINGS, _WEIGHTS)[0]
         cpu_mhz, memory_bytes, encrypted = cores * 600, gib * GIB, chance.random() < shape.encrypted
         group = in_group.get(number)
-        for attempt in range(200):
-            place = next(order, None) if attempt < 4 else None
-            place = chance.randrange(shape.hosts) if place is None else place
+        place = next(order)
+        for attempt in range(10_000):
             apart = group is None or place not in used.setdefault(group, set())
-            if (
-                apart
-                and cpu_mhz <= free_cpu[place]
-                and memory_bytes <= free_memory[place]
-                and (hosts[place].encryption or not encrypted)
-            ):
+            roomy = cpu_mhz <= free_cpu[place] and memory_bytes <= free_memory[place]
+            if apart and roomy and (hosts[place].encryption or not encrypted):
                 break
+            place = next(order) if attempt < _TRIES else chance.randrange(shape.hosts)
         else:
             raise ValueError(f"{shape} has more VMs than its hosts hold")
         free_cpu[place] -= cpu_mhz

@@ -141,7 +141,7 @@ def _best(state: State, search: Search, vm: int, fits: Bools) -> int:
     if state.algorithm.empties_hosts:
         return _fullest(state, vm, fits)
     candidates = np.flatnonzero(fits)
-    gain = state.algorithm.gain(state.imbalance, search.after(np.array([vm]))[0])[candidates]
+    gain = state.algorithm.gain(state.imbalance, state.after_every_move(np.array([vm]))[0])[candidates]
     motion = state.table.motion[state.table.row_of[vm]][candidates]
     return int(candidates[np.lexsort((candidates, -np.round(gain, 12), motion))[0]])
 

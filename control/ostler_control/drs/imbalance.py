@@ -38,6 +38,6 @@ def imbalance(values: Floats) -> float:
 
 def from_moments(variance: Floats, mean: Floats) -> Floats:
     """The same of many cases at once. Variances may be a rounding error below 0."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        found = np.sqrt(np.maximum(variance, 0.0)) / np.abs(mean)
-    return np.where(mean == 0.0, 0.0, found)
+    divisor = np.where(mean == 0.0, np.inf, np.abs(mean))
+    found: Floats = np.sqrt(np.maximum(variance, 0.0)) / divisor
+    return found

@@ -25,7 +25,7 @@ from ostler_control.drs.rules import Placements
 from ostler_control.drs.search import Choice, Search
 from ostler_control.drs.settings import Settings
 from ostler_control.drs.state import State
-from ostler_control.drs.steps import End, Unit, undo
+from ostler_control.drs.steps import End, Unit, apply, undo
 
 
 def plan(
@@ -152,11 +152,12 @@ class _Report:
                     state.move(vm, int(state.origin[vm]))
         moves: list[Move] = []
         for position, unit in enumerate(self.units):
-            begin = state.imbalance
-            for vm, host in unit.moves:
-                state.move(vm, host)
-            together = state.gain(begin, state.imbalance)
-            undo(state, unit)
+            together = 0.0
+            if len(unit.moves) > 1:
+                begin = state.imbalance
+                apply(state, unit)
+                together = state.gain(begin, state.imbalance)
+                undo(state, unit)
             for vm, host in unit.moves:
                 needs = self._needs(vm, state.hosts[host].id, moves)
                 self._prove(vm, host)
@@ -226,8 +227,8 @@ class _Report:
         first, second = (f"{value:.1%}" if ratio else f"{value:.4g}" for value in values)
         change = f"imbalance {before:.2%} -> {after:.2%}"
         if unit.swap:
-            other = next(self.state.vms[other].name for other, _ in unit.moves if other != vm)
-            return f'changes places with VM "{other}" (no single move helps), which together gains {gain:.2%}: {change}'
+            others = ", ".join(f'"{self.state.vms[other].name}"' for other, _ in unit.moves if other != vm)
+            return f"gains {gain:.2%} together with the move of {others}, where no single move helps: {change}"
         if unit.reason:
             return f"{unit.reason}: {change}"
         word = self.state.settings.metric if self.state.settings.metric != "both" else "cpu"

@@ -40,7 +40,7 @@ def _best(state: State, search: Search, vms: Ints) -> Unit | None:
     for preferred in (True, False):  # a preference gives way when a strict rule cannot be mended otherwise
         best: tuple[tuple[float, ...], int, int, str] | None = None
         fits = state.fits(vms, preferred=preferred)
-        after = search.after(vms) if len(vms) else np.zeros(fits.shape)
+        after = state.after_every_move(vms) if len(vms) else np.zeros(fits.shape)
         for row, vm in enumerate(vms.tolist()):
             strict, wished, group = _mended(state, vm)
             worth = strict if not preferred else strict + wished

@@ -9,6 +9,7 @@ unlike slopes in one class make a bound too hopeful, which costs time and never 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ from ostler_control.drs.table import Ints, number
 # Scores closer than this are equal: then cost decides, then the names.
 EPSILON = 1e-12
 _FIRST_CHUNK = 8
+_HEAD = 256
 _MOST_CELLS = 1_000_000
 _EXACT_SLOPES = 16
 _COLUMNS = ("vm", "host", "gain", "cost", "score")
@@ -84,33 +86,25 @@ class Search:
             best_score = float(found[-1].score.max(initial=best_score))
         return _pick(found)
 
-    def _chunks(self, vms: Ints, bounds: Floats, hopeful: Ints) -> list[Ints]:
+    def _chunks(self, vms: Ints, bounds: Floats, hopeful: Ints) -> Iterator[Ints]:
         """Positions of the hopeful VMs, the most hopeful first, in chunks that grow."""
-        state = self.state
-        chunks: list[Ints] = []
-        most = 256
-        if len(hopeful) > most:  # the others only when these do not settle it
-            least = -np.partition(-bounds[hopeful], most)[most]
-            head = hopeful[bounds[hopeful] >= least - EPSILON]
-            tail = hopeful[bounds[hopeful] < least - EPSILON]
-        else:
-            head, tail = hopeful, hopeful[:0]
-        for part in (head, tail):
+        state, parts = self.state, [hopeful]
+        if len(hopeful) > _HEAD:  # the others are not even sorted when these settle it
+            least = -np.partition(-bounds[hopeful], _HEAD)[_HEAD]
+            parts = [hopeful[bounds[hopeful] >= least - EPSILON], hopeful[bounds[hopeful] < least - EPSILON]]
+        size, most = _FIRST_CHUNK, max(_MOST_CELLS // len(state.hosts), _FIRST_CHUNK)
+        for part in parts:
             order = part[np.lexsort((vms[part], state.cost[vms[part]], -np.round(bounds[part] / EPSILON)))]
-            size, begin = _FIRST_CHUNK, 0
+            begin = 0
             while begin < len(order):
-                chunks.append(order[begin : begin + size])
+                yield order[begin : begin + size]
                 begin += size
-                size = min(size * 2, max(_MOST_CELLS // len(state.hosts), _FIRST_CHUNK))
-        return chunks
+                size = min(size * 2, most)
 
     def _bounds(self, vms: Ints, before: float, floor: float) -> Floats:
         """The best score that a move of each VM can have; -inf for none."""
         state, lowers = self.state, self.state.algorithm.lowers
-        source = state.at[vms]
-        lost = state.per_cpu[:, source] * state.load_cpu[vms] + state.per_memory[:, source] * state.load_memory[vms]
-        sums = state.sum[:, None] - lost
-        squares = state.squares[:, None] + lost * (lost - 2 * state.off[:, source])
+        sums, squares = state.left(vms)
         kind = state.kinds.of[vms]
         best = np.full(len(vms), np.inf if lowers else -np.inf)
         for hosts, steepest in zip(self.classes, self.steepest, strict=True):
@@ -158,25 +152,10 @@ class Search:
             after = state.algorithm.combine(list(from_moments(extreme, mean + state.centre[:, None])))
         return np.where(np.isfinite(off).all(axis=0), after, np.inf if lowers else -np.inf)
 
-    def after(self, vms: Ints) -> Floats:
-        """The imbalance after moving each of these VMs to each host."""
-        state = self.state
-        source = state.at[vms]
-        lost = state.per_cpu[:, source] * state.load_cpu[vms] + state.per_memory[:, source] * state.load_memory[vms]
-        sums = state.sum[:, None] - lost
-        squares = state.squares[:, None] + lost * (lost - 2 * state.off[:, source])
-        gained = (
-            state.per_cpu[:, None, :] * state.load_cpu[vms][:, None]
-            + state.per_memory[:, None, :] * state.load_memory[vms][:, None]
-        )
-        return state.after(
-            sums[:, :, None] + gained, squares[:, :, None] + gained * (2 * state.off[:, None, :] + gained)
-        )
-
     def _exact(self, vms: Ints, before: float, floor: float) -> _Rows:
         """The best move of each VM that gains enough."""
         state = self.state
-        gain = state.algorithm.gain(before, self.after(vms))
+        gain = state.algorithm.gain(before, state.after_every_move(vms))
         cost = np.broadcast_to(state.cost[vms][:, None], gain.shape)
         if state.settings.storage_motion:
             cost = cost + np.where(state.table.motion[state.table.row_of[vms]], state.disk_cost[vms][:, None], 0.0)
@@ -205,12 +184,18 @@ class _Rows:
 
 def _pick(found: list[_Rows]) -> tuple[Choice, list[Choice]] | None:
     """The best of all and the next best."""
-    columns = [np.concatenate([getattr(rows, name) for rows in found]) for name in _COLUMNS] if found else []
-    if not columns or not np.isfinite(columns[4]).any():
+    if not found:
         return None
-    vm, host, _, cost, score = columns
-    order = np.lexsort((host, vm, cost, -np.round(score / EPSILON)))[: 1 + _TOLD]
+    vm, host, gain, cost, score = (
+        getattr(found[0], name) if len(found) == 1 else np.concatenate([getattr(rows, name) for rows in found])
+        for name in _COLUMNS
+    )
+    if not len(score) or not np.isfinite(score.max()):
+        return None
+    order = np.lexsort((host, vm, cost, -np.round(score / EPSILON)))[: 1 + _TOLD].tolist()
     choices = [
-        Choice(*(column[position].item() for column in columns)) for position in order if np.isfinite(score[position])
+        Choice(int(vm[one]), int(host[one]), float(gain[one]), float(cost[one]), float(score[one]))
+        for one in order
+        if np.isfinite(score[one])
     ]
     return choices[0], choices[1:]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from functools import cached_property
 
 import numpy as np
 
 from ostler_control.drs.algorithms.base import Algorithm
-from ostler_control.drs.imbalance import Bools, Floats, from_moments
+from ostler_control.drs.imbalance import Bools, Floats, from_moments, imbalance
 from ostler_control.drs.model import GroupKind, Snapshot
 from ostler_control.drs.rules import usable
 from ostler_control.drs.settings import Settings
@@ -105,6 +106,7 @@ class State:
         values = self._measure()
         # Centred on the mean at the start: sums of squares of a balanced cluster would drown in rounding otherwise.
         self.centre = values[:, self.active].mean(axis=1) if self.count else np.zeros(len(found))
+        self._centres = self.centre.tolist()
         self._recentre()
 
     def _measure(self) -> Floats:
@@ -129,7 +131,14 @@ class State:
     @property
     def imbalance(self) -> float:
         """What moves are judged by and what is shown: every measured host counts."""
-        return float(self.after(self.sum, self.squares))
+        if not self.count:
+            return 0.0
+        found = []
+        for total, squares, centre in zip(self.sum.tolist(), self.squares.tolist(), self._centres, strict=True):
+            off = total / self.count
+            mean = off + centre
+            found.append(math.sqrt(max(squares / self.count - off * off, 0.0)) / abs(mean) if mean else 0.0)
+        return found[0] if len(found) == 1 else float(self.algorithm.combine([np.array(one) for one in found]))
 
     def after(self, sums: Floats, squares: Floats) -> Floats:
         """The imbalance for sums of `off` and of its squares, gauges first."""
@@ -141,15 +150,42 @@ class State:
             list(from_moments(squares / self.count - mean * mean, mean + self.centre.reshape(shape)))
         )
 
+    def left(self, vms: Ints) -> tuple[Floats, Floats]:
+        """For gauge and VM: the sums without what the VM brings to its host."""
+        source = self.at[vms]
+        lost = self.per_cpu[:, source] * self.load_cpu[vms] + self.per_memory[:, source] * self.load_memory[vms]
+        return self.sum[:, None] - lost, self.squares[:, None] + lost * (lost - 2 * self.off[:, source])
+
+    def after_every_move(self, vms: Ints) -> Floats:
+        """The imbalance after moving each of these VMs to each host."""
+        sums, squares = self.left(vms)
+        change = self.per_cpu[:, None, :] * self.load_cpu[vms][:, None]
+        change += self.per_memory[:, None, :] * self.load_memory[vms][:, None]
+        return self.after(sums[:, :, None] + change, squares[:, :, None] + change * (2 * self.off[:, None, :] + change))
+
+    def after_moves(self, vms: Ints, hosts: Ints) -> Floats:
+        """The imbalance after moving each of these VMs to its host of these."""
+        sums, squares = self.left(vms)
+        change = self.per_cpu[:, hosts] * self.load_cpu[vms] + self.per_memory[:, hosts] * self.load_memory[vms]
+        return self.after(sums + change, squares + change * (2 * self.off[:, hosts] + change))
+
     @property
     def judged(self) -> float:
-        """What `needs_drs` is asked with."""
+        """What `needs_drs` is asked with: the imbalance of those hosts that the algorithm counts."""
+        if type(self.algorithm).skipped is Algorithm.skipped:  # asked before every move: not to be computed for nothing
+            return self.imbalance
+        skipped = self.algorithm.skipped(self._full(), self.settings)
+        left = [imbalance(of_gauge[~skip & self.active]) for of_gauge, skip in zip(self.values, skipped, strict=True)]
+        return float(self.algorithm.combine([np.array(one) for one in left]))
+
+    def _full(self) -> Floats:
+        """For each gauge, the used share of each host."""
         full = []
-        for gauge in range(len(self.off)):
-            by_cpu = bool(self.per_cpu[gauge].any()) and not self.per_memory[gauge].any()
+        for cpu, memory in zip(self.per_cpu, self.per_memory, strict=True):
+            by_cpu = bool(cpu.any()) and not memory.any()
             used, total = (self.host_cpu, self.total_cpu) if by_cpu else (self.host_memory, self.total_memory)
-            full.append((used / np.maximum(total, 1.0))[self.active])
-        return self.algorithm.measure([v[self.active] for v in self.values], np.array(full), self.settings)
+            full.append(used / np.maximum(total, 1.0))
+        return np.array(full)
 
     def needs_drs(self) -> bool:
         """Whether the algorithm wants more."""
@@ -181,7 +217,7 @@ class State:
             self.used_memory[place] += sign * self.memory[vm]
             self.host_cpu[place] += sign * self.load_cpu[vm]
             self.host_memory[place] += sign * self.load_memory[vm]
-            if place != self.origin[vm] and self.table.motion[self.table.row_of[vm], place]:
+            if self.storage_motion(vm, place):
                 self.storage_free[place] -= sign * self.disk[vm]
             if self.active[place]:
                 self.off[:, place] = (
@@ -197,26 +233,41 @@ class State:
 
     def storage_motion(self, vm: int, host: int) -> bool:
         """Whether its disks must come along."""
-        return bool(self.table.motion[self.table.row_of[vm], host])
+        return (
+            self.settings.storage_motion
+            and host != self.origin[vm]
+            and bool(self.table.motion[self.table.row_of[vm], host])
+        )
 
     def cost_of(self, vm: int, host: int) -> float:
-        """What the move costs, as a share of the cluster's memory."""
+        """What it costs to have the VM there, as a share of the cluster's memory; 0 where it was at first."""
+        if host == self.origin[vm]:
+            return 0.0
         return float(self.cost[vm] + (self.disk_cost[vm] if self.storage_motion(vm, host) else 0.0))
 
     def fits(self, vms: Ints, *, preferred: bool = True) -> Bools:
-        """For each of these VMs, none of which has moved, and each host: may it go there now? As `rules.refusal`."""
+        """For each of these VMs and each host: may it go there now? As `rules.refusal`, but that no kind of host keeps
+        a VM that has moved from going home."""
         rows = self.table.row_of[vms]
         found = self.allowed[rows]
+        back = np.arange(len(vms)), self.origin[vms]
+        found[back] = True
         found &= self.cpu[vms, None] <= self.free_cpu
         found &= self.memory[vms, None] <= self.free_memory
         if self.settings.storage_motion:
-            found &= ~self.table.motion[rows] | (self.disk[vms, None] <= self.storage_free)
+            alone = ~self.table.motion[rows]
+            alone[back] = True
+            found &= alone | (self.disk[vms, None] <= self.storage_free)
         found[np.arange(len(vms)), self.at[vms]] = False
         for position in np.flatnonzero(self.grouped[vms]).tolist():
             vm = int(vms[position])
             for group in self.vms[vm].groups:
                 self.group_fits(found[position], vm, group, preferred)
         return found
+
+    def fits_one(self, vm: int, host: int) -> bool:
+        """May the VM go there now?"""
+        return bool(self.fits(np.array([vm]))[0, host])
 
     def group_fits(self, row: Bools, vm: int, group_id: str, preferred: bool) -> None:
         """Takes out of the VM's row what this group forbids."""

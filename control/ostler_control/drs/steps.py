@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from ostler_control.drs.search import Choice
 from ostler_control.drs.state import State
+from ostler_control.drs.table import Ints
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,12 @@ def count(units: Sequence[Unit]) -> int:
     return sum(len(unit.moves) for unit in units)
 
 
+def unmoved(state: State, vms: Ints) -> Ints:
+    """Those of the VMs that are where they were at first."""
+    found: Ints = vms[state.at[vms] == state.origin[vms]]
+    return found
+
+
 def apply(state: State, unit: Unit) -> None:
     """Makes its moves."""
     for vm, host in unit.moves:
@@ -43,4 +50,5 @@ def apply(state: State, unit: Unit) -> None:
 def undo(state: State, unit: Unit) -> None:
     """Takes them back. Every VM moves at most once, so each goes back to where it was at first."""
     for vm, _ in reversed(unit.moves):
-        state.move(vm, int(state.origin[vm]))
+        if state.at[vm] != state.origin[vm]:
+            state.move(vm, int(state.origin[vm]))

@@ -10,42 +10,39 @@ from ostler_control.drs.state import State
 from ostler_control.drs.steps import Unit
 from ostler_control.drs.table import Ints
 
-_EXTREMES = 16  # only the hosts furthest from the mean are looked at, on either side
+_ALL_PAIRS = 200  # up to as many VMs, every pair is looked at
+_EXTREMES = 16  # otherwise only the hosts furthest from the mean are, on either side
 _TRIES = 64  # pairs of which the groups are asked before giving up
 
 
-def best_swap(state: State, vms: Ints, floor: float) -> Unit | None:
-    """The best swap that gains at least `floor` and scores above 0, its moves in an order that fits."""
-    before = state.imbalance
-    if not len(vms):
+def best_swap(state: State, vms: Ints, floor: float, left: int) -> Unit | None:
+    """The best swap that gains at least `floor` and scores above 0, its moves in an order that fits.
+
+    left: how many VMs that have not moved yet it may move.
+    """
+    if not len(vms) or (left < 2 and (state.at[vms] == state.origin[vms]).all()):
         return None
-    on = _by_host(state, vms)
-    low, high = _extremes(state)
-    candidates: list[tuple[float, float, int, int]] = []
-    for a in high:
-        partners = [on[b] for b in low if b != a and b in on]
-        if a not in on or not partners:
-            continue
-        ours, theirs = on[a], np.concatenate(partners)
-        gain, cost = state.algorithm.gain(before, _after(state, ours, theirs)), _cost(state, ours, theirs)
-        score = state.algorithm.score(gain, cost, state.settings)
-        score = np.where(_may(state, ours, theirs) & (gain >= floor) & (score > EPSILON), score, -np.inf)
-        best = np.argsort(-np.round(score / EPSILON), axis=None, kind="stable")[:_TRIES]
-        for i, j in zip(*np.unravel_index(best, score.shape), strict=True):
-            if np.isfinite(score[i, j]):
-                candidates.append((float(-score[i, j]), float(cost[i, j]), int(ours[i]), int(theirs[j])))
-    candidates.sort(key=lambda found: (round(found[0] / EPSILON), found[1], found[2], found[3]))
-    for _, _, v, w in candidates[:_TRIES]:
+    found: list[tuple[float, float, int, int]] = []
+    for ours, theirs in _pairs(state, vms):
+        found += _best_of(state, ours, theirs, floor, left)
+    found.sort()
+    for _, _, v, w in found[:_TRIES]:
         unit = _in_order(state, v, w)
         if unit:
             return unit
     return None
 
 
-def _by_host(state: State, vms: Ints) -> dict[int, Ints]:
+def _pairs(state: State, vms: Ints) -> list[tuple[Ints, Ints]]:
+    """VMs on the one side and VMs on the other."""
+    if len(vms) <= _ALL_PAIRS:
+        return [(vms, vms)]
     order = vms[np.argsort(state.at[vms], kind="stable")]
     hosts, begins = np.unique(state.at[order], return_index=True)
-    return dict(zip(hosts.tolist(), np.split(order, begins[1:]), strict=True))
+    on = dict(zip(hosts.tolist(), np.split(order, begins[1:]), strict=True))
+    low, high = _extremes(state)
+    theirs = [on[host] for host in low if host in on]
+    return [(on[host], np.concatenate(theirs)) for host in high if host in on and theirs]
 
 
 def _extremes(state: State) -> tuple[list[int], list[int]]:
@@ -59,37 +56,62 @@ def _extremes(state: State) -> tuple[list[int], list[int]]:
     return list(low), list(high)
 
 
+def _best_of(state: State, ours: Ints, theirs: Ints, floor: float, left: int) -> list[tuple[float, float, int, int]]:
+    """The best pairs, as what sorts them: score turned round, cost, and the two VMs."""
+    before = state.imbalance
+    gain = state.algorithm.gain(before, _after(state, ours, theirs))
+    cost = _cost(state, ours, theirs)
+    score = state.algorithm.score(gain, cost, state.settings)
+    fits = (gain >= floor) & (score > EPSILON)
+    if ours is theirs:
+        fits &= np.triu(np.ones(fits.shape, dtype=bool), 1)
+    if left < 2:
+        fresh = (state.at == state.origin).astype(int)
+        fits &= fresh[ours][:, None] + fresh[theirs] <= left
+    rows, columns = np.nonzero(fits)
+    if not len(rows):
+        return []
+    may = _may(state, ours[rows], theirs[columns])
+    rows, columns = rows[may], columns[may]
+    keys = -np.round(score[rows, columns] / EPSILON)
+    best = np.lexsort((theirs[columns], ours[rows], cost[rows, columns], keys))[:_TRIES]
+    return [
+        (float(keys[one]), float(cost[rows[one], columns[one]]), int(ours[rows[one]]), int(theirs[columns[one]]))
+        for one in best
+    ]
+
+
 def _after(state: State, ours: Ints, theirs: Ints) -> Floats:
-    """The imbalance after each VM of one host has changed places with each of the others."""
-    a, b = int(state.at[ours[0]]), state.at[theirs]
+    """The imbalance after each VM of the one side has changed places with each of the other."""
+    a, b = state.at[ours], state.at[theirs]
     cpu = state.load_cpu[ours][:, None] - state.load_cpu[theirs]
     memory = state.load_memory[ours][:, None] - state.load_memory[theirs]
-    lost = state.per_cpu[:, a, None, None] * cpu + state.per_memory[:, a, None, None] * memory
-    gained = state.per_cpu[:, b][:, None, :] * cpu + state.per_memory[:, b][:, None, :] * memory
-    off_a, off_b = state.off[:, a, None, None], state.off[:, b][:, None, :]
-    squares = state.squares[:, None, None] + lost * (lost - 2 * off_a) + gained * (2 * off_b + gained)
+    lost = state.per_cpu[:, a, None] * cpu + state.per_memory[:, a, None] * memory
+    gained = state.per_cpu[:, None, b] * cpu + state.per_memory[:, None, b] * memory
+    squares = state.squares[:, None, None] + lost * (lost - 2 * state.off[:, a, None])
+    squares += gained * (2 * state.off[:, None, b] + gained)
     return state.after(state.sum[:, None, None] - lost + gained, squares)
 
 
 def _cost(state: State, ours: Ints, theirs: Ints) -> Floats:
     cost = state.cost[ours][:, None] + state.cost[theirs]
     if state.settings.storage_motion:
-        a, b = int(state.at[ours[0]]), state.at[theirs]
-        motion = state.table.motion
+        a, b, motion = state.at[ours], state.at[theirs], state.table.motion
         cost = cost + motion[state.table.row_of[ours]][:, b] * state.disk_cost[ours][:, None]
-        cost = cost + motion[state.table.row_of[theirs], a] * state.disk_cost[theirs]
+        cost = cost + motion[state.table.row_of[theirs]][:, a].T * state.disk_cost[theirs]
     return cost
 
 
-def _may(state: State, ours: Ints, theirs: Ints) -> Bools:
-    """Kind of host and capacity, in one order or the other; groups are asked later."""
-    a, b = int(state.at[ours[0]]), state.at[theirs]
-    found: Bools = state.allowed[state.table.row_of[ours]][:, b] & state.allowed[state.table.row_of[theirs], a]
+def _may(state: State, v: Ints, w: Ints) -> Bools:
+    """For pairs: kind of host and capacity, in one order or the other; groups are asked later."""
+    a, b = state.at[v], state.at[w]
+    found: Bools = a != b
+    found &= state.allowed[state.table.row_of[v], b] | (b == state.origin[v])
+    found &= state.allowed[state.table.row_of[w], a] | (a == state.origin[w])
     first, second = np.ones(found.shape, dtype=bool), np.ones(found.shape, dtype=bool)
     for size, free in ((state.cpu, state.free_cpu), (state.memory, state.free_memory)):
-        v, w = size[ours][:, None], size[theirs][None, :]
-        first &= (v <= free[b]) & (w <= free[a] + v)
-        second &= (w <= free[a]) & (v <= free[b] + w)
+        first &= (size[v] <= free[b]) & (size[w] <= free[a] + size[v])
+        second &= (size[w] <= free[a]) & (size[v] <= free[b] + size[w])
     return found & (first | second)
 
 
@@ -99,9 +121,9 @@ def _in_order(state: State, v: int, w: int) -> Unit | None:
     found: list[tuple[float, Unit]] = []
     for moves in (((v, b), (w, a)), ((w, a), (v, b))):
         (one, there), (other, back) = moves
-        if state.fits(np.array([one]))[0, there]:
+        if state.fits_one(one, there):
             state.move(one, there)
-            if state.fits(np.array([other]))[0, back]:
+            if state.fits_one(other, back):
                 found.append((round(state.imbalance, 12), Unit(moves, swap=True)))
-            state.move(one, int(state.origin[one]))
+            state.move(one, b if one == w else a)
     return min(found, key=lambda pair: pair[0])[1] if found else None

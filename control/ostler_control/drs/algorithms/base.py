@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ostler_control.drs.imbalance import Floats, Gauge, imbalance
+from ostler_control.drs.imbalance import Bools, Floats, Gauge
 from ostler_control.drs.settings import Settings
 
 
@@ -36,10 +36,10 @@ class Algorithm:
         found: Floats = np.maximum.reduce(imbalances)
         return found
 
-    def measure(self, values: list[Floats], full: Floats, settings: Settings) -> float:
-        """The imbalance that `needs_drs` judges. values: of each gauge, a number a host; full: how much of it is used,
-        for each gauge a share a host."""
-        return float(self.combine([np.array(imbalance(of_gauge)) for of_gauge in values]))
+    def skipped(self, full: Floats, settings: Settings) -> Bools:
+        """Hosts that `needs_drs` does not count, for each gauge: here none. full: for each gauge the used share of each
+        host."""
+        return np.zeros(full.shape, dtype=bool)
 
     def needs_drs(self, imbalance: float, settings: Settings) -> bool:
         """Whether the cluster is to be improved; asked before every move (every host, where hosts are emptied)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ostler_control.drs.algorithms.base import Algorithm
-from ostler_control.drs.imbalance import Floats, imbalance
+from ostler_control.drs.imbalance import Bools, Floats
 from ostler_control.drs.settings import Settings
 
 
@@ -24,13 +24,10 @@ class Condensed(Algorithm):
         found: Floats = np.minimum.reduce(imbalances)
         return found
 
-    def measure(self, values: list[Floats], full: Floats, settings: Settings) -> float:
+    def skipped(self, full: Floats, settings: Settings) -> Bools:
         threshold = settings.imbalance_condensed_skip_threshold
-        left = []
-        for of_gauge, used in zip(values, full, strict=True):
-            skipped = used > threshold if settings.metric_type == "used" else 1.0 - used < threshold
-            left.append(np.array(imbalance(of_gauge[~skipped])))
-        return float(self.combine(left))
+        found: Bools = full > threshold if settings.metric_type == "used" else 1.0 - full < threshold
+        return found
 
     def needs_drs(self, imbalance: float, settings: Settings) -> bool:
         return settings.imbalance >= 1.0 or imbalance < settings.imbalance

@@ -92,7 +92,7 @@ def every_settings(draw: st.DrawFn) -> Settings:
     )
 
 
-@hypothesis_settings(max_examples=150, deadline=None)
+@hypothesis_settings(max_examples=100, deadline=None)
 @given(snapshots(), every_settings(), st.sampled_from(list(Mode)))
 def test_plans_keep_every_rule_and_make_nothing_worse(snapshot: Snapshot, settings: Settings, mode: Mode) -> None:
     leaving = [snapshot.hosts[0].id] if mode is Mode.EVACUATE else []
@@ -135,7 +135,7 @@ def test_same_cluster_same_plan_in_whatever_order(
     assert plan(shuffled, settings) == plan(snapshot, settings)
 
 
-@hypothesis_settings(max_examples=150, deadline=None)
+@hypothesis_settings(max_examples=100, deadline=None)
 @given(snapshots(), every_settings(), st.randoms(use_true_random=False))
 def test_rules_as_arrays_are_the_rules(snapshot: Snapshot, settings: Settings, chance: random.Random) -> None:
     """`State.fits` answers as `rules.refusal` does, before and after moves."""
@@ -160,7 +160,7 @@ def test_rules_as_arrays_are_the_rules(snapshot: Snapshot, settings: Settings, c
 
 
 @pytest.mark.parametrize("dense", [True, False], ids=["all pairs", "by bounds"])
-@hypothesis_settings(max_examples=150, deadline=None)
+@hypothesis_settings(max_examples=100, deadline=None)
 @given(snapshot=snapshots(), settings=every_settings())
 def test_the_best_move_is_that_of_every_pair(dense: bool, snapshot: Snapshot, settings: Settings) -> None:
     """By brute force: each move made, the imbalance measured anew, and taken back."""
