@@ -22,15 +22,18 @@ log = structlog.get_logger(__name__)
 def start(vm: Any, user: str, host: Host | None = None) -> Operation:
     """Records the operation that starts a VM: on `host`, else on its last one if it fits, else on another.
 
-    A VM that Ostler believes running, and whose host says that it has stopped, starts there again. Raises
-    FailedPreconditionError: VM_STATE, HOST_SILENT, RUNS_ELSEWHERE, NO_FEASIBLE_HOST.
+    A VM that Ostler believes running, and whose host says that it has stopped, starts there again; one that somebody
+    started by other means is taken over where it runs. Raises FailedPreconditionError: VM_STATE, HOST_SILENT,
+    RUNS_ELSEWHERE, NO_FEASIBLE_HOST.
     """
     vm = take(vm)
     if vm.attention.startswith("RUNS "):
         raise FailedPreconditionError(f"VM {vm.name} {vm.attention}; end that first", "RUNS_ELSEWHERE", {"vm": vm.id})
     if vm.state == "running":
         host_id = _restarts_on(vm, host)
-    elif vm.state == "stopped" and vm.power_state not in EXECUTING:
+    elif vm.state == "stopped" and vm.power_state in EXECUTING:
+        host_id = _adopts_on(vm, host)
+    elif vm.state == "stopped":
         demand = placement_query.demand_of(vm, host_id=host.id if host else "", preferred_host_id=vm.last_host_id or "")
         host_id = placement_query.find_and_claim(vm, demand).host_id
     else:
@@ -52,6 +55,14 @@ def _restarts_on(vm: Any, wanted: Host | None) -> str:
             f"VM {vm.name} has its place on host {host.name}; stop it before it starts on another", "ALREADY_PLACED"
         )
     return str(host.id)
+
+
+def _adopts_on(vm: Any, wanted: Host | None) -> str:
+    """The host on which somebody else has started the VM: it gets its place there, and the agent leaves it running."""
+    last: Any = Host.get_by_id(vm.last_host_id)
+    if vm.power_state != "running" or (wanted is not None and wanted.id != last.id):
+        raise wrong_state(vm, "stopped")
+    return placement_query.find_and_claim(vm, placement_query.demand_of(vm, host_id=last.id)).host_id
 
 
 @workflow("vm.start")

@@ -9,32 +9,42 @@ from ostler_common.errors import bad_field
 
 from ostler_control import capacity, settings
 from ostler_control.database import transaction
-from ostler_control.models import Operation
+from ostler_control.models import Host, Operation
 from ostler_control.operations import Work, begin, take, workflow
 from ostler_control.vms import wire
 from ostler_control.vms.rows import EXECUTING, load, running_host, set_state
-from ostler_control.volumes.hosts import address_of
+from ostler_control.volumes.hosts import address_of, is_up, silent
 
 LONGEST_S = 3600
 
 
 def stop(vm: Any, user: str, timeout_s: int = 0, force: bool = False) -> Operation:
     """Records the operation that stops a VM: its guest is asked, and after the timeout (0: the setting
-    vm.stop.timeout), or at once with `force`, the plug is pulled.
+    vm.stop.timeout), or at once with `force`, the plug is pulled. So is one stopped that somebody else has started.
 
     Raises InvalidArgumentError, FailedPreconditionError VM_STATE or HOST_SILENT.
     """
     if not 0 <= timeout_s <= LONGEST_S:
         raise bad_field("timeout_s", f"must be 0 to {LONGEST_S}", "INVALID_TIMEOUT")
     vm = take(vm)
-    host = running_host(vm)
+    outside = vm.state == "stopped" and vm.power_state in EXECUTING
+    host = _outside_host(vm) if outside else running_host(vm)
     if force:
         timeout_s = 0
     elif timeout_s == 0:
         timeout_s = settings.get("vm.stop.timeout", host.cluster_id)
-    operation = begin("vm.stop", vm, user, {"host_id": host.id, "timeout_s": timeout_s})
+    inputs = {"host_id": host.id, "timeout_s": timeout_s, "outside": outside}
+    operation = begin("vm.stop", vm, user, inputs)
     set_state(vm.id, "stopping")
     return operation
+
+
+def _outside_host(vm: Any) -> Any:
+    """The host on which somebody else has started the VM."""
+    host: Any = Host.get_by_id(vm.last_host_id)
+    if not is_up(host):
+        raise silent(host, f"and VM {vm.name} may be running there")
+    return host
 
 
 @workflow("vm.stop")
@@ -59,16 +69,14 @@ def stopped(vm_id: str) -> None:
 
 
 def look(work: Work, host_id: str) -> None:
-    """Inside a step, after something went wrong with a running VM: asks its host how it is, and records that.
+    """Inside a step, after stopping a VM went wrong: asks its host how it is, and records that.
 
-    A host that does not answer leaves it as it was: running, as far as we know.
+    A host that does not answer leaves it as it was, as far as we know.
     """
-    set_state(work.resource_id, "running", power_state="")
-    info = wire.ask(work.agents, address_of(host_id), work.resource_id)
-    power_state = wire.power_word(info.power_state)
+    before = "stopped" if work.inputs["outside"] else "running"
+    set_state(work.resource_id, before, power_state="")
+    power_state = wire.power_word(wire.ask(work.agents, address_of(host_id), work.resource_id).power_state)
     if power_state in EXECUTING:
-        set_state(work.resource_id, "running", power_state=power_state)
-    elif work.inputs.get("timeout_s") is not None:
-        stopped(work.resource_id)  # it was to stop, and it has
+        set_state(work.resource_id, before, power_state=power_state)
     else:
-        set_state(work.resource_id, "running", power_state=power_state)
+        stopped(work.resource_id)

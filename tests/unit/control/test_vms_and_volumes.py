@@ -205,6 +205,31 @@ def test_a_vm_whose_guest_went_off_starts_where_it_is(site: Site, engine: Engine
     site.check_whole()
 
 
+def test_a_vm_that_somebody_else_started_is_taken_over_or_stopped(site: Site, engine: Engine) -> None:
+    vm = running(site, engine, "foreign")
+    assert outcome(engine, site.record(lambda: vms.stop(vm, "alice"))) == OK
+    home = fresh(vm).last_host_id
+    for verb, state in ((vms.stop, "stopped"), (vms.start, "running")):
+        site.at(home).vms[vm.id].running = True
+        Vm.update(power_state="running", attention="started outside Ostler").where(Vm.id == vm.id).execute()
+        assert refusal(site, lambda: vms.start(vm, "alice", site.host("h3"))) == "VM_STATE"
+        assert outcome(engine, site.record(partial(verb, vm, "alice"))) == OK
+        assert (fresh(vm).state, fresh(vm).attention) == (state, "")
+        site.check_whole()
+    assert fresh(vm).host_id == home
+
+
+def test_a_stop_that_fails_leaves_it_running(site: Site, engine: Engine) -> None:
+    vm = running(site, engine, "wont-stop")
+    site.at(vm.host_id).fail("StopVm", Fault(FailedPreconditionError("no", "NO_WAY")))
+    assert outcome(engine, site.record(lambda: vms.stop(vm, "alice"))) == ("failed", "NO_WAY")
+    assert (fresh(vm).state, fresh(vm).power_state) == ("running", "running")
+    site.at(vm.host_id).fail("StopVm", Fault(FailedPreconditionError("no", "NO_WAY"), before=False))
+    assert outcome(engine, site.record(lambda: vms.stop(vm, "alice"))) == ("failed", "NO_WAY")
+    assert (fresh(vm).state, fresh(vm).host_id) == ("stopped", None)
+    site.check_whole()
+
+
 def test_no_vm_starts_that_may_run_on_a_silent_host(site: Site, engine: Engine) -> None:
     vm = running(site, engine, "lost", host=site.host("h1"))
     site.silence("h1")
