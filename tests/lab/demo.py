@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,7 +63,9 @@ class Demo:
 
     def _run(self, prompt: str, line: str, argv: list[str], env: dict[str, str], show: bool) -> str:
         say(f"   {DIM}{prompt}{RESET}{CYAN}{line}{RESET}")
-        done = subprocess.run(argv, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            argv, cwd=REPOSITORY, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
         if done.returncode:
             fail(f"{done.stdout}{done.stderr}`{line}` failed with exit code {done.returncode}")
         if show:
@@ -105,7 +108,7 @@ class Demo:
 
     def catalogue(self) -> None:
         with self.scene("A template and offerings: what users choose from"):
-            image = guest_image()
+            image = guest_image().relative_to(REPOSITORY)
             self.ostler(f"template upload tiny {image}", show=False)
             self.ostler("offering create-service plain --cpus 1 --memory 128MiB", show=False)
             self.ostler("offering create-service secret --cpus 1 --memory 128MiB --encrypt-root", show=False)
@@ -150,15 +153,17 @@ class Demo:
             say(f"   the guest sees {self.disks('web-1', f'vdb BYTES={192 << 20}')}")
 
     def migrate(self) -> None:
-        with self.scene("A live migration over TLS: the guest counts on"):
-            before = self.host_of("web-1")
-            first = self.ticks("web-1")
-            say(f"   on {before} its console says: tick {', tick '.join(first)}")
-            self.ostler("vm migrate web-1", show=False)
-            after = self.host_of("web-1")
-            second = self.ticks("web-1")
-            say(f"   on {after} its console says: tick {', tick '.join(second)}")
-            if after == before or int(second[0]) <= int(first[-1]):
+        with self.scene("A live migration over TLS, with the console open: the guest counts on"):
+            source = self.host_of("web-1")
+            with self.following("web-1") as ticks:
+                wait_for(lambda: len(ticks) >= 2, "the console of web-1", 60)
+                self.ostler("vm migrate web-1", show=False)
+                before = list(ticks)
+                wait_for(lambda: len(ticks) >= len(before) + 3, "the console of web-1 on its new host", 60)
+            target = self.host_of("web-1")
+            say(f"   console, until it had moved from {source} to {target}:  tick {', '.join(map(str, before))}")
+            say(f"   and from then on:  tick {', '.join(map(str, ticks[len(before) :]))}")
+            if target == source or list(ticks) != sorted(set(ticks)):
                 fail("the VM did not move, or started anew")
             self.ostler("event list --type vm.migrate")
 
@@ -192,9 +197,36 @@ class Demo:
                 console.wait()
         return seen.decode(errors="replace")
 
-    def ticks(self, vm: str) -> list[str]:
-        """Two numbers that a VM counts on its console."""
-        return re.findall(r"tick (\d+)\r?\n", self.type(vm, "", r"tick \d+\r?\n(.|\s)*tick \d+\r?\n"))[:2]
+    @contextmanager
+    def following(self, vm: str) -> Iterator[list[int]]:
+        """A list that grows by what a VM counts on its console, opened anew whenever it breaks off."""
+        ticks: list[int] = []
+        over = threading.Event()
+        argv = ["ostler", "vm", "console", vm, "--force", "--duration", "120"]
+
+        def read() -> None:
+            while not over.is_set():
+                with subprocess.Popen(
+                    argv,
+                    env=self.lab.control.environment(),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                ) as console:
+                    assert console.stdout
+                    for line in console.stdout:
+                        if found := re.search(rb"tick (\d+)", line):
+                            ticks.append(int(found[1]))
+                        if over.is_set():
+                            console.kill()
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        try:
+            yield ticks
+        finally:
+            over.set()
+            reader.join()
 
     def disks(self, vm: str, expected: str) -> str:
         found = re.search(rf"DISK={expected}[^\r\n]*", self.type(vm, "disks\n", rf"DISK={expected}[^\r\n]*\r?\n"))
