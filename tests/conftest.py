@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import uuid
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -15,6 +16,11 @@ from tests.lab.lab import missing as missing_for_lab
 
 # Tests with these marks need a machine that can do things; where everything is meant to be there, CI says so.
 PRIVILEGED = ("host", "lab")
+
+
+def pytest_configure() -> None:
+    # Whoever starts the tests in the background has them ignore Ctrl-C, and their children would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -63,7 +63,7 @@ def reach_libvirt(source: Host, target: Host, query: str = "") -> bool:
 def test_certificates_renew_by_themselves_and_libvirt_takes_them_up(fleet: Fleet) -> None:
     host, other = fleet.lab.hosts[:2]
     first = fleet.first_certificates_end[host.name]
-    wait_for(lambda: fleet.host(host).certificate_expire_time.ToDatetime() > first, "a newer certificate", 150, 1)
+    wait_for(lambda: fleet.host(host).certificate_expire_time.ToDatetime() > first, "a newer certificate", 200, 1)
     for name in ("libvirt/servercert.pem", "qemu/server-cert.pem"):  # soon after the control plane has issued them
         path = host.outside("/etc/pki") / name
         wait_for(lambda path=path: ends(path) > first, f"a newer {name}", 10, 0.2)  # type: ignore[misc]

@@ -65,6 +65,9 @@ def test_timeout_ends_the_whole_group(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     with pytest.raises(DeadlineExceededError):
         run(["sh", "-c", f"sleep 60 & echo $! $$ > {pids}; wait"], timeout_s=0.5)
+    deadline = time.monotonic() + 5  # an orphan is gone once init has seen it
+    while any(_alive(int(pid)) for pid in pids.read_text().split()) and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert not any(_alive(int(pid)) for pid in pids.read_text().split())
 
 
