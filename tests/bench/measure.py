@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ostler.control.v1 import vm_pb2
+from ostler_common.pki import qemu_server_name
 
 from tests.lab.fleet import MIB, SECRET, SHARED_POOL, Fleet, fresh
 from tests.lab.host import SHARED, Host
@@ -250,7 +251,7 @@ def migration(fleet: Fleet) -> Result:
     bare = []
     for source, target in ((second, first), (first, second)) * 2:
         with key_of(fleet, source, target):
-            bare.append(migrate_bare(source, target, vm_id))
+            bare.append(migrate_bare(source, target, qemu_server_name(fleet.host(target).id), vm_id))
     fleet.lab.start_agents()
     fleet.wait_up(*fleet.lab.hosts)
     fleet.delete_vm("traveller")
@@ -263,9 +264,10 @@ def migrate_through_ostler(fleet: Fleet, target: str) -> float:
     return seconds(lambda: fleet.do(fleet.migrate("traveller", target)))
 
 
-def migrate_bare(source: Host, target: Host, vm_id: str) -> float:
+def migrate_bare(source: Host, target: Host, tls_name: str, vm_id: str) -> float:
     flags = ["--live", "--p2p", "--tls", "--persistent", "--undefinesource", "--unsafe", "--abort-on-error"]
     there = [f"qemu+tls://{target.address}/system", "--migrateuri", f"tcp://{target.address}"]
+    there += ["--tls-destination", tls_name]
     return seconds(lambda: source.virsh("migrate", *flags, vm_id, *there))
 
 
@@ -280,5 +282,8 @@ def key_of(fleet: Fleet, source: Host, target: Host) -> Iterator[None]:
         path = target.outside("/run/secret.xml")
         path.write_text(source.virsh("secret-dumpxml", uuid))
         target.virsh("secret-define", "/run/secret.xml")
-        target.virsh("secret-set-value", uuid, "--base64", base64.b64encode(fleet.watch.passphrases[uuid]).decode())
+        value = target.outside("/run/secret.value")
+        value.write_bytes(fleet.watch.passphrases[uuid])
+        target.virsh("secret-set-value", uuid, "--plain", "--file", "/run/secret.value")
+        value.unlink()
     yield
