@@ -79,7 +79,7 @@ def files_holding(needles: list[bytes], directory: Path) -> Iterator[Path]:
     for path in directory.rglob("*"):
         if path.is_symlink() or not path.is_file():
             continue
-        with open(path, "rb") as file:
+        with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:  # a journal that has just ended
             tail = b""
             while block := file.read(BLOCK_BYTES):
                 if found_in(needles, tail + block):

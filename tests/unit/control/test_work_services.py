@@ -374,7 +374,10 @@ def test_no_passphrase_is_anywhere(api: Api) -> None:
     assert len(files) > 10
     escaped = json.dumps(passphrase.decode()).strip('"').encode()
     for path in files:
-        content = path.read_bytes()
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:  # the journal of a transaction that has just ended
+            continue
         assert passphrase not in content, path
         assert escaped not in content, path
     api.done(api.vms.DeleteVm(vm_pb2.DeleteVmRequest(vm="secretive", force=True), api.admin))
