@@ -244,12 +244,12 @@ def migration(fleet: Fleet) -> Result:
         console.wait("tick 5", 120)
     vm_id = fleet.vm("traveller").id
     fleet.do(fleet.migrate("traveller", "h2"))  # warm
-    ostler = [migrate_through_ostler(fleet, target) for target in ("h1", "h2") * 2]
+    ostler = [migrate_through_ostler(fleet, target) for target in ("h1", "h2") * 5]
     for host in fleet.lab.hosts:
         host.stop_agent("KILL")
     first, second = fleet.lab.hosts[:2]
     bare = []
-    for source, target in ((second, first), (first, second)) * 2:
+    for source, target in ((second, first), (first, second)) * 5:
         with key_of(fleet, source, target):
             bare.append(migrate_bare(source, target, qemu_server_name(fleet.host(target).id), vm_id))
     fleet.lab.start_agents()
