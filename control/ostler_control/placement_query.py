@@ -11,7 +11,7 @@ from typing import Any
 from ostler_common.errors import AbortedError
 from peewee import SQL, AsIs, Case, Select
 
-from ostler_control import capacity, database, settings
+from ostler_control import affinity, capacity, database, settings
 from ostler_control.models import Cluster, Host, Nic, Pool, PoolHost, Vm, Volume, db
 from ostler_control.placement import (
     Candidate,
@@ -37,7 +37,9 @@ _SCORE = SQL(f"{_MEMORY_SHARE} + 0.5 * {_CPU_SHARE} + 0.25 * (1 - ABS({_MEMORY_S
 
 
 def demand_of(vm: Vm, **changes: Any) -> Demand:
-    """What this VM asks of a host: its size, firmware, bridges, and the pools and encryption of its volumes.
+    """What this VM asks of a host: its size, firmware, bridges, the pools and encryption of its volumes, its company.
+
+    Of two placements of one affinity group at once the second waits for the first's transaction.
 
     changes: further fields of Demand (host_id, cluster_id, excluded_host_id, pool_choices, ...).
     """
@@ -52,13 +54,15 @@ def demand_of(vm: Vm, **changes: Any) -> Demand:
         "uefi": vm.firmware == "uefi",
         "bridges": frozenset(bridge for (bridge,) in nics),
         "pool_choices": tuple((pool,) for pool in sorted({pool for pool, _ in rows})),
+        "company": affinity.company_of(vm),
     }
     return Demand(**{**fields, **changes})
 
 
 def find(demand: Demand) -> Placement:
     """The host for this demand; claims nothing. Raises like `placement.place`."""
-    best = _best_facts(demand)
+    # Few VMs have company; for those every host is looked at rather than the query made more complicated.
+    best = _best_facts(demand) if demand.company is None else []
     if any(refusal(demand, host) is None for host in best):
         return place(demand, best)
     return place(demand, facts(demand))

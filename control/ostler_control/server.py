@@ -22,6 +22,7 @@ from ostler_control.api.hosts import HostService
 from ostler_control.api.pools import PoolService
 from ostler_control.api.users import UserService
 from ostler_control.config import ControlConfig
+from ostler_control.drs_plans import Scheduler
 from ostler_control.fleet.leader import Leader
 from ostler_control.fleet.watcher import Pulse, Watcher
 from ostler_control.keys import Keyring, open_provider
@@ -66,6 +67,9 @@ class Control:
             )
             stack.callback(watcher.stop)
             watcher.start()
+            scheduler = Scheduler(Leader(replica).is_me)
+            stack.callback(scheduler.stop)
+            scheduler.start()
             services = fleet_services(self._authority, agents, config, watcher.poke)
             main = server.serve(
                 config.listen,

@@ -10,6 +10,7 @@ from typing import Any
 from ostler_common.errors import FailedPreconditionError, NotFoundError, bad_field
 
 from ostler_control import database, events
+from ostler_control.drs import settings as drs
 from ostler_control.models import Cluster, SettingValue
 
 MIB = 1 << 20
@@ -59,8 +60,21 @@ class Setting:
     cluster_scoped: bool = False
 
 
+def _of_drs(spec: drs.Spec) -> Setting:
+    """A setting of the planner, which knows its own type and range."""
+    default = str(spec.default).lower() if spec.type is bool else str(spec.default)
+    return Setting(spec.name, Kind(spec.allowed, spec.parse), default, spec.description, spec.cluster_scoped)
+
+
 _TABLE = (
     Setting("agent.load.interval", _integer(1, 300, "seconds"), "5", "How often hosts report their load."),
+    Setting(
+        "drs.plan.max.failures",
+        _integer(1, 1000, "moves"),
+        "3",
+        "A plan of which so many moves have failed begins no further ones.",
+        cluster_scoped=True,
+    ),
     Setting("event.retention", _integer(1, 3650, "days"), "90", "How long events are kept."),
     Setting(
         "host.reserved.memory",
@@ -112,7 +126,14 @@ _TABLE = (
         cluster_scoped=True,
     ),
 )
-SETTINGS = {setting.name: setting for setting in _TABLE}
+SETTINGS = {
+    setting.name: setting
+    for setting in sorted(
+        # Overcommit is the cluster's own, not a setting.
+        (*_TABLE, *(_of_drs(spec) for spec in drs.TABLE if spec.name.startswith("drs."))),
+        key=lambda setting: setting.name,
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -137,6 +158,17 @@ def get(name: str, cluster_id: str | None = None) -> Any:
     """The value in force, as its type: the cluster's own, else the global one, else the default."""
     setting = SETTINGS[name]
     return setting.kind.parse(in_force([setting], cluster_id)[0].value)
+
+
+def of_drs(cluster: Cluster) -> drs.Settings:
+    """The planner's settings for a cluster."""
+    names = [name for name in drs.SPECS if name in SETTINGS]
+    found = in_force([SETTINGS[name] for name in names], str(cluster.id))
+    overcommit = {
+        "overcommit.cpu": float(cluster.cpu_overcommit),
+        "overcommit.memory": float(cluster.memory_overcommit),
+    }
+    return drs.Settings.of({**{row.setting.name: row.value for row in found}, **overcommit})
 
 
 def by_cluster(name: str) -> dict[str, Any]:

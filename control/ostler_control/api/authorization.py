@@ -41,6 +41,29 @@ TABLE: Mapping[str, frozenset[Role]] = {
             "WhoAmI": _USERS,
         },
     ),
+    **_service(
+        "ostler.control.v1.AffinityService",
+        {
+            "CreateAffinityGroup": _USERS,
+            "GetAffinityGroup": _USERS,
+            "ListAffinityGroups": _USERS,
+            "DeleteAffinityGroup": _USERS,
+        },
+    ),
+    **_service(
+        "ostler.control.v1.DrsService",
+        {
+            "GeneratePlan": _ADMINS,
+            "GenerateReturnPlan": _ADMINS,
+            "GetPlan": _ADMINS,
+            "ListPlans": _ADMINS,
+            "ExecutePlan": _ADMINS,
+            "ExecuteMapping": _ADMINS,
+            "EvacuateHost": _ADMINS,
+            "CancelPlan": _ADMINS,
+            "GetClusterStatus": _ADMINS,
+        },
+    ),
     **_service("ostler.control.v1.HostAgentService", {"RenewCertificate": _HOSTS, "DownloadTemplate": _HOSTS}),
     **_service("ostler.control.v1.EventService", {"ListEvents": _USERS}),
     **_service(
@@ -87,6 +110,7 @@ TABLE: Mapping[str, frozenset[Role]] = {
             "CreateVm": _USERS,
             "GetVm": _USERS,
             "ListVms": _USERS,
+            "UpdateVm": _USERS,
             "StartVm": _USERS,
             "StopVm": _USERS,
             "RebootVm": _USERS,

@@ -19,17 +19,20 @@ _SUGGESTION_POOL = 2000
 _AMBIGUOUS_LISTED = 20
 
 
-def resolve(model: type[_Row], ref: str, field: str, *, caller: Caller | None = None) -> _Row:
+def resolve(model: type[_Row], ref: str, field: str, *, caller: Caller | None = None, account_id: str = "") -> _Row:
     """The one object of this model whose id or name is `ref`.
 
     field: the request's field, for the error. caller: given for what accounts own (VMs, volumes, operations, events):
-    a member finds only the own account's. Retired offerings and removed hosts are not found.
+    a member finds only the own account's. account_id: only this account's are found. Retired offerings and
+    removed hosts are not found.
     Raises InvalidArgumentError (empty), NotFoundError (reason VM_NOT_FOUND for a Vm, and so on; the same whether the
     object is not there or another account's) or FailedPreconditionError (AMBIGUOUS_NAME, with the ids).
     """
     if not ref:
         raise bad_field(field, "is required: an id or a name", reason="REQUIRED")
     query = visible(model, caller)
+    if account_id:
+        query = query.where(owner(model) == account_id)
     if is_id(ref):
         found = list(query.where(model.id == ref.lower()))
     elif "name" in model._meta.fields:

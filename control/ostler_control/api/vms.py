@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import grpc
@@ -18,13 +18,14 @@ from ostler_control.api.caller import caller_of
 from ostler_control.api.conceal import for_eyes_of
 from ostler_control.api.convert import work
 from ostler_control.api.convert.enums import from_enum
+from ostler_control.api.masks import paths
 from ostler_control.api.paging import page
 from ostler_control.api.resolve import optional, resolve, visible
 from ostler_control.api.session import with_sessions
 from ostler_control.caller import Caller
 from ostler_control.database import session
 from ostler_control.keys import Keyring
-from ostler_control.models import Account, Cluster, Host, Pool, ServiceOffering, Template, Vm, Zone
+from ostler_control.models import Account, AffinityGroup, Cluster, Host, Pool, ServiceOffering, Template, Vm, Zone
 from ostler_control.vms.console import console, screenshot
 from ostler_control.vms.rows import running_host
 from ostler_control.volumes.hosts import address
@@ -57,6 +58,13 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
             query = query.where(Vm.state == from_enum(pb.Vm.State, "", request.state, "state"))
         found = page(query, Vm, request, scope=caller.actor)
         return pb.ListVmsResponse(vms=work.vms(found.rows, caller), next_page_token=found.next_page_token)
+
+    def UpdateVm(self, request: pb.UpdateVmRequest, context: grpc.ServicerContext) -> pb.Vm:
+        caller, fields = caller_of(context), paths(request.update_mask, ("drs_skip", "affinity_groups"))
+        row: Any = resolve(Vm, request.vm, "vm", caller=caller)
+        drs_skip = request.values.drs_skip if "drs_skip" in fields else None
+        groups = _groups(request.values.affinity_groups, row.account_id) if "affinity_groups" in fields else None
+        return work.vm(vms.update(row, caller.actor, drs_skip, groups), caller)
 
     def StartVm(self, request: pb.StartVmRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
@@ -114,9 +122,10 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
 
 def _wanted(request: pb.CreateVmRequest, caller: Caller) -> vms.NewVm:
     admins_only(caller, cluster=request.cluster, host=request.host, pool=request.pool)
+    account = account_for(caller, request.account)
     return vms.NewVm(
         name=request.name,
-        account=account_for(caller, request.account),
+        account=account,
         template=resolve(Template, request.template, "template"),
         offering=resolve(ServiceOffering, request.service_offering, "service_offering"),
         root_size_bytes=request.root_size_bytes,
@@ -126,7 +135,17 @@ def _wanted(request: pb.CreateVmRequest, caller: Caller) -> vms.NewVm:
         pool=optional(Pool, request.pool, "pool"),
         nics=[vms.NewNic(nic.bridge, nic.mac, nic.model) for nic in request.nics],
         stopped=request.stopped,
+        affinity_groups=_groups(request.affinity_groups, account.id),
     )
+
+
+def _groups(refs: Iterable[str], account_id: str) -> list[AffinityGroup]:
+    """Affinity groups of this account."""
+    found: dict[str, AffinityGroup] = {}
+    for ref in refs:
+        group = resolve(AffinityGroup, ref, "affinity_groups", account_id=account_id)
+        found[str(group.id)] = group
+    return list(found.values())
 
 
 def _after(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""The services of templates, volumes, VMs and operations, ready to be served. Importing this registers their verbs."""
+"""The services of whatever durable work is done on, ready to be served. Importing this registers its verbs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from google.longrunning import operations_pb2_grpc
-from ostler.control.v1 import template_pb2_grpc, vm_pb2_grpc, volume_pb2_grpc
+from ostler.control.v1 import affinity_pb2_grpc, drs_pb2_grpc, template_pb2_grpc, vm_pb2_grpc, volume_pb2_grpc
 from ostler_common.server import Registration
 
 from ostler_control import templates
+from ostler_control.api.affinity import AffinityService
+from ostler_control.api.drs import DrsService
 from ostler_control.api.operations import OperationService
 from ostler_control.api.templates import TemplateService
 from ostler_control.api.vms import VmService
@@ -22,7 +24,7 @@ def services(engine: Engine, template_directory: Path) -> Mapping[str, Registrat
     templates.sweep(template_directory)
     template_service = TemplateService(template_directory)
     volume_service, vm_service = VolumeService(engine.agents, engine.keys), VmService(engine.agents, engine.keys)
-    operation_service = OperationService(engine)
+    operation_service, drs_service = OperationService(engine), DrsService(engine)
     return {
         "ostler.control.v1.TemplateService": lambda server: template_pb2_grpc.add_TemplateServiceServicer_to_server(
             template_service, server
@@ -31,6 +33,12 @@ def services(engine: Engine, template_directory: Path) -> Mapping[str, Registrat
             volume_service, server
         ),
         "ostler.control.v1.VmService": lambda server: vm_pb2_grpc.add_VmServiceServicer_to_server(vm_service, server),
+        "ostler.control.v1.DrsService": lambda server: drs_pb2_grpc.add_DrsServiceServicer_to_server(
+            drs_service, server
+        ),
+        "ostler.control.v1.AffinityService": lambda server: affinity_pb2_grpc.add_AffinityServiceServicer_to_server(
+            AffinityService(), server
+        ),
         "google.longrunning.Operations": lambda server: operations_pb2_grpc.add_OperationsServicer_to_server(
             operation_service, server
         ),

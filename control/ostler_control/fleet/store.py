@@ -13,6 +13,7 @@ from ostler.types.v1 import host_pb2, vm_pb2
 from ostler_control import events, settings
 from ostler_control.database import session, transaction
 from ostler_control.fleet.reconcile import HostView, Seen, Verdict, VmRow
+from ostler_control.fleet.smoothing import Smooth, smooth
 from ostler_control.models import Cluster, Host, UnmanagedVm, Vm, now
 
 # A row that changed this recently is left alone: what its host told before the change may still be on its way.
@@ -93,11 +94,14 @@ def set_facts(host: WatchedHost, agent_version: str, capabilities: host_pb2.Capa
 
 
 def set_loads(loads: Mapping[str, vm_pb2.HostLoad]) -> None:
-    """Writes down the last load of many hosts, by id, in one transaction."""
+    """Writes down the last load of many hosts, by id, in one transaction, and what it comes to on average."""
     texts = {host_id: json_format.MessageToJson(load, indent=None) for host_id, load in loads.items()}
+    now_s = now().replace(tzinfo=datetime.UTC).timestamp()
     with transaction():
-        for host_id, text in sorted(texts.items()):
-            Host.update(load=text).where(Host.id == host_id).execute()
+        query: Any = Host.select(Host.id, Host.smooth_load).where(Host.id.in_(list(texts))).order_by(Host.id)
+        for host_id, before in query.tuples():
+            after = smooth(Smooth.from_json(before), loads[host_id], now_s)
+            Host.update(load=texts[host_id], smooth_load=after.to_json()).where(Host.id == host_id).execute()
 
 
 def vm_rows(host_ids: Sequence[str] | None = None, vm_ids: Iterable[str] = ()) -> list[VmRow]:

@@ -105,6 +105,7 @@ class Host(BaseModel):
     allocated_memory_bytes: Any = BigIntegerField(default=0)
     capabilities: Any = TextField(default="")
     load: Any = TextField(default="")
+    smooth_load: Any = TextField(default="")
 
 
 Host.add_index(Host.index(Host.name, unique=True, where=~Host.removed, name="host_live_name"))
@@ -236,6 +237,8 @@ class Vm(BaseModel):
     last_host: Any = ForeignKeyField(Host, null=True, on_delete="SET NULL")
     destination: Any = ForeignKeyField(Host, null=True, on_delete="RESTRICT")
     operation_id: Any = TextField(default="")
+    drs_skip: Any = BooleanField(default=False)
+    move_time: Any = DateTimeField(null=True)
 
     class Meta:
         indexes = ((("account", "name"), True),)
@@ -250,6 +253,77 @@ class Nic(BaseModel):
 
     class Meta:
         indexes = ((("vm", "position"), True),)
+
+
+class AffinityGroup(BaseModel):
+    name: Any = TextField()
+    account: Any = ForeignKeyField(Account, on_delete="RESTRICT")
+    kind: Any = TextField()
+    strict: Any = BooleanField(default=True)
+
+    class Meta:
+        indexes = ((("account", "name"), True),)
+
+
+class AffinityMember(BaseModel):
+    group: Any = ForeignKeyField(AffinityGroup, on_delete="CASCADE")
+    vm: Any = ForeignKeyField(Vm, on_delete="CASCADE")
+
+    class Meta:
+        indexes = ((("group", "vm"), True),)
+
+
+class DrsPlan(BaseModel):
+    name: Any = TextField(unique=True)
+    cluster: Any = ForeignKeyField(Cluster, on_delete="CASCADE")
+    type: Any = TextField()
+    mode: Any = TextField()
+    state: Any = TextField(default="under_review")
+    state_time: Any = DateTimeField(default=now)
+    user: Any = TextField()
+    algorithm: Any = TextField(default="")
+    explanation: Any = TextField(default="")
+    outcome: Any = TextField(default="")
+    imbalance_before: Any = DoubleField(default=0.0)
+    imbalance_after: Any = DoubleField(default=0.0)
+    host_id: Any = TextField(default="")
+    operation_id: Any = TextField(default="")
+    report: Any = TextField(default="{}")
+
+
+DrsPlan.add_index(
+    DrsPlan.index(
+        DrsPlan.cluster, unique=True, where=DrsPlan.state.in_(("ready", "in_progress")), name="drs_plan_active"
+    )
+)
+
+
+class DrsMove(BaseModel):
+    plan: Any = ForeignKeyField(DrsPlan, on_delete="CASCADE")
+    position: Any = IntegerField()
+    vm_id: Any = TextField(index=True)
+    vm_name: Any = TextField()
+    source_id: Any = TextField()
+    source_name: Any = TextField()
+    destination_id: Any = TextField()
+    destination_name: Any = TextField()
+    state: Any = TextField(default="pending")
+    state_reason: Any = TextField(default="")
+    reason: Any = TextField(default="")
+    gain: Any = DoubleField(default=0.0)
+    cost: Any = DoubleField(default=0.0)
+    cost_bytes: Any = BigIntegerField(default=0)
+    imbalance_before: Any = DoubleField(default=0.0)
+    imbalance_after: Any = DoubleField(default=0.0)
+    storage_motion: Any = BooleanField(default=False)
+    considered: Any = TextField(default="[]")
+    needs: Any = TextField(default="[]")
+    swap: Any = IntegerField(default=-1)
+    operation_id: Any = TextField(default="")
+    end_time: Any = DateTimeField(null=True)
+
+    class Meta:
+        indexes = ((("plan", "position"), True),)
 
 
 class Operation(BaseModel):
@@ -327,6 +401,10 @@ ALL = (
     ServiceOffering,
     Vm,
     Nic,
+    AffinityGroup,
+    AffinityMember,
+    DrsPlan,
+    DrsMove,
     Operation,
     Event,
     SettingValue,

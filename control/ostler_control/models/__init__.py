@@ -1,6 +1,7 @@
 """The tables. `ALL` lists them in the order in which they are made."""
 
 from ostler_control.models.base import BaseModel, db, new_id, now
+from ostler_control.models.drs import AffinityGroup, AffinityMember, DrsMove, DrsPlan
 from ostler_control.models.machines import Nic, ServiceOffering, Vm
 from ostler_control.models.people import Account, Certificate, JoinToken, User
 from ostler_control.models.places import Cluster, Host, UnmanagedVm, Zone
@@ -25,6 +26,10 @@ ALL: tuple[type[BaseModel], ...] = (
     ServiceOffering,
     Vm,
     Nic,
+    AffinityGroup,
+    AffinityMember,
+    DrsPlan,
+    DrsMove,
     Operation,
     Event,
     SettingValue,
@@ -35,10 +40,14 @@ ALL: tuple[type[BaseModel], ...] = (
 __all__ = [
     "ALL",
     "Account",
+    "AffinityGroup",
+    "AffinityMember",
     "BaseModel",
     "Certificate",
     "Cluster",
     "DiskOffering",
+    "DrsMove",
+    "DrsPlan",
     "Event",
     "Host",
     "JoinToken",

@@ -41,7 +41,8 @@ class Vm(BaseModel):
     power_state: stopped | running | paused | crashed | absent, "" when not heard: what its host says;
     host: where its capacity is claimed (null: nowhere); last_host: where its definition was last;
     destination: the host whose capacity is claimed too while it migrates;
-    operation_id: the operation that holds it, else "".
+    operation_id: the operation that holds it, else "";
+    drs_skip: DRS leaves it where it is; move_time: when it last arrived by live migration.
     """
 
     name: Any = TextField()
@@ -60,6 +61,8 @@ class Vm(BaseModel):
     last_host: Any = ForeignKeyField(Host, null=True, backref="past_vms", on_delete="SET NULL")
     destination: Any = ForeignKeyField(Host, null=True, backref="incoming_vms", on_delete="RESTRICT")
     operation_id: Any = TextField(default="")
+    drs_skip: Any = BooleanField(default=False)
+    move_time: Any = DateTimeField(null=True)
 
     class Meta:
         indexes = ((("account", "name"), True),)

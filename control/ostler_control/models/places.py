@@ -42,6 +42,7 @@ class Host(BaseModel):
 
     state: connecting | up | disconnected (the watcher's word); maintenance and enabled: the operator's.
     capabilities and load: ostler.types.v1 messages as protobuf JSON, "" when not heard yet.
+    smooth_load: JSON of `fleet.smoothing`, "" when not heard yet.
     allocated_*: running sums of the VMs placed here, changed only by `ostler_control.capacity`.
     cpus, memory_bytes, volume_encryption, uefi, bridges (comma-separated) are copied out of the capabilities because
     placement filters by them.
@@ -68,6 +69,7 @@ class Host(BaseModel):
     allocated_memory_bytes: Any = BigIntegerField(default=0)
     capabilities: Any = TextField(default="")
     load: Any = TextField(default="")
+    smooth_load: Any = TextField(default="")
 
 
 # The name of a host that was removed is free again.

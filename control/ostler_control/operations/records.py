@@ -27,15 +27,21 @@ Json = Any
 
 
 def begin(
-    verb: str, resource: BaseModel, user: str, inputs: Mapping[str, Json], also: Iterable[BaseModel] = ()
+    verb: str,
+    resource: BaseModel,
+    user: str,
+    inputs: Mapping[str, Json],
+    also: Iterable[BaseModel] = (),
+    operation_id: str = "",
 ) -> Operation:
     """Records an operation and claims its object (and `also`) for it: within the caller's transaction.
 
     Call `Engine.launch` after the transaction has committed; should the process die in between, the sweeper does it.
-    inputs: ids and sizes only. Raises AbortedError RESOURCE_BUSY when another operation holds one of the objects.
+    inputs: ids and sizes only; operation_id: "" for a new one. Raises AbortedError RESOURCE_BUSY when another operation
+    holds one of the objects.
     """
     operation = Operation.create(
-        id=new_id(),
+        id=operation_id or new_id(),
         verb=verb,
         resource_type=verb.split(".", 1)[0],
         resource_id=resource.id,

@@ -37,12 +37,26 @@ class HostFacts(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Company:
+    """Ids of hosts, as a VM's affinity groups see them.
+
+    apart: it must not be there; together: it must be on one of each of these sets; shunned and liked: it rather would
+    not, or would.
+    """
+
+    apart: frozenset[str] = frozenset()
+    together: tuple[frozenset[str], ...] = ()
+    shunned: frozenset[str] = frozenset()
+    liked: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class Demand:
     """What is to be placed. Empty text and empty sets ask for nothing.
 
     name: of the VM or volume, for messages; cpus and memory_bytes 0 for volume work; pool_choices: for each disk the
     pools that would do, best first: the host must reach one of each; excluded_host_id: where it is and must not stay;
-    preferred_host_id: taken whenever it fits.
+    preferred_host_id: taken whenever it fits; company: where the VMs are that it wants to be with, or apart from.
     """
 
     name: str
@@ -58,6 +72,7 @@ class Demand:
     pool_choices: tuple[tuple[str, ...], ...] = ()
     excluded_host_id: str = ""
     preferred_host_id: str = ""
+    company: Company | None = None
 
 
 @dataclass(frozen=True)

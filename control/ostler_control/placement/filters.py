@@ -81,6 +81,17 @@ def _pools(demand: Demand, host: HostFacts) -> Refusal | None:
     return None
 
 
+def _company(demand: Demand, host: HostFacts) -> Refusal | None:
+    company = demand.company
+    if company is None:
+        return None
+    if host.id in company.apart:
+        return Refusal("ANTI_AFFINITY", "a VM is there that it must be apart from")
+    if any(host.id not in hosts for hosts in company.together):
+        return Refusal("AFFINITY", "the VMs that it must be together with are elsewhere")
+    return None
+
+
 def _capacity(demand: Demand, host: HostFacts) -> Refusal | None:
     if demand.cpus > host.free_cpus:
         return Refusal("LACKS_CPUS", f"{max(host.free_cpus, 0)} of {host.usable_cpus} CPUs are free")
@@ -99,5 +110,6 @@ FILTERS: tuple[Filter, ...] = (
     _uefi,
     _bridges,
     _pools,
+    _company,
     _capacity,
 )

@@ -1,4 +1,4 @@
-"""How well does it fit there? Each scorer answers 0 to 1; a table of weights adds them up."""
+"""How well does it fit there? Each scorer answers 0 to 1 (company: from -1); a table of weights adds them up."""
 
 from __future__ import annotations
 
@@ -31,10 +31,17 @@ def _preferred(demand: Demand, host: HostFacts) -> float:
     return float(demand.preferred_host_id == host.id)
 
 
+def _company(demand: Demand, host: HostFacts) -> float:
+    """Where it rather would be, or not."""
+    company = demand.company
+    return float(host.id in company.liked) - float(host.id in company.shunned) if company else 0.0
+
+
 # Free shares after placing are what spreads VMs; memory counts most because it cannot be shared out in time slices.
 SCORERS: tuple[tuple[float, Scorer], ...] = (
     (1.0, _free_memory),
     (0.5, _free_cpus),
     (0.25, _balance),
+    (10.0, _company),
     (100.0, _preferred),
 )

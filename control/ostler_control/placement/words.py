@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from ostler_control.placement.facts import Refusal
+
 # How one, and how several, are said to fall short. In the order in which filters ask.
 WORDS: Mapping[str, tuple[str, str]] = {
     "NOT_ASKED_FOR": ("is not where it was asked for", "are not where it was asked for"),
@@ -17,6 +19,11 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "LACKS_UEFI": ("lacks UEFI", "lack UEFI"),
     "LACKS_BRIDGE": ("lacks a bridge", "lack a bridge"),
     "LACKS_POOL": ("does not reach the storage pool", "do not reach the storage pool"),
+    "ANTI_AFFINITY": ("has a VM that it must be apart from", "have a VM that it must be apart from"),
+    "AFFINITY": (
+        "is not where the VMs are that it must be together with",
+        "are not where the VMs are that it must be together with",
+    ),
     "LACKS_CPUS": ("lacks CPUs", "lack CPUs"),
     "LACKS_MEMORY": ("lacks memory", "lack memory"),
     "LACKS_ENCRYPTION": ("cannot hold encrypted volumes", "cannot hold encrypted volumes"),
@@ -34,3 +41,8 @@ def in_words(counts: Mapping[str, int]) -> str:
     """ "3 lack volume encryption, 2 lack memory": those who were never in question are left out, unless all were."""
     told = {code: number for code, number in counts.items() if code != "NOT_ASKED_FOR"} or counts
     return ", ".join(f"{number} {WORDS[code][number > 1]}" for code, number in told.items())
+
+
+def in_one_word(refusal: Refusal) -> str:
+    """ "lacks memory": what is told of one host."""
+    return f"it {WORDS[refusal.code][0]}" if refusal.code in WORDS else refusal.explanation

@@ -12,6 +12,7 @@ from ostler_control.vms.reboot import reboot
 from ostler_control.vms.resolve import resolve_stranded
 from ostler_control.vms.start import start
 from ostler_control.vms.stop import stop
+from ostler_control.vms.update import update
 
 __all__ = [
     "NewNic",
@@ -24,4 +25,5 @@ __all__ = [
     "resolve_stranded",
     "start",
     "stop",
+    "update",
 ]

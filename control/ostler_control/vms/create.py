@@ -11,12 +11,13 @@ from typing import Any
 from ostler.agent.v1 import vm_pb2 as agent_pb2
 from ostler_common.errors import AlreadyExistsError, CancelledError, bad_field
 
-from ostler_control import capacity, placement_query, settings
+from ostler_control import affinity, capacity, placement_query, settings
 from ostler_control.database import transaction
 from ostler_control.keys import Keyring
 from ostler_control.keys.passphrases import delete_volume
 from ostler_control.models import (
     Account,
+    AffinityGroup,
     Cluster,
     Host,
     Nic,
@@ -66,6 +67,7 @@ class NewVm:
     pool: Pool | None = None
     nics: Sequence[NewNic] = ()
     stopped: bool = False
+    affinity_groups: Sequence[AffinityGroup] = ()
 
 
 def create(wanted: NewVm, user: str, keys: Keyring) -> Operation:
@@ -93,6 +95,7 @@ def create(wanted: NewVm, user: str, keys: Keyring) -> Operation:
     )
     for position, nic in enumerate(_nics(wanted.nics)):
         Nic.create(vm=vm, position=position, mac=nic.mac, bridge=nic.bridge, model=nic.model)
+    affinity.put(vm, wanted.affinity_groups)
     pools = placement_query.pools_for(
         wanted.name,
         0,

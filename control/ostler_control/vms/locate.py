@@ -14,7 +14,7 @@ from ostler_common.errors import NotFoundError, OstlerError
 from ostler_control import capacity
 from ostler_control.agents import HostAddress
 from ostler_control.database import transaction
-from ostler_control.models import Volume
+from ostler_control.models import Volume, now
 from ostler_control.operations import Json, Work
 from ostler_control.vms import wire
 from ostler_control.vms.rows import disks_of, load, set_state
@@ -94,7 +94,7 @@ def record_arrival(work: Work, power_state: str = "running") -> None:
     moved: dict[str, str] = work.inputs["moved"]
     with transaction():
         capacity.arrive(load(work.resource_id))
-        set_state(work.resource_id, "running", power_state=power_state)
+        set_state(work.resource_id, "running", power_state=power_state, move_time=now())
         for volume_id, pool_id in moved.items():
             Volume.update(pool=pool_id).where(Volume.id == volume_id).execute()
 

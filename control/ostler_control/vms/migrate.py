@@ -35,12 +35,19 @@ _ATTEMPTS = 20
 
 
 def migrate(
-    vm: Any, user: str, host: Host | None = None, with_storage: bool = False, pool: Pool | None = None
+    vm: Any,
+    user: str,
+    host: Host | None = None,
+    with_storage: bool = False,
+    pool: Pool | None = None,
+    operation_id: str = "",
 ) -> Operation:
     """Records the operation that moves a running VM: to `host`, or the best that fits.
 
-    with_storage: disks that the destination does not reach move too, into `pool` or a chosen one. Raises
-    FailedPreconditionError: VM_STATE, HOST_SILENT, NO_FEASIBLE_HOST, NO_FEASIBLE_POOL.
+    with_storage: disks that the destination does not reach move too, into `pool` or a chosen one; operation_id: of the
+    new operation, "" for any.
+
+    Raises FailedPreconditionError: VM_STATE, HOST_SILENT, NO_FEASIBLE_HOST, NO_FEASIBLE_POOL.
     """
     vm = take(vm)
     source = running_host(vm)
@@ -64,7 +71,7 @@ def migrate(
         "from": {volume.id: volume.pool_id for volume in volumes if volume.id in moved},
         "limits": limits,
     }
-    operation = begin("vm.migrate", vm, user, inputs, also=volumes)
+    operation = begin("vm.migrate", vm, user, inputs, also=volumes, operation_id=operation_id)
     set_state(vm.id, "migrating", power_state=vm.power_state)
     return operation
 

@@ -9,12 +9,14 @@ from typing import Any
 
 from google.longrunning import operations_pb2
 from google.protobuf.message import Message
-from ostler.control.v1 import operation_pb2, template_pb2, vm_pb2, volume_pb2
+from ostler.control.v1 import drs_pb2, operation_pb2, template_pb2, vm_pb2, volume_pb2
 from ostler.types.v1 import vm_pb2 as types_vm_pb2
 from ostler.types.v1 import volume_pb2 as types_volume_pb2
 from ostler_common.errors import to_status
 
+from ostler_control import affinity
 from ostler_control.api.conceal import Conceal, concealed, concealer
+from ostler_control.api.convert import drs
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.times import timestamp
 from ostler_control.caller import Caller
@@ -23,6 +25,7 @@ from ostler_control.models import (
     BaseModel,
     Cluster,
     DiskOffering,
+    DrsPlan,
     Host,
     Nic,
     Pool,
@@ -115,6 +118,7 @@ def vms(rows: Sequence[Any], caller: Caller) -> list[vm_pb2.Vm]:
     for disk in attached:
         disks[disk.vm_id].append(disk)
     pools = _by_id(Pool, (disk.pool_id for disk in attached))
+    groups = affinity.groups_of(ids)
     nics: defaultdict[str, list[vm_pb2.VmNic]] = defaultdict(list)
     interfaces: Any = Nic.select().where(Nic.vm.in_(ids)).order_by(Nic.position)
     for nic in interfaces:
@@ -144,6 +148,8 @@ def vms(rows: Sequence[Any], caller: Caller) -> list[vm_pb2.Vm]:
             nics=nics[row.id],
             create_time=timestamp(row.create_time),
             state_time=timestamp(row.state_time),
+            drs_skip=row.drs_skip,
+            affinity_groups=[group.name for group in groups.get(row.id, ())],
         )
 
     return [one(row) for row in rows]
@@ -231,6 +237,9 @@ def _response(row: Any, caller: Caller) -> Message:
         if found is not None:
             return volume(found, caller)
         return volume_pb2.Volume(id=row.resource_id, name=row.resource_name, state=volume_pb2.Volume.DELETING, slot=-1)
+    if row.resource_type == "drs":
+        plan: Any = DrsPlan.get_or_none(DrsPlan.id == row.resource_id)
+        return drs.plan(plan) if plan is not None else drs_pb2.DrsPlan(id=row.resource_id, name=row.resource_name)
     found = Vm.get_or_none(Vm.id == row.resource_id)
     if found is not None:
         return vm(found, caller)

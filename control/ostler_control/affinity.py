@@ -1,0 +1,135 @@
+"""Affinity groups: who is in them, and what that means for where a VM may be."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from ostler_common.errors import AlreadyExistsError, FailedPreconditionError
+from peewee import IntegrityError
+
+from ostler_control import database, events
+from ostler_control.models import Account, AffinityGroup, AffinityMember, Cluster, Host, Vm
+from ostler_control.names import check_name
+from ostler_control.placement import Company
+
+AFFINITY, ANTI_AFFINITY = "affinity", "anti_affinity"
+
+
+def create(name: str, account: Account, kind: str, strict: bool, actor: str) -> AffinityGroup:
+    """A new, empty group. Raises InvalidArgumentError, AlreadyExistsError (AFFINITY_GROUP_EXISTS)."""
+    check_name("name", name)
+    try:
+        with database.transaction():
+            group: AffinityGroup = AffinityGroup.create(name=name, account=account, kind=kind, strict=strict)
+            _record("affinity.create", group, actor, f"{'strict' if strict else 'preferred'} {_word(kind)}")
+            return group
+    except IntegrityError as error:
+        raise AlreadyExistsError(
+            f"account {account.name} has an affinity group {name} already", "AFFINITY_GROUP_EXISTS"
+        ) from error
+
+
+def delete(group: Any, actor: str) -> None:
+    """Deletes a group; its VMs stay where they are."""
+    with database.transaction():
+        AffinityGroup.delete().where(AffinityGroup.id == group.id).execute()
+        _record("affinity.delete", group, actor, "")
+
+
+def put(vm: Any, groups: Sequence[Any]) -> None:
+    """Makes these the groups of the VM, within the caller's transaction. Nothing moves.
+
+    Raises FailedPreconditionError (OTHER_ACCOUNT) for a group of another account.
+    """
+    for group in groups:
+        if group.account_id != vm.account_id:
+            raise FailedPreconditionError(
+                f"affinity group {group.name} is not of VM {vm.name}'s account", "OTHER_ACCOUNT", {"group": group.id}
+            )
+    wanted = {group.id for group in groups}
+    _lock(wanted)
+    AffinityMember.delete().where((AffinityMember.vm == vm.id) & AffinityMember.group.not_in(list(wanted))).execute()
+    for group_id in sorted(wanted):
+        AffinityMember.insert(group=group_id, vm=vm.id).on_conflict_ignore().execute()
+
+
+def groups_of(vm_ids: Sequence[str]) -> dict[str, list[Any]]:
+    """The groups of these VMs, by name."""
+    found: dict[str, list[Any]] = defaultdict(list)
+    query: Any = AffinityMember.select(AffinityMember, AffinityGroup).join(AffinityGroup)
+    for row in query.where(AffinityMember.vm.in_(vm_ids)).order_by(AffinityGroup.name):
+        found[row.vm_id].append(row.group)
+    return found
+
+
+def members_of(group_ids: Sequence[str]) -> dict[str, list[Any]]:
+    """The VMs of these groups, by name."""
+    found: dict[str, list[Any]] = defaultdict(list)
+    query: Any = AffinityMember.select(AffinityMember.group, Vm).join(Vm)
+    for row in query.where(AffinityMember.group.in_(group_ids)).order_by(Vm.name, Vm.id):
+        found[row.group_id].append(row.vm)
+    return found
+
+
+def company_of(vm: Any) -> Company | None:
+    """Where the VMs are that this one wants to be with or apart from; None for one without groups.
+
+    Within a transaction its groups stay as they are until the end of that.
+    """
+    query: Any = AffinityGroup.select().join(AffinityMember).where(AffinityMember.vm == vm.id)
+    groups = list(query)
+    if not groups:
+        return None
+    _lock({group.id for group in groups})
+    others: Any = AffinityMember.select(AffinityMember.group, Vm.host, Vm.destination).join(Vm)
+    others = others.where(AffinityMember.group.in_([group.id for group in groups]) & (AffinityMember.vm != vm.id))
+    places: dict[str, set[str]] = defaultdict(set)
+    for group_id, host_id, destination_id in others.tuples():
+        # One on its way is in both places until it has arrived.
+        places[group_id] |= {place for place in (host_id, destination_id) if place}
+    return company(((group.kind, group.strict, places[group.id]) for group in groups), _in_service())
+
+
+def company(groups: Iterable[tuple[str, bool, Collection[str]]], in_service: Collection[str]) -> Company:
+    """The same of facts: each group's kind, strictness, and hosts of its other VMs. Pure.
+
+    A host that is being emptied, or silent, does not hold back those who are to be together: they gather elsewhere.
+    """
+    apart: set[str] = set()
+    together: list[frozenset[str]] = []
+    shunned: set[str] = set()
+    liked: set[str] = set()
+    for kind, strict, places in groups:
+        if kind == ANTI_AFFINITY:
+            (apart if strict else shunned).update(places)
+            continue
+        present = frozenset(places) & frozenset(in_service)
+        if strict and present:
+            together.append(present)
+        elif not strict:
+            liked.update(present)
+    return Company(frozenset(apart), tuple(together), frozenset(shunned), frozenset(liked))
+
+
+def _in_service() -> set[str]:
+    query: Any = Host.select(Host.id).join(Cluster)
+    fit = (Host.state == "up") & Host.enabled & ~Host.maintenance & ~Host.removed & Cluster.enabled
+    return {host_id for (host_id,) in query.where(fit).tuples()}
+
+
+def _lock(group_ids: Collection[str]) -> None:
+    """Until the transaction ends nobody else places a VM of these groups. On SQLite a transaction is alone anyway."""
+    if group_ids and not database.is_sqlite():
+        query: Any = AffinityGroup.select(AffinityGroup.id).where(AffinityGroup.id.in_(sorted(group_ids)))
+        list(query.order_by(AffinityGroup.id).for_update().tuples())
+
+
+def _word(kind: str) -> str:
+    return kind.replace("_", "-")
+
+
+def _record(event: str, group: Any, actor: str, message: str) -> None:
+    outcome = events.Outcome.SUCCEEDED
+    events.record(event, outcome, actor, "affinity_group", group.id, group.name, message, account_id=group.account_id)

@@ -1,0 +1,52 @@
+"""ostler.control.v1.AffinityService."""
+
+from __future__ import annotations
+
+import grpc
+from ostler.control.v1 import affinity_pb2 as pb
+from ostler.control.v1 import affinity_pb2_grpc
+
+from ostler_control import affinity
+from ostler_control.api.begin import account_for
+from ostler_control.api.caller import caller_of
+from ostler_control.api.convert import drs
+from ostler_control.api.convert.enums import from_enum
+from ostler_control.api.paging import page
+from ostler_control.api.requests import once
+from ostler_control.api.resolve import resolve, visible
+from ostler_control.api.session import with_sessions
+from ostler_control.models import AffinityGroup
+
+
+@with_sessions
+class AffinityService(affinity_pb2_grpc.AffinityServiceServicer):
+    def CreateAffinityGroup(
+        self, request: pb.CreateAffinityGroupRequest, context: grpc.ServicerContext
+    ) -> pb.AffinityGroup:
+        caller = caller_of(context)
+        kind = from_enum(pb.AffinityGroup.Kind, "", request.kind, "kind")
+        account = account_for(caller, request.account)
+
+        def make() -> AffinityGroup:
+            return affinity.create(request.name, account, kind, not request.preferred, caller.actor)
+
+        return drs.affinity_groups([once(AffinityGroup, caller, request, make)], caller)[0]
+
+    def GetAffinityGroup(self, request: pb.GetAffinityGroupRequest, context: grpc.ServicerContext) -> pb.AffinityGroup:
+        caller = caller_of(context)
+        return drs.affinity_groups([resolve(AffinityGroup, request.group, "group", caller=caller)], caller)[0]
+
+    def ListAffinityGroups(
+        self, request: pb.ListAffinityGroupsRequest, context: grpc.ServicerContext
+    ) -> pb.ListAffinityGroupsResponse:
+        caller = caller_of(context)
+        found = page(visible(AffinityGroup, caller), AffinityGroup, request, scope=caller.actor)
+        groups = drs.affinity_groups(found.rows, caller)
+        return pb.ListAffinityGroupsResponse(affinity_groups=groups, next_page_token=found.next_page_token)
+
+    def DeleteAffinityGroup(
+        self, request: pb.DeleteAffinityGroupRequest, context: grpc.ServicerContext
+    ) -> pb.DeleteAffinityGroupResponse:
+        caller = caller_of(context)
+        affinity.delete(resolve(AffinityGroup, request.group, "group", caller=caller), caller.actor)
+        return pb.DeleteAffinityGroupResponse()

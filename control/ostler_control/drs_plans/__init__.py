@@ -1,0 +1,24 @@
+"""The life of a DRS plan: made out of the database, kept, carried out move by move, and forgotten in time.
+
+What is planned, and by which rules, is `ostler_control.drs`'s business, which knows no database.
+"""
+
+from ostler_control.drs_plans.begin import cancel, execute, execute_mapping
+from ostler_control.drs_plans.evacuate import evacuation, way_back
+from ostler_control.drs_plans.generate import generate
+from ostler_control.drs_plans.scheduler import Scheduler
+from ostler_control.drs_plans.status import Status, status
+from ostler_control.drs_plans.store import keep
+
+__all__ = [
+    "Scheduler",
+    "Status",
+    "cancel",
+    "evacuation",
+    "execute",
+    "execute_mapping",
+    "generate",
+    "keep",
+    "status",
+    "way_back",
+]

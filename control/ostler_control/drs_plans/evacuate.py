@@ -1,0 +1,47 @@
+"""Emptying a host for its maintenance, and filling it again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ostler_common.errors import FailedPreconditionError
+
+from ostler_control.drs import Mode, Plan
+from ostler_control.drs_plans import store
+from ostler_control.drs_plans.generate import chosen, generate
+from ostler_control.drs_plans.snapshot import movable
+from ostler_control.models import DrsPlan, Vm
+
+
+def evacuation(host: Any) -> Plan:
+    """The plan that brings every VM off a host, as far as the rules allow.
+
+    Raises FailedPreconditionError NOT_IN_MAINTENANCE: else new VMs would come while the old ones go.
+    """
+    if not host.maintenance:
+        raise FailedPreconditionError(
+            f"host {host.name} is not in maintenance, so new VMs would come while the old ones go "
+            f"(ostler host maintenance enter {host.name})",
+            "NOT_IN_MAINTENANCE",
+            {"host": host.name},
+        )
+    return generate(host.cluster, Mode.EVACUATE, leaving=[host.id])
+
+
+def way_back(host: Any) -> Plan:
+    """The plan that brings back what the last evacuation of the host took away and is still where that put it.
+
+    VMs that cannot come back now are left out. Raises FailedPreconditionError NO_EVACUATION when there was none.
+    """
+    query: Any = DrsPlan.select().where((DrsPlan.host_id == host.id) & (DrsPlan.mode == "evacuate"))
+    last = query.order_by(DrsPlan.create_time.desc()).first()
+    if last is None:
+        raise FailedPreconditionError(
+            f"host {host.name} was never evacuated, or that is forgotten", "NO_EVACUATION", {"host": host.name}
+        )
+    pairs: list[tuple[str, str]] = []
+    for move in store.moves_of(last.id):
+        vm: Any = Vm.get_or_none(Vm.id == move.vm_id)
+        if move.state == "done" and vm is not None and vm.host_id == move.destination_id and movable(vm):
+            pairs.append((vm.id, host.id))
+    return chosen(host.cluster, pairs, f"it was on {host.name} before its maintenance", leave_out=True)

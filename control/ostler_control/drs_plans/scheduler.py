@@ -1,0 +1,143 @@
+"""Plans that make themselves, and old ones that go. One replica does it; two at once would cost one of them its try."""
+
+from __future__ import annotations
+
+import datetime
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from ostler_common.errors import FailedPreconditionError, OstlerError
+
+from ostler_control import database, settings
+from ostler_control.drs import Mode, Plan
+from ostler_control.drs_plans import begin, executor, store
+from ostler_control.drs_plans.generate import generate
+from ostler_control.events import SYSTEM
+from ostler_control.models import Cluster, DrsPlan, Host, Operation, now
+from ostler_control.operations import launch
+from ostler_control.operations.records import ENDED
+
+log = structlog.get_logger(__name__)
+
+_TICK_S = 15.0
+LONGEST_BACK_OFF = datetime.timedelta(days=1)
+
+
+class Scheduler:
+    """Looks at every cluster now and then. leads: whether this replica is to do it."""
+
+    def __init__(self, leads: Callable[[], bool], tick_s: float = _TICK_S) -> None:
+        self._leads = leads
+        self._tick_s = tick_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="drs", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._tick_s):
+            try:
+                if self._leads():
+                    tick(now())
+            except Exception:
+                log.exception("the DRS scheduler failed; it is tried again")
+
+
+def tick(time: datetime.datetime) -> None:
+    """What is due at this time."""
+    store.expire(time)
+    settle()
+    with database.session():
+        clusters: list[Any] = list(Cluster.select().where(Cluster.enabled).order_by(Cluster.name))
+    for cluster in clusters:
+        with database.session():
+            due = next_time(cluster)
+        if due is not None and due <= time:
+            _automatic(cluster)
+
+
+def next_time(cluster: Any) -> datetime.datetime | None:
+    """When the next automatic plan of a cluster is due; None when none is: it is switched off, a plan is being carried
+    out, the cluster is disabled, or it has fewer than two hosts in service.
+
+    After failures the interval doubles, up to `LONGEST_BACK_OFF`.
+    """
+    if not cluster.enabled or not settings.get("drs.automatic.enable", cluster.id) or store.active(cluster.id):
+        return None
+    in_service = (Host.state == "up") & Host.enabled & ~Host.maintenance & ~Host.removed
+    if Host.select().where((Host.cluster == cluster.id) & in_service).count() < 2:
+        return None
+    over = DrsPlan.state.in_(("completed", "partial", "failed", "cancelled"))
+    query: Any = DrsPlan.select(DrsPlan.type, DrsPlan.state, DrsPlan.state_time)
+    query = query.where((DrsPlan.cluster == cluster.id) & over)
+    last = list(query.order_by(DrsPlan.state_time.desc(), DrsPlan.id).limit(16).tuples())
+    if not last:
+        at_once: datetime.datetime = cluster.create_time
+        return at_once
+    interval = datetime.timedelta(minutes=settings.get("drs.automatic.interval", cluster.id))
+    failures = 0
+    for type_, state, _ in last:
+        if (type_, state) != ("automated", "failed"):
+            break
+        failures += 1
+    latest: datetime.datetime = last[0][2]
+    wait: datetime.timedelta = max(min(interval * 2**failures, LONGEST_BACK_OFF), interval)
+    return latest + wait
+
+
+def _automatic(cluster: Any) -> None:
+    """Makes a plan and carries it out at once. A rule that is broken comes before balance."""
+    try:
+        with database.session():
+            mode, found = _found(cluster)
+        with database.transaction():
+            if not found.moves:
+                store.keep(cluster, found, type="automated", mode=mode.value, user=SYSTEM)
+                return
+            operation = begin.execute_mapping(cluster, found, SYSTEM, type="automated", mode=mode.value)
+    except FailedPreconditionError as error:
+        if error.reason != "PLAN_ACTIVE":  # else somebody was faster
+            _failed(cluster, error.message)
+    except OstlerError as error:
+        _failed(cluster, error.message)
+    except Exception as error:
+        log.exception("planning failed by a bug", cluster=cluster.name)
+        _failed(cluster, f"planning failed by a bug ({type(error).__name__}); the log has the details")
+    else:
+        launch(operation)
+
+
+def _found(cluster: Any) -> tuple[Mode, Plan]:
+    found = generate(cluster)
+    if any(rule.strict for rule in found.broken_before):
+        repair = generate(cluster, Mode.REPAIR)
+        if repair.moves:
+            return Mode.REPAIR, repair
+    return Mode.BALANCE, found
+
+
+def _failed(cluster: Any, why: str) -> None:
+    with database.transaction():
+        store.keep_failure(cluster, SYSTEM, why)
+
+
+def settle() -> None:
+    """Ends plans whose operation has ended without ending them, as by a bug: else they would be in the way for ever."""
+    with database.session():
+        plans: list[Any] = list(DrsPlan.select().where(DrsPlan.state.in_(store.ACTIVE)))
+        states: Any = Operation.select(Operation.id, Operation.state)
+        known = dict(states.where(Operation.id.in_([plan.operation_id for plan in plans])).tuples())
+    for plan in plans:
+        if known.get(plan.operation_id, "failed") not in ENDED:
+            continue
+        executor.drop(plan, "the plan's operation ended early")
+        executor.account(plan)
+        if all(move.state != "running" for move in store.moves_of(plan.id)):
+            executor.finish(plan.id, False)

@@ -1,0 +1,223 @@
+"""A cluster as the planner sees it, read in a handful of queries however large it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ostler_control import capacity, settings
+from ostler_control.drs import Group, GroupKind, Host, Settings, Snapshot, Vm
+from ostler_control.fleet.smoothing import Smooth
+from ostler_control.models import AffinityGroup, AffinityMember, Nic, Pool, PoolHost, Volume, now
+from ostler_control.models import Host as HostRow
+from ostler_control.models import Vm as VmRow
+
+# Capacity is counted in CPUs and the planner counts in MHz: one and the same of either, whatever the CPU's speed.
+MHZ_PER_CPU = 1000
+_COLUMNS = (
+    "id",
+    "name",
+    "state",
+    "power_state",
+    "attention",
+    "operation_id",
+    "host",
+    "destination",
+    "cpus",
+    "memory_bytes",
+    "firmware",
+    "drs_skip",
+    "move_time",
+)
+_MOVABLE_POWER = ("running", "paused", "")
+
+
+@dataclass(frozen=True)
+class Present:
+    """A cluster now. arriving: ids of the snapshot's stand-ins for VMs on their way (see `take`)."""
+
+    snapshot: Snapshot
+    settings: Settings
+    arriving: frozenset[str] = frozenset()
+
+
+def take(cluster: Any, time: datetime.datetime | None = None) -> Present:
+    """What is true of a cluster at this moment. time: for cooldowns and the age of samples; None: the present.
+
+    A VM that is migrating holds its place on two hosts, and its affinity groups see it on both: at its destination
+    stands a VM of the same size and groups that nothing moves.
+    """
+    time = time or now()
+    hosts: list[Any] = list(HostRow.select().where((HostRow.cluster == cluster.id) & ~HostRow.removed))
+    # Subqueries rather than lists of ids: databases limit how many values a statement may carry.
+    within = HostRow.select(HostRow.id).where((HostRow.cluster == cluster.id) & ~HostRow.removed)
+    there = VmRow.host.in_(within) | VmRow.destination.in_(within)
+    vms_there = VmRow.select(VmRow.id).where(there)
+    # Plain tuples: of tens of thousands of rows, making models out of them would take most of the time.
+    rows: list[Any] = list(VmRow.select(*(getattr(VmRow, name) for name in _COLUMNS)).where(there).namedtuples())
+    loads = {host.id: Smooth.from_json(host.smooth_load) for host in hosts}
+    now_s = time.replace(tzinfo=datetime.UTC).timestamp()
+    measured = {host_id: load for host_id, load in loads.items() if load.usable(now_s)}
+    samples = {vm_id: sample for load in measured.values() for vm_id, sample in load.vms.items()}
+    reach, space = _reach(within)
+    disks, bridges, groups = _disks(vms_there), _bridges(vms_there), _groups(vms_there)
+    reserved = int(settings.get(capacity.RESERVED_MEMORY, cluster.id))
+    told = {host.id: json.loads(host.capabilities or "{}") for host in hosts}
+    kinds = {host.id: (host.hypervisor_type, told[host.id].get("cpuModel", "")) for host in hosts}
+    vms: list[Vm] = []
+    arriving: set[str] = set()
+    for row in rows:
+        vm = _vm(
+            row,
+            disks.get(row.id, []),
+            frozenset(bridges.get(row.id, ())),
+            groups.get(row.id, []),
+            samples.get(row.id),
+            time,
+        )
+        if row.host in kinds:
+            vms.append(_on(vm, row.host, kinds))
+        if row.destination in kinds and row.destination != row.host:
+            arrival = _on(vm, row.destination, kinds)
+            stand_in = f"{row.id}@{row.destination}"
+            arriving.add(stand_in)
+            vms.append(dataclasses.replace(arrival, id=stand_in, name=f"{vm.name} (arriving)", movable=False))
+    return Present(
+        Snapshot(
+            tuple(
+                _host(host, cluster, told[host.id], reach.get(host.id, frozenset()), space, reserved, measured)
+                for host in hosts
+            ),
+            tuple(vms),
+            tuple(map(_group, _distinct(groups.values()))),
+        ),
+        settings.of_drs(cluster),
+        frozenset(arriving),
+    )
+
+
+def _host(
+    row: Any,
+    cluster: Any,
+    told: Mapping[str, Any],
+    pools: frozenset[str],
+    space: Mapping[str, int],
+    reserved_memory_bytes: int,
+    measured: Mapping[str, Smooth],
+) -> Host:
+    load = measured.get(row.id)
+    model = told.get("cpuModel", "")
+    return Host(
+        id=row.id,
+        name=row.name,
+        cpu_mhz=row.cpus * MHZ_PER_CPU,
+        memory_bytes=row.memory_bytes,
+        reserved_memory_bytes=min(reserved_memory_bytes, row.memory_bytes),
+        state=row.state,
+        enabled=bool(row.enabled and cluster.enabled),
+        maintenance=bool(row.maintenance),
+        encryption=bool(row.volume_encryption),
+        uefi=bool(row.uefi),
+        hypervisor_type=row.hypervisor_type,
+        cpu_models=frozenset({model} if model else ()),
+        bridges=frozenset(filter(None, row.bridges.split(","))),
+        pools=pools,
+        storage_free_bytes=max((space[pool] for pool in pools), default=0),
+        measured_cpu_mhz=round(load.cpu_used * MHZ_PER_CPU) if load else None,
+        measured_memory_bytes=round(load.memory_bytes) if load else None,
+    )
+
+
+def _vm(
+    row: Any,
+    disks: Iterable[tuple[str, int, bool]],
+    bridges: frozenset[str],
+    groups: Iterable[Any],
+    sample: tuple[float, float] | None,
+    time: datetime.datetime,
+) -> Vm:
+    disks = list(disks)
+    return Vm(
+        id=row.id,
+        name=row.name,
+        host_id="",
+        cpu_mhz=row.cpus * MHZ_PER_CPU,
+        memory_bytes=row.memory_bytes,
+        encrypted=any(encrypted for _, _, encrypted in disks),
+        uefi=row.firmware == "uefi",
+        bridges=bridges,
+        pools=frozenset(pool for pool, _, _ in disks),
+        disk_bytes=sum(size for _, size, _ in disks),
+        groups=tuple(group.id for group in groups),
+        skip=bool(row.drs_skip),
+        movable=movable(row),
+        moved_ago_s=(time - row.move_time).total_seconds() if row.move_time else None,
+        measured_cpu_mhz=round(sample[0] * MHZ_PER_CPU) if sample else None,
+        measured_memory_bytes=round(sample[1]) if sample else None,
+    )
+
+
+def movable(row: Any) -> bool:
+    """Whether a VM runs and nothing works on it, so that it can migrate."""
+    return bool(
+        row.state == "running"
+        and row.power_state in _MOVABLE_POWER
+        and not row.operation_id
+        and not row.attention.startswith("RUNS ")
+    )
+
+
+def _on(vm: Vm, host_id: str, kinds: Mapping[str, tuple[str, str]]) -> Vm:
+    """The VM on this host. What the guest sees (the hypervisor, the CPU) is what that has."""
+    hypervisor_type, cpu_model = kinds[host_id]
+    return dataclasses.replace(vm, host_id=host_id, hypervisor_type=hypervisor_type, cpu_model=cpu_model)
+
+
+def _reach(host_ids: Any) -> tuple[dict[str, frozenset[str]], dict[str, int]]:
+    """For each host the pools that it reaches, and for each pool its free space."""
+    found: dict[str, set[str]] = defaultdict(set)
+    space: dict[str, int] = {}
+    query: Any = PoolHost.select(PoolHost.host, PoolHost.pool, Pool.available_bytes).join(Pool)
+    for host_id, pool_id, available in query.where(PoolHost.host.in_(host_ids) & PoolHost.reachable).tuples():
+        found[host_id].add(pool_id)
+        space[pool_id] = available
+    return {host_id: frozenset(pools) for host_id, pools in found.items()}, space
+
+
+def _disks(vm_ids: Any) -> dict[str, list[tuple[str, int, bool]]]:
+    """For each VM its disks: pool, size, whether encrypted."""
+    found: dict[str, list[tuple[str, int, bool]]] = defaultdict(list)
+    query: Any = Volume.select(Volume.vm_id, Volume.pool, Volume.size_bytes, Volume.passphrase)
+    for vm_id, pool, size_bytes, passphrase in query.where(Volume.vm_id.in_(vm_ids)).tuples():
+        found[vm_id].append((pool, size_bytes, passphrase is not None))
+    return found
+
+
+def _bridges(vm_ids: Any) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = defaultdict(set)
+    query: Any = Nic.select(Nic.vm, Nic.bridge).where(Nic.vm.in_(vm_ids))
+    for vm_id, bridge in query.tuples():
+        found[vm_id].add(bridge)
+    return found
+
+
+def _groups(vm_ids: Any) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = defaultdict(list)
+    query: Any = AffinityMember.select(AffinityMember, AffinityGroup).join(AffinityGroup)
+    for row in query.where(AffinityMember.vm.in_(vm_ids)).order_by(AffinityGroup.name, AffinityGroup.id):
+        found[row.vm_id].append(row.group)
+    return found
+
+
+def _distinct(found: Iterable[Iterable[Any]]) -> list[Any]:
+    by_id = {group.id: group for groups in found for group in groups}
+    return [by_id[group_id] for group_id in sorted(by_id)]
+
+
+def _group(row: Any) -> Group:
+    return Group(row.id, row.name, GroupKind(row.kind.replace("_", "-")), bool(row.strict))

@@ -1,0 +1,61 @@
+"""How a cluster stands now."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from dataclasses import dataclass
+from typing import Any
+
+from ostler_common.errors import FailedPreconditionError
+
+from ostler_control import settings
+from ostler_control.drs import Plan
+from ostler_control.drs.algorithms import algorithm
+from ostler_control.drs.state import State
+from ostler_control.drs_plans import scheduler, store
+from ostler_control.drs_plans.generate import bare, check_measured
+from ostler_control.drs_plans.snapshot import take
+
+
+@dataclass(frozen=True)
+class Status:
+    """plan: hosts, loads and rules as they are, without moves; active: the plan that is carried out, or None."""
+
+    plan: Plan
+    metric: str
+    needs_drs: bool
+    explanation: str
+    active: Any | None
+    automatic: bool
+    next_plan_time: datetime.datetime | None
+
+
+def status(cluster: Any) -> Status:
+    """How evenly the cluster is loaded, and what its plans are up to."""
+    present = take(cluster)
+    wanted = present.settings
+    told = []
+    try:
+        check_measured(present)
+    except FailedPreconditionError as error:
+        told.append(f"{error.message}; shown is what VMs were given")
+        wanted = dataclasses.replace(wanted, source="allocated")
+    state = State(present.snapshot, wanted, algorithm(wanted.algorithm))
+    needs = state.count >= 2 and state.needs_drs()
+    found = bare(dataclasses.replace(present, settings=wanted), wanted.source)
+    if state.count < 2:
+        told.append(f"{state.count} hosts take part: there is nowhere to move to")
+    else:
+        word = "calls for moves" if needs else "is enough"
+        aim = f"{wanted.algorithm} with drs.imbalance {wanted.imbalance:g}"
+        told.append(f"imbalance {state.judged:.1%} {word} for {aim}")
+    return Status(
+        found,
+        f"{wanted.source} {wanted.metric_type} {wanted.metric}",
+        needs,
+        "; ".join(told),
+        store.active(cluster.id),
+        bool(settings.get("drs.automatic.enable", cluster.id)),
+        scheduler.next_time(cluster),
+    )

@@ -1,0 +1,164 @@
+"""Plans in the database: kept, ended, expired, forgotten."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from peewee import chunked
+
+from ostler_control import events, settings
+from ostler_control.database import session, transaction
+from ostler_control.drs.model import Plan
+from ostler_control.models import DrsMove, DrsPlan, new_id, now
+
+ACTIVE = ("ready", "in_progress")
+OVER = ("completed", "partial", "failed", "cancelled", "expired")
+# Nobody said go in this time: then the cluster is another one.
+REVIEW = datetime.timedelta(days=1)
+_MOST_LEFT = 500
+
+
+def keep(
+    cluster: Any, found: Plan, *, type: str, mode: str, user: str, host_id: str = "", state: str = "under_review"
+) -> Any:
+    """Writes a plan down, within the caller's transaction. state: in which it begins, when it has moves."""
+    plan_id = new_id()
+    plan: Any = DrsPlan.create(
+        id=plan_id,
+        name=f"plan-{plan_id[:8]}",
+        cluster=cluster,
+        type=type,
+        mode=mode,
+        state=state if found.moves or state != "under_review" else _without_moves(found),
+        user=user,
+        algorithm=found.algorithm,
+        explanation=found.explanation,
+        imbalance_before=found.imbalance_before,
+        imbalance_after=found.imbalance_after,
+        host_id=host_id,
+        report=json.dumps(_report(found)),
+    )
+    rows = [
+        {
+            "id": new_id(),
+            "create_time": now(),
+            "plan": plan_id,
+            "position": position,
+            "vm_id": move.vm_id,
+            "vm_name": move.vm_name,
+            "source_id": move.source_id,
+            "source_name": move.source_name,
+            "destination_id": move.destination_id,
+            "destination_name": move.destination_name,
+            "reason": move.reason,
+            "gain": move.gain,
+            "cost": move.cost,
+            "cost_bytes": move.cost_bytes,
+            "imbalance_before": move.imbalance_before,
+            "imbalance_after": move.imbalance_after,
+            "storage_motion": move.storage_motion,
+            "considered": json.dumps([asdict(other) for other in move.considered]),
+            "needs": json.dumps(move.needs),
+            "swap": -1 if move.swap is None else move.swap,
+        }
+        for position, move in enumerate(found.moves)
+    ]
+    for chunk in chunked(rows, 200):
+        DrsMove.insert_many(chunk).execute()
+    record(plan, "drs.generate", events.Outcome.SUCCEEDED, found.explanation)
+    return plan
+
+
+def _without_moves(found: Plan) -> str:
+    """A plan with nothing to do is over at once. That nothing helps is an answer, too."""
+    return "failed" if found.mode == "evacuate" and found.verdict != "satisfied" else "completed"
+
+
+def _report(found: Plan) -> dict[str, Any]:
+    left = [vm for vm in found.left_vms if vm.code != "ELSEWHERE"]
+    return {
+        "hosts": [asdict(load) for load in found.loads],
+        "left_vms": [asdict(vm) for vm in left[:_MOST_LEFT]],
+        "left_counts": dict(Counter(vm.code for vm in left)),
+        "left_hosts": [asdict(host) for host in found.left_hosts],
+        "refused": found.refused,
+        "broken_before": [asdict(rule) for rule in found.broken_before],
+        "broken_after": [asdict(rule) for rule in found.broken_after],
+    }
+
+
+def keep_failure(cluster: Any, user: str, why: str) -> Any:
+    """Writes down that the scheduler could make no plan, within the caller's transaction: it backs off by that."""
+    plan_id = new_id()
+    plan: Any = DrsPlan.create(
+        id=plan_id,
+        name=f"plan-{plan_id[:8]}",
+        cluster=cluster,
+        type="automated",
+        mode="balance",
+        state="failed",
+        user=user,
+        outcome=why,
+    )
+    record(plan, "drs.generate", events.Outcome.FAILED, why)
+    return plan
+
+
+def moves_of(plan_id: str) -> list[Any]:
+    """A plan's moves, in order."""
+    with session():
+        return list(DrsMove.select().where(DrsMove.plan == plan_id).order_by(DrsMove.position))
+
+
+def moves_of_all(plan_ids: Sequence[str]) -> dict[str, list[Any]]:
+    """The same of several plans."""
+    found: dict[str, list[Any]] = {plan_id: [] for plan_id in plan_ids}
+    query: Any = DrsMove.select().where(DrsMove.plan.in_(list(plan_ids))).order_by(DrsMove.plan, DrsMove.position)
+    for row in query:
+        found[row.plan_id].append(row)
+    return found
+
+
+def active(cluster_id: str) -> Any | None:
+    """The plan of the cluster that is carried out now, or None."""
+    return DrsPlan.get_or_none((DrsPlan.cluster == cluster_id) & DrsPlan.state.in_(ACTIVE))
+
+
+def set_state(plan_id: str, before: Sequence[str], state: str, **values: Any) -> bool:
+    """Brings a plan into a state, if it is in one of these now; whether it was."""
+    with transaction():
+        changed = (
+            DrsPlan.update(state=state, state_time=now(), **values)
+            .where((DrsPlan.id == plan_id) & DrsPlan.state.in_(list(before)))
+            .execute()
+        )
+        return bool(changed == 1)
+
+
+def supersede(plan: Any) -> None:
+    """Once a plan is carried out, what was reviewed beside it is of another time: within the caller's transaction."""
+    DrsPlan.update(state="expired", state_time=now(), outcome=f"{plan.name} came first").where(
+        (DrsPlan.cluster == plan.cluster_id) & (DrsPlan.id != plan.id) & (DrsPlan.state == "under_review")
+    ).execute()
+
+
+def expire(time: datetime.datetime) -> int:
+    """Ends plans that nobody said go to, and forgets old ones; returns how many were forgotten."""
+    with transaction():
+        DrsPlan.update(state="expired", state_time=time, outcome="nobody said go in time").where(
+            (DrsPlan.state == "under_review") & (DrsPlan.create_time < time - REVIEW)
+        ).execute()
+        kept = datetime.timedelta(days=settings.get("drs.plan.expire.interval"))
+        old = (DrsPlan.create_time < time - kept) & DrsPlan.state.in_(OVER)
+        count: int = DrsPlan.delete().where(old).execute()
+        return count
+
+
+def record(plan: Any, type: str, outcome: events.Outcome, message: str) -> None:
+    """An event of a plan."""
+    events.record(type, outcome, plan.user, "drs", plan.id, plan.name, message, operation_id=plan.operation_id)

@@ -1,0 +1,28 @@
+"""Changing where a VM may be from now on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ostler_control import affinity, events
+from ostler_control.database import transaction
+from ostler_control.models import AffinityGroup, Vm
+
+
+def update(vm: Any, actor: str, drs_skip: bool | None = None, groups: Sequence[AffinityGroup] | None = None) -> Any:
+    """Changes what is not None. Nothing moves: a rule that is broken now is mended by DRS, or by moving the VM.
+
+    Raises FailedPreconditionError (OTHER_ACCOUNT).
+    """
+    changes = []
+    with transaction():
+        if drs_skip is not None:
+            Vm.update(drs_skip=drs_skip).where(Vm.id == vm.id).execute()
+            changes.append("DRS leaves it where it is" if drs_skip else "DRS may move it")
+        if groups is not None:
+            affinity.put(vm, groups)
+            changes.append(f"affinity groups: {', '.join(group.name for group in groups) or 'none'}")
+        outcome = events.Outcome.SUCCEEDED
+        events.record("vm.update", outcome, actor, "vm", vm.id, vm.name, "; ".join(changes), account_id=vm.account_id)
+    return Vm.get_by_id(vm.id)
