@@ -8,6 +8,8 @@ import grpc
 from google.longrunning import operations_pb2_grpc
 from ostler.control.v1 import (
     account_pb2_grpc,
+    affinity_pb2_grpc,
+    drs_pb2_grpc,
     event_pb2_grpc,
     host_pb2_grpc,
     offering_pb2_grpc,
@@ -74,6 +76,14 @@ class Client:
     @cached_property
     def vms(self) -> vm_pb2_grpc.VmServiceStub:
         return vm_pb2_grpc.VmServiceStub(self.channel)
+
+    @cached_property
+    def drs(self) -> drs_pb2_grpc.DrsServiceStub:
+        return drs_pb2_grpc.DrsServiceStub(self.channel)
+
+    @cached_property
+    def affinity(self) -> affinity_pb2_grpc.AffinityServiceStub:
+        return affinity_pb2_grpc.AffinityServiceStub(self.channel)
 
     @cached_property
     def events(self) -> event_pb2_grpc.EventServiceStub:

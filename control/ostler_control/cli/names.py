@@ -26,9 +26,11 @@ class _Listing:
 
 _LISTINGS = {
     "account": _Listing("accounts", "ListAccounts", "account_pb2", "accounts"),
+    "affinity-group": _Listing("affinity", "ListAffinityGroups", "affinity_pb2", "affinity_groups"),
     "cluster": _Listing("clusters", "ListClusters", "zone_pb2", "clusters"),
     "disk-offering": _Listing("offerings", "ListDiskOfferings", "offering_pb2", "disk_offerings"),
     "host": _Listing("hosts", "ListHosts", "host_pb2", "hosts"),
+    "plan": _Listing("drs", "ListPlans", "drs_pb2", "plans"),
     "pool": _Listing("pools", "ListPools", "pool_pb2", "pools"),
     "service-offering": _Listing("offerings", "ListServiceOfferings", "offering_pb2", "service_offerings"),
     "setting": _Listing("settings", "ListSettings", "setting_pb2", "settings"),
@@ -63,9 +65,11 @@ class Name(click.ParamType[str]):
 
 
 ACCOUNT = Name("account")
+AFFINITY_GROUP = Name("affinity-group")
 CLUSTER = Name("cluster")
 DISK_OFFERING = Name("disk-offering")
 HOST = Name("host")
+PLAN = Name("plan")
 POOL = Name("pool")
 SERVICE_OFFERING = Name("service-offering")
 SETTING = Name("setting")

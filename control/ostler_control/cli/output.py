@@ -20,9 +20,22 @@ GAP = 2
 LEAST = 6  # and the others are folded down to this, or to their title
 FORMATS = ("table", "json", "yaml", "name")
 _STYLES = {
-    "green": {"running", "up", "ready", "succeeded", "yes"},
-    "red": {"failed", "disconnected", "crashed"},
-    "yellow": {"connecting", "creating", "starting", "stopping", "migrating", "deleting", "maintenance", "cancelled"},
+    "green": {"running", "up", "ready", "succeeded", "yes", "completed", "done"},
+    "red": {"failed", "disconnected", "crashed", "partial"},
+    "yellow": {
+        "connecting",
+        "creating",
+        "starting",
+        "stopping",
+        "migrating",
+        "deleting",
+        "maintenance",
+        "cancelled",
+        "under review",
+        "in progress",
+        "skipped",
+        "expired",
+    },
 }
 _STYLE_OF = {word: style for style, words in _STYLES.items() for word in words}
 

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
+from ostler.control.v1 import drs_pb2 as pb
 from ostler_common.errors import InvalidArgumentError
 from ostler_common.units import format_size
 
-from ostler_control.cli import bars
+from ostler_control.cli import bars, plans
+from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.following import follow_plan
 from ostler_control.cli.lazy import Noun
-from ostler_control.cli.output import print_data
+from ostler_control.cli.names import CLUSTER, PLAN
+from ostler_control.cli.options import How, limit_option, operation_options, output_option, request_id_option
+from ostler_control.cli.output import print_data, print_list
 from ostler_control.cli.text import printable
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 _LEFT_OUT_SHOWN = 10
+STATES = ("under-review", "ready", "in-progress", "completed", "partial", "failed", "cancelled", "expired")
 
 
 @click.group(cls=Noun)
 def command() -> None:
-    """Balancing: which VMs should move where, and why."""
+    """Balancing: which VMs should move where, why, and moving them."""
 
 
 @command.command("simulate")
@@ -141,3 +150,175 @@ def _left_out(answer: dict[str, Any]) -> list[str]:
                 f"  {one['name']}: {one['explanation']}" for one in answer["left_out"].get(kind, [])[:_LEFT_OUT_SHOWN]
             ]
     return out
+
+
+def _svg_option(function: F) -> F:
+    return click.option(
+        "--svg", type=click.Path(path_type=Path, dir_okay=False, writable=True), help="Also draw it here."
+    )(function)
+
+
+def _cpu_option(function: F) -> F:
+    return click.option("--cpu", is_flag=True, help="Draw CPUs rather than memory.")(function)
+
+
+@command.command("generate")
+@click.argument("cluster", type=CLUSTER)
+@click.option("--migrations", type=click.IntRange(1), default=None, help="Most moves.  [default: drs.max.migrations]")
+@click.option("--repair", is_flag=True, help="Only mend broken affinity and anti-affinity rules.")
+@click.option("--why", is_flag=True, help="Also say of every move why it was chosen, and what else could have been.")
+@_cpu_option
+@_svg_option
+@request_id_option
+@output_option
+@pass_app
+def generate(
+    app: App,
+    cluster: str,
+    migrations: int | None,
+    repair: bool,
+    why: bool,
+    cpu: bool,
+    svg: Path | None,
+    request_id: str,
+    output: str,
+) -> None:
+    """Makes a plan for CLUSTER and keeps it for review. Nothing moves until `ostler drs execute`.
+
+    \b
+    Example:
+      ostler drs generate web --migrations 10
+    """
+    request = pb.GeneratePlanRequest(
+        request_id=request_id,
+        cluster=cluster,
+        max_migrations=migrations or 0,
+        mode=pb.DrsPlan.REPAIR if repair else pb.DrsPlan.BALANCE,
+    )
+    plan = app.client.drs.GeneratePlan(request)
+    _show(plan, output, cpu, why, svg)
+    if output == "table" and plan.state == pb.DrsPlan.UNDER_REVIEW:
+        click.echo(f"\nto carry it out: ostler drs execute {plan.name}", err=True)
+
+
+def _show(plan: pb.DrsPlan, output: str, cpu: bool, why: bool, svg: Path | None) -> None:
+    if svg:
+        plans.draw(svg, plan.hosts, plan.left_hosts, plans.headline(plan), plan)
+    plans.print_plan(plan, output, cpu=cpu, why=why)
+
+
+@command.command("execute")
+@click.argument("plan", type=PLAN, required=False, default="")
+@click.option("--cluster", type=CLUSTER, default="", help="Cluster of the moves given with --move.")
+@click.option("--move", "moves", multiple=True, metavar="VM=HOST", help="Instead of a plan: this move; repeat.")
+@operation_options()
+@pass_app
+def execute(app: App, plan: str, cluster: str, moves: tuple[str, ...], how: How) -> None:
+    """Carries out PLAN, or the moves given with --move.
+
+    Each move is checked against the present before it begins; what does not fit any more is skipped, and says why.
+
+    \b
+    Examples:
+      ostler drs execute plan-1a2b3c4d
+      ostler drs execute --cluster web --move web-1=h2 --move web-2=h3
+    """
+    if bool(plan) == bool(moves) or bool(moves) != bool(cluster):
+        raise click.UsageError("name a plan, or --cluster and one --move VM=HOST for each VM")
+    if plan:
+        request = pb.ExecutePlanRequest(request_id=how.request_id, plan=plan, validate_only=how.dry_run)
+        operation = app.client.drs.ExecutePlan(request)
+    else:
+        chosen = pb.ExecuteMappingRequest(
+            request_id=how.request_id, cluster=cluster, moves=map(_pair, moves), validate_only=how.dry_run
+        )
+        operation = app.client.drs.ExecuteMapping(chosen)
+    follow_plan(app, operation, how)
+
+
+def _pair(move: str) -> pb.ExecuteMappingRequest.Move:
+    vm, equals, host = move.partition("=")
+    if not (vm and equals and host):
+        raise click.UsageError(f'--move {move}: write VM=HOST, as in "web-1=h2"')
+    return pb.ExecuteMappingRequest.Move(vm=vm, host=host)
+
+
+@command.command("list")
+@click.option("--cluster", type=CLUSTER, default="", help="Only those of this cluster.")
+@click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
+@limit_option(100)
+@output_option
+@pass_app
+def list_(app: App, cluster: str, state: str | None, limit: int | None, output: str) -> None:
+    """Lists plans, the newest first.
+
+    \b
+    Example:
+      ostler drs list --cluster web
+    """
+    number = pb.DrsPlan.State.Value((state or "state_unspecified").upper().replace("-", "_"))
+    request = pb.ListPlansRequest(cluster=cluster, state=number)
+    print_list(plans.VIEW, pages(app.client.drs.ListPlans, request, lambda a: a.plans, limit), output)
+
+
+@command.command("show")
+@click.argument("plan", type=PLAN)
+@click.option("--why", is_flag=True, help="Also say of every move why it was chosen, and what else could have been.")
+@_cpu_option
+@_svg_option
+@output_option
+@pass_app
+def show(app: App, plan: str, why: bool, cpu: bool, svg: Path | None, output: str) -> None:
+    """Shows a plan: its moves, how each went, and the hosts.
+
+    \b
+    Example:
+      ostler drs show plan-1a2b3c4d --why
+    """
+    _show(app.client.drs.GetPlan(pb.GetPlanRequest(plan=plan)), output, cpu, why, svg)
+
+
+@command.command("cancel")
+@click.argument("plan", type=PLAN)
+@output_option
+@pass_app
+def cancel(app: App, plan: str, output: str) -> None:
+    """Ends a plan. Moves under way are finished, no further one begins.
+
+    \b
+    Example:
+      ostler drs cancel plan-1a2b3c4d
+    """
+    found = app.client.drs.CancelPlan(pb.CancelPlanRequest(plan=plan))
+    if output == "table":
+        print_list(plans.VIEW, [found], output)
+    else:
+        plans.print_plan(found, output)
+
+
+@command.command("status")
+@click.argument("cluster", type=CLUSTER)
+@_cpu_option
+@_svg_option
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(("table", "json", "yaml")),
+    default="table",
+    show_default=True,
+    help="How to print.",
+)
+@pass_app
+def status(app: App, cluster: str, cpu: bool, svg: Path | None, output: str) -> None:
+    """Draws how CLUSTER is loaded now: a bar a host. With --svg a plan that is being carried out is drawn, too.
+
+    \b
+    Example:
+      ostler drs status web --svg web.svg
+    """
+    found = app.client.drs.GetClusterStatus(pb.GetClusterStatusRequest(cluster=cluster))
+    if svg:
+        active = found.active_plan
+        hosts = active.hosts if found.HasField("active_plan") else found.hosts
+        plans.draw(svg, hosts, found.left_hosts, f"cluster {found.cluster_name}: {found.explanation}", active)
+    plans.print_status(found, output, cpu=cpu)

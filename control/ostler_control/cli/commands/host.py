@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,15 @@ from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import CLUSTER, HOST
-from ostler_control.cli.options import DURATION, confirm, limit_option, output_option, yes_option
+from ostler_control.cli.options import (
+    DURATION,
+    How,
+    confirm,
+    limit_option,
+    operation_options,
+    output_option,
+    yes_option,
+)
 from ostler_control.cli.output import Section, View, print_changed, print_data, print_list, print_one
 
 
@@ -227,31 +236,82 @@ def maintenance() -> None:
 @maintenance.command("enter")
 @click.argument("host", type=HOST)
 @click.option("--reason", default="", help="Why, for people.")
-@output_option
+@click.option("--evacuate/--stay", default=True, help="Move its VMs to other hosts (default), or leave them there.")
+@operation_options(dry_run=False)
 @pass_app
-def enter(app: App, host: str, reason: str, output: str) -> None:
-    """Takes a host out of placement. Its VMs stay: move them with `ostler vm migrate`.
+def enter(app: App, host: str, reason: str, evacuate: bool, how: How) -> None:
+    """Takes a host out of placement and moves its VMs away.
+
+    What cannot move stays, and is told with the reason; move or stop it, then run this again.
 
     \b
     Example:
       ostler host maintenance enter h1 --reason "new disks"
     """
-    request = pb.EnterMaintenanceRequest(host=host, reason=reason)
-    print_changed(VIEW, app.client.hosts.EnterMaintenance(request), output)
+    entered = app.client.hosts.EnterMaintenance(pb.EnterMaintenanceRequest(host=host, reason=reason))
+    if not evacuate:
+        print_one(VIEW, entered, how.output)
+        return
+    from ostler.control.v1.drs_pb2 import EvacuateHostRequest
+
+    from ostler_control.cli.following import follow_plan
+
+    if how.output == "table":
+        click.echo(f"host {entered.name} is in maintenance", err=True)
+    operation = app.client.drs.EvacuateHost(EvacuateHostRequest(request_id=how.request_id, host=entered.id))
+    follow_plan(app, operation, how)
 
 
 @maintenance.command("leave")
 @click.argument("host", type=HOST)
-@output_option
+@click.option(
+    "--bring-back/--leave-away",
+    default=None,
+    help="Bring back the VMs that its evacuation took away, or do not.  [default: ask]",
+)
+@operation_options(dry_run=False)
 @pass_app
-def leave(app: App, host: str, output: str) -> None:
-    """Puts a host back into placement.
+def leave(app: App, host: str, bring_back: bool | None, how: How) -> None:
+    """Puts a host back into placement. Offers to bring its VMs back.
 
     \b
     Example:
-      ostler host maintenance leave h1
+      ostler host maintenance leave h1 --bring-back
     """
-    print_changed(VIEW, app.client.hosts.LeaveMaintenance(pb.LeaveMaintenanceRequest(host=host)), output)
+    left = app.client.hosts.LeaveMaintenance(pb.LeaveMaintenanceRequest(host=host))
+    plan = _way_back(app, left) if bring_back is not False else None
+    if plan is None:
+        print_one(VIEW, left, how.output)
+        return
+    from ostler.control.v1.drs_pb2 import ExecutePlanRequest
+
+    from ostler_control.cli import plans
+    from ostler_control.cli.following import follow_plan
+
+    if bring_back is None:
+        if how.output != "table":
+            print_one(VIEW, left, how.output)
+            return
+        plans.print_plan(plan, how.output)
+        if not sys.stdin.isatty() or not click.confirm("\nBring them back?", err=True):
+            click.echo(f"to bring them back: ostler drs execute {plan.name}", err=True)
+            return
+    follow_plan(app, app.client.drs.ExecutePlan(ExecutePlanRequest(request_id=how.request_id, plan=plan.id)), how)
+
+
+def _way_back(app: App, host: pb.Host) -> Any | None:
+    """The plan that brings back what an evacuation took away; None when there is nothing to bring."""
+    import grpc
+    from ostler.control.v1.drs_pb2 import GenerateReturnPlanRequest
+    from ostler_common.errors import from_rpc_error
+
+    try:
+        plan = app.client.drs.GenerateReturnPlan(GenerateReturnPlanRequest(host=host.id))
+    except grpc.RpcError as error:
+        if from_rpc_error(error).reason != "NO_EVACUATION":
+            raise
+        return None
+    return plan if plan.moves else None
 
 
 @command.command("remove")

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
+from google.protobuf.field_mask_pb2 import FieldMask
 from ostler.control.v1 import vm_pb2 as pb
 
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.finish import finish
 from ostler_control.cli.lazy import Noun
-from ostler_control.cli.names import ACCOUNT, CLUSTER, HOST, POOL, SERVICE_OFFERING, TEMPLATE, VM, ZONE
+from ostler_control.cli.names import ACCOUNT, AFFINITY_GROUP, CLUSTER, HOST, POOL, SERVICE_OFFERING, TEMPLATE, VM, ZONE
 from ostler_control.cli.options import (
     DURATION,
     SIZE,
@@ -59,6 +60,8 @@ VIEW = View[pb.Vm](
         ("template", lambda v: v.template_name),
         ("firmware", lambda v: text.enum_of(v, "firmware")),
         ("cluster", lambda v: v.cluster_name),
+        ("affinity groups", lambda v: text.joined(v.affinity_groups)),
+        ("drs", lambda v: "leaves it where it is" if v.drs_skip else "may move it"),
         ("created", lambda v: text.when(v, "create_time")),
         ("id", lambda v: v.id),
     ],
@@ -113,6 +116,7 @@ def command() -> None:
 @click.option("--cluster", type=CLUSTER, default="", help="Cluster to be in.  [default: any]")
 @click.option("--host", type=HOST, default="", help="Host to be on.  [default: chosen]")
 @click.option("--pool", type=POOL, default="", help="Pool for the root disk.  [default: chosen]")
+@click.option("--affinity-group", "groups", type=AFFINITY_GROUP, multiple=True, help="Group to be in; repeat it.")
 @click.option("--stopped", is_flag=True, help="Make it without starting it.")
 @operation_options()
 @pass_app
@@ -128,6 +132,7 @@ def create(
     cluster: str,
     host: str,
     pool: str,
+    groups: tuple[str, ...],
     stopped: bool,
     how: How,
 ) -> None:
@@ -153,6 +158,7 @@ def create(
         nics=nics,
         stopped=stopped,
         validate_only=how.dry_run,
+        affinity_groups=groups,
     )
     finish(app, app.client.vms.CreateVm(request), VIEW, pb.Vm(), how)
 
@@ -189,6 +195,30 @@ def show(app: App, vm: str, output: str) -> None:
       ostler vm show web-1
     """
     print_one(VIEW, app.client.vms.GetVm(pb.GetVmRequest(vm=vm)), output)
+
+
+@command.command("update")
+@click.argument("vm", type=VM)
+@click.option("--drs/--no-drs", "drs", default=None, help="Whether DRS may move it; evacuations always do.")
+@click.option("--affinity-group", "groups", type=AFFINITY_GROUP, multiple=True, help="All that it is to be in; repeat.")
+@click.option("--no-affinity-groups", "none", is_flag=True, help="Take it out of all.")
+@output_option
+@pass_app
+def update(app: App, vm: str, drs: bool | None, groups: tuple[str, ...], none: bool, output: str) -> None:
+    """Changes where a VM may be from now on. Nothing moves.
+
+    \b
+    Example:
+      ostler vm update web-1 --no-drs
+    """
+    if groups and none:
+        raise click.UsageError("--affinity-group and --no-affinity-groups say the opposite")
+    paths = ["drs_skip"] * (drs is not None) + ["affinity_groups"] * bool(groups or none)
+    if not paths:
+        raise click.UsageError("say what to change: --drs, --no-drs, --affinity-group or --no-affinity-groups")
+    values = pb.Vm(drs_skip=drs is False, affinity_groups=groups)
+    request = pb.UpdateVmRequest(vm=vm, values=values, update_mask=FieldMask(paths=paths))
+    print_one(VIEW, app.client.vms.UpdateVm(request), output)
 
 
 @command.command("start")

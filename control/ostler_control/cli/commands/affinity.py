@@ -1,0 +1,160 @@
+"""`ostler affinity`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import click
+from google.protobuf.field_mask_pb2 import FieldMask
+from ostler.control.v1 import affinity_pb2 as pb
+from ostler.control.v1 import vm_pb2
+
+from ostler_control.cli import text
+from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.lazy import Noun
+from ostler_control.cli.names import ACCOUNT, AFFINITY_GROUP, VM
+from ostler_control.cli.options import confirm, limit_option, output_option, request_id_option, yes_option
+from ostler_control.cli.output import Section, View, print_list, print_one
+
+KINDS = {"affinity": pb.AffinityGroup.AFFINITY, "anti-affinity": pb.AffinityGroup.ANTI_AFFINITY}
+
+
+def _members(group: pb.AffinityGroup) -> Sequence[Sequence[str]]:
+    return [("vm", "host"), *((member.vm_name, member.host_name) for member in group.vms)]
+
+
+VIEW = View[pb.AffinityGroup](
+    "affinity group",
+    columns=[
+        ("name", lambda g: g.name),
+        ("account", lambda g: g.account_name),
+        ("kind", lambda g: text.enum_of(g, "kind").replace("_", "-")),
+        ("strict", lambda g: text.yes(g.strict)),
+        ("vms", lambda g: str(len(g.vms))),
+    ],
+    details=[
+        ("created", lambda g: text.when(g, "create_time")),
+        ("id", lambda g: g.id),
+    ],
+    sections=[Section("VMs", _members)],
+)
+
+
+@click.group(cls=Noun)
+def command() -> None:
+    """VMs that want to be together or apart."""
+
+
+@command.command("create")
+@click.argument("name")
+@click.option("--kind", type=click.Choice(tuple(KINDS)), required=True, help="On one host, or on different ones.")
+@click.option("--preferred", is_flag=True, help="Only rather so; otherwise nothing is ever placed or moved against it.")
+@click.option("--account", type=ACCOUNT, default="", help="Owner.  [default: your account]")
+@request_id_option
+@output_option
+@pass_app
+def create(app: App, name: str, kind: str, preferred: bool, account: str, request_id: str, output: str) -> None:
+    """Makes an empty group. Put VMs in with `ostler affinity add`, or when they are made.
+
+    \b
+    Example:
+      ostler affinity create databases --kind anti-affinity
+    """
+    request = pb.CreateAffinityGroupRequest(
+        request_id=request_id, name=name, account=account, kind=KINDS[kind], preferred=preferred
+    )
+    print_one(VIEW, app.client.affinity.CreateAffinityGroup(request), output)
+
+
+@command.command("list")
+@limit_option()
+@output_option
+@pass_app
+def list_(app: App, limit: int | None, output: str) -> None:
+    """Lists groups.
+
+    \b
+    Example:
+      ostler affinity list
+    """
+    request = pb.ListAffinityGroupsRequest()
+    rows = pages(app.client.affinity.ListAffinityGroups, request, lambda a: a.affinity_groups, limit)
+    print_list(VIEW, rows, output)
+
+
+@command.command("show")
+@click.argument("group", type=AFFINITY_GROUP)
+@output_option
+@pass_app
+def show(app: App, group: str, output: str) -> None:
+    """Shows one group with its VMs and where they are.
+
+    \b
+    Example:
+      ostler affinity show databases
+    """
+    print_one(VIEW, _get(app, group), output)
+
+
+def _get(app: App, group: str) -> pb.AffinityGroup:
+    return app.client.affinity.GetAffinityGroup(pb.GetAffinityGroupRequest(group=group))
+
+
+def _change(app: App, ref: str, vms: Sequence[str], groups: Callable[[set[str], str], set[str]]) -> pb.AffinityGroup:
+    """Gives each VM other groups: `groups` makes them of those that it is in and this one's name."""
+    group = _get(app, ref)
+    for name in vms:
+        vm = app.client.vms.GetVm(vm_pb2.GetVmRequest(vm=name))
+        wanted = sorted(groups(set(vm.affinity_groups), group.name))
+        app.client.vms.UpdateVm(
+            vm_pb2.UpdateVmRequest(
+                vm=vm.id, values=vm_pb2.Vm(affinity_groups=wanted), update_mask=FieldMask(paths=["affinity_groups"])
+            )
+        )
+    return _get(app, group.id)
+
+
+@command.command("add")
+@click.argument("group", type=AFFINITY_GROUP)
+@click.argument("vms", type=VM, nargs=-1, required=True)
+@output_option
+@pass_app
+def add(app: App, group: str, vms: tuple[str, ...], output: str) -> None:
+    """Puts VMs into a group. Nothing moves; `ostler drs generate --repair` mends what does not fit it.
+
+    \b
+    Example:
+      ostler affinity add databases db-1 db-2
+    """
+    print_one(VIEW, _change(app, group, vms, lambda now, name: now | {name}), output)
+
+
+@command.command("remove")
+@click.argument("group", type=AFFINITY_GROUP)
+@click.argument("vms", type=VM, nargs=-1, required=True)
+@output_option
+@pass_app
+def remove(app: App, group: str, vms: tuple[str, ...], output: str) -> None:
+    """Takes VMs out of a group.
+
+    \b
+    Example:
+      ostler affinity remove databases db-2
+    """
+    print_one(VIEW, _change(app, group, vms, lambda now, name: now - {name}), output)
+
+
+@command.command("delete")
+@click.argument("group", type=AFFINITY_GROUP)
+@yes_option
+@pass_app
+def delete(app: App, group: str, yes: bool) -> None:
+    """Deletes a group; its VMs stay where they are.
+
+    \b
+    Example:
+      ostler affinity delete databases --yes
+    """
+    confirm(f"Delete affinity group {group}?", yes)
+    app.client.affinity.DeleteAffinityGroup(pb.DeleteAffinityGroupRequest(group=group))
+    click.echo(f"affinity group {group} is deleted")

@@ -1,0 +1,31 @@
+"""Following a plan to its end, and telling how each move went."""
+
+from __future__ import annotations
+
+import click
+from google.longrunning import operations_pb2 as lro
+from ostler.control.v1 import drs_pb2 as pb
+from ostler.control.v1.operation_pb2 import OperationMetadata
+
+from ostler_control.cli import plans
+from ostler_control.cli.app import App
+from ostler_control.cli.finish import finish
+from ostler_control.cli.options import How
+
+
+def follow_plan(app: App, operation: lro.Operation, how: How) -> None:
+    """Waits for the plan's operation and prints the plan: also when not every move was made, which then is the
+    error that it ends with."""
+    from ostler_control.cli import waiting
+
+    if how.dry_run or not how.wait:
+        finish(app, operation, plans.VIEW, pb.DrsPlan(), how)
+        return
+    operation = waiting.follow(app.client.operations, operation)
+    metadata = OperationMetadata()
+    operation.metadata.Unpack(metadata)
+    plan = app.client.drs.GetPlan(pb.GetPlanRequest(plan=metadata.resource_id))
+    plans.print_plan(plan, how.output)
+    if how.output == "table":
+        click.echo()
+    waiting.raise_for_error(operation)

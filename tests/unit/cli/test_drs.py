@@ -1,0 +1,197 @@
+"""`ostler drs`, `ostler affinity` and maintenance, against the real API, the real executor and agents in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import structlog
+from click.testing import CliRunner, Result
+from ostler.control.v1 import host_pb2_grpc
+from ostler_common import pki, server
+from ostler_common.identity import Identity, Kind
+from ostler_common.tls import server_credentials
+from ostler_control import settings, vms
+from ostler_control.api import core, work
+from ostler_control.api.hosts import HostService
+from ostler_control.caller import Caller, Role
+from ostler_control.cli import profile
+from ostler_control.cli.main import root
+from ostler_control.models import Host, Vm
+from ostler_control.operations import Engine
+from ostler_control.trust.authority import Authority
+
+from tests import databases
+from tests.fakes.papers import Papers
+from tests.sites import Site, outcome, site_at_work
+
+
+class Cli:
+    """`ostler` as an admin of the site's control plane."""
+
+    def __init__(self, path: Path, site: Site, engine: Engine) -> None:
+        self.path, self.site, self.engine = path, site, engine
+
+    def run(self, line: str, code: int = 0, input: str | None = None) -> Result:
+        environment = {"OSTLER_PROFILE": str(self.path), "TZ": "UTC", "COLUMNS": "120", "NO_COLOR": "1"}
+        result = CliRunner(env=environment).invoke(root, line.split(), input=input, prog_name="ostler")
+        assert result.exit_code == code, (result.stdout, result.stderr, result.exception)
+        return result
+
+    def json(self, line: str) -> Any:
+        return json.loads(self.run(f"{line} -o json").stdout)
+
+    def pile(self, count: int) -> None:
+        for number in range(count):
+            make = partial(self.site.new_vm, f"vm{number}", offering=self.site.plain, host=self.site.host("h1"))
+            assert outcome(self.engine, self.site.record(make)) == ("succeeded", "")
+
+    def places(self) -> dict[str, str]:
+        rows: list[Any] = list(Vm.select())
+        return {vm.name: vm.host.name for vm in rows if vm.host_id}
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+    directory = tmp_path_factory.mktemp("drs-cli")
+    with (
+        databases.bound(f"sqlite:///{directory}/ostler.sqlite") as url,
+        site_at_work(url, directory) as (site, engine),
+    ):
+        papers = Papers(directory)
+        admin = Caller(Role.ADMIN, "1", "ada", site.account.id)
+        hosts = HostService(cast("Authority", None), engine.agents, "", lambda: None)
+        running = server.serve(
+            "127.0.0.1:0",
+            credentials=server_credentials(papers.issue(Identity(Kind.CONTROL, "c1"))),
+            services={
+                **core.SERVICES,
+                **work.services(engine, directory),
+                "ostler.control.v1.HostService": lambda s: host_pb2_grpc.add_HostServiceServicer_to_server(hosts, s),
+            },
+            authorize=lambda peer, method: admin,
+            workers=8,
+        )
+        user = papers.issue(Identity(Kind.USER, "ada"))
+        path = directory / "profile.toml"
+        text = profile.text(f"127.0.0.1:{running.port}", user.trust.name, user.certificate.name, user.key.name)
+        pki.write_private(path, text.encode())
+        yield Cli(path, site, engine)
+        running.stop(0).wait()
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def cli(served: Cli) -> Iterator[Cli]:
+    for name, value in (("drs.imbalance", "1.0"), ("drs.cost.weight", "0"), ("drs.vm.cooldown", "0")):
+        settings.change(name, value, "root")
+    yield served
+    for vm in list(Vm.select()):
+        operation = served.site.record(partial(vms.delete, vm, "root", force=True))
+        assert outcome(served.engine, operation) == ("succeeded", "")
+    Host.update(maintenance=False, enabled=True).execute()
+
+
+def test_a_plan_is_previewed_carried_out_and_shown(cli: Cli, tmp_path: Path) -> None:
+    cli.pile(6)
+    picture = tmp_path / "plan.svg"
+    result = cli.run(f"drs generate cluster --why --svg {picture}")
+    plan = result.stdout.split()[0]
+    assert plan.startswith("plan-")
+    assert "imbalance 141.4% -> 0.0%" in result.stdout
+    assert "h1  " in result.stdout
+    assert "6 -> 2" in result.stdout
+    assert 'used memory: "h1" has' in result.stdout
+    assert f"ostler drs execute {plan}" in result.stderr
+    assert picture.read_text().startswith("<svg")
+    assert set(cli.places().values()) == {"h1"}
+    assert "would be accepted" in cli.run(f"drs execute {plan} --dry-run").stdout
+    assert cli.json(f"drs show {plan}")["state"] == "UNDER_REVIEW"
+    shown = cli.run(f"drs execute {plan}").stdout
+    assert "(balance, completed)" in shown
+    assert shown.count("done") == 4
+    assert sorted(cli.places().values()) == ["h1", "h1", "h2", "h2", "h3", "h3"]
+    (row,) = [line for line in cli.run("drs list --cluster cluster").stdout.splitlines() if plan in line]
+    assert "completed" in row
+    assert "4/4" in row
+    assert cli.run("drs list --state partial -o name").stdout == ""
+    assert "is completed" in cli.run(f"drs execute {plan}", code=6).stderr
+
+
+def test_moves_by_hand_and_their_refusal(cli: Cli) -> None:
+    cli.pile(2)
+    shown = cli.run("drs execute --cluster cluster --move vm0=h2 --move vm1=h3").stdout
+    assert "chosen by ada" in shown
+    assert cli.places() == {"vm0": "h2", "vm1": "h3"}
+    assert "MOVE_REFUSED" in cli.run("drs execute --cluster cluster --move vm0=h2", code=6).stderr
+    assert "VM=HOST" in cli.run("drs execute --cluster cluster --move vm0", code=2).stderr
+    assert "name a plan" in cli.run("drs execute", code=2).stderr
+
+
+def test_a_plan_is_dropped(cli: Cli) -> None:
+    cli.pile(2)
+    plan = cli.run("drs generate cluster --migrations 1 -o name").stdout.strip()
+    assert "cancelled" in cli.run(f"drs cancel {plan}").stdout
+
+
+def test_status_draws_bars_and_a_picture(cli: Cli, tmp_path: Path) -> None:
+    cli.pile(3)
+    Host.update(maintenance=True).where(Host.name == "h3").execute()
+    picture = tmp_path / "status.svg"
+    shown = cli.run(f"drs status cluster --svg {picture}").stdout
+    assert "allocated used memory: imbalance 100.0% calls for moves for balanced" in shown
+    assert "in maintenance" in shown
+    assert picture.read_text().startswith("<svg")
+    found = cli.json("drs status cluster")
+    assert (found["needs_drs"], found["active_plan"], len(found["hosts"])) == (True, None, 3)
+    settings.change("drs.source", "measured", "root")
+    assert "lack samples" in cli.run("drs status cluster").stdout
+    settings.reset("drs.source", "root")
+
+
+def test_groups_from_their_making_to_their_end(cli: Cli) -> None:
+    cli.pile(2)
+    assert "anti-affinity" in cli.run("affinity create apart --kind anti-affinity").stdout
+    assert [vm["vm_name"] for vm in cli.json("affinity add apart vm0 vm1")["vms"]] == ["vm0", "vm1"]
+    assert "apart" in cli.run("vm show vm0").stdout
+    assert "broken rule" in cli.run("drs status cluster").stdout
+    plan = cli.run("drs generate cluster --repair -o name").stdout.strip()
+    cli.run(f"drs execute {plan}")
+    assert len(set(cli.places().values())) == 2
+    assert [vm["vm_name"] for vm in cli.json("affinity remove apart vm0")["vms"]] == ["vm1"]
+    assert "apart" in cli.run("affinity list").stdout
+    assert cli.json("vm update vm0 --no-drs")["drs_skip"] is True
+    assert cli.json("vm update vm1 --no-affinity-groups")["affinity_groups"] == []
+    assert "say what to change" in cli.run("vm update vm1", code=2).stderr
+    assert "is deleted" in cli.run("affinity delete apart --yes").stdout
+
+
+def test_maintenance_moves_vms_away_and_brings_them_back(cli: Cli) -> None:
+    cli.pile(2)
+    shown = cli.run("host maintenance enter h1 --reason disks")
+    assert "host h1 is in maintenance" in shown.stderr
+    assert "2 of 2 moves made" in shown.stdout
+    assert "h1" not in cli.places().values()
+    left = cli.run("host maintenance leave h1")
+    assert "to bring them back: ostler drs execute plan-" in left.stderr
+    assert "2 moves" in left.stdout
+    cli.run("host maintenance enter h1 --stay")
+    cli.run("host maintenance leave h1 --bring-back")
+    assert set(cli.places().values()) == {"h1"}
+
+
+def test_who_cannot_leave_is_told(cli: Cli) -> None:
+    stuck = cli.site.record(
+        lambda: cli.site.new_vm(
+            "stuck", offering=cli.site.plain, host=cli.site.host("h1"), pool=cli.site.pools["local1"]
+        )
+    )
+    assert outcome(cli.engine, stuck) == ("succeeded", "")
+    shown = cli.run("host maintenance enter h1", code=6)
+    assert "stuck: no host takes it: 2 LACKS_POOL" in shown.stdout
+    assert "1 VM cannot leave" in shown.stderr
