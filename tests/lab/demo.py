@@ -167,6 +167,30 @@ class Demo:
                 fail("the VM did not move, or started anew")
             self.ostler("event list --type vm.migrate")
 
+    def balance(self) -> None:
+        with self.scene("DRS: three more VMs piled on one host, a plan with its reasons, and its live migrations"):
+            self.ostler("setting set drs.imbalance 1.0", show=False)
+            waiting = [
+                self.ostler(
+                    f"vm create app-{n} --template tiny --offering plain --pool shared --host h1 --no-wait"
+                ).strip()
+                for n in (1, 2, 3)
+            ]
+            for operation in waiting:
+                self.ostler(f"operation wait {operation}", show=False)
+            self.ostler("drs generate tcg --why")
+            plan = self._quiet("drs list --cluster tcg --state under-review -o name").split()[0]
+            mover = self._field(f"drs show {plan} -o json", "vm_name")
+            with self.following(mover) as ticks:
+                wait_for(lambda: len(ticks) >= 2, f"the console of {mover}", 60)
+                self.ostler(f"drs execute {plan}")
+                before = list(ticks)
+                wait_for(lambda: len(ticks) >= len(before) + 2, f"the console of {mover} on its new host", 60)
+            say(f"   console of {mover} all the while:  tick {', '.join(map(str, ticks))}")
+            if list(ticks) != sorted(set(ticks)):
+                fail(f"{mover} started anew")
+            self.ostler("drs status tcg")
+
     # -- looking
 
     def type(self, vm: str, text: str, answer: str, timeout_s: float = 60) -> str:
@@ -267,6 +291,7 @@ def main() -> None:
         demo.secrecy,
         demo.grow,
         demo.migrate,
+        demo.balance,
     ):
         scene()
     say(f"\n{GREEN}{BOLD}All of this took {time.monotonic() - begin:.0f} s. It is yours now:{RESET}\n")
@@ -280,6 +305,7 @@ HAND_OVER = """\
    ostler vm hosts web-1                # where it could run, and why not elsewhere
    ostler vm create web-3 --template tiny --offering secret
    ostler vm migrate web-3
+   ostler drs status tcg                # and: ostler host maintenance enter h2
    ostler event list
    make demo-down                       # removes all of it
 """
