@@ -62,6 +62,11 @@ def reach_libvirt(source: Host, target: Host, query: str = "") -> bool:
     return True
 
 
+def revokes(crl: Path, serial: int) -> bool:
+    """Whether a host's revocation list, which comes with the first revocation, names a certificate."""
+    return crl.exists() and serial in pki.revoked_serials(crl.read_bytes())
+
+
 def test_certificates_renew_by_themselves_and_libvirt_takes_them_up(fleet: Fleet) -> None:
     host, other = fleet.lab.hosts[:2]
     first = fleet.first_certificates_end[host.name]
@@ -92,9 +97,7 @@ def test_a_removed_host_is_refused_at_once(fleet: Fleet) -> None:
     serial = x509.load_pem_x509_certificate(held.certificate.read_bytes()).serial_number
     for host in fleet.lab.hosts[:-1]:
         crl = host.outside("/etc/pki/CA/cacrl.pem")
-        wait_for(
-            lambda crl=crl: crl.exists() and serial in pki.revoked_serials(crl.read_bytes()), "the revocation", 30, 0.2
-        )  # type: ignore[misc]
+        wait_for(lambda crl=crl: revokes(crl, serial), "the revocation", 30, 0.2)  # type: ignore[misc]
     # libvirtd 9.0 may crash in GnuTLS when a client shakes hands while it reads its certificates anew: not now.
     time.sleep(3)
     wait_for(lambda: not reach_libvirt(extra, fleet.lab.hosts[0]), "the other hosts' refusal", 30, 3)
