@@ -21,13 +21,13 @@ from ostler_agent.authorize import AgentAuthorizer
 from ostler_agent.capabilities import Capabilities, Prober, probe_all
 from ostler_agent.config import AgentConfig
 from ostler_agent.control_link import ControlLink
-from ostler_agent.hypervisors.base import VmEvent
-from ostler_agent.hypervisors.libvirt.driver import LibvirtDriver
+from ostler_agent.hypervisors import registry
+from ostler_agent.hypervisors.base import Hypervisor, VmEvent
+from ostler_agent.hypervisors.driver import Driver, UsesPapers
 from ostler_agent.jobs import Jobs
-from ostler_agent.libvirt_tls import LibvirtTls
 from ostler_agent.migration.destination import Arrivals
 from ostler_agent.papers import PapersStore
-from ostler_agent.pools import POOL_TYPES, Pools
+from ostler_agent.pools import POOL_TYPES, Pools, PoolType
 from ostler_agent.renew import Keeper, Renewer
 from ostler_agent.services.host import Facts, HostService
 from ostler_agent.services.jobs import JobService
@@ -40,15 +40,15 @@ from ostler_agent.volumes import Volumes
 
 log = structlog.get_logger(__name__)
 
-HYPERVISOR = ("kvm", "KVM")  # type and name for people of what the libvirt driver drives
-
 
 def probe(config: AgentConfig) -> Capabilities:
     """Runs every probe; needs neither papers nor a running agent."""
-    pool_types = tuple(sorted(pool_type.name for pool_type in POOL_TYPES))
+    driver = registry.load(config.driver)
+    facts = driver.probe(registry.context(config))
+    pool_types = tuple(sorted(pool_type.name for pool_type in _pool_types(driver)))
     scratch = _scratch(config)
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return probe_all(config, pool_types, HYPERVISOR, scratch)
+    return probe_all(driver.info, facts, pool_types, config.virtio_win, scratch)
 
 
 class _Reprobe:
@@ -68,8 +68,9 @@ class Agent:
     """Made, started, stopped: once each."""
 
     def __init__(self, config: AgentConfig) -> None:
-        """Raises FailedPreconditionError: NOT_JOINED, BAD_PAPERS, ALREADY_RUNNING."""
+        """Raises ConfigError, FailedPreconditionError: NOT_JOINED, BAD_PAPERS, ALREADY_RUNNING."""
         self._config = config
+        self._driver = registry.load(config.driver)
         self._closing = ExitStack()
         state = config.state_dir
         self._store = PapersStore(state)
@@ -77,33 +78,30 @@ class Agent:
         papers.check()
         self._lock_state()
         shutil.rmtree(_scratch(config), ignore_errors=True)  # what a probe that was killed left
-        self._keeper = Keeper(self._store, LibvirtTls.of(config), config.control_address)
+        user = self._driver.papers_user(registry.context(config)) if isinstance(self._driver, UsesPapers) else None
+        self._keeper = Keeper(self._store, user, config.control_address)
         self._renewer = Renewer(self._store, self._keeper)
-        self._driver = LibvirtDriver(config.libvirt_uri, config.domain_type)
         self._jobs = Jobs(state / "jobs")
-        self._pools = Pools(state, POOL_TYPES)
-        templates = Templates(state / "templates", ControlLink(self._store, config.control_address).download_template)
-        self._volumes = Volumes(self._pools, templates, self._driver)
-        address, _, _ = papers.address.rpartition(":")
-        self._arrivals = Arrivals(
-            self._driver,
-            self._volumes,
-            self._pools.volume_path,
-            address.strip("[]"),
-            pki.qemu_server_name(papers.host_id),
+        self._pools = Pools(state, _pool_types(self._driver))
+        self._templates = Templates(
+            state / "templates", ControlLink(self._store, config.control_address).download_template
         )
         self._prober: Prober | None = None
         self._server: Server | None = None
         self.host_id = papers.host_id
 
     def start(self) -> None:
-        """Settles what an earlier life left, then serves. Raises OSError when the address is taken."""
-        self._driver.open()
-        self._closing.callback(self._driver.close)
+        """Settles what an earlier life left, then serves.
+
+        Raises OSError when the address is taken, ConfigError when the driver is not what it says.
+        """
+        hypervisor = self._driver.open(registry.context(self._config))
+        self._closing.callback(hypervisor.close)
+        registry.check_parts(hypervisor)
         self._pools.restore()
         self._prober = Prober(lambda: probe(self._config), interval_s=self._config.probe_interval_s)
-        self._closing.callback(self._driver.subscribe(_Reprobe(self._prober)))
-        services = self._services(self._prober)
+        self._closing.callback(hypervisor.subscribe(_Reprobe(self._prober)))
+        services = self._services(hypervisor, self._prober)
         self._jobs.recover()
         self._prober.start()
         self._closing.callback(self._prober.stop)
@@ -119,7 +117,7 @@ class Agent:
         log.info("serving", host=self.host_id, listen=self._config.listen, port=self._server.port)
 
     def reload(self) -> None:
-        """Puts libvirt in step with the papers, and has every probe run again."""
+        """Puts the hypervisor in step with the papers, and has every probe run again."""
         self._keeper.install()
         if self._prober:
             self._prober.ask()
@@ -134,14 +132,19 @@ class Agent:
             self._server.stop(0.2).wait()  # what is left watches, and would for ever
         self._closing.close()
 
-    def _services(self, prober: Prober) -> dict[str, Registration]:
+    def _services(self, hypervisor: Hypervisor, prober: Prober) -> dict[str, Registration]:
+        papers = self._store.load()
+        own_volumes = Volumes(self._pools, self._templates, hypervisor)
+        address = papers.address.rpartition(":")[0].strip("[]")
+        tls_name = pki.qemu_server_name(papers.host_id)
+        arrivals = Arrivals(hypervisor, own_volumes, self._pools.volume_path, address, tls_name)
         facts = Facts(self.host_id, _version(), lambda: self._store.load().expire_time)
-        host = HostService(self._driver, prober, self._keeper, facts)
+        host = HostService(hypervisor, prober, self._keeper, facts)
         jobs = JobService(self._jobs)
-        migration = MigrationService(self._jobs, self._driver, self._arrivals)
-        pools = PoolService(self._pools, self._driver)
-        vms = VmService(self._jobs, self._driver, self._pools.volume_path)
-        volumes = VolumeService(self._jobs, self._volumes)
+        migration = MigrationService(self._jobs, hypervisor, arrivals)
+        pools = PoolService(self._pools, hypervisor)
+        vms = VmService(self._jobs, hypervisor, self._pools.volume_path)
+        volumes = VolumeService(self._jobs, own_volumes)
 
         def add_host(server: grpc.Server) -> None:
             host_pb2_grpc.add_HostServiceServicer_to_server(host, server)
@@ -180,6 +183,12 @@ class Agent:
                 f"another agent runs with {self._config.state_dir} (stop it first)", "ALREADY_RUNNING"
             ) from error
         self._closing.callback(os.close, handle)
+
+
+def _pool_types(driver: Driver) -> list[PoolType]:
+    """Those of the agent's types of pool that the driver can use."""
+    usable = driver.info.pool_types
+    return [pool_type for pool_type in POOL_TYPES if usable is None or pool_type.name in usable]
 
 
 def _scratch(config: AgentConfig) -> Path:

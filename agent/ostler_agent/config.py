@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ostler_common.config import Settings
 from pydantic import Field, field_validator
@@ -23,12 +23,8 @@ class AgentConfig(Settings):
     address: str = ""
     control_address: str = ""
     state_dir: Path = Path("/var/lib/ostler/agent")
-    domain_type: Literal["auto", "kvm", "qemu"] = "auto"
-    libvirt_uri: str = "qemu:///system"
-    libvirt_config_dir: Path = Path("/etc/libvirt")
-    libvirt_pki_dir: Path = Path("/etc/pki")
-    qemu_pki_dir: Path = Path("/etc/pki/qemu")
-    qemu_group: str = ""
+    driver: str = "libvirt"
+    driver_options: dict[str, Any] = Field(default_factory=dict)
     virtio_win: Path = Path("/usr/share/virtio-win")
     probe_interval_s: float = Field(60, ge=1)
     workers: int = Field(128, ge=8, le=4096)
@@ -43,7 +39,7 @@ class AgentConfig(Settings):
             raise ValueError("must be host:port, e.g. 10.0.0.5:8442 or [fd00::5]:8442")
         return value
 
-    @field_validator("state_dir", "libvirt_config_dir", "libvirt_pki_dir", "qemu_pki_dir", "virtio_win")
+    @field_validator("state_dir", "virtio_win")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         if not value.is_absolute():

@@ -77,28 +77,32 @@ def run(config: AgentConfig, options: argparse.Namespace) -> int:
 
 
 def join(config: AgentConfig, options: argparse.Namespace) -> int:
-    """Joins a fleet and hands libvirt its share."""
+    """Joins a fleet and hands the hypervisor its share."""
     from ostler_common.token import JoinToken
 
     from ostler_agent import join as joining
-    from ostler_agent.libvirt_tls import LibvirtTls
+    from ostler_agent.hypervisors import registry
+    from ostler_agent.hypervisors.driver import UsesPapers
     from ostler_agent.papers import PapersStore
 
     text = sys.stdin.readline() if options.token == "-" else options.token  # noqa: S105 (a dash is no token)
     port = config.listen.rpartition(":")[2]
     address = options.address or config.address or f"{socket.getfqdn()}:{port}"
+    driver = registry.load(config.driver)
+    user = driver.papers_user(registry.context(config)) if isinstance(driver, UsesPapers) else None
     store = PapersStore(config.state_dir)
     papers = joining.join(store, JoinToken.decode(text), options.control or "", address)
     print(f"joined as host {papers.host_id}, reached at {address}; certificate until {papers.expire_time:%F %T} UTC")
-    libvirt = LibvirtTls.of(config)
-    libvirt.install(papers)
-    if options.print_libvirt_config:
-        for name, lines in libvirt.settings().items():
-            print(f"\n# {config.libvirt_config_dir / name}\n{lines}", end="")
-    elif changed := libvirt.configure():
-        print(f"changed {', '.join(map(str, changed))}; now, for live migration over TLS:")
-        print("  systemctl stop libvirtd.service && systemctl enable --now libvirtd-tls.socket")
-    libvirt.reload()
+    if user is None:
+        return 0
+    user.install(papers)
+    if options.print_hypervisor_config:
+        for path, lines in user.settings().items():
+            print(f"\n# {path}\n{lines}", end="")
+    else:
+        for line in user.configure():
+            print(line)
+    user.reload()
     return 0
 
 
@@ -111,7 +115,8 @@ def probe(config: AgentConfig, options: argparse.Namespace) -> int:
         print(json.dumps(asdict(found), default=str, indent=2))
         return 0
     facts = found.hypervisor
-    print(f"{found.hypervisor_display_name} {facts.hypervisor_version}, libvirt {facts.libvirt_version}")
+    libvirt = f", libvirt {facts.libvirt_version}" if facts.libvirt_version else ""
+    print(f"{found.driver.display_name} {facts.hypervisor_version}{libvirt}")
     print(f"CPU {facts.cpu_model}, {facts.cpus} at {facts.cpu_mhz} MHz, NUMA nodes {facts.numa_nodes}")
     print(f"memory {facts.memory_bytes >> 20} MiB; bridges {' '.join(found.bridges) or '-'}")
     for entry in found.probes:
@@ -134,7 +139,9 @@ def _parser() -> argparse.ArgumentParser:
     joining.add_argument("--token", required=True, help="of `ostler host token`; - reads it from standard input")
     joining.add_argument("--address", metavar="HOST:PORT", help="where the control plane reaches this agent")
     joining.add_argument(
-        "--print-libvirt-config", action="store_true", help="print libvirt's settings instead of writing them"
+        "--print-hypervisor-config",
+        action="store_true",
+        help="print the settings that the hypervisor needs instead of writing them",
     )
     joining.set_defaults(command=join)
     probing = commands.add_parser("probe", parents=[shared], help="try what this host can do, and print it")

@@ -15,7 +15,7 @@ from ostler_common import notify, pki
 from ostler_common.channel import CONTROL_SERVER_NAME, open_channel
 from ostler_common.errors import FailedPreconditionError, InvalidArgumentError, OstlerError, from_rpc_error
 
-from ostler_agent.libvirt_tls import LibvirtTls
+from ostler_agent.hypervisors.driver import PapersUser
 from ostler_agent.papers import HOW_TO_REJOIN, Papers, PapersStore
 
 log = structlog.get_logger(__name__)
@@ -26,17 +26,18 @@ _LOOK_S = 60.0  # how often to see whether a join in another process has replace
 
 
 class Keeper:
-    """Changes the papers, and hands each new set to libvirt."""
+    """Changes the papers, and hands each new set to the hypervisor, if that has a use for them."""
 
-    def __init__(self, store: PapersStore, libvirt: LibvirtTls, control_address: str = "") -> None:
+    def __init__(self, store: PapersStore, user: PapersUser | None, control_address: str = "") -> None:
         self._store = store
-        self._libvirt = libvirt
+        self._user = user
         self._control_address = control_address
 
     def install(self) -> None:
-        """Puts libvirt and QEMU in step with the papers; repairs what a crash left half done."""
-        self._libvirt.install(self._store.load())
-        self._libvirt.reload()
+        """Puts the hypervisor in step with the papers; repairs what a crash left half done."""
+        if self._user:
+            self._user.install(self._store.load())
+            self._user.reload()
 
     def renew(self) -> Papers:
         """Gets certificates for fresh keys. Raises OstlerError; the old papers stay then."""

@@ -1,10 +1,13 @@
 """A hypervisor that knows what the test says."""
 
+from ostler_agent.hypervisors.libvirt.info import INFO
 from ostler_agent.spec import VmInfo
 
 
 class FakeGuests:
     """volumes: volume id -> id of the VM that executes with it; grown: what grow_disk was called with."""
+
+    info = INFO
 
     def __init__(self) -> None:
         self.volumes: dict[str, str] = {}

@@ -16,6 +16,7 @@ from ostler_agent.hypervisors.base import (
     VmSample,
     Work,
 )
+from ostler_agent.hypervisors.libvirt.info import INFO
 from ostler_agent.spec import DiskSpec, Key, PowerState, VmInfo, VmSpec
 from ostler_common.errors import NotFoundError, OstlerError
 
@@ -41,10 +42,12 @@ class FakeConsole:
 class FakeHypervisor:
     """known: the VMs by id; keys: ids of keys in place by VM; done: the steps that changed something, in order.
 
-    obeys: whether guests shut down when asked; error: raised by the next step that changes something.
+    info: what it states; obeys: whether guests shut down when asked; error: raised by the next step that changes
+    something.
     """
 
     def __init__(self) -> None:
+        self.info = INFO
         self.known: dict[str, VmInfo] = {}
         self.keys: dict[str, set[str]] = {}
         self.done: list[str] = []
@@ -54,6 +57,9 @@ class FakeHypervisor:
         self.listeners: list[Listener] = []
         self.counters: list[VmSample] = []
         self.terminal = FakeConsole([])
+
+    def close(self) -> None:
+        self.done.append("close")
 
     def add(self, vm_id: str, state: PowerState = PowerState.RUNNING, *, managed: bool = True) -> VmInfo:
         info = VmInfo(vm_id, "guest", state, 1, 128 << 20, (), managed)

@@ -50,11 +50,12 @@ class Machine:
             f"""
             listen = "127.0.0.1:0"
             state_dir = "{self.root}/state"
-            libvirt_uri = "test:///default"
-            libvirt_config_dir = "{self.root}"
-            libvirt_pki_dir = "{self.root}/pki"
-            qemu_pki_dir = "{self.root}/qemu"
             stop_grace_s = 1
+            [driver_options]
+            uri = "test:///default"
+            config_dir = "{self.root}"
+            pki_dir = "{self.root}/pki"
+            qemu_pki_dir = "{self.root}/qemu"
             """
         )
         return path

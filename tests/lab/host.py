@@ -229,7 +229,7 @@ class Host:
         return {
             "OSTLER_AGENT_LISTEN": self.agent_address,
             "OSTLER_AGENT_ADDRESS": self.agent_address,
-            "OSTLER_AGENT_DOMAIN_TYPE": "qemu",
+            "OSTLER_AGENT_DRIVER_OPTIONS": '{"domain_type": "qemu"}',
         }
 
     def join(self, control_address: str, token: str) -> None:

@@ -28,11 +28,12 @@ pytestmark = pytest.mark.lab
 # What a host's agent does when a third of its certificate's life is left.
 RENEW = """
 from ostler_agent.config import AgentConfig
-from ostler_agent.libvirt_tls import LibvirtTls
+from ostler_agent.hypervisors.libvirt.options import LibvirtOptions
+from ostler_agent.hypervisors.libvirt.tls import LibvirtTls
 from ostler_agent.papers import PapersStore
 from ostler_agent.renew import Keeper
 config = AgentConfig()
-Keeper(PapersStore(config.state_dir), LibvirtTls.of(config)).renew()
+Keeper(PapersStore(config.state_dir), LibvirtTls.of(LibvirtOptions())).renew()
 """
 
 

@@ -8,6 +8,9 @@ from datetime import UTC, datetime
 
 import structlog
 from ostler_common.errors import OstlerError
+from ostler_common.hypervisors import Function
+
+from ostler_agent.hypervisors.info import DriverInfo
 
 log = structlog.get_logger(__name__)
 
@@ -42,8 +45,7 @@ class HypervisorFacts:
 class Capabilities:
     """Everything that the probes found."""
 
-    hypervisor_type: str
-    hypervisor_display_name: str
+    driver: DriverInfo
     hypervisor: HypervisorFacts
     bridges: tuple[str, ...]
     pool_types: tuple[str, ...]
@@ -57,15 +59,19 @@ class Capabilities:
 
     @property
     def volume_encryption(self) -> bool:
-        return self.can("volume-encryption")
+        return self._supports(Function.VOLUME_ENCRYPTION)
 
     @property
     def uefi(self) -> bool:
-        return self.can("uefi")
+        return self._supports(Function.UEFI)
 
     @property
     def instance_conversion(self) -> bool:
-        return self.can("instance-conversion")
+        return self._supports(Function.INSTANCE_CONVERSION)
+
+    def _supports(self, function: Function) -> bool:
+        """Whether the driver states it, and this host has proved it."""
+        return function in self.driver.functions and self.can(function)
 
 
 def attempt(name: str, work: Callable[[], str]) -> Probe:

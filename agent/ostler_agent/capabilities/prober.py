@@ -7,26 +7,30 @@ from collections.abc import Callable
 from pathlib import Path
 
 import structlog
+from ostler_common.hypervisors import Function
 
-from ostler_agent.capabilities import conversion, encryption, libvirt, network, packages
-from ostler_agent.capabilities.facts import Capabilities
-from ostler_agent.config import AgentConfig
+from ostler_agent.capabilities import conversion, encryption, network, packages
+from ostler_agent.capabilities.facts import Capabilities, HypervisorFacts, Probe
+from ostler_agent.hypervisors.info import DriverInfo
 
 log = structlog.get_logger(__name__)
 
 
 def probe_all(
-    config: AgentConfig, pool_types: tuple[str, ...], hypervisor: tuple[str, str], scratch: Path
+    driver: DriverInfo, facts: HypervisorFacts, pool_types: tuple[str, ...], virtio_win: Path, scratch: Path
 ) -> Capabilities:
-    """Everything, tried now: a few seconds. hypervisor: the driver's type and its name for people."""
-    facts = libvirt.probe(config.libvirt_uri, config.domain_type)
+    """Everything, tried now: a few seconds. facts: what the driver found; what it has no use for is not tried."""
+    probes: list[Probe] = list(facts.probes)
+    if Function.VOLUME_ENCRYPTION in driver.functions:
+        probes += encryption.probe(scratch)
+    if Function.INSTANCE_CONVERSION in driver.functions:
+        probes += conversion.probe(virtio_win)
     return Capabilities(
-        hypervisor_type=hypervisor[0],
-        hypervisor_display_name=hypervisor[1],
+        driver=driver,
         hypervisor=facts,
-        bridges=network.bridges(),
+        bridges=network.bridges() if Function.NICS in driver.functions else (),
         pool_types=pool_types,
-        probes=(*facts.probes, *encryption.probe(scratch), *conversion.probe(config.virtio_win)),
+        probes=tuple(probes),
     )
 
 

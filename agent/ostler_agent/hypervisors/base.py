@@ -3,6 +3,9 @@
 A driver says what its hypervisor can be made to do, one step each; what is done with the steps (ask the guest, wait,
 then pull the plug) is in `vms/` and `migration/`. Drivers know nothing of pools: `Paths` tells where a volume's file
 is. Calls block; they are made from worker threads and may be made from several at once.
+
+`Hypervisor` is the core that every driver has. What a driver may lack are the protocols after it, one a function: a
+driver has their calls exactly when it states the function (`DriverInfo.functions`).
 """
 
 from __future__ import annotations
@@ -14,6 +17,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from ostler_common.hypervisors import Function, not_supported
+
+from ostler_agent.hypervisors.info import DriverInfo
 from ostler_agent.spec import DiskSpec, Key, VmInfo, VmSpec, VolumeRef
 
 Paths = Callable[[VolumeRef], Path]
@@ -90,7 +96,14 @@ class Console(Protocol):
 
 
 class Hypervisor(Protocol):
-    """A driver. A VM is named by its UUID; NotFoundError VM_NOT_FOUND where it must exist and does not."""
+    """A driver at work. A VM is named by its UUID; NotFoundError VM_NOT_FOUND where it must exist and does not."""
+
+    @property
+    def info(self) -> DriverInfo:
+        """What the driver states."""
+
+    def close(self) -> None:
+        """Lets go of the hypervisor; VMs run on."""
 
     def vm(self, vm_id: str) -> VmInfo:
         """The VM as it is; one that is not here has power state ABSENT."""
@@ -119,14 +132,33 @@ class Hypervisor(Protocol):
     def power_off(self, vm_id: str) -> None:
         """Pulls the plug and takes the keys away; a VM that is stopped or not here is a success."""
 
-    def reboot(self, vm_id: str, hard: bool) -> None:
-        """Asks the guest to reboot, or resets it."""
-
     def delete(self, vm_id: str) -> None:
         """Forgets a stopped VM with its firmware's variables; one that is not here is a success.
 
         FailedPreconditionError VM_RUNNING when it executes.
         """
+
+    def console(self, vm_id: str, force: bool) -> Console:
+        """Connects to the serial console; FailedPreconditionError CONSOLE_BUSY unless force takes it over."""
+
+    def samples(self) -> list[VmSample]:
+        """The counters of every executing VM."""
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Tells the listener of events from now on; the result ends that."""
+
+
+@runtime_checkable
+class Reboot(Protocol):
+    """Optional part of a driver: `Function.REBOOT`."""
+
+    def reboot(self, vm_id: str, hard: bool) -> None:
+        """Asks the guest to reboot, or resets it."""
+
+
+@runtime_checkable
+class HotPlug(Protocol):
+    """Optional part of a driver: `Function.HOT_PLUG`. Without it a VM's disks are those of its latest definition."""
 
     def attach(self, vm_id: str, disk: DiskSpec, path: Path) -> None:
         """Attaches a disk now, if the VM executes, and for its next start. Attached already is a success."""
@@ -137,20 +169,21 @@ class Hypervisor(Protocol):
         Waits for the guest to let go: DeadlineExceededError DETACH_TIMEOUT, FailedPreconditionError DETACH_REFUSED.
         """
 
+
+@runtime_checkable
+class OnlineGrow(Protocol):
+    """Optional part of a driver: `Function.ONLINE_GROW`."""
+
     def grow_disk(self, vm_id: str, volume_id: str, size_bytes: int) -> None:
         """Grows a disk of an executing VM, file and guest's view; never shrinks."""
 
-    def console(self, vm_id: str, force: bool) -> Console:
-        """Connects to the serial console; FailedPreconditionError CONSOLE_BUSY unless force takes it over."""
+
+@runtime_checkable
+class Screenshot(Protocol):
+    """Optional part of a driver: `Function.SCREENSHOT`."""
 
     def screenshot(self, vm_id: str) -> bytes:
         """A picture of the screen, PNG."""
-
-    def samples(self) -> list[VmSample]:
-        """The counters of every executing VM."""
-
-    def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Tells the listener of events from now on; the result ends that."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +236,7 @@ class MoveOutcome(StrEnum):
 
 @runtime_checkable
 class LiveMigration(Protocol):
-    """Optional part of a driver: moving running VMs to another host with the same driver."""
+    """Optional part of a driver, `Function.LIVE_MIGRATION`: moving running VMs to another host with the same driver."""
 
     def hold_keys(self, vm_id: str, keys: Sequence[Key]) -> None:
         """Puts keys in place for a VM that is to come."""
@@ -220,3 +253,33 @@ class LiveMigration(Protocol):
 
     def await_migration(self, vm_id: str, timeout_s: float, work: Work) -> MoveOutcome:
         """Waits for a move begun earlier to end, stops it after the timeout, and tells how it ended."""
+
+
+# Functions that are calls, with the calls.
+PARTS: Mapping[Function, type] = {
+    Function.REBOOT: Reboot,
+    Function.HOT_PLUG: HotPlug,
+    Function.ONLINE_GROW: OnlineGrow,
+    Function.SCREENSHOT: Screenshot,
+    Function.LIVE_MIGRATION: LiveMigration,
+}
+
+
+class Stated(Protocol):
+    """Something that says what its driver states, e.g. a `Hypervisor`."""
+
+    @property
+    def info(self) -> DriverInfo: ...
+
+
+def need(hypervisor: Stated, function: Function) -> None:
+    """Raises FailedPreconditionError FUNCTION_NOT_SUPPORTED when the driver does not state the function."""
+    if function not in hypervisor.info.functions:
+        raise not_supported(function, hypervisor.info.type)
+
+
+def live_migration(hypervisor: Hypervisor) -> LiveMigration:
+    """The part that moves VMs. Raises FailedPreconditionError FUNCTION_NOT_SUPPORTED."""
+    need(hypervisor, Function.LIVE_MIGRATION)
+    assert isinstance(hypervisor, LiveMigration)  # `registry.check_parts` has made sure
+    return hypervisor

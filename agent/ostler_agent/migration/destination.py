@@ -10,14 +10,10 @@ from typing import Protocol
 
 from ostler_common.errors import AlreadyExistsError, FailedPreconditionError, bad_field
 
-from ostler_agent.hypervisors.base import Hypervisor, LiveMigration, Paths
+from ostler_agent.hypervisors.base import Hypervisor, Paths, live_migration
 from ostler_agent.jobs import JobContext
 from ostler_agent.preconditions import check_bridges, check_volume_file
 from ostler_agent.spec import PowerState, Provisioning, VmInfo, VmSpec, VolumeRef
-
-
-class MovableHypervisor(Hypervisor, LiveMigration, Protocol):
-    """A driver that can move VMs."""
 
 
 class Volumes(Protocol):
@@ -56,7 +52,7 @@ class Arrivals:
     address: what other hosts reach this one by, as its certificate names it; tls_name: what QEMU's certificate names.
     """
 
-    def __init__(self, driver: MovableHypervisor, volumes: Volumes, paths: Paths, address: str, tls_name: str) -> None:
+    def __init__(self, driver: Hypervisor, volumes: Volumes, paths: Paths, address: str, tls_name: str) -> None:
         self._driver = driver
         self._volumes = volumes
         self._paths = paths
@@ -69,6 +65,7 @@ class Arrivals:
         Raises FailedPreconditionError VM_RUNNING, BRIDGE_MISSING, VOLUME_MISSING; AlreadyExistsError TARGET_EXISTS;
         InvalidArgumentError KEY_MISSING.
         """
+        mover = live_migration(self._driver)
         volumes = {disk.volume.volume_id: disk.volume for disk in spec.disks}
         targets = {target.volume_id: target for target in moved}
         if unknown := targets.keys() - volumes.keys():
@@ -84,8 +81,8 @@ class Arrivals:
                 check_volume_file(volume_id, path)
         with ExitStack() as undo:
             keys = [volume.key for volume in volumes.values() if volume.key]
-            undo.callback(self._driver.drop_keys, spec.vm_id, [key.key_id for key in keys])
-            self._driver.hold_keys(spec.vm_id, keys)
+            undo.callback(mover.drop_keys, spec.vm_id, [key.key_id for key in keys])
+            mover.hold_keys(spec.vm_id, keys)
             for volume_id, target in targets.items():
                 job.check()
                 undo.callback(self._discard, volumes[volume_id], job)
@@ -120,7 +117,7 @@ class Arrivals:
                 {"vm": vm_id},
             )
         if not arrived:
-            self._driver.drop_keys(vm_id, key_ids)
+            live_migration(self._driver).drop_keys(vm_id, key_ids)
         for volume in moved:
             if not arrived:
                 self._discard(volume, job)

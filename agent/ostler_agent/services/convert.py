@@ -68,6 +68,10 @@ def disk_format(value: volume_pb2.DiskFormat.ValueType, path: str) -> DiskFormat
     return _FORMATS[value]
 
 
+def to_format(value: DiskFormat) -> volume_pb2.DiskFormat.ValueType:
+    return _TO_FORMATS[value]
+
+
 def provisioning(value: volume_pb2.Provisioning.ValueType, path: str) -> Provisioning:
     """Raises InvalidArgumentError."""
     if value not in _PROVISIONING:

@@ -55,8 +55,8 @@ def load_message(load: HostLoad) -> vm_types_pb2.HostLoad:
 def capabilities_message(found: Capabilities) -> types_pb2.Capabilities:
     hypervisor = found.hypervisor
     return types_pb2.Capabilities(
-        hypervisor_type=found.hypervisor_type,
-        hypervisor_display_name=found.hypervisor_display_name,
+        hypervisor_type=found.driver.type,
+        hypervisor_display_name=found.driver.display_name,
         hypervisor_version=hypervisor.hypervisor_version,
         libvirt_version=hypervisor.libvirt_version,
         domain_types=hypervisor.domain_types,
@@ -71,6 +71,8 @@ def capabilities_message(found: Capabilities) -> types_pb2.Capabilities:
         instance_conversion=found.instance_conversion,
         bridges=found.bridges,
         pool_types=found.pool_types,
+        template_formats=[convert.to_format(disk_format) for disk_format in sorted(found.driver.template_formats)],
+        functions=sorted(found.driver.functions),
         probes=[
             types_pb2.Probe(name=probe.name, ok=probe.ok, reason=probe.reason, detail=probe.detail)
             for probe in found.probes

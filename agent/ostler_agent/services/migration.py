@@ -11,7 +11,7 @@ from ostler.agent.v1 import vm_pb2, vm_pb2_grpc
 from ostler.types.v1 import job_pb2
 from ostler_common.errors import bad_field
 
-from ostler_agent.hypervisors.base import LiveMigration, MoveLimits, MoveReport
+from ostler_agent.hypervisors.base import Hypervisor, MoveLimits, MoveReport, live_migration
 from ostler_agent.jobs import JobContext, Jobs, interrupted
 from ostler_agent.journal import Record
 from ostler_agent.migration import source
@@ -25,7 +25,7 @@ Updates = Iterator[job_pb2.JobUpdate]
 
 
 class MigrationService(vm_pb2_grpc.MigrationServiceServicer):
-    def __init__(self, jobs: Jobs, driver: LiveMigration, arrivals: Arrivals) -> None:
+    def __init__(self, jobs: Jobs, driver: Hypervisor, arrivals: Arrivals) -> None:
         self._jobs = jobs
         self._driver = driver
         self._arrivals = arrivals
@@ -49,11 +49,12 @@ class MigrationService(vm_pb2_grpc.MigrationServiceServicer):
         )
         if convert.uuid_field(request.vm_id, "vm_id") != spec.vm_id:
             raise bad_field("destination_spec.vm_id", "must be the VM that moves")
+        mover = live_migration(self._driver)
         return self._jobs.run(
             request.operation,
             "migration.move",
             request,
-            lambda job: _report(source.move(self._driver, endpoint, spec, request.moved_volume_ids, limits, job)),
+            lambda job: _report(source.move(mover, endpoint, spec, request.moved_volume_ids, limits, job)),
         )
 
     def FinishMigration(self, request: vm_pb2.FinishMigrationRequest, context: grpc.ServicerContext) -> Updates:
@@ -74,7 +75,7 @@ class MigrationService(vm_pb2_grpc.MigrationServiceServicer):
 
     def _resume_move(self, record: Record, job: JobContext) -> Message:
         request = record.request_as(vm_pb2.MigrateVmRequest)
-        return _report(source.settle(self._driver, request.vm_id, _limits(request).timeout_s, job))
+        return _report(source.settle(live_migration(self._driver), request.vm_id, _limits(request).timeout_s, job))
 
 
 def _moved_volumes(request: vm_pb2.PrepareMigrationRequest) -> list[MovedVolume]:

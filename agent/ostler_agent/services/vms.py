@@ -12,8 +12,9 @@ from ostler.agent.v1 import vm_pb2, vm_pb2_grpc
 from ostler.types.v1 import job_pb2
 from ostler.types.v1 import vm_pb2 as types_pb2
 from ostler_common.errors import bad_field
+from ostler_common.hypervisors import Function
 
-from ostler_agent.hypervisors.base import Console, Hypervisor, Paths
+from ostler_agent.hypervisors.base import Console, Hypervisor, Paths, Screenshot, need
 from ostler_agent.jobs import JobContext, Jobs, interrupted
 from ostler_agent.journal import Record
 from ostler_agent.services import convert
@@ -127,6 +128,8 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
             yield vm_pb2.ConsoleOutput(data=data)
 
     def Screenshot(self, request: vm_pb2.ScreenshotRequest, context: grpc.ServicerContext) -> vm_pb2.ScreenshotResponse:
+        need(self._driver, Function.SCREENSHOT)
+        assert isinstance(self._driver, Screenshot)
         return vm_pb2.ScreenshotResponse(png=self._driver.screenshot(convert.uuid_field(request.vm_id, "vm_id")))
 
     # -- how jobs ended that the agent's end cut short: by what the hypervisor says now

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ostler_agent.hypervisors.base import Hypervisor, Paths, Work
+from ostler_common.hypervisors import Function
+
+from ostler_agent.hypervisors.base import HotPlug, Hypervisor, Paths, Work, need
 from ostler_agent.preconditions import check_volume_file
 from ostler_agent.spec import DiskSpec, VmInfo
 
@@ -12,20 +14,35 @@ DETACH_TIMEOUT_S = 60.0
 def attach(driver: Hypervisor, paths: Paths, vm_id: str, disk: DiskSpec, work: Work) -> VmInfo:
     """Attaches a volume, live when the VM runs. Attached already is a success.
 
-    Raises NotFoundError VM_NOT_FOUND, FailedPreconditionError VOLUME_MISSING, SLOT_TAKEN, VOLUME_ATTACHED, WRONG_KEY.
+    Where there is no hot-plug, a stopped VM gets its disks from the spec that it is started with.
+    Raises NotFoundError VM_NOT_FOUND, FailedPreconditionError VOLUME_MISSING, SLOT_TAKEN, VOLUME_ATTACHED, WRONG_KEY,
+    FUNCTION_NOT_SUPPORTED.
     """
     path = paths(disk.volume)
     check_volume_file(disk.volume.volume_id, path)
-    work.progress("attaching")
-    driver.attach(vm_id, disk, path)
+    if disk.volume.key:
+        need(driver, Function.VOLUME_ENCRYPTION)
+    if plug := _hot_plug_or_none(driver, vm_id):
+        work.progress("attaching")
+        plug.attach(vm_id, disk, path)
     return driver.vm(vm_id)
 
 
 def detach(driver: Hypervisor, vm_id: str, volume_id: str, key_id: str | None, work: Work) -> VmInfo:
     """Detaches a volume, live when the VM runs. Detached already is a success.
 
-    Raises DeadlineExceededError DETACH_TIMEOUT, FailedPreconditionError DETACH_REFUSED.
+    Raises DeadlineExceededError DETACH_TIMEOUT, FailedPreconditionError DETACH_REFUSED, FUNCTION_NOT_SUPPORTED.
     """
-    work.progress("detaching")
-    driver.detach(vm_id, volume_id, key_id, DETACH_TIMEOUT_S, work)
+    if plug := _hot_plug_or_none(driver, vm_id):
+        work.progress("detaching")
+        plug.detach(vm_id, volume_id, key_id, DETACH_TIMEOUT_S, work)
     return driver.vm(vm_id)
+
+
+def _hot_plug_or_none(driver: Hypervisor, vm_id: str) -> HotPlug | None:
+    """None: not needed, for the VM is stopped. Raises FailedPreconditionError FUNCTION_NOT_SUPPORTED."""
+    if Function.HOT_PLUG in driver.info.functions or driver.running(vm_id):
+        need(driver, Function.HOT_PLUG)
+        assert isinstance(driver, HotPlug)
+        return driver
+    return None

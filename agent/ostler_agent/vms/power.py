@@ -5,16 +5,21 @@ from __future__ import annotations
 import time
 
 from ostler_common.errors import FailedPreconditionError
+from ostler_common.hypervisors import Function
 
-from ostler_agent.hypervisors.base import Hypervisor, Paths, Work
+from ostler_agent.hypervisors.base import Hypervisor, Paths, Reboot, Work, need
 from ostler_agent.preconditions import check_bridges, check_volume_file
-from ostler_agent.spec import VmInfo, VmSpec
+from ostler_agent.spec import Firmware, VmInfo, VmSpec
 
 LOOK_INTERVAL_S = 0.2
 
 
 def define(driver: Hypervisor, paths: Paths, spec: VmSpec, work: Work) -> VmInfo:
-    """Writes the definition, replacing that of a stopped VM. Raises FailedPreconditionError VM_RUNNING."""
+    """Writes the definition, replacing that of a stopped VM.
+
+    Raises FailedPreconditionError VM_RUNNING, FUNCTION_NOT_SUPPORTED, FORMAT_NOT_SUPPORTED.
+    """
+    _check_supported(driver, spec)
     work.progress("defining")
     driver.define(spec, paths)
     return driver.vm(spec.vm_id)
@@ -24,9 +29,10 @@ def start(driver: Hypervisor, paths: Paths, spec: VmSpec, work: Work) -> VmInfo:
     """Starts the VM as spec says; one that runs already is a success and stays as it is.
 
     Raises FailedPreconditionError VOLUME_MISSING, BRIDGE_MISSING, WRONG_KEY, DISK_IN_USE,
-    InvalidArgumentError KEY_MISSING.
+    FUNCTION_NOT_SUPPORTED, FORMAT_NOT_SUPPORTED, InvalidArgumentError KEY_MISSING.
     """
     if not driver.running(spec.vm_id):
+        _check_supported(driver, spec)
         for disk in spec.disks:
             check_volume_file(disk.volume.volume_id, paths(disk.volume))
         check_bridges(spec.nics)
@@ -53,7 +59,12 @@ def stop(driver: Hypervisor, vm_id: str, timeout_s: float, work: Work) -> VmInfo
 
 
 def reboot(driver: Hypervisor, vm_id: str, hard: bool) -> VmInfo:
-    """Asks the guest to reboot, or resets it. Raises NotFoundError, FailedPreconditionError VM_NOT_RUNNING."""
+    """Asks the guest to reboot, or resets it.
+
+    Raises NotFoundError, FailedPreconditionError VM_NOT_RUNNING, FUNCTION_NOT_SUPPORTED.
+    """
+    need(driver, Function.REBOOT)
+    assert isinstance(driver, Reboot)
     driver.reboot(vm_id, hard)
     return driver.vm(vm_id)
 
@@ -69,6 +80,23 @@ def delete(driver: Hypervisor, vm_id: str) -> VmInfo:
         )
     driver.delete(vm_id)
     return driver.vm(vm_id)
+
+
+def _check_supported(driver: Hypervisor, spec: VmSpec) -> None:
+    if spec.firmware is Firmware.UEFI:
+        need(driver, Function.UEFI)
+    if spec.nics:
+        need(driver, Function.NICS)
+    if any(disk.volume.key for disk in spec.disks):
+        need(driver, Function.VOLUME_ENCRYPTION)
+    for disk in spec.disks:
+        if disk.volume.format not in driver.info.template_formats:
+            raise FailedPreconditionError(
+                f"hypervisors of type {driver.info.type} have no disks of format {disk.volume.format}, only "
+                f"{', '.join(sorted(driver.info.template_formats))}",
+                "FORMAT_NOT_SUPPORTED",
+                {"volume": disk.volume.volume_id, "hypervisor_type": driver.info.type},
+            )
 
 
 def _wait_until_off(driver: Hypervisor, vm_id: str, timeout_s: float, work: Work) -> None:

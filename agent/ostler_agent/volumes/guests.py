@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from ostler_common.hypervisors import Function
+
+from ostler_agent.hypervisors.base import OnlineGrow, need
+from ostler_agent.hypervisors.info import DriverInfo
+
 
 class Guests(Protocol):
-    """Says which VM uses a volume, and grows it there."""
+    """Says which VM uses a volume."""
+
+    @property
+    def info(self) -> DriverInfo:
+        """What the driver states."""
 
     def running(self, vm_id: str) -> bool:
         """Whether the VM executes here (or is paused in memory)."""
@@ -14,5 +23,9 @@ class Guests(Protocol):
     def using(self, volume_id: str) -> str | None:
         """UUID of the executing VM that has the volume attached, if any."""
 
-    def grow_disk(self, vm_id: str, volume_id: str, size_bytes: int) -> None:
-        """Grows a disk of an executing VM, file and guest's view."""
+
+def online_grow(guests: Guests) -> OnlineGrow:
+    """The part that grows disks of executing VMs. Raises FailedPreconditionError FUNCTION_NOT_SUPPORTED."""
+    need(guests, Function.ONLINE_GROW)
+    assert isinstance(guests, OnlineGrow)
+    return guests

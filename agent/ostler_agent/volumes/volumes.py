@@ -25,7 +25,7 @@ from ostler_agent.volumes.checks import (
     check_room,
     check_size,
 )
-from ostler_agent.volumes.guests import Guests
+from ostler_agent.volumes.guests import Guests, online_grow
 
 _FETCH_PERCENT = 50
 
@@ -96,9 +96,10 @@ class Volumes:
             check_grows(ref, header.virtual_size_bytes, size_bytes)
             vm_id = self._guests.using(ref.volume_id)
             if vm_id and self._guests.running(vm_id):
+                grower = online_grow(self._guests)
                 # Also at the same size: an earlier try may have grown the file and not told the guest.
                 job.progress("growing the running disk")
-                self._guests.grow_disk(vm_id, ref.volume_id, size_bytes)
+                grower.grow_disk(vm_id, ref.volume_id, size_bytes)
             elif size_bytes > header.virtual_size_bytes:
                 check_key_is_here(ref)
                 refuse_locked(path)

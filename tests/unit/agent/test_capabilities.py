@@ -10,9 +10,10 @@ import pytest
 from ostler_agent.capabilities import Capabilities, HypervisorFacts, Probe, Prober, conversion, encryption, network
 from ostler_agent.capabilities.facts import attempt
 from ostler_agent.capabilities.packages import stamp
+from ostler_agent.hypervisors.libvirt.info import INFO
 from ostler_common.errors import UnavailableError
 
-EMPTY = Capabilities("kvm", "KVM", HypervisorFacts(), (), (), ())
+EMPTY = Capabilities(INFO, HypervisorFacts(), (), (), ())
 
 
 def program(directory: Path, name: str, text: str) -> None:

@@ -17,6 +17,7 @@ from ostler.types.v1 import job_pb2, volume_pb2
 from ostler.types.v1 import vm_pb2 as types_pb2
 from ostler_agent.capabilities import Capabilities, HypervisorFacts, Probe
 from ostler_agent.hypervisors.base import MoveOutcome, VmEvent, VmEventKind, VmSample
+from ostler_agent.hypervisors.libvirt.info import INFO
 from ostler_agent.jobs import JobContext, Jobs
 from ostler_agent.journal import Journal, Record, digest
 from ostler_agent.migration.destination import Arrivals
@@ -39,8 +40,7 @@ VOLUME = "8b6c9a0c-0000-4000-8000-000000000001"
 State = job_pb2.JobUpdate.State
 
 CAPABILITIES = Capabilities(
-    hypervisor_type="kvm",
-    hypervisor_display_name="KVM",
+    driver=INFO,
     hypervisor=HypervisorFacts(hypervisor_version="7.2.22", cpus=4, memory_bytes=1 << 30, domain_types=("qemu",)),
     bridges=("br0",),
     pool_types=("local",),

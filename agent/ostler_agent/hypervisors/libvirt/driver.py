@@ -26,6 +26,7 @@ from ostler_agent.hypervisors.libvirt.connection import Connection
 from ostler_agent.hypervisors.libvirt.console import LibvirtConsole
 from ostler_agent.hypervisors.libvirt.errors import translated
 from ostler_agent.hypervisors.libvirt.events import Events
+from ostler_agent.hypervisors.libvirt.info import INFO
 from ostler_agent.hypervisors.libvirt.locks import VmLocks
 from ostler_agent.hypervisors.libvirt.secrets import Secrets
 from ostler_agent.spec import DiskSpec, Key, VmInfo, VmSpec
@@ -34,10 +35,12 @@ log = structlog.get_logger(__name__)
 
 
 class LibvirtDriver:
-    """`base.Hypervisor` and `base.LiveMigration`; see there for what each call promises.
+    """`base.Hypervisor` and all its optional parts; see there for what each call promises.
 
     uri: libvirt's, "qemu:///system". domain_type: "auto" (kvm where libvirt lists it), "kvm", "qemu".
     """
+
+    info = INFO
 
     def __init__(self, uri: str = "qemu:///system", domain_type: str = "auto") -> None:
         self._domain_type = domain_type
@@ -133,7 +136,7 @@ class LibvirtDriver:
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         return self._events.subscribe(listener)
 
-    # -- LiveMigration
+    # -- LiveMigration (the other optional parts are above, beside what they belong to)
 
     def hold_keys(self, vm_id: str, keys: Sequence[Key]) -> None:
         self._expected.add(vm_id)

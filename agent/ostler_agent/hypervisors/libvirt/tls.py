@@ -13,7 +13,7 @@ from ostler_common import pki
 from ostler_common.errors import OstlerError
 
 from ostler_agent import process
-from ostler_agent.config import AgentConfig
+from ostler_agent.hypervisors.libvirt.options import LibvirtOptions
 from ostler_agent.papers import Papers
 
 log = structlog.get_logger(__name__)
@@ -27,7 +27,7 @@ _DAEMONS = ("libvirtd", "virtproxyd")  # whichever answers qemu+tls here
 
 @dataclass(frozen=True)
 class LibvirtTls:
-    """Keeps libvirt and QEMU in step with the papers. Every method may be repeated.
+    """`driver.PapersUser`: keeps libvirt and QEMU in step with the papers. Every method may be repeated.
 
     pki_dir: where libvirt looks (/etc/pki); qemu_dir: QEMU's `default_tls_x509_cert_dir`; config_dir: of libvirtd.conf
     and qemu.conf; qemu_group: group that QEMU runs as and that may read QEMU's own key, empty to find it out. The
@@ -41,8 +41,8 @@ class LibvirtTls:
     run_dir: Path = Path("/run/libvirt")  # where daemons have their sockets
 
     @classmethod
-    def of(cls, config: AgentConfig) -> LibvirtTls:
-        return cls(config.libvirt_pki_dir, config.qemu_pki_dir, config.libvirt_config_dir, config.qemu_group)
+    def of(cls, options: LibvirtOptions) -> LibvirtTls:
+        return cls(options.pki_dir, options.qemu_pki_dir, options.config_dir, options.qemu_group)
 
     def install(self, papers: Papers) -> bool:
         """Writes the certificates, keys and lists; returns whether anything changed. Raises OSError."""
@@ -79,8 +79,8 @@ class LibvirtTls:
                 changed.append(True)
         return any(changed)
 
-    def settings(self) -> dict[str, str]:
-        """What has to stand in the files of config_dir: file name -> lines."""
+    def settings(self) -> dict[Path, str]:
+        """What has to stand in libvirt's files."""
         pairs = {"listen_tls": "1", "auth_tls": '"none"', "tls_allowed_dn_list": '["*O=Ostler hosts*"]'}
         pairs["tls_priority"] = '"NORMAL:-VERS-ALL:+VERS-TLS1.3"'
         if self.pki_dir != Path("/etc/pki"):
@@ -90,23 +90,28 @@ class LibvirtTls:
             pairs["key_file"] = f'"{self.pki_dir}/libvirt/private/serverkey.pem"'
         daemon = "".join(f"{key} = {value}\n" for key, value in pairs.items())
         qemu = f'default_tls_x509_cert_dir = "{self.qemu_dir}"\ndefault_tls_x509_verify = 1\nmigrate_tls_force = 1\n'
-        return {"libvirtd.conf": daemon, "virtproxyd.conf": daemon, "qemu.conf": qemu}
+        files = {"libvirtd.conf": daemon, "virtproxyd.conf": daemon, "qemu.conf": qemu}
+        return {self.config_dir / name: lines for name, lines in files.items()}
 
-    def configure(self) -> list[Path]:
-        """Puts the settings into those of the files that exist; returns those that changed (their daemon must restart).
+    def configure(self) -> list[str]:
+        """Puts the settings into those of the files that exist; when one changed, its daemon must restart.
 
         They stand in a marked block at the top, because libvirt takes the first of two settings.
         """
         changed = []
-        for name, lines in self.settings().items():
-            path = self.config_dir / name
+        for path, lines in self.settings().items():
             if not path.exists():
                 continue
             old = path.read_text()
             new = f"{_BEGIN}\n{lines}{_END}\n" + _BLOCK.sub("", old)
             if pki.replace_file(path, new.encode(), path.stat().st_mode & 0o777):
                 changed.append(path)
-        return changed
+        if not changed:
+            return []
+        return [
+            f"changed {', '.join(map(str, changed))}; now, for live migration over TLS:",
+            "  systemctl stop libvirtd.service && systemctl enable --now libvirtd-tls.socket",
+        ]
 
     def reload(self) -> None:
         """Has running daemons take up new certificates; connections and VMs are not touched. Failures are logged."""

@@ -1,0 +1,40 @@
+"""The driver `libvirt` as the agent loads it; libvirt itself is imported once the driver is used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ostler_agent.capabilities.facts import HypervisorFacts
+from ostler_agent.hypervisors.driver import DriverContext
+from ostler_agent.hypervisors.libvirt.info import INFO
+from ostler_agent.hypervisors.libvirt.options import LibvirtOptions
+from ostler_agent.hypervisors.libvirt.tls import LibvirtTls
+
+if TYPE_CHECKING:
+    from ostler_agent.hypervisors.libvirt.driver import LibvirtDriver
+
+
+class LibvirtFactory:
+    """`driver.Driver` and `driver.UsesPapers` for KVM and QEMU through libvirt."""
+
+    info = INFO
+
+    def probe(self, context: DriverContext) -> HypervisorFacts:
+        from ostler_agent.hypervisors.libvirt import probe
+
+        options = context.options_as(LibvirtOptions)
+        return probe.probe(options.uri, options.domain_type)
+
+    def open(self, context: DriverContext) -> LibvirtDriver:
+        from ostler_agent.hypervisors.libvirt.driver import LibvirtDriver
+
+        options = context.options_as(LibvirtOptions)
+        driver = LibvirtDriver(options.uri, options.domain_type)
+        driver.open()
+        return driver
+
+    def papers_user(self, context: DriverContext) -> LibvirtTls:
+        return LibvirtTls.of(context.options_as(LibvirtOptions))
+
+
+DRIVER = LibvirtFactory()

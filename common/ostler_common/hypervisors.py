@@ -1,0 +1,55 @@
+"""What a type of hypervisor may or may not be able to do: the words that agents, control plane and people share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from ostler_common.errors import FailedPreconditionError
+
+
+class Function(StrEnum):
+    """Something that a type of hypervisor supports or does not; each type's driver states which.
+
+    A host may still lack what its type supports (no UEFI firmware installed): that is what probes find.
+    """
+
+    LIVE_MIGRATION = "live-migration"
+    HOT_PLUG = "hot-plug"
+    ONLINE_GROW = "online-grow"
+    ONLINE_COPY = "online-copy"
+    VOLUME_ENCRYPTION = "volume-encryption"
+    DIRECT_DOWNLOAD = "direct-download"
+    INSTANCE_CONVERSION = "instance-conversion"
+    REBOOT = "reboot"
+    SCREENSHOT = "screenshot"
+    UEFI = "uefi"
+    NICS = "nics"
+
+    @property
+    def summary(self) -> str:
+        """What it is, for people."""
+        return _SUMMARIES[self]
+
+
+_SUMMARIES = {
+    Function.LIVE_MIGRATION: "moving a running VM to another host",
+    Function.HOT_PLUG: "attaching and detaching volumes while the VM runs",
+    Function.ONLINE_GROW: "growing a volume while its VM runs",
+    Function.ONLINE_COPY: "copying and mirroring a volume while its VM runs",
+    Function.VOLUME_ENCRYPTION: "VMs with encrypted volumes",
+    Function.DIRECT_DOWNLOAD: "fetching templates from the web straight into a pool",
+    Function.INSTANCE_CONVERSION: "converting guests of other hypervisors",
+    Function.REBOOT: "rebooting and resetting a running VM",
+    Function.SCREENSHOT: "pictures of a VM's screen",
+    Function.UEFI: "booting VMs with UEFI",
+    Function.NICS: "VMs with network interfaces",
+}
+
+
+def not_supported(function: Function, type_name: str) -> FailedPreconditionError:
+    """The one refusal of what a type of hypervisor cannot do."""
+    return FailedPreconditionError(
+        f"hypervisors of type {type_name} do not support {function}: {function.summary}",
+        "FUNCTION_NOT_SUPPORTED",
+        {"function": str(function), "hypervisor_type": type_name},
+    )
