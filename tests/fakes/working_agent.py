@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -33,13 +34,15 @@ RUNNING, STOPPED, ABSENT = (
 
 @dataclass
 class File:
-    """A volume's file. passphrase: b"" for a plain one."""
+    """A volume's file. passphrase: b"" for a plain one; also: a second one that opens it; content: equal in copies."""
 
     size_bytes: int
     format: int
     passphrase: bytes
     key_id: str = ""
     template_id: str = ""
+    also: bytes = b""
+    content: str = field(default_factory=lambda: str(uuid.uuid4()))
 
 
 @dataclass
@@ -112,6 +115,7 @@ class FakeHost(
         self.pools: set[str] = set()
         self.vms: dict[str, Machine] = {}
         self.secrets: set[str] = set()
+        self.mirrors: dict[str, str] = {}
         self.faults: dict[str, Fault] = {}
         self.calls: list[str] = []
         self.port = 0
@@ -190,6 +194,86 @@ class FakeHost(
     ) -> types_volume_pb2.VolumeInfo:
         with _errors(context):
             return self._volume_info(request.volume)
+
+    def CopyVolume(
+        self, request: volume_pb2.CopyVolumeRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        def work(job: JobContext) -> types_volume_pb2.VolumeInfo:
+            job.progress("copying volume", 1, 2)
+            return self._copy(request.source, request.target, request.size_bytes)
+
+        return self._job("CopyVolume", "volume.copy", request, context, work)
+
+    def MirrorVolume(
+        self, request: volume_pb2.MirrorVolumeRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        def work(job: JobContext) -> types_volume_pb2.VolumeInfo:
+            self._disk(request.vm_id, request.source)
+            job.progress("mirroring volume", 1, 2)
+            info = self._copy(request.source, request.target, 0)
+            self.mirrors[request.target.volume_id] = request.source.volume_id
+            return info
+
+        return self._job("MirrorVolume", "volume.mirror", request, context, work)
+
+    def PivotVolume(
+        self, request: volume_pb2.PivotVolumeRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        def work(job: JobContext) -> types_volume_pb2.VolumeInfo:
+            if self.mirrors.pop(request.target.volume_id, None) is not None:
+                disk = self._disk(request.vm_id, request.source)
+                self.secrets.discard(disk.volume.key.key_id)
+                disk.volume.CopyFrom(request.target)
+            self._disk(request.vm_id, request.target)
+            return self._volume_info(request.target)
+
+        return self._job("PivotVolume", "volume.pivot", request, context, work)
+
+    def CancelMirror(
+        self, request: volume_pb2.CancelMirrorRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        def work(job: JobContext) -> None:
+            disks = self.vms[request.vm_id].spec.disks if request.vm_id in self.vms else []
+            if any(disk.volume.volume_id == request.target.volume_id for disk in disks):
+                raise FailedPreconditionError("the VM uses the new volume already", "PIVOTED")
+            self.mirrors.pop(request.target.volume_id, None)
+            self._files(request.target).pop(request.target.volume_id, None)
+            self.secrets.discard(request.target.key.key_id)
+
+        return self._job("CancelMirror", "volume.cancel-mirror", request, context, work)
+
+    def AddVolumeKey(
+        self, request: volume_pb2.AddVolumeKeyRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        def work(job: JobContext) -> types_volume_pb2.VolumeInfo:
+            file, new = self._file(request.volume), request.new_key.passphrase
+            self._open(file, request.volume)
+            if new not in (file.passphrase, file.also):
+                file.also = new
+            return self._volume_info(request.volume)
+
+        return self._job("AddVolumeKey", "volume.add-key", request, context, work)
+
+    def RemoveVolumeKey(
+        self, request: volume_pb2.RemoveVolumeKeyRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        def work(job: JobContext) -> types_volume_pb2.VolumeInfo:
+            file, old = self._file(request.volume), request.old_key.passphrase
+            self._open(file, request.volume)
+            if old in (file.passphrase, file.also):
+                file.passphrase, file.also = request.volume.key.passphrase, b""
+            return self._volume_info(request.volume)
+
+        return self._job("RemoveVolumeKey", "volume.remove-key", request, context, work)
+
+    def ReadVolume(
+        self, request: volume_pb2.ReadVolumeRequest, context: grpc.ServicerContext
+    ) -> Iterator[volume_pb2.ReadVolumeResponse]:
+        with _errors(context):
+            whole = self._file(request.volume).content.encode()
+            rest = whole[request.offset :]
+            yield volume_pb2.ReadVolumeResponse(data=rest[:10], file_size_bytes=len(whole))
+            yield volume_pb2.ReadVolumeResponse(data=rest[10:])
 
     # -- VMs
 
@@ -378,10 +462,37 @@ class FakeHost(
         return file
 
     def _check_key(self, file: File, ref: types_volume_pb2.VolumeRef) -> None:
-        if file.passphrase != ref.key.passphrase:
+        if file.passphrase != ref.key.passphrase and (not file.also or file.also != ref.key.passphrase):
             raise FailedPreconditionError("the key does not open the volume", "WRONG_KEY")
         if ref.key.key_id:
             self.secrets.add(ref.key.key_id)
+
+    def _open(self, file: File, ref: types_volume_pb2.VolumeRef) -> None:
+        if ref.key.passphrase not in {file.passphrase, file.also or file.passphrase}:
+            raise FailedPreconditionError("the key does not open the volume", "WRONG_KEY")
+
+    def _copy(
+        self, source: types_volume_pb2.VolumeRef, target: types_volume_pb2.VolumeRef, size_bytes: int
+    ) -> types_volume_pb2.VolumeInfo:
+        file, files = self._file(source), self._files(target)
+        self._open(file, source)
+        if target.volume_id in files:
+            raise FailedPreconditionError(f"volume {target.volume_id} exists", "VOLUME_EXISTS")
+        files[target.volume_id] = File(
+            size_bytes or file.size_bytes,
+            target.format,
+            target.key.passphrase,
+            target.key.key_id,
+            file.template_id,
+            content=file.content,
+        )
+        return self._volume_info(target)
+
+    def _disk(self, vm_id: str, ref: types_volume_pb2.VolumeRef) -> types_vm_pb2.DiskSpec:
+        for disk in self._machine(vm_id).spec.disks:
+            if disk.volume.volume_id == ref.volume_id:
+                return disk
+        raise FailedPreconditionError(f"VM {vm_id} does not use volume {ref.volume_id}", "VOLUME_NOT_ATTACHED")
 
     def _check_disks(self, spec: types_vm_pb2.VmSpec) -> None:
         for disk in spec.disks:

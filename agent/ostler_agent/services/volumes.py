@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 from ostler.agent.v1 import volume_pb2, volume_pb2_grpc
 from ostler.types.v1 import job_pb2
 from ostler.types.v1 import volume_pb2 as types_pb2
+from ostler_common.errors import UnimplementedError
 
 from ostler_agent.jobs import Jobs
 from ostler_agent.journal import Record
@@ -56,6 +57,41 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
 
     def GetVolume(self, request: volume_pb2.GetVolumeRequest, context: grpc.ServicerContext) -> types_pb2.VolumeInfo:
         return convert.volume_info(self._volumes.info(convert.volume_ref(request.volume)))
+
+    def CopyVolume(
+        self, request: volume_pb2.CopyVolumeRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        raise UnimplementedError("not served yet", "NOT_SERVED")
+
+    def MirrorVolume(
+        self, request: volume_pb2.MirrorVolumeRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        raise UnimplementedError("not served yet", "NOT_SERVED")
+
+    def PivotVolume(
+        self, request: volume_pb2.PivotVolumeRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        raise UnimplementedError("not served yet", "NOT_SERVED")
+
+    def CancelMirror(
+        self, request: volume_pb2.CancelMirrorRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        raise UnimplementedError("not served yet", "NOT_SERVED")
+
+    def AddVolumeKey(
+        self, request: volume_pb2.AddVolumeKeyRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        raise UnimplementedError("not served yet", "NOT_SERVED")
+
+    def RemoveVolumeKey(
+        self, request: volume_pb2.RemoveVolumeKeyRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        raise UnimplementedError("not served yet", "NOT_SERVED")
+
+    def ReadVolume(
+        self, request: volume_pb2.ReadVolumeRequest, context: grpc.ServicerContext
+    ) -> Iterator[volume_pb2.ReadVolumeResponse]:
+        raise UnimplementedError("not served yet", "NOT_SERVED")
 
     def _recover_create(self, record: Record) -> Message:
         request = record.request_as(volume_pb2.CreateVolumeRequest)

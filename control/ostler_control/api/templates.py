@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
+from google.longrunning.operations_pb2 import Operation as LongRunning
 from ostler.control.v1 import template_pb2 as pb
 from ostler.control.v1 import template_pb2_grpc
 from ostler.types.v1 import vm_pb2, volume_pb2
-from ostler_common.errors import bad_field
+from ostler_common.errors import UnimplementedError, bad_field
 
 from ostler_control import templates
 from ostler_control.api.caller import caller_of
@@ -59,6 +60,9 @@ class TemplateService(template_pb2_grpc.TemplateServiceServicer):
             template = resolve(Template, request.template, "template")
             templates.delete(template, caller_of(context).actor, self._directory)
         return pb.DeleteTemplateResponse()
+
+    def CreateTemplate(self, request: pb.CreateTemplateRequest, context: grpc.ServicerContext) -> LongRunning:
+        raise UnimplementedError("not served yet", "NOT_SERVED")
 
 
 def _header(requests: Iterator[pb.UploadTemplateRequest]) -> pb.UploadTemplateRequest.Header:

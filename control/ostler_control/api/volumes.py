@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import grpc
 from google.longrunning.operations_pb2 import Operation as LongRunning
 from ostler.control.v1 import volume_pb2 as pb
 from ostler.control.v1 import volume_pb2_grpc
+from ostler_common.errors import UnimplementedError
 
 from ostler_control import volumes
 from ostler_control.agents import Agents
@@ -83,3 +86,26 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
         caller = caller_of(context)
         row = resolve(Volume, request.volume, "volume", caller=caller)
         return begin(caller, request, lambda: volumes.delete(row, caller.actor))
+
+    def RekeyVolume(self, request: pb.RekeyVolumeRequest, context: grpc.ServicerContext) -> LongRunning:
+        raise UnimplementedError("RekeyVolume is not served yet", "NOT_SERVED")
+
+    def EncryptVolume(self, request: pb.EncryptVolumeRequest, context: grpc.ServicerContext) -> LongRunning:
+        raise UnimplementedError("EncryptVolume is not served yet", "NOT_SERVED")
+
+    def MigrateVolume(self, request: pb.MigrateVolumeRequest, context: grpc.ServicerContext) -> LongRunning:
+        raise UnimplementedError("MigrateVolume is not served yet", "NOT_SERVED")
+
+    def ChangeVolumeOffering(self, request: pb.ChangeVolumeOfferingRequest, context: grpc.ServicerContext) -> pb.Volume:
+        raise UnimplementedError("ChangeVolumeOffering is not served yet", "NOT_SERVED")
+
+    def CopyVolume(self, request: pb.CopyVolumeRequest, context: grpc.ServicerContext) -> LongRunning:
+        raise UnimplementedError("CopyVolume is not served yet", "NOT_SERVED")
+
+    def DownloadVolume(
+        self, request: pb.DownloadVolumeRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.DownloadVolumeResponse]:
+        raise UnimplementedError("DownloadVolume is not served yet", "NOT_SERVED")
+
+    def UploadVolume(self, request: Iterator[pb.UploadVolumeRequest], context: grpc.ServicerContext) -> LongRunning:
+        raise UnimplementedError("UploadVolume is not served yet", "NOT_SERVED")

@@ -6,13 +6,21 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from google.longrunning import operations_pb2_grpc
-from ostler.control.v1 import affinity_pb2_grpc, drs_pb2_grpc, template_pb2_grpc, vm_pb2_grpc, volume_pb2_grpc
+from ostler.control.v1 import (
+    affinity_pb2_grpc,
+    drs_pb2_grpc,
+    snapshot_pb2_grpc,
+    template_pb2_grpc,
+    vm_pb2_grpc,
+    volume_pb2_grpc,
+)
 from ostler_common.server import Registration
 
 from ostler_control import templates
 from ostler_control.api.affinity import AffinityService
 from ostler_control.api.drs import DrsService
 from ostler_control.api.operations import OperationService
+from ostler_control.api.snapshots import SnapshotService
 from ostler_control.api.templates import TemplateService
 from ostler_control.api.vms import VmService
 from ostler_control.api.volumes import VolumeService
@@ -31,6 +39,9 @@ def services(engine: Engine, template_directory: Path) -> Mapping[str, Registrat
         ),
         "ostler.control.v1.VolumeService": lambda server: volume_pb2_grpc.add_VolumeServiceServicer_to_server(
             volume_service, server
+        ),
+        "ostler.control.v1.SnapshotService": lambda server: snapshot_pb2_grpc.add_SnapshotServiceServicer_to_server(
+            SnapshotService(engine.agents, engine.keys), server
         ),
         "ostler.control.v1.VmService": lambda server: vm_pb2_grpc.add_VmServiceServicer_to_server(vm_service, server),
         "ostler.control.v1.DrsService": lambda server: drs_pb2_grpc.add_DrsServiceServicer_to_server(

@@ -13,7 +13,10 @@ from ostler_common.secret import Secret, new_passphrase
 
 from ostler_control.database import session, transaction
 from ostler_control.keys.providers import KeyProvider
-from ostler_control.models import Passphrase, Volume
+from ostler_control.models import Passphrase, Snapshot, Template, Volume, VolumeFile
+
+# What may refer to a passphrase.
+HOLDERS: tuple[Any, ...] = (Volume, VolumeFile, Snapshot, Template)
 
 
 class Keyring:
@@ -22,23 +25,36 @@ class Keyring:
     def __init__(self, provider: KeyProvider) -> None:
         self._provider = provider
 
-    def create(self, volume_id: str) -> Passphrase:
-        """A new passphrase for a volume whose row is made in the same transaction. Its id is the key's."""
-        sealed = self._provider.seal(new_passphrase(), volume_id.encode())
+    def create(self, owner_id: str) -> Passphrase:
+        """A new passphrase for a row made in the same transaction; the new row's id is the key's.
+
+        owner_id: the volume's id, also for its snapshots and further files; a template's own id for a template.
+        """
+        return self.keep(new_passphrase(), owner_id)
+
+    def keep(self, passphrase: Secret, owner_id: str) -> Passphrase:
+        """`create` with a passphrase that somebody chose."""
+        sealed = self._provider.seal(passphrase, owner_id.encode())
         return Passphrase.create(kek_id=self._provider.kek_id, sealed=sealed)
 
-    def open(self, volume: Any) -> Secret:
-        """The volume's passphrase: for the call that sends it to a host, and for nothing else."""
+    def open(self, row: Any) -> Secret:
+        """The passphrase of a Volume, VolumeFile, Snapshot or Template: for the call that sends it to a host, and for
+        nothing else."""
+        owner_id = row.volume_id if isinstance(row, (VolumeFile, Snapshot)) else row.id
         with session():
-            row = Passphrase.get_by_id(volume.passphrase_id)
-        return self._provider.open(row.kek_id, bytes(row.sealed), volume.id.encode())
+            passphrase = Passphrase.get_by_id(row.passphrase_id)
+        return self._provider.open(passphrase.kek_id, bytes(passphrase.sealed), owner_id.encode())
 
     def sweep(self) -> int:
-        """Deletes passphrases that no volume refers to; returns how many. There are none, unless someone had a hand in
+        """Deletes passphrases that no row refers to; returns how many. There are none, unless someone had a hand in
         the database: rows are made and deleted together."""
-        used = Volume.select(Volume.passphrase).where(Volume.passphrase.is_null(False))
         with transaction():
-            count: int = Passphrase.delete().where(Passphrase.id.not_in(used)).execute()
+            query = Passphrase.delete()
+            for model in HOLDERS:
+                query = query.where(
+                    Passphrase.id.not_in(model.select(model.passphrase).where(model.passphrase.is_null(False)))
+                )
+            count: int = query.execute()
             return count
 
 

@@ -149,6 +149,11 @@ class PoolHost(BaseModel):
         indexes = ((("pool", "host"), True),)
 
 
+class Passphrase(BaseModel):
+    kek_id: Any = TextField()
+    sealed: Any = BlobField()
+
+
 class Template(BaseModel):
     name: Any = TextField(unique=True)
     format: Any = TextField()
@@ -156,11 +161,7 @@ class Template(BaseModel):
     virtual_size_bytes: Any = BigIntegerField()
     file_size_bytes: Any = BigIntegerField()
     sha256: Any = TextField()
-
-
-class Passphrase(BaseModel):
-    kek_id: Any = TextField()
-    sealed: Any = BlobField()
+    passphrase: Any = ForeignKeyField(Passphrase, null=True, unique=True, on_delete="RESTRICT")
 
 
 class DiskOffering(BaseModel):
@@ -183,6 +184,7 @@ class Volume(BaseModel):
     name: Any = TextField()
     account: Any = ForeignKeyField(Account, on_delete="RESTRICT")
     pool: Any = ForeignKeyField(Pool, on_delete="RESTRICT")
+    file_id: Any = TextField(unique=True)
     disk_offering: Any = ForeignKeyField(DiskOffering, null=True, on_delete="RESTRICT")
     template: Any = ForeignKeyField(Template, null=True, on_delete="SET NULL")
     passphrase: Any = ForeignKeyField(Passphrase, null=True, unique=True, on_delete="RESTRICT")
@@ -197,6 +199,48 @@ class Volume(BaseModel):
     slot: Any = IntegerField(default=-1)
     operation_id: Any = TextField(default="")
     update_time: Any = DateTimeField(default=now)
+
+    class Meta:
+        indexes = ((("account", "name"), True),)
+
+
+class VolumeFile(BaseModel):
+    volume_id: Any = TextField(index=True)
+    role: Any = TextField()
+    operation_id: Any = TextField(index=True)
+    pool: Any = ForeignKeyField(Pool, on_delete="RESTRICT")
+    passphrase: Any = ForeignKeyField(Passphrase, null=True, unique=True, on_delete="RESTRICT")
+    format: Any = TextField(default="qcow2")
+    provisioning: Any = TextField(default="thin")
+    encrypt_format: Any = TextField(default="")
+    size_bytes: Any = BigIntegerField()
+
+
+class SnapshotSchedule(BaseModel):
+    volume: Any = ForeignKeyField(Volume, on_delete="CASCADE")
+    interval: Any = TextField()
+    minute: Any = IntegerField(default=0)
+    hour: Any = IntegerField(default=0)
+    day: Any = IntegerField(default=1)
+    keep: Any = IntegerField()
+    next_time: Any = DateTimeField(index=True)
+    last_error: Any = TextField(default="")
+
+
+class Snapshot(BaseModel):
+    name: Any = TextField()
+    account: Any = ForeignKeyField(Account, on_delete="RESTRICT")
+    volume_id: Any = TextField(index=True)
+    schedule: Any = ForeignKeyField(SnapshotSchedule, null=True, on_delete="SET NULL")
+    pool: Any = ForeignKeyField(Pool, on_delete="RESTRICT")
+    passphrase: Any = ForeignKeyField(Passphrase, null=True, unique=True, on_delete="RESTRICT")
+    state: Any = TextField(default="creating", index=True)
+    state_reason: Any = TextField(default="")
+    size_bytes: Any = BigIntegerField()
+    format: Any = TextField(default="qcow2")
+    encrypt_format: Any = TextField(default="")
+    online: Any = BooleanField(default=False)
+    operation_id: Any = TextField(default="")
 
     class Meta:
         indexes = ((("account", "name"), True),)
@@ -394,10 +438,13 @@ ALL = (
     UnmanagedVm,
     Pool,
     PoolHost,
-    Template,
     Passphrase,
+    Template,
     DiskOffering,
     Volume,
+    VolumeFile,
+    SnapshotSchedule,
+    Snapshot,
     ServiceOffering,
     Vm,
     Nic,

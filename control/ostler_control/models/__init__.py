@@ -6,7 +6,17 @@ from ostler_control.models.machines import Nic, ServiceOffering, Vm
 from ostler_control.models.people import Account, Certificate, JoinToken, User
 from ostler_control.models.places import Cluster, Host, UnmanagedVm, Zone
 from ostler_control.models.records import Event, Operation, Replica, Request, SettingValue
-from ostler_control.models.storage import DiskOffering, Passphrase, Pool, PoolHost, Template, Volume
+from ostler_control.models.storage import (
+    DiskOffering,
+    Passphrase,
+    Pool,
+    PoolHost,
+    Snapshot,
+    SnapshotSchedule,
+    Template,
+    Volume,
+    VolumeFile,
+)
 
 ALL: tuple[type[BaseModel], ...] = (
     Account,
@@ -19,10 +29,13 @@ ALL: tuple[type[BaseModel], ...] = (
     UnmanagedVm,
     Pool,
     PoolHost,
-    Template,
     Passphrase,
+    Template,
     DiskOffering,
     Volume,
+    VolumeFile,
+    SnapshotSchedule,
+    Snapshot,
     ServiceOffering,
     Vm,
     Nic,
@@ -60,11 +73,14 @@ __all__ = [
     "Request",
     "ServiceOffering",
     "SettingValue",
+    "Snapshot",
+    "SnapshotSchedule",
     "Template",
     "UnmanagedVm",
     "User",
     "Vm",
     "Volume",
+    "VolumeFile",
     "Zone",
     "db",
     "new_id",

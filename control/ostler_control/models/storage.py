@@ -14,7 +14,7 @@ from peewee import (
     TextField,
 )
 
-from ostler_control.models.base import BaseModel, now
+from ostler_control.models.base import BaseModel, new_id, now
 from ostler_control.models.people import Account
 from ostler_control.models.places import Host
 
@@ -49,17 +49,6 @@ class PoolHost(BaseModel):
         indexes = ((("pool", "host"), True),)
 
 
-class Template(BaseModel):
-    """A disk image in the control plane's template directory, named by its id. format: qcow2 | raw."""
-
-    name: Any = TextField(unique=True)
-    format: Any = TextField()
-    firmware: Any = TextField(default="bios")
-    virtual_size_bytes: Any = BigIntegerField()
-    file_size_bytes: Any = BigIntegerField()
-    sha256: Any = TextField()
-
-
 class Passphrase(BaseModel):
     """A sealed passphrase. Its id is the key's UUID.
 
@@ -68,6 +57,21 @@ class Passphrase(BaseModel):
 
     kek_id: Any = TextField()
     sealed: Any = BlobField()
+
+
+class Template(BaseModel):
+    """A disk image in the control plane's template directory, named by its id. format: qcow2 | raw.
+
+    passphrase: opens its file when that is encrypted (the associated data is the template's id).
+    """
+
+    name: Any = TextField(unique=True)
+    format: Any = TextField()
+    firmware: Any = TextField(default="bios")
+    virtual_size_bytes: Any = BigIntegerField()
+    file_size_bytes: Any = BigIntegerField()
+    sha256: Any = TextField()
+    passphrase: Any = ForeignKeyField(Passphrase, null=True, unique=True, on_delete="RESTRICT")
 
 
 class DiskOffering(BaseModel):
@@ -92,6 +96,7 @@ DiskOffering.add_index(
 class Volume(BaseModel):
     """A disk.
 
+    file_id: its file's name on hosts, its own id until its data first moves to another file;
     state: creating | ready | deleting | failed; encrypt_format: none | luks, "" until the agent has said;
     operation_id: the operation that holds it, else ""; vm_id and slot: where it is attached (VM rows refer to nothing,
     so this is no foreign key: a VM and its volumes come and go in any order).
@@ -100,6 +105,7 @@ class Volume(BaseModel):
     name: Any = TextField()
     account: Any = ForeignKeyField(Account, backref="volumes", on_delete="RESTRICT")
     pool: Any = ForeignKeyField(Pool, backref="volumes", on_delete="RESTRICT")
+    file_id: Any = TextField(unique=True)
     disk_offering: Any = ForeignKeyField(DiskOffering, null=True, on_delete="RESTRICT")
     template: Any = ForeignKeyField(Template, null=True, on_delete="SET NULL")
     passphrase: Any = ForeignKeyField(Passphrase, null=True, unique=True, on_delete="RESTRICT")
@@ -114,6 +120,67 @@ class Volume(BaseModel):
     slot: Any = IntegerField(default=-1)
     operation_id: Any = TextField(default="")
     update_time: Any = DateTimeField(default=now)
+
+    class Meta:
+        indexes = ((("account", "name"), True),)
+
+    @classmethod
+    def create(cls, **query: Any) -> Any:
+        query.setdefault("id", new_id())
+        return super().create(**{"file_id": query["id"], **query})
+
+
+class VolumeFile(BaseModel):
+    """A file of a volume that is not its present one; id: the file's.
+
+    role: incoming, being filled to become the volume's | outgoing, replaced and to be deleted | export, to be read and
+    deleted. volume_id: whose it is (the passphrase's associated data); operation_id: the operation that needs it.
+    """
+
+    volume_id: Any = TextField(index=True)
+    role: Any = TextField()
+    operation_id: Any = TextField(index=True)
+    pool: Any = ForeignKeyField(Pool, backref="volume_files", on_delete="RESTRICT")
+    passphrase: Any = ForeignKeyField(Passphrase, null=True, unique=True, on_delete="RESTRICT")
+    format: Any = TextField(default="qcow2")
+    provisioning: Any = TextField(default="thin")
+    encrypt_format: Any = TextField(default="")
+    size_bytes: Any = BigIntegerField()
+
+
+class SnapshotSchedule(BaseModel):
+    """When snapshots of a volume are taken. interval: hourly | daily | weekly | monthly; minute, hour, day: UTC."""
+
+    volume: Any = ForeignKeyField(Volume, backref="snapshot_schedules", on_delete="CASCADE")
+    interval: Any = TextField()
+    minute: Any = IntegerField(default=0)
+    hour: Any = IntegerField(default=0)
+    day: Any = IntegerField(default=1)
+    keep: Any = IntegerField()
+    next_time: Any = DateTimeField(index=True)
+    last_error: Any = TextField(default="")
+
+
+class Snapshot(BaseModel):
+    """A volume as it was; its id is also its file's.
+
+    state: creating | ready | deleting | failed; volume_id: no foreign key, for the volume may go before it (it is the
+    passphrase's associated data); online: taken while the VM ran.
+    """
+
+    name: Any = TextField()
+    account: Any = ForeignKeyField(Account, backref="snapshots", on_delete="RESTRICT")
+    volume_id: Any = TextField(index=True)
+    schedule: Any = ForeignKeyField(SnapshotSchedule, null=True, backref="snapshots", on_delete="SET NULL")
+    pool: Any = ForeignKeyField(Pool, backref="snapshots", on_delete="RESTRICT")
+    passphrase: Any = ForeignKeyField(Passphrase, null=True, unique=True, on_delete="RESTRICT")
+    state: Any = TextField(default="creating", index=True)
+    state_reason: Any = TextField(default="")
+    size_bytes: Any = BigIntegerField()
+    format: Any = TextField(default="qcow2")
+    encrypt_format: Any = TextField(default="")
+    online: Any = BooleanField(default=False)
+    operation_id: Any = TextField(default="")
 
     class Meta:
         indexes = ((("account", "name"), True),)

@@ -161,7 +161,7 @@ def _prepare(work: Work) -> Json:
         spec=wire.spec(vm, work.keys, moved),
         moved_volumes=[
             agent_pb2.MovedVolume(
-                volume_id=volume.id,
+                volume_id=volume.file_id,
                 size_bytes=volume.size_bytes,
                 provisioning=PROVISIONINGS[volume.provisioning],
             )
@@ -181,7 +181,7 @@ def _move(work: Work, endpoint: Json) -> Json:
         vm_id=vm.id,
         endpoint=json_format.ParseDict(endpoint, job_pb2.MigrationEndpoint()),
         destination_spec=wire.spec(vm, None, moved),
-        moved_volume_ids=sorted(moved),
+        moved_volume_ids=sorted(volume.file_id for volume in disks_of(vm.id) if volume.id in moved),
         **work.inputs["limits"],
     )
     source = address_of(work.inputs["source_id"])

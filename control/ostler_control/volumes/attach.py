@@ -136,7 +136,7 @@ def _detach_live(work: Work, host_id: str) -> None:
     request = agent_pb2.DetachVolumeRequest(
         operation=work.ref(),
         vm_id=work.inputs["vm_id"],
-        volume_id=volume.id,
+        volume_id=volume.file_id,
         key_id=volume.passphrase_id or "",
     )
     work.job(address_of(host_id), lambda agent: agent.vms.DetachVolume, request)

@@ -22,7 +22,9 @@ ENCRYPT_FORMATS = {"none": volume_pb2.ENCRYPT_FORMAT_NONE, "luks": volume_pb2.EN
 
 def plain_ref(volume: Any, pool_id: str = "") -> volume_pb2.VolumeRef:
     """Names a volume without its passphrase (its key's id is there). pool_id: where, if not in its row's pool."""
-    ref = volume_pb2.VolumeRef(pool_id=pool_id or volume.pool_id, volume_id=volume.id, format=FORMATS[volume.format])
+    ref = volume_pb2.VolumeRef(
+        pool_id=pool_id or volume.pool_id, volume_id=volume.file_id, format=FORMATS[volume.format]
+    )
     if volume.passphrase_id:
         ref.key.key_id = volume.passphrase_id
     return ref

@@ -93,14 +93,14 @@ def volumes(rows: Sequence[Any], caller: Caller) -> list[volume_pb2.Volume]:
             slot=row.slot,
             state_reason=shown(row.state_reason),
             create_time=timestamp(row.create_time),
-            path=_path(pools[row.pool_id], row.id) if caller.is_admin else "",
+            path=_path(pools[row.pool_id], row.file_id) if caller.is_admin else "",
         )
         for row in rows
     ]
 
 
-def _path(pool: Any, volume_id: str) -> str:
-    return f"{pool.path.rstrip('/')}/{volume_id}" if pool.path else ""
+def _path(pool: Any, file_id: str) -> str:
+    return f"{pool.path.rstrip('/')}/{file_id}" if pool.path else ""
 
 
 def volume(row: Any, caller: Caller) -> volume_pb2.Volume:
