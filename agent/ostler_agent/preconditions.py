@@ -14,9 +14,9 @@ NETWORK_DEVICES = Path("/sys/class/net")  # where the kernel shows them
 
 def check_volume_file(volume_id: str, path: Path) -> None:
     """Raises FailedPreconditionError VOLUME_MISSING."""
-    if not path.is_file():
+    if not path.is_file() and not path.is_block_device():
         raise FailedPreconditionError(
-            f"volume {volume_id} is not on this host: there is no file {path} (is its pool mounted?)",
+            f"volume {volume_id} is not on this host: there is no file or device {path} (is its pool mounted?)",
             "VOLUME_MISSING",
             {"volume": volume_id, "path": str(path)},
         )

@@ -42,6 +42,7 @@ CASES = {
         ),
         "kvm",
     ),
+    "device": (spec(DiskSpec(volume(3, encrypted=True), 0, boot=True)), "kvm"),
     "nics": (
         spec(
             DiskSpec(volume(0), 0, boot=True),
@@ -56,6 +57,7 @@ def made(name: str) -> str:
     case, domain_type = CASES[name]
     # Volume 2 is on a file system without direct I/O.
     files = {v: DiskFile(Path("/pool", v), direct_io=v != VOLUMES[2]) for v in VOLUMES}
+    files[VOLUMES[3]] = DiskFile(Path("/dev/ostler", VOLUMES[3]), device=True)
     return domain_xml(case, files, domain_type)
 
 
@@ -157,3 +159,15 @@ def test_destination_differs_only_in_what_is_named() -> None:
         ('<source bridge="br0" />', '<source bridge="br9" />'),
     ]
     assert for_destination(before, {}, {}, {}) == before
+
+
+def test_a_file_becomes_a_device_where_it_is_one() -> None:
+    before = domain_xml(
+        spec(DiskSpec(volume(0, encrypted=True), 0)), {VOLUMES[0]: DiskFile(Path("/a", VOLUMES[0]))}, "kvm"
+    )
+    device = Path("/dev/ostler/pool", VOLUMES[0])
+    there = for_destination(before, {VOLUMES[0]: device}, {}, {})
+    root = ElementTree.fromstring(there)
+    assert [disk.get("type") for disk in root.findall("devices/disk")] == ["block"]
+    assert [(disk.volume_id, disk.path) for disk in disks.attached_disks(root)] == [(VOLUMES[0], str(device))]
+    assert for_destination(there, {VOLUMES[0]: Path("/a", VOLUMES[0])}, {}, {}) == before

@@ -154,10 +154,9 @@ def _device_xml(domain: Any, path: str, flags: int = 0) -> str:
     """The disk's element just as libvirt has it."""
     root = ElementTree.fromstring(domain.XMLDesc(flags))
     for item in root.findall("devices/disk"):
-        source = item.find("source")
-        if source is not None and source.get("file") == path:
+        if disks.path_of(item.find("source")) == path:
             return to_text(item)
-    raise NotFoundError(f"no disk with file {path}", "VOLUME_NOT_ATTACHED")
+    raise NotFoundError(f"no disk {path}", "VOLUME_NOT_ATTACHED")
 
 
 def _unplug_pending(error: libvirt.libvirtError) -> bool:

@@ -54,8 +54,8 @@ def can_do_direct_io(path: Path) -> bool:
 
 
 def disk_file(path: Path) -> DiskFile:
-    """The file with what its file system can do."""
-    return DiskFile(path, can_do_direct_io(path))
+    """The file, or device, with what can be done with it."""
+    return DiskFile(path, can_do_direct_io(path), path.is_block_device())
 
 
 def keys_of(spec: VmSpec) -> list[Key]:

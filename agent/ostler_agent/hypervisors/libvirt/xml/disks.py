@@ -15,10 +15,11 @@ SERIAL_LENGTH = 20  # virtio-blk's limit
 
 @dataclass(frozen=True)
 class DiskFile:
-    """A volume's file. direct_io: whether its file system can do without the page cache."""
+    """A volume's file, or its device. direct_io: whether it can be used without the page cache."""
 
     path: Path
     direct_io: bool = True
+    device: bool = False
 
 
 def target(slot: int) -> str:
@@ -39,7 +40,8 @@ def serial(volume_id: str) -> str:
 def disk(spec: DiskSpec, file: DiskFile) -> Element:
     """One disk; QEMU opens LUKS itself, with the passphrase from the libvirt secret that has the key's UUID."""
     volume = spec.volume
-    return element(
+    source = element("source", _encryption(volume.key.key_id) if volume.key else None)
+    item = element(
         "disk",
         # Without the host's page cache memory is not spent twice, and live migration is safe on shared storage.
         element(
@@ -49,13 +51,28 @@ def disk(spec: DiskSpec, file: DiskFile) -> Element:
             cache="none" if file.direct_io else "writeback",
             discard="unmap",
         ),
-        element("source", _encryption(volume.key.key_id) if volume.key else None, file=str(file.path)),
+        source,
         element("target", dev=target(spec.slot), bus="virtio"),
         element("serial", serial(volume.volume_id)),
         element("boot", order="1") if spec.boot else None,
         type="file",
         device="disk",
     )
+    set_path(item, source, file.path, device=file.device)
+    return item
+
+
+def path_of(source: Element | None) -> str | None:
+    """The file or device that a disk's source names, if it names one."""
+    return None if source is None else source.get("file") or source.get("dev")
+
+
+def set_path(disk: Element, source: Element, path: Path, *, device: bool) -> None:
+    """Has a disk's source name this file, or device."""
+    for name in ("file", "dev"):
+        source.attrib.pop(name, None)
+    disk.set("type", "block" if device else "file")
+    source.set("dev" if device else "file", str(path))
 
 
 def _encryption(key_id: str) -> Element:
@@ -74,11 +91,11 @@ class AttachedDisk:
 
 
 def attached_disks(domain: Element) -> list[AttachedDisk]:
-    """The file-backed disks of a domain."""
+    """The disks of a domain that are files or devices of its host."""
     found = []
     for item in domain.findall("devices/disk[@device='disk']"):
         source = item.find("source")
-        path = source.get("file") if source is not None else None
+        path = path_of(source)
         if path is None:
             continue
         secret = item.find(".//encryption/secret")
@@ -96,7 +113,7 @@ def attached_disks(domain: Element) -> list[AttachedDisk]:
 
 
 def volume_of(path: str) -> str | None:
-    """The UUID of the volume whose file this is, by its name."""
+    """The UUID of the volume whose file this is, by its name; a device has a link of that name (see pools)."""
     name = PurePath(path).name
     try:
         return name if str(UUID(name)) == name else None

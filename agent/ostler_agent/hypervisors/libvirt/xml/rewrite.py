@@ -9,6 +9,8 @@ from xml.etree import ElementTree
 from ostler_agent.hypervisors.libvirt.xml import disks
 from ostler_agent.hypervisors.libvirt.xml.element import to_text
 
+DEVICES = Path("/dev")  # on every host what is in here is a device, and nothing else is
+
 
 def for_destination(xml: str, paths: Mapping[str, Path], keys: Mapping[str, str], bridges: Mapping[str, str]) -> str:
     """The XML with other files (by volume id), key ids (by volume id) and bridges (by MAC); all else as it was.
@@ -18,11 +20,12 @@ def for_destination(xml: str, paths: Mapping[str, Path], keys: Mapping[str, str]
     root = ElementTree.fromstring(xml)
     for disk in root.findall("devices/disk"):
         source = disk.find("source")
-        volume_id = disks.volume_of(source.get("file", "")) if source is not None else None
+        volume_id = disks.volume_of(disks.path_of(source) or "")
         if source is None or volume_id is None:
             continue
         if volume_id in paths:
-            source.set("file", str(paths[volume_id]))
+            path = paths[volume_id]
+            disks.set_path(disk, source, path, device=path.is_relative_to(DEVICES))
         if volume_id in keys:
             for secret in disk.iterfind(".//encryption/secret"):
                 secret.set("uuid", keys[volume_id])
