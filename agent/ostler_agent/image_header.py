@@ -32,7 +32,6 @@ class ImageHeader:
     encrypted: bool
     virtual_size_bytes: int
     allocated_bytes: int
-    inode: int
 
 
 def read_header(path: Path, disk_format: DiskFormat, encrypted: bool | None = None) -> ImageHeader:
@@ -42,27 +41,31 @@ def read_header(path: Path, disk_format: DiskFormat, encrypted: bool | None = No
     like one). Raises NotFoundError (VOLUME_NOT_FOUND), FailedPreconditionError (NOT_AN_IMAGE; BACKING_FILE_REFUSED
     when its content is in another file).
     """
+    is_device = path.is_block_device()
     try:
-        # O_NONBLOCK: a FIFO would wait for its other end.
-        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        # O_NONBLOCK: a FIFO would wait for its other end. A device is a symbolic link named like its volume.
+        follow = 0 if is_device else os.O_NOFOLLOW
+        file = os.open(path, os.O_RDONLY | follow | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         raise NotFoundError(f"{path.name} is not in its pool", "VOLUME_NOT_FOUND", {"file": path.name}) from None
     except OSError as error:
         _refuse(path, f"cannot be opened as a file: {os.strerror(error.errno or 0)}")
     try:
         status = os.fstat(file)
-        head = os.pread(file, 4096, 0) if stat.S_ISREG(status.st_mode) else b""
+        if not is_device and not stat.S_ISREG(status.st_mode):
+            _refuse(path, "is not a regular file")
+        head = os.pread(file, 4096, 0)
+        length = os.lseek(file, 0, os.SEEK_END)
     finally:
         os.close(file)
-    if not stat.S_ISREG(status.st_mode):
-        _refuse(path, "is not a regular file")
+    allocated = length if is_device else status.st_blocks * SECTOR
     if disk_format is DiskFormat.QCOW2:
         is_encrypted, size = _qcow2(path, head)
     elif encrypted or (encrypted is None and head.startswith(_LUKS_MAGIC)):
-        is_encrypted, size = True, _luks(path, head, status.st_size)
+        is_encrypted, size = True, _luks(path, head, length)
     else:
-        is_encrypted, size = False, status.st_size
-    return ImageHeader(disk_format, is_encrypted, size, status.st_blocks * SECTOR, status.st_ino)
+        is_encrypted, size = False, length
+    return ImageHeader(disk_format, is_encrypted, size, allocated)
 
 
 def _qcow2(path: Path, head: bytes) -> tuple[bool, int]:

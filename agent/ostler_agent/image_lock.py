@@ -19,8 +19,9 @@ def refuse_locked(path: Path) -> None:
 
     A file system without locks, or a file that is not there, counts as not in use.
     """
+    follow = 0 if path.is_block_device() else os.O_NOFOLLOW
     try:
-        file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        file = os.open(path, os.O_RDWR | follow | os.O_CLOEXEC)
     except OSError:
         return
     try:

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
 import structlog
-from ostler_common.errors import FailedPreconditionError, NotFoundError, OstlerError, bad_field
+from ostler_common.errors import (
+    AlreadyExistsError,
+    FailedPreconditionError,
+    NotFoundError,
+    OstlerError,
+    ResourceExhaustedError,
+    bad_field,
+)
 
 from ostler_agent.files import write_file
-from ostler_agent.pools import fingerprint
-from ostler_agent.pools.base import Pool, PoolSpec, PoolType
-from ostler_agent.spec import PowerState, VmInfo, VolumeRef
+from ostler_agent.jobs import JobContext
+from ostler_agent.pools.base import Capacity, Draft, Pool, PoolSpec, PoolType, Store
+from ostler_agent.spec import DiskFormat, PowerState, VmInfo, VolumeRef
 
 log = structlog.get_logger(__name__)
 
@@ -63,7 +70,7 @@ class Pools:
 
         Raises InvalidArgumentError (INVALID_FIELD), FailedPreconditionError: POOL_DIFFERS when it is known with
         another type, path or source; POOL_PATH_TAKEN; POOL_PATH_UNUSABLE; POOL_MOUNT_FAILED; POOL_CHANGED when the
-        directory is not the one seen before.
+        place is not the one seen before.
         """
         pool_type = self._types.get(spec.type)
         if pool_type is None:
@@ -83,22 +90,22 @@ class Pools:
         """Makes every remembered pool usable again; one that cannot be is logged, and tried again when needed."""
         for pool_id, known in list(self._known.items()):
             try:
-                self.directory(pool_id)
+                self._store(pool_id)
             except OstlerError as error:
                 log.error("pool is not usable", pool=pool_id, path=known.spec.path, error=str(error))
 
     def get(self, pool_id: str) -> Pool:
-        """A pool, measured now. Raises as `directory` does."""
-        return self._measure(self._find(pool_id), self.directory(pool_id))
+        """A pool, measured now. Raises NotFoundError (POOL_NOT_FOUND), and as `ensure` does."""
+        return _pool(self._find(pool_id), *self._capacity(pool_id))
 
     def list(self) -> list[Pool]:
         """All pools, measured now; one that is not usable shows a capacity of 0."""
         pools = []
         for pool_id, known in sorted(self._known.items()):
             try:
-                pools.append(self._measure(known, self.directory(pool_id)))
+                pools.append(_pool(known, *self._capacity(pool_id)))
             except OstlerError:
-                pools.append(self._measure(known, None))
+                pools.append(_pool(known, self._types[known.spec.type], Capacity(0, 0)))
         return pools
 
     def remove(self, pool_id: str, guests: Guests) -> None:
@@ -112,42 +119,68 @@ class Pools:
             if known is None:
                 return
             pool_type = self._types[known.spec.type]
-            directory = pool_type.directory(known.spec)
-            for vm in guests.vms():
-                used = [volume for volume in vm.volume_ids if (directory / volume).exists()]
-                if used and vm.power_state is not PowerState.STOPPED:
-                    raise FailedPreconditionError(
-                        f"VM {vm.name} uses volume {used[0]} in the pool (stop the VM or move it away first)",
-                        "POOL_IN_USE",
-                        {"pool": pool_id, "vm": vm.vm_id, "volume": used[0]},
-                    )
+            self._check_not_used(known, guests)
             pool_type.release(known.spec)
             self._file(pool_id).unlink(missing_ok=True)
             del self._known[pool_id]
 
-    def directory(self, pool_id: str) -> Path:
-        """Where a pool's volumes are, proved to be the directory that it was when the pool was made known.
-
-        Raises NotFoundError (POOL_NOT_FOUND), and what `ensure` raises when it is not usable and cannot be made so.
-        """
-        known = self._find(pool_id)
-        directory = self._types[known.spec.type].directory(known.spec)
-        if fingerprint.read_or_none(directory) != known.fingerprint:
-            with self._lock:
-                self._make_usable(known.spec, known)
-        return directory
-
-    def path(self, pool_id: str, volume_id: str) -> Path:
-        """A volume's file, there or not. Raises as `directory` does."""
-        return self.directory(pool_id) / volume_id
-
-    def part(self, pool_id: str, volume_id: str) -> Path:
-        """A volume's file while it is being made. Raises as `directory` does."""
-        return self.directory(pool_id) / f".{volume_id}.part"
-
     def volume_path(self, volume: VolumeRef) -> Path:
-        """`path`, as hypervisor drivers ask for it."""
-        return self.path(volume.pool_id, volume.volume_id)
+        """Where a VM of this host finds a volume, there or not. Raises as `exists` does."""
+        return self._store(volume.pool_id).path(volume)
+
+    def exists(self, volume: VolumeRef) -> bool:
+        """Whether a volume is in its pool, whole.
+
+        Raises NotFoundError (POOL_NOT_FOUND), and what `ensure` raises when the pool is not usable and cannot be made
+        so.
+        """
+        return self._store(volume.pool_id).exists(volume)
+
+    @contextmanager
+    def hold(self, volume: VolumeRef) -> Iterator[Path]:
+        """Where a volume is for this host's tools while the block lasts.
+
+        Raises NotFoundError (VOLUME_NOT_FOUND), and as `exists` does.
+        """
+        with self._store(volume.pool_id).hold(volume) as path:
+            yield path
+
+    @contextmanager
+    def making(self, volume: VolumeRef, size_bytes: int, job: JobContext) -> Iterator[Making]:
+        """A place to make a volume of that size (as a guest sees it) in; nothing stays of it unless it is committed.
+
+        Raises as `exists` does.
+        """
+        with self._store(volume.pool_id).make(volume, size_bytes) as draft:
+            yield Making(volume, draft, job)
+
+    def made_by(self, volume: VolumeRef, facts: Mapping[str, str]) -> bool:
+        """Whether the volume that is there was made by the job with these facts. Raises as `hold` does."""
+        store = self._store(volume.pool_id)
+        return store.exists(volume) and facts.get(_own(volume)) == store.identity(volume)
+
+    def expand(self, volume: VolumeRef, size_bytes: int) -> None:
+        """Makes sure that a larger size of a volume fits where it is. Raises as `hold` does."""
+        self._store(volume.pool_id).expand(volume, size_bytes)
+
+    def delete(self, volume: VolumeRef) -> None:
+        """Removes a volume and all that a try to make it left; none is a success. Raises as `exists` does."""
+        self._store(volume.pool_id).delete(volume)
+
+    def discard(self, volume: VolumeRef) -> None:
+        """Removes what a `making` left that the agent's end cut short. Raises as `exists` does."""
+        self._store(volume.pool_id).discard(volume)
+
+    def check_room(self, pool_id: str, needed_bytes: int) -> None:
+        """Raises ResourceExhaustedError (POOL_FULL) when a pool has less left, and as `exists` does."""
+        available = self._capacity(pool_id)[1].available_bytes
+        if available < needed_bytes:
+            raise ResourceExhaustedError(
+                f"the pool has {available} bytes left and {needed_bytes} are needed "
+                "(free some, or choose another pool)",
+                "POOL_FULL",
+                {"available_bytes": str(available), "needed_bytes": str(needed_bytes)},
+            )
 
     def _find(self, pool_id: str) -> _Known:
         try:
@@ -157,6 +190,27 @@ class Pools:
                 f"this host has not been told of pool {pool_id}", "POOL_NOT_FOUND", {"pool": pool_id}
             ) from None
 
+    def _store(self, pool_id: str) -> Store:
+        """A pool's volumes, once it is proved to be the place that it was when the pool was made known."""
+        known = self._find(pool_id)
+        pool_type = self._types[known.spec.type]
+        if self._fingerprint_or_none(known) != known.fingerprint:
+            with self._lock:
+                self._make_usable(known.spec, known)
+        return pool_type.store(known.spec)
+
+    def _capacity(self, pool_id: str) -> tuple[PoolType, Capacity]:
+        self._store(pool_id)
+        known = self._find(pool_id)
+        pool_type = self._types[known.spec.type]
+        return pool_type, pool_type.capacity(known.spec)
+
+    def _fingerprint_or_none(self, known: _Known) -> str | None:
+        try:
+            return self._types[known.spec.type].fingerprint(known.spec, make=False)
+        except FailedPreconditionError:
+            return None  # making it usable says why
+
     def _file(self, pool_id: str) -> Path:
         return self._directory / f"{pool_id}.json"
 
@@ -164,45 +218,81 @@ class Pools:
         """Returns the fingerprint."""
         pool_type = self._types[spec.type]
         pool_type.ensure(spec)
-        directory = pool_type.directory(spec)
-        try:
-            found = fingerprint.read_or_none(directory) if known else fingerprint.read_or_make(directory)
-        except OSError as error:
+        found = pool_type.fingerprint(spec, make=known is None)
+        if found is None or (known and found != known.fingerprint):
+            place = pool_type.place(spec)
             raise FailedPreconditionError(
-                f"{directory} cannot be used: {error.strerror}", "POOL_PATH_UNUSABLE", {"path": str(directory)}
-            ) from error
-        if known is None and found:
-            return found
-        if known is None or found is None or found != known.fingerprint:
-            raise FailedPreconditionError(
-                f"{directory} is not the directory that it was: its mark is {found or 'missing'} (is its file system "
+                f"{place} is not what it was: its mark is {found or 'missing'} (is its file system "
                 "mounted? If the pool was meant to change, remove it and add it again)",
                 "POOL_CHANGED",
-                {"pool": spec.pool_id, "path": str(directory)},
+                {"pool": spec.pool_id, "path": place},
             )
         return found
 
     def _check_not_taken(self, spec: PoolSpec) -> None:
-        directory = self._types[spec.type].directory(spec)
+        place = self._types[spec.type].place(spec)
         for other_id, other in self._known.items():
-            if other_id != spec.pool_id and self._types[other.spec.type].directory(other.spec) == directory:
+            if other_id != spec.pool_id and self._types[other.spec.type].place(other.spec) == place:
                 raise FailedPreconditionError(
-                    f"{directory} is pool {other_id} already",
-                    "POOL_PATH_TAKEN",
-                    {"path": str(directory), "pool": other_id},
+                    f"{place} is pool {other_id} already", "POOL_PATH_TAKEN", {"path": place, "pool": other_id}
                 )
 
-    def _measure(self, known: _Known, directory: Path | None) -> Pool:
-        pool_type = self._types[known.spec.type]
-        sizes = os.statvfs(directory) if directory else None
-        return Pool(
-            spec=known.spec,
-            shared=pool_type.shared,
-            encryption=pool_type.encryption,
-            capacity_bytes=sizes.f_blocks * sizes.f_frsize if sizes else 0,
-            available_bytes=sizes.f_bavail * sizes.f_frsize if sizes else 0,
-            fingerprint=known.fingerprint,
-        )
+    def _check_not_used(self, known: _Known, guests: Guests) -> None:
+        pool_id = known.spec.pool_id
+        used_here = [vm for vm in guests.vms() if vm.volume_ids and vm.power_state is not PowerState.STOPPED]
+        store = self._types[known.spec.type].store(known.spec)
+        for vm in used_here:
+            used = [volume for volume in vm.volume_ids if store.exists(VolumeRef(pool_id, volume, DiskFormat.RAW))]
+            if used:
+                raise FailedPreconditionError(
+                    f"VM {vm.name} uses volume {used[0]} in the pool (stop the VM or move it away first)",
+                    "POOL_IN_USE",
+                    {"pool": pool_id, "vm": vm.vm_id, "volume": used[0]},
+                )
+
+
+class Making:
+    """A volume that is being made. path: where to write it."""
+
+    def __init__(self, volume: VolumeRef, draft: Draft, job: JobContext) -> None:
+        self._volume = volume
+        self._draft = draft
+        self._job = job
+        self.path = draft.path
+
+    def commit(self) -> None:
+        """Gives the volume its name, once the job knows it for its own (`Pools.made_by`).
+
+        Raises AlreadyExistsError (VOLUME_EXISTS), and what job.check() raises.
+        """
+        self._job.remember(**{_own(self._volume): self._draft.identity()})
+        self._job.check()
+        try:
+            self._draft.publish()
+        except FileExistsError:
+            raise already_exists(self._volume) from None
+
+
+def already_exists(volume: VolumeRef) -> AlreadyExistsError:
+    return AlreadyExistsError(
+        f"volume {volume.volume_id} is in its pool already", "VOLUME_EXISTS", {"volume": volume.volume_id}
+    )
+
+
+def _own(volume: VolumeRef) -> str:
+    """The fact by which a job knows a volume as its own."""
+    return f"identity of {volume.volume_id}"
+
+
+def _pool(known: _Known, pool_type: PoolType, capacity: Capacity) -> Pool:
+    return Pool(
+        spec=known.spec,
+        shared=pool_type.shared,
+        encryption=pool_type.encryption,
+        capacity_bytes=capacity.total_bytes,
+        available_bytes=capacity.available_bytes,
+        fingerprint=known.fingerprint,
+    )
 
 
 def _check_same(known: PoolSpec, spec: PoolSpec) -> None:

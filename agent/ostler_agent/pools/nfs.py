@@ -9,6 +9,7 @@ from pathlib import Path
 from ostler_common.errors import FailedPreconditionError, bad_field
 
 from ostler_agent.pools.base import PoolSpec, check_path, check_unused
+from ostler_agent.pools.directory import DirectoryPool
 from ostler_agent.process import RunError, run
 
 MOUNT_DIR = Path("/var/lib/ostler/mounts")  # QEMU must be able to pass: not below the agent's private state
@@ -27,10 +28,9 @@ class Mount:
     source: str
 
 
-class Nfs:
+class Nfs(DirectoryPool):
     name = "nfs"
     shared = True
-    encryption = True
 
     def __init__(self, mount_dir: Path = MOUNT_DIR, mountinfo: Path = Path("/proc/self/mountinfo")) -> None:
         self._mount_dir = mount_dir

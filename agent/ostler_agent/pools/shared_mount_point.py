@@ -7,12 +7,12 @@ from pathlib import Path
 from ostler_common.errors import FailedPreconditionError
 
 from ostler_agent.pools.base import PoolSpec, check_path, check_unused
+from ostler_agent.pools.directory import DirectoryPool
 
 
-class SharedMountPoint:
+class SharedMountPoint(DirectoryPool):
     name = "shared-mount-point"
     shared = True
-    encryption = True
 
     def check(self, spec: PoolSpec) -> None:
         check_path(spec)

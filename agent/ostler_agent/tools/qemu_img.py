@@ -76,7 +76,7 @@ def create(
     """Makes an empty image of exactly that size for its guest. Raises ResourceExhaustedError (POOL_FULL), RunError."""
     with _Command(path, key) as command:
         driver = _driver(disk_format, key)
-        options = _create_options(disk_format, key, provisioning)
+        options = _create_options(path, disk_format, key, provisioning)
         command.run_calibrated(
             ["create", "-q", "-f", driver, *command.secret, *options, path, str(size_bytes)], cancel=cancel
         )
@@ -101,7 +101,7 @@ def convert(
     with _Command(target, key) as command:
         # -m, -W: 16 requests at once, in any order; the target reads the same.
         flags = ["-p", "-m", "16", "-W", "-O", _driver(target_format, key)]
-        options = _create_options(target_format, key, provisioning)
+        options = _create_options(target, target_format, key, provisioning)
         opened = ["--image-opts", _image_opts(source, source_format, None)]
         command.run_calibrated(
             ["convert", *flags, *command.secret, *options, *opened, target], on_stdout=percent, cancel=cancel
@@ -122,7 +122,7 @@ def resize(
     Raises ResourceExhaustedError (POOL_FULL), FailedPreconditionError (WRONG_KEY, VOLUME_IN_USE), RunError.
     """
     with _Command(path, key) as command:
-        preallocation = f"--preallocation={'falloc' if allocate else 'off'}"
+        preallocation = f"--preallocation={'falloc' if allocate and not path.is_block_device() else 'off'}"
         opened = ["--image-opts", _image_opts(path, disk_format, key)]
         command.run(["resize", "-q", preallocation, *command.secret, *opened, str(size_bytes)], cancel=cancel)
 
@@ -225,23 +225,24 @@ def _driver(disk_format: DiskFormat, key: Key | None) -> str:
 def _image_opts(path: Path, disk_format: DiskFormat, key: Key | None) -> str:
     """How to open an image, as --image-opts wants it: the driver named, a comma doubled."""
     driver = _driver(disk_format, key)
-    options = [f"driver={driver}", "file.driver=file", f"file.filename={str(path).replace(',', ',,')}"]
+    protocol = "host_device" if path.is_block_device() else "file"
+    options = [f"driver={driver}", f"file.driver={protocol}", f"file.filename={str(path).replace(',', ',,')}"]
     if key:
         options.append("key-secret=key" if driver == "luks" else "encrypt.key-secret=key")
     return ",".join(options)
 
 
-def _create_options(disk_format: DiskFormat, key: Key | None, provisioning: Provisioning) -> list[str]:
+def _create_options(path: Path, disk_format: DiskFormat, key: Key | None, provisioning: Provisioning) -> list[str]:
     """`-o` for a new image.
 
-    falloc, not full: the space is taken all the same, without writing it.
+    falloc, not full: the space is taken all the same, without writing it. How much a device takes is not QEMU's to say.
     """
     options = []
     if key:
         prefix = "encrypt." if disk_format is DiskFormat.QCOW2 else ""
         options += ["encrypt.format=luks"] if disk_format is DiskFormat.QCOW2 else []
         options += [f"{prefix}key-secret=key", f"{prefix}iter-time={key.iter_time_ms}"]
-    if provisioning is Provisioning.FAT:
+    if provisioning is Provisioning.FAT and not path.is_block_device():
         options.append("preallocation=falloc")
     elif provisioning is Provisioning.SPARSE and disk_format is DiskFormat.QCOW2:
         options.append("preallocation=metadata")

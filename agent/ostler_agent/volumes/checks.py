@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from ostler_common.errors import (
-    AlreadyExistsError,
     FailedPreconditionError,
     InvalidArgumentError,
-    ResourceExhaustedError,
     bad_field,
 )
 
 from ostler_agent.image_header import SECTOR, ImageHeader
+from ostler_agent.pools import Pools
 from ostler_agent.spec import VolumeRef
 
 MAX_SIZE_BYTES = 1 << 50
@@ -52,20 +48,6 @@ def check_grows(ref: VolumeRef, old_bytes: int, new_bytes: int) -> None:
         )
 
 
-def check_room(directory: Path, needed_bytes: int) -> None:
-    """Raises ResourceExhaustedError (POOL_FULL) when a pool cannot hold that many bytes more, format included."""
-    needed = needed_bytes + needed_bytes // 4096 + _LUKS_HEADER_BYTES
-    pool = os.statvfs(directory)
-    available = pool.f_bavail * pool.f_frsize
-    if available < needed:
-        raise ResourceExhaustedError(
-            f"the pool has {available} bytes left and {needed} are needed (free some, or choose another pool)",
-            "POOL_FULL",
-            {"available_bytes": str(available), "needed_bytes": str(needed)},
-        )
-
-
-def already_exists(ref: VolumeRef) -> AlreadyExistsError:
-    return AlreadyExistsError(
-        f"volume {ref.volume_id} is in its pool already", "VOLUME_EXISTS", {"volume": ref.volume_id}
-    )
+def check_room(pools: Pools, ref: VolumeRef, size_bytes: int) -> None:
+    """Raises ResourceExhaustedError (POOL_FULL) when the pool cannot hold that many bytes more, format included."""
+    pools.check_room(ref.pool_id, size_bytes + size_bytes // 4096 + _LUKS_HEADER_BYTES)

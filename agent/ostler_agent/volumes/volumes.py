@@ -1,24 +1,22 @@
-"""Volumes in pools: one file each, that is there whole or not at all."""
+"""Volumes in pools, each there whole or not at all."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from ostler_common.errors import AbortedError, FailedPreconditionError, InvalidArgumentError
 
-from ostler_agent.files import fsync_directory, publish
 from ostler_agent.image_header import ImageHeader, read_header
 from ostler_agent.image_lock import refuse_locked
 from ostler_agent.jobs import JobContext, interrupted
-from ostler_agent.pools import Pools
-from ostler_agent.spec import Provisioning, VolumeInfo, VolumeRef
+from ostler_agent.pools import Pools, already_exists
+from ostler_agent.spec import DiskFormat, Provisioning, VolumeInfo, VolumeRef
 from ostler_agent.templates import Template, Templates, TemplateSource
 from ostler_agent.tools import qemu_img
 from ostler_agent.volumes.checks import (
-    already_exists,
     check_grows,
     check_key_is_here,
     check_key_is_wanted,
@@ -52,33 +50,26 @@ class Volumes:
 
         Raises InvalidArgumentError (INVALID_FIELD, KEY_MISSING, TEMPLATE_LARGER), AlreadyExistsError (VOLUME_EXISTS)
         unless this very operation made it, ResourceExhaustedError (POOL_FULL), NotFoundError (POOL_NOT_FOUND), and
-        what `Templates.hold` and `Pools.directory` raise. Whatever it raises, no file is left.
+        what `Templates.hold` and `Pools.exists` raise. Whatever it raises, nothing is left.
         """
         check_size(size_bytes)
         check_key_is_here(ref)
-        final = self._pools.path(ref.pool_id, ref.volume_id)
-        part = self._pools.part(ref.pool_id, ref.volume_id)
         with self._changing(ref):
-            if final.exists():
-                return self._made_by(job.facts, ref, final)
+            if self._pools.exists(ref):
+                return self._made_by(job.facts, ref)
             if provisioning is Provisioning.FAT:
-                check_room(final.parent, size_bytes)
-            with ExitStack() as stack:
-                part.unlink(missing_ok=True)
-                stack.callback(part.unlink, missing_ok=True)
+                check_room(self._pools, ref, size_bytes)
+            with self._pools.making(ref, size_bytes, job) as making:
                 if template:
-                    held = stack.enter_context(self._templates.hold(job, template, _FETCH_PERCENT))
-                    self._fill(job, ref, part, size_bytes, provisioning, held)
+                    with self._templates.hold(job, template, _FETCH_PERCENT) as held:
+                        self._fill(job, ref, making.path, size_bytes, provisioning, held)
                 else:
                     job.progress("creating volume", percent=1)
-                    qemu_img.create(part, ref.format, size_bytes, key=ref.key, provisioning=provisioning, cancel=job)
-                header = read_header(part, ref.format, encrypted=ref.key is not None)
-                job.remember(**{_own(ref): str(header.inode)})
-                job.check()
-                try:
-                    publish(part, final)
-                except FileExistsError:
-                    raise already_exists(ref) from None
+                    qemu_img.create(
+                        making.path, ref.format, size_bytes, key=ref.key, provisioning=provisioning, cancel=job
+                    )
+                header = _header(ref, making.path)
+                making.commit()
         return _info(ref, header)
 
     def grow(self, job: JobContext, ref: VolumeRef, size_bytes: int) -> VolumeInfo:
@@ -89,16 +80,16 @@ class Volumes:
         (POOL_FULL), and what the driver raises.
         """
         check_size(size_bytes)
-        path = self._pools.path(ref.pool_id, ref.volume_id)
-        with self._changing(ref):
-            header = self._header(ref, path)
+        with self._changing(ref), self._pools.hold(ref) as path:
+            header = _header(ref, path)
             check_key_is_wanted(ref, header)
             check_grows(ref, header.virtual_size_bytes, size_bytes)
             vm_id = self._guests.using(ref.volume_id)
             if vm_id and self._guests.running(vm_id):
                 grower = online_grow(self._guests)
-                # Also at the same size: an earlier try may have grown the file and not told the guest.
+                # Also at the same size: an earlier try may have grown the volume and not told the guest.
                 job.progress("growing the running disk")
+                self._pools.expand(ref, size_bytes)
                 grower.grow_disk(vm_id, ref.volume_id, size_bytes)
             elif size_bytes > header.virtual_size_bytes:
                 check_key_is_here(ref)
@@ -106,17 +97,18 @@ class Volumes:
                 # A volume that holds all its space goes on doing so.
                 fat = header.allocated_bytes >= header.virtual_size_bytes > 0
                 if fat:
-                    check_room(path.parent, size_bytes - header.virtual_size_bytes)
+                    check_room(self._pools, ref, size_bytes - header.virtual_size_bytes)
                 job.progress("growing volume")
-                qemu_img.resize(path, ref.format, size_bytes, key=ref.key, allocate=fat, cancel=job)
-            return _info(ref, self._header(ref, path))
+                self._pools.expand(ref, size_bytes)
+                if ref.format is DiskFormat.QCOW2 or not path.is_block_device():
+                    qemu_img.resize(path, ref.format, size_bytes, key=ref.key, allocate=fat, cancel=job)
+            return _info(ref, _header(ref, path))
 
     def delete(self, job: JobContext, ref: VolumeRef) -> None:
         """Deletes a volume's file; one that is not there is a success.
 
         Raises FailedPreconditionError (VOLUME_IN_USE), NotFoundError (POOL_NOT_FOUND).
         """
-        path = self._pools.path(ref.pool_id, ref.volume_id)
         with self._changing(ref):
             vm_id = self._guests.using(ref.volume_id)
             if vm_id and self._guests.running(vm_id):
@@ -125,11 +117,11 @@ class Volumes:
                     "VOLUME_IN_USE",
                     {"volume": ref.volume_id, "vm": vm_id},
                 )
-            refuse_locked(path)
+            if self._pools.exists(ref):
+                with self._pools.hold(ref) as path:
+                    refuse_locked(path)
             job.progress("deleting volume")
-            path.unlink(missing_ok=True)
-            self._pools.part(ref.pool_id, ref.volume_id).unlink(missing_ok=True)
-            fsync_directory(path.parent)
+            self._pools.delete(ref)
 
     def info(self, ref: VolumeRef) -> VolumeInfo:
         """What a volume is; with its passphrase, proved to be opened by it.
@@ -137,32 +129,32 @@ class Volumes:
         Raises NotFoundError (VOLUME_NOT_FOUND), FailedPreconditionError (WRONG_KEY, NOT_ENCRYPTED, NOT_AN_IMAGE,
         BACKING_FILE_REFUSED).
         """
-        path = self._pools.path(ref.pool_id, ref.volume_id)
-        header = read_header(path, ref.format, encrypted=True if ref.key else None)
-        if ref.key:
-            check_key_is_wanted(ref, header)
-        if ref.key and ref.key.passphrase:
-            qemu_img.check_key(path, ref.format, ref.key)
-        return _info(ref, header)
+        with self._pools.hold(ref) as path:
+            header = read_header(path, ref.format, encrypted=True if ref.key else None)
+            if ref.key:
+                check_key_is_wanted(ref, header)
+            if ref.key and ref.key.passphrase:
+                qemu_img.check_key(path, ref.format, ref.key)
+            return _info(ref, header)
 
     def settle_create(self, ref: VolumeRef, facts: Mapping[str, str]) -> VolumeInfo:
         """How a `create` ended that the agent's end cut short; what is half done goes. Raises INTERRUPTED."""
-        final = self._pools.path(ref.pool_id, ref.volume_id)
-        self._pools.part(ref.pool_id, ref.volume_id).unlink(missing_ok=True)
-        if final.exists():
-            return self._made_by(facts, ref, final)
+        self._pools.discard(ref)
+        if self._pools.exists(ref):
+            return self._made_by(facts, ref)
         raise interrupted()
 
     def settle_grow(self, ref: VolumeRef, size_bytes: int) -> VolumeInfo:
         """How a `grow` ended that was cut short; ref's key may lack its passphrase. Raises INTERRUPTED."""
-        header = self._header(ref, self._pools.path(ref.pool_id, ref.volume_id))
+        with self._pools.hold(ref) as path:
+            header = _header(ref, path)
         if header.virtual_size_bytes != size_bytes:
             raise interrupted()
         return _info(ref, header)
 
     def settle_delete(self, ref: VolumeRef) -> None:
         """How a `delete` ended that was cut short. Raises INTERRUPTED."""
-        if self._pools.path(ref.pool_id, ref.volume_id).exists():
+        if self._pools.exists(ref):
             raise interrupted()
 
     def _fill(
@@ -194,15 +186,12 @@ class Volumes:
             fat = provisioning is Provisioning.FAT
             qemu_img.resize(part, ref.format, size_bytes, key=ref.key, allocate=fat, cancel=job)
 
-    def _header(self, ref: VolumeRef, path: Path) -> ImageHeader:
-        return read_header(path, ref.format, encrypted=ref.key is not None)
-
-    def _made_by(self, facts: Mapping[str, str], ref: VolumeRef, final: Path) -> VolumeInfo:
+    def _made_by(self, facts: Mapping[str, str], ref: VolumeRef) -> VolumeInfo:
         """The volume when the operation with these facts made it. Raises AlreadyExistsError (VOLUME_EXISTS)."""
-        header = self._header(ref, final)
-        if facts.get(_own(ref)) != str(header.inode):
+        if not self._pools.made_by(ref, facts):
             raise already_exists(ref)
-        return _info(ref, header)
+        with self._pools.hold(ref) as path:
+            return _info(ref, _header(ref, path))
 
     @contextmanager
     def _changing(self, ref: VolumeRef) -> Iterator[None]:
@@ -222,9 +211,8 @@ class Volumes:
                 self._busy.remove(ref.volume_id)
 
 
-def _own(ref: VolumeRef) -> str:
-    """The fact by which a job knows a file as its own: the inode, which stays when the file gets its name."""
-    return f"inode of {ref.volume_id}"
+def _header(ref: VolumeRef, path: Path) -> ImageHeader:
+    return read_header(path, ref.format, encrypted=ref.key is not None)
 
 
 def _copying(job: JobContext, total: int) -> Callable[[float], None]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ostler_agent.pools import POOL_TYPES, Pools, PoolSpec, fingerprint
 from ostler_agent.pools.nfs import Mount, Nfs, parse_mountinfo
-from ostler_agent.spec import PowerState, VmInfo
+from ostler_agent.spec import DiskFormat, PowerState, VmInfo, VolumeRef
 from ostler_common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, OstlerError
 
 from tests.fakes.guests import FakeGuests
@@ -81,12 +81,12 @@ def test_a_directory_that_lost_its_file_system_is_not_written_to(pools: Pools, t
     pools.ensure(spec)
     (tmp_path / "pool").rename(tmp_path / "mounted")
     (tmp_path / "pool").mkdir()
-    assert reason(lambda: pools.path(spec.pool_id, "v")) == "POOL_CHANGED"
+    assert reason(lambda: pools.volume_path(VolumeRef(spec.pool_id, "v", DiskFormat.RAW))) == "POOL_CHANGED"
     assert reason(lambda: pools.ensure(spec)) == "POOL_CHANGED"
     assert [pool.capacity_bytes for pool in pools.list()] == [0]
     (tmp_path / "pool").rmdir()
     (tmp_path / "mounted").rename(tmp_path / "pool")
-    assert pools.path(spec.pool_id, "v") == tmp_path / "pool" / "v"
+    assert pools.volume_path(VolumeRef(spec.pool_id, "v", DiskFormat.RAW)) == tmp_path / "pool" / "v"
 
 
 def test_a_pool_does_not_change_under_its_id(pools: Pools, tmp_path: Path) -> None:
