@@ -22,6 +22,7 @@ class VmLoad:
     cpu_used: float
     memory_rss_bytes: int
     memory_guest_used_bytes: int
+    dirty_rate_bytes_per_s: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,13 @@ class LoadMeter:
 
     def _vm(self, sample: VmSample, elapsed_s: float) -> VmLoad:
         used_ns = sample.cpu_time_ns - self._vms_then.get(sample.vm_id, sample.cpu_time_ns)
-        return VmLoad(sample.vm_id, max(0.0, used_ns / 1e9 / elapsed_s), sample.rss_bytes, sample.guest_used_bytes)
+        return VmLoad(
+            sample.vm_id,
+            max(0.0, used_ns / 1e9 / elapsed_s),
+            sample.rss_bytes,
+            sample.guest_used_bytes,
+            sample.dirty_rate_bytes_per_s,
+        )
 
     def _pressure(self, resource: str) -> float | None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import libvirt
 import pytest
 from ostler_agent.hypervisors.base import Console
 from ostler_agent.hypervisors.libvirt.driver import LibvirtDriver
@@ -139,6 +140,7 @@ def test_a_guest_lives(station: Station) -> None:
     assert sample.vm_id == vm_id
     assert sample.cpu_time_ns > 0
     assert sample.rss_bytes > 16 * MIB
+    wait_for(lambda: _dirty_rate_is_measured(driver), "how fast it writes memory", 20)
 
     # The guest obeys the power button; nobody but the event takes the keys away.
     driver.shut_down(vm_id)
@@ -148,6 +150,12 @@ def test_a_guest_lives(station: Station) -> None:
     wait_for(lambda: ("STOPPED", "shutdown") in station.ear.heard(vm_id), "the event")
     assert ("STARTED", "booted") in station.ear.heard(vm_id)
     driver.delete(vm_id)
+
+
+def _dirty_rate_is_measured(driver: LibvirtDriver) -> bool:
+    driver.samples()
+    ((_, record),) = driver.connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_DIRTYRATE)
+    return bool(record.get("dirtyrate.calc_status") == libvirt.VIR_DOMAIN_DIRTYRATE_MEASURED)
 
 
 def _read_on(console: Console) -> None:

@@ -8,6 +8,7 @@ import libvirt
 import pytest
 from ostler_agent.hypervisors.base import MoveReport, VmEventKind, VmSample
 from ostler_agent.hypervisors.libvirt import host
+from ostler_agent.hypervisors.libvirt.dirty import INTERVAL_S, DirtyRates, rate_of
 from ostler_agent.hypervisors.libvirt.errors import translated
 from ostler_agent.hypervisors.libvirt.events import classify
 from ostler_agent.hypervisors.libvirt.migrate import progress, report
@@ -67,6 +68,44 @@ def test_counters() -> None:
     record = {"cpu.time": 5, "balloon.rss": 2, "balloon.available": 10, "balloon.usable": 4, "balloon.unused": 3}
     assert sample("v", record) == VmSample("v", 5, 2048, 6 * 1024)
     assert sample("v", {}) == VmSample("v", 0, 0, 0)
+
+
+def test_the_rate_of_writing_memory_counts_only_once_measured() -> None:
+    measured = libvirt.VIR_DOMAIN_DIRTYRATE_MEASURED
+    assert rate_of({"dirtyrate.calc_status": measured, "dirtyrate.megabytes_per_second": 7}) == 7 * MIB
+    assert rate_of({"dirtyrate.calc_status": measured, "dirtyrate.megabytes_per_second": -1}) == 0
+    assert rate_of({"dirtyrate.calc_status": libvirt.VIR_DOMAIN_DIRTYRATE_MEASURING}) == 0
+    assert rate_of({}) == 0
+
+
+class Measured:
+    def __init__(self, vm_id: str, fails: bool = False) -> None:
+        self.vm_id, self.fails, self.begun = vm_id, fails, 0
+
+    def UUIDString(self) -> str:
+        return self.vm_id
+
+    def startDirtyRateCalc(self, seconds: int) -> None:
+        self.begun += 1
+        if self.fails:
+            raise libvirt.libvirtError("it migrates")
+
+
+def test_one_vm_at_a_time_is_measured_and_each_not_too_often() -> None:
+    clock = [0.0]
+    rates = DirtyRates(lambda: clock[0])
+    vms = [Measured("a"), Measured("b", fails=True), Measured("c")]
+    for _ in range(5):
+        rates.begin_next(vms)
+        clock[0] += 5
+    assert [vm.begun for vm in vms] == [1, 1, 1]
+    clock[0] = INTERVAL_S + 6
+    for _ in range(2):
+        rates.begin_next(vms[1:])
+    assert [vm.begun for vm in vms] == [1, 2, 1]
+    rates.begin_next([])
+    rates.begin_next(vms[:1])
+    assert vms[0].begun == 2, "one that came back is new"
 
 
 def test_progress_counts_memory_from_the_start() -> None:

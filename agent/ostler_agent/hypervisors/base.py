@@ -71,12 +71,16 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class VmSample:
-    """Counters of an executing VM. guest_used_bytes: what its balloon says; 0 when it does not."""
+    """Counters of an executing VM. guest_used_bytes: what its balloon says; 0 when it does not.
+
+    dirty_rate_bytes_per_s: how fast the guest writes its memory, as last measured; 0 when it was not.
+    """
 
     vm_id: str
     cpu_time_ns: int
     rss_bytes: int
     guest_used_bytes: int
+    dirty_rate_bytes_per_s: int = 0
 
 
 class Console(Protocol):

@@ -46,6 +46,7 @@ def load_message(load: HostLoad) -> vm_types_pb2.HostLoad:
                 cpu_used=vm.cpu_used,
                 memory_rss_bytes=vm.memory_rss_bytes,
                 memory_guest_used_bytes=vm.memory_guest_used_bytes,
+                dirty_rate_bytes_per_s=vm.dirty_rate_bytes_per_s,
             )
             for vm in load.vms
         ],

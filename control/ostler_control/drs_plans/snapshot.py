@@ -138,7 +138,7 @@ def _vm(
     disks: Iterable[tuple[str, int, bool]],
     bridges: frozenset[str],
     groups: Iterable[Any],
-    sample: tuple[float, float] | None,
+    sample: tuple[float, float, float] | None,
     time: datetime.datetime,
 ) -> Vm:
     disks = list(disks)
@@ -159,6 +159,7 @@ def _vm(
         moved_ago_s=(time - row.move_time).total_seconds() if row.move_time else None,
         measured_cpu_mhz=round(sample[0] * MHZ_PER_CPU) if sample else None,
         measured_memory_bytes=round(sample[1]) if sample else None,
+        dirty_rate_bytes_per_s=round(sample[2]) if sample else 0,
     )
 
 

@@ -19,20 +19,25 @@ ENOUGH, STALE_S = 3, 120.0
 
 @dataclass(frozen=True)
 class Smooth:
-    """The average of a host's load and of its VMs' (id -> CPUs, bytes of memory). time_s: of the last sample, Unix."""
+    """The average of a host's load and of its VMs' (id -> CPUs, bytes of memory, bytes of it written in a second).
+
+    time_s: of the last sample, Unix.
+    """
 
     cpu_used: float = 0.0
     memory_bytes: float = 0.0
     samples: int = 0
     time_s: float = 0.0
-    vms: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    vms: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
 
     def usable(self, now_s: float) -> bool:
         """Whether there is enough of it, and new enough."""
         return self.samples >= ENOUGH and now_s - self.time_s <= STALE_S
 
     def to_json(self) -> str:
-        rounded = {vm_id: [round(cpu, 4), round(memory)] for vm_id, (cpu, memory) in self.vms.items()}
+        rounded = {
+            vm_id: [round(cpu, 4), round(memory), round(dirty)] for vm_id, (cpu, memory, dirty) in self.vms.items()
+        }
         return json.dumps({**asdict(self), "memory_bytes": round(self.memory_bytes), "vms": rounded})
 
     @classmethod
@@ -41,7 +46,7 @@ class Smooth:
         if not text:
             return cls()
         values = json.loads(text)
-        return cls(**{**values, "vms": {vm_id: (cpu, memory) for vm_id, (cpu, memory) in values["vms"].items()}})
+        return cls(**{**values, "vms": {vm_id: tuple(averages) for vm_id, averages in values["vms"].items()}})
 
 
 def smooth(before: Smooth, load: vm_pb2.HostLoad, now_s: float) -> Smooth:
@@ -57,8 +62,10 @@ def smooth(before: Smooth, load: vm_pb2.HostLoad, now_s: float) -> Smooth:
     vms = {}
     for vm in load.vms:
         memory = float(vm.memory_guest_used_bytes or vm.memory_rss_bytes)
-        cpu_before, memory_before = before.vms.get(vm.vm_id, (vm.cpu_used, memory))
-        vms[vm.vm_id] = (mix(cpu_before, vm.cpu_used), mix(memory_before, memory))
+        # Measured a minute or two apart: an average of an average would only be late.
+        dirty = float(vm.dirty_rate_bytes_per_s)
+        cpu_before, memory_before, _ = before.vms.get(vm.vm_id, (vm.cpu_used, memory, dirty))
+        vms[vm.vm_id] = (mix(cpu_before, vm.cpu_used), mix(memory_before, memory), dirty)
     return Smooth(
         mix(before.cpu_used, load.cpu_used),
         mix(before.memory_bytes, float(load.memory_used_bytes)),

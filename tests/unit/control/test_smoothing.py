@@ -19,10 +19,10 @@ def load(cpu: float, memory_gib: int, **vms: float) -> vm_pb2.HostLoad:
 
 def test_an_average_that_forgets() -> None:
     found = smooth(Smooth(), load(2.0, 4, a=1.0), 1000.0)
-    assert (found.cpu_used, found.memory_bytes, found.samples, found.vms["a"]) == (2.0, 4 * GIB, 1, (1.0, GIB))
+    assert (found.cpu_used, found.memory_bytes, found.samples, found.vms["a"]) == (2.0, 4 * GIB, 1, (1.0, GIB, 0))
     found = smooth(found, load(4.0, 4, a=1.0, b=3.0), 1005.0)
     assert found.cpu_used == pytest.approx(2.0 + 2.0 * 5 / WINDOW_S, rel=0.02)
-    assert found.vms["b"] == pytest.approx((3.0, GIB))
+    assert found.vms["b"] == pytest.approx((3.0, GIB, 0))
     for step in range(400):
         found = smooth(found, load(8.0, 8), 1010.0 + 5 * step)
     assert found.cpu_used == pytest.approx(8.0, rel=0.01)
@@ -59,6 +59,7 @@ def test_what_is_heard_is_what_the_planner_measures(fresh_database: str) -> None
     vm = fleet.vm("vm")
     Vm.update(host=fleet.hosts[0].id, state="running").where(Vm.id == vm.id).execute()
     heard = load(2.0, 8, **{str(vm.id): 1.5})
+    heard.vms[0].dirty_rate_bytes_per_s = 123
     for number in range(ENOUGH):
         present = snapshot.take(fleet.cluster)
         assert [host.measured_cpu_mhz for host in present.snapshot.hosts] == [None, None], number
@@ -66,5 +67,6 @@ def test_what_is_heard_is_what_the_planner_measures(fresh_database: str) -> None
     present = snapshot.take(fleet.cluster)
     measured = {host.id: (host.measured_cpu_mhz, host.measured_memory_bytes) for host in present.snapshot.hosts}
     assert measured == {fleet.hosts[0].id: (2000, 8 * GIB), fleet.hosts[1].id: (None, None)}
-    assert [(row.measured_cpu_mhz, row.measured_memory_bytes) for row in present.snapshot.vms] == [(1500, GIB)]
+    (row,) = present.snapshot.vms
+    assert (row.measured_cpu_mhz, row.measured_memory_bytes, row.dirty_rate_bytes_per_s) == (1500, GIB, 123)
     assert Host.get_by_id(fleet.hosts[0].id).load != ""

@@ -24,6 +24,7 @@ from ostler_agent.hypervisors.base import (
 from ostler_agent.hypervisors.libvirt import devices, domains, inventory, migrate, samples, screenshot
 from ostler_agent.hypervisors.libvirt.connection import Connection
 from ostler_agent.hypervisors.libvirt.console import LibvirtConsole
+from ostler_agent.hypervisors.libvirt.dirty import DirtyRates
 from ostler_agent.hypervisors.libvirt.errors import translated
 from ostler_agent.hypervisors.libvirt.events import Events
 from ostler_agent.hypervisors.libvirt.info import INFO
@@ -50,6 +51,7 @@ class LibvirtDriver:
         self._secrets = Secrets(self._connection.get)
         # VMs whose keys are here before they are. The end of an earlier try to come, heard late, must not take them.
         self._expected: set[str] = set()
+        self._dirty_rates = DirtyRates()
         self._cleaner = ThreadPoolExecutor(1, thread_name_prefix="vm-keys")
 
     def open(self) -> None:
@@ -131,7 +133,7 @@ class LibvirtDriver:
         return screenshot.screenshot(self.connection, vm_id)
 
     def samples(self) -> list[VmSample]:
-        return samples.samples(self.connection)
+        return samples.samples(self.connection, self._dirty_rates)
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         return self._events.subscribe(listener)

@@ -8,16 +8,19 @@ from typing import Any
 import libvirt
 
 from ostler_agent.hypervisors.base import VmSample
+from ostler_agent.hypervisors.libvirt.dirty import DirtyRates, rate_of
 from ostler_agent.hypervisors.libvirt.errors import translated
 
 
-def samples(connection: Any) -> list[VmSample]:
+def samples(connection: Any, dirty: DirtyRates) -> list[VmSample]:
     """The counters of every executing VM."""
-    stats = libvirt.VIR_DOMAIN_STATS_CPU_TOTAL | libvirt.VIR_DOMAIN_STATS_BALLOON
+    stats = libvirt.VIR_DOMAIN_STATS_CPU_TOTAL | libvirt.VIR_DOMAIN_STATS_BALLOON | libvirt.VIR_DOMAIN_STATS_DIRTYRATE
     # A VM whose monitor is busy is told of with what is known, and holds nobody up.
     flags = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
     with translated("measuring VMs"):
-        return [sample(domain.UUIDString(), record) for domain, record in connection.getAllDomainStats(stats, flags)]
+        found = connection.getAllDomainStats(stats, flags)
+        dirty.begin_next(domain for domain, _ in found)
+        return [sample(domain.UUIDString(), record) for domain, record in found]
 
 
 def sample(vm_id: str, record: Mapping[str, Any]) -> VmSample:
@@ -29,4 +32,5 @@ def sample(vm_id: str, record: Mapping[str, Any]) -> VmSample:
         cpu_time_ns=record.get("cpu.time", 0),
         rss_bytes=record.get("balloon.rss", 0) * 1024,
         guest_used_bytes=max(0, available - usable) * 1024,
+        dirty_rate_bytes_per_s=rate_of(record),
     )
