@@ -68,6 +68,7 @@ DEADLINE_S: Mapping[tuple[str, str], int | None] = {
     ("ostler.control.v1.DrsService", "GetClusterStatus"): 300,
     ("ostler.control.v1.HostAgentService", "DownloadTemplate"): None,
     ("ostler.control.v1.HostService", "ProbeHost"): 150,
+    ("ostler.control.v1.KeyService", "VerifyKeys"): 600,
     ("ostler.control.v1.PoolService", "CreatePool"): 150,
     ("ostler.control.v1.TemplateService", "UploadTemplate"): None,
     ("ostler.control.v1.VmService", "Console"): None,
@@ -93,6 +94,7 @@ RETRIED: Mapping[str, tuple[str, ...]] = {
     "ostler.control.v1.DrsService": ("GetPlan", "ListPlans", "GetClusterStatus"),
     "ostler.control.v1.EventService": ("ListEvents",),
     "ostler.control.v1.HostService": ("GetHost", "ListHosts"),
+    "ostler.control.v1.KeyService": ("ListKeys", "VerifyKeys"),
     "ostler.control.v1.OfferingService": (
         *("GetServiceOffering", "ListServiceOfferings"),
         *("GetDiskOffering", "ListDiskOfferings"),

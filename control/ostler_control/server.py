@@ -58,7 +58,7 @@ class Control:
             stack.callback(agents.close)
             replica = replica_id(config.state_dir)
             journal = Journal.beside(config.database, config.state_dir)
-            keys = Keyring(open_provider(config.state_dir, state.kek))
+            keys = Keyring(open_provider(config.state_dir))
             engine = Engine(journal, replica, agents, keys, config.main_address)
             stack.callback(engine.stop)
             engine.start()

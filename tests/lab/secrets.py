@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ostler_common.errors import OstlerError
-from ostler_control.keys.providers import FileProvider
+from ostler_control.keys import FileProvider
 from ostler_control.trust.state import StateDir
 
 from tests.lab.lab import Lab

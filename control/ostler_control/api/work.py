@@ -9,6 +9,7 @@ from google.longrunning import operations_pb2_grpc
 from ostler.control.v1 import (
     affinity_pb2_grpc,
     drs_pb2_grpc,
+    key_pb2_grpc,
     snapshot_pb2_grpc,
     template_pb2_grpc,
     vm_pb2_grpc,
@@ -19,6 +20,7 @@ from ostler_common.server import Registration
 from ostler_control import templates
 from ostler_control.api.affinity import AffinityService
 from ostler_control.api.drs import DrsService
+from ostler_control.api.keys import KeyService
 from ostler_control.api.operations import OperationService
 from ostler_control.api.snapshots import SnapshotService
 from ostler_control.api.templates import TemplateService
@@ -33,6 +35,7 @@ def services(engine: Engine, template_directory: Path) -> Mapping[str, Registrat
     template_service = TemplateService(template_directory)
     volume_service, vm_service = VolumeService(engine.agents, engine.keys), VmService(engine.agents, engine.keys)
     operation_service, drs_service = OperationService(engine), DrsService(engine)
+    key_service = KeyService(engine.keys)
     return {
         "ostler.control.v1.TemplateService": lambda server: template_pb2_grpc.add_TemplateServiceServicer_to_server(
             template_service, server
@@ -49,6 +52,9 @@ def services(engine: Engine, template_directory: Path) -> Mapping[str, Registrat
         ),
         "ostler.control.v1.AffinityService": lambda server: affinity_pb2_grpc.add_AffinityServiceServicer_to_server(
             AffinityService(), server
+        ),
+        "ostler.control.v1.KeyService": lambda server: key_pb2_grpc.add_KeyServiceServicer_to_server(
+            key_service, server
         ),
         "google.longrunning.Operations": lambda server: operations_pb2_grpc.add_OperationsServicer_to_server(
             operation_service, server

@@ -12,6 +12,7 @@ from ostler.control.v1 import (
     drs_pb2_grpc,
     event_pb2_grpc,
     host_pb2_grpc,
+    key_pb2_grpc,
     offering_pb2_grpc,
     pool_pb2_grpc,
     setting_pb2_grpc,
@@ -92,6 +93,10 @@ class Client:
     @cached_property
     def settings(self) -> setting_pb2_grpc.SettingServiceStub:
         return setting_pb2_grpc.SettingServiceStub(self.channel)
+
+    @cached_property
+    def keys(self) -> key_pb2_grpc.KeyServiceStub:
+        return key_pb2_grpc.KeyServiceStub(self.channel)
 
     @cached_property
     def operations(self) -> operations_pb2_grpc.OperationsStub:

@@ -24,6 +24,7 @@ COMMANDS = {
     "affinity": "VMs that want to be together or apart.",
     "volume": "Disks: create, grow, attach.",
     "drs": "Balancing: which VMs should move where, why, and moving them.",
+    "key": "Keys that the passphrases of encrypted volumes are sealed under.",
     "operation": "Long-running work: follow, cancel.",
     "event": "Who did what to which object, when.",
     "user": "Users and their certificates.",

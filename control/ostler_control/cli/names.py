@@ -30,6 +30,7 @@ _LISTINGS = {
     "cluster": _Listing("clusters", "ListClusters", "zone_pb2", "clusters"),
     "disk-offering": _Listing("offerings", "ListDiskOfferings", "offering_pb2", "disk_offerings"),
     "host": _Listing("hosts", "ListHosts", "host_pb2", "hosts"),
+    "key": _Listing("keys", "ListKeys", "key_pb2", "keys"),
     "plan": _Listing("drs", "ListPlans", "drs_pb2", "plans"),
     "pool": _Listing("pools", "ListPools", "pool_pb2", "pools"),
     "service-offering": _Listing("offerings", "ListServiceOfferings", "offering_pb2", "service_offerings"),
@@ -69,6 +70,7 @@ AFFINITY_GROUP = Name("affinity-group")
 CLUSTER = Name("cluster")
 DISK_OFFERING = Name("disk-offering")
 HOST = Name("host")
+KEY = Name("key")
 PLAN = Name("plan")
 POOL = Name("pool")
 SERVICE_OFFERING = Name("service-offering")

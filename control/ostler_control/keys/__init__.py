@@ -1,6 +1,9 @@
 """Passphrases of encrypted volumes: made, sealed, and opened only where they are sent."""
 
+from ostler_control.keys.file import FileProvider
+from ostler_control.keys.key_file import create_key_file
+from ostler_control.keys.opening import open_provider
 from ostler_control.keys.passphrases import Keyring
-from ostler_control.keys.providers import FileProvider, KeyProvider, create_key_file, open_provider
+from ostler_control.keys.providers import KeyProvider
 
 __all__ = ["FileProvider", "KeyProvider", "Keyring", "create_key_file", "open_provider"]

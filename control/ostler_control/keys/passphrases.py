@@ -13,37 +13,55 @@ from ostler_common.secret import Secret, new_passphrase
 
 from ostler_control.database import session, transaction
 from ostler_control.keys.providers import KeyProvider
-from ostler_control.models import Passphrase, Snapshot, Template, Volume, VolumeFile
+from ostler_control.models import Kek, Passphrase, Snapshot, Template, Volume, VolumeFile
 
 # What may refer to a passphrase.
 HOLDERS: tuple[Any, ...] = (Volume, VolumeFile, Snapshot, Template)
 
 
+def owner_column(model: Any) -> Any:
+    """The column of a model of `HOLDERS` that has the associated data of its passphrase."""
+    return model.volume_id if model in (VolumeFile, Snapshot) else model.id
+
+
 class Keyring:
-    """Makes, opens and destroys passphrases under a provider's key."""
+    """Makes, opens and destroys passphrases under a provider's key. Which version is current the database says."""
 
     def __init__(self, provider: KeyProvider) -> None:
-        self._provider = provider
+        self.provider = provider
 
     def create(self, owner_id: str) -> Passphrase:
         """A new passphrase for a row made in the same transaction; the new row's id is the key's.
 
         owner_id: the volume's id, also for its snapshots and further files; a template's own id for a template.
+        Raises FailedPreconditionError KEK_MISSING when this control plane lacks the current version of the key.
         """
         return self.keep(new_passphrase(), owner_id)
 
     def keep(self, passphrase: Secret, owner_id: str) -> Passphrase:
         """`create` with a passphrase that somebody chose."""
-        sealed = self._provider.seal(passphrase, owner_id.encode())
-        return Passphrase.create(kek_id=self._provider.kek_id, sealed=sealed)
+        kek_id = self.current()
+        sealed = self.provider.seal(kek_id, passphrase, owner_id.encode())
+        return Passphrase.create(kek=kek_id, sealed=sealed, bound_id=owner_id)
 
     def open(self, row: Any) -> Secret:
         """The passphrase of a Volume, VolumeFile, Snapshot or Template: for the call that sends it to a host, and for
         nothing else."""
-        owner_id = row.volume_id if isinstance(row, (VolumeFile, Snapshot)) else row.id
+        owner_id = getattr(row, owner_column(type(row)).name)
         with session():
-            passphrase = Passphrase.get_by_id(row.passphrase_id)
-        return self._provider.open(passphrase.kek_id, bytes(passphrase.sealed), owner_id.encode())
+            passphrase: Any = Passphrase.get_by_id(row.passphrase_id)
+        return self.provider.open(passphrase.kek_id, bytes(passphrase.sealed), owner_id.encode())
+
+    def current(self) -> str:
+        """Id of the version that passphrases are sealed under; in a new database the provider's newest becomes it.
+        Within the caller's transaction."""
+        kek = Kek.get_or_none(Kek.current)
+        if kek is None:
+            newest = self.provider.versions()[0]
+            Kek.insert(id=newest, name=newest, current=True).on_conflict_ignore().execute()
+            kek = Kek.get(Kek.current)
+        kek_id: str = kek.id
+        return kek_id
 
     def sweep(self) -> int:
         """Deletes passphrases that no row refers to; returns how many. There are none, unless someone had a hand in

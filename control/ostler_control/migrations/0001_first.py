@@ -149,9 +149,19 @@ class PoolHost(BaseModel):
         indexes = ((("pool", "host"), True),)
 
 
+class Kek(BaseModel):
+    name: Any = TextField()
+    current: Any = BooleanField(default=False)
+    operation_id: Any = TextField(default="")
+
+
+Kek.add_index(Kek.index(Kek.current, unique=True, where=Kek.current, name="kek_current"))
+
+
 class Passphrase(BaseModel):
-    kek_id: Any = TextField()
+    kek: Any = ForeignKeyField(Kek, backref="passphrases", on_delete="RESTRICT")
     sealed: Any = BlobField()
+    bound_id: Any = TextField(index=True)
 
 
 class Template(BaseModel):
@@ -438,6 +448,7 @@ ALL = (
     UnmanagedVm,
     Pool,
     PoolHost,
+    Kek,
     Passphrase,
     Template,
     DiskOffering,

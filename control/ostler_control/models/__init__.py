@@ -8,6 +8,7 @@ from ostler_control.models.places import Cluster, Host, UnmanagedVm, Zone
 from ostler_control.models.records import Event, Operation, Replica, Request, SettingValue
 from ostler_control.models.storage import (
     DiskOffering,
+    Kek,
     Passphrase,
     Pool,
     PoolHost,
@@ -29,6 +30,7 @@ ALL: tuple[type[BaseModel], ...] = (
     UnmanagedVm,
     Pool,
     PoolHost,
+    Kek,
     Passphrase,
     Template,
     DiskOffering,
@@ -64,6 +66,7 @@ __all__ = [
     "Event",
     "Host",
     "JoinToken",
+    "Kek",
     "Nic",
     "Operation",
     "Passphrase",

@@ -49,14 +49,32 @@ class PoolHost(BaseModel):
         indexes = ((("pool", "host"), True),)
 
 
+class Kek(BaseModel):
+    """A version of the key-encryption key that passphrases are, or will be, sealed under; never the key itself.
+
+    id: the provider's name of it ("file:9f86d081884c7d65"), name: the same; current: new passphrases are sealed under
+    it; operation_id: the operation that holds it, else "".
+    """
+
+    name: Any = TextField()
+    current: Any = BooleanField(default=False)
+    operation_id: Any = TextField(default="")
+
+
+# One is current; which one is the same for all replicas.
+Kek.add_index(Kek.index(Kek.current, unique=True, where=Kek.current, name="kek_current"))
+
+
 class Passphrase(BaseModel):
     """A sealed passphrase. Its id is the key's UUID.
 
-    sealed: AES-256-GCM nonce + ciphertext under the key-encryption key `kek_id`; associated data: the volume's id.
+    sealed: what the key-encryption key's provider made of it; bound_id: its associated data, the id of the
+    volume or the template. A key that something is sealed under cannot be deleted.
     """
 
-    kek_id: Any = TextField()
+    kek: Any = ForeignKeyField(Kek, backref="passphrases", on_delete="RESTRICT")
     sealed: Any = BlobField()
+    bound_id: Any = TextField(index=True)
 
 
 class Template(BaseModel):

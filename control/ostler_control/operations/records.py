@@ -15,10 +15,10 @@ from ostler_common.errors import AbortedError, CancelledError, NotFoundError, Os
 
 from ostler_control import events
 from ostler_control.database import is_sqlite, session, transaction
-from ostler_control.models import BaseModel, Operation, Snapshot, Vm, Volume, new_id, now
+from ostler_control.models import BaseModel, Kek, Operation, Snapshot, Vm, Volume, new_id, now
 
 # Objects that one operation at a time may hold, by their `operation_id` column.
-HELD: dict[str, type[BaseModel]] = {"vm": Vm, "volume": Volume, "snapshot": Snapshot}
+HELD: dict[str, type[BaseModel]] = {"vm": Vm, "volume": Volume, "snapshot": Snapshot, "key": Kek}
 
 ENDED = ("succeeded", "failed", "cancelled")
 UNENDED = ("pending", "running")

@@ -42,26 +42,29 @@ def test_a_key_file_is_private_and_never_replaced(tmp_path: Path) -> None:
 
 def test_seals_and_opens(provider: FileProvider) -> None:
     secret = Secret(b"top secret")
-    sealed = provider.seal(secret, b"volume")
+    [kek_id] = provider.versions()
+    sealed = provider.seal(kek_id, secret, b"volume")
     assert b"secret" not in sealed
-    assert provider.seal(secret, b"volume") != sealed
-    assert provider.open(provider.kek_id, sealed, b"volume") == secret
+    assert provider.seal(kek_id, secret, b"volume") != sealed
+    assert provider.open(kek_id, sealed, b"volume") == secret
 
 
 def test_what_was_sealed_for_another_volume_does_not_open(provider: FileProvider) -> None:
-    sealed = provider.seal(Secret(b"x"), b"volume")
+    [kek_id] = provider.versions()
+    sealed = provider.seal(kek_id, Secret(b"x"), b"volume")
     for changed, associated in ((sealed, b"other"), (sealed[:-1] + bytes([sealed[-1] ^ 1]), b"volume")):
         with pytest.raises(InternalError) as caught:
-            provider.open(provider.kek_id, changed, associated)
+            provider.open(kek_id, changed, associated)
         assert caught.value.reason == "SEAL_BROKEN"
 
 
 def test_another_key_is_named_and_not_tried(provider: FileProvider, tmp_path: Path) -> None:
     create_key_file(tmp_path / "other")
+    [kek_id] = provider.versions()
     with pytest.raises(FailedPreconditionError) as caught:
-        FileProvider(tmp_path / "other").open(provider.kek_id, provider.seal(Secret(b"x"), b"v"), b"v")
+        FileProvider(tmp_path / "other").open(kek_id, provider.seal(kek_id, Secret(b"x"), b"v"), b"v")
     assert caught.value.reason == "KEK_MISSING"
-    assert provider.kek_id in caught.value.message
+    assert kek_id in caught.value.message
 
 
 def test_a_missing_or_broken_key_file_says_so(tmp_path: Path) -> None:
@@ -79,7 +82,7 @@ def test_systemds_credential_comes_before_the_state_directory(tmp_path: Path, mo
     create_key_file(tmp_path / "kek")
     create_key_file(credentials / "ostler-kek")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
-    assert open_provider(tmp_path).kek_id == FileProvider(credentials / "ostler-kek").kek_id
+    assert open_provider(tmp_path).versions() == FileProvider(credentials / "ostler-kek").versions()
 
 
 def test_a_volumes_passphrase(fresh_database: str, provider: FileProvider) -> None:

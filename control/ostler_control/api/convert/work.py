@@ -16,7 +16,7 @@ from ostler_common.errors import to_status
 
 from ostler_control import affinity
 from ostler_control.api.conceal import Conceal, concealed, concealer
-from ostler_control.api.convert import drs
+from ostler_control.api.convert import drs, keys
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.times import timestamp
 from ostler_control.caller import Caller
@@ -240,6 +240,8 @@ def _response(row: Any, caller: Caller) -> Message:
     if row.resource_type == "drs":
         plan: Any = DrsPlan.get_or_none(DrsPlan.id == row.resource_id)
         return drs.plan(plan) if plan is not None else drs_pb2.DrsPlan(id=row.resource_id, name=row.resource_name)
+    if row.resource_type == "key":
+        return keys.key_after(row.resource_id)
     found = Vm.get_or_none(Vm.id == row.resource_id)
     if found is not None:
         return vm(found, caller)

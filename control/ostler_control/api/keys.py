@@ -1,0 +1,38 @@
+"""ostler.control.v1.KeyService."""
+
+from __future__ import annotations
+
+import grpc
+from google.longrunning.operations_pb2 import Operation as LongRunning
+from ostler.control.v1 import key_pb2 as pb
+from ostler.control.v1 import key_pb2_grpc
+
+from ostler_control.api.begin import begin
+from ostler_control.api.caller import caller_of
+from ostler_control.api.convert import keys as convert
+from ostler_control.api.paging import list_page
+from ostler_control.api.resolve import resolve
+from ostler_control.api.session import with_sessions
+from ostler_control.keys import Keyring, rotate, versions
+from ostler_control.models import Kek
+
+
+@with_sessions
+class KeyService(key_pb2_grpc.KeyServiceServicer):
+    def __init__(self, keys: Keyring) -> None:
+        self._keys = keys
+
+    def ListKeys(self, request: pb.ListKeysRequest, context: grpc.ServicerContext) -> pb.ListKeysResponse:
+        found = list_page(versions.versions(self._keys.provider), request)
+        return pb.ListKeysResponse(keys=map(convert.key, found.rows), next_page_token=found.next_page_token)
+
+    def RotateKey(self, request: pb.RotateKeyRequest, context: grpc.ServicerContext) -> LongRunning:
+        caller = caller_of(context)
+        return begin(caller, request, lambda: rotate.rotate(self._keys, caller.actor))
+
+    def DeleteKey(self, request: pb.DeleteKeyRequest, context: grpc.ServicerContext) -> LongRunning:
+        caller, kek = caller_of(context), resolve(Kek, request.key, "key")
+        return begin(caller, request, lambda: rotate.delete(kek, caller.actor))
+
+    def VerifyKeys(self, request: pb.VerifyKeysRequest, context: grpc.ServicerContext) -> pb.VerifyKeysResponse:
+        return convert.verified(*versions.verify(self._keys.provider))

@@ -1,0 +1,112 @@
+"""`ostler key`."""
+
+from __future__ import annotations
+
+import click
+from ostler.control.v1 import key_pb2 as pb
+
+from ostler_control.cli import text
+from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.finish import finish
+from ostler_control.cli.lazy import Noun
+from ostler_control.cli.names import KEY
+from ostler_control.cli.options import How, confirm, limit_option, operation_options, output_option, yes_option
+from ostler_control.cli.output import View, print_data, print_list
+
+VIEW = View[pb.Key](
+    "key",
+    columns=[
+        ("version", lambda k: k.name),
+        ("state", lambda k: text.enum_of(k, "state")),
+        ("passphrases", lambda k: str(k.passphrases)),
+        ("present", lambda k: "yes" if k.present else "MISSING"),
+        ("age", lambda k: text.age(k, "create_time")),
+    ],
+)
+FAILURES = View[pb.VerifyKeysResponse.Failure](
+    "failure",
+    columns=[
+        ("name", lambda f: f.name),
+        ("type", lambda f: f.type),
+        ("sealed under", lambda f: f.key),
+        ("why", lambda f: f.reason),
+        ("id", lambda f: f.id),
+    ],
+)
+
+
+@click.group(cls=Noun)
+def command() -> None:
+    """Keys that the passphrases of encrypted volumes are sealed under."""
+
+
+@command.command("list")
+@limit_option()
+@output_option
+@pass_app
+def list_(app: App, limit: int | None, output: str) -> None:
+    """Lists the key's versions, and how much is sealed under each.
+
+    \b
+    Example:
+      ostler key list
+    """
+    print_list(VIEW, pages(app.client.keys.ListKeys, pb.ListKeysRequest(), lambda a: a.keys, limit), output)
+
+
+@command.command("rotate")
+@operation_options()
+@pass_app
+def rotate(app: App, how: How) -> None:
+    """Makes a new version and seals every passphrase under it.
+
+    Volumes are not touched, and open all the while; `ostler volume rekey` gives a volume a new passphrase. Old versions
+    stay until they are deleted: a backup of the database needs the versions that it was made with.
+
+    \b
+    Example:
+      ostler key rotate
+    """
+    request = pb.RotateKeyRequest(request_id=how.request_id, validate_only=how.dry_run)
+    finish(app, app.client.keys.RotateKey(request), VIEW, pb.Key(), how)
+
+
+@command.command("delete")
+@click.argument("version", type=KEY)
+@yes_option
+@operation_options()
+@pass_app
+def delete(app: App, version: str, yes: bool, how: How) -> None:
+    """Deletes a version that nothing is sealed under any more.
+
+    \b
+    Example:
+      ostler key delete file:9f86d081884c7d65 --yes
+    """
+    if not how.dry_run:
+        confirm(f"Delete key {version}? Backups of the database that need it will not open any volume.", yes)
+    request = pb.DeleteKeyRequest(request_id=how.request_id, key=version, validate_only=how.dry_run)
+    finish(app, app.client.keys.DeleteKey(request), VIEW, pb.Key(), how, gone=True)
+
+
+@command.command("verify")
+@output_option
+@pass_app
+def verify(app: App, output: str) -> None:
+    """Opens every passphrase and names those that do not open.
+
+    \b
+    Example:
+      ostler key verify
+    """
+    from ostler_control.cli.plain import to_plain
+
+    answer = app.client.keys.VerifyKeys(pb.VerifyKeysRequest())
+    if output in ("json", "yaml"):
+        print_data(to_plain(answer), output)
+    else:
+        if answer.failures or output == "name":
+            print_list(FAILURES, answer.failures, output)
+        click.echo(f"{answer.opened} of {answer.passphrases} passphrases open", err=True)
+    if answer.failures:
+        raise SystemExit(1)

@@ -1,0 +1,138 @@
+"""The file that key-encryption keys are kept in: one a line, the newest first, each 32 bytes as base64.
+
+A key's id is a digest of the key, so that the file needs no other word. The order of lines matters only to a database
+that knows none of the keys, and to a rotation, which looks for a new key in the first line.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import fcntl
+import hashlib
+import os
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ostler_common import pki
+from ostler_common.errors import FailedPreconditionError
+from ostler_common.secret import Secret
+
+KEY_BYTES = 32
+
+
+@dataclass(frozen=True)
+class FileKey:
+    """A version of the key. id: "file:" and 16 hexadecimal digits of its SHA-256."""
+
+    id: str
+    key: Secret
+
+
+def new_key() -> FileKey:
+    """A new random one."""
+    return _file_key(secrets.token_bytes(KEY_BYTES))
+
+
+def parse(data: bytes, name: str) -> tuple[FileKey, ...]:
+    """The keys of a file's content; empty lines and those that begin with # are nothing.
+
+    name: the file's, for the error. Raises FailedPreconditionError KEK_INVALID, also when there is none.
+    """
+    keys: dict[str, FileKey] = {}
+    for number, line in enumerate(data.splitlines(), start=1):
+        text = line.strip()
+        if not text or text.startswith(b"#"):
+            continue
+        try:
+            raw = base64.b64decode(text, validate=True)
+        except binascii.Error:
+            raw = b""
+        if len(raw) != KEY_BYTES:
+            raise FailedPreconditionError(
+                f"{name}, line {number}, holds no key: it should be {KEY_BYTES} bytes as base64", "KEK_INVALID"
+            )
+        found = _file_key(raw)
+        keys.setdefault(found.id, found)
+    if not keys:
+        raise FailedPreconditionError(f"{name} holds no key: it should be {KEY_BYTES} bytes as base64", "KEK_INVALID")
+    return tuple(keys.values())
+
+
+def render(keys: Sequence[FileKey]) -> bytes:
+    """The content of a file with these keys, the newest first."""
+    return b"".join(base64.b64encode(key.key.reveal()) + b"\n" for key in keys)
+
+
+def read(path: Path) -> tuple[FileKey, ...]:
+    """The keys of a file. Raises FailedPreconditionError: KEK_MISSING when it cannot be read, KEK_INVALID."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise FailedPreconditionError(
+            f"the key-encryption key {path} cannot be read: {error.strerror}; without it no encrypted volume opens "
+            "(bring it back: `ostler-control key-restore`)",
+            "KEK_MISSING",
+        ) from None
+    return parse(data, str(path))
+
+
+def create_key_file(path: Path) -> None:
+    """Writes a new key, mode 0600, durable when this returns. One that is there already stays."""
+    with _alone(path):
+        if not path.exists():
+            _write(path, (new_key(),))
+
+
+def change(path: Path, edit: Callable[[tuple[FileKey, ...]], Sequence[FileKey]]) -> tuple[FileKey, ...]:
+    """Replaces the file's keys by what `edit` makes of them, whole and durable; nobody else changes it meanwhile.
+
+    Raises what `read` raises, and FailedPreconditionError KEK_READ_ONLY when the file cannot be written.
+    """
+    try:
+        with _alone(path):
+            before = read(path)
+            after = tuple(edit(before))
+            if not after:
+                path.unlink()
+            elif after != before:
+                _write(path, after)
+            return after
+    except OSError as error:
+        raise read_only(path, error.strerror) from None
+
+
+def read_only(path: Path, why: str | None) -> FailedPreconditionError:
+    """The error for a key file that this process may not change."""
+    return FailedPreconditionError(
+        f"the key file {path} cannot be changed by the control plane ({why}): make a new version with `ostler-control "
+        "key-add`, put it in the file's place, restart the control plane, then `ostler key rotate` (docs/keys.md)",
+        "KEK_READ_ONLY",
+    )
+
+
+def _file_key(raw: bytes) -> FileKey:
+    return FileKey(f"file:{hashlib.sha256(raw).hexdigest()[:16]}", Secret(raw))
+
+
+def _write(path: Path, keys: Sequence[FileKey]) -> None:
+    for leftover in path.parent.glob(f".{path.name}.*"):
+        leftover.unlink()  # of a writer that was killed: nobody else writes now
+    owner = path.stat() if path.exists() else None
+    pki.write_private(path, render(keys))
+    if owner and os.geteuid() == 0:
+        os.chown(path, owner.st_uid, owner.st_gid)  # run by root, for a service that is another user
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Whoever else would change the file waits: a command on the same machine, another thread."""
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,89 @@
+"""Operations on the key-encryption key: rotating it, deleting a version that nothing needs any more.
+
+Every passphrase opens at every moment of a rotation: its row names the version that it is sealed under, and changes
+together with the bytes. Old versions stay until they are deleted.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from ostler_common.errors import FailedPreconditionError
+
+from ostler_control.database import session
+from ostler_control.keys import versions
+from ostler_control.keys.passphrases import Keyring
+from ostler_control.models import Kek, Operation, Passphrase
+from ostler_control.operations import Work, begin, workflow
+
+# Passphrases a transaction.
+BATCH = 100
+_NAMED = 10
+
+
+def rotate(keys: Keyring, user: str) -> Operation:
+    """Records the rotation to a new version, within the caller's transaction.
+
+    Raises AbortedError RESOURCE_BUSY while another operation works on keys.
+    """
+    current = Kek.get_by_id(keys.current())
+    others = Kek.select().where(Kek.id != current.id)
+    return begin("key.rotate", current, user, {}, also=others)
+
+
+def delete(kek: Any, user: str) -> Operation:
+    """Records a version's deletion, within the caller's transaction.
+
+    Raises FailedPreconditionError KEY_IN_USE, AbortedError RESOURCE_BUSY.
+    """
+    versions.check_unused(kek.id)
+    return begin("key.delete", kek, user, {})
+
+
+@workflow("key.rotate")
+def _rotate(work: Work) -> None:
+    provider = work.keys.provider
+    kek_id: str = work.step("version", lambda: versions.new_version(provider))
+    # From here on there is no way back, and none is needed: cancelling would only leave passphrases under two versions.
+    work.always("current", lambda: versions.make_current(kek_id, work.id))
+    last_id, batch, done, broken = "", 0, 0, []
+    while True:
+        batch += 1
+        found = work.always(f"reseal-{batch}", partial(_batch, work, last_id, done))
+        done += found["resealed"]
+        broken += found["broken"]
+        last_id = found["last_id"]
+        if not last_id:
+            break
+    if broken:
+        raise _incomplete(broken, done)
+
+
+def _batch(work: Work, after_id: str, done: int) -> dict[str, Any]:
+    work.pause(0)  # another replica may have taken over
+    with session():
+        left = Passphrase.select().where(Passphrase.kek.not_in(Kek.select(Kek.id).where(Kek.current))).count()
+    work.phase(f"re-sealing, {left} passphrase{'' if left == 1 else 's'} left", 99 * done // max(done + left, 1))
+    found = versions.reseal(work.keys.provider, after_id, BATCH)
+    broken = [[f"{one.type} {one.name or one.id}".strip(), one.kek_id, one.reason] for one in found.broken]
+    return {"last_id": found.last_id, "resealed": found.resealed, "broken": broken}
+
+
+def _incomplete(broken: list[list[str]], done: int) -> FailedPreconditionError:
+    names = ", ".join(name for name, _, _ in broken[:_NAMED]) + (", ..." if len(broken) > _NAMED else "")
+    return FailedPreconditionError(
+        f"{done} passphrases were re-sealed and {len(broken)} could not be, those of {names} "
+        f"({', '.join(sorted({reason for _, _, reason in broken}))}): they stay as they were; `ostler key verify` "
+        "tells more, and another `ostler key rotate` tries them again",
+        "RESEAL_INCOMPLETE",
+        {"resealed": str(done), "left": str(len(broken))},
+    )
+
+
+@workflow("key.delete")
+def _delete(work: Work) -> None:
+    kek_id = work.resource_id
+    # The database first: it knows whether somebody needs the key, and nothing is sealed under one that it lacks.
+    work.step("forget", lambda: versions.forget(kek_id))
+    work.always("remove", lambda: work.keys.provider.remove_version(kek_id))
