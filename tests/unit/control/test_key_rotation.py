@@ -173,7 +173,7 @@ def test_one_that_does_not_open_keeps_nobody_else_back(vault: Vault) -> None:
     assert (found.resealed, [(one.name, one.reason) for one in found.broken]) == (4, [(spoilt.name, "SEAL_BROKEN")])
     assert versions.counted() == {old: 1, new: 4}
     count, broken = versions.verify(vault.keys.provider)
-    assert (count, [(one.volume_id, one.kek_id) for one in broken]) == (5, [(spoilt.id, old)])
+    assert (count, [(one.type, one.id, one.kek_id) for one in broken]) == (5, [("volume", spoilt.id, old)])
 
 
 def test_a_passphrase_of_another_volume_is_found(vault: Vault) -> None:
