@@ -5,9 +5,11 @@ SHELL := /bin/bash
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+# A hypervisor driver in a package of its own: what the tests prove the driver interface with.
+DRIVER := tests/plugins/ostler-qemu-driver
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # This tree before anything installed, so that a second work tree can share an environment.
-export PYTHONPATH := $(CURDIR)/common:$(CURDIR)/agent:$(CURDIR)/control:$(CURDIR)
+export PYTHONPATH := $(CURDIR)/common:$(CURDIR)/agent:$(CURDIR)/control:$(CURDIR):$(CURDIR)/$(DRIVER)
 
 # Building libvirt-python; the hypervisor; the lab; the guest image; the database; the checks.
 PACKAGES := gcc pkg-config python3-dev python3-venv libvirt-dev \
@@ -20,12 +22,12 @@ PACKAGES := gcc pkg-config python3-dev python3-venv libvirt-dev \
 
 setup: $(VENV)/.ready
 
-$(VENV)/.ready: pyproject.toml constraints.txt Makefile
+$(VENV)/.ready: pyproject.toml $(DRIVER)/pyproject.toml constraints.txt Makefile
 	@missing=$$(for p in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
 	if [ -n "$$missing" ]; then echo "installing:" $$missing; \
 	  $(SUDO) apt-get update -q && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; fi
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install -q --disable-pip-version-check -e '.[agent,control,dev]'
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install -q --disable-pip-version-check -e '.[agent,control,dev]' -e $(DRIVER)
 	touch $@
 
 protos: $(VENV)/.ready

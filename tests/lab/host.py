@@ -17,6 +17,7 @@ from tests.lab.network import Network
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 AGENT_PORT = 8442
+DRIVER = "tests/plugins/ostler-qemu-driver"  # installed in the environment; this tree's goes before it
 # What each host has for itself.
 DIRECTORIES = (
     "/run",
@@ -291,7 +292,7 @@ class Host:
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """What a lab process has for an environment: little, and this tree before any other."""
-    tree = os.pathsep.join(str(REPOSITORY / part) for part in ("common", "agent", "control", "."))
+    tree = os.pathsep.join(str(REPOSITORY / part) for part in ("common", "agent", "control", ".", DRIVER))
     path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     return {"PATH": path, "LANG": "C.UTF-8", "PYTHONPATH": tree, "PYTHONUNBUFFERED": "1", **(extra or {})}
 

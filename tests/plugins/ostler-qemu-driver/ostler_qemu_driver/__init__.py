@@ -1,0 +1,1 @@
+"""Plain QEMU processes as a hypervisor of Ostler's. Start reading at `factory.py`."""
