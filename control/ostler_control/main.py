@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 from typing import NoReturn
@@ -85,6 +86,72 @@ def user_certificate(config_path: Path | None, name: str, profile_path: Path) ->
         click.echo(write_user_profile(load_config(config_path), name, profile_path.absolute()))
     except (OstlerError, OSError) as error:
         _fail(str(error))
+
+
+@main.command("key-add")
+@click.argument(
+    "key_path", metavar="[FILE]", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True), required=False
+)
+@click.pass_obj
+def key_add(config_path: Path | None, key_path: Path | None) -> None:
+    """Adds a new version of the key-encryption key to the key file, for `ostler key rotate` to take up.
+
+    For a key file that the control plane itself may not change, a credential of systemd's. FILE: another file than the
+    one in force; with - it is read from standard input and the new one written to standard output:
+
+    \b
+      cd /etc/credstore.encrypted
+      systemd-creds decrypt --name=ostler-kek ostler-kek - | ostler-control key-add - |
+        systemd-creds encrypt --name=ostler-kek - ostler-kek.new && mv ostler-kek.new ostler-kek
+    """
+    from ostler_common.errors import OstlerError
+
+    from ostler_control.config import load_config
+    from ostler_control.keys import key_file
+
+    try:
+        if str(key_path) == "-":
+            keys = (key_file.new_key(), *key_file.parse(sys.stdin.buffer.read(), "standard input"))
+            sys.stdout.buffer.write(key_file.render(keys))
+        else:
+            path = key_path or load_config(config_path).state.kek
+            keys = key_file.change(path, lambda found: (key_file.new_key(), *found))
+    except (OstlerError, OSError) as error:
+        _fail(str(error))
+    click.echo(
+        f"new version: {keys[0].id}; restart the control plane where it gets the file from systemd, then:", err=True
+    )
+    click.echo("next: ostler key rotate", err=True)
+
+
+@main.command("key-restore")
+@click.argument("backup", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.option(
+    "--to",
+    "key_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where the keys go.  [default: the key file in force]",
+)
+@click.pass_obj
+def key_restore(config_path: Path | None, backup: Path, key_path: Path | None) -> None:
+    """Brings a lost key file back from what `ostler key backup` wrote; asks for its passphrase.
+
+    Keys that are in the file already stay in front; none is ever lost by this.
+    """
+    from ostler_common.errors import OstlerError
+    from ostler_common.secret import Secret
+
+    from ostler_control.config import load_config
+    from ostler_control.keys.backup import restore
+
+    try:
+        path = key_path or load_config(config_path).state.kek
+        passphrase = Secret(click.prompt("Passphrase of the backup", hide_input=True, err=True).encode())
+        restored = restore(backup.read_bytes(), passphrase, path)
+    except (OstlerError, OSError) as error:
+        _fail(str(error))
+    click.echo(f"{path}: {len(restored)} key{'' if len(restored) == 1 else 's'} restored {' '.join(restored)}".rstrip())
+    click.echo("next: start the control plane, then `ostler key verify`")
 
 
 @main.command()

@@ -81,7 +81,7 @@ TABLE: Mapping[str, frozenset[Role]] = {
     ),
     **_service(
         "ostler.control.v1.KeyService",
-        {"ListKeys": _ADMINS, "RotateKey": _ADMINS, "DeleteKey": _ADMINS, "VerifyKeys": _ADMINS},
+        {"ListKeys": _ADMINS, "RotateKey": _ADMINS, "DeleteKey": _ADMINS, "BackupKeys": _ADMINS, "VerifyKeys": _ADMINS},
     ),
     **_service(
         "ostler.control.v1.OfferingService",

@@ -6,6 +6,7 @@ import grpc
 from google.longrunning.operations_pb2 import Operation as LongRunning
 from ostler.control.v1 import key_pb2 as pb
 from ostler.control.v1 import key_pb2_grpc
+from ostler_common.secret import Secret
 
 from ostler_control.api.begin import begin
 from ostler_control.api.caller import caller_of
@@ -13,7 +14,8 @@ from ostler_control.api.convert import keys as convert
 from ostler_control.api.paging import list_page
 from ostler_control.api.resolve import resolve
 from ostler_control.api.session import with_sessions
-from ostler_control.keys import Keyring, rotate, versions
+from ostler_control.key_backup import Stretching
+from ostler_control.keys import Keyring, backup, rotate, versions
 from ostler_control.models import Kek
 
 
@@ -35,4 +37,10 @@ class KeyService(key_pb2_grpc.KeyServiceServicer):
         return begin(caller, request, lambda: rotate.delete(kek, caller.actor))
 
     def VerifyKeys(self, request: pb.VerifyKeysRequest, context: grpc.ServicerContext) -> pb.VerifyKeysResponse:
-        return convert.verified(*versions.verify(self._keys.provider))
+        opener = backup.keys_of(request.backup, Secret(request.wrapping_key)) if request.backup else self._keys.provider
+        return convert.verified(*versions.verify(opener))
+
+    def BackupKeys(self, request: pb.BackupKeysRequest, context: grpc.ServicerContext) -> pb.BackupKeysResponse:
+        stretching = Stretching(request.salt, request.n, request.r, request.p)
+        made = backup.make(self._keys, Secret(request.wrapping_key), stretching, caller_of(context).actor)
+        return pb.BackupKeysResponse(backup=made.text(), keys=made.keys)

@@ -13,9 +13,22 @@ from ostler_common.errors import FailedPreconditionError, InternalError, OstlerE
 from ostler_common.secret import Secret
 
 from ostler_control.keys import key_file
+from ostler_control.keys.key_file import FileKey
 from ostler_control.keys.providers import Sealed, kek_missing
 
 _NONCE_BYTES = 12
+
+
+class KeysInHand:
+    """Keys that were read from somewhere else than this control plane's key file: they only open."""
+
+    def __init__(self, keys: Sequence[FileKey]) -> None:
+        self._ciphers = _ciphers(keys)
+
+    def open(self, kek_id: str, data: bytes, associated: bytes) -> Secret:
+        if kek_id not in self._ciphers:
+            raise kek_missing(kek_id, list(self._ciphers))
+        return _opened(self._ciphers[kek_id], data, associated)
 
 
 class FileProvider:
@@ -42,13 +55,7 @@ class FileProvider:
         return nonce + self._cipher(kek_id).encrypt(nonce, secret.reveal(), associated)
 
     def open(self, kek_id: str, data: bytes, associated: bytes) -> Secret:
-        cipher = self._cipher(kek_id)
-        try:
-            return Secret(cipher.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], associated))
-        except (InvalidTag, ValueError):
-            raise InternalError(
-                "a sealed passphrase was changed, or belongs to another volume", "SEAL_BROKEN"
-            ) from None
+        return _opened(self._cipher(kek_id), data, associated)
 
     def reseal(self, kek_id: str, items: Sequence[Sealed]) -> list[bytes | OstlerError]:
         self._cipher(kek_id)
@@ -71,7 +78,7 @@ class FileProvider:
             return False
         left = key_file.change(self._path, lambda keys: [key for key in keys if key.id != kek_id])
         with self._lock:
-            self._keys = {key.id: AESGCM(key.key.reveal()) for key in left}
+            self._keys = _ciphers(left)
             self._stamp = None
         return True
 
@@ -91,10 +98,21 @@ class FileProvider:
                 stat = self._path.stat()
                 stamp = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
                 if stamp != self._stamp:
-                    found = {key.id: AESGCM(key.key.reveal()) for key in key_file.read(self._path)}
+                    found = _ciphers(key_file.read(self._path))
                     self._keys, self._stamp = found, stamp
             except (OSError, FailedPreconditionError):
                 if not self._keys:
                     key_file.read(self._path)  # says what is wrong
                     raise
             return self._keys
+
+
+def _ciphers(keys: Sequence[FileKey]) -> dict[str, AESGCM]:
+    return {key.id: AESGCM(key.key.reveal()) for key in keys}
+
+
+def _opened(cipher: AESGCM, data: bytes, associated: bytes) -> Secret:
+    try:
+        return Secret(cipher.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], associated))
+    except (InvalidTag, ValueError):
+        raise InternalError("a sealed passphrase was changed, or belongs to another volume", "SEAL_BROKEN") from None

@@ -105,6 +105,16 @@ def change(path: Path, edit: Callable[[tuple[FileKey, ...]], Sequence[FileKey]])
         raise read_only(path, error.strerror) from None
 
 
+def add_missing(path: Path, keys: Sequence[FileKey]) -> list[str]:
+    """Adds keys behind those of a file, which is made if need be; returns the ids of those that were not there."""
+    with _alone(path):
+        there = read(path) if path.exists() else ()
+        missing = [key for key in keys if key.id not in {known.id for known in there}]
+        if missing:
+            _write(path, (*there, *missing))
+        return [key.id for key in missing]
+
+
 def read_only(path: Path, why: str | None) -> FailedPreconditionError:
     """The error for a key file that this process may not change."""
     return FailedPreconditionError(
@@ -121,9 +131,9 @@ def _file_key(raw: bytes) -> FileKey:
 def _write(path: Path, keys: Sequence[FileKey]) -> None:
     for leftover in path.parent.glob(f".{path.name}.*"):
         leftover.unlink()  # of a writer that was killed: nobody else writes now
-    owner = path.stat() if path.exists() else None
+    owner = (path if path.exists() else path.parent).stat()
     pki.write_private(path, render(keys))
-    if owner and os.geteuid() == 0:
+    if os.geteuid() == 0:
         os.chown(path, owner.st_uid, owner.st_gid)  # run by root, for a service that is another user
 
 

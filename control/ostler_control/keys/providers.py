@@ -19,7 +19,18 @@ class Sealed:
     associated: bytes
 
 
-class KeyProvider(Protocol):
+class Opener(Protocol):
+    """Opens what was sealed."""
+
+    def open(self, kek_id: str, data: bytes, associated: bytes) -> Secret:
+        """What was sealed.
+
+        Raises FailedPreconditionError KEK_MISSING when that version is not there, InternalError SEAL_BROKEN when the
+        bytes were changed or belong to something else.
+        """
+
+
+class KeyProvider(Opener, Protocol):
     """Seals and opens passphrases under versions of a key-encryption key; `kind` begins its versions' ids."""
 
     kind: str
@@ -29,13 +40,6 @@ class KeyProvider(Protocol):
 
     def seal(self, kek_id: str, secret: Secret, associated: bytes) -> bytes:
         """The secret, readable only by `open` with the same `associated` data. Raises what `open` raises."""
-
-    def open(self, kek_id: str, data: bytes, associated: bytes) -> Secret:
-        """What was sealed.
-
-        Raises FailedPreconditionError KEK_MISSING when the provider does not have that version, InternalError
-        SEAL_BROKEN when the bytes were changed or belong to something else.
-        """
 
     def reseal(self, kek_id: str, items: Sequence[Sealed]) -> list[bytes | OstlerError]:
         """Each item sealed under `kek_id` instead, or why it cannot be; waits for no lock of the database.

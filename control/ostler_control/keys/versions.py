@@ -11,7 +11,7 @@ from peewee import fn
 
 from ostler_control.database import session, transaction
 from ostler_control.keys.passphrases import HOLDERS, owner_column
-from ostler_control.keys.providers import KeyProvider, Sealed
+from ostler_control.keys.providers import KeyProvider, Opener, Sealed
 from ostler_control.models import Kek, Passphrase, Volume, VolumeFile, now
 
 
@@ -119,7 +119,7 @@ def reseal(provider: KeyProvider, after_id: str, limit: int) -> Batch:
     return Batch(rows[-1].id, resealed, _broken(broken))
 
 
-def verify(provider: KeyProvider, limit: int = 500) -> tuple[int, list[Broken]]:
+def verify(opener: Opener, limit: int = 500) -> tuple[int, list[Broken]]:
     """Opens every passphrase that there is; how many there are, and those that do not open.
 
     Raises OstlerError when the provider cannot be asked.
@@ -132,7 +132,7 @@ def verify(provider: KeyProvider, limit: int = 500) -> tuple[int, list[Broken]]:
             rows: list[Any] = list(query)
         if not rows:
             return count, broken + _misplaced()
-        outcomes = [(row, _why_not(provider, row)) for row in rows]
+        outcomes = [(row, _why_not(opener, row)) for row in rows]
         broken += _broken([(row, error) for row, error in outcomes if error])
         count, last_id = count + len(rows), rows[-1].id
 
@@ -166,9 +166,9 @@ def _sealed(row: Any) -> Sealed:
     return Sealed(row.kek_id, bytes(row.sealed), row.bound_id.encode())
 
 
-def _why_not(provider: KeyProvider, row: Any) -> OstlerError | None:
+def _why_not(opener: Opener, row: Any) -> OstlerError | None:
     try:
-        provider.open(row.kek_id, bytes(row.sealed), row.bound_id.encode())
+        opener.open(row.kek_id, bytes(row.sealed), row.bound_id.encode())
     except OstlerError as error:
         if error.retryable:
             raise

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import click
 from ostler.control.v1 import key_pb2 as pb
 
@@ -89,19 +92,64 @@ def delete(app: App, version: str, yes: bool, how: How) -> None:
     finish(app, app.client.keys.DeleteKey(request), VIEW, pb.Key(), how, gone=True)
 
 
-@command.command("verify")
-@output_option
+@command.command("backup")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @pass_app
-def verify(app: App, output: str) -> None:
-    """Opens every passphrase and names those that do not open.
+def backup(app: App, file: Path) -> None:
+    """Writes the keys to a file, encrypted under a passphrase.
+
+    The passphrase is asked for, and stays here. The control plane encrypts: the keys never come here readable. Keep
+    file and passphrase apart from each other and from the database's backup. `ostler-control key-restore` brings a lost
+    key file back, `ostler key verify FILE` proves that it would do.
 
     \b
     Example:
+      ostler key backup keys-2026.json
+    """
+    from ostler_common.secret import Secret
+
+    from ostler_control import key_backup
+
+    if file.exists():
+        raise click.UsageError(f"{file} is there already")
+    shortest = key_backup.SHORTEST_PASSPHRASE
+    typed = click.prompt("Passphrase for the backup", hide_input=True, confirmation_prompt=True, err=True)
+    if len(typed) < shortest:
+        raise click.UsageError(f"the passphrase protects every disk: at least {shortest} characters")
+    stretching = key_backup.new_stretching()
+    request = pb.BackupKeysRequest(
+        wrapping_key=stretching.key(Secret(typed.encode())).reveal(),
+        salt=stretching.salt,
+        n=stretching.n,
+        r=stretching.r,
+        p=stretching.p,
+    )
+    answer = app.client.keys.BackupKeys(request)
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as target:
+        target.write(answer.backup)
+        target.flush()
+        os.fsync(target.fileno())
+    click.echo(f"{file}: {', '.join(answer.keys)}")
+    click.echo(f"Now prove it: ostler key verify {file}", err=True)
+
+
+@command.command("verify")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True), required=False)
+@output_option
+@pass_app
+def verify(app: App, file: Path | None, output: str) -> None:
+    """Opens every passphrase and names those that do not open.
+
+    With FILE, a backup, it is that backup's keys that they are opened with; its passphrase is asked for.
+
+    \b
+    Examples:
       ostler key verify
+      ostler key verify keys-2026.json
     """
     from ostler_control.cli.plain import to_plain
 
-    answer = app.client.keys.VerifyKeys(pb.VerifyKeysRequest())
+    answer = app.client.keys.VerifyKeys(_with_backup(file) if file else pb.VerifyKeysRequest())
     if output in ("json", "yaml"):
         print_data(to_plain(answer), output)
     else:
@@ -110,3 +158,14 @@ def verify(app: App, output: str) -> None:
         click.echo(f"{answer.opened} of {answer.passphrases} passphrases open", err=True)
     if answer.failures:
         raise SystemExit(1)
+
+
+def _with_backup(file: Path) -> pb.VerifyKeysRequest:
+    from ostler_common.secret import Secret
+
+    from ostler_control import key_backup
+
+    data = file.read_bytes()
+    stretching = key_backup.parse(data).stretching
+    typed = click.prompt("Passphrase of the backup", hide_input=True, err=True)
+    return pb.VerifyKeysRequest(backup=data, wrapping_key=stretching.key(Secret(typed.encode())).reveal())
