@@ -25,10 +25,13 @@ ENROLL_PORT = 8441
 _TIMEOUT_S = 30
 
 
-def join(store: PapersStore, token: JoinToken, enroll_address: str, agent_address: str) -> Papers:
+def join(
+    store: PapersStore, token: JoinToken, enroll_address: str, agent_address: str, hypervisor_type: str = ""
+) -> Papers:
     """Joins (or rejoins) and keeps the papers. A rejoin with a token made for this host keeps its id.
 
     enroll_address: "host[:port]"; empty: the token's. agent_address: "host:port" at which the control plane reaches us.
+    hypervisor_type: what the host's driver states, so that a cluster of another type refuses at once.
     Raises PermissionDeniedError (WRONG_CONTROL_PLANE, or the control plane's refusal of the token), UnavailableError,
     FailedPreconditionError (BAD_PAPERS). Nothing is kept when it fails; a token may be spent by then.
     """
@@ -42,6 +45,7 @@ def join(store: PapersStore, token: JoinToken, enroll_address: str, agent_addres
         qemu_csr_pem=qemu_csr_pem,
         hostname=socket.gethostname(),
         address=agent_address,
+        hypervisor_type=hypervisor_type,
     )
     target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     credentials = grpc.ssl_channel_credentials(ca_pem)

@@ -91,7 +91,7 @@ def join(config: AgentConfig, options: argparse.Namespace) -> int:
     driver = registry.load(config.driver)
     user = driver.papers_user(registry.context(config)) if isinstance(driver, UsesPapers) else None
     store = PapersStore(config.state_dir)
-    papers = joining.join(store, JoinToken.decode(text), options.control or "", address)
+    papers = joining.join(store, JoinToken.decode(text), options.control or "", address, driver.info.type)
     print(f"joined as host {papers.host_id}, reached at {address}; certificate until {papers.expire_time:%F %T} UTC")
     if user is None:
         return 0

@@ -10,6 +10,7 @@ from ostler_common.errors import AlreadyExistsError, FailedPreconditionError, ba
 from peewee import IntegrityError, fn
 
 from ostler_control import database, events
+from ostler_control.hypervisors import rules
 from ostler_control.models import Cluster, Host, JoinToken, Pool, SettingValue, Zone
 from ostler_control.names import check_name
 
@@ -39,15 +40,26 @@ def delete_zone(zone: Zone, actor: str) -> None:
         events.done("zone.delete", actor, zone)
 
 
-def create_cluster(name: str, zone: Zone, cpu_overcommit: float, memory_overcommit: float, actor: str) -> Cluster:
-    """Makes a cluster; an overcommit of 0 means 1. Raises AlreadyExistsError when its zone has one of this name."""
+def create_cluster(
+    name: str, zone: Zone, cpu_overcommit: float, memory_overcommit: float, actor: str, hypervisor_type: str = ""
+) -> Cluster:
+    """Makes a cluster; an overcommit of 0 means 1; without a hypervisor type it gets that of its first host.
+
+    Raises AlreadyExistsError when its zone has one of this name, FailedPreconditionError HYPERVISOR_NOT_ALLOWED.
+    """
     check_name("name", name)
     cpu_overcommit = _overcommit("cpu_overcommit", cpu_overcommit or 1.0)
     memory_overcommit = _overcommit("memory_overcommit", memory_overcommit or 1.0)
+    if hypervisor_type:
+        rules.check_allowed(hypervisor_type)
     try:
         with database.transaction():
             cluster: Cluster = Cluster.create(
-                name=name, zone=zone, cpu_overcommit=cpu_overcommit, memory_overcommit=memory_overcommit
+                name=name,
+                zone=zone,
+                hypervisor_type=hypervisor_type,
+                cpu_overcommit=cpu_overcommit,
+                memory_overcommit=memory_overcommit,
             )
             events.done("cluster.create", actor, cluster)
             return cluster

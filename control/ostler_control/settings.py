@@ -11,9 +11,12 @@ from ostler_common.errors import FailedPreconditionError, NotFoundError, bad_fie
 
 from ostler_control import database, events
 from ostler_control.drs import settings as drs
+from ostler_control.hypervisors import registry
 from ostler_control.models import Cluster, SettingValue
 
 MIB = 1 << 20
+CUSTOM_NAME = "hypervisor.custom.display.name"
+HYPERVISOR_LIST = "hypervisor.list"
 
 
 @dataclass(frozen=True)
@@ -49,15 +52,40 @@ def _truth(text: str) -> bool:
 _BOOLEAN = Kind("boolean, true or false", _truth)
 
 
+def _types() -> dict[str, registry.Known]:
+    return registry.known(get(CUSTOM_NAME))
+
+
+def _custom_name(text: str) -> str:
+    registry.check_custom_name(text, _types())
+    return text
+
+
+def _shown_types(text: str) -> str:
+    types = _types()
+    return ", ".join(types[word].display_name if word in types else word for word in _WORDS.parse(text))
+
+
+_NAME = Kind(f"text, {registry.NAME_RULE}", str)
+_WORDS = Kind(
+    "list of types of hypervisor or their names, separated by commas", lambda text: tuple(filter(None, text.split(",")))
+)
+
+
 @dataclass(frozen=True)
 class Setting:
-    """A setting. default: as text, like every value on the wire and in the database."""
+    """A setting. default: as text, like every value on the wire and in the database.
+
+    accept: from a new value to what is stored, or ValueError; looks at the rest of the database. show: the way back.
+    """
 
     name: str
     kind: Kind
     default: str
     description: str
     cluster_scoped: bool = False
+    accept: Callable[[str], str] = str
+    show: Callable[[str], str] = str
 
 
 def _of_drs(spec: drs.Spec) -> Setting:
@@ -82,6 +110,21 @@ _TABLE = (
         str(512 * MIB),
         "Memory of each host that is kept for the host itself and never given to VMs.",
         cluster_scoped=True,
+    ),
+    Setting(
+        CUSTOM_NAME,
+        _NAME,
+        registry.DEFAULT_CUSTOM_NAME,
+        "What people call the type of hypervisor that drivers call custom.",
+        accept=_custom_name,
+    ),
+    Setting(
+        HYPERVISOR_LIST,
+        _WORDS,
+        "",
+        "Types of hypervisor that new clusters and VMs may be of; empty: all.",
+        accept=lambda text: registry.parse_list(text, _types()),
+        show=_shown_types,
     ),
     Setting(
         "luks.iter.time",
@@ -198,12 +241,13 @@ def change(name: str, value: str, actor: str, cluster: Cluster | None = None) ->
     """Sets a value, for one cluster or globally. Raises InvalidArgumentError for a bad value."""
     setting = _scoped(name, cluster)
     value = value.strip()
-    try:
-        setting.kind.parse(value)
-    except ValueError as error:
-        raise bad_field("value", f"{error} ({name}: {setting.kind.name})", reason="INVALID_SETTING") from None
     cluster_id = str(cluster.id) if cluster else ""
     with database.transaction():
+        try:
+            setting.kind.parse(value)
+            value = setting.accept(value)
+        except ValueError as error:
+            raise bad_field("value", f"{error} ({name}: {setting.kind.name})", reason="INVALID_SETTING") from None
         (
             SettingValue.insert(name=name, cluster_id=cluster_id, value=value)
             .on_conflict(
@@ -211,7 +255,7 @@ def change(name: str, value: str, actor: str, cluster: Cluster | None = None) ->
             )
             .execute()
         )
-        _record("setting.update", actor, name, cluster, f"set to {value}")
+        _record("setting.update", actor, name, cluster, f"set to {setting.show(value)}")
 
 
 def reset(name: str, actor: str, cluster: Cluster | None = None) -> None:

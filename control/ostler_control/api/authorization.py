@@ -79,6 +79,7 @@ TABLE: Mapping[str, frozenset[Role]] = {
             "RemoveHost": _ADMINS,
         },
     ),
+    **_service("ostler.control.v1.HypervisorService", {"GetHypervisorType": _ADMINS, "ListHypervisorTypes": _ADMINS}),
     **_service(
         "ostler.control.v1.KeyService",
         {"ListKeys": _ADMINS, "RotateKey": _ADMINS, "DeleteKey": _ADMINS, "BackupKeys": _ADMINS, "VerifyKeys": _ADMINS},

@@ -1,14 +1,22 @@
-"""The services of accounts, zones, clusters, offerings, settings and events, ready to be served."""
+"""The services of accounts, places, types of hypervisor, offerings, settings and events, ready to be served."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ostler.control.v1 import account_pb2_grpc, event_pb2_grpc, offering_pb2_grpc, setting_pb2_grpc, zone_pb2_grpc
+from ostler.control.v1 import (
+    account_pb2_grpc,
+    event_pb2_grpc,
+    hypervisor_pb2_grpc,
+    offering_pb2_grpc,
+    setting_pb2_grpc,
+    zone_pb2_grpc,
+)
 from ostler_common.server import Registration
 
 from ostler_control.api.accounts import AccountService
 from ostler_control.api.events import EventService
+from ostler_control.api.hypervisors import HypervisorService
 from ostler_control.api.offerings import OfferingService
 from ostler_control.api.places import ClusterService, ZoneService
 from ostler_control.api.settings import SettingService
@@ -22,6 +30,9 @@ SERVICES: Mapping[str, Registration] = {
     ),
     "ostler.control.v1.ClusterService": lambda server: zone_pb2_grpc.add_ClusterServiceServicer_to_server(
         ClusterService(), server
+    ),
+    "ostler.control.v1.HypervisorService": lambda server: hypervisor_pb2_grpc.add_HypervisorServiceServicer_to_server(
+        HypervisorService(), server
     ),
     "ostler.control.v1.OfferingService": lambda server: offering_pb2_grpc.add_OfferingServiceServicer_to_server(
         OfferingService(), server

@@ -32,7 +32,14 @@ class EnrollmentService(enrollment_pb2_grpc.EnrollmentServiceServicer):
 
     def JoinHost(self, request: pb.JoinHostRequest, context: grpc.ServicerContext) -> pb.JoinHostResponse:
         requests = enrollment.Requests(request.csr_pem, request.qemu_csr_pem)
-        papers = enrollment.join(self._authority, request.token, requests, request.hostname, request.address)
+        papers = enrollment.join(
+            self._authority,
+            request.token,
+            requests,
+            request.hostname,
+            request.address,
+            request.hypervisor_type,
+        )
         self._poke()
         trust = revocation.current(self._authority)
         return pb.JoinHostResponse(

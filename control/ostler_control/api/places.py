@@ -14,6 +14,7 @@ from ostler_control.api.paging import page
 from ostler_control.api.requests import once
 from ostler_control.api.resolve import optional, resolve, visible
 from ostler_control.api.session import with_sessions
+from ostler_control.hypervisors import rules
 from ostler_control.models import Cluster, Zone
 
 
@@ -43,7 +44,8 @@ class ClusterService(zone_pb2_grpc.ClusterServiceServicer):
         def make() -> Cluster:
             zone = resolve(Zone, request.zone, "zone")
             overcommit = (request.cpu_overcommit, request.memory_overcommit)
-            return places.create_cluster(request.name, zone, *overcommit, caller.actor)
+            found = rules.find(request.hypervisor, "hypervisor").type if request.hypervisor else ""
+            return places.create_cluster(request.name, zone, *overcommit, caller.actor, found)
 
         return _clusters([once(Cluster, caller, request, make)])[0]
 
@@ -71,4 +73,5 @@ class ClusterService(zone_pb2_grpc.ClusterServiceServicer):
 
 def _clusters(rows: list[Cluster]) -> list[pb.Cluster]:
     counts = places.host_counts([row.id for row in rows])
-    return [core.cluster(row, counts.get(row.id, 0)) for row in rows]
+    names = rules.names()
+    return [core.cluster(row, counts.get(row.id, 0), names) for row in rows]

@@ -12,6 +12,7 @@ from ostler.control.v1 import (
     drs_pb2_grpc,
     event_pb2_grpc,
     host_pb2_grpc,
+    hypervisor_pb2_grpc,
     key_pb2_grpc,
     offering_pb2_grpc,
     pool_pb2_grpc,
@@ -57,6 +58,10 @@ class Client:
     @cached_property
     def hosts(self) -> host_pb2_grpc.HostServiceStub:
         return host_pb2_grpc.HostServiceStub(self.channel)
+
+    @cached_property
+    def hypervisors(self) -> hypervisor_pb2_grpc.HypervisorServiceStub:
+        return hypervisor_pb2_grpc.HypervisorServiceStub(self.channel)
 
     @cached_property
     def pools(self) -> pool_pb2_grpc.PoolServiceStub:

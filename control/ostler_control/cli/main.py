@@ -17,6 +17,7 @@ COMMANDS = {
     "host": "Hypervisors: how they join, what they can do, maintenance.",
     "zone": "Zones: places with their own network and storage.",
     "cluster": "Clusters: like hosts, among which VMs move.",
+    "hypervisor": "Types of hypervisor: what hosts' drivers say that they are and support.",
     "pool": "Storage pools: where volumes live.",
     "offering": "Sizes and kinds of VMs and disks to choose from.",
     "template": "Disk images that VMs are made from.",
@@ -67,7 +68,7 @@ class Root(LazyGroup):
 @click.version_option(package_name="ostler", message="ostler %(version)s")
 @click.pass_context
 def root(ctx: click.Context, profile: Path | None) -> None:
-    """Keeps a fleet of KVM hypervisors."""
+    """Keeps a fleet of hypervisors."""
     ctx.obj = App(profile)
 
 

@@ -15,13 +15,14 @@ COMPLETION_DEADLINE_S = 1.0
 
 @dataclass(frozen=True)
 class _Listing:
-    """How objects of a kind are listed: stub of the client, method, and the answer's field; the request is named after
-    the method, in the module of ostler.control.v1."""
+    """How objects of a kind are listed: stub of the client, method, the answer's field, and the name's in a row; the
+    request is named after the method, in the module of ostler.control.v1."""
 
     stub: str
     method: str
     module: str
     field: str
+    name: str = "name"
 
 
 _LISTINGS = {
@@ -31,6 +32,9 @@ _LISTINGS = {
     "disk-offering": _Listing("offerings", "ListDiskOfferings", "offering_pb2", "disk_offerings"),
     "host": _Listing("hosts", "ListHosts", "host_pb2", "hosts"),
     "key": _Listing("keys", "ListKeys", "key_pb2", "keys"),
+    "hypervisor-type": _Listing(
+        "hypervisors", "ListHypervisorTypes", "hypervisor_pb2", "hypervisor_types", "display_name"
+    ),
     "plan": _Listing("drs", "ListPlans", "drs_pb2", "plans"),
     "pool": _Listing("pools", "ListPools", "pool_pb2", "pools"),
     "service-offering": _Listing("offerings", "ListServiceOfferings", "offering_pb2", "service_offerings"),
@@ -62,7 +66,9 @@ class Name(click.ParamType[str]):
         module = import_module(f"ostler.control.v1.{listing.module}")
         request = getattr(module, f"{listing.method}Request")(page_size=500)
         call = getattr(getattr(app.client, listing.stub), listing.method)
-        return [item.name for item in getattr(call(request, timeout=COMPLETION_DEADLINE_S), listing.field)]
+        return [
+            getattr(item, listing.name) for item in getattr(call(request, timeout=COMPLETION_DEADLINE_S), listing.field)
+        ]
 
 
 ACCOUNT = Name("account")
@@ -71,6 +77,7 @@ CLUSTER = Name("cluster")
 DISK_OFFERING = Name("disk-offering")
 HOST = Name("host")
 KEY = Name("key")
+HYPERVISOR_TYPE = Name("hypervisor-type")
 PLAN = Name("plan")
 POOL = Name("pool")
 SERVICE_OFFERING = Name("service-offering")

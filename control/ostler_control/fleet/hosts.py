@@ -10,13 +10,20 @@ from peewee import IntegrityError, fn
 
 from ostler_control import events
 from ostler_control.database import transaction
+from ostler_control.hypervisors import rules
 from ostler_control.models import Host, Pool, PoolHost, UnmanagedVm, Vm, Volume
 from ostler_control.trust import certificates, tokens
 from ostler_control.trust.enrollment import check_host_name, split_address
 
 
 def update(host: Host, values: Mapping[str, Any], actor: str) -> Host:
-    """Changes name, address or enabled. Raises InvalidArgumentError, AlreadyExistsError (HOST_EXISTS)."""
+    """Changes name, address or enabled.
+
+    Raises InvalidArgumentError, AlreadyExistsError (HOST_EXISTS), FailedPreconditionError OTHER_HYPERVISOR_TYPE for a
+    host that is to take VMs in a cluster of another type.
+    """
+    if values.get("enabled"):
+        rules.check_same(host.cluster, str(host.name), host.hypervisor_type)
     if "name" in values:
         check_host_name(values["name"], "values.name")
     if "address" in values:

@@ -9,11 +9,13 @@ from typing import Any
 
 from google.protobuf import json_format
 from ostler.types.v1 import host_pb2, vm_pb2
+from ostler_common.errors import OstlerError
 
 from ostler_control import events, settings
 from ostler_control.database import session, transaction
 from ostler_control.fleet.reconcile import HostView, Seen, Verdict, VmRow
 from ostler_control.fleet.smoothing import Smooth, smooth
+from ostler_control.hypervisors import registry, rules
 from ostler_control.models import Cluster, Host, UnmanagedVm, Vm, now
 
 # A row that changed this recently is left alone: what its host told before the change may still be on its way.
@@ -74,6 +76,7 @@ def set_facts(host: WatchedHost, agent_version: str, capabilities: host_pb2.Capa
         "uefi": capabilities.uefi,
         "bridges": ",".join(capabilities.bridges),
         "capabilities": json_format.MessageToJson(capabilities, indent=None),
+        **registry.columns(capabilities),
     }
     if agent_version:
         values["agent_version"] = agent_version
@@ -81,15 +84,12 @@ def set_facts(host: WatchedHost, agent_version: str, capabilities: host_pb2.Capa
         if not Host.update(**values).where(Host.id == host.host_id).execute() or not capabilities.hypervisor_type:
             return ""
         cluster = Cluster.select().join(Host).where(Host.id == host.host_id).get()
-        if not cluster.hypervisor_type:
-            Cluster.update(hypervisor_type=capabilities.hypervisor_type).where(
-                Cluster.id == cluster.id, Cluster.hypervisor_type == ""
-            ).execute()
-        elif cluster.hypervisor_type != capabilities.hypervisor_type:
-            return (
-                f"its hypervisor is {capabilities.hypervisor_type}, that of cluster {cluster.name} is "
-                f"{cluster.hypervisor_type}: no VM is placed here"
-            )
+        if registry.is_type(capabilities.hypervisor_type):
+            registry.learn(capabilities)
+        try:
+            rules.admit(cluster, host.name, capabilities.hypervisor_type)
+        except OstlerError as error:
+            return error.message
     return ""
 
 

@@ -83,6 +83,13 @@ class Cluster(BaseModel):
         indexes = ((("zone", "name"), True),)
 
 
+class HypervisorType(BaseModel):
+    type: Any = TextField(unique=True)
+    display_name: Any = TextField(default="")
+    template_formats: Any = TextField(default="")
+    functions: Any = TextField(default="")
+
+
 class Host(BaseModel):
     name: Any = TextField()
     address: Any = TextField()
@@ -101,6 +108,8 @@ class Host(BaseModel):
     volume_encryption: Any = BooleanField(default=False)
     uefi: Any = BooleanField(default=False)
     bridges: Any = TextField(default="")
+    template_formats: Any = TextField(default="")
+    functions: Any = TextField(default="")
     allocated_cpus: Any = IntegerField(default=0)
     allocated_memory_bytes: Any = BigIntegerField(default=0)
     capabilities: Any = TextField(default="")
@@ -168,6 +177,7 @@ class Template(BaseModel):
     name: Any = TextField(unique=True)
     format: Any = TextField()
     firmware: Any = TextField(default="bios")
+    hypervisor_type: Any = TextField(default="")
     virtual_size_bytes: Any = BigIntegerField()
     file_size_bytes: Any = BigIntegerField()
     sha256: Any = TextField()
@@ -283,6 +293,7 @@ class Vm(BaseModel):
     cpus: Any = IntegerField()
     memory_bytes: Any = BigIntegerField()
     firmware: Any = TextField(default="bios")
+    hypervisor_type: Any = TextField(default="")
     state: Any = TextField(default="creating", index=True)
     state_time: Any = DateTimeField(default=now)
     power_state: Any = TextField(default="")
@@ -444,6 +455,7 @@ ALL = (
     JoinToken,
     Zone,
     Cluster,
+    HypervisorType,
     Host,
     UnmanagedVm,
     Pool,

@@ -4,7 +4,7 @@ from ostler_control.models.base import BaseModel, db, new_id, now
 from ostler_control.models.drs import AffinityGroup, AffinityMember, DrsMove, DrsPlan
 from ostler_control.models.machines import Nic, ServiceOffering, Vm
 from ostler_control.models.people import Account, Certificate, JoinToken, User
-from ostler_control.models.places import Cluster, Host, UnmanagedVm, Zone
+from ostler_control.models.places import Cluster, Host, HypervisorType, UnmanagedVm, Zone
 from ostler_control.models.records import Event, Operation, Replica, Request, SettingValue
 from ostler_control.models.storage import (
     DiskOffering,
@@ -26,6 +26,7 @@ ALL: tuple[type[BaseModel], ...] = (
     JoinToken,
     Zone,
     Cluster,
+    HypervisorType,
     Host,
     UnmanagedVm,
     Pool,
@@ -65,6 +66,7 @@ __all__ = [
     "DrsPlan",
     "Event",
     "Host",
+    "HypervisorType",
     "JoinToken",
     "Kek",
     "Nic",

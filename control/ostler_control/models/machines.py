@@ -39,6 +39,7 @@ class Vm(BaseModel):
     state: creating | stopped | starting | running | stopping | migrating | deleting |
       failed: where Ostler has brought it;
     power_state: stopped | running | paused | crashed | absent, "" when not heard: what its host says;
+    hypervisor_type: what it was made on, and stays on;
     host: where its capacity is claimed (null: nowhere); last_host: where its definition was last;
     destination: the host whose capacity is claimed too while it migrates;
     operation_id: the operation that holds it, else "";
@@ -53,6 +54,7 @@ class Vm(BaseModel):
     cpus: Any = IntegerField()
     memory_bytes: Any = BigIntegerField()
     firmware: Any = TextField(default="bios")
+    hypervisor_type: Any = TextField(default="")
     state: Any = TextField(default="creating", index=True)
     state_time: Any = DateTimeField(default=now)
     power_state: Any = TextField(default="")

@@ -24,7 +24,7 @@ class Zone(BaseModel):
 
 
 class Cluster(BaseModel):
-    """A set of like hosts. hypervisor_type: empty until the first host reports."""
+    """A set of like hosts. hypervisor_type: empty until it is given, or the first host joins."""
 
     name: Any = TextField()
     zone: Any = ForeignKeyField(Zone, backref="clusters", on_delete="RESTRICT")
@@ -37,6 +37,18 @@ class Cluster(BaseModel):
         indexes = ((("zone", "name"), True),)
 
 
+class HypervisorType(BaseModel):
+    """A type of hypervisor that some host has reported. display_name: as its driver says.
+
+    template_formats and functions (comma-separated): those of any of its hosts.
+    """
+
+    type: Any = TextField(unique=True)
+    display_name: Any = TextField(default="")
+    template_formats: Any = TextField(default="")
+    functions: Any = TextField(default="")
+
+
 class Host(BaseModel):
     """A hypervisor.
 
@@ -44,8 +56,8 @@ class Host(BaseModel):
     capabilities and load: ostler.types.v1 messages as protobuf JSON, "" when not heard yet.
     smooth_load: JSON of `fleet.smoothing`, "" when not heard yet.
     allocated_*: running sums of the VMs placed here, changed only by `ostler_control.capacity`.
-    cpus, memory_bytes, volume_encryption, uefi, bridges (comma-separated) are copied out of the capabilities because
-    placement filters by them.
+    cpus, memory_bytes, volume_encryption, uefi, bridges, template_formats, functions (the last three
+    comma-separated) are copied out of the capabilities because they are asked for at every placement and refusal.
     """
 
     name: Any = TextField()
@@ -65,6 +77,8 @@ class Host(BaseModel):
     volume_encryption: Any = BooleanField(default=False)
     uefi: Any = BooleanField(default=False)
     bridges: Any = TextField(default="")
+    template_formats: Any = TextField(default="")
+    functions: Any = TextField(default="")
     allocated_cpus: Any = IntegerField(default=0)
     allocated_memory_bytes: Any = BigIntegerField(default=0)
     capabilities: Any = TextField(default="")

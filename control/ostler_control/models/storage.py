@@ -80,12 +80,14 @@ class Passphrase(BaseModel):
 class Template(BaseModel):
     """A disk image in the control plane's template directory, named by its id. format: qcow2 | raw.
 
-    passphrase: opens its file when that is encrypted (the associated data is the template's id).
+    passphrase: opens its file when that is encrypted (the associated data is the template's id);
+    hypervisor_type: "" when it is for every type whose hosts have disks of this format.
     """
 
     name: Any = TextField(unique=True)
     format: Any = TextField()
     firmware: Any = TextField(default="bios")
+    hypervisor_type: Any = TextField(default="")
     virtual_size_bytes: Any = BigIntegerField()
     file_size_bytes: Any = BigIntegerField()
     sha256: Any = TextField()

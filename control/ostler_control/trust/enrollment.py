@@ -12,6 +12,7 @@ from peewee import IntegrityError
 
 from ostler_control import events
 from ostler_control.database import transaction
+from ostler_control.hypervisors import rules
 from ostler_control.models import Cluster, Host, new_id, now
 from ostler_control.names import is_id
 from ostler_control.trust import certificates, tokens
@@ -56,11 +57,15 @@ def split_address(address: str, field: str = "address") -> tuple[str, int]:
     return match["host"].strip("[]"), int(match["port"])
 
 
-def join(authority: Authority, token: str, requests: Requests, hostname: str, address: str) -> Papers:
+def join(
+    authority: Authority, token: str, requests: Requests, hostname: str, address: str, hypervisor_type: str = ""
+) -> Papers:
     """Admits a host: uses up its token, writes it down, signs its certificates; all of it or nothing.
 
     A token that is bound to a host brings that host back under its id, and its older certificates end.
-    Raises UnauthenticatedError (BAD_TOKEN), AlreadyExistsError (HOST_EXISTS), InvalidArgumentError.
+    hypervisor_type: what the host will report; "" when it does not say yet.
+    Raises UnauthenticatedError (BAD_TOKEN), AlreadyExistsError (HOST_EXISTS), InvalidArgumentError, and what
+    `hypervisors.rules.admit` raises.
     """
     check_host_name(hostname, "hostname")
     ip, _ = split_address(address)
@@ -68,6 +73,8 @@ def join(authority: Authority, token: str, requests: Requests, hostname: str, ad
         with transaction():
             used = tokens.redeem(token)
             host = _rejoining(used.host_id, address) if used.host_id else _new(used.cluster_id, hostname, address)
+            if hypervisor_type:
+                rules.admit(host.cluster, hostname, hypervisor_type)
             papers = _issue(authority, host.id, requests, (ip, hostname))
             verb, message = ("host.rejoin", "rejoined") if used.host_id else ("host.join", "joined")
             events.record(

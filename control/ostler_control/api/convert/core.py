@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from ostler.control.v1 import account_pb2, event_pb2, offering_pb2, setting_pb2, zone_pb2
+from collections.abc import Mapping
+
+from ostler.control.v1 import account_pb2, event_pb2, hypervisor_pb2, offering_pb2, setting_pb2, zone_pb2
 from ostler.types.v1 import volume_pb2
 
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.times import timestamp
+from ostler_control.hypervisors.listing import Listed
 from ostler_control.models import Account, Cluster, DiskOffering, Event, ServiceOffering, Zone
 from ostler_control.settings import InForce
 
@@ -19,18 +22,36 @@ def zone(row: Zone) -> zone_pb2.Zone:
     return zone_pb2.Zone(id=row.id, name=row.name, create_time=timestamp(row.create_time))
 
 
-def cluster(row: Cluster, host_count: int) -> zone_pb2.Cluster:
+def cluster(row: Cluster, host_count: int, type_names: Mapping[str, str]) -> zone_pb2.Cluster:
+    """type_names: of `hypervisors.rules.names`."""
     return zone_pb2.Cluster(
         id=row.id,
         name=row.name,
         zone_id=row.zone.id,
         zone_name=row.zone.name,
         hypervisor_type=row.hypervisor_type,
+        hypervisor_display_name=type_names.get(row.hypervisor_type, row.hypervisor_type),
         cpu_overcommit=row.cpu_overcommit,
         memory_overcommit=row.memory_overcommit,
         enabled=row.enabled,
         host_count=host_count,
         create_time=timestamp(row.create_time),
+    )
+
+
+def hypervisor_type(row: Listed) -> hypervisor_pb2.HypervisorType:
+    formats = sorted(row.type.template_formats)
+    return hypervisor_pb2.HypervisorType(
+        type=row.type.type,
+        display_name=row.type.display_name,
+        template_formats=[to_enum(volume_pb2.DiskFormat, "DISK_FORMAT_", word) for word in formats],
+        functions=sorted(row.type.functions),
+        pool_types=sorted(row.pool_types),
+        host_count=row.host_count,
+        up_count=row.up_count,
+        cluster_count=row.cluster_count,
+        allowed=row.allowed,
+        conflicts=row.conflicts,
     )
 
 
@@ -60,7 +81,7 @@ def disk_offering(row: DiskOffering) -> offering_pb2.DiskOffering:
 def setting(found: InForce) -> setting_pb2.Setting:
     return setting_pb2.Setting(
         name=found.setting.name,
-        value=found.value,
+        value=found.setting.show(found.value),
         default_value=found.setting.default,
         type=found.setting.kind.name,
         description=found.setting.description,

@@ -16,6 +16,7 @@ from peewee import fn
 
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.times import timestamp
+from ostler_control.hypervisors import rules
 from ostler_control.models import Cluster, Host, PoolHost, UnmanagedVm, User, Vm, Volume, Zone
 from ostler_control.trust import certificates
 
@@ -45,10 +46,13 @@ def hosts(rows: Sequence[Any], *, whole: bool) -> list[host_pb2.Host]:
         found: Any = UnmanagedVm.select().where(UnmanagedVm.host.in_(ids)).order_by(UnmanagedVm.name)
         for row in found:
             strangers.setdefault(row.host_id, []).append(_stranger(row))
-    return [
-        _host(row, clusters[row.cluster_id], counts.get(row.id, 0), ends.get(row.id), strangers.get(row.id, []), whole)
-        for row in rows
-    ]
+    names = rules.names()
+
+    def one(row: Any) -> host_pb2.Host:
+        unmanaged = strangers.get(row.id, [])
+        return _host(row, clusters[row.cluster_id], counts.get(row.id, 0), ends.get(row.id), unmanaged, whole, names)
+
+    return [one(row) for row in rows]
 
 
 def _host(
@@ -58,12 +62,14 @@ def _host(
     certificate_end: datetime.datetime | None,
     strangers: list[vm_pb2.VmInfo],
     whole: bool,
+    type_names: Mapping[str, str],
 ) -> host_pb2.Host:
     capabilities = load = None
     if row.capabilities:
         capabilities = json_format.Parse(row.capabilities, types_host_pb2.Capabilities(), ignore_unknown_fields=True)
         if not whole:
             del capabilities.probes[:]
+        capabilities.hypervisor_display_name = type_names.get(row.hypervisor_type, row.hypervisor_type)
     if row.load:
         load = json_format.Parse(row.load, vm_pb2.HostLoad(), ignore_unknown_fields=True)
     in_maintenance = row.state == "up" and row.maintenance

@@ -11,7 +11,7 @@ from ostler.control.v1 import zone_pb2 as pb
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.lazy import Noun
-from ostler_control.cli.names import CLUSTER, ZONE
+from ostler_control.cli.names import CLUSTER, HYPERVISOR_TYPE, ZONE
 from ostler_control.cli.options import confirm, limit_option, output_option, request_id_option, yes_option
 from ostler_control.cli.output import View, print_list, print_one
 
@@ -20,7 +20,7 @@ VIEW = View[pb.Cluster](
     columns=[
         ("name", lambda c: c.name),
         ("zone", lambda c: c.zone_name),
-        ("hypervisor", lambda c: c.hypervisor_type),
+        ("hypervisor", lambda c: c.hypervisor_display_name),
         ("hosts", lambda c: str(c.host_count)),
         ("cpu overcommit", lambda c: f"{c.cpu_overcommit:g}"),
         ("memory overcommit", lambda c: f"{c.memory_overcommit:g}"),
@@ -39,13 +39,26 @@ def command() -> None:
 @command.command("create")
 @click.argument("name")
 @click.option("--zone", type=ZONE, required=True, help="Zone that it is in.")
+@click.option(
+    "--hypervisor",
+    type=HYPERVISOR_TYPE,
+    default="",
+    help="Type of hypervisor of its hosts (ostler hypervisor list).  [default: that of the first host]",
+)
 @click.option("--cpu-overcommit", type=OVERCOMMIT, default=1, help="Virtual CPUs given out per CPU.  [default: 1]")
 @click.option("--memory-overcommit", type=OVERCOMMIT, default=1, help="Memory given out per memory.  [default: 1]")
 @request_id_option
 @output_option
 @pass_app
 def create(
-    app: App, name: str, zone: str, cpu_overcommit: float, memory_overcommit: float, request_id: str, output: str
+    app: App,
+    name: str,
+    zone: str,
+    hypervisor: str,
+    cpu_overcommit: float,
+    memory_overcommit: float,
+    request_id: str,
+    output: str,
 ) -> None:
     """Makes a cluster.
 
@@ -59,6 +72,7 @@ def create(
         zone=zone,
         cpu_overcommit=cpu_overcommit,
         memory_overcommit=memory_overcommit,
+        hypervisor=hypervisor,
     )
     print_one(VIEW, app.client.clusters.CreateCluster(request), output)
 

@@ -78,6 +78,7 @@ VIEW = View[pb.Host](
             "hypervisor",
             lambda h: f"{h.capabilities.hypervisor_display_name} {h.capabilities.hypervisor_version}".strip(),
         ),
+        ("supports", lambda h: text.joined(h.capabilities.functions)),
         ("libvirt", lambda h: h.capabilities.libvirt_version),
         ("cpu model", lambda h: h.capabilities.cpu_model),
         ("domain types", lambda h: text.joined(h.capabilities.domain_types)),

@@ -1,0 +1,125 @@
+"""The types that hosts have reported, and their names.
+
+A type is a word of its driver's ("kvm"), and so is its name for people ("KVM"), but for the type "custom", which the
+administrator names. Both are accepted wherever a type is asked for, case ignored; stored is always the word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ostler.types.v1 import host_pb2, volume_pb2
+
+from ostler_control.models import Host, HypervisorType
+
+CUSTOM = "custom"
+DEFAULT_CUSTOM_NAME = "Custom"
+NAME_RULE = "1 to 32 letters, digits, spaces and . _ + -, a letter or digit at both ends"
+
+_TYPE = re.compile(r"[a-z][a-z0-9-]{0,31}", re.ASCII)
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._+-]{0,30}[A-Za-z0-9])?", re.ASCII)
+# Words that would read as something else where a type is asked for.
+_RESERVED = frozenset({"all", "any", "default", "none"})
+
+
+@dataclass(frozen=True)
+class Known:
+    """A type. display_name: no other type has it, case ignored; reported: by some host, now or once.
+
+    template_formats, functions: what any of its hosts supports.
+    """
+
+    type: str
+    display_name: str
+    template_formats: frozenset[str] = frozenset()
+    functions: frozenset[str] = frozenset()
+    reported: bool = True
+
+
+def known(custom_name: str) -> dict[str, Known]:
+    """Every type by its word; custom_name: the name in force of the type "custom", which is always among them."""
+    rows: list[Any] = list(HypervisorType.select().order_by(HypervisorType.type))
+    words = {CUSTOM, *(row.type for row in rows)}
+    taken = {custom_name.casefold()}
+    found: dict[str, Known] = {CUSTOM: Known(CUSTOM, custom_name, reported=False)}
+    for row in rows:
+        name = row.display_name
+        if row.type == CUSTOM:
+            name = custom_name
+        elif not is_name(name) or name.casefold() in taken | (words - {row.type}):
+            name = row.type  # its driver chose a name that is another's, or none
+        taken.add(name.casefold())
+        found[row.type] = Known(row.type, name, split(row.template_formats), split(row.functions))
+    return dict(sorted(found.items()))
+
+
+def look_up(text: str, types: Mapping[str, Known]) -> Known:
+    """The type that is named so; a type's own word comes before another's name. Raises ValueError naming the known."""
+    wanted = text.strip().casefold()
+    for of_type in (types.get(wanted), *types.values()):
+        if of_type is not None and wanted in (of_type.type, of_type.display_name.casefold()):
+            return of_type
+    names = ", ".join(of_type.display_name for of_type in types.values())
+    raise ValueError(f'"{text.strip()}" is no type of hypervisor that hosts here have reported (known are {names})')
+
+
+def parse_list(text: str, types: Mapping[str, Known]) -> str:
+    """A comma-separated list of types or their names as a sorted list of types. Raises ValueError."""
+    return ",".join(sorted({look_up(part, types).type for part in text.split(",") if part.strip()}))
+
+
+def check_custom_name(name: str, types: Mapping[str, Known]) -> None:
+    """Raises ValueError unless the type "custom" can be named so: a fit name that is no other type's."""
+    if not is_name(name):
+        raise ValueError(f"must be {NAME_RULE}")
+    if name.casefold() in _RESERVED:
+        raise ValueError(f'must not be "{name}", which would be taken for something else')
+    for other in types.values():
+        if other.type != CUSTOM and name.casefold() in (other.type, other.display_name.casefold()):
+            raise ValueError(f'"{name}" is the name of another type of hypervisor, {other.type}')
+
+
+def is_type(text: str) -> bool:
+    """Whether this can be the word of a type."""
+    return bool(_TYPE.fullmatch(text)) and text not in _RESERVED
+
+
+def is_name(text: str) -> bool:
+    return bool(_NAME.fullmatch(text))
+
+
+def split(text: str) -> frozenset[str]:
+    """A column's comma-separated words."""
+    return frozenset(filter(None, text.split(",")))
+
+
+def columns(capabilities: host_pb2.Capabilities) -> dict[str, str]:
+    """What of a report the host's row keeps in columns of its own."""
+    formats = [volume_pb2.DiskFormat.Name(value) for value in capabilities.template_formats]
+    return {
+        "template_formats": _join(name.removeprefix("DISK_FORMAT_").lower() for name in formats),
+        "functions": _join(capabilities.functions),
+    }
+
+
+def learn(capabilities: host_pb2.Capabilities) -> None:
+    """Takes over a report, within the caller's transaction, the host's row being written already."""
+    query: Any = Host.select(Host.template_formats, Host.functions).distinct()
+    said = list(query.where((Host.hypervisor_type == capabilities.hypervisor_type) & ~Host.removed).tuples())
+    values = {
+        "display_name": capabilities.hypervisor_display_name,
+        "template_formats": _join(word for formats, _ in said for word in split(formats)),
+        "functions": _join(word for _, functions in said for word in split(functions)),
+    }
+    (
+        HypervisorType.insert(type=capabilities.hypervisor_type, **values)
+        .on_conflict(conflict_target=[HypervisorType.type], update=values)
+        .execute()
+    )
+
+
+def _join(words: Iterable[str]) -> str:
+    return ",".join(sorted(set(words)))
