@@ -26,6 +26,7 @@ from ostler_control.models import (
     Pool,
     PoolHost,
     ServiceOffering,
+    Snapshot,
     Template,
     Vm,
     Volume,
@@ -108,16 +109,19 @@ class Site:
     def check_whole(self) -> None:
         """Nothing has leaked: claims, keys, files, copies, held objects."""
         assert capacity.audit() == []
-        held = [row.name for model in (Vm, Volume) for row in model.select().where(model.operation_id != "")]
+        held = [row.name for model in (Vm, Volume, Snapshot) for row in model.select().where(model.operation_id != "")]
         assert held == []
         keys = {row.id for row in Passphrase.select()}
         rows: list[Any] = list(Volume.select())
-        assert keys == {row.passphrase_id for row in rows if row.passphrase_id}
+        kept: list[Any] = [*rows, *Snapshot.select()]
+        assert keys == {row.passphrase_id for row in kept if row.passphrase_id}
         files = self.fleet.files()
-        assert set(files) <= {row.id for row in rows}, "files that no volume knows"
-        for row in rows:
+        assert set(files) <= {row.file_id for row in kept}, "files that no volume or snapshot knows"
+        for row in kept:
             if row.state == "ready":
-                assert files.get(row.id) == row.pool_id, f"volume {row.name} has no file in its pool"
+                assert files.get(row.file_id) == row.pool_id, f"{row.name} has no file in its pool"
+                opened = self.keys.open(row).reveal() if row.passphrase_id else b""
+                assert self.fleet.pools[row.pool_id][row.file_id].passphrase == opened, f"{row.name} does not open"
         copies = [volume_id for pool in self.fleet.pools.values() for volume_id in pool]
         assert len(copies) == len(set(copies)), "a volume has two files"
         machines: list[Any] = list(Vm.select())

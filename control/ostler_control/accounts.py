@@ -6,7 +6,7 @@ from ostler_common.errors import AlreadyExistsError, FailedPreconditionError
 from peewee import IntegrityError
 
 from ostler_control import database, events
-from ostler_control.models import Account, User, Vm, Volume
+from ostler_control.models import Account, Snapshot, User, Vm, Volume
 from ostler_control.names import check_name
 
 
@@ -31,7 +31,7 @@ def delete(account: Account, actor: str) -> None:
     except IntegrityError:
         counts = {
             word: model.select().where(model.account == account).count()
-            for word, model in (("users", User), ("VMs", Vm), ("volumes", Volume))
+            for word, model in (("users", User), ("VMs", Vm), ("volumes", Volume), ("snapshots", Snapshot))
         }
         owned = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
         raise FailedPreconditionError(

@@ -427,7 +427,8 @@ class FakeHost(
         def faulty(job: JobContext) -> Any:
             self.calls.append(method)
             if fault is not None and fault.forget_key:
-                request.volume.ClearField("key")
+                made = request.target if hasattr(request, "target") else request.volume
+                made.ClearField("key")
             if fault is None:
                 with self.fleet.lock:
                     return work(job)

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
 from google.longrunning.operations_pb2 import Operation as LongRunning
 from ostler.control.v1 import snapshot_pb2 as pb
 from ostler.control.v1 import snapshot_pb2_grpc
 from ostler_common.errors import UnimplementedError
 
+from ostler_control import snapshots
 from ostler_control.agents import Agents
+from ostler_control.api.begin import admins_only, begin
+from ostler_control.api.caller import caller_of
+from ostler_control.api.convert import work
+from ostler_control.api.paging import page
+from ostler_control.api.resolve import optional, resolve, visible
 from ostler_control.api.session import with_sessions
+from ostler_control.caller import Caller
 from ostler_control.keys import Keyring
+from ostler_control.models import Account, Pool, Snapshot, Volume
+from ostler_control.names import is_id
 
 
 @with_sessions
@@ -20,18 +31,33 @@ class SnapshotService(snapshot_pb2_grpc.SnapshotServiceServicer):
         self._keys = keys
 
     def CreateSnapshot(self, request: pb.CreateSnapshotRequest, context: grpc.ServicerContext) -> LongRunning:
-        raise UnimplementedError("not served yet", "NOT_SERVED")
+        caller = caller_of(context)
+        admins_only(caller, pool=request.pool)
+        volume = resolve(Volume, request.volume, "volume", caller=caller)
+        wanted = snapshots.NewSnapshot(volume, request.name, optional(Pool, request.pool, "pool"))
+        return begin(caller, request, lambda: snapshots.create(wanted, caller.actor))
 
     def GetSnapshot(self, request: pb.GetSnapshotRequest, context: grpc.ServicerContext) -> pb.Snapshot:
-        raise UnimplementedError("not served yet", "NOT_SERVED")
+        caller = caller_of(context)
+        return work.snapshot(resolve(Snapshot, request.snapshot, "snapshot", caller=caller), caller)
 
     def ListSnapshots(
         self, request: pb.ListSnapshotsRequest, context: grpc.ServicerContext
     ) -> pb.ListSnapshotsResponse:
-        raise UnimplementedError("not served yet", "NOT_SERVED")
+        caller = caller_of(context)
+        query = visible(Snapshot, caller)
+        if request.account:
+            query = query.where(Snapshot.account == resolve(Account, request.account, "account", caller=caller))
+        if request.volume:
+            query = query.where(Snapshot.volume_id == _volume_id(request.volume, caller))
+        found = page(query, Snapshot, request, scope=caller.actor, newest_first=True)
+        rows = work.snapshots(found.rows, caller)
+        return pb.ListSnapshotsResponse(snapshots=rows, next_page_token=found.next_page_token)
 
     def DeleteSnapshot(self, request: pb.DeleteSnapshotRequest, context: grpc.ServicerContext) -> LongRunning:
-        raise UnimplementedError("not served yet", "NOT_SERVED")
+        caller = caller_of(context)
+        row = resolve(Snapshot, request.snapshot, "snapshot", caller=caller)
+        return begin(caller, request, lambda: snapshots.delete(row, caller.actor))
 
     def RevertVolume(self, request: pb.RevertVolumeRequest, context: grpc.ServicerContext) -> LongRunning:
         raise UnimplementedError("not served yet", "NOT_SERVED")
@@ -50,3 +76,8 @@ class SnapshotService(snapshot_pb2_grpc.SnapshotServiceServicer):
         self, request: pb.DeleteSnapshotScheduleRequest, context: grpc.ServicerContext
     ) -> pb.DeleteSnapshotScheduleResponse:
         raise UnimplementedError("not served yet", "NOT_SERVED")
+
+
+def _volume_id(ref: str, caller: Caller) -> Any:
+    """The id of a volume; one that is gone is known by its id only."""
+    return ref.lower() if is_id(ref) else resolve(Volume, ref, "volume", caller=caller).id

@@ -17,6 +17,7 @@ from ostler.control.v1 import (
     offering_pb2_grpc,
     pool_pb2_grpc,
     setting_pb2_grpc,
+    snapshot_pb2_grpc,
     template_pb2_grpc,
     vm_pb2_grpc,
     volume_pb2_grpc,
@@ -78,6 +79,10 @@ class Client:
     @cached_property
     def volumes(self) -> volume_pb2_grpc.VolumeServiceStub:
         return volume_pb2_grpc.VolumeServiceStub(self.channel)
+
+    @cached_property
+    def snapshots(self) -> snapshot_pb2_grpc.SnapshotServiceStub:
+        return snapshot_pb2_grpc.SnapshotServiceStub(self.channel)
 
     @cached_property
     def vms(self) -> vm_pb2_grpc.VmServiceStub:

@@ -39,6 +39,7 @@ _LISTINGS = {
     "pool": _Listing("pools", "ListPools", "pool_pb2", "pools"),
     "service-offering": _Listing("offerings", "ListServiceOfferings", "offering_pb2", "service_offerings"),
     "setting": _Listing("settings", "ListSettings", "setting_pb2", "settings"),
+    "snapshot": _Listing("snapshots", "ListSnapshots", "snapshot_pb2", "snapshots"),
     "template": _Listing("templates", "ListTemplates", "template_pb2", "templates"),
     "user": _Listing("users", "ListUsers", "account_pb2", "users"),
     "vm": _Listing("vms", "ListVms", "vm_pb2", "vms"),
@@ -82,6 +83,7 @@ PLAN = Name("plan")
 POOL = Name("pool")
 SERVICE_OFFERING = Name("service-offering")
 SETTING = Name("setting")
+SNAPSHOT = Name("snapshot")
 TEMPLATE = Name("template")
 USER = Name("user")
 VM = Name("vm")

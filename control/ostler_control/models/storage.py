@@ -167,6 +167,11 @@ class VolumeFile(BaseModel):
     encrypt_format: Any = TextField(default="")
     size_bytes: Any = BigIntegerField()
 
+    @property
+    def file_id(self) -> Any:
+        """As a Volume has it."""
+        return self.id
+
 
 class SnapshotSchedule(BaseModel):
     """When snapshots of a volume are taken. interval: hourly | daily | weekly | monthly; minute, hour, day: UTC."""
@@ -204,3 +209,8 @@ class Snapshot(BaseModel):
 
     class Meta:
         indexes = ((("account", "name"), True),)
+
+    @property
+    def file_id(self) -> Any:
+        """As a Volume has it."""
+        return self.id

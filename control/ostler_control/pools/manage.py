@@ -16,7 +16,7 @@ from peewee import IntegrityError
 from ostler_control import events
 from ostler_control.agents import Agent, Agents, HostAddress
 from ostler_control.database import session, transaction
-from ostler_control.models import Cluster, Host, Pool, PoolHost, Volume, now
+from ostler_control.models import Cluster, Host, Pool, PoolHost, Snapshot, Volume, now
 from ostler_control.names import check_name
 from ostler_control.pools import reach
 
@@ -124,13 +124,23 @@ def create(pool: NewPool, proof: Proof, actor: str) -> Pool:
 
 
 def delete(agents: Agents, pool: Pool, actor: str) -> None:
-    """Deletes a pool that holds no volume; files in it stay. Raises FailedPreconditionError POOL_HAS_VOLUMES."""
+    """Deletes a pool that holds neither volume nor snapshot; files in it stay.
+
+    Raises FailedPreconditionError POOL_HAS_VOLUMES or POOL_HAS_SNAPSHOTS.
+    """
     try:
         with transaction():
             volumes = Volume.select(Volume.name).where(Volume.pool == pool.id).order_by(Volume.name).limit(5)
             names = [volume.name for volume in volumes]
             if names:
                 raise _holds_volumes(pool, names)
+            kept = Snapshot.select().where(Snapshot.pool == pool.id).count()
+            if kept:
+                raise FailedPreconditionError(
+                    f"pool {pool.name} holds {kept} snapshots: delete them first (ostler snapshot list)",
+                    "POOL_HAS_SNAPSHOTS",
+                    {"pool": pool.name},
+                )
             PoolHost.delete().where(PoolHost.pool == pool.id).execute()
             Pool.delete().where(Pool.id == pool.id).execute()
             events.done("pool.delete", actor, pool)

@@ -74,16 +74,20 @@ def load_of(host: Any) -> float:
     return load.cpu_used / (load.cpus or host.cpus or 1)
 
 
-def worker(pool: Any, encrypted: bool, busy: Callable[[str], int]) -> Any:
+def worker(pool: Any, encrypted: bool, busy: Callable[[str], int], also: Any = None) -> Any:
     """The host to work on a volume of this pool: up, reaching it, able to encrypt if need be, least loaded.
 
-    busy: how many jobs a host does for us now. Raises FailedPreconditionError NO_CAPABLE_HOST, saying why each is none.
+    busy: how many jobs a host does for us now; also: another pool that it must reach, for copies. Raises
+    FailedPreconditionError NO_CAPABLE_HOST, saying why each is none.
     """
     refusals: list[str] = []
     fit: list[Any] = []
+    both = None if also is None or also.id == pool.id else {host.id for host in reaching(also.id)}
     for host in reaching(pool.id):
         if not is_up(host):
             refusals.append(f"{host.name} is {host.state}")
+        elif both is not None and host.id not in both:
+            refusals.append(f"{host.name} does not reach pool {also.name}")
         elif encrypted and not host.volume_encryption:
             refusals.append(f"{host.name} lacks volume encryption ({failed_probe(host)})")
         else:

@@ -9,7 +9,7 @@ from typing import Any
 
 from google.longrunning import operations_pb2
 from google.protobuf.message import Message
-from ostler.control.v1 import drs_pb2, operation_pb2, template_pb2, vm_pb2, volume_pb2
+from ostler.control.v1 import drs_pb2, operation_pb2, snapshot_pb2, template_pb2, vm_pb2, volume_pb2
 from ostler.types.v1 import vm_pb2 as types_vm_pb2
 from ostler.types.v1 import volume_pb2 as types_volume_pb2
 from ostler_common.errors import to_status
@@ -30,6 +30,7 @@ from ostler_control.models import (
     Nic,
     Pool,
     ServiceOffering,
+    Snapshot,
     Template,
     Vm,
     Volume,
@@ -105,6 +106,38 @@ def _path(pool: Any, file_id: str) -> str:
 
 def volume(row: Any, caller: Caller) -> volume_pb2.Volume:
     return volumes([row], caller)[0]
+
+
+def snapshots(rows: Sequence[Any], caller: Caller) -> list[snapshot_pb2.Snapshot]:
+    accounts = _by_id(Account, (row.account_id for row in rows))
+    pools = _by_id(Pool, (row.pool_id for row in rows))
+    volumes = _by_id(Volume, (row.volume_id for row in rows))
+    shown = _shown_to(caller)
+    return [
+        snapshot_pb2.Snapshot(
+            id=row.id,
+            name=row.name,
+            account_id=row.account_id,
+            account_name=_name(accounts, row.account_id),
+            state=to_enum(snapshot_pb2.Snapshot.State, "", row.state),
+            state_reason=shown(row.state_reason),
+            volume_id=row.volume_id,
+            volume_name=_name(volumes, row.volume_id),
+            pool_id=row.pool_id,
+            pool_name=_name(pools, row.pool_id),
+            size_bytes=row.size_bytes,
+            format=to_enum(types_volume_pb2.DiskFormat, "DISK_FORMAT_", row.format),
+            encrypt_format=to_enum(types_volume_pb2.EncryptFormat, "ENCRYPT_FORMAT_", row.encrypt_format),
+            schedule_id=row.schedule_id,
+            online=row.online,
+            create_time=timestamp(row.create_time),
+        )
+        for row in rows
+    ]
+
+
+def snapshot(row: Any, caller: Caller) -> snapshot_pb2.Snapshot:
+    return snapshots([row], caller)[0]
 
 
 def vms(rows: Sequence[Any], caller: Caller) -> list[vm_pb2.Vm]:
@@ -237,6 +270,12 @@ def _response(row: Any, caller: Caller) -> Message:
         if found is not None:
             return volume(found, caller)
         return volume_pb2.Volume(id=row.resource_id, name=row.resource_name, state=volume_pb2.Volume.DELETING, slot=-1)
+    if row.resource_type == "snapshot":
+        found = Snapshot.get_or_none(Snapshot.id == row.resource_id)
+        if found is not None:
+            return snapshot(found, caller)
+        gone = snapshot_pb2.Snapshot.DELETING
+        return snapshot_pb2.Snapshot(id=row.resource_id, name=row.resource_name, state=gone)
     if row.resource_type == "drs":
         plan: Any = DrsPlan.get_or_none(DrsPlan.id == row.resource_id)
         return drs.plan(plan) if plan is not None else drs_pb2.DrsPlan(id=row.resource_id, name=row.resource_name)

@@ -1,0 +1,114 @@
+"""`ostler snapshot`."""
+
+from __future__ import annotations
+
+import click
+from ostler.control.v1 import snapshot_pb2 as pb
+from ostler.types.v1.volume_pb2 import ENCRYPT_FORMAT_LUKS
+
+from ostler_control.cli import text
+from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.finish import finish
+from ostler_control.cli.lazy import Noun
+from ostler_control.cli.names import ACCOUNT, POOL, SNAPSHOT, VOLUME
+from ostler_control.cli.options import How, confirm, limit_option, operation_options, output_option, yes_option
+from ostler_control.cli.output import View, print_list, print_one
+
+VIEW = View[pb.Snapshot](
+    "snapshot",
+    columns=[
+        ("name", lambda s: s.name),
+        ("state", lambda s: text.enum_of(s, "state")),
+        ("volume", lambda s: s.volume_name),
+        ("size", lambda s: text.size(s.size_bytes)),
+        ("encrypted", lambda s: text.yes(s.encrypt_format == ENCRYPT_FORMAT_LUKS)),
+        ("pool", lambda s: s.pool_name),
+        ("taken", lambda s: text.when(s, "create_time")),
+    ],
+    details=[
+        ("reason", lambda s: s.state_reason),
+        ("account", lambda s: s.account_name),
+        ("VM ran", lambda s: text.yes(s.online)),
+        ("format", lambda s: text.enum_of(s, "format")),
+        ("encryption", lambda s: text.enum_of(s, "encrypt_format")),
+        ("schedule", lambda s: s.schedule_id),
+        ("volume id", lambda s: s.volume_id),
+        ("id", lambda s: s.id),
+    ],
+)
+
+
+@click.group(cls=Noun)
+def command() -> None:
+    """Volumes as they were: take, go back, keep on a schedule."""
+
+
+@command.command("create")
+@click.argument("volume", type=VOLUME)
+@click.option("--name", default="", help="Name.  [default: the volume's and the time, UTC]")
+@click.option("--pool", type=POOL, default="", help="Pool to hold it.  [default: the volume's]")
+@operation_options()
+@pass_app
+def create(app: App, volume: str, name: str, pool: str, how: How) -> None:
+    """Takes a snapshot of a volume, also while its VM runs.
+
+    It is a whole copy of one moment, as a power cut would leave it. Of an encrypted volume it is encrypted too, under a
+    key of its own. The volume and its VM are busy until it is taken; the guest goes on meanwhile.
+
+    \b
+    Example:
+      ostler snapshot create data-1 --name before-upgrade
+    """
+    request = pb.CreateSnapshotRequest(
+        request_id=how.request_id, volume=volume, name=name, pool=pool, validate_only=how.dry_run
+    )
+    finish(app, app.client.snapshots.CreateSnapshot(request), VIEW, pb.Snapshot(), how)
+
+
+@command.command("list")
+@click.option("--volume", type=VOLUME, default="", help="Only those of this volume; of one that is gone: its id.")
+@click.option("--account", type=ACCOUNT, default="", help="Only those of this account.")
+@limit_option()
+@output_option
+@pass_app
+def list_(app: App, volume: str, account: str, limit: int | None, output: str) -> None:
+    """Lists snapshots, the newest first.
+
+    \b
+    Example:
+      ostler snapshot list --volume data-1
+    """
+    request = pb.ListSnapshotsRequest(volume=volume, account=account)
+    print_list(VIEW, pages(app.client.snapshots.ListSnapshots, request, lambda a: a.snapshots, limit), output)
+
+
+@command.command("show")
+@click.argument("snapshot", type=SNAPSHOT)
+@output_option
+@pass_app
+def show(app: App, snapshot: str, output: str) -> None:
+    """Shows one snapshot.
+
+    \b
+    Example:
+      ostler snapshot show before-upgrade
+    """
+    print_one(VIEW, app.client.snapshots.GetSnapshot(pb.GetSnapshotRequest(snapshot=snapshot)), output)
+
+
+@command.command("delete")
+@click.argument("snapshot", type=SNAPSHOT)
+@yes_option
+@operation_options()
+@pass_app
+def delete(app: App, snapshot: str, yes: bool, how: How) -> None:
+    """Deletes a snapshot; an encrypted one's key is destroyed too. The volume is not touched.
+
+    \b
+    Example:
+      ostler snapshot delete before-upgrade --yes
+    """
+    if not how.dry_run:
+        confirm(f"Delete snapshot {snapshot} and everything in it?", yes)
+    request = pb.DeleteSnapshotRequest(request_id=how.request_id, snapshot=snapshot, validate_only=how.dry_run)
+    finish(app, app.client.snapshots.DeleteSnapshot(request), VIEW, pb.Snapshot(), how, gone=True)

@@ -1,0 +1,9 @@
+"""Snapshots: whole copies of volumes as they were at one moment, by hand or on a schedule.
+
+The request functions are like those of `volumes`: they work within the caller's transaction.
+"""
+
+from ostler_control.snapshots.create import NewSnapshot, create
+from ostler_control.snapshots.delete import delete
+
+__all__ = ["NewSnapshot", "create", "delete"]

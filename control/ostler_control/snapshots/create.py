@@ -1,0 +1,140 @@
+"""Taking a snapshot: a copy of the volume's file under a key of its own, made by the VM's host while the VM runs."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from ostler.agent.v1 import volume_pb2
+from ostler_common.errors import AlreadyExistsError
+
+from ostler_control import placement_query, settings
+from ostler_control.database import session, transaction
+from ostler_control.models import Operation, Pool, Snapshot, SnapshotSchedule, Volume, now
+from ostler_control.names import check_name
+from ostler_control.operations import Undo, Work, begin, workflow
+from ostler_control.snapshots.rows import destroy, load, load_or_none
+from ostler_control.volumes import wire
+from ostler_control.volumes.copying import check_copier, copy_file
+from ostler_control.volumes.grow import check_ready
+from ostler_control.volumes.hosts import address_of, take_with_vm, worker
+
+_STEM = 46  # so that the time, and a suffix if need be, fit into a name
+
+
+@dataclass(frozen=True)
+class NewSnapshot:
+    """A snapshot that is wanted. name "": the volume's and the time; pool None: the volume's."""
+
+    volume: Volume
+    name: str = ""
+    pool: Pool | None = None
+    schedule: SnapshotSchedule | None = None
+
+
+def create(wanted: NewSnapshot, user: str) -> Operation:
+    """Records a new snapshot and the operation that takes it; the workflow makes its key before its file.
+
+    Raises InvalidArgumentError; AlreadyExistsError SNAPSHOT_EXISTS; AbortedError RESOURCE_BUSY;
+    FailedPreconditionError: VOLUME_STATE, NO_FEASIBLE_POOL, NO_CAPABLE_HOST, HOST_SILENT, VM_STATE, LACKS_POOL,
+    LACKS_VOLUME_ENCRYPTION.
+    """
+    vm, volume = take_with_vm(wanted.volume)
+    check_ready(volume)
+    name = _free_name(volume, wanted.name)
+    encrypted = bool(volume.passphrase_id)
+    pool: Any = wanted.pool or volume.pool
+    placement_query.pools_for(name, 0, encrypted, pool_id=pool.id)
+    host = check_copier(volume.pool, pool, encrypted, vm)
+    snapshot = Snapshot.create(
+        name=name,
+        account=volume.account_id,
+        volume_id=volume.id,
+        schedule=wanted.schedule,
+        pool=pool,
+        size_bytes=volume.size_bytes,
+        online=host is not None,
+    )
+    inputs = {
+        "volume_id": volume.id,
+        "vm_id": vm.id if vm is not None and host is not None else "",
+        "host_id": host.id if host is not None else "",
+        "encrypted": encrypted,
+        "iter_time_ms": settings.get("luks.iter.time"),
+    }
+    return begin("snapshot.create", snapshot, user, inputs, also=[vm, volume] if vm is not None else [volume])
+
+
+def _free_name(volume: Any, wanted: str) -> str:
+    """The name that was asked for, or one of the volume's name and the time (UTC)."""
+    taken: Any = Snapshot.select().where(Snapshot.account == volume.account_id)
+    if wanted:
+        if taken.where(Snapshot.name == check_name("name", wanted)).exists():
+            raise AlreadyExistsError(
+                f"there is a snapshot named {wanted} already; choose another name", "SNAPSHOT_EXISTS"
+            )
+        return wanted
+    name = f"{volume.name[:_STEM]}-{now():%Y%m%d-%H%M%S}"
+    return f"{name[:56]}-{secrets.token_hex(3)}" if taken.where(Snapshot.name == name).exists() else name
+
+
+@workflow("snapshot.create")
+def _create(work: Work) -> None:
+    with work.undoing() as undo:
+        undo.push("settle", lambda: _settle(work, undo))
+        host_id: str = work.step("prepare", lambda: _prepare(work))
+        undo.push("remove", lambda: remove_file(work, host_id))
+        work.step("copy", lambda: _copy(work, host_id))
+
+
+def _prepare(work: Work) -> str:
+    """The host that copies; and the key, which is in the database before the file is on any host."""
+    with transaction():
+        snapshot = load(work.resource_id)
+        if work.inputs["encrypted"] and not snapshot.passphrase_id:
+            key = work.keys.create(snapshot.volume_id)
+            Snapshot.update(passphrase=key).where(Snapshot.id == snapshot.id).execute()
+        if work.inputs["host_id"]:
+            return str(work.inputs["host_id"])
+        volume: Any = Volume.get_by_id(work.inputs["volume_id"])
+        host_id: str = worker(volume.pool, work.inputs["encrypted"], work.agents.busy, snapshot.pool).id
+        return host_id
+
+
+def _copy(work: Work, host_id: str) -> None:
+    with session():
+        snapshot = load(work.resource_id)
+        volume: Any = Volume.get_by_id(work.inputs["volume_id"])
+    info = copy_file(work, host_id, volume, snapshot, vm_id=work.inputs["vm_id"])
+    found = wire.encrypt_format(snapshot, info)
+    with transaction():
+        Snapshot.update(
+            state="ready", encrypt_format=found, size_bytes=info.virtual_size_bytes or snapshot.size_bytes
+        ).where(Snapshot.id == snapshot.id).execute()
+        if snapshot.schedule_id:
+            SnapshotSchedule.update(last_error="").where(SnapshotSchedule.id == snapshot.schedule_id).execute()
+
+
+def remove_file(work: Work, host_id: str) -> None:
+    """Inside a step: has the host delete the snapshot's file; one that is not there is a success."""
+    snapshot = load_or_none(work.resource_id)
+    if snapshot is not None:
+        request = volume_pb2.DeleteVolumeRequest(operation=work.ref(), volume=wire.plain_ref(snapshot))
+        work.job(address_of(host_id), lambda agent: agent.volumes.DeleteVolume, request)
+
+
+def _settle(work: Work, undo: Undo) -> None:
+    """Nothing stays of a snapshot that could not be taken, unless its half-made file does: then it is to be deleted."""
+    with transaction():
+        snapshot = load_or_none(work.resource_id)
+        if snapshot is None:
+            return
+        if snapshot.schedule_id:
+            schedule = SnapshotSchedule.id == snapshot.schedule_id
+            SnapshotSchedule.update(last_error=str(undo.error)).where(schedule).execute()
+        if undo.failed("remove"):
+            reason = f"not taken: {undo.error}"
+            Snapshot.update(state="failed", state_reason=reason).where(Snapshot.id == snapshot.id).execute()
+        else:
+            destroy(snapshot, work)

@@ -1,0 +1,54 @@
+"""Snapshots' rows, and their end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ostler_common.errors import FailedPreconditionError
+
+from ostler_control import events
+from ostler_control.database import session
+from ostler_control.models import Passphrase, Snapshot
+from ostler_control.operations import Work
+
+
+def load(snapshot_id: str) -> Any:
+    """A snapshot's row."""
+    with session():
+        return Snapshot.get_by_id(snapshot_id)
+
+
+def load_or_none(snapshot_id: str) -> Any | None:
+    """A snapshot's row, or None when it is gone."""
+    with session():
+        return Snapshot.get_or_none(Snapshot.id == snapshot_id)
+
+
+def check_ready(snapshot: Any) -> None:
+    """Raises FailedPreconditionError SNAPSHOT_STATE unless the snapshot is whole."""
+    if snapshot.state != "ready":
+        raise FailedPreconditionError(
+            f"snapshot {snapshot.name} is {snapshot.state}"
+            + (f" ({snapshot.state_reason})" if snapshot.state_reason else ""),
+            "SNAPSHOT_STATE",
+            {"snapshot": snapshot.id, "state": snapshot.state},
+        )
+
+
+def destroy(snapshot: Any, work: Work) -> None:
+    """Deletes the row of a snapshot whose file is gone, and its key, of which an event tells: within the caller's
+    transaction."""
+    Snapshot.delete().where(Snapshot.id == snapshot.id).execute()
+    if snapshot.passphrase_id:
+        Passphrase.delete().where(Passphrase.id == snapshot.passphrase_id).execute()
+        events.record(
+            "snapshot.key.destroy",
+            events.Outcome.SUCCEEDED,
+            work.user,
+            "snapshot",
+            snapshot.id,
+            snapshot.name,
+            f"its file is gone, and key {snapshot.passphrase_id} is destroyed",
+            operation_id=work.id,
+            account_id=snapshot.account_id,
+        )

@@ -1,0 +1,57 @@
+"""Having a host copy a file: which host can, and the job. Sources and targets are volumes, snapshots, VolumeFiles."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ostler.agent.v1 import volume_pb2 as agent_pb2
+from ostler.types.v1 import volume_pb2
+from ostler_common.errors import FailedPreconditionError
+
+from ostler_control.models import PoolHost
+from ostler_control.operations import Work
+from ostler_control.volumes import wire
+from ostler_control.volumes.hosts import address_of, check_vm_at_rest, lacks_encryption, worker
+
+
+def check_copier(source_pool: Any, target_pool: Any, encrypted: bool, vm: Any | None) -> Any | None:
+    """The host that must do the copy because the source is in use there; None when any of several may (`worker`).
+
+    vm: what the source is attached to. encrypted: whether source or target is.
+    Raises FailedPreconditionError: NO_CAPABLE_HOST, HOST_SILENT, VM_STATE, LACKS_POOL, LACKS_VOLUME_ENCRYPTION.
+    """
+    host = check_vm_at_rest(vm) if vm is not None else None
+    if host is None:
+        worker(source_pool, encrypted, lambda _: 0, target_pool)
+        return None
+    if encrypted and not host.volume_encryption:
+        raise lacks_encryption(host)
+    reach = PoolHost.get_or_none((PoolHost.host == host) & (PoolHost.pool == target_pool))
+    if reach is None or not reach.reachable:
+        why = f" ({reach.reason})" if reach and reach.reason else ""
+        raise FailedPreconditionError(
+            f"the VM runs on host {host.name}, which does not reach pool {target_pool.name}{why}; "
+            "choose another pool, or move the VM first",
+            "LACKS_POOL",
+            {"host": host.name, "pool": target_pool.name},
+        )
+    return host
+
+
+def copy_file(
+    work: Work, host_id: str, source: Any, target: Any, *, size_bytes: int = 0, vm_id: str = ""
+) -> volume_pb2.VolumeInfo:
+    """Inside a step: has the host fill the target, which must not exist yet; tells what it is then.
+
+    size_bytes: the target's, 0 for the source's; vm_id: the VM that runs on that host with the source.
+    The operation's input `iter_time_ms` is how long the target's passphrase is stretched.
+    """
+    request = agent_pb2.CopyVolumeRequest(
+        operation=work.ref(),
+        source=wire.keyed_ref(source, work.keys),
+        target=wire.keyed_ref(target, work.keys, work.inputs["iter_time_ms"]),
+        size_bytes=size_bytes,
+        provisioning=wire.PROVISIONINGS[getattr(target, "provisioning", "thin")],
+        vm_id=vm_id,
+    )
+    return work.job(address_of(host_id), lambda agent: agent.volumes.CopyVolume, request).volume

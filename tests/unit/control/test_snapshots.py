@@ -1,0 +1,247 @@
+"""Snapshots from request to end, against agents that work in memory, on both databases."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+from ostler_common.errors import FailedPreconditionError, OstlerError
+from ostler_control import snapshots, vms, volumes
+from ostler_control.models import Event, Host, Operation, Passphrase, PoolHost, Snapshot, Vm, Volume
+from ostler_control.operations import Engine
+
+from tests import databases
+from tests.fakes.working_agent import Fault, File, wait_until
+from tests.sites import MIB, Site, outcome, site_at_work
+
+OK = ("succeeded", "")
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def working(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Engine]]:
+    state_dir = tmp_path_factory.mktemp("site")
+    url = f"sqlite:///{state_dir}/ostler.sqlite"
+    if request.param == "postgresql":
+        server: str = request.getfixturevalue("postgresql")
+        databases.run_sql(server + "postgres", "CREATE DATABASE snapshots")
+        url = server + "snapshots"
+    with databases.bound(url), site_at_work(url, state_dir) as working:
+        yield working
+
+
+@pytest.fixture
+def site(working: tuple[Site, Engine]) -> Iterator[Site]:
+    """Every test leaves the site whole, with nothing in it and all hosts up."""
+    site, engine = working
+    yield site
+    for fake in site.hosts.values():
+        fake.faults.clear()
+    ends: list[tuple[Any, Callable[[Any], Operation]]] = [
+        *((row, lambda row: snapshots.delete(row, "root")) for row in Snapshot.select()),
+        *((row, lambda row: vms.delete(row, "root", force=True)) for row in Vm.select()),
+        *((row, lambda row: volumes.delete(row, "root")) for row in Volume.select().where(~Volume.root)),
+    ]
+    for row, end in ends:
+        assert outcome(engine, site.record(partial(end, row))) == OK
+    site.check_whole()
+    assert site.fleet.files() == {}
+    assert Passphrase.select().count() == 0
+
+
+@pytest.fixture
+def engine(working: tuple[Site, Engine]) -> Engine:
+    return working[1]
+
+
+def refusal(site: Site, make: Callable[[], Operation]) -> str:
+    """The reason for which a request is refused; nothing has changed then."""
+    models = (Operation, Volume, Snapshot, Passphrase)
+    before = [model.select().count() for model in models]
+    with pytest.raises(OstlerError) as caught:
+        site.record(make)
+    assert [model.select().count() for model in models] == before
+    return caught.value.reason
+
+
+def data_volume(site: Site, engine: Engine, name: str, kind: str = "encrypted", **wanted: Any) -> Any:
+    new = volumes.NewVolume(name, site.account, site.disks[kind], **{"size_bytes": 4 * MIB, **wanted})
+    operation = site.record(lambda: volumes.create(new, "alice", site.keys))
+    assert outcome(engine, operation) == OK
+    return Volume.get_by_id(operation.resource_id)
+
+
+def running(site: Site, engine: Engine, name: str, **wanted: Any) -> Any:
+    operation = site.record(lambda: site.new_vm(name, **wanted))
+    assert outcome(engine, operation) == OK
+    return Vm.get_by_id(operation.resource_id)
+
+
+def taken(site: Site, engine: Engine, volume: Any, name: str = "", **wanted: Any) -> Any:
+    new = snapshots.NewSnapshot(volume, name, **wanted)
+    operation = site.record(lambda: snapshots.create(new, "alice"))
+    assert outcome(engine, operation) == OK
+    return Snapshot.get_by_id(operation.resource_id)
+
+
+def root_of(vm: Any) -> Any:
+    return Volume.get(Volume.vm_id == vm.id, Volume.root)
+
+
+def file_of(site: Site, row: Any) -> File:
+    return site.fleet.pools[row.pool_id][row.file_id]
+
+
+def fresh(row: Any) -> Any:
+    return type(row).get_by_id(row.id)
+
+
+@pytest.mark.parametrize("kind", ["encrypted", "plain"])
+def test_a_snapshot_is_a_copy_with_a_key_of_its_own(site: Site, engine: Engine, kind: str) -> None:
+    volume = data_volume(site, engine, "data", kind)
+    snapshot = taken(site, engine, volume, "s1")
+    assert (snapshot.state, snapshot.online, snapshot.size_bytes) == ("ready", False, 4 * MIB)
+    assert snapshot.encrypt_format == {"encrypted": "luks", "plain": "none"}[kind]
+    assert file_of(site, snapshot).content == file_of(site, volume).content
+    assert bool(snapshot.passphrase_id) == (kind == "encrypted")
+    if kind == "encrypted":
+        assert snapshot.passphrase_id != volume.passphrase_id
+        assert file_of(site, snapshot).passphrase != file_of(site, volume).passphrase
+    site.check_whole()
+    assert refusal(site, lambda: snapshots.create(snapshots.NewSnapshot(volume, "s1"), "alice")) == "SNAPSHOT_EXISTS"
+    assert refusal(site, lambda: snapshots.create(snapshots.NewSnapshot(volume, "?"), "alice")) == "INVALID_NAME"
+
+
+def test_names_of_themselves_are_the_volumes_and_the_time(site: Site, engine: Engine) -> None:
+    volume = data_volume(site, engine, "d" * 63, "plain")
+    names = {taken(site, engine, volume).name for _ in range(3)}
+    assert len(names) == 3
+    assert all(name.startswith("d" * 46 + "-20") and len(name) <= 63 for name in names)
+
+
+def test_the_host_of_a_running_vm_copies(site: Site, engine: Engine) -> None:
+    vm = running(site, engine, "web", host=site.host("h2"))
+    root = root_of(vm)
+    for fake in site.hosts.values():
+        fake.calls.clear()
+    snapshot = taken(site, engine, root, "online", pool=site.pools["local2"])
+    assert (snapshot.online, snapshot.pool.name, snapshot.encrypt_format) == (True, "local2", "luks")
+    assert [fake.name for fake in site.hosts.values() if "CopyVolume" in fake.calls] == ["h2"]
+    wanted = snapshots.NewSnapshot(root, "elsewhere", site.pools["local1"])
+    assert refusal(site, lambda: snapshots.create(wanted, "alice")) == "LACKS_POOL"
+    site.silence("h2")
+    again = snapshots.NewSnapshot(root, "silent")
+    assert refusal(site, lambda: snapshots.create(again, "alice")) == "HOST_SILENT"
+    site.revive("h2")
+    assert outcome(engine, site.record(lambda: vms.stop(vm, "alice"))) == OK
+    assert taken(site, engine, root, "offline").online is False
+
+
+def test_what_cannot_be_copied_is_refused(site: Site, engine: Engine) -> None:
+    local = data_volume(site, engine, "local", pool=site.pools["local1"])
+    wanted = snapshots.NewSnapshot(local, "far", site.pools["local2"])
+    assert refusal(site, lambda: snapshots.create(wanted, "alice")) == "NO_CAPABLE_HOST"
+    Volume.update(state="failed").where(Volume.id == local.id).execute()
+    assert refusal(site, lambda: snapshots.create(snapshots.NewSnapshot(local, "s"), "alice")) == "VOLUME_STATE"
+    Volume.update(state="ready").where(Volume.id == local.id).execute()
+    Host.update(volume_encryption=False).where(Host.name == "h1").execute()
+    assert refusal(site, lambda: snapshots.create(snapshots.NewSnapshot(local, "s"), "alice")) == "NO_CAPABLE_HOST"
+    Host.update(volume_encryption=True).where(Host.name == "h1").execute()
+
+
+def test_volume_and_vm_are_busy_meanwhile(site: Site, engine: Engine) -> None:
+    vm = running(site, engine, "web")
+    root = root_of(vm)
+    hold = threading.Event()
+    fault = site.at(vm.host_id).fail("CopyVolume", Fault(hold=hold))
+    operation = site.record(lambda: snapshots.create(snapshots.NewSnapshot(root, "s"), "alice"))
+    assert fault.reached.wait(20)
+    assert refusal(site, lambda: vms.stop(vm, "alice")) == "RESOURCE_BUSY"
+    assert refusal(site, lambda: volumes.grow(root, 1024 * MIB, "alice")) == "RESOURCE_BUSY"
+    snapshot: Any = Snapshot.get_by_id(operation.resource_id)
+    assert refusal(site, lambda: snapshots.delete(snapshot, "alice")) == "RESOURCE_BUSY"
+    assert snapshot.passphrase_id, "the key is kept before there is a file"
+    hold.set()
+    assert outcome(engine, operation) == OK
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_one_that_cannot_be_taken_leaves_nothing(site: Site, engine: Engine, before: bool) -> None:
+    volume = data_volume(site, engine, "data")
+    for fake in site.hosts.values():
+        fake.fail("CopyVolume", Fault(FailedPreconditionError("the pool is full", "NO_SPACE"), before=before))
+    operation = site.record(lambda: snapshots.create(snapshots.NewSnapshot(volume, "s"), "alice"))
+    assert outcome(engine, operation) == ("failed", "NO_SPACE")
+    assert Snapshot.select().count() == 0
+    assert Passphrase.select().count() == 1
+    site.check_whole()
+
+
+def test_one_whose_file_may_be_there_stays_to_be_deleted(site: Site, engine: Engine) -> None:
+    volume = data_volume(site, engine, "data")
+    no = FailedPreconditionError("no", "NO_WAY")
+    for fake in site.hosts.values():
+        fake.fail("CopyVolume", Fault(no, before=False))
+        fake.fail("DeleteVolume", Fault(no))
+    operation = site.record(lambda: snapshots.create(snapshots.NewSnapshot(volume, "s"), "alice"))
+    assert outcome(engine, operation) == ("failed", "NO_WAY")
+    snapshot: Any = Snapshot.get_by_id(operation.resource_id)
+    assert (snapshot.state, bool(snapshot.passphrase_id)) == ("failed", True)
+    for fake in site.hosts.values():
+        fake.faults.clear()
+    assert outcome(engine, site.record(lambda: snapshots.delete(snapshot, "alice"))) == OK
+
+
+def test_a_target_that_is_not_encrypted_is_never_a_snapshot(site: Site, engine: Engine) -> None:
+    volume = data_volume(site, engine, "data")
+    for fake in site.hosts.values():
+        fake.fail("CopyVolume", Fault(forget_key=True))
+    operation = site.record(lambda: snapshots.create(snapshots.NewSnapshot(volume, "s"), "alice"))
+    assert outcome(engine, operation) == ("failed", "ENCRYPTION_MISSING")
+    assert Snapshot.select().count() == 0
+    site.check_whole()
+
+
+def test_cancelling_leaves_nothing(site: Site, engine: Engine) -> None:
+    volume = data_volume(site, engine, "data")
+    hold = threading.Event()
+    faults = [fake.fail("CopyVolume", Fault(hold=hold)) for fake in site.hosts.values()]
+    operation = site.record(lambda: snapshots.create(snapshots.NewSnapshot(volume, "s"), "alice"))
+    wait_until(lambda: any(fault.reached.is_set() for fault in faults))
+    engine.cancel(operation.id)
+    assert outcome(engine, operation) == ("cancelled", "CANCELLED")
+    assert Snapshot.select().count() == 0
+    site.check_whole()
+
+
+def test_a_snapshot_outlives_its_volume_and_its_key_dies_with_it(site: Site, engine: Engine) -> None:
+    volume = data_volume(site, engine, "data")
+    snapshot = taken(site, engine, volume, "s")
+    assert outcome(engine, site.record(lambda: volumes.delete(volume, "alice"))) == OK
+    site.check_whole()
+    assert fresh(snapshot).volume_id == volume.id
+    assert outcome(engine, site.record(lambda: snapshots.delete(snapshot, "alice"))) == OK
+    assert Passphrase.select().count() == 0
+    destroyed = Event.get(Event.type == "snapshot.key.destroy", Event.resource_id == snapshot.id)
+    assert snapshot.passphrase_id in destroyed.message
+    assert destroyed.account_id == site.account.id
+
+
+def test_a_file_that_cannot_be_deleted_keeps_its_key(site: Site, engine: Engine) -> None:
+    snapshot = taken(site, engine, data_volume(site, engine, "data"), "s")
+    for fake in site.hosts.values():
+        fake.fail("DeleteVolume", Fault(FailedPreconditionError("no", "NO_WAY")))
+    assert outcome(engine, site.record(lambda: snapshots.delete(snapshot, "alice"))) == ("failed", "NO_WAY")
+    assert fresh(snapshot).state == "failed"
+    site.check_whole()
+
+
+def test_one_in_a_pool_that_nobody_reaches_any_more_is_forgotten(site: Site, engine: Engine) -> None:
+    snapshot = taken(site, engine, data_volume(site, engine, "data", pool=site.pools["local1"]), "s")
+    PoolHost.update(reachable=False).where(PoolHost.pool == site.pools["local1"]).execute()
+    assert outcome(engine, site.record(lambda: snapshots.delete(snapshot, "alice"))) == OK
+    assert Snapshot.select().count() == 0
+    PoolHost.update(reachable=True).where(PoolHost.pool == site.pools["local1"]).execute()
+    site.fleet.pools[snapshot.pool_id].pop(snapshot.id)
