@@ -20,7 +20,7 @@ from ostler_control.api.paging import page
 from ostler_control.api.resolve import optional, resolve, visible
 from ostler_control.api.session import with_sessions
 from ostler_control.keys import Keyring
-from ostler_control.models import Account, DiskOffering, Pool, Vm, Volume, Zone
+from ostler_control.models import Account, DiskOffering, Pool, Snapshot, Vm, Volume, Zone
 from ostler_control.volumes.read import read_file
 
 
@@ -33,6 +33,17 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
     def CreateVolume(self, request: pb.CreateVolumeRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
         admins_only(caller, pool=request.pool)
+        if request.snapshot:
+            copied = volumes.NewCopy(
+                name=request.name,
+                account=account_for(caller, request.account),
+                source=resolve(Snapshot, request.snapshot, "snapshot", caller=caller),
+                offering=optional(DiskOffering, request.disk_offering, "disk_offering"),
+                size_bytes=request.size_bytes,
+                pool=optional(Pool, request.pool, "pool"),
+                zone=optional(Zone, request.zone, "zone"),
+            )
+            return begin(caller, request, lambda: volumes.copy(copied, caller.actor, self._keys))
         wanted = volumes.NewVolume(
             name=request.name,
             account=account_for(caller, request.account),
@@ -100,7 +111,12 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
         raise UnimplementedError("ChangeVolumeOffering is not served yet", "NOT_SERVED")
 
     def CopyVolume(self, request: pb.CopyVolumeRequest, context: grpc.ServicerContext) -> LongRunning:
-        raise UnimplementedError("CopyVolume is not served yet", "NOT_SERVED")
+        caller = caller_of(context)
+        admins_only(caller, pool=request.pool)
+        source = resolve(Volume, request.volume, "volume", caller=caller)
+        pool = optional(Pool, request.pool, "pool") or source.pool
+        wanted = volumes.NewCopy(name=request.name, account=source.account, source=source, pool=pool)
+        return begin(caller, request, lambda: volumes.copy(wanted, caller.actor, self._keys))
 
     def DownloadVolume(
         self, request: pb.DownloadVolumeRequest, context: grpc.ServicerContext

@@ -5,8 +5,9 @@ claims, and gives the operation that was recorded; nothing else happens before t
 """
 
 from ostler_control.volumes.attach import attach, detach
+from ostler_control.volumes.copy import NewCopy, copy
 from ostler_control.volumes.create import NewVolume, create
 from ostler_control.volumes.delete import delete
 from ostler_control.volumes.grow import grow
 
-__all__ = ["NewVolume", "attach", "create", "delete", "detach", "grow"]
+__all__ = ["NewCopy", "NewVolume", "attach", "copy", "create", "delete", "detach", "grow"]

@@ -107,7 +107,7 @@ def _choose_pool(wanted: NewVolume, needed: int) -> Any:
 @workflow("volume.create")
 def _create(work: Work) -> None:
     with work.undoing() as undo:
-        undo.push("settle", lambda: _settle(work, undo))
+        undo.push("settle", lambda: settle(work, undo))
         host_id: str = work.step("choose", lambda: _choose(work))
         undo.push("remove", lambda: remove_file(work, host_id, work.resource_id))
         work.step("create", lambda: make_file(work, host_id, work.resource_id, work.inputs["iter_time_ms"]))
@@ -147,8 +147,9 @@ def remove_file(work: Work, host_id: str, volume_id: str, pool_id: str = "") -> 
     work.job(address_of(host_id), lambda agent: agent.volumes.DeleteVolume, request)
 
 
-def _settle(work: Work, undo: Undo) -> None:
-    """Cancelled and cleaned away: nothing stays. Else the volume stays to be looked at, and to be deleted."""
+def settle(work: Work, undo: Undo) -> None:
+    """Undoes a new volume's row. Cancelled and cleaned away: nothing stays. Else it stays to be looked at, and to be
+    deleted."""
     clean = not undo.failed("remove")
     with transaction():
         volume = Volume.get_or_none(Volume.id == work.resource_id)

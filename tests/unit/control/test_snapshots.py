@@ -3,99 +3,31 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import pytest
-from ostler_common.errors import FailedPreconditionError, OstlerError
+from ostler_common.errors import FailedPreconditionError
 from ostler_control import snapshots, vms, volumes
-from ostler_control.models import Event, Host, Operation, Passphrase, PoolHost, Snapshot, Vm, Volume
+from ostler_control.models import Event, Host, Passphrase, PoolHost, Snapshot, Volume
 from ostler_control.operations import Engine
 
-from tests import databases
-from tests.fakes.working_agent import Fault, File, wait_until
-from tests.sites import MIB, Site, outcome, site_at_work
+from tests.fakes.working_agent import Fault, wait_until
+from tests.sites import MIB, Site, outcome
+from tests.unit.control.copies import (
+    OK,
+    data_volume,
+    engine,
+    file_of,
+    fresh,
+    refusal,
+    root_of,
+    running,
+    site,
+    taken,
+    working,
+)
 
-OK = ("succeeded", "")
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def working(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Engine]]:
-    state_dir = tmp_path_factory.mktemp("site")
-    url = f"sqlite:///{state_dir}/ostler.sqlite"
-    if request.param == "postgresql":
-        server: str = request.getfixturevalue("postgresql")
-        databases.run_sql(server + "postgres", "CREATE DATABASE snapshots")
-        url = server + "snapshots"
-    with databases.bound(url), site_at_work(url, state_dir) as working:
-        yield working
-
-
-@pytest.fixture
-def site(working: tuple[Site, Engine]) -> Iterator[Site]:
-    """Every test leaves the site whole, with nothing in it and all hosts up."""
-    site, engine = working
-    yield site
-    for fake in site.hosts.values():
-        fake.faults.clear()
-    ends: list[tuple[Any, Callable[[Any], Operation]]] = [
-        *((row, lambda row: snapshots.delete(row, "root")) for row in Snapshot.select()),
-        *((row, lambda row: vms.delete(row, "root", force=True)) for row in Vm.select()),
-        *((row, lambda row: volumes.delete(row, "root")) for row in Volume.select().where(~Volume.root)),
-    ]
-    for row, end in ends:
-        assert outcome(engine, site.record(partial(end, row))) == OK
-    site.check_whole()
-    assert site.fleet.files() == {}
-    assert Passphrase.select().count() == 0
-
-
-@pytest.fixture
-def engine(working: tuple[Site, Engine]) -> Engine:
-    return working[1]
-
-
-def refusal(site: Site, make: Callable[[], Operation]) -> str:
-    """The reason for which a request is refused; nothing has changed then."""
-    models = (Operation, Volume, Snapshot, Passphrase)
-    before = [model.select().count() for model in models]
-    with pytest.raises(OstlerError) as caught:
-        site.record(make)
-    assert [model.select().count() for model in models] == before
-    return caught.value.reason
-
-
-def data_volume(site: Site, engine: Engine, name: str, kind: str = "encrypted", **wanted: Any) -> Any:
-    new = volumes.NewVolume(name, site.account, site.disks[kind], **{"size_bytes": 4 * MIB, **wanted})
-    operation = site.record(lambda: volumes.create(new, "alice", site.keys))
-    assert outcome(engine, operation) == OK
-    return Volume.get_by_id(operation.resource_id)
-
-
-def running(site: Site, engine: Engine, name: str, **wanted: Any) -> Any:
-    operation = site.record(lambda: site.new_vm(name, **wanted))
-    assert outcome(engine, operation) == OK
-    return Vm.get_by_id(operation.resource_id)
-
-
-def taken(site: Site, engine: Engine, volume: Any, name: str = "", **wanted: Any) -> Any:
-    new = snapshots.NewSnapshot(volume, name, **wanted)
-    operation = site.record(lambda: snapshots.create(new, "alice"))
-    assert outcome(engine, operation) == OK
-    return Snapshot.get_by_id(operation.resource_id)
-
-
-def root_of(vm: Any) -> Any:
-    return Volume.get(Volume.vm_id == vm.id, Volume.root)
-
-
-def file_of(site: Site, row: Any) -> File:
-    return site.fleet.pools[row.pool_id][row.file_id]
-
-
-def fresh(row: Any) -> Any:
-    return type(row).get_by_id(row.id)
+__all__ = ["engine", "site", "working"]  # fixtures
 
 
 @pytest.mark.parametrize("kind", ["encrypted", "plain"])

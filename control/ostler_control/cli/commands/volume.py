@@ -10,7 +10,7 @@ from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.finish import finish
 from ostler_control.cli.lazy import Noun
-from ostler_control.cli.names import ACCOUNT, DISK_OFFERING, POOL, VM, VOLUME, ZONE
+from ostler_control.cli.names import ACCOUNT, DISK_OFFERING, POOL, SNAPSHOT, VM, VOLUME, ZONE
 from ostler_control.cli.options import SIZE, How, confirm, limit_option, operation_options, output_option, yes_option
 from ostler_control.cli.output import View, print_list, print_one
 
@@ -65,8 +65,9 @@ def command() -> None:
 
 @command.command("create")
 @click.argument("name")
-@click.option("--offering", type=DISK_OFFERING, required=True, help="Disk offering.")
+@click.option("--offering", type=DISK_OFFERING, default="", help="Disk offering; may be left out with --snapshot.")
 @click.option("--size", type=SIZE, default=0, help="Size, e.g. 20GiB; only for an offering without a size.")
+@click.option("--snapshot", type=SNAPSHOT, default="", help="Fill it with this snapshot's content.")
 @click.option("--pool", type=POOL, default="", help="Pool.  [default: chosen]")
 @click.option("--account", type=ACCOUNT, default="", help="Owner.  [default: your account]")
 @click.option("--zone", type=ZONE, default="", help="Zone to be in.  [default: any]")
@@ -77,17 +78,24 @@ def create(
     name: str,
     offering: str,
     size: int,
+    snapshot: str,
     pool: str,
     account: str,
     zone: str,
     how: How,
 ) -> None:
-    """Makes a data volume.
+    """Makes a data volume, empty or from a snapshot.
+
+    From a snapshot it is encrypted, under a key of its own, if the snapshot is; its size is the snapshot's unless you
+    ask for more.
 
     \b
     Example:
       ostler volume create data-1 --offering secret --size 20GiB
+      ostler volume create data-2 --snapshot before-upgrade
     """
+    if not offering and not snapshot:
+        raise click.UsageError("give --offering, or --snapshot")
     request = pb.CreateVolumeRequest(
         request_id=how.request_id,
         name=name,
@@ -96,6 +104,7 @@ def create(
         pool=pool,
         account=account,
         zone=zone,
+        snapshot=snapshot,
         validate_only=how.dry_run,
     )
     finish(app, app.client.volumes.CreateVolume(request), VIEW, pb.Volume(), how)
@@ -189,6 +198,28 @@ def detach(app: App, volume: str, how: How) -> None:
     """
     request = pb.DetachVolumeRequest(request_id=how.request_id, volume=volume, validate_only=how.dry_run)
     finish(app, app.client.volumes.DetachVolume(request), VIEW, pb.Volume(), how)
+
+
+@command.command("copy")
+@click.argument("volume", type=VOLUME)
+@click.argument("name")
+@click.option("--pool", type=POOL, default="", help="Pool.  [default: the volume's]")
+@operation_options()
+@pass_app
+def copy(app: App, volume: str, name: str, pool: str, how: How) -> None:
+    """Makes volume NAME with the content of another one, also while its VM runs.
+
+    Of a running VM's disk it has what was there at one moment, as after a power cut. The copy of an encrypted volume
+    is encrypted under a key of its own.
+
+    \b
+    Example:
+      ostler volume copy data-1 data-1-test
+    """
+    request = pb.CopyVolumeRequest(
+        request_id=how.request_id, volume=volume, name=name, pool=pool, validate_only=how.dry_run
+    )
+    finish(app, app.client.volumes.CopyVolume(request), VIEW, pb.Volume(), how)
 
 
 @command.command("delete")

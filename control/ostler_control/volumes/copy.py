@@ -1,0 +1,175 @@
+"""A new volume with the content of another one or of a snapshot, encrypted under a key of its own when that one is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ostler_common.errors import FailedPreconditionError, bad_field
+from ostler_common.units import format_size
+
+from ostler_control import placement_query, settings
+from ostler_control.database import session, transaction
+from ostler_control.keys import Keyring
+from ostler_control.models import Account, DiskOffering, Operation, Pool, Snapshot, Volume, Zone, new_id
+from ostler_control.names import check_name
+from ostler_control.operations import Work, begin, take, workflow
+from ostler_control.volumes import wire
+from ostler_control.volumes.copying import check_copier, copy_file
+from ostler_control.volumes.create import check_free_name, check_size, needed_bytes, remove_file, settle
+from ostler_control.volumes.grow import check_ready
+from ostler_control.volumes.hosts import load, take_with_vm, worker
+
+
+@dataclass(frozen=True)
+class NewCopy:
+    """A volume that is wanted. source: a Volume or a Snapshot.
+
+    offering None: the source's, if that has one that still fits; size_bytes 0: the offering's, else the source's;
+    pool None: the source's if it has room, else chosen, in `zone` if given.
+    """
+
+    name: str
+    account: Account
+    source: Volume | Snapshot
+    offering: DiskOffering | None = None
+    size_bytes: int = 0
+    pool: Pool | None = None
+    zone: Zone | None = None
+
+
+@dataclass(frozen=True)
+class _Layout:
+    offering: Any
+    size_bytes: int
+    format: str
+    provisioning: str
+
+
+def copy(wanted: NewCopy, user: str, keys: Keyring) -> Operation:
+    """Records a new volume and the operation that fills it.
+
+    Raises InvalidArgumentError; AlreadyExistsError; AbortedError RESOURCE_BUSY; FailedPreconditionError:
+    VOLUME_STATE, SNAPSHOT_STATE, ENCRYPTION_MISMATCH, NO_FEASIBLE_POOL, NO_CAPABLE_HOST, HOST_SILENT, VM_STATE,
+    LACKS_POOL, LACKS_VOLUME_ENCRYPTION.
+    """
+    check_free_name(wanted.account, check_name("name", wanted.name))
+    vm, source = _take_source(wanted.source)
+    encrypted = bool(source.passphrase_id)
+    layout = _layout(wanted, source)
+    pool, host = _choose_pool(wanted, source, vm, needed_bytes(layout.provisioning, layout.size_bytes))
+    volume_id = new_id()
+    volume = Volume.create(
+        id=volume_id,
+        name=wanted.name,
+        account=wanted.account,
+        pool=pool,
+        disk_offering=layout.offering,
+        passphrase=keys.create(volume_id) if encrypted else None,
+        size_bytes=layout.size_bytes,
+        format=layout.format,
+        provisioning=layout.provisioning,
+    )
+    inputs = {
+        "source": "volume" if isinstance(source, Volume) else "snapshot",
+        "source_id": source.id,
+        "vm_id": vm.id if vm is not None and host is not None else "",
+        "host_id": host.id if host is not None else "",
+        "iter_time_ms": settings.get("luks.iter.time"),
+    }
+    return begin("volume.copy", volume, user, inputs, also=[vm, source] if vm is not None else [source])
+
+
+def _take_source(source: Any) -> tuple[Any | None, Any]:
+    """The VM that uses the source, if any, and the source, as they are and stay."""
+    if isinstance(source, Volume):
+        vm, source = take_with_vm(source)
+        check_ready(source)
+        return vm, source
+    source = take(source)
+    if source.state != "ready":
+        raise FailedPreconditionError(
+            f"snapshot {source.name} is {source.state}", "SNAPSHOT_STATE", {"snapshot": source.id}
+        )
+    return None, source
+
+
+def _layout(wanted: NewCopy, source: Any) -> _Layout:
+    offering: Any = wanted.offering
+    encrypted = bool(source.passphrase_id)
+    if offering is None:
+        origin = source if isinstance(source, Volume) else Volume.get_or_none(Volume.id == source.volume_id)
+        offering = origin.disk_offering if origin is not None else None
+        if offering is not None and (bool(offering.encrypt) != encrypted or offering.retire_time):
+            offering = None
+        smallest = check_size("size_bytes", wanted.size_bytes or source.size_bytes)
+    elif bool(offering.encrypt) != encrypted:
+        raise FailedPreconditionError(
+            f"{source.name} is {'' if encrypted else 'not '}encrypted, and disk offering {offering.name} is "
+            f"{'not' if encrypted else 'for encrypted volumes'}; choose another offering, or none",
+            "ENCRYPTION_MISMATCH",
+            {"offering": offering.name},
+        )
+    elif offering.size_bytes and wanted.size_bytes not in (0, offering.size_bytes):
+        raise bad_field("size_bytes", f"the disk offering {offering.name} has a size of its own", "INVALID_SIZE")
+    else:
+        smallest = check_size("size_bytes", offering.size_bytes or wanted.size_bytes or source.size_bytes)
+    if smallest < source.size_bytes:
+        raise bad_field(
+            "size_bytes",
+            f"must be at least {format_size(source.size_bytes)}, the size of {source.name}",
+            "INVALID_SIZE",
+        )
+    kind = offering if offering is not None else source
+    return _Layout(offering, smallest, kind.format, getattr(kind, "provisioning", "thin"))
+
+
+def _choose_pool(wanted: NewCopy, source: Any, vm: Any | None, needed: int) -> tuple[Any, Any | None]:
+    """The best pool of those that would do and that a host can copy to, and that host if it can only be one."""
+    encrypted = bool(source.passphrase_id)
+    choices = placement_query.pools_for(
+        wanted.name,
+        needed,
+        encrypted,
+        pool_id=wanted.pool.id if wanted.pool else "",
+        zone_id=wanted.zone.id if wanted.zone else "",
+    )
+    first: FailedPreconditionError | None = None
+    for pool_id in sorted(choices, key=lambda pool_id: pool_id != source.pool_id):
+        pool = Pool.get_by_id(pool_id)
+        try:
+            return pool, check_copier(source.pool, pool, encrypted, vm)
+        except FailedPreconditionError as error:
+            first = first or error
+    assert first is not None
+    raise first
+
+
+@workflow("volume.copy")
+def _copy(work: Work) -> None:
+    with work.undoing() as undo:
+        undo.push("settle", lambda: settle(work, undo))
+        host_id: str = work.inputs["host_id"] or work.step("choose", lambda: _choose(work))
+        undo.push("remove", lambda: remove_file(work, host_id, work.resource_id))
+        work.step("copy", lambda: _fill(work, host_id))
+
+
+def _source(work: Work) -> Any:
+    model: Any = Volume if work.inputs["source"] == "volume" else Snapshot
+    with session():
+        return model.get_by_id(work.inputs["source_id"])
+
+
+def _choose(work: Work) -> str:
+    with session():
+        source, target = _source(work), load(work.resource_id)
+        host_id: str = worker(source.pool, bool(source.passphrase_id), work.agents.busy, target.pool).id
+        return host_id
+
+
+def _fill(work: Work, host_id: str) -> None:
+    volume = load(work.resource_id)
+    info = copy_file(work, host_id, _source(work), volume, size_bytes=volume.size_bytes, vm_id=work.inputs["vm_id"])
+    found = wire.encrypt_format(volume, info)
+    with transaction():
+        Volume.update(state="ready", state_reason="", encrypt_format=found).where(Volume.id == volume.id).execute()
