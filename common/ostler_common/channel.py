@@ -50,6 +50,8 @@ DEADLINE_S: Mapping[tuple[str, str], int | None] = {
     ("ostler.agent.v1.VolumeService", "CreateVolume"): None,
     ("ostler.agent.v1.VolumeService", "GrowVolume"): None,
     ("ostler.agent.v1.VolumeService", "DeleteVolume"): None,
+    ("ostler.agent.v1.VolumeService", "CopyVolume"): None,
+    ("ostler.agent.v1.VolumeService", "ReadVolume"): None,
     ("ostler.agent.v1.VmService", "DefineVm"): None,
     ("ostler.agent.v1.VmService", "StartVm"): None,
     ("ostler.agent.v1.VmService", "StopVm"): None,
@@ -72,6 +74,8 @@ DEADLINE_S: Mapping[tuple[str, str], int | None] = {
     ("ostler.control.v1.PoolService", "CreatePool"): 150,
     ("ostler.control.v1.TemplateService", "UploadTemplate"): None,
     ("ostler.control.v1.VmService", "Console"): None,
+    ("ostler.control.v1.VolumeService", "DownloadVolume"): None,
+    ("ostler.control.v1.VolumeService", "UploadVolume"): None,
     ("google.longrunning.Operations", "WaitOperation"): None,
 }
 

@@ -26,10 +26,13 @@ from ostler.control.v1 import (
     template_pb2_grpc,
     vm_pb2,
     vm_pb2_grpc,
+    volume_pb2,
+    volume_pb2_grpc,
     zone_pb2,
     zone_pb2_grpc,
 )
 from ostler.types.v1 import job_pb2
+from ostler.types.v1 import volume_pb2 as volume_types
 from ostler_common import pki, server
 from ostler_common.errors import CancelledError, NotFoundError, OstlerError, to_status
 from ostler_common.identity import Identity, Kind
@@ -62,6 +65,8 @@ class Control:
     forever: bool = False  # operations run until cancelled
     asked: list[Message] = field(default_factory=list)
     uploaded: bytes = b""
+    stored: bytes = b"what is in the volume"
+    sent: int | None = None
     waiting: threading.Event = field(default_factory=threading.Event)  # set once somebody waits for an operation
     cancelled: bool = False
     steps: int = 0
@@ -237,6 +242,27 @@ class Templates(template_pb2_grpc.TemplateServiceServicer):
         return template_pb2.Template(name=header.name, sha256=digest, format=header.format, firmware=header.firmware)
 
 
+class Volumes(volume_pb2_grpc.VolumeServiceServicer):
+    """One volume, "data-1"; `stored` is its content, `sent` how much of it a download brings."""
+
+    def __init__(self, control: Control) -> None:
+        self.control = control
+
+    def GetVolume(self, request: volume_pb2.GetVolumeRequest, context: grpc.ServicerContext) -> volume_pb2.Volume:
+        return volume_pb2.Volume(name=request.volume, encrypt_format=volume_types.ENCRYPT_FORMAT_LUKS)
+
+    def DownloadVolume(
+        self, request: volume_pb2.DownloadVolumeRequest, context: grpc.ServicerContext
+    ) -> Iterator[volume_pb2.DownloadVolumeResponse]:
+        self.control.ask(request)
+        stored = self.control.stored
+        sent = stored[: self.control.sent]
+        yield volume_pb2.DownloadVolumeResponse(percent=50)
+        yield volume_pb2.DownloadVolumeResponse(data=sent[:3], file_size_bytes=len(stored))
+        yield volume_pb2.DownloadVolumeResponse(data=sent[3:])
+        yield volume_pb2.DownloadVolumeResponse(sha256=hashlib.sha256(stored).hexdigest())
+
+
 class Operations(operations_pb2_grpc.OperationsServicer):  # type: ignore[misc]  # untyped
     def __init__(self, control: Control) -> None:
         self.control = control
@@ -271,6 +297,7 @@ def serving(directory: Path) -> Iterator[tuple[Control, Path]]:
     zones = Zones(control)  # type: ignore[abstract]
     users = Users(control)  # type: ignore[abstract]
     templates = Templates(control)  # type: ignore[abstract]
+    volumes = Volumes(control)  # type: ignore[abstract]
     services: dict[str, server.Registration] = {
         "ostler.control.v1.VmService": lambda s: vm_pb2_grpc.add_VmServiceServicer_to_server(vms, s),
         "ostler.control.v1.HostService": lambda s: host_pb2_grpc.add_HostServiceServicer_to_server(hosts, s),
@@ -279,6 +306,7 @@ def serving(directory: Path) -> Iterator[tuple[Control, Path]]:
         "ostler.control.v1.TemplateService": lambda s: template_pb2_grpc.add_TemplateServiceServicer_to_server(
             templates, s
         ),
+        "ostler.control.v1.VolumeService": lambda s: volume_pb2_grpc.add_VolumeServiceServicer_to_server(volumes, s),
         "google.longrunning.Operations": lambda s: operations_pb2_grpc.add_OperationsServicer_to_server(
             Operations(control), s
         ),

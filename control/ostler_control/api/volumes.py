@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import grpc
 from google.longrunning.operations_pb2 import Operation as LongRunning
 from ostler.control.v1 import volume_pb2 as pb
 from ostler.control.v1 import volume_pb2_grpc
+from ostler.types.v1 import volume_pb2 as types_pb2
 from ostler_common.errors import UnimplementedError
 
 from ostler_control import volumes
@@ -16,12 +18,18 @@ from ostler_control.api.begin import account_for, admins_only, begin
 from ostler_control.api.caller import caller_of
 from ostler_control.api.conceal import for_eyes_of
 from ostler_control.api.convert import work
+from ostler_control.api.convert.enums import from_enum
+from ostler_control.api.leaving import leaving
 from ostler_control.api.paging import page
 from ostler_control.api.resolve import optional, resolve, visible
 from ostler_control.api.session import with_sessions
+from ostler_control.database import session, transaction
 from ostler_control.keys import Keyring
 from ostler_control.models import Account, DiskOffering, Pool, Snapshot, Vm, Volume, Zone
+from ostler_control.operations import launch
+from ostler_control.volumes.download import relay, transfer
 from ostler_control.volumes.read import read_file
+from ostler_control.volumes.sources import one_of
 
 
 @with_sessions
@@ -121,7 +129,19 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
     def DownloadVolume(
         self, request: pb.DownloadVolumeRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.DownloadVolumeResponse]:
-        raise UnimplementedError("DownloadVolume is not served yet", "NOT_SERVED")
+        caller = caller_of(context)
+        how = leaving(request.leaving)
+        layout = from_enum(types_pb2.DiskFormat, "DISK_FORMAT_", request.format, "format", default="qcow2")
+        with for_eyes_of(caller), transfer(how.passphrase) as at_work:
+            with session():
+                volume = optional(Volume, request.volume, "volume", caller=caller)
+                snapshot = optional(Snapshot, request.snapshot, "snapshot", caller=caller)
+                source = one_of(volume, snapshot)
+                with transaction():
+                    operation = volumes.download(source, layout, how, caller.actor, at_work.operation_id)
+                launch(operation)
+            for piece in relay(at_work, self._agents, context.is_active):
+                yield pb.DownloadVolumeResponse(**asdict(piece))
 
     def UploadVolume(self, request: Iterator[pb.UploadVolumeRequest], context: grpc.ServicerContext) -> LongRunning:
         raise UnimplementedError("UploadVolume is not served yet", "NOT_SERVED")

@@ -8,6 +8,7 @@ from ostler_control.volumes.attach import attach, detach
 from ostler_control.volumes.copy import NewCopy, copy
 from ostler_control.volumes.create import NewVolume, create
 from ostler_control.volumes.delete import delete
+from ostler_control.volumes.download import download
 from ostler_control.volumes.grow import grow
 
-__all__ = ["NewCopy", "NewVolume", "attach", "copy", "create", "delete", "detach", "grow"]
+__all__ = ["NewCopy", "NewVolume", "attach", "copy", "create", "delete", "detach", "download", "grow"]

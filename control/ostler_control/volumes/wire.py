@@ -9,7 +9,7 @@ from ostler.types.v1 import volume_pb2
 from ostler_common.errors import InternalError
 
 from ostler_control.keys import Keyring
-from ostler_control.models import Template
+from ostler_control.models import Snapshot, Template, VolumeFile
 
 FORMATS = {"qcow2": volume_pb2.DISK_FORMAT_QCOW2, "raw": volume_pb2.DISK_FORMAT_RAW}
 PROVISIONINGS = {
@@ -21,17 +21,17 @@ ENCRYPT_FORMATS = {"none": volume_pb2.ENCRYPT_FORMAT_NONE, "luks": volume_pb2.EN
 
 
 def plain_ref(volume: Any, pool_id: str = "") -> volume_pb2.VolumeRef:
-    """Names a volume without its passphrase (its key's id is there). pool_id: where, if not in its row's pool."""
-    ref = volume_pb2.VolumeRef(
-        pool_id=pool_id or volume.pool_id, volume_id=volume.file_id, format=FORMATS[volume.format]
-    )
+    """Names a Volume, VolumeFile or Snapshot without its passphrase (its key's id is there). pool_id: where, if not in
+    its row's pool."""
+    file_id = volume.id if isinstance(volume, (VolumeFile, Snapshot)) else volume.file_id
+    ref = volume_pb2.VolumeRef(pool_id=pool_id or volume.pool_id, volume_id=file_id, format=FORMATS[volume.format])
     if volume.passphrase_id:
         ref.key.key_id = volume.passphrase_id
     return ref
 
 
 def keyed_ref(volume: Any, keys: Keyring, iter_time_ms: int = 0, pool_id: str = "") -> volume_pb2.VolumeRef:
-    """Names a volume and brings its passphrase: only for the call that it is made for."""
+    """Names one of them and brings its passphrase: only for the call that it is made for."""
     ref = plain_ref(volume, pool_id)
     if volume.passphrase_id:
         ref.key.passphrase = keys.open(volume).reveal()

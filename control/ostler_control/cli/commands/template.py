@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,7 +11,7 @@ import click
 from ostler.control.v1 import template_pb2 as pb
 from ostler.types.v1 import vm_pb2, volume_pb2
 
-from ostler_control.cli import text
+from ostler_control.cli import text, transfers
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import TEMPLATE
@@ -33,8 +30,6 @@ VIEW = View[pb.Template](
     ],
     details=[("sha256", lambda t: t.sha256), ("id", lambda t: t.id)],
 )
-CHUNK_BYTES = 1 << 20
-QCOW2_MAGIC = b"QFI\xfb"
 
 
 @click.group(cls=Noun)
@@ -66,20 +61,18 @@ def upload(
     """
     with file.open("rb") as source:
         size_bytes = os.fstat(source.fileno()).st_size
-        magic = source.read(len(QCOW2_MAGIC))
-        with _progress(f"{name}: digest", size_bytes) as advance:
-            digest = sha256 or _digest(source, advance)
+        found, _ = transfers.looks(source)
+        with transfers.progress(f"{name}: digest", size_bytes) as advance:
+            digest = sha256 or transfers.digest(source, advance)
         header = pb.UploadTemplateRequest.Header(
             request_id=request_id,
             name=name,
-            format=volume_pb2.DiskFormat.Value(
-                f"DISK_FORMAT_{(layout or ('qcow2' if magic == QCOW2_MAGIC else 'raw')).upper()}"
-            ),
+            format=volume_pb2.DiskFormat.Value(f"DISK_FORMAT_{(layout or found).upper()}"),
             firmware=vm_pb2.Firmware.Value(f"FIRMWARE_{firmware.upper()}"),
             file_size_bytes=size_bytes,
             sha256=digest,
         )
-        with _progress(f"{name}: upload", size_bytes) as advance:
+        with transfers.progress(f"{name}: upload", size_bytes) as advance:
             template = app.client.templates.UploadTemplate(_parts(header, source, advance))
     print_one(VIEW, template, output)
 
@@ -88,33 +81,9 @@ def _parts(
     header: pb.UploadTemplateRequest.Header, source: BinaryIO, advance: Callable[[int], None]
 ) -> Iterator[pb.UploadTemplateRequest]:
     yield pb.UploadTemplateRequest(header=header)
-    source.seek(0)
-    while data := source.read(CHUNK_BYTES):
+    for data in transfers.pieces(source):
         yield pb.UploadTemplateRequest(data=data)
         advance(len(data))
-
-
-def _digest(source: BinaryIO, advance: Callable[[int], None]) -> str:
-    digest = hashlib.sha256()
-    source.seek(0)
-    while data := source.read(CHUNK_BYTES):
-        digest.update(data)
-        advance(len(data))
-    return digest.hexdigest()
-
-
-@contextmanager
-def _progress(title: str, size_bytes: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal; one line elsewhere."""
-    if not sys.stderr.isatty():
-        click.echo(f"{title} of {text.size(size_bytes)}", err=True)
-        yield lambda done: None
-        return
-    from ostler_control.cli.waiting import bar
-
-    with bar("") as progress:
-        task = progress.add_task(title, total=size_bytes)
-        yield lambda done: progress.advance(task, done)
 
 
 @command.command("list")

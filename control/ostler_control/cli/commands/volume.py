@@ -8,6 +8,7 @@ from ostler.types.v1.volume_pb2 import ENCRYPT_FORMAT_LUKS
 
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.commands import _volume_files
 from ostler_control.cli.finish import finish
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import ACCOUNT, DISK_OFFERING, POOL, SNAPSHOT, VM, VOLUME, ZONE
@@ -238,3 +239,6 @@ def delete(app: App, volume: str, yes: bool, how: How) -> None:
         confirm(f"Delete volume {volume} and everything in it?", yes)
     request = pb.DeleteVolumeRequest(request_id=how.request_id, volume=volume, validate_only=how.dry_run)
     finish(app, app.client.volumes.DeleteVolume(request), VIEW, pb.Volume(), how, gone=True)
+
+
+command.add_command(_volume_files.download)

@@ -1,0 +1,93 @@
+"""`ostler volume download`, `ostler volume upload`: volumes as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from ostler.control.v1 import snapshot_pb2
+from ostler.control.v1 import volume_pb2 as pb
+from ostler.types.v1.volume_pb2 import ENCRYPT_FORMAT_LUKS, DiskFormat
+from ostler_common.errors import InternalError
+
+from ostler_control.cli import passphrases, text, transfers
+from ostler_control.cli.app import App, pass_app
+from ostler_control.cli.names import VOLUME
+from ostler_control.cli.transfers import Receiver
+
+
+@click.command("download")
+@click.argument("name", type=VOLUME)
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--snapshot", is_flag=True, help="NAME is a snapshot's.")
+@passphrases.passphrase_file_option("Encrypt the file under the passphrase in this file.  [default: you are asked]")
+@passphrases.decrypt_option
+@click.option(
+    "--format", "layout", type=click.Choice(["qcow2", "raw"]), default="qcow2", show_default=True, help="File layout."
+)
+@click.option("--force", is_flag=True, help="Write over a file that is there.")
+@pass_app
+def download(
+    app: App,
+    name: str,
+    file: Path,
+    snapshot: bool,
+    passphrase_file: Path | None,
+    decrypt: bool,
+    layout: str,
+    force: bool,
+) -> None:
+    """Writes the content of volume NAME to FILE; also while its VM runs (the disk as of one moment).
+
+    An encrypted volume leaves encrypted under a passphrase of yours, which is kept nowhere: the file is LUKS-encrypted
+    qcow2 (or, as raw, a LUKS container), and without the passphrase nobody opens it. --decrypt lets it leave in clear;
+    then a clear copy is also in the volume's pool until the download ends.
+
+    \b
+    Examples:
+      ostler volume download data-1 data-1.qcow2 --passphrase-file passphrase
+      ostler volume download data-1 data-1.img --format raw --decrypt
+      ostler volume download --snapshot nightly nightly.qcow2
+    """
+    request = pb.DownloadVolumeRequest(format=DiskFormat.Value(f"DISK_FORMAT_{layout.upper()}"))
+    if snapshot:
+        request.snapshot = name
+    else:
+        request.volume = name
+    with Receiver(file, force) as receiver:
+        passphrase = passphrases.choose(passphrase_file, decrypt, _encrypted(app, request))
+        if passphrase is not None:
+            request.leaving.passphrase = passphrase.reveal()
+        if decrypt:
+            request.leaving.decrypt = True
+        _receive(app, request, receiver)
+    click.echo(f"{file}: {text.size(receiver.size_bytes)}")
+
+
+def _encrypted(app: App, request: pb.DownloadVolumeRequest) -> bool:
+    if request.volume:
+        volume = app.client.volumes.GetVolume(pb.GetVolumeRequest(volume=request.volume))
+        return volume.encrypt_format == ENCRYPT_FORMAT_LUKS
+    snapshot = app.client.snapshots.GetSnapshot(snapshot_pb2.GetSnapshotRequest(snapshot=request.snapshot))
+    return snapshot.encrypt_format == ENCRYPT_FORMAT_LUKS
+
+
+def _receive(app: App, request: pb.DownloadVolumeRequest, receiver: Receiver) -> None:
+    name = request.volume or request.snapshot
+    answers = app.client.volumes.DownloadVolume(request)
+    first = pb.DownloadVolumeResponse()
+    with transfers.percentage(f"{name}: copying") as show:
+        for first in answers:
+            if first.data or first.sha256:
+                break
+            show(first.percent)
+    total, last = first.file_size_bytes, first
+    with transfers.progress(f"{name}: download", total) as advance:
+        receiver.write(first.data)
+        advance(len(first.data))
+        for last in answers:
+            receiver.write(last.data)
+            advance(len(last.data))
+    if not last.sha256:
+        raise InternalError(f"the download of {name} ended too early; try again", "DAMAGED")
+    receiver.keep(total, last.sha256)

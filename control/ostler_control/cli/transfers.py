@@ -1,0 +1,120 @@
+"""Files on their way to and from the control plane: digests, progress, and nothing half done under its final name."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+from ostler_common.errors import AlreadyExistsError, InternalError
+
+from ostler_control.cli import text
+
+CHUNK_BYTES = 1 << 20
+QCOW2_MAGIC = b"QFI\xfb"
+_LUKS_MAGIC = b"LUKS\xba\xbe"
+_QCOW2_CRYPT_METHOD = slice(32, 36)
+
+
+def looks(source: BinaryIO) -> tuple[str, bool]:
+    """The layout that a file seems to have (qcow2 | raw), and whether it is encrypted."""
+    source.seek(0)
+    head = source.read(64)
+    if head.startswith(QCOW2_MAGIC):
+        return "qcow2", head[_QCOW2_CRYPT_METHOD] != bytes(4)
+    return "raw", head.startswith(_LUKS_MAGIC)
+
+
+def pieces(source: BinaryIO) -> Iterator[bytes]:
+    """The file's bytes from the beginning, as the API takes them."""
+    source.seek(0)
+    while data := source.read(CHUNK_BYTES):
+        yield data
+
+
+def digest(source: BinaryIO, advance: Callable[[int], None]) -> str:
+    """SHA-256 of a file, hex."""
+    sha256 = hashlib.sha256()
+    for data in pieces(source):
+        sha256.update(data)
+        advance(len(data))
+    return sha256.hexdigest()
+
+
+@contextmanager
+def progress(title: str, size_bytes: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal; one line elsewhere. Gives what is told how many bytes more are done."""
+    if not sys.stderr.isatty():
+        click.echo(f"{title} of {text.size(size_bytes)}", err=True)
+        yield lambda done: None
+        return
+    from ostler_control.cli.waiting import bar
+
+    with bar("") as shown:
+        task = shown.add_task(title, total=size_bytes)
+        yield lambda done: shown.advance(task, done)
+
+
+@contextmanager
+def percentage(title: str) -> Iterator[Callable[[int], None]]:
+    """The same for work whose size is not known; gives what is told the percentage."""
+    if not sys.stderr.isatty():
+        click.echo(title, err=True)
+        yield lambda percent: None
+        return
+    from ostler_control.cli.waiting import bar
+
+    with bar("") as shown:
+        task = shown.add_task(title, total=100)
+        yield lambda percent: shown.update(task, completed=percent)
+
+
+class Receiver:
+    """A file that comes in pieces: written beside its place, and put there once it is whole and verified."""
+
+    def __init__(self, path: Path, force: bool) -> None:
+        """Raises AlreadyExistsError FILE_EXISTS for a file that is there, unless `force`."""
+        self._path, self._force = path, force
+        self._part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._sha256 = hashlib.sha256()
+        self.size_bytes = 0
+        if not force and path.exists():
+            raise _exists(path)
+
+    def __enter__(self) -> Receiver:
+        # 0600: what leaves may be a disk in clear.
+        descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        self._file = os.fdopen(descriptor, "wb")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
+        self._part.unlink(missing_ok=True)
+
+    def write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._sha256.update(data)
+        self.size_bytes += len(data)
+
+    def keep(self, size_bytes: int, sha256: str) -> None:
+        """Gives the file its name. Raises InternalError DAMAGED when it is not what was sent, AlreadyExistsError."""
+        if (self.size_bytes, self._sha256.hexdigest()) != (size_bytes, sha256):
+            raise InternalError(f"{self._path} was damaged on its way and is not kept; try again", "DAMAGED")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        if self._force:
+            os.replace(self._part, self._path)
+            return
+        try:
+            os.link(self._part, self._path)  # never over a file that came meanwhile
+        except FileExistsError:
+            raise _exists(self._path) from None
+
+
+def _exists(path: Path) -> AlreadyExistsError:
+    return AlreadyExistsError(f"{path} is there already; --force writes over it", "FILE_EXISTS")

@@ -1,0 +1,115 @@
+"""Exports: copies of a volume or a snapshot that are made to be read and deleted again.
+
+An export has a VolumeFile row of role "export" from before it is begun until it is surely gone; what a crash leaves is
+swept by that row.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+from ostler.agent.v1 import volume_pb2
+from ostler.types.v1 import volume_pb2 as types_pb2
+from ostler_common.errors import InternalError, OstlerError
+from ostler_common.secret import Secret
+
+from ostler_control.database import session, transaction
+from ostler_control.models import Passphrase, VolumeFile
+from ostler_control.operations import Json, Work
+from ostler_control.operations.records import release
+from ostler_control.volumes import wire
+from ostler_control.volumes.hosts import address_of, worker
+from ostler_control.volumes.leaving import CHOSEN_ITER_TIME_MS, Leaving
+from ostler_control.volumes.sources import Source, load_source
+
+log = structlog.get_logger(__name__)
+
+
+def record(source: Source, leaving: Leaving, format: str, operation_id: str, passphrase: Any | None = None) -> Any:
+    """The row of a new export, in its source's pool. passphrase: the sealed row of it, when it is kept at all."""
+    return VolumeFile.create(
+        volume_id=source.volume_id,
+        role="export",
+        operation_id=operation_id,
+        pool=source.row.pool,
+        passphrase=passphrase,
+        format=format,
+        encrypt_format=leaving.encrypt_format,
+        size_bytes=source.row.size_bytes,
+    )
+
+
+def inputs(source: Source, file: Any) -> dict[str, Json]:
+    """What the operation's steps need to know. host_id: where the VM runs, else ""."""
+    return {
+        "source_kind": source.kind,
+        "source_id": source.row.id,
+        "file_id": file.id,
+        "host_id": source.host.id if source.host else "",
+        "vm_id": source.vm.id if source.vm and source.host else "",
+    }
+
+
+def load_file(work: Work) -> Any:
+    """The export's row, or None when it is gone."""
+    with session():
+        return VolumeFile.get_or_none(VolumeFile.id == work.inputs["file_id"])
+
+
+def choose(work: Work) -> str:
+    """Inside a step: the host to make the export and to read it."""
+    if work.inputs["host_id"]:
+        host_id: str = work.inputs["host_id"]
+        return host_id
+    with session():
+        source, file = load_source(work), load_file(work)
+        encrypted = bool(source.passphrase_id) or file.encrypt_format == "luks"
+        chosen: str = worker(source.pool, encrypted, work.agents.busy).id
+        return chosen
+
+
+def copy(work: Work, host_id: str, passphrase: Secret | None, share: tuple[int, int] = (0, 100)) -> None:
+    """Inside a step: has the host fill the export. passphrase: opens it afterwards; None: it is made in clear."""
+    with session():
+        source, file = load_source(work), load_file(work)
+    if (passphrase is not None) != (file.encrypt_format == "luks"):
+        raise InternalError("an export would be made otherwise than was recorded", "ENCRYPTION_MISSING")
+    target = wire.plain_ref(file)
+    if passphrase is not None:
+        target.key.key_id = file.passphrase_id or file.id
+        target.key.passphrase = passphrase.reveal()
+        target.key.iter_time_ms = CHOSEN_ITER_TIME_MS
+    request = volume_pb2.CopyVolumeRequest(
+        operation=work.ref(),
+        source=wire.keyed_ref(source, work.keys),
+        target=target,
+        provisioning=wire.PROVISIONINGS["thin"],
+        vm_id=work.inputs["vm_id"],
+    )
+    update = work.job(address_of(host_id), lambda agent: agent.volumes.CopyVolume, request, share)
+    if (update.volume.encrypt_format == types_pb2.ENCRYPT_FORMAT_LUKS) != (passphrase is not None):
+        raise InternalError("the host made the copy with another encryption than was asked for", "ENCRYPTION_MISSING")
+
+
+def let_go(work: Work) -> None:
+    """Inside a step: the copy is whole, so that its source and its VM are free for other operations."""
+    with transaction():
+        release(work.id)
+
+
+def discard(work: Work, host_id: str) -> None:
+    """Inside a step: deletes the export, then its row and its passphrase. What cannot be deleted now is swept later."""
+    file = load_file(work)
+    if file is None:
+        return
+    request = volume_pb2.DeleteVolumeRequest(operation=work.ref(), volume=wire.plain_ref(file))
+    try:
+        work.job(address_of(host_id), lambda agent: agent.volumes.DeleteVolume, request)
+    except OstlerError as error:
+        log.warning("an export could not be deleted yet", file=file.id, pool=file.pool_id, reason=error.reason)
+        return
+    with transaction():
+        VolumeFile.delete().where(VolumeFile.id == file.id).execute()
+        if file.passphrase_id:
+            Passphrase.delete().where(Passphrase.id == file.passphrase_id).execute()

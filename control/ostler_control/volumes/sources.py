@@ -1,0 +1,84 @@
+"""What content is copied out of: a volume, also under a running VM, or a snapshot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ostler_common.errors import FailedPreconditionError, bad_field
+
+from ostler_control.database import session
+from ostler_control.models import Snapshot, Volume
+from ostler_control.operations import Work, take
+from ostler_control.volumes.grow import check_ready
+from ostler_control.volumes.hosts import check_vm_at_rest, take_with_vm, worker
+
+
+@dataclass(frozen=True)
+class Source:
+    """Taken rows. vm: whose disk the volume is, or None; host: where that VM runs, or None."""
+
+    row: Any
+    vm: Any | None = None
+    host: Any | None = None
+
+    @property
+    def kind(self) -> str:
+        """volume | snapshot"""
+        return "snapshot" if isinstance(self.row, Snapshot) else "volume"
+
+    @property
+    def volume_id(self) -> str:
+        """Id of the volume that it is, or was taken of: what passphrases of copies are sealed with."""
+        volume_id: str = self.row.volume_id if isinstance(self.row, Snapshot) else self.row.id
+        return volume_id
+
+    @property
+    def title(self) -> str:
+        """ "volume data-1", for people."""
+        return f"{self.kind} {self.row.name}"
+
+    @property
+    def also(self) -> list[Any]:
+        """What an operation on it holds besides: the VM, which must neither start, stop nor move meanwhile."""
+        return [self.vm] if self.vm else []
+
+
+def one_of(volume: Any | None, snapshot: Any | None) -> Any:
+    """The one that was named. Raises InvalidArgumentError."""
+    if (volume is None) == (snapshot is None):
+        raise bad_field("volume", "give either a volume or a snapshot", "REQUIRED")
+    return volume or snapshot
+
+
+def take_source(row: Any, encrypted: bool) -> Source:
+    """Takes a Volume (with its VM) or a Snapshot, within the caller's transaction. encrypted: what is made of it is.
+
+    Raises FailedPreconditionError VOLUME_STATE, SNAPSHOT_STATE, VM_STATE, HOST_SILENT or NO_CAPABLE_HOST.
+    """
+    source = _take_snapshot(row) if isinstance(row, Snapshot) else _take_volume(row)
+    if source.host is None:
+        worker(source.row.pool, encrypted or bool(source.row.passphrase_id), lambda _: 0)
+    return source
+
+
+def _take_snapshot(row: Any) -> Source:
+    snapshot = take(row)
+    if snapshot.state != "ready":
+        raise FailedPreconditionError(
+            f"snapshot {snapshot.name} is {snapshot.state}", "SNAPSHOT_STATE", {"snapshot": snapshot.id}
+        )
+    return Source(snapshot)
+
+
+def _take_volume(row: Any) -> Source:
+    vm, volume = take_with_vm(row)
+    check_ready(volume)
+    return Source(volume, vm, check_vm_at_rest(vm) if vm else None)
+
+
+def load_source(work: Work) -> Any:
+    """Inside a step: the row that the operation's inputs name as `source_id`."""
+    model: Any = {"volume": Volume, "snapshot": Snapshot}[work.inputs["source_kind"]]
+    with session():
+        return model.get_by_id(work.inputs["source_id"])

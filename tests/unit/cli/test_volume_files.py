@@ -1,0 +1,79 @@
+"""`ostler volume download`: what is asked for, and what is on disk afterwards."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from ostler.control.v1 import volume_pb2 as pb
+from ostler.types.v1 import volume_pb2 as types_pb2
+from ostler_common.errors import FailedPreconditionError
+from ostler_control.cli import passphrases
+
+from tests.fakes.control import Control
+from tests.unit.cli.conftest import Ostler
+
+PASSPHRASE = "a passphrase of mine"
+
+
+def asked(control: Control) -> pb.DownloadVolumeRequest:
+    request = control.asked[-1]
+    assert isinstance(request, pb.DownloadVolumeRequest)
+    return request
+
+
+def test_a_download_is_written_once_it_is_whole(ostler: Ostler, control: Control, tmp_path: Path) -> None:
+    words, file = tmp_path / "words", tmp_path / "data.qcow2"
+    words.write_text(f"{PASSPHRASE}\nnot this\n")
+    result = ostler("volume", "download", "data-1", str(file), "--passphrase-file", str(words))
+    assert result.exit_code == 0, result.output
+    assert file.read_bytes() == control.stored
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.qcow2", "words"]
+    assert asked(control) == pb.DownloadVolumeRequest(
+        volume="data-1", format=types_pb2.DISK_FORMAT_QCOW2, leaving=pb.Leaving(passphrase=PASSPHRASE.encode())
+    )
+    assert PASSPHRASE not in result.output
+
+
+def test_what_is_there_stays_unless_forced(ostler: Ostler, control: Control, tmp_path: Path) -> None:
+    file = tmp_path / "data.img"
+    file.write_text("precious")
+    arguments = ("volume", "download", "data-1", str(file), "--decrypt", "--format", "raw")
+    refused = ostler(*arguments)
+    assert (refused.exit_code, file.read_text()) == (6, "precious")
+    assert "FILE_EXISTS" in refused.output
+    assert control.asked == []
+    assert ostler(*arguments, "--force").exit_code == 0
+    assert file.read_bytes() == control.stored
+    assert (asked(control).leaving.decrypt, asked(control).format) == (True, types_pb2.DISK_FORMAT_RAW)
+
+
+def test_what_breaks_off_or_is_damaged_is_not_kept(ostler: Ostler, control: Control, tmp_path: Path) -> None:
+    control.sent = 5
+    result = ostler("volume", "download", "data-1", str(tmp_path / "data"), "--decrypt")
+    assert result.exit_code == 1
+    assert "DAMAGED" in result.output
+    assert list(tmp_path.iterdir()) == []
+    control.error = FailedPreconditionError("say how", "LEAVING_REQUIRED")
+    assert ostler("volume", "download", "data-1", str(tmp_path / "data"), "--decrypt").exit_code == 6
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nobody_is_there_to_type_a_passphrase(ostler: Ostler, control: Control, tmp_path: Path) -> None:
+    result = ostler("volume", "download", "data-1", str(tmp_path / "data"))
+    assert result.exit_code == 2
+    assert "--passphrase-file or --decrypt" in result.output
+    both = ostler("volume", "download", "data-1", str(tmp_path / "data"), "--decrypt", "--passphrase-file", "-")
+    assert both.exit_code == 2
+    assert control.asked == []
+
+
+def test_a_passphrase_is_a_first_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"from standard input\r\nmore")))
+    assert passphrases.read(Path("-")).reveal() == b"from standard input"
+    (tmp_path / "empty").write_text("\n")
+    for path in (tmp_path / "empty", tmp_path / "absent"):
+        with pytest.raises(Exception, match=path.name):
+            passphrases.read(path)
