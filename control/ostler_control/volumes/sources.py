@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ostler_common.errors import FailedPreconditionError, bad_field
+from ostler_common.errors import bad_field
 
 from ostler_control.database import session
 from ostler_control.models import Snapshot, Volume
 from ostler_control.operations import Work, take
+from ostler_control.snapshots.rows import check_ready as check_snapshot_ready
+from ostler_control.volumes.copying import check_copier
 from ostler_control.volumes.grow import check_ready
-from ostler_control.volumes.hosts import check_vm_at_rest, take_with_vm, worker
+from ostler_control.volumes.hosts import take_with_vm
 
 
 @dataclass(frozen=True)
@@ -54,27 +56,16 @@ def one_of(volume: Any | None, snapshot: Any | None) -> Any:
 def take_source(row: Any, encrypted: bool) -> Source:
     """Takes a Volume (with its VM) or a Snapshot, within the caller's transaction. encrypted: what is made of it is.
 
-    Raises FailedPreconditionError VOLUME_STATE, SNAPSHOT_STATE, VM_STATE, HOST_SILENT or NO_CAPABLE_HOST.
+    Raises FailedPreconditionError: VOLUME_STATE, SNAPSHOT_STATE, and what `check_copier` raises.
     """
-    source = _take_snapshot(row) if isinstance(row, Snapshot) else _take_volume(row)
-    if source.host is None:
-        worker(source.row.pool, encrypted or bool(source.row.passphrase_id), lambda _: 0)
-    return source
-
-
-def _take_snapshot(row: Any) -> Source:
-    snapshot = take(row)
-    if snapshot.state != "ready":
-        raise FailedPreconditionError(
-            f"snapshot {snapshot.name} is {snapshot.state}", "SNAPSHOT_STATE", {"snapshot": snapshot.id}
-        )
-    return Source(snapshot)
-
-
-def _take_volume(row: Any) -> Source:
-    vm, volume = take_with_vm(row)
-    check_ready(volume)
-    return Source(volume, vm, check_vm_at_rest(vm) if vm else None)
+    vm = None
+    if isinstance(row, Snapshot):
+        taken = take(row)
+        check_snapshot_ready(taken)
+    else:
+        vm, taken = take_with_vm(row)
+        check_ready(taken)
+    return Source(taken, vm, check_copier(taken.pool, taken.pool, encrypted or bool(taken.passphrase_id), vm))
 
 
 def load_source(work: Work) -> Any:

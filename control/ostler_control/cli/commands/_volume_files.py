@@ -37,7 +37,9 @@ def download(
     layout: str,
     force: bool,
 ) -> None:
-    """Writes the content of volume NAME to FILE; also while its VM runs (the disk as of one moment).
+    """Writes the content of volume NAME to FILE.
+
+    The volume may be in use by a running VM: FILE is then its disk as of one moment.
 
     An encrypted volume leaves encrypted under a passphrase of yours, which is kept nowhere: the file is LUKS-encrypted
     qcow2 (or, as raw, a LUKS container), and without the passphrase nobody opens it. --decrypt lets it leave in clear;
