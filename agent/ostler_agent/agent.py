@@ -35,7 +35,7 @@ from ostler_agent.services.migration import MigrationService
 from ostler_agent.services.pools import PoolService
 from ostler_agent.services.vms import VmService
 from ostler_agent.services.volumes import VolumeService
-from ostler_agent.templates import Templates
+from ostler_agent.templates import Templates, sources
 from ostler_agent.volumes import Volumes
 
 log = structlog.get_logger(__name__)
@@ -84,7 +84,7 @@ class Agent:
         self._jobs = Jobs(state / "jobs")
         self._pools = Pools(state, _pool_types(self._driver))
         self._templates = Templates(
-            state / "templates", ControlLink(self._store, config.control_address).download_template
+            state / "templates", sources(ControlLink(self._store, config.control_address).download_template)
         )
         self._prober: Prober | None = None
         self._server: Server | None = None

@@ -16,6 +16,7 @@ from pathlib import Path
 import structlog
 from ostler_common.errors import FailedPreconditionError, OstlerError, ResourceExhaustedError, bad_field
 
+from ostler_agent.direct_download import DirectSource, Downloader
 from ostler_agent.files import publish
 from ostler_agent.image_header import read_header
 from ostler_agent.jobs import JobContext
@@ -24,22 +25,46 @@ from ostler_agent.tools import qemu_img
 
 log = structlog.get_logger(__name__)
 
-Download = Callable[[str, int], Iterator[bytes]]
-"""Streams a template's file: template id and offset to its bytes in order. Raises OstlerError."""
+Download = Callable[["TemplateSource", int], Iterator[bytes]]
+"""Streams a template's file: which, and the offset to begin at, to its bytes in order. Raises OstlerError."""
 
 PHASE = "fetching template"
 TRIES = 5
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_SHA512 = re.compile(r"[0-9a-f]{128}")
 
 
 @dataclass(frozen=True)
 class TemplateSource:
-    """A template as the control plane describes it. sha256 (lower-case hex), file_size_bytes: of its file."""
+    """A template as the control plane describes it.
+
+    sha256 or sha512 (lower-case hex), file_size_bytes: of its file; direct: where the host fetches it from, None: from
+    the control plane.
+    """
 
     template_id: str
     sha256: str
     file_size_bytes: int
     format: DiskFormat
+    sha512: str = ""
+    direct: DirectSource | None = None
+
+    @property
+    def digest(self) -> str:
+        """The digest that counts; it names the copy."""
+        return self.sha512 or self.sha256
+
+
+def sources(of_control: Callable[[str, int], Iterator[bytes]], downloader: Downloader | None = None) -> Download:
+    """Where templates come from: the network, or the control plane by id and offset."""
+    direct = downloader or Downloader()
+
+    def download(source: TemplateSource, offset: int) -> Iterator[bytes]:
+        if source.direct:
+            return direct.read(source.direct, offset, source.file_size_bytes)
+        return of_control(source.template_id, offset)
+
+    return download
 
 
 @dataclass(frozen=True)
@@ -70,12 +95,12 @@ class Templates:
         (TEMPLATE_CORRUPT, BACKING_FILE_REFUSED, NOT_AN_IMAGE); ResourceExhaustedError (HOST_DISK_FULL); what the
         download raises.
         """
-        if not _SHA256.fullmatch(source.sha256):
-            raise bad_field("template.sha256", "must be 64 lower-case hex digits")
-        path = self._directory / source.sha256
+        if not (_SHA512.fullmatch(source.sha512) if source.sha512 else _SHA256.fullmatch(source.sha256)):
+            raise bad_field("template.sha256", "must be 64 lower-case hex digits (template.sha512: 128)")
+        path = self._directory / source.digest
         with self._lock:
-            self._held[source.sha256] += 1
-            fetching = self._fetching.setdefault(source.sha256, threading.Lock())
+            self._held[source.digest] += 1
+            fetching = self._fetching.setdefault(source.digest, threading.Lock())
         try:
             with _waiting_for(fetching, job):
                 if not path.exists():
@@ -84,15 +109,16 @@ class Templates:
             yield Template(path, source.format, read_header(path, source.format, encrypted=False).virtual_size_bytes)
         finally:
             with self._lock:
-                self._held[source.sha256] -= 1
+                self._held[source.digest] -= 1
 
     def _fetch(self, job: JobContext, source: TemplateSource, percent: int) -> None:
-        part = self._directory / f"{source.sha256}.part"
+        part = self._directory / f"{source.digest}.part"
         self._make_room(source, part)
         # Twice: what an earlier job left may be bad, and then all of it is fetched anew.
         if not any(self._receive(job, source, part, percent) for _ in range(2)):
             raise FailedPreconditionError(
-                f"what came as template {source.template_id} is not what its digest says (upload it again)",
+                f"what came as template {source.template_id} is not what its digest says ("
+                f"{'it has changed where it is fetched from' if source.direct else 'upload it again'})",
                 "TEMPLATE_CORRUPT",
                 {"template": source.template_id},
             )
@@ -101,14 +127,14 @@ class Templates:
         except OstlerError:
             part.unlink()
             raise
-        publish(part, self._directory / source.sha256)
+        publish(part, self._directory / source.digest)
 
     def _receive(self, job: JobContext, source: TemplateSource, part: Path, percent: int) -> bool:
         """Downloads what is missing of the file; whether it is then what its digest says. If not, it is gone."""
         total = source.file_size_bytes
         with part.open("a+b") as file:
             file.seek(0)
-            digest = hashlib.sha256()
+            digest = hashlib.sha512() if source.sha512 else hashlib.sha256()
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
                 job.check()
@@ -117,7 +143,7 @@ class Templates:
             while offset < total:
                 before = offset
                 try:
-                    for chunk in self._download(source.template_id, offset):
+                    for chunk in self._download(source, offset):
                         job.check()
                         file.write(chunk)
                         digest.update(chunk)
@@ -137,7 +163,7 @@ class Templates:
                     # The disk is full, most likely: what came so far must not keep it so.
                     part.unlink()
                     raise
-        if offset == total and digest.hexdigest() == source.sha256:
+        if offset == total and digest.hexdigest() == source.digest:
             return True
         part.unlink()
         return False

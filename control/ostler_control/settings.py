@@ -49,6 +49,12 @@ def _truth(text: str) -> bool:
     return text == "true"
 
 
+def _proxy(text: str) -> str:
+    if text and not re.fullmatch(r"https?://[^\s/@]+/?", text):
+        raise ValueError("must be http://HOST:PORT, without user name and password, or empty")
+    return text
+
+
 _BOOLEAN = Kind("boolean, true or false", _truth)
 
 
@@ -96,6 +102,24 @@ def _of_drs(spec: drs.Spec) -> Setting:
 
 _TABLE = (
     Setting("agent.load.interval", _integer(1, 300, "seconds"), "5", "How often hosts report their load."),
+    Setting(
+        "direct.download.allow.private",
+        _BOOLEAN,
+        "false",
+        "Whether hosts may fetch templates from addresses that are not of the public Internet (10.0.0.0/8 and such).",
+    ),
+    Setting(
+        "direct.download.max.size",
+        _integer(1, 1 << 30, "MiB"),
+        str(1 << 20),
+        "The largest file that hosts fetch as a template by themselves.",
+    ),
+    Setting(
+        "direct.download.proxy",
+        Kind("an http:// or https:// address, or nothing", _proxy),
+        "",
+        "HTTP proxy through which hosts fetch templates by themselves; empty: none.",
+    ),
     Setting(
         "drs.plan.max.failures",
         _integer(1, 1000, "moves"),

@@ -116,6 +116,7 @@ class FakeHost(
         self.vms: dict[str, Machine] = {}
         self.secrets: set[str] = set()
         self.mirrors: dict[str, str] = {}
+        self.web: dict[str, tuple[int, bytes]] = {}
         self.faults: dict[str, Fault] = {}
         self.calls: list[str] = []
         self.port = 0
@@ -265,6 +266,15 @@ class FakeHost(
             return self._volume_info(request.volume)
 
         return self._job("RemoveVolumeKey", "volume.remove-key", request, context, work)
+
+    def InspectTemplate(
+        self, request: volume_pb2.InspectTemplateRequest, context: grpc.ServicerContext
+    ) -> volume_pb2.InspectTemplateResponse:
+        with _errors(context):
+            if request.direct.url not in self.web:
+                raise FailedPreconditionError(f"{request.direct.url}: the server answers 404", "DOWNLOAD_REFUSED")
+            size_bytes, head = self.web[request.direct.url]
+            return volume_pb2.InspectTemplateResponse(file_size_bytes=size_bytes, head=head)
 
     def ReadVolume(
         self, request: volume_pb2.ReadVolumeRequest, context: grpc.ServicerContext

@@ -53,7 +53,7 @@ class Storage:
         self.volumes = Volumes(
             self.pools,
             Templates(
-                self.root / "templates", lambda template_id, offset: iter([self.templates[template_id][offset:]])
+                self.root / "templates", lambda source, offset: iter([self.templates[source.template_id][offset:]])
             ),
             self.guests,
         )

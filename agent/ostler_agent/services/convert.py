@@ -10,6 +10,7 @@ from ostler.types.v1 import vm_pb2, volume_pb2
 from ostler_common.errors import bad_field
 from ostler_common.secret import Secret
 
+from ostler_agent.direct_download import DirectSource, checked_url
 from ostler_agent.pools import Pool, PoolSpec
 from ostler_agent.spec import (
     DiskFormat,
@@ -124,7 +125,15 @@ def template_source(message: agent_volume_pb2.TemplateSource, path: str = "templ
         sha256=message.sha256.lower(),
         file_size_bytes=message.file_size_bytes,
         format=disk_format(message.format, f"{path}.format"),
+        sha512=message.sha512.lower(),
+        direct=direct_source(message.direct, f"{path}.direct") if message.HasField("direct") else None,
     )
+
+
+def direct_source(message: agent_volume_pb2.DirectSource, path: str) -> DirectSource:
+    """Raises InvalidArgumentError."""
+    checked_url(message.url, f"{path}.url")
+    return DirectSource(message.url, message.ca_pem, message.proxy, message.allow_private)
 
 
 def pool_spec(message: pool_pb2.PoolSpec, path: str = "spec") -> PoolSpec:

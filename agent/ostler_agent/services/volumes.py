@@ -11,16 +11,20 @@ from ostler.types.v1 import job_pb2
 from ostler.types.v1 import volume_pb2 as types_pb2
 from ostler_common.errors import UnimplementedError
 
+from ostler_agent.direct_download import Downloader
 from ostler_agent.jobs import Jobs
 from ostler_agent.journal import Record
 from ostler_agent.services import convert
 from ostler_agent.volumes import Volumes
 
+_HEAD_BYTES = 64 << 10
+
 
 class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
-    def __init__(self, jobs: Jobs, volumes: Volumes) -> None:
+    def __init__(self, jobs: Jobs, volumes: Volumes, downloader: Downloader | None = None) -> None:
         self._jobs = jobs
         self._volumes = volumes
+        self._downloader = downloader or Downloader()
         jobs.on_recover("volume.create", self._recover_create)
         jobs.on_recover("volume.grow", self._recover_grow)
         jobs.on_recover("volume.delete", self._recover_delete)
@@ -87,6 +91,12 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
         self, request: volume_pb2.RemoveVolumeKeyRequest, context: grpc.ServicerContext
     ) -> Iterator[job_pb2.JobUpdate]:
         raise UnimplementedError("not served yet", "NOT_SERVED")
+
+    def InspectTemplate(
+        self, request: volume_pb2.InspectTemplateRequest, context: grpc.ServicerContext
+    ) -> volume_pb2.InspectTemplateResponse:
+        found = self._downloader.inspect(convert.direct_source(request.direct, "direct"), _HEAD_BYTES)
+        return volume_pb2.InspectTemplateResponse(file_size_bytes=found.size_bytes, head=found.head)
 
     def ReadVolume(
         self, request: volume_pb2.ReadVolumeRequest, context: grpc.ServicerContext

@@ -113,6 +113,7 @@ TABLE: Mapping[str, frozenset[Role]] = {
             "ListTemplates": _USERS,
             "DeleteTemplate": _ADMINS,
             "CreateTemplate": _ADMINS,
+            "RegisterTemplate": _ADMINS,
         },
     ),
     **_service(

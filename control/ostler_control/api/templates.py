@@ -12,7 +12,8 @@ from ostler.control.v1 import template_pb2_grpc
 from ostler.types.v1 import vm_pb2, volume_pb2
 from ostler_common.errors import UnimplementedError, bad_field
 
-from ostler_control import templates
+from ostler_control import direct_templates, templates
+from ostler_control.agents import Agents
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import work
 from ostler_control.api.convert.enums import from_enum
@@ -26,8 +27,9 @@ from ostler_control.models import Template
 class TemplateService(template_pb2_grpc.TemplateServiceServicer):
     """directory: where the files are. An upload lasts, so that handlers open sessions for moments only."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, agents: Agents) -> None:
         self._directory = directory
+        self._agents = agents
 
     def UploadTemplate(
         self, request_iterator: Iterator[pb.UploadTemplateRequest], context: grpc.ServicerContext
@@ -61,6 +63,19 @@ class TemplateService(template_pb2_grpc.TemplateServiceServicer):
             templates.delete(template, caller_of(context).actor, self._directory)
         return pb.DeleteTemplateResponse()
 
+    def RegisterTemplate(self, request: pb.RegisterTemplateRequest, context: grpc.ServicerContext) -> pb.Template:
+        caller, wanted = caller_of(context), _registered(request)
+        with session():
+            direct_templates.check(wanted)
+            if not request.request_id:
+                direct_templates.check_free(wanted.name)
+            found = direct_templates.look(wanted, self._agents)
+            if request.validate_only:
+                return pb.Template(name=wanted.name, url=wanted.url, virtual_size_bytes=found.image.virtual_size_bytes)
+            return work.template(
+                once(Template, caller, request, lambda: direct_templates.record(wanted, found, caller.actor))
+            )
+
     def CreateTemplate(self, request: pb.CreateTemplateRequest, context: grpc.ServicerContext) -> LongRunning:
         raise UnimplementedError("not served yet", "NOT_SERVED")
 
@@ -79,6 +94,18 @@ def _wanted(header: pb.UploadTemplateRequest.Header) -> templates.NewTemplate:
         firmware=from_enum(vm_pb2.Firmware, "FIRMWARE_", header.firmware, "header.firmware", default="bios"),
         file_size_bytes=header.file_size_bytes,
         sha256=header.sha256,
+    )
+
+
+def _registered(request: pb.RegisterTemplateRequest) -> direct_templates.NewDirectTemplate:
+    return direct_templates.NewDirectTemplate(
+        name=request.name,
+        url=request.url,
+        format=from_enum(volume_pb2.DiskFormat, "DISK_FORMAT_", request.format, "format"),
+        firmware=from_enum(vm_pb2.Firmware, "FIRMWARE_", request.firmware, "firmware", default="bios"),
+        sha256=request.sha256.lower(),
+        sha512=request.sha512.lower(),
+        ca_pem=request.ca_pem.decode("ascii", "replace"),
     )
 
 

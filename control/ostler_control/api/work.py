@@ -32,7 +32,7 @@ from ostler_control.operations import Engine
 def services(engine: Engine, template_directory: Path) -> Mapping[str, Registration]:
     """By full name. template_directory: where the templates' files are; leftovers in it are swept."""
     templates.sweep(template_directory)
-    template_service = TemplateService(template_directory)
+    template_service = TemplateService(template_directory, engine.agents)
     volume_service, vm_service = VolumeService(engine.agents, engine.keys), VmService(engine.agents, engine.keys)
     operation_service, drs_service = OperationService(engine), DrsService(engine)
     key_service = KeyService(engine.keys)

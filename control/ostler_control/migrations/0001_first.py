@@ -180,7 +180,10 @@ class Template(BaseModel):
     hypervisor_type: Any = TextField(default="")
     virtual_size_bytes: Any = BigIntegerField()
     file_size_bytes: Any = BigIntegerField()
-    sha256: Any = TextField()
+    sha256: Any = TextField(default="")
+    sha512: Any = TextField(default="")
+    url: Any = TextField(default="")
+    ca_pem: Any = TextField(default="")
     passphrase: Any = ForeignKeyField(Passphrase, null=True, unique=True, on_delete="RESTRICT")
 
 

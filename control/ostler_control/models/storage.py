@@ -78,7 +78,9 @@ class Passphrase(BaseModel):
 
 
 class Template(BaseModel):
-    """A disk image in the control plane's template directory, named by its id. format: qcow2 | raw.
+    """A disk image in the control plane's template directory, named by its id, or at `url`. format: qcow2 | raw.
+
+    sha256 or sha512: of its file; ca_pem: whom hosts trust that fetch it from `url`, "" for their system's authorities.
 
     passphrase: opens its file when that is encrypted (the associated data is the template's id);
     hypervisor_type: "" when it is for every type whose hosts have disks of this format.
@@ -90,7 +92,10 @@ class Template(BaseModel):
     hypervisor_type: Any = TextField(default="")
     virtual_size_bytes: Any = BigIntegerField()
     file_size_bytes: Any = BigIntegerField()
-    sha256: Any = TextField()
+    sha256: Any = TextField(default="")
+    sha512: Any = TextField(default="")
+    url: Any = TextField(default="")
+    ca_pem: Any = TextField(default="")
     passphrase: Any = ForeignKeyField(Passphrase, null=True, unique=True, on_delete="RESTRICT")
 
 

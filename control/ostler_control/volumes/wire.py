@@ -8,6 +8,7 @@ from ostler.agent.v1 import volume_pb2 as agent_pb2
 from ostler.types.v1 import volume_pb2
 from ostler_common.errors import InternalError
 
+from ostler_control import settings
 from ostler_control.keys import Keyring
 from ostler_control.models import Snapshot, Template, VolumeFile
 
@@ -48,6 +49,18 @@ def template_source(template: Template | None) -> agent_pb2.TemplateSource | Non
         sha256=template.sha256,
         file_size_bytes=template.file_size_bytes,
         format=FORMATS[template.format],
+        sha512=template.sha512,
+        direct=direct_source(template.url, template.ca_pem) if template.url else None,
+    )
+
+
+def direct_source(url: str, ca_pem: str) -> agent_pb2.DirectSource:
+    """How a host is to fetch a template by itself, by the settings as they are now."""
+    return agent_pb2.DirectSource(
+        url=url,
+        ca_pem=ca_pem.encode(),
+        proxy=settings.get("direct.download.proxy"),
+        allow_private=settings.get("direct.download.allow.private"),
     )
 
 

@@ -25,7 +25,7 @@ class Server:
         self.gate = threading.Event()
         self.gate.set()
 
-    def __call__(self, template_id: str, offset: int) -> Iterator[bytes]:
+    def __call__(self, source: TemplateSource, offset: int) -> Iterator[bytes]:
         self.offsets.append(offset)
         left = self.breaks.pop(0) if self.breaks else 1 << 30
         for start in range(offset, len(self.data), CHUNK):
@@ -109,7 +109,7 @@ def test_a_line_that_stays_down_is_reported_and_the_rest_kept(tmp_path: Path) ->
 def test_an_error_that_will_not_pass_is_not_tried_again(tmp_path: Path) -> None:
     calls: list[int] = []
 
-    def download(template_id: str, offset: int) -> Iterator[bytes]:
+    def download(source: TemplateSource, offset: int) -> Iterator[bytes]:
         calls.append(offset)
         raise NotFoundError("no such template", "TEMPLATE_NOT_FOUND")
 
@@ -162,7 +162,7 @@ def test_room_is_made_by_what_was_longest_unused(tmp_path: Path, monkeypatch: py
     usage = namedtuple("usage", "free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(25_000 - sum(f.stat().st_size for f in path.iterdir())))
     data = [bytes([n]) * 10_000 for n in range(4)]
-    templates = Templates(tmp_path, lambda template_id, offset: iter([data[int(template_id)][offset:]]))
+    templates = Templates(tmp_path, lambda source, offset: iter([data[int(source.template_id)][offset:]]))
     wanted = [TemplateSource(str(n), hashlib.sha256(d).hexdigest(), len(d), DiskFormat.RAW) for n, d in enumerate(data)]
     with templates.hold(JobContext("a"), wanted[0]):
         fetch(templates, wanted[1])

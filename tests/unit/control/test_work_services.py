@@ -19,6 +19,7 @@ from ostler.control.v1 import event_pb2, operation_pb2, template_pb2, vm_pb2, vo
 from ostler.types.v1 import vm_pb2 as types_vm_pb2
 from ostler.types.v1 import volume_pb2 as types_volume_pb2
 from ostler_common.errors import FailedPreconditionError, OstlerError
+from ostler_control import settings
 from ostler_control.api.events import EventService
 from ostler_control.api.operations import OperationService
 from ostler_control.api.templates import TemplateService
@@ -28,6 +29,7 @@ from ostler_control.caller import Caller
 from ostler_control.models import Account, Operation, Template, Vm, Volume, new_id
 from ostler_control.operations import Engine
 from ostler_control.templates import sweep
+from ostler_control.volumes import wire
 
 from tests import databases
 from tests.fakes.working_agent import Fault
@@ -87,7 +89,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
             site,
             engine,
             OperationService(engine),
-            TemplateService(state_dir / "templates"),
+            TemplateService(state_dir / "templates", engine.agents),
             VolumeService(engine.agents, engine.keys),
             VmService(engine.agents, engine.keys),
             context(site.admin()),
@@ -320,6 +322,54 @@ def test_a_templates_life(api: Api) -> None:
     making.delete_instance()
     api.templates.DeleteTemplate(delete, api.admin)
     assert list(directory.iterdir()) == []
+
+
+URL = "https://images.example.org/debian.raw"
+
+
+def register(api: Api, **fields: Any) -> template_pb2.Template:
+    wanted = {"name": "direct", "url": URL, "format": types_volume_pb2.DISK_FORMAT_RAW, "sha512": "A" * 128, **fields}
+    return api.templates.RegisterTemplate(template_pb2.RegisterTemplateRequest(**wanted), api.admin)
+
+
+def test_a_template_that_hosts_fetch_by_themselves(api: Api) -> None:
+    for host in api.site.fleet.hosts.values():
+        host.web[URL] = (4096, bytes(4096))
+    assert register(api, validate_only=True).virtual_size_bytes == 4096
+    request_id = new_id()
+    template = register(api, request_id=request_id)
+    assert (template.url, template.sha512, template.virtual_size_bytes) == (URL, "a" * 128, 4096)
+    assert register(api, request_id=request_id) == template
+    told = wire.template_source(Template.get_by_id(template.id))
+    assert told is not None
+    assert (told.direct.url, told.sha512, told.direct.allow_private, told.direct.proxy) == (URL, "a" * 128, False, "")
+    settings.change("direct.download.allow.private", "true", "root")
+    settings.change("direct.download.proxy", "http://proxy:3128", "root")
+    told = wire.template_source(Template.get_by_id(template.id))
+    assert told is not None
+    assert (told.direct.allow_private, told.direct.proxy) == (True, "http://proxy:3128")
+    with pytest.raises(OstlerError, match="without user name"):
+        settings.change("direct.download.proxy", "http://me:secret@proxy:3128", "root")
+    api.templates.DeleteTemplate(template_pb2.DeleteTemplateRequest(template="direct"), api.admin)
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"sha512": ""}, "DIGEST_REQUIRED"),
+        ({"sha256": "0" * 64}, "DIGEST_REQUIRED"),
+        ({"sha512": "0" * 64}, "INVALID_DIGEST"),
+        ({"name": "tiny"}, "TEMPLATE_EXISTS"),
+        ({"url": "https://elsewhere.example.org/"}, "DOWNLOAD_REFUSED"),
+        ({"format": types_volume_pb2.DISK_FORMAT_QCOW2}, "FORMAT_MISMATCH"),
+        ({"url": URL + "2"}, "DOWNLOAD_TOO_LARGE"),
+    ],
+)
+def test_registrations_that_are_refused(api: Api, fields: dict[str, Any], why: str) -> None:
+    for host in api.site.fleet.hosts.values():
+        host.web = {URL: (4096, bytes(4096)), URL + "2": (1 << 50, bytes(4096))}
+    assert reason(lambda: register(api, **fields)) == why
+    assert Template.get_or_none(Template.name == "direct") is None
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,8 @@ def template(row: Template) -> template_pb2.Template:
         virtual_size_bytes=row.virtual_size_bytes,
         file_size_bytes=row.file_size_bytes,
         sha256=row.sha256,
+        sha512=row.sha512,
+        url=row.url,
         firmware=to_enum(types_vm_pb2.Firmware, "FIRMWARE_", row.firmware),
         create_time=timestamp(row.create_time),
     )

@@ -28,7 +28,12 @@ VIEW = View[pb.Template](
         ("file", lambda t: text.size(t.file_size_bytes)),
         ("age", lambda t: text.age(t, "create_time")),
     ],
-    details=[("sha256", lambda t: t.sha256), ("id", lambda t: t.id)],
+    details=[
+        ("sha256", lambda t: t.sha256),
+        ("sha512", lambda t: t.sha512),
+        ("url", lambda t: t.url),
+        ("id", lambda t: t.id),
+    ],
 )
 
 
@@ -75,6 +80,60 @@ def upload(
         with transfers.progress(f"{name}: upload", size_bytes) as advance:
             template = app.client.templates.UploadTemplate(_parts(header, source, advance))
     print_one(VIEW, template, output)
+
+
+@command.command("register")
+@click.argument("name")
+@click.argument("url")
+@click.option("--format", "layout", type=click.Choice(["qcow2", "raw"]), required=True, help="File layout.")
+@click.option(
+    "--firmware", type=click.Choice(["bios", "uefi"]), default="bios", show_default=True, help="What it boots with."
+)
+@click.option("--sha256", default="", help="The file's digest; this or --sha512 is required.")
+@click.option("--sha512", default="", help="The file's digest; this or --sha256 is required.")
+@click.option(
+    "--ca-file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Authorities to trust in place of the hosts' own, PEM.",
+)
+@click.option("--dry-run", is_flag=True, help="Only check, and have a host look.")
+@request_id_option
+@output_option
+@pass_app
+def register(
+    app: App,
+    name: str,
+    url: str,
+    layout: str,
+    firmware: str,
+    sha256: str,
+    sha512: str,
+    ca_file: Path | None,
+    dry_run: bool,
+    request_id: str,
+    output: str,
+) -> None:
+    """Makes known an image that hosts fetch by themselves from an HTTPS server, when they first need it.
+
+    A host looks at the file's beginning at once. Addresses that are not of the public Internet are refused, unless the
+    setting direct.download.allow.private says otherwise; there are direct.download.proxy and direct.download.max.size.
+
+    \b
+    Example:
+      ostler template register debian-13 https://cloud.example.org/debian-13.raw --format raw --sha512 4a1f...
+    """
+    request = pb.RegisterTemplateRequest(
+        request_id=request_id,
+        name=name,
+        url=url,
+        format=volume_pb2.DiskFormat.Value(f"DISK_FORMAT_{layout.upper()}"),
+        firmware=vm_pb2.Firmware.Value(f"FIRMWARE_{firmware.upper()}"),
+        sha256=sha256,
+        sha512=sha512,
+        ca_pem=ca_file.read_bytes() if ca_file else b"",
+        validate_only=dry_run,
+    )
+    print_one(VIEW, app.client.templates.RegisterTemplate(request), output)
 
 
 def _parts(
