@@ -28,6 +28,7 @@ from ostler_agent.jobs import Jobs
 from ostler_agent.migration.destination import Arrivals
 from ostler_agent.papers import PapersStore
 from ostler_agent.pools import POOL_TYPES, Pools, PoolType
+from ostler_agent.pools.unmapper import Unmapper
 from ostler_agent.renew import Keeper, Renewer
 from ostler_agent.services.host import Facts, HostService
 from ostler_agent.services.jobs import JobService
@@ -37,6 +38,8 @@ from ostler_agent.services.vms import VmService
 from ostler_agent.services.volumes import VolumeService
 from ostler_agent.templates import Templates, sources
 from ostler_agent.volumes import Volumes
+
+_PATIENCE_S = 30.0  # for a pool's password after a start
 
 log = structlog.get_logger(__name__)
 
@@ -107,6 +110,11 @@ class Agent:
         self._closing.callback(self._prober.stop)
         self._renewer.start()
         self._closing.callback(self._renewer.stop)
+        unmapper = Unmapper(self._pools, hypervisor)
+        self._closing.callback(hypervisor.subscribe(unmapper))
+        unmapper.start()
+        self._closing.callback(unmapper.stop)
+        self._pools.be_patient(_PATIENCE_S)
         self._server = serve(
             self._config.listen,
             credentials=server_credentials(self._store.files),
@@ -142,7 +150,7 @@ class Agent:
         host = HostService(hypervisor, prober, self._keeper, facts)
         jobs = JobService(self._jobs)
         migration = MigrationService(self._jobs, hypervisor, arrivals)
-        pools = PoolService(self._pools, hypervisor)
+        pools = PoolService(self._jobs, self._pools, hypervisor)
         vms = VmService(self._jobs, hypervisor, self._pools.volume_path)
         volumes = VolumeService(self._jobs, own_volumes)
 

@@ -30,6 +30,7 @@ from ostler_common.errors import (
     ResourceExhaustedError,
     UnavailableError,
     bad_field,
+    from_status,
     to_status,
 )
 
@@ -200,6 +201,7 @@ class Jobs:
         self._idle = threading.Condition(self._lock)
         self._stopping = False
         self._next_prune = 0.0
+        self._unsettled: set[str] = set()
 
     def run(
         self, operation: job_pb2.OperationRef, kind: str, request: Message, work: Work
@@ -289,7 +291,13 @@ class Jobs:
                 if record and resume:
                     self._start(_Running(record, self._journal), partial(resume, record))
                 else:
-                    self._settled(operation_id)
+                    self._settle_or_leave(operation_id)
+
+    def settle(self) -> None:
+        """Settles what `recover` had to leave because a pool's password was not there yet."""
+        with self._lock:
+            for operation_id in list(self._unsettled - self._running.keys()):
+                self._settle_or_leave(operation_id)
 
     def stop(self, timeout_s: float) -> None:
         """Takes no more jobs, gives those that run the time to end, then interrupts them and waits for their undo."""
@@ -326,12 +334,28 @@ class Jobs:
         log.info("job over", kind=record.kind, operation=record.id, state=record.state, error=final.error.message)
 
     def _settled(self, operation_id: str) -> Record | None:
-        """The record of a job that does not run; one that says it runs is from an earlier life and is settled now."""
+        """The record of a job that does not run; one that says it runs is from an earlier life and is settled now.
+
+        Raises UnavailableError (POOL_NEEDS_CREDENTIALS) when that has to wait.
+        """
         record = self._journal.load(operation_id)
         if record and record.state == "RUNNING":
             found = record
-            self._finish(record, _outcome(record.id, lambda: self._recover.get(found.kind, _give_up)(found)))
+            final = _outcome(record.id, lambda: self._recover.get(found.kind, _give_up)(found))
+            if final.state == job_pb2.JobUpdate.FAILED:
+                error = from_status(final.error)
+                if error.reason == "POOL_NEEDS_CREDENTIALS":
+                    self._unsettled.add(operation_id)
+                    raise error
+            self._unsettled.discard(operation_id)
+            self._finish(record, final)
         return record
+
+    def _settle_or_leave(self, operation_id: str) -> None:
+        try:
+            self._settled(operation_id)
+        except UnavailableError as error:
+            log.info("a job is settled later", operation=operation_id, why=str(error))
 
     def _prune(self) -> None:
         now = time.monotonic()

@@ -329,6 +329,7 @@ def _soil(file: Path, start: int, end: int) -> None:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     @property
     def array(self) -> FakeGateway:

@@ -6,9 +6,10 @@ from ostler_agent.pools.base import Capacity, Draft, Pool, PoolSpec, PoolType, S
 from ostler_agent.pools.keeper import Making, Pools, already_exists
 from ostler_agent.pools.local import Local
 from ostler_agent.pools.nfs import Nfs
+from ostler_agent.pools.powerflex import PowerFlex
 from ostler_agent.pools.shared_mount_point import SharedMountPoint
 
-POOL_TYPES: tuple[PoolType, ...] = (Local(), SharedMountPoint(), Nfs())
+POOL_TYPES: tuple[PoolType, ...] = (Local(), SharedMountPoint(), Nfs(), PowerFlex())
 
 __all__ = [
     "POOL_TYPES",

@@ -6,13 +6,14 @@ that must be asked for: allocated, mapped to this host, unmapped.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ostler_common.errors import bad_field
+from ostler_common.secret import Secret
 
 from ostler_agent.spec import VolumeRef
 
@@ -138,6 +139,30 @@ class PoolType(Protocol):
 
     def store(self, spec: PoolSpec) -> Store:
         """Its volumes; asked for only when the pool is usable."""
+
+
+@runtime_checkable
+class KeepsSecret(Protocol):
+    """Optional part of a pool type: one that needs a password of its own."""
+
+    def keep_secret(self, spec: PoolSpec, secret: Secret) -> None:
+        """Proves that the password is right and keeps it in memory, and nowhere else.
+
+        A pool whose password the agent does not have (any more) raises UnavailableError POOL_NEEDS_CREDENTIALS in all
+        that it is asked.
+        """
+
+
+@runtime_checkable
+class Unmaps(Protocol):
+    """Optional part of a store: one whose volumes are mapped for VMs, by `Store.path`."""
+
+    def unmap_unused(self, used: Collection[str], asked_before: float, among: Collection[str] | None = None) -> None:
+        """Unmaps what nothing here uses: what a VM that stopped, or an agent that was killed, left mapped.
+
+        used: volumes of VMs that execute here. asked_before: what a VM was given the path of later (time.monotonic())
+        is left alone, for the VM may be about to start. among: only these volumes; None: all.
+        """
 
 
 def check_path(spec: PoolSpec) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,13 +18,17 @@ from ostler_common.errors import (
     NotFoundError,
     OstlerError,
     ResourceExhaustedError,
+    UnavailableError,
     bad_field,
 )
+from ostler_common.secret import Secret
 
 from ostler_agent.files import write_file
 from ostler_agent.jobs import JobContext
-from ostler_agent.pools.base import Capacity, Draft, Pool, PoolSpec, PoolType, Store
+from ostler_agent.pools.base import Capacity, Draft, KeepsSecret, Pool, PoolSpec, PoolType, Store, Unmaps
 from ostler_agent.spec import DiskFormat, PowerState, VmInfo, VolumeRef
+
+_LOOK_INTERVAL_S = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -51,6 +56,8 @@ class Pools:
         self._directory = state_dir / "pools"
         self._types = {pool_type.name: pool_type for pool_type in types}
         self._lock = threading.Lock()
+        self._ensured = threading.Condition(self._lock)
+        self._patience_s = 0.0
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._known: dict[str, _Known] = {}
         for path in self._directory.glob("*.json"):
@@ -65,8 +72,8 @@ class Pools:
         """Types of pool that this host can use."""
         return sorted(self._types)
 
-    def ensure(self, spec: PoolSpec) -> Pool:
-        """Makes a pool usable and remembers it.
+    def ensure(self, spec: PoolSpec, secret: Secret | None = None) -> Pool:
+        """Makes a pool usable and remembers it, except for its secret: the password of a type that needs one.
 
         Raises InvalidArgumentError (INVALID_FIELD), FailedPreconditionError: POOL_DIFFERS when it is known with
         another type, path or source; POOL_PATH_TAKEN; POOL_PATH_UNUSABLE; POOL_MOUNT_FAILED; POOL_CHANGED when the
@@ -77,6 +84,10 @@ class Pools:
             raise bad_field("spec.type", f"this host knows the types {', '.join(self.type_names)}", "POOL_TYPE_UNKNOWN")
         pool_type.check(spec)
         with self._lock:
+            self._check_not_taken(spec)
+        if secret:
+            _keep_secret(pool_type, spec, secret)  # it may take its time, and others wait for the lock
+        with self._lock:
             known = self._known.get(spec.pool_id)
             if known:
                 _check_same(known.spec, spec)
@@ -84,6 +95,7 @@ class Pools:
             mark = self._make_usable(spec, known)
             self._known[spec.pool_id] = _Known(spec, mark)
             write_file(self._file(spec.pool_id), json.dumps({"spec": asdict(spec), "fingerprint": mark}).encode())
+            self._ensured.notify_all()
         return self.get(spec.pool_id)
 
     def restore(self) -> None:
@@ -93,6 +105,13 @@ class Pools:
                 self._store(pool_id)
             except OstlerError as error:
                 log.error("pool is not usable", pool=pool_id, path=known.spec.path, error=str(error))
+
+    def be_patient(self, seconds: float) -> None:
+        """From now on work waits so long for a pool's password: the control plane sends it when it reaches this host.
+
+        Not before the agent serves: until then nobody can send any.
+        """
+        self._patience_s = seconds
 
     def get(self, pool_id: str) -> Pool:
         """A pool, measured now. Raises NotFoundError (POOL_NOT_FOUND), and as `ensure` does."""
@@ -126,7 +145,7 @@ class Pools:
 
     def volume_path(self, volume: VolumeRef) -> Path:
         """Where a VM of this host finds a volume, there or not. Raises as `exists` does."""
-        return self._store(volume.pool_id).path(volume)
+        return self._volumes(volume.pool_id).path(volume)
 
     def exists(self, volume: VolumeRef) -> bool:
         """Whether a volume is in its pool, whole.
@@ -134,7 +153,7 @@ class Pools:
         Raises NotFoundError (POOL_NOT_FOUND), and what `ensure` raises when the pool is not usable and cannot be made
         so.
         """
-        return self._store(volume.pool_id).exists(volume)
+        return self._volumes(volume.pool_id).exists(volume)
 
     @contextmanager
     def hold(self, volume: VolumeRef) -> Iterator[Path]:
@@ -142,7 +161,7 @@ class Pools:
 
         Raises NotFoundError (VOLUME_NOT_FOUND), and as `exists` does.
         """
-        with self._store(volume.pool_id).hold(volume) as path:
+        with self._volumes(volume.pool_id).hold(volume) as path:
             yield path
 
     @contextmanager
@@ -151,25 +170,36 @@ class Pools:
 
         Raises as `exists` does.
         """
-        with self._store(volume.pool_id).make(volume, size_bytes) as draft:
+        with self._volumes(volume.pool_id).make(volume, size_bytes) as draft:
             yield Making(volume, draft, job)
 
     def made_by(self, volume: VolumeRef, facts: Mapping[str, str]) -> bool:
         """Whether the volume that is there was made by the job with these facts. Raises as `hold` does."""
-        store = self._store(volume.pool_id)
+        store = self._volumes(volume.pool_id)
         return store.exists(volume) and facts.get(_own(volume)) == store.identity(volume)
 
     def expand(self, volume: VolumeRef, size_bytes: int) -> None:
         """Makes sure that a larger size of a volume fits where it is. Raises as `hold` does."""
-        self._store(volume.pool_id).expand(volume, size_bytes)
+        self._volumes(volume.pool_id).expand(volume, size_bytes)
 
     def delete(self, volume: VolumeRef) -> None:
         """Removes a volume and all that a try to make it left; none is a success. Raises as `exists` does."""
-        self._store(volume.pool_id).delete(volume)
+        self._volumes(volume.pool_id).delete(volume)
 
     def discard(self, volume: VolumeRef) -> None:
         """Removes what a `making` left that the agent's end cut short. Raises as `exists` does."""
-        self._store(volume.pool_id).discard(volume)
+        self._volumes(volume.pool_id).discard(volume)
+
+    def unmap_unused(self, used: Collection[str], asked_before: float, among: Collection[str] | None = None) -> None:
+        """Unmaps volumes that nothing here uses, see `base.Unmaps`; a pool that is not usable is left alone."""
+        for pool_id, known in list(self._known.items()):
+            try:
+                if self._fingerprint_or_none(known) == known.fingerprint:
+                    store = self._types[known.spec.type].store(known.spec)
+                    if isinstance(store, Unmaps):
+                        store.unmap_unused(used, asked_before, among)
+            except OstlerError as error:
+                log.warning("volumes could not be unmapped", pool=pool_id, error=str(error))
 
     def check_room(self, pool_id: str, needed_bytes: int) -> None:
         """Raises ResourceExhaustedError (POOL_FULL) when a pool has less left, and as `exists` does."""
@@ -198,6 +228,19 @@ class Pools:
             with self._lock:
                 self._make_usable(known.spec, known)
         return pool_type.store(known.spec)
+
+    def _volumes(self, pool_id: str) -> Store:
+        """`_store` for work: when only a password lacks, that is waited for."""
+        deadline = time.monotonic() + self._patience_s
+        while True:
+            try:
+                return self._store(pool_id)
+            except UnavailableError as error:
+                left_s = deadline - time.monotonic()
+                if error.reason != "POOL_NEEDS_CREDENTIALS" or left_s <= 0:
+                    raise
+                with self._ensured:
+                    self._ensured.wait(min(left_s, _LOOK_INTERVAL_S))
 
     def _capacity(self, pool_id: str) -> tuple[PoolType, Capacity]:
         self._store(pool_id)
@@ -293,6 +336,12 @@ def _pool(known: _Known, pool_type: PoolType, capacity: Capacity) -> Pool:
         available_bytes=capacity.available_bytes,
         fingerprint=known.fingerprint,
     )
+
+
+def _keep_secret(pool_type: PoolType, spec: PoolSpec, secret: Secret) -> None:
+    if not isinstance(pool_type, KeepsSecret):
+        raise bad_field("secret", f"a pool of type {spec.type} needs none")
+    pool_type.keep_secret(spec, secret)
 
 
 def _check_same(known: PoolSpec, spec: PoolSpec) -> None:

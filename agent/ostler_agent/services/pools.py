@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import grpc
 from ostler.agent.v1 import pool_pb2, pool_pb2_grpc
+from ostler_common.secret import Secret
 
+from ostler_agent.jobs import Jobs
 from ostler_agent.pools import Pools
 from ostler_agent.pools.keeper import Guests
 from ostler_agent.services import convert
 
 
 class PoolService(pool_pb2_grpc.PoolServiceServicer):
-    def __init__(self, pools: Pools, guests: Guests) -> None:
+    def __init__(self, jobs: Jobs, pools: Pools, guests: Guests) -> None:
+        self._jobs = jobs
         self._pools = pools
         self._guests = guests
 
     def EnsurePool(self, request: pool_pb2.EnsurePoolRequest, context: grpc.ServicerContext) -> pool_pb2.Pool:
-        return convert.pool(self._pools.ensure(convert.pool_spec(request.spec)))
+        secret = Secret(request.secret) if request.secret else None
+        pool = self._pools.ensure(convert.pool_spec(request.spec), secret)
+        self._jobs.settle()
+        return convert.pool(pool)
 
     def GetPool(self, request: pool_pb2.GetPoolRequest, context: grpc.ServicerContext) -> pool_pb2.Pool:
         return convert.pool(self._pools.get(convert.uuid_field(request.pool_id, "pool_id")))

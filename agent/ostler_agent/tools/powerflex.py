@@ -110,6 +110,10 @@ class Gateway:
         found = self._call(lambda client: client.volume.get(filter_fields={"name": name}))
         return ArrayVolume.from_dict(found[0]) if found else None
 
+    def get(self, volume_id: str) -> ArrayVolume:
+        """A volume as it is now."""
+        return ArrayVolume.from_dict(self._call(lambda client: client.volume.get(entity_id=volume_id)))
+
     def volumes(self, pool_id: str) -> list[ArrayVolume]:
         """All volumes of a storage pool."""
         return [ArrayVolume.from_dict(data) for data in self._call(lambda c: c.storage_pool.get_volumes(pool_id))]

@@ -20,6 +20,7 @@ from ostler_common.errors import FailedPreconditionError, OstlerError, ResourceE
 from ostler_agent.keyfile import KeyFile
 from ostler_agent.process import Cancellation, Limits, RunError, run
 from ostler_agent.spec import DiskFormat, Key, Provisioning
+from ostler_agent.tools import cryptsetup
 
 log = structlog.get_logger(__name__)
 
@@ -73,7 +74,14 @@ def create(
     provisioning: Provisioning = Provisioning.THIN,
     cancel: Cancellation | None = None,
 ) -> None:
-    """Makes an empty image of exactly that size for its guest. Raises ResourceExhaustedError (POOL_FULL), RunError."""
+    """Makes an empty image of exactly that size for its guest; what is raw on a device is as large as the device.
+
+    Raises ResourceExhaustedError (POOL_FULL), RunError.
+    """
+    if path.is_block_device() and disk_format is DiskFormat.RAW:
+        if key and key.passphrase:
+            cryptsetup.luks_format(path, key.passphrase)
+        return
     with _Command(path, key) as command:
         driver = _driver(disk_format, key)
         options = _create_options(path, disk_format, key, provisioning)
@@ -100,11 +108,19 @@ def convert(
     percent = _PercentReader(progress) if progress else None
     with _Command(target, key) as command:
         # -m, -W: 16 requests at once, in any order; the target reads the same.
-        flags = ["-p", "-m", "16", "-W", "-O", _driver(target_format, key)]
-        options = _create_options(target, target_format, key, provisioning)
+        flags = ["-p", "-m", "16", "-W"]
         opened = ["--image-opts", _image_opts(source, source_format, None)]
+        if target.is_block_device() and target_format is DiskFormat.RAW and key and key.passphrase:
+            # The same header as `create` makes: QEMU's own is shorter, and two volumes would differ in size.
+            cryptsetup.luks_format(target, key.passphrase)
+            flags += ["-n", "--target-image-opts"]
+            there = [_image_opts(target, target_format, key)]
+        else:
+            flags += ["-O", _driver(target_format, key)]
+            there = [*_create_options(target, target_format, key, provisioning), str(target)]
+        *options, path = there
         command.run_calibrated(
-            ["convert", *flags, *command.secret, *options, *opened, target], on_stdout=percent, cancel=cancel
+            ["convert", *flags, *command.secret, *options, *opened, path], on_stdout=percent, cancel=cancel
         )
 
 
@@ -235,7 +251,8 @@ def _image_opts(path: Path, disk_format: DiskFormat, key: Key | None) -> str:
 def _create_options(path: Path, disk_format: DiskFormat, key: Key | None, provisioning: Provisioning) -> list[str]:
     """`-o` for a new image.
 
-    falloc, not full: the space is taken all the same, without writing it. How much a device takes is not QEMU's to say.
+    falloc, not full: the space is taken all the same, without writing it. How much a device takes is not QEMU's to say,
+    and laid-out metadata would show what the device held before.
     """
     options = []
     if key:
@@ -244,6 +261,6 @@ def _create_options(path: Path, disk_format: DiskFormat, key: Key | None, provis
         options += [f"{prefix}key-secret=key", f"{prefix}iter-time={key.iter_time_ms}"]
     if provisioning is Provisioning.FAT and not path.is_block_device():
         options.append("preallocation=falloc")
-    elif provisioning is Provisioning.SPARSE and disk_format is DiskFormat.QCOW2:
+    elif provisioning is Provisioning.SPARSE and disk_format is DiskFormat.QCOW2 and not path.is_block_device():
         options.append("preallocation=metadata")
     return ["-o", ",".join(options)] if options else []

@@ -1,0 +1,487 @@
+"""PowerFlex (ScaleIO): each volume is a block device that the array shows to this host when it is needed here.
+
+The agent speaks to the array's gateway (tools/powerflex.py) and the kernel's client, the SDC, makes the devices. A
+volume's name on the array is made from its id, so whatever is repeated finds what an earlier try made. A link
+`/dev/ostler/<pool>/<volume>` leads to the device while it is mapped: that is the path that QEMU is given.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import socket
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+from ostler_common.errors import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    NotFoundError,
+    UnavailableError,
+    bad_field,
+)
+from ostler_common.secret import Secret
+
+from ostler_agent.files import write_file
+from ostler_agent.pools.array import array_bytes
+from ostler_agent.pools.base import Capacity, Draft, PoolSpec, check_unused
+from ostler_agent.process import run
+from ostler_agent.spec import DiskFormat, VolumeRef
+from ostler_agent.tools.block import sync, zero
+from ostler_agent.tools.powerflex import ArrayVolume, Gateway, StoragePool
+
+log = structlog.get_logger(__name__)
+
+DEVICES = Path("/dev/disk/by-id")  # where udev shows the SDC's devices
+LINKS = Path("/dev/ostler")
+NOTES = Path("/var/lib/ostler/growing")
+DRV_CFG = Path("/opt/emc/scaleio/sdc/bin/drv_cfg")
+DEVICE_TIMEOUT_S = 60.0
+UNMAP_TIMEOUT_S = 30.0  # how long another host may take to let go of a volume that is to be deleted
+_LOOK_INTERVAL_S = 0.2
+_RESCAN_INTERVAL_S = 10.0
+_REQUIRED = ("gateway", "username", "protection_domain", "storage_pool")
+_GATEWAY = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9][A-Za-z0-9.-]*)(:[0-9]{1,5})?")
+# At most 31 characters on the array: 4 and the 26 that a UUID takes in base 32.
+_WHOLE, _DRAFT = "ost-", "osp-"
+
+
+class PowerFlex:
+    """The pool type. Options: gateway (host or host:port), username, protection_domain, storage_pool, ca (the PEM of
+    the CA that signs the gateway's certificate; none: those that this host's system trusts). The password comes by
+    `keep_secret` and is in memory only."""
+
+    name = "powerflex"
+    shared = True
+    encryption = True
+
+    def __init__(
+        self,
+        devices: Path = DEVICES,
+        links: Path = LINKS,
+        notes: Path = NOTES,
+        drv_cfg: Path = DRV_CFG,
+        device_timeout_s: float = DEVICE_TIMEOUT_S,
+        unmap_timeout_s: float = UNMAP_TIMEOUT_S,
+    ) -> None:
+        self._devices = devices
+        self._links = links
+        self._notes = notes
+        self._drv_cfg = drv_cfg
+        self._timeouts_s = device_timeout_s, unmap_timeout_s
+        self._arrays: dict[str, Array] = {}
+
+    def check(self, spec: PoolSpec) -> None:
+        check_unused(spec, options=frozenset({*_REQUIRED, "ca"}))
+        if spec.path:
+            raise bad_field("spec.path", "a pool of type powerflex has no directory")
+        for name in _REQUIRED:
+            if not spec.options.get(name):
+                raise bad_field("spec.options", f"a pool of type powerflex needs the option {name}")
+        if not _GATEWAY.fullmatch(spec.options["gateway"]):
+            raise bad_field("spec.options", 'gateway must be "host" or "host:port"')
+        if "PRIVATE KEY" in spec.options.get("ca", ""):
+            raise bad_field("spec.options", "ca must be the PEM of a certificate, and holds a private key")
+
+    def place(self, spec: PoolSpec) -> str:
+        options = spec.options
+        return f"storage pool {options['storage_pool']} of {options['protection_domain']} at {options['gateway']}"
+
+    def keep_secret(self, spec: PoolSpec, secret: Secret) -> None:
+        """Logs in with the gateway's password, and keeps it for as long as the agent runs."""
+        known = self._arrays.get(spec.pool_id)
+        if known and (known.options, known.secret) == (dict(spec.options), secret):
+            return
+        options = spec.options
+        gateway = Gateway(options["gateway"], options["username"], secret, options.get("ca", ""))
+        pool = gateway.storage_pool(options["protection_domain"], options["storage_pool"])
+        sdc_id = self._find_sdc(gateway)
+        if known and (known.pool.id, known.sdc_id) == (pool.id, sdc_id):
+            known.gateway, known.pool, known.options, known.secret = gateway, pool, dict(options), secret
+            return
+        self._arrays[spec.pool_id] = Array(
+            gateway=gateway,
+            pool=pool,
+            sdc_id=sdc_id,
+            options=dict(options),
+            secret=secret,
+            devices=self._devices,
+            links=self._links / spec.pool_id,
+            notes=self._notes,
+            drv_cfg=self._drv_cfg,
+            device_timeout_s=self._timeouts_s[0],
+            unmap_timeout_s=self._timeouts_s[1],
+        )
+
+    def ensure(self, spec: PoolSpec) -> None:
+        array = self._array(spec)
+        # Others may pass, not look: QEMU runs as a user of its own.
+        array.links.mkdir(mode=0o711, parents=True, exist_ok=True)
+
+    def release(self, spec: PoolSpec) -> None:
+        """Unmaps what is left, and forgets the password."""
+        array = self._arrays.get(spec.pool_id)
+        if array:
+            array.unmap_unused(used=(), asked_before=time.monotonic())
+            with suppress(OSError):
+                array.links.rmdir()
+            del self._arrays[spec.pool_id]
+
+    def fingerprint(self, spec: PoolSpec, *, make: bool) -> str | None:
+        array = self._arrays.get(spec.pool_id)
+        return f"powerflex:{array.pool.system_id}:{array.pool.id}" if array else None
+
+    def capacity(self, spec: PoolSpec) -> Capacity:
+        array = self._array(spec)
+        return Capacity(*array.gateway.capacity(array.pool.id))
+
+    def store(self, spec: PoolSpec) -> Array:
+        return self._array(spec)
+
+    def _array(self, spec: PoolSpec) -> Array:
+        try:
+            return self._arrays[spec.pool_id]
+        except KeyError:
+            raise UnavailableError(
+                f"the agent has no password for {self.place(spec)} since it started (the control plane sends it when "
+                "it reaches the host; try again in a moment)",
+                "POOL_NEEDS_CREDENTIALS",
+                {"pool": spec.pool_id},
+            ) from None
+
+    def _find_sdc(self, gateway: Gateway) -> str:
+        """This host as the array knows it: by what the SDC says of itself, else by an address of this host."""
+        guid = ""
+        if self._drv_cfg.exists():
+            guid = run([self._drv_cfg, "--query_guid"], timeout_s=30).stdout.strip().lower()
+        known = gateway.sdcs()
+        for sdc_id, sdc_guid, address in known:
+            if sdc_guid.lower() == guid if guid else _is_own(address):
+                return sdc_id
+        raise FailedPreconditionError(
+            f"the array knows none of its {len(known)} SDCs as this host (is the SDC installed here, and its kernel "
+            "module scini loaded?)",
+            "POWERFLEX_NO_SDC",
+            {"guid": guid},
+        )
+
+
+@dataclass(eq=False)
+class Array:
+    """A storage pool of an array with its volumes: a `base.Store`."""
+
+    gateway: Gateway
+    pool: StoragePool
+    sdc_id: str
+    options: dict[str, str]
+    secret: Secret
+    devices: Path
+    links: Path
+    notes: Path
+    drv_cfg: Path
+    device_timeout_s: float
+    unmap_timeout_s: float
+    # By the link's name: how many blocks have a volume mapped; those that a block has mapped, which unmaps them again;
+    # when a VM's path of one was last asked for: such a one stays mapped.
+    _held: Counter[str] = field(default_factory=Counter)
+    _ours: set[str] = field(default_factory=set)
+    _asked: dict[str, float] = field(default_factory=dict)
+    _locks: dict[str, threading.RLock] = field(default_factory=dict)
+
+    def path(self, volume: VolumeRef) -> Path:
+        volume_id, link = volume.volume_id, self.links / volume.volume_id
+        with self._lock(volume_id):
+            found = self.gateway.find(array_name(volume_id))
+            if found:
+                self._map(found, link)
+                self._ours.discard(volume_id)
+                self._asked[volume_id] = time.monotonic()
+                self._zero_grown(volume, link)
+        return link
+
+    def exists(self, volume: VolumeRef) -> bool:
+        return self.gateway.find(array_name(volume.volume_id)) is not None
+
+    def identity(self, volume: VolumeRef) -> str:
+        return self._need(volume).id
+
+    @contextmanager
+    def hold(self, volume: VolumeRef) -> Iterator[Path]:
+        with self._holding(volume) as (_, link):
+            yield link
+
+    @contextmanager
+    def make(self, volume: VolumeRef, size_bytes: int, *, thick: bool = False) -> Iterator[Draft]:
+        self.discard(volume)
+        size = array_bytes(volume.format, volume.key is not None, size_bytes)
+        made = self.gateway.create(self.pool.id, array_name(volume.volume_id, draft=True), size, thick=thick)
+        draft = _DeviceDraft(self, made.id, volume, self.links / f".{volume.volume_id}.part")
+        with ExitStack() as stack:
+            stack.callback(draft.discard)
+            stack.enter_context(self._mapped(draft.path.name, lambda: made))
+            if _shows_old_bytes(volume) and not self.pool.zero_padding:
+                zero(draft.path, 0, size)
+            yield draft
+
+    def expand(self, volume: VolumeRef, size_bytes: int) -> None:
+        with self._holding(volume) as (found, link):
+            size = array_bytes(volume.format, volume.key is not None, size_bytes)
+            if size > found.size_bytes:
+                if _shows_old_bytes(volume) and not self.pool.zero_padding:
+                    self._note(volume, found.size_bytes)
+                self.gateway.resize(found.id, size)
+                self._await_size(link, size)
+                self._zero_grown(volume, link)
+
+    def delete(self, volume: VolumeRef) -> None:
+        with self._lock(volume.volume_id):
+            found = self.gateway.find(array_name(volume.volume_id))
+            if found:
+                self._await_others(volume, found)
+                if self.sdc_id in found.mapped:
+                    self._unmap(found.id, self.links / volume.volume_id)
+                self._asked.pop(volume.volume_id, None)
+                self.gateway.remove(found.id)
+        self._noted(volume).unlink(missing_ok=True)
+        self.discard(volume)
+
+    def discard(self, volume: VolumeRef) -> None:
+        found = self.gateway.find(array_name(volume.volume_id, draft=True))
+        if found:
+            (self.links / f".{volume.volume_id}.part").unlink(missing_ok=True)
+            # A draft is nobody's but its maker's, who may have been killed on another host.
+            for sdc_id in found.mapped:
+                self.gateway.unmap(found.id, sdc_id)
+            self.gateway.remove(found.id)
+
+    def unmap_unused(self, used: Collection[str], asked_before: float, among: Collection[str] | None = None) -> None:
+        """Unmaps what no VM here uses, nor any work: what a VM that stopped, or an agent that was killed, left.
+
+        See `base.Unmaps`.
+        """
+        for found in self.gateway.volumes(self.pool.id):
+            volume_id = volume_id_of(found.name)
+            if self.sdc_id not in found.mapped or volume_id is None or (among is not None and volume_id not in among):
+                continue
+            name = volume_id if found.name.startswith(_WHOLE) else f".{volume_id}.part"
+            with self._lock(name):
+                asked = self._asked.get(name, float("-inf"))
+                if name in used or self._held[name] or asked > asked_before:
+                    continue
+                log.info("unmapping a volume that nothing here uses", volume=volume_id)
+                self._unmap(found.id, self.links / name)
+                self._asked.pop(name, None)
+
+    # -- devices
+
+    @contextmanager
+    def _holding(self, volume: VolumeRef) -> Iterator[tuple[ArrayVolume, Path]]:
+        """`hold`, with the volume as the array has it."""
+        link = self.links / volume.volume_id
+        with self._mapped(volume.volume_id, lambda: self._need(volume)) as found:
+            self._zero_grown(volume, link)
+            yield found, link
+
+    @contextmanager
+    def _mapped(self, name: str, find: Callable[[], ArrayVolume]) -> Iterator[ArrayVolume]:
+        """Has a volume mapped, with a link of that name, while the block lasts.
+
+        The last of several blocks unmaps it, unless it was mapped before, or a VM has been given its path meanwhile.
+        """
+        link = self.links / name
+        with self._lock(name):
+            found = find()
+            if self._map(found, link):
+                self._ours.add(name)
+            self._held[name] += 1
+        try:
+            yield found
+        finally:
+            with self._lock(name):
+                self._held[name] -= 1
+                if not self._held[name] and name in self._ours:
+                    self._ours.discard(name)
+                    self._unmap(found.id, link)
+
+    def _map(self, found: ArrayVolume, link: Path) -> bool:
+        """Shows a volume to this host and waits for its device; whether it was not shown before."""
+        fresh = self.sdc_id not in found.mapped
+        if fresh:
+            self.gateway.map(found.id, self.sdc_id)
+        try:
+            _link(link, self._await_device(found.id))
+        except BaseException:
+            if fresh:
+                self._unmap(found.id, link)
+            raise
+        return fresh
+
+    def _unmap(self, array_id: str, link: Path) -> None:
+        link.unlink(missing_ok=True)
+        try:
+            self.gateway.unmap(array_id, self.sdc_id)
+        except FailedPreconditionError:
+            if self.sdc_id in self.gateway.get(array_id).mapped:
+                raise
+
+    def _await_device(self, array_id: str) -> Path:
+        device = self.devices / f"emc-vol-{self.pool.system_id}-{array_id}"
+        began = rescanned = time.monotonic()
+        while not device.is_block_device():
+            now = time.monotonic()
+            if now - began > self.device_timeout_s:
+                raise DeadlineExceededError(
+                    f"the device {device} has not appeared within {self.device_timeout_s:g} s of its volume being "
+                    "mapped to this host (is the SDC connected to the array, and does udev make /dev/disk/by-id?)",
+                    "POWERFLEX_DEVICE_MISSING",
+                    {"device": str(device)},
+                )
+            if now - rescanned > _RESCAN_INTERVAL_S and self.drv_cfg.exists():
+                run([self.drv_cfg, "--rescan"], timeout_s=30, check=False)
+                rescanned = now
+            time.sleep(_LOOK_INTERVAL_S)
+        return device
+
+    def _await_size(self, link: Path, size_bytes: int) -> None:
+        deadline = time.monotonic() + self.device_timeout_s
+        while _size(link) < size_bytes:
+            if time.monotonic() > deadline:
+                raise DeadlineExceededError(
+                    f"the array has grown a volume to {size_bytes} bytes, and its device {link} shows {_size(link)}",
+                    "POWERFLEX_DEVICE_MISSING",
+                    {"device": str(link)},
+                )
+            time.sleep(_LOOK_INTERVAL_S)
+
+    def _await_others(self, volume: VolumeRef, found: ArrayVolume) -> None:
+        """A host whose VM has just stopped needs a moment to let go."""
+        deadline = time.monotonic() + self.unmap_timeout_s
+        while others := found.mapped - {self.sdc_id}:
+            if time.monotonic() > deadline:
+                raise FailedPreconditionError(
+                    f"volume {volume.volume_id} is mapped to another host, SDC {', '.join(sorted(others))} (stop what "
+                    "uses it there; if that host is gone for good, unmap it on the array)",
+                    "VOLUME_IN_USE",
+                    {"volume": volume.volume_id},
+                )
+            time.sleep(1)
+            found = self.gateway.get(found.id)
+
+    # -- old bytes: an array without zero padding may show what other volumes held
+
+    def _note(self, volume: VolumeRef, size_bytes: int) -> None:
+        """Durably, before a plain volume grows: from where on it is to be zeroed before a guest sees it."""
+        if not self._noted(volume).exists():
+            self.notes.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_file(self._noted(volume), str(size_bytes).encode())
+
+    def _zero_grown(self, volume: VolumeRef, link: Path) -> None:
+        note = self._noted(volume)
+        if note.exists():
+            zero(link, int(note.read_text()), _size(link))
+            note.unlink(missing_ok=True)
+
+    def _noted(self, volume: VolumeRef) -> Path:
+        return self.notes / volume.volume_id
+
+    # -- the array
+
+    def _need(self, volume: VolumeRef) -> ArrayVolume:
+        found = self.gateway.find(array_name(volume.volume_id))
+        if found is None:
+            raise NotFoundError(
+                f"volume {volume.volume_id} is not in its pool", "VOLUME_NOT_FOUND", {"volume": volume.volume_id}
+            )
+        return found
+
+    def _lock(self, name: str) -> threading.RLock:
+        return self._locks.setdefault(name, threading.RLock())
+
+
+@dataclass
+class _DeviceDraft:
+    """A volume of the array under its draft's name."""
+
+    array: Array
+    array_id: str
+    volume: VolumeRef
+    path: Path
+    published: bool = False
+
+    def identity(self) -> str:
+        return self.array_id
+
+    def publish(self) -> None:
+        sync(self.path)
+        name = array_name(self.volume.volume_id)
+        if self.array.exists(self.volume):
+            raise FileExistsError(name)
+        try:
+            self.array.gateway.rename(self.array_id, name)
+        except FailedPreconditionError:
+            if self.array.exists(self.volume):  # another host was faster
+                raise FileExistsError(name) from None
+            raise
+        self.published = True
+
+    def discard(self) -> None:
+        if not self.published:
+            self.array.discard(self.volume)
+
+
+def array_name(volume_id: str, *, draft: bool = False) -> str:
+    """A volume's name on the array."""
+    text = base64.b32encode(uuid.UUID(volume_id).bytes).decode().rstrip("=").lower()
+    return f"{_DRAFT if draft else _WHOLE}{text}"
+
+
+def volume_id_of(name: str) -> str | None:
+    """The volume, or draft of one, that has this name on the array; None for a name that is not Ostler's."""
+    if not re.fullmatch(f"({_WHOLE}|{_DRAFT})[a-z2-7]{{26}}", name):
+        return None
+    try:
+        return str(uuid.UUID(bytes=base64.b32decode(name[len(_WHOLE) :].upper() + "======")))
+    except ValueError:
+        return None
+
+
+def _shows_old_bytes(volume: VolumeRef) -> bool:
+    """qcow2 shows only what was written to it; LUKS shows noise whatever was there."""
+    return volume.format is DiskFormat.RAW and volume.key is None
+
+
+def _link(link: Path, device: Path) -> None:
+    """Leads a link to a device, in place of what an earlier boot or a crash left there."""
+    if link.is_symlink() and os.readlink(link) == str(device):
+        return
+    draft = link.with_name(f"{link.name}.new")
+    draft.unlink(missing_ok=True)
+    link.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+    draft.symlink_to(device)
+    draft.rename(link)
+
+
+def _size(device: Path) -> int:
+    file = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.lseek(file, 0, os.SEEK_END)
+    finally:
+        os.close(file)
+
+
+def _is_own(address: str) -> bool:
+    """Whether an IP address is this host's: only such a one can be bound to."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return bool(address)

@@ -1,0 +1,115 @@
+"""Volumes that no VM uses any more are unmapped; those of a VM that is about to start are not."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from ostler_agent.pools.unmapper import Unmapper
+from ostler_agent.spec import PowerState, VmInfo
+
+FOREVER_S = 3600.0
+
+
+@dataclass
+class Event:
+    vm: VmInfo
+
+
+@dataclass
+class Volumes:
+    """Tells what it is asked to unmap."""
+
+    asked: queue.Queue[tuple[set[str], float, set[str] | None]] = field(default_factory=queue.Queue)
+
+    def unmap_unused(self, used: Collection[str], asked_before: float, among: Collection[str] | None = None) -> None:
+        self.asked.put((set(used), asked_before, None if among is None else set(among)))
+
+    def next(self) -> tuple[set[str], float, set[str] | None]:
+        return self.asked.get(timeout=10)
+
+
+@dataclass
+class Guests:
+    known: list[VmInfo]
+    looks: queue.Queue[None] = field(default_factory=queue.Queue)
+
+    def vms(self) -> list[VmInfo]:
+        self.looks.put(None)
+        return list(self.known)
+
+
+def vm(vm_id: str, state: PowerState, *volumes: str) -> VmInfo:
+    return VmInfo(vm_id, vm_id, state, 1, 1, volumes, managed=True)
+
+
+@contextmanager
+def running(volumes: Volumes, guests: Guests, **periods: float) -> Iterator[Unmapper]:
+    unmapper = Unmapper(volumes, guests, **{"interval_s": FOREVER_S, "grace_s": FOREVER_S, **periods})
+    unmapper.start()
+    try:
+        yield unmapper
+    finally:
+        unmapper.stop()
+
+
+def test_a_vm_that_has_gone_loses_the_volumes_that_nobody_else_has() -> None:
+    guests = Guests([vm("a", PowerState.RUNNING, "v1", "v2"), vm("b", PowerState.PAUSED, "v3")])
+    volumes = Volumes()
+    with running(volumes, guests) as unmapper:
+        unmapper.vm_event(Event(guests.known[0]))  # it has started
+        guests.looks.get(timeout=10)
+        guests.known = [vm("b", PowerState.PAUSED, "v2", "v3")]
+        before = time.monotonic()
+        unmapper.vm_event(Event(vm("a", PowerState.ABSENT)))  # moved away: nothing more is known of it
+        used, asked_before, among = volumes.next()
+    assert (used, among) == ({"v2", "v3"}, {"v1"})
+    assert asked_before >= before
+    assert volumes.asked.empty()
+
+
+def test_a_stopped_vm_is_known_by_its_definition_too() -> None:
+    stopped = vm("a", PowerState.STOPPED, "v1")
+    volumes = Volumes()
+    with running(volumes, Guests([stopped])) as unmapper:
+        unmapper.vm_event(Event(stopped))
+        assert volumes.next()[2] == {"v1"}
+
+
+def test_a_detached_volume_is_found_by_looking() -> None:
+    guests = Guests([vm("a", PowerState.RUNNING, "v1", "v2")])
+    volumes = Volumes()
+    began = time.monotonic()
+    with running(volumes, guests, interval_s=0.02):
+        guests.looks.get(timeout=10)
+        guests.looks.get(timeout=10)
+        guests.known = [vm("a", PowerState.RUNNING, "v1")]
+        used, asked_before, among = volumes.next()
+    assert (used, among) == ({"v1"}, {"v2"})
+    assert began <= asked_before < time.monotonic()
+
+
+def test_everything_is_looked_through_after_the_grace_that_a_start_has() -> None:
+    volumes = Volumes()
+    with running(volumes, Guests([vm("a", PowerState.RUNNING, "v1")]), interval_s=0.02, grace_s=0.1):
+        used, asked_before, among = volumes.next()
+    assert (used, among) == ({"v1"}, None)
+    assert asked_before <= time.monotonic() - 0.1
+
+
+def test_a_hypervisor_that_is_away_does_not_end_it() -> None:
+    class Away(Guests):
+        def vms(self) -> list[VmInfo]:
+            if not self.looks.qsize():
+                super().vms()
+                raise ConnectionError
+            return super().vms()
+
+    volumes = Volumes()
+    with running(volumes, Away([vm("a", PowerState.STOPPED, "v1")]), interval_s=0.02) as unmapper:
+        unmapper.vm_event(Event(vm("b", PowerState.ABSENT, "v1")))
+        unmapper.vm_event(Event(vm("c", PowerState.ABSENT, "v2")))
+        assert volumes.next()[2] == {"v2"}
