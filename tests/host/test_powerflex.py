@@ -49,7 +49,9 @@ class Host:
             unmap_timeout_s=0.5,
         )
         self.pools = Pools(self.root / "state", [powerflex])
-        source = Templates(self.root / "templates", lambda name, offset: iter([self.templates[name][offset:]]))
+        source = Templates(
+            self.root / "templates", lambda given, offset: iter([self.templates[given.template_id][offset:]])
+        )
         self.volumes = Volumes(self.pools, source, self.guests)
 
     def ensure(self, password: str = "") -> None:
