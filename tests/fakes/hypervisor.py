@@ -9,6 +9,7 @@ from pathlib import Path
 from ostler_agent.hypervisors.base import (
     Destination,
     Listener,
+    MirrorState,
     MoveLimits,
     MoveOutcome,
     MoveReport,
@@ -17,7 +18,7 @@ from ostler_agent.hypervisors.base import (
     Work,
 )
 from ostler_agent.hypervisors.libvirt.info import INFO
-from ostler_agent.spec import DiskSpec, Key, PowerState, VmInfo, VmSpec
+from ostler_agent.spec import DiskSpec, Key, PowerState, VmInfo, VmSpec, VolumeRef
 from ostler_common.errors import NotFoundError, OstlerError
 
 
@@ -54,6 +55,7 @@ class FakeHypervisor:
         self.obeys = True
         self.error: OstlerError | None = None
         self.outcome = MoveOutcome.MOVED
+        self.mirror = MirrorState.NONE
         self.listeners: list[Listener] = []
         self.counters: list[VmSample] = []
         self.terminal = FakeConsole([])
@@ -143,6 +145,27 @@ class FakeHypervisor:
 
     def await_migration(self, vm_id: str, timeout_s: float, work: Work) -> MoveOutcome:
         return self.outcome
+
+    def copy_disk(self, vm_id: str, volume_id: str, target: VolumeRef, path: Path, work: Work) -> None:
+        self._do("copy_disk")
+
+    def end_copy(self, vm_id: str, key_id: str | None, path: Path) -> None:
+        self._do("end_copy")
+
+    def mirror_disk(self, vm_id: str, volume_id: str, target: VolumeRef, path: Path, work: Work) -> None:
+        self._do("mirror_disk")
+        self.mirror = MirrorState.READY
+
+    def mirror_state(self, vm_id: str, source: VolumeRef, target: VolumeRef) -> MirrorState:
+        return self.mirror
+
+    def pivot_disk(self, vm_id: str, source: VolumeRef, target: VolumeRef) -> None:
+        self._do("pivot_disk")
+        self.mirror = MirrorState.PIVOTED
+
+    def cancel_mirror(self, vm_id: str, source: VolumeRef, target: VolumeRef) -> None:
+        self._do("cancel_mirror")
+        self.mirror = MirrorState.NONE
 
     def _do(self, step: str) -> None:
         if self.error:

@@ -190,6 +190,54 @@ class Screenshot(Protocol):
         """A picture of the screen, PNG."""
 
 
+class MirrorState(StrEnum):
+    """How far a mirror of a disk is. PIVOTED: the VM has it for its disk."""
+
+    NONE = "none"
+    COPYING = "copying"
+    READY = "ready"
+    PIVOTED = "pivoted"
+
+
+@runtime_checkable
+class LiveCopy(Protocol):
+    """Optional part of a driver, `Function.ONLINE_COPY`: what an executing VM's disk holds, in another volume too.
+
+    A target is an image of the disk's size that was made for this and is empty; its key is put in place, and taken
+    away with it. Copies and mirrors go on when the agent dies: `end_copy` and `cancel_mirror` are for its next life.
+    AbortedError DISK_BUSY while something of the kind is under way already, or the VM is moving.
+    """
+
+    def copy_disk(self, vm_id: str, volume_id: str, target: VolumeRef, path: Path, work: Work) -> None:
+        """Writes a disk into the target as it is at one moment, while the guest goes on.
+
+        When it raises, nothing writes to the target any more, and the VM executes unless its guest stopped meanwhile
+        (FailedPreconditionError VM_STOPPED). ResourceExhaustedError POOL_FULL, AbortedError COPY_FAILED.
+        """
+
+    def end_copy(self, vm_id: str, key_id: str | None, path: Path) -> None:
+        """Ends a `copy_disk` to that path which an earlier life of the agent began; none is a success."""
+
+    def mirror_disk(self, vm_id: str, volume_id: str, target: VolumeRef, path: Path, work: Work) -> None:
+        """Returns once the target holds all that the disk does, and gets each of the guest's writes before it is done.
+
+        When it raises, there is no mirror, and the VM executes unless its guest stopped meanwhile
+        (FailedPreconditionError VM_STOPPED). AbortedError MIRROR_FAILED.
+        """
+
+    def mirror_state(self, vm_id: str, source: VolumeRef, target: VolumeRef) -> MirrorState:
+        """How far it is; NONE also when the VM is stopped and has the source for its disk, or is not here."""
+
+    def pivot_disk(self, vm_id: str, source: VolumeRef, target: VolumeRef) -> None:
+        """Has the VM, and its definition, use the mirror alone; the source's key is taken away. Repeating is harmless.
+
+        FailedPreconditionError MIRROR_NOT_READY, MIRROR_MISSING.
+        """
+
+    def cancel_mirror(self, vm_id: str, source: VolumeRef, target: VolumeRef) -> None:
+        """Ends a mirror; none is a success. FailedPreconditionError PIVOTED when the VM has the target for its disk."""
+
+
 @dataclass(frozen=True)
 class Destination:
     """Where a VM moves to and what differs there.
@@ -264,6 +312,7 @@ PARTS: Mapping[Function, type] = {
     Function.REBOOT: Reboot,
     Function.HOT_PLUG: HotPlug,
     Function.ONLINE_GROW: OnlineGrow,
+    Function.ONLINE_COPY: LiveCopy,
     Function.SCREENSHOT: Screenshot,
     Function.LIVE_MIGRATION: LiveMigration,
 }

@@ -12,7 +12,7 @@ from ostler.types.v1 import volume_pb2 as types_pb2
 from ostler_common.errors import UnimplementedError
 
 from ostler_agent.direct_download import Downloader
-from ostler_agent.jobs import Jobs
+from ostler_agent.jobs import JobContext, Jobs
 from ostler_agent.journal import Record
 from ostler_agent.services import convert
 from ostler_agent.volumes import Volumes
@@ -28,6 +28,7 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
         jobs.on_recover("volume.create", self._recover_create)
         jobs.on_recover("volume.grow", self._recover_grow)
         jobs.on_recover("volume.delete", self._recover_delete)
+        jobs.on_resume("volume.copy", self._resume_copy)
 
     def CreateVolume(
         self, request: volume_pb2.CreateVolumeRequest, context: grpc.ServicerContext
@@ -65,7 +66,17 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
     def CopyVolume(
         self, request: volume_pb2.CopyVolumeRequest, context: grpc.ServicerContext
     ) -> Iterator[job_pb2.JobUpdate]:
-        raise UnimplementedError("not served yet", "NOT_SERVED")
+        source, target = convert.volume_ref(request.source, "source"), convert.volume_ref(request.target, "target")
+        provisioning = convert.provisioning(request.provisioning, "provisioning")
+        vm_id = convert.uuid_field(request.vm_id, "vm_id") if request.vm_id else ""
+        return self._jobs.run(
+            request.operation,
+            "volume.copy",
+            request,
+            lambda job: convert.volume_info(
+                self._volumes.copies.copy(job, source, target, request.size_bytes, provisioning, vm_id)
+            ),
+        )
 
     def MirrorVolume(
         self, request: volume_pb2.MirrorVolumeRequest, context: grpc.ServicerContext
@@ -110,6 +121,11 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
     def _recover_grow(self, record: Record) -> Message:
         request = record.request_as(volume_pb2.GrowVolumeRequest)
         return convert.volume_info(self._volumes.settle_grow(convert.volume_ref(request.volume), request.size_bytes))
+
+    def _resume_copy(self, record: Record, job: JobContext) -> Message:
+        request = record.request_as(volume_pb2.CopyVolumeRequest)
+        target = convert.volume_ref(request.target)
+        return convert.volume_info(self._volumes.copies.settle_copy(target, request.vm_id, record.facts))
 
     def _recover_delete(self, record: Record) -> None:
         request = record.request_as(volume_pb2.DeleteVolumeRequest)

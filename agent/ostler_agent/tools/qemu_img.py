@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 Progress = Callable[[float], None]
 """Is told the percentage done, 0 to 100."""
 
+_SECRET, _SOURCE_SECRET = "key", "source-key"  # how QEMU calls them on its command line
+
 _PERCENT = re.compile(rb"\((\d+\.\d+)/100%\)")
 
 # QEMU measures its own speed to choose the number of PBKDF rounds, and at times reads 0 from a clock that is too
@@ -37,10 +39,10 @@ _CALIBRATION_TRIES = 20
 _FAILURES: Sequence[tuple[str, type[OstlerError], str, str]] = (
     ("No space left on device", ResourceExhaustedError, "POOL_FULL", "the pool has no space left for {path}"),
     ("Disk quota exceeded", ResourceExhaustedError, "POOL_FULL", "the pool's quota has no space left for {path}"),
-    ("cannot unlock any keyslot", FailedPreconditionError, "WRONG_KEY", "the key does not open {path}"),
-    ("lock\n", FailedPreconditionError, "VOLUME_IN_USE", "{path} is in use by another process"),
-    ("Image is not in qcow2 format", FailedPreconditionError, "NOT_AN_IMAGE", "{path} is not a qcow2 image"),
-    ("Volume is not in LUKS format", FailedPreconditionError, "NOT_AN_IMAGE", "{path} is not a LUKS container"),
+    ("cannot unlock any keyslot", FailedPreconditionError, "WRONG_KEY", "the key does not open {source}"),
+    ("lock\n", FailedPreconditionError, "VOLUME_IN_USE", "{source} is in use by another process"),
+    ("Image is not in qcow2 format", FailedPreconditionError, "NOT_AN_IMAGE", "{source} is not a qcow2 image"),
+    ("Volume is not in LUKS format", FailedPreconditionError, "NOT_AN_IMAGE", "{source} is not a LUKS container"),
 )
 
 
@@ -96,20 +98,22 @@ def convert(
     target: Path,
     target_format: DiskFormat,
     *,
+    source_key: Key | None = None,
     key: Key | None = None,
     provisioning: Provisioning = Provisioning.THIN,
     progress: Progress | None = None,
     cancel: Cancellation | None = None,
 ) -> None:
-    """Copies a plain image into a new one, whole by itself; key: the target's.
+    """Copies an image that nobody writes to into a new one, whole by itself; key: the target's.
 
-    Raises ResourceExhaustedError (POOL_FULL), FailedPreconditionError (NOT_AN_IMAGE), RunError.
+    Raises ResourceExhaustedError (POOL_FULL), FailedPreconditionError (NOT_AN_IMAGE, WRONG_KEY, VOLUME_IN_USE),
+    RunError.
     """
     percent = _PercentReader(progress) if progress else None
-    with _Command(target, key) as command:
+    with _Command(target, key, source, source_key) as command:
         # -m, -W: 16 requests at once, in any order; the target reads the same.
         flags = ["-p", "-m", "16", "-W"]
-        opened = ["--image-opts", _image_opts(source, source_format, None)]
+        opened = ["--image-opts", _image_opts(source, source_format, source_key, _SOURCE_SECRET)]
         if target.is_block_device() and target_format is DiskFormat.RAW and key and key.passphrase:
             # The same header as `create` makes: QEMU's own is shorter, and two volumes would differ in size.
             cryptsetup.luks_format(target, key.passphrase)
@@ -135,8 +139,11 @@ def resize(
 ) -> None:
     """Grows an image that nobody uses; allocate: take the new space at once.
 
-    Raises ResourceExhaustedError (POOL_FULL), FailedPreconditionError (WRONG_KEY, VOLUME_IN_USE), RunError.
+    A raw image on a device is always as large as that. Raises ResourceExhaustedError (POOL_FULL),
+    FailedPreconditionError (WRONG_KEY, VOLUME_IN_USE), RunError.
     """
+    if disk_format is DiskFormat.RAW and path.is_block_device():
+        return
     with _Command(path, key) as command:
         preallocation = f"--preallocation={'falloc' if allocate and not path.is_block_device() else 'off'}"
         opened = ["--image-opts", _image_opts(path, disk_format, key)]
@@ -167,20 +174,25 @@ def info(path: Path, disk_format: DiskFormat) -> ImageInfo:
 
 
 class _Command:
-    """Runs qemu-img on one image with its key at hand, and says its failures in Ostler's words."""
+    """Runs qemu-img on an image, and perhaps one that is read for it, with their keys at hand.
 
-    def __init__(self, path: Path, key: Key | None) -> None:
+    Says its failures in Ostler's words.
+    """
+
+    def __init__(self, path: Path, key: Key | None, source: Path | None = None, source_key: Key | None = None) -> None:
         self._path = path
-        self._passphrase = key.passphrase if key else None
+        self._source = source or path
+        self._keys = {_SECRET: key, _SOURCE_SECRET: source_key}
         self._stack = ExitStack()
         self.secret: list[str] = []
         self._fds: list[int] = []
 
     def __enter__(self) -> _Command:
-        if self._passphrase:
-            key_file = self._stack.enter_context(KeyFile(self._passphrase))
-            self.secret = ["--object", f"secret,id=key,file={key_file.path}"]
-            self._fds = [key_file.fd]
+        for name, key in self._keys.items():
+            if key and key.passphrase:
+                key_file = self._stack.enter_context(KeyFile(key.passphrase))
+                self.secret += ["--object", f"secret,id={name},file={key_file.path}"]
+                self._fds.append(key_file.fd)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -198,7 +210,10 @@ class _Command:
         except RunError as error:
             for words, kind, reason, message in _FAILURES:
                 if words in error.stderr:
-                    raise kind(message.format(path=self._path.name), reason, {"file": self._path.name}) from error
+                    names = {"path": self._path.name, "source": self._source.name}
+                    raise kind(
+                        message.format(**names), reason, {"file": names["source" if "{source}" in message else "path"]}
+                    ) from error
             raise
 
     def run_calibrated(
@@ -238,13 +253,13 @@ def _driver(disk_format: DiskFormat, key: Key | None) -> str:
     return "luks" if disk_format is DiskFormat.RAW and key else str(disk_format)
 
 
-def _image_opts(path: Path, disk_format: DiskFormat, key: Key | None) -> str:
+def _image_opts(path: Path, disk_format: DiskFormat, key: Key | None, secret: str = _SECRET) -> str:
     """How to open an image, as --image-opts wants it: the driver named, a comma doubled."""
     driver = _driver(disk_format, key)
     protocol = "host_device" if path.is_block_device() else "file"
     options = [f"driver={driver}", f"file.driver={protocol}", f"file.filename={str(path).replace(',', ',,')}"]
     if key:
-        options.append("key-secret=key" if driver == "luks" else "encrypt.key-secret=key")
+        options.append(f"key-secret={secret}" if driver == "luks" else f"encrypt.key-secret={secret}")
     return ",".join(options)
 
 
@@ -258,7 +273,7 @@ def _create_options(path: Path, disk_format: DiskFormat, key: Key | None, provis
     if key:
         prefix = "encrypt." if disk_format is DiskFormat.QCOW2 else ""
         options += ["encrypt.format=luks"] if disk_format is DiskFormat.QCOW2 else []
-        options += [f"{prefix}key-secret=key", f"{prefix}iter-time={key.iter_time_ms}"]
+        options += [f"{prefix}key-secret={_SECRET}", f"{prefix}iter-time={key.iter_time_ms}"]
     if provisioning is Provisioning.FAT and not path.is_block_device():
         options.append("preallocation=falloc")
     elif provisioning is Provisioning.SPARSE and disk_format is DiskFormat.QCOW2 and not path.is_block_device():

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from ostler_common.hypervisors import Function
 
-from ostler_agent.hypervisors.base import OnlineGrow, need
+from ostler_agent.hypervisors.base import LiveCopy, OnlineGrow, need
 from ostler_agent.hypervisors.info import DriverInfo
 
 
@@ -28,4 +28,11 @@ def online_grow(guests: Guests) -> OnlineGrow:
     """The part that grows disks of executing VMs. Raises FailedPreconditionError FUNCTION_NOT_SUPPORTED."""
     need(guests, Function.ONLINE_GROW)
     assert isinstance(guests, OnlineGrow)
+    return guests
+
+
+def live_copy(guests: Guests) -> LiveCopy:
+    """The part that copies disks of executing VMs. Raises FailedPreconditionError FUNCTION_NOT_SUPPORTED."""
+    need(guests, Function.ONLINE_COPY)
+    assert isinstance(guests, LiveCopy)
     return guests

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ostler_common.errors import AbortedError, FailedPreconditionError, InvalidArgumentError
+from ostler_common.errors import FailedPreconditionError, InvalidArgumentError
 
-from ostler_agent.image_header import ImageHeader, read_header
+from ostler_agent.image_header import read_header
 from ostler_agent.image_lock import refuse_locked
 from ostler_agent.jobs import JobContext, interrupted
-from ostler_agent.pools import Pools, already_exists
-from ostler_agent.spec import DiskFormat, Provisioning, VolumeInfo, VolumeRef
+from ostler_agent.pools import Pools
+from ostler_agent.spec import Provisioning, VolumeInfo, VolumeRef
 from ostler_agent.templates import Template, Templates, TemplateSource
 from ostler_agent.tools import qemu_img
+from ostler_agent.volumes.busy import Busy
 from ostler_agent.volumes.checks import (
     check_grows,
     check_key_is_here,
@@ -23,20 +22,25 @@ from ostler_agent.volumes.checks import (
     check_room,
     check_size,
 )
+from ostler_agent.volumes.copies import Copies
 from ostler_agent.volumes.guests import Guests, online_grow
+from ostler_agent.volumes.images import header_of, info_of, look, made_by
 
 _FETCH_PERCENT = 50
 
 
 class Volumes:
-    """What is done with volumes; safe to use from many threads, one change of a volume at a time."""
+    """What is done with volumes; safe to use from many threads, one change of a volume at a time.
+
+    copies: what fills one volume with another's content.
+    """
 
     def __init__(self, pools: Pools, templates: Templates, guests: Guests) -> None:
         self._pools = pools
         self._templates = templates
         self._guests = guests
-        self._busy: set[str] = set()
-        self._lock = threading.Lock()
+        self._busy = Busy()
+        self.copies = Copies(pools, guests, self._busy)
 
     def create(
         self,
@@ -54,9 +58,9 @@ class Volumes:
         """
         check_size(size_bytes)
         check_key_is_here(ref)
-        with self._changing(ref):
+        with self._busy.changing(ref):
             if self._pools.exists(ref):
-                return self._made_by(job.facts, ref)
+                return made_by(self._pools, ref, job.facts)
             if provisioning is Provisioning.FAT:
                 check_room(self._pools, ref, size_bytes)
             with self._pools.making(ref, size_bytes, job) as making:
@@ -68,9 +72,9 @@ class Volumes:
                     qemu_img.create(
                         making.path, ref.format, size_bytes, key=ref.key, provisioning=provisioning, cancel=job
                     )
-                header = _header(ref, making.path)
+                header = header_of(ref, making.path)
                 making.commit()
-        return _info(ref, header)
+        return info_of(ref, header)
 
     def grow(self, job: JobContext, ref: VolumeRef, size_bytes: int) -> VolumeInfo:
         """Makes a volume larger; the VM that executes with it sees the new size at once. The same size is a success.
@@ -80,8 +84,8 @@ class Volumes:
         (POOL_FULL), and what the driver raises.
         """
         check_size(size_bytes)
-        with self._changing(ref), self._pools.hold(ref) as path:
-            header = _header(ref, path)
+        with self._busy.changing(ref), self._pools.hold(ref) as path:
+            header = header_of(ref, path)
             check_key_is_wanted(ref, header)
             check_grows(ref, header.virtual_size_bytes, size_bytes)
             vm_id = self._guests.using(ref.volume_id)
@@ -100,16 +104,15 @@ class Volumes:
                     check_room(self._pools, ref, size_bytes - header.virtual_size_bytes)
                 job.progress("growing volume")
                 self._pools.expand(ref, size_bytes)
-                if ref.format is DiskFormat.QCOW2 or not path.is_block_device():
-                    qemu_img.resize(path, ref.format, size_bytes, key=ref.key, allocate=fat, cancel=job)
-            return _info(ref, _header(ref, path))
+                qemu_img.resize(path, ref.format, size_bytes, key=ref.key, allocate=fat, cancel=job)
+            return info_of(ref, header_of(ref, path))
 
     def delete(self, job: JobContext, ref: VolumeRef) -> None:
         """Deletes a volume's file; one that is not there is a success.
 
         Raises FailedPreconditionError (VOLUME_IN_USE), NotFoundError (POOL_NOT_FOUND).
         """
-        with self._changing(ref):
+        with self._busy.changing(ref):
             vm_id = self._guests.using(ref.volume_id)
             if vm_id and self._guests.running(vm_id):
                 raise FailedPreconditionError(
@@ -135,22 +138,21 @@ class Volumes:
                 check_key_is_wanted(ref, header)
             if ref.key and ref.key.passphrase:
                 qemu_img.check_key(path, ref.format, ref.key)
-            return _info(ref, header)
+            return info_of(ref, header)
 
     def settle_create(self, ref: VolumeRef, facts: Mapping[str, str]) -> VolumeInfo:
         """How a `create` ended that the agent's end cut short; what is half done goes. Raises INTERRUPTED."""
         self._pools.discard(ref)
         if self._pools.exists(ref):
-            return self._made_by(facts, ref)
+            return made_by(self._pools, ref, facts)
         raise interrupted()
 
     def settle_grow(self, ref: VolumeRef, size_bytes: int) -> VolumeInfo:
         """How a `grow` ended that was cut short; ref's key may lack its passphrase. Raises INTERRUPTED."""
-        with self._pools.hold(ref) as path:
-            header = _header(ref, path)
-        if header.virtual_size_bytes != size_bytes:
+        found = look(self._pools, ref)
+        if found.virtual_size_bytes != size_bytes:
             raise interrupted()
-        return _info(ref, header)
+        return found
 
     def settle_delete(self, ref: VolumeRef) -> None:
         """How a `delete` ended that was cut short. Raises INTERRUPTED."""
@@ -186,34 +188,6 @@ class Volumes:
             fat = provisioning is Provisioning.FAT
             qemu_img.resize(part, ref.format, size_bytes, key=ref.key, allocate=fat, cancel=job)
 
-    def _made_by(self, facts: Mapping[str, str], ref: VolumeRef) -> VolumeInfo:
-        """The volume when the operation with these facts made it. Raises AlreadyExistsError (VOLUME_EXISTS)."""
-        if not self._pools.made_by(ref, facts):
-            raise already_exists(ref)
-        with self._pools.hold(ref) as path:
-            return _info(ref, _header(ref, path))
-
-    @contextmanager
-    def _changing(self, ref: VolumeRef) -> Iterator[None]:
-        """Raises AbortedError (VOLUME_BUSY) while another job changes the volume."""
-        with self._lock:
-            if ref.volume_id in self._busy:
-                raise AbortedError(
-                    f"another operation is changing volume {ref.volume_id} (try again when it is over)",
-                    "VOLUME_BUSY",
-                    {"volume": ref.volume_id},
-                )
-            self._busy.add(ref.volume_id)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._busy.remove(ref.volume_id)
-
-
-def _header(ref: VolumeRef, path: Path) -> ImageHeader:
-    return read_header(path, ref.format, encrypted=ref.key is not None)
-
 
 def _copying(job: JobContext, total: int) -> Callable[[float], None]:
     def progress(percent: float) -> None:
@@ -221,14 +195,3 @@ def _copying(job: JobContext, total: int) -> Callable[[float], None]:
         job.progress("copying template", int(total * percent / 100), total, percent=whole)
 
     return progress
-
-
-def _info(ref: VolumeRef, header: ImageHeader) -> VolumeInfo:
-    return VolumeInfo(
-        volume_id=ref.volume_id,
-        pool_id=ref.pool_id,
-        format=header.format,
-        encrypted=header.encrypted,
-        virtual_size_bytes=header.virtual_size_bytes,
-        allocated_bytes=header.allocated_bytes,
-    )

@@ -16,7 +16,7 @@ from ostler_common.errors import (
 )
 
 from ostler_agent.hypervisors.base import Work
-from ostler_agent.hypervisors.libvirt import domains, inventory
+from ostler_agent.hypervisors.libvirt import domains, inventory, live
 from ostler_agent.hypervisors.libvirt.errors import is_code, translated
 from ostler_agent.hypervisors.libvirt.events import Events, RawEvent
 from ostler_agent.hypervisors.libvirt.host import disk_file
@@ -83,6 +83,7 @@ def grow(connection: Any, vm_id: str, volume_id: str, size_bytes: int) -> None:
         disk = next((disk for disk in inventory.active_disks(domain) if disk.volume_id == volume_id), None)
         if disk is None:
             raise NotFoundError(f"volume {volume_id} is not attached to VM {vm_id}", "VOLUME_NOT_ATTACHED")
+        live.refuse_busy(domain, vm_id, [disk])
         size_now = domain.blockInfo(disk.target)[0]
         if size_bytes < size_now:
             raise FailedPreconditionError(
@@ -115,6 +116,7 @@ def _detach_live(domain: Any, events: Events, vm_id: str, volume_id: str, timeou
     disk = _live_disk(domain, volume_id)
     if disk is None:
         return
+    live.refuse_busy(domain, vm_id, [disk])
     deadline = time.monotonic() + timeout_s
     with events.tap(vm_id) as heard:
         try:

@@ -13,6 +13,7 @@ import structlog
 from ostler_agent.hypervisors.base import (
     Destination,
     Listener,
+    MirrorState,
     MoveLimits,
     MoveOutcome,
     MoveReport,
@@ -21,7 +22,16 @@ from ostler_agent.hypervisors.base import (
     VmSample,
     Work,
 )
-from ostler_agent.hypervisors.libvirt import devices, domains, inventory, migrate, samples, screenshot
+from ostler_agent.hypervisors.libvirt import (
+    backup,
+    devices,
+    domains,
+    inventory,
+    migrate,
+    mirror,
+    samples,
+    screenshot,
+)
 from ostler_agent.hypervisors.libvirt.connection import Connection
 from ostler_agent.hypervisors.libvirt.console import LibvirtConsole
 from ostler_agent.hypervisors.libvirt.dirty import DirtyRates
@@ -30,7 +40,7 @@ from ostler_agent.hypervisors.libvirt.events import Events
 from ostler_agent.hypervisors.libvirt.info import INFO
 from ostler_agent.hypervisors.libvirt.locks import VmLocks
 from ostler_agent.hypervisors.libvirt.secrets import Secrets
-from ostler_agent.spec import DiskSpec, Key, VmInfo, VmSpec
+from ostler_agent.spec import DiskSpec, Key, VmInfo, VmSpec, VolumeRef
 
 log = structlog.get_logger(__name__)
 
@@ -88,7 +98,7 @@ class LibvirtDriver:
     def using(self, volume_id: str) -> str | None:
         with translated(f"looking who uses volume {volume_id}"):
             for domain in _active(self.connection):
-                if any(disk.volume_id == volume_id for disk in inventory.active_disks(domain)):
+                if any(volume_id in disk.volume_ids for disk in inventory.active_disks(domain)):
                     vm_id: str = domain.UUIDString()
                     return vm_id
         return None
@@ -162,6 +172,26 @@ class LibvirtDriver:
             self.delete(vm_id)
         return outcome
 
+    # -- LiveCopy
+
+    def copy_disk(self, vm_id: str, volume_id: str, target: VolumeRef, path: Path, work: Work) -> None:
+        backup.copy_disk(self._connection.get, self._locks, self._secrets, vm_id, volume_id, target, path, work)
+
+    def end_copy(self, vm_id: str, key_id: str | None, path: Path) -> None:
+        backup.end_copy(self._connection.get, self._locks, self._secrets, vm_id, key_id, path)
+
+    def mirror_disk(self, vm_id: str, volume_id: str, target: VolumeRef, path: Path, work: Work) -> None:
+        mirror.mirror_disk(self._connection.get, self._locks, self._secrets, vm_id, volume_id, target, path, work)
+
+    def mirror_state(self, vm_id: str, source: VolumeRef, target: VolumeRef) -> MirrorState:
+        return mirror.mirror_state(self._connection.get, vm_id, source, target)
+
+    def pivot_disk(self, vm_id: str, source: VolumeRef, target: VolumeRef) -> None:
+        mirror.pivot_disk(self._connection.get, self._locks, self._secrets, vm_id, source, target)
+
+    def cancel_mirror(self, vm_id: str, source: VolumeRef, target: VolumeRef) -> None:
+        mirror.cancel_mirror(self._connection.get, self._locks, self._secrets, vm_id, source, target)
+
     # -- inside
 
     def _opened(self, connection: Any, again: bool) -> Callable[[], None]:
@@ -175,7 +205,7 @@ class LibvirtDriver:
             return deregister
         with translated("sweeping keys"):
             attached = [disk for domain in _active(connection) for disk in inventory.active_disks(domain)]
-            gone = secrets.sweep({disk.key_id for disk in attached if disk.key_id})
+            gone = secrets.sweep({key_id for disk in attached for key_id in disk.key_ids})
         if gone:
             log.info("keys that no VM used were removed", keys=gone)
         return deregister

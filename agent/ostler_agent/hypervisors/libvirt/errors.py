@@ -63,11 +63,18 @@ def to_ostler_error(error: libvirt.libvirtError, what: str) -> OstlerError:
     message = f"{what}: {error.get_error_message()}"
     if lost_connection(error):
         return UnavailableError(f"{message} (is libvirtd running?)", "LIBVIRT_UNAVAILABLE")
+    if error_of_qemu := from_qemu_or_none(message):
+        return error_of_qemu
+    kind, reason = _TABLE.get(error.get_error_code(), (InternalError, "HYPERVISOR_ERROR"))
+    return kind(message, reason, {"libvirt_code": str(error.get_error_code())})
+
+
+def from_qemu_or_none(message: str) -> OstlerError | None:
+    """The error to raise when the message holds words of QEMU's that are known."""
     for words, kind, reason, advice in _QEMU_WORDS:
         if words in message:
             return kind(f"{message} ({advice})", reason)
-    kind, reason = _TABLE.get(error.get_error_code(), (InternalError, "HYPERVISOR_ERROR"))
-    return kind(message, reason, {"libvirt_code": str(error.get_error_code())})
+    return None
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from ostler_agent.hypervisors.base import Destination, MoveLimits, MoveOutcome, 
 from ostler_agent.hypervisors.libvirt import domains, inventory
 from ostler_agent.hypervisors.libvirt.errors import is_code, to_ostler_error, translated
 from ostler_agent.hypervisors.libvirt.events import Events, RawEvent
+from ostler_agent.hypervisors.libvirt.live import refuse_busy
 from ostler_agent.hypervisors.libvirt.xml import disks
 from ostler_agent.hypervisors.libvirt.xml.rewrite import for_destination
 
@@ -44,6 +45,7 @@ def migrate(
     domain = domains.get_active(connect(), vm_id)
     began = time.monotonic()
     with translated(f"preparing the move of VM {vm_id}"):
+        refuse_busy(domain, vm_id, inventory.active_disks(domain))
         live = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE)
         memory_bytes = domain.maxMemory() * 1024
         parameters = _parameters(domain, live, destination, limits)

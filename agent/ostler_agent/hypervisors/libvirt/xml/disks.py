@@ -40,7 +40,7 @@ def serial(volume_id: str) -> str:
 def disk(spec: DiskSpec, file: DiskFile) -> Element:
     """One disk; QEMU opens LUKS itself, with the passphrase from the libvirt secret that has the key's UUID."""
     volume = spec.volume
-    source = element("source", _encryption(volume.key.key_id) if volume.key else None)
+    source = element("source", encryption(volume.key.key_id) if volume.key else None)
     item = element(
         "disk",
         # Without the host's page cache memory is not spent twice, and live migration is safe on shared storage.
@@ -75,19 +75,42 @@ def set_path(disk: Element, source: Element, path: Path, *, device: bool) -> Non
     source.set("dev" if device else "file", str(path))
 
 
-def _encryption(key_id: str) -> Element:
+def encryption(key_id: str) -> Element:
+    """What opens LUKS: the libvirt secret with the key's UUID."""
     return element("encryption", element("secret", type="passphrase", uuid=key_id), format="luks")
 
 
 @dataclass(frozen=True)
+class Mirror:
+    """Where a disk's writes go too. ready: it holds all that the disk does."""
+
+    volume_id: str | None
+    path: str
+    key_id: str | None
+    ready: bool
+
+
+@dataclass(frozen=True)
 class AttachedDisk:
-    """A disk found in a domain. volume_id: None when its file's name is no UUID; alias: only while it executes."""
+    """A disk found in a domain. volume_id: None when its file's name is no UUID; alias and mirror: only while it
+    executes."""
 
     volume_id: str | None
     path: str
     target: str
     key_id: str | None
     alias: str | None
+    mirror: Mirror | None = None
+
+    @property
+    def volume_ids(self) -> set[str | None]:
+        """The volumes that are open for it."""
+        return {self.volume_id} | ({self.mirror.volume_id} if self.mirror else set())
+
+    @property
+    def key_ids(self) -> set[str]:
+        """The keys that they are open with."""
+        return {key_id for key_id in (self.key_id, self.mirror.key_id if self.mirror else None) if key_id}
 
 
 def attached_disks(domain: Element) -> list[AttachedDisk]:
@@ -98,18 +121,30 @@ def attached_disks(domain: Element) -> list[AttachedDisk]:
         path = path_of(source)
         if path is None:
             continue
-        secret = item.find(".//encryption/secret")
         alias = item.find("alias")
         found.append(
             AttachedDisk(
                 volume_id=volume_of(path),
                 path=path,
                 target=_get(item.find("target"), "dev") or "",
-                key_id=_get(secret, "uuid"),
+                key_id=_key_of(source) or _key_of(item),
                 alias=_get(alias, "name"),
+                mirror=_mirror(item.find("mirror")),
             )
         )
     return found
+
+
+def _mirror(item: Element | None) -> Mirror | None:
+    source = item.find("source") if item is not None else None
+    path = path_of(source)
+    if item is None or path is None:
+        return None
+    return Mirror(volume_of(path), path, _key_of(source), item.get("ready") == "yes")
+
+
+def _key_of(item: Element | None) -> str | None:
+    return None if item is None else _get(item.find("encryption/secret"), "uuid")
 
 
 def volume_of(path: str) -> str | None:

@@ -1,0 +1,190 @@
+"""Mirroring a running VM's disk to another image, and going on with that: libvirt's block copy.
+
+The mirror gets each write before the guest hears that it is done, so that from the moment it is ready it is the disk
+as much as the disk itself.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import libvirt
+import structlog
+from ostler_common.errors import AbortedError, FailedPreconditionError
+
+from ostler_agent.hypervisors.base import MirrorState, Work
+from ostler_agent.hypervisors.libvirt import domains, inventory, live
+from ostler_agent.hypervisors.libvirt.errors import lost_connection, translated
+from ostler_agent.hypervisors.libvirt.host import disk_file
+from ostler_agent.hypervisors.libvirt.live import LOOK_INTERVAL_S, Connect, patiently
+from ostler_agent.hypervisors.libvirt.locks import VmLocks
+from ostler_agent.hypervisors.libvirt.secrets import Secrets
+from ostler_agent.hypervisors.libvirt.xml.copies import mirror_xml
+from ostler_agent.hypervisors.libvirt.xml.disks import AttachedDisk
+from ostler_agent.spec import VolumeRef
+
+log = structlog.get_logger(__name__)
+
+# TRANSIENT_JOB: libvirt refuses to copy disks of VMs that it knows when they are stopped, unless told that nobody
+# expects the job to outlive the VM.
+_FLAGS = (
+    libvirt.VIR_DOMAIN_BLOCK_COPY_REUSE_EXT
+    | libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB
+    | libvirt.VIR_DOMAIN_BLOCK_COPY_SYNCHRONOUS_WRITES
+)
+
+
+def mirror_disk(
+    connect: Connect,
+    locks: VmLocks,
+    secrets: Secrets,
+    vm_id: str,
+    volume_id: str,
+    target: VolumeRef,
+    path: Path,
+    work: Work,
+) -> None:
+    """See `base.LiveCopy.mirror_disk`."""
+    try:
+        with locks.hold(vm_id):
+            device = _begin(connect, secrets, vm_id, volume_id, target, path)
+        _wait(connect, vm_id, device, target, work)
+    except BaseException:
+        patiently(lambda: _end(connect, locks, secrets, vm_id, target))
+        raise
+
+
+def mirror_state(connect: Connect, vm_id: str, source: VolumeRef, target: VolumeRef) -> MirrorState:
+    """See `base.LiveCopy.mirror_state`."""
+    with translated(f"looking at VM {vm_id}"):
+        domain = inventory.find(connect(), vm_id)
+        if domain is None:
+            return MirrorState.NONE
+        active = inventory.is_active(domain)
+        attached = inventory.active_disks(domain) if active else inventory.configured_disks(domain)
+    if any(disk.volume_id == target.volume_id for disk in attached):
+        return MirrorState.PIVOTED
+    disk = _mirrored(attached, target)
+    if not active or disk is None or disk.mirror is None:
+        return MirrorState.NONE
+    return MirrorState.READY if disk.mirror.ready else MirrorState.COPYING
+
+
+def pivot_disk(
+    connect: Connect, locks: VmLocks, secrets: Secrets, vm_id: str, source: VolumeRef, target: VolumeRef
+) -> None:
+    """See `base.LiveCopy.pivot_disk`."""
+
+    def pivot() -> None:
+        state = mirror_state(connect, vm_id, source, target)
+        if state is MirrorState.READY:
+            with locks.hold(vm_id):
+                _pivot(connect, vm_id, target)
+            state = mirror_state(connect, vm_id, source, target)
+        if state is MirrorState.COPYING:
+            raise FailedPreconditionError(
+                f"the mirror of volume {source.volume_id} does not hold all of it yet (wait until it does)",
+                "MIRROR_NOT_READY",
+                {"vm": vm_id, "volume": source.volume_id},
+            )
+        if state is not MirrorState.PIVOTED:
+            raise FailedPreconditionError(
+                f"volume {source.volume_id} of VM {vm_id} has no mirror (did the VM stop? Begin again)",
+                "MIRROR_MISSING",
+                {"vm": vm_id, "volume": source.volume_id},
+            )
+        live.drop_key(connect, locks, secrets, vm_id, source.key.key_id if source.key else None)
+
+    patiently(pivot)
+
+
+def cancel_mirror(
+    connect: Connect, locks: VmLocks, secrets: Secrets, vm_id: str, source: VolumeRef, target: VolumeRef
+) -> None:
+    """See `base.LiveCopy.cancel_mirror`."""
+
+    def cancel() -> None:
+        if mirror_state(connect, vm_id, source, target) is MirrorState.PIVOTED:
+            raise FailedPreconditionError(
+                f"VM {vm_id} uses volume {target.volume_id} already in place of {source.volume_id}",
+                "PIVOTED",
+                {"vm": vm_id, "volume": target.volume_id},
+            )
+        _end(connect, locks, secrets, vm_id, target)
+
+    patiently(cancel)
+
+
+def _begin(connect: Connect, secrets: Secrets, vm_id: str, volume_id: str, target: VolumeRef, path: Path) -> str:
+    """Returns the disk's device name."""
+    domain = domains.get_active(connect(), vm_id)
+    with translated(f"mirroring volume {volume_id} of VM {vm_id}"):
+        disk = live.find_disk(domain, vm_id, volume_id)
+        live.refuse_busy(domain, vm_id, [disk])
+        if target.key:
+            secrets.hold(vm_id, [target.key])
+        domain.blockCopy(disk.target, mirror_xml(target, disk_file(path)), flags=_FLAGS)
+    return disk.target
+
+
+def _wait(connect: Connect, vm_id: str, device: str, target: VolumeRef, work: Work) -> None:
+    while True:
+        work.check()
+        disk, job = patiently(lambda: _look(live.find_active(connect, vm_id), device, target))
+        if disk is None or disk.mirror is None:
+            patiently(lambda: live.find_active(connect, vm_id))
+            raise AbortedError(
+                f"mirroring a disk of VM {vm_id} failed (is the pool full? Else see libvirt's log)",
+                "MIRROR_FAILED",
+                {"vm": vm_id, "volume": target.volume_id},
+            )
+        if disk.mirror.ready:
+            return
+        work.progress("mirroring disk", job.get("cur", 0), job.get("end", 0))
+        time.sleep(LOOK_INTERVAL_S)
+
+
+def _look(domain: Any, device: str, target: VolumeRef) -> tuple[AttachedDisk | None, dict[str, int]]:
+    """The disk with its mirror, and how far the copy is; None when there is no mirror any more."""
+    with translated("looking at a mirror"):
+        try:
+            job: dict[str, int] = domain.blockJobInfo(device)
+        except libvirt.libvirtError as error:
+            if lost_connection(error):
+                raise
+            job = {}
+        return _mirrored(inventory.active_disks(domain), target), job
+
+
+def _mirrored(attached: list[AttachedDisk], target: VolumeRef) -> AttachedDisk | None:
+    return next((disk for disk in attached if disk.mirror and disk.mirror.volume_id == target.volume_id), None)
+
+
+def _pivot(connect: Connect, vm_id: str, target: VolumeRef) -> None:
+    """Whether it came about is for the caller to see: an error may be about the connection, or a VM that stopped."""
+    domain = live.find_active(connect, vm_id)
+    disk = _mirrored(inventory.active_disks(domain), target)
+    if disk is None:
+        return
+    with translated(f"going over to the mirror in VM {vm_id}"):
+        domain.blockJobAbort(disk.target, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
+
+
+def _end(connect: Connect, locks: VmLocks, secrets: Secrets, vm_id: str, target: VolumeRef) -> None:
+    """Leaves neither mirror nor key."""
+    with translated(f"ending a mirror of VM {vm_id}"):
+        domain = inventory.find(connect(), vm_id)
+        while domain is not None and inventory.is_active(domain):
+            disk = _mirrored(inventory.active_disks(domain), target)
+            if disk is None:
+                break
+            try:
+                domain.blockJobAbort(disk.target)
+            except libvirt.libvirtError as error:
+                if lost_connection(error):
+                    raise
+                log.info("the mirror could not be ended yet", error=error.get_error_message())
+                time.sleep(LOOK_INTERVAL_S)
+    live.drop_key(connect, locks, secrets, vm_id, target.key.key_id if target.key else None)

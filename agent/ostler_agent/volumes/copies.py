@@ -1,0 +1,165 @@
+"""Copying a volume: into any pool, layout and key, also from under a running VM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ostler_common.errors import FailedPreconditionError, InvalidArgumentError, bad_field
+
+from ostler_agent.image_header import ImageHeader
+from ostler_agent.jobs import JobContext, interrupted
+from ostler_agent.pools import Making, Pools
+from ostler_agent.spec import Provisioning, VolumeInfo, VolumeRef
+from ostler_agent.tools import qemu_img
+from ostler_agent.volumes.busy import Busy
+from ostler_agent.volumes.checks import check_key_is_here, check_key_is_wanted, check_room, check_size
+from ostler_agent.volumes.guests import Guests, live_copy
+from ostler_agent.volumes.images import header_of, info_of, made_by
+
+_DRAFT = "where the copy is written"  # the fact by which a later life of the agent finds a copy that goes on
+
+
+class Copies:
+    """Copies of volumes; made by `volumes.Volumes`."""
+
+    def __init__(self, pools: Pools, guests: Guests, busy: Busy) -> None:
+        self._pools = pools
+        self._guests = guests
+        self._busy = busy
+
+    def copy(
+        self,
+        job: JobContext,
+        source: VolumeRef,
+        target: VolumeRef,
+        size_bytes: int = 0,
+        provisioning: Provisioning = Provisioning.THIN,
+        vm_id: str = "",
+    ) -> VolumeInfo:
+        """Makes target with source's content, and zeros from there to size_bytes (0: the source's size).
+
+        vm_id: the VM that may be executing here with the source; then target is the disk as it was at one moment.
+        Raises what `Volumes.create` does; InvalidArgumentError (SOURCE_LARGER); NotFoundError (VOLUME_NOT_FOUND);
+        FailedPreconditionError (WRONG_KEY, NOT_ENCRYPTED, NOT_AN_IMAGE, BACKING_FILE_REFUSED; VOLUME_IN_USE when
+        another than that VM writes to the source; VM_STOPPED); AbortedError (DISK_BUSY, COPY_FAILED). Whatever it
+        raises, nothing is left.
+        """
+        if source.volume_id == target.volume_id:
+            raise bad_field("target.volume_id", "must be another one than the source's")
+        if size_bytes:
+            check_size(size_bytes)
+        check_key_is_here(target)
+        with self._busy.reading(source), self._busy.changing(target):
+            if self._pools.exists(target):
+                return made_by(self._pools, target, job.facts)
+            with self._pools.hold(source) as path:
+                header = header_of(source, path)
+                check_key_is_wanted(source, header)
+                size_bytes = _check_fits(source, header, size_bytes)
+                if provisioning is Provisioning.FAT:
+                    check_room(self._pools, target, size_bytes)
+                user = self._user(source, vm_id)
+                with self._pools.making(target, size_bytes, job) as making:
+                    if user:
+                        self._copy_running(job, user, source, header, target, making, provisioning)
+                    else:
+                        _copy_stopped(job, source, path, header, target, making, provisioning)
+                    if size_bytes > header.virtual_size_bytes:
+                        fat = provisioning is Provisioning.FAT
+                        qemu_img.resize(
+                            making.path, target.format, size_bytes, key=target.key, allocate=fat, cancel=job
+                        )
+                    made = info_of(target, header_of(target, making.path))
+                    making.commit()
+        return made
+
+    def settle_copy(self, target: VolumeRef, vm_id: str, facts: Mapping[str, str]) -> VolumeInfo:
+        """How a `copy` ended that the agent's end cut short; what is half done goes. Raises INTERRUPTED."""
+        with self._busy.changing(target):
+            if _DRAFT in facts:
+                # The hypervisor goes on with it, alone.
+                key_id = target.key.key_id if target.key else None
+                live_copy(self._guests).end_copy(vm_id, key_id, Path(facts[_DRAFT]))
+            self._pools.discard(target)
+            if self._pools.exists(target):
+                return made_by(self._pools, target, facts)
+        raise interrupted()
+
+    def _user(self, source: VolumeRef, vm_id: str) -> str | None:
+        """The VM that executes with the source."""
+        user = self._guests.using(source.volume_id)
+        if user and user != vm_id:
+            raise FailedPreconditionError(
+                f"volume {source.volume_id} is used by VM {user} (stop it or detach the volume first)",
+                "VOLUME_IN_USE",
+                {"volume": source.volume_id, "vm": user},
+            )
+        return user
+
+    def _copy_running(
+        self,
+        job: JobContext,
+        vm_id: str,
+        source: VolumeRef,
+        header: ImageHeader,
+        target: VolumeRef,
+        making: Making,
+        provisioning: Provisioning,
+    ) -> None:
+        live = live_copy(self._guests)
+        # A guest's write waits for what it replaces to be copied: it must not find the pool full.
+        check_room(self._pools, target, min(header.allocated_bytes, header.virtual_size_bytes))
+        job.progress("creating volume", percent=1)
+        qemu_img.create(
+            making.path,
+            target.format,
+            header.virtual_size_bytes,
+            key=target.key,
+            provisioning=provisioning,
+            cancel=job,
+        )
+        job.remember(**{_DRAFT: str(making.path)})
+        live.copy_disk(vm_id, source.volume_id, target, making.path, job)
+
+
+def _copy_stopped(
+    job: JobContext,
+    source: VolumeRef,
+    path: Path,
+    header: ImageHeader,
+    target: VolumeRef,
+    making: Making,
+    provisioning: Provisioning,
+) -> None:
+    check_key_is_here(source)
+    # QEMU takes a lock that keeps writers out, wherever they are.
+    qemu_img.convert(
+        path,
+        source.format,
+        making.path,
+        target.format,
+        source_key=source.key,
+        key=target.key,
+        provisioning=provisioning,
+        progress=_copying(job, header.virtual_size_bytes),
+        cancel=job,
+    )
+
+
+def _check_fits(source: VolumeRef, header: ImageHeader, size_bytes: int) -> int:
+    """The size that the copy gets. Raises InvalidArgumentError (SOURCE_LARGER)."""
+    if size_bytes and size_bytes < header.virtual_size_bytes:
+        raise InvalidArgumentError(
+            f"volume {source.volume_id} has {header.virtual_size_bytes} bytes and does not fit in {size_bytes}",
+            "SOURCE_LARGER",
+            {"volume": source.volume_id, "size_bytes": str(header.virtual_size_bytes)},
+        )
+    return size_bytes or header.virtual_size_bytes
+
+
+def _copying(job: JobContext, total: int) -> Callable[[float], None]:
+    def progress(percent: float) -> None:
+        job.progress("copying volume", int(total * percent / 100), total, percent=min(99, int(percent)))
+
+    return progress
