@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import datetime
+import re
 import socket
 from pathlib import Path
 from typing import Annotated, Literal
 
 from ostler_common.config import Settings, load
 from ostler_common.units import parse_duration
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from ostler_control.keys.vault_client import VaultSettings
 from ostler_control.trust.authority import Lifetimes
-from ostler_control.trust.state import StateDir
+from ostler_control.trust.state import StateDir, credential_file
 
 DEFAULT_PATH = Path("/etc/ostler/control.toml")
 MAIN_PORT, ENROLL_PORT = 8440, 8441
@@ -38,8 +40,35 @@ def _absolute(path: Path) -> Path:
     return path
 
 
+def _https(text: str) -> str:
+    if text and not text.startswith("https://"):
+        raise ValueError(f"{text} does not begin with https://")
+    return text
+
+
+def _vault_path(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*", text) or ".." in text:
+        raise ValueError(f"{text!r} is no path of Vault's")
+    return text
+
+
 Duration = Annotated[str, AfterValidator(_duration)]
 Address = Annotated[str, AfterValidator(_address)]
+
+
+def _optional_file(text: str) -> str:
+    if text:
+        _absolute(Path(text))
+    return text
+
+
+def _given(text: str) -> Path | None:
+    return Path(text) if text else None
+
+
+OptionalFile = Annotated[str, AfterValidator(_optional_file)]
+Url = Annotated[str, AfterValidator(_https)]
+VaultPath = Annotated[str, AfterValidator(_vault_path)]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
 
@@ -62,10 +91,45 @@ class ControlConfig(Settings):
     log_json: bool = False
     # Calls served at once.
     workers: int = Field(default=64, ge=4, le=1024)
+    # Where the key comes from that passphrases are sealed under: a file (or systemd's credential), or HashiCorp Vault.
+    key_provider: Literal["file", "vault"] = "file"
+    # Vault's address, the transit engine's mount and key, and the CA of its certificate (empty: the system's).
+    vault_url: Url = ""
+    vault_mount: VaultPath = "transit"
+    vault_key: VaultPath = "ostler"
+    vault_ca_file: OptionalFile = ""
+    # Its token; empty: systemd's credential ostler-vault-token. Or AppRole: a role id, and a file with the secret id;
+    # empty: systemd's credential ostler-vault-secret-id.
+    vault_token_file: OptionalFile = ""
+    vault_approle_mount: VaultPath = "approle"
+    vault_role_id: str = ""
+    vault_secret_id_file: OptionalFile = ""
     # How long certificates are good for: "7d", "12h".
     host_certificate_lifetime: Duration = "7d"
     control_certificate_lifetime: Duration = "30d"
     user_certificate_lifetime: Duration = "365d"
+
+    @model_validator(mode="after")
+    def _vault_has_an_address(self) -> ControlConfig:
+        if self.key_provider == "vault" and not self.vault_url:
+            raise ValueError("key_provider is vault, so vault_url must say where it is")
+        return self
+
+    @property
+    def vault(self) -> VaultSettings | None:
+        """How Vault is reached; None when there is none."""
+        if not self.vault_url:
+            return None
+        return VaultSettings(
+            url=self.vault_url,
+            mount=self.vault_mount,
+            key=self.vault_key,
+            ca_file=_given(self.vault_ca_file),
+            token_file=_given(self.vault_token_file) or credential_file("ostler-vault-token"),
+            approle_mount=self.vault_approle_mount,
+            role_id=self.vault_role_id,
+            secret_id_file=_given(self.vault_secret_id_file) or credential_file("ostler-vault-secret-id"),
+        )
 
     @property
     def state(self) -> StateDir:

@@ -45,7 +45,7 @@ def initialize(config: ControlConfig, admin: str, profile_path: Path) -> Iterato
         applied = database.migrate()
         _check_keys(state)
         yield f"database: {'brought up to date' if applied else 'is up to date'} ({_shown(config.database)})"
-        yield from _files(state)
+        yield from _files(state, config.key_provider)
         papers = Authority.load(state, config.lifetimes)
         _write_if_other(state.fleet_trust, papers.fleet_pem)
         _write_if_other(state.callers_trust, papers.callers_pem)
@@ -85,7 +85,8 @@ def _database(config: ControlConfig) -> Iterator[None]:
 
 def _check_keys(state: StateDir) -> None:
     """A database in use is never given new keys: no certificate and no volume would be good any more."""
-    issued, sealed = Certificate.select().exists(), Passphrase.select().exists()
+    sealed = Passphrase.select().where(Passphrase.kek.startswith("file:")).exists()
+    issued = Certificate.select().exists()
     needed = [*((state.fleet_ca, state.users_ca) if issued else ()), *((state.kek,) if sealed else ())]
     missing = [str(path) for path in needed if not path.exists()]
     if missing:
@@ -97,15 +98,18 @@ def _check_keys(state: StateDir) -> None:
         )
 
 
-def _files(state: StateDir) -> Iterator[str]:
+def _files(state: StateDir, key_provider: str) -> Iterator[str]:
     made = authority.create_ca(state.fleet_ca, "Ostler fleet CA")
     yield f"fleet CA: {'made' if made else 'is there'} ({state.fleet_ca})"
     made = authority.create_ca(state.users_ca, "Ostler users CA")
     yield f"users CA: {'made' if made else 'is there'} ({state.users_ca})"
     there = state.kek.exists()
-    if not there:
+    if key_provider == "file" and not there:
         create_key_file(state.kek)
-    yield f"key-encryption key: {'is there' if there else 'made'} ({state.kek}); keep a copy in a safe place"
+    if key_provider == "vault":
+        yield "key-encryption key: Vault has it"
+    else:
+        yield f"key-encryption key: {'is there' if there else 'made'} ({state.kek}); keep a copy in a safe place"
     _make_private(state.templates)
 
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import structlog
 from ostler.control.v1 import account_pb2_grpc, enrollment_pb2_grpc, host_pb2_grpc, pool_pb2_grpc
 from ostler_common import server, tls
-from ostler_common.errors import FailedPreconditionError
+from ostler_common.errors import FailedPreconditionError, OstlerError
 from ostler_common.server import Registration, Server
 
 from ostler_control import database, housekeeping
@@ -58,7 +58,8 @@ class Control:
             stack.callback(agents.close)
             replica = replica_id(config.state_dir)
             journal = Journal.beside(config.database, config.state_dir)
-            keys = Keyring(open_provider(config.state_dir))
+            keys = self._keys = Keyring(open_provider(config.state_dir, config.vault, config.key_provider))
+            _prepare(keys)
             engine = Engine(journal, replica, agents, keys, config.main_address)
             stack.callback(engine.stop)
             engine.start()
@@ -112,12 +113,22 @@ class Control:
         """Forgets what is old, checks what must add up: to be called now and then. Never raises."""
         try:
             housekeeping.tidy()
+            _prepare(self._keys)
         except Exception:
             log.exception("housekeeping failed; it is tried again later")
 
     def stop(self) -> None:
         """Ends calls (after a moment of grace), streams and operations; those go on at the next start."""
         self._stack.close()
+
+
+def _prepare(keys: Keyring) -> None:
+    """The control plane starts without Vault too: what needs a key says so until it is there."""
+    try:
+        with database.session():
+            keys.prepare()
+    except OstlerError as error:
+        log.warning("the key-encryption key is not at hand", reason=error.reason, why=str(error))
 
 
 def fleet_services(

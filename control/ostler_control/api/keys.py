@@ -34,7 +34,7 @@ class KeyService(key_pb2_grpc.KeyServiceServicer):
 
     def DeleteKey(self, request: pb.DeleteKeyRequest, context: grpc.ServicerContext) -> LongRunning:
         caller, kek = caller_of(context), resolve(Kek, request.key, "key")
-        return begin(caller, request, lambda: rotate.delete(kek, caller.actor))
+        return begin(caller, request, lambda: rotate.delete(self._keys, kek, caller.actor))
 
     def VerifyKeys(self, request: pb.VerifyKeysRequest, context: grpc.ServicerContext) -> pb.VerifyKeysResponse:
         opener = backup.keys_of(request.backup, Secret(request.wrapping_key)) if request.backup else self._keys.provider

@@ -50,6 +50,9 @@ class FileProvider:
     def versions(self) -> list[str]:
         return list(self._load())
 
+    def prepare(self, kek_id: str) -> None:
+        pass
+
     def seal(self, kek_id: str, secret: Secret, associated: bytes) -> bytes:
         nonce = secrets.token_bytes(_NONCE_BYTES)
         return nonce + self._cipher(kek_id).encrypt(nonce, secret.reveal(), associated)
@@ -72,6 +75,9 @@ class FileProvider:
         if not self._writable:
             raise key_file.read_only(self._path, "a credential of systemd's")
         return key_file.change(self._path, lambda keys: (key_file.new_key(), *keys))[0].id
+
+    def goes_with(self, kek_id: str, others: Sequence[str]) -> list[str]:
+        return []
 
     def remove_version(self, kek_id: str) -> bool:
         if not self._writable:

@@ -1,18 +1,102 @@
-"""Which provider this control plane has, by its configuration."""
+"""Which providers this control plane has, by its configuration."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ostler_common.errors import FailedPreconditionError, OstlerError, UnavailableError
+from ostler_common.secret import Secret
 
 from ostler_control.keys.file import FileProvider
-from ostler_control.keys.providers import KeyProvider
+from ostler_control.keys.providers import KeyProvider, Sealed, kek_missing
 from ostler_control.trust.state import StateDir
 
+if TYPE_CHECKING:
+    from ostler_control.keys.vault_client import VaultSettings
 
-def open_provider(state_dir: Path) -> KeyProvider:
-    """The provider `file`: systemd's credential `ostler-kek` if there is one, else `kek` in the state directory.
 
-    Raises FailedPreconditionError (KEK_MISSING, KEK_INVALID).
+def open_provider(state_dir: Path, vault: VaultSettings | None = None, kind: str = "file") -> KeyProvider:
+    """The provider that new versions come from (`kind`), and beside it the other one, if it is there, for what is
+    sealed under its keys still.
+
+    `file`: systemd's credential `ostler-kek` if there is one, else `kek` in the state directory.
+    Raises FailedPreconditionError (KEK_MISSING, KEK_INVALID, VAULT_CREDENTIAL).
     """
     path = StateDir(state_dir).kek
-    return FileProvider(path, writable=path.parent == state_dir)
+    providers: list[KeyProvider] = []
+    if kind == "file" or path.exists():
+        providers.append(FileProvider(path, writable=path.parent == state_dir))
+    if vault is not None:
+        from ostler_control.keys.vault import VaultProvider
+
+        providers.append(VaultProvider(vault))
+    if len(providers) == 1:
+        return providers[0]
+    return Providers(kind, {provider.kind: provider for provider in providers})
+
+
+class Providers:
+    """Several providers: versions come from one, and each keeps its own."""
+
+    def __init__(self, kind: str, providers: Mapping[str, KeyProvider]) -> None:
+        self.kind = kind
+        self._main = providers[kind]
+        self._all = providers
+
+    def versions(self) -> list[str]:
+        found = self._main.versions()
+        for provider in self._all.values():
+            if provider is not self._main:
+                try:
+                    found += provider.versions()
+                except (UnavailableError, FailedPreconditionError):
+                    continue  # what it has cannot be told, and is not what the next version comes from
+        return found
+
+    def prepare(self, kek_id: str) -> None:
+        self._of(kek_id).prepare(kek_id)
+
+    def seal(self, kek_id: str, secret: Secret, associated: bytes) -> bytes:
+        return self._of(kek_id).seal(kek_id, secret, associated)
+
+    def open(self, kek_id: str, data: bytes, associated: bytes) -> Secret:
+        return self._of(kek_id).open(kek_id, data, associated)
+
+    def reseal(self, kek_id: str, items: Sequence[Sealed]) -> list[bytes | OstlerError]:
+        target = self._of(kek_id)
+        own = [item for item in items if self._all.get(_kind(item.kek_id)) is target]
+        outcomes = dict(zip(map(id, own), target.reseal(kek_id, own), strict=True)) if own else {}
+        return [outcomes[id(item)] if id(item) in outcomes else self._moved(kek_id, item) for item in items]
+
+    def add_version(self) -> str:
+        return self._main.add_version()
+
+    def goes_with(self, kek_id: str, others: Sequence[str]) -> list[str]:
+        return self._of(kek_id).goes_with(kek_id, others)
+
+    def remove_version(self, kek_id: str) -> bool:
+        return self._of(kek_id).remove_version(kek_id)
+
+    def export(self) -> Secret:
+        return self._main.export()
+
+    def _moved(self, kek_id: str, item: Sealed) -> bytes | OstlerError:
+        """From one provider to another: here the passphrase is opened."""
+        try:
+            return self.seal(kek_id, self.open(item.kek_id, item.data, item.associated), item.associated)
+        except UnavailableError:
+            raise
+        except OstlerError as error:
+            return error
+
+    def _of(self, kek_id: str) -> KeyProvider:
+        provider = self._all.get(_kind(kek_id))
+        if provider is None:
+            raise kek_missing(kek_id, [f"{kind}:*" for kind in self._all])
+        return provider
+
+
+def _kind(kek_id: str) -> str:
+    return kek_id.partition(":")[0]

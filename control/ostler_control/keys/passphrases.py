@@ -56,12 +56,21 @@ class Keyring:
         """Id of the version that passphrases are sealed under; in a new database the provider's newest becomes it.
         Within the caller's transaction."""
         kek = Kek.get_or_none(Kek.current)
-        if kek is None:
-            newest = self.provider.versions()[0]
-            Kek.insert(id=newest, name=newest, current=True).on_conflict_ignore().execute()
-            kek = Kek.get(Kek.current)
-        kek_id: str = kek.id
-        return kek_id
+        return kek.id if kek else self._made_current(self.provider.versions()[0])
+
+    def _made_current(self, kek_id: str) -> str:
+        """In a new database, and unless another control plane was faster; answers with what is current now."""
+        Kek.insert(id=kek_id, name=kek_id, current=True).on_conflict_ignore().execute()
+        current: str = Kek.get(Kek.current).id
+        return current
+
+    def prepare(self) -> None:
+        """Does ahead what `create` would wait for: to be called outside transactions, now and then. Raises OstlerError
+        when the provider cannot be asked."""
+        newest = self.provider.versions()[0] if Kek.get_or_none(Kek.current) is None else ""
+        with transaction():
+            current = self._made_current(newest) if newest else self.current()
+        self.provider.prepare(current)
 
     def sweep(self) -> int:
         """Deletes passphrases that no row refers to; returns how many. There are none, unless someone had a hand in

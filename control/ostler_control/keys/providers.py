@@ -38,6 +38,9 @@ class KeyProvider(Opener, Protocol):
     def versions(self) -> list[str]:
         """Ids of the versions that it has, the newest first. Raises OstlerError when it cannot tell."""
 
+    def prepare(self, kek_id: str) -> None:
+        """Does ahead what `seal` under this version would wait for. Raises OstlerError."""
+
     def seal(self, kek_id: str, secret: Secret, associated: bytes) -> bytes:
         """The secret, readable only by `open` with the same `associated` data. Raises what `open` raises."""
 
@@ -50,8 +53,12 @@ class KeyProvider(Opener, Protocol):
     def add_version(self) -> str:
         """Makes a new version and returns its id. Raises FailedPreconditionError KEK_READ_ONLY."""
 
+    def goes_with(self, kek_id: str, others: Sequence[str]) -> list[str]:
+        """Which of the others cannot stay when this version goes."""
+
     def remove_version(self, kek_id: str) -> bool:
-        """Lets go of a version that nothing is sealed under; False when that is not for the control plane to do."""
+        """Lets go of a version that nothing is sealed under, and of those that go with it; False when that is not for
+        the control plane to do."""
 
     def export(self) -> Secret:
         """All versions as a key file's content. Raises FailedPreconditionError KEK_NOT_EXPORTABLE."""

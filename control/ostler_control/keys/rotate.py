@@ -32,13 +32,16 @@ def rotate(keys: Keyring, user: str) -> Operation:
     return begin("key.rotate", current, user, {}, also=others)
 
 
-def delete(kek: Any, user: str) -> Operation:
-    """Records a version's deletion, within the caller's transaction.
+def delete(keys: Keyring, kek: Any, user: str) -> Operation:
+    """Records the deletion of a version, and of those that go with it, within the caller's transaction.
 
     Raises FailedPreconditionError KEY_IN_USE, AbortedError RESOURCE_BUSY.
     """
-    versions.check_unused(kek.id)
-    return begin("key.delete", kek, user, {})
+    others = {row.id: row for row in Kek.select().where(Kek.id != kek.id)}
+    also = keys.provider.goes_with(kek.id, list(others))
+    for kek_id in (kek.id, *also):
+        versions.check_unused(kek_id)
+    return begin("key.delete", kek, user, {"also": also}, also=[others[kek_id] for kek_id in also])
 
 
 @workflow("key.rotate")
@@ -85,5 +88,5 @@ def _incomplete(broken: list[list[str]], done: int) -> FailedPreconditionError:
 def _delete(work: Work) -> None:
     kek_id = work.resource_id
     # The database first: it knows whether somebody needs the key, and nothing is sealed under one that it lacks.
-    work.step("forget", lambda: versions.forget(kek_id))
+    work.step("forget", lambda: versions.forget(kek_id, *work.inputs["also"]))
     work.always("remove", lambda: work.keys.provider.remove_version(kek_id))

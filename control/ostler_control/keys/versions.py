@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ostler_common.errors import FailedPreconditionError, OstlerError
+from ostler_common.secret import Secret
 from peewee import fn
 
 from ostler_control.database import session, transaction
@@ -76,13 +77,18 @@ def counted() -> dict[str, int]:
 def new_version(provider: KeyProvider) -> str:
     """The version that a rotation goes to: the provider's newest if the database does not know it yet, else a new one.
 
-    So a repeat after a crash takes what was made, and a version that an operator has put there is taken.
-    Raises FailedPreconditionError KEK_READ_ONLY.
+    So a repeat after a crash takes what was made, and a version that an operator has put there is taken. It has been
+    proved to open what it seals.
+    Raises OstlerError: KEK_READ_ONLY, or what the provider cannot do.
     """
     newest = next(iter(provider.versions()), "")
     with session():
         known = Kek.get_or_none(Kek.id == newest) is not None
-    return provider.add_version() if known or not newest else newest
+    kek_id = provider.add_version() if known or not newest else newest
+    provider.prepare(kek_id)
+    proof = Secret(b"proof")
+    assert provider.open(kek_id, provider.seal(kek_id, proof, b"proof"), b"proof") == proof
+    return kek_id
 
 
 def make_current(kek_id: str, operation_id: str) -> None:
@@ -137,11 +143,12 @@ def verify(opener: Opener, limit: int = 500) -> tuple[int, list[Broken]]:
         count, last_id = count + len(rows), rows[-1].id
 
 
-def forget(kek_id: str) -> None:
-    """Takes a version out of the database. Raises FailedPreconditionError: KEY_IN_USE."""
+def forget(*kek_ids: str) -> None:
+    """Takes versions out of the database. Raises FailedPreconditionError: KEY_IN_USE."""
     with transaction():
-        check_unused(kek_id)
-        Kek.delete().where(Kek.id == kek_id).execute()  # the foreign key refuses what was sealed this moment
+        for kek_id in kek_ids:
+            check_unused(kek_id)
+        Kek.delete().where(Kek.id.in_(kek_ids)).execute()  # the foreign key refuses what was sealed this moment
 
 
 def check_unused(kek_id: str) -> None:

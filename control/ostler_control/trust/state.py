@@ -68,6 +68,10 @@ class StateDir:
 
     def _secret(self, name: str, credential: str) -> Path:
         """systemd's credential where there is one (handed over, or about to be), else the file here."""
-        places = [Path(place) for place in (os.environ.get("CREDENTIALS_DIRECTORY"), CREDENTIAL_STORE) if place]
-        given = next((place / credential for place in places if (place / credential).exists()), None)
-        return given or self.path / name
+        return credential_file(credential) or self.path / name
+
+
+def credential_file(name: str) -> Path | None:
+    """systemd's credential of this name: handed over, or about to be."""
+    places = [Path(place) for place in (os.environ.get("CREDENTIALS_DIRECTORY"), CREDENTIAL_STORE) if place]
+    return next((place / name for place in places if (place / name).exists()), None)

@@ -278,7 +278,7 @@ def test_one_rotation_at_a_time(work: tuple[Site, Engine], monkeypatch: pytest.M
     monkeypatch.setattr(versions, "new_version", slow)
     operation = site.record(lambda: rotate.rotate(site.keys, "ada"))
     assert begun.wait(20)
-    for again in (lambda: rotate.rotate(site.keys, "ada"), lambda: rotate.delete(old, "ada")):
+    for again in (lambda: rotate.rotate(site.keys, "ada"), lambda: rotate.delete(site.keys, old, "ada")):
         with pytest.raises(AbortedError) as caught:
             site.record(again)
         assert caught.value.reason == "RESOURCE_BUSY"
