@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from ostler_common.errors import FailedPreconditionError, NotFoundError, bad_field
 
 from ostler_control.caller import Caller
-from ostler_control.models import Account, BaseModel, DiskOffering, Host, ServiceOffering
+from ostler_control.models import Account, BaseModel, DiskOffering, Host, ServiceOffering, SnapshotSchedule, Volume
 from ostler_control.names import is_id
 
 _Row = TypeVar("_Row", bound=BaseModel)
@@ -65,6 +65,8 @@ def visible(model: type[BaseModel], caller: Caller | None) -> Any:
         query = query.where(model.retire_time.is_null())
     if model is Host:
         query = query.where(~Host.removed)
+    if model is SnapshotSchedule and caller is not None and not caller.is_admin:
+        return query.where(SnapshotSchedule.volume.in_(visible(Volume, caller).select(Volume.id)))
     if caller is not None and not caller.is_admin:
         query = query.where(owner(model) == caller.account_id)
     return query

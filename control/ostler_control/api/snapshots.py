@@ -15,12 +15,14 @@ from ostler_control.agents import Agents
 from ostler_control.api.begin import admins_only, begin
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import work
+from ostler_control.api.convert.enums import from_enum
 from ostler_control.api.paging import page
+from ostler_control.api.requests import once
 from ostler_control.api.resolve import optional, resolve, visible
 from ostler_control.api.session import with_sessions
 from ostler_control.caller import Caller
 from ostler_control.keys import Keyring
-from ostler_control.models import Account, Pool, Snapshot, Volume
+from ostler_control.models import Account, Pool, Snapshot, SnapshotSchedule, Volume
 from ostler_control.names import is_id
 
 
@@ -65,17 +67,36 @@ class SnapshotService(snapshot_pb2_grpc.SnapshotServiceServicer):
     def CreateSnapshotSchedule(
         self, request: pb.CreateSnapshotScheduleRequest, context: grpc.ServicerContext
     ) -> pb.SnapshotSchedule:
-        raise UnimplementedError("not served yet", "NOT_SERVED")
+        caller = caller_of(context)
+        wanted = snapshots.NewSchedule(
+            volume=resolve(Volume, request.volume, "volume", caller=caller),
+            interval=from_enum(pb.SnapshotSchedule.Interval, "", request.interval, "interval"),
+            minute=request.minute,
+            hour=request.hour,
+            day=request.day,
+            keep=request.keep,
+        )
+        row = once(SnapshotSchedule, caller, request, lambda: snapshots.create_schedule(wanted, caller.actor))
+        return work.snapshot_schedules([row], caller)[0]
 
     def ListSnapshotSchedules(
         self, request: pb.ListSnapshotSchedulesRequest, context: grpc.ServicerContext
     ) -> pb.ListSnapshotSchedulesResponse:
-        raise UnimplementedError("not served yet", "NOT_SERVED")
+        caller = caller_of(context)
+        query = visible(SnapshotSchedule, caller)
+        if request.volume:
+            query = query.where(SnapshotSchedule.volume == resolve(Volume, request.volume, "volume", caller=caller))
+        found = page(query, SnapshotSchedule, request, scope=caller.actor)
+        rows = work.snapshot_schedules(found.rows, caller)
+        return pb.ListSnapshotSchedulesResponse(schedules=rows, next_page_token=found.next_page_token)
 
     def DeleteSnapshotSchedule(
         self, request: pb.DeleteSnapshotScheduleRequest, context: grpc.ServicerContext
     ) -> pb.DeleteSnapshotScheduleResponse:
-        raise UnimplementedError("not served yet", "NOT_SERVED")
+        caller = caller_of(context)
+        row = resolve(SnapshotSchedule, request.schedule, "schedule", caller=caller)
+        snapshots.delete_schedule(row, caller.actor)
+        return pb.DeleteSnapshotScheduleResponse()
 
 
 def _volume_id(ref: str, caller: Caller) -> Any:

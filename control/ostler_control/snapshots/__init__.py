@@ -5,5 +5,6 @@ The request functions are like those of `volumes`: they work within the caller's
 
 from ostler_control.snapshots.create import NewSnapshot, create
 from ostler_control.snapshots.delete import delete
+from ostler_control.snapshots.schedules import NewSchedule, create_schedule, delete_schedule
 
-__all__ = ["NewSnapshot", "create", "delete"]
+__all__ = ["NewSchedule", "NewSnapshot", "create", "create_schedule", "delete", "delete_schedule"]

@@ -14,7 +14,7 @@ from ostler_control.database import session, transaction
 from ostler_control.models import Operation, Pool, Snapshot, SnapshotSchedule, Volume, now
 from ostler_control.names import check_name
 from ostler_control.operations import Undo, Work, begin, workflow
-from ostler_control.snapshots.rows import destroy, load, load_or_none
+from ostler_control.snapshots.rows import destroy, load, load_or_none, note
 from ostler_control.volumes import wire
 from ostler_control.volumes.copying import check_copier, copy_file
 from ostler_control.volumes.grow import check_ready
@@ -112,8 +112,7 @@ def _copy(work: Work, host_id: str) -> None:
         Snapshot.update(
             state="ready", encrypt_format=found, size_bytes=info.virtual_size_bytes or snapshot.size_bytes
         ).where(Snapshot.id == snapshot.id).execute()
-        if snapshot.schedule_id:
-            SnapshotSchedule.update(last_error="").where(SnapshotSchedule.id == snapshot.schedule_id).execute()
+        note(snapshot, "")
 
 
 def remove_file(work: Work, host_id: str) -> None:
@@ -130,9 +129,7 @@ def _settle(work: Work, undo: Undo) -> None:
         snapshot = load_or_none(work.resource_id)
         if snapshot is None:
             return
-        if snapshot.schedule_id:
-            schedule = SnapshotSchedule.id == snapshot.schedule_id
-            SnapshotSchedule.update(last_error=str(undo.error)).where(schedule).execute()
+        note(snapshot, f"not taken: {undo.error}")
         if undo.failed("remove"):
             reason = f"not taken: {undo.error}"
             Snapshot.update(state="failed", state_reason=reason).where(Snapshot.id == snapshot.id).execute()

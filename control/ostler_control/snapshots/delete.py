@@ -8,7 +8,7 @@ from ostler_control.database import session, transaction
 from ostler_control.models import Operation, Snapshot
 from ostler_control.operations import Undo, Work, begin, take, workflow
 from ostler_control.snapshots.create import remove_file
-from ostler_control.snapshots.rows import destroy, load_or_none
+from ostler_control.snapshots.rows import destroy, load, load_or_none, note
 from ostler_control.volumes.hosts import reaching, worker
 
 
@@ -55,6 +55,7 @@ def _forget(work: Work) -> None:
 
 def _settle(work: Work, undo: Undo) -> None:
     with transaction():
+        note(load(work.resource_id), f"not deleted: {undo.error}")
         Snapshot.update(state="failed", state_reason=f"not deleted: {undo.error}").where(
             Snapshot.id == work.resource_id
         ).execute()

@@ -8,7 +8,7 @@ from ostler_common.errors import FailedPreconditionError
 
 from ostler_control import events
 from ostler_control.database import session
-from ostler_control.models import Passphrase, Snapshot
+from ostler_control.models import Passphrase, Snapshot, SnapshotSchedule
 from ostler_control.operations import Work
 
 
@@ -33,6 +33,12 @@ def check_ready(snapshot: Any) -> None:
             "SNAPSHOT_STATE",
             {"snapshot": snapshot.id, "state": snapshot.state},
         )
+
+
+def note(snapshot: Any, error: str) -> None:
+    """Shows in the snapshot's schedule, if it has one, how the last run went; "": well."""
+    if snapshot.schedule_id:
+        SnapshotSchedule.update(last_error=error).where(SnapshotSchedule.id == snapshot.schedule_id).execute()
 
 
 def destroy(snapshot: Any, work: Work) -> None:

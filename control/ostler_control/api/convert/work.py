@@ -142,6 +142,26 @@ def snapshot(row: Any, caller: Caller) -> snapshot_pb2.Snapshot:
     return snapshots([row], caller)[0]
 
 
+def snapshot_schedules(rows: Sequence[Any], caller: Caller) -> list[snapshot_pb2.SnapshotSchedule]:
+    volumes = _by_id(Volume, (row.volume_id for row in rows))
+    shown = _shown_to(caller)
+    return [
+        snapshot_pb2.SnapshotSchedule(
+            id=row.id,
+            volume_id=row.volume_id,
+            volume_name=_name(volumes, row.volume_id),
+            interval=to_enum(snapshot_pb2.SnapshotSchedule.Interval, "", row.interval),
+            minute=row.minute,
+            hour=row.hour,
+            day=row.day,
+            keep=row.keep,
+            next_time=timestamp(row.next_time),
+            last_error=shown(row.last_error),
+        )
+        for row in rows
+    ]
+
+
 def vms(rows: Sequence[Any], caller: Caller) -> list[vm_pb2.Vm]:
     ids = [row.id for row in rows]
     accounts = _by_id(Account, (row.account_id for row in rows))

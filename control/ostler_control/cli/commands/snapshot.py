@@ -8,6 +8,7 @@ from ostler.types.v1.volume_pb2 import ENCRYPT_FORMAT_LUKS
 
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.commands._snapshot_schedule import schedule
 from ostler_control.cli.finish import finish
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import ACCOUNT, POOL, SNAPSHOT, VOLUME
@@ -112,3 +113,6 @@ def delete(app: App, snapshot: str, yes: bool, how: How) -> None:
         confirm(f"Delete snapshot {snapshot} and everything in it?", yes)
     request = pb.DeleteSnapshotRequest(request_id=how.request_id, snapshot=snapshot, validate_only=how.dry_run)
     finish(app, app.client.snapshots.DeleteSnapshot(request), VIEW, pb.Snapshot(), how, gone=True)
+
+
+command.add_command(schedule)

@@ -208,7 +208,7 @@ def detach(app: App, volume: str, how: How) -> None:
 @operation_options()
 @pass_app
 def copy(app: App, volume: str, name: str, pool: str, how: How) -> None:
-    """Makes volume NAME with the content of another one, also while its VM runs.
+    """Copies a volume into a new one, also while its VM runs.
 
     Of a running VM's disk it has what was there at one moment, as after a power cut. The copy of an encrypted volume
     is encrypted under a key of its own.
