@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ostler_common.hypervisors import Function
 from ostler_control import database
 from ostler_control.models import Account, Cluster, Host, Pool, PoolHost, ServiceOffering, Vm, Zone, db, new_id
 from peewee import chunked
@@ -70,6 +71,8 @@ def make_fleet(
                     "volume_encryption": True,
                     "uefi": True,
                     "bridges": "br0,br1",
+                    "template_formats": "qcow2,raw",
+                    "functions": ",".join(sorted(Function)),
                     "capabilities": "x" * 3000,  # about what a real host says of itself
                     **host_fields,
                 }

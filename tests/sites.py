@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from ostler_common.hypervisors import Function
 from ostler_common.tls import TlsFiles
 from ostler_control import capacity, vms
 from ostler_control.agents import Agents
@@ -155,6 +156,7 @@ def new_site(url: str, state_dir: Path) -> Site:
         Host.create(
             id=host_id, name=name, address=fake.address, cluster=cluster, state="up", hypervisor_type="kvm",
             cpus=64, memory_bytes=256 * GIB, volume_encryption=capable, uefi=True, bridges="br0",
+            template_formats="qcow2,raw", functions=",".join(sorted(Function)),
             capabilities="" if capable else _FAILED_PROBE,
         )  # fmt: skip
     pools = {}
@@ -183,6 +185,7 @@ def new_site(url: str, state_dir: Path) -> Site:
         encrypted=ServiceOffering.create(name="encrypted", cpus=1, memory_bytes=GIB, encrypt_root=True),
         disks={
             "plain": DiskOffering.create(name="plain"),
+            "raw": DiskOffering.create(name="raw", format="raw"),
             "encrypted": DiskOffering.create(name="encrypted", encrypt=True),
             "fat": DiskOffering.create(name="fat", provisioning="fat", size_bytes=GIB),
         },

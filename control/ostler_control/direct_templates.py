@@ -12,10 +12,12 @@ from typing import Any
 
 from ostler.agent.v1 import volume_pb2
 from ostler_common.errors import FailedPreconditionError, OstlerError, bad_field
+from ostler_common.hypervisors import Function
 from ostler_common.units import format_size
 
 from ostler_control import events, settings
 from ostler_control.agents import Agents
+from ostler_control.hypervisors import rules
 from ostler_control.images import Image, examine
 from ostler_control.models import Host, Template, new_id
 from ostler_control.names import check_name
@@ -31,7 +33,10 @@ _MOST_HOSTS_ASKED = 3
 
 @dataclass(frozen=True)
 class NewDirectTemplate:
-    """A template that is wanted. sha256 or sha512: of the file, hex; ca_pem: whom to trust in place of the system's."""
+    """A template that is wanted. sha256 or sha512: of the file, hex; ca_pem: whom to trust in place of the system's.
+
+    hypervisor_type: "" for every one that has disks of the format.
+    """
 
     name: str
     url: str
@@ -40,6 +45,7 @@ class NewDirectTemplate:
     sha256: str = ""
     sha512: str = ""
     ca_pem: str = ""
+    hypervisor_type: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,9 +77,12 @@ def look(wanted: NewDirectTemplate, agents: Agents) -> Found:
 
     Raises FailedPreconditionError: NO_CAPABLE_HOST, DOWNLOAD_TOO_LARGE; what the hosts and `images.examine` raise.
     """
-    hosts: list[Any] = list(
-        Host.select().where((Host.state == "up") & ~Host.removed).order_by(Host.maintenance, Host.name)
-    )
+    up: Any = Host.select().where((Host.state == "up") & ~Host.removed).order_by(Host.maintenance, Host.name)
+    hosts = [
+        host
+        for host in up
+        if wanted.hypervisor_type in ("", host.hypervisor_type) and rules.supports(Function.DIRECT_DOWNLOAD, host)
+    ]
     failure: OstlerError = FailedPreconditionError(
         "no host is up that could look at the file; try again when one is", "NO_CAPABLE_HOST"
     )
@@ -106,6 +115,7 @@ def record(wanted: NewDirectTemplate, found: Found, actor: str) -> Template:
         name=wanted.name,
         format=wanted.format,
         firmware=wanted.firmware,
+        hypervisor_type=wanted.hypervisor_type,
         virtual_size_bytes=found.image.virtual_size_bytes,
         file_size_bytes=found.file_size_bytes,
         sha256=wanted.sha256,

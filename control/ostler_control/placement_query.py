@@ -37,23 +37,25 @@ _SCORE = SQL(f"{_MEMORY_SHARE} + 0.5 * {_CPU_SHARE} + 0.25 * (1 - ABS({_MEMORY_S
 
 
 def demand_of(vm: Vm, **changes: Any) -> Demand:
-    """What this VM asks of a host: its size, firmware, bridges, the pools and encryption of its volumes, its company.
+    """What this VM asks of a host: size, type, firmware, bridges, its volumes' pools and encryption, its company.
 
     Of two placements of one affinity group at once the second waits for the first's transaction.
 
     changes: further fields of Demand (host_id, cluster_id, excluded_host_id, pool_choices, ...).
     """
-    volumes: Any = Volume.select(Volume.pool, Volume.passphrase).where(Volume.vm_id == vm.id).tuples()
+    volumes: Any = Volume.select(Volume.pool, Volume.passphrase, Volume.format).where(Volume.vm_id == vm.id).tuples()
     rows = list(volumes)
     nics: Any = Nic.select(Nic.bridge).where(Nic.vm == vm).tuples()
     fields: dict[str, Any] = {
         "name": vm.name,
         "cpus": vm.cpus,
         "memory_bytes": vm.memory_bytes,
-        "volume_encryption": any(passphrase for _, passphrase in rows),
+        "volume_encryption": any(passphrase for _, passphrase, _ in rows),
+        "hypervisor_type": vm.hypervisor_type,
+        "formats": frozenset(disk_format for _, _, disk_format in rows),
         "uefi": vm.firmware == "uefi",
         "bridges": frozenset(bridge for (bridge,) in nics),
-        "pool_choices": tuple((pool,) for pool in sorted({pool for pool, _ in rows})),
+        "pool_choices": tuple((pool,) for pool in sorted({pool for pool, _, _ in rows})),
         "company": affinity.company_of(vm),
     }
     return Demand(**{**fields, **changes})
@@ -121,7 +123,13 @@ def _best_facts(demand: Demand) -> list[HostFacts]:
     """
     reserved = settings.by_cluster(capacity.RESERVED_MEMORY)
     choices = tuple(map(len, demand.pool_choices))
-    wanted = (bool(demand.host_id), bool(demand.cluster_id), bool(demand.zone_id), bool(demand.preferred_host_id))
+    wanted = (
+        bool(demand.host_id),
+        bool(demand.cluster_id),
+        bool(demand.zone_id),
+        bool(demand.hypervisor_type),
+        bool(demand.preferred_host_id),
+    )
     text, parameters = _best_query(
         database.is_sqlite(), demand.volume_encryption, wanted, choices, tuple(sorted(reserved.items()))
     )
@@ -147,7 +155,7 @@ class _Parameter:
 def _best_query(
     sqlite: bool,
     volume_encryption: bool,
-    wanted: tuple[bool, bool, bool, bool],
+    wanted: tuple[bool, bool, bool, bool, bool],
     choices: tuple[int, ...],
     reserved: tuple[tuple[str, int], ...],
 ) -> tuple[str, list[Any]]:
@@ -163,13 +171,15 @@ def _best_query(
     query = query.where(capacity.room_for(value("cpus"), value("memory_bytes"), usable_memory))
     if volume_encryption:
         query = query.where(Host.volume_encryption)
-    by_host, by_cluster, by_zone, preferred = wanted
+    by_host, by_cluster, by_zone, by_type, preferred = wanted
     if by_host:
         query = query.where(Host.id == value("host_id"))
     if by_cluster:
         query = query.where(Host.cluster == value("cluster_id"))
     if by_zone:
         query = query.where(Cluster.zone == value("zone_id"))
+    if by_type:
+        query = query.where(Host.hypervisor_type == value("hypervisor_type"))
     for disk, count in enumerate(choices):
         pools = [value((disk, number)) for number in range(count)]
         reaching = PoolHost.select(PoolHost.host).where(PoolHost.pool.in_(pools), PoolHost.reachable)
@@ -196,6 +206,8 @@ def _columns(usable_memory: Any) -> list[Any]:
         Host.volume_encryption,
         Host.uefi,
         Host.bridges,
+        Cluster.hypervisor_type.alias("cluster_type"),
+        Host.template_formats,
         usable_cpus.alias("usable_cpus"),
         usable_memory.alias("usable_memory"),
         usable_cpus - Host.allocated_cpus,
@@ -205,7 +217,8 @@ def _columns(usable_memory: Any) -> list[Any]:
 
 def _host(row: tuple[Any, ...], pools: frozenset[str]) -> HostFacts:
     (host_id, name, cluster_id, zone_id, hypervisor_type, state, enabled, cluster_enabled, maintenance) = row[:9]
-    (volume_encryption, uefi, bridges, usable_cpus, usable_memory, free_cpus, free_memory) = row[9:16]
+    (volume_encryption, uefi, bridges, cluster_type, formats) = row[9:14]
+    (usable_cpus, usable_memory, free_cpus, free_memory) = row[14:18]
     return HostFacts(
         host_id,
         name,
@@ -217,17 +230,19 @@ def _host(row: tuple[Any, ...], pools: frozenset[str]) -> HostFacts:
         bool(maintenance),
         bool(volume_encryption),
         bool(uefi),
-        _bridges(bridges),
+        _words(bridges),
         math.floor(usable_cpus),
         math.floor(usable_memory),
         math.floor(free_cpus),
         math.floor(free_memory),
         pools,
+        cluster_type,
+        _words(formats),
     )
 
 
 @functools.lru_cache(maxsize=4096)
-def _bridges(text: str) -> frozenset[str]:
+def _words(text: str) -> frozenset[str]:
     return frozenset(filter(None, text.split(",")))
 
 

@@ -31,13 +31,17 @@ _LEFTOVER_AGE_S = 24 * 3600.0
 
 @dataclass(frozen=True)
 class NewTemplate:
-    """A template that is wanted. sha256: of the file, hex; "" when it is not known beforehand."""
+    """A template that is wanted. sha256: of the file, hex; "" when it is not known beforehand.
+
+    hypervisor_type: "" for every one that has disks of the format.
+    """
 
     name: str
     format: str
     firmware: str
     file_size_bytes: int
     sha256: str = ""
+    hypervisor_type: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ def record(upload: Upload, actor: str) -> Template:
         name=wanted.name,
         format=wanted.format,
         firmware=wanted.firmware,
+        hypervisor_type=wanted.hypervisor_type,
         virtual_size_bytes=upload.virtual_size_bytes,
         file_size_bytes=wanted.file_size_bytes,
         sha256=upload.sha256,

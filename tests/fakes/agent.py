@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 import grpc
 from ostler.agent.v1 import host_pb2, host_pb2_grpc, pool_pb2, pool_pb2_grpc
 from ostler.types.v1 import host_pb2 as types_host_pb2
-from ostler.types.v1 import vm_pb2
+from ostler.types.v1 import vm_pb2, volume_pb2
 from ostler_common import server, tls
 from ostler_common.errors import FailedPreconditionError
+from ostler_common.hypervisors import Function
 from ostler_common.tls import TlsFiles
 
 
@@ -32,6 +33,7 @@ class FakeAgent(host_pb2_grpc.HostServiceServicer, pool_pb2_grpc.PoolServiceServ
     shared: bool = True
     encryption: bool = True
     refuse: str = ""
+    hypervisor_type: str = "kvm"
     port: int = 0
     pools: set[str] = field(default_factory=set)
     lists: list[bytes] = field(default_factory=list)
@@ -67,7 +69,14 @@ class FakeAgent(host_pb2_grpc.HostServiceServicer, pool_pb2_grpc.PoolServiceServ
 
     def capabilities(self) -> types_host_pb2.Capabilities:
         return types_host_pb2.Capabilities(
-            hypervisor_type="kvm", cpus=8, memory_bytes=16 << 30, volume_encryption=self.encryption, bridges=["br0"]
+            hypervisor_type=self.hypervisor_type,
+            hypervisor_display_name=self.hypervisor_type.upper(),
+            template_formats=[volume_pb2.DISK_FORMAT_QCOW2, volume_pb2.DISK_FORMAT_RAW],
+            functions=sorted(Function),
+            cpus=8,
+            memory_bytes=16 << 30,
+            volume_encryption=self.encryption,
+            bridges=["br0"],
         )
 
     def WatchHost(

@@ -44,7 +44,7 @@ class ClusterService(zone_pb2_grpc.ClusterServiceServicer):
         def make() -> Cluster:
             zone = resolve(Zone, request.zone, "zone")
             overcommit = (request.cpu_overcommit, request.memory_overcommit)
-            found = rules.find(request.hypervisor, "hypervisor").type if request.hypervisor else ""
+            found = rules.find(request.hypervisor_type, "hypervisor_type").type if request.hypervisor_type else ""
             return places.create_cluster(request.name, zone, *overcommit, caller.actor, found)
 
         return _clusters([once(Cluster, caller, request, make)])[0]

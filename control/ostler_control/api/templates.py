@@ -11,6 +11,7 @@ from ostler.control.v1 import template_pb2 as pb
 from ostler.control.v1 import template_pb2_grpc
 from ostler.types.v1 import vm_pb2, volume_pb2
 from ostler_common.errors import UnimplementedError, bad_field
+from ostler_common.hypervisors import Function
 
 from ostler_control import direct_templates, templates
 from ostler_control.agents import Agents
@@ -21,6 +22,8 @@ from ostler_control.api.paging import page
 from ostler_control.api.requests import once
 from ostler_control.api.resolve import resolve, visible
 from ostler_control.database import session
+from ostler_control.hypervisors import rules
+from ostler_control.hypervisors.supported import format_not_supported
 from ostler_control.models import Template
 
 
@@ -36,7 +39,8 @@ class TemplateService(template_pb2_grpc.TemplateServiceServicer):
     ) -> pb.Template:
         caller = caller_of(context)
         header = _header(request_iterator)
-        wanted = _wanted(header)
+        with session():
+            wanted = _wanted(header)
         if not header.request_id:
             with session():
                 if Template.get_or_none(Template.name == wanted.name) is not None:
@@ -53,7 +57,7 @@ class TemplateService(template_pb2_grpc.TemplateServiceServicer):
     ) -> pb.ListTemplatesResponse:
         with session():
             found = page(visible(Template, None), Template, request)
-        return pb.ListTemplatesResponse(templates=map(work.template, found.rows), next_page_token=found.next_page_token)
+            return pb.ListTemplatesResponse(templates=work.templates(found.rows), next_page_token=found.next_page_token)
 
     def DeleteTemplate(
         self, request: pb.DeleteTemplateRequest, context: grpc.ServicerContext
@@ -64,7 +68,9 @@ class TemplateService(template_pb2_grpc.TemplateServiceServicer):
         return pb.DeleteTemplateResponse()
 
     def RegisterTemplate(self, request: pb.RegisterTemplateRequest, context: grpc.ServicerContext) -> pb.Template:
-        caller, wanted = caller_of(context), _registered(request)
+        caller = caller_of(context)
+        with session():
+            wanted = _registered(request)
         with session():
             direct_templates.check(wanted)
             if not request.request_id:
@@ -88,9 +94,11 @@ def _header(requests: Iterator[pb.UploadTemplateRequest]) -> pb.UploadTemplateRe
 
 
 def _wanted(header: pb.UploadTemplateRequest.Header) -> templates.NewTemplate:
+    disk_format = from_enum(volume_pb2.DiskFormat, "DISK_FORMAT_", header.format, "header.format")
     return templates.NewTemplate(
         name=header.name,
-        format=from_enum(volume_pb2.DiskFormat, "DISK_FORMAT_", header.format, "header.format"),
+        format=disk_format,
+        hypervisor_type=_hypervisor_type(header.hypervisor_type, disk_format, "header.hypervisor_type"),
         firmware=from_enum(vm_pb2.Firmware, "FIRMWARE_", header.firmware, "header.firmware", default="bios"),
         file_size_bytes=header.file_size_bytes,
         sha256=header.sha256,
@@ -98,15 +106,31 @@ def _wanted(header: pb.UploadTemplateRequest.Header) -> templates.NewTemplate:
 
 
 def _registered(request: pb.RegisterTemplateRequest) -> direct_templates.NewDirectTemplate:
+    disk_format = from_enum(volume_pb2.DiskFormat, "DISK_FORMAT_", request.format, "format")
     return direct_templates.NewDirectTemplate(
         name=request.name,
         url=request.url,
-        format=from_enum(volume_pb2.DiskFormat, "DISK_FORMAT_", request.format, "format"),
+        format=disk_format,
+        hypervisor_type=_hypervisor_type(request.hypervisor_type, disk_format, "hypervisor_type", direct=True),
         firmware=from_enum(vm_pb2.Firmware, "FIRMWARE_", request.firmware, "firmware", default="bios"),
         sha256=request.sha256.lower(),
         sha512=request.sha512.lower(),
         ca_pem=request.ca_pem.decode("ascii", "replace"),
     )
+
+
+def _hypervisor_type(name: str, disk_format: str, field: str, *, direct: bool = False) -> str:
+    """Raises InvalidArgumentError UNKNOWN_HYPERVISOR_TYPE; FailedPreconditionError HYPERVISOR_NOT_ALLOWED,
+    FORMAT_NOT_SUPPORTED, FUNCTION_NOT_SUPPORTED."""
+    if not name:
+        return ""
+    found = rules.find(name, field)
+    rules.check_allowed(found.type)
+    if found.reported and disk_format not in found.template_formats:
+        raise format_not_supported("the file", disk_format, found.display_name)
+    if direct:
+        rules.need_of_type(Function.DIRECT_DOWNLOAD, found.type)
+    return found.type
 
 
 def _pieces(requests: Iterator[pb.UploadTemplateRequest]) -> Iterator[bytes]:

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from ostler_common.errors import FailedPreconditionError, bad_field
+from ostler_common.hypervisors import Function
 
 from ostler_control.drs import Mode, Placements, Plan, Settings, plan
 from ostler_control.drs.algorithms import algorithm
 from ostler_control.drs.model import LeftOut, Move, Verdict
 from ostler_control.drs.state import State
 from ostler_control.drs_plans.snapshot import Present, take
+from ostler_control.hypervisors import rules
 from ostler_control.placement.words import in_one_word
 
 MOST_MIGRATIONS = 1000
@@ -21,7 +23,7 @@ MOST_MIGRATIONS = 1000
 def generate(cluster: Any, mode: Mode = Mode.BALANCE, max_migrations: int = 0, *, leaving: Sequence[str] = ()) -> Plan:
     """A plan for the cluster as it is now. max_migrations 0: the setting's.
 
-    Raises InvalidArgumentError; FailedPreconditionError CLUSTER_DISABLED, or the planner's.
+    Raises InvalidArgumentError; FailedPreconditionError CLUSTER_DISABLED, FUNCTION_NOT_SUPPORTED, or the planner's.
     """
     if not 0 <= max_migrations <= MOST_MIGRATIONS:
         raise bad_field("max_migrations", f"must be 1 to {MOST_MIGRATIONS}, or 0 for the setting drs.max.migrations")
@@ -30,6 +32,7 @@ def generate(cluster: Any, mode: Mode = Mode.BALANCE, max_migrations: int = 0, *
             f"cluster {cluster.name} is disabled: none of its hosts takes VMs (ostler cluster enable)",
             "CLUSTER_DISABLED",
         )
+    rules.need_of_type(Function.LIVE_MIGRATION, cluster.hypervisor_type)
     present = take(cluster)
     return plan(present.snapshot, _limited(present.settings, max_migrations), mode, leaving=leaving)
 
@@ -46,6 +49,7 @@ def chosen(cluster: Any, pairs: Sequence[tuple[str, str]], reason: str, *, leave
     Opting out and cooldown hold back the planner, not people. Raises FailedPreconditionError (MOVE_REFUSED) for one
     that breaks a rule when the moves before it have been made, or whose VM or host is not of the cluster.
     """
+    rules.need_of_type(Function.LIVE_MIGRATION, cluster.hypervisor_type)
     present = take(cluster)
     for vm_id, host_id in pairs:
         _check(present, cluster, vm_id, host_id)

@@ -9,12 +9,14 @@ from typing import Any
 
 import structlog
 from ostler_common.errors import FailedPreconditionError, OstlerError
+from ostler_common.hypervisors import Function
 
 from ostler_control import database, settings
 from ostler_control.drs import Mode, Plan
 from ostler_control.drs_plans import begin, executor, store
 from ostler_control.drs_plans.generate import generate
 from ostler_control.events import SYSTEM
+from ostler_control.hypervisors import rules
 from ostler_control.models import Cluster, DrsPlan, Host, Operation, now
 from ostler_control.operations import launch
 from ostler_control.operations.records import ENDED
@@ -65,10 +67,12 @@ def tick(time: datetime.datetime) -> None:
 
 def next_time(cluster: Any) -> datetime.datetime | None:
     """When the next automatic plan of a cluster is due; None when none is: it is switched off, a plan is being carried
-    out, the cluster is disabled, or it has fewer than two hosts in service.
+    out, the cluster is disabled, its hypervisors cannot move VMs, or it has fewer than two hosts in service.
 
     After failures the interval doubles, up to `LONGEST_BACK_OFF`.
     """
+    if not rules.may_support(Function.LIVE_MIGRATION, cluster.hypervisor_type):
+        return None
     if not cluster.enabled or not settings.get("drs.automatic.enable", cluster.id) or store.active(cluster.id):
         return None
     in_service = (Host.state == "up") & Host.enabled & ~Host.maintenance & ~Host.removed

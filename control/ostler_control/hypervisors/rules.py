@@ -93,12 +93,22 @@ def check_same(cluster: Any, host_name: str, hypervisor_type: str) -> None:
 
 def need(function: Function, host: Any) -> None:
     """Raises FailedPreconditionError FUNCTION_NOT_SUPPORTED when the host has reported, and not this function."""
-    if host.hypervisor_type and function not in registry.split(host.functions):
+    if not supports(function, host):
         raise not_supported(function, name_of(host.hypervisor_type))
+
+
+def supports(function: Function, host: Any) -> bool:
+    """Whether the host has reported the function, or nothing yet."""
+    return not host.hypervisor_type or function in registry.split(host.functions)
 
 
 def need_of_type(function: Function, hypervisor_type: str) -> None:
     """The same for a type: raises when it is known, and none of its hosts has reported the function."""
+    if not may_support(function, hypervisor_type):
+        raise not_supported(function, name_of(hypervisor_type))
+
+
+def may_support(function: Function, hypervisor_type: str) -> bool:
+    """Whether some host of the type has reported the function, or nothing is known of the type."""
     of_type = known().get(hypervisor_type)
-    if of_type is not None and of_type.reported and function not in of_type.functions:
-        raise not_supported(function, of_type.display_name)
+    return of_type is None or not of_type.reported or function in of_type.functions

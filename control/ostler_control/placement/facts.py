@@ -11,7 +11,8 @@ class HostFacts(NamedTuple):
 
     state: connecting | up | disconnected; enabled: it and its cluster are; usable_*: what VMs may be given in all, with
     overcommit and without the memory kept for the host; free_*: what is left of that, below 0 when the overcommit was
-    lowered; pools: ids of those it reaches, of the ones that the demand speaks of.
+    lowered; pools: ids of those it reaches, of the ones that the demand speaks of; cluster_type: the hypervisor type
+    that its hosts are to have, "" when it has none yet; template_formats: of disks, empty when it has not reported.
     """
 
     id: str
@@ -30,6 +31,8 @@ class HostFacts(NamedTuple):
     free_cpus: int
     free_memory_bytes: int
     pools: frozenset[str] = frozenset()
+    cluster_type: str = ""
+    template_formats: frozenset[str] = frozenset()
 
     def with_vm(self, cpus: int, memory_bytes: int) -> HostFacts:
         """The host once it has taken this much more."""
@@ -54,9 +57,10 @@ class Company:
 class Demand:
     """What is to be placed. Empty text and empty sets ask for nothing.
 
-    name: of the VM or volume, for messages; cpus and memory_bytes 0 for volume work; pool_choices: for each disk the
-    pools that would do, best first: the host must reach one of each; excluded_host_id: where it is and must not stay;
-    preferred_host_id: taken whenever it fits; company: where the VMs are that it wants to be with, or apart from.
+    name: of the VM or volume, for messages; cpus and memory_bytes 0 for volume work; allowed_types: of hypervisor, any
+    of which would do; formats: of all its disks; pool_choices: for each disk the pools that would do, best first: the
+    host must reach one of each; excluded_host_id: where it is and must not stay; preferred_host_id: taken whenever it
+    fits; company: where the VMs are that it wants to be with, or apart from.
     """
 
     name: str
@@ -65,6 +69,8 @@ class Demand:
     volume_encryption: bool = False
     uefi: bool = False
     hypervisor_type: str = ""
+    allowed_types: frozenset[str] = frozenset()
+    formats: frozenset[str] = frozenset()
     zone_id: str = ""
     cluster_id: str = ""
     host_id: str = ""

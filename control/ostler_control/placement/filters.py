@@ -53,6 +53,19 @@ def _in_service(demand: Demand, host: HostFacts) -> Refusal | None:
 def _hypervisor(demand: Demand, host: HostFacts) -> Refusal | None:
     if demand.hypervisor_type and demand.hypervisor_type != host.hypervisor_type:
         return Refusal("OTHER_HYPERVISOR_TYPE", f"it runs {host.hypervisor_type}, not {demand.hypervisor_type}")
+    if host.cluster_type and host.cluster_type != host.hypervisor_type:
+        return Refusal(
+            "OTHER_HYPERVISOR_TYPE", f"it runs {host.hypervisor_type}, its cluster is of {host.cluster_type}"
+        )
+    if demand.allowed_types and host.hypervisor_type not in demand.allowed_types:
+        return Refusal("HYPERVISOR_NOT_ALLOWED", f"it runs {host.hypervisor_type}, which hypervisor.list does not have")
+    return None
+
+
+def _formats(demand: Demand, host: HostFacts) -> Refusal | None:
+    if host.template_formats and not demand.formats <= host.template_formats:
+        lacking = ", ".join(sorted(demand.formats - host.template_formats))
+        return Refusal("LACKS_FORMAT", f"its hypervisor has no disks of format {lacking}")
     return None
 
 
@@ -106,6 +119,7 @@ FILTERS: tuple[Filter, ...] = (
     _elsewhere,
     _in_service,
     _hypervisor,
+    _formats,
     _volume_encryption,
     _uefi,
     _bridges,

@@ -8,9 +8,11 @@ from typing import Any
 import grpc
 from ostler.agent.v1 import vm_pb2 as agent_pb2
 from ostler_common.errors import from_rpc_error
+from ostler_common.hypervisors import Function
 
 from ostler_control.agents import Agents, HostAddress
 from ostler_control.agents.client import broken, unreachable
+from ostler_control.hypervisors import rules
 from ostler_control.vms.rows import running_host
 from ostler_control.volumes.hosts import address
 
@@ -42,6 +44,11 @@ def console(
 
 
 def screenshot(agents: Agents, vm: Any) -> bytes:
-    """A picture of a running VM's screen, PNG. Raises FailedPreconditionError VM_STATE or HOST_SILENT."""
+    """A picture of a running VM's screen, PNG.
+
+    Raises FailedPreconditionError VM_STATE, HOST_SILENT or FUNCTION_NOT_SUPPORTED.
+    """
+    host = running_host(vm)
+    rules.need(Function.SCREENSHOT, host)
     request = agent_pb2.ScreenshotRequest(vm_id=vm.id)
-    return agents.call(address(running_host(vm)), lambda agent: agent.vms.Screenshot, request).png
+    return agents.call(address(host), lambda agent: agent.vms.Screenshot, request).png

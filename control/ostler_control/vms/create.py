@@ -10,9 +10,12 @@ from typing import Any
 
 from ostler.agent.v1 import vm_pb2 as agent_pb2
 from ostler_common.errors import AlreadyExistsError, CancelledError, bad_field
+from ostler_common.hypervisors import Function
 
 from ostler_control import affinity, capacity, placement_query, settings
 from ostler_control.database import transaction
+from ostler_control.hypervisors import registry, rules
+from ostler_control.hypervisors.supported import check_supported
 from ostler_control.keys import Keyring
 from ostler_control.keys.passphrases import delete_volume
 from ostler_control.models import (
@@ -73,8 +76,8 @@ class NewVm:
 def create(wanted: NewVm, user: str, keys: Keyring) -> Operation:
     """Records a new VM, placed, with its root disk and that disk's passphrase, and the operation that makes it.
 
-    Raises InvalidArgumentError, AlreadyExistsError, FailedPreconditionError NO_FEASIBLE_HOST or NO_FEASIBLE_POOL: then
-    nothing has changed.
+    Raises InvalidArgumentError, AlreadyExistsError, FailedPreconditionError NO_FEASIBLE_HOST or NO_FEASIBLE_POOL, and
+    what `check_supported` raises: then nothing has changed.
     """
     check_name("name", wanted.name)
     if Vm.select().where((Vm.account == wanted.account) & (Vm.name == wanted.name)).exists():
@@ -82,6 +85,7 @@ def create(wanted: NewVm, user: str, keys: Keyring) -> Operation:
             f"account {wanted.account.name} has a VM named {wanted.name} already; choose another name", "VM_EXISTS"
         )
     size_bytes = _root_size(wanted)
+    check_supported(wanted.template, _needed(wanted), host=wanted.host, cluster=wanted.cluster, zone=wanted.zone)
     offering: Any = wanted.offering
     vm: Any = Vm.create(
         name=wanted.name,
@@ -107,12 +111,17 @@ def create(wanted: NewVm, user: str, keys: Keyring) -> Operation:
     demand = placement_query.demand_of(
         vm,
         volume_encryption=bool(offering.encrypt_root),
+        hypervisor_type=wanted.template.hypervisor_type,
+        allowed_types=rules.allowed(),
+        formats=frozenset({wanted.template.format}),
         pool_choices=(pools,),
         zone_id=wanted.zone.id if wanted.zone else "",
         cluster_id=wanted.cluster.id if wanted.cluster else "",
         host_id=wanted.host.id if wanted.host else "",
     )
     placement = placement_query.find_and_claim(vm, demand)
+    host: Any = Host.get_by_id(placement.host_id)
+    Vm.update(hypervisor_type=host.hypervisor_type).where(Vm.id == vm.id).execute()
     volume_id = new_id()
     root = Volume.create(
         id=volume_id,
@@ -122,6 +131,7 @@ def create(wanted: NewVm, user: str, keys: Keyring) -> Operation:
         template=wanted.template,
         passphrase=keys.create(volume_id) if offering.encrypt_root else None,
         size_bytes=size_bytes,
+        format=_root_format(host),
         root=True,
         vm_id=vm.id,
         slot=0,
@@ -133,6 +143,25 @@ def create(wanted: NewVm, user: str, keys: Keyring) -> Operation:
         "stopped": wanted.stopped,
     }
     return begin("vm.create", vm, user, inputs, also=[root])
+
+
+def _needed(wanted: NewVm) -> list[Function]:
+    """What the VM needs of a hypervisor beside running it."""
+    template: Any = wanted.template
+    offering: Any = wanted.offering
+    needs = {
+        Function.UEFI: template.firmware == "uefi",
+        Function.VOLUME_ENCRYPTION: bool(offering.encrypt_root),
+        Function.NICS: bool(wanted.nics),
+        Function.DIRECT_DOWNLOAD: bool(template.url),
+    }
+    return [function for function, needed in needs.items() if needed]
+
+
+def _root_format(host: Any) -> str:
+    """qcow2 wherever there is that, for it stays small."""
+    formats = registry.split(host.template_formats)
+    return min(formats) if formats and "qcow2" not in formats else "qcow2"
 
 
 def _root_size(wanted: NewVm) -> int:

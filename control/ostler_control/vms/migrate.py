@@ -16,9 +16,11 @@ from google.protobuf import json_format
 from ostler.agent.v1 import vm_pb2 as agent_pb2
 from ostler.types.v1 import job_pb2
 from ostler_common.errors import AbortedError, FailedPreconditionError, OstlerError
+from ostler_common.hypervisors import Function
 
 from ostler_control import capacity, placement_query, settings
 from ostler_control.database import transaction
+from ostler_control.hypervisors import rules
 from ostler_control.models import Host, Operation, Pool
 from ostler_control.operations import Json, Work, begin, take, workflow
 from ostler_control.placement import Demand, Placement
@@ -47,10 +49,11 @@ def migrate(
     with_storage: disks that the destination does not reach move too, into `pool` or a chosen one; operation_id: of the
     new operation, "" for any.
 
-    Raises FailedPreconditionError: VM_STATE, HOST_SILENT, NO_FEASIBLE_HOST, NO_FEASIBLE_POOL.
+    Raises FailedPreconditionError: VM_STATE, HOST_SILENT, FUNCTION_NOT_SUPPORTED, NO_FEASIBLE_HOST, NO_FEASIBLE_POOL.
     """
     vm = take(vm)
     source = running_host(vm)
+    rules.need(Function.LIVE_MIGRATION, source)
     if vm.power_state in ("stopped", "crashed", "absent"):
         raise wrong_state(vm, "running")
     volumes = disks_of(vm.id)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ostler.agent.v1 import vm_pb2 as agent_pb2
+from ostler_common.hypervisors import Function
 
+from ostler_control.hypervisors import rules
 from ostler_control.models import Operation
 from ostler_control.operations import Work, begin, take, workflow
 from ostler_control.vms.rows import running_host
@@ -15,10 +17,11 @@ from ostler_control.volumes.hosts import address_of
 def reboot(vm: Any, user: str, hard: bool = False) -> Operation:
     """Records the operation that reboots a VM: asks its guest, or resets it (`hard`).
 
-    Raises FailedPreconditionError VM_STATE or HOST_SILENT.
+    Raises FailedPreconditionError VM_STATE, HOST_SILENT or FUNCTION_NOT_SUPPORTED.
     """
     vm = take(vm)
     host = running_host(vm)
+    rules.need(Function.REBOOT, host)
     return begin("vm.reboot", vm, user, {"host_id": host.id, "hard": hard})
 
 

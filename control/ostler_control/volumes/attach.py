@@ -11,10 +11,13 @@ from typing import Any
 from ostler.agent.v1 import vm_pb2 as agent_pb2
 from ostler.types.v1 import vm_pb2
 from ostler_common.errors import FailedPreconditionError, PermissionDeniedError, ResourceExhaustedError
+from ostler_common.hypervisors import Function
 from peewee import fn
 
 from ostler_control import placement_query
 from ostler_control.database import transaction
+from ostler_control.hypervisors import registry, rules
+from ostler_control.hypervisors.supported import format_not_supported
 from ostler_control.models import Host, Operation, PoolHost, Volume
 from ostler_control.operations import Undo, Work, begin, take, workflow
 from ostler_control.volumes import wire
@@ -28,7 +31,8 @@ def attach(volume: Any, vm: Any, user: str) -> Operation:
     """Records the operation that attaches a volume to a VM.
 
     Raises FailedPreconditionError: VOLUME_STATE, ALREADY_ATTACHED, VM_STATE, HOST_SILENT, LACKS_VOLUME_ENCRYPTION
-    (naming the host and its failed probe), LACKS_POOL, NO_COMMON_HOST; ResourceExhaustedError TOO_MANY_DISKS.
+    (naming the host and its failed probe), LACKS_POOL, NO_COMMON_HOST,
+    FUNCTION_NOT_SUPPORTED, FORMAT_NOT_SUPPORTED; ResourceExhaustedError TOO_MANY_DISKS.
     """
     vm, volume = take(vm), take(volume)
     check_ready(volume)
@@ -52,6 +56,12 @@ def attach(volume: Any, vm: Any, user: str) -> Operation:
 
 
 def _check_host(host: Any, volume: Any) -> None:
+    rules.need(Function.HOT_PLUG, host)
+    if volume.passphrase_id:
+        rules.need(Function.VOLUME_ENCRYPTION, host)
+    formats = registry.split(host.template_formats)
+    if formats and volume.format not in formats:
+        raise format_not_supported(f"volume {volume.name}", volume.format, rules.name_of(host.hypervisor_type))
     if volume.passphrase_id and not host.volume_encryption:
         raise lacks_encryption(host)
     reach = PoolHost.get_or_none((PoolHost.host == host) & (PoolHost.pool == volume.pool_id))
@@ -66,6 +76,7 @@ def _check_host(host: Any, volume: Any) -> None:
 
 def _check_common_host(vm: Any, volume: Any) -> None:
     """A VM must be able to start somewhere with all its disks, be that host up or full at present."""
+    _check_type(vm, volume)
     others: Any = Volume.select(Volume.pool).where(Volume.vm_id == vm.id).tuples()
     pools = {volume.pool_id, *(pool_id for (pool_id,) in others)}
     encrypted = volume.passphrase_id or placement_query.demand_of(vm).volume_encryption
@@ -82,6 +93,16 @@ def _check_common_host(vm: Any, volume: Any) -> None:
         raise lacks_encryption(together[0])
 
 
+def _check_type(vm: Any, volume: Any) -> None:
+    of_type = rules.known().get(vm.hypervisor_type)
+    if of_type is None or not of_type.reported:
+        return
+    if volume.format not in of_type.template_formats:
+        raise format_not_supported(f"volume {volume.name}", volume.format, of_type.display_name)
+    if volume.passphrase_id:
+        rules.need_of_type(Function.VOLUME_ENCRYPTION, vm.hypervisor_type)
+
+
 def _free_slot(vm: Any) -> int:
     taken = {row.slot for row in Volume.select(Volume.slot).where(Volume.vm_id == vm.id)}
     free = next((slot for slot in range(1, SLOTS + 1) if slot not in taken), None)
@@ -93,7 +114,7 @@ def _free_slot(vm: Any) -> int:
 def detach(volume: Any, user: str) -> Operation:
     """Records the operation that detaches a volume.
 
-    Raises FailedPreconditionError: NOT_ATTACHED, ROOT_VOLUME, VM_STATE, HOST_SILENT.
+    Raises FailedPreconditionError: NOT_ATTACHED, ROOT_VOLUME, VM_STATE, HOST_SILENT, FUNCTION_NOT_SUPPORTED.
     """
     vm, volume = take_with_vm(volume)
     if vm is None:
@@ -103,6 +124,8 @@ def detach(volume: Any, user: str) -> Operation:
             f"volume {volume.name} is the root disk of VM {vm.name}, and stays with it", "ROOT_VOLUME"
         )
     host = check_vm_at_rest(vm)
+    if host is not None:
+        rules.need(Function.HOT_PLUG, host)
     return begin("volume.detach", volume, user, {"vm_id": vm.id, "host_id": host.id if host else ""}, also=[vm])
 
 

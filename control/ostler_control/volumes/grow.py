@@ -6,9 +6,11 @@ from typing import Any
 
 from ostler.agent.v1 import volume_pb2
 from ostler_common.errors import FailedPreconditionError, bad_field
+from ostler_common.hypervisors import Function
 from ostler_common.units import format_size
 
 from ostler_control.database import session, transaction
+from ostler_control.hypervisors import rules
 from ostler_control.models import Operation, Volume
 from ostler_control.operations import Work, begin, workflow
 from ostler_control.volumes import wire
@@ -29,7 +31,8 @@ def check_ready(volume: Any) -> None:
 def grow(volume: Any, size_bytes: int, user: str) -> Operation:
     """Records the operation that grows a volume.
 
-    Raises InvalidArgumentError, or FailedPreconditionError VOLUME_STATE, CANNOT_SHRINK, NO_CAPABLE_HOST, HOST_SILENT.
+    Raises InvalidArgumentError, or FailedPreconditionError VOLUME_STATE, CANNOT_SHRINK, NO_CAPABLE_HOST, HOST_SILENT,
+    FUNCTION_NOT_SUPPORTED.
     """
     vm, volume = take_with_vm(volume)
     check_ready(volume)
@@ -42,7 +45,9 @@ def grow(volume: Any, size_bytes: int, user: str) -> Operation:
     if size_bytes == volume.size_bytes:
         raise bad_field("size_bytes", "is the size that the volume has already", "INVALID_SIZE")
     host = check_vm_at_rest(vm) if vm else None
-    if host is None:
+    if host is not None:
+        rules.need(Function.ONLINE_GROW, host)
+    else:
         worker(volume.pool, bool(volume.passphrase_id), lambda _: 0)
     inputs = {"size_bytes": size_bytes, "vm_id": volume.vm_id, "host_id": host.id if host else ""}
     return begin("volume.grow", volume, user, inputs, also=[vm] if vm else [])

@@ -33,6 +33,7 @@ from ostler_control.fleet import hosts
 from ostler_control.models import (
     Account,
     Certificate,
+    Cluster,
     Event,
     Host,
     Pool,
@@ -363,7 +364,13 @@ def test_host_joins_renews_and_downloads(fleet: Fleet, control: Control, admin: 
     request = enrollment_pb2.JoinHostRequest(
         token=parts.secret, csr_pem=csr, qemu_csr_pem=qemu_csr, hostname="h9", address="127.0.0.1:1"
     )
+    with database.session():
+        Cluster.update(hypervisor_type="kvm").execute()
     with bare_channel(control.enroll_port, fleet.authority.fleet_pem) as on:
+        request.hypervisor_type = "custom"
+        stranger = refusal(lambda: enrollment_pb2_grpc.EnrollmentServiceStub(on).JoinHost(request))
+        assert stranger.reason == "OTHER_HYPERVISOR_TYPE", "and the token is good still"
+        request.hypervisor_type = "kvm"
         joined = enrollment_pb2_grpc.EnrollmentServiceStub(on).JoinHost(request)
         again = refusal(lambda: enrollment_pb2_grpc.EnrollmentServiceStub(on).JoinHost(request))
     assert (again.code, again.reason) == ("UNAUTHENTICATED", "BAD_TOKEN")

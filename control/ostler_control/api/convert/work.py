@@ -20,6 +20,7 @@ from ostler_control.api.convert import drs, keys
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.times import timestamp
 from ostler_control.caller import Caller
+from ostler_control.hypervisors import rules
 from ostler_control.models import (
     Account,
     BaseModel,
@@ -42,19 +43,29 @@ OPERATION_PREFIX = "operations/"
 _State = operation_pb2.OperationMetadata
 
 
+def templates(rows: Sequence[Any]) -> list[template_pb2.Template]:
+    names = rules.names()
+    return [
+        template_pb2.Template(
+            id=row.id,
+            name=row.name,
+            format=to_enum(types_volume_pb2.DiskFormat, "DISK_FORMAT_", row.format),
+            virtual_size_bytes=row.virtual_size_bytes,
+            file_size_bytes=row.file_size_bytes,
+            sha256=row.sha256,
+            sha512=row.sha512,
+            url=row.url,
+            firmware=to_enum(types_vm_pb2.Firmware, "FIRMWARE_", row.firmware),
+            create_time=timestamp(row.create_time),
+            hypervisor_type=row.hypervisor_type,
+            hypervisor_display_name=names.get(row.hypervisor_type, row.hypervisor_type),
+        )
+        for row in rows
+    ]
+
+
 def template(row: Template) -> template_pb2.Template:
-    return template_pb2.Template(
-        id=row.id,
-        name=row.name,
-        format=to_enum(types_volume_pb2.DiskFormat, "DISK_FORMAT_", row.format),
-        virtual_size_bytes=row.virtual_size_bytes,
-        file_size_bytes=row.file_size_bytes,
-        sha256=row.sha256,
-        sha512=row.sha512,
-        url=row.url,
-        firmware=to_enum(types_vm_pb2.Firmware, "FIRMWARE_", row.firmware),
-        create_time=timestamp(row.create_time),
-    )
+    return templates([row])[0]
 
 
 def _by_id(model: type[BaseModel], ids: Iterable[str | None]) -> dict[str | None, Any]:
@@ -179,7 +190,7 @@ def vms(rows: Sequence[Any], caller: Caller) -> list[vm_pb2.Vm]:
     for nic in interfaces:
         nics[nic.vm_id].append(vm_pb2.VmNic(mac=nic.mac, bridge=nic.bridge, model=nic.model))
 
-    shown = _shown_to(caller)
+    shown, type_names = _shown_to(caller), rules.names()
 
     def one(row: Any) -> vm_pb2.Vm:
         host = hosts.get(row.host_id or row.last_host_id)
@@ -205,6 +216,8 @@ def vms(rows: Sequence[Any], caller: Caller) -> list[vm_pb2.Vm]:
             state_time=timestamp(row.state_time),
             drs_skip=row.drs_skip,
             affinity_groups=[group.name for group in groups.get(row.id, ())],
+            hypervisor_type=row.hypervisor_type,
+            hypervisor_display_name=type_names.get(row.hypervisor_type, row.hypervisor_type),
         )
 
     return [one(row) for row in rows]

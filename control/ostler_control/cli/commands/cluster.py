@@ -72,7 +72,7 @@ def create(
         zone=zone,
         cpu_overcommit=cpu_overcommit,
         memory_overcommit=memory_overcommit,
-        hypervisor=hypervisor,
+        hypervisor_type=hypervisor,
     )
     print_one(VIEW, app.client.clusters.CreateCluster(request), output)
 

@@ -67,7 +67,7 @@ def list_(app: App, limit: int | None, output: str) -> None:
 @output_option
 @pass_app
 def show(app: App, hypervisor_type: str, output: str) -> None:
-    """Shows one type, by its type or name, with what its hosts contradict each other in.
+    """Shows one type, named by its type or name, with conflicts.
 
     \b
     Example:

@@ -14,7 +14,7 @@ from ostler.types.v1 import vm_pb2, volume_pb2
 from ostler_control.cli import text, transfers
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.lazy import Noun
-from ostler_control.cli.names import TEMPLATE
+from ostler_control.cli.names import HYPERVISOR_TYPE, TEMPLATE
 from ostler_control.cli.options import confirm, limit_option, output_option, request_id_option, yes_option
 from ostler_control.cli.output import View, print_list, print_one
 
@@ -24,6 +24,7 @@ VIEW = View[pb.Template](
         ("name", lambda t: t.name),
         ("format", lambda t: text.enum_of(t, "format")),
         ("firmware", lambda t: text.enum_of(t, "firmware")),
+        ("hypervisor", lambda t: t.hypervisor_display_name or "any"),
         ("disk", lambda t: text.size(t.virtual_size_bytes)),
         ("file", lambda t: text.size(t.file_size_bytes)),
         ("age", lambda t: text.age(t, "create_time")),
@@ -51,12 +52,26 @@ def command() -> None:
 @click.option(
     "--firmware", type=click.Choice(["bios", "uefi"]), default="bios", show_default=True, help="What it boots with."
 )
+@click.option(
+    "--hypervisor",
+    type=HYPERVISOR_TYPE,
+    default="",
+    help="Type of hypervisor that it is for (ostler hypervisor list).  [default: all that use its format]",
+)
 @click.option("--sha256", help="Digest that the file must have.  [default: computed from the file]")
 @request_id_option
 @output_option
 @pass_app
 def upload(
-    app: App, name: str, file: Path, layout: str | None, firmware: str, sha256: str | None, request_id: str, output: str
+    app: App,
+    name: str,
+    file: Path,
+    layout: str | None,
+    firmware: str,
+    hypervisor: str,
+    sha256: str | None,
+    request_id: str,
+    output: str,
 ) -> None:
     """Sends an image file to the control plane. An upload that breaks off leaves nothing behind.
 
@@ -75,6 +90,7 @@ def upload(
             format=volume_pb2.DiskFormat.Value(f"DISK_FORMAT_{(layout or found).upper()}"),
             firmware=vm_pb2.Firmware.Value(f"FIRMWARE_{firmware.upper()}"),
             file_size_bytes=size_bytes,
+            hypervisor_type=hypervisor,
             sha256=digest,
         )
         with transfers.progress(f"{name}: upload", size_bytes) as advance:
@@ -88,6 +104,12 @@ def upload(
 @click.option("--format", "layout", type=click.Choice(["qcow2", "raw"]), required=True, help="File layout.")
 @click.option(
     "--firmware", type=click.Choice(["bios", "uefi"]), default="bios", show_default=True, help="What it boots with."
+)
+@click.option(
+    "--hypervisor",
+    type=HYPERVISOR_TYPE,
+    default="",
+    help="Type of hypervisor that it is for (ostler hypervisor list).  [default: all that use its format]",
 )
 @click.option("--sha256", default="", help="The file's digest; this or --sha512 is required.")
 @click.option("--sha512", default="", help="The file's digest; this or --sha256 is required.")
@@ -106,6 +128,7 @@ def register(
     url: str,
     layout: str,
     firmware: str,
+    hypervisor: str,
     sha256: str,
     sha512: str,
     ca_file: Path | None,
@@ -128,6 +151,7 @@ def register(
         url=url,
         format=volume_pb2.DiskFormat.Value(f"DISK_FORMAT_{layout.upper()}"),
         firmware=vm_pb2.Firmware.Value(f"FIRMWARE_{firmware.upper()}"),
+        hypervisor_type=hypervisor,
         sha256=sha256,
         sha512=sha512,
         ca_pem=ca_file.read_bytes() if ca_file else b"",

@@ -60,6 +60,7 @@ VIEW = View[pb.Vm](
         ("template", lambda v: v.template_name),
         ("firmware", lambda v: text.enum_of(v, "firmware")),
         ("cluster", lambda v: v.cluster_name),
+        ("hypervisor", lambda v: v.hypervisor_display_name),
         ("affinity groups", lambda v: text.joined(v.affinity_groups)),
         ("drs", lambda v: "leaves it where it is" if v.drs_skip else "may move it"),
         ("created", lambda v: text.when(v, "create_time")),

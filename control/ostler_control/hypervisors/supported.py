@@ -1,0 +1,75 @@
+"""What a new VM asks of a type of hypervisor, checked against the types that are in question before it is placed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ostler_common.errors import FailedPreconditionError
+from ostler_common.hypervisors import Function, not_supported
+
+from ostler_control.hypervisors import rules
+from ostler_control.models import Cluster, Host
+
+
+def check_supported(
+    template: Any, needed: Iterable[Function], *, host: Any = None, cluster: Any = None, zone: Any = None
+) -> None:
+    """Refuses what no host in question can do whatever room it has.
+
+    Raises FailedPreconditionError: OTHER_HYPERVISOR_TYPE when the template is for another type, HYPERVISOR_NOT_ALLOWED,
+    FORMAT_NOT_SUPPORTED, FUNCTION_NOT_SUPPORTED. Where nothing is known of a type, placement tells what is amiss.
+    """
+    types = _in_question(host, cluster, zone)
+    known = rules.known()
+    if template.hypervisor_type and types:
+        if template.hypervisor_type not in types:
+            wanted = known[template.hypervisor_type].display_name
+            raise FailedPreconditionError(
+                f"template {template.name} is for hypervisors of type {wanted}, and {_where(host, cluster, zone)} has "
+                f"only {', '.join(rules.name_of(word) for word in sorted(types))}",
+                "OTHER_HYPERVISOR_TYPE",
+                {"template": template.name, "hypervisor_type": template.hypervisor_type},
+            )
+        types = {template.hypervisor_type}
+    if (may := rules.allowed()) and types:
+        if not types & may:
+            rules.check_allowed(min(types))
+        types &= may
+    reported = [known[word] for word in sorted(types) if word in known and known[word].reported]
+    if not reported or len(reported) < len(types):
+        return
+    shown = ", ".join(of_type.display_name for of_type in reported)
+    if not any(template.format in of_type.template_formats for of_type in reported):
+        raise format_not_supported(f"template {template.name}", template.format, shown)
+    for function in needed:
+        if not any(function in of_type.functions for of_type in reported):
+            raise not_supported(function, shown)
+
+
+def format_not_supported(what: str, disk_format: str, type_name: str) -> FailedPreconditionError:
+    """The refusal of a disk's layout that a type of hypervisor cannot use."""
+    return FailedPreconditionError(
+        f"{what} is in the format {disk_format}, which hypervisors of type {type_name} cannot use",
+        "FORMAT_NOT_SUPPORTED",
+        {"format": disk_format, "hypervisor_type": type_name},
+    )
+
+
+def _in_question(host: Any, cluster: Any, zone: Any) -> set[str]:
+    """The types of the hosts that were asked for."""
+    if host is not None:
+        return {host.hypervisor_type} - {""}
+    query: Any = Host.select(Host.hypervisor_type).join(Cluster).where(~Host.removed & (Host.hypervisor_type != ""))
+    if cluster is not None:
+        query = query.where(Cluster.id == cluster.id)
+    if zone is not None:
+        query = query.where(Cluster.zone == zone.id)
+    return {word for (word,) in query.distinct().tuples()}
+
+
+def _where(host: Any, cluster: Any, zone: Any) -> str:
+    for kind, row in (("host", host), ("cluster", cluster), ("zone", zone)):
+        if row is not None:
+            return f"{kind} {row.name}"
+    return "the fleet"
