@@ -9,6 +9,7 @@ from ostler.types.v1 import volume_pb2
 from ostler_common.errors import InternalError
 
 from ostler_control import settings
+from ostler_control.database import session
 from ostler_control.keys import Keyring
 from ostler_control.models import Snapshot, Template, VolumeFile
 
@@ -56,12 +57,13 @@ def template_source(template: Template | None) -> agent_pb2.TemplateSource | Non
 
 def direct_source(url: str, ca_pem: str) -> agent_pb2.DirectSource:
     """How a host is to fetch a template by itself, by the settings as they are now."""
-    return agent_pb2.DirectSource(
-        url=url,
-        ca_pem=ca_pem.encode(),
-        proxy=settings.get("direct.download.proxy"),
-        allow_private=settings.get("direct.download.allow.private"),
-    )
+    with session():
+        return agent_pb2.DirectSource(
+            url=url,
+            ca_pem=ca_pem.encode(),
+            proxy=settings.get("direct.download.proxy"),
+            allow_private=settings.get("direct.download.allow.private"),
+        )
 
 
 def encrypt_format(volume: Any, info: volume_pb2.VolumeInfo) -> str:

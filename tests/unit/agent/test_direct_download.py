@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import ssl
-import threading
 from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -18,77 +13,22 @@ from ostler_agent.spec import DiskFormat
 from ostler_agent.templates import Templates, TemplateSource, sources
 from ostler_agent.tools import qemu_img
 from ostler_common.errors import OstlerError
-from ostler_common.identity import Identity, Kind
 
-from tests.fakes.papers import Papers
+from tests.fakes.web import Web, serving
 
 DATA = bytes(range(256)) * 4096  # 1 MiB
 HOST = "images.example.org"
 
 
-@dataclass
-class Web:
-    """A server. resumes: whether it knows ranges; breaks: after so many bytes it hangs up, once each."""
-
-    port: int = 0
-    ca_pem: bytes = b""
-    resumes: bool = True
-    breaks: list[int] = field(default_factory=list)
-    status: int = 200
-    redirects: dict[str, str] = field(default_factory=dict)
-    asked: list[tuple[str, str, str]] = field(default_factory=list)
-    data: bytes = DATA
-
-    def source(self, path: str = "/image", **changes: object) -> DirectSource:
-        fields = {"ca_pem": self.ca_pem, "allow_private": True, **changes}
-        return DirectSource(f"https://{HOST}:{self.port}{path}", **fields)  # type: ignore[arg-type]
-
-
 @pytest.fixture
 def web(tmp_path: Path) -> Iterator[Web]:
-    served = Web()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            served.asked.append((self.path, self.headers.get("Range", ""), self.headers.get("Host", "")))
-            if self.path in served.redirects:
-                self.send_response(302)
-                self.send_header("Location", served.redirects[self.path])
-                self.end_headers()
-                return
-            if served.status != 200:
-                self.send_error(served.status)
-                return
-            first, _, last = self.headers["Range"].removeprefix("bytes=").partition("-")
-            begin, end = int(first), int(last or len(served.data) - 1)
-            if served.resumes:
-                self.send_response(206)
-                self.send_header("Content-Range", f"bytes {begin}-{end}/{len(served.data)}")
-            else:
-                begin, end = 0, len(served.data) - 1
-                self.send_response(200)
-            self.send_header("Content-Length", str(end + 1 - begin))
-            self.end_headers()
-            body = served.data[begin : end + 1]
-            self.wfile.write(body[: served.breaks.pop(0)] if served.breaks else body)
-            self.close_connection = True
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    papers = Papers(tmp_path)
-    files = papers.issue(Identity(Kind.HOST, "web"), addresses=(HOST,))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(files.certificate, files.key)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    served.port, served.ca_pem = server.server_port, files.trust.read_bytes()
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    with closing(server.socket):
+    with serving(tmp_path, HOST, DATA) as served:
         yield served
-        server.shutdown()
-        thread.join()
+
+
+def source(web: Web, path: str = "/image", **changes: object) -> DirectSource:
+    fields = {"ca_pem": web.ca_pem, "allow_private": True, **changes}
+    return DirectSource(web.url(path), **fields)  # type: ignore[arg-type]
 
 
 def downloader(*addresses: str) -> Downloader:
@@ -106,9 +46,9 @@ def reason(source: DirectSource, by: Downloader | None = None) -> str:
 
 
 def test_the_name_is_looked_up_once_and_its_certificate_checked(web: Web) -> None:
-    assert read(web.source()) == DATA
+    assert read(source(web)) == DATA
     assert web.asked == [("/image", "bytes=0-", f"{HOST}:{web.port}")]
-    assert reason(web.source(ca_pem=b"")) == "DOWNLOAD_UNTRUSTED"
+    assert reason(source(web, ca_pem=b"")) == "DOWNLOAD_UNTRUSTED"
     other = DirectSource(f"https://other.example.org:{web.port}/image", web.ca_pem, allow_private=True)
     assert reason(other) == "DOWNLOAD_UNTRUSTED"
 
@@ -116,16 +56,16 @@ def test_the_name_is_looked_up_once_and_its_certificate_checked(web: Web) -> Non
 @pytest.mark.parametrize("resumes", [True, False])
 def test_from_the_middle(web: Web, resumes: bool) -> None:
     web.resumes = resumes
-    assert read(web.source(), 1000) == DATA[1000:]
-    found = downloader().inspect(web.source(), 100)
+    assert read(source(web), 1000) == DATA[1000:]
+    found = downloader().inspect(source(web), 100)
     assert (found.size_bytes, found.head) == (len(DATA), DATA[:100])
 
 
 def test_private_addresses_are_refused_also_behind_redirects(web: Web) -> None:
-    assert reason(web.source(allow_private=False)) == "PRIVATE_ADDRESS"
+    assert reason(source(web, allow_private=False)) == "PRIVATE_ADDRESS"
     assert web.asked == []
-    assert reason(web.source(allow_private=False), downloader("93.184.215.14", "10.0.0.1")) == "PRIVATE_ADDRESS"
-    through = web.source(allow_private=False, proxy="http://127.0.0.1:1")
+    assert reason(source(web, allow_private=False), downloader("93.184.215.14", "10.0.0.1")) == "PRIVATE_ADDRESS"
+    through = source(web, allow_private=False, proxy="http://127.0.0.1:1")
     assert reason(through) == "DOWNLOAD_BROKE", "the proxy looks the name up"
     literal = DirectSource("https://10.0.0.1/image", proxy="http://127.0.0.1:1")
     assert reason(literal) == "PRIVATE_ADDRESS"
@@ -159,16 +99,16 @@ def test_redirects(web: Web) -> None:
         "/loop": "/loop",
         "/clear": "http://plain.example.org/",
     }
-    assert read(web.source("/old")) == DATA
+    assert read(source(web, "/old")) == DATA
     assert [path for path, _, _ in web.asked] == ["/old", "/image"]
-    assert reason(web.source("/loop")) == "DOWNLOAD_REFUSED"
-    assert reason(web.source("/clear")) == "INVALID_URL"
+    assert reason(source(web, "/loop")) == "DOWNLOAD_REFUSED"
+    assert reason(source(web, "/clear")) == "INVALID_URL"
 
     def resolve(host: str, port: int) -> list[str]:
         return ["10.0.0.7"] if host == "inside.example.org" else ["127.0.0.1"]
 
     web.redirects["/in"] = "https://inside.example.org/image"
-    assert reason(web.source("/in"), _only_loopback(resolve)) == "PRIVATE_ADDRESS"
+    assert reason(source(web, "/in"), _only_loopback(resolve)) == "PRIVATE_ADDRESS"
 
 
 def _only_loopback(resolve: object) -> Downloader:
@@ -187,7 +127,7 @@ def _only_loopback(resolve: object) -> Downloader:
 )
 def test_what_servers_answer(web: Web, status: int, why: str) -> None:
     web.status = status
-    assert reason(web.source()) == why
+    assert reason(source(web)) == why
 
 
 @pytest.mark.parametrize(
@@ -198,7 +138,7 @@ def test_addresses_that_are_none(url: str) -> None:
 
 
 def template(web: Web, **changes: object) -> TemplateSource:
-    fields = {"sha512": hashlib.sha512(web.data).hexdigest(), "direct": web.source(), **changes}
+    fields = {"sha512": hashlib.sha512(web.data).hexdigest(), "direct": source(web), **changes}
     return TemplateSource("t", "", len(DATA), DiskFormat.RAW, **fields)  # type: ignore[arg-type]
 
 
