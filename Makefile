@@ -18,7 +18,7 @@ PACKAGES := gcc pkg-config python3-dev python3-venv libvirt-dev \
 	fdisk grub-common grub-pc-bin kmod busybox-static cpio e2fsprogs \
 	postgresql postgresql-client systemd
 
-.PHONY: setup demo demo-down test lint bench protos clean
+.PHONY: setup demo demo-down test lint bench protos matrix clean
 
 setup: $(VENV)/.ready
 
@@ -37,6 +37,10 @@ protos: $(VENV)/.ready
 STUBS := common/ostler/py.typed
 $(STUBS): $(VENV)/.ready $(wildcard protos/ostler/*/v1/*.proto) protos/generate.py
 	$(BIN)/python protos/generate.py
+
+# The page of what works on which volume, from the table that the code asks.
+matrix: $(STUBS)
+	$(BIN)/python -c 'from ostler_control.volumes.matrix import document; print(document(), end="")' >docs/volume-operations.md
 
 lint: $(STUBS)
 	$(BIN)/ruff check .

@@ -31,6 +31,7 @@ from ostler_control.models import (
     Template,
     Vm,
     Volume,
+    VolumeFile,
     Zone,
     new_id,
     now,
@@ -115,6 +116,7 @@ class Site:
         keys = {row.id for row in Passphrase.select()}
         rows: list[Any] = list(Volume.select())
         kept: list[Any] = [*rows, *Snapshot.select()]
+        assert list(VolumeFile.select()) == [], "files that were not swept"
         assert keys == {row.passphrase_id for row in kept if row.passphrase_id}
         files = self.fleet.files()
         assert set(files) <= {row.file_id for row in kept}, "files that no volume or snapshot knows"
@@ -122,7 +124,9 @@ class Site:
             if row.state == "ready":
                 assert files.get(row.file_id) == row.pool_id, f"{row.name} has no file in its pool"
                 opened = self.keys.open(row).reveal() if row.passphrase_id else b""
-                assert self.fleet.pools[row.pool_id][row.file_id].passphrase == opened, f"{row.name} does not open"
+                file = self.fleet.pools[row.pool_id][row.file_id]
+                assert file.passphrase == opened, f"{row.name} does not open"
+                assert not file.also, f"{row.name} is opened by a second key"
         copies = [volume_id for pool in self.fleet.pools.values() for volume_id in pool]
         assert len(copies) == len(set(copies)), "a volume has two files"
         machines: list[Any] = list(Vm.select())

@@ -11,6 +11,7 @@ from typing import Any
 
 from ostler_common.secret import Secret, new_passphrase
 
+from ostler_control import events
 from ostler_control.database import session, transaction
 from ostler_control.keys.providers import KeyProvider
 from ostler_control.models import Kek, Passphrase, Snapshot, Template, Volume, VolumeFile
@@ -85,8 +86,27 @@ class Keyring:
             return count
 
 
-def delete_volume(volume: Any) -> None:
+def delete_volume(volume: Any, actor: str) -> None:
     """Deletes the row of a volume whose file is gone, and its passphrase: within the caller's transaction."""
     Volume.delete().where(Volume.id == volume.id).execute()
-    if volume.passphrase_id:
-        Passphrase.delete().where(Passphrase.id == volume.passphrase_id).execute()
+    destroy(volume.passphrase_id, actor, volume, f"the file of volume {volume.name} is gone, and its key destroyed")
+
+
+def destroy(passphrase_id: str | None, actor: str, volume: Any, message: str) -> None:
+    """Deletes a passphrase that no row refers to any more, and records that: within the caller's transaction.
+
+    None: a plain file had none, and nothing is recorded. volume: whose event it is.
+    """
+    if passphrase_id is None:
+        return
+    Passphrase.delete().where(Passphrase.id == passphrase_id).execute()
+    events.record(
+        "volume.key.destroy",
+        events.Outcome.SUCCEEDED,
+        actor,
+        "volume",
+        volume.id,
+        volume.name,
+        f"{message} (key {passphrase_id})",
+        account_id=str(volume.account_id or ""),
+    )

@@ -15,7 +15,7 @@ from ostler_common.errors import AbortedError, CancelledError, NotFoundError, Os
 
 from ostler_control import events
 from ostler_control.database import is_sqlite, session, transaction
-from ostler_control.models import BaseModel, Kek, Operation, Snapshot, Vm, Volume, new_id, now
+from ostler_control.models import BaseModel, Kek, Operation, Snapshot, Vm, Volume, VolumeFile, new_id, now
 
 # Objects that one operation at a time may hold, by their `operation_id` column.
 HELD: dict[str, type[BaseModel]] = {"vm": Vm, "volume": Volume, "snapshot": Snapshot, "key": Kek}
@@ -140,11 +140,13 @@ def standing(operation_id: str) -> tuple[int, bool]:
 def forget(condition: Any) -> list[str]:
     """Deletes the operations that are over and match; returns their ids.
 
-    Those of a VM that is still on its way stay: what they were to do says how to find it.
+    Those of a VM that is still on its way stay, and those that have left files behind: what they were to do says how
+    to find them.
     """
     astray = Vm.select(Vm.id).where(Vm.state == "migrating")
     with transaction():
         query = Operation.select(Operation.id).where(Operation.state.in_(ENDED), Operation.resource_id.not_in(astray))
+        query = query.where(Operation.id.not_in(VolumeFile.select(VolumeFile.operation_id)))
         ids = [row.id for row in query.where(condition)]
         Operation.delete().where(Operation.id.in_(ids)).execute()
     return ids

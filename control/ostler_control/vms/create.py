@@ -37,6 +37,7 @@ from ostler_control.names import check_name
 from ostler_control.operations import Undo, Work, begin, workflow
 from ostler_control.vms import wire
 from ostler_control.vms.rows import load, set_state
+from ostler_control.volumes import matrix
 from ostler_control.volumes.create import LARGEST_BYTES, MIB, make_file, remove_file
 from ostler_control.volumes.hosts import address_of
 
@@ -136,6 +137,7 @@ def create(wanted: NewVm, user: str, keys: Keyring) -> Operation:
         vm_id=vm.id,
         slot=0,
     )
+    matrix.check(matrix.Operation.CREATE_FROM_TEMPLATE, root, False)
     inputs = {
         "host_id": placement.host_id,
         "volume_id": volume_id,
@@ -273,7 +275,7 @@ def _settle(work: Work, undo: Undo) -> None:
         if off:
             capacity.release(vm)
         if root is not None and clean:
-            delete_volume(root)
+            delete_volume(root, work.user)
         elif root is not None:
             Volume.update(state="failed", state_reason=str(undo.error)).where(Volume.id == root.id).execute()
         if clean and isinstance(undo.error, CancelledError):

@@ -85,7 +85,7 @@ def _delete_rows(work: Work) -> None:
             return
         for volume in disks_of(vm.id):
             if volume.root:
-                delete_volume(volume)
+                delete_volume(volume, work.user)
             else:
                 Volume.update(vm_id="", slot=-1).where(Volume.id == volume.id).execute()
         capacity.release_destination(vm)

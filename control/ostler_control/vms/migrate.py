@@ -28,6 +28,7 @@ from ostler_control.vms import wire
 from ostler_control.vms.find import migration_demand
 from ostler_control.vms.locate import Where, clean_destination, keep_arrived, locate, record_arrival, record_return
 from ostler_control.vms.rows import disks_of, load, running_host, set_state, wrong_state
+from ostler_control.volumes import matrix
 from ostler_control.volumes.create import remove_file
 from ostler_control.volumes.hosts import address_of
 from ostler_control.volumes.wire import PROVISIONINGS
@@ -57,6 +58,8 @@ def migrate(
     if vm.power_state in ("stopped", "crashed", "absent"):
         raise wrong_state(vm, "running")
     volumes = disks_of(vm.id)
+    what = matrix.Operation.MIGRATE_VM_WITH_STORAGE if with_storage else matrix.Operation.MIGRATE_VM
+    matrix.check_all(what, volumes, True)
     choices = tuple(_pool_choices(vm, volume, with_storage, pool) for volume in volumes)
     placement = _place(vm, migration_demand(vm, host_id=host.id if host else "", pool_choices=choices))
     homes = dict(zip(volumes, placement.pool_ids, strict=True))

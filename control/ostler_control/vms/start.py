@@ -13,7 +13,8 @@ from ostler_control.models import Host, Operation
 from ostler_control.operations import Undo, Work, begin, take, workflow
 from ostler_control.vms import wire
 from ostler_control.vms.create import forget_on, pull_plug, start_on
-from ostler_control.vms.rows import EXECUTING, load, set_state, wrong_state
+from ostler_control.vms.rows import EXECUTING, disks_of, load, set_state, wrong_state
+from ostler_control.volumes import matrix
 from ostler_control.volumes.hosts import address, is_up, silent
 
 log = structlog.get_logger(__name__)
@@ -34,6 +35,7 @@ def start(vm: Any, user: str, host: Host | None = None) -> Operation:
     elif vm.state == "stopped" and vm.power_state in EXECUTING:
         host_id = _adopts_on(vm, host)
     elif vm.state == "stopped":
+        matrix.check_all(matrix.Operation.START_VM, disks_of(vm.id), False)
         demand = placement_query.demand_of(vm, host_id=host.id if host else "", preferred_host_id=vm.last_host_id or "")
         host_id = placement_query.find_and_claim(vm, demand).host_id
     else:

@@ -9,6 +9,23 @@ from ostler_control.volumes.copy import NewCopy, copy
 from ostler_control.volumes.create import NewVolume, create
 from ostler_control.volumes.delete import delete
 from ostler_control.volumes.download import download
+from ostler_control.volumes.exchange import encrypt, migrate
 from ostler_control.volumes.grow import grow
+from ostler_control.volumes.offering import change_offering
+from ostler_control.volumes.rekey import rekey
 
-__all__ = ["NewCopy", "NewVolume", "attach", "copy", "create", "delete", "detach", "download", "grow"]
+__all__ = [
+    "NewCopy",
+    "NewVolume",
+    "attach",
+    "change_offering",
+    "copy",
+    "create",
+    "delete",
+    "detach",
+    "download",
+    "encrypt",
+    "grow",
+    "migrate",
+    "rekey",
+]

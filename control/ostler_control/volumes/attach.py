@@ -20,9 +20,17 @@ from ostler_control.hypervisors import registry, rules
 from ostler_control.hypervisors.supported import format_not_supported
 from ostler_control.models import Host, Operation, PoolHost, Volume
 from ostler_control.operations import Undo, Work, begin, take, workflow
-from ostler_control.volumes import wire
+from ostler_control.volumes import matrix, wire
 from ostler_control.volumes.grow import check_ready
-from ostler_control.volumes.hosts import address_of, check_vm_at_rest, lacks_encryption, load, take_with_vm, vm_of
+from ostler_control.volumes.hosts import (
+    address_of,
+    check_host,
+    check_vm_at_rest,
+    lacks_encryption,
+    load,
+    take_with_vm,
+    vm_of,
+)
 
 SLOTS = 24
 
@@ -46,6 +54,7 @@ def attach(volume: Any, vm: Any, user: str) -> Operation:
     if volume.account_id != vm.account_id:
         raise PermissionDeniedError("the volume and the VM belong to different accounts", "OTHER_ACCOUNT")
     host = check_vm_at_rest(vm)
+    matrix.check(matrix.Operation.ATTACH, volume, host is not None)
     if host is not None:
         _check_host(host, volume)
     else:
@@ -62,16 +71,7 @@ def _check_host(host: Any, volume: Any) -> None:
     formats = registry.split(host.template_formats)
     if formats and volume.format not in formats:
         raise format_not_supported(f"volume {volume.name}", volume.format, rules.name_of(host.hypervisor_type))
-    if volume.passphrase_id and not host.volume_encryption:
-        raise lacks_encryption(host)
-    reach = PoolHost.get_or_none((PoolHost.host == host) & (PoolHost.pool == volume.pool_id))
-    if reach is None or not reach.reachable:
-        why = f" ({reach.reason})" if reach and reach.reason else ""
-        raise FailedPreconditionError(
-            f"the VM runs on host {host.name}, which does not reach pool {volume.pool.name}{why}; move the VM first",
-            "LACKS_POOL",
-            {"host": host.name, "pool": volume.pool.name},
-        )
+    check_host(host, volume.pool, bool(volume.passphrase_id))
 
 
 def _check_common_host(vm: Any, volume: Any) -> None:
@@ -126,6 +126,7 @@ def detach(volume: Any, user: str) -> Operation:
     host = check_vm_at_rest(vm)
     if host is not None:
         rules.need(Function.HOT_PLUG, host)
+    matrix.check(matrix.Operation.DETACH, volume, host is not None)
     return begin("volume.detach", volume, user, {"vm_id": vm.id, "host_id": host.id if host else ""}, also=[vm])
 
 

@@ -6,35 +6,24 @@ from typing import Any
 
 from ostler.agent.v1 import volume_pb2 as agent_pb2
 from ostler.types.v1 import volume_pb2
-from ostler_common.errors import FailedPreconditionError
 
-from ostler_control.models import PoolHost
 from ostler_control.operations import Work
 from ostler_control.volumes import wire
-from ostler_control.volumes.hosts import address_of, check_vm_at_rest, lacks_encryption, worker
+from ostler_control.volumes.hosts import address_of, check_host, check_vm_at_rest, worker
 
 
 def check_copier(source_pool: Any, target_pool: Any, encrypted: bool, vm: Any | None) -> Any | None:
     """The host that must do the copy because the source is in use there; None when any of several may (`worker`).
 
     vm: what the source is attached to. encrypted: whether source or target is.
-    Raises FailedPreconditionError: NO_CAPABLE_HOST, HOST_SILENT, VM_STATE, LACKS_POOL, LACKS_VOLUME_ENCRYPTION.
+    Raises FailedPreconditionError: NO_COMMON_HOST, NO_CAPABLE_HOST, HOST_SILENT, VM_STATE, LACKS_POOL,
+    LACKS_VOLUME_ENCRYPTION.
     """
     host = check_vm_at_rest(vm) if vm is not None else None
     if host is None:
         worker(source_pool, encrypted, lambda _: 0, target_pool)
         return None
-    if encrypted and not host.volume_encryption:
-        raise lacks_encryption(host)
-    reach = PoolHost.get_or_none((PoolHost.host == host) & (PoolHost.pool == target_pool))
-    if reach is None or not reach.reachable:
-        why = f" ({reach.reason})" if reach and reach.reason else ""
-        raise FailedPreconditionError(
-            f"the VM runs on host {host.name}, which does not reach pool {target_pool.name}{why}; "
-            "choose another pool, or move the VM first",
-            "LACKS_POOL",
-            {"host": host.name, "pool": target_pool.name},
-        )
+    check_host(host, target_pool, encrypted)
     return host
 
 

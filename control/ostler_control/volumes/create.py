@@ -15,7 +15,7 @@ from ostler_control.keys.passphrases import delete_volume
 from ostler_control.models import Account, DiskOffering, Operation, Pool, Volume, Zone, new_id
 from ostler_control.names import check_name
 from ostler_control.operations import Json, Undo, Work, begin, workflow
-from ostler_control.volumes import wire
+from ostler_control.volumes import matrix, wire
 from ostler_control.volumes.hosts import address_of, load, load_or_none, worker
 
 MIB = 1 << 20
@@ -73,6 +73,7 @@ def create(wanted: NewVolume, user: str, keys: Keyring) -> Operation:
         format=offering.format,
         provisioning=offering.provisioning,
     )
+    matrix.check(matrix.Operation.CREATE, volume, False)
     inputs = {"iter_time_ms": settings.get("luks.iter.time")}
     return begin("volume.create", volume, user, inputs)
 
@@ -156,6 +157,6 @@ def settle(work: Work, undo: Undo) -> None:
         if volume is None:
             return
         if clean and isinstance(undo.error, CancelledError):
-            delete_volume(volume)
+            delete_volume(volume, work.user)
         else:
             Volume.update(state="failed", state_reason=str(undo.error)).where(Volume.id == volume.id).execute()

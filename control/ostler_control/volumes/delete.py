@@ -10,6 +10,7 @@ from ostler_control.database import session, transaction
 from ostler_control.keys.passphrases import delete_volume
 from ostler_control.models import Operation, Volume
 from ostler_control.operations import Undo, Work, begin, take, workflow
+from ostler_control.volumes import matrix
 from ostler_control.volumes.create import remove_file
 from ostler_control.volumes.hosts import load_or_none, reaching, vm_of, worker
 
@@ -25,6 +26,7 @@ def delete(volume: Any, user: str) -> Operation:
         reason = "ROOT_VOLUME" if volume.root else "ATTACHED"
         advice = "delete the VM" if volume.root else "detach it first"
         raise FailedPreconditionError(f"volume {volume.name} belongs to VM {vm.name}; {advice}", reason, {"vm": vm.id})
+    matrix.check(matrix.Operation.DELETE, volume, False)
     if reaching(volume.pool_id):
         worker(volume.pool, False, lambda _: 0)
     operation = begin("volume.delete", volume, user, {})
@@ -40,7 +42,7 @@ def _delete(work: Work) -> None:
         if host_id:
             work.step("remove", lambda: remove_file(work, host_id, work.resource_id))
         undo.clear()
-        work.always("forget", lambda: forget(work.resource_id))  # the file is gone: there is no way back any more
+        work.always("forget", lambda: forget(work, work.resource_id))  # the file is gone: there is no way back any more
 
 
 def choose_remover(work: Work, volume_id: str) -> str:
@@ -54,12 +56,12 @@ def choose_remover(work: Work, volume_id: str) -> str:
         return host_id
 
 
-def forget(volume_id: str) -> None:
+def forget(work: Work, volume_id: str) -> None:
     """Inside a step: deletes the rows of a volume whose file is gone."""
     with transaction():
         volume = load_or_none(volume_id)
         if volume is not None:
-            delete_volume(volume)
+            delete_volume(volume, work.user)
 
 
 def _settle(work: Work, undo: Undo) -> None:

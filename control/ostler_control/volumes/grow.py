@@ -13,7 +13,7 @@ from ostler_control.database import session, transaction
 from ostler_control.hypervisors import rules
 from ostler_control.models import Operation, Volume
 from ostler_control.operations import Work, begin, workflow
-from ostler_control.volumes import wire
+from ostler_control.volumes import matrix, wire
 from ostler_control.volumes.create import check_size
 from ostler_control.volumes.hosts import address_of, check_vm_at_rest, load, take_with_vm, worker
 
@@ -45,6 +45,7 @@ def grow(volume: Any, size_bytes: int, user: str) -> Operation:
     if size_bytes == volume.size_bytes:
         raise bad_field("size_bytes", "is the size that the volume has already", "INVALID_SIZE")
     host = check_vm_at_rest(vm) if vm else None
+    matrix.check(matrix.Operation.GROW, volume, host is not None)
     if host is not None:
         rules.need(Function.ONLINE_GROW, host)
     else:

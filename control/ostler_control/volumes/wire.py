@@ -36,9 +36,13 @@ def keyed_ref(volume: Any, keys: Keyring, iter_time_ms: int = 0, pool_id: str = 
     """Names one of them and brings its passphrase: only for the call that it is made for."""
     ref = plain_ref(volume, pool_id)
     if volume.passphrase_id:
-        ref.key.passphrase = keys.open(volume).reveal()
-        ref.key.iter_time_ms = iter_time_ms
+        ref.key.CopyFrom(key(volume, keys, iter_time_ms))
     return ref
+
+
+def key(row: Any, keys: Keyring, iter_time_ms: int = 0) -> volume_pb2.VolumeKey:
+    """The key of a row that has one: only for the call that it is made for."""
+    return volume_pb2.VolumeKey(key_id=row.passphrase_id, passphrase=keys.open(row).reveal(), iter_time_ms=iter_time_ms)
 
 
 def template_source(template: Template | None) -> agent_pb2.TemplateSource | None:
@@ -67,14 +71,15 @@ def direct_source(url: str, ca_pem: str) -> agent_pb2.DirectSource:
 
 
 def encrypt_format(volume: Any, info: volume_pb2.VolumeInfo) -> str:
-    """What the agent found in the file's header: none | luks.
+    """What the agent found in the header of a Volume's, VolumeFile's or Snapshot's file: none | luks.
 
     Raises InternalError ENCRYPTION_MISSING when a volume that must be encrypted is not: it is never put to use.
     """
     found = {number: name for name, number in ENCRYPT_FORMATS.items()}.get(info.encrypt_format, "")
     if (found == "luks") != bool(volume.passphrase_id):
+        wanted = "encrypted" if volume.passphrase_id else "unencrypted"
         raise InternalError(
-            f"volume {volume.name} should be {'' if volume.passphrase_id else 'un'}encrypted, and its file's header "
+            f"volume {getattr(volume, 'name', volume.id)} should be {wanted}, and its file's header "
             "says otherwise; it was removed",
             "ENCRYPTION_MISSING",
             {"volume": volume.id},

@@ -105,7 +105,7 @@ def test_a_volume_and_its_passphrase_go_together(fresh_database: str, provider: 
     keys = Keyring(provider)
     kept, gone = encrypted_volume(keys, "kept"), encrypted_volume(keys, "gone")
     with transaction():
-        delete_volume(gone)
+        delete_volume(gone, "alice")
     assert [row.id for row in Passphrase.select()] == [kept.passphrase_id]
 
 

@@ -1,0 +1,191 @@
+"""Moving a volume's content into a new file, which becomes the volume's: under another key, encrypted, elsewhere.
+
+While no VM runs with it a host copies. Under a running VM its host mirrors: once the mirror is whole, every write of
+the guest goes to both files before the guest hears of its success, so that they are equal until the VM is told to go on
+with the new one alone. Once it was told, the new file is the right one, whatever becomes of the host.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ostler.agent.v1 import volume_pb2
+from ostler_common.errors import FailedPreconditionError, OstlerError, UnavailableError
+
+from ostler_control import settings
+from ostler_control.database import session
+from ostler_control.keys import Keyring
+from ostler_control.models import Operation, Pool, new_id
+from ostler_control.operations import Json, Undo, Work, begin, workflow
+from ostler_control.volumes import files, matrix, wire
+from ostler_control.volumes.copying import copy_file
+from ostler_control.volumes.grow import check_ready
+from ostler_control.volumes.hosts import address_of, check_host, check_vm_at_rest, load, take_with_vm, worker
+
+
+def encrypt(volume: Any, user: str, keys: Keyring) -> Operation:
+    """Records the operation that turns a plain volume into an encrypted one.
+
+    Raises FailedPreconditionError: ALREADY_ENCRYPTED, and what `begin_exchange` raises.
+    """
+    return begin_exchange("volume.encrypt", matrix.Operation.ENCRYPT, volume, user, keys, encrypted=True)
+
+
+def migrate(volume: Any, pool: Any, user: str, keys: Keyring, keep_key: bool = False) -> Operation:
+    """Records the operation that moves a volume to another pool, under a new passphrase unless `keep_key`.
+
+    Raises FailedPreconditionError: SAME_POOL, and what `begin_exchange` raises.
+    """
+    if volume.pool_id == pool.id:
+        raise FailedPreconditionError(f"volume {volume.name} is in pool {pool.name} already", "SAME_POOL")
+    encrypted = bool(volume.passphrase_id)
+    return begin_exchange(
+        "volume.migrate",
+        matrix.Operation.MIGRATE,
+        volume,
+        user,
+        keys,
+        encrypted=encrypted,
+        pool=pool,
+        keep_key=keep_key and encrypted,
+    )
+
+
+def begin_exchange(
+    verb: str,
+    operation: matrix.Operation,
+    volume: Any,
+    user: str,
+    keys: Keyring,
+    *,
+    encrypted: bool,
+    pool: Pool | None = None,
+    keep_key: bool = False,
+    **inputs: Json,
+) -> Operation:
+    """Records an operation whose body is `exchange`, and the new file.
+
+    encrypted: the new file is; pool None: the volume's; keep_key: the new file has the same passphrase, in a row of its
+    own. Raises FailedPreconditionError: the reasons of the matrix, VOLUME_STATE, VM_STATE, HOST_SILENT,
+    NO_FEASIBLE_POOL; for a running VM LACKS_VOLUME_ENCRYPTION or LACKS_POOL, else NO_COMMON_HOST or NO_CAPABLE_HOST.
+    """
+    vm, volume = take_with_vm(volume)
+    check_ready(volume)
+    host = check_vm_at_rest(vm) if vm is not None else None
+    target: Any = pool or volume.pool
+    matrix.check(operation, volume, host is not None, target.type)
+    needs_encryption = encrypted or bool(volume.passphrase_id)
+    if host is not None:
+        for place in (volume.pool, target):
+            check_host(host, place, needs_encryption)
+    else:
+        worker(volume.pool, needs_encryption, lambda _: 0, target)
+    operation_id = new_id()
+    key = keys.keep(keys.open(volume), volume.id) if keep_key else None
+    file = files.begin(volume, operation_id, keys, encrypted=encrypted, pool=target, key=key)
+    recorded = {
+        "file_id": file.id,
+        "old_file_id": volume.file_id,
+        "vm_id": vm.id if vm is not None else "",
+        "host_id": host.id if host is not None else "",
+        "mirror": host is not None,
+        "iter_time_ms": settings.get("luks.iter.time"),
+        **inputs,
+    }
+    also = [vm] if vm is not None else []
+    return begin(verb, volume, user, recorded, also=also, operation_id=operation_id)
+
+
+@workflow("volume.encrypt")
+def _encrypt(work: Work) -> None:
+    exchange(work)
+
+
+@workflow("volume.migrate")
+def _migrate(work: Work) -> None:
+    exchange(work)
+
+
+def exchange(work: Work) -> None:
+    """The body of an operation that `begin_exchange` recorded."""
+    file_id, silent = work.inputs["file_id"], False
+    with work.undoing() as undo:
+        undo.push("discard", lambda: _discard(work, undo))
+        if work.inputs["mirror"]:
+            undo.push("cancel-mirror", lambda: _cancel_mirror(work))
+            work.step("mirror", lambda: _mirror(work))
+            silent = work.always("pivot", lambda: _pivot(work))
+        else:
+            host_id: str = work.step("choose", lambda: _choose(work))
+            work.step("copy", lambda: _copy(work, host_id))
+        undo.clear()
+    work.always("switch", lambda: files.switch(work.resource_id, file_id))
+    if silent:  # the sweeper asks the host when it is back, and only then removes the old file
+        raise UnavailableError(
+            "the VM's host fell silent when the VM was to go on with the volume's new file, which holds everything and "
+            "is the volume's from now on; the former file is removed when the host is back",
+            "PIVOT_UNRESOLVED",
+        )
+    files.remove_old(work, work.inputs["old_file_id"])
+
+
+def _choose(work: Work) -> str:
+    with session():
+        volume, file = load(work.resource_id), files.load(work.inputs["file_id"])
+        encrypted = bool(volume.passphrase_id or file.passphrase_id)
+        host_id: str = worker(volume.pool, encrypted, work.agents.busy, file.pool).id
+        return host_id
+
+
+def _copy(work: Work, host_id: str) -> None:
+    file = files.load(work.inputs["file_id"])
+    files.filled(file.id, copy_file(work, host_id, load(work.resource_id), file, size_bytes=file.size_bytes))
+
+
+def _mirror(work: Work) -> None:
+    file = files.load(work.inputs["file_id"])
+    request = volume_pb2.MirrorVolumeRequest(
+        operation=work.ref(),
+        vm_id=work.inputs["vm_id"],
+        source=wire.keyed_ref(load(work.resource_id), work.keys),
+        target=wire.keyed_ref(file, work.keys, work.inputs["iter_time_ms"]),
+        provisioning=wire.PROVISIONINGS[file.provisioning],
+    )
+    update = work.job(_host(work), lambda agent: agent.volumes.MirrorVolume, request, (0, 95))
+    files.filled(file.id, update.volume)
+
+
+def _pivot(work: Work) -> bool:
+    """Whether the host fell silent, so that it is not known whether the VM has gone on with the new file alone."""
+    request = volume_pb2.PivotVolumeRequest(operation=work.ref(), **_mirrored(work))
+    try:
+        work.job(_host(work), lambda agent: agent.volumes.PivotVolume, request, (95, 98))
+    except OstlerError as error:
+        if error.reason != "HOST_UNREACHABLE":
+            raise
+        return True
+    return False
+
+
+def _cancel_mirror(work: Work) -> None:
+    request = volume_pb2.CancelMirrorRequest(operation=work.ref(), **_mirrored(work))
+    work.job(_host(work), lambda agent: agent.volumes.CancelMirror, request)
+
+
+def _mirrored(work: Work) -> dict[str, Any]:
+    file = files.load(work.inputs["file_id"])
+    return {
+        "vm_id": work.inputs["vm_id"],
+        "source": wire.plain_ref(load(work.resource_id)),
+        "target": wire.plain_ref(file),
+    }
+
+
+def _host(work: Work) -> Any:
+    return address_of(work.inputs["host_id"])
+
+
+def _discard(work: Work, undo: Undo) -> None:
+    # A host that may still write to the file does so until it is asked again: the sweeper does that.
+    if not undo.failed("cancel-mirror"):
+        files.remove(work, work.inputs["file_id"])

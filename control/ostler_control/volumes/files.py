@@ -1,0 +1,166 @@
+"""A volume's further files: made to take the present one's place, or replaced by it and to go.
+
+New data or a new key is always a new file. `begin` records it, with its passphrase, in the transaction that records the
+operation, so before any host has heard of it; a host fills it, `filled` notes what it has become; `switch` exchanges it
+with the volume's present file in one transaction; `remove` has a file deleted, and only then its row and passphrase. So
+a crash at any line leaves a volume that opens with a key that the database has, and what is left over is known by its
+row: `sweep` removes it once its operation is over.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ostler.agent.v1 import volume_pb2 as agent_pb2
+from ostler.types.v1 import volume_pb2
+from ostler_common.errors import AbortedError, OstlerError
+
+from ostler_control import placement_query
+from ostler_control.database import session, transaction
+from ostler_control.keys import Keyring
+from ostler_control.keys.passphrases import destroy
+from ostler_control.models import Passphrase, Pool, Volume, VolumeFile, now
+from ostler_control.operations import Work
+from ostler_control.volumes import wire
+from ostler_control.volumes.create import needed_bytes
+from ostler_control.volumes.hosts import address_of, reaching, worker
+
+# What a volume and a file of it have in common, and exchange.
+_SHARED = ("pool_id", "passphrase_id", "format", "provisioning", "encrypt_format", "size_bytes")
+
+
+def begin(
+    volume: Any,
+    operation_id: str,
+    keys: Keyring,
+    *,
+    encrypted: bool,
+    role: str = "incoming",
+    pool: Any = None,
+    key: Any = None,
+    **layout: Any,
+) -> Any:
+    """Records a further file of a volume, before it is made: in the transaction that records operation `operation_id`.
+
+    pool None: the volume's; key: a Passphrase row made in this transaction, by default a new one if `encrypted`;
+    layout: format, provisioning, size_bytes if other than the volume's.
+    Raises FailedPreconditionError NO_FEASIBLE_POOL when the pool has no room or cannot hold encrypted volumes.
+    """
+    pool = pool or volume.pool
+    values = {name: layout.get(name, getattr(volume, name)) for name in ("format", "provisioning", "size_bytes")}
+    placement_query.pools_for(
+        f"a new file of volume {volume.name}",
+        needed_bytes(values["provisioning"], values["size_bytes"]),
+        encrypted,
+        pool_id=pool.id,
+    )
+    if encrypted and key is None:
+        key = keys.create(volume.id)
+    return VolumeFile.create(
+        volume_id=volume.id, role=role, operation_id=operation_id, pool=pool, passphrase=key, **values
+    )
+
+
+def load(file_id: str) -> Any:
+    """A file's row."""
+    with session():
+        return VolumeFile.get_by_id(file_id)
+
+
+def load_or_none(file_id: str) -> Any | None:
+    """A file's row, or None when it is gone (or has become the volume's)."""
+    with session():
+        return VolumeFile.get_or_none(VolumeFile.id == file_id)
+
+
+def filled(file_id: str, info: volume_pb2.VolumeInfo) -> None:
+    """Inside a step: notes what a host has made of a file. Raises InternalError ENCRYPTION_MISSING."""
+    found = wire.encrypt_format(load(file_id), info)
+    size_bytes = info.virtual_size_bytes
+    with transaction():
+        VolumeFile.update(encrypt_format=found, size_bytes=size_bytes).where(VolumeFile.id == file_id).execute()
+
+
+def switch(volume_id: str, file_id: str, **changes: Any) -> None:
+    """Inside a step: the file becomes the volume's, and the present one outgoing, in one transaction. Repeatable.
+
+    changes: columns of the volume that change with it.
+    """
+    with transaction():
+        volume: Any = Volume.get_by_id(volume_id)
+        if volume.file_id == file_id:
+            return
+        file: Any = VolumeFile.get_by_id(file_id)
+        old = {name: getattr(volume, name) for name in _SHARED}
+        new = {name: getattr(file, name) for name in _SHARED}
+        VolumeFile.delete().where(VolumeFile.id == file_id).execute()
+        VolumeFile.create(
+            id=volume.file_id, volume_id=volume_id, role="outgoing", operation_id=file.operation_id, **old
+        )
+        Volume.update(file_id=file_id, state_reason="", update_time=now(), **new, **changes).where(
+            Volume.id == volume_id
+        ).execute()
+
+
+def remove(work: Work, file_id: str) -> None:
+    """Inside a step: has a host that reaches the file delete it, then forgets it. One that is gone is a success.
+
+    Raises FailedPreconditionError NO_CAPABLE_HOST, or what the agent raises: then the file keeps its row, and is swept
+    once the operation is over.
+    """
+    file = load_or_none(file_id)
+    if file is None:
+        return
+    with session():
+        reached = bool(reaching(file.pool_id))
+        host_id = worker(Pool.get_by_id(file.pool_id), False, work.agents.busy).id if reached else ""
+    if host_id:
+        request = agent_pb2.DeleteVolumeRequest(operation=work.ref(), volume=wire.plain_ref(file))
+        work.job(address_of(host_id), lambda agent: agent.volumes.DeleteVolume, request)
+    forget(work, file_id)
+
+
+def remove_old(work: Work, file_id: str) -> None:
+    """After a switch: `remove` as a step of its own. file_id: the volume's file before.
+
+    Raises AbortedError OLD_FILE_LEFT, whatever the cause: the volume is as it should be, and what is left is swept.
+    """
+    try:
+        work.always("remove-old", lambda: remove(work, file_id))
+    except OstlerError as error:
+        raise AbortedError(
+            f"done, but the volume's former file could not be removed yet, which is tried again by itself: {error}",
+            "OLD_FILE_LEFT",
+            {"file": file_id},
+        ) from error
+
+
+def forget(work: Work, file_id: str) -> None:
+    """Inside a step: deletes the row of a file that is gone, and its passphrase, which is recorded as an event."""
+    with transaction():
+        file: Any = VolumeFile.get_or_none(VolumeFile.id == file_id)
+        if file is None:
+            return
+        volume = volume_of(file)
+        kept = _same_key(file, volume, work.keys)
+        VolumeFile.delete().where(VolumeFile.id == file_id).execute()
+        if kept:  # by a move that keeps the key: nothing is destroyed but a second row of it
+            Passphrase.delete().where(Passphrase.id == file.passphrase_id).execute()
+        else:
+            destroy(file.passphrase_id, work.user, volume, f"{_what(file)} is gone, and its key destroyed")
+
+
+def _same_key(file: Any, volume: Any, keys: Keyring) -> bool:
+    both = file.passphrase_id and volume.passphrase_id
+    return bool(both) and keys.open(file).reveal() == keys.open(volume).reveal()
+
+
+def volume_of(file: Any) -> Any:
+    """The volume that a file belongs to; one without name and account when it is gone."""
+    volume = Volume.get_or_none(Volume.id == file.volume_id)
+    return volume or Volume(id=file.volume_id, name="", account=None)
+
+
+def _what(file: Any) -> str:
+    words = {"incoming": "a file that was not put to use", "outgoing": "the former file", "export": "an exported copy"}
+    return words.get(file.role, "a further key")

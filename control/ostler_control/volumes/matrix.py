@@ -1,0 +1,235 @@
+"""What may be done to volumes: one table, which requests ask before anything is done. Pure.
+
+`make matrix` writes docs/volume-operations.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from ostler_common.errors import FailedPreconditionError
+
+
+class Operation(StrEnum):
+    """Whatever reads, writes, moves or uses a volume; the value is what people call it."""
+
+    CREATE = "create"
+    CREATE_FROM_TEMPLATE = "create-from-template"
+    ATTACH = "attach"
+    DETACH = "detach"
+    GROW = "grow"
+    DELETE = "delete"
+    SNAPSHOT = "snapshot"
+    REVERT = "revert"
+    FROM_SNAPSHOT = "volume-from-snapshot"
+    COPY = "copy"
+    DOWNLOAD = "download"
+    UPLOAD = "upload"
+    TEMPLATE = "template"
+    REKEY = "rekey"
+    REKEY_DEEP = "rekey-deep"
+    ENCRYPT = "encrypt"
+    MIGRATE = "migrate"
+    CHANGE_OFFERING = "change-offering"
+    REINSTALL = "reinstall"
+    START_VM = "start-vm"
+    MIGRATE_VM = "migrate-vm"
+    MIGRATE_VM_WITH_STORAGE = "migrate-vm-with-storage"
+
+    @property
+    def command(self) -> str:
+        """How the command line asks for it."""
+        return _COMMANDS[self]
+
+
+_COMMANDS = {
+    Operation.CREATE: "volume create",
+    Operation.CREATE_FROM_TEMPLATE: "vm create",
+    Operation.ATTACH: "volume attach",
+    Operation.DETACH: "volume detach",
+    Operation.GROW: "volume grow",
+    Operation.DELETE: "volume delete",
+    Operation.SNAPSHOT: "snapshot create",
+    Operation.REVERT: "snapshot revert",
+    Operation.FROM_SNAPSHOT: "volume create --snapshot",
+    Operation.COPY: "volume copy",
+    Operation.DOWNLOAD: "volume download",
+    Operation.UPLOAD: "volume upload",
+    Operation.TEMPLATE: "template create",
+    Operation.REKEY: "volume rekey",
+    Operation.REKEY_DEEP: "volume rekey --deep",
+    Operation.ENCRYPT: "volume encrypt",
+    Operation.MIGRATE: "volume migrate",
+    Operation.CHANGE_OFFERING: "volume change-offering",
+    Operation.REINSTALL: "vm reinstall",
+    Operation.START_VM: "vm start",
+    Operation.MIGRATE_VM: "vm migrate",
+    Operation.MIGRATE_VM_WITH_STORAGE: "vm migrate --with-storage",
+}
+
+POOL_TYPES = ("local", "shared-mount-point", "nfs", "powerflex")
+
+
+@dataclass(frozen=True)
+class Works:
+    """It is done."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """It is refused before anything is done. words: why, and what to do, after the volume's name."""
+
+    reason: str
+    words: str
+
+
+Verdict = Works | Refused
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """A refusal, and where it holds (None: everywhere, also on pool types that are not of this table)."""
+
+    operations: frozenset[Operation]
+    refusal: Refused
+    encrypted: bool | None = None
+    running: bool | None = None
+    pool_types: frozenset[str] | None = None
+
+    def holds(self, operation: Operation, encrypted: bool, running: bool, pool_type: str) -> bool:
+        return (
+            operation in self.operations
+            and self.encrypted in (None, encrypted)
+            and self.running in (None, running)
+            and (self.pool_types is None or pool_type in self.pool_types)
+        )
+
+
+# The first that holds is the answer; where none does, it works.
+_RULES = (
+    _Rule(
+        frozenset({Operation.REKEY, Operation.REKEY_DEEP}),
+        Refused("NOT_ENCRYPTED", "is not encrypted and has no key; encrypt it (ostler volume encrypt)"),
+        encrypted=False,
+    ),
+    _Rule(
+        frozenset({Operation.ENCRYPT}),
+        Refused("ALREADY_ENCRYPTED", "is encrypted already; another key is had by ostler volume rekey"),
+        encrypted=True,
+    ),
+    _Rule(
+        frozenset({Operation.REKEY}),
+        Refused(
+            "VOLUME_IN_USE",
+            "is in use by a running VM, whose host keeps its header open; stop the VM, or rekey --deep, which works "
+            "while it runs",
+        ),
+        running=True,
+    ),
+    _Rule(
+        frozenset({Operation.REVERT, Operation.REINSTALL}),
+        Refused("VM_RUNNING", "is in use by a running VM, under which its content cannot be exchanged; stop the VM"),
+        running=True,
+    ),
+    _Rule(
+        frozenset({Operation.DELETE}),
+        Refused("ATTACHED", "belongs to a running VM; detach it first, or delete the VM if it is its root disk"),
+        running=True,
+    ),
+    _Rule(
+        frozenset({Operation.START_VM}),
+        Refused("VM_STATE", "is in use by a VM that runs already"),
+        running=True,
+    ),
+    _Rule(
+        frozenset({Operation.MIGRATE_VM, Operation.MIGRATE_VM_WITH_STORAGE}),
+        Refused("VM_STATE", "belongs to a VM that is stopped: it starts wherever it fits; only running ones move live"),
+        running=False,
+    ),
+)
+
+
+def verdict(operation: Operation, encrypted: bool, running: bool, pool_type: str) -> Verdict:
+    """Whether an operation works. running: the VM that the volume is attached to, or is to be attached to, runs."""
+    for rule in _RULES:
+        if rule.holds(operation, encrypted, running, pool_type):
+            return rule.refusal
+    return Works()
+
+
+def check(operation: Operation, volume: Any, vm_running: bool, pool_type: str = "") -> None:
+    """Raises FailedPreconditionError with the table's reason when the operation does not work on this volume.
+
+    volume: its row; pool_type: the target's, for what also writes to another pool.
+    """
+    for kind in {volume.pool.type, pool_type or volume.pool.type}:
+        found = verdict(operation, bool(volume.passphrase_id), vm_running, kind)
+        if isinstance(found, Refused):
+            raise FailedPreconditionError(
+                f"volume {volume.name} {found.words}",
+                found.reason,
+                {"volume": volume.id, "operation": operation.value, "pool_type": kind},
+            )
+
+
+def check_all(operation: Operation, volumes: Iterable[Any], vm_running: bool) -> None:
+    """`check` for every disk of a VM."""
+    for volume in volumes:
+        check(operation, volume, vm_running)
+
+
+def cells() -> Iterator[tuple[Operation, bool, bool, str, Verdict]]:
+    """Every cell: operation, encrypted, running, pool type, verdict."""
+    for operation in Operation:
+        for encrypted in (False, True):
+            for running in (False, True):
+                for pool_type in POOL_TYPES:
+                    yield operation, encrypted, running, pool_type, verdict(operation, encrypted, running, pool_type)
+
+
+_HEAD = """\
+# What works on which volume
+
+This page is generated from the table that the control plane itself asks before it does anything
+(`make matrix` writes it anew; a test keeps the two in step).
+
+"yes" means that it works; a reason in capitals that it is refused before it begins, with that reason. *stopped* is a VM
+that is stopped, or a volume that is not attached; *running* a volume that a running VM uses, or is about to. Beside
+this table the state of things counts, as for any operation: hosts must be up, reach the pools and have proved volume
+encryption for encrypted volumes, pools must have room, and another operation must not hold the volume.
+"""
+
+
+def document() -> str:
+    """docs/volume-operations.md."""
+    parts = [_HEAD]
+    used: dict[str, set[str]] = {}
+    columns = [(encrypted, running) for encrypted in (False, True) for running in (False, True)]
+    for types, kinds in _alike():
+        parts.append(f"\n## Pools of type {types}\n")
+        parts.append(
+            "| operation | command | plain, stopped | plain, running | encrypted, stopped | encrypted, running |"
+        )
+        parts.append("| --- | --- | --- | --- | --- | --- |")
+        for operation in Operation:
+            row = [verdict(operation, encrypted, running, kinds[0]) for encrypted, running in columns]
+            for found in row:
+                if isinstance(found, Refused):
+                    used.setdefault(found.reason, set()).add(f"the volume {found.words}")
+            words = [found.reason if isinstance(found, Refused) else "yes" for found in row]
+            parts.append(f"| {operation.value} | `ostler {operation.command}` | {' | '.join(words)} |")
+    parts.append("\n## Reasons\n")
+    parts += [f"- `{reason}`: {'; or '.join(sorted(used[reason]))}." for reason in sorted(used)]
+    return "\n".join(parts) + "\n"
+
+
+def _alike() -> list[tuple[str, list[str]]]:
+    """Pool types grouped by equal verdicts, each group with its name."""
+    groups: dict[tuple[Verdict, ...], list[str]] = {}
+    for pool_type in POOL_TYPES:
+        column = tuple(found for *_, kind, found in cells() if kind == pool_type)
+        groups.setdefault(column, []).append(pool_type)
+    return [(", ".join(f"`{kind}`" for kind in kinds), kinds) for kinds in groups.values()]

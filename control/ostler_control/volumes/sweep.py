@@ -1,0 +1,138 @@
+"""Removing what operations have left behind: files and keys of volumes that are neither needed nor gone.
+
+Nothing is done while no host could do it, and after a failure only now and then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+from typing import Any
+
+from ostler.agent.v1 import volume_pb2 as agent_pb2
+from ostler_common.errors import AbortedError, OstlerError
+
+from ostler_control.database import session, transaction
+from ostler_control.events import SYSTEM
+from ostler_control.models import Host, Operation, Volume, VolumeFile, new_id, now
+from ostler_control.operations import Work, begin, chore, launch, take, workflow
+from ostler_control.operations.records import UNENDED
+from ostler_control.volumes import files, wire
+from ostler_control.volumes.hosts import address_of, is_up, reaching, vm_of, worker
+
+_PAUSE = datetime.timedelta(minutes=1)
+# The VM goes on with its old file, and nothing mirrors it.
+_NOT_MIRRORED = ("VOLUME_NOT_ATTACHED", "NO_MIRROR", "MIRROR_LOST")
+
+
+@chore
+def sweep() -> None:
+    """Begins a `volume.sweep` for every file whose operation is over, where a host can do what is to be done."""
+    with session():
+        working = Operation.select(Operation.id).where(Operation.state.in_(UNENDED))
+        left: list[Any] = list(VolumeFile.select().where(VolumeFile.operation_id.not_in(working)))
+    for file in left:
+        with contextlib.suppress(OstlerError):  # it is busy, or no host can do it now
+            _begin(file)
+
+
+def _begin(file: Any) -> None:
+    with transaction():
+        last: Any = Operation.get_or_none(Operation.id == file.operation_id)
+        if last is not None and last.verb == "volume.sweep" and last.end_time > now() - _PAUSE:
+            return
+        inputs: dict[str, Any] = json.loads(last.inputs) if last else {}
+        operation_id = new_id()
+        mine = (VolumeFile.id == file.id) & (VolumeFile.operation_id == file.operation_id)
+        if VolumeFile.update(operation_id=operation_id).where(mine).execute() != 1:
+            return  # another replica was faster
+        volume = Volume.get_or_none(Volume.id == file.volume_id)
+        vm = vm_of(volume) if volume is not None else None
+        also: list[Any] = []
+        mirrored_on = inputs.get("host_id", "") if inputs.get("mirror") else ""
+        if vm is None or vm.host_id != mirrored_on:
+            mirrored_on = ""  # it ended there, and its mirror with it
+        if volume is not None and (file.role == "key" or mirrored_on):
+            also = [take(row) for row in (vm, volume) if row is not None]
+            host = Host.get_by_id(vm.host_id) if vm is not None and vm.host_id else None
+            if (host is not None and not is_up(host)) or (file.role == "key" and host is not None):
+                raise AbortedError("not now", "NOT_NOW")
+        if reaching(file.pool_id):
+            worker(file.pool, file.role == "key", lambda _: 0)
+        file.name = volume.name if volume is not None else ""
+        wanted = {"file_id": file.id, "mirror": bool(mirrored_on), "host_id": mirrored_on, "vm_id": vm.id if vm else ""}
+        operation = begin("volume.sweep", file, SYSTEM, wanted, also=also, operation_id=operation_id)
+    launch(operation)
+
+
+@workflow("volume.sweep")
+def _sweep(work: Work) -> None:
+    file_id: str = work.inputs["file_id"]
+    role: str = work.step("look", lambda: _role(file_id))
+    if role == "key":
+        work.step("remove-key", lambda: remove_key(work, file_id))
+        return
+    if work.inputs["mirror"]:
+        file_id = work.step("settle", lambda: _settle(work, file_id, role))
+    work.step("remove", lambda: files.remove(work, file_id))
+
+
+def _role(file_id: str) -> str:
+    file = files.load_or_none(file_id)
+    return file.role if file is not None else ""
+
+
+def _settle(work: Work, file_id: str, role: str) -> str:
+    """The VM's host is there again: it ends the mirror, or goes on with the new file as it was told. Answers the file
+    that is to go."""
+    file = files.load_or_none(file_id)
+    if file is None:
+        return file_id
+    volume = _volume(file)
+    vm_id, host = work.inputs["vm_id"], address_of(work.inputs["host_id"])
+    if role == "incoming":
+        cancel = agent_pb2.CancelMirrorRequest(
+            operation=work.ref(), vm_id=vm_id, source=wire.plain_ref(volume), target=wire.plain_ref(file)
+        )
+        try:
+            work.job(host, lambda agent: agent.volumes.CancelMirror, cancel)
+        except OstlerError as error:
+            if error.reason != "PIVOTED":
+                raise
+            files.switch(volume.id, file_id)
+            return str(volume.file_id)
+        return file_id
+    pivot = agent_pb2.PivotVolumeRequest(
+        operation=work.ref(), vm_id=vm_id, source=wire.plain_ref(file), target=wire.plain_ref(volume)
+    )
+    try:
+        work.job(host, lambda agent: agent.volumes.PivotVolume, pivot)
+    except OstlerError as error:
+        if error.reason in _NOT_MIRRORED:  # it has gone on with the old file alone: that one is the right one
+            files.switch(volume.id, file_id)
+            return str(volume.file_id)
+        if error.reason not in ("VM_NOT_RUNNING", "VM_NOT_FOUND"):
+            raise
+    return file_id
+
+
+def _volume(file: Any) -> Any:
+    with session():
+        return Volume.get_by_id(file.volume_id)
+
+
+def remove_key(work: Work, file_id: str) -> None:
+    """Inside a step: has a host see to it that a further key no longer opens its volume's file, then destroys it."""
+    file = files.load_or_none(file_id)
+    if file is None:
+        return
+    with session():
+        volume: Any = Volume.get_or_none(Volume.id == file.volume_id)
+        needed = volume is not None and bool(reaching(volume.pool_id))
+        host_id = worker(volume.pool, True, work.agents.busy).id if needed else ""
+    if host_id:
+        request = agent_pb2.RemoveVolumeKeyRequest(operation=work.ref(), volume=wire.keyed_ref(volume, work.keys))
+        request.old_key.CopyFrom(wire.key(file, work.keys))
+        work.job(address_of(host_id), lambda agent: agent.volumes.RemoveVolumeKey, request)
+    files.forget(work, file_id)
