@@ -15,7 +15,7 @@ from ostler_control.models import Operation, Pool, Snapshot, SnapshotSchedule, V
 from ostler_control.names import check_name
 from ostler_control.operations import Undo, Work, begin, workflow
 from ostler_control.snapshots.rows import destroy, load, load_or_none, note
-from ostler_control.volumes import wire
+from ostler_control.volumes import matrix, wire
 from ostler_control.volumes.copying import check_copier, copy_file
 from ostler_control.volumes.grow import check_ready
 from ostler_control.volumes.hosts import address_of, take_with_vm, worker
@@ -47,6 +47,7 @@ def create(wanted: NewSnapshot, user: str) -> Operation:
     pool: Any = wanted.pool or volume.pool
     placement_query.pools_for(name, 0, encrypted, pool_id=pool.id)
     host = check_copier(volume.pool, pool, encrypted, vm)
+    matrix.check(matrix.Operation.SNAPSHOT, volume, host is not None, pool.type)
     snapshot = Snapshot.create(
         name=name,
         account=volume.account_id,

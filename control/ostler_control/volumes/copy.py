@@ -14,7 +14,7 @@ from ostler_control.keys import Keyring
 from ostler_control.models import Account, DiskOffering, Operation, Pool, Snapshot, Volume, Zone, new_id
 from ostler_control.names import check_name
 from ostler_control.operations import Work, begin, take, workflow
-from ostler_control.volumes import wire
+from ostler_control.volumes import matrix, wire
 from ostler_control.volumes.copying import check_copier, copy_file
 from ostler_control.volumes.create import check_free_name, check_size, needed_bytes, remove_file, settle
 from ostler_control.volumes.grow import check_ready
@@ -58,6 +58,8 @@ def copy(wanted: NewCopy, user: str, keys: Keyring) -> Operation:
     encrypted = bool(source.passphrase_id)
     layout = _layout(wanted, source)
     pool, host = _choose_pool(wanted, source, vm, needed_bytes(layout.provisioning, layout.size_bytes))
+    what = matrix.Operation.COPY if isinstance(source, Volume) else matrix.Operation.FROM_SNAPSHOT
+    matrix.check(what, source, host is not None, pool.type)
     volume_id = new_id()
     volume = Volume.create(
         id=volume_id,

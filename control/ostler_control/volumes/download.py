@@ -24,7 +24,7 @@ from ostler_control.models import Operation, VolumeFile, new_id
 from ostler_control.operations import Work, begin, workflow
 from ostler_control.operations.records import ENDED, error_from_json, request_cancel, standing
 from ostler_control.operations.work import cancelled
-from ostler_control.volumes import exports, leaving, streams, wire
+from ostler_control.volumes import exports, leaving, matrix, streams, wire
 from ostler_control.volumes.hosts import address_of
 from ostler_control.volumes.leaving import Leaving
 from ostler_control.volumes.sources import take_source
@@ -79,6 +79,7 @@ def download(row: Any, format: str, how: Leaving, user: str, operation_id: str) 
     """
     leaving.check(how, row)
     source = take_source(row, how.passphrase is not None)
+    matrix.check(matrix.Operation.DOWNLOAD, source.row, source.host is not None)
     leaving.record(how, source, user, f"a download as {format}", operation_id)
     file = exports.record(source, how, format, operation_id)
     return begin(

@@ -11,9 +11,11 @@ from typing import Any
 
 from ostler.agent.v1 import volume_pb2
 from ostler_common.errors import FailedPreconditionError, OstlerError, UnavailableError
+from ostler_common.hypervisors import Function
 
 from ostler_control import settings
 from ostler_control.database import session
+from ostler_control.hypervisors import rules
 from ostler_control.keys import Keyring
 from ostler_control.models import Operation, Pool, new_id
 from ostler_control.operations import Json, Undo, Work, begin, workflow
@@ -76,6 +78,7 @@ def begin_exchange(
     matrix.check(operation, volume, host is not None, target.type)
     needs_encryption = encrypted or bool(volume.passphrase_id)
     if host is not None:
+        rules.need(Function.ONLINE_COPY, host)
         for place in (volume.pool, target):
             check_host(host, place, needs_encryption)
     else:

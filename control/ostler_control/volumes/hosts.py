@@ -108,8 +108,8 @@ def _reaching_both(pool: Any, other: Any) -> list[Any]:
             return ", ".join(host.name for host in hosts) or "no host"
 
         raise FailedPreconditionError(
-            f"no host reaches both pool {pool.name} ({names(first)}) and pool {other.name} ({names(second)}); go by way "
-            "of a pool that a host shares with each",
+            f"no host reaches both pool {pool.name} ({names(first)}) and pool {other.name} ({names(second)}); go by "
+            "way of a pool that a host shares with each",
             "NO_COMMON_HOST",
             {"pool": pool.name, "other_pool": other.name},
         )

@@ -74,7 +74,7 @@ def test_the_host_of_a_running_vm_copies(site: Site, engine: Engine) -> None:
 def test_what_cannot_be_copied_is_refused(site: Site, engine: Engine) -> None:
     local = data_volume(site, engine, "local", pool=site.pools["local1"])
     wanted = snapshots.NewSnapshot(local, "far", site.pools["local2"])
-    assert refusal(site, lambda: snapshots.create(wanted, "alice")) == "NO_CAPABLE_HOST"
+    assert refusal(site, lambda: snapshots.create(wanted, "alice")) == "NO_COMMON_HOST"
     Volume.update(state="failed").where(Volume.id == local.id).execute()
     assert refusal(site, lambda: snapshots.create(snapshots.NewSnapshot(local, "s"), "alice")) == "VOLUME_STATE"
     Volume.update(state="ready").where(Volume.id == local.id).execute()

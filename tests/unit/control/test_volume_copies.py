@@ -59,7 +59,7 @@ def test_a_volume_from_a_snapshot(site: Site, engine: Engine, kind: str) -> None
     assert refused(site, "small", snapshot, size_bytes=2 * MIB) == "INVALID_SIZE"
     other = site.disks["plain" if kind == "encrypted" else "encrypted"]
     assert refused(site, "mismatch", snapshot, offering=other) == "ENCRYPTION_MISMATCH"
-    assert refused(site, "far", snapshot, pool=site.pools["local1"]) == "NO_CAPABLE_HOST"
+    assert refused(site, "far", snapshot, pool=site.pools["local1"]) == "NO_COMMON_HOST"
 
 
 def test_the_offering_decides_what_it_says(site: Site, engine: Engine) -> None:
