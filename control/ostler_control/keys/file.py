@@ -50,6 +50,9 @@ class FileProvider:
     def versions(self) -> list[str]:
         return list(self._load())
 
+    def held(self) -> list[str]:
+        return list(self._load())
+
     def prepare(self, kek_id: str) -> None:
         pass
 

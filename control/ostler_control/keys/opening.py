@@ -55,6 +55,9 @@ class Providers:
                     continue  # what it has cannot be told, and is not what the next version comes from
         return found
 
+    def held(self) -> list[str]:
+        return [kek_id for provider in self._all.values() for kek_id in provider.held()]
+
     def prepare(self, kek_id: str) -> None:
         self._of(kek_id).prepare(kek_id)
 

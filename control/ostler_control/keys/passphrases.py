@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ostler_common.errors import FailedPreconditionError
 from ostler_common.secret import Secret, new_passphrase
 
 from ostler_control import events
@@ -49,9 +50,19 @@ class Keyring:
         """The passphrase of a Volume, VolumeFile, Snapshot or Template: for the call that sends it to a host, and for
         nothing else."""
         owner_id = getattr(row, owner_column(type(row)).name)
+        passphrase = self._row(row.passphrase_id)
+        try:
+            return self.provider.open(passphrase.kek_id, bytes(passphrase.sealed), owner_id.encode())
+        except FailedPreconditionError:
+            again = self._row(row.passphrase_id)
+            if again.kek_id == passphrase.kek_id:
+                raise
+            # It was sealed under another version this moment, and the old one is gone already.
+            return self.provider.open(again.kek_id, bytes(again.sealed), owner_id.encode())
+
+    def _row(self, passphrase_id: str) -> Any:
         with session():
-            passphrase: Any = Passphrase.get_by_id(row.passphrase_id)
-        return self.provider.open(passphrase.kek_id, bytes(passphrase.sealed), owner_id.encode())
+            return Passphrase.get_by_id(passphrase_id)
 
     def current(self) -> str:
         """Id of the version that passphrases are sealed under; in a new database the provider's newest becomes it.

@@ -38,6 +38,9 @@ class KeyProvider(Opener, Protocol):
     def versions(self) -> list[str]:
         """Ids of the versions that it has, the newest first. Raises OstlerError when it cannot tell."""
 
+    def held(self) -> list[str]:
+        """Ids of the versions that this process itself has and another control plane may lack. Never raises."""
+
     def prepare(self, kek_id: str) -> None:
         """Does ahead what `seal` under this version would wait for. Raises OstlerError."""
 

@@ -15,7 +15,7 @@ from ostler_control.database import session
 from ostler_control.keys import versions
 from ostler_control.keys.passphrases import Keyring
 from ostler_control.models import Kek, Operation, Passphrase
-from ostler_control.operations import Work, begin, workflow
+from ostler_control.operations import Work, begin, replicas, workflow
 
 # Passphrases a transaction.
 BATCH = 100
@@ -25,8 +25,9 @@ _NAMED = 10
 def rotate(keys: Keyring, user: str) -> Operation:
     """Records the rotation to a new version, within the caller's transaction.
 
-    Raises AbortedError RESOURCE_BUSY while another operation works on keys.
+    Raises AbortedError RESOURCE_BUSY while another operation works on keys, FailedPreconditionError KEK_NOT_EVERYWHERE.
     """
+    versions.check_everywhere(keys.provider, replicas.keys_of_living())
     current = Kek.get_by_id(keys.current())
     others = Kek.select().where(Kek.id != current.id)
     return begin("key.rotate", current, user, {}, also=others)

@@ -53,6 +53,9 @@ class VaultProvider:
         latest, least = int(data["latest_version"]), int(data.get("min_decryption_version") or 1)
         return [f"{self._prefix}{number}" for number in range(latest, max(least, 1) - 1, -1)]
 
+    def held(self) -> list[str]:
+        return []
+
     def prepare(self, kek_id: str) -> None:
         """Makes wrapping keys for what is to be sealed under this version, so that `seal` need not wait."""
         with self._lock:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -72,6 +72,28 @@ def counted() -> dict[str, int]:
     with session():
         query: Any = Passphrase.select(Passphrase.kek, fn.COUNT(Passphrase.id)).group_by(Passphrase.kek)
         return dict(query.tuples())
+
+
+def check_everywhere(provider: KeyProvider, living: Mapping[str, set[str]]) -> None:
+    """With several living control planes that each have their keys in a file: that the next version is in all of them.
+
+    living: which versions each has. Raises FailedPreconditionError KEK_NOT_EVERYWHERE.
+    """
+    held = provider.held()
+    if len(living) < 2 or provider.kind != "file" or not held:
+        return
+    newest = held[0]
+    known = Kek.get_or_none(Kek.id == newest) is not None
+    lacking = sorted(name for name, has in living.items() if newest not in has)
+    if not known and not lacking:
+        return
+    todo = "run `ostler-control key-add` on one and" if known else f"{', '.join(lacking)} did not have {newest}:"
+    raise FailedPreconditionError(
+        "several control planes run, and each needs the new version before anything is sealed under it: "
+        f"{todo} copy the key file to all, then try again some seconds later",
+        "KEK_NOT_EVERYWHERE",
+        {"replicas": ",".join(lacking)},
+    )
 
 
 def new_version(provider: KeyProvider) -> str:

@@ -448,6 +448,7 @@ class Request(BaseModel):
 
 class Replica(BaseModel):
     address: Any = TextField(default="")
+    kek_ids: Any = TextField(default="")
     heartbeat_time: Any = DateTimeField(default=now)
 
 

@@ -75,7 +75,9 @@ class Request(BaseModel):
 
 
 class Replica(BaseModel):
-    """A control process. Its id is the DBOS executor's."""
+    """A control process. Its id is the DBOS executor's. kek_ids: versions of the key-encryption key that it has and
+    others may lack, with spaces between."""
 
     address: Any = TextField(default="")
+    kek_ids: Any = TextField(default="")
     heartbeat_time: Any = DateTimeField(default=now)

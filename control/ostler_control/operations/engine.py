@@ -94,7 +94,7 @@ class Engine:
         assert _engine is None, "an engine runs already"
         _engine = self
         self.keys.sweep()
-        replicas.beat(self._replica, self._address)
+        replicas.beat(self._replica, self._address, self.keys.provider.held())
         # The journal's library logs to the console by itself, and at its own level.
         logging.getLogger("dbos").addHandler(logging.NullHandler())
         config: DBOSConfig = {
@@ -201,7 +201,7 @@ class Engine:
                     if records.standing(operation_id)[1]:
                         self.interrupts.cancel(operation_id)
                 if ticks % _TICKS_A_SWEEP == 0:
-                    replicas.beat(self._replica, self._address)
+                    replicas.beat(self._replica, self._address, self.keys.provider.held())
                     self._sweep()
                 if ticks % _TICKS_A_PRUNING == 0:
                     with session():

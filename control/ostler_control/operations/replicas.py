@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import time
+from collections.abc import Iterable
 
 from ostler_control.database import session, transaction
 from ostler_control.models import Operation, Replica, now
@@ -18,12 +19,26 @@ SILENCE_S = 30.0
 _seen: dict[str, tuple[datetime.datetime, float]] = {}
 
 
-def beat(replica: str, address: str) -> None:
-    """Shows that this replica is alive."""
+def beat(replica: str, address: str, kek_ids: Iterable[str] = ()) -> None:
+    """Shows that this replica is alive, and which versions of the key-encryption key it has."""
     with transaction():
-        values = {"address": address, "heartbeat_time": now()}
+        values = {"address": address, "kek_ids": " ".join(kek_ids), "heartbeat_time": now()}
         if Replica.update(**values).where(Replica.id == replica).execute() == 0:
             Replica.create(id=replica, **values)
+
+
+def keys_of_living() -> dict[str, set[str]]:
+    """The replicas that are not known to be silent, this one included, by address (or id): which versions of the
+    key-encryption key each has. One that fell silent is among them until this process has watched it for a while."""
+    living = {}
+    with session():
+        for row in Replica.select():
+            heartbeat, since = _seen.get(row.id, (None, 0.0))
+            if heartbeat != row.heartbeat_time:
+                _seen[row.id] = (row.heartbeat_time, since := time.monotonic())
+            if time.monotonic() - since <= SILENCE_S:
+                living[row.address or row.id] = set(row.kek_ids.split())
+    return living
 
 
 def unbegun(age_s: float = 10.0) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,7 @@ from ostler_control.api.keys import KeyService
 from ostler_control.database import transaction
 from ostler_control.keys import FileProvider, Keyring, create_key_file, key_file, rotate, versions
 from ostler_control.models import Event, Kek, Operation, Passphrase, Volume, new_id
-from ostler_control.operations import Engine
+from ostler_control.operations import Engine, replicas
 from peewee import IntegrityError
 
 from tests import databases
@@ -28,6 +29,10 @@ from tests.unit.control import calls
 from tests.unit.control.test_keys import encrypted_volume
 
 OK = ("succeeded", "")
+
+
+class _TakeBackError(Exception):
+    pass
 
 
 @dataclass
@@ -203,6 +208,57 @@ def test_a_control_plane_without_the_version_says_so(vault: Vault, tmp_path: Pat
     assert {one.reason for one in broken} == {"KEK_MISSING"}
     copy.write_bytes(kek.read_bytes())  # no restart
     vault.check(other)
+
+
+def test_every_living_control_plane_has_the_new_version_first(
+    fresh_database: str, vault: Vault, kek: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replicas, "_seen", {})
+    vault.grow(1)
+
+    def refused() -> str:
+        try:
+            with transaction():
+                rotate.rotate(vault.keys, "ada")
+                raise _TakeBackError
+        except FailedPreconditionError as error:
+            return f"{error.reason} {error.metadata['replicas']}"
+        except _TakeBackError:
+            return ""
+
+    held = vault.keys.provider.held()
+    replicas.beat("one", "one:8440", held)
+    assert refused() == ""
+    replicas.beat("two", "two:8440", held)
+    assert refused() == "KEK_NOT_EVERYWHERE "
+    vault.keys.provider.add_version()
+    replicas.beat("one", "one:8440", vault.keys.provider.held())
+    assert refused() == "KEK_NOT_EVERYWHERE two:8440"
+    replicas.beat("two", "two:8440", vault.keys.provider.held())
+    assert refused() == ""
+    replicas.beat("two", "two:8440", held)
+    assert refused() == "KEK_NOT_EVERYWHERE two:8440"
+    later = time.monotonic() + replicas.SILENCE_S + 1
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    replicas.beat("one", "one:8440", vault.keys.provider.held())
+    assert refused() == ""
+
+
+def test_opened_while_it_was_re_sealed(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rotation and the old version's deletion, between reading a row and opening it."""
+    vault.grow(1)
+    volume: Any = Volume.get()
+    old = vault.keys.current()
+    stale = Passphrase.get_by_id(volume.passphrase_id)
+    new = versions.new_version(vault.keys.provider)
+    versions.make_current(new, "")
+    versions.reseal(vault.keys.provider, "", 10)
+    versions.forget(old)
+    vault.keys.provider.remove_version(old)
+    rows = iter([stale])
+    real = vault.keys._row
+    monkeypatch.setattr(vault.keys, "_row", lambda passphrase_id: next(rows, None) or real(passphrase_id))
+    assert vault.keys.open(volume).reveal() == vault.expected[volume.id]
 
 
 def test_a_credential_is_rotated_by_its_operator(fresh_database: str, kek: Path) -> None:
