@@ -346,7 +346,8 @@ class Jobs:
                 error = from_status(final.error)
                 if error.reason == "POOL_NEEDS_CREDENTIALS":
                     self._unsettled.add(operation_id)
-                    raise error
+                    # As if the agent were away: the caller tries again in a moment.
+                    raise UnavailableError(error.message, error.reason, error.metadata)
             self._unsettled.discard(operation_id)
             self._finish(record, final)
         return record

@@ -64,14 +64,14 @@ class Control:
             stack.callback(engine.stop)
             engine.start()
             watcher = Watcher(
-                state.client_tls(), lambda: revocation.current(self._authority), Leader(replica).is_me, pulse
+                state.client_tls(), lambda: revocation.current(self._authority), keys, Leader(replica).is_me, pulse
             )
             stack.callback(watcher.stop)
             watcher.start()
             scheduler = Scheduler(Leader(replica).is_me)
             stack.callback(scheduler.stop)
             scheduler.start()
-            services = fleet_services(self._authority, agents, config, watcher.poke)
+            services = fleet_services(self._authority, agents, keys, config, watcher.poke)
             main = server.serve(
                 config.listen,
                 credentials=tls.server_credentials(state.server_tls()),
@@ -132,12 +132,12 @@ def _prepare(keys: Keyring) -> None:
 
 
 def fleet_services(
-    authority: Authority, agents: Agents, config: ControlConfig, poke: Callable[[], None]
+    authority: Authority, agents: Agents, keys: Keyring, config: ControlConfig, poke: Callable[[], None]
 ) -> Mapping[str, Registration]:
     """Users, hosts, pools, and what hosts themselves call."""
     users = UserService(authority)
     hosts = HostService(authority, agents, config.enroll_address, poke)
-    pools = PoolService(agents)
+    pools = PoolService(agents, keys)
     host_agents = HostAgentService(authority, config.state.templates)
     return {
         "ostler.control.v1.UserService": lambda s: account_pb2_grpc.add_UserServiceServicer_to_server(users, s),

@@ -25,7 +25,8 @@ def vm(vm_id: str, power_state: str = "running", *, managed: bool = True) -> vm_
 
 @dataclass
 class FakeAgent(host_pb2_grpc.HostServiceServicer, pool_pb2_grpc.PoolServiceServicer):
-    """vms: what its next snapshot holds; fingerprint: of every pool's directory; refuse: why no pool can be had."""
+    """vms: what its next snapshot holds; fingerprint: of every pool's directory; refuse: why no pool can be had;
+    password: that a pool of type powerflex needs, and passwords: those that it was given, by pool."""
 
     papers: TlsFiles
     vms: list[vm_pb2.VmInfo] = field(default_factory=list)
@@ -35,6 +36,8 @@ class FakeAgent(host_pb2_grpc.HostServiceServicer, pool_pb2_grpc.PoolServiceServ
     refuse: str = ""
     hypervisor_type: str = "kvm"
     port: int = 0
+    password: bytes = b"right"
+    passwords: dict[str, bytes] = field(default_factory=dict)
     pools: set[str] = field(default_factory=set)
     lists: list[bytes] = field(default_factory=list)
     streams: list[queue.Queue[host_pb2.HostUpdate | None]] = field(default_factory=list)
@@ -107,6 +110,11 @@ class FakeAgent(host_pb2_grpc.HostServiceServicer, pool_pb2_grpc.PoolServiceServ
     def EnsurePool(self, request: pool_pb2.EnsurePoolRequest, context: grpc.ServicerContext) -> pool_pb2.Pool:
         if self.refuse:
             raise FailedPreconditionError(self.refuse, "NOT_MOUNTED")
+        if request.spec.type == "powerflex":
+            if request.secret:
+                self.passwords[request.spec.pool_id] = request.secret
+            if self.passwords.get(request.spec.pool_id) != self.password:
+                raise FailedPreconditionError("the agent has no password", "POOL_NEEDS_CREDENTIALS")
         self.pools.add(request.spec.pool_id)
         return self._pool(request.spec)
 

@@ -22,6 +22,8 @@ from ostler.control.v1 import (
     host_pb2,
     host_pb2_grpc,
     operation_pb2,
+    pool_pb2,
+    pool_pb2_grpc,
     template_pb2,
     template_pb2_grpc,
     vm_pb2,
@@ -109,6 +111,19 @@ class Control:
         operation.metadata.Pack(metadata)
         self.steps += 1
         return operation
+
+
+class Pools(pool_pb2_grpc.PoolServiceServicer):
+    def __init__(self, control: Control) -> None:
+        self.control = control
+
+    def CreatePool(self, request: pool_pb2.CreatePoolRequest, context: grpc.ServicerContext) -> pool_pb2.Pool:
+        self.control.ask(request)
+        return pool_pb2.Pool(name=request.name, type=request.type, options=request.options)
+
+    def SetPoolPassword(self, request: pool_pb2.SetPoolPasswordRequest, context: grpc.ServicerContext) -> pool_pb2.Pool:
+        self.control.ask(request)
+        return pool_pb2.Pool(name=request.pool)
 
 
 class Vms(vm_pb2_grpc.VmServiceServicer):
@@ -298,6 +313,7 @@ def serving(directory: Path) -> Iterator[tuple[Control, Path]]:
     users = Users(control)  # type: ignore[abstract]
     templates = Templates(control)  # type: ignore[abstract]
     volumes = Volumes(control)  # type: ignore[abstract]
+    pools = Pools(control)  # type: ignore[abstract]
     services: dict[str, server.Registration] = {
         "ostler.control.v1.VmService": lambda s: vm_pb2_grpc.add_VmServiceServicer_to_server(vms, s),
         "ostler.control.v1.HostService": lambda s: host_pb2_grpc.add_HostServiceServicer_to_server(hosts, s),
@@ -307,6 +323,7 @@ def serving(directory: Path) -> Iterator[tuple[Control, Path]]:
             templates, s
         ),
         "ostler.control.v1.VolumeService": lambda s: volume_pb2_grpc.add_VolumeServiceServicer_to_server(volumes, s),
+        "ostler.control.v1.PoolService": lambda s: pool_pb2_grpc.add_PoolServiceServicer_to_server(pools, s),
         "google.longrunning.Operations": lambda s: operations_pb2_grpc.add_OperationsServicer_to_server(
             Operations(control), s
         ),

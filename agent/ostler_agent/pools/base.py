@@ -148,8 +148,8 @@ class KeepsSecret(Protocol):
     def keep_secret(self, spec: PoolSpec, secret: Secret) -> None:
         """Proves that the password is right and keeps it in memory, and nowhere else.
 
-        A pool whose password the agent does not have (any more) raises UnavailableError POOL_NEEDS_CREDENTIALS in all
-        that it is asked.
+        In all that it is asked, a pool whose password the agent does not have raises FailedPreconditionError
+        POOL_NEEDS_CREDENTIALS.
         """
 
 

@@ -18,7 +18,6 @@ from ostler_common.errors import (
     NotFoundError,
     OstlerError,
     ResourceExhaustedError,
-    UnavailableError,
     bad_field,
 )
 from ostler_common.secret import Secret
@@ -235,7 +234,7 @@ class Pools:
         while True:
             try:
                 return self._store(pool_id)
-            except UnavailableError as error:
+            except FailedPreconditionError as error:
                 left_s = deadline - time.monotonic()
                 if error.reason != "POOL_NEEDS_CREDENTIALS" or left_s <= 0:
                     raise

@@ -25,7 +25,6 @@ from ostler_common.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
     NotFoundError,
-    UnavailableError,
     bad_field,
 )
 from ostler_common.secret import Secret
@@ -150,7 +149,7 @@ class PowerFlex:
         try:
             return self._arrays[spec.pool_id]
         except KeyError:
-            raise UnavailableError(
+            raise FailedPreconditionError(
                 f"the agent has no password for {self.place(spec)} since it started (the control plane sends it when "
                 "it reaches the host; try again in a moment)",
                 "POOL_NEEDS_CREDENTIALS",

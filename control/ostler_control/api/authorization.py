@@ -99,7 +99,13 @@ TABLE: Mapping[str, frozenset[Role]] = {
     ),
     **_service(
         "ostler.control.v1.PoolService",
-        {"CreatePool": _ADMINS, "GetPool": _ADMINS, "ListPools": _ADMINS, "DeletePool": _ADMINS},
+        {
+            "CreatePool": _ADMINS,
+            "SetPoolPassword": _ADMINS,
+            "GetPool": _ADMINS,
+            "ListPools": _ADMINS,
+            "DeletePool": _ADMINS,
+        },
     ),
     **_service(
         "ostler.control.v1.SettingService",

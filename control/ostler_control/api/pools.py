@@ -9,6 +9,7 @@ import grpc
 from ostler.control.v1 import pool_pb2 as pb
 from ostler.control.v1 import pool_pb2_grpc
 from ostler_common.errors import bad_field
+from ostler_common.secret import Secret
 
 from ostler_control.agents import Agents
 from ostler_control.api.caller import caller_of
@@ -18,6 +19,7 @@ from ostler_control.api.requests import once
 from ostler_control.api.resolve import optional, resolve, visible
 from ostler_control.caller import Caller
 from ostler_control.database import session
+from ostler_control.keys import Keyring
 from ostler_control.models import Cluster, Host, Pool, PoolHost, Zone, new_id
 from ostler_control.pools import manage
 
@@ -27,8 +29,9 @@ _SCOPES: dict[str, Any] = {"host": Host, "cluster": Cluster, "zone": Zone}
 class PoolService(pool_pb2_grpc.PoolServiceServicer):
     """CreatePool and DeletePool wait for hosts, so they hold no connection meanwhile."""
 
-    def __init__(self, agents: Agents) -> None:
+    def __init__(self, agents: Agents, keys: Keyring) -> None:
         self._agents = agents
+        self._keys = keys
 
     def CreatePool(self, request: pb.CreatePoolRequest, context: grpc.ServicerContext) -> pb.Pool:
         caller = caller_of(context)
@@ -37,8 +40,24 @@ class PoolService(pool_pb2_grpc.PoolServiceServicer):
         if request.validate_only:
             manage.forget(self._agents, pool.id, pool.scope, pool.scope_id)
             return _draft(pool, proof)
+        # What a repeat is known by is kept, as a digest: nobody is to try passwords on that.
+        known_by = pb.CreatePoolRequest()
+        known_by.CopyFrom(request)
+        known_by.ClearField("password")
         with session():
-            return fleet.pools([once(Pool, caller, request, lambda: manage.create(pool, proof, caller.actor))])[0]
+            row = once(Pool, caller, known_by, lambda: manage.create(pool, proof, caller.actor, self._keys))
+            return fleet.pools([row])[0]
+
+    def SetPoolPassword(self, request: pb.SetPoolPasswordRequest, context: grpc.ServicerContext) -> pb.Pool:
+        if not request.password:
+            raise bad_field("password", "is required", reason="REQUIRED")
+        with session():
+            pool = resolve(Pool, request.pool, "pool")
+        changed = manage.set_password(
+            self._agents, pool, Secret(request.password), caller_of(context).actor, self._keys
+        )
+        with session():
+            return fleet.pools([changed])[0]
 
     def DeletePool(self, request: pb.DeletePoolRequest, context: grpc.ServicerContext) -> pb.DeletePoolResponse:
         with session():
@@ -65,7 +84,9 @@ def _new_pool(request: pb.CreatePoolRequest, caller: Caller) -> manage.NewPool:
     if scope is None:
         raise bad_field("scope", "is required: a host, a cluster or a zone", reason="REQUIRED")
     if not request.type:
-        raise bad_field("type", 'is required, e.g. "local", "shared-mount-point", "nfs"', reason="REQUIRED")
+        raise bad_field(
+            "type", 'is required, e.g. "local", "shared-mount-point", "nfs", "powerflex"', reason="REQUIRED"
+        )
     with session():
         place = resolve(_SCOPES[scope], getattr(request, scope), scope)
     # A repeat of the request speaks to the hosts of the same pool, and so leaves nothing behind there.
@@ -81,6 +102,7 @@ def _new_pool(request: pb.CreatePoolRequest, caller: Caller) -> manage.NewPool:
         path=request.path,
         source=request.source,
         options=dict(request.options),
+        password=Secret(request.password) if request.password else None,
     )
 
 

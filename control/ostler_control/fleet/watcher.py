@@ -22,12 +22,13 @@ from ostler.agent.v1 import host_pb2, host_pb2_grpc, pool_pb2, pool_pb2_grpc
 from ostler.types.v1 import host_pb2 as types_host_pb2
 from ostler.types.v1 import vm_pb2
 from ostler_common.channel import host_server_name, open_aio_channel
-from ostler_common.errors import from_rpc_error
+from ostler_common.errors import OstlerError, from_rpc_error
 from ostler_common.tls import TlsFiles
 
 from ostler_control.fleet import backoff, store
 from ostler_control.fleet.reconcile import HostView, Seen, reconcile, unmanaged
 from ostler_control.fleet.store import WatchedHost
+from ostler_control.keys import Keyring
 from ostler_control.pools import reach
 from ostler_control.trust.revocation import TrustBundle
 
@@ -91,6 +92,7 @@ class Watcher:
         self,
         tls: TlsFiles,
         trust: Callable[[], TrustBundle],
+        keys: Keyring,
         leads: Callable[[], bool] = lambda: True,
         pulse: Pulse | None = None,
         connect: Callable[[str, TlsFiles, str], grpc.aio.Channel] = open_aio_channel,
@@ -98,6 +100,7 @@ class Watcher:
         """trust: what hosts are to trust now (reads the database); leads: whether this replica is to watch now."""
         self._tls = tls
         self._trust = trust
+        self._keys = keys
         self._leads = leads
         self._pulse = pulse or Pulse()
         self._connect = connect
@@ -321,11 +324,24 @@ class Watcher:
         for spec in await self._in_database(reach.specs_for, host_id):
             answer, reason = None, ""
             try:
-                stub = pool_pb2_grpc.PoolServiceStub(watch.channel)  # type: ignore[no-untyped-call,arg-type,unused-ignore]
-                answer = await stub.EnsurePool(pool_pb2.EnsurePoolRequest(spec=spec))
+                answer = await self._ensure_pool(watch, spec)
             except grpc.aio.AioRpcError as error:
                 reason = from_rpc_error(error).message
+            except OstlerError as error:
+                reason = error.message
             await self._in_database(reach.record, spec.pool_id, host_id, answer, reason)
+
+    async def _ensure_pool(self, watch: _Watch, spec: pool_pb2.PoolSpec) -> pool_pb2.Pool:
+        """An agent that has just started has no pool's password; nor has it one that was changed meanwhile."""
+        stub = pool_pb2_grpc.PoolServiceStub(watch.channel)  # type: ignore[no-untyped-call,arg-type,unused-ignore]
+        try:
+            return await stub.EnsurePool(pool_pb2.EnsurePoolRequest(spec=spec))
+        except grpc.aio.AioRpcError:
+            # Not in the database's thread: the key may be a provider's elsewhere, who takes his time.
+            password = await asyncio.to_thread(reach.password_of, spec.pool_id, self._keys)
+            if password is None:
+                raise
+            return await stub.EnsurePool(pool_pb2.EnsurePoolRequest(spec=spec, secret=password.reveal()))
 
     # What hosts trust.
 

@@ -15,10 +15,10 @@ from ostler_common.secret import Secret, new_passphrase
 from ostler_control import events
 from ostler_control.database import session, transaction
 from ostler_control.keys.providers import KeyProvider
-from ostler_control.models import Kek, Passphrase, Snapshot, Template, Volume, VolumeFile
+from ostler_control.models import Kek, Passphrase, Pool, Snapshot, Template, Volume, VolumeFile
 
 # What may refer to a passphrase.
-HOLDERS: tuple[Any, ...] = (Volume, VolumeFile, Snapshot, Template)
+HOLDERS: tuple[Any, ...] = (Volume, VolumeFile, Snapshot, Template, Pool)
 
 
 def owner_column(model: Any) -> Any:
@@ -35,7 +35,8 @@ class Keyring:
     def create(self, owner_id: str) -> Passphrase:
         """A new passphrase for a row made in the same transaction; the new row's id is the key's.
 
-        owner_id: the volume's id, also for its snapshots and further files; a template's own id for a template.
+        owner_id: the volume's id, also for its snapshots and further files; a template's or pool's own id for
+        these.
         Raises FailedPreconditionError KEK_MISSING when this control plane lacks the current version of the key.
         """
         return self.keep(new_passphrase(), owner_id)
@@ -47,8 +48,8 @@ class Keyring:
         return Passphrase.create(kek=kek_id, sealed=sealed, bound_id=owner_id)
 
     def open(self, row: Any) -> Secret:
-        """The passphrase of a Volume, VolumeFile, Snapshot or Template: for the call that sends it to a host, and for
-        nothing else."""
+        """The passphrase of a Volume, VolumeFile, Snapshot or Template, or a Pool's password: for the call that
+        sends it to a host, and for nothing else."""
         owner_id = getattr(row, owner_column(type(row)).name)
         passphrase = self._row(row.passphrase_id)
         try:

@@ -132,6 +132,21 @@ class UnmanagedVm(BaseModel):
         indexes = ((("host", "vm_uuid"), True),)
 
 
+class Kek(BaseModel):
+    name: Any = TextField()
+    current: Any = BooleanField(default=False)
+    operation_id: Any = TextField(default="")
+
+
+Kek.add_index(Kek.index(Kek.current, unique=True, where=Kek.current, name="kek_current"))
+
+
+class Passphrase(BaseModel):
+    kek: Any = ForeignKeyField(Kek, backref="passphrases", on_delete="RESTRICT")
+    sealed: Any = BlobField()
+    bound_id: Any = TextField(index=True)
+
+
 class Pool(BaseModel):
     name: Any = TextField(unique=True)
     type: Any = TextField()
@@ -146,6 +161,7 @@ class Pool(BaseModel):
     capacity_bytes: Any = BigIntegerField(default=0)
     available_bytes: Any = BigIntegerField(default=0)
     measure_time: Any = DateTimeField(null=True)
+    passphrase: Any = ForeignKeyField(Passphrase, null=True, unique=True, on_delete="RESTRICT")
 
 
 class PoolHost(BaseModel):
@@ -156,21 +172,6 @@ class PoolHost(BaseModel):
 
     class Meta:
         indexes = ((("pool", "host"), True),)
-
-
-class Kek(BaseModel):
-    name: Any = TextField()
-    current: Any = BooleanField(default=False)
-    operation_id: Any = TextField(default="")
-
-
-Kek.add_index(Kek.index(Kek.current, unique=True, where=Kek.current, name="kek_current"))
-
-
-class Passphrase(BaseModel):
-    kek: Any = ForeignKeyField(Kek, backref="passphrases", on_delete="RESTRICT")
-    sealed: Any = BlobField()
-    bound_id: Any = TextField(index=True)
 
 
 class Template(BaseModel):

@@ -19,36 +19,6 @@ from ostler_control.models.people import Account
 from ostler_control.models.places import Host
 
 
-class Pool(BaseModel):
-    """A place for volumes. scope: host | cluster | zone, scope_id: that object's id; options: JSON object of text."""
-
-    name: Any = TextField(unique=True)
-    type: Any = TextField()
-    scope: Any = TextField()
-    scope_id: Any = TextField(index=True)
-    path: Any = TextField(default="")
-    source: Any = TextField(default="")
-    options: Any = TextField(default="{}")
-    shared: Any = BooleanField(default=False)
-    encryption: Any = BooleanField(default=False)
-    fingerprint: Any = TextField(default="")
-    capacity_bytes: Any = BigIntegerField(default=0)
-    available_bytes: Any = BigIntegerField(default=0)
-    measure_time: Any = DateTimeField(null=True)
-
-
-class PoolHost(BaseModel):
-    """Whether a host reaches a pool, as last proved."""
-
-    pool: Any = ForeignKeyField(Pool, backref="hosts", on_delete="CASCADE")
-    host: Any = ForeignKeyField(Host, backref="pools", on_delete="CASCADE")
-    reachable: Any = BooleanField(default=False)
-    reason: Any = TextField(default="")
-
-    class Meta:
-        indexes = ((("pool", "host"), True),)
-
-
 class Kek(BaseModel):
     """A version of the key-encryption key that passphrases are, or will be, sealed under; never the key itself.
 
@@ -69,12 +39,46 @@ class Passphrase(BaseModel):
     """A sealed passphrase. Its id is the key's UUID.
 
     sealed: what the key-encryption key's provider made of it; bound_id: its associated data, the id of the
-    volume or the template. A key that something is sealed under cannot be deleted.
+    volume, the template or the pool. A key that something is sealed under cannot be deleted.
     """
 
     kek: Any = ForeignKeyField(Kek, backref="passphrases", on_delete="RESTRICT")
     sealed: Any = BlobField()
     bound_id: Any = TextField(index=True)
+
+
+class Pool(BaseModel):
+    """A place for volumes. scope: host | cluster | zone, scope_id: that object's id; options: JSON object of text.
+
+    passphrase: the password of a type that needs one (the associated data is the pool's id).
+    """
+
+    name: Any = TextField(unique=True)
+    type: Any = TextField()
+    scope: Any = TextField()
+    scope_id: Any = TextField(index=True)
+    path: Any = TextField(default="")
+    source: Any = TextField(default="")
+    options: Any = TextField(default="{}")
+    shared: Any = BooleanField(default=False)
+    encryption: Any = BooleanField(default=False)
+    fingerprint: Any = TextField(default="")
+    capacity_bytes: Any = BigIntegerField(default=0)
+    available_bytes: Any = BigIntegerField(default=0)
+    measure_time: Any = DateTimeField(null=True)
+    passphrase: Any = ForeignKeyField(Passphrase, null=True, unique=True, on_delete="RESTRICT")
+
+
+class PoolHost(BaseModel):
+    """Whether a host reaches a pool, as last proved."""
+
+    pool: Any = ForeignKeyField(Pool, backref="hosts", on_delete="CASCADE")
+    host: Any = ForeignKeyField(Host, backref="pools", on_delete="CASCADE")
+    reachable: Any = BooleanField(default=False)
+    reason: Any = TextField(default="")
+
+    class Meta:
+        indexes = ((("pool", "host"), True),)
 
 
 class Template(BaseModel):

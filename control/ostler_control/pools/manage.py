@@ -11,12 +11,14 @@ from typing import Any, TypeVar
 import structlog
 from ostler.agent.v1 import pool_pb2
 from ostler_common.errors import AlreadyExistsError, FailedPreconditionError, OstlerError, bad_field
+from ostler_common.secret import Secret
 from peewee import IntegrityError
 
 from ostler_control import events
 from ostler_control.agents import Agent, Agents, HostAddress
 from ostler_control.database import session, transaction
-from ostler_control.models import Cluster, Host, Pool, PoolHost, Snapshot, Volume, now
+from ostler_control.keys import Keyring
+from ostler_control.models import Cluster, Host, Passphrase, Pool, PoolHost, Snapshot, Volume, now
 from ostler_control.names import check_name
 from ostler_control.pools import reach
 
@@ -30,7 +32,8 @@ _AT_ONCE = 32
 
 @dataclass(frozen=True)
 class NewPool:
-    """A pool to be made. scope: host | cluster | zone, scope_id and scope_name: that object's."""
+    """A pool to be made. scope: host | cluster | zone, scope_id and scope_name: that object's; password: of a type that
+    needs one."""
 
     id: str
     name: str
@@ -41,6 +44,7 @@ class NewPool:
     path: str
     source: str
     options: Mapping[str, str]
+    password: Secret | None = None
 
     def spec(self) -> pool_pb2.PoolSpec:
         return pool_pb2.PoolSpec(
@@ -77,7 +81,7 @@ def prove(agents: Agents, pool: NewPool) -> Proof:
     up = [address_of(row) for row in hosts.values() if row.state == "up"]
     if not up:
         raise FailedPreconditionError(f"no host of {pool.scope} {pool.scope_name} is up", "NO_HOST_UP")
-    request = pool_pb2.EnsurePoolRequest(spec=pool.spec())
+    request = _ensure_request(pool.spec(), pool.password)
     answers = _on_all(up, lambda host: agents.call(host, _ensure, request, _ENSURE_S))
     good = {host: answer for host, answer in answers.items() if not isinstance(answer, OstlerError)}
     try:
@@ -95,7 +99,7 @@ def forget(agents: Agents, pool_id: str, scope: str, scope_id: str) -> None:
     _forget(agents, up, pool_id)
 
 
-def create(pool: NewPool, proof: Proof, actor: str) -> Pool:
+def create(pool: NewPool, proof: Proof, actor: str, keys: Keyring) -> Pool:
     """Writes down a pool that was proved. Raises AlreadyExistsError POOL_EXISTS."""
     try:
         with transaction():
@@ -114,6 +118,7 @@ def create(pool: NewPool, proof: Proof, actor: str) -> Pool:
                 capacity_bytes=proof.capacity_bytes,
                 available_bytes=proof.available_bytes,
                 measure_time=now(),
+                passphrase=keys.keep(pool.password, pool.id) if pool.password else None,
             )
             for host_id, reason in sorted(proof.reach.items()):
                 reach.set_reach(pool.id, host_id, reason)
@@ -123,7 +128,7 @@ def create(pool: NewPool, proof: Proof, actor: str) -> Pool:
     return row
 
 
-def delete(agents: Agents, pool: Pool, actor: str) -> None:
+def delete(agents: Agents, pool: Any, actor: str) -> None:
     """Deletes a pool that holds neither volume nor snapshot; files in it stay.
 
     Raises FailedPreconditionError POOL_HAS_VOLUMES or POOL_HAS_SNAPSHOTS.
@@ -143,10 +148,36 @@ def delete(agents: Agents, pool: Pool, actor: str) -> None:
                 )
             PoolHost.delete().where(PoolHost.pool == pool.id).execute()
             Pool.delete().where(Pool.id == pool.id).execute()
+            Passphrase.delete().where(Passphrase.id == pool.passphrase_id).execute()
             events.done("pool.delete", actor, pool)
     except IntegrityError as error:  # a volume came at this very moment
         raise _holds_volumes(pool, []) from error
     forget(agents, pool.id, pool.scope, pool.scope_id)
+
+
+def set_password(agents: Agents, pool: Any, password: Secret, actor: str, keys: Keyring) -> Pool:
+    """Gives a pool another password: hosts that are up take it at once, and one of them at least must prove it.
+
+    Raises FailedPreconditionError NO_PASSWORD, NO_HOST_UP, POOL_NOT_REACHED.
+    """
+    if not pool.passphrase_id:
+        raise FailedPreconditionError(f"a {pool.type} pool has no password", "NO_PASSWORD", {"pool": pool.name})
+    with session():
+        up = [address_of(row) for row in _hosts_of(pool.scope, pool.scope_id) if row.state == "up"]
+    if not up:
+        raise FailedPreconditionError(f"no host of pool {pool.name} is up to prove the password", "NO_HOST_UP")
+    request = _ensure_request(reach.spec_of(pool), password)
+    answers = _on_all(up, lambda host: agents.call(host, _ensure, request, _ENSURE_S))
+    if all(isinstance(answer, OstlerError) for answer in answers.values()):
+        told = "; ".join(sorted(f"{host.name}: {answer}" for host, answer in answers.items()))
+        raise FailedPreconditionError(f"no host reaches the pool with this password: {told}", "POOL_NOT_REACHED")
+    with transaction():
+        old_id = pool.passphrase_id
+        Pool.update(passphrase=keys.keep(password, pool.id)).where(Pool.id == pool.id).execute()
+        Passphrase.delete().where(Passphrase.id == old_id).execute()
+        events.done("pool.set-password", actor, pool)
+        changed: Pool = Pool.get_by_id(pool.id)
+        return changed
 
 
 def address_of(host: Host) -> HostAddress:
@@ -222,6 +253,10 @@ def _forget(agents: Agents, hosts: Iterable[HostAddress], pool_id: str) -> None:
     for host, answer in _on_all(list(hosts), lambda host: agents.call(host, _remove, request, _REMOVE_S)).items():
         if isinstance(answer, OstlerError):
             log.warning("a host did not forget a pool", host=host.name, pool=pool_id, reason=str(answer))
+
+
+def _ensure_request(spec: pool_pb2.PoolSpec, password: Secret | None) -> pool_pb2.EnsurePoolRequest:
+    return pool_pb2.EnsurePoolRequest(spec=spec, secret=password.reveal() if password else b"")
 
 
 def _ensure(agent: Agent) -> Any:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import datetime
 import json
+from typing import Any
 
 from ostler.agent.v1 import pool_pb2
+from ostler_common.secret import Secret
 
 from ostler_control.database import session, transaction
+from ostler_control.keys import Keyring
 from ostler_control.models import Cluster, Host, Pool, PoolHost, now
 
 # Every host of a shared pool measures it; once in so long is often enough to write it down.
@@ -34,6 +37,13 @@ def specs_for(host_id: str) -> list[pool_pb2.PoolSpec]:
             | ((Pool.scope == "zone") & (Pool.scope_id == zone_id))
         )
         return [spec_of(pool) for pool in Pool.select().where(in_scope).order_by(Pool.create_time, Pool.id)]
+
+
+def password_of(pool_id: str, keys: Keyring) -> Secret | None:
+    """The password of a pool that has one. Raises what `Keyring.open` raises."""
+    with session():
+        pool: Any = Pool.get_or_none(Pool.id == pool_id)
+    return keys.open(pool) if pool is not None and pool.passphrase_id else None
 
 
 def complaint(answer: pool_pb2.Pool, *, shared: bool, encryption: bool, fingerprint: str) -> str:

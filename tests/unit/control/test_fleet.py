@@ -36,8 +36,10 @@ from ostler_control.models import (
     Cluster,
     Event,
     Host,
+    Passphrase,
     Pool,
     PoolHost,
+    Request,
     ServiceOffering,
     Template,
     UnmanagedVm,
@@ -308,6 +310,46 @@ def test_host_that_joins_later_gets_its_pools(fleet: Fleet, control: Control, ad
             eventually(lambda: late.pools == {pool.id}, "h2 has the pool")
             of_h2 = pool_pb2.ListPoolsRequest(host="h2")
             eventually(lambda: [found.name for found in stub.ListPools(of_h2).pools] == ["p"], "h2 reaches it")
+
+
+def test_a_pools_password_is_sealed_and_sent_to_agents_that_lack_it(
+    fleet: Fleet, control: Control, admin: grpc.Channel, caplog: pytest.LogCaptureFixture
+) -> None:
+    stub = pool_pb2_grpc.PoolServiceStub(admin)
+    request = pool_pb2.CreatePoolRequest(
+        name="flex", type="powerflex", cluster="c", password=b"wrong", request_id=str(uuid.uuid4())
+    )
+    with agent(fleet, "h1") as (fake, host):
+        eventually(lambda: state_of(host) == "up", "it is up")
+        assert refusal(lambda: stub.CreatePool(request)).reason == "POOL_NOT_REACHED"
+        request.password = b"right"
+        pool = stub.CreatePool(request)
+        assert stub.CreatePool(request).id == pool.id  # the same request again
+        assert b"right" not in pool.SerializeToString()
+        fake.passwords.clear()  # the agent has started anew
+        eventually(lambda: fake.passwords == {pool.id: b"right"}, "the watcher has sent it again")
+        eventually(lambda: PoolHost.get(PoolHost.pool == pool.id).reachable, "the host reaches the pool again")
+
+        other = pool_pb2.SetPoolPasswordRequest(pool="flex", password=b"other")
+        assert refusal(lambda: stub.SetPoolPassword(other)).reason == "POOL_NOT_REACHED"
+        fake.password = b"other"
+        stub.SetPoolPassword(other)
+        fake.passwords.clear()
+        eventually(lambda: fake.passwords == {pool.id: b"other"}, "it is the new one from now on")
+        with database.session():
+            [row] = Passphrase.select().where(Passphrase.bound_id == pool.id)
+            assert b"other" not in bytes(row.sealed)
+            assert Event.select().where(Event.type == "pool.set-password").exists()
+            everything = " ".join(str(found) for model in (Event, Request, Pool) for found in model.select().dicts())
+        assert "right" not in everything
+        assert "other" not in everything
+        stub.DeletePool(pool_pb2.DeletePoolRequest(pool="flex"))
+        with database.session():
+            assert not Passphrase.select().where(Passphrase.bound_id == pool.id).exists()
+        plain = stub.CreatePool(pool_pb2.CreatePoolRequest(name="p", type="nfs", zone="z", source="s:/e"))
+        refused = pool_pb2.SetPoolPasswordRequest(pool=plain.id, password=b"x")
+        assert refusal(lambda: stub.SetPoolPassword(refused)).reason == "NO_PASSWORD"
+    assert "right" not in caplog.text
 
 
 def test_maintenance_probe_and_update(fleet: Fleet, control: Control, admin: grpc.Channel) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 from ostler.control.v1 import pool_pb2 as pb
 
-from ostler_control.cli import text
+from ostler_control.cli import passphrases, text
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import CLUSTER, HOST, POOL, ZONE
@@ -26,6 +28,11 @@ def _hosts(pool: pb.Pool) -> Sequence[Sequence[str]]:
     return [("host", "reaches it", "why not"), *((h.host_name, text.yes(h.reachable), h.reason) for h in pool.hosts)]
 
 
+def _short(value: str) -> str:
+    """A certificate's text is not for a table."""
+    return f"{value.splitlines()[0]} ..." if "\n" in value else value
+
+
 VIEW = View[pb.Pool](
     "pool",
     columns=[
@@ -41,7 +48,7 @@ VIEW = View[pb.Pool](
         ("shared", lambda p: text.yes(p.shared)),
         ("path", lambda p: p.path),
         ("source", lambda p: p.source),
-        ("options", lambda p: text.joined(f"{key}={p.options[key]}" for key in sorted(p.options))),
+        ("options", lambda p: text.joined(f"{key}={_short(p.options[key])}" for key in sorted(p.options))),
         ("created", lambda p: text.when(p, "create_time")),
         ("id", lambda p: p.id),
     ],
@@ -58,6 +65,22 @@ def _option(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -
     return {key: value for key, _, value in pairs}
 
 
+_password_option = click.option(
+    "--password-file",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="The password of the storage is this file's first line; - is standard input.  [default: it is asked for]",
+)
+
+
+def _password(path: Path | None) -> bytes:
+    if path is not None:
+        return passphrases.read(path).reveal()
+    if not sys.stdin.isatty():
+        raise click.UsageError("nobody is there to type the storage's password: add --password-file")
+    typed: str = click.prompt("Password of the storage", hide_input=True, err=True)
+    return typed.encode()
+
+
 @click.group(cls=Noun)
 def command() -> None:
     """Storage pools: where volumes live."""
@@ -65,10 +88,22 @@ def command() -> None:
 
 @command.command("create")
 @click.argument("name")
-@click.option("--type", "type_", required=True, help="local, shared-mount-point, nfs, or what else your hosts offer.")
-@click.option("--path", required=True, help="Directory on the hosts, absolute.")
+@click.option(
+    "--type", "type_", required=True, help="local, shared-mount-point, nfs, powerflex, or what else your hosts offer."
+)
+@click.option("--path", default="", help="Directory on the hosts, absolute.")
 @click.option("--source", default="", help="Source of a network pool, e.g. server:/export.")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", callback=_option, help="Option of the type.")
+@click.option("--gateway", default="", metavar="HOST[:PORT]", help="powerflex: the array's REST gateway.")
+@click.option("--username", default="", help="powerflex: the gateway's user.")
+@click.option("--protection-domain", default="", help="powerflex: name of the protection domain.")
+@click.option("--storage-pool", default="", help="powerflex: name of the storage pool.")
+@click.option(
+    "--ca-file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="powerflex: PEM file of the CA that signs the gateway's certificate; none: those that hosts trust anyway.",
+)
+@_password_option
 @click.option("--host", type=HOST, default="", help="One host reaches it.")
 @click.option("--cluster", type=CLUSTER, default="", help="All hosts of this cluster reach it.")
 @click.option("--zone", type=ZONE, default="", help="All hosts of this zone reach it.")
@@ -83,6 +118,12 @@ def create(
     path: str,
     source: str,
     options: dict[str, str],
+    gateway: str,
+    username: str,
+    protection_domain: str,
+    storage_pool: str,
+    ca_file: Path | None,
+    password_file: Path | None,
     host: str,
     cluster: str,
     zone: str,
@@ -97,7 +138,20 @@ def create(
       ostler pool create fast --type local --path /srv/ostler --host h1
       ostler pool create shared --type shared-mount-point --path /mnt/san --cluster web
       ostler pool create nas --type nfs --source nas:/vms --path /var/lib/ostler/nas --zone berlin
+      ostler pool create flex --type powerflex --gateway flex.example --username ostler --protection-domain pd1
+        --storage-pool sp1 --ca-file flex-ca.pem --cluster web
     """
+    array = {
+        "gateway": gateway,
+        "username": username,
+        "protection_domain": protection_domain,
+        "storage_pool": storage_pool,
+        "ca": ca_file.read_text() if ca_file else "",
+    }
+    options = {**options, **{key: value for key, value in array.items() if value}}
+    password = b""
+    if password_file or type_ == "powerflex":
+        password = _password(password_file)
     given = {scope: where for scope, where in (("host", host), ("cluster", cluster), ("zone", zone)) if where}
     if len(given) != 1:
         raise click.UsageError("give exactly one of --host, --cluster, --zone")
@@ -109,6 +163,7 @@ def create(
         source=source,
         options=options,
         validate_only=dry_run,
+        password=password,
     )
     for scope, where in given.items():
         setattr(request, scope, where)
@@ -117,6 +172,24 @@ def create(
         click.echo(f"pool {name} could be created")
     else:
         print_one(VIEW, pool, output)
+
+
+@command.command("set-password")
+@click.argument("pool", type=POOL)
+@_password_option
+@pass_app
+def set_password(app: App, pool: str, password_file: Path | None) -> None:
+    """Changes the password of a pool's storage.
+
+    Change it there first, then here. Hosts that are up take it at once, and one of them must prove that it is right.
+
+    \b
+    Examples:
+      ostler pool set-password flex
+      ostler pool set-password flex --password-file - < /run/secrets/flex
+    """
+    app.client.pools.SetPoolPassword(pb.SetPoolPasswordRequest(pool=pool, password=_password(password_file)))
+    click.echo(f"pool {pool} has a new password")
 
 
 @command.command("list")
