@@ -104,7 +104,10 @@ class VmSpec:
 
 @dataclass(frozen=True)
 class VmInfo:
-    """A VM as found on this host. managed: its definition carries Ostler's metadata."""
+    """A VM as found on this host. managed: its definition carries Ostler's metadata.
+
+    volume_ids: its disks; mirror_ids: volumes that disks are being mirrored to.
+    """
 
     vm_id: str
     name: str
@@ -114,3 +117,9 @@ class VmInfo:
     volume_ids: tuple[str, ...]
     managed: bool
     migrating: bool = False
+    mirror_ids: tuple[str, ...] = ()
+
+    @property
+    def open_volume_ids(self) -> tuple[str, ...]:
+        """All volumes that it has open while it executes."""
+        return self.volume_ids + self.mirror_ids

@@ -281,10 +281,10 @@ class Pools:
 
     def _check_not_used(self, known: _Known, guests: Guests) -> None:
         pool_id = known.spec.pool_id
-        used_here = [vm for vm in guests.vms() if vm.volume_ids and vm.power_state is not PowerState.STOPPED]
+        used_here = [vm for vm in guests.vms() if vm.open_volume_ids and vm.power_state is not PowerState.STOPPED]
         store = self._types[known.spec.type].store(known.spec)
         for vm in used_here:
-            used = [volume for volume in vm.volume_ids if store.exists(VolumeRef(pool_id, volume, DiskFormat.RAW))]
+            used = [volume for volume in vm.open_volume_ids if store.exists(VolumeRef(pool_id, volume, DiskFormat.RAW))]
             if used:
                 raise FailedPreconditionError(
                     f"VM {vm.name} uses volume {used[0]} in the pool (stop the VM or move it away first)",

@@ -107,10 +107,12 @@ class Unmapper:
     def _look(self, heard: _Stopped | None) -> None:
         now, before = time.monotonic(), self._used
         vms = [vm for vm in self._guests.vms() if vm.power_state in _EXECUTING]
-        self._used = {vm.vm_id: frozenset(vm.volume_ids) for vm in vms}
+        self._used = {vm.vm_id: frozenset(vm.open_volume_ids) for vm in vms}
         used = _all(self._used)
         if heard and heard.vm.vm_id not in self._used:
-            self._unmap(used, before.pop(heard.vm.vm_id, frozenset()).union(heard.vm.volume_ids) - used, heard.time_s)
+            self._unmap(
+                used, before.pop(heard.vm.vm_id, frozenset()).union(heard.vm.open_volume_ids) - used, heard.time_s
+            )
         # They were in use at the last look: what was asked for since then is for a VM that starts just now.
         self._unmap(used, _all(before) - used, self._looked)
         self._looked = now

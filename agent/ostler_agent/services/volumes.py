@@ -15,6 +15,7 @@ from ostler_agent.direct_download import Downloader
 from ostler_agent.jobs import JobContext, Jobs
 from ostler_agent.journal import Record
 from ostler_agent.services import convert
+from ostler_agent.spec import VolumeRef
 from ostler_agent.volumes import Volumes
 
 _HEAD_BYTES = 64 << 10
@@ -29,6 +30,9 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
         jobs.on_recover("volume.grow", self._recover_grow)
         jobs.on_recover("volume.delete", self._recover_delete)
         jobs.on_resume("volume.copy", self._resume_copy)
+        jobs.on_resume("volume.mirror", self._resume_mirror)
+        jobs.on_resume("volume.pivot", self._resume_pivot)
+        jobs.on_resume("volume.cancel-mirror", self._resume_cancel_mirror)
 
     def CreateVolume(
         self, request: volume_pb2.CreateVolumeRequest, context: grpc.ServicerContext
@@ -81,17 +85,36 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
     def MirrorVolume(
         self, request: volume_pb2.MirrorVolumeRequest, context: grpc.ServicerContext
     ) -> Iterator[job_pb2.JobUpdate]:
-        raise UnimplementedError("not served yet", "NOT_SERVED")
+        mirrored = _mirrored(request)
+        provisioning = convert.provisioning(request.provisioning, "provisioning")
+        return self._jobs.run(
+            request.operation,
+            "volume.mirror",
+            request,
+            lambda job: convert.volume_info(self._volumes.mirrors.begin(job, *mirrored, provisioning)),
+        )
 
     def PivotVolume(
         self, request: volume_pb2.PivotVolumeRequest, context: grpc.ServicerContext
     ) -> Iterator[job_pb2.JobUpdate]:
-        raise UnimplementedError("not served yet", "NOT_SERVED")
+        mirrored = _mirrored(request)
+        return self._jobs.run(
+            request.operation,
+            "volume.pivot",
+            request,
+            lambda job: convert.volume_info(self._volumes.mirrors.pivot(job, *mirrored)),
+        )
 
     def CancelMirror(
         self, request: volume_pb2.CancelMirrorRequest, context: grpc.ServicerContext
     ) -> Iterator[job_pb2.JobUpdate]:
-        raise UnimplementedError("not served yet", "NOT_SERVED")
+        mirrored = _mirrored(request)
+        return self._jobs.run(
+            request.operation,
+            "volume.cancel-mirror",
+            request,
+            lambda job: self._volumes.mirrors.cancel(job, *mirrored),
+        )
 
     def AddVolumeKey(
         self, request: volume_pb2.AddVolumeKeyRequest, context: grpc.ServicerContext
@@ -127,6 +150,29 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
         target = convert.volume_ref(request.target)
         return convert.volume_info(self._volumes.copies.settle_copy(target, request.vm_id, record.facts))
 
+    def _resume_mirror(self, record: Record, job: JobContext) -> Message:
+        mirrored = _mirrored(record.request_as(volume_pb2.MirrorVolumeRequest))
+        return convert.volume_info(self._volumes.mirrors.settle_begin(*mirrored, record.facts))
+
+    def _resume_pivot(self, record: Record, job: JobContext) -> Message:
+        mirrored = _mirrored(record.request_as(volume_pb2.PivotVolumeRequest))
+        return convert.volume_info(self._volumes.mirrors.pivot(job, *mirrored))
+
+    def _resume_cancel_mirror(self, record: Record, job: JobContext) -> None:
+        mirrored = _mirrored(record.request_as(volume_pb2.CancelMirrorRequest))
+        self._volumes.mirrors.cancel(job, *mirrored)
+
     def _recover_delete(self, record: Record) -> None:
         request = record.request_as(volume_pb2.DeleteVolumeRequest)
         self._volumes.settle_delete(convert.volume_ref(request.volume))
+
+
+def _mirrored(
+    request: volume_pb2.MirrorVolumeRequest | volume_pb2.PivotVolumeRequest | volume_pb2.CancelMirrorRequest,
+) -> tuple[str, VolumeRef, VolumeRef]:
+    """The VM, its disk, and the mirror."""
+    return (
+        convert.uuid_field(request.vm_id, "vm_id"),
+        convert.volume_ref(request.source, "source"),
+        convert.volume_ref(request.target, "target"),
+    )

@@ -37,9 +37,11 @@ class Copies:
         provisioning: Provisioning = Provisioning.THIN,
         vm_id: str = "",
     ) -> VolumeInfo:
-        """Makes target with source's content, and zeros from there to size_bytes (0: the source's size).
+        """Makes target with source's content, of size_bytes (0: the source's).
 
-        vm_id: the VM that may be executing here with the source; then target is the disk as it was at one moment.
+        What is beyond the source is as if never written. vm_id: the VM that may be executing here with the source; then
+        target is the disk as it was at one moment.
+
         Raises what `Volumes.create` does; InvalidArgumentError (SOURCE_LARGER); NotFoundError (VOLUME_NOT_FOUND);
         FailedPreconditionError (WRONG_KEY, NOT_ENCRYPTED, NOT_AN_IMAGE, BACKING_FILE_REFUSED; VOLUME_IN_USE when
         another than that VM writes to the source; VM_STOPPED); AbortedError (DISK_BUSY, COPY_FAILED). Whatever it

@@ -25,6 +25,7 @@ from ostler_agent.volumes.checks import (
 from ostler_agent.volumes.copies import Copies
 from ostler_agent.volumes.guests import Guests, online_grow
 from ostler_agent.volumes.images import header_of, info_of, look, made_by
+from ostler_agent.volumes.mirrors import Mirrors
 
 _FETCH_PERCENT = 50
 
@@ -32,7 +33,7 @@ _FETCH_PERCENT = 50
 class Volumes:
     """What is done with volumes; safe to use from many threads, one change of a volume at a time.
 
-    copies: what fills one volume with another's content.
+    copies, mirrors: what fills one volume with another's content.
     """
 
     def __init__(self, pools: Pools, templates: Templates, guests: Guests) -> None:
@@ -41,6 +42,7 @@ class Volumes:
         self._guests = guests
         self._busy = Busy()
         self.copies = Copies(pools, guests, self._busy)
+        self.mirrors = Mirrors(pools, guests, self._busy)
 
     def create(
         self,

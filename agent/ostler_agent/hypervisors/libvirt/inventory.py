@@ -58,15 +58,17 @@ def describe(domain: Any) -> VmInfo:
             return absent(vm_id)
         raise
     power_state = _STATES.get(state, PowerState.STOPPED)
+    attached = disks.attached_disks(root)
     return VmInfo(
         vm_id=vm_id,
         name=root.findtext("title") or root.findtext("name") or vm_id,
         power_state=power_state,
         cpus=int(root.findtext("vcpu") or 0),
         memory_bytes=int(root.findtext("memory") or 0) * 1024,  # libvirt always answers in KiB
-        volume_ids=tuple(disk.volume_id for disk in disks.attached_disks(root) if disk.volume_id),
+        volume_ids=tuple(disk.volume_id for disk in attached if disk.volume_id),
         managed=metadata.is_managed(root),
         migrating=power_state in (PowerState.RUNNING, PowerState.PAUSED) and is_migrating_out(domain),
+        mirror_ids=tuple(disk.mirror.volume_id for disk in attached if disk.mirror and disk.mirror.volume_id),
     )
 
 
