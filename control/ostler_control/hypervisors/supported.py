@@ -1,4 +1,4 @@
-"""What a new VM asks of a type of hypervisor, checked against the types that are in question before it is placed."""
+"""What new VMs and volumes ask of hypervisors, checked against the types in question before anything is placed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from ostler_common.errors import FailedPreconditionError
 from ostler_common.hypervisors import Function, not_supported
 
-from ostler_control.hypervisors import rules
-from ostler_control.models import Cluster, Host
+from ostler_control.hypervisors import registry, rules
+from ostler_control.models import Cluster, Host, PoolHost
 
 
 def check_supported(
@@ -45,6 +45,16 @@ def check_supported(
     for function in needed:
         if not any(function in of_type.functions for of_type in reported):
             raise not_supported(function, shown)
+
+
+def check_pool_format(pool: Any, disk_format: str) -> None:
+    """Refuses a volume that no host reaching its pool could give to a VM. Raises FORMAT_NOT_SUPPORTED."""
+    query: Any = Host.select(Host.hypervisor_type, Host.template_formats).join(PoolHost)
+    query = query.where((PoolHost.pool == pool.id) & PoolHost.reachable & ~Host.removed).distinct()
+    reaching = [(word, registry.split(formats)) for word, formats in query.tuples()]
+    if reaching and not any(disk_format in formats or not formats for _, formats in reaching):
+        types = ", ".join(sorted({rules.name_of(word) for word, _ in reaching}))
+        raise format_not_supported(f"a volume in pool {pool.name}", disk_format, types)
 
 
 def format_not_supported(what: str, disk_format: str, type_name: str) -> FailedPreconditionError:

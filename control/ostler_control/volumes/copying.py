@@ -6,7 +6,9 @@ from typing import Any
 
 from ostler.agent.v1 import volume_pb2 as agent_pb2
 from ostler.types.v1 import volume_pb2
+from ostler_common.hypervisors import Function
 
+from ostler_control.hypervisors import rules
 from ostler_control.operations import Work
 from ostler_control.volumes import wire
 from ostler_control.volumes.hosts import address_of, check_host, check_vm_at_rest, worker
@@ -17,12 +19,13 @@ def check_copier(source_pool: Any, target_pool: Any, encrypted: bool, vm: Any | 
 
     vm: what the source is attached to. encrypted: whether source or target is.
     Raises FailedPreconditionError: NO_COMMON_HOST, NO_CAPABLE_HOST, HOST_SILENT, VM_STATE, LACKS_POOL,
-    LACKS_VOLUME_ENCRYPTION.
+    LACKS_VOLUME_ENCRYPTION, FUNCTION_NOT_SUPPORTED.
     """
     host = check_vm_at_rest(vm) if vm is not None else None
     if host is None:
         worker(source_pool, encrypted, lambda _: 0, target_pool)
         return None
+    rules.need(Function.ONLINE_COPY, host)
     check_host(host, target_pool, encrypted)
     return host
 

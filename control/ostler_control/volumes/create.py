@@ -10,6 +10,7 @@ from ostler_common.errors import AlreadyExistsError, CancelledError, FailedPreco
 
 from ostler_control import placement_query, settings
 from ostler_control.database import session, transaction
+from ostler_control.hypervisors.supported import check_pool_format
 from ostler_control.keys import Keyring
 from ostler_control.keys.passphrases import delete_volume
 from ostler_control.models import Account, DiskOffering, Operation, Pool, Volume, Zone, new_id
@@ -53,7 +54,8 @@ def check_free_name(account: Account, name: str) -> str:
 def create(wanted: NewVolume, user: str, keys: Keyring) -> Operation:
     """Records a new volume and the operation that makes it.
 
-    Raises InvalidArgumentError, AlreadyExistsError, or FailedPreconditionError NO_FEASIBLE_POOL or NO_CAPABLE_HOST.
+    Raises InvalidArgumentError, AlreadyExistsError, or FailedPreconditionError NO_FEASIBLE_POOL, NO_CAPABLE_HOST
+    or FORMAT_NOT_SUPPORTED.
     """
     check_free_name(wanted.account, check_name("name", wanted.name))
     offering = wanted.offering
@@ -61,6 +63,7 @@ def create(wanted: NewVolume, user: str, keys: Keyring) -> Operation:
         raise bad_field("size_bytes", f"the disk offering {offering.name} has a size of its own", "INVALID_SIZE")
     size_bytes = check_size("size_bytes", offering.size_bytes or wanted.size_bytes)
     pool = _choose_pool(wanted, needed_bytes(offering.provisioning, size_bytes))
+    check_pool_format(pool, offering.format)
     volume_id = new_id()
     volume = Volume.create(
         id=volume_id,

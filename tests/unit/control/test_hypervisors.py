@@ -315,6 +315,9 @@ def test_a_vm_of_a_custom_hypervisor_lives_like_any(working: tuple[Site, Engine]
     assert work.vm(vm, site.admin()).hypervisor_display_name == "Custom"
     assert outcome(engine, site.record(lambda: vms.stop(vm, "alice", 0, True))) == OK
     new = volumes.NewVolume("data", site.account, site.disks["raw"], size_bytes=4 * MIB, pool=site.pools["local4"])
+    qcow2 = volumes.NewVolume("q", site.account, site.disks["plain"], size_bytes=4 * MIB, pool=site.pools["local4"])
+    error = refusal(lambda: site.record(lambda: volumes.create(qcow2, "alice", site.keys)))
+    assert (error.reason, error.metadata["hypervisor_type"]) == ("FORMAT_NOT_SUPPORTED", "Custom")
     made = site.record(lambda: volumes.create(new, "alice", site.keys))
     assert outcome(engine, made) == OK
     data: Any = Volume.get_by_id(made.resource_id)
