@@ -30,14 +30,14 @@ VIEW = View[pb.HypervisorType](
         ("name", lambda t: t.display_name),
         ("type", lambda t: t.type),
         ("hosts up", lambda t: f"{t.up_count}/{t.host_count}"),
-        ("clusters", lambda t: str(t.cluster_count)),
         ("allowed", lambda t: text.yes(t.allowed)),
+        ("conflicts", lambda t: str(len(t.conflicts))),
         ("formats", lambda t: text.joined(_formats(t))),
         ("supports", lambda t: text.joined(t.functions)),
-        ("conflicts", lambda t: str(len(t.conflicts)) if t.conflicts else text.NONE),
     ],
-    details=[("pool types", lambda t: text.joined(t.pool_types))],
+    details=[("clusters", lambda t: str(t.cluster_count)), ("pool types", lambda t: text.joined(t.pool_types))],
     sections=[Section("Conflicts", _conflicts)],
+    name=lambda t: t.type,
 )
 
 
