@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import importlib.metadata
-import os
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +11,6 @@ import grpc
 import structlog
 from ostler.agent.v1 import host_pb2_grpc, job_pb2_grpc, pool_pb2_grpc, vm_pb2_grpc, volume_pb2_grpc
 from ostler_common import pki
-from ostler_common.errors import FailedPreconditionError
 from ostler_common.server import Registration, Server, serve
 from ostler_common.tls import server_credentials
 
@@ -36,6 +33,7 @@ from ostler_agent.services.migration import MigrationService
 from ostler_agent.services.pools import PoolService
 from ostler_agent.services.vms import VmService
 from ostler_agent.services.volumes import VolumeService
+from ostler_agent.state_lock import lock_state
 from ostler_agent.templates import Templates, sources
 from ostler_agent.volumes import Volumes
 
@@ -79,7 +77,7 @@ class Agent:
         self._store = PapersStore(state)
         papers = self._store.load()
         papers.check()
-        self._lock_state()
+        self._closing.enter_context(lock_state(state))
         shutil.rmtree(_scratch(config), ignore_errors=True)  # what a probe that was killed left
         user = self._driver.papers_user(registry.context(config)) if isinstance(self._driver, UsesPapers) else None
         self._keeper = Keeper(self._store, user, config.control_address)
@@ -180,17 +178,6 @@ class Agent:
             "ostler.agent.v1.VmService": add_vms,
             "ostler.agent.v1.VolumeService": add_volumes,
         }
-
-    def _lock_state(self) -> None:
-        handle = os.open(self._config.state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(handle)
-            raise FailedPreconditionError(
-                f"another agent runs with {self._config.state_dir} (stop it first)", "ALREADY_RUNNING"
-            ) from error
-        self._closing.callback(os.close, handle)
 
 
 def _pool_types(driver: Driver) -> list[PoolType]:

@@ -124,6 +124,20 @@ def probe(config: AgentConfig, options: argparse.Namespace) -> int:
     return 0
 
 
+def driver_list(config: AgentConfig, options: argparse.Namespace) -> int:
+    """Prints the drivers that are installed."""
+    from ostler_agent.conformance import command
+
+    return command.list_drivers(config, options)
+
+
+def driver_check(config: AgentConfig, options: argparse.Namespace) -> int:
+    """Tries a driver."""
+    from ostler_agent.conformance import command
+
+    return command.check(config, options)
+
+
 def _parser() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--config", type=Path, metavar="FILE", help=f"settings (default {DEFAULT_PATH}, if it exists)")
@@ -147,7 +161,51 @@ def _parser() -> argparse.ArgumentParser:
     probing = commands.add_parser("probe", parents=[shared], help="try what this host can do, and print it")
     probing.add_argument("--json", action="store_true", help="print all of it as JSON")
     probing.set_defaults(command=probe)
+    _add_driver_commands(
+        commands.add_parser("driver", help="hypervisor drivers: which are there, whether one works"), shared
+    )
     return parser
+
+
+def _add_driver_commands(parser: argparse.ArgumentParser, shared: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    listing = commands.add_parser("list", parents=[shared], help="the drivers that agent.toml can name")
+    listing.set_defaults(command=driver_list)
+    checking = commands.add_parser(
+        "check",
+        parents=[shared],
+        help="try whether a driver does all that a driver must",
+        description="Tries a driver on this host, with VMs of its own in a scratch directory; no other VM is touched.",
+        epilog="example: ostler-agent driver check qemu --option accel=tcg --image guest.qcow2 --ready login:",
+    )
+    checking.add_argument("name", metavar="NAME", help="as in `ostler-agent driver list`")
+    checking.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="a driver option; repeatable"
+    )
+    checking.add_argument("--image", type=Path, metavar="FILE", help="a disk to boot, for the checks that need a guest")
+    checking.add_argument(
+        "--image-format", choices=("qcow2", "raw"), default="qcow2", help="the image's (default qcow2)"
+    )
+    checking.add_argument(
+        "--ready",
+        default="login:",
+        metavar="TEXT",
+        help="what the guest prints on its console once up (default login:)",
+    )
+    checking.add_argument("--bridge", default="", metavar="NAME", help="a bridge, for VMs with network interfaces")
+    checking.add_argument(
+        "--only", default="*", metavar="PATTERN", help='checks to run, e.g. "restart.*" (default all)'
+    )
+    checking.add_argument(
+        "--scratch",
+        type=Path,
+        default=Path("/var/tmp"),  # noqa: S108 (mkdtemp makes the directory)
+        metavar="DIR",
+        help="where to work (default /var/tmp)",
+    )
+    checking.set_defaults(command=driver_check)
+    for command in (listing, checking):
+        command.add_argument("-o", "--output", choices=("table", "json"), default="table", help="default: table")
 
 
 def _fail(message: str, code: int) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ostler_common.errors import FailedPreconditionError
 from ostler_common.hypervisors import Function
 
-from ostler_agent.hypervisors.base import HotPlug, Hypervisor, Paths, Work, need
+from ostler_agent.hypervisors.base import HotPlug, Hypervisor, Paths, Stated, Work, need
 from ostler_agent.preconditions import check_volume_file
 from ostler_agent.spec import DiskSpec, VmInfo
 
@@ -16,12 +17,11 @@ def attach(driver: Hypervisor, paths: Paths, vm_id: str, disk: DiskSpec, work: W
 
     Where there is no hot-plug, a stopped VM gets its disks from the spec that it is started with.
     Raises NotFoundError VM_NOT_FOUND, FailedPreconditionError VOLUME_MISSING, SLOT_TAKEN, VOLUME_ATTACHED, WRONG_KEY,
-    FUNCTION_NOT_SUPPORTED.
+    FUNCTION_NOT_SUPPORTED, FORMAT_NOT_SUPPORTED.
     """
     path = paths(disk.volume)
     check_volume_file(disk.volume.volume_id, path)
-    if disk.volume.key:
-        need(driver, Function.VOLUME_ENCRYPTION)
+    check_disk(driver, disk)
     if plug := _hot_plug_or_none(driver, vm_id):
         work.progress("attaching")
         plug.attach(vm_id, disk, path)
@@ -37,6 +37,19 @@ def detach(driver: Hypervisor, vm_id: str, volume_id: str, key_id: str | None, w
         work.progress("detaching")
         plug.detach(vm_id, volume_id, key_id, DETACH_TIMEOUT_S, work)
     return driver.vm(vm_id)
+
+
+def check_disk(driver: Stated, disk: DiskSpec) -> None:
+    """Raises FailedPreconditionError FUNCTION_NOT_SUPPORTED, FORMAT_NOT_SUPPORTED."""
+    if disk.volume.key:
+        need(driver, Function.VOLUME_ENCRYPTION)
+    if disk.volume.format not in driver.info.template_formats:
+        raise FailedPreconditionError(
+            f"hypervisors of type {driver.info.type} have no disks of format {disk.volume.format}, only "
+            f"{', '.join(sorted(driver.info.template_formats))}",
+            "FORMAT_NOT_SUPPORTED",
+            {"volume": disk.volume.volume_id, "hypervisor_type": driver.info.type},
+        )
 
 
 def _hot_plug_or_none(driver: Hypervisor, vm_id: str) -> HotPlug | None:

@@ -10,6 +10,7 @@ from ostler_common.hypervisors import Function
 from ostler_agent.hypervisors.base import Hypervisor, Paths, Reboot, Work, need
 from ostler_agent.preconditions import check_bridges, check_volume_file
 from ostler_agent.spec import Firmware, VmInfo, VmSpec
+from ostler_agent.vms.disks import check_disk
 
 LOOK_INTERVAL_S = 0.2
 
@@ -87,16 +88,8 @@ def _check_supported(driver: Hypervisor, spec: VmSpec) -> None:
         need(driver, Function.UEFI)
     if spec.nics:
         need(driver, Function.NICS)
-    if any(disk.volume.key for disk in spec.disks):
-        need(driver, Function.VOLUME_ENCRYPTION)
     for disk in spec.disks:
-        if disk.volume.format not in driver.info.template_formats:
-            raise FailedPreconditionError(
-                f"hypervisors of type {driver.info.type} have no disks of format {disk.volume.format}, only "
-                f"{', '.join(sorted(driver.info.template_formats))}",
-                "FORMAT_NOT_SUPPORTED",
-                {"volume": disk.volume.volume_id, "hypervisor_type": driver.info.type},
-            )
+        check_disk(driver, disk)
 
 
 def _wait_until_off(driver: Hypervisor, vm_id: str, timeout_s: float, work: Work) -> None:

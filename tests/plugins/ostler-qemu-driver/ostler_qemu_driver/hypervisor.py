@@ -226,6 +226,8 @@ class QemuHypervisor:
             found = machine.find(self._loop, vm_id, self._store.directory(vm_id), self._heard)
             if found:
                 self._machines[vm_id] = found
+                if not found.settle():
+                    found = None
         if found:
             self._teller.do(partial(self._finish_reboot, found))
         return found

@@ -26,6 +26,7 @@ from ostler_qemu_driver.loop import Loop
 EXECUTE_TIMEOUT_S = 20.0
 KILL_TIMEOUT_S = 30.0
 BURIAL_S = 4.0
+SETTLE_S = 5.0
 _RETRY_S = 0.5
 ENDED, RECONNECTED = "ENDED", "RECONNECTED"  # heard like QEMU's own events
 
@@ -80,6 +81,15 @@ class Machine:
             if _ended(self._pidfd, 1):
                 raise not_running(self.vm_id) from error
             raise UnavailableError(f"QEMU of VM {self.vm_id} hung up: {error}", "HYPERVISOR_UNAVAILABLE") from error
+
+    def settle(self) -> bool:
+        """Waits until it answers or has ended, or a while; whether it lives.
+
+        A process whose start was cut short dies when it finds its parent gone, and answers nobody until then.
+        """
+        with contextlib.suppress(TimeoutError):
+            self._loop.run(self._ready.wait(), SETTLE_S)
+        return self.alive
 
     def kill(self) -> None:
         """Returns when the process is gone."""

@@ -1,0 +1,267 @@
+"""What checks work with: a driver at work in a scratch directory, VMs and volumes of the checks' own."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ostler_common.errors import OstlerError
+from ostler_common.hypervisors import Function
+
+from ostler_agent.capabilities.facts import HypervisorFacts
+from ostler_agent.conformance.check import SkippedError, require, wait_for
+from ostler_agent.hypervisors import registry
+from ostler_agent.hypervisors.base import Console, HotPlug, Hypervisor, OnlineGrow, Reboot, Screenshot, VmEvent
+from ostler_agent.hypervisors.driver import Driver, DriverContext
+from ostler_agent.process import run
+from ostler_agent.spec import DiskFormat, DiskSpec, Key, NicSpec, VmSpec, VolumeRef
+from ostler_agent.tools import qemu_img
+
+MIB = 1 << 20
+BOOT_TIMEOUT_S = 180.0
+LIFE_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the checks may use. image: of a bootable disk, None for none; ready: what its guest prints on the serial
+    console once it is up; bridge: for network interfaces, "" for none."""
+
+    scratch: Path
+    image: Path | None = None
+    image_format: DiskFormat = DiskFormat.QCOW2
+    ready: str = "login:"
+    bridge: str = ""
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What a life of the driver in a process of its own is to do, before it kills itself. See `life`."""
+
+    driver: str
+    context: DriverContext
+    pool: Path
+    spec: VmSpec
+    step: str
+    kill_after_s: float
+
+
+class Ear:
+    """Remembers what it hears."""
+
+    def __init__(self) -> None:
+        self.events: list[VmEvent] = []
+        self.reconnections = 0
+
+    def vm_event(self, event: VmEvent) -> None:
+        self.events.append(event)
+
+    def reconnected(self) -> None:
+        self.reconnections += 1
+
+    def kinds(self, vm_id: str) -> list[str]:
+        return [event.kind.value for event in list(self.events) if event.vm.vm_id == vm_id]
+
+    def wait(self, vm_id: str, kind: str) -> None:
+        wait_for(lambda: kind in self.kinds(vm_id), f"the event {kind}")
+
+
+class Patience:
+    """A job that is never cancelled."""
+
+    def progress(self, phase: str, done: int = 0, total: int = 0, percent: int | None = None) -> None:
+        pass
+
+    def check(self) -> None:
+        pass
+
+
+@dataclass
+class Bench:
+    """name: the driver's, as agent.toml would say it. Only VMs and volumes that were made here are ever touched."""
+
+    name: str
+    driver: Driver
+    context: DriverContext
+    setup: Setup
+    facts: HypervisorFacts
+    ear: Ear = field(default_factory=Ear)
+    _made: list[str] = field(default_factory=list)
+    _guest: tuple[VmSpec, Console] | None = None
+
+    def __post_init__(self) -> None:
+        self.pool.mkdir(exist_ok=True)
+        # A hypervisor that runs VMs as another user must get at their disks.
+        for directory in (self.setup.scratch, self.pool):
+            directory.chmod(0o711)
+        self.hypervisor: Hypervisor = self._open()
+
+    @property
+    def pool(self) -> Path:
+        return self.setup.scratch / "pool"
+
+    @property
+    def disk_format(self) -> DiskFormat:
+        """Raw where the driver takes it."""
+        formats = self.driver.info.template_formats
+        return DiskFormat.RAW if DiskFormat.RAW in formats else min(formats)
+
+    def paths(self, ref: VolumeRef) -> Path:
+        return self.pool / ref.volume_id
+
+    # -- VMs and volumes
+
+    def volume(self, size_bytes: int = 16 * MIB, key: Key | None = None) -> VolumeRef:
+        """A new empty volume."""
+        ref = VolumeRef("conformance", str(uuid.uuid4()), self.disk_format, key)
+        qemu_img.create(self.paths(ref), ref.format, size_bytes, key=key)
+        return ref
+
+    def spec(self, *volumes: VolumeRef, nics: Sequence[NicSpec] = ()) -> VmSpec:
+        """A small VM with these disks; the first one boots. It is removed after the check, whatever becomes of it."""
+        vm_id = str(uuid.uuid4())
+        self._made.append(vm_id)
+        disks = tuple(DiskSpec(ref, slot, boot=slot == 0) for slot, ref in enumerate(volumes))
+        return VmSpec(vm_id, f"check-{vm_id[:8]}", 1, 128 * MIB, disks=disks, nics=tuple(nics))
+
+    def start(self, spec: VmSpec | None = None) -> VmSpec:
+        """A VM that runs; by itself one with an empty disk, in which nobody ever answers."""
+        spec = spec or self.spec(self.volume())
+        self.hypervisor.start(spec, self.paths)
+        return spec
+
+    def guest(self) -> tuple[VmSpec, Console]:
+        """A VM whose guest is up, and its console; the same for all checks, as long as it runs."""
+        if self._guest and not self.hypervisor.running(self._guest[0].vm_id):
+            self._guest = None
+        if self._guest is None:
+            assert self.setup.image
+            root = VolumeRef("conformance", str(uuid.uuid4()), self.disk_format)
+            qemu_img.convert(self.setup.image, self.setup.image_format, self.paths(root), root.format)
+            spec = self.start(self.spec(root))
+            console = self.hypervisor.console(spec.vm_id, force=False)
+            self._guest = spec, console
+            expect(console, self.setup.ready, BOOT_TIMEOUT_S)
+        return self._guest
+
+    def clean(self, everything: bool = False) -> None:
+        """Removes the VMs that were made, but the guest's unless everything; raises what the driver raises."""
+        if everything:
+            self._guest = None
+        kept = [self._guest[0].vm_id] if self._guest else []
+        for vm_id in [made for made in self._made if made not in kept]:
+            self.hypervisor.power_off(vm_id)
+            self.hypervisor.delete(vm_id)
+            self._made.remove(vm_id)
+
+    # -- the driver's lives
+
+    def reopen(self) -> None:
+        """Throws the driver's work away and opens it anew."""
+        self.hypervisor.close()
+        self.hypervisor = self._open()
+
+    def life(self, step: str, spec: VmSpec, kill_after_s: float = 0.0) -> None:
+        """A whole life of the driver in a process of its own, which ends by SIGKILL; meanwhile there is no other.
+
+        Raises RunError when it does not come so far.
+        """
+        orders = Orders(self.name, self.context, self.pool, spec, step, kill_after_s)
+        self._guest = None  # its console is closed
+        self.hypervisor.close()
+        try:
+            environment = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+            argv = [sys.executable, "-m", "ostler_agent.conformance.life"]
+            done = run(argv, stdin=pickle.dumps(orders), env=environment, timeout_s=LIFE_TIMEOUT_S, check=False)
+        finally:
+            self.hypervisor = self._open()
+        require(done.exit_code == -9, f"a process of its own cannot do it: {done.stderr.strip()[-500:]}")
+
+    def close(self) -> None:
+        """Removes all that was made. Raises what the driver raises."""
+        try:
+            self.clean(everything=True)
+        finally:
+            self.hypervisor.close()
+
+    def _open(self) -> Hypervisor:
+        hypervisor = self.driver.open(self.context)
+        hypervisor.subscribe(self.ear)
+        return hypervisor
+
+    # -- parts; the checks of a part run only when the driver states it
+
+    def hot_plug(self) -> HotPlug:
+        assert isinstance(self.hypervisor, HotPlug)
+        return self.hypervisor
+
+    def online_grow(self) -> OnlineGrow:
+        assert isinstance(self.hypervisor, OnlineGrow)
+        return self.hypervisor
+
+    def reboot(self) -> Reboot:
+        assert isinstance(self.hypervisor, Reboot)
+        return self.hypervisor
+
+    def screen(self) -> Screenshot:
+        assert isinstance(self.hypervisor, Screenshot)
+        return self.hypervisor
+
+    def need_probe(self, function: Function) -> None:
+        """Raises SkippedError when the driver's probes say that this host cannot do it."""
+        for probe in self.facts.probes:
+            if probe.name.partition(".")[0] == function and not probe.ok:
+                raise SkippedError(f"this host: {probe.reason}")
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+def expect(console: Console, text: str, timeout_s: float) -> str:
+    """Reads until the guest prints a text. Raises CheckFailedError."""
+    seen = b""
+
+    def done(data: bytes) -> bool:
+        nonlocal seen
+        seen += data
+        return text.encode() in seen
+
+    read_until(console, done, timeout_s)
+    require(
+        text.encode() in seen, f"the guest must print {text!r}; it printed {seen[-300:].decode(errors='replace')!r}"
+    )
+    return seen.decode(errors="replace")
+
+
+def read_until(console: Console, done: Callable[[bytes], bool], timeout_s: float) -> bool:
+    """Reads the console until done says so or it is over; False when the time was too short, and then it is closed."""
+    late = threading.Event()
+
+    def stop() -> None:
+        late.set()
+        with suppress(OstlerError):
+            console.close()
+
+    timer = threading.Timer(timeout_s, stop)
+    timer.start()
+    try:
+        while data := console.read():
+            if done(data):
+                return True
+    finally:
+        timer.cancel()
+    return not late.is_set()
+
+
+def open_bench(name: str, context: DriverContext, setup: Setup) -> Bench:
+    """Raises ConfigError."""
+    driver = registry.load(name)
+    return Bench(name, driver, context, setup, driver.probe(context))

@@ -1,0 +1,140 @@
+"""Disks that come, go and grow."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+
+from ostler_common.errors import DeadlineExceededError
+from ostler_common.hypervisors import Function
+from ostler_common.secret import new_passphrase
+
+from ostler_agent.conformance.bench import MIB, Bench, Patience, new_id
+from ostler_agent.conformance.check import SkippedError, refused, require
+from ostler_agent.spec import DiskSpec, Firmware, Key, NicSpec, PowerState
+from ostler_agent.tools import qemu_img
+
+GO_TIMEOUT_S = 60.0
+
+
+def plug_stopped(bench: Bench) -> None:
+    """A stopped VM takes and gives disks for its next start."""
+    hypervisor, plug, data = bench.hypervisor, bench.hot_plug(), bench.volume()
+    spec = bench.spec(bench.volume())
+    hypervisor.define(spec, bench.paths)
+    root_id = spec.disks[0].volume.volume_id
+    for _ in range(2):
+        plug.attach(spec.vm_id, DiskSpec(data, 1), bench.paths(data))
+        require(hypervisor.vm(spec.vm_id).volume_ids == (root_id, data.volume_id), "it must have the disk, once")
+    require(hypervisor.using(data.volume_id) is None, "a stopped VM uses no volume")
+    for _ in range(2):
+        plug.detach(spec.vm_id, data.volume_id, None, 1, Patience())
+        require(hypervisor.vm(spec.vm_id).volume_ids == (root_id,), "it must not have the disk any more")
+
+
+def plug_running(bench: Bench) -> None:
+    """A running VM takes disks, each once and in a slot of its own, and has them at its next start."""
+    hypervisor, plug, spec = bench.hypervisor, bench.hot_plug(), bench.start()
+    data, other = bench.volume(), bench.volume()
+    volumes = (spec.disks[0].volume.volume_id, data.volume_id)
+    for _ in range(2):
+        plug.attach(spec.vm_id, DiskSpec(data, 1), bench.paths(data))
+        require(hypervisor.vm(spec.vm_id).volume_ids == volumes, "it must have the disk, once")
+    require(hypervisor.using(data.volume_id) == spec.vm_id, "it must be told as the disk's user")
+    with refused("another disk in a taken slot", "SLOT_TAKEN"):
+        plug.attach(spec.vm_id, DiskSpec(other, 1), bench.paths(other))
+    with refused("a disk in a second slot", "VOLUME_ATTACHED"):
+        plug.attach(spec.vm_id, DiskSpec(data, 2), bench.paths(data))
+    bench.paths(other).unlink()
+    with refused("a disk whose file is missing"):
+        plug.attach(spec.vm_id, DiskSpec(other, 2), bench.paths(other))
+    require(hypervisor.vm(spec.vm_id).volume_ids == volumes, "what was refused must change nothing")
+    require(hypervisor.using(other.volume_id) is None, "what was refused must change nothing")
+    hypervisor.power_off(spec.vm_id)
+    require(hypervisor.vm(spec.vm_id).volume_ids == volumes, "the stopped VM must have what it took while it ran")
+
+
+def unplug_unheard(bench: Bench) -> None:
+    """A guest that does not answer keeps its disk: the wait ends in time, and the disk goes once the VM is off."""
+    hypervisor, plug, spec, data = bench.hypervisor, bench.hot_plug(), bench.start(), bench.volume()
+    plug.attach(spec.vm_id, DiskSpec(data, 1), bench.paths(data))
+    gone = False
+    for _ in range(2):
+        try:
+            plug.detach(spec.vm_id, data.volume_id, None, 1, Patience())
+            gone = True  # some need no guest for it
+        except DeadlineExceededError as error:
+            require(error.reason == "DETACH_TIMEOUT" and not gone, "the refusal must be DETACH_TIMEOUT")
+    kept = data.volume_id in hypervisor.vm(spec.vm_id).volume_ids
+    require(kept is not gone, "the VM must have the disk exactly as long as it was not detached")
+    require((hypervisor.using(data.volume_id) is None) is gone, "and must be told as its user as long")
+    hypervisor.power_off(spec.vm_id)
+    plug.detach(spec.vm_id, data.volume_id, None, 1, Patience())
+    require(data.volume_id not in hypervisor.vm(spec.vm_id).volume_ids, "the stopped VM must give it")
+
+
+def guest_unplug(bench: Bench) -> None:
+    """A guest that is up lets go of a disk, which can then go elsewhere and come back."""
+    hypervisor, plug, data = bench.hypervisor, bench.hot_plug(), bench.volume()
+    spec, _ = bench.guest()
+    for _ in range(2):
+        plug.attach(spec.vm_id, DiskSpec(data, 1), bench.paths(data))
+        for _ in range(2):
+            plug.detach(spec.vm_id, data.volume_id, None, GO_TIMEOUT_S, Patience())
+        require(data.volume_id not in hypervisor.vm(spec.vm_id).volume_ids, "it must not have the disk any more")
+        other = bench.start(bench.spec(data))
+        require(hypervisor.using(data.volume_id) == other.vm_id, "another VM must get the disk")
+        hypervisor.power_off(other.vm_id)
+
+
+def grow(bench: Bench) -> None:
+    """A running VM's disk grows, and never shrinks."""
+    spec, grower = bench.start(), bench.online_grow()
+    volume = spec.disks[0].volume
+    for _ in range(2):
+        grower.grow_disk(spec.vm_id, volume.volume_id, 24 * MIB)
+    with refused("shrinking", "VOLUME_SHRINK"):
+        grower.grow_disk(spec.vm_id, volume.volume_id, 16 * MIB)
+    with refused("growing a disk that is not attached", "VOLUME_NOT_ATTACHED"):
+        grower.grow_disk(spec.vm_id, new_id(), 24 * MIB)
+    size_bytes = qemu_img.info(bench.paths(volume), volume.format).virtual_size_bytes
+    require(size_bytes == 24 * MIB, f"the file must have 24 MiB, not {size_bytes} bytes")
+    bench.hypervisor.power_off(spec.vm_id)
+    with refused("growing a stopped VM's disk", "VM_NOT_RUNNING"):
+        grower.grow_disk(spec.vm_id, volume.volume_id, 32 * MIB)
+
+
+def encryption(bench: Bench) -> None:
+    """A VM with an encrypted volume starts with its key, and with no other."""
+    bench.need_probe(Function.VOLUME_ENCRYPTION)
+    key = Key(str(uuid.uuid4()), new_passphrase())
+    spec = bench.spec(bench.volume(key=key))
+    wrong = replace(spec.disks[0].volume, key=Key(str(uuid.uuid4()), new_passphrase()))
+    with refused("starting with a wrong key", "WRONG_KEY"):
+        bench.hypervisor.start(replace(spec, disks=(replace(spec.disks[0], volume=wrong),)), bench.paths)
+    require(not bench.hypervisor.running(spec.vm_id), "it must not run")
+    for _ in range(2):
+        bench.start(spec)
+        require(bench.hypervisor.vm(spec.vm_id).power_state is PowerState.RUNNING, "it must run")
+        bench.hypervisor.power_off(spec.vm_id)
+
+
+def uefi(bench: Bench) -> None:
+    """A VM with UEFI starts, and is removed with all that its firmware remembers."""
+    bench.need_probe(Function.UEFI)
+    spec = replace(bench.spec(bench.volume()), firmware=Firmware.UEFI)
+    for _ in range(2):
+        bench.start(spec)
+        bench.hypervisor.power_off(spec.vm_id)
+        bench.hypervisor.delete(spec.vm_id)
+
+
+def nics(bench: Bench) -> None:
+    """A VM with a network interface starts."""
+    if not bench.setup.bridge:
+        raise SkippedError("needs a bridge (--bridge NAME)")
+    spec = bench.spec(bench.volume(), nics=[NicSpec("52:54:00:c0:ff:01", bench.setup.bridge)])
+    for _ in range(2):
+        bench.start(spec)
+        require(bench.hypervisor.vm(spec.vm_id).power_state is PowerState.RUNNING, "it must run")
+        bench.hypervisor.power_off(spec.vm_id)

@@ -1,0 +1,51 @@
+"""One life of a driver, in a process that kills itself: run as a module, with `bench.Orders` pickled on its stdin.
+
+Steps: "start" kills itself some time into starting the VM; "run" starts the VM and kills itself after that; "detach"
+starts the VM, attaches what is in slot 1 and kills itself some time into detaching it.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+from ostler_agent.conformance.bench import Orders, Patience
+from ostler_agent.hypervisors import registry
+from ostler_agent.hypervisors.base import HotPlug
+from ostler_agent.spec import VolumeRef
+
+
+def main() -> None:
+    orders: Orders = pickle.load(sys.stdin.buffer)
+    driver = registry.load(orders.driver).open(orders.context)
+
+    def path(ref: VolumeRef) -> Path:
+        return orders.pool / ref.volume_id
+
+    first = replace(orders.spec, disks=orders.spec.disks[:1])
+    if orders.step == "start":
+        threading.Timer(orders.kill_after_s, _die).start()
+        driver.start(orders.spec, path)
+        threading.Event().wait()  # it was faster
+    driver.start(first, path)
+    if orders.step == "detach":
+        assert isinstance(driver, HotPlug)
+        disk = orders.spec.disks[1]
+        driver.attach(orders.spec.vm_id, disk, path(disk.volume))
+        threading.Timer(orders.kill_after_s, _die).start()
+        driver.detach(orders.spec.vm_id, disk.volume.volume_id, None, 60, Patience())
+        threading.Event().wait()
+    _die()
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

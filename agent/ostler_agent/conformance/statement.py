@@ -1,0 +1,113 @@
+"""What a driver states, and that it is so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ostler_common.config import ConfigError
+from ostler_common.errors import OstlerError
+from ostler_common.hypervisors import Function
+
+from ostler_agent.conformance.bench import Bench, Patience
+from ostler_agent.conformance.check import CheckFailedError, SkippedError, refused, require
+from ostler_agent.hypervisors.base import PARTS
+from ostler_agent.pools import POOL_TYPES
+from ostler_agent.spec import DiskFormat, DiskSpec, Firmware, Key, NicSpec
+from ostler_agent.vms import disks, power
+
+REFUSAL = "FUNCTION_NOT_SUPPORTED"
+
+
+def info(bench: Bench) -> None:
+    """Type, name, formats, functions and pool types are words that Ostler knows, and the same before and at work."""
+    stated = bench.driver.info
+    require(stated.display_name.strip(), "the display name must not be empty")
+    require(stated.template_formats, "there must be a template format")
+    known = {pool_type.name for pool_type in POOL_TYPES}
+    require(stated.pool_types is None or stated.pool_types, "there must be a pool type")
+    unknown = (stated.pool_types or frozenset()) - known
+    require(not unknown, f"pool types must be among {', '.join(sorted(known))}, not {', '.join(sorted(unknown))}")
+    require(bench.hypervisor.info == stated, "the driver at work must state what the driver states")
+
+
+def parts(bench: Bench) -> None:
+    """A driver has the calls of a function exactly when it states the function."""
+    for function, part in PARTS.items():
+        stated, there = function in bench.driver.info.functions, isinstance(bench.hypervisor, part)
+        require(there or not stated, f"it states {function} and lacks the calls of {part.__name__}")
+        require(stated or not there, f"it has the calls of {part.__name__} and does not state {function}")
+
+
+def probe(bench: Bench) -> None:
+    """Probing tells of CPUs and memory, may be repeated, and never raises."""
+    for _ in range(2):
+        facts = bench.driver.probe(bench.context)
+        require(facts.cpus > 0 and facts.memory_bytes > 0, "it must tell the host's CPUs and memory")
+        require(facts.hypervisor_version, "it must tell the hypervisor's version")
+
+
+def options(bench: Bench) -> None:
+    """An option that the driver does not know is a ConfigError."""
+    context = replace(bench.context, options={**bench.context.options, "no-such-option": 1})
+    try:
+        bench.driver.open(context).close()
+    except ConfigError:
+        return
+    raise CheckFailedError("an unknown option must be refused with ConfigError")
+
+
+def unstated(bench: Bench) -> None:
+    """What the driver does not state is refused by the agent before the driver hears of it."""
+    hypervisor, stated = bench.hypervisor, bench.driver.info
+    spec, data, work = bench.start(), bench.volume(), Patience()
+    stopped = bench.spec(bench.volume())
+    refusals = 0
+    if Function.REBOOT not in stated.functions:
+        refusals += 1
+        with refused("reboot", REFUSAL):
+            power.reboot(hypervisor, spec.vm_id, hard=True)
+    if Function.HOT_PLUG not in stated.functions:
+        refusals += 1
+        with refused("attaching to a running VM", REFUSAL):
+            disks.attach(hypervisor, bench.paths, spec.vm_id, DiskSpec(data, 1), work)
+    if Function.UEFI not in stated.functions:
+        refusals += 1
+        with refused("a VM with UEFI", REFUSAL):
+            power.start(hypervisor, bench.paths, replace(stopped, firmware=Firmware.UEFI), work)
+    if Function.NICS not in stated.functions:
+        refusals += 1
+        with refused("a VM with a network interface", REFUSAL):
+            nics = (NicSpec("52:54:00:00:00:01", "br0"),)
+            power.start(hypervisor, bench.paths, replace(stopped, nics=nics), work)
+    if Function.VOLUME_ENCRYPTION not in stated.functions:
+        refusals += 1
+        disk = replace(stopped.disks[0], volume=replace(stopped.disks[0].volume, key=Key(spec.vm_id, None)))
+        with refused("a VM with an encrypted volume", REFUSAL):
+            power.start(hypervisor, bench.paths, replace(stopped, disks=(disk,)), work)
+    for wrong in set(DiskFormat) - stated.template_formats:
+        refusals += 1
+        disk = replace(stopped.disks[0], volume=replace(stopped.disks[0].volume, format=wrong))
+        with refused(f"a VM with a disk of format {wrong}", "FORMAT_NOT_SUPPORTED"):
+            power.start(hypervisor, bench.paths, replace(stopped, disks=(disk,)), work)
+        with refused(f"attaching a disk of format {wrong}", "FORMAT_NOT_SUPPORTED"):
+            wrong_data = DiskSpec(replace(data, format=wrong), 1)
+            disks.attach(hypervisor, bench.paths, spec.vm_id, wrong_data, work)
+    if not refusals:
+        raise SkippedError("the driver states every function and format that is asked for here")
+    require(not hypervisor.running(stopped.vm_id), "what was refused must not run")
+    with refused("looking at what was refused and never defined", "VM_NOT_FOUND"):
+        hypervisor.shut_down(stopped.vm_id)
+
+
+def raises_its_own(bench: Bench) -> None:
+    """A failing call raises an OstlerError with a reason and a message, never something of the hypervisor's library."""
+    spec = bench.spec(bench.volume())
+    bench.paths(spec.disks[0].volume).unlink()
+    try:
+        bench.hypervisor.start(spec, bench.paths)
+    except OstlerError as error:
+        require(error.reason.isupper() and error.message, "an error must have a reason in capitals, and a message")
+    else:
+        raise CheckFailedError("a VM whose disk's file is missing must not start")
+    require(not bench.hypervisor.running(spec.vm_id), "a VM that failed to start must not run")
+    bench.hypervisor.power_off(spec.vm_id)

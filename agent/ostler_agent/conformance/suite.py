@@ -1,0 +1,93 @@
+"""All checks, and how they are run."""
+
+from __future__ import annotations
+
+import fnmatch
+import inspect
+import time
+from collections.abc import Callable, Iterator
+
+import structlog
+from ostler_common.errors import OstlerError
+from ostler_common.hypervisors import Function
+
+from ostler_agent.conformance import disks, life_cycle, restart, screen, statement
+from ostler_agent.conformance.bench import Bench
+from ostler_agent.conformance.check import Check, CheckFailedError, Outcome, Result, SkippedError
+
+log = structlog.get_logger(__name__)
+
+
+def _check(name: str, work: Callable[[Bench], None], function: Function | None = None, guest: bool = False) -> Check:
+    return Check(name, " ".join((inspect.getdoc(work) or "").split()), work, function, guest)
+
+
+# Those that need a guest stand together: it boots once, and the last one shuts it down.
+CHECKS: tuple[Check, ...] = (
+    _check("statement.info", statement.info),
+    _check("statement.parts", statement.parts),
+    _check("statement.probe", statement.probe),
+    _check("statement.options", statement.options),
+    _check("statement.unstated", statement.unstated),
+    _check("statement.errors", statement.raises_its_own),
+    _check("vm.unknown", life_cycle.unknown_vm),
+    _check("vm.define", life_cycle.define),
+    _check("vm.start", life_cycle.start),
+    _check("vm.refuse-running", life_cycle.refuse_running),
+    _check("vm.power-off", life_cycle.power_off),
+    _check("vm.shut-down", life_cycle.shut_down),
+    _check("vm.one-writer", life_cycle.one_writer),
+    _check("vm.at-once", life_cycle.at_once),
+    _check("vm.samples", life_cycle.samples),
+    _check("vm.events", life_cycle.events),
+    _check("console.one-holder", screen.console),
+    _check("reboot.reset", screen.reset, Function.REBOOT),
+    _check("reboot.unheard", screen.reboot_unheard, Function.REBOOT),
+    _check("screenshot.png", screen.screenshot, Function.SCREENSHOT),
+    _check("hot-plug.stopped", disks.plug_stopped, Function.HOT_PLUG),
+    _check("hot-plug.running", disks.plug_running, Function.HOT_PLUG),
+    _check("hot-plug.unheard", disks.unplug_unheard, Function.HOT_PLUG),
+    _check("online-grow.grow", disks.grow, Function.ONLINE_GROW),
+    _check("volume-encryption.key", disks.encryption, Function.VOLUME_ENCRYPTION),
+    _check("uefi.start", disks.uefi, Function.UEFI),
+    _check("nics.start", disks.nics, Function.NICS),
+    _check("guest.console", screen.guest_console, guest=True),
+    _check("guest.unplug", disks.guest_unplug, Function.HOT_PLUG, guest=True),
+    _check("guest.reboot", screen.guest_reboot, Function.REBOOT, guest=True),
+    _check("guest.shut-down", life_cycle.guest_shut_down, guest=True),
+    _check("restart.definition", restart.definition_survives),
+    _check("restart.running", restart.vm_survives),
+    _check("restart.in-start", restart.killed_in_start),
+    _check("restart.in-detach", restart.killed_in_detach, Function.HOT_PLUG),
+)
+
+
+def run_checks(bench: Bench, pattern: str = "*") -> Iterator[Result]:
+    """Runs the checks whose name matches the pattern, one after the other, and tells of each."""
+    for check in CHECKS:
+        if fnmatch.fnmatch(check.name, pattern):
+            began = time.monotonic()
+            outcome, detail = _run(check, bench)
+            yield Result(check, outcome, detail, time.monotonic() - began)
+
+
+def _run(check: Check, bench: Bench) -> tuple[Outcome, str]:
+    if check.function and check.function not in bench.driver.info.functions:
+        return Outcome.SKIPPED, f"the driver does not state {check.function}"
+    if check.guest and bench.setup.image is None:
+        return Outcome.SKIPPED, "needs a guest that boots (--image FILE)"
+    try:
+        try:
+            check.work(bench)
+        finally:
+            bench.clean()
+    except CheckFailedError as error:
+        return Outcome.FAILED, str(error)
+    except SkippedError as error:
+        return Outcome.SKIPPED, str(error)
+    except OstlerError as error:
+        return Outcome.FAILED, f"{error.reason}: {error.message}"
+    except Exception as error:  # a driver may raise anything; the other checks are to run all the same
+        log.debug("a check broke", check=check.name, exc_info=True)
+        return Outcome.FAILED, f"{type(error).__name__}: {error}"
+    return Outcome.OK, ""

@@ -1,0 +1,197 @@
+"""Every driver that is here against the conformance checks, and the checks against drivers that do wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ostler_agent.capabilities.facts import HypervisorFacts
+from ostler_agent.conformance.bench import Bench, Setup
+from ostler_agent.conformance.check import Outcome
+from ostler_agent.conformance.suite import CHECKS, run_checks
+from ostler_agent.hypervisors import registry
+from ostler_agent.hypervisors.base import Console, Paths
+from ostler_agent.hypervisors.driver import DriverContext
+from ostler_agent.spec import VmInfo, VmSpec
+from ostler_common.hypervisors import Function
+from ostler_qemu_driver import factory
+from ostler_qemu_driver.hypervisor import QemuHypervisor
+
+from tests.host.conftest import need
+from tests.lab.guest import guest_image
+from tests.lab.host import environment
+from tests.lab.lab import Lab
+
+pytestmark = pytest.mark.host
+
+
+@dataclass(frozen=True)
+class Verdict:
+    exit_code: int
+    details: dict[tuple[str, str], str]  # by check and outcome
+    stderr: str
+
+    def checks(self, outcome: Outcome) -> set[str]:
+        return {name for name, found in self.details if found == outcome}
+
+
+# Drivers with an option, and the checks that are skipped for them.
+DRIVERS = {
+    "libvirt": ("domain_type=qemu", {"statement.unstated"}),
+    "qemu": ("accel=tcg", {"volume-encryption.key", "uefi.start"}),
+}
+
+
+@pytest.fixture(scope="module")
+def verdicts() -> dict[str, Verdict]:
+    """All drivers at the same time, on one host: they wait more than they work."""
+    image = str(guest_image())
+    with Lab.start(hosts=1) as lab:
+        lab.trust_each_other()
+        host = lab.hosts[0]
+
+        def check(name: str) -> Verdict:
+            argv = [sys.executable, "-m", "ostler_agent.main", "driver", "check", name, "--option", DRIVERS[name][0]]
+            argv += ["--image", image, "--ready", "tick 1", "--bridge", "br0", "--scratch", "/var/lib/ostler", "-o", "json"]
+            done = subprocess.run(
+                [*host.enter(), *argv], capture_output=True, text=True, env=environment(), timeout=240, check=False
+            )
+            results = json.loads(done.stdout or "[]")
+            details = {(result["check"], result["outcome"]): result["detail"] for result in results}
+            return Verdict(done.returncode, details, done.stderr)
+
+        with ThreadPoolExecutor() as pool:
+            found = dict(zip(DRIVERS, pool.map(check, DRIVERS), strict=True))
+        assert host.virsh("list", "--all", "--uuid").split() == [], "nothing is left"
+        assert not list(host.outside("/var/lib/ostler").glob("ostler-driver-check-*"))
+        return found
+
+
+@pytest.mark.parametrize("name", DRIVERS)
+def test_a_driver_keeps_the_contract(verdicts: dict[str, Verdict], name: str) -> None:
+    verdict = verdicts[name]
+    failed = {check: verdict.details[check, "failed"] for check in verdict.checks(Outcome.FAILED)}
+    assert not failed, verdict.stderr
+    assert verdict.checks(Outcome.SKIPPED) == DRIVERS[name][1]
+    assert len(verdict.details) == len(CHECKS)
+    assert verdict.exit_code == 0
+
+
+# -- the checks themselves
+
+
+class Sound(QemuHypervisor):
+    """The example driver as it is; below, each has one fault."""
+
+
+class Lister(Sound):
+    def vms(self) -> list[VmInfo]:
+        return [*super().vms(), *super().vms()]
+
+
+class Overwriter(Sound):
+    def define(self, spec: VmSpec, paths: Paths) -> None:
+        if not self.running(spec.vm_id):
+            super().define(spec, paths)
+
+
+class Forgetter(Sound):
+    def power_off(self, vm_id: str) -> None:
+        super().power_off(vm_id)
+        super().delete(vm_id)
+
+
+class Sharer(Sound):
+    def console(self, vm_id: str, force: bool) -> Console:
+        return super().console(vm_id, force=True)
+
+
+class Stranger(Sound):
+    def shut_down(self, vm_id: str) -> None:
+        raise KeyError(vm_id)
+
+
+class Shrinker(Sound):
+    def grow_disk(self, vm_id: str, volume_id: str, size_bytes: int) -> None:
+        super().grow_disk(vm_id, volume_id, max(size_bytes, 24 << 20))
+
+
+class Station:
+    """A driver of one class, that states functions of choice."""
+
+    def __init__(self, made: type[QemuHypervisor], functions: frozenset[Function]) -> None:
+        self.info = replace(factory.INFO, functions=functions)
+        self._made = made
+
+    def probe(self, context: DriverContext) -> HypervisorFacts:
+        return factory.DRIVER.probe(context)
+
+    def open(self, context: DriverContext) -> QemuHypervisor:
+        return self._made(self.info, context.state_dir, "qemu-system-x86_64", "tcg")
+
+
+@pytest.fixture
+def outcome(tmp_path: Path) -> Iterator[Callable[..., tuple[Outcome, str]]]:
+    """How one check ends for a driver of a class."""
+    need("qemu-system-x86_64", "qemu-img")
+    benches: list[Bench] = []
+
+    def check(
+        name: str, made: type[QemuHypervisor], functions: frozenset[Function] = factory.INFO.functions
+    ) -> tuple[Outcome, str]:
+        context = DriverContext(tmp_path / f"driver-{len(benches)}", {"accel": "tcg"})
+        bench = Bench("none", Station(made, functions), context, Setup(tmp_path), HypervisorFacts())
+        benches.append(bench)
+        (result,) = run_checks(bench, name)
+        return result.outcome, result.detail
+
+    yield check
+    for bench in benches:
+        bench.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "made", "said"),
+    [
+        ("vm.define", Lister, "listed once"),
+        ("vm.refuse-running", Overwriter, "define must be refused with VM_RUNNING"),
+        ("vm.power-off", Forgetter, "must be seen as"),
+        ("console.one-holder", Sharer, "CONSOLE_BUSY"),
+        ("vm.unknown", Stranger, "KeyError"),
+        ("online-grow.grow", Shrinker, "VOLUME_SHRINK"),
+    ],
+)
+def test_a_fault_is_found(
+    outcome: Callable[..., tuple[Outcome, str]], name: str, made: type[QemuHypervisor], said: str
+) -> None:
+    assert outcome(name, Sound) == (Outcome.OK, "")
+    verdict, detail = outcome(name, made)
+    assert verdict is Outcome.FAILED
+    assert said in detail
+
+
+def test_a_lie_is_found(outcome: Callable[..., tuple[Outcome, str]]) -> None:
+    stated = factory.INFO.functions
+    assert outcome("statement.parts", Sound, stated | {Function.LIVE_MIGRATION}) == (
+        Outcome.FAILED,
+        "it states live-migration and lacks the calls of LiveMigration",
+    )
+    assert outcome("statement.parts", Sound, stated - {Function.REBOOT})[0] is Outcome.FAILED
+    assert outcome("reboot.reset", Sound, stated - {Function.REBOOT})[0] is Outcome.SKIPPED
+
+
+def test_the_drivers_are_listed() -> None:
+    argv = [sys.executable, "-m", "ostler_agent.main", "driver", "list", "-o", "json"]
+    done = subprocess.run(argv, capture_output=True, text=True, env=environment(), check=True)
+    rows: dict[str, Any] = {row["name"]: row for row in json.loads(done.stdout)}
+    assert Counter(rows) == Counter(registry.names())
+    assert rows["libvirt"]["type"] == "kvm"
+    assert rows["qemu"]["formats"] == ["raw"]
