@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -43,10 +42,12 @@ class Verdict:
         return {name for name, found in self.details if found == outcome}
 
 
-# Drivers with an option, and the checks that are skipped for them.
+GUEST = {"guest.console", "guest.unplug", "guest.reboot", "guest.shut-down"}
+# Options of `driver check` for each driver, and the checks that are skipped with them. What a guest says of libvirt's
+# driver is tested elsewhere: booting one is most of the time that the checks take.
 DRIVERS = {
-    "libvirt": ("domain_type=qemu", {"statement.unstated"}),
-    "qemu": ("accel=tcg", {"volume-encryption.key", "uefi.start"}),
+    "libvirt": (["--option", "domain_type=qemu"], {"statement.unstated", *GUEST}),
+    "qemu": (["--option", "accel=tcg"], {"volume-encryption.key", "uefi.start"}),
 }
 
 
@@ -59,8 +60,9 @@ def verdicts() -> dict[str, Verdict]:
         host = lab.hosts[0]
 
         def check(name: str) -> Verdict:
-            argv = [sys.executable, "-m", "ostler_agent.main", "driver", "check", name, "--option", DRIVERS[name][0]]
-            argv += ["--image", image, "--ready", "tick 1", "--bridge", "br0", "--scratch", "/var/lib/ostler", "-o", "json"]
+            argv = [sys.executable, "-m", "ostler_agent.main", "driver", "check", name, *DRIVERS[name][0], "-o", "json"]
+            argv += ["--bridge", "br0", "--scratch", "/var/lib/ostler"]
+            argv += ["--image", image, "--ready", "tick 1"] if name == "qemu" else []
             done = subprocess.run(
                 [*host.enter(), *argv], capture_output=True, text=True, env=environment(), timeout=240, check=False
             )
@@ -192,6 +194,6 @@ def test_the_drivers_are_listed() -> None:
     argv = [sys.executable, "-m", "ostler_agent.main", "driver", "list", "-o", "json"]
     done = subprocess.run(argv, capture_output=True, text=True, env=environment(), check=True)
     rows: dict[str, Any] = {row["name"]: row for row in json.loads(done.stdout)}
-    assert Counter(rows) == Counter(registry.names())
+    assert list(rows) == registry.names()
     assert rows["libvirt"]["type"] == "kvm"
     assert rows["qemu"]["formats"] == ["raw"]
