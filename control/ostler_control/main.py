@@ -100,9 +100,9 @@ def key_add(config_path: Path | None, key_path: Path | None) -> None:
     one in force; with - it is read from standard input and the new one written to standard output:
 
     \b
-      cd /etc/credstore.encrypted
+      set -o pipefail; cd /etc/credstore.encrypted
       systemd-creds decrypt --name=ostler-kek ostler-kek - | ostler-control key-add - |
-        systemd-creds encrypt --name=ostler-kek - ostler-kek.new && mv ostler-kek.new ostler-kek
+        systemd-creds encrypt --name=ostler-kek - ostler-kek.new && mv -b ostler-kek.new ostler-kek
     """
     from ostler_common.errors import OstlerError
 
