@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ostler.control.v1 import vm_pb2
+from ostler.control.v1 import key_pb2, vm_pb2
 from ostler.types.v1 import volume_pb2
 
 from tests.lab.fleet import MIB, PLAIN, SECRET, SHARED_POOL, Fleet, fresh, refused
@@ -115,6 +115,24 @@ def test_a_vm_on_local_storage_does_not_move_without_it(fleet: Fleet) -> None:
     request = vm_pb2.MigrateVmRequest(request_id=fresh(), vm="stayer", host="h2", validate_only=True)
     assert refused(fleet.api.vms.MigrateVm, request).code == "FAILED_PRECONDITION"
     fleet.delete_vm("stayer")
+
+
+def test_the_key_is_rotated_while_a_guest_runs(fleet: Fleet, guest: str) -> None:
+    keys = fleet.api.keys
+    with fleet.console(guest) as console:
+        before = console.tick()
+        fleet.do(keys.RotateKey(key_pb2.RotateKeyRequest(request_id=fresh())))
+        assert console.tick() > before
+    new, old = keys.ListKeys(key_pb2.ListKeysRequest()).keys
+    assert (new.state, old.state, old.passphrases) == (key_pb2.Key.CURRENT, key_pb2.Key.OLD, 0)
+    assert new.passphrases > 0
+    fleet.do(keys.DeleteKey(key_pb2.DeleteKeyRequest(request_id=fresh(), key=old.name)))
+    found = keys.VerifyKeys(key_pb2.VerifyKeysRequest())
+    assert found.opened == found.passphrases > 0
+    fleet.do(fleet.stop(guest, force=True))
+    fleet.do(fleet.start(guest))  # its disk opens with a passphrase that was re-sealed
+    with fleet.console(guest) as console:
+        console.wait("tick 1", 90)
 
 
 def test_a_repeated_request_is_one_vm(fleet: Fleet) -> None:
