@@ -34,7 +34,8 @@ from ostler_common.errors import (
     to_status,
 )
 
-from ostler_agent.journal import Journal, Record, digest, redacted
+from ostler_agent.journal import Journal, Record, digest
+from ostler_common.redaction import redacted
 
 log = structlog.get_logger(__name__)
 

@@ -15,6 +15,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2  # noqa: F401 (Any-typed details are read back only when this is loaded)
 from ostler.types.v1 import job_pb2
+from ostler_common.redaction import redacted
 
 from ostler_agent.files import write_file
 
@@ -92,31 +93,6 @@ class Journal:
     def _path(self, operation_id: str) -> Path:
         # Not with_suffix(): an id may hold dots.
         return self._directory / f"{operation_id}.json"
-
-
-def redacted(message: M) -> M:
-    """A copy without the fields that are marked debug_redact, at any depth."""
-    copy = type(message)()
-    copy.CopyFrom(message)
-    _redact(copy)
-    return copy
-
-
-def _redact(message: Message) -> None:
-    for spec, value in message.ListFields():
-        if spec.GetOptions().debug_redact:
-            message.ClearField(spec.name)
-        elif spec.message_type is None:
-            continue
-        elif spec.message_type.GetOptions().map_entry:
-            for entry in value.values():
-                if isinstance(entry, Message):
-                    _redact(entry)
-        elif isinstance(value, Message):
-            _redact(value)
-        else:
-            for item in value:
-                _redact(item)
 
 
 def digest(request: Message) -> str:

@@ -27,6 +27,11 @@ _KNOWN_INCOMPATIBLE = _DIRTY | _CORRUPT | _DATA_FILE | _COMPRESSION | _EXTENDED_
 _SMALLEST_CLUSTER_BITS, _LARGEST_CLUSTER_BITS = 9, 21
 _LARGEST_VIRTUAL_SIZE = 64 << 40
 
+_CRYPT_LUKS = 2
+_LUKS_MAGIC = b"LUKS\xba\xbe"
+_LUKS1_BYTES = 592
+_NOT_ENCRYPTED = ("NOT_ENCRYPTED", "a passphrase came with it, and it is not encrypted")
+
 # Other containers that would pass as raw, and that somebody surely meant as what they are.
 _FOREIGN = {
     b"KDMV": "a VMDK image",
@@ -39,7 +44,7 @@ _FOREIGN = {
     b"(\xb5/\xfd": "compressed by zstd",
     b"BZh": "compressed by bzip2",
     b"PK\x03\x04": "a zip archive",
-    b"LUKS\xba\xbe": "an encrypted (LUKS) image",
+    _LUKS_MAGIC: "an encrypted (LUKS) image",
 }
 
 
@@ -51,14 +56,17 @@ class Image:
     virtual_size_bytes: int
 
 
-def examine(head: bytes, file_size_bytes: int, format: str) -> Image:
+def examine(head: bytes, file_size_bytes: int, format: str, encrypted: bool = False) -> Image:
     """The image that a file of this size and beginning is, when it is an acceptable one of `format`.
 
-    Raises InvalidArgumentError: NOT_AN_IMAGE, FORMAT_MISMATCH, or the reason why it is refused (BACKING_FILE,
-    ENCRYPTED_IMAGE, EXTERNAL_DATA_FILE, CORRUPT_IMAGE, UNSUPPORTED_IMAGE).
+    encrypted: whether it is to be (LUKS in qcow2, or a LUKS1 container as raw). Raises InvalidArgumentError:
+    NOT_AN_IMAGE, FORMAT_MISMATCH, or the reason why it is refused (BACKING_FILE, ENCRYPTED_IMAGE, NOT_ENCRYPTED,
+    EXTERNAL_DATA_FILE, CORRUPT_IMAGE, UNSUPPORTED_IMAGE).
     """
     if format == "qcow2":
-        return _qcow2(head, file_size_bytes)
+        return _qcow2(head, file_size_bytes, encrypted)
+    if encrypted:
+        return _luks(head, file_size_bytes)
     if head.startswith(QCOW2_MAGIC):
         raise _refused("FORMAT_MISMATCH", "the file is a qcow2 image, not a raw one")
     for magic, what in _FOREIGN.items():
@@ -71,7 +79,18 @@ def examine(head: bytes, file_size_bytes: int, format: str) -> Image:
     return Image("raw", file_size_bytes)
 
 
-def _qcow2(head: bytes, file_size_bytes: int) -> Image:
+def _luks(head: bytes, file_size_bytes: int) -> Image:
+    if not head.startswith(_LUKS_MAGIC):
+        raise _refused("NOT_ENCRYPTED", "a passphrase came with it, and it is no LUKS container")
+    if len(head) < _LUKS1_BYTES or head[6:8] != b"\0\x01":
+        raise _refused("UNSUPPORTED_IMAGE", "it is not LUKS version 1, the only one that QEMU opens")
+    size_bytes = file_size_bytes - _SECTOR * int.from_bytes(head[104:108], "big")
+    if not 0 < size_bytes <= _LARGEST_VIRTUAL_SIZE or size_bytes % _SECTOR:
+        raise _refused("CORRUPT_IMAGE", "the LUKS container was cut short")
+    return Image("raw", size_bytes)
+
+
+def _qcow2(head: bytes, file_size_bytes: int, encrypted: bool) -> Image:
     if not head.startswith(QCOW2_MAGIC) or len(head) < _HEADER.size:
         raise _refused("FORMAT_MISMATCH", "the file is no qcow2 image")
     _, version, backing_offset, backing_size, cluster_bits, size_bytes, crypt_method, *tables = _HEADER.unpack_from(
@@ -84,19 +103,22 @@ def _qcow2(head: bytes, file_size_bytes: int) -> Image:
         raise _refused("CORRUPT_IMAGE", "the header's cluster size is out of range")
     if backing_offset or backing_size:
         raise _refused("BACKING_FILE", "the image leans on another file (flatten it with qemu-img convert)")
-    if crypt_method:
+    if crypt_method and not encrypted:
         raise _refused("ENCRYPTED_IMAGE", "the image is encrypted (decrypt it with qemu-img convert)")
+    if encrypted and crypt_method != _CRYPT_LUKS:
+        reason, what = ("UNSUPPORTED_IMAGE", "its encryption is not LUKS") if crypt_method else _NOT_ENCRYPTED
+        raise _refused(reason, what)
     if not 0 < size_bytes <= _LARGEST_VIRTUAL_SIZE or size_bytes % _SECTOR:
         raise _refused("CORRUPT_IMAGE", f"the header's disk size, {size_bytes} bytes, is out of range")
     for offset, extent in ((l1_offset, l1_size * 8), (refcount_offset, 1)):
         if offset + extent > file_size_bytes:
             raise _refused("CORRUPT_IMAGE", "the header points past the end of the file; the file was cut short")
     if version == 3:
-        _check_version_3(head)
+        _check_version_3(head, encrypted)
     return Image("qcow2", size_bytes)
 
 
-def _check_version_3(head: bytes) -> None:
+def _check_version_3(head: bytes, encrypted: bool) -> None:
     if len(head) < _HEADER.size + _V3.size:
         raise _refused("CORRUPT_IMAGE", "the header was cut short")
     incompatible, _, _, _, header_length = _V3.unpack_from(head, _HEADER.size)
@@ -113,7 +135,7 @@ def _check_version_3(head: bytes) -> None:
             return
         if kind == _EXTERNAL_DATA:
             raise _refused("EXTERNAL_DATA_FILE", "the image names an external data file (use qemu-img convert)")
-        if kind == _CRYPTO:
+        if kind == _CRYPTO and not encrypted:
             raise _refused("ENCRYPTED_IMAGE", "the image has an encryption header (decrypt it with qemu-img convert)")
         offset += _EXTENSION.size + (length + 7) // 8 * 8
     raise _refused("CORRUPT_IMAGE", "the header has no end")

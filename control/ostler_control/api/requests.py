@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from google.protobuf.message import Message
 from ostler_common.errors import InvalidArgumentError, NotFoundError, bad_field
+from ostler_common.redaction import redacted
 from peewee import IntegrityError
 
 from ostler_control import database
@@ -25,7 +26,7 @@ def once(model: type[_Row], caller: Caller, request: Message, make: Callable[[],
     """What `make` makes, in one transaction with remembering the request's id; or what it made the first time.
 
     Of two calls with the same id at once the second waits for the first and gets the same object; when `make` raises,
-    nothing is remembered. A request without an id is carried out every time. `make` must do nothing but change the
+    nothing is remembered. Secrets in the request do not count: no digest of them is kept. A request without an id is carried out every time. `make` must do nothing but change the
     database. Raises InvalidArgumentError (REQUEST_ID_REUSED) when the id was used for another request, and
     NotFoundError when what was made then is gone.
     """
@@ -35,7 +36,7 @@ def once(model: type[_Row], caller: Caller, request: Message, make: Callable[[],
             return make()
     if not is_id(request_id):
         raise bad_field("request_id", "must be a UUID", reason="INVALID_REQUEST_ID")
-    digest = hashlib.sha256(request.SerializeToString(deterministic=True)).hexdigest()
+    digest = hashlib.sha256(redacted(request).SerializeToString(deterministic=True)).hexdigest()
     method = request.DESCRIPTOR.full_name
     with database.transaction():
         try:

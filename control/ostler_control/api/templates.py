@@ -97,11 +97,13 @@ def _wanted(header: pb.UploadTemplateRequest.Header) -> templates.NewTemplate:
     disk_format = from_enum(volume_pb2.DiskFormat, "DISK_FORMAT_", header.format, "header.format")
     return templates.NewTemplate(
         name=header.name,
-        format=disk_format,
+        firmware=_firmware(header.firmware, "header.firmware"),
+        announced=Announced(
+            format=disk_format,
+            file_size_bytes=header.file_size_bytes,
+            sha256=header.sha256,
+        ),
         hypervisor_type=_hypervisor_type(header.hypervisor_type, disk_format, "header.hypervisor_type"),
-        firmware=from_enum(vm_pb2.Firmware, "FIRMWARE_", header.firmware, "header.firmware", default="bios"),
-        file_size_bytes=header.file_size_bytes,
-        sha256=header.sha256,
     )
 
 
@@ -131,6 +133,10 @@ def _hypervisor_type(name: str, disk_format: str, field: str, *, direct: bool = 
     if direct:
         rules.need_of_type(Function.DIRECT_DOWNLOAD, found.type)
     return found.type
+
+
+def _firmware(value: int, field: str) -> str:
+    return from_enum(vm_pb2.Firmware, "FIRMWARE_", value, field, default="bios")
 
 
 def _pieces(requests: Iterator[pb.UploadTemplateRequest]) -> Iterator[bytes]:

@@ -7,7 +7,8 @@ from google.protobuf.message import Message
 from ostler.agent.v1 import volume_pb2 as agent_pb2
 from ostler.types.v1 import job_pb2, volume_pb2
 from ostler_agent.jobs import JobContext, Jobs
-from ostler_agent.journal import Journal, Record, digest, redacted
+from ostler_agent.journal import Journal, Record, digest
+from ostler_common.redaction import redacted
 from ostler_common.errors import (
     AlreadyExistsError,
     CancelledError,
