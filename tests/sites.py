@@ -57,7 +57,8 @@ def new_engine(url: str, state_dir: Path, unreachable_limit_s: float = 1.0) -> E
         unreachable_limit_s,
         lambda address, tls, name: grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]),
     )
-    return Engine(Journal.beside(url, state_dir), replica_id(state_dir), agents, Keyring(open_provider(state_dir)))
+    keys = Keyring(open_provider(state_dir))
+    return Engine(Journal.beside(url, state_dir), replica_id(state_dir), agents, keys, state_dir / "templates")
 
 
 @dataclass

@@ -33,9 +33,9 @@ from ostler_common.errors import (
     from_status,
     to_status,
 )
+from ostler_common.redaction import redacted
 
 from ostler_agent.journal import Journal, Record, digest
-from ostler_common.redaction import redacted
 
 log = structlog.get_logger(__name__)
 

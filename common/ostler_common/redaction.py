@@ -32,5 +32,3 @@ def _redact(message: Message) -> None:
         else:
             for item in value:
                 _redact(item)
-
-

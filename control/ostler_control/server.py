@@ -60,7 +60,7 @@ class Control:
             journal = Journal.beside(config.database, config.state_dir)
             keys = self._keys = Keyring(open_provider(config.state_dir, config.vault, config.key_provider))
             _prepare(keys)
-            engine = Engine(journal, replica, agents, keys, config.main_address)
+            engine = Engine(journal, replica, agents, keys, state.templates, config.main_address)
             stack.callback(engine.stop)
             engine.start()
             watcher = Watcher(
@@ -75,7 +75,7 @@ class Control:
             main = server.serve(
                 config.listen,
                 credentials=tls.server_credentials(state.server_tls()),
-                services={**core.SERVICES, **services, **work.services(engine, state.templates)},
+                services={**core.SERVICES, **services, **work.services(engine)},
                 authorize=authorize,
                 workers=config.workers,
             )

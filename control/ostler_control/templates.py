@@ -59,7 +59,7 @@ def receive(wanted: NewTemplate, pieces: Iterator[bytes], directory: Path) -> It
 
 
 def store(file_id: str, announced: Announced, pieces: Iterator[bytes], directory: Path) -> Received:
-    """Receives a file under the name `file_id`. Repeated, it is received anew. Raises what `received.receive` raises."""
+    """Receives a file under the name `file_id`; repeated, anew. Raises what `received.receive` raises."""
     directory.mkdir(mode=0o700, exist_ok=True)
     part = directory / f"{file_id}{_PART}"
     part.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ agent answers. What is fake is the hypervisor and the disk.
 
 from __future__ import annotations
 
+import struct
 import threading
 import time
 import uuid
@@ -45,6 +46,17 @@ class File:
     content: str = field(default_factory=lambda: str(uuid.uuid4()))
 
 
+def bytes_of(file: File) -> bytes:
+    """What is in a file, as far as its header tells it: an image of the right layout, and its content after that."""
+    luks = file.passphrase != b""
+    if file.format == types_volume_pb2.DISK_FORMAT_QCOW2:
+        fields = (b"QFI\xfb", 3, 0, 0, 16, file.size_bytes, 2 if luks else 0, 1, 0, 0, 1, 0, 0)
+        head = struct.pack(">4sIQIIQIIQQIIQ", *fields) + struct.pack(">QQQII", 0, 0, 0, 4, 104) + bytes(8)
+    else:
+        head = (b"LUKS\xba\xbe\0\1" + bytes(96) + (2).to_bytes(4, "big")).ljust(1024, b"\0") if luks else b""
+    return (head + file.content.encode()).ljust(1536, b"\0")
+
+
 @dataclass
 class Machine:
     """A VM that a host knows."""
@@ -74,12 +86,16 @@ class Fault:
 
 
 class Fleet:
-    """Hosts and the storage behind them. pools: pool id -> volume id -> file; local pools have one host."""
+    """Hosts and the storage behind them. pools: pool id -> volume id -> file; local pools have one host.
+
+    template_keys: template id -> the passphrase that opens it; those not in it are plain.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.hosts: dict[str, FakeHost] = {}
         self.pools: dict[str, dict[str, File]] = {}
+        self.template_keys: dict[str, bytes] = {}
         self.lock = threading.RLock()
 
     def add_host(self, name: str, host_id: str) -> FakeHost:
@@ -158,6 +174,10 @@ class FakeHost(
             if ref.volume_id in files:
                 raise FailedPreconditionError(f"volume {ref.volume_id} exists", "VOLUME_EXISTS")
             job.progress("creating", 1, 2)
+            template = request.template
+            opens = self.fleet.template_keys.get(template.template_id, b"")
+            if template.template_id and template.key.passphrase != opens:
+                raise FailedPreconditionError("the key does not open the template", "WRONG_KEY")
             files[ref.volume_id] = File(
                 request.size_bytes, ref.format, ref.key.passphrase, ref.key.key_id, request.template.template_id
             )
@@ -280,7 +300,7 @@ class FakeHost(
         self, request: volume_pb2.ReadVolumeRequest, context: grpc.ServicerContext
     ) -> Iterator[volume_pb2.ReadVolumeResponse]:
         with _errors(context):
-            whole = self._file(request.volume).content.encode()
+            whole = bytes_of(self._file(request.volume))
             rest = whole[request.offset :]
             yield volume_pb2.ReadVolumeResponse(data=rest[:10], file_size_bytes=len(whole))
             yield volume_pb2.ReadVolumeResponse(data=rest[10:])

@@ -26,9 +26,10 @@ def once(model: type[_Row], caller: Caller, request: Message, make: Callable[[],
     """What `make` makes, in one transaction with remembering the request's id; or what it made the first time.
 
     Of two calls with the same id at once the second waits for the first and gets the same object; when `make` raises,
-    nothing is remembered. Secrets in the request do not count: no digest of them is kept. A request without an id is carried out every time. `make` must do nothing but change the
-    database. Raises InvalidArgumentError (REQUEST_ID_REUSED) when the id was used for another request, and
-    NotFoundError when what was made then is gone.
+    nothing is remembered. A request without an id is carried out every time. `make` must do nothing but change the
+    database. Secrets in a request do not count when two are compared: no digest of them is kept. Raises
+    InvalidArgumentError (REQUEST_ID_REUSED) when the id was used for another request, and NotFoundError when what was
+    made then is gone.
     """
     request_id: str = getattr(request, "request_id")  # noqa: B009 - Message declares no fields
     if not request_id:

@@ -10,29 +10,35 @@ from google.longrunning.operations_pb2 import Operation as LongRunning
 from ostler.control.v1 import template_pb2 as pb
 from ostler.control.v1 import template_pb2_grpc
 from ostler.types.v1 import vm_pb2, volume_pb2
-from ostler_common.errors import UnimplementedError, bad_field
+from ostler_common.errors import bad_field
 from ostler_common.hypervisors import Function
 
-from ostler_control import direct_templates, templates
+from ostler_control import direct_templates, made_templates, templates
 from ostler_control.agents import Agents
+from ostler_control.api.begin import begin
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import work
 from ostler_control.api.convert.enums import from_enum
+from ostler_control.api.leaving import leaving
 from ostler_control.api.paging import page
 from ostler_control.api.requests import once
-from ostler_control.api.resolve import resolve, visible
+from ostler_control.api.resolve import optional, resolve, visible
 from ostler_control.database import session
 from ostler_control.hypervisors import rules
 from ostler_control.hypervisors.supported import format_not_supported
-from ostler_control.models import Template
+from ostler_control.keys import Keyring
+from ostler_control.models import Snapshot, Template, Volume
+from ostler_control.received import Announced
+from ostler_control.volumes.sources import one_of
 
 
 class TemplateService(template_pb2_grpc.TemplateServiceServicer):
     """directory: where the files are. An upload lasts, so that handlers open sessions for moments only."""
 
-    def __init__(self, directory: Path, agents: Agents) -> None:
+    def __init__(self, directory: Path, agents: Agents, keys: Keyring) -> None:
         self._directory = directory
         self._agents = agents
+        self._keys = keys
 
     def UploadTemplate(
         self, request_iterator: Iterator[pb.UploadTemplateRequest], context: grpc.ServicerContext
@@ -83,7 +89,17 @@ class TemplateService(template_pb2_grpc.TemplateServiceServicer):
             )
 
     def CreateTemplate(self, request: pb.CreateTemplateRequest, context: grpc.ServicerContext) -> LongRunning:
-        raise UnimplementedError("not served yet", "NOT_SERVED")
+        caller = caller_of(context)
+        with session():
+            volume = optional(Volume, request.volume, "volume", caller=caller)
+            snapshot = optional(Snapshot, request.snapshot, "snapshot", caller=caller)
+            wanted = made_templates.NewTemplateOf(
+                name=request.name,
+                firmware=_firmware(request.firmware, "firmware"),
+                source=one_of(volume, snapshot),
+                leaving=leaving(request.leaving),
+            )
+            return begin(caller, request, lambda: made_templates.create(wanted, caller.actor, self._keys))
 
 
 def _header(requests: Iterator[pb.UploadTemplateRequest]) -> pb.UploadTemplateRequest.Header:
@@ -114,7 +130,7 @@ def _registered(request: pb.RegisterTemplateRequest) -> direct_templates.NewDire
         url=request.url,
         format=disk_format,
         hypervisor_type=_hypervisor_type(request.hypervisor_type, disk_format, "hypervisor_type", direct=True),
-        firmware=from_enum(vm_pb2.Firmware, "FIRMWARE_", request.firmware, "firmware", default="bios"),
+        firmware=_firmware(request.firmware, "firmware"),
         sha256=request.sha256.lower(),
         sha512=request.sha512.lower(),
         ca_pem=request.ca_pem.decode("ascii", "replace"),

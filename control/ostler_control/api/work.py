@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from google.longrunning import operations_pb2_grpc
 from ostler.control.v1 import (
@@ -29,10 +28,10 @@ from ostler_control.api.volumes import VolumeService
 from ostler_control.operations import Engine
 
 
-def services(engine: Engine, template_directory: Path) -> Mapping[str, Registration]:
-    """By full name. template_directory: where the templates' files are; leftovers in it are swept."""
-    templates.sweep(template_directory)
-    template_service = TemplateService(template_directory, engine.agents)
+def services(engine: Engine) -> Mapping[str, Registration]:
+    """By full name. Leftovers among the templates' files are swept."""
+    templates.sweep(engine.templates)
+    template_service = TemplateService(engine.templates, engine.agents, engine.keys)
     volume_service, vm_service = VolumeService(engine.agents, engine.keys), VmService(engine.agents, engine.keys)
     operation_service, drs_service = OperationService(engine), DrsService(engine)
     key_service = KeyService(engine.keys)

@@ -5,10 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from ostler.control.v1 import snapshot_pb2, volume_pb2
+from ostler.types.v1.volume_pb2 import ENCRYPT_FORMAT_LUKS
 from ostler_common.secret import Secret
+
+if TYPE_CHECKING:
+    from ostler_control.cli.client import Client
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -57,6 +62,25 @@ def choose(path: Path | None, decrypt: bool, encrypted: bool) -> Secret | None:
     if decrypt or not encrypted:
         return None
     return _typed("Passphrase for the file", confirm=True)
+
+
+def is_encrypted(client: Client, volume: str, snapshot: str) -> bool:
+    """Whether a volume or a snapshot is; only one of the two is named."""
+    if volume:
+        encryption = client.volumes.GetVolume(volume_pb2.GetVolumeRequest(volume=volume)).encrypt_format
+    else:
+        request = snapshot_pb2.GetSnapshotRequest(snapshot=snapshot)
+        encryption = client.snapshots.GetSnapshot(request).encrypt_format
+    return encryption == ENCRYPT_FORMAT_LUKS
+
+
+def say(leaving: volume_pb2.Leaving, path: Path | None, decrypt: bool, encrypted: bool) -> None:
+    """Fills in how content is to leave: see `choose`."""
+    passphrase = choose(path, decrypt, encrypted)
+    if passphrase is not None:
+        leaving.passphrase = passphrase.reveal()
+    if decrypt:
+        leaving.decrypt = True
 
 
 def ask(path: Path | None, encrypted: bool) -> Secret | None:

@@ -74,9 +74,13 @@ def replica_id(state_dir: Path) -> str:
 class Engine:
     """Carries out operations. One a process: the journal's library is a singleton."""
 
-    def __init__(self, journal: Journal, replica: str, agents: Agents, keys: Keyring, address: str = "") -> None:
+    def __init__(
+        self, journal: Journal, replica: str, agents: Agents, keys: Keyring, templates: Path, address: str = ""
+    ) -> None:
+        """templates: directory of the templates' files; address: of this replica, for people."""
         self.agents = agents
         self.keys = keys
+        self.templates = templates
         self.interrupts = Interrupts()
         self._journal = journal
         self._replica = replica
@@ -179,6 +183,7 @@ class Engine:
             inputs=json.loads(operation.inputs),
             agents=self.agents,
             keys=self.keys,
+            templates=self.templates,
             interrupts=self.interrupts,
         )
         error: OstlerError | None = None

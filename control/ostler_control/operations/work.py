@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -35,7 +36,7 @@ _LESS_PATIENCE = 12
 
 @dataclass
 class Work:
-    """One try at an operation. inputs: what `records.begin` recorded."""
+    """One try at an operation. inputs: what `records.begin` recorded; templates: directory of the templates' files."""
 
     id: str
     attempt: int
@@ -44,6 +45,7 @@ class Work:
     inputs: dict[str, Json]
     agents: Agents
     keys: Keyring
+    templates: Path
     interrupts: Interrupts
     _step: str = ""
     _always: bool = False
@@ -105,6 +107,12 @@ class Work:
     def phase(self, phase: str, percent: int) -> None:
         """Shows what is being done now."""
         self._report(phase, 0, 0, percent)
+
+    def check(self) -> None:
+        """Inside a step that lasts, now and then: raises CancelledError, or StoppedError as `pause` does."""
+        self.pause(0)
+        if records.standing(self.id)[1]:
+            raise cancelled()
 
     @contextlib.contextmanager
     def waiting(self, cancel: Callable[[], None], stop: Callable[[], object]) -> Iterator[None]:

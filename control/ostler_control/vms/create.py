@@ -12,7 +12,7 @@ from ostler.agent.v1 import vm_pb2 as agent_pb2
 from ostler_common.errors import AlreadyExistsError, CancelledError, bad_field
 from ostler_common.hypervisors import Function
 
-from ostler_control import affinity, capacity, placement_query, settings
+from ostler_control import affinity, capacity, placement_query, settings, templates
 from ostler_control.database import transaction
 from ostler_control.hypervisors import registry, rules
 from ostler_control.hypervisors.supported import check_supported
@@ -88,6 +88,7 @@ def create(wanted: NewVm, user: str, keys: Keyring) -> Operation:
     size_bytes = _root_size(wanted)
     check_supported(wanted.template, _needed(wanted), host=wanted.host, cluster=wanted.cluster, zone=wanted.zone)
     offering: Any = wanted.offering
+    templates.check_encryption(wanted.template, bool(offering.encrypt_root))
     vm: Any = Vm.create(
         name=wanted.name,
         account=wanted.account,

@@ -134,7 +134,7 @@ def make_file(work: Work, host_id: str, volume_id: str, iter_time_ms: int, share
         volume=wire.keyed_ref(volume, work.keys, iter_time_ms),
         size_bytes=volume.size_bytes,
         provisioning=wire.PROVISIONINGS[volume.provisioning],
-        template=wire.template_source(template),
+        template=wire.template_source(template, work.keys),
     )
     update = work.job(address_of(host_id), lambda agent: agent.volumes.CreateVolume, request, share)
     found = wire.encrypt_format(volume, update.volume)

@@ -22,7 +22,7 @@ from ostler_control.agents import Agents
 from ostler_control.database import session
 from ostler_control.models import Operation, VolumeFile, new_id
 from ostler_control.operations import Work, begin, workflow
-from ostler_control.operations.records import ENDED, error_from_json, request_cancel, standing
+from ostler_control.operations.records import ENDED, error_from_json, request_cancel
 from ostler_control.operations.work import cancelled
 from ostler_control.volumes import exports, leaving, matrix, streams, wire
 from ostler_control.volumes.hosts import address_of
@@ -176,6 +176,4 @@ def _send(work: Work, host_id: str, at_work: Transfer | None) -> None:
     at_work.host_id = host_id
     at_work.ready.set()
     while not at_work.over.wait(_TICK_S):
-        work.pause(0)
-        if standing(work.id)[1]:
-            raise cancelled()
+        work.check()

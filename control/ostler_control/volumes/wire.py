@@ -45,11 +45,13 @@ def key(row: Any, keys: Keyring, iter_time_ms: int = 0) -> volume_pb2.VolumeKey:
     return volume_pb2.VolumeKey(key_id=row.passphrase_id, passphrase=keys.open(row).reveal(), iter_time_ms=iter_time_ms)
 
 
-def template_source(template: Template | None) -> agent_pb2.TemplateSource | None:
-    """Where a volume's first content comes from."""
+def template_source(template: Any | None, keys: Keyring) -> agent_pb2.TemplateSource | None:
+    """Where a volume's first content comes from, with the passphrase that opens it: only for the call that it is made
+    for."""
     if template is None:
         return None
     return agent_pb2.TemplateSource(
+        key=key(template, keys) if template.passphrase_id else None,
         template_id=template.id,
         sha256=template.sha256,
         file_size_bytes=template.file_size_bytes,

@@ -8,7 +8,6 @@ from ostler.agent.v1 import volume_pb2 as agent_pb2
 from ostler.types.v1 import job_pb2, volume_pb2
 from ostler_agent.jobs import JobContext, Jobs
 from ostler_agent.journal import Journal, Record, digest
-from ostler_common.redaction import redacted
 from ostler_common.errors import (
     AlreadyExistsError,
     CancelledError,
@@ -18,6 +17,7 @@ from ostler_common.errors import (
     OstlerError,
     from_status,
 )
+from ostler_common.redaction import redacted
 
 PASSPHRASE = b"do-not-show-me-anywhere"
 State = job_pb2.JobUpdate.State

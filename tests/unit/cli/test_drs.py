@@ -71,7 +71,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
             credentials=server_credentials(papers.issue(Identity(Kind.CONTROL, "c1"))),
             services={
                 **core.SERVICES,
-                **work.services(engine, directory),
+                **work.services(engine),
                 "ostler.control.v1.HostService": lambda s: host_pb2_grpc.add_HostServiceServicer_to_server(hosts, s),
             },
             authorize=lambda peer, method: admin,

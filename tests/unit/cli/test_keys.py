@@ -66,7 +66,7 @@ def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
         running = server.serve(
             "127.0.0.1:0",
             credentials=server_credentials(papers.issue(Identity(Kind.CONTROL, "c1"))),
-            services=work.services(engine, directory),
+            services=work.services(engine),
             authorize=lambda peer, method: admin,
             workers=8,
         )

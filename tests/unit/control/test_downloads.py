@@ -100,6 +100,7 @@ def refused(call: Callable[[], object]) -> str:
 
 
 def content(site: Site, volume: Any) -> bytes:
+    """What is in the volume's file, and in every copy of it."""
     return site.fleet.pools[volume.pool_id][volume.file_id].content.encode()
 
 
@@ -125,7 +126,8 @@ def test_an_encrypted_volume_leaves_under_the_callers_passphrase(
     seen = exports_seen(site, monkeypatch)
     answers = downloaded(engine, site.admin(), leaving=pb.Leaving(passphrase=CHOSEN), format=RAW)
     data = b"".join(answer.data for answer in answers)
-    assert data == content(site, volume)
+    assert content(site, volume) in data
+    assert data.startswith(b"LUKS")
     first = next(answer for answer in answers if answer.data)
     assert first.file_size_bytes == len(data)
     assert answers[-1].sha256 == hashlib.sha256(data).hexdigest()
@@ -158,7 +160,9 @@ def test_what_leaves_in_clear_is_written_down_before_a_byte_does(
 
 def test_a_plain_volume_needs_no_word(site: Site, engine: Engine) -> None:
     volume = new_volume(site, engine, kind="plain")
-    assert b"".join(answer.data for answer in downloaded(engine, site.admin())) == content(site, volume)
+    data = b"".join(answer.data for answer in downloaded(engine, site.admin()))
+    assert content(site, volume) in data
+    assert data.startswith(b"QFI")
     how = pb.Leaving(passphrase=CHOSEN)
     assert refused(lambda: downloaded(engine, site.admin(), leaving=how)) == "LEAVING_NOT_NEEDED"
 
@@ -199,7 +203,7 @@ def test_a_snapshot_is_downloaded(site: Site, engine: Engine) -> None:
     opens = site.keys.open(snapshot).reveal()
     site.fleet.pools[volume.pool_id][snapshot.id] = File(volume.size_bytes, 1, opens, content="as it was")
     answers = downloaded(engine, site.admin(), volume="", snapshot="before", leaving=pb.Leaving(passphrase=CHOSEN))
-    assert b"".join(answer.data for answer in answers) == b"as it was"
+    assert b"as it was" in b"".join(answer.data for answer in answers)
     settled()
     assert not Snapshot.get_by_id(snapshot.id).operation_id
     del site.fleet.pools[volume.pool_id][snapshot.id]

@@ -39,7 +39,7 @@ def new_engine(url: str, state_dir: Path) -> Engine:
     create_key_file(state_dir / "kek")
     tls = TlsFiles(state_dir / "none", state_dir / "none", state_dir / "none")
     keys = Keyring(FileProvider(state_dir / "kek"))
-    return Engine(Journal.beside(url, state_dir), replica_id(state_dir), Agents(tls), keys)
+    return Engine(Journal.beside(url, state_dir), replica_id(state_dir), Agents(tls), keys, state_dir / "templates")
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
             site,
             engine,
             OperationService(engine),
-            TemplateService(state_dir / "templates", engine.agents),
+            TemplateService(engine.templates, engine.agents, engine.keys),
             VolumeService(engine.agents, engine.keys),
             VmService(engine.agents, engine.keys),
             context(site.admin()),
@@ -340,12 +340,12 @@ def test_a_template_that_hosts_fetch_by_themselves(api: Api) -> None:
     template = register(api, request_id=request_id)
     assert (template.url, template.sha512, template.virtual_size_bytes) == (URL, "a" * 128, 4096)
     assert register(api, request_id=request_id) == template
-    told = wire.template_source(Template.get_by_id(template.id))
+    told = wire.template_source(Template.get_by_id(template.id), api.engine.keys)
     assert told is not None
     assert (told.direct.url, told.sha512, told.direct.allow_private, told.direct.proxy) == (URL, "a" * 128, False, "")
     settings.change("direct.download.allow.private", "true", "root")
     settings.change("direct.download.proxy", "http://proxy:3128", "root")
-    told = wire.template_source(Template.get_by_id(template.id))
+    told = wire.template_source(Template.get_by_id(template.id), api.engine.keys)
     assert told is not None
     assert (told.direct.allow_private, told.direct.proxy) == (True, "http://proxy:3128")
     with pytest.raises(OstlerError, match="without user name"):

@@ -57,6 +57,7 @@ def templates(rows: Sequence[Any]) -> list[template_pb2.Template]:
             url=row.url,
             firmware=to_enum(types_vm_pb2.Firmware, "FIRMWARE_", row.firmware),
             create_time=timestamp(row.create_time),
+            encrypted=row.passphrase_id is not None,
             hypervisor_type=row.hypervisor_type,
             hypervisor_display_name=names.get(row.hypervisor_type, row.hypervisor_type),
         )
@@ -311,6 +312,9 @@ def _response(row: Any, caller: Caller) -> Message:
             return snapshot(found, caller)
         gone = snapshot_pb2.Snapshot.DELETING
         return snapshot_pb2.Snapshot(id=row.resource_id, name=row.resource_name, state=gone)
+    if row.resource_type == "template":
+        found = Template.get_or_none(Template.id == row.resource_id)
+        return template(found) if found is not None else template_pb2.Template(name=row.resource_name)
     if row.resource_type == "drs":
         plan: Any = DrsPlan.get_or_none(DrsPlan.id == row.resource_id)
         return drs.plan(plan) if plan is not None else drs_pb2.DrsPlan(id=row.resource_id, name=row.resource_name)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from ostler.control.v1 import snapshot_pb2
 from ostler.control.v1 import volume_pb2 as pb
-from ostler.types.v1.volume_pb2 import ENCRYPT_FORMAT_LUKS, DiskFormat
+from ostler.types.v1.volume_pb2 import DiskFormat
 from ostler_common.errors import InternalError
 
 from ostler_control.cli import passphrases, text, transfers
@@ -57,21 +56,10 @@ def download(
     else:
         request.volume = name
     with Receiver(file, force) as receiver:
-        passphrase = passphrases.choose(passphrase_file, decrypt, _encrypted(app, request))
-        if passphrase is not None:
-            request.leaving.passphrase = passphrase.reveal()
-        if decrypt:
-            request.leaving.decrypt = True
+        encrypted = passphrases.is_encrypted(app.client, request.volume, request.snapshot)
+        passphrases.say(request.leaving, passphrase_file, decrypt, encrypted)
         _receive(app, request, receiver)
     click.echo(f"{file}: {text.size(receiver.size_bytes)}")
-
-
-def _encrypted(app: App, request: pb.DownloadVolumeRequest) -> bool:
-    if request.volume:
-        volume = app.client.volumes.GetVolume(pb.GetVolumeRequest(volume=request.volume))
-        return volume.encrypt_format == ENCRYPT_FORMAT_LUKS
-    snapshot = app.client.snapshots.GetSnapshot(snapshot_pb2.GetSnapshotRequest(snapshot=request.snapshot))
-    return snapshot.encrypt_format == ENCRYPT_FORMAT_LUKS
 
 
 def _receive(app: App, request: pb.DownloadVolumeRequest, receiver: Receiver) -> None:

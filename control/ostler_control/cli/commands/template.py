@@ -11,11 +11,20 @@ import click
 from ostler.control.v1 import template_pb2 as pb
 from ostler.types.v1 import vm_pb2, volume_pb2
 
-from ostler_control.cli import text, transfers
+from ostler_control.cli import passphrases, text, transfers
 from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.finish import finish
 from ostler_control.cli.lazy import Noun
-from ostler_control.cli.names import HYPERVISOR_TYPE, TEMPLATE
-from ostler_control.cli.options import confirm, limit_option, output_option, request_id_option, yes_option
+from ostler_control.cli.names import HYPERVISOR_TYPE, TEMPLATE, VOLUME
+from ostler_control.cli.options import (
+    How,
+    confirm,
+    limit_option,
+    operation_options,
+    output_option,
+    request_id_option,
+    yes_option,
+)
 from ostler_control.cli.output import View, print_list, print_one
 
 VIEW = View[pb.Template](
@@ -25,6 +34,7 @@ VIEW = View[pb.Template](
         ("format", lambda t: text.enum_of(t, "format")),
         ("firmware", lambda t: text.enum_of(t, "firmware")),
         ("hypervisor", lambda t: t.hypervisor_display_name or "any"),
+        ("encrypted", lambda t: text.yes(t.encrypted)),
         ("disk", lambda t: text.size(t.virtual_size_bytes)),
         ("file", lambda t: text.size(t.file_size_bytes)),
         ("age", lambda t: text.age(t, "create_time")),
@@ -167,6 +177,53 @@ def _parts(
     for data in transfers.pieces(source):
         yield pb.UploadTemplateRequest(data=data)
         advance(len(data))
+
+
+@command.command("create")
+@click.argument("name")
+@click.option("--volume", type=VOLUME, default="", help="Volume that it is made of; its VM must be stopped.")
+@click.option("--snapshot", default="", help="Snapshot that it is made of (name or id).")
+@click.option(
+    "--firmware", type=click.Choice(["bios", "uefi"]), default="bios", show_default=True, help="What it boots with."
+)
+@passphrases.passphrase_file_option("Encrypt it under the passphrase in this file.  [default: you are asked]")
+@passphrases.decrypt_option
+@operation_options()
+@pass_app
+def create(
+    app: App,
+    name: str,
+    volume: str,
+    snapshot: str,
+    firmware: str,
+    passphrase_file: Path | None,
+    decrypt: bool,
+    how: How,
+) -> None:
+    """Makes a template of a volume or of a snapshot.
+
+    That of an encrypted one stays encrypted, under a passphrase of yours. The control plane keeps it, sealed, so that
+    VMs are made from the template without it, on encrypted disks only; it is destroyed with the template. --decrypt
+    makes a template in clear, which every host that uses it keeps a copy of.
+
+    \b
+    Examples:
+      ostler template create golden --volume web-1-root --passphrase-file passphrase
+      ostler template create golden --snapshot web-1-nightly --firmware uefi --decrypt
+    """
+    if bool(volume) == bool(snapshot):
+        raise click.UsageError("give either --volume or --snapshot")
+    request = pb.CreateTemplateRequest(
+        request_id=how.request_id,
+        name=name,
+        volume=volume,
+        snapshot=snapshot,
+        firmware=vm_pb2.Firmware.Value(f"FIRMWARE_{firmware.upper()}"),
+        validate_only=how.dry_run,
+    )
+    encrypted = passphrases.is_encrypted(app.client, volume, snapshot)
+    passphrases.say(request.leaving, passphrase_file, decrypt, encrypted)
+    finish(app, app.client.templates.CreateTemplate(request), VIEW, pb.Template(), how)
 
 
 @command.command("list")
