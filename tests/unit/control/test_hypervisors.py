@@ -23,6 +23,7 @@ from ostler_control.fleet import hosts, store
 from ostler_control.hypervisors import rules
 from ostler_control.models import Cluster, Host, HypervisorType, Pool, PoolHost, Template, Vm, Volume, Zone, new_id, now
 from ostler_control.operations import Engine
+from ostler_control.received import Announced
 from ostler_control.vms.console import screenshot
 
 from tests import databases
@@ -244,7 +245,7 @@ def test_a_template_is_for_a_type_that_has_disks_of_its_format() -> None:
     assert _hypervisor_type("CUSTOM", "raw", "f") == "custom"
     assert refusal(lambda: _hypervisor_type("Custom", "qcow2", "f")).reason == "FORMAT_NOT_SUPPORTED"
     assert refusal(lambda: _hypervisor_type("kvm", "raw", "f")).reason == "UNKNOWN_HYPERVISOR_TYPE"
-    assert templates.NewTemplate("t", "raw", "bios", 1).hypervisor_type == ""
+    assert templates.NewTemplate("t", "bios", Announced("raw", 1)).hypervisor_type == ""
     assert template_pb2.Template.DESCRIPTOR.fields_by_name["hypervisor_type"]
 
 

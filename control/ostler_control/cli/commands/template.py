@@ -146,9 +146,9 @@ def register(
     request_id: str,
     output: str,
 ) -> None:
-    """Makes known an image that hosts fetch by themselves from an HTTPS server, when they first need it.
+    """Makes known an image on an HTTPS server.
 
-    A host looks at the file's beginning at once. Addresses that are not of the public Internet are refused, unless the
+    Hosts fetch it by themselves when they first need it. A host looks at the file's beginning at once. Addresses that are not of the public Internet are refused, unless the
     setting direct.download.allow.private says otherwise; there are direct.download.proxy and direct.download.max.size.
 
     \b
