@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ostler_common.errors import FailedPreconditionError, InternalError
+from ostler_common.errors import InternalError
 
 from ostler_control import templates
 from ostler_control.database import transaction
@@ -21,7 +21,7 @@ from ostler_control.models import Operation, Template, new_id
 from ostler_control.names import check_name
 from ostler_control.operations import Json, Work, begin, workflow
 from ostler_control.received import Announced, Received
-from ostler_control.volumes import exports, leaving, streams, wire
+from ostler_control.volumes import exports, files, leaving, matrix, streams, wire
 from ostler_control.volumes.hosts import address_of
 from ostler_control.volumes.leaving import Leaving
 from ostler_control.volumes.sources import take_source
@@ -46,19 +46,13 @@ def create(wanted: NewTemplateOf, user: str, keys: Keyring) -> Operation:
     """Records the operation that makes a template; its row is made once its file is there.
 
     Raises InvalidArgumentError; AlreadyExistsError TEMPLATE_EXISTS; FailedPreconditionError VM_RUNNING, and what
-    `leaving.check` and `sources.take_source` raise.
+    `matrix.check`, `leaving.check` and `sources.take_source` raise.
     """
     templates.check_free_name(check_name("name", wanted.name))
     how = wanted.leaving
     leaving.check(how, wanted.source)
     source = take_source(wanted.source, how.passphrase is not None)
-    if source.vm and source.host:
-        raise FailedPreconditionError(
-            f"VM {source.vm.name} runs with {source.title}, and a disk in use would boot as after a power cut; "
-            "stop the VM, or make the template of a snapshot",
-            "VM_RUNNING",
-            {"vm": source.vm.id},
-        )
+    matrix.check(matrix.Operation.TEMPLATE, source.row, source.host is not None)
     operation_id = new_id()
     leaving.record(how, source, user, f"template {wanted.name}", operation_id)
     passphrase = keys.keep(how.passphrase, source.volume_id) if how.passphrase else None
@@ -72,23 +66,23 @@ def create(wanted: NewTemplateOf, user: str, keys: Keyring) -> Operation:
 def _create(work: Work) -> None:
     with work.undoing() as undo:
         host_id: str = work.step("choose", lambda: exports.choose(work))
-        undo.push("discard", lambda: exports.discard(work, host_id))
+        undo.push("discard", lambda: exports.discard(work))
         work.step("copy", lambda: _copy(work, host_id))
         work.step("let-go", lambda: exports.let_go(work))
         undo.push("drop", lambda: templates.discard(work.resource_id, work.templates))
         file: Json = work.step("fetch", lambda: _fetch(work, host_id))
         work.step("record", lambda: _record(work, Received(**file)))
         undo.clear()
-        work.always("discard", lambda: exports.discard(work, host_id))
+        work.always("discard", lambda: exports.discard(work))
 
 
 def _copy(work: Work, host_id: str) -> None:
-    file = exports.load_file(work)
+    file = files.load(work.inputs["file_id"])
     exports.copy(work, host_id, work.keys.open(file) if file.passphrase_id else None, (0, _COPIED))
 
 
 def _fetch(work: Work, host_id: str) -> Json:
-    export = exports.load_file(work)
+    export = files.load(work.inputs["file_id"])
     pieces = streams.read(work.agents, address_of(host_id), wire.plain_ref(export), _now_and_then(work.check))
     first = next(pieces, None)
     if first is None:
@@ -110,7 +104,7 @@ def _record(work: Work, file: Received) -> None:
     with transaction():
         if Template.get_or_none(Template.id == work.resource_id) is not None:
             return
-        export = exports.load_file(work)
+        export = files.load(work.inputs["file_id"])
         passphrase = None
         if export.passphrase_id:
             passphrase = work.keys.keep(work.keys.open(export), work.resource_id)

@@ -149,12 +149,12 @@ def _download(work: Work) -> None:
     try:
         with work.undoing() as undo:
             host_id: str = work.step("choose", lambda: exports.choose(work))
-            undo.push("discard", lambda: exports.discard(work, host_id))
+            undo.push("discard", lambda: exports.discard(work))
             work.step("copy", lambda: _copy(work, host_id, at_work))
             work.step("let-go", lambda: exports.let_go(work))
             work.step("send", lambda: _send(work, host_id, at_work))
             undo.clear()
-            work.always("discard", lambda: exports.discard(work, host_id))
+            work.always("discard", lambda: exports.discard(work))
     finally:
         if at_work is not None:
             at_work.ended.set()

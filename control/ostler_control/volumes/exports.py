@@ -15,10 +15,10 @@ from ostler_common.errors import InternalError, OstlerError
 from ostler_common.secret import Secret
 
 from ostler_control.database import session, transaction
-from ostler_control.models import Passphrase, VolumeFile
+from ostler_control.models import VolumeFile
 from ostler_control.operations import Json, Work
 from ostler_control.operations.records import release
-from ostler_control.volumes import wire
+from ostler_control.volumes import files, wire
 from ostler_control.volumes.hosts import address_of, worker
 from ostler_control.volumes.leaving import CHOSEN_ITER_TIME_MS, Leaving
 from ostler_control.volumes.sources import Source, load_source
@@ -51,19 +51,13 @@ def inputs(source: Source, file: Any) -> dict[str, Json]:
     }
 
 
-def load_file(work: Work) -> Any:
-    """The export's row, or None when it is gone."""
-    with session():
-        return VolumeFile.get_or_none(VolumeFile.id == work.inputs["file_id"])
-
-
 def choose(work: Work) -> str:
     """Inside a step: the host to make the export and to read it."""
     if work.inputs["host_id"]:
         host_id: str = work.inputs["host_id"]
         return host_id
     with session():
-        source, file = load_source(work), load_file(work)
+        source, file = load_source(work), files.load(work.inputs["file_id"])
         encrypted = bool(source.passphrase_id) or file.encrypt_format == "luks"
         chosen: str = worker(source.pool, encrypted, work.agents.busy).id
         return chosen
@@ -72,7 +66,7 @@ def choose(work: Work) -> str:
 def copy(work: Work, host_id: str, passphrase: Secret | None, share: tuple[int, int] = (0, 100)) -> None:
     """Inside a step: has the host fill the export. passphrase: opens it afterwards; None: it is made in clear."""
     with session():
-        source, file = load_source(work), load_file(work)
+        source, file = load_source(work), files.load(work.inputs["file_id"])
     if (passphrase is not None) != (file.encrypt_format == "luks"):
         raise InternalError("an export would be made otherwise than was recorded", "ENCRYPTION_MISSING")
     target = wire.plain_ref(file)
@@ -98,18 +92,9 @@ def let_go(work: Work) -> None:
         release(work.id)
 
 
-def discard(work: Work, host_id: str) -> None:
+def discard(work: Work) -> None:
     """Inside a step: deletes the export, then its row and its passphrase. What cannot be deleted now is swept later."""
-    file = load_file(work)
-    if file is None:
-        return
-    request = volume_pb2.DeleteVolumeRequest(operation=work.ref(), volume=wire.plain_ref(file))
     try:
-        work.job(address_of(host_id), lambda agent: agent.volumes.DeleteVolume, request)
+        files.remove(work, work.inputs["file_id"])
     except OstlerError as error:
-        log.warning("an export could not be deleted yet", file=file.id, pool=file.pool_id, reason=error.reason)
-        return
-    with transaction():
-        VolumeFile.delete().where(VolumeFile.id == file.id).execute()
-        if file.passphrase_id:
-            Passphrase.delete().where(Passphrase.id == file.passphrase_id).execute()
+        log.warning("an export could not be deleted yet", file=work.inputs["file_id"], reason=error.reason)

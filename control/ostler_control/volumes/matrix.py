@@ -135,6 +135,15 @@ _RULES = (
         running=True,
     ),
     _Rule(
+        frozenset({Operation.TEMPLATE}),
+        Refused(
+            "VM_RUNNING",
+            "is in use by a running VM, and what is made of a disk in use boots as after a power cut; stop the VM, or "
+            "make the template of a snapshot",
+        ),
+        running=True,
+    ),
+    _Rule(
         frozenset({Operation.DELETE}),
         Refused("ATTACHED", "belongs to a running VM; detach it first, or delete the VM if it is its root disk"),
         running=True,

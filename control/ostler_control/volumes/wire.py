@@ -11,7 +11,7 @@ from ostler_common.errors import InternalError
 from ostler_control import settings
 from ostler_control.database import session
 from ostler_control.keys import Keyring
-from ostler_control.models import Snapshot, Template, VolumeFile
+from ostler_control.models import Snapshot, VolumeFile
 
 FORMATS = {"qcow2": volume_pb2.DISK_FORMAT_QCOW2, "raw": volume_pb2.DISK_FORMAT_RAW}
 PROVISIONINGS = {

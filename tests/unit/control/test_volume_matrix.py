@@ -36,6 +36,7 @@ def test_what_is_refused() -> None:
         *(("encrypt", True, running, "ALREADY_ENCRYPTED") for running in both),
         *(("revert", encrypted, True, "VM_RUNNING") for encrypted in both),
         *(("reinstall", encrypted, True, "VM_RUNNING") for encrypted in both),
+        *(("template", encrypted, True, "VM_RUNNING") for encrypted in both),
         *(("delete", encrypted, True, "ATTACHED") for encrypted in both),
         *(("start-vm", encrypted, True, "VM_STATE") for encrypted in both),
         *(("migrate-vm", encrypted, False, "VM_STATE") for encrypted in both),

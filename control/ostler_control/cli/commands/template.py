@@ -148,8 +148,9 @@ def register(
 ) -> None:
     """Makes known an image on an HTTPS server.
 
-    Hosts fetch it by themselves when they first need it. A host looks at the file's beginning at once. Addresses that are not of the public Internet are refused, unless the
-    setting direct.download.allow.private says otherwise; there are direct.download.proxy and direct.download.max.size.
+    Hosts fetch it by themselves when they first need it; one looks at its beginning at once. Addresses that are not of
+    the public Internet are refused, unless the setting direct.download.allow.private says otherwise; there are
+    direct.download.proxy and direct.download.max.size.
 
     \b
     Example:
