@@ -28,6 +28,7 @@ from ostler_agent.spec import DiskFormat, Key, PowerState, VmSpec, VolumeRef
 from ostler_agent.templates import Templates
 from ostler_agent.volumes import Volumes
 from ostler_common.errors import CancelledError, NotFoundError, from_status
+from ostler_common.redaction import redacted
 
 from tests.host.conftest import contents, need, wire
 from tests.host.test_volumes import reason
