@@ -21,7 +21,7 @@ from ostler.types.v1 import job_pb2
 from ostler_agent.hypervisors.base import Destination, MoveLimits
 from ostler_agent.hypervisors.libvirt.driver import LibvirtDriver
 from ostler_agent.jobs import JobContext, Jobs
-from ostler_agent.journal import Journal, Record, digest, redacted
+from ostler_agent.journal import Journal, Record, digest
 from ostler_agent.pools import POOL_TYPES, Pools, PoolSpec
 from ostler_agent.services.volumes import VolumeService
 from ostler_agent.spec import DiskFormat, Key, PowerState, VmSpec, VolumeRef
