@@ -190,7 +190,7 @@ class FakeHost(
     ) -> Iterator[job_pb2.JobUpdate]:
         def work(job: JobContext) -> types_volume_pb2.VolumeInfo:
             file = self._file(request.volume)
-            self._check_key(file, request.volume)
+            self._open(file, request.volume)
             file.size_bytes = max(file.size_bytes, request.size_bytes)
             return self._volume_info(request.volume)
 

@@ -8,7 +8,6 @@ import grpc
 from google.longrunning.operations_pb2 import Operation as LongRunning
 from ostler.control.v1 import snapshot_pb2 as pb
 from ostler.control.v1 import snapshot_pb2_grpc
-from ostler_common.errors import UnimplementedError
 
 from ostler_control import snapshots
 from ostler_control.agents import Agents
@@ -62,7 +61,9 @@ class SnapshotService(snapshot_pb2_grpc.SnapshotServiceServicer):
         return begin(caller, request, lambda: snapshots.delete(row, caller.actor))
 
     def RevertVolume(self, request: pb.RevertVolumeRequest, context: grpc.ServicerContext) -> LongRunning:
-        raise UnimplementedError("not served yet", "NOT_SERVED")
+        caller = caller_of(context)
+        row = resolve(Snapshot, request.snapshot, "snapshot", caller=caller)
+        return begin(caller, request, lambda: snapshots.revert(row, caller.actor, self._keys))
 
     def CreateSnapshotSchedule(
         self, request: pb.CreateSnapshotScheduleRequest, context: grpc.ServicerContext

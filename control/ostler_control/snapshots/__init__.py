@@ -5,6 +5,7 @@ The request functions are like those of `volumes`: they work within the caller's
 
 from ostler_control.snapshots.create import NewSnapshot, create
 from ostler_control.snapshots.delete import delete
+from ostler_control.snapshots.revert import revert
 from ostler_control.snapshots.schedules import NewSchedule, create_schedule, delete_schedule
 
-__all__ = ["NewSchedule", "NewSnapshot", "create", "create_schedule", "delete", "delete_schedule"]
+__all__ = ["NewSchedule", "NewSnapshot", "create", "create_schedule", "delete", "delete_schedule", "revert"]

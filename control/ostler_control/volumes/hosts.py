@@ -167,16 +167,21 @@ def take_with_vm(volume: Any) -> tuple[Any | None, Any]:
     return taken, fresh
 
 
+def _and_yet(vm: Any) -> str:
+    return f", and its host says that it is {vm.power_state}" if vm.state == "stopped" else ""
+
+
 def check_vm_at_rest(vm: Any) -> Any | None:
     """The host on which a VM runs, or None when it is stopped.
 
-    Raises FailedPreconditionError: HOST_SILENT, or VM_STATE when it is neither (half made, lost on its way).
+    Raises FailedPreconditionError: HOST_SILENT, or VM_STATE when it is neither (half made, lost on its way, or started
+    by other means than Ostler's).
     """
-    if vm.state == "stopped":
+    if vm.state == "stopped" and vm.power_state not in ("running", "paused"):
         return None
     if vm.state != "running":
         raise FailedPreconditionError(
-            f"VM {vm.name} is {vm.state}; wait until it runs or is stopped",
+            f"VM {vm.name} is {vm.state}{_and_yet(vm)}; wait until it runs or is stopped",
             "VM_STATE",
             {"vm": vm.id, "state": vm.state},
         )

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 from ostler_common.errors import FailedPreconditionError
-from ostler_control import vms, volumes
+from ostler_control import snapshots, vms, volumes
 from ostler_control.database import transaction
-from ostler_control.models import Operation, Vm, Volume
+from ostler_control.models import Operation, Snapshot, Vm, Volume
 
 from tests import databases
 from tests.fakes.working_agent import Fault, wait_until
@@ -34,7 +34,16 @@ POINTS = {
     "stayer": 17,
     "vm.delete": 20,
     "cancelled": 6,
+    "volume.copy": 8,
+    "snapshot.create": 8,
+    "snapshot.doomed": 14,
+    "snapshot.delete": 11,
+    "volume.revert": 14,
+    "lost.revert": 11,
 }
+
+# The verbs that begin with a snapshot.
+SNAPSHOTS = ("snapshot.delete", "volume.revert", "lost.revert")
 
 
 @contextlib.contextmanager
@@ -89,6 +98,10 @@ def new_volume(site: Site, name: str) -> Operation:
     return volumes.create(wanted, "alice", site.keys)
 
 
+def new_snapshot(name: str) -> Operation:
+    return snapshots.create(snapshots.NewSnapshot(Volume.get(Volume.name == name), name), "alice")
+
+
 def begun(site: Site, verb: str, name: str) -> Any:
     """Records the operation; what it needs was made by `prepared`."""
     match verb:
@@ -99,6 +112,15 @@ def begun(site: Site, verb: str, name: str) -> Any:
             return recorded(partial(vms.migrate, vm, "alice", with_storage=True, pool=site.pools["local2"]))
         case "vm.delete":
             return recorded(partial(vms.delete, Vm.get(Vm.name == name), "alice", force=True))
+        case "volume.copy":
+            wanted = volumes.NewCopy(f"{name}-copy", site.account, Volume.get(Volume.name == name))
+            return recorded(lambda: volumes.copy(wanted, "alice", site.keys))
+        case "snapshot.create" | "snapshot.doomed":
+            return recorded(partial(new_snapshot, name))
+        case "volume.revert" | "lost.revert":
+            return recorded(partial(snapshots.revert, Snapshot.get(Snapshot.name == name), "alice", site.keys))
+        case "snapshot.delete":
+            return recorded(partial(snapshots.delete, Snapshot.get(Snapshot.name == name), "alice"))
     return recorded(partial(site.new_vm, name))
 
 
@@ -110,11 +132,23 @@ def prepared(site: Site) -> None:
         for verb in ("vm.migrate", "stayer", "vm.delete")
         for number in range(1, POINTS[verb] + 1)
     ]
+    sources = [
+        f"{verb}-{number}"
+        for verb in ("volume.copy", *SNAPSHOTS, "snapshot.create", "snapshot.doomed")
+        for number in range(1, POINTS[verb] + 1)
+    ]
+    made += [recorded(partial(new_volume, site, name)) for name in sources]
     carried_out(site, made)
+    carried_out(site, [recorded(partial(new_snapshot, name)) for name in sources if name.startswith(SNAPSHOTS)])
     no = FailedPreconditionError("no", "NO_WAY")
     doomed = Fault(no, before=False, times=1000, only=lambda request: request.spec.name.startswith("doomed"))
     for fake in site.hosts.values():
         fake.fail("StartVm", doomed)
+    unlucky = {row.file_id for row in Volume.select().where(Volume.name.startswith("snapshot.doomed"))}
+    unlucky |= {row.file_id for row in Snapshot.select().where(Snapshot.name.startswith("lost.revert"))}
+    full = Fault(no, before=False, times=1000, only=lambda request: request.source.volume_id in unlucky)
+    for fake in site.hosts.values():
+        fake.fail("CopyVolume", full)
     stays = Fault(no, times=1000, only=lambda request: request.destination_spec.name.startswith("stayer"))
     site.hosts["h1"].fail("MigrateVm", stays)
 
@@ -131,6 +165,9 @@ class Aftermath:
 
     def vms(self, verb: str) -> list[Any]:
         return list(Vm.select().where(Vm.name.startswith(f"{verb}-")))
+
+    def snapshots(self, verb: str) -> list[Any]:
+        return list(Snapshot.select().where(Snapshot.name.startswith(f"{verb}-")))
 
     def disks(self, verb: str) -> list[Any]:
         return list(Volume.select().where(Volume.name.startswith(f"{verb}-")))
@@ -201,6 +238,39 @@ def test_vm_delete(aftermath: Aftermath) -> None:
     assert set(aftermath.states("vm.delete")) == {"succeeded"}
     assert aftermath.vms("vm.delete") == []
     assert aftermath.disks("vm.delete") == []
+
+
+def test_volume_copy(aftermath: Aftermath) -> None:
+    assert set(aftermath.states("volume.copy")) == {"succeeded"}
+    disks = aftermath.disks("volume.copy")
+    assert (len(disks), {row.state for row in disks}) == (2 * POINTS["volume.copy"], {"ready"})
+
+
+def test_snapshot_create(aftermath: Aftermath) -> None:
+    assert set(aftermath.states("snapshot.create")) == {"succeeded"}
+    taken = aftermath.snapshots("snapshot.create")
+    assert (len(taken), {row.state for row in taken}) == (POINTS["snapshot.create"], {"ready"})
+
+
+def test_snapshot_create_that_fails(aftermath: Aftermath) -> None:
+    assert set(aftermath.states("snapshot.doomed")) == {"failed"}
+    assert aftermath.snapshots("snapshot.doomed") == []
+    assert {row.state for row in aftermath.disks("snapshot.doomed")} == {"ready"}
+
+
+def test_snapshot_delete(aftermath: Aftermath) -> None:
+    assert set(aftermath.states("snapshot.delete")) == {"succeeded"}
+    assert aftermath.snapshots("snapshot.delete") == []
+
+
+def test_volume_revert(aftermath: Aftermath) -> None:
+    assert set(aftermath.states("volume.revert")) == {"succeeded"}
+    assert all(row.file_id != row.id and row.state == "ready" for row in aftermath.disks("volume.revert"))
+
+
+def test_volume_revert_that_fails(aftermath: Aftermath) -> None:
+    assert set(aftermath.states("lost.revert")) == {"failed"}
+    assert all(row.file_id == row.id and row.state == "ready" for row in aftermath.disks("lost.revert"))
 
 
 def test_cancelled_while_nobody_was_there(aftermath: Aftermath) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import click
 from ostler.control.v1 import snapshot_pb2 as pb
+from ostler.control.v1 import volume_pb2
 from ostler.types.v1.volume_pb2 import ENCRYPT_FORMAT_LUKS
 
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.commands._snapshot_schedule import schedule
+from ostler_control.cli.commands.volume import VIEW as VOLUME_VIEW
 from ostler_control.cli.finish import finish
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import ACCOUNT, POOL, SNAPSHOT, VOLUME
@@ -95,6 +97,28 @@ def show(app: App, snapshot: str, output: str) -> None:
       ostler snapshot show before-upgrade
     """
     print_one(VIEW, app.client.snapshots.GetSnapshot(pb.GetSnapshotRequest(snapshot=snapshot)), output)
+
+
+@command.command("revert")
+@click.argument("snapshot", type=SNAPSHOT)
+@yes_option
+@operation_options()
+@pass_app
+def revert(app: App, snapshot: str, yes: bool, how: How) -> None:
+    """Gives a volume whose VM is stopped its old content again.
+
+    What was written since is lost (take a snapshot first if in doubt). The volume gets the snapshot's size too: one
+    that was grown since is as small again. It stays encrypted, or plain, as it is now, under a new key. The snapshot
+    stays.
+
+    \b
+    Example:
+      ostler snapshot revert before-upgrade --yes
+    """
+    if not how.dry_run:
+        confirm(f"Go back to snapshot {snapshot}, and lose what was written to its volume since?", yes)
+    request = pb.RevertVolumeRequest(request_id=how.request_id, snapshot=snapshot, validate_only=how.dry_run)
+    finish(app, app.client.snapshots.RevertVolume(request), VOLUME_VIEW, volume_pb2.Volume(), how)
 
 
 @command.command("delete")
