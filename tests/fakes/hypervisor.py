@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ostler_agent.hypervisors.base import (
+    Addresses,
     Destination,
     Listener,
     MirrorState,
@@ -17,6 +18,7 @@ from ostler_agent.hypervisors.base import (
     VmSample,
     Work,
 )
+from ostler_agent.hypervisors.libvirt.addresses import check, own
 from ostler_agent.hypervisors.libvirt.info import INFO
 from ostler_agent.spec import DiskSpec, Key, PowerState, VmInfo, VmSpec, VolumeRef
 from ostler_common.errors import NotFoundError, OstlerError
@@ -130,6 +132,12 @@ class FakeHypervisor:
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         self.listeners.append(listener)
         return lambda: self.listeners.remove(listener)
+
+    def addresses(self, host: str) -> Addresses:
+        return own(host)
+
+    def check_addresses(self, addresses: Addresses) -> None:
+        check(addresses)
 
     def hold_keys(self, vm_id: str, keys: Sequence[Key]) -> None:
         self._do("hold_keys")

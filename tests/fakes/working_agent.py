@@ -406,7 +406,7 @@ class FakeHost(
                     )
             self._check_disks(request.spec)
             return job_pb2.MigrationEndpoint(
-                libvirt_uri=f"qemu+tls://{self.host_id}/system",
+                hypervisor_uri=f"qemu+tls://{self.host_id}/system",
                 migrate_uri=f"tcp://{self.host_id}",
                 volume_paths={disk.volume.volume_id: f"/{disk.volume.pool_id}" for disk in request.spec.disks},
             )
@@ -417,7 +417,7 @@ class FakeHost(
         def work(job: JobContext) -> job_pb2.MigrationReport:
             if not self._runs(request.vm_id):
                 raise FailedPreconditionError("the VM does not run here", "VM_NOT_RUNNING")
-            destination = self.fleet.hosts[request.endpoint.libvirt_uri.split("/")[2]]
+            destination = self.fleet.hosts[request.endpoint.hypervisor_uri.split("/")[2]]
             job.progress("migrating memory", 1, 2)
             with self.fleet.lock:
                 machine = self.vms.pop(request.vm_id)

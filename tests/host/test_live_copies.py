@@ -18,7 +18,7 @@ import pytest
 from google.protobuf.message import Message
 from ostler.agent.v1 import volume_pb2
 from ostler.types.v1 import job_pb2
-from ostler_agent.hypervisors.base import Destination, MoveLimits
+from ostler_agent.hypervisors.base import Addresses, Destination, MoveLimits
 from ostler_agent.hypervisors.libvirt.driver import LibvirtDriver
 from ostler_agent.jobs import JobContext, Jobs
 from ostler_agent.journal import Journal, Record, digest
@@ -314,7 +314,7 @@ def test_a_vm_goes_over_to_a_mirror(
 
 
 def _elsewhere() -> Destination:
-    return Destination("qemu+tls://h9/system", "tcp://h9", "", "h9", {}, {}, {})
+    return Destination(Addresses("qemu+tls://h9/system", "tcp://h9", ""), "h9", {}, {}, {})
 
 
 def test_a_mirror_that_is_cancelled_leaves_nothing(lab: tuple[Host, Path], station: Station, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from ostler_agent.hypervisors.base import Destination, MoveLimits, MoveOutcome
+from ostler_agent.hypervisors.libvirt.addresses import own
 from ostler_agent.hypervisors.libvirt.driver import LibvirtDriver
 from ostler_agent.spec import Firmware, PowerState, VmSpec, VolumeRef
 from ostler_agent.tools import qemu_img
@@ -99,9 +100,7 @@ def where(sides: tuple[Side, Side], guest: VmSpec) -> tuple[Side, Side]:
 
 def destination(host: Host, machine: VmSpec, directory: str = SHARED, moved: tuple[str, ...] = ()) -> Destination:
     return Destination(
-        libvirt_uri=f"qemu+tls://{host.address}/system",
-        migrate_uri=f"tcp://{host.address}",
-        disks_uri=f"tcp://{host.address}" if moved else "",
+        addresses=replace(own(host.address), disks_uri=f"tcp://{host.address}" if moved else ""),
         tls_name=pki.qemu_server_name(host.host_uuid),
         paths={disk.volume.volume_id: Path(directory, disk.volume.volume_id) for disk in machine.disks},
         keys={disk.volume.volume_id: disk.volume.key.key_id for disk in machine.disks if disk.volume.key},

@@ -239,18 +239,27 @@ class LiveCopy(Protocol):
 
 
 @dataclass(frozen=True)
+class Addresses:
+    """Where a host takes VMs that move to it, in the words of the driver that both hosts have.
+
+    hypervisor_uri: of its hypervisor; migrate_uri: for the memory; disks_uri: for the disks' data, "" when none moves.
+    """
+
+    hypervisor_uri: str
+    migrate_uri: str
+    disks_uri: str
+
+
+@dataclass(frozen=True)
 class Destination:
     """Where a VM moves to and what differs there.
 
-    libvirt_uri, migrate_uri, disks_uri: the hypervisor's addresses; disks_uri is empty when no disk moves.
     tls_name: of the certificate that QEMU shows over there.
     paths: file of each volume over there by volume id; keys: id of each encrypted volume's key over there by volume id;
     bridges: by MAC; moved: volumes whose data moves too.
     """
 
-    libvirt_uri: str
-    migrate_uri: str
-    disks_uri: str
+    addresses: Addresses
     tls_name: str
     paths: Mapping[str, Path]
     keys: Mapping[str, str]
@@ -289,6 +298,12 @@ class MoveOutcome(StrEnum):
 @runtime_checkable
 class LiveMigration(Protocol):
     """Optional part of a driver, `Function.LIVE_MIGRATION`: moving running VMs to another host with the same driver."""
+
+    def addresses(self, host: str) -> Addresses:
+        """Where this host takes VMs. host: what other hosts reach it by, as its certificate says; IPv6 in brackets."""
+
+    def check_addresses(self, addresses: Addresses) -> None:
+        """Raises InvalidArgumentError for an address that no VM is sent to, as one where it would travel in clear."""
 
     def hold_keys(self, vm_id: str, keys: Sequence[Key]) -> None:
         """Puts keys in place for a VM that is to come."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from ostler_common.errors import AlreadyExistsError, FailedPreconditionError, bad_field
 
-from ostler_agent.hypervisors.base import Hypervisor, Paths, live_migration
+from ostler_agent.hypervisors.base import Addresses, Hypervisor, Paths, live_migration
 from ostler_agent.jobs import JobContext
 from ostler_agent.preconditions import check_bridges, check_volume_file
 from ostler_agent.spec import PowerState, Provisioning, VmInfo, VmSpec, VolumeRef
@@ -39,9 +39,7 @@ class MovedVolume:
 class Endpoint:
     """Where a source sends a VM; see MigrationEndpoint in job.proto."""
 
-    libvirt_uri: str
-    migrate_uri: str
-    disks_uri: str
+    addresses: Addresses
     volume_paths: Mapping[str, Path]
     tls_name: str
 
@@ -90,10 +88,9 @@ class Arrivals:
                 _mark(paths[volume_id]).touch(mode=0o600)
                 self._volumes.create(job, volumes[volume_id], target.size_bytes, target.provisioning)
             undo.pop_all()
+        addresses = mover.addresses(self._address)
         return Endpoint(
-            libvirt_uri=f"qemu+tls://{self._address}/system",
-            migrate_uri=f"tcp://{self._address}",
-            disks_uri=f"tcp://{self._address}" if targets else "",
+            addresses=addresses if targets else replace(addresses, disks_uri=""),
             volume_paths=paths,
             tls_name=self._tls_name,
         )

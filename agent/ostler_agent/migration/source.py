@@ -29,9 +29,7 @@ def move(
             raise bad_field("endpoint.volume_paths", f"has no path for volume {volume_id}")
     work.progress("connecting")
     destination = Destination(
-        libvirt_uri=endpoint.libvirt_uri,
-        migrate_uri=endpoint.migrate_uri,
-        disks_uri=endpoint.disks_uri,
+        addresses=endpoint.addresses,
         tls_name=endpoint.tls_name,
         paths=endpoint.volume_paths,
         keys={disk.volume.volume_id: disk.volume.key.key_id for disk in spec.disks if disk.volume.key},

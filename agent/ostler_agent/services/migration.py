@@ -11,7 +11,7 @@ from ostler.agent.v1 import vm_pb2, vm_pb2_grpc
 from ostler.types.v1 import job_pb2
 from ostler_common.errors import bad_field
 
-from ostler_agent.hypervisors.base import Hypervisor, MoveLimits, MoveReport, live_migration
+from ostler_agent.hypervisors.base import Addresses, Hypervisor, MoveLimits, MoveReport, live_migration
 from ostler_agent.jobs import JobContext, Jobs, interrupted
 from ostler_agent.journal import Record
 from ostler_agent.migration import source
@@ -50,6 +50,7 @@ class MigrationService(vm_pb2_grpc.MigrationServiceServicer):
         if convert.uuid_field(request.vm_id, "vm_id") != spec.vm_id:
             raise bad_field("destination_spec.vm_id", "must be the VM that moves")
         mover = live_migration(self._driver)
+        mover.check_addresses(endpoint.addresses)
         return self._jobs.run(
             request.operation,
             "migration.move",
@@ -102,19 +103,15 @@ def _limits(request: vm_pb2.MigrateVmRequest) -> MoveLimits:
 
 
 def _endpoint(message: job_pb2.MigrationEndpoint) -> Endpoint:
-    if not message.libvirt_uri.startswith("qemu+tls://"):
-        raise bad_field("endpoint.libvirt_uri", "must be a qemu+tls:// address")
-    if not message.migrate_uri.startswith("tcp://"):
-        raise bad_field("endpoint.migrate_uri", "must be a tcp:// address")
     paths = {volume_id: Path(path) for volume_id, path in message.volume_paths.items()}
-    return Endpoint(message.libvirt_uri, message.migrate_uri, message.disks_uri, paths, message.tls_name)
+    return Endpoint(Addresses(message.hypervisor_uri, message.migrate_uri, message.disks_uri), paths, message.tls_name)
 
 
 def _endpoint_message(endpoint: Endpoint) -> job_pb2.MigrationEndpoint:
     return job_pb2.MigrationEndpoint(
-        libvirt_uri=endpoint.libvirt_uri,
-        migrate_uri=endpoint.migrate_uri,
-        disks_uri=endpoint.disks_uri,
+        hypervisor_uri=endpoint.addresses.hypervisor_uri,
+        migrate_uri=endpoint.addresses.migrate_uri,
+        disks_uri=endpoint.addresses.disks_uri,
         volume_paths={volume_id: str(path) for volume_id, path in endpoint.volume_paths.items()},
         tls_name=endpoint.tls_name,
     )

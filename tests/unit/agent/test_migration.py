@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from ostler_agent import preconditions
-from ostler_agent.hypervisors.base import MoveLimits, MoveOutcome
+from ostler_agent.hypervisors.base import Addresses, MoveLimits, MoveOutcome
 from ostler_agent.jobs import JobContext
 from ostler_agent.migration import source
 from ostler_agent.migration.destination import Arrivals, Endpoint, MovedVolume
@@ -95,9 +95,7 @@ def job() -> JobContext:
 def test_prepared(there: Destination) -> None:
     endpoint = there.arrivals.prepare(SPEC, MOVING, job())
     assert endpoint == Endpoint(
-        "qemu+tls://10.0.0.2/system",
-        "tcp://10.0.0.2",
-        "tcp://10.0.0.2",
+        Addresses("qemu+tls://10.0.0.2/system", "tcp://10.0.0.2", "tcp://10.0.0.2"),
         {volume.volume_id: there.pool / volume.volume_id for volume in (SHARED, MOVED, ALSO_MOVED)},
         "h2.qemu",
     )
@@ -109,7 +107,7 @@ def test_prepared(there: Destination) -> None:
 
 def test_an_ipv6_address_is_bracketed(there: Destination) -> None:
     arrivals = Arrivals(there.driver, there.volumes, lambda ref: there.pool / ref.volume_id, "fd00::2", "h2.qemu")
-    assert arrivals.prepare(SPEC, MOVING, job()).migrate_uri == "tcp://[fd00::2]"
+    assert arrivals.prepare(SPEC, MOVING, job()).addresses.migrate_uri == "tcp://[fd00::2]"
 
 
 def test_arrived(there: Destination) -> None:
@@ -203,7 +201,7 @@ def test_what_is_missing_is_found_before_anything_is_done(there: Destination) ->
 def test_the_source_wants_a_path_for_every_volume() -> None:
     driver = FakeHypervisor()
     driver.add(VM)
-    endpoint = Endpoint("qemu+tls://h/system", "tcp://h", "", {SHARED.volume_id: Path("/x")}, "h.qemu")
+    endpoint = Endpoint(Addresses("qemu+tls://h/system", "tcp://h", ""), {SHARED.volume_id: Path("/x")}, "h.qemu")
     with pytest.raises(InvalidArgumentError):
         source.move(driver, endpoint, SPEC, [], MoveLimits(), job())
     assert driver.done == []

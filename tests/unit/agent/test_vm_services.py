@@ -261,7 +261,7 @@ def test_a_vm_leaves(agent: Agent) -> None:
         operation=operation(),
         vm_id=VM,
         endpoint=job_pb2.MigrationEndpoint(
-            libvirt_uri="qemu+tls://h2/system", migrate_uri="tcp://h2", volume_paths={VOLUME: "/there"}
+            hypervisor_uri="qemu+tls://h2/system", migrate_uri="tcp://h2", volume_paths={VOLUME: "/there"}
         ),
         destination_spec=spec(),
     )
@@ -270,14 +270,15 @@ def test_a_vm_leaves(agent: Agent) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field_name", "endpoint"),
+    ("field_name", "hypervisor_uri", "migrate_uri"),
     [
-        ("endpoint.libvirt_uri", job_pb2.MigrationEndpoint(libvirt_uri="qemu+ssh://h2/system", migrate_uri="tcp://h2")),
-        ("endpoint.libvirt_uri", job_pb2.MigrationEndpoint(libvirt_uri="qemu+tcp://h2/system", migrate_uri="tcp://h2")),
-        ("endpoint.migrate_uri", job_pb2.MigrationEndpoint(libvirt_uri="qemu+tls://h2/system", migrate_uri="exec:sh")),
+        ("endpoint.hypervisor_uri", "qemu+ssh://h2/system", "tcp://h2"),
+        ("endpoint.hypervisor_uri", "qemu+tcp://h2/system", "tcp://h2"),
+        ("endpoint.migrate_uri", "qemu+tls://h2/system", "exec:sh"),
     ],
 )
-def test_nothing_leaves_in_clear(agent: Agent, field_name: str, endpoint: job_pb2.MigrationEndpoint) -> None:
+def test_nothing_leaves_in_clear(agent: Agent, field_name: str, hypervisor_uri: str, migrate_uri: str) -> None:
+    endpoint = job_pb2.MigrationEndpoint(hypervisor_uri=hypervisor_uri, migrate_uri=migrate_uri)
     request = vm_pb2.MigrateVmRequest(operation=operation(), vm_id=VM, endpoint=endpoint, destination_spec=spec())
     with pytest.raises(grpc.RpcError) as caught:
         last(agent.migration.MigrateVm(request))

@@ -11,6 +11,7 @@ import libvirt
 import structlog
 
 from ostler_agent.hypervisors.base import (
+    Addresses,
     Destination,
     Listener,
     MirrorState,
@@ -32,6 +33,7 @@ from ostler_agent.hypervisors.libvirt import (
     samples,
     screenshot,
 )
+from ostler_agent.hypervisors.libvirt.addresses import check, own
 from ostler_agent.hypervisors.libvirt.connection import Connection
 from ostler_agent.hypervisors.libvirt.console import LibvirtConsole
 from ostler_agent.hypervisors.libvirt.dirty import DirtyRates
@@ -149,6 +151,12 @@ class LibvirtDriver:
         return self._events.subscribe(listener)
 
     # -- LiveMigration (the other optional parts are above, beside what they belong to)
+
+    def addresses(self, host: str) -> Addresses:
+        return own(host)
+
+    def check_addresses(self, addresses: Addresses) -> None:
+        check(addresses)
 
     def hold_keys(self, vm_id: str, keys: Sequence[Key]) -> None:
         self._expected.add(vm_id)

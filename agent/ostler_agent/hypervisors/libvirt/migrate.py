@@ -52,7 +52,7 @@ def migrate(
         domain.migrateSetMaxDowntime(limits.max_downtime_ms)
     flags = _flags(live, destination, limits)
     with events.tap(vm_id) as heard:
-        call = _Call(lambda: domain.migrateToURI3(destination.libvirt_uri, parameters, flags))
+        call = _Call(lambda: domain.migrateToURI3(destination.addresses.hypervisor_uri, parameters, flags))
         stopped_by = _watch(domain, call.wait, memory_bytes, limits.timeout_s, work)
         completed = _completed(heard)
     outcome = _patiently(lambda: _outcome(connect(), vm_id), PATIENCE_S)
@@ -112,7 +112,7 @@ def _parameters(domain: Any, live: str, destination: Destination, limits: MoveLi
         libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE
     )
     parameters: dict[str, Any] = {
-        libvirt.VIR_MIGRATE_PARAM_URI: destination.migrate_uri,
+        libvirt.VIR_MIGRATE_PARAM_URI: destination.addresses.migrate_uri,
         libvirt.VIR_MIGRATE_PARAM_TLS_DESTINATION: destination.tls_name,
         libvirt.VIR_MIGRATE_PARAM_DEST_XML: for_destination(live, *there),
         libvirt.VIR_MIGRATE_PARAM_PERSIST_XML: for_destination(config, *there),
@@ -123,8 +123,8 @@ def _parameters(domain: Any, live: str, destination: Destination, limits: MoveLi
         parameters[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = [
             disk.target for disk in _disks(live) if disk.volume_id in destination.moved
         ]
-        if destination.disks_uri:
-            parameters[libvirt.VIR_MIGRATE_PARAM_DISKS_URI] = destination.disks_uri
+        if destination.addresses.disks_uri:
+            parameters[libvirt.VIR_MIGRATE_PARAM_DISKS_URI] = destination.addresses.disks_uri
     return parameters
 
 
