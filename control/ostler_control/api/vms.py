@@ -9,7 +9,7 @@ import grpc
 from google.longrunning.operations_pb2 import Operation as LongRunning
 from ostler.control.v1 import vm_pb2 as pb
 from ostler.control.v1 import vm_pb2_grpc
-from ostler_common.errors import UnimplementedError, bad_field
+from ostler_common.errors import bad_field
 
 from ostler_control import vms
 from ostler_control.agents import Agents
@@ -90,7 +90,10 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         return begin(caller, request, lambda: vms.migrate(row, caller.actor, host, request.with_storage, pool))
 
     def ReinstallVm(self, request: pb.ReinstallVmRequest, context: grpc.ServicerContext) -> LongRunning:
-        raise UnimplementedError("not served yet", "NOT_SERVED")
+        caller = caller_of(context)
+        row = resolve(Vm, request.vm, "vm", caller=caller)
+        template = optional(Template, request.template, "template")
+        return begin(caller, request, lambda: vms.reinstall(row, caller.actor, self._keys, template))
 
     def DeleteVm(self, request: pb.DeleteVmRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)

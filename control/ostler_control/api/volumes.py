@@ -107,16 +107,27 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
         return begin(caller, request, lambda: volumes.delete(row, caller.actor))
 
     def RekeyVolume(self, request: pb.RekeyVolumeRequest, context: grpc.ServicerContext) -> LongRunning:
-        raise UnimplementedError("RekeyVolume is not served yet", "NOT_SERVED")
+        caller = caller_of(context)
+        row = resolve(Volume, request.volume, "volume", caller=caller)
+        return begin(caller, request, lambda: volumes.rekey(row, caller.actor, self._keys, request.deep))
 
     def EncryptVolume(self, request: pb.EncryptVolumeRequest, context: grpc.ServicerContext) -> LongRunning:
-        raise UnimplementedError("EncryptVolume is not served yet", "NOT_SERVED")
+        caller = caller_of(context)
+        row = resolve(Volume, request.volume, "volume", caller=caller)
+        return begin(caller, request, lambda: volumes.encrypt(row, caller.actor, self._keys))
 
     def MigrateVolume(self, request: pb.MigrateVolumeRequest, context: grpc.ServicerContext) -> LongRunning:
-        raise UnimplementedError("MigrateVolume is not served yet", "NOT_SERVED")
+        caller = caller_of(context)
+        row, pool = resolve(Volume, request.volume, "volume", caller=caller), resolve(Pool, request.pool, "pool")
+        return begin(caller, request, lambda: volumes.migrate(row, pool, caller.actor, self._keys, request.keep_key))
 
     def ChangeVolumeOffering(self, request: pb.ChangeVolumeOfferingRequest, context: grpc.ServicerContext) -> pb.Volume:
-        raise UnimplementedError("ChangeVolumeOffering is not served yet", "NOT_SERVED")
+        caller = caller_of(context)
+        row = resolve(Volume, request.volume, "volume", caller=caller)
+        offering = resolve(DiskOffering, request.disk_offering, "disk_offering")
+        with transaction():
+            changed = volumes.change_offering(row, offering, caller.actor, only_check=request.validate_only)
+        return work.volume(changed, caller)
 
     def CopyVolume(self, request: pb.CopyVolumeRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)

@@ -23,7 +23,7 @@ COMMANDS = {
     "template": "Disk images that VMs are made from.",
     "vm": "Virtual machines: create, run, move, console.",
     "affinity": "VMs that want to be together or apart.",
-    "volume": "Disks: create, grow, attach.",
+    "volume": "Disks: create, grow, attach, encrypt.",
     "snapshot": "Volumes as they were: take, go back, keep on a schedule.",
     "drs": "Balancing: which VMs should move where, why, and moving them.",
     "key": "Keys that the passphrases of encrypted volumes are sealed under.",

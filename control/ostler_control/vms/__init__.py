@@ -9,6 +9,7 @@ from ostler_control.vms.delete import delete
 from ostler_control.vms.find import find_hosts
 from ostler_control.vms.migrate import migrate
 from ostler_control.vms.reboot import reboot
+from ostler_control.vms.reinstall import reinstall
 from ostler_control.vms.resolve import resolve_stranded
 from ostler_control.vms.start import start
 from ostler_control.vms.stop import stop
@@ -22,6 +23,7 @@ __all__ = [
     "find_hosts",
     "migrate",
     "reboot",
+    "reinstall",
     "resolve_stranded",
     "start",
     "stop",

@@ -14,8 +14,8 @@ from ostler_control.volumes.grow import check_ready
 from ostler_control.volumes.hosts import vm_of
 
 
-def change_offering(volume: Any, offering: Any, actor: str) -> Any:
-    """The volume's row with its new offering: within the caller's transaction.
+def change_offering(volume: Any, offering: Any, actor: str, *, only_check: bool = False) -> Any:
+    """The volume's row with its new offering: within the caller's transaction. only_check: as it is now.
 
     Raises FailedPreconditionError: VOLUME_STATE, ROOT_VOLUME, ENCRYPTION_MISMATCH, OFFERING_LAYOUT, OFFERING_SIZE.
     """
@@ -51,6 +51,8 @@ def change_offering(volume: Any, offering: Any, actor: str) -> Any:
             "without a size, or grow the volume first",
             "OFFERING_SIZE",
         )
+    if only_check:
+        return volume
     Volume.update(disk_offering=offering, update_time=now()).where(Volume.id == volume.id).execute()
     events.done("volume.change-offering", actor, volume, f"disk offering {offering.name}")
     return Volume.get_by_id(volume.id)

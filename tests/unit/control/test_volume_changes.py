@@ -11,7 +11,7 @@ import pytest
 from ostler_common.errors import FailedPreconditionError, InternalError, OstlerError
 from ostler_control import vms, volumes
 from ostler_control.database import transaction
-from ostler_control.models import Event, Operation, Passphrase, Pool, Vm, Volume, VolumeFile
+from ostler_control.models import Event, Operation, Passphrase, Pool, Template, Vm, Volume, VolumeFile
 from ostler_control.operations import Engine
 from ostler_control.volumes import sweep as sweeping
 
@@ -336,3 +336,40 @@ def test_another_offering_must_be_alike(site: Site, engine: Engine) -> None:
             change(kind)
         assert caught.value.reason == reason
     assert change("encrypted").disk_offering_id == site.disks["encrypted"].id
+
+
+def test_a_stopped_vm_is_reinstalled(site: Site, engine: Engine) -> None:
+    vm = started(site, engine)
+    root = root_of(vm)
+    assert refusal(site, lambda: vms.reinstall(vm, "alice", site.keys)).reason == "VM_RUNNING"
+    assert outcome(engine, site.record(lambda: vms.stop(vm, "alice"))) == OK
+    content = file_of(site, root).content
+    assert outcome(engine, site.record(lambda: vms.reinstall(vm, "alice", site.keys))) == OK
+    after = fresh(root)
+    assert (after.name, after.size_bytes, after.encrypt_format) == (root.name, root.size_bytes, "luks")
+    assert file_of(site, root).content != content
+    assert root.passphrase_id in destroyed_keys()
+    assert outcome(engine, site.record(lambda: vms.start(vm, "alice"))) == OK
+    site.check_whole()
+
+
+def test_a_reinstall_from_a_larger_template_grows_the_disk(site: Site, engine: Engine) -> None:
+    vm = started(site, engine, stopped=True)
+    larger = Template.create(
+        name="larger", format="qcow2", firmware="uefi", virtual_size_bytes=20 * MIB, file_size_bytes=1, sha256="1"
+    )
+    assert outcome(engine, site.record(lambda: vms.reinstall(vm, "alice", site.keys, larger))) == OK
+    assert (root_of(vm).size_bytes, fresh(vm).template_name, fresh(vm).firmware) == (20 * MIB, "larger", "uefi")
+    larger.delete_instance()
+    assert refusal(site, lambda: vms.reinstall(vm, "alice", site.keys)).reason == "NO_TEMPLATE"
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_reinstall_that_fails_leaves_the_old_disk(site: Site, engine: Engine, before: bool) -> None:
+    vm = started(site, engine, stopped=True)
+    root = root_of(vm)
+    for fake in site.hosts.values():
+        fake.fail("CreateVolume", Fault(InternalError("no", "NO_WAY"), before=before))
+    assert outcome(engine, site.record(lambda: vms.reinstall(vm, "alice", site.keys))) == ("failed", "NO_WAY")
+    assert fresh(root).file_id == root.file_id
+    site.check_whole()

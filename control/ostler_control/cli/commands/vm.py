@@ -303,6 +303,25 @@ def migrate(app: App, vm: str, host: str, with_storage: bool, pool: str, how: Ho
     finish(app, app.client.vms.MigrateVm(request), VIEW, pb.Vm(), how)
 
 
+@command.command("reinstall")
+@click.argument("vm", type=VM)
+@click.option("--template", type=TEMPLATE, default="", help="Template.  [default: the one that it was made from]")
+@yes_option
+@operation_options()
+@pass_app
+def reinstall(app: App, vm: str, template: str, yes: bool, how: How) -> None:
+    """Gives a stopped VM a new root disk. What is on the old one is gone, its key destroyed; data disks stay.
+
+    \b
+    Example:
+      ostler vm reinstall web-1 --template debian-12 --yes
+    """
+    if not how.dry_run:
+        confirm(f"Reinstall VM {vm}, and delete everything on its root disk?", yes)
+    request = pb.ReinstallVmRequest(request_id=how.request_id, vm=vm, template=template, validate_only=how.dry_run)
+    finish(app, app.client.vms.ReinstallVm(request), VIEW, pb.Vm(), how)
+
+
 @command.command("delete")
 @click.argument("vm", type=VM)
 @click.option("--force", is_flag=True, help="Pull the plug first if it runs.")

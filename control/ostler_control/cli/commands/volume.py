@@ -8,7 +8,7 @@ from ostler.types.v1.volume_pb2 import ENCRYPT_FORMAT_LUKS
 
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
-from ostler_control.cli.commands import _volume_files
+from ostler_control.cli.commands import _volume_changes, _volume_files
 from ostler_control.cli.finish import finish
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import ACCOUNT, DISK_OFFERING, POOL, SNAPSHOT, VM, VOLUME, ZONE
@@ -28,7 +28,7 @@ def _file(volume: pb.Volume) -> str:
     if not volume.HasField("file"):
         return text.NONE
     file = volume.file
-    parts = [text.enum_of(file, "format"), f"encryption {text.enum_of(file, 'encrypt_format')}"]
+    parts = [text.enum_of(file, "format"), f"encryption by its header: {text.enum_of(file, 'encrypt_format')}"]
     parts += [f"{text.size(file.virtual_size_bytes)} for the guest", f"{text.size(file.allocated_bytes)} on the pool"]
     return text.joined(parts)
 
@@ -61,7 +61,7 @@ VIEW = View[pb.Volume](
 
 @click.group(cls=Noun)
 def command() -> None:
-    """Disks: create, grow, attach."""
+    """Disks: create, grow, attach, encrypt."""
 
 
 @command.command("create")
@@ -140,18 +140,34 @@ def list_(
 
 @command.command("show")
 @click.argument("volume", type=VOLUME)
-@click.option("--read-file", is_flag=True, help="Have a host read the file's header.")
+@click.option(
+    "--read-file/--no-read-file", default=None, help="Have a host read the file's header.  [default: if one can]"
+)
 @output_option
 @pass_app
-def show(app: App, volume: str, read_file: bool, output: str) -> None:
-    """Shows one volume.
+def show(app: App, volume: str, read_file: bool | None, output: str) -> None:
+    """Shows one volume. Whether it is encrypted is read from its file's header, by a host.
 
     \b
     Example:
-      ostler volume show data-1 --read-file
+      ostler volume show data-1
     """
-    request = pb.GetVolumeRequest(volume=volume, read_file=read_file)
-    print_one(VIEW, app.client.volumes.GetVolume(request), output)
+    print_one(VIEW, _get(app, volume, read_file), output)
+
+
+def _get(app: App, volume: str, read_file: bool | None) -> pb.Volume:
+    """The volume; read_file None: with its file's header if that can be read, and a word on stderr if not."""
+    from ostler_control.cli.failure import ostler_error
+
+    try:
+        return app.client.volumes.GetVolume(pb.GetVolumeRequest(volume=volume, read_file=read_file is not False))
+    except Exception as failure:
+        error = ostler_error(failure)
+        if error is None or read_file is not None:
+            raise
+    row = app.client.volumes.GetVolume(pb.GetVolumeRequest(volume=volume))
+    click.echo(text.printable(f"the file's header could not be read: {error.message}"), err=True)
+    return row
 
 
 @command.command("grow")
@@ -242,3 +258,4 @@ def delete(app: App, volume: str, yes: bool, how: How) -> None:
 
 
 command.add_command(_volume_files.download)
+_volume_changes.add_to(command, VIEW)

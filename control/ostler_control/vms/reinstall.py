@@ -1,0 +1,112 @@
+"""A new root disk for a stopped VM, made from a template: a new file, under a key of its own, takes the old one's
+place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ostler.agent.v1 import volume_pb2
+from ostler_common.errors import FailedPreconditionError
+
+from ostler_control import settings
+from ostler_control.database import session, transaction
+from ostler_control.keys import Keyring
+from ostler_control.models import Operation, Template, Vm, new_id
+from ostler_control.operations import Work, begin, take, workflow
+from ostler_control.vms.rows import disks_of, wrong_state
+from ostler_control.volumes import files, matrix, wire
+from ostler_control.volumes.create import MIB
+from ostler_control.volumes.grow import check_ready
+from ostler_control.volumes.hosts import address_of, check_vm_at_rest, worker
+
+
+def reinstall(vm: Any, user: str, keys: Keyring, template: Template | None = None) -> Operation:
+    """Records the operation that gives a stopped VM a new root disk; what was on the old one is gone with its key.
+
+    template None: the one that the VM was made from. The disk keeps its pool, and its size unless the template is
+    larger; it is encrypted if it was, or if the VM's offering wants it.
+    Raises FailedPreconditionError: VM_RUNNING, VM_STATE, NO_TEMPLATE, TEMPLATE_TYPE, VOLUME_STATE, NO_FEASIBLE_POOL,
+    NO_CAPABLE_HOST.
+    """
+    vm = take(vm)
+    root = next((disk for disk in disks_of(vm.id) if disk.root), None)
+    if root is None:
+        raise wrong_state(vm, "whole")
+    root = take(root)
+    matrix.check(matrix.Operation.REINSTALL, root, vm.state == "running")
+    check_vm_at_rest(vm)
+    check_ready(root)
+    source = _template(vm, template)
+    encrypted = bool(root.passphrase_id or vm.service_offering.encrypt_root)
+    worker(root.pool, encrypted, lambda _: 0)
+    operation_id = new_id()
+    size_bytes = max(root.size_bytes, -(-source.virtual_size_bytes // MIB) * MIB)
+    file = files.begin(root, operation_id, keys, encrypted=encrypted, size_bytes=size_bytes)
+    inputs = {
+        "volume_id": root.id,
+        "file_id": file.id,
+        "old_file_id": root.file_id,
+        "template_id": source.id,
+        "iter_time_ms": settings.get("luks.iter.time"),
+    }
+    return begin("vm.reinstall", vm, user, inputs, also=[root], operation_id=operation_id)
+
+
+def _template(vm: Any, wanted: Any | None) -> Any:
+    template = wanted or vm.template
+    if template is None:
+        raise FailedPreconditionError(
+            f"template {vm.template_name}, which VM {vm.name} was made from, is deleted; name another", "NO_TEMPLATE"
+        )
+    if template.hypervisor_type and vm.hypervisor_type not in ("", template.hypervisor_type):
+        raise FailedPreconditionError(
+            f"template {template.name} is for hypervisors of type {template.hypervisor_type}, and VM {vm.name} runs on "
+            f"those of type {vm.hypervisor_type}",
+            "TEMPLATE_TYPE",
+        )
+    return template
+
+
+@workflow("vm.reinstall")
+def _reinstall(work: Work) -> None:
+    with work.undoing() as undo:
+        undo.push("discard", lambda: files.remove(work, work.inputs["file_id"]))
+        host_id: str = work.step("choose", lambda: _choose(work))
+        work.step("fill", lambda: _fill(work, host_id))
+        undo.clear()
+    work.always("switch", lambda: _switch(work))
+    files.remove_old(work, work.inputs["old_file_id"])
+
+
+def _choose(work: Work) -> str:
+    with session():
+        file = files.load(work.inputs["file_id"])
+        host_id: str = worker(file.pool, bool(file.passphrase_id), work.agents.busy).id
+        return host_id
+
+
+def _fill(work: Work, host_id: str) -> None:
+    with session():
+        file = files.load(work.inputs["file_id"])
+        template: Any = Template.get_or_none(Template.id == work.inputs["template_id"])
+    if template is None:
+        raise FailedPreconditionError("the template was deleted meanwhile", "NO_TEMPLATE")
+    request = volume_pb2.CreateVolumeRequest(
+        operation=work.ref(),
+        volume=wire.keyed_ref(file, work.keys, work.inputs["iter_time_ms"]),
+        size_bytes=file.size_bytes,
+        provisioning=wire.PROVISIONINGS[file.provisioning],
+        template=wire.template_source(template),
+    )
+    update = work.job(address_of(host_id), lambda agent: agent.volumes.CreateVolume, request, (0, 95))
+    files.filled(file.id, update.volume)
+
+
+def _switch(work: Work) -> None:
+    with transaction():
+        template: Any = Template.get_or_none(Template.id == work.inputs["template_id"])
+        files.switch(work.inputs["volume_id"], work.inputs["file_id"], template=template)
+        if template is not None:
+            Vm.update(template=template, template_name=template.name, firmware=template.firmware).where(
+                Vm.id == work.resource_id
+            ).execute()
