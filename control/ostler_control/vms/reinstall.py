@@ -96,7 +96,7 @@ def _fill(work: Work, host_id: str) -> None:
         volume=wire.keyed_ref(file, work.keys, work.inputs["iter_time_ms"]),
         size_bytes=file.size_bytes,
         provisioning=wire.PROVISIONINGS[file.provisioning],
-        template=wire.template_source(template),
+        template=wire.template_source(template, work.keys),
     )
     update = work.job(address_of(host_id), lambda agent: agent.volumes.CreateVolume, request, (0, 95))
     files.filled(file.id, update.volume)
