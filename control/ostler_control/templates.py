@@ -36,12 +36,19 @@ class NewTemplate:
 
 
 @dataclass(frozen=True)
-class Upload:
-    """A file that was received whole, checked, and is on disk for good."""
+class StoredFile:
+    """A file that was received whole, checked, and is in the directory for good. id: its name."""
 
     id: str
-    wanted: NewTemplate
     file: Received
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A template whose file is there."""
+
+    wanted: NewTemplate
+    stored: StoredFile
 
 
 @contextlib.contextmanager
@@ -51,11 +58,18 @@ def receive(wanted: NewTemplate, pieces: Iterator[bytes], directory: Path) -> It
     Raises InvalidArgumentError (see `received.receive`), AlreadyExistsError.
     """
     check_name("header.name", wanted.name)
-    template_id = new_id()
+    with received_file(wanted.announced, pieces, directory) as file:
+        yield Upload(wanted, file)
+
+
+@contextlib.contextmanager
+def received_file(announced: Announced, pieces: Iterator[bytes], directory: Path) -> Iterator[StoredFile]:
+    """Receives a file; it goes at the end of the block unless a row with its id is there then."""
+    file_id = new_id()
     try:
-        yield Upload(template_id, wanted, store(template_id, wanted.announced, pieces, directory))
+        yield StoredFile(file_id, store(file_id, announced, pieces, directory))
     finally:
-        discard(template_id, directory)
+        discard(file_id, directory)
 
 
 def store(file_id: str, announced: Announced, pieces: Iterator[bytes], directory: Path) -> Received:
@@ -73,13 +87,13 @@ def store(file_id: str, announced: Announced, pieces: Iterator[bytes], directory
 
 def discard(file_id: str, directory: Path) -> None:
     """Removes a file that no row refers to; any other stays."""
-    if file_id not in _known():
+    if not is_known(file_id):
         (directory / file_id).unlink(missing_ok=True)
 
 
 def record(upload: Upload, actor: str) -> Template:
     """Makes the row of an upload: within the caller's transaction. Raises AlreadyExistsError TEMPLATE_EXISTS."""
-    template = insert(upload.id, upload.wanted, upload.file)
+    template = insert(upload.stored.id, upload.wanted, upload.stored.file)
     events.done("template.upload", actor, template)
     return template
 
@@ -156,8 +170,18 @@ def sweep(directory: Path, now: Callable[[], float] = time.time) -> int:
     return len(old)
 
 
-def _known() -> set[str]:
-    """The files that a template or an upload under way needs."""
+def is_known(file_id: str) -> bool:
+    """Whether a template or an upload under way needs this file."""
     with session():
-        uploads = VolumeFile.select(VolumeFile.id).where(VolumeFile.role == "upload")
-        return {row.id for query in (Template.select(Template.id), uploads) for row in query}
+        return any(query.where(model.id == file_id).exists() for model, query in _needing())
+
+
+def _known() -> set[str]:
+    with session():
+        return {row.id for _, query in _needing() for row in query}
+
+
+def _needing() -> list[tuple[Any, Any]]:
+    """Selects the rows that are named as a file here is."""
+    uploads = VolumeFile.select(VolumeFile.id).where(VolumeFile.role == "upload")
+    return [(Template, Template.select(Template.id)), (VolumeFile, uploads)]

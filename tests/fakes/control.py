@@ -277,6 +277,13 @@ class Volumes(volume_pb2_grpc.VolumeServiceServicer):
         yield volume_pb2.DownloadVolumeResponse(data=sent[3:])
         yield volume_pb2.DownloadVolumeResponse(sha256=hashlib.sha256(stored).hexdigest())
 
+    def UploadVolume(
+        self, request_iterator: Iterator[volume_pb2.UploadVolumeRequest], context: grpc.ServicerContext
+    ) -> lro.Operation:
+        self.control.ask(next(request_iterator).header)
+        self.control.uploaded = b"".join(part.data for part in request_iterator)
+        return self.control.operation()
+
 
 class Operations(operations_pb2_grpc.OperationsServicer):  # type: ignore[misc]  # untyped
     def __init__(self, control: Control) -> None:

@@ -88,7 +88,7 @@ class Fault:
 class Fleet:
     """Hosts and the storage behind them. pools: pool id -> volume id -> file; local pools have one host.
 
-    template_keys: template id -> the passphrase that opens it; those not in it are plain.
+    template_keys: SHA-256 of a template -> the passphrase that opens it; those not in it are plain.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -175,7 +175,7 @@ class FakeHost(
                 raise FailedPreconditionError(f"volume {ref.volume_id} exists", "VOLUME_EXISTS")
             job.progress("creating", 1, 2)
             template = request.template
-            opens = self.fleet.template_keys.get(template.template_id, b"")
+            opens = self.fleet.template_keys.get(template.sha256, b"")
             if template.template_id and template.key.passphrase != opens:
                 raise FailedPreconditionError("the key does not open the template", "WRONG_KEY")
             files[ref.volume_id] = File(

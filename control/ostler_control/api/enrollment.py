@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,11 +12,10 @@ from ostler.control.v1 import enrollment_pb2_grpc
 from ostler_common import pki
 from ostler_common.errors import NotFoundError, bad_field
 
+from ostler_control import templates
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert.times import timestamp
 from ostler_control.api.session import with_sessions
-from ostler_control.database import session
-from ostler_control.models import Template
 from ostler_control.trust import enrollment, revocation
 from ostler_control.trust.authority import Authority
 
@@ -76,18 +76,17 @@ class HostAgentService(enrollment_pb2_grpc.HostAgentServiceServicer):
     def DownloadTemplate(
         self, request: pb.DownloadTemplateRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.DownloadTemplateResponse]:
-        with session():  # for a moment: the stream may last
-            template = Template.get_or_none(Template.id == request.template_id)
         missing = NotFoundError(f"there is no template {request.template_id}", "TEMPLATE_NOT_FOUND")
-        if template is None:
+        if not templates.is_known(request.template_id):
             raise missing
-        if not 0 <= request.offset <= template.file_size_bytes:
-            raise bad_field("offset", f"must be 0 to {template.file_size_bytes}")
         try:
-            file = (self._templates / template.id).open("rb")
+            file = (self._templates / request.template_id).open("rb")
         except FileNotFoundError:
             raise missing from None
         with file:
+            size_bytes = os.fstat(file.fileno()).st_size
+            if not 0 <= request.offset <= size_bytes:
+                raise bad_field("offset", f"must be 0 to {size_bytes}")
             file.seek(request.offset)
             while piece := file.read(_PIECE_BYTES):
                 yield pb.DownloadTemplateResponse(data=piece)

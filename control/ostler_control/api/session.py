@@ -11,18 +11,30 @@ import grpc
 
 from ostler_control import database
 
+_Handler = TypeVar("_Handler", bound=Callable[..., Any])
 _Servicer = TypeVar("_Servicer", bound=type)
 
 
 def with_sessions(servicer: _Servicer) -> _Servicer:
     """Class decorator: every handler that the class itself defines runs within `database.session()`.
 
-    Handlers that are generators are left alone: a stream may last for hours, and opens sessions for moments itself.
+    Handlers that are generators, and those marked `lasting`, are left alone: a stream may last for hours, and opens
+    sessions for moments itself.
     """
     for name, handler in list(vars(servicer).items()):
-        if inspect.isfunction(handler) and name[0].isupper() and not inspect.isgeneratorfunction(handler):
+        if inspect.isfunction(handler) and name[0].isupper() and not _lasts(handler):
             setattr(servicer, name, _in_session(handler))
     return servicer
+
+
+def lasting(handler: _Handler) -> _Handler:
+    """Marks a handler that reads a stream."""
+    handler._lasts = True  # type: ignore[attr-defined]
+    return handler
+
+
+def _lasts(handler: Callable[..., Any]) -> bool:
+    return inspect.isgeneratorfunction(handler) or getattr(handler, "_lasts", False)
 
 
 def _in_session(handler: Callable[..., Any]) -> Callable[..., Any]:

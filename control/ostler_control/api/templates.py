@@ -10,7 +10,6 @@ from google.longrunning.operations_pb2 import Operation as LongRunning
 from ostler.control.v1 import template_pb2 as pb
 from ostler.control.v1 import template_pb2_grpc
 from ostler.types.v1 import vm_pb2, volume_pb2
-from ostler_common.errors import bad_field
 from ostler_common.hypervisors import Function
 
 from ostler_control import direct_templates, made_templates, templates
@@ -21,6 +20,7 @@ from ostler_control.api.convert import work
 from ostler_control.api.convert.enums import from_enum
 from ostler_control.api.leaving import leaving
 from ostler_control.api.paging import page
+from ostler_control.api.pieces import data_of, first_header
 from ostler_control.api.requests import once
 from ostler_control.api.resolve import optional, resolve, visible
 from ostler_control.database import session
@@ -44,14 +44,14 @@ class TemplateService(template_pb2_grpc.TemplateServiceServicer):
         self, request_iterator: Iterator[pb.UploadTemplateRequest], context: grpc.ServicerContext
     ) -> pb.Template:
         caller = caller_of(context)
-        header = _header(request_iterator)
+        header = first_header(request_iterator)
         with session():
             wanted = _wanted(header)
         if not header.request_id:
             with session():
                 if Template.get_or_none(Template.name == wanted.name) is not None:
                     raise templates.name_taken(wanted.name)
-        with templates.receive(wanted, _pieces(request_iterator), self._directory) as upload, session():
+        with templates.receive(wanted, data_of(request_iterator), self._directory) as upload, session():
             return work.template(once(Template, caller, header, lambda: templates.record(upload, caller.actor)))
 
     def GetTemplate(self, request: pb.GetTemplateRequest, context: grpc.ServicerContext) -> pb.Template:
@@ -102,13 +102,6 @@ class TemplateService(template_pb2_grpc.TemplateServiceServicer):
             return begin(caller, request, lambda: made_templates.create(wanted, caller.actor, self._keys))
 
 
-def _header(requests: Iterator[pb.UploadTemplateRequest]) -> pb.UploadTemplateRequest.Header:
-    first = next(requests, None)
-    if first is None or not first.HasField("header"):
-        raise bad_field("header", "must be in the first message", "REQUIRED")
-    return first.header
-
-
 def _wanted(header: pb.UploadTemplateRequest.Header) -> templates.NewTemplate:
     disk_format = from_enum(volume_pb2.DiskFormat, "DISK_FORMAT_", header.format, "header.format")
     return templates.NewTemplate(
@@ -153,10 +146,3 @@ def _hypervisor_type(name: str, disk_format: str, field: str, *, direct: bool = 
 
 def _firmware(value: int, field: str) -> str:
     return from_enum(vm_pb2.Firmware, "FIRMWARE_", value, field, default="bios")
-
-
-def _pieces(requests: Iterator[pb.UploadTemplateRequest]) -> Iterator[bytes]:
-    for request in requests:
-        if not request.HasField("data"):
-            raise bad_field("data", "must be in every message after the first", "REQUIRED")
-        yield request.data

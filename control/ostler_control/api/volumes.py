@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 
 import grpc
 from google.longrunning.operations_pb2 import Operation as LongRunning
 from ostler.control.v1 import volume_pb2 as pb
 from ostler.control.v1 import volume_pb2_grpc
 from ostler.types.v1 import volume_pb2 as types_pb2
-from ostler_common.errors import UnimplementedError
 
-from ostler_control import volumes
+from ostler_control import templates, volumes
 from ostler_control.agents import Agents
 from ostler_control.api.begin import account_for, admins_only, begin
 from ostler_control.api.caller import caller_of
@@ -21,22 +21,28 @@ from ostler_control.api.convert import work
 from ostler_control.api.convert.enums import from_enum
 from ostler_control.api.leaving import leaving
 from ostler_control.api.paging import page
+from ostler_control.api.pieces import data_of, first_header
 from ostler_control.api.resolve import optional, resolve, visible
-from ostler_control.api.session import with_sessions
+from ostler_control.api.session import lasting, with_sessions
+from ostler_control.caller import Caller
 from ostler_control.database import session, transaction
 from ostler_control.keys import Keyring
 from ostler_control.models import Account, DiskOffering, Pool, Snapshot, Vm, Volume, Zone
 from ostler_control.operations import launch
+from ostler_control.received import Announced
 from ostler_control.volumes.download import relay, transfer
+from ostler_control.volumes.leaving import known_passphrase
 from ostler_control.volumes.read import read_file
 from ostler_control.volumes.sources import one_of
 
 
 @with_sessions
 class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
-    def __init__(self, agents: Agents, keys: Keyring) -> None:
+    def __init__(self, agents: Agents, keys: Keyring, templates: Path) -> None:
+        """templates: directory of the templates' files, and of uploads."""
         self._agents = agents
         self._keys = keys
+        self._templates = templates
 
     def CreateVolume(self, request: pb.CreateVolumeRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
@@ -154,5 +160,34 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
             for piece in relay(at_work, self._agents, context.is_active):
                 yield pb.DownloadVolumeResponse(**asdict(piece))
 
-    def UploadVolume(self, request: Iterator[pb.UploadVolumeRequest], context: grpc.ServicerContext) -> LongRunning:
-        raise UnimplementedError("UploadVolume is not served yet", "NOT_SERVED")
+    @lasting
+    def UploadVolume(
+        self, request_iterator: Iterator[pb.UploadVolumeRequest], context: grpc.ServicerContext
+    ) -> LongRunning:
+        caller = caller_of(context)
+        header = first_header(request_iterator)
+        with for_eyes_of(caller):
+            with session():
+                wanted = _uploaded(header, caller)
+                volumes.check_upload(wanted, again=bool(header.request_id))
+            pieces = data_of(request_iterator)
+            with templates.received_file(wanted.announced, pieces, self._templates) as file, session():
+                return begin(caller, header, lambda: volumes.upload(wanted, file, caller.actor, self._keys))
+
+
+def _uploaded(header: pb.UploadVolumeRequest.Header, caller: Caller) -> volumes.NewUpload:
+    admins_only(caller, pool=header.pool)
+    passphrase = known_passphrase("header.passphrase", header.passphrase)
+    return volumes.NewUpload(
+        name=header.name,
+        account=account_for(caller, header.account),
+        offering=resolve(DiskOffering, header.disk_offering, "header.disk_offering"),
+        pool=optional(Pool, header.pool, "header.pool"),
+        announced=Announced(
+            format=from_enum(types_pb2.DiskFormat, "DISK_FORMAT_", header.format, "header.format"),
+            file_size_bytes=header.file_size_bytes,
+            sha256=header.sha256,
+            encrypted=passphrase is not None,
+        ),
+        passphrase=passphrase,
+    )

@@ -32,7 +32,10 @@ def services(engine: Engine) -> Mapping[str, Registration]:
     """By full name. Leftovers among the templates' files are swept."""
     templates.sweep(engine.templates)
     template_service = TemplateService(engine.templates, engine.agents, engine.keys)
-    volume_service, vm_service = VolumeService(engine.agents, engine.keys), VmService(engine.agents, engine.keys)
+    volume_service, vm_service = (
+        VolumeService(engine.agents, engine.keys, engine.templates),
+        VmService(engine.agents, engine.keys),
+    )
     operation_service, drs_service = OperationService(engine), DrsService(engine)
     key_service = KeyService(engine.keys)
     return {

@@ -163,8 +163,9 @@ class VolumeFile(BaseModel):
     """A file of a volume that is not its present one; id: the file's.
 
     role: incoming, being filled to become the volume's | outgoing, replaced and to be deleted | export, to be read and
-    deleted | key, no file at all but a further key of the volume's present one. volume_id: whose it is (the
-    passphrase's associated data); operation_id: the operation that needs it.
+    deleted | key, no file at all but a further key of the volume's present one | upload, a file among the control
+    plane's templates that the volume is filled with. volume_id: whose it is (the passphrase's associated data);
+    operation_id: the operation that needs it.
     """
 
     volume_id: Any = TextField(index=True)

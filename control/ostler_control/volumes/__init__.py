@@ -13,12 +13,15 @@ from ostler_control.volumes.exchange import encrypt, migrate
 from ostler_control.volumes.grow import grow
 from ostler_control.volumes.offering import change_offering
 from ostler_control.volumes.rekey import rekey
+from ostler_control.volumes.upload import NewUpload, check_upload, upload
 
 __all__ = [
     "NewCopy",
+    "NewUpload",
     "NewVolume",
     "attach",
     "change_offering",
+    "check_upload",
     "copy",
     "create",
     "delete",
@@ -28,4 +31,5 @@ __all__ = [
     "grow",
     "migrate",
     "rekey",
+    "upload",
 ]

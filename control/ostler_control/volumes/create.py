@@ -15,7 +15,7 @@ from ostler_control.keys import Keyring
 from ostler_control.keys.passphrases import delete_volume
 from ostler_control.models import Account, DiskOffering, Operation, Pool, Volume, Zone, new_id
 from ostler_control.names import check_name
-from ostler_control.operations import Json, Undo, Work, begin, workflow
+from ostler_control.operations import Undo, Work, begin, workflow
 from ostler_control.volumes import matrix, wire
 from ostler_control.volumes.hosts import address_of, load, load_or_none, worker
 
@@ -57,6 +57,13 @@ def create(wanted: NewVolume, user: str, keys: Keyring) -> Operation:
     Raises InvalidArgumentError, AlreadyExistsError, or FailedPreconditionError NO_FEASIBLE_POOL, NO_CAPABLE_HOST
     or FORMAT_NOT_SUPPORTED.
     """
+    volume = insert(wanted, keys, matrix.Operation.CREATE)
+    inputs = {"iter_time_ms": settings.get("luks.iter.time")}
+    return begin("volume.create", volume, user, inputs)
+
+
+def insert(wanted: NewVolume, keys: Keyring, what: matrix.Operation) -> Any:
+    """The row of a new data volume, with its passphrase: within the caller's transaction. Raises what `create` does."""
     check_free_name(wanted.account, check_name("name", wanted.name))
     offering = wanted.offering
     if offering.size_bytes and wanted.size_bytes not in (0, offering.size_bytes):
@@ -76,9 +83,8 @@ def create(wanted: NewVolume, user: str, keys: Keyring) -> Operation:
         format=offering.format,
         provisioning=offering.provisioning,
     )
-    matrix.check(matrix.Operation.CREATE, volume, False)
-    inputs = {"iter_time_ms": settings.get("luks.iter.time")}
-    return begin("volume.create", volume, user, inputs)
+    matrix.check(what, volume, False)
+    return volume
 
 
 def needed_bytes(provisioning: str, size_bytes: int) -> int:
@@ -112,20 +118,31 @@ def _choose_pool(wanted: NewVolume, needed: int) -> Any:
 def _create(work: Work) -> None:
     with work.undoing() as undo:
         undo.push("settle", lambda: settle(work, undo))
-        host_id: str = work.step("choose", lambda: _choose(work))
+        host_id: str = work.step("choose", lambda: choose(work))
         undo.push("remove", lambda: remove_file(work, host_id, work.resource_id))
         work.step("create", lambda: make_file(work, host_id, work.resource_id, work.inputs["iter_time_ms"]))
 
 
-def _choose(work: Work) -> str:
+def choose(work: Work) -> str:
+    """Inside a step: the host to make the operation's volume."""
     with session():
         volume = load(work.resource_id)
         host_id: str = worker(volume.pool, bool(volume.passphrase_id), work.agents.busy).id
         return host_id
 
 
-def make_file(work: Work, host_id: str, volume_id: str, iter_time_ms: int, share: tuple[int, int] = (0, 100)) -> Json:
-    """Inside a step: has the host make the volume's file, and records what it is."""
+def make_file(
+    work: Work,
+    host_id: str,
+    volume_id: str,
+    iter_time_ms: int,
+    share: tuple[int, int] = (0, 100),
+    source: volume_pb2.TemplateSource | None = None,
+) -> None:
+    """Inside a step: has the host make the volume's file, and records what it is.
+
+    source: what it is filled with; None: its template, or nothing when it has none.
+    """
     with session():
         volume = load(volume_id)
         template = volume.template
@@ -134,7 +151,7 @@ def make_file(work: Work, host_id: str, volume_id: str, iter_time_ms: int, share
         volume=wire.keyed_ref(volume, work.keys, iter_time_ms),
         size_bytes=volume.size_bytes,
         provisioning=wire.PROVISIONINGS[volume.provisioning],
-        template=wire.template_source(template, work.keys),
+        template=source or wire.template_source(template, work.keys),
     )
     update = work.job(address_of(host_id), lambda agent: agent.volumes.CreateVolume, request, share)
     found = wire.encrypt_format(volume, update.volume)

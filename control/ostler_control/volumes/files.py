@@ -162,5 +162,10 @@ def volume_of(file: Any) -> Any:
 
 
 def _what(file: Any) -> str:
-    words = {"incoming": "a file that was not put to use", "outgoing": "the former file", "export": "an exported copy"}
+    words = {
+        "incoming": "a file that was not put to use",
+        "outgoing": "the former file",
+        "export": "an exported copy",
+        "upload": "an upload",
+    }
     return words.get(file.role, "a further key")

@@ -1,7 +1,8 @@
-"""`ostler volume download`: what is asked for, and what is on disk afterwards."""
+"""`ostler volume download` and `upload`: what is asked for, and what is on disk afterwards."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 from pathlib import Path
 
@@ -68,6 +69,22 @@ def test_nobody_is_there_to_type_a_passphrase(ostler: Ostler, control: Control, 
     both = ostler("volume", "download", "data-1", str(tmp_path / "data"), "--decrypt", "--passphrase-file", "-")
     assert both.exit_code == 2
     assert control.asked == []
+
+
+def test_an_upload_is_sent_with_what_opens_it(ostler: Ostler, control: Control, tmp_path: Path) -> None:
+    words, file = tmp_path / "words", tmp_path / "disk"
+    words.write_text(PASSPHRASE)
+    file.write_bytes(b"QFI\xfb" + bytes(28) + b"\0\0\0\2" + bytes(3 << 20))
+    arguments = ("volume", "upload", str(file), "data-2", "--offering", "secret", "--no-wait")
+    assert ostler(*arguments).exit_code == 2, "it is encrypted, and nobody is there to type"
+    result = ostler(*arguments, "--passphrase-file", str(words))
+    assert result.exit_code == 0, result.output
+    header = control.asked[-1]
+    assert isinstance(header, pb.UploadVolumeRequest.Header)
+    assert control.uploaded == file.read_bytes()
+    assert header.sha256 == hashlib.sha256(control.uploaded).hexdigest()
+    assert (header.name, header.disk_offering, header.file_size_bytes) == ("data-2", "secret", len(control.uploaded))
+    assert (header.format, header.passphrase) == (types_pb2.DISK_FORMAT_QCOW2, PASSPHRASE.encode())
 
 
 def test_a_passphrase_is_a_first_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,7 @@ def new_volume(site: Site, engine: Engine, name: str = "data", kind: str = "encr
 
 
 def service(engine: Engine) -> VolumeService:
-    return VolumeService(engine.agents, engine.keys)
+    return VolumeService(engine.agents, engine.keys, engine.templates)
 
 
 def downloaded(engine: Engine, caller: Caller, context: Any = None, **fields: Any) -> list[pb.DownloadVolumeResponse]:

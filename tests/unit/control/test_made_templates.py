@@ -108,7 +108,7 @@ def test_an_encrypted_volume_becomes_an_encrypted_template_that_deploys(site: Si
     assert (again.name, answer.id) == (operation.name, template.id)
     assert not Event.select().where(Event.type == "volume.decrypted").exists()
 
-    site.fleet.template_keys[template.id] = CHOSEN
+    site.fleet.template_keys[template.sha256] = CHOSEN
     deploy = partial(site.new_vm, "web", template=template)
     assert outcome(engine, site.record(deploy)) == OK
     root: Any = Volume.get(Volume.name == "web-root")

@@ -90,7 +90,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
             engine,
             OperationService(engine),
             TemplateService(engine.templates, engine.agents, engine.keys),
-            VolumeService(engine.agents, engine.keys),
+            VolumeService(engine.agents, engine.keys, engine.templates),
             VmService(engine.agents, engine.keys),
             context(site.admin()),
             context(calls.user("alice", site.account)),

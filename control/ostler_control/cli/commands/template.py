@@ -15,7 +15,7 @@ from ostler_control.cli import passphrases, text, transfers
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.finish import finish
 from ostler_control.cli.lazy import Noun
-from ostler_control.cli.names import HYPERVISOR_TYPE, TEMPLATE, VOLUME
+from ostler_control.cli.names import HYPERVISOR_TYPE, SNAPSHOT, TEMPLATE, VOLUME
 from ostler_control.cli.options import (
     How,
     confirm,
@@ -183,7 +183,7 @@ def _parts(
 @command.command("create")
 @click.argument("name")
 @click.option("--volume", type=VOLUME, default="", help="Volume that it is made of; its VM must be stopped.")
-@click.option("--snapshot", default="", help="Snapshot that it is made of (name or id).")
+@click.option("--snapshot", type=SNAPSHOT, default="", help="Snapshot that it is made of.")
 @click.option(
     "--firmware", type=click.Choice(["bios", "uefi"]), default="bios", show_default=True, help="What it boots with."
 )

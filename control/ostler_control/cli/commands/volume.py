@@ -257,5 +257,5 @@ def delete(app: App, volume: str, yes: bool, how: How) -> None:
     finish(app, app.client.volumes.DeleteVolume(request), VIEW, pb.Volume(), how, gone=True)
 
 
-command.add_command(_volume_files.download)
+_volume_files.add_to(command, VIEW)
 _volume_changes.add_to(command, VIEW)

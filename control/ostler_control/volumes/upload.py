@@ -1,0 +1,141 @@
+"""Uploads: a volume made of a file that the caller sends, encrypted ones opened by the caller's passphrase.
+
+The file lies among the templates' files, as encrypted as it came, until a host has converted it; the volume gets a key
+of its own. The caller's passphrase is sealed in a VolumeFile row of role "upload", and destroyed with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ostler.agent.v1 import volume_pb2
+from ostler_common.errors import FailedPreconditionError, bad_field
+from ostler_common.secret import Secret
+from ostler_common.units import format_size
+
+from ostler_control import settings, templates
+from ostler_control.database import transaction
+from ostler_control.keys import Keyring
+from ostler_control.keys.passphrases import delete_volume
+from ostler_control.models import Account, DiskOffering, Operation, Pool, Volume, VolumeFile, new_id
+from ostler_control.names import check_name
+from ostler_control.operations import Undo, Work, begin, workflow
+from ostler_control.received import Announced, check_size
+from ostler_control.templates import StoredFile
+from ostler_control.volumes import files, matrix, wire
+from ostler_control.volumes.create import MIB, NewVolume, check_free_name, choose, insert, make_file, remove_file
+
+
+@dataclass(frozen=True)
+class NewUpload:
+    """A volume that is wanted. pool None: chosen; passphrase: opens the file, None for a plain one."""
+
+    name: str
+    account: Account
+    offering: DiskOffering
+    announced: Announced
+    pool: Pool | None = None
+    passphrase: Secret | None = None
+
+
+def check_upload(wanted: NewUpload, again: bool = False) -> None:
+    """Refuses before anything is sent what would be refused afterwards. again: it may be the repeat of a request.
+
+    Raises InvalidArgumentError; AlreadyExistsError VOLUME_EXISTS; FailedPreconditionError ENCRYPTION_MISMATCH.
+    """
+    check_name("header.name", wanted.name)
+    if not again:
+        check_free_name(wanted.account, wanted.name)
+    check_size(wanted.announced)
+    if wanted.passphrase and not wanted.offering.encrypt:
+        raise FailedPreconditionError(
+            f"the file is encrypted, and disk offering {wanted.offering.name} would write it to an unencrypted volume; "
+            "choose an offering that encrypts",
+            "ENCRYPTION_MISMATCH",
+            {"disk_offering": wanted.offering.id},
+        )
+
+
+def upload(wanted: NewUpload, stored: StoredFile, user: str, keys: Keyring) -> Operation:
+    """Records a new volume and the operation that fills it with a file that is there.
+
+    Raises what `check_upload` and `create.create` raise; InvalidArgumentError INVALID_SIZE for too small an offering.
+    """
+    check_upload(wanted)
+    size_bytes = _size(wanted, stored.file.virtual_size_bytes)
+    new = NewVolume(wanted.name, wanted.account, wanted.offering, size_bytes, wanted.pool)
+    volume = insert(new, keys, matrix.Operation.UPLOAD)
+    operation_id = new_id()
+    VolumeFile.create(
+        id=stored.id,
+        volume_id=volume.id,
+        role="upload",
+        operation_id=operation_id,
+        pool=volume.pool,
+        passphrase=keys.keep(wanted.passphrase, volume.id) if wanted.passphrase else None,
+        format=wanted.announced.format,
+        encrypt_format="luks" if wanted.passphrase else "none",
+        size_bytes=stored.file.virtual_size_bytes,
+    )
+    inputs = {
+        "file_id": stored.id,
+        "sha256": stored.file.sha256,
+        "file_size_bytes": stored.file.file_size_bytes,
+        "iter_time_ms": settings.get("luks.iter.time"),
+    }
+    return begin("volume.upload", volume, user, inputs, operation_id=operation_id)
+
+
+def _size(wanted: NewUpload, virtual_size_bytes: int) -> int:
+    own: int = wanted.offering.size_bytes
+    if own and own < virtual_size_bytes:
+        raise bad_field(
+            "header.disk_offering",
+            f"{wanted.offering.name} makes volumes of {format_size(own)}, and the disk in the file has "
+            f"{format_size(virtual_size_bytes)}",
+            "INVALID_SIZE",
+        )
+    return own or -(-virtual_size_bytes // MIB) * MIB
+
+
+@workflow("volume.upload")
+def _upload(work: Work) -> None:
+    with work.undoing() as undo:
+        undo.push("settle", lambda: _settle(work, undo))
+        undo.push("drop", lambda: _drop(work))
+        host_id: str = work.step("choose", lambda: choose(work))
+        undo.push("remove", lambda: remove_file(work, host_id, work.resource_id))
+        work.step("create", lambda: _fill(work, host_id))
+        undo.clear()
+        work.always("drop", lambda: _drop(work))
+
+
+def _fill(work: Work, host_id: str) -> None:
+    file = files.load(work.inputs["file_id"])
+    source = volume_pb2.TemplateSource(
+        template_id=file.id,
+        sha256=work.inputs["sha256"],
+        file_size_bytes=work.inputs["file_size_bytes"],
+        format=wire.FORMATS[file.format],
+        key=wire.key(file, work.keys) if file.passphrase_id else None,
+    )
+    make_file(work, host_id, work.resource_id, work.inputs["iter_time_ms"], source=source)
+
+
+def _drop(work: Work) -> None:
+    """Inside a step: the passphrase is destroyed, and the file deleted."""
+    files.forget(work, work.inputs["file_id"])
+    templates.discard(work.inputs["file_id"], work.templates)
+
+
+def _settle(work: Work, undo: Undo) -> None:
+    """Nothing stays of an upload that failed, unless a host may still have a file of it: that is to be deleted."""
+    with transaction():
+        volume: Any = Volume.get_or_none(Volume.id == work.resource_id)
+        if volume is None:
+            return
+        if undo.failed("remove"):
+            Volume.update(state="failed", state_reason=str(undo.error)).where(Volume.id == volume.id).execute()
+        else:
+            delete_volume(volume, work.user)
