@@ -67,7 +67,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
             site,
             engine,
             SnapshotService(engine.agents, engine.keys),
-            VolumeService(engine.agents, engine.keys),
+            VolumeService(engine.agents, engine.keys, engine.templates),
             calls.context(site.admin()),
             calls.context(calls.user("alice", site.account)),
             calls.context(calls.user("eve", Account.create(name="other"))),
