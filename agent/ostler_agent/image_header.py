@@ -41,6 +41,28 @@ def read_header(path: Path, disk_format: DiskFormat, encrypted: bool | None = No
     like one). Raises NotFoundError (VOLUME_NOT_FOUND), FailedPreconditionError (NOT_AN_IMAGE; BACKING_FILE_REFUSED
     when its content is in another file).
     """
+    file = open_image(path)
+    try:
+        status = os.fstat(file)
+        head = os.pread(file, 4096, 0)
+        length = os.lseek(file, 0, os.SEEK_END)
+    finally:
+        os.close(file)
+    allocated = length if stat.S_ISBLK(status.st_mode) else status.st_blocks * SECTOR
+    if disk_format is DiskFormat.QCOW2:
+        is_encrypted, size = _qcow2(path, head)
+    elif encrypted or (encrypted is None and head.startswith(_LUKS_MAGIC)):
+        is_encrypted, size = True, _luks(path, head, length)
+    else:
+        is_encrypted, size = False, length
+    return ImageHeader(disk_format, is_encrypted, size, allocated)
+
+
+def open_image(path: Path) -> int:
+    """A descriptor to read a volume's file or device by, at its beginning.
+
+    Raises NotFoundError (VOLUME_NOT_FOUND), FailedPreconditionError (NOT_AN_IMAGE) for what is neither.
+    """
     is_device = path.is_block_device()
     try:
         # O_NONBLOCK: a FIFO would wait for its other end. A device is a symbolic link named like its volume.
@@ -50,22 +72,11 @@ def read_header(path: Path, disk_format: DiskFormat, encrypted: bool | None = No
         raise NotFoundError(f"{path.name} is not in its pool", "VOLUME_NOT_FOUND", {"file": path.name}) from None
     except OSError as error:
         _refuse(path, f"cannot be opened as a file: {os.strerror(error.errno or 0)}")
-    try:
-        status = os.fstat(file)
-        if not is_device and not stat.S_ISREG(status.st_mode):
-            _refuse(path, "is not a regular file")
-        head = os.pread(file, 4096, 0)
-        length = os.lseek(file, 0, os.SEEK_END)
-    finally:
+    mode = os.fstat(file).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
         os.close(file)
-    allocated = length if is_device else status.st_blocks * SECTOR
-    if disk_format is DiskFormat.QCOW2:
-        is_encrypted, size = _qcow2(path, head)
-    elif encrypted or (encrypted is None and head.startswith(_LUKS_MAGIC)):
-        is_encrypted, size = True, _luks(path, head, length)
-    else:
-        is_encrypted, size = False, length
-    return ImageHeader(disk_format, is_encrypted, size, allocated)
+        _refuse(path, "is not a regular file")
+    return file
 
 
 def _qcow2(path: Path, head: bytes) -> tuple[bool, int]:

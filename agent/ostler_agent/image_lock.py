@@ -11,7 +11,11 @@ from pathlib import Path
 from ostler_common.errors import FailedPreconditionError
 
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock: type, whence, start, length, pid
-_FIRST, _LENGTH = 100, 200  # the bytes on which QEMU keeps its locks
+# The bytes on which QEMU keeps its locks: from 100 those of what it does, from 200 those of what others must not.
+_FIRST, _LENGTH = 100, 200
+_WRITES, _WRITE_KINDS = 101, 3  # writing, writing what is there already, resizing
+_NO_WRITES = 201
+_NO_LOCKS = (errno.ENOLCK, errno.EINVAL, errno.EOPNOTSUPP)  # of file systems that have none
 
 
 def refuse_locked(path: Path) -> None:
@@ -25,14 +29,33 @@ def refuse_locked(path: Path) -> None:
     except OSError:
         return
     try:
-        wanted = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _FIRST, _LENGTH, 0)
-        found = _FLOCK.unpack(fcntl.fcntl(file, fcntl.F_OFD_GETLK, wanted))[0]
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.EINVAL, errno.EOPNOTSUPP):
-            raise
-        return
+        _refuse_locked(file, path, _FIRST, _LENGTH)
     finally:
         os.close(file)
+
+
+def keep_writers_out(file: int, path: Path) -> None:
+    """Has no QEMU on any host open an image for writing while the descriptor (for reading) is open; readers may.
+
+    Raises FailedPreconditionError (VOLUME_IN_USE) when one has. A file system without locks keeps nobody out.
+    """
+    try:
+        wanted = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, _NO_WRITES, 1, 0)
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, wanted)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN, *_NO_LOCKS):
+            raise
+    _refuse_locked(file, path, _WRITES, _WRITE_KINDS)
+
+
+def _refuse_locked(file: int, path: Path, first: int, length: int) -> None:
+    try:
+        wanted = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, first, length, 0)
+        found = _FLOCK.unpack(fcntl.fcntl(file, fcntl.F_OFD_GETLK, wanted))[0]
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return
     if found != fcntl.F_UNLCK:
         raise FailedPreconditionError(
             f"{path.name} is in use (stop or detach from what uses it, perhaps on another host)",

@@ -9,7 +9,6 @@ from google.protobuf.message import Message
 from ostler.agent.v1 import volume_pb2, volume_pb2_grpc
 from ostler.types.v1 import job_pb2
 from ostler.types.v1 import volume_pb2 as types_pb2
-from ostler_common.errors import UnimplementedError
 
 from ostler_agent.direct_download import Downloader
 from ostler_agent.jobs import JobContext, Jobs
@@ -119,12 +118,24 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
     def AddVolumeKey(
         self, request: volume_pb2.AddVolumeKeyRequest, context: grpc.ServicerContext
     ) -> Iterator[job_pb2.JobUpdate]:
-        raise UnimplementedError("not served yet", "NOT_SERVED")
+        ref, new_key = convert.volume_ref(request.volume), convert.key(request.new_key, "new_key")
+        return self._jobs.run(
+            request.operation,
+            "volume.add-key",
+            request,
+            lambda job: convert.volume_info(self._volumes.keys.add(job, ref, new_key)),
+        )
 
     def RemoveVolumeKey(
         self, request: volume_pb2.RemoveVolumeKeyRequest, context: grpc.ServicerContext
     ) -> Iterator[job_pb2.JobUpdate]:
-        raise UnimplementedError("not served yet", "NOT_SERVED")
+        ref, old_key = convert.volume_ref(request.volume), convert.key(request.old_key, "old_key")
+        return self._jobs.run(
+            request.operation,
+            "volume.remove-key",
+            request,
+            lambda job: convert.volume_info(self._volumes.keys.remove(job, ref, old_key)),
+        )
 
     def InspectTemplate(
         self, request: volume_pb2.InspectTemplateRequest, context: grpc.ServicerContext
@@ -135,7 +146,8 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
     def ReadVolume(
         self, request: volume_pb2.ReadVolumeRequest, context: grpc.ServicerContext
     ) -> Iterator[volume_pb2.ReadVolumeResponse]:
-        raise UnimplementedError("not served yet", "NOT_SERVED")
+        for size_bytes, data in self._volumes.read(convert.volume_ref(request.volume), request.offset):
+            yield volume_pb2.ReadVolumeResponse(data=data, file_size_bytes=size_bytes)
 
     def _recover_create(self, record: Record) -> Message:
         request = record.request_as(volume_pb2.CreateVolumeRequest)

@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 Progress = Callable[[float], None]
 """Is told the percentage done, 0 to 100."""
 
-_SECRET, _SOURCE_SECRET = "key", "source-key"  # how QEMU calls them on its command line
+_SECRET, _OTHER_SECRET = "key", "other-key"  # how QEMU calls them on its command line
 
 _PERCENT = re.compile(rb"\((\d+\.\d+)/100%\)")
 
@@ -40,6 +40,12 @@ _FAILURES: Sequence[tuple[str, type[OstlerError], str, str]] = (
     ("No space left on device", ResourceExhaustedError, "POOL_FULL", "the pool has no space left for {path}"),
     ("Disk quota exceeded", ResourceExhaustedError, "POOL_FULL", "the pool's quota has no space left for {path}"),
     ("cannot unlock any keyslot", FailedPreconditionError, "WRONG_KEY", "the key does not open {source}"),
+    (
+        "all keyslots are in use",
+        FailedPreconditionError,
+        "KEY_SLOTS_FULL",
+        "as many keys as can be open {path} already",
+    ),
     ("lock\n", FailedPreconditionError, "VOLUME_IN_USE", "{source} is in use by another process"),
     ("Image is not in qcow2 format", FailedPreconditionError, "NOT_AN_IMAGE", "{source} is not a qcow2 image"),
     ("Volume is not in LUKS format", FailedPreconditionError, "NOT_AN_IMAGE", "{source} is not a LUKS container"),
@@ -113,7 +119,7 @@ def convert(
     with _Command(target, key, source, source_key) as command:
         # -m, -W: 16 requests at once, in any order; the target reads the same.
         flags = ["-p", "-m", "16", "-W"]
-        opened = ["--image-opts", _image_opts(source, source_format, source_key, _SOURCE_SECRET)]
+        opened = ["--image-opts", _image_opts(source, source_format, source_key, _OTHER_SECRET)]
         if target.is_block_device() and target_format is DiskFormat.RAW and key and key.passphrase:
             # The same header as `create` makes: QEMU's own is shorter, and two volumes would differ in size.
             cryptsetup.luks_format(target, key.passphrase)
@@ -150,6 +156,33 @@ def resize(
         command.run(["resize", "-q", preallocation, *command.secret, *opened, str(size_bytes)], cancel=cancel)
 
 
+def add_key(path: Path, disk_format: DiskFormat, key: Key, new_key: Key, cancel: Cancellation | None = None) -> None:
+    """Has a second key open an image that nobody uses, beside one that does.
+
+    Raises FailedPreconditionError (WRONG_KEY, VOLUME_IN_USE, KEY_SLOTS_FULL), RunError.
+    """
+    options = {"state": "active", "new-secret": _OTHER_SECRET, "iter-time": str(new_key.iter_time_ms)}
+    _amend_keys(path, disk_format, key, new_key, options, cancel)
+
+
+def remove_key(path: Path, disk_format: DiskFormat, key: Key, old_key: Key, cancel: Cancellation | None = None) -> None:
+    """Has a key open an image no longer that nobody uses; another one must.
+
+    Raises FailedPreconditionError (WRONG_KEY, VOLUME_IN_USE), RunError.
+    """
+    _amend_keys(path, disk_format, key, old_key, {"state": "inactive", "old-secret": _OTHER_SECRET}, cancel)
+
+
+def _amend_keys(
+    path: Path, disk_format: DiskFormat, key: Key, other: Key, options: dict[str, str], cancel: Cancellation | None
+) -> None:
+    prefix = "encrypt." if disk_format is DiskFormat.QCOW2 else ""
+    with _Command(path, key, other_key=other) as command:
+        what = ",".join(f"{prefix}{name}={value}" for name, value in options.items())
+        opened = ["--image-opts", _image_opts(path, disk_format, key)]
+        command.run_calibrated(["amend", "-q", *command.secret, "-o", what, *opened], cancel=cancel)
+
+
 def check_key(path: Path, disk_format: DiskFormat, key: Key) -> None:
     """Proves that a key opens an image, also one that a VM uses. Raises FailedPreconditionError (WRONG_KEY)."""
     with _Command(path, key) as command:
@@ -174,15 +207,15 @@ def info(path: Path, disk_format: DiskFormat) -> ImageInfo:
 
 
 class _Command:
-    """Runs qemu-img on an image, and perhaps one that is read for it, with their keys at hand.
+    """Runs qemu-img on an image, and perhaps one that is read for it, with one key or two at hand.
 
     Says its failures in Ostler's words.
     """
 
-    def __init__(self, path: Path, key: Key | None, source: Path | None = None, source_key: Key | None = None) -> None:
+    def __init__(self, path: Path, key: Key | None, source: Path | None = None, other_key: Key | None = None) -> None:
         self._path = path
         self._source = source or path
-        self._keys = {_SECRET: key, _SOURCE_SECRET: source_key}
+        self._keys = {_SECRET: key, _OTHER_SECRET: other_key}
         self._stack = ExitStack()
         self.secret: list[str] = []
         self._fds: list[int] = []

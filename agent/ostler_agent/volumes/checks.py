@@ -10,7 +10,7 @@ from ostler_common.errors import (
 
 from ostler_agent.image_header import SECTOR, ImageHeader
 from ostler_agent.pools import Pools
-from ostler_agent.spec import VolumeRef
+from ostler_agent.spec import Key, VolumeRef
 
 MAX_SIZE_BYTES = 1 << 50
 _LUKS_HEADER_BYTES = 4 << 20
@@ -22,10 +22,10 @@ def check_size(size_bytes: int) -> None:
         raise bad_field("size_bytes", f"must be a positive multiple of {SECTOR}, at most {MAX_SIZE_BYTES}")
 
 
-def check_key_is_here(ref: VolumeRef) -> None:
-    """Raises InvalidArgumentError (KEY_MISSING) for a key without its passphrase."""
-    if ref.key and not ref.key.passphrase:
-        raise bad_field("volume.key.passphrase", "must be given to work on an encrypted volume", "KEY_MISSING")
+def check_key_is_here(key: Key | None, field: str = "volume.key") -> None:
+    """Raises InvalidArgumentError (KEY_MISSING) for a key without its passphrase. field: where it was given."""
+    if key and not key.passphrase:
+        raise bad_field(f"{field}.passphrase", "must be given to work on an encrypted volume", "KEY_MISSING")
 
 
 def check_key_is_wanted(ref: VolumeRef, header: ImageHeader) -> None:

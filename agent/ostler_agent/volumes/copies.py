@@ -51,7 +51,7 @@ class Copies:
             raise bad_field("target.volume_id", "must be another one than the source's")
         if size_bytes:
             check_size(size_bytes)
-        check_key_is_here(target)
+        check_key_is_here(target.key, "target.key")
         with self._busy.reading(source), self._busy.changing(target):
             if self._pools.exists(target):
                 return made_by(self._pools, target, job.facts)
@@ -134,7 +134,7 @@ def _copy_stopped(
     making: Making,
     provisioning: Provisioning,
 ) -> None:
-    check_key_is_here(source)
+    check_key_is_here(source.key, "source.key")
     # QEMU takes a lock that keeps writers out, wherever they are.
     qemu_img.convert(
         path,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from ostler_common.errors import FailedPreconditionError
 from ostler_common.hypervisors import Function
 
 from ostler_agent.hypervisors.base import LiveCopy, OnlineGrow, need
 from ostler_agent.hypervisors.info import DriverInfo
+from ostler_agent.spec import VolumeRef
 
 
 class Guests(Protocol):
@@ -22,6 +24,17 @@ class Guests(Protocol):
 
     def using(self, volume_id: str) -> str | None:
         """UUID of the executing VM that has the volume attached, if any."""
+
+
+def check_unused(guests: Guests, ref: VolumeRef) -> None:
+    """Raises FailedPreconditionError (VOLUME_IN_USE) while a VM executes here with the volume."""
+    vm_id = guests.using(ref.volume_id)
+    if vm_id and guests.running(vm_id):
+        raise FailedPreconditionError(
+            f"volume {ref.volume_id} is used by VM {vm_id} (stop it or detach the volume first)",
+            "VOLUME_IN_USE",
+            {"volume": ref.volume_id, "vm": vm_id},
+        )
 
 
 def online_grow(guests: Guests) -> OnlineGrow:

@@ -47,7 +47,7 @@ class Mirrors:
         """
         if source.volume_id == target.volume_id:
             raise bad_field("target.volume_id", "must be another one than the source's")
-        check_key_is_here(target)
+        check_key_is_here(target.key, "target.key")
         live = live_copy(self._guests)
         with self._busy.changing(source, target):
             if self._pools.exists(target):

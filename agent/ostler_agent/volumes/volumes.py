@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
-from ostler_common.errors import FailedPreconditionError, InvalidArgumentError
+from ostler_common.errors import InvalidArgumentError, bad_field
 
-from ostler_agent.image_header import read_header
-from ostler_agent.image_lock import refuse_locked
+from ostler_agent.image_header import open_image, read_header
+from ostler_agent.image_lock import keep_writers_out, refuse_locked
 from ostler_agent.jobs import JobContext, interrupted
 from ostler_agent.pools import Pools
 from ostler_agent.spec import Provisioning, VolumeInfo, VolumeRef
@@ -23,17 +25,19 @@ from ostler_agent.volumes.checks import (
     check_size,
 )
 from ostler_agent.volumes.copies import Copies
-from ostler_agent.volumes.guests import Guests, online_grow
+from ostler_agent.volumes.guests import Guests, check_unused, online_grow
 from ostler_agent.volumes.images import header_of, info_of, look, made_by
+from ostler_agent.volumes.keys import VolumeKeys
 from ostler_agent.volumes.mirrors import Mirrors
 
 _FETCH_PERCENT = 50
+_PIECE_BYTES = 1 << 20
 
 
 class Volumes:
     """What is done with volumes; safe to use from many threads, one change of a volume at a time.
 
-    copies, mirrors: what fills one volume with another's content.
+    copies, mirrors: what fills one volume with another's content; keys: what opens volumes.
     """
 
     def __init__(self, pools: Pools, templates: Templates, guests: Guests) -> None:
@@ -43,6 +47,7 @@ class Volumes:
         self._busy = Busy()
         self.copies = Copies(pools, guests, self._busy)
         self.mirrors = Mirrors(pools, guests, self._busy)
+        self.keys = VolumeKeys(pools, guests, self._busy)
 
     def create(
         self,
@@ -59,7 +64,7 @@ class Volumes:
         what `Templates.hold` and `Pools.exists` raise. Whatever it raises, nothing is left.
         """
         check_size(size_bytes)
-        check_key_is_here(ref)
+        check_key_is_here(ref.key)
         with self._busy.changing(ref):
             if self._pools.exists(ref):
                 return made_by(self._pools, ref, job.facts)
@@ -98,7 +103,7 @@ class Volumes:
                 self._pools.expand(ref, size_bytes)
                 grower.grow_disk(vm_id, ref.volume_id, size_bytes)
             elif size_bytes > header.virtual_size_bytes:
-                check_key_is_here(ref)
+                check_key_is_here(ref.key)
                 refuse_locked(path)
                 # A volume that holds all its space goes on doing so.
                 fat = header.allocated_bytes >= header.virtual_size_bytes > 0
@@ -115,13 +120,7 @@ class Volumes:
         Raises FailedPreconditionError (VOLUME_IN_USE), NotFoundError (POOL_NOT_FOUND).
         """
         with self._busy.changing(ref):
-            vm_id = self._guests.using(ref.volume_id)
-            if vm_id and self._guests.running(vm_id):
-                raise FailedPreconditionError(
-                    f"volume {ref.volume_id} is used by VM {vm_id} (stop it or detach the volume first)",
-                    "VOLUME_IN_USE",
-                    {"volume": ref.volume_id, "vm": vm_id},
-                )
+            check_unused(self._guests, ref)
             if self._pools.exists(ref):
                 with self._pools.hold(ref) as path:
                     refuse_locked(path)
@@ -141,6 +140,25 @@ class Volumes:
             if ref.key and ref.key.passphrase:
                 qemu_img.check_key(path, ref.format, ref.key)
             return info_of(ref, header)
+
+    def read(self, ref: VolumeRef, offset: int = 0) -> Iterator[tuple[int, bytes]]:
+        """A volume's file as it is in the pool, from an offset on: pieces in order, each with the whole file's size.
+
+        While it is read nobody writes to it. Raises InvalidArgumentError (INVALID_FIELD); NotFoundError
+        (VOLUME_NOT_FOUND); FailedPreconditionError (VOLUME_IN_USE, NOT_AN_IMAGE); AbortedError (VOLUME_BUSY).
+        """
+        with self._busy.reading(ref), self._pools.hold(ref) as path, ExitStack() as stack:
+            check_unused(self._guests, ref)
+            file = open_image(path)
+            stack.callback(os.close, file)
+            keep_writers_out(file, path)
+            size_bytes = os.lseek(file, 0, os.SEEK_END)
+            if not 0 <= offset <= size_bytes:
+                raise bad_field("offset", f"must be within the file's {size_bytes} bytes")
+            yield size_bytes, b""
+            while data := os.pread(file, _PIECE_BYTES, offset):
+                offset += len(data)
+                yield size_bytes, data
 
     def settle_create(self, ref: VolumeRef, facts: Mapping[str, str]) -> VolumeInfo:
         """How a `create` ended that the agent's end cut short; what is half done goes. Raises INTERRUPTED."""

@@ -1,0 +1,92 @@
+"""The keys that open a stopped volume: its data stays as it is, and so does the master key that encrypts it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ostler_common.errors import FailedPreconditionError, InternalError, bad_field
+
+from ostler_agent.image_header import ImageHeader
+from ostler_agent.image_lock import refuse_locked
+from ostler_agent.jobs import JobContext
+from ostler_agent.pools import Pools
+from ostler_agent.spec import Key, VolumeInfo, VolumeRef
+from ostler_agent.tools import qemu_img
+from ostler_agent.volumes.busy import Busy
+from ostler_agent.volumes.checks import check_key_is_here, check_key_is_wanted
+from ostler_agent.volumes.guests import Guests, check_unused
+from ostler_agent.volumes.images import header_of, info_of
+
+
+class VolumeKeys:
+    """Keys of volumes; made by `volumes.Volumes`."""
+
+    def __init__(self, pools: Pools, guests: Guests, busy: Busy) -> None:
+        self._pools = pools
+        self._guests = guests
+        self._busy = busy
+
+    def add(self, job: JobContext, ref: VolumeRef, new_key: Key) -> VolumeInfo:
+        """Has new_key open the volume too; one that does already is a success.
+
+        Raises InvalidArgumentError (KEY_MISSING); NotFoundError (VOLUME_NOT_FOUND); FailedPreconditionError
+        (NOT_ENCRYPTED, WRONG_KEY, VOLUME_IN_USE; KEY_SLOTS_FULL: LUKS has room for eight keys).
+        """
+        key = _given(ref)
+        check_key_is_here(new_key, "new_key")
+        with self._stopped(ref) as (path, header):
+            qemu_img.check_key(path, ref.format, key)
+            if not _opens(path, ref, new_key):
+                job.progress("adding key")
+                qemu_img.add_key(path, ref.format, key, new_key, cancel=job)
+            return info_of(ref, header)
+
+    def remove(self, job: JobContext, ref: VolumeRef, old_key: Key) -> VolumeInfo:
+        """Has old_key open the volume no longer, once its other key is proved to; one that does not is a success.
+
+        Who has an old copy of the volume's header, and the old passphrase, can still read its data: only a copy under
+        a new master key changes that. Raises as `add` does; InvalidArgumentError (INVALID_FIELD) when the passphrases
+        are the same.
+        """
+        key = _given(ref)
+        check_key_is_here(old_key, "old_key")
+        if key.passphrase == old_key.passphrase:
+            raise bad_field("old_key.passphrase", "is the passphrase that is to stay")
+        with self._stopped(ref) as (path, header):
+            qemu_img.check_key(path, ref.format, key)
+            if _opens(path, ref, old_key):
+                job.progress("removing key")
+                qemu_img.remove_key(path, ref.format, key, old_key, cancel=job)
+                if _opens(path, ref, old_key):
+                    raise InternalError(f"the old key still opens volume {ref.volume_id}", "KEY_STAYED")
+                qemu_img.check_key(path, ref.format, key)
+            return info_of(ref, header)
+
+    @contextmanager
+    def _stopped(self, ref: VolumeRef) -> Iterator[tuple[Path, ImageHeader]]:
+        """A volume that nothing uses, or will while the block lasts."""
+        with self._busy.changing(ref), self._pools.hold(ref) as path:
+            header = header_of(ref, path)
+            check_key_is_wanted(ref, header)
+            check_unused(self._guests, ref)
+            refuse_locked(path)
+            yield path, header
+
+
+def _given(ref: VolumeRef) -> Key:
+    if ref.key is None:
+        raise bad_field("volume.key", "must be given: a key that opens the volume", "KEY_MISSING")
+    check_key_is_here(ref.key)
+    return ref.key
+
+
+def _opens(path: Path, ref: VolumeRef, key: Key) -> bool:
+    try:
+        qemu_img.check_key(path, ref.format, key)
+    except FailedPreconditionError as error:
+        if error.reason == "WRONG_KEY":
+            return False
+        raise
+    return True
