@@ -40,11 +40,24 @@ class Watch:
         provider = FileProvider(state.kek)
         with contextlib.closing(sqlite3.connect(f"file:{state.database}?mode=ro", uri=True, timeout=30)) as database:
             rows = database.execute(
-                "SELECT passphrase.id, passphrase.kek_id, passphrase.sealed, volume.id"
-                " FROM volume JOIN passphrase ON volume.passphrase_id = passphrase.id"
+                "SELECT id, kek_id, sealed, bound_id FROM passphrase WHERE id IN (SELECT passphrase_id FROM volume"
+                " UNION SELECT passphrase_id FROM snapshot UNION SELECT passphrase_id FROM volume_file"
+                " WHERE role != 'export')"  # which somebody chose
             ).fetchall()
-        for key_id, kek_id, sealed, volume_id in rows:
-            self.passphrases[key_id] = provider.open(kek_id, sealed, volume_id.encode()).reveal()
+        for key_id, kek_id, sealed, bound_id in rows:
+            self.passphrases[key_id] = provider.open(kek_id, sealed, bound_id.encode()).reveal()
+
+    def key_of(self, file_id: str) -> bytes:
+        """The passphrase of a volume's or a snapshot's file."""
+        self.remember()
+        database_path = StateDir(self._lab.control.state_dir).database
+        with contextlib.closing(sqlite3.connect(f"file:{database_path}?mode=ro", uri=True, timeout=30)) as database:
+            ((key_id,),) = database.execute(
+                "SELECT passphrase_id FROM volume WHERE file_id = :id UNION SELECT passphrase_id FROM snapshot"
+                " WHERE id = :id",
+                {"id": file_id},
+            ).fetchall()
+        return self.passphrases[key_id]
 
     def _sample(self) -> None:
         while not self._over.wait(SAMPLE_S):
