@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
+import random
+import subprocess
+import threading
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from ostler_agent.pools import Pools, PoolSpec
-from ostler_agent.pools.powerflex import PowerFlex, array_name
+from ostler_agent.jobs import JobContext
+from ostler_agent.keyfile import KeyFile
+from ostler_agent.pools import Pools, PoolSpec, powerflex
+from ostler_agent.pools.powerflex import PowerFlex, array_name, volume_id_of
 from ostler_agent.spec import DiskFormat, Key, Provisioning, VolumeRef
-from ostler_agent.templates import Templates
+from ostler_agent.templates import Templates, TemplateSource
 from ostler_agent.tools import cryptsetup
 from ostler_agent.volumes import Volumes
-from ostler_common.errors import OstlerError
+from ostler_common.errors import InternalError, OstlerError
 from ostler_common.secret import Secret
 
 from tests.fakes.guests import FakeGuests
-from tests.fakes.powerflex import GIB, FakeGateway, gateway
-from tests.host.conftest import contents, job, need, new_key
+from tests.fakes.powerflex import GIB, OLD_BYTES, FakeGateway, Sdc, gateway
+from tests.host.conftest import job, need, new_key
 
 MIB = 1 << 20
 FORMATS = [(disk_format, encrypted) for disk_format in DiskFormat for encrypted in (False, True)]
+NOISE = random.Random(7).randbytes(MIB)
 
 
 @dataclass
@@ -31,28 +41,36 @@ class Host:
 
     root: Path
     array: FakeGateway
+    sdc: Sdc
     pool_id: str = field(default_factory=lambda: str(uuid.uuid4()))
 
     def __post_init__(self) -> None:
-        self.templates: dict[str, bytes] = {}
         self.guests = FakeGuests()
         self.start()
         self.ensure()
 
     def start(self) -> None:
         """As an agent's start does: the password is gone."""
-        powerflex = PowerFlex(
-            devices=self.array.sdcs[0].by_id,
+        pool_type = PowerFlex(
+            devices=self.sdc.by_id,
             links=self.root / "links",
             notes=self.root / "notes",
+            drv_cfg=self._drv_cfg(),
             device_timeout_s=1.0,
             unmap_timeout_s=0.5,
         )
-        self.pools = Pools(self.root / "state", [powerflex])
-        source = Templates(
-            self.root / "templates", lambda given, offset: iter([self.templates[given.template_id][offset:]])
+        self.pools = Pools(self.root / "state", [pool_type])
+        self.volumes = Volumes(
+            self.pools, Templates(self.root / "templates", lambda source, offset: iter([NOISE[offset:]])), self.guests
         )
-        self.volumes = Volumes(self.pools, source, self.guests)
+
+    def _drv_cfg(self) -> Path:
+        """The SDC's own tool, which tells who it is."""
+        tool = self.root / "drv_cfg"
+        tool.parent.mkdir(exist_ok=True)
+        tool.write_text(f"#!/bin/sh\necho {self.sdc.guid}\n")
+        tool.chmod(0o755)
+        return tool
 
     def ensure(self, password: str = "") -> None:
         spec = PoolSpec(self.pool_id, "powerflex", options=self.array.options())
@@ -61,41 +79,79 @@ class Host:
     def ref(self, disk_format: DiskFormat, key: Key | None = None) -> VolumeRef:
         return VolumeRef(self.pool_id, str(uuid.uuid4()), disk_format, key)
 
-    def read(self, ref: VolumeRef) -> bytes:
+    def made(self, disk_format: DiskFormat, encrypted: bool, size_bytes: int = 64 * MIB) -> VolumeRef:
+        """A volume that begins with NOISE."""
+        ref = self.ref(disk_format, new_key() if encrypted else None)
+        self.volumes.create(job(), ref, size_bytes, template=NOISE_TEMPLATE)
+        return ref
+
+    def head(self, ref: VolumeRef, size_bytes: int = MIB) -> bytes:
+        """What a guest would read first."""
         with self.pools.hold(ref) as path:
-            return contents(path, ref, self.root / "read")
+            return read(path, ref, size_bytes, self.root / "read")
+
+    def links(self) -> set[str]:
+        return {link.name for link in (self.root / "links" / self.pool_id).iterdir()}
 
 
-def key_or_none(encrypted: bool) -> Key | None:
-    return new_key() if encrypted else None
+NOISE_TEMPLATE = TemplateSource(str(uuid.uuid4()), hashlib.sha256(NOISE).hexdigest(), MIB, DiskFormat.RAW)
 
 
-def reason(call: object) -> str:
+def read(path: Path, ref: VolumeRef, size_bytes: int, target: Path) -> bytes:
+    driver = {DiskFormat.QCOW2: "qcow2", DiskFormat.RAW: "luks" if ref.key else "raw"}[ref.format]
+    opened = f"driver=raw,offset=0,size={size_bytes},file.driver={driver},file.file.driver=host_device"
+    opened += f",file.file.filename={path}"
+    passphrase = ref.key.passphrase if ref.key else None
+    with KeyFile(passphrase or Secret(b"unused")) as key:
+        secret = ["--object", f"secret,id=s,file={key.path}"] if passphrase else []
+        if passphrase:
+            opened += ",file.key-secret=s" if driver == "luks" else ",file.encrypt.key-secret=s"
+        command = ["qemu-img", "convert", *secret, "--image-opts", "-O", "raw", opened, str(target)]
+        subprocess.run(command, check=True, pass_fds=[key.fd])
+    return target.read_bytes()
+
+
+def written(file: Path) -> Iterator[bytes]:
+    """All of a sparse file that is not a hole."""
+    with file.open("rb") as stream:
+        end = 0
+        while True:
+            try:
+                start = os.lseek(stream.fileno(), end, os.SEEK_DATA)
+            except OSError:
+                return
+            end = os.lseek(stream.fileno(), start, os.SEEK_HOLE)
+            stream.seek(start)
+            yield stream.read(end - start)
+
+
+def reason(call: Callable[[], object]) -> str:
     with pytest.raises(OstlerError) as raised:
-        call()  # type: ignore[operator]
+        call()
     return raised.value.reason
 
 
 @pytest.fixture
 def array(tmp_path: Path) -> Iterator[FakeGateway]:
     need("losetup", "qemu-img", "cryptsetup")
-    with gateway(tmp_path / "array") as running:
+    sdcs = [Sdc(tmp_path / f"by-id-{n}", guid=str(uuid.uuid4())) for n in range(2)]
+    with gateway(tmp_path / "array", sdcs) as running:
         yield running
 
 
 @pytest.fixture
 def host(array: FakeGateway, tmp_path: Path) -> Host:
-    return Host(tmp_path, array)
+    return Host(tmp_path / "h1", array, array.sdcs[0])
 
 
 @pytest.mark.parametrize(("disk_format", "encrypted"), FORMATS)
 def test_a_volume_is_made_and_nothing_stays_mapped(
     host: Host, array: FakeGateway, disk_format: DiskFormat, encrypted: bool
 ) -> None:
-    ref = host.ref(disk_format, key_or_none(encrypted))
+    ref = host.ref(disk_format, new_key() if encrypted else None)
     made = host.volumes.create(job(), ref, 8 * GIB + 512 * MIB, Provisioning.FAT)
     [volume] = array.volumes.values()
-    assert (volume.name, volume.size_gib) == (array_name(ref.volume_id), 16)  # 8.5 GiB: not 8
+    assert (volume.name, volume.size_gib, volume.thick) == (array_name(ref.volume_id), 16, True)  # 8.5 GiB: not 8
     exact = 8 * GIB + 512 * MIB
     whole = 16 * GIB - (2 * MIB if encrypted else 0)
     assert made.virtual_size_bytes == (exact if disk_format is DiskFormat.QCOW2 else whole)
@@ -107,4 +163,191 @@ def test_a_volume_is_made_and_nothing_stays_mapped(
     host.volumes.delete(job(), ref)
     host.volumes.delete(job(), ref)
     assert not array.volumes
-    assert list((host.root / "links" / host.pool_id).iterdir()) == []
+    assert host.links() == set()
+
+
+@pytest.mark.parametrize(("disk_format", "encrypted"), FORMATS)
+def test_a_volume_holds_its_template_and_grows(
+    host: Host, array: FakeGateway, disk_format: DiskFormat, encrypted: bool
+) -> None:
+    ref = host.made(disk_format, encrypted)
+    assert host.head(ref) == NOISE
+    grown = host.volumes.grow(job(), ref, 8 * GIB + MIB)
+    assert host.volumes.grow(job(), ref, grown.virtual_size_bytes) == grown
+    assert next(iter(array.volumes.values())).size_gib == 16
+    assert grown.virtual_size_bytes >= 8 * GIB + MIB
+    assert host.head(ref) == NOISE
+    host.guests.volumes[ref.volume_id] = "vm"
+    host.volumes.grow(job(), ref, 17 * GIB)
+    [(_, _, told)] = host.guests.grown
+    exact = disk_format is DiskFormat.QCOW2
+    assert told == (17 * GIB if exact else 24 * GIB - (2 * MIB if encrypted else 0))
+    assert array.mapped() == set()
+
+
+@pytest.mark.parametrize("zero_padding", [False, True])
+def test_a_plain_raw_volume_never_shows_what_was_there_before(
+    host: Host, array: FakeGateway, zero_padding: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array.zero_padding = zero_padding
+    host.start()
+    host.ensure()
+    ref = host.ref(DiskFormat.RAW)
+    host.volumes.create(job(), ref, GIB)
+    [volume] = array.volumes.values()
+    assert not any(any(piece) for piece in written(volume.file))
+
+    def killed(*_: object) -> None:
+        raise InternalError("killed", "KILLED")
+
+    with monkeypatch.context() as patch:
+        if not zero_padding:
+            patch.setattr(powerflex, "zero", killed)
+            assert reason(lambda: host.volumes.grow(job(), ref, 9 * GIB)) == "KILLED"
+            assert OLD_BYTES in b"".join(written(volume.file))
+    host.start()
+    host.ensure()
+    host.volumes.grow(job(), ref, 16 * GIB)
+    assert not any(any(piece) for piece in written(volume.file))
+
+
+def test_an_encrypted_copy_to_the_other_layout(host: Host, array: FakeGateway) -> None:
+    """The other way all of the LUKS container's noise is read, which takes its time."""
+    source = host.made(DiskFormat.QCOW2, True)
+    target = host.ref(DiskFormat.RAW, new_key())
+    host.volumes.copies.copy(job(), source, target)
+    assert host.head(target) == NOISE
+    assert array.mapped() == set()
+    assert not any(NOISE[:512] in piece for volume in array.volumes.values() for piece in written(volume.file))
+
+
+def test_who_made_a_volume_is_known(host: Host) -> None:
+    ref = host.ref(DiskFormat.QCOW2)
+    maker = JobContext("one")
+    made = host.volumes.create(maker, ref, GIB)
+    assert host.volumes.create(maker, ref, GIB) == made
+    assert host.volumes.settle_create(ref, maker.facts) == made
+    assert reason(lambda: host.volumes.create(JobContext("two"), ref, GIB)) == "VOLUME_EXISTS"
+
+
+def test_what_a_killed_agent_left_goes(host: Host, array: FakeGateway) -> None:
+    ref = host.ref(DiskFormat.RAW)
+    store = host.pools._volumes(host.pool_id)
+    left = store.make(ref, GIB, thick=False)
+    left.__enter__()
+    assert array.names() == array.mapped() == {array_name(ref.volume_id, draft=True)}
+    host.start()
+    assert reason(lambda: host.volumes.settle_create(ref, {})) == "POOL_NEEDS_CREDENTIALS"
+    host.ensure()
+    assert reason(lambda: host.volumes.settle_create(ref, {})) == "INTERRUPTED"
+    assert not array.names()
+    assert host.links() == set()
+    with contextlib.suppress(OstlerError):
+        left.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("action", ["addMappedSdc", "setVolumeName"])
+def test_a_refusal_leaves_nothing(host: Host, array: FakeGateway, action: str) -> None:
+    array.refuse[action] = "The MDM is busy"
+    ref = host.ref(DiskFormat.RAW)
+    assert reason(lambda: host.volumes.create(job(), ref, GIB)) == "POWERFLEX_REFUSED"
+    assert not array.names()
+    assert host.links() == set()
+
+
+def test_a_device_that_never_appears_is_told_and_unmapped(host: Host, array: FakeGateway) -> None:
+    ref = host.ref(DiskFormat.QCOW2)
+    host.volumes.create(job(), ref, GIB)
+    array.no_devices = True
+    assert reason(lambda: host.volumes.info(ref)) == "POWERFLEX_DEVICE_MISSING"
+    assert reason(lambda: host.volumes.create(job(), host.ref(DiskFormat.RAW), GIB)) == "POWERFLEX_DEVICE_MISSING"
+    assert array.names() == {array_name(ref.volume_id)}
+    assert array.mapped() == set()
+
+
+def test_a_full_array(host: Host, array: FakeGateway) -> None:
+    array.capacity_bytes = 8 * GIB
+    ref = host.ref(DiskFormat.RAW)
+    host.volumes.create(job(), ref, GIB)
+    assert reason(lambda: host.volumes.create(job(), host.ref(DiskFormat.RAW), GIB)) == "POOL_FULL"
+    assert reason(lambda: host.volumes.grow(job(), ref, 9 * GIB)) == "POOL_FULL"
+    assert array.names() == {array_name(ref.volume_id)}
+    assert array.mapped() == set()
+
+
+def test_a_vms_volume_stays_mapped_until_nothing_uses_it(host: Host, array: FakeGateway) -> None:
+    ref = host.ref(DiskFormat.QCOW2)
+    host.volumes.create(job(), ref, GIB)
+    name = {array_name(ref.volume_id)}
+    before = time.monotonic()
+    path = host.pools.volume_path(ref)
+    assert path.is_block_device()
+    assert path.name == ref.volume_id
+    host.volumes.info(ref)
+    assert array.mapped() == name, "whoever looks meanwhile does not unmap it"
+    host.pools.unmap_unused(used=(), asked_before=before)  # it may be about to start
+    host.pools.unmap_unused(used={ref.volume_id}, asked_before=time.monotonic())  # it runs
+    host.pools.unmap_unused(used=(), asked_before=time.monotonic(), among={"another"})
+    with host.pools.hold(ref):
+        host.pools.unmap_unused(used=(), asked_before=time.monotonic())  # something reads it
+    assert array.mapped() == name
+    host.start()  # the agent has forgotten all that
+    host.ensure()
+    assert host.volumes.info(ref).volume_id == ref.volume_id
+    assert array.mapped() == name
+    host.pools.unmap_unused(used=(), asked_before=time.monotonic())
+    assert array.mapped() == set()
+    assert host.links() == set()
+
+
+def test_two_hosts_and_a_volume(host: Host, array: FakeGateway, tmp_path: Path) -> None:
+    other = Host(tmp_path / "h2", array, array.sdcs[1], host.pool_id)
+    assert other.pools.get(host.pool_id).fingerprint == host.pools.get(host.pool_id).fingerprint
+    ref = host.made(DiskFormat.QCOW2, True)
+    host.pools.volume_path(ref)
+    assert other.head(ref) == NOISE, "mapped to both, as while a VM moves"
+    assert reason(lambda: other.volumes.delete(job(), ref)) == "VOLUME_IN_USE"
+    let_go = threading.Timer(0.2, lambda: host.pools.unmap_unused((), time.monotonic()))
+    let_go.start()
+    other.volumes.delete(job(), ref)
+    let_go.join()
+    assert not array.volumes
+
+
+def test_the_password_is_in_memory_only(host: Host, array: FakeGateway) -> None:
+    ref = host.ref(DiskFormat.QCOW2)
+    host.volumes.create(job(), ref, GIB)
+    files = [path.read_bytes() for path in host.root.rglob("*") if path.is_file()]
+    assert files
+    assert not any(array.password.encode() in content for content in files)
+    assert reason(lambda: host.ensure("wrong")) == "POWERFLEX_LOGIN_REFUSED"
+    host.volumes.info(ref)  # the right one is still known
+    host.start()
+    host.pools.restore()
+    assert [pool.capacity_bytes for pool in host.pools.list()] == [0]
+    assert reason(lambda: host.volumes.info(ref)) == "POOL_NEEDS_CREDENTIALS"
+    host.pools.be_patient(20)
+    threading.Timer(0.2, host.ensure).start()
+    assert host.volumes.info(ref).virtual_size_bytes == GIB
+    assert host.pools.list()[0].capacity_bytes > 0
+
+
+def test_an_unknown_host_is_told_so(array: FakeGateway, tmp_path: Path) -> None:
+    for sdc in array.sdcs:
+        sdc.ip = "192.0.2.1"
+    pools = Pools(tmp_path / "state", [PowerFlex(links=tmp_path / "links", drv_cfg=tmp_path / "none")])
+    spec = PoolSpec(str(uuid.uuid4()), "powerflex", options=array.options())
+    assert reason(lambda: pools.ensure(spec, Secret(array.password.encode()))) == "POWERFLEX_NO_SDC"
+    drv_cfg = tmp_path / "drv_cfg"
+    drv_cfg.write_text(f"#!/bin/sh\necho {array.sdcs[1].guid.upper()}\n")
+    drv_cfg.chmod(0o755)
+    pools = Pools(tmp_path / "state", [PowerFlex(links=tmp_path / "links", drv_cfg=drv_cfg)])
+    assert pools.ensure(spec, Secret(array.password.encode())).capacity_bytes > 0
+
+
+def test_names_on_the_array() -> None:
+    volume_id = str(uuid.uuid4())
+    for name in (array_name(volume_id), array_name(volume_id, draft=True)):
+        assert len(name) <= 31
+        assert volume_id_of(name) == volume_id
+    assert [volume_id_of(name) for name in ("vol1", "ost-short", "ost-" + "1" * 26)] == [None] * 3

@@ -87,6 +87,7 @@ class Arrivals:
                 self._discard(volumes[volume_id], job)
                 _mark(paths[volume_id]).touch(mode=0o600)
                 self._volumes.create(job, volumes[volume_id], target.size_bytes, target.provisioning)
+                paths[volume_id] = self._paths(volumes[volume_id])  # a device is mapped for its VM only now
             undo.pop_all()
         addresses = mover.addresses(self._address)
         return Endpoint(

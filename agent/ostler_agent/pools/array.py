@@ -19,6 +19,6 @@ def needed_bytes(disk_format: DiskFormat, encrypted: bool, size_bytes: int) -> i
     return size_bytes + (LUKS_HEADER_BYTES if encrypted else 0)
 
 
-def array_bytes(disk_format: DiskFormat, encrypted: bool, size_bytes: int) -> int:
+def array_bytes(disk_format: DiskFormat, encrypted: bool, size_bytes: int, step_bytes: int = STEP_BYTES) -> int:
     """Size of the array's volume: what is needed, rounded up to the step. 8.5 GiB takes 16, not 8."""
-    return -(-needed_bytes(disk_format, encrypted, size_bytes) // STEP_BYTES) * STEP_BYTES
+    return -(-needed_bytes(disk_format, encrypted, size_bytes) // step_bytes) * step_bytes

@@ -82,10 +82,11 @@ class Store(Protocol):
         Raises NotFoundError (VOLUME_NOT_FOUND).
         """
 
-    def make(self, volume: VolumeRef, size_bytes: int) -> AbstractContextManager[Draft]:
+    def make(self, volume: VolumeRef, size_bytes: int, *, thick: bool) -> AbstractContextManager[Draft]:
         """A place for a volume of that size as its guest sees it (headers come on top).
 
-        What an earlier try left is gone. What is not published when the block ends is removed.
+        thick: whether it is to take all its space from the start, where that is not QEMU's to do. What an earlier try
+        left is gone. What is not published when the block ends is removed.
         """
 
     def expand(self, volume: VolumeRef, size_bytes: int) -> None:

@@ -70,7 +70,7 @@ class Files:
         yield self.path(volume)
 
     @contextmanager
-    def make(self, volume: VolumeRef, size_bytes: int) -> Iterator[Draft]:
+    def make(self, volume: VolumeRef, size_bytes: int, *, thick: bool) -> Iterator[Draft]:
         self.discard(volume)
         try:
             yield _FileDraft(self._part(volume), self.path(volume))

@@ -25,7 +25,7 @@ from ostler_common.secret import Secret
 from ostler_agent.files import write_file
 from ostler_agent.jobs import JobContext
 from ostler_agent.pools.base import Capacity, Draft, KeepsSecret, Pool, PoolSpec, PoolType, Store, Unmaps
-from ostler_agent.spec import DiskFormat, PowerState, VmInfo, VolumeRef
+from ostler_agent.spec import DiskFormat, PowerState, Provisioning, VmInfo, VolumeRef
 
 _LOOK_INTERVAL_S = 1.0
 
@@ -164,12 +164,14 @@ class Pools:
             yield path
 
     @contextmanager
-    def making(self, volume: VolumeRef, size_bytes: int, job: JobContext) -> Iterator[Making]:
+    def making(
+        self, volume: VolumeRef, size_bytes: int, job: JobContext, provisioning: Provisioning = Provisioning.THIN
+    ) -> Iterator[Making]:
         """A place to make a volume of that size (as a guest sees it) in; nothing stays of it unless it is committed.
 
         Raises as `exists` does.
         """
-        with self._volumes(volume.pool_id).make(volume, size_bytes) as draft:
+        with self._volumes(volume.pool_id).make(volume, size_bytes, thick=provisioning is Provisioning.FAT) as draft:
             yield Making(volume, draft, job)
 
     def made_by(self, volume: VolumeRef, facts: Mapping[str, str]) -> bool:

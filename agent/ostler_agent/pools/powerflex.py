@@ -30,7 +30,7 @@ from ostler_common.errors import (
 from ostler_common.secret import Secret
 
 from ostler_agent.files import write_file
-from ostler_agent.pools.array import array_bytes
+from ostler_agent.pools.array import STEP_BYTES, array_bytes
 from ostler_agent.pools.base import Capacity, Draft, PoolSpec, check_unused
 from ostler_agent.process import run
 from ostler_agent.spec import DiskFormat, VolumeRef
@@ -70,11 +70,13 @@ class PowerFlex:
         drv_cfg: Path = DRV_CFG,
         device_timeout_s: float = DEVICE_TIMEOUT_S,
         unmap_timeout_s: float = UNMAP_TIMEOUT_S,
+        step_bytes: int = STEP_BYTES,
     ) -> None:
         self._devices = devices
         self._links = links
         self._notes = notes
         self._drv_cfg = drv_cfg
+        self._step_bytes = step_bytes
         self._timeouts_s = device_timeout_s, unmap_timeout_s
         self._arrays: dict[str, Array] = {}
 
@@ -118,6 +120,7 @@ class PowerFlex:
             drv_cfg=self._drv_cfg,
             device_timeout_s=self._timeouts_s[0],
             unmap_timeout_s=self._timeouts_s[1],
+            step_bytes=self._step_bytes,
         )
 
     def ensure(self, spec: PoolSpec) -> None:
@@ -188,6 +191,7 @@ class Array:
     drv_cfg: Path
     device_timeout_s: float
     unmap_timeout_s: float
+    step_bytes: int
     # By the link's name: how many blocks have a volume mapped; those that a block has mapped, which unmaps them again;
     # when a VM's path of one was last asked for: such a one stays mapped.
     _held: Counter[str] = field(default_factory=Counter)
@@ -218,9 +222,9 @@ class Array:
             yield link
 
     @contextmanager
-    def make(self, volume: VolumeRef, size_bytes: int, *, thick: bool = False) -> Iterator[Draft]:
+    def make(self, volume: VolumeRef, size_bytes: int, *, thick: bool) -> Iterator[Draft]:
         self.discard(volume)
-        size = array_bytes(volume.format, volume.key is not None, size_bytes)
+        size = self._size_for(volume, size_bytes)
         made = self.gateway.create(self.pool.id, array_name(volume.volume_id, draft=True), size, thick=thick)
         draft = _DeviceDraft(self, made.id, volume, self.links / f".{volume.volume_id}.part")
         with ExitStack() as stack:
@@ -232,7 +236,7 @@ class Array:
 
     def expand(self, volume: VolumeRef, size_bytes: int) -> None:
         with self._holding(volume) as (found, link):
-            size = array_bytes(volume.format, volume.key is not None, size_bytes)
+            size = self._size_for(volume, size_bytes)
             if size > found.size_bytes:
                 if _shows_old_bytes(volume) and not self.pool.zero_padding:
                     self._note(volume, found.size_bytes)
@@ -278,6 +282,9 @@ class Array:
                 log.info("unmapping a volume that nothing here uses", volume=volume_id)
                 self._unmap(found.id, self.links / name)
                 self._asked.pop(name, None)
+
+    def _size_for(self, volume: VolumeRef, size_bytes: int) -> int:
+        return array_bytes(volume.format, volume.key is not None, size_bytes, self.step_bytes)
 
     # -- devices
 

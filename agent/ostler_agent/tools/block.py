@@ -7,17 +7,26 @@ import os
 import struct
 from pathlib import Path
 
+from ostler_agent.process import run
+
 _BLKZEROOUT = 0x127F
 _RANGE = struct.Struct("QQ")  # where, how much; both in bytes
 _PIECE_BYTES = 1 << 30
 
 
 def zero(device: Path, start: int, end: int) -> None:
-    """Has all bytes of a device from start to end read as zeros, durably; the device does it itself where it can."""
+    """Has all bytes of a device from start to end read as zeros, durably.
+
+    The device does it itself where it can, best by giving the space back, else they are written.
+    """
     file = os.open(device, os.O_RDWR | os.O_CLOEXEC)
     try:
         for offset in range(start, end, _PIECE_BYTES):
-            fcntl.ioctl(file, _BLKZEROOUT, _RANGE.pack(offset, min(_PIECE_BYTES, end - offset)))
+            length = min(_PIECE_BYTES, end - offset)
+            # On a device the kernel takes this to mean: zeros afterwards, or an error.
+            where = [f"--offset={offset}", f"--length={length}"]
+            if run(["fallocate", "--punch-hole", *where, device], check=False).exit_code:
+                fcntl.ioctl(file, _BLKZEROOUT, _RANGE.pack(offset, length))
         os.fsync(file)
     finally:
         os.close(file)

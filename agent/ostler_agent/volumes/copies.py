@@ -62,7 +62,7 @@ class Copies:
                 if provisioning is Provisioning.FAT:
                     check_room(self._pools, target, size_bytes)
                 user = self._user(source, vm_id)
-                with self._pools.making(target, size_bytes, job) as making:
+                with self._pools.making(target, size_bytes, job, provisioning) as making:
                     if user:
                         self._copy_running(job, user, source, header, target, making, provisioning)
                     else:

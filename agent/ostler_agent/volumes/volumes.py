@@ -13,7 +13,7 @@ from ostler_agent.image_header import open_image, read_header
 from ostler_agent.image_lock import keep_writers_out, refuse_locked
 from ostler_agent.jobs import JobContext, interrupted
 from ostler_agent.pools import Pools
-from ostler_agent.spec import Provisioning, VolumeInfo, VolumeRef
+from ostler_agent.spec import DiskFormat, Provisioning, VolumeInfo, VolumeRef
 from ostler_agent.templates import Template, Templates, TemplateSource
 from ostler_agent.tools import qemu_img
 from ostler_agent.volumes.busy import Busy
@@ -70,7 +70,7 @@ class Volumes:
                 return made_by(self._pools, ref, job.facts)
             if provisioning is Provisioning.FAT:
                 check_room(self._pools, ref, size_bytes)
-            with self._pools.making(ref, size_bytes, job) as making:
+            with self._pools.making(ref, size_bytes, job, provisioning) as making:
                 if template:
                     with self._templates.hold(job, template, _FETCH_PERCENT) as held:
                         self._fill(job, ref, making.path, size_bytes, provisioning, held)
@@ -101,6 +101,8 @@ class Volumes:
                 # Also at the same size: an earlier try may have grown the volume and not told the guest.
                 job.progress("growing the running disk")
                 self._pools.expand(ref, size_bytes)
+                if ref.format is DiskFormat.RAW and path.is_block_device():
+                    size_bytes = header_of(ref, path).virtual_size_bytes  # all of the device
                 grower.grow_disk(vm_id, ref.volume_id, size_bytes)
             elif size_bytes > header.virtual_size_bytes:
                 check_key_is_here(ref.key)
@@ -170,7 +172,7 @@ class Volumes:
     def settle_grow(self, ref: VolumeRef, size_bytes: int) -> VolumeInfo:
         """How a `grow` ended that was cut short; ref's key may lack its passphrase. Raises INTERRUPTED."""
         found = look(self._pools, ref)
-        if found.virtual_size_bytes != size_bytes:
+        if found.virtual_size_bytes < size_bytes:
             raise interrupted()
         return found
 

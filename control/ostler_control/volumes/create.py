@@ -156,7 +156,11 @@ def make_file(
     update = work.job(address_of(host_id), lambda agent: agent.volumes.CreateVolume, request, share)
     found = wire.encrypt_format(volume, update.volume)
     with transaction():
-        Volume.update(state="ready", state_reason="", encrypt_format=found).where(Volume.id == volume_id).execute()
+        # What is raw on an array is as large as the array makes it.
+        size_bytes = max(volume.size_bytes, update.volume.virtual_size_bytes)
+        Volume.update(state="ready", state_reason="", encrypt_format=found, size_bytes=size_bytes).where(
+            Volume.id == volume_id
+        ).execute()
 
 
 def remove_file(work: Work, host_id: str, volume_id: str, pool_id: str = "") -> None:
