@@ -13,6 +13,7 @@ from ostler_control.database import session, transaction
 from ostler_control.keys import Keyring
 from ostler_control.models import Operation, Template, Vm, new_id
 from ostler_control.operations import Work, begin, take, workflow
+from ostler_control.templates import check_encryption
 from ostler_control.vms.rows import disks_of, wrong_state
 from ostler_control.volumes import files, matrix, wire
 from ostler_control.volumes.create import MIB
@@ -25,8 +26,8 @@ def reinstall(vm: Any, user: str, keys: Keyring, template: Template | None = Non
 
     template None: the one that the VM was made from. The disk keeps its pool, and its size unless the template is
     larger; it is encrypted if it was, or if the VM's offering wants it.
-    Raises FailedPreconditionError: VM_RUNNING, VM_STATE, NO_TEMPLATE, TEMPLATE_TYPE, VOLUME_STATE, NO_FEASIBLE_POOL,
-    NO_CAPABLE_HOST.
+    Raises FailedPreconditionError: VM_RUNNING, VM_STATE, NO_TEMPLATE, TEMPLATE_TYPE, TEMPLATE_ENCRYPTED, VOLUME_STATE,
+    NO_FEASIBLE_POOL, NO_CAPABLE_HOST.
     """
     vm = take(vm)
     root = next((disk for disk in disks_of(vm.id) if disk.root), None)
@@ -38,6 +39,7 @@ def reinstall(vm: Any, user: str, keys: Keyring, template: Template | None = Non
     check_ready(root)
     source = _template(vm, template)
     encrypted = bool(root.passphrase_id or vm.service_offering.encrypt_root)
+    check_encryption(source, encrypted)
     worker(root.pool, encrypted, lambda _: 0)
     operation_id = new_id()
     size_bytes = max(root.size_bytes, -(-source.virtual_size_bytes // MIB) * MIB)

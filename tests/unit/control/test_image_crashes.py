@@ -1,0 +1,142 @@
+"""The control plane is killed at every point of an upload, a download and a template's making, and goes on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ostler.types.v1 import volume_pb2 as types_pb2
+from ostler_common.secret import Secret
+from ostler_control import made_templates, volumes
+from ostler_control.models import Operation, Passphrase, Template, Volume, VolumeFile, new_id
+from ostler_control.received import Announced, Received
+from ostler_control.templates import StoredFile
+from ostler_control.volumes.leaving import Leaving
+
+from tests import databases
+from tests.fakes.working_agent import File, bytes_of, wait_until
+from tests.sites import MIB, Site, new_site
+from tests.unit.control.test_crashes import carried_out, control, over, reached, recorded
+
+# How many points each verb has at which it can be killed, and one more, so that one operation meets none.
+POINTS = {"upload": 11, "wrong": 17, "template": 20, "download": 17}
+OPENS = Secret(b"a passphrase of the caller's")
+LOCKED = bytes_of(File(3 * MIB, types_pb2.DISK_FORMAT_QCOW2, OPENS.reveal()))
+SHA256 = hashlib.sha256(LOCKED).hexdigest()
+
+
+def names(kind: str) -> list[str]:
+    return [f"{kind}-{number}" for number in range(1, POINTS[kind] + 1)]
+
+
+def prepared(site: Site) -> None:
+    """The volumes that downloads and templates are made of."""
+    site.fleet.template_keys[SHA256] = OPENS.reveal()
+    new = [
+        volumes.NewVolume(name, site.account, site.disks["encrypted"], 4 * MIB, pool=site.pools["shared"])
+        for kind in ("template", "download")
+        for name in names(kind)
+    ]
+    carried_out(site, [recorded(partial(volumes.create, wanted, "alice", site.keys)) for wanted in new])
+
+
+def begun(site: Site, kind: str, name: str) -> Any:
+    match kind:
+        case "download":
+            row = Volume.get(Volume.name == name)
+            how = Leaving(decrypt=True)
+            return recorded(partial(volumes.download, row, "raw", how, "alice", new_id()))
+        case "template":
+            wanted = made_templates.NewTemplateOf(name, "bios", Volume.get(Volume.name == name), Leaving(False, OPENS))
+            return recorded(partial(made_templates.create, wanted, "root", site.keys))
+    announced = Announced("qcow2", len(LOCKED), SHA256, encrypted=True)
+    passphrase = OPENS if kind == "upload" else Secret(b"not that one")
+    sent = volumes.NewUpload(name, site.account, site.disks["encrypted"], announced, site.pools["shared"], passphrase)
+    stored = StoredFile(new_id(), Received(3 * MIB, len(LOCKED), SHA256))
+    (files_of(site) / stored.id).write_bytes(LOCKED)
+    return recorded(partial(volumes.upload, sent, stored, "alice", site.keys))
+
+
+def files_of(site: Site) -> Path:
+    """Where the killed process and the next one have the files of templates and uploads."""
+    directory = site.state_dir / "control" / "templates"
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+@dataclass(frozen=True)
+class Aftermath:
+    """What there is, the n-th operation of a kind killed at its n-th point."""
+
+    site: Site
+    operations: dict[str, list[Any]]
+
+    def states(self, kind: str) -> list[str]:
+        return [Operation.get_by_id(operation.id).state for operation in self.operations[kind]]
+
+
+@pytest.fixture(scope="module")
+def aftermath(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aftermath]:
+    """Everything at once is killed everywhere, and another process carries it out."""
+    state_dir = tmp_path_factory.mktemp("crashes")
+    with databases.bound(f"sqlite:///{state_dir}/ostler.sqlite") as url:
+        site = new_site(url, state_dir)
+        prepared(site)
+        operations = {kind: [begun(site, kind, name) for name in names(kind)] for kind in POINTS}
+        plan = {operation.id: at for group in operations.values() for at, operation in enumerate(group, start=1)}
+        every = [operation for group in operations.values() for operation in group]
+        with control(site, plan):
+            wait_until(lambda: all(reached(site, operation) or over([operation]) for operation in every), 120)
+        for kind, group in operations.items():
+            stood = [reached(site, operation) for operation in group]
+            assert stood == [True] * (len(group) - 1) + [False], f"{kind} has other points"
+        with control(site, {}):
+            wait_until(lambda: over(every) and not VolumeFile.select().exists(), 120)
+            wait_until(lambda: over(list(Operation.select())), 60)
+        yield Aftermath(site, operations)
+        site.fleet.stop()
+
+
+def test_nothing_is_left(aftermath: Aftermath) -> None:
+    made: list[Any] = list(Template.select().where(Template.name != "tiny"))
+    disks: list[Any] = list(Volume.select())
+    assert sorted(path.name for path in files_of(aftermath.site).iterdir()) == sorted(row.id for row in made)
+    kept = {row.passphrase_id for row in [*made, *disks]}
+    assert {row.id for row in Passphrase.select()} == kept
+    assert set(aftermath.site.fleet.files()) == {row.file_id for row in disks}
+    assert not Volume.select().where(Volume.operation_id != "").exists()
+
+
+def test_uploads_are_carried_out(aftermath: Aftermath) -> None:
+    assert set(aftermath.states("upload")) == {"succeeded"}
+    made: list[Any] = list(Volume.select().where(Volume.name.in_(names("upload"))))
+    assert len(made) == POINTS["upload"]
+    for volume in made:
+        file = aftermath.site.fleet.pools[volume.pool_id][volume.file_id]
+        assert (volume.state, file.passphrase) == ("ready", aftermath.site.keys.open(volume).reveal())
+
+
+def test_uploads_that_nothing_opens_leave_nothing(aftermath: Aftermath) -> None:
+    assert set(aftermath.states("wrong")) == {"failed"}
+    assert not Volume.select().where(Volume.name.in_(names("wrong"))).exists()
+
+
+def test_templates_are_made(aftermath: Aftermath) -> None:
+    assert set(aftermath.states("template")) == {"succeeded"}
+    for name in names("template"):
+        template: Any = Template.get(Template.name == name)
+        assert aftermath.site.keys.open(template).reveal() == OPENS.reveal()
+        file = (files_of(aftermath.site) / template.id).read_bytes()
+        assert hashlib.sha256(file).hexdigest() == template.sha256
+
+
+def test_downloads_end_with_their_caller(aftermath: Aftermath) -> None:
+    """Before the copy is done they are cancelled, then they lack their caller, and then nothing but cleaning is left."""
+    states = aftermath.states("download")
+    assert states == sorted(states, key=["cancelled", "failed", "succeeded"].index)
+    assert set(states) == {"cancelled", "failed", "succeeded"}
