@@ -136,7 +136,7 @@ def test_templates_are_made(aftermath: Aftermath) -> None:
 
 
 def test_downloads_end_with_their_caller(aftermath: Aftermath) -> None:
-    """Before the copy is done they are cancelled, then they lack their caller, and then nothing but cleaning is left."""
+    """Before the copy is done they are cancelled; then they lack their caller; then only cleaning is left."""
     states = aftermath.states("download")
     assert states == sorted(states, key=["cancelled", "failed", "succeeded"].index)
     assert set(states) == {"cancelled", "failed", "succeeded"}
