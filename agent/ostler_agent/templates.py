@@ -20,7 +20,8 @@ from ostler_agent.direct_download import DirectSource, Downloader
 from ostler_agent.files import publish
 from ostler_agent.image_header import read_header
 from ostler_agent.jobs import JobContext
-from ostler_agent.spec import DiskFormat
+from ostler_agent.process import Limits, RunError
+from ostler_agent.spec import DiskFormat, Key
 from ostler_agent.tools import qemu_img
 
 log = structlog.get_logger(__name__)
@@ -39,7 +40,7 @@ class TemplateSource:
     """A template as the control plane describes it.
 
     sha256 or sha512 (lower-case hex), file_size_bytes: of its file; direct: where the host fetches it from, None: from
-    the control plane.
+    the control plane; key: opens it, with its passphrase (None: plain).
     """
 
     template_id: str
@@ -48,6 +49,7 @@ class TemplateSource:
     format: DiskFormat
     sha512: str = ""
     direct: DirectSource | None = None
+    key: Key | None = None
 
     @property
     def digest(self) -> str:
@@ -69,10 +71,11 @@ def sources(of_control: Callable[[str, int], Iterator[bytes]], downloader: Downl
 
 @dataclass(frozen=True)
 class Template:
-    """A verified copy. virtual_size_bytes: of the disk in it."""
+    """A verified copy. key: proved to open it; virtual_size_bytes: of the disk in it."""
 
     path: Path
     format: DiskFormat
+    key: Key | None
     virtual_size_bytes: int
 
 
@@ -92,7 +95,8 @@ class Templates:
         """The template's copy, which stays while the block lasts; fetched now when it is not here.
 
         percent: share of the job that fetching is. Raises InvalidArgumentError; FailedPreconditionError
-        (TEMPLATE_CORRUPT, BACKING_FILE_REFUSED, NOT_AN_IMAGE); ResourceExhaustedError (HOST_DISK_FULL); what the
+        (TEMPLATE_CORRUPT, BACKING_FILE_REFUSED, NOT_AN_IMAGE, KEY_MISSING, NOT_ENCRYPTED, WRONG_KEY);
+        ResourceExhaustedError (HOST_DISK_FULL); what the
         download raises.
         """
         if not (_SHA512.fullmatch(source.sha512) if source.sha512 else _SHA256.fullmatch(source.sha256)):
@@ -106,7 +110,8 @@ class Templates:
                 if not path.exists():
                     self._fetch(job, source, percent)
             os.utime(path)
-            yield Template(path, source.format, read_header(path, source.format, encrypted=False).virtual_size_bytes)
+            # Each time: one digest may come with a key once, and with another, or none, the next time.
+            yield Template(path, source.format, source.key, _check_key(path, source))
         finally:
             with self._lock:
                 self._held[source.digest] -= 1
@@ -123,7 +128,7 @@ class Templates:
                 {"template": source.template_id},
             )
         try:
-            _check(part, source)
+            _check_image(part, source)
         except OstlerError:
             part.unlink()
             raise
@@ -184,14 +189,39 @@ class Templates:
                 unused.pop(0).unlink()
 
 
-def _check(path: Path, source: TemplateSource) -> None:
+def _check_image(path: Path, source: TemplateSource) -> None:
     """Refuses a file that would make QEMU open others, or that QEMU cannot read."""
-    header = read_header(path, source.format, encrypted=False)
-    if header.encrypted:
+    read_header(path, source.format, encrypted=source.key is not None)
+    if source.key is None:
+        qemu_img.info(path, source.format)
+
+
+def _check_key(path: Path, source: TemplateSource) -> int:
+    """Refuses what its key does not open, or what has none and needs one. Returns the virtual size, bytes."""
+    template = {"template": source.template_id}
+    header = read_header(path, source.format, encrypted=source.key is not None)
+    if header.encrypted and not source.key:
         raise FailedPreconditionError(
-            f"template {source.template_id} is encrypted, which templates must not be", "NOT_AN_IMAGE"
+            f"template {source.template_id} is encrypted and came without its key", "KEY_MISSING", template
         )
-    qemu_img.info(path, source.format)
+    if source.key and not header.encrypted:
+        raise FailedPreconditionError(
+            f"template {source.template_id} is not encrypted, but came with a key", "NOT_ENCRYPTED", template
+        )
+    if source.key:
+        try:
+            # Limited: a header by a stranger may ask for years of key derivation.
+            qemu_img.check_key(path, source.format, source.key, Limits())
+        except RunError as error:
+            raise FailedPreconditionError(
+                f"template {source.template_id} cannot be opened: {error.stderr.strip() or 'it takes too long'}",
+                "NOT_AN_IMAGE",
+                template,
+            ) from error
+        except FailedPreconditionError as error:
+            message = f"the key does not open template {source.template_id}"
+            raise FailedPreconditionError(message, error.reason, template) from error
+    return header.virtual_size_bytes
 
 
 @contextmanager

@@ -97,6 +97,36 @@ def test_a_volume_from_a_template_is_whole_encrypted_and_holds_its_bytes(
     assert storage.files() == {ref.volume_id}
 
 
+@pytest.mark.parametrize(("source_format", "target_format"), [(QCOW2, QCOW2), (RAW, RAW)])
+def test_an_encrypted_template_is_opened_and_encrypted_anew(
+    storage: Storage, source_format: DiskFormat, target_format: DiskFormat, tmp_path: Path
+) -> None:
+    made = storage.ref(source_format, new_key())
+    storage.volumes.create(job(), made, 4 * MIB, template=storage.template(image()))
+    template = replace(storage.template(storage.path(made).read_bytes(), source_format), key=made.key)
+    ref = storage.ref(target_format, new_key())
+    for wrong, expected in ((new_key(), "WRONG_KEY"), (Key("k", None), "KEY_MISSING")):
+        with_wrong = replace(template, key=wrong)
+        assert reason(lambda: storage.volumes.create(job(), ref, 4 * MIB, template=with_wrong)) == expected  # noqa: B023
+    if source_format is QCOW2:
+        blind = replace(template, key=None)
+        assert reason(lambda: storage.volumes.create(job(), ref, 4 * MIB, template=blind)) == "KEY_MISSING"
+    assert storage.files() == {made.volume_id}
+    storage.templates.clear()  # the host's copy, kept encrypted, is enough
+    storage.volumes.create(job(), ref, 4 * MIB, template=template)
+    assert contents(storage.path(ref), ref, tmp_path / "out") == image()
+    copies = [path.read_bytes() for path in (storage.root / "templates").iterdir()]
+    assert [MARKER in copy for copy in copies].count(True) == 1  # that of the plain template
+    assert MARKER not in storage.path(ref).read_bytes()
+
+
+def test_a_key_for_a_plain_template_is_refused(storage: Storage, tmp_path: Path) -> None:
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "t", "1M"], check=True)
+    template = replace(storage.template((tmp_path / "t").read_bytes(), QCOW2), key=new_key())
+    assert reason(lambda: storage.volumes.create(job(), storage.ref(QCOW2), MIB, template=template)) == "NOT_ENCRYPTED"
+    assert storage.files() == set()
+
+
 def test_a_plain_qcow2_template_becomes_a_fat_volume(storage: Storage, tmp_path: Path) -> None:
     (tmp_path / "t.raw").write_bytes(image())
     subprocess.run(

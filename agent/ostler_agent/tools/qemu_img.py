@@ -183,13 +183,16 @@ def _amend_keys(
         command.run_calibrated(["amend", "-q", *command.secret, "-o", what, *opened], cancel=cancel)
 
 
-def check_key(path: Path, disk_format: DiskFormat, key: Key) -> None:
-    """Proves that a key opens an image, also one that a VM uses. Raises FailedPreconditionError (WRONG_KEY)."""
+def check_key(path: Path, disk_format: DiskFormat, key: Key, limits: Limits | None = None) -> None:
+    """Proves that a key opens an image, also one that a VM uses. limits: for an image of unknown origin.
+
+    Raises FailedPreconditionError (WRONG_KEY, NOT_AN_IMAGE), RunError.
+    """
     with _Command(path, key) as command:
         # `info` opens without the key; `map` needs it, and looks here at the first sector only.
         first_sector = ["--start-offset=0", "--max-length=512"]
         opened = ["--image-opts", _image_opts(path, disk_format, key)]
-        command.run(["map", "-U", "--output=json", *first_sector, *command.secret, *opened])
+        command.run(["map", "-U", "--output=json", *first_sector, *command.secret, *opened], limits=limits)
 
 
 def info(path: Path, disk_format: DiskFormat) -> ImageInfo:
@@ -237,9 +240,10 @@ class _Command:
         *,
         on_stdout: Callable[[bytes], None] | None = None,
         cancel: Cancellation | None = None,
+        limits: Limits | None = None,
     ) -> None:
         try:
-            run(["qemu-img", *arguments], pass_fds=self._fds, on_stdout=on_stdout, cancel=cancel)
+            run(["qemu-img", *arguments], pass_fds=self._fds, on_stdout=on_stdout, cancel=cancel, limits=limits)
         except RunError as error:
             for words, kind, reason, message in _FAILURES:
                 if words in error.stderr:

@@ -65,6 +65,7 @@ class Volumes:
         """
         check_size(size_bytes)
         check_key_is_here(ref.key)
+        check_key_is_here(template.key if template else None, "template.key")
         with self._busy.changing(ref):
             if self._pools.exists(ref):
                 return made_by(self._pools, ref, job.facts)
@@ -201,6 +202,7 @@ class Volumes:
             template.format,
             part,
             ref.format,
+            source_key=template.key,
             key=ref.key,
             provisioning=provisioning,
             progress=_copying(job, template.virtual_size_bytes),
