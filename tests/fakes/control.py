@@ -24,6 +24,8 @@ from ostler.control.v1 import (
     operation_pb2,
     pool_pb2,
     pool_pb2_grpc,
+    snapshot_pb2,
+    snapshot_pb2_grpc,
     template_pb2,
     template_pb2_grpc,
     vm_pb2,
@@ -266,6 +268,14 @@ class Volumes(volume_pb2_grpc.VolumeServiceServicer):
     def GetVolume(self, request: volume_pb2.GetVolumeRequest, context: grpc.ServicerContext) -> volume_pb2.Volume:
         return volume_pb2.Volume(name=request.volume, encrypt_format=volume_types.ENCRYPT_FORMAT_LUKS)
 
+    def CreateVolume(self, request: volume_pb2.CreateVolumeRequest, context: grpc.ServicerContext) -> lro.Operation:
+        self.control.ask(request)
+        return self.control.operation()
+
+    def CopyVolume(self, request: volume_pb2.CopyVolumeRequest, context: grpc.ServicerContext) -> lro.Operation:
+        self.control.ask(request)
+        return self.control.operation()
+
     def DownloadVolume(
         self, request: volume_pb2.DownloadVolumeRequest, context: grpc.ServicerContext
     ) -> Iterator[volume_pb2.DownloadVolumeResponse]:
@@ -283,6 +293,58 @@ class Volumes(volume_pb2_grpc.VolumeServiceServicer):
         self.control.ask(next(request_iterator).header)
         self.control.uploaded = b"".join(part.data for part in request_iterator)
         return self.control.operation()
+
+
+class Snapshots(snapshot_pb2_grpc.SnapshotServiceServicer):
+    """One snapshot, "before", and one schedule."""
+
+    def __init__(self, control: Control) -> None:
+        self.control = control
+        self.snapshot = snapshot_pb2.Snapshot(
+            id="77",
+            name="before",
+            state=snapshot_pb2.Snapshot.READY,
+            volume_name="data-1",
+            size_bytes=4 << 30,
+            encrypt_format=volume_types.ENCRYPT_FORMAT_LUKS,
+            online=True,
+        )
+
+    def CreateSnapshot(
+        self, request: snapshot_pb2.CreateSnapshotRequest, context: grpc.ServicerContext
+    ) -> lro.Operation:
+        self.control.ask(request)
+        return self.control.operation()
+
+    def RevertVolume(self, request: snapshot_pb2.RevertVolumeRequest, context: grpc.ServicerContext) -> lro.Operation:
+        self.control.ask(request)
+        return self.control.operation()
+
+    def GetSnapshot(
+        self, request: snapshot_pb2.GetSnapshotRequest, context: grpc.ServicerContext
+    ) -> snapshot_pb2.Snapshot:
+        return self.snapshot
+
+    def ListSnapshots(
+        self, request: snapshot_pb2.ListSnapshotsRequest, context: grpc.ServicerContext
+    ) -> snapshot_pb2.ListSnapshotsResponse:
+        self.control.ask(request)
+        return snapshot_pb2.ListSnapshotsResponse(snapshots=[self.snapshot])
+
+    def CreateSnapshotSchedule(
+        self, request: snapshot_pb2.CreateSnapshotScheduleRequest, context: grpc.ServicerContext
+    ) -> snapshot_pb2.SnapshotSchedule:
+        self.control.ask(request)
+        return snapshot_pb2.SnapshotSchedule(
+            id="88",
+            volume_name=request.volume,
+            interval=request.interval,
+            minute=request.minute,
+            hour=request.hour,
+            day=request.day,
+            keep=request.keep,
+            next_time=at(0),
+        )
 
 
 class Operations(operations_pb2_grpc.OperationsServicer):  # type: ignore[misc]  # untyped
@@ -320,8 +382,12 @@ def serving(directory: Path) -> Iterator[tuple[Control, Path]]:
     users = Users(control)  # type: ignore[abstract]
     templates = Templates(control)  # type: ignore[abstract]
     volumes = Volumes(control)  # type: ignore[abstract]
+    snapshots = Snapshots(control)  # type: ignore[abstract]
     pools = Pools(control)  # type: ignore[abstract]
     services: dict[str, server.Registration] = {
+        "ostler.control.v1.SnapshotService": lambda s: snapshot_pb2_grpc.add_SnapshotServiceServicer_to_server(
+            snapshots, s
+        ),
         "ostler.control.v1.VmService": lambda s: vm_pb2_grpc.add_VmServiceServicer_to_server(vms, s),
         "ostler.control.v1.HostService": lambda s: host_pb2_grpc.add_HostServiceServicer_to_server(hosts, s),
         "ostler.control.v1.ZoneService": lambda s: zone_pb2_grpc.add_ZoneServiceServicer_to_server(zones, s),
