@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ from tests.lab.network import Network
 REPOSITORY = Path(__file__).resolve().parents[2]
 AGENT_PORT = 8442
 DRIVER = "tests/plugins/ostler-qemu-driver"  # installed in the environment; this tree's goes before it
+DRIVER_OPTIONS = {"libvirt": {"domain_type": "qemu"}, "qemu": {"accel": "tcg"}}
 # What each host has for itself.
 DIRECTORIES = (
     "/run",
@@ -63,7 +65,10 @@ def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 30, 
 
 @dataclass
 class Host:
-    """A host. Made by `Lab`; `name` is h1, h2, ..., `root` holds its private directories."""
+    """A host. Made by `Lab`; `name` is h1, h2, ..., `root` holds its private directories.
+
+    driver: what its agent drives VMs with.
+    """
 
     name: str
     index: int
@@ -71,6 +76,7 @@ class Host:
     root: Path
     shared: Path
     attached: bool = True  # dies with the process that made it
+    driver: str = "libvirt"
     host_uuid: str = field(default_factory=lambda: str(uuid.uuid4()))
 
     @property
@@ -230,7 +236,8 @@ class Host:
         return {
             "OSTLER_AGENT_LISTEN": self.agent_address,
             "OSTLER_AGENT_ADDRESS": self.agent_address,
-            "OSTLER_AGENT_DRIVER_OPTIONS": '{"domain_type": "qemu"}',
+            "OSTLER_AGENT_DRIVER": self.driver,
+            "OSTLER_AGENT_DRIVER_OPTIONS": json.dumps(DRIVER_OPTIONS[self.driver]),
         }
 
     def join(self, control_address: str, token: str) -> None:
