@@ -31,6 +31,7 @@ Download = Callable[["TemplateSource", int], Iterator[bytes]]
 
 PHASE = "fetching template"
 TRIES = 5
+_ONCE = ".once"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHA512 = re.compile(r"[0-9a-f]{128}")
 
@@ -40,7 +41,7 @@ class TemplateSource:
     """A template as the control plane describes it.
 
     sha256 or sha512 (lower-case hex), file_size_bytes: of its file; direct: where the host fetches it from, None: from
-    the control plane; key: opens it, with its passphrase (None: plain).
+    the control plane; key: opens it, with its passphrase (None: plain); once: no copy is kept when nobody holds it.
     """
 
     template_id: str
@@ -50,11 +51,17 @@ class TemplateSource:
     sha512: str = ""
     direct: DirectSource | None = None
     key: Key | None = None
+    once: bool = False
 
     @property
     def digest(self) -> str:
         """The digest that counts; it names the copy."""
         return self.sha512 or self.sha256
+
+    @property
+    def file_name(self) -> str:
+        """The copy's."""
+        return f"{self.digest}{_ONCE if self.once else ''}"
 
 
 def sources(of_control: Callable[[str, int], Iterator[bytes]], downloader: Downloader | None = None) -> Download:
@@ -89,6 +96,8 @@ class Templates:
         self._fetching: dict[str, threading.Lock] = {}
         self._held: Counter[str] = Counter()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in directory.glob(f"*{_ONCE}*"):
+            path.unlink()  # whoever needed it ended with the last process
 
     @contextmanager
     def hold(self, job: JobContext, source: TemplateSource, percent: int = 50) -> Iterator[Template]:
@@ -101,10 +110,10 @@ class Templates:
         """
         if not (_SHA512.fullmatch(source.sha512) if source.sha512 else _SHA256.fullmatch(source.sha256)):
             raise bad_field("template.sha256", "must be 64 lower-case hex digits (template.sha512: 128)")
-        path = self._directory / source.digest
+        path = self._directory / source.file_name
         with self._lock:
-            self._held[source.digest] += 1
-            fetching = self._fetching.setdefault(source.digest, threading.Lock())
+            self._held[source.file_name] += 1
+            fetching = self._fetching.setdefault(source.file_name, threading.Lock())
         try:
             with _waiting_for(fetching, job):
                 if not path.exists():
@@ -114,10 +123,13 @@ class Templates:
             yield Template(path, source.format, source.key, _check_key(path, source))
         finally:
             with self._lock:
-                self._held[source.digest] -= 1
+                self._held[source.file_name] -= 1
+                if source.once and not self._held[source.file_name]:
+                    path.unlink(missing_ok=True)
+                    self._part(source).unlink(missing_ok=True)
 
     def _fetch(self, job: JobContext, source: TemplateSource, percent: int) -> None:
-        part = self._directory / f"{source.digest}.part"
+        part = self._part(source)
         self._make_room(source, part)
         # Twice: what an earlier job left may be bad, and then all of it is fetched anew.
         if not any(self._receive(job, source, part, percent) for _ in range(2)):
@@ -132,7 +144,10 @@ class Templates:
         except OstlerError:
             part.unlink()
             raise
-        publish(part, self._directory / source.digest)
+        publish(part, self._directory / source.file_name)
+
+    def _part(self, source: TemplateSource) -> Path:
+        return self._directory / f"{source.file_name}.part"
 
     def _receive(self, job: JobContext, source: TemplateSource, part: Path, percent: int) -> bool:
         """Downloads what is missing of the file; whether it is then what its digest says. If not, it is gone."""

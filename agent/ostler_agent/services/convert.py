@@ -128,6 +128,7 @@ def template_source(message: agent_volume_pb2.TemplateSource, path: str = "templ
         sha512=message.sha512.lower(),
         direct=direct_source(message.direct, f"{path}.direct") if message.HasField("direct") else None,
         key=key(message.key, f"{path}.key") if message.HasField("key") else None,
+        once=message.once,
     )
 
 

@@ -119,6 +119,7 @@ def _fill(work: Work, host_id: str) -> None:
         file_size_bytes=work.inputs["file_size_bytes"],
         format=wire.FORMATS[file.format],
         key=wire.key(file, work.keys) if file.passphrase_id else None,
+        once=True,
     )
     make_file(work, host_id, work.resource_id, work.inputs["iter_time_ms"], source=source)
 

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import threading
 from collections import namedtuple
@@ -170,3 +171,20 @@ def test_room_is_made_by_what_was_longest_unused(tmp_path: Path, monkeypatch: py
         assert {path.name for path in tmp_path.iterdir()} == {wanted[0].sha256, wanted[2].sha256}
         with templates.hold(JobContext("b"), wanted[2]):
             assert reason(templates, wanted[3]) == "HOST_DISK_FULL"
+
+
+def test_an_upload_is_not_kept(tmp_path: Path) -> None:
+    server, once = Server(), dataclasses.replace(source(), once=True)
+    templates = Templates(tmp_path, server)
+    with templates.hold(JobContext("a"), once), templates.hold(JobContext("b"), once) as held:
+        assert held.path.read_bytes() == DATA
+    assert list(tmp_path.iterdir()) == []
+    assert fetch(templates) == DATA
+    assert fetch(templates, once) == DATA
+    assert [path.name for path in tmp_path.iterdir()] == [source().digest], "a template's copy is another one"
+    server.breaks = [3, 0, 0, 0, 0, 0]
+    assert reason(templates, once) == "RPC"
+    assert [path.name for path in tmp_path.iterdir()] == [source().digest]
+    (tmp_path / f"{once.file_name}.part").write_text("left by a crash")
+    Templates(tmp_path, server)
+    assert [path.name for path in tmp_path.iterdir()] == [source().digest]
