@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from ostler_common.errors import AbortedError, FailedPreconditionError, OstlerError
 from ostler_control import capacity, database, placement_query, settings
-from ostler_control.models import Cluster, Host, Nic, Passphrase, Pool, PoolHost, Vm, Volume, Zone
+from ostler_control.models import Cluster, Host, Kek, Nic, Passphrase, Pool, PoolHost, Vm, Volume, Zone
 from ostler_control.placement import Demand, place, refusal
 
 from tests.fleets import GIB, Fleet, make_fleet
@@ -136,7 +136,9 @@ def test_what_a_vm_asks_for_is_read_from_its_volumes_and_nics() -> None:
     Volume.create(name="root", pool=fleet.pool, slot=0, root=True, **common)
     plain = placement_query.demand_of(vm)
     assert (plain.volume_encryption, plain.pool_choices) == (False, ((fleet.pool.id,),))
-    Volume.create(name="data", pool=other, slot=1, passphrase=Passphrase.create(kek_id="k", sealed=b"x"), **common)
+    passphrase = Passphrase.create(kek=Kek.create(), sealed=b"x", bound_id="v")
+    passphrase = Passphrase.create(kek=Kek.create(name="k"), sealed=b"x", bound_id="v")
+    Volume.create(name="data", pool=other, slot=1, passphrase=passphrase, **common)
     Nic.create(vm=vm, position=0, mac="52:54:00:00:00:01", bridge="br7")
     demand = placement_query.demand_of(Vm.get_by_id(vm.id), host_id="h")
     assert demand == Demand(
