@@ -136,7 +136,6 @@ def test_what_a_vm_asks_for_is_read_from_its_volumes_and_nics() -> None:
     Volume.create(name="root", pool=fleet.pool, slot=0, root=True, **common)
     plain = placement_query.demand_of(vm)
     assert (plain.volume_encryption, plain.pool_choices) == (False, ((fleet.pool.id,),))
-    passphrase = Passphrase.create(kek=Kek.create(), sealed=b"x", bound_id="v")
     passphrase = Passphrase.create(kek=Kek.create(name="k"), sealed=b"x", bound_id="v")
     Volume.create(name="data", pool=other, slot=1, passphrase=passphrase, **common)
     Nic.create(vm=vm, position=0, mac="52:54:00:00:00:01", bridge="br7")
