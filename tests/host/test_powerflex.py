@@ -60,9 +60,8 @@ class Host:
             unmap_timeout_s=0.5,
         )
         self.pools = Pools(self.root / "state", [pool_type])
-        self.volumes = Volumes(
-            self.pools, Templates(self.root / "templates", lambda source, offset: iter([NOISE[offset:]])), self.guests
-        )
+        self.templates = Templates(self.root / "templates", lambda source, offset: iter([NOISE[offset:]]))
+        self.volumes = Volumes(self.pools, self.templates, self.guests)
 
     def _drv_cfg(self) -> Path:
         """The SDC's own tool, which tells who it is."""
