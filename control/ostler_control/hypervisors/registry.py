@@ -1,7 +1,6 @@
 """The types that hosts have reported, and their names.
 
-A type is a word of its driver's ("kvm"), and so is its name for people ("KVM"), but for the type "custom", which the
-administrator names. Both are accepted wherever a type is asked for, case ignored; stored is always the word.
+Its word and its name for people are its driver's choice, but for the type "custom", which the administrator names. Both are accepted wherever a type is asked for, case ignored; stored is always the word.
 """
 
 from __future__ import annotations

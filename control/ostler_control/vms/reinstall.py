@@ -10,6 +10,7 @@ from ostler_common.errors import FailedPreconditionError
 
 from ostler_control import settings
 from ostler_control.database import session, transaction
+from ostler_control.hypervisors import rules
 from ostler_control.keys import Keyring
 from ostler_control.models import Operation, Template, Vm, new_id
 from ostler_control.operations import Work, begin, take, workflow
@@ -62,8 +63,8 @@ def _template(vm: Any, wanted: Any | None) -> Any:
         )
     if template.hypervisor_type and vm.hypervisor_type not in ("", template.hypervisor_type):
         raise FailedPreconditionError(
-            f"template {template.name} is for hypervisors of type {template.hypervisor_type}, and VM {vm.name} runs on "
-            f"those of type {vm.hypervisor_type}",
+            f"template {template.name} is for hypervisors of type {rules.name_of(template.hypervisor_type)}, and VM "
+            f"{vm.name} runs on those of type {rules.name_of(vm.hypervisor_type)}",
             "TEMPLATE_TYPE",
         )
     return template

@@ -148,6 +148,7 @@ def test_what_a_vm_asks_for_is_read_from_its_volumes_and_nics() -> None:
         uefi=True,
         host_id="h",
         bridges=frozenset({"br7"}),
+        formats=frozenset({"qcow2"}),
         pool_choices=tuple((pool,) for pool in sorted([fleet.pool.id, other.id])),
     )
 
