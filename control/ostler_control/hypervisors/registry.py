@@ -1,6 +1,7 @@
 """The types that hosts have reported, and their names.
 
-Its word and its name for people are its driver's choice, but for the type "custom", which the administrator names. Both are accepted wherever a type is asked for, case ignored; stored is always the word.
+Its word and its name for people are its driver's choice, but for the type "custom", which the administrator names. Both
+are accepted wherever a type is asked for, case ignored; stored is always the word.
 """
 
 from __future__ import annotations
