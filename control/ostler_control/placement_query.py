@@ -8,7 +8,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from ostler_common.errors import AbortedError
+from ostler_common.errors import AbortedError, FailedPreconditionError
 from peewee import SQL, AsIs, Case, Select
 
 from ostler_control import affinity, capacity, database, settings
@@ -24,6 +24,7 @@ from ostler_control.placement import (
     place,
     refusal,
 )
+from ostler_control.probes import failed_probes
 
 # Two placements at once may choose the same last gap; the loser looks again.
 _ATTEMPTS = 20
@@ -62,12 +63,24 @@ def demand_of(vm: Vm, **changes: Any) -> Demand:
 
 
 def find(demand: Demand) -> Placement:
-    """The host for this demand; claims nothing. Raises like `placement.place`."""
+    """The host for this demand; claims nothing. Raises like `placement.place`; where hosts lack volume encryption, it
+    names them and their failed probes."""
     # Few VMs have company; for those every host is looked at rather than the query made more complicated.
     best = _best_facts(demand) if demand.company is None else []
     if any(refusal(demand, host) is None for host in best):
         return place(demand, best)
-    return place(demand, facts(demand))
+    every = facts(demand)
+    try:
+        return place(demand, every)
+    except FailedPreconditionError as error:
+        if "LACKS_VOLUME_ENCRYPTION" not in error.metadata:
+            raise
+        refusals = {host.id: refusal(demand, host) for host in every}
+        lacking = [host_id for host_id, no in refusals.items() if no and no.code == "LACKS_VOLUME_ENCRYPTION"]
+        probes = failed_probes(lacking)
+        raise FailedPreconditionError(
+            f"{error.message}; not proved on {probes}", error.reason, {**error.metadata, "probes": probes}
+        ) from None
 
 
 def find_and_claim(vm: Vm, demand: Demand) -> Placement:

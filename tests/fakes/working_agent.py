@@ -245,7 +245,10 @@ class FakeHost(
                 disk = self._disk(request.vm_id, request.source)
                 self.secrets.discard(disk.volume.key.key_id)
                 disk.volume.CopyFrom(request.target)
-            self._disk(request.vm_id, request.target)
+            try:
+                self._disk(request.vm_id, request.target)
+            except FailedPreconditionError as error:
+                raise FailedPreconditionError("there is no mirror", "MIRROR_MISSING") from error
             return self._volume_info(request.target)
 
         return self._job("PivotVolume", "volume.pivot", request, context, work)

@@ -19,6 +19,7 @@ from ostler_control.vms.create import forget_on, pull_plug
 from ostler_control.vms.rows import EXECUTING, disks_of, load, set_state
 from ostler_control.volumes.create import remove_file
 from ostler_control.volumes.delete import choose_remover
+from ostler_control.volumes.files import check_settled
 from ostler_control.volumes.hosts import is_up, silent
 
 
@@ -38,6 +39,7 @@ def delete(vm: Any, user: str, force: bool = False) -> Operation:
         if not is_up(host):
             raise silent(host, f"and VM {vm.name} is defined there, or may be running")
     volumes = disks_of(vm.id)
+    check_settled(volume for volume in volumes if not volume.root)
     inputs = {
         "host_ids": [host.id for host in hosts],
         "root_ids": [volume.id for volume in volumes if volume.root],

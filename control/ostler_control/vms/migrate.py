@@ -30,6 +30,7 @@ from ostler_control.vms.locate import Where, clean_destination, keep_arrived, lo
 from ostler_control.vms.rows import disks_of, load, running_host, set_state, wrong_state
 from ostler_control.volumes import matrix
 from ostler_control.volumes.create import remove_file
+from ostler_control.volumes.files import check_settled
 from ostler_control.volumes.hosts import address_of
 from ostler_control.volumes.wire import PROVISIONINGS
 
@@ -60,6 +61,7 @@ def migrate(
     volumes = disks_of(vm.id)
     what = matrix.Operation.MIGRATE_VM_WITH_STORAGE if with_storage else matrix.Operation.MIGRATE_VM
     matrix.check_all(what, volumes, True)
+    check_settled(volumes)
     choices = tuple(_pool_choices(vm, volume, with_storage, pool) for volume in volumes)
     placement = _place(vm, migration_demand(vm, host_id=host.id if host else "", pool_choices=choices))
     homes = dict(zip(volumes, placement.pool_ids, strict=True))

@@ -15,6 +15,7 @@ from ostler_control.vms import wire
 from ostler_control.vms.create import forget_on, pull_plug, start_on
 from ostler_control.vms.rows import EXECUTING, disks_of, load, set_state, wrong_state
 from ostler_control.volumes import matrix
+from ostler_control.volumes.files import check_settled
 from ostler_control.volumes.hosts import address, is_up, silent
 
 log = structlog.get_logger(__name__)
@@ -25,17 +26,19 @@ def start(vm: Any, user: str, host: Host | None = None) -> Operation:
 
     A VM that Ostler believes running, and whose host says that it has stopped, starts there again; one that somebody
     started by other means is taken over where it runs. Raises FailedPreconditionError: VM_STATE, HOST_SILENT,
-    RUNS_ELSEWHERE, NO_FEASIBLE_HOST.
+    RUNS_ELSEWHERE, MIRROR_UNRESOLVED, NO_FEASIBLE_HOST.
     """
     vm = take(vm)
     if vm.attention.startswith("RUNS "):
         raise FailedPreconditionError(f"VM {vm.name} {vm.attention}; end that first", "RUNS_ELSEWHERE", {"vm": vm.id})
+    disks = disks_of(vm.id)
+    check_settled(disks)
     if vm.state == "running":
         host_id = _restarts_on(vm, host)
     elif vm.state == "stopped" and vm.power_state in EXECUTING:
         host_id = _adopts_on(vm, host)
     elif vm.state == "stopped":
-        matrix.check_all(matrix.Operation.START_VM, disks_of(vm.id), False)
+        matrix.check_all(matrix.Operation.START_VM, disks, False)
         demand = placement_query.demand_of(vm, host_id=host.id if host else "", preferred_host_id=vm.last_host_id or "")
         host_id = placement_query.find_and_claim(vm, demand).host_id
     else:

@@ -21,6 +21,7 @@ from ostler_control.hypervisors.supported import format_not_supported
 from ostler_control.models import Host, Operation, PoolHost, Volume
 from ostler_control.operations import Undo, Work, begin, take, workflow
 from ostler_control.volumes import matrix, wire
+from ostler_control.volumes.files import check_settled
 from ostler_control.volumes.grow import check_ready
 from ostler_control.volumes.hosts import (
     address_of,
@@ -124,6 +125,7 @@ def detach(volume: Any, user: str) -> Operation:
             f"volume {volume.name} is the root disk of VM {vm.name}, and stays with it", "ROOT_VOLUME"
         )
     host = check_vm_at_rest(vm)
+    check_settled([volume])
     if host is not None:
         rules.need(Function.HOT_PLUG, host)
     matrix.check(matrix.Operation.DETACH, volume, host is not None)

@@ -9,17 +9,19 @@ row: `sweep` removes it once its operation is over.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from typing import Any
 
 from ostler.agent.v1 import volume_pb2 as agent_pb2
 from ostler.types.v1 import volume_pb2
-from ostler_common.errors import AbortedError, OstlerError
+from ostler_common.errors import AbortedError, FailedPreconditionError, OstlerError
 
 from ostler_control import placement_query
 from ostler_control.database import session, transaction
 from ostler_control.keys import Keyring
 from ostler_control.keys.passphrases import destroy
-from ostler_control.models import Passphrase, Pool, Volume, VolumeFile, now
+from ostler_control.models import Host, Operation, Passphrase, Pool, Volume, VolumeFile, now
 from ostler_control.operations import Work
 from ostler_control.volumes import wire
 from ostler_control.volumes.create import needed_bytes
@@ -153,6 +155,39 @@ def forget(work: Work, file_id: str) -> None:
 def _same_key(file: Any, volume: Any, keys: Keyring) -> bool:
     both = file.passphrase_id and volume.passphrase_id
     return bool(both) and keys.open(file).reveal() == keys.open(volume).reveal()
+
+
+def unsettled_on(file: Any) -> str:
+    """Id of the host that must be asked which file a VM uses before this one may be deleted, or "".
+
+    That is so after an operation on a running VM's disk that could not end its mirror, or not learn whether the VM went
+    over to it.
+    """
+    last: Any = Operation.get_or_none(Operation.id == file.operation_id)
+    inputs: dict[str, Any] = json.loads(last.inputs) if last is not None else {}
+    if not inputs.get("mirror"):
+        return ""
+    if file.role != "incoming" and last.verb != "volume.sweep" and "PIVOT_UNRESOLVED" not in last.error:
+        return ""
+    return str(inputs["host_id"])
+
+
+def check_settled(volumes: Iterable[Any]) -> None:
+    """Raises FailedPreconditionError MIRROR_UNRESOLVED while it is not known which file of one of these volumes its VM
+    has used last: nobody may use either until its host has told."""
+    by_id = {volume.id: volume for volume in volumes}
+    left = VolumeFile.select().where(
+        VolumeFile.volume_id.in_(list(by_id)), VolumeFile.role.in_(("incoming", "outgoing"))
+    )
+    for file in left:
+        host: Any = Host.get_or_none((Host.id == unsettled_on(file)) & ~Host.removed)
+        if host is not None:
+            raise FailedPreconditionError(
+                f"host {host.name} fell silent when volume {by_id[file.volume_id].name} was to go over to a new file; "
+                "it is asked as soon as it answers, then try again (or remove it, if it is dead for good)",
+                "MIRROR_UNRESOLVED",
+                {"volume": file.volume_id, "host": host.name},
+            )
 
 
 def volume_of(file: Any) -> Any:

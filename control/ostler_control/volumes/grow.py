@@ -15,17 +15,20 @@ from ostler_control.models import Operation, Volume
 from ostler_control.operations import Work, begin, workflow
 from ostler_control.volumes import matrix, wire
 from ostler_control.volumes.create import check_size
+from ostler_control.volumes.files import check_settled
 from ostler_control.volumes.hosts import address_of, check_vm_at_rest, load, take_with_vm, worker
 
 
 def check_ready(volume: Any) -> None:
-    """Raises FailedPreconditionError VOLUME_STATE unless the volume is whole."""
+    """Raises FailedPreconditionError VOLUME_STATE unless the volume is whole, MIRROR_UNRESOLVED while it is not known
+    which of its files is."""
     if volume.state != "ready":
         raise FailedPreconditionError(
             f"volume {volume.name} is {volume.state}" + (f" ({volume.state_reason})" if volume.state_reason else ""),
             "VOLUME_STATE",
             {"volume": volume.id, "state": volume.state},
         )
+    check_settled([volume])
 
 
 def grow(volume: Any, size_bytes: int, user: str) -> Operation:

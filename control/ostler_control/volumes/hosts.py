@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from google.protobuf import json_format
-from ostler.types.v1 import host_pb2, vm_pb2
+from ostler.types.v1 import vm_pb2
 from ostler_common.errors import AbortedError, FailedPreconditionError, NotFoundError
 
 from ostler_control.agents import HostAddress
 from ostler_control.database import session
 from ostler_control.models import Host, PoolHost, Vm, Volume
 from ostler_control.operations.records import take
+from ostler_control.probes import failed_probe
 
 
 def address(host: Any) -> HostAddress:
@@ -41,14 +42,6 @@ def silent(host: Any, why: str) -> FailedPreconditionError:
         "HOST_SILENT",
         {"host": host.name},
     )
-
-
-def failed_probe(host: Any) -> str:
-    """Why a host has not proved volume encryption, for people: "volume-encryption.qemu-img: no such option"."""
-    for probe in json_format.Parse(host.capabilities or "{}", host_pb2.Capabilities()).probes:
-        if probe.name.startswith("volume-encryption") and not probe.ok:
-            return f"{probe.name}: {probe.reason or 'failed'}"
-    return "volume-encryption: not probed yet"
 
 
 def lacks_encryption(host: Any) -> FailedPreconditionError:

@@ -7,23 +7,23 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import json
 from typing import Any
 
+from ostler.agent.v1 import vm_pb2
 from ostler.agent.v1 import volume_pb2 as agent_pb2
-from ostler_common.errors import AbortedError, OstlerError
+from ostler.types.v1 import vm_pb2 as types_pb2
+from ostler_common.errors import OstlerError
 
+from ostler_control.agents import HostAddress
 from ostler_control.database import session, transaction
 from ostler_control.events import SYSTEM
 from ostler_control.models import Host, Operation, Volume, VolumeFile, new_id, now
 from ostler_control.operations import Work, begin, chore, launch, take, workflow
 from ostler_control.operations.records import UNENDED
-from ostler_control.volumes import files, wire
-from ostler_control.volumes.hosts import address_of, is_up, reaching, vm_of, worker
+from ostler_control.volumes import files, matrix, wire
+from ostler_control.volumes.hosts import address_of, check_vm_at_rest, is_up, reaching, silent, vm_of, worker
 
 _PAUSE = datetime.timedelta(minutes=1)
-# The VM goes on with its old file, and nothing mirrors it.
-_NOT_MIRRORED = ("VOLUME_NOT_ATTACHED", "NO_MIRROR", "MIRROR_LOST")
 
 
 @chore
@@ -42,26 +42,31 @@ def _begin(file: Any) -> None:
         last: Any = Operation.get_or_none(Operation.id == file.operation_id)
         if last is not None and last.verb == "volume.sweep" and last.end_time > now() - _PAUSE:
             return
-        inputs: dict[str, Any] = json.loads(last.inputs) if last else {}
+        host: Any = Host.get_or_none((Host.id == files.unsettled_on(file)) & ~Host.removed)
         operation_id = new_id()
         mine = (VolumeFile.id == file.id) & (VolumeFile.operation_id == file.operation_id)
         if VolumeFile.update(operation_id=operation_id).where(mine).execute() != 1:
             return  # another replica was faster
         volume = Volume.get_or_none(Volume.id == file.volume_id)
         vm = vm_of(volume) if volume is not None else None
+        if vm is None:
+            host = None
+        elif host is not None and not is_up(host):
+            raise silent(host, "and only it knows which file is the right one")
         also: list[Any] = []
-        mirrored_on = inputs.get("host_id", "") if inputs.get("mirror") else ""
-        if vm is None or vm.host_id != mirrored_on:
-            mirrored_on = ""  # it ended there, and its mirror with it
-        if volume is not None and (file.role == "key" or mirrored_on):
+        if volume is not None and (file.role == "key" or host is not None):
             also = [take(row) for row in (vm, volume) if row is not None]
-            host = Host.get_by_id(vm.host_id) if vm is not None and vm.host_id else None
-            if (host is not None and not is_up(host)) or (file.role == "key" and host is not None):
-                raise AbortedError("not now", "NOT_NOW")
+            if file.role == "key":
+                matrix.check(matrix.Operation.REKEY, volume, vm is not None and check_vm_at_rest(vm) is not None)
         if reaching(file.pool_id):
             worker(file.pool, file.role == "key", lambda _: 0)
         file.name = volume.name if volume is not None else ""
-        wanted = {"file_id": file.id, "mirror": bool(mirrored_on), "host_id": mirrored_on, "vm_id": vm.id if vm else ""}
+        wanted = {
+            "file_id": file.id,
+            "mirror": host is not None,
+            "host_id": host.id if host is not None else "",
+            "vm_id": vm.id if vm is not None else "",
+        }
         operation = begin("volume.sweep", file, SYSTEM, wanted, also=also, operation_id=operation_id)
     launch(operation)
 
@@ -109,12 +114,17 @@ def _settle(work: Work, file_id: str, role: str) -> str:
     try:
         work.job(host, lambda agent: agent.volumes.PivotVolume, pivot)
     except OstlerError as error:
-        if error.reason in _NOT_MIRRORED:  # it has gone on with the old file alone: that one is the right one
+        if error.reason != "MIRROR_MISSING":
+            raise
+        if _executes(work, host, vm_id):  # it has gone on with the old file alone: that one is the right one
             files.switch(volume.id, file_id)
             return str(volume.file_id)
-        if error.reason not in ("VM_NOT_RUNNING", "VM_NOT_FOUND"):
-            raise
     return file_id
+
+
+def _executes(work: Work, host: HostAddress, vm_id: str) -> bool:
+    info = work.agents.call(host, lambda agent: agent.vms.GetVm, vm_pb2.GetVmRequest(vm_id=vm_id))
+    return info.power_state in (types_pb2.POWER_STATE_RUNNING, types_pb2.POWER_STATE_PAUSED)
 
 
 def _volume(file: Any) -> Any:

@@ -203,11 +203,12 @@ def test_what_fails_leaves_one_file(site: Site, engine: Engine, method: str, bef
         fake.fail(method, Fault(InternalError("no", "NO_WAY"), before=before))
     ended = outcome(engine, rekey(site, root, deep=True))
     assert ended == ("failed", "OLD_FILE_LEFT" if method == "DeleteVolume" else "NO_WAY")
+    over = method == "DeleteVolume" or (method == "PivotVolume" and not before)
+    assert (fresh(root).file_id != root.file_id) == over  # at once, before anybody may use the wrong one
     for fake in site.hosts.values():
         fake.faults.clear()
     swept(site)
-    switched = fresh(root).file_id != root.file_id
-    assert switched == (method == "DeleteVolume" or (method == "PivotVolume" and not before))
+    assert (fresh(root).file_id != root.file_id) == over
     site.check_whole()
 
 
@@ -242,6 +243,29 @@ def test_a_host_that_vanishes_before_the_mirror_is_whole(site: Site, engine: Eng
     site.revive("h1")
     swept(site)
     assert fresh(root).file_id == root.file_id
+    site.check_whole()
+
+
+def test_nobody_uses_a_disk_before_it_is_known_which_file_is_the_right_one(site: Site, engine: Engine) -> None:
+    """The VM goes over although its host says no; the host falls silent, and the VM is found stopped."""
+    vm = started(site, engine, host=site.host("h1"))
+    root = root_of(vm)
+    h1 = site.hosts["h1"]
+    h1.fail("PivotVolume", Fault(InternalError("no", "NO_WAY"), before=False))
+    hold = threading.Event()
+    fault = h1.fail("CancelMirror", Fault(hold=hold))
+    operation = rekey(site, root, deep=True)
+    assert fault.reached.wait(10)
+    site.silence("h1")
+    assert outcome(engine, operation) == ("failed", "NO_WAY")
+    assert fresh(root).file_id == root.file_id
+    Vm.update(state="stopped").where(Vm.id == vm.id).execute()
+    assert refusal(site, lambda: vms.start(vm, "alice")).reason == "MIRROR_UNRESOLVED"
+    Vm.update(state="running").where(Vm.id == vm.id).execute()
+    hold.set()
+    site.revive("h1")
+    swept(site)
+    assert fresh(root).file_id != root.file_id
     site.check_whole()
 
 
@@ -373,3 +397,14 @@ def test_a_reinstall_that_fails_leaves_the_old_disk(site: Site, engine: Engine, 
     assert outcome(engine, site.record(lambda: vms.reinstall(vm, "alice", site.keys))) == ("failed", "NO_WAY")
     assert fresh(root).file_id == root.file_id
     site.check_whole()
+
+
+def test_placing_starting_and_moving_name_the_host_and_its_failed_probe(site: Site, engine: Engine) -> None:
+    said = "h3 (volume-encryption.qemu-img: no luks driver)"
+    h3 = site.host("h3")
+    assert said in refusal(site, lambda: site.new_vm("there", host=h3)).message
+    vm = started(site, engine)
+    error = refusal(site, lambda: vms.migrate(vm, "alice", host=h3))
+    assert (error.reason, said in error.message) == ("NO_FEASIBLE_HOST", True)
+    assert outcome(engine, site.record(lambda: vms.stop(vm, "alice"))) == OK
+    assert said in refusal(site, lambda: vms.start(vm, "alice", host=h3)).message
