@@ -43,11 +43,12 @@ class Verdict:
 
 
 GUEST = {"guest.console", "guest.unplug", "guest.reboot", "guest.shut-down"}
+COPIES = {"online-copy.copy", "online-copy.cancelled", "online-copy.pivot"}
 # Options of `driver check` for each driver, and the checks that are skipped with them. What a guest says of libvirt's
 # driver is tested elsewhere: booting one is most of the time that the checks take.
 DRIVERS = {
     "libvirt": (["--option", "domain_type=qemu"], {"statement.unstated", *GUEST}),
-    "qemu": (["--option", "accel=tcg"], {"volume-encryption.key", "uefi.start"}),
+    "qemu": (["--option", "accel=tcg"], {"volume-encryption.key", "uefi.start", "restart.mirror", *COPIES}),
 }
 
 

@@ -124,6 +124,23 @@ class Bench:
         qemu_img.create(self.paths(ref), ref.format, size_bytes, key=key)
         return ref
 
+    def write(self, ref: VolumeRef, data: bytes) -> None:
+        """Gives an unused plain volume other contents."""
+        plain = self.setup.scratch / f"{ref.volume_id}.raw"
+        plain.write_bytes(data)
+        self.paths(ref).unlink()
+        qemu_img.convert(plain, DiskFormat.RAW, self.paths(ref), ref.format)
+        plain.unlink()
+
+    def read(self, ref: VolumeRef) -> bytes:
+        """What a guest would read of a plain volume now."""
+        plain = self.setup.scratch / f"{ref.volume_id}.raw"
+        command = ["qemu-img", "convert", "-U", "--image-opts", "-O", "raw"]
+        run([*command, f"driver={ref.format},file.driver=file,file.filename={self.paths(ref)}", plain])
+        data = plain.read_bytes()
+        plain.unlink()
+        return data
+
     def spec(self, *volumes: VolumeRef, nics: Sequence[NicSpec] = ()) -> VmSpec:
         """A small VM with these disks; the first one boots. It is removed after the check, whatever becomes of it."""
         vm_id = str(uuid.uuid4())

@@ -1,7 +1,8 @@
 """One life of a driver, in a process that kills itself: run as a module, with `bench.Orders` pickled on its stdin.
 
 Steps: "start" kills itself some time into starting the VM; "run" starts the VM and kills itself after that; "detach"
-starts the VM, attaches what is in slot 1 and kills itself some time into detaching it.
+starts the VM, attaches what is in slot 1 and kills itself some time into detaching it; "mirror" starts the VM, mirrors
+its disk to what is in slot 1 and kills itself after that.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from ostler_agent.conformance.bench import Orders, Patience
 from ostler_agent.hypervisors import registry
-from ostler_agent.hypervisors.base import HotPlug
+from ostler_agent.hypervisors.base import HotPlug, LiveCopy
 from ostler_agent.spec import VolumeRef
 
 
@@ -40,6 +41,10 @@ def main() -> None:
         threading.Timer(orders.kill_after_s, _die).start()
         driver.detach(orders.spec.vm_id, disk.volume.volume_id, None, 60, Patience())
         threading.Event().wait()
+    if orders.step == "mirror":
+        assert isinstance(driver, LiveCopy)
+        target = orders.spec.disks[1].volume
+        driver.mirror_disk(orders.spec.vm_id, first.disks[0].volume.volume_id, target, path(target), Patience())
     _die()
 
 

@@ -6,6 +6,7 @@ from ostler_common.errors import DeadlineExceededError
 
 from ostler_agent.conformance.bench import Bench, Patience
 from ostler_agent.conformance.check import require, wait_for
+from ostler_agent.hypervisors.base import LiveCopy, MirrorState
 from ostler_agent.spec import PowerState
 
 # Some of these hit the start in its middle, whatever the machine's speed.
@@ -73,3 +74,18 @@ def killed_in_detach(bench: Bench) -> None:
     hypervisor.power_off(spec.vm_id)
     plug.detach(spec.vm_id, data_id, None, 1, Patience())
     require(data_id not in hypervisor.vm(spec.vm_id).volume_ids, "the stopped VM must give it")
+
+
+def mirror_survives(bench: Bench) -> None:
+    """An agent killed once a mirror was ready: the mirror is ready still, and the next agent goes over to it."""
+    spec = bench.spec(bench.volume(), bench.volume())
+    source, target = (disk.volume for disk in spec.disks)
+    bench.life("mirror", spec)
+    live = bench.hypervisor
+    assert isinstance(live, LiveCopy)
+    require(live.mirror_state(spec.vm_id, source, target) is MirrorState.READY, "the mirror must be READY")
+    for _ in range(2):
+        live.pivot_disk(spec.vm_id, source, target)
+    require(
+        bench.hypervisor.vm(spec.vm_id).volume_ids == (target.volume_id,), "the VM must have the mirror for its disk"
+    )

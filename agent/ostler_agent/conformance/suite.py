@@ -11,7 +11,7 @@ import structlog
 from ostler_common.errors import OstlerError
 from ostler_common.hypervisors import Function
 
-from ostler_agent.conformance import disks, life_cycle, restart, screen, statement
+from ostler_agent.conformance import copies, disks, life_cycle, restart, screen, statement
 from ostler_agent.conformance.bench import Bench
 from ostler_agent.conformance.check import Check, CheckFailedError, Outcome, Result, SkippedError
 
@@ -48,6 +48,9 @@ CHECKS: tuple[Check, ...] = (
     _check("hot-plug.running", disks.plug_running, Function.HOT_PLUG),
     _check("hot-plug.unheard", disks.unplug_unheard, Function.HOT_PLUG),
     _check("online-grow.grow", disks.grow, Function.ONLINE_GROW),
+    _check("online-copy.copy", copies.copy, Function.ONLINE_COPY),
+    _check("online-copy.cancelled", copies.cancelled_mirror, Function.ONLINE_COPY),
+    _check("online-copy.pivot", copies.pivot, Function.ONLINE_COPY),
     _check("volume-encryption.key", disks.encryption, Function.VOLUME_ENCRYPTION),
     _check("uefi.start", disks.uefi, Function.UEFI),
     _check("nics.start", disks.nics, Function.NICS),
@@ -59,6 +62,7 @@ CHECKS: tuple[Check, ...] = (
     _check("restart.running", restart.vm_survives),
     _check("restart.in-start", restart.killed_in_start),
     _check("restart.in-detach", restart.killed_in_detach, Function.HOT_PLUG),
+    _check("restart.mirror", restart.mirror_survives, Function.ONLINE_COPY),
 )
 
 

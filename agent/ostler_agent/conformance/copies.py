@@ -1,0 +1,91 @@
+"""What a running VM's disk holds, in another volume too."""
+
+from __future__ import annotations
+
+from ostler_agent.conformance.bench import MIB, Bench, Patience
+from ostler_agent.conformance.check import CheckFailedError, refused, require
+from ostler_agent.hypervisors.base import LiveCopy, MirrorState
+from ostler_agent.spec import VmSpec, VolumeRef
+
+# Nothing that firmware would boot, in a place that is neither the beginning nor the end.
+MARK, PLACE = b"written-before-the-start", 5 * MIB
+
+
+def marked(bench: Bench) -> VolumeRef:
+    """A volume that holds something."""
+    ref = bench.volume()
+    data = bytearray(16 * MIB)
+    data[PLACE : PLACE + len(MARK)] = MARK
+    bench.write(ref, bytes(data))
+    return ref
+
+
+def copy(bench: Bench) -> None:
+    """A running VM's disk is copied, any number of times, into volumes that it then has nothing to do with."""
+    live, spec = _start(bench)
+    source = spec.disks[0].volume
+    for _ in range(2):
+        target = bench.volume()
+        live.copy_disk(spec.vm_id, source.volume_id, target, bench.paths(target), Patience())
+        _require_mark(bench, target)
+        require(bench.hypervisor.using(target.volume_id) is None, "the VM must not use the copy")
+        for _ in range(2):
+            live.end_copy(spec.vm_id, None, bench.paths(target))
+    require(bench.hypervisor.running(spec.vm_id), "the VM must run on")
+    bench.hypervisor.power_off(spec.vm_id)
+    with refused("copying a stopped VM's disk", "VM_NOT_RUNNING", "VM_STOPPED"):
+        target = bench.volume()
+        live.copy_disk(spec.vm_id, source.volume_id, target, bench.paths(target), Patience())
+
+
+def cancelled_mirror(bench: Bench) -> None:
+    """A mirror that is cancelled is gone, and the VM goes on with the disk that it had."""
+    live, spec = _start(bench)
+    source, target = spec.disks[0].volume, bench.volume()
+    for _ in range(2):
+        require(live.mirror_state(spec.vm_id, source, target) is MirrorState.NONE, "there is no mirror")
+        with refused("going over to a mirror that there is not", "MIRROR_MISSING"):
+            live.pivot_disk(spec.vm_id, source, target)
+        live.mirror_disk(spec.vm_id, source.volume_id, target, bench.paths(target), Patience())
+        require(live.mirror_state(spec.vm_id, source, target) is MirrorState.READY, "the mirror must be READY")
+        with refused("another copy meanwhile", "DISK_BUSY"):
+            other = bench.volume()
+            live.copy_disk(spec.vm_id, source.volume_id, other, bench.paths(other), Patience())
+        for _ in range(2):
+            live.cancel_mirror(spec.vm_id, source, target)
+    _require_disk(bench, spec, source, target)
+
+
+def pivot(bench: Bench) -> None:
+    """A VM goes over to the mirror, for now and for its next start."""
+    live, spec = _start(bench)
+    source, target = spec.disks[0].volume, bench.volume()
+    live.mirror_disk(spec.vm_id, source.volume_id, target, bench.paths(target), Patience())
+    for _ in range(2):
+        live.pivot_disk(spec.vm_id, source, target)
+        require(live.mirror_state(spec.vm_id, source, target) is MirrorState.PIVOTED, "the mirror must be PIVOTED")
+    with refused("cancelling a mirror that is the disk", "PIVOTED"):
+        live.cancel_mirror(spec.vm_id, source, target)
+    _require_disk(bench, spec, target, source)
+    bench.hypervisor.power_off(spec.vm_id)
+    require(bench.hypervisor.vm(spec.vm_id).volume_ids == (target.volume_id,), "the stopped VM must have the new disk")
+    _require_mark(bench, target)
+
+
+def _start(bench: Bench) -> tuple[LiveCopy, VmSpec]:
+    assert isinstance(bench.hypervisor, LiveCopy)
+    return bench.hypervisor, bench.start(bench.spec(marked(bench)))
+
+
+def _require_disk(bench: Bench, spec: VmSpec, volume: VolumeRef, other: VolumeRef) -> None:
+    hypervisor = bench.hypervisor
+    require(hypervisor.running(spec.vm_id), "the VM must run on")
+    require(hypervisor.vm(spec.vm_id).volume_ids == (volume.volume_id,), "it must have the one disk")
+    require(hypervisor.using(volume.volume_id) == spec.vm_id, "it must use it")
+    require(hypervisor.using(other.volume_id) is None, "it must not use the other")
+
+
+def _require_mark(bench: Bench, ref: VolumeRef) -> None:
+    found = bench.read(ref)
+    if found[PLACE : PLACE + len(MARK)] != MARK or len(found) != 16 * MIB:
+        raise CheckFailedError("the copy must hold what the disk holds")
