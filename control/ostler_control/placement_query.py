@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections import defaultdict
@@ -12,6 +13,7 @@ from ostler_common.errors import AbortedError, FailedPreconditionError
 from peewee import SQL, AsIs, Case, Select
 
 from ostler_control import affinity, capacity, database, settings
+from ostler_control.hypervisors import rules
 from ostler_control.models import Cluster, Host, Nic, Pool, PoolHost, Vm, Volume, db
 from ostler_control.placement import (
     Candidate,
@@ -98,8 +100,20 @@ def find_and_claim(vm: Vm, demand: Demand) -> Placement:
 
 
 def candidates(demand: Demand) -> list[Candidate]:
-    """Every host and what placement says of it, best first."""
-    return explain(demand, facts(demand))
+    """Every host and what placement says of it, best first; types of hypervisor by their names for people."""
+    names = rules.names()
+
+    def name(word: str) -> str:
+        return names.get(word, word)  # no two types have one name, so that it compares as the type does
+
+    wanted = dataclasses.replace(
+        demand, hypervisor_type=name(demand.hypervisor_type), allowed_types=frozenset(map(name, demand.allowed_types))
+    )
+    hosts = facts(demand)
+    return explain(
+        wanted,
+        [h._replace(hypervisor_type=name(h.hypervisor_type), cluster_type=name(h.cluster_type)) for h in hosts],
+    )
 
 
 def pools_for(

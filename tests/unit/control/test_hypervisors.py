@@ -333,8 +333,9 @@ def test_vms_keep_to_their_type(working: tuple[Site, Engine], raw: Any) -> None:
     vm = custom_vm(site, engine, "one", raw)
     assert outcome(engine, site.record(lambda: vms.stop(vm, "alice", 0, True))) == OK
     Volume.update(pool=site.pools["shared"]).where(Volume.vm_id == vm.id).execute()  # as on a pool of the zone
-    refusals = {found.host_name: found.refusal.code for found in vms.find_hosts(Vm.get_by_id(vm.id)) if found.refusal}
-    assert [refusals[name] for name in ("h1", "h2", "h3")] == ["OTHER_HYPERVISOR_TYPE"] * 3
+    refusals = {found.host_name: found.refusal for found in vms.find_hosts(Vm.get_by_id(vm.id)) if found.refusal}
+    assert [refusals[name].code for name in ("h1", "h2", "h3")] == ["OTHER_HYPERVISOR_TYPE"] * 3
+    assert refusals["h1"].explanation == "it runs KVM, not Custom"
     Volume.update(pool=site.pools["local4"]).where(Volume.vm_id == vm.id).execute()
     kvm = site.record(lambda: site.new_vm("two", offering=site.plain))
     assert outcome(engine, kvm) == OK
