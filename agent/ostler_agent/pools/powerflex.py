@@ -126,7 +126,9 @@ class PowerFlex:
     def ensure(self, spec: PoolSpec) -> None:
         array = self._array(spec)
         # Others may pass, not look: QEMU runs as a user of its own.
-        array.links.mkdir(mode=0o711, parents=True, exist_ok=True)
+        array.links.mkdir(parents=True, exist_ok=True)
+        for directory in (self._links, array.links):
+            directory.chmod(0o711)
 
     def release(self, spec: PoolSpec) -> None:
         """Unmaps what is left, and forgets the password."""
@@ -470,7 +472,6 @@ def _link(link: Path, device: Path) -> None:
         return
     draft = link.with_name(f"{link.name}.new")
     draft.unlink(missing_ok=True)
-    link.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
     draft.symlink_to(device)
     draft.rename(link)
 
