@@ -76,13 +76,17 @@ def test_a_vm_lives_on_an_array(host: Host, array: FakeGateway, driver: LibvirtD
         host.volumes.copies.copy(job(), refs[1], copied, vm_id=machine.vm_id)
         assert host.head(copied) == NOISE
 
-        for source, target in ((refs[0], DiskFormat.QCOW2), (refs[1], DiskFormat.RAW), (refs[3], DiskFormat.RAW)):
-            mirror = host.ref(target, new_key())
-            host.volumes.mirrors.begin(job(), machine.vm_id, source, mirror)
-            assert driver.vm(machine.vm_id).mirror_ids == (mirror.volume_id,)
-            host.volumes.mirrors.pivot(job(), machine.vm_id, source, mirror)
-            assert driver.using(mirror.volume_id) == machine.vm_id
-            refs.append(mirror)
+        mirror = host.ref(DiskFormat.QCOW2, new_key())
+        host.volumes.mirrors.begin(job(), machine.vm_id, refs[0], mirror)
+        assert driver.vm(machine.vm_id).mirror_ids == (mirror.volume_id,)
+        host.volumes.mirrors.pivot(job(), machine.vm_id, refs[0], mirror)
+        assert driver.using(mirror.volume_id) == machine.vm_id
+        refs.append(mirror)
+        count = len(array.volumes)
+        raw = host.ref(DiskFormat.RAW, new_key())
+        assert reason(lambda: host.volumes.mirrors.begin(job(), machine.vm_id, refs[1], raw)) == "SIZE_DIFFERS"
+        assert reason(lambda: host.volumes.copies.copy(job(), refs[1], raw, vm_id=machine.vm_id)) == "SIZE_DIFFERS"
+        assert len(array.volumes) == count
 
         driver.power_off(machine.vm_id)
         wait_for(lambda: not array.mapped(), "the stopped VM's volumes to be unmapped", 20)

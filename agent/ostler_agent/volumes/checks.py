@@ -51,3 +51,17 @@ def check_grows(ref: VolumeRef, old_bytes: int, new_bytes: int) -> None:
 def check_room(pools: Pools, ref: VolumeRef, size_bytes: int) -> None:
     """Raises ResourceExhaustedError (POOL_FULL) when the pool cannot hold that many bytes more, format included."""
     pools.check_room(ref.pool_id, size_bytes + size_bytes // 4096 + _LUKS_HEADER_BYTES)
+
+
+def check_same_size(target: VolumeRef, size_bytes: int, target_bytes: int) -> None:
+    """Raises FailedPreconditionError (SIZE_DIFFERS): a running disk is copied to one of its very size only.
+
+    What is raw on an array is as large as the array makes it.
+    """
+    if target_bytes != size_bytes:
+        raise FailedPreconditionError(
+            f"volume {target.volume_id} would have {target_bytes} bytes in its pool, and the running disk has "
+            f"{size_bytes} (stop the VM first, grow the disk to that size, or choose the layout qcow2)",
+            "SIZE_DIFFERS",
+            {"size_bytes": str(target_bytes)},
+        )

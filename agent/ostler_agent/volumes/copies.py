@@ -13,7 +13,7 @@ from ostler_agent.pools import Making, Pools
 from ostler_agent.spec import Provisioning, VolumeInfo, VolumeRef
 from ostler_agent.tools import qemu_img
 from ostler_agent.volumes.busy import Busy
-from ostler_agent.volumes.checks import check_key_is_here, check_key_is_wanted, check_room, check_size
+from ostler_agent.volumes.checks import check_key_is_here, check_key_is_wanted, check_room, check_same_size, check_size
 from ostler_agent.volumes.guests import Guests, live_copy
 from ostler_agent.volumes.images import header_of, info_of, made_by
 
@@ -121,6 +121,7 @@ class Copies:
             provisioning=provisioning,
             cancel=job,
         )
+        check_same_size(target, header.virtual_size_bytes, header_of(target, making.path).virtual_size_bytes)
         job.remember(**{_DRAFT: str(making.path)})
         live.copy_disk(vm_id, source.volume_id, target, making.path, job)
 

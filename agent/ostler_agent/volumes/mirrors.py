@@ -14,7 +14,7 @@ from ostler_agent.pools import Pools, already_exists
 from ostler_agent.spec import Provisioning, VolumeInfo, VolumeRef
 from ostler_agent.tools import qemu_img
 from ostler_agent.volumes.busy import Busy
-from ostler_agent.volumes.checks import check_key_is_here, check_key_is_wanted, check_room
+from ostler_agent.volumes.checks import check_key_is_here, check_key_is_wanted, check_room, check_same_size
 from ostler_agent.volumes.guests import Guests, live_copy
 from ostler_agent.volumes.images import header_of, look
 
@@ -127,4 +127,5 @@ class Mirrors:
             qemu_img.create(
                 making.path, target.format, size_bytes, key=target.key, provisioning=provisioning, cancel=job
             )
+            check_same_size(target, size_bytes, header_of(target, making.path).virtual_size_bytes)
             making.commit()
