@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from tests.bench import measure, placement
+from tests.bench import copies, measure, placement
 from tests.bench.measure import Result
 from tests.lab.fleet import Fleet
 from tests.lab.host import REPOSITORY
@@ -45,6 +45,8 @@ def results() -> Iterator[Result]:
     with Lab.start(hosts=2) as lab:
         fleet = Fleet.make(lab)
         yield from measure.create_and_grow(fleet)
+        yield from copies.live(fleet)
+        yield from copies.encryption(fleet)
         yield measure.start_cpu(fleet)
         yield measure.migration(fleet)
         fleet.watch.stop()

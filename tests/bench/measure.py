@@ -22,7 +22,7 @@ from tests.lab.fleet import MIB, SECRET, SHARED_POOL, Fleet, fresh
 from tests.lab.host import SHARED, Host
 
 ROUNDS = 4
-TEMPLATE_MIB, CREATE_MIB, GROWN_MIB = 512, 1024, 2048
+TEMPLATE_MIB, CREATE_MIB, GROWN_MIB = 1024, 1024, 2048
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def create_and_grow(fleet: Fleet) -> Iterator[Result]:
         }
     )
     yield compared(
-        f"encrypted root disk from a template ({TEMPLATE_MIB} MiB, all of it data), against qemu-img convert",
+        f"encrypted root disk from a template ({TEMPLATE_MIB} MiB, half of it data), against qemu-img convert",
         roots["ostler"],
         roots["bare"],
         1.10,
@@ -112,11 +112,13 @@ def create_and_grow(fleet: Fleet) -> Iterator[Result]:
 
 
 def make_template(path: Path) -> None:
-    """An image of random bytes: nothing in it is zero, nothing can be skipped."""
+    """An image of which every other 16 MiB are random bytes, and the rest nothing."""
     raw = path.with_suffix(".raw")
     with open(raw, "wb") as file:
-        for _ in range(TEMPLATE_MIB // 16):
+        for _ in range(TEMPLATE_MIB // 32):
             file.write(os.urandom(16 * MIB))
+            file.seek(16 * MIB, os.SEEK_CUR)
+        file.truncate(TEMPLATE_MIB * MIB)
     subprocess.run(["qemu-img", "convert", "-q", "-f", "raw", "-O", "qcow2", raw, path], check=True)
     raw.unlink()
 
