@@ -46,7 +46,7 @@ def add_to(group: click.Group, view: View[pb.Volume]) -> None:
     @operation_options()
     @pass_app
     def encrypt(app: App, volume: str, how: How) -> None:
-        """Turns a plain volume into an encrypted one, also while its VM runs.
+        """Encrypts a plain volume, also while its VM runs.
 
         Everything is written into a new, encrypted file; then the plain one is deleted. Deleting is not wiping: what
         was in it may be found on the pool's disks until they are written over.
@@ -86,8 +86,9 @@ def add_to(group: click.Group, view: View[pb.Volume]) -> None:
     @output_option
     @pass_app
     def change_offering(app: App, volume: str, offering: str, dry_run: bool, output: str) -> None:
-        """Gives a data volume another disk OFFERING, of the same encryption, layout and size.
+        """Gives a data volume another disk offering.
 
+        OFFERING must be of the volume's encryption and layout, and of its size if it has one.
         What the volume is does not change: encrypt it, grow it or migrate it first.
 
         \b
