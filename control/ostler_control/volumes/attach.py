@@ -59,7 +59,8 @@ def attach(volume: Any, vm: Any, user: str) -> Operation:
     if host is not None:
         _check_host(host, volume)
     else:
-        _check_common_host(vm, volume)
+        _check_type(vm, volume)
+        check_startable(vm, volume, volume.pool, bool(volume.passphrase_id))
     operation = begin("volume.attach", volume, user, {"vm_id": vm.id, "host_id": host.id if host else ""}, also=[vm])
     Volume.update(vm_id=vm.id, slot=_free_slot(vm)).where(Volume.id == volume.id).execute()
     return operation
@@ -75,18 +76,21 @@ def _check_host(host: Any, volume: Any) -> None:
     check_host(host, volume.pool, bool(volume.passphrase_id))
 
 
-def _check_common_host(vm: Any, volume: Any) -> None:
-    """A VM must be able to start somewhere with all its disks, be that host up or full at present."""
-    _check_type(vm, volume)
-    others: Any = Volume.select(Volume.pool).where(Volume.vm_id == vm.id).tuples()
-    pools = {volume.pool_id, *(pool_id for (pool_id,) in others)}
-    encrypted = volume.passphrase_id or placement_query.demand_of(vm).volume_encryption
+def check_startable(vm: Any, volume: Any, pool: Any, encrypted: bool) -> None:
+    """A stopped VM must be able to start somewhere with all its disks, be that host up or full at present, also with
+    this volume in that pool, encrypted or not.
+
+    Raises FailedPreconditionError NO_COMMON_HOST, LACKS_VOLUME_ENCRYPTION.
+    """
+    others: Any = Volume.select(Volume.pool).where((Volume.vm_id == vm.id) & (Volume.id != volume.id)).tuples()
+    pools = {pool.id, *(pool_id for (pool_id,) in others)}
+    encrypted = encrypted or placement_query.demand_of(vm).volume_encryption
     reached = fn.COUNT(PoolHost.pool.distinct())
     together: Any = Host.select().join(PoolHost).where(PoolHost.pool.in_(pools) & PoolHost.reachable & ~Host.removed)
     together = list(together.group_by(Host).having(reached == len(pools)).order_by(Host.name))
     if not together:
         raise FailedPreconditionError(
-            f"no host reaches pool {volume.pool.name} and the pools of the other disks of VM {vm.name}: "
+            f"no host reaches pool {pool.name} and the pools of the other disks of VM {vm.name}: "
             "it could start nowhere",
             "NO_COMMON_HOST",
         )

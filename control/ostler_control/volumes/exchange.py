@@ -20,6 +20,7 @@ from ostler_control.keys import Keyring
 from ostler_control.models import Operation, Pool, new_id
 from ostler_control.operations import Json, Undo, Work, begin, workflow
 from ostler_control.volumes import files, matrix, wire
+from ostler_control.volumes.attach import check_startable
 from ostler_control.volumes.copying import copy_file
 from ostler_control.volumes.grow import check_ready
 from ostler_control.volumes.hosts import address_of, check_host, check_vm_at_rest, load, take_with_vm, worker
@@ -83,6 +84,8 @@ def begin_exchange(
             check_host(host, place, needs_encryption)
     else:
         worker(volume.pool, needs_encryption, lambda _: 0, target)
+        if vm is not None:
+            check_startable(vm, volume, target, encrypted)
     operation_id = new_id()
     key = keys.keep(keys.open(volume), volume.id) if keep_key else None
     file = files.begin(volume, operation_id, keys, encrypted=encrypted, pool=target, key=key)

@@ -19,6 +19,7 @@ from ostler_common.errors import AbortedError, FailedPreconditionError, OstlerEr
 
 from ostler_control import placement_query
 from ostler_control.database import session, transaction
+from ostler_control.hypervisors.supported import check_pool_format
 from ostler_control.keys import Keyring
 from ostler_control.keys.passphrases import destroy
 from ostler_control.models import Host, Operation, Passphrase, Pool, Volume, VolumeFile, now
@@ -46,9 +47,11 @@ def begin(
 
     pool None: the volume's; key: a Passphrase row made in this transaction, by default a new one if `encrypted`;
     layout: format, provisioning, size_bytes if other than the volume's.
-    Raises FailedPreconditionError NO_FEASIBLE_POOL when the pool has no room or cannot hold encrypted volumes.
+    Raises FailedPreconditionError NO_FEASIBLE_POOL when the pool has no room or cannot hold encrypted volumes,
+    FORMAT_NOT_SUPPORTED.
     """
     pool = pool or volume.pool
+    check_pool_format(pool, layout.get("format", volume.format))
     values = {name: layout.get(name, getattr(volume, name)) for name in ("format", "provisioning", "size_bytes")}
     placement_query.pools_for(
         f"a new file of volume {volume.name}",
@@ -77,8 +80,9 @@ def load_or_none(file_id: str) -> Any | None:
 
 def filled(file_id: str, info: volume_pb2.VolumeInfo) -> None:
     """Inside a step: notes what a host has made of a file. Raises InternalError ENCRYPTION_MISSING."""
-    found = wire.encrypt_format(load(file_id), info)
-    size_bytes = info.virtual_size_bytes
+    file = load(file_id)
+    found = wire.encrypt_format(file, info)
+    size_bytes = info.virtual_size_bytes or file.size_bytes
     with transaction():
         VolumeFile.update(encrypt_format=found, size_bytes=size_bytes).where(VolumeFile.id == file_id).execute()
 

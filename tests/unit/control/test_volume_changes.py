@@ -326,6 +326,14 @@ def test_one_host_must_reach_both_pools(site: Site, engine: Engine) -> None:
     assert "pool local1 (h1) and pool local2 (h2)" in error.message
 
 
+def test_a_stopped_vm_must_be_able_to_start_afterwards(site: Site, engine: Engine) -> None:
+    vm = started(site, engine, host=site.host("h1"), pool=site.pools["local1"], stopped=True)
+    volume = made(site, engine, "encrypted")
+    assert outcome(engine, site.record(lambda: volumes.attach(volume, vm, "alice"))) == OK
+    error = refusal(site, lambda: volumes.migrate(volume, site.pools["local2"], "alice", site.keys))
+    assert (error.reason, "start nowhere" in error.message) == ("NO_COMMON_HOST", True)
+
+
 def test_the_host_of_a_running_vm_must_reach_the_pool_and_prove_encryption(site: Site, engine: Engine) -> None:
     vm = started(site, engine, offering=site.plain, host=site.host("h3"))
     root = root_of(vm)
