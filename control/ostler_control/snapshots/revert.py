@@ -11,12 +11,12 @@ from ostler_control.database import session
 from ostler_control.keys import Keyring
 from ostler_control.models import Operation, Volume, new_id
 from ostler_control.operations import Work, begin, take, workflow
-from ostler_control.snapshots.rows import check_ready as check_snapshot_ready
 from ostler_control.snapshots.rows import load as load_snapshot
 from ostler_control.volumes import files, matrix
 from ostler_control.volumes.copying import copy_file
 from ostler_control.volumes.grow import check_ready
 from ostler_control.volumes.hosts import check_vm_at_rest, take_with_vm, worker
+from ostler_control.volumes.sources import check_snapshot_ready
 
 
 def revert(snapshot: Any, user: str, keys: Keyring) -> Operation:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ostler_common.errors import FailedPreconditionError
-
 from ostler_control import events
 from ostler_control.database import session
 from ostler_control.models import Passphrase, Snapshot, SnapshotSchedule
@@ -22,17 +20,6 @@ def load_or_none(snapshot_id: str) -> Any | None:
     """A snapshot's row, or None when it is gone."""
     with session():
         return Snapshot.get_or_none(Snapshot.id == snapshot_id)
-
-
-def check_ready(snapshot: Any) -> None:
-    """Raises FailedPreconditionError SNAPSHOT_STATE unless the snapshot is whole."""
-    if snapshot.state != "ready":
-        raise FailedPreconditionError(
-            f"snapshot {snapshot.name} is {snapshot.state}"
-            + (f" ({snapshot.state_reason})" if snapshot.state_reason else ""),
-            "SNAPSHOT_STATE",
-            {"snapshot": snapshot.id, "state": snapshot.state},
-        )
 
 
 def note(snapshot: Any, error: str) -> None:

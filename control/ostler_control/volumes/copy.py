@@ -13,12 +13,12 @@ from ostler_control.database import session, transaction
 from ostler_control.keys import Keyring
 from ostler_control.models import Account, DiskOffering, Operation, Pool, Snapshot, Volume, Zone, new_id
 from ostler_control.names import check_name
-from ostler_control.operations import Work, begin, take, workflow
+from ostler_control.operations import Work, begin, workflow
 from ostler_control.volumes import matrix, wire
 from ostler_control.volumes.copying import check_copier, copy_file
 from ostler_control.volumes.create import check_free_name, check_size, needed_bytes, remove_file, settle
-from ostler_control.volumes.grow import check_ready
-from ostler_control.volumes.hosts import load, take_with_vm, worker
+from ostler_control.volumes.hosts import load, worker
+from ostler_control.volumes.sources import load_source, take_row
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def copy(wanted: NewCopy, user: str, keys: Keyring) -> Operation:
     LACKS_POOL, LACKS_VOLUME_ENCRYPTION.
     """
     check_free_name(wanted.account, check_name("name", wanted.name))
-    vm, source = _take_source(wanted.source)
+    vm, source = take_row(wanted.source)
     encrypted = bool(source.passphrase_id)
     layout = _layout(wanted, source)
     pool, host = _choose_pool(wanted, source, vm, needed_bytes(layout.provisioning, layout.size_bytes))
@@ -73,27 +73,13 @@ def copy(wanted: NewCopy, user: str, keys: Keyring) -> Operation:
         provisioning=layout.provisioning,
     )
     inputs = {
-        "source": "volume" if isinstance(source, Volume) else "snapshot",
+        "source_kind": "volume" if isinstance(source, Volume) else "snapshot",
         "source_id": source.id,
         "vm_id": vm.id if vm is not None and host is not None else "",
         "host_id": host.id if host is not None else "",
         "iter_time_ms": settings.get("luks.iter.time"),
     }
     return begin("volume.copy", volume, user, inputs, also=[vm, source] if vm is not None else [source])
-
-
-def _take_source(source: Any) -> tuple[Any | None, Any]:
-    """The VM that uses the source, if any, and the source, as they are and stay."""
-    if isinstance(source, Volume):
-        vm, source = take_with_vm(source)
-        check_ready(source)
-        return vm, source
-    source = take(source)
-    if source.state != "ready":
-        raise FailedPreconditionError(
-            f"snapshot {source.name} is {source.state}", "SNAPSHOT_STATE", {"snapshot": source.id}
-        )
-    return None, source
 
 
 def _layout(wanted: NewCopy, source: Any) -> _Layout:
@@ -156,22 +142,16 @@ def _copy(work: Work) -> None:
         work.step("copy", lambda: _fill(work, host_id))
 
 
-def _source(work: Work) -> Any:
-    model: Any = Volume if work.inputs["source"] == "volume" else Snapshot
-    with session():
-        return model.get_by_id(work.inputs["source_id"])
-
-
 def _choose(work: Work) -> str:
     with session():
-        source, target = _source(work), load(work.resource_id)
+        source, target = load_source(work), load(work.resource_id)
         host_id: str = worker(source.pool, bool(source.passphrase_id), work.agents.busy, target.pool).id
         return host_id
 
 
 def _fill(work: Work, host_id: str) -> None:
     volume = load(work.resource_id)
-    info = copy_file(work, host_id, _source(work), volume, size_bytes=volume.size_bytes, vm_id=work.inputs["vm_id"])
+    info = copy_file(work, host_id, load_source(work), volume, size_bytes=volume.size_bytes, vm_id=work.inputs["vm_id"])
     found = wire.encrypt_format(volume, info)
     with transaction():
         Volume.update(state="ready", state_reason="", encrypt_format=found).where(Volume.id == volume.id).execute()

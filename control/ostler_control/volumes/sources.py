@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ostler_common.errors import bad_field
+from ostler_common.errors import FailedPreconditionError, bad_field
 
 from ostler_control.database import session
 from ostler_control.models import Snapshot, Volume
 from ostler_control.operations import Work, take
-from ostler_control.snapshots.rows import check_ready as check_snapshot_ready
 from ostler_control.volumes.copying import check_copier
 from ostler_control.volumes.grow import check_ready
 from ostler_control.volumes.hosts import take_with_vm
@@ -53,18 +52,37 @@ def one_of(volume: Any | None, snapshot: Any | None) -> Any:
     return volume or snapshot
 
 
+def check_snapshot_ready(snapshot: Any) -> None:
+    """Raises FailedPreconditionError SNAPSHOT_STATE unless the snapshot is whole."""
+    if snapshot.state != "ready":
+        raise FailedPreconditionError(
+            f"snapshot {snapshot.name} is {snapshot.state}"
+            + (f" ({snapshot.state_reason})" if snapshot.state_reason else ""),
+            "SNAPSHOT_STATE",
+            {"snapshot": snapshot.id, "state": snapshot.state},
+        )
+
+
+def take_row(row: Any) -> tuple[Any | None, Any]:
+    """Takes a Volume, and the VM that it is attached to, or a Snapshot: the VM or None, and the row.
+
+    Raises FailedPreconditionError: VOLUME_STATE, SNAPSHOT_STATE.
+    """
+    if isinstance(row, Snapshot):
+        taken = take(row)
+        check_snapshot_ready(taken)
+        return None, taken
+    vm, taken = take_with_vm(row)
+    check_ready(taken)
+    return vm, taken
+
+
 def take_source(row: Any, encrypted: bool) -> Source:
     """Takes a Volume (with its VM) or a Snapshot, within the caller's transaction. encrypted: what is made of it is.
 
     Raises FailedPreconditionError: VOLUME_STATE, SNAPSHOT_STATE, and what `check_copier` raises.
     """
-    vm = None
-    if isinstance(row, Snapshot):
-        taken = take(row)
-        check_snapshot_ready(taken)
-    else:
-        vm, taken = take_with_vm(row)
-        check_ready(taken)
+    vm, taken = take_row(row)
     return Source(taken, vm, check_copier(taken.pool, taken.pool, encrypted or bool(taken.passphrase_id), vm))
 
 
