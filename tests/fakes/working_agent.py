@@ -305,7 +305,8 @@ class FakeHost(
         with _errors(context):
             whole = bytes_of(self._file(request.volume))
             rest = whole[request.offset :]
-            yield volume_pb2.ReadVolumeResponse(data=rest[:10], file_size_bytes=len(whole))
+            yield volume_pb2.ReadVolumeResponse(file_size_bytes=len(whole))
+            yield volume_pb2.ReadVolumeResponse(data=rest[:10])
             yield volume_pb2.ReadVolumeResponse(data=rest[10:])
 
     # -- VMs

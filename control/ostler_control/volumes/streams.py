@@ -37,7 +37,8 @@ def read(
                 offset += len(answer.data)
                 if not 0 <= offset <= total:
                     raise InternalError("a host sent more of a file than it announced", "SIZE_MISMATCH")
-                yield total, answer.data
+                if answer.data:
+                    yield total, answer.data
             if offset == before and offset != total:
                 raise InternalError("a host sent less of a file than it announced", "SIZE_MISMATCH")
         except grpc.RpcError as rpc_error:
