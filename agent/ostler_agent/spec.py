@@ -73,11 +73,12 @@ class VolumeInfo:
 
 @dataclass(frozen=True)
 class DiskSpec:
-    """A disk of a VM; slot 0 is vda."""
+    """A disk of a VM; slot 0 is vda. serial: UUID that the guest knows it by, whatever file is behind it ("": its)."""
 
     volume: VolumeRef
     slot: int
     boot: bool = False
+    serial: str = ""
 
 
 @dataclass(frozen=True)

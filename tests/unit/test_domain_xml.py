@@ -171,3 +171,9 @@ def test_a_file_becomes_a_device_where_it_is_one() -> None:
     assert [disk.get("type") for disk in root.findall("devices/disk")] == ["block"]
     assert [(disk.volume_id, disk.path) for disk in disks.attached_disks(root)] == [(VOLUMES[0], str(device))]
     assert for_destination(there, {VOLUMES[0]: Path("/a", VOLUMES[0])}, {}, {}) == before
+
+
+def test_a_disk_keeps_its_serial_number_when_its_file_is_another() -> None:
+    with_serial = DiskSpec(volume(1), 0, serial=VOLUMES[0])
+    first, then = (disks.disk(disk, DiskFile(Path("/pool/x"))) for disk in (DiskSpec(volume(0), 0), with_serial))
+    assert first.findtext("serial") == then.findtext("serial") == disks.serial(VOLUMES[0])

@@ -167,7 +167,8 @@ def disk_spec(message: vm_pb2.DiskSpec, path: str = "disk") -> DiskSpec:
     """Raises InvalidArgumentError."""
     if message.slot < 0:
         raise bad_field(f"{path}.slot", "must not be negative")
-    return DiskSpec(volume_ref(message.volume, f"{path}.volume"), message.slot, message.boot)
+    serial = uuid_field(message.serial, f"{path}.serial") if message.serial else ""
+    return DiskSpec(volume_ref(message.volume, f"{path}.volume"), message.slot, message.boot, serial)
 
 
 def nic_spec(message: vm_pb2.NicSpec) -> NicSpec:

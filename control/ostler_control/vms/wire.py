@@ -42,7 +42,8 @@ def spec(vm: Any, keys: Keyring | None, pools: Mapping[str, str] | None = None) 
         memory_bytes=vm.memory_bytes,
         firmware=FIRMWARES[vm.firmware],
         disks=[
-            vm_pb2.DiskSpec(volume=ref(volume), slot=volume.slot, boot=bool(volume.root)) for volume in disks_of(vm.id)
+            vm_pb2.DiskSpec(volume=ref(volume), slot=volume.slot, boot=bool(volume.root), serial=volume.id)
+            for volume in disks_of(vm.id)
         ],
         nics=[vm_pb2.NicSpec(mac=nic.mac, bridge=nic.bridge, model=nic.model) for nic in nics_of(vm.id)],
     )

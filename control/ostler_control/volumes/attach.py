@@ -156,7 +156,7 @@ def _detach(work: Work) -> None:
 
 def _attach_live(work: Work, host_id: str) -> None:
     volume = load(work.resource_id)
-    disk = vm_pb2.DiskSpec(volume=wire.keyed_ref(volume, work.keys), slot=volume.slot, boot=False)
+    disk = vm_pb2.DiskSpec(volume=wire.keyed_ref(volume, work.keys), slot=volume.slot, serial=volume.id)
     request = agent_pb2.AttachVolumeRequest(operation=work.ref(), vm_id=work.inputs["vm_id"], disk=disk)
     work.job(address_of(host_id), lambda agent: agent.vms.AttachVolume, request)
 

@@ -53,7 +53,7 @@ def disk(spec: DiskSpec, file: DiskFile) -> Element:
         ),
         source,
         element("target", dev=target(spec.slot), bus="virtio"),
-        element("serial", serial(volume.volume_id)),
+        element("serial", serial(spec.serial or volume.volume_id)),
         element("boot", order="1") if spec.boot else None,
         type="file",
         device="disk",
