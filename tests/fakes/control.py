@@ -266,7 +266,12 @@ class Volumes(volume_pb2_grpc.VolumeServiceServicer):
         self.control = control
 
     def GetVolume(self, request: volume_pb2.GetVolumeRequest, context: grpc.ServicerContext) -> volume_pb2.Volume:
-        return volume_pb2.Volume(name=request.volume, encrypt_format=volume_types.ENCRYPT_FORMAT_LUKS)
+        if request.read_file and self.control.error:
+            raise self.control.error
+        volume = volume_pb2.Volume(name=request.volume, encrypt_format=volume_types.ENCRYPT_FORMAT_LUKS)
+        if request.read_file:
+            volume.file.encrypt_format = volume_types.ENCRYPT_FORMAT_LUKS
+        return volume
 
     def CreateVolume(self, request: volume_pb2.CreateVolumeRequest, context: grpc.ServicerContext) -> lro.Operation:
         self.control.ask(request)

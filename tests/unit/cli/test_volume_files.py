@@ -94,3 +94,13 @@ def test_a_passphrase_is_a_first_line(tmp_path: Path, monkeypatch: pytest.Monkey
     for path in (tmp_path / "empty", tmp_path / "absent"):
         with pytest.raises(Exception, match=path.name):
             passphrases.read(path)
+
+
+def test_show_says_what_the_header_says_or_why_it_could_not_be_read(ostler: Ostler, control: Control) -> None:
+    assert "encryption by its header: luks" in ostler("volume", "show", "data-1").output
+    control.error = FailedPreconditionError("host h1 is silent", "HOST_SILENT")
+    result = ostler("volume", "show", "data-1")
+    assert result.exit_code == 0
+    assert "could not be read: host h1 is silent" in result.output
+    assert ostler("volume", "show", "data-1", "--read-file").exit_code != 0
+    assert "silent" not in ostler("volume", "show", "data-1", "--no-read-file").output

@@ -416,3 +416,23 @@ def test_placing_starting_and_moving_name_the_host_and_its_failed_probe(site: Si
     assert (error.reason, said in error.message) == ("NO_FEASIBLE_HOST", True)
     assert outcome(engine, site.record(lambda: vms.stop(vm, "alice"))) == OK
     assert said in refusal(site, lambda: vms.start(vm, "alice", host=h3)).message
+
+
+def test_a_key_that_is_left_waits_for_the_vm_to_stop(site: Site, engine: Engine) -> None:
+    """Of a running VM's volume no key can be removed: it is, as soon as that works."""
+    vm = started(site, engine)
+    root = root_of(vm)
+    assert outcome(engine, site.record(lambda: vms.stop(vm, "alice"))) == OK
+    for fake in site.hosts.values():
+        fake.fail("RemoveVolumeKey", Fault(InternalError("no", "NO_WAY"), times=2))
+    assert outcome(engine, rekey(site, root)) == ("failed", "OLD_KEY_LEFT")
+    assert outcome(engine, site.record(lambda: vms.start(vm, "alice"))) == OK
+    for fake in site.hosts.values():
+        fake.faults.clear()
+    sweeping.sweep()
+    assert VolumeFile.select().count() == 1
+    assert root.passphrase_id not in destroyed_keys()
+    assert outcome(engine, site.record(lambda: vms.stop(vm, "alice"))) == OK
+    swept(site)
+    assert root.passphrase_id in destroyed_keys()
+    site.check_whole()

@@ -413,21 +413,55 @@ def test_leftovers_of_a_crash_are_swept_once_they_are_old(tmp_path: Path, api: A
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_volume_is_encrypted_rekeyed_and_moved_by_its_owner_as_far_as_that_goes(api: Api) -> None:
+    create = volume_pb2.CreateVolumeRequest(name="changing", disk_offering="plain", size_bytes=4 * MIB, pool="shared")
+    assert response(api.done(api.volumes.CreateVolume(create, api.admin)), volume_pb2.Volume()).path
+    volume: Any = Volume.get(Volume.name == "changing")
+    Volume.update(account=api.site.account).where(Volume.id == volume.id).execute()
+    encrypt = volume_pb2.EncryptVolumeRequest(volume="changing", validate_only=True)
+    assert api.volumes.EncryptVolume(encrypt, api.member).done
+    assert Volume.get_by_id(volume.id).operation_id == ""
+    assert reason(lambda: api.volumes.EncryptVolume(encrypt, api.stranger)) == "VOLUME_NOT_FOUND"
+    encrypt = volume_pb2.EncryptVolumeRequest(volume="changing", request_id=new_id())
+    first, repeat = api.volumes.EncryptVolume(encrypt, api.member), api.volumes.EncryptVolume(encrypt, api.member)
+    assert first.name == repeat.name
+    found = response(api.done(first, api.member), volume_pb2.Volume())
+    assert found.encrypt_format == types_volume_pb2.ENCRYPT_FORMAT_LUKS
+    api.done(api.volumes.RekeyVolume(volume_pb2.RekeyVolumeRequest(volume="changing"), api.member))
+    move = volume_pb2.MigrateVolumeRequest(volume="changing", pool="local1")
+    found = response(api.done(api.volumes.MigrateVolume(move, api.admin)), volume_pb2.Volume())
+    assert (found.pool_name, found.path) == ("local1", f"/local1/{Volume.get_by_id(volume.id).file_id}")
+    change = volume_pb2.ChangeVolumeOfferingRequest(volume="changing", disk_offering="encrypted", validate_only=True)
+    assert api.volumes.ChangeVolumeOffering(change, api.member).disk_offering_name == "plain"
+    change.validate_only = False
+    assert api.volumes.ChangeVolumeOffering(change, api.member).disk_offering_name == "encrypted"
+    back = volume_pb2.ChangeVolumeOfferingRequest(volume="changing", disk_offering="plain")
+    assert reason(lambda: api.volumes.ChangeVolumeOffering(back, api.member)) == "ENCRYPTION_MISMATCH"
+    shown = api.volumes.GetVolume(volume_pb2.GetVolumeRequest(volume="changing", read_file=True), api.member)
+    assert shown.file.encrypt_format == types_volume_pb2.ENCRYPT_FORMAT_LUKS
+    api.done(api.volumes.DeleteVolume(volume_pb2.DeleteVolumeRequest(volume="changing"), api.member))
+
+
 def test_no_passphrase_is_anywhere(api: Api) -> None:
     api.done(create_vm(api, "secretive"))
     volume: Any = Volume.get(Volume.name == "secretive-root")
     passphrase = api.site.keys.open(volume).reveal()
     assert api.site.fleet.pools[volume.pool_id][volume.id].passphrase == passphrase
     api.done(api.vms.MigrateVm(vm_pb2.MigrateVmRequest(vm="secretive"), api.admin))
+    deep = volume_pb2.RekeyVolumeRequest(volume=volume.id, deep=True)
+    assert response(api.done(api.volumes.RekeyVolume(deep, api.admin)), volume_pb2.Volume()).id == volume.id
+    new: Any = Volume.get_by_id(volume.id)
+    later = api.site.keys.open(new).reveal()
+    assert api.site.fleet.pools[new.pool_id][new.file_id].passphrase == later
     files = [path for path in api.site.state_dir.rglob("*") if path.is_file()]
     assert any("dbos" in path.name for path in files)
     assert len(files) > 10
-    escaped = json.dumps(passphrase.decode()).strip('"').encode()
     for path in files:
         try:
             content = path.read_bytes()
         except FileNotFoundError:  # the journal of a transaction that has just ended
             continue
-        assert passphrase not in content, path
-        assert escaped not in content, path
+        for secret in (passphrase, later):
+            assert secret not in content, path
+            assert json.dumps(secret.decode()).strip('"').encode() not in content, path
     api.done(api.vms.DeleteVm(vm_pb2.DeleteVmRequest(vm="secretive", force=True), api.admin))
