@@ -26,6 +26,7 @@ from ostler.types.v1 import volume_pb2 as volume_types
 from ostler_common.errors import OstlerError
 
 from tests.fakes.web import serving
+from tests.lab.console import Console
 from tests.lab.fleet import CLUSTER, MIB, PLAIN, SECRET, SHARED_POOL, Fleet, fresh, refused
 from tests.lab.guest import guest_image
 from tests.lab.host import LOCAL, Host, wait_for
@@ -81,6 +82,9 @@ def edge(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edg
         for vm in fleet.vms():
             if vm.hypervisor_type == "custom":
                 fleet.delete_vm(vm.name)
+        for volume in api.volumes.ListVolumes(volume_pb2.ListVolumesRequest()).volumes:
+            if volume.pool_name == made.pool:
+                fleet.do(fleet.delete_volume(volume.name))
         api.templates.DeleteTemplate(template_pb2.DeleteTemplateRequest(template=TEMPLATE))
         api.pools.DeletePool(pool_pb2.DeletePoolRequest(pool=made.pool))
         api.hosts.RemoveHost(host_pb2.RemoveHostRequest(host=host.name))
@@ -109,6 +113,12 @@ def new_vm(name: str, template: str, **more: object) -> vm_pb2.CreateVmRequest:
     for key, value in more.items():
         setattr(request, key, value)
     return request
+
+
+def sees(console: Console, disk: str, size_bytes: int) -> None:
+    """Waits until the guest has noticed what was done to a disk."""
+    line = f"DISK={disk} BYTES={size_bytes}"
+    console.run(f"until disks | grep -x '{line}'; do sleep 1; done", rf"\n{line}")
 
 
 def function_refused(error: OstlerError) -> str:
@@ -157,14 +167,14 @@ def test_a_vm_is_used_as_on_any_other_host(edge: Edge) -> None:
         console.wait("tick 1", 90)
         console.run("mark on-a-custom-host", "MARKED")
         fleet.do(fleet.attach("edge-data", VM))
-        console.run("disks", rf"vdb BYTES={16 * MIB}")
+        sees(console, "vdb", 16 * MIB)
         fleet.do(fleet.grow("edge-data", 32))
-        console.run("disks", rf"vdb BYTES={32 * MIB}")
+        sees(console, "vdb", 32 * MIB)
         fleet.do(fleet.grow(root, 96))
-        console.run("disks", rf"vda BYTES={96 * MIB}")
+        sees(console, "vda", 96 * MIB)
         assert edge.file(root).stat().st_size == 96 * MIB
         fleet.do(fleet.detach("edge-data"))
-        console.run("ls /dev/vdb || echo GO''NE", "GONE")
+        console.run("while test -e /dev/vdb; do sleep 1; done; echo GO''NE", "GONE")
 
         # The agent dies; its VM does not, and the next agent knows it.
         before = console.tick()
