@@ -30,6 +30,8 @@ DIRECTORIES = (
     "/var/lib/ostler",
     "/var/log/libvirt",
     "/var/cache/libvirt",
+    "/dev/disk/by-id",
+    "/dev/ostler",
 )
 SHARED = "/var/lib/ostler/shared"  # every host sees the same files here
 LOCAL = "/var/lib/ostler/pool"  # each host sees its own here
