@@ -79,6 +79,7 @@ class PowerFlex:
         self._step_bytes = step_bytes
         self._timeouts_s = device_timeout_s, unmap_timeout_s
         self._arrays: dict[str, Array] = {}
+        self._lock = threading.Lock()
 
     def check(self, spec: PoolSpec) -> None:
         check_unused(spec, options=frozenset({*_REQUIRED, "ca"}))
@@ -105,23 +106,26 @@ class PowerFlex:
         gateway = Gateway(options["gateway"], options["username"], secret, options.get("ca", ""))
         pool = gateway.storage_pool(options["protection_domain"], options["storage_pool"])
         sdc_id = self._find_sdc(gateway)
-        if known and (known.pool.id, known.sdc_id) == (pool.id, sdc_id):
-            known.gateway, known.pool, known.options, known.secret = gateway, pool, dict(options), secret
-            return
-        self._arrays[spec.pool_id] = Array(
-            gateway=gateway,
-            pool=pool,
-            sdc_id=sdc_id,
-            options=dict(options),
-            secret=secret,
-            devices=self._devices,
-            links=self._links / spec.pool_id,
-            notes=self._notes,
-            drv_cfg=self._drv_cfg,
-            device_timeout_s=self._timeouts_s[0],
-            unmap_timeout_s=self._timeouts_s[1],
-            step_bytes=self._step_bytes,
-        )
+        with self._lock:
+            # What is mapped, and for whom, is known to the one object that there is.
+            known = self._arrays.get(spec.pool_id)
+            if known and (known.pool.id, known.sdc_id) == (pool.id, sdc_id):
+                known.gateway, known.pool, known.options, known.secret = gateway, pool, dict(options), secret
+                return
+            self._arrays[spec.pool_id] = Array(
+                gateway=gateway,
+                pool=pool,
+                sdc_id=sdc_id,
+                options=dict(options),
+                secret=secret,
+                devices=self._devices,
+                links=self._links / spec.pool_id,
+                notes=self._notes,
+                drv_cfg=self._drv_cfg,
+                device_timeout_s=self._timeouts_s[0],
+                unmap_timeout_s=self._timeouts_s[1],
+                step_bytes=self._step_bytes,
+            )
 
     def ensure(self, spec: PoolSpec) -> None:
         array = self._array(spec)
