@@ -158,6 +158,13 @@ _TABLE = (
         "which need no stretching; more only costs CPU.",
     ),
     Setting(
+        "luks.chosen.iter.time",
+        _integer(1, 60_000, "milliseconds"),
+        "2000",
+        "The same for passphrases that people choose: those of downloads, and of templates made of encrypted volumes. "
+        "Whoever has such a file needs that long for each guess; so does each opening.",
+    ),
+    Setting(
         "migration.auto.converge",
         _BOOLEAN,
         "true",

@@ -14,25 +14,26 @@ from ostler.types.v1 import volume_pb2 as types_pb2
 from ostler_common.errors import InternalError, OstlerError
 from ostler_common.secret import Secret
 
+from ostler_control import settings
 from ostler_control.database import session, transaction
 from ostler_control.models import VolumeFile
 from ostler_control.operations import Json, Work
 from ostler_control.operations.records import release
 from ostler_control.volumes import files, wire
 from ostler_control.volumes.hosts import address_of, worker
-from ostler_control.volumes.leaving import CHOSEN_ITER_TIME_MS, Leaving
+from ostler_control.volumes.leaving import Leaving
 from ostler_control.volumes.sources import Source, load_source
 
 log = structlog.get_logger(__name__)
 
 
 def record(source: Source, leaving: Leaving, format: str, operation_id: str, passphrase: Any | None = None) -> Any:
-    """The row of a new export, in its source's pool. passphrase: the sealed row of it, when it is kept at all."""
+    """The row of a new export. passphrase: the sealed row of it, when it is kept at all."""
     return VolumeFile.create(
         volume_id=source.volume_id,
         role="export",
         operation_id=operation_id,
-        pool=source.row.pool,
+        pool=source.pool,
         passphrase=passphrase,
         format=format,
         encrypt_format=leaving.encrypt_format,
@@ -43,6 +44,7 @@ def record(source: Source, leaving: Leaving, format: str, operation_id: str, pas
 def inputs(source: Source, file: Any) -> dict[str, Json]:
     """What the operation's steps need to know. host_id: where the VM runs, else ""."""
     return {
+        "iter_time_ms": settings.get("luks.chosen.iter.time"),
         "source_kind": source.kind,
         "source_id": source.row.id,
         "file_id": file.id,
@@ -59,7 +61,7 @@ def choose(work: Work) -> str:
     with session():
         source, file = load_source(work), files.load(work.inputs["file_id"])
         encrypted = bool(source.passphrase_id) or file.encrypt_format == "luks"
-        chosen: str = worker(source.pool, encrypted, work.agents.busy).id
+        chosen: str = worker(source.pool, encrypted, work.agents.busy, file.pool).id
         return chosen
 
 
@@ -73,7 +75,7 @@ def copy(work: Work, host_id: str, passphrase: Secret | None, share: tuple[int, 
     if passphrase is not None:
         target.key.key_id = file.passphrase_id or file.id
         target.key.passphrase = passphrase.reveal()
-        target.key.iter_time_ms = CHOSEN_ITER_TIME_MS
+        target.key.iter_time_ms = work.inputs["iter_time_ms"]
     request = volume_pb2.CopyVolumeRequest(
         operation=work.ref(),
         source=wire.keyed_ref(source, work.keys),

@@ -11,8 +11,6 @@ from ostler_common.secret import Secret
 from ostler_control import events
 from ostler_control.volumes.sources import Source
 
-# Rounds of key derivation: a passphrase that a person chose is guessed more easily than one of Ostler's own.
-CHOSEN_ITER_TIME_MS = 2000
 _SHORTEST, _LONGEST = 8, 512
 
 

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
 from ostler_common.errors import FailedPreconditionError, bad_field
 
 from ostler_control.database import session
-from ostler_control.models import Snapshot, Volume
+from ostler_control.models import Pool, Snapshot, Volume
 from ostler_control.operations import Work, take
 from ostler_control.volumes.copying import check_copier
 from ostler_control.volumes.grow import check_ready
 from ostler_control.volumes.hosts import take_with_vm
 
+FILE_POOLS = ("local", "shared-mount-point", "nfs")
+
 
 @dataclass(frozen=True)
 class Source:
-    """Taken rows. vm: whose disk the volume is, or None; host: where that VM runs, or None."""
+    """Taken rows. vm: whose disk the volume is, or None; host: where that VM runs, or None; pool: for an export."""
 
     row: Any
-    vm: Any | None = None
-    host: Any | None = None
+    vm: Any | None
+    host: Any | None
+    pool: Any
 
     @property
     def kind(self) -> str:
@@ -83,7 +87,24 @@ def take_source(row: Any, encrypted: bool) -> Source:
     Raises FailedPreconditionError: VOLUME_STATE, SNAPSHOT_STATE, and what `check_copier` raises.
     """
     vm, taken = take_row(row)
-    return Source(taken, vm, check_copier(taken.pool, taken.pool, encrypted or bool(taken.passphrase_id), vm))
+    pool, host = _export_pool(taken, encrypted, vm)
+    return Source(taken, vm, host, pool)
+
+
+def _export_pool(row: Any, encrypted: bool, vm: Any | None) -> tuple[Any, Any | None]:
+    """Where an export goes, and the host that must make it, if any: into the source's own pool when that holds files.
+
+    On a device a small disk takes many GiB, all of which would be sent; so such a disk is exported into a pool of
+    files, if any will do, the one with the most room.
+    """
+    own: Any = row.pool
+    either = encrypted or bool(row.passphrase_id)
+    if own.type not in FILE_POOLS:
+        others: Any = Pool.select().where(Pool.type.in_(FILE_POOLS)).order_by(Pool.available_bytes.desc(), Pool.name)
+        for pool in others.where(Pool.encryption) if encrypted else others:
+            with contextlib.suppress(FailedPreconditionError):
+                return pool, check_copier(own, pool, either, vm)
+    return own, check_copier(own, own, either, vm)
 
 
 def load_source(work: Work) -> Any:

@@ -17,7 +17,7 @@ from ostler_common.errors import FailedPreconditionError, OstlerError
 from ostler_control import vms, volumes
 from ostler_control.api.volumes import VolumeService
 from ostler_control.caller import Caller
-from ostler_control.models import Account, Event, Operation, Passphrase, Snapshot, Vm, Volume, VolumeFile
+from ostler_control.models import Account, Event, Operation, Passphrase, Pool, Snapshot, Vm, Volume, VolumeFile
 from ostler_control.operations import Engine
 from ostler_control.operations.records import ENDED
 from ostler_control.volumes.download import transfer
@@ -285,3 +285,28 @@ def test_after_a_crash_only_the_cleaning_is_left(site: Site, engine: Engine, tmp
     operation = site.record(lambda: volumes.download(volume, "raw", how, "alice", lost.operation_id))
     assert outcome(engine, operation)[0] == "cancelled"
     settled()
+
+
+def test_a_disk_on_a_device_is_exported_as_a_file(site: Site, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume = new_volume(site, engine)
+    asked: list[Any] = []
+    for fake in site.hosts.values():
+        monkeypatch.setattr(fake, "_copy", _noting(asked, fake._copy))
+    Pool.update(type="powerflex").where(Pool.id == volume.pool_id).execute()
+    downloaded(engine, site.admin(), leaving=pb.Leaving(passphrase=CHOSEN))
+    source, target = asked[0]
+    assert (source.pool_id, target.pool_id) == (volume.pool_id, site.pools["local1"].id)
+    for host in site.hosts.values():  # then there is nothing but the device
+        host.fail("CopyVolume", Fault(FailedPreconditionError("no", "NO_WAY")))
+    Pool.update(type="powerflex").execute()
+    assert refused(lambda: downloaded(engine, site.admin(), leaving=pb.Leaving(passphrase=CHOSEN))) == "NO_WAY"
+    for name, row in site.pools.items():
+        Pool.update(type="shared-mount-point" if name == "shared" else "local").where(Pool.id == row.id).execute()
+
+
+def _noting(asked: list[Any], copy: Callable[..., Any]) -> Callable[..., Any]:
+    def noting(source: Any, target: Any, size_bytes: int) -> Any:
+        asked.append((source, target))
+        return copy(source, target, size_bytes)
+
+    return noting
