@@ -330,6 +330,18 @@ def _soil(file: Path, start: int, end: int) -> None:
             stream.write(OLD_BYTES)
 
 
+def _sweep() -> None:
+    """Lets go of loop devices of gateways that were killed: their files are gone."""
+    listed = subprocess.run(
+        ["losetup", "--list", "--noheadings", "--raw", "--output", "NAME,BACK-FILE"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    for device in re.findall(r"^(\S+) \S+/[0-9a-f]{16}\.img\S*\(deleted\)$", listed, re.MULTILINE):
+        subprocess.run(["losetup", "--detach", device], check=False, capture_output=True)
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -398,6 +410,7 @@ def gateway(
     directory: where the volumes' files are. sdcs: the hosts; none given: one, this machine, whose by_id is
     `directory/by-id`. api_version: "3.6" logs in the old way.
     """
+    _sweep()
     directory.mkdir(parents=True, exist_ok=True)
     papers = Papers(directory, "gateway")
     files = papers.issue(Identity(Kind.CONTROL, "gateway"), addresses=(listen, "localhost"))
