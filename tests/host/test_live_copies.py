@@ -291,7 +291,10 @@ def test_a_vm_goes_over_to_a_mirror(
         assert reason(lambda: mirrors.begin(job(), vm.vm_id, source, again)) == "DISK_BUSY"
         assert reason(lambda: volumes.copies.copy(job(), source, again, vm_id=vm.vm_id)) == "DISK_BUSY"
         # The agent starts anew: the mirror keeps its key.
-        LibvirtDriver(host.libvirt_uri, "qemu").connection.close()
+        successor = LibvirtDriver(host.libvirt_uri, "qemu")
+        successor.open()
+        successor.vms()
+        successor.close()
         assert secrets_on(host) == keys(source, target)
 
         station.io(vm, f"write -P 0x22 0 {MIB}")
@@ -317,10 +320,9 @@ def _elsewhere() -> Destination:
     return Destination(Addresses("qemu+tls://h9/system", "tcp://h9", ""), "h9", {}, {}, {})
 
 
-def test_a_mirror_that_is_cancelled_leaves_nothing(lab: tuple[Host, Path], station: Station, tmp_path: Path) -> None:
-    mirrors = station.volumes.mirrors
-    with running(station, (QCOW2, True)) as (vm, source):
-        target = station.ref((RAW, False))
+def test_a_mirror_that_is_cancelled_in_the_middle_leaves_nothing(lab: tuple[Host, Path], station: Station) -> None:
+    with running(station, (QCOW2, False), BIG) as (vm, source):
+        target = station.ref((QCOW2, True))
 
         class Cancelling(JobContext):
             def progress(self, phase: str, done: int = 0, total: int = 0, percent: int | None = None) -> None:
@@ -328,8 +330,16 @@ def test_a_mirror_that_is_cancelled_leaves_nothing(lab: tuple[Host, Path], stati
                     self.cancel()
 
         with pytest.raises(CancelledError):
-            mirrors.begin(Cancelling("cancel"), vm.vm_id, source, target)
+            station.volumes.mirrors.begin(Cancelling("cancel"), vm.vm_id, source, target)
         assert station.files() & {target.volume_id, f".{target.volume_id}.part"} == set()
+        assert not secrets_on(lab[0])
+        assert station.driver.using(target.volume_id) is None
+
+
+def test_a_mirror_that_is_ended_leaves_nothing(lab: tuple[Host, Path], station: Station, tmp_path: Path) -> None:
+    mirrors = station.volumes.mirrors
+    with running(station, (QCOW2, True)) as (vm, source):
+        target = station.ref((RAW, False))
         mirrors.begin(job(), vm.vm_id, source, target)
         for _ in range(2):
             mirrors.cancel(job(), vm.vm_id, source, target)
@@ -345,6 +355,31 @@ def test_a_mirror_that_is_cancelled_leaves_nothing(lab: tuple[Host, Path], stati
         assert station.files() & {target.volume_id, f".{target.volume_id}.part"} == set()
         assert content(station, source, tmp_path) == b"\x22" * MIB + b"\x11" * (SIZE - MIB)
         assert reason(lambda: mirrors.begin(job(), vm.vm_id, source, target)) == "VM_NOT_RUNNING"
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_libvirtd_may_restart_in_the_middle(lab: tuple[Host, Path], station: Station, mirror: bool) -> None:
+    host = lab[0]
+    with running(station, (QCOW2, False), BIG) as (vm, source):
+        target = station.ref((QCOW2, False))
+        restarted: list[bool] = []
+
+        class Restarting(JobContext):
+            def progress(self, phase: str, done: int = 0, total: int = 0, percent: int | None = None) -> None:
+                if phase in ("copying disk", "mirroring disk") and not restarted:
+                    restarted.append(True)
+                    host.stop_libvirt()
+                    host.start_libvirt()
+
+        if mirror:
+            station.volumes.mirrors.begin(Restarting("restart"), vm.vm_id, source, target)
+            station.volumes.mirrors.pivot(job(), vm.vm_id, source, target)
+        else:
+            station.volumes.copies.copy(Restarting("restart"), source, target, vm_id=vm.vm_id)
+        assert restarted
+        station.driver.power_off(vm.vm_id)
+        compare = ["qemu-img", "compare", "-f", "qcow2", "-F", "qcow2"]
+        subprocess.run([*compare, str(station.path(source)), str(station.path(target))], check=True)
 
 
 # -- the agent killed

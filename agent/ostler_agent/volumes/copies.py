@@ -13,9 +13,9 @@ from ostler_agent.pools import Making, Pools
 from ostler_agent.spec import Provisioning, VolumeInfo, VolumeRef
 from ostler_agent.tools import qemu_img
 from ostler_agent.volumes.busy import Busy
-from ostler_agent.volumes.checks import check_key_is_here, check_key_is_wanted, check_room, check_same_size, check_size
+from ostler_agent.volumes.checks import check_key_is_here, check_key_is_wanted, check_room, check_size
 from ostler_agent.volumes.guests import Guests, live_copy
-from ostler_agent.volumes.images import header_of, info_of, made_by
+from ostler_agent.volumes.images import create_like, header_of, info_of, made_by
 
 _DRAFT = "where the copy is written"  # the fact by which a later life of the agent finds a copy that goes on
 
@@ -44,8 +44,8 @@ class Copies:
 
         Raises what `Volumes.create` does; InvalidArgumentError (SOURCE_LARGER); NotFoundError (VOLUME_NOT_FOUND);
         FailedPreconditionError (WRONG_KEY, NOT_ENCRYPTED, NOT_AN_IMAGE, BACKING_FILE_REFUSED; VOLUME_IN_USE when
-        another than that VM writes to the source; VM_STOPPED); AbortedError (DISK_BUSY, COPY_FAILED). Whatever it
-        raises, nothing is left.
+        another than that VM writes to the source; VM_STOPPED, SIZE_DIFFERS); AbortedError (DISK_BUSY, COPY_FAILED).
+        Whatever it raises, nothing is left.
         """
         if source.volume_id == target.volume_id:
             raise bad_field("target.volume_id", "must be another one than the source's")
@@ -112,16 +112,7 @@ class Copies:
         live = live_copy(self._guests)
         # A guest's write waits for what it replaces to be copied: it must not find the pool full.
         check_room(self._pools, target, min(header.allocated_bytes, header.virtual_size_bytes))
-        job.progress("creating volume", percent=1)
-        qemu_img.create(
-            making.path,
-            target.format,
-            header.virtual_size_bytes,
-            key=target.key,
-            provisioning=provisioning,
-            cancel=job,
-        )
-        check_same_size(target, header.virtual_size_bytes, header_of(target, making.path).virtual_size_bytes)
+        create_like(job, header, target, making.path, provisioning)
         job.remember(**{_DRAFT: str(making.path)})
         live.copy_disk(vm_id, source.volume_id, target, making.path, job)
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ostler_common.errors import FailedPreconditionError
+
 from ostler_agent.image_header import ImageHeader, read_header
+from ostler_agent.jobs import JobContext
 from ostler_agent.pools import Pools, already_exists
-from ostler_agent.spec import VolumeInfo, VolumeRef
+from ostler_agent.spec import Provisioning, VolumeInfo, VolumeRef
+from ostler_agent.tools import qemu_img
 
 
 def header_of(ref: VolumeRef, path: Path) -> ImageHeader:
@@ -24,6 +28,25 @@ def info_of(ref: VolumeRef, header: ImageHeader) -> VolumeInfo:
         virtual_size_bytes=header.virtual_size_bytes,
         allocated_bytes=header.allocated_bytes,
     )
+
+
+def create_like(job: JobContext, header: ImageHeader, ref: VolumeRef, path: Path, provisioning: Provisioning) -> None:
+    """Makes an empty image for what a running disk with that header holds: QEMU copies only into one of its very size.
+
+    Raises what `qemu_img.create` does, FailedPreconditionError (SIZE_DIFFERS) where a raw image is as large as its
+    device.
+    """
+    job.progress("creating volume", percent=1)
+    size_bytes = header.virtual_size_bytes
+    qemu_img.create(path, ref.format, size_bytes, key=ref.key, provisioning=provisioning, cancel=job)
+    found = header_of(ref, path).virtual_size_bytes
+    if found != size_bytes:
+        raise FailedPreconditionError(
+            f"volume {ref.volume_id} has {found} bytes in its pool, not the {size_bytes} of the running disk (stop the "
+            "VM, or choose another layout or pool)",
+            "SIZE_DIFFERS",
+            {"volume": ref.volume_id, "size_bytes": str(found)},
+        )
 
 
 def made_by(pools: Pools, ref: VolumeRef, facts: Mapping[str, str]) -> VolumeInfo:

@@ -12,11 +12,10 @@ from ostler_agent.image_lock import refuse_locked
 from ostler_agent.jobs import JobContext, interrupted
 from ostler_agent.pools import Pools, already_exists
 from ostler_agent.spec import Provisioning, VolumeInfo, VolumeRef
-from ostler_agent.tools import qemu_img
 from ostler_agent.volumes.busy import Busy
-from ostler_agent.volumes.checks import check_key_is_here, check_key_is_wanted, check_room, check_same_size
+from ostler_agent.volumes.checks import check_key_is_here, check_key_is_wanted, check_room
 from ostler_agent.volumes.guests import Guests, live_copy
-from ostler_agent.volumes.images import header_of, look
+from ostler_agent.volumes.images import create_like, header_of, look
 
 _WHOLE = (MirrorState.READY, MirrorState.PIVOTED)
 
@@ -41,7 +40,8 @@ class Mirrors:
 
         From then on it gets each of the guest's writes, until `pivot` or `cancel`, or until the VM stops. Raises
         InvalidArgumentError (KEY_MISSING); AlreadyExistsError (VOLUME_EXISTS) unless this very operation made it;
-        FailedPreconditionError (FUNCTION_NOT_SUPPORTED, VM_NOT_RUNNING, VM_STOPPED, NOT_ENCRYPTED);
+        FailedPreconditionError (FUNCTION_NOT_SUPPORTED, VM_NOT_RUNNING, VM_STOPPED, NOT_ENCRYPTED,
+        SIZE_DIFFERS);
         ResourceExhaustedError (POOL_FULL); AbortedError (DISK_BUSY, MIRROR_FAILED); NotFoundError (VOLUME_NOT_FOUND).
         Whatever it raises, there is no mirror and nothing is left.
         """
@@ -123,9 +123,5 @@ class Mirrors:
         if provisioning is Provisioning.FAT:
             check_room(self._pools, target, size_bytes)
         with self._pools.making(target, size_bytes, job) as making:
-            job.progress("creating volume", percent=1)
-            qemu_img.create(
-                making.path, target.format, size_bytes, key=target.key, provisioning=provisioning, cancel=job
-            )
-            check_same_size(target, size_bytes, header_of(target, making.path).virtual_size_bytes)
+            create_like(job, header, target, making.path, provisioning)
             making.commit()
