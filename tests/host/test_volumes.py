@@ -6,14 +6,16 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ostler_agent.jobs import JobContext
+from ostler_agent.process import run as run_process
 from ostler_agent.spec import DiskFormat, Key, Provisioning, VolumeRef
-from ostler_agent.tools import cryptsetup
+from ostler_agent.tools import cryptsetup, qemu_img
 from ostler_common.errors import CancelledError, OstlerError
 from ostler_common.secret import Secret
 
@@ -95,6 +97,25 @@ def test_a_volume_from_a_template_is_whole_encrypted_and_holds_its_bytes(
     assert contents(storage.path(ref), ref, tmp_path / "out")[: len(data)] == data
     assert MARKER not in storage.path(ref).read_bytes()
     assert storage.files() == {ref.volume_id}
+
+
+def test_a_template_is_converted_in_parallel_and_its_zeros_take_no_space(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    commands: list[list[str]] = []
+
+    def noting(command: Sequence[str | Path], **more: Any) -> Any:
+        commands.append([str(word) for word in command])
+        return run_process(command, **more)
+
+    monkeypatch.setattr(qemu_img, "run", noting)
+    data = os.urandom(4 * MIB) + bytes(56 * MIB) + os.urandom(4 * MIB)
+    ref = storage.ref(QCOW2, new_key())
+    made = storage.volumes.create(job(), ref, len(data), template=storage.template(data))
+    assert 8 * MIB < made.allocated_bytes < 12 * MIB
+    assert contents(storage.path(ref), ref, tmp_path / "out") == data
+    (convert,) = [command for command in commands if command[1] == "convert"]
+    assert "-m 16 -W" in " ".join(convert)
 
 
 @pytest.mark.parametrize(("source_format", "target_format"), [(QCOW2, QCOW2), (RAW, RAW)])
