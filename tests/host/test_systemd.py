@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from ostler_agent.config import AgentConfig
+from ostler_agent.hypervisors.libvirt.options import LibvirtOptions
 from ostler_common.config import Settings, load
 from ostler_control.config import ControlConfig
 
@@ -66,7 +67,7 @@ def test_user_and_directories_are_made(tmp_path: Path) -> None:
 
 
 def uncommented(name: str) -> str:
-    return re.sub(r"^#(?=\w+ = )", "", (SYSTEMD / name).read_text(), flags=re.MULTILINE)
+    return re.sub(r"^#(?=\w+ = |\[)", "", (SYSTEMD / name).read_text(), flags=re.MULTILINE)
 
 
 SETTINGS: dict[str, type[Settings]] = {"agent.toml": AgentConfig, "control.toml": ControlConfig}
@@ -78,4 +79,9 @@ def test_sample_shows_every_key_with_its_default(name: str, tmp_path: Path) -> N
     assert tomllib.loads((SYSTEMD / name).read_text()) == {}
     (tmp_path / name).write_text(uncommented(name))
     assert set(tomllib.loads(uncommented(name))) == set(cls.model_fields)
-    assert load(cls, tmp_path / name) == load(cls, None)
+    found, default = load(cls, tmp_path / name), load(cls, None)
+    if isinstance(found, AgentConfig):
+        assert set(found.driver_options) == set(LibvirtOptions.model_fields)
+        assert LibvirtOptions.model_validate(found.driver_options) == LibvirtOptions()
+        found = found.model_copy(update={"driver_options": {}})
+    assert found == default
