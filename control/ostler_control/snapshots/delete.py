@@ -9,7 +9,7 @@ from ostler_control.models import Operation, Snapshot
 from ostler_control.operations import Undo, Work, begin, take, workflow
 from ostler_control.snapshots.create import remove_file
 from ostler_control.snapshots.rows import destroy, load, load_or_none, note
-from ostler_control.volumes.hosts import reaching, worker
+from ostler_control.volumes.hosts import has_hosts, worker
 
 
 def delete(snapshot: Any, user: str) -> Operation:
@@ -18,7 +18,7 @@ def delete(snapshot: Any, user: str) -> Operation:
     Raises AbortedError RESOURCE_BUSY, FailedPreconditionError NO_CAPABLE_HOST.
     """
     snapshot = take(snapshot)
-    if reaching(snapshot.pool_id):
+    if has_hosts(snapshot.pool_id):
         worker(snapshot.pool, False, lambda _: 0)
     operation = begin("snapshot.delete", snapshot, user, {})
     Snapshot.update(state="deleting", state_reason="").where(Snapshot.id == snapshot.id).execute()
@@ -40,7 +40,7 @@ def _choose(work: Work) -> str:
     """The host to delete the file; "" when none of the fleet reaches its pool any more, and so nobody could open it."""
     with session():
         snapshot = load_or_none(work.resource_id)
-        if snapshot is None or not reaching(snapshot.pool_id):
+        if snapshot is None or not has_hosts(snapshot.pool_id):
             return ""
         host_id: str = worker(snapshot.pool, False, work.agents.busy).id
         return host_id

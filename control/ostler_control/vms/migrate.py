@@ -51,7 +51,8 @@ def migrate(
     with_storage: disks that the destination does not reach move too, into `pool` or a chosen one; operation_id: of the
     new operation, "" for any.
 
-    Raises FailedPreconditionError: VM_STATE, HOST_SILENT, FUNCTION_NOT_SUPPORTED, NO_FEASIBLE_HOST, NO_FEASIBLE_POOL.
+    Raises FailedPreconditionError: VM_STATE, HOST_SILENT, FUNCTION_NOT_SUPPORTED, LOCAL_STORAGE, NO_FEASIBLE_HOST,
+    NO_FEASIBLE_POOL.
     """
     vm = take(vm)
     source = running_host(vm)

@@ -12,7 +12,7 @@ from ostler_control.models import Operation, Volume
 from ostler_control.operations import Undo, Work, begin, take, workflow
 from ostler_control.volumes import matrix
 from ostler_control.volumes.create import remove_file
-from ostler_control.volumes.hosts import load_or_none, reaching, vm_of, worker
+from ostler_control.volumes.hosts import has_hosts, load_or_none, vm_of, worker
 
 
 def delete(volume: Any, user: str) -> Operation:
@@ -27,7 +27,7 @@ def delete(volume: Any, user: str) -> Operation:
         advice = "delete the VM" if volume.root else "detach it first"
         raise FailedPreconditionError(f"volume {volume.name} belongs to VM {vm.name}; {advice}", reason, {"vm": vm.id})
     matrix.check(matrix.Operation.DELETE, volume, False)
-    if reaching(volume.pool_id):
+    if has_hosts(volume.pool_id):
         worker(volume.pool, False, lambda _: 0)
     operation = begin("volume.delete", volume, user, {})
     Volume.update(state="deleting", state_reason="").where(Volume.id == volume.id).execute()
@@ -46,11 +46,11 @@ def _delete(work: Work) -> None:
 
 
 def choose_remover(work: Work, volume_id: str) -> str:
-    """Inside a step: the host to delete a volume's file, or "" when no host of the fleet reaches its pool any more, and
-    so nobody could open the file either."""
+    """Inside a step: the host to delete a volume's file, or "" when the fleet has no host for its pool any more, and so
+    nobody could open the file either. Raises FailedPreconditionError NO_CAPABLE_HOST when none can do it now."""
     with session():
         volume = load_or_none(volume_id)
-        if volume is None or not reaching(volume.pool_id):
+        if volume is None or not has_hosts(volume.pool_id):
             return ""
         host_id: str = worker(volume.pool, False, work.agents.busy).id
         return host_id

@@ -26,7 +26,7 @@ from ostler_control.models import Host, Operation, Passphrase, Pool, Volume, Vol
 from ostler_control.operations import Work
 from ostler_control.volumes import wire
 from ostler_control.volumes.create import needed_bytes
-from ostler_control.volumes.hosts import address_of, reaching, worker
+from ostler_control.volumes.hosts import address_of, has_hosts, worker
 
 # What a volume and a file of it have in common, and exchange.
 _SHARED = ("pool_id", "passphrase_id", "format", "provisioning", "encrypt_format", "size_bytes")
@@ -118,8 +118,8 @@ def remove(work: Work, file_id: str) -> None:
     if file is None:
         return
     with session():
-        reached = bool(reaching(file.pool_id))
-        host_id = worker(Pool.get_by_id(file.pool_id), False, work.agents.busy).id if reached else ""
+        pool = Pool.get_by_id(file.pool_id)
+        host_id = worker(pool, False, work.agents.busy).id if has_hosts(pool.id) else ""
     if host_id:
         request = agent_pb2.DeleteVolumeRequest(operation=work.ref(), volume=wire.plain_ref(file))
         work.job(address_of(host_id), lambda agent: agent.volumes.DeleteVolume, request)

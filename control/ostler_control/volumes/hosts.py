@@ -61,6 +61,15 @@ def reaching(pool_id: str) -> list[Any]:
     return list(query.order_by(Host.name))
 
 
+def has_hosts(pool_id: str) -> bool:
+    """Whether the fleet has hosts that should reach a pool, even if none does just now.
+
+    Without any, nobody can open its files any more, and what is in them needs no deleting.
+    """
+    query = Host.select().join(PoolHost).where((PoolHost.pool == pool_id) & ~Host.removed)
+    return bool(query.exists())
+
+
 def load_of(host: Any) -> float:
     """How much of a host's CPUs is in use, 0 to 1, as last heard."""
     load = json_format.Parse(host.load or "{}", vm_pb2.HostLoad())

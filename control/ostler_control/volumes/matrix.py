@@ -158,6 +158,15 @@ _RULES = (
         Refused("VM_STATE", "belongs to a VM that is stopped: it starts wherever it fits; only running ones move live"),
         running=False,
     ),
+    _Rule(
+        frozenset({Operation.MIGRATE_VM}),
+        Refused(
+            "LOCAL_STORAGE",
+            "is on storage that its VM's host alone reaches; move it along (ostler vm migrate --with-storage)",
+        ),
+        running=True,
+        pool_types=frozenset({"local"}),
+    ),
 )
 
 

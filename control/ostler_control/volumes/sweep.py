@@ -21,7 +21,7 @@ from ostler_control.models import Host, Operation, Volume, VolumeFile, new_id, n
 from ostler_control.operations import Work, begin, chore, launch, take, workflow
 from ostler_control.operations.records import UNENDED
 from ostler_control.volumes import files, matrix, wire
-from ostler_control.volumes.hosts import address_of, check_vm_at_rest, is_up, reaching, silent, vm_of, worker
+from ostler_control.volumes.hosts import address_of, check_vm_at_rest, has_hosts, is_up, silent, vm_of, worker
 
 _PAUSE = datetime.timedelta(minutes=1)
 
@@ -58,7 +58,7 @@ def _begin(file: Any) -> None:
             also = [take(row) for row in (vm, volume) if row is not None]
             if file.role == "key":
                 matrix.check(matrix.Operation.REKEY, volume, vm is not None and check_vm_at_rest(vm) is not None)
-        if reaching(file.pool_id):
+        if has_hosts(file.pool_id):
             worker(file.pool, file.role == "key", lambda _: 0)
         file.name = volume.name if volume is not None else ""
         wanted = {
@@ -139,7 +139,7 @@ def remove_key(work: Work, file_id: str) -> None:
         return
     with session():
         volume: Any = Volume.get_or_none(Volume.id == file.volume_id)
-        needed = volume is not None and bool(reaching(volume.pool_id))
+        needed = volume is not None and has_hosts(volume.pool_id)
         host_id = worker(volume.pool, True, work.agents.busy).id if needed else ""
     if host_id:
         request = agent_pb2.RemoveVolumeKeyRequest(operation=work.ref(), volume=wire.keyed_ref(volume, work.keys))

@@ -170,10 +170,15 @@ def test_a_file_that_cannot_be_deleted_keeps_its_key(site: Site, engine: Engine)
     site.check_whole()
 
 
-def test_one_in_a_pool_that_nobody_reaches_any_more_is_forgotten(site: Site, engine: Engine) -> None:
+def test_one_in_a_pool_that_no_host_is_left_for_is_forgotten(site: Site, engine: Engine) -> None:
     snapshot = taken(site, engine, data_volume(site, engine, "data", pool=site.pools["local1"]), "s")
-    PoolHost.update(reachable=False).where(PoolHost.pool == site.pools["local1"]).execute()
+    reach = PoolHost.get(PoolHost.pool == site.pools["local1"])
+    PoolHost.update(reachable=False).where(PoolHost.id == reach.id).execute()
+    with pytest.raises(FailedPreconditionError) as caught:  # its file would come to light again
+        site.record(lambda: snapshots.delete(snapshot, "alice"))
+    assert caught.value.reason == "NO_CAPABLE_HOST"
+    PoolHost.delete().where(PoolHost.id == reach.id).execute()
     assert outcome(engine, site.record(lambda: snapshots.delete(snapshot, "alice"))) == OK
     assert Snapshot.select().count() == 0
-    PoolHost.update(reachable=True).where(PoolHost.pool == site.pools["local1"]).execute()
+    PoolHost.create(pool=reach.pool, host=reach.host, reachable=True)
     site.fleet.pools[snapshot.pool_id].pop(snapshot.id)

@@ -40,6 +40,7 @@ def test_what_is_refused() -> None:
         *(("delete", encrypted, True, "ATTACHED") for encrypted in both),
         *(("start-vm", encrypted, True, "VM_STATE") for encrypted in both),
         *(("migrate-vm", encrypted, False, "VM_STATE") for encrypted in both),
+        *(("migrate-vm", encrypted, True, "LOCAL_STORAGE") for encrypted in both),
         *(("migrate-vm-with-storage", encrypted, False, "VM_STATE") for encrypted in both),
     }
 
