@@ -42,7 +42,7 @@ class Watch:
             rows = database.execute(
                 "SELECT id, kek_id, sealed, bound_id FROM passphrase WHERE id IN (SELECT passphrase_id FROM volume"
                 " UNION SELECT passphrase_id FROM snapshot UNION SELECT passphrase_id FROM volume_file"
-                " WHERE role != 'export')"  # which somebody chose
+                " WHERE role NOT IN ('export', 'upload'))"  # which somebody chose
             ).fetchall()
         for key_id, kek_id, sealed, bound_id in rows:
             self.passphrases[key_id] = provider.open(kek_id, sealed, bound_id.encode()).reveal()
