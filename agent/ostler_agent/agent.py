@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import shutil
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -149,7 +150,9 @@ class Agent:
         jobs = JobService(self._jobs)
         migration = MigrationService(self._jobs, hypervisor, arrivals)
         pools = PoolService(self._jobs, self._pools, hypervisor)
-        vms = VmService(self._jobs, hypervisor, self._pools.volume_path)
+        vms = VmService(
+            self._jobs, hypervisor, self._pools.volume_path, partial(self._pools.let_go, using=hypervisor.using)
+        )
         volumes = VolumeService(self._jobs, own_volumes)
 
         def add_host(server: grpc.Server) -> None:

@@ -269,6 +269,7 @@ def making(fleet: Fleet, scratch: Path) -> Iterator[Site]:
             pool = fleet.api.pools.CreatePool(request)
             stack.callback(_delete_pool, fleet, pool.id)
             assert all(reach.reachable for reach in pool.hosts), pool
+        stack.enter_context(fleet.setting("luks.chosen.iter.time", "10"))
         root = _template(fleet, scratch)
         stack.callback(fleet.api.templates.DeleteTemplate, template_pb2.DeleteTemplateRequest(template=TEMPLATE))
         for name in (SECRET, PLAIN):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -201,6 +201,15 @@ class Pools:
                         store.unmap_unused(used, asked_before, among)
             except OstlerError as error:
                 log.warning("volumes could not be unmapped", pool=pool_id, error=str(error))
+
+    def let_go(self, volume_id: str, using: Callable[[str], str | None]) -> None:
+        """Unmaps a volume that a VM here has just let go of, unless one uses it still. `Unmapper` sees only what was in
+        use for a while.
+
+        using: the VM that executes here with a volume, or None.
+        """
+        used = [volume_id] if using(volume_id) else []
+        self.unmap_unused(used, time.monotonic(), [volume_id])
 
     def check_room(self, pool_id: str, needed_bytes: int) -> None:
         """Raises ResourceExhaustedError (POOL_FULL) when a pool has less left, and as `exists` does."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import grpc
 import structlog
@@ -18,7 +18,7 @@ from ostler_agent.hypervisors.base import Console, Hypervisor, Paths, Screenshot
 from ostler_agent.jobs import JobContext, Jobs, interrupted
 from ostler_agent.journal import Record
 from ostler_agent.services import convert
-from ostler_agent.spec import PowerState
+from ostler_agent.spec import PowerState, VmInfo
 from ostler_agent.vms import disks, power
 
 log = structlog.get_logger(__name__)
@@ -27,12 +27,13 @@ Updates = Iterator[job_pb2.JobUpdate]
 
 
 class VmService(vm_pb2_grpc.VmServiceServicer):
-    """paths: where a volume's file is (`Pools.volume_path`)."""
+    """paths: where a volume's file is (`Pools.volume_path`); let_go: is told of volumes that were detached."""
 
-    def __init__(self, jobs: Jobs, driver: Hypervisor, paths: Paths) -> None:
+    def __init__(self, jobs: Jobs, driver: Hypervisor, paths: Paths, let_go: Callable[[str], None]) -> None:
         self._jobs = jobs
         self._driver = driver
         self._paths = paths
+        self._let_go = let_go
         jobs.on_recover("vm.start", self._recover_start)
         jobs.on_recover("vm.stop", self._recover_stop)
         jobs.on_recover("vm.delete", self._recover_delete)
@@ -105,7 +106,7 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
             request.operation,
             "vm.detach",
             request,
-            lambda job: convert.vm_info(disks.detach(self._driver, vm_id, volume_id, key_id, job)),
+            lambda job: convert.vm_info(self._detach(vm_id, volume_id, key_id, job)),
         )
 
     def GetVm(self, request: vm_pb2.GetVmRequest, context: grpc.ServicerContext) -> types_pb2.VmInfo:
@@ -131,6 +132,11 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         need(self._driver, Function.SCREENSHOT)
         assert isinstance(self._driver, Screenshot)
         return vm_pb2.ScreenshotResponse(png=self._driver.screenshot(convert.uuid_field(request.vm_id, "vm_id")))
+
+    def _detach(self, vm_id: str, volume_id: str, key_id: str | None, job: JobContext) -> VmInfo:
+        info = disks.detach(self._driver, vm_id, volume_id, key_id, job)
+        self._let_go(volume_id)
+        return info
 
     # -- how jobs ended that the agent's end cut short: by what the hypervisor says now
 

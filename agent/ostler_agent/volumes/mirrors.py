@@ -83,6 +83,7 @@ class Mirrors:
         with self._busy.changing(source, target):
             job.progress("going over to the mirror")
             live_copy(self._guests).pivot_disk(vm_id, source, target)
+            self._pools.let_go(source.volume_id, self._guests.using)
             return look(self._pools, target)
 
     def cancel(self, job: JobContext, vm_id: str, source: VolumeRef, target: VolumeRef) -> None:

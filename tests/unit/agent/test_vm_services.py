@@ -89,10 +89,11 @@ class Agent:
         self.root = root
         self.driver, self.prober, self.trust = FakeHypervisor(), FakeProber(), FakeTrust()
         self.jobs = Jobs(root / "jobs")
+        self.let_go: list[str] = []
         papers = Papers(root)
         facts = Facts(HOST, "1.2.3", lambda: datetime(2030, 1, 1, tzinfo=UTC))
         host = HostService(self.driver, self.prober, self.trust, facts)
-        vms = VmService(self.jobs, self.driver, self.path)
+        vms = VmService(self.jobs, self.driver, self.path, self.let_go.append)
         arrivals = Arrivals(self.driver, NoVolumes(), self.path, "10.0.0.2", "h2.qemu")
         migration = MigrationService(self.jobs, self.driver, arrivals)
         self.server = serve(
@@ -218,6 +219,13 @@ def test_a_vm_by_way_of_jobs(agent: Agent) -> None:
     assert agent.vms.GetVm(vm_pb2.GetVmRequest(vm_id=VM)).power_state == types_pb2.POWER_STATE_ABSENT
 
 
+def test_a_volume_is_let_go_of_once_it_is_detached(agent: Agent) -> None:
+    last(agent.vms.DefineVm(vm_pb2.DefineVmRequest(operation=operation(), spec=spec())))
+    request = vm_pb2.DetachVolumeRequest(operation=operation(), vm_id=VM, volume_id=VOLUME)
+    assert last(agent.vms.DetachVolume(request)).state == State.SUCCEEDED
+    assert agent.let_go == [VOLUME]
+
+
 def test_a_failed_job_tells_why(agent: Agent) -> None:
     final = last(agent.vms.StartVm(vm_pb2.StartVmRequest(operation=operation(), spec=spec())))
     assert final.state == State.FAILED
@@ -291,7 +299,7 @@ def test_nothing_leaves_in_clear(agent: Agent, field_name: str, hypervisor_uri: 
 def settled(root: Path, driver: FakeHypervisor, kind: str, request: Message) -> job_pb2.JobUpdate:
     """The outcome of a job that was running when the agent died."""
     jobs = Jobs(root / "jobs")
-    VmService(jobs, driver, lambda ref: root / ref.volume_id)
+    VmService(jobs, driver, lambda ref: root / ref.volume_id, lambda _: None)
     MigrationService(
         jobs, driver, Arrivals(driver, NoVolumes(), lambda ref: root / ref.volume_id, "10.0.0.2", "h2.qemu")
     )
