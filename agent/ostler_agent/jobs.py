@@ -42,6 +42,7 @@ log = structlog.get_logger(__name__)
 HEARTBEAT_S = 5.0  # an unchanged job is told of again this often, so that a caller that went away is noticed
 KEEP_S = 7 * 24 * 3600
 PRUNE_INTERVAL_S = 3600.0
+RESUME_INTERVAL_S = 1.0
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _RESULT_FIELDS = {
     field.message_type.full_name: field.name
@@ -290,7 +291,7 @@ class Jobs:
                 record = self._journal.load(operation_id)
                 resume = self._resume.get(record.kind) if record and record.state == "RUNNING" else None
                 if record and resume:
-                    self._start(_Running(record, self._journal), partial(resume, record))
+                    self._start(_Running(record, self._journal), partial(_resumed, resume, record))
                 else:
                     self._settle_or_leave(operation_id)
 
@@ -371,6 +372,18 @@ def interrupted() -> OstlerError:
     return UnavailableError(
         "the agent stopped in the middle of this operation, which was undone (try again)", "INTERRUPTED"
     )
+
+
+def _resumed(resume: Resume, record: Record, job: JobContext) -> Message | None:
+    """Settles a job that goes on without the agent; a pool's password, which comes when the agent serves, is awaited."""
+    while True:
+        try:
+            return resume(record, job)
+        except UnavailableError as error:
+            if error.reason != "POOL_NEEDS_CREDENTIALS":
+                raise
+            log.info("a job is settled later", operation=record.id, why=str(error))
+            job.wait(RESUME_INTERVAL_S)
 
 
 def _give_up(record: Record) -> None:

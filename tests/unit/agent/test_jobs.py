@@ -15,6 +15,7 @@ from ostler_common.errors import (
     InvalidArgumentError,
     NotFoundError,
     OstlerError,
+    UnavailableError,
     from_status,
 )
 from ostler_common.redaction import redacted
@@ -227,6 +228,23 @@ def test_recovery_without_a_hook_or_with_a_broken_one_is_a_failure_that_can_be_t
     jobs.recover()
     assert error_of(jobs.get("op.1")).reason == "INTERRUPTED"
     assert last(begin(jobs, finished(), attempt=2)).state == State.SUCCEEDED
+
+
+def test_a_job_that_goes_on_waits_for_its_pools_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ostler_agent.jobs.RESUME_INTERVAL_S", 0)
+    left_running(tmp_path)
+    jobs, tries = Jobs(tmp_path / "jobs"), []
+
+    def resume(record: Record, job: JobContext) -> Message:
+        tries.append(record.id)
+        if len(tries) < 3:
+            raise UnavailableError("no password yet", "POOL_NEEDS_CREDENTIALS")
+        return result()
+
+    jobs.on_resume("volume.create", resume)
+    jobs.recover()
+    assert last(jobs.watch("op.1")).volume == result()
+    assert tries == ["op.1"] * 3
 
 
 def test_what_a_failed_attempt_remembered_the_next_one_knows(jobs: Jobs) -> None:
