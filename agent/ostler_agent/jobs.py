@@ -375,7 +375,7 @@ def interrupted() -> OstlerError:
 
 
 def _resumed(resume: Resume, record: Record, job: JobContext) -> Message | None:
-    """Settles a job that goes on without the agent; a pool's password, which comes when the agent serves, is awaited."""
+    """Settles a job that goes on without the agent; a pool's password comes once the agent serves, and is awaited."""
     while True:
         try:
             return resume(record, job)
