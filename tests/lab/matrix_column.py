@@ -96,12 +96,11 @@ class Column:
 
     def check_rest(self) -> None:
         """Nothing is half done, nothing is left over, and only running VMs have keys in libvirt."""
-        wait_for(lambda: not self.site.leftovers(), "the end of files without a row", 10)
+        self.site.check_no_leftovers()
         volumes = self.site.rows("SELECT id, name, state, operation_id FROM volume WHERE name LIKE ?", f"{self.name}%")
         assert all((row["state"], row["operation_id"]) == ("ready", "") for row in volumes), [dict(r) for r in volumes]
-        ids = {row["id"] for row in volumes}
-        further = [row["volume_id"] for row in self.site.rows("SELECT volume_id FROM volume_file")]
-        assert not ids.intersection(further)
+        query = "SELECT 1 FROM volume_file f JOIN volume v ON v.id = f.volume_id WHERE v.name LIKE ?"
+        wait_for(lambda: not self.site.rows(query, f"{self.name}%"), "the end of a further file", 10)  # of a download
         known = self.site.rows("SELECT id FROM passphrase WHERE bound_id NOT IN (SELECT id FROM pool)")
         held = self.site.rows(
             "SELECT passphrase_id FROM volume UNION SELECT passphrase_id FROM volume_file"

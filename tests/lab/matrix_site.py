@@ -160,11 +160,24 @@ class Site:
             found |= {name.removeprefix(".").removesuffix(".part") for name in names}
         return found
 
-    def leftovers(self) -> set[str]:
-        """Files that no row knows: rows come before files and go after them, so there are none at any time."""
-        before = self.known_files()
-        present = self.present_files()
-        return present - before - self.known_files()
+    def check_no_leftovers(self) -> None:
+        """No file is without a row: rows come before files and go after them, so that is so at any time."""
+        left: set[str] = set()
+
+        def none() -> bool:
+            nonlocal left
+            before = self.known_files()
+            left = self.present_files() - before - self.known_files()
+            return not left
+
+        try:
+            wait_for(none, "the end of files without a row", 10)
+        except TimeoutError as error:
+            for file_id in left:
+                query = "SELECT verb, resource_name, state FROM operation WHERE resource_id = ? OR inputs LIKE ?"
+                found = [tuple(row) for row in self.rows(query, file_id, f"%{file_id}%")]
+                error.add_note(f"{file_id}: {found}")
+            raise
 
     def content(self, path: Path, key: Key | None, image_format: str = "qcow2") -> bytes:
         """What a guest would read of an image, also of one that a VM has open (which must have flushed)."""
