@@ -353,7 +353,7 @@ def test_a_migration_with_its_disks(site: Site, engine: Engine) -> None:
     vm = running(site, engine, "nomad", pool=site.pools["local1"])
     volume = data_volume(site, engine, "luggage", pool=site.pools["shared"])
     assert outcome(engine, site.record(lambda: volumes.attach(volume, vm, "alice"))) == OK
-    assert refusal(site, lambda: vms.migrate(vm, "alice")) == "NO_FEASIBLE_HOST"
+    assert refusal(site, lambda: vms.migrate(vm, "alice")) == "LOCAL_STORAGE"
     move = site.record(lambda: vms.migrate(vm, "alice", with_storage=True, pool=site.pools["local2"]))
     assert outcome(engine, move) == OK
     pools = {row.name: row.pool.name for row in Volume.select().where(Volume.vm_id == vm.id)}
