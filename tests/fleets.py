@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,7 +74,7 @@ def make_fleet(
                     "bridges": "br0,br1",
                     "template_formats": "qcow2,raw",
                     "functions": ",".join(sorted(Function)),
-                    "capabilities": "x" * 3000,  # about what a real host says of itself
+                    "capabilities": json.dumps({"cpuModel": "x" * 3000}),  # about what a real host says of itself
                     **host_fields,
                 }
             )
