@@ -56,7 +56,10 @@ test: $(STUBS)
 demo demo-down: $(STUBS)
 	$(SUDO) env PYTHONPATH=$(PYTHONPATH) $(BIN)/python -m tests.lab.demo $(if $(filter demo-down,$@),--down)
 
+# DRS first: it prints, and docs/drs.md explains. Its optimum needs a solver that nothing else needs.
 bench: $(STUBS)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install -q --disable-pip-version-check highspy
+	$(BIN)/python -m tests.bench.drs
 	$(SUDO) env PYTHONPATH=$(PYTHONPATH) $(BIN)/python -m tests.bench
 
 clean:
