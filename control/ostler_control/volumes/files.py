@@ -143,13 +143,16 @@ def remove_old(work: Work, file_id: str) -> None:
 
 def forget(work: Work, file_id: str) -> None:
     """Inside a step: deletes the row of a file that is gone, and its passphrase, which is recorded as an event."""
-    with transaction():
+    with session():
         file: Any = VolumeFile.get_or_none(VolumeFile.id == file_id)
         if file is None:
             return
         volume = volume_of(file)
-        kept = _same_key(file, volume, work.keys)
-        VolumeFile.delete().where(VolumeFile.id == file_id).execute()
+    # Before the transaction: passphrases may have to be opened by somebody on the network.
+    kept = _same_key(file, volume, work.keys)
+    with transaction():
+        if VolumeFile.delete().where(VolumeFile.id == file_id).execute() != 1:
+            return
         if kept:  # by a move that keeps the key: nothing is destroyed but a second row of it
             Passphrase.delete().where(Passphrase.id == file.passphrase_id).execute()
         else:
