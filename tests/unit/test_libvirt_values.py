@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import libvirt
@@ -93,7 +94,7 @@ class Measured:
 
 def test_one_vm_at_a_time_is_measured_and_each_not_too_often() -> None:
     clock = [0.0]
-    rates = DirtyRates(lambda: clock[0])
+    rates = DirtyRates(lambda: clock[0], lambda call: call())
     vms = [Measured("a"), Measured("b", fails=True), Measured("c")]
     for _ in range(5):
         rates.begin_next(vms)
@@ -106,6 +107,20 @@ def test_one_vm_at_a_time_is_measured_and_each_not_too_often() -> None:
     rates.begin_next([])
     rates.begin_next(vms[:1])
     assert vms[0].begun == 2, "one that came back is new"
+
+
+def test_a_call_that_waits_holds_up_neither_load_nor_others() -> None:
+    waiting: list[Callable[[], None]] = []
+    vms = [Measured("a"), Measured("b")]
+    rates = DirtyRates(lambda: 0.0, waiting.append)
+    rates.begin_next(vms)
+    rates.begin_next(vms)
+    assert len(waiting) == 1, "one call at a time"
+    waiting.pop()()
+    assert (vms[0].begun, vms[1].begun) == (1, 0)
+    rates.begin_next(vms)
+    waiting.pop()()
+    assert (vms[0].begun, vms[1].begun) == (1, 1)
 
 
 def test_progress_counts_memory_from_the_start() -> None:
