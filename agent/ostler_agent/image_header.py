@@ -1,32 +1,22 @@
-"""Reads the header of a disk image without QEMU.
-
-QEMU opens what a header refers to, so a header is looked at here first; and it is faster than a child process.
-"""
+"""Reads the headers of volumes on this host, before QEMU opens them (and faster than a child process)."""
 
 from __future__ import annotations
 
 import os
 import stat
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 from ostler_common.errors import FailedPreconditionError, NotFoundError
+from ostler_common.image_header import LUKS_MAGIC, SECTOR_BYTES, luks1_payload_bytes, parse_qcow2
 
 from ostler_agent.spec import DiskFormat
-
-SECTOR = 512
-_QCOW2 = struct.Struct(">4sI Q I I Q I")  # magic, version, backing offset and length, cluster bits, size, encryption
-_QCOW2_INCOMPATIBLE = slice(72, 80)
-_EXTERNAL_DATA_FILE = 1 << 2
-_QCOW2_LUKS = 2
-_LUKS_MAGIC = b"LUKS\xba\xbe"
 
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What an image says of itself. virtual_size_bytes: as a guest sees it; allocated_bytes: taken on the pool."""
+    """What an image's header says. virtual_size_bytes: as the guest sees it; allocated_bytes: used on the pool."""
 
     format: DiskFormat
     encrypted: bool
@@ -35,11 +25,11 @@ class ImageHeader:
 
 
 def read_header(path: Path, disk_format: DiskFormat, encrypted: bool | None = None) -> ImageHeader:
-    """Reads an image that is to be of that format.
+    """Reads the header of an image that must have that format.
 
-    encrypted: whether a raw image is to be a LUKS container; None: as it looks (a guest may have written what looks
-    like one). Raises NotFoundError (VOLUME_NOT_FOUND), FailedPreconditionError (NOT_AN_IMAGE; BACKING_FILE_REFUSED
-    when its content is in another file).
+    encrypted: whether a raw image must be a LUKS container; None: judge by its content (a guest may write something
+    that looks like one). Raises NotFoundError (VOLUME_NOT_FOUND), FailedPreconditionError (NOT_AN_IMAGE;
+    BACKING_FILE_REFUSED if its content is in another file).
     """
     file = open_image(path)
     try:
@@ -48,10 +38,10 @@ def read_header(path: Path, disk_format: DiskFormat, encrypted: bool | None = No
         length = os.lseek(file, 0, os.SEEK_END)
     finally:
         os.close(file)
-    allocated = length if stat.S_ISBLK(status.st_mode) else status.st_blocks * SECTOR
+    allocated = length if stat.S_ISBLK(status.st_mode) else status.st_blocks * SECTOR_BYTES
     if disk_format is DiskFormat.QCOW2:
         is_encrypted, size = _qcow2(path, head)
-    elif encrypted or (encrypted is None and head.startswith(_LUKS_MAGIC)):
+    elif encrypted or (encrypted is None and head.startswith(LUKS_MAGIC)):
         is_encrypted, size = True, _luks(path, head, length)
     else:
         is_encrypted, size = False, length
@@ -59,9 +49,9 @@ def read_header(path: Path, disk_format: DiskFormat, encrypted: bool | None = No
 
 
 def open_image(path: Path) -> int:
-    """A descriptor to read a volume's file or device by, at its beginning.
+    """Opens a volume's file or device for reading and returns the descriptor.
 
-    Raises NotFoundError (VOLUME_NOT_FOUND), FailedPreconditionError (NOT_AN_IMAGE) for what is neither.
+    Raises NotFoundError (VOLUME_NOT_FOUND), FailedPreconditionError (NOT_AN_IMAGE) if it is neither.
     """
     is_device = path.is_block_device()
     try:
@@ -80,27 +70,26 @@ def open_image(path: Path) -> int:
 
 
 def _qcow2(path: Path, head: bytes) -> tuple[bool, int]:
-    if len(head) < 104 or not head.startswith(b"QFI\xfb"):
+    header = parse_qcow2(head)
+    if header is None or not header.complete:
         _refuse(path, "is not a qcow2 image")
-    _, version, backing, _, cluster_bits, size, encryption = _QCOW2.unpack_from(head)
-    if version not in (2, 3) or not 9 <= cluster_bits <= 21 or size % SECTOR:
+    if not (header.is_known_version and header.has_valid_cluster_size) or header.virtual_size_bytes % SECTOR_BYTES:
         _refuse(path, "has a damaged qcow2 header")
-    if encryption not in (0, _QCOW2_LUKS):
-        _refuse(path, "is encrypted in a way that is not LUKS")
-    incompatible = int.from_bytes(head[_QCOW2_INCOMPATIBLE], "big") if version == 3 else 0
-    if backing or incompatible & _EXTERNAL_DATA_FILE:
+    if header.is_encrypted and not header.is_luks:
+        _refuse(path, "is encrypted, but not with LUKS")
+    if header.backing_offset or header.has_external_data_file:
         raise FailedPreconditionError(
-            f"{path.name} says that its content is in another file, which is refused (flatten it first)",
+            f"{path.name} refers to another file for its content, which is refused (flatten it first)",
             "BACKING_FILE_REFUSED",
             {"file": path.name},
         )
-    return encryption == _QCOW2_LUKS, size
+    return header.is_luks, header.virtual_size_bytes
 
 
 def _luks(path: Path, head: bytes, file_size: int) -> int:
-    if len(head) < 592 or not head.startswith(_LUKS_MAGIC) or head[6:8] != b"\0\x01":
+    size = luks1_payload_bytes(head, file_size)
+    if size is None:
         _refuse(path, "is not a LUKS1 container")
-    size = file_size - SECTOR * int.from_bytes(head[104:108], "big")
     if size < 0:
         _refuse(path, "is a LUKS1 container that was cut short")
     return size

@@ -13,12 +13,12 @@ from typing import Any
 from ostler.agent.v1 import volume_pb2
 from ostler_common.errors import FailedPreconditionError, OstlerError, bad_field
 from ostler_common.hypervisors import Function
+from ostler_common.image_header import Image, check_image
 from ostler_common.units import format_size
 
 from ostler_control import events, settings
 from ostler_control.agents import Agents
 from ostler_control.hypervisors import rules
-from ostler_control.images import Image, examine
 from ostler_control.models import Host, Template, new_id
 from ostler_control.names import check_name
 from ostler_control.templates import name_taken
@@ -75,7 +75,7 @@ def check_free(name: str) -> None:
 def look(wanted: NewDirectTemplate, agents: Agents) -> Found:
     """Has a host look at the file: outside of any transaction.
 
-    Raises FailedPreconditionError: NO_CAPABLE_HOST, DOWNLOAD_TOO_LARGE; what the hosts and `images.examine` raise.
+    Raises FailedPreconditionError: NO_CAPABLE_HOST, DOWNLOAD_TOO_LARGE; what the hosts and `check_image` raise.
     """
     up: Any = Host.select().where((Host.state == "up") & ~Host.removed).order_by(Host.maintenance, Host.name)
     hosts = [
@@ -103,7 +103,7 @@ def look(wanted: NewDirectTemplate, agents: Agents) -> Found:
                 f"{format_size(limit)}",
                 "DOWNLOAD_TOO_LARGE",
             )
-        return Found(examine(answer.head, answer.file_size_bytes, wanted.format), answer.file_size_bytes)
+        return Found(check_image(answer.head, answer.file_size_bytes, wanted.format), answer.file_size_bytes)
     raise failure
 
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ostler_common.errors import InvalidArgumentError, bad_field
-
-from ostler_control.images import HEAD_BYTES, examine
+from ostler_common.image_header import HEAD_BYTES, check_image
 
 LARGEST_PIECE_BYTES = 1 << 20
 _LARGEST_FILE_BYTES = 16 << 40
@@ -44,7 +43,7 @@ def check_size(announced: Announced) -> None:
 def receive(path: Path, announced: Announced, pieces: Iterator[bytes]) -> Received:
     """Writes a new file, which its caller removes when this raises.
 
-    Raises InvalidArgumentError (PIECE_TOO_LARGE, SIZE_MISMATCH, DIGEST_MISMATCH, and what `images.examine` refuses).
+    Raises InvalidArgumentError (PIECE_TOO_LARGE, SIZE_MISMATCH, DIGEST_MISMATCH, and what `check_image` refuses).
     """
     check_size(announced)
     head, digest = _write(path, announced, pieces)
@@ -95,4 +94,4 @@ def _write(path: Path, announced: Announced, pieces: Iterator[bytes]) -> tuple[b
 
 
 def _examine(head: bytes, announced: Announced) -> int:
-    return examine(head, announced.file_size_bytes, announced.format, announced.encrypted).virtual_size_bytes
+    return check_image(head, announced.file_size_bytes, announced.format, announced.encrypted).virtual_size_bytes

@@ -7,8 +7,9 @@ from ostler_common.errors import (
     InvalidArgumentError,
     bad_field,
 )
+from ostler_common.image_header import SECTOR_BYTES
 
-from ostler_agent.image_header import SECTOR, ImageHeader
+from ostler_agent.image_header import ImageHeader
 from ostler_agent.pools import Pools
 from ostler_agent.spec import Key, VolumeRef
 
@@ -18,8 +19,8 @@ _LUKS_HEADER_BYTES = 4 << 20
 
 def check_size(size_bytes: int) -> None:
     """Raises InvalidArgumentError."""
-    if not 0 < size_bytes <= MAX_SIZE_BYTES or size_bytes % SECTOR:
-        raise bad_field("size_bytes", f"must be a positive multiple of {SECTOR}, at most {MAX_SIZE_BYTES}")
+    if not 0 < size_bytes <= MAX_SIZE_BYTES or size_bytes % SECTOR_BYTES:
+        raise bad_field("size_bytes", f"must be a positive multiple of {SECTOR_BYTES}, at most {MAX_SIZE_BYTES}")
 
 
 def check_key_is_here(key: Key | None, field: str = "volume.key") -> None:

@@ -6,6 +6,7 @@ import grpc
 from google.longrunning.operations_pb2 import Operation as LongRunning
 from ostler.control.v1 import key_pb2 as pb
 from ostler.control.v1 import key_pb2_grpc
+from ostler_common.key_backup import Stretching
 from ostler_common.secret import Secret
 
 from ostler_control.api.begin import begin
@@ -14,7 +15,6 @@ from ostler_control.api.convert import keys as convert
 from ostler_control.api.paging import list_page
 from ostler_control.api.resolve import resolve
 from ostler_control.api.session import with_sessions
-from ostler_control.key_backup import Stretching
 from ostler_control.keys import Keyring, backup, rotate, versions
 from ostler_control.models import Kek
 

@@ -11,23 +11,18 @@ from pathlib import Path
 from typing import BinaryIO
 
 import click
+from ostler_common import image_header
 from ostler_common.errors import AlreadyExistsError, InternalError
 
 from ostler_control.cli import text
 
 CHUNK_BYTES = 1 << 20
-QCOW2_MAGIC = b"QFI\xfb"
-_LUKS_MAGIC = b"LUKS\xba\xbe"
-_QCOW2_CRYPT_METHOD = slice(32, 36)
 
 
-def looks(source: BinaryIO) -> tuple[str, bool]:
-    """The layout that a file seems to have (qcow2 | raw), and whether it is encrypted."""
+def detect_format(source: BinaryIO) -> tuple[str, bool]:
+    """The format that a file appears to have (qcow2 | raw), and whether it is encrypted."""
     source.seek(0)
-    head = source.read(64)
-    if head.startswith(QCOW2_MAGIC):
-        return "qcow2", head[_QCOW2_CRYPT_METHOD] != bytes(4)
-    return "raw", head.startswith(_LUKS_MAGIC)
+    return image_header.detect_format(source.read(image_header.HEAD_BYTES))
 
 
 def pieces(source: BinaryIO) -> Iterator[bytes]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ostler_common import key_backup
+from ostler_common.key_backup import Backup, Stretching
 from ostler_common.secret import Secret
 
-from ostler_control import events, key_backup
+from ostler_control import events
 from ostler_control.database import transaction
-from ostler_control.key_backup import Backup, Stretching
 from ostler_control.keys import key_file
 from ostler_control.keys.file import KeysInHand
 from ostler_control.keys.passphrases import Keyring

@@ -124,7 +124,7 @@ def test_backed_up_lost_and_brought_back(cli: Cli, tmp_path: Path) -> None:
 
     lost = kek.read_bytes()
     kek.unlink()
-    assert "does not open" in cli.control(f"key-restore {file}", code=1, input="another word\n").stderr
+    assert "cannot decrypt" in cli.control(f"key-restore {file}", code=1, input="another word\n").stderr
     assert not kek.exists()
     assert "1 key restored" in cli.control(f"key-restore {file}", input=f"{WORD}\n").stdout
     assert kek.read_bytes() == lost

@@ -138,7 +138,7 @@ def add_to(group: click.Group, view: View[pb.Volume]) -> None:
         """
         with file.open("rb") as source:
             size_bytes = os.fstat(source.fileno()).st_size
-            found, encrypted = transfers.looks(source)
+            found, encrypted = transfers.detect_format(source)
             passphrase = passphrases.ask(passphrase_file, encrypted)
             with transfers.progress(f"{name}: digest", size_bytes) as advance:
                 digest = transfers.digest(source, advance)

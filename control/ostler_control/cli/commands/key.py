@@ -106,13 +106,12 @@ def backup(app: App, file: Path) -> None:
     Example:
       ostler key backup keys-2026.json
     """
+    from ostler_common import key_backup
     from ostler_common.secret import Secret
-
-    from ostler_control import key_backup
 
     if file.exists():
         raise click.UsageError(f"{file} is there already")
-    shortest = key_backup.SHORTEST_PASSPHRASE
+    shortest = key_backup.MIN_PASSPHRASE_LENGTH
     typed = click.prompt("Passphrase for the backup", hide_input=True, confirmation_prompt=True, err=True)
     if len(typed) < shortest:
         raise click.UsageError(f"the passphrase protects every disk: at least {shortest} characters")
@@ -161,9 +160,8 @@ def verify(app: App, file: Path | None, output: str) -> None:
 
 
 def _with_backup(file: Path) -> pb.VerifyKeysRequest:
+    from ostler_common import key_backup
     from ostler_common.secret import Secret
-
-    from ostler_control import key_backup
 
     data = file.read_bytes()
     stretching = key_backup.parse(data).stretching

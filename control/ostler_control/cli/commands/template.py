@@ -91,7 +91,7 @@ def upload(
     """
     with file.open("rb") as source:
         size_bytes = os.fstat(source.fileno()).st_size
-        found, _ = transfers.looks(source)
+        found, _ = transfers.detect_format(source)
         with transfers.progress(f"{name}: digest", size_bytes) as advance:
             digest = sha256 or transfers.digest(source, advance)
         header = pb.UploadTemplateRequest.Header(

@@ -1,8 +1,7 @@
-"""The backup of a key file: encrypted under a passphrase of the operator's. The format, and nothing that knows of us.
+"""The file format of a key backup: a key file, encrypted under the operator's passphrase.
 
-The passphrase becomes a wrapping key by scrypt where it was typed; the control plane gets that key and gives the
-encrypted text back. So neither the passphrase nor the key-encryption key travels, and whoever has the file alone has
-nothing.
+The CLI derives a wrapping key from the passphrase (scrypt); the control plane receives that key and returns the
+encrypted file. Neither the passphrase nor the key-encryption keys travel, and the file alone reveals nothing.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from ostler_common.errors import InvalidArgumentError, bad_field
 from ostler_common.secret import Secret
 
 FORMAT = "ostler-kek-backup-1"
-SHORTEST_PASSPHRASE = 12
+MIN_PASSPHRASE_LENGTH = 12
 _KEY_BYTES, _SALT_BYTES, _NONCE_BYTES = 32, 16, 12
-_LARGEST_FILE_BYTES = 1 << 20
+_MAX_FILE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Stretching:
-    """How a passphrase becomes a key: scrypt (128 * n * r bytes of memory)."""
+    """The parameters that derive a key from a passphrase: scrypt, RFC 7914 (uses 128 * n * r bytes of memory)."""
 
     salt: bytes
     n: int = 1 << 17
@@ -33,7 +32,7 @@ class Stretching:
     p: int = 1
 
     def check(self) -> None:
-        """Raises InvalidArgumentError for what is too weak, or would take a machine's memory."""
+        """Raises InvalidArgumentError BACKUP_INVALID for parameters that are too weak or use too much memory."""
         power_of_two = self.n & (self.n - 1) == 0
         if not (power_of_two and 1 << 14 <= self.n <= 1 << 20 and 8 <= self.r <= 16 and 1 <= self.p <= 4):
             raise bad_field("stretching", "is out of range", "BACKUP_INVALID")
@@ -41,7 +40,7 @@ class Stretching:
             raise bad_field("stretching.salt", f"must be at least {_SALT_BYTES} bytes", "BACKUP_INVALID")
 
     def key(self, passphrase: Secret) -> Secret:
-        """The wrapping key; takes about a second, and 128 MiB. Raises what `check` raises."""
+        """Derives the wrapping key; takes about a second and 128 MiB. Raises what `check` raises."""
         from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
         self.check()
@@ -49,13 +48,13 @@ class Stretching:
 
 
 def new_stretching() -> Stretching:
-    """With a salt of its own."""
+    """Returns the default parameters with a new salt."""
     return Stretching(secrets.token_bytes(_SALT_BYTES))
 
 
 @dataclass(frozen=True)
 class Backup:
-    """What a backup says before it is opened. keys: ids of the versions in it; time: when it was made, RFC 3339."""
+    """A backup that is not decrypted yet. keys: ids of the key versions in it; time: creation time, RFC 3339."""
 
     keys: tuple[str, ...]
     time: str
@@ -64,30 +63,30 @@ class Backup:
     sealed: bytes
 
     def open(self, wrapping_key: Secret) -> Secret:
-        """The key file's content. Raises InvalidArgumentError BACKUP_NOT_OPENED."""
+        """Decrypts the key file's content. Raises InvalidArgumentError BACKUP_NOT_OPENED."""
         from cryptography.exceptions import InvalidTag
 
         try:
             return Secret(_cipher(wrapping_key).decrypt(self.nonce, self.sealed, self._header()))
         except InvalidTag:
             raise InvalidArgumentError(
-                "the backup does not open: the passphrase is another one, or the file was changed", "BACKUP_NOT_OPENED"
+                "cannot decrypt the backup: the passphrase is wrong, or the file was changed", "BACKUP_NOT_OPENED"
             ) from None
 
     def text(self) -> bytes:
-        """The file."""
+        """The content of the backup file."""
         sealed = {"nonce": _text(self.nonce), "sealed": _text(self.sealed)}
         return json.dumps({**json.loads(self._header()), **sealed}, indent=1).encode() + b"\n"
 
     def _header(self) -> bytes:
-        """What is bound to the sealed part."""
+        """The associated data that authenticates the encrypted part."""
         stretching = self.stretching
         scrypt = {"salt": _text(stretching.salt), "n": stretching.n, "r": stretching.r, "p": stretching.p}
         return json.dumps({"format": FORMAT, "time": self.time, "keys": list(self.keys), "scrypt": scrypt}).encode()
 
 
 def seal(content: Secret, keys: Sequence[str], time: str, wrapping_key: Secret, stretching: Stretching) -> Backup:
-    """The backup of a key file's content. Raises InvalidArgumentError for a bad wrapping key or stretching."""
+    """Encrypts a key file's content. Raises InvalidArgumentError BACKUP_INVALID."""
     stretching.check()
     nonce = secrets.token_bytes(_NONCE_BYTES)
     blank = Backup(tuple(keys), time, stretching, nonce, b"")
@@ -96,9 +95,9 @@ def seal(content: Secret, keys: Sequence[str], time: str, wrapping_key: Secret, 
 
 
 def parse(data: bytes) -> Backup:
-    """A backup's file. Raises InvalidArgumentError BACKUP_INVALID."""
+    """Parses the content of a backup file. Raises InvalidArgumentError BACKUP_INVALID."""
     try:
-        if len(data) > _LARGEST_FILE_BYTES:
+        if len(data) > _MAX_FILE_BYTES:
             raise ValueError
         found: Mapping[str, Any] = json.loads(data)
         if found["format"] != FORMAT:
@@ -112,7 +111,7 @@ def parse(data: bytes) -> Backup:
         backup = Backup(keys, str(found["time"]), stretching, _bytes(found["nonce"]), _bytes(found["sealed"]))
     except (ValueError, KeyError, TypeError):
         raise InvalidArgumentError(
-            "this is no backup of keys (`ostler key backup` makes one)", "BACKUP_INVALID"
+            "the file is not a key backup (`ostler key backup` creates one)", "BACKUP_INVALID"
         ) from None
     stretching.check()
     return backup

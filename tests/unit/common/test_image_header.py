@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from ostler_common.errors import InvalidArgumentError
-from ostler_control.images import HEAD_BYTES, examine
+from ostler_common.image_header import HEAD_BYTES, check_image
 
 MIB = 1 << 20
 
@@ -35,13 +35,13 @@ def qcow2(
 
 def refusal(head: bytes, size: int = 1 * MIB, format: str = "qcow2") -> str:
     with pytest.raises(InvalidArgumentError) as caught:
-        examine(head, size, format)
+        check_image(head, size, format)
     return caught.value.reason
 
 
 def test_a_plain_qcow2_is_accepted() -> None:
-    assert examine(qcow2(), MIB, "qcow2").virtual_size_bytes == 10 * MIB
-    assert examine(qcow2(version=2), MIB, "qcow2").virtual_size_bytes == 10 * MIB
+    assert check_image(qcow2(), MIB, "qcow2").virtual_size_bytes == 10 * MIB
+    assert check_image(qcow2(version=2), MIB, "qcow2").virtual_size_bytes == 10 * MIB
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_what_a_raw_image_must_not_be(head: bytes, size: int, reason: str) -> No
 
 
 def test_a_raw_image_is_as_large_as_its_file() -> None:
-    assert examine(bytes(512), 4 * MIB, "raw").virtual_size_bytes == 4 * MIB
+    assert check_image(bytes(512), 4 * MIB, "raw").virtual_size_bytes == 4 * MIB
 
 
 def test_what_qemu_img_makes(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_what_qemu_img_makes(tmp_path: Path) -> None:
         return path
 
     for path in (made("small", "-o", "cluster_size=512"), made("old", "-o", "compat=0.10"), made("plain")):
-        assert examine(path.read_bytes()[:HEAD_BYTES], path.stat().st_size, "qcow2").virtual_size_bytes == 12 * MIB
+        assert check_image(path.read_bytes()[:HEAD_BYTES], path.stat().st_size, "qcow2").virtual_size_bytes == 12 * MIB
     data = tmp_path / "data"
     for path, reason in (
         (made("child", "-b", str(tmp_path / "plain"), "-F", "qcow2"), "BACKING_FILE"),
