@@ -192,7 +192,7 @@ def new_site(url: str, state_dir: Path) -> Site:
             "plain": DiskOffering.create(name="plain"),
             "raw": DiskOffering.create(name="raw", format="raw"),
             "encrypted": DiskOffering.create(name="encrypted", encrypt=True),
-            "fat": DiskOffering.create(name="fat", provisioning="fat", size_bytes=GIB),
+            "thick": DiskOffering.create(name="thick", provisioning="thick", size_bytes=GIB),
         },
         hosts=hosts,
     )

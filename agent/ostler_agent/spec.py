@@ -20,7 +20,7 @@ class Provisioning(StrEnum):
 
     THIN = "thin"
     SPARSE = "sparse"
-    FAT = "fat"
+    THICK = "thick"
 
 
 class Firmware(StrEnum):

@@ -36,7 +36,7 @@ def create_service(name: str, cpus: int, memory_bytes: int, encrypt_root: bool, 
 def create_disk(name: str, size_bytes: int, encrypt: bool, provisioning: str, format: str, actor: str) -> DiskOffering:
     """Makes a disk offering; size_bytes 0: the user says. Raises AlreadyExistsError when the name is taken.
 
-    provisioning: thin | sparse | fat; format: qcow2 | raw.
+    provisioning: thin | sparse | thick; format: qcow2 | raw.
     """
     check_name("name", name)
     if size_bytes:

@@ -18,7 +18,7 @@ from ostler_common.errors import CancelledError, FailedPreconditionError, from_s
 
 from tests.host.conftest import Storage, contents, job, need, new_key, wire
 from tests.host.test_agent_killed import children_of
-from tests.host.test_volumes import FAT, MARKER, MIB, QCOW2, RAW, image, reason, wait_for
+from tests.host.test_volumes import MARKER, MIB, QCOW2, RAW, THICK, image, reason, wait_for
 
 Kind = tuple[DiskFormat, bool]
 KINDS: list[Kind] = list(product(DiskFormat, (False, True)))
@@ -62,7 +62,7 @@ def test_a_copy_into_another_pool_may_be_larger_and_fat(library: Library, tmp_pa
     other = PoolSpec("11111111-0000-4000-8000-000000000000", "local", str(tmp_path / "other"))
     storage.pools.ensure(other)
     target = VolumeRef(other.pool_id, storage.ref(RAW).volume_id, RAW, new_key())
-    made = storage.volumes.copies.copy(job(), refs[QCOW2, True], target, SIZE + MIB, FAT)
+    made = storage.volumes.copies.copy(job(), refs[QCOW2, True], target, SIZE + MIB, THICK)
     assert made.virtual_size_bytes == SIZE + MIB
     assert made.allocated_bytes >= SIZE + MIB
     found = contents(tmp_path / "other" / target.volume_id, target, tmp_path / "out")

@@ -148,7 +148,7 @@ def test_a_volume_is_made_and_nothing_stays_mapped(
     host: Host, array: FakeGateway, disk_format: DiskFormat, encrypted: bool
 ) -> None:
     ref = host.ref(disk_format, new_key() if encrypted else None)
-    made = host.volumes.create(job(), ref, 8 * GIB + 512 * MIB, Provisioning.FAT)
+    made = host.volumes.create(job(), ref, 8 * GIB + 512 * MIB, Provisioning.THICK)
     [volume] = array.volumes.values()
     assert (volume.name, volume.size_gib, volume.thick) == (array_name(ref.volume_id), 16, True)  # 8.5 GiB: not 8
     exact = 8 * GIB + 512 * MIB

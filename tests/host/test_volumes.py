@@ -24,7 +24,7 @@ from tests.host.conftest import Storage, contents, job, need, new_key
 MIB = 1 << 20
 MARKER = b"the guest's secret words, in clear, "
 QCOW2, RAW = DiskFormat.QCOW2, DiskFormat.RAW
-THIN, SPARSE, FAT = Provisioning.THIN, Provisioning.SPARSE, Provisioning.FAT
+THIN, SPARSE, THICK = Provisioning.THIN, Provisioning.SPARSE, Provisioning.THICK
 
 
 def reason(call: Callable[[], object]) -> str:
@@ -44,14 +44,14 @@ def image(size: int = 4 * MIB) -> bytes:
     [
         (QCOW2, True, THIN),
         (QCOW2, True, SPARSE),
-        (QCOW2, True, FAT),
+        (QCOW2, True, THICK),
         (RAW, True, THIN),
-        (RAW, True, FAT),
+        (RAW, True, THICK),
         (QCOW2, False, THIN),
         (QCOW2, False, SPARSE),
-        (QCOW2, False, FAT),
+        (QCOW2, False, THICK),
         (RAW, False, SPARSE),
-        (RAW, False, FAT),
+        (RAW, False, THICK),
     ],
 )
 def test_an_empty_volume(
@@ -64,7 +64,7 @@ def test_an_empty_volume(
     assert storage.volumes.info(ref) == made
     assert storage.files() == {ref.volume_id}
     assert storage.path(ref).stat().st_mode & 0o777 == 0o600
-    assert (made.allocated_bytes >= size) == (provisioning is FAT)
+    assert (made.allocated_bytes >= size) == (provisioning is THICK)
     if not encrypted:
         assert contents(storage.path(ref), ref, tmp_path / "out") == bytes(size)
 
@@ -155,7 +155,7 @@ def test_a_plain_qcow2_template_becomes_a_fat_volume(storage: Storage, tmp_path:
     )
     template = storage.template((tmp_path / "t").read_bytes(), QCOW2)
     ref = storage.ref(QCOW2)
-    made = storage.volumes.create(job(), ref, 8 * MIB, FAT, template)
+    made = storage.volumes.create(job(), ref, 8 * MIB, THICK, template)
     assert made.allocated_bytes >= 8 * MIB
     assert contents(storage.path(ref), ref, tmp_path / "out") == image() + bytes(4 * MIB)
 
@@ -205,7 +205,7 @@ def test_growing_a_stopped_volume_keeps_its_bytes(
 
 def test_a_fat_volume_stays_fat(storage: Storage) -> None:
     ref = storage.ref(RAW)
-    storage.volumes.create(job(), ref, MIB, FAT)
+    storage.volumes.create(job(), ref, MIB, THICK)
     assert storage.volumes.grow(job(), ref, 4 * MIB).allocated_bytes >= 4 * MIB
 
 
@@ -345,19 +345,19 @@ def small_pool(tmp_path: Path) -> Iterator[Storage]:
 def test_a_full_disk_leaves_nothing(small_pool: Storage) -> None:
     volumes = small_pool.volumes
     data = os.urandom(12 * MIB)
-    fat, thin, template = small_pool.ref(RAW), small_pool.ref(QCOW2), small_pool.template(data)
-    assert reason(lambda: volumes.create(job(), fat, 12 * MIB, FAT)) == "POOL_FULL"
+    thick, thin, template = small_pool.ref(RAW), small_pool.ref(QCOW2), small_pool.template(data)
+    assert reason(lambda: volumes.create(job(), thick, 12 * MIB, THICK)) == "POOL_FULL"
     assert reason(lambda: volumes.create(job(), thin, 12 * MIB, template=template)) == "POOL_FULL"
     assert small_pool.files() == set()
-    volumes.create(job(), fat, 2 * MIB, FAT)
-    assert reason(lambda: volumes.grow(job(), fat, 12 * MIB)) == "POOL_FULL"
-    assert volumes.info(fat).virtual_size_bytes == 2 * MIB
+    volumes.create(job(), thick, 2 * MIB, THICK)
+    assert reason(lambda: volumes.grow(job(), thick, 12 * MIB)) == "POOL_FULL"
+    assert volumes.info(thick).virtual_size_bytes == 2 * MIB
     (small_pool.pool / "filler").write_bytes(bytes(5 * MIB))
     secret = small_pool.ref(RAW, new_key())
     assert reason(lambda: volumes.create(job(), secret, 2 * MIB, template=small_pool.template(data[: 2 * MIB]))) == (
         "POOL_FULL"
     )
-    assert small_pool.files() == {fat.volume_id, "filler"}
+    assert small_pool.files() == {thick.volume_id, "filler"}
 
 
 def test_cancelling_leaves_nothing(storage: Storage) -> None:

@@ -105,7 +105,7 @@ class Fleet:
             )
         api.offerings.CreateDiskOffering(
             offering_pb2.CreateDiskOfferingRequest(
-                request_id=fresh(), name="secret-fat", encrypt=True, provisioning=volume_types.PROVISIONING_FAT
+                request_id=fresh(), name="secret-thick", encrypt=True, provisioning=volume_types.PROVISIONING_THICK
             )
         )
         return fleet

@@ -45,7 +45,7 @@ def slow_migration(fleet: Fleet, guest: str, target: Host) -> Iterator[lro.Opera
 
 
 def test_an_agent_killed_while_it_makes_a_volume_tells_what_became_of_it(fleet: Fleet) -> None:
-    operation = fleet.create_volume("torn", "secret-fat", 1024)
+    operation = fleet.create_volume("torn", "secret-thick", 1024)
     fleet.watch.remember()
     host = host_at_work(fleet)
     host.stop_agent("KILL")
@@ -65,7 +65,7 @@ def test_an_agent_killed_while_it_makes_a_volume_tells_what_became_of_it(fleet: 
 
 
 def test_work_goes_on_after_the_control_plane_was_killed_in_its_midst(fleet: Fleet) -> None:
-    operation = fleet.create_volume("resumed", "secret-fat", 1024)
+    operation = fleet.create_volume("resumed", "secret-thick", 1024)
     fleet.watch.remember()
     host_at_work(fleet)
     fleet.lab.control.stop(signal.SIGKILL)

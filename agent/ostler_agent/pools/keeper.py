@@ -171,7 +171,7 @@ class Pools:
 
         Raises as `exists` does.
         """
-        with self._volumes(volume.pool_id).make(volume, size_bytes, thick=provisioning is Provisioning.FAT) as draft:
+        with self._volumes(volume.pool_id).make(volume, size_bytes, thick=provisioning is Provisioning.THICK) as draft:
             yield Making(volume, draft, job)
 
     def made_by(self, volume: VolumeRef, facts: Mapping[str, str]) -> bool:

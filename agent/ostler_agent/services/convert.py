@@ -37,7 +37,7 @@ _PROVISIONING = {
     volume_pb2.PROVISIONING_UNSPECIFIED: Provisioning.THIN,
     volume_pb2.PROVISIONING_THIN: Provisioning.THIN,
     volume_pb2.PROVISIONING_SPARSE: Provisioning.SPARSE,
-    volume_pb2.PROVISIONING_FAT: Provisioning.FAT,
+    volume_pb2.PROVISIONING_THICK: Provisioning.THICK,
 }
 _FIRMWARE = {
     vm_pb2.FIRMWARE_UNSPECIFIED: Firmware.BIOS,

@@ -311,7 +311,7 @@ def _create_options(path: Path, disk_format: DiskFormat, key: Key | None, provis
         prefix = "encrypt." if disk_format is DiskFormat.QCOW2 else ""
         options += ["encrypt.format=luks"] if disk_format is DiskFormat.QCOW2 else []
         options += [f"{prefix}key-secret={_SECRET}", f"{prefix}iter-time={key.iter_time_ms}"]
-    if provisioning is Provisioning.FAT and not path.is_block_device():
+    if provisioning is Provisioning.THICK and not path.is_block_device():
         options.append("preallocation=falloc")
     elif provisioning is Provisioning.SPARSE and disk_format is DiskFormat.QCOW2 and not path.is_block_device():
         options.append("preallocation=metadata")

@@ -59,7 +59,7 @@ class Copies:
                 header = header_of(source, path)
                 check_key_is_wanted(source, header)
                 size_bytes = _check_fits(source, header, size_bytes)
-                if provisioning is Provisioning.FAT:
+                if provisioning is Provisioning.THICK:
                     check_room(self._pools, target, size_bytes)
                 user = self._user(source, vm_id)
                 with self._pools.making(target, size_bytes, job, provisioning) as making:
@@ -68,9 +68,9 @@ class Copies:
                     else:
                         _copy_stopped(job, source, path, header, target, making, provisioning)
                     if size_bytes > header.virtual_size_bytes:
-                        fat = provisioning is Provisioning.FAT
+                        thick = provisioning is Provisioning.THICK
                         qemu_img.resize(
-                            making.path, target.format, size_bytes, key=target.key, allocate=fat, cancel=job
+                            making.path, target.format, size_bytes, key=target.key, allocate=thick, cancel=job
                         )
                     made = info_of(target, header_of(target, making.path))
                     making.commit()

@@ -121,7 +121,7 @@ class Mirrors:
             header = header_of(source, path)
         check_key_is_wanted(source, header)
         size_bytes = header.virtual_size_bytes
-        if provisioning is Provisioning.FAT:
+        if provisioning is Provisioning.THICK:
             check_room(self._pools, target, size_bytes)
         with self._pools.making(target, size_bytes, job) as making:
             create_like(job, header, target, making.path, provisioning)

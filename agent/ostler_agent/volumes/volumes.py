@@ -69,7 +69,7 @@ class Volumes:
         with self._busy.changing(ref):
             if self._pools.exists(ref):
                 return made_by(self._pools, ref, job.facts)
-            if provisioning is Provisioning.FAT:
+            if provisioning is Provisioning.THICK:
                 check_room(self._pools, ref, size_bytes)
             with self._pools.making(ref, size_bytes, job, provisioning) as making:
                 if template:
@@ -109,12 +109,12 @@ class Volumes:
                 check_key_is_here(ref.key)
                 refuse_locked(path)
                 # A volume that holds all its space goes on doing so.
-                fat = header.allocated_bytes >= header.virtual_size_bytes > 0
-                if fat:
+                thick = header.allocated_bytes >= header.virtual_size_bytes > 0
+                if thick:
                     check_room(self._pools, ref, size_bytes - header.virtual_size_bytes)
                 job.progress("growing volume")
                 self._pools.expand(ref, size_bytes)
-                qemu_img.resize(path, ref.format, size_bytes, key=ref.key, allocate=fat, cancel=job)
+                qemu_img.resize(path, ref.format, size_bytes, key=ref.key, allocate=thick, cancel=job)
             return info_of(ref, header_of(ref, path))
 
     def delete(self, job: JobContext, ref: VolumeRef) -> None:
@@ -209,8 +209,8 @@ class Volumes:
             cancel=job,
         )
         if size_bytes > template.virtual_size_bytes:
-            fat = provisioning is Provisioning.FAT
-            qemu_img.resize(part, ref.format, size_bytes, key=ref.key, allocate=fat, cancel=job)
+            thick = provisioning is Provisioning.THICK
+            qemu_img.resize(part, ref.format, size_bytes, key=ref.key, allocate=thick, cancel=job)
 
 
 def _copying(job: JobContext, total: int) -> Callable[[float], None]:

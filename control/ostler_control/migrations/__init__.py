@@ -1,4 +1,4 @@
-"""Numbered migrations. Until the first release a change of the models goes into 0001 as well; after it, into a new one.
+"""Numbered migrations. 0001 is frozen: every change of the schema, or of stored values, is a new migration.
 
-A test proves that together they make exactly the schema that the models describe.
+A test proves that together they create exactly the schema that the models describe.
 """

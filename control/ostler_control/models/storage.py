@@ -104,7 +104,7 @@ class Template(BaseModel):
 
 
 class DiskOffering(BaseModel):
-    """A size and kind of volume. size_bytes 0: the user says. Provisioning: thin, sparse, fat. Format: qcow2, raw."""
+    """A size and kind of volume. size_bytes 0: the user says. Provisioning: thin, sparse, thick. Format: qcow2, raw."""
 
     name: Any = TextField()
     size_bytes: Any = BigIntegerField(default=0)

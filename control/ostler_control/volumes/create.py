@@ -89,7 +89,7 @@ def insert(wanted: NewVolume, keys: Keyring, what: matrix.Operation) -> Any:
 
 def needed_bytes(provisioning: str, size_bytes: int) -> int:
     """Space that must be free before a volume is made; what grows later is the operator's to watch."""
-    return size_bytes if provisioning == "fat" else 0
+    return size_bytes if provisioning == "thick" else 0
 
 
 def _choose_pool(wanted: NewVolume, needed: int) -> Any:

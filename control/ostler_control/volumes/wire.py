@@ -17,7 +17,7 @@ FORMATS = {"qcow2": volume_pb2.DISK_FORMAT_QCOW2, "raw": volume_pb2.DISK_FORMAT_
 PROVISIONINGS = {
     "thin": volume_pb2.PROVISIONING_THIN,
     "sparse": volume_pb2.PROVISIONING_SPARSE,
-    "fat": volume_pb2.PROVISIONING_FAT,
+    "thick": volume_pb2.PROVISIONING_THICK,
 }
 ENCRYPT_FORMATS = {"none": volume_pb2.ENCRYPT_FORMAT_NONE, "luks": volume_pb2.ENCRYPT_FORMAT_LUKS}
 

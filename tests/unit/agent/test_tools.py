@@ -42,7 +42,7 @@ def test_a_key_comes_by_an_unnamed_file_and_never_as_an_argument(arguments: Path
 
 
 def test_raw_with_a_key_is_a_luks_container(arguments: Path) -> None:
-    qemu_img.create(Path("/p/v"), DiskFormat.RAW, 4096, key=KEY, provisioning=Provisioning.FAT)
+    qemu_img.create(Path("/p/v"), DiskFormat.RAW, 4096, key=KEY, provisioning=Provisioning.THICK)
     assert "-f\nluks\n" in arguments.read_text()
     assert "\nkey-secret=key,iter-time=10,preallocation=falloc\n" in arguments.read_text()
 

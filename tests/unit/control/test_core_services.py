@@ -167,22 +167,22 @@ def test_disk_offerings() -> None:
     assert (offering.size_bytes, offering.encrypt) == (0, True)
     assert offering.provisioning == volume_pb2.PROVISIONING_THIN
     assert offering.format == volume_pb2.DISK_FORMAT_QCOW2
-    fat = service.CreateDiskOffering(
+    thick = service.CreateDiskOffering(
         offering_pb2.CreateDiskOfferingRequest(
-            name="fat",
+            name="thick",
             size_bytes=MIB,
-            provisioning=volume_pb2.PROVISIONING_FAT,
+            provisioning=volume_pb2.PROVISIONING_THICK,
             format=volume_pb2.DISK_FORMAT_RAW,
         ),
         CONTEXT,
     )
-    assert (fat.provisioning, fat.format) == (volume_pb2.PROVISIONING_FAT, volume_pb2.DISK_FORMAT_RAW)
+    assert (thick.provisioning, thick.format) == (volume_pb2.PROVISIONING_THICK, volume_pb2.DISK_FORMAT_RAW)
     listed = service.ListDiskOfferings(offering_pb2.ListDiskOfferingsRequest(encrypt=True), CONTEXT).disk_offerings
     assert [row.name for row in listed] == ["data"]
     service.DeleteDiskOffering(offering_pb2.DeleteDiskOfferingRequest(disk_offering="data"), CONTEXT)
     assert [
         row.name for row in service.ListDiskOfferings(offering_pb2.ListDiskOfferingsRequest(), CONTEXT).disk_offerings
-    ] == ["fat"]
+    ] == ["thick"]
     unknown = offering_pb2.CreateDiskOfferingRequest(name="x", format=99)  # type: ignore[arg-type]
     with pytest.raises(InvalidArgumentError, match="DISK_FORMAT_QCOW2"):
         service.CreateDiskOffering(unknown, CONTEXT)

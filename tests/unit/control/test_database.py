@@ -8,9 +8,11 @@ import pytest
 from ostler_common.errors import FailedPreconditionError, InvalidArgumentError
 from ostler_control import database
 from ostler_control.models import ALL, Zone, db
+from playhouse.migrations import Runner
 
 from tests import databases
 
+_MIGRATIONS = Path(database.__file__).parent / "migrations"
 _SQLITE_SCHEMA = "SELECT type, name, sql FROM sqlite_master WHERE tbl_name <> 'schema_migration' ORDER BY 1, 2"
 _COLUMNS = """
     SELECT table_name, column_name, ordinal_position, data_type, is_nullable, column_default
@@ -51,7 +53,23 @@ def test_two_processes_may_migrate_at_once(tmp_path: Path) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        assert sorted(map(len, applied)) == [0, 0, 0, 1]
+        assert [len(names) for names in sorted(applied, key=len)] == [0, 0, 0, len(list(_MIGRATIONS.glob("0*.py")))]
+
+
+def test_fat_provisioning_becomes_thick(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0001_first")
+            for name, provisioning in (("old", "fat"), ("other", "sparse")):
+                db.execute_sql(
+                    "INSERT INTO disk_offering (id, create_time, name, size_bytes, encrypt, provisioning, format) "
+                    "VALUES (?, '2026-01-01', ?, 0, 0, ?, 'raw')",
+                    (name, name, provisioning),
+                )
+        database.migrate()
+        with database.session():
+            rows = db.execute_sql("SELECT name, provisioning FROM disk_offering ORDER BY name").fetchall()
+        assert rows == [("old", "thick"), ("other", "sparse")]
 
 
 def test_a_database_of_a_newer_version_is_refused(own_database: str) -> None:

@@ -158,7 +158,7 @@ def test_a_wrong_passphrase_leaves_nothing(site: Site, engine: Engine) -> None:
         (PLAIN, {"file_size_bytes": 0}, "INVALID_SIZE"),
         (PLAIN, {"name": "no good"}, "INVALID_NAME"),
         (PLAIN, {"disk_offering": "none"}, "DISK_OFFERING_NOT_FOUND"),
-        (bytes_of(File(2 * GIB, QCOW2, b"")), {"disk_offering": "fat"}, "INVALID_SIZE"),
+        (bytes_of(File(2 * GIB, QCOW2, b"")), {"disk_offering": "thick"}, "INVALID_SIZE"),
         (CONTAINER, {"format": RAW}, "FORMAT_MISMATCH"),
         (PLAIN, {"format": RAW}, "FORMAT_MISMATCH"),
     ],

@@ -321,7 +321,7 @@ def test_encrypted_work_goes_to_capable_hosts_only(site: Site, engine: Engine) -
 
 
 def test_a_fat_volume_needs_its_space(site: Site) -> None:
-    new = volumes.NewVolume("fat", site.account, site.disks["fat"])
+    new = volumes.NewVolume("thick", site.account, site.disks["thick"])
     for pool in site.pools.values():
         type(pool).update(available_bytes=GIB - 1).where(type(pool).id == pool.id).execute()
     assert refusal(site, lambda: volumes.create(new, "alice", site.keys)) == "NO_FEASIBLE_POOL"

@@ -363,7 +363,7 @@ def test_another_offering_must_be_alike(site: Site, engine: Engine) -> None:
         with transaction():
             return volumes.change_offering(fresh(volume), site.disks[kind], "alice")
 
-    for kind, reason in (("plain", "ENCRYPTION_MISMATCH"), ("fat", "ENCRYPTION_MISMATCH")):
+    for kind, reason in (("plain", "ENCRYPTION_MISMATCH"), ("thick", "ENCRYPTION_MISMATCH")):
         with pytest.raises(FailedPreconditionError) as caught:
             change(kind)
         assert caught.value.reason == reason

@@ -64,11 +64,11 @@ def test_a_volume_from_a_snapshot(site: Site, engine: Engine, kind: str) -> None
 
 def test_the_offering_decides_what_it_says(site: Site, engine: Engine) -> None:
     snapshot = taken(site, engine, data_volume(site, engine, "data", "plain"), "s")
-    fat = copied(site, engine, "fat", snapshot, offering=site.disks["fat"])
-    assert (fat.size_bytes, fat.provisioning, fat.disk_offering.name) == (GIB, "fat", "fat")
-    assert refused(site, "fat2", snapshot, offering=site.disks["fat"], size_bytes=2 * GIB) == "INVALID_SIZE"
+    thick = copied(site, engine, "thick", snapshot, offering=site.disks["thick"])
+    assert (thick.size_bytes, thick.provisioning, thick.disk_offering.name) == (GIB, "thick", "thick")
+    assert refused(site, "thick2", snapshot, offering=site.disks["thick"], size_bytes=2 * GIB) == "INVALID_SIZE"
     Pool.update(available_bytes=GIB - 1).where(Pool.name == "shared").execute()
-    wanted = {"offering": site.disks["fat"], "pool": site.pools["shared"]}
+    wanted = {"offering": site.disks["thick"], "pool": site.pools["shared"]}
     assert refused(site, "full", snapshot, **wanted) == "NO_FEASIBLE_POOL"
     Pool.update(available_bytes=1 << 40).execute()
     tiny: Any = DiskOffering.create(name="tiny", size_bytes=2 * MIB)

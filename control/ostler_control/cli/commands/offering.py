@@ -53,7 +53,7 @@ VIEW = View[Offering](
     details=[("id", lambda o: o.id)],
     plain=_plain,
 )
-PROVISIONINGS = ("thin", "sparse", "fat")
+PROVISIONINGS = ("thin", "sparse", "thick")
 LAYOUTS = ("qcow2", "raw")
 
 service_or_disk = click.option(
