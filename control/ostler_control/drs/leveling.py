@@ -26,13 +26,14 @@ def level(state: State, search: Search, vms: Ints, most: int) -> tuple[list[Unit
 
 def _greedy(state: State, search: Search, vms: Ints, most: int, begun: list[Unit]) -> tuple[list[Unit], End]:
     units = list(begun)
+    candidates = search.ordered(vms)
     while True:
         if not state.needs_drs():
             return units, End.SATISFIED
         left = most - count(units)
         if left <= 0:
             return units, End.FULL
-        unit = _next(state, search, unmoved(state, vms), left)
+        unit = _next(state, search, unmoved(state, candidates), left)
         if unit is None:
             return units, End.NO_GAIN
         apply(state, unit)
@@ -41,7 +42,7 @@ def _greedy(state: State, search: Search, vms: Ints, most: int, begun: list[Unit
 
 def _next(state: State, search: Search, vms: Ints, left: int) -> Unit | None:
     floor = state.settings.min_gain
-    found = search.best(vms, floor)
+    found = search.best(search.representatives(vms), floor)
     if found:
         choice, others = found
         return Unit(((choice.vm, choice.host),), considered=tuple(others))

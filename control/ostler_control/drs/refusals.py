@@ -67,19 +67,28 @@ def counts(state: State) -> dict[str, int]:
 
 
 def _capacity(state: State, found: Counter[str]) -> None:
-    """Only hosts that do not take the largest VM are looked at."""
+    """Pairs that lack CPUs or memory. Equal VMs are counted at once, and only on hosts that do not take the largest."""
     tight = np.flatnonzero(
         state.active & ((state.free_cpu < state.cpu.max(initial=0)) | (state.free_memory < state.memory.max(initial=0)))
     )
     if not len(tight):
         return
+    kinds = np.stack([state.table.row_of.astype(float), state.cpu, state.memory])
+    kinds, numbers = np.unique(kinds, axis=1, return_counts=True)
     step = max(_CELLS // len(tight), 1)
-    for begin in range(0, len(state.vms), step):
-        vms = np.arange(begin, min(begin + step, len(state.vms)))
-        asked = state.allowed[state.table.row_of[vms]][:, tight] & (state.at[vms][:, None] != tight)
-        no_cpu = asked & (state.cpu[vms][:, None] > state.free_cpu[tight])
-        found["LACKS_CPUS"] += int(no_cpu.sum())
-        found["LACKS_MEMORY"] += int((asked & ~no_cpu & (state.memory[vms][:, None] > state.free_memory[tight])).sum())
+    for begin in range(0, len(numbers), step):
+        row, cpu, memory = (column[begin : begin + step, None] for column in kinds)
+        asked = state.allowed[row[:, 0].astype(np.int64)][:, tight]
+        number = numbers[begin : begin + step, None]
+        no_cpu = asked & (cpu > state.free_cpu[tight])
+        no_memory = asked & ~no_cpu & (memory > state.free_memory[tight])
+        found["LACKS_CPUS"] += int((no_cpu * number).sum())
+        found["LACKS_MEMORY"] += int((no_memory * number).sum())
+    # A VM and its own host are no pair.
+    own = state.allowed[state.table.row_of, state.at]
+    no_cpu = own & (state.cpu > state.free_cpu[state.at])
+    found["LACKS_CPUS"] -= int(no_cpu.sum())
+    found["LACKS_MEMORY"] -= int((own & ~no_cpu & (state.memory > state.free_memory[state.at])).sum())
 
 
 def _last(state: State, found: Counter[str]) -> None:

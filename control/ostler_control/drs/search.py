@@ -2,9 +2,12 @@
 
 Hosts whose numbers change alike with load form a slope class. For a given VM, of all hosts of one class the emptiest
 (or fullest) that takes it is best; so one bound a VM and class tells how good the VM's best move can be at most. VMs
-are then looked at exactly, a few rows of VM x all hosts at a time, from the best bound down, until no bound left is
-better than the best move found. The result is that of looking at every pair; only groups, the grid of sizes and
-unlike slopes in one class make a bound too hopeful, which costs time and never a better move.
+are then evaluated exactly, a few rows of VM x all hosts at a time, from the best bound down, until no bound left is
+better than the best move found. The result is that of evaluating every pair; only groups, the grid of sizes and
+unlike slopes in one class make a bound too optimistic, which costs time and never a better move.
+
+Real fleets have few flavors. Equal VMs of one host (twins) gain the same wherever they go, so only the cheapest twin
+that has not moved is a candidate: `representatives`.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from ostler_control.drs.table import Ints, number
 
 # Scores closer than this are equal: then cost decides, then the names.
 EPSILON = 1e-12
-_FIRST_CHUNK = 8
+_FIRST_CHUNK = 4
 _HEAD = 256
 _MOST_CELLS = 1_000_000
 _EXACT_SLOPES = 16
@@ -65,6 +68,23 @@ class Search:
             for c in self.classes
         ]
         self.rising = slopes.sum() >= 0
+        self._twin, self._rank = _twins(state)
+
+    def ordered(self, vms: Ints) -> Ints:
+        """These VMs, twins side by side and the cheapest of them first, as `representatives` needs them."""
+        found: Ints = vms[np.argsort(self._rank[vms], kind="stable")]
+        return found
+
+    def representatives(self, ordered: Ints) -> Ints:
+        """The first of each set of twins, of VMs that `ordered` returned and that have not moved. All of them in a
+        small cluster, where that is quicker and tells more alternatives."""
+        if len(ordered) * len(self.state.hosts) <= _DENSE_CELLS:
+            return ordered
+        twin = self._twin[ordered]
+        first = np.ones(len(twin), dtype=bool)
+        np.not_equal(twin[1:], twin[:-1], out=first[1:])
+        found: Ints = ordered[first]
+        return found
 
     def best(self, vms: Ints, floor: float = 0.0) -> tuple[Choice, list[Choice]] | None:
         """The best move of any of these VMs that gains at least `floor` and scores above 0, and the next best found
@@ -80,7 +100,7 @@ class Search:
         found: list[_Rows] = []
         best_score = EPSILON
         for chunk in self._chunks(vms, bounds, hopeful):
-            if bounds[chunk[0]] < best_score - EPSILON:
+            if found and bounds[chunk[0]] <= best_score + EPSILON:  # of equal ones, the cheapest came first
                 break
             found.append(self._exact(vms[chunk], before, floor))
             best_score = float(found[-1].score.max(initial=best_score))
@@ -169,6 +189,21 @@ class Search:
         host = np.where(ties, cost, np.inf).argmin(axis=1) if len(vms) else np.zeros(0, dtype=np.int64)
         row = np.arange(len(vms))
         return _Rows(vms, host, gain[row, host], cost[row, host], score[row, host])
+
+
+def _twins(state: State) -> tuple[Ints, Ints]:
+    """For each VM the number of its set of twins, and its rank in the order by twins, cost and position. A VM with
+    groups has no twin."""
+    columns = [state.origin, state.table.row_of, state.cpu, state.memory, state.load_cpu, state.load_memory, state.disk]
+    alone = np.where(state.grouped, np.arange(1, len(state.vms) + 1), 0)
+    order = np.lexsort((state.cost, alone, *columns[::-1]))
+    differs = np.zeros(len(order), dtype=bool)
+    for column in (*columns, alone):
+        differs[1:] |= column[order][1:] != column[order][:-1]
+    twin, rank = np.empty(len(order), dtype=np.int64), np.empty(len(order), dtype=np.int64)
+    twin[order] = np.cumsum(differs)
+    rank[order] = np.arange(len(order))
+    return twin, rank
 
 
 @dataclass(frozen=True)
