@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 from ostler_common.hypervisors import Function
 from ostler_common.tls import TlsFiles
-from ostler_control import capacity, vms
+from ostler_control import vms
 from ostler_control.agents import Agents
 from ostler_control.api import work as _verbs  # noqa: F401 - registers them
 from ostler_control.caller import Caller, Role
@@ -38,6 +38,7 @@ from ostler_control.models import (
 )
 from ostler_control.operations import Engine, Journal, launch, replica_id
 from ostler_control.operations.records import error_from_json
+from ostler_control.scheduling import capacity
 
 from tests.fakes.working_agent import FakeHost, Fleet
 

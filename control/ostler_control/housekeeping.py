@@ -6,8 +6,9 @@ import datetime
 
 import structlog
 
-from ostler_control import capacity, database, events, settings
+from ostler_control import database, events, settings
 from ostler_control.api import requests
+from ostler_control.scheduling import capacity
 
 log = structlog.get_logger(__name__)
 

@@ -19,11 +19,11 @@ from ostler_common.identity import Identity, Kind
 
 from ostler_control import database, events
 from ostler_control.caller import Role
+from ostler_control.catalog.names import check_user_name
 from ostler_control.cli import profile
 from ostler_control.config import ControlConfig
 from ostler_control.keys import create_key_file
 from ostler_control.models import Account, Certificate, Passphrase, User
-from ostler_control.names import check_user_name
 from ostler_control.trust import authority, users
 from ostler_control.trust.authority import Authority
 from ostler_control.trust.renewal import renew_control

@@ -14,8 +14,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ostler_control import capacity, database, placement_query
+from ostler_control import database
 from ostler_control.models import Vm
+from ostler_control.scheduling import capacity, placement_query
 
 from tests import databases, fleets
 

@@ -6,13 +6,13 @@ import grpc
 from ostler.control.v1 import account_pb2 as pb
 from ostler.control.v1 import account_pb2_grpc
 
-from ostler_control import accounts
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import core
 from ostler_control.api.paging import page
 from ostler_control.api.requests import once
 from ostler_control.api.resolve import resolve, visible
 from ostler_control.api.session import with_sessions
+from ostler_control.catalog import accounts
 from ostler_control.models import Account
 
 

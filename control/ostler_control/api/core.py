@@ -18,8 +18,8 @@ from ostler_control.api.accounts import AccountService
 from ostler_control.api.events import EventService
 from ostler_control.api.hypervisors import HypervisorService
 from ostler_control.api.offerings import OfferingService
-from ostler_control.api.places import ClusterService, ZoneService
 from ostler_control.api.settings import SettingService
+from ostler_control.api.zones import ClusterService, ZoneService
 
 SERVICES: Mapping[str, Registration] = {
     "ostler.control.v1.AccountService": lambda server: account_pb2_grpc.add_AccountServiceServicer_to_server(

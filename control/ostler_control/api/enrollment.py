@@ -12,10 +12,10 @@ from ostler.control.v1 import enrollment_pb2_grpc
 from ostler_common import pki
 from ostler_common.errors import NotFoundError, bad_field
 
-from ostler_control import templates
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert.times import timestamp
 from ostler_control.api.session import with_sessions
+from ostler_control.templates import store as template_store
 from ostler_control.trust import enrollment, revocation
 from ostler_control.trust.authority import Authority
 
@@ -77,7 +77,7 @@ class HostAgentService(enrollment_pb2_grpc.HostAgentServiceServicer):
         self, request: pb.DownloadTemplateRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.DownloadTemplateResponse]:
         missing = NotFoundError(f"there is no template {request.template_id}", "TEMPLATE_NOT_FOUND")
-        if not templates.is_known(request.template_id):
+        if not template_store.is_known(request.template_id):
             raise missing
         try:
             file = (self._templates / request.template_id).open("rb")

@@ -22,9 +22,10 @@ from ostler_control.api.masks import paths
 from ostler_control.api.paging import page
 from ostler_control.api.resolve import optional, resolve, visible
 from ostler_control.api.session import with_sessions
-from ostler_control.fleet import hosts, store
+from ostler_control.fleet import store
+from ostler_control.hosts import manage as manage_hosts
+from ostler_control.hosts.rows import address
 from ostler_control.models import Cluster, Host
-from ostler_control.pools.manage import address_of
 from ostler_control.trust import enrollment
 from ostler_control.trust.authority import Authority
 
@@ -78,29 +79,29 @@ class HostService(host_pb2_grpc.HostServiceServicer):
     def UpdateHost(self, request: pb.UpdateHostRequest, context: grpc.ServicerContext) -> pb.Host:
         fields = paths(request.update_mask, ("name", "address", "enabled"))
         values = {field: getattr(request.values, field) for field in fields}
-        host = hosts.update(resolve(Host, request.host, "host"), values, caller_of(context).actor)
+        host = manage_hosts.update(resolve(Host, request.host, "host"), values, caller_of(context).actor)
         self._poke()
         return _whole(host)
 
     def ProbeHost(self, request: pb.ProbeHostRequest, context: grpc.ServicerContext) -> pb.Host:
         host = resolve(Host, request.host, "host")
         capabilities = self._agents.call(
-            address_of(host), lambda agent: agent.host.ProbeCapabilities, agent_pb.ProbeCapabilitiesRequest(), _PROBE_S
+            address(host), lambda agent: agent.host.ProbeCapabilities, agent_pb.ProbeCapabilitiesRequest(), _PROBE_S
         )
         store.set_facts(store.WatchedHost(host.id, host.name, host.address, host.state), "", capabilities)
         return _whole(Host.get_by_id(host.id))
 
     def EnterMaintenance(self, request: pb.EnterMaintenanceRequest, context: grpc.ServicerContext) -> pb.Host:
         host = resolve(Host, request.host, "host")
-        return _whole(hosts.set_maintenance(host, True, request.reason, caller_of(context).actor))
+        return _whole(manage_hosts.set_maintenance(host, True, request.reason, caller_of(context).actor))
 
     def LeaveMaintenance(self, request: pb.LeaveMaintenanceRequest, context: grpc.ServicerContext) -> pb.Host:
         host = resolve(Host, request.host, "host")
-        return _whole(hosts.set_maintenance(host, False, "", caller_of(context).actor))
+        return _whole(manage_hosts.set_maintenance(host, False, "", caller_of(context).actor))
 
     def RemoveHost(self, request: pb.RemoveHostRequest, context: grpc.ServicerContext) -> pb.RemoveHostResponse:
         host = resolve(Host, request.host, "host")
-        hosts.remove(host, caller_of(context).actor, validate_only=request.validate_only)
+        manage_hosts.remove(host, caller_of(context).actor, validate_only=request.validate_only)
         self._poke()
         return pb.RemoveHostResponse()
 

@@ -7,7 +7,6 @@ from ostler.control.v1 import offering_pb2 as pb
 from ostler.control.v1 import offering_pb2_grpc
 from ostler.types.v1 import volume_pb2
 
-from ostler_control import offerings
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import core
 from ostler_control.api.convert.enums import from_enum
@@ -15,6 +14,7 @@ from ostler_control.api.paging import page
 from ostler_control.api.requests import once
 from ostler_control.api.resolve import resolve, visible
 from ostler_control.api.session import with_sessions
+from ostler_control.catalog import offerings
 from ostler_control.models import DiskOffering, ServiceOffering
 
 

@@ -14,8 +14,8 @@ from peewee import IntegrityError
 
 from ostler_control import database
 from ostler_control.caller import Caller
+from ostler_control.catalog.names import is_id
 from ostler_control.models import BaseModel, Request, now
-from ostler_control.names import is_id
 
 _Row = TypeVar("_Row", bound=BaseModel)
 

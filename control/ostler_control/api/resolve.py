@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from ostler_common.errors import FailedPreconditionError, NotFoundError, bad_field
 
 from ostler_control.caller import Caller
+from ostler_control.catalog.names import is_id
 from ostler_control.models import Account, BaseModel, DiskOffering, Host, ServiceOffering, SnapshotSchedule, Volume
-from ostler_control.names import is_id
 
 _Row = TypeVar("_Row", bound=BaseModel)
 

@@ -20,9 +20,9 @@ from ostler_control.api.requests import once
 from ostler_control.api.resolve import optional, resolve, visible
 from ostler_control.api.session import with_sessions
 from ostler_control.caller import Caller
+from ostler_control.catalog.names import is_id
 from ostler_control.keys import Keyring
 from ostler_control.models import Account, Pool, Snapshot, SnapshotSchedule, Volume
-from ostler_control.names import is_id
 
 
 @with_sessions

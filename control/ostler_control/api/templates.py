@@ -12,7 +12,6 @@ from ostler.control.v1 import template_pb2_grpc
 from ostler.types.v1 import vm_pb2, volume_pb2
 from ostler_common.hypervisors import Function
 
-from ostler_control import direct_templates, made_templates, templates
 from ostler_control.agents import Agents
 from ostler_control.api.begin import begin
 from ostler_control.api.caller import caller_of
@@ -28,7 +27,10 @@ from ostler_control.hypervisors import rules
 from ostler_control.hypervisors.supported import format_not_supported
 from ostler_control.keys import Keyring
 from ostler_control.models import Snapshot, Template, Volume
-from ostler_control.received import Announced
+from ostler_control.templates import direct as direct_templates
+from ostler_control.templates import store as template_store
+from ostler_control.templates.received import Announced
+from ostler_control.volumes import make_template
 from ostler_control.volumes.sources import one_of
 
 
@@ -50,9 +52,9 @@ class TemplateService(template_pb2_grpc.TemplateServiceServicer):
         if not header.request_id:
             with session():
                 if Template.get_or_none(Template.name == wanted.name) is not None:
-                    raise templates.name_taken(wanted.name)
-        with templates.receive(wanted, data_of(request_iterator), self._directory) as upload, session():
-            return work.template(once(Template, caller, header, lambda: templates.record(upload, caller.actor)))
+                    raise template_store.name_taken(wanted.name)
+        with template_store.receive(wanted, data_of(request_iterator), self._directory) as upload, session():
+            return work.template(once(Template, caller, header, lambda: template_store.record(upload, caller.actor)))
 
     def GetTemplate(self, request: pb.GetTemplateRequest, context: grpc.ServicerContext) -> pb.Template:
         with session():
@@ -70,7 +72,7 @@ class TemplateService(template_pb2_grpc.TemplateServiceServicer):
     ) -> pb.DeleteTemplateResponse:
         with session():
             template = resolve(Template, request.template, "template")
-            templates.delete(template, caller_of(context).actor, self._directory)
+            template_store.delete(template, caller_of(context).actor, self._directory)
         return pb.DeleteTemplateResponse()
 
     def RegisterTemplate(self, request: pb.RegisterTemplateRequest, context: grpc.ServicerContext) -> pb.Template:
@@ -93,18 +95,18 @@ class TemplateService(template_pb2_grpc.TemplateServiceServicer):
         with session():
             volume = optional(Volume, request.volume, "volume", caller=caller)
             snapshot = optional(Snapshot, request.snapshot, "snapshot", caller=caller)
-            wanted = made_templates.NewTemplateOf(
+            wanted = make_template.NewTemplateOf(
                 name=request.name,
                 firmware=_firmware(request.firmware, "firmware"),
                 source=one_of(volume, snapshot),
                 leaving=leaving(request.leaving),
             )
-            return begin(caller, request, lambda: made_templates.create(wanted, caller.actor, self._keys))
+            return begin(caller, request, lambda: make_template.create(wanted, caller.actor, self._keys))
 
 
-def _wanted(header: pb.UploadTemplateRequest.Header) -> templates.NewTemplate:
+def _wanted(header: pb.UploadTemplateRequest.Header) -> template_store.NewTemplate:
     disk_format = from_enum(volume_pb2.DiskFormat, "DISK_FORMAT_", header.format, "header.format")
-    return templates.NewTemplate(
+    return template_store.NewTemplate(
         name=header.name,
         firmware=_firmware(header.firmware, "header.firmware"),
         announced=Announced(

@@ -24,11 +24,11 @@ from ostler_control.api.resolve import optional, resolve, visible
 from ostler_control.api.session import with_sessions
 from ostler_control.caller import Caller
 from ostler_control.database import session
+from ostler_control.hosts.rows import address
 from ostler_control.keys import Keyring
 from ostler_control.models import Account, AffinityGroup, Cluster, Host, Pool, ServiceOffering, Template, Vm, Zone
 from ostler_control.vms.console import console, screenshot
 from ostler_control.vms.rows import running_host
-from ostler_control.volumes.hosts import address
 
 
 @with_sessions

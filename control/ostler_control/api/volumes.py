@@ -12,7 +12,7 @@ from ostler.control.v1 import volume_pb2 as pb
 from ostler.control.v1 import volume_pb2_grpc
 from ostler.types.v1 import volume_pb2 as types_pb2
 
-from ostler_control import templates, volumes
+from ostler_control import volumes
 from ostler_control.agents import Agents
 from ostler_control.api.begin import account_for, admins_only, begin
 from ostler_control.api.caller import caller_of
@@ -29,7 +29,8 @@ from ostler_control.database import session, transaction
 from ostler_control.keys import Keyring
 from ostler_control.models import Account, DiskOffering, Pool, Snapshot, Vm, Volume, Zone
 from ostler_control.operations import launch
-from ostler_control.received import Announced
+from ostler_control.templates import store as template_store
+from ostler_control.templates.received import Announced
 from ostler_control.volumes.download import relay, transfer
 from ostler_control.volumes.leaving import known_passphrase
 from ostler_control.volumes.read import read_file
@@ -171,7 +172,7 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
                 wanted = _uploaded(header, caller)
                 volumes.check_upload(wanted, again=bool(header.request_id))
             pieces = data_of(request_iterator)
-            with templates.received_file(wanted.announced, pieces, self._templates) as file, session():
+            with template_store.received_file(wanted.announced, pieces, self._templates) as file, session():
                 return begin(caller, header, lambda: volumes.upload(wanted, file, caller.actor, self._keys))
 
 

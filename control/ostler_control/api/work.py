@@ -16,7 +16,6 @@ from ostler.control.v1 import (
 )
 from ostler_common.server import Registration
 
-from ostler_control import templates
 from ostler_control.api.affinity import AffinityService
 from ostler_control.api.drs import DrsService
 from ostler_control.api.keys import KeyService
@@ -26,11 +25,12 @@ from ostler_control.api.templates import TemplateService
 from ostler_control.api.vms import VmService
 from ostler_control.api.volumes import VolumeService
 from ostler_control.operations import Engine
+from ostler_control.templates import store as template_store
 
 
 def services(engine: Engine) -> Mapping[str, Registration]:
     """By full name. Leftovers among the templates' files are swept."""
-    templates.sweep(engine.templates)
+    template_store.sweep(engine.templates)
     template_service = TemplateService(engine.templates, engine.agents, engine.keys)
     volume_service, vm_service = (
         VolumeService(engine.agents, engine.keys, engine.templates),

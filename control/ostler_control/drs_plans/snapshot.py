@@ -10,12 +10,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ostler_control import capacity, settings
+from ostler_control import settings
 from ostler_control.drs import Group, GroupKind, Host, Settings, Snapshot, Vm
 from ostler_control.fleet.smoothing import Smooth
 from ostler_control.models import AffinityGroup, AffinityMember, Nic, Pool, PoolHost, Volume, now
 from ostler_control.models import Host as HostRow
 from ostler_control.models import Vm as VmRow
+from ostler_control.scheduling import capacity
 
 # Capacity is counted in CPUs and the planner counts in MHz: one and the same of either, whatever the CPU's speed.
 MHZ_PER_CPU = 1000

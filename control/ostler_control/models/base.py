@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import uuid
-from typing import Any
 
 from peewee import DatabaseProxy, DateTimeField, Model, TextField
 
@@ -25,8 +24,8 @@ def now() -> datetime.datetime:
 class BaseModel(Model):
     """Every table: a UUID as text, and when the row was made."""
 
-    id: Any = TextField(primary_key=True, default=new_id)
-    create_time: Any = DateTimeField(default=now, index=True)
+    id = TextField(primary_key=True, default=new_id)
+    create_time = DateTimeField(default=now, index=True)
 
     class Meta:
         database = db

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from peewee import (
     BigIntegerField,
     BooleanField,
@@ -23,10 +21,11 @@ from ostler_control.models.places import Cluster
 class AffinityGroup(BaseModel):
     """VMs that want to be together or apart. kind: affinity | anti_affinity; strict: must, else preferred."""
 
-    name: Any = TextField()
-    account: Any = ForeignKeyField(Account, backref="affinity_groups", on_delete="RESTRICT")
-    kind: Any = TextField()
-    strict: Any = BooleanField(default=True)
+    name = TextField()
+    account = ForeignKeyField(Account, backref="affinity_groups", on_delete="RESTRICT")
+    account_id: str
+    kind = TextField()
+    strict = BooleanField(default=True)
 
     class Meta:
         indexes = ((("account", "name"), True),)
@@ -35,8 +34,10 @@ class AffinityGroup(BaseModel):
 class AffinityMember(BaseModel):
     """A VM of a group."""
 
-    group: Any = ForeignKeyField(AffinityGroup, backref="members", on_delete="CASCADE")
-    vm: Any = ForeignKeyField(Vm, backref="affinities", on_delete="CASCADE")
+    group = ForeignKeyField(AffinityGroup, backref="members", on_delete="CASCADE")
+    group_id: str
+    vm = ForeignKeyField(Vm, backref="affinities", on_delete="CASCADE")
+    vm_id: str
 
     class Meta:
         indexes = ((("group", "vm"), True),)
@@ -51,21 +52,22 @@ class DrsPlan(BaseModel):
     host_id: the host that it empties or fills again, "" otherwise; operation_id: what carries it out, "" until then.
     """
 
-    name: Any = TextField(unique=True)
-    cluster: Any = ForeignKeyField(Cluster, backref="drs_plans", on_delete="CASCADE")
-    type: Any = TextField()
-    mode: Any = TextField()
-    state: Any = TextField(default="under_review")
-    state_time: Any = DateTimeField(default=now)
-    user: Any = TextField()
-    algorithm: Any = TextField(default="")
-    explanation: Any = TextField(default="")
-    outcome: Any = TextField(default="")
-    imbalance_before: Any = DoubleField(default=0.0)
-    imbalance_after: Any = DoubleField(default=0.0)
-    host_id: Any = TextField(default="")
-    operation_id: Any = TextField(default="")
-    report: Any = TextField(default="{}")
+    name = TextField(unique=True)
+    cluster = ForeignKeyField(Cluster, backref="drs_plans", on_delete="CASCADE")
+    cluster_id: str
+    type = TextField()
+    mode = TextField()
+    state = TextField(default="under_review")
+    state_time = DateTimeField(default=now)
+    user = TextField()
+    algorithm = TextField(default="")
+    explanation = TextField(default="")
+    outcome = TextField(default="")
+    imbalance_before = DoubleField(default=0.0)
+    imbalance_after = DoubleField(default=0.0)
+    host_id = TextField(default="")
+    operation_id = TextField(default="")
+    report = TextField(default="{}")
 
 
 # One plan of a cluster is carried out at a time.
@@ -83,28 +85,29 @@ class DrsMove(BaseModel):
     must have ended before; swap: a number that two moves share which only gain together, -1 for none.
     """
 
-    plan: Any = ForeignKeyField(DrsPlan, backref="moves", on_delete="CASCADE")
-    position: Any = IntegerField()
-    vm_id: Any = TextField(index=True)
-    vm_name: Any = TextField()
-    source_id: Any = TextField()
-    source_name: Any = TextField()
-    destination_id: Any = TextField()
-    destination_name: Any = TextField()
-    state: Any = TextField(default="pending")
-    state_reason: Any = TextField(default="")
-    reason: Any = TextField(default="")
-    gain: Any = DoubleField(default=0.0)
-    cost: Any = DoubleField(default=0.0)
-    cost_bytes: Any = BigIntegerField(default=0)
-    imbalance_before: Any = DoubleField(default=0.0)
-    imbalance_after: Any = DoubleField(default=0.0)
-    storage_motion: Any = BooleanField(default=False)
-    considered: Any = TextField(default="[]")
-    needs: Any = TextField(default="[]")
-    swap: Any = IntegerField(default=-1)
-    operation_id: Any = TextField(default="")
-    end_time: Any = DateTimeField(null=True)
+    plan = ForeignKeyField(DrsPlan, backref="moves", on_delete="CASCADE")
+    plan_id: str
+    position = IntegerField()
+    vm_id = TextField(index=True)
+    vm_name = TextField()
+    source_id = TextField()
+    source_name = TextField()
+    destination_id = TextField()
+    destination_name = TextField()
+    state = TextField(default="pending")
+    state_reason = TextField(default="")
+    reason = TextField(default="")
+    gain = DoubleField(default=0.0)
+    cost = DoubleField(default=0.0)
+    cost_bytes = BigIntegerField(default=0)
+    imbalance_before = DoubleField(default=0.0)
+    imbalance_after = DoubleField(default=0.0)
+    storage_motion = BooleanField(default=False)
+    considered = TextField(default="[]")
+    needs = TextField(default="[]")
+    swap = IntegerField(default=-1)
+    operation_id = TextField(default="")
+    end_time = DateTimeField(null=True)
 
     class Meta:
         indexes = ((("plan", "position"), True),)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from peewee import BigIntegerField, BooleanField, DateTimeField, ForeignKeyField, IntegerField, TextField
 
 from ostler_control.models.base import BaseModel, now
@@ -15,11 +13,11 @@ from ostler_control.models.storage import Template
 class ServiceOffering(BaseModel):
     """A size and kind of VM. retire_time: since when it cannot be chosen; VMs that have it keep it."""
 
-    name: Any = TextField()
-    cpus: Any = IntegerField()
-    memory_bytes: Any = BigIntegerField()
-    encrypt_root: Any = BooleanField(default=False)
-    retire_time: Any = DateTimeField(null=True)
+    name = TextField()
+    cpus = IntegerField()
+    memory_bytes = BigIntegerField()
+    encrypt_root = BooleanField(default=False)
+    retire_time = DateTimeField(null=True)
 
 
 # The name of a retired offering is free again.
@@ -46,25 +44,31 @@ class Vm(BaseModel):
     drs_skip: DRS leaves it where it is; move_time: when it last arrived by live migration.
     """
 
-    name: Any = TextField()
-    account: Any = ForeignKeyField(Account, backref="vms", on_delete="RESTRICT")
-    service_offering: Any = ForeignKeyField(ServiceOffering, on_delete="RESTRICT")
-    template: Any = ForeignKeyField(Template, null=True, on_delete="SET NULL")
-    template_name: Any = TextField(default="")
-    cpus: Any = IntegerField()
-    memory_bytes: Any = BigIntegerField()
-    firmware: Any = TextField(default="bios")
-    hypervisor_type: Any = TextField(default="")
-    state: Any = TextField(default="creating", index=True)
-    state_time: Any = DateTimeField(default=now)
-    power_state: Any = TextField(default="")
-    attention: Any = TextField(default="")
-    host: Any = ForeignKeyField(Host, null=True, backref="vms", on_delete="RESTRICT")
-    last_host: Any = ForeignKeyField(Host, null=True, backref="past_vms", on_delete="SET NULL")
-    destination: Any = ForeignKeyField(Host, null=True, backref="incoming_vms", on_delete="RESTRICT")
-    operation_id: Any = TextField(default="")
-    drs_skip: Any = BooleanField(default=False)
-    move_time: Any = DateTimeField(null=True)
+    name = TextField()
+    account = ForeignKeyField(Account, backref="vms", on_delete="RESTRICT")
+    account_id: str
+    service_offering = ForeignKeyField(ServiceOffering, on_delete="RESTRICT")
+    service_offering_id: str
+    template = ForeignKeyField(Template, null=True, on_delete="SET NULL")
+    template_id: str | None
+    template_name = TextField(default="")
+    cpus = IntegerField()
+    memory_bytes = BigIntegerField()
+    firmware = TextField(default="bios")
+    hypervisor_type = TextField(default="")
+    state = TextField(default="creating", index=True)
+    state_time = DateTimeField(default=now)
+    power_state = TextField(default="")
+    attention = TextField(default="")
+    host = ForeignKeyField(Host, null=True, backref="vms", on_delete="RESTRICT")
+    host_id: str | None
+    last_host = ForeignKeyField(Host, null=True, backref="past_vms", on_delete="SET NULL")
+    last_host_id: str | None
+    destination = ForeignKeyField(Host, null=True, backref="incoming_vms", on_delete="RESTRICT")
+    destination_id: str | None
+    operation_id = TextField(default="")
+    drs_skip = BooleanField(default=False)
+    move_time = DateTimeField(null=True)
 
     class Meta:
         indexes = ((("account", "name"), True),)
@@ -73,11 +77,12 @@ class Vm(BaseModel):
 class Nic(BaseModel):
     """A network interface. position: order in the VM, from 0."""
 
-    vm: Any = ForeignKeyField(Vm, backref="nics", on_delete="CASCADE")
-    position: Any = IntegerField()
-    mac: Any = TextField(unique=True)
-    bridge: Any = TextField()
-    model: Any = TextField(default="virtio")
+    vm = ForeignKeyField(Vm, backref="nics", on_delete="CASCADE")
+    vm_id: str
+    position = IntegerField()
+    mac = TextField(unique=True)
+    bridge = TextField()
+    model = TextField(default="virtio")
 
     class Meta:
         indexes = ((("vm", "position"), True),)

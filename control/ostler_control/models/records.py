@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from peewee import BigIntegerField, BooleanField, DateTimeField, IntegerField, TextField
 
 from ostler_control.models.base import BaseModel, now
@@ -17,45 +15,45 @@ class Operation(BaseModel):
     attempt: how often some process has begun to carry it out; replica: the one that does.
     """
 
-    verb: Any = TextField()
-    resource_type: Any = TextField()
-    resource_id: Any = TextField(index=True)
-    resource_name: Any = TextField(default="")
-    account_id: Any = TextField(default="", index=True)
-    user: Any = TextField()
-    state: Any = TextField(default="pending", index=True)
-    inputs: Any = TextField(default="{}")
-    error: Any = TextField(default="")
-    phase: Any = TextField(default="")
-    bytes_done: Any = BigIntegerField(default=0)
-    bytes_total: Any = BigIntegerField(default=0)
-    percent: Any = IntegerField(default=0)
-    attempt: Any = IntegerField(default=0)
-    replica: Any = TextField(default="")
-    cancel_requested: Any = BooleanField(default=False)
-    end_time: Any = DateTimeField(null=True)
+    verb = TextField()
+    resource_type = TextField()
+    resource_id = TextField(index=True)
+    resource_name = TextField(default="")
+    account_id = TextField(default="", index=True)
+    user = TextField()
+    state = TextField(default="pending", index=True)
+    inputs = TextField(default="{}")
+    error = TextField(default="")
+    phase = TextField(default="")
+    bytes_done = BigIntegerField(default=0)
+    bytes_total = BigIntegerField(default=0)
+    percent = IntegerField(default=0)
+    attempt = IntegerField(default=0)
+    replica = TextField(default="")
+    cancel_requested = BooleanField(default=False)
+    end_time = DateTimeField(null=True)
 
 
 class Event(BaseModel):
     """Who did what to which object, when, with what outcome (started | succeeded | failed | cancelled | noticed)."""
 
-    type: Any = TextField(index=True)
-    outcome: Any = TextField()
-    actor: Any = TextField()
-    resource_type: Any = TextField()
-    resource_id: Any = TextField(index=True)
-    resource_name: Any = TextField(default="")
-    account_id: Any = TextField(default="", index=True)
-    message: Any = TextField(default="")
-    operation_id: Any = TextField(default="")
+    type = TextField(index=True)
+    outcome = TextField()
+    actor = TextField()
+    resource_type = TextField()
+    resource_id = TextField(index=True)
+    resource_name = TextField(default="")
+    account_id = TextField(default="", index=True)
+    message = TextField(default="")
+    operation_id = TextField(default="")
 
 
 class SettingValue(BaseModel):
     """A setting that was changed. cluster_id: "" for the global value."""
 
-    name: Any = TextField()
-    cluster_id: Any = TextField(default="")
-    value: Any = TextField()
+    name = TextField()
+    cluster_id = TextField(default="")
+    value = TextField()
 
     class Meta:
         indexes = ((("name", "cluster_id"), True),)
@@ -64,11 +62,11 @@ class SettingValue(BaseModel):
 class Request(BaseModel):
     """A write that carried a request_id: a repeat answers with the same object. digest: SHA-256 of the request."""
 
-    user: Any = TextField()
-    request_id: Any = TextField()
-    method: Any = TextField()
-    digest: Any = TextField()
-    resource_id: Any = TextField(default="")
+    user = TextField()
+    request_id = TextField()
+    method = TextField()
+    digest = TextField()
+    resource_id = TextField(default="")
 
     class Meta:
         indexes = ((("user", "request_id"), True),)
@@ -78,6 +76,6 @@ class Replica(BaseModel):
     """A control process. Its id is the DBOS executor's. kek_ids: versions of the key-encryption key that it has and
     others may lack, with spaces between."""
 
-    address: Any = TextField(default="")
-    kek_ids: Any = TextField(default="")
-    heartbeat_time: Any = DateTimeField(default=now)
+    address = TextField(default="")
+    kek_ids = TextField(default="")
+    heartbeat_time = DateTimeField(default=now)

@@ -26,9 +26,9 @@ class Kek(BaseModel):
     it; operation_id: the operation that holds it, else "".
     """
 
-    name: Any = TextField()
-    current: Any = BooleanField(default=False)
-    operation_id: Any = TextField(default="")
+    name = TextField()
+    current = BooleanField(default=False)
+    operation_id = TextField(default="")
 
 
 # One is current; which one is the same for all replicas.
@@ -42,9 +42,10 @@ class Passphrase(BaseModel):
     volume, the template or the pool. A key that something is sealed under cannot be deleted.
     """
 
-    kek: Any = ForeignKeyField(Kek, backref="passphrases", on_delete="RESTRICT")
-    sealed: Any = BlobField()
-    bound_id: Any = TextField(index=True)
+    kek = ForeignKeyField(Kek, backref="passphrases", on_delete="RESTRICT")
+    kek_id: str
+    sealed = BlobField()
+    bound_id = TextField(index=True)
 
 
 class Pool(BaseModel):
@@ -53,29 +54,32 @@ class Pool(BaseModel):
     passphrase: the password of a type that needs one (the associated data is the pool's id).
     """
 
-    name: Any = TextField(unique=True)
-    type: Any = TextField()
-    scope: Any = TextField()
-    scope_id: Any = TextField(index=True)
-    path: Any = TextField(default="")
-    source: Any = TextField(default="")
-    options: Any = TextField(default="{}")
-    shared: Any = BooleanField(default=False)
-    encryption: Any = BooleanField(default=False)
-    fingerprint: Any = TextField(default="")
-    capacity_bytes: Any = BigIntegerField(default=0)
-    available_bytes: Any = BigIntegerField(default=0)
-    measure_time: Any = DateTimeField(null=True)
-    passphrase: Any = ForeignKeyField(Passphrase, null=True, unique=True, on_delete="RESTRICT")
+    name = TextField(unique=True)
+    type = TextField()
+    scope = TextField()
+    scope_id = TextField(index=True)
+    path = TextField(default="")
+    source = TextField(default="")
+    options = TextField(default="{}")
+    shared = BooleanField(default=False)
+    encryption = BooleanField(default=False)
+    fingerprint = TextField(default="")
+    capacity_bytes = BigIntegerField(default=0)
+    available_bytes = BigIntegerField(default=0)
+    measure_time = DateTimeField(null=True)
+    passphrase = ForeignKeyField(Passphrase, null=True, unique=True, on_delete="RESTRICT")
+    passphrase_id: str | None
 
 
 class PoolHost(BaseModel):
     """Whether a host reaches a pool, as last proved."""
 
-    pool: Any = ForeignKeyField(Pool, backref="hosts", on_delete="CASCADE")
-    host: Any = ForeignKeyField(Host, backref="pools", on_delete="CASCADE")
-    reachable: Any = BooleanField(default=False)
-    reason: Any = TextField(default="")
+    pool = ForeignKeyField(Pool, backref="hosts", on_delete="CASCADE")
+    pool_id: str
+    host = ForeignKeyField(Host, backref="pools", on_delete="CASCADE")
+    host_id: str
+    reachable = BooleanField(default=False)
+    reason = TextField(default="")
 
     class Meta:
         indexes = ((("pool", "host"), True),)
@@ -90,28 +94,29 @@ class Template(BaseModel):
     hypervisor_type: "" when it is for every type whose hosts have disks of this format.
     """
 
-    name: Any = TextField(unique=True)
-    format: Any = TextField()
-    firmware: Any = TextField(default="bios")
-    hypervisor_type: Any = TextField(default="")
-    virtual_size_bytes: Any = BigIntegerField()
-    file_size_bytes: Any = BigIntegerField()
-    sha256: Any = TextField(default="")
-    sha512: Any = TextField(default="")
-    url: Any = TextField(default="")
-    ca_pem: Any = TextField(default="")
-    passphrase: Any = ForeignKeyField(Passphrase, null=True, unique=True, on_delete="RESTRICT")
+    name = TextField(unique=True)
+    format = TextField()
+    firmware = TextField(default="bios")
+    hypervisor_type = TextField(default="")
+    virtual_size_bytes = BigIntegerField()
+    file_size_bytes = BigIntegerField()
+    sha256 = TextField(default="")
+    sha512 = TextField(default="")
+    url = TextField(default="")
+    ca_pem = TextField(default="")
+    passphrase = ForeignKeyField(Passphrase, null=True, unique=True, on_delete="RESTRICT")
+    passphrase_id: str | None
 
 
 class DiskOffering(BaseModel):
     """A size and kind of volume. size_bytes 0: the user says. Provisioning: thin, sparse, thick. Format: qcow2, raw."""
 
-    name: Any = TextField()
-    size_bytes: Any = BigIntegerField(default=0)
-    encrypt: Any = BooleanField(default=False)
-    provisioning: Any = TextField(default="thin")
-    format: Any = TextField(default="qcow2")
-    retire_time: Any = DateTimeField(null=True)
+    name = TextField()
+    size_bytes = BigIntegerField(default=0)
+    encrypt = BooleanField(default=False)
+    provisioning = TextField(default="thin")
+    format = TextField(default="qcow2")
+    retire_time = DateTimeField(null=True)
 
 
 # The name of a retired offering is free again.
@@ -131,24 +136,29 @@ class Volume(BaseModel):
     so this is no foreign key: a VM and its volumes come and go in any order).
     """
 
-    name: Any = TextField()
-    account: Any = ForeignKeyField(Account, backref="volumes", on_delete="RESTRICT")
-    pool: Any = ForeignKeyField(Pool, backref="volumes", on_delete="RESTRICT")
-    file_id: Any = TextField(unique=True)
-    disk_offering: Any = ForeignKeyField(DiskOffering, null=True, on_delete="RESTRICT")
-    template: Any = ForeignKeyField(Template, null=True, on_delete="SET NULL")
-    passphrase: Any = ForeignKeyField(Passphrase, null=True, unique=True, on_delete="RESTRICT")
-    state: Any = TextField(default="creating", index=True)
-    state_reason: Any = TextField(default="")
-    size_bytes: Any = BigIntegerField()
-    format: Any = TextField(default="qcow2")
-    provisioning: Any = TextField(default="thin")
-    encrypt_format: Any = TextField(default="")
-    root: Any = BooleanField(default=False)
-    vm_id: Any = TextField(default="", index=True)
-    slot: Any = IntegerField(default=-1)
-    operation_id: Any = TextField(default="")
-    update_time: Any = DateTimeField(default=now)
+    name = TextField()
+    account = ForeignKeyField(Account, backref="volumes", on_delete="RESTRICT")
+    account_id: str
+    pool = ForeignKeyField(Pool, backref="volumes", on_delete="RESTRICT")
+    pool_id: str
+    file_id = TextField(unique=True)
+    disk_offering = ForeignKeyField(DiskOffering, null=True, on_delete="RESTRICT")
+    disk_offering_id: str | None
+    template = ForeignKeyField(Template, null=True, on_delete="SET NULL")
+    template_id: str | None
+    passphrase = ForeignKeyField(Passphrase, null=True, unique=True, on_delete="RESTRICT")
+    passphrase_id: str | None
+    state = TextField(default="creating", index=True)
+    state_reason = TextField(default="")
+    size_bytes = BigIntegerField()
+    format = TextField(default="qcow2")
+    provisioning = TextField(default="thin")
+    encrypt_format = TextField(default="")
+    root = BooleanField(default=False)
+    vm_id = TextField(default="", index=True)
+    slot = IntegerField(default=-1)
+    operation_id = TextField(default="")
+    update_time = DateTimeField(default=now)
 
     class Meta:
         indexes = ((("account", "name"), True),)
@@ -168,15 +178,17 @@ class VolumeFile(BaseModel):
     operation_id: the operation that needs it.
     """
 
-    volume_id: Any = TextField(index=True)
-    role: Any = TextField()
-    operation_id: Any = TextField(index=True)
-    pool: Any = ForeignKeyField(Pool, backref="volume_files", on_delete="RESTRICT")
-    passphrase: Any = ForeignKeyField(Passphrase, null=True, unique=True, on_delete="RESTRICT")
-    format: Any = TextField(default="qcow2")
-    provisioning: Any = TextField(default="thin")
-    encrypt_format: Any = TextField(default="")
-    size_bytes: Any = BigIntegerField()
+    volume_id = TextField(index=True)
+    role = TextField()
+    operation_id = TextField(index=True)
+    pool = ForeignKeyField(Pool, backref="volume_files", on_delete="RESTRICT")
+    pool_id: str
+    passphrase = ForeignKeyField(Passphrase, null=True, unique=True, on_delete="RESTRICT")
+    passphrase_id: str | None
+    format = TextField(default="qcow2")
+    provisioning = TextField(default="thin")
+    encrypt_format = TextField(default="")
+    size_bytes = BigIntegerField()
 
     @property
     def file_id(self) -> Any:
@@ -187,14 +199,15 @@ class VolumeFile(BaseModel):
 class SnapshotSchedule(BaseModel):
     """When snapshots of a volume are taken. interval: hourly | daily | weekly | monthly; minute, hour, day: UTC."""
 
-    volume: Any = ForeignKeyField(Volume, backref="snapshot_schedules", on_delete="CASCADE")
-    interval: Any = TextField()
-    minute: Any = IntegerField(default=0)
-    hour: Any = IntegerField(default=0)
-    day: Any = IntegerField(default=1)
-    keep: Any = IntegerField()
-    next_time: Any = DateTimeField(index=True)
-    last_error: Any = TextField(default="")
+    volume = ForeignKeyField(Volume, backref="snapshot_schedules", on_delete="CASCADE")
+    volume_id: str
+    interval = TextField()
+    minute = IntegerField(default=0)
+    hour = IntegerField(default=0)
+    day = IntegerField(default=1)
+    keep = IntegerField()
+    next_time = DateTimeField(index=True)
+    last_error = TextField(default="")
 
 
 class Snapshot(BaseModel):
@@ -204,19 +217,23 @@ class Snapshot(BaseModel):
     passphrase's associated data); online: taken while the VM ran.
     """
 
-    name: Any = TextField()
-    account: Any = ForeignKeyField(Account, backref="snapshots", on_delete="RESTRICT")
-    volume_id: Any = TextField(index=True)
-    schedule: Any = ForeignKeyField(SnapshotSchedule, null=True, backref="snapshots", on_delete="SET NULL")
-    pool: Any = ForeignKeyField(Pool, backref="snapshots", on_delete="RESTRICT")
-    passphrase: Any = ForeignKeyField(Passphrase, null=True, unique=True, on_delete="RESTRICT")
-    state: Any = TextField(default="creating", index=True)
-    state_reason: Any = TextField(default="")
-    size_bytes: Any = BigIntegerField()
-    format: Any = TextField(default="qcow2")
-    encrypt_format: Any = TextField(default="")
-    online: Any = BooleanField(default=False)
-    operation_id: Any = TextField(default="")
+    name = TextField()
+    account = ForeignKeyField(Account, backref="snapshots", on_delete="RESTRICT")
+    account_id: str
+    volume_id = TextField(index=True)
+    schedule = ForeignKeyField(SnapshotSchedule, null=True, backref="snapshots", on_delete="SET NULL")
+    schedule_id: str | None
+    pool = ForeignKeyField(Pool, backref="snapshots", on_delete="RESTRICT")
+    pool_id: str
+    passphrase = ForeignKeyField(Passphrase, null=True, unique=True, on_delete="RESTRICT")
+    passphrase_id: str | None
+    state = TextField(default="creating", index=True)
+    state_reason = TextField(default="")
+    size_bytes = BigIntegerField()
+    format = TextField(default="qcow2")
+    encrypt_format = TextField(default="")
+    online = BooleanField(default=False)
+    operation_id = TextField(default="")
 
     class Meta:
         indexes = ((("account", "name"), True),)

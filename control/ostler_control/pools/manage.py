@@ -16,10 +16,11 @@ from peewee import IntegrityError
 
 from ostler_control import events
 from ostler_control.agents import Agent, Agents, HostAddress
+from ostler_control.catalog.names import check_name
 from ostler_control.database import session, transaction
+from ostler_control.hosts.rows import address
 from ostler_control.keys import Keyring
 from ostler_control.models import Cluster, Host, Passphrase, Pool, PoolHost, Snapshot, Volume, now
-from ostler_control.names import check_name
 from ostler_control.pools import reach
 
 log = structlog.get_logger(__name__)
@@ -78,7 +79,7 @@ def prove(agents: Agents, pool: NewPool) -> Proof:
         if known is not None and known.id != pool.id:
             raise _exists(pool.name)
         hosts = {row.id: row for row in _hosts_of(pool.scope, pool.scope_id)}
-    up = [address_of(row) for row in hosts.values() if row.state == "up"]
+    up = [address(row) for row in hosts.values() if row.state == "up"]
     if not up:
         raise FailedPreconditionError(f"no host of {pool.scope} {pool.scope_name} is up", "NO_HOST_UP")
     request = _ensure_request(pool.spec(), pool.password)
@@ -95,7 +96,7 @@ def prove(agents: Agents, pool: NewPool) -> Proof:
 def forget(agents: Agents, pool_id: str, scope: str, scope_id: str) -> None:
     """Has the hosts that are up forget a pool; files in it stay. A host that does not answer is logged and left."""
     with session():
-        up = [address_of(row) for row in _hosts_of(scope, scope_id) if row.state == "up"]
+        up = [address(row) for row in _hosts_of(scope, scope_id) if row.state == "up"]
     _forget(agents, up, pool_id)
 
 
@@ -163,7 +164,7 @@ def set_password(agents: Agents, pool: Any, password: Secret, actor: str, keys: 
     if not pool.passphrase_id:
         raise FailedPreconditionError(f"a {pool.type} pool has no password", "NO_PASSWORD", {"pool": pool.name})
     with session():
-        up = [address_of(row) for row in _hosts_of(pool.scope, pool.scope_id) if row.state == "up"]
+        up = [address(row) for row in _hosts_of(pool.scope, pool.scope_id) if row.state == "up"]
     if not up:
         raise FailedPreconditionError(f"no host of pool {pool.name} is up to prove the password", "NO_HOST_UP")
     request = _ensure_request(reach.spec_of(pool), password)
@@ -178,11 +179,6 @@ def set_password(agents: Agents, pool: Any, password: Secret, actor: str, keys: 
         events.done("pool.set-password", actor, pool)
         changed: Pool = Pool.get_by_id(pool.id)
         return changed
-
-
-def address_of(host: Host) -> HostAddress:
-    """Where a host's agent answers."""
-    return HostAddress(host.id, host.name, host.address)
 
 
 def _judge(

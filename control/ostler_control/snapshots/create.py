@@ -9,16 +9,19 @@ from typing import Any
 from ostler.agent.v1 import volume_pb2
 from ostler_common.errors import AlreadyExistsError
 
-from ostler_control import placement_query, settings
+from ostler_control import settings
+from ostler_control.catalog.names import check_name
 from ostler_control.database import session, transaction
+from ostler_control.hosts.choose import worker
+from ostler_control.hosts.rows import address_of
 from ostler_control.models import Operation, Pool, Snapshot, SnapshotSchedule, Volume, now
-from ostler_control.names import check_name
 from ostler_control.operations import Undo, Work, begin, workflow
+from ostler_control.scheduling import placement_query
 from ostler_control.snapshots.rows import destroy, load, load_or_none, note
 from ostler_control.volumes import matrix, wire
 from ostler_control.volumes.copying import check_copier, copy_file
 from ostler_control.volumes.grow import check_ready
-from ostler_control.volumes.hosts import address_of, take_with_vm, worker
+from ostler_control.volumes.rows import take_with_vm
 
 _STEM = 46  # so that the time, and a suffix if need be, fit into a name
 

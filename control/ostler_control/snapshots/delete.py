@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from ostler_control.database import session, transaction
+from ostler_control.hosts.choose import worker
+from ostler_control.hosts.rows import has_hosts
 from ostler_control.models import Operation, Snapshot
 from ostler_control.operations import Undo, Work, begin, take, workflow
 from ostler_control.snapshots.create import remove_file
 from ostler_control.snapshots.rows import destroy, load, load_or_none, note
-from ostler_control.volumes.hosts import has_hosts, worker
 
 
 def delete(snapshot: Any, user: str) -> Operation:

@@ -8,6 +8,7 @@ from ostler_common.errors import FailedPreconditionError
 
 from ostler_control import settings
 from ostler_control.database import session
+from ostler_control.hosts.choose import worker
 from ostler_control.keys import Keyring
 from ostler_control.models import Operation, Volume, new_id
 from ostler_control.operations import Work, begin, take, workflow
@@ -15,7 +16,7 @@ from ostler_control.snapshots.rows import load as load_snapshot
 from ostler_control.volumes import files, matrix
 from ostler_control.volumes.copying import copy_file
 from ostler_control.volumes.grow import check_ready
-from ostler_control.volumes.hosts import check_vm_at_rest, take_with_vm, worker
+from ostler_control.volumes.rows import check_vm_at_rest, take_with_vm
 from ostler_control.volumes.sources import check_snapshot_ready
 
 

@@ -11,10 +11,10 @@ from ostler_common.identity import Identity, Kind
 from peewee import IntegrityError
 
 from ostler_control import events
+from ostler_control.catalog.names import is_id
 from ostler_control.database import transaction
 from ostler_control.hypervisors import rules
 from ostler_control.models import Cluster, Host, new_id, now
-from ostler_control.names import is_id
 from ostler_control.trust import certificates, tokens
 from ostler_control.trust.authority import Authority
 

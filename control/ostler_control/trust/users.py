@@ -8,9 +8,9 @@ from peewee import IntegrityError
 
 from ostler_control import events
 from ostler_control.caller import Caller, Role
+from ostler_control.catalog.names import check_user_name
 from ostler_control.database import transaction
 from ostler_control.models import Account, Certificate, User, now
-from ostler_control.names import check_user_name
 from ostler_control.trust import certificates
 from ostler_control.trust.authority import Authority
 

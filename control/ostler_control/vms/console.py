@@ -12,9 +12,9 @@ from ostler_common.hypervisors import Function
 
 from ostler_control.agents import Agents, HostAddress
 from ostler_control.agents.client import broken, unreachable
+from ostler_control.hosts.rows import address
 from ostler_control.hypervisors import rules
 from ostler_control.vms.rows import running_host
-from ostler_control.volumes.hosts import address
 
 
 def console(

@@ -12,8 +12,10 @@ from ostler.agent.v1 import vm_pb2 as agent_pb2
 from ostler_common.errors import AlreadyExistsError, CancelledError, bad_field
 from ostler_common.hypervisors import Function
 
-from ostler_control import affinity, capacity, placement_query, settings, templates
+from ostler_control import settings
+from ostler_control.catalog.names import check_name
 from ostler_control.database import transaction
+from ostler_control.hosts.rows import address_of
 from ostler_control.hypervisors import registry, rules
 from ostler_control.hypervisors.supported import check_supported
 from ostler_control.keys import Keyring
@@ -33,13 +35,13 @@ from ostler_control.models import (
     Zone,
     new_id,
 )
-from ostler_control.names import check_name
 from ostler_control.operations import Undo, Work, begin, workflow
+from ostler_control.scheduling import affinity, capacity, placement_query
+from ostler_control.templates import store as template_store
 from ostler_control.vms import wire
 from ostler_control.vms.rows import load, set_state
 from ostler_control.volumes import matrix
 from ostler_control.volumes.create import LARGEST_BYTES, MIB, make_file, remove_file
-from ostler_control.volumes.hosts import address_of
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
 _BRIDGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}", re.ASCII)
@@ -88,7 +90,7 @@ def create(wanted: NewVm, user: str, keys: Keyring) -> Operation:
     size_bytes = _root_size(wanted)
     check_supported(wanted.template, _needed(wanted), host=wanted.host, cluster=wanted.cluster, zone=wanted.zone)
     offering: Any = wanted.offering
-    templates.check_encryption(wanted.template, bool(offering.encrypt_root))
+    template_store.check_encryption(wanted.template, bool(offering.encrypt_root))
     vm: Any = Vm.create(
         name=wanted.name,
         account=wanted.account,

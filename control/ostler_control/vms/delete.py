@@ -10,17 +10,17 @@ from typing import Any
 
 from ostler_common.errors import FailedPreconditionError
 
-from ostler_control import capacity
 from ostler_control.database import session, transaction
+from ostler_control.hosts.rows import is_up, silent
 from ostler_control.keys.passphrases import delete_volume
 from ostler_control.models import Host, Operation, Vm, Volume
 from ostler_control.operations import Undo, Work, begin, take, workflow
+from ostler_control.scheduling import capacity
 from ostler_control.vms.create import forget_on, pull_plug
 from ostler_control.vms.rows import EXECUTING, disks_of, load, set_state
 from ostler_control.volumes.create import remove_file
 from ostler_control.volumes.delete import choose_remover
 from ostler_control.volumes.files import check_settled
-from ostler_control.volumes.hosts import is_up, silent
 
 
 def delete(vm: Any, user: str, force: bool = False) -> Operation:

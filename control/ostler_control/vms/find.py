@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ostler_control import placement_query
 from ostler_control.models import Host
 from ostler_control.placement import Candidate
+from ostler_control.scheduling import placement_query
 
 
 def find_hosts(vm: Any) -> list[Candidate]:

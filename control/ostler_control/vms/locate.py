@@ -11,14 +11,14 @@ from ostler.agent.v1 import vm_pb2 as agent_pb2
 from ostler.types.v1 import vm_pb2
 from ostler_common.errors import NotFoundError, OstlerError
 
-from ostler_control import capacity
 from ostler_control.agents import HostAddress
 from ostler_control.database import transaction
+from ostler_control.hosts.rows import address_of
 from ostler_control.models import Volume, now
 from ostler_control.operations import Json, Work
+from ostler_control.scheduling import capacity
 from ostler_control.vms import wire
 from ostler_control.vms.rows import disks_of, load, set_state
-from ostler_control.volumes.hosts import address_of
 from ostler_control.volumes.wire import plain_ref
 
 _LOOK_INTERVAL_S = 1.0

@@ -18,12 +18,14 @@ from ostler.types.v1 import job_pb2
 from ostler_common.errors import AbortedError, FailedPreconditionError, OstlerError
 from ostler_common.hypervisors import Function
 
-from ostler_control import capacity, placement_query, settings
+from ostler_control import settings
 from ostler_control.database import transaction
+from ostler_control.hosts.rows import address_of
 from ostler_control.hypervisors import rules
 from ostler_control.models import Host, Operation, Pool
 from ostler_control.operations import Json, Work, begin, take, workflow
 from ostler_control.placement import Demand, Placement
+from ostler_control.scheduling import capacity, placement_query
 from ostler_control.vms import wire
 from ostler_control.vms.find import migration_demand
 from ostler_control.vms.locate import Where, clean_destination, keep_arrived, locate, record_arrival, record_return
@@ -31,7 +33,6 @@ from ostler_control.vms.rows import disks_of, load, running_host, set_state, wro
 from ostler_control.volumes import matrix
 from ostler_control.volumes.create import remove_file
 from ostler_control.volumes.files import check_settled
-from ostler_control.volumes.hosts import address_of
 from ostler_control.volumes.wire import PROVISIONINGS
 
 # Two placements at once may choose the same last gap; the loser looks again.

@@ -7,11 +7,11 @@ from typing import Any
 from ostler.agent.v1 import vm_pb2 as agent_pb2
 from ostler_common.hypervisors import Function
 
+from ostler_control.hosts.rows import address_of
 from ostler_control.hypervisors import rules
 from ostler_control.models import Operation
 from ostler_control.operations import Work, begin, take, workflow
 from ostler_control.vms.rows import running_host
-from ostler_control.volumes.hosts import address_of
 
 
 def reboot(vm: Any, user: str, hard: bool = False) -> Operation:

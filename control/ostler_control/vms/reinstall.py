@@ -10,16 +10,18 @@ from ostler_common.errors import FailedPreconditionError
 
 from ostler_control import settings
 from ostler_control.database import session, transaction
+from ostler_control.hosts.choose import worker
+from ostler_control.hosts.rows import address_of
 from ostler_control.hypervisors import rules
 from ostler_control.keys import Keyring
 from ostler_control.models import Operation, Template, Vm, new_id
 from ostler_control.operations import Work, begin, take, workflow
-from ostler_control.templates import check_encryption
+from ostler_control.templates.store import check_encryption
 from ostler_control.vms.rows import disks_of, wrong_state
 from ostler_control.volumes import files, matrix, wire
 from ostler_control.volumes.create import MIB
 from ostler_control.volumes.grow import check_ready
-from ostler_control.volumes.hosts import address_of, check_vm_at_rest, worker
+from ostler_control.volumes.rows import check_vm_at_rest
 
 
 def reinstall(vm: Any, user: str, keys: Keyring, template: Template | None = None) -> Operation:

@@ -11,10 +11,10 @@ from ostler_common.errors import AbortedError
 
 from ostler_control.database import session, transaction
 from ostler_control.events import SYSTEM
+from ostler_control.hosts.rows import is_up
 from ostler_control.models import Operation, Vm, now
 from ostler_control.operations import Work, begin, chore, launch, workflow
 from ostler_control.vms.migrate import settle, tidy_up
-from ostler_control.volumes.hosts import is_up
 
 # With one host back the other may still be needed; asking in vain takes minutes and writes events.
 _PAUSE = datetime.timedelta(minutes=5)

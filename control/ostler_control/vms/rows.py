@@ -7,8 +7,8 @@ from typing import Any
 from ostler_common.errors import FailedPreconditionError
 
 from ostler_control.database import session, transaction
+from ostler_control.hosts.rows import is_up, silent
 from ostler_control.models import Host, Nic, Vm, Volume, now
-from ostler_control.volumes.hosts import is_up, silent
 
 EXECUTING = ("running", "paused")
 

@@ -7,16 +7,16 @@ from typing import Any
 import structlog
 from ostler_common.errors import FailedPreconditionError, UnavailableError
 
-from ostler_control import capacity, placement_query
 from ostler_control.database import session, transaction
+from ostler_control.hosts.rows import address, is_up, silent
 from ostler_control.models import Host, Operation
 from ostler_control.operations import Undo, Work, begin, take, workflow
+from ostler_control.scheduling import capacity, placement_query
 from ostler_control.vms import wire
 from ostler_control.vms.create import forget_on, pull_plug, start_on
 from ostler_control.vms.rows import EXECUTING, disks_of, load, set_state, wrong_state
 from ostler_control.volumes import matrix
 from ostler_control.volumes.files import check_settled
-from ostler_control.volumes.hosts import address, is_up, silent
 
 log = structlog.get_logger(__name__)
 

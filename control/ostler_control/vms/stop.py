@@ -7,13 +7,14 @@ from typing import Any
 from ostler.agent.v1 import vm_pb2 as agent_pb2
 from ostler_common.errors import bad_field
 
-from ostler_control import capacity, settings
+from ostler_control import settings
 from ostler_control.database import transaction
+from ostler_control.hosts.rows import address_of, is_up, silent
 from ostler_control.models import Host, Operation
 from ostler_control.operations import Work, begin, take, workflow
+from ostler_control.scheduling import capacity
 from ostler_control.vms import wire
 from ostler_control.vms.rows import EXECUTING, load, running_host, set_state
-from ostler_control.volumes.hosts import address_of, is_up, silent
 
 LONGEST_S = 3600
 

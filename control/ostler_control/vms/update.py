@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ostler_control import affinity, events
+from ostler_control import events
 from ostler_control.database import transaction
 from ostler_control.models import AffinityGroup, Vm
+from ostler_control.scheduling import affinity
 
 
 def update(vm: Any, actor: str, drs_skip: bool | None = None, groups: Sequence[AffinityGroup] | None = None) -> Any:

@@ -14,24 +14,18 @@ from ostler_common.errors import FailedPreconditionError, PermissionDeniedError,
 from ostler_common.hypervisors import Function
 from peewee import fn
 
-from ostler_control import placement_query
 from ostler_control.database import transaction
+from ostler_control.hosts.choose import check_host
+from ostler_control.hosts.rows import address_of, lacks_encryption
 from ostler_control.hypervisors import registry, rules
 from ostler_control.hypervisors.supported import format_not_supported
 from ostler_control.models import Host, Operation, PoolHost, Volume
 from ostler_control.operations import Undo, Work, begin, take, workflow
+from ostler_control.scheduling import placement_query
 from ostler_control.volumes import matrix, wire
 from ostler_control.volumes.files import check_settled
 from ostler_control.volumes.grow import check_ready
-from ostler_control.volumes.hosts import (
-    address_of,
-    check_host,
-    check_vm_at_rest,
-    lacks_encryption,
-    load,
-    take_with_vm,
-    vm_of,
-)
+from ostler_control.volumes.rows import check_vm_at_rest, load, take_with_vm, vm_of
 
 SLOTS = 24
 

@@ -8,16 +8,18 @@ from typing import Any
 from ostler_common.errors import FailedPreconditionError, bad_field
 from ostler_common.units import format_size
 
-from ostler_control import placement_query, settings
+from ostler_control import settings
+from ostler_control.catalog.names import check_name
 from ostler_control.database import session, transaction
+from ostler_control.hosts.choose import worker
 from ostler_control.keys import Keyring
 from ostler_control.models import Account, DiskOffering, Operation, Pool, Snapshot, Volume, Zone, new_id
-from ostler_control.names import check_name
 from ostler_control.operations import Work, begin, workflow
+from ostler_control.scheduling import placement_query
 from ostler_control.volumes import matrix, wire
 from ostler_control.volumes.copying import check_copier, copy_file
 from ostler_control.volumes.create import check_free_name, check_size, needed_bytes, remove_file, settle
-from ostler_control.volumes.hosts import load, worker
+from ostler_control.volumes.rows import load
 from ostler_control.volumes.sources import load_source, take_row
 
 

@@ -8,10 +8,12 @@ from ostler.agent.v1 import volume_pb2 as agent_pb2
 from ostler.types.v1 import volume_pb2
 from ostler_common.hypervisors import Function
 
+from ostler_control.hosts.choose import check_host, worker
+from ostler_control.hosts.rows import address_of
 from ostler_control.hypervisors import rules
 from ostler_control.operations import Work
 from ostler_control.volumes import wire
-from ostler_control.volumes.hosts import address_of, check_host, check_vm_at_rest, worker
+from ostler_control.volumes.rows import check_vm_at_rest
 
 
 def check_copier(source_pool: Any, target_pool: Any, encrypted: bool, vm: Any | None) -> Any | None:

@@ -8,16 +8,19 @@ from typing import Any
 from ostler.agent.v1 import volume_pb2
 from ostler_common.errors import AlreadyExistsError, CancelledError, FailedPreconditionError, bad_field
 
-from ostler_control import placement_query, settings
+from ostler_control import settings
+from ostler_control.catalog.names import check_name
 from ostler_control.database import session, transaction
+from ostler_control.hosts.choose import worker
+from ostler_control.hosts.rows import address_of
 from ostler_control.hypervisors.supported import check_pool_format
 from ostler_control.keys import Keyring
 from ostler_control.keys.passphrases import delete_volume
 from ostler_control.models import Account, DiskOffering, Operation, Pool, Volume, Zone, new_id
-from ostler_control.names import check_name
 from ostler_control.operations import Undo, Work, begin, workflow
+from ostler_control.scheduling import placement_query
 from ostler_control.volumes import matrix, wire
-from ostler_control.volumes.hosts import address_of, load, load_or_none, worker
+from ostler_control.volumes.rows import load, load_or_none
 
 MIB = 1 << 20
 LARGEST_BYTES = 64 << 40

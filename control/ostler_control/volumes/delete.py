@@ -7,12 +7,14 @@ from typing import Any
 from ostler_common.errors import FailedPreconditionError
 
 from ostler_control.database import session, transaction
+from ostler_control.hosts.choose import worker
+from ostler_control.hosts.rows import has_hosts
 from ostler_control.keys.passphrases import delete_volume
 from ostler_control.models import Operation, Volume
 from ostler_control.operations import Undo, Work, begin, take, workflow
 from ostler_control.volumes import matrix
 from ostler_control.volumes.create import remove_file
-from ostler_control.volumes.hosts import has_hosts, load_or_none, vm_of, worker
+from ostler_control.volumes.rows import load_or_none, vm_of
 
 
 def delete(volume: Any, user: str) -> Operation:

@@ -20,12 +20,12 @@ from ostler_common.secret import Secret
 
 from ostler_control.agents import Agents
 from ostler_control.database import session
+from ostler_control.hosts.rows import address_of
 from ostler_control.models import Operation, VolumeFile, new_id
 from ostler_control.operations import Work, begin, workflow
 from ostler_control.operations.records import ENDED, error_from_json, request_cancel
 from ostler_control.operations.work import cancelled
 from ostler_control.volumes import exports, leaving, matrix, streams, wire
-from ostler_control.volumes.hosts import address_of
 from ostler_control.volumes.leaving import Leaving
 from ostler_control.volumes.sources import take_source
 

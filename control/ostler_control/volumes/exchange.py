@@ -15,6 +15,8 @@ from ostler_common.hypervisors import Function
 
 from ostler_control import settings
 from ostler_control.database import session
+from ostler_control.hosts.choose import check_host, worker
+from ostler_control.hosts.rows import address_of
 from ostler_control.hypervisors import rules
 from ostler_control.keys import Keyring
 from ostler_control.models import Operation, Pool, new_id
@@ -23,7 +25,7 @@ from ostler_control.volumes import files, matrix, wire
 from ostler_control.volumes.attach import check_startable
 from ostler_control.volumes.copying import copy_file
 from ostler_control.volumes.grow import check_ready
-from ostler_control.volumes.hosts import address_of, check_host, check_vm_at_rest, load, take_with_vm, worker
+from ostler_control.volumes.rows import check_vm_at_rest, load, take_with_vm
 
 
 def encrypt(volume: Any, user: str, keys: Keyring) -> Operation:

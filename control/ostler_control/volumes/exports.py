@@ -16,11 +16,12 @@ from ostler_common.secret import Secret
 
 from ostler_control import settings
 from ostler_control.database import session, transaction
+from ostler_control.hosts.choose import worker
+from ostler_control.hosts.rows import address_of
 from ostler_control.models import VolumeFile
 from ostler_control.operations import Json, Work
 from ostler_control.operations.records import release
 from ostler_control.volumes import files, wire
-from ostler_control.volumes.hosts import address_of, worker
 from ostler_control.volumes.leaving import Leaving
 from ostler_control.volumes.sources import Source, load_source
 

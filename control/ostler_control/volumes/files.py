@@ -17,16 +17,17 @@ from ostler.agent.v1 import volume_pb2 as agent_pb2
 from ostler.types.v1 import volume_pb2
 from ostler_common.errors import AbortedError, FailedPreconditionError, OstlerError
 
-from ostler_control import placement_query
 from ostler_control.database import session, transaction
+from ostler_control.hosts.choose import worker
+from ostler_control.hosts.rows import address_of, has_hosts
 from ostler_control.hypervisors.supported import check_pool_format
 from ostler_control.keys import Keyring
 from ostler_control.keys.passphrases import destroy
 from ostler_control.models import Host, Operation, Passphrase, Pool, Volume, VolumeFile, now
 from ostler_control.operations import Work
+from ostler_control.scheduling import placement_query
 from ostler_control.volumes import wire
 from ostler_control.volumes.create import needed_bytes
-from ostler_control.volumes.hosts import address_of, has_hosts, worker
 
 # What a volume and a file of it have in common, and exchange.
 _SHARED = ("pool_id", "passphrase_id", "format", "provisioning", "encrypt_format", "size_bytes")

@@ -10,13 +10,15 @@ from ostler_common.hypervisors import Function
 from ostler_common.units import format_size
 
 from ostler_control.database import session, transaction
+from ostler_control.hosts.choose import worker
+from ostler_control.hosts.rows import address_of
 from ostler_control.hypervisors import rules
 from ostler_control.models import Operation, Volume
 from ostler_control.operations import Work, begin, workflow
 from ostler_control.volumes import matrix, wire
 from ostler_control.volumes.create import check_size
 from ostler_control.volumes.files import check_settled
-from ostler_control.volumes.hosts import address_of, check_vm_at_rest, load, take_with_vm, worker
+from ostler_control.volumes.rows import check_vm_at_rest, load, take_with_vm
 
 
 def check_ready(volume: Any) -> None:

@@ -11,7 +11,7 @@ from ostler_control.models import Volume, now
 from ostler_control.operations import take
 from ostler_control.volumes import matrix
 from ostler_control.volumes.grow import check_ready
-from ostler_control.volumes.hosts import vm_of
+from ostler_control.volumes.rows import vm_of
 
 
 def change_offering(volume: Any, offering: Any, actor: str, *, only_check: bool = False) -> Any:

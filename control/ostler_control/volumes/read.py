@@ -8,8 +8,10 @@ from ostler.agent.v1 import volume_pb2 as agent_pb2
 from ostler.types.v1 import volume_pb2
 
 from ostler_control.agents import Agents
+from ostler_control.hosts.choose import worker
+from ostler_control.hosts.rows import address
 from ostler_control.models import Host
-from ostler_control.volumes.hosts import address, check_vm_at_rest, vm_of, worker
+from ostler_control.volumes.rows import check_vm_at_rest, vm_of
 from ostler_control.volumes.wire import plain_ref
 
 

@@ -13,13 +13,15 @@ from ostler_common.errors import AbortedError, OstlerError
 
 from ostler_control import settings
 from ostler_control.database import session, transaction
+from ostler_control.hosts.choose import worker
+from ostler_control.hosts.rows import address_of
 from ostler_control.keys import Keyring
 from ostler_control.models import Operation, Volume, VolumeFile, new_id, now
 from ostler_control.operations import Work, begin, workflow
 from ostler_control.volumes import files, matrix, wire
 from ostler_control.volumes.exchange import begin_exchange, exchange
 from ostler_control.volumes.grow import check_ready
-from ostler_control.volumes.hosts import address_of, check_vm_at_rest, load, take_with_vm, worker
+from ostler_control.volumes.rows import check_vm_at_rest, load, take_with_vm
 from ostler_control.volumes.sweep import remove_key
 
 

@@ -13,7 +13,7 @@ from ostler_control.models import Pool, Snapshot, Volume
 from ostler_control.operations import Work, take
 from ostler_control.volumes.copying import check_copier
 from ostler_control.volumes.grow import check_ready
-from ostler_control.volumes.hosts import take_with_vm
+from ostler_control.volumes.rows import take_with_vm
 
 FILE_POOLS = ("local", "shared-mount-point", "nfs")
 

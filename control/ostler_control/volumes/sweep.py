@@ -17,11 +17,13 @@ from ostler_common.errors import OstlerError
 from ostler_control.agents import HostAddress
 from ostler_control.database import session, transaction
 from ostler_control.events import SYSTEM
+from ostler_control.hosts.choose import worker
+from ostler_control.hosts.rows import address_of, has_hosts, is_up, silent
 from ostler_control.models import Host, Operation, Volume, VolumeFile, new_id, now
 from ostler_control.operations import Work, begin, chore, launch, take, workflow
 from ostler_control.operations.records import UNENDED
 from ostler_control.volumes import files, matrix, wire
-from ostler_control.volumes.hosts import address_of, check_vm_at_rest, has_hosts, is_up, silent, vm_of, worker
+from ostler_control.volumes.rows import check_vm_at_rest, vm_of
 
 _PAUSE = datetime.timedelta(minutes=1)
 

@@ -14,15 +14,16 @@ from ostler_common.errors import FailedPreconditionError, bad_field
 from ostler_common.secret import Secret
 from ostler_common.units import format_size
 
-from ostler_control import settings, templates
+from ostler_control import settings
+from ostler_control.catalog.names import check_name
 from ostler_control.database import transaction
 from ostler_control.keys import Keyring
 from ostler_control.keys.passphrases import delete_volume
 from ostler_control.models import Account, DiskOffering, Operation, Pool, Volume, VolumeFile, new_id
-from ostler_control.names import check_name
 from ostler_control.operations import Undo, Work, begin, workflow
-from ostler_control.received import Announced, check_size
-from ostler_control.templates import StoredFile
+from ostler_control.templates import store as template_store
+from ostler_control.templates.received import Announced, check_size
+from ostler_control.templates.store import StoredFile
 from ostler_control.volumes import files, matrix, wire
 from ostler_control.volumes.create import MIB, NewVolume, check_free_name, choose, insert, make_file, remove_file
 
@@ -127,7 +128,7 @@ def _fill(work: Work, host_id: str) -> None:
 def _drop(work: Work) -> None:
     """Inside a step: the passphrase is destroyed, and the file deleted."""
     files.forget(work, work.inputs["file_id"])
-    templates.discard(work.inputs["file_id"], work.templates)
+    template_store.discard(work.inputs["file_id"], work.templates)
 
 
 def _settle(work: Work, undo: Undo) -> None:

@@ -8,10 +8,9 @@ from ostler.agent.v1 import volume_pb2 as agent_pb2
 from ostler.types.v1 import volume_pb2
 from ostler_common.errors import InternalError
 
-from ostler_control import settings
-from ostler_control.database import session
 from ostler_control.keys import Keyring
 from ostler_control.models import Snapshot, VolumeFile
+from ostler_control.templates.source import direct_source
 
 FORMATS = {"qcow2": volume_pb2.DISK_FORMAT_QCOW2, "raw": volume_pb2.DISK_FORMAT_RAW}
 PROVISIONINGS = {
@@ -59,17 +58,6 @@ def template_source(template: Any | None, keys: Keyring) -> agent_pb2.TemplateSo
         sha512=template.sha512,
         direct=direct_source(template.url, template.ca_pem) if template.url else None,
     )
-
-
-def direct_source(url: str, ca_pem: str) -> agent_pb2.DirectSource:
-    """How a host is to fetch a template by itself, by the settings as they are now."""
-    with session():
-        return agent_pb2.DirectSource(
-            url=url,
-            ca_pem=ca_pem.encode(),
-            proxy=settings.get("direct.download.proxy"),
-            allow_private=settings.get("direct.download.allow.private"),
-        )
 
 
 def encrypt_format(volume: Any, info: volume_pb2.VolumeInfo) -> str:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from ostler_common.errors import AlreadyExistsError, FailedPreconditionError, OstlerError
-from ostler_control import affinity, database, placement_query
+from ostler_control import database
 from ostler_control.models import AffinityMember, Cluster, Host, Vm
 from ostler_control.placement import Company, Demand, HostFacts, explain, refusal
+from ostler_control.scheduling import affinity, placement_query
 
 from tests.fleets import GIB, make_fleet
 

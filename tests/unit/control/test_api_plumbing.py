@@ -18,10 +18,10 @@ from ostler_common.errors import (
 from ostler_control import database, events
 from ostler_control.api import masks, paging, requests
 from ostler_control.api.events import EventService
-from ostler_control.api.places import ClusterService, ZoneService
 from ostler_control.api.resolve import resolve
+from ostler_control.api.zones import ClusterService, ZoneService
+from ostler_control.catalog.names import check_name, check_user_name, is_id
 from ostler_control.models import Account, Cluster, Event, Host, Request, ServiceOffering, Vm, Zone, new_id, now
-from ostler_control.names import check_name, check_user_name, is_id
 
 from tests.unit.control import calls
 

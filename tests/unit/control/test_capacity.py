@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import pytest
 from ostler_common.errors import AbortedError, FailedPreconditionError, OstlerError
-from ostler_control import capacity, database, placement_query, settings
+from ostler_control import database, settings
 from ostler_control.models import Cluster, Host, Kek, Nic, Passphrase, Pool, PoolHost, Vm, Volume, Zone
 from ostler_control.placement import Demand, place, refusal
+from ostler_control.scheduling import capacity, placement_query
 
 from tests.fleets import GIB, Fleet, make_fleet
 

@@ -20,8 +20,8 @@ from ostler_control import events, settings
 from ostler_control.api.accounts import AccountService
 from ostler_control.api.events import EventService
 from ostler_control.api.offerings import OfferingService
-from ostler_control.api.places import ClusterService, ZoneService
 from ostler_control.api.settings import SettingService
+from ostler_control.api.zones import ClusterService, ZoneService
 from ostler_control.models import Account, Cluster, Event, Host, Pool, ServiceOffering, Vm, Zone, new_id, now
 
 from tests.unit.control import calls

@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 from ostler_common.errors import FailedPreconditionError, OstlerError
-from ostler_control import affinity, drs_plans, settings, vms
+from ostler_control import drs_plans, settings, vms
 from ostler_control.database import transaction
 from ostler_control.drs import Mode
 from ostler_control.drs_plans import executor, scheduler, snapshot, store
 from ostler_control.drs_plans.generate import chosen
 from ostler_control.models import Account, AffinityGroup, Cluster, DrsMove, DrsPlan, Event, Host, Operation, Vm, db, now
 from ostler_control.operations import Engine
+from ostler_control.scheduling import affinity
 
 from tests import databases
 from tests.fakes.working_agent import Fault, wait_until
@@ -355,7 +356,9 @@ def test_a_vm_on_its_way_is_in_two_places(site: Site, engine: Engine) -> None:
         with pytest.raises(FailedPreconditionError, match="1 has a VM that it must be apart from"):
             site.record(partial(site.new_vm, "b", offering=site.plain, affinity_groups=[apart], host=site.host(taken)))
     made = site.record(partial(site.new_vm, "b", offering=site.plain, affinity_groups=[apart]))
-    assert Vm.get_by_id(made.resource_id).host.name == "h3"
+    host_now = Vm.get_by_id(made.resource_id).host
+    assert host_now is not None
+    assert host_now.name == "h3"
     hold.set()
     assert outcome(engine, operation) == OK
     assert outcome(engine, made) == OK
@@ -372,7 +375,9 @@ def test_affinity_keeps_together_and_preferences_weigh(site: Site, engine: Engin
     ):
         operation = site.record(partial(site.new_vm, name, offering=site.plain, affinity_groups=groups))
         assert outcome(engine, operation) == OK
-        assert Vm.get_by_id(operation.resource_id).host.name in places, name
+        host_now = Vm.get_by_id(operation.resource_id).host
+        assert host_now is not None
+        assert host_now.name in places, name
     with pytest.raises(FailedPreconditionError, match="together"):
         site.record(lambda: vms.migrate(a, "root", site.host("h1")))
     # A host that is to be emptied holds nobody back.

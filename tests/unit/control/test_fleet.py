@@ -29,7 +29,7 @@ from ostler_common.errors import OstlerError, from_rpc_error
 from ostler_common.identity import Identity, Kind
 from ostler_common.token import JoinToken
 from ostler_control import database
-from ostler_control.fleet import hosts
+from ostler_control.hosts import manage as manage_hosts
 from ostler_control.models import (
     Account,
     Certificate,
@@ -168,7 +168,7 @@ def test_host_comes_goes_and_comes_back(fleet: Fleet, control: Control) -> None:
     eventually(lambda: state_of(host) == "disconnected", "the host is silent")
     eventually(lambda: attention(row).startswith("host is silent"), "its VM says so")
     with database.session():
-        assert Vm.get_by_id(row.id).host.id == host.id
+        assert Vm.get_by_id(row.id).host_id == host.id
         assert Vm.get_by_id(row.id).state == "running"
         assert len(events("host.disconnected")) == 1
     with fake.serving(fake.port):
@@ -244,7 +244,7 @@ def test_revocation_reaches_hosts_and_the_removed_host_is_refused(
 def test_host_that_comes_later_gets_the_list_first(fleet: Fleet, control: Control) -> None:
     with database.transaction():
         gone, _ = fleet.host("gone")
-        hosts.remove(gone, "test")
+        manage_hosts.remove(gone, "test")
     with agent(fleet, "h1") as (fake, _):
         eventually(lambda: fake.lists, "it was told what is revoked")
 

@@ -11,19 +11,21 @@ from ostler.control.v1 import hypervisor_pb2, setting_pb2, template_pb2, zone_pb
 from ostler.types.v1 import host_pb2, volume_pb2
 from ostler_common.errors import OstlerError
 from ostler_common.hypervisors import Function
-from ostler_control import settings, templates, vms, volumes
+from ostler_control import settings, vms, volumes
 from ostler_control.api.convert import core, work
 from ostler_control.api.hypervisors import HypervisorService
-from ostler_control.api.places import ClusterService
 from ostler_control.api.settings import SettingService
 from ostler_control.api.templates import _hypervisor_type
+from ostler_control.api.zones import ClusterService
 from ostler_control.drs_plans import evacuate, scheduler
 from ostler_control.drs_plans.generate import generate
-from ostler_control.fleet import hosts, store
+from ostler_control.fleet import store
+from ostler_control.hosts import manage as manage_hosts
 from ostler_control.hypervisors import rules
 from ostler_control.models import Cluster, Host, HypervisorType, Pool, PoolHost, Template, Vm, Volume, Zone, new_id, now
 from ostler_control.operations import Engine
-from ostler_control.received import Announced
+from ostler_control.templates import store as template_store
+from ostler_control.templates.received import Announced
 from ostler_control.vms.console import screenshot
 
 from tests import databases
@@ -159,9 +161,9 @@ def test_a_host_of_another_type_is_kept_out() -> None:
     stranger, complaint = says(CUSTOM, kvm.cluster)
     assert complaint.startswith(f"the hypervisor of host {stranger.name} is Custom, and cluster")
     assert Cluster.get_by_id(kvm.cluster_id).hypervisor_type == "kvm"
-    error = refusal(lambda: hosts.update(stranger, {"enabled": True}, "root"))
+    error = refusal(lambda: manage_hosts.update(stranger, {"enabled": True}, "root"))
     assert error.reason == "OTHER_HYPERVISOR_TYPE"
-    hosts.update(stranger, {"enabled": False}, "root")
+    manage_hosts.update(stranger, {"enabled": False}, "root")
     assert refusal(lambda: rules.admit(kvm.cluster, "h9", "custom")).reason == "OTHER_HYPERVISOR_TYPE"
     empty = new_cluster()
     rules.admit(empty, "h9", "custom")
@@ -245,7 +247,7 @@ def test_a_template_is_for_a_type_that_has_disks_of_its_format() -> None:
     assert _hypervisor_type("CUSTOM", "raw", "f") == "custom"
     assert refusal(lambda: _hypervisor_type("Custom", "qcow2", "f")).reason == "FORMAT_NOT_SUPPORTED"
     assert refusal(lambda: _hypervisor_type("kvm", "raw", "f")).reason == "UNKNOWN_HYPERVISOR_TYPE"
-    assert templates.NewTemplate("t", "bios", Announced("raw", 1)).hypervisor_type == ""
+    assert template_store.NewTemplate("t", "bios", Announced("raw", 1)).hypervisor_type == ""
     assert template_pb2.Template.DESCRIPTOR.fields_by_name["hypervisor_type"]
 
 
@@ -325,7 +327,9 @@ def test_a_vm_of_a_custom_hypervisor_lives_like_any(working: tuple[Site, Engine]
     assert outcome(engine, site.record(lambda: volumes.attach(data, vm, "alice"))) == OK
     assert outcome(engine, site.record(lambda: volumes.grow(data, 8 * MIB, "alice"))) == OK
     assert outcome(engine, site.record(lambda: vms.start(vm, "alice"))) == OK
-    assert Vm.get_by_id(vm.id).host.name == "h4"
+    host_now = Vm.get_by_id(vm.id).host
+    assert host_now is not None
+    assert host_now.name == "h4"
 
 
 def test_vms_keep_to_their_type(working: tuple[Site, Engine], raw: Any) -> None:

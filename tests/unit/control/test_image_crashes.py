@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from ostler.types.v1 import volume_pb2 as types_pb2
 from ostler_common.secret import Secret
-from ostler_control import made_templates, volumes
+from ostler_control import volumes
 from ostler_control.models import Operation, Passphrase, Template, Volume, VolumeFile, new_id
-from ostler_control.received import Announced, Received
-from ostler_control.templates import StoredFile
+from ostler_control.templates.received import Announced, Received
+from ostler_control.templates.store import StoredFile
+from ostler_control.volumes import make_template
 from ostler_control.volumes.leaving import Leaving
 
 from tests import databases
@@ -52,8 +53,8 @@ def begun(site: Site, kind: str, name: str) -> Any:
             how = Leaving(decrypt=True)
             return recorded(partial(volumes.download, row, "raw", how, "alice", new_id()))
         case "template":
-            wanted = made_templates.NewTemplateOf(name, "bios", Volume.get(Volume.name == name), Leaving(False, OPENS))
-            return recorded(partial(made_templates.create, wanted, "root", site.keys))
+            wanted = make_template.NewTemplateOf(name, "bios", Volume.get(Volume.name == name), Leaving(False, OPENS))
+            return recorded(partial(make_template.create, wanted, "root", site.keys))
     announced = Announced("qcow2", len(LOCKED), SHA256, encrypted=True)
     passphrase = OPENS if kind == "upload" else Secret(b"not that one")
     sent = volumes.NewUpload(name, site.account, site.disks["encrypted"], announced, site.pools["shared"], passphrase)

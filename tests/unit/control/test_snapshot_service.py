@@ -13,10 +13,10 @@ from ostler.control.v1 import snapshot_pb2 as pb
 from ostler.control.v1 import volume_pb2
 from ostler.types.v1 import volume_pb2 as types_pb2
 from ostler_common.errors import OstlerError
-from ostler_control import accounts
 from ostler_control.agents import Agents
 from ostler_control.api.snapshots import SnapshotService
 from ostler_control.api.volumes import VolumeService
+from ostler_control.catalog import accounts
 from ostler_control.models import Account, Event, Operation, Pool, Snapshot, new_id
 from ostler_control.operations import Engine
 from ostler_control.pools import manage

@@ -16,7 +16,7 @@ from ostler_common.errors import FailedPreconditionError, InvalidArgumentError, 
 from ostler_common.identity import Identity, Kind
 from ostler_control import database
 from ostler_control.caller import Role
-from ostler_control.fleet import hosts
+from ostler_control.hosts import manage as manage_hosts
 from ostler_control.initialize import initialize, write_user_profile
 from ostler_control.models import Certificate, Cluster, Host, JoinToken, User, now
 from ostler_control.trust import certificates, enrollment, revocation, tokens, users
@@ -140,7 +140,7 @@ def test_qemus_certificates_come_and_go_with_their_host(fleet: Fleet) -> None:
     again = join(fleet, token(host), "h7")
     assert [good(pem) for pem in (papers.qemu_certificate_pem, renewed.qemu_certificate_pem)] == [None, None]
     assert good(again.qemu_certificate_pem) == Identity(Kind.QEMU, host.id)
-    hosts.remove(host, "test")
+    manage_hosts.remove(host, "test")
     assert good(again.qemu_certificate_pem) is None
     revoked = revocation.current(fleet.authority).revoked
     assert x509.load_pem_x509_certificate(again.qemu_certificate_pem).serial_number in revoked

@@ -28,7 +28,7 @@ from ostler_control.api.volumes import VolumeService
 from ostler_control.caller import Caller
 from ostler_control.models import Account, Operation, Template, Vm, Volume, new_id
 from ostler_control.operations import Engine
-from ostler_control.templates import sweep
+from ostler_control.templates.store import sweep
 from ostler_control.volumes import wire
 
 from tests import databases

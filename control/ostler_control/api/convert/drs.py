@@ -9,13 +9,13 @@ from typing import Any
 
 from ostler.control.v1 import affinity_pb2, drs_pb2
 
-from ostler_control import affinity
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.times import timestamp
 from ostler_control.caller import Caller
 from ostler_control.drs_plans import store
 from ostler_control.drs_plans.status import Status
 from ostler_control.models import Account, Cluster, Host
+from ostler_control.scheduling import affinity
 
 OPERATION_PREFIX = "operations/"
 

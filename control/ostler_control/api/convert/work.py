@@ -14,7 +14,6 @@ from ostler.types.v1 import vm_pb2 as types_vm_pb2
 from ostler.types.v1 import volume_pb2 as types_volume_pb2
 from ostler_common.errors import to_status
 
-from ostler_control import affinity
 from ostler_control.api.conceal import Conceal, concealed, concealer
 from ostler_control.api.convert import drs, keys
 from ostler_control.api.convert.enums import to_enum
@@ -38,6 +37,7 @@ from ostler_control.models import (
 )
 from ostler_control.operations.records import error_from_json
 from ostler_control.placement import Candidate
+from ostler_control.scheduling import affinity
 
 OPERATION_PREFIX = "operations/"
 _State = operation_pb2.OperationMetadata

@@ -10,9 +10,9 @@ from ostler_common.errors import AlreadyExistsError, FailedPreconditionError, ba
 from peewee import IntegrityError, fn
 
 from ostler_control import database, events
+from ostler_control.catalog.names import check_name
 from ostler_control.hypervisors import rules
 from ostler_control.models import Cluster, Host, JoinToken, Pool, SettingValue, Zone
-from ostler_control.names import check_name
 
 # More virtual CPUs or memory per real one than this is a typing error.
 MAX_OVERCOMMIT = 64.0

@@ -14,15 +14,15 @@ from typing import Any
 
 from ostler_common.errors import InternalError
 
-from ostler_control import templates
+from ostler_control.catalog.names import check_name
 from ostler_control.database import transaction
+from ostler_control.hosts.rows import address_of
 from ostler_control.keys import Keyring
 from ostler_control.models import Operation, Template, new_id
-from ostler_control.names import check_name
 from ostler_control.operations import Json, Work, begin, workflow
-from ostler_control.received import Announced, Received
+from ostler_control.templates import store as template_store
+from ostler_control.templates.received import Announced, Received
 from ostler_control.volumes import exports, files, leaving, matrix, streams, wire
-from ostler_control.volumes.hosts import address_of
 from ostler_control.volumes.leaving import Leaving
 from ostler_control.volumes.sources import take_source
 
@@ -48,7 +48,7 @@ def create(wanted: NewTemplateOf, user: str, keys: Keyring) -> Operation:
     Raises InvalidArgumentError; AlreadyExistsError TEMPLATE_EXISTS; FailedPreconditionError VM_RUNNING, and what
     `matrix.check`, `leaving.check` and `sources.take_source` raise.
     """
-    templates.check_free_name(check_name("name", wanted.name))
+    template_store.check_free_name(check_name("name", wanted.name))
     how = wanted.leaving
     leaving.check(how, wanted.source)
     source = take_source(wanted.source, how.passphrase is not None)
@@ -69,7 +69,7 @@ def _create(work: Work) -> None:
         undo.push("discard", lambda: exports.discard(work))
         work.step("copy", lambda: _copy(work, host_id))
         work.step("let-go", lambda: exports.let_go(work))
-        undo.push("drop", lambda: templates.discard(work.resource_id, work.templates))
+        undo.push("drop", lambda: template_store.discard(work.resource_id, work.templates))
         file: Json = work.step("fetch", lambda: _fetch(work, host_id))
         work.step("record", lambda: _record(work, Received(**file)))
         undo.clear()
@@ -97,7 +97,7 @@ def _fetch(work: Work, host_id: str) -> Json:
             yield piece
 
     announced = Announced(_FORMAT, total, encrypted=export.passphrase_id is not None)
-    return asdict(templates.store(work.resource_id, announced, data(), work.templates))
+    return asdict(template_store.store(work.resource_id, announced, data(), work.templates))
 
 
 def _record(work: Work, file: Received) -> None:
@@ -109,8 +109,8 @@ def _record(work: Work, file: Received) -> None:
         if export.passphrase_id:
             passphrase = work.keys.keep(work.keys.open(export), work.resource_id)
         announced = Announced(_FORMAT, file.file_size_bytes)
-        wanted = templates.NewTemplate(work.inputs["name"], work.inputs["firmware"], announced)
-        templates.insert(work.resource_id, wanted, file, passphrase)
+        wanted = template_store.NewTemplate(work.inputs["name"], work.inputs["firmware"], announced)
+        template_store.insert(work.resource_id, wanted, file, passphrase)
 
 
 def _now_and_then(check: Callable[[], None]) -> Callable[[], None]:

@@ -6,8 +6,8 @@ from ostler_common.errors import AlreadyExistsError, FailedPreconditionError
 from peewee import IntegrityError
 
 from ostler_control import database, events
+from ostler_control.catalog.names import check_name
 from ostler_control.models import Account, Snapshot, User, Vm, Volume
-from ostler_control.names import check_name
 
 
 def create(name: str, actor: str) -> Account:

@@ -10,8 +10,8 @@ from ostler_common.errors import AlreadyExistsError, FailedPreconditionError
 from peewee import IntegrityError
 
 from ostler_control import database, events
+from ostler_control.catalog.names import check_name
 from ostler_control.models import Account, AffinityGroup, AffinityMember, Cluster, Host, Vm
-from ostler_control.names import check_name
 from ostler_control.placement import Company
 
 AFFINITY, ANTI_AFFINITY = "affinity", "anti_affinity"

@@ -14,11 +14,12 @@ from typing import Any
 
 from ostler_common.errors import AlreadyExistsError, FailedPreconditionError
 
-from ostler_control import events, received
+from ostler_control import events
+from ostler_control.catalog.names import check_name
 from ostler_control.database import session, transaction
 from ostler_control.models import Passphrase, Template, Volume, VolumeFile, new_id
-from ostler_control.names import check_name
-from ostler_control.received import Announced, Received
+from ostler_control.templates import received
+from ostler_control.templates.received import Announced, Received
 
 _PART = ".part"
 # An upload that is this old and has no row is one that broke off.

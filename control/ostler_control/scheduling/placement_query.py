@@ -12,7 +12,8 @@ from typing import Any
 from ostler_common.errors import AbortedError, FailedPreconditionError
 from peewee import SQL, AsIs, Case, Select
 
-from ostler_control import affinity, capacity, database, settings
+from ostler_control import database, settings
+from ostler_control.hosts.probes import failed_probes
 from ostler_control.hypervisors import rules
 from ostler_control.models import Cluster, Host, Nic, Pool, PoolHost, Vm, Volume, db
 from ostler_control.placement import (
@@ -26,7 +27,7 @@ from ostler_control.placement import (
     place,
     refusal,
 )
-from ostler_control.probes import failed_probes
+from ostler_control.scheduling import affinity, capacity
 
 # Two placements at once may choose the same last gap; the loser looks again.
 _ATTEMPTS = 20

@@ -6,7 +6,6 @@ import grpc
 from ostler.control.v1 import zone_pb2 as pb
 from ostler.control.v1 import zone_pb2_grpc
 
-from ostler_control import places
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import core
 from ostler_control.api.masks import paths
@@ -14,6 +13,7 @@ from ostler_control.api.paging import page
 from ostler_control.api.requests import once
 from ostler_control.api.resolve import optional, resolve, visible
 from ostler_control.api.session import with_sessions
+from ostler_control.catalog import zones
 from ostler_control.hypervisors import rules
 from ostler_control.models import Cluster, Zone
 
@@ -22,7 +22,7 @@ from ostler_control.models import Cluster, Zone
 class ZoneService(zone_pb2_grpc.ZoneServiceServicer):
     def CreateZone(self, request: pb.CreateZoneRequest, context: grpc.ServicerContext) -> pb.Zone:
         caller = caller_of(context)
-        return core.zone(once(Zone, caller, request, lambda: places.create_zone(request.name, caller.actor)))
+        return core.zone(once(Zone, caller, request, lambda: zones.create_zone(request.name, caller.actor)))
 
     def GetZone(self, request: pb.GetZoneRequest, context: grpc.ServicerContext) -> pb.Zone:
         return core.zone(resolve(Zone, request.zone, "zone"))
@@ -32,7 +32,7 @@ class ZoneService(zone_pb2_grpc.ZoneServiceServicer):
         return pb.ListZonesResponse(zones=map(core.zone, found.rows), next_page_token=found.next_page_token)
 
     def DeleteZone(self, request: pb.DeleteZoneRequest, context: grpc.ServicerContext) -> pb.DeleteZoneResponse:
-        places.delete_zone(resolve(Zone, request.zone, "zone"), caller_of(context).actor)
+        zones.delete_zone(resolve(Zone, request.zone, "zone"), caller_of(context).actor)
         return pb.DeleteZoneResponse()
 
 
@@ -45,7 +45,7 @@ class ClusterService(zone_pb2_grpc.ClusterServiceServicer):
             zone = resolve(Zone, request.zone, "zone")
             overcommit = (request.cpu_overcommit, request.memory_overcommit)
             found = rules.find(request.hypervisor_type, "hypervisor_type").type if request.hypervisor_type else ""
-            return places.create_cluster(request.name, zone, *overcommit, caller.actor, found)
+            return zones.create_cluster(request.name, zone, *overcommit, caller.actor, found)
 
         return _clusters([once(Cluster, caller, request, make)])[0]
 
@@ -60,18 +60,18 @@ class ClusterService(zone_pb2_grpc.ClusterServiceServicer):
         return pb.ListClustersResponse(clusters=_clusters(found.rows), next_page_token=found.next_page_token)
 
     def UpdateCluster(self, request: pb.UpdateClusterRequest, context: grpc.ServicerContext) -> pb.Cluster:
-        changes = {path: getattr(request.values, path) for path in paths(request.update_mask, places.CHANGEABLE)}
+        changes = {path: getattr(request.values, path) for path in paths(request.update_mask, zones.CHANGEABLE)}
         cluster = resolve(Cluster, request.cluster, "cluster")
-        return _clusters([places.update_cluster(cluster, changes, caller_of(context).actor)])[0]
+        return _clusters([zones.update_cluster(cluster, changes, caller_of(context).actor)])[0]
 
     def DeleteCluster(
         self, request: pb.DeleteClusterRequest, context: grpc.ServicerContext
     ) -> pb.DeleteClusterResponse:
-        places.delete_cluster(resolve(Cluster, request.cluster, "cluster"), caller_of(context).actor)
+        zones.delete_cluster(resolve(Cluster, request.cluster, "cluster"), caller_of(context).actor)
         return pb.DeleteClusterResponse()
 
 
 def _clusters(rows: list[Cluster]) -> list[pb.Cluster]:
-    counts = places.host_counts([row.id for row in rows])
+    counts = zones.host_counts([row.id for row in rows])
     names = rules.names()
     return [core.cluster(row, counts.get(row.id, 0), names) for row in rows]

@@ -6,8 +6,8 @@ from ostler_common.errors import AlreadyExistsError, bad_field
 from peewee import IntegrityError
 
 from ostler_control import database, events
+from ostler_control.catalog.names import check_name
 from ostler_control.models import DiskOffering, ServiceOffering, now
-from ostler_control.names import check_name
 
 MIB = 1 << 20
 MAX_CPUS = 512

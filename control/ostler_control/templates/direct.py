@@ -18,12 +18,12 @@ from ostler_common.units import format_size
 
 from ostler_control import events, settings
 from ostler_control.agents import Agents
+from ostler_control.catalog.names import check_name
+from ostler_control.hosts.rows import address
 from ostler_control.hypervisors import rules
 from ostler_control.models import Host, Template, new_id
-from ostler_control.names import check_name
-from ostler_control.templates import name_taken
-from ostler_control.volumes.hosts import address
-from ostler_control.volumes.wire import direct_source
+from ostler_control.templates.source import direct_source
+from ostler_control.templates.store import name_taken
 
 _INSPECT_DEADLINE_S = 60.0
 _MIB = 1 << 20

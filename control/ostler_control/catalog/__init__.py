@@ -1,0 +1,1 @@
+"""Accounts, offerings, zones and clusters: what an administrator sets up once."""

@@ -1,0 +1,85 @@
+"""Which host works on a volume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from google.protobuf import json_format
+from ostler.types.v1 import vm_pb2
+from ostler_common.errors import FailedPreconditionError
+
+from ostler_control.hosts.probes import failed_probe
+from ostler_control.hosts.rows import is_up, lacks_encryption, reaching
+from ostler_control.models import PoolHost
+
+
+def load_of(host: Any) -> float:
+    """How much of a host's CPUs is in use, 0 to 1, as last heard."""
+    load = json_format.Parse(host.load or "{}", vm_pb2.HostLoad())
+    return load.cpu_used / (load.cpus or host.cpus or 1)
+
+
+def worker(pool: Any, encrypted: bool, busy: Callable[[str], int], also: Any = None) -> Any:
+    """The host to work on a volume of this pool: up, reaching it, able to encrypt if need be, least loaded.
+
+    busy: how many jobs a host does for us now; also: another pool that it must reach, for copies. Raises
+    FailedPreconditionError NO_COMMON_HOST, telling who reaches which of the two, or NO_CAPABLE_HOST, saying why each is
+    none.
+    """
+    other = also if also is not None and also.id != pool.id else None
+    where = f"pool {pool.name}" if other is None else f"pools {pool.name} and {other.name}"
+    refusals: list[str] = []
+    fit: list[Any] = []
+    for host in reaching(pool.id) if other is None else _reaching_both(pool, other):
+        if not is_up(host):
+            refusals.append(f"{host.name} is {host.state}")
+        elif encrypted and not host.volume_encryption:
+            refusals.append(f"{host.name} lacks volume encryption ({failed_probe(host)})")
+        else:
+            fit.append(host)
+    if not fit:
+        raise _no_worker(where, pool.name, encrypted, refusals)
+    # One in maintenance works only when there is no other.
+    return min(fit, key=lambda host: (host.maintenance, load_of(host) + busy(host.id) / max(host.cpus, 1), host.id))
+
+
+def _reaching_both(pool: Any, other: Any) -> list[Any]:
+    first, second = reaching(pool.id), reaching(other.id)
+    known = {host.id for host in second}
+    both = [host for host in first if host.id in known]
+    if not both:
+
+        def names(hosts: Iterable[Any]) -> str:
+            return ", ".join(host.name for host in hosts) or "no host"
+
+        raise FailedPreconditionError(
+            f"no host reaches both pool {pool.name} ({names(first)}) and pool {other.name} ({names(second)}); go by "
+            "way of a pool that a host shares with each",
+            "NO_COMMON_HOST",
+            {"pool": pool.name, "other_pool": other.name},
+        )
+    return both
+
+
+def _no_worker(where: str, pool: str, encrypted: bool, refusals: Iterable[str]) -> FailedPreconditionError:
+    what = "encrypted volumes" if encrypted else "volumes"
+    why = "; ".join(refusals) or "no host reaches it"
+    return FailedPreconditionError(
+        f"no host can work on {what} in {where} now: {why}", "NO_CAPABLE_HOST", {"pool": pool}
+    )
+
+
+def check_host(host: Any, pool: Any, encrypted: bool) -> None:
+    """Raises FailedPreconditionError unless the host on which a VM runs can use volumes of this pool:
+    LACKS_VOLUME_ENCRYPTION (naming the host and its failed probe) or LACKS_POOL."""
+    if encrypted and not host.volume_encryption:
+        raise lacks_encryption(host)
+    reach = PoolHost.get_or_none((PoolHost.host == host) & (PoolHost.pool == pool))
+    if reach is None or not reach.reachable:
+        why = f" ({reach.reason})" if reach and reach.reason else ""
+        raise FailedPreconditionError(
+            f"the VM runs on host {host.name}, which does not reach pool {pool.name}{why}; move the VM first",
+            "LACKS_POOL",
+            {"host": host.name, "pool": pool.name},
+        )

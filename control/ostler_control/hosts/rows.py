@@ -1,0 +1,66 @@
+"""Hosts as rows: how to reach one, and which ones reach a pool."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ostler_common.errors import FailedPreconditionError, NotFoundError
+
+from ostler_control.agents import HostAddress
+from ostler_control.database import session
+from ostler_control.hosts.probes import failed_probe
+from ostler_control.models import Host, PoolHost
+
+
+def address(host: Any) -> HostAddress:
+    """How to reach a host's agent."""
+    return HostAddress(host.id, host.name, host.address)
+
+
+def address_of(host_id: str) -> HostAddress:
+    """The same by id; NotFoundError HOST_REMOVED when it is no longer of the fleet."""
+    with session():
+        host = Host.get_or_none((Host.id == host_id) & ~Host.removed)
+    if host is None:
+        raise NotFoundError(f"host {host_id} was removed", "HOST_REMOVED", {"host": host_id})
+    return address(host)
+
+
+def is_up(host: Any) -> bool:
+    """Whether the host answers now, as far as the watcher knows."""
+    return host.state == "up" and not host.removed
+
+
+def silent(host: Any, why: str) -> FailedPreconditionError:
+    """The refusal for work that needs a host which does not answer. why: what depends on it."""
+    return FailedPreconditionError(
+        f"host {host.name} is silent, {why}; bring it back, or make sure that it is dead and remove it",
+        "HOST_SILENT",
+        {"host": host.name},
+    )
+
+
+def lacks_encryption(host: Any) -> FailedPreconditionError:
+    """The refusal for an encrypted volume on a host that has not proved that it can open it."""
+    probe = failed_probe(host)
+    return FailedPreconditionError(
+        f"host {host.name} cannot open encrypted volumes ({probe}); mend that and probe it again (ostler host probe), "
+        "or move the VM to a host that can",
+        "LACKS_VOLUME_ENCRYPTION",
+        {"host": host.name, "probe": probe},
+    )
+
+
+def reaching(pool_id: str) -> list[Any]:
+    """The hosts that have proved to reach a pool."""
+    query = Host.select().join(PoolHost).where((PoolHost.pool == pool_id) & PoolHost.reachable & ~Host.removed)
+    return list(query.order_by(Host.name))
+
+
+def has_hosts(pool_id: str) -> bool:
+    """Whether the fleet has hosts that should reach a pool, even if none does just now.
+
+    Without any, nobody can open its files any more, and what is in them needs no deleting.
+    """
+    query = Host.select().join(PoolHost).where((PoolHost.pool == pool_id) & ~Host.removed)
+    return bool(query.exists())

@@ -1,0 +1,1 @@
+"""From the database to placement and back: candidates, capacity claims, affinity."""

@@ -1,0 +1,1 @@
+"""Templates: files in a directory and their rows, uploaded or downloaded by hosts."""

@@ -1,0 +1,19 @@
+"""Templates as agents hear of them."""
+
+from __future__ import annotations
+
+from ostler.agent.v1 import volume_pb2 as agent_pb2
+
+from ostler_control import settings
+from ostler_control.database import session
+
+
+def direct_source(url: str, ca_pem: str) -> agent_pb2.DirectSource:
+    """How a host is to fetch a template by itself, by the settings as they are now."""
+    with session():
+        return agent_pb2.DirectSource(
+            url=url,
+            ca_pem=ca_pem.encode(),
+            proxy=settings.get("direct.download.proxy"),
+            allow_private=settings.get("direct.download.allow.private"),
+        )
