@@ -20,7 +20,7 @@ from typing import Any
 from ostler_control import database
 from ostler_control.operations import engine as engine_module
 from ostler_control.operations import records, replicas
-from ostler_control.operations.work import Work
+from ostler_control.operations.run import Run
 from ostler_control.volumes.download import Transfer
 
 from tests.sites import new_engine
@@ -38,9 +38,9 @@ def _point(operation_id: str) -> None:
 
 
 def _stand_still_at_points() -> None:
-    journalled, finish = Work._journalled, records.finish
+    journalled, finish = Run._journalled, records.finish
 
-    def stepping(self: Work, name: str, body: Callable[[], Any], *, always: bool) -> Any:
+    def stepping(self: Run, name: str, body: Callable[[], Any], *, always: bool) -> Any:
         def with_point() -> Any:
             try:
                 return body()
@@ -58,7 +58,7 @@ def _stand_still_at_points() -> None:
         _point(operation_id)
         return ended
 
-    Work._journalled = stepping  # type: ignore[method-assign]
+    Run._journalled = stepping  # type: ignore[method-assign]
     records.finish = finishing
 
 
@@ -74,7 +74,7 @@ class _Callers(dict[str, Transfer]):
 def main(url: str, state_dir: Path, plan: Path) -> None:
     global _plan, _reached
     replicas.SILENCE_S = 1.0
-    engine_module._TICKS_A_SWEEP = 1
+    engine_module._TICKS_PER_SWEEP = 1
     _plan = json.loads(plan.read_text())
     _reached = state_dir / "reached"
     _reached.mkdir(exist_ok=True)

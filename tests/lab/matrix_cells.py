@@ -130,7 +130,7 @@ def download(c: Column) -> Cell:
     c.scribble()
     passphrase = c.passphrase() if c.encrypted and not c.running else None
     content = bytes(c.data_content.data)
-    request = volume_pb2.DownloadVolumeRequest(volume=c.data, leaving=c.leaving(passphrase))
+    request = volume_pb2.DownloadVolumeRequest(volume=c.data, encryption=c.encryption(passphrase))
     data: Any = yield lambda: _download(c, request)
     c.file = data, passphrase
     path = c.site.scratch / c.new_name("download")
@@ -147,7 +147,7 @@ def upload(c: Column) -> Cell:
         passphrase = c.passphrase() if c.encrypted and not c.running else None
         c.need_data()
         c.file = (
-            _download(c, volume_pb2.DownloadVolumeRequest(volume=c.data, leaving=c.leaving(passphrase))),
+            _download(c, volume_pb2.DownloadVolumeRequest(volume=c.data, encryption=c.encryption(passphrase))),
             passphrase,
         )
     data, opened_by = c.file
@@ -179,7 +179,11 @@ def template(c: Column) -> Cell:
     name, passphrase = c.new_name("template"), c.passphrase()
     content = bytes(c.data_content.data)
     request = template_pb2.CreateTemplateRequest(
-        request_id=fresh(), name=name, volume=c.data, firmware=vm_types.FIRMWARE_BIOS, leaving=c.leaving(passphrase)
+        request_id=fresh(),
+        name=name,
+        volume=c.data,
+        firmware=vm_types.FIRMWARE_BIOS,
+        encryption=c.encryption(passphrase),
     )
     yield lambda: c.api.templates.CreateTemplate(request)
     made = c.api.templates.GetTemplate(template_pb2.GetTemplateRequest(template=name))

@@ -280,10 +280,14 @@ class Column:
         self.fleet.watch.passphrases[fresh()] = chosen.reveal()
         return chosen
 
-    def leaving(self, passphrase: Secret | None) -> volume_pb2.Leaving | None:
+    def encryption(self, passphrase: Secret | None) -> volume_pb2.ExportEncryption | None:
         if not self.encrypted:
             return None
-        return volume_pb2.Leaving(passphrase=passphrase.reveal()) if passphrase else volume_pb2.Leaving(decrypt=True)
+        return (
+            volume_pb2.ExportEncryption(passphrase=passphrase.reveal())
+            if passphrase
+            else volume_pb2.ExportEncryption(decrypt=True)
+        )
 
     # -- the end
 

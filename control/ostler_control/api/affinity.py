@@ -6,7 +6,6 @@ import grpc
 from ostler.control.v1 import affinity_pb2 as pb
 from ostler.control.v1 import affinity_pb2_grpc
 
-from ostler_control.api.begin import account_for
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import drs
 from ostler_control.api.convert.enums import from_enum
@@ -14,6 +13,7 @@ from ostler_control.api.paging import page
 from ostler_control.api.requests import once
 from ostler_control.api.resolve import resolve, visible
 from ostler_control.api.session import with_sessions
+from ostler_control.api.start_operation import account_for
 from ostler_control.models import AffinityGroup
 from ostler_control.scheduling import affinity
 

@@ -12,7 +12,6 @@ from ostler.control.v1 import drs_pb2_grpc
 from ostler_common.errors import bad_field
 
 from ostler_control import drs_plans
-from ostler_control.api.begin import begin
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import drs
 from ostler_control.api.convert.enums import from_enum
@@ -20,6 +19,7 @@ from ostler_control.api.paging import page
 from ostler_control.api.requests import once
 from ostler_control.api.resolve import optional, resolve, visible
 from ostler_control.api.session import with_sessions
+from ostler_control.api.start_operation import start_operation
 from ostler_control.drs import Mode
 from ostler_control.drs_plans.generate import chosen
 from ostler_control.models import Cluster, DrsPlan, Host, Vm
@@ -75,20 +75,20 @@ class DrsService(drs_pb2_grpc.DrsServiceServicer):
     def ExecutePlan(self, request: pb.ExecutePlanRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
         plan = resolve(DrsPlan, request.plan, "plan")
-        return begin(caller, request, lambda: drs_plans.execute(plan, caller.actor))
+        return start_operation(caller, request, lambda: drs_plans.execute(plan, caller.actor))
 
     def ExecuteMapping(self, request: pb.ExecuteMappingRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
         cluster = resolve(Cluster, request.cluster, "cluster")
         found = chosen(cluster, _pairs(request.moves), f"chosen by {caller.actor}")
-        return begin(caller, request, lambda: drs_plans.execute_mapping(cluster, found, caller.actor))
+        return start_operation(caller, request, lambda: drs_plans.execute_mapping(cluster, found, caller.actor))
 
     def EvacuateHost(self, request: pb.EvacuateHostRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
         host: Any = resolve(Host, request.host, "host")
         found = drs_plans.evacuation(host)
         mode = "evacuate"
-        return begin(
+        return start_operation(
             caller,
             request,
             lambda: drs_plans.execute_mapping(host.cluster, found, caller.actor, mode=mode, host_id=host.id),

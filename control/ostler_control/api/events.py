@@ -8,10 +8,10 @@ from ostler.control.v1 import event_pb2_grpc
 
 from ostler_control import events
 from ostler_control.api.caller import caller_of
-from ostler_control.api.conceal import concealer
 from ostler_control.api.convert import core
 from ostler_control.api.convert.times import time_of
 from ostler_control.api.paging import page
+from ostler_control.api.redact import concealer
 from ostler_control.api.resolve import visible
 from ostler_control.api.session import with_sessions
 from ostler_control.models import Event

@@ -9,12 +9,12 @@ from ostler.control.v1 import key_pb2_grpc
 from ostler_common.key_backup import Stretching
 from ostler_common.secret import Secret
 
-from ostler_control.api.begin import begin
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import keys as convert
 from ostler_control.api.paging import list_page
 from ostler_control.api.resolve import resolve
 from ostler_control.api.session import with_sessions
+from ostler_control.api.start_operation import start_operation
 from ostler_control.keys import Keyring, backup, rotate, versions
 from ostler_control.models import Kek
 
@@ -30,11 +30,11 @@ class KeyService(key_pb2_grpc.KeyServiceServicer):
 
     def RotateKey(self, request: pb.RotateKeyRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
-        return begin(caller, request, lambda: rotate.rotate(self._keys, caller.actor))
+        return start_operation(caller, request, lambda: rotate.rotate(self._keys, caller.actor))
 
     def DeleteKey(self, request: pb.DeleteKeyRequest, context: grpc.ServicerContext) -> LongRunning:
         caller, kek = caller_of(context), resolve(Kek, request.key, "key")
-        return begin(caller, request, lambda: rotate.delete(self._keys, kek, caller.actor))
+        return start_operation(caller, request, lambda: rotate.delete(self._keys, kek, caller.actor))
 
     def VerifyKeys(self, request: pb.VerifyKeysRequest, context: grpc.ServicerContext) -> pb.VerifyKeysResponse:
         opener = backup.keys_of(request.backup, Secret(request.wrapping_key)) if request.backup else self._keys.provider

@@ -11,7 +11,6 @@ from ostler.control.v1 import snapshot_pb2_grpc
 
 from ostler_control import snapshots
 from ostler_control.agents import Agents
-from ostler_control.api.begin import admins_only, begin
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import work
 from ostler_control.api.convert.enums import from_enum
@@ -19,6 +18,7 @@ from ostler_control.api.paging import page
 from ostler_control.api.requests import once
 from ostler_control.api.resolve import optional, resolve, visible
 from ostler_control.api.session import with_sessions
+from ostler_control.api.start_operation import admins_only, start_operation
 from ostler_control.caller import Caller
 from ostler_control.catalog.names import is_id
 from ostler_control.keys import Keyring
@@ -36,7 +36,7 @@ class SnapshotService(snapshot_pb2_grpc.SnapshotServiceServicer):
         admins_only(caller, pool=request.pool)
         volume = resolve(Volume, request.volume, "volume", caller=caller)
         wanted = snapshots.NewSnapshot(volume, request.name, optional(Pool, request.pool, "pool"))
-        return begin(caller, request, lambda: snapshots.create(wanted, caller.actor))
+        return start_operation(caller, request, lambda: snapshots.create(wanted, caller.actor))
 
     def GetSnapshot(self, request: pb.GetSnapshotRequest, context: grpc.ServicerContext) -> pb.Snapshot:
         caller = caller_of(context)
@@ -58,12 +58,12 @@ class SnapshotService(snapshot_pb2_grpc.SnapshotServiceServicer):
     def DeleteSnapshot(self, request: pb.DeleteSnapshotRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
         row = resolve(Snapshot, request.snapshot, "snapshot", caller=caller)
-        return begin(caller, request, lambda: snapshots.delete(row, caller.actor))
+        return start_operation(caller, request, lambda: snapshots.delete(row, caller.actor))
 
     def RevertVolume(self, request: pb.RevertVolumeRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
         row = resolve(Snapshot, request.snapshot, "snapshot", caller=caller)
-        return begin(caller, request, lambda: snapshots.revert(row, caller.actor, self._keys))
+        return start_operation(caller, request, lambda: snapshots.revert(row, caller.actor, self._keys))
 
     def CreateSnapshotSchedule(
         self, request: pb.CreateSnapshotScheduleRequest, context: grpc.ServicerContext

@@ -13,15 +13,15 @@ from ostler.types.v1 import vm_pb2, volume_pb2
 from ostler_common.hypervisors import Function
 
 from ostler_control.agents import Agents
-from ostler_control.api.begin import begin
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import work
 from ostler_control.api.convert.enums import from_enum
-from ostler_control.api.leaving import leaving
+from ostler_control.api.export_encryption import export_encryption
 from ostler_control.api.paging import page
 from ostler_control.api.pieces import data_of, first_header
 from ostler_control.api.requests import once
 from ostler_control.api.resolve import optional, resolve, visible
+from ostler_control.api.start_operation import start_operation
 from ostler_control.database import session
 from ostler_control.hypervisors import rules
 from ostler_control.hypervisors.supported import format_not_supported
@@ -99,9 +99,9 @@ class TemplateService(template_pb2_grpc.TemplateServiceServicer):
                 name=request.name,
                 firmware=_firmware(request.firmware, "firmware"),
                 source=one_of(volume, snapshot),
-                leaving=leaving(request.leaving),
+                encryption=export_encryption(request.encryption),
             )
-            return begin(caller, request, lambda: make_template.create(wanted, caller.actor, self._keys))
+            return start_operation(caller, request, lambda: make_template.create(wanted, caller.actor, self._keys))
 
 
 def _wanted(header: pb.UploadTemplateRequest.Header) -> template_store.NewTemplate:

@@ -13,15 +13,15 @@ from ostler_common.errors import bad_field
 
 from ostler_control import vms
 from ostler_control.agents import Agents
-from ostler_control.api.begin import account_for, admins_only, begin
 from ostler_control.api.caller import caller_of
-from ostler_control.api.conceal import for_eyes_of
 from ostler_control.api.convert import work
 from ostler_control.api.convert.enums import from_enum
 from ostler_control.api.masks import paths
 from ostler_control.api.paging import page
+from ostler_control.api.redact import redact_errors_for
 from ostler_control.api.resolve import optional, resolve, visible
 from ostler_control.api.session import with_sessions
+from ostler_control.api.start_operation import account_for, admins_only, start_operation
 from ostler_control.caller import Caller
 from ostler_control.database import session
 from ostler_control.hosts.rows import address
@@ -40,7 +40,7 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
     def CreateVm(self, request: pb.CreateVmRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
         wanted = _wanted(request, caller)
-        return begin(caller, request, lambda: vms.create(wanted, caller.actor, self._keys))
+        return start_operation(caller, request, lambda: vms.create(wanted, caller.actor, self._keys))
 
     def GetVm(self, request: pb.GetVmRequest, context: grpc.ServicerContext) -> pb.Vm:
         caller = caller_of(context)
@@ -71,34 +71,36 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         admins_only(caller, host=request.host)
         row = resolve(Vm, request.vm, "vm", caller=caller)
         host = optional(Host, request.host, "host")
-        return begin(caller, request, lambda: vms.start(row, caller.actor, host))
+        return start_operation(caller, request, lambda: vms.start(row, caller.actor, host))
 
     def StopVm(self, request: pb.StopVmRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
         row = resolve(Vm, request.vm, "vm", caller=caller)
-        return begin(caller, request, lambda: vms.stop(row, caller.actor, request.timeout_s, request.force))
+        return start_operation(caller, request, lambda: vms.stop(row, caller.actor, request.timeout_s, request.force))
 
     def RebootVm(self, request: pb.RebootVmRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
         row = resolve(Vm, request.vm, "vm", caller=caller)
-        return begin(caller, request, lambda: vms.reboot(row, caller.actor, request.hard))
+        return start_operation(caller, request, lambda: vms.reboot(row, caller.actor, request.hard))
 
     def MigrateVm(self, request: pb.MigrateVmRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
         row = resolve(Vm, request.vm, "vm", caller=caller)
         host, pool = optional(Host, request.host, "host"), optional(Pool, request.pool, "pool")
-        return begin(caller, request, lambda: vms.migrate(row, caller.actor, host, request.with_storage, pool))
+        return start_operation(
+            caller, request, lambda: vms.migrate(row, caller.actor, host, request.with_storage, pool)
+        )
 
     def ReinstallVm(self, request: pb.ReinstallVmRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
         row = resolve(Vm, request.vm, "vm", caller=caller)
         template = optional(Template, request.template, "template")
-        return begin(caller, request, lambda: vms.reinstall(row, caller.actor, self._keys, template))
+        return start_operation(caller, request, lambda: vms.reinstall(row, caller.actor, self._keys, template))
 
     def DeleteVm(self, request: pb.DeleteVmRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
         row = resolve(Vm, request.vm, "vm", caller=caller)
-        return begin(caller, request, lambda: vms.delete(row, caller.actor, request.force))
+        return start_operation(caller, request, lambda: vms.delete(row, caller.actor, request.force))
 
     def FindHosts(self, request: pb.FindHostsRequest, context: grpc.ServicerContext) -> pb.FindHostsResponse:
         row = resolve(Vm, request.vm, "vm", caller=caller_of(context))
@@ -111,7 +113,7 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         first = next(request_iterator, None)
         if first is None:
             raise bad_field("vm", "must be in the first message", "REQUIRED")
-        with for_eyes_of(caller):
+        with redact_errors_for(caller):
             with session():
                 row: Any = resolve(Vm, first.vm, "vm", caller=caller)
                 host = address(running_host(row))
@@ -122,7 +124,7 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
     def Screenshot(self, request: pb.ScreenshotRequest, context: grpc.ServicerContext) -> pb.ScreenshotResponse:
         caller = caller_of(context)
         row = resolve(Vm, request.vm, "vm", caller=caller)
-        with for_eyes_of(caller):
+        with redact_errors_for(caller):
             return pb.ScreenshotResponse(png=screenshot(self._agents, row))
 
 

@@ -14,16 +14,16 @@ from ostler.types.v1 import volume_pb2 as types_pb2
 
 from ostler_control import volumes
 from ostler_control.agents import Agents
-from ostler_control.api.begin import account_for, admins_only, begin
 from ostler_control.api.caller import caller_of
-from ostler_control.api.conceal import for_eyes_of
 from ostler_control.api.convert import work
 from ostler_control.api.convert.enums import from_enum
-from ostler_control.api.leaving import leaving
+from ostler_control.api.export_encryption import export_encryption
 from ostler_control.api.paging import page
 from ostler_control.api.pieces import data_of, first_header
+from ostler_control.api.redact import redact_errors_for
 from ostler_control.api.resolve import optional, resolve, visible
 from ostler_control.api.session import lasting, with_sessions
+from ostler_control.api.start_operation import account_for, admins_only, start_operation
 from ostler_control.caller import Caller
 from ostler_control.database import session, transaction
 from ostler_control.keys import Keyring
@@ -32,7 +32,7 @@ from ostler_control.operations import launch
 from ostler_control.templates import store as template_store
 from ostler_control.templates.received import Announced
 from ostler_control.volumes.download import relay, transfer
-from ostler_control.volumes.leaving import known_passphrase
+from ostler_control.volumes.export_encryption import known_passphrase
 from ostler_control.volumes.read import read_file
 from ostler_control.volumes.sources import one_of
 
@@ -58,7 +58,7 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
                 pool=optional(Pool, request.pool, "pool"),
                 zone=optional(Zone, request.zone, "zone"),
             )
-            return begin(caller, request, lambda: volumes.copy(copied, caller.actor, self._keys))
+            return start_operation(caller, request, lambda: volumes.copy(copied, caller.actor, self._keys))
         wanted = volumes.NewVolume(
             name=request.name,
             account=account_for(caller, request.account),
@@ -67,14 +67,14 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
             pool=optional(Pool, request.pool, "pool"),
             zone=optional(Zone, request.zone, "zone"),
         )
-        return begin(caller, request, lambda: volumes.create(wanted, caller.actor, self._keys))
+        return start_operation(caller, request, lambda: volumes.create(wanted, caller.actor, self._keys))
 
     def GetVolume(self, request: pb.GetVolumeRequest, context: grpc.ServicerContext) -> pb.Volume:
         caller = caller_of(context)
         row = resolve(Volume, request.volume, "volume", caller=caller)
         message = work.volume(row, caller)
         if request.read_file:
-            with for_eyes_of(caller):
+            with redact_errors_for(caller):
                 message.file.CopyFrom(read_file(row, self._agents))
         return message
 
@@ -95,38 +95,40 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
     def GrowVolume(self, request: pb.GrowVolumeRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
         row = resolve(Volume, request.volume, "volume", caller=caller)
-        return begin(caller, request, lambda: volumes.grow(row, request.size_bytes, caller.actor))
+        return start_operation(caller, request, lambda: volumes.grow(row, request.size_bytes, caller.actor))
 
     def AttachVolume(self, request: pb.AttachVolumeRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
         row = resolve(Volume, request.volume, "volume", caller=caller)
         vm = resolve(Vm, request.vm, "vm", caller=caller)
-        return begin(caller, request, lambda: volumes.attach(row, vm, caller.actor))
+        return start_operation(caller, request, lambda: volumes.attach(row, vm, caller.actor))
 
     def DetachVolume(self, request: pb.DetachVolumeRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
         row = resolve(Volume, request.volume, "volume", caller=caller)
-        return begin(caller, request, lambda: volumes.detach(row, caller.actor))
+        return start_operation(caller, request, lambda: volumes.detach(row, caller.actor))
 
     def DeleteVolume(self, request: pb.DeleteVolumeRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
         row = resolve(Volume, request.volume, "volume", caller=caller)
-        return begin(caller, request, lambda: volumes.delete(row, caller.actor))
+        return start_operation(caller, request, lambda: volumes.delete(row, caller.actor))
 
     def RekeyVolume(self, request: pb.RekeyVolumeRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
         row = resolve(Volume, request.volume, "volume", caller=caller)
-        return begin(caller, request, lambda: volumes.rekey(row, caller.actor, self._keys, request.deep))
+        return start_operation(caller, request, lambda: volumes.rekey(row, caller.actor, self._keys, request.deep))
 
     def EncryptVolume(self, request: pb.EncryptVolumeRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
         row = resolve(Volume, request.volume, "volume", caller=caller)
-        return begin(caller, request, lambda: volumes.encrypt(row, caller.actor, self._keys))
+        return start_operation(caller, request, lambda: volumes.encrypt(row, caller.actor, self._keys))
 
     def MigrateVolume(self, request: pb.MigrateVolumeRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
         row, pool = resolve(Volume, request.volume, "volume", caller=caller), resolve(Pool, request.pool, "pool")
-        return begin(caller, request, lambda: volumes.migrate(row, pool, caller.actor, self._keys, request.keep_key))
+        return start_operation(
+            caller, request, lambda: volumes.migrate(row, pool, caller.actor, self._keys, request.keep_key)
+        )
 
     def ChangeVolumeOffering(self, request: pb.ChangeVolumeOfferingRequest, context: grpc.ServicerContext) -> pb.Volume:
         caller = caller_of(context)
@@ -142,15 +144,15 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
         source = resolve(Volume, request.volume, "volume", caller=caller)
         pool = optional(Pool, request.pool, "pool") or source.pool
         wanted = volumes.NewCopy(name=request.name, account=source.account, source=source, pool=pool)
-        return begin(caller, request, lambda: volumes.copy(wanted, caller.actor, self._keys))
+        return start_operation(caller, request, lambda: volumes.copy(wanted, caller.actor, self._keys))
 
     def DownloadVolume(
         self, request: pb.DownloadVolumeRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.DownloadVolumeResponse]:
         caller = caller_of(context)
-        how = leaving(request.leaving)
+        how = export_encryption(request.encryption)
         layout = from_enum(types_pb2.DiskFormat, "DISK_FORMAT_", request.format, "format", default="qcow2")
-        with for_eyes_of(caller), transfer(how.passphrase) as at_work:
+        with redact_errors_for(caller), transfer(how.passphrase) as at_work:
             with session():
                 volume = optional(Volume, request.volume, "volume", caller=caller)
                 snapshot = optional(Snapshot, request.snapshot, "snapshot", caller=caller)
@@ -167,13 +169,13 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
     ) -> LongRunning:
         caller = caller_of(context)
         header = first_header(request_iterator)
-        with for_eyes_of(caller):
+        with redact_errors_for(caller):
             with session():
                 wanted = _uploaded(header, caller)
                 volumes.check_upload(wanted, again=bool(header.request_id))
             pieces = data_of(request_iterator)
             with template_store.received_file(wanted.announced, pieces, self._templates) as file, session():
-                return begin(caller, header, lambda: volumes.upload(wanted, file, caller.actor, self._keys))
+                return start_operation(caller, header, lambda: volumes.upload(wanted, file, caller.actor, self._keys))
 
 
 def _uploaded(header: pb.UploadVolumeRequest.Header, caller: Caller) -> volumes.NewUpload:

@@ -74,13 +74,13 @@ def is_encrypted(client: Client, volume: str, snapshot: str) -> bool:
     return encryption == ENCRYPT_FORMAT_LUKS
 
 
-def say(leaving: volume_pb2.Leaving, path: Path | None, decrypt: bool, encrypted: bool) -> None:
+def say(encryption: volume_pb2.ExportEncryption, path: Path | None, decrypt: bool, encrypted: bool) -> None:
     """Fills in how content is to leave: see `choose`."""
     passphrase = choose(path, decrypt, encrypted)
     if passphrase is not None:
-        leaving.passphrase = passphrase.reveal()
+        encryption.passphrase = passphrase.reveal()
     if decrypt:
-        leaving.decrypt = True
+        encryption.decrypt = True
 
 
 def ask(path: Path | None, encrypted: bool) -> Secret | None:

@@ -13,7 +13,7 @@ from ostler_control.database import transaction
 from ostler_control.drs import Plan
 from ostler_control.drs_plans import executor, store
 from ostler_control.models import DrsPlan, Operation
-from ostler_control.operations import begin
+from ostler_control.operations import record_operation
 
 
 def execute(plan: Any, user: str) -> Operation:
@@ -48,7 +48,7 @@ def execute_mapping(
 
 
 def _launchable(plan: Any, user: str) -> Operation:
-    operation = begin(executor.VERB, plan, user, {})
+    operation = record_operation(executor.VERB, plan, user, {})
     DrsPlan.update(operation_id=operation.id).where(DrsPlan.id == plan.id).execute()
     store.supersede(plan)
     return operation

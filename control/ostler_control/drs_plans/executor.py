@@ -23,8 +23,8 @@ from ostler_control.drs_plans import store
 from ostler_control.drs_plans.recheck import Recheck, Say
 from ostler_control.drs_plans.snapshot import take
 from ostler_control.models import Cluster, DrsMove, DrsPlan, Host, Operation, Vm, now
-from ostler_control.operations import Json, Work, launch, workflow
-from ostler_control.operations.records import ENDED, error_from_json, standing
+from ostler_control.operations import Json, Run, launch, workflow
+from ostler_control.operations.records import ENDED, attempt_and_cancel, error_from_json
 
 VERB = "drs.execute"
 _LOOK_S = 0.5
@@ -35,24 +35,24 @@ PATIENCE_S = 60.0
 
 
 @workflow(VERB)
-def _execute(work: Work) -> None:
-    work.always("moves", lambda: Execution(work).carry_out())
-    end = work.always("end", lambda: finish(work.resource_id, _cancelled(work)))
+def _execute(run: Run) -> None:
+    run.always("moves", lambda: Execution(run).carry_out())
+    end = run.always("end", lambda: finish(run.resource_id, _cancelled(run)))
     if end["state"] == "cancelled":
         raise CancelledError(end["outcome"], "PLAN_CANCELLED")
     if end["state"] != "completed":
-        raise FailedPreconditionError(end["outcome"], f"PLAN_{end['state'].upper()}", {"plan": work.resource_id})
+        raise FailedPreconditionError(end["outcome"], f"PLAN_{end['state'].upper()}", {"plan": run.resource_id})
 
 
-def _cancelled(work: Work) -> bool:
-    return standing(work.id)[1]
+def _cancelled(run: Run) -> bool:
+    return attempt_and_cancel(run.id)[1]
 
 
 class Execution:
     """One try at a plan."""
 
-    def __init__(self, work: Work) -> None:
-        self._work = work
+    def __init__(self, run: Run) -> None:
+        self._work = run
         self._plan: Any = None
         self._looked: tuple[frozenset[str], float] = (frozenset(), 0.0)
         self._stuck_since: float | None = None
@@ -146,7 +146,7 @@ class Execution:
         operation_id = operation_id_of(self._plan.id, move.id)
         try:
             with transaction():
-                attempt, cancel = standing(self._work.id)
+                attempt, cancel = attempt_and_cancel(self._work.id)
                 mine = attempt == self._work.attempt and not cancel
                 if not mine or not _change(move, ("pending",), "running", operation_id=operation_id):
                     return Say.SOON, "somebody else works on the plan"

@@ -20,7 +20,7 @@ def load_of(host: Any) -> float:
     return load.cpu_used / (load.cpus or host.cpus or 1)
 
 
-def worker(pool: Any, encrypted: bool, busy: Callable[[str], int], also: Any = None) -> Any:
+def choose_host(pool: Any, encrypted: bool, busy: Callable[[str], int], also: Any = None) -> Any:
     """The host to work on a volume of this pool: up, reaching it, able to encrypt if need be, least loaded.
 
     busy: how many jobs a host does for us now; also: another pool that it must reach, for copies. Raises
@@ -39,7 +39,7 @@ def worker(pool: Any, encrypted: bool, busy: Callable[[str], int], also: Any = N
         else:
             fit.append(host)
     if not fit:
-        raise _no_worker(where, pool.name, encrypted, refusals)
+        raise _no_capable_host(where, pool.name, encrypted, refusals)
     # One in maintenance works only when there is no other.
     return min(fit, key=lambda host: (host.maintenance, load_of(host) + busy(host.id) / max(host.cpus, 1), host.id))
 
@@ -62,7 +62,7 @@ def _reaching_both(pool: Any, other: Any) -> list[Any]:
     return both
 
 
-def _no_worker(where: str, pool: str, encrypted: bool, refusals: Iterable[str]) -> FailedPreconditionError:
+def _no_capable_host(where: str, pool: str, encrypted: bool, refusals: Iterable[str]) -> FailedPreconditionError:
     what = "encrypted volumes" if encrypted else "volumes"
     why = "; ".join(refusals) or "no host reaches it"
     return FailedPreconditionError(

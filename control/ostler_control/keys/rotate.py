@@ -15,7 +15,7 @@ from ostler_control.database import session
 from ostler_control.keys import versions
 from ostler_control.keys.passphrases import Keyring
 from ostler_control.models import Kek, Operation, Passphrase
-from ostler_control.operations import Work, begin, replicas, workflow
+from ostler_control.operations import Run, record_operation, replicas, workflow
 
 # Passphrases a transaction.
 BATCH = 100
@@ -30,7 +30,7 @@ def rotate(keys: Keyring, user: str) -> Operation:
     versions.check_everywhere(keys.provider, replicas.keys_of_living())
     current = Kek.get_by_id(keys.current())
     others = Kek.select().where(Kek.id != current.id)
-    return begin("key.rotate", current, user, {}, also=others)
+    return record_operation("key.rotate", current, user, {}, also=others)
 
 
 def delete(keys: Keyring, kek: Any, user: str) -> Operation:
@@ -42,19 +42,19 @@ def delete(keys: Keyring, kek: Any, user: str) -> Operation:
     also = keys.provider.goes_with(kek.id, list(others))
     for kek_id in (kek.id, *also):
         versions.check_unused(kek_id)
-    return begin("key.delete", kek, user, {"also": also}, also=[others[kek_id] for kek_id in also])
+    return record_operation("key.delete", kek, user, {"also": also}, also=[others[kek_id] for kek_id in also])
 
 
 @workflow("key.rotate")
-def _rotate(work: Work) -> None:
-    provider = work.keys.provider
-    kek_id: str = work.step("version", lambda: versions.new_version(provider))
+def _rotate(run: Run) -> None:
+    provider = run.keys.provider
+    kek_id: str = run.step("version", lambda: versions.new_version(provider))
     # From here on there is no way back, and none is needed: cancelling would only leave passphrases under two versions.
-    work.always("current", lambda: versions.make_current(kek_id, work.id))
+    run.always("current", lambda: versions.make_current(kek_id, run.id))
     last_id, batch, done, broken = "", 0, 0, []
     while True:
         batch += 1
-        found = work.always(f"reseal-{batch}", partial(_batch, work, last_id, done))
+        found = run.always(f"reseal-{batch}", partial(_batch, run, last_id, done))
         done += found["resealed"]
         broken += found["broken"]
         last_id = found["last_id"]
@@ -64,12 +64,12 @@ def _rotate(work: Work) -> None:
         raise _incomplete(broken, done)
 
 
-def _batch(work: Work, after_id: str, done: int) -> dict[str, Any]:
-    work.pause(0)  # another replica may have taken over
+def _batch(run: Run, after_id: str, done: int) -> dict[str, Any]:
+    run.pause(0)  # another replica may have taken over
     with session():
         left = Passphrase.select().where(Passphrase.kek.not_in(Kek.select(Kek.id).where(Kek.current))).count()
-    work.phase(f"re-sealing, {left} passphrase{'' if left == 1 else 's'} left", 99 * done // max(done + left, 1))
-    found = versions.reseal(work.keys.provider, after_id, BATCH)
+    run.phase(f"re-sealing, {left} passphrase{'' if left == 1 else 's'} left", 99 * done // max(done + left, 1))
+    found = versions.reseal(run.keys.provider, after_id, BATCH)
     broken = [[f"{one.type} {one.name or one.id}".strip(), one.kek_id, one.reason] for one in found.broken]
     return {"last_id": found.last_id, "resealed": found.resealed, "broken": broken}
 
@@ -86,8 +86,8 @@ def _incomplete(broken: list[list[str]], done: int) -> FailedPreconditionError:
 
 
 @workflow("key.delete")
-def _delete(work: Work) -> None:
-    kek_id = work.resource_id
+def _delete(run: Run) -> None:
+    kek_id = run.resource_id
     # The database first: it knows whether somebody needs the key, and nothing is sealed under one that it lacks.
-    work.step("forget", lambda: versions.forget(kek_id, *work.inputs["also"]))
-    work.always("remove", lambda: work.keys.provider.remove_version(kek_id))
+    run.step("forget", lambda: versions.forget(kek_id, *run.inputs["also"]))
+    run.always("remove", lambda: run.keys.provider.remove_version(kek_id))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import json
 import logging
 import os
 import threading
@@ -28,14 +27,14 @@ from ostler_control.keys import Keyring
 from ostler_control.models import Operation, new_id, now
 from ostler_control.operations import records, replicas, waiting
 from ostler_control.operations.interrupts import Interrupts, StoppedError
+from ostler_control.operations.run import Run, bug
 from ostler_control.operations.verbs import body_of, chores
-from ostler_control.operations.work import Work, bug
 
 log = structlog.get_logger(__name__)
 
 _TICK_S = 0.5
-_TICKS_A_SWEEP = 20
-_TICKS_A_PRUNING = 7200
+_TICKS_PER_SWEEP = 20
+_TICKS_PER_PRUNING = 7200
 _STOP_GRACE_S = 5.0
 
 
@@ -113,7 +112,7 @@ class Engine:
         }
         DBOS(config=config)
         DBOS.launch()
-        self._sweep(unbegun_age_s=0)
+        self._sweep(unstarted_age_s=0)
         self._thread = threading.Thread(target=self._tend, name="operations", daemon=True)
         self._thread.start()
 
@@ -129,7 +128,7 @@ class Engine:
         _engine = None
 
     def launch(self, operation: Operation) -> None:
-        """Begins what `records.begin` has recorded, once its transaction has committed. Harmless when repeated."""
+        """Starts what `record_operation` has recorded, once its transaction has committed. Idempotent."""
         with SetWorkflowID(operation.id):
             DBOS.start_workflow(_carry_out, operation.id)
 
@@ -175,12 +174,12 @@ class Engine:
         operation = records.enter(operation_id, self._replica)
         if operation is None:
             return
-        work = Work(
+        run = Run(
             id=operation.id,
             attempt=operation.attempt,
             resource_id=operation.resource_id,
             user=operation.user,
-            inputs=json.loads(operation.inputs),
+            inputs_json=operation.inputs,
             agents=self.agents,
             keys=self.keys,
             templates=self.templates,
@@ -188,7 +187,7 @@ class Engine:
         )
         error: OstlerError | None = None
         try:
-            body_of(operation.verb)(work)
+            body_of(operation.verb)(run)
         except OstlerError as failure:
             error = failure
         except Exception as failure:
@@ -203,23 +202,23 @@ class Engine:
             ticks += 1
             try:
                 for operation_id in self.interrupts.waiting():
-                    if records.standing(operation_id)[1]:
+                    if records.attempt_and_cancel(operation_id)[1]:
                         self.interrupts.cancel(operation_id)
-                if ticks % _TICKS_A_SWEEP == 0:
+                if ticks % _TICKS_PER_SWEEP == 0:
                     replicas.beat(self._replica, self._address, self.keys.provider.held())
                     self._sweep()
-                if ticks % _TICKS_A_PRUNING == 0:
+                if ticks % _TICKS_PER_PRUNING == 0:
                     with session():
                         retention = settings.get("event.retention")
                     self.prune(datetime.timedelta(days=retention))
             except Exception:
                 log.exception("tending the operations failed; it is tried again")
-            if ticks % _TICKS_A_SWEEP == 0:
+            if ticks % _TICKS_PER_SWEEP == 0:
                 _do_chores()
 
-    def _sweep(self, unbegun_age_s: float = 10.0) -> None:
+    def _sweep(self, unstarted_age_s: float = 10.0) -> None:
         """Begins what was recorded and never begun, and goes on with what a silent replica has left."""
-        for operation_id in replicas.unbegun(unbegun_age_s):
+        for operation_id in replicas.unstarted(unstarted_age_s):
             with session():
                 operation = Operation.get_or_none(Operation.id == operation_id)
             if operation is not None:

@@ -5,8 +5,7 @@ Everything here is short and transactional; nothing here knows of the journal.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from google.protobuf import json_format
@@ -16,6 +15,7 @@ from ostler_common.errors import AbortedError, CancelledError, NotFoundError, Os
 from ostler_control import events
 from ostler_control.database import is_sqlite, session, transaction
 from ostler_control.models import BaseModel, Kek, Operation, Snapshot, Vm, Volume, VolumeFile, new_id, now
+from ostler_control.operations.inputs import to_json
 
 # Objects that one operation at a time may hold, by their `operation_id` column.
 HELD: dict[str, type[BaseModel]] = {"vm": Vm, "volume": Volume, "snapshot": Snapshot, "key": Kek}
@@ -26,18 +26,18 @@ UNENDED = ("pending", "running")
 Json = Any
 
 
-def begin(
+def record_operation(
     verb: str,
     resource: BaseModel,
     user: str,
-    inputs: Mapping[str, Json],
+    inputs: object,
     also: Iterable[BaseModel] = (),
     operation_id: str = "",
 ) -> Operation:
     """Records an operation and claims its object (and `also`) for it: within the caller's transaction.
 
     Call `Engine.launch` after the transaction has committed; should the process die in between, the sweeper does it.
-    inputs: ids and sizes only; operation_id: "" for a new one. Raises AbortedError RESOURCE_BUSY when another operation
+    inputs: the workflow's dataclass, ids and sizes only; operation_id: "" for a new one. Raises AbortedError RESOURCE_BUSY when another operation
     holds one of the objects.
     """
     operation = Operation.create(
@@ -48,7 +48,7 @@ def begin(
         resource_name=getattr(resource, "name", ""),
         account_id=str(getattr(resource, "account_id", "") or ""),
         user=user,
-        inputs=json.dumps(inputs),
+        inputs=to_json(inputs),
     )
     for row in (resource, *also):
         _claim(row, operation.id)
@@ -70,7 +70,7 @@ def _claim(row: Any, operation_id: str) -> None:
     raise busy(current)
 
 
-def take(row: Any) -> Any:
+def lock_row(row: Any) -> Any:
     """The row as it is now, and as it stays until the caller's transaction ends. VMs are taken before their volumes.
 
     Raises NotFoundError when it is gone, AbortedError RESOURCE_BUSY when an operation holds it.
@@ -130,7 +130,7 @@ def release(operation_id: str) -> None:
         held.update(operation_id="").where(held.operation_id == operation_id).execute()
 
 
-def standing(operation_id: str) -> tuple[int, bool]:
+def attempt_and_cancel(operation_id: str) -> tuple[int, bool]:
     """The operation's latest attempt, and whether it is to be cancelled."""
     with session():
         row = Operation.select(Operation.attempt, Operation.cancel_requested).where(Operation.id == operation_id).get()

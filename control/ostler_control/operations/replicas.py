@@ -41,7 +41,7 @@ def keys_of_living() -> dict[str, set[str]]:
     return living
 
 
-def unbegun(age_s: float = 10.0) -> list[str]:
+def unstarted(age_s: float = 10.0) -> list[str]:
     """Operations recorded so long ago that nobody has begun: their process died in between."""
     latest = now() - datetime.timedelta(seconds=age_s)
     with session():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ostler_control.operations.work import Work
+from ostler_control.operations.run import Run
 
-Body = Callable[[Work], None]
+Body = Callable[[Run], None]
 
 _BODIES: dict[str, Body] = {}
 

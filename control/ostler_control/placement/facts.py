@@ -40,7 +40,7 @@ class HostFacts(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Company:
+class AffinityRules:
     """Ids of hosts, as a VM's affinity groups see them.
 
     apart: it must not be there; together: it must be on one of each of these sets; shunned and liked: it rather would
@@ -49,8 +49,8 @@ class Company:
 
     apart: frozenset[str] = frozenset()
     together: tuple[frozenset[str], ...] = ()
-    shunned: frozenset[str] = frozenset()
-    liked: frozenset[str] = frozenset()
+    avoid: frozenset[str] = frozenset()
+    prefer: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Demand:
     pool_choices: tuple[tuple[str, ...], ...] = ()
     excluded_host_id: str = ""
     preferred_host_id: str = ""
-    company: Company | None = None
+    company: AffinityRules | None = None
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def _preferred(demand: Demand, host: HostFacts) -> float:
 def _company(demand: Demand, host: HostFacts) -> float:
     """Where it rather would be, or not."""
     company = demand.company
-    return float(host.id in company.liked) - float(host.id in company.shunned) if company else 0.0
+    return float(host.id in company.prefer) - float(host.id in company.avoid) if company else 0.0
 
 
 # Free shares after placing are what spreads VMs; memory counts most because it cannot be shared out in time slices.

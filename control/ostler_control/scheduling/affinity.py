@@ -12,7 +12,7 @@ from peewee import IntegrityError
 from ostler_control import database, events
 from ostler_control.catalog.names import check_name
 from ostler_control.models import Account, AffinityGroup, AffinityMember, Cluster, Host, Vm
-from ostler_control.placement import Company
+from ostler_control.placement import AffinityRules
 
 AFFINITY, ANTI_AFFINITY = "affinity", "anti_affinity"
 
@@ -73,7 +73,7 @@ def members_of(group_ids: Sequence[str]) -> dict[str, list[Any]]:
     return found
 
 
-def company_of(vm: Any) -> Company | None:
+def affinity_rules_of(vm: Any) -> AffinityRules | None:
     """Where the VMs are that this one wants to be with or apart from; None for one without groups.
 
     Within a transaction its groups stay as they are until the end of that.
@@ -92,25 +92,25 @@ def company_of(vm: Any) -> Company | None:
     return company(((group.kind, group.strict, places[group.id]) for group in groups), _in_service())
 
 
-def company(groups: Iterable[tuple[str, bool, Collection[str]]], in_service: Collection[str]) -> Company:
+def company(groups: Iterable[tuple[str, bool, Collection[str]]], in_service: Collection[str]) -> AffinityRules:
     """The same of facts: each group's kind, strictness, and hosts of its other VMs. Pure.
 
     A host that is being emptied, or silent, does not hold back those who are to be together: they gather elsewhere.
     """
     apart: set[str] = set()
     together: list[frozenset[str]] = []
-    shunned: set[str] = set()
-    liked: set[str] = set()
+    avoid: set[str] = set()
+    prefer: set[str] = set()
     for kind, strict, places in groups:
         if kind == ANTI_AFFINITY:
-            (apart if strict else shunned).update(places)
+            (apart if strict else avoid).update(places)
             continue
         present = frozenset(places) & frozenset(in_service)
         if strict and present:
             together.append(present)
         elif not strict:
-            liked.update(present)
-    return Company(frozenset(apart), tuple(together), frozenset(shunned), frozenset(liked))
+            prefer.update(present)
+    return AffinityRules(frozenset(apart), tuple(together), frozenset(avoid), frozenset(prefer))
 
 
 def _in_service() -> set[str]:

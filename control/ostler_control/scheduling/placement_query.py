@@ -60,7 +60,7 @@ def demand_of(vm: Vm, **changes: Any) -> Demand:
         "uefi": vm.firmware == "uefi",
         "bridges": frozenset(bridge for (bridge,) in nics),
         "pool_choices": tuple((pool,) for pool in sorted({pool for pool, _, _ in rows})),
-        "company": affinity.company_of(vm),
+        "company": affinity.affinity_rules_of(vm),
     }
     return Demand(**{**fields, **changes})
 

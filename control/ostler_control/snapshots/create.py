@@ -12,16 +12,16 @@ from ostler_common.errors import AlreadyExistsError
 from ostler_control import settings
 from ostler_control.catalog.names import check_name
 from ostler_control.database import session, transaction
-from ostler_control.hosts.choose import worker
+from ostler_control.hosts.choose import choose_host
 from ostler_control.hosts.rows import address_of
 from ostler_control.models import Operation, Pool, Snapshot, SnapshotSchedule, Volume, now
-from ostler_control.operations import Undo, Work, begin, workflow
+from ostler_control.operations import Run, Undo, record_operation, workflow
 from ostler_control.scheduling import placement_query
 from ostler_control.snapshots.rows import destroy, load, load_or_none, note
 from ostler_control.volumes import matrix, wire
 from ostler_control.volumes.copying import check_copier, copy_file
 from ostler_control.volumes.grow import check_ready
-from ostler_control.volumes.rows import take_with_vm
+from ostler_control.volumes.rows import lock_with_vm
 
 _STEM = 46  # so that the time, and a suffix if need be, fit into a name
 
@@ -43,7 +43,7 @@ def create(wanted: NewSnapshot, user: str) -> Operation:
     FailedPreconditionError: VOLUME_STATE, NO_FEASIBLE_POOL, NO_CAPABLE_HOST, HOST_SILENT, VM_STATE, LACKS_POOL,
     LACKS_VOLUME_ENCRYPTION.
     """
-    vm, volume = take_with_vm(wanted.volume)
+    vm, volume = lock_with_vm(wanted.volume)
     check_ready(volume)
     name = _free_name(volume, wanted.name)
     encrypted = bool(volume.passphrase_id)
@@ -67,7 +67,9 @@ def create(wanted: NewSnapshot, user: str) -> Operation:
         "encrypted": encrypted,
         "iter_time_ms": settings.get("luks.iter.time"),
     }
-    return begin("snapshot.create", snapshot, user, inputs, also=[vm, volume] if vm is not None else [volume])
+    return record_operation(
+        "snapshot.create", snapshot, user, inputs, also=[vm, volume] if vm is not None else [volume]
+    )
 
 
 def _free_name(volume: Any, wanted: str) -> str:
@@ -84,33 +86,33 @@ def _free_name(volume: Any, wanted: str) -> str:
 
 
 @workflow("snapshot.create")
-def _create(work: Work) -> None:
-    with work.undoing() as undo:
-        undo.push("settle", lambda: _settle(work, undo))
-        host_id: str = work.step("prepare", lambda: _prepare(work))
-        undo.push("remove", lambda: remove_file(work, host_id))
-        work.step("copy", lambda: _copy(work, host_id))
+def _create(run: Run) -> None:
+    with run.undoing() as undo:
+        undo.push("settle", lambda: _settle(run, undo))
+        host_id: str = run.step("prepare", lambda: _prepare(run))
+        undo.push("remove", lambda: remove_file(run, host_id))
+        run.step("copy", lambda: _copy(run, host_id))
 
 
-def _prepare(work: Work) -> str:
+def _prepare(run: Run) -> str:
     """The host that copies; and the key, which is in the database before the file is on any host."""
     with transaction():
-        snapshot = load(work.resource_id)
-        if work.inputs["encrypted"] and not snapshot.passphrase_id:
-            key = work.keys.create(snapshot.volume_id)
+        snapshot = load(run.resource_id)
+        if run.inputs["encrypted"] and not snapshot.passphrase_id:
+            key = run.keys.create(snapshot.volume_id)
             Snapshot.update(passphrase=key).where(Snapshot.id == snapshot.id).execute()
-        if work.inputs["host_id"]:
-            return str(work.inputs["host_id"])
-        volume: Any = Volume.get_by_id(work.inputs["volume_id"])
-        host_id: str = worker(volume.pool, work.inputs["encrypted"], work.agents.busy, snapshot.pool).id
+        if run.inputs["host_id"]:
+            return str(run.inputs["host_id"])
+        volume: Any = Volume.get_by_id(run.inputs["volume_id"])
+        host_id: str = choose_host(volume.pool, run.inputs["encrypted"], run.agents.busy, snapshot.pool).id
         return host_id
 
 
-def _copy(work: Work, host_id: str) -> None:
+def _copy(run: Run, host_id: str) -> None:
     with session():
-        snapshot = load(work.resource_id)
-        volume: Any = Volume.get_by_id(work.inputs["volume_id"])
-    info = copy_file(work, host_id, volume, snapshot, vm_id=work.inputs["vm_id"])
+        snapshot = load(run.resource_id)
+        volume: Any = Volume.get_by_id(run.inputs["volume_id"])
+    info = copy_file(run, host_id, volume, snapshot, vm_id=run.inputs["vm_id"])
     found = wire.encrypt_format(snapshot, info)
     with transaction():
         Snapshot.update(
@@ -119,18 +121,18 @@ def _copy(work: Work, host_id: str) -> None:
         note(snapshot, "")
 
 
-def remove_file(work: Work, host_id: str) -> None:
+def remove_file(run: Run, host_id: str) -> None:
     """Inside a step: has the host delete the snapshot's file; one that is not there is a success."""
-    snapshot = load_or_none(work.resource_id)
+    snapshot = load_or_none(run.resource_id)
     if snapshot is not None:
-        request = volume_pb2.DeleteVolumeRequest(operation=work.ref(), volume=wire.plain_ref(snapshot))
-        work.job(address_of(host_id), lambda agent: agent.volumes.DeleteVolume, request)
+        request = volume_pb2.DeleteVolumeRequest(operation=run.ref(), volume=wire.plain_ref(snapshot))
+        run.job(address_of(host_id), lambda agent: agent.volumes.DeleteVolume, request)
 
 
-def _settle(work: Work, undo: Undo) -> None:
+def _settle(run: Run, undo: Undo) -> None:
     """Nothing stays of a snapshot that could not be taken, unless its half-made file does: then it is to be deleted."""
     with transaction():
-        snapshot = load_or_none(work.resource_id)
+        snapshot = load_or_none(run.resource_id)
         if snapshot is None:
             return
         note(snapshot, f"not taken: {undo.error}")
@@ -138,4 +140,4 @@ def _settle(work: Work, undo: Undo) -> None:
             reason = f"not taken: {undo.error}"
             Snapshot.update(state="failed", state_reason=reason).where(Snapshot.id == snapshot.id).execute()
         else:
-            destroy(snapshot, work)
+            destroy(snapshot, run)

@@ -8,15 +8,15 @@ from ostler_common.errors import FailedPreconditionError
 
 from ostler_control import settings
 from ostler_control.database import session
-from ostler_control.hosts.choose import worker
+from ostler_control.hosts.choose import choose_host
 from ostler_control.keys import Keyring
 from ostler_control.models import Operation, Volume, new_id
-from ostler_control.operations import Work, begin, take, workflow
+from ostler_control.operations import Run, lock_row, record_operation, workflow
 from ostler_control.snapshots.rows import load as load_snapshot
 from ostler_control.volumes import files, matrix
 from ostler_control.volumes.copying import copy_file
 from ostler_control.volumes.grow import check_ready
-from ostler_control.volumes.rows import check_vm_at_rest, take_with_vm
+from ostler_control.volumes.rows import check_vm_at_rest, lock_with_vm
 from ostler_control.volumes.sources import check_snapshot_ready
 
 
@@ -34,16 +34,16 @@ def revert(snapshot: Any, user: str, keys: Keyring) -> Operation:
             "VOLUME_GONE",
             {"snapshot": snapshot.id},
         )
-    vm, volume = take_with_vm(seen)
-    snapshot = take(snapshot)
+    vm, volume = lock_with_vm(seen)
+    snapshot = lock_row(snapshot)
     check_ready(volume)
     check_snapshot_ready(snapshot)
     running = vm is not None and check_vm_at_rest(vm) is not None
     matrix.check(matrix.Operation.REVERT, volume, running)
     encrypted = bool(volume.passphrase_id)
-    worker(snapshot.pool, encrypted or bool(snapshot.passphrase_id), lambda _: 0, volume.pool)
+    choose_host(snapshot.pool, encrypted or bool(snapshot.passphrase_id), lambda _: 0, volume.pool)
     operation_id = new_id()
-    file = files.begin(volume, operation_id, keys, encrypted=encrypted, size_bytes=snapshot.size_bytes)
+    file = files.record_file(volume, operation_id, keys, encrypted=encrypted, size_bytes=snapshot.size_bytes)
     inputs = {
         "snapshot_id": snapshot.id,
         "file_id": file.id,
@@ -51,29 +51,29 @@ def revert(snapshot: Any, user: str, keys: Keyring) -> Operation:
         "iter_time_ms": settings.get("luks.iter.time"),
     }
     also = [snapshot] if vm is None else [vm, snapshot]
-    return begin("volume.revert", volume, user, inputs, also=also, operation_id=operation_id)
+    return record_operation("volume.revert", volume, user, inputs, also=also, operation_id=operation_id)
 
 
 @workflow("volume.revert")
-def _revert(work: Work) -> None:
-    file_id = work.inputs["file_id"]
-    with work.undoing() as undo:
-        undo.push("discard", lambda: files.remove(work, file_id))
-        host_id: str = work.step("choose", lambda: _choose(work))
-        work.step("copy", lambda: _copy(work, host_id))
+def _revert(run: Run) -> None:
+    file_id = run.inputs["file_id"]
+    with run.undoing() as undo:
+        undo.push("discard", lambda: files.remove(run, file_id))
+        host_id: str = run.step("choose", lambda: _choose(run))
+        run.step("copy", lambda: _copy(run, host_id))
         undo.clear()
-    work.always("switch", lambda: files.switch(work.resource_id, file_id))
-    files.remove_old(work, work.inputs["old_file_id"])
+    run.always("switch", lambda: files.switch(run.resource_id, file_id))
+    files.remove_old(run, run.inputs["old_file_id"])
 
 
-def _choose(work: Work) -> str:
+def _choose(run: Run) -> str:
     with session():
-        snapshot, file = load_snapshot(work.inputs["snapshot_id"]), files.load(work.inputs["file_id"])
+        snapshot, file = load_snapshot(run.inputs["snapshot_id"]), files.load(run.inputs["file_id"])
         encrypted = bool(snapshot.passphrase_id or file.passphrase_id)
-        host_id: str = worker(snapshot.pool, encrypted, work.agents.busy, file.pool).id
+        host_id: str = choose_host(snapshot.pool, encrypted, run.agents.busy, file.pool).id
         return host_id
 
 
-def _copy(work: Work, host_id: str) -> None:
-    file = files.load(work.inputs["file_id"])
-    files.filled(file.id, copy_file(work, host_id, load_snapshot(work.inputs["snapshot_id"]), file))
+def _copy(run: Run, host_id: str) -> None:
+    file = files.load(run.inputs["file_id"])
+    files.filled(file.id, copy_file(run, host_id, load_snapshot(run.inputs["snapshot_id"]), file))

@@ -7,7 +7,7 @@ from typing import Any
 from ostler_control import events
 from ostler_control.database import session
 from ostler_control.models import Passphrase, Snapshot, SnapshotSchedule
-from ostler_control.operations import Work
+from ostler_control.operations import Run
 
 
 def load(snapshot_id: str) -> Any:
@@ -28,7 +28,7 @@ def note(snapshot: Any, error: str) -> None:
         SnapshotSchedule.update(last_error=error).where(SnapshotSchedule.id == snapshot.schedule_id).execute()
 
 
-def destroy(snapshot: Any, work: Work) -> None:
+def destroy(snapshot: Any, run: Run) -> None:
     """Deletes the row of a snapshot whose file is gone, and its key, of which an event tells: within the caller's
     transaction."""
     Snapshot.delete().where(Snapshot.id == snapshot.id).execute()
@@ -37,11 +37,11 @@ def destroy(snapshot: Any, work: Work) -> None:
         events.record(
             "snapshot.key.destroy",
             events.Outcome.SUCCEEDED,
-            work.user,
+            run.user,
             "snapshot",
             snapshot.id,
             snapshot.name,
             f"its file is gone, and key {snapshot.passphrase_id} is destroyed",
-            operation_id=work.id,
+            operation_id=run.id,
             account_id=snapshot.account_id,
         )

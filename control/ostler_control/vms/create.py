@@ -35,7 +35,7 @@ from ostler_control.models import (
     Zone,
     new_id,
 )
-from ostler_control.operations import Undo, Work, begin, workflow
+from ostler_control.operations import Run, Undo, record_operation, workflow
 from ostler_control.scheduling import affinity, capacity, placement_query
 from ostler_control.templates import store as template_store
 from ostler_control.vms import wire
@@ -147,7 +147,7 @@ def create(wanted: NewVm, user: str, keys: Keyring) -> Operation:
         "iter_time_ms": settings.get("luks.iter.time"),
         "stopped": wanted.stopped,
     }
-    return begin("vm.create", vm, user, inputs, also=[root])
+    return record_operation("vm.create", vm, user, inputs, also=[root])
 
 
 def _needed(wanted: NewVm) -> list[Function]:
@@ -221,18 +221,18 @@ def _new_mac() -> str:
 
 
 @workflow("vm.create")
-def _create(work: Work) -> None:
-    host_id, volume_id = work.inputs["host_id"], work.inputs["volume_id"]
-    with work.undoing() as undo:
-        undo.push("settle", lambda: _settle(work, undo))
-        undo.push("remove-root", lambda: remove_file(work, host_id, volume_id))
-        share = (0, 95 if work.inputs["stopped"] else 70)
-        work.step("root", lambda: make_file(work, host_id, volume_id, work.inputs["iter_time_ms"], share))
-        if work.inputs["stopped"]:
-            work.step("stopped", lambda: _leave_stopped(work.resource_id))
+def _create(run: Run) -> None:
+    host_id, volume_id = run.inputs["host_id"], run.inputs["volume_id"]
+    with run.undoing() as undo:
+        undo.push("settle", lambda: _settle(run, undo))
+        undo.push("remove-root", lambda: remove_file(run, host_id, volume_id))
+        share = (0, 95 if run.inputs["stopped"] else 70)
+        run.step("root", lambda: make_file(run, host_id, volume_id, run.inputs["iter_time_ms"], share))
+        if run.inputs["stopped"]:
+            run.step("stopped", lambda: _leave_stopped(run.resource_id))
             return
-        push_withdrawal(work, undo, host_id)
-        work.step("start", lambda: start_on(work, host_id, (70, 100)))
+        push_withdrawal(run, undo, host_id)
+        run.step("start", lambda: start_on(run, host_id, (70, 100)))
 
 
 def _leave_stopped(vm_id: str) -> None:
@@ -241,44 +241,44 @@ def _leave_stopped(vm_id: str) -> None:
         set_state(vm_id, "stopped", power_state="stopped")
 
 
-def start_on(work: Work, host_id: str, share: tuple[int, int] = (0, 100)) -> None:
+def start_on(run: Run, host_id: str, share: tuple[int, int] = (0, 100)) -> None:
     """Inside a step: has a host start the operation's VM, and records that it runs."""
-    vm = load(work.resource_id)
-    request = agent_pb2.StartVmRequest(operation=work.ref(), spec=wire.spec(vm, work.keys))
-    update = work.job(address_of(host_id), lambda agent: agent.vms.StartVm, request, share)
+    vm = load(run.resource_id)
+    request = agent_pb2.StartVmRequest(operation=run.ref(), spec=wire.spec(vm, run.keys))
+    update = run.job(address_of(host_id), lambda agent: agent.vms.StartVm, request, share)
     power_state = wire.power_word(update.vm.power_state) or "running"
     set_state(vm.id, "running", power_state=power_state, last_host=host_id)
 
 
-def push_withdrawal(work: Work, undo: Undo, host_id: str) -> None:
+def push_withdrawal(run: Run, undo: Undo, host_id: str) -> None:
     """Undoes a start: "plug" takes the VM off the host, "forget" its definition."""
-    undo.push("forget", lambda: forget_on(work, host_id))
-    undo.push("plug", lambda: pull_plug(work, host_id))
+    undo.push("forget", lambda: forget_on(run, host_id))
+    undo.push("plug", lambda: force_off(run, host_id))
 
 
-def pull_plug(work: Work, host_id: str) -> None:
+def force_off(run: Run, host_id: str) -> None:
     """Inside a step: ends the operation's VM on a host at once; one that does not run there is a success."""
-    request = agent_pb2.StopVmRequest(operation=work.ref(), vm_id=work.resource_id, timeout_s=0)
-    work.job(address_of(host_id), lambda agent: agent.vms.StopVm, request)
+    request = agent_pb2.StopVmRequest(operation=run.ref(), vm_id=run.resource_id, timeout_s=0)
+    run.job(address_of(host_id), lambda agent: agent.vms.StopVm, request)
 
 
-def forget_on(work: Work, host_id: str) -> None:
+def forget_on(run: Run, host_id: str) -> None:
     """Inside a step: has a host forget the operation's stopped VM; one that it does not know is a success."""
-    request = agent_pb2.DeleteVmRequest(operation=work.ref(), vm_id=work.resource_id)
-    work.job(address_of(host_id), lambda agent: agent.vms.DeleteVm, request)
+    request = agent_pb2.DeleteVmRequest(operation=run.ref(), vm_id=run.resource_id)
+    run.job(address_of(host_id), lambda agent: agent.vms.DeleteVm, request)
 
 
-def _settle(work: Work, undo: Undo) -> None:
+def _settle(run: Run, undo: Undo) -> None:
     """What is surely gone from its host gives its place back; what may still be there keeps it, to be deleted."""
     with transaction():
-        vm = load(work.resource_id)
-        root: Any = Volume.get_or_none(Volume.id == work.inputs["volume_id"])
+        vm = load(run.resource_id)
+        root: Any = Volume.get_or_none(Volume.id == run.inputs["volume_id"])
         off = not undo.failed("plug", "forget")
         clean = off and not undo.failed("remove-root")
         if off:
             capacity.release(vm)
         if root is not None and clean:
-            delete_volume(root, work.user)
+            delete_volume(root, run.user)
         elif root is not None:
             Volume.update(state="failed", state_reason=str(undo.error)).where(Volume.id == root.id).execute()
         if clean and isinstance(undo.error, CancelledError):

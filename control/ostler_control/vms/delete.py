@@ -14,9 +14,9 @@ from ostler_control.database import session, transaction
 from ostler_control.hosts.rows import is_up, silent
 from ostler_control.keys.passphrases import delete_volume
 from ostler_control.models import Host, Operation, Vm, Volume
-from ostler_control.operations import Undo, Work, begin, take, workflow
+from ostler_control.operations import Run, Undo, lock_row, record_operation, workflow
 from ostler_control.scheduling import capacity
-from ostler_control.vms.create import forget_on, pull_plug
+from ostler_control.vms.create import force_off, forget_on
 from ostler_control.vms.rows import EXECUTING, disks_of, load, set_state
 from ostler_control.volumes.create import remove_file
 from ostler_control.volumes.delete import choose_remover
@@ -28,7 +28,7 @@ def delete(vm: Any, user: str, force: bool = False) -> Operation:
 
     force: pull the plug of one that runs. Raises FailedPreconditionError VM_RUNNING or HOST_SILENT.
     """
-    vm = take(vm)
+    vm = lock_row(vm)
     running = vm.state not in ("stopped", "failed", "creating", "deleting") or vm.power_state in EXECUTING
     if running and not force:
         raise FailedPreconditionError(
@@ -44,7 +44,7 @@ def delete(vm: Any, user: str, force: bool = False) -> Operation:
         "host_ids": [host.id for host in hosts],
         "root_ids": [volume.id for volume in volumes if volume.root],
     }
-    operation = begin("vm.delete", vm, user, inputs, also=volumes)
+    operation = record_operation("vm.delete", vm, user, inputs, also=volumes)
     set_state(vm.id, "deleting", power_state=vm.power_state)
     Volume.update(state="deleting", state_reason="").where(Volume.id.in_(inputs["root_ids"])).execute()
     return operation
@@ -57,19 +57,19 @@ def _hosts_of(vm: Any) -> list[Any]:
 
 
 @workflow("vm.delete")
-def _delete(work: Work) -> None:
-    with work.undoing() as undo:
-        undo.push("settle", lambda: _settle(work, undo))
-        for number, host_id in enumerate(work.inputs["host_ids"]):
-            work.step(f"plug-{number}", partial(pull_plug, work, host_id))
-            work.step(f"forget-{number}", partial(forget_on, work, host_id))
-        work.step("off", lambda: _off(work.resource_id))
-        for number, volume_id in enumerate(work.inputs["root_ids"]):
-            host_id = work.step(f"choose-{number}", partial(choose_remover, work, volume_id))
+def _delete(run: Run) -> None:
+    with run.undoing() as undo:
+        undo.push("settle", lambda: _settle(run, undo))
+        for number, host_id in enumerate(run.inputs["host_ids"]):
+            run.step(f"plug-{number}", partial(force_off, run, host_id))
+            run.step(f"forget-{number}", partial(forget_on, run, host_id))
+        run.step("off", lambda: _off(run.resource_id))
+        for number, volume_id in enumerate(run.inputs["root_ids"]):
+            host_id = run.step(f"choose-{number}", partial(choose_remover, run, volume_id))
             if host_id:
-                work.step(f"remove-{number}", partial(remove_file, work, host_id, volume_id))
+                run.step(f"remove-{number}", partial(remove_file, run, host_id, volume_id))
         undo.clear()
-        work.always("rows", lambda: _delete_rows(work))  # nothing is left but rows: there is no way back any more
+        run.always("rows", lambda: _delete_rows(run))  # nothing is left but rows: there is no way back any more
 
 
 def _off(vm_id: str) -> None:
@@ -80,14 +80,14 @@ def _off(vm_id: str) -> None:
         Vm.update(power_state="absent", last_host=None).where(Vm.id == vm_id).execute()
 
 
-def _delete_rows(work: Work) -> None:
+def _delete_rows(run: Run) -> None:
     with transaction():
-        vm: Any = Vm.get_or_none(Vm.id == work.resource_id)
+        vm: Any = Vm.get_or_none(Vm.id == run.resource_id)
         if vm is None:
             return
         for volume in disks_of(vm.id):
             if volume.root:
-                delete_volume(volume, work.user)
+                delete_volume(volume, run.user)
             else:
                 Volume.update(vm_id="", slot=-1).where(Volume.id == volume.id).execute()
         capacity.release_destination(vm)
@@ -95,12 +95,12 @@ def _delete_rows(work: Work) -> None:
         vm.delete_instance()
 
 
-def _settle(work: Work, undo: Undo) -> None:
+def _settle(run: Run, undo: Undo) -> None:
     """What is left is shown as failed, with its disks attached, to be deleted again."""
     with session():
-        power_state = load(work.resource_id).power_state
+        power_state = load(run.resource_id).power_state
     with transaction():
-        set_state(work.resource_id, "failed", power_state=power_state, attention=f"not deleted: {undo.error}")
+        set_state(run.resource_id, "failed", power_state=power_state, attention=f"not deleted: {undo.error}")
         reason = f"not deleted with its VM: {undo.error}"
-        roots = Volume.id.in_(work.inputs["root_ids"])
+        roots = Volume.id.in_(run.inputs["root_ids"])
         Volume.update(state="failed", state_reason=reason).where(roots).execute()

@@ -23,7 +23,7 @@ from ostler_control.database import transaction
 from ostler_control.hosts.rows import address_of
 from ostler_control.hypervisors import rules
 from ostler_control.models import Host, Operation, Pool
-from ostler_control.operations import Json, Work, begin, take, workflow
+from ostler_control.operations import Json, Run, lock_row, record_operation, workflow
 from ostler_control.placement import Demand, Placement
 from ostler_control.scheduling import capacity, placement_query
 from ostler_control.vms import wire
@@ -55,7 +55,7 @@ def migrate(
     Raises FailedPreconditionError: VM_STATE, HOST_SILENT, FUNCTION_NOT_SUPPORTED, LOCAL_STORAGE, NO_FEASIBLE_HOST,
     NO_FEASIBLE_POOL.
     """
-    vm = take(vm)
+    vm = lock_row(vm)
     source = running_host(vm)
     rules.need(Function.LIVE_MIGRATION, source)
     if vm.power_state in ("stopped", "crashed", "absent"):
@@ -81,7 +81,7 @@ def migrate(
         "from": {volume.id: volume.pool_id for volume in volumes if volume.id in moved},
         "limits": limits,
     }
-    operation = begin("vm.migrate", vm, user, inputs, also=volumes, operation_id=operation_id)
+    operation = record_operation("vm.migrate", vm, user, inputs, also=volumes, operation_id=operation_id)
     set_state(vm.id, "migrating", power_state=vm.power_state)
     return operation
 
@@ -110,34 +110,34 @@ def _place(vm: Any, demand: Demand) -> Placement:
 
 
 @workflow("vm.migrate")
-def _migrate(work: Work) -> None:
+def _migrate(run: Run) -> None:
     try:
-        endpoint = work.step("prepare", lambda: _prepare(work))
-        work.step("move", lambda: _move(work, endpoint))
+        endpoint = run.step("prepare", lambda: _prepare(run))
+        run.step("move", lambda: _move(run, endpoint))
     except OstlerError:
-        if not settle(work):
+        if not settle(run):
             raise
     else:
-        work.always("arrived", lambda: record_arrival(work))
-    tidy_up(work)
+        run.always("arrived", lambda: record_arrival(run))
+    tidy_up(run)
 
 
-def settle(work: Work) -> bool:
+def settle(run: Run) -> bool:
     """Finds out where the VM is, and records that; whether it is at the destination.
 
     Raises FailedPreconditionError MIGRATION_UNRESOLVED when nobody can tell now.
     """
-    found = work.always("locate", lambda: locate(work))
+    found = run.always("locate", lambda: locate(run))
     match found["where"]:
         case Where.DESTINATION:
-            work.always("arrived", lambda: record_arrival(work, found["power_state"]))
+            run.always("arrived", lambda: record_arrival(run, found["power_state"]))
             return True
         case Where.SOURCE:
-            work.always("return", lambda: record_return(work, found["power_state"]))
+            run.always("return", lambda: record_return(run, found["power_state"]))
             with contextlib.suppress(OstlerError):  # what stays there is removed by the next move to that host
-                work.always("clean", lambda: clean_destination(work))
+                run.always("clean", lambda: clean_destination(run))
             return False
-    work.always("strand", lambda: _strand(work))
+    run.always("strand", lambda: _strand(run))
     raise FailedPreconditionError(
         "the move broke off, and its hosts cannot be asked where the VM runs; Ostler asks them when they are back, "
         "and starts it nowhere else meanwhile",
@@ -145,30 +145,30 @@ def settle(work: Work) -> bool:
     )
 
 
-def tidy_up(work: Work) -> None:
+def tidy_up(run: Run) -> None:
     """After the VM has arrived, with that recorded. Raises the first error once all was tried."""
     first: OstlerError | None = None
-    tasks: list[tuple[str, Callable[[], None]]] = [("finish", lambda: keep_arrived(work))]
-    for number, volume_id in enumerate(sorted(work.inputs["moved"])):
-        tasks.append((f"remove-{number}", partial(_remove_source, work, volume_id)))
+    tasks: list[tuple[str, Callable[[], None]]] = [("finish", lambda: keep_arrived(run))]
+    for number, volume_id in enumerate(sorted(run.inputs["moved"])):
+        tasks.append((f"remove-{number}", partial(_remove_source, run, volume_id)))
     for name, body in tasks:
         try:
-            work.always(name, body)
+            run.always(name, body)
         except OstlerError as error:
             first = first or error
     if first is not None:
         raise first
 
 
-def _remove_source(work: Work, volume_id: str) -> None:
-    remove_file(work, work.inputs["source_id"], volume_id, pool_id=work.inputs["from"][volume_id])
+def _remove_source(run: Run, volume_id: str) -> None:
+    remove_file(run, run.inputs["source_id"], volume_id, pool_id=run.inputs["from"][volume_id])
 
 
-def _prepare(work: Work) -> Json:
-    vm, moved = load(work.resource_id), work.inputs["moved"]
+def _prepare(run: Run) -> Json:
+    vm, moved = load(run.resource_id), run.inputs["moved"]
     request = agent_pb2.PrepareMigrationRequest(
-        operation=work.ref(),
-        spec=wire.spec(vm, work.keys, moved),
+        operation=run.ref(),
+        spec=wire.spec(vm, run.keys, moved),
         moved_volumes=[
             agent_pb2.MovedVolume(
                 volume_id=volume.file_id,
@@ -179,29 +179,29 @@ def _prepare(work: Work) -> Json:
             if volume.id in moved
         ],
     )
-    destination = address_of(work.inputs["destination_id"])
-    update = work.job(destination, lambda agent: agent.migration.PrepareMigration, request, (0, 5))
+    destination = address_of(run.inputs["destination_id"])
+    update = run.job(destination, lambda agent: agent.migration.PrepareMigration, request, (0, 5))
     return json_format.MessageToDict(update.migration_endpoint)
 
 
-def _move(work: Work, endpoint: Json) -> Json:
-    vm, moved = load(work.resource_id), work.inputs["moved"]
+def _move(run: Run, endpoint: Json) -> Json:
+    vm, moved = load(run.resource_id), run.inputs["moved"]
     request = agent_pb2.MigrateVmRequest(
-        operation=work.ref(),
+        operation=run.ref(),
         vm_id=vm.id,
         endpoint=json_format.ParseDict(endpoint, job_pb2.MigrationEndpoint()),
         destination_spec=wire.spec(vm, None, moved),
         moved_volume_ids=sorted(volume.file_id for volume in disks_of(vm.id) if volume.id in moved),
-        **work.inputs["limits"],
+        **run.inputs["limits"],
     )
-    source = address_of(work.inputs["source_id"])
-    update = work.job(source, lambda agent: agent.migration.MigrateVm, request, (5, 98))
+    source = address_of(run.inputs["source_id"])
+    update = run.job(source, lambda agent: agent.migration.MigrateVm, request, (5, 98))
     return json_format.MessageToDict(update.migration_report)
 
 
-def _strand(work: Work) -> None:
+def _strand(run: Run) -> None:
     with transaction():
-        vm = load(work.resource_id)
+        vm = load(run.resource_id)
         text = (
             f"on its way from {vm.host.name} to {vm.destination.name} when both went silent; asking when they are back"
         )

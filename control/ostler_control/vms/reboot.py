@@ -10,7 +10,7 @@ from ostler_common.hypervisors import Function
 from ostler_control.hosts.rows import address_of
 from ostler_control.hypervisors import rules
 from ostler_control.models import Operation
-from ostler_control.operations import Work, begin, take, workflow
+from ostler_control.operations import Run, lock_row, record_operation, workflow
 from ostler_control.vms.rows import running_host
 
 
@@ -19,17 +19,17 @@ def reboot(vm: Any, user: str, hard: bool = False) -> Operation:
 
     Raises FailedPreconditionError VM_STATE, HOST_SILENT or FUNCTION_NOT_SUPPORTED.
     """
-    vm = take(vm)
+    vm = lock_row(vm)
     host = running_host(vm)
     rules.need(Function.REBOOT, host)
-    return begin("vm.reboot", vm, user, {"host_id": host.id, "hard": hard})
+    return record_operation("vm.reboot", vm, user, {"host_id": host.id, "hard": hard})
 
 
 @workflow("vm.reboot")
-def _reboot(work: Work) -> None:
-    work.step("reboot", lambda: _reboot_on(work))
+def _reboot(run: Run) -> None:
+    run.step("reboot", lambda: _reboot_on(run))
 
 
-def _reboot_on(work: Work) -> None:
-    request = agent_pb2.RebootVmRequest(operation=work.ref(), vm_id=work.resource_id, hard=work.inputs["hard"])
-    work.job(address_of(work.inputs["host_id"]), lambda agent: agent.vms.RebootVm, request)
+def _reboot_on(run: Run) -> None:
+    request = agent_pb2.RebootVmRequest(operation=run.ref(), vm_id=run.resource_id, hard=run.inputs["hard"])
+    run.job(address_of(run.inputs["host_id"]), lambda agent: agent.vms.RebootVm, request)

@@ -10,12 +10,12 @@ from ostler_common.errors import FailedPreconditionError
 
 from ostler_control import settings
 from ostler_control.database import session, transaction
-from ostler_control.hosts.choose import worker
+from ostler_control.hosts.choose import choose_host
 from ostler_control.hosts.rows import address_of
 from ostler_control.hypervisors import rules
 from ostler_control.keys import Keyring
 from ostler_control.models import Operation, Template, Vm, new_id
-from ostler_control.operations import Work, begin, take, workflow
+from ostler_control.operations import Run, lock_row, record_operation, workflow
 from ostler_control.templates.store import check_encryption
 from ostler_control.vms.rows import disks_of, wrong_state
 from ostler_control.volumes import files, matrix, wire
@@ -32,21 +32,21 @@ def reinstall(vm: Any, user: str, keys: Keyring, template: Template | None = Non
     Raises FailedPreconditionError: VM_RUNNING, VM_STATE, NO_TEMPLATE, TEMPLATE_TYPE, TEMPLATE_ENCRYPTED, VOLUME_STATE,
     NO_FEASIBLE_POOL, NO_CAPABLE_HOST.
     """
-    vm = take(vm)
+    vm = lock_row(vm)
     root = next((disk for disk in disks_of(vm.id) if disk.root), None)
     if root is None:
         raise wrong_state(vm, "whole")
-    root = take(root)
+    root = lock_row(root)
     matrix.check(matrix.Operation.REINSTALL, root, vm.state == "running")
     check_vm_at_rest(vm)
     check_ready(root)
     source = _template(vm, template)
     encrypted = bool(root.passphrase_id or vm.service_offering.encrypt_root)
     check_encryption(source, encrypted)
-    worker(root.pool, encrypted, lambda _: 0)
+    choose_host(root.pool, encrypted, lambda _: 0)
     operation_id = new_id()
     size_bytes = max(root.size_bytes, -(-source.virtual_size_bytes // MIB) * MIB)
-    file = files.begin(root, operation_id, keys, encrypted=encrypted, size_bytes=size_bytes)
+    file = files.record_file(root, operation_id, keys, encrypted=encrypted, size_bytes=size_bytes)
     inputs = {
         "volume_id": root.id,
         "file_id": file.id,
@@ -54,7 +54,7 @@ def reinstall(vm: Any, user: str, keys: Keyring, template: Template | None = Non
         "template_id": source.id,
         "iter_time_ms": settings.get("luks.iter.time"),
     }
-    return begin("vm.reinstall", vm, user, inputs, also=[root], operation_id=operation_id)
+    return record_operation("vm.reinstall", vm, user, inputs, also=[root], operation_id=operation_id)
 
 
 def _template(vm: Any, wanted: Any | None) -> Any:
@@ -73,45 +73,45 @@ def _template(vm: Any, wanted: Any | None) -> Any:
 
 
 @workflow("vm.reinstall")
-def _reinstall(work: Work) -> None:
-    with work.undoing() as undo:
-        undo.push("discard", lambda: files.remove(work, work.inputs["file_id"]))
-        host_id: str = work.step("choose", lambda: _choose(work))
-        work.step("fill", lambda: _fill(work, host_id))
+def _reinstall(run: Run) -> None:
+    with run.undoing() as undo:
+        undo.push("discard", lambda: files.remove(run, run.inputs["file_id"]))
+        host_id: str = run.step("choose", lambda: _choose(run))
+        run.step("fill", lambda: _fill(run, host_id))
         undo.clear()
-    work.always("switch", lambda: _switch(work))
-    files.remove_old(work, work.inputs["old_file_id"])
+    run.always("switch", lambda: _switch(run))
+    files.remove_old(run, run.inputs["old_file_id"])
 
 
-def _choose(work: Work) -> str:
+def _choose(run: Run) -> str:
     with session():
-        file = files.load(work.inputs["file_id"])
-        host_id: str = worker(file.pool, bool(file.passphrase_id), work.agents.busy).id
+        file = files.load(run.inputs["file_id"])
+        host_id: str = choose_host(file.pool, bool(file.passphrase_id), run.agents.busy).id
         return host_id
 
 
-def _fill(work: Work, host_id: str) -> None:
+def _fill(run: Run, host_id: str) -> None:
     with session():
-        file = files.load(work.inputs["file_id"])
-        template: Any = Template.get_or_none(Template.id == work.inputs["template_id"])
+        file = files.load(run.inputs["file_id"])
+        template: Any = Template.get_or_none(Template.id == run.inputs["template_id"])
     if template is None:
         raise FailedPreconditionError("the template was deleted meanwhile", "NO_TEMPLATE")
     request = volume_pb2.CreateVolumeRequest(
-        operation=work.ref(),
-        volume=wire.keyed_ref(file, work.keys, work.inputs["iter_time_ms"]),
+        operation=run.ref(),
+        volume=wire.keyed_ref(file, run.keys, run.inputs["iter_time_ms"]),
         size_bytes=file.size_bytes,
         provisioning=wire.PROVISIONINGS[file.provisioning],
-        template=wire.template_source(template, work.keys),
+        template=wire.template_source(template, run.keys),
     )
-    update = work.job(address_of(host_id), lambda agent: agent.volumes.CreateVolume, request, (0, 95))
+    update = run.job(address_of(host_id), lambda agent: agent.volumes.CreateVolume, request, (0, 95))
     files.filled(file.id, update.volume)
 
 
-def _switch(work: Work) -> None:
+def _switch(run: Run) -> None:
     with transaction():
-        template: Any = Template.get_or_none(Template.id == work.inputs["template_id"])
-        files.switch(work.inputs["volume_id"], work.inputs["file_id"], template=template)
+        template: Any = Template.get_or_none(Template.id == run.inputs["template_id"])
+        files.switch(run.inputs["volume_id"], run.inputs["file_id"], template=template)
         if template is not None:
             Vm.update(template=template, template_name=template.name, firmware=template.firmware).where(
-                Vm.id == work.resource_id
+                Vm.id == run.resource_id
             ).execute()

@@ -13,7 +13,7 @@ from ostler_control.database import session, transaction
 from ostler_control.events import SYSTEM
 from ostler_control.hosts.rows import is_up
 from ostler_control.models import Operation, Vm, now
-from ostler_control.operations import Work, begin, chore, launch, workflow
+from ostler_control.operations import Run, chore, launch, record_operation, workflow
 from ostler_control.vms.migrate import settle, tidy_up
 
 # With one host back the other may still be needed; asking in vain takes minutes and writes events.
@@ -28,7 +28,7 @@ def resolve_stranded() -> None:
     for vm in ready:
         with contextlib.suppress(AbortedError):  # somebody else was faster
             with transaction():
-                operation = begin("vm.resolve", vm, SYSTEM, _inputs(vm))
+                operation = record_operation("vm.resolve", vm, SYSTEM, _inputs(vm))
             launch(operation)
 
 
@@ -48,6 +48,6 @@ def _inputs(vm: Any) -> dict[str, Any]:
 
 
 @workflow("vm.resolve")
-def _resolve(work: Work) -> None:
-    if settle(work):
-        tidy_up(work)
+def _resolve(run: Run) -> None:
+    if settle(run):
+        tidy_up(run)

@@ -10,10 +10,10 @@ from ostler_common.errors import FailedPreconditionError, UnavailableError
 from ostler_control.database import session, transaction
 from ostler_control.hosts.rows import address, is_up, silent
 from ostler_control.models import Host, Operation
-from ostler_control.operations import Undo, Work, begin, take, workflow
+from ostler_control.operations import Run, Undo, lock_row, record_operation, workflow
 from ostler_control.scheduling import capacity, placement_query
 from ostler_control.vms import wire
-from ostler_control.vms.create import forget_on, pull_plug, start_on
+from ostler_control.vms.create import force_off, forget_on, start_on
 from ostler_control.vms.rows import EXECUTING, disks_of, load, set_state, wrong_state
 from ostler_control.volumes import matrix
 from ostler_control.volumes.files import check_settled
@@ -28,7 +28,7 @@ def start(vm: Any, user: str, host: Host | None = None) -> Operation:
     started by other means is taken over where it runs. Raises FailedPreconditionError: VM_STATE, HOST_SILENT,
     RUNS_ELSEWHERE, MIRROR_UNRESOLVED, NO_FEASIBLE_HOST.
     """
-    vm = take(vm)
+    vm = lock_row(vm)
     if vm.attention.startswith("RUNS "):
         raise FailedPreconditionError(f"VM {vm.name} {vm.attention}; end that first", "RUNS_ELSEWHERE", {"vm": vm.id})
     disks = disks_of(vm.id)
@@ -43,7 +43,7 @@ def start(vm: Any, user: str, host: Host | None = None) -> Operation:
         host_id = placement_query.find_and_claim(vm, demand).host_id
     else:
         raise wrong_state(vm, "stopped")
-    operation = begin("vm.start", vm, user, {"host_id": host_id, "last_host_id": vm.last_host_id or ""})
+    operation = record_operation("vm.start", vm, user, {"host_id": host_id, "last_host_id": vm.last_host_id or ""})
     set_state(vm.id, "starting")
     return operation
 
@@ -71,17 +71,17 @@ def _adopts_on(vm: Any, wanted: Host | None) -> str:
 
 
 @workflow("vm.start")
-def _start(work: Work) -> None:
-    host_id, last_host_id = work.inputs["host_id"], work.inputs["last_host_id"]
-    with work.undoing() as undo:
-        undo.push("settle", lambda: _settle(work, undo))
+def _start(run: Run) -> None:
+    host_id, last_host_id = run.inputs["host_id"], run.inputs["last_host_id"]
+    with run.undoing() as undo:
+        undo.push("settle", lambda: _settle(run, undo))
         if last_host_id not in ("", host_id):
-            work.step("leave", lambda: _leave(work, last_host_id))
-        undo.push("plug", lambda: pull_plug(work, host_id))
-        work.step("start", lambda: start_on(work, host_id))
+            run.step("leave", lambda: _leave(run, last_host_id))
+        undo.push("plug", lambda: force_off(run, host_id))
+        run.step("start", lambda: start_on(run, host_id))
 
 
-def _leave(work: Work, last_host_id: str) -> None:
+def _leave(run: Run, last_host_id: str) -> None:
     """The old host forgets the VM, so that nobody starts it there as well. One that is silent or gone is left alone:
     the VM was stopped there before."""
     with session():
@@ -89,22 +89,22 @@ def _leave(work: Work, last_host_id: str) -> None:
     if last is None or not is_up(last):
         return
     try:
-        info = wire.ask(work.agents, address(last), work.resource_id)
+        info = wire.ask(run.agents, address(last), run.resource_id)
         if wire.power_word(info.power_state) not in EXECUTING:
-            forget_on(work, last_host_id)
+            forget_on(run, last_host_id)
             return
     except UnavailableError as error:
-        log.warning("the VM's last host keeps its definition", vm=work.resource_id, host=last.name, reason=error.reason)
+        log.warning("the VM's last host keeps its definition", vm=run.resource_id, host=last.name, reason=error.reason)
         return
     raise FailedPreconditionError(
         f"the VM runs on host {last.name}, where it was started outside Ostler", "RUNS_ELSEWHERE", {"host": last.name}
     )
 
 
-def _settle(work: Work, undo: Undo) -> None:
+def _settle(run: Run, undo: Undo) -> None:
     """A VM that surely is off is stopped again; one that may run after all keeps its place."""
     with transaction():
-        vm = load(work.resource_id)
+        vm = load(run.resource_id)
         if undo.failed("plug"):
             set_state(vm.id, "running", power_state="", attention=f"perhaps not running: {undo.error}")
             return

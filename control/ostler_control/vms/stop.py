@@ -11,7 +11,7 @@ from ostler_control import settings
 from ostler_control.database import transaction
 from ostler_control.hosts.rows import address_of, is_up, silent
 from ostler_control.models import Host, Operation
-from ostler_control.operations import Work, begin, take, workflow
+from ostler_control.operations import Run, lock_row, record_operation, workflow
 from ostler_control.scheduling import capacity
 from ostler_control.vms import wire
 from ostler_control.vms.rows import EXECUTING, load, running_host, set_state
@@ -27,7 +27,7 @@ def stop(vm: Any, user: str, timeout_s: int = 0, force: bool = False) -> Operati
     """
     if not 0 <= timeout_s <= LONGEST_S:
         raise bad_field("timeout_s", f"must be 0 to {LONGEST_S}", "INVALID_TIMEOUT")
-    vm = take(vm)
+    vm = lock_row(vm)
     outside = vm.state == "stopped" and vm.power_state in EXECUTING
     host = _outside_host(vm) if outside else running_host(vm)
     if force:
@@ -35,7 +35,7 @@ def stop(vm: Any, user: str, timeout_s: int = 0, force: bool = False) -> Operati
     elif timeout_s == 0:
         timeout_s = settings.get("vm.stop.timeout", host.cluster_id)
     inputs = {"host_id": host.id, "timeout_s": timeout_s, "outside": outside}
-    operation = begin("vm.stop", vm, user, inputs)
+    operation = record_operation("vm.stop", vm, user, inputs)
     set_state(vm.id, "stopping")
     return operation
 
@@ -49,17 +49,17 @@ def _outside_host(vm: Any) -> Any:
 
 
 @workflow("vm.stop")
-def _stop(work: Work) -> None:
-    host_id = work.inputs["host_id"]
-    with work.undoing() as undo:
-        undo.push("look", lambda: look(work, host_id))
-        work.step("stop", lambda: _stop_on(work, host_id))
+def _stop(run: Run) -> None:
+    host_id = run.inputs["host_id"]
+    with run.undoing() as undo:
+        undo.push("look", lambda: look(run, host_id))
+        run.step("stop", lambda: _stop_on(run, host_id))
 
 
-def _stop_on(work: Work, host_id: str) -> None:
-    request = agent_pb2.StopVmRequest(operation=work.ref(), vm_id=work.resource_id, timeout_s=work.inputs["timeout_s"])
-    work.job(address_of(host_id), lambda agent: agent.vms.StopVm, request)
-    stopped(work.resource_id)
+def _stop_on(run: Run, host_id: str) -> None:
+    request = agent_pb2.StopVmRequest(operation=run.ref(), vm_id=run.resource_id, timeout_s=run.inputs["timeout_s"])
+    run.job(address_of(host_id), lambda agent: agent.vms.StopVm, request)
+    stopped(run.resource_id)
 
 
 def stopped(vm_id: str) -> None:
@@ -69,15 +69,15 @@ def stopped(vm_id: str) -> None:
         set_state(vm_id, "stopped", power_state="stopped")
 
 
-def look(work: Work, host_id: str) -> None:
+def look(run: Run, host_id: str) -> None:
     """Inside a step, after stopping a VM went wrong: asks its host how it is, and records that.
 
     A host that does not answer leaves it as it was, as far as we know.
     """
-    before = "stopped" if work.inputs["outside"] else "running"
-    set_state(work.resource_id, before, power_state="")
-    power_state = wire.power_word(wire.ask(work.agents, address_of(host_id), work.resource_id).power_state)
+    before = "stopped" if run.inputs["outside"] else "running"
+    set_state(run.resource_id, before, power_state="")
+    power_state = wire.power_word(wire.ask(run.agents, address_of(host_id), run.resource_id).power_state)
     if power_state in EXECUTING:
-        set_state(work.resource_id, before, power_state=power_state)
+        set_state(run.resource_id, before, power_state=power_state)
     else:
-        stopped(work.resource_id)
+        stopped(run.resource_id)

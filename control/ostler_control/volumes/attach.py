@@ -20,12 +20,12 @@ from ostler_control.hosts.rows import address_of, lacks_encryption
 from ostler_control.hypervisors import registry, rules
 from ostler_control.hypervisors.supported import format_not_supported
 from ostler_control.models import Host, Operation, PoolHost, Volume
-from ostler_control.operations import Undo, Work, begin, take, workflow
+from ostler_control.operations import Run, Undo, lock_row, record_operation, workflow
 from ostler_control.scheduling import placement_query
 from ostler_control.volumes import matrix, wire
 from ostler_control.volumes.files import check_settled
 from ostler_control.volumes.grow import check_ready
-from ostler_control.volumes.rows import check_vm_at_rest, load, take_with_vm, vm_of
+from ostler_control.volumes.rows import check_vm_at_rest, load, lock_with_vm, vm_of
 
 SLOTS = 24
 
@@ -37,7 +37,7 @@ def attach(volume: Any, vm: Any, user: str) -> Operation:
     (naming the host and its failed probe), LACKS_POOL, NO_COMMON_HOST,
     FUNCTION_NOT_SUPPORTED, FORMAT_NOT_SUPPORTED; ResourceExhaustedError TOO_MANY_DISKS.
     """
-    vm, volume = take(vm), take(volume)
+    vm, volume = lock_row(vm), lock_row(volume)
     check_ready(volume)
     if volume.vm_id:
         holder = vm_of(volume)
@@ -55,7 +55,9 @@ def attach(volume: Any, vm: Any, user: str) -> Operation:
     else:
         _check_type(vm, volume)
         check_startable(vm, volume, volume.pool, bool(volume.passphrase_id))
-    operation = begin("volume.attach", volume, user, {"vm_id": vm.id, "host_id": host.id if host else ""}, also=[vm])
+    operation = record_operation(
+        "volume.attach", volume, user, {"vm_id": vm.id, "host_id": host.id if host else ""}, also=[vm]
+    )
     Volume.update(vm_id=vm.id, slot=_free_slot(vm)).where(Volume.id == volume.id).execute()
     return operation
 
@@ -115,7 +117,7 @@ def detach(volume: Any, user: str) -> Operation:
 
     Raises FailedPreconditionError: NOT_ATTACHED, ROOT_VOLUME, VM_STATE, HOST_SILENT, FUNCTION_NOT_SUPPORTED.
     """
-    vm, volume = take_with_vm(volume)
+    vm, volume = lock_with_vm(volume)
     if vm is None:
         raise FailedPreconditionError(f"volume {volume.name} is not attached", "NOT_ATTACHED")
     if volume.root:
@@ -127,55 +129,57 @@ def detach(volume: Any, user: str) -> Operation:
     if host is not None:
         rules.need(Function.HOT_PLUG, host)
     matrix.check(matrix.Operation.DETACH, volume, host is not None)
-    return begin("volume.detach", volume, user, {"vm_id": vm.id, "host_id": host.id if host else ""}, also=[vm])
+    return record_operation(
+        "volume.detach", volume, user, {"vm_id": vm.id, "host_id": host.id if host else ""}, also=[vm]
+    )
 
 
 @workflow("volume.attach")
-def _attach(work: Work) -> None:
-    with work.undoing() as undo:
-        undo.push("settle", lambda: _settle(work, undo))
-        host_id: str = work.inputs["host_id"]
+def _attach(run: Run) -> None:
+    with run.undoing() as undo:
+        undo.push("settle", lambda: _settle(run, undo))
+        host_id: str = run.inputs["host_id"]
         if host_id:
-            undo.push("detach", lambda: _detach_live(work, host_id))
-            work.step("attach", lambda: _attach_live(work, host_id))
+            undo.push("detach", lambda: _detach_live(run, host_id))
+            run.step("attach", lambda: _attach_live(run, host_id))
 
 
 @workflow("volume.detach")
-def _detach(work: Work) -> None:
-    host_id: str = work.inputs["host_id"]
+def _detach(run: Run) -> None:
+    host_id: str = run.inputs["host_id"]
     if host_id:
-        work.step("detach", lambda: _detach_live(work, host_id))
-    work.step("record", lambda: _forget(work, ""))
+        run.step("detach", lambda: _detach_live(run, host_id))
+    run.step("record", lambda: _forget(run, ""))
 
 
-def _attach_live(work: Work, host_id: str) -> None:
-    volume = load(work.resource_id)
-    disk = vm_pb2.DiskSpec(volume=wire.keyed_ref(volume, work.keys), slot=volume.slot, serial=volume.id)
-    request = agent_pb2.AttachVolumeRequest(operation=work.ref(), vm_id=work.inputs["vm_id"], disk=disk)
-    work.job(address_of(host_id), lambda agent: agent.vms.AttachVolume, request)
+def _attach_live(run: Run, host_id: str) -> None:
+    volume = load(run.resource_id)
+    disk = vm_pb2.DiskSpec(volume=wire.keyed_ref(volume, run.keys), slot=volume.slot, serial=volume.id)
+    request = agent_pb2.AttachVolumeRequest(operation=run.ref(), vm_id=run.inputs["vm_id"], disk=disk)
+    run.job(address_of(host_id), lambda agent: agent.vms.AttachVolume, request)
 
 
-def _detach_live(work: Work, host_id: str) -> None:
-    volume = load(work.resource_id)
+def _detach_live(run: Run, host_id: str) -> None:
+    volume = load(run.resource_id)
     request = agent_pb2.DetachVolumeRequest(
-        operation=work.ref(),
-        vm_id=work.inputs["vm_id"],
+        operation=run.ref(),
+        vm_id=run.inputs["vm_id"],
         volume_id=volume.file_id,
         key_id=volume.passphrase_id or "",
     )
-    work.job(address_of(host_id), lambda agent: agent.vms.DetachVolume, request)
+    run.job(address_of(host_id), lambda agent: agent.vms.DetachVolume, request)
 
 
-def _forget(work: Work, reason: str) -> None:
+def _forget(run: Run, reason: str) -> None:
     with transaction():
-        Volume.update(vm_id="", slot=-1, state_reason=reason).where(Volume.id == work.resource_id).execute()
+        Volume.update(vm_id="", slot=-1, state_reason=reason).where(Volume.id == run.resource_id).execute()
 
 
-def _settle(work: Work, undo: Undo) -> None:
+def _settle(run: Run, undo: Undo) -> None:
     if not undo.failed("detach"):
-        _forget(work, "")
+        _forget(run, "")
         return
     # The host may have attached it or not: the row keeps saying so, and detaching works in either case.
     with transaction():
         reason = f"perhaps not attached: {undo.error}; detach it"
-        Volume.update(state_reason=reason).where(Volume.id == work.resource_id).execute()
+        Volume.update(state_reason=reason).where(Volume.id == run.resource_id).execute()

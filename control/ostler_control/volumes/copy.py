@@ -11,10 +11,10 @@ from ostler_common.units import format_size
 from ostler_control import settings
 from ostler_control.catalog.names import check_name
 from ostler_control.database import session, transaction
-from ostler_control.hosts.choose import worker
+from ostler_control.hosts.choose import choose_host
 from ostler_control.keys import Keyring
 from ostler_control.models import Account, DiskOffering, Operation, Pool, Snapshot, Volume, Zone, new_id
-from ostler_control.operations import Work, begin, workflow
+from ostler_control.operations import Run, record_operation, workflow
 from ostler_control.scheduling import placement_query
 from ostler_control.volumes import matrix, wire
 from ostler_control.volumes.copying import check_copier, copy_file
@@ -81,7 +81,7 @@ def copy(wanted: NewCopy, user: str, keys: Keyring) -> Operation:
         "host_id": host.id if host is not None else "",
         "iter_time_ms": settings.get("luks.iter.time"),
     }
-    return begin("volume.copy", volume, user, inputs, also=[vm, source] if vm is not None else [source])
+    return record_operation("volume.copy", volume, user, inputs, also=[vm, source] if vm is not None else [source])
 
 
 def _layout(wanted: NewCopy, source: Any) -> _Layout:
@@ -136,24 +136,24 @@ def _choose_pool(wanted: NewCopy, source: Any, vm: Any | None, needed: int) -> t
 
 
 @workflow("volume.copy")
-def _copy(work: Work) -> None:
-    with work.undoing() as undo:
-        undo.push("settle", lambda: settle(work, undo))
-        host_id: str = work.inputs["host_id"] or work.step("choose", lambda: _choose(work))
-        undo.push("remove", lambda: remove_file(work, host_id, work.resource_id))
-        work.step("copy", lambda: _fill(work, host_id))
+def _copy(run: Run) -> None:
+    with run.undoing() as undo:
+        undo.push("settle", lambda: settle(run, undo))
+        host_id: str = run.inputs["host_id"] or run.step("choose", lambda: _choose(run))
+        undo.push("remove", lambda: remove_file(run, host_id, run.resource_id))
+        run.step("copy", lambda: _fill(run, host_id))
 
 
-def _choose(work: Work) -> str:
+def _choose(run: Run) -> str:
     with session():
-        source, target = load_source(work), load(work.resource_id)
-        host_id: str = worker(source.pool, bool(source.passphrase_id), work.agents.busy, target.pool).id
+        source, target = load_source(run), load(run.resource_id)
+        host_id: str = choose_host(source.pool, bool(source.passphrase_id), run.agents.busy, target.pool).id
         return host_id
 
 
-def _fill(work: Work, host_id: str) -> None:
-    volume = load(work.resource_id)
-    info = copy_file(work, host_id, load_source(work), volume, size_bytes=volume.size_bytes, vm_id=work.inputs["vm_id"])
+def _fill(run: Run, host_id: str) -> None:
+    volume = load(run.resource_id)
+    info = copy_file(run, host_id, load_source(run), volume, size_bytes=volume.size_bytes, vm_id=run.inputs["vm_id"])
     found = wire.encrypt_format(volume, info)
     with transaction():
         Volume.update(state="ready", state_reason="", encrypt_format=found).where(Volume.id == volume.id).execute()

@@ -8,10 +8,10 @@ from ostler.agent.v1 import volume_pb2 as agent_pb2
 from ostler.types.v1 import volume_pb2
 from ostler_common.hypervisors import Function
 
-from ostler_control.hosts.choose import check_host, worker
+from ostler_control.hosts.choose import check_host, choose_host
 from ostler_control.hosts.rows import address_of
 from ostler_control.hypervisors import rules
-from ostler_control.operations import Work
+from ostler_control.operations import Run
 from ostler_control.volumes import wire
 from ostler_control.volumes.rows import check_vm_at_rest
 
@@ -25,7 +25,7 @@ def check_copier(source_pool: Any, target_pool: Any, encrypted: bool, vm: Any | 
     """
     host = check_vm_at_rest(vm) if vm is not None else None
     if host is None:
-        worker(source_pool, encrypted, lambda _: 0, target_pool)
+        choose_host(source_pool, encrypted, lambda _: 0, target_pool)
         return None
     rules.need(Function.ONLINE_COPY, host)
     check_host(host, target_pool, encrypted)
@@ -33,7 +33,7 @@ def check_copier(source_pool: Any, target_pool: Any, encrypted: bool, vm: Any | 
 
 
 def copy_file(
-    work: Work, host_id: str, source: Any, target: Any, *, size_bytes: int = 0, vm_id: str = ""
+    run: Run, host_id: str, source: Any, target: Any, *, size_bytes: int = 0, vm_id: str = ""
 ) -> volume_pb2.VolumeInfo:
     """Inside a step: has the host fill the target, which must not exist yet; tells what it is then.
 
@@ -41,11 +41,11 @@ def copy_file(
     The operation's input `iter_time_ms` is how long the target's passphrase is stretched.
     """
     request = agent_pb2.CopyVolumeRequest(
-        operation=work.ref(),
-        source=wire.keyed_ref(source, work.keys),
-        target=wire.keyed_ref(target, work.keys, work.inputs["iter_time_ms"]),
+        operation=run.ref(),
+        source=wire.keyed_ref(source, run.keys),
+        target=wire.keyed_ref(target, run.keys, run.inputs["iter_time_ms"]),
         size_bytes=size_bytes,
         provisioning=wire.PROVISIONINGS[getattr(target, "provisioning", "thin")],
         vm_id=vm_id,
     )
-    return work.job(address_of(host_id), lambda agent: agent.volumes.CopyVolume, request).volume
+    return run.job(address_of(host_id), lambda agent: agent.volumes.CopyVolume, request).volume

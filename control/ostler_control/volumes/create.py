@@ -11,13 +11,13 @@ from ostler_common.errors import AlreadyExistsError, CancelledError, FailedPreco
 from ostler_control import settings
 from ostler_control.catalog.names import check_name
 from ostler_control.database import session, transaction
-from ostler_control.hosts.choose import worker
+from ostler_control.hosts.choose import choose_host
 from ostler_control.hosts.rows import address_of
 from ostler_control.hypervisors.supported import check_pool_format
 from ostler_control.keys import Keyring
 from ostler_control.keys.passphrases import delete_volume
 from ostler_control.models import Account, DiskOffering, Operation, Pool, Volume, Zone, new_id
-from ostler_control.operations import Undo, Work, begin, workflow
+from ostler_control.operations import Run, Undo, record_operation, workflow
 from ostler_control.scheduling import placement_query
 from ostler_control.volumes import matrix, wire
 from ostler_control.volumes.rows import load, load_or_none
@@ -62,7 +62,7 @@ def create(wanted: NewVolume, user: str, keys: Keyring) -> Operation:
     """
     volume = insert(wanted, keys, matrix.Operation.CREATE)
     inputs = {"iter_time_ms": settings.get("luks.iter.time")}
-    return begin("volume.create", volume, user, inputs)
+    return record_operation("volume.create", volume, user, inputs)
 
 
 def insert(wanted: NewVolume, keys: Keyring, what: matrix.Operation) -> Any:
@@ -108,7 +108,7 @@ def _choose_pool(wanted: NewVolume, needed: int) -> Any:
     for pool_id in choices:
         pool = Pool.get_by_id(pool_id)
         try:
-            worker(pool, wanted.offering.encrypt, lambda _: 0)
+            choose_host(pool, wanted.offering.encrypt, lambda _: 0)
         except FailedPreconditionError as error:
             first = first or error
         else:
@@ -118,24 +118,24 @@ def _choose_pool(wanted: NewVolume, needed: int) -> Any:
 
 
 @workflow("volume.create")
-def _create(work: Work) -> None:
-    with work.undoing() as undo:
-        undo.push("settle", lambda: settle(work, undo))
-        host_id: str = work.step("choose", lambda: choose(work))
-        undo.push("remove", lambda: remove_file(work, host_id, work.resource_id))
-        work.step("create", lambda: make_file(work, host_id, work.resource_id, work.inputs["iter_time_ms"]))
+def _create(run: Run) -> None:
+    with run.undoing() as undo:
+        undo.push("settle", lambda: settle(run, undo))
+        host_id: str = run.step("choose", lambda: choose(run))
+        undo.push("remove", lambda: remove_file(run, host_id, run.resource_id))
+        run.step("create", lambda: make_file(run, host_id, run.resource_id, run.inputs["iter_time_ms"]))
 
 
-def choose(work: Work) -> str:
+def choose(run: Run) -> str:
     """Inside a step: the host to make the operation's volume."""
     with session():
-        volume = load(work.resource_id)
-        host_id: str = worker(volume.pool, bool(volume.passphrase_id), work.agents.busy).id
+        volume = load(run.resource_id)
+        host_id: str = choose_host(volume.pool, bool(volume.passphrase_id), run.agents.busy).id
         return host_id
 
 
 def make_file(
-    work: Work,
+    run: Run,
     host_id: str,
     volume_id: str,
     iter_time_ms: int,
@@ -150,13 +150,13 @@ def make_file(
         volume = load(volume_id)
         template = volume.template
     request = volume_pb2.CreateVolumeRequest(
-        operation=work.ref(),
-        volume=wire.keyed_ref(volume, work.keys, iter_time_ms),
+        operation=run.ref(),
+        volume=wire.keyed_ref(volume, run.keys, iter_time_ms),
         size_bytes=volume.size_bytes,
         provisioning=wire.PROVISIONINGS[volume.provisioning],
-        template=source or wire.template_source(template, work.keys),
+        template=source or wire.template_source(template, run.keys),
     )
-    update = work.job(address_of(host_id), lambda agent: agent.volumes.CreateVolume, request, share)
+    update = run.job(address_of(host_id), lambda agent: agent.volumes.CreateVolume, request, share)
     found = wire.encrypt_format(volume, update.volume)
     with transaction():
         # What is raw on an array is as large as the array makes it.
@@ -166,24 +166,24 @@ def make_file(
         ).execute()
 
 
-def remove_file(work: Work, host_id: str, volume_id: str, pool_id: str = "") -> None:
+def remove_file(run: Run, host_id: str, volume_id: str, pool_id: str = "") -> None:
     """Inside a step: has the host delete the volume's file; one that is not there is a success."""
     volume = load_or_none(volume_id)
     if volume is None:
         return
-    request = volume_pb2.DeleteVolumeRequest(operation=work.ref(), volume=wire.plain_ref(volume, pool_id))
-    work.job(address_of(host_id), lambda agent: agent.volumes.DeleteVolume, request)
+    request = volume_pb2.DeleteVolumeRequest(operation=run.ref(), volume=wire.plain_ref(volume, pool_id))
+    run.job(address_of(host_id), lambda agent: agent.volumes.DeleteVolume, request)
 
 
-def settle(work: Work, undo: Undo) -> None:
+def settle(run: Run, undo: Undo) -> None:
     """Undoes a new volume's row. Cancelled and cleaned away: nothing stays. Else it stays to be looked at, and to be
     deleted."""
     clean = not undo.failed("remove")
     with transaction():
-        volume = Volume.get_or_none(Volume.id == work.resource_id)
+        volume = Volume.get_or_none(Volume.id == run.resource_id)
         if volume is None:
             return
         if clean and isinstance(undo.error, CancelledError):
-            delete_volume(volume, work.user)
+            delete_volume(volume, run.user)
         else:
             Volume.update(state="failed", state_reason=str(undo.error)).where(Volume.id == volume.id).execute()

@@ -7,11 +7,11 @@ from typing import Any
 from ostler_common.errors import FailedPreconditionError
 
 from ostler_control.database import session, transaction
-from ostler_control.hosts.choose import worker
+from ostler_control.hosts.choose import choose_host
 from ostler_control.hosts.rows import has_hosts
 from ostler_control.keys.passphrases import delete_volume
 from ostler_control.models import Operation, Volume
-from ostler_control.operations import Undo, Work, begin, take, workflow
+from ostler_control.operations import Run, Undo, lock_row, record_operation, workflow
 from ostler_control.volumes import matrix
 from ostler_control.volumes.create import remove_file
 from ostler_control.volumes.rows import load_or_none, vm_of
@@ -22,7 +22,7 @@ def delete(volume: Any, user: str) -> Operation:
 
     Raises FailedPreconditionError: ATTACHED, ROOT_VOLUME, NO_CAPABLE_HOST.
     """
-    volume = take(volume)
+    volume = lock_row(volume)
     vm = vm_of(volume)
     if vm is not None:
         reason = "ROOT_VOLUME" if volume.root else "ATTACHED"
@@ -30,44 +30,44 @@ def delete(volume: Any, user: str) -> Operation:
         raise FailedPreconditionError(f"volume {volume.name} belongs to VM {vm.name}; {advice}", reason, {"vm": vm.id})
     matrix.check(matrix.Operation.DELETE, volume, False)
     if has_hosts(volume.pool_id):
-        worker(volume.pool, False, lambda _: 0)
-    operation = begin("volume.delete", volume, user, {})
+        choose_host(volume.pool, False, lambda _: 0)
+    operation = record_operation("volume.delete", volume, user, {})
     Volume.update(state="deleting", state_reason="").where(Volume.id == volume.id).execute()
     return operation
 
 
 @workflow("volume.delete")
-def _delete(work: Work) -> None:
-    with work.undoing() as undo:
-        undo.push("settle", lambda: _settle(work, undo))
-        host_id: str = work.step("choose", lambda: choose_remover(work, work.resource_id))
+def _delete(run: Run) -> None:
+    with run.undoing() as undo:
+        undo.push("settle", lambda: _settle(run, undo))
+        host_id: str = run.step("choose", lambda: choose_remover(run, run.resource_id))
         if host_id:
-            work.step("remove", lambda: remove_file(work, host_id, work.resource_id))
+            run.step("remove", lambda: remove_file(run, host_id, run.resource_id))
         undo.clear()
-        work.always("forget", lambda: forget(work, work.resource_id))  # the file is gone: there is no way back any more
+        run.always("forget", lambda: forget(run, run.resource_id))  # the file is gone: there is no way back any more
 
 
-def choose_remover(work: Work, volume_id: str) -> str:
+def choose_remover(run: Run, volume_id: str) -> str:
     """Inside a step: the host to delete a volume's file, or "" when the fleet has no host for its pool any more, and so
     nobody could open the file either. Raises FailedPreconditionError NO_CAPABLE_HOST when none can do it now."""
     with session():
         volume = load_or_none(volume_id)
         if volume is None or not has_hosts(volume.pool_id):
             return ""
-        host_id: str = worker(volume.pool, False, work.agents.busy).id
+        host_id: str = choose_host(volume.pool, False, run.agents.busy).id
         return host_id
 
 
-def forget(work: Work, volume_id: str) -> None:
+def forget(run: Run, volume_id: str) -> None:
     """Inside a step: deletes the rows of a volume whose file is gone."""
     with transaction():
         volume = load_or_none(volume_id)
         if volume is not None:
-            delete_volume(volume, work.user)
+            delete_volume(volume, run.user)
 
 
-def _settle(work: Work, undo: Undo) -> None:
+def _settle(run: Run, undo: Undo) -> None:
     with transaction():
         Volume.update(state="failed", state_reason=f"not deleted: {undo.error}").where(
-            Volume.id == work.resource_id
+            Volume.id == run.resource_id
         ).execute()

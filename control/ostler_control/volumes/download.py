@@ -22,11 +22,11 @@ from ostler_control.agents import Agents
 from ostler_control.database import session
 from ostler_control.hosts.rows import address_of
 from ostler_control.models import Operation, VolumeFile, new_id
-from ostler_control.operations import Work, begin, workflow
+from ostler_control.operations import Run, record_operation, workflow
 from ostler_control.operations.records import ENDED, error_from_json, request_cancel
-from ostler_control.operations.work import cancelled
-from ostler_control.volumes import exports, leaving, matrix, streams, wire
-from ostler_control.volumes.leaving import Leaving
+from ostler_control.operations.run import cancelled
+from ostler_control.volumes import export_encryption, exports, matrix, streams, wire
+from ostler_control.volumes.export_encryption import ExportEncryption
 from ostler_control.volumes.sources import take_source
 
 _TICK_S = 0.2
@@ -72,17 +72,17 @@ def transfer(passphrase: Secret | None) -> Iterator[Transfer]:
             new.over.set()
 
 
-def download(row: Any, format: str, how: Leaving, user: str, operation_id: str) -> Operation:
+def download(row: Any, format: str, how: ExportEncryption, user: str, operation_id: str) -> Operation:
     """Records the operation that makes an export of a Volume or Snapshot and holds it until it is read.
 
-    Raises what `leaving.check` and `sources.take_source` raise.
+    Raises what `export_encryption.check` and `sources.take_source` raise.
     """
-    leaving.check(how, row)
+    export_encryption.check(how, row)
     source = take_source(row, how.passphrase is not None)
     matrix.check(matrix.Operation.DOWNLOAD, source.row, source.host is not None)
-    leaving.record(how, source, user, f"a download as {format}", operation_id)
+    export_encryption.record(how, source, user, f"a download as {format}", operation_id)
     file = exports.record(source, how, format, operation_id)
-    return begin(
+    return record_operation(
         f"{source.kind}.download",
         source.row,
         user,
@@ -135,45 +135,45 @@ def _ended_as(operation_id: str) -> OstlerError:
 
 
 @workflow("volume.download")
-def _download_volume(work: Work) -> None:
-    _download(work)
+def _download_volume(run: Run) -> None:
+    _download(run)
 
 
 @workflow("snapshot.download")
-def _download_snapshot(work: Work) -> None:
-    _download(work)
+def _download_snapshot(run: Run) -> None:
+    _download(run)
 
 
-def _download(work: Work) -> None:
-    at_work = _transfers.get(work.id)
+def _download(run: Run) -> None:
+    at_work = _transfers.get(run.id)
     try:
-        with work.undoing() as undo:
-            host_id: str = work.step("choose", lambda: exports.choose(work))
-            undo.push("discard", lambda: exports.discard(work))
-            work.step("copy", lambda: _copy(work, host_id, at_work))
-            work.step("let-go", lambda: exports.let_go(work))
-            work.step("send", lambda: _send(work, host_id, at_work))
+        with run.undoing() as undo:
+            host_id: str = run.step("choose", lambda: exports.choose(run))
+            undo.push("discard", lambda: exports.discard(run))
+            run.step("copy", lambda: _copy(run, host_id, at_work))
+            run.step("let-go", lambda: exports.let_go(run))
+            run.step("send", lambda: _send(run, host_id, at_work))
             undo.clear()
-            work.always("discard", lambda: exports.discard(work))
+            run.always("discard", lambda: exports.discard(run))
     finally:
         if at_work is not None:
             at_work.ended.set()
 
 
-def _copy(work: Work, host_id: str, at_work: Transfer | None) -> None:
+def _copy(run: Run, host_id: str, at_work: Transfer | None) -> None:
     if at_work is not None:
-        exports.copy(work, host_id, at_work.passphrase)
+        exports.copy(run, host_id, at_work.passphrase)
         return
     # An earlier try may have begun to copy, and what is being written cannot be deleted: that is to end first.
-    request_cancel(work.id)
-    begun = volume_pb2.CopyVolumeRequest(operation=work.ref())
-    work.job(address_of(host_id), lambda agent: agent.volumes.CopyVolume, begun)
+    request_cancel(run.id)
+    begun = volume_pb2.CopyVolumeRequest(operation=run.ref())
+    run.job(address_of(host_id), lambda agent: agent.volumes.CopyVolume, begun)
 
 
-def _send(work: Work, host_id: str, at_work: Transfer | None) -> None:
+def _send(run: Run, host_id: str, at_work: Transfer | None) -> None:
     if at_work is None:
         raise AbortedError("the control plane ended in the middle of the download; try again", "DOWNLOAD_BROKE")
     at_work.host_id = host_id
     at_work.ready.set()
     while not at_work.over.wait(_TICK_S):
-        work.check()
+        run.check()

@@ -15,17 +15,17 @@ from ostler_common.hypervisors import Function
 
 from ostler_control import settings
 from ostler_control.database import session
-from ostler_control.hosts.choose import check_host, worker
+from ostler_control.hosts.choose import check_host, choose_host
 from ostler_control.hosts.rows import address_of
 from ostler_control.hypervisors import rules
 from ostler_control.keys import Keyring
 from ostler_control.models import Operation, Pool, new_id
-from ostler_control.operations import Json, Undo, Work, begin, workflow
+from ostler_control.operations import Json, Run, Undo, record_operation, workflow
 from ostler_control.volumes import files, matrix, wire
 from ostler_control.volumes.attach import check_startable
 from ostler_control.volumes.copying import copy_file
 from ostler_control.volumes.grow import check_ready
-from ostler_control.volumes.rows import check_vm_at_rest, load, take_with_vm
+from ostler_control.volumes.rows import check_vm_at_rest, load, lock_with_vm
 
 
 def encrypt(volume: Any, user: str, keys: Keyring) -> Operation:
@@ -74,7 +74,7 @@ def begin_exchange(
     own. Raises FailedPreconditionError: the reasons of the matrix, VOLUME_STATE, VM_STATE, HOST_SILENT,
     NO_FEASIBLE_POOL; for a running VM LACKS_VOLUME_ENCRYPTION or LACKS_POOL, else NO_COMMON_HOST or NO_CAPABLE_HOST.
     """
-    vm, volume = take_with_vm(volume)
+    vm, volume = lock_with_vm(volume)
     check_ready(volume)
     host = check_vm_at_rest(vm) if vm is not None else None
     target: Any = pool or volume.pool
@@ -85,12 +85,12 @@ def begin_exchange(
         for place in (volume.pool, target):
             check_host(host, place, needs_encryption)
     else:
-        worker(volume.pool, needs_encryption, lambda _: 0, target)
+        choose_host(volume.pool, needs_encryption, lambda _: 0, target)
         if vm is not None:
             check_startable(vm, volume, target, encrypted)
     operation_id = new_id()
     key = keys.keep(keys.open(volume), volume.id) if keep_key else None
-    file = files.begin(volume, operation_id, keys, encrypted=encrypted, pool=target, key=key)
+    file = files.record_file(volume, operation_id, keys, encrypted=encrypted, pool=target, key=key)
     recorded = {
         "file_id": file.id,
         "old_file_id": volume.file_id,
@@ -101,73 +101,73 @@ def begin_exchange(
         **inputs,
     }
     also = [vm] if vm is not None else []
-    return begin(verb, volume, user, recorded, also=also, operation_id=operation_id)
+    return record_operation(verb, volume, user, recorded, also=also, operation_id=operation_id)
 
 
 @workflow("volume.encrypt")
-def _encrypt(work: Work) -> None:
-    exchange(work)
+def _encrypt(run: Run) -> None:
+    exchange(run)
 
 
 @workflow("volume.migrate")
-def _migrate(work: Work) -> None:
-    exchange(work)
+def _migrate(run: Run) -> None:
+    exchange(run)
 
 
-def exchange(work: Work) -> None:
+def exchange(run: Run) -> None:
     """The body of an operation that `begin_exchange` recorded."""
-    file_id, silent = work.inputs["file_id"], False
-    with work.undoing() as undo:
-        undo.push("discard", lambda: _discard(work, undo))
-        if work.inputs["mirror"]:
-            undo.push("cancel-mirror", lambda: _cancel_mirror(work))
-            work.step("mirror", lambda: _mirror(work))
-            silent = work.always("pivot", lambda: _pivot(work))
+    file_id, silent = run.inputs["file_id"], False
+    with run.undoing() as undo:
+        undo.push("discard", lambda: _discard(run, undo))
+        if run.inputs["mirror"]:
+            undo.push("cancel-mirror", lambda: _cancel_mirror(run))
+            run.step("mirror", lambda: _mirror(run))
+            silent = run.always("pivot", lambda: _pivot(run))
         else:
-            host_id: str = work.step("choose", lambda: _choose(work))
-            work.step("copy", lambda: _copy(work, host_id))
+            host_id: str = run.step("choose", lambda: _choose(run))
+            run.step("copy", lambda: _copy(run, host_id))
         undo.clear()
-    work.always("switch", lambda: files.switch(work.resource_id, file_id))
+    run.always("switch", lambda: files.switch(run.resource_id, file_id))
     if silent:  # the sweeper asks the host when it is back, and only then removes the old file
         raise UnavailableError(
             "the VM's host fell silent when the VM was to go on with the volume's new file, which holds everything and "
             "is the volume's from now on; the former file is removed when the host is back",
             "PIVOT_UNRESOLVED",
         )
-    files.remove_old(work, work.inputs["old_file_id"])
+    files.remove_old(run, run.inputs["old_file_id"])
 
 
-def _choose(work: Work) -> str:
+def _choose(run: Run) -> str:
     with session():
-        volume, file = load(work.resource_id), files.load(work.inputs["file_id"])
+        volume, file = load(run.resource_id), files.load(run.inputs["file_id"])
         encrypted = bool(volume.passphrase_id or file.passphrase_id)
-        host_id: str = worker(volume.pool, encrypted, work.agents.busy, file.pool).id
+        host_id: str = choose_host(volume.pool, encrypted, run.agents.busy, file.pool).id
         return host_id
 
 
-def _copy(work: Work, host_id: str) -> None:
-    file = files.load(work.inputs["file_id"])
-    files.filled(file.id, copy_file(work, host_id, load(work.resource_id), file, size_bytes=file.size_bytes))
+def _copy(run: Run, host_id: str) -> None:
+    file = files.load(run.inputs["file_id"])
+    files.filled(file.id, copy_file(run, host_id, load(run.resource_id), file, size_bytes=file.size_bytes))
 
 
-def _mirror(work: Work) -> None:
-    file = files.load(work.inputs["file_id"])
+def _mirror(run: Run) -> None:
+    file = files.load(run.inputs["file_id"])
     request = volume_pb2.MirrorVolumeRequest(
-        operation=work.ref(),
-        vm_id=work.inputs["vm_id"],
-        source=wire.keyed_ref(load(work.resource_id), work.keys),
-        target=wire.keyed_ref(file, work.keys, work.inputs["iter_time_ms"]),
+        operation=run.ref(),
+        vm_id=run.inputs["vm_id"],
+        source=wire.keyed_ref(load(run.resource_id), run.keys),
+        target=wire.keyed_ref(file, run.keys, run.inputs["iter_time_ms"]),
         provisioning=wire.PROVISIONINGS[file.provisioning],
     )
-    update = work.job(_host(work), lambda agent: agent.volumes.MirrorVolume, request, (0, 95))
+    update = run.job(_host(run), lambda agent: agent.volumes.MirrorVolume, request, (0, 95))
     files.filled(file.id, update.volume)
 
 
-def _pivot(work: Work) -> bool:
+def _pivot(run: Run) -> bool:
     """Whether the host fell silent, so that it is not known whether the VM has gone on with the new file alone."""
-    request = volume_pb2.PivotVolumeRequest(operation=work.ref(), **_mirrored(work))
+    request = volume_pb2.PivotVolumeRequest(operation=run.ref(), **_mirrored(run))
     try:
-        work.job(_host(work), lambda agent: agent.volumes.PivotVolume, request, (95, 98))
+        run.job(_host(run), lambda agent: agent.volumes.PivotVolume, request, (95, 98))
     except OstlerError as error:
         # Of a host that is gone for good it is not known either; if the VM did not go over, both files are equal.
         if error.reason not in ("HOST_UNREACHABLE", "HOST_REMOVED"):
@@ -176,31 +176,31 @@ def _pivot(work: Work) -> bool:
     return False
 
 
-def _cancel_mirror(work: Work) -> None:
-    request = volume_pb2.CancelMirrorRequest(operation=work.ref(), **_mirrored(work))
+def _cancel_mirror(run: Run) -> None:
+    request = volume_pb2.CancelMirrorRequest(operation=run.ref(), **_mirrored(run))
     try:
-        work.job(_host(work), lambda agent: agent.volumes.CancelMirror, request)
+        run.job(_host(run), lambda agent: agent.volumes.CancelMirror, request)
     except OstlerError as error:
         if error.reason != "PIVOTED":
             raise
         # Whatever went wrong, the VM writes to the new file by now: that one is the right one.
-        files.switch(work.resource_id, work.inputs["file_id"])
+        files.switch(run.resource_id, run.inputs["file_id"])
 
 
-def _mirrored(work: Work) -> dict[str, Any]:
-    file = files.load(work.inputs["file_id"])
+def _mirrored(run: Run) -> dict[str, Any]:
+    file = files.load(run.inputs["file_id"])
     return {
-        "vm_id": work.inputs["vm_id"],
-        "source": wire.plain_ref(load(work.resource_id)),
+        "vm_id": run.inputs["vm_id"],
+        "source": wire.plain_ref(load(run.resource_id)),
         "target": wire.plain_ref(file),
     }
 
 
-def _host(work: Work) -> Any:
-    return address_of(work.inputs["host_id"])
+def _host(run: Run) -> Any:
+    return address_of(run.inputs["host_id"])
 
 
-def _discard(work: Work, undo: Undo) -> None:
+def _discard(run: Run, undo: Undo) -> None:
     # A host that may still write to the file does so until it is asked again: the sweeper does that.
     if not undo.failed("cancel-mirror"):
-        files.remove(work, work.inputs["file_id"])
+        files.remove(run, run.inputs["file_id"])

@@ -1,7 +1,7 @@
 """A volume's further files: made to take the present one's place, or replaced by it and to go.
 
-New data or a new key is always a new file. `begin` records it, with its passphrase, in the transaction that records the
-operation, so before any host has heard of it; a host fills it, `filled` notes what it has become; `switch` exchanges it
+New data or a new key is always a new file. `record_file` records it, with its passphrase, in the transaction that
+records the operation, so before any host has heard of it; a host fills it, `filled` notes what it has become; `switch` exchanges it
 with the volume's present file in one transaction; `remove` has a file deleted, and only then its row and passphrase. So
 a crash at any line leaves a volume that opens with a key that the database has, and what is left over is known by its
 row: `sweep` removes it once its operation is over.
@@ -18,13 +18,13 @@ from ostler.types.v1 import volume_pb2
 from ostler_common.errors import AbortedError, FailedPreconditionError, OstlerError
 
 from ostler_control.database import session, transaction
-from ostler_control.hosts.choose import worker
+from ostler_control.hosts.choose import choose_host
 from ostler_control.hosts.rows import address_of, has_hosts
 from ostler_control.hypervisors.supported import check_pool_format
 from ostler_control.keys import Keyring
 from ostler_control.keys.passphrases import destroy
 from ostler_control.models import Host, Operation, Passphrase, Pool, Volume, VolumeFile, now
-from ostler_control.operations import Work
+from ostler_control.operations import Run
 from ostler_control.scheduling import placement_query
 from ostler_control.volumes import wire
 from ostler_control.volumes.create import needed_bytes
@@ -33,7 +33,7 @@ from ostler_control.volumes.create import needed_bytes
 _SHARED = ("pool_id", "passphrase_id", "format", "provisioning", "encrypt_format", "size_bytes")
 
 
-def begin(
+def record_file(
     volume: Any,
     operation_id: str,
     keys: Keyring,
@@ -109,7 +109,7 @@ def switch(volume_id: str, file_id: str, **changes: Any) -> None:
         ).execute()
 
 
-def remove(work: Work, file_id: str) -> None:
+def remove(run: Run, file_id: str) -> None:
     """Inside a step: has a host that reaches the file delete it, then forgets it. One that is gone is a success.
 
     Raises FailedPreconditionError NO_CAPABLE_HOST, or what the agent raises: then the file keeps its row, and is swept
@@ -120,20 +120,20 @@ def remove(work: Work, file_id: str) -> None:
         return
     with session():
         pool = Pool.get_by_id(file.pool_id)
-        host_id = worker(pool, False, work.agents.busy).id if has_hosts(pool.id) else ""
+        host_id = choose_host(pool, False, run.agents.busy).id if has_hosts(pool.id) else ""
     if host_id:
-        request = agent_pb2.DeleteVolumeRequest(operation=work.ref(), volume=wire.plain_ref(file))
-        work.job(address_of(host_id), lambda agent: agent.volumes.DeleteVolume, request)
-    forget(work, file_id)
+        request = agent_pb2.DeleteVolumeRequest(operation=run.ref(), volume=wire.plain_ref(file))
+        run.job(address_of(host_id), lambda agent: agent.volumes.DeleteVolume, request)
+    forget(run, file_id)
 
 
-def remove_old(work: Work, file_id: str) -> None:
+def remove_old(run: Run, file_id: str) -> None:
     """After a switch: `remove` as a step of its own. file_id: the volume's file before.
 
     Raises AbortedError OLD_FILE_LEFT, whatever the cause: the volume is as it should be, and what is left is swept.
     """
     try:
-        work.always("remove-old", lambda: remove(work, file_id))
+        run.always("remove-old", lambda: remove(run, file_id))
     except OstlerError as error:
         raise AbortedError(
             f"done, but the volume's former file could not be removed yet, which is tried again by itself: {error}",
@@ -142,7 +142,7 @@ def remove_old(work: Work, file_id: str) -> None:
         ) from error
 
 
-def forget(work: Work, file_id: str) -> None:
+def forget(run: Run, file_id: str) -> None:
     """Inside a step: deletes the row of a file that is gone, and its passphrase, which is recorded as an event."""
     with session():
         file: Any = VolumeFile.get_or_none(VolumeFile.id == file_id)
@@ -150,14 +150,14 @@ def forget(work: Work, file_id: str) -> None:
             return
         volume = volume_of(file)
     # Before the transaction: passphrases may have to be opened by somebody on the network.
-    kept = _same_key(file, volume, work.keys)
+    kept = _same_key(file, volume, run.keys)
     with transaction():
         if VolumeFile.delete().where(VolumeFile.id == file_id).execute() != 1:
             return
         if kept:  # by a move that keeps the key: nothing is destroyed but a second row of it
             Passphrase.delete().where(Passphrase.id == file.passphrase_id).execute()
         else:
-            destroy(file.passphrase_id, work.user, volume, f"{_what(file)} is gone, and its key destroyed")
+            destroy(file.passphrase_id, run.user, volume, f"{_what(file)} is gone, and its key destroyed")
 
 
 def _same_key(file: Any, volume: Any, keys: Keyring) -> bool:

@@ -10,15 +10,15 @@ from ostler_common.hypervisors import Function
 from ostler_common.units import format_size
 
 from ostler_control.database import session, transaction
-from ostler_control.hosts.choose import worker
+from ostler_control.hosts.choose import choose_host
 from ostler_control.hosts.rows import address_of
 from ostler_control.hypervisors import rules
 from ostler_control.models import Operation, Volume
-from ostler_control.operations import Work, begin, workflow
+from ostler_control.operations import Run, record_operation, workflow
 from ostler_control.volumes import matrix, wire
 from ostler_control.volumes.create import check_size
 from ostler_control.volumes.files import check_settled
-from ostler_control.volumes.rows import check_vm_at_rest, load, take_with_vm
+from ostler_control.volumes.rows import check_vm_at_rest, load, lock_with_vm
 
 
 def check_ready(volume: Any) -> None:
@@ -39,7 +39,7 @@ def grow(volume: Any, size_bytes: int, user: str) -> Operation:
     Raises InvalidArgumentError, or FailedPreconditionError VOLUME_STATE, CANNOT_SHRINK, NO_CAPABLE_HOST, HOST_SILENT,
     FUNCTION_NOT_SUPPORTED.
     """
-    vm, volume = take_with_vm(volume)
+    vm, volume = lock_with_vm(volume)
     check_ready(volume)
     check_size("size_bytes", size_bytes)
     if size_bytes < volume.size_bytes:
@@ -54,44 +54,44 @@ def grow(volume: Any, size_bytes: int, user: str) -> Operation:
     if host is not None:
         rules.need(Function.ONLINE_GROW, host)
     else:
-        worker(volume.pool, bool(volume.passphrase_id), lambda _: 0)
+        choose_host(volume.pool, bool(volume.passphrase_id), lambda _: 0)
     inputs = {"size_bytes": size_bytes, "vm_id": volume.vm_id, "host_id": host.id if host else ""}
-    return begin("volume.grow", volume, user, inputs, also=[vm] if vm else [])
+    return record_operation("volume.grow", volume, user, inputs, also=[vm] if vm else [])
 
 
 @workflow("volume.grow")
-def _grow(work: Work) -> None:
-    with work.undoing() as undo:
-        host_id: str = work.inputs["host_id"] or work.step("choose", lambda: choose_worker(work))
+def _grow(run: Run) -> None:
+    with run.undoing() as undo:
+        host_id: str = run.inputs["host_id"] or run.step("choose", lambda: choose_worker(run))
         # A host that went away in the middle may have grown the file or not: what it says afterwards is the truth.
-        undo.push("measure", lambda: _measure(work, host_id))
-        work.step("grow", lambda: _grow_file(work, host_id))
+        undo.push("measure", lambda: _measure(run, host_id))
+        run.step("grow", lambda: _grow_file(run, host_id))
 
 
-def choose_worker(work: Work) -> str:
+def choose_worker(run: Run) -> str:
     """Inside a step: the host to work on the operation's volume."""
     with session():
-        volume = load(work.resource_id)
-        host_id: str = worker(volume.pool, bool(volume.passphrase_id), work.agents.busy).id
+        volume = load(run.resource_id)
+        host_id: str = choose_host(volume.pool, bool(volume.passphrase_id), run.agents.busy).id
         return host_id
 
 
-def _grow_file(work: Work, host_id: str) -> None:
-    volume = load(work.resource_id)
+def _grow_file(run: Run, host_id: str) -> None:
+    volume = load(run.resource_id)
     request = volume_pb2.GrowVolumeRequest(
-        operation=work.ref(),
-        volume=wire.keyed_ref(volume, work.keys),
-        size_bytes=work.inputs["size_bytes"],
-        vm_id=work.inputs["vm_id"] if work.inputs["host_id"] else "",
+        operation=run.ref(),
+        volume=wire.keyed_ref(volume, run.keys),
+        size_bytes=run.inputs["size_bytes"],
+        vm_id=run.inputs["vm_id"] if run.inputs["host_id"] else "",
     )
-    update = work.job(address_of(host_id), lambda agent: agent.volumes.GrowVolume, request)
+    update = run.job(address_of(host_id), lambda agent: agent.volumes.GrowVolume, request)
     _record(volume, update.volume.virtual_size_bytes)
 
 
-def _measure(work: Work, host_id: str) -> None:
-    volume = load(work.resource_id)
-    request = volume_pb2.GetVolumeRequest(volume=wire.keyed_ref(volume, work.keys))
-    info = work.agents.call(address_of(host_id), lambda agent: agent.volumes.GetVolume, request)
+def _measure(run: Run, host_id: str) -> None:
+    volume = load(run.resource_id)
+    request = volume_pb2.GetVolumeRequest(volume=wire.keyed_ref(volume, run.keys))
+    info = run.agents.call(address_of(host_id), lambda agent: agent.volumes.GetVolume, request)
     _record(volume, info.virtual_size_bytes)
 
 

@@ -19,11 +19,11 @@ from ostler_control.database import transaction
 from ostler_control.hosts.rows import address_of
 from ostler_control.keys import Keyring
 from ostler_control.models import Operation, Template, new_id
-from ostler_control.operations import Json, Work, begin, workflow
+from ostler_control.operations import Json, Run, record_operation, workflow
 from ostler_control.templates import store as template_store
 from ostler_control.templates.received import Announced, Received
-from ostler_control.volumes import exports, files, leaving, matrix, streams, wire
-from ostler_control.volumes.leaving import Leaving
+from ostler_control.volumes import export_encryption, exports, files, matrix, streams, wire
+from ostler_control.volumes.export_encryption import ExportEncryption
 from ostler_control.volumes.sources import take_source
 
 _FORMAT = "qcow2"
@@ -39,51 +39,53 @@ class NewTemplateOf:
     name: str
     firmware: str
     source: Any
-    leaving: Leaving
+    encryption: ExportEncryption
 
 
 def create(wanted: NewTemplateOf, user: str, keys: Keyring) -> Operation:
     """Records the operation that makes a template; its row is made once its file is there.
 
     Raises InvalidArgumentError; AlreadyExistsError TEMPLATE_EXISTS; FailedPreconditionError VM_RUNNING, and what
-    `matrix.check`, `leaving.check` and `sources.take_source` raise.
+    `matrix.check`, `export_encryption.check` and `sources.take_source` raise.
     """
     template_store.check_free_name(check_name("name", wanted.name))
-    how = wanted.leaving
-    leaving.check(how, wanted.source)
+    how = wanted.encryption
+    export_encryption.check(how, wanted.source)
     source = take_source(wanted.source, how.passphrase is not None)
     matrix.check(matrix.Operation.TEMPLATE, source.row, source.host is not None)
     operation_id = new_id()
-    leaving.record(how, source, user, f"template {wanted.name}", operation_id)
+    export_encryption.record(how, source, user, f"template {wanted.name}", operation_id)
     passphrase = keys.keep(how.passphrase, source.volume_id) if how.passphrase else None
     file = exports.record(source, how, _FORMAT, operation_id, passphrase)
     inputs = {**exports.inputs(source, file), "name": wanted.name, "firmware": wanted.firmware}
     coming: Any = Template(id=new_id(), name=wanted.name)  # to be saved by the last step
-    return begin("template.create", coming, user, inputs, also=[*source.also, source.row], operation_id=operation_id)
+    return record_operation(
+        "template.create", coming, user, inputs, also=[*source.also, source.row], operation_id=operation_id
+    )
 
 
 @workflow("template.create")
-def _create(work: Work) -> None:
-    with work.undoing() as undo:
-        host_id: str = work.step("choose", lambda: exports.choose(work))
-        undo.push("discard", lambda: exports.discard(work))
-        work.step("copy", lambda: _copy(work, host_id))
-        work.step("let-go", lambda: exports.let_go(work))
-        undo.push("drop", lambda: template_store.discard(work.resource_id, work.templates))
-        file: Json = work.step("fetch", lambda: _fetch(work, host_id))
-        work.step("record", lambda: _record(work, Received(**file)))
+def _create(run: Run) -> None:
+    with run.undoing() as undo:
+        host_id: str = run.step("choose", lambda: exports.choose(run))
+        undo.push("discard", lambda: exports.discard(run))
+        run.step("copy", lambda: _copy(run, host_id))
+        run.step("let-go", lambda: exports.let_go(run))
+        undo.push("drop", lambda: template_store.discard(run.resource_id, run.templates))
+        file: Json = run.step("fetch", lambda: _fetch(run, host_id))
+        run.step("record", lambda: _record(run, Received(**file)))
         undo.clear()
-        work.always("discard", lambda: exports.discard(work))
+        run.always("discard", lambda: exports.discard(run))
 
 
-def _copy(work: Work, host_id: str) -> None:
-    file = files.load(work.inputs["file_id"])
-    exports.copy(work, host_id, work.keys.open(file) if file.passphrase_id else None, (0, _COPIED))
+def _copy(run: Run, host_id: str) -> None:
+    file = files.load(run.inputs["file_id"])
+    exports.copy(run, host_id, run.keys.open(file) if file.passphrase_id else None, (0, _COPIED))
 
 
-def _fetch(work: Work, host_id: str) -> Json:
-    export = files.load(work.inputs["file_id"])
-    pieces = streams.read(work.agents, address_of(host_id), wire.plain_ref(export), _now_and_then(work.check))
+def _fetch(run: Run, host_id: str) -> Json:
+    export = files.load(run.inputs["file_id"])
+    pieces = streams.read(run.agents, address_of(host_id), wire.plain_ref(export), _now_and_then(run.check))
     first = next(pieces, None)
     if first is None:
         raise InternalError("a host sent nothing of an export", "SIZE_MISMATCH")
@@ -93,24 +95,24 @@ def _fetch(work: Work, host_id: str) -> Json:
         nonlocal done
         for _, piece in itertools.chain([first], pieces):
             done += len(piece)
-            work.phase("fetching template", _COPIED + (_FETCHED - _COPIED) * done // total)
+            run.phase("fetching template", _COPIED + (_FETCHED - _COPIED) * done // total)
             yield piece
 
     announced = Announced(_FORMAT, total, encrypted=export.passphrase_id is not None)
-    return asdict(template_store.store(work.resource_id, announced, data(), work.templates))
+    return asdict(template_store.store(run.resource_id, announced, data(), run.templates))
 
 
-def _record(work: Work, file: Received) -> None:
+def _record(run: Run, file: Received) -> None:
     with transaction():
-        if Template.get_or_none(Template.id == work.resource_id) is not None:
+        if Template.get_or_none(Template.id == run.resource_id) is not None:
             return
-        export = files.load(work.inputs["file_id"])
+        export = files.load(run.inputs["file_id"])
         passphrase = None
         if export.passphrase_id:
-            passphrase = work.keys.keep(work.keys.open(export), work.resource_id)
+            passphrase = run.keys.keep(run.keys.open(export), run.resource_id)
         announced = Announced(_FORMAT, file.file_size_bytes)
-        wanted = template_store.NewTemplate(work.inputs["name"], work.inputs["firmware"], announced)
-        template_store.insert(work.resource_id, wanted, file, passphrase)
+        wanted = template_store.NewTemplate(run.inputs["name"], run.inputs["firmware"], announced)
+        template_store.insert(run.resource_id, wanted, file, passphrase)
 
 
 def _now_and_then(check: Callable[[], None]) -> Callable[[], None]:

@@ -8,7 +8,7 @@ from ostler_common.errors import FailedPreconditionError
 
 from ostler_control import events
 from ostler_control.models import Volume, now
-from ostler_control.operations import take
+from ostler_control.operations import lock_row
 from ostler_control.volumes import matrix
 from ostler_control.volumes.grow import check_ready
 from ostler_control.volumes.rows import vm_of
@@ -19,7 +19,7 @@ def change_offering(volume: Any, offering: Any, actor: str, *, only_check: bool 
 
     Raises FailedPreconditionError: VOLUME_STATE, ROOT_VOLUME, ENCRYPTION_MISMATCH, OFFERING_LAYOUT, OFFERING_SIZE.
     """
-    volume = take(volume)
+    volume = lock_row(volume)
     check_ready(volume)
     vm = vm_of(volume)
     matrix.check(matrix.Operation.CHANGE_OFFERING, volume, vm is not None and vm.state == "running")

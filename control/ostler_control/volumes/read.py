@@ -8,7 +8,7 @@ from ostler.agent.v1 import volume_pb2 as agent_pb2
 from ostler.types.v1 import volume_pb2
 
 from ostler_control.agents import Agents
-from ostler_control.hosts.choose import worker
+from ostler_control.hosts.choose import choose_host
 from ostler_control.hosts.rows import address
 from ostler_control.models import Host
 from ostler_control.volumes.rows import check_vm_at_rest, vm_of
@@ -22,6 +22,6 @@ def read_file(volume: Any, agents: Agents) -> volume_pb2.VolumeInfo:
     """
     vm = vm_of(volume)
     running: Any = check_vm_at_rest(vm) if vm is not None and vm.state in ("running", "stopped") else None
-    host: Host = running or worker(volume.pool, False, agents.busy)
+    host: Host = running or choose_host(volume.pool, False, agents.busy)
     request = agent_pb2.GetVolumeRequest(volume=plain_ref(volume))
     return agents.call(address(host), lambda agent: agent.volumes.GetVolume, request)

@@ -13,15 +13,15 @@ from ostler_common.errors import AbortedError, OstlerError
 
 from ostler_control import settings
 from ostler_control.database import session, transaction
-from ostler_control.hosts.choose import worker
+from ostler_control.hosts.choose import choose_host
 from ostler_control.hosts.rows import address_of
 from ostler_control.keys import Keyring
 from ostler_control.models import Operation, Volume, VolumeFile, new_id, now
-from ostler_control.operations import Work, begin, workflow
+from ostler_control.operations import Run, record_operation, workflow
 from ostler_control.volumes import files, matrix, wire
 from ostler_control.volumes.exchange import begin_exchange, exchange
 from ostler_control.volumes.grow import check_ready
-from ostler_control.volumes.rows import check_vm_at_rest, load, take_with_vm
+from ostler_control.volumes.rows import check_vm_at_rest, load, lock_with_vm
 from ostler_control.volumes.sweep import remove_key
 
 
@@ -34,11 +34,11 @@ def rekey(volume: Any, user: str, keys: Keyring, deep: bool = False) -> Operatio
     if deep:
         what = matrix.Operation.REKEY_DEEP
         return begin_exchange("volume.rekey", what, volume, user, keys, encrypted=True, deep=True)
-    vm, volume = take_with_vm(volume)
+    vm, volume = lock_with_vm(volume)
     check_ready(volume)
     running = check_vm_at_rest(vm) is not None if vm is not None else False
     matrix.check(matrix.Operation.REKEY, volume, running)
-    worker(volume.pool, True, lambda _: 0)
+    choose_host(volume.pool, True, lambda _: 0)
     operation_id = new_id()
     key: Any = VolumeFile.create(
         volume_id=volume.id,
@@ -56,23 +56,23 @@ def rekey(volume: Any, user: str, keys: Keyring, deep: bool = False) -> Operatio
         "iter_time_ms": settings.get("luks.iter.time"),
     }
     also = [vm] if vm is not None else []
-    return begin("volume.rekey", volume, user, inputs, also=also, operation_id=operation_id)
+    return record_operation("volume.rekey", volume, user, inputs, also=also, operation_id=operation_id)
 
 
 @workflow("volume.rekey")
-def _rekey(work: Work) -> None:
-    if work.inputs["deep"]:
-        exchange(work)
+def _rekey(run: Run) -> None:
+    if run.inputs["deep"]:
+        exchange(run)
         return
-    file_id: str = work.inputs["file_id"]
-    with work.undoing() as undo:
-        host_id: str = work.step("choose", lambda: _choose(work))
-        undo.push("remove-new", lambda: remove_key(work, file_id))
-        work.step("add", lambda: _add(work, host_id))
+    file_id: str = run.inputs["file_id"]
+    with run.undoing() as undo:
+        host_id: str = run.step("choose", lambda: _choose(run))
+        undo.push("remove-new", lambda: remove_key(run, file_id))
+        run.step("add", lambda: _add(run, host_id))
         undo.clear()
-    work.always("switch", lambda: _switch(work))
+    run.always("switch", lambda: _switch(run))
     try:
-        work.always("remove-old", lambda: remove_key(work, file_id))
+        run.always("remove-old", lambda: remove_key(run, file_id))
     except OstlerError as error:
         raise AbortedError(
             "the volume has its new passphrase, but the old one still opens it too, until a host could remove it, "
@@ -81,27 +81,27 @@ def _rekey(work: Work) -> None:
         ) from error
 
 
-def _choose(work: Work) -> str:
+def _choose(run: Run) -> str:
     with session():
-        host_id: str = worker(load(work.resource_id).pool, True, work.agents.busy).id
+        host_id: str = choose_host(load(run.resource_id).pool, True, run.agents.busy).id
         return host_id
 
 
-def _add(work: Work, host_id: str) -> None:
+def _add(run: Run, host_id: str) -> None:
     request = volume_pb2.AddVolumeKeyRequest(
-        operation=work.ref(),
-        volume=wire.keyed_ref(load(work.resource_id), work.keys),
-        new_key=wire.key(files.load(work.inputs["file_id"]), work.keys, work.inputs["iter_time_ms"]),
+        operation=run.ref(),
+        volume=wire.keyed_ref(load(run.resource_id), run.keys),
+        new_key=wire.key(files.load(run.inputs["file_id"]), run.keys, run.inputs["iter_time_ms"]),
     )
-    work.job(address_of(host_id), lambda agent: agent.volumes.AddVolumeKey, request)
+    run.job(address_of(host_id), lambda agent: agent.volumes.AddVolumeKey, request)
 
 
-def _switch(work: Work) -> None:
+def _switch(run: Run) -> None:
     """The new passphrase is the volume's, and the old one the further key: in one transaction."""
     with transaction():
-        volume = load(work.resource_id)
-        old_id, new_id = volume.passphrase_id, work.inputs["key_id"]
+        volume = load(run.resource_id)
+        old_id, new_id = volume.passphrase_id, run.inputs["key_id"]
         if old_id == new_id:
             return
-        VolumeFile.update(passphrase=old_id).where(VolumeFile.id == work.inputs["file_id"]).execute()
+        VolumeFile.update(passphrase=old_id).where(VolumeFile.id == run.inputs["file_id"]).execute()
         Volume.update(passphrase=new_id, update_time=now()).where(Volume.id == volume.id).execute()

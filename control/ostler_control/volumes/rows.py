@@ -9,7 +9,7 @@ from ostler_common.errors import AbortedError, FailedPreconditionError
 from ostler_control.database import session
 from ostler_control.hosts.rows import is_up, silent
 from ostler_control.models import Host, Vm, Volume
-from ostler_control.operations.records import take
+from ostler_control.operations.records import lock_row
 
 
 def load(volume_id: str) -> Any:
@@ -29,12 +29,12 @@ def vm_of(volume: Any) -> Any | None:
     return Vm.get_or_none(Vm.id == volume.vm_id) if volume.vm_id else None
 
 
-def take_with_vm(volume: Any) -> tuple[Any | None, Any]:
+def lock_with_vm(volume: Any) -> tuple[Any | None, Any]:
     """`take` for a volume and the VM that it is attached to, if any."""
     seen = load_or_none(volume.id) or volume
     vm = vm_of(seen)
-    taken = take(vm) if vm is not None else None
-    fresh = take(volume)
+    taken = lock_row(vm) if vm is not None else None
+    fresh = lock_row(volume)
     if fresh.vm_id != seen.vm_id:
         raise AbortedError(f"volume {volume.name} was attached or detached meanwhile; try again", "CHANGED_MEANWHILE")
     return taken, fresh

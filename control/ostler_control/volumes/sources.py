@@ -10,10 +10,10 @@ from ostler_common.errors import FailedPreconditionError, bad_field
 
 from ostler_control.database import session
 from ostler_control.models import Pool, Snapshot, Volume
-from ostler_control.operations import Work, take
+from ostler_control.operations import Run, lock_row
 from ostler_control.volumes.copying import check_copier
 from ostler_control.volumes.grow import check_ready
-from ostler_control.volumes.rows import take_with_vm
+from ostler_control.volumes.rows import lock_with_vm
 
 FILE_POOLS = ("local", "shared-mount-point", "nfs")
 
@@ -73,10 +73,10 @@ def take_row(row: Any) -> tuple[Any | None, Any]:
     Raises FailedPreconditionError: VOLUME_STATE, SNAPSHOT_STATE.
     """
     if isinstance(row, Snapshot):
-        taken = take(row)
+        taken = lock_row(row)
         check_snapshot_ready(taken)
         return None, taken
-    vm, taken = take_with_vm(row)
+    vm, taken = lock_with_vm(row)
     check_ready(taken)
     return vm, taken
 
@@ -107,8 +107,8 @@ def _export_pool(row: Any, encrypted: bool, vm: Any | None) -> tuple[Any, Any | 
     return own, check_copier(own, own, either, vm)
 
 
-def load_source(work: Work) -> Any:
+def load_source(run: Run) -> Any:
     """Inside a step: the row that the operation's inputs name as `source_id`."""
-    model: Any = {"volume": Volume, "snapshot": Snapshot}[work.inputs["source_kind"]]
+    model: Any = {"volume": Volume, "snapshot": Snapshot}[run.inputs["source_kind"]]
     with session():
-        return model.get_by_id(work.inputs["source_id"])
+        return model.get_by_id(run.inputs["source_id"])

@@ -17,10 +17,10 @@ from ostler_common.errors import OstlerError
 from ostler_control.agents import HostAddress
 from ostler_control.database import session, transaction
 from ostler_control.events import SYSTEM
-from ostler_control.hosts.choose import worker
+from ostler_control.hosts.choose import choose_host
 from ostler_control.hosts.rows import address_of, has_hosts, is_up, silent
 from ostler_control.models import Host, Operation, Volume, VolumeFile, new_id, now
-from ostler_control.operations import Work, begin, chore, launch, take, workflow
+from ostler_control.operations import Run, chore, launch, lock_row, record_operation, workflow
 from ostler_control.operations.records import UNENDED
 from ostler_control.volumes import files, matrix, wire
 from ostler_control.volumes.rows import check_vm_at_rest, vm_of
@@ -57,11 +57,11 @@ def _begin(file: Any) -> None:
             raise silent(host, "and only it knows which file is the right one")
         also: list[Any] = []
         if volume is not None and (file.role == "key" or host is not None):
-            also = [take(row) for row in (vm, volume) if row is not None]
+            also = [lock_row(row) for row in (vm, volume) if row is not None]
             if file.role == "key":
                 matrix.check(matrix.Operation.REKEY, volume, vm is not None and check_vm_at_rest(vm) is not None)
         if has_hosts(file.pool_id):
-            worker(file.pool, file.role == "key", lambda _: 0)
+            choose_host(file.pool, file.role == "key", lambda _: 0)
         file.name = volume.name if volume is not None else ""
         wanted = {
             "file_id": file.id,
@@ -69,20 +69,20 @@ def _begin(file: Any) -> None:
             "host_id": host.id if host is not None else "",
             "vm_id": vm.id if vm is not None else "",
         }
-        operation = begin("volume.sweep", file, SYSTEM, wanted, also=also, operation_id=operation_id)
+        operation = record_operation("volume.sweep", file, SYSTEM, wanted, also=also, operation_id=operation_id)
     launch(operation)
 
 
 @workflow("volume.sweep")
-def _sweep(work: Work) -> None:
-    file_id: str = work.inputs["file_id"]
-    role: str = work.step("look", lambda: _role(file_id))
+def _sweep(run: Run) -> None:
+    file_id: str = run.inputs["file_id"]
+    role: str = run.step("look", lambda: _role(file_id))
     if role == "key":
-        work.step("remove-key", lambda: remove_key(work, file_id))
+        run.step("remove-key", lambda: remove_key(run, file_id))
         return
-    if work.inputs["mirror"]:
-        file_id = work.step("settle", lambda: _settle(work, file_id, role))
-    work.step("remove", lambda: files.remove(work, file_id))
+    if run.inputs["mirror"]:
+        file_id = run.step("settle", lambda: _settle(run, file_id, role))
+    run.step("remove", lambda: files.remove(run, file_id))
 
 
 def _role(file_id: str) -> str:
@@ -90,20 +90,20 @@ def _role(file_id: str) -> str:
     return file.role if file is not None else ""
 
 
-def _settle(work: Work, file_id: str, role: str) -> str:
+def _settle(run: Run, file_id: str, role: str) -> str:
     """The VM's host is there again: it ends the mirror, or goes on with the new file as it was told. Answers the file
     that is to go."""
     file = files.load_or_none(file_id)
     if file is None:
         return file_id
     volume = _volume(file)
-    vm_id, host = work.inputs["vm_id"], address_of(work.inputs["host_id"])
+    vm_id, host = run.inputs["vm_id"], address_of(run.inputs["host_id"])
     if role == "incoming":
         cancel = agent_pb2.CancelMirrorRequest(
-            operation=work.ref(), vm_id=vm_id, source=wire.plain_ref(volume), target=wire.plain_ref(file)
+            operation=run.ref(), vm_id=vm_id, source=wire.plain_ref(volume), target=wire.plain_ref(file)
         )
         try:
-            work.job(host, lambda agent: agent.volumes.CancelMirror, cancel)
+            run.job(host, lambda agent: agent.volumes.CancelMirror, cancel)
         except OstlerError as error:
             if error.reason != "PIVOTED":
                 raise
@@ -111,21 +111,21 @@ def _settle(work: Work, file_id: str, role: str) -> str:
             return str(volume.file_id)
         return file_id
     pivot = agent_pb2.PivotVolumeRequest(
-        operation=work.ref(), vm_id=vm_id, source=wire.plain_ref(file), target=wire.plain_ref(volume)
+        operation=run.ref(), vm_id=vm_id, source=wire.plain_ref(file), target=wire.plain_ref(volume)
     )
     try:
-        work.job(host, lambda agent: agent.volumes.PivotVolume, pivot)
+        run.job(host, lambda agent: agent.volumes.PivotVolume, pivot)
     except OstlerError as error:
         if error.reason != "MIRROR_MISSING":
             raise
-        if _executes(work, host, vm_id):  # it has gone on with the old file alone: that one is the right one
+        if _executes(run, host, vm_id):  # it has gone on with the old file alone: that one is the right one
             files.switch(volume.id, file_id)
             return str(volume.file_id)
     return file_id
 
 
-def _executes(work: Work, host: HostAddress, vm_id: str) -> bool:
-    info = work.agents.call(host, lambda agent: agent.vms.GetVm, vm_pb2.GetVmRequest(vm_id=vm_id))
+def _executes(run: Run, host: HostAddress, vm_id: str) -> bool:
+    info = run.agents.call(host, lambda agent: agent.vms.GetVm, vm_pb2.GetVmRequest(vm_id=vm_id))
     return info.power_state in (types_pb2.POWER_STATE_RUNNING, types_pb2.POWER_STATE_PAUSED)
 
 
@@ -134,7 +134,7 @@ def _volume(file: Any) -> Any:
         return Volume.get_by_id(file.volume_id)
 
 
-def remove_key(work: Work, file_id: str) -> None:
+def remove_key(run: Run, file_id: str) -> None:
     """Inside a step: has a host see to it that a further key no longer opens its volume's file, then destroys it."""
     file = files.load_or_none(file_id)
     if file is None:
@@ -142,9 +142,9 @@ def remove_key(work: Work, file_id: str) -> None:
     with session():
         volume: Any = Volume.get_or_none(Volume.id == file.volume_id)
         needed = volume is not None and has_hosts(volume.pool_id)
-        host_id = worker(volume.pool, True, work.agents.busy).id if needed else ""
+        host_id = choose_host(volume.pool, True, run.agents.busy).id if needed else ""
     if host_id:
-        request = agent_pb2.RemoveVolumeKeyRequest(operation=work.ref(), volume=wire.keyed_ref(volume, work.keys))
-        request.old_key.CopyFrom(wire.key(file, work.keys))
-        work.job(address_of(host_id), lambda agent: agent.volumes.RemoveVolumeKey, request)
-    files.forget(work, file_id)
+        request = agent_pb2.RemoveVolumeKeyRequest(operation=run.ref(), volume=wire.keyed_ref(volume, run.keys))
+        request.old_key.CopyFrom(wire.key(file, run.keys))
+        run.job(address_of(host_id), lambda agent: agent.volumes.RemoveVolumeKey, request)
+    files.forget(run, file_id)

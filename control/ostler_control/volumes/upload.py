@@ -20,7 +20,7 @@ from ostler_control.database import transaction
 from ostler_control.keys import Keyring
 from ostler_control.keys.passphrases import delete_volume
 from ostler_control.models import Account, DiskOffering, Operation, Pool, Volume, VolumeFile, new_id
-from ostler_control.operations import Undo, Work, begin, workflow
+from ostler_control.operations import Run, Undo, record_operation, workflow
 from ostler_control.templates import store as template_store
 from ostler_control.templates.received import Announced, check_size
 from ostler_control.templates.store import StoredFile
@@ -85,7 +85,7 @@ def upload(wanted: NewUpload, stored: StoredFile, user: str, keys: Keyring) -> O
         "file_size_bytes": stored.file.file_size_bytes,
         "iter_time_ms": settings.get("luks.iter.time"),
     }
-    return begin("volume.upload", volume, user, inputs, operation_id=operation_id)
+    return record_operation("volume.upload", volume, user, inputs, operation_id=operation_id)
 
 
 def _size(wanted: NewUpload, virtual_size_bytes: int) -> int:
@@ -101,43 +101,43 @@ def _size(wanted: NewUpload, virtual_size_bytes: int) -> int:
 
 
 @workflow("volume.upload")
-def _upload(work: Work) -> None:
-    with work.undoing() as undo:
-        undo.push("settle", lambda: _settle(work, undo))
-        undo.push("drop", lambda: _drop(work))
-        host_id: str = work.step("choose", lambda: choose(work))
-        undo.push("remove", lambda: remove_file(work, host_id, work.resource_id))
-        work.step("create", lambda: _fill(work, host_id))
+def _upload(run: Run) -> None:
+    with run.undoing() as undo:
+        undo.push("settle", lambda: _settle(run, undo))
+        undo.push("drop", lambda: _drop(run))
+        host_id: str = run.step("choose", lambda: choose(run))
+        undo.push("remove", lambda: remove_file(run, host_id, run.resource_id))
+        run.step("create", lambda: _fill(run, host_id))
         undo.clear()
-        work.always("drop", lambda: _drop(work))
+        run.always("drop", lambda: _drop(run))
 
 
-def _fill(work: Work, host_id: str) -> None:
-    file = files.load(work.inputs["file_id"])
+def _fill(run: Run, host_id: str) -> None:
+    file = files.load(run.inputs["file_id"])
     source = volume_pb2.TemplateSource(
         template_id=file.id,
-        sha256=work.inputs["sha256"],
-        file_size_bytes=work.inputs["file_size_bytes"],
+        sha256=run.inputs["sha256"],
+        file_size_bytes=run.inputs["file_size_bytes"],
         format=wire.FORMATS[file.format],
-        key=wire.key(file, work.keys) if file.passphrase_id else None,
+        key=wire.key(file, run.keys) if file.passphrase_id else None,
         once=True,
     )
-    make_file(work, host_id, work.resource_id, work.inputs["iter_time_ms"], source=source)
+    make_file(run, host_id, run.resource_id, run.inputs["iter_time_ms"], source=source)
 
 
-def _drop(work: Work) -> None:
+def _drop(run: Run) -> None:
     """Inside a step: the passphrase is destroyed, and the file deleted."""
-    files.forget(work, work.inputs["file_id"])
-    template_store.discard(work.inputs["file_id"], work.templates)
+    files.forget(run, run.inputs["file_id"])
+    template_store.discard(run.inputs["file_id"], run.templates)
 
 
-def _settle(work: Work, undo: Undo) -> None:
+def _settle(run: Run, undo: Undo) -> None:
     """Nothing stays of an upload that failed, unless a host may still have a file of it: that is to be deleted."""
     with transaction():
-        volume: Any = Volume.get_or_none(Volume.id == work.resource_id)
+        volume: Any = Volume.get_or_none(Volume.id == run.resource_id)
         if volume is None:
             return
         if undo.failed("remove"):
             Volume.update(state="failed", state_reason=str(undo.error)).where(Volume.id == volume.id).execute()
         else:
-            delete_volume(volume, work.user)
+            delete_volume(volume, run.user)

@@ -33,7 +33,9 @@ def test_a_download_is_written_once_it_is_whole(ostler: Ostler, control: Control
     assert file.stat().st_mode & 0o777 == 0o600
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data.qcow2", "words"]
     assert asked(control) == pb.DownloadVolumeRequest(
-        volume="data-1", format=types_pb2.DISK_FORMAT_QCOW2, leaving=pb.Leaving(passphrase=PASSPHRASE.encode())
+        volume="data-1",
+        format=types_pb2.DISK_FORMAT_QCOW2,
+        encryption=pb.ExportEncryption(passphrase=PASSPHRASE.encode()),
     )
     assert PASSPHRASE not in result.output
 
@@ -48,7 +50,7 @@ def test_what_is_there_stays_unless_forced(ostler: Ostler, control: Control, tmp
     assert control.asked == []
     assert ostler(*arguments, "--force").exit_code == 0
     assert file.read_bytes() == control.stored
-    assert (asked(control).leaving.decrypt, asked(control).format) == (True, types_pb2.DISK_FORMAT_RAW)
+    assert (asked(control).encryption.decrypt, asked(control).format) == (True, types_pb2.DISK_FORMAT_RAW)
 
 
 def test_what_breaks_off_or_is_damaged_is_not_kept(ostler: Ostler, control: Control, tmp_path: Path) -> None:
@@ -57,7 +59,7 @@ def test_what_breaks_off_or_is_damaged_is_not_kept(ostler: Ostler, control: Cont
     assert result.exit_code == 1
     assert "DAMAGED" in result.output
     assert list(tmp_path.iterdir()) == []
-    control.error = FailedPreconditionError("say how", "LEAVING_REQUIRED")
+    control.error = FailedPreconditionError("say how", "ENCRYPTION_CHOICE_REQUIRED")
     assert ostler("volume", "download", "data-1", str(tmp_path / "data"), "--decrypt").exit_code == 6
     assert list(tmp_path.iterdir()) == []
 

@@ -9,7 +9,7 @@ import pytest
 from ostler_common.errors import AlreadyExistsError, FailedPreconditionError, OstlerError
 from ostler_control import database
 from ostler_control.models import AffinityMember, Cluster, Host, Vm
-from ostler_control.placement import Company, Demand, HostFacts, explain, refusal
+from ostler_control.placement import AffinityRules, Demand, HostFacts, explain, refusal
 from ostler_control.scheduling import affinity, placement_query
 
 from tests.fleets import GIB, make_fleet
@@ -25,22 +25,22 @@ def hosts(*ids: str) -> frozenset[str]:
 @pytest.mark.parametrize(
     ("groups", "company"),
     [
-        ([], Company()),
-        ([("anti_affinity", True, {"a", "z"})], Company(apart=hosts("a", "z"))),
-        ([("anti_affinity", False, {"a"})], Company(shunned=hosts("a"))),
-        ([("affinity", True, {"a", "b"})], Company(together=(hosts("a", "b"),))),
-        ([("affinity", True, set())], Company()),
+        ([], AffinityRules()),
+        ([("anti_affinity", True, {"a", "z"})], AffinityRules(apart=hosts("a", "z"))),
+        ([("anti_affinity", False, {"a"})], AffinityRules(avoid=hosts("a"))),
+        ([("affinity", True, {"a", "b"})], AffinityRules(together=(hosts("a", "b"),))),
+        ([("affinity", True, set())], AffinityRules()),
         # z is silent or being emptied: they gather elsewhere.
-        ([("affinity", True, {"z"})], Company()),
-        ([("affinity", True, {"z", "a"})], Company(together=(hosts("a"),))),
-        ([("affinity", False, {"z", "a"})], Company(liked=hosts("a"))),
+        ([("affinity", True, {"z"})], AffinityRules()),
+        ([("affinity", True, {"z", "a"})], AffinityRules(together=(hosts("a"),))),
+        ([("affinity", False, {"z", "a"})], AffinityRules(prefer=hosts("a"))),
         (
             [("affinity", True, {"a"}), ("affinity", True, {"b"}), ("anti_affinity", True, {"c"})],
-            Company(apart=hosts("c"), together=(hosts("a"), hosts("b"))),
+            AffinityRules(apart=hosts("c"), together=(hosts("a"), hosts("b"))),
         ),
     ],
 )
-def test_what_groups_ask_of_a_host(groups: list[tuple[str, bool, set[str]]], company: Company) -> None:
+def test_what_groups_ask_of_a_host(groups: list[tuple[str, bool, set[str]]], company: AffinityRules) -> None:
     assert affinity.company(groups, UP) == company
 
 
@@ -53,20 +53,20 @@ def facts(host_id: str) -> HostFacts:
 @pytest.mark.parametrize(
     ("company", "codes"),
     [
-        (Company(apart=hosts("a")), ["ANTI_AFFINITY", "", ""]),
-        (Company(together=(hosts("a", "b"),)), ["", "", "AFFINITY"]),
-        (Company(together=(hosts("a"), hosts("b"))), ["AFFINITY", "AFFINITY", "AFFINITY"]),
-        (Company(shunned=hosts("a"), liked=hosts("b")), ["", "", ""]),
+        (AffinityRules(apart=hosts("a")), ["ANTI_AFFINITY", "", ""]),
+        (AffinityRules(together=(hosts("a", "b"),)), ["", "", "AFFINITY"]),
+        (AffinityRules(together=(hosts("a"), hosts("b"))), ["AFFINITY", "AFFINITY", "AFFINITY"]),
+        (AffinityRules(avoid=hosts("a"), prefer=hosts("b")), ["", "", ""]),
     ],
 )
-def test_the_filter(company: Company, codes: list[str]) -> None:
+def test_the_filter(company: AffinityRules, codes: list[str]) -> None:
     demand = Demand("vm", cpus=1, company=company)
     found = [refusal(demand, facts(host_id)) for host_id in ("a", "b", "c")]
     assert [no.code if no else "" for no in found] == codes
 
 
 def test_preferences_only_weigh() -> None:
-    demand = Demand("vm", cpus=1, company=Company(shunned=hosts("a"), liked=hosts("c")))
+    demand = Demand("vm", cpus=1, company=AffinityRules(avoid=hosts("a"), prefer=hosts("c")))
     assert [found.host_id for found in explain(demand, map(facts, "abc"))] == ["c", "b", "a"]
 
 
@@ -108,16 +108,16 @@ def test_a_vm_on_its_way_counts_at_both_ends_and_one_out_of_service_at_none(fres
         affinity.put(row, [apart])
     ids = [host.id for host in fleet.hosts]
     Vm.update(host=ids[0], destination=ids[1]).where(Vm.id == one.id).execute()
-    assert affinity.company_of(other) == Company(apart=hosts(ids[0], ids[1]))
+    assert affinity.affinity_rules_of(other) == AffinityRules(apart=hosts(ids[0], ids[1]))
     for row in (one, other):
         affinity.put(row, [together])
-    assert affinity.company_of(other) == Company(together=(hosts(ids[0], ids[1]),))
+    assert affinity.affinity_rules_of(other) == AffinityRules(together=(hosts(ids[0], ids[1]),))
     Host.update(maintenance=True).where(Host.id == ids[0]).execute()
-    assert affinity.company_of(other) == Company(together=(hosts(ids[1]),))
+    assert affinity.affinity_rules_of(other) == AffinityRules(together=(hosts(ids[1]),))
     Cluster.update(enabled=False).execute()
-    assert affinity.company_of(other) == Company()
+    assert affinity.affinity_rules_of(other) == AffinityRules()
     affinity.put(other, [])
-    assert affinity.company_of(other) is None
+    assert affinity.affinity_rules_of(other) is None
     affinity.delete(together, "root")
     assert AffinityMember.select().count() == 0
 

@@ -124,7 +124,7 @@ def test_an_encrypted_volume_leaves_under_the_callers_passphrase(
 ) -> None:
     volume = new_volume(site, engine)
     seen = exports_seen(site, monkeypatch)
-    answers = downloaded(engine, site.admin(), leaving=pb.Leaving(passphrase=CHOSEN), format=RAW)
+    answers = downloaded(engine, site.admin(), encryption=pb.ExportEncryption(passphrase=CHOSEN), format=RAW)
     data = b"".join(answer.data for answer in answers)
     assert content(site, volume) in data
     assert data.startswith(b"LUKS")
@@ -147,7 +147,7 @@ def test_what_leaves_in_clear_is_written_down_before_a_byte_does(
     new_volume(site, engine)
     caller = calls.user("alice", site.account)
     seen = exports_seen(site, monkeypatch)
-    request = pb.DownloadVolumeRequest(volume="data", leaving=pb.Leaving(decrypt=True))
+    request = pb.DownloadVolumeRequest(volume="data", encryption=pb.ExportEncryption(decrypt=True))
     answers = service(engine).DownloadVolume(request, cast("grpc.ServicerContext", Context(caller)))
     next(answers)
     event: Any = Event.get(Event.type == "volume.decrypted")
@@ -163,18 +163,18 @@ def test_a_plain_volume_needs_no_word(site: Site, engine: Engine) -> None:
     data = b"".join(answer.data for answer in downloaded(engine, site.admin()))
     assert content(site, volume) in data
     assert data.startswith(b"QFI")
-    how = pb.Leaving(passphrase=CHOSEN)
-    assert refused(lambda: downloaded(engine, site.admin(), leaving=how)) == "LEAVING_NOT_NEEDED"
+    how = pb.ExportEncryption(passphrase=CHOSEN)
+    assert refused(lambda: downloaded(engine, site.admin(), encryption=how)) == "ENCRYPTION_CHOICE_NOT_NEEDED"
 
 
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({}, "LEAVING_REQUIRED"),
-        ({"leaving": pb.Leaving(decrypt=True, passphrase=CHOSEN)}, "LEAVING_AMBIGUOUS"),
-        ({"leaving": pb.Leaving(passphrase=b"short")}, "INVALID_PASSPHRASE"),
-        ({"leaving": pb.Leaving(passphrase=b"\xff" * 10)}, "INVALID_PASSPHRASE"),
-        ({"leaving": pb.Leaving(passphrase=b"two lines\nof text")}, "INVALID_PASSPHRASE"),
+        ({}, "ENCRYPTION_CHOICE_REQUIRED"),
+        ({"encryption": pb.ExportEncryption(decrypt=True, passphrase=CHOSEN)}, "ENCRYPTION_AMBIGUOUS"),
+        ({"encryption": pb.ExportEncryption(passphrase=b"short")}, "INVALID_PASSPHRASE"),
+        ({"encryption": pb.ExportEncryption(passphrase=b"\xff" * 10)}, "INVALID_PASSPHRASE"),
+        ({"encryption": pb.ExportEncryption(passphrase=b"two lines\nof text")}, "INVALID_PASSPHRASE"),
         ({"volume": ""}, "REQUIRED"),
         ({"volume": "none"}, "VOLUME_NOT_FOUND"),
         ({"snapshot": "none"}, "SNAPSHOT_NOT_FOUND"),
@@ -190,7 +190,7 @@ def test_what_is_refused_changes_nothing(site: Site, engine: Engine, fields: dic
 def test_others_do_not_find_it(site: Site, engine: Engine) -> None:
     new_volume(site, engine)
     eve = calls.user("eve", Account.create(name="other"))
-    assert refused(lambda: downloaded(engine, eve, leaving=pb.Leaving(decrypt=True))) == "VOLUME_NOT_FOUND"
+    assert refused(lambda: downloaded(engine, eve, encryption=pb.ExportEncryption(decrypt=True))) == "VOLUME_NOT_FOUND"
 
 
 def test_a_snapshot_is_downloaded(site: Site, engine: Engine) -> None:
@@ -202,7 +202,9 @@ def test_a_snapshot_is_downloaded(site: Site, engine: Engine) -> None:
     )  # fmt: skip
     opens = site.keys.open(snapshot).reveal()
     site.fleet.pools[volume.pool_id][snapshot.id] = File(volume.size_bytes, 1, opens, content="as it was")
-    answers = downloaded(engine, site.admin(), volume="", snapshot="before", leaving=pb.Leaving(passphrase=CHOSEN))
+    answers = downloaded(
+        engine, site.admin(), volume="", snapshot="before", encryption=pb.ExportEncryption(passphrase=CHOSEN)
+    )
     assert b"as it was" in b"".join(answer.data for answer in answers)
     settled()
     assert not Snapshot.get_by_id(snapshot.id).operation_id
@@ -218,7 +220,7 @@ def test_the_disk_of_a_running_vm_is_copied_on_its_host(site: Site, engine: Engi
     hold = threading.Event()
     fake = site.at(vm.host_id)
     fault = fake.fail("CopyVolume", Fault(hold=hold, only=lambda request: request.vm_id == vm.id))
-    request = pb.DownloadVolumeRequest(volume="web-root", leaving=pb.Leaving(passphrase=CHOSEN))
+    request = pb.DownloadVolumeRequest(volume="web-root", encryption=pb.ExportEncryption(passphrase=CHOSEN))
     answers = service(engine).DownloadVolume(request, cast("grpc.ServicerContext", Context(site.admin())))
     next(answers)
     assert fault.reached.wait(10)
@@ -235,7 +237,9 @@ def test_a_copy_that_fails_is_told(site: Site, engine: Engine) -> None:
     for before in (True, False):
         for fake in site.hosts.values():
             fake.fail("CopyVolume", Fault(FailedPreconditionError("no", "NO_WAY"), before=before))
-        assert refused(lambda: downloaded(engine, site.admin(), leaving=pb.Leaving(decrypt=True))) == "NO_WAY"
+        assert (
+            refused(lambda: downloaded(engine, site.admin(), encryption=pb.ExportEncryption(decrypt=True))) == "NO_WAY"
+        )
         settled()
         assert len(site.fleet.files()) == 1
 
@@ -244,7 +248,7 @@ def test_a_caller_who_goes_away_leaves_nothing(site: Site, engine: Engine) -> No
     new_volume(site, engine)
     hold = threading.Event()
     faults = [fake.fail("CopyVolume", Fault(hold=hold)) for fake in site.hosts.values()]
-    request = pb.DownloadVolumeRequest(volume="data", leaving=pb.Leaving(decrypt=True))
+    request = pb.DownloadVolumeRequest(volume="data", encryption=pb.ExportEncryption(decrypt=True))
     context = Context(site.admin())
     answers = service(engine).DownloadVolume(request, cast("grpc.ServicerContext", context))
     next(answers)
@@ -266,7 +270,7 @@ def test_a_caller_who_goes_away_leaves_nothing(site: Site, engine: Engine) -> No
 
 def test_a_download_is_cancelled_as_an_operation(site: Site, engine: Engine) -> None:
     new_volume(site, engine)
-    request = pb.DownloadVolumeRequest(volume="data", leaving=pb.Leaving(decrypt=True))
+    request = pb.DownloadVolumeRequest(volume="data", encryption=pb.ExportEncryption(decrypt=True))
     answers = service(engine).DownloadVolume(request, cast("grpc.ServicerContext", Context(site.admin())))
     while not next(answers).data:
         pass
@@ -279,7 +283,7 @@ def test_a_download_is_cancelled_as_an_operation(site: Site, engine: Engine) -> 
 def test_after_a_crash_only_the_cleaning_is_left(site: Site, engine: Engine, tmp_path: Path) -> None:
     """Another process goes on with the operation, or this one after a restart: the passphrase is gone then."""
     volume = new_volume(site, engine)
-    how = volumes.leaving.Leaving(decrypt=True)
+    how = volumes.export_encryption.ExportEncryption(decrypt=True)
     with transfer(None) as lost:
         pass
     operation = site.record(lambda: volumes.download(volume, "raw", how, "alice", lost.operation_id))
@@ -293,13 +297,15 @@ def test_a_disk_on_a_device_is_exported_as_a_file(site: Site, engine: Engine, mo
     for fake in site.hosts.values():
         monkeypatch.setattr(fake, "_copy", _noting(asked, fake._copy))
     Pool.update(type="powerflex").where(Pool.id == volume.pool_id).execute()
-    downloaded(engine, site.admin(), leaving=pb.Leaving(passphrase=CHOSEN))
+    downloaded(engine, site.admin(), encryption=pb.ExportEncryption(passphrase=CHOSEN))
     source, target = asked[0]
     assert (source.pool_id, target.pool_id) == (volume.pool_id, site.pools["local1"].id)
     for host in site.hosts.values():  # then there is nothing but the device
         host.fail("CopyVolume", Fault(FailedPreconditionError("no", "NO_WAY")))
     Pool.update(type="powerflex").execute()
-    assert refused(lambda: downloaded(engine, site.admin(), leaving=pb.Leaving(passphrase=CHOSEN))) == "NO_WAY"
+    assert (
+        refused(lambda: downloaded(engine, site.admin(), encryption=pb.ExportEncryption(passphrase=CHOSEN))) == "NO_WAY"
+    )
     for name, row in site.pools.items():
         Pool.update(type="shared-mount-point" if name == "shared" else "local").where(Pool.id == row.id).execute()
 

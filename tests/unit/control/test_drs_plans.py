@@ -365,12 +365,12 @@ def test_a_vm_on_its_way_is_in_two_places(site: Site, engine: Engine) -> None:
 
 
 def test_affinity_keeps_together_and_preferences_weigh(site: Site, engine: Engine) -> None:
-    together, liked = group(site, "together", affinity.AFFINITY), group(site, "liked", affinity.AFFINITY, False)
+    together, prefer = group(site, "together", affinity.AFFINITY), group(site, "liked", affinity.AFFINITY, False)
     shy = group(site, "shy", affinity.ANTI_AFFINITY, False)
-    (a,) = pile(site, engine, 1, "h2", "a", affinity_groups=[together, liked, shy])
+    (a,) = pile(site, engine, 1, "h2", "a", affinity_groups=[together, prefer, shy])
     for name, groups, places in (
         ("b", [together], {"h2"}),
-        ("c", [liked], {"h2"}),
+        ("c", [prefer], {"h2"}),
         ("d", [shy], {"h1", "h3"}),
     ):
         operation = site.record(partial(site.new_vm, name, offering=site.plain, affinity_groups=groups))

@@ -17,7 +17,7 @@ from ostler_control.models import Operation, Passphrase, Template, Volume, Volum
 from ostler_control.templates.received import Announced, Received
 from ostler_control.templates.store import StoredFile
 from ostler_control.volumes import make_template
-from ostler_control.volumes.leaving import Leaving
+from ostler_control.volumes.export_encryption import ExportEncryption
 
 from tests import databases
 from tests.fakes.working_agent import File, bytes_of, wait_until
@@ -50,10 +50,12 @@ def begun(site: Site, kind: str, name: str) -> Any:
     match kind:
         case "download":
             row = Volume.get(Volume.name == name)
-            how = Leaving(decrypt=True)
+            how = ExportEncryption(decrypt=True)
             return recorded(partial(volumes.download, row, "raw", how, "alice", new_id()))
         case "template":
-            wanted = make_template.NewTemplateOf(name, "bios", Volume.get(Volume.name == name), Leaving(False, OPENS))
+            wanted = make_template.NewTemplateOf(
+                name, "bios", Volume.get(Volume.name == name), ExportEncryption(False, OPENS)
+            )
             return recorded(partial(make_template.create, wanted, "root", site.keys))
     announced = Announced("qcow2", len(LOCKED), SHA256, encrypted=True)
     passphrase = OPENS if kind == "upload" else Secret(b"not that one")

@@ -82,14 +82,14 @@ def refused(call: Callable[[], object]) -> str:
     return caught.value.reason
 
 
-def under(passphrase: bytes = CHOSEN) -> volume_pb2.Leaving:
-    return volume_pb2.Leaving(passphrase=passphrase)
+def under(passphrase: bytes = CHOSEN) -> volume_pb2.ExportEncryption:
+    return volume_pb2.ExportEncryption(passphrase=passphrase)
 
 
 def test_an_encrypted_volume_becomes_an_encrypted_template_that_deploys(site: Site, engine: Engine) -> None:
     volume = new_volume(site, engine)
     request_id = new_id()
-    operation = begun(site, engine, leaving=under(), request_id=request_id)
+    operation = begun(site, engine, encryption=under(), request_id=request_id)
     assert ended(engine, operation) == OK
     template: Any = Template.get(Template.name == "golden")
     file = engine.templates / template.id
@@ -102,7 +102,7 @@ def test_an_encrypted_volume_becomes_an_encrypted_template_that_deploys(site: Si
     assert Passphrase.select().count() == 2, "the volume's and the template's"
     shown = service(engine).GetTemplate(template_pb2.GetTemplateRequest(template="golden"), calls.context(site.admin()))
     assert shown.encrypted
-    again = begun(site, engine, leaving=under(), request_id=request_id)
+    again = begun(site, engine, encryption=under(), request_id=request_id)
     answer = template_pb2.Template()
     assert again.response.Unpack(answer)
     assert (again.name, answer.id) == (operation.name, template.id)
@@ -119,7 +119,7 @@ def test_an_encrypted_volume_becomes_an_encrypted_template_that_deploys(site: Si
 
     digests = [row.digest for row in Request.select()]
     request = template_pb2.CreateTemplateRequest(
-        name="golden", volume="gold", leaving=under(), request_id=request_id
+        name="golden", volume="gold", encryption=under(), request_id=request_id
     ).SerializeToString(deterministic=True)
     assert hashlib.sha256(request).hexdigest() not in digests, "nobody tries passphrases on it"
     for path in site.state_dir.rglob("*"):
@@ -128,7 +128,7 @@ def test_an_encrypted_volume_becomes_an_encrypted_template_that_deploys(site: Si
 
 def test_deleting_it_destroys_its_key(site: Site, engine: Engine) -> None:
     new_volume(site, engine)
-    assert ended(engine, begun(site, engine, leaving=under())) == OK
+    assert ended(engine, begun(site, engine, encryption=under())) == OK
     template: Any = Template.get(Template.name == "golden")
     request = template_pb2.DeleteTemplateRequest(template="golden")
     service(engine).DeleteTemplate(request, calls.context(site.admin()))
@@ -139,7 +139,7 @@ def test_deleting_it_destroys_its_key(site: Site, engine: Engine) -> None:
 
 def test_a_decrypted_one_is_plain_and_recorded(site: Site, engine: Engine) -> None:
     new_volume(site, engine)
-    assert ended(engine, begun(site, engine, leaving=volume_pb2.Leaving(decrypt=True))) == OK
+    assert ended(engine, begun(site, engine, encryption=volume_pb2.ExportEncryption(decrypt=True))) == OK
     template: Any = Template.get(Template.name == "golden")
     assert template.passphrase_id is None
     event: Any = Event.get(Event.type == "volume.decrypted")
@@ -151,27 +151,27 @@ def test_a_decrypted_one_is_plain_and_recorded(site: Site, engine: Engine) -> No
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({}, "LEAVING_REQUIRED"),
-        ({"leaving": under(b"short")}, "INVALID_PASSPHRASE"),
-        ({"leaving": under(), "name": "tiny"}, "TEMPLATE_EXISTS"),
-        ({"leaving": under(), "name": "no good"}, "INVALID_NAME"),
-        ({"leaving": under(), "volume": ""}, "REQUIRED"),
+        ({}, "ENCRYPTION_CHOICE_REQUIRED"),
+        ({"encryption": under(b"short")}, "INVALID_PASSPHRASE"),
+        ({"encryption": under(), "name": "tiny"}, "TEMPLATE_EXISTS"),
+        ({"encryption": under(), "name": "no good"}, "INVALID_NAME"),
+        ({"encryption": under(), "volume": ""}, "REQUIRED"),
     ],
 )
 def test_what_is_refused_changes_nothing(site: Site, engine: Engine, fields: dict[str, Any], reason: str) -> None:
     new_volume(site, engine)
     before = Operation.select().count(), Event.select().count(), Passphrase.select().count()
     assert refused(lambda: begun(site, engine, **fields)) == reason
-    begun(site, engine, leaving=under(), validate_only=True)
+    begun(site, engine, encryption=under(), validate_only=True)
     assert (Operation.select().count(), Event.select().count(), Passphrase.select().count()) == before
 
 
 def test_a_disk_in_use_is_no_template(site: Site, engine: Engine) -> None:
     assert outcome(engine, site.record(partial(site.new_vm, "web"))) == OK
-    assert refused(lambda: begun(site, engine, volume="web-root", leaving=under())) == "VM_RUNNING"
+    assert refused(lambda: begun(site, engine, volume="web-root", encryption=under())) == "VM_RUNNING"
     vm = Vm.get(Vm.name == "web")
     assert outcome(engine, site.record(partial(vms.stop, vm, "root"))) == OK
-    assert ended(engine, begun(site, engine, volume="web-root", leaving=under())) == OK
+    assert ended(engine, begun(site, engine, volume="web-root", encryption=under())) == OK
 
 
 @pytest.mark.parametrize("before", [True, False])
@@ -179,7 +179,7 @@ def test_one_that_fails_leaves_nothing(site: Site, engine: Engine, before: bool)
     new_volume(site, engine)
     for fake in site.hosts.values():
         fake.fail("CopyVolume", Fault(FailedPreconditionError("no", "NO_WAY"), before=before))
-    assert ended(engine, begun(site, engine, leaving=under())) == ("failed", "NO_WAY")
+    assert ended(engine, begun(site, engine, encryption=under())) == ("failed", "NO_WAY")
     assert not Template.select().where(Template.name == "golden").exists()
     assert Passphrase.select().count() == 1, "the volume's"
     wait_until(lambda: len(site.fleet.files()) == 1)
@@ -187,9 +187,9 @@ def test_one_that_fails_leaves_nothing(site: Site, engine: Engine, before: bool)
 
 def test_a_name_that_was_taken_meanwhile(site: Site, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     new_volume(site, engine)
-    first = begun(site, engine, leaving=under())
+    first = begun(site, engine, encryption=under())
     monkeypatch.setattr("ostler_control.volumes.make_template.templates.check_free_name", lambda name: None)
-    second = begun(site, engine, leaving=under()) if ended(engine, first) == OK else None
+    second = begun(site, engine, encryption=under()) if ended(engine, first) == OK else None
     monkeypatch.undo()
     assert second is not None
     assert ended(engine, second)[0] == "failed"

@@ -16,16 +16,16 @@ from ostler_control.agents import Agents
 from ostler_control.database import session, transaction
 from ostler_control.keys import FileProvider, Keyring, create_key_file
 from ostler_control.models import Account, Event, Operation, Pool, Volume, new_id, now
-from ostler_control.operations import Engine, Journal, Work, begin, replica_id, workflow
+from ostler_control.operations import Engine, Journal, Run, record_operation, replica_id, workflow
 from ostler_control.operations.records import error_from_json
 
-Body = Callable[[Work], None]
-_body: Body = lambda work: None  # noqa: E731
+Body = Callable[[Run], None]
+_body: Body = lambda run: None  # noqa: E731
 
 
 @workflow("volume.test")
-def _run(work: Work) -> None:
-    _body(work)
+def _run(run: Run) -> None:
+    _body(run)
 
 
 def body(new: Body) -> Body:
@@ -57,7 +57,7 @@ def new_volume() -> Any:
 
 def started(engine: Engine, volume: Any, **inputs: object) -> Operation:
     with transaction():
-        operation = begin("volume.test", volume, "alice", inputs)
+        operation = record_operation("volume.test", volume, "alice", inputs)
     engine.launch(operation)
     return operation
 
@@ -73,10 +73,10 @@ def test_an_operation_that_succeeds(engine: Engine) -> None:
     seen: list[object] = []
 
     @body
-    def _(work: Work) -> None:
-        seen.append((work.inputs, work.attempt, work.ref().id))
-        seen.append(work.step("one", lambda: {"a": [1, "x"]}))
-        work.step("two", lambda: work.phase("half done", 50))
+    def _(run: Run) -> None:
+        seen.append((run.inputs, run.attempt, run.ref().id))
+        seen.append(run.step("one", lambda: {"a": [1, "x"]}))
+        run.step("two", lambda: run.phase("half done", 50))
 
     row = ended(engine, started(engine, volume, size_bytes=5))
     assert (row.state, row.percent, row.error, row.attempt) == ("succeeded", 100, "", 1)
@@ -98,12 +98,12 @@ def test_a_failure_is_undone_last_first_and_kept_as_a_status(engine: Engine) -> 
         fail()
 
     @body
-    def _(work: Work) -> None:
-        with work.undoing() as undo:
+    def _(run: Run) -> None:
+        with run.undoing() as undo:
             undo.push("undo-one", lambda: undone.append("one"))
-            work.step("one", lambda: None)
+            run.step("one", lambda: None)
             undo.push("undo-two", fail_too)
-            work.step("two", fail)
+            run.step("two", fail)
 
     row = ended(engine, started(engine, volume))
     error = error_from_json(row.error)
@@ -116,7 +116,7 @@ def test_a_failure_is_undone_last_first_and_kept_as_a_status(engine: Engine) -> 
 def test_one_operation_at_a_time(engine: Engine) -> None:
     volume = new_volume()
     go_on = threading.Event()
-    body(lambda work: work.step("wait", lambda: go_on.wait(20)))
+    body(lambda run: run.step("wait", lambda: go_on.wait(20)))
     operation = started(engine, volume)
     with pytest.raises(AbortedError) as caught:
         started(engine, volume)
@@ -136,11 +136,11 @@ def test_cancelling_between_steps_undoes(engine: Engine) -> None:
         go_on.wait(20)
 
     @body
-    def _(work: Work) -> None:
-        with work.undoing() as undo:
+    def _(run: Run) -> None:
+        with run.undoing() as undo:
             undo.push("undo", undone.set)
-            work.step("first", wait)
-            work.step("never", lambda: pytest.fail("it was cancelled"))
+            run.step("first", wait)
+            run.step("never", lambda: pytest.fail("it was cancelled"))
 
     operation = started(engine, volume)
     assert begun.wait(20)
@@ -156,11 +156,11 @@ def test_cancelling_between_steps_undoes(engine: Engine) -> None:
 def test_waiting_feels_instant_and_gives_up_in_time(engine: Engine) -> None:
     volume = new_volume()
     go_on = threading.Event()
-    body(lambda work: work.step("wait", lambda: go_on.wait(20)))
+    body(lambda run: run.step("wait", lambda: go_on.wait(20)))
     operation = started(engine, volume)
-    begin = time.monotonic()
+    record_operation = time.monotonic()
     assert engine.wait(operation.id, 0.05).state in ("pending", "running")
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - record_operation < 1
     woken: list[float] = []
     waiter = threading.Thread(target=lambda: woken.append((ended(engine, operation), time.monotonic())[1]))
     waiter.start()
@@ -176,7 +176,7 @@ def test_a_bug_says_what_kind_and_nothing_else(engine: Engine, where: str) -> No
     def bug() -> None:
         raise ValueError("hunter2")
 
-    body(lambda work: work.step("bug", bug) if where == "step" else bug())
+    body(lambda run: run.step("bug", bug) if where == "step" else bug())
     row = ended(engine, started(engine, volume))
     assert row.state == "failed"
     assert "ValueError" in row.error
@@ -187,7 +187,7 @@ def test_a_secret_cannot_be_a_steps_answer(sqlite_database: str, tmp_path: Path)
     volume = new_volume()
     engine = new_engine(sqlite_database, tmp_path)
     engine.start()
-    body(lambda work: work.step("leak", lambda: Secret(b"hunter2")))
+    body(lambda run: run.step("leak", lambda: Secret(b"hunter2")))
     row = ended(engine, started(engine, volume))
     engine.stop()
     assert row.state == "failed"
@@ -206,10 +206,10 @@ def test_what_was_stopped_is_gone_on_with(fresh_database: str, tmp_path: Path) -
         go_on.wait(20)
 
     @body
-    def _(work: Work) -> None:
-        work.step("first", lambda: ran.append("first"))
-        work.step("second", second)
-        work.step("third", lambda: ran.append(f"third by attempt {work.attempt}"))
+    def _(run: Run) -> None:
+        run.step("first", lambda: ran.append("first"))
+        run.step("second", second)
+        run.step("third", lambda: ran.append(f"third by attempt {run.attempt}"))
 
     engine = new_engine(fresh_database, tmp_path)
     engine.start()
@@ -231,9 +231,9 @@ def test_what_was_stopped_is_gone_on_with(fresh_database: str, tmp_path: Path) -
 
 def test_what_was_recorded_and_never_begun_is_begun_at_launch(fresh_database: str, tmp_path: Path) -> None:
     volume = new_volume()
-    body(lambda work: work.step("one", lambda: None))
+    body(lambda run: run.step("one", lambda: None))
     with transaction():
-        operation = begin("volume.test", volume, "alice", {})
+        operation = record_operation("volume.test", volume, "alice", {})
     engine = new_engine(fresh_database, tmp_path)
     engine.start()
     assert ended(engine, operation).state == "succeeded"
@@ -243,7 +243,7 @@ def test_what_was_recorded_and_never_begun_is_begun_at_launch(fresh_database: st
 def test_launching_twice_runs_once(engine: Engine) -> None:
     volume = new_volume()
     ran: list[int] = []
-    body(lambda work: work.step("one", lambda: ran.append(1)))
+    body(lambda run: run.step("one", lambda: ran.append(1)))
     operation = started(engine, volume)
     engine.launch(operation)
     ended(engine, operation)

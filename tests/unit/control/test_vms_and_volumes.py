@@ -11,7 +11,7 @@ import pytest
 from ostler.control.v1 import operation_pb2, vm_pb2
 from ostler_common.errors import FailedPreconditionError, OstlerError
 from ostler_control import vms, volumes
-from ostler_control.api.begin import begin
+from ostler_control.api.start_operation import start_operation
 from ostler_control.caller import Caller, Role
 from ostler_control.database import session, transaction
 from ostler_control.models import Event, Host, Operation, Passphrase, Vm, Volume, now
@@ -477,7 +477,7 @@ def test_a_dry_run_changes_nothing_and_tells_admins_the_host(site: Site, role: R
     request = vm_pb2.CreateVmRequest(name="dry", validate_only=True)
     caller = Caller(role, "1", "alice", site.account.id)
     with session():
-        answer = begin(caller, request, lambda: site.new_vm("dry"))
+        answer = start_operation(caller, request, lambda: site.new_vm("dry"))
     metadata = operation_pb2.OperationMetadata()
     assert answer.metadata.Unpack(metadata)
     assert answer.done

@@ -14,10 +14,10 @@ from ostler.types.v1 import vm_pb2 as types_vm_pb2
 from ostler.types.v1 import volume_pb2 as types_volume_pb2
 from ostler_common.errors import to_status
 
-from ostler_control.api.conceal import Conceal, concealed, concealer
 from ostler_control.api.convert import drs, keys
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.times import timestamp
+from ostler_control.api.redact import Conceal, concealed, concealer
 from ostler_control.caller import Caller
 from ostler_control.hypervisors import rules
 from ostler_control.models import (

@@ -63,7 +63,7 @@ def download(
         request.volume = name
     with Receiver(file, force) as receiver:
         encrypted = passphrases.is_encrypted(app.client, request.volume, request.snapshot)
-        passphrases.say(request.leaving, passphrase_file, decrypt, encrypted)
+        passphrases.say(request.encryption, passphrase_file, decrypt, encrypted)
         _receive(app, request, receiver)
     click.echo(f"{file}: {text.size(receiver.size_bytes)}")
 

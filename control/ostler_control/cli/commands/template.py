@@ -223,7 +223,7 @@ def create(
         validate_only=how.dry_run,
     )
     encrypted = passphrases.is_encrypted(app.client, volume, snapshot)
-    passphrases.say(request.leaving, passphrase_file, decrypt, encrypted)
+    passphrases.say(request.encryption, passphrase_file, decrypt, encrypted)
     finish(app, app.client.templates.CreateTemplate(request), VIEW, pb.Template(), how)
 
 

@@ -7,12 +7,13 @@ step; the body runs again from the top after a crash, and finished steps then br
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from dbos import DBOS
@@ -23,11 +24,13 @@ from peewee import InterfaceError, OperationalError
 from ostler_control.agents import Agent, Agents, HostAddress, run_job, watch_job
 from ostler_control.keys import Keyring
 from ostler_control.operations import records
+from ostler_control.operations.inputs import from_json
 from ostler_control.operations.interrupts import Interrupts, StoppedError
 
 log = structlog.get_logger(__name__)
 
 Json = Any
+T = TypeVar("T")
 
 _DATABASE_PATIENCE_S = 60.0
 _REPORT_INTERVAL_S = 0.5
@@ -35,14 +38,14 @@ _LESS_PATIENCE = 12
 
 
 @dataclass
-class Work:
-    """One try at an operation. inputs: what `records.begin` recorded; templates: directory of the templates' files."""
+class Run:
+    """One attempt at an operation. inputs_json: as recorded, see `read`; templates: directory of the template files."""
 
     id: str
     attempt: int
     resource_id: str
     user: str
-    inputs: dict[str, Json]
+    inputs_json: str
     agents: Agents
     keys: Keyring
     templates: Path
@@ -51,6 +54,15 @@ class Work:
     _always: bool = False
     _lost: set[str] = field(default_factory=set)
     _reported: tuple[float, str, int] = field(default=(0.0, "", 0))
+
+    def read(self, inputs: type[T]) -> T:
+        """The workflow's inputs, as `record_operation` kept them."""
+        return from_json(inputs, self.inputs_json)
+
+    @property
+    def inputs(self) -> dict[str, Json]:
+        """The same for workflows that have no dataclass yet."""
+        return json.loads(self.inputs_json)  # type: ignore[no-any-return]
 
     def step(self, name: str, body: Callable[[], Json]) -> Json:
         """Does something once, as far as the journal can tell. `body` bears to be repeated after a crash at any line.
@@ -94,13 +106,13 @@ class Work:
             self._report(progress.phase, progress.bytes_done, progress.bytes_total, percent)
 
         try:
-            if not self._always and records.standing(self.id)[1]:
-                return self._cancel_begun(host, request.operation.id, on_progress)
+            if not self._always and records.attempt_and_cancel(self.id)[1]:
+                return self._cancel_unstarted(host, request.operation.id, on_progress)
             return run_job(self.agents, host, method, request, on_progress, self, self._patience_s(host))
         except OstlerError as error:
             if error.reason == "HOST_UNREACHABLE":
                 self._lost.add(host.host_id)
-            if error.reason == "STALE_ATTEMPT" and records.standing(self.id)[0] != self.attempt:
+            if error.reason == "STALE_ATTEMPT" and records.attempt_and_cancel(self.id)[0] != self.attempt:
                 raise StoppedError from None
             raise
 
@@ -111,7 +123,7 @@ class Work:
     def check(self) -> None:
         """Inside a step that lasts, now and then: raises CancelledError, or StoppedError as `pause` does."""
         self.pause(0)
-        if records.standing(self.id)[1]:
+        if records.attempt_and_cancel(self.id)[1]:
             raise cancelled()
 
     @contextlib.contextmanager
@@ -126,14 +138,14 @@ class Work:
 
     def pause(self, seconds: float) -> None:
         """For `agents.run_job`; raises StoppedError when the process ends or another try has taken over."""
-        if self.interrupts.stopping.wait(seconds) or records.standing(self.id)[0] != self.attempt:
+        if self.interrupts.stopping.wait(seconds) or records.attempt_and_cancel(self.id)[0] != self.attempt:
             raise StoppedError
 
     def _patience_s(self, host: HostAddress) -> float:
         """A host that was waited for in vain is not waited for as long at every further step."""
         return self.agents.unreachable_limit_s / (_LESS_PATIENCE if host.host_id in self._lost else 1)
 
-    def _cancel_begun(
+    def _cancel_unstarted(
         self, host: HostAddress, job_id: str, on_progress: Callable[[job_pb2.Progress], None]
     ) -> job_pb2.JobUpdate:
         """The wish to cancel came before this try: an earlier one may have begun the job."""
@@ -166,7 +178,7 @@ class Work:
         return outcome["value"]
 
     def _check(self, *, cancellable: bool) -> None:
-        attempt, cancel = records.standing(self.id)
+        attempt, cancel = records.attempt_and_cancel(self.id)
         if attempt != self.attempt:
             raise StoppedError
         # In a later try an earlier one may have begun this very step: then `job` finds out what became of it.
@@ -185,8 +197,8 @@ class Work:
 class Undo:
     """What takes back the steps that were begun. error: why; None while all is well."""
 
-    def __init__(self, work: Work) -> None:
-        self._work = work
+    def __init__(self, run: Run) -> None:
+        self._work = run
         self._steps: list[tuple[str, Callable[[], Json]]] = []
         self._failed: set[str] = set()
         self.error: OstlerError | None = None

@@ -8,8 +8,8 @@ from typing import Any
 from google.longrunning import operations_pb2
 from ostler_common.errors import PermissionDeniedError
 
-from ostler_control.api.conceal import for_eyes_of
 from ostler_control.api.convert import work
+from ostler_control.api.redact import redact_errors_for
 from ostler_control.api.requests import once
 from ostler_control.api.resolve import resolve
 from ostler_control.caller import Caller
@@ -18,9 +18,9 @@ from ostler_control.models import Account, Operation
 from ostler_control.operations import launch
 
 
-def begin(caller: Caller, request: Any, make: Callable[[], Operation]) -> operations_pb2.Operation:
+def start_operation(caller: Caller, request: Any, make: Callable[[], Operation]) -> operations_pb2.Operation:
     """Records what `make` records, in one transaction, and launches it; with validate_only takes it all back again."""
-    with for_eyes_of(caller):
+    with redact_errors_for(caller):
         if getattr(request, "validate_only", False):
             return work.validated(_tried(make), caller)
         operation = once(Operation, caller, request, make)

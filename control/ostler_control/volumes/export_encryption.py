@@ -15,7 +15,7 @@ _SHORTEST, _LONGEST = 8, 512
 
 
 @dataclass(frozen=True)
-class Leaving:
+class ExportEncryption:
     """decrypt: in clear; passphrase: re-encrypted under this one. Neither: nothing was said."""
 
     decrypt: bool = False
@@ -53,36 +53,38 @@ def known_passphrase(field: str, value: bytes) -> Secret | None:
     return Secret(value)
 
 
-def check(leaving: Leaving, source: Any) -> None:
-    """Raises InvalidArgumentError LEAVING_AMBIGUOUS or LEAVING_NOT_NEEDED, FailedPreconditionError LEAVING_REQUIRED.
+def check(encryption: ExportEncryption, source: Any) -> None:
+    """Raises InvalidArgumentError ENCRYPTION_AMBIGUOUS or ENCRYPTION_CHOICE_NOT_NEEDED, FailedPreconditionError ENCRYPTION_CHOICE_REQUIRED.
 
     source: the volume or the snapshot whose content is to leave.
     """
-    if leaving.decrypt and leaving.passphrase:
+    if encryption.decrypt and encryption.passphrase:
         raise InvalidArgumentError(
-            "leaving: either decrypt it or give a passphrase, not both", "LEAVING_AMBIGUOUS", {"field": "leaving"}
+            "encryption: either decrypt it or give a passphrase, not both",
+            "ENCRYPTION_AMBIGUOUS",
+            {"field": "encryption"},
         )
-    said = leaving.decrypt or leaving.passphrase is not None
+    said = encryption.decrypt or encryption.passphrase is not None
     if source.passphrase_id and not said:
         raise FailedPreconditionError(
             f"{source.name} is encrypted; say how its content is to leave: under a passphrase of yours, or decrypted",
-            "LEAVING_REQUIRED",
+            "ENCRYPTION_CHOICE_REQUIRED",
         )
     if said and not source.passphrase_id:
         raise InvalidArgumentError(
             f"{source.name} is not encrypted, so there is nothing to say about how it leaves; "
             "encrypt the file that you get, or encrypt the volume first",
-            "LEAVING_NOT_NEEDED",
-            {"field": "leaving"},
+            "ENCRYPTION_CHOICE_NOT_NEEDED",
+            {"field": "encryption"},
         )
 
 
-def record(leaving: Leaving, source: Source, user: str, what_for: str, operation_id: str) -> None:
+def record(encryption: ExportEncryption, source: Source, user: str, what_for: str, operation_id: str) -> None:
     """Writes down that content is about to leave in clear, in the transaction that allows it: before a byte does.
 
     what_for: "a download as raw".
     """
-    if leaving.decrypt:
+    if encryption.decrypt:
         events.record(
             "volume.decrypted",
             events.Outcome.STARTED,

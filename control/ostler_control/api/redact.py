@@ -43,7 +43,7 @@ def concealed(error: OstlerError, conceal: Conceal) -> OstlerError:
 
 
 @contextlib.contextmanager
-def for_eyes_of(caller: Caller) -> Iterator[None]:
+def redact_errors_for(caller: Caller) -> Iterator[None]:
     """Errors raised inside reach the caller as the caller may see them."""
     try:
         yield

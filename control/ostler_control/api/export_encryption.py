@@ -1,0 +1,12 @@
+"""How content leaves, as callers say it."""
+
+from __future__ import annotations
+
+from ostler.control.v1 import volume_pb2 as pb
+
+from ostler_control.volumes.export_encryption import ExportEncryption, chosen_passphrase
+
+
+def export_encryption(message: pb.ExportEncryption) -> ExportEncryption:
+    """Raises InvalidArgumentError INVALID_PASSPHRASE."""
+    return ExportEncryption(message.decrypt, chosen_passphrase("encryption.passphrase", message.passphrase))
