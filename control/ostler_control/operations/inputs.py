@@ -5,12 +5,14 @@ Each workflow has its own dataclass. The JSON outlives a release: a field that i
 
 from __future__ import annotations
 
-import functools
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
 T = TypeVar("T")
+
+# Any: an adapter per dataclass, made once.
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {}
 
 
 def to_json(inputs: object) -> str:
@@ -24,6 +26,7 @@ def from_json(cls: type[T], text: str) -> T:
     return read
 
 
-@functools.cache
 def _adapter(cls: type) -> TypeAdapter[Any]:
-    return TypeAdapter(cls)
+    if cls not in _ADAPTERS:
+        _ADAPTERS[cls] = TypeAdapter(cls)
+    return _ADAPTERS[cls]

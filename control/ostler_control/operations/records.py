@@ -37,8 +37,9 @@ def record_operation(
     """Records an operation and claims its object (and `also`) for it: within the caller's transaction.
 
     Call `Engine.launch` after the transaction has committed; should the process die in between, the sweeper does it.
-    inputs: the workflow's dataclass, ids and sizes only; operation_id: "" for a new one. Raises AbortedError RESOURCE_BUSY when another operation
-    holds one of the objects.
+    inputs: the workflow's dataclass, ids and sizes only; operation_id: "" for a new one.
+
+    Raises AbortedError RESOURCE_BUSY when another operation holds one of the objects.
     """
     operation = Operation.create(
         id=operation_id or new_id(),

@@ -54,7 +54,10 @@ def known_passphrase(field: str, value: bytes) -> Secret | None:
 
 
 def check(encryption: ExportEncryption, source: Any) -> None:
-    """Raises InvalidArgumentError ENCRYPTION_AMBIGUOUS or ENCRYPTION_CHOICE_NOT_NEEDED, FailedPreconditionError ENCRYPTION_CHOICE_REQUIRED.
+    """Checks what is asked of the encryption against what the source has.
+
+    Raises InvalidArgumentError ENCRYPTION_AMBIGUOUS or ENCRYPTION_CHOICE_NOT_NEEDED, FailedPreconditionError
+    ENCRYPTION_CHOICE_REQUIRED.
 
     source: the volume or the snapshot whose content is to leave.
     """

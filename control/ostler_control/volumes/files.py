@@ -1,10 +1,10 @@
 """A volume's further files: made to take the present one's place, or replaced by it and to go.
 
 New data or a new key is always a new file. `record_file` records it, with its passphrase, in the transaction that
-records the operation, so before any host has heard of it; a host fills it, `filled` notes what it has become; `switch` exchanges it
-with the volume's present file in one transaction; `remove` has a file deleted, and only then its row and passphrase. So
-a crash at any line leaves a volume that opens with a key that the database has, and what is left over is known by its
-row: `sweep` removes it once its operation is over.
+records the operation, so before any host has heard of it; a host fills it, `filled` notes what it has become; `switch`
+exchanges it with the volume's present file in one transaction; `remove` has a file deleted, and only then its row and
+passphrase. So a crash at any line leaves a volume that opens with a key that the database has, and what is left over
+is known by its row: `sweep` removes it once its operation is over.
 """
 
 from __future__ import annotations
