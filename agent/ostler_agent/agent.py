@@ -19,15 +19,15 @@ from ostler_agent.authorize import AgentAuthorizer
 from ostler_agent.capabilities import Capabilities, Prober, probe_all
 from ostler_agent.config import AgentConfig
 from ostler_agent.control_link import ControlLink
+from ostler_agent.credentials import CredentialsStore
 from ostler_agent.hypervisors import registry
 from ostler_agent.hypervisors.base import Hypervisor, VmEvent
-from ostler_agent.hypervisors.driver import Driver, UsesPapers
+from ostler_agent.hypervisors.driver import Driver, UsesCredentials
 from ostler_agent.jobs import Jobs
-from ostler_agent.migration.destination import Arrivals
-from ostler_agent.papers import PapersStore
+from ostler_agent.migration.destination import IncomingMigrations
 from ostler_agent.pools import POOL_TYPES, Pools, PoolType
 from ostler_agent.pools.unmapper import Unmapper
-from ostler_agent.renew import Keeper, Renewer
+from ostler_agent.renewal import CredentialsManager, Renewer
 from ostler_agent.services.host import Facts, HostService
 from ostler_agent.services.jobs import JobService
 from ostler_agent.services.migration import MigrationService
@@ -38,13 +38,13 @@ from ostler_agent.state_lock import lock_state
 from ostler_agent.templates import Templates, sources
 from ostler_agent.volumes import Volumes
 
-_PATIENCE_S = 30.0  # for a pool's password after a start
+_CREDENTIAL_WAIT_S = 30.0  # for a pool's password, after the agent starts
 
 log = structlog.get_logger(__name__)
 
 
 def probe(config: AgentConfig) -> Capabilities:
-    """Runs every probe; needs neither papers nor a running agent."""
+    """Runs every probe; needs neither credentials nor a running agent."""
     driver = registry.load(config.driver)
     facts = driver.probe(registry.context(config))
     pool_types = tuple(sorted(pool_type.name for pool_type in _pool_types(driver)))
@@ -63,26 +63,30 @@ class _Reprobe:
         pass
 
     def reconnected(self) -> None:
-        self._prober.ask()
+        self._prober.request_probe()
 
 
 class Agent:
     """Made, started, stopped: once each."""
 
     def __init__(self, config: AgentConfig) -> None:
-        """Raises ConfigError, FailedPreconditionError: NOT_JOINED, BAD_PAPERS, ALREADY_RUNNING."""
+        """Raises ConfigError, FailedPreconditionError: NOT_JOINED, BAD_CREDENTIALS, ALREADY_RUNNING."""
         self._config = config
         self._driver = registry.load(config.driver)
         self._closing = ExitStack()
         state = config.state_dir
-        self._store = PapersStore(state)
-        papers = self._store.load()
-        papers.check()
+        self._store = CredentialsStore(state)
+        credentials = self._store.load()
+        credentials.check()
         self._closing.enter_context(lock_state(state))
         shutil.rmtree(_scratch(config), ignore_errors=True)  # what a probe that was killed left
-        user = self._driver.papers_user(registry.context(config)) if isinstance(self._driver, UsesPapers) else None
-        self._keeper = Keeper(self._store, user, config.control_address)
-        self._renewer = Renewer(self._store, self._keeper)
+        user = (
+            self._driver.credentials_consumer(registry.context(config))
+            if isinstance(self._driver, UsesCredentials)
+            else None
+        )
+        self._manager = CredentialsManager(self._store, user, config.control_address)
+        self._renewer = Renewer(self._store, self._manager)
         self._jobs = Jobs(state / "jobs")
         self._pools = Pools(state, _pool_types(self._driver))
         self._templates = Templates(
@@ -90,7 +94,7 @@ class Agent:
         )
         self._prober: Prober | None = None
         self._server: Server | None = None
-        self.host_id = papers.host_id
+        self.host_id = credentials.host_id
 
     def start(self) -> None:
         """Settles what an earlier life left, then serves.
@@ -113,7 +117,7 @@ class Agent:
         self._closing.callback(hypervisor.subscribe(unmapper))
         unmapper.start()
         self._closing.callback(unmapper.stop)
-        self._pools.be_patient(_PATIENCE_S)
+        self._pools.set_credential_wait(_CREDENTIAL_WAIT_S)
         self._server = serve(
             self._config.listen,
             credentials=server_credentials(self._store.files),
@@ -124,10 +128,10 @@ class Agent:
         log.info("serving", host=self.host_id, listen=self._config.listen, port=self._server.port)
 
     def reload(self) -> None:
-        """Puts the hypervisor in step with the papers, and has every probe run again."""
-        self._keeper.install()
+        """Puts the hypervisor in step with the credentials, and has every probe run again."""
+        self._manager.install()
         if self._prober:
-            self._prober.ask()
+            self._prober.request_probe()
 
     def stop(self) -> None:
         """Takes no new calls, gives running jobs their time, then lets go of everything. VMs run on."""
@@ -140,18 +144,21 @@ class Agent:
         self._closing.close()
 
     def _services(self, hypervisor: Hypervisor, prober: Prober) -> dict[str, Registration]:
-        papers = self._store.load()
+        credentials = self._store.load()
         own_volumes = Volumes(self._pools, self._templates, hypervisor)
-        address = papers.address.rpartition(":")[0].strip("[]")
-        tls_name = pki.qemu_server_name(papers.host_id)
-        arrivals = Arrivals(hypervisor, own_volumes, self._pools.volume_path, address, tls_name)
+        address = credentials.address.rpartition(":")[0].strip("[]")
+        tls_name = pki.qemu_server_name(credentials.host_id)
+        incoming = IncomingMigrations(hypervisor, own_volumes, self._pools.volume_path, address, tls_name)
         facts = Facts(self.host_id, _version(), lambda: self._store.load().expire_time)
-        host = HostService(hypervisor, prober, self._keeper, facts)
+        host = HostService(hypervisor, prober, self._manager, facts)
         jobs = JobService(self._jobs)
-        migration = MigrationService(self._jobs, hypervisor, arrivals)
+        migration = MigrationService(self._jobs, hypervisor, incoming)
         pools = PoolService(self._jobs, self._pools, hypervisor)
         vms = VmService(
-            self._jobs, hypervisor, self._pools.volume_path, partial(self._pools.let_go, using=hypervisor.using)
+            self._jobs,
+            hypervisor,
+            self._pools.volume_path,
+            partial(self._pools.unmap_if_unused, using=hypervisor.using),
         )
         volumes = VolumeService(self._jobs, own_volumes)
 

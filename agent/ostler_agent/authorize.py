@@ -1,4 +1,4 @@
-"""Who may call the agent: the control plane, and nobody else."""
+"""Who may call the agent: only the control plane."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from ostler_common.identity import Identity, Kind
 from ostler_common.server import HEALTH, REFLECTION
 from ostler_common.tls import Peer
 
-from ostler_agent.papers import HOW_TO_REJOIN, PapersStore
+from ostler_agent.credentials import REJOIN_HINT, CredentialsStore
 
-# Service -> the kinds that may call it. What is not in here is for nobody.
+# Service -> the kinds of identity that may call it. Nobody may call a service that is not listed.
 SERVICES: dict[str, frozenset[Kind]] = dict.fromkeys(
     (
         "ostler.agent.v1.HostService",
@@ -27,25 +27,26 @@ SERVICES: dict[str, frozenset[Kind]] = dict.fromkeys(
 
 
 class AgentAuthorizer:
-    """The agent's `Authorize`: the table, the revocation list, and nothing at all once the host's papers have ended."""
+    """The agent's `Authorize`: the table and the revocation list. Refuses all calls once the certificate expired."""
 
-    def __init__(self, store: PapersStore) -> None:
+    def __init__(self, store: CredentialsStore) -> None:
         self._store = store
 
     def __call__(self, peer: Peer, method: str) -> Identity:
         """Raises UnauthenticatedError, PermissionDeniedError; FailedPreconditionError (CERTIFICATE_EXPIRED)."""
         if peer.identity is None:
-            raise UnauthenticatedError("this call needs a certificate of the fleet", "NO_CERTIFICATE")
+            raise UnauthenticatedError("this call needs a certificate from the fleet's CA", "NO_CERTIFICATE")
         _, service, _ = method.split("/", 2)
         if peer.identity.kind not in SERVICES.get(service, frozenset()):
             raise PermissionDeniedError(
-                f"{peer.identity.uri()} may not call {method}: an agent obeys the control plane only", "CONTROL_ONLY"
+                f"{peer.identity.uri()} may not call {method}: only the control plane may call an agent", "CONTROL_ONLY"
             )
-        papers = self._store.load()
-        if papers.expired():
+        credentials = self._store.load()
+        if credentials.expired():
             raise FailedPreconditionError(
-                f"the host's certificate has ended: {HOW_TO_REJOIN.format(host=papers.host_id)}", "CERTIFICATE_EXPIRED"
+                f"the host's certificate has ended: {REJOIN_HINT.format(host=credentials.host_id)}",
+                "CERTIFICATE_EXPIRED",
             )
-        if peer.serial in pki.revoked_serials(papers.crl_pem):
+        if peer.serial in pki.revoked_serials(credentials.crl_pem):
             raise PermissionDeniedError("the caller's certificate is revoked", "CERTIFICATE_REVOKED")
         return peer.identity

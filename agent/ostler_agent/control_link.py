@@ -1,4 +1,4 @@
-"""What the agent asks of the control plane, with the papers that it has at that moment."""
+"""What the agent asks of the control plane, with the credentials that it has at that moment."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from ostler.control.v1 import enrollment_pb2, enrollment_pb2_grpc
 from ostler_common.channel import CONTROL_SERVER_NAME, open_channel
 from ostler_common.errors import from_rpc_error
 
-from ostler_agent.papers import PapersStore
+from ostler_agent.credentials import CredentialsStore
 
 
 class ControlLink:
     """control_address: as configured; empty: as learnt when joining."""
 
-    def __init__(self, store: PapersStore, control_address: str = "") -> None:
+    def __init__(self, store: CredentialsStore, control_address: str = "") -> None:
         self._store = store
         self._control_address = control_address
 

@@ -21,7 +21,7 @@ from ostler_common.errors import FailedPreconditionError, OstlerError, Unavailab
 Resolve = Callable[[str, int], list[str]]
 """Host name and port to addresses. Raises OSError."""
 
-MOST_REDIRECTS = 5
+MAX_REDIRECTS = 5
 _CHUNK_BYTES = 256 << 10
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
@@ -99,7 +99,7 @@ class Downloader:
         with httpx.Client(
             verify=_trust(source), proxy=source.proxy or None, timeout=_TIMEOUT, trust_env=False, follow_redirects=False
         ) as client:
-            for _ in range(MOST_REDIRECTS + 1):
+            for _ in range(MAX_REDIRECTS + 1):
                 request = self._request(client, source, url, wanted)
                 with _translated(source):
                     response = client.send(request, stream=True)
@@ -110,7 +110,7 @@ class Downloader:
                     url = checked_url(str(url.join(response.headers["Location"])), "redirect")
                 finally:
                     response.close()
-        raise _refused(source, f"more than {MOST_REDIRECTS} redirects", "DOWNLOAD_REFUSED")
+        raise _refused(source, f"more than {MAX_REDIRECTS} redirects", "DOWNLOAD_REFUSED")
 
     def _request(
         self, client: httpx.Client, source: DirectSource, url: httpx.URL, headers: dict[str, str]

@@ -18,7 +18,7 @@ _NO_WRITES = 201
 _NO_LOCKS = (errno.ENOLCK, errno.EINVAL, errno.EOPNOTSUPP)  # of file systems that have none
 
 
-def refuse_locked(path: Path) -> None:
+def check_not_locked(path: Path) -> None:
     """Raises FailedPreconditionError (VOLUME_IN_USE) when a QEMU on any host has the image open.
 
     A file system without locks, or a file that is not there, counts as not in use.
@@ -29,12 +29,12 @@ def refuse_locked(path: Path) -> None:
     except OSError:
         return
     try:
-        _refuse_locked(file, path, _FIRST, _LENGTH)
+        _check_not_locked(file, path, _FIRST, _LENGTH)
     finally:
         os.close(file)
 
 
-def keep_writers_out(file: int, path: Path) -> None:
+def block_writers(file: int, path: Path) -> None:
     """Has no QEMU on any host open an image for writing while the descriptor (for reading) is open; readers may.
 
     Raises FailedPreconditionError (VOLUME_IN_USE) when one has. A file system without locks keeps nobody out.
@@ -45,10 +45,10 @@ def keep_writers_out(file: int, path: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EAGAIN, *_NO_LOCKS):
             raise
-    _refuse_locked(file, path, _WRITES, _WRITE_KINDS)
+    _check_not_locked(file, path, _WRITES, _WRITE_KINDS)
 
 
-def _refuse_locked(file: int, path: Path, first: int, length: int) -> None:
+def _check_not_locked(file: int, path: Path, first: int, length: int) -> None:
     try:
         wanted = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, first, length, 0)
         found = _FLOCK.unpack(fcntl.fcntl(file, fcntl.F_OFD_GETLK, wanted))[0]

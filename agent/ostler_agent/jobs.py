@@ -40,7 +40,7 @@ from ostler_agent.journal import Journal, Record, digest
 log = structlog.get_logger(__name__)
 
 HEARTBEAT_S = 5.0  # an unchanged job is told of again this often, so that a caller that went away is noticed
-KEEP_S = 7 * 24 * 3600
+RETENTION_S = 7 * 24 * 3600
 PRUNE_INTERVAL_S = 3600.0
 RESUME_INTERVAL_S = 1.0
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -50,7 +50,7 @@ _RESULT_FIELDS = {
     if field.message_type
 }
 
-Work = Callable[["JobContext"], Message | None]
+JobFunction = Callable[["JobContext"], Message | None]
 Recover = Callable[[Record], Message | None]
 Resume = Callable[[Record, "JobContext"], Message | None]
 
@@ -80,7 +80,7 @@ class JobContext:
         self._callbacks: list[Callable[[], None]] = []
         self._lock = threading.RLock()
 
-    def progress(self, phase: str, done: int = 0, total: int = 0, percent: int | None = None) -> None:
+    def report(self, phase: str, done: int = 0, total: int = 0, percent: int | None = None) -> None:
         """Tells how far the work is. phase: a few lower-case words; done, total: bytes of this phase.
 
         percent is of the whole work and never falls; None: done of total when total is known, else as it was.
@@ -203,10 +203,10 @@ class Jobs:
         self._idle = threading.Condition(self._lock)
         self._stopping = False
         self._next_prune = 0.0
-        self._unsettled: set[str] = set()
+        self._deferred: set[str] = set()
 
     def run(
-        self, operation: job_pb2.OperationRef, kind: str, request: Message, work: Work
+        self, operation: job_pb2.OperationRef, kind: str, request: Message, work: JobFunction
     ) -> Iterator[job_pb2.JobUpdate]:
         """Starts the job, attaches to it, or replays its recorded outcome; returns its updates.
 
@@ -222,7 +222,7 @@ class Jobs:
             job = self._running.get(operation.id)
             record = job.record if job else self._settled(operation.id)
             if record:
-                _same_work(record, operation, kind, digest(request))
+                _check_same_request(record, operation, kind, digest(request))
             if record and operation.attempt > record.attempt:
                 again = not job and record.state in ("FAILED", "CANCELLED")
                 record.attempt = operation.attempt
@@ -293,13 +293,13 @@ class Jobs:
                 if record and resume:
                     self._start(_Running(record, self._journal), partial(_resumed, resume, record))
                 else:
-                    self._settle_or_leave(operation_id)
+                    self._resolve_or_defer(operation_id)
 
-    def settle(self) -> None:
+    def resolve_deferred(self) -> None:
         """Settles what `recover` had to leave because a pool's password was not there yet."""
         with self._lock:
-            for operation_id in list(self._unsettled - self._running.keys()):
-                self._settle_or_leave(operation_id)
+            for operation_id in list(self._deferred - self._running.keys()):
+                self._resolve_or_defer(operation_id)
 
     def stop(self, timeout_s: float) -> None:
         """Takes no more jobs, gives those that run the time to end, then interrupts them and waits for their undo."""
@@ -312,11 +312,11 @@ class Jobs:
         with self._lock:
             self._idle.wait_for(lambda: not self._running, timeout_s)
 
-    def _start(self, job: _Running, work: Work) -> None:
+    def _start(self, job: _Running, work: JobFunction) -> None:
         self._running[job.record.id] = job
         threading.Thread(target=self._work, args=(job, work), name=f"job-{job.record.id}", daemon=True).start()
 
-    def _work(self, job: _Running, work: Work) -> None:
+    def _work(self, job: _Running, work: JobFunction) -> None:
         with structlog.contextvars.bound_contextvars(operation=job.record.id, kind=job.record.kind):
             final = _outcome(job.record.id, lambda: work(job.context))
             self._finish(job.record, final)
@@ -343,18 +343,18 @@ class Jobs:
         record = self._journal.load(operation_id)
         if record and record.state == "RUNNING":
             found = record
-            final = _outcome(record.id, lambda: self._recover.get(found.kind, _give_up)(found))
+            final = _outcome(record.id, lambda: self._recover.get(found.kind, _fail_interrupted)(found))
             if final.state == job_pb2.JobUpdate.FAILED:
                 error = from_status(final.error)
                 if error.reason == "POOL_NEEDS_CREDENTIALS":
-                    self._unsettled.add(operation_id)
+                    self._deferred.add(operation_id)
                     # As if the agent were away: the caller tries again in a moment.
                     raise UnavailableError(error.message, error.reason, error.metadata)
-            self._unsettled.discard(operation_id)
+            self._deferred.discard(operation_id)
             self._finish(record, final)
         return record
 
-    def _settle_or_leave(self, operation_id: str) -> None:
+    def _resolve_or_defer(self, operation_id: str) -> None:
         try:
             self._settled(operation_id)
         except UnavailableError as error:
@@ -364,7 +364,7 @@ class Jobs:
         now = time.monotonic()
         if now >= self._next_prune:
             self._next_prune = now + PRUNE_INTERVAL_S
-            self._journal.prune(time.time() - KEEP_S, keep=self._running.keys())
+            self._journal.prune(time.time() - RETENTION_S, keep=self._running.keys())
 
 
 def interrupted() -> OstlerError:
@@ -386,11 +386,11 @@ def _resumed(resume: Resume, record: Record, job: JobContext) -> Message | None:
             job.wait(RESUME_INTERVAL_S)
 
 
-def _give_up(record: Record) -> None:
+def _fail_interrupted(record: Record) -> None:
     raise interrupted()
 
 
-def _same_work(record: Record, operation: job_pb2.OperationRef, kind: str, request_digest: str) -> None:
+def _check_same_request(record: Record, operation: job_pb2.OperationRef, kind: str, request_digest: str) -> None:
     facts = {"operation": operation.id, "attempt": str(operation.attempt), "seen": str(record.attempt)}
     if (record.kind, record.digest) != (kind, request_digest):
         raise InvalidArgumentError(

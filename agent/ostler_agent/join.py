@@ -19,21 +19,21 @@ from ostler_common.errors import (
 from ostler_common.identity import Identity, Kind
 from ostler_common.token import JoinToken
 
-from ostler_agent.papers import Papers, PapersStore
+from ostler_agent.credentials import CredentialsStore, HostCredentials
 
 ENROLL_PORT = 8441
 _TIMEOUT_S = 30
 
 
 def join(
-    store: PapersStore, token: JoinToken, enroll_address: str, agent_address: str, hypervisor_type: str = ""
-) -> Papers:
-    """Joins (or rejoins) and keeps the papers. A rejoin with a token made for this host keeps its id.
+    store: CredentialsStore, token: JoinToken, enroll_address: str, agent_address: str, hypervisor_type: str = ""
+) -> HostCredentials:
+    """Joins (or rejoins) and keeps the credentials. A rejoin with a token made for this host keeps its id.
 
     enroll_address: "host[:port]"; empty: the token's. agent_address: "host:port" at which the control plane reaches us.
     hypervisor_type: what the host's driver states, so that a cluster of another type refuses at once.
     Raises PermissionDeniedError (WRONG_CONTROL_PLANE, or the control plane's refusal of the token), UnavailableError,
-    FailedPreconditionError (BAD_PAPERS). Nothing is kept when it fails; a token may be spent by then.
+    FailedPreconditionError (BAD_CREDENTIALS). Nothing is kept when it fails; a token may be spent by then.
     """
     host, port = split_address(enroll_address or token.enroll_address or "", ENROLL_PORT)
     ca_pem = verified_ca(host, port, token.ca_sha256)
@@ -48,13 +48,12 @@ def join(
         hypervisor_type=hypervisor_type,
     )
     target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    credentials = grpc.ssl_channel_credentials(ca_pem)
-    with secure_channel(target, credentials, CONTROL_SERVER_NAME) as channel:
+    with secure_channel(target, grpc.ssl_channel_credentials(ca_pem), CONTROL_SERVER_NAME) as channel:
         try:
             answer = enrollment_pb2_grpc.EnrollmentServiceStub(channel).JoinHost(request, timeout=_TIMEOUT_S)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
-    papers = Papers(
+    credentials = HostCredentials(
         certificate_pem=answer.certificate_pem,
         key_pem=key_pem,
         qemu_certificate_pem=answer.qemu_certificate_pem,
@@ -64,13 +63,13 @@ def join(
         control_address=answer.control_address,
         address=agent_address,
     )
-    papers.check()
+    credentials.check()
     if token.ca_sha256 not in map(pki.fingerprint, pki.split_pem(answer.ca_pem)):
-        raise FailedPreconditionError("the control plane answered with another CA than the token's", "BAD_PAPERS")
-    if papers.identity != Identity(Kind.HOST, answer.host_id):
-        raise FailedPreconditionError("the control plane answered with another host's certificate", "BAD_PAPERS")
-    store.save(papers)
-    return papers
+        raise FailedPreconditionError("the control plane answered with another CA than the token's", "BAD_CREDENTIALS")
+    if credentials.identity != Identity(Kind.HOST, answer.host_id):
+        raise FailedPreconditionError("the control plane answered with another host's certificate", "BAD_CREDENTIALS")
+    store.save(credentials)
+    return credentials
 
 
 def verified_ca(host: str, port: int, ca_sha256: str) -> bytes:

@@ -1,6 +1,6 @@
 """The command `ostler-agent`.
 
-Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 this host has not joined, or its papers are unusable.
+Exit codes: 0 success; 1 failure; 2 wrong usage or configuration; 3 this host has not joined or has bad credentials.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         return _fail(error.message, USAGE)
     except OstlerError as error:
-        return _fail(error.message, NOT_JOINED if error.reason in ("NOT_JOINED", "BAD_PAPERS") else FAILED)
+        return _fail(error.message, NOT_JOINED if error.reason in ("NOT_JOINED", "BAD_CREDENTIALS") else FAILED)
     except OSError as error:
         return _fail(str(error), FAILED)
     return code
@@ -81,28 +81,31 @@ def join(config: AgentConfig, options: argparse.Namespace) -> int:
     from ostler_common.token import JoinToken
 
     from ostler_agent import join as joining
+    from ostler_agent.credentials import CredentialsStore
     from ostler_agent.hypervisors import registry
-    from ostler_agent.hypervisors.driver import UsesPapers
-    from ostler_agent.papers import PapersStore
+    from ostler_agent.hypervisors.driver import UsesCredentials
 
     text = sys.stdin.readline() if options.token == "-" else options.token  # noqa: S105 (a dash is no token)
     port = config.listen.rpartition(":")[2]
     address = options.address or config.address or f"{socket.getfqdn()}:{port}"
     driver = registry.load(config.driver)
-    user = driver.papers_user(registry.context(config)) if isinstance(driver, UsesPapers) else None
-    store = PapersStore(config.state_dir)
-    papers = joining.join(store, JoinToken.decode(text), options.control or "", address, driver.info.type)
-    print(f"joined as host {papers.host_id}, reached at {address}; certificate until {papers.expire_time:%F %T} UTC")
-    if user is None:
+    consumer = None
+    if isinstance(driver, UsesCredentials):
+        consumer = driver.credentials_consumer(registry.context(config))
+    store = CredentialsStore(config.state_dir)
+    credentials = joining.join(store, JoinToken.decode(text), options.control or "", address, driver.info.type)
+    expires = f"{credentials.expire_time:%F %T}"
+    print(f"joined as host {credentials.host_id}, address {address}; the certificate expires at {expires} UTC")
+    if consumer is None:
         return 0
-    user.install(papers)
+    consumer.install(credentials)
     if options.print_hypervisor_config:
-        for path, lines in user.settings().items():
+        for path, lines in consumer.settings().items():
             print(f"\n# {path}\n{lines}", end="")
     else:
-        for line in user.configure():
+        for line in consumer.configure():
             print(line)
-    user.reload()
+    consumer.reload()
     return 0
 
 

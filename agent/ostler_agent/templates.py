@@ -168,7 +168,7 @@ class Templates:
                         file.write(chunk)
                         digest.update(chunk)
                         offset += len(chunk)
-                        job.progress(PHASE, offset, total, percent=percent * min(offset, total) // total)
+                        job.report(PHASE, offset, total, percent=percent * min(offset, total) // total)
                         if offset > total:
                             break
                     if offset == before:
@@ -243,7 +243,7 @@ def _check_key(path: Path, source: TemplateSource) -> int:
 def _waiting_for(lock: threading.Lock, job: JobContext) -> Iterator[None]:
     """Holds a lock; while another job holds it, this one can be cancelled."""
     while not lock.acquire(timeout=0.2):
-        job.progress(PHASE)
+        job.report(PHASE)
         job.check()
     try:
         yield

@@ -28,7 +28,7 @@ class FakeAgent(host_pb2_grpc.HostServiceServicer, pool_pb2_grpc.PoolServiceServ
     """vms: what its next snapshot holds; fingerprint: of every pool's directory; refuse: why no pool can be had;
     password: that a pool of type powerflex needs, and passwords: those that it was given, by pool."""
 
-    papers: TlsFiles
+    credentials: TlsFiles
     vms: list[vm_pb2.VmInfo] = field(default_factory=list)
     fingerprint: str = "f"
     shared: bool = True
@@ -47,7 +47,7 @@ class FakeAgent(host_pb2_grpc.HostServiceServicer, pool_pb2_grpc.PoolServiceServ
         """Listens; at the end every stream is cut."""
         running = server.serve(
             f"127.0.0.1:{port}",
-            credentials=tls.server_credentials(self.papers),
+            credentials=tls.server_credentials(self.credentials),
             services={
                 "ostler.agent.v1.HostService": lambda s: host_pb2_grpc.add_HostServiceServicer_to_server(self, s),
                 "ostler.agent.v1.PoolService": lambda s: pool_pb2_grpc.add_PoolServiceServicer_to_server(self, s),

@@ -43,7 +43,7 @@ from ostler_common.identity import Identity, Kind
 from ostler_common.tls import server_credentials
 from ostler_control.cli import profile
 
-from tests.fakes.papers import Papers
+from tests.fakes.certificates import ThrowawayCa
 
 PAGE_ROWS = 2
 Metadata = operation_pb2.OperationMetadata
@@ -59,7 +59,7 @@ def at(seconds: int) -> Timestamp:
 class Control:
     """What the servicers answer with, and what they were asked. Tests change it as they go."""
 
-    papers: Papers
+    issuer: ThrowawayCa
     vms: dict[str, vm_pb2.Vm] = field(default_factory=dict)
     hosts: list[host_pb2.Host] = field(default_factory=list)
     candidates: list[vm_pb2.FindHostsResponse.Candidate] = field(default_factory=list)
@@ -239,7 +239,7 @@ class Users(account_pb2_grpc.UserServiceServicer):
         return account_pb2.User(id=name, name=name, role=account_pb2.User.ADMIN)
 
     def _issue(self, name: str, csr_pem: bytes) -> account_pb2.CreateUserResponse:
-        ca = self.control.papers.ca
+        ca = self.control.issuer.ca
         certificate = ca.sign(csr_pem, Identity(Kind.USER, name), timedelta(days=1))
         user = account_pb2.User(id=name, name=name, role=account_pb2.User.MEMBER, account_name="research")
         return account_pb2.CreateUserResponse(user=user, certificate_pem=certificate, ca_pem=ca.certificate_pem)
@@ -378,8 +378,8 @@ class Operations(operations_pb2_grpc.OperationsServicer):  # type: ignore[misc] 
 @contextmanager
 def serving(directory: Path) -> Iterator[tuple[Control, Path]]:
     """Such a control plane on loopback, and the path of a profile for it."""
-    papers = Papers(directory)
-    control = Control(papers)
+    issuer = ThrowawayCa(directory)
+    control = Control(issuer)
     # The typed stubs want every method; those that no test calls answer UNIMPLEMENTED.
     vms = Vms(control)  # type: ignore[abstract]
     hosts = Hosts(control)  # type: ignore[abstract]
@@ -408,12 +408,12 @@ def serving(directory: Path) -> Iterator[tuple[Control, Path]]:
     }
     running = server.serve(
         "127.0.0.1:0",
-        credentials=server_credentials(papers.issue(Identity(Kind.CONTROL, "c1"))),
+        credentials=server_credentials(issuer.issue(Identity(Kind.CONTROL, "c1"))),
         services=services,
         authorize=lambda peer, method: peer.identity,
         workers=8,
     )
-    user = papers.issue(Identity(Kind.USER, "root"))
+    user = issuer.issue(Identity(Kind.USER, "root"))
     path = directory / "profile.toml"
     text = profile.text(f"127.0.0.1:{running.port}", user.trust.name, user.certificate.name, user.key.name)
     pki.write_private(path, text.encode())

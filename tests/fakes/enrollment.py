@@ -16,7 +16,7 @@ from ostler_common.identity import Identity, Kind
 from ostler_common.tls import Peer, server_credentials
 from ostler_common.token import JoinToken
 
-from tests.fakes.papers import Papers
+from tests.fakes.certificates import ThrowawayCa
 
 CONTROL = Identity(Kind.CONTROL, "c1")
 
@@ -28,7 +28,7 @@ class Enrollment(
     """Tokens by their secret, each for one host, each good once. lifetime: of the certificates that it signs."""
 
     def __init__(self, directory: Path) -> None:
-        self.papers = Papers(directory)
+        self.issuer = ThrowawayCa(directory)
         self.tokens: dict[str, str] = {}
         self.lifetime = timedelta(days=1)
         self.refuse = False
@@ -39,7 +39,7 @@ class Enrollment(
 
     def token(self, host_id: str, secret: str = "s3cret") -> JoinToken:
         self.tokens[secret] = host_id
-        digest = pki.fingerprint(self.papers.ca.certificate_pem)
+        digest = pki.fingerprint(self.issuer.ca.certificate_pem)
         return JoinToken(secret, digest, f"127.0.0.1:{self.enroll_port}")
 
     def JoinHost(
@@ -54,7 +54,7 @@ class Enrollment(
             host_id=host_id,
             certificate_pem=self._sign(request.csr_pem, host_id),
             qemu_certificate_pem=self._sign(request.qemu_csr_pem, host_id, Kind.QEMU),
-            ca_pem=self.papers.ca.certificate_pem,
+            ca_pem=self.issuer.ca.certificate_pem,
             control_address=f"127.0.0.1:{self.control_port}",
         )
 
@@ -68,7 +68,7 @@ class Enrollment(
         return enrollment_pb2.RenewCertificateResponse(
             certificate_pem=self._sign(request.csr_pem, host_id),
             qemu_certificate_pem=self._sign(request.qemu_csr_pem, host_id, Kind.QEMU),
-            ca_pem=self.papers.ca.certificate_pem,
+            ca_pem=self.issuer.ca.certificate_pem,
         )
 
     def DownloadTemplate(
@@ -78,7 +78,7 @@ class Enrollment(
 
     def _sign(self, csr_pem: bytes, host_id: str, kind: Kind = Kind.HOST) -> bytes:
         addresses = ("127.0.0.1",) if kind is Kind.HOST else ()
-        return self.papers.ca.sign(csr_pem, Identity(kind, host_id), self.lifetime, addresses)
+        return self.issuer.ca.sign(csr_pem, Identity(kind, host_id), self.lifetime, addresses)
 
 
 def _hosts_only(peer: Peer, method: str) -> Identity:
@@ -91,7 +91,7 @@ def _hosts_only(peer: Peer, method: str) -> Identity:
 def enrollment(directory: Path) -> Iterator[Enrollment]:
     """Runs one, with its two ports."""
     fake = Enrollment(directory)
-    files = fake.papers.issue(CONTROL)
+    files = fake.issuer.issue(CONTROL)
     enroll = server.serve(
         "127.0.0.1:0",
         credentials=server_credentials(files, client_certificates=False),

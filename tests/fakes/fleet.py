@@ -52,30 +52,30 @@ class Fleet:
 
     @property
     def admin(self) -> TlsFiles:
-        """The first admin's papers."""
+        """The first admin's credentials."""
         pair = self.directory / "profile-admin.pem"
         return TlsFiles(pair, pair, self.directory / "profile-ca.pem")
 
     def user(self, name: str, role: Role) -> TlsFiles:
-        """A new user's papers. Needs the database bound, like everything below."""
+        """A new user's credentials. Needs the database bound, like everything below."""
         with database.transaction():
             account = Account.get_or_none(Account.name == name) or Account.create(name=name)
             user = users.create(name, role, account, "test")
             key, csr = pki.new_key_and_csr(users.identity(user))
-            return self.papers(name, key, users.issue(self.authority, user, csr, "test"))
+            return self.credentials(name, key, users.issue(self.authority, user, csr, "test"))
 
     def host(self, name: str, address: str = "127.0.0.1:1") -> tuple[Host, TlsFiles]:
-        """A host as after its join, in cluster c of zone z, and its papers."""
+        """A host as after its join, in cluster c of zone z, and its credentials."""
         with database.transaction():
             zone = Zone.get_or_none(Zone.name == "z") or Zone.create(name="z")
             cluster = Cluster.get_or_none(Cluster.name == "c") or Cluster.create(name="c", zone=zone)
             host: Host = Host.create(name=name, address=address, cluster=cluster)
             identity = Identity(Kind.HOST, str(host.id))
             key, csr = pki.new_key_and_csr(identity)
-            return host, self.papers(name, key, self.authority.issue(csr, identity, ("127.0.0.1",)))
+            return host, self.credentials(name, key, self.authority.issue(csr, identity, ("127.0.0.1",)))
 
-    def papers(self, name: str, key: bytes, certificate: bytes) -> TlsFiles:
-        """Papers on disk, as their holder keeps them."""
+    def credentials(self, name: str, key: bytes, certificate: bytes) -> TlsFiles:
+        """Credentials on disk, as their holder keeps them."""
         path = self.directory / f"{name}.pem"
         pki.write_private(path, key + certificate)
         return TlsFiles(path, path, self.config.state.fleet_trust)
@@ -85,9 +85,9 @@ class Fleet:
         return Authority.load(self.config.state, Lifetimes(lifetime, lifetime, lifetime))
 
 
-def channel(port: int, papers: TlsFiles) -> grpc.Channel:
+def channel(port: int, credentials: TlsFiles) -> grpc.Channel:
     """A channel to the control plane under test."""
-    return open_channel(f"127.0.0.1:{port}", papers, CONTROL_SERVER_NAME)
+    return open_channel(f"127.0.0.1:{port}", credentials, CONTROL_SERVER_NAME)
 
 
 def bare_channel(port: int, ca_pem: bytes) -> grpc.Channel:

@@ -15,8 +15,8 @@ from ostler_agent.hypervisors.base import (
     MoveOutcome,
     MoveReport,
     Paths,
+    Progress,
     VmSample,
-    Work,
 )
 from ostler_agent.hypervisors.libvirt.addresses import check, own
 from ostler_agent.hypervisors.libvirt.info import INFO
@@ -112,7 +112,7 @@ class FakeHypervisor:
         info = self.known[vm_id]
         self.known[vm_id] = replace(info, volume_ids=(*info.volume_ids, disk.volume.volume_id))
 
-    def detach(self, vm_id: str, volume_id: str, key_id: str | None, timeout_s: float, work: Work) -> None:
+    def detach(self, vm_id: str, volume_id: str, key_id: str | None, timeout_s: float, progress: Progress) -> None:
         self._do("detach")
 
     def grow_disk(self, vm_id: str, volume_id: str, size_bytes: int) -> None:
@@ -139,28 +139,28 @@ class FakeHypervisor:
     def check_addresses(self, addresses: Addresses) -> None:
         check(addresses)
 
-    def hold_keys(self, vm_id: str, keys: Sequence[Key]) -> None:
-        self._do("hold_keys")
+    def install_keys(self, vm_id: str, keys: Sequence[Key]) -> None:
+        self._do("install_keys")
         self.keys.setdefault(vm_id, set()).update(key.key_id for key in keys)
 
-    def drop_keys(self, vm_id: str, key_ids: Sequence[str]) -> None:
+    def remove_keys(self, vm_id: str, key_ids: Sequence[str]) -> None:
         self.keys.get(vm_id, set()).difference_update(key_ids)
 
-    def migrate(self, vm_id: str, destination: Destination, limits: MoveLimits, work: Work) -> MoveReport:
+    def migrate(self, vm_id: str, destination: Destination, limits: MoveLimits, progress: Progress) -> MoveReport:
         self._do("migrate")
         del self.known[vm_id]
         return MoveReport(elapsed_ms=1000, downtime_ms=20)
 
-    def await_migration(self, vm_id: str, timeout_s: float, work: Work) -> MoveOutcome:
+    def await_migration(self, vm_id: str, timeout_s: float, progress: Progress) -> MoveOutcome:
         return self.outcome
 
-    def copy_disk(self, vm_id: str, volume_id: str, target: VolumeRef, path: Path, work: Work) -> None:
+    def copy_disk(self, vm_id: str, volume_id: str, target: VolumeRef, path: Path, progress: Progress) -> None:
         self._do("copy_disk")
 
     def end_copy(self, vm_id: str, key_id: str | None, path: Path) -> None:
         self._do("end_copy")
 
-    def mirror_disk(self, vm_id: str, volume_id: str, target: VolumeRef, path: Path, work: Work) -> None:
+    def mirror_disk(self, vm_id: str, volume_id: str, target: VolumeRef, path: Path, progress: Progress) -> None:
         self._do("mirror_disk")
         self.mirror = MirrorState.READY
 

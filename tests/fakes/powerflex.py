@@ -27,7 +27,7 @@ from typing import Any
 
 from ostler_common.identity import Identity, Kind
 
-from tests.fakes.papers import Papers
+from tests.fakes.certificates import ThrowawayCa
 
 GIB = 1 << 30
 NAME_LENGTH = 31
@@ -412,8 +412,8 @@ def gateway(
     """
     _sweep()
     directory.mkdir(parents=True, exist_ok=True)
-    papers = Papers(directory, "gateway")
-    files = papers.issue(Identity(Kind.CONTROL, "gateway"), addresses=(listen, "localhost"))
+    issuer = ThrowawayCa(directory, "gateway")
+    files = issuer.issue(Identity(Kind.CONTROL, "gateway"), addresses=(listen, "localhost"))
     array = FakeGateway(directory, sdcs or [Sdc(directory / "by-id")], api_version, capacity_bytes)
     server = ThreadingHTTPServer((listen, 0), _Handler)
     server.daemon_threads = True
@@ -422,7 +422,7 @@ def gateway(
     context.load_cert_chain(files.certificate, files.key)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     array.address = f"{listen}:{server.server_address[1]}"
-    array.ca_pem = papers.trust.read_text()
+    array.ca_pem = issuer.trust.read_text()
     thread = threading.Thread(target=server.serve_forever, name="powerflex", daemon=True)
     thread.start()
     try:

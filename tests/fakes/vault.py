@@ -19,7 +19,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from ostler_common.identity import Identity, Kind
 
-from tests.fakes.papers import Papers
+from tests.fakes.certificates import ThrowawayCa
 
 TOKEN, ROLE_ID, SECRET_ID = "hvs.token-of-the-tests", "role-of-the-tests", "secret-id-of-the-tests"
 Json = Any
@@ -144,9 +144,9 @@ def _tried(work: Any, item: Json) -> Json:
 @contextlib.contextmanager
 def vault(directory: Path, key: str = "ostler") -> Iterator[Vault]:
     """Such a server, unsealed, with one transit key; its certificate is of a CA of its own."""
-    papers = Papers(directory, "vault")
-    files = papers.issue(Identity(Kind.CONTROL, "vault"))
-    running = Vault(ca_file=papers.trust, keys={key: Key()})
+    issuer = ThrowawayCa(directory, "vault")
+    files = issuer.issue(Identity(Kind.CONTROL, "vault"))
+    running = Vault(ca_file=issuer.trust, keys={key: Key()})
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -1,4 +1,4 @@
-"""A small HTTPS server with one file, whose certificate an authority of its own has signed."""
+"""A small HTTPS server with one file, with a certificate from a throw-away CA."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ostler_common.identity import Identity, Kind
 
-from tests.fakes.papers import Papers
+from tests.fakes.certificates import ThrowawayCa
 
 
 @dataclass
@@ -36,10 +36,10 @@ class Web:
 
 @contextmanager
 def serving(directory: Path, host: str, data: bytes, listen: str = "127.0.0.1") -> Iterator[Web]:
-    """A server with a certificate for `host`, a name or an address. directory: for its papers."""
+    """A server with a certificate for `host`, a name or an address. directory: where its CA is kept."""
     served = Web(host, data)
-    papers = Papers(directory, "web")
-    files = papers.issue(Identity(Kind.HOST, "web"), addresses=(host,))
+    issuer = ThrowawayCa(directory, "web")
+    files = issuer.issue(Identity(Kind.HOST, "web"), addresses=(host,))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(files.certificate, files.key)
     server = ThreadingHTTPServer((listen, 0), _handler(served))

@@ -173,7 +173,7 @@ class FakeHost(
             files, ref = self._files(request.volume), request.volume
             if ref.volume_id in files:
                 raise FailedPreconditionError(f"volume {ref.volume_id} exists", "VOLUME_EXISTS")
-            job.progress("creating", 1, 2)
+            job.report("creating", 1, 2)
             template = request.template
             opens = self.fleet.template_keys.get(template.sha256, b"")
             if template.template_id and template.key.passphrase != opens:
@@ -220,7 +220,7 @@ class FakeHost(
         self, request: volume_pb2.CopyVolumeRequest, context: grpc.ServicerContext
     ) -> Iterator[job_pb2.JobUpdate]:
         def work(job: JobContext) -> types_volume_pb2.VolumeInfo:
-            job.progress("copying volume", 1, 2)
+            job.report("copying volume", 1, 2)
             return self._copy(request.source, request.target, request.size_bytes)
 
         return self._job("CopyVolume", "volume.copy", request, context, work)
@@ -230,7 +230,7 @@ class FakeHost(
     ) -> Iterator[job_pb2.JobUpdate]:
         def work(job: JobContext) -> types_volume_pb2.VolumeInfo:
             self._disk(request.vm_id, request.source)
-            job.progress("mirroring volume", 1, 2)
+            job.report("mirroring volume", 1, 2)
             info = self._copy(request.source, request.target, 0)
             self.mirrors[request.target.volume_id] = request.source.volume_id
             return info
@@ -422,7 +422,7 @@ class FakeHost(
             if not self._runs(request.vm_id):
                 raise FailedPreconditionError("the VM does not run here", "VM_NOT_RUNNING")
             destination = self.fleet.hosts[request.endpoint.hypervisor_uri.split("/")[2]]
-            job.progress("migrating memory", 1, 2)
+            job.report("migrating memory", 1, 2)
             with self.fleet.lock:
                 machine = self.vms.pop(request.vm_id)
                 machine.running, machine.migrating = True, False

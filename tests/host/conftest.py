@@ -22,7 +22,7 @@ from ostler_agent.templates import Templates, TemplateSource
 from ostler_agent.volumes import Volumes
 from ostler_common.secret import Secret, new_passphrase
 
-from tests.fakes.guests import FakeGuests
+from tests.fakes.runtime import FakeRuntime
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,7 +47,7 @@ class Storage:
     templates: dict[str, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.guests = FakeGuests()
+        self.guests = FakeRuntime()
         self.pools = Pools(self.root / "state", POOL_TYPES)
         self.pools.ensure(PoolSpec(self.pool_id, "local", str(self.pool)))
         self.volumes = Volumes(
@@ -132,7 +132,7 @@ def contents(path: Path, ref: VolumeRef, target: Path) -> bytes:
 
 @pytest.fixture(scope="session")
 def encrypted_images(tmp_path_factory: pytest.TempPathFactory) -> dict[DiskFormat, tuple[Key, Path]]:
-    """An encrypted volume's file of 1 MiB in each format: copying one is much faster than making one."""
+    """An encrypted volume's file of 1 MiB in each format: copying one is much faster than staging one."""
     need("qemu-img")
     made = Storage(tmp_path_factory.mktemp("encrypted"))
     images = {}

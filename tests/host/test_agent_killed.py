@@ -1,4 +1,4 @@
-"""An agent that is killed in the middle of making a volume, and its next life."""
+"""An agent that is killed in the middle of staging a volume, and its next life."""
 
 import os
 import subprocess

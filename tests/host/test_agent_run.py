@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from ostler.agent.v1 import host_pb2, host_pb2_grpc
-from ostler_agent.papers import PapersStore
+from ostler_agent.credentials import CredentialsStore
 from ostler_common import channel
 from ostler_common.identity import Identity, Kind
 
@@ -120,7 +120,7 @@ def port_of(process: subprocess.Popen[str]) -> int:
 
 def test_agent_joins_serves_and_stops(machine: Machine) -> None:
     machine.join()
-    control = machine.control.papers.issue(Identity(Kind.CONTROL, "c2"))
+    control = machine.control.issuer.issue(Identity(Kind.CONTROL, "c2"))
     with machine.agent() as process:
         port = port_of(process)
         machine.hears("READY=1")
@@ -131,7 +131,7 @@ def test_agent_joins_serves_and_stops(machine: Machine) -> None:
             assert host.host_id == HOST
             assert host.capabilities.volume_encryption
             assert host.certificate_expire_time.ToDatetime() == (
-                PapersStore(machine.root / "state").load().expire_time.replace(tzinfo=None)
+                CredentialsStore(machine.root / "state").load().expire_time.replace(tzinfo=None)
             )
             watch = health_pb2_grpc.HealthStub(opened).Watch(health_pb2.HealthCheckRequest())
             assert next(watch).status == health_pb2.HealthCheckResponse.SERVING

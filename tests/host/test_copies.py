@@ -164,7 +164,7 @@ def test_a_source_is_neither_grown_nor_deleted_while_it_is_copied(library: Libra
     tried: list[str] = []
 
     class Watching(JobContext):
-        def progress(self, phase: str, done: int = 0, total: int = 0, percent: int | None = None) -> None:
+        def report(self, phase: str, done: int = 0, total: int = 0, percent: int | None = None) -> None:
             if not tried:
                 tried.append(reason(lambda: storage.volumes.delete(job(), source)))
                 tried.append(reason(lambda: storage.volumes.grow(job(), source, SIZE + MIB)))

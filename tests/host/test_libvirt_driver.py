@@ -27,8 +27,8 @@ from tests.lab.host import Host, wait_for
 from tests.lab.lab import Lab
 from tests.lab.machines import (
     MIB,
-    Ear,
-    Work,
+    RecordedProgress,
+    RecordingListener,
     empty_image,
     expect,
     guest_disk,
@@ -49,7 +49,7 @@ class Station:
 
     host: Host
     driver: LibvirtDriver
-    ear: Ear
+    listener: RecordingListener
 
     def volatile_keys(self) -> set[str]:
         return secrets_on(self.host)
@@ -61,9 +61,9 @@ def station() -> Iterator[Station]:
         lab.trust_each_other()
         driver = LibvirtDriver(lab.hosts[0].libvirt_uri, "qemu")
         driver.open()
-        ear = Ear()
-        driver.subscribe(ear)
-        yield Station(lab.hosts[0], driver, ear)
+        listener = RecordingListener()
+        driver.subscribe(listener)
+        yield Station(lab.hosts[0], driver, listener)
         driver.close()
 
 
@@ -128,7 +128,7 @@ def test_a_guest_lives(station: Station) -> None:
     expect(console, f"vdb BYTES={24 * MIB}")
 
     # They go, and their keys with them.
-    work = Work()
+    work = RecordedProgress()
     for _ in range(2):
         driver.detach(vm_id, data.volume_id, key_ids[1], 30, work)
     assert work.phases == ["waiting for the guest to let go of the disk"]
@@ -147,8 +147,8 @@ def test_a_guest_lives(station: Station) -> None:
     wait_for(lambda: not driver.running(vm_id), "the guest's end", 60)
     wait_for(lambda: not station.volatile_keys(), "the end of its keys")
     assert console.read() in (b"",) or not driver.running(vm_id)
-    wait_for(lambda: ("STOPPED", "shutdown") in station.ear.heard(vm_id), "the event")
-    assert ("STARTED", "booted") in station.ear.heard(vm_id)
+    wait_for(lambda: ("STOPPED", "shutdown") in station.listener.heard(vm_id), "the event")
+    assert ("STARTED", "booted") in station.listener.heard(vm_id)
     driver.delete(vm_id)
 
 
@@ -191,15 +191,15 @@ def test_what_is_seen_of_a_vm(station: Station, bare: VmSpec) -> None:
 
 
 def test_a_guest_that_does_not_answer_loses_its_plug(station: Station, bare: VmSpec) -> None:
-    info = power.stop(station.driver, bare.vm_id, 0.5, Work())
+    info = power.stop(station.driver, bare.vm_id, 0.5, RecordedProgress())
     assert info.power_state is PowerState.STOPPED
     assert not station.volatile_keys()
-    assert power.stop(station.driver, bare.vm_id, 0.5, Work()).power_state is PowerState.STOPPED
-    assert power.stop(station.driver, new_id(), 0.5, Work()).power_state is PowerState.ABSENT
+    assert power.stop(station.driver, bare.vm_id, 0.5, RecordedProgress()).power_state is PowerState.STOPPED
+    assert power.stop(station.driver, new_id(), 0.5, RecordedProgress()).power_state is PowerState.ABSENT
 
 
 def test_a_cancelled_stop_leaves_the_vm_running(station: Station, bare: VmSpec) -> None:
-    work = Work()
+    work = RecordedProgress()
 
     def cancel(phase: str, percent: int | None) -> None:
         work.error = CancelledError("no more", "CANCELLED")
@@ -218,12 +218,12 @@ def test_a_guest_that_keeps_a_disk(station: Station, bare: VmSpec) -> None:
     station.driver.attach(bare.vm_id, DiskSpec(data, 1), in_shared(data))
     for _ in range(2):  # the second finds the first still pending
         with pytest.raises(DeadlineExceededError) as error:
-            station.driver.detach(bare.vm_id, data.volume_id, data.key.key_id, 1, Work())
+            station.driver.detach(bare.vm_id, data.volume_id, data.key.key_id, 1, RecordedProgress())
         assert reason(error) == "DETACH_TIMEOUT"
     assert data.key.key_id in station.volatile_keys()
     station.driver.power_off(bare.vm_id)
     assert data.volume_id in station.driver.vm(bare.vm_id).volume_ids
-    station.driver.detach(bare.vm_id, data.volume_id, data.key.key_id, 1, Work())
+    station.driver.detach(bare.vm_id, data.volume_id, data.key.key_id, 1, RecordedProgress())
     assert data.volume_id not in station.driver.vm(bare.vm_id).volume_ids
 
 
@@ -255,7 +255,7 @@ def test_a_stopped_vm_takes_and_gives_disks(station: Station, bare: VmSpec) -> N
     station.driver.attach(bare.vm_id, DiskSpec(data, 1), in_shared(data))
     assert data.volume_id in station.driver.vm(bare.vm_id).volume_ids
     assert station.driver.using(data.volume_id) is None
-    station.driver.detach(bare.vm_id, data.volume_id, None, 1, Work())
+    station.driver.detach(bare.vm_id, data.volume_id, None, 1, RecordedProgress())
     assert data.volume_id not in station.driver.vm(bare.vm_id).volume_ids
     assert not station.volatile_keys()
 
@@ -305,7 +305,7 @@ def test_deleting_takes_the_firmware_variables_too(station: Station) -> None:
 def test_nobody_is_home(station: Station) -> None:
     nobody = new_id()
     station.driver.power_off(nobody)
-    station.driver.detach(nobody, new_id(), new_id(), 1, Work())
+    station.driver.detach(nobody, new_id(), new_id(), 1, RecordedProgress())
     for call in (
         lambda: station.driver.reboot(nobody, hard=True),
         lambda: station.driver.shut_down(nobody),
@@ -333,7 +333,7 @@ def test_a_foreign_vm_is_seen_and_left_alone(station: Station, bare: VmSpec) -> 
 
 def test_keys_left_behind_are_swept_and_foreign_secrets_are_not(station: Station, bare: VmSpec) -> None:
     left, key = new_id(), new_key()
-    station.driver.hold_keys(left, [key])
+    station.driver.install_keys(left, [key])
     foreign = new_id()
     usage = "<usage type='volume'><volume>/x</volume></usage>"
     xml = f"<secret ephemeral='yes' private='yes'><uuid>{foreign}</uuid>{usage}</secret>"
@@ -342,8 +342,8 @@ def test_keys_left_behind_are_swept_and_foreign_secrets_are_not(station: Station
     used = {ref.key.key_id for ref in (disk.volume for disk in bare.disks) if ref.key}
     assert station.volatile_keys() == {*used, key.key_id, foreign}
     with pytest.raises(FailedPreconditionError) as error:
-        station.driver.hold_keys(left, [replace(key, key_id=foreign)])
-    assert reason(error) == "SECRET_NOT_OURS"
+        station.driver.install_keys(left, [replace(key, key_id=foreign)])
+    assert reason(error) == "SECRET_ID_TAKEN"
 
     successor = LibvirtDriver(station.host.libvirt_uri, "qemu")  # the agent, started again
     successor.open()
@@ -355,34 +355,34 @@ def test_keys_left_behind_are_swept_and_foreign_secrets_are_not(station: Station
 
 def test_a_key_follows_its_volume_to_another_vm(station: Station) -> None:
     first, second, key = new_id(), new_id(), new_key()
-    station.driver.hold_keys(first, [key])
-    station.driver.hold_keys(second, [key])
-    station.driver.drop_keys(first, [key.key_id])
+    station.driver.install_keys(first, [key])
+    station.driver.install_keys(second, [key])
+    station.driver.remove_keys(first, [key.key_id])
     assert station.volatile_keys() == {key.key_id}
-    station.driver.drop_keys(second, [key.key_id])
+    station.driver.remove_keys(second, [key.key_id])
     assert not station.volatile_keys()
 
 
 def test_keys_for_a_vm_to_come_outlive_one_that_was(station: Station, bare: VmSpec) -> None:
     """The end of a first try to move here may be heard after the second was prepared."""
-    station.driver.hold_keys(bare.vm_id, [key := new_key()])
+    station.driver.install_keys(bare.vm_id, [key := new_key()])
     station.host.virsh("destroy", bare.vm_id)
-    wait_for(lambda: ("STOPPED", "destroyed") in station.ear.heard(bare.vm_id), "the event")
+    wait_for(lambda: ("STOPPED", "destroyed") in station.listener.heard(bare.vm_id), "the event")
     assert key.key_id in station.volatile_keys()
-    station.driver.drop_keys(bare.vm_id, [key.key_id])
+    station.driver.remove_keys(bare.vm_id, [key.key_id])
     assert key.key_id not in station.volatile_keys()
 
 
 def test_libvirtd_goes_and_comes_back(station: Station, bare: VmSpec) -> None:
-    before = station.ear.reconnections
+    before = station.listener.reconnections
     station.host.stop_libvirt()
     with pytest.raises(UnavailableError) as error:
         station.driver.vms()
     assert reason(error) == "LIBVIRT_UNAVAILABLE"
     station.host.start_libvirt()
-    wait_for(lambda: station.ear.reconnections > before, "the driver's return")
+    wait_for(lambda: station.listener.reconnections > before, "the driver's return")
     assert station.driver.running(bare.vm_id)
     # Events come again, too. The reset waits until libvirtd has found its VM again: what dies before has no event.
     station.driver.reboot(bare.vm_id, hard=True)
     station.driver.power_off(bare.vm_id)
-    wait_for(lambda: ("STOPPED", "destroyed") in station.ear.heard(bare.vm_id), "the event")
+    wait_for(lambda: ("STOPPED", "destroyed") in station.listener.heard(bare.vm_id), "the event")

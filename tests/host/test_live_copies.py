@@ -34,7 +34,7 @@ from tests.host.conftest import contents, need, wire
 from tests.host.test_volumes import reason
 from tests.lab.host import Host, wait_for
 from tests.lab.lab import Lab
-from tests.lab.machines import MIB, PASSPHRASE, Work, new_id, new_key, secrets_on, spec
+from tests.lab.machines import MIB, PASSPHRASE, RecordedProgress, new_id, new_key, secrets_on, spec
 
 QCOW2, RAW = DiskFormat.QCOW2, DiskFormat.RAW
 SIZE = 16 * MIB
@@ -191,7 +191,7 @@ def test_what_cannot_be_while_a_disk_is_copied(lab: tuple[Host, Path], station: 
         tried: list[str] = []
 
         class Trying(JobContext):
-            def progress(self, phase: str, done: int = 0, total: int = 0, percent: int | None = None) -> None:
+            def report(self, phase: str, done: int = 0, total: int = 0, percent: int | None = None) -> None:
                 if phase == "copying disk" and not tried:
                     other = station.ref((RAW, False))
                     tried.append(reason(lambda: station.volumes.copies.copy(job(), source, other, vm_id=vm.vm_id)))
@@ -251,7 +251,7 @@ def test_a_vm_that_stops_ends_its_copy_and_its_mirror(station: Station, mirror: 
     with running(station, (QCOW2, False), BIG) as (vm, source):
 
         class Stopping(JobContext):
-            def progress(self, phase: str, done: int = 0, total: int = 0, percent: int | None = None) -> None:
+            def report(self, phase: str, done: int = 0, total: int = 0, percent: int | None = None) -> None:
                 if phase in ("copying disk", "mirroring disk"):
                     station.driver.power_off(vm.vm_id)
 
@@ -285,8 +285,8 @@ def test_a_vm_goes_over_to_a_mirror(
         assert driver.using(target.volume_id) == driver.using(source.volume_id) == vm.vm_id
         assert reason(lambda: volumes.delete(job(), target)) == "VOLUME_IN_USE"
         assert reason(lambda: volumes.grow(job(), source, SIZE + MIB)) == "DISK_BUSY"
-        assert reason(lambda: driver.detach(vm.vm_id, source.volume_id, None, 1, Work())) == "DISK_BUSY"
-        assert reason(lambda: driver.migrate(vm.vm_id, _elsewhere(), MoveLimits(), Work())) == "DISK_BUSY"
+        assert reason(lambda: driver.detach(vm.vm_id, source.volume_id, None, 1, RecordedProgress())) == "DISK_BUSY"
+        assert reason(lambda: driver.migrate(vm.vm_id, _elsewhere(), MoveLimits(), RecordedProgress())) == "DISK_BUSY"
         again = station.ref((RAW, False))
         assert reason(lambda: mirrors.begin(job(), vm.vm_id, source, again)) == "DISK_BUSY"
         assert reason(lambda: volumes.copies.copy(job(), source, again, vm_id=vm.vm_id)) == "DISK_BUSY"
@@ -325,7 +325,7 @@ def test_a_mirror_that_is_cancelled_in_the_middle_leaves_nothing(lab: tuple[Host
         target = station.ref((QCOW2, True))
 
         class Cancelling(JobContext):
-            def progress(self, phase: str, done: int = 0, total: int = 0, percent: int | None = None) -> None:
+            def report(self, phase: str, done: int = 0, total: int = 0, percent: int | None = None) -> None:
                 if phase == "mirroring disk":
                     self.cancel()
 
@@ -365,7 +365,7 @@ def test_libvirtd_may_restart_in_the_middle(lab: tuple[Host, Path], station: Sta
         restarted: list[bool] = []
 
         class Restarting(JobContext):
-            def progress(self, phase: str, done: int = 0, total: int = 0, percent: int | None = None) -> None:
+            def report(self, phase: str, done: int = 0, total: int = 0, percent: int | None = None) -> None:
                 if phase in ("copying disk", "mirroring disk") and not restarted:
                     restarted.append(True)
                     host.stop_libvirt()

@@ -26,8 +26,8 @@ from ostler_agent.volumes import Volumes
 from ostler_common.errors import InternalError, OstlerError
 from ostler_common.secret import Secret
 
-from tests.fakes.guests import FakeGuests
 from tests.fakes.powerflex import GIB, OLD_BYTES, FakeGateway, Sdc, gateway
+from tests.fakes.runtime import FakeRuntime
 from tests.host.conftest import job, need, new_key
 
 MIB = 1 << 20
@@ -45,7 +45,7 @@ class Host:
     pool_id: str = field(default_factory=lambda: str(uuid.uuid4()))
 
     def __post_init__(self) -> None:
-        self.guests = FakeGuests()
+        self.guests = FakeRuntime()
         self.start()
         self.ensure()
 
@@ -225,7 +225,7 @@ def test_who_made_a_volume_is_known(host: Host) -> None:
     maker = JobContext("one")
     made = host.volumes.create(maker, ref, GIB)
     assert host.volumes.create(maker, ref, GIB) == made
-    assert host.volumes.settle_create(ref, maker.facts) == made
+    assert host.volumes.resolve_interrupted_create(ref, maker.facts) == made
     assert reason(lambda: host.volumes.create(JobContext("two"), ref, GIB)) == "VOLUME_EXISTS"
 
 
@@ -234,11 +234,11 @@ def test_what_a_killed_agent_left_goes(host: Host, array: FakeGateway) -> None:
     store = host.pools._volumes(host.pool_id)
     left = store.make(ref, GIB, thick=False)
     left.__enter__()
-    assert array.names() == array.mapped() == {array_name(ref.volume_id, draft=True)}
+    assert array.names() == array.mapped() == {array_name(ref.volume_id, staged=True)}
     host.start()
-    assert reason(lambda: host.volumes.settle_create(ref, {})) == "POOL_NEEDS_CREDENTIALS"
+    assert reason(lambda: host.volumes.resolve_interrupted_create(ref, {})) == "POOL_NEEDS_CREDENTIALS"
     host.ensure()
-    assert reason(lambda: host.volumes.settle_create(ref, {})) == "INTERRUPTED"
+    assert reason(lambda: host.volumes.resolve_interrupted_create(ref, {})) == "INTERRUPTED"
     assert not array.names()
     assert host.links() == set()
     with contextlib.suppress(OstlerError):
@@ -284,17 +284,17 @@ def test_a_vms_volume_stays_mapped_until_nothing_uses_it(host: Host, array: Fake
     assert path.name == ref.volume_id
     host.volumes.info(ref)
     assert array.mapped() == name, "whoever looks meanwhile does not unmap it"
-    host.pools.unmap_unused(used=(), asked_before=before)  # it may be about to start
-    host.pools.unmap_unused(used={ref.volume_id}, asked_before=time.monotonic())  # it runs
-    host.pools.unmap_unused(used=(), asked_before=time.monotonic(), among={"another"})
+    host.pools.unmap_unused(used=(), requested_before=before)  # it may be about to start
+    host.pools.unmap_unused(used={ref.volume_id}, requested_before=time.monotonic())  # it runs
+    host.pools.unmap_unused(used=(), requested_before=time.monotonic(), only={"another"})
     with host.pools.hold(ref):
-        host.pools.unmap_unused(used=(), asked_before=time.monotonic())  # something reads it
+        host.pools.unmap_unused(used=(), requested_before=time.monotonic())  # something reads it
     assert array.mapped() == name
     host.start()  # the agent has forgotten all that
     host.ensure()
     assert host.volumes.info(ref).volume_id == ref.volume_id
     assert array.mapped() == name
-    host.pools.unmap_unused(used=(), asked_before=time.monotonic())
+    host.pools.unmap_unused(used=(), requested_before=time.monotonic())
     assert array.mapped() == set()
     assert host.links() == set()
 
@@ -306,10 +306,10 @@ def test_two_hosts_and_a_volume(host: Host, array: FakeGateway, tmp_path: Path) 
     host.pools.volume_path(ref)
     assert other.head(ref) == NOISE, "mapped to both, as while a VM moves"
     assert reason(lambda: other.volumes.delete(job(), ref)) == "VOLUME_IN_USE"
-    let_go = threading.Timer(0.2, lambda: host.pools.unmap_unused((), time.monotonic()))
-    let_go.start()
+    unmap_if_unused = threading.Timer(0.2, lambda: host.pools.unmap_unused((), time.monotonic()))
+    unmap_if_unused.start()
     other.volumes.delete(job(), ref)
-    let_go.join()
+    unmap_if_unused.join()
     assert not array.volumes
 
 
@@ -325,7 +325,7 @@ def test_the_password_is_in_memory_only(host: Host, array: FakeGateway) -> None:
     host.pools.restore()
     assert [pool.capacity_bytes for pool in host.pools.list()] == [0]
     assert reason(lambda: host.volumes.info(ref)) == "POOL_NEEDS_CREDENTIALS"
-    host.pools.be_patient(20)
+    host.pools.set_credential_wait(20)
     threading.Timer(0.2, host.ensure).start()
     assert host.volumes.info(ref).virtual_size_bytes == GIB
     assert host.pools.list()[0].capacity_bytes > 0
@@ -346,7 +346,7 @@ def test_an_unknown_host_is_told_so(array: FakeGateway, tmp_path: Path) -> None:
 
 def test_names_on_the_array() -> None:
     volume_id = str(uuid.uuid4())
-    for name in (array_name(volume_id), array_name(volume_id, draft=True)):
+    for name in (array_name(volume_id), array_name(volume_id, staged=True)):
         assert len(name) <= 31
         assert volume_id_of(name) == volume_id
     assert [volume_id_of(name) for name in ("vol1", "ost-short", "ost-" + "1" * 26)] == [None] * 3

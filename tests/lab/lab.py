@@ -1,7 +1,7 @@
 """A fleet on one machine: N hosts, a directory that all of them see, and a control plane.
 
     with Lab.start(hosts=3) as lab:
-        lab.trust_each_other()   # papers from a throw-away CA, libvirtd on every host; no control plane needed
+        lab.trust_each_other()   # credentials from a throw-away CA, libvirtd on every host; no control plane needed
         lab.hosts[0].virsh("list")
 
 Everything dies with the process that made it, unless the lab is `detached`; what a killed run leaves as files and
@@ -25,7 +25,7 @@ from pathlib import Path
 from ostler_common.identity import Identity, Kind
 from ostler_common.tls import TlsFiles
 
-from tests.fakes.papers import Papers
+from tests.fakes.certificates import ThrowawayCa
 from tests.lab.control import Control
 from tests.lab.host import Host, wait_for
 from tests.lab.network import Network, is_lab, mark
@@ -135,19 +135,19 @@ class Lab:
         return next(host for host in self.hosts if host.name == name)
 
     def trust_each_other(self) -> None:
-        """Without a control plane: gives each host papers from the throw-away CA and starts its libvirtd."""
+        """Without a control plane: gives each host credentials from the throw-away CA and starts its libvirtd."""
         for host in self.hosts:
-            install_for_libvirt(self.papers(host), host)
-            install_for_qemu(self.papers(host, Kind.QEMU), host)
+            install_for_libvirt(self.credentials(host), host)
+            install_for_qemu(self.credentials(host, Kind.QEMU), host)
         self.start_libvirt()
 
     @cached_property
-    def ca(self) -> Papers:
+    def ca(self) -> ThrowawayCa:
         """The throw-away CA."""
         (self.directory / "ca").mkdir()
-        return Papers(self.directory / "ca")
+        return ThrowawayCa(self.directory / "ca")
 
-    def papers(self, host: Host, kind: Kind = Kind.HOST) -> TlsFiles:
+    def credentials(self, host: Host, kind: Kind = Kind.HOST) -> TlsFiles:
         """A certificate for a host or its QEMU, from the throw-away CA."""
         addresses = (host.address, host.name) if kind is Kind.HOST else ()
         return self.ca.issue(Identity(kind, host.host_uuid), addresses=addresses)
@@ -163,10 +163,10 @@ class Lab:
             list(pool.map(Host.start_agent, self.hosts))
 
 
-def install_for_libvirt(papers: TlsFiles, host: Host) -> None:
-    """Puts a host's papers and the settings for them where libvirtd and its clients look, as the agent would."""
+def install_for_libvirt(credentials: TlsFiles, host: Host) -> None:
+    """Puts a host's credentials and the settings for them where libvirtd and its clients look, as the agent would."""
     pki = host.outside("/etc/pki")
-    certificate, key, trust = papers.certificate, papers.key, papers.trust
+    certificate, key, trust = credentials.certificate, credentials.key, credentials.trust
     for directory in (pki / "CA", pki / "libvirt" / "private"):
         directory.mkdir(parents=True, exist_ok=True)
     shutil.copy(trust, pki / "CA" / "cacert.pem")
@@ -179,11 +179,11 @@ def install_for_libvirt(papers: TlsFiles, host: Host) -> None:
             path.write_text(path.read_text() + lines)
 
 
-def install_for_qemu(papers: TlsFiles, host: Host) -> None:
-    """Puts QEMU's own papers where it looks, as the agent would."""
+def install_for_qemu(credentials: TlsFiles, host: Host) -> None:
+    """Puts QEMU's own credentials where it looks, as the agent would."""
     directory = host.outside("/etc/pki") / "qemu"
     directory.mkdir(parents=True, exist_ok=True)
-    shutil.copy(papers.trust, directory / "ca-cert.pem")
+    shutil.copy(credentials.trust, directory / "ca-cert.pem")
     for role in ("server", "client"):
-        shutil.copy(papers.certificate, directory / f"{role}-cert.pem")
-        shutil.copy(papers.key, directory / f"{role}-key.pem")
+        shutil.copy(credentials.certificate, directory / f"{role}-cert.pem")
+        shutil.copy(credentials.key, directory / f"{role}-key.pem")

@@ -102,7 +102,7 @@ def expect(console: Console, text: str, timeout_s: float = 90) -> str:
 
 
 @dataclass
-class Work:
+class RecordedProgress:
     """A job's view that notes what it is told, and can be cancelled."""
 
     phases: list[str] = field(default_factory=list)
@@ -110,7 +110,7 @@ class Work:
     error: Exception | None = None
     on_progress: Callable[[str, int | None], None] = lambda phase, percent: None
 
-    def progress(self, phase: str, done: int = 0, total: int = 0, percent: int | None = None) -> None:
+    def report(self, phase: str, done: int = 0, total: int = 0, percent: int | None = None) -> None:
         self.phases.append(phase)
         if percent is not None:
             self.percents.append(percent)
@@ -122,7 +122,7 @@ class Work:
 
 
 @dataclass
-class Ear:
+class RecordingListener:
     """A listener that remembers."""
 
     events: list[VmEvent] = field(default_factory=list)

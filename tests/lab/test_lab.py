@@ -1,4 +1,4 @@
-"""The lab itself: hosts are apart, reach each other over TLS only with a host's papers, and leave nothing behind."""
+"""The lab itself: hosts are isolated, reach each other over TLS only with credentials, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def test_libvirt_takes_hosts_and_nobody_else(pair: Lab) -> None:
     assert first.run(*remote).strip() == "h2"
     control = pair.ca.issue(Identity(Kind.CONTROL, str(uuid.uuid4())), addresses=(first.address,))
     try:
-        for other in (control, pair.papers(first, Kind.QEMU)):
+        for other in (control, pair.credentials(first, Kind.QEMU)):
             install_for_libvirt(other, first)
             with pytest.raises(subprocess.CalledProcessError):
                 first.run(*remote)
     finally:
-        install_for_libvirt(pair.papers(first), first)
+        install_for_libvirt(pair.credentials(first), first)
     assert "Failed to verify peer's certificate" in (second.log("libvirtd") or "")
 
 

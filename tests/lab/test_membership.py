@@ -30,14 +30,14 @@ RENEW = """
 from ostler_agent.config import AgentConfig
 from ostler_agent.hypervisors.libvirt.options import LibvirtOptions
 from ostler_agent.hypervisors.libvirt.tls import LibvirtTls
-from ostler_agent.papers import PapersStore
-from ostler_agent.renew import Keeper
+from ostler_agent.credentials import CredentialsStore
+from ostler_agent.renewal import CredentialsManager
 config = AgentConfig()
-Keeper(PapersStore(config.state_dir), LibvirtTls.of(LibvirtOptions())).renew()
+CredentialsManager(CredentialsStore(config.state_dir), LibvirtTls.of(LibvirtOptions())).renew()
 """
 
 
-def papers(host: Host) -> TlsFiles:
+def credentials(host: Host) -> TlsFiles:
     """The host's own certificate as libvirt has it, for a caller that pretends to be the host."""
     etc = host.outside("/etc/pki")
     return TlsFiles(
@@ -45,7 +45,7 @@ def papers(host: Host) -> TlsFiles:
     )
 
 
-def qemu_papers(host: Host) -> TlsFiles:
+def qemu_credentials(host: Host) -> TlsFiles:
     """What a guest that broke out of its QEMU finds."""
     etc = host.outside("/etc/pki") / "qemu"
     return TlsFiles(etc / "client-cert.pem", etc / "client-key.pem", etc / "ca-cert.pem")
@@ -87,7 +87,7 @@ def test_a_removed_host_is_refused_at_once(fleet: Fleet) -> None:
     fleet.wait_up(extra)
     host_id = fleet.host(extra).id
     assert reach_libvirt(extra, fleet.lab.hosts[0])
-    held = papers(extra)
+    held = credentials(extra)
     fleet.api.hosts.RemoveHost(host_pb2.RemoveHostRequest(host=extra.name))
     _, csr = pki.new_key_and_csr(Identity(Kind.HOST, host_id))
     with open_channel(fleet.lab.control.address, held, CONTROL_SERVER_NAME) as channel:
@@ -121,7 +121,7 @@ def test_qemu_can_read_its_own_key_and_no_other(fleet: Fleet) -> None:
     for path in (
         "/etc/pki/libvirt/private/serverkey.pem",
         "/etc/pki/libvirt/private/clientkey.pem",
-        "/var/lib/ostler/agent/papers/host.pem",
+        "/var/lib/ostler/agent/credentials/host.pem",
     ):
         host.run("cat", path)  # it is there
         with pytest.raises(subprocess.CalledProcessError, match="cat"):
@@ -132,7 +132,7 @@ def test_qemus_certificate_opens_no_door(fleet: Fleet) -> None:
     """It is good between QEMUs, which every live migration here shows, and nowhere else."""
     host, other = fleet.lab.hosts[:2]
     doors = {}
-    for name, held in (("host", papers(host)), ("qemu", qemu_papers(host))):
+    for name, held in (("host", credentials(host)), ("qemu", qemu_credentials(host))):
         directory = host.outside("/etc/pki") / f"stolen-from-{name}"
         directory.mkdir()
         shutil.copy(held.certificate, directory / "clientcert.pem")
@@ -141,7 +141,7 @@ def test_qemus_certificate_opens_no_door(fleet: Fleet) -> None:
         doors[name] = reach_libvirt(host, other, f"?pkipath=/etc/pki/{directory.name}")
     assert doors == {"host": True, "qemu": False}
 
-    held = qemu_papers(host)
+    held = qemu_credentials(host)
     with open_channel(other.agent_address, held, host_server_name(fleet.host(other).id)) as channel:
         agent = agent_grpc.HostServiceStub(channel)
         assert refused(agent.GetHost, agent_pb2.GetHostRequest()).code == "PERMISSION_DENIED"

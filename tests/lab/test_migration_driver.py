@@ -26,8 +26,8 @@ from tests.lab.host import LOCAL, REPOSITORY, SHARED, Host, environment, wait_fo
 from tests.lab.lab import Lab
 from tests.lab.machines import (
     MIB,
-    Ear,
-    Work,
+    RecordedProgress,
+    RecordingListener,
     empty_image,
     expect,
     guest_disk,
@@ -49,16 +49,16 @@ class Side:
 
     host: Host
     driver: LibvirtDriver
-    ear: Ear
+    listener: RecordingListener
 
     @classmethod
     @contextmanager
     def of(cls, host: Host) -> Iterator[Side]:
-        driver, ear = LibvirtDriver(host.libvirt_uri, "qemu"), Ear()
+        driver, listener = LibvirtDriver(host.libvirt_uri, "qemu"), RecordingListener()
         driver.open()
-        driver.subscribe(ear)
+        driver.subscribe(listener)
         try:
-            yield cls(host, driver, ear)
+            yield cls(host, driver, listener)
         finally:
             driver.close()
 
@@ -111,7 +111,7 @@ def destination(host: Host, machine: VmSpec, directory: str = SHARED, moved: tup
 
 def hold(side: Side, machine: VmSpec) -> list[str]:
     keys = [disk.volume.key for disk in machine.disks if disk.volume.key]
-    side.driver.hold_keys(machine.vm_id, keys)
+    side.driver.install_keys(machine.vm_id, keys)
     return [key.key_id for key in keys]
 
 
@@ -125,17 +125,17 @@ def tick(side: Side, vm_id: str) -> int:
     return int(count)
 
 
-def once_copying(action: Callable[[], None]) -> Work:
+def once_copying(action: Callable[[], None]) -> RecordedProgress:
     """A job's view that acts when the first memory has been sent."""
-    work = Work()
+    progress = RecordedProgress()
 
     def act(phase: str, percent: int | None) -> None:
         if phase == "copying memory" and (percent or 0) > 0:
-            work.on_progress = lambda phase, percent: None
+            progress.on_progress = lambda phase, percent: None
             action()
 
-    work.on_progress = act
-    return work
+    progress.on_progress = act
+    return progress
 
 
 def test_cancelled_it_stays(where: tuple[Side, Side], guest: VmSpec) -> None:
@@ -144,12 +144,12 @@ def test_cancelled_it_stays(where: tuple[Side, Side], guest: VmSpec) -> None:
 
     def cancel() -> None:
         assert first.driver.vm(guest.vm_id).migrating
-        work.error = CancelledError("no more", "CANCELLED")
+        progress.error = CancelledError("no more", "CANCELLED")
 
-    work = once_copying(cancel)
+    progress = once_copying(cancel)
     with pytest.raises(CancelledError):
-        first.driver.migrate(guest.vm_id, destination(second.host, guest), SLOW, work)
-    second.driver.drop_keys(guest.vm_id, key_ids)
+        first.driver.migrate(guest.vm_id, destination(second.host, guest), SLOW, progress)
+    second.driver.remove_keys(guest.vm_id, key_ids)
     assert first.only_here(second, guest.vm_id)
     assert not first.driver.vm(guest.vm_id).migrating
     assert secrets_on(first.host) == set(key_ids)
@@ -159,16 +159,18 @@ def test_too_slow_it_stays(where: tuple[Side, Side], guest: VmSpec) -> None:
     first, second = where
     key_ids = hold(second, guest)
     with pytest.raises(DeadlineExceededError) as error:
-        first.driver.migrate(guest.vm_id, destination(second.host, guest), replace(SLOW, timeout_s=2), Work())
+        first.driver.migrate(
+            guest.vm_id, destination(second.host, guest), replace(SLOW, timeout_s=2), RecordedProgress()
+        )
     assert error.value.reason == "MIGRATION_TIMEOUT"
-    second.driver.drop_keys(guest.vm_id, key_ids)
+    second.driver.remove_keys(guest.vm_id, key_ids)
     assert first.only_here(second, guest.vm_id)
 
 
 def test_without_its_keys_it_stays(where: tuple[Side, Side], guest: VmSpec) -> None:
     first, second = where
     with pytest.raises(AbortedError) as error:
-        first.driver.migrate(guest.vm_id, destination(second.host, guest), MoveLimits(), Work())
+        first.driver.migrate(guest.vm_id, destination(second.host, guest), MoveLimits(), RecordedProgress())
     assert error.value.reason == "MIGRATION_FAILED"
     assert first.only_here(second, guest.vm_id)
 
@@ -179,8 +181,8 @@ def test_it_is_not_sent_to_another_hosts_qemu(where: tuple[Side, Side], guest: V
     key_ids = hold(second, guest)
     other = replace(destination(second.host, guest), tls_name=pki.qemu_server_name(first.host.host_uuid))
     with pytest.raises(AbortedError, match="TLS"):
-        first.driver.migrate(guest.vm_id, other, MoveLimits(), Work())
-    second.driver.drop_keys(guest.vm_id, key_ids)
+        first.driver.migrate(guest.vm_id, other, MoveLimits(), RecordedProgress())
+    second.driver.remove_keys(guest.vm_id, key_ids)
     wait_for(lambda: first.only_here(second, guest.vm_id), "the end over there")
 
 
@@ -231,11 +233,12 @@ def test_it_stays_when_libvirtd_restarts_here(where: tuple[Side, Side], guest: V
 MOVER = """
 import pickle, sys
 from ostler_agent.hypervisors.libvirt.driver import LibvirtDriver
-from tests.lab.machines import Work
+from tests.lab.machines import RecordedProgress
 uri, vm_id, destination, limits = pickle.load(sys.stdin.buffer)
 driver = LibvirtDriver(uri, "qemu")
 driver.open()
-driver.migrate(vm_id, destination, limits, Work(on_progress=lambda phase, percent: print(phase, percent, flush=True)))
+progress = RecordedProgress(on_progress=lambda phase, percent: print(phase, percent, flush=True))
+driver.migrate(vm_id, destination, limits, progress)
 """
 
 
@@ -264,8 +267,8 @@ def test_an_agent_that_died_learns_that_it_stayed(where: tuple[Side, Side], gues
     key_ids = hold(second, guest)
     with killed_mover(first, second, guest):
         assert first.driver.vm(guest.vm_id).migrating
-        assert first.driver.await_migration(guest.vm_id, 1, Work()) is MoveOutcome.RUNNING_HERE
-    second.driver.drop_keys(guest.vm_id, key_ids)
+        assert first.driver.await_migration(guest.vm_id, 1, RecordedProgress()) is MoveOutcome.RUNNING_HERE
+    second.driver.remove_keys(guest.vm_id, key_ids)
     assert first.only_here(second, guest.vm_id)
 
 
@@ -273,30 +276,30 @@ def test_an_agent_that_died_learns_that_it_moved(where: tuple[Side, Side], guest
     first, second = where
     hold(second, guest)
     with killed_mover(first, second, guest):
-        work = Work()
+        progress = RecordedProgress()
         first.host.virsh("migrate-setspeed", guest.vm_id, "1000")
-        assert first.driver.await_migration(guest.vm_id, 60, work) is MoveOutcome.MOVED
-        assert "copying memory" in work.phases
+        assert first.driver.await_migration(guest.vm_id, 60, progress) is MoveOutcome.MOVED
+        assert "copying memory" in progress.phases
     wait_for(lambda: second.only_here(first, guest.vm_id), "the keys' end")
     # Asked once more, long after, it says the same.
-    assert first.driver.await_migration(guest.vm_id, 60, Work()) is MoveOutcome.MOVED
+    assert first.driver.await_migration(guest.vm_id, 60, RecordedProgress()) is MoveOutcome.MOVED
 
 
 def test_it_moves_with_its_console_counting_on(where: tuple[Side, Side], guest: VmSpec) -> None:
     first, second = where
     assert first.only_here(second, guest.vm_id)
     key_ids = hold(second, guest)
-    before, work, began = tick(first, guest.vm_id), Work(), time.monotonic()
-    report = first.driver.migrate(guest.vm_id, destination(second.host, guest), MoveLimits(), work)
+    before, progress, began = tick(first, guest.vm_id), RecordedProgress(), time.monotonic()
+    report = first.driver.migrate(guest.vm_id, destination(second.host, guest), MoveLimits(), progress)
     took_ms = (time.monotonic() - began) * 1000
     assert second.only_here(first, guest.vm_id)
     assert secrets_on(second.host) == set(key_ids)
     assert tick(second, guest.vm_id) >= before
     assert 0 < report.downtime_ms < report.elapsed_ms <= took_ms
     assert report.transferred_bytes > 10 * MIB
-    assert work.percents == sorted(work.percents)
-    wait_for(lambda: ("MIGRATED", "migrated") in first.ear.heard(guest.vm_id), "the event of leaving")
-    wait_for(lambda: ("MIGRATED", "migrated") in second.ear.heard(guest.vm_id), "the event of coming")
+    assert progress.percents == sorted(progress.percents)
+    wait_for(lambda: ("MIGRATED", "migrated") in first.listener.heard(guest.vm_id), "the event of leaving")
+    wait_for(lambda: ("MIGRATED", "migrated") in second.listener.heard(guest.vm_id), "the event of coming")
     assert guest.vm_id in second.host.virsh("list", "--all", "--persistent", "--uuid")
 
 
@@ -321,12 +324,12 @@ def test_it_moves_with_its_disks_under_other_keys(sides: tuple[Side, Side]) -> N
     qemu_img.create(local_file(second, new_root), new_root.format, 64 * MIB, key=new_root.key)
     qemu_img.create(local_file(second, data), data.format, size_bytes)
     hold(second, there)
-    work = Work()
+    progress = RecordedProgress()
     report = first.driver.migrate(
         here.vm_id,
         destination(second.host, there, LOCAL, moved=(root.volume_id, data.volume_id)),
         MoveLimits(),
-        work,
+        progress,
     )
     assert second.driver.vm(here.vm_id).power_state is PowerState.RUNNING
     assert first.driver.vm(here.vm_id).power_state is PowerState.ABSENT
@@ -334,7 +337,7 @@ def test_it_moves_with_its_disks_under_other_keys(sides: tuple[Side, Side]) -> N
     assert new_root.key.key_id in secrets_on(second.host)
     assert root.key
     assert root.key.key_id not in secrets_on(first.host)
-    assert "copying disks" in work.phases
+    assert "copying disks" in progress.phases
     assert report.transferred_bytes > 20 * MIB
     console = second.driver.console(here.vm_id, force=True)
     console.write(b"mark after-the-move && head -c 15 /dev/vdb\n")
@@ -359,7 +362,7 @@ def test_it_moves_with_its_firmware_variables(sides: tuple[Side, Side]) -> None:
     first.driver.start(machine, in_shared)
     variables = [side.host.outside(f"/var/lib/libvirt/qemu/nvram/{machine.vm_id}_VARS.fd") for side in sides]
     assert [file.exists() for file in variables] == [True, False]
-    first.driver.migrate(machine.vm_id, destination(second.host, machine), MoveLimits(), Work())
+    first.driver.migrate(machine.vm_id, destination(second.host, machine), MoveLimits(), RecordedProgress())
     assert [file.exists() for file in variables] == [False, True]
     assert first.driver.vm(machine.vm_id).power_state is PowerState.ABSENT
     second.driver.power_off(machine.vm_id)

@@ -1,4 +1,4 @@
-"""A host's papers through their whole life, with the real control plane, libvirt and agent."""
+"""A host's credentials through their whole life, with the real control plane, libvirt and agent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
-from ostler_agent.papers import Papers, PapersStore
+from ostler_agent.credentials import CredentialsStore, HostCredentials
 
 from tests.lab.host import Host, wait_for
 from tests.lab.lab import Lab
@@ -33,8 +33,8 @@ def join(lab: Lab, host: Host, *options: str) -> None:
     host.run(sys.executable, "-m", "ostler_agent.main", "join", "--token", token, env=host.agent_environment())
 
 
-def papers(host: Host) -> Papers:
-    return PapersStore(host.outside("/var/lib/ostler/agent")).load()
+def credentials(host: Host) -> HostCredentials:
+    return CredentialsStore(host.outside("/var/lib/ostler/agent")).load()
 
 
 def state(lab: Lab, host: Host) -> str:
@@ -59,20 +59,20 @@ def test_papers_live_end_and_begin_anew(lab: Lab) -> None:
     host.start_agent()
     wait_for(lambda: state(lab, host) == "up", "the host", 30, 0.5)
 
-    first = papers(host)
-    wait_for(lambda: papers(host).certificate_pem != first.certificate_pem, "renewal", LIFETIME_S + 10, 0.5)
+    first = credentials(host)
+    wait_for(lambda: credentials(host).certificate_pem != first.certificate_pem, "renewal", LIFETIME_S + 10, 0.5)
     assert not over(first.expire_time)  # it was in time
     wait_for(lambda: over(first.expire_time), "end of the first certificate", LIFETIME_S)
     assert libvirt_answers_over_tls(host)  # libvirtd was told of the new one, without a restart
     assert state(lab, host) == "up"
 
     host.stop_agent()
-    wait_for(lambda: over(papers(host).expire_time), "end of the last certificate", LIFETIME_S + 10)
+    wait_for(lambda: over(credentials(host).expire_time), "end of the last certificate", LIFETIME_S + 10)
     host.start_agent()
     wait_for(lambda: f"--rejoin {first.host_id}" in (host.log("agent") or ""), "how to rejoin", 30)
     assert state(lab, host) != "up"
 
     join(lab, host, "--rejoin", host.name)
     wait_for(lambda: state(lab, host) == "up", "the host's return", 60, 0.5)  # the agent was not restarted
-    assert papers(host).host_id == first.host_id
+    assert credentials(host).host_id == first.host_id
     assert libvirt_answers_over_tls(host)

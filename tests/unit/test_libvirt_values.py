@@ -12,7 +12,7 @@ from ostler_agent.hypervisors.libvirt import host
 from ostler_agent.hypervisors.libvirt.dirty import INTERVAL_S, DirtyRates, rate_of
 from ostler_agent.hypervisors.libvirt.errors import translated
 from ostler_agent.hypervisors.libvirt.events import classify
-from ostler_agent.hypervisors.libvirt.migrate import progress, report
+from ostler_agent.hypervisors.libvirt.migrate import move_progress, report
 from ostler_agent.hypervisors.libvirt.samples import sample
 from ostler_common.errors import NotFoundError, UnavailableError
 
@@ -124,19 +124,19 @@ def test_a_call_that_waits_holds_up_neither_load_nor_others() -> None:
 
 
 def test_progress_counts_memory_from_the_start() -> None:
-    copying = progress({"disk_total": 300 * MIB, "disk_remaining": 150 * MIB}, 100 * MIB)
+    copying = move_progress({"disk_total": 300 * MIB, "disk_remaining": 150 * MIB}, 100 * MIB)
     assert (copying.phase, copying.done_bytes, copying.total_bytes, copying.percent) == (
         "copying disks",
         150 * MIB,
         300 * MIB,
         37,
     )
-    memory = progress(
+    memory = move_progress(
         {"memory_total": 110 * MIB, "memory_remaining": 50 * MIB, "memory_processed": 60 * MIB}, 100 * MIB
     )
     assert (memory.phase, memory.done_bytes, memory.percent) == ("copying memory", 60 * MIB, 50)
-    assert progress({"memory_total": 110 * MIB, "memory_remaining": 0}, 100 * MIB).percent == 99
-    assert progress({}, 100 * MIB).percent == 0
+    assert move_progress({"memory_total": 110 * MIB, "memory_remaining": 0}, 100 * MIB).percent == 99
+    assert move_progress({}, 100 * MIB).percent == 0
 
 
 def test_report() -> None:

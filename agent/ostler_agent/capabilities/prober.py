@@ -80,7 +80,7 @@ class Prober:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
-    def look(self) -> bool:
+    def check_for_changes(self) -> bool:
         """Probes anew if something was installed or removed since the last look; returns whether it was."""
         stamp = self._stamp()
         if stamp == self._seen:
@@ -92,7 +92,7 @@ class Prober:
     def start(self) -> None:
         self._thread.start()
 
-    def ask(self) -> None:
+    def request_probe(self) -> None:
         """Has everything tried anew soon, by the prober's own thread."""
         self._asked = True
         self._wake.set()
@@ -111,6 +111,6 @@ class Prober:
                     self._asked = False
                     self.probe()
                 elif not self._stopping:
-                    self.look()
+                    self.check_for_changes()
             except Exception:
                 log.exception("looking for changed packages failed")

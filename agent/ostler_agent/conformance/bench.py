@@ -16,7 +16,7 @@ from ostler_common.errors import OstlerError
 from ostler_common.hypervisors import Function
 
 from ostler_agent.capabilities.facts import HypervisorFacts
-from ostler_agent.conformance.check import SkippedError, require, wait_for
+from ostler_agent.conformance.assertions import SkippedError, require, wait_for
 from ostler_agent.hypervisors import registry
 from ostler_agent.hypervisors.base import Console, HotPlug, Hypervisor, OnlineGrow, Reboot, Screenshot, VmEvent
 from ostler_agent.hypervisors.driver import Driver, DriverContext
@@ -26,7 +26,7 @@ from ostler_agent.tools import qemu_img
 
 MIB = 1 << 20
 BOOT_TIMEOUT_S = 180.0
-LIFE_TIMEOUT_S = 60.0
+AGENT_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Setup:
 
 
 @dataclass(frozen=True)
-class Orders:
+class AgentOrders:
     """What a life of the driver in a process of its own is to do, before it kills itself. See `life`."""
 
     driver: str
@@ -53,7 +53,7 @@ class Orders:
     kill_after_s: float
 
 
-class Ear:
+class RecordingListener:
     """Remembers what it hears."""
 
     def __init__(self) -> None:
@@ -73,10 +73,10 @@ class Ear:
         wait_for(lambda: kind in self.kinds(vm_id), f"the event {kind}")
 
 
-class Patience:
+class NeverCancelled:
     """A job that is never cancelled."""
 
-    def progress(self, phase: str, done: int = 0, total: int = 0, percent: int | None = None) -> None:
+    def report(self, phase: str, done: int = 0, total: int = 0, percent: int | None = None) -> None:
         pass
 
     def check(self) -> None:
@@ -92,7 +92,7 @@ class Bench:
     context: DriverContext
     setup: Setup
     facts: HypervisorFacts
-    ear: Ear = field(default_factory=Ear)
+    listener: RecordingListener = field(default_factory=RecordingListener)
     _made: list[str] = field(default_factory=list)
     _guest: tuple[VmSpec, Console] | None = None
 
@@ -185,18 +185,18 @@ class Bench:
         self.hypervisor.close()
         self.hypervisor = self._open()
 
-    def life(self, step: str, spec: VmSpec, kill_after_s: float = 0.0) -> None:
+    def run_killed_agent(self, step: str, spec: VmSpec, kill_after_s: float = 0.0) -> None:
         """A whole life of the driver in a process of its own, which ends by SIGKILL; meanwhile there is no other.
 
         Raises RunError when it does not come so far.
         """
-        orders = Orders(self.name, self.context, self.pool, spec, step, kill_after_s)
+        orders = AgentOrders(self.name, self.context, self.pool, spec, step, kill_after_s)
         self._guest = None  # its console is closed
         self.hypervisor.close()
         try:
             environment = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-            argv = [sys.executable, "-m", "ostler_agent.conformance.life"]
-            done = run(argv, stdin=pickle.dumps(orders), env=environment, timeout_s=LIFE_TIMEOUT_S, check=False)
+            argv = [sys.executable, "-m", "ostler_agent.conformance.killed_agent"]
+            done = run(argv, stdin=pickle.dumps(orders), env=environment, timeout_s=AGENT_TIMEOUT_S, check=False)
         finally:
             self.hypervisor = self._open()
         require(done.exit_code == -9, f"a process of its own cannot do it: {done.stderr.strip()[-500:]}")
@@ -210,7 +210,7 @@ class Bench:
 
     def _open(self) -> Hypervisor:
         hypervisor = self.driver.open(self.context)
-        hypervisor.subscribe(self.ear)
+        hypervisor.subscribe(self.listener)
         return hypervisor
 
     # -- parts; the checks of a part run only when the driver states it

@@ -15,8 +15,7 @@ from ostler_common.errors import FailedPreconditionError
 
 from ostler_agent.config import AgentConfig
 from ostler_agent.conformance.bench import Setup, open_bench
-from ostler_agent.conformance.check import Outcome, Result
-from ostler_agent.conformance.suite import run_checks
+from ostler_agent.conformance.suite import Outcome, Result, run_checks
 from ostler_agent.hypervisors import registry
 from ostler_agent.hypervisors.driver import DriverContext
 from ostler_agent.spec import DiskFormat

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ostler_agent.conformance.bench import MIB, Bench, Patience
-from ostler_agent.conformance.check import CheckFailedError, refused, require
+from ostler_agent.conformance.assertions import CheckFailedError, refused, require
+from ostler_agent.conformance.bench import MIB, Bench, NeverCancelled
 from ostler_agent.hypervisors.base import LiveCopy, MirrorState
 from ostler_agent.spec import VmSpec, VolumeRef
 
@@ -26,7 +26,7 @@ def copy(bench: Bench) -> None:
     source = spec.disks[0].volume
     for _ in range(2):
         target = bench.volume()
-        live.copy_disk(spec.vm_id, source.volume_id, target, bench.paths(target), Patience())
+        live.copy_disk(spec.vm_id, source.volume_id, target, bench.paths(target), NeverCancelled())
         _require_mark(bench, target)
         require(bench.hypervisor.using(target.volume_id) is None, "the VM must not use the copy")
         for _ in range(2):
@@ -35,7 +35,7 @@ def copy(bench: Bench) -> None:
     bench.hypervisor.power_off(spec.vm_id)
     with refused("copying a stopped VM's disk", "VM_NOT_RUNNING", "VM_STOPPED"):
         target = bench.volume()
-        live.copy_disk(spec.vm_id, source.volume_id, target, bench.paths(target), Patience())
+        live.copy_disk(spec.vm_id, source.volume_id, target, bench.paths(target), NeverCancelled())
 
 
 def cancelled_mirror(bench: Bench) -> None:
@@ -46,11 +46,11 @@ def cancelled_mirror(bench: Bench) -> None:
         require(live.mirror_state(spec.vm_id, source, target) is MirrorState.NONE, "there is no mirror")
         with refused("going over to a mirror that there is not", "MIRROR_MISSING"):
             live.pivot_disk(spec.vm_id, source, target)
-        live.mirror_disk(spec.vm_id, source.volume_id, target, bench.paths(target), Patience())
+        live.mirror_disk(spec.vm_id, source.volume_id, target, bench.paths(target), NeverCancelled())
         require(live.mirror_state(spec.vm_id, source, target) is MirrorState.READY, "the mirror must be READY")
         with refused("another copy meanwhile", "DISK_BUSY"):
             other = bench.volume()
-            live.copy_disk(spec.vm_id, source.volume_id, other, bench.paths(other), Patience())
+            live.copy_disk(spec.vm_id, source.volume_id, other, bench.paths(other), NeverCancelled())
         for _ in range(2):
             live.cancel_mirror(spec.vm_id, source, target)
     _require_disk(bench, spec, source, target)
@@ -60,7 +60,7 @@ def pivot(bench: Bench) -> None:
     """A VM goes over to the mirror, for now and for its next start."""
     live, spec = _start(bench)
     source, target = spec.disks[0].volume, bench.volume()
-    live.mirror_disk(spec.vm_id, source.volume_id, target, bench.paths(target), Patience())
+    live.mirror_disk(spec.vm_id, source.volume_id, target, bench.paths(target), NeverCancelled())
     for _ in range(2):
         live.pivot_disk(spec.vm_id, source, target)
         require(live.mirror_state(spec.vm_id, source, target) is MirrorState.PIVOTED, "the mirror must be PIVOTED")

@@ -9,8 +9,8 @@ from ostler_common.errors import DeadlineExceededError
 from ostler_common.hypervisors import Function
 from ostler_common.secret import new_passphrase
 
-from ostler_agent.conformance.bench import MIB, Bench, Patience, new_id
-from ostler_agent.conformance.check import SkippedError, refused, require
+from ostler_agent.conformance.assertions import SkippedError, refused, require
+from ostler_agent.conformance.bench import MIB, Bench, NeverCancelled, new_id
 from ostler_agent.spec import DiskSpec, Firmware, Key, NicSpec, PowerState
 from ostler_agent.tools import qemu_img
 
@@ -28,7 +28,7 @@ def plug_stopped(bench: Bench) -> None:
         require(hypervisor.vm(spec.vm_id).volume_ids == (root_id, data.volume_id), "it must have the disk, once")
     require(hypervisor.using(data.volume_id) is None, "a stopped VM uses no volume")
     for _ in range(2):
-        plug.detach(spec.vm_id, data.volume_id, None, 1, Patience())
+        plug.detach(spec.vm_id, data.volume_id, None, 1, NeverCancelled())
         require(hypervisor.vm(spec.vm_id).volume_ids == (root_id,), "it must not have the disk any more")
 
 
@@ -61,7 +61,7 @@ def unplug_unheard(bench: Bench) -> None:
     gone = False
     for _ in range(2):
         try:
-            plug.detach(spec.vm_id, data.volume_id, None, 1, Patience())
+            plug.detach(spec.vm_id, data.volume_id, None, 1, NeverCancelled())
             gone = True  # some need no guest for it
         except DeadlineExceededError as error:
             require(error.reason == "DETACH_TIMEOUT" and not gone, "the refusal must be DETACH_TIMEOUT")
@@ -69,7 +69,7 @@ def unplug_unheard(bench: Bench) -> None:
     require(kept is not gone, "the VM must have the disk exactly as long as it was not detached")
     require((hypervisor.using(data.volume_id) is None) is gone, "and must be told as its user as long")
     hypervisor.power_off(spec.vm_id)
-    plug.detach(spec.vm_id, data.volume_id, None, 1, Patience())
+    plug.detach(spec.vm_id, data.volume_id, None, 1, NeverCancelled())
     require(data.volume_id not in hypervisor.vm(spec.vm_id).volume_ids, "the stopped VM must give it")
 
 
@@ -80,7 +80,7 @@ def guest_unplug(bench: Bench) -> None:
     for _ in range(2):
         plug.attach(spec.vm_id, DiskSpec(data, 1), bench.paths(data))
         for _ in range(2):
-            plug.detach(spec.vm_id, data.volume_id, None, GO_TIMEOUT_S, Patience())
+            plug.detach(spec.vm_id, data.volume_id, None, GO_TIMEOUT_S, NeverCancelled())
         require(data.volume_id not in hypervisor.vm(spec.vm_id).volume_ids, "it must not have the disk any more")
         other = bench.start(bench.spec(data))
         require(hypervisor.using(data.volume_id) == other.vm_id, "another VM must get the disk")

@@ -9,8 +9,8 @@ from dataclasses import replace
 from ostler_common.errors import OstlerError
 from ostler_common.hypervisors import Function
 
-from ostler_agent.conformance.bench import MIB, Bench, Patience, new_id
-from ostler_agent.conformance.check import CheckFailedError, refused, require, wait_for
+from ostler_agent.conformance.assertions import CheckFailedError, refused, require, wait_for
+from ostler_agent.conformance.bench import MIB, Bench, NeverCancelled, new_id
 from ostler_agent.spec import DiskSpec, PowerState, VmInfo, VmSpec
 
 
@@ -42,7 +42,7 @@ def unknown_vm(bench: Bench) -> None:
         data = bench.volume()
         with refused("attach", "VM_NOT_FOUND"):
             bench.hot_plug().attach(vm_id, DiskSpec(data, 1), bench.paths(data))
-        bench.hot_plug().detach(vm_id, data.volume_id, None, 1, Patience())
+        bench.hot_plug().detach(vm_id, data.volume_id, None, 1, NeverCancelled())
 
 
 def define(bench: Bench) -> None:
@@ -165,16 +165,16 @@ def samples(bench: Bench) -> None:
 def events(bench: Bench) -> None:
     """Listeners hear of a VM's life, in order; one that has had enough hears no more."""
     hypervisor, spec = bench.hypervisor, bench.spec(bench.volume())
-    deaf = type(bench.ear)()
+    deaf = type(bench.listener)()
     unsubscribe = hypervisor.subscribe(deaf)
     unsubscribe()
     hypervisor.start(spec, bench.paths)
-    bench.ear.wait(spec.vm_id, "STARTED")
+    bench.listener.wait(spec.vm_id, "STARTED")
     hypervisor.power_off(spec.vm_id)
-    bench.ear.wait(spec.vm_id, "STOPPED")
+    bench.listener.wait(spec.vm_id, "STOPPED")
     hypervisor.delete(spec.vm_id)
-    bench.ear.wait(spec.vm_id, "UNDEFINED")
-    heard = [kind for kind in bench.ear.kinds(spec.vm_id) if kind in ("STARTED", "STOPPED", "UNDEFINED")]
+    bench.listener.wait(spec.vm_id, "UNDEFINED")
+    heard = [kind for kind in bench.listener.kinds(spec.vm_id) if kind in ("STARTED", "STOPPED", "UNDEFINED")]
     require(heard == ["STARTED", "STOPPED", "UNDEFINED"], f"events must come once and in order, not {heard}")
     require(not deaf.events, "a listener that has gone must hear nothing")
 
@@ -184,7 +184,7 @@ def guest_shut_down(bench: Bench) -> None:
     spec, _ = bench.guest()
     bench.hypervisor.shut_down(spec.vm_id)
     wait_for(lambda: not bench.hypervisor.running(spec.vm_id), "the guest's end", 90)
-    bench.ear.wait(spec.vm_id, "STOPPED")
+    bench.listener.wait(spec.vm_id, "STOPPED")
     require(bench.hypervisor.vm(spec.vm_id).power_state is PowerState.STOPPED, "it must be STOPPED")
 
 

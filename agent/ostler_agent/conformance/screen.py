@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ostler_common.errors import AbortedError
 
+from ostler_agent.conformance.assertions import CheckFailedError, refused, require, wait_for
 from ostler_agent.conformance.bench import Bench, expect, read_until
-from ostler_agent.conformance.check import CheckFailedError, refused, require, wait_for
 from ostler_agent.hypervisors.base import Console
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -47,7 +47,7 @@ def reset(bench: Bench) -> None:
     for _ in range(2):
         bench.reboot().reboot(spec.vm_id, hard=True)
         require(bench.hypervisor.running(spec.vm_id), "it must run on")
-    bench.ear.wait(spec.vm_id, "REBOOTED")
+    bench.listener.wait(spec.vm_id, "REBOOTED")
     bench.hypervisor.power_off(spec.vm_id)
     for hard in (True, False):
         with refused("rebooting a stopped VM", "VM_NOT_RUNNING"):
@@ -67,11 +67,11 @@ def reboot_unheard(bench: Bench) -> None:
 def guest_reboot(bench: Bench) -> None:
     """A guest that is asked to reboot comes up again, in a VM that never stopped."""
     spec, terminal = bench.guest()
-    before = len(bench.ear.kinds(spec.vm_id))
+    before = len(bench.listener.kinds(spec.vm_id))
     bench.reboot().reboot(spec.vm_id, hard=False)
-    wait_for(lambda: "REBOOTED" in bench.ear.kinds(spec.vm_id)[before:], "the event REBOOTED", 90)
+    wait_for(lambda: "REBOOTED" in bench.listener.kinds(spec.vm_id)[before:], "the event REBOOTED", 90)
     expect(terminal, bench.setup.ready, 180)
-    require("STOPPED" not in bench.ear.kinds(spec.vm_id)[before:], "the VM must not stop meanwhile")
+    require("STOPPED" not in bench.listener.kinds(spec.vm_id)[before:], "the VM must not stop meanwhile")
 
 
 def screenshot(bench: Bench) -> None:

@@ -8,8 +8,8 @@ from ostler_common.config import ConfigError
 from ostler_common.errors import OstlerError
 from ostler_common.hypervisors import Function
 
-from ostler_agent.conformance.bench import Bench, Patience
-from ostler_agent.conformance.check import CheckFailedError, SkippedError, refused, require
+from ostler_agent.conformance.assertions import CheckFailedError, SkippedError, refused, require
+from ostler_agent.conformance.bench import Bench, NeverCancelled
 from ostler_agent.hypervisors.base import PARTS
 from ostler_agent.pools import POOL_TYPES
 from ostler_agent.spec import DiskFormat, DiskSpec, Firmware, Key, NicSpec
@@ -59,7 +59,7 @@ def options(bench: Bench) -> None:
 def unstated(bench: Bench) -> None:
     """What the driver does not state is refused by the agent before the driver hears of it."""
     hypervisor, stated = bench.hypervisor, bench.driver.info
-    spec, data, work = bench.start(), bench.volume(), Patience()
+    spec, data, progress = bench.start(), bench.volume(), NeverCancelled()
     stopped = bench.spec(bench.volume())
     refusals = 0
     if Function.REBOOT not in stated.functions:
@@ -69,29 +69,29 @@ def unstated(bench: Bench) -> None:
     if Function.HOT_PLUG not in stated.functions:
         refusals += 1
         with refused("attaching to a running VM", REFUSAL):
-            disks.attach(hypervisor, bench.paths, spec.vm_id, DiskSpec(data, 1), work)
+            disks.attach(hypervisor, bench.paths, spec.vm_id, DiskSpec(data, 1), progress)
     if Function.UEFI not in stated.functions:
         refusals += 1
         with refused("a VM with UEFI", REFUSAL):
-            power.start(hypervisor, bench.paths, replace(stopped, firmware=Firmware.UEFI), work)
+            power.start(hypervisor, bench.paths, replace(stopped, firmware=Firmware.UEFI), progress)
     if Function.NICS not in stated.functions:
         refusals += 1
         with refused("a VM with a network interface", REFUSAL):
             nics = (NicSpec("52:54:00:00:00:01", "br0"),)
-            power.start(hypervisor, bench.paths, replace(stopped, nics=nics), work)
+            power.start(hypervisor, bench.paths, replace(stopped, nics=nics), progress)
     if Function.VOLUME_ENCRYPTION not in stated.functions:
         refusals += 1
         disk = replace(stopped.disks[0], volume=replace(stopped.disks[0].volume, key=Key(spec.vm_id, None)))
         with refused("a VM with an encrypted volume", REFUSAL):
-            power.start(hypervisor, bench.paths, replace(stopped, disks=(disk,)), work)
+            power.start(hypervisor, bench.paths, replace(stopped, disks=(disk,)), progress)
     for wrong in set(DiskFormat) - stated.template_formats:
         refusals += 1
         disk = replace(stopped.disks[0], volume=replace(stopped.disks[0].volume, format=wrong))
         with refused(f"a VM with a disk of format {wrong}", "FORMAT_NOT_SUPPORTED"):
-            power.start(hypervisor, bench.paths, replace(stopped, disks=(disk,)), work)
+            power.start(hypervisor, bench.paths, replace(stopped, disks=(disk,)), progress)
         with refused(f"attaching a disk of format {wrong}", "FORMAT_NOT_SUPPORTED"):
             wrong_data = DiskSpec(replace(data, format=wrong), 1)
-            disks.attach(hypervisor, bench.paths, spec.vm_id, wrong_data, work)
+            disks.attach(hypervisor, bench.paths, spec.vm_id, wrong_data, progress)
     if not refusals:
         raise SkippedError("the driver states every function and format that is asked for here")
     require(not hypervisor.running(stopped.vm_id), "what was refused must not run")

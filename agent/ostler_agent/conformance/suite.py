@@ -6,16 +6,45 @@ import fnmatch
 import inspect
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
 
 import structlog
 from ostler_common.errors import OstlerError
 from ostler_common.hypervisors import Function
 
 from ostler_agent.conformance import copies, disks, life_cycle, restart, screen, statement
+from ostler_agent.conformance.assertions import CheckFailedError, SkippedError
 from ostler_agent.conformance.bench import Bench
-from ostler_agent.conformance.check import Check, CheckFailedError, Outcome, Result, SkippedError
 
 log = structlog.get_logger(__name__)
+
+
+class Outcome(StrEnum):
+    OK = "ok"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check. name: subject.what; function: skipped unless the driver states it; guest: needs a bootable image."""
+
+    name: str
+    summary: str
+    work: Callable[[Bench], None]
+    function: Function | None = None
+    guest: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of a check. detail: what is wrong, or why it was skipped."""
+
+    check: Check
+    outcome: Outcome
+    detail: str = ""
+    elapsed_s: float = 0.0
 
 
 def _check(name: str, work: Callable[[Bench], None], function: Function | None = None, guest: bool = False) -> Check:

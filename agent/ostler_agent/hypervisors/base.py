@@ -25,10 +25,10 @@ from ostler_agent.spec import DiskSpec, Key, VmInfo, VmSpec, VolumeRef
 Paths = Callable[[VolumeRef], Path]
 
 
-class Work(Protocol):
+class Progress(Protocol):
     """What long work sees of the job it is part of (`jobs.JobContext`)."""
 
-    def progress(self, phase: str, done: int = 0, total: int = 0, percent: int | None = None) -> None:
+    def report(self, phase: str, done: int = 0, total: int = 0, percent: int | None = None) -> None:
         """Tells how far the work has come; done and total in bytes."""
 
     def check(self) -> None:
@@ -167,7 +167,7 @@ class HotPlug(Protocol):
     def attach(self, vm_id: str, disk: DiskSpec, path: Path) -> None:
         """Attaches a disk now, if the VM executes, and for its next start. Attached already is a success."""
 
-    def detach(self, vm_id: str, volume_id: str, key_id: str | None, timeout_s: float, work: Work) -> None:
+    def detach(self, vm_id: str, volume_id: str, key_id: str | None, timeout_s: float, progress: Progress) -> None:
         """Detaches a disk, now and for the next start, and takes its key away. Detached already is a success.
 
         Waits for the guest to let go: DeadlineExceededError DETACH_TIMEOUT, FailedPreconditionError DETACH_REFUSED.
@@ -208,7 +208,7 @@ class LiveCopy(Protocol):
     AbortedError DISK_BUSY while something of the kind is under way already, or the VM is moving.
     """
 
-    def copy_disk(self, vm_id: str, volume_id: str, target: VolumeRef, path: Path, work: Work) -> None:
+    def copy_disk(self, vm_id: str, volume_id: str, target: VolumeRef, path: Path, progress: Progress) -> None:
         """Writes a disk into the target as it is at one moment, while the guest goes on.
 
         When it raises, nothing writes to the target any more, and the VM executes unless its guest stopped meanwhile
@@ -218,7 +218,7 @@ class LiveCopy(Protocol):
     def end_copy(self, vm_id: str, key_id: str | None, path: Path) -> None:
         """Ends a `copy_disk` to that path which an earlier life of the agent began; none is a success."""
 
-    def mirror_disk(self, vm_id: str, volume_id: str, target: VolumeRef, path: Path, work: Work) -> None:
+    def mirror_disk(self, vm_id: str, volume_id: str, target: VolumeRef, path: Path, progress: Progress) -> None:
         """Returns once the target holds all that the disk does, and gets each of the guest's writes before it is done.
 
         When it raises, there is no mirror, and the VM executes unless its guest stopped meanwhile
@@ -305,20 +305,20 @@ class LiveMigration(Protocol):
     def check_addresses(self, addresses: Addresses) -> None:
         """Raises InvalidArgumentError for an address that no VM is sent to, as one where it would travel in clear."""
 
-    def hold_keys(self, vm_id: str, keys: Sequence[Key]) -> None:
+    def install_keys(self, vm_id: str, keys: Sequence[Key]) -> None:
         """Puts keys in place for a VM that is to come."""
 
-    def drop_keys(self, vm_id: str, key_ids: Sequence[str]) -> None:
+    def remove_keys(self, vm_id: str, key_ids: Sequence[str]) -> None:
         """Takes keys away unless the VM executes here."""
 
-    def migrate(self, vm_id: str, destination: Destination, limits: MoveLimits, work: Work) -> MoveReport:
+    def migrate(self, vm_id: str, destination: Destination, limits: MoveLimits, progress: Progress) -> MoveReport:
         """Moves a running VM. When it returns the VM is gone from here; when it raises the VM executes here still,
         unless its guest stopped meanwhile (FailedPreconditionError VM_STOPPED).
 
         DeadlineExceededError MIGRATION_TIMEOUT, CancelledError, AbortedError MIGRATION_FAILED.
         """
 
-    def await_migration(self, vm_id: str, timeout_s: float, work: Work) -> MoveOutcome:
+    def await_migration(self, vm_id: str, timeout_s: float, progress: Progress) -> MoveOutcome:
         """Waits for a move begun earlier to end, stops it after the timeout, and tells how it ended."""
 
 

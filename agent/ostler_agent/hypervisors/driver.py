@@ -11,9 +11,9 @@ from ostler_common.config import ConfigError
 from pydantic import BaseModel, ValidationError
 
 from ostler_agent.capabilities.facts import HypervisorFacts
+from ostler_agent.credentials import HostCredentials
 from ostler_agent.hypervisors.base import Hypervisor
 from ostler_agent.hypervisors.info import DriverInfo
-from ostler_agent.papers import Papers
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -51,7 +51,7 @@ class Driver(Protocol):
     def probe(self, context: DriverContext) -> HypervisorFacts:
         """What the hypervisor is and can do on this host, tried now; what fails is a failed probe, never an exception.
 
-        Needs neither papers nor a running agent. A function that only some hosts can do (UEFI) is a probe by the
+        Needs neither credentials nor a running agent. A function that only some hosts can do (UEFI) is a probe by the
         function's name, or a family of them ("uefi.ovmf").
         """
 
@@ -62,10 +62,10 @@ class Driver(Protocol):
         """
 
 
-class PapersUser(Protocol):
-    """Keeps a hypervisor in step with the host's papers. Every method may be repeated."""
+class CredentialsConsumer(Protocol):
+    """Keeps a hypervisor in step with the host's credentials. Every method may be repeated."""
 
-    def install(self, papers: Papers) -> bool:
+    def install(self, credentials: HostCredentials) -> bool:
         """Puts certificates, keys and lists where the hypervisor looks; returns whether anything changed."""
 
     def reload(self) -> None:
@@ -79,8 +79,8 @@ class PapersUser(Protocol):
 
 
 @runtime_checkable
-class UsesPapers(Protocol):
+class UsesCredentials(Protocol):
     """Optional part of a driver whose hypervisor speaks TLS itself, e.g. to move VMs."""
 
-    def papers_user(self, context: DriverContext) -> PapersUser:
+    def credentials_consumer(self, context: DriverContext) -> CredentialsConsumer:
         """Touches nothing until it is used."""

@@ -44,7 +44,7 @@ class Endpoint:
     tls_name: str
 
 
-class Arrivals:
+class IncomingMigrations:
     """Makes this host ready for VMs to come, and cleans up after those that did not.
 
     address: what other hosts reach this one by, as its certificate names it; tls_name: what QEMU's certificate names.
@@ -79,8 +79,8 @@ class Arrivals:
                 check_volume_file(volume_id, path)
         with ExitStack() as undo:
             keys = [volume.key for volume in volumes.values() if volume.key]
-            undo.callback(mover.drop_keys, spec.vm_id, [key.key_id for key in keys])
-            mover.hold_keys(spec.vm_id, keys)
+            undo.callback(mover.remove_keys, spec.vm_id, [key.key_id for key in keys])
+            mover.install_keys(spec.vm_id, keys)
             for volume_id, target in targets.items():
                 job.check()
                 undo.callback(self._discard, volumes[volume_id], job)
@@ -115,14 +115,14 @@ class Arrivals:
                 {"vm": vm_id},
             )
         if not arrived:
-            live_migration(self._driver).drop_keys(vm_id, key_ids)
+            live_migration(self._driver).remove_keys(vm_id, key_ids)
         for volume in moved:
             if not arrived:
                 self._discard(volume, job)
             _mark(self._paths(volume)).unlink(missing_ok=True)
         return self._driver.vm(vm_id)
 
-    def settle_prepare(self, spec: VmSpec, moved: Sequence[MovedVolume]) -> None:
+    def undo_interrupted_prepare(self, spec: VmSpec, moved: Sequence[MovedVolume]) -> None:
         """Undoes a `prepare` that the agent's end cut short, unless the VM has come meanwhile."""
         if self._driver.running(spec.vm_id):
             return

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ostler_common.errors import AbortedError, FailedPreconditionError, bad_field
 
-from ostler_agent.hypervisors.base import Destination, LiveMigration, MoveLimits, MoveOutcome, MoveReport, Work
+from ostler_agent.hypervisors.base import Destination, LiveMigration, MoveLimits, MoveOutcome, MoveReport, Progress
 from ostler_agent.migration.destination import Endpoint
 from ostler_agent.spec import VmSpec
 
@@ -17,7 +17,7 @@ def move(
     spec: VmSpec,
     moved: Sequence[str],
     limits: MoveLimits,
-    work: Work,
+    progress: Progress,
 ) -> MoveReport:
     """Moves a running VM to where the endpoint says. spec: the VM as it will be there.
 
@@ -27,7 +27,7 @@ def move(
     for volume_id in {disk.volume.volume_id for disk in spec.disks} | set(moved):
         if volume_id not in endpoint.volume_paths:
             raise bad_field("endpoint.volume_paths", f"has no path for volume {volume_id}")
-    work.progress("connecting")
+    progress.report("connecting")
     destination = Destination(
         addresses=endpoint.addresses,
         tls_name=endpoint.tls_name,
@@ -36,18 +36,18 @@ def move(
         bridges={nic.mac: nic.bridge for nic in spec.nics},
         moved=tuple(moved),
     )
-    return driver.migrate(spec.vm_id, destination, limits, work)
+    return driver.migrate(spec.vm_id, destination, limits, progress)
 
 
-def settle(driver: LiveMigration, vm_id: str, timeout_s: float, work: Work) -> MoveReport:
+def resolve_interrupted_move(driver: LiveMigration, vm_id: str, timeout_s: float, progress: Progress) -> MoveReport:
     """Finds out how a move ended that an earlier life of the agent began; waits while it still goes on.
 
     The report is empty: its figures went with that life. Raises AbortedError MIGRATION_FAILED when the VM runs here,
     FailedPreconditionError VM_STOPPED when it stopped.
     """
-    outcome = driver.await_migration(vm_id, timeout_s, work)
+    outcome = driver.await_migration(vm_id, timeout_s, progress)
     if outcome is MoveOutcome.RUNNING_HERE:
-        work.check()
+        progress.check()
         raise AbortedError(f"VM {vm_id} has not moved and runs here", "MIGRATION_FAILED", {"vm": vm_id})
     if outcome is MoveOutcome.STOPPED_HERE:
         raise FailedPreconditionError(f"VM {vm_id} stopped while it was moving", "VM_STOPPED", {"vm": vm_id})

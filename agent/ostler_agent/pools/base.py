@@ -49,7 +49,7 @@ class Capacity:
     available_bytes: int
 
 
-class Draft(Protocol):
+class StagedVolume(Protocol):
     """A volume that is being made, under a name that no VM ever uses."""
 
     @property
@@ -82,7 +82,7 @@ class Store(Protocol):
         Raises NotFoundError (VOLUME_NOT_FOUND).
         """
 
-    def make(self, volume: VolumeRef, size_bytes: int, *, thick: bool) -> AbstractContextManager[Draft]:
+    def make(self, volume: VolumeRef, size_bytes: int, *, thick: bool) -> AbstractContextManager[StagedVolume]:
         """A place for a volume of that size as its guest sees it (headers come on top).
 
         thick: whether it is to take all its space from the start, where that is not QEMU's to do. What an earlier try
@@ -143,10 +143,10 @@ class PoolType(Protocol):
 
 
 @runtime_checkable
-class KeepsSecret(Protocol):
+class NeedsSecret(Protocol):
     """Optional part of a pool type: one that needs a password of its own."""
 
-    def keep_secret(self, spec: PoolSpec, secret: Secret) -> None:
+    def set_secret(self, spec: PoolSpec, secret: Secret) -> None:
         """Proves that the password is right and keeps it in memory, and nowhere else.
 
         In all that it is asked, a pool whose password the agent does not have raises FailedPreconditionError
@@ -155,14 +155,14 @@ class KeepsSecret(Protocol):
 
 
 @runtime_checkable
-class Unmaps(Protocol):
+class UnmapsVolumes(Protocol):
     """Optional part of a store: one whose volumes are mapped for VMs, by `Store.path`."""
 
-    def unmap_unused(self, used: Collection[str], asked_before: float, among: Collection[str] | None = None) -> None:
-        """Unmaps what nothing here uses: what a VM that stopped, or an agent that was killed, left mapped.
+    def unmap_unused(self, used: Collection[str], requested_before: float, only: Collection[str] | None = None) -> None:
+        """Unmaps volumes that nothing on this host uses: left mapped by a VM that stopped, or an agent that was killed.
 
-        used: volumes of VMs that execute here. asked_before: what a VM was given the path of later (time.monotonic())
-        is left alone, for the VM may be about to start. among: only these volumes; None: all.
+        used: volumes of VMs that run here. requested_before: volumes whose path was requested after this time
+        (time.monotonic()) stay mapped, because their VM may be about to start. only: restricts it to these volumes.
         """
 
 

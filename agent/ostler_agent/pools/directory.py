@@ -13,7 +13,7 @@ from ostler_common.errors import FailedPreconditionError, NotFoundError
 
 from ostler_agent.files import fsync_directory, publish
 from ostler_agent.pools import fingerprint
-from ostler_agent.pools.base import Capacity, Draft, PoolSpec
+from ostler_agent.pools.base import Capacity, PoolSpec, StagedVolume
 from ostler_agent.spec import VolumeRef
 
 
@@ -70,10 +70,10 @@ class Files:
         yield self.path(volume)
 
     @contextmanager
-    def make(self, volume: VolumeRef, size_bytes: int, *, thick: bool) -> Iterator[Draft]:
+    def make(self, volume: VolumeRef, size_bytes: int, *, thick: bool) -> Iterator[StagedVolume]:
         self.discard(volume)
         try:
-            yield _FileDraft(self._part(volume), self.path(volume))
+            yield _StagedFile(self._part(volume), self.path(volume))
         finally:
             self.discard(volume)
 
@@ -93,7 +93,7 @@ class Files:
 
 
 @dataclass(frozen=True)
-class _FileDraft:
+class _StagedFile:
     path: Path
     final: Path
 

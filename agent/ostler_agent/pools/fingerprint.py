@@ -23,15 +23,15 @@ def read_or_make(directory: Path) -> str:
         return found
     mine = secrets.token_hex(16)
     # Written whole under another name, then linked: nobody ever reads half of it, and a link never replaces.
-    draft = directory / f"{NAME}.{mine}"
-    file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    staged = directory / f"{NAME}.{mine}"
+    file = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     try:
         os.write(file, f"{mine}\n".encode())
         os.fsync(file)
-        os.link(draft, directory / NAME)
+        os.link(staged, directory / NAME)
     except FileExistsError:
         pass
     finally:
         os.close(file)
-        draft.unlink()
+        staged.unlink()
     return (directory / NAME).read_text().strip()

@@ -31,7 +31,7 @@ from ostler_common.secret import Secret
 
 from ostler_agent.files import write_file
 from ostler_agent.pools.array import STEP_BYTES, array_bytes
-from ostler_agent.pools.base import Capacity, Draft, PoolSpec, check_unused
+from ostler_agent.pools.base import Capacity, PoolSpec, StagedVolume, check_unused
 from ostler_agent.process import run
 from ostler_agent.spec import DiskFormat, VolumeRef
 from ostler_agent.tools.block import sync, zero
@@ -45,7 +45,7 @@ NOTES = Path("/var/lib/ostler/growing")
 DRV_CFG = Path("/opt/emc/scaleio/sdc/bin/drv_cfg")
 DEVICE_TIMEOUT_S = 60.0
 UNMAP_TIMEOUT_S = 30.0  # how long another host may take to let go of a volume that is to be deleted
-_LOOK_INTERVAL_S = 0.2
+_POLL_INTERVAL_S = 0.2
 _RESCAN_INTERVAL_S = 10.0
 _REQUIRED = ("gateway", "username", "protection_domain", "storage_pool")
 _GATEWAY = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9][A-Za-z0-9.-]*)(:[0-9]{1,5})?")
@@ -56,7 +56,7 @@ _WHOLE, _DRAFT = "ost-", "osp-"
 class PowerFlex:
     """The pool type. Options: gateway (host or host:port), username, protection_domain, storage_pool, ca (the PEM of
     the CA that signs the gateway's certificate; none: those that this host's system trusts). The password comes by
-    `keep_secret` and is in memory only."""
+    `set_secret` and is in memory only."""
 
     name = "powerflex"
     shared = True
@@ -97,7 +97,7 @@ class PowerFlex:
         options = spec.options
         return f"storage pool {options['storage_pool']} of {options['protection_domain']} at {options['gateway']}"
 
-    def keep_secret(self, spec: PoolSpec, secret: Secret) -> None:
+    def set_secret(self, spec: PoolSpec, secret: Secret) -> None:
         """Logs in with the gateway's password, and keeps it for as long as the agent runs."""
         known = self._arrays.get(spec.pool_id)
         if known and (known.options, known.secret) == (dict(spec.options), secret):
@@ -138,7 +138,7 @@ class PowerFlex:
         """Unmaps what is left, and forgets the password."""
         array = self._arrays.get(spec.pool_id)
         if array:
-            array.unmap_unused(used=(), asked_before=time.monotonic())
+            array.unmap_unused(used=(), requested_before=time.monotonic())
             with suppress(OSError):
                 array.links.rmdir()
             del self._arrays[spec.pool_id]
@@ -228,17 +228,17 @@ class Array:
             yield link
 
     @contextmanager
-    def make(self, volume: VolumeRef, size_bytes: int, *, thick: bool) -> Iterator[Draft]:
+    def make(self, volume: VolumeRef, size_bytes: int, *, thick: bool) -> Iterator[StagedVolume]:
         self.discard(volume)
         size = self._size_for(volume, size_bytes)
-        made = self.gateway.create(self.pool.id, array_name(volume.volume_id, draft=True), size, thick=thick)
-        draft = _DeviceDraft(self, made.id, volume, self.links / f".{volume.volume_id}.part")
+        made = self.gateway.create(self.pool.id, array_name(volume.volume_id, staged=True), size, thick=thick)
+        staged = _StagedDevice(self, made.id, volume, self.links / f".{volume.volume_id}.part")
         with ExitStack() as stack:
-            stack.callback(draft.discard)
-            stack.enter_context(self._mapped(draft.path.name, lambda: made))
+            stack.callback(staged.discard)
+            stack.enter_context(self._mapped(staged.path.name, lambda: made))
             if _shows_old_bytes(volume) and not self.pool.zero_padding:
-                zero(draft.path, 0, size)
-            yield draft
+                zero(staged.path, 0, size)
+            yield staged
 
     def expand(self, volume: VolumeRef, size_bytes: int) -> None:
         with self._holding(volume) as (found, link):
@@ -263,27 +263,27 @@ class Array:
         self.discard(volume)
 
     def discard(self, volume: VolumeRef) -> None:
-        found = self.gateway.find(array_name(volume.volume_id, draft=True))
+        found = self.gateway.find(array_name(volume.volume_id, staged=True))
         if found:
             (self.links / f".{volume.volume_id}.part").unlink(missing_ok=True)
-            # A draft is nobody's but its maker's, who may have been killed on another host.
+            # A staged is nobody's but its maker's, who may have been killed on another host.
             for sdc_id in found.mapped:
                 self.gateway.unmap(found.id, sdc_id)
             self.gateway.remove(found.id)
 
-    def unmap_unused(self, used: Collection[str], asked_before: float, among: Collection[str] | None = None) -> None:
+    def unmap_unused(self, used: Collection[str], requested_before: float, only: Collection[str] | None = None) -> None:
         """Unmaps what no VM here uses, nor any work: what a VM that stopped, or an agent that was killed, left.
 
-        See `base.Unmaps`.
+        See `base.UnmapsVolumes`.
         """
         for found in self.gateway.volumes(self.pool.id):
             volume_id = volume_id_of(found.name)
-            if self.sdc_id not in found.mapped or volume_id is None or (among is not None and volume_id not in among):
+            if self.sdc_id not in found.mapped or volume_id is None or (only is not None and volume_id not in only):
                 continue
             name = volume_id if found.name.startswith(_WHOLE) else f".{volume_id}.part"
             with self._lock(name):
                 asked = self._asked.get(name, float("-inf"))
-                if name in used or self._held[name] or asked > asked_before:
+                if name in used or self._held[name] or asked > requested_before:
                     continue
                 log.info("unmapping a volume that nothing here uses", volume=volume_id)
                 self._unmap(found.id, self.links / name)
@@ -359,7 +359,7 @@ class Array:
             if now - rescanned > _RESCAN_INTERVAL_S and self.drv_cfg.exists():
                 run([self.drv_cfg, "--rescan"], timeout_s=30, check=False)
                 rescanned = now
-            time.sleep(_LOOK_INTERVAL_S)
+            time.sleep(_POLL_INTERVAL_S)
         return device
 
     def _await_size(self, link: Path, size_bytes: int) -> None:
@@ -371,7 +371,7 @@ class Array:
                     "POWERFLEX_DEVICE_MISSING",
                     {"device": str(link)},
                 )
-            time.sleep(_LOOK_INTERVAL_S)
+            time.sleep(_POLL_INTERVAL_S)
 
     def _await_others(self, volume: VolumeRef, found: ArrayVolume) -> None:
         """A host whose VM has just stopped needs a moment to let go."""
@@ -419,8 +419,8 @@ class Array:
 
 
 @dataclass
-class _DeviceDraft:
-    """A volume of the array under its draft's name."""
+class _StagedDevice:
+    """A volume of the array under its staged's name."""
 
     array: Array
     array_id: str
@@ -449,14 +449,14 @@ class _DeviceDraft:
             self.array.discard(self.volume)
 
 
-def array_name(volume_id: str, *, draft: bool = False) -> str:
+def array_name(volume_id: str, *, staged: bool = False) -> str:
     """A volume's name on the array."""
     text = base64.b32encode(uuid.UUID(volume_id).bytes).decode().rstrip("=").lower()
-    return f"{_DRAFT if draft else _WHOLE}{text}"
+    return f"{_DRAFT if staged else _WHOLE}{text}"
 
 
 def volume_id_of(name: str) -> str | None:
-    """The volume, or draft of one, that has this name on the array; None for a name that is not Ostler's."""
+    """The volume, or staged of one, that has this name on the array; None for a name that is not Ostler's."""
     if not re.fullmatch(f"({_WHOLE}|{_DRAFT})[a-z2-7]{{26}}", name):
         return None
     try:
@@ -474,10 +474,10 @@ def _link(link: Path, device: Path) -> None:
     """Leads a link to a device, in place of what an earlier boot or a crash left there."""
     if link.is_symlink() and os.readlink(link) == str(device):
         return
-    draft = link.with_name(f"{link.name}.new")
-    draft.unlink(missing_ok=True)
-    draft.symlink_to(device)
-    draft.rename(link)
+    staged = link.with_name(f"{link.name}.new")
+    staged.unlink(missing_ok=True)
+    staged.symlink_to(device)
+    staged.rename(link)
 
 
 def _size(device: Path) -> int:

@@ -30,10 +30,10 @@ class Guests(Protocol):
 
 
 class Volumes(Protocol):
-    """What is needed of `keeper.Pools`."""
+    """What is needed of `manager.Pools`."""
 
-    def unmap_unused(self, used: Collection[str], asked_before: float, among: Collection[str] | None = None) -> None:
-        """See `base.Unmaps`."""
+    def unmap_unused(self, used: Collection[str], requested_before: float, only: Collection[str] | None = None) -> None:
+        """See `base.UnmapsVolumes`."""
 
 
 class Event(Protocol):
@@ -120,9 +120,9 @@ class Unmapper:
             self._next_sweep = now + self._sweep_interval_s
             self._volumes.unmap_unused(used, now - self._grace_s)
 
-    def _unmap(self, used: frozenset[str], left: frozenset[str], asked_before: float) -> None:
+    def _unmap(self, used: frozenset[str], left: frozenset[str], requested_before: float) -> None:
         if left:
-            self._volumes.unmap_unused(used, asked_before, left)
+            self._volumes.unmap_unused(used, requested_before, left)
 
 
 def _all(used: Mapping[str, frozenset[str]]) -> frozenset[str]:

@@ -25,7 +25,7 @@ from ostler_agent.services import convert
 from ostler_agent.services.host_convert import capabilities_message, event_message, load_message, timestamp
 
 DEFAULT_INTERVAL_MS = 5000
-LEAST_INTERVAL_MS = 500
+MIN_INTERVAL_MS = 500
 BACKLOG = 10_000
 
 
@@ -38,7 +38,7 @@ class CapabilitySource(Protocol):
 
 
 class Trust(Protocol):
-    """What is needed of `renew.Keeper`."""
+    """What is needed of `renew.CredentialsManager`."""
 
     def update(self, ca_pem: bytes, crl_pem: bytes) -> None: ...
 
@@ -80,7 +80,7 @@ class HostService(host_pb2_grpc.HostServiceServicer):
     ) -> Iterator[host_pb2.HostUpdate]:
         if request.load_interval_ms < 0:
             raise bad_field("load_interval_ms", "must not be negative")
-        interval_s = max(LEAST_INTERVAL_MS, request.load_interval_ms or DEFAULT_INTERVAL_MS) / 1000
+        interval_s = max(MIN_INTERVAL_MS, request.load_interval_ms or DEFAULT_INTERVAL_MS) / 1000
         watch = _Watch()
         if not context.add_callback(watch.end):
             return

@@ -15,7 +15,7 @@ from ostler_agent.hypervisors.base import Addresses, Hypervisor, MoveLimits, Mov
 from ostler_agent.jobs import JobContext, Jobs, interrupted
 from ostler_agent.journal import Record
 from ostler_agent.migration import source
-from ostler_agent.migration.destination import Arrivals, Endpoint, MovedVolume
+from ostler_agent.migration.destination import Endpoint, IncomingMigrations, MovedVolume
 from ostler_agent.services import convert
 
 DEFAULT_MAX_DOWNTIME_MS = 300
@@ -25,10 +25,10 @@ Updates = Iterator[job_pb2.JobUpdate]
 
 
 class MigrationService(vm_pb2_grpc.MigrationServiceServicer):
-    def __init__(self, jobs: Jobs, driver: Hypervisor, arrivals: Arrivals) -> None:
+    def __init__(self, jobs: Jobs, driver: Hypervisor, incoming: IncomingMigrations) -> None:
         self._jobs = jobs
         self._driver = driver
-        self._arrivals = arrivals
+        self._incoming = incoming
         jobs.on_recover("migration.prepare", self._recover_prepare)
         jobs.on_resume("migration.move", self._resume_move)
 
@@ -38,7 +38,7 @@ class MigrationService(vm_pb2_grpc.MigrationServiceServicer):
             request.operation,
             "migration.prepare",
             request,
-            lambda job: _endpoint_message(self._arrivals.prepare(spec, moved, job)),
+            lambda job: _endpoint_message(self._incoming.prepare(spec, moved, job)),
         )
 
     def MigrateVm(self, request: vm_pb2.MigrateVmRequest, context: grpc.ServicerContext) -> Updates:
@@ -65,18 +65,22 @@ class MigrationService(vm_pb2_grpc.MigrationServiceServicer):
             request.operation,
             "migration.finish",
             request,
-            lambda job: convert.vm_info(self._arrivals.finish(vm_id, request.arrived, request.key_ids, moved, job)),
+            lambda job: convert.vm_info(self._incoming.finish(vm_id, request.arrived, request.key_ids, moved, job)),
         )
 
     def _recover_prepare(self, record: Record) -> Message:
         """Its keys were swept when the agent started; its targets go now."""
         request = record.request_as(vm_pb2.PrepareMigrationRequest)
-        self._arrivals.settle_prepare(convert.vm_spec(request.spec), _moved_volumes(request))
+        self._incoming.undo_interrupted_prepare(convert.vm_spec(request.spec), _moved_volumes(request))
         raise interrupted()
 
     def _resume_move(self, record: Record, job: JobContext) -> Message:
         request = record.request_as(vm_pb2.MigrateVmRequest)
-        return _report(source.settle(live_migration(self._driver), request.vm_id, _limits(request).timeout_s, job))
+        return _report(
+            source.resolve_interrupted_move(
+                live_migration(self._driver), request.vm_id, _limits(request).timeout_s, job
+            )
+        )
 
 
 def _moved_volumes(request: vm_pb2.PrepareMigrationRequest) -> list[MovedVolume]:

@@ -8,7 +8,7 @@ from ostler_common.secret import Secret
 
 from ostler_agent.jobs import Jobs
 from ostler_agent.pools import Pools
-from ostler_agent.pools.keeper import Guests
+from ostler_agent.pools.manager import Guests
 from ostler_agent.services import convert
 
 
@@ -21,7 +21,7 @@ class PoolService(pool_pb2_grpc.PoolServiceServicer):
     def EnsurePool(self, request: pool_pb2.EnsurePoolRequest, context: grpc.ServicerContext) -> pool_pb2.Pool:
         secret = Secret(request.secret) if request.secret else None
         pool = self._pools.ensure(convert.pool_spec(request.spec), secret)
-        self._jobs.settle()
+        self._jobs.resolve_deferred()
         return convert.pool(pool)
 
     def GetPool(self, request: pool_pb2.GetPoolRequest, context: grpc.ServicerContext) -> pool_pb2.Pool:

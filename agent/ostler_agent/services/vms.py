@@ -27,13 +27,13 @@ Updates = Iterator[job_pb2.JobUpdate]
 
 
 class VmService(vm_pb2_grpc.VmServiceServicer):
-    """paths: where a volume's file is (`Pools.volume_path`); let_go: is told of volumes that were detached."""
+    """paths: where a volume's file is (`Pools.volume_path`); unmap_if_unused: is told of volumes that were detached."""
 
-    def __init__(self, jobs: Jobs, driver: Hypervisor, paths: Paths, let_go: Callable[[str], None]) -> None:
+    def __init__(self, jobs: Jobs, driver: Hypervisor, paths: Paths, unmap_if_unused: Callable[[str], None]) -> None:
         self._jobs = jobs
         self._driver = driver
         self._paths = paths
-        self._let_go = let_go
+        self._let_go = unmap_if_unused
         jobs.on_recover("vm.start", self._recover_start)
         jobs.on_recover("vm.stop", self._recover_stop)
         jobs.on_recover("vm.delete", self._recover_delete)

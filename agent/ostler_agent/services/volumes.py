@@ -151,20 +151,24 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
 
     def _recover_create(self, record: Record) -> Message:
         request = record.request_as(volume_pb2.CreateVolumeRequest)
-        return convert.volume_info(self._volumes.settle_create(convert.volume_ref(request.volume), record.facts))
+        return convert.volume_info(
+            self._volumes.resolve_interrupted_create(convert.volume_ref(request.volume), record.facts)
+        )
 
     def _recover_grow(self, record: Record) -> Message:
         request = record.request_as(volume_pb2.GrowVolumeRequest)
-        return convert.volume_info(self._volumes.settle_grow(convert.volume_ref(request.volume), request.size_bytes))
+        return convert.volume_info(
+            self._volumes.resolve_interrupted_grow(convert.volume_ref(request.volume), request.size_bytes)
+        )
 
     def _resume_copy(self, record: Record, job: JobContext) -> Message:
         request = record.request_as(volume_pb2.CopyVolumeRequest)
         target = convert.volume_ref(request.target)
-        return convert.volume_info(self._volumes.copies.settle_copy(target, request.vm_id, record.facts))
+        return convert.volume_info(self._volumes.copies.resolve_interrupted_copy(target, request.vm_id, record.facts))
 
     def _resume_mirror(self, record: Record, job: JobContext) -> Message:
         mirrored = _mirrored(record.request_as(volume_pb2.MirrorVolumeRequest))
-        return convert.volume_info(self._volumes.mirrors.settle_begin(*mirrored, record.facts))
+        return convert.volume_info(self._volumes.mirrors.resolve_interrupted_begin(*mirrored, record.facts))
 
     def _resume_pivot(self, record: Record, job: JobContext) -> Message:
         mirrored = _mirrored(record.request_as(volume_pb2.PivotVolumeRequest))
@@ -176,7 +180,7 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
 
     def _recover_delete(self, record: Record) -> None:
         request = record.request_as(volume_pb2.DeleteVolumeRequest)
-        self._volumes.settle_delete(convert.volume_ref(request.volume))
+        self._volumes.resolve_interrupted_delete(convert.volume_ref(request.volume))
 
 
 def _mirrored(

@@ -24,7 +24,7 @@ from ostler_agent.tools import cryptsetup
 
 log = structlog.get_logger(__name__)
 
-Progress = Callable[[float], None]
+OnPercent = Callable[[float], None]
 """Is told the percentage done, 0 to 100."""
 
 _SECRET, _OTHER_SECRET = "key", "other-key"  # how QEMU calls them on its command line
@@ -107,7 +107,7 @@ def convert(
     source_key: Key | None = None,
     key: Key | None = None,
     provisioning: Provisioning = Provisioning.THIN,
-    progress: Progress | None = None,
+    progress: OnPercent | None = None,
     cancel: Cancellation | None = None,
 ) -> None:
     """Copies an image that nobody writes to into a new one, whole by itself; key: the target's.
@@ -274,7 +274,7 @@ class _Command:
 class _PercentReader:
     """Finds the percentages in what `qemu-img -p` prints, however it is cut in pieces."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: OnPercent) -> None:
         self._progress = progress
         self._rest = b""
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from ostler_common.errors import FailedPreconditionError
 from ostler_common.hypervisors import Function
 
-from ostler_agent.hypervisors.base import HotPlug, Hypervisor, Paths, Stated, Work, need
+from ostler_agent.hypervisors.base import HotPlug, Hypervisor, Paths, Progress, Stated, need
 from ostler_agent.preconditions import check_volume_file
 from ostler_agent.spec import DiskSpec, VmInfo
 
 DETACH_TIMEOUT_S = 60.0
 
 
-def attach(driver: Hypervisor, paths: Paths, vm_id: str, disk: DiskSpec, work: Work) -> VmInfo:
+def attach(driver: Hypervisor, paths: Paths, vm_id: str, disk: DiskSpec, progress: Progress) -> VmInfo:
     """Attaches a volume, live when the VM runs. Attached already is a success.
 
     Where there is no hot-plug, a stopped VM gets its disks from the spec that it is started with.
@@ -23,19 +23,19 @@ def attach(driver: Hypervisor, paths: Paths, vm_id: str, disk: DiskSpec, work: W
     check_volume_file(disk.volume.volume_id, path)
     check_disk(driver, disk)
     if plug := _hot_plug_or_none(driver, vm_id):
-        work.progress("attaching")
+        progress.report("attaching")
         plug.attach(vm_id, disk, path)
     return driver.vm(vm_id)
 
 
-def detach(driver: Hypervisor, vm_id: str, volume_id: str, key_id: str | None, work: Work) -> VmInfo:
+def detach(driver: Hypervisor, vm_id: str, volume_id: str, key_id: str | None, progress: Progress) -> VmInfo:
     """Detaches a volume, live when the VM runs. Detached already is a success.
 
     Raises DeadlineExceededError DETACH_TIMEOUT, FailedPreconditionError DETACH_REFUSED, FUNCTION_NOT_SUPPORTED.
     """
     if plug := _hot_plug_or_none(driver, vm_id):
-        work.progress("detaching")
-        plug.detach(vm_id, volume_id, key_id, DETACH_TIMEOUT_S, work)
+        progress.report("detaching")
+        plug.detach(vm_id, volume_id, key_id, DETACH_TIMEOUT_S, progress)
     return driver.vm(vm_id)
 
 

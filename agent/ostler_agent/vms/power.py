@@ -7,26 +7,26 @@ import time
 from ostler_common.errors import FailedPreconditionError
 from ostler_common.hypervisors import Function
 
-from ostler_agent.hypervisors.base import Hypervisor, Paths, Reboot, Work, need
+from ostler_agent.hypervisors.base import Hypervisor, Paths, Progress, Reboot, need
 from ostler_agent.preconditions import check_bridges, check_volume_file
 from ostler_agent.spec import Firmware, VmInfo, VmSpec
 from ostler_agent.vms.disks import check_disk
 
-LOOK_INTERVAL_S = 0.2
+POLL_INTERVAL_S = 0.2
 
 
-def define(driver: Hypervisor, paths: Paths, spec: VmSpec, work: Work) -> VmInfo:
+def define(driver: Hypervisor, paths: Paths, spec: VmSpec, progress: Progress) -> VmInfo:
     """Writes the definition, replacing that of a stopped VM.
 
     Raises FailedPreconditionError VM_RUNNING, FUNCTION_NOT_SUPPORTED, FORMAT_NOT_SUPPORTED.
     """
     _check_supported(driver, spec)
-    work.progress("defining")
+    progress.report("defining")
     driver.define(spec, paths)
     return driver.vm(spec.vm_id)
 
 
-def start(driver: Hypervisor, paths: Paths, spec: VmSpec, work: Work) -> VmInfo:
+def start(driver: Hypervisor, paths: Paths, spec: VmSpec, progress: Progress) -> VmInfo:
     """Starts the VM as spec says; one that runs already is a success and stays as it is.
 
     Raises FailedPreconditionError VOLUME_MISSING, BRIDGE_MISSING, WRONG_KEY, DISK_IN_USE,
@@ -37,24 +37,24 @@ def start(driver: Hypervisor, paths: Paths, spec: VmSpec, work: Work) -> VmInfo:
         for disk in spec.disks:
             check_volume_file(disk.volume.volume_id, paths(disk.volume))
         check_bridges(spec.nics)
-        work.progress("starting")
+        progress.report("starting")
         driver.start(spec, paths)
     return driver.vm(spec.vm_id)
 
 
-def stop(driver: Hypervisor, vm_id: str, timeout_s: float, work: Work) -> VmInfo:
+def stop(driver: Hypervisor, vm_id: str, timeout_s: float, progress: Progress) -> VmInfo:
     """Asks the guest to shut down and pulls the plug when it has not within timeout_s (0: at once).
 
     A VM that is stopped or not here is a success. Cancelled while it waits, the guest has been asked all the same.
     """
     if timeout_s > 0 and driver.running(vm_id):
-        work.check()
-        work.progress("waiting for the guest to shut down")
+        progress.check()
+        progress.report("waiting for the guest to shut down")
         driver.shut_down(vm_id)
-        _wait_until_off(driver, vm_id, timeout_s, work)
+        _wait_until_off(driver, vm_id, timeout_s, progress)
     if driver.running(vm_id):
-        work.check()
-        work.progress("pulling the plug")
+        progress.check()
+        progress.report("pulling the plug")
     driver.power_off(vm_id)
     return driver.vm(vm_id)
 
@@ -92,8 +92,8 @@ def _check_supported(driver: Hypervisor, spec: VmSpec) -> None:
         check_disk(driver, disk)
 
 
-def _wait_until_off(driver: Hypervisor, vm_id: str, timeout_s: float, work: Work) -> None:
+def _wait_until_off(driver: Hypervisor, vm_id: str, timeout_s: float, progress: Progress) -> None:
     deadline = time.monotonic() + timeout_s
     while driver.running(vm_id) and time.monotonic() < deadline:
-        work.check()
-        time.sleep(LOOK_INTERVAL_S)
+        progress.check()
+        time.sleep(POLL_INTERVAL_S)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ostler_agent.volumes.guests import Guests
+from ostler_agent.volumes.runtime import Guests
 from ostler_agent.volumes.volumes import Volumes
 
 __all__ = ["Guests", "Volumes"]

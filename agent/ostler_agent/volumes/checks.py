@@ -23,13 +23,13 @@ def check_size(size_bytes: int) -> None:
         raise bad_field("size_bytes", f"must be a positive multiple of {SECTOR_BYTES}, at most {MAX_SIZE_BYTES}")
 
 
-def check_key_is_here(key: Key | None, field: str = "volume.key") -> None:
+def check_passphrase_given(key: Key | None, field: str = "volume.key") -> None:
     """Raises InvalidArgumentError (KEY_MISSING) for a key without its passphrase. field: where it was given."""
     if key and not key.passphrase:
         raise bad_field(f"{field}.passphrase", "must be given to work on an encrypted volume", "KEY_MISSING")
 
 
-def check_key_is_wanted(ref: VolumeRef, header: ImageHeader) -> None:
+def check_key_matches(ref: VolumeRef, header: ImageHeader) -> None:
     """Raises InvalidArgumentError (KEY_MISSING), FailedPreconditionError (NOT_ENCRYPTED)."""
     if header.encrypted and not ref.key:
         raise bad_field("volume.key", "must be given: the volume is encrypted", "KEY_MISSING")
@@ -49,9 +49,9 @@ def check_grows(ref: VolumeRef, old_bytes: int, new_bytes: int) -> None:
         )
 
 
-def check_room(pools: Pools, ref: VolumeRef, size_bytes: int) -> None:
+def check_free_space(pools: Pools, ref: VolumeRef, size_bytes: int) -> None:
     """Raises ResourceExhaustedError (POOL_FULL) when the pool cannot hold that many bytes more, format included."""
-    pools.check_room(ref.pool_id, size_bytes + size_bytes // 4096 + _LUKS_HEADER_BYTES)
+    pools.check_free_space(ref.pool_id, size_bytes + size_bytes // 4096 + _LUKS_HEADER_BYTES)
 
 
 def check_same_size(target: VolumeRef, size_bytes: int, target_bytes: int) -> None:

@@ -9,13 +9,13 @@ from ostler_common.errors import FailedPreconditionError, InvalidArgumentError, 
 
 from ostler_agent.image_header import ImageHeader
 from ostler_agent.jobs import JobContext, interrupted
-from ostler_agent.pools import Making, Pools
+from ostler_agent.pools import Pools, Staging
 from ostler_agent.spec import Provisioning, VolumeInfo, VolumeRef
 from ostler_agent.tools import qemu_img
-from ostler_agent.volumes.busy import Busy
-from ostler_agent.volumes.checks import check_key_is_here, check_key_is_wanted, check_room, check_size
-from ostler_agent.volumes.guests import Guests, live_copy
-from ostler_agent.volumes.images import create_like, header_of, info_of, made_by
+from ostler_agent.volumes.checks import check_free_space, check_key_matches, check_passphrase_given, check_size
+from ostler_agent.volumes.images import create_like, created_by, header_of, info_of
+from ostler_agent.volumes.locks import VolumeLocks
+from ostler_agent.volumes.runtime import Guests, live_copy
 
 _DRAFT = "where the copy is written"  # the fact by which a later life of the agent finds a copy that goes on
 
@@ -23,10 +23,10 @@ _DRAFT = "where the copy is written"  # the fact by which a later life of the ag
 class Copies:
     """Copies of volumes; made by `volumes.Volumes`."""
 
-    def __init__(self, pools: Pools, guests: Guests, busy: Busy) -> None:
+    def __init__(self, pools: Pools, guests: Guests, busy: VolumeLocks) -> None:
         self._pools = pools
         self._guests = guests
-        self._busy = busy
+        self._locks = busy
 
     def copy(
         self,
@@ -51,41 +51,41 @@ class Copies:
             raise bad_field("target.volume_id", "must be another one than the source's")
         if size_bytes:
             check_size(size_bytes)
-        check_key_is_here(target.key, "target.key")
-        with self._busy.reading(source), self._busy.changing(target):
+        check_passphrase_given(target.key, "target.key")
+        with self._locks.shared(source), self._locks.exclusive(target):
             if self._pools.exists(target):
-                return made_by(self._pools, target, job.facts)
+                return created_by(self._pools, target, job.facts)
             with self._pools.hold(source) as path:
                 header = header_of(source, path)
-                check_key_is_wanted(source, header)
+                check_key_matches(source, header)
                 size_bytes = _check_fits(source, header, size_bytes)
                 if provisioning is Provisioning.THICK:
-                    check_room(self._pools, target, size_bytes)
+                    check_free_space(self._pools, target, size_bytes)
                 user = self._user(source, vm_id)
-                with self._pools.making(target, size_bytes, job, provisioning) as making:
+                with self._pools.staging(target, size_bytes, job, provisioning) as staging:
                     if user:
-                        self._copy_running(job, user, source, header, target, making, provisioning)
+                        self._copy_running(job, user, source, header, target, staging, provisioning)
                     else:
-                        _copy_stopped(job, source, path, header, target, making, provisioning)
+                        _copy_stopped(job, source, path, header, target, staging, provisioning)
                     if size_bytes > header.virtual_size_bytes:
                         thick = provisioning is Provisioning.THICK
                         qemu_img.resize(
-                            making.path, target.format, size_bytes, key=target.key, allocate=thick, cancel=job
+                            staging.path, target.format, size_bytes, key=target.key, allocate=thick, cancel=job
                         )
-                    made = info_of(target, header_of(target, making.path))
-                    making.commit()
+                    made = info_of(target, header_of(target, staging.path))
+                    staging.commit()
         return made
 
-    def settle_copy(self, target: VolumeRef, vm_id: str, facts: Mapping[str, str]) -> VolumeInfo:
+    def resolve_interrupted_copy(self, target: VolumeRef, vm_id: str, facts: Mapping[str, str]) -> VolumeInfo:
         """How a `copy` ended that the agent's end cut short; what is half done goes. Raises INTERRUPTED."""
-        with self._busy.changing(target):
+        with self._locks.exclusive(target):
             if _DRAFT in facts:
                 # The hypervisor goes on with it, alone.
                 key_id = target.key.key_id if target.key else None
                 live_copy(self._guests).end_copy(vm_id, key_id, Path(facts[_DRAFT]))
             self._pools.discard(target)
             if self._pools.exists(target):
-                return made_by(self._pools, target, facts)
+                return created_by(self._pools, target, facts)
         raise interrupted()
 
     def _user(self, source: VolumeRef, vm_id: str) -> str | None:
@@ -106,15 +106,15 @@ class Copies:
         source: VolumeRef,
         header: ImageHeader,
         target: VolumeRef,
-        making: Making,
+        staging: Staging,
         provisioning: Provisioning,
     ) -> None:
         live = live_copy(self._guests)
         # A guest's write waits for what it replaces to be copied: it must not find the pool full.
-        check_room(self._pools, target, min(header.allocated_bytes, header.virtual_size_bytes))
-        create_like(job, header, target, making.path, provisioning)
-        job.remember(**{_DRAFT: str(making.path)})
-        live.copy_disk(vm_id, source.volume_id, target, making.path, job)
+        check_free_space(self._pools, target, min(header.allocated_bytes, header.virtual_size_bytes))
+        create_like(job, header, target, staging.path, provisioning)
+        job.remember(**{_DRAFT: str(staging.path)})
+        live.copy_disk(vm_id, source.volume_id, target, staging.path, job)
 
 
 def _copy_stopped(
@@ -123,15 +123,15 @@ def _copy_stopped(
     path: Path,
     header: ImageHeader,
     target: VolumeRef,
-    making: Making,
+    staging: Staging,
     provisioning: Provisioning,
 ) -> None:
-    check_key_is_here(source.key, "source.key")
+    check_passphrase_given(source.key, "source.key")
     # QEMU takes a lock that keeps writers out, wherever they are.
     qemu_img.convert(
         path,
         source.format,
-        making.path,
+        staging.path,
         target.format,
         source_key=source.key,
         key=target.key,
@@ -154,6 +154,6 @@ def _check_fits(source: VolumeRef, header: ImageHeader, size_bytes: int) -> int:
 
 def _copying(job: JobContext, total: int) -> Callable[[float], None]:
     def progress(percent: float) -> None:
-        job.progress("copying volume", int(total * percent / 100), total, percent=min(99, int(percent)))
+        job.report("copying volume", int(total * percent / 100), total, percent=min(99, int(percent)))
 
     return progress

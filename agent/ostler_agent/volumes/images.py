@@ -36,7 +36,7 @@ def create_like(job: JobContext, header: ImageHeader, ref: VolumeRef, path: Path
     Raises what `qemu_img.create` does, FailedPreconditionError (SIZE_DIFFERS) where a raw image is as large as its
     device.
     """
-    job.progress("creating volume", percent=1)
+    job.report("creating volume", percent=1)
     size_bytes = header.virtual_size_bytes
     qemu_img.create(path, ref.format, size_bytes, key=ref.key, provisioning=provisioning, cancel=job)
     found = header_of(ref, path).virtual_size_bytes
@@ -49,14 +49,14 @@ def create_like(job: JobContext, header: ImageHeader, ref: VolumeRef, path: Path
         )
 
 
-def made_by(pools: Pools, ref: VolumeRef, facts: Mapping[str, str]) -> VolumeInfo:
+def created_by(pools: Pools, ref: VolumeRef, facts: Mapping[str, str]) -> VolumeInfo:
     """The volume when the job with these facts made it. Raises AlreadyExistsError (VOLUME_EXISTS)."""
-    if not pools.made_by(ref, facts):
+    if not pools.created_by(ref, facts):
         raise already_exists(ref)
-    return look(pools, ref)
+    return inspect(pools, ref)
 
 
-def look(pools: Pools, ref: VolumeRef) -> VolumeInfo:
+def inspect(pools: Pools, ref: VolumeRef) -> VolumeInfo:
     """Raises NotFoundError (VOLUME_NOT_FOUND), and what `read_header` does."""
     with pools.hold(ref) as path:
         return info_of(ref, header_of(ref, path))

@@ -9,24 +9,24 @@ from pathlib import Path
 from ostler_common.errors import FailedPreconditionError, InternalError, bad_field
 
 from ostler_agent.image_header import ImageHeader
-from ostler_agent.image_lock import refuse_locked
+from ostler_agent.image_lock import check_not_locked
 from ostler_agent.jobs import JobContext
 from ostler_agent.pools import Pools
 from ostler_agent.spec import Key, VolumeInfo, VolumeRef
 from ostler_agent.tools import qemu_img
-from ostler_agent.volumes.busy import Busy
-from ostler_agent.volumes.checks import check_key_is_here, check_key_is_wanted
-from ostler_agent.volumes.guests import Guests, check_unused
+from ostler_agent.volumes.checks import check_key_matches, check_passphrase_given
 from ostler_agent.volumes.images import header_of, info_of
+from ostler_agent.volumes.locks import VolumeLocks
+from ostler_agent.volumes.runtime import Guests, check_unused
 
 
 class VolumeKeys:
     """Keys of volumes; made by `volumes.Volumes`."""
 
-    def __init__(self, pools: Pools, guests: Guests, busy: Busy) -> None:
+    def __init__(self, pools: Pools, guests: Guests, busy: VolumeLocks) -> None:
         self._pools = pools
         self._guests = guests
-        self._busy = busy
+        self._locks = busy
 
     def add(self, job: JobContext, ref: VolumeRef, new_key: Key) -> VolumeInfo:
         """Has new_key open the volume too; one that does already is a success.
@@ -35,11 +35,11 @@ class VolumeKeys:
         (NOT_ENCRYPTED, WRONG_KEY, VOLUME_IN_USE; KEY_SLOTS_FULL: LUKS has room for eight keys).
         """
         key = _given(ref)
-        check_key_is_here(new_key, "new_key")
+        check_passphrase_given(new_key, "new_key")
         with self._stopped(ref) as (path, header):
             qemu_img.check_key(path, ref.format, key)
             if not _opens(path, ref, new_key):
-                job.progress("adding key")
+                job.report("adding key")
                 qemu_img.add_key(path, ref.format, key, new_key, cancel=job)
             return info_of(ref, header)
 
@@ -51,34 +51,34 @@ class VolumeKeys:
         are the same.
         """
         key = _given(ref)
-        check_key_is_here(old_key, "old_key")
+        check_passphrase_given(old_key, "old_key")
         if key.passphrase == old_key.passphrase:
             raise bad_field("old_key.passphrase", "is the passphrase that is to stay")
         with self._stopped(ref) as (path, header):
             qemu_img.check_key(path, ref.format, key)
             if _opens(path, ref, old_key):
-                job.progress("removing key")
+                job.report("removing key")
                 qemu_img.remove_key(path, ref.format, key, old_key, cancel=job)
                 if _opens(path, ref, old_key):
-                    raise InternalError(f"the old key still opens volume {ref.volume_id}", "KEY_STAYED")
+                    raise InternalError(f"the old key still opens volume {ref.volume_id}", "KEY_NOT_REMOVED")
                 qemu_img.check_key(path, ref.format, key)
             return info_of(ref, header)
 
     @contextmanager
     def _stopped(self, ref: VolumeRef) -> Iterator[tuple[Path, ImageHeader]]:
         """A volume that nothing uses, or will while the block lasts."""
-        with self._busy.changing(ref), self._pools.hold(ref) as path:
+        with self._locks.exclusive(ref), self._pools.hold(ref) as path:
             header = header_of(ref, path)
-            check_key_is_wanted(ref, header)
+            check_key_matches(ref, header)
             check_unused(self._guests, ref)
-            refuse_locked(path)
+            check_not_locked(path)
             yield path, header
 
 
 def _given(ref: VolumeRef) -> Key:
     if ref.key is None:
         raise bad_field("volume.key", "must be given: a key that opens the volume", "KEY_MISSING")
-    check_key_is_here(ref.key)
+    check_passphrase_given(ref.key)
     return ref.key
 
 

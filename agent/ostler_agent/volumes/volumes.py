@@ -10,25 +10,25 @@ from pathlib import Path
 from ostler_common.errors import InvalidArgumentError, bad_field
 
 from ostler_agent.image_header import open_image, read_header
-from ostler_agent.image_lock import keep_writers_out, refuse_locked
+from ostler_agent.image_lock import block_writers, check_not_locked
 from ostler_agent.jobs import JobContext, interrupted
 from ostler_agent.pools import Pools
 from ostler_agent.spec import DiskFormat, Provisioning, VolumeInfo, VolumeRef
 from ostler_agent.templates import Template, Templates, TemplateSource
 from ostler_agent.tools import qemu_img
-from ostler_agent.volumes.busy import Busy
 from ostler_agent.volumes.checks import (
+    check_free_space,
     check_grows,
-    check_key_is_here,
-    check_key_is_wanted,
-    check_room,
+    check_key_matches,
+    check_passphrase_given,
     check_size,
 )
 from ostler_agent.volumes.copies import Copies
-from ostler_agent.volumes.guests import Guests, check_unused, online_grow
-from ostler_agent.volumes.images import header_of, info_of, look, made_by
+from ostler_agent.volumes.images import created_by, header_of, info_of, inspect
 from ostler_agent.volumes.keys import VolumeKeys
+from ostler_agent.volumes.locks import VolumeLocks
 from ostler_agent.volumes.mirrors import Mirrors
+from ostler_agent.volumes.runtime import Guests, check_unused, online_grow
 
 _FETCH_PERCENT = 50
 _PIECE_BYTES = 1 << 20
@@ -44,10 +44,10 @@ class Volumes:
         self._pools = pools
         self._templates = templates
         self._guests = guests
-        self._busy = Busy()
-        self.copies = Copies(pools, guests, self._busy)
-        self.mirrors = Mirrors(pools, guests, self._busy)
-        self.keys = VolumeKeys(pools, guests, self._busy)
+        self._locks = VolumeLocks()
+        self.copies = Copies(pools, guests, self._locks)
+        self.mirrors = Mirrors(pools, guests, self._locks)
+        self.keys = VolumeKeys(pools, guests, self._locks)
 
     def create(
         self,
@@ -64,24 +64,24 @@ class Volumes:
         what `Templates.hold` and `Pools.exists` raise. Whatever it raises, nothing is left.
         """
         check_size(size_bytes)
-        check_key_is_here(ref.key)
-        check_key_is_here(template.key if template else None, "template.key")
-        with self._busy.changing(ref):
+        check_passphrase_given(ref.key)
+        check_passphrase_given(template.key if template else None, "template.key")
+        with self._locks.exclusive(ref):
             if self._pools.exists(ref):
-                return made_by(self._pools, ref, job.facts)
+                return created_by(self._pools, ref, job.facts)
             if provisioning is Provisioning.THICK:
-                check_room(self._pools, ref, size_bytes)
-            with self._pools.making(ref, size_bytes, job, provisioning) as making:
+                check_free_space(self._pools, ref, size_bytes)
+            with self._pools.staging(ref, size_bytes, job, provisioning) as staging:
                 if template:
                     with self._templates.hold(job, template, _FETCH_PERCENT) as held:
-                        self._fill(job, ref, making.path, size_bytes, provisioning, held)
+                        self._fill(job, ref, staging.path, size_bytes, provisioning, held)
                 else:
-                    job.progress("creating volume", percent=1)
+                    job.report("creating volume", percent=1)
                     qemu_img.create(
-                        making.path, ref.format, size_bytes, key=ref.key, provisioning=provisioning, cancel=job
+                        staging.path, ref.format, size_bytes, key=ref.key, provisioning=provisioning, cancel=job
                     )
-                header = header_of(ref, making.path)
-                making.commit()
+                header = header_of(ref, staging.path)
+                staging.commit()
         return info_of(ref, header)
 
     def grow(self, job: JobContext, ref: VolumeRef, size_bytes: int) -> VolumeInfo:
@@ -92,27 +92,27 @@ class Volumes:
         (POOL_FULL), and what the driver raises.
         """
         check_size(size_bytes)
-        with self._busy.changing(ref), self._pools.hold(ref) as path:
+        with self._locks.exclusive(ref), self._pools.hold(ref) as path:
             header = header_of(ref, path)
-            check_key_is_wanted(ref, header)
+            check_key_matches(ref, header)
             check_grows(ref, header.virtual_size_bytes, size_bytes)
             vm_id = self._guests.using(ref.volume_id)
             if vm_id and self._guests.running(vm_id):
                 grower = online_grow(self._guests)
                 # Also at the same size: an earlier try may have grown the volume and not told the guest.
-                job.progress("growing the running disk")
+                job.report("growing the running disk")
                 self._pools.expand(ref, size_bytes)
                 if ref.format is DiskFormat.RAW and path.is_block_device():
                     size_bytes = header_of(ref, path).virtual_size_bytes  # all of the device
                 grower.grow_disk(vm_id, ref.volume_id, size_bytes)
             elif size_bytes > header.virtual_size_bytes:
-                check_key_is_here(ref.key)
-                refuse_locked(path)
+                check_passphrase_given(ref.key)
+                check_not_locked(path)
                 # A volume that holds all its space goes on doing so.
                 thick = header.allocated_bytes >= header.virtual_size_bytes > 0
                 if thick:
-                    check_room(self._pools, ref, size_bytes - header.virtual_size_bytes)
-                job.progress("growing volume")
+                    check_free_space(self._pools, ref, size_bytes - header.virtual_size_bytes)
+                job.report("growing volume")
                 self._pools.expand(ref, size_bytes)
                 qemu_img.resize(path, ref.format, size_bytes, key=ref.key, allocate=thick, cancel=job)
             return info_of(ref, header_of(ref, path))
@@ -122,12 +122,12 @@ class Volumes:
 
         Raises FailedPreconditionError (VOLUME_IN_USE), NotFoundError (POOL_NOT_FOUND).
         """
-        with self._busy.changing(ref):
+        with self._locks.exclusive(ref):
             check_unused(self._guests, ref)
             if self._pools.exists(ref):
                 with self._pools.hold(ref) as path:
-                    refuse_locked(path)
-            job.progress("deleting volume")
+                    check_not_locked(path)
+            job.report("deleting volume")
             self._pools.delete(ref)
 
     def info(self, ref: VolumeRef) -> VolumeInfo:
@@ -139,7 +139,7 @@ class Volumes:
         with self._pools.hold(ref) as path:
             header = read_header(path, ref.format, encrypted=True if ref.key else None)
             if ref.key:
-                check_key_is_wanted(ref, header)
+                check_key_matches(ref, header)
             if ref.key and ref.key.passphrase:
                 qemu_img.check_key(path, ref.format, ref.key)
             return info_of(ref, header)
@@ -150,11 +150,11 @@ class Volumes:
         While it is read nobody writes to it. Raises InvalidArgumentError (INVALID_FIELD); NotFoundError
         (VOLUME_NOT_FOUND); FailedPreconditionError (VOLUME_IN_USE, NOT_AN_IMAGE); AbortedError (VOLUME_BUSY).
         """
-        with self._busy.reading(ref), self._pools.hold(ref) as path, ExitStack() as stack:
+        with self._locks.shared(ref), self._pools.hold(ref) as path, ExitStack() as stack:
             check_unused(self._guests, ref)
             file = open_image(path)
             stack.callback(os.close, file)
-            keep_writers_out(file, path)
+            block_writers(file, path)
             size_bytes = os.lseek(file, 0, os.SEEK_END)
             if not 0 <= offset <= size_bytes:
                 raise bad_field("offset", f"must be within the file's {size_bytes} bytes")
@@ -163,21 +163,21 @@ class Volumes:
                 offset += len(data)
                 yield size_bytes, data
 
-    def settle_create(self, ref: VolumeRef, facts: Mapping[str, str]) -> VolumeInfo:
+    def resolve_interrupted_create(self, ref: VolumeRef, facts: Mapping[str, str]) -> VolumeInfo:
         """How a `create` ended that the agent's end cut short; what is half done goes. Raises INTERRUPTED."""
         self._pools.discard(ref)
         if self._pools.exists(ref):
-            return made_by(self._pools, ref, facts)
+            return created_by(self._pools, ref, facts)
         raise interrupted()
 
-    def settle_grow(self, ref: VolumeRef, size_bytes: int) -> VolumeInfo:
+    def resolve_interrupted_grow(self, ref: VolumeRef, size_bytes: int) -> VolumeInfo:
         """How a `grow` ended that was cut short; ref's key may lack its passphrase. Raises INTERRUPTED."""
-        found = look(self._pools, ref)
+        found = inspect(self._pools, ref)
         if found.virtual_size_bytes < size_bytes:
             raise interrupted()
         return found
 
-    def settle_delete(self, ref: VolumeRef) -> None:
+    def resolve_interrupted_delete(self, ref: VolumeRef) -> None:
         """How a `delete` ended that was cut short. Raises INTERRUPTED."""
         if self._pools.exists(ref):
             raise interrupted()
@@ -216,6 +216,6 @@ class Volumes:
 def _copying(job: JobContext, total: int) -> Callable[[float], None]:
     def progress(percent: float) -> None:
         whole = _FETCH_PERCENT + int((99 - _FETCH_PERCENT) * percent / 100)
-        job.progress("copying template", int(total * percent / 100), total, percent=whole)
+        job.report("copying template", int(total * percent / 100), total, percent=whole)
 
     return progress

@@ -12,13 +12,12 @@ import grpc
 import pytest
 from google.protobuf import descriptor
 from ostler_agent.authorize import SERVICES, AgentAuthorizer
-from ostler_agent.papers import Papers as HostPapers
-from ostler_agent.papers import PapersStore
+from ostler_agent.credentials import CredentialsStore, HostCredentials
 from ostler_common import channel, errors, pki, server
 from ostler_common.identity import Identity, Kind
 from ostler_common.tls import Peer, TlsFiles, server_credentials
 
-from tests.fakes.papers import Papers
+from tests.fakes.certificates import ThrowawayCa
 
 HOST = "5b6c9a0c-0000-4000-8000-000000000001"
 CONTROL = Identity(Kind.CONTROL, "c1")
@@ -44,28 +43,30 @@ def registration(service: descriptor.ServiceDescriptor) -> server.Registration:
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Papers:
-    return Papers(tmp_path)
+def fleet(tmp_path: Path) -> ThrowawayCa:
+    return ThrowawayCa(tmp_path)
 
 
 @pytest.fixture
-def store(tmp_path: Path, fleet: Papers) -> PapersStore:
-    store = PapersStore(tmp_path / "state")
+def store(tmp_path: Path, fleet: ThrowawayCa) -> CredentialsStore:
+    store = CredentialsStore(tmp_path / "state")
     save(store, fleet)
     return store
 
 
-def save(store: PapersStore, fleet: Papers, lifetime: timedelta = timedelta(days=1), crl: bytes = b"") -> None:
+def save(
+    store: CredentialsStore, fleet: ThrowawayCa, lifetime: timedelta = timedelta(days=1), crl: bytes = b""
+) -> None:
     def pair(kind: Kind) -> tuple[bytes, bytes]:
         key, csr = pki.new_key_and_csr(None)
         return fleet.ca.sign(csr, Identity(kind, HOST), lifetime), key
 
     trust = (fleet.ca.certificate_pem, crl)
-    store.save(HostPapers(*pair(Kind.HOST), *pair(Kind.QEMU), *trust, "control:8440", "h1:8442"))
+    store.save(HostCredentials(*pair(Kind.HOST), *pair(Kind.QEMU), *trust, "control:8440", "h1:8442"))
 
 
 @pytest.fixture
-def agent(store: PapersStore) -> Iterator[server.Server]:
+def agent(store: CredentialsStore) -> Iterator[server.Server]:
     running = server.serve(
         "127.0.0.1:0",
         credentials=server_credentials(store.files),
@@ -108,28 +109,28 @@ def test_table_has_every_service_and_no_other() -> None:
     assert {kind for kinds in SERVICES.values() for kind in kinds} == {Kind.CONTROL}
 
 
-def test_control_is_let_in_everywhere(agent: server.Server, fleet: Papers) -> None:
+def test_control_is_let_in_everywhere(agent: server.Server, fleet: ThrowawayCa) -> None:
     assert codes(agent, fleet.issue(CONTROL)) == {grpc.StatusCode.UNIMPLEMENTED}
 
 
 @pytest.mark.parametrize("kind", sorted(set(Kind) - {Kind.CONTROL}))
-def test_others_of_the_fleet_are_refused_everywhere(agent: server.Server, fleet: Papers, kind: Kind) -> None:
+def test_others_of_the_fleet_are_refused_everywhere(agent: server.Server, fleet: ThrowawayCa, kind: Kind) -> None:
     assert codes(agent, fleet.issue(Identity(kind, "other"))) == {grpc.StatusCode.PERMISSION_DENIED}
 
 
-def test_the_hosts_own_certificate_is_refused_everywhere(agent: server.Server, store: PapersStore) -> None:
+def test_the_hosts_own_certificate_is_refused_everywhere(agent: server.Server, store: CredentialsStore) -> None:
     assert codes(agent, store.files) == {grpc.StatusCode.PERMISSION_DENIED}
 
 
 @pytest.mark.parametrize("identity", [Identity(Kind.USER, "admin"), CONTROL])
 def test_another_authority_gets_no_connection(
-    agent: server.Server, fleet: Papers, tmp_path: Path, identity: Identity
+    agent: server.Server, fleet: ThrowawayCa, tmp_path: Path, identity: Identity
 ) -> None:
-    users = Papers(tmp_path, "users").issue(identity, trust=fleet.trust)
+    users = ThrowawayCa(tmp_path, "users").issue(identity, trust=fleet.trust)
     assert codes(agent, users) == {grpc.StatusCode.UNAVAILABLE}
 
 
-def test_no_certificate_gets_no_connection(agent: server.Server, fleet: Papers) -> None:
+def test_no_certificate_gets_no_connection(agent: server.Server, fleet: ThrowawayCa) -> None:
     credentials = grpc.ssl_channel_credentials(fleet.ca.certificate_pem)
     address = f"127.0.0.1:{agent.port}"
     with channel.secure_channel(address, credentials, channel.host_server_name(HOST)) as opened:
@@ -141,7 +142,7 @@ def test_no_plaintext(agent: server.Server) -> None:
         assert call(opened, *METHODS[0]) is grpc.StatusCode.UNAVAILABLE
 
 
-def test_method_that_is_not_in_the_table_is_for_nobody(store: PapersStore) -> None:
+def test_method_that_is_not_in_the_table_is_for_nobody(store: CredentialsStore) -> None:
     authorize = AgentAuthorizer(store)
     with pytest.raises(errors.PermissionDeniedError):
         authorize(Peer(CONTROL, 1, "peer"), "/ostler.agent.v2.NewService/Anything")
@@ -150,7 +151,7 @@ def test_method_that_is_not_in_the_table_is_for_nobody(store: PapersStore) -> No
 
 
 def test_revoked_control_certificate_is_refused_at_once(
-    agent: server.Server, store: PapersStore, fleet: Papers
+    agent: server.Server, store: CredentialsStore, fleet: ThrowawayCa
 ) -> None:
     files = fleet.issue(CONTROL)
     serial = pki.identity_and_serial(pki.split_pem(files.certificate.read_bytes())[0])[1]
@@ -162,7 +163,9 @@ def test_revoked_control_certificate_is_refused_at_once(
         assert call(opened, *METHODS[0]) is grpc.StatusCode.PERMISSION_DENIED
 
 
-def test_agent_whose_certificate_ended_serves_nothing(agent: server.Server, store: PapersStore, fleet: Papers) -> None:
+def test_agent_whose_certificate_ended_serves_nothing(
+    agent: server.Server, store: CredentialsStore, fleet: ThrowawayCa
+) -> None:
     files = fleet.issue(CONTROL)
     address = f"127.0.0.1:{agent.port}"
     with channel.open_channel(address, files, channel.host_server_name(HOST)) as opened:

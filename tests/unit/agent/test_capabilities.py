@@ -119,9 +119,9 @@ def test_prober_probes_again_when_something_was_installed() -> None:
     prober = Prober(lambda: outcomes.pop(0), stamp=lambda: stamps.pop(0))
     heard: list[Capabilities] = []
     prober.subscribe(heard.append)
-    assert not prober.look()
+    assert not prober.check_for_changes()
     assert prober.current().bridges == ()
-    assert prober.look()
+    assert prober.check_for_changes()
     assert prober.current().bridges == ("br0",)
     assert heard == [prober.current()]
 

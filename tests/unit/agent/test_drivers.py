@@ -18,10 +18,10 @@ from ostler_agent.hypervisors.driver import DriverContext
 from ostler_agent.hypervisors.info import DriverInfo
 from ostler_agent.hypervisors.libvirt.options import LibvirtOptions
 from ostler_agent.jobs import JobContext
-from ostler_agent.migration.destination import Arrivals
+from ostler_agent.migration.destination import IncomingMigrations
 from ostler_agent.spec import DiskFormat, DiskSpec, Firmware, Key, NicSpec, VmSpec, VolumeRef
 from ostler_agent.vms import disks, power
-from ostler_agent.volumes.guests import online_grow
+from ostler_agent.volumes.runtime import online_grow
 from ostler_common.config import ConfigError
 from ostler_common.errors import FailedPreconditionError, OstlerError
 from ostler_common.hypervisors import Function
@@ -141,12 +141,12 @@ def test_calls_that_a_driver_lacks_name_the_function() -> None:
     hypervisor = FakeHypervisor()
     hypervisor.info = DriverInfo()
     hypervisor.add(VM)
-    arrivals = Arrivals(hypervisor, None, paths, "h1", "h1")  # type: ignore[arg-type]
+    incoming = IncomingMigrations(hypervisor, None, paths, "h1", "h1")  # type: ignore[arg-type]
     calls: dict[Function, Callable[[], object]] = {
         Function.REBOOT: lambda: power.reboot(hypervisor, VM, hard=True),
         Function.HOT_PLUG: lambda: disks.detach(hypervisor, VM, VOLUME, None, JOB),
         Function.ONLINE_GROW: lambda: online_grow(hypervisor),
-        Function.LIVE_MIGRATION: lambda: arrivals.prepare(spec(), (), JOB),
+        Function.LIVE_MIGRATION: lambda: incoming.prepare(spec(), (), JOB),
     }
     for function, call in calls.items():
         with pytest.raises(OstlerError) as caught:

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 from ostler_agent.conformance.bench import Bench, Setup
-from ostler_agent.conformance.check import Outcome
-from ostler_agent.conformance.suite import run_checks
+from ostler_agent.conformance.suite import Outcome, run_checks
 from ostler_agent.hypervisors import registry
 from ostler_agent.hypervisors.base import Hypervisor
 from ostler_agent.hypervisors.driver import DriverContext

@@ -168,10 +168,10 @@ def test_a_bad_operation_id(jobs: Jobs, bad: str) -> None:
 def test_percent_never_falls() -> None:
     seen: list[int] = []
     job = JobContext("a", changed=lambda progress: seen.append(progress.percent))
-    job.progress("one", 5, 10)
-    job.progress("two", 1, 10)
-    job.progress("three")
-    job.progress("four", percent=70)
+    job.report("one", 5, 10)
+    job.report("two", 1, 10)
+    job.report("three")
+    job.report("four", percent=70)
     assert seen == [50, 50, 50, 70]
 
 

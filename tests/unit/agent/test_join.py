@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import structlog
 from ostler_agent import join as joining
+from ostler_agent.credentials import CredentialsStore, HostCredentials
 from ostler_agent.hypervisors.libvirt.tls import LibvirtTls
-from ostler_agent.papers import Papers, PapersStore
-from ostler_agent.renew import Keeper, Renewer, due_at
+from ostler_agent.renewal import CredentialsManager, Renewer, due_at
 from ostler_common import pki
 from ostler_common.errors import (
     FailedPreconditionError,
@@ -40,8 +40,8 @@ def control(tmp_path: Path) -> Iterator[Enrollment]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> PapersStore:
-    return PapersStore(tmp_path / "state")
+def store(tmp_path: Path) -> CredentialsStore:
+    return CredentialsStore(tmp_path / "state")
 
 
 @pytest.fixture
@@ -51,21 +51,21 @@ def libvirt(tmp_path: Path) -> LibvirtTls:
     return LibvirtTls(tmp_path / "pki", tmp_path / "qemu", config, run_dir=tmp_path)
 
 
-def join(store: PapersStore, token: JoinToken) -> Papers:
+def join(store: CredentialsStore, token: JoinToken) -> HostCredentials:
     return joining.join(store, token, "", "h1.example:8442")
 
 
-def test_join_gives_papers_whose_key_never_left_the_host(control: Enrollment, store: PapersStore) -> None:
-    papers = join(store, control.token(HOST))
-    assert papers.host_id == HOST
-    assert papers.control_address == f"127.0.0.1:{control.control_port}"
+def test_join_gives_papers_whose_key_never_left_the_host(control: Enrollment, store: CredentialsStore) -> None:
+    credentials = join(store, control.token(HOST))
+    assert credentials.host_id == HOST
+    assert credentials.control_address == f"127.0.0.1:{control.control_port}"
     assert control.requests[0].address == "h1.example:8442"
-    for key in (papers.key_pem, papers.qemu_key_pem):
+    for key in (credentials.key_pem, credentials.qemu_key_pem):
         assert key not in control.requests[0].SerializeToString()
-    assert vars(store.load()) == vars(papers)
+    assert vars(store.load()) == vars(credentials)
 
 
-def test_token_of_another_fleet_is_not_sent(control: Enrollment, store: PapersStore) -> None:
+def test_token_of_another_fleet_is_not_sent(control: Enrollment, store: CredentialsStore) -> None:
     other = pki.fingerprint(pki.CertificateAuthority.create("other").certificate_pem)
     with pytest.raises(PermissionDeniedError) as caught:
         join(store, replace(control.token(HOST), ca_sha256=other))
@@ -75,27 +75,27 @@ def test_token_of_another_fleet_is_not_sent(control: Enrollment, store: PapersSt
 
 
 def test_server_that_only_shows_the_right_authority_is_not_believed(control: Enrollment, tmp_path: Path) -> None:
-    """Somebody in between sends the real CA's certificate along with one of their own making."""
+    """Somebody in between sends the real CA's certificate along with one of their own staging."""
     token = control.token(HOST)
     directory = tmp_path / "mallory"
     directory.mkdir()
     with enrollment(directory) as mallory:
-        trust = mallory.papers.trust
-        pki.write_public(trust, control.papers.ca.certificate_pem)
+        trust = mallory.issuer.trust
+        pki.write_public(trust, control.issuer.ca.certificate_pem)
         with pytest.raises(PermissionDeniedError) as caught:
             joining.verified_ca("127.0.0.1", mallory.enroll_port, token.ca_sha256)
     assert caught.value.reason == "WRONG_CONTROL_PLANE"
 
 
-def test_token_is_good_once(control: Enrollment, store: PapersStore) -> None:
+def test_token_is_good_once(control: Enrollment, store: CredentialsStore) -> None:
     token = control.token(HOST)
-    papers = join(store, token)
+    credentials = join(store, token)
     with pytest.raises(PermissionDeniedError, match="make another one"):
         join(store, token)
-    assert vars(store.load()) == vars(papers)
+    assert vars(store.load()) == vars(credentials)
 
 
-def test_rejoin_keeps_the_host(control: Enrollment, store: PapersStore) -> None:
+def test_rejoin_keeps_the_host(control: Enrollment, store: CredentialsStore) -> None:
     control.lifetime = timedelta(minutes=1)
     assert join(store, control.token(HOST)).expired()
     control.lifetime = timedelta(days=1)
@@ -103,7 +103,7 @@ def test_rejoin_keeps_the_host(control: Enrollment, store: PapersStore) -> None:
     assert (again.host_id, again.expired()) == (HOST, False)
 
 
-def test_nobody_there(store: PapersStore) -> None:
+def test_nobody_there(store: CredentialsStore) -> None:
     with pytest.raises(UnavailableError):
         joining.join(store, JoinToken("s", "0" * 64), "127.0.0.1:1", "h1:8442")
 
@@ -128,56 +128,56 @@ def test_no_address(address: str) -> None:
 
 
 def test_renewal_uses_a_fresh_key_and_keeps_the_identity(
-    control: Enrollment, store: PapersStore, libvirt: LibvirtTls
+    control: Enrollment, store: CredentialsStore, libvirt: LibvirtTls
 ) -> None:
     old = join(store, control.token(HOST))
-    Keeper(store, libvirt).renew()
+    CredentialsManager(store, libvirt).renew()
     new = store.load()
     assert new.host_id == HOST
     assert len({old.key_pem, old.qemu_key_pem, new.key_pem, new.qemu_key_pem}) == 4
     assert (libvirt.pki_dir / "libvirt/servercert.pem").read_bytes() == new.certificate_pem
 
 
-def renewer(store: PapersStore, libvirt: LibvirtTls, now: datetime, jitter: float = 0.0) -> Renewer:
-    return Renewer(store, Keeper(store, libvirt), now=lambda: now, jitter=lambda: jitter)
+def renewer(store: CredentialsStore, libvirt: LibvirtTls, now: datetime, jitter: float = 0.0) -> Renewer:
+    return Renewer(store, CredentialsManager(store, libvirt), now=lambda: now, jitter=lambda: jitter)
 
 
 def test_renews_when_a_third_is_left_and_not_before(
-    control: Enrollment, store: PapersStore, libvirt: LibvirtTls
+    control: Enrollment, store: CredentialsStore, libvirt: LibvirtTls
 ) -> None:
-    papers = join(store, control.token(HOST))
-    due = pki.renew_at(papers.certificate_pem)
+    credentials = join(store, control.token(HOST))
+    due = pki.renew_at(credentials.certificate_pem)
     wait_s = renewer(store, libvirt, due - timedelta(seconds=10)).turn()
     assert (control.renewals, round(wait_s)) == (0, 10)
     renewer(store, libvirt, due).turn()
     assert control.renewals == 1
-    assert store.load().certificate_pem != papers.certificate_pem
+    assert store.load().certificate_pem != credentials.certificate_pem
 
 
-def test_jitter_spreads_renewals_over_a_tenth_of_the_last_third(control: Enrollment, store: PapersStore) -> None:
-    papers = join(store, control.token(HOST))
-    earliest, latest = due_at(papers, 0.0), due_at(papers, 1.0)
-    assert earliest == pki.renew_at(papers.certificate_pem)
-    assert latest - earliest == (papers.expire_time - earliest) / 10
+def test_jitter_spreads_renewals_over_a_tenth_of_the_last_third(control: Enrollment, store: CredentialsStore) -> None:
+    credentials = join(store, control.token(HOST))
+    earliest, latest = due_at(credentials, 0.0), due_at(credentials, 1.0)
+    assert earliest == pki.renew_at(credentials.certificate_pem)
+    assert latest - earliest == (credentials.expire_time - earliest) / 10
 
 
 def test_refused_renewal_is_tried_again_while_there_is_time(
-    control: Enrollment, store: PapersStore, libvirt: LibvirtTls
+    control: Enrollment, store: CredentialsStore, libvirt: LibvirtTls
 ) -> None:
-    papers = join(store, control.token(HOST))
+    credentials = join(store, control.token(HOST))
     control.refuse = True
-    now = papers.expire_time - timedelta(seconds=40)
+    now = credentials.expire_time - timedelta(seconds=40)
     with structlog.testing.capture_logs() as logs:
         assert renewer(store, libvirt, now, jitter=0.5).turn() == 10
     assert "removed" in str(logs)
-    assert store.load().certificate_pem == papers.certificate_pem
+    assert store.load().certificate_pem == credentials.certificate_pem
 
 
 def test_ended_certificate_says_how_to_rejoin_and_a_rejoin_is_noticed(
-    control: Enrollment, store: PapersStore, libvirt: LibvirtTls
+    control: Enrollment, store: CredentialsStore, libvirt: LibvirtTls
 ) -> None:
-    papers = join(store, control.token(HOST))
-    later = papers.expire_time + timedelta(seconds=1)
+    credentials = join(store, control.token(HOST))
+    later = credentials.expire_time + timedelta(seconds=1)
     keeping = renewer(store, libvirt, later)
     with structlog.testing.capture_logs() as logs:
         keeping.turn()
@@ -189,15 +189,15 @@ def test_ended_certificate_says_how_to_rejoin_and_a_rejoin_is_noticed(
     assert (libvirt.pki_dir / "libvirt/clientcert.pem").read_bytes() == rejoined.certificate_pem
 
 
-def test_new_trust_reaches_libvirt(control: Enrollment, store: PapersStore, libvirt: LibvirtTls) -> None:
+def test_new_trust_reaches_libvirt(control: Enrollment, store: CredentialsStore, libvirt: LibvirtTls) -> None:
     join(store, control.token(HOST))
-    ca = control.papers.ca
+    ca = control.issuer.ca
     crl = ca.crl([(4711, datetime.now(UTC))], 1)
-    keeper = Keeper(store, libvirt)
-    keeper.update(ca.certificate_pem, crl)
+    manager = CredentialsManager(store, libvirt)
+    manager.update(ca.certificate_pem, crl)
     assert store.load().crl_pem == crl
     assert (libvirt.pki_dir / "CA/cacrl.pem").read_bytes() == crl
-    keeper.update(ca.certificate_pem, b"")
+    manager.update(ca.certificate_pem, b"")
     assert not (libvirt.pki_dir / "CA/cacrl.pem").exists()
     assert not (libvirt.qemu_dir / "ca-crl.pem").exists()
 
@@ -211,36 +211,36 @@ def test_new_trust_reaches_libvirt(control: Enrollment, store: PapersStore, libv
     ],
 )
 def test_trust_that_would_cut_the_host_off_is_refused(
-    control: Enrollment, store: PapersStore, libvirt: LibvirtTls, ca_pem: bytes | None, crl_pem: bytes
+    control: Enrollment, store: CredentialsStore, libvirt: LibvirtTls, ca_pem: bytes | None, crl_pem: bytes
 ) -> None:
-    papers = join(store, control.token(HOST))
+    credentials = join(store, control.token(HOST))
     with pytest.raises(InvalidArgumentError) as caught:
-        Keeper(store, libvirt).update(ca_pem or papers.ca_pem, crl_pem)
+        CredentialsManager(store, libvirt).update(ca_pem or credentials.ca_pem, crl_pem)
     assert caught.value.reason == "BAD_TRUST"
-    assert vars(store.load()) == vars(papers)
+    assert vars(store.load()) == vars(credentials)
 
 
-def test_renewal_before_joining_is_an_error(store: PapersStore, libvirt: LibvirtTls) -> None:
+def test_renewal_before_joining_is_an_error(store: CredentialsStore, libvirt: LibvirtTls) -> None:
     with pytest.raises(FailedPreconditionError) as caught:
-        Keeper(store, libvirt).renew()
+        CredentialsManager(store, libvirt).renew()
     assert caught.value.reason == "NOT_JOINED"
 
 
 def test_control_plane_that_is_away_is_a_clear_error(
-    control: Enrollment, store: PapersStore, libvirt: LibvirtTls
+    control: Enrollment, store: CredentialsStore, libvirt: LibvirtTls
 ) -> None:
     join(store, control.token(HOST))
     with pytest.raises(OstlerError) as caught:
-        Keeper(store, libvirt, "127.0.0.1:1").renew()
+        CredentialsManager(store, libvirt, "127.0.0.1:1").renew()
     assert caught.value.code == "UNAVAILABLE"
 
 
 def test_libvirt_files_can_be_read_by_those_who_must(
-    control: Enrollment, store: PapersStore, libvirt: LibvirtTls
+    control: Enrollment, store: CredentialsStore, libvirt: LibvirtTls
 ) -> None:
-    papers = join(store, control.token(HOST))
-    assert libvirt.install(papers)
-    assert not libvirt.install(papers)
+    credentials = join(store, control.token(HOST))
+    assert libvirt.install(credentials)
+    assert not libvirt.install(credentials)
 
     def mode(path: Path) -> int:
         return stat.S_IMODE(os.stat(path).st_mode)
@@ -251,21 +251,21 @@ def test_libvirt_files_can_be_read_by_those_who_must(
 
 
 def test_qemu_gets_its_own_certificate_and_nothing_of_the_hosts(
-    control: Enrollment, store: PapersStore, libvirt: LibvirtTls
+    control: Enrollment, store: CredentialsStore, libvirt: LibvirtTls
 ) -> None:
-    papers = join(store, control.token(HOST))
-    libvirt.install(papers)
+    credentials = join(store, control.token(HOST))
+    libvirt.install(credentials)
     for role in ("server", "client"):
         certificate = (libvirt.qemu_dir / f"{role}-cert.pem").read_bytes()
         pki.check_pair(certificate, (libvirt.qemu_dir / f"{role}-key.pem").read_bytes())
         assert pki.identity_and_serial(certificate)[0] == Identity(Kind.QEMU, HOST)
     for path in libvirt.qemu_dir.iterdir():
-        assert papers.key_pem not in path.read_bytes()
+        assert credentials.key_pem not in path.read_bytes()
 
 
 @pytest.mark.parametrize("written", range(10))
 def test_renewal_cut_off_in_the_middle_is_completed(
-    control: Enrollment, store: PapersStore, libvirt: LibvirtTls, monkeypatch: pytest.MonkeyPatch, written: int
+    control: Enrollment, store: CredentialsStore, libvirt: LibvirtTls, monkeypatch: pytest.MonkeyPatch, written: int
 ) -> None:
     """The agent dies after so many of libvirt's and QEMU's files: the next one puts both pairs in step."""
     libvirt.install(join(store, control.token(HOST)))
@@ -282,15 +282,23 @@ def test_renewal_cut_off_in_the_middle_is_completed(
     with monkeypatch.context() as patched:
         patched.setattr(pki, "replace_file", die_in_the_middle)
         with pytest.raises(KeyboardInterrupt):
-            Keeper(store, libvirt).renew()
+            CredentialsManager(store, libvirt).renew()
     renewer(store, libvirt, datetime.now(UTC)).turn()
-    papers = store.load()
-    papers.check()
+    credentials = store.load()
+    credentials.check()
     for certificate, key, pair in (
-        (libvirt.pki_dir / "libvirt/servercert.pem", libvirt.pki_dir / "libvirt/private/serverkey.pem", papers.key_pem),
-        (libvirt.pki_dir / "libvirt/clientcert.pem", libvirt.pki_dir / "libvirt/private/clientkey.pem", papers.key_pem),
-        (libvirt.qemu_dir / "server-cert.pem", libvirt.qemu_dir / "server-key.pem", papers.qemu_key_pem),
-        (libvirt.qemu_dir / "client-cert.pem", libvirt.qemu_dir / "client-key.pem", papers.qemu_key_pem),
+        (
+            libvirt.pki_dir / "libvirt/servercert.pem",
+            libvirt.pki_dir / "libvirt/private/serverkey.pem",
+            credentials.key_pem,
+        ),
+        (
+            libvirt.pki_dir / "libvirt/clientcert.pem",
+            libvirt.pki_dir / "libvirt/private/clientkey.pem",
+            credentials.key_pem,
+        ),
+        (libvirt.qemu_dir / "server-cert.pem", libvirt.qemu_dir / "server-key.pem", credentials.qemu_key_pem),
+        (libvirt.qemu_dir / "client-cert.pem", libvirt.qemu_dir / "client-key.pem", credentials.qemu_key_pem),
     ):
         assert key.read_bytes() == pair
         pki.check_pair(certificate.read_bytes(), pair)

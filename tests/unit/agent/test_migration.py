@@ -10,7 +10,7 @@ from ostler_agent import preconditions
 from ostler_agent.hypervisors.base import Addresses, MoveLimits, MoveOutcome
 from ostler_agent.jobs import JobContext
 from ostler_agent.migration import source
-from ostler_agent.migration.destination import Arrivals, Endpoint, MovedVolume
+from ostler_agent.migration.destination import Endpoint, IncomingMigrations, MovedVolume
 from ostler_agent.spec import DiskFormat, DiskSpec, Key, NicSpec, PowerState, Provisioning, VmSpec, VolumeRef
 from ostler_common.errors import (
     AbortedError,
@@ -73,7 +73,7 @@ class Destination:
         (self.pool / SHARED.volume_id).write_text("data")
         self.driver = FakeHypervisor()
         self.volumes = FakeVolumes(self.pool)
-        self.arrivals = Arrivals(
+        self.incoming = IncomingMigrations(
             self.driver, self.volumes, lambda ref: self.pool / ref.volume_id, "10.0.0.2", "h2.qemu"
         )
 
@@ -93,7 +93,7 @@ def job() -> JobContext:
 
 
 def test_prepared(there: Destination) -> None:
-    endpoint = there.arrivals.prepare(SPEC, MOVING, job())
+    endpoint = there.incoming.prepare(SPEC, MOVING, job())
     assert endpoint == Endpoint(
         Addresses("qemu+tls://10.0.0.2/system", "tcp://10.0.0.2", "tcp://10.0.0.2"),
         {volume.volume_id: there.pool / volume.volume_id for volume in (SHARED, MOVED, ALSO_MOVED)},
@@ -102,58 +102,60 @@ def test_prepared(there: Destination) -> None:
     assert there.driver.keys[VM] == KEYS
     assert {MOVED.volume_id, ALSO_MOVED.volume_id} < there.files()
     # The move failed and is tried anew: the targets of the first try give way.
-    assert there.arrivals.prepare(SPEC, MOVING, job()) == endpoint
+    assert there.incoming.prepare(SPEC, MOVING, job()) == endpoint
 
 
 def test_an_ipv6_address_is_bracketed(there: Destination) -> None:
-    arrivals = Arrivals(there.driver, there.volumes, lambda ref: there.pool / ref.volume_id, "fd00::2", "h2.qemu")
-    assert arrivals.prepare(SPEC, MOVING, job()).addresses.migrate_uri == "tcp://[fd00::2]"
+    incoming = IncomingMigrations(
+        there.driver, there.volumes, lambda ref: there.pool / ref.volume_id, "fd00::2", "h2.qemu"
+    )
+    assert incoming.prepare(SPEC, MOVING, job()).addresses.migrate_uri == "tcp://[fd00::2]"
 
 
 def test_arrived(there: Destination) -> None:
-    there.arrivals.prepare(SPEC, MOVING, job())
+    there.incoming.prepare(SPEC, MOVING, job())
     with pytest.raises(FailedPreconditionError) as error:
-        there.arrivals.finish(VM, True, sorted(KEYS), [MOVED, ALSO_MOVED], job())
+        there.incoming.finish(VM, True, sorted(KEYS), [MOVED, ALSO_MOVED], job())
     assert error.value.reason == "VM_NOT_HERE"
     there.driver.add(VM)
     for _ in range(2):
-        assert there.arrivals.finish(VM, True, sorted(KEYS), [MOVED, ALSO_MOVED], job()).vm_id == VM
+        assert there.incoming.finish(VM, True, sorted(KEYS), [MOVED, ALSO_MOVED], job()).vm_id == VM
     assert there.files() == {SHARED.volume_id, MOVED.volume_id, ALSO_MOVED.volume_id}
     assert there.driver.keys[VM] == KEYS
     # From now on they are the VM's data, whoever says that it did not arrive.
     there.driver.add(VM, PowerState.STOPPED)
-    there.arrivals.finish(VM, False, [], [MOVED, ALSO_MOVED], job())
+    there.incoming.finish(VM, False, [], [MOVED, ALSO_MOVED], job())
     assert {MOVED.volume_id, ALSO_MOVED.volume_id} < there.files()
 
 
 def test_not_arrived(there: Destination) -> None:
-    there.arrivals.prepare(SPEC, MOVING, job())
+    there.incoming.prepare(SPEC, MOVING, job())
     for _ in range(2):
-        there.arrivals.finish(VM, False, sorted(KEYS), [MOVED, ALSO_MOVED, SHARED], job())
+        there.incoming.finish(VM, False, sorted(KEYS), [MOVED, ALSO_MOVED, SHARED], job())
     assert there.files() == {SHARED.volume_id}  # never a volume that was not made for the move
     assert there.driver.keys[VM] == set()
 
 
 @pytest.mark.parametrize("state", [PowerState.RUNNING, PowerState.PAUSED])
 def test_a_vm_that_runs_is_never_touched(there: Destination, state: PowerState) -> None:
-    there.arrivals.prepare(SPEC, MOVING, job())
+    there.incoming.prepare(SPEC, MOVING, job())
     there.driver.add(VM, state)
     before = there.files()
     with pytest.raises(FailedPreconditionError) as error:
-        there.arrivals.finish(VM, False, sorted(KEYS), [MOVED, ALSO_MOVED], job())
+        there.incoming.finish(VM, False, sorted(KEYS), [MOVED, ALSO_MOVED], job())
     assert error.value.reason == "VM_RUNNING"
-    there.arrivals.settle_prepare(SPEC, MOVING)
+    there.incoming.undo_interrupted_prepare(SPEC, MOVING)
     assert there.files() == before
     assert there.driver.keys[VM] == KEYS
     with pytest.raises(FailedPreconditionError) as error:
-        there.arrivals.prepare(SPEC, MOVING, job())
+        there.incoming.prepare(SPEC, MOVING, job())
     assert error.value.reason == "VM_RUNNING"
 
 
 def test_a_failure_undoes_what_was_begun(there: Destination) -> None:
     there.volumes.fails_for = ALSO_MOVED.volume_id
     with pytest.raises(ResourceExhaustedError):
-        there.arrivals.prepare(SPEC, MOVING, job())
+        there.incoming.prepare(SPEC, MOVING, job())
     assert there.files() == {SHARED.volume_id}
     assert there.driver.keys[VM] == set()
 
@@ -162,24 +164,24 @@ def test_a_cancelled_preparation_leaves_nothing(there: Destination) -> None:
     preparing = job()
     preparing.cancel()
     with pytest.raises(CancelledError):
-        there.arrivals.prepare(SPEC, MOVING, preparing)
+        there.incoming.prepare(SPEC, MOVING, preparing)
     assert there.files() == {SHARED.volume_id}
     assert there.driver.keys[VM] == set()
 
 
 def test_a_preparation_that_was_cut_short_is_undone(there: Destination) -> None:
-    there.arrivals.prepare(SPEC, MOVING, job())
+    there.incoming.prepare(SPEC, MOVING, job())
     for _ in range(2):
-        there.arrivals.settle_prepare(SPEC, MOVING)
+        there.incoming.undo_interrupted_prepare(SPEC, MOVING)
     assert there.files() == {SHARED.volume_id}
 
 
 def test_somebodys_data_is_no_target(there: Destination) -> None:
     (there.pool / MOVED.volume_id).write_text("data")
     with pytest.raises(AlreadyExistsError) as error:
-        there.arrivals.prepare(SPEC, MOVING, job())
+        there.incoming.prepare(SPEC, MOVING, job())
     assert error.value.reason == "TARGET_EXISTS"
-    there.arrivals.settle_prepare(SPEC, MOVING)
+    there.incoming.undo_interrupted_prepare(SPEC, MOVING)
     assert (there.pool / MOVED.volume_id).read_text() == "data"
     assert there.driver.done == []
 
@@ -187,7 +189,7 @@ def test_somebodys_data_is_no_target(there: Destination) -> None:
 def test_what_is_missing_is_found_before_anything_is_done(there: Destination) -> None:
     def reason(error: type[OstlerError], spec: VmSpec = SPEC, moving: list[MovedVolume] = MOVING) -> str:
         with pytest.raises(error) as raised:
-            there.arrivals.prepare(spec, moving, job())
+            there.incoming.prepare(spec, moving, job())
         return raised.value.reason
 
     assert reason(InvalidArgumentError, moving=[MovedVolume(str(uuid.uuid4()), 512)]) == "INVALID_FIELD"
@@ -215,8 +217,8 @@ def test_how_a_move_of_an_earlier_life_ended(outcome: MoveOutcome, reason: str) 
     driver = FakeHypervisor()
     driver.outcome = outcome
     if not reason:
-        assert source.settle(driver, VM, 1, job()).downtime_ms == 0
+        assert source.resolve_interrupted_move(driver, VM, 1, job()).downtime_ms == 0
         return
     with pytest.raises((AbortedError, FailedPreconditionError)) as error:
-        source.settle(driver, VM, 1, job())
+        source.resolve_interrupted_move(driver, VM, 1, job())
     assert error.value.reason == reason

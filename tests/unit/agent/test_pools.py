@@ -10,7 +10,7 @@ from ostler_agent.pools.nfs import Mount, Nfs, parse_mountinfo
 from ostler_agent.spec import DiskFormat, PowerState, VmInfo, VolumeRef
 from ostler_common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, OstlerError
 
-from tests.fakes.guests import FakeGuests
+from tests.fakes.runtime import FakeRuntime
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_removal_keeps_files_and_can_be_repeated(pools: Pools, tmp_path: Path) -
     pools.ensure(spec)
     (tmp_path / "pool" / "volume").touch()
     for _ in range(2):
-        pools.remove(spec.pool_id, FakeGuests())
+        pools.remove(spec.pool_id, FakeRuntime())
     assert (tmp_path / "pool" / "volume").exists()
     with pytest.raises(NotFoundError):
         pools.get(spec.pool_id)
@@ -113,7 +113,7 @@ def test_a_pool_in_use_stays(pools: Pools, tmp_path: Path) -> None:
     spec = local(tmp_path)
     pools.ensure(spec)
     (tmp_path / "pool" / "v1").touch()
-    guests = FakeGuests()
+    guests = FakeRuntime()
     guests.infos = [VmInfo("vm", "web", PowerState.RUNNING, 1, 1 << 30, ("v1",), True)]
     assert reason(lambda: pools.remove(spec.pool_id, guests)) == "POOL_IN_USE"
     guests.infos = [VmInfo("vm", "web", PowerState.RUNNING, 1, 1 << 30, ("elsewhere",), True)]
@@ -185,7 +185,7 @@ def test_nfs_is_mounted_once_and_unmounted(fake_mount: FakeMount, tmp_path: Path
     options = "nosuid,nodev,noexec,vers=4.2,nconnect=4"
     assert fake_mount.log.read_text() == f"mount -t nfs -o {options} -- [fd00::1]:/export {point}\n"
     (point / fingerprint.NAME).unlink()
-    pools.remove("p1", FakeGuests())
+    pools.remove("p1", FakeRuntime())
     assert fake_mount.log.read_text().splitlines()[1:] == [f"umount {point}"]
     assert not point.exists()
 

@@ -68,7 +68,7 @@ def test_a_disk_has_one_slot_and_a_slot_one_disk() -> None:
             definitions.has(made.disks, wrong, VM)
         assert error.value.reason == reason
     with pytest.raises(InvalidArgumentError):
-        definitions.disk(replace(SPEC.disks[0], slot=definitions.MOST_DISKS), Path("/x"))
+        definitions.disk(replace(SPEC.disks[0], slot=definitions.MAX_DISKS), Path("/x"))
 
 
 def test_qemus_command_line(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ class Volumes:
 
     asked: queue.Queue[tuple[set[str], float, set[str] | None]] = field(default_factory=queue.Queue)
 
-    def unmap_unused(self, used: Collection[str], asked_before: float, among: Collection[str] | None = None) -> None:
-        self.asked.put((set(used), asked_before, None if among is None else set(among)))
+    def unmap_unused(self, used: Collection[str], requested_before: float, only: Collection[str] | None = None) -> None:
+        self.asked.put((set(used), requested_before, None if only is None else set(only)))
 
     def next(self) -> tuple[set[str], float, set[str] | None]:
         return self.asked.get(timeout=10)
@@ -65,9 +65,9 @@ def test_a_vm_that_has_gone_loses_the_volumes_that_nobody_else_has() -> None:
         guests.known = [vm("b", PowerState.PAUSED, "v2", "v3")]
         before = time.monotonic()
         unmapper.vm_event(Event(vm("a", PowerState.ABSENT)))  # moved away: nothing more is known of it
-        used, asked_before, among = volumes.next()
-    assert (used, among) == ({"v2", "v3"}, {"v1"})
-    assert asked_before >= before
+        used, requested_before, only = volumes.next()
+    assert (used, only) == ({"v2", "v3"}, {"v1"})
+    assert requested_before >= before
     assert volumes.asked.empty()
 
 
@@ -87,17 +87,17 @@ def test_a_detached_volume_is_found_by_looking() -> None:
         guests.looks.get(timeout=10)
         guests.looks.get(timeout=10)
         guests.known = [vm("a", PowerState.RUNNING, "v1")]
-        used, asked_before, among = volumes.next()
-    assert (used, among) == ({"v1"}, {"v2"})
-    assert began <= asked_before < time.monotonic()
+        used, requested_before, only = volumes.next()
+    assert (used, only) == ({"v1"}, {"v2"})
+    assert began <= requested_before < time.monotonic()
 
 
 def test_everything_is_looked_through_after_the_grace_that_a_start_has() -> None:
     volumes = Volumes()
     with running(volumes, Guests([vm("a", PowerState.RUNNING, "v1")]), interval_s=0.02, grace_s=0.1):
-        used, asked_before, among = volumes.next()
-    assert (used, among) == ({"v1"}, None)
-    assert asked_before <= time.monotonic() - 0.1
+        used, requested_before, only = volumes.next()
+    assert (used, only) == ({"v1"}, None)
+    assert requested_before <= time.monotonic() - 0.1
 
 
 def test_a_hypervisor_that_is_away_does_not_end_it() -> None:

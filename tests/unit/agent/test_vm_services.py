@@ -20,7 +20,7 @@ from ostler_agent.hypervisors.base import MoveOutcome, VmEvent, VmEventKind, VmS
 from ostler_agent.hypervisors.libvirt.info import INFO
 from ostler_agent.jobs import JobContext, Jobs
 from ostler_agent.journal import Journal, Record, digest
-from ostler_agent.migration.destination import Arrivals
+from ostler_agent.migration.destination import IncomingMigrations
 from ostler_agent.services.host import Facts, HostService
 from ostler_agent.services.migration import MigrationService
 from ostler_agent.services.vms import VmService
@@ -31,8 +31,8 @@ from ostler_common.identity import Identity, Kind
 from ostler_common.server import serve
 from ostler_common.tls import server_credentials
 
+from tests.fakes.certificates import ThrowawayCa
 from tests.fakes.hypervisor import FakeConsole, FakeHypervisor
-from tests.fakes.papers import Papers
 
 HOST = "5b6c9a0c-0000-4000-8000-000000000001"
 VM = "7b6c9a0c-0000-4000-8000-000000000001"
@@ -89,16 +89,16 @@ class Agent:
         self.root = root
         self.driver, self.prober, self.trust = FakeHypervisor(), FakeProber(), FakeTrust()
         self.jobs = Jobs(root / "jobs")
-        self.let_go: list[str] = []
-        papers = Papers(root)
+        self.unmap_if_unused: list[str] = []
+        authority = ThrowawayCa(root)
         facts = Facts(HOST, "1.2.3", lambda: datetime(2030, 1, 1, tzinfo=UTC))
         host = HostService(self.driver, self.prober, self.trust, facts)
-        vms = VmService(self.jobs, self.driver, self.path, self.let_go.append)
-        arrivals = Arrivals(self.driver, NoVolumes(), self.path, "10.0.0.2", "h2.qemu")
-        migration = MigrationService(self.jobs, self.driver, arrivals)
+        vms = VmService(self.jobs, self.driver, self.path, self.unmap_if_unused.append)
+        incoming = IncomingMigrations(self.driver, NoVolumes(), self.path, "10.0.0.2", "h2.qemu")
+        migration = MigrationService(self.jobs, self.driver, incoming)
         self.server = serve(
             "127.0.0.1:0",
-            credentials=server_credentials(papers.issue(Identity(Kind.HOST, HOST))),
+            credentials=server_credentials(authority.issue(Identity(Kind.HOST, HOST))),
             services={
                 "ostler.agent.v1.HostService": lambda s: host_pb2_grpc.add_HostServiceServicer_to_server(host, s),
                 "ostler.agent.v1.VmService": lambda s: vm_pb2_grpc.add_VmServiceServicer_to_server(vms, s),
@@ -111,7 +111,7 @@ class Agent:
         )
         self.channel = channel.open_channel(
             f"127.0.0.1:{self.server.port}",
-            papers.issue(Identity(Kind.CONTROL, "c1")),
+            authority.issue(Identity(Kind.CONTROL, "c1")),
             channel.host_server_name(HOST),
         )
         self.host = host_pb2_grpc.HostServiceStub(self.channel)
@@ -223,7 +223,7 @@ def test_a_volume_is_let_go_of_once_it_is_detached(agent: Agent) -> None:
     last(agent.vms.DefineVm(vm_pb2.DefineVmRequest(operation=operation(), spec=spec())))
     request = vm_pb2.DetachVolumeRequest(operation=operation(), vm_id=VM, volume_id=VOLUME)
     assert last(agent.vms.DetachVolume(request)).state == State.SUCCEEDED
-    assert agent.let_go == [VOLUME]
+    assert agent.unmap_if_unused == [VOLUME]
 
 
 def test_a_failed_job_tells_why(agent: Agent) -> None:
@@ -301,7 +301,7 @@ def settled(root: Path, driver: FakeHypervisor, kind: str, request: Message) -> 
     jobs = Jobs(root / "jobs")
     VmService(jobs, driver, lambda ref: root / ref.volume_id, lambda _: None)
     MigrationService(
-        jobs, driver, Arrivals(driver, NoVolumes(), lambda ref: root / ref.volume_id, "10.0.0.2", "h2.qemu")
+        jobs, driver, IncomingMigrations(driver, NoVolumes(), lambda ref: root / ref.volume_id, "10.0.0.2", "h2.qemu")
     )
     Journal(root / "jobs").save(Record.begin("op", 1, kind, digest(request), request))
     jobs.recover()

@@ -37,7 +37,7 @@ def profile(canned: tuple[Control, Path]) -> Path:
 def control(canned: tuple[Control, Path]) -> Control:
     """The control plane as new: one VM."""
     control = canned[0]
-    control.__init__(control.papers)  # type: ignore[misc]  # all of it as new
+    control.__init__(control.issuer)  # type: ignore[misc]  # all of it as new
     control.vms["web-1"] = vm_pb2.Vm(
         id="9d1b2c64-1f7a-4a53-8f3e-0a2d5b9c7e11",
         name="web-1",

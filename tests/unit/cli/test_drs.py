@@ -26,7 +26,7 @@ from ostler_control.operations import Engine
 from ostler_control.trust.authority import Authority
 
 from tests import databases
-from tests.fakes.papers import Papers
+from tests.fakes.certificates import ThrowawayCa
 from tests.sites import Site, outcome, site_at_work
 
 
@@ -63,12 +63,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
         databases.bound(f"sqlite:///{directory}/ostler.sqlite") as url,
         site_at_work(url, directory) as (site, engine),
     ):
-        papers = Papers(directory)
+        issuer = ThrowawayCa(directory)
         admin = Caller(Role.ADMIN, "1", "ada", site.account.id)
         hosts = HostService(cast("Authority", None), engine.agents, "", lambda: None)
         running = server.serve(
             "127.0.0.1:0",
-            credentials=server_credentials(papers.issue(Identity(Kind.CONTROL, "c1"))),
+            credentials=server_credentials(issuer.issue(Identity(Kind.CONTROL, "c1"))),
             services={
                 **core.SERVICES,
                 **work.services(engine),
@@ -77,7 +77,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
             authorize=lambda peer, method: admin,
             workers=8,
         )
-        user = papers.issue(Identity(Kind.USER, "ada"))
+        user = issuer.issue(Identity(Kind.USER, "ada"))
         path = directory / "profile.toml"
         text = profile.text(f"127.0.0.1:{running.port}", user.trust.name, user.certificate.name, user.key.name)
         pki.write_private(path, text.encode())

@@ -13,8 +13,8 @@ from ostler_control.cli import profile as profiles
 from ostler_control.cli.exits import Exit
 from ostler_control.cli.main import root
 
+from tests.fakes.certificates import ThrowawayCa
 from tests.fakes.control import Control
-from tests.fakes.papers import Papers
 from tests.unit.cli.conftest import Ostler
 
 
@@ -83,7 +83,7 @@ def test_an_ended_certificate_is_pointed_out(tmp_path: Path) -> None:
 
 def write_profile(directory: Path, lifetime: timedelta) -> Path:
     """A profile for an address where nobody listens."""
-    files = Papers(directory).issue(Identity(Kind.USER, "ada"), lifetime=timedelta(minutes=5) + lifetime)
+    files = ThrowawayCa(directory).issue(Identity(Kind.USER, "ada"), lifetime=timedelta(minutes=5) + lifetime)
     path = directory / "profile.toml"
     path.write_text(profiles.text("127.0.0.1:1", files.trust.name, files.certificate.name, files.key.name))
     return path

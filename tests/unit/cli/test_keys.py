@@ -24,7 +24,7 @@ from ostler_control.main import main as control_command
 from ostler_control.models import Event, Passphrase, Volume
 
 from tests import databases
-from tests.fakes.papers import Papers
+from tests.fakes.certificates import ThrowawayCa
 from tests.sites import MIB, Site, outcome, site_at_work
 
 WORD = "correct horse battery"
@@ -61,16 +61,16 @@ def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
             wanted = volumes.NewVolume(name, site.account, site.disks["encrypted"], 4 * MIB)
             made = site.record(partial(volumes.create, wanted, "alice", site.keys))
             assert outcome(engine, made) == ("succeeded", "")
-        papers = Papers(directory)
+        issuer = ThrowawayCa(directory)
         admin = Caller(Role.ADMIN, "1", "ada", site.account.id)
         running = server.serve(
             "127.0.0.1:0",
-            credentials=server_credentials(papers.issue(Identity(Kind.CONTROL, "c1"))),
+            credentials=server_credentials(issuer.issue(Identity(Kind.CONTROL, "c1"))),
             services=work.services(engine),
             authorize=lambda peer, method: admin,
             workers=8,
         )
-        user = papers.issue(Identity(Kind.USER, "ada"))
+        user = issuer.issue(Identity(Kind.USER, "ada"))
         path = directory / "profile.toml"
         text = profile.text(f"127.0.0.1:{running.port}", user.trust.name, user.certificate.name, user.key.name)
         pki.write_private(path, text.encode())

@@ -21,7 +21,7 @@ from ostler_common import channel, errors, pki, server
 from ostler_common.identity import Identity, Kind
 from ostler_common.tls import Peer, TlsFiles, server_credentials
 
-from tests.fakes.papers import Papers
+from tests.fakes.certificates import ThrowawayCa
 
 SERVICE = "ostler.test.Echo"
 CONTROL = Identity(Kind.CONTROL, "c1")
@@ -87,13 +87,13 @@ def call(open_channel: grpc.Channel, method: str, text: str) -> str:
 
 
 @pytest.fixture
-def papers(tmp_path: Path) -> Papers:
-    return Papers(tmp_path)
+def authority(tmp_path: Path) -> ThrowawayCa:
+    return ThrowawayCa(tmp_path)
 
 
 @pytest.fixture
-def files(papers: Papers) -> TlsFiles:
-    return papers.issue(HOST)
+def files(authority: ThrowawayCa) -> TlsFiles:
+    return authority.issue(HOST)
 
 
 @pytest.fixture
@@ -110,8 +110,8 @@ def open_to(running: server.Server, files: TlsFiles) -> grpc.Channel:
 
 
 @pytest.fixture
-def control(echo: server.Server, papers: Papers) -> Iterator[grpc.Channel]:
-    with open_to(echo, papers.issue(CONTROL)) as opened:
+def control(echo: server.Server, authority: ThrowawayCa) -> Iterator[grpc.Channel]:
+    with open_to(echo, authority.issue(CONTROL)) as opened:
         yield opened
 
 
@@ -121,8 +121,8 @@ def test_admitted_caller_is_served_and_known_to_the_handler(control: grpc.Channe
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_another_host_is_refused(echo: server.Server, papers: Papers, method: str) -> None:
-    with open_to(echo, papers.issue(Identity(Kind.HOST, "other"))) as opened, pytest.raises(grpc.RpcError) as caught:
+def test_another_host_is_refused(echo: server.Server, authority: ThrowawayCa, method: str) -> None:
+    with open_to(echo, authority.issue(Identity(Kind.HOST, "other"))) as opened, pytest.raises(grpc.RpcError) as caught:
         call(opened, method, "hello")
     assert errors.from_rpc_error(caught.value).reason == "CONTROL_ONLY"
 
@@ -153,14 +153,14 @@ def test_handlers_own_abort_keeps_its_code(control: grpc.Channel) -> None:
     assert caught.value.code() is grpc.StatusCode.DATA_LOSS
 
 
-def test_failing_authorization_lets_nobody_in(files: TlsFiles, papers: Papers) -> None:
+def test_failing_authorization_lets_nobody_in(files: TlsFiles, authority: ThrowawayCa) -> None:
     def broken(peer: Peer, method: str) -> object:
         raise RuntimeError("no table")
 
     running = server.serve(
         "127.0.0.1:0", credentials=server_credentials(files), services={SERVICE: register}, authorize=broken
     )
-    with open_to(running, papers.issue(CONTROL)) as opened, pytest.raises(grpc.RpcError) as caught:
+    with open_to(running, authority.issue(CONTROL)) as opened, pytest.raises(grpc.RpcError) as caught:
         call(opened, "unary_unary", "hello")
     assert caught.value.code() is grpc.StatusCode.INTERNAL
     running.stop(0).wait()
@@ -209,21 +209,23 @@ def test_health_and_reflection_answer_those_who_may_call(control: grpc.Channel) 
     assert SERVICE in [service.name for service in listed]
 
 
-def test_health_refuses_others(echo: server.Server, papers: Papers) -> None:
-    with open_to(echo, papers.issue(Identity(Kind.HOST, "other"))) as opened, pytest.raises(grpc.RpcError) as caught:
+def test_health_refuses_others(echo: server.Server, authority: ThrowawayCa) -> None:
+    with open_to(echo, authority.issue(Identity(Kind.HOST, "other"))) as opened, pytest.raises(grpc.RpcError) as caught:
         health_pb2_grpc.HealthStub(opened).Check(health_pb2.HealthCheckRequest(), timeout=10)
     assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
-def test_foreign_ca_does_not_get_through_the_handshake(echo: server.Server, papers: Papers, tmp_path: Path) -> None:
-    foreign = Papers(tmp_path, "users").issue(CONTROL, trust=papers.trust)
+def test_foreign_ca_does_not_get_through_the_handshake(
+    echo: server.Server, authority: ThrowawayCa, tmp_path: Path
+) -> None:
+    foreign = ThrowawayCa(tmp_path, "users").issue(CONTROL, trust=authority.trust)
     with open_to(echo, foreign) as opened, pytest.raises(grpc.RpcError) as caught:
         call(opened, "unary_unary", "hello")
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-def test_server_of_another_name_is_not_talked_to(echo: server.Server, papers: Papers) -> None:
-    files = papers.issue(CONTROL)
+def test_server_of_another_name_is_not_talked_to(echo: server.Server, authority: ThrowawayCa) -> None:
+    files = authority.issue(CONTROL)
     address = f"127.0.0.1:{echo.port}"
     opened = channel.open_channel(address, files, "another.host.ostler.internal")
     with opened, pytest.raises(grpc.RpcError) as caught:
@@ -254,19 +256,19 @@ def handshake(port: int, files: TlsFiles, version: ssl.TLSVersion, client_certif
         return stream.getpeercert(binary_form=True)
 
 
-def test_only_tls_1_3(echo: server.Server, papers: Papers) -> None:
-    files = papers.issue(CONTROL)
+def test_only_tls_1_3(echo: server.Server, authority: ThrowawayCa) -> None:
+    files = authority.issue(CONTROL)
     assert handshake(echo.port, files, ssl.TLSVersion.TLSv1_3)
     with pytest.raises(ssl.SSLError):
         handshake(echo.port, files, ssl.TLSVersion.TLSv1_2)
 
 
-def test_no_client_certificate_no_connection(echo: server.Server, papers: Papers) -> None:
+def test_no_client_certificate_no_connection(echo: server.Server, authority: ThrowawayCa) -> None:
     with pytest.raises((ssl.SSLError, ConnectionError)):
-        handshake(echo.port, papers.issue(CONTROL), ssl.TLSVersion.TLSv1_3, client_certificate=False)
+        handshake(echo.port, authority.issue(CONTROL), ssl.TLSVersion.TLSv1_3, client_certificate=False)
 
 
-def test_client_refuses_a_tls_1_2_server(papers: Papers, files: TlsFiles) -> None:
+def test_client_refuses_a_tls_1_2_server(authority: ThrowawayCa, files: TlsFiles) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(files.certificate)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -283,36 +285,40 @@ def test_client_refuses_a_tls_1_2_server(papers: Papers, files: TlsFiles) -> Non
         thread = threading.Thread(target=accept)
         thread.start()
         address = f"127.0.0.1:{listener.getsockname()[1]}"
-        with channel.open_channel(address, papers.issue(CONTROL), channel.host_server_name(HOST.name)) as opened:
+        with channel.open_channel(address, authority.issue(CONTROL), channel.host_server_name(HOST.name)) as opened:
             with pytest.raises(grpc.RpcError):
                 call(opened, "unary_unary", "hello")
             thread.join(10)
     assert "NO_SHARED_CIPHER" in str(outcome) or "UNSUPPORTED_PROTOCOL" in str(outcome)
 
 
-def test_replaced_certificate_is_served_without_a_restart(echo: server.Server, papers: Papers) -> None:
-    client = papers.issue(CONTROL)
+def test_replaced_certificate_is_served_without_a_restart(echo: server.Server, authority: ThrowawayCa) -> None:
+    client = authority.issue(CONTROL)
     old = handshake(echo.port, client, ssl.TLSVersion.TLSv1_3)
-    papers.issue(HOST)
+    authority.issue(HOST)
     assert handshake(echo.port, client, ssl.TLSVersion.TLSv1_3) != old
 
 
-def test_broken_replacement_keeps_the_old_certificate(echo: server.Server, papers: Papers, files: TlsFiles) -> None:
-    client = papers.issue(CONTROL)
+def test_broken_replacement_keeps_the_old_certificate(
+    echo: server.Server, authority: ThrowawayCa, files: TlsFiles
+) -> None:
+    client = authority.issue(CONTROL)
     old = handshake(echo.port, client, ssl.TLSVersion.TLSv1_3)
     files.certificate.write_bytes(b"-----BEGIN CERTIFICATE-----\n")
     assert handshake(echo.port, client, ssl.TLSVersion.TLSv1_3) == old
 
 
-def test_replaced_trust_counts_at_once(echo: server.Server, papers: Papers, files: TlsFiles, tmp_path: Path) -> None:
-    newer = Papers(tmp_path, "newer")
-    pki.write_public(files.trust, papers.ca.certificate_pem + newer.ca.certificate_pem)
-    with open_to(echo, replace(newer.issue(CONTROL), trust=papers.trust)) as opened:
+def test_replaced_trust_counts_at_once(
+    echo: server.Server, authority: ThrowawayCa, files: TlsFiles, tmp_path: Path
+) -> None:
+    newer = ThrowawayCa(tmp_path, "newer")
+    pki.write_public(files.trust, authority.ca.certificate_pem + newer.ca.certificate_pem)
+    with open_to(echo, replace(newer.issue(CONTROL), trust=authority.trust)) as opened:
         assert call(opened, "unary_unary", "hello")
 
 
-def test_certificate_that_has_ended_is_refused(echo: server.Server, papers: Papers) -> None:
-    ended = papers.issue(CONTROL, lifetime=timedelta(minutes=2))  # it began five minutes ago
+def test_certificate_that_has_ended_is_refused(echo: server.Server, authority: ThrowawayCa) -> None:
+    ended = authority.issue(CONTROL, lifetime=timedelta(minutes=2))  # it began five minutes ago
     with open_to(echo, ended) as opened, pytest.raises(grpc.RpcError) as caught:
         call(opened, "unary_unary", "hello")
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE

@@ -143,7 +143,7 @@ def test_foreign_ca_opens_nothing(fleet: Fleet, served: list[Method], control: C
     identity = Identity(Kind.USER, "admin")
     key, csr = pki.new_key_and_csr(identity)
     certificate = CertificateAuthority.create("Ostler users CA").sign(csr, identity, datetime.timedelta(days=1))
-    with channel(control.main_port, fleet.papers("foreign", key, certificate)) as on:
+    with channel(control.main_port, fleet.credentials("foreign", key, certificate)) as on:
         for method in served[:3]:  # the handshake fails, whatever the method
             error = method.call(on)
             assert error is not None
@@ -157,7 +157,7 @@ def test_certificate_that_is_not_on_the_list_opens_nothing(
     identity = Identity(Kind.USER, "admin")
     key, csr = pki.new_key_and_csr(identity)
     certificate = CertificateAuthority.load(pem, pem).sign(csr, identity, datetime.timedelta(days=1))
-    with channel(control.main_port, fleet.papers("unlisted", key, certificate)) as on:
+    with channel(control.main_port, fleet.credentials("unlisted", key, certificate)) as on:
         for method in served:
             error = method.call(on)
             assert error is not None, method.path
@@ -176,7 +176,7 @@ def test_qemus_certificate_opens_nothing(fleet: Fleet, served: list[Method], con
     key, csr = pki.new_key_and_csr(identity)
     with database.transaction():
         certificate = fleet.authority.issue(csr, identity)
-    with channel(control.main_port, fleet.papers("qemu", key, certificate)) as on:
+    with channel(control.main_port, fleet.credentials("qemu", key, certificate)) as on:
         for method in served:
             error = method.call(on)
             assert error is not None, method.path
@@ -234,7 +234,7 @@ def test_certificate_that_ended_is_refused_on_an_open_connection(fleet: Fleet, c
         identity = users.identity(User.get(User.name == "admin"))
         key, csr = pki.new_key_and_csr(identity)
         certificate = fleet.short_lived(lifetime).issue(csr, identity)
-    with channel(control.main_port, fleet.papers("brief", key, certificate)) as on:
+    with channel(control.main_port, fleet.credentials("brief", key, certificate)) as on:
         stub = account_pb2_grpc.UserServiceStub(on)
         assert stub.WhoAmI(account_pb2.WhoAmIRequest()).name == "admin"
         while datetime.datetime.now(datetime.UTC) <= pki.expires(certificate):

@@ -424,7 +424,7 @@ def test_host_joins_renews_and_downloads(fleet: Fleet, control: Control, admin: 
         )
     content = bytes(range(256)) * (3 << 12)
     (fleet.config.state.templates / template.id).write_bytes(content)
-    with channel(control.main_port, fleet.papers("h9", key, joined.certificate_pem)) as on:
+    with channel(control.main_port, fleet.credentials("h9", key, joined.certificate_pem)) as on:
         stub = enrollment_pb2_grpc.HostAgentServiceStub(on)
         renewal = enrollment_pb2.RenewCertificateRequest(csr_pem=csr, qemu_csr_pem=qemu_csr)
         renewed = stub.RenewCertificate(renewal)
@@ -458,13 +458,13 @@ def test_user_is_made_once_however_often_asked(fleet: Fleet, control: Control, a
     first, second = stub.CreateUser(request), stub.CreateUser(request)
     assert first.user.id == second.user.id
     for made in (first, second):
-        with channel(control.main_port, fleet.papers("uma", key, made.certificate_pem)) as on:
+        with channel(control.main_port, fleet.credentials("uma", key, made.certificate_pem)) as on:
             me = account_pb2_grpc.UserServiceStub(on).WhoAmI(account_pb2.WhoAmIRequest())
             assert (me.name, me.role, me.account_name) == ("uma", account_pb2.User.MEMBER, "admin")
     stub.RevokeUser(account_pb2.RevokeUserRequest(user="uma"))
     assert not stub.GetUser(account_pb2.GetUserRequest(user="uma")).HasField("certificate_expire_time")
     issued = stub.IssueUserCertificate(account_pb2.IssueUserCertificateRequest(user="uma", csr_pem=csr))
-    with channel(control.main_port, fleet.papers("uma", key, issued.certificate_pem)) as on:
+    with channel(control.main_port, fleet.credentials("uma", key, issued.certificate_pem)) as on:
         assert account_pb2_grpc.UserServiceStub(on).WhoAmI(account_pb2.WhoAmIRequest()).name == "uma"
     stub.DeleteUser(account_pb2.DeleteUserRequest(user="uma"))
     assert [user.name for user in stub.ListUsers(account_pb2.ListUsersRequest()).users] == ["admin"]

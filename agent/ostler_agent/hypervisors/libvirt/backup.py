@@ -11,11 +11,11 @@ import libvirt
 import structlog
 from ostler_common.errors import AbortedError, OstlerError
 
-from ostler_agent.hypervisors.base import Work
+from ostler_agent.hypervisors.base import Progress
 from ostler_agent.hypervisors.libvirt import domains, inventory, live
 from ostler_agent.hypervisors.libvirt.errors import from_qemu_or_none, is_code, lost_connection, translated
 from ostler_agent.hypervisors.libvirt.host import disk_file
-from ostler_agent.hypervisors.libvirt.live import LOOK_INTERVAL_S, Connect, patiently
+from ostler_agent.hypervisors.libvirt.live import POLL_INTERVAL_S, Connect, retry_while_unavailable
 from ostler_agent.hypervisors.libvirt.locks import VmLocks
 from ostler_agent.hypervisors.libvirt.secrets import Secrets
 from ostler_agent.hypervisors.libvirt.xml.copies import backup_targets, backup_xml
@@ -32,15 +32,17 @@ def copy_disk(
     volume_id: str,
     target: VolumeRef,
     path: Path,
-    work: Work,
+    progress: Progress,
 ) -> None:
     """See `base.LiveCopy.copy_disk`."""
     try:
         with locks.hold(vm_id):
             _begin(connect, secrets, vm_id, volume_id, target, path)
-        _finish(connect, vm_id, path, work)
+        _finish(connect, vm_id, path, progress)
     finally:
-        patiently(lambda: live.drop_key(connect, locks, secrets, vm_id, target.key.key_id if target.key else None))
+        retry_while_unavailable(
+            lambda: live.remove_key(connect, locks, secrets, vm_id, target.key.key_id if target.key else None)
+        )
 
 
 def end_copy(connect: Connect, locks: VmLocks, secrets: Secrets, vm_id: str, key_id: str | None, path: Path) -> None:
@@ -51,10 +53,10 @@ def end_copy(connect: Connect, locks: VmLocks, secrets: Secrets, vm_id: str, key
             domain = inventory.find(connect(), vm_id)
             while domain is not None and _writes_to(domain, path):
                 _abort(domain)
-                time.sleep(LOOK_INTERVAL_S)
-        live.drop_key(connect, locks, secrets, vm_id, key_id)
+                time.sleep(POLL_INTERVAL_S)
+        live.remove_key(connect, locks, secrets, vm_id, key_id)
 
-    patiently(end)
+    retry_while_unavailable(end)
 
 
 def _begin(connect: Connect, secrets: Secrets, vm_id: str, volume_id: str, target: VolumeRef, path: Path) -> None:
@@ -70,21 +72,21 @@ def _begin(connect: Connect, secrets: Secrets, vm_id: str, volume_id: str, targe
         domain.backupBegin(xml, None, libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
 
 
-def _finish(connect: Connect, vm_id: str, path: Path, work: Work) -> None:
-    """Waits for the backup to end, telling its progress; stops it when the work is cancelled."""
+def _finish(connect: Connect, vm_id: str, path: Path, progress: Progress) -> None:
+    """Waits for the backup to end, telling its progress; stops it when the progress is cancelled."""
     ended_by: OstlerError | None = None
     while True:
-        stats = patiently(lambda: _stats_or_none(live.find_active(connect, vm_id), vm_id, path))
+        stats = retry_while_unavailable(lambda: _stats_or_none(live.find_active(connect, vm_id), vm_id, path))
         if stats is None:
             break
-        work.progress("copying disk", stats.get("disk_processed", 0), stats.get("disk_total", 0))
+        progress.report("copying disk", stats.get("disk_processed", 0), stats.get("disk_total", 0))
         try:
-            work.check()
+            progress.check()
         except OstlerError as error:
             ended_by = error
-            patiently(lambda: _abort(live.find_active(connect, vm_id)))
-        time.sleep(LOOK_INTERVAL_S)
-    completed = patiently(lambda: _completed(connect, vm_id))
+            retry_while_unavailable(lambda: _abort(live.find_active(connect, vm_id)))
+        time.sleep(POLL_INTERVAL_S)
+    completed = retry_while_unavailable(lambda: _completed(connect, vm_id))
     if completed.get("success"):
         return
     _go_on_if_paused(connect, vm_id)

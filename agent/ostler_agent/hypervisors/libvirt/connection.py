@@ -57,13 +57,13 @@ class Connection:
         self._lock = threading.Lock()
         self._broken = threading.Event()
         self._closing = False
-        self._keeper = threading.Thread(target=self._keep, name="libvirt-connection", daemon=True)
+        self._manager = threading.Thread(target=self._keep, name="libvirt-connection", daemon=True)
 
     def open(self) -> None:
         """Starts keeping the connection open; a daemon that is not there yet is tried again in the background."""
         _start_event_loop()
         self._broken.set()
-        self._keeper.start()
+        self._manager.start()
 
     def get(self) -> Any:
         """The connection (virConnect). Raises UnavailableError LIBVIRT_UNAVAILABLE."""
@@ -112,7 +112,7 @@ class Connection:
         return connection
 
     def _closed(self, connection: Any, reason: int, opaque: object) -> None:
-        """Called by the event loop's thread, which must not wait: the keeper does the rest."""
+        """Called by the event loop's thread, which must not wait: the manager does the rest."""
         log.warning("the connection to libvirt broke", reason=reason)
         if self._connection is connection:
             self._connection = None

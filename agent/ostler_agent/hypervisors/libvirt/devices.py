@@ -15,7 +15,7 @@ from ostler_common.errors import (
     NotFoundError,
 )
 
-from ostler_agent.hypervisors.base import Work
+from ostler_agent.hypervisors.base import Progress
 from ostler_agent.hypervisors.libvirt import domains, inventory, live
 from ostler_agent.hypervisors.libvirt.errors import is_code, translated
 from ostler_agent.hypervisors.libvirt.events import Events, RawEvent
@@ -26,7 +26,7 @@ from ostler_agent.hypervisors.libvirt.xml import disks
 from ostler_agent.hypervisors.libvirt.xml.element import to_text
 from ostler_agent.spec import DiskSpec
 
-LOOK_INTERVAL_S = 0.5
+POLL_INTERVAL_S = 0.5
 _LIVE, _CONFIG = libvirt.VIR_DOMAIN_AFFECT_LIVE, libvirt.VIR_DOMAIN_AFFECT_CONFIG
 
 
@@ -63,13 +63,13 @@ def detach(
     volume_id: str,
     key_id: str | None,
     timeout_s: float,
-    work: Work,
+    progress: Progress,
 ) -> None:
     """Detaches a disk: first the guest lets go, then the definition forgets it, then its key goes."""
     with translated(f"detaching volume {volume_id} from VM {vm_id}"):
         domain = inventory.find(connection, vm_id)
         if domain is not None:
-            _detach_live(domain, events, vm_id, volume_id, timeout_s, work)
+            _detach_live(domain, events, vm_id, volume_id, timeout_s, progress)
             with locks.hold(vm_id):
                 _detach_configured(domain, volume_id)
         if key_id:
@@ -112,7 +112,7 @@ def _present(attached: list[disks.AttachedDisk], disk: DiskSpec, vm_id: str) -> 
     return False
 
 
-def _detach_live(domain: Any, events: Events, vm_id: str, volume_id: str, timeout_s: float, work: Work) -> None:
+def _detach_live(domain: Any, events: Events, vm_id: str, volume_id: str, timeout_s: float, progress: Progress) -> None:
     disk = _live_disk(domain, volume_id)
     if disk is None:
         return
@@ -124,9 +124,9 @@ def _detach_live(domain: Any, events: Events, vm_id: str, volume_id: str, timeou
         except libvirt.libvirtError as error:
             if not _unplug_pending(error):
                 raise
-        work.progress("waiting for the guest to let go of the disk")
+        progress.report("waiting for the guest to let go of the disk")
         while _live_disk(domain, volume_id) is not None:
-            work.check()
+            progress.check()
             if time.monotonic() > deadline:
                 raise DeadlineExceededError(
                     f"the guest of VM {vm_id} has not let go of volume {volume_id} within {timeout_s:.0f} s "
@@ -170,7 +170,7 @@ def _unplug_pending(error: libvirt.libvirtError) -> bool:
 def _refused(heard: queue.SimpleQueue[RawEvent], alias: str | None) -> bool:
     """Waits a moment for something to happen; whether it was the guest's refusal."""
     try:
-        event = heard.get(timeout=LOOK_INTERVAL_S)
+        event = heard.get(timeout=POLL_INTERVAL_S)
     except queue.Empty:
         return False
     return event.kind == "device-kept" and event.alias == alias

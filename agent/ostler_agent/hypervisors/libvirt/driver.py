@@ -19,9 +19,9 @@ from ostler_agent.hypervisors.base import (
     MoveOutcome,
     MoveReport,
     Paths,
+    Progress,
     VmEventKind,
     VmSample,
-    Work,
 )
 from ostler_agent.hypervisors.libvirt import (
     backup,
@@ -130,9 +130,9 @@ class LibvirtDriver:
         with self._locks.hold(vm_id):
             devices.attach(self.connection, self._secrets, vm_id, disk, path)
 
-    def detach(self, vm_id: str, volume_id: str, key_id: str | None, timeout_s: float, work: Work) -> None:
+    def detach(self, vm_id: str, volume_id: str, key_id: str | None, timeout_s: float, progress: Progress) -> None:
         devices.detach(
-            self.connection, self._locks, self._secrets, self._events, vm_id, volume_id, key_id, timeout_s, work
+            self.connection, self._locks, self._secrets, self._events, vm_id, volume_id, key_id, timeout_s, progress
         )
 
     def grow_disk(self, vm_id: str, volume_id: str, size_bytes: int) -> None:
@@ -158,38 +158,38 @@ class LibvirtDriver:
     def check_addresses(self, addresses: Addresses) -> None:
         check(addresses)
 
-    def hold_keys(self, vm_id: str, keys: Sequence[Key]) -> None:
+    def install_keys(self, vm_id: str, keys: Sequence[Key]) -> None:
         self._expected.add(vm_id)
         with self._locks.hold(vm_id):
             self._secrets.hold(vm_id, keys)
 
-    def drop_keys(self, vm_id: str, key_ids: Sequence[str]) -> None:
+    def remove_keys(self, vm_id: str, key_ids: Sequence[str]) -> None:
         self._expected.discard(vm_id)
         with self._locks.hold(vm_id):
             if not self.running(vm_id):
                 self._secrets.drop(vm_id, key_ids)
 
-    def migrate(self, vm_id: str, destination: Destination, limits: MoveLimits, work: Work) -> MoveReport:
-        report = migrate.migrate(self._connection.get, self._events, vm_id, destination, limits, work)
+    def migrate(self, vm_id: str, destination: Destination, limits: MoveLimits, progress: Progress) -> MoveReport:
+        report = migrate.migrate(self._connection.get, self._events, vm_id, destination, limits, progress)
         self.delete(vm_id)  # its keys, and what libvirt leaves of its definition
         return report
 
-    def await_migration(self, vm_id: str, timeout_s: float, work: Work) -> MoveOutcome:
-        outcome = migrate.await_migration(self._connection.get, vm_id, timeout_s, work)
+    def await_migration(self, vm_id: str, timeout_s: float, progress: Progress) -> MoveOutcome:
+        outcome = migrate.await_migration(self._connection.get, vm_id, timeout_s, progress)
         if outcome is MoveOutcome.MOVED:
             self.delete(vm_id)
         return outcome
 
     # -- LiveCopy
 
-    def copy_disk(self, vm_id: str, volume_id: str, target: VolumeRef, path: Path, work: Work) -> None:
-        backup.copy_disk(self._connection.get, self._locks, self._secrets, vm_id, volume_id, target, path, work)
+    def copy_disk(self, vm_id: str, volume_id: str, target: VolumeRef, path: Path, progress: Progress) -> None:
+        backup.copy_disk(self._connection.get, self._locks, self._secrets, vm_id, volume_id, target, path, progress)
 
     def end_copy(self, vm_id: str, key_id: str | None, path: Path) -> None:
         backup.end_copy(self._connection.get, self._locks, self._secrets, vm_id, key_id, path)
 
-    def mirror_disk(self, vm_id: str, volume_id: str, target: VolumeRef, path: Path, work: Work) -> None:
-        mirror.mirror_disk(self._connection.get, self._locks, self._secrets, vm_id, volume_id, target, path, work)
+    def mirror_disk(self, vm_id: str, volume_id: str, target: VolumeRef, path: Path, progress: Progress) -> None:
+        mirror.mirror_disk(self._connection.get, self._locks, self._secrets, vm_id, volume_id, target, path, progress)
 
     def mirror_state(self, vm_id: str, source: VolumeRef, target: VolumeRef) -> MirrorState:
         return mirror.mirror_state(self._connection.get, vm_id, source, target)

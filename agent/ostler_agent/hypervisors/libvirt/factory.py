@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class LibvirtFactory:
-    """`driver.Driver` and `driver.UsesPapers` for KVM and QEMU through libvirt."""
+    """`driver.Driver` and `driver.UsesCredentials` for KVM and QEMU through libvirt."""
 
     info = INFO
 
@@ -33,7 +33,7 @@ class LibvirtFactory:
         driver.open()
         return driver
 
-    def papers_user(self, context: DriverContext) -> LibvirtTls:
+    def credentials_consumer(self, context: DriverContext) -> LibvirtTls:
         return LibvirtTls.of(context.options_as(LibvirtOptions))
 
 

@@ -15,23 +15,23 @@ from ostler_agent.hypervisors.libvirt.locks import VmLocks
 from ostler_agent.hypervisors.libvirt.secrets import Secrets
 from ostler_agent.hypervisors.libvirt.xml.disks import AttachedDisk
 
-LOOK_INTERVAL_S = 0.1
-PATIENCE_S = 60  # how long libvirtd may be away in the middle; a restart takes seconds
+POLL_INTERVAL_S = 0.1
+RETRY_TIMEOUT_S = 60  # how long libvirtd may be away in the middle; a restart takes seconds
 
 Connect = Callable[[], Any]
 T = TypeVar("T")
 
 
-def patiently(ask: Callable[[], T]) -> T:
+def retry_while_unavailable(ask: Callable[[], T]) -> T:
     """The answer; while libvirtd is away it is asked again, for only libvirtd knows. Raises UnavailableError."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + RETRY_TIMEOUT_S
     while True:
         try:
             return ask()
         except UnavailableError:
             if time.monotonic() > deadline:
                 raise
-        time.sleep(LOOK_INTERVAL_S)
+        time.sleep(POLL_INTERVAL_S)
 
 
 def find_active(connect: Connect, vm_id: str) -> Any:
@@ -43,7 +43,7 @@ def find_active(connect: Connect, vm_id: str) -> Any:
     return domain
 
 
-def drop_key(connect: Connect, locks: VmLocks, secrets: Secrets, vm_id: str, key_id: str | None) -> None:
+def remove_key(connect: Connect, locks: VmLocks, secrets: Secrets, vm_id: str, key_id: str | None) -> None:
     """Takes a key away unless a disk of the executing VM is open with it."""
     if key_id is None:
         return

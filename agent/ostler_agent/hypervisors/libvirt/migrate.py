@@ -21,7 +21,7 @@ from ostler_common.errors import (
     UnavailableError,
 )
 
-from ostler_agent.hypervisors.base import Destination, MoveLimits, MoveOutcome, MoveReport, Work
+from ostler_agent.hypervisors.base import Destination, MoveLimits, MoveOutcome, MoveReport, Progress
 from ostler_agent.hypervisors.libvirt import domains, inventory
 from ostler_agent.hypervisors.libvirt.errors import is_code, to_ostler_error, translated
 from ostler_agent.hypervisors.libvirt.events import Events, RawEvent
@@ -31,15 +31,15 @@ from ostler_agent.hypervisors.libvirt.xml.rewrite import for_destination
 
 log = structlog.get_logger(__name__)
 
-LOOK_INTERVAL_S = 0.25
-PATIENCE_S = 60  # how long libvirtd may be away at the end of a move; a restart takes seconds
+POLL_INTERVAL_S = 0.25
+RETRY_TIMEOUT_S = 60  # how long libvirtd may be away at the end of a move; a restart takes seconds
 MIB = 1024 * 1024
 
 Connect = Callable[[], Any]
 
 
 def migrate(
-    connect: Connect, events: Events, vm_id: str, destination: Destination, limits: MoveLimits, work: Work
+    connect: Connect, events: Events, vm_id: str, destination: Destination, limits: MoveLimits, progress: Progress
 ) -> MoveReport:
     """See `base.LiveMigration.migrate`."""
     domain = domains.get_active(connect(), vm_id)
@@ -53,21 +53,21 @@ def migrate(
     flags = _flags(live, destination, limits)
     with events.tap(vm_id) as heard:
         call = _Call(lambda: domain.migrateToURI3(destination.addresses.hypervisor_uri, parameters, flags))
-        stopped_by = _watch(domain, call.wait, memory_bytes, limits.timeout_s, work)
+        stopped_by = _watch(domain, call.wait, memory_bytes, limits.timeout_s, progress)
         completed = _completed(heard)
-    outcome = _patiently(lambda: _outcome(connect(), vm_id), PATIENCE_S)
+    outcome = _patiently(lambda: _outcome(connect(), vm_id), RETRY_TIMEOUT_S)
     if outcome is MoveOutcome.MOVED:
         return report(completed, round((time.monotonic() - began) * 1000))
     raise _failure(vm_id, outcome, stopped_by, call.error)
 
 
-def await_migration(connect: Connect, vm_id: str, timeout_s: float, work: Work) -> MoveOutcome:
+def await_migration(connect: Connect, vm_id: str, timeout_s: float, progress: Progress) -> MoveOutcome:
     """See `base.LiveMigration.await_migration`."""
 
     def wait() -> MoveOutcome:
         domain = inventory.find(connect(), vm_id)
         if domain is not None and inventory.is_active(domain):
-            _watch(domain, partial(_no_longer_moving, domain), domain.maxMemory() * 1024, timeout_s, work)
+            _watch(domain, partial(_no_longer_moving, domain), domain.maxMemory() * 1024, timeout_s, progress)
         return _outcome(connect(), vm_id)
 
     return _patiently(wait, timeout_s)
@@ -83,7 +83,7 @@ class MoveProgress:
     percent: int
 
 
-def progress(stats: Mapping[str, Any], memory_bytes: int) -> MoveProgress:
+def move_progress(stats: Mapping[str, Any], memory_bytes: int) -> MoveProgress:
     """How far a move is by libvirt's job statistics; memory counts from the start, though it goes after the disks."""
     disk_total, disk_left = stats.get("disk_total", 0), stats.get("disk_remaining", 0)
     memory_total = stats.get("memory_total", 0)
@@ -171,7 +171,7 @@ def _patiently(ask: Callable[[], MoveOutcome], timeout_s: float) -> MoveOutcome:
         except UnavailableError:
             if time.monotonic() > deadline:
                 raise
-        time.sleep(LOOK_INTERVAL_S)
+        time.sleep(POLL_INTERVAL_S)
 
 
 class _Call:
@@ -196,21 +196,21 @@ class _Call:
 
 
 def _watch(
-    domain: Any, over: Callable[[float], bool], memory_bytes: int, timeout_s: float, work: Work
+    domain: Any, over: Callable[[float], bool], memory_bytes: int, timeout_s: float, progress: Progress
 ) -> OstlerError | None:
     """Waits for the move to end, telling its progress; stops it when it is cancelled or takes too long and says why."""
     deadline = time.monotonic() + timeout_s
     stopped_by: OstlerError | None = None
-    while not over(LOOK_INTERVAL_S):
+    while not over(POLL_INTERVAL_S):
         try:
             if stopped_by is None:
-                work.check()
+                progress.check()
                 if time.monotonic() > deadline:
                     raise DeadlineExceededError(
                         f"the move took longer than {timeout_s} s (allow more downtime or bandwidth, or auto-converge)",
                         "MIGRATION_TIMEOUT",
                     )
-                _tell(domain, memory_bytes, work)
+                _tell(domain, memory_bytes, progress)
         except OstlerError as error:
             stopped_by = error
         if stopped_by is not None:
@@ -218,14 +218,14 @@ def _watch(
     return stopped_by
 
 
-def _tell(domain: Any, memory_bytes: int, work: Work) -> None:
+def _tell(domain: Any, memory_bytes: int, progress: Progress) -> None:
     try:
         stats = domain.jobStats()
     except libvirt.libvirtError:
         return  # just over
     if stats.get("type") in (libvirt.VIR_DOMAIN_JOB_BOUNDED, libvirt.VIR_DOMAIN_JOB_UNBOUNDED):
-        now = progress(stats, memory_bytes)
-        work.progress(now.phase, now.done_bytes, now.total_bytes, now.percent)
+        now = move_progress(stats, memory_bytes)
+        progress.report(now.phase, now.done_bytes, now.total_bytes, now.percent)
 
 
 def _abort(domain: Any) -> None:

@@ -14,11 +14,11 @@ import libvirt
 import structlog
 from ostler_common.errors import AbortedError, FailedPreconditionError
 
-from ostler_agent.hypervisors.base import MirrorState, Work
+from ostler_agent.hypervisors.base import MirrorState, Progress
 from ostler_agent.hypervisors.libvirt import domains, inventory, live
 from ostler_agent.hypervisors.libvirt.errors import lost_connection, translated
 from ostler_agent.hypervisors.libvirt.host import disk_file
-from ostler_agent.hypervisors.libvirt.live import LOOK_INTERVAL_S, Connect, patiently
+from ostler_agent.hypervisors.libvirt.live import POLL_INTERVAL_S, Connect, retry_while_unavailable
 from ostler_agent.hypervisors.libvirt.locks import VmLocks
 from ostler_agent.hypervisors.libvirt.secrets import Secrets
 from ostler_agent.hypervisors.libvirt.xml.copies import mirror_xml
@@ -44,15 +44,15 @@ def mirror_disk(
     volume_id: str,
     target: VolumeRef,
     path: Path,
-    work: Work,
+    progress: Progress,
 ) -> None:
     """See `base.LiveCopy.mirror_disk`."""
     try:
         with locks.hold(vm_id):
             device = _begin(connect, secrets, vm_id, volume_id, target, path)
-        _wait(connect, vm_id, device, target, work)
+        _wait(connect, vm_id, device, target, progress)
     except BaseException:
-        patiently(lambda: _end(connect, locks, secrets, vm_id, target))
+        retry_while_unavailable(lambda: _end(connect, locks, secrets, vm_id, target))
         raise
 
 
@@ -95,9 +95,9 @@ def pivot_disk(
                 "MIRROR_MISSING",
                 {"vm": vm_id, "volume": source.volume_id},
             )
-        live.drop_key(connect, locks, secrets, vm_id, source.key.key_id if source.key else None)
+        live.remove_key(connect, locks, secrets, vm_id, source.key.key_id if source.key else None)
 
-    patiently(pivot)
+    retry_while_unavailable(pivot)
 
 
 def cancel_mirror(
@@ -114,7 +114,7 @@ def cancel_mirror(
             )
         _end(connect, locks, secrets, vm_id, target)
 
-    patiently(cancel)
+    retry_while_unavailable(cancel)
 
 
 def _begin(connect: Connect, secrets: Secrets, vm_id: str, volume_id: str, target: VolumeRef, path: Path) -> str:
@@ -129,12 +129,12 @@ def _begin(connect: Connect, secrets: Secrets, vm_id: str, volume_id: str, targe
     return disk.target
 
 
-def _wait(connect: Connect, vm_id: str, device: str, target: VolumeRef, work: Work) -> None:
+def _wait(connect: Connect, vm_id: str, device: str, target: VolumeRef, progress: Progress) -> None:
     while True:
-        work.check()
-        disk, job = patiently(lambda: _look(live.find_active(connect, vm_id), device, target))
+        progress.check()
+        disk, job = retry_while_unavailable(lambda: _look(live.find_active(connect, vm_id), device, target))
         if disk is None or disk.mirror is None:
-            patiently(lambda: live.find_active(connect, vm_id))
+            retry_while_unavailable(lambda: live.find_active(connect, vm_id))
             raise AbortedError(
                 f"mirroring a disk of VM {vm_id} failed (is the pool full? Else see libvirt's log)",
                 "MIRROR_FAILED",
@@ -142,8 +142,8 @@ def _wait(connect: Connect, vm_id: str, device: str, target: VolumeRef, work: Wo
             )
         if disk.mirror.ready:
             return
-        work.progress("mirroring disk", job.get("cur", 0), job.get("end", 0))
-        time.sleep(LOOK_INTERVAL_S)
+        progress.report("mirroring disk", job.get("cur", 0), job.get("end", 0))
+        time.sleep(POLL_INTERVAL_S)
 
 
 def _look(domain: Any, device: str, target: VolumeRef) -> tuple[AttachedDisk | None, dict[str, int]]:
@@ -186,5 +186,5 @@ def _end(connect: Connect, locks: VmLocks, secrets: Secrets, vm_id: str, target:
                 if lost_connection(error):
                     raise
                 log.info("the mirror could not be ended yet", error=error.get_error_message())
-                time.sleep(LOOK_INTERVAL_S)
-    live.drop_key(connect, locks, secrets, vm_id, target.key.key_id if target.key else None)
+                time.sleep(POLL_INTERVAL_S)
+    live.remove_key(connect, locks, secrets, vm_id, target.key.key_id if target.key else None)

@@ -26,7 +26,7 @@ class Secrets:
         """Defines the keys for a VM, each value set anew.
 
         Raises InvalidArgumentError KEY_MISSING before anything is done when a passphrase is not there, and
-        FailedPreconditionError SECRET_NOT_OURS when a key's UUID is taken. When it raises, none of them stays.
+        FailedPreconditionError SECRET_ID_TAKEN when a key's UUID is taken. When it raises, none of them stays.
         """
         missing = [key.key_id for key in keys if key.passphrase is None]
         if missing:
@@ -82,7 +82,7 @@ class Secrets:
         if owner is None:
             raise FailedPreconditionError(
                 f"libvirt has a secret {key_id} that Ostler did not make (remove it, or use another key)",
-                "SECRET_NOT_OURS",
+                "SECRET_ID_TAKEN",
                 {"key": key_id},
             )
         if owner != vm_id:

@@ -1,4 +1,4 @@
-"""libvirt's and QEMU's share of the host's papers: their TLS files, their settings, and their reload."""
+"""libvirt's and QEMU's share of the host's credentials: their TLS files, their settings, and their reload."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ostler_common import pki
 from ostler_common.errors import OstlerError
 
 from ostler_agent import process
+from ostler_agent.credentials import HostCredentials
 from ostler_agent.hypervisors.libvirt.options import LibvirtOptions
-from ostler_agent.papers import Papers
 
 log = structlog.get_logger(__name__)
 
@@ -27,7 +27,7 @@ _DAEMONS = ("libvirtd", "virtproxyd")  # whichever answers qemu+tls here
 
 @dataclass(frozen=True)
 class LibvirtTls:
-    """`driver.PapersUser`: keeps libvirt and QEMU in step with the papers. Every method may be repeated.
+    """`driver.CredentialsConsumer`: keeps libvirt and QEMU in step with the credentials. Every method may be repeated.
 
     pki_dir: where libvirt looks (/etc/pki); qemu_dir: QEMU's `default_tls_x509_cert_dir`; config_dir: of libvirtd.conf
     and qemu.conf; qemu_group: group that QEMU runs as and that may read QEMU's own key, empty to find it out. The
@@ -44,7 +44,7 @@ class LibvirtTls:
     def of(cls, options: LibvirtOptions) -> LibvirtTls:
         return cls(options.pki_dir, options.qemu_pki_dir, options.config_dir, options.qemu_group)
 
-    def install(self, papers: Papers) -> bool:
+    def install(self, credentials: HostCredentials) -> bool:
         """Writes the certificates, keys and lists; returns whether anything changed. Raises OSError."""
         libvirt, private = self.pki_dir / "libvirt", self.pki_dir / "libvirt" / "private"
         for directory, mode in (
@@ -58,19 +58,19 @@ class LibvirtTls:
         group = self._qemu_gid()
         os.chown(self.qemu_dir, -1, group)
         public = {
-            self.pki_dir / "CA" / "cacert.pem": papers.ca_pem,
-            self.pki_dir / "CA" / "cacrl.pem": papers.crl_pem,
-            libvirt / "servercert.pem": papers.certificate_pem,
-            libvirt / "clientcert.pem": papers.certificate_pem,
-            self.qemu_dir / "ca-cert.pem": papers.ca_pem,
-            self.qemu_dir / "ca-crl.pem": papers.crl_pem,
-            self.qemu_dir / "server-cert.pem": papers.qemu_certificate_pem,
-            self.qemu_dir / "client-cert.pem": papers.qemu_certificate_pem,
+            self.pki_dir / "CA" / "cacert.pem": credentials.ca_pem,
+            self.pki_dir / "CA" / "cacrl.pem": credentials.crl_pem,
+            libvirt / "servercert.pem": credentials.certificate_pem,
+            libvirt / "clientcert.pem": credentials.certificate_pem,
+            self.qemu_dir / "ca-cert.pem": credentials.ca_pem,
+            self.qemu_dir / "ca-crl.pem": credentials.crl_pem,
+            self.qemu_dir / "server-cert.pem": credentials.qemu_certificate_pem,
+            self.qemu_dir / "client-cert.pem": credentials.qemu_certificate_pem,
         }
         keys = (private / "serverkey.pem", private / "clientkey.pem")
         qemu_keys = (self.qemu_dir / "server-key.pem", self.qemu_dir / "client-key.pem")
-        changed = [pki.replace_file(path, papers.key_pem, 0o600) for path in keys]
-        changed += [pki.replace_file(path, papers.qemu_key_pem, 0o640, group) for path in qemu_keys]
+        changed = [pki.replace_file(path, credentials.key_pem, 0o600) for path in keys]
+        changed += [pki.replace_file(path, credentials.qemu_key_pem, 0o640, group) for path in qemu_keys]
         for path, content in public.items():
             if content:
                 changed.append(pki.replace_file(path, content, 0o644))

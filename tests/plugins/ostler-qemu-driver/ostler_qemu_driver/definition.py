@@ -15,7 +15,7 @@ from ostler_agent.spec import DiskSpec, VmSpec, VolumeRef
 from ostler_common.errors import FailedPreconditionError, InvalidArgumentError
 
 FILE = "definition.json"
-MOST_DISKS, MOST_NICS = 16, 9  # places on the PCI bus that command.py gives away
+MAX_DISKS, MAX_NICS = 16, 9  # places on the PCI bus that command.py gives away
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ def define(spec: VmSpec, paths: Callable[[VolumeRef], Path]) -> Definition:
 
     What the driver does not state (UEFI, encryption, qcow2) is refused before it comes here.
     """
-    if len(spec.nics) > MOST_NICS:
-        raise InvalidArgumentError(f"a VM has at most {MOST_NICS} network interfaces here", "TOO_MANY_DEVICES")
+    if len(spec.nics) > MAX_NICS:
+        raise InvalidArgumentError(f"a VM has at most {MAX_NICS} network interfaces here", "TOO_MANY_DEVICES")
     definition = Definition(
         spec.vm_id,
         spec.name,
@@ -76,8 +76,8 @@ def define(spec: VmSpec, paths: Callable[[VolumeRef], Path]) -> Definition:
 
 def disk(spec: DiskSpec, path: Path) -> Disk:
     """A disk of a definition. Raises InvalidArgumentError TOO_MANY_DEVICES."""
-    if spec.slot >= MOST_DISKS:
-        raise InvalidArgumentError(f"a VM has at most {MOST_DISKS} disks here", "TOO_MANY_DEVICES")
+    if spec.slot >= MAX_DISKS:
+        raise InvalidArgumentError(f"a VM has at most {MAX_DISKS} disks here", "TOO_MANY_DEVICES")
     return Disk(spec.volume.volume_id, str(path), spec.slot, spec.boot)
 
 

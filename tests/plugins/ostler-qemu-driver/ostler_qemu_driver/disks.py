@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from ostler_agent.hypervisors.base import Work
+from ostler_agent.hypervisors.base import Progress
 from ostler_common.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -18,7 +18,7 @@ from ostler_qemu_driver.command import device, device_id, node, node_name
 from ostler_qemu_driver.definition import Disk, has
 from ostler_qemu_driver.machine import Machine
 
-LOOK_INTERVAL_S = 0.2
+POLL_INTERVAL_S = 0.2
 LET_GO_S = 10.0
 _PREFIX = f"/machine/peripheral/{device_id('')}"
 
@@ -52,7 +52,7 @@ def attach(machine: Machine, disk: Disk) -> None:
         raise
 
 
-def detach(machine: Machine, volume_id: str, slot: int | None, timeout_s: float, work: Work) -> None:
+def detach(machine: Machine, volume_id: str, slot: int | None, timeout_s: float, progress: Progress) -> None:
     """Waits until the guest has let go. slot: where the definition has it, for what an earlier try left."""
     device_name = device_id(volume_id)
     disk = _find(machine, volume_id)
@@ -66,9 +66,9 @@ def detach(machine: Machine, volume_id: str, slot: int | None, timeout_s: float,
             # The guest was asked earlier and has yet to answer, or has let go since we looked.
             if "in the process of unplug" not in error.message and "not found" not in error.message:
                 raise
-        work.progress("waiting for the guest to let go of the disk")
+        progress.report("waiting for the guest to let go of the disk")
         while _find(machine, volume_id) is not None:
-            work.check()
+            progress.check()
             if device_name in machine.refused:
                 raise FailedPreconditionError(
                     f"the guest of VM {machine.vm_id} keeps volume {volume_id} (unmount it in the guest)",
@@ -80,7 +80,7 @@ def detach(machine: Machine, volume_id: str, slot: int | None, timeout_s: float,
                     "(unmount it in the guest, then try again, or stop the VM)",
                     "DETACH_TIMEOUT",
                 )
-            time.sleep(LOOK_INTERVAL_S)
+            time.sleep(POLL_INTERVAL_S)
     if slot is not None:
         _forget_node(machine, slot)
 
@@ -113,7 +113,7 @@ def _forget_node(machine: Machine, slot: int) -> None:
         except OstlerError as error:
             if "is in use" not in error.message or time.monotonic() > deadline:
                 raise
-            time.sleep(LOOK_INTERVAL_S)
+            time.sleep(POLL_INTERVAL_S)
 
 
 def _live_disk(entry: dict[str, Any]) -> LiveDisk | None:

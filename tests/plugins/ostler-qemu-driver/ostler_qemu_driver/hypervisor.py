@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from ostler_agent.hypervisors.base import Console, Listener, Paths, VmEventKind, VmSample, Work
+from ostler_agent.hypervisors.base import Console, Listener, Paths, Progress, VmEventKind, VmSample
 from ostler_agent.hypervisors.info import DriverInfo
 from ostler_agent.spec import DiskSpec, PowerState, VmInfo, VmSpec
 from ostler_common.errors import OstlerError
@@ -182,14 +182,14 @@ class QemuHypervisor:
                 self._store.write(before)
                 raise
 
-    def detach(self, vm_id: str, volume_id: str, key_id: str | None, timeout_s: float, work: Work) -> None:
+    def detach(self, vm_id: str, volume_id: str, key_id: str | None, timeout_s: float, progress: Progress) -> None:
         definition = self._store.read(vm_id)
         if definition is None:
             return
         slot = next((disk.slot for disk in definition.disks if disk.volume_id == volume_id), None)
         if live := self._machine(vm_id):
             try:
-                disks.detach(live, volume_id, slot, timeout_s, work)
+                disks.detach(live, volume_id, slot, timeout_s, progress)
             except OstlerError:
                 if live.alive:
                     raise

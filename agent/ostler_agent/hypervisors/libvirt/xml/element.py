@@ -1,4 +1,4 @@
-"""Making XML elements in one expression."""
+"""Staging XML elements in one expression."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from ostler_agent.hypervisors.libvirt.info import INFO
 from ostler_agent.spec import VmInfo
 
 
-class FakeGuests:
+class FakeRuntime:
     """volumes: volume id -> id of the VM that executes with it; grown: what grow_disk was called with."""
 
     info = INFO

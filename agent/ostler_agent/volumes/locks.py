@@ -12,7 +12,7 @@ from ostler_common.errors import AbortedError
 from ostler_agent.spec import VolumeRef
 
 
-class Busy:
+class VolumeLocks:
     """Which volumes jobs of this host are at work on."""
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class Busy:
         self._lock = threading.Lock()
 
     @contextmanager
-    def changing(self, *refs: VolumeRef) -> Iterator[None]:
+    def exclusive(self, *refs: VolumeRef) -> Iterator[None]:
         """Raises AbortedError (VOLUME_BUSY) while another job changes or reads one of them."""
         ids = {ref.volume_id for ref in refs}
         with self._lock:
@@ -34,7 +34,7 @@ class Busy:
                 self._changed -= ids
 
     @contextmanager
-    def reading(self, ref: VolumeRef) -> Iterator[None]:
+    def shared(self, ref: VolumeRef) -> Iterator[None]:
         """Raises AbortedError (VOLUME_BUSY) while another job changes it."""
         with self._lock:
             self._refuse({ref.volume_id} & self._changed)

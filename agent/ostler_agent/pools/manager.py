@@ -24,10 +24,10 @@ from ostler_common.secret import Secret
 
 from ostler_agent.files import write_file
 from ostler_agent.jobs import JobContext
-from ostler_agent.pools.base import Capacity, Draft, KeepsSecret, Pool, PoolSpec, PoolType, Store, Unmaps
+from ostler_agent.pools.base import Capacity, NeedsSecret, Pool, PoolSpec, PoolType, StagedVolume, Store, UnmapsVolumes
 from ostler_agent.spec import DiskFormat, PowerState, Provisioning, VmInfo, VolumeRef
 
-_LOOK_INTERVAL_S = 1.0
+_POLL_INTERVAL_S = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +56,7 @@ class Pools:
         self._types = {pool_type.name: pool_type for pool_type in types}
         self._lock = threading.Lock()
         self._ensured = threading.Condition(self._lock)
-        self._patience_s = 0.0
+        self._credential_wait_s = 0.0
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._known: dict[str, _Known] = {}
         for path in self._directory.glob("*.json"):
@@ -85,7 +85,7 @@ class Pools:
         with self._lock:
             self._check_not_taken(spec)
         if secret:
-            _keep_secret(pool_type, spec, secret)  # it may take its time, and others wait for the lock
+            _set_secret(pool_type, spec, secret)  # it may take its time, and others wait for the lock
         with self._lock:
             known = self._known.get(spec.pool_id)
             if known:
@@ -105,12 +105,12 @@ class Pools:
             except OstlerError as error:
                 log.error("pool is not usable", pool=pool_id, path=known.spec.path, error=str(error))
 
-    def be_patient(self, seconds: float) -> None:
+    def set_credential_wait(self, seconds: float) -> None:
         """From now on work waits so long for a pool's password: the control plane sends it when it reaches this host.
 
         Not before the agent serves: until then nobody can send any.
         """
-        self._patience_s = seconds
+        self._credential_wait_s = seconds
 
     def get(self, pool_id: str) -> Pool:
         """A pool, measured now. Raises NotFoundError (POOL_NOT_FOUND), and as `ensure` does."""
@@ -164,17 +164,17 @@ class Pools:
             yield path
 
     @contextmanager
-    def making(
+    def staging(
         self, volume: VolumeRef, size_bytes: int, job: JobContext, provisioning: Provisioning = Provisioning.THIN
-    ) -> Iterator[Making]:
+    ) -> Iterator[Staging]:
         """A place to make a volume of that size (as a guest sees it) in; nothing stays of it unless it is committed.
 
         Raises as `exists` does.
         """
-        with self._volumes(volume.pool_id).make(volume, size_bytes, thick=provisioning is Provisioning.THICK) as draft:
-            yield Making(volume, draft, job)
+        with self._volumes(volume.pool_id).make(volume, size_bytes, thick=provisioning is Provisioning.THICK) as staged:
+            yield Staging(volume, staged, job)
 
-    def made_by(self, volume: VolumeRef, facts: Mapping[str, str]) -> bool:
+    def created_by(self, volume: VolumeRef, facts: Mapping[str, str]) -> bool:
         """Whether the volume that is there was made by the job with these facts. Raises as `hold` does."""
         store = self._volumes(volume.pool_id)
         return store.exists(volume) and facts.get(_own(volume)) == store.identity(volume)
@@ -188,21 +188,21 @@ class Pools:
         self._volumes(volume.pool_id).delete(volume)
 
     def discard(self, volume: VolumeRef) -> None:
-        """Removes what a `making` left that the agent's end cut short. Raises as `exists` does."""
+        """Removes what a `staging` left that the agent's end cut short. Raises as `exists` does."""
         self._volumes(volume.pool_id).discard(volume)
 
-    def unmap_unused(self, used: Collection[str], asked_before: float, among: Collection[str] | None = None) -> None:
-        """Unmaps volumes that nothing here uses, see `base.Unmaps`; a pool that is not usable is left alone."""
+    def unmap_unused(self, used: Collection[str], requested_before: float, only: Collection[str] | None = None) -> None:
+        """Unmaps volumes that nothing here uses, see `base.UnmapsVolumes`; a pool that is not usable is left alone."""
         for pool_id, known in list(self._known.items()):
             try:
                 if self._fingerprint_or_none(known) == known.fingerprint:
                     store = self._types[known.spec.type].store(known.spec)
-                    if isinstance(store, Unmaps):
-                        store.unmap_unused(used, asked_before, among)
+                    if isinstance(store, UnmapsVolumes):
+                        store.unmap_unused(used, requested_before, only)
             except OstlerError as error:
                 log.warning("volumes could not be unmapped", pool=pool_id, error=str(error))
 
-    def let_go(self, volume_id: str, using: Callable[[str], str | None]) -> None:
+    def unmap_if_unused(self, volume_id: str, using: Callable[[str], str | None]) -> None:
         """Unmaps a volume that a VM here has just let go of, unless one uses it still. `Unmapper` sees only what was in
         use for a while.
 
@@ -211,7 +211,7 @@ class Pools:
         used = [volume_id] if using(volume_id) else []
         self.unmap_unused(used, time.monotonic(), [volume_id])
 
-    def check_room(self, pool_id: str, needed_bytes: int) -> None:
+    def check_free_space(self, pool_id: str, needed_bytes: int) -> None:
         """Raises ResourceExhaustedError (POOL_FULL) when a pool has less left, and as `exists` does."""
         available = self._capacity(pool_id)[1].available_bytes
         if available < needed_bytes:
@@ -241,7 +241,7 @@ class Pools:
 
     def _volumes(self, pool_id: str) -> Store:
         """`_store` for work: when only a password lacks, that is waited for."""
-        deadline = time.monotonic() + self._patience_s
+        deadline = time.monotonic() + self._credential_wait_s
         while True:
             try:
                 return self._store(pool_id)
@@ -250,7 +250,7 @@ class Pools:
                 if error.reason != "POOL_NEEDS_CREDENTIALS" or left_s <= 0:
                     raise
                 with self._ensured:
-                    self._ensured.wait(min(left_s, _LOOK_INTERVAL_S))
+                    self._ensured.wait(min(left_s, _POLL_INTERVAL_S))
 
     def _capacity(self, pool_id: str) -> tuple[PoolType, Capacity]:
         self._store(pool_id)
@@ -262,7 +262,7 @@ class Pools:
         try:
             return self._types[known.spec.type].fingerprint(known.spec, make=False)
         except FailedPreconditionError:
-            return None  # making it usable says why
+            return None  # staging it usable says why
 
     def _file(self, pool_id: str) -> Path:
         return self._directory / f"{pool_id}.json"
@@ -304,24 +304,24 @@ class Pools:
                 )
 
 
-class Making:
+class Staging:
     """A volume that is being made. path: where to write it."""
 
-    def __init__(self, volume: VolumeRef, draft: Draft, job: JobContext) -> None:
+    def __init__(self, volume: VolumeRef, staged: StagedVolume, job: JobContext) -> None:
         self._volume = volume
-        self._draft = draft
+        self._staged = staged
         self._job = job
-        self.path = draft.path
+        self.path = staged.path
 
     def commit(self) -> None:
-        """Gives the volume its name, once the job knows it for its own (`Pools.made_by`).
+        """Gives the volume its name, once the job knows it for its own (`Pools.created_by`).
 
         Raises AlreadyExistsError (VOLUME_EXISTS), and what job.check() raises.
         """
-        self._job.remember(**{_own(self._volume): self._draft.identity()})
+        self._job.remember(**{_own(self._volume): self._staged.identity()})
         self._job.check()
         try:
-            self._draft.publish()
+            self._staged.publish()
         except FileExistsError:
             raise already_exists(self._volume) from None
 
@@ -348,10 +348,10 @@ def _pool(known: _Known, pool_type: PoolType, capacity: Capacity) -> Pool:
     )
 
 
-def _keep_secret(pool_type: PoolType, spec: PoolSpec, secret: Secret) -> None:
-    if not isinstance(pool_type, KeepsSecret):
+def _set_secret(pool_type: PoolType, spec: PoolSpec, secret: Secret) -> None:
+    if not isinstance(pool_type, NeedsSecret):
         raise bad_field("secret", f"a pool of type {spec.type} needs none")
-    pool_type.keep_secret(spec, secret)
+    pool_type.set_secret(spec, secret)
 
 
 def _check_same(known: PoolSpec, spec: PoolSpec) -> None:

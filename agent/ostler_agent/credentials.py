@@ -1,8 +1,8 @@
 """What a host has from the fleet: certificates and keys (its own and its QEMU's), CA, revocation list, and where
 the control plane is.
 
-They live in `<state>/papers`, a link to a directory that holds one whole set; a new set is a new directory and one
-rename of the link, so that whoever reads finds papers that belong together, also after a crash at any point.
+They live in `<state>/credentials`, a link to a directory that holds one whole set; a new set is a new directory and one
+rename of the link, so that whoever reads finds credentials that belong together, also after a crash at any point.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from ostler_common.tls import TlsFiles
 
 from ostler_agent.files import fsync_directory
 
-HOW_TO_REJOIN = (
+REJOIN_HINT = (
     "on the control plane run `ostler host token CLUSTER --rejoin {host}`, "
     "then on this host `ostler-agent join ADDRESS --token TOKEN`"
 )
 
 
 @dataclass(frozen=True, repr=False)
-class Papers:
+class HostCredentials:
     """One whole set.
 
     qemu_certificate_pem, qemu_key_pem: the pair that QEMU may read, and that speaks to QEMUs only; ca_pem may hold
@@ -52,7 +52,7 @@ class Papers:
         """UUID from the certificate."""
         identity, _ = pki.identity_and_serial(self.certificate_pem)
         if identity is None or identity.kind is not Kind.HOST:
-            raise FailedPreconditionError("the certificate is not a host's (join anew)", "BAD_PAPERS")
+            raise FailedPreconditionError("the certificate is not a host's (join anew)", "BAD_CREDENTIALS")
         return identity.name
 
     @property
@@ -67,7 +67,7 @@ class Papers:
         return (now or datetime.now(UTC)) >= self.expire_time
 
     def check(self) -> None:
-        """Raises FailedPreconditionError (BAD_PAPERS) unless all of it belongs together. An expired set does."""
+        """Raises FailedPreconditionError (BAD_CREDENTIALS) unless all of it belongs together. An expired set does."""
         pairs = ((self.certificate_pem, self.key_pem), (self.qemu_certificate_pem, self.qemu_key_pem))
         try:
             for certificate, key in pairs:
@@ -79,15 +79,17 @@ class Papers:
             if qemu != Identity(Kind.QEMU, self.host_id):
                 raise ValueError("QEMU's certificate is not that of this host's QEMU")
         except ValueError as error:
-            raise FailedPreconditionError(f"the host's papers are not usable: {error}", "BAD_PAPERS") from error
+            raise FailedPreconditionError(
+                f"the host's credentials are not usable: {error}", "BAD_CREDENTIALS"
+            ) from error
 
 
-class PapersStore:
-    """The papers on disk. Safe to use from several threads; a join in another process is seen at the next load."""
+class CredentialsStore:
+    """The credentials on disk. Safe to use from several threads; a join in another process is seen at the next load."""
 
     def __init__(self, state_dir: Path) -> None:
         self._directory = state_dir
-        self._link = state_dir / "papers"
+        self._link = state_dir / "credentials"
         self.lock = threading.RLock()  # held by whoever loads, changes and saves
 
     @property
@@ -99,8 +101,8 @@ class PapersStore:
     def joined(self) -> bool:
         return (self._link / "host.pem").exists()
 
-    def load(self) -> Papers:
-        """Raises FailedPreconditionError: NOT_JOINED, BAD_PAPERS."""
+    def load(self) -> HostCredentials:
+        """Raises FailedPreconditionError: NOT_JOINED, BAD_CREDENTIALS."""
         for _ in range(10):  # a set may be replaced while it is being read
             directory = self._link.resolve()
             try:
@@ -108,31 +110,37 @@ class PapersStore:
             except FileNotFoundError:
                 continue
             except (OSError, ValueError, KeyError, IndexError) as error:
-                raise FailedPreconditionError(f"the host's papers cannot be read: {error}", "BAD_PAPERS") from error
+                raise FailedPreconditionError(
+                    f"the host's credentials cannot be read: {error}", "BAD_CREDENTIALS"
+                ) from error
         raise FailedPreconditionError(
             "this host has not joined a fleet (on the control plane run `ostler host token CLUSTER`, then here "
             "`ostler-agent join ADDRESS --token TOKEN`)",
             "NOT_JOINED",
         )
 
-    def save(self, papers: Papers) -> None:
+    def save(self, credentials: HostCredentials) -> None:
         """Puts a set in place of the last one. Raises FailedPreconditionError when it does not belong together."""
-        papers.check()
-        facts = {"host_id": papers.host_id, "control_address": papers.control_address, "address": papers.address}
+        credentials.check()
+        facts = {
+            "host_id": credentials.host_id,
+            "control_address": credentials.control_address,
+            "address": credentials.address,
+        }
         with self.lock:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fresh = self._directory / f"papers.{secrets.token_hex(4)}"
+            fresh = self._directory / f"credentials.{secrets.token_hex(4)}"
             fresh.mkdir(mode=0o700)
-            pki.write_private(fresh / "host.pem", papers.certificate_pem + papers.key_pem)
-            pki.write_private(fresh / "qemu.pem", papers.qemu_certificate_pem + papers.qemu_key_pem)
-            pki.write_public(fresh / "ca.pem", papers.ca_pem)
-            pki.write_public(fresh / "crl.pem", papers.crl_pem)
+            pki.write_private(fresh / "host.pem", credentials.certificate_pem + credentials.key_pem)
+            pki.write_private(fresh / "qemu.pem", credentials.qemu_certificate_pem + credentials.qemu_key_pem)
+            pki.write_public(fresh / "ca.pem", credentials.ca_pem)
+            pki.write_public(fresh / "crl.pem", credentials.crl_pem)
             pki.write_public(fresh / "host.json", json.dumps(facts).encode())
             link = fresh.with_suffix(fresh.suffix + ".link")
             link.symlink_to(fresh.name)
             os.replace(link, self._link)
             fsync_directory(self._directory)
-            for other in self._directory.glob("papers.*"):  # the last set, and what a crash left
+            for other in self._directory.glob("credentials.*"):  # the last set, and what a crash left
                 if other.is_symlink():
                     other.unlink()
                 elif other != fresh:
@@ -147,11 +155,11 @@ def _issued(certificate_pem: bytes, ca_pem: bytes, when: datetime) -> bool:
     return True
 
 
-def _read(directory: Path) -> Papers:
+def _read(directory: Path) -> HostCredentials:
     certificate, key = _read_pair(directory / "host.pem")
     qemu_certificate, qemu_key = _read_pair(directory / "qemu.pem")
     facts = json.loads((directory / "host.json").read_text())
-    return Papers(
+    return HostCredentials(
         certificate_pem=certificate,
         key_pem=key,
         qemu_certificate_pem=qemu_certificate,

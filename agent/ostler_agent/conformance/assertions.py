@@ -1,49 +1,15 @@
-"""The words that checks are written in."""
+"""Assertions for checks."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import TYPE_CHECKING
 
 from ostler_common.errors import OstlerError
-from ostler_common.hypervisors import Function
 
-if TYPE_CHECKING:
-    from ostler_agent.conformance.bench import Bench
-
-LOOK_INTERVAL_S = 0.05
-PATIENCE_S = 20.0
-
-
-class Outcome(StrEnum):
-    OK = "ok"
-    FAILED = "failed"
-    SKIPPED = "skipped"
-
-
-@dataclass(frozen=True)
-class Check:
-    """One check. name: subject.what; function: skipped unless the driver states it; guest: needs an image to boot."""
-
-    name: str
-    summary: str
-    work: Callable[[Bench], None]
-    function: Function | None = None
-    guest: bool = False
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a check ended. detail: what is wrong, or why it was skipped."""
-
-    check: Check
-    outcome: Outcome
-    detail: str = ""
-    elapsed_s: float = 0.0
+POLL_INTERVAL_S = 0.05
+RETRY_TIMEOUT_S = 20.0
 
 
 class CheckFailedError(Exception):
@@ -60,12 +26,12 @@ def require(condition: object, what: str) -> None:
         raise CheckFailedError(what)
 
 
-def wait_for(condition: Callable[[], object], what: str, timeout_s: float = PATIENCE_S) -> None:
+def wait_for(condition: Callable[[], object], what: str, timeout_s: float = RETRY_TIMEOUT_S) -> None:
     """Raises CheckFailedError when it does not come to hold in time."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         require(time.monotonic() < deadline, f"{what}: not within {timeout_s:.0f} s")
-        time.sleep(LOOK_INTERVAL_S)
+        time.sleep(POLL_INTERVAL_S)
 
 
 @contextmanager

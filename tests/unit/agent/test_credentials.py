@@ -1,4 +1,4 @@
-"""Papers on disk: whole sets, whatever happens in between."""
+"""HostCredentials on disk: whole sets, whatever happens in between."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from ostler_agent.papers import Papers, PapersStore
+from ostler_agent.credentials import CredentialsStore, HostCredentials
 from ostler_common import pki
 from ostler_common.errors import FailedPreconditionError
 from ostler_common.identity import Identity, Kind
@@ -18,34 +18,34 @@ CA = pki.CertificateAuthority.create("fleet")
 
 def issue(
     host: str = "h1", lifetime: timedelta = timedelta(days=1), ca: pki.CertificateAuthority = CA, kind: Kind = Kind.HOST
-) -> Papers:
+) -> HostCredentials:
     key, csr = pki.new_key_and_csr(None)
     qemu_key, qemu_csr = pki.new_key_and_csr(None)
     certificate = ca.sign(csr, Identity(kind, host), lifetime)
     qemu = ca.sign(qemu_csr, Identity(Kind.QEMU, host), lifetime)
-    return Papers(certificate, key, qemu, qemu_key, ca.certificate_pem, b"", "control:8440", "h1:8442")
+    return HostCredentials(certificate, key, qemu, qemu_key, ca.certificate_pem, b"", "control:8440", "h1:8442")
 
 
-def with_qemu_of(other: Papers) -> Papers:
+def with_qemu_of(other: HostCredentials) -> HostCredentials:
     return replace(issue(), qemu_certificate_pem=other.qemu_certificate_pem, qemu_key_pem=other.qemu_key_pem)
 
 
-def same(one: Papers, other: Papers) -> bool:
+def same(one: HostCredentials, other: HostCredentials) -> bool:
     return vars(one) == vars(other)
 
 
 def test_papers_survive(tmp_path: Path) -> None:
-    store, papers = PapersStore(tmp_path / "state"), issue()
-    store.save(papers)
-    assert same(PapersStore(tmp_path / "state").load(), papers)
-    assert papers.host_id == "h1"
+    store, credentials = CredentialsStore(tmp_path / "state"), issue()
+    store.save(credentials)
+    assert same(CredentialsStore(tmp_path / "state").load(), credentials)
+    assert credentials.host_id == "h1"
     for name in ("host.pem", "qemu.pem"):
-        assert (tmp_path / "state/papers" / name).stat().st_mode & 0o077 == 0
+        assert (tmp_path / "state/credentials" / name).stat().st_mode & 0o077 == 0
 
 
 def test_host_that_has_not_joined_is_told_how(tmp_path: Path) -> None:
     with pytest.raises(FailedPreconditionError, match="ostler host token") as caught:
-        PapersStore(tmp_path).load()
+        CredentialsStore(tmp_path).load()
     assert caught.value.reason == "NOT_JOINED"
 
 
@@ -53,7 +53,7 @@ def test_host_that_has_not_joined_is_told_how(tmp_path: Path) -> None:
 def test_set_cut_off_in_the_middle_leaves_the_last_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    store, first = PapersStore(tmp_path), issue()
+    store, first = CredentialsStore(tmp_path), issue()
     store.save(first)
 
     def die(*args: object) -> None:
@@ -71,7 +71,7 @@ def test_set_cut_off_in_the_middle_leaves_the_last_one(
 
 
 @pytest.mark.parametrize(
-    ("papers", "said"),
+    ("credentials", "said"),
     [
         (replace(issue(), key_pem=issue().key_pem), "key does not belong"),
         (replace(issue(), ca_pem=pki.CertificateAuthority.create("fleet").certificate_pem), "not signed"),
@@ -82,30 +82,30 @@ def test_set_cut_off_in_the_middle_leaves_the_last_one(
         (replace(issue(), qemu_certificate_pem=b"", qemu_key_pem=b""), "not usable"),
     ],
 )
-def test_set_that_does_not_belong_together_is_not_kept(tmp_path: Path, papers: Papers, said: str) -> None:
+def test_set_that_does_not_belong_together_is_not_kept(tmp_path: Path, credentials: HostCredentials, said: str) -> None:
     with pytest.raises(FailedPreconditionError, match=said):
-        PapersStore(tmp_path).save(papers)
-    assert not PapersStore(tmp_path).joined
+        CredentialsStore(tmp_path).save(credentials)
+    assert not CredentialsStore(tmp_path).joined
 
 
 def test_several_authorities_are_fine_while_one_takes_over_from_another(tmp_path: Path) -> None:
     other = pki.CertificateAuthority.create("next")
-    store = PapersStore(tmp_path)
+    store = CredentialsStore(tmp_path)
     store.save(replace(issue(), ca_pem=other.certificate_pem + CA.certificate_pem))
     assert len(pki.split_pem(store.load().ca_pem)) == 2
 
 
 def test_expiry(tmp_path: Path) -> None:
-    papers = issue(lifetime=timedelta(minutes=1))  # began five minutes ago
-    assert papers.expired()
-    PapersStore(tmp_path).save(papers)  # it is still a whole set
+    credentials = issue(lifetime=timedelta(minutes=1))  # began five minutes ago
+    assert credentials.expired()
+    CredentialsStore(tmp_path).save(credentials)  # it is still a whole set
     assert not issue().expired()
 
 
 def test_files_lead_to_the_current_set(tmp_path: Path) -> None:
-    store = PapersStore(tmp_path)
+    store = CredentialsStore(tmp_path)
     store.save(issue())
     version = store.files.version()
     store.save(issue())
     assert store.files.version() != version
-    assert os.path.islink(tmp_path / "papers")
+    assert os.path.islink(tmp_path / "credentials")

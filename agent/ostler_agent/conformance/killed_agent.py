@@ -1,4 +1,4 @@
-"""One life of a driver, in a process that kills itself: run as a module, with `bench.Orders` pickled on its stdin.
+"""One life of a driver, in a process that kills itself: run as a module, with `bench.AgentOrders` pickled on its stdin.
 
 Steps: "start" kills itself some time into starting the VM; "run" starts the VM and kills itself after that; "detach"
 starts the VM, attaches what is in slot 1 and kills itself some time into detaching it; "mirror" starts the VM, mirrors
@@ -15,14 +15,14 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-from ostler_agent.conformance.bench import Orders, Patience
+from ostler_agent.conformance.bench import AgentOrders, NeverCancelled
 from ostler_agent.hypervisors import registry
 from ostler_agent.hypervisors.base import HotPlug, LiveCopy
 from ostler_agent.spec import VolumeRef
 
 
 def main() -> None:
-    orders: Orders = pickle.load(sys.stdin.buffer)
+    orders: AgentOrders = pickle.load(sys.stdin.buffer)
     driver = registry.load(orders.driver).open(orders.context)
 
     def path(ref: VolumeRef) -> Path:
@@ -39,12 +39,12 @@ def main() -> None:
         disk = orders.spec.disks[1]
         driver.attach(orders.spec.vm_id, disk, path(disk.volume))
         threading.Timer(orders.kill_after_s, _die).start()
-        driver.detach(orders.spec.vm_id, disk.volume.volume_id, None, 60, Patience())
+        driver.detach(orders.spec.vm_id, disk.volume.volume_id, None, 60, NeverCancelled())
         threading.Event().wait()
     if orders.step == "mirror":
         assert isinstance(driver, LiveCopy)
         target = orders.spec.disks[1].volume
-        driver.mirror_disk(orders.spec.vm_id, first.disks[0].volume.volume_id, target, path(target), Patience())
+        driver.mirror_disk(orders.spec.vm_id, first.disks[0].volume.volume_id, target, path(target), NeverCancelled())
     _die()
 
 

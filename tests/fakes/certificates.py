@@ -1,4 +1,4 @@
-"""Certificates for tests: two CAs and papers for whoever is needed."""
+"""Certificates for tests, from a throw-away CA."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from ostler_common.identity import Identity
 from ostler_common.tls import TlsFiles
 
 
-class Papers:
-    """A directory with a CA that signs on demand."""
+class ThrowawayCa:
+    """A certificate authority in a directory that signs on demand."""
 
     def __init__(self, directory: Path, name: str = "fleet") -> None:
         self.directory = directory

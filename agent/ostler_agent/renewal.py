@@ -1,4 +1,4 @@
-"""Keeps the host's papers good: renews the certificate in time, and takes over what the control plane sends."""
+"""Keeps the host's credentials good: renews the certificate in time, and takes over what the control plane sends."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from ostler_common import notify, pki
 from ostler_common.channel import CONTROL_SERVER_NAME, open_channel
 from ostler_common.errors import FailedPreconditionError, InvalidArgumentError, OstlerError, from_rpc_error
 
-from ostler_agent.hypervisors.driver import PapersUser
-from ostler_agent.papers import HOW_TO_REJOIN, Papers, PapersStore
+from ostler_agent.credentials import REJOIN_HINT, CredentialsStore, HostCredentials
+from ostler_agent.hypervisors.driver import CredentialsConsumer
 
 log = structlog.get_logger(__name__)
 
 _TIMEOUT_S = 30
 _RETRY_S = (30.0, 1800.0)
-_LOOK_S = 60.0  # how often to see whether a join in another process has replaced the papers
+_POLL_INTERVAL_S = 60.0  # how often to see whether a join in another process has replaced the credentials
 
 
-class Keeper:
-    """Changes the papers, and hands each new set to the hypervisor, if that has a use for them."""
+class CredentialsManager:
+    """Changes the credentials, and hands each new set to the hypervisor, if that has a use for them."""
 
-    def __init__(self, store: PapersStore, user: PapersUser | None, control_address: str = "") -> None:
+    def __init__(self, store: CredentialsStore, user: CredentialsConsumer | None, control_address: str = "") -> None:
         self._store = store
         self._user = user
         self._control_address = control_address
 
     def install(self) -> None:
-        """Puts the hypervisor in step with the papers; repairs what a crash left half done."""
+        """Puts the hypervisor in step with the credentials; repairs what a crash left half done."""
         if self._user:
             self._user.install(self._store.load())
             self._user.reload()
 
-    def renew(self) -> Papers:
-        """Gets certificates for fresh keys. Raises OstlerError; the old papers stay then."""
+    def renew(self) -> HostCredentials:
+        """Gets certificates for fresh keys. Raises OstlerError; the old credentials stay then."""
         with self._store.lock:
             old = self._store.load()
             key_pem, csr_pem = pki.new_key_and_csr(old.identity)
@@ -53,7 +53,7 @@ class Keeper:
                     answer = stub.RenewCertificate(request, timeout=_TIMEOUT_S)
                 except grpc.RpcError as error:
                     raise from_rpc_error(error) from error
-            papers = replace(
+            credentials = replace(
                 old,
                 certificate_pem=answer.certificate_pem,
                 key_pem=key_pem,
@@ -62,13 +62,13 @@ class Keeper:
                 ca_pem=answer.ca_pem,
                 crl_pem=answer.crl_pem,
             )
-            if papers.host_id != old.host_id:
+            if credentials.host_id != old.host_id:
                 raise FailedPreconditionError(
-                    "the control plane answered with another host's certificate", "BAD_PAPERS"
+                    "the control plane answered with another host's certificate", "BAD_CREDENTIALS"
                 )
-            self._store.save(papers)
+            self._store.save(credentials)
             self.install()
-        return papers
+        return credentials
 
     def update(self, ca_pem: bytes, crl_pem: bytes) -> None:
         """Takes over the fleet's CA certificate(s) and revocation list; crl_pem empty: nothing is revoked.
@@ -76,13 +76,13 @@ class Keeper:
         Raises InvalidArgumentError (BAD_TRUST) for what is not PEM, or would disown this host's own certificate.
         """
         with self._store.lock:
-            papers = replace(self._store.load(), ca_pem=ca_pem, crl_pem=crl_pem)
+            credentials = replace(self._store.load(), ca_pem=ca_pem, crl_pem=crl_pem)
             try:
                 pki.revoked_serials(crl_pem)
-                papers.check()
+                credentials.check()
             except (ValueError, FailedPreconditionError) as error:
                 raise InvalidArgumentError(f"that trust cannot be used: {error}", "BAD_TRUST") from error
-            self._store.save(papers)
+            self._store.save(credentials)
             self.install()
 
 
@@ -91,14 +91,14 @@ class Renewer:
 
     def __init__(
         self,
-        store: PapersStore,
-        keeper: Keeper,
+        store: CredentialsStore,
+        manager: CredentialsManager,
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._store = store
-        self._keeper = keeper
+        self._manager = manager
         self._now = now
         self._jitter = jitter
         self._stop = threading.Event()
@@ -115,31 +115,31 @@ class Renewer:
 
     def turn(self) -> float:
         """Does what is due now; returns how long to wait for the next turn, seconds."""
-        papers = self._store.load()
-        if papers.certificate_pem != self._last:
-            self._keeper.install()
-            self._last, self._failures = papers.certificate_pem, 0
-        if papers.expired(self._now()):
+        credentials = self._store.load()
+        if credentials.certificate_pem != self._last:
+            self._manager.install()
+            self._last, self._failures = credentials.certificate_pem, 0
+        if credentials.expired(self._now()):
             message = (
-                f"the host's certificate ended at {papers.expire_time:%F %T} UTC; nothing is served until it rejoins: "
-                + HOW_TO_REJOIN.format(host=papers.host_id)
+                f"the host's certificate expired at {credentials.expire_time:%F %T} UTC; the agent refuses all calls: "
+                + REJOIN_HINT.format(host=credentials.host_id)
             )
             log.error(message)
             notify.status(message)
-            return _LOOK_S
-        due = due_at(papers, self._jitter())
+            return _POLL_INTERVAL_S
+        due = due_at(credentials, self._jitter())
         if self._now() < due:
-            return min(_LOOK_S, (due - self._now()).total_seconds())
+            return min(_POLL_INTERVAL_S, (due - self._now()).total_seconds())
         try:
-            renewed = self._keeper.renew()
+            renewed = self._manager.renew()
         except OstlerError as error:
             self._failures += 1
             low, high = _RETRY_S
             wait_s = min(high, low * 2.0 ** (self._failures - 1)) * (0.5 + self._jitter() / 2)
-            left = papers.expire_time - self._now()
+            left = credentials.expire_time - self._now()
             wait_s = max(1.0, min(wait_s, left.total_seconds() / 4))
             log.warning(
-                "certificate not renewed", reason=error.message, ends=f"{papers.expire_time:%F %T}", retry_s=wait_s
+                "certificate not renewed", reason=error.message, ends=f"{credentials.expire_time:%F %T}", retry_s=wait_s
             )
             return wait_s
         self._last, self._failures = renewed.certificate_pem, 0
@@ -153,10 +153,10 @@ class Renewer:
                 wait_s = self.turn()
             except Exception:
                 log.exception("looking after the certificate failed")
-                wait_s = _LOOK_S
+                wait_s = _POLL_INTERVAL_S
 
 
-def due_at(papers: Papers, jitter: float) -> datetime:
+def due_at(credentials: HostCredentials, jitter: float) -> datetime:
     """When to renew: with a third of the lifetime left, spread over a tenth of that third (jitter: 0 to 1)."""
-    begin = pki.renew_at(papers.certificate_pem)
-    return begin + (papers.expire_time - begin) * 0.1 * jitter
+    begin = pki.renew_at(credentials.certificate_pem)
+    return begin + (credentials.expire_time - begin) * 0.1 * jitter
