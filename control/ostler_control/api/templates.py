@@ -95,7 +95,7 @@ class TemplateService(template_pb2_grpc.TemplateServiceServicer):
         with session():
             volume = optional(Volume, request.volume, "volume", caller=caller)
             snapshot = optional(Snapshot, request.snapshot, "snapshot", caller=caller)
-            wanted = make_template.NewTemplateOf(
+            wanted = make_template.NewTemplateFromVolume(
                 name=request.name,
                 firmware=_firmware(request.firmware, "firmware"),
                 source=one_of(volume, snapshot),

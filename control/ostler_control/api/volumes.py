@@ -32,7 +32,7 @@ from ostler_control.operations import launch
 from ostler_control.templates import store as template_store
 from ostler_control.templates.received import Announced
 from ostler_control.volumes.download import relay, transfer
-from ostler_control.volumes.export_encryption import known_passphrase
+from ostler_control.volumes.export_encryption import check_known_passphrase
 from ostler_control.volumes.read import read_file
 from ostler_control.volumes.sources import one_of
 
@@ -180,7 +180,7 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
 
 def _uploaded(header: pb.UploadVolumeRequest.Header, caller: Caller) -> volumes.NewUpload:
     admins_only(caller, pool=header.pool)
-    passphrase = known_passphrase("header.passphrase", header.passphrase)
+    passphrase = check_known_passphrase("header.passphrase", header.passphrase)
     return volumes.NewUpload(
         name=header.name,
         account=account_for(caller, header.account),

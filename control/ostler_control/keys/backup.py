@@ -11,7 +11,7 @@ from ostler_common.secret import Secret
 from ostler_control import events
 from ostler_control.database import transaction
 from ostler_control.keys import key_file
-from ostler_control.keys.file import KeysInHand
+from ostler_control.keys.file import BackupKeys
 from ostler_control.keys.passphrases import Keyring
 from ostler_control.models import now
 
@@ -30,9 +30,9 @@ def make(keys: Keyring, wrapping_key: Secret, stretching: Stretching, actor: str
     return made
 
 
-def keys_of(data: bytes, wrapping_key: Secret) -> KeysInHand:
+def keys_of(data: bytes, wrapping_key: Secret) -> BackupKeys:
     """The keys of a backup. Raises InvalidArgumentError: BACKUP_INVALID, BACKUP_NOT_OPENED."""
-    return KeysInHand(_content(data, wrapping_key))
+    return BackupKeys(_content(data, wrapping_key))
 
 
 def restore(data: bytes, passphrase: Secret, path: Path) -> list[str]:

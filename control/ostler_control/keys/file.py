@@ -19,7 +19,7 @@ from ostler_control.keys.providers import Sealed, kek_missing
 _NONCE_BYTES = 12
 
 
-class KeysInHand:
+class BackupKeys:
     """Keys that were read from somewhere else than this control plane's key file: they only open."""
 
     def __init__(self, keys: Sequence[FileKey]) -> None:

@@ -39,9 +39,9 @@ class Keyring:
         these.
         Raises FailedPreconditionError KEK_MISSING when this control plane lacks the current version of the key.
         """
-        return self.keep(new_passphrase(), owner_id)
+        return self.store(new_passphrase(), owner_id)
 
-    def keep(self, passphrase: Secret, owner_id: str) -> Passphrase:
+    def store(self, passphrase: Secret, owner_id: str) -> Passphrase:
         """`create` with a passphrase that somebody chose."""
         kek_id = self.current()
         sealed = self.provider.seal(kek_id, passphrase, owner_id.encode())

@@ -119,7 +119,7 @@ def create(pool: NewPool, proof: Proof, actor: str, keys: Keyring) -> Pool:
                 capacity_bytes=proof.capacity_bytes,
                 available_bytes=proof.available_bytes,
                 measure_time=now(),
-                passphrase=keys.keep(pool.password, pool.id) if pool.password else None,
+                passphrase=keys.store(pool.password, pool.id) if pool.password else None,
             )
             for host_id, reason in sorted(proof.reach.items()):
                 reach.set_reach(pool.id, host_id, reason)
@@ -174,7 +174,7 @@ def set_password(agents: Agents, pool: Any, password: Secret, actor: str, keys: 
         raise FailedPreconditionError(f"no host reaches the pool with this password: {told}", "POOL_NOT_REACHED")
     with transaction():
         old_id = pool.passphrase_id
-        Pool.update(passphrase=keys.keep(password, pool.id)).where(Pool.id == pool.id).execute()
+        Pool.update(passphrase=keys.store(password, pool.id)).where(Pool.id == pool.id).execute()
         Passphrase.delete().where(Passphrase.id == old_id).execute()
         events.done("pool.set-password", actor, pool)
         changed: Pool = Pool.get_by_id(pool.id)

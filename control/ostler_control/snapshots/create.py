@@ -19,7 +19,7 @@ from ostler_control.operations import Run, Undo, record_operation, workflow
 from ostler_control.scheduling import placement_query
 from ostler_control.snapshots.rows import destroy, load, load_or_none, note
 from ostler_control.volumes import matrix, wire
-from ostler_control.volumes.copying import check_copier, copy_file
+from ostler_control.volumes.copying import choose_copying_host, copy_file
 from ostler_control.volumes.grow import check_ready
 from ostler_control.volumes.rows import lock_with_vm
 
@@ -49,7 +49,7 @@ def create(wanted: NewSnapshot, user: str) -> Operation:
     encrypted = bool(volume.passphrase_id)
     pool: Any = wanted.pool or volume.pool
     placement_query.pools_for(name, 0, encrypted, pool_id=pool.id)
-    host = check_copier(volume.pool, pool, encrypted, vm)
+    host = choose_copying_host(volume.pool, pool, encrypted, vm)
     matrix.check(matrix.Operation.SNAPSHOT, volume, host is not None, pool.type)
     snapshot = Snapshot.create(
         name=name,
@@ -90,7 +90,7 @@ def _create(run: Run) -> None:
     with run.undoing() as undo:
         undo.push("settle", lambda: _settle(run, undo))
         host_id: str = run.step("prepare", lambda: _prepare(run))
-        undo.push("remove", lambda: remove_file(run, host_id))
+        undo.push("remove", lambda: delete_file(run, host_id))
         run.step("copy", lambda: _copy(run, host_id))
 
 
@@ -121,7 +121,7 @@ def _copy(run: Run, host_id: str) -> None:
         note(snapshot, "")
 
 
-def remove_file(run: Run, host_id: str) -> None:
+def delete_file(run: Run, host_id: str) -> None:
     """Inside a step: has the host delete the snapshot's file; one that is not there is a success."""
     snapshot = load_or_none(run.resource_id)
     if snapshot is not None:

@@ -9,7 +9,7 @@ from ostler_control.hosts.choose import choose_host
 from ostler_control.hosts.rows import has_hosts
 from ostler_control.models import Operation, Snapshot
 from ostler_control.operations import Run, Undo, lock_row, record_operation, workflow
-from ostler_control.snapshots.create import remove_file
+from ostler_control.snapshots.create import delete_file
 from ostler_control.snapshots.rows import destroy, load, load_or_none, note
 
 
@@ -32,7 +32,7 @@ def _delete(run: Run) -> None:
         undo.push("settle", lambda: _settle(run, undo))
         host_id: str = run.step("choose", lambda: _choose(run))
         if host_id:
-            run.step("remove", lambda: remove_file(run, host_id))
+            run.step("remove", lambda: delete_file(run, host_id))
         undo.clear()
         run.always("forget", lambda: _forget(run))  # the file is gone: there is no way back any more
 

@@ -16,7 +16,7 @@ from ostler_control.snapshots.rows import load as load_snapshot
 from ostler_control.volumes import files, matrix
 from ostler_control.volumes.copying import copy_file
 from ostler_control.volumes.grow import check_ready
-from ostler_control.volumes.rows import check_vm_at_rest, lock_with_vm
+from ostler_control.volumes.rows import lock_with_vm, running_host
 from ostler_control.volumes.sources import check_snapshot_ready
 
 
@@ -38,7 +38,7 @@ def revert(snapshot: Any, user: str, keys: Keyring) -> Operation:
     snapshot = lock_row(snapshot)
     check_ready(volume)
     check_snapshot_ready(snapshot)
-    running = vm is not None and check_vm_at_rest(vm) is not None
+    running = vm is not None and running_host(vm) is not None
     matrix.check(matrix.Operation.REVERT, volume, running)
     encrypted = bool(volume.passphrase_id)
     choose_host(snapshot.pool, encrypted or bool(snapshot.passphrase_id), lambda _: 0, volume.pool)
@@ -76,4 +76,4 @@ def _choose(run: Run) -> str:
 
 def _copy(run: Run, host_id: str) -> None:
     file = files.load(run.inputs["file_id"])
-    files.filled(file.id, copy_file(run, host_id, load_snapshot(run.inputs["snapshot_id"]), file))
+    files.record_info(file.id, copy_file(run, host_id, load_snapshot(run.inputs["snapshot_id"]), file))

@@ -25,10 +25,10 @@ from ostler_control.snapshots.times import DAILY, HOURLY, INTERVALS, WEEKLY, Tim
 
 log = structlog.get_logger(__name__)
 
-MOST_KEPT = 1000
+MAX_KEPT = 1000
 RETRY = datetime.timedelta(minutes=1)
 # Scheduled snapshots under way at once, for each host that is up: at midnight everybody's are due.
-A_HOST = 2
+MAX_PER_HOST = 2
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class NewSchedule:
 def create_schedule(wanted: NewSchedule, user: str) -> SnapshotSchedule:
     """Records a schedule. Raises InvalidArgumentError INVALID_SCHEDULE."""
     timetable = _timetable(wanted)
-    if not 1 <= wanted.keep <= MOST_KEPT:
-        raise bad_field("keep", f"must be 1 to {MOST_KEPT}", "INVALID_SCHEDULE")
+    if not 1 <= wanted.keep <= MAX_KEPT:
+        raise bad_field("keep", f"must be 1 to {MAX_KEPT}", "INVALID_SCHEDULE")
     schedule: SnapshotSchedule = SnapshotSchedule.create(
         volume=wanted.volume,
         interval=timetable.interval,
@@ -86,7 +86,7 @@ def delete_schedule(schedule: Any, user: str) -> None:
 
 
 @chore
-def carry_out() -> None:
+def run_schedules() -> None:
     """Takes the snapshots that are due, and deletes those that their schedules keep no longer."""
     for schedule in _due(now()):
         _take(schedule, now())
@@ -100,7 +100,7 @@ def _due(moment: datetime.datetime) -> list[Any]:
         hosts = Host.select().where((Host.state == "up") & ~Host.removed).count()
         busy = Snapshot.select().where((Snapshot.state == "creating") & Snapshot.schedule.is_null(False)).count()
         due: Any = SnapshotSchedule.select().where(SnapshotSchedule.next_time <= moment)
-        return list(due.order_by(SnapshotSchedule.next_time).limit(max(0, hosts * A_HOST - busy)))
+        return list(due.order_by(SnapshotSchedule.next_time).limit(max(0, hosts * MAX_PER_HOST - busy)))
 
 
 class _TakenByAnother(Exception):

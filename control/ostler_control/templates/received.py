@@ -11,7 +11,7 @@ from pathlib import Path
 from ostler_common.errors import InvalidArgumentError, bad_field
 from ostler_common.image_header import HEAD_BYTES, check_image
 
-LARGEST_PIECE_BYTES = 1 << 20
+MAX_CHUNK_BYTES = 1 << 20
 _LARGEST_FILE_BYTES = 16 << 40
 
 
@@ -72,8 +72,8 @@ def _write(path: Path, announced: Announced, pieces: Iterator[bytes]) -> tuple[b
     with os.fdopen(descriptor, "wb") as file:
         for piece in pieces:
             size += len(piece)
-            if len(piece) > LARGEST_PIECE_BYTES:
-                raise bad_field("data", f"at most {LARGEST_PIECE_BYTES} bytes a message", "PIECE_TOO_LARGE")
+            if len(piece) > MAX_CHUNK_BYTES:
+                raise bad_field("data", f"at most {MAX_CHUNK_BYTES} bytes a message", "PIECE_TOO_LARGE")
             if size > announced.file_size_bytes:
                 break
             if len(head) < HEAD_BYTES:

@@ -41,7 +41,7 @@ from ostler_control.templates import store as template_store
 from ostler_control.vms import wire
 from ostler_control.vms.rows import load, set_state
 from ostler_control.volumes import matrix
-from ostler_control.volumes.create import LARGEST_BYTES, MIB, make_file, remove_file
+from ostler_control.volumes.create import MAX_SIZE_BYTES, MIB, create_file, delete_file
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
 _BRIDGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}", re.ASCII)
@@ -172,9 +172,9 @@ def _root_format(host: Any) -> str:
 def _root_size(wanted: NewVm) -> int:
     smallest = -(-wanted.template.virtual_size_bytes // MIB) * MIB
     size_bytes = wanted.root_size_bytes or smallest
-    if size_bytes % MIB or size_bytes > LARGEST_BYTES:
+    if size_bytes % MIB or size_bytes > MAX_SIZE_BYTES:
         raise bad_field(
-            "root_size_bytes", f"must be a multiple of 1 MiB, at most {LARGEST_BYTES >> 40} TiB", "INVALID_SIZE"
+            "root_size_bytes", f"must be a multiple of 1 MiB, at most {MAX_SIZE_BYTES >> 40} TiB", "INVALID_SIZE"
         )
     if size_bytes < smallest:
         raise bad_field(
@@ -225,9 +225,9 @@ def _create(run: Run) -> None:
     host_id, volume_id = run.inputs["host_id"], run.inputs["volume_id"]
     with run.undoing() as undo:
         undo.push("settle", lambda: _settle(run, undo))
-        undo.push("remove-root", lambda: remove_file(run, host_id, volume_id))
+        undo.push("remove-root", lambda: delete_file(run, host_id, volume_id))
         share = (0, 95 if run.inputs["stopped"] else 70)
-        run.step("root", lambda: make_file(run, host_id, volume_id, run.inputs["iter_time_ms"], share))
+        run.step("root", lambda: create_file(run, host_id, volume_id, run.inputs["iter_time_ms"], share))
         if run.inputs["stopped"]:
             run.step("stopped", lambda: _leave_stopped(run.resource_id))
             return

@@ -18,9 +18,9 @@ from ostler_control.operations import Run, Undo, lock_row, record_operation, wor
 from ostler_control.scheduling import capacity
 from ostler_control.vms.create import force_off, forget_on
 from ostler_control.vms.rows import EXECUTING, disks_of, load, set_state
-from ostler_control.volumes.create import remove_file
-from ostler_control.volumes.delete import choose_remover
-from ostler_control.volumes.files import check_settled
+from ostler_control.volumes.create import delete_file
+from ostler_control.volumes.delete import choose_host_to_delete
+from ostler_control.volumes.files import check_mirrors_resolved
 
 
 def delete(vm: Any, user: str, force: bool = False) -> Operation:
@@ -39,7 +39,7 @@ def delete(vm: Any, user: str, force: bool = False) -> Operation:
         if not is_up(host):
             raise silent(host, f"and VM {vm.name} is defined there, or may be running")
     volumes = disks_of(vm.id)
-    check_settled(volume for volume in volumes if not volume.root)
+    check_mirrors_resolved(volume for volume in volumes if not volume.root)
     inputs = {
         "host_ids": [host.id for host in hosts],
         "root_ids": [volume.id for volume in volumes if volume.root],
@@ -65,9 +65,9 @@ def _delete(run: Run) -> None:
             run.step(f"forget-{number}", partial(forget_on, run, host_id))
         run.step("off", lambda: _off(run.resource_id))
         for number, volume_id in enumerate(run.inputs["root_ids"]):
-            host_id = run.step(f"choose-{number}", partial(choose_remover, run, volume_id))
+            host_id = run.step(f"choose-{number}", partial(choose_host_to_delete, run, volume_id))
             if host_id:
-                run.step(f"remove-{number}", partial(remove_file, run, host_id, volume_id))
+                run.step(f"remove-{number}", partial(delete_file, run, host_id, volume_id))
         undo.clear()
         run.always("rows", lambda: _delete_rows(run))  # nothing is left but rows: there is no way back any more
 

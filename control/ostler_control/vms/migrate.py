@@ -31,8 +31,8 @@ from ostler_control.vms.find import migration_demand
 from ostler_control.vms.locate import Where, clean_destination, keep_arrived, locate, record_arrival, record_return
 from ostler_control.vms.rows import disks_of, load, running_host, set_state, wrong_state
 from ostler_control.volumes import matrix
-from ostler_control.volumes.create import remove_file
-from ostler_control.volumes.files import check_settled
+from ostler_control.volumes.create import delete_file
+from ostler_control.volumes.files import check_mirrors_resolved
 from ostler_control.volumes.wire import PROVISIONINGS
 
 # Two placements at once may choose the same last gap; the loser looks again.
@@ -63,7 +63,7 @@ def migrate(
     volumes = disks_of(vm.id)
     what = matrix.Operation.MIGRATE_VM_WITH_STORAGE if with_storage else matrix.Operation.MIGRATE_VM
     matrix.check_all(what, volumes, True)
-    check_settled(volumes)
+    check_mirrors_resolved(volumes)
     choices = tuple(_pool_choices(vm, volume, with_storage, pool) for volume in volumes)
     placement = _place(vm, migration_demand(vm, host_id=host.id if host else "", pool_choices=choices))
     homes = dict(zip(volumes, placement.pool_ids, strict=True))
@@ -161,7 +161,7 @@ def tidy_up(run: Run) -> None:
 
 
 def _remove_source(run: Run, volume_id: str) -> None:
-    remove_file(run, run.inputs["source_id"], volume_id, pool_id=run.inputs["from"][volume_id])
+    delete_file(run, run.inputs["source_id"], volume_id, pool_id=run.inputs["from"][volume_id])
 
 
 def _prepare(run: Run) -> Json:

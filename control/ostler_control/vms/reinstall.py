@@ -21,7 +21,7 @@ from ostler_control.vms.rows import disks_of, wrong_state
 from ostler_control.volumes import files, matrix, wire
 from ostler_control.volumes.create import MIB
 from ostler_control.volumes.grow import check_ready
-from ostler_control.volumes.rows import check_vm_at_rest
+from ostler_control.volumes.rows import running_host
 
 
 def reinstall(vm: Any, user: str, keys: Keyring, template: Template | None = None) -> Operation:
@@ -38,7 +38,7 @@ def reinstall(vm: Any, user: str, keys: Keyring, template: Template | None = Non
         raise wrong_state(vm, "whole")
     root = lock_row(root)
     matrix.check(matrix.Operation.REINSTALL, root, vm.state == "running")
-    check_vm_at_rest(vm)
+    running_host(vm)
     check_ready(root)
     source = _template(vm, template)
     encrypted = bool(root.passphrase_id or vm.service_offering.encrypt_root)
@@ -104,7 +104,7 @@ def _fill(run: Run, host_id: str) -> None:
         template=wire.template_source(template, run.keys),
     )
     update = run.job(address_of(host_id), lambda agent: agent.volumes.CreateVolume, request, (0, 95))
-    files.filled(file.id, update.volume)
+    files.record_info(file.id, update.volume)
 
 
 def _switch(run: Run) -> None:

@@ -16,7 +16,7 @@ from ostler_control.vms import wire
 from ostler_control.vms.create import force_off, forget_on, start_on
 from ostler_control.vms.rows import EXECUTING, disks_of, load, set_state, wrong_state
 from ostler_control.volumes import matrix
-from ostler_control.volumes.files import check_settled
+from ostler_control.volumes.files import check_mirrors_resolved
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +32,7 @@ def start(vm: Any, user: str, host: Host | None = None) -> Operation:
     if vm.attention.startswith("RUNS "):
         raise FailedPreconditionError(f"VM {vm.name} {vm.attention}; end that first", "RUNS_ELSEWHERE", {"vm": vm.id})
     disks = disks_of(vm.id)
-    check_settled(disks)
+    check_mirrors_resolved(disks)
     if vm.state == "running":
         host_id = _restarts_on(vm, host)
     elif vm.state == "stopped" and vm.power_state in EXECUTING:

@@ -23,9 +23,9 @@ from ostler_control.models import Host, Operation, PoolHost, Volume
 from ostler_control.operations import Run, Undo, lock_row, record_operation, workflow
 from ostler_control.scheduling import placement_query
 from ostler_control.volumes import matrix, wire
-from ostler_control.volumes.files import check_settled
+from ostler_control.volumes.files import check_mirrors_resolved
 from ostler_control.volumes.grow import check_ready
-from ostler_control.volumes.rows import check_vm_at_rest, load, lock_with_vm, vm_of
+from ostler_control.volumes.rows import load, lock_with_vm, running_host, vm_of
 
 SLOTS = 24
 
@@ -48,7 +48,7 @@ def attach(volume: Any, vm: Any, user: str) -> Operation:
         )
     if volume.account_id != vm.account_id:
         raise PermissionDeniedError("the volume and the VM belong to different accounts", "OTHER_ACCOUNT")
-    host = check_vm_at_rest(vm)
+    host = running_host(vm)
     matrix.check(matrix.Operation.ATTACH, volume, host is not None)
     if host is not None:
         _check_host(host, volume)
@@ -124,8 +124,8 @@ def detach(volume: Any, user: str) -> Operation:
         raise FailedPreconditionError(
             f"volume {volume.name} is the root disk of VM {vm.name}, and stays with it", "ROOT_VOLUME"
         )
-    host = check_vm_at_rest(vm)
-    check_settled([volume])
+    host = running_host(vm)
+    check_mirrors_resolved([volume])
     if host is not None:
         rules.need(Function.HOT_PLUG, host)
     matrix.check(matrix.Operation.DETACH, volume, host is not None)

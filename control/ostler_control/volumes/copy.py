@@ -17,10 +17,10 @@ from ostler_control.models import Account, DiskOffering, Operation, Pool, Snapsh
 from ostler_control.operations import Run, record_operation, workflow
 from ostler_control.scheduling import placement_query
 from ostler_control.volumes import matrix, wire
-from ostler_control.volumes.copying import check_copier, copy_file
-from ostler_control.volumes.create import check_free_name, check_size, needed_bytes, remove_file, settle
+from ostler_control.volumes.copying import choose_copying_host, copy_file
+from ostler_control.volumes.create import check_free_name, check_size, delete_file, needed_bytes, settle
 from ostler_control.volumes.rows import load
-from ostler_control.volumes.sources import load_source, take_row
+from ostler_control.volumes.sources import load_source, lock_source_row
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def copy(wanted: NewCopy, user: str, keys: Keyring) -> Operation:
     LACKS_POOL, LACKS_VOLUME_ENCRYPTION.
     """
     check_free_name(wanted.account, check_name("name", wanted.name))
-    vm, source = take_row(wanted.source)
+    vm, source = lock_source_row(wanted.source)
     encrypted = bool(source.passphrase_id)
     layout = _layout(wanted, source)
     pool, host = _choose_pool(wanted, source, vm, needed_bytes(layout.provisioning, layout.size_bytes))
@@ -128,7 +128,7 @@ def _choose_pool(wanted: NewCopy, source: Any, vm: Any | None, needed: int) -> t
     for pool_id in sorted(choices, key=lambda pool_id: pool_id != source.pool_id):
         pool = Pool.get_by_id(pool_id)
         try:
-            return pool, check_copier(source.pool, pool, encrypted, vm)
+            return pool, choose_copying_host(source.pool, pool, encrypted, vm)
         except FailedPreconditionError as error:
             first = first or error
     assert first is not None
@@ -140,7 +140,7 @@ def _copy(run: Run) -> None:
     with run.undoing() as undo:
         undo.push("settle", lambda: settle(run, undo))
         host_id: str = run.inputs["host_id"] or run.step("choose", lambda: _choose(run))
-        undo.push("remove", lambda: remove_file(run, host_id, run.resource_id))
+        undo.push("remove", lambda: delete_file(run, host_id, run.resource_id))
         run.step("copy", lambda: _fill(run, host_id))
 
 

@@ -13,17 +13,17 @@ from ostler_control.hosts.rows import address_of
 from ostler_control.hypervisors import rules
 from ostler_control.operations import Run
 from ostler_control.volumes import wire
-from ostler_control.volumes.rows import check_vm_at_rest
+from ostler_control.volumes.rows import running_host
 
 
-def check_copier(source_pool: Any, target_pool: Any, encrypted: bool, vm: Any | None) -> Any | None:
+def choose_copying_host(source_pool: Any, target_pool: Any, encrypted: bool, vm: Any | None) -> Any | None:
     """The host that must do the copy because the source is in use there; None when any of several may (`worker`).
 
     vm: what the source is attached to. encrypted: whether source or target is.
     Raises FailedPreconditionError: NO_COMMON_HOST, NO_CAPABLE_HOST, HOST_SILENT, VM_STATE, LACKS_POOL,
     LACKS_VOLUME_ENCRYPTION, FUNCTION_NOT_SUPPORTED.
     """
-    host = check_vm_at_rest(vm) if vm is not None else None
+    host = running_host(vm) if vm is not None else None
     if host is None:
         choose_host(source_pool, encrypted, lambda _: 0, target_pool)
         return None

@@ -23,7 +23,7 @@ from ostler_control.volumes import matrix, wire
 from ostler_control.volumes.rows import load, load_or_none
 
 MIB = 1 << 20
-LARGEST_BYTES = 64 << 40
+MAX_SIZE_BYTES = 64 << 40
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class NewVolume:
 
 def check_size(field: str, size_bytes: int) -> int:
     """Returns a volume's size; InvalidArgumentError when it is none."""
-    if size_bytes <= 0 or size_bytes % MIB or size_bytes > LARGEST_BYTES:
-        raise bad_field(field, f"must be a multiple of 1 MiB, at most {LARGEST_BYTES >> 40} TiB", "INVALID_SIZE")
+    if size_bytes <= 0 or size_bytes % MIB or size_bytes > MAX_SIZE_BYTES:
+        raise bad_field(field, f"must be a multiple of 1 MiB, at most {MAX_SIZE_BYTES >> 40} TiB", "INVALID_SIZE")
     return size_bytes
 
 
@@ -122,8 +122,8 @@ def _create(run: Run) -> None:
     with run.undoing() as undo:
         undo.push("settle", lambda: settle(run, undo))
         host_id: str = run.step("choose", lambda: choose(run))
-        undo.push("remove", lambda: remove_file(run, host_id, run.resource_id))
-        run.step("create", lambda: make_file(run, host_id, run.resource_id, run.inputs["iter_time_ms"]))
+        undo.push("remove", lambda: delete_file(run, host_id, run.resource_id))
+        run.step("create", lambda: create_file(run, host_id, run.resource_id, run.inputs["iter_time_ms"]))
 
 
 def choose(run: Run) -> str:
@@ -134,7 +134,7 @@ def choose(run: Run) -> str:
         return host_id
 
 
-def make_file(
+def create_file(
     run: Run,
     host_id: str,
     volume_id: str,
@@ -166,7 +166,7 @@ def make_file(
         ).execute()
 
 
-def remove_file(run: Run, host_id: str, volume_id: str, pool_id: str = "") -> None:
+def delete_file(run: Run, host_id: str, volume_id: str, pool_id: str = "") -> None:
     """Inside a step: has the host delete the volume's file; one that is not there is a success."""
     volume = load_or_none(volume_id)
     if volume is None:

@@ -13,7 +13,7 @@ from ostler_control.keys.passphrases import delete_volume
 from ostler_control.models import Operation, Volume
 from ostler_control.operations import Run, Undo, lock_row, record_operation, workflow
 from ostler_control.volumes import matrix
-from ostler_control.volumes.create import remove_file
+from ostler_control.volumes.create import delete_file
 from ostler_control.volumes.rows import load_or_none, vm_of
 
 
@@ -40,14 +40,14 @@ def delete(volume: Any, user: str) -> Operation:
 def _delete(run: Run) -> None:
     with run.undoing() as undo:
         undo.push("settle", lambda: _settle(run, undo))
-        host_id: str = run.step("choose", lambda: choose_remover(run, run.resource_id))
+        host_id: str = run.step("choose", lambda: choose_host_to_delete(run, run.resource_id))
         if host_id:
-            run.step("remove", lambda: remove_file(run, host_id, run.resource_id))
+            run.step("remove", lambda: delete_file(run, host_id, run.resource_id))
         undo.clear()
         run.always("forget", lambda: forget(run, run.resource_id))  # the file is gone: there is no way back any more
 
 
-def choose_remover(run: Run, volume_id: str) -> str:
+def choose_host_to_delete(run: Run, volume_id: str) -> str:
     """Inside a step: the host to delete a volume's file, or "" when the fleet has no host for its pool any more, and so
     nobody could open the file either. Raises FailedPreconditionError NO_CAPABLE_HOST when none can do it now."""
     with session():

@@ -27,7 +27,7 @@ from ostler_control.operations.records import ENDED, error_from_json, request_ca
 from ostler_control.operations.run import cancelled
 from ostler_control.volumes import export_encryption, exports, matrix, streams, wire
 from ostler_control.volumes.export_encryption import ExportEncryption
-from ostler_control.volumes.sources import take_source
+from ostler_control.volumes.sources import lock_source
 
 _TICK_S = 0.2
 
@@ -78,7 +78,7 @@ def download(row: Any, format: str, how: ExportEncryption, user: str, operation_
     Raises what `export_encryption.check` and `sources.take_source` raise.
     """
     export_encryption.check(how, row)
-    source = take_source(row, how.passphrase is not None)
+    source = lock_source(row, how.passphrase is not None)
     matrix.check(matrix.Operation.DOWNLOAD, source.row, source.host is not None)
     export_encryption.record(how, source, user, f"a download as {format}", operation_id)
     file = exports.record(source, how, format, operation_id)
@@ -151,7 +151,7 @@ def _download(run: Run) -> None:
             host_id: str = run.step("choose", lambda: exports.choose(run))
             undo.push("discard", lambda: exports.discard(run))
             run.step("copy", lambda: _copy(run, host_id, at_work))
-            run.step("let-go", lambda: exports.let_go(run))
+            run.step("let-go", lambda: exports.release_source(run))
             run.step("send", lambda: _send(run, host_id, at_work))
             undo.clear()
             run.always("discard", lambda: exports.discard(run))

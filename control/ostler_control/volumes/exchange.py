@@ -25,7 +25,7 @@ from ostler_control.volumes import files, matrix, wire
 from ostler_control.volumes.attach import check_startable
 from ostler_control.volumes.copying import copy_file
 from ostler_control.volumes.grow import check_ready
-from ostler_control.volumes.rows import check_vm_at_rest, load, lock_with_vm
+from ostler_control.volumes.rows import load, lock_with_vm, running_host
 
 
 def encrypt(volume: Any, user: str, keys: Keyring) -> Operation:
@@ -33,7 +33,7 @@ def encrypt(volume: Any, user: str, keys: Keyring) -> Operation:
 
     Raises FailedPreconditionError: ALREADY_ENCRYPTED, and what `begin_exchange` raises.
     """
-    return begin_exchange("volume.encrypt", matrix.Operation.ENCRYPT, volume, user, keys, encrypted=True)
+    return record_exchange("volume.encrypt", matrix.Operation.ENCRYPT, volume, user, keys, encrypted=True)
 
 
 def migrate(volume: Any, pool: Any, user: str, keys: Keyring, keep_key: bool = False) -> Operation:
@@ -44,7 +44,7 @@ def migrate(volume: Any, pool: Any, user: str, keys: Keyring, keep_key: bool = F
     if volume.pool_id == pool.id:
         raise FailedPreconditionError(f"volume {volume.name} is in pool {pool.name} already", "SAME_POOL")
     encrypted = bool(volume.passphrase_id)
-    return begin_exchange(
+    return record_exchange(
         "volume.migrate",
         matrix.Operation.MIGRATE,
         volume,
@@ -56,7 +56,7 @@ def migrate(volume: Any, pool: Any, user: str, keys: Keyring, keep_key: bool = F
     )
 
 
-def begin_exchange(
+def record_exchange(
     verb: str,
     operation: matrix.Operation,
     volume: Any,
@@ -76,7 +76,7 @@ def begin_exchange(
     """
     vm, volume = lock_with_vm(volume)
     check_ready(volume)
-    host = check_vm_at_rest(vm) if vm is not None else None
+    host = running_host(vm) if vm is not None else None
     target: Any = pool or volume.pool
     matrix.check(operation, volume, host is not None, target.type)
     needs_encryption = encrypted or bool(volume.passphrase_id)
@@ -89,7 +89,7 @@ def begin_exchange(
         if vm is not None:
             check_startable(vm, volume, target, encrypted)
     operation_id = new_id()
-    key = keys.keep(keys.open(volume), volume.id) if keep_key else None
+    key = keys.store(keys.open(volume), volume.id) if keep_key else None
     file = files.record_file(volume, operation_id, keys, encrypted=encrypted, pool=target, key=key)
     recorded = {
         "file_id": file.id,
@@ -147,7 +147,7 @@ def _choose(run: Run) -> str:
 
 def _copy(run: Run, host_id: str) -> None:
     file = files.load(run.inputs["file_id"])
-    files.filled(file.id, copy_file(run, host_id, load(run.resource_id), file, size_bytes=file.size_bytes))
+    files.record_info(file.id, copy_file(run, host_id, load(run.resource_id), file, size_bytes=file.size_bytes))
 
 
 def _mirror(run: Run) -> None:
@@ -160,7 +160,7 @@ def _mirror(run: Run) -> None:
         provisioning=wire.PROVISIONINGS[file.provisioning],
     )
     update = run.job(_host(run), lambda agent: agent.volumes.MirrorVolume, request, (0, 95))
-    files.filled(file.id, update.volume)
+    files.record_info(file.id, update.volume)
 
 
 def _pivot(run: Run) -> bool:

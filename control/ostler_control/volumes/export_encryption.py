@@ -27,18 +27,18 @@ class ExportEncryption:
         return "luks" if self.passphrase else "none"
 
 
-def chosen_passphrase(field: str, value: bytes) -> Secret | None:
+def check_new_passphrase(field: str, value: bytes) -> Secret | None:
     """A passphrase that the caller has chosen just now, None for b"".
 
     Raises InvalidArgumentError: INVALID_PASSPHRASE.
     """
-    passphrase = known_passphrase(field, value)
+    passphrase = check_known_passphrase(field, value)
     if passphrase and len(value) < _SHORTEST:
         raise bad_field(field, f"must have at least {_SHORTEST} bytes", "INVALID_PASSPHRASE")
     return passphrase
 
 
-def known_passphrase(field: str, value: bytes) -> Secret | None:
+def check_known_passphrase(field: str, value: bytes) -> Secret | None:
     """A passphrase that opens a file already, None for b"". Raises InvalidArgumentError: INVALID_PASSPHRASE."""
     if not value:
         return None

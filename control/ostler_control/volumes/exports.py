@@ -91,7 +91,7 @@ def copy(run: Run, host_id: str, passphrase: Secret | None, share: tuple[int, in
         raise InternalError("the host made the copy with another encryption than was asked for", "ENCRYPTION_MISSING")
 
 
-def let_go(run: Run) -> None:
+def release_source(run: Run) -> None:
     """Inside a step: the copy is whole, so that its source and its VM are free for other operations."""
     with transaction():
         release(run.id)

@@ -79,7 +79,7 @@ def load_or_none(file_id: str) -> Any | None:
         return VolumeFile.get_or_none(VolumeFile.id == file_id)
 
 
-def filled(file_id: str, info: volume_pb2.VolumeInfo) -> None:
+def record_info(file_id: str, info: volume_pb2.VolumeInfo) -> None:
     """Inside a step: notes what a host has made of a file. Raises InternalError ENCRYPTION_MISSING."""
     file = load(file_id)
     found = wire.encrypt_format(file, info)
@@ -165,7 +165,7 @@ def _same_key(file: Any, volume: Any, keys: Keyring) -> bool:
     return bool(both) and keys.open(file).reveal() == keys.open(volume).reveal()
 
 
-def unsettled_on(file: Any) -> str:
+def host_with_unresolved_mirror(file: Any) -> str:
     """Id of the host that must be asked which file a VM uses before this one may be deleted, or "".
 
     That is so after an operation on a running VM's disk that could not end its mirror, or not learn whether the VM went
@@ -180,7 +180,7 @@ def unsettled_on(file: Any) -> str:
     return str(inputs["host_id"])
 
 
-def check_settled(volumes: Iterable[Any]) -> None:
+def check_mirrors_resolved(volumes: Iterable[Any]) -> None:
     """Raises FailedPreconditionError MIRROR_UNRESOLVED while it is not known which file of one of these volumes its VM
     has used last: nobody may use either until its host has told."""
     by_id = {volume.id: volume for volume in volumes}
@@ -188,7 +188,7 @@ def check_settled(volumes: Iterable[Any]) -> None:
         VolumeFile.volume_id.in_(list(by_id)), VolumeFile.role.in_(("incoming", "outgoing"))
     )
     for file in left:
-        host: Any = Host.get_or_none((Host.id == unsettled_on(file)) & ~Host.removed)
+        host: Any = Host.get_or_none((Host.id == host_with_unresolved_mirror(file)) & ~Host.removed)
         if host is not None:
             raise FailedPreconditionError(
                 f"host {host.name} fell silent when volume {by_id[file.volume_id].name} was to go over to a new file; "

@@ -17,8 +17,8 @@ from ostler_control.models import Operation, Volume
 from ostler_control.operations import Run, record_operation, workflow
 from ostler_control.volumes import matrix, wire
 from ostler_control.volumes.create import check_size
-from ostler_control.volumes.files import check_settled
-from ostler_control.volumes.rows import check_vm_at_rest, load, lock_with_vm
+from ostler_control.volumes.files import check_mirrors_resolved
+from ostler_control.volumes.rows import load, lock_with_vm, running_host
 
 
 def check_ready(volume: Any) -> None:
@@ -30,7 +30,7 @@ def check_ready(volume: Any) -> None:
             "VOLUME_STATE",
             {"volume": volume.id, "state": volume.state},
         )
-    check_settled([volume])
+    check_mirrors_resolved([volume])
 
 
 def grow(volume: Any, size_bytes: int, user: str) -> Operation:
@@ -49,7 +49,7 @@ def grow(volume: Any, size_bytes: int, user: str) -> Operation:
         )
     if size_bytes == volume.size_bytes:
         raise bad_field("size_bytes", "is the size that the volume has already", "INVALID_SIZE")
-    host = check_vm_at_rest(vm) if vm else None
+    host = running_host(vm) if vm else None
     matrix.check(matrix.Operation.GROW, volume, host is not None)
     if host is not None:
         rules.need(Function.ONLINE_GROW, host)

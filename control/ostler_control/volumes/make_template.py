@@ -24,7 +24,7 @@ from ostler_control.templates import store as template_store
 from ostler_control.templates.received import Announced, Received
 from ostler_control.volumes import export_encryption, exports, files, matrix, streams, wire
 from ostler_control.volumes.export_encryption import ExportEncryption
-from ostler_control.volumes.sources import take_source
+from ostler_control.volumes.sources import lock_source
 
 _FORMAT = "qcow2"
 _CHECK_INTERVAL_S = 1.0
@@ -33,7 +33,7 @@ _COPIED, _FETCHED = 60, 98
 
 
 @dataclass(frozen=True)
-class NewTemplateOf:
+class NewTemplateFromVolume:
     """A template that is wanted. source: a Volume or a Snapshot."""
 
     name: str
@@ -42,7 +42,7 @@ class NewTemplateOf:
     encryption: ExportEncryption
 
 
-def create(wanted: NewTemplateOf, user: str, keys: Keyring) -> Operation:
+def create(wanted: NewTemplateFromVolume, user: str, keys: Keyring) -> Operation:
     """Records the operation that makes a template; its row is made once its file is there.
 
     Raises InvalidArgumentError; AlreadyExistsError TEMPLATE_EXISTS; FailedPreconditionError VM_RUNNING, and what
@@ -51,11 +51,11 @@ def create(wanted: NewTemplateOf, user: str, keys: Keyring) -> Operation:
     template_store.check_free_name(check_name("name", wanted.name))
     how = wanted.encryption
     export_encryption.check(how, wanted.source)
-    source = take_source(wanted.source, how.passphrase is not None)
+    source = lock_source(wanted.source, how.passphrase is not None)
     matrix.check(matrix.Operation.TEMPLATE, source.row, source.host is not None)
     operation_id = new_id()
     export_encryption.record(how, source, user, f"template {wanted.name}", operation_id)
-    passphrase = keys.keep(how.passphrase, source.volume_id) if how.passphrase else None
+    passphrase = keys.store(how.passphrase, source.volume_id) if how.passphrase else None
     file = exports.record(source, how, _FORMAT, operation_id, passphrase)
     inputs = {**exports.inputs(source, file), "name": wanted.name, "firmware": wanted.firmware}
     coming: Any = Template(id=new_id(), name=wanted.name)  # to be saved by the last step
@@ -70,7 +70,7 @@ def _create(run: Run) -> None:
         host_id: str = run.step("choose", lambda: exports.choose(run))
         undo.push("discard", lambda: exports.discard(run))
         run.step("copy", lambda: _copy(run, host_id))
-        run.step("let-go", lambda: exports.let_go(run))
+        run.step("let-go", lambda: exports.release_source(run))
         undo.push("drop", lambda: template_store.discard(run.resource_id, run.templates))
         file: Json = run.step("fetch", lambda: _fetch(run, host_id))
         run.step("record", lambda: _record(run, Received(**file)))
@@ -109,7 +109,7 @@ def _record(run: Run, file: Received) -> None:
         export = files.load(run.inputs["file_id"])
         passphrase = None
         if export.passphrase_id:
-            passphrase = run.keys.keep(run.keys.open(export), run.resource_id)
+            passphrase = run.keys.store(run.keys.open(export), run.resource_id)
         announced = Announced(_FORMAT, file.file_size_bytes)
         wanted = template_store.NewTemplate(run.inputs["name"], run.inputs["firmware"], announced)
         template_store.insert(run.resource_id, wanted, file, passphrase)

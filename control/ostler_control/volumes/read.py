@@ -11,7 +11,7 @@ from ostler_control.agents import Agents
 from ostler_control.hosts.choose import choose_host
 from ostler_control.hosts.rows import address
 from ostler_control.models import Host
-from ostler_control.volumes.rows import check_vm_at_rest, vm_of
+from ostler_control.volumes.rows import running_host, vm_of
 from ostler_control.volumes.wire import plain_ref
 
 
@@ -21,7 +21,7 @@ def read_file(volume: Any, agents: Agents) -> volume_pb2.VolumeInfo:
     Raises FailedPreconditionError NO_CAPABLE_HOST or HOST_SILENT, and what the agent says of a file that is no volume.
     """
     vm = vm_of(volume)
-    running: Any = check_vm_at_rest(vm) if vm is not None and vm.state in ("running", "stopped") else None
+    running: Any = running_host(vm) if vm is not None and vm.state in ("running", "stopped") else None
     host: Host = running or choose_host(volume.pool, False, agents.busy)
     request = agent_pb2.GetVolumeRequest(volume=plain_ref(volume))
     return agents.call(address(host), lambda agent: agent.volumes.GetVolume, request)

@@ -19,9 +19,9 @@ from ostler_control.keys import Keyring
 from ostler_control.models import Operation, Volume, VolumeFile, new_id, now
 from ostler_control.operations import Run, record_operation, workflow
 from ostler_control.volumes import files, matrix, wire
-from ostler_control.volumes.exchange import begin_exchange, exchange
+from ostler_control.volumes.exchange import exchange, record_exchange
 from ostler_control.volumes.grow import check_ready
-from ostler_control.volumes.rows import check_vm_at_rest, load, lock_with_vm
+from ostler_control.volumes.rows import load, lock_with_vm, running_host
 from ostler_control.volumes.sweep import remove_key
 
 
@@ -33,10 +33,10 @@ def rekey(volume: Any, user: str, keys: Keyring, deep: bool = False) -> Operatio
     """
     if deep:
         what = matrix.Operation.REKEY_DEEP
-        return begin_exchange("volume.rekey", what, volume, user, keys, encrypted=True, deep=True)
+        return record_exchange("volume.rekey", what, volume, user, keys, encrypted=True, deep=True)
     vm, volume = lock_with_vm(volume)
     check_ready(volume)
-    running = check_vm_at_rest(vm) is not None if vm is not None else False
+    running = running_host(vm) is not None if vm is not None else False
     matrix.check(matrix.Operation.REKEY, volume, running)
     choose_host(volume.pool, True, lambda _: 0)
     operation_id = new_id()

@@ -44,7 +44,7 @@ def _and_yet(vm: Any) -> str:
     return f", and its host says that it is {vm.power_state}" if vm.state == "stopped" else ""
 
 
-def check_vm_at_rest(vm: Any) -> Any | None:
+def running_host(vm: Any) -> Any | None:
     """The host on which a VM runs, or None when it is stopped.
 
     Raises FailedPreconditionError: HOST_SILENT, or VM_STATE when it is neither (half made, lost on its way, or started

@@ -11,7 +11,7 @@ from ostler_common.errors import FailedPreconditionError, bad_field
 from ostler_control.database import session
 from ostler_control.models import Pool, Snapshot, Volume
 from ostler_control.operations import Run, lock_row
-from ostler_control.volumes.copying import check_copier
+from ostler_control.volumes.copying import choose_copying_host
 from ostler_control.volumes.grow import check_ready
 from ostler_control.volumes.rows import lock_with_vm
 
@@ -67,7 +67,7 @@ def check_snapshot_ready(snapshot: Any) -> None:
         )
 
 
-def take_row(row: Any) -> tuple[Any | None, Any]:
+def lock_source_row(row: Any) -> tuple[Any | None, Any]:
     """Takes a Volume, and the VM that it is attached to, or a Snapshot: the VM or None, and the row.
 
     Raises FailedPreconditionError: VOLUME_STATE, SNAPSHOT_STATE.
@@ -81,12 +81,12 @@ def take_row(row: Any) -> tuple[Any | None, Any]:
     return vm, taken
 
 
-def take_source(row: Any, encrypted: bool) -> Source:
+def lock_source(row: Any, encrypted: bool) -> Source:
     """Takes a Volume (with its VM) or a Snapshot, within the caller's transaction. encrypted: what is made of it is.
 
     Raises FailedPreconditionError: VOLUME_STATE, SNAPSHOT_STATE, and what `check_copier` raises.
     """
-    vm, taken = take_row(row)
+    vm, taken = lock_source_row(row)
     pool, host = _export_pool(taken, encrypted, vm)
     return Source(taken, vm, host, pool)
 
@@ -103,8 +103,8 @@ def _export_pool(row: Any, encrypted: bool, vm: Any | None) -> tuple[Any, Any | 
         others: Any = Pool.select().where(Pool.type.in_(FILE_POOLS)).order_by(Pool.available_bytes.desc(), Pool.name)
         for pool in others.where(Pool.encryption) if encrypted else others:
             with contextlib.suppress(FailedPreconditionError):
-                return pool, check_copier(own, pool, either, vm)
-    return own, check_copier(own, own, either, vm)
+                return pool, choose_copying_host(own, pool, either, vm)
+    return own, choose_copying_host(own, own, either, vm)
 
 
 def load_source(run: Run) -> Any:

@@ -23,7 +23,7 @@ from ostler_control.models import Host, Operation, Volume, VolumeFile, new_id, n
 from ostler_control.operations import Run, chore, launch, lock_row, record_operation, workflow
 from ostler_control.operations.records import UNENDED
 from ostler_control.volumes import files, matrix, wire
-from ostler_control.volumes.rows import check_vm_at_rest, vm_of
+from ostler_control.volumes.rows import running_host, vm_of
 
 _PAUSE = datetime.timedelta(minutes=1)
 
@@ -44,7 +44,7 @@ def _begin(file: Any) -> None:
         last: Any = Operation.get_or_none(Operation.id == file.operation_id)
         if last is not None and last.verb == "volume.sweep" and last.end_time > now() - _PAUSE:
             return
-        host: Any = Host.get_or_none((Host.id == files.unsettled_on(file)) & ~Host.removed)
+        host: Any = Host.get_or_none((Host.id == files.host_with_unresolved_mirror(file)) & ~Host.removed)
         operation_id = new_id()
         mine = (VolumeFile.id == file.id) & (VolumeFile.operation_id == file.operation_id)
         if VolumeFile.update(operation_id=operation_id).where(mine).execute() != 1:
@@ -59,7 +59,7 @@ def _begin(file: Any) -> None:
         if volume is not None and (file.role == "key" or host is not None):
             also = [lock_row(row) for row in (vm, volume) if row is not None]
             if file.role == "key":
-                matrix.check(matrix.Operation.REKEY, volume, vm is not None and check_vm_at_rest(vm) is not None)
+                matrix.check(matrix.Operation.REKEY, volume, vm is not None and running_host(vm) is not None)
         if has_hosts(file.pool_id):
             choose_host(file.pool, file.role == "key", lambda _: 0)
         file.name = volume.name if volume is not None else ""

@@ -25,7 +25,7 @@ from ostler_control.templates import store as template_store
 from ostler_control.templates.received import Announced, check_size
 from ostler_control.templates.store import StoredFile
 from ostler_control.volumes import files, matrix, wire
-from ostler_control.volumes.create import MIB, NewVolume, check_free_name, choose, insert, make_file, remove_file
+from ostler_control.volumes.create import MIB, NewVolume, check_free_name, choose, create_file, delete_file, insert
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def upload(wanted: NewUpload, stored: StoredFile, user: str, keys: Keyring) -> O
         role="upload",
         operation_id=operation_id,
         pool=volume.pool,
-        passphrase=keys.keep(wanted.passphrase, volume.id) if wanted.passphrase else None,
+        passphrase=keys.store(wanted.passphrase, volume.id) if wanted.passphrase else None,
         format=wanted.announced.format,
         encrypt_format="luks" if wanted.passphrase else "none",
         size_bytes=stored.file.virtual_size_bytes,
@@ -106,7 +106,7 @@ def _upload(run: Run) -> None:
         undo.push("settle", lambda: _settle(run, undo))
         undo.push("drop", lambda: _drop(run))
         host_id: str = run.step("choose", lambda: choose(run))
-        undo.push("remove", lambda: remove_file(run, host_id, run.resource_id))
+        undo.push("remove", lambda: delete_file(run, host_id, run.resource_id))
         run.step("create", lambda: _fill(run, host_id))
         undo.clear()
         run.always("drop", lambda: _drop(run))
@@ -122,7 +122,7 @@ def _fill(run: Run, host_id: str) -> None:
         key=wire.key(file, run.keys) if file.passphrase_id else None,
         once=True,
     )
-    make_file(run, host_id, run.resource_id, run.inputs["iter_time_ms"], source=source)
+    create_file(run, host_id, run.resource_id, run.inputs["iter_time_ms"], source=source)
 
 
 def _drop(run: Run) -> None:

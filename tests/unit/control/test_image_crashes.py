@@ -53,7 +53,7 @@ def begun(site: Site, kind: str, name: str) -> Any:
             how = ExportEncryption(decrypt=True)
             return recorded(partial(volumes.download, row, "raw", how, "alice", new_id()))
         case "template":
-            wanted = make_template.NewTemplateOf(
+            wanted = make_template.NewTemplateFromVolume(
                 name, "bios", Volume.get(Volume.name == name), ExportEncryption(False, OPENS)
             )
             return recorded(partial(make_template.create, wanted, "root", site.keys))

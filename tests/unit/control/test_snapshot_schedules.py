@@ -12,7 +12,7 @@ from ostler_common.errors import FailedPreconditionError, InvalidArgumentError
 from ostler_control import snapshots, vms, volumes
 from ostler_control.models import Event, Host, Operation, Snapshot, SnapshotSchedule, now
 from ostler_control.operations import Engine, verbs
-from ostler_control.snapshots.schedules import A_HOST, RETRY, carry_out
+from ostler_control.snapshots.schedules import MAX_PER_HOST, RETRY, run_schedules
 
 from tests.fakes.working_agent import Fault
 from tests.sites import Site, outcome
@@ -35,7 +35,7 @@ def due(schedule: Any, ago: datetime.timedelta = HOUR) -> None:
 def carried_out(engine: Engine) -> list[tuple[str, str, str]]:
     """What the chore begins, once it is over: verb, state, reason."""
     before = {row.id for row in Operation.select(Operation.id)}
-    carry_out()
+    run_schedules()
     begun = [row for row in Operation.select().order_by(Operation.create_time) if row.id not in before]
     return [(row.verb, *outcome(engine, row)) for row in begun]
 
@@ -152,7 +152,7 @@ def test_two_replicas_take_one(site: Site, engine: Engine) -> None:
     schedule = schedule_of(data_volume(site, engine, "data"), keep=10)
     due(schedule)
     before = Operation.select().count()
-    threads = [threading.Thread(target=carry_out) for _ in range(4)]
+    threads = [threading.Thread(target=run_schedules) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -160,16 +160,16 @@ def test_two_replicas_take_one(site: Site, engine: Engine) -> None:
     begun = list(Operation.select().order_by(Operation.create_time.desc()).limit(Operation.select().count() - before))
     assert [outcome(engine, row) for row in begun] == [OK]
     assert len(names(schedule)) == 1
-    carry_out()
+    run_schedules()
     row = fresh(schedule)
     assert row.next_time > now()
 
 
 def test_midnight_is_spread(site: Site, engine: Engine) -> None:
-    made = [schedule_of(data_volume(site, engine, f"d{number}", "plain")) for number in range(A_HOST * 3 + 2)]
+    made = [schedule_of(data_volume(site, engine, f"d{number}", "plain")) for number in range(MAX_PER_HOST * 3 + 2)]
     for schedule in made:
         due(schedule)
-    assert len(carried_out(engine)) == A_HOST * 3
+    assert len(carried_out(engine)) == MAX_PER_HOST * 3
     assert len(carried_out(engine)) == 2
 
 
