@@ -36,7 +36,7 @@ PATIENCE_S = 60.0
 
 @workflow(VERB)
 def _execute(run: Run) -> None:
-    run.always("moves", lambda: Execution(run).run_schedules())
+    run.always("moves", lambda: Execution(run).carry_out())
     end = run.always("end", lambda: finish(run.resource_id, _cancelled(run)))
     if end["state"] == "cancelled":
         raise CancelledError(end["outcome"], "PLAN_CANCELLED")
@@ -57,7 +57,7 @@ class Execution:
         self._looked: tuple[frozenset[str], float] = (frozenset(), 0.0)
         self._stuck_since: float | None = None
 
-    def run_schedules(self) -> None:
+    def carry_out(self) -> None:
         """Inside a step: until every move has ended. Bears to be repeated."""
         store.set_state(self._work.resource_id, ("ready",), "in_progress")
         with session():

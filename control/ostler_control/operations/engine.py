@@ -158,7 +158,7 @@ class Engine:
             DBOS.delete_workflows(forgotten[begin : begin + 100])
         return len(forgotten)
 
-    def run_schedules(self, operation_id: str) -> None:
+    def carry_out(self, operation_id: str) -> None:
         """One try at an operation, first or again."""
         with self._active_lock:
             self._active[operation_id] += 1
@@ -258,4 +258,4 @@ _engine: Engine | None = None
 def _carry_out(operation_id: str) -> None:
     if _engine is None:
         raise StoppedError
-    _engine.run_schedules(operation_id)
+    _engine.carry_out(operation_id)
