@@ -232,6 +232,6 @@ def _private(source: DirectSource, host: str, address: str) -> OstlerError:
     where = address if host == address else f"{host} ({address})"
     return _refused(
         source,
-        f"{where} is not of the public Internet (ostler setting set direct.download.allow.private true allows that)",
+        f"{where} is not of the public Internet (`ostler setting set direct.download.allow.private true` allows that)",
         "PRIVATE_ADDRESS",
     )

@@ -10,22 +10,22 @@ from ostler.control.v1.operation_pb2 import OperationMetadata
 from ostler_control.cli import plans
 from ostler_control.cli.app import App
 from ostler_control.cli.finish import finish
-from ostler_control.cli.options import How
+from ostler_control.cli.options import CallOptions
 
 
-def follow_plan(app: App, operation: lro.Operation, how: How) -> None:
+def follow_plan(app: App, operation: lro.Operation, call: CallOptions) -> None:
     """Waits for the plan's operation and prints the plan: also when not every move was made, which then is the
     error that it ends with."""
     from ostler_control.cli import waiting
 
-    if how.dry_run or not how.wait:
-        finish(app, operation, plans.VIEW, pb.DrsPlan(), how)
+    if call.dry_run or not call.wait:
+        finish(app, operation, plans.VIEW, pb.DrsPlan(), call)
         return
     operation = waiting.follow(app.client.operations, operation)
     metadata = OperationMetadata()
     operation.metadata.Unpack(metadata)
     plan = app.client.drs.GetPlan(pb.GetPlanRequest(plan=metadata.resource_id))
-    plans.print_plan(plan, how.output)
-    if how.output == "table":
+    plans.print_plan(plan, call.output)
+    if call.output == "table":
         click.echo()
     waiting.raise_for_error(operation)

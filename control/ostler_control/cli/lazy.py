@@ -9,9 +9,16 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+# What fingers type, and the verbs that it stands for, the first that the noun has.
+ALIASES = {"ls": ("list",), "rm": ("delete", "remove", "revoke")}
+
 
 class Noun(click.Group):
-    """A group whose verbs are helped with in the order in which they are written."""
+    """A group that lists its verbs in the order in which they are written, and knows the aliases of common ones."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        verbs = [cmd_name, *(ALIASES.get(cmd_name, ()))]
+        return next((self.commands[verb] for verb in verbs if verb in self.commands), None)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)

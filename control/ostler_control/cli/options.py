@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 from ostler_common import units
 
-from ostler_control.cli.output import FORMATS
+from ostler_control.cli.output import FORMATS, Listing
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -52,14 +52,33 @@ DURATION = Duration()
 def output_option(function: F) -> F:
     """-o, as parameter `output`."""
     return click.option(
-        "-o", "--output", type=click.Choice(FORMATS), default="table", show_default=True, help="How to print."
+        "-o", "--output", type=click.Choice(FORMATS), default="table", show_default=True, help="Output format."
     )(function)
+
+
+def list_options(function: F) -> F:
+    """-o, --columns and --sort, together as parameter `listing`."""
+
+    def with_listing(*args: Any, **kwargs: Any) -> Any:
+        columns = [title for title in (kwargs.pop("columns") or "").split(",") if title]
+        return function(*args, listing=Listing(kwargs.pop("output"), columns, kwargs.pop("sort")), **kwargs)
+
+    wrapped: Any = update_wrapper(with_listing, function)
+    wrapped = click.option(
+        "--sort", default="", metavar="COLUMN", help="Sort by COLUMN; -COLUMN for descending order."
+    )(wrapped)
+    wrapped = click.option("--columns", metavar="COLUMN,...", help="Columns to print, in this order.")(wrapped)
+    return output_option(wrapped)  # type: ignore[no-any-return]
 
 
 def limit_option(default: int | None = None) -> Callable[[F], F]:
     """--limit, as parameter `limit`."""
     return click.option(
-        "--limit", type=click.IntRange(1), default=default, show_default=default is not None, help="Most rows to print."
+        "--limit",
+        type=click.IntRange(1),
+        default=default,
+        show_default=default is not None,
+        help="Maximum number of rows.",
     )
 
 
@@ -79,7 +98,7 @@ def dry_run_option(function: F) -> F:
 
 
 @dataclass(frozen=True)
-class How:
+class CallOptions:
     """How a long-running call is made and reported."""
 
     wait: bool
@@ -89,15 +108,15 @@ class How:
 
 
 def operation_options(*, dry_run: bool = True) -> Callable[[F], F]:
-    """--wait, --request-id, -o and, where the call has it, --dry-run, together as parameter `how`."""
+    """--wait, --request-id, -o and, where the call has it, --dry-run, together as parameter `call`."""
 
     def decorate(function: F) -> F:
-        def with_how(*args: Any, **kwargs: Any) -> Any:
+        def with_call(*args: Any, **kwargs: Any) -> Any:
             names = ("wait", "request_id", "output", "dry_run")
-            how = How(**{name: kwargs.pop(name) for name in names if name in kwargs})
-            return function(*args, how=how, **kwargs)
+            call = CallOptions(**{name: kwargs.pop(name) for name in names if name in kwargs})
+            return function(*args, call=call, **kwargs)
 
-        wrapped: Any = update_wrapper(with_how, function)
+        wrapped: Any = update_wrapper(with_call, function)
         wrapped = click.option(
             "--wait/--no-wait", default=True, help="Wait until it is done (default), or print the operation's id."
         )(request_id_option(output_option(wrapped)))

@@ -1,43 +1,24 @@
-"""Objects on standard output: tables for people, JSON and YAML for programs, names for the shell."""
+"""Objects on standard output: tables for people, JSON, YAML and CSV for programs, names for the shell."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import click
+from ostler_common.units import parse_size
 
-from ostler_control.cli.text import NONE, or_dash, printable
+from ostler_control.cli.table import print_table
+from ostler_control.cli.text import NONE, or_dash
 
 T = TypeVar("T")
 Column = tuple[str, Callable[[T], str]]
 
-NARROW = 9  # columns up to this width are never folded: sizes, states, counts
-GAP = 2
-LEAST = 6  # and the others are folded down to this, or to their title
-FORMATS = ("table", "json", "yaml", "name")
-_STYLES = {
-    "green": {"running", "up", "ready", "succeeded", "yes", "completed", "done"},
-    "red": {"failed", "disconnected", "crashed", "partial"},
-    "yellow": {
-        "connecting",
-        "creating",
-        "starting",
-        "stopping",
-        "migrating",
-        "deleting",
-        "maintenance",
-        "cancelled",
-        "under review",
-        "in progress",
-        "skipped",
-        "expired",
-    },
-}
-_STYLE_OF = {word: style for style, words in _STYLES.items() for word in words}
+FORMATS = ("table", "json", "yaml", "csv", "name")
 
 
 def _plain(item: Any) -> Any:
@@ -69,22 +50,79 @@ class View(Generic[T]):
     plain: Callable[[T], Any] = _plain
 
 
-def print_list(view: View[T], items: Iterable[T], output: str) -> None:
-    """Prints objects, one row each."""
-    if output == "table":
-        rows = [[or_dash(cell(item)) for _, cell in view.columns] for item in items]
-        if rows:
-            titles = [title for title, _ in view.columns]
-            # A column that says nothing about any row only takes the others' place.
-            used = [index for index in range(len(titles)) if index == 0 or any(row[index] != NONE for row in rows)]
-            _print_table([titles[index] for index in used], [[row[index] for index in used] for row in rows])
-        else:
+@dataclass(frozen=True)
+class Listing:
+    """How a list is printed.
+
+    output: one of FORMATS; columns: titles of the columns to print, in order (none: the view's own); sort: the title
+    of a column to sort by, with "-" in front for descending order ("": as the server sends them).
+    """
+
+    output: str
+    columns: Sequence[str] = ()
+    sort: str = ""
+
+
+def print_list(view: View[T], items: Iterable[T], listing: Listing) -> None:
+    """Prints objects, one row each. Raises click.UsageError when a column is unknown."""
+    columns = [_column(view, title) for title in listing.columns] or list(view.columns)
+    if listing.sort:
+        items = _sorted(view, items, listing.sort)
+    if listing.output == "table":
+        rows = [[or_dash(cell(item)) for _, cell in columns] for item in items]
+        if not rows:
             click.echo(f"no {view.noun}s", err=True)
-    elif output == "name":
+            return
+        titles = [title for title, _ in columns]
+        # A column that is empty in every row is left out, unless the user asked for it.
+        used = [index for index in range(len(titles)) if listing.columns or index == 0 or _says(rows, index)]
+        print_table([titles[index] for index in used], [[row[index] for index in used] for row in rows])
+    elif listing.output == "csv":
+        _print_csv([title for title, _ in columns], ([cell(item) for _, cell in columns] for item in items))
+    elif listing.output == "name":
         for item in items:
             click.echo(view.name(item))
     else:
-        print_data([view.plain(item) for item in items], output)
+        print_data([view.plain(item) for item in items], listing.output)
+
+
+def _says(rows: Sequence[Sequence[str]], index: int) -> bool:
+    return any(row[index] != NONE for row in rows)
+
+
+def _column(view: View[T], title: str) -> Column[T]:
+    columns = {name.replace(" ", "-"): (name, cell) for name, cell in (*view.columns, *view.details)}
+    wanted = title.strip().lower().replace(" ", "-")
+    if wanted not in columns:
+        raise click.UsageError(f"there is no column {title!r}; choose from {', '.join(columns)}")
+    return columns[wanted]
+
+
+def _sorted(view: View[T], items: Iterable[T], sort: str) -> list[T]:
+    _, cell = _column(view, sort.removeprefix("-"))
+    return sorted(items, key=lambda item: sort_key(cell(item)), reverse=sort.startswith("-"))
+
+
+def sort_key(cell: str) -> tuple[int, float, str]:
+    """Orders cells: sizes and numbers by value, then everything else as text, empty ones last."""
+    if cell in ("", NONE):
+        return 2, 0.0, ""
+    try:
+        return 0, float(parse_size(cell)), ""
+    except ValueError:
+        pass
+    try:
+        return 0, float(cell.rstrip("%")), ""
+    except ValueError:
+        return 1, 0.0, cell.casefold()
+
+
+def _print_csv(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(titles)
+    writer.writerows(["" if cell == NONE else cell for cell in row] for row in rows)
+    click.echo(text.getvalue(), nl=False)
 
 
 def print_one(view: View[T], item: T, output: str) -> None:
@@ -93,12 +131,15 @@ def print_one(view: View[T], item: T, output: str) -> None:
         shown = {title for title, _ in view.details}
         rows = [[title, or_dash(cell(item))] for title, cell in view.columns if title not in shown]
         rows += [[title, or_dash(cell(item))] for title, cell in view.details]
-        _print_table(None, rows)
+        print_table(None, rows)
         for section in view.sections:
             header, *body = section.rows(item)
             if body:
                 click.echo(f"\n{section.title}:")
-                _print_table(header, [[or_dash(cell) for cell in row] for row in body])
+                print_table(header, [[or_dash(cell) for cell in row] for row in body])
+    elif output == "csv":
+        columns = dict((*view.columns, *view.details)).items()
+        _print_csv([title for title, _ in columns], [[cell(item) for _, cell in columns]])
     elif output == "name":
         click.echo(view.name(item))
     else:
@@ -108,7 +149,7 @@ def print_one(view: View[T], item: T, output: str) -> None:
 def print_changed(view: View[T], item: T, output: str) -> None:
     """Prints an object that was changed: in a table, one row is enough."""
     if output == "table":
-        print_list(view, [item], output)
+        print_list(view, [item], Listing(output))
     else:
         print_one(view, item, output)
 
@@ -121,45 +162,3 @@ def print_data(data: Any, output: str) -> None:
         import yaml
 
         click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), nl=False)
-
-
-def _print_table(header: Sequence[str] | None, rows: Sequence[Sequence[str]]) -> None:
-    """Columns in line, folded to the terminal's width (80 where there is none): nothing is cut off."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    titles = [title.upper() for title in header or ("", "")]
-    console = Console(file=sys.stdout, highlight=False)
-    widths = column_widths(titles, rows, console.width)
-    console.width = max(console.width, sum(widths) + GAP * len(widths))
-    table = Table(box=None, show_header=header is not None, header_style="bold", pad_edge=False, padding=(0, GAP, 0, 0))
-    for index, (title, width) in enumerate(zip(titles, widths, strict=True)):
-        table.add_column(title, overflow="fold", width=width, style="bold" if header is None and index == 0 else None)
-    for row in rows:
-        table.add_row(*(Text(printable(cell), style=_STYLE_OF.get(cell, "")) for cell in row))
-    with console.capture() as captured:
-        console.print(table)
-    for line in captured.get().splitlines():
-        click.echo(line.rstrip())
-
-
-def column_widths(titles: Sequence[str], rows: Sequence[Sequence[str]], available: int) -> list[int]:
-    """Widths that fit into `available` together: what each needs, or less for the widest ones, down to their longest
-    word, and if that is not enough, to LEAST. Narrow columns and the first (names) keep what they need. They may not
-    fit even so."""
-    columns = list(zip(titles, zip(*rows, strict=True), strict=True))
-    widths = [max(len(title), *map(len, cells)) for title, cells in columns]
-    words = [max(len(word) for text in (title, *cells) for word in text.split(" ")) for title, cells in columns]
-    least = [max(len(title), LEAST) for title in titles]
-    for floors in (words, least):
-        floors = [
-            width if index == 0 or width <= NARROW else floor
-            for index, (width, floor) in enumerate(zip(widths, floors, strict=True))
-        ]
-        while sum(widths) + GAP * (len(widths) - 1) > available:
-            wide = [index for index, width in enumerate(widths) if width > floors[index]]
-            if not wide:
-                break
-            widths[max(wide, key=lambda index: widths[index])] -= 1
-    return widths

@@ -10,7 +10,7 @@ from ostler.control.v1 import drs_pb2 as pb
 from ostler_common.errors import InvalidArgumentError
 
 from ostler_control.cli import bars, text
-from ostler_control.cli.output import View, print_data, print_list
+from ostler_control.cli.output import Listing, View, print_data, print_list
 from ostler_control.cli.plain import to_plain
 
 _LEFT_SHOWN = 10
@@ -70,7 +70,7 @@ def print_plan(plan: pb.DrsPlan, output: str, *, cpu: bool = False, why: bool = 
         _echo(["", *bars.lines(_bars(plan.hosts, plan.left_hosts, cpu))])
     if plan.moves:
         click.echo()
-        print_list(MOVES, plan.moves, output)
+        print_list(MOVES, plan.moves, Listing(output))
     if why:
         _echo(_reasons(plan.moves))
     _echo(_left_out(plan))

@@ -29,7 +29,8 @@ def generate(cluster: Any, mode: Mode = Mode.BALANCE, max_migrations: int = 0, *
         raise bad_field("max_migrations", f"must be 1 to {MOST_MIGRATIONS}, or 0 for the setting drs.max.migrations")
     if not cluster.enabled and mode is not Mode.EVACUATE:
         raise FailedPreconditionError(
-            f"cluster {cluster.name} is disabled: none of its hosts takes VMs (ostler cluster enable)",
+            f"cluster {cluster.name} is disabled: its hosts take no VMs "
+            f"(`ostler cluster update {cluster.name} --enable`)",
             "CLUSTER_DISABLED",
         )
     rules.need_of_type(Function.LIVE_MIGRATION, cluster.hypervisor_type)

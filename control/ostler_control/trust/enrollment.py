@@ -88,7 +88,7 @@ def join(
             )
     except IntegrityError as error:
         raise AlreadyExistsError(
-            f"there is a host {hostname} already (to let it rejoin: `ostler host token --host {hostname}`)",
+            f"there is a host {hostname} already (to let it rejoin: `ostler host token CLUSTER --rejoin {hostname}`)",
             "HOST_EXISTS",
             {"host": hostname},
         ) from error

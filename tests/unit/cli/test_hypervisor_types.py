@@ -8,7 +8,7 @@ import pytest
 from ostler.control.v1 import hypervisor_pb2 as pb
 from ostler.types.v1 import volume_pb2
 from ostler_control.cli.commands.hypervisor import VIEW
-from ostler_control.cli.output import print_list, print_one
+from ostler_control.cli.output import Listing, print_list, print_one
 
 ROW = pb.HypervisorType(
     type="custom",
@@ -24,13 +24,13 @@ ROW = pb.HypervisorType(
 
 
 def test_types_are_listed_with_what_they_support(capsys: pytest.CaptureFixture[str]) -> None:
-    print_list(VIEW, [ROW], "table")
+    print_list(VIEW, [ROW], Listing("table"))
     shown = "".join(capsys.readouterr().out.split())  # cells fold anywhere
     for word in ("Firecracker", "custom", "2/3", "raw", "direct-download", "reboot"):
         assert word in shown
-    print_list(VIEW, [ROW], "name")
+    print_list(VIEW, [ROW], Listing("name"))
     assert capsys.readouterr().out == "custom\n"
-    print_list(VIEW, [ROW], "json")
+    print_list(VIEW, [ROW], Listing("json"))
     assert json.loads(capsys.readouterr().out)[0]["functions"] == ["direct-download", "reboot"]
 
 

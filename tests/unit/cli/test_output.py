@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 
+import pytest
 import yaml
 from ostler.control.v1 import host_pb2, vm_pb2
 from ostler.types.v1 import host_pb2 as host_types
-from ostler_control.cli.output import column_widths
+from ostler_control.cli import table
+from ostler_control.cli.output import sort_key
+from ostler_control.cli.table import column_widths
 
 from tests.fakes.control import Control, at
 from tests.unit.cli.conftest import Ostler
@@ -27,7 +32,10 @@ def test_list_is_a_table(control: Control, ostler: Ostler) -> None:
     ]
 
 
-def test_table_fits_and_loses_nothing(control: Control, ostler: Ostler) -> None:
+def test_table_fits_the_terminal_and_loses_nothing(
+    control: Control, ostler: Ostler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table, "terminal_width", lambda: 80)
     control.vms["web-1"].attention = "stopped outside Ostler while its host was being reached again"
     lines = ostler("vm", "list").stdout.splitlines()
     assert max(len(line) for line in lines) <= 80
@@ -35,6 +43,47 @@ def test_table_fits_and_loses_nothing(control: Control, ostler: Ostler) -> None:
     assert lines[0].endswith("ATTENTION")
     column = lines[0].index("ATTENTION")
     assert " ".join(line[column:].strip() for line in lines[1:]) == control.vms["web-1"].attention
+
+
+def test_a_row_in_a_pipe_is_one_line(control: Control, ostler: Ostler) -> None:
+    control.vms["web-1"].attention = "word " * 60
+    _, row = ostler("vm", "list").stdout.splitlines()
+    assert row.endswith(("word " * 60).strip())
+
+
+def test_csv_has_a_line_per_object(control: Control, ostler: Ostler) -> None:
+    control.vms["web-1"].attention = 'a "quoted", word'
+    header, row = csv.reader(io.StringIO(ostler("vm", "list", "-o", "csv").stdout))
+    assert header == ["name", "state", "host", "cpus", "memory", "disks", "encrypted", "attention"]
+    assert row == ["web-1", "running", "h2", "2", "4 GiB", "11.5 GiB", "1 of 2", 'a "quoted", word']
+    shown = list(csv.DictReader(io.StringIO(ostler("vm", "show", "web-1", "-o", "csv").stdout)))
+    assert [(vm["name"], vm["firmware"]) for vm in shown] == [("web-1", "uefi")]
+
+
+def test_columns_are_chosen_and_rows_sorted(control: Control, ostler: Ostler) -> None:
+    for name, memory_bytes in (("small", 512 << 20), ("large", 16 << 30)):
+        control.vms[name] = vm_pb2.Vm(name=name, memory_bytes=memory_bytes)
+    listed = rows(ostler("vm", "list", "--columns", "memory,NAME,affinity-groups", "--sort", "-memory").stdout)
+    assert listed == [
+        ["MEMORY", "NAME", "AFFINITY GROUPS"],
+        ["16 GiB", "large", "-"],
+        ["4 GiB", "web-1", "-"],
+        ["512 MiB", "small", "-"],
+    ]
+    unknown = ostler("vm", "list", "--columns", "size")
+    assert unknown.exit_code == 2
+    assert "there is no column 'size'; choose from name, state" in unknown.stderr
+
+
+def test_cells_sort_by_what_they_mean() -> None:
+    cells = ["b", "-", "10 GiB", "512 MiB", "A", "7", "12%"]
+    assert sorted(cells, key=sort_key) == ["7", "12%", "512 MiB", "10 GiB", "A", "b", "-"]
+
+
+def test_common_aliases_work(control: Control, ostler: Ostler) -> None:
+    assert ostler("vm", "ls").stdout == ostler("vm", "list").stdout
+    assert "--yes" in ostler("vm", "rm", "--help").stdout
+    assert ostler("event", "rm").exit_code == 2
 
 
 def test_columns_share_what_there_is() -> None:

@@ -9,8 +9,8 @@ from ostler_control.cli import text, timetables
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import VOLUME
-from ostler_control.cli.options import limit_option, output_option, request_id_option
-from ostler_control.cli.output import View, print_changed, print_list
+from ostler_control.cli.options import limit_option, list_options, output_option, request_id_option
+from ostler_control.cli.output import Listing, View, print_changed, print_list
 
 INTERVALS = {
     "hourly": pb.SnapshotSchedule.HOURLY,
@@ -85,9 +85,9 @@ def create(app: App, volume: str, interval: str | None, at: str, keep: int, requ
 @schedule.command("list")
 @click.option("--volume", type=VOLUME, default="", help="Only those of this volume.")
 @limit_option()
-@output_option
+@list_options
 @pass_app
-def list_(app: App, volume: str, limit: int | None, output: str) -> None:
+def list_(app: App, volume: str, limit: int | None, listing: Listing) -> None:
     """Lists schedules, with what went wrong at the last run.
 
     \b
@@ -95,7 +95,7 @@ def list_(app: App, volume: str, limit: int | None, output: str) -> None:
       ostler snapshot schedule list --volume data-1
     """
     request = pb.ListSnapshotSchedulesRequest(volume=volume)
-    print_list(VIEW, pages(app.client.snapshots.ListSnapshotSchedules, request, lambda a: a.schedules, limit), output)
+    print_list(VIEW, pages(app.client.snapshots.ListSnapshotSchedules, request, lambda a: a.schedules, limit), listing)
 
 
 @schedule.command("delete")

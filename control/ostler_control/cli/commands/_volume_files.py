@@ -14,10 +14,10 @@ from ostler_common.errors import InternalError
 
 from ostler_control.cli import passphrases, text, transfers
 from ostler_control.cli.app import App, pass_app
+from ostler_control.cli.commands._volume_view import VIEW
 from ostler_control.cli.finish import finish
 from ostler_control.cli.names import ACCOUNT, DISK_OFFERING, POOL, VOLUME
-from ostler_control.cli.options import How, operation_options
-from ostler_control.cli.output import View
+from ostler_control.cli.options import CallOptions, operation_options
 from ostler_control.cli.transfers import Receiver
 
 
@@ -98,61 +98,57 @@ def _parts(
         advance(len(data))
 
 
-def add_to(group: click.Group, view: View[pb.Volume]) -> None:
-    """Adds the commands; view: how they print a volume."""
-    group.add_command(download)
+@click.command("upload")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False, readable=True))
+@click.argument("name")
+@click.option("--offering", type=DISK_OFFERING, required=True, help="Disk offering; it decides about encryption.")
+@passphrases.passphrase_file_option("Passphrase that opens an encrypted file.  [default: you are asked]")
+@click.option(
+    "--format", "layout", type=click.Choice(["qcow2", "raw"]), help="File layout.  [default: found in the file]"
+)
+@click.option("--pool", type=POOL, default="", help="Pool.  [default: chosen]")
+@click.option("--account", type=ACCOUNT, default="", help="Owner.  [default: your account]")
+@operation_options(dry_run=False)
+@pass_app
+def upload(
+    app: App,
+    file: Path,
+    name: str,
+    offering: str,
+    passphrase_file: Path | None,
+    layout: str | None,
+    pool: str,
+    account: str,
+    call: CallOptions,
+) -> None:
+    """Makes volume NAME with the content of FILE.
 
-    @group.command("upload")
-    @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False, readable=True))
-    @click.argument("name")
-    @click.option("--offering", type=DISK_OFFERING, required=True, help="Disk offering; it decides about encryption.")
-    @passphrases.passphrase_file_option("Passphrase that opens an encrypted file.  [default: you are asked]")
-    @click.option(
-        "--format", "layout", type=click.Choice(["qcow2", "raw"]), help="File layout.  [default: found in the file]"
-    )
-    @click.option("--pool", type=POOL, default="", help="Pool.  [default: chosen]")
-    @click.option("--account", type=ACCOUNT, default="", help="Owner.  [default: your account]")
-    @operation_options(dry_run=False)
-    @pass_app
-    def upload(
-        app: App,
-        file: Path,
-        name: str,
-        offering: str,
-        passphrase_file: Path | None,
-        layout: str | None,
-        pool: str,
-        account: str,
-        how: How,
-    ) -> None:
-        """Makes volume NAME with the content of FILE.
+    FILE is qcow2 without a backing file, or raw; it may be LUKS-encrypted (qcow2, or a LUKS1 container as raw), and
+    then needs its passphrase and an offering that encrypts. The volume gets a key of its own: FILE's passphrase is
+    destroyed when it is made. An upload that breaks off, or a passphrase that does not open FILE, leaves nothing.
 
-        FILE is qcow2 without a backing file, or raw; it may be LUKS-encrypted (qcow2, or a LUKS1 container as raw), and
-        then needs its passphrase and an offering that encrypts. The volume gets a key of its own: FILE's passphrase is
-        destroyed when it is made. An upload that breaks off, or a passphrase that does not open FILE, leaves nothing.
-
-        \b
-        Examples:
-          ostler volume upload data.qcow2 data-1 --offering secret --passphrase-file passphrase
-          ostler volume upload disk.img data-2 --offering plain
-        """
-        with file.open("rb") as source:
-            size_bytes = os.fstat(source.fileno()).st_size
-            found, encrypted = transfers.detect_format(source)
-            passphrase = passphrases.ask(passphrase_file, encrypted)
-            with transfers.progress(f"{name}: digest", size_bytes) as advance:
-                digest = transfers.digest(source, advance)
-            header = pb.UploadVolumeRequest.Header(
-                request_id=how.request_id,
-                name=name,
-                disk_offering=offering,
-                pool=pool,
-                account=account,
-                format=DiskFormat.Value(f"DISK_FORMAT_{(layout or found).upper()}"),
-                passphrase=passphrase.reveal() if passphrase else b"",
-                file_size_bytes=size_bytes,
-                sha256=digest,
-            )
-            with transfers.progress(f"{name}: upload", size_bytes) as advance:
-                operation = app.client.volumes.UploadVolume(_parts(header, source, advance))
-        finish(app, operation, view, pb.Volume(), how)
+    \b
+    Examples:
+      ostler volume upload data.qcow2 data-1 --offering secret --passphrase-file passphrase
+      ostler volume upload disk.img data-2 --offering plain
+    """
+    with file.open("rb") as source:
+        size_bytes = os.fstat(source.fileno()).st_size
+        found, encrypted = transfers.detect_format(source)
+        passphrase = passphrases.ask(passphrase_file, encrypted)
+        with transfers.progress(f"{name}: digest", size_bytes) as advance:
+            digest = transfers.digest(source, advance)
+        header = pb.UploadVolumeRequest.Header(
+            request_id=call.request_id,
+            name=name,
+            disk_offering=offering,
+            pool=pool,
+            account=account,
+            format=DiskFormat.Value(f"DISK_FORMAT_{(layout or found).upper()}"),
+            passphrase=passphrase.reveal() if passphrase else b"",
+            file_size_bytes=size_bytes,
+            sha256=digest,
+        )
+        with transfers.progress(f"{name}: upload", size_bytes) as advance:
+            operation = app.client.volumes.UploadVolume(_parts(header, source, advance))
+    finish(app, operation, VIEW, pb.Volume(), call)

@@ -9,8 +9,8 @@ from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import ACCOUNT
-from ostler_control.cli.options import confirm, limit_option, output_option, request_id_option, yes_option
-from ostler_control.cli.output import View, print_list, print_one
+from ostler_control.cli.options import confirm, limit_option, list_options, output_option, request_id_option, yes_option
+from ostler_control.cli.output import Listing, View, print_list, print_one
 
 VIEW = View[pb.Account](
     "account",
@@ -42,9 +42,9 @@ def create(app: App, name: str, request_id: str, output: str) -> None:
 
 @command.command("list")
 @limit_option()
-@output_option
+@list_options
 @pass_app
-def list_(app: App, limit: int | None, output: str) -> None:
+def list_(app: App, limit: int | None, listing: Listing) -> None:
     """Lists accounts.
 
     \b
@@ -52,7 +52,7 @@ def list_(app: App, limit: int | None, output: str) -> None:
       ostler account list
     """
     request = pb.ListAccountsRequest()
-    print_list(VIEW, pages(app.client.accounts.ListAccounts, request, lambda a: a.accounts, limit), output)
+    print_list(VIEW, pages(app.client.accounts.ListAccounts, request, lambda a: a.accounts, limit), listing)
 
 
 @command.command("show")

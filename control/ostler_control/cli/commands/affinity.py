@@ -13,8 +13,8 @@ from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import ACCOUNT, AFFINITY_GROUP, VM
-from ostler_control.cli.options import confirm, limit_option, output_option, request_id_option, yes_option
-from ostler_control.cli.output import Section, View, print_list, print_one
+from ostler_control.cli.options import confirm, limit_option, list_options, output_option, request_id_option, yes_option
+from ostler_control.cli.output import Listing, Section, View, print_list, print_one
 
 KINDS = {"affinity": pb.AffinityGroup.AFFINITY, "anti-affinity": pb.AffinityGroup.ANTI_AFFINITY}
 
@@ -68,9 +68,9 @@ def create(app: App, name: str, kind: str, preferred: bool, account: str, reques
 
 @command.command("list")
 @limit_option()
-@output_option
+@list_options
 @pass_app
-def list_(app: App, limit: int | None, output: str) -> None:
+def list_(app: App, limit: int | None, listing: Listing) -> None:
     """Lists groups.
 
     \b
@@ -79,7 +79,7 @@ def list_(app: App, limit: int | None, output: str) -> None:
     """
     request = pb.ListAffinityGroupsRequest()
     rows = pages(app.client.affinity.ListAffinityGroups, request, lambda a: a.affinity_groups, limit)
-    print_list(VIEW, rows, output)
+    print_list(VIEW, rows, listing)
 
 
 @command.command("show")

@@ -12,8 +12,8 @@ from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import CLUSTER, HYPERVISOR_TYPE, ZONE
-from ostler_control.cli.options import confirm, limit_option, output_option, request_id_option, yes_option
-from ostler_control.cli.output import View, print_list, print_one
+from ostler_control.cli.options import confirm, limit_option, list_options, output_option, request_id_option, yes_option
+from ostler_control.cli.output import Listing, View, print_list, print_one
 
 VIEW = View[pb.Cluster](
     "cluster",
@@ -80,9 +80,9 @@ def create(
 @command.command("list")
 @click.option("--zone", type=ZONE, default="", help="Only those of this zone.")
 @limit_option()
-@output_option
+@list_options
 @pass_app
-def list_(app: App, zone: str, limit: int | None, output: str) -> None:
+def list_(app: App, zone: str, limit: int | None, listing: Listing) -> None:
     """Lists clusters.
 
     \b
@@ -90,7 +90,7 @@ def list_(app: App, zone: str, limit: int | None, output: str) -> None:
       ostler cluster list --zone berlin
     """
     request = pb.ListClustersRequest(zone=zone)
-    print_list(VIEW, pages(app.client.clusters.ListClusters, request, lambda a: a.clusters, limit), output)
+    print_list(VIEW, pages(app.client.clusters.ListClusters, request, lambda a: a.clusters, limit), listing)
 
 
 @command.command("show")

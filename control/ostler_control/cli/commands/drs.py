@@ -17,8 +17,15 @@ from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.following import follow_plan
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import CLUSTER, PLAN
-from ostler_control.cli.options import How, limit_option, operation_options, output_option, request_id_option
-from ostler_control.cli.output import print_data, print_list
+from ostler_control.cli.options import (
+    CallOptions,
+    limit_option,
+    list_options,
+    operation_options,
+    output_option,
+    request_id_option,
+)
+from ostler_control.cli.output import Listing, print_data, print_list
 from ostler_control.cli.text import printable
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -213,7 +220,7 @@ def _show(plan: pb.DrsPlan, output: str, cpu: bool, why: bool, svg: Path | None)
 @click.option("--move", "moves", multiple=True, metavar="VM=HOST", help="Instead of a plan: this move; repeat.")
 @operation_options()
 @pass_app
-def execute(app: App, plan: str, cluster: str, moves: tuple[str, ...], how: How) -> None:
+def execute(app: App, plan: str, cluster: str, moves: tuple[str, ...], call: CallOptions) -> None:
     """Carries out PLAN, or the moves given with --move.
 
     Each move is checked against the present before it begins; what does not fit any more is skipped, and says why.
@@ -226,14 +233,14 @@ def execute(app: App, plan: str, cluster: str, moves: tuple[str, ...], how: How)
     if bool(plan) == bool(moves) or bool(moves) != bool(cluster):
         raise click.UsageError("name a plan, or --cluster and one --move VM=HOST for each VM")
     if plan:
-        request = pb.ExecutePlanRequest(request_id=how.request_id, plan=plan, validate_only=how.dry_run)
+        request = pb.ExecutePlanRequest(request_id=call.request_id, plan=plan, validate_only=call.dry_run)
         operation = app.client.drs.ExecutePlan(request)
     else:
         chosen = pb.ExecuteMappingRequest(
-            request_id=how.request_id, cluster=cluster, moves=map(_pair, moves), validate_only=how.dry_run
+            request_id=call.request_id, cluster=cluster, moves=map(_pair, moves), validate_only=call.dry_run
         )
         operation = app.client.drs.ExecuteMapping(chosen)
-    follow_plan(app, operation, how)
+    follow_plan(app, operation, call)
 
 
 def _pair(move: str) -> pb.ExecuteMappingRequest.Move:
@@ -247,9 +254,9 @@ def _pair(move: str) -> pb.ExecuteMappingRequest.Move:
 @click.option("--cluster", type=CLUSTER, default="", help="Only those of this cluster.")
 @click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
 @limit_option(100)
-@output_option
+@list_options
 @pass_app
-def list_(app: App, cluster: str, state: str | None, limit: int | None, output: str) -> None:
+def list_(app: App, cluster: str, state: str | None, limit: int | None, listing: Listing) -> None:
     """Lists plans, the newest first.
 
     \b
@@ -258,7 +265,7 @@ def list_(app: App, cluster: str, state: str | None, limit: int | None, output: 
     """
     number = pb.DrsPlan.State.Value((state or "state_unspecified").upper().replace("-", "_"))
     request = pb.ListPlansRequest(cluster=cluster, state=number)
-    print_list(plans.VIEW, pages(app.client.drs.ListPlans, request, lambda a: a.plans, limit), output)
+    print_list(plans.VIEW, pages(app.client.drs.ListPlans, request, lambda a: a.plans, limit), listing)
 
 
 @command.command("show")
@@ -291,7 +298,7 @@ def cancel(app: App, plan: str, output: str) -> None:
     """
     found = app.client.drs.CancelPlan(pb.CancelPlanRequest(plan=plan))
     if output == "table":
-        print_list(plans.VIEW, [found], output)
+        print_list(plans.VIEW, [found], Listing(output))
     else:
         plans.print_plan(found, output)
 

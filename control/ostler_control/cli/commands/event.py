@@ -12,8 +12,8 @@ from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.objects import object_id, object_options
-from ostler_control.cli.options import DURATION, limit_option, output_option
-from ostler_control.cli.output import View, print_list
+from ostler_control.cli.options import DURATION, limit_option, list_options
+from ostler_control.cli.output import Listing, View, print_list
 
 VIEW = View[pb.Event](
     "event",
@@ -39,7 +39,7 @@ def command() -> None:
 @click.option("--type", "type_", default="", help="Only of this type, or of those below it: vm, vm.migrate.")
 @click.option("--since", type=DURATION, help="Only those younger than this, e.g. 2h.")
 @limit_option(100)
-@output_option
+@list_options
 @pass_app
 def list_(
     app: App,
@@ -50,7 +50,7 @@ def list_(
     type_: str,
     since: int | None,
     limit: int,
-    output: str,
+    listing: Listing,
 ) -> None:
     """Lists events, newest first.
 
@@ -64,4 +64,4 @@ def list_(
         start = Timestamp()
         start.FromDatetime(datetime.now(UTC) - timedelta(seconds=since))
         request.start_time.CopyFrom(start)
-    print_list(VIEW, pages(app.client.events.ListEvents, request, lambda a: a.events, limit), output)
+    print_list(VIEW, pages(app.client.events.ListEvents, request, lambda a: a.events, limit), listing)

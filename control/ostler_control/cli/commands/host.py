@@ -16,14 +16,15 @@ from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import CLUSTER, HOST
 from ostler_control.cli.options import (
     DURATION,
-    How,
+    CallOptions,
     confirm,
     limit_option,
+    list_options,
     operation_options,
     output_option,
     yes_option,
 )
-from ostler_control.cli.output import Section, View, print_changed, print_data, print_list, print_one
+from ostler_control.cli.output import Listing, Section, View, print_changed, print_data, print_list, print_one
 
 
 def _load(host: pb.Host) -> str:
@@ -134,9 +135,11 @@ def token(app: App, cluster: str, ttl: int, host: str, output: str) -> None:
 @click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
 @click.option("--encryption/--no-encryption", default=None, help="Only those that have, or lack, volume encryption.")
 @limit_option()
-@output_option
+@list_options
 @pass_app
-def list_(app: App, cluster: str, state: str | None, encryption: bool | None, limit: int | None, output: str) -> None:
+def list_(
+    app: App, cluster: str, state: str | None, encryption: bool | None, limit: int | None, listing: Listing
+) -> None:
     """Lists hosts. CPUS and MEMORY are what VMs were given of what is there.
 
     \b
@@ -146,7 +149,7 @@ def list_(app: App, cluster: str, state: str | None, encryption: bool | None, li
     request = pb.ListHostsRequest(
         cluster=cluster, state=pb.Host.State.Value((state or "state_unspecified").upper()), encryption=encryption
     )
-    print_list(VIEW, pages(app.client.hosts.ListHosts, request, lambda a: a.hosts, limit), output)
+    print_list(VIEW, pages(app.client.hosts.ListHosts, request, lambda a: a.hosts, limit), listing)
 
 
 @command.command("show")
@@ -240,7 +243,7 @@ def maintenance() -> None:
 @click.option("--evacuate/--stay", default=True, help="Move its VMs to other hosts (default), or leave them there.")
 @operation_options(dry_run=False)
 @pass_app
-def enter(app: App, host: str, reason: str, evacuate: bool, how: How) -> None:
+def enter(app: App, host: str, reason: str, evacuate: bool, call: CallOptions) -> None:
     """Takes a host out of placement and moves its VMs away.
 
     What cannot move stays, and is told with the reason; move or stop it, then run this again.
@@ -251,16 +254,16 @@ def enter(app: App, host: str, reason: str, evacuate: bool, how: How) -> None:
     """
     entered = app.client.hosts.EnterMaintenance(pb.EnterMaintenanceRequest(host=host, reason=reason))
     if not evacuate:
-        print_one(VIEW, entered, how.output)
+        print_one(VIEW, entered, call.output)
         return
     from ostler.control.v1.drs_pb2 import EvacuateHostRequest
 
     from ostler_control.cli.following import follow_plan
 
-    if how.output == "table":
+    if call.output == "table":
         click.echo(f"host {entered.name} is in maintenance", err=True)
-    operation = app.client.drs.EvacuateHost(EvacuateHostRequest(request_id=how.request_id, host=entered.id))
-    follow_plan(app, operation, how)
+    operation = app.client.drs.EvacuateHost(EvacuateHostRequest(request_id=call.request_id, host=entered.id))
+    follow_plan(app, operation, call)
 
 
 @maintenance.command("leave")
@@ -272,7 +275,7 @@ def enter(app: App, host: str, reason: str, evacuate: bool, how: How) -> None:
 )
 @operation_options(dry_run=False)
 @pass_app
-def leave(app: App, host: str, bring_back: bool | None, how: How) -> None:
+def leave(app: App, host: str, bring_back: bool | None, call: CallOptions) -> None:
     """Puts a host back into placement. Offers to bring its VMs back.
 
     \b
@@ -282,7 +285,7 @@ def leave(app: App, host: str, bring_back: bool | None, how: How) -> None:
     left = app.client.hosts.LeaveMaintenance(pb.LeaveMaintenanceRequest(host=host))
     plan = _way_back(app, left) if bring_back is not False else None
     if plan is None:
-        print_one(VIEW, left, how.output)
+        print_one(VIEW, left, call.output)
         return
     from ostler.control.v1.drs_pb2 import ExecutePlanRequest
 
@@ -290,14 +293,14 @@ def leave(app: App, host: str, bring_back: bool | None, how: How) -> None:
     from ostler_control.cli.following import follow_plan
 
     if bring_back is None:
-        if how.output != "table":
-            print_one(VIEW, left, how.output)
+        if call.output != "table":
+            print_one(VIEW, left, call.output)
             return
-        plans.print_plan(plan, how.output)
+        plans.print_plan(plan, call.output)
         if not sys.stdin.isatty() or not click.confirm("\nBring them back?", err=True):
             click.echo(f"to bring them back: ostler drs execute {plan.name}", err=True)
             return
-    follow_plan(app, app.client.drs.ExecutePlan(ExecutePlanRequest(request_id=how.request_id, plan=plan.id)), how)
+    follow_plan(app, app.client.drs.ExecutePlan(ExecutePlanRequest(request_id=call.request_id, plan=plan.id)), call)
 
 
 def _way_back(app: App, host: pb.Host) -> Any | None:

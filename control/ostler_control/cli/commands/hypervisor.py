@@ -12,8 +12,8 @@ from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import HYPERVISOR_TYPE
-from ostler_control.cli.options import limit_option, output_option
-from ostler_control.cli.output import Section, View, print_list, print_one
+from ostler_control.cli.options import limit_option, list_options, output_option
+from ostler_control.cli.output import Listing, Section, View, print_list, print_one
 
 
 def _formats(row: pb.HypervisorType) -> list[str]:
@@ -48,9 +48,9 @@ def command() -> None:
 
 @command.command("list")
 @limit_option()
-@output_option
+@list_options
 @pass_app
-def list_(app: App, limit: int | None, output: str) -> None:
+def list_(app: App, limit: int | None, listing: Listing) -> None:
     """Lists the types that hosts have reported, and the custom one.
 
     \b
@@ -59,7 +59,7 @@ def list_(app: App, limit: int | None, output: str) -> None:
     """
     request = pb.ListHypervisorTypesRequest()
     found = pages(app.client.hypervisors.ListHypervisorTypes, request, lambda a: a.hypervisor_types, limit)
-    print_list(VIEW, found, output)
+    print_list(VIEW, found, listing)
 
 
 @command.command("show")

@@ -13,8 +13,16 @@ from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.finish import finish
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import KEY
-from ostler_control.cli.options import How, confirm, limit_option, operation_options, output_option, yes_option
-from ostler_control.cli.output import View, print_data, print_list
+from ostler_control.cli.options import (
+    CallOptions,
+    confirm,
+    limit_option,
+    list_options,
+    operation_options,
+    output_option,
+    yes_option,
+)
+from ostler_control.cli.output import Listing, View, print_data, print_list
 
 VIEW = View[pb.Key](
     "key",
@@ -45,22 +53,22 @@ def command() -> None:
 
 @command.command("list")
 @limit_option()
-@output_option
+@list_options
 @pass_app
-def list_(app: App, limit: int | None, output: str) -> None:
+def list_(app: App, limit: int | None, listing: Listing) -> None:
     """Lists the key's versions, and how much is sealed under each.
 
     \b
     Example:
       ostler key list
     """
-    print_list(VIEW, pages(app.client.keys.ListKeys, pb.ListKeysRequest(), lambda a: a.keys, limit), output)
+    print_list(VIEW, pages(app.client.keys.ListKeys, pb.ListKeysRequest(), lambda a: a.keys, limit), listing)
 
 
 @command.command("rotate")
 @operation_options()
 @pass_app
-def rotate(app: App, how: How) -> None:
+def rotate(app: App, call: CallOptions) -> None:
     """Makes a new version and seals every passphrase under it.
 
     Volumes are not touched, and open all the while; `ostler volume rekey` gives a volume a new passphrase. Old versions
@@ -70,8 +78,8 @@ def rotate(app: App, how: How) -> None:
     Example:
       ostler key rotate
     """
-    request = pb.RotateKeyRequest(request_id=how.request_id, validate_only=how.dry_run)
-    finish(app, app.client.keys.RotateKey(request), VIEW, pb.Key(), how)
+    request = pb.RotateKeyRequest(request_id=call.request_id, validate_only=call.dry_run)
+    finish(app, app.client.keys.RotateKey(request), VIEW, pb.Key(), call)
 
 
 @command.command("delete")
@@ -79,17 +87,17 @@ def rotate(app: App, how: How) -> None:
 @yes_option
 @operation_options()
 @pass_app
-def delete(app: App, version: str, yes: bool, how: How) -> None:
+def delete(app: App, version: str, yes: bool, call: CallOptions) -> None:
     """Deletes a version that nothing is sealed under any more.
 
     \b
     Example:
       ostler key delete file:9f86d081884c7d65 --yes
     """
-    if not how.dry_run:
+    if not call.dry_run:
         confirm(f"Delete key {version}? Backups of the database that need it will not open any volume.", yes)
-    request = pb.DeleteKeyRequest(request_id=how.request_id, key=version, validate_only=how.dry_run)
-    finish(app, app.client.keys.DeleteKey(request), VIEW, pb.Key(), how, gone=True)
+    request = pb.DeleteKeyRequest(request_id=call.request_id, key=version, validate_only=call.dry_run)
+    finish(app, app.client.keys.DeleteKey(request), VIEW, pb.Key(), call, gone=True)
 
 
 @command.command("backup")
@@ -153,7 +161,7 @@ def verify(app: App, file: Path | None, output: str) -> None:
         print_data(to_plain(answer), output)
     else:
         if answer.failures or output == "name":
-            print_list(FAILURES, answer.failures, output)
+            print_list(FAILURES, answer.failures, Listing(output))
         click.echo(f"{answer.opened} of {answer.passphrases} passphrases open", err=True)
     if answer.failures:
         raise SystemExit(1)

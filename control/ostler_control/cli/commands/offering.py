@@ -14,8 +14,16 @@ from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.failure import ostler_error
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import DISK_OFFERING, SERVICE_OFFERING
-from ostler_control.cli.options import SIZE, confirm, limit_option, output_option, request_id_option, yes_option
-from ostler_control.cli.output import View, print_list, print_one
+from ostler_control.cli.options import (
+    SIZE,
+    confirm,
+    limit_option,
+    list_options,
+    output_option,
+    request_id_option,
+    yes_option,
+)
+from ostler_control.cli.output import Listing, View, print_list, print_one
 
 Offering = pb.ServiceOffering | pb.DiskOffering
 
@@ -131,9 +139,9 @@ def create_disk(
 @service_or_disk
 @click.option("--encrypted/--plain", default=None, help="Only those that encrypt, or do not.")
 @limit_option()
-@output_option
+@list_options
 @pass_app
-def list_(app: App, service: bool | None, encrypted: bool | None, limit: int | None, output: str) -> None:
+def list_(app: App, service: bool | None, encrypted: bool | None, limit: int | None, listing: Listing) -> None:
     """Lists offerings of both kinds.
 
     \b
@@ -148,7 +156,7 @@ def list_(app: App, service: bool | None, encrypted: bool | None, limit: int | N
     if service is not True:
         disks = pb.ListDiskOfferingsRequest(encrypt=encrypted)
         found += pages(offerings.ListDiskOfferings, disks, lambda a: a.disk_offerings, limit)
-    print_list(VIEW, found[:limit], output)
+    print_list(VIEW, found[:limit], listing)
 
 
 def _find(app: App, name: str, service: bool | None) -> Offering:

@@ -14,8 +14,8 @@ from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.objects import object_id, object_options
-from ostler_control.cli.options import limit_option, output_option
-from ostler_control.cli.output import View, print_list, print_one
+from ostler_control.cli.options import limit_option, list_options, output_option
+from ostler_control.cli.output import Listing, View, print_list, print_one
 
 # So that `plain` knows what operations answer with.
 ANSWERS: tuple[type[Message], ...] = (vm_pb2.Vm, volume_pb2.Volume)
@@ -85,7 +85,7 @@ def command() -> None:
 @object_options
 @click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
 @limit_option(100)
-@output_option
+@list_options
 @pass_app
 def list_(
     app: App,
@@ -95,7 +95,7 @@ def list_(
     resource: str,
     state: str | None,
     limit: int,
-    output: str,
+    listing: Listing,
 ) -> None:
     """Lists operations, newest first.
 
@@ -107,7 +107,7 @@ def list_(
     of = object_id(app, host, vm, volume, resource)
     terms = [f"resource={of}" if of else "", f"state={state.upper()}" if state else ""]
     request = lro.ListOperationsRequest(filter=" AND ".join(term for term in terms if term))
-    print_list(VIEW, pages(app.client.operations.ListOperations, request, lambda a: a.operations, limit), output)
+    print_list(VIEW, pages(app.client.operations.ListOperations, request, lambda a: a.operations, limit), listing)
 
 
 @command.command("show")

@@ -17,11 +17,12 @@ from ostler_control.cli.options import (
     confirm,
     dry_run_option,
     limit_option,
+    list_options,
     output_option,
     request_id_option,
     yes_option,
 )
-from ostler_control.cli.output import Section, View, print_list, print_one
+from ostler_control.cli.output import Listing, Section, View, print_list, print_one
 
 
 def _hosts(pool: pb.Pool) -> Sequence[Sequence[str]]:
@@ -195,9 +196,9 @@ def set_password(app: App, pool: str, password_file: Path | None) -> None:
 @command.command("list")
 @click.option("--host", type=HOST, default="", help="Only those that this host reaches.")
 @limit_option()
-@output_option
+@list_options
 @pass_app
-def list_(app: App, host: str, limit: int | None, output: str) -> None:
+def list_(app: App, host: str, limit: int | None, listing: Listing) -> None:
     """Lists pools. VOLUMES is the sum of the sizes of the volumes in it; thin ones take less.
 
     \b
@@ -205,7 +206,7 @@ def list_(app: App, host: str, limit: int | None, output: str) -> None:
       ostler pool list --host h1
     """
     request = pb.ListPoolsRequest(host=host)
-    print_list(VIEW, pages(app.client.pools.ListPools, request, lambda a: a.pools, limit), output)
+    print_list(VIEW, pages(app.client.pools.ListPools, request, lambda a: a.pools, limit), listing)
 
 
 @command.command("show")

@@ -8,8 +8,8 @@ from ostler.control.v1 import setting_pb2 as pb
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import CLUSTER, SETTING
-from ostler_control.cli.options import limit_option, output_option
-from ostler_control.cli.output import View, print_list, print_one
+from ostler_control.cli.options import limit_option, list_options, output_option
+from ostler_control.cli.output import Listing, View, print_list, print_one
 
 
 def _origin(setting: pb.Setting) -> str:
@@ -43,9 +43,9 @@ def command() -> None:
 @command.command("list")
 @cluster_option
 @limit_option()
-@output_option
+@list_options
 @pass_app
-def list_(app: App, cluster: str, limit: int | None, output: str) -> None:
+def list_(app: App, cluster: str, limit: int | None, listing: Listing) -> None:
     """Lists settings with the values in force.
 
     \b
@@ -53,7 +53,7 @@ def list_(app: App, cluster: str, limit: int | None, output: str) -> None:
       ostler setting list --cluster web
     """
     request = pb.ListSettingsRequest(cluster=cluster)
-    print_list(VIEW, pages(app.client.settings.ListSettings, request, lambda a: a.settings, limit), output)
+    print_list(VIEW, pages(app.client.settings.ListSettings, request, lambda a: a.settings, limit), listing)
 
 
 @command.command("show")

@@ -10,12 +10,20 @@ from ostler.types.v1.volume_pb2 import ENCRYPT_FORMAT_LUKS
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.commands._snapshot_schedule import schedule
-from ostler_control.cli.commands.volume import VIEW as VOLUME_VIEW
+from ostler_control.cli.commands._volume_view import VIEW as VOLUME_VIEW
 from ostler_control.cli.finish import finish
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import ACCOUNT, POOL, SNAPSHOT, VOLUME
-from ostler_control.cli.options import How, confirm, limit_option, operation_options, output_option, yes_option
-from ostler_control.cli.output import View, print_list, print_one
+from ostler_control.cli.options import (
+    CallOptions,
+    confirm,
+    limit_option,
+    list_options,
+    operation_options,
+    output_option,
+    yes_option,
+)
+from ostler_control.cli.output import Listing, View, print_list, print_one
 
 VIEW = View[pb.Snapshot](
     "snapshot",
@@ -52,7 +60,7 @@ def command() -> None:
 @click.option("--pool", type=POOL, default="", help="Pool to hold it.  [default: the volume's]")
 @operation_options()
 @pass_app
-def create(app: App, volume: str, name: str, pool: str, how: How) -> None:
+def create(app: App, volume: str, name: str, pool: str, call: CallOptions) -> None:
     """Takes a snapshot of a volume, also while its VM runs.
 
     It is a whole copy of one moment, as a power cut would leave it. Of an encrypted volume it is encrypted too, under a
@@ -63,18 +71,18 @@ def create(app: App, volume: str, name: str, pool: str, how: How) -> None:
       ostler snapshot create data-1 --name before-upgrade
     """
     request = pb.CreateSnapshotRequest(
-        request_id=how.request_id, volume=volume, name=name, pool=pool, validate_only=how.dry_run
+        request_id=call.request_id, volume=volume, name=name, pool=pool, validate_only=call.dry_run
     )
-    finish(app, app.client.snapshots.CreateSnapshot(request), VIEW, pb.Snapshot(), how)
+    finish(app, app.client.snapshots.CreateSnapshot(request), VIEW, pb.Snapshot(), call)
 
 
 @command.command("list")
 @click.option("--volume", type=VOLUME, default="", help="Only those of this volume; of one that is gone: its id.")
 @click.option("--account", type=ACCOUNT, default="", help="Only those of this account.")
 @limit_option()
-@output_option
+@list_options
 @pass_app
-def list_(app: App, volume: str, account: str, limit: int | None, output: str) -> None:
+def list_(app: App, volume: str, account: str, limit: int | None, listing: Listing) -> None:
     """Lists snapshots, the newest first.
 
     \b
@@ -82,7 +90,7 @@ def list_(app: App, volume: str, account: str, limit: int | None, output: str) -
       ostler snapshot list --volume data-1
     """
     request = pb.ListSnapshotsRequest(volume=volume, account=account)
-    print_list(VIEW, pages(app.client.snapshots.ListSnapshots, request, lambda a: a.snapshots, limit), output)
+    print_list(VIEW, pages(app.client.snapshots.ListSnapshots, request, lambda a: a.snapshots, limit), listing)
 
 
 @command.command("show")
@@ -104,7 +112,7 @@ def show(app: App, snapshot: str, output: str) -> None:
 @yes_option
 @operation_options()
 @pass_app
-def revert(app: App, snapshot: str, yes: bool, how: How) -> None:
+def revert(app: App, snapshot: str, yes: bool, call: CallOptions) -> None:
     """Gives a volume whose VM is stopped its old content again.
 
     What was written since is lost (take a snapshot first if in doubt). The volume gets the snapshot's size too: one
@@ -115,10 +123,10 @@ def revert(app: App, snapshot: str, yes: bool, how: How) -> None:
     Example:
       ostler snapshot revert before-upgrade --yes
     """
-    if not how.dry_run:
+    if not call.dry_run:
         confirm(f"Go back to snapshot {snapshot}, and lose what was written to its volume since?", yes)
-    request = pb.RevertVolumeRequest(request_id=how.request_id, snapshot=snapshot, validate_only=how.dry_run)
-    finish(app, app.client.snapshots.RevertVolume(request), VOLUME_VIEW, volume_pb2.Volume(), how)
+    request = pb.RevertVolumeRequest(request_id=call.request_id, snapshot=snapshot, validate_only=call.dry_run)
+    finish(app, app.client.snapshots.RevertVolume(request), VOLUME_VIEW, volume_pb2.Volume(), call)
 
 
 @command.command("delete")
@@ -126,17 +134,17 @@ def revert(app: App, snapshot: str, yes: bool, how: How) -> None:
 @yes_option
 @operation_options()
 @pass_app
-def delete(app: App, snapshot: str, yes: bool, how: How) -> None:
+def delete(app: App, snapshot: str, yes: bool, call: CallOptions) -> None:
     """Deletes a snapshot; an encrypted one's key is destroyed too. The volume is not touched.
 
     \b
     Example:
       ostler snapshot delete before-upgrade --yes
     """
-    if not how.dry_run:
+    if not call.dry_run:
         confirm(f"Delete snapshot {snapshot} and everything in it?", yes)
-    request = pb.DeleteSnapshotRequest(request_id=how.request_id, snapshot=snapshot, validate_only=how.dry_run)
-    finish(app, app.client.snapshots.DeleteSnapshot(request), VIEW, pb.Snapshot(), how, gone=True)
+    request = pb.DeleteSnapshotRequest(request_id=call.request_id, snapshot=snapshot, validate_only=call.dry_run)
+    finish(app, app.client.snapshots.DeleteSnapshot(request), VIEW, pb.Snapshot(), call, gone=True)
 
 
 command.add_command(schedule)

@@ -17,15 +17,16 @@ from ostler_control.cli.finish import finish
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import HYPERVISOR_TYPE, SNAPSHOT, TEMPLATE, VOLUME
 from ostler_control.cli.options import (
-    How,
+    CallOptions,
     confirm,
     limit_option,
+    list_options,
     operation_options,
     output_option,
     request_id_option,
     yes_option,
 )
-from ostler_control.cli.output import View, print_list, print_one
+from ostler_control.cli.output import Listing, View, print_list, print_one
 
 VIEW = View[pb.Template](
     "template",
@@ -199,7 +200,7 @@ def create(
     firmware: str,
     passphrase_file: Path | None,
     decrypt: bool,
-    how: How,
+    call: CallOptions,
 ) -> None:
     """Makes a template of a volume or of a snapshot.
 
@@ -215,23 +216,23 @@ def create(
     if bool(volume) == bool(snapshot):
         raise click.UsageError("give either --volume or --snapshot")
     request = pb.CreateTemplateRequest(
-        request_id=how.request_id,
+        request_id=call.request_id,
         name=name,
         volume=volume,
         snapshot=snapshot,
         firmware=vm_pb2.Firmware.Value(f"FIRMWARE_{firmware.upper()}"),
-        validate_only=how.dry_run,
+        validate_only=call.dry_run,
     )
     encrypted = passphrases.is_encrypted(app.client, volume, snapshot)
     passphrases.say(request.encryption, passphrase_file, decrypt, encrypted)
-    finish(app, app.client.templates.CreateTemplate(request), VIEW, pb.Template(), how)
+    finish(app, app.client.templates.CreateTemplate(request), VIEW, pb.Template(), call)
 
 
 @command.command("list")
 @limit_option()
-@output_option
+@list_options
 @pass_app
-def list_(app: App, limit: int | None, output: str) -> None:
+def list_(app: App, limit: int | None, listing: Listing) -> None:
     """Lists templates. DISK is the size of the disk that it makes, FILE that of its file.
 
     \b
@@ -239,7 +240,7 @@ def list_(app: App, limit: int | None, output: str) -> None:
       ostler template list
     """
     request = pb.ListTemplatesRequest()
-    print_list(VIEW, pages(app.client.templates.ListTemplates, request, lambda a: a.templates, limit), output)
+    print_list(VIEW, pages(app.client.templates.ListTemplates, request, lambda a: a.templates, limit), listing)
 
 
 @command.command("show")

@@ -12,8 +12,8 @@ from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import ACCOUNT, USER
-from ostler_control.cli.options import confirm, limit_option, output_option, request_id_option, yes_option
-from ostler_control.cli.output import View, print_list, print_one
+from ostler_control.cli.options import confirm, limit_option, list_options, output_option, request_id_option, yes_option
+from ostler_control.cli.output import Listing, View, print_list, print_one
 
 VIEW = View[pb.User](
     "user",
@@ -87,16 +87,16 @@ def create(app: App, name: str, role: str, account: str, directory: Path | None,
 
 @command.command("list")
 @limit_option()
-@output_option
+@list_options
 @pass_app
-def list_(app: App, limit: int | None, output: str) -> None:
+def list_(app: App, limit: int | None, listing: Listing) -> None:
     """Lists users.
 
     \b
     Example:
       ostler user list
     """
-    print_list(VIEW, pages(app.client.users.ListUsers, pb.ListUsersRequest(), lambda a: a.users, limit), output)
+    print_list(VIEW, pages(app.client.users.ListUsers, pb.ListUsersRequest(), lambda a: a.users, limit), listing)
 
 
 @command.command("show")

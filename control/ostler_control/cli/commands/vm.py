@@ -18,14 +18,15 @@ from ostler_control.cli.names import ACCOUNT, AFFINITY_GROUP, CLUSTER, HOST, POO
 from ostler_control.cli.options import (
     DURATION,
     SIZE,
-    How,
+    CallOptions,
     confirm,
     limit_option,
+    list_options,
     operation_options,
     output_option,
     yes_option,
 )
-from ostler_control.cli.output import Section, View, print_list, print_one
+from ostler_control.cli.output import Listing, Section, View, print_list, print_one
 
 
 def _volumes(vm: pb.Vm) -> Sequence[Sequence[str]]:
@@ -135,7 +136,7 @@ def create(
     pool: str,
     groups: tuple[str, ...],
     stopped: bool,
-    how: How,
+    call: CallOptions,
 ) -> None:
     """Makes a VM from a template and starts it.
 
@@ -146,7 +147,7 @@ def create(
       ostler vm create web-1 --template debian-13 --offering small --nic br0
     """
     request = pb.CreateVmRequest(
-        request_id=how.request_id,
+        request_id=call.request_id,
         name=name,
         template=template,
         service_offering=offering,
@@ -158,10 +159,10 @@ def create(
         pool=pool,
         nics=nics,
         stopped=stopped,
-        validate_only=how.dry_run,
+        validate_only=call.dry_run,
         affinity_groups=groups,
     )
-    finish(app, app.client.vms.CreateVm(request), VIEW, pb.Vm(), how)
+    finish(app, app.client.vms.CreateVm(request), VIEW, pb.Vm(), call)
 
 
 @command.command("list")
@@ -169,9 +170,9 @@ def create(
 @click.option("--host", type=HOST, default="", help="Only those on this host.")
 @click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
 @limit_option()
-@output_option
+@list_options
 @pass_app
-def list_(app: App, account: str, host: str, state: str | None, limit: int | None, output: str) -> None:
+def list_(app: App, account: str, host: str, state: str | None, limit: int | None, listing: Listing) -> None:
     """Lists VMs. ATTENTION says where Ostler and the hypervisor disagree.
 
     \b
@@ -181,7 +182,7 @@ def list_(app: App, account: str, host: str, state: str | None, limit: int | Non
     request = pb.ListVmsRequest(
         account=account, host=host, state=pb.Vm.State.Value((state or "state_unspecified").upper())
     )
-    print_list(VIEW, pages(app.client.vms.ListVms, request, lambda a: a.vms, limit), output)
+    print_list(VIEW, pages(app.client.vms.ListVms, request, lambda a: a.vms, limit), listing)
 
 
 @command.command("show")
@@ -227,15 +228,15 @@ def update(app: App, vm: str, drs: bool | None, groups: tuple[str, ...], none: b
 @click.option("--host", type=HOST, default="", help="Host to start on.  [default: its last one if it fits, or another]")
 @operation_options()
 @pass_app
-def start(app: App, vm: str, host: str, how: How) -> None:
+def start(app: App, vm: str, host: str, call: CallOptions) -> None:
     """Starts a stopped VM.
 
     \b
     Example:
       ostler vm start web-1
     """
-    request = pb.StartVmRequest(request_id=how.request_id, vm=vm, host=host, validate_only=how.dry_run)
-    finish(app, app.client.vms.StartVm(request), VIEW, pb.Vm(), how)
+    request = pb.StartVmRequest(request_id=call.request_id, vm=vm, host=host, validate_only=call.dry_run)
+    finish(app, app.client.vms.StartVm(request), VIEW, pb.Vm(), call)
 
 
 @command.command("stop")
@@ -246,7 +247,7 @@ def start(app: App, vm: str, host: str, how: How) -> None:
 @click.option("--force", is_flag=True, help="Pull the plug at once.")
 @operation_options()
 @pass_app
-def stop(app: App, vm: str, timeout: int, force: bool, how: How) -> None:
+def stop(app: App, vm: str, timeout: int, force: bool, call: CallOptions) -> None:
     """Stops a VM. The guest is asked to shut down; when it has not after the timeout, the plug is pulled.
 
     \b
@@ -254,9 +255,9 @@ def stop(app: App, vm: str, timeout: int, force: bool, how: How) -> None:
       ostler vm stop web-1 --timeout 2m
     """
     request = pb.StopVmRequest(
-        request_id=how.request_id, vm=vm, timeout_s=timeout, force=force, validate_only=how.dry_run
+        request_id=call.request_id, vm=vm, timeout_s=timeout, force=force, validate_only=call.dry_run
     )
-    finish(app, app.client.vms.StopVm(request), VIEW, pb.Vm(), how)
+    finish(app, app.client.vms.StopVm(request), VIEW, pb.Vm(), call)
 
 
 @command.command("reboot")
@@ -264,15 +265,15 @@ def stop(app: App, vm: str, timeout: int, force: bool, how: How) -> None:
 @click.option("--hard", is_flag=True, help="Reset at once.")
 @operation_options(dry_run=False)
 @pass_app
-def reboot(app: App, vm: str, hard: bool, how: How) -> None:
+def reboot(app: App, vm: str, hard: bool, call: CallOptions) -> None:
     """Reboots a running VM.
 
     \b
     Example:
       ostler vm reboot web-1
     """
-    request = pb.RebootVmRequest(request_id=how.request_id, vm=vm, hard=hard)
-    finish(app, app.client.vms.RebootVm(request), VIEW, pb.Vm(), how)
+    request = pb.RebootVmRequest(request_id=call.request_id, vm=vm, hard=hard)
+    finish(app, app.client.vms.RebootVm(request), VIEW, pb.Vm(), call)
 
 
 @command.command("migrate")
@@ -282,7 +283,7 @@ def reboot(app: App, vm: str, hard: bool, how: How) -> None:
 @click.option("--pool", type=POOL, default="", help="Pool for disks that are copied.  [default: chosen]")
 @operation_options()
 @pass_app
-def migrate(app: App, vm: str, host: str, with_storage: bool, pool: str, how: How) -> None:
+def migrate(app: App, vm: str, host: str, with_storage: bool, pool: str, call: CallOptions) -> None:
     """Moves a running VM to another host, live.
 
     \b
@@ -293,14 +294,14 @@ def migrate(app: App, vm: str, host: str, with_storage: bool, pool: str, how: Ho
     if pool and not with_storage:
         raise click.UsageError("--pool goes with --with-storage")
     request = pb.MigrateVmRequest(
-        request_id=how.request_id,
+        request_id=call.request_id,
         vm=vm,
         host=host,
         with_storage=with_storage,
         pool=pool,
-        validate_only=how.dry_run,
+        validate_only=call.dry_run,
     )
-    finish(app, app.client.vms.MigrateVm(request), VIEW, pb.Vm(), how)
+    finish(app, app.client.vms.MigrateVm(request), VIEW, pb.Vm(), call)
 
 
 @command.command("reinstall")
@@ -309,17 +310,17 @@ def migrate(app: App, vm: str, host: str, with_storage: bool, pool: str, how: Ho
 @yes_option
 @operation_options()
 @pass_app
-def reinstall(app: App, vm: str, template: str, yes: bool, how: How) -> None:
+def reinstall(app: App, vm: str, template: str, yes: bool, call: CallOptions) -> None:
     """Gives a stopped VM a new root disk. What is on the old one is gone, its key destroyed; data disks stay.
 
     \b
     Example:
       ostler vm reinstall web-1 --template debian-12 --yes
     """
-    if not how.dry_run:
+    if not call.dry_run:
         confirm(f"Reinstall VM {vm}, and delete everything on its root disk?", yes)
-    request = pb.ReinstallVmRequest(request_id=how.request_id, vm=vm, template=template, validate_only=how.dry_run)
-    finish(app, app.client.vms.ReinstallVm(request), VIEW, pb.Vm(), how)
+    request = pb.ReinstallVmRequest(request_id=call.request_id, vm=vm, template=template, validate_only=call.dry_run)
+    finish(app, app.client.vms.ReinstallVm(request), VIEW, pb.Vm(), call)
 
 
 @command.command("delete")
@@ -328,31 +329,31 @@ def reinstall(app: App, vm: str, template: str, yes: bool, how: How) -> None:
 @yes_option
 @operation_options()
 @pass_app
-def delete(app: App, vm: str, force: bool, yes: bool, how: How) -> None:
+def delete(app: App, vm: str, force: bool, yes: bool, call: CallOptions) -> None:
     """Deletes a VM and its root disk. Data volumes are detached and stay.
 
     \b
     Example:
       ostler vm delete web-1 --yes
     """
-    if not how.dry_run:
+    if not call.dry_run:
         confirm(f"Delete VM {vm} and its root disk?", yes)
-    request = pb.DeleteVmRequest(request_id=how.request_id, vm=vm, force=force, validate_only=how.dry_run)
-    finish(app, app.client.vms.DeleteVm(request), VIEW, pb.Vm(), how, gone=True)
+    request = pb.DeleteVmRequest(request_id=call.request_id, vm=vm, force=force, validate_only=call.dry_run)
+    finish(app, app.client.vms.DeleteVm(request), VIEW, pb.Vm(), call, gone=True)
 
 
 @command.command("hosts")
 @click.argument("vm", type=VM)
-@output_option
+@list_options
 @pass_app
-def hosts(app: App, vm: str, output: str) -> None:
+def hosts(app: App, vm: str, listing: Listing) -> None:
     """Explains which hosts could take a VM now. Best first, and why the others could not.
 
     \b
     Example:
       ostler vm hosts web-1
     """
-    print_list(CANDIDATES, app.client.vms.FindHosts(pb.FindHostsRequest(vm=vm)).candidates, output)
+    print_list(CANDIDATES, app.client.vms.FindHosts(pb.FindHostsRequest(vm=vm)).candidates, listing)
 
 
 @command.command("console")

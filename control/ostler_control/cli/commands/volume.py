@@ -4,59 +4,25 @@ from __future__ import annotations
 
 import click
 from ostler.control.v1 import volume_pb2 as pb
-from ostler.types.v1.volume_pb2 import ENCRYPT_FORMAT_LUKS
 
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.commands import _volume_changes, _volume_files
+from ostler_control.cli.commands._volume_view import VIEW
 from ostler_control.cli.finish import finish
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import ACCOUNT, DISK_OFFERING, POOL, SNAPSHOT, VM, VOLUME, ZONE
-from ostler_control.cli.options import SIZE, How, confirm, limit_option, operation_options, output_option, yes_option
-from ostler_control.cli.output import View, print_list, print_one
-
-
-def _encrypted(volume: pb.Volume) -> str:
-    return text.yes(volume.encrypt_format == ENCRYPT_FORMAT_LUKS)
-
-
-def _attached(volume: pb.Volume) -> str:
-    return f"{volume.vm_name} as {text.disk(volume.slot)}" if volume.vm_id or volume.vm_name else text.NONE
-
-
-def _file(volume: pb.Volume) -> str:
-    if not volume.HasField("file"):
-        return text.NONE
-    file = volume.file
-    parts = [text.enum_of(file, "format"), f"encryption by its header: {text.enum_of(file, 'encrypt_format')}"]
-    parts += [f"{text.size(file.virtual_size_bytes)} for the guest", f"{text.size(file.allocated_bytes)} on the pool"]
-    return text.joined(parts)
-
-
-VIEW = View[pb.Volume](
-    "volume",
-    columns=[
-        ("name", lambda v: v.name),
-        ("state", lambda v: text.enum_of(v, "state")),
-        ("size", lambda v: text.size(v.size_bytes)),
-        ("encrypted", _encrypted),
-        ("pool", lambda v: v.pool_name),
-        ("attached to", _attached),
-    ],
-    details=[
-        ("reason", lambda v: v.state_reason),
-        ("account", lambda v: v.account_name),
-        ("root disk", lambda v: text.yes(v.root)),
-        ("offering", lambda v: v.disk_offering_name),
-        ("format", lambda v: text.enum_of(v, "format")),
-        ("encryption", lambda v: text.enum_of(v, "encrypt_format")),
-        ("provisioning", lambda v: text.enum_of(v, "provisioning")),
-        ("path", lambda v: v.path),
-        ("file", _file),
-        ("created", lambda v: text.when(v, "create_time")),
-        ("id", lambda v: v.id),
-    ],
+from ostler_control.cli.options import (
+    SIZE,
+    CallOptions,
+    confirm,
+    limit_option,
+    list_options,
+    operation_options,
+    output_option,
+    yes_option,
 )
+from ostler_control.cli.output import Listing, print_list, print_one
 
 
 @click.group(cls=Noun)
@@ -83,7 +49,7 @@ def create(
     pool: str,
     account: str,
     zone: str,
-    how: How,
+    call: CallOptions,
 ) -> None:
     """Makes a data volume, empty or from a snapshot.
 
@@ -98,7 +64,7 @@ def create(
     if not offering and not snapshot:
         raise click.UsageError("give --offering, or --snapshot")
     request = pb.CreateVolumeRequest(
-        request_id=how.request_id,
+        request_id=call.request_id,
         name=name,
         disk_offering=offering,
         size_bytes=size,
@@ -106,9 +72,9 @@ def create(
         account=account,
         zone=zone,
         snapshot=snapshot,
-        validate_only=how.dry_run,
+        validate_only=call.dry_run,
     )
-    finish(app, app.client.volumes.CreateVolume(request), VIEW, pb.Volume(), how)
+    finish(app, app.client.volumes.CreateVolume(request), VIEW, pb.Volume(), call)
 
 
 @command.command("list")
@@ -117,7 +83,7 @@ def create(
 @click.option("--pool", type=POOL, default="", help="Only those in this pool.")
 @click.option("--encrypted/--plain", default=None, help="Only encrypted, or only plain ones.")
 @limit_option()
-@output_option
+@list_options
 @pass_app
 def list_(
     app: App,
@@ -126,7 +92,7 @@ def list_(
     pool: str,
     encrypted: bool | None,
     limit: int | None,
-    output: str,
+    listing: Listing,
 ) -> None:
     """Lists volumes.
 
@@ -135,7 +101,7 @@ def list_(
       ostler volume list --vm web-1
     """
     request = pb.ListVolumesRequest(account=account, vm=vm, pool=pool, encrypted=encrypted)
-    print_list(VIEW, pages(app.client.volumes.ListVolumes, request, lambda a: a.volumes, limit), output)
+    print_list(VIEW, pages(app.client.volumes.ListVolumes, request, lambda a: a.volumes, limit), listing)
 
 
 @command.command("show")
@@ -175,15 +141,17 @@ def _get(app: App, volume: str, read_file: bool | None) -> pb.Volume:
 @click.argument("size", type=SIZE)
 @operation_options()
 @pass_app
-def grow(app: App, volume: str, size: int, how: How) -> None:
+def grow(app: App, volume: str, size: int, call: CallOptions) -> None:
     """Grows a volume to SIZE, also while its VM runs.
 
     \b
     Example:
       ostler volume grow data-1 40GiB
     """
-    request = pb.GrowVolumeRequest(request_id=how.request_id, volume=volume, size_bytes=size, validate_only=how.dry_run)
-    finish(app, app.client.volumes.GrowVolume(request), VIEW, pb.Volume(), how)
+    request = pb.GrowVolumeRequest(
+        request_id=call.request_id, volume=volume, size_bytes=size, validate_only=call.dry_run
+    )
+    finish(app, app.client.volumes.GrowVolume(request), VIEW, pb.Volume(), call)
 
 
 @command.command("attach")
@@ -191,30 +159,30 @@ def grow(app: App, volume: str, size: int, how: How) -> None:
 @click.argument("vm", type=VM)
 @operation_options()
 @pass_app
-def attach(app: App, volume: str, vm: str, how: How) -> None:
+def attach(app: App, volume: str, vm: str, call: CallOptions) -> None:
     """Attaches a volume to a VM, also while it runs.
 
     \b
     Example:
       ostler volume attach data-1 web-1
     """
-    request = pb.AttachVolumeRequest(request_id=how.request_id, volume=volume, vm=vm, validate_only=how.dry_run)
-    finish(app, app.client.volumes.AttachVolume(request), VIEW, pb.Volume(), how)
+    request = pb.AttachVolumeRequest(request_id=call.request_id, volume=volume, vm=vm, validate_only=call.dry_run)
+    finish(app, app.client.volumes.AttachVolume(request), VIEW, pb.Volume(), call)
 
 
 @command.command("detach")
 @click.argument("volume", type=VOLUME)
 @operation_options()
 @pass_app
-def detach(app: App, volume: str, how: How) -> None:
+def detach(app: App, volume: str, call: CallOptions) -> None:
     """Detaches a volume from its VM, also while it runs.
 
     \b
     Example:
       ostler volume detach data-1
     """
-    request = pb.DetachVolumeRequest(request_id=how.request_id, volume=volume, validate_only=how.dry_run)
-    finish(app, app.client.volumes.DetachVolume(request), VIEW, pb.Volume(), how)
+    request = pb.DetachVolumeRequest(request_id=call.request_id, volume=volume, validate_only=call.dry_run)
+    finish(app, app.client.volumes.DetachVolume(request), VIEW, pb.Volume(), call)
 
 
 @command.command("copy")
@@ -223,7 +191,7 @@ def detach(app: App, volume: str, how: How) -> None:
 @click.option("--pool", type=POOL, default="", help="Pool.  [default: the volume's]")
 @operation_options()
 @pass_app
-def copy(app: App, volume: str, name: str, pool: str, how: How) -> None:
+def copy(app: App, volume: str, name: str, pool: str, call: CallOptions) -> None:
     """Copies a volume into a new one, also while its VM runs.
 
     Of a running VM's disk it has what was there at one moment, as after a power cut. The copy of an encrypted volume
@@ -234,9 +202,9 @@ def copy(app: App, volume: str, name: str, pool: str, how: How) -> None:
       ostler volume copy data-1 data-1-test
     """
     request = pb.CopyVolumeRequest(
-        request_id=how.request_id, volume=volume, name=name, pool=pool, validate_only=how.dry_run
+        request_id=call.request_id, volume=volume, name=name, pool=pool, validate_only=call.dry_run
     )
-    finish(app, app.client.volumes.CopyVolume(request), VIEW, pb.Volume(), how)
+    finish(app, app.client.volumes.CopyVolume(request), VIEW, pb.Volume(), call)
 
 
 @command.command("delete")
@@ -244,18 +212,25 @@ def copy(app: App, volume: str, name: str, pool: str, how: How) -> None:
 @yes_option
 @operation_options()
 @pass_app
-def delete(app: App, volume: str, yes: bool, how: How) -> None:
+def delete(app: App, volume: str, yes: bool, call: CallOptions) -> None:
     """Deletes a detached volume. What is in it is gone; an encrypted one's key is destroyed too.
 
     \b
     Example:
       ostler volume delete data-1 --yes
     """
-    if not how.dry_run:
+    if not call.dry_run:
         confirm(f"Delete volume {volume} and everything in it?", yes)
-    request = pb.DeleteVolumeRequest(request_id=how.request_id, volume=volume, validate_only=how.dry_run)
-    finish(app, app.client.volumes.DeleteVolume(request), VIEW, pb.Volume(), how, gone=True)
+    request = pb.DeleteVolumeRequest(request_id=call.request_id, volume=volume, validate_only=call.dry_run)
+    finish(app, app.client.volumes.DeleteVolume(request), VIEW, pb.Volume(), call, gone=True)
 
 
-_volume_files.add_to(command, VIEW)
-_volume_changes.add_to(command, VIEW)
+for verb in (
+    _volume_files.download,
+    _volume_files.upload,
+    _volume_changes.rekey,
+    _volume_changes.encrypt,
+    _volume_changes.migrate,
+    _volume_changes.change_offering,
+):
+    command.add_command(verb)

@@ -9,8 +9,8 @@ from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import ZONE
-from ostler_control.cli.options import confirm, limit_option, output_option, request_id_option, yes_option
-from ostler_control.cli.output import View, print_list, print_one
+from ostler_control.cli.options import confirm, limit_option, list_options, output_option, request_id_option, yes_option
+from ostler_control.cli.output import Listing, View, print_list, print_one
 
 VIEW = View[pb.Zone](
     "zone",
@@ -41,16 +41,16 @@ def create(app: App, name: str, request_id: str, output: str) -> None:
 
 @command.command("list")
 @limit_option()
-@output_option
+@list_options
 @pass_app
-def list_(app: App, limit: int | None, output: str) -> None:
+def list_(app: App, limit: int | None, listing: Listing) -> None:
     """Lists all zones.
 
     \b
     Example:
       ostler zone list -o name
     """
-    print_list(VIEW, pages(app.client.zones.ListZones, pb.ListZonesRequest(), lambda a: a.zones, limit), output)
+    print_list(VIEW, pages(app.client.zones.ListZones, pb.ListZonesRequest(), lambda a: a.zones, limit), listing)
 
 
 @command.command("show")

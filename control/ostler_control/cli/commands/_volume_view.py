@@ -1,0 +1,52 @@
+"""How volumes are printed."""
+
+from __future__ import annotations
+
+from ostler.control.v1 import volume_pb2 as pb
+from ostler.types.v1.volume_pb2 import ENCRYPT_FORMAT_LUKS
+
+from ostler_control.cli import text
+from ostler_control.cli.output import View
+
+
+def _encrypted(volume: pb.Volume) -> str:
+    return text.yes(volume.encrypt_format == ENCRYPT_FORMAT_LUKS)
+
+
+def _attached(volume: pb.Volume) -> str:
+    return f"{volume.vm_name} as {text.disk(volume.slot)}" if volume.vm_id or volume.vm_name else text.NONE
+
+
+def _file(volume: pb.Volume) -> str:
+    if not volume.HasField("file"):
+        return text.NONE
+    file = volume.file
+    parts = [text.enum_of(file, "format"), f"encryption by its header: {text.enum_of(file, 'encrypt_format')}"]
+    parts += [f"{text.size(file.virtual_size_bytes)} for the guest", f"{text.size(file.allocated_bytes)} on the pool"]
+    return text.joined(parts)
+
+
+VIEW = View[pb.Volume](
+    "volume",
+    columns=[
+        ("name", lambda v: v.name),
+        ("state", lambda v: text.enum_of(v, "state")),
+        ("size", lambda v: text.size(v.size_bytes)),
+        ("encrypted", _encrypted),
+        ("pool", lambda v: v.pool_name),
+        ("attached to", _attached),
+    ],
+    details=[
+        ("reason", lambda v: v.state_reason),
+        ("account", lambda v: v.account_name),
+        ("root disk", lambda v: text.yes(v.root)),
+        ("offering", lambda v: v.disk_offering_name),
+        ("format", lambda v: text.enum_of(v, "format")),
+        ("encryption", lambda v: text.enum_of(v, "encrypt_format")),
+        ("provisioning", lambda v: text.enum_of(v, "provisioning")),
+        ("path", lambda v: v.path),
+        ("file", _file),
+        ("created", lambda v: text.when(v, "create_time")),
+        ("id", lambda v: v.id),
+    ],
+)

@@ -1,0 +1,92 @@
+"""Every `ostler ...` that a message, a help text or a page shows is one that the command line takes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from ostler_control.cli.main import COMMANDS, root
+
+ROOT = Path(__file__).parents[3]
+SOURCES = sorted(path for part in ("agent", "control", "common") for path in (ROOT / part).rglob("*.py"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Where a command ends in the middle of a shell line or of a sentence.
+_END = re.compile(r"\s(?:\||>|<|&&|#|;|\\)(?:\s|$)|\s\\$")
+
+
+def _in_sources() -> Iterator[tuple[str, str]]:
+    """Commands in messages and help texts: between backticks, in parentheses, or an example's line."""
+    noun = "|".join(COMMANDS)
+    mention = re.compile(
+        rf"`(ostler (?:{noun})[^`\n]*)`|\((ostler (?:{noun}) [^)\n\"]*)\)|^\s+(ostler (?:{noun}) .*)$", re.M
+    )
+    for path in SOURCES:
+        if "ostler_pb2" in path.name or (ROOT / "common/ostler") in path.parents:
+            continue
+        for match in mention.finditer(path.read_text()):
+            yield str(path.relative_to(ROOT)), next(group for group in match.groups() if group)
+
+
+def _in_pages() -> Iterator[tuple[str, str]]:
+    """Commands in code blocks, and those between backticks."""
+    for path in PAGES:
+        code = False
+        for line in re.sub(r"\\\n\s*", "", path.read_text()).splitlines():
+            if line.lstrip().startswith("```"):
+                code = not code
+            elif code and re.match(r"\s*(?:\$ |# )?(?:sudo )?ostler ", line):
+                yield path.name, line[line.index("ostler ") :]
+            elif not code:
+                for mention in re.findall(r"`(ostler [^`]*)`", line):
+                    yield path.name, mention
+
+
+def check(text: str) -> None:
+    """Raises click.UsageError when the command line would not take it. Files need not exist, values may be words in
+    capitals, and a mention may leave arguments out."""
+    text = _END.split(text)[0]
+    words = [word for word in shlex.split(re.sub(r"\{[^}]*\}", "X", text.replace("...", " "))) if word != "[OPTIONS]"][
+        1:
+    ]
+    command: click.Command = root
+    context = click.Context(root, info_name="ostler")
+    while isinstance(command, click.Group) and words and words[0].islower() and not words[0].startswith("-"):
+        name, found, words = command.resolve_command(context, words)
+        assert found is not None
+        command, context = found, click.Context(found, info_name=name, parent=context)
+    if isinstance(command, click.Group):
+        return
+    try:
+        command.make_context(command.name, words, parent=context.parent)
+    except (click.MissingParameter, click.exceptions.Exit):  # --help exits
+        return
+    except click.BadOptionUsage as error:
+        if "requires an argument" not in error.message:
+            raise
+    except click.BadParameter as error:
+        placeholder = any(word.isupper() or "NAME" in word for word in words)
+        if not placeholder and "does not exist" not in error.message:
+            raise
+
+
+def _all() -> list[tuple[str, str]]:
+    return sorted({*_in_sources(), *_in_pages()})
+
+
+@pytest.mark.parametrize(("place", "command"), _all(), ids=lambda value: value)
+def test_a_command_in_a_text_is_one(place: str, command: str) -> None:
+    try:
+        check(command)
+    except click.UsageError as error:
+        pytest.fail(f"{place}: {command}: {error.format_message()}")
+
+
+def test_there_are_commands_in_texts_and_a_wrong_one_is_found() -> None:
+    assert len(_all()) > 100
+    for wrong in ("ostler vm launch web-1", "ostler vm start web-1 --fast", "ostler hosts"):
+        with pytest.raises(click.UsageError):
+            check(wrong)
