@@ -16,7 +16,7 @@ PACKAGES := gcc pkg-config python3-dev python3-venv libvirt-dev \
 	libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils cryptsetup-bin ovmf \
 	iproute2 util-linux gnutls-bin \
 	fdisk grub-common grub-pc-bin kmod busybox-static cpio e2fsprogs \
-	postgresql postgresql-client systemd
+	postgresql postgresql-client systemd libxml2-utils
 
 .PHONY: setup demo demo-down test lint bench protos matrix clean
 
