@@ -1,11 +1,22 @@
 """The tables. `ALL` lists them in the order in which they are made."""
 
 from ostler_control.models.base import BaseModel, db, new_id, now
+from ostler_control.models.columns import first_tuple, tuples
 from ostler_control.models.drs import AffinityGroup, AffinityMember, DrsMove, DrsPlan
 from ostler_control.models.machines import Nic, ServiceOffering, Vm
 from ostler_control.models.people import Account, Certificate, JoinToken, User
 from ostler_control.models.places import Cluster, Host, HypervisorType, UnmanagedVm, Zone
 from ostler_control.models.records import Event, Operation, Replica, Request, SettingValue
+from ostler_control.models.states import (
+    HostState,
+    MoveState,
+    OperationState,
+    PlanState,
+    PowerState,
+    SnapshotState,
+    VmState,
+    VolumeState,
+)
 from ostler_control.models.storage import (
     DiskOffering,
     Kek,
@@ -66,28 +77,38 @@ __all__ = [
     "DrsPlan",
     "Event",
     "Host",
+    "HostState",
     "HypervisorType",
     "JoinToken",
     "Kek",
+    "MoveState",
     "Nic",
     "Operation",
+    "OperationState",
     "Passphrase",
+    "PlanState",
     "Pool",
     "PoolHost",
+    "PowerState",
     "Replica",
     "Request",
     "ServiceOffering",
     "SettingValue",
     "Snapshot",
     "SnapshotSchedule",
+    "SnapshotState",
     "Template",
     "UnmanagedVm",
     "User",
     "Vm",
+    "VmState",
     "Volume",
     "VolumeFile",
+    "VolumeState",
     "Zone",
     "db",
+    "first_tuple",
     "new_id",
     "now",
+    "tuples",
 ]

@@ -13,9 +13,11 @@ from peewee import (
 )
 
 from ostler_control.models.base import BaseModel, now
+from ostler_control.models.columns import enum_column
 from ostler_control.models.machines import Vm
 from ostler_control.models.people import Account
 from ostler_control.models.places import Cluster
+from ostler_control.models.states import ACTIVE_PLANS, MoveState, PlanState
 
 
 class AffinityGroup(BaseModel):
@@ -57,7 +59,7 @@ class DrsPlan(BaseModel):
     cluster_id: str
     type = TextField()
     mode = TextField()
-    state = TextField(default="under_review")
+    state = enum_column(PlanState, PlanState.UNDER_REVIEW)
     state_time = DateTimeField(default=now)
     user = TextField()
     algorithm = TextField(default="")
@@ -72,9 +74,7 @@ class DrsPlan(BaseModel):
 
 # One plan of a cluster is carried out at a time.
 DrsPlan.add_index(
-    DrsPlan.index(
-        DrsPlan.cluster, unique=True, where=DrsPlan.state.in_(("ready", "in_progress")), name="drs_plan_active"
-    )
+    DrsPlan.index(DrsPlan.cluster, unique=True, where=DrsPlan.state.in_(ACTIVE_PLANS), name="drs_plan_active")
 )
 
 
@@ -94,7 +94,7 @@ class DrsMove(BaseModel):
     source_name = TextField()
     destination_id = TextField()
     destination_name = TextField()
-    state = TextField(default="pending")
+    state = enum_column(MoveState, MoveState.PENDING)
     state_reason = TextField(default="")
     reason = TextField(default="")
     gain = DoubleField(default=0.0)

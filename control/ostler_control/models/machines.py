@@ -5,8 +5,10 @@ from __future__ import annotations
 from peewee import BigIntegerField, BooleanField, DateTimeField, ForeignKeyField, IntegerField, TextField
 
 from ostler_control.models.base import BaseModel, now
+from ostler_control.models.columns import enum_column
 from ostler_control.models.people import Account
 from ostler_control.models.places import Host
+from ostler_control.models.states import PowerState, VmState
 from ostler_control.models.storage import Template
 
 
@@ -56,9 +58,9 @@ class Vm(BaseModel):
     memory_bytes = BigIntegerField()
     firmware = TextField(default="bios")
     hypervisor_type = TextField(default="")
-    state = TextField(default="creating", index=True)
+    state = enum_column(VmState, VmState.CREATING, index=True)
     state_time = DateTimeField(default=now)
-    power_state = TextField(default="")
+    power_state = enum_column(PowerState, PowerState.UNKNOWN)
     attention = TextField(default="")
     host = ForeignKeyField(Host, null=True, backref="vms", on_delete="RESTRICT")
     host_id: str | None

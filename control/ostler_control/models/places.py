@@ -13,6 +13,8 @@ from peewee import (
 )
 
 from ostler_control.models.base import BaseModel, now
+from ostler_control.models.columns import enum_column
+from ostler_control.models.states import HostState, PowerState
 
 
 class Zone(BaseModel):
@@ -63,7 +65,7 @@ class Host(BaseModel):
     address = TextField()
     cluster = ForeignKeyField(Cluster, backref="hosts", on_delete="RESTRICT")
     cluster_id: str
-    state = TextField(default="connecting")
+    state = enum_column(HostState, HostState.CONNECTING)
     state_reason = TextField(default="")
     state_time = DateTimeField(default=now)
     enabled = BooleanField(default=True)
@@ -97,7 +99,7 @@ class UnmanagedVm(BaseModel):
     host_id: str
     vm_uuid = TextField()
     name = TextField()
-    power_state = TextField()
+    power_state = enum_column(PowerState)
     cpus = IntegerField(default=0)
     memory_bytes = BigIntegerField(default=0)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from peewee import BigIntegerField, BooleanField, DateTimeField, IntegerField, TextField
 
 from ostler_control.models.base import BaseModel, now
+from ostler_control.models.columns import enum_column
+from ostler_control.models.states import OperationState
 
 
 class Operation(BaseModel):
@@ -21,7 +23,7 @@ class Operation(BaseModel):
     resource_name = TextField(default="")
     account_id = TextField(default="", index=True)
     user = TextField()
-    state = TextField(default="pending", index=True)
+    state = enum_column(OperationState, OperationState.PENDING, index=True)
     inputs = TextField(default="{}")
     error = TextField(default="")
     phase = TextField(default="")

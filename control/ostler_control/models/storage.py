@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Self
 
 from peewee import (
     BigIntegerField,
@@ -15,8 +15,10 @@ from peewee import (
 )
 
 from ostler_control.models.base import BaseModel, new_id, now
+from ostler_control.models.columns import enum_column
 from ostler_control.models.people import Account
 from ostler_control.models.places import Host
+from ostler_control.models.states import SnapshotState, VolumeState
 
 
 class Kek(BaseModel):
@@ -148,7 +150,7 @@ class Volume(BaseModel):
     template_id: str | None
     passphrase = ForeignKeyField(Passphrase, null=True, unique=True, on_delete="RESTRICT")
     passphrase_id: str | None
-    state = TextField(default="creating", index=True)
+    state = enum_column(VolumeState, VolumeState.CREATING, index=True)
     state_reason = TextField(default="")
     size_bytes = BigIntegerField()
     format = TextField(default="qcow2")
@@ -164,7 +166,7 @@ class Volume(BaseModel):
         indexes = ((("account", "name"), True),)
 
     @classmethod
-    def create(cls, **query: Any) -> Any:
+    def create(cls, **query: object) -> Self:
         query.setdefault("id", new_id())
         return super().create(**{"file_id": query["id"], **query})
 
@@ -191,7 +193,7 @@ class VolumeFile(BaseModel):
     size_bytes = BigIntegerField()
 
     @property
-    def file_id(self) -> Any:
+    def file_id(self) -> str:
         """As a Volume has it."""
         return self.id
 
@@ -227,7 +229,7 @@ class Snapshot(BaseModel):
     pool_id: str
     passphrase = ForeignKeyField(Passphrase, null=True, unique=True, on_delete="RESTRICT")
     passphrase_id: str | None
-    state = TextField(default="creating", index=True)
+    state = enum_column(SnapshotState, SnapshotState.CREATING, index=True)
     state_reason = TextField(default="")
     size_bytes = BigIntegerField()
     format = TextField(default="qcow2")
@@ -239,6 +241,6 @@ class Snapshot(BaseModel):
         indexes = ((("account", "name"), True),)
 
     @property
-    def file_id(self) -> Any:
+    def file_id(self) -> str:
         """As a Volume has it."""
         return self.id

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from ostler_common.errors import AbortedError, FailedPreconditionError, OstlerError
 from ostler_control import database, settings
-from ostler_control.models import Cluster, Host, Kek, Nic, Passphrase, Pool, PoolHost, Vm, Volume, Zone
+from ostler_control.models import Cluster, Host, HostState, Kek, Nic, Passphrase, Pool, PoolHost, Vm, Volume, Zone
 from ostler_control.placement import Demand, place, refusal
 from ostler_control.scheduling import capacity, placement_query
 
@@ -177,7 +177,7 @@ def _messy_fleet(seed: int) -> Fleet:
         host.memory_bytes = chance.choice([0, 1, 8, 16, 64]) * GIB
         host.allocated_cpus = chance.randint(0, 12)
         host.allocated_memory_bytes = chance.randint(0, 24) * GIB
-        host.state = chance.choice(["up", "up", "up", "disconnected"])
+        host.state = chance.choice([HostState.UP, HostState.UP, HostState.UP, HostState.DISCONNECTED])
         host.maintenance = chance.random() < 0.1
         host.enabled = chance.random() > 0.1
         host.removed = chance.random() < 0.05

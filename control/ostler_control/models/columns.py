@@ -1,0 +1,55 @@
+"""A column that holds an enum, and queries whose rows are typed tuples."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from peewee import Field, FieldAccessor, Model, SelectBase, TextField
+
+E = TypeVar("E", bound=StrEnum)
+T = TypeVar("T")
+
+
+class _EnumAccessor(FieldAccessor):
+    """Makes the member out of the text that a caller may assign."""
+
+    def __set__(self, instance: Model, value: str | None) -> None:
+        super().__set__(instance, self.field.python_value(value))
+
+
+class _EnumField(TextField):
+    """Text of one of an enum's members; ValueError for any other, in rows and in queries alike."""
+
+    accessor_class = _EnumAccessor
+
+    def __init__(self, members: type[StrEnum], **options: object) -> None:
+        self._members = members
+        super().__init__(**options)
+
+    def db_value(self, value: str | None) -> str | None:
+        return None if value is None else self._members(value).value
+
+    def python_value(self, value: str | None) -> StrEnum | None:
+        return None if value is None else self._members(value)
+
+
+def enum_column(members: type[E], default: E | None = None, *, index: bool = False) -> Field[E]:
+    """A text column whose values are members of this enum."""
+    field: Any = _EnumField  # the stubs type a field by its class alone
+    column: Field[E] = field(members, index=index, **({} if default is None else {"default": default}))
+    return column
+
+
+def tuples(query: SelectBase, shape: type[T]) -> list[T]:
+    """The query's rows as tuples of this type: `tuples(Host.select(Host.id, Host.name), tuple[str, str])`.
+
+    Nothing checks that the shape is the query's; it stands beside the columns, where a reader can.
+    """
+    return list(query.tuples())
+
+
+def first_tuple(query: SelectBase, shape: type[T]) -> T | None:
+    """The first row as `tuples` gives it; None when there is none."""
+    row: T | None = query.tuples().first()
+    return row

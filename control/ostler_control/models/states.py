@@ -1,0 +1,129 @@
+"""The states that rows are in, as enums that answer questions. Columns keep their text.
+
+Pure: nothing here knows of the database, so that placement and the DRS planner may use it too.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class VmState(StrEnum):
+    """Where Ostler has brought a VM."""
+
+    CREATING = "creating"
+    STOPPED = "stopped"
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    MIGRATING = "migrating"
+    DELETING = "deleting"
+    FAILED = "failed"
+
+    @property
+    def is_stable(self) -> bool:
+        """Whether the VM stays in this state until somebody asks for a change."""
+        return self in (VmState.STOPPED, VmState.RUNNING, VmState.FAILED)
+
+
+class PowerState(StrEnum):
+    """What a VM's host says of it; UNKNOWN: its host has not been heard."""
+
+    UNKNOWN = ""
+    STOPPED = "stopped"
+    RUNNING = "running"
+    PAUSED = "paused"
+    CRASHED = "crashed"
+    ABSENT = "absent"
+
+    @property
+    def is_executing(self) -> bool:
+        """Whether a process of the hypervisor has the VM's disks open."""
+        return self in (PowerState.RUNNING, PowerState.PAUSED)
+
+
+class HostState(StrEnum):
+    """Whether the control plane hears a host's agent."""
+
+    CONNECTING = "connecting"
+    UP = "up"
+    DISCONNECTED = "disconnected"
+
+
+class VolumeState(StrEnum):
+    """How far a volume has come."""
+
+    CREATING = "creating"
+    READY = "ready"
+    DELETING = "deleting"
+    FAILED = "failed"
+
+
+class SnapshotState(StrEnum):
+    """How far a snapshot has come."""
+
+    CREATING = "creating"
+    READY = "ready"
+    DELETING = "deleting"
+    FAILED = "failed"
+
+
+class OperationState(StrEnum):
+    """How far an operation has come."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will happen."""
+        return self not in (OperationState.PENDING, OperationState.RUNNING)
+
+
+class PlanState(StrEnum):
+    """How far a DRS plan has come; READY: to be executed next."""
+
+    UNDER_REVIEW = "under_review"
+    READY = "ready"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    PARTIAL = "partial"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the plan is executed, or is next to be."""
+        return self in (PlanState.READY, PlanState.IN_PROGRESS)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will happen."""
+        return self is not PlanState.UNDER_REVIEW and not self.is_active
+
+
+class MoveState(StrEnum):
+    """How far a move of a DRS plan has come."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will happen."""
+        return self not in (MoveState.PENDING, MoveState.RUNNING)
+
+
+# For queries: `Operation.state.in_(OVER_OPERATIONS)`.
+OVER_OPERATIONS = tuple(state for state in OperationState if state.is_over)
+UNFINISHED_OPERATIONS = tuple(state for state in OperationState if not state.is_over)
+ACTIVE_PLANS = tuple(state for state in PlanState if state.is_active)
+OVER_PLANS = tuple(state for state in PlanState if state.is_over)
