@@ -11,14 +11,15 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # This tree before anything installed, so that a second work tree can share an environment.
 export PYTHONPATH := $(CURDIR)/common:$(CURDIR)/agent:$(CURDIR)/control:$(CURDIR):$(CURDIR)/$(DRIVER)
 
-# Building libvirt-python; the hypervisor; the lab; the guest image; the database; the checks.
+# Building libvirt-python; the hypervisor; the lab; the guest image; the database; the checks; what reads user data.
 PACKAGES := gcc pkg-config python3-dev python3-venv libvirt-dev \
 	libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils cryptsetup-bin ovmf \
 	iproute2 util-linux gnutls-bin \
 	fdisk grub-common grub-pc-bin kmod busybox-static cpio e2fsprogs \
-	postgresql postgresql-client systemd libxml2-utils
+	postgresql postgresql-client systemd libxml2-utils \
+	cloud-init
 
-.PHONY: setup demo demo-down test lint bench protos matrix clean
+.PHONY: setup demo demo-down test lint bench protos matrix userdata-table clean
 
 setup: $(VENV)/.ready
 
@@ -41,6 +42,10 @@ $(STUBS): $(VENV)/.ready $(wildcard protos/ostler/*/v1/*.proto) protos/generate.
 # The page of what works on which volume, from the table that the code asks.
 matrix: $(STUBS)
 	$(BIN)/python -c 'from ostler_control.volumes.matrix import document; print(document(), end="")' >docs/volume-operations.md
+
+# The table of how formats of user data merge, from the merge itself.
+userdata-table: $(STUBS)
+	$(BIN)/python -c 'from ostler_control.userdata.matrix import write; write("docs/user-data.md")'
 
 lint: $(STUBS)
 	$(BIN)/ruff check .

@@ -1,0 +1,10 @@
+"""User data: what a guest's cloud-init reads at boot. Everything in this package is pure: bytes in, bytes out.
+
+- `formats`: which format a document has.
+- `documents`: a document as its author gave it, decoded, unpacked and split into parts.
+- `merging`: a template's document and a VM's, by the template's policy, into one result.
+- `variables`: declared variables and the values given at deploy.
+- `seed`: the files of the NoCloud seed: user data, meta-data, network configuration, vendor data.
+- `rendering`: `render`, the one answer to "what will the guest get?".
+- `matrix`: the table in docs/user-data.md.
+"""
