@@ -1,0 +1,44 @@
+"""Shutting a guest down cleanly."""
+
+from __future__ import annotations
+
+import time
+
+from ostler_common.errors import DeadlineExceededError, FailedPreconditionError
+from pyVmomi import vim
+
+from ostler_control.vmware.connection import Connection
+from ostler_control.vmware.inventory import Power, Tools
+from ostler_control.vmware.read_inventory import read_vm
+from ostler_control.vmware.tasks import POLL_S, Check
+
+SHUTDOWN_TIMEOUT_S = 600.0
+
+
+def shut_down(connection: Connection, ref: str, check: Check, timeout_s: float = SHUTDOWN_TIMEOUT_S) -> None:
+    """Asks a VM's guest to shut down and waits until it is off; one that is off already is a success.
+
+    Raises FailedPreconditionError VCENTER_NO_TOOLS when nothing in the guest listens, DeadlineExceededError
+    GUEST_SHUTDOWN_TIMEOUT.
+    """
+    vm = read_vm(connection, ref)
+    if vm.power is Power.OFF:
+        return
+    if vm.tools is not Tools.RUNNING:
+        raise FailedPreconditionError(
+            f"VM {vm.name} cannot be shut down cleanly, for VMware Tools do not run in it; shut it down yourself",
+            "VCENTER_NO_TOOLS",
+            {"vm": vm.name},
+        )
+    connection.call(vim.VirtualMachine(ref, connection.stub).ShutdownGuest)
+    end = time.monotonic() + timeout_s
+    while read_vm(connection, ref).power is not Power.OFF:
+        if time.monotonic() > end:
+            raise DeadlineExceededError(
+                f"VM {vm.name} is not off {timeout_s:.0f} s after its guest was asked to shut down; see to it in the"
+                " guest and try again",
+                "GUEST_SHUTDOWN_TIMEOUT",
+                {"vm": vm.name},
+            )
+        check()
+        time.sleep(POLL_S)
