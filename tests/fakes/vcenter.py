@@ -23,7 +23,7 @@ from ostler_common.secret import Secret
 from ostler_control.vmware.connection import Server
 from ostler_control.vmware.trust import Trust
 
-from tests.fakes.papers import Papers
+from tests.fakes.certificates import ThrowawayCa
 
 TOP = Path(__file__).parents[2]
 SOURCES = TOP / "tests" / "fakevc"
@@ -116,15 +116,15 @@ def vcenter(
     """A vCenter with these VMs, see vmSpec in tests/fakevc/main.go. esx: disks come from a second server, with a
     certificate of its own, as from an ESXi host."""
     built = program()
-    papers = Papers(directory, "vcenter")
-    files = papers.issue(Identity(Kind.HOST, "vcenter"), addresses=("127.0.0.1", "localhost"))
+    ca = ThrowawayCa(directory, "vcenter")
+    files = ca.issue(Identity(Kind.HOST, "vcenter"), addresses=("127.0.0.1", "localhost"))
     spec = directory / "vms.json"
     spec.write_text(json.dumps(vms))
     command = [built, "-cert", files.certificate, "-key", files.key, "-spec", spec]
     command += ["-user", USER, "-pass", PASSWORD, "-session-idle", session_idle]
     if esx:
         (directory / "esx").mkdir()
-        other = Papers(directory / "esx", "esx").issue(Identity(Kind.HOST, "esx"), addresses=("127.0.0.1",))
+        other = ThrowawayCa(directory / "esx", "esx").issue(Identity(Kind.HOST, "esx"), addresses=("127.0.0.1",))
         command += ["-esx-cert", other.certificate, "-esx-key", other.key]
     with (directory / "vcenter.log").open("w") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)

@@ -26,7 +26,18 @@ def make_vmdk(path: Path, size_bytes: int, seed: int) -> Path:
             file.seek(offset)
             # Data that does not compress, so that the VMDK is of some size.
             file.write(random.randbytes(64 << 10))
-    convert = ["qemu-img", "convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized", raw, path]
+    convert: list[str | Path] = [
+        "qemu-img",
+        "convert",
+        "-f",
+        "raw",
+        "-O",
+        "vmdk",
+        "-o",
+        "subformat=streamOptimized",
+        raw,
+        path,
+    ]
     subprocess.run(convert, check=True, timeout=60)
     raw.unlink()
     return path

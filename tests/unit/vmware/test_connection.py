@@ -20,6 +20,7 @@ from ostler_control.vmware.power import shut_down
 from ostler_control.vmware.read_inventory import list_vms, read_vm
 from ostler_control.vmware.trust import Trust, pinned, trust_ca, trust_thumbprint
 
+from tests.fakes.certificates import ThrowawayCa
 from tests.fakes.vcenter import PASSWORD, FakeVcenter
 from tests.unit.vmware.test_export import find, never
 
@@ -45,9 +46,8 @@ def test_another_certificate_is_refused_before_the_password_is_sent(host: str, s
 
 
 def test_an_unknown_authority_is_refused(site: FakeVcenter, tmp_path_factory: pytest.TempPathFactory) -> None:
-    from tests.fakes.papers import Papers
 
-    stranger = Papers(tmp_path_factory.mktemp("stranger"), "stranger").trust.read_text()
+    stranger = ThrowawayCa(tmp_path_factory.mktemp("stranger"), "stranger").trust.read_text()
     with pytest.raises(FailedPreconditionError) as refused:
         Connection(site.server(trust_ca(stranger)), site.password)
     assert refused.value.reason == "VCENTER_UNTRUSTED"

@@ -11,13 +11,15 @@ from ostler_control.vmware.connection import Connection
 from ostler_control.vmware.inventory import Datastore, DiskKind, Power, SourceVm, Tools
 from ostler_control.vmware.properties import Properties
 from ostler_control.vmware.read_inventory import Places, list_datastores, list_vms, read_vm, vm_from_properties
-from pyVmomi import vim
+from pyVmomi import vim as typed_vim
 
 from tests.unit.vmware.conftest import NETWORK
 from tests.unit.vmware.test_export import find
 
 GIB = 1 << 30
-device: Any = vim.vm.device
+# Their constructors have no annotations.
+vim: Any = typed_vim
+device = vim.vm.device
 
 
 def test_a_vms_facts_are_read(connection: Connection) -> None:
