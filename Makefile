@@ -11,18 +11,15 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # This tree before anything installed, so that a second work tree can share an environment.
 export PYTHONPATH := $(CURDIR)/common:$(CURDIR)/agent:$(CURDIR)/control:$(CURDIR):$(CURDIR)/$(DRIVER)
 
-# Building libvirt-python; the hypervisor; the lab; the guest image; the database; the checks; what reads user data. \
-	golang-go golang-github-vmware-govmomi-dev
+# Building libvirt-python; the hypervisor; the lab; the guest image; the database; the checks; what reads user data;
+# the tests' vCenter.
 PACKAGES := gcc pkg-config python3-dev python3-venv libvirt-dev \
 	libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils cryptsetup-bin ovmf \
 	iproute2 util-linux gnutls-bin \
 	fdisk grub-common grub-pc-bin kmod busybox-static cpio e2fsprogs \
 	postgresql postgresql-client systemd libxml2-utils \
-<<<<<<< HEAD
-	cloud-init
-=======
+	cloud-init \
 	golang-go golang-github-vmware-govmomi-dev
->>>>>>> c1f5a65 (Talk to vCenter: pinned certificates, sessions, inventory, clones, NFC exports; test over a simulator)
 
 .PHONY: setup demo demo-down test lint bench protos matrix userdata-table clean
 

@@ -120,7 +120,7 @@ def vcenter(
     files = ca.issue(Identity(Kind.HOST, "vcenter"), addresses=("127.0.0.1", "localhost"))
     spec = directory / "vms.json"
     spec.write_text(json.dumps(vms))
-    command = [built, "-cert", files.certificate, "-key", files.key, "-spec", spec]
+    command: list[str | Path] = [built, "-cert", files.certificate, "-key", files.key, "-spec", spec]
     command += ["-user", USER, "-pass", PASSWORD, "-session-idle", session_idle]
     if esx:
         (directory / "esx").mkdir()
