@@ -1,12 +1,15 @@
 # make setup   installs system packages (with sudo where needed) and the virtual environment; safe to run again
 # make demo    three real hosts on this machine, encrypted VMs, a live migration; `make demo-down` removes all
-# make test    every test;  make lint   every check;  make bench   the benchmarks;  make protos   the stubs
+# make test    every test;  make quick  what needs neither root, PostgreSQL nor killed processes, in 90 s
+# make lint    every check;  make bench  the benchmarks;  make protos  the stubs
 SHELL := /bin/bash
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 # A hypervisor driver in a package of its own: what the tests prove the driver interface with.
 DRIVER := tests/plugins/ostler-qemu-driver
+# Tests that share nothing run side by side; a file's tests stay on one worker, for they share fixtures.
+PARALLEL := -n $(shell nproc) --dist loadfile
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # This tree before anything installed, so that a second work tree can share an environment.
 export PYTHONPATH := $(CURDIR)/common:$(CURDIR)/agent:$(CURDIR)/control:$(CURDIR):$(CURDIR)/$(DRIVER)
@@ -21,7 +24,7 @@ PACKAGES := gcc pkg-config python3-dev python3-venv libvirt-dev \
 	cloud-init \
 	golang-go golang-github-vmware-govmomi-dev
 
-.PHONY: setup demo demo-down test lint bench protos matrix userdata-table clean
+.PHONY: setup demo demo-down test quick lint bench protos matrix userdata-table clean
 
 setup: $(VENV)/.ready
 
@@ -56,8 +59,16 @@ lint: $(STUBS)
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.stubs_in_step
 
+quick: $(STUBS)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q $(PARALLEL) -m "not slow" tests/unit
+
+# The lab is one fleet that its tests take turns with, so these run one after another.
 test: $(STUBS)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL) --durations=20 tests/unit
+	$(BIN)/python -m pytest $(PARALLEL) --durations=20 tests/host
+	$(BIN)/python -m pytest --durations=20 tests/lab
 
 # Root, because the lab makes namespaces; the environment that the commands come from is this one.
 demo demo-down: $(STUBS)

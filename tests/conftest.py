@@ -36,12 +36,21 @@ def missing_for_host() -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "postgresql" in _database_of(item):
+            item.add_marker(pytest.mark.slow)
     wanted = {mark for item in items for mark in PRIVILEGED if item.get_closest_marker(mark)}
     for mark, missing in (("host", missing_for_host), ("lab", missing_for_lab)):
         reason = missing() if mark in wanted else None
         for item in items if reason else ():
             if item.get_closest_marker(mark):
                 item.add_marker(pytest.mark.skip(reason=reason or ""))
+
+
+def _database_of(item: pytest.Item) -> set[str]:
+    """The fixtures of a test, and the values that parametrize it: where PostgreSQL is asked for, it is named."""
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    return {*getattr(item, "fixturenames", ()), *(value for value in parameters.values() if isinstance(value, str))}
 
 
 @pytest.hookimpl(wrapper=True)

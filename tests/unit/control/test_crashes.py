@@ -23,6 +23,8 @@ from tests import databases
 from tests.fakes.working_agent import Fault, wait_until
 from tests.sites import MIB, Site, new_engine, new_site
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 
 # How many points each verb has at which it can be killed, and one more, so that one operation meets none.

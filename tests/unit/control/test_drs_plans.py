@@ -258,6 +258,7 @@ def test_a_plan_under_review_is_dropped(site: Site, engine: Engine) -> None:
     assert (plan.state, plan.outcome) == ("cancelled", "dropped by eve")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("per_host", "per_cluster", "most"), [(2, 4, 2), (3, 4, 3), (3, 1, 1)])
 def test_limits_a_host_and_a_cluster(site: Site, engine: Engine, per_host: int, per_cluster: int, most: int) -> None:
     pile(site, engine, 9)
@@ -576,6 +577,7 @@ def test_a_snapshot_takes_a_handful_of_queries(site: Site, engine: Engine) -> No
     assert counted[0] == counted[1] <= 9
 
 
+@pytest.mark.slow
 def test_a_plan_killed_again_and_again_ends_right(tmp_path: Path) -> None:
     """No move is lost, made twice, or told done when it was not."""
     with databases.bound(f"sqlite:///{tmp_path}/ostler.sqlite") as url:

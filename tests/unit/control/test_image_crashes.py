@@ -24,6 +24,8 @@ from tests.fakes.working_agent import File, bytes_of, wait_until
 from tests.sites import MIB, Site, new_site
 from tests.unit.control.test_crashes import carried_out, control, over, reached, recorded
 
+pytestmark = pytest.mark.slow
+
 # How many points each verb has at which it can be killed, and one more, so that one operation meets none.
 POINTS = {"upload": 11, "wrong": 17, "template": 20, "download": 17}
 OPENS = Secret(b"a passphrase of the caller's")

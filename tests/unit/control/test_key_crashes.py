@@ -15,6 +15,8 @@ from tests.sites import MIB, Site, new_site
 from tests.unit.control.test_crashes import control, over, reached, recorded
 from tests.unit.control.test_key_rotation import Vault
 
+pytestmark = pytest.mark.slow
+
 # The point of each try at which it is killed: in the steps version, current, reseal-1 and reseal-2, with their effects
 # there and not yet in the journal. A step that the journal knows has two points, another one three.
 IN_STEPS = (2, 5, 7, 9)

@@ -18,6 +18,8 @@ from tests.fakes.working_agent import Fault, wait_until
 from tests.sites import MIB, Site, new_site
 from tests.unit.control.test_crashes import carried_out, control, over, reached, recorded
 
+pytestmark = pytest.mark.slow
+
 # How many points each change has at which it can be killed, and one more, so that one operation meets none.
 POINTS = {"shallow": 14, "stopped": 14, "running": 14, "reinstall": 14, "doomed": 14}
 # Those that are done to the root disk of a running VM.

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from ostler_common.errors import OstlerError
 from ostler_control import vms, volumes
 from ostler_control.database import session
@@ -14,6 +15,8 @@ from ostler_control.models import Operation, Vm, Volume
 
 from tests import databases
 from tests.sites import MIB, Site, outcome, site_at_work
+
+pytestmark = pytest.mark.slow
 
 OK = ("succeeded", "")
 
