@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from ostler_control.database import transaction
 from ostler_control.keys import FileProvider, Keyring, key_file, rotate, versions
 from ostler_control.models import Kek, Operation, Volume, new_id

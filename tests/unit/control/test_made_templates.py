@@ -188,7 +188,7 @@ def test_one_that_fails_leaves_nothing(site: Site, engine: Engine, before: bool)
 def test_a_name_that_was_taken_meanwhile(site: Site, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     new_volume(site, engine)
     first = begun(site, engine, encryption=under())
-    monkeypatch.setattr("ostler_control.volumes.make_template.templates.check_free_name", lambda name: None)
+    monkeypatch.setattr("ostler_control.volumes.make_template.template_store.check_free_name", lambda name: None)
     second = begun(site, engine, encryption=under()) if ended(engine, first) == OK else None
     monkeypatch.undo()
     assert second is not None
