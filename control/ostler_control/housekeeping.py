@@ -16,7 +16,7 @@ log = structlog.get_logger(__name__)
 def tidy() -> None:
     """Forgets old events and requests; says in the log where a host's sums differ from its VMs'."""
     with database.session():
-        gone = events.prune(datetime.timedelta(days=settings.get("event.retention")))
+        gone = events.prune(datetime.timedelta(days=settings.events.EVENT_RETENTION.get()))
         gone += requests.prune()
         if gone:
             log.info("old events and requests are forgotten", count=gone)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ostler_common.errors import AlreadyExistsError, FailedPreconditionError
 from peewee import IntegrityError
 
-from ostler_control import database, events
+from ostler_control import database, events, settings
 from ostler_control.catalog.names import check_name
 from ostler_control.models import Account, Snapshot, User, Vm, Volume
 
@@ -26,6 +26,7 @@ def delete(account: Account, actor: str) -> None:
     """Deletes an account that owns nothing; FailedPreconditionError (NOT_EMPTY) otherwise."""
     try:
         with database.transaction():
+            settings.forget(settings.Scope.ACCOUNT, account.id)
             account.delete_instance()
             events.done("account.delete", actor, account)
     except IntegrityError:

@@ -9,10 +9,10 @@ from typing import Any
 from ostler_common.errors import AlreadyExistsError, FailedPreconditionError, bad_field
 from peewee import IntegrityError, fn
 
-from ostler_control import database, events
+from ostler_control import database, events, settings
 from ostler_control.catalog.names import check_name
 from ostler_control.hypervisors import rules
-from ostler_control.models import Cluster, Host, JoinToken, Pool, SettingValue, Zone
+from ostler_control.models import Cluster, Host, JoinToken, Pool, Zone
 
 # More virtual CPUs or memory per real one than this is a typing error.
 MAX_OVERCOMMIT = 64.0
@@ -36,6 +36,7 @@ def delete_zone(zone: Zone, actor: str) -> None:
     with database.transaction():
         clusters = Cluster.select().where(Cluster.zone == zone).count()
         _refuse_if_used(f'zone "{zone.name}"', zone, {"clusters": clusters, "pools": _pools("zone", zone)})
+        settings.forget(settings.Scope.ZONE, zone.id)
         zone.delete_instance()
         events.done("zone.delete", actor, zone)
 
@@ -95,7 +96,7 @@ def delete_cluster(cluster: Cluster, actor: str) -> None:
         _refuse_if_used(f'cluster "{cluster.name}"', cluster, {"hosts": hosts, "pools": _pools("cluster", cluster)})
         Host.delete().where(Host.cluster == cluster, Host.removed).execute()
         JoinToken.delete().where(JoinToken.cluster_id == cluster.id).execute()
-        SettingValue.delete().where(SettingValue.cluster_id == cluster.id).execute()
+        settings.forget(settings.Scope.CLUSTER, cluster.id)
         cluster.delete_instance()
         events.done("cluster.delete", actor, cluster)
 

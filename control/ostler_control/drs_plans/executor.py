@@ -86,7 +86,7 @@ class Execution:
             return "the plan was cancelled"
         failed = sum(move.state == "failed" for move in moves)
         with session():
-            most = settings.get("drs.plan.max.failures", self._plan.cluster_id)
+            most = settings.drs.PLAN_MAX_FAILURES.get(settings.At(cluster_id=self._plan.cluster_id))
         return f"{failed} moves have failed (drs.plan.max.failures)" if failed >= most else ""
 
     def _advance(self, moves: Sequence[Any], pending: Sequence[Any], running: Sequence[Any]) -> bool:
@@ -96,7 +96,7 @@ class Execution:
             return False
         with session():
             cluster = Cluster.get_by_id(self._plan.cluster_id)
-            limits = settings.of_drs(cluster)
+            limits = settings.drs.planner_settings(cluster)
             if len(running) >= limits.max_parallel_per_cluster:
                 return False
             recheck = self._recheck(cluster, pending)

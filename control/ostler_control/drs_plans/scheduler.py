@@ -73,7 +73,11 @@ def next_time(cluster: Any) -> datetime.datetime | None:
     """
     if not rules.may_support(Function.LIVE_MIGRATION, cluster.hypervisor_type):
         return None
-    if not cluster.enabled or not settings.get("drs.automatic.enable", cluster.id) or store.active(cluster.id):
+    if (
+        not cluster.enabled
+        or not settings.drs.AUTOMATIC_ENABLE.get(settings.At(cluster_id=cluster.id))
+        or store.active(cluster.id)
+    ):
         return None
     in_service = (Host.state == "up") & Host.enabled & ~Host.maintenance & ~Host.removed
     if Host.select().where((Host.cluster == cluster.id) & in_service).count() < 2:
@@ -85,7 +89,7 @@ def next_time(cluster: Any) -> datetime.datetime | None:
     if not last:
         at_once: datetime.datetime = cluster.create_time
         return at_once
-    interval = datetime.timedelta(minutes=settings.get("drs.automatic.interval", cluster.id))
+    interval = datetime.timedelta(minutes=settings.drs.AUTOMATIC_INTERVAL.get(settings.At(cluster_id=cluster.id)))
     failures = 0
     for type_, state, _ in last:
         if (type_, state) != ("automated", "failed"):

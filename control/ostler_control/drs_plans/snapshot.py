@@ -16,7 +16,6 @@ from ostler_control.fleet.smoothing import Smooth
 from ostler_control.models import AffinityGroup, AffinityMember, Nic, Pool, PoolHost, Volume, now
 from ostler_control.models import Host as HostRow
 from ostler_control.models import Vm as VmRow
-from ostler_control.scheduling import capacity
 
 # Capacity is counted in CPUs and the planner counts in MHz: one and the same of either, whatever the CPU's speed.
 MHZ_PER_CPU = 1000
@@ -67,7 +66,7 @@ def take(cluster: Any, time: datetime.datetime | None = None) -> Present:
     samples = {vm_id: sample for load in measured.values() for vm_id, sample in load.vms.items()}
     reach, space = _reach(within)
     disks, bridges, groups = _disks(vms_there), _bridges(vms_there), _groups(vms_there)
-    reserved = int(settings.get(capacity.RESERVED_MEMORY, cluster.id))
+    reserved = settings.agents.HOST_RESERVED_MEMORY.get(settings.At(cluster_id=cluster.id))
     told = {host.id: json.loads(host.capabilities or "{}") for host in hosts}
     kinds = {host.id: (host.hypervisor_type, told[host.id].get("cpuModel", "")) for host in hosts}
     vms: list[Vm] = []
@@ -97,7 +96,7 @@ def take(cluster: Any, time: datetime.datetime | None = None) -> Present:
             tuple(vms),
             tuple(map(_group, _distinct(groups.values()))),
         ),
-        settings.of_drs(cluster),
+        settings.drs.planner_settings(cluster),
         frozenset(arriving),
     )
 

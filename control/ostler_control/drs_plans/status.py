@@ -56,6 +56,6 @@ def status(cluster: Any) -> Status:
         needs,
         "; ".join(told),
         store.active(cluster.id),
-        bool(settings.get("drs.automatic.enable", cluster.id)),
+        bool(settings.drs.AUTOMATIC_ENABLE.get(settings.At(cluster_id=cluster.id))),
         scheduler.next_time(cluster),
     )

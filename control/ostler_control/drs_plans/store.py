@@ -153,7 +153,7 @@ def expire(time: datetime.datetime) -> int:
         DrsPlan.update(state="expired", state_time=time, outcome="nobody said go in time").where(
             (DrsPlan.state == "under_review") & (DrsPlan.create_time < time - REVIEW)
         ).execute()
-        kept = datetime.timedelta(days=settings.get("drs.plan.expire.interval"))
+        kept = datetime.timedelta(days=settings.drs.PLAN_EXPIRE_INTERVAL.get())
         old = (DrsPlan.create_time < time - kept) & DrsPlan.state.in_(OVER)
         count: int = DrsPlan.delete().where(old).execute()
         return count

@@ -44,7 +44,7 @@ def hosts() -> dict[str, WatchedHost]:
 def load_interval_s() -> int:
     """How often hosts are to report their load."""
     with session():
-        interval: int = settings.get("agent.load.interval")
+        interval: int = settings.agents.AGENT_LOAD_INTERVAL.get()
         return interval
 
 

@@ -16,7 +16,7 @@ from ostler_control.models import Cluster
 
 def known() -> dict[str, Known]:
     """Every type by its word."""
-    return registry.known(settings.get(settings.CUSTOM_NAME))
+    return registry.known(settings.hypervisors.CUSTOM_DISPLAY_NAME.get())
 
 
 def names() -> dict[str, str]:
@@ -38,7 +38,7 @@ def find(text: str, field: str) -> Known:
 
 def allowed() -> frozenset[str]:
     """The types that new clusters and VMs may be of; empty: all."""
-    return frozenset(settings.get(settings.HYPERVISOR_LIST))
+    return frozenset(settings.hypervisors.HYPERVISOR_LIST.get())
 
 
 def check_allowed(hypervisor_type: str) -> None:
@@ -52,7 +52,7 @@ def _not_allowed(types: Iterable[str], may: Iterable[str]) -> FailedPrecondition
     shown = names()
     refused, listed = (", ".join(shown.get(word, word) for word in sorted(words)) for words in (types, may))
     return FailedPreconditionError(
-        f"hypervisors of type {refused} may not be used: the setting {settings.HYPERVISOR_LIST} has only {listed}",
+        f"hypervisors of type {refused} may not be used: the setting hypervisor.list has only {listed}",
         "HYPERVISOR_NOT_ALLOWED",
         {"hypervisor_type": ",".join(sorted(types))},
     )

@@ -6,7 +6,7 @@ from peewee import BigIntegerField, BooleanField, DateTimeField, IntegerField, T
 
 from ostler_control.models.base import BaseModel, now
 from ostler_control.models.columns import enum_column
-from ostler_control.models.states import OperationState
+from ostler_control.models.states import OperationState, Scope
 
 
 class Operation(BaseModel):
@@ -51,14 +51,15 @@ class Event(BaseModel):
 
 
 class SettingValue(BaseModel):
-    """A setting that was changed. cluster_id: "" for the global value."""
+    """A setting that was changed. scope_id: of the zone, cluster or account; "" for the global value."""
 
     name = TextField()
-    cluster_id = TextField(default="")
+    scope = enum_column(Scope)
+    scope_id = TextField(default="")
     value = TextField()
 
     class Meta:
-        indexes = ((("name", "cluster_id"), True),)
+        indexes = ((("name", "scope", "scope_id"), True),)
 
 
 class Request(BaseModel):

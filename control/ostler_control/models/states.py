@@ -127,3 +127,12 @@ OVER_OPERATIONS = tuple(state for state in OperationState if state.is_over)
 UNFINISHED_OPERATIONS = tuple(state for state in OperationState if not state.is_over)
 ACTIVE_PLANS = tuple(state for state in PlanState if state.is_active)
 OVER_PLANS = tuple(state for state in PlanState if state.is_over)
+
+
+class Scope(StrEnum):
+    """Whose value of a setting it is. The widest first: a value of a narrower scope wins over that of a wider one."""
+
+    GLOBAL = "global"
+    ZONE = "zone"
+    CLUSTER = "cluster"
+    ACCOUNT = "account"

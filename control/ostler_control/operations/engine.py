@@ -209,7 +209,7 @@ class Engine:
                     self._sweep()
                 if ticks % _TICKS_PER_PRUNING == 0:
                     with session():
-                        retention = settings.get("event.retention")
+                        retention = settings.events.EVENT_RETENTION.get()
                     self.prune(datetime.timedelta(days=retention))
             except Exception:
                 log.exception("tending the operations failed; it is tried again")

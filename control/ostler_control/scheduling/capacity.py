@@ -17,8 +17,6 @@ from peewee import Case, fn
 from ostler_control import database, settings
 from ostler_control.models import Cluster, Host, Vm, db
 
-RESERVED_MEMORY = "host.reserved.memory"
-
 
 def claim(vm: Vm, host_id: str) -> None:
     """Gives the VM its share of this host, and the VM's row its `host`.
@@ -113,7 +111,7 @@ def room_for(cpus: Any, memory_bytes: Any, usable_memory: Any) -> Any:
 def usable_memory(reserved: Mapping[str, int]) -> Any:
     """What VMs may be given of a host's memory in all, as an expression over the host and its cluster.
 
-    reserved: the values of the setting RESERVED_MEMORY by cluster, "" for all others.
+    reserved: the values of the setting host.reserved.memory by cluster, "" for all others.
     """
     default = reserved[""]
     own = tuple((cluster_id, value) for cluster_id, value in reserved.items() if cluster_id)
@@ -149,7 +147,9 @@ def _claim(vm: Vm, host_id: str, place: Any) -> None:
             raise FailedPreconditionError(
                 f'VM "{vm.name}" has its place on another host already', "ALREADY_PLACED", {"host_id": claimed}
             )
-        room = room_for(share.cpus, share.memory_bytes, usable_memory(settings.by_cluster(RESERVED_MEMORY)))
+        room = room_for(
+            share.cpus, share.memory_bytes, usable_memory(settings.agents.HOST_RESERVED_MEMORY.by_cluster())
+        )
         granted = fn.EXISTS(Cluster.select(Cluster.id).where((Cluster.id == Host.cluster) & room))
         if not _add(host_id, share.cpus, share.memory_bytes, granted):
             raise AbortedError(

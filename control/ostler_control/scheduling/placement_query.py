@@ -136,7 +136,7 @@ def pools_for(
 
 def facts(demand: Demand) -> list[HostFacts]:
     """The facts of every host."""
-    reserved = settings.by_cluster(capacity.RESERVED_MEMORY)
+    reserved = settings.agents.HOST_RESERVED_MEMORY.by_cluster()
     query = Host.select(*_columns(capacity.usable_memory(reserved))).join(Cluster).where(~Host.removed)
     rows = db.execute_sql(*query.sql()).fetchall()
     reach = _reach(demand)
@@ -149,7 +149,7 @@ def _best_facts(demand: Demand) -> list[HostFacts]:
     `place` asks every filter again and the claim its own, so a condition that is not asked here costs only time. The
     order is that of `placement.scorers`, so that none of the hosts left out is better than one that is here.
     """
-    reserved = settings.by_cluster(capacity.RESERVED_MEMORY)
+    reserved = settings.agents.HOST_RESERVED_MEMORY.by_cluster()
     choices = tuple(map(len, demand.pool_choices))
     wanted = (
         bool(demand.host_id),

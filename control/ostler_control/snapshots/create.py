@@ -65,7 +65,7 @@ def create(wanted: NewSnapshot, user: str) -> Operation:
         "vm_id": vm.id if vm is not None and host is not None else "",
         "host_id": host.id if host is not None else "",
         "encrypted": encrypted,
-        "iter_time_ms": settings.get("luks.iter.time"),
+        "iter_time_ms": settings.encryption.LUKS_ITER_TIME.get(),
     }
     return record_operation(
         "snapshot.create", snapshot, user, inputs, also=[vm, volume] if vm is not None else [volume]

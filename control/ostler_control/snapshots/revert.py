@@ -48,7 +48,7 @@ def revert(snapshot: Any, user: str, keys: Keyring) -> Operation:
         "snapshot_id": snapshot.id,
         "file_id": file.id,
         "old_file_id": volume.file_id,
-        "iter_time_ms": settings.get("luks.iter.time"),
+        "iter_time_ms": settings.encryption.LUKS_ITER_TIME.get(),
     }
     also = [snapshot] if vm is None else [vm, snapshot]
     return record_operation("volume.revert", volume, user, inputs, also=also, operation_id=operation_id)

@@ -128,5 +128,5 @@ def record(wanted: NewDirectTemplate, found: Found, actor: str) -> Template:
 
 
 def _limit_bytes() -> int:
-    limit: int = settings.get("direct.download.max.size")
+    limit: int = settings.templates.MAX_SIZE.get()
     return limit * _MIB

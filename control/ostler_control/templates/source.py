@@ -14,6 +14,6 @@ def direct_source(url: str, ca_pem: str) -> agent_pb2.DirectSource:
         return agent_pb2.DirectSource(
             url=url,
             ca_pem=ca_pem.encode(),
-            proxy=settings.get("direct.download.proxy"),
-            allow_private=settings.get("direct.download.allow.private"),
+            proxy=settings.templates.PROXY.get(),
+            allow_private=settings.templates.ALLOW_PRIVATE.get(),
         )

@@ -144,7 +144,7 @@ def create(wanted: NewVm, user: str, keys: Keyring) -> Operation:
     inputs = {
         "host_id": placement.host_id,
         "volume_id": volume_id,
-        "iter_time_ms": settings.get("luks.iter.time"),
+        "iter_time_ms": settings.encryption.LUKS_ITER_TIME.get(),
         "stopped": wanted.stopped,
     }
     return record_operation("vm.create", vm, user, inputs, also=[root])

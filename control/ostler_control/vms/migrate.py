@@ -69,10 +69,10 @@ def migrate(
     homes = dict(zip(volumes, placement.pool_ids, strict=True))
     moved = {volume.id: pool_id for volume, pool_id in homes.items() if pool_id != volume.pool_id}
     limits = {
-        "max_downtime_ms": settings.get("migration.max.downtime", source.cluster_id),
-        "auto_converge": settings.get("migration.auto.converge", source.cluster_id),
-        "timeout_s": settings.get("migration.timeout", source.cluster_id),
-        "bandwidth_bytes_per_s": settings.get("migration.bandwidth", source.cluster_id) << 20,
+        "max_downtime_ms": settings.migration.MAX_DOWNTIME.get(settings.At(cluster_id=source.cluster_id)),
+        "auto_converge": settings.migration.AUTO_CONVERGE.get(settings.At(cluster_id=source.cluster_id)),
+        "timeout_s": settings.migration.TIMEOUT.get(settings.At(cluster_id=source.cluster_id)),
+        "bandwidth_bytes_per_s": settings.migration.BANDWIDTH.get(settings.At(cluster_id=source.cluster_id)) << 20,
     }
     inputs = {
         "source_id": source.id,

@@ -52,7 +52,7 @@ def reinstall(vm: Any, user: str, keys: Keyring, template: Template | None = Non
         "file_id": file.id,
         "old_file_id": root.file_id,
         "template_id": source.id,
-        "iter_time_ms": settings.get("luks.iter.time"),
+        "iter_time_ms": settings.encryption.LUKS_ITER_TIME.get(),
     }
     return record_operation("vm.reinstall", vm, user, inputs, also=[root], operation_id=operation_id)
 

@@ -33,7 +33,7 @@ def stop(vm: Any, user: str, timeout_s: int = 0, force: bool = False) -> Operati
     if force:
         timeout_s = 0
     elif timeout_s == 0:
-        timeout_s = settings.get("vm.stop.timeout", host.cluster_id)
+        timeout_s = settings.vms.STOP_TIMEOUT.get(settings.At(cluster_id=host.cluster_id))
     inputs = {"host_id": host.id, "timeout_s": timeout_s, "outside": outside}
     operation = record_operation("vm.stop", vm, user, inputs)
     set_state(vm.id, "stopping")

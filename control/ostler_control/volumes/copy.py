@@ -79,7 +79,7 @@ def copy(wanted: NewCopy, user: str, keys: Keyring) -> Operation:
         "source_id": source.id,
         "vm_id": vm.id if vm is not None and host is not None else "",
         "host_id": host.id if host is not None else "",
-        "iter_time_ms": settings.get("luks.iter.time"),
+        "iter_time_ms": settings.encryption.LUKS_ITER_TIME.get(),
     }
     return record_operation("volume.copy", volume, user, inputs, also=[vm, source] if vm is not None else [source])
 

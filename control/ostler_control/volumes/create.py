@@ -61,7 +61,7 @@ def create(wanted: NewVolume, user: str, keys: Keyring) -> Operation:
     or FORMAT_NOT_SUPPORTED.
     """
     volume = insert(wanted, keys, matrix.Operation.CREATE)
-    inputs = {"iter_time_ms": settings.get("luks.iter.time")}
+    inputs = {"iter_time_ms": settings.encryption.LUKS_ITER_TIME.get()}
     return record_operation("volume.create", volume, user, inputs)
 
 

@@ -97,7 +97,7 @@ def record_exchange(
         "vm_id": vm.id if vm is not None else "",
         "host_id": host.id if host is not None else "",
         "mirror": host is not None,
-        "iter_time_ms": settings.get("luks.iter.time"),
+        "iter_time_ms": settings.encryption.LUKS_ITER_TIME.get(),
         **inputs,
     }
     also = [vm] if vm is not None else []

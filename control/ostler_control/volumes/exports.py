@@ -47,7 +47,7 @@ def record(
 def inputs(source: Source, file: Any) -> dict[str, Json]:
     """What the operation's steps need to know. host_id: where the VM runs, else ""."""
     return {
-        "iter_time_ms": settings.get("luks.chosen.iter.time"),
+        "iter_time_ms": settings.encryption.LUKS_CHOSEN_ITER_TIME.get(),
         "source_kind": source.kind,
         "source_id": source.row.id,
         "file_id": file.id,

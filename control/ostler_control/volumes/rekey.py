@@ -53,7 +53,7 @@ def rekey(volume: Any, user: str, keys: Keyring, deep: bool = False) -> Operatio
         "deep": False,
         "file_id": key.id,
         "key_id": key.passphrase_id,
-        "iter_time_ms": settings.get("luks.iter.time"),
+        "iter_time_ms": settings.encryption.LUKS_ITER_TIME.get(),
     }
     also = [vm] if vm is not None else []
     return record_operation("volume.rekey", volume, user, inputs, also=also, operation_id=operation_id)

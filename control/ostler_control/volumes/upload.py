@@ -83,7 +83,7 @@ def upload(wanted: NewUpload, stored: StoredFile, user: str, keys: Keyring) -> O
         "file_id": stored.id,
         "sha256": stored.file.sha256,
         "file_size_bytes": stored.file.file_size_bytes,
-        "iter_time_ms": settings.get("luks.iter.time"),
+        "iter_time_ms": settings.encryption.LUKS_ITER_TIME.get(),
     }
     return record_operation("volume.upload", volume, user, inputs, operation_id=operation_id)
 

@@ -114,7 +114,7 @@ def test_a_disabled_cluster_takes_no_vms() -> None:
 def test_overcommit_and_reserved_memory_are_each_clusters_own() -> None:
     fleet = make_fleet(1, cpus=2, memory_bytes=2 * GIB, cpu_overcommit=1.5, memory_overcommit=2.0)
     settings.change("host.reserved.memory", "0", "test")
-    settings.change("host.reserved.memory", str(GIB), "test", fleet.cluster)
+    settings.change("host.reserved.memory", str(GIB), "test", settings.Owner.of(fleet.cluster))
     small = Cluster.create(name="small", zone=fleet.zone)
     Host.create(name="s1", address="x", cluster=small, state="up", cpus=1, memory_bytes=GIB)
     demand = Demand("x", cpus=1, memory_bytes=GIB)
@@ -194,7 +194,7 @@ def _messy_fleet(seed: int) -> Fleet:
 
 def test_the_fast_way_through_the_database_chooses_what_the_pure_function_does() -> None:
     fleet = _messy_fleet(7)
-    settings.change("host.reserved.memory", str(GIB // 3), "test", fleet.cluster)
+    settings.change("host.reserved.memory", str(GIB // 3), "test", settings.Owner.of(fleet.cluster))
     pools = [pool.id for pool in Pool.select()]
     chance = random.Random(8)
     placed = 0

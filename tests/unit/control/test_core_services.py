@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import datetime
-import re
 
 import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
-from ostler.control.v1 import account_pb2, event_pb2, offering_pb2, setting_pb2, zone_pb2
+from ostler.control.v1 import account_pb2, event_pb2, offering_pb2, zone_pb2
 from ostler.types.v1 import volume_pb2
 from ostler_common.errors import (
     AlreadyExistsError,
@@ -20,7 +19,6 @@ from ostler_control import events, settings
 from ostler_control.api.accounts import AccountService
 from ostler_control.api.events import EventService
 from ostler_control.api.offerings import OfferingService
-from ostler_control.api.settings import SettingService
 from ostler_control.api.zones import ClusterService, ZoneService
 from ostler_control.models import Account, Cluster, Event, Host, Pool, ServiceOffering, Vm, Zone, new_id, now
 
@@ -188,62 +186,6 @@ def test_disk_offerings() -> None:
         service.CreateDiskOffering(unknown, CONTEXT)
 
 
-@pytest.fixture
-def cluster() -> Cluster:
-    row: Cluster = Cluster.create(name="c1", zone=Zone.create(name="z"))
-    return row
-
-
-def test_a_clusters_own_value_wins_over_the_global_one_and_that_over_the_default(cluster: Cluster) -> None:
-    service, name = SettingService(), "vm.stop.timeout"
-    assert settings.get(name, cluster.id) == 60
-    service.UpdateSetting(setting_pb2.UpdateSettingRequest(name=name, value=" 30 "), CONTEXT)
-    assert settings.get(name, cluster.id) == 30
-    own = service.UpdateSetting(setting_pb2.UpdateSettingRequest(name=name, value="5", cluster="c1"), CONTEXT)
-    assert (own.value, own.default_value, own.cluster_id) == ("5", "60", cluster.id)
-    assert (settings.get(name), settings.get(name, cluster.id)) == (30, 5)
-    assert settings.by_cluster(name) == {"": 30, cluster.id: 5}
-    back = service.ResetSetting(setting_pb2.ResetSettingRequest(name=name, cluster="c1"), CONTEXT)
-    assert (back.value, back.cluster_id) == ("30", "")
-    service.ResetSetting(setting_pb2.ResetSettingRequest(name=name), CONTEXT)
-    assert settings.get(name) == 60
-    listed = service.ListSettings(setting_pb2.ListSettingsRequest(page_size=500), CONTEXT).settings
-    assert [row.name for row in listed] == sorted(settings.SETTINGS)
-    assert [event[0] for event in _events()] == ["setting.update", "setting.update", "setting.reset", "setting.reset"]
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("vm.stop.timeout", "0"),
-        ("vm.stop.timeout", "1e3"),
-        ("vm.stop.timeout", ""),
-        ("vm.stop.timeout", "٣"),
-        ("migration.auto.converge", "yes"),
-        ("event.retention", "9" * 30),
-    ],
-)
-def test_a_value_of_the_wrong_type_or_range_is_refused(name: str, value: str) -> None:
-    with pytest.raises(InvalidArgumentError) as caught:
-        SettingService().UpdateSetting(setting_pb2.UpdateSettingRequest(name=name, value=value), CONTEXT)
-    assert settings.SETTINGS[name].kind.name in caught.value.message
-
-
-def test_settings_that_are_not(cluster: Cluster) -> None:
-    with pytest.raises(NotFoundError, match=re.escape("vm.stop.timeout")):
-        SettingService().GetSetting(setting_pb2.GetSettingRequest(name="vm.stop"), CONTEXT)
-    with pytest.raises(FailedPreconditionError) as caught:
-        SettingService().UpdateSetting(
-            setting_pb2.UpdateSettingRequest(name="event.retention", value="1", cluster="c1"), CONTEXT
-        )
-    assert _reason(caught) == "NOT_CLUSTER_SCOPED"
-
-
-def test_every_default_is_a_value_of_its_own_type() -> None:
-    for setting in settings.SETTINGS.values():
-        assert setting.kind.parse(setting.default) is not None
-
-
 def test_events_are_listed_newest_first_and_members_see_their_accounts_only() -> None:
     account = Account.create(name="a")
     vm_id = new_id()
@@ -277,5 +219,5 @@ def test_old_events_are_pruned() -> None:
     events.record("a.b", events.Outcome.NOTICED, "s", "a", "1", "old")
     Event.update(create_time=now() - datetime.timedelta(days=91)).execute()
     events.record("a.b", events.Outcome.NOTICED, "s", "a", "1", "new")
-    assert events.prune(datetime.timedelta(days=settings.get("event.retention"))) == 1
+    assert events.prune(datetime.timedelta(days=settings.events.EVENT_RETENTION.get())) == 1
     assert [row.resource_name for row in Event.select()] == ["new"]

@@ -72,6 +72,25 @@ def test_fat_provisioning_becomes_thick(tmp_path: Path) -> None:
         assert rows == [("old", "thick"), ("other", "sparse")]
 
 
+def test_settings_keep_their_values_when_they_get_scopes(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0001_first")
+            for row_id, cluster_id, value in (("a", "", "30"), ("b", "c1", "5")):
+                db.execute_sql(
+                    "INSERT INTO setting_value (id, create_time, name, cluster_id, value) "
+                    "VALUES (?, '2026-01-01', 'vm.stop.timeout', ?, ?)",
+                    (row_id, cluster_id, value),
+                )
+        database.migrate()
+        with database.session():
+            rows = db.execute_sql("SELECT id, name, scope, scope_id, value FROM setting_value ORDER BY id").fetchall()
+        assert rows == [
+            ("a", "vm.stop.timeout", "global", "", "30"),
+            ("b", "vm.stop.timeout", "cluster", "c1", "5"),
+        ]
+
+
 def test_a_database_of_a_newer_version_is_refused(own_database: str) -> None:
     mark = "?" if database.is_sqlite() else "%s"
     db.execute_sql(

@@ -208,13 +208,13 @@ def test_the_list_follows_a_rename_as_a_list() -> None:
     says(KVM)
     says(report("customplus", "CustomPlus"))
     set_to("hypervisor.list", " customPLUS , Custom,kvm, Custom")
-    assert settings.get("hypervisor.list") == ("custom", "customplus", "kvm")
+    assert settings.hypervisors.HYPERVISOR_LIST.get() == ("custom", "customplus", "kvm")
     assert shown("hypervisor.list") == "Custom, CustomPlus, KVM"
     set_to("hypervisor.custom.display.name", "Plus")
     assert shown("hypervisor.list") == "Plus, CustomPlus, KVM"
-    assert settings.get("hypervisor.list") == ("custom", "customplus", "kvm")
+    assert settings.hypervisors.HYPERVISOR_LIST.get() == ("custom", "customplus", "kvm")
     set_to("hypervisor.list", shown("hypervisor.list"))
-    assert settings.get("hypervisor.list") == ("custom", "customplus", "kvm")
+    assert settings.hypervisors.HYPERVISOR_LIST.get() == ("custom", "customplus", "kvm")
     error = refusal(lambda: set_to("hypervisor.list", "KVM, Xen"))
     assert error.reason == "INVALID_SETTING"
     assert "known are Plus, CustomPlus, KVM" in error.message

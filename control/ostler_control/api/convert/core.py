@@ -1,17 +1,16 @@
-"""Accounts, zones, clusters, offerings, settings and events."""
+"""Accounts, zones, clusters, offerings and events."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ostler.control.v1 import account_pb2, event_pb2, hypervisor_pb2, offering_pb2, setting_pb2, zone_pb2
+from ostler.control.v1 import account_pb2, event_pb2, hypervisor_pb2, offering_pb2, zone_pb2
 from ostler.types.v1 import volume_pb2
 
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.times import timestamp
 from ostler_control.hypervisors.listing import Listed
 from ostler_control.models import Account, Cluster, DiskOffering, Event, ServiceOffering, Zone
-from ostler_control.settings import InForce
 
 
 def account(row: Account) -> account_pb2.Account:
@@ -75,18 +74,6 @@ def disk_offering(row: DiskOffering) -> offering_pb2.DiskOffering:
         provisioning=to_enum(volume_pb2.Provisioning, "PROVISIONING_", row.provisioning),
         format=to_enum(volume_pb2.DiskFormat, "DISK_FORMAT_", row.format),
         create_time=timestamp(row.create_time),
-    )
-
-
-def setting(found: InForce) -> setting_pb2.Setting:
-    return setting_pb2.Setting(
-        name=found.setting.name,
-        value=found.setting.show(found.value),
-        default_value=found.setting.default,
-        type=found.setting.kind.name,
-        description=found.setting.description,
-        cluster_scoped=found.setting.cluster_scoped,
-        cluster_id=found.cluster_id,
     )
 
 

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import click
 from ostler.control.v1 import setting_pb2 as pb
 
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.lazy import Noun
-from ostler_control.cli.names import CLUSTER, SETTING
+from ostler_control.cli.names import ACCOUNT, CLUSTER, SETTING, ZONE
 from ostler_control.cli.options import limit_option, list_options, output_option
 from ostler_control.cli.output import Listing, View, print_list, print_one
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _scope(scope: pb.Setting.Scope.ValueType) -> str:
+    return pb.Setting.Scope.Name(scope).lower()
+
 
 def _origin(setting: pb.Setting) -> str:
-    if setting.cluster_id:
-        return "cluster"
-    return "default" if setting.value == setting.default_value else "global"
+    return f"{_scope(setting.origin)} {setting.origin_name}".strip()
+
+
+def _allowed(setting: pb.Setting) -> str:
+    return ", ".join(filter(None, (setting.type, setting.allowed, setting.unit)))
 
 
 VIEW = View[pb.Setting](
@@ -28,11 +39,22 @@ VIEW = View[pb.Setting](
     ],
     details=[
         ("default", lambda s: s.default_value),
-        ("type", lambda s: s.type),
-        ("per cluster", lambda s: "yes" if s.cluster_scoped else "no"),
+        ("type", _allowed),
+        ("scopes", lambda s: ", ".join(map(_scope, s.scopes))),
+        ("in force at once", lambda s: "yes" if s.dynamic else "no"),
+        ("changed by", lambda s: s.changed_by),
     ],
 )
-cluster_option = click.option("--cluster", type=CLUSTER, help="The value for this cluster instead of the global one.")
+
+
+def _place_options(function: F) -> F:
+    for name, kind, word in (
+        ("--account", ACCOUNT, "account"),
+        ("--cluster", CLUSTER, "cluster"),
+        ("--zone", ZONE, "zone"),
+    ):
+        function = click.option(name, type=kind, default="", help=f"The value for this {word}.")(function)
+    return function
 
 
 @click.group(cls=Noun)
@@ -41,63 +63,67 @@ def command() -> None:
 
 
 @command.command("list")
-@cluster_option
+@_place_options
 @limit_option()
 @list_options
 @pass_app
-def list_(app: App, cluster: str, limit: int | None, listing: Listing) -> None:
-    """Lists settings with the values in force.
+def list_(app: App, zone: str, cluster: str, account: str, limit: int | None, listing: Listing) -> None:
+    """Lists settings with the values in force and where they come from.
 
     \b
-    Example:
+    Examples:
       ostler setting list --cluster web
+      ostler setting list --account acme
     """
-    request = pb.ListSettingsRequest(cluster=cluster)
+    request = pb.ListSettingsRequest(zone=zone, cluster=cluster, account=account)
     print_list(VIEW, pages(app.client.settings.ListSettings, request, lambda a: a.settings, limit), listing)
 
 
-@command.command("show")
+@command.command("get")
 @click.argument("name", type=SETTING)
-@cluster_option
+@_place_options
 @output_option
 @pass_app
-def show(app: App, name: str, cluster: str, output: str) -> None:
-    """Shows one setting with its type and default.
+def get(app: App, name: str, zone: str, cluster: str, account: str, output: str) -> None:
+    """Shows one setting: the value in force, where it comes from, its type and default.
 
     \b
     Example:
-      ostler setting show vm.stop.timeout
+      ostler setting get vm.stop.timeout --cluster web
     """
-    print_one(VIEW, app.client.settings.GetSetting(pb.GetSettingRequest(name=name, cluster=cluster)), output)
+    request = pb.GetSettingRequest(name=name, zone=zone, cluster=cluster, account=account)
+    print_one(VIEW, app.client.settings.GetSetting(request), output)
 
 
 @command.command("set")
 @click.argument("name", type=SETTING)
 @click.argument("value")
-@cluster_option
+@_place_options
 @output_option
 @pass_app
-def set_(app: App, name: str, value: str, cluster: str, output: str) -> None:
-    """Changes a setting; it is in force at once.
+def set_(app: App, name: str, value: str, zone: str, cluster: str, account: str, output: str) -> None:
+    """Changes a setting for the whole fleet, or for one zone, cluster or account.
 
     \b
-    Example:
+    Examples:
       ostler setting set vm.stop.timeout 120 --cluster web
+      ostler setting set enable.additional.vm.configuration true --account acme
     """
-    request = pb.UpdateSettingRequest(name=name, value=value, cluster=cluster)
+    request = pb.UpdateSettingRequest(name=name, value=value, zone=zone, cluster=cluster, account=account)
     print_one(VIEW, app.client.settings.UpdateSetting(request), output)
 
 
 @command.command("reset")
 @click.argument("name", type=SETTING)
-@cluster_option
+@_place_options
 @output_option
 @pass_app
-def reset(app: App, name: str, cluster: str, output: str) -> None:
-    """Puts a setting back to its default. A cluster's goes back to the global value.
+def reset(app: App, name: str, zone: str, cluster: str, account: str, output: str) -> None:
+    """Removes a value, so that the one of the next wider scope is in force: global, or the default.
 
     \b
     Example:
       ostler setting reset vm.stop.timeout --cluster web
     """
-    print_one(VIEW, app.client.settings.ResetSetting(pb.ResetSettingRequest(name=name, cluster=cluster)), output)
+    request = pb.ResetSettingRequest(name=name, zone=zone, cluster=cluster, account=account)
+    print_one(VIEW, app.client.settings.ResetSetting(request), output)

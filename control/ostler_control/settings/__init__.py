@@ -1,0 +1,49 @@
+"""Settings that can be changed while everything runs.
+
+One module declares the settings of one subject; `registry` lists them all. Code reads a setting through its constant,
+typed: `settings.vms.STOP_TIMEOUT.get(At(cluster_id=...))`.
+"""
+
+from ostler_control.models.states import Scope
+from ostler_control.settings import (
+    agents,
+    drs,
+    encryption,
+    events,
+    hypervisors,
+    imports,
+    migration,
+    templates,
+    vms,
+)
+from ostler_control.settings.changes import GLOBAL, Owner, change, reset
+from ostler_control.settings.registry import SETTINGS, SUBJECTS, find
+from ostler_control.settings.scopes import ANYWHERE, At
+from ostler_control.settings.setting import InForce, Setting, in_force
+from ostler_control.settings.values import forget
+
+__all__ = [
+    "ANYWHERE",
+    "GLOBAL",
+    "SETTINGS",
+    "SUBJECTS",
+    "At",
+    "InForce",
+    "Owner",
+    "Scope",
+    "Setting",
+    "agents",
+    "change",
+    "drs",
+    "encryption",
+    "events",
+    "find",
+    "forget",
+    "hypervisors",
+    "imports",
+    "in_force",
+    "migration",
+    "reset",
+    "templates",
+    "vms",
+]

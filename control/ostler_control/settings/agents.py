@@ -1,0 +1,24 @@
+"""Settings about hosts and their agents."""
+
+from __future__ import annotations
+
+from ostler_control.settings.kinds import integer
+from ostler_control.settings.scopes import PER_CLUSTER
+from ostler_control.settings.setting import Setting
+
+AGENT_LOAD_INTERVAL = Setting(
+    "agent.load.interval",
+    integer(1, 300, "seconds"),
+    "5",
+    "How often hosts report their load; in force for a host when the control plane connects to it the next time.",
+    dynamic=False,
+)
+HOST_RESERVED_MEMORY = Setting(
+    "host.reserved.memory",
+    integer(0, 1 << 40, "bytes"),
+    str(512 << 20),
+    "Memory of each host that is kept for the host itself and never given to VMs.",
+    PER_CLUSTER,
+)
+
+SETTINGS = (AGENT_LOAD_INTERVAL, HOST_RESERVED_MEMORY)

@@ -1,0 +1,54 @@
+"""Settings of DRS: the planner knows their types and ranges."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ostler_control.drs.settings import SPECS, Settings, Spec
+from ostler_control.models import Cluster
+from ostler_control.settings.kinds import BOOLEAN, Kind, integer
+from ostler_control.settings.scopes import GLOBAL_ONLY, PER_CLUSTER, At
+from ostler_control.settings.setting import Setting, in_force
+
+_TYPES = {int: "integer", float: "number", str: "text"}
+
+
+def _kind(spec: Spec) -> Kind[Any]:
+    if spec.type is bool:
+        return BOOLEAN
+    if spec.type is str:
+        return Kind("choice" if spec.choices else "text", spec.parse, spec.allowed)
+    return Kind(_TYPES[spec.type], spec.parse, f"{spec.low:g} to {spec.high:g}", spec.unit)
+
+
+def _setting(spec: Spec) -> Setting[Any]:
+    default = str(spec.default).lower() if spec.type is bool else str(spec.default)
+    scopes = PER_CLUSTER if spec.cluster_scoped else GLOBAL_ONLY
+    return Setting(spec.name, _kind(spec), default, spec.description, scopes)
+
+
+# Overcommit is the cluster's own, not a setting.
+_PLANNER: dict[str, Setting[Any]] = {name: _setting(spec) for name, spec in SPECS.items() if name.startswith("drs.")}
+
+AUTOMATIC_ENABLE: Setting[bool] = _PLANNER["drs.automatic.enable"]
+AUTOMATIC_INTERVAL: Setting[int] = _PLANNER["drs.automatic.interval"]
+PLAN_EXPIRE_INTERVAL: Setting[int] = _PLANNER["drs.plan.expire.interval"]
+PLAN_MAX_FAILURES = Setting(
+    "drs.plan.max.failures",
+    integer(1, 1000, "moves"),
+    "3",
+    "A plan of which so many moves have failed begins no further ones.",
+    PER_CLUSTER,
+)
+
+SETTINGS = (*_PLANNER.values(), PLAN_MAX_FAILURES)
+
+
+def planner_settings(cluster: Cluster) -> Settings:
+    """The planner's settings for a cluster."""
+    found = in_force(list(_PLANNER.values()), At(cluster_id=cluster.id))
+    overcommit = {
+        "overcommit.cpu": float(cluster.cpu_overcommit),
+        "overcommit.memory": float(cluster.memory_overcommit),
+    }
+    return Settings.of({**{row.setting.name: row.value for row in found}, **overcommit})

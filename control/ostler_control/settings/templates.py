@@ -1,0 +1,36 @@
+"""Settings of templates that hosts download by themselves."""
+
+from __future__ import annotations
+
+import re
+
+from ostler_control.settings.kinds import BOOLEAN, integer, text
+from ostler_control.settings.setting import Setting
+
+
+def _proxy(written: str) -> str:
+    if written and not re.fullmatch(r"https?://[^\s/@]+/?", written):
+        raise ValueError("must be http://HOST:PORT, without user name and password, or empty")
+    return written
+
+
+ALLOW_PRIVATE = Setting(
+    "direct.download.allow.private",
+    BOOLEAN,
+    "false",
+    "Whether hosts may fetch templates from addresses that are not of the public Internet (10.0.0.0/8 and such).",
+)
+MAX_SIZE = Setting(
+    "direct.download.max.size",
+    integer(1, 1 << 30, "MiB"),
+    str(1 << 20),
+    "The largest file that hosts fetch as a template by themselves.",
+)
+PROXY = Setting(
+    "direct.download.proxy",
+    text("an http:// or https:// address, or nothing", _proxy),
+    "",
+    "HTTP proxy through which hosts fetch templates by themselves; empty: none.",
+)
+
+SETTINGS = (ALLOW_PRIVATE, MAX_SIZE, PROXY)
