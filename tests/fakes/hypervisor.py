@@ -10,10 +10,10 @@ from ostler_agent.hypervisors.base import (
     Addresses,
     Destination,
     Listener,
+    MigrationLimits,
+    MigrationOutcome,
+    MigrationReport,
     MirrorState,
-    MoveLimits,
-    MoveOutcome,
-    MoveReport,
     Paths,
     Progress,
     VmSample,
@@ -56,7 +56,7 @@ class FakeHypervisor:
         self.done: list[str] = []
         self.obeys = True
         self.error: OstlerError | None = None
-        self.outcome = MoveOutcome.MOVED
+        self.outcome = MigrationOutcome.MOVED
         self.mirror = MirrorState.NONE
         self.listeners: list[Listener] = []
         self.counters: list[VmSample] = []
@@ -146,12 +146,14 @@ class FakeHypervisor:
     def remove_keys(self, vm_id: str, key_ids: Sequence[str]) -> None:
         self.keys.get(vm_id, set()).difference_update(key_ids)
 
-    def migrate(self, vm_id: str, destination: Destination, limits: MoveLimits, progress: Progress) -> MoveReport:
+    def migrate(
+        self, vm_id: str, destination: Destination, limits: MigrationLimits, progress: Progress
+    ) -> MigrationReport:
         self._do("migrate")
         del self.known[vm_id]
-        return MoveReport(elapsed_ms=1000, downtime_ms=20)
+        return MigrationReport(elapsed_ms=1000, downtime_ms=20)
 
-    def await_migration(self, vm_id: str, timeout_s: float, progress: Progress) -> MoveOutcome:
+    def await_migration(self, vm_id: str, timeout_s: float, progress: Progress) -> MigrationOutcome:
         return self.outcome
 
     def copy_disk(self, vm_id: str, volume_id: str, target: VolumeRef, path: Path, progress: Progress) -> None:

@@ -131,7 +131,7 @@ def test_a_guest_lives(station: Station) -> None:
     work = RecordedProgress()
     for _ in range(2):
         driver.detach(vm_id, data.volume_id, key_ids[1], 30, work)
-    assert work.phases == ["waiting for the guest to let go of the disk"]
+    assert work.phases == ["waiting for the guest to release the disk"]
     assert station.volatile_keys() == {key_ids[0], key_ids[2]}
     assert driver.vm(vm_id).volume_ids == (root.volume_id, raw.volume_id)
     assert driver.using(data.volume_id) is None

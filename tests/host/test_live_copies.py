@@ -18,7 +18,7 @@ import pytest
 from google.protobuf.message import Message
 from ostler.agent.v1 import volume_pb2
 from ostler.types.v1 import job_pb2
-from ostler_agent.hypervisors.base import Addresses, Destination, MoveLimits
+from ostler_agent.hypervisors.base import Addresses, Destination, MigrationLimits
 from ostler_agent.hypervisors.libvirt.driver import LibvirtDriver
 from ostler_agent.jobs import JobContext, Jobs
 from ostler_agent.journal import Journal, Record, digest
@@ -286,7 +286,9 @@ def test_a_vm_goes_over_to_a_mirror(
         assert reason(lambda: volumes.delete(job(), target)) == "VOLUME_IN_USE"
         assert reason(lambda: volumes.grow(job(), source, SIZE + MIB)) == "DISK_BUSY"
         assert reason(lambda: driver.detach(vm.vm_id, source.volume_id, None, 1, RecordedProgress())) == "DISK_BUSY"
-        assert reason(lambda: driver.migrate(vm.vm_id, _elsewhere(), MoveLimits(), RecordedProgress())) == "DISK_BUSY"
+        assert (
+            reason(lambda: driver.migrate(vm.vm_id, _elsewhere(), MigrationLimits(), RecordedProgress())) == "DISK_BUSY"
+        )
         again = station.ref((RAW, False))
         assert reason(lambda: mirrors.begin(job(), vm.vm_id, source, again)) == "DISK_BUSY"
         assert reason(lambda: volumes.copies.copy(job(), source, again, vm_id=vm.vm_id)) == "DISK_BUSY"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from ostler_agent.hypervisors.base import Destination, MoveLimits, MoveOutcome
+from ostler_agent.hypervisors.base import Destination, MigrationLimits, MigrationOutcome
 from ostler_agent.hypervisors.libvirt.addresses import own
 from ostler_agent.hypervisors.libvirt.driver import LibvirtDriver
 from ostler_agent.spec import Firmware, PowerState, VmSpec, VolumeRef
@@ -40,7 +40,7 @@ from tests.lab.machines import (
 
 pytestmark = pytest.mark.lab
 
-SLOW = MoveLimits(bandwidth_bytes_per_s=2 * MIB, auto_converge=False)
+SLOW = MigrationLimits(bandwidth_bytes_per_s=2 * MIB, auto_converge=False)
 
 
 @dataclass
@@ -170,7 +170,7 @@ def test_too_slow_it_stays(where: tuple[Side, Side], guest: VmSpec) -> None:
 def test_without_its_keys_it_stays(where: tuple[Side, Side], guest: VmSpec) -> None:
     first, second = where
     with pytest.raises(AbortedError) as error:
-        first.driver.migrate(guest.vm_id, destination(second.host, guest), MoveLimits(), RecordedProgress())
+        first.driver.migrate(guest.vm_id, destination(second.host, guest), MigrationLimits(), RecordedProgress())
     assert error.value.reason == "MIGRATION_FAILED"
     assert first.only_here(second, guest.vm_id)
 
@@ -181,7 +181,7 @@ def test_it_is_not_sent_to_another_hosts_qemu(where: tuple[Side, Side], guest: V
     key_ids = hold(second, guest)
     other = replace(destination(second.host, guest), tls_name=pki.qemu_server_name(first.host.host_uuid))
     with pytest.raises(AbortedError, match="TLS"):
-        first.driver.migrate(guest.vm_id, other, MoveLimits(), RecordedProgress())
+        first.driver.migrate(guest.vm_id, other, MigrationLimits(), RecordedProgress())
     second.driver.remove_keys(guest.vm_id, key_ids)
     wait_for(lambda: first.only_here(second, guest.vm_id), "the end over there")
 
@@ -267,7 +267,7 @@ def test_an_agent_that_died_learns_that_it_stayed(where: tuple[Side, Side], gues
     key_ids = hold(second, guest)
     with killed_mover(first, second, guest):
         assert first.driver.vm(guest.vm_id).migrating
-        assert first.driver.await_migration(guest.vm_id, 1, RecordedProgress()) is MoveOutcome.RUNNING_HERE
+        assert first.driver.await_migration(guest.vm_id, 1, RecordedProgress()) is MigrationOutcome.RUNNING_HERE
     second.driver.remove_keys(guest.vm_id, key_ids)
     assert first.only_here(second, guest.vm_id)
 
@@ -278,11 +278,11 @@ def test_an_agent_that_died_learns_that_it_moved(where: tuple[Side, Side], guest
     with killed_mover(first, second, guest):
         progress = RecordedProgress()
         first.host.virsh("migrate-setspeed", guest.vm_id, "1000")
-        assert first.driver.await_migration(guest.vm_id, 60, progress) is MoveOutcome.MOVED
+        assert first.driver.await_migration(guest.vm_id, 60, progress) is MigrationOutcome.MOVED
         assert "copying memory" in progress.phases
     wait_for(lambda: second.only_here(first, guest.vm_id), "the keys' end")
     # Asked once more, long after, it says the same.
-    assert first.driver.await_migration(guest.vm_id, 60, RecordedProgress()) is MoveOutcome.MOVED
+    assert first.driver.await_migration(guest.vm_id, 60, RecordedProgress()) is MigrationOutcome.MOVED
 
 
 def test_it_moves_with_its_console_counting_on(where: tuple[Side, Side], guest: VmSpec) -> None:
@@ -290,7 +290,7 @@ def test_it_moves_with_its_console_counting_on(where: tuple[Side, Side], guest: 
     assert first.only_here(second, guest.vm_id)
     key_ids = hold(second, guest)
     before, progress, began = tick(first, guest.vm_id), RecordedProgress(), time.monotonic()
-    report = first.driver.migrate(guest.vm_id, destination(second.host, guest), MoveLimits(), progress)
+    report = first.driver.migrate(guest.vm_id, destination(second.host, guest), MigrationLimits(), progress)
     took_ms = (time.monotonic() - began) * 1000
     assert second.only_here(first, guest.vm_id)
     assert secrets_on(second.host) == set(key_ids)
@@ -328,7 +328,7 @@ def test_it_moves_with_its_disks_under_other_keys(sides: tuple[Side, Side]) -> N
     report = first.driver.migrate(
         here.vm_id,
         destination(second.host, there, LOCAL, moved=(root.volume_id, data.volume_id)),
-        MoveLimits(),
+        MigrationLimits(),
         progress,
     )
     assert second.driver.vm(here.vm_id).power_state is PowerState.RUNNING
@@ -362,7 +362,7 @@ def test_it_moves_with_its_firmware_variables(sides: tuple[Side, Side]) -> None:
     first.driver.start(machine, in_shared)
     variables = [side.host.outside(f"/var/lib/libvirt/qemu/nvram/{machine.vm_id}_VARS.fd") for side in sides]
     assert [file.exists() for file in variables] == [True, False]
-    first.driver.migrate(machine.vm_id, destination(second.host, machine), MoveLimits(), RecordedProgress())
+    first.driver.migrate(machine.vm_id, destination(second.host, machine), MigrationLimits(), RecordedProgress())
     assert [file.exists() for file in variables] == [False, True]
     assert first.driver.vm(machine.vm_id).power_state is PowerState.ABSENT
     second.driver.power_off(machine.vm_id)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import libvirt
 import pytest
-from ostler_agent.hypervisors.base import MoveReport, VmEventKind, VmSample
+from ostler_agent.hypervisors.base import MigrationReport, VmEventKind, VmSample
 from ostler_agent.hypervisors.libvirt import host
 from ostler_agent.hypervisors.libvirt.dirty import INTERVAL_S, DirtyRates, rate_of
 from ostler_agent.hypervisors.libvirt.errors import translated
 from ostler_agent.hypervisors.libvirt.events import classify
-from ostler_agent.hypervisors.libvirt.migrate import move_progress, report
+from ostler_agent.hypervisors.libvirt.migrate import migration_progress, report
 from ostler_agent.hypervisors.libvirt.samples import sample
 from ostler_common.errors import NotFoundError, UnavailableError
 
@@ -124,25 +124,25 @@ def test_a_call_that_waits_holds_up_neither_load_nor_others() -> None:
 
 
 def test_progress_counts_memory_from_the_start() -> None:
-    copying = move_progress({"disk_total": 300 * MIB, "disk_remaining": 150 * MIB}, 100 * MIB)
+    copying = migration_progress({"disk_total": 300 * MIB, "disk_remaining": 150 * MIB}, 100 * MIB)
     assert (copying.phase, copying.done_bytes, copying.total_bytes, copying.percent) == (
         "copying disks",
         150 * MIB,
         300 * MIB,
         37,
     )
-    memory = move_progress(
+    memory = migration_progress(
         {"memory_total": 110 * MIB, "memory_remaining": 50 * MIB, "memory_processed": 60 * MIB}, 100 * MIB
     )
     assert (memory.phase, memory.done_bytes, memory.percent) == ("copying memory", 60 * MIB, 50)
-    assert move_progress({"memory_total": 110 * MIB, "memory_remaining": 0}, 100 * MIB).percent == 99
-    assert move_progress({}, 100 * MIB).percent == 0
+    assert migration_progress({"memory_total": 110 * MIB, "memory_remaining": 0}, 100 * MIB).percent == 99
+    assert migration_progress({}, 100 * MIB).percent == 0
 
 
 def test_report() -> None:
     stats = {"time_elapsed": 900, "downtime": 12, "data_processed": 5, "memory_dirty_rate": 3, "memory_page_size": 4096}
-    assert report(stats, 1000) == MoveReport(900, 12, 5, 3 * 4096)
-    assert report({}, 1000) == MoveReport(1000, 0, 0, 0)
+    assert report(stats, 1000) == MigrationReport(900, 12, 5, 3 * 4096)
+    assert report({}, 1000) == MigrationReport(1000, 0, 0, 0)
 
 
 def test_domain_types_of_this_architecture_only() -> None:

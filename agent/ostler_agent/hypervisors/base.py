@@ -268,7 +268,7 @@ class Destination:
 
 
 @dataclass(frozen=True)
-class MoveLimits:
+class MigrationLimits:
     """How a move may go. bandwidth_bytes_per_s 0: no limit."""
 
     max_downtime_ms: int = 300
@@ -278,7 +278,7 @@ class MoveLimits:
 
 
 @dataclass(frozen=True)
-class MoveReport:
+class MigrationReport:
     """How a move went."""
 
     elapsed_ms: int = 0
@@ -287,7 +287,7 @@ class MoveReport:
     dirty_rate_bytes_per_s: int = 0
 
 
-class MoveOutcome(StrEnum):
+class MigrationOutcome(StrEnum):
     """What the source's hypervisor says of a VM that was moving."""
 
     MOVED = "moved"
@@ -311,14 +311,16 @@ class LiveMigration(Protocol):
     def remove_keys(self, vm_id: str, key_ids: Sequence[str]) -> None:
         """Takes keys away unless the VM executes here."""
 
-    def migrate(self, vm_id: str, destination: Destination, limits: MoveLimits, progress: Progress) -> MoveReport:
+    def migrate(
+        self, vm_id: str, destination: Destination, limits: MigrationLimits, progress: Progress
+    ) -> MigrationReport:
         """Moves a running VM. When it returns the VM is gone from here; when it raises the VM executes here still,
         unless its guest stopped meanwhile (FailedPreconditionError VM_STOPPED).
 
         DeadlineExceededError MIGRATION_TIMEOUT, CancelledError, AbortedError MIGRATION_FAILED.
         """
 
-    def await_migration(self, vm_id: str, timeout_s: float, progress: Progress) -> MoveOutcome:
+    def await_migration(self, vm_id: str, timeout_s: float, progress: Progress) -> MigrationOutcome:
         """Waits for a move begun earlier to end, stops it after the timeout, and tells how it ended."""
 
 

@@ -6,19 +6,26 @@ from collections.abc import Sequence
 
 from ostler_common.errors import AbortedError, FailedPreconditionError, bad_field
 
-from ostler_agent.hypervisors.base import Destination, LiveMigration, MoveLimits, MoveOutcome, MoveReport, Progress
+from ostler_agent.hypervisors.base import (
+    Destination,
+    LiveMigration,
+    MigrationLimits,
+    MigrationOutcome,
+    MigrationReport,
+    Progress,
+)
 from ostler_agent.migration.destination import Endpoint
 from ostler_agent.spec import VmSpec
 
 
-def move(
+def migrate(
     driver: LiveMigration,
     endpoint: Endpoint,
     spec: VmSpec,
     moved: Sequence[str],
-    limits: MoveLimits,
+    limits: MigrationLimits,
     progress: Progress,
-) -> MoveReport:
+) -> MigrationReport:
     """Moves a running VM to where the endpoint says. spec: the VM as it will be there.
 
     Raises InvalidArgumentError when the endpoint does not know a volume; else what `LiveMigration.migrate` raises:
@@ -39,16 +46,18 @@ def move(
     return driver.migrate(spec.vm_id, destination, limits, progress)
 
 
-def resolve_interrupted_move(driver: LiveMigration, vm_id: str, timeout_s: float, progress: Progress) -> MoveReport:
+def resolve_interrupted_move(
+    driver: LiveMigration, vm_id: str, timeout_s: float, progress: Progress
+) -> MigrationReport:
     """Finds out how a move ended that an earlier life of the agent began; waits while it still goes on.
 
     The report is empty: its figures went with that life. Raises AbortedError MIGRATION_FAILED when the VM runs here,
     FailedPreconditionError VM_STOPPED when it stopped.
     """
     outcome = driver.await_migration(vm_id, timeout_s, progress)
-    if outcome is MoveOutcome.RUNNING_HERE:
+    if outcome is MigrationOutcome.RUNNING_HERE:
         progress.check()
         raise AbortedError(f"VM {vm_id} has not moved and runs here", "MIGRATION_FAILED", {"vm": vm_id})
-    if outcome is MoveOutcome.STOPPED_HERE:
+    if outcome is MigrationOutcome.STOPPED_HERE:
         raise FailedPreconditionError(f"VM {vm_id} stopped while it was moving", "VM_STOPPED", {"vm": vm_id})
-    return MoveReport()
+    return MigrationReport()

@@ -11,7 +11,7 @@ from ostler.agent.v1 import vm_pb2, vm_pb2_grpc
 from ostler.types.v1 import job_pb2
 from ostler_common.errors import bad_field
 
-from ostler_agent.hypervisors.base import Addresses, Hypervisor, MoveLimits, MoveReport, live_migration
+from ostler_agent.hypervisors.base import Addresses, Hypervisor, MigrationLimits, MigrationReport, live_migration
 from ostler_agent.jobs import JobContext, Jobs, interrupted
 from ostler_agent.journal import Record
 from ostler_agent.migration import source
@@ -55,7 +55,7 @@ class MigrationService(vm_pb2_grpc.MigrationServiceServicer):
             request.operation,
             "migration.move",
             request,
-            lambda job: _report(source.move(mover, endpoint, spec, request.moved_volume_ids, limits, job)),
+            lambda job: _report(source.migrate(mover, endpoint, spec, request.moved_volume_ids, limits, job)),
         )
 
     def FinishMigration(self, request: vm_pb2.FinishMigrationRequest, context: grpc.ServicerContext) -> Updates:
@@ -94,11 +94,11 @@ def _moved_volumes(request: vm_pb2.PrepareMigrationRequest) -> list[MovedVolume]
     ]
 
 
-def _limits(request: vm_pb2.MigrateVmRequest) -> MoveLimits:
+def _limits(request: vm_pb2.MigrateVmRequest) -> MigrationLimits:
     for field in ("max_downtime_ms", "timeout_s", "bandwidth_bytes_per_s"):
         if getattr(request, field) < 0:
             raise bad_field(field, "must not be negative")
-    return MoveLimits(
+    return MigrationLimits(
         max_downtime_ms=request.max_downtime_ms or DEFAULT_MAX_DOWNTIME_MS,
         timeout_s=request.timeout_s or DEFAULT_TIMEOUT_S,
         bandwidth_bytes_per_s=request.bandwidth_bytes_per_s,
@@ -121,7 +121,7 @@ def _endpoint_message(endpoint: Endpoint) -> job_pb2.MigrationEndpoint:
     )
 
 
-def _report(report: MoveReport) -> job_pb2.MigrationReport:
+def _report(report: MigrationReport) -> job_pb2.MigrationReport:
     return job_pb2.MigrationReport(
         elapsed_ms=report.elapsed_ms,
         downtime_ms=report.downtime_ms,

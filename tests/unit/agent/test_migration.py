@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from ostler_agent import preconditions
-from ostler_agent.hypervisors.base import Addresses, MoveLimits, MoveOutcome
+from ostler_agent.hypervisors.base import Addresses, MigrationLimits, MigrationOutcome
 from ostler_agent.jobs import JobContext
 from ostler_agent.migration import source
 from ostler_agent.migration.destination import Endpoint, IncomingMigrations, MovedVolume
@@ -205,15 +205,19 @@ def test_the_source_wants_a_path_for_every_volume() -> None:
     driver.add(VM)
     endpoint = Endpoint(Addresses("qemu+tls://h/system", "tcp://h", ""), {SHARED.volume_id: Path("/x")}, "h.qemu")
     with pytest.raises(InvalidArgumentError):
-        source.move(driver, endpoint, SPEC, [], MoveLimits(), job())
+        source.migrate(driver, endpoint, SPEC, [], MigrationLimits(), job())
     assert driver.done == []
 
 
 @pytest.mark.parametrize(
     ("outcome", "reason"),
-    [(MoveOutcome.RUNNING_HERE, "MIGRATION_FAILED"), (MoveOutcome.STOPPED_HERE, "VM_STOPPED"), (MoveOutcome.MOVED, "")],
+    [
+        (MigrationOutcome.RUNNING_HERE, "MIGRATION_FAILED"),
+        (MigrationOutcome.STOPPED_HERE, "VM_STOPPED"),
+        (MigrationOutcome.MOVED, ""),
+    ],
 )
-def test_how_a_move_of_an_earlier_life_ended(outcome: MoveOutcome, reason: str) -> None:
+def test_how_a_move_of_an_earlier_life_ended(outcome: MigrationOutcome, reason: str) -> None:
     driver = FakeHypervisor()
     driver.outcome = outcome
     if not reason:

@@ -16,7 +16,7 @@ from ostler.agent.v1 import host_pb2, host_pb2_grpc, vm_pb2, vm_pb2_grpc
 from ostler.types.v1 import job_pb2, volume_pb2
 from ostler.types.v1 import vm_pb2 as types_pb2
 from ostler_agent.capabilities import Capabilities, HypervisorFacts, Probe
-from ostler_agent.hypervisors.base import MoveOutcome, VmEvent, VmEventKind, VmSample
+from ostler_agent.hypervisors.base import MigrationOutcome, VmEvent, VmEventKind, VmSample
 from ostler_agent.hypervisors.libvirt.info import INFO
 from ostler_agent.jobs import JobContext, Jobs
 from ostler_agent.journal import Journal, Record, digest
@@ -353,12 +353,12 @@ def test_the_true_outcome_where_the_disk_is_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("moved", "expected"),
     [
-        (MoveOutcome.MOVED, "SUCCEEDED"),
-        (MoveOutcome.RUNNING_HERE, "MIGRATION_FAILED"),
-        (MoveOutcome.STOPPED_HERE, "VM_STOPPED"),
+        (MigrationOutcome.MOVED, "SUCCEEDED"),
+        (MigrationOutcome.RUNNING_HERE, "MIGRATION_FAILED"),
+        (MigrationOutcome.STOPPED_HERE, "VM_STOPPED"),
     ],
 )
-def test_the_true_outcome_of_a_move(tmp_path: Path, moved: MoveOutcome, expected: str) -> None:
+def test_the_true_outcome_of_a_move(tmp_path: Path, moved: MigrationOutcome, expected: str) -> None:
     driver = FakeHypervisor()
     driver.outcome = moved
     assert outcome(settled(tmp_path, driver, "migration.move", vm_pb2.MigrateVmRequest(vm_id=VM))) == expected

@@ -1,35 +1,37 @@
-"""The serial console as two ends of a byte stream."""
+"""The serial console as a byte stream."""
 
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 import libvirt
 from ostler_common.errors import AbortedError, FailedPreconditionError
 
 from ostler_agent.hypervisors.libvirt import domains
 from ostler_agent.hypervisors.libvirt.errors import is_code, lost_connection, translated
+from ostler_agent.hypervisors.libvirt.session import Session
 
 CHUNK_BYTES = 64 * 1024
 
 
 class LibvirtConsole:
-    """A console held through a libvirt stream; libvirt itself lets only one hold it."""
+    """A console through a libvirt stream; libvirt itself admits one holder at a time."""
 
-    def __init__(self, connection: Any, vm_id: str, force: bool) -> None:
-        self._domain = domains.get_active(connection, vm_id)
+    def __init__(self, session: Session, vm_id: str, force: bool) -> None:
+        self._domain = domains.get_active(session, vm_id)
         self._vm_id = vm_id
         self._closed = threading.Event()
         flags = libvirt.VIR_DOMAIN_CONSOLE_FORCE if force else libvirt.VIR_DOMAIN_CONSOLE_SAFE
         with translated(f"opening the console of VM {vm_id}"):
-            self._stream = connection.newStream()
+            self._stream = session.connect().newStream()
             try:
                 self._domain.openConsole(None, self._stream, flags)
             except libvirt.libvirtError as error:
                 if is_code(error, libvirt.VIR_ERR_OPERATION_FAILED):
                     raise FailedPreconditionError(
-                        f"the console of VM {vm_id} is in use (take it over by force)", "CONSOLE_BUSY", {"vm": vm_id}
+                        f"the console of VM {vm_id} is in use (use force to take it over)",
+                        "CONSOLE_BUSY",
+                        {"vm": vm_id},
                     ) from error
                 raise
 
@@ -40,8 +42,8 @@ class LibvirtConsole:
         try:
             data: bytes = self._stream.recv(CHUNK_BYTES)
         except libvirt.libvirtError as error:
-            return self._over(error)
-        return data if data else self._over(None)
+            return self._ended(error)
+        return data if data else self._ended(None)
 
     def write(self, data: bytes) -> None:
         """See `base.Console`."""
@@ -49,7 +51,7 @@ class LibvirtConsole:
             try:
                 sent = self._stream.send(data)
             except libvirt.libvirtError:
-                return  # over; read() tells why
+                return  # closed; read() tells why
             data = data[sent:]
 
     def close(self) -> None:
@@ -60,9 +62,9 @@ class LibvirtConsole:
         try:
             self._stream.abort()
         except libvirt.libvirtError:
-            pass  # over already
+            pass  # already closed
 
-    def _over(self, error: libvirt.libvirtError | None) -> bytes:
+    def _ended(self, error: libvirt.libvirtError | None) -> bytes:
         """Ends of a console: we closed it, the VM went, or another took it while the VM runs on."""
         if self._closed.is_set():
             return b""

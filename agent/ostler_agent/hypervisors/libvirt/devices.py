@@ -1,4 +1,4 @@
-"""Disks of a VM: attached, detached, grown."""
+"""Attaches, detaches and grows the disks of a VM."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ from ostler_common.errors import (
 from ostler_agent.hypervisors.base import Progress
 from ostler_agent.hypervisors.libvirt import domains, inventory, live
 from ostler_agent.hypervisors.libvirt.errors import is_code, translated
-from ostler_agent.hypervisors.libvirt.events import Events, RawEvent
+from ostler_agent.hypervisors.libvirt.events import RawEvent
 from ostler_agent.hypervisors.libvirt.host import disk_file
-from ostler_agent.hypervisors.libvirt.locks import VmLocks
-from ostler_agent.hypervisors.libvirt.secrets import Secrets
+from ostler_agent.hypervisors.libvirt.session import Session
 from ostler_agent.hypervisors.libvirt.xml import disks
 from ostler_agent.hypervisors.libvirt.xml.element import to_text
 from ostler_agent.spec import DiskSpec
@@ -30,17 +29,17 @@ POLL_INTERVAL_S = 0.5
 _LIVE, _CONFIG = libvirt.VIR_DOMAIN_AFFECT_LIVE, libvirt.VIR_DOMAIN_AFFECT_CONFIG
 
 
-def attach(connection: Any, secrets: Secrets, vm_id: str, disk: DiskSpec, path: Path) -> None:
-    """Attaches a disk, live when the VM executes. The caller holds the VM's lock."""
-    domain = domains.get(connection, vm_id)
+def attach(session: Session, vm_id: str, disk: DiskSpec, path: Path) -> None:
+    """Attaches a disk, live if the VM is running. The caller holds the VM's lock."""
+    domain = domains.get(session, vm_id)
     volume, xml = disk.volume, to_text(disks.disk(disk, disk_file(path)))
     with translated(f"attaching volume {volume.volume_id} to VM {vm_id}"):
         active = inventory.is_active(domain)
         configured = _present(inventory.configured_disks(domain), disk, vm_id)
         live = not active or _present(inventory.active_disks(domain), disk, vm_id)
         if not live and volume.key:
-            secrets.hold(vm_id, [volume.key])
-        # The definition first: it can be taken back without asking the guest.
+            session.secrets.install(vm_id, [volume.key])
+        # The definition first: it can be undone without the guest.
         if not configured:
             domain.attachDeviceFlags(xml, _CONFIG)
         try:
@@ -50,35 +49,32 @@ def attach(connection: Any, secrets: Secrets, vm_id: str, disk: DiskSpec, path: 
             if not configured:
                 domain.detachDeviceFlags(xml, _CONFIG)
             if volume.key:
-                secrets.drop(vm_id, [volume.key.key_id])
+                session.secrets.remove(vm_id, [volume.key.key_id])
             raise
 
 
 def detach(
-    connection: Any,
-    locks: VmLocks,
-    secrets: Secrets,
-    events: Events,
+    session: Session,
     vm_id: str,
     volume_id: str,
     key_id: str | None,
     timeout_s: float,
     progress: Progress,
 ) -> None:
-    """Detaches a disk: first the guest lets go, then the definition forgets it, then its key goes."""
+    """Detaches a disk: from the guest first, then from the definition; then removes its key."""
     with translated(f"detaching volume {volume_id} from VM {vm_id}"):
-        domain = inventory.find(connection, vm_id)
+        domain = inventory.find(session.connect(), vm_id)
         if domain is not None:
-            _detach_live(domain, events, vm_id, volume_id, timeout_s, progress)
-            with locks.hold(vm_id):
+            _detach_live(domain, session, vm_id, volume_id, timeout_s, progress)
+            with session.locks.hold(vm_id):
                 _detach_configured(domain, volume_id)
         if key_id:
-            secrets.drop(vm_id, [key_id])
+            session.secrets.remove(vm_id, [key_id])
 
 
-def grow(connection: Any, vm_id: str, volume_id: str, size_bytes: int) -> None:
-    """Grows a disk of an executing VM."""
-    domain = domains.get_active(connection, vm_id)
+def grow(session: Session, vm_id: str, volume_id: str, size_bytes: int) -> None:
+    """Grows a disk of a running VM."""
+    domain = domains.get_active(session, vm_id)
     with translated(f"growing volume {volume_id} of VM {vm_id}"):
         disk = next((disk for disk in inventory.active_disks(domain) if disk.volume_id == volume_id), None)
         if disk is None:
@@ -87,14 +83,14 @@ def grow(connection: Any, vm_id: str, volume_id: str, size_bytes: int) -> None:
         size_now = domain.blockInfo(disk.target)[0]
         if size_bytes < size_now:
             raise FailedPreconditionError(
-                f"volume {volume_id} has {size_now} bytes already (a volume cannot shrink)", "VOLUME_SHRINK"
+                f"volume {volume_id} already has {size_now} bytes (a volume cannot shrink)", "VOLUME_SHRINK"
             )
         if size_bytes > size_now:
             domain.blockResize(disk.target, size_bytes, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
 
 
 def _present(attached: list[disks.AttachedDisk], disk: DiskSpec, vm_id: str) -> bool:
-    """Whether the volume is attached in its slot; another volume there, or it elsewhere, is refused."""
+    """Whether the volume is attached in its slot. Raises FailedPreconditionError SLOT_TAKEN, VOLUME_ATTACHED."""
     device = disks.target(disk.slot)
     for other in attached:
         same_volume, same_slot = other.volume_id == disk.volume.volume_id, other.target == device
@@ -102,40 +98,42 @@ def _present(attached: list[disks.AttachedDisk], disk: DiskSpec, vm_id: str) -> 
             return True
         if same_slot:
             raise FailedPreconditionError(
-                f"slot {disk.slot} of VM {vm_id} holds {other.volume_id or other.path} (choose a free slot)",
+                f"slot {disk.slot} of VM {vm_id} is taken by {other.volume_id or other.path} (choose a free slot)",
                 "SLOT_TAKEN",
             )
         if same_volume:
             raise FailedPreconditionError(
-                f"volume {other.volume_id} is attached to VM {vm_id} as {other.target} already", "VOLUME_ATTACHED"
+                f"volume {other.volume_id} is already attached to VM {vm_id} as {other.target}", "VOLUME_ATTACHED"
             )
     return False
 
 
-def _detach_live(domain: Any, events: Events, vm_id: str, volume_id: str, timeout_s: float, progress: Progress) -> None:
+def _detach_live(
+    domain: Any, session: Session, vm_id: str, volume_id: str, timeout_s: float, progress: Progress
+) -> None:
     disk = _live_disk(domain, volume_id)
     if disk is None:
         return
     live.refuse_busy(domain, vm_id, [disk])
     deadline = time.monotonic() + timeout_s
-    with events.tap(vm_id) as heard:
+    with session.events.tap(vm_id) as events:
         try:
             domain.detachDeviceFlags(_device_xml(domain, disk.path), _LIVE)
         except libvirt.libvirtError as error:
             if not _unplug_pending(error):
                 raise
-        progress.report("waiting for the guest to let go of the disk")
+        progress.report("waiting for the guest to release the disk")
         while _live_disk(domain, volume_id) is not None:
             progress.check()
             if time.monotonic() > deadline:
                 raise DeadlineExceededError(
-                    f"the guest of VM {vm_id} has not let go of volume {volume_id} within {timeout_s:.0f} s "
+                    f"the guest of VM {vm_id} did not release volume {volume_id} within {timeout_s:.0f} s "
                     "(unmount it in the guest, then try again, or stop the VM)",
                     "DETACH_TIMEOUT",
                 )
-            if _refused(heard, disk.alias):
+            if _refused(events, disk.alias):
                 raise FailedPreconditionError(
-                    f"the guest of VM {vm_id} refuses to let go of volume {volume_id} (unmount it in the guest)",
+                    f"the guest of VM {vm_id} refuses to release volume {volume_id} (unmount it in the guest)",
                     "DETACH_REFUSED",
                 )
 
@@ -153,24 +151,24 @@ def _live_disk(domain: Any, volume_id: str) -> disks.AttachedDisk | None:
 
 
 def _device_xml(domain: Any, path: str, flags: int = 0) -> str:
-    """The disk's element just as libvirt has it."""
+    """The disk's element exactly as libvirt reports it."""
     root = ElementTree.fromstring(domain.XMLDesc(flags))
     for item in root.findall("devices/disk"):
         if disks.path_of(item.find("source")) == path:
             return to_text(item)
-    raise NotFoundError(f"no disk {path}", "VOLUME_NOT_ATTACHED")
+    raise NotFoundError(f"the VM has no disk {path}", "VOLUME_NOT_ATTACHED")
 
 
 def _unplug_pending(error: libvirt.libvirtError) -> bool:
-    """Whether the guest was asked earlier and has yet to answer, or has let go since we looked."""
-    asked = is_code(error, libvirt.VIR_ERR_OPERATION_FAILED) and "unplug" in error.get_error_message()
-    return asked or is_code(error, libvirt.VIR_ERR_DEVICE_MISSING)
+    """Whether an earlier unplug request is pending in the guest, or the guest has just released the disk."""
+    pending = is_code(error, libvirt.VIR_ERR_OPERATION_FAILED) and "unplug" in error.get_error_message()
+    return pending or is_code(error, libvirt.VIR_ERR_DEVICE_MISSING)
 
 
-def _refused(heard: queue.SimpleQueue[RawEvent], alias: str | None) -> bool:
-    """Waits a moment for something to happen; whether it was the guest's refusal."""
+def _refused(events: queue.SimpleQueue[RawEvent], alias: str | None) -> bool:
+    """Waits briefly for an event; returns whether it was the guest's refusal."""
     try:
-        event = heard.get(timeout=POLL_INTERVAL_S)
+        event = events.get(timeout=POLL_INTERVAL_S)
     except queue.Empty:
         return False
     return event.kind == "device-kept" and event.alias == alias

@@ -14,10 +14,10 @@ from ostler_agent.hypervisors.base import (
     Addresses,
     Destination,
     Listener,
+    MigrationLimits,
+    MigrationOutcome,
+    MigrationReport,
     MirrorState,
-    MoveLimits,
-    MoveOutcome,
-    MoveReport,
     Paths,
     Progress,
     VmEventKind,
@@ -42,6 +42,7 @@ from ostler_agent.hypervisors.libvirt.events import Events
 from ostler_agent.hypervisors.libvirt.info import INFO
 from ostler_agent.hypervisors.libvirt.locks import VmLocks
 from ostler_agent.hypervisors.libvirt.secrets import Secrets
+from ostler_agent.hypervisors.libvirt.session import Session
 from ostler_agent.spec import DiskSpec, Key, VmInfo, VmSpec, VolumeRef
 
 log = structlog.get_logger(__name__)
@@ -56,22 +57,21 @@ class LibvirtDriver:
     info = INFO
 
     def __init__(self, uri: str = "qemu:///system", domain_type: str = "auto") -> None:
-        self._domain_type = domain_type
-        self._locks = VmLocks()
         self._events = Events(self.vm, self._changed)
         self._connection = Connection(uri, self._opened)
-        self._secrets = Secrets(self._connection.get)
-        # VMs whose keys are here before they are. The end of an earlier try to come, heard late, must not take them.
+        connect = self._connection.get
+        self._session = Session(connect, VmLocks(), Secrets(connect), self._events, domain_type)
+        # VMs whose keys arrive before they do. A late event of an earlier, failed migration must not remove the keys.
         self._expected: set[str] = set()
         self._dirty_rates = DirtyRates()
         self._cleaner = ThreadPoolExecutor(1, thread_name_prefix="vm-keys")
 
     def open(self) -> None:
-        """Connects, now or as soon as libvirt is there; keys that no VM uses are swept before anything else."""
+        """Connects, now or as soon as libvirt is available; first removes keys that no VM uses."""
         self._connection.open()
 
     def close(self) -> None:
-        """Disconnects; VMs run on."""
+        """Disconnects; VMs keep running."""
         self._connection.close()
         self._events.close()
         self._cleaner.shutdown()
@@ -84,7 +84,7 @@ class LibvirtDriver:
     # -- Hypervisor
 
     def vm(self, vm_id: str) -> VmInfo:
-        with translated(f"looking at VM {vm_id}"):
+        with translated(f"inspecting VM {vm_id}"):
             domain = inventory.find(self.connection, vm_id)
             return inventory.absent(vm_id) if domain is None else inventory.describe(domain)
 
@@ -93,12 +93,12 @@ class LibvirtDriver:
             return [inventory.describe(domain) for domain in self.connection.listAllDomains()]
 
     def running(self, vm_id: str) -> bool:
-        with translated(f"looking at VM {vm_id}"):
+        with translated(f"inspecting VM {vm_id}"):
             domain = inventory.find(self.connection, vm_id)
             return domain is not None and inventory.is_active(domain)
 
     def using(self, volume_id: str) -> str | None:
-        with translated(f"looking who uses volume {volume_id}"):
+        with translated(f"finding the user of volume {volume_id}"):
             for domain in _active(self.connection):
                 if any(volume_id in disk.volume_ids for disk in inventory.active_disks(domain)):
                     vm_id: str = domain.UUIDString()
@@ -106,43 +106,41 @@ class LibvirtDriver:
         return None
 
     def define(self, spec: VmSpec, paths: Paths) -> None:
-        with self._locks.hold(spec.vm_id):
-            domains.define(self.connection, spec, paths, self._domain_type)
+        with self._session.locks.hold(spec.vm_id):
+            domains.define(self._session, spec, paths)
 
     def start(self, spec: VmSpec, paths: Paths) -> None:
         self._expected.discard(spec.vm_id)
-        with self._locks.hold(spec.vm_id):
-            domains.start(self.connection, self._secrets, spec, paths, self._domain_type)
+        with self._session.locks.hold(spec.vm_id):
+            domains.start(self._session, spec, paths)
 
     def shut_down(self, vm_id: str) -> None:
-        domains.shut_down(self.connection, vm_id)
+        domains.shut_down(self._session, vm_id)
 
     def power_off(self, vm_id: str) -> None:
-        domains.power_off(self.connection, self._locks, self._secrets, vm_id)
+        domains.power_off(self._session, vm_id)
 
     def reboot(self, vm_id: str, hard: bool) -> None:
-        domains.reboot(self.connection, vm_id, hard)
+        domains.reboot(self._session, vm_id, hard)
 
     def delete(self, vm_id: str) -> None:
-        domains.delete(self.connection, self._locks, self._secrets, vm_id)
+        domains.delete(self._session, vm_id)
 
     def attach(self, vm_id: str, disk: DiskSpec, path: Path) -> None:
-        with self._locks.hold(vm_id):
-            devices.attach(self.connection, self._secrets, vm_id, disk, path)
+        with self._session.locks.hold(vm_id):
+            devices.attach(self._session, vm_id, disk, path)
 
     def detach(self, vm_id: str, volume_id: str, key_id: str | None, timeout_s: float, progress: Progress) -> None:
-        devices.detach(
-            self.connection, self._locks, self._secrets, self._events, vm_id, volume_id, key_id, timeout_s, progress
-        )
+        devices.detach(self._session, vm_id, volume_id, key_id, timeout_s, progress)
 
     def grow_disk(self, vm_id: str, volume_id: str, size_bytes: int) -> None:
-        devices.grow(self.connection, vm_id, volume_id, size_bytes)
+        devices.grow(self._session, vm_id, volume_id, size_bytes)
 
     def console(self, vm_id: str, force: bool) -> LibvirtConsole:
-        return LibvirtConsole(self.connection, vm_id, force)
+        return LibvirtConsole(self._session, vm_id, force)
 
     def screenshot(self, vm_id: str) -> bytes:
-        return screenshot.screenshot(self.connection, vm_id)
+        return screenshot.screenshot(self._session, vm_id)
 
     def samples(self) -> list[VmSample]:
         return samples.samples(self.connection, self._dirty_rates)
@@ -150,7 +148,7 @@ class LibvirtDriver:
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         return self._events.subscribe(listener)
 
-    # -- LiveMigration (the other optional parts are above, beside what they belong to)
+    # -- LiveMigration (the other optional parts are above)
 
     def addresses(self, host: str) -> Addresses:
         return own(host)
@@ -160,50 +158,52 @@ class LibvirtDriver:
 
     def install_keys(self, vm_id: str, keys: Sequence[Key]) -> None:
         self._expected.add(vm_id)
-        with self._locks.hold(vm_id):
-            self._secrets.hold(vm_id, keys)
+        with self._session.locks.hold(vm_id):
+            self._session.secrets.install(vm_id, keys)
 
     def remove_keys(self, vm_id: str, key_ids: Sequence[str]) -> None:
         self._expected.discard(vm_id)
-        with self._locks.hold(vm_id):
+        with self._session.locks.hold(vm_id):
             if not self.running(vm_id):
-                self._secrets.drop(vm_id, key_ids)
+                self._session.secrets.remove(vm_id, key_ids)
 
-    def migrate(self, vm_id: str, destination: Destination, limits: MoveLimits, progress: Progress) -> MoveReport:
-        report = migrate.migrate(self._connection.get, self._events, vm_id, destination, limits, progress)
-        self.delete(vm_id)  # its keys, and what libvirt leaves of its definition
+    def migrate(
+        self, vm_id: str, destination: Destination, limits: MigrationLimits, progress: Progress
+    ) -> MigrationReport:
+        report = migrate.migrate(self._session, vm_id, destination, limits, progress)
+        self.delete(vm_id)  # its keys, and what remains of its definition
         return report
 
-    def await_migration(self, vm_id: str, timeout_s: float, progress: Progress) -> MoveOutcome:
-        outcome = migrate.await_migration(self._connection.get, vm_id, timeout_s, progress)
-        if outcome is MoveOutcome.MOVED:
+    def await_migration(self, vm_id: str, timeout_s: float, progress: Progress) -> MigrationOutcome:
+        outcome = migrate.await_migration(self._session, vm_id, timeout_s, progress)
+        if outcome is MigrationOutcome.MOVED:
             self.delete(vm_id)
         return outcome
 
     # -- LiveCopy
 
     def copy_disk(self, vm_id: str, volume_id: str, target: VolumeRef, path: Path, progress: Progress) -> None:
-        backup.copy_disk(self._connection.get, self._locks, self._secrets, vm_id, volume_id, target, path, progress)
+        backup.copy_disk(self._session, vm_id, volume_id, target, path, progress)
 
     def end_copy(self, vm_id: str, key_id: str | None, path: Path) -> None:
-        backup.end_copy(self._connection.get, self._locks, self._secrets, vm_id, key_id, path)
+        backup.end_copy(self._session, vm_id, key_id, path)
 
     def mirror_disk(self, vm_id: str, volume_id: str, target: VolumeRef, path: Path, progress: Progress) -> None:
-        mirror.mirror_disk(self._connection.get, self._locks, self._secrets, vm_id, volume_id, target, path, progress)
+        mirror.mirror_disk(self._session, vm_id, volume_id, target, path, progress)
 
     def mirror_state(self, vm_id: str, source: VolumeRef, target: VolumeRef) -> MirrorState:
-        return mirror.mirror_state(self._connection.get, vm_id, source, target)
+        return mirror.mirror_state(self._session, vm_id, source, target)
 
     def pivot_disk(self, vm_id: str, source: VolumeRef, target: VolumeRef) -> None:
-        mirror.pivot_disk(self._connection.get, self._locks, self._secrets, vm_id, source, target)
+        mirror.pivot_disk(self._session, vm_id, source, target)
 
     def cancel_mirror(self, vm_id: str, source: VolumeRef, target: VolumeRef) -> None:
-        mirror.cancel_mirror(self._connection.get, self._locks, self._secrets, vm_id, source, target)
+        mirror.cancel_mirror(self._session, vm_id, source, target)
 
-    # -- inside
+    # -- internals
 
     def _opened(self, connection: Any, again: bool) -> Callable[[], None]:
-        """Before anybody uses a new connection: events are asked for, keys left behind by those not heard of go."""
+        """Prepares a new connection before its first use: registers for events, removes keys that no VM uses."""
         deregister = self._events.register(connection)
         secrets = Secrets(lambda: connection)
         if again:
@@ -211,30 +211,30 @@ class LibvirtDriver:
                 self._remove_keys(vm_id)
             self._events.reconnected()
             return deregister
-        with translated("sweeping keys"):
+        with translated("removing unused keys"):
             attached = [disk for domain in _active(connection) for disk in inventory.active_disks(domain)]
-            gone = secrets.sweep({key_id for disk in attached for key_id in disk.key_ids})
-        if gone:
-            log.info("keys that no VM used were removed", keys=gone)
+            removed = secrets.remove_unused({key_id for disk in attached for key_id in disk.key_ids})
+        if removed:
+            log.info("removed unused keys", keys=removed)
         return deregister
 
     def _changed(self, vm_id: str, kind: VmEventKind, detail: str) -> None:
-        """A VM that stopped or left, by whatever hand, loses its keys."""
+        """Removes the keys of a VM that stopped or migrated away, whatever the cause."""
         if (kind, detail) == (VmEventKind.STARTED, "migrated"):
             self._expected.discard(vm_id)
         elif kind in (VmEventKind.STOPPED, VmEventKind.CRASHED, VmEventKind.MIGRATED):
             self._remove_keys(vm_id)
 
     def _remove_keys(self, vm_id: str) -> None:
-        """On a thread of its own, for a start may hold the VM's lock."""
+        """Runs in another thread, because a start may hold the VM's lock."""
         if vm_id not in self._expected:
             self._cleaner.submit(self._forget_keys, vm_id)
 
     def _forget_keys(self, vm_id: str) -> None:
         try:
-            domains.forget_keys(self.connection, self._locks, self._secrets, vm_id)
+            domains.remove_unused_keys(self._session, vm_id)
         except Exception:
-            log.exception("keys could not be removed", vm=vm_id)
+            log.exception("cannot remove keys", vm=vm_id)
 
 
 def _active(connection: Any) -> list[Any]:

@@ -1,7 +1,7 @@
-"""Mirroring a running VM's disk to another image, and going on with that: libvirt's block copy.
+"""Mirrors a running VM's disk to another image and pivots to it: libvirt's block copy.
 
-The mirror gets each write before the guest hears that it is done, so that from the moment it is ready it is the disk
-as much as the disk itself.
+Writes are synchronous: a write completes for the guest only once the mirror has it. A ready mirror is therefore always
+identical to the disk.
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ from ostler_agent.hypervisors.base import MirrorState, Progress
 from ostler_agent.hypervisors.libvirt import domains, inventory, live
 from ostler_agent.hypervisors.libvirt.errors import lost_connection, translated
 from ostler_agent.hypervisors.libvirt.host import disk_file
-from ostler_agent.hypervisors.libvirt.live import POLL_INTERVAL_S, Connect, retry_while_unavailable
-from ostler_agent.hypervisors.libvirt.locks import VmLocks
-from ostler_agent.hypervisors.libvirt.secrets import Secrets
+from ostler_agent.hypervisors.libvirt.live import POLL_INTERVAL_S, retry_while_unavailable
+from ostler_agent.hypervisors.libvirt.session import Session
 from ostler_agent.hypervisors.libvirt.xml.copies import mirror_xml
 from ostler_agent.hypervisors.libvirt.xml.disks import AttachedDisk
 from ostler_agent.spec import VolumeRef
 
 log = structlog.get_logger(__name__)
 
-# TRANSIENT_JOB: libvirt refuses to copy disks of VMs that it knows when they are stopped, unless told that nobody
-# expects the job to outlive the VM.
+# TRANSIENT_JOB: libvirt refuses to copy disks of persistent domains unless told that the job need not outlive the VM's
+# process.
 _FLAGS = (
     libvirt.VIR_DOMAIN_BLOCK_COPY_REUSE_EXT
     | libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB
@@ -37,9 +36,7 @@ _FLAGS = (
 
 
 def mirror_disk(
-    connect: Connect,
-    locks: VmLocks,
-    secrets: Secrets,
+    session: Session,
     vm_id: str,
     volume_id: str,
     target: VolumeRef,
@@ -48,18 +45,18 @@ def mirror_disk(
 ) -> None:
     """See `base.LiveCopy.mirror_disk`."""
     try:
-        with locks.hold(vm_id):
-            device = _begin(connect, secrets, vm_id, volume_id, target, path)
-        _wait(connect, vm_id, device, target, progress)
+        with session.locks.hold(vm_id):
+            device = _begin(session, vm_id, volume_id, target, path)
+        _wait(session, vm_id, device, target, progress)
     except BaseException:
-        retry_while_unavailable(lambda: _end(connect, locks, secrets, vm_id, target))
+        retry_while_unavailable(lambda: _end(session, vm_id, target))
         raise
 
 
-def mirror_state(connect: Connect, vm_id: str, source: VolumeRef, target: VolumeRef) -> MirrorState:
+def mirror_state(session: Session, vm_id: str, source: VolumeRef, target: VolumeRef) -> MirrorState:
     """See `base.LiveCopy.mirror_state`."""
-    with translated(f"looking at VM {vm_id}"):
-        domain = inventory.find(connect(), vm_id)
+    with translated(f"inspecting VM {vm_id}"):
+        domain = inventory.find(session.connect(), vm_id)
         if domain is None:
             return MirrorState.NONE
         active = inventory.is_active(domain)
@@ -72,71 +69,67 @@ def mirror_state(connect: Connect, vm_id: str, source: VolumeRef, target: Volume
     return MirrorState.READY if disk.mirror.ready else MirrorState.COPYING
 
 
-def pivot_disk(
-    connect: Connect, locks: VmLocks, secrets: Secrets, vm_id: str, source: VolumeRef, target: VolumeRef
-) -> None:
+def pivot_disk(session: Session, vm_id: str, source: VolumeRef, target: VolumeRef) -> None:
     """See `base.LiveCopy.pivot_disk`."""
 
     def pivot() -> None:
-        state = mirror_state(connect, vm_id, source, target)
+        state = mirror_state(session, vm_id, source, target)
         if state is MirrorState.READY:
-            with locks.hold(vm_id):
-                _pivot(connect, vm_id, target)
-            state = mirror_state(connect, vm_id, source, target)
+            with session.locks.hold(vm_id):
+                _pivot(session, vm_id, target)
+            state = mirror_state(session, vm_id, source, target)
         if state is MirrorState.COPYING:
             raise FailedPreconditionError(
-                f"the mirror of volume {source.volume_id} does not hold all of it yet (wait until it does)",
+                f"the mirror of volume {source.volume_id} is not complete yet (wait until it is)",
                 "MIRROR_NOT_READY",
                 {"vm": vm_id, "volume": source.volume_id},
             )
         if state is not MirrorState.PIVOTED:
             raise FailedPreconditionError(
-                f"volume {source.volume_id} of VM {vm_id} has no mirror (did the VM stop? Begin again)",
+                f"volume {source.volume_id} of VM {vm_id} has no mirror (did the VM stop? Start again)",
                 "MIRROR_MISSING",
                 {"vm": vm_id, "volume": source.volume_id},
             )
-        live.remove_key(connect, locks, secrets, vm_id, source.key.key_id if source.key else None)
+        live.remove_key(session, vm_id, source.key.key_id if source.key else None)
 
     retry_while_unavailable(pivot)
 
 
-def cancel_mirror(
-    connect: Connect, locks: VmLocks, secrets: Secrets, vm_id: str, source: VolumeRef, target: VolumeRef
-) -> None:
+def cancel_mirror(session: Session, vm_id: str, source: VolumeRef, target: VolumeRef) -> None:
     """See `base.LiveCopy.cancel_mirror`."""
 
     def cancel() -> None:
-        if mirror_state(connect, vm_id, source, target) is MirrorState.PIVOTED:
+        if mirror_state(session, vm_id, source, target) is MirrorState.PIVOTED:
             raise FailedPreconditionError(
-                f"VM {vm_id} uses volume {target.volume_id} already in place of {source.volume_id}",
+                f"VM {vm_id} already uses volume {target.volume_id} in place of {source.volume_id}",
                 "PIVOTED",
                 {"vm": vm_id, "volume": target.volume_id},
             )
-        _end(connect, locks, secrets, vm_id, target)
+        _end(session, vm_id, target)
 
     retry_while_unavailable(cancel)
 
 
-def _begin(connect: Connect, secrets: Secrets, vm_id: str, volume_id: str, target: VolumeRef, path: Path) -> str:
+def _begin(session: Session, vm_id: str, volume_id: str, target: VolumeRef, path: Path) -> str:
     """Returns the disk's device name."""
-    domain = domains.get_active(connect(), vm_id)
+    domain = domains.get_active(session.connect(), vm_id)
     with translated(f"mirroring volume {volume_id} of VM {vm_id}"):
         disk = live.find_disk(domain, vm_id, volume_id)
         live.refuse_busy(domain, vm_id, [disk])
         if target.key:
-            secrets.hold(vm_id, [target.key])
+            session.secrets.install(vm_id, [target.key])
         domain.blockCopy(disk.target, mirror_xml(target, disk_file(path)), flags=_FLAGS)
     return disk.target
 
 
-def _wait(connect: Connect, vm_id: str, device: str, target: VolumeRef, progress: Progress) -> None:
+def _wait(session: Session, vm_id: str, device: str, target: VolumeRef, progress: Progress) -> None:
     while True:
         progress.check()
-        disk, job = retry_while_unavailable(lambda: _look(live.find_active(connect, vm_id), device, target))
+        disk, job = retry_while_unavailable(lambda: _inspect(live.find_active(session, vm_id), device, target))
         if disk is None or disk.mirror is None:
-            retry_while_unavailable(lambda: live.find_active(connect, vm_id))
+            retry_while_unavailable(lambda: live.find_active(session, vm_id))
             raise AbortedError(
-                f"mirroring a disk of VM {vm_id} failed (is the pool full? Else see libvirt's log)",
+                f"mirroring a disk of VM {vm_id} failed (is the pool full? If not, see libvirt's log)",
                 "MIRROR_FAILED",
                 {"vm": vm_id, "volume": target.volume_id},
             )
@@ -146,9 +139,9 @@ def _wait(connect: Connect, vm_id: str, device: str, target: VolumeRef, progress
         time.sleep(POLL_INTERVAL_S)
 
 
-def _look(domain: Any, device: str, target: VolumeRef) -> tuple[AttachedDisk | None, dict[str, int]]:
-    """The disk with its mirror, and how far the copy is; None when there is no mirror any more."""
-    with translated("looking at a mirror"):
+def _inspect(domain: Any, device: str, target: VolumeRef) -> tuple[AttachedDisk | None, dict[str, int]]:
+    """The disk with its mirror (None if there is no mirror), and the progress of the copy."""
+    with translated("inspecting a mirror"):
         try:
             job: dict[str, int] = domain.blockJobInfo(device)
         except libvirt.libvirtError as error:
@@ -162,20 +155,20 @@ def _mirrored(attached: list[AttachedDisk], target: VolumeRef) -> AttachedDisk |
     return next((disk for disk in attached if disk.mirror and disk.mirror.volume_id == target.volume_id), None)
 
 
-def _pivot(connect: Connect, vm_id: str, target: VolumeRef) -> None:
-    """Whether it came about is for the caller to see: an error may be about the connection, or a VM that stopped."""
-    domain = live.find_active(connect, vm_id)
+def _pivot(session: Session, vm_id: str, target: VolumeRef) -> None:
+    """Requests the pivot. The caller checks whether it happened: an error may concern only the connection."""
+    domain = live.find_active(session, vm_id)
     disk = _mirrored(inventory.active_disks(domain), target)
     if disk is None:
         return
-    with translated(f"going over to the mirror in VM {vm_id}"):
+    with translated(f"pivoting to the mirror in VM {vm_id}"):
         domain.blockJobAbort(disk.target, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
 
 
-def _end(connect: Connect, locks: VmLocks, secrets: Secrets, vm_id: str, target: VolumeRef) -> None:
-    """Leaves neither mirror nor key."""
+def _end(session: Session, vm_id: str, target: VolumeRef) -> None:
+    """Ends the mirror and removes its key."""
     with translated(f"ending a mirror of VM {vm_id}"):
-        domain = inventory.find(connect(), vm_id)
+        domain = inventory.find(session.connect(), vm_id)
         while domain is not None and inventory.is_active(domain):
             disk = _mirrored(inventory.active_disks(domain), target)
             if disk is None:
@@ -185,6 +178,6 @@ def _end(connect: Connect, locks: VmLocks, secrets: Secrets, vm_id: str, target:
             except libvirt.libvirtError as error:
                 if lost_connection(error):
                     raise
-                log.info("the mirror could not be ended yet", error=error.get_error_message())
+                log.info("cannot end the mirror yet", error=error.get_error_message())
                 time.sleep(POLL_INTERVAL_S)
-    live.remove_key(connect, locks, secrets, vm_id, target.key.key_id if target.key else None)
+    live.remove_key(session, vm_id, target.key.key_id if target.key else None)

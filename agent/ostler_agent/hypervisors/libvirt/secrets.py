@@ -1,4 +1,4 @@
-"""Keys in libvirt: private, ephemeral secrets, there exactly while a VM uses them."""
+"""Keys in libvirt: private, ephemeral secrets that exist only while a VM uses them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ostler_agent.spec import Key
 
 
 class Secrets:
-    """Ostler's secrets among libvirt's; a secret that Ostler did not make is never touched.
+    """Ostler's secrets in libvirt. Never touches a secret that Ostler did not create.
 
-    The secret's usage says which VM it is for, so that libvirt's own list is all the book-keeping there is.
+    A secret's usage names the VM that it is for, so that libvirt's list of secrets is the only record.
     """
 
     def __init__(self, connection: Callable[[], Any]) -> None:
         self._connection = connection
 
-    def hold(self, vm_id: str, keys: Sequence[Key]) -> None:
-        """Defines the keys for a VM, each value set anew.
+    def install(self, vm_id: str, keys: Sequence[Key]) -> None:
+        """Defines a secret for each key of a VM and sets its value. If it raises, it leaves none of them behind.
 
-        Raises InvalidArgumentError KEY_MISSING before anything is done when a passphrase is not there, and
-        FailedPreconditionError SECRET_ID_TAKEN when a key's UUID is taken. When it raises, none of them stays.
+        Raises InvalidArgumentError KEY_MISSING (before any change) if a passphrase is missing, FailedPreconditionError
+        SECRET_ID_TAKEN if another program's secret has a key's UUID.
         """
         missing = [key.key_id for key in keys if key.passphrase is None]
         if missing:
@@ -34,44 +34,44 @@ class Secrets:
                 f"the passphrase of key {', '.join(missing)} is missing (an encrypted volume needs its key)",
                 "KEY_MISSING",
             )
-        held = []
+        installed = []
         try:
             for key in keys:
-                self._hold(vm_id, key)
-                held.append(key.key_id)
+                self._install(vm_id, key)
+                installed.append(key.key_id)
         except BaseException:
-            self.drop(vm_id, held)
+            self.remove(vm_id, installed)
             raise
 
-    def drop(self, vm_id: str, key_ids: Collection[str] | None = None) -> None:
-        """Removes a VM's secrets: those named, or all; what is not there is a success."""
-        for found, key_id, owner in self._ours():
+    def remove(self, vm_id: str, key_ids: Collection[str] | None = None) -> None:
+        """Removes a VM's secrets: those of key_ids, or all. Idempotent."""
+        for found, key_id, owner in self._own_secrets():
             if owner == vm_id and (key_ids is None or key_id in key_ids):
                 self._undefine(found)
 
     def owners(self) -> set[str]:
-        """The VMs that secrets are here for."""
-        return {owner for _, _, owner in self._ours()}
+        """The VMs that have secrets."""
+        return {owner for _, _, owner in self._own_secrets()}
 
-    def sweep(self, used: Collection[str]) -> list[str]:
-        """Removes all of Ostler's secrets but those whose key ids are used; tells which went."""
-        gone = []
-        for found, key_id, _ in self._ours():
+    def remove_unused(self, used: Collection[str]) -> list[str]:
+        """Removes Ostler's secrets whose key ids are not in `used`; returns the ids of those removed."""
+        removed = []
+        for found, key_id, _ in self._own_secrets():
             if key_id not in used:
                 self._undefine(found)
-                gone.append(key_id)
-        return gone
+                removed.append(key_id)
+        return removed
 
-    def _hold(self, vm_id: str, key: Key) -> None:
+    def _install(self, vm_id: str, key: Key) -> None:
         connection = self._connection()
-        with translated(f"putting key {key.key_id} in place"):
-            self._make_way(connection, vm_id, key.key_id)
+        with translated(f"installing key {key.key_id}"):
+            self._remove_stale(connection, vm_id, key.key_id)
             defined = connection.secretDefineXML(secret.secret_xml(vm_id, key.key_id))
             assert key.passphrase is not None
             defined.setValue(key.passphrase.reveal())
 
-    def _make_way(self, connection: Any, vm_id: str, key_id: str) -> None:
-        """A secret cannot change its usage: one left over from another VM goes first."""
+    def _remove_stale(self, connection: Any, vm_id: str, key_id: str) -> None:
+        """Removes a secret left over from another VM: the usage of a secret cannot change."""
         try:
             found = connection.secretLookupByUUIDString(key_id)
         except libvirt.libvirtError as error:
@@ -81,14 +81,14 @@ class Secrets:
         owner = secret.owner(found.usageID())
         if owner is None:
             raise FailedPreconditionError(
-                f"libvirt has a secret {key_id} that Ostler did not make (remove it, or use another key)",
+                f"libvirt has a secret {key_id} that Ostler did not create (remove it, or use another key)",
                 "SECRET_ID_TAKEN",
                 {"key": key_id},
             )
         if owner != vm_id:
             self._undefine(found)
 
-    def _ours(self) -> Iterator[tuple[Any, str, str]]:
+    def _own_secrets(self) -> Iterator[tuple[Any, str, str]]:
         with translated("listing libvirt's secrets"):
             for found in self._connection().listAllSecrets():
                 owner = secret.owner(found.usageID())
