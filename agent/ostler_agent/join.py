@@ -8,6 +8,7 @@ import ssl
 import grpc
 from ostler.control.v1 import enrollment_pb2, enrollment_pb2_grpc
 from ostler_common import pki
+from ostler_common.address import split_address
 from ostler_common.channel import CONTROL_SERVER_NAME, secure_channel
 from ostler_common.errors import (
     FailedPreconditionError,
@@ -35,7 +36,10 @@ def join(
     Raises PermissionDeniedError (WRONG_CONTROL_PLANE, or the control plane's refusal of the token), UnavailableError,
     FailedPreconditionError (BAD_CREDENTIALS). Nothing is kept when it fails; a token may be spent by then.
     """
-    host, port = split_address(enroll_address or token.enroll_address or "", ENROLL_PORT)
+    control = enroll_address or token.enroll_address
+    if not control:
+        raise InvalidArgumentError("the control plane's address is missing: name it as ADDRESS", "ADDRESS_MISSING")
+    host, port = split_address(control, "ADDRESS", ENROLL_PORT)
     ca_pem = verified_ca(host, port, token.ca_sha256)
     key_pem, csr_pem = pki.new_key_and_csr(None)
     qemu_key_pem, qemu_csr_pem = pki.new_key_and_csr(None)
@@ -111,17 +115,3 @@ def _presented_chain(host: str, port: int) -> list[bytes]:
         raise UnavailableError(
             f"no TLS connection to the enrolment port {host}:{port}: {error}", "CONTROL_UNREACHABLE"
         ) from error
-
-
-def split_address(address: str, default_port: int) -> tuple[str, int]:
-    """Host and port of "host", "host:port", "[v6]" or "[v6]:port"."""
-    if not address:
-        raise InvalidArgumentError("the control plane's address is missing", "ADDRESS_MISSING")
-    host, bracket, rest = address.removeprefix("[").partition("]") if address.startswith("[") else ("", "", address)
-    if bracket:
-        port = rest.removeprefix(":")
-    else:
-        host, _, port = address.partition(":")
-    if not host or (port and not port.isdigit()):
-        raise InvalidArgumentError(f"{address!r} is not an address (host:port)", "BAD_ADDRESS")
-    return host, int(port or default_port)

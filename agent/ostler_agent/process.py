@@ -1,4 +1,4 @@
-"""The one door through which every child process goes."""
+"""Starts every child process of the agent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,18 +26,18 @@ TERMINATE_GRACE_S = 5.0
 
 
 class Cancellation(Protocol):
-    """What a running command needs of a job to be stopped with it (`jobs.JobContext` is one)."""
+    """What a running command needs of a job so that it stops with the job (`jobs.JobContext` is one)."""
 
     def check(self) -> None:
-        """Raises when the job is to stop."""
+        """Raises if the job must stop."""
 
     def on_cancel(self, callback: Callable[[], None]) -> AbstractContextManager[object]:
-        """Calls back once, from any thread, when the job is to stop; leaving the context takes it back."""
+        """Calls back once, from any thread, when the job must stop; leaving the context unregisters the callback."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Ceilings around a tool that reads what a stranger wrote."""
+    """Resource limits for a tool that reads untrusted input."""
 
     cpu_s: int = 30
     memory_bytes: int = 1 << 30
@@ -45,7 +45,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Result:
-    """What a command that ended left."""
+    """The outcome of a command that ended."""
 
     command: tuple[str, ...]
     exit_code: int
@@ -56,15 +56,15 @@ class Result:
 class RunError(InternalError):
     """A command failed.
 
-    command: what ran; exit_code: its code, or minus the signal that ended it; stderr: what it said.
+    command: its arguments; exit_code: its exit code, or minus the signal that killed it; stderr: its error output.
     """
 
     def __init__(self, command: Sequence[str], exit_code: int, stderr: str) -> None:
         self.command = tuple(command)
         self.exit_code = exit_code
         self.stderr = stderr
-        how = f"exited with {exit_code}" if exit_code >= 0 else f"was ended by {signal.Signals(-exit_code).name}"
-        said = stderr.strip()[-2000:] or "it said nothing"
+        how = f"exited with {exit_code}" if exit_code >= 0 else f"was killed by {signal.Signals(-exit_code).name}"
+        said = stderr.strip()[-2000:] or "no error output"
         super().__init__(f"{Path(command[0]).name} {how}: {said}", "COMMAND_FAILED", {"command": shlex.join(command)})
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -82,13 +82,14 @@ def run(
     on_stdout: Callable[[bytes], None] | None = None,
     limits: Limits | None = None,
     check: bool = True,
+    expected: Collection[str] = (),
 ) -> Result:
-    """Runs a command to its end and returns what it printed.
+    """Runs a command to its end and returns its output. However it ends, it leaves no process behind.
 
-    stdin: bytes to feed it (else it has none); env: added to a clean environment; on_stdout: is given each piece of
-    its output as it comes (nothing is collected then); check: whether a non-zero exit raises.
-    Raises RunError; FailedPreconditionError (TOOL_MISSING); DeadlineExceededError (COMMAND_TIMEOUT); what
-    cancel.check() raises. However it ends, no process of it is left.
+    stdin: input to feed it (None: no input); env: added to a clean environment; on_stdout: receives each piece of the
+    output as it arrives (nothing is collected then); check: whether a non-zero exit raises, and is logged; expected:
+    texts in the stderr of failures that the caller handles, which are not logged. Raises RunError;
+    FailedPreconditionError (TOOL_MISSING); DeadlineExceededError (COMMAND_TIMEOUT); what cancel.check() raises.
     """
     if cancel:
         cancel.check()
@@ -114,8 +115,8 @@ def run(
             os.set_blocking(pipe.fileno(), False)
             selector.register(pipe, selectors.EVENT_READ, name)
 
-        def take(name: str, pipe: IO[bytes]) -> bool:
-            """Reads one piece; False when there is none now."""
+        def read_piece(name: str, pipe: IO[bytes]) -> bool:
+            """Reads one piece; False if none is available."""
             piece = pipe.read1(1 << 16)  # type: ignore[attr-defined]
             if piece and name == "stdout" and on_stdout:
                 on_stdout(piece)
@@ -133,19 +134,22 @@ def run(
             if "cancel" in ready and cancel:
                 cancel.check()
             for name in ready & pipes.keys():
-                take(name, pipes[name])
+                read_piece(name, pipes[name])
             exited = "exit" in ready
             if not ready:
+                log.warning("command timed out", command=shlex.join(argv), timeout_s=timeout_s)
                 raise DeadlineExceededError(
-                    f"{Path(argv[0]).name} did not end within {timeout_s} s and was stopped", "COMMAND_TIMEOUT"
+                    f"{Path(argv[0]).name} did not end within {timeout_s} s and was killed", "COMMAND_TIMEOUT"
                 )
-        # A grandchild may keep the pipes open: what is there now is all that is waited for.
+        # A grandchild may keep the pipes open: read only what is available now.
         for name, pipe in pipes.items():
-            while take(name, pipe):
+            while read_piece(name, pipe):
                 pass
         exit_code = child.wait()
     out, err = (b"".join(collected[name]).decode(errors="replace") for name in ("stdout", "stderr"))
     if check and exit_code:
+        if not any(text in err for text in expected):
+            log.warning("command failed", command=shlex.join(argv), exit_code=exit_code, stderr=err.strip()[-500:])
         raise RunError(argv, exit_code, err)
     return Result(argv, exit_code, out, err)
 
@@ -160,10 +164,10 @@ def spawn(
     limits: Limits | None = None,
     stdout: int | IO[bytes] = subprocess.DEVNULL,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Starts a command in a process group of its own; when the block is left, however, the group is ended.
+    """Starts a command in its own process group; leaving the block ends the group.
 
-    The child also dies with the thread that started it, so that an agent that is killed leaves nothing running:
-    stay in one thread within the block. Its stderr is a pipe. Raises FailedPreconditionError (TOOL_MISSING).
+    The child also dies with the thread that started it, so that a killed agent leaves nothing running: do not leave
+    that thread within the block. Its stderr is a pipe. Raises FailedPreconditionError (TOOL_MISSING).
     """
     argv = [str(part) for part in command]
     environment = {"PATH": os.environ.get("PATH", DEFAULT_PATH), "HOME": "/", "LC_ALL": "C", **(env or {})}
@@ -181,7 +185,7 @@ def spawn(
     with ExitStack() as stack:
         feed: int = subprocess.DEVNULL
         if stdin is not None:
-            # A file in memory instead of a pipe: it cannot block, and it is never anywhere under a name.
+            # A file in memory, not a pipe: writing it cannot block, and it has no name in any file system.
             feed = os.memfd_create("stdin", os.MFD_CLOEXEC)
             stack.callback(os.close, feed)
             os.write(feed, stdin.reveal() if isinstance(stdin, Secret) else stdin)
@@ -207,7 +211,7 @@ def spawn(
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """Ends the child's group: asked first, then killed. What has ended by itself is only swept up after."""
+    """Ends the child's process group: SIGTERM first, then SIGKILL; then what a child that exited left."""
     if child.poll() is None:
         _signal_group(child.pid, signal.SIGTERM)
         try:

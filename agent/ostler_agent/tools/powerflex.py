@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ostler_common.address import split_address
 from ostler_common.errors import (
     FailedPreconditionError,
     NotFoundError,
@@ -164,7 +165,7 @@ class Gateway:
                 "PyPowerFlex is not installed on this host (install it beside the agent, then restart the agent)",
                 "POWERFLEX_CLIENT_MISSING",
             ) from None
-        host, port = _split(self._address)
+        host, port = split_address(self._address, "gateway", _DEFAULT_PORT)
         client = PowerFlexClient(
             host,
             port,
@@ -194,11 +195,6 @@ class Gateway:
             yield str(Path(f"/proc/self/fd/{file}"))
         finally:
             os.close(file)
-
-
-def _split(address: str) -> tuple[str, int]:
-    host, colon, port = address.rpartition(":")
-    return (host, int(port)) if colon and port.isdecimal() else (address, _DEFAULT_PORT)
 
 
 @contextmanager

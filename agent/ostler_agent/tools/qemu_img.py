@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,10 +36,11 @@ _PERCENT = re.compile(rb"\((\d+\.\d+)/100%\)")
 _CALIBRATION = "Unable to get accurate CPU usage"
 _CALIBRATION_TRIES = 20
 
+_WRONG_KEY = "cannot unlock any keyslot"
 _FAILURES: Sequence[tuple[str, type[OstlerError], str, str]] = (
     ("No space left on device", ResourceExhaustedError, "POOL_FULL", "the pool has no space left for {path}"),
     ("Disk quota exceeded", ResourceExhaustedError, "POOL_FULL", "the pool's quota has no space left for {path}"),
-    ("cannot unlock any keyslot", FailedPreconditionError, "WRONG_KEY", "the key does not open {source}"),
+    (_WRONG_KEY, FailedPreconditionError, "WRONG_KEY", "the key does not open {source}"),
     (
         "all keyslots are in use",
         FailedPreconditionError,
@@ -192,7 +193,8 @@ def check_key(path: Path, disk_format: DiskFormat, key: Key, limits: Limits | No
         # `info` opens without the key; `map` needs it, and looks here at the first sector only.
         first_sector = ["--start-offset=0", "--max-length=512"]
         opened = ["--image-opts", _image_opts(path, disk_format, key)]
-        command.run(["map", "-U", "--output=json", *first_sector, *command.secret, *opened], limits=limits)
+        arguments = ["map", "-U", "--output=json", *first_sector, *command.secret, *opened]
+        command.run(arguments, limits=limits, expected=(_WRONG_KEY,))
 
 
 def info(path: Path, disk_format: DiskFormat) -> ImageInfo:
@@ -241,9 +243,17 @@ class _Command:
         on_stdout: Callable[[bytes], None] | None = None,
         cancel: Cancellation | None = None,
         limits: Limits | None = None,
+        expected: Collection[str] = (),
     ) -> None:
         try:
-            run(["qemu-img", *arguments], pass_fds=self._fds, on_stdout=on_stdout, cancel=cancel, limits=limits)
+            run(
+                ["qemu-img", *arguments],
+                pass_fds=self._fds,
+                on_stdout=on_stdout,
+                cancel=cancel,
+                limits=limits,
+                expected=expected,
+            )
         except RunError as error:
             for words, kind, reason, message in _FAILURES:
                 if words in error.stderr:
@@ -263,7 +273,7 @@ class _Command:
         """Runs what writes a LUKS header: again when QEMU could not read its clock."""
         for left in reversed(range(_CALIBRATION_TRIES)):
             try:
-                self.run(arguments, on_stdout=on_stdout, cancel=cancel)
+                self.run(arguments, on_stdout=on_stdout, cancel=cancel, expected=(_CALIBRATION,) if left else ())
                 return
             except RunError as error:
                 if not left or _CALIBRATION not in error.stderr:

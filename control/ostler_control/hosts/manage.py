@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ostler_common.address import split_address
 from ostler_common.errors import AlreadyExistsError, FailedPreconditionError
 from peewee import IntegrityError, fn
 
@@ -13,7 +14,7 @@ from ostler_control.database import transaction
 from ostler_control.hypervisors import rules
 from ostler_control.models import Host, Pool, PoolHost, UnmanagedVm, Vm, Volume
 from ostler_control.trust import certificates, tokens
-from ostler_control.trust.enrollment import check_host_name, split_address
+from ostler_control.trust.enrollment import check_host_name
 
 
 def update(host: Host, values: Mapping[str, Any], actor: str) -> Host:

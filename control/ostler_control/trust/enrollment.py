@@ -6,6 +6,7 @@ import datetime
 import re
 from dataclasses import dataclass
 
+from ostler_common.address import split_address
 from ostler_common.errors import AlreadyExistsError, FailedPreconditionError, UnauthenticatedError, bad_field
 from ostler_common.identity import Identity, Kind
 from peewee import IntegrityError
@@ -19,9 +20,6 @@ from ostler_control.trust import certificates, tokens
 from ostler_control.trust.authority import Authority
 
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,61}[A-Za-z0-9])?")
-_ADDRESS = re.compile(
-    r"(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]{0,253}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})"
-)
 
 
 @dataclass(frozen=True)
@@ -47,14 +45,6 @@ def check_host_name(name: str, field: str = "name") -> None:
         raise bad_field(field, "must be 1 to 63 letters, digits, dots and hyphens, as host names are", "INVALID_NAME")
     if is_id(name):
         raise bad_field(field, "must not look like an id (a UUID)", "INVALID_NAME")
-
-
-def split_address(address: str, field: str = "address") -> tuple[str, int]:
-    """Host (without brackets) and port of "host:port". Raises InvalidArgumentError."""
-    match = _ADDRESS.fullmatch(address)
-    if not match or not 0 < int(match["port"]) < 65536:
-        raise bad_field(field, 'must be "host:port", an IPv6 address in brackets')
-    return match["host"].strip("[]"), int(match["port"])
 
 
 def join(

@@ -108,25 +108,6 @@ def test_nobody_there(store: CredentialsStore) -> None:
         joining.join(store, JoinToken("s", "0" * 64), "127.0.0.1:1", "h1:8442")
 
 
-@pytest.mark.parametrize(
-    ("address", "expected"),
-    [
-        ("control", ("control", 8441)),
-        ("control:9", ("control", 9)),
-        ("[fd00::1]", ("fd00::1", 8441)),
-        ("[fd00::1]:9", ("fd00::1", 9)),
-    ],
-)
-def test_address(address: str, expected: tuple[str, int]) -> None:
-    assert joining.split_address(address, 8441) == expected
-
-
-@pytest.mark.parametrize("address", ["", ":9", "control:x", "[]"])
-def test_no_address(address: str) -> None:
-    with pytest.raises(InvalidArgumentError):
-        joining.split_address(address, 8441)
-
-
 def test_renewal_uses_a_fresh_key_and_keeps_the_identity(
     control: Enrollment, store: CredentialsStore, libvirt: LibvirtTls
 ) -> None:

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+import structlog
 from ostler_agent.jobs import JobContext
 from ostler_agent.process import Limits, RunError, run, spawn
 from ostler_common.errors import CancelledError, DeadlineExceededError, FailedPreconditionError
@@ -39,8 +40,22 @@ def test_failure_carries_command_code_and_stderr() -> None:
 
 
 def test_failure_by_signal_is_named() -> None:
-    with pytest.raises(RunError, match="was ended by SIGSEGV"):
+    with pytest.raises(RunError, match="was killed by SIGSEGV"):
         run(["sh", "-c", "kill -SEGV $$"])
+
+
+def test_failure_is_logged_as_a_command_line_to_paste() -> None:
+    with structlog.testing.capture_logs() as logs, pytest.raises(RunError):
+        run(["sh", "-c", "echo no such thing >&2; exit 3"])
+    (entry,) = [entry for entry in logs if entry["log_level"] == "warning"]
+    assert entry["command"] == "sh -c 'echo no such thing >&2; exit 3'"
+    assert (entry["exit_code"], entry["stderr"]) == (3, "no such thing")
+
+
+def test_expected_failure_is_not_logged() -> None:
+    with structlog.testing.capture_logs() as logs, pytest.raises(RunError):
+        run(["sh", "-c", "echo no such thing >&2; exit 3"], expected=("no such thing",))
+    assert not [entry for entry in logs if entry["log_level"] == "warning"]
 
 
 def test_environment_is_clean(monkeypatch: pytest.MonkeyPatch) -> None:

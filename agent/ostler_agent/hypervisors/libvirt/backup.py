@@ -55,7 +55,7 @@ def end_copy(session: Session, vm_id: str, key_id: str | None, path: Path) -> No
 
 
 def _begin(session: Session, vm_id: str, volume_id: str, target: VolumeRef, path: Path) -> None:
-    domain = domains.get_active(session.connect(), vm_id)
+    domain = domains.get_active(session, vm_id)
     with translated(f"copying volume {volume_id} of VM {vm_id}"):
         disk = live.find_disk(domain, vm_id, volume_id)
         attached = inventory.active_disks(domain)

@@ -112,7 +112,7 @@ def cancel_mirror(session: Session, vm_id: str, source: VolumeRef, target: Volum
 
 def _begin(session: Session, vm_id: str, volume_id: str, target: VolumeRef, path: Path) -> str:
     """Returns the disk's device name."""
-    domain = domains.get_active(session.connect(), vm_id)
+    domain = domains.get_active(session, vm_id)
     with translated(f"mirroring volume {volume_id} of VM {vm_id}"):
         disk = live.find_disk(domain, vm_id, volume_id)
         live.refuse_busy(domain, vm_id, [disk])

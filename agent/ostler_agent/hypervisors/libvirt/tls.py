@@ -1,4 +1,4 @@
-"""libvirt's and QEMU's share of the host's credentials: their TLS files, their settings, and their reload."""
+"""Installs the host's credentials for libvirt and QEMU: TLS files, settings, reload."""
 
 from __future__ import annotations
 
@@ -18,34 +18,35 @@ from ostler_agent.hypervisors.libvirt.options import LibvirtOptions
 
 log = structlog.get_logger(__name__)
 
-_BEGIN = "# BEGIN Ostler (kept by ostler-agent; change what is outside of it)"
+_BEGIN = "# BEGIN Ostler (managed by ostler-agent; edit only outside this block)"
 _END = "# END Ostler"
 _BLOCK = re.compile(rf"^{re.escape(_BEGIN)}$.*?^{re.escape(_END)}$\n?", re.DOTALL | re.MULTILINE)
 _QEMU_GROUPS = ("libvirt-qemu", "qemu")  # Debian and its children; Fedora and its
-_DAEMONS = ("libvirtd", "virtproxyd")  # whichever answers qemu+tls here
+_DAEMONS = ("libvirtd", "virtproxyd")  # either may serve qemu+tls
+_NO_TLS_SERVICE = "no tls service found"  # in virt-admin's error
 
 
 @dataclass(frozen=True)
 class LibvirtTls:
-    """`driver.CredentialsConsumer`: keeps libvirt and QEMU in step with the credentials. Every method may be repeated.
+    """The `driver.CredentialsConsumer` of libvirt and QEMU.
 
-    pki_dir: where libvirt looks (/etc/pki); qemu_dir: QEMU's `default_tls_x509_cert_dir`; config_dir: of libvirtd.conf
-    and qemu.conf; qemu_group: group that QEMU runs as and that may read QEMU's own key, empty to find it out. The
-    host's key is root's alone: a guest that broke out of its QEMU must not be able to speak for the host.
+    pki_dir: where libvirt reads TLS files (/etc/pki); qemu_dir: QEMU's `default_tls_x509_cert_dir`; config_dir: of
+    libvirtd.conf and qemu.conf; qemu_group: group that QEMU runs as and that may read QEMU's own key (empty: detected).
+    Only root may read the host's key: a guest that breaks out of its QEMU must not be able to impersonate the host.
     """
 
     pki_dir: Path
     qemu_dir: Path
     config_dir: Path
     qemu_group: str = ""
-    run_dir: Path = Path("/run/libvirt")  # where daemons have their sockets
+    run_dir: Path = Path("/run/libvirt")  # the daemons' sockets
 
     @classmethod
     def of(cls, options: LibvirtOptions) -> LibvirtTls:
         return cls(options.pki_dir, options.qemu_pki_dir, options.config_dir, options.qemu_group)
 
     def install(self, credentials: HostCredentials) -> bool:
-        """Writes the certificates, keys and lists; returns whether anything changed. Raises OSError."""
+        """Writes certificates, keys and revocation lists; returns whether anything changed. Raises OSError."""
         libvirt, private = self.pki_dir / "libvirt", self.pki_dir / "libvirt" / "private"
         for directory, mode in (
             (self.pki_dir / "CA", 0o755),
@@ -74,13 +75,13 @@ class LibvirtTls:
         for path, content in public.items():
             if content:
                 changed.append(pki.replace_file(path, content, 0o644))
-            elif path.exists():  # GnuTLS takes an empty list for a broken one
+            elif path.exists():  # GnuTLS rejects an empty list
                 path.unlink()
                 changed.append(True)
         return any(changed)
 
     def settings(self) -> dict[Path, str]:
-        """What has to stand in libvirt's files."""
+        """The settings that libvirt's files must contain, by file."""
         pairs = {"listen_tls": "1", "auth_tls": '"none"', "tls_allowed_dn_list": '["*O=Ostler hosts*"]'}
         pairs["tls_priority"] = '"NORMAL:-VERS-ALL:+VERS-TLS1.3"'
         if self.pki_dir != Path("/etc/pki"):
@@ -94,9 +95,9 @@ class LibvirtTls:
         return {self.config_dir / name: lines for name, lines in files.items()}
 
     def configure(self) -> list[str]:
-        """Puts the settings into those of the files that exist; when one changed, its daemon must restart.
+        """Writes the settings into those of the files that exist; returns what the operator must do then.
 
-        They stand in a marked block at the top, because libvirt takes the first of two settings.
+        The settings are in a marked block at the top, because libvirt uses the first of two equal settings.
         """
         changed = []
         for path, lines in self.settings().items():
@@ -109,22 +110,25 @@ class LibvirtTls:
         if not changed:
             return []
         return [
-            f"changed {', '.join(map(str, changed))}; now, for live migration over TLS:",
+            f"changed {', '.join(map(str, changed))}; to enable live migration over TLS, run:",
             "  systemctl stop libvirtd.service && systemctl enable --now libvirtd-tls.socket",
         ]
 
     def reload(self) -> None:
-        """Has running daemons take up new certificates; connections and VMs are not touched. Failures are logged."""
+        """Makes running daemons read new certificates; connections and VMs are unaffected. Logs failures."""
         for daemon in _DAEMONS:
             sockets = {"libvirtd": "libvirt-admin-sock", "virtproxyd": "virtproxyd-admin-sock"}
             if not (self.run_dir / sockets[daemon]).exists():
                 continue
             command = ("virt-admin", "--connect", f"{daemon}:///system", "server-update-tls", daemon)
             try:
-                process.run(command, timeout_s=30)
+                process.run(command, timeout_s=30, expected=(_NO_TLS_SERVICE,))
                 log.info("TLS files reloaded", daemon=daemon)
             except OstlerError as error:
-                log.error("new TLS files not taken up (restart the daemon)", daemon=daemon, reason=error.message)
+                if _NO_TLS_SERVICE in error.message:
+                    log.info("the daemon does not serve TLS yet; it reads the files once it does", daemon=daemon)
+                else:
+                    log.error("cannot reload the TLS files (restart the daemon)", daemon=daemon, reason=error.message)
 
     def _qemu_gid(self) -> int:
         for name in [self.qemu_group] if self.qemu_group else _QEMU_GROUPS:
