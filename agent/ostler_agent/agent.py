@@ -1,4 +1,4 @@
-"""The whole agent, put together."""
+"""Assembles the agent."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ log = structlog.get_logger(__name__)
 
 
 def probe(config: AgentConfig) -> Capabilities:
-    """Runs every probe; needs neither credentials nor a running agent."""
+    """Runs every probe. Needs neither credentials nor a running agent."""
     driver = registry.load(config.driver)
     facts = driver.probe(registry.context(config))
     pool_types = tuple(sorted(pool_type.name for pool_type in _pool_types(driver)))
@@ -54,7 +54,7 @@ def probe(config: AgentConfig) -> Capabilities:
 
 
 class _Reprobe:
-    """What was found while the hypervisor was away is found anew when it is back."""
+    """Probes again when the hypervisor is reachable again."""
 
     def __init__(self, prober: Prober) -> None:
         self._prober = prober
@@ -67,7 +67,7 @@ class _Reprobe:
 
 
 class Agent:
-    """Made, started, stopped: once each."""
+    """The agent. Create it, start it and stop it once each."""
 
     def __init__(self, config: AgentConfig) -> None:
         """Raises ConfigError, FailedPreconditionError: NOT_JOINED, BAD_CREDENTIALS, ALREADY_RUNNING."""
@@ -79,7 +79,7 @@ class Agent:
         credentials = self._store.load()
         credentials.check()
         self._closing.enter_context(lock_state(state))
-        shutil.rmtree(_scratch(config), ignore_errors=True)  # what a probe that was killed left
+        shutil.rmtree(_scratch(config), ignore_errors=True)  # left by a probe that was killed
         user = (
             self._driver.credentials_consumer(registry.context(config))
             if isinstance(self._driver, UsesCredentials)
@@ -97,9 +97,9 @@ class Agent:
         self.host_id = credentials.host_id
 
     def start(self) -> None:
-        """Settles what an earlier life left, then serves.
+        """Resolves the jobs that an earlier run left unfinished, then serves.
 
-        Raises OSError when the address is taken, ConfigError when the driver is not what it says.
+        Raises OSError if the address is in use, ConfigError if the driver lacks what it states.
         """
         hypervisor = self._driver.open(registry.context(self._config))
         self._closing.callback(hypervisor.close)
@@ -128,19 +128,19 @@ class Agent:
         log.info("serving", host=self.host_id, listen=self._config.listen, port=self._server.port)
 
     def reload(self) -> None:
-        """Puts the hypervisor in step with the credentials, and has every probe run again."""
+        """Installs the credentials for the hypervisor again and requests a probe."""
         self._manager.install()
         if self._prober:
             self._prober.request_probe()
 
     def stop(self) -> None:
-        """Takes no new calls, gives running jobs their time, then lets go of everything. VMs run on."""
+        """Refuses new calls, waits for running jobs, then closes everything. VMs keep running."""
         grace_s = self._config.stop_grace_s
         if self._server:
-            self._server.stop(2 * grace_s)  # streams of jobs end with their jobs
+            self._server.stop(2 * grace_s)  # a job's stream ends with the job
         self._jobs.stop(grace_s)
         if self._server:
-            self._server.stop(0.2).wait()  # what is left watches, and would for ever
+            self._server.stop(0.2).wait()  # the remaining calls are watches, which never end by themselves
         self._closing.close()
 
     def _services(self, hypervisor: Hypervisor, prober: Prober) -> dict[str, Registration]:
@@ -191,7 +191,7 @@ class Agent:
 
 
 def _pool_types(driver: Driver) -> list[PoolType]:
-    """Those of the agent's types of pool that the driver can use."""
+    """The pool types that the driver can use."""
     usable = driver.info.pool_types
     return [pool_type for pool_type in POOL_TYPES if usable is None or pool_type.name in usable]
 
@@ -204,4 +204,4 @@ def _version() -> str:
     try:
         return importlib.metadata.version("ostler")
     except importlib.metadata.PackageNotFoundError:
-        return "unknown"  # run from a source tree
+        return "unknown"  # running from a source tree

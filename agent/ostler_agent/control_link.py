@@ -1,4 +1,4 @@
-"""What the agent asks of the control plane, with the credentials that it has at that moment."""
+"""The agent's calls to the control plane, with its current credentials."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ostler_agent.credentials import CredentialsStore
 
 
 class ControlLink:
-    """control_address: as configured; empty: as learnt when joining."""
+    """control_address: as configured; empty: the one from the join."""
 
     def __init__(self, store: CredentialsStore, control_address: str = "") -> None:
         self._store = store
         self._control_address = control_address
 
     def download_template(self, template_id: str, offset: int) -> Iterator[bytes]:
-        """A template's file from `offset` bytes on. Raises OstlerError."""
+        """Streams a template's file from `offset` (bytes). Raises OstlerError."""
         address = self._control_address or self._store.load().control_address
         request = enrollment_pb2.DownloadTemplateRequest(template_id=template_id, offset=offset)
         with open_channel(address, self._store.files, CONTROL_SERVER_NAME) as channel:

@@ -1,8 +1,8 @@
-"""What a host has from the fleet: certificates and keys (its own and its QEMU's), CA, revocation list, and where
-the control plane is.
+"""A host's credentials: certificates and keys (its own and its QEMU's), CA, revocation list, and the control plane's
+address.
 
-They live in `<state>/credentials`, a link to a directory that holds one whole set; a new set is a new directory and one
-rename of the link, so that whoever reads finds credentials that belong together, also after a crash at any point.
+`<state>/credentials` is a link to a directory with one complete set. A new set is a new directory and one rename of the
+link, so that a reader always finds a consistent set, also after a crash.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ REJOIN_HINT = (
 
 @dataclass(frozen=True, repr=False)
 class HostCredentials:
-    """One whole set.
+    """One complete set.
 
-    qemu_certificate_pem, qemu_key_pem: the pair that QEMU may read, and that speaks to QEMUs only; ca_pem may hold
-    several certificates; crl_pem is empty when nothing is revoked; control_address, address: "host:port" of the
-    control plane's main port and of this agent.
+    qemu_certificate_pem, qemu_key_pem: the pair that QEMU may read, valid only between QEMUs; ca_pem: one or more
+    certificates; crl_pem: empty if nothing is revoked; control_address, address: "host:port" of the control plane's
+    main port and of this agent.
     """
 
     certificate_pem: bytes
@@ -52,7 +52,7 @@ class HostCredentials:
         """UUID from the certificate."""
         identity, _ = pki.identity_and_serial(self.certificate_pem)
         if identity is None or identity.kind is not Kind.HOST:
-            raise FailedPreconditionError("the certificate is not a host's (join anew)", "BAD_CREDENTIALS")
+            raise FailedPreconditionError("the certificate is not a host's (join again)", "BAD_CREDENTIALS")
         return identity.name
 
     @property
@@ -67,17 +67,17 @@ class HostCredentials:
         return (now or datetime.now(UTC)) >= self.expire_time
 
     def check(self) -> None:
-        """Raises FailedPreconditionError (BAD_CREDENTIALS) unless all of it belongs together. An expired set does."""
+        """Raises FailedPreconditionError (BAD_CREDENTIALS) unless the set is consistent. Ignores expiry."""
         pairs = ((self.certificate_pem, self.key_pem), (self.qemu_certificate_pem, self.qemu_key_pem))
         try:
             for certificate, key in pairs:
                 pki.check_pair(certificate, key)
-                when = pki.renew_at(certificate)  # some time in its life
+                when = pki.renew_at(certificate)  # a time at which the certificate is valid
                 if not any(_issued(certificate, ca, when) for ca in pki.split_pem(self.ca_pem)):
                     raise ValueError("a certificate is not signed by the fleet's CA")
             qemu, _ = pki.identity_and_serial(self.qemu_certificate_pem)
             if qemu != Identity(Kind.QEMU, self.host_id):
-                raise ValueError("QEMU's certificate is not that of this host's QEMU")
+                raise ValueError("QEMU's certificate does not belong to this host's QEMU")
         except ValueError as error:
             raise FailedPreconditionError(
                 f"the host's credentials are not usable: {error}", "BAD_CREDENTIALS"
@@ -85,16 +85,16 @@ class HostCredentials:
 
 
 class CredentialsStore:
-    """The credentials on disk. Safe to use from several threads; a join in another process is seen at the next load."""
+    """The credentials on disk. Thread-safe; the next load sees a join by another process."""
 
     def __init__(self, state_dir: Path) -> None:
         self._directory = state_dir
         self._link = state_dir / "credentials"
-        self.lock = threading.RLock()  # held by whoever loads, changes and saves
+        self.lock = threading.RLock()  # hold it to load, change and save
 
     @property
     def files(self) -> TlsFiles:
-        """For servers and channels. The certificate's file holds the key too."""
+        """For servers and channels. The certificate's file also holds the key."""
         return TlsFiles(self._link / "host.pem", self._link / "host.pem", self._link / "ca.pem")
 
     @property
@@ -103,7 +103,7 @@ class CredentialsStore:
 
     def load(self) -> HostCredentials:
         """Raises FailedPreconditionError: NOT_JOINED, BAD_CREDENTIALS."""
-        for _ in range(10):  # a set may be replaced while it is being read
+        for _ in range(10):  # another process may replace the set during the read
             directory = self._link.resolve()
             try:
                 return _read(directory)
@@ -120,7 +120,7 @@ class CredentialsStore:
         )
 
     def save(self, credentials: HostCredentials) -> None:
-        """Puts a set in place of the last one. Raises FailedPreconditionError when it does not belong together."""
+        """Replaces the current set. Raises FailedPreconditionError (BAD_CREDENTIALS) if the new set is inconsistent."""
         credentials.check()
         facts = {
             "host_id": credentials.host_id,
@@ -140,7 +140,7 @@ class CredentialsStore:
             link.symlink_to(fresh.name)
             os.replace(link, self._link)
             fsync_directory(self._directory)
-            for other in self._directory.glob("credentials.*"):  # the last set, and what a crash left
+            for other in self._directory.glob("credentials.*"):  # the previous set, and leftovers of a crash
                 if other.is_symlink():
                     other.unlink()
                 elif other != fresh:

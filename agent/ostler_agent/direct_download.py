@@ -1,8 +1,7 @@
-"""Fetching a template straight from an HTTPS server: what may be asked, and of whom.
+"""Downloads a template directly from an HTTPS server, and enforces which servers may be contacted.
 
-Every address is looked up here, and the connection goes to the very address that was looked at, so that a name cannot
-mean one server when it is checked and another when it is called. Redirects are followed one by one under the same
-rules.
+The downloader resolves each name itself and connects to exactly the address that it checked, so that a name cannot
+resolve to another server later. Each redirect is subject to the same rules.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import httpx
 from ostler_common.errors import FailedPreconditionError, OstlerError, UnavailableError, bad_field
 
 Resolve = Callable[[str, int], list[str]]
-"""Host name and port to addresses. Raises OSError."""
+"""Resolves a host name and port to addresses. Raises OSError."""
 
 MAX_REDIRECTS = 5
 _CHUNK_BYTES = 256 << 10
@@ -30,11 +29,10 @@ _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 @dataclass(frozen=True)
 class DirectSource:
-    """Where a template is on the network.
+    """A template's location on the network.
 
-    ca_pem: whom to trust instead of the system's authorities; proxy: address of an HTTP proxy, "" for none (it looks
-    names up itself, so that only what the address says can be checked); allow_private: whether addresses that are not
-    of the public Internet may be asked.
+    ca_pem: CAs to trust instead of the system's; proxy: address of an HTTP proxy, "" for none (a proxy resolves names
+    itself, so that only literal addresses can be checked); allow_private: whether non-public addresses are allowed.
     """
 
     url: str
@@ -45,14 +43,14 @@ class DirectSource:
 
 @dataclass(frozen=True)
 class Beginning:
-    """What is there. size_bytes: of the whole file; head: its first bytes."""
+    """The beginning of a file. size_bytes: of the whole file; head: its first bytes."""
 
     size_bytes: int
     head: bytes
 
 
 class Downloader:
-    """Talks to servers. resolve: how names are looked up."""
+    """Downloads files. resolve: resolves host names."""
 
     def __init__(self, resolve: Resolve | None = None) -> None:
         self._resolve = resolve or _resolve
@@ -61,7 +59,7 @@ class Downloader:
         """Reads the first bytes of a file. Raises what `read` raises, and FailedPreconditionError DOWNLOAD_NO_SIZE."""
         with self._open(source, 0, head_bytes - 1) as (response, _, total):
             if total is None:
-                raise _refused(source, "the server does not tell the file's size", "DOWNLOAD_NO_SIZE")
+                raise _refused(source, "the server does not report the file's size", "DOWNLOAD_NO_SIZE")
             head = b""
             for chunk in _chunks(response, source):
                 head += chunk
@@ -70,17 +68,17 @@ class Downloader:
             return Beginning(total, head[:head_bytes])
 
     def read(self, source: DirectSource, offset: int, size_bytes: int) -> Iterator[bytes]:
-        """A file's bytes from `offset` on, from a server that can resume or one that cannot.
+        """Yields a file's bytes from `offset`, whether or not the server can resume.
 
-        Raises InvalidArgumentError for a bad address; FailedPreconditionError: DOWNLOAD_REFUSED, DOWNLOAD_UNTRUSTED,
-        PRIVATE_ADDRESS, DOWNLOAD_CHANGED when the file has another size than `size_bytes`; UnavailableError
-        DOWNLOAD_BROKE when trying again may help.
+        Raises InvalidArgumentError for a bad URL; FailedPreconditionError: DOWNLOAD_REFUSED, DOWNLOAD_UNTRUSTED,
+        PRIVATE_ADDRESS, DOWNLOAD_CHANGED if the file's size is not `size_bytes`; UnavailableError DOWNLOAD_BROKE if a
+        retry may help.
         """
         with self._open(source, offset) as (response, start, total):
             if total is not None and total != size_bytes:
                 raise _refused(
                     source,
-                    f"the file has {total} bytes now, and had {size_bytes}; register it anew",
+                    f"the file now has {total} bytes instead of {size_bytes} (register it again)",
                     "DOWNLOAD_CHANGED",
                 )
             skip = offset - start
@@ -93,7 +91,7 @@ class Downloader:
     def _open(
         self, source: DirectSource, first: int, last: int | None = None
     ) -> Iterator[tuple[httpx.Response, int, int | None]]:
-        """The answer's body, at which byte it begins, and the size of the whole file when that is told."""
+        """The response, the offset of its body in the file, and the size of the whole file if reported."""
         url = checked_url(source.url)
         wanted = {"Range": f"bytes={first}-{'' if last is None else last}", "Accept-Encoding": "identity"}
         with httpx.Client(
@@ -131,7 +129,7 @@ class Downloader:
         try:
             found = self._resolve(url.host, url.port or 443)
         except OSError as error:
-            raise _broke(source, f"{url.host} is not known: {error.strerror or error}") from None
+            raise _broke(source, f"cannot resolve {url.host}: {error.strerror or error}") from None
         for address in found:
             if not source.allow_private and not is_public(address):
                 raise _private(source, url.host, address)
@@ -139,20 +137,20 @@ class Downloader:
 
 
 def checked_url(text: str, field: str = "url") -> httpx.URL:
-    """Raises InvalidArgumentError for what is no plain HTTPS address."""
+    """Parses an HTTPS URL. Raises InvalidArgumentError INVALID_URL."""
     try:
         url = httpx.URL(text)
     except (httpx.InvalidURL, ValueError):
-        raise bad_field(field, "is no URL", "INVALID_URL") from None
+        raise bad_field(field, "is not a URL", "INVALID_URL") from None
     if url.scheme != "https" or not url.host:
         raise bad_field(field, "must be https://HOST/PATH", "INVALID_URL")
     if url.userinfo:
-        raise bad_field(field, "must hold no user name and password: addresses are shown to everybody", "INVALID_URL")
+        raise bad_field(field, "must not contain a user name or password: URLs are visible to all users", "INVALID_URL")
     return url
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is of the public Internet, also when it is an IPv4 address in IPv6's clothes."""
+    """Whether an address is a public Internet address, including an IPv4-mapped IPv6 address."""
     found = ipaddress.ip_address(address.partition("%")[0])
     mapped = getattr(found, "ipv4_mapped", None)
     found = mapped or found
@@ -176,18 +174,18 @@ def _trust(source: DirectSource) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cadata=source.ca_pem.decode() if source.ca_pem else None)
     except (ssl.SSLError, ValueError):
-        raise bad_field("ca_pem", "holds no PEM certificate", "INVALID_CERTIFICATE") from None
+        raise bad_field("ca_pem", "contains no PEM certificate", "INVALID_CERTIFICATE") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 
 
 def _extent(response: httpx.Response, source: DirectSource) -> tuple[int, int | None]:
-    """Where an answer's body begins in the file, and the file's size."""
+    """The offset of a response's body in the file, and the file's size."""
     status = response.status_code
     if status == 206:
         found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if found is None:
-            raise _refused(source, "the server's answer lacks Content-Range", "DOWNLOAD_REFUSED")
+            raise _refused(source, "the server's response lacks Content-Range", "DOWNLOAD_REFUSED")
         return int(found[1]), int(found[2])
     if status == 200:
         length = response.headers.get("Content-Length", "")
@@ -210,7 +208,7 @@ def _translated(source: DirectSource) -> Iterator[None]:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             raise _refused(
                 source,
-                f"its certificate is not trusted ({_short(error)}); give its authority's (--ca-file)",
+                f"its certificate is not trusted: {_short(error)} (pass its CA's certificate with --ca-file)",
                 "DOWNLOAD_UNTRUSTED",
             ) from None
         raise _broke(source, _short(error)) from None
@@ -232,6 +230,6 @@ def _private(source: DirectSource, host: str, address: str) -> OstlerError:
     where = address if host == address else f"{host} ({address})"
     return _refused(
         source,
-        f"{where} is not of the public Internet (`ostler setting set direct.download.allow.private true` allows that)",
+        f"{where} is not a public address (to allow it: `ostler setting set direct.download.allow.private true`)",
         "PRIVATE_ADDRESS",
     )

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic, durable files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def fsync_directory(path: Path) -> None:
-    """Makes the names in a directory outlive a crash of the machine."""
+    """Makes the names in a directory durable."""
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)
@@ -16,7 +16,7 @@ def fsync_directory(path: Path) -> None:
 
 
 def fsync_file(path: Path) -> None:
-    """Makes a file's contents outlive a crash of the machine."""
+    """Makes a file's contents durable."""
     file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)
@@ -25,11 +25,7 @@ def fsync_file(path: Path) -> None:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Replaces a file's contents, readable by this user only; after a crash of the machine it has the new ones, or the
-    old ones if there were any.
-
-    Not for two writers of one file at once.
-    """
+    """Replaces a file atomically and durably, readable by this user only. Not safe for concurrent writers of a file."""
     new = not path.exists()
     temporary = path.with_name(f"{path.name}.tmp")
     file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -43,9 +39,9 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def publish(part: Path, final: Path) -> None:
-    """Gives a finished file its name, both in one directory, and makes it durable. Raises FileExistsError.
+    """Renames a finished file within its directory, durably. Raises FileExistsError.
 
-    A link, not a rename: a rename would silently replace what somebody else has put there meanwhile.
+    A link, not a rename: a rename would silently replace a file that another process created meanwhile.
     """
     fsync_file(part)
     os.link(part, final)

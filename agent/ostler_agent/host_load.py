@@ -1,4 +1,4 @@
-"""How busy the host and its VMs are."""
+"""The load of the host and its VMs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 from ostler_agent.hypervisors.base import VmSample
 
 _IDLE_FIELDS = (3, 4)  # idle, iowait in /proc/stat's first line
-_COUNTED_FIELDS = 8  # guest time is in user time already
+_COUNTED_FIELDS = 8  # user time includes guest time
 
 
 @dataclass(frozen=True)
 class VmLoad:
-    """Load of a VM. cpu_used: in whole CPUs."""
+    """Load of a VM. cpu_used: in CPUs (1.5: one and a half)."""
 
     vm_id: str
     cpu_used: float
@@ -27,7 +27,7 @@ class VmLoad:
 
 @dataclass(frozen=True)
 class HostLoad:
-    """Load of the host. cpu_used: in whole CPUs; pressures: percent of the last 10 s, None where there is no PSI."""
+    """Load of the host. cpu_used: in CPUs; *_pressure: percent of the last 10 s, None without PSI in the kernel."""
 
     cpu_used: float
     cpus: int
@@ -40,7 +40,7 @@ class HostLoad:
 
 
 class LoadMeter:
-    """Measures load between two looks; one meter for each who looks. proc: where the kernel shows its counters."""
+    """Measures load between two calls of `measure`; use one meter per caller. proc: the kernel's counters."""
 
     def __init__(self, proc: Path = Path("/proc"), now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -50,7 +50,7 @@ class LoadMeter:
         self._then = now()
 
     def measure(self, samples: Sequence[VmSample]) -> HostLoad:
-        """Load since the last look. A VM that was not there then counts from the next look on."""
+        """Load since the last call. A VM that is new since then counts from the next call on."""
         stat, now = (self._proc / "stat").read_text(), self._now()
         elapsed_s = max(now - self._then, 1e-3)
         busy = parse_busy_ticks(stat)
@@ -84,28 +84,28 @@ class LoadMeter:
         try:
             return parse_pressure((self._proc / "pressure" / resource).read_text())
         except OSError:
-            return None  # an old kernel has no such file; one started with psi=0 refuses to read it
+            return None  # an old kernel lacks the file; with psi=0 reading it fails
 
 
 def parse_busy_ticks(stat: str) -> int:
-    """Ticks that all CPUs together have been busy, out of /proc/stat."""
+    """Busy ticks of all CPUs together, from /proc/stat."""
     ticks = [int(word) for word in stat.split("\n", 1)[0].split()[1 : 1 + _COUNTED_FIELDS]]
     return sum(count for field, count in enumerate(ticks) if field not in _IDLE_FIELDS)
 
 
 def parse_cpus(stat: str) -> int:
-    """CPUs online, out of /proc/stat."""
+    """CPUs online, from /proc/stat."""
     return sum(1 for line in stat.splitlines() if line.startswith("cpu") and line[3].isdigit())
 
 
 def parse_memory(meminfo: str) -> tuple[int, int]:
-    """Bytes in total and available, out of /proc/meminfo."""
+    """Total and available bytes, from /proc/meminfo."""
     values = dict(line.split(":", 1) for line in meminfo.splitlines() if ":" in line)
     return _kib(values["MemTotal"]), _kib(values["MemAvailable"])
 
 
 def parse_pressure(text: str) -> float:
-    """Share of the last 10 s in which some task waited, percent."""
+    """Share of the last 10 s in which some task waited, percent, from a PSI file."""
     some = next(line for line in text.splitlines() if line.startswith("some "))
     return float(dict(word.split("=") for word in some.split()[1:])["avg10"])
 

@@ -1,4 +1,4 @@
-"""Whether QEMU has an image open, anywhere that shares the file system's locks."""
+"""QEMU's image locks: whether a QEMU on any host that shares the file system has an image open."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pathlib import Path
 from ostler_common.errors import FailedPreconditionError
 
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock: type, whence, start, length, pid
-# The bytes on which QEMU keeps its locks: from 100 those of what it does, from 200 those of what others must not.
+# The bytes that QEMU locks (block/file-posix.c): from 100 the permissions it uses, from 200 those it denies others.
 _FIRST, _LENGTH = 100, 200
-_WRITES, _WRITE_KINDS = 101, 3  # writing, writing what is there already, resizing
+_WRITES, _WRITE_KINDS = 101, 3  # write, write-unchanged, resize
 _NO_WRITES = 201
-_NO_LOCKS = (errno.ENOLCK, errno.EINVAL, errno.EOPNOTSUPP)  # of file systems that have none
+_NO_LOCKS = (errno.ENOLCK, errno.EINVAL, errno.EOPNOTSUPP)  # from file systems without locks
 
 
 def check_not_locked(path: Path) -> None:
-    """Raises FailedPreconditionError (VOLUME_IN_USE) when a QEMU on any host has the image open.
+    """Raises FailedPreconditionError (VOLUME_IN_USE) if a QEMU on any host has the image open.
 
-    A file system without locks, or a file that is not there, counts as not in use.
+    A missing file, or one on a file system without locks, counts as unused.
     """
     follow = 0 if path.is_block_device() else os.O_NOFOLLOW
     try:
@@ -35,9 +35,10 @@ def check_not_locked(path: Path) -> None:
 
 
 def block_writers(file: int, path: Path) -> None:
-    """Has no QEMU on any host open an image for writing while the descriptor (for reading) is open; readers may.
+    """Prevents every QEMU from opening an image for writing while the descriptor is open; readers are admitted.
 
-    Raises FailedPreconditionError (VOLUME_IN_USE) when one has. A file system without locks keeps nobody out.
+    Raises FailedPreconditionError (VOLUME_IN_USE) if a QEMU has it open for writing. No effect on a file system without
+    locks.
     """
     try:
         wanted = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, _NO_WRITES, 1, 0)
@@ -58,7 +59,7 @@ def _check_not_locked(file: int, path: Path, first: int, length: int) -> None:
         return
     if found != fcntl.F_UNLCK:
         raise FailedPreconditionError(
-            f"{path.name} is in use (stop or detach from what uses it, perhaps on another host)",
+            f"{path.name} is in use, perhaps on another host (stop the VM or detach the volume first)",
             "VOLUME_IN_USE",
             {"file": path.name},
         )

@@ -1,7 +1,7 @@
-"""Changing calls as jobs: idempotent by operation id, journalled, watched, cancelled, settled after a crash.
+"""Runs changing calls as jobs: idempotent by operation id, journaled, watchable, cancellable, resolved after a crash.
 
-One operation id is one piece of work on this host. Its journal record is a JSON file that holds the request without
-its secrets, what the work chose to remember, and the outcome. The stream of a call going away does not stop its job.
+One operation id is one job on this host. Its journal record is a JSON file with the request (without secrets), facts
+for recovery, and the outcome. A job continues if its call's stream breaks.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from ostler_agent.journal import Journal, Record, digest
 
 log = structlog.get_logger(__name__)
 
-HEARTBEAT_S = 5.0  # an unchanged job is told of again this often, so that a caller that went away is noticed
+HEARTBEAT_S = 5.0  # repeats an unchanged update this often, to detect callers that are gone
 RETENTION_S = 7 * 24 * 3600
 PRUNE_INTERVAL_S = 3600.0
 RESUME_INTERVAL_S = 1.0
@@ -56,10 +56,9 @@ Resume = Callable[[Record, "JobContext"], Message | None]
 
 
 class JobContext:
-    """What a job's work holds: tells how far it is, asks whether to go on, remembers what recovery will need.
+    """A job as its function sees it: reports progress, checks for cancellation, stores facts for recovery.
 
-    facts: what this or an earlier attempt chose to remember. It can stand alone (`JobContext("name")`) where work
-    runs outside of a job.
+    facts: stored by this or an earlier attempt. Outside of a job, use `JobContext("name")`.
     """
 
     def __init__(
@@ -81,9 +80,9 @@ class JobContext:
         self._lock = threading.RLock()
 
     def report(self, phase: str, done: int = 0, total: int = 0, percent: int | None = None) -> None:
-        """Tells how far the work is. phase: a few lower-case words; done, total: bytes of this phase.
+        """Reports progress. phase: a few lower-case words; done, total: bytes of this phase.
 
-        percent is of the whole work and never falls; None: done of total when total is known, else as it was.
+        percent: of the whole job, never falls; None: done / total if total is known, else unchanged.
         """
         if percent is None:
             percent = 100 * done // total if total else self._percent
@@ -91,20 +90,19 @@ class JobContext:
         self._changed(job_pb2.Progress(phase=phase, bytes_done=done, bytes_total=total, percent=self._percent))
 
     def check(self) -> None:
-        """Raises CancelledError when the job is to stop (UnavailableError INTERRUPTED when the agent is to)."""
+        """Raises CancelledError if the job must stop (UnavailableError INTERRUPTED if the agent stops)."""
         if self._cancel_error:
             raise self._cancel_error
 
     def wait(self, seconds: float) -> None:
-        """Sleeps; raises as `check` does as soon as the job is to stop."""
+        """Sleeps; raises like `check` as soon as the job must stop."""
         self._cancelled.wait(seconds)
         self.check()
 
     def on_cancel(self, callback: Callable[[], None]) -> AbstractContextManager[None]:
-        """Calls back once when the job is to stop: from the canceller's thread, or at once when it already is.
+        """Calls back once when the job must stop: from the canceller's thread, or at once if it must stop already.
 
-        The callback must be quick. Used as a context manager, leaving it takes the callback back: it is then not
-        running and will never run.
+        The callback must be quick. Leaving the returned context unregisters it: then it is not running and never runs.
         """
         with self._lock:
             if self._cancel_error:
@@ -114,12 +112,12 @@ class JobContext:
         return _Registration(self, callback)
 
     def remember(self, **facts: str) -> None:
-        """Keeps facts (never secrets) in the journal for the kind's recovery; durable on return."""
+        """Stores facts (never secrets) in the journal for recovery; durable on return."""
         self.facts.update(facts)
         self._remember(facts)
 
     def cancel(self, error: OstlerError | None = None) -> None:
-        """Asks the work to stop with an error; None: it was cancelled by a caller."""
+        """Asks the job to stop with an error; None: a caller cancelled it."""
         with self._lock:
             if self._cancel_error:
                 return
@@ -150,7 +148,7 @@ class _Registration:
 
 
 class _Running:
-    """A job that runs: its record, its newest update, and those who wait for the next."""
+    """A running job: its record, its newest update, and the streams that wait for the next update."""
 
     def __init__(self, record: Record, journal: Journal) -> None:
         self.record = record
@@ -168,7 +166,7 @@ class _Running:
             self.moved.notify_all()
 
     def updates(self) -> Iterator[job_pb2.JobUpdate]:
-        """The newest update whenever there is a newer one, up to the final one."""
+        """Yields the newest update whenever it changes, up to the final one."""
         seen = -1
         while True:
             with self.moved:
@@ -183,7 +181,7 @@ class _Running:
 
     def _remember(self, facts: dict[str, str]) -> None:
         with self.moved:
-            # Replaced, not changed: another thread may be writing the record just now.
+            # Replaced, not changed in place: another thread may be writing the record.
             self.record.facts = {**self.record.facts, **facts}
             self._journal.save(self.record)
 
@@ -210,9 +208,9 @@ class Jobs:
     ) -> Iterator[job_pb2.JobUpdate]:
         """Starts the job, attaches to it, or replays its recorded outcome; returns its updates.
 
-        work runs in a thread of its own and returns the message that is the job's result (VolumeInfo, VmInfo, ...,
-        one of JobUpdate's) or None. kind: "volume.create" and the like. Raises InvalidArgumentError (INVALID_FIELD;
-        OPERATION_ID_REUSED), FailedPreconditionError (STALE_ATTEMPT), UnavailableError (AGENT_STOPPING).
+        work: runs in its own thread and returns the job's result (a message of JobUpdate's `result`) or None. kind:
+        e.g. "volume.create". Raises InvalidArgumentError (INVALID_FIELD; OPERATION_ID_REUSED), FailedPreconditionError
+        (STALE_ATTEMPT), UnavailableError (AGENT_STOPPING).
         """
         if not _ID.fullmatch(operation.id):
             raise bad_field("operation.id", "must be 1 to 128 of A-Z a-z 0-9 . _ -")
@@ -220,7 +218,7 @@ class Jobs:
             raise bad_field("operation.attempt", "must be 1 or more")
         with self._lock:
             job = self._running.get(operation.id)
-            record = job.record if job else self._settled(operation.id)
+            record = job.record if job else self._resolved_record(operation.id)
             if record:
                 _check_same_request(record, operation, kind, digest(request))
             if record and operation.attempt > record.attempt:
@@ -246,22 +244,22 @@ class Jobs:
         return job.updates()
 
     def get(self, operation_id: str) -> job_pb2.JobUpdate:
-        """Where a job stands. Raises NotFoundError (JOB_NOT_FOUND)."""
+        """Returns a job's newest update. Raises NotFoundError (JOB_NOT_FOUND)."""
         return next(self.watch(operation_id))
 
     def watch(self, operation_id: str) -> Iterator[job_pb2.JobUpdate]:
-        """A job's updates up to its final one. Raises NotFoundError (JOB_NOT_FOUND)."""
+        """Yields a job's updates up to its final one. Raises NotFoundError (JOB_NOT_FOUND)."""
         with self._lock:
             job = self._running.get(operation_id)
             if job:
                 return job.updates()
-            record = self._settled(operation_id) if _ID.fullmatch(operation_id) else None
+            record = self._resolved_record(operation_id) if _ID.fullmatch(operation_id) else None
         if record is None:
-            raise NotFoundError(f"this host knows no job {operation_id}", "JOB_NOT_FOUND", {"operation": operation_id})
+            raise NotFoundError(f"this host has no job {operation_id}", "JOB_NOT_FOUND", {"operation": operation_id})
         return iter([record.update()])
 
     def cancel(self, operation_id: str) -> None:
-        """Asks a job to stop and undo; one that is over is left alone. Raises NotFoundError (JOB_NOT_FOUND)."""
+        """Asks a job to stop and undo its changes; no effect on a finished job. Raises NotFoundError JOB_NOT_FOUND."""
         with self._lock:
             job = self._running.get(operation_id)
         if job:
@@ -270,22 +268,22 @@ class Jobs:
             self.get(operation_id)
 
     def on_recover(self, kind: str, recover: Recover) -> None:
-        """Names the function that finds out how a job of this kind ended when the agent died in the middle of it.
+        """Registers the function that resolves jobs of this kind which the agent's death interrupted.
 
-        It undoes what is half done and raises the error to record, or returns the result if the work was in fact
-        complete. A kind without one is recorded as FAILED, INTERRUPTED.
+        It undoes partial changes and raises the error to record, or returns the result if the job was in fact complete.
+        Jobs of a kind without such a function are recorded as FAILED, INTERRUPTED.
         """
         self._recover[kind] = recover
 
     def on_resume(self, kind: str, resume: Resume) -> None:
-        """Like `on_recover` for work that goes on without the agent: the job runs again, with this to wait for its end.
+        """Like `on_recover`, for work that continues without the agent: runs as the job again and waits for the end.
 
-        It is watched and cancelled like any other job, and holds up nobody.
+        It can be watched and cancelled like any job, and does not delay the agent's start.
         """
         self._resume[kind] = resume
 
     def recover(self) -> None:
-        """Settles or resumes every job that an earlier life of the agent left running. Call once, before serving."""
+        """Resolves or resumes every job that an earlier run of the agent left running. Call once, before serving."""
         with self._lock:
             for operation_id in self._journal.ids():
                 record = self._journal.load(operation_id)
@@ -296,13 +294,13 @@ class Jobs:
                     self._resolve_or_defer(operation_id)
 
     def resolve_deferred(self) -> None:
-        """Settles what `recover` had to leave because a pool's password was not there yet."""
+        """Resolves the jobs that `recover` deferred because a pool's password was missing."""
         with self._lock:
             for operation_id in list(self._deferred - self._running.keys()):
                 self._resolve_or_defer(operation_id)
 
     def stop(self, timeout_s: float) -> None:
-        """Takes no more jobs, gives those that run the time to end, then interrupts them and waits for their undo."""
+        """Refuses new jobs, waits for running jobs, then interrupts them and waits for their undo."""
         with self._lock:
             self._stopping = True
             self._idle.wait_for(lambda: not self._running, timeout_s)
@@ -321,7 +319,7 @@ class Jobs:
             final = _outcome(job.record.id, lambda: work(job.context))
             self._finish(job.record, final)
         with self._lock:
-            # At once for those who ask anew and for those who watch: nobody attaches to a job that is over.
+            # In one step for new calls and for watchers: nobody attaches to a finished job.
             del self._running[job.record.id]
             job.publish(final)
             self._idle.notify_all()
@@ -331,14 +329,14 @@ class Jobs:
         try:
             self._journal.save(record)
         except OSError:
-            # The caller still hears the outcome; after a restart recovery finds it out again.
-            log.exception("the journal could not be written")
-        log.info("job over", kind=record.kind, operation=record.id, state=record.state, error=final.error.message)
+            # The caller still gets the outcome; after a restart, recovery determines it again.
+            log.exception("cannot write the journal")
+        log.info("job ended", kind=record.kind, operation=record.id, state=record.state, error=final.error.message)
 
-    def _settled(self, operation_id: str) -> Record | None:
-        """The record of a job that does not run; one that says it runs is from an earlier life and is settled now.
+    def _resolved_record(self, operation_id: str) -> Record | None:
+        """The record of a job that is not running. Resolves a record of an earlier run that still says RUNNING.
 
-        Raises UnavailableError (POOL_NEEDS_CREDENTIALS) when that has to wait.
+        Raises UnavailableError (POOL_NEEDS_CREDENTIALS) if that must wait for a pool's password.
         """
         record = self._journal.load(operation_id)
         if record and record.state == "RUNNING":
@@ -348,7 +346,7 @@ class Jobs:
                 error = from_status(final.error)
                 if error.reason == "POOL_NEEDS_CREDENTIALS":
                     self._deferred.add(operation_id)
-                    # As if the agent were away: the caller tries again in a moment.
+                    # Like an unreachable agent: the caller tries again.
                     raise UnavailableError(error.message, error.reason, error.metadata)
             self._deferred.discard(operation_id)
             self._finish(record, final)
@@ -356,9 +354,9 @@ class Jobs:
 
     def _resolve_or_defer(self, operation_id: str) -> None:
         try:
-            self._settled(operation_id)
+            self._resolved_record(operation_id)
         except UnavailableError as error:
-            log.info("a job is settled later", operation=operation_id, why=str(error))
+            log.info("job deferred", operation=operation_id, why=str(error))
 
     def _prune(self) -> None:
         now = time.monotonic()
@@ -368,21 +366,19 @@ class Jobs:
 
 
 def interrupted() -> OstlerError:
-    """The error of a job that the agent's end cut short, with what it had begun undone."""
-    return UnavailableError(
-        "the agent stopped in the middle of this operation, which was undone (try again)", "INTERRUPTED"
-    )
+    """The error of a job that the agent's end interrupted and whose changes were undone."""
+    return UnavailableError("the agent stopped during this operation and undid its changes (try again)", "INTERRUPTED")
 
 
 def _resumed(resume: Resume, record: Record, job: JobContext) -> Message | None:
-    """Settles a job that goes on without the agent; a pool's password comes once the agent serves, and is awaited."""
+    """Resumes a job that continues without the agent; waits for a pool's password, which arrives after the start."""
     while True:
         try:
             return resume(record, job)
         except UnavailableError as error:
             if error.reason != "POOL_NEEDS_CREDENTIALS":
                 raise
-            log.info("a job is settled later", operation=record.id, why=str(error))
+            log.info("job deferred", operation=record.id, why=str(error))
             job.wait(RESUME_INTERVAL_S)
 
 
@@ -394,20 +390,20 @@ def _check_same_request(record: Record, operation: job_pb2.OperationRef, kind: s
     facts = {"operation": operation.id, "attempt": str(operation.attempt), "seen": str(record.attempt)}
     if (record.kind, record.digest) != (kind, request_digest):
         raise InvalidArgumentError(
-            f"operation {operation.id} was begun with another request (use a new operation id)",
+            f"operation {operation.id} started with another request (use a new operation id)",
             "OPERATION_ID_REUSED",
             facts,
         )
     if operation.attempt < record.attempt:
         raise FailedPreconditionError(
-            f"attempt {operation.attempt} of operation {operation.id} is stale: attempt {record.attempt} was seen",
+            f"attempt {operation.attempt} of operation {operation.id} is stale: attempt {record.attempt} has started",
             "STALE_ATTEMPT",
             facts,
         )
 
 
 def _outcome(operation_id: str, work: Callable[[], Message | None]) -> job_pb2.JobUpdate:
-    """Runs work and puts its result or error in a final update."""
+    """Runs the function and returns the final update with its result or error."""
     update = job_pb2.JobUpdate(operation_id=operation_id)
     try:
         result = work()
@@ -425,13 +421,13 @@ def _outcome(operation_id: str, work: Callable[[], Message | None]) -> job_pb2.J
 
 
 def as_ostler_error(error: Exception) -> OstlerError:
-    """The error to tell a caller: what is no OstlerError is a bug or the system's, and is logged here."""
+    """The error to report to a caller. An error that is not an OstlerError is a bug or the system's; logs it."""
     if isinstance(error, OstlerError):
         return error
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ResourceExhaustedError(
-            f"no space is left for {error.filename or 'a file'} (free some, then try again)", "POOL_FULL"
+            f"no space left for {error.filename or 'a file'} (free some space, then try again)", "POOL_FULL"
         )
     log.error("unexpected error", exc_info=error)
     what = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else type(error).__name__
-    return InternalError(f"the agent failed: {what} (its log says more)", "INTERNAL")
+    return InternalError(f"the agent failed: {what} (see its log)", "INTERNAL")

@@ -1,4 +1,4 @@
-"""Joining a fleet: a one-time token against certificates, both sides verified from the first byte on."""
+"""Joins a fleet: exchanges a one-time token for certificates, after verifying the control plane."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _TIMEOUT_S = 30
 def join(
     store: CredentialsStore, token: JoinToken, enroll_address: str, agent_address: str, hypervisor_type: str = ""
 ) -> HostCredentials:
-    """Joins (or rejoins) and keeps the credentials. A rejoin with a token made for this host keeps its id.
+    """Joins (or rejoins) a fleet and saves the credentials. A rejoin token for this host keeps the host's id.
 
-    enroll_address: "host[:port]"; empty: the token's. agent_address: "host:port" at which the control plane reaches us.
-    hypervisor_type: what the host's driver states, so that a cluster of another type refuses at once.
-    Raises PermissionDeniedError (WRONG_CONTROL_PLANE, or the control plane's refusal of the token), UnavailableError,
-    FailedPreconditionError (BAD_CREDENTIALS). Nothing is kept when it fails; a token may be spent by then.
+    enroll_address: "host[:port]"; empty: the token's. agent_address: "host:port" at which the control plane reaches
+    this agent. hypervisor_type: what the driver states, so that a cluster of another type refuses at once. Saves
+    nothing if it fails, although the token may be used up. Raises PermissionDeniedError (WRONG_CONTROL_PLANE, or the
+    control plane's refusal of the token), UnavailableError, FailedPreconditionError (BAD_CREDENTIALS).
     """
     control = enroll_address or token.enroll_address
     if not control:
@@ -69,7 +69,7 @@ def join(
     )
     credentials.check()
     if token.ca_sha256 not in map(pki.fingerprint, pki.split_pem(answer.ca_pem)):
-        raise FailedPreconditionError("the control plane answered with another CA than the token's", "BAD_CREDENTIALS")
+        raise FailedPreconditionError("the control plane's CA is not the token's", "BAD_CREDENTIALS")
     if credentials.identity != Identity(Kind.HOST, answer.host_id):
         raise FailedPreconditionError("the control plane answered with another host's certificate", "BAD_CREDENTIALS")
     store.save(credentials)
@@ -77,16 +77,16 @@ def join(
 
 
 def verified_ca(host: str, port: int, ca_sha256: str) -> bytes:
-    """The fleet's CA certificate (PEM) from the server's own chain, if it is the one that the token names.
+    """Returns the fleet's CA certificate (PEM) from the server's chain if the token names it.
 
-    Nothing is sent to a server before this has held.
-    Raises PermissionDeniedError (WRONG_CONTROL_PLANE), UnavailableError.
+    The agent sends nothing to a server before this check. Raises PermissionDeniedError (WRONG_CONTROL_PLANE),
+    UnavailableError.
     """
     chain = _presented_chain(host, port)
     ca = next((pem for pem in chain if pki.fingerprint(pem) == ca_sha256), None)
     wrong = PermissionDeniedError(
-        f"{host}:{port} is not the control plane that made this token (its certificate authority is another one): "
-        "check the address, and that nobody is in between",
+        f"{host}:{port} is not the control plane that created this token: its certificate authority differs (check the "
+        "address, and that nobody intercepts the connection)",
         "WRONG_CONTROL_PLANE",
     )
     if ca is None:
@@ -99,7 +99,7 @@ def verified_ca(host: str, port: int, ca_sha256: str) -> bytes:
 
 
 def _presented_chain(host: str, port: int) -> list[bytes]:
-    """The certificates that a TLS server sends, its own first. Unverified: that is the caller's work."""
+    """The certificates that a TLS server sends, its own first. The caller must verify them."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -113,5 +113,5 @@ def _presented_chain(host: str, port: int) -> list[bytes]:
             return [certificate.public_bytes().encode() for certificate in chain]
     except OSError as error:
         raise UnavailableError(
-            f"no TLS connection to the enrolment port {host}:{port}: {error}", "CONTROL_UNREACHABLE"
+            f"no TLS connection to the enrollment port {host}:{port}: {error}", "CONTROL_UNREACHABLE"
         ) from error

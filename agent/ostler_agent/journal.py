@@ -1,4 +1,4 @@
-"""The jobs' journal: one JSON file an operation, changed as a whole, never holding a secret."""
+"""The journal of jobs: one JSON file per operation, replaced atomically, without secrets."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ M = TypeVar("M", bound=Message)
 
 @dataclass
 class Record:
-    """What is known of one job.
+    """One job.
 
-    digest: of the request without secrets, operation aside; request: the same as JSON; facts: what its work chose to
-    remember; state: a name of JobUpdate.State; final: its last JobUpdate as JSON, empty while it runs.
+    digest: of the request without its secrets and its operation; request: the same as JSON; facts: what the job stored
+    for its recovery; state: a name of JobUpdate.State; final: its final JobUpdate as JSON, empty while it runs.
     """
 
     id: str
@@ -69,8 +69,8 @@ class Journal:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def save(self, record: Record) -> None:
-        """Writes a record. After a crash of the machine it is there: this one, or the one it replaced (a job that
-        then seems to run is settled by recovery)."""
+        """Writes a record. After a machine crash, either this or the previous version exists (recovery resolves a job
+        that still looks running)."""
         with self._lock:
             write_file(self._path(record.id), json.dumps(asdict(record)).encode())
 
@@ -85,18 +85,18 @@ class Journal:
             yield path.stem
 
     def prune(self, older_than: float, keep: Collection[str]) -> None:
-        """Removes what was last written before a time (seconds since the epoch), except the named ones."""
+        """Removes records last written before a time (seconds since the epoch), except those of `keep`."""
         for path in self._directory.iterdir():
             if path.stem not in keep and path.stat().st_mtime < older_than:
                 path.unlink(missing_ok=True)
 
     def _path(self, operation_id: str) -> Path:
-        # Not with_suffix(): an id may hold dots.
+        # Not with_suffix(): an id may contain dots.
         return self._directory / f"{operation_id}.json"
 
 
 def digest(request: Message) -> str:
-    """SHA-256 of a request, hex, without its secrets and its operation (whose attempt changes from try to try)."""
+    """SHA-256 of a request, hex, without its secrets and its operation (whose attempt number changes)."""
     copy = redacted(request)
     if "operation" in copy.DESCRIPTOR.fields_by_name:
         copy.ClearField("operation")

@@ -1,4 +1,4 @@
-"""A passphrase as a file that has no name."""
+"""A passphrase as a file without a name."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 
 
 class KeyFile:
-    """Holds a secret in a sealed memfd while the context lasts.
+    """Holds a secret in a sealed memfd within the context.
 
-    A child that is given `fd` in pass_fds reads the secret at `path`. The kernel frees it with the last descriptor,
-    so nothing is left even when everybody is killed.
+    A child that receives `fd` in pass_fds reads the secret at `path`. The kernel frees it with the last descriptor, so
+    nothing remains even if all processes are killed.
     """
 
     def __init__(self, secret: Secret) -> None:
@@ -34,5 +34,5 @@ class KeyFile:
 
     @property
     def path(self) -> Path:
-        """Where a child that has the descriptor finds the secret."""
+        """The path at which a child with the descriptor reads the secret."""
         return Path(f"/proc/self/fd/{self.fd}")

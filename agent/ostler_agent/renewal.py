@@ -1,4 +1,4 @@
-"""Keeps the host's credentials good: renews the certificate in time, and takes over what the control plane sends."""
+"""Keeps the host's credentials valid: renews the certificate in time and applies updates of the fleet's trust."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ log = structlog.get_logger(__name__)
 
 _TIMEOUT_S = 30
 _RETRY_S = (30.0, 1800.0)
-_POLL_INTERVAL_S = 60.0  # how often to see whether a join in another process has replaced the credentials
+_POLL_INTERVAL_S = 60.0  # how often to check for a join by another process
 
 
 class CredentialsManager:
-    """Changes the credentials, and hands each new set to the hypervisor, if that has a use for them."""
+    """Changes the credentials, and installs each new set for the hypervisor if its driver uses them."""
 
     def __init__(self, store: CredentialsStore, user: CredentialsConsumer | None, control_address: str = "") -> None:
         self._store = store
@@ -34,13 +34,13 @@ class CredentialsManager:
         self._control_address = control_address
 
     def install(self) -> None:
-        """Puts the hypervisor in step with the credentials; repairs what a crash left half done."""
+        """Installs the current set for the hypervisor; completes an installation that a crash cut short."""
         if self._user:
             self._user.install(self._store.load())
             self._user.reload()
 
     def renew(self) -> HostCredentials:
-        """Gets certificates for fresh keys. Raises OstlerError; the old credentials stay then."""
+        """Obtains certificates for new keys. If it raises OstlerError, the old credentials stay."""
         with self._store.lock:
             old = self._store.load()
             key_pem, csr_pem = pki.new_key_and_csr(old.identity)
@@ -71,9 +71,9 @@ class CredentialsManager:
         return credentials
 
     def update(self, ca_pem: bytes, crl_pem: bytes) -> None:
-        """Takes over the fleet's CA certificate(s) and revocation list; crl_pem empty: nothing is revoked.
+        """Replaces the fleet's CA certificate(s) and revocation list; crl_pem empty: nothing is revoked.
 
-        Raises InvalidArgumentError (BAD_TRUST) for what is not PEM, or would disown this host's own certificate.
+        Raises InvalidArgumentError (BAD_TRUST) if they are not PEM or do not cover this host's own certificate.
         """
         with self._store.lock:
             credentials = replace(self._store.load(), ca_pem=ca_pem, crl_pem=crl_pem)
@@ -81,13 +81,15 @@ class CredentialsManager:
                 pki.revoked_serials(crl_pem)
                 credentials.check()
             except (ValueError, FailedPreconditionError) as error:
-                raise InvalidArgumentError(f"that trust cannot be used: {error}", "BAD_TRUST") from error
+                raise InvalidArgumentError(
+                    f"the CA certificate or revocation list is unusable: {error}", "BAD_TRUST"
+                ) from error
             self._store.save(credentials)
             self.install()
 
 
 class Renewer:
-    """A thread that renews in time."""
+    """Renews the certificate in time, in its own thread."""
 
     def __init__(
         self,
@@ -114,7 +116,7 @@ class Renewer:
         self._thread.join()
 
     def turn(self) -> float:
-        """Does what is due now; returns how long to wait for the next turn, seconds."""
+        """Does what is due now; returns the time to wait until the next call, seconds."""
         credentials = self._store.load()
         if credentials.certificate_pem != self._last:
             self._manager.install()
@@ -139,7 +141,10 @@ class Renewer:
             left = credentials.expire_time - self._now()
             wait_s = max(1.0, min(wait_s, left.total_seconds() / 4))
             log.warning(
-                "certificate not renewed", reason=error.message, ends=f"{credentials.expire_time:%F %T}", retry_s=wait_s
+                "cannot renew the certificate",
+                reason=error.message,
+                ends=f"{credentials.expire_time:%F %T}",
+                retry_s=wait_s,
             )
             return wait_s
         self._last, self._failures = renewed.certificate_pem, 0
@@ -152,11 +157,11 @@ class Renewer:
             try:
                 wait_s = self.turn()
             except Exception:
-                log.exception("looking after the certificate failed")
+                log.exception("certificate renewal failed unexpectedly")
                 wait_s = _POLL_INTERVAL_S
 
 
 def due_at(credentials: HostCredentials, jitter: float) -> datetime:
-    """When to renew: with a third of the lifetime left, spread over a tenth of that third (jitter: 0 to 1)."""
+    """When to renew: when a third of the lifetime is left, spread over a tenth of that third (jitter: 0 to 1)."""
     begin = pki.renew_at(credentials.certificate_pem)
     return begin + (credentials.expire_time - begin) * 0.1 * jitter

@@ -1,4 +1,4 @@
-"""What the agent works with inside: frozen values, made from protobuf at the edge (services/convert.py)."""
+"""The agent's own values: frozen, converted from protobuf at the edge (services/convert.py)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from ostler_common.secret import Secret
 
 
 class DiskFormat(StrEnum):
-    """Layout of a volume's file, in qemu-img's words."""
+    """Format of a volume's file, as qemu-img names it."""
 
     QCOW2 = "qcow2"
     RAW = "raw"
 
 
 class Provisioning(StrEnum):
-    """How much space a volume takes from the start."""
+    """How much of a volume's space is allocated at its creation."""
 
     THIN = "thin"
     SPARSE = "sparse"
@@ -24,14 +24,14 @@ class Provisioning(StrEnum):
 
 
 class Firmware(StrEnum):
-    """What a VM boots with."""
+    """Firmware that a VM boots with."""
 
     BIOS = "bios"
     UEFI = "uefi"
 
 
 class PowerState(StrEnum):
-    """Whether a VM executes, as its hypervisor says."""
+    """A VM's power state, as its hypervisor reports it."""
 
     STOPPED = "stopped"
     RUNNING = "running"
@@ -42,7 +42,7 @@ class PowerState(StrEnum):
 
 @dataclass(frozen=True)
 class Key:
-    """A volume's key. key_id: UUID, also the libvirt secret's; passphrase: None where only the id is known."""
+    """A volume's key. key_id: UUID, also of the libvirt secret; passphrase: None where only the id is known."""
 
     key_id: str
     passphrase: Secret | None
@@ -51,7 +51,7 @@ class Key:
 
 @dataclass(frozen=True)
 class VolumeRef:
-    """A volume in a pool, with what is needed to open it (key None: plain)."""
+    """A volume in a pool, with the key that opens it (None: not encrypted)."""
 
     pool_id: str
     volume_id: str
@@ -61,7 +61,7 @@ class VolumeRef:
 
 @dataclass(frozen=True)
 class VolumeInfo:
-    """A volume as its file says."""
+    """A volume, as read from its file."""
 
     volume_id: str
     pool_id: str
@@ -73,7 +73,7 @@ class VolumeInfo:
 
 @dataclass(frozen=True)
 class DiskSpec:
-    """A disk of a VM; slot 0 is vda. serial: UUID that the guest knows it by, whatever file is behind it ("": its)."""
+    """A disk of a VM; slot 0 is vda. serial: UUID that the guest sees as its serial number ("": the volume's id)."""
 
     volume: VolumeRef
     slot: int
@@ -105,9 +105,9 @@ class VmSpec:
 
 @dataclass(frozen=True)
 class VmInfo:
-    """A VM as found on this host. managed: its definition carries Ostler's metadata.
+    """A VM as found on this host.
 
-    volume_ids: its disks; mirror_ids: volumes that disks are being mirrored to.
+    volume_ids: its disks; managed: Ostler created it; mirror_ids: volumes that its disks are mirrored to.
     """
 
     vm_id: str
@@ -122,5 +122,5 @@ class VmInfo:
 
     @property
     def open_volume_ids(self) -> tuple[str, ...]:
-        """All volumes that it has open while it executes."""
+        """All volumes that it has open while it runs."""
         return self.volume_ids + self.mirror_ids

@@ -1,4 +1,4 @@
-"""One agent for each state directory."""
+"""One agent per state directory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def lock_state(state_dir: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise FailedPreconditionError(
-                f"another agent runs with {state_dir} (stop it first)", "ALREADY_RUNNING"
+                f"another agent uses {state_dir} (stop it first)", "ALREADY_RUNNING"
             ) from error
         yield
     finally:

@@ -78,7 +78,7 @@ def test_set_cut_off_in_the_middle_leaves_the_last_one(
         (issue(kind=Kind.CONTROL), "not a host's"),
         (replace(issue(), qemu_key_pem=issue().qemu_key_pem), "key does not belong"),
         (with_qemu_of(issue(ca=pki.CertificateAuthority.create("fleet"))), "not signed"),
-        (with_qemu_of(issue("h2")), "not that of this host's QEMU"),
+        (with_qemu_of(issue("h2")), "does not belong to this host's QEMU"),
         (replace(issue(), qemu_certificate_pem=b"", qemu_key_pem=b""), "not usable"),
     ],
 )
