@@ -1,0 +1,101 @@
+"""From a VM on VMware to a VM of the fleet: what it will be, as values. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ostler_control.vmware.inventory import SourceVm
+
+# The converted guest has virtio drivers; models that QEMU has as well are kept, for the guest knows them already.
+_NIC_MODELS = {"e1000": "e1000", "e1000e": "e1000e"}
+_FIRMWARE = {"efi": "uefi"}
+
+# Beginnings of VMware's guest ids (VirtualMachineGuestOsIdentifier); the first one that fits counts.
+_GUEST_IDS = (
+    ("win", "windows"),
+    ("ubuntu", "ubuntu"),
+    ("debian", "debian"),
+    ("rhel", "rhel"),
+    ("centos", "centos"),
+    ("rockylinux", "rocky"),
+    ("almalinux", "almalinux"),
+    ("oraclelinux", "oracle-linux"),
+    ("fedora", "fedora"),
+    ("sles", "sles"),
+    ("opensuse", "opensuse"),
+    ("suse", "sles"),
+    ("amazonlinux", "amazon-linux"),
+    ("coreos", "coreos"),
+    ("vmwarephoton", "photon"),
+    ("freebsd", "freebsd"),
+    ("solaris", "solaris"),
+    ("darwin", "macos"),
+)
+
+
+@dataclass(frozen=True)
+class TargetNic:
+    """A network interface of the new VM."""
+
+    bridge: str
+    mac: str
+    model: str
+
+
+@dataclass(frozen=True)
+class TargetDisk:
+    """A disk of the new VM. key: VMware's device key, which its file is named by; boot: whether it is the first."""
+
+    key: int
+    size_bytes: int
+    boot: bool
+
+
+@dataclass(frozen=True)
+class TargetVm:
+    """The new VM. guest_os: one word ("ubuntu", "windows", "linux", "other")."""
+
+    name: str
+    cpus: int
+    memory_bytes: int
+    firmware: str
+    guest_os: str
+    nics: tuple[TargetNic, ...]
+    disks: tuple[TargetDisk, ...]
+
+
+def target_vm(source: SourceVm, name: str, bridges: Mapping[str, str]) -> TargetVm:
+    """What a VM becomes. bridges: the fleet's bridge by the name of VMware's network; all are mapped, as `preflight`
+    has found."""
+    return TargetVm(
+        name=name,
+        cpus=source.cpus,
+        memory_bytes=source.memory_bytes,
+        firmware=_FIRMWARE.get(source.firmware, "bios"),
+        guest_os=guest_os(source.guest_id),
+        nics=tuple(TargetNic(bridges[nic.network], nic.mac, nic_model(nic.model)) for nic in source.nics),
+        disks=tuple(
+            TargetDisk(disk.key, disk_size_bytes(disk.capacity_bytes), boot=position == 0)
+            for position, disk in enumerate(source.disks)
+        ),
+    )
+
+
+def nic_model(model: str) -> str:
+    """The device model for one of VMware's ("vmxnet3")."""
+    return _NIC_MODELS.get(model, "virtio")
+
+
+def guest_os(guest_id: str) -> str:
+    """One word for VMware's guest id ("ubuntu64Guest")."""
+    lower = guest_id.lower()
+    for beginning, word in _GUEST_IDS:
+        if lower.startswith(beginning):
+            return word
+    return "linux" if "linux" in lower else "other"
+
+
+def disk_size_bytes(capacity_bytes: int) -> int:
+    """A disk's size in the fleet: whole MiB, never less than it was."""
+    return -(-capacity_bytes >> 20) << 20

@@ -1,0 +1,266 @@
+"""Reading an OVF descriptor (DMTF DSP0243) that a stranger may have written.
+
+No document type, so no entities; limits on size, depth and number of elements; a file is named by a plain name, never
+by a path. Only descriptors of one VM are read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NoReturn
+from xml.parsers import expat
+
+from ostler_common.errors import InvalidArgumentError
+
+MAX_BYTES = 2 << 20
+MAX_DEPTH = 32
+MAX_ELEMENTS = 20_000
+MAX_DISKS, MAX_NICS = 64, 16
+_MAX_TEXT = 4096
+
+_OVF = "http://schemas.dmtf.org/ovf/envelope/"
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,127}", re.ASCII)
+_NUMBER = re.compile(r"\d{1,18}", re.ASCII)
+# "byte * 2^20", as DSP0004 writes units; old tools write words.
+_POWER = re.compile(r"byte(?:\s*\*\s*2\^(\d{1,2}))?", re.ASCII)
+_WORDS = {"kilobytes": 10, "megabytes": 20, "gigabytes": 30, "mb": 20, "gb": 30, "kb": 10, "bytes": 0}
+
+# CIM resource types (CIM_ResourceAllocationSettingData.ResourceType).
+_CPU, _MEMORY, _NIC, _DISK = "3", "4", "10", "17"
+
+
+@dataclass(frozen=True)
+class OvfDisk:
+    """A disk. file_name: "" for one without content; capacity_bytes: what the guest sees."""
+
+    file_name: str
+    capacity_bytes: int
+
+
+@dataclass(frozen=True)
+class OvfNic:
+    """A network interface. model: lower case ("vmxnet3"); mac: "" when not given."""
+
+    network: str
+    model: str = ""
+    mac: str = ""
+
+
+@dataclass(frozen=True)
+class Ovf:
+    """A VM as described. os_type: VMware's guest id, "" when not given; firmware: bios or efi; disks: in the order of
+    the descriptor's items, which is the order of virt-v2v's output."""
+
+    name: str
+    cpus: int
+    memory_bytes: int
+    os_type: str = ""
+    os_description: str = ""
+    firmware: str = "bios"
+    secure_boot: bool = False
+    disks: tuple[OvfDisk, ...] = ()
+    nics: tuple[OvfNic, ...] = ()
+
+
+def parse(data: bytes) -> Ovf:
+    """Reads a descriptor. Raises InvalidArgumentError OVF_TOO_LARGE or NOT_AN_OVF."""
+    if len(data) > MAX_BYTES:
+        raise InvalidArgumentError(f"the OVF descriptor is larger than {MAX_BYTES >> 20} MiB", "OVF_TOO_LARGE")
+    root = _Reader().read(data)
+    if root.name != "Envelope":
+        raise _refused("it is no OVF envelope")
+    systems = [child for child in root.children if child.name == "VirtualSystem"]
+    if len(systems) != 1 or root.child("VirtualSystemCollection") is not None:
+        raise _refused("it does not describe exactly one VM")
+    system = systems[0]
+    hardware = system.child("VirtualHardwareSection")
+    if hardware is None:
+        raise _refused("it describes no hardware")
+    items = [child for child in hardware.children if child.name in ("Item", "StorageItem", "EthernetPortItem")]
+    os_section = system.child("OperatingSystemSection")
+    config = {child.get("key"): child.get("value") for child in hardware.children if child.name == "Config"}
+    boot = {
+        child.get("key"): child.get("value")
+        for child in hardware.walk()
+        if child.name == "Config" and child.get("key").startswith("bootOptions.")
+    }
+    return Ovf(
+        name=(system.text_of("Name") or system.get("id"))[:255],
+        cpus=_quantity(items, _CPU, "CPUs", 1),
+        memory_bytes=_memory_bytes(items),
+        os_type=os_section.get("osType")[:64] if os_section is not None else "",
+        os_description=os_section.text_of("Description")[:255] if os_section is not None else "",
+        firmware="efi" if config.get("firmware") == "efi" else "bios",
+        secure_boot=boot.get("bootOptions.efiSecureBootEnabled") == "true",
+        disks=tuple(_disks(root, items)),
+        nics=tuple(_nics(items)),
+    )
+
+
+def _disks(root: _Element, items: list[_Element]) -> Iterator[OvfDisk]:
+    references = root.child("References") or _Element("References")
+    section = root.child("DiskSection") or _Element("DiskSection")
+    files = {file.get("id"): file for file in references.children if file.name == "File"}
+    disks = {disk.get("diskId"): disk for disk in section.children if disk.name == "Disk"}
+    wanted = [item for item in items if item.text_of("ResourceType") == _DISK]
+    if len(wanted) > MAX_DISKS:
+        raise _refused(f"it has more than {MAX_DISKS} disks")
+    for item in wanted:
+        resource = item.text_of("HostResource")
+        disk = disks.get(resource.rpartition("/")[2])
+        if disk is None:
+            raise _refused(f"its disk {resource[:80]!r} is not described")
+        yield OvfDisk(_file_name(disk, files), _capacity_bytes(disk))
+
+
+def _file_name(disk: _Element, files: dict[str, _Element]) -> str:
+    reference = disk.get("fileRef")
+    if not reference:
+        return ""
+    file = files.get(reference)
+    if file is None:
+        raise _refused(f"it names a file {reference[:80]!r} that it does not list")
+    name = file.get("href")
+    if not _FILE_NAME.fullmatch(name):
+        raise _refused(f"the file name {name[:80]!r} is not allowed: letters, digits, dots and dashes, and no path")
+    if file.get("compression") not in ("", "identity") or file.get("chunkSize"):
+        raise _refused(f"the file {name} is compressed or cut in chunks, which is not supported")
+    return name
+
+
+def _capacity_bytes(disk: _Element) -> int:
+    capacity = disk.get("capacity")
+    if not _NUMBER.fullmatch(capacity):
+        raise _refused("a disk's capacity is no number")
+    return int(capacity) << _shift(disk.get("capacityAllocationUnits") or "byte")
+
+
+def _memory_bytes(items: list[_Element]) -> int:
+    for item in items:
+        if item.text_of("ResourceType") == _MEMORY:
+            return _quantity([item], _MEMORY, "memory", 0) << _shift(item.text_of("AllocationUnits") or "byte * 2^20")
+    raise _refused("it does not say how much memory the VM has")
+
+
+def _nics(items: list[_Element]) -> Iterator[OvfNic]:
+    wanted = [item for item in items if item.text_of("ResourceType") == _NIC]
+    if len(wanted) > MAX_NICS:
+        raise _refused(f"it has more than {MAX_NICS} network interfaces")
+    for item in wanted:
+        address = item.text_of("Address").lower()
+        yield OvfNic(
+            network=item.text_of("Connection")[:255],
+            model=item.text_of("ResourceSubType").lower()[:32],
+            mac=address if re.fullmatch(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", address, re.ASCII) else "",
+        )
+
+
+def _quantity(items: list[_Element], kind: str, what: str, smallest: int) -> int:
+    for item in items:
+        if item.text_of("ResourceType") == kind:
+            text = item.text_of("VirtualQuantity")
+            if not _NUMBER.fullmatch(text) or int(text) < smallest:
+                raise _refused(f"the number of {what} is no number")
+            return int(text)
+    raise _refused(f"it does not tell the VM's {what}")
+
+
+def _shift(units: str) -> int:
+    words = _WORDS.get(units.strip().lower())
+    if words is not None:
+        return words
+    power = _POWER.fullmatch(units.strip())
+    if power is None or int(power[1] or 0) > 50:
+        raise _refused(f"the unit {units[:40]!r} is not understood")
+    return int(power[1] or 0)
+
+
+def _refused(what: str) -> InvalidArgumentError:
+    return InvalidArgumentError(f"the OVF descriptor cannot be used: {what}", "NOT_AN_OVF")
+
+
+@dataclass
+class _Element:
+    """An element without its namespace: OVF has several versions of each."""
+
+    name: str
+    attributes: dict[str, str] = field(default_factory=dict)
+    text: str = ""
+    children: list[_Element] = field(default_factory=list)
+
+    def get(self, name: str) -> str:
+        """An attribute, "" when it has none."""
+        return self.attributes.get(name, "")
+
+    def child(self, name: str) -> _Element | None:
+        """The first child of that name."""
+        return next((child for child in self.children if child.name == name), None)
+
+    def text_of(self, name: str) -> str:
+        """A child's text, "" without one."""
+        child = self.child(name)
+        return child.text.strip() if child is not None else ""
+
+    def walk(self) -> Iterator[_Element]:
+        """All inside it; the depth is limited, so this is, too."""
+        for child in self.children:
+            yield child
+            yield from child.walk()
+
+
+class _Reader:
+    """Feeds expat, and refuses whatever an OVF descriptor has no need of before it is expanded or grows."""
+
+    def __init__(self) -> None:
+        self._open: list[_Element] = []
+        self._root: _Element | None = None
+        self._elements = 0
+        parser = expat.ParserCreate(namespace_separator=" ")
+        parser.buffer_text = True
+        parser.StartElementHandler = self._start
+        parser.EndElementHandler = self._end
+        parser.CharacterDataHandler = self._text
+        parser.StartDoctypeDeclHandler = lambda *_: self._forbid("it has a document type")
+        parser.EntityDeclHandler = lambda *_: self._forbid("it declares an entity")
+        parser.ProcessingInstructionHandler = lambda *_: self._forbid("it has a processing instruction")
+        self._parser = parser
+
+    def read(self, data: bytes) -> _Element:
+        """The root."""
+        try:
+            self._parser.Parse(data, True)
+        except (expat.ExpatError, LookupError, ValueError):  # LookupError: an encoding that Python does not know
+            raise _refused("it is not well-formed XML") from None
+        if self._root is None:
+            raise _refused("it is empty")
+        return self._root
+
+    def _forbid(self, what: str) -> NoReturn:
+        raise _refused(what)
+
+    def _start(self, name: str, attributes: dict[str, str]) -> None:
+        self._elements += 1
+        if self._elements > MAX_ELEMENTS or len(self._open) >= MAX_DEPTH:
+            raise InvalidArgumentError("the OVF descriptor has too many elements", "OVF_TOO_LARGE")
+        element = _Element(_local(name), {_local(key): value[:_MAX_TEXT] for key, value in attributes.items()})
+        if self._open:
+            self._open[-1].children.append(element)
+        else:
+            if not name.startswith(_OVF):
+                raise _refused("it is no OVF envelope")
+            self._root = element
+        self._open.append(element)
+
+    def _end(self, _: str) -> None:
+        self._open.pop()
+
+    def _text(self, text: str) -> None:
+        element = self._open[-1]
+        if len(element.text) < _MAX_TEXT:
+            element.text += text[:_MAX_TEXT]
+
+
+def _local(name: str) -> str:
+    return name.rpartition(" ")[2]

@@ -1,0 +1,307 @@
+"""What stands against an import, found before anything is touched: facts in, findings out. Pure.
+
+A finding has a reason code for programs, a severity, a sentence, and a remedy. One error makes the whole a no-go.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from ostler_control.imports import conversion_hosts, staging
+from ostler_control.imports.conversion_hosts import HostFacts
+from ostler_control.imports.mapping import disk_size_bytes
+from ostler_control.imports.staging import PoolFacts
+from ostler_control.vmware.inventory import DiskKind, Power, SourceVm, Tools
+
+MAX_DISKS, MAX_NICS = 64, 16
+
+# Rough rates on a 1 Gbit/s network and one disk; an estimate only has to tell minutes from hours.
+_EXPORT_BYTES_PER_S, _CONVERT_BYTES_PER_S = 80 << 20, 120 << 20
+_FIXED_S, _FIXED_WITH_CLONE_S = 120, 180
+
+
+class Severity(StrEnum):
+    """How much a finding weighs."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found. remedy: what the operator can do, "" for nothing."""
+
+    code: str
+    severity: Severity
+    message: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class TargetPool:
+    """A pool that a disk of the VM goes to. needed_bytes: of all disks that go there."""
+
+    name: str
+    free_bytes: int
+    needed_bytes: int
+    can_encrypt: bool = True
+    must_encrypt: bool = False
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a preflight looks at.
+
+    is_vcenter: whether the source can clone; shutdown: the guest may be shut down; bridges: by network name;
+    taken_macs: those of other VMs; fleet_bridges: of the hosts that the VM may run on; uefi_host: whether one of them
+    boots UEFI;
+    hosts and pools: see `conversion_hosts` and `staging`; offering_cpus, offering_memory_bytes: its limits.
+    """
+
+    vm: SourceVm
+    is_vcenter: bool = True
+    shutdown: bool = False
+    bridges: Mapping[str, str] = field(default_factory=dict)
+    taken_macs: frozenset[str] = frozenset()
+    fleet_bridges: frozenset[str] = frozenset()
+    uefi_host: bool = True
+    offering_cpus: int = 0
+    offering_memory_bytes: int = 0
+    hosts: Sequence[HostFacts] = ()
+    cluster_id: str = ""
+    wanted_host_id: str = ""
+    pools: Sequence[PoolFacts] = ()
+    wanted_pool_id: str = ""
+    targets: Sequence[TargetPool] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a preflight found. host_id, pool_id: where to convert and to stage, "" without a suitable one;
+    estimated_s: how long the import may take, seconds."""
+
+    findings: tuple[Finding, ...]
+    host_id: str
+    pool_id: str
+    estimated_s: int
+
+    @property
+    def is_go(self) -> bool:
+        """Whether the import may begin."""
+        return all(finding.severity is not Severity.ERROR for finding in self.findings)
+
+
+def check(facts: Facts) -> Report:
+    """Looks at everything, also after the first error, so that all can be mended at once."""
+    findings = [finding for part in _PARTS for finding in part(facts)]
+    host, refusals = conversion_hosts.choose(
+        facts.hosts, facts.cluster_id, windows=facts.vm.is_windows, wanted_id=facts.wanted_host_id
+    )
+    if host is None:
+        findings.append(_no_host(facts, refusals))
+    pool, pool_refusals = staging.choose(
+        facts.pools, host.id if host else "", staging.needed_bytes(facts.vm), wanted_id=facts.wanted_pool_id
+    )
+    if pool is None:
+        findings.append(_no_pool(facts, pool_refusals))
+    return Report(tuple(findings), host.id if host else "", pool.id if pool else "", estimate_s(facts.vm))
+
+
+def estimate_s(vm: SourceVm) -> int:
+    """A rough guess at how long an import takes, seconds."""
+    size_bytes = vm.used_bytes or vm.capacity_bytes
+    fixed_s = _FIXED_WITH_CLONE_S if vm.power is Power.ON else _FIXED_S
+    return fixed_s + size_bytes // _EXPORT_BYTES_PER_S + size_bytes // _CONVERT_BYTES_PER_S
+
+
+def _error(code: str, message: str, remedy: str = "") -> Finding:
+    return Finding(code, Severity.ERROR, message, remedy)
+
+
+def _warning(code: str, message: str, remedy: str = "") -> Finding:
+    return Finding(code, Severity.WARNING, message, remedy)
+
+
+def _check_access(facts: Facts) -> Iterator[Finding]:
+    vm = facts.vm
+    if not vm.accessible:
+        yield _error("VM_NOT_ACCESSIBLE", "its ESXi host does not answer", "Bring the ESXi host back.")
+    if vm.template:
+        yield _error("VM_IS_TEMPLATE", "it is a template", "Convert it to a VM in vCenter.")
+    if vm.fault_tolerant:
+        yield _error("VM_FAULT_TOLERANT", "fault tolerance is on", "Turn fault tolerance off.")
+
+
+def _check_power(facts: Facts) -> Iterator[Finding]:
+    vm = facts.vm
+    if vm.power is Power.SUSPENDED:
+        yield _error("VM_SUSPENDED", "it is suspended", "Resume it and shut it down.")
+    elif vm.power is Power.OFF:
+        return
+    elif facts.shutdown:
+        if vm.tools is not Tools.RUNNING:
+            yield _error(
+                "NO_TOOLS", "its guest cannot be asked to shut down: VMware Tools do not run", "Shut it down yourself."
+            )
+        else:
+            yield Finding("WILL_SHUT_DOWN", Severity.INFO, "its guest is shut down before the export")
+    elif vm.is_windows:
+        yield _error(
+            "WINDOWS_RUNNING",
+            "it runs Windows, whose disks cannot be converted as they are while it runs",
+            "Shut it down, or use --shutdown.",
+        )
+    elif not facts.is_vcenter:
+        yield _error(
+            "CLONE_NEEDS_VCENTER",
+            "it runs, and a standalone ESXi host cannot clone it",
+            "Shut it down, or use --shutdown, or import it through vCenter.",
+        )
+    else:
+        yield _warning(
+            "WILL_CLONE",
+            "it runs: a clone is exported, with the disks as after a power failure, and what the VM writes later is"
+            " not imported",
+            "To import its last state use --shutdown.",
+        )
+
+
+def _check_disks(facts: Facts) -> Iterator[Finding]:
+    vm = facts.vm
+    running = vm.power is Power.ON and not facts.shutdown
+    if not vm.disks:
+        yield _error("NO_DISKS", "it has no disk")
+    if len(vm.disks) > MAX_DISKS:
+        yield _error("TOO_MANY_DISKS", f"it has {len(vm.disks)} disks; at most {MAX_DISKS} can be imported")
+    if vm.encrypted or any(disk.encrypted for disk in vm.disks):
+        yield _error(
+            "VM_ENCRYPTED",
+            "VMware encrypts it or one of its disks",
+            "Change its storage policy to one without.",
+        )
+    for disk in vm.disks:
+        if disk.kind in (DiskKind.RDM_PHYSICAL, DiskKind.OTHER):
+            yield _error(
+                "DISK_RAW_DEVICE",
+                f"{disk.label} is a raw device, which no export contains",
+                "Migrate it to a virtual disk, or detach it.",
+            )
+        elif disk.kind is DiskKind.RDM_VIRTUAL:
+            yield _warning("DISK_RDM_VIRTUAL", f"{disk.label} maps a raw device; its content becomes a volume")
+        if disk.shared:
+            yield _error(
+                "DISK_SHARED",
+                f"{disk.label} is shared with other VMs",
+                "Detach it, or end the sharing.",
+            )
+        if disk.independent and running:
+            yield _error(
+                "DISK_INDEPENDENT",
+                f"{disk.label} is independent, so that it is in no clone of a running VM",
+                "Shut the VM down, or use --shutdown.",
+            )
+
+
+def _check_snapshots(facts: Facts) -> Iterator[Finding]:
+    vm = facts.vm
+    if vm.snapshots or any(disk.has_parent for disk in vm.disks):
+        yield _warning("SNAPSHOTS", "it has snapshots; only its present state is imported")
+
+
+def _check_devices(facts: Facts) -> Iterator[Finding]:
+    vm = facts.vm
+    if vm.firmware == "efi" and not facts.uefi_host:
+        yield _error("NO_UEFI_HOST", "it boots with UEFI, and no host there can", "Install OVMF on a host.")
+    if vm.secure_boot:
+        yield _warning("SECURE_BOOT_OFF", "it boots with secure boot, and will boot without")
+    if vm.tpm:
+        yield _warning(
+            "TPM_LOST",
+            "its TPM is not imported; what the guest sealed with it does not open",
+            "Have the recovery key at hand, or suspend BitLocker first.",
+        )
+    for label in vm.passthrough:
+        yield _warning("PASSTHROUGH_LOST", f"{label} belongs to its ESXi host and is not imported")
+
+
+def _check_nics(facts: Facts) -> Iterator[Finding]:
+    vm = facts.vm
+    if len(vm.nics) > MAX_NICS:
+        yield _error("TOO_MANY_NICS", f"it has {len(vm.nics)} network interfaces; at most {MAX_NICS} can be imported")
+    macs = Counter(nic.mac for nic in vm.nics)
+    for nic in vm.nics:
+        bridge = facts.bridges.get(nic.network)
+        if bridge is None:
+            yield _error(
+                "NIC_NOT_MAPPED",
+                f"{nic.label} is on the network {nic.network!r}, which is mapped to no bridge",
+                f"Add --network '{nic.network}=BRIDGE'.",
+            )
+        elif bridge not in facts.fleet_bridges:
+            yield _error("NO_SUCH_BRIDGE", f"{nic.label}: no host there has the bridge {bridge}")
+        if nic.mac in facts.taken_macs or macs[nic.mac] > 1:
+            yield _error(
+                "MAC_TAKEN",
+                f"{nic.label}: another network interface has the MAC address {nic.mac}",
+                "Delete the VM that has it, or change the address in vCenter.",
+            )
+
+
+def _check_offering(facts: Facts) -> Iterator[Finding]:
+    vm = facts.vm
+    if vm.cpus > facts.offering_cpus or vm.memory_bytes > facts.offering_memory_bytes:
+        yield _error(
+            "OFFERING_TOO_SMALL",
+            f"it has {vm.cpus} CPUs and {vm.memory_bytes >> 20} MiB of memory; the offering has"
+            f" {facts.offering_cpus} and {facts.offering_memory_bytes >> 20} MiB",
+            "Choose a larger service offering.",
+        )
+
+
+def _check_targets(facts: Facts) -> Iterator[Finding]:
+    for target in facts.targets:
+        if target.must_encrypt and not target.can_encrypt:
+            yield _error("TARGET_NOT_ENCRYPTED", f"the pool {target.name} cannot hold encrypted volumes")
+        if target.free_bytes < target.needed_bytes:
+            yield _error(
+                "TARGET_SPACE",
+                f"the pool {target.name} has {target.free_bytes >> 20} MiB free, and the VM's disks need up to"
+                f" {target.needed_bytes >> 20} MiB",
+                "Free space, or choose another pool.",
+            )
+
+
+_PARTS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
+    _check_access,
+    _check_power,
+    _check_disks,
+    _check_snapshots,
+    _check_devices,
+    _check_nics,
+    _check_offering,
+    _check_targets,
+)
+
+
+def _no_host(facts: Facts, refusals: Sequence[conversion_hosts.Refusal]) -> Finding:
+    said = "; ".join(f"{refusal.host} {refusal.words}" for refusal in refusals[:5]) or "there are no hosts"
+    remedies = dict.fromkeys(refusal.remedy for refusal in refusals if refusal.remedy)
+    return _error("NO_CONVERSION_HOST", f"no host can convert it: {said}", " ".join(remedies))
+
+
+def _no_pool(facts: Facts, refusals: Sequence[staging.Refusal]) -> Finding:
+    said = "; ".join(f"{refusal.pool} {refusal.words}" for refusal in refusals[:5]) or "there are no pools"
+    return _error(
+        "NO_STAGING_POOL",
+        f"no pool can hold the exported files: {said}",
+        "Name an NFS or shared-mount-point pool of the cluster or the zone that the conversion host reaches.",
+    )
+
+
+def target_bytes(vm: SourceVm) -> int:
+    """What the VM's volumes may grow to in all."""
+    return sum(disk_size_bytes(disk.capacity_bytes) for disk in vm.disks)

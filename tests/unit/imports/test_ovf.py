@@ -1,0 +1,143 @@
+"""Reading OVF descriptors that anybody may have written."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ostler_common.errors import InvalidArgumentError
+from ostler_control.imports.ovf import MAX_BYTES, OvfDisk, OvfNic, parse
+
+ENVELOPE = """<?xml version="1.0" encoding="UTF-8"?>
+<Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1" xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1"
+  xmlns:rasd="http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData"
+  xmlns:vmw="http://www.vmware.com/schema/ovf">
+  <References>
+    <File ovf:href="second.vmdk" ovf:id="file2" ovf:size="10"/>
+    <File ovf:href="{href}" ovf:id="file1" ovf:size="10"/>
+  </References>
+  <DiskSection>
+    <Disk ovf:capacity="8" ovf:capacityAllocationUnits="byte * 2^30" ovf:diskId="vmdisk1" ovf:fileRef="file1"/>
+    <Disk ovf:capacity="1048576" ovf:capacityAllocationUnits="byte" ovf:diskId="vmdisk2" ovf:fileRef="file2"/>
+    <Disk ovf:capacity="1" ovf:capacityAllocationUnits="GigaBytes" ovf:diskId="vmdisk3"/>
+  </DiskSection>
+  <VirtualSystem ovf:id="web">
+    <Name>web 1</Name>
+    <OperatingSystemSection ovf:id="94" vmw:osType="ubuntu64Guest"><Description>Ubuntu</Description>
+    </OperatingSystemSection>
+    <VirtualHardwareSection>
+      <Item><rasd:ResourceType>3</rasd:ResourceType><rasd:VirtualQuantity>4</rasd:VirtualQuantity></Item>
+      <Item><rasd:ResourceType>4</rasd:ResourceType><rasd:VirtualQuantity>2048</rasd:VirtualQuantity>
+        <rasd:AllocationUnits>byte * 2^20</rasd:AllocationUnits></Item>
+      <Item><rasd:ResourceType>17</rasd:ResourceType><rasd:HostResource>ovf:/disk/vmdisk2</rasd:HostResource></Item>
+      <Item><rasd:ResourceType>17</rasd:ResourceType><rasd:HostResource>ovf:/disk/vmdisk1</rasd:HostResource></Item>
+      <Item><rasd:ResourceType>17</rasd:ResourceType><rasd:HostResource>/disk/vmdisk3</rasd:HostResource></Item>
+      <Item><rasd:ResourceType>10</rasd:ResourceType><rasd:Connection>VM Network</rasd:Connection>
+        <rasd:ResourceSubType>VmxNet3</rasd:ResourceSubType><rasd:Address>00:50:56:AA:bb:01</rasd:Address></Item>
+      <vmw:Config ovf:required="false" vmw:key="firmware" vmw:value="efi"/>
+      <vmw:Config ovf:required="false" vmw:key="bootOptions.efiSecureBootEnabled" vmw:value="true"/>
+    </VirtualHardwareSection>
+  </VirtualSystem>
+</Envelope>
+"""
+GOOD = ENVELOPE.replace("{href}", "first.vmdk")
+
+
+def refused(text: str, reason: str = "NOT_AN_OVF") -> str:
+    with pytest.raises(InvalidArgumentError) as error:
+        parse(text.encode())
+    assert error.value.reason == reason
+    return error.value.message
+
+
+def test_a_descriptor_tells_what_the_vm_is() -> None:
+    ovf = parse(GOOD.encode())
+    assert (ovf.name, ovf.cpus, ovf.memory_bytes) == ("web 1", 4, 2 << 30)
+    assert (ovf.os_type, ovf.os_description, ovf.firmware, ovf.secure_boot) == ("ubuntu64Guest", "Ubuntu", "efi", True)
+    assert ovf.nics == (OvfNic("VM Network", "vmxnet3", "00:50:56:aa:bb:01"),)
+
+
+def test_disks_stand_in_the_order_of_their_items_not_of_their_files() -> None:
+    assert parse(GOOD.encode()).disks == (
+        OvfDisk("second.vmdk", 1 << 20),
+        OvfDisk("first.vmdk", 8 << 30),
+        OvfDisk("", 1 << 30),
+    )
+
+
+@pytest.mark.parametrize(
+    "href",
+    ["/etc/passwd", "../up.vmdk", "a/../../b", "a\\b", "http://host/a.vmdk", "..", ".hidden", "", "a\x7f", "ä.vmdk"],
+)
+def test_a_path_is_never_a_file_name(href: str) -> None:
+    assert "not allowed" in refused(ENVELOPE.replace("{href}", href))
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        "<!DOCTYPE Envelope>",
+        '<!DOCTYPE Envelope [<!ENTITY a "b">]>',
+        '<!DOCTYPE Envelope SYSTEM "file:///etc/passwd">',
+        "<?xml-stylesheet href='a'?>",
+    ],
+)
+def test_document_types_and_instructions_are_refused(beginning: str) -> None:
+    head, rest = GOOD.split("\n", 1)
+    refused(f"{head}\n{beginning}\n{rest}")
+
+
+def test_entities_do_not_multiply() -> None:
+    laughs = "".join(f'<!ENTITY a{n} "{f"&a{n - 1};" * 10}">' for n in range(1, 10))
+    refused(f'<!DOCTYPE x [<!ENTITY a0 "ha">{laughs}]><x>&a9;</x>')
+
+
+def test_limits() -> None:
+    refused(GOOD + " " * MAX_BYTES, "OVF_TOO_LARGE")
+    namespace = 'xmlns="http://schemas.dmtf.org/ovf/envelope/1"'
+    refused(f"<Envelope {namespace}>" + "<a>" * 40 + "</a>" * 40 + "</Envelope>", "OVF_TOO_LARGE")
+    refused(f"<Envelope {namespace}>" + "<a/>" * 30_000 + "</Envelope>", "OVF_TOO_LARGE")
+    item = "<Item><rasd:ResourceType>17</rasd:ResourceType><rasd:HostResource>/disk/vmdisk3</rasd:HostResource></Item>"
+    refused(GOOD.replace("<vmw:Config", item * 65 + "<vmw:Config", 1))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("<rasd:VirtualQuantity>4", "<rasd:VirtualQuantity>four"),
+        ('ovf:capacity="8"', 'ovf:capacity="-8"'),
+        ("byte * 2^30", "byte * 2^99"),
+        ("byte * 2^30", "furlongs"),
+        ('ovf:fileRef="file1"', 'ovf:fileRef="file9"'),
+        ("ovf:/disk/vmdisk1", "ovf:/disk/vmdisk9"),
+        ('ovf:id="file1" ovf:size="10"', 'ovf:id="file1" ovf:compression="gzip"'),
+        ("VirtualHardwareSection", "OtherSection"),
+        ("<VirtualSystem ", '<VirtualSystem ovf:id="x"/><VirtualSystem '),
+        ("http://schemas.dmtf.org/ovf/envelope/1", "http://example.org"),
+        ("</Envelope>", ""),
+    ],
+)
+def test_what_cannot_be_understood_is_refused(old: str, new: str) -> None:
+    text = GOOD.replace("rasd:VirtualQuantity>4<", "VirtualQuantity>4<").replace(
+        "<VirtualQuantity>4</rasd:", "<VirtualQuantity>4</"
+    )
+    assert old in text
+    refused(text.replace(old, new))
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_refused_with_a_reason(data: bytes) -> None:
+    with pytest.raises(InvalidArgumentError):
+        parse(data)
+
+
+@given(st.data())
+def test_a_damaged_descriptor_is_read_or_refused(data: st.DataObject) -> None:
+    good = GOOD.encode()
+    start = data.draw(st.integers(0, len(good)))
+    end = data.draw(st.integers(start, min(len(good), start + 200)))
+    try:
+        ovf = parse(good[:start] + data.draw(st.binary(max_size=20)) + good[end:])
+    except InvalidArgumentError:
+        return
+    assert all("/" not in disk.file_name for disk in ovf.disks)
