@@ -68,7 +68,7 @@ def command() -> None:
 @list_options
 @pass_app
 def list_(app: App, zone: str, cluster: str, account: str, limit: int | None, listing: Listing) -> None:
-    """Lists settings with the values in force and where they come from.
+    """Lists settings with the values in force.
 
     \b
     Examples:
@@ -85,7 +85,7 @@ def list_(app: App, zone: str, cluster: str, account: str, limit: int | None, li
 @output_option
 @pass_app
 def get(app: App, name: str, zone: str, cluster: str, account: str, output: str) -> None:
-    """Shows one setting: the value in force, where it comes from, its type and default.
+    """Shows one setting and where its value comes from.
 
     \b
     Example:
@@ -102,7 +102,7 @@ def get(app: App, name: str, zone: str, cluster: str, account: str, output: str)
 @output_option
 @pass_app
 def set_(app: App, name: str, value: str, zone: str, cluster: str, account: str, output: str) -> None:
-    """Changes a setting for the whole fleet, or for one zone, cluster or account.
+    """Changes a setting for the fleet, a zone, cluster or account.
 
     \b
     Examples:
@@ -119,7 +119,7 @@ def set_(app: App, name: str, value: str, zone: str, cluster: str, account: str,
 @output_option
 @pass_app
 def reset(app: App, name: str, zone: str, cluster: str, account: str, output: str) -> None:
-    """Removes a value, so that the one of the next wider scope is in force: global, or the default.
+    """Removes a value, so that the next wider one is in force.
 
     \b
     Example:
