@@ -118,11 +118,8 @@ def test_limits() -> None:
     ],
 )
 def test_what_cannot_be_understood_is_refused(old: str, new: str) -> None:
-    text = GOOD.replace("rasd:VirtualQuantity>4<", "VirtualQuantity>4<").replace(
-        "<VirtualQuantity>4</rasd:", "<VirtualQuantity>4</"
-    )
-    assert old in text
-    refused(text.replace(old, new))
+    assert old in GOOD
+    refused(GOOD.replace(old, new))
 
 
 @given(st.binary(max_size=300))
