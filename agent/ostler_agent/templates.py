@@ -1,4 +1,4 @@
-"""This host's copies of templates: fetched once, verified, kept until their space is needed."""
+"""The host's cache of templates: each is downloaded once, verified, and kept until its space is needed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ostler_agent.tools import qemu_img
 log = structlog.get_logger(__name__)
 
 Download = Callable[["TemplateSource", int], Iterator[bytes]]
-"""Streams a template's file: which, and the offset to begin at, to its bytes in order. Raises OstlerError."""
+"""Streams a template's file from an offset (bytes). Raises OstlerError."""
 
 PHASE = "fetching template"
 TRIES = 5
@@ -40,8 +40,8 @@ _SHA512 = re.compile(r"[0-9a-f]{128}")
 class TemplateSource:
     """A template as the control plane describes it.
 
-    sha256 or sha512 (lower-case hex), file_size_bytes: of its file; direct: where the host fetches it from, None: from
-    the control plane; key: opens it, with its passphrase (None: plain); once: no copy is kept when nobody holds it.
+    sha256 or sha512 (lower-case hex), file_size_bytes: of its file; direct: where to download it (None: from the
+    control plane); key: opens it, with its passphrase (None: not encrypted); once: delete the copy after its use.
     """
 
     template_id: str
@@ -55,17 +55,17 @@ class TemplateSource:
 
     @property
     def digest(self) -> str:
-        """The digest that counts; it names the copy."""
+        """The digest to verify; also the name of the copy."""
         return self.sha512 or self.sha256
 
     @property
     def file_name(self) -> str:
-        """The copy's."""
+        """The name of the copy's file."""
         return f"{self.digest}{_ONCE if self.once else ''}"
 
 
 def sources(of_control: Callable[[str, int], Iterator[bytes]], downloader: Downloader | None = None) -> Download:
-    """Where templates come from: the network, or the control plane by id and offset."""
+    """Returns the download function: from the network, or from the control plane by id and offset."""
     direct = downloader or Downloader()
 
     def download(source: TemplateSource, offset: int) -> Iterator[bytes]:
@@ -78,7 +78,7 @@ def sources(of_control: Callable[[str, int], Iterator[bytes]], downloader: Downl
 
 @dataclass(frozen=True)
 class Template:
-    """A verified copy. key: proved to open it; virtual_size_bytes: of the disk in it."""
+    """A verified copy. key: verified to open it; virtual_size_bytes: of its disk."""
 
     path: Path
     format: DiskFormat
@@ -87,7 +87,7 @@ class Template:
 
 
 class Templates:
-    """The copies in a directory, named by their digest; safe to use from many threads."""
+    """The copies in a directory, named by their digest. Thread-safe."""
 
     def __init__(self, directory: Path, download: Download) -> None:
         self._directory = directory
@@ -97,16 +97,15 @@ class Templates:
         self._held: Counter[str] = Counter()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in directory.glob(f"*{_ONCE}*"):
-            path.unlink()  # whoever needed it ended with the last process
+            path.unlink()  # its job ended with the previous process
 
     @contextmanager
     def hold(self, job: JobContext, source: TemplateSource, percent: int = 50) -> Iterator[Template]:
-        """The template's copy, which stays while the block lasts; fetched now when it is not here.
+        """Yields the template's copy and keeps it within the block; downloads it if it is missing.
 
-        percent: share of the job that fetching is. Raises InvalidArgumentError; FailedPreconditionError
+        percent: share of the job that the download takes. Raises InvalidArgumentError; FailedPreconditionError
         (TEMPLATE_CORRUPT, BACKING_FILE_REFUSED, NOT_AN_IMAGE, KEY_MISSING, NOT_ENCRYPTED, WRONG_KEY);
-        ResourceExhaustedError (HOST_DISK_FULL); what the
-        download raises.
+        ResourceExhaustedError (HOST_DISK_FULL); what the download raises.
         """
         if not (_SHA512.fullmatch(source.sha512) if source.sha512 else _SHA256.fullmatch(source.sha256)):
             raise bad_field("template.sha256", "must be 64 lower-case hex digits (template.sha512: 128)")
@@ -119,7 +118,7 @@ class Templates:
                 if not path.exists():
                     self._fetch(job, source, percent)
             os.utime(path)
-            # Each time: one digest may come with a key once, and with another, or none, the next time.
+            # At every use: another call may name another key, or none, for the same digest.
             yield Template(path, source.format, source.key, _check_key(path, source))
         finally:
             with self._lock:
@@ -131,11 +130,11 @@ class Templates:
     def _fetch(self, job: JobContext, source: TemplateSource, percent: int) -> None:
         part = self._part(source)
         self._make_room(source, part)
-        # Twice: what an earlier job left may be bad, and then all of it is fetched anew.
+        # Twice: a partial file of an earlier job may be bad; then download all of it again.
         if not any(self._receive(job, source, part, percent) for _ in range(2)):
             raise FailedPreconditionError(
-                f"what came as template {source.template_id} is not what its digest says ("
-                f"{'it has changed where it is fetched from' if source.direct else 'upload it again'})",
+                f"the file of template {source.template_id} does not match its digest ("
+                f"{'it has changed at its source' if source.direct else 'upload it again'})",
                 "TEMPLATE_CORRUPT",
                 {"template": source.template_id},
             )
@@ -150,7 +149,7 @@ class Templates:
         return self._directory / f"{source.file_name}.part"
 
     def _receive(self, job: JobContext, source: TemplateSource, part: Path, percent: int) -> bool:
-        """Downloads what is missing of the file; whether it is then what its digest says. If not, it is gone."""
+        """Downloads the missing part; returns whether the file matches its digest. Deletes a file that does not."""
         total = source.file_size_bytes
         with part.open("a+b") as file:
             file.seek(0)
@@ -180,7 +179,7 @@ class Templates:
                     log.warning("template download broke", template=source.template_id, offset=offset, error=str(error))
                     job.wait(0.2 * 2**failures)
                 except OSError:
-                    # The disk is full, most likely: what came so far must not keep it so.
+                    # Most likely the disk is full: the partial file must not keep it full.
                     part.unlink()
                     raise
         if offset == total and digest.hexdigest() == source.digest:
@@ -189,7 +188,7 @@ class Templates:
         return False
 
     def _make_room(self, source: TemplateSource, part: Path) -> None:
-        """Removes copies that nobody holds, the longest unused first, while there is not enough space."""
+        """Deletes unused copies, least recently used first, until there is enough space."""
         needed = source.file_size_bytes - (part.stat().st_size if part.exists() else 0)
         with self._lock:
             unused = [path for path in self._directory.iterdir() if not self._held[path.name.removesuffix(".part")]]
@@ -197,7 +196,7 @@ class Templates:
             while shutil.disk_usage(self._directory).free < needed:
                 if not unused:
                     raise ResourceExhaustedError(
-                        f"the host has no {needed} bytes left in {self._directory} for template {source.template_id}",
+                        f"{self._directory} lacks {needed} bytes for template {source.template_id}",
                         "HOST_DISK_FULL",
                         {"path": str(self._directory)},
                     )
@@ -205,31 +204,31 @@ class Templates:
 
 
 def _check_image(path: Path, source: TemplateSource) -> None:
-    """Refuses a file that would make QEMU open others, or that QEMU cannot read."""
+    """Refuses a file that refers to other files, or that QEMU cannot read."""
     read_header(path, source.format, encrypted=source.key is not None)
     if source.key is None:
         qemu_img.info(path, source.format)
 
 
 def _check_key(path: Path, source: TemplateSource) -> int:
-    """Refuses what its key does not open, or what has none and needs one. Returns the virtual size, bytes."""
+    """Refuses a template that its key does not open, or that lacks a key. Returns the virtual size, bytes."""
     template = {"template": source.template_id}
     header = read_header(path, source.format, encrypted=source.key is not None)
     if header.encrypted and not source.key:
         raise FailedPreconditionError(
-            f"template {source.template_id} is encrypted and came without its key", "KEY_MISSING", template
+            f"template {source.template_id} is encrypted, but no key was given", "KEY_MISSING", template
         )
     if source.key and not header.encrypted:
         raise FailedPreconditionError(
-            f"template {source.template_id} is not encrypted, but came with a key", "NOT_ENCRYPTED", template
+            f"template {source.template_id} is not encrypted, but a key was given", "NOT_ENCRYPTED", template
         )
     if source.key:
         try:
-            # Limited: a header by a stranger may ask for years of key derivation.
+            # Limited: an untrusted header may request years of key derivation.
             qemu_img.check_key(path, source.format, source.key, Limits())
         except RunError as error:
             raise FailedPreconditionError(
-                f"template {source.template_id} cannot be opened: {error.stderr.strip() or 'it takes too long'}",
+                f"template {source.template_id} cannot be opened: {error.stderr.strip() or 'it exceeds its limits'}",
                 "NOT_AN_IMAGE",
                 template,
             ) from error
@@ -241,7 +240,7 @@ def _check_key(path: Path, source: TemplateSource) -> int:
 
 @contextmanager
 def _waiting_for(lock: threading.Lock, job: JobContext) -> Iterator[None]:
-    """Holds a lock; while another job holds it, this one can be cancelled."""
+    """Holds a lock; the job can be cancelled while it waits."""
     while not lock.acquire(timeout=0.2):
         job.report(PHASE)
         job.check()

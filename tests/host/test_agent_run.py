@@ -205,4 +205,4 @@ def test_second_agent_on_the_same_state_is_refused(machine: Machine) -> None:
         port_of(process)
         done = machine.run("run")
     assert done.returncode == 1
-    assert "another agent runs" in done.stderr
+    assert "another agent uses" in done.stderr

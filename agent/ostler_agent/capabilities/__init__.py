@@ -1,4 +1,4 @@
-"""What this host can do, proved by doing: one module a family of probes."""
+"""What this host can do, found by trying: one module per family of probes."""
 
 from ostler_agent.capabilities.facts import Capabilities, HypervisorFacts, Probe
 from ostler_agent.capabilities.prober import Prober, probe_all

@@ -1,4 +1,4 @@
-"""Instance conversion: the programs that turn guests of other hypervisors into ours."""
+"""Instance conversion: the programs that convert guests of other hypervisors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TIMEOUT_S = 30
 
 
 def probe(virtio_win: Path) -> list[Probe]:
-    """What every conversion needs (family "instance-conversion"), and beside it what only some need."""
+    """Probes what every conversion needs (family "instance-conversion") and what some need."""
     return [
         attempt("instance-conversion.virt-v2v", _virt_v2v),
         attempt("instance-conversion.nbdkit", lambda: _version("nbdkit", r"nbdkit (\S+)")),
@@ -28,7 +28,9 @@ def probe(virtio_win: Path) -> list[Probe]:
 def _virt_v2v() -> str:
     features = process.run(("virt-v2v", "--machine-readable"), timeout_s=_TIMEOUT_S).stdout.split()
     if "input:ova" not in features:
-        raise FailedPreconditionError("this virt-v2v cannot read OVA (install a full build of it)", "PROBE_FAILED")
+        raise FailedPreconditionError(
+            "this virt-v2v cannot read OVA files (install a full build of it)", "PROBE_FAILED"
+        )
     return _version("virt-v2v", r"virt-v2v (\S+)")
 
 

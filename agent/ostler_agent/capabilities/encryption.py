@@ -1,4 +1,4 @@
-"""Volume encryption, proved with throw-away keys on scratch files, by the very commands that volumes are made with."""
+"""Volume encryption, tried with throw-away keys on scratch files by the commands that create volumes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TIMEOUT_S = 30
 
 
 def probe(scratch: Path) -> list[Probe]:
-    """Both programs that encrypt volumes. scratch: a directory to work in, left as it was."""
+    """Probes both programs that encrypt volumes. scratch: a working directory, left unchanged."""
     with tempfile.TemporaryDirectory(prefix="probe.", dir=scratch) as directory:
         return [
             attempt("volume-encryption.qemu-img", lambda: _qemu_img(Path(directory, "image"))),
@@ -30,7 +30,7 @@ def probe(scratch: Path) -> list[Probe]:
 
 
 def _qemu_img(image: Path) -> str:
-    """Creates an encrypted image that its key opens and another does not."""
+    """Creates an encrypted image and verifies that only its key opens it."""
     key = _new_key()
     qemu_img.create(image, DiskFormat.QCOW2, _SIZE_BYTES, key=key)
     _check_keys(image, DiskFormat.QCOW2, key)
@@ -38,7 +38,7 @@ def _qemu_img(image: Path) -> str:
 
 
 def _cryptsetup(container: Path) -> str:
-    """Formats a file as a container that its key opens, in QEMU, and another does not."""
+    """Formats a file as a LUKS container and verifies that QEMU opens it with its key only."""
     key = _new_key()
     container.touch(mode=0o600)
     os.truncate(container, 4 * _SIZE_BYTES)  # the header alone takes 2 MiB
@@ -56,7 +56,7 @@ def _check_keys(path: Path, disk_format: DiskFormat, key: Key) -> None:
         if error.reason == "WRONG_KEY":
             return
         raise
-    raise FailedPreconditionError("an encrypted image opens with any key", "PROBE_FAILED")
+    raise FailedPreconditionError("an encrypted image opens with a wrong key", "PROBE_FAILED")
 
 
 def _new_key() -> Key:

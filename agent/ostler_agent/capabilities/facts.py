@@ -1,4 +1,4 @@
-"""What a host can do, as values."""
+"""A host's capabilities as values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Probe:
-    """One capability that was tried. reason: why it failed; detail: version or the like that was found."""
+    """One capability that was tried. reason: why it failed; detail: e.g. the version found."""
 
     name: str
     ok: bool
@@ -27,7 +27,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class HypervisorFacts:
-    """What the hypervisor says of itself and its host."""
+    """What a driver reports about the hypervisor and the host."""
 
     hypervisor_version: str = ""
     libvirt_version: str = ""
@@ -43,7 +43,7 @@ class HypervisorFacts:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """Everything that the probes found."""
+    """The results of all probes."""
 
     driver: DriverInfo
     hypervisor: HypervisorFacts
@@ -53,7 +53,7 @@ class Capabilities:
     probe_time: datetime = field(default_factory=lambda: datetime.now(UTC), compare=False)
 
     def can(self, family: str) -> bool:
-        """Whether every probe of a family ("volume-encryption") passed; a family without probes did not."""
+        """Whether a family ("volume-encryption") has probes and all of them passed."""
         members = [probe for probe in self.probes if probe.name == family or probe.name.startswith(f"{family}.")]
         return bool(members) and all(probe.ok for probe in members)
 
@@ -70,18 +70,18 @@ class Capabilities:
         return self._supports(Function.INSTANCE_CONVERSION)
 
     def _supports(self, function: Function) -> bool:
-        """Whether the driver states it, and this host has proved it."""
+        """Whether the driver states the function and its probes passed on this host."""
         return function in self.driver.functions and self.can(function)
 
 
 def attempt(name: str, work: Callable[[], str]) -> Probe:
-    """Tries something. work: returns the detail found, or raises: then the error is the reason."""
+    """Runs a probe. work: returns the detail, or raises; the error is then the reason."""
     try:
         return Probe(name, ok=True, detail=work())
     except OstlerError as error:
         return Probe(name, ok=False, reason=error.message)
     except OSError as error:
         return Probe(name, ok=False, reason=str(error))
-    except Exception as error:  # one broken probe must not hide what the others found
-        log.exception("probe failed by a bug", probe=name)
-        return Probe(name, ok=False, reason=f"the probe itself failed: {type(error).__name__}: {error}")
+    except Exception as error:  # one broken probe must not hide the results of the others
+        log.exception("a probe has a bug", probe=name)
+        return Probe(name, ok=False, reason=f"the probe has a bug: {type(error).__name__}: {error}")

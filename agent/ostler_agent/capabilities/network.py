@@ -1,4 +1,4 @@
-"""Bridges that NICs can be put on."""
+"""The bridges of the host."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ SYS_CLASS_NET = Path("/sys/class/net")
 
 
 def bridges(sys_class_net: Path = SYS_CLASS_NET) -> tuple[str, ...]:
-    """Names of all bridges of the host (Linux bridges; Open vSwitch's are no interfaces of this kind)."""
+    """Returns the names of all Linux bridges of the host (not those of Open vSwitch)."""
     return tuple(sorted(path.parent.name for path in sys_class_net.glob("*/bridge")))

@@ -1,4 +1,4 @@
-"""Whether what is installed on the host may have changed."""
+"""Detects changes of the installed software."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-# The package managers' records: dpkg's, and rpm's in its several homes.
+# The package databases: dpkg's, and rpm's in its various locations.
 DATABASES = (
     Path("/var/lib/dpkg/status"),
     Path("/var/lib/rpm/rpmdb.sqlite"),
@@ -19,7 +19,7 @@ PROGRAMS = ("qemu-img", "cryptsetup", "virt-v2v", "nbdkit", "nbdcopy", "ovftool"
 def stamp(
     databases: Sequence[Path] = DATABASES, programs: Sequence[str] = PROGRAMS
 ) -> tuple[tuple[str, int, int], ...]:
-    """Differs from an earlier one when a package was installed or removed, or a program was put in place by hand."""
+    """Returns a value that changes when a package, or one of the programs, is installed or removed."""
     found = [shutil.which(program) for program in programs]
     stamps = []
     for path in [*databases, *(Path(program) for program in found if program)]:

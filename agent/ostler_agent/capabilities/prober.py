@@ -1,4 +1,4 @@
-"""Runs the probes: at start, on demand, and when something was installed or removed."""
+"""Runs the probes: at the start, on demand, and when installed software changes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 def probe_all(
     driver: DriverInfo, facts: HypervisorFacts, pool_types: tuple[str, ...], virtio_win: Path, scratch: Path
 ) -> Capabilities:
-    """Everything, tried now: a few seconds. facts: what the driver found; what it has no use for is not tried."""
+    """Runs all probes, which takes a few seconds. facts: from the driver; skips what the driver does not use."""
     probes: list[Probe] = list(facts.probes)
     if Function.VOLUME_ENCRYPTION in driver.functions:
         probes += encryption.probe(scratch)
@@ -35,7 +35,7 @@ def probe_all(
 
 
 class Prober:
-    """Keeps the last outcome, and a thread that looks for changes. Listeners hear of outcomes that differ."""
+    """Keeps the last result, and watches for changes in its own thread. Listeners receive changed results."""
 
     def __init__(
         self,
@@ -52,16 +52,16 @@ class Prober:
         self._listeners: list[Callable[[Capabilities], None]] = []
         self._wake = threading.Event()
         self._stopping = False
-        self._asked = False
+        self._requested = False
         self._thread = threading.Thread(target=self._watch, name="probe", daemon=True)
         self._current = probe()
 
     def current(self) -> Capabilities:
-        """The last outcome."""
+        """The last result."""
         return self._current
 
     def probe(self) -> Capabilities:
-        """Tries everything anew; callers at the same time wait for one another."""
+        """Runs all probes again; concurrent callers wait for each other."""
         with self._lock:
             found = self._probe()
             changed, self._current = found != self._current, found
@@ -76,12 +76,12 @@ class Prober:
         return found
 
     def subscribe(self, listener: Callable[[Capabilities], None]) -> Callable[[], None]:
-        """Calls back, from some thread, when an outcome differs from the last; the result ends that."""
+        """Calls back, from any thread, when the result changes; call the return value to unsubscribe."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
     def check_for_changes(self) -> bool:
-        """Probes anew if something was installed or removed since the last look; returns whether it was."""
+        """Runs all probes if installed software changed since the last check; returns whether it did."""
         stamp = self._stamp()
         if stamp == self._seen:
             return False
@@ -93,8 +93,8 @@ class Prober:
         self._thread.start()
 
     def request_probe(self) -> None:
-        """Has everything tried anew soon, by the prober's own thread."""
-        self._asked = True
+        """Requests all probes soon, in the prober's own thread."""
+        self._requested = True
         self._wake.set()
 
     def stop(self) -> None:
@@ -107,10 +107,10 @@ class Prober:
             self._wake.wait(self._interval_s)
             self._wake.clear()
             try:
-                if self._asked:
-                    self._asked = False
+                if self._requested:
+                    self._requested = False
                     self.probe()
                 elif not self._stopping:
                     self.check_for_changes()
             except Exception:
-                log.exception("looking for changed packages failed")
+                log.exception("cannot check for changed packages")

@@ -1,11 +1,11 @@
-"""What a hypervisor driver is to the rest of the agent.
+"""The interface between the agent and a hypervisor driver.
 
-A driver says what its hypervisor can be made to do, one step each; what is done with the steps (ask the guest, wait,
-then pull the plug) is in `vms/` and `migration/`. Drivers know nothing of pools: `Paths` tells where a volume's file
-is. Calls block; they are made from worker threads and may be made from several at once.
+A driver offers single steps. The agent combines them in `vms/` and `migration/`: ask the guest to shut down, wait, then
+force the VM off. Drivers know nothing of pools: `Paths` returns the path of a volume's file. Calls block, and several
+threads may call at the same time.
 
-`Hypervisor` is the core that every driver has. What a driver may lack are the protocols after it, one a function: a
-driver has their calls exactly when it states the function (`DriverInfo.functions`).
+Every driver implements the core, `Hypervisor`. The protocols after it are optional, one per function: a driver
+implements a protocol if and only if it states the function (`DriverInfo.functions`).
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ Paths = Callable[[VolumeRef], Path]
 
 
 class Progress(Protocol):
-    """What long work sees of the job it is part of (`jobs.JobContext`)."""
+    """The job that a long call is part of (`jobs.JobContext`)."""
 
     def report(self, phase: str, done: int = 0, total: int = 0, percent: int | None = None) -> None:
-        """Tells how far the work has come; done and total in bytes."""
+        """Reports progress. phase: a few lower-case words; done, total: bytes; percent: of the whole job."""
 
     def check(self) -> None:
-        """Raises CancelledError (or another error that ends the job) once the job is to stop."""
+        """Raises CancelledError (or another error that ends the job) if the job must stop."""
 
 
 class VmEventKind(StrEnum):
-    """What happened to a VM; the names are the wire's."""
+    """What happened to a VM. The names are those of `VmEvent.Kind` in host.proto."""
 
     DEFINED = "DEFINED"
     UNDEFINED = "UNDEFINED"
@@ -51,7 +51,7 @@ class VmEventKind(StrEnum):
 
 @dataclass(frozen=True)
 class VmEvent:
-    """Something that the hypervisor says happened. vm: as it is now; detail: the hypervisor's word for why."""
+    """An event that the hypervisor reports. vm: its current state; detail: the cause in the hypervisor's words."""
 
     kind: VmEventKind
     vm: VmInfo
@@ -60,20 +60,20 @@ class VmEvent:
 
 
 class Listener(Protocol):
-    """Hears of VMs. Called from the driver's own thread: must not block, nor call the driver."""
+    """Receives events. The driver calls it from its own thread: it must neither block nor call the driver."""
 
     def vm_event(self, event: VmEvent) -> None:
-        """Something happened to a VM."""
+        """Receives an event of a VM."""
 
     def reconnected(self) -> None:
-        """The hypervisor was out of reach and is back: anything may have happened meanwhile."""
+        """The connection to the hypervisor is back after an interruption: events may have been missed."""
 
 
 @dataclass(frozen=True)
 class VmSample:
-    """Counters of an executing VM. guest_used_bytes: what its balloon says; 0 when it does not.
+    """Counters of a running VM. guest_used_bytes: as the balloon device reports it, 0 if it does not.
 
-    dirty_rate_bytes_per_s: how fast the guest writes its memory, as last measured; 0 when it was not.
+    dirty_rate_bytes_per_s: last measured rate at which the guest writes its memory, 0 if not measured.
     """
 
     vm_id: str
@@ -84,72 +84,76 @@ class VmSample:
 
 
 class Console(Protocol):
-    """A VM's serial console, held by one at a time. Both ends may be used from different threads."""
+    """A VM's serial console, with one holder at a time. `read` and `write` may be called from different threads."""
 
     def read(self) -> bytes:
-        """Waits for bytes from the guest; b"" when the console is over (VM stopped or moved away, `close`).
+        """Waits for bytes from the guest; b"" at the end of the console (VM stopped or migrated away, `close`).
 
-        Raises AbortedError CONSOLE_TAKEN when somebody else took it by force.
+        Raises AbortedError CONSOLE_TAKEN if another caller took it over by force.
         """
 
     def write(self, data: bytes) -> None:
-        """Hands bytes to the guest."""
+        """Sends bytes to the guest. At the end of the console it has no effect."""
 
     def close(self) -> None:
-        """Lets go; repeating it is harmless."""
+        """Releases the console. Idempotent."""
 
 
 class Hypervisor(Protocol):
-    """A driver at work. A VM is named by its UUID; NotFoundError VM_NOT_FOUND where it must exist and does not."""
+    """An open driver. vm_id: the VM's UUID. Raises NotFoundError VM_NOT_FOUND if a VM must exist and does not."""
 
     @property
     def info(self) -> DriverInfo:
-        """What the driver states."""
+        """What the driver states about itself."""
 
     def close(self) -> None:
-        """Lets go of the hypervisor; VMs run on."""
+        """Disconnects from the hypervisor. VMs keep running."""
 
     def vm(self, vm_id: str) -> VmInfo:
-        """The VM as it is; one that is not here has power state ABSENT."""
+        """Returns a VM's current state; power state ABSENT if it is not on this host."""
 
     def vms(self) -> list[VmInfo]:
-        """Every VM that the hypervisor knows, managed or not."""
+        """Returns every VM of the hypervisor, managed or not."""
 
     def running(self, vm_id: str) -> bool:
-        """Whether the VM executes here (or is paused in memory)."""
+        """Whether the VM is running on this host (or paused in memory)."""
 
     def using(self, volume_id: str) -> str | None:
-        """UUID of the executing VM that has the volume attached, if any."""
+        """UUID of the running VM that has the volume attached, if any."""
 
     def define(self, spec: VmSpec, paths: Paths) -> None:
-        """Writes the definition in place of any older one; FailedPreconditionError VM_RUNNING when it executes."""
+        """Creates or replaces the definition. Raises FailedPreconditionError VM_RUNNING if the VM is running."""
 
     def start(self, spec: VmSpec, paths: Paths) -> None:
-        """Defines the VM and starts it with its keys in place; one that executes already is left alone.
+        """Defines the VM, installs its keys and starts it. No effect on a running VM.
 
-        When it fails, no key stays behind.
+        If it raises, the VM does not run and no key is left. Raises FailedPreconditionError DISK_IN_USE if another VM
+        has a disk open for writing, VOLUME_MISSING if a disk's file does not exist, WRONG_KEY.
         """
 
     def shut_down(self, vm_id: str) -> None:
-        """Asks the guest to shut down and returns at once."""
+        """Asks the guest to shut down and returns at once. May raise FailedPreconditionError VM_NOT_RUNNING."""
 
     def power_off(self, vm_id: str) -> None:
-        """Pulls the plug and takes the keys away; a VM that is stopped or not here is a success."""
+        """Forces the VM off and removes its keys. Succeeds if the VM is stopped or absent."""
 
     def delete(self, vm_id: str) -> None:
-        """Forgets a stopped VM with its firmware's variables; one that is not here is a success.
+        """Deletes a stopped VM's definition and firmware variables, but not its volumes. Succeeds if it is absent.
 
-        FailedPreconditionError VM_RUNNING when it executes.
+        Raises FailedPreconditionError VM_RUNNING.
         """
 
     def console(self, vm_id: str, force: bool) -> Console:
-        """Connects to the serial console; FailedPreconditionError CONSOLE_BUSY unless force takes it over."""
+        """Opens the serial console. force: takes it over from its holder.
+
+        Raises FailedPreconditionError CONSOLE_BUSY, VM_NOT_RUNNING.
+        """
 
     def samples(self) -> list[VmSample]:
-        """The counters of every executing VM."""
+        """Returns the counters of every running VM."""
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Tells the listener of events from now on; the result ends that."""
+        """Sends events to the listener from now on; call the result to unsubscribe."""
 
 
 @runtime_checkable
@@ -157,20 +161,24 @@ class Reboot(Protocol):
     """Optional part of a driver: `Function.REBOOT`."""
 
     def reboot(self, vm_id: str, hard: bool) -> None:
-        """Asks the guest to reboot, or resets it."""
+        """Asks the guest to reboot; hard: resets it. Raises FailedPreconditionError VM_NOT_RUNNING."""
 
 
 @runtime_checkable
 class HotPlug(Protocol):
-    """Optional part of a driver: `Function.HOT_PLUG`. Without it a VM's disks are those of its latest definition."""
+    """Optional part of a driver: `Function.HOT_PLUG`. Without it, a VM has the disks of its latest definition."""
 
     def attach(self, vm_id: str, disk: DiskSpec, path: Path) -> None:
-        """Attaches a disk now, if the VM executes, and for its next start. Attached already is a success."""
+        """Attaches a disk to a running VM and to its definition. Idempotent.
+
+        Raises FailedPreconditionError SLOT_TAKEN, VOLUME_ATTACHED (in another slot).
+        """
 
     def detach(self, vm_id: str, volume_id: str, key_id: str | None, timeout_s: float, progress: Progress) -> None:
-        """Detaches a disk, now and for the next start, and takes its key away. Detached already is a success.
+        """Detaches a disk from a running VM and from its definition, and removes its key. Idempotent.
 
-        Waits for the guest to let go: DeadlineExceededError DETACH_TIMEOUT, FailedPreconditionError DETACH_REFUSED.
+        Waits for the guest to release it. Raises DeadlineExceededError DETACH_TIMEOUT, FailedPreconditionError
+        DETACH_REFUSED.
         """
 
 
@@ -179,7 +187,10 @@ class OnlineGrow(Protocol):
     """Optional part of a driver: `Function.ONLINE_GROW`."""
 
     def grow_disk(self, vm_id: str, volume_id: str, size_bytes: int) -> None:
-        """Grows a disk of an executing VM, file and guest's view; never shrinks."""
+        """Grows a disk of a running VM: the file and the size that the guest sees.
+
+        Raises FailedPreconditionError VOLUME_SHRINK, VM_NOT_RUNNING; NotFoundError VOLUME_NOT_ATTACHED.
+        """
 
 
 @runtime_checkable
@@ -187,11 +198,11 @@ class Screenshot(Protocol):
     """Optional part of a driver: `Function.SCREENSHOT`."""
 
     def screenshot(self, vm_id: str) -> bytes:
-        """A picture of the screen, PNG."""
+        """Returns the screen as PNG. Raises FailedPreconditionError VM_NOT_RUNNING."""
 
 
 class MirrorState(StrEnum):
-    """How far a mirror of a disk is. PIVOTED: the VM has it for its disk."""
+    """The state of a mirror. PIVOTED: the VM uses it as its disk."""
 
     NONE = "none"
     COPYING = "copying"
@@ -201,48 +212,48 @@ class MirrorState(StrEnum):
 
 @runtime_checkable
 class LiveCopy(Protocol):
-    """Optional part of a driver, `Function.ONLINE_COPY`: what an executing VM's disk holds, in another volume too.
+    """Optional part of a driver, `Function.ONLINE_COPY`: copies and mirrors the disks of running VMs.
 
-    A target is an image of the disk's size that was made for this and is empty; its key is put in place, and taken
-    away with it. Copies and mirrors go on when the agent dies: `end_copy` and `cancel_mirror` are for its next life.
-    AbortedError DISK_BUSY while something of the kind is under way already, or the VM is moving.
+    A target is an empty image of the disk's size. The driver installs its key, and removes it with the target. Copies
+    and mirrors continue if the agent dies; the next run of the agent calls `end_copy` and `cancel_mirror`. Raises
+    AbortedError DISK_BUSY during another copy or mirror of the disk, or a migration of the VM.
     """
 
     def copy_disk(self, vm_id: str, volume_id: str, target: VolumeRef, path: Path, progress: Progress) -> None:
-        """Writes a disk into the target as it is at one moment, while the guest goes on.
+        """Copies a disk as of one moment into the target, while the guest runs.
 
-        When it raises, nothing writes to the target any more, and the VM executes unless its guest stopped meanwhile
-        (FailedPreconditionError VM_STOPPED). ResourceExhaustedError POOL_FULL, AbortedError COPY_FAILED.
+        If it raises, nothing writes to the target any more, and the VM keeps running unless its guest has stopped
+        (FailedPreconditionError VM_STOPPED). Raises ResourceExhaustedError POOL_FULL, AbortedError COPY_FAILED.
         """
 
     def end_copy(self, vm_id: str, key_id: str | None, path: Path) -> None:
-        """Ends a `copy_disk` to that path which an earlier life of the agent began; none is a success."""
+        """Ends a `copy_disk` to that path which an earlier run of the agent began. Succeeds if there is none."""
 
     def mirror_disk(self, vm_id: str, volume_id: str, target: VolumeRef, path: Path, progress: Progress) -> None:
-        """Returns once the target holds all that the disk does, and gets each of the guest's writes before it is done.
+        """Mirrors a disk; returns once the target equals the disk and receives each write before it completes.
 
-        When it raises, there is no mirror, and the VM executes unless its guest stopped meanwhile
-        (FailedPreconditionError VM_STOPPED). AbortedError MIRROR_FAILED.
+        If it raises, there is no mirror, and the VM keeps running unless its guest has stopped (FailedPreconditionError
+        VM_STOPPED). Raises AbortedError MIRROR_FAILED.
         """
 
     def mirror_state(self, vm_id: str, source: VolumeRef, target: VolumeRef) -> MirrorState:
-        """How far it is; NONE also when the VM is stopped and has the source for its disk, or is not here."""
+        """Returns the state of a mirror; NONE also if the VM is absent, or stopped with the source as its disk."""
 
     def pivot_disk(self, vm_id: str, source: VolumeRef, target: VolumeRef) -> None:
-        """Has the VM, and its definition, use the mirror alone; the source's key is taken away. Repeating is harmless.
+        """Switches the VM and its definition to the mirror, and removes the source's key. Idempotent.
 
-        FailedPreconditionError MIRROR_NOT_READY, MIRROR_MISSING.
+        Raises FailedPreconditionError MIRROR_NOT_READY, MIRROR_MISSING.
         """
 
     def cancel_mirror(self, vm_id: str, source: VolumeRef, target: VolumeRef) -> None:
-        """Ends a mirror; none is a success. FailedPreconditionError PIVOTED when the VM has the target for its disk."""
+        """Ends a mirror. Succeeds if there is none. Raises FailedPreconditionError PIVOTED if it is the VM's disk."""
 
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where a host takes VMs that move to it, in the words of the driver that both hosts have.
+    """The addresses at which a host receives migrations; only the driver, the same on both hosts, interprets them.
 
-    hypervisor_uri: of its hypervisor; migrate_uri: for the memory; disks_uri: for the disks' data, "" when none moves.
+    hypervisor_uri: of the hypervisor; migrate_uri: for memory; disks_uri: for disk data, "" if no disk moves.
     """
 
     hypervisor_uri: str
@@ -252,11 +263,10 @@ class Addresses:
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a VM moves to and what differs there.
+    """The destination of a migration, and what differs there.
 
-    tls_name: of the certificate that QEMU shows over there.
-    paths: file of each volume over there by volume id; keys: id of each encrypted volume's key over there by volume id;
-    bridges: by MAC; moved: volumes whose data moves too.
+    tls_name: name in the certificate of the destination's QEMU; paths: file of each volume by volume id; keys: id of
+    each encrypted volume's key by volume id; bridges: by MAC address; moved: volumes whose data moves with the VM.
     """
 
     addresses: Addresses
@@ -269,7 +279,7 @@ class Destination:
 
 @dataclass(frozen=True)
 class MigrationLimits:
-    """How a move may go. bandwidth_bytes_per_s 0: no limit."""
+    """Limits of a migration. bandwidth_bytes_per_s 0: unlimited."""
 
     max_downtime_ms: int = 300
     timeout_s: int = 3600
@@ -279,7 +289,7 @@ class MigrationLimits:
 
 @dataclass(frozen=True)
 class MigrationReport:
-    """How a move went."""
+    """The statistics of a migration."""
 
     elapsed_ms: int = 0
     downtime_ms: int = 0
@@ -288,7 +298,7 @@ class MigrationReport:
 
 
 class MigrationOutcome(StrEnum):
-    """What the source's hypervisor says of a VM that was moving."""
+    """The outcome of a migration, by the state of the VM on the source."""
 
     MOVED = "moved"
     RUNNING_HERE = "running-here"
@@ -297,34 +307,34 @@ class MigrationOutcome(StrEnum):
 
 @runtime_checkable
 class LiveMigration(Protocol):
-    """Optional part of a driver, `Function.LIVE_MIGRATION`: moving running VMs to another host with the same driver."""
+    """Optional part of a driver, `Function.LIVE_MIGRATION`: migrates running VMs to a host with the same driver."""
 
     def addresses(self, host: str) -> Addresses:
-        """Where this host takes VMs. host: what other hosts reach it by, as its certificate says; IPv6 in brackets."""
+        """Returns this host's addresses. host: its name or address as in its certificate; IPv6 in brackets."""
 
     def check_addresses(self, addresses: Addresses) -> None:
-        """Raises InvalidArgumentError for an address that no VM is sent to, as one where it would travel in clear."""
+        """Raises InvalidArgumentError for an address that must not receive VMs, e.g. one without encryption."""
 
     def install_keys(self, vm_id: str, keys: Sequence[Key]) -> None:
-        """Puts keys in place for a VM that is to come."""
+        """Installs the keys of a VM that will migrate to this host."""
 
     def remove_keys(self, vm_id: str, key_ids: Sequence[str]) -> None:
-        """Takes keys away unless the VM executes here."""
+        """Removes keys unless the VM is running on this host."""
 
     def migrate(
         self, vm_id: str, destination: Destination, limits: MigrationLimits, progress: Progress
     ) -> MigrationReport:
-        """Moves a running VM. When it returns the VM is gone from here; when it raises the VM executes here still,
-        unless its guest stopped meanwhile (FailedPreconditionError VM_STOPPED).
+        """Migrates a running VM and removes it from this host.
 
-        DeadlineExceededError MIGRATION_TIMEOUT, CancelledError, AbortedError MIGRATION_FAILED.
+        If it raises, the VM still runs on this host, unless its guest has stopped (FailedPreconditionError VM_STOPPED).
+        Raises DeadlineExceededError MIGRATION_TIMEOUT, CancelledError, AbortedError MIGRATION_FAILED.
         """
 
     def await_migration(self, vm_id: str, timeout_s: float, progress: Progress) -> MigrationOutcome:
-        """Waits for a move begun earlier to end, stops it after the timeout, and tells how it ended."""
+        """Waits for a migration that an earlier run began, aborts it at the timeout, and returns the outcome."""
 
 
-# Functions that are calls, with the calls.
+# The functions that have calls, with their protocols.
 PARTS: Mapping[Function, type] = {
     Function.REBOOT: Reboot,
     Function.HOT_PLUG: HotPlug,
@@ -336,20 +346,20 @@ PARTS: Mapping[Function, type] = {
 
 
 class Stated(Protocol):
-    """Something that says what its driver states, e.g. a `Hypervisor`."""
+    """Has a driver's statement, e.g. a `Hypervisor`."""
 
     @property
     def info(self) -> DriverInfo: ...
 
 
 def need(hypervisor: Stated, function: Function) -> None:
-    """Raises FailedPreconditionError FUNCTION_NOT_SUPPORTED when the driver does not state the function."""
+    """Raises FailedPreconditionError FUNCTION_NOT_SUPPORTED if the driver does not state the function."""
     if function not in hypervisor.info.functions:
         raise not_supported(function, hypervisor.info.type)
 
 
 def live_migration(hypervisor: Hypervisor) -> LiveMigration:
-    """The part that moves VMs. Raises FailedPreconditionError FUNCTION_NOT_SUPPORTED."""
+    """Returns the migration part of a driver. Raises FailedPreconditionError FUNCTION_NOT_SUPPORTED."""
     need(hypervisor, Function.LIVE_MIGRATION)
-    assert isinstance(hypervisor, LiveMigration)  # `registry.check_parts` has made sure
+    assert isinstance(hypervisor, LiveMigration)  # ensured by `registry.check_parts`
     return hypervisor

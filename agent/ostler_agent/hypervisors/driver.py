@@ -1,4 +1,4 @@
-"""What a driver package gives the agent: one object, named by an entry point of the group `ostler.hypervisors`."""
+"""What a driver package provides: one object, named by an entry point of the group `ostler.hypervisors`."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True)
 class DriverContext:
-    """Where a driver lives and how it is set up.
+    """A driver's directory and configuration.
 
-    state_dir: a directory of the driver's own, root's alone, that outlives the agent and the machine's boots; options:
-    the table [driver_options] of agent.toml.
+    state_dir: the driver's own directory, accessible to root only, persistent across restarts of agent and machine;
+    options: the table [driver_options] of agent.toml.
     """
 
     state_dir: Path
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def options_as(self, model: type[M]) -> M:
-        """The options as a pydantic model. Raises ConfigError: one line that names the option."""
+        """Returns the options as a pydantic model. Raises ConfigError: one line that names the option."""
         try:
             return model(**self.options)
         except ValidationError as error:
@@ -40,47 +40,48 @@ class DriverContext:
 
 
 class Driver(Protocol):
-    """A type of hypervisor. Stateless: everything that lives is in what `open` returns.
+    """A type of hypervisor. Stateless: all state is in the object that `open` returns.
 
-    Every call raises ConfigError for options that cannot be used.
+    Every call raises ConfigError for invalid options.
     """
 
     @property
     def info(self) -> DriverInfo: ...
 
     def probe(self, context: DriverContext) -> HypervisorFacts:
-        """What the hypervisor is and can do on this host, tried now; what fails is a failed probe, never an exception.
+        """Finds out, by trying, what the hypervisor is and can do on this host. A failure is a failed probe, never an
+        exception.
 
-        Needs neither credentials nor a running agent. A function that only some hosts can do (UEFI) is a probe by the
-        function's name, or a family of them ("uefi.ovmf").
+        Needs neither credentials nor a running agent. A function that only some hosts support (UEFI) is a probe with
+        the function's name, or a family of probes ("uefi.ovmf").
         """
 
     def open(self, context: DriverContext) -> Hypervisor:
-        """Takes charge of the hypervisor's VMs, those included that run from an earlier life of the agent.
+        """Opens the hypervisor, including VMs that an earlier run of the agent started.
 
-        One that is not there yet is waited for in the background: calls raise UnavailableError meanwhile.
+        If the hypervisor is not available yet, connects in the background; until then, calls raise UnavailableError.
         """
 
 
 class CredentialsConsumer(Protocol):
-    """Keeps a hypervisor in step with the host's credentials. Every method may be repeated."""
+    """Installs the host's credentials for a hypervisor. Every method is idempotent."""
 
     def install(self, credentials: HostCredentials) -> bool:
-        """Puts certificates, keys and lists where the hypervisor looks; returns whether anything changed."""
+        """Writes certificates, keys and revocation lists for the hypervisor; returns whether any changed."""
 
     def reload(self) -> None:
-        """Has what runs take up new ones; failures are logged."""
+        """Makes running daemons read them again; logs failures."""
 
     def settings(self) -> Mapping[Path, str]:
-        """Settings files of the hypervisor, and the lines that they must have."""
+        """The hypervisor's settings files, with the lines that they must contain."""
 
     def configure(self) -> list[str]:
-        """Writes those settings; returns what to tell the operator, line by line."""
+        """Writes those settings; returns lines to print for the operator."""
 
 
 @runtime_checkable
 class UsesCredentials(Protocol):
-    """Optional part of a driver whose hypervisor speaks TLS itself, e.g. to move VMs."""
+    """Optional part of a driver whose hypervisor uses TLS itself, e.g. to migrate VMs."""
 
     def credentials_consumer(self, context: DriverContext) -> CredentialsConsumer:
-        """Touches nothing until it is used."""
+        """Returns the consumer; has no side effect."""

@@ -1,4 +1,4 @@
-"""What a driver states of its type of hypervisor."""
+"""What a driver states about its type of hypervisor."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ostler_agent.spec import DiskFormat
 
 @dataclass(frozen=True)
 class DriverInfo:
-    """The same on every host that has the driver, whatever else the host has or lacks.
+    """The same on every host with the driver, whatever the host itself supports.
 
-    type: lower-case word that names the type of hypervisor everywhere ("kvm"); display_name: its name for people, of
-    which the fleet's administrator chooses another for the type "custom"; template_formats: layouts of a file that a
-    VM's disks may have; functions: what the driver supports beside the core of `base.Hypervisor`; pool_types: types of
-    storage pool it can use (None: every one that the agent knows).
+    type: lower-case word that names the type of hypervisor everywhere ("kvm"); display_name: its name for people (the
+    fleet's administrator may change that of the type "custom"); template_formats: formats that a VM's disks may have;
+    functions: what the driver supports beyond the core of `base.Hypervisor`; pool_types: storage pool types that it can
+    use (None: all that the agent knows).
 
     The defaults are those of a custom hypervisor.
     """

@@ -1,4 +1,4 @@
-"""The drivers that are installed: entry points of the group `ostler.hypervisors`."""
+"""The installed drivers: entry points of the group `ostler.hypervisors`."""
 
 from __future__ import annotations
 
@@ -16,46 +16,46 @@ from ostler_agent.hypervisors.info import DriverInfo
 log = structlog.get_logger(__name__)
 
 GROUP = "ostler.hypervisors"
-# Works in a source tree too; an installed Ostler has it as an entry point besides.
+# For a source tree, where Ostler's own entry point is not installed.
 _OWN = EntryPoint("libvirt", "ostler_agent.hypervisors.libvirt.factory:DRIVER", GROUP)
 _TYPE = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 
 def names() -> list[str]:
-    """Drivers that can be named in agent.toml."""
+    """The names of drivers that agent.toml may use."""
     return sorted(_points())
 
 
 def load(name: str) -> Driver:
-    """Imports a driver, and nothing of any other. Raises ConfigError when it is not there or is none."""
+    """Imports a driver, and no other. Raises ConfigError if it is not installed or not a driver."""
     point = _points().get(name)
     if point is None:
-        raise ConfigError(f"driver: there is no driver {name} here, only {', '.join(names())} (install its package)")
+        raise ConfigError(f"driver: {name} is not installed, only {', '.join(names())} (install its package)")
     try:
         driver = point.load()
-    except Exception as error:  # whatever a package does when it is imported
+    except Exception as error:  # an import may raise anything
         raise ConfigError(f"driver: {name} ({point.value}) cannot be loaded: {error}") from error
     info = getattr(driver, "info", None)
     if not isinstance(info, DriverInfo) or not callable(getattr(driver, "open", None)):
-        raise ConfigError(f"driver: {point.value} is no driver: it has no info, or cannot be opened")
+        raise ConfigError(f"driver: {point.value} is not a driver: it lacks `info` or `open`")
     if not _TYPE.fullmatch(info.type):
-        raise ConfigError(f"driver: {name} states the type {info.type!r}, which is no lower-case word")
+        raise ConfigError(f"driver: {name} states the type {info.type!r}, which is not a lower-case word")
     checked: Driver = driver
     return checked
 
 
 def context(config: AgentConfig) -> DriverContext:
-    """Where the configured driver lives; its directory is made."""
+    """Returns the configured driver's context and creates its directory."""
     directory = config.state_dir / "drivers" / config.driver
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     return DriverContext(directory, config.driver_options)
 
 
 def check_parts(hypervisor: Hypervisor) -> None:
-    """Raises ConfigError when a driver states a function whose part of the interface it lacks."""
+    """Raises ConfigError if a driver states a function but lacks its calls."""
     for function in sorted(hypervisor.info.functions & PARTS.keys()):
         if not isinstance(hypervisor, PARTS[function]):
-            raise ConfigError(f"driver: it states {function} and lacks the calls of {PARTS[function].__name__}")
+            raise ConfigError(f"driver: it states {function} but lacks the calls of {PARTS[function].__name__}")
 
 
 def _points() -> dict[str, EntryPoint]:

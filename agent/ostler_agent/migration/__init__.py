@@ -1,1 +1,1 @@
-"""Moving running VMs between hosts: `destination` makes ready and cleans up, `source` moves."""
+"""Live migration between hosts: `destination` prepares and cleans up, `source` migrates."""

@@ -1,4 +1,4 @@
-"""The side that a VM moves to."""
+"""The destination of a migration."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ostler_agent.spec import PowerState, Provisioning, VmInfo, VmSpec, VolumeRe
 
 
 class Volumes(Protocol):
-    """What migration needs of `volumes.Volumes`."""
+    """The part of `volumes.Volumes` that migration uses."""
 
     def create(self, job: JobContext, ref: VolumeRef, size_bytes: int, provisioning: Provisioning) -> object:
-        """Makes an empty volume; leaves no file when it raises."""
+        """Creates an empty volume; leaves nothing behind if it raises."""
 
     def delete(self, job: JobContext, ref: VolumeRef) -> None:
-        """Deletes a volume; one that is not there is a success."""
+        """Deletes a volume. Idempotent."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class MovedVolume:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a source sends a VM; see MigrationEndpoint in job.proto."""
+    """Where the source sends a VM; see MigrationEndpoint in job.proto."""
 
     addresses: Addresses
     volume_paths: Mapping[str, Path]
@@ -45,9 +45,9 @@ class Endpoint:
 
 
 class IncomingMigrations:
-    """Makes this host ready for VMs to come, and cleans up after those that did not.
+    """Prepares this host for incoming VMs, and cleans up after failed migrations.
 
-    address: what other hosts reach this one by, as its certificate names it; tls_name: what QEMU's certificate names.
+    address: name or address of this host as in its certificate; tls_name: name in the certificate of its QEMU.
     """
 
     def __init__(self, driver: Hypervisor, volumes: Volumes, paths: Paths, address: str, tls_name: str) -> None:
@@ -58,7 +58,7 @@ class IncomingMigrations:
         self._tls_name = tls_name
 
     def prepare(self, spec: VmSpec, moved: Sequence[MovedVolume], job: JobContext) -> Endpoint:
-        """Puts in place what the VM needs here. What was made is gone again when it raises.
+        """Creates what the VM needs on this host: keys and target volumes. Undoes its changes if it raises.
 
         Raises FailedPreconditionError VM_RUNNING, BRIDGE_MISSING, VOLUME_MISSING; AlreadyExistsError TARGET_EXISTS;
         InvalidArgumentError KEY_MISSING.
@@ -69,7 +69,7 @@ class IncomingMigrations:
         if unknown := targets.keys() - volumes.keys():
             raise bad_field("moved_volumes", f"volume {', '.join(sorted(unknown))} is not among the VM's disks")
         if self._driver.running(spec.vm_id):
-            raise FailedPreconditionError(f"VM {spec.vm_id} runs on this host already", "VM_RUNNING")
+            raise FailedPreconditionError(f"VM {spec.vm_id} already runs on this host", "VM_RUNNING")
         check_bridges(spec.nics)
         paths = {volume_id: self._paths(volume) for volume_id, volume in volumes.items()}
         for volume_id, path in paths.items():
@@ -85,9 +85,9 @@ class IncomingMigrations:
                 job.check()
                 undo.callback(self._discard, volumes[volume_id], job)
                 self._discard(volumes[volume_id], job)
-                _mark(paths[volume_id]).touch(mode=0o600)
+                _marker(paths[volume_id]).touch(mode=0o600)
                 self._volumes.create(job, volumes[volume_id], target.size_bytes, target.provisioning)
-                paths[volume_id] = self._paths(volumes[volume_id])  # a device is mapped for its VM only now
+                paths[volume_id] = self._paths(volumes[volume_id])  # maps a device for its VM
             undo.pop_all()
         addresses = mover.addresses(self._address)
         return Endpoint(
@@ -99,10 +99,10 @@ class IncomingMigrations:
     def finish(
         self, vm_id: str, arrived: bool, key_ids: Sequence[str], moved: Sequence[VolumeRef], job: JobContext
     ) -> VmInfo:
-        """Ends a move: keeps what a VM that arrived needs, removes what was prepared for one that did not.
+        """Finishes a migration: keeps what a VM that arrived needs, or removes what was prepared.
 
-        Only volumes that a `prepare` made here are removed. Raises FailedPreconditionError VM_NOT_HERE when one that
-        arrived does not run here, VM_RUNNING when one that did not arrive does: a running VM is never touched.
+        Removes only volumes that a `prepare` created. Never affects a running VM: raises FailedPreconditionError
+        VM_NOT_HERE if a VM that arrived does not run here, VM_RUNNING if one that did not arrive does.
         """
         info = self._driver.vm(vm_id)
         here = info.power_state in (PowerState.RUNNING, PowerState.PAUSED)
@@ -110,7 +110,7 @@ class IncomingMigrations:
             raise FailedPreconditionError(f"VM {vm_id} does not run on this host", "VM_NOT_HERE", {"vm": vm_id})
         if here and not arrived:
             raise FailedPreconditionError(
-                f"VM {vm_id} runs on this host: what it needs stays (did the move succeed after all?)",
+                f"VM {vm_id} runs on this host, so nothing is removed (did the migration succeed after all?)",
                 "VM_RUNNING",
                 {"vm": vm_id},
             )
@@ -119,34 +119,34 @@ class IncomingMigrations:
         for volume in moved:
             if not arrived:
                 self._discard(volume, job)
-            _mark(self._paths(volume)).unlink(missing_ok=True)
+            _marker(self._paths(volume)).unlink(missing_ok=True)
         return self._driver.vm(vm_id)
 
     def undo_interrupted_prepare(self, spec: VmSpec, moved: Sequence[MovedVolume]) -> None:
-        """Undoes a `prepare` that the agent's end cut short, unless the VM has come meanwhile."""
+        """Undoes an interrupted `prepare`, unless the VM has arrived."""
         if self._driver.running(spec.vm_id):
             return
         volumes = {disk.volume.volume_id: disk.volume for disk in spec.disks}
         for target in moved:
-            self._discard(volumes[target.volume_id], JobContext("settle"))
+            self._discard(volumes[target.volume_id], JobContext("undo-prepare"))
 
     def _discard(self, volume: VolumeRef, job: JobContext) -> None:
-        """Deletes a target that a `prepare` made; a file without its mark is somebody's data and is left alone."""
-        mark = _mark(self._paths(volume))
-        if mark.exists():
+        """Deletes a target that a `prepare` created. Never deletes a file without a marker: it may be data."""
+        marker = _marker(self._paths(volume))
+        if marker.exists():
             self._volumes.delete(job, volume)
-            mark.unlink(missing_ok=True)
+            marker.unlink(missing_ok=True)
 
 
-def _mark(path: Path) -> Path:
-    """The file that says that a volume was made for a VM to come; it is there before the volume is."""
+def _marker(path: Path) -> Path:
+    """The file that marks a volume as the target of a migration; created before the volume."""
     return path.with_name(f".{path.name}.incoming")
 
 
 def _check_target(volume_id: str, path: Path) -> None:
-    if path.exists() and not _mark(path).exists():
+    if path.exists() and not _marker(path).exists():
         raise AlreadyExistsError(
-            f"volume {volume_id} is on this host already: its data cannot move here (is the pool shared?)",
+            f"volume {volume_id} already exists on this host: its data cannot move here (is the pool shared?)",
             "TARGET_EXISTS",
             {"volume": volume_id, "path": str(path)},
         )

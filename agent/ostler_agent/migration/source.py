@@ -1,4 +1,4 @@
-"""The side that a VM leaves."""
+"""The source of a migration."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def migrate(
     limits: MigrationLimits,
     progress: Progress,
 ) -> MigrationReport:
-    """Moves a running VM to where the endpoint says. spec: the VM as it will be there.
+    """Migrates a running VM to the endpoint. spec: the VM as it will be on the destination.
 
-    Raises InvalidArgumentError when the endpoint does not know a volume; else what `LiveMigration.migrate` raises:
-    then the VM runs here still, unless its guest stopped meanwhile.
+    Raises InvalidArgumentError if the endpoint lacks a volume, and what `LiveMigration.migrate` raises: then the VM
+    still runs on this host, unless its guest has stopped.
     """
     for volume_id in {disk.volume.volume_id for disk in spec.disks} | set(moved):
         if volume_id not in endpoint.volume_paths:
@@ -46,18 +46,18 @@ def migrate(
     return driver.migrate(spec.vm_id, destination, limits, progress)
 
 
-def resolve_interrupted_move(
+def resolve_interrupted_migration(
     driver: LiveMigration, vm_id: str, timeout_s: float, progress: Progress
 ) -> MigrationReport:
-    """Finds out how a move ended that an earlier life of the agent began; waits while it still goes on.
+    """Resolves a migration that an earlier run of the agent began; waits until it ends.
 
-    The report is empty: its figures went with that life. Raises AbortedError MIGRATION_FAILED when the VM runs here,
-    FailedPreconditionError VM_STOPPED when it stopped.
+    The report is empty: the statistics are lost. Raises AbortedError MIGRATION_FAILED if the VM still runs on this
+    host, FailedPreconditionError VM_STOPPED if it stopped.
     """
     outcome = driver.await_migration(vm_id, timeout_s, progress)
     if outcome is MigrationOutcome.RUNNING_HERE:
         progress.check()
-        raise AbortedError(f"VM {vm_id} has not moved and runs here", "MIGRATION_FAILED", {"vm": vm_id})
+        raise AbortedError(f"VM {vm_id} did not migrate and still runs on this host", "MIGRATION_FAILED", {"vm": vm_id})
     if outcome is MigrationOutcome.STOPPED_HERE:
-        raise FailedPreconditionError(f"VM {vm_id} stopped while it was moving", "VM_STOPPED", {"vm": vm_id})
+        raise FailedPreconditionError(f"VM {vm_id} stopped during its migration", "VM_STOPPED", {"vm": vm_id})
     return MigrationReport()

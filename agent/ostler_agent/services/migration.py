@@ -48,7 +48,7 @@ class MigrationService(vm_pb2_grpc.MigrationServiceServicer):
             _limits(request),
         )
         if convert.uuid_field(request.vm_id, "vm_id") != spec.vm_id:
-            raise bad_field("destination_spec.vm_id", "must be the VM that moves")
+            raise bad_field("destination_spec.vm_id", "must be the VM that migrates")
         mover = live_migration(self._driver)
         mover.check_addresses(endpoint.addresses)
         return self._jobs.run(
@@ -69,7 +69,7 @@ class MigrationService(vm_pb2_grpc.MigrationServiceServicer):
         )
 
     def _recover_prepare(self, record: Record) -> Message:
-        """Its keys were swept when the agent started; its targets go now."""
+        """Deletes the targets; the agent's start has removed the keys."""
         request = record.request_as(vm_pb2.PrepareMigrationRequest)
         self._incoming.undo_interrupted_prepare(convert.vm_spec(request.spec), _moved_volumes(request))
         raise interrupted()
@@ -77,7 +77,7 @@ class MigrationService(vm_pb2_grpc.MigrationServiceServicer):
     def _resume_move(self, record: Record, job: JobContext) -> Message:
         request = record.request_as(vm_pb2.MigrateVmRequest)
         return _report(
-            source.resolve_interrupted_move(
+            source.resolve_interrupted_migration(
                 live_migration(self._driver), request.vm_id, _limits(request).timeout_s, job
             )
         )

@@ -1,1 +1,1 @@
-"""What is done with VMs: the driver's single steps put together, with checks before the first side effect."""
+"""Operations on VMs, composed of the driver's single steps, with checks before the first side effect."""

@@ -1,4 +1,4 @@
-"""Volumes attached to VMs."""
+"""Attaches and detaches volumes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ DETACH_TIMEOUT_S = 60.0
 
 
 def attach(driver: Hypervisor, paths: Paths, vm_id: str, disk: DiskSpec, progress: Progress) -> VmInfo:
-    """Attaches a volume, live when the VM runs. Attached already is a success.
+    """Attaches a volume, live if the VM is running. Idempotent.
 
-    Where there is no hot-plug, a stopped VM gets its disks from the spec that it is started with.
-    Raises NotFoundError VM_NOT_FOUND, FailedPreconditionError VOLUME_MISSING, SLOT_TAKEN, VOLUME_ATTACHED, WRONG_KEY,
-    FUNCTION_NOT_SUPPORTED, FORMAT_NOT_SUPPORTED.
+    Without hot-plug, a stopped VM gets its disks from the spec of its next start. Raises NotFoundError VM_NOT_FOUND;
+    FailedPreconditionError VOLUME_MISSING, SLOT_TAKEN, VOLUME_ATTACHED, WRONG_KEY, FUNCTION_NOT_SUPPORTED,
+    FORMAT_NOT_SUPPORTED.
     """
     path = paths(disk.volume)
     check_volume_file(disk.volume.volume_id, path)
@@ -29,9 +29,9 @@ def attach(driver: Hypervisor, paths: Paths, vm_id: str, disk: DiskSpec, progres
 
 
 def detach(driver: Hypervisor, vm_id: str, volume_id: str, key_id: str | None, progress: Progress) -> VmInfo:
-    """Detaches a volume, live when the VM runs. Detached already is a success.
+    """Detaches a volume, live if the VM is running. Idempotent.
 
-    Raises DeadlineExceededError DETACH_TIMEOUT, FailedPreconditionError DETACH_REFUSED, FUNCTION_NOT_SUPPORTED.
+    Raises DeadlineExceededError DETACH_TIMEOUT; FailedPreconditionError DETACH_REFUSED, FUNCTION_NOT_SUPPORTED.
     """
     if plug := _hot_plug_or_none(driver, vm_id):
         progress.report("detaching")
@@ -45,7 +45,7 @@ def check_disk(driver: Stated, disk: DiskSpec) -> None:
         need(driver, Function.VOLUME_ENCRYPTION)
     if disk.volume.format not in driver.info.template_formats:
         raise FailedPreconditionError(
-            f"hypervisors of type {driver.info.type} have no disks of format {disk.volume.format}, only "
+            f"hypervisors of type {driver.info.type} do not support disks of format {disk.volume.format}, only "
             f"{', '.join(sorted(driver.info.template_formats))}",
             "FORMAT_NOT_SUPPORTED",
             {"volume": disk.volume.volume_id, "hypervisor_type": driver.info.type},
@@ -53,7 +53,7 @@ def check_disk(driver: Stated, disk: DiskSpec) -> None:
 
 
 def _hot_plug_or_none(driver: Hypervisor, vm_id: str) -> HotPlug | None:
-    """None: not needed, for the VM is stopped. Raises FailedPreconditionError FUNCTION_NOT_SUPPORTED."""
+    """None if hot-plug is not needed: the VM is stopped. Raises FailedPreconditionError FUNCTION_NOT_SUPPORTED."""
     if Function.HOT_PLUG in driver.info.functions or driver.running(vm_id):
         need(driver, Function.HOT_PLUG)
         assert isinstance(driver, HotPlug)

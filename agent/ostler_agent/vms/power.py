@@ -1,4 +1,4 @@
-"""Definition and power."""
+"""Defines, starts, stops, reboots and deletes VMs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ POLL_INTERVAL_S = 0.2
 
 
 def define(driver: Hypervisor, paths: Paths, spec: VmSpec, progress: Progress) -> VmInfo:
-    """Writes the definition, replacing that of a stopped VM.
+    """Creates the definition, or replaces that of a stopped VM.
 
     Raises FailedPreconditionError VM_RUNNING, FUNCTION_NOT_SUPPORTED, FORMAT_NOT_SUPPORTED.
     """
@@ -27,10 +27,10 @@ def define(driver: Hypervisor, paths: Paths, spec: VmSpec, progress: Progress) -
 
 
 def start(driver: Hypervisor, paths: Paths, spec: VmSpec, progress: Progress) -> VmInfo:
-    """Starts the VM as spec says; one that runs already is a success and stays as it is.
+    """Starts the VM with this spec. No effect on a running VM.
 
-    Raises FailedPreconditionError VOLUME_MISSING, BRIDGE_MISSING, WRONG_KEY, DISK_IN_USE,
-    FUNCTION_NOT_SUPPORTED, FORMAT_NOT_SUPPORTED, InvalidArgumentError KEY_MISSING.
+    Raises FailedPreconditionError VOLUME_MISSING, BRIDGE_MISSING, WRONG_KEY, DISK_IN_USE, FUNCTION_NOT_SUPPORTED,
+    FORMAT_NOT_SUPPORTED; InvalidArgumentError KEY_MISSING.
     """
     if not driver.running(spec.vm_id):
         _check_supported(driver, spec)
@@ -43,9 +43,9 @@ def start(driver: Hypervisor, paths: Paths, spec: VmSpec, progress: Progress) ->
 
 
 def stop(driver: Hypervisor, vm_id: str, timeout_s: float, progress: Progress) -> VmInfo:
-    """Asks the guest to shut down and pulls the plug when it has not within timeout_s (0: at once).
+    """Asks the guest to shut down, and forces the VM off if it has not stopped within timeout_s (0: at once).
 
-    A VM that is stopped or not here is a success. Cancelled while it waits, the guest has been asked all the same.
+    Succeeds if the VM is stopped or absent. Cancellation during the wait does not revoke the request to the guest.
     """
     if timeout_s > 0 and driver.running(vm_id):
         progress.check()
@@ -54,15 +54,15 @@ def stop(driver: Hypervisor, vm_id: str, timeout_s: float, progress: Progress) -
         _wait_until_off(driver, vm_id, timeout_s, progress)
     if driver.running(vm_id):
         progress.check()
-        progress.report("pulling the plug")
+        progress.report("forcing off")
     driver.power_off(vm_id)
     return driver.vm(vm_id)
 
 
 def reboot(driver: Hypervisor, vm_id: str, hard: bool) -> VmInfo:
-    """Asks the guest to reboot, or resets it.
+    """Asks the guest to reboot; hard: resets it.
 
-    Raises NotFoundError, FailedPreconditionError VM_NOT_RUNNING, FUNCTION_NOT_SUPPORTED.
+    Raises NotFoundError VM_NOT_FOUND; FailedPreconditionError VM_NOT_RUNNING, FUNCTION_NOT_SUPPORTED.
     """
     need(driver, Function.REBOOT)
     assert isinstance(driver, Reboot)
@@ -71,11 +71,11 @@ def reboot(driver: Hypervisor, vm_id: str, hard: bool) -> VmInfo:
 
 
 def delete(driver: Hypervisor, vm_id: str) -> VmInfo:
-    """Forgets a stopped VM. Raises FailedPreconditionError VM_RUNNING, VM_NOT_MANAGED."""
+    """Deletes a stopped VM's definition. Raises FailedPreconditionError VM_RUNNING, VM_NOT_MANAGED."""
     info = driver.vm(vm_id)
     if info.name and not info.managed:
         raise FailedPreconditionError(
-            f"VM {info.name} was not made by Ostler (remove it with the tool that made it)",
+            f"Ostler did not create VM {info.name} (delete it with the tool that created it)",
             "VM_NOT_MANAGED",
             {"vm": vm_id},
         )

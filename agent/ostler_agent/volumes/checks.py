@@ -1,4 +1,4 @@
-"""What is refused before anything is touched."""
+"""Checks before the first side effect."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def check_size(size_bytes: int) -> None:
 def check_passphrase_given(key: Key | None, field: str = "volume.key") -> None:
     """Raises InvalidArgumentError (KEY_MISSING) for a key without its passphrase. field: where it was given."""
     if key and not key.passphrase:
-        raise bad_field(f"{field}.passphrase", "must be given to work on an encrypted volume", "KEY_MISSING")
+        raise bad_field(f"{field}.passphrase", "is required for an encrypted volume", "KEY_MISSING")
 
 
 def check_key_matches(ref: VolumeRef, header: ImageHeader) -> None:
     """Raises InvalidArgumentError (KEY_MISSING), FailedPreconditionError (NOT_ENCRYPTED)."""
     if header.encrypted and not ref.key:
-        raise bad_field("volume.key", "must be given: the volume is encrypted", "KEY_MISSING")
+        raise bad_field("volume.key", "is required: the volume is encrypted", "KEY_MISSING")
     if ref.key and not header.encrypted:
         raise FailedPreconditionError(
-            f"volume {ref.volume_id} is not encrypted, but came with a key", "NOT_ENCRYPTED", {"volume": ref.volume_id}
+            f"volume {ref.volume_id} is not encrypted, but a key was given", "NOT_ENCRYPTED", {"volume": ref.volume_id}
         )
 
 
@@ -43,26 +43,26 @@ def check_grows(ref: VolumeRef, old_bytes: int, new_bytes: int) -> None:
     """Raises InvalidArgumentError (SHRINK_REFUSED)."""
     if new_bytes < old_bytes:
         raise InvalidArgumentError(
-            f"volume {ref.volume_id} has {old_bytes} bytes and is never made smaller: its data would be cut off",
+            f"volume {ref.volume_id} has {old_bytes} bytes and cannot shrink: its data would be cut off",
             "SHRINK_REFUSED",
             {"volume": ref.volume_id, "size_bytes": str(old_bytes)},
         )
 
 
 def check_free_space(pools: Pools, ref: VolumeRef, size_bytes: int) -> None:
-    """Raises ResourceExhaustedError (POOL_FULL) when the pool cannot hold that many bytes more, format included."""
+    """Raises ResourceExhaustedError (POOL_FULL) if the pool lacks that many bytes plus the format's metadata."""
     pools.check_free_space(ref.pool_id, size_bytes + size_bytes // 4096 + _LUKS_HEADER_BYTES)
 
 
 def check_same_size(target: VolumeRef, size_bytes: int, target_bytes: int) -> None:
-    """Raises FailedPreconditionError (SIZE_DIFFERS): a running disk is copied to one of its very size only.
+    """Raises FailedPreconditionError (SIZE_DIFFERS): a running disk can be copied only to one of exactly its size.
 
-    What is raw on an array is as large as the array makes it.
+    A raw volume of an array is as large as the array makes it.
     """
     if target_bytes != size_bytes:
         raise FailedPreconditionError(
-            f"volume {target.volume_id} would have {target_bytes} bytes in its pool, and the running disk has "
-            f"{size_bytes} (stop the VM first, grow the disk to that size, or choose the layout qcow2)",
+            f"volume {target.volume_id} would have {target_bytes} bytes in its pool, but the running disk has "
+            f"{size_bytes} (stop the VM first, grow the disk to that size, or choose the format qcow2)",
             "SIZE_DIFFERS",
             {"size_bytes": str(target_bytes)},
         )

@@ -1,4 +1,4 @@
-"""Copying a volume: into any pool, layout and key, also from under a running VM."""
+"""Copies a volume to any pool, format and key, also while a VM uses it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ostler_agent.tools import qemu_img
 from ostler_agent.volumes.checks import check_free_space, check_key_matches, check_passphrase_given, check_size
 from ostler_agent.volumes.images import create_like, created_by, header_of, info_of
 from ostler_agent.volumes.locks import VolumeLocks
-from ostler_agent.volumes.runtime import Guests, live_copy
+from ostler_agent.volumes.runtime import VmRuntime, live_copy
 
-_DRAFT = "where the copy is written"  # the fact by which a later life of the agent finds a copy that goes on
+_DRAFT = "where the copy is written"  # the fact by which the next run of the agent finds a copy that continues
 
 
 class Copies:
-    """Copies of volumes; made by `volumes.Volumes`."""
+    """Copies volumes; part of `volumes.Volumes`."""
 
-    def __init__(self, pools: Pools, guests: Guests, busy: VolumeLocks) -> None:
+    def __init__(self, pools: Pools, runtime: VmRuntime, busy: VolumeLocks) -> None:
         self._pools = pools
-        self._guests = guests
+        self._runtime = runtime
         self._locks = busy
 
     def copy(
@@ -37,18 +37,17 @@ class Copies:
         provisioning: Provisioning = Provisioning.THIN,
         vm_id: str = "",
     ) -> VolumeInfo:
-        """Makes target with source's content, of size_bytes (0: the source's).
+        """Creates target with source's content, of size_bytes (0: the source's size).
 
-        What is beyond the source is as if never written. vm_id: the VM that may be executing here with the source; then
-        target is the disk as it was at one moment.
+        The part beyond the source reads as never written. vm_id: the VM that may be running here with the source; then
+        the copy is the disk as of one moment. If it raises, it leaves nothing behind.
 
-        Raises what `Volumes.create` does; InvalidArgumentError (SOURCE_LARGER); NotFoundError (VOLUME_NOT_FOUND);
-        FailedPreconditionError (WRONG_KEY, NOT_ENCRYPTED, NOT_AN_IMAGE, BACKING_FILE_REFUSED; VOLUME_IN_USE when
-        another than that VM writes to the source; VM_STOPPED, SIZE_DIFFERS); AbortedError (DISK_BUSY, COPY_FAILED).
-        Whatever it raises, nothing is left.
+        Raises what `Volumes.create` raises; InvalidArgumentError (SOURCE_LARGER); NotFoundError (VOLUME_NOT_FOUND);
+        FailedPreconditionError (WRONG_KEY, NOT_ENCRYPTED, NOT_AN_IMAGE, BACKING_FILE_REFUSED, VM_STOPPED, SIZE_DIFFERS;
+        VOLUME_IN_USE if another VM writes to the source); AbortedError (DISK_BUSY, COPY_FAILED).
         """
         if source.volume_id == target.volume_id:
-            raise bad_field("target.volume_id", "must be another one than the source's")
+            raise bad_field("target.volume_id", "must differ from the source's")
         if size_bytes:
             check_size(size_bytes)
         check_passphrase_given(target.key, "target.key")
@@ -77,20 +76,23 @@ class Copies:
         return made
 
     def resolve_interrupted_copy(self, target: VolumeRef, vm_id: str, facts: Mapping[str, str]) -> VolumeInfo:
-        """How a `copy` ended that the agent's end cut short; what is half done goes. Raises INTERRUPTED."""
+        """Resolves a `copy` that the agent's end interrupted: returns the copy if it was complete, else undoes it.
+
+        Raises UnavailableError INTERRUPTED.
+        """
         with self._locks.exclusive(target):
             if _DRAFT in facts:
-                # The hypervisor goes on with it, alone.
+                # The hypervisor continues it without the agent.
                 key_id = target.key.key_id if target.key else None
-                live_copy(self._guests).end_copy(vm_id, key_id, Path(facts[_DRAFT]))
+                live_copy(self._runtime).end_copy(vm_id, key_id, Path(facts[_DRAFT]))
             self._pools.discard(target)
             if self._pools.exists(target):
                 return created_by(self._pools, target, facts)
         raise interrupted()
 
     def _user(self, source: VolumeRef, vm_id: str) -> str | None:
-        """The VM that executes with the source."""
-        user = self._guests.using(source.volume_id)
+        """The running VM that uses the source. Raises FailedPreconditionError (VOLUME_IN_USE) if it is another one."""
+        user = self._runtime.using(source.volume_id)
         if user and user != vm_id:
             raise FailedPreconditionError(
                 f"volume {source.volume_id} is used by VM {user} (stop it or detach the volume first)",
@@ -109,8 +111,8 @@ class Copies:
         staging: Staging,
         provisioning: Provisioning,
     ) -> None:
-        live = live_copy(self._guests)
-        # A guest's write waits for what it replaces to be copied: it must not find the pool full.
+        live = live_copy(self._runtime)
+        # A guest's write waits until the old data is copied: the pool must not be full then.
         check_free_space(self._pools, target, min(header.allocated_bytes, header.virtual_size_bytes))
         create_like(job, header, target, staging.path, provisioning)
         job.remember(**{_DRAFT: str(staging.path)})
@@ -127,7 +129,7 @@ def _copy_stopped(
     provisioning: Provisioning,
 ) -> None:
     check_passphrase_given(source.key, "source.key")
-    # QEMU takes a lock that keeps writers out, wherever they are.
+    # QEMU locks the source, which excludes writers on every host.
     qemu_img.convert(
         path,
         source.format,
@@ -142,7 +144,7 @@ def _copy_stopped(
 
 
 def _check_fits(source: VolumeRef, header: ImageHeader, size_bytes: int) -> int:
-    """The size that the copy gets. Raises InvalidArgumentError (SOURCE_LARGER)."""
+    """The size of the copy. Raises InvalidArgumentError (SOURCE_LARGER)."""
     if size_bytes and size_bytes < header.virtual_size_bytes:
         raise InvalidArgumentError(
             f"volume {source.volume_id} has {header.virtual_size_bytes} bytes and does not fit in {size_bytes}",

@@ -1,4 +1,4 @@
-"""Volumes as the images that they are."""
+"""Volumes as disk images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ostler_agent.tools import qemu_img
 
 
 def header_of(ref: VolumeRef, path: Path) -> ImageHeader:
-    """Raises what `read_header` does."""
+    """Raises what `read_header` raises."""
     return read_header(path, ref.format, encrypted=ref.key is not None)
 
 
@@ -31,10 +31,9 @@ def info_of(ref: VolumeRef, header: ImageHeader) -> VolumeInfo:
 
 
 def create_like(job: JobContext, header: ImageHeader, ref: VolumeRef, path: Path, provisioning: Provisioning) -> None:
-    """Makes an empty image for what a running disk with that header holds: QEMU copies only into one of its very size.
+    """Creates an empty image of exactly the size of a running disk, which is what QEMU requires to copy into it.
 
-    Raises what `qemu_img.create` does, FailedPreconditionError (SIZE_DIFFERS) where a raw image is as large as its
-    device.
+    Raises what `qemu_img.create` raises; FailedPreconditionError (SIZE_DIFFERS) if a raw image on a device is larger.
     """
     job.report("creating volume", percent=1)
     size_bytes = header.virtual_size_bytes
@@ -42,21 +41,21 @@ def create_like(job: JobContext, header: ImageHeader, ref: VolumeRef, path: Path
     found = header_of(ref, path).virtual_size_bytes
     if found != size_bytes:
         raise FailedPreconditionError(
-            f"volume {ref.volume_id} has {found} bytes in its pool, not the {size_bytes} of the running disk (stop the "
-            "VM, or choose another layout or pool)",
+            f"volume {ref.volume_id} has {found} bytes in its pool, but the running disk has {size_bytes} (stop the "
+            "VM, or choose another format or pool)",
             "SIZE_DIFFERS",
             {"volume": ref.volume_id, "size_bytes": str(found)},
         )
 
 
 def created_by(pools: Pools, ref: VolumeRef, facts: Mapping[str, str]) -> VolumeInfo:
-    """The volume when the job with these facts made it. Raises AlreadyExistsError (VOLUME_EXISTS)."""
+    """The volume if the job with these facts created it. Raises AlreadyExistsError (VOLUME_EXISTS)."""
     if not pools.created_by(ref, facts):
         raise already_exists(ref)
     return inspect(pools, ref)
 
 
 def inspect(pools: Pools, ref: VolumeRef) -> VolumeInfo:
-    """Raises NotFoundError (VOLUME_NOT_FOUND), and what `read_header` does."""
+    """Returns a volume. Raises NotFoundError (VOLUME_NOT_FOUND), and what `read_header` raises."""
     with pools.hold(ref) as path:
         return info_of(ref, header_of(ref, path))

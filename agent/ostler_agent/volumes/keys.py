@@ -1,4 +1,4 @@
-"""The keys that open a stopped volume: its data stays as it is, and so does the master key that encrypts it."""
+"""Adds and removes keys of a volume that is not in use. The data and its master key do not change."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from ostler_agent.tools import qemu_img
 from ostler_agent.volumes.checks import check_key_matches, check_passphrase_given
 from ostler_agent.volumes.images import header_of, info_of
 from ostler_agent.volumes.locks import VolumeLocks
-from ostler_agent.volumes.runtime import Guests, check_unused
+from ostler_agent.volumes.runtime import VmRuntime, check_unused
 
 
 class VolumeKeys:
-    """Keys of volumes; made by `volumes.Volumes`."""
+    """Changes keys of volumes; part of `volumes.Volumes`."""
 
-    def __init__(self, pools: Pools, guests: Guests, busy: VolumeLocks) -> None:
+    def __init__(self, pools: Pools, runtime: VmRuntime, busy: VolumeLocks) -> None:
         self._pools = pools
-        self._guests = guests
+        self._runtime = runtime
         self._locks = busy
 
     def add(self, job: JobContext, ref: VolumeRef, new_key: Key) -> VolumeInfo:
-        """Has new_key open the volume too; one that does already is a success.
+        """Adds new_key to a volume. Idempotent.
 
         Raises InvalidArgumentError (KEY_MISSING); NotFoundError (VOLUME_NOT_FOUND); FailedPreconditionError
-        (NOT_ENCRYPTED, WRONG_KEY, VOLUME_IN_USE; KEY_SLOTS_FULL: LUKS has room for eight keys).
+        (NOT_ENCRYPTED, WRONG_KEY, VOLUME_IN_USE; KEY_SLOTS_FULL: LUKS1 has eight slots).
         """
         key = _given(ref)
         check_passphrase_given(new_key, "new_key")
@@ -44,16 +44,16 @@ class VolumeKeys:
             return info_of(ref, header)
 
     def remove(self, job: JobContext, ref: VolumeRef, old_key: Key) -> VolumeInfo:
-        """Has old_key open the volume no longer, once its other key is proved to; one that does not is a success.
+        """Removes old_key from a volume after verifying its other key. Idempotent.
 
-        Who has an old copy of the volume's header, and the old passphrase, can still read its data: only a copy under
-        a new master key changes that. Raises as `add` does; InvalidArgumentError (INVALID_FIELD) when the passphrases
-        are the same.
+        An old copy of the volume's header can still be opened with the old passphrase: only a copy of the volume under
+        a new master key prevents that. Raises what `add` raises; InvalidArgumentError (INVALID_FIELD) if both
+        passphrases are the same.
         """
         key = _given(ref)
         check_passphrase_given(old_key, "old_key")
         if key.passphrase == old_key.passphrase:
-            raise bad_field("old_key.passphrase", "is the passphrase that is to stay")
+            raise bad_field("old_key.passphrase", "is the passphrase that stays")
         with self._stopped(ref) as (path, header):
             qemu_img.check_key(path, ref.format, key)
             if _opens(path, ref, old_key):
@@ -66,18 +66,18 @@ class VolumeKeys:
 
     @contextmanager
     def _stopped(self, ref: VolumeRef) -> Iterator[tuple[Path, ImageHeader]]:
-        """A volume that nothing uses, or will while the block lasts."""
+        """Locks a volume and checks that nothing uses it; yields its path and header."""
         with self._locks.exclusive(ref), self._pools.hold(ref) as path:
             header = header_of(ref, path)
             check_key_matches(ref, header)
-            check_unused(self._guests, ref)
+            check_unused(self._runtime, ref)
             check_not_locked(path)
             yield path, header
 
 
 def _given(ref: VolumeRef) -> Key:
     if ref.key is None:
-        raise bad_field("volume.key", "must be given: a key that opens the volume", "KEY_MISSING")
+        raise bad_field("volume.key", "is required: a key that opens the volume", "KEY_MISSING")
     check_passphrase_given(ref.key)
     return ref.key
 

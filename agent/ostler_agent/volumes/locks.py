@@ -1,4 +1,4 @@
-"""One change of a volume at a time, and none while it is read."""
+"""Locks of volumes: one exclusive holder, or any number of shared ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ostler_agent.spec import VolumeRef
 
 
 class VolumeLocks:
-    """Which volumes jobs of this host are at work on."""
+    """The volumes that jobs of this host use. A conflict raises at once instead of waiting."""
 
     def __init__(self) -> None:
         self._changed: set[str] = set()
@@ -22,7 +22,7 @@ class VolumeLocks:
 
     @contextmanager
     def exclusive(self, *refs: VolumeRef) -> Iterator[None]:
-        """Raises AbortedError (VOLUME_BUSY) while another job changes or reads one of them."""
+        """Locks volumes for a change. Raises AbortedError (VOLUME_BUSY) if another job has one of them locked."""
         ids = {ref.volume_id for ref in refs}
         with self._lock:
             self._refuse(ids & (self._changed | self._read.keys()))
@@ -35,7 +35,7 @@ class VolumeLocks:
 
     @contextmanager
     def shared(self, ref: VolumeRef) -> Iterator[None]:
-        """Raises AbortedError (VOLUME_BUSY) while another job changes it."""
+        """Locks a volume for reading. Raises AbortedError (VOLUME_BUSY) if another job changes it."""
         with self._lock:
             self._refuse({ref.volume_id} & self._changed)
             self._read[ref.volume_id] += 1
@@ -44,13 +44,13 @@ class VolumeLocks:
         finally:
             with self._lock:
                 self._read[ref.volume_id] -= 1
-                self._read += Counter()  # forgets those at 0
+                self._read += Counter()  # drops the counts of 0
 
     @staticmethod
     def _refuse(busy: set[str]) -> None:
         for volume_id in busy:
             raise AbortedError(
-                f"another operation is at work on volume {volume_id} (try again when it is over)",
+                f"another operation uses volume {volume_id} (try again when it ends)",
                 "VOLUME_BUSY",
                 {"volume": volume_id},
             )

@@ -1,4 +1,4 @@
-"""What volumes need of the hypervisor's driver."""
+"""What volume operations need of the hypervisor driver."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from ostler_agent.hypervisors.info import DriverInfo
 from ostler_agent.spec import VolumeRef
 
 
-class Guests(Protocol):
-    """Says which VM uses a volume."""
+class VmRuntime(Protocol):
+    """The part of a driver that volume operations use."""
 
     @property
     def info(self) -> DriverInfo:
-        """What the driver states."""
+        """What the driver states about itself."""
 
     def running(self, vm_id: str) -> bool:
-        """Whether the VM executes here (or is paused in memory)."""
+        """Whether the VM is running on this host (or paused in memory)."""
 
     def using(self, volume_id: str) -> str | None:
-        """UUID of the executing VM that has the volume attached, if any."""
+        """UUID of the running VM that has the volume attached, if any."""
 
 
-def check_unused(guests: Guests, ref: VolumeRef) -> None:
-    """Raises FailedPreconditionError (VOLUME_IN_USE) while a VM executes here with the volume."""
-    vm_id = guests.using(ref.volume_id)
-    if vm_id and guests.running(vm_id):
+def check_unused(runtime: VmRuntime, ref: VolumeRef) -> None:
+    """Raises FailedPreconditionError (VOLUME_IN_USE) if a running VM uses the volume."""
+    vm_id = runtime.using(ref.volume_id)
+    if vm_id and runtime.running(vm_id):
         raise FailedPreconditionError(
             f"volume {ref.volume_id} is used by VM {vm_id} (stop it or detach the volume first)",
             "VOLUME_IN_USE",
@@ -37,15 +37,15 @@ def check_unused(guests: Guests, ref: VolumeRef) -> None:
         )
 
 
-def online_grow(guests: Guests) -> OnlineGrow:
-    """The part that grows disks of executing VMs. Raises FailedPreconditionError FUNCTION_NOT_SUPPORTED."""
-    need(guests, Function.ONLINE_GROW)
-    assert isinstance(guests, OnlineGrow)
-    return guests
+def online_grow(runtime: VmRuntime) -> OnlineGrow:
+    """Returns the driver's part that grows running disks. Raises FailedPreconditionError FUNCTION_NOT_SUPPORTED."""
+    need(runtime, Function.ONLINE_GROW)
+    assert isinstance(runtime, OnlineGrow)
+    return runtime
 
 
-def live_copy(guests: Guests) -> LiveCopy:
-    """The part that copies disks of executing VMs. Raises FailedPreconditionError FUNCTION_NOT_SUPPORTED."""
-    need(guests, Function.ONLINE_COPY)
-    assert isinstance(guests, LiveCopy)
-    return guests
+def live_copy(runtime: VmRuntime) -> LiveCopy:
+    """Returns the driver's part that copies running disks. Raises FailedPreconditionError FUNCTION_NOT_SUPPORTED."""
+    need(runtime, Function.ONLINE_COPY)
+    assert isinstance(runtime, LiveCopy)
+    return runtime

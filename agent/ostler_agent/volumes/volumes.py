@@ -1,4 +1,4 @@
-"""Volumes in pools, each there whole or not at all."""
+"""Volumes in pools. A volume exists complete or not at all."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ from ostler_agent.volumes.images import created_by, header_of, info_of, inspect
 from ostler_agent.volumes.keys import VolumeKeys
 from ostler_agent.volumes.locks import VolumeLocks
 from ostler_agent.volumes.mirrors import Mirrors
-from ostler_agent.volumes.runtime import Guests, check_unused, online_grow
+from ostler_agent.volumes.runtime import VmRuntime, check_unused, online_grow
 
 _FETCH_PERCENT = 50
 _PIECE_BYTES = 1 << 20
 
 
 class Volumes:
-    """What is done with volumes; safe to use from many threads, one change of a volume at a time.
+    """Operations on volumes. Thread-safe: one change of a volume at a time.
 
-    copies, mirrors: what fills one volume with another's content; keys: what opens volumes.
+    copies, mirrors: operations that copy a volume's content to another; keys: operations on keys.
     """
 
-    def __init__(self, pools: Pools, templates: Templates, guests: Guests) -> None:
+    def __init__(self, pools: Pools, templates: Templates, runtime: VmRuntime) -> None:
         self._pools = pools
         self._templates = templates
-        self._guests = guests
+        self._runtime = runtime
         self._locks = VolumeLocks()
-        self.copies = Copies(pools, guests, self._locks)
-        self.mirrors = Mirrors(pools, guests, self._locks)
-        self.keys = VolumeKeys(pools, guests, self._locks)
+        self.copies = Copies(pools, runtime, self._locks)
+        self.mirrors = Mirrors(pools, runtime, self._locks)
+        self.keys = VolumeKeys(pools, runtime, self._locks)
 
     def create(
         self,
@@ -57,11 +57,11 @@ class Volumes:
         provisioning: Provisioning = Provisioning.THIN,
         template: TemplateSource | None = None,
     ) -> VolumeInfo:
-        """Makes a volume, empty or from a template; with a key it is encrypted, and no clear copy is made.
+        """Creates a volume, empty or from a template. With a key it is encrypted; no plaintext copy ever exists.
 
-        Raises InvalidArgumentError (INVALID_FIELD, KEY_MISSING, TEMPLATE_LARGER), AlreadyExistsError (VOLUME_EXISTS)
-        unless this very operation made it, ResourceExhaustedError (POOL_FULL), NotFoundError (POOL_NOT_FOUND), and
-        what `Templates.hold` and `Pools.exists` raise. Whatever it raises, nothing is left.
+        If it raises, it leaves nothing behind. Raises InvalidArgumentError (INVALID_FIELD, KEY_MISSING,
+        TEMPLATE_LARGER); AlreadyExistsError (VOLUME_EXISTS) unless this operation created it; ResourceExhaustedError
+        (POOL_FULL); NotFoundError (POOL_NOT_FOUND); what `Templates.hold` and `Pools.exists` raise.
         """
         check_size(size_bytes)
         check_passphrase_given(ref.key)
@@ -85,30 +85,30 @@ class Volumes:
         return info_of(ref, header)
 
     def grow(self, job: JobContext, ref: VolumeRef, size_bytes: int) -> VolumeInfo:
-        """Makes a volume larger; the VM that executes with it sees the new size at once. The same size is a success.
+        """Grows a volume; a running VM that uses it sees the new size at once. Idempotent.
 
-        Raises InvalidArgumentError (SHRINK_REFUSED, KEY_MISSING), FailedPreconditionError (WRONG_KEY, NOT_ENCRYPTED,
-        VOLUME_IN_USE, NOT_AN_IMAGE, BACKING_FILE_REFUSED), NotFoundError (VOLUME_NOT_FOUND), ResourceExhaustedError
-        (POOL_FULL), and what the driver raises.
+        Raises InvalidArgumentError (SHRINK_REFUSED, KEY_MISSING); FailedPreconditionError (WRONG_KEY, NOT_ENCRYPTED,
+        VOLUME_IN_USE, NOT_AN_IMAGE, BACKING_FILE_REFUSED); NotFoundError (VOLUME_NOT_FOUND); ResourceExhaustedError
+        (POOL_FULL); what the driver raises.
         """
         check_size(size_bytes)
         with self._locks.exclusive(ref), self._pools.hold(ref) as path:
             header = header_of(ref, path)
             check_key_matches(ref, header)
             check_grows(ref, header.virtual_size_bytes, size_bytes)
-            vm_id = self._guests.using(ref.volume_id)
-            if vm_id and self._guests.running(vm_id):
-                grower = online_grow(self._guests)
-                # Also at the same size: an earlier try may have grown the volume and not told the guest.
+            vm_id = self._runtime.using(ref.volume_id)
+            if vm_id and self._runtime.running(vm_id):
+                grower = online_grow(self._runtime)
+                # Also at the same size: an earlier attempt may have grown the volume without the guest.
                 job.report("growing the running disk")
                 self._pools.expand(ref, size_bytes)
                 if ref.format is DiskFormat.RAW and path.is_block_device():
-                    size_bytes = header_of(ref, path).virtual_size_bytes  # all of the device
+                    size_bytes = header_of(ref, path).virtual_size_bytes  # the whole device
                 grower.grow_disk(vm_id, ref.volume_id, size_bytes)
             elif size_bytes > header.virtual_size_bytes:
                 check_passphrase_given(ref.key)
                 check_not_locked(path)
-                # A volume that holds all its space goes on doing so.
+                # A thick volume stays thick.
                 thick = header.allocated_bytes >= header.virtual_size_bytes > 0
                 if thick:
                     check_free_space(self._pools, ref, size_bytes - header.virtual_size_bytes)
@@ -118,12 +118,12 @@ class Volumes:
             return info_of(ref, header_of(ref, path))
 
     def delete(self, job: JobContext, ref: VolumeRef) -> None:
-        """Deletes a volume's file; one that is not there is a success.
+        """Deletes a volume. Idempotent.
 
         Raises FailedPreconditionError (VOLUME_IN_USE), NotFoundError (POOL_NOT_FOUND).
         """
         with self._locks.exclusive(ref):
-            check_unused(self._guests, ref)
+            check_unused(self._runtime, ref)
             if self._pools.exists(ref):
                 with self._pools.hold(ref) as path:
                     check_not_locked(path)
@@ -131,9 +131,9 @@ class Volumes:
             self._pools.delete(ref)
 
     def info(self, ref: VolumeRef) -> VolumeInfo:
-        """What a volume is; with its passphrase, proved to be opened by it.
+        """Returns a volume. If its passphrase is given, verifies that it opens the volume.
 
-        Raises NotFoundError (VOLUME_NOT_FOUND), FailedPreconditionError (WRONG_KEY, NOT_ENCRYPTED, NOT_AN_IMAGE,
+        Raises NotFoundError (VOLUME_NOT_FOUND); FailedPreconditionError (WRONG_KEY, NOT_ENCRYPTED, NOT_AN_IMAGE,
         BACKING_FILE_REFUSED).
         """
         with self._pools.hold(ref) as path:
@@ -145,13 +145,13 @@ class Volumes:
             return info_of(ref, header)
 
     def read(self, ref: VolumeRef, offset: int = 0) -> Iterator[tuple[int, bytes]]:
-        """A volume's file as it is in the pool, from an offset on: pieces in order, each with the whole file's size.
+        """Yields a volume's file as stored in the pool, from an offset: pieces in order, each with the file's size.
 
-        While it is read nobody writes to it. Raises InvalidArgumentError (INVALID_FIELD); NotFoundError
-        (VOLUME_NOT_FOUND); FailedPreconditionError (VOLUME_IN_USE, NOT_AN_IMAGE); AbortedError (VOLUME_BUSY).
+        Excludes writers meanwhile. Raises InvalidArgumentError (INVALID_FIELD); NotFoundError (VOLUME_NOT_FOUND);
+        FailedPreconditionError (VOLUME_IN_USE, NOT_AN_IMAGE); AbortedError (VOLUME_BUSY).
         """
         with self._locks.shared(ref), self._pools.hold(ref) as path, ExitStack() as stack:
-            check_unused(self._guests, ref)
+            check_unused(self._runtime, ref)
             file = open_image(path)
             stack.callback(os.close, file)
             block_writers(file, path)
@@ -164,21 +164,24 @@ class Volumes:
                 yield size_bytes, data
 
     def resolve_interrupted_create(self, ref: VolumeRef, facts: Mapping[str, str]) -> VolumeInfo:
-        """How a `create` ended that the agent's end cut short; what is half done goes. Raises INTERRUPTED."""
+        """Resolves an interrupted `create`: returns the volume if complete, else undoes it.
+
+        Raises UnavailableError INTERRUPTED.
+        """
         self._pools.discard(ref)
         if self._pools.exists(ref):
             return created_by(self._pools, ref, facts)
         raise interrupted()
 
     def resolve_interrupted_grow(self, ref: VolumeRef, size_bytes: int) -> VolumeInfo:
-        """How a `grow` ended that was cut short; ref's key may lack its passphrase. Raises INTERRUPTED."""
+        """Resolves an interrupted `grow`; ref's key may lack its passphrase. Raises UnavailableError INTERRUPTED."""
         found = inspect(self._pools, ref)
         if found.virtual_size_bytes < size_bytes:
             raise interrupted()
         return found
 
     def resolve_interrupted_delete(self, ref: VolumeRef) -> None:
-        """How a `delete` ended that was cut short. Raises INTERRUPTED."""
+        """Resolves an interrupted `delete`. Raises UnavailableError INTERRUPTED."""
         if self._pools.exists(ref):
             raise interrupted()
 

@@ -45,7 +45,7 @@ def test_qemu_img_that_only_pretends_is_found_out(programs: Path, tmp_path: Path
     program(programs, "qemu-img", "exit 0")
     program(programs, "cryptsetup", "exit 0")
     reasons = [probe.reason for probe in encryption.probe(tmp_path)]
-    assert reasons == ["an encrypted image opens with any key"] * 2
+    assert reasons == ["an encrypted image opens with a wrong key"] * 2
 
 
 def test_probe_leaves_nothing_behind(programs: Path, tmp_path: Path) -> None:

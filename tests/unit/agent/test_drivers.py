@@ -71,7 +71,12 @@ def test_a_package_brings_a_driver_beside_libvirt() -> None:
 @pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("xen", "only broken, libvirt"), ("none", "no driver"), ("shouting", "'LOUD'"), ("broken", "no.such.module")],
+    [
+        ("xen", "only broken, libvirt"),
+        ("none", "is not a driver"),
+        ("shouting", "'LOUD'"),
+        ("broken", "no.such.module"),
+    ],
 )
 def test_what_is_no_driver_is_named(name: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):

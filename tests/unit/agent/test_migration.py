@@ -221,8 +221,8 @@ def test_how_a_move_of_an_earlier_life_ended(outcome: MigrationOutcome, reason: 
     driver = FakeHypervisor()
     driver.outcome = outcome
     if not reason:
-        assert source.resolve_interrupted_move(driver, VM, 1, job()).downtime_ms == 0
+        assert source.resolve_interrupted_migration(driver, VM, 1, job()).downtime_ms == 0
         return
     with pytest.raises((AbortedError, FailedPreconditionError)) as error:
-        source.resolve_interrupted_move(driver, VM, 1, job())
+        source.resolve_interrupted_migration(driver, VM, 1, job())
     assert error.value.reason == reason
