@@ -67,7 +67,7 @@ class _Callers(dict[str, Transfer]):
 
     def get(self, key: str, default: Any = None) -> Any:
         reader = Transfer(None, key)
-        reader.over.set()
+        reader.finished.set()
         return reader
 
 

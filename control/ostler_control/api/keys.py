@@ -37,10 +37,12 @@ class KeyService(key_pb2_grpc.KeyServiceServicer):
         return start_operation(caller, request, lambda: rotate.delete(self._keys, kek, caller.actor))
 
     def VerifyKeys(self, request: pb.VerifyKeysRequest, context: grpc.ServicerContext) -> pb.VerifyKeysResponse:
-        opener = backup.keys_of(request.backup, Secret(request.wrapping_key)) if request.backup else self._keys.provider
+        opener = (
+            backup.read_keys(request.backup, Secret(request.wrapping_key)) if request.backup else self._keys.provider
+        )
         return convert.verified(*versions.verify(opener))
 
     def BackupKeys(self, request: pb.BackupKeysRequest, context: grpc.ServicerContext) -> pb.BackupKeysResponse:
         stretching = Stretching(request.salt, request.n, request.r, request.p)
-        made = backup.make(self._keys, Secret(request.wrapping_key), stretching, caller_of(context).actor)
+        made = backup.create(self._keys, Secret(request.wrapping_key), stretching, caller_of(context).actor)
         return pb.BackupKeysResponse(backup=made.text(), keys=made.keys)

@@ -36,16 +36,16 @@ class PoolService(pool_pb2_grpc.PoolServiceServicer):
     def CreatePool(self, request: pb.CreatePoolRequest, context: grpc.ServicerContext) -> pb.Pool:
         caller = caller_of(context)
         pool = _new_pool(request, caller)
-        proof = manage.prove(self._agents, pool)
+        verified = manage.verify(self._agents, pool)
         if request.validate_only:
-            manage.forget(self._agents, pool.id, pool.scope, pool.scope_id)
-            return _draft(pool, proof)
+            manage.remove_from_hosts(self._agents, pool.id, pool.scope, pool.scope_id)
+            return _draft(pool, verified)
         # What a repeat is known by is kept, as a digest: nobody is to try passwords on that.
         known_by = pb.CreatePoolRequest()
         known_by.CopyFrom(request)
         known_by.ClearField("password")
         with session():
-            row = once(Pool, caller, known_by, lambda: manage.create(pool, proof, caller.actor, self._keys))
+            row = once(Pool, caller, known_by, lambda: manage.create(pool, verified, caller.actor, self._keys))
             return fleet.pools([row])[0]
 
     def SetPoolPassword(self, request: pb.SetPoolPasswordRequest, context: grpc.ServicerContext) -> pb.Pool:
@@ -106,7 +106,7 @@ def _new_pool(request: pb.CreatePoolRequest, caller: Caller) -> manage.NewPool:
     )
 
 
-def _draft(pool: manage.NewPool, proof: manage.Proof) -> pb.Pool:
+def _draft(pool: manage.NewPool, verified: manage.VerifiedPool) -> pb.Pool:
     """What would be made, without an id."""
     return pb.Pool(
         name=pool.name,
@@ -117,9 +117,9 @@ def _draft(pool: manage.NewPool, proof: manage.Proof) -> pb.Pool:
         path=pool.path,
         source=pool.source,
         options=pool.options,
-        shared=proof.shared,
-        encryption=proof.encryption,
-        capacity_bytes=proof.capacity_bytes,
-        available_bytes=proof.available_bytes,
-        hosts=[pb.PoolHost(host_id=i, reachable=not reason, reason=reason) for i, reason in proof.reach.items()],
+        shared=verified.shared,
+        encryption=verified.encryption,
+        capacity_bytes=verified.capacity_bytes,
+        available_bytes=verified.available_bytes,
+        hosts=[pb.PoolHost(host_id=i, reachable=not reason, reason=reason) for i, reason in verified.reach.items()],
     )

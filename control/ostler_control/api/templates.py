@@ -83,11 +83,12 @@ class TemplateService(template_pb2_grpc.TemplateServiceServicer):
             direct_templates.check(wanted)
             if not request.request_id:
                 direct_templates.check_free(wanted.name)
-            found = direct_templates.look(wanted, self._agents)
+            inspected = direct_templates.inspect(wanted, self._agents)
             if request.validate_only:
-                return pb.Template(name=wanted.name, url=wanted.url, virtual_size_bytes=found.image.virtual_size_bytes)
+                virtual_size_bytes = inspected.image.virtual_size_bytes
+                return pb.Template(name=wanted.name, url=wanted.url, virtual_size_bytes=virtual_size_bytes)
             return work.template(
-                once(Template, caller, request, lambda: direct_templates.record(wanted, found, caller.actor))
+                once(Template, caller, request, lambda: direct_templates.record(wanted, inspected, caller.actor))
             )
 
     def CreateTemplate(self, request: pb.CreateTemplateRequest, context: grpc.ServicerContext) -> LongRunning:

@@ -135,7 +135,7 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
         row = resolve(Volume, request.volume, "volume", caller=caller)
         offering = resolve(DiskOffering, request.disk_offering, "disk_offering")
         with transaction():
-            changed = volumes.change_offering(row, offering, caller.actor, only_check=request.validate_only)
+            changed = volumes.change_offering(row, offering, caller.actor, validate_only=request.validate_only)
         return work.volume(changed, caller)
 
     def CopyVolume(self, request: pb.CopyVolumeRequest, context: grpc.ServicerContext) -> LongRunning:
@@ -172,7 +172,7 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
         with redact_errors_for(caller):
             with session():
                 wanted = _uploaded(header, caller)
-                volumes.check_upload(wanted, again=bool(header.request_id))
+                volumes.check_upload(wanted, repeated=bool(header.request_id))
             pieces = data_of(request_iterator)
             with template_store.received_file(wanted.announced, pieces, self._templates) as file, session():
                 return start_operation(caller, header, lambda: volumes.upload(wanted, file, caller.actor, self._keys))

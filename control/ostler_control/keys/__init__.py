@@ -1,4 +1,4 @@
-"""Passphrases of encrypted volumes: made, sealed, and opened only where they are sent."""
+"""Passphrases of encrypted volumes: created, sealed, and opened only to be sent to a host."""
 
 from ostler_control.keys.file import FileProvider
 from ostler_control.keys.key_file import create_key_file

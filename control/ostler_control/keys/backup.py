@@ -1,4 +1,4 @@
-"""Backing the key file up, looking into a backup, bringing it back."""
+"""Backing up the key file, reading a backup, restoring it."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from ostler_control.keys.passphrases import Keyring
 from ostler_control.models import now
 
 
-def make(keys: Keyring, wrapping_key: Secret, stretching: Stretching, actor: str) -> Backup:
-    """A backup of all versions that this control plane has; an event tells of it.
+def create(keys: Keyring, wrapping_key: Secret, stretching: Stretching, actor: str) -> Backup:
+    """A backup of all versions that this control plane has, recorded as an event.
 
     Raises FailedPreconditionError KEK_NOT_EXPORTABLE, InvalidArgumentError BACKUP_INVALID.
     """
     content = keys.provider.export()
     ids = [key.id for key in key_file.parse(content.reveal(), "the key file")]
-    made = key_backup.seal(content, ids, f"{now().isoformat(timespec='seconds')}Z", wrapping_key, stretching)
+    backup = key_backup.seal(content, ids, f"{now().isoformat(timespec='seconds')}Z", wrapping_key, stretching)
     with transaction():
         current = keys.current()
         events.record("key.backup", events.Outcome.SUCCEEDED, actor, "key", current, current, f"of {', '.join(ids)}")
-    return made
+    return backup
 
 
-def keys_of(data: bytes, wrapping_key: Secret) -> BackupKeys:
+def read_keys(data: bytes, wrapping_key: Secret) -> BackupKeys:
     """The keys of a backup. Raises InvalidArgumentError: BACKUP_INVALID, BACKUP_NOT_OPENED."""
     return BackupKeys(_content(data, wrapping_key))
 
 
 def restore(data: bytes, passphrase: Secret, path: Path) -> list[str]:
-    """Puts a backup's keys into a key file, behind those that are there; returns the ids of those that were not.
+    """Appends a backup's keys to a key file; returns the ids of those that the file did not have.
 
     Raises InvalidArgumentError (BACKUP_INVALID, BACKUP_NOT_OPENED), FailedPreconditionError, OSError.
     """

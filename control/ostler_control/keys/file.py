@@ -20,7 +20,7 @@ _NONCE_BYTES = 12
 
 
 class BackupKeys:
-    """Keys that were read from somewhere else than this control plane's key file: they only open."""
+    """Keys from a backup instead of this control plane's key file: they only open passphrases."""
 
     def __init__(self, keys: Sequence[FileKey]) -> None:
         self._ciphers = _ciphers(keys)
@@ -28,18 +28,23 @@ class BackupKeys:
     def open(self, kek_id: str, data: bytes, associated: bytes) -> Secret:
         if kek_id not in self._ciphers:
             raise kek_missing(kek_id, list(self._ciphers))
-        return _opened(self._ciphers[kek_id], data, associated)
+        return _unseal(self._ciphers[kek_id], data, associated)
 
 
 class FileProvider:
-    """AES-256-GCM under the keys of a file, a random nonce each time. The file is read again when it has changed, and
-    when a version is asked for that was not in it."""
+    """AES-256-GCM under the keys of a file, with a random nonce each time.
+
+    The file is read again when it has changed, and when a version is needed that was not in it. Keys that were read
+    once stay in use when the file goes away, until the process ends.
+    """
 
     kind = "file"
 
     def __init__(self, path: Path, *, writable: bool = True) -> None:
-        """writable: whether `add_version` and `remove_version` may change the file; a credential of systemd's is a
-        copy. Raises FailedPreconditionError (KEK_MISSING, KEK_INVALID) when there is no key in the file."""
+        """writable: whether `add_version` and `remove_version` may change the file; systemd credentials are copies.
+
+        Raises FailedPreconditionError (KEK_MISSING, KEK_INVALID) when there is no key in the file.
+        """
         self._path = path
         self._writable = writable
         self._lock = threading.Lock()
@@ -50,7 +55,7 @@ class FileProvider:
     def versions(self) -> list[str]:
         return list(self._load())
 
-    def held(self) -> list[str]:
+    def local_versions(self) -> list[str]:
         return list(self._load())
 
     def prepare(self, kek_id: str) -> None:
@@ -61,7 +66,7 @@ class FileProvider:
         return nonce + self._cipher(kek_id).encrypt(nonce, secret.reveal(), associated)
 
     def open(self, kek_id: str, data: bytes, associated: bytes) -> Secret:
-        return _opened(self._cipher(kek_id), data, associated)
+        return _unseal(self._cipher(kek_id), data, associated)
 
     def reseal(self, kek_id: str, items: Sequence[Sealed]) -> list[bytes | OstlerError]:
         self._cipher(kek_id)
@@ -76,10 +81,10 @@ class FileProvider:
 
     def add_version(self) -> str:
         if not self._writable:
-            raise key_file.read_only(self._path, "a credential of systemd's")
+            raise key_file.read_only(self._path, "it is a systemd credential")
         return key_file.change(self._path, lambda keys: (key_file.new_key(), *keys))[0].id
 
-    def goes_with(self, kek_id: str, others: Sequence[str]) -> list[str]:
+    def removed_together(self, kek_id: str, others: Sequence[str]) -> list[str]:
         return []
 
     def remove_version(self, kek_id: str) -> bool:
@@ -101,7 +106,7 @@ class FileProvider:
         return keys[kek_id]
 
     def _load(self) -> dict[str, AESGCM]:
-        """The file's keys; what was read before stays good when the file has gone meanwhile."""
+        """The file's keys; those read before when the file is gone or broken now."""
         with self._lock:
             try:
                 stat = self._path.stat()
@@ -111,7 +116,7 @@ class FileProvider:
                     self._keys, self._stamp = found, stamp
             except (OSError, FailedPreconditionError):
                 if not self._keys:
-                    key_file.read(self._path)  # says what is wrong
+                    key_file.read(self._path)  # raises the error that says what is wrong
                     raise
             return self._keys
 
@@ -120,8 +125,8 @@ def _ciphers(keys: Sequence[FileKey]) -> dict[str, AESGCM]:
     return {key.id: AESGCM(key.key.reveal()) for key in keys}
 
 
-def _opened(cipher: AESGCM, data: bytes, associated: bytes) -> Secret:
+def _unseal(cipher: AESGCM, data: bytes, associated: bytes) -> Secret:
     try:
         return Secret(cipher.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], associated))
     except (InvalidTag, ValueError):
-        raise InternalError("a sealed passphrase was changed, or belongs to another volume", "SEAL_BROKEN") from None
+        raise InternalError("a sealed passphrase was modified, or belongs to another volume", "SEAL_BROKEN") from None

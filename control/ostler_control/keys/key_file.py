@@ -1,7 +1,7 @@
-"""The file that key-encryption keys are kept in: one a line, the newest first, each 32 bytes as base64.
+"""The file with the key-encryption keys: one per line, the newest first, each 32 bytes as base64.
 
-A key's id is a digest of the key, so that the file needs no other word. The order of lines matters only to a database
-that knows none of the keys, and to a rotation, which looks for a new key in the first line.
+A key's id is a digest of the key, so that the file holds nothing else. The order of lines matters only for a database
+that knows none of the keys, and for a rotation, which looks for a new key in the first line.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class FileKey:
 
 
 def new_key() -> FileKey:
-    """A new random one."""
+    """A new random key."""
     return _file_key(secrets.token_bytes(KEY_BYTES))
 
 
 def parse(data: bytes, name: str) -> tuple[FileKey, ...]:
-    """The keys of a file's content; empty lines and those that begin with # are nothing.
+    """The keys in a file's content. Empty lines, and those that start with #, are ignored.
 
-    name: the file's, for the error. Raises FailedPreconditionError KEK_INVALID, also when there is none.
+    name: the file's, for the error. Raises FailedPreconditionError KEK_INVALID, also when there is no key.
     """
     keys: dict[str, FileKey] = {}
     for number, line in enumerate(data.splitlines(), start=1):
@@ -53,12 +53,14 @@ def parse(data: bytes, name: str) -> tuple[FileKey, ...]:
             raw = b""
         if len(raw) != KEY_BYTES:
             raise FailedPreconditionError(
-                f"{name}, line {number}, holds no key: it should be {KEY_BYTES} bytes as base64", "KEK_INVALID"
+                f"{name}, line {number}, is not a key: it must be {KEY_BYTES} bytes as base64", "KEK_INVALID"
             )
         found = _file_key(raw)
         keys.setdefault(found.id, found)
     if not keys:
-        raise FailedPreconditionError(f"{name} holds no key: it should be {KEY_BYTES} bytes as base64", "KEK_INVALID")
+        raise FailedPreconditionError(
+            f"{name} holds no key: it must have a line with {KEY_BYTES} bytes as base64", "KEK_INVALID"
+        )
     return tuple(keys.values())
 
 
@@ -74,26 +76,26 @@ def read(path: Path) -> tuple[FileKey, ...]:
     except OSError as error:
         raise FailedPreconditionError(
             f"the key-encryption key {path} cannot be read: {error.strerror}; without it no encrypted volume opens "
-            "(bring it back: `ostler-control key-restore`)",
+            "(restore it: `ostler-control key-restore`)",
             "KEK_MISSING",
         ) from None
     return parse(data, str(path))
 
 
 def create_key_file(path: Path) -> None:
-    """Writes a new key, mode 0600, durable when this returns. One that is there already stays."""
-    with _alone(path):
+    """Writes a file with a new key, mode 0600, durably. An existing file stays as it is."""
+    with _locked(path):
         if not path.exists():
             _write(path, (new_key(),))
 
 
 def change(path: Path, edit: Callable[[tuple[FileKey, ...]], Sequence[FileKey]]) -> tuple[FileKey, ...]:
-    """Replaces the file's keys by what `edit` makes of them, whole and durable; nobody else changes it meanwhile.
+    """Replaces the file's keys by what `edit` returns, atomically, durably, and under a lock.
 
     Raises what `read` raises, and FailedPreconditionError KEK_READ_ONLY when the file cannot be written.
     """
     try:
-        with _alone(path):
+        with _locked(path):
             before = read(path)
             after = tuple(edit(before))
             if not after:
@@ -106,20 +108,20 @@ def change(path: Path, edit: Callable[[tuple[FileKey, ...]], Sequence[FileKey]])
 
 
 def add_missing(path: Path, keys: Sequence[FileKey]) -> list[str]:
-    """Adds keys behind those of a file, which is made if need be; returns the ids of those that were not there."""
-    with _alone(path):
-        there = read(path) if path.exists() else ()
-        missing = [key for key in keys if key.id not in {known.id for known in there}]
+    """Appends keys to a file, which is created if need be; returns the ids of those that it did not have."""
+    with _locked(path):
+        present = read(path) if path.exists() else ()
+        missing = [key for key in keys if key.id not in {known.id for known in present}]
         if missing:
-            _write(path, (*there, *missing))
+            _write(path, (*present, *missing))
         return [key.id for key in missing]
 
 
 def read_only(path: Path, why: str | None) -> FailedPreconditionError:
     """The error for a key file that this process may not change."""
     return FailedPreconditionError(
-        f"the key file {path} cannot be changed by the control plane ({why}): make a new version with `ostler-control "
-        "key-add`, put it in the file's place, restart the control plane, then `ostler key rotate` (docs/keys.md)",
+        f"the control plane cannot change the key file {path} ({why}): create a new version with `ostler-control "
+        "key-add`, replace the file with it, restart the control plane, then run `ostler key rotate` (docs/keys.md)",
         "KEK_READ_ONLY",
     )
 
@@ -130,7 +132,7 @@ def _file_key(raw: bytes) -> FileKey:
 
 def _write(path: Path, keys: Sequence[FileKey]) -> None:
     for leftover in path.parent.glob(f".{path.name}.*"):
-        leftover.unlink()  # of a writer that was killed: nobody else writes now
+        leftover.unlink()  # of a writer that was killed: the lock excludes a live one
     owner = (path if path.exists() else path.parent).stat()
     pki.write_private(path, render(keys))
     if os.geteuid() == 0:
@@ -138,8 +140,8 @@ def _write(path: Path, keys: Sequence[FileKey]) -> None:
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Whoever else would change the file waits: a command on the same machine, another thread."""
+def _locked(path: Path) -> Iterator[None]:
+    """Holds a lock on the file's directory against other threads and other commands on this machine."""
     descriptor = os.open(path.parent, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""Which providers this control plane has, by its configuration."""
+"""The key providers that the configuration names."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def open_provider(state_dir: Path, vault: VaultSettings | None = None, kind: str = "file") -> KeyProvider:
-    """The provider that new versions come from (`kind`), and beside it the other one, if it is there, for what is
-    sealed under its keys still.
+    """The provider that new versions come from (`kind`), together with the other one, if configured, for passphrases
+    that are still sealed under its keys.
 
     `file`: systemd's credential `ostler-kek` if there is one, else `kek` in the state directory.
     Raises FailedPreconditionError (KEK_MISSING, KEK_INVALID, VAULT_CREDENTIAL).
@@ -38,7 +38,7 @@ def open_provider(state_dir: Path, vault: VaultSettings | None = None, kind: str
 
 
 class Providers:
-    """Several providers: versions come from one, and each keeps its own."""
+    """Several providers: new versions come from one, and each opens what was sealed under its own."""
 
     def __init__(self, kind: str, providers: Mapping[str, KeyProvider]) -> None:
         self.kind = kind
@@ -52,11 +52,11 @@ class Providers:
                 try:
                     found += provider.versions()
                 except (UnavailableError, FailedPreconditionError):
-                    continue  # what it has cannot be told, and is not what the next version comes from
+                    continue  # unknown for now, and no new version comes from it
         return found
 
-    def held(self) -> list[str]:
-        return [kek_id for provider in self._all.values() for kek_id in provider.held()]
+    def local_versions(self) -> list[str]:
+        return [kek_id for provider in self._all.values() for kek_id in provider.local_versions()]
 
     def prepare(self, kek_id: str) -> None:
         self._of(kek_id).prepare(kek_id)
@@ -71,13 +71,13 @@ class Providers:
         target = self._of(kek_id)
         own = [item for item in items if self._all.get(_kind(item.kek_id)) is target]
         outcomes = dict(zip(map(id, own), target.reseal(kek_id, own), strict=True)) if own else {}
-        return [outcomes[id(item)] if id(item) in outcomes else self._moved(kek_id, item) for item in items]
+        return [outcomes[id(item)] if id(item) in outcomes else self._move(kek_id, item) for item in items]
 
     def add_version(self) -> str:
         return self._main.add_version()
 
-    def goes_with(self, kek_id: str, others: Sequence[str]) -> list[str]:
-        return self._of(kek_id).goes_with(kek_id, others)
+    def removed_together(self, kek_id: str, others: Sequence[str]) -> list[str]:
+        return self._of(kek_id).removed_together(kek_id, others)
 
     def remove_version(self, kek_id: str) -> bool:
         return self._of(kek_id).remove_version(kek_id)
@@ -85,8 +85,8 @@ class Providers:
     def export(self) -> Secret:
         return self._main.export()
 
-    def _moved(self, kek_id: str, item: Sealed) -> bytes | OstlerError:
-        """From one provider to another: here the passphrase is opened."""
+    def _move(self, kek_id: str, item: Sealed) -> bytes | OstlerError:
+        """From one provider to another: this process opens the passphrase."""
         try:
             return self.seal(kek_id, self.open(item.kek_id, item.data, item.associated), item.associated)
         except UnavailableError:

@@ -1,56 +1,56 @@
-"""The passphrases' rows: never without their volume, never gone before its file.
+"""The passphrases' rows: never without their volume, never deleted before its file.
 
-`create` and `destroy` work within the caller's transaction, together with the volume's row; that transaction commits
-before an agent makes the file, or after it has removed it. So a crash at any line leaves a row too many at most for a
-volume that has one, and never a file that nobody can open.
+`create` and `destroy` work within the caller's transaction, together with the volume's row. That transaction commits
+before an agent creates the file, or after it has deleted it. So a crash at any line may leave a passphrase without its
+file, but never a file that nobody can open.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 from ostler_common.errors import FailedPreconditionError
 from ostler_common.secret import Secret, new_passphrase
+from peewee import Field
 
 from ostler_control import events
 from ostler_control.database import session, transaction
 from ostler_control.keys.providers import KeyProvider
 from ostler_control.models import Kek, Passphrase, Pool, Snapshot, Template, Volume, VolumeFile
 
-# What may refer to a passphrase.
-HOLDERS: tuple[Any, ...] = (Volume, VolumeFile, Snapshot, Template, Pool)
+# The rows that may refer to a passphrase.
+KeyHolder = Volume | VolumeFile | Snapshot | Template | Pool
+HOLDERS: tuple[type[KeyHolder], ...] = (Volume, VolumeFile, Snapshot, Template, Pool)
 
 
-def owner_column(model: Any) -> Any:
-    """The column of a model of `HOLDERS` that has the associated data of its passphrase."""
-    return model.volume_id if model in (VolumeFile, Snapshot) else model.id
+def owner_column(model: type[KeyHolder]) -> Field[str]:
+    """The column that holds the associated data of a row's passphrase."""
+    column: Field[str] = model.volume_id if issubclass(model, (VolumeFile, Snapshot)) else model.id
+    return column
 
 
 class Keyring:
-    """Makes, opens and destroys passphrases under a provider's key. Which version is current the database says."""
+    """Creates, opens and deletes passphrases under a provider's key. The database says which version is current."""
 
     def __init__(self, provider: KeyProvider) -> None:
         self.provider = provider
 
     def create(self, owner_id: str) -> Passphrase:
-        """A new passphrase for a row made in the same transaction; the new row's id is the key's.
+        """A new random passphrase for a row inserted in the same transaction; its row's id is the key's.
 
-        owner_id: the volume's id, also for its snapshots and further files; a template's or pool's own id for
-        these.
+        owner_id: the volume's id, also for its snapshots and further files; the id of a template or pool itself.
         Raises FailedPreconditionError KEK_MISSING when this control plane lacks the current version of the key.
         """
         return self.store(new_passphrase(), owner_id)
 
     def store(self, passphrase: Secret, owner_id: str) -> Passphrase:
-        """`create` with a passphrase that somebody chose."""
+        """Like `create`, with a passphrase that somebody chose."""
         kek_id = self.current()
         sealed = self.provider.seal(kek_id, passphrase, owner_id.encode())
         return Passphrase.create(kek=kek_id, sealed=sealed, bound_id=owner_id)
 
-    def open(self, row: Any) -> Secret:
-        """The passphrase of a Volume, VolumeFile, Snapshot or Template, or a Pool's password: for the call that
-        sends it to a host, and for nothing else."""
-        owner_id = getattr(row, owner_column(type(row)).name)
+    def open(self, row: KeyHolder) -> Secret:
+        """The passphrase of a row that has one: for the call that sends it to a host, and for nothing else."""
+        assert row.passphrase_id is not None
+        owner_id = row.volume_id if isinstance(row, (VolumeFile, Snapshot)) else row.id
         passphrase = self._row(row.passphrase_id)
         try:
             return self.provider.open(passphrase.kek_id, bytes(passphrase.sealed), owner_id.encode())
@@ -58,56 +58,60 @@ class Keyring:
             again = self._row(row.passphrase_id)
             if again.kek_id == passphrase.kek_id:
                 raise
-            # It was sealed under another version this moment, and the old one is gone already.
+            # It was sealed under another version just now, and the old one is already gone.
             return self.provider.open(again.kek_id, bytes(again.sealed), owner_id.encode())
 
-    def _row(self, passphrase_id: str) -> Any:
+    def _row(self, passphrase_id: str) -> Passphrase:
         with session():
             return Passphrase.get_by_id(passphrase_id)
 
     def current(self) -> str:
-        """Id of the version that passphrases are sealed under; in a new database the provider's newest becomes it.
-        Within the caller's transaction."""
-        kek = Kek.get_or_none(Kek.current)
-        return kek.id if kek else self._made_current(self.provider.versions()[0])
+        """Id of the version that new passphrases are sealed under: within the caller's transaction.
 
-    def _made_current(self, kek_id: str) -> str:
-        """In a new database, and unless another control plane was faster; answers with what is current now."""
+        In a new database the provider's newest becomes it.
+        """
+        kek = Kek.get_or_none(Kek.current)
+        return kek.id if kek else self._make_current(self.provider.versions()[0])
+
+    def _make_current(self, kek_id: str) -> str:
+        """In a new database, unless another control plane was faster; returns the id of the version that is current."""
         Kek.insert(id=kek_id, name=kek_id, current=True).on_conflict_ignore().execute()
-        current: str = Kek.get(Kek.current).id
-        return current
+        return Kek.get(Kek.current).id
 
     def prepare(self) -> None:
-        """Does ahead what `create` would wait for: to be called outside transactions, now and then. Raises OstlerError
-        when the provider cannot be asked."""
+        """Does in advance what `create` would wait for: call it outside of transactions, regularly.
+
+        Raises OstlerError when the provider cannot be asked.
+        """
         newest = self.provider.versions()[0] if Kek.get_or_none(Kek.current) is None else ""
         with transaction():
-            current = self._made_current(newest) if newest else self.current()
+            current = self._make_current(newest) if newest else self.current()
         self.provider.prepare(current)
 
     def sweep(self) -> int:
-        """Deletes passphrases that no row refers to; returns how many. There are none, unless someone had a hand in
-        the database: rows are made and deleted together."""
+        """Deletes passphrases that no row refers to; returns how many.
+
+        There are none unless somebody edited the database: both rows are inserted and deleted together.
+        """
         with transaction():
             query = Passphrase.delete()
             for model in HOLDERS:
                 query = query.where(
                     Passphrase.id.not_in(model.select(model.passphrase).where(model.passphrase.is_null(False)))
                 )
-            count: int = query.execute()
-            return count
+            return int(query.execute())
 
 
-def delete_volume(volume: Any, actor: str) -> None:
+def delete_volume(volume: Volume, actor: str) -> None:
     """Deletes the row of a volume whose file is gone, and its passphrase: within the caller's transaction."""
     Volume.delete().where(Volume.id == volume.id).execute()
     destroy(volume.passphrase_id, actor, volume, f"the file of volume {volume.name} is gone, and its key destroyed")
 
 
-def destroy(passphrase_id: str | None, actor: str, volume: Any, message: str) -> None:
-    """Deletes a passphrase that no row refers to any more, and records that: within the caller's transaction.
+def destroy(passphrase_id: str | None, actor: str, volume: Volume, message: str) -> None:
+    """Deletes a passphrase that no row refers to any more, and records an event: within the caller's transaction.
 
-    None: a plain file had none, and nothing is recorded. volume: whose event it is.
+    passphrase_id None: a plain file had none, and nothing is recorded. volume: the event's object.
     """
     if passphrase_id is None:
         return

@@ -1,11 +1,12 @@
 """Operations on the key-encryption key: rotating it, deleting a version that nothing needs any more.
 
-Every passphrase opens at every moment of a rotation: its row names the version that it is sealed under, and changes
-together with the bytes. Old versions stay until they are deleted.
+Every passphrase can be opened at every moment of a rotation: its row names the version that sealed it, and changes
+together with the sealed bytes. Old versions stay until they are deleted.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,9 +18,15 @@ from ostler_control.keys.passphrases import Keyring
 from ostler_control.models import Kek, Operation, Passphrase
 from ostler_control.operations import Run, record_operation, replicas, workflow
 
-# Passphrases a transaction.
-BATCH = 100
-_NAMED = 10
+PASSPHRASES_PER_TRANSACTION = 100
+_MAX_NAMED = 10
+
+
+@dataclass(frozen=True)
+class DeleteInputs:
+    """also: ids of the versions that are deleted too."""
+
+    also: tuple[str, ...]
 
 
 def rotate(keys: Keyring, user: str) -> Operation:
@@ -33,23 +40,25 @@ def rotate(keys: Keyring, user: str) -> Operation:
     return record_operation("key.rotate", current, user, {}, also=others)
 
 
-def delete(keys: Keyring, kek: Any, user: str) -> Operation:
-    """Records the deletion of a version, and of those that go with it, within the caller's transaction.
+def delete(keys: Keyring, kek: Kek, user: str) -> Operation:
+    """Records the deletion of a version and of those that go with it, within the caller's transaction.
 
     Raises FailedPreconditionError KEY_IN_USE, AbortedError RESOURCE_BUSY.
     """
     others = {row.id: row for row in Kek.select().where(Kek.id != kek.id)}
-    also = keys.provider.goes_with(kek.id, list(others))
+    also = keys.provider.removed_together(kek.id, list(others))
     for kek_id in (kek.id, *also):
         versions.check_unused(kek_id)
-    return record_operation("key.delete", kek, user, {"also": also}, also=[others[kek_id] for kek_id in also])
+    return record_operation(
+        "key.delete", kek, user, DeleteInputs(tuple(also)), also=[others[kek_id] for kek_id in also]
+    )
 
 
 @workflow("key.rotate")
 def _rotate(run: Run) -> None:
     provider = run.keys.provider
     kek_id: str = run.step("version", lambda: versions.new_version(provider))
-    # From here on there is no way back, and none is needed: cancelling would only leave passphrases under two versions.
+    # No step from here on can be cancelled: that would only leave passphrases under two versions.
     run.always("current", lambda: versions.make_current(kek_id, run.id))
     last_id, batch, done, broken = "", 0, 0, []
     while True:
@@ -69,17 +78,17 @@ def _batch(run: Run, after_id: str, done: int) -> dict[str, Any]:
     with session():
         left = Passphrase.select().where(Passphrase.kek.not_in(Kek.select(Kek.id).where(Kek.current))).count()
     run.phase(f"re-sealing, {left} passphrase{'' if left == 1 else 's'} left", 99 * done // max(done + left, 1))
-    found = versions.reseal(run.keys.provider, after_id, BATCH)
+    found = versions.reseal(run.keys.provider, after_id, PASSPHRASES_PER_TRANSACTION)
     broken = [[f"{one.type} {one.name or one.id}".strip(), one.kek_id, one.reason] for one in found.broken]
     return {"last_id": found.last_id, "resealed": found.resealed, "broken": broken}
 
 
 def _incomplete(broken: list[list[str]], done: int) -> FailedPreconditionError:
-    names = ", ".join(name for name, _, _ in broken[:_NAMED]) + (", ..." if len(broken) > _NAMED else "")
+    names = ", ".join(name for name, _, _ in broken[:_MAX_NAMED]) + (", ..." if len(broken) > _MAX_NAMED else "")
     return FailedPreconditionError(
-        f"{done} passphrases were re-sealed and {len(broken)} could not be, those of {names} "
-        f"({', '.join(sorted({reason for _, _, reason in broken}))}): they stay as they were; `ostler key verify` "
-        "tells more, and another `ostler key rotate` tries them again",
+        f"{done} passphrases were re-sealed; {len(broken)} could not be and are unchanged: those of {names} "
+        f"({', '.join(sorted({reason for _, _, reason in broken}))}). `ostler key verify` shows details, and another "
+        "`ostler key rotate` retries them",
         "RESEAL_INCOMPLETE",
         {"resealed": str(done), "left": str(len(broken))},
     )
@@ -88,6 +97,6 @@ def _incomplete(broken: list[list[str]], done: int) -> FailedPreconditionError:
 @workflow("key.delete")
 def _delete(run: Run) -> None:
     kek_id = run.resource_id
-    # The database first: it knows whether somebody needs the key, and nothing is sealed under one that it lacks.
-    run.step("forget", lambda: versions.forget(kek_id, *run.inputs["also"]))
+    # The database first: it knows whether the key is in use, and nothing is sealed under a key that it does not list.
+    run.step("forget", lambda: versions.forget(kek_id, *run.read(DeleteInputs).also))
     run.always("remove", lambda: run.keys.provider.remove_version(kek_id))

@@ -1,10 +1,13 @@
 """The provider `vault`: a key of HashiCorp Vault's transit engine, which never leaves Vault.
 
-Each passphrase is sealed here (AES-256-GCM, bound to its volume's id) under a wrapping key of its own, and the wrapping
-key is encrypted by Vault. So a passphrase never travels to Vault; rotating has Vault rewrap wrapping keys, which shows
-nobody any of them; the binding does not depend on what the engine supports (rewrapping knows no associated data); and
-wrapping keys are encrypted ahead, because passphrases are made inside transactions of the database, which wait for
-nobody.
+Each passphrase is sealed here (AES-256-GCM, bound to its volume's id) under its own wrapping key, and Vault encrypts
+the wrapping key:
+
+- A passphrase never travels to Vault.
+- A rotation makes Vault rewrap the wrapping keys, which reveals none of them.
+- The binding does not depend on the engine, whose rewrapping knows no associated data.
+- Wrapping keys are created in advance, because passphrases are created inside database transactions, which must not
+  wait for the network.
 """
 
 from __future__ import annotations
@@ -15,7 +18,6 @@ import secrets
 import threading
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
 
 import structlog
 from cryptography.exceptions import InvalidTag
@@ -24,14 +26,15 @@ from ostler_common.errors import FailedPreconditionError, InternalError, OstlerE
 from ostler_common.secret import Secret
 
 from ostler_control.keys.providers import Sealed, kek_missing
-from ostler_control.keys.vault_client import RefusedError, VaultClient, VaultSettings, refuses_version
+from ostler_control.keys.vault_client import Json, RefusedError, VaultClient, VaultSettings, refuses_version
 
 log = structlog.get_logger(__name__)
 
 _KEY_BYTES, _NONCE_BYTES = 32, 12
-_LOW, _FULL = 16, 64
-# Nobody waits longer than about that for wrapping keys: the next minute tries again, and a transaction must not wait.
-_HURRY_S = 2.0
+# Wrapping keys in stock: refilled below the first number, up to the second.
+_MIN_STOCK, _MAX_STOCK = 16, 64
+# How long to wait for wrapping keys: a transaction must not wait longer, and there is another attempt every minute.
+_WRAP_TIMEOUT_S = 2.0
 
 
 class VaultProvider:
@@ -40,33 +43,33 @@ class VaultProvider:
     kind = "vault"
 
     def __init__(self, settings: VaultSettings) -> None:
-        """Calls nobody yet. Raises FailedPreconditionError VAULT_CREDENTIAL."""
+        """Does not connect yet. Raises FailedPreconditionError VAULT_CREDENTIAL."""
         self._settings = settings
         self._prefix = f"vault:{settings.mount}/{settings.key}:v"
         self._client = VaultClient(settings)
         self._lock = threading.Lock()
         self._stock: deque[tuple[str, Secret, str]] = deque()
-        self._filling = False
+        self._is_refilling = False
 
     def versions(self) -> list[str]:
         data = self._call("GET", "keys")
-        latest, least = int(data["latest_version"]), int(data.get("min_decryption_version") or 1)
-        return [f"{self._prefix}{number}" for number in range(latest, max(least, 1) - 1, -1)]
+        latest, oldest = int(data["latest_version"]), int(data.get("min_decryption_version") or 1)
+        return [f"{self._prefix}{number}" for number in range(latest, max(oldest, 1) - 1, -1)]
 
-    def held(self) -> list[str]:
+    def local_versions(self) -> list[str]:
         return []
 
     def prepare(self, kek_id: str) -> None:
-        """Makes wrapping keys for what is to be sealed under this version, so that `seal` need not wait."""
+        """Creates wrapping keys in advance for this version, so that `seal` need not wait."""
         with self._lock:
-            count = _FULL - sum(1 for version, _, _ in self._stock if version == kek_id)
+            count = _MAX_STOCK - sum(1 for version, _, _ in self._stock if version == kek_id)
         if count > 0:
-            made = self._wrapped(kek_id, count, _HURRY_S)
+            created = self._create_wrapping_keys(kek_id, count, _WRAP_TIMEOUT_S)
             with self._lock:
-                self._stock.extend(made)
+                self._stock.extend(created)
 
     def seal(self, kek_id: str, secret: Secret, associated: bytes) -> bytes:
-        key, wrapped = self._take(kek_id)
+        key, wrapped = self._next_wrapping_key(kek_id)
         nonce = secrets.token_bytes(_NONCE_BYTES)
         return _join(wrapped, nonce + AESGCM(key.reveal()).encrypt(nonce, secret.reveal(), associated))
 
@@ -87,7 +90,7 @@ class VaultProvider:
         try:
             parts = [_split(item.data) for item in items]
         except OstlerError:
-            if len(items) > 1:  # one that was spoilt: each by itself, then
+            if len(items) > 1:  # one is broken: find it by re-sealing each by itself
                 return [outcome for item in items for outcome in self.reseal(kek_id, [item])]
             return [_broken()]
         batch = [{"ciphertext": wrapped, "key_version": number} for wrapped, _ in parts]
@@ -103,16 +106,16 @@ class VaultProvider:
         ]
 
     def add_version(self) -> str:
-        self._call("POST", "keys", {}, "/rotate", repeatable=False)
+        self._call("POST", "keys", {}, "/rotate", idempotent=False)
         return self.versions()[0]
 
-    def goes_with(self, kek_id: str, others: Sequence[str]) -> list[str]:
+    def removed_together(self, kek_id: str, others: Sequence[str]) -> list[str]:
         number = self._version(kek_id)
         older = [other for other in others if other.startswith(self._prefix)]
         return [other for other in older if self._version(other) < number]
 
     def remove_version(self, kek_id: str) -> bool:
-        """Vault lets go of versions from the oldest on; it forbids this one and all before it, and keeps them."""
+        """Vault retires versions from the oldest on: it disallows this one and all before it, and keeps them."""
         number = self._version(kek_id)
         data = self._call("GET", "keys")
         if number >= int(data["latest_version"]):
@@ -123,41 +126,41 @@ class VaultProvider:
 
     def export(self) -> Secret:
         raise FailedPreconditionError(
-            "the key is kept in Vault and does not leave it: back Vault up (`vault operator raft snapshot save`, or "
-            "its storage's backup) and keep its unseal or recovery keys; docs/keys.md says more",
+            "the key never leaves Vault: back up Vault (`vault operator raft snapshot save`, or a backup of its "
+            "storage) and keep its unseal or recovery keys; see docs/keys.md",
             "KEK_NOT_EXPORTABLE",
         )
 
-    def _take(self, kek_id: str) -> tuple[Secret, str]:
+    def _next_wrapping_key(self, kek_id: str) -> tuple[Secret, str]:
         with self._lock:
             while self._stock and self._stock[0][0] != kek_id:
                 self._stock.popleft()
-            taken = self._stock.popleft() if self._stock else None
-            fill = len(self._stock) < _LOW and not self._filling
-            self._filling = self._filling or fill
-        if fill:
-            threading.Thread(target=self._fill, args=(kek_id,), name="vault-stock", daemon=True).start()
-        version, key, wrapped = taken or self._wrapped(kek_id, 1, _HURRY_S)[0]
+            from_stock = self._stock.popleft() if self._stock else None
+            refill = len(self._stock) < _MIN_STOCK and not self._is_refilling
+            self._is_refilling = self._is_refilling or refill
+        if refill:
+            threading.Thread(target=self._refill, args=(kek_id,), name="vault-stock", daemon=True).start()
+        version, key, wrapped = from_stock or self._create_wrapping_keys(kek_id, 1, _WRAP_TIMEOUT_S)[0]
         assert version == kek_id
         return key, wrapped
 
-    def _fill(self, kek_id: str) -> None:
+    def _refill(self, kek_id: str) -> None:
         try:
             self.prepare(kek_id)
         except OstlerError as error:
-            log.warning("no wrapping keys could be made ahead", reason=error.reason)
+            log.warning("creating wrapping keys in advance failed", reason=error.reason)
         except Exception:
-            log.exception("no wrapping keys could be made ahead")
+            log.exception("creating wrapping keys in advance failed")
         finally:
             with self._lock:
-                self._filling = False
+                self._is_refilling = False
 
-    def _wrapped(self, kek_id: str, count: int, patience_s: float) -> list[tuple[str, Secret, str]]:
+    def _create_wrapping_keys(self, kek_id: str, count: int, timeout_s: float) -> list[tuple[str, Secret, str]]:
         number = self._version(kek_id)
         keys = [Secret(secrets.token_bytes(_KEY_BYTES)) for _ in range(count)]
         batch = [{"plaintext": base64.b64encode(key.reveal()).decode(), "key_version": number} for key in keys]
         try:
-            results = self._call("POST", "encrypt", {"batch_input": batch}, patience_s=patience_s)["batch_results"]
+            results = self._call("POST", "encrypt", {"batch_input": batch}, timeout_s=timeout_s)["batch_results"]
             wrapped = [str(result["ciphertext"]) for result in results]
         except (RefusedError, KeyError):
             raise kek_missing(kek_id, []) from None
@@ -165,7 +168,7 @@ class VaultProvider:
             raise kek_missing(kek_id, sorted({text.split(":")[1] for text in wrapped}))
         return [(kek_id, key, text) for key, text in zip(keys, wrapped, strict=True)]
 
-    def _resealed(self, item: Sealed, sealed: bytes, result: dict[str, Any], number: int) -> bytes | OstlerError:
+    def _resealed(self, item: Sealed, sealed: bytes, result: Json, number: int) -> bytes | OstlerError:
         wrapped = str(result.get("ciphertext") or "")
         if wrapped.startswith(f"vault:v{number}:"):
             return _join(wrapped, sealed)
@@ -181,14 +184,14 @@ class VaultProvider:
         self,
         method: str,
         action: str,
-        body: Any = None,
+        body: Json = None,
         suffix: str = "",
         *,
-        repeatable: bool = True,
-        patience_s: float | None = None,
-    ) -> Any:
+        idempotent: bool = True,
+        timeout_s: float | None = None,
+    ) -> Json:
         path = f"{self._settings.mount}/{action}/{self._settings.key}{suffix}"
-        return self._client.call(method, path, body, repeatable=repeatable, patience_s=patience_s)
+        return self._client.call(method, path, body, idempotent=idempotent, timeout_s=timeout_s)
 
 
 def _join(wrapped: str, sealed: bytes) -> bytes:
@@ -203,4 +206,4 @@ def _split(data: bytes) -> tuple[str, bytes]:
 
 
 def _broken() -> InternalError:
-    return InternalError("a sealed passphrase was changed, or belongs to another volume", "SEAL_BROKEN")
+    return InternalError("a sealed passphrase was modified, or belongs to another volume", "SEAL_BROKEN")

@@ -1,4 +1,4 @@
-"""HashiCorp Vault's HTTP API, as far as the transit engine needs it."""
+"""HashiCorp Vault's HTTP API: what the transit engine needs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from ostler_common.errors import FailedPreconditionError, OstlerError, Unavailab
 from ostler_common.secret import Secret
 
 _CONNECT_TIMEOUT_S, _TIMEOUT_S = 3.0, 10.0
-_PATIENCE_S = 10.0
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
+_RETRY_TIMEOUT_S = 10.0
+_FIRST_PAUSE_S, _MAX_PAUSE_S = 0.1, 2.0
 
+# What a JSON document holds is checked where it is used.
 Json = Any
 
-for _name in ("httpx", "httpcore"):  # a line for every request is nobody's wish
+for _name in ("httpx", "httpcore"):  # they log every request
     logging.getLogger(_name).setLevel(logging.WARNING)
 
 
@@ -41,20 +42,20 @@ class VaultSettings:
 
 
 class RefusedError(FailedPreconditionError):
-    """Vault says that the request is bad (400). Its text is looked at, and not handed on: it may quote the request."""
+    """Vault says that the request is bad (400). Its text is checked but not passed on: it may quote the request."""
 
     def __init__(self, texts: Sequence[str] = ()) -> None:
-        super().__init__("Vault refuses a request as bad; its audit log says which", "VAULT_REFUSED")
+        super().__init__("Vault refused a request as invalid; its audit log says which", "VAULT_REFUSED")
         self.version_refused = any(refuses_version(text) for text in texts)
 
 
 def refuses_version(text: str) -> bool:
-    """Whether Vault's text says that the key's version is not allowed any more, or not there."""
+    """Whether Vault's text says that the key's version is disallowed or missing."""
     return "too old" in text or "too new" in text
 
 
 class VaultClient:
-    """Calls, with timeouts and another try where that may help. What it raises says nothing of what was sent."""
+    """Calls with timeouts, and retries where that may help. Its errors say nothing of what was sent."""
 
     def __init__(self, settings: VaultSettings) -> None:
         """Raises FailedPreconditionError VAULT_CREDENTIAL when the CA's, token's or secret id's file cannot be read."""
@@ -69,36 +70,37 @@ class VaultClient:
         self._http = httpx.Client(
             base_url=f"{settings.url.rstrip('/')}/v1/",
             verify=context,
-            trust_env=False,  # a proxy of the environment's would see the token
+            trust_env=False,  # a proxy in the environment would see the token
         )
 
     def call(
-        self, method: str, path: str, body: Json = None, *, patience_s: float | None = None, repeatable: bool = True
+        self, method: str, path: str, body: Json = None, *, timeout_s: float | None = None, idempotent: bool = True
     ) -> Mapping[str, Json]:
-        """The answer's `data`. patience_s: how long failures that may pass are
-        tried again, None for a while; repeatable: also when the
-        request may have been carried out.
+        """The answer's `data`.
+
+        timeout_s: for how long transient failures are retried, None for the default; idempotent: retry also when Vault
+        may have executed the request.
 
         Raises UnavailableError (VAULT_UNREACHABLE, VAULT_SEALED), FailedPreconditionError (VAULT_DENIED,
         VAULT_KEY_MISSING, and RefusedError).
         """
-        patience_s = _PATIENCE_S if patience_s is None else patience_s
-        end, pause_s, logged_in = time.monotonic() + patience_s, _FIRST_PAUSE_S, False
+        timeout_s = _RETRY_TIMEOUT_S if timeout_s is None else timeout_s
+        end, pause_s, logged_in = time.monotonic() + timeout_s, _FIRST_PAUSE_S, False
         while True:
             try:
-                return self._once(method, path, body, max(min(_TIMEOUT_S, patience_s), 0.5))
+                return self._once(method, path, body, max(min(_TIMEOUT_S, timeout_s), 0.5))
             except FailedPreconditionError as error:
-                # The token may have ended, or its file may have been renewed.
+                # The token may have expired, or its file may have been replaced.
                 if error.reason != "VAULT_DENIED" or logged_in:
                     raise
                 logged_in = True
                 self._login = None
             except UnavailableError as error:
                 uncertain = error.metadata.get("sent") == "yes"
-                if time.monotonic() + pause_s > end or (uncertain and not repeatable):
+                if time.monotonic() + pause_s > end or (uncertain and not idempotent):
                     raise
                 time.sleep(pause_s)
-                pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+                pause_s = min(pause_s * 2, _MAX_PAUSE_S)
 
     def _once(self, method: str, path: str, body: Json, timeout_s: float) -> Mapping[str, Json]:
         headers = {"X-Vault-Token": self._token().reveal().decode()}
@@ -131,14 +133,14 @@ class VaultClient:
             case 200 | 204:
                 return answer
             case 400 if "batch_results" in (answer.get("data") or {}):
-                return answer  # each item says how it went
+                return answer  # each item has its own result
             case 400 if any("key not found" in text for text in texts):
                 raise self._key_missing()
             case 400:
                 raise RefusedError(texts)
             case 403:
                 raise FailedPreconditionError(
-                    f"Vault at {self._settings.url} does not let the control plane use the key "
+                    f"Vault at {self._settings.url} forbids the control plane to use the key "
                     f"{self._settings.mount}/{self._settings.key}: check the token and its policy (docs/keys.md)",
                     "VAULT_DENIED",
                 )
@@ -150,12 +152,13 @@ class VaultClient:
                     "VAULT_SEALED",
                 )
             case status:
-                raise self._unreachable(f"it answers with HTTP status {status}", sent=True)
+                raise self._unreachable(f"it answered with HTTP status {status}", sent=True)
 
     def _key_missing(self) -> FailedPreconditionError:
         mount, key = self._settings.mount, self._settings.key
         return FailedPreconditionError(
-            f"Vault at {self._settings.url} has no key {key} in {mount}/ (vault write -f {mount}/keys/{key})",
+            f"Vault at {self._settings.url} has no key {key} in {mount}/ "
+            f"(create it: vault write -f {mount}/keys/{key})",
             "VAULT_KEY_MISSING",
         )
 
@@ -173,10 +176,10 @@ class VaultClient:
             if self._login is None:
                 secret_id = self._credential().reveal().decode()
                 body = {"role_id": self._settings.role_id, "secret_id": secret_id}
-                self._login = Secret(self._logged_in(body).encode())
+                self._login = Secret(self._log_in(body).encode())
             return self._login
 
-    def _logged_in(self, body: Json) -> str:
+    def _log_in(self, body: Json) -> str:
         try:
             answer = self._data(self._send("POST", f"auth/{self._settings.approle_mount}/login", body, {}))
             return str(answer["auth"]["client_token"])
@@ -186,7 +189,7 @@ class VaultClient:
             ) from None
 
     def _credential(self) -> Secret:
-        """The token or the secret id, as its file has it now."""
+        """The token or the secret id, read from its file now."""
         settings = self._settings
         what, path = ("secret id", settings.secret_id_file) if settings.role_id else ("token", settings.token_file)
         try:

@@ -197,6 +197,12 @@ class VolumeFile(BaseModel):
         """As a Volume has it."""
         return self.id
 
+    @property
+    def name(self) -> str:
+        """Its volume's, "" when that is gone."""
+        volume = Volume.get_or_none(Volume.id == self.volume_id)
+        return volume.name if volume is not None else ""
+
 
 class SnapshotSchedule(BaseModel):
     """When snapshots of a volume are taken. interval: hourly | daily | weekly | monthly; minute, hour, day: UTC."""

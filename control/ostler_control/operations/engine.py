@@ -97,7 +97,7 @@ class Engine:
         assert _engine is None, "an engine runs already"
         _engine = self
         self.keys.sweep()
-        replicas.beat(self._replica, self._address, self.keys.provider.held())
+        replicas.beat(self._replica, self._address, self.keys.provider.local_versions())
         # The journal's library logs to the console by itself, and at its own level.
         logging.getLogger("dbos").addHandler(logging.NullHandler())
         config: DBOSConfig = {
@@ -205,7 +205,7 @@ class Engine:
                     if records.attempt_and_cancel(operation_id)[1]:
                         self.interrupts.cancel(operation_id)
                 if ticks % _TICKS_PER_SWEEP == 0:
-                    replicas.beat(self._replica, self._address, self.keys.provider.held())
+                    replicas.beat(self._replica, self._address, self.keys.provider.local_versions())
                     self._sweep()
                 if ticks % _TICKS_PER_PRUNING == 0:
                     with session():

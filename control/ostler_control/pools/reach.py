@@ -1,10 +1,9 @@
-"""Which host reaches which pool, as hosts themselves have proved it."""
+"""Which host reaches which pool, as the hosts themselves report it."""
 
 from __future__ import annotations
 
 import datetime
 import json
-from typing import Any
 
 from ostler.agent.v1 import pool_pb2
 from ostler_common.secret import Secret
@@ -12,22 +11,24 @@ from ostler_common.secret import Secret
 from ostler_control.database import session, transaction
 from ostler_control.keys import Keyring
 from ostler_control.models import Cluster, Host, Pool, PoolHost, now
+from ostler_control.models.columns import first_tuple
 
-# Every host of a shared pool measures it; once in so long is often enough to write it down.
-_MEASURE_EVERY = datetime.timedelta(seconds=30)
+# Every host of a shared pool measures it; its row changes at most this often.
+_MEASURE_INTERVAL = datetime.timedelta(seconds=30)
 
 
 def spec_of(pool: Pool) -> pool_pb2.PoolSpec:
-    """What an agent has to know of a pool."""
+    """What an agent is told of a pool."""
     return pool_pb2.PoolSpec(
         pool_id=pool.id, type=pool.type, path=pool.path, source=pool.source, options=json.loads(pool.options)
     )
 
 
 def specs_for(host_id: str) -> list[pool_pb2.PoolSpec]:
-    """The pools that a host is to reach: its own, its cluster's, its zone's."""
+    """The pools that a host should reach: its own, its cluster's, its zone's."""
     with session():
-        place = Host.select(Host.cluster, Cluster.zone).join(Cluster).where(Host.id == host_id).tuples().first()
+        query = Host.select(Host.cluster, Cluster.zone).join(Cluster).where(Host.id == host_id)
+        place = first_tuple(query, tuple[str, str])
         if place is None:
             return []
         cluster_id, zone_id = place
@@ -42,28 +43,28 @@ def specs_for(host_id: str) -> list[pool_pb2.PoolSpec]:
 def password_of(pool_id: str, keys: Keyring) -> Secret | None:
     """The password of a pool that has one. Raises what `Keyring.open` raises."""
     with session():
-        pool: Any = Pool.get_or_none(Pool.id == pool_id)
+        pool = Pool.get_or_none(Pool.id == pool_id)
     return keys.open(pool) if pool is not None and pool.passphrase_id else None
 
 
-def complaint(answer: pool_pb2.Pool, *, shared: bool, encryption: bool, fingerprint: str) -> str:
-    """Why a host's answer about a pool does not fit what is known of the pool; "" when it does."""
+def mismatch(answer: pool_pb2.Pool, *, shared: bool, encryption: bool, fingerprint: str) -> str:
+    """How a host's answer differs from what is known of the pool; "" when it agrees."""
     if shared and answer.fingerprint != fingerprint:
-        return f"sees another directory at {answer.spec.path} than the pool's other hosts (is it mounted?)"
+        return f"sees a different directory at {answer.spec.path} than the pool's other hosts (is it mounted?)"
     if encryption and not answer.encryption:
-        return f"encrypted volumes cannot live at {answer.spec.path} on this host"
+        return f"{answer.spec.path} on this host cannot hold encrypted volumes"
     return ""
 
 
 def record(pool_id: str, host_id: str, answer: pool_pb2.Pool | None, reason: str = "") -> None:
-    """Writes down what a host answered about a pool, or why it did not."""
+    """Records what a host answered about a pool, or why it did not."""
     with transaction():
         pool = Pool.get_or_none(Pool.id == pool_id)
         if pool is None or not Host.select().where(Host.id == host_id).exists():
             return
         if answer is not None:
-            reason = complaint(answer, shared=pool.shared, encryption=pool.encryption, fingerprint=pool.fingerprint)
-            if not reason and (pool.measure_time is None or pool.measure_time < now() - _MEASURE_EVERY):
+            reason = mismatch(answer, shared=pool.shared, encryption=pool.encryption, fingerprint=pool.fingerprint)
+            if not reason and (pool.measure_time is None or pool.measure_time < now() - _MEASURE_INTERVAL):
                 Pool.update(
                     capacity_bytes=answer.capacity_bytes, available_bytes=answer.available_bytes, measure_time=now()
                 ).where(Pool.id == pool_id).execute()
@@ -71,7 +72,7 @@ def record(pool_id: str, host_id: str, answer: pool_pb2.Pool | None, reason: str
 
 
 def set_reach(pool_id: str, host_id: str, reason: str) -> None:
-    """reason: why the host does not reach the pool, "" when it does."""
+    """Records whether a host reaches a pool. reason: why not, "" when it does."""
     values = {"reachable": not reason, "reason": reason}
     row = PoolHost.get_or_none(PoolHost.pool == pool_id, PoolHost.host == host_id)
     if row is None:

@@ -1,6 +1,6 @@
-"""Snapshots: whole copies of volumes as they were at one moment, by hand or on a schedule.
+"""Snapshots: full copies of volumes at one moment, on request or on a schedule.
 
-The request functions are like those of `volumes`: they work within the caller's transaction.
+As in `volumes`, the request functions work within the caller's transaction.
 """
 
 from ostler_control.snapshots.create import NewSnapshot, create

@@ -1,8 +1,6 @@
-"""Snapshots' rows, and their end."""
+"""Snapshots as rows, and how they are deleted."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from ostler_control import events
 from ostler_control.database import session
@@ -10,26 +8,26 @@ from ostler_control.models import Passphrase, Snapshot, SnapshotSchedule
 from ostler_control.operations import Run
 
 
-def load(snapshot_id: str) -> Any:
+def load(snapshot_id: str) -> Snapshot:
     """A snapshot's row."""
     with session():
         return Snapshot.get_by_id(snapshot_id)
 
 
-def load_or_none(snapshot_id: str) -> Any | None:
+def load_or_none(snapshot_id: str) -> Snapshot | None:
     """A snapshot's row, or None when it is gone."""
     with session():
         return Snapshot.get_or_none(Snapshot.id == snapshot_id)
 
 
-def note(snapshot: Any, error: str) -> None:
-    """Shows in the snapshot's schedule, if it has one, how the last run went; "": well."""
+def record_last_error(snapshot: Snapshot, error: str) -> None:
+    """Shows in the snapshot's schedule, if it has one, how its last run failed; "": it succeeded."""
     if snapshot.schedule_id:
         SnapshotSchedule.update(last_error=error).where(SnapshotSchedule.id == snapshot.schedule_id).execute()
 
 
-def destroy(snapshot: Any, run: Run) -> None:
-    """Deletes the row of a snapshot whose file is gone, and its key, of which an event tells: within the caller's
+def destroy(snapshot: Snapshot, run: Run) -> None:
+    """Deletes the row of a snapshot whose file is gone, and its key, which is recorded as an event: within the caller's
     transaction."""
     Snapshot.delete().where(Snapshot.id == snapshot.id).execute()
     if snapshot.passphrase_id:

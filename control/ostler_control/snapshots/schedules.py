@@ -1,15 +1,14 @@
-"""Schedules of snapshots: made, ended, and carried out.
+"""Snapshot schedules: creating, deleting and running them.
 
-Any replica may carry them out: a run is claimed by the row that says when it is due. A run that is refused (the volume
-is busy, its host is silent) is tried again every minute, until it can be taken or the next one is due. Runs that were
-missed are not made up for: the latest is taken late, and the next when it is due.
+Any replica may run a schedule: it claims a run by the row that says when it is due. A run that is refused (the volume
+is busy, its host is disconnected) is retried every minute, until it succeeds or the next one is due. After a downtime
+only the latest missed run is made up for.
 """
 
 from __future__ import annotations
 
 import datetime
 from dataclasses import dataclass
-from typing import Any
 
 import structlog
 from ostler_common.errors import AbortedError, NotFoundError, OstlerError, bad_field
@@ -18,6 +17,7 @@ from peewee import fn
 from ostler_control import events
 from ostler_control.database import session, transaction
 from ostler_control.models import Host, Snapshot, SnapshotSchedule, Volume, now
+from ostler_control.models.states import HostState, SnapshotState
 from ostler_control.operations import chore, launch
 from ostler_control.snapshots.create import NewSnapshot, create
 from ostler_control.snapshots.delete import delete
@@ -26,14 +26,14 @@ from ostler_control.snapshots.times import DAILY, HOURLY, INTERVALS, WEEKLY, Tim
 log = structlog.get_logger(__name__)
 
 MAX_KEPT = 1000
-RETRY = datetime.timedelta(minutes=1)
-# Scheduled snapshots under way at once, for each host that is up: at midnight everybody's are due.
+RETRY_PAUSE = datetime.timedelta(minutes=1)
+# Scheduled snapshots in progress at once, per host that is up: at midnight many are due.
 MAX_PER_HOST = 2
 
 
 @dataclass(frozen=True)
 class NewSchedule:
-    """A schedule that is wanted, with the fields of its row."""
+    """A requested schedule, with the fields of its row."""
 
     volume: Volume
     interval: str
@@ -48,7 +48,7 @@ def create_schedule(wanted: NewSchedule, user: str) -> SnapshotSchedule:
     timetable = _timetable(wanted)
     if not 1 <= wanted.keep <= MAX_KEPT:
         raise bad_field("keep", f"must be 1 to {MAX_KEPT}", "INVALID_SCHEDULE")
-    schedule: SnapshotSchedule = SnapshotSchedule.create(
+    schedule = SnapshotSchedule.create(
         volume=wanted.volume,
         interval=timetable.interval,
         minute=timetable.minute,
@@ -57,7 +57,8 @@ def create_schedule(wanted: NewSchedule, user: str) -> SnapshotSchedule:
         keep=wanted.keep,
         next_time=timetable.next_after(now()),
     )
-    _event("create", schedule, wanted.volume, user, events.Outcome.SUCCEEDED, f"{wanted.interval}, keeps {wanted.keep}")
+    message = f"{wanted.interval}, keeps {wanted.keep}"
+    _record_event("create", schedule, wanted.volume, user, events.Outcome.SUCCEEDED, message)
     return schedule
 
 
@@ -66,105 +67,108 @@ def _timetable(wanted: NewSchedule) -> Timetable:
     if not 0 <= wanted.minute <= 59:
         raise bad_field("minute", "must be 0 to 59", "INVALID_SCHEDULE")
     if not 0 <= wanted.hour <= (0 if wanted.interval == HOURLY else 23):
-        wrong = "must be 0 for an hourly schedule" if wanted.interval == HOURLY else "must be 0 to 23"
-        raise bad_field("hour", wrong, "INVALID_SCHEDULE")
+        message = "must be 0 for an hourly schedule" if wanted.interval == HOURLY else "must be 0 to 23"
+        raise bad_field("hour", message, "INVALID_SCHEDULE")
     if wanted.interval in (HOURLY, DAILY):
         if wanted.day not in (0, 1):
-            raise bad_field("day", f"must be left out for a schedule that is {wanted.interval}", "INVALID_SCHEDULE")
+            raise bad_field("day", f"must not be set for a schedule that is {wanted.interval}", "INVALID_SCHEDULE")
         return Timetable(wanted.interval, wanted.minute, wanted.hour)
-    last, what = (7, "7, Monday to Sunday") if wanted.interval == WEEKLY else (28, "28, which every month has")
+    last, limit = (7, "7, Monday to Sunday") if wanted.interval == WEEKLY else (28, "28, which every month has")
     if not 1 <= wanted.day <= last:
-        raise bad_field("day", f"must be 1 to {what}", "INVALID_SCHEDULE")
+        raise bad_field("day", f"must be 1 to {limit}", "INVALID_SCHEDULE")
     return Timetable(wanted.interval, wanted.minute, wanted.hour, wanted.day)
 
 
-def delete_schedule(schedule: Any, user: str) -> None:
-    """Ends a schedule; its snapshots stay. One that has gone meanwhile is a success."""
+def delete_schedule(schedule: SnapshotSchedule, user: str) -> None:
+    """Deletes a schedule; its snapshots stay. One that is already gone is a success."""
     with transaction():
         if SnapshotSchedule.delete().where(SnapshotSchedule.id == schedule.id).execute():
-            _event("delete", schedule, schedule.volume, user, events.Outcome.SUCCEEDED, schedule.interval)
+            _record_event("delete", schedule, schedule.volume, user, events.Outcome.SUCCEEDED, schedule.interval)
 
 
 @chore
 def run_schedules() -> None:
-    """Takes the snapshots that are due, and deletes those that their schedules keep no longer."""
+    """Creates the snapshots that are due, and deletes those that their schedules no longer keep."""
     for schedule in _due(now()):
-        _take(schedule, now())
-    for schedule, snapshot in _superfluous():
+        _run(schedule, now())
+    for schedule, snapshot in _expired_snapshots():
         _delete(schedule, snapshot)
 
 
-def _due(moment: datetime.datetime) -> list[Any]:
-    """The schedules that are due, the longest waiting first: as many as the hosts should have to do at once."""
+def _due(moment: datetime.datetime) -> list[SnapshotSchedule]:
+    """The schedules that are due, the longest overdue first: as many as the hosts should work on at once."""
     with session():
-        hosts = Host.select().where((Host.state == "up") & ~Host.removed).count()
-        busy = Snapshot.select().where((Snapshot.state == "creating") & Snapshot.schedule.is_null(False)).count()
-        due: Any = SnapshotSchedule.select().where(SnapshotSchedule.next_time <= moment)
-        return list(due.order_by(SnapshotSchedule.next_time).limit(max(0, hosts * MAX_PER_HOST - busy)))
+        hosts = Host.select().where((Host.state == HostState.UP) & ~Host.removed).count()
+        creating = Snapshot.state == SnapshotState.CREATING
+        in_progress = Snapshot.select().where(creating & Snapshot.schedule.is_null(False)).count()
+        due = SnapshotSchedule.select().where(SnapshotSchedule.next_time <= moment)
+        return list(due.order_by(SnapshotSchedule.next_time).limit(max(0, hosts * MAX_PER_HOST - in_progress)))
 
 
-class _TakenByAnother(Exception):
+class _ClaimedByAnotherReplica(Exception):
     pass
 
 
-def _take(schedule: Any, moment: datetime.datetime) -> None:
+def _run(schedule: SnapshotSchedule, moment: datetime.datetime) -> None:
     timetable = Timetable(schedule.interval, schedule.minute, schedule.hour, schedule.day)
     next_time = timetable.next_after(moment)
-    mine = (SnapshotSchedule.id == schedule.id) & (SnapshotSchedule.next_time == schedule.next_time)
+    still_due = (SnapshotSchedule.id == schedule.id) & (SnapshotSchedule.next_time == schedule.next_time)
     try:
         with transaction():
-            # The volume is taken first, as whoever deletes it with its schedules does: else two wait for each other.
+            # The volume is locked first, as by its deletion, which deletes its schedules: else both could deadlock.
             volume = Volume.get_or_none(Volume.id == schedule.volume_id)
             if volume is None:
                 return
             operation = create(NewSnapshot(volume, schedule=schedule), events.SYSTEM)
-            if SnapshotSchedule.update(next_time=next_time).where(mine).execute() != 1:
-                raise _TakenByAnother
-    except _TakenByAnother:
+            if SnapshotSchedule.update(next_time=next_time).where(still_due).execute() != 1:
+                raise _ClaimedByAnotherReplica
+    except _ClaimedByAnotherReplica:
         return
     except OstlerError as error:
-        log.warning("a scheduled snapshot could not be begun", schedule=schedule.id, reason=error.reason)
+        log.warning("a scheduled snapshot was refused", schedule=schedule.id, reason=error.reason)
         with transaction():
-            if SnapshotSchedule.update(next_time=min(moment + RETRY, next_time)).where(mine).execute() == 1:
-                _note(schedule, f"not taken: {error}")
+            if SnapshotSchedule.update(next_time=min(moment + RETRY_PAUSE, next_time)).where(still_due).execute() == 1:
+                _record_error(schedule, f"not created: {error}")
         return
     launch(operation)
 
 
-def _superfluous() -> list[tuple[Any, Any]]:
-    """Schedules that have more whole snapshots than they keep, with each of the oldest of these."""
-    found: list[tuple[Any, Any]] = []
+def _expired_snapshots() -> list[tuple[SnapshotSchedule, Snapshot]]:
+    """The oldest snapshots of schedules that have more complete ones than they keep, each with its schedule."""
+    found: list[tuple[SnapshotSchedule, Snapshot]] = []
     with session():
-        whole: Any = SnapshotSchedule.select().join(Snapshot).where(Snapshot.state == "ready")
-        whole = whole.group_by(SnapshotSchedule).having(fn.COUNT(Snapshot.id) > SnapshotSchedule.keep)
-        for schedule in whole:
-            ready = Snapshot.select().where((Snapshot.schedule == schedule) & (Snapshot.state == "ready"))
+        is_ready = Snapshot.state == SnapshotState.READY
+        by_schedule = SnapshotSchedule.select().join(Snapshot).where(is_ready).group_by(SnapshotSchedule)
+        for schedule in by_schedule.having(fn.COUNT(Snapshot.id) > SnapshotSchedule.keep):
+            ready = Snapshot.select().where((Snapshot.schedule == schedule) & is_ready)
             newest_first = list(ready.order_by(Snapshot.create_time.desc(), Snapshot.id.desc()))
             found += [(schedule, snapshot) for snapshot in newest_first[schedule.keep :]]
     return found
 
 
-def _delete(schedule: Any, snapshot: Any) -> None:
+def _delete(schedule: SnapshotSchedule, snapshot: Snapshot) -> None:
     try:
         with transaction():
             operation = delete(snapshot, events.SYSTEM)
-    except (AbortedError, NotFoundError):  # somebody works on it, or was faster
+    except (AbortedError, NotFoundError):  # an operation uses it, or has deleted it
         return
     except OstlerError as error:
         with transaction():
-            _note(schedule, f"snapshot {snapshot.name} not deleted: {error}")
+            _record_error(schedule, f"snapshot {snapshot.name} not deleted: {error}")
         return
     launch(operation)
 
 
-def _note(schedule: Any, message: str) -> None:
-    """Keeps what went wrong; an event tells of it once, not at every try."""
+def _record_error(schedule: SnapshotSchedule, message: str) -> None:
+    """Shows the error in the schedule, and records an event for the first of equal errors."""
     changed = (SnapshotSchedule.id == schedule.id) & (SnapshotSchedule.last_error != message)
     if SnapshotSchedule.update(last_error=message).where(changed).execute():
-        _event("run", schedule, schedule.volume, events.SYSTEM, events.Outcome.FAILED, message)
+        _record_event("run", schedule, schedule.volume, events.SYSTEM, events.Outcome.FAILED, message)
 
 
-def _event(verb: str, schedule: Any, volume: Any, actor: str, outcome: events.Outcome, message: str) -> None:
+def _record_event(
+    verb: str, schedule: SnapshotSchedule, volume: Volume, actor: str, outcome: events.Outcome, message: str
+) -> None:
     events.record(
         f"snapshot_schedule.{verb}",
         outcome,

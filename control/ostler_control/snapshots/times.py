@@ -1,4 +1,4 @@
-"""When a schedule's snapshots are due. Pure; all times are UTC, where no hour comes twice or is left out."""
+"""When a schedule's snapshots are due. Pure; all times are UTC, which has no daylight saving."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ INTERVALS = (HOURLY, DAILY, WEEKLY, MONTHLY)
 
 @dataclass(frozen=True)
 class Timetable:
-    """minute, hour: of the day (hour not for hourly ones); day: of the week, 1 (Monday) to 7, for weekly ones; of the
-    month, 1 to 28, for monthly ones, so that every month has it."""
+    """Times of one interval.
+
+    minute, hour: of the day; an hourly timetable ignores the hour. day: 1 (Monday) to 7 of a weekly one; 1 to 28 of a
+    monthly one, so that every month has it.
+    """
 
     interval: str
     minute: int = 0
@@ -20,12 +23,12 @@ class Timetable:
     day: int = 1
 
     def next_after(self, moment: datetime.datetime) -> datetime.datetime:
-        """The first time that is due later than this moment."""
+        """The first time after this moment."""
         first = self._in_period_of(moment)
         return first if first > moment else self._in_period_of(self._next_period(moment))
 
     def _in_period_of(self, moment: datetime.datetime) -> datetime.datetime:
-        """The one time within the moment's own hour, day, week or month."""
+        """The time in the moment's own hour, day, week or month."""
         hour = moment.hour if self.interval == HOURLY else self.hour
         time = moment.replace(hour=hour, minute=self.minute, second=0, microsecond=0)
         if self.interval == WEEKLY:
@@ -33,7 +36,7 @@ class Timetable:
         return time.replace(day=self.day) if self.interval == MONTHLY else time
 
     def _next_period(self, moment: datetime.datetime) -> datetime.datetime:
-        """A moment of the hour, day, week or month after this one's."""
+        """Some moment in the next hour, day, week or month."""
         match self.interval:
             case "hourly":
                 return moment + datetime.timedelta(hours=1)

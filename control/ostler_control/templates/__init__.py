@@ -1,1 +1,1 @@
-"""Templates: files in a directory and their rows, uploaded or downloaded by hosts."""
+"""Templates: disk images that are uploaded to a directory, or that hosts download from a server, and their rows."""

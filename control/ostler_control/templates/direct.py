@@ -1,14 +1,13 @@
-"""Templates that hosts fetch by themselves from an HTTPS server.
+"""Templates that hosts download from an HTTPS server.
 
-A host looks at the file before its row is made, so that an address that leads nowhere, or to what is no image, is
-refused at once. The digest is checked when a host has fetched all of it.
+A host inspects the file before its row is inserted, so that a URL that leads nowhere, or not to an image, is refused at
+once. The digest is checked when a host has downloaded the whole file.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
 from ostler.agent.v1 import volume_pb2
 from ostler_common.errors import FailedPreconditionError, OstlerError, bad_field
@@ -22,20 +21,21 @@ from ostler_control.catalog.names import check_name
 from ostler_control.hosts.rows import address
 from ostler_control.hypervisors import rules
 from ostler_control.models import Host, Template, new_id
+from ostler_control.models.states import HostState
 from ostler_control.templates.source import direct_source
 from ostler_control.templates.store import name_taken
 
 _INSPECT_DEADLINE_S = 60.0
 _MIB = 1 << 20
-# A host that cannot reach the server says nothing about the others.
-_MOST_HOSTS_ASKED = 3
+# When a host cannot reach the server, another one may.
+_MAX_HOSTS_ASKED = 3
 
 
 @dataclass(frozen=True)
 class NewDirectTemplate:
-    """A template that is wanted. sha256 or sha512: of the file, hex; ca_pem: whom to trust in place of the system's.
+    """A requested template. sha256 or sha512: of the file, hex; ca_pem: the CA to trust instead of the system's.
 
-    hypervisor_type: "" for every one that has disks of the format.
+    hypervisor_type: "" for every type that has disks of the format.
     """
 
     name: str
@@ -49,8 +49,8 @@ class NewDirectTemplate:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a host saw at the address. file_size_bytes: of the file there."""
+class InspectedFile:
+    """What a host found at the URL. file_size_bytes: of the file there."""
 
     image: Image
     file_size_bytes: int
@@ -60,7 +60,7 @@ def check(wanted: NewDirectTemplate) -> None:
     """Raises InvalidArgumentError."""
     check_name("name", wanted.name)
     if bool(wanted.sha256) == bool(wanted.sha512):
-        raise bad_field("sha256", "give the file's digest: sha256 or sha512, one of them", "DIGEST_REQUIRED")
+        raise bad_field("sha256", "set either sha256 or sha512 to the file's digest", "DIGEST_REQUIRED")
     for field, value, digits in (("sha256", wanted.sha256, 64), ("sha512", wanted.sha512, 128)):
         if value and not re.fullmatch(rf"[0-9a-f]{{{digits}}}", value):
             raise bad_field(field, f"must be {digits} hex digits", "INVALID_DIGEST")
@@ -72,21 +72,21 @@ def check_free(name: str) -> None:
         raise name_taken(name)
 
 
-def look(wanted: NewDirectTemplate, agents: Agents) -> Found:
-    """Has a host look at the file: outside of any transaction.
+def inspect(wanted: NewDirectTemplate, agents: Agents) -> InspectedFile:
+    """Makes a host inspect the file: call it outside of transactions.
 
     Raises FailedPreconditionError: NO_CAPABLE_HOST, DOWNLOAD_TOO_LARGE; what the hosts and `check_image` raise.
     """
-    up: Any = Host.select().where((Host.state == "up") & ~Host.removed).order_by(Host.maintenance, Host.name)
+    up = Host.select().where((Host.state == HostState.UP) & ~Host.removed).order_by(Host.maintenance, Host.name)
     hosts = [
         host
         for host in up
         if wanted.hypervisor_type in ("", host.hypervisor_type) and rules.supports(Function.DIRECT_DOWNLOAD, host)
     ]
     failure: OstlerError = FailedPreconditionError(
-        "no host is up that could look at the file; try again when one is", "NO_CAPABLE_HOST"
+        "no host that is up can download the file; try again later", "NO_CAPABLE_HOST"
     )
-    for host in hosts[:_MOST_HOSTS_ASKED]:
+    for host in hosts[:_MAX_HOSTS_ASKED]:
         request = volume_pb2.InspectTemplateRequest(direct=direct_source(wanted.url, wanted.ca_pem))
         try:
             answer = agents.call(
@@ -99,16 +99,16 @@ def look(wanted: NewDirectTemplate, agents: Agents) -> Found:
             continue
         if answer.file_size_bytes > (limit := _limit_bytes()):
             raise FailedPreconditionError(
-                f"the file has {format_size(answer.file_size_bytes)}, and direct.download.max.size allows "
+                f"the file has {format_size(answer.file_size_bytes)}, but setting direct.download.max.size allows only "
                 f"{format_size(limit)}",
                 "DOWNLOAD_TOO_LARGE",
             )
-        return Found(check_image(answer.head, answer.file_size_bytes, wanted.format), answer.file_size_bytes)
+        return InspectedFile(check_image(answer.head, answer.file_size_bytes, wanted.format), answer.file_size_bytes)
     raise failure
 
 
-def record(wanted: NewDirectTemplate, found: Found, actor: str) -> Template:
-    """Makes the row: within the caller's transaction. Raises AlreadyExistsError TEMPLATE_EXISTS."""
+def record(wanted: NewDirectTemplate, inspected: InspectedFile, actor: str) -> Template:
+    """Inserts the row: within the caller's transaction. Raises AlreadyExistsError TEMPLATE_EXISTS."""
     check_free(wanted.name)
     template = Template.create(
         id=new_id(),
@@ -116,8 +116,8 @@ def record(wanted: NewDirectTemplate, found: Found, actor: str) -> Template:
         format=wanted.format,
         firmware=wanted.firmware,
         hypervisor_type=wanted.hypervisor_type,
-        virtual_size_bytes=found.image.virtual_size_bytes,
-        file_size_bytes=found.file_size_bytes,
+        virtual_size_bytes=inspected.image.virtual_size_bytes,
+        file_size_bytes=inspected.file_size_bytes,
         sha256=wanted.sha256,
         sha512=wanted.sha512,
         url=wanted.url,

@@ -1,4 +1,4 @@
-"""Templates as agents hear of them."""
+"""What agents are told of templates at a URL."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ostler_control.database import session
 
 
 def direct_source(url: str, ca_pem: str) -> agent_pb2.DirectSource:
-    """How a host is to fetch a template by itself, by the settings as they are now."""
+    """How a host downloads a template, with the current settings."""
     with session():
         return agent_pb2.DirectSource(
             url=url,

@@ -1,6 +1,7 @@
 """Templates: files in a directory, each named by its id, and their rows.
 
-A file is whole before its row is there, and its row is gone before the file is: what has no row is nobody's.
+A file is complete before its row is inserted, and its row is deleted before the file is: a file without a row is a
+leftover.
 """
 
 from __future__ import annotations
@@ -10,25 +11,26 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ostler_common.errors import AlreadyExistsError, FailedPreconditionError
+from peewee import ModelSelect
 
 from ostler_control import events
 from ostler_control.catalog.names import check_name
 from ostler_control.database import session, transaction
 from ostler_control.models import Passphrase, Template, Volume, VolumeFile, new_id
+from ostler_control.models.states import VolumeState
 from ostler_control.templates import received
 from ostler_control.templates.received import Announced, Received
 
 _PART = ".part"
-# An upload that is this old and has no row is one that broke off.
-_LEFTOVER_AGE_S = 24 * 3600.0
+# A file without a row is kept for so long, because it may be of an upload in progress.
+_MIN_LEFTOVER_AGE_S = 24 * 3600.0
 
 
 @dataclass(frozen=True)
 class NewTemplate:
-    """A template that is wanted. hypervisor_type: "" for every one that has disks of the format."""
+    """A requested template. hypervisor_type: "" for every type that has disks of the format."""
 
     name: str
     firmware: str
@@ -38,7 +40,7 @@ class NewTemplate:
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file that was received whole, checked, and is in the directory for good. id: its name."""
+    """A file that is complete, checked, and durably in the directory. id: its name."""
 
     id: str
     file: Received
@@ -46,40 +48,43 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class Upload:
-    """A template whose file is there."""
+    """A requested template whose file is stored."""
 
     wanted: NewTemplate
     stored: StoredFile
 
 
 @contextlib.contextmanager
-def receive(wanted: NewTemplate, pieces: Iterator[bytes], directory: Path) -> Iterator[Upload]:
-    """Takes an upload; `record` it inside the block: when the block raises, or does not record it, the file goes.
+def receive(wanted: NewTemplate, chunks: Iterator[bytes], directory: Path) -> Iterator[Upload]:
+    """Receives an upload. `record` it inside the block: unless that was done, the end of the block deletes the file.
 
     Raises InvalidArgumentError (see `received.receive`), AlreadyExistsError.
     """
     check_name("header.name", wanted.name)
-    with received_file(wanted.announced, pieces, directory) as file:
+    with received_file(wanted.announced, chunks, directory) as file:
         yield Upload(wanted, file)
 
 
 @contextlib.contextmanager
-def received_file(announced: Announced, pieces: Iterator[bytes], directory: Path) -> Iterator[StoredFile]:
-    """Receives a file; it goes at the end of the block unless a row with its id is there then."""
+def received_file(announced: Announced, chunks: Iterator[bytes], directory: Path) -> Iterator[StoredFile]:
+    """Receives a file. The end of the block deletes it unless a row with its id exists then."""
     file_id = new_id()
     try:
-        yield StoredFile(file_id, store(file_id, announced, pieces, directory))
+        yield StoredFile(file_id, store(file_id, announced, chunks, directory))
     finally:
         discard(file_id, directory)
 
 
-def store(file_id: str, announced: Announced, pieces: Iterator[bytes], directory: Path) -> Received:
-    """Receives a file under the name `file_id`; repeated, anew. Raises what `received.receive` raises."""
+def store(file_id: str, announced: Announced, chunks: Iterator[bytes], directory: Path) -> Received:
+    """Receives a file under the name `file_id`, replacing that of an earlier attempt.
+
+    Raises what `received.receive` raises.
+    """
     directory.mkdir(mode=0o700, exist_ok=True)
     part = directory / f"{file_id}{_PART}"
     part.unlink(missing_ok=True)
     try:
-        file = received.receive(part, announced, pieces)
+        file = received.receive(part, announced, chunks)
         received.publish(part, directory / file_id)
     finally:
         part.unlink(missing_ok=True)
@@ -87,22 +92,22 @@ def store(file_id: str, announced: Announced, pieces: Iterator[bytes], directory
 
 
 def discard(file_id: str, directory: Path) -> None:
-    """Removes a file that no row refers to; any other stays."""
+    """Deletes a file unless a row refers to it."""
     if not is_known(file_id):
         (directory / file_id).unlink(missing_ok=True)
 
 
 def record(upload: Upload, actor: str) -> Template:
-    """Makes the row of an upload: within the caller's transaction. Raises AlreadyExistsError TEMPLATE_EXISTS."""
+    """Inserts the row of an upload: within the caller's transaction. Raises AlreadyExistsError TEMPLATE_EXISTS."""
     template = insert(upload.stored.id, upload.wanted, upload.stored.file)
     events.done("template.upload", actor, template)
     return template
 
 
-def insert(template_id: str, wanted: NewTemplate, file: Received, passphrase: Any = None) -> Template:
-    """Makes the row of a file that is there: within the caller's transaction. Raises AlreadyExistsError."""
+def insert(template_id: str, wanted: NewTemplate, file: Received, passphrase: Passphrase | None = None) -> Template:
+    """Inserts the row of a stored file: within the caller's transaction. Raises AlreadyExistsError TEMPLATE_EXISTS."""
     check_free_name(wanted.name)
-    row: Template = Template.create(
+    return Template.create(
         id=template_id,
         name=wanted.name,
         format=wanted.announced.format,
@@ -113,7 +118,6 @@ def insert(template_id: str, wanted: NewTemplate, file: Received, passphrase: An
         sha256=file.sha256,
         passphrase=passphrase,
     )
-    return row
 
 
 def check_free_name(name: str) -> None:
@@ -122,32 +126,32 @@ def check_free_name(name: str) -> None:
         raise name_taken(name)
 
 
-def check_encryption(template: Any, encrypted: bool) -> None:
+def check_encryption(template: Template, encrypted: bool) -> None:
     """Raises FailedPreconditionError TEMPLATE_ENCRYPTED where an encrypted template would be written to a plain disk.
 
     encrypted: whether the disk is.
     """
     if template.passphrase_id and not encrypted:
         raise FailedPreconditionError(
-            f"template {template.name} is encrypted, and the offering would write it to an unencrypted disk; choose an "
-            "offering that encrypts the root disk",
+            f"template {template.name} is encrypted, but the offering creates an unencrypted root disk; choose an "
+            "offering that encrypts it",
             "TEMPLATE_ENCRYPTED",
             {"template": template.id},
         )
 
 
 def name_taken(name: str) -> AlreadyExistsError:
-    """The error for a name that a template has already."""
-    return AlreadyExistsError(f"there is a template named {name} already; choose another name", "TEMPLATE_EXISTS")
+    """The error for a name that another template has."""
+    return AlreadyExistsError(f"template {name} already exists; choose another name", "TEMPLATE_EXISTS")
 
 
-def delete(template: Any, actor: str, directory: Path) -> None:
-    """Deletes a template. Raises FailedPreconditionError TEMPLATE_IN_USE while a volume is being made from it."""
+def delete(template: Template, actor: str, directory: Path) -> None:
+    """Deletes a template. Raises FailedPreconditionError TEMPLATE_IN_USE while a volume is being created from it."""
     with transaction():
-        making = Volume.select().where((Volume.template == template) & (Volume.state == "creating"))
-        if making.exists():
+        creating = Volume.select().where((Volume.template == template) & (Volume.state == VolumeState.CREATING))
+        if creating.exists():
             raise FailedPreconditionError(
-                f"volumes are being made from template {template.name}; wait for them", "TEMPLATE_IN_USE"
+                f"volumes are being created from template {template.name}; wait until they are ready", "TEMPLATE_IN_USE"
             )
         events.done("template.delete", actor, template)
         template.delete_instance()
@@ -160,29 +164,28 @@ def delete(template: Any, actor: str, directory: Path) -> None:
 
 
 def sweep(directory: Path, now: Callable[[], float] = time.time) -> int:
-    """Removes what uploads and deletions that a crash cut short have left; returns how many files."""
+    """Deletes the files that interrupted uploads and deletions have left; returns how many."""
     if not directory.is_dir():
         return 0
     known = _known()
     leftovers = [path for path in directory.iterdir() if path.name not in known and path.is_file()]
-    old = [path for path in leftovers if now() - path.stat().st_mtime > _LEFTOVER_AGE_S]
+    old = [path for path in leftovers if now() - path.stat().st_mtime > _MIN_LEFTOVER_AGE_S]
     for path in old:
         path.unlink(missing_ok=True)
     return len(old)
 
 
 def is_known(file_id: str) -> bool:
-    """Whether a template or an upload under way needs this file."""
+    """Whether a template or an upload in progress needs this file."""
     with session():
-        return any(query.where(model.id == file_id).exists() for model, query in _needing())
+        templates = Template.select().where(Template.id == file_id)
+        return templates.exists() or _uploads().where(VolumeFile.id == file_id).exists()
 
 
 def _known() -> set[str]:
     with session():
-        return {row.id for _, query in _needing() for row in query}
+        return {row.id for row in Template.select(Template.id)} | {row.id for row in _uploads()}
 
 
-def _needing() -> list[tuple[Any, Any]]:
-    """Selects the rows that are named as a file here is."""
-    uploads = VolumeFile.select(VolumeFile.id).where(VolumeFile.role == "upload")
-    return [(Template, Template.select(Template.id)), (VolumeFile, uploads)]
+def _uploads() -> ModelSelect[VolumeFile]:
+    return VolumeFile.select(VolumeFile.id).where(VolumeFile.role == "upload")

@@ -41,7 +41,8 @@ from ostler_control.templates import store as template_store
 from ostler_control.vms import wire
 from ostler_control.vms.rows import load, set_state
 from ostler_control.volumes import matrix
-from ostler_control.volumes.create import MAX_SIZE_BYTES, MIB, create_file, delete_file
+from ostler_control.volumes.create import create_file, delete_file
+from ostler_control.volumes.new_volume import MAX_SIZE_BYTES, MIB
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
 _BRIDGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}", re.ASCII)

@@ -19,8 +19,8 @@ from ostler_control.operations import Run, lock_row, record_operation, workflow
 from ostler_control.templates.store import check_encryption
 from ostler_control.vms.rows import disks_of, wrong_state
 from ostler_control.volumes import files, matrix, wire
-from ostler_control.volumes.create import MIB
 from ostler_control.volumes.grow import check_ready
+from ostler_control.volumes.new_volume import MIB
 from ostler_control.volumes.rows import running_host
 
 

@@ -6,7 +6,7 @@ the moment the operation is recorded, so that no two operations give two volumes
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 from ostler.agent.v1 import vm_pb2 as agent_pb2
 from ostler.types.v1 import vm_pb2
@@ -19,7 +19,7 @@ from ostler_control.hosts.choose import check_host
 from ostler_control.hosts.rows import address_of, lacks_encryption
 from ostler_control.hypervisors import registry, rules
 from ostler_control.hypervisors.supported import format_not_supported
-from ostler_control.models import Host, Operation, PoolHost, Volume
+from ostler_control.models import Host, Operation, Pool, PoolHost, Vm, Volume
 from ostler_control.operations import Run, Undo, lock_row, record_operation, workflow
 from ostler_control.scheduling import placement_query
 from ostler_control.volumes import matrix, wire
@@ -27,10 +27,18 @@ from ostler_control.volumes.files import check_mirrors_resolved
 from ostler_control.volumes.grow import check_ready
 from ostler_control.volumes.rows import load, lock_with_vm, running_host, vm_of
 
-SLOTS = 24
+MAX_DATA_DISKS = 24
 
 
-def attach(volume: Any, vm: Any, user: str) -> Operation:
+@dataclass(frozen=True)
+class AttachInputs:
+    """host_id: where the VM runs, "" when it is stopped."""
+
+    vm_id: str
+    host_id: str
+
+
+def attach(volume: Volume, vm: Vm, user: str) -> Operation:
     """Records the operation that attaches a volume to a VM.
 
     Raises FailedPreconditionError: VOLUME_STATE, ALREADY_ATTACHED, VM_STATE, HOST_SILENT, LACKS_VOLUME_ENCRYPTION
@@ -55,14 +63,13 @@ def attach(volume: Any, vm: Any, user: str) -> Operation:
     else:
         _check_type(vm, volume)
         check_startable(vm, volume, volume.pool, bool(volume.passphrase_id))
-    operation = record_operation(
-        "volume.attach", volume, user, {"vm_id": vm.id, "host_id": host.id if host else ""}, also=[vm]
-    )
+    inputs = AttachInputs(vm.id, host.id if host else "")
+    operation = record_operation("volume.attach", volume, user, inputs, also=[vm])
     Volume.update(vm_id=vm.id, slot=_free_slot(vm)).where(Volume.id == volume.id).execute()
     return operation
 
 
-def _check_host(host: Any, volume: Any) -> None:
+def _check_host(host: Host, volume: Volume) -> None:
     rules.need(Function.HOT_PLUG, host)
     if volume.passphrase_id:
         rules.need(Function.VOLUME_ENCRYPTION, host)
@@ -72,29 +79,29 @@ def _check_host(host: Any, volume: Any) -> None:
     check_host(host, volume.pool, bool(volume.passphrase_id))
 
 
-def check_startable(vm: Any, volume: Any, pool: Any, encrypted: bool) -> None:
-    """A stopped VM must be able to start somewhere with all its disks, be that host up or full at present, also with
-    this volume in that pool, encrypted or not.
+def check_startable(vm: Vm, volume: Volume, pool: Pool, encrypted: bool) -> None:
+    """A stopped VM must be able to start on some host with all its disks, with this volume in that pool, encrypted or
+    not. Whether that host is up or full now does not count.
 
     Raises FailedPreconditionError NO_COMMON_HOST, LACKS_VOLUME_ENCRYPTION.
     """
-    others: Any = Volume.select(Volume.pool).where((Volume.vm_id == vm.id) & (Volume.id != volume.id)).tuples()
-    pools = {pool.id, *(pool_id for (pool_id,) in others)}
+    others = Volume.select(Volume.pool).where((Volume.vm_id == vm.id) & (Volume.id != volume.id))
+    pools = {pool.id, *(other.pool_id for other in others)}
     encrypted = encrypted or placement_query.demand_of(vm).volume_encryption
     reached = fn.COUNT(PoolHost.pool.distinct())
-    together: Any = Host.select().join(PoolHost).where(PoolHost.pool.in_(pools) & PoolHost.reachable & ~Host.removed)
-    together = list(together.group_by(Host).having(reached == len(pools)).order_by(Host.name))
-    if not together:
+    hosts = Host.select().join(PoolHost).where(PoolHost.pool.in_(pools) & PoolHost.reachable & ~Host.removed)
+    common = list(hosts.group_by(Host).having(reached == len(pools)).order_by(Host.name))
+    if not common:
         raise FailedPreconditionError(
-            f"no host reaches pool {pool.name} and the pools of the other disks of VM {vm.name}: "
-            "it could start nowhere",
+            f"no host reaches both pool {pool.name} and the pools of the other disks of VM {vm.name}: "
+            "the VM could not start anywhere",
             "NO_COMMON_HOST",
         )
-    if encrypted and not any(host.volume_encryption for host in together):
-        raise lacks_encryption(together[0])
+    if encrypted and not any(host.volume_encryption for host in common):
+        raise lacks_encryption(common[0])
 
 
-def _check_type(vm: Any, volume: Any) -> None:
+def _check_type(vm: Vm, volume: Volume) -> None:
     of_type = rules.known().get(vm.hypervisor_type)
     if of_type is None or not of_type.reported:
         return
@@ -104,15 +111,17 @@ def _check_type(vm: Any, volume: Any) -> None:
         rules.need_of_type(Function.VOLUME_ENCRYPTION, vm.hypervisor_type)
 
 
-def _free_slot(vm: Any) -> int:
-    taken = {row.slot for row in Volume.select(Volume.slot).where(Volume.vm_id == vm.id)}
-    free = next((slot for slot in range(1, SLOTS + 1) if slot not in taken), None)
+def _free_slot(vm: Vm) -> int:
+    used = {row.slot for row in Volume.select(Volume.slot).where(Volume.vm_id == vm.id)}
+    free = next((slot for slot in range(1, MAX_DATA_DISKS + 1) if slot not in used), None)
     if free is None:
-        raise ResourceExhaustedError(f"VM {vm.name} has {SLOTS} data disks, and takes no more", "TOO_MANY_DISKS")
+        raise ResourceExhaustedError(
+            f"VM {vm.name} has {MAX_DATA_DISKS} data disks, which is the maximum; detach one first", "TOO_MANY_DISKS"
+        )
     return free
 
 
-def detach(volume: Any, user: str) -> Operation:
+def detach(volume: Volume, user: str) -> Operation:
     """Records the operation that detaches a volume.
 
     Raises FailedPreconditionError: NOT_ATTACHED, ROOT_VOLUME, VM_STATE, HOST_SILENT, FUNCTION_NOT_SUPPORTED.
@@ -122,64 +131,63 @@ def detach(volume: Any, user: str) -> Operation:
         raise FailedPreconditionError(f"volume {volume.name} is not attached", "NOT_ATTACHED")
     if volume.root:
         raise FailedPreconditionError(
-            f"volume {volume.name} is the root disk of VM {vm.name}, and stays with it", "ROOT_VOLUME"
+            f"volume {volume.name} is the root disk of VM {vm.name} and cannot be detached", "ROOT_VOLUME"
         )
     host = running_host(vm)
     check_mirrors_resolved([volume])
     if host is not None:
         rules.need(Function.HOT_PLUG, host)
     matrix.check(matrix.Operation.DETACH, volume, host is not None)
-    return record_operation(
-        "volume.detach", volume, user, {"vm_id": vm.id, "host_id": host.id if host else ""}, also=[vm]
-    )
+    inputs = AttachInputs(vm.id, host.id if host else "")
+    return record_operation("volume.detach", volume, user, inputs, also=[vm])
 
 
 @workflow("volume.attach")
 def _attach(run: Run) -> None:
+    inputs = run.read(AttachInputs)
     with run.undoing() as undo:
-        undo.push("settle", lambda: _settle(run, undo))
-        host_id: str = run.inputs["host_id"]
-        if host_id:
-            undo.push("detach", lambda: _detach_live(run, host_id))
-            run.step("attach", lambda: _attach_live(run, host_id))
+        undo.push("record-failure", lambda: _record_failure(run, undo))
+        if inputs.host_id:
+            undo.push("detach", lambda: _detach_from_running(run, inputs))
+            run.step("attach", lambda: _attach_to_running(run, inputs))
 
 
 @workflow("volume.detach")
 def _detach(run: Run) -> None:
-    host_id: str = run.inputs["host_id"]
-    if host_id:
-        run.step("detach", lambda: _detach_live(run, host_id))
-    run.step("record", lambda: _forget(run, ""))
+    inputs = run.read(AttachInputs)
+    if inputs.host_id:
+        run.step("detach", lambda: _detach_from_running(run, inputs))
+    run.step("record", lambda: _record_detached(run))
 
 
-def _attach_live(run: Run, host_id: str) -> None:
+def _attach_to_running(run: Run, inputs: AttachInputs) -> None:
     volume = load(run.resource_id)
     disk = vm_pb2.DiskSpec(volume=wire.keyed_ref(volume, run.keys), slot=volume.slot, serial=volume.id)
-    request = agent_pb2.AttachVolumeRequest(operation=run.ref(), vm_id=run.inputs["vm_id"], disk=disk)
-    run.job(address_of(host_id), lambda agent: agent.vms.AttachVolume, request)
+    request = agent_pb2.AttachVolumeRequest(operation=run.ref(), vm_id=inputs.vm_id, disk=disk)
+    run.job(address_of(inputs.host_id), lambda agent: agent.vms.AttachVolume, request)
 
 
-def _detach_live(run: Run, host_id: str) -> None:
+def _detach_from_running(run: Run, inputs: AttachInputs) -> None:
     volume = load(run.resource_id)
     request = agent_pb2.DetachVolumeRequest(
         operation=run.ref(),
-        vm_id=run.inputs["vm_id"],
+        vm_id=inputs.vm_id,
         volume_id=volume.file_id,
         key_id=volume.passphrase_id or "",
     )
-    run.job(address_of(host_id), lambda agent: agent.vms.DetachVolume, request)
+    run.job(address_of(inputs.host_id), lambda agent: agent.vms.DetachVolume, request)
 
 
-def _forget(run: Run, reason: str) -> None:
+def _record_detached(run: Run) -> None:
     with transaction():
-        Volume.update(vm_id="", slot=-1, state_reason=reason).where(Volume.id == run.resource_id).execute()
+        Volume.update(vm_id="", slot=-1, state_reason="").where(Volume.id == run.resource_id).execute()
 
 
-def _settle(run: Run, undo: Undo) -> None:
+def _record_failure(run: Run, undo: Undo) -> None:
     if not undo.failed("detach"):
-        _forget(run, "")
+        _record_detached(run)
         return
-    # The host may have attached it or not: the row keeps saying so, and detaching works in either case.
+    # It is not known whether the host attached it: the row still says so, and detaching works in either case.
     with transaction():
-        reason = f"perhaps not attached: {undo.error}; detach it"
+        reason = f"may not be attached: {undo.error}; detach it"
         Volume.update(state_reason=reason).where(Volume.id == run.resource_id).execute()

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ostler_common.errors import FailedPreconditionError
 
-from ostler_control.database import session, transaction
-from ostler_control.hosts.choose import choose_host
+from ostler_control.database import transaction
 from ostler_control.hosts.rows import has_hosts
 from ostler_control.keys.passphrases import delete_volume
 from ostler_control.models import Operation, Volume
+from ostler_control.models.states import VolumeState
 from ostler_control.operations import Run, Undo, lock_row, record_operation, workflow
-from ostler_control.volumes import matrix
+from ostler_control.volumes import host_jobs, matrix
 from ostler_control.volumes.create import delete_file
 from ostler_control.volumes.rows import load_or_none, vm_of
 
 
-def delete(volume: Any, user: str) -> Operation:
-    """Records the operation that deletes a volume, whole or half made.
+def delete(volume: Volume, user: str) -> Operation:
+    """Records the operation that deletes a volume, in whatever state it is.
 
     Raises FailedPreconditionError: ATTACHED, ROOT_VOLUME, NO_CAPABLE_HOST.
     """
@@ -30,32 +28,26 @@ def delete(volume: Any, user: str) -> Operation:
         raise FailedPreconditionError(f"volume {volume.name} belongs to VM {vm.name}; {advice}", reason, {"vm": vm.id})
     matrix.check(matrix.Operation.DELETE, volume, False)
     if has_hosts(volume.pool_id):
-        choose_host(volume.pool, False, lambda _: 0)
+        host_jobs.check_host_available(volume.pool, False)
     operation = record_operation("volume.delete", volume, user, {})
-    Volume.update(state="deleting", state_reason="").where(Volume.id == volume.id).execute()
+    Volume.update(state=VolumeState.DELETING, state_reason="").where(Volume.id == volume.id).execute()
     return operation
 
 
 @workflow("volume.delete")
 def _delete(run: Run) -> None:
     with run.undoing() as undo:
-        undo.push("settle", lambda: _settle(run, undo))
+        undo.push("record-failure", lambda: _record_failure(run, undo))
         host_id: str = run.step("choose", lambda: choose_host_to_delete(run, run.resource_id))
         if host_id:
             run.step("remove", lambda: delete_file(run, host_id, run.resource_id))
         undo.clear()
-        run.always("forget", lambda: forget(run, run.resource_id))  # the file is gone: there is no way back any more
+        run.always("forget", lambda: forget(run, run.resource_id))  # the file is gone: nothing can be undone any more
 
 
 def choose_host_to_delete(run: Run, volume_id: str) -> str:
-    """Inside a step: the host to delete a volume's file, or "" when the fleet has no host for its pool any more, and so
-    nobody could open the file either. Raises FailedPreconditionError NO_CAPABLE_HOST when none can do it now."""
-    with session():
-        volume = load_or_none(volume_id)
-        if volume is None or not has_hosts(volume.pool_id):
-            return ""
-        host_id: str = choose_host(volume.pool, False, run.agents.busy).id
-        return host_id
+    """Inside a step: see `host_jobs.choose_to_delete`."""
+    return host_jobs.choose_to_delete(run, load_or_none(volume_id))
 
 
 def forget(run: Run, volume_id: str) -> None:
@@ -66,8 +58,8 @@ def forget(run: Run, volume_id: str) -> None:
             delete_volume(volume, run.user)
 
 
-def _settle(run: Run, undo: Undo) -> None:
+def _record_failure(run: Run, undo: Undo) -> None:
     with transaction():
-        Volume.update(state="failed", state_reason=f"not deleted: {undo.error}").where(
+        Volume.update(state=VolumeState.FAILED, state_reason=f"not deleted: {undo.error}").where(
             Volume.id == run.resource_id
         ).execute()

@@ -1,49 +1,48 @@
-"""How the content of encrypted volumes leaves Ostler's keeping: the caller says it, nothing is decrypted silently."""
+"""Encryption of content that leaves Ostler: the caller chooses, and nothing is decrypted without being asked for."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from ostler_common.errors import FailedPreconditionError, InvalidArgumentError, bad_field
 from ostler_common.secret import Secret
 
 from ostler_control import events
-from ostler_control.volumes.sources import Source
+from ostler_control.volumes.sources import Source, SourceRow
 
-_SHORTEST, _LONGEST = 8, 512
+_MIN_BYTES, _MAX_BYTES = 8, 512
 
 
 @dataclass(frozen=True)
 class ExportEncryption:
-    """decrypt: in clear; passphrase: re-encrypted under this one. Neither: nothing was said."""
+    """decrypt: write it unencrypted; passphrase: re-encrypt it under this one. Neither: the caller chose nothing."""
 
     decrypt: bool = False
     passphrase: Secret | None = None
 
     @property
     def encrypt_format(self) -> str:
-        """What the file that leaves is: luks | none."""
+        """Of the exported file: luks | none."""
         return "luks" if self.passphrase else "none"
 
 
 def check_new_passphrase(field: str, value: bytes) -> Secret | None:
-    """A passphrase that the caller has chosen just now, None for b"".
+    """A passphrase that the caller has chosen for a new file; None for b"".
 
     Raises InvalidArgumentError: INVALID_PASSPHRASE.
     """
     passphrase = check_known_passphrase(field, value)
-    if passphrase and len(value) < _SHORTEST:
-        raise bad_field(field, f"must have at least {_SHORTEST} bytes", "INVALID_PASSPHRASE")
+    if passphrase and len(value) < _MIN_BYTES:
+        raise bad_field(field, f"must have at least {_MIN_BYTES} bytes", "INVALID_PASSPHRASE")
     return passphrase
 
 
 def check_known_passphrase(field: str, value: bytes) -> Secret | None:
-    """A passphrase that opens a file already, None for b"". Raises InvalidArgumentError: INVALID_PASSPHRASE."""
+    """A passphrase that opens an existing file; None for b"". Raises InvalidArgumentError: INVALID_PASSPHRASE."""
     if not value:
         return None
-    if len(value) > _LONGEST:
-        raise bad_field(field, f"must have at most {_LONGEST} bytes", "INVALID_PASSPHRASE")
+    if len(value) > _MAX_BYTES:
+        raise bad_field(field, f"must have at most {_MAX_BYTES} bytes", "INVALID_PASSPHRASE")
     try:
         text = value.decode()
     except UnicodeDecodeError:
@@ -53,39 +52,37 @@ def check_known_passphrase(field: str, value: bytes) -> Secret | None:
     return Secret(value)
 
 
-def check(encryption: ExportEncryption, source: Any) -> None:
-    """Checks what is asked of the encryption against what the source has.
+def check(encryption: ExportEncryption, source: SourceRow) -> None:
+    """Checks the chosen encryption against the source.
 
     Raises InvalidArgumentError ENCRYPTION_AMBIGUOUS or ENCRYPTION_CHOICE_NOT_NEEDED, FailedPreconditionError
     ENCRYPTION_CHOICE_REQUIRED.
-
-    source: the volume or the snapshot whose content is to leave.
     """
     if encryption.decrypt and encryption.passphrase:
         raise InvalidArgumentError(
-            "encryption: either decrypt it or give a passphrase, not both",
+            "encryption: choose either decrypt or a passphrase, not both",
             "ENCRYPTION_AMBIGUOUS",
             {"field": "encryption"},
         )
-    said = encryption.decrypt or encryption.passphrase is not None
-    if source.passphrase_id and not said:
+    chosen = encryption.decrypt or encryption.passphrase is not None
+    if source.passphrase_id and not chosen:
         raise FailedPreconditionError(
-            f"{source.name} is encrypted; say how its content is to leave: under a passphrase of yours, or decrypted",
+            f"{source.name} is encrypted; choose how to export it: encrypted under a passphrase of yours, or decrypted",
             "ENCRYPTION_CHOICE_REQUIRED",
         )
-    if said and not source.passphrase_id:
+    if chosen and not source.passphrase_id:
         raise InvalidArgumentError(
-            f"{source.name} is not encrypted, so there is nothing to say about how it leaves; "
-            "encrypt the file that you get, or encrypt the volume first",
+            f"{source.name} is not encrypted, so no encryption can be chosen for its export; encrypt the exported file "
+            "yourself, or encrypt the volume first",
             "ENCRYPTION_CHOICE_NOT_NEEDED",
             {"field": "encryption"},
         )
 
 
-def record(encryption: ExportEncryption, source: Source, user: str, what_for: str, operation_id: str) -> None:
-    """Writes down that content is about to leave in clear, in the transaction that allows it: before a byte does.
+def record(encryption: ExportEncryption, source: Source, user: str, purpose: str, operation_id: str) -> None:
+    """Records an event if content will leave unencrypted, in the transaction that allows it: before any byte does.
 
-    what_for: "a download as raw".
+    purpose: "a download as raw".
     """
     if encryption.decrypt:
         events.record(
@@ -95,7 +92,7 @@ def record(encryption: ExportEncryption, source: Source, user: str, what_for: st
             source.kind,
             source.row.id,
             source.row.name,
-            f"the content of {source.title} leaves unencrypted, for {what_for}",
+            f"the content of {source.title} leaves unencrypted, for {purpose}",
             operation_id=operation_id,
             account_id=source.row.account_id,
         )

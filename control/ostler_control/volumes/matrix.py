@@ -1,4 +1,4 @@
-"""What may be done to volumes: one table, which requests ask before anything is done. Pure.
+"""What may be done to volumes: one table, which every request asks before it changes anything.
 
 `make matrix` writes docs/volume-operations.md.
 """
@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ostler_common.errors import FailedPreconditionError
 
+if TYPE_CHECKING:
+    from ostler_control.models import Snapshot, Volume
+
 
 class Operation(StrEnum):
-    """Whatever reads, writes, moves or uses a volume; the value is what people call it."""
+    """Whatever reads, writes, moves or uses a volume; the value is its name in the documentation."""
 
     CREATE = "create"
     CREATE_FROM_TEMPLATE = "create-from-template"
@@ -41,7 +44,7 @@ class Operation(StrEnum):
 
     @property
     def command(self) -> str:
-        """How the command line asks for it."""
+        """The command of `ostler` that requests it."""
         return _COMMANDS[self]
 
 
@@ -74,24 +77,24 @@ POOL_TYPES = ("local", "shared-mount-point", "nfs", "powerflex")
 
 
 @dataclass(frozen=True)
-class Works:
-    """It is done."""
+class Allowed:
+    """It works."""
 
 
 @dataclass(frozen=True)
 class Refused:
-    """It is refused before anything is done. words: why, and what to do, after the volume's name."""
+    """It is refused before anything changes. explanation: why, and what to do instead, to follow the volume's name."""
 
     reason: str
-    words: str
+    explanation: str
 
 
-Verdict = Works | Refused
+Verdict = Allowed | Refused
 
 
 @dataclass(frozen=True)
 class _Rule:
-    """A refusal, and where it holds (None: everywhere, also on pool types that are not of this table)."""
+    """A refusal, and where it applies (None: everywhere, also on pool types that this table does not list)."""
 
     operations: frozenset[Operation]
     refusal: Refused
@@ -99,7 +102,7 @@ class _Rule:
     running: bool | None = None
     pool_types: frozenset[str] | None = None
 
-    def holds(self, operation: Operation, encrypted: bool, running: bool, pool_type: str) -> bool:
+    def applies(self, operation: Operation, encrypted: bool, running: bool, pool_type: str) -> bool:
         return (
             operation in self.operations
             and self.encrypted in (None, encrypted)
@@ -108,38 +111,40 @@ class _Rule:
         )
 
 
-# The first that holds is the answer; where none does, it works.
+# The first rule that applies is the answer; where none does, the operation works.
 _RULES = (
     _Rule(
         frozenset({Operation.REKEY, Operation.REKEY_DEEP}),
-        Refused("NOT_ENCRYPTED", "is not encrypted and has no key; encrypt it (ostler volume encrypt)"),
+        Refused("NOT_ENCRYPTED", "is not encrypted and has no key; encrypt it first (ostler volume encrypt)"),
         encrypted=False,
     ),
     _Rule(
         frozenset({Operation.ENCRYPT}),
-        Refused("ALREADY_ENCRYPTED", "is encrypted already; another key is had by ostler volume rekey"),
+        Refused("ALREADY_ENCRYPTED", "is already encrypted; to change the key: ostler volume rekey"),
         encrypted=True,
     ),
     _Rule(
         frozenset({Operation.REKEY}),
         Refused(
             "VOLUME_IN_USE",
-            "is in use by a running VM, whose host keeps its header open; stop the VM, or rekey --deep, which works "
-            "while it runs",
+            "is in use by a running VM, whose host keeps its header open; stop the VM, or use ostler volume rekey "
+            "--deep, which works while it runs",
         ),
         running=True,
     ),
     _Rule(
         frozenset({Operation.REVERT, Operation.REINSTALL}),
-        Refused("VM_RUNNING", "is in use by a running VM, under which its content cannot be exchanged; stop the VM"),
+        Refused(
+            "VM_RUNNING", "is in use by a running VM, and its content cannot be replaced meanwhile; stop the VM first"
+        ),
         running=True,
     ),
     _Rule(
         frozenset({Operation.TEMPLATE}),
         Refused(
             "VM_RUNNING",
-            "is in use by a running VM, and what is made of a disk in use boots as after a power cut; stop the VM, or "
-            "make the template of a snapshot",
+            "is in use by a running VM, and a template of it would boot as after a power cut; stop the VM, or create "
+            "the template from a snapshot",
         ),
         running=True,
     ),
@@ -150,19 +155,22 @@ _RULES = (
     ),
     _Rule(
         frozenset({Operation.START_VM}),
-        Refused("VM_STATE", "is in use by a VM that runs already"),
+        Refused("VM_STATE", "is in use by a VM that already runs"),
         running=True,
     ),
     _Rule(
         frozenset({Operation.MIGRATE_VM, Operation.MIGRATE_VM_WITH_STORAGE}),
-        Refused("VM_STATE", "belongs to a VM that is stopped: it starts wherever it fits; only running ones move live"),
+        Refused(
+            "VM_STATE",
+            "belongs to a stopped VM; only a running VM migrates, a stopped one can start on any host that fits",
+        ),
         running=False,
     ),
     _Rule(
         frozenset({Operation.MIGRATE_VM}),
         Refused(
             "LOCAL_STORAGE",
-            "is on storage that its VM's host alone reaches; move it along (ostler vm migrate --with-storage)",
+            "is on storage that only its VM's host reaches; migrate its storage too (ostler vm migrate --with-storage)",
         ),
         running=True,
         pool_types=frozenset({"local"}),
@@ -171,29 +179,29 @@ _RULES = (
 
 
 def verdict(operation: Operation, encrypted: bool, running: bool, pool_type: str) -> Verdict:
-    """Whether an operation works. running: the VM that the volume is attached to, or is to be attached to, runs."""
+    """Whether an operation works. running: the VM that the volume is attached to, or will be attached to, runs."""
     for rule in _RULES:
-        if rule.holds(operation, encrypted, running, pool_type):
+        if rule.applies(operation, encrypted, running, pool_type):
             return rule.refusal
-    return Works()
+    return Allowed()
 
 
-def check(operation: Operation, volume: Any, vm_running: bool, pool_type: str = "") -> None:
+def check(operation: Operation, volume: Volume | Snapshot, vm_running: bool, pool_type: str = "") -> None:
     """Raises FailedPreconditionError with the table's reason when the operation does not work on this volume.
 
-    volume: its row; pool_type: the target's, for what also writes to another pool.
+    volume: its row, or that of the snapshot that is used; pool_type: that of a second pool that is written to.
     """
     for kind in {volume.pool.type, pool_type or volume.pool.type}:
         found = verdict(operation, bool(volume.passphrase_id), vm_running, kind)
         if isinstance(found, Refused):
             raise FailedPreconditionError(
-                f"volume {volume.name} {found.words}",
+                f"volume {volume.name} {found.explanation}",
                 found.reason,
                 {"volume": volume.id, "operation": operation.value, "pool_type": kind},
             )
 
 
-def check_all(operation: Operation, volumes: Iterable[Any], vm_running: bool) -> None:
+def check_all(operation: Operation, volumes: Iterable[Volume], vm_running: bool) -> None:
     """`check` for every disk of a VM."""
     for volume in volumes:
         check(operation, volume, vm_running)
@@ -211,13 +219,16 @@ def cells() -> Iterator[tuple[Operation, bool, bool, str, Verdict]]:
 _HEAD = """\
 # What works on which volume
 
-This page is generated from the table that the control plane itself asks before it does anything
-(`make matrix` writes it anew; a test keeps the two in step).
+This page is generated from the table that the control plane checks before every operation (`make matrix` writes the
+page, and a test compares the two).
 
-"yes" means that it works; a reason in capitals that it is refused before it begins, with that reason. *stopped* is a VM
-that is stopped, or a volume that is not attached; *running* a volume that a running VM uses, or is about to. Beside
-this table the state of things counts, as for any operation: hosts must be up, reach the pools and have proved volume
-encryption for encrypted volumes, pools must have room, and another operation must not hold the volume.
+- "yes": the operation works.
+- A reason in capitals: the operation is refused with that reason before anything changes.
+- *stopped*: the VM is stopped, or the volume is not attached.
+- *running*: a running VM uses the volume, or will use it.
+
+As for any operation, hosts must be up, must reach the pools, and must have passed the probe of volume encryption if the
+volume is encrypted. Pools must have room, and no other operation may hold the volume.
 """
 
 
@@ -236,7 +247,7 @@ def document() -> str:
             row = [verdict(operation, encrypted, running, kinds[0]) for encrypted, running in columns]
             for found in row:
                 if isinstance(found, Refused):
-                    used.setdefault(found.reason, set()).add(f"the volume {found.words}")
+                    used.setdefault(found.reason, set()).add(f"the volume {found.explanation}")
             words = [found.reason if isinstance(found, Refused) else "yes" for found in row]
             parts.append(f"| {operation.value} | `ostler {operation.command}` | {' | '.join(words)} |")
     parts.append("\n## Reasons\n")

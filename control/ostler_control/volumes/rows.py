@@ -2,59 +2,61 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ostler_common.errors import AbortedError, FailedPreconditionError
 
 from ostler_control.database import session
 from ostler_control.hosts.rows import is_up, silent
-from ostler_control.models import Host, Vm, Volume
+from ostler_control.models import Host, Snapshot, Vm, Volume, VolumeFile
+from ostler_control.models.states import VmState
 from ostler_control.operations.records import lock_row
 
+# Rows that name a file in a pool, each with the key that opens it.
+FileRow = Volume | VolumeFile | Snapshot
 
-def load(volume_id: str) -> Any:
+
+def load(volume_id: str) -> Volume:
     """A volume's row."""
     with session():
         return Volume.get_by_id(volume_id)
 
 
-def load_or_none(volume_id: str) -> Any | None:
+def load_or_none(volume_id: str) -> Volume | None:
     """A volume's row, or None when it is gone."""
     with session():
         return Volume.get_or_none(Volume.id == volume_id)
 
 
-def vm_of(volume: Any) -> Any | None:
+def vm_of(volume: Volume) -> Vm | None:
     """The VM that a volume is attached to, or None."""
     return Vm.get_or_none(Vm.id == volume.vm_id) if volume.vm_id else None
 
 
-def lock_with_vm(volume: Any) -> tuple[Any | None, Any]:
-    """`take` for a volume and the VM that it is attached to, if any."""
+def lock_with_vm(volume: Volume) -> tuple[Vm | None, Volume]:
+    """Locks a volume's row and that of the VM it is attached to, if any; returns both as they are now.
+
+    Raises AbortedError: RESOURCE_BUSY, or CHANGED_MEANWHILE when the volume was attached or detached just now.
+    """
     seen = load_or_none(volume.id) or volume
-    vm = vm_of(seen)
-    taken = lock_row(vm) if vm is not None else None
-    fresh = lock_row(volume)
-    if fresh.vm_id != seen.vm_id:
+    attached_to = vm_of(seen)
+    vm = lock_row(attached_to) if attached_to is not None else None
+    locked = lock_row(volume)
+    if locked.vm_id != seen.vm_id:
         raise AbortedError(f"volume {volume.name} was attached or detached meanwhile; try again", "CHANGED_MEANWHILE")
-    return taken, fresh
+    return vm, locked
 
 
-def _and_yet(vm: Any) -> str:
-    return f", and its host says that it is {vm.power_state}" if vm.state == "stopped" else ""
-
-
-def running_host(vm: Any) -> Any | None:
+def running_host(vm: Vm) -> Host | None:
     """The host on which a VM runs, or None when it is stopped.
 
-    Raises FailedPreconditionError: HOST_SILENT, or VM_STATE when it is neither (half made, lost on its way, or started
-    by other means than Ostler's).
+    Raises FailedPreconditionError: HOST_SILENT, or VM_STATE when the VM neither runs nor is stopped (it is being
+    created, lost during a migration, or started outside of Ostler).
     """
-    if vm.state == "stopped" and vm.power_state not in ("running", "paused"):
+    if vm.state == VmState.STOPPED and not vm.power_state.is_executing:
         return None
-    if vm.state != "running":
+    if vm.state != VmState.RUNNING:
+        reported = f", but its host reports it as {vm.power_state}" if vm.state == VmState.STOPPED else ""
         raise FailedPreconditionError(
-            f"VM {vm.name} is {vm.state}{_and_yet(vm)}; wait until it runs or is stopped",
+            f"VM {vm.name} is {vm.state}{reported}; wait until it runs or is stopped",
             "VM_STATE",
             {"vm": vm.id, "state": vm.state},
         )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 from ostler_common.errors import FailedPreconditionError, bad_field
 
 from ostler_control.database import session
-from ostler_control.models import Pool, Snapshot, Volume
+from ostler_control.models import Host, Pool, Snapshot, Vm, Volume
+from ostler_control.models.states import SnapshotState
 from ostler_control.operations import Run, lock_row
 from ostler_control.volumes.copying import choose_copying_host
 from ostler_control.volumes.grow import check_ready
@@ -17,26 +18,35 @@ from ostler_control.volumes.rows import lock_with_vm
 
 FILE_POOLS = ("local", "shared-mount-point", "nfs")
 
+SourceRow = Volume | Snapshot
+SourceKind = Literal["volume", "snapshot"]
+
+
+@dataclass(frozen=True)
+class SourceInputs:
+    """The inputs by which a workflow finds its source again."""
+
+    source_kind: SourceKind
+    source_id: str
+
 
 @dataclass(frozen=True)
 class Source:
-    """Taken rows. vm: whose disk the volume is, or None; host: where that VM runs, or None; pool: for an export."""
+    """A locked source. vm: whose disk the volume is, or None; host: where that VM runs, or None; pool: the export's."""
 
-    row: Any
-    vm: Any | None
-    host: Any | None
-    pool: Any
+    row: SourceRow
+    vm: Vm | None
+    host: Host | None
+    pool: Pool
 
     @property
-    def kind(self) -> str:
-        """volume | snapshot"""
-        return "snapshot" if isinstance(self.row, Snapshot) else "volume"
+    def kind(self) -> SourceKind:
+        return kind_of(self.row)
 
     @property
     def volume_id(self) -> str:
-        """Id of the volume that it is, or was taken of: what passphrases of copies are sealed with."""
-        volume_id: str = self.row.volume_id if isinstance(self.row, Snapshot) else self.row.id
-        return volume_id
+        """Id of the volume, or of the snapshot's volume: passphrases of copies are sealed with it."""
+        return self.row.volume_id if isinstance(self.row, Snapshot) else self.row.id
 
     @property
     def title(self) -> str:
@@ -44,21 +54,28 @@ class Source:
         return f"{self.kind} {self.row.name}"
 
     @property
-    def also(self) -> list[Any]:
-        """What an operation on it holds besides: the VM, which must neither start, stop nor move meanwhile."""
+    def also(self) -> list[Vm]:
+        """What an operation on it claims too: the VM, which must neither start, stop nor move meanwhile."""
         return [self.vm] if self.vm else []
 
 
-def one_of(volume: Any | None, snapshot: Any | None) -> Any:
-    """The one that was named. Raises InvalidArgumentError."""
-    if (volume is None) == (snapshot is None):
-        raise bad_field("volume", "give either a volume or a snapshot", "REQUIRED")
-    return volume or snapshot
+def kind_of(row: SourceRow) -> SourceKind:
+    """Which of the two a source is."""
+    return "snapshot" if isinstance(row, Snapshot) else "volume"
 
 
-def check_snapshot_ready(snapshot: Any) -> None:
-    """Raises FailedPreconditionError SNAPSHOT_STATE unless the snapshot is whole."""
-    if snapshot.state != "ready":
+def one_of(volume: Volume | None, snapshot: Snapshot | None) -> SourceRow:
+    """The one that was named. Raises InvalidArgumentError REQUIRED."""
+    if volume is not None and snapshot is None:
+        return volume
+    if snapshot is not None and volume is None:
+        return snapshot
+    raise bad_field("volume", "name either a volume or a snapshot", "REQUIRED")
+
+
+def check_snapshot_ready(snapshot: Snapshot) -> None:
+    """Raises FailedPreconditionError SNAPSHOT_STATE unless the snapshot is complete."""
+    if snapshot.state != SnapshotState.READY:
         raise FailedPreconditionError(
             f"snapshot {snapshot.name} is {snapshot.state}"
             + (f" ({snapshot.state_reason})" if snapshot.state_reason else ""),
@@ -67,48 +84,50 @@ def check_snapshot_ready(snapshot: Any) -> None:
         )
 
 
-def lock_source_row(row: Any) -> tuple[Any | None, Any]:
-    """Takes a Volume, and the VM that it is attached to, or a Snapshot: the VM or None, and the row.
+def lock_source_row(row: SourceRow) -> tuple[Vm | None, SourceRow]:
+    """Locks a Snapshot, or a Volume and the VM that it is attached to; returns that VM or None, and the row.
 
-    Raises FailedPreconditionError: VOLUME_STATE, SNAPSHOT_STATE.
+    Raises AbortedError RESOURCE_BUSY; FailedPreconditionError: VOLUME_STATE, SNAPSHOT_STATE.
     """
     if isinstance(row, Snapshot):
-        taken = lock_row(row)
-        check_snapshot_ready(taken)
-        return None, taken
-    vm, taken = lock_with_vm(row)
-    check_ready(taken)
-    return vm, taken
+        snapshot = lock_row(row)
+        check_snapshot_ready(snapshot)
+        return None, snapshot
+    vm, volume = lock_with_vm(row)
+    check_ready(volume)
+    return vm, volume
 
 
-def lock_source(row: Any, encrypted: bool) -> Source:
-    """Takes a Volume (with its VM) or a Snapshot, within the caller's transaction. encrypted: what is made of it is.
+def lock_source(row: SourceRow, encrypted: bool) -> Source:
+    """Locks a source and chooses the pool for its export, within the caller's transaction.
 
-    Raises FailedPreconditionError: VOLUME_STATE, SNAPSHOT_STATE, and what `check_copier` raises.
+    encrypted: the export is. Raises what `lock_source_row` and `choose_copying_host` raise.
     """
-    vm, taken = lock_source_row(row)
-    pool, host = _export_pool(taken, encrypted, vm)
-    return Source(taken, vm, host, pool)
+    vm, locked = lock_source_row(row)
+    pool, host = _export_pool(locked, encrypted, vm)
+    return Source(locked, vm, host, pool)
 
 
-def _export_pool(row: Any, encrypted: bool, vm: Any | None) -> tuple[Any, Any | None]:
-    """Where an export goes, and the host that must make it, if any: into the source's own pool when that holds files.
+def _export_pool(row: SourceRow, encrypted: bool, vm: Vm | None) -> tuple[Pool, Host | None]:
+    """Where an export goes, and the host that must write it, if only one can: the source's own pool if that has files.
 
-    On a device a small disk takes many GiB, all of which would be sent; so such a disk is exported into a pool of
-    files, if any will do, the one with the most room.
+    A device of a storage array is many GiB even for a small disk, and all of it would be sent. So such a disk is
+    exported into a pool of files if one is reached, the one with the most room.
     """
-    own: Any = row.pool
-    either = encrypted or bool(row.passphrase_id)
+    own = row.pool
+    either_encrypted = encrypted or bool(row.passphrase_id)
     if own.type not in FILE_POOLS:
-        others: Any = Pool.select().where(Pool.type.in_(FILE_POOLS)).order_by(Pool.available_bytes.desc(), Pool.name)
+        others = Pool.select().where(Pool.type.in_(FILE_POOLS)).order_by(Pool.available_bytes.desc(), Pool.name)
         for pool in others.where(Pool.encryption) if encrypted else others:
             with contextlib.suppress(FailedPreconditionError):
-                return pool, choose_copying_host(own, pool, either, vm)
-    return own, choose_copying_host(own, own, either, vm)
+                return pool, choose_copying_host(own, pool, either_encrypted, vm)
+    return own, choose_copying_host(own, own, either_encrypted, vm)
 
 
-def load_source(run: Run) -> Any:
-    """Inside a step: the row that the operation's inputs name as `source_id`."""
-    model: Any = {"volume": Volume, "snapshot": Snapshot}[run.inputs["source_kind"]]
+def load_source(run: Run) -> SourceRow:
+    """Inside a step: the row that the operation's inputs name."""
+    inputs = run.read(SourceInputs)
     with session():
-        return model.get_by_id(run.inputs["source_id"])
+        if inputs.source_kind == "snapshot":
+            return Snapshot.get_by_id(inputs.source_id)
+        return Volume.get_by_id(inputs.source_id)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import grpc
 from ostler.agent.v1 import volume_pb2
@@ -14,22 +13,22 @@ from ostler_common.errors import InternalError, from_rpc_error
 from ostler_control.agents import Agents, HostAddress
 from ostler_control.agents.client import broken, unreachable
 
-_TRIES = 5
+_MAX_ATTEMPTS = 5
 _FIRST_PAUSE_S = 0.2
 
 
 def read(
     agents: Agents, host: HostAddress, ref: types_pb2.VolumeRef, check: Callable[[], None]
 ) -> Iterator[tuple[int, bytes]]:
-    """The file's bytes in order, each piece with the size of the whole file.
+    """The file's bytes in order, in chunks, each with the size of the whole file.
 
-    check: called before each piece; raises to end it. Raises the agent's OstlerError, UnavailableError
-    HOST_UNREACHABLE after several tries that brought nothing.
+    check: called before each chunk; it raises to end the transfer. Raises the agent's OstlerError, UnavailableError
+    HOST_UNREACHABLE after several attempts without a byte.
     """
     offset, total, failures = 0, -1, 0
     while total < 0 or offset < total:
         before = offset
-        call: Any = agents.at(host).volumes.ReadVolume(volume_pb2.ReadVolumeRequest(volume=ref, offset=offset))
+        call = agents.at(host).volumes.ReadVolume(volume_pb2.ReadVolumeRequest(volume=ref, offset=offset))
         try:
             for answer in call:
                 check()
@@ -46,7 +45,7 @@ def read(
             if not broken(error):
                 raise error from None
             failures = 1 if offset > before else failures + 1
-            if failures == _TRIES:
+            if failures == _MAX_ATTEMPTS:
                 raise unreachable(host, error) from None
             agents.forget(host)
             time.sleep(_FIRST_PAUSE_S * 2**failures)

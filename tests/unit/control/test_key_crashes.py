@@ -45,7 +45,7 @@ def test_killed_anywhere_in_a_rotation(tmp_path: Path) -> None:
     """SIGKILL in one step after the other, and then to the end."""
     with databases.bound(f"sqlite:///{tmp_path}/ostler.sqlite") as url:
         site = new_site(url, tmp_path)
-        vault = filled(site, rotate.BATCH + 3)
+        vault = filled(site, rotate.PASSPHRASES_PER_TRANSACTION + 3)
         operation = recorded(lambda: rotate.rotate(site.keys, "ada"))
         for number in IN_STEPS:
             with control(site, {operation.id: number}):
@@ -59,6 +59,6 @@ def test_killed_anywhere_in_a_rotation(tmp_path: Path) -> None:
         assert row.state == "succeeded"
         kek_ids = [key.id for key in key_file.read(tmp_path / "control" / "kek")]
         assert len(kek_ids) == 2, "one new version, however often it was begun"
-        assert versions.counted() == {kek_ids[0]: len(vault.expected)}
+        assert versions.count_passphrases() == {kek_ids[0]: len(vault.expected)}
         assert {kek.operation_id for kek in Kek.select()} == {""}
         site.fleet.stop()

@@ -120,7 +120,7 @@ def test_every_prefix_of_a_rotation(vault: Vault) -> None:
         last_id, batches = found.last_id, batches + 1
         if not last_id:
             break
-    assert versions.counted() == {new: 7 + batches}
+    assert versions.count_passphrases() == {new: 7 + batches}
     states = [(one.id, one.state, one.passphrases, one.present) for one in versions.versions(vault.keys.provider)]
     assert states == [(new, "current", 7 + batches, True), (old, "old", 0, True)]
     versions.forget(old)
@@ -176,7 +176,7 @@ def test_one_that_does_not_open_keeps_nobody_else_back(vault: Vault) -> None:
     new = turned(vault.keys)
     found = versions.reseal(vault.keys.provider, "", 100)
     assert (found.resealed, [(one.name, one.reason) for one in found.broken]) == (4, [(spoilt.name, "SEAL_BROKEN")])
-    assert versions.counted() == {old: 1, new: 4}
+    assert versions.count_passphrases() == {old: 1, new: 4}
     count, broken = versions.verify(vault.keys.provider)
     assert (count, [(one.type, one.id, one.kek_id) for one in broken]) == (5, [("volume", spoilt.id, old)])
 
@@ -226,21 +226,21 @@ def test_every_living_control_plane_has_the_new_version_first(
         except _TakeBackError:
             return ""
 
-    held = vault.keys.provider.held()
+    held = vault.keys.provider.local_versions()
     replicas.beat("one", "one:8440", held)
     assert refused() == ""
     replicas.beat("two", "two:8440", held)
     assert refused() == "KEK_NOT_EVERYWHERE "
     vault.keys.provider.add_version()
-    replicas.beat("one", "one:8440", vault.keys.provider.held())
+    replicas.beat("one", "one:8440", vault.keys.provider.local_versions())
     assert refused() == "KEK_NOT_EVERYWHERE two:8440"
-    replicas.beat("two", "two:8440", vault.keys.provider.held())
+    replicas.beat("two", "two:8440", vault.keys.provider.local_versions())
     assert refused() == ""
     replicas.beat("two", "two:8440", held)
     assert refused() == "KEK_NOT_EVERYWHERE two:8440"
     later = time.monotonic() + replicas.SILENCE_S + 1
     monkeypatch.setattr(time, "monotonic", lambda: later)
-    replicas.beat("one", "one:8440", vault.keys.provider.held())
+    replicas.beat("one", "one:8440", vault.keys.provider.local_versions())
     assert refused() == ""
 
 

@@ -12,7 +12,7 @@ from ostler_common.errors import FailedPreconditionError, InvalidArgumentError
 from ostler_control import snapshots, vms, volumes
 from ostler_control.models import Event, Host, Operation, Snapshot, SnapshotSchedule, now
 from ostler_control.operations import Engine, verbs
-from ostler_control.snapshots.schedules import MAX_PER_HOST, RETRY, run_schedules
+from ostler_control.snapshots.schedules import MAX_PER_HOST, RETRY_PAUSE, run_schedules
 
 from tests.fakes.working_agent import Fault
 from tests.sites import Site, outcome
@@ -91,7 +91,7 @@ def test_one_that_is_refused_is_tried_again_soon_and_told_once(site: Site, engin
         assert carried_out(engine) == []
         row = fresh(schedule)
         assert "h1 is silent" in row.last_error
-        assert now() < row.next_time <= now() + RETRY
+        assert now() < row.next_time <= now() + RETRY_PAUSE
     told: Any = Event.select().where((Event.type == "snapshot_schedule.run") & (Event.resource_id == schedule.id))
     assert [(event.outcome, event.account_id) for event in told] == [("failed", site.account.id)]
     site.revive("h1")
@@ -107,7 +107,7 @@ def test_one_that_fails_waits_for_its_next_time(site: Site, engine: Engine) -> N
     for fake in site.hosts.values():
         fake.fail("CopyVolume", Fault(FailedPreconditionError("the pool is full", "NO_SPACE")))
     assert carried_out(engine) == [("snapshot.create", "failed", "NO_SPACE")]
-    assert fresh(schedule).last_error == "not taken: the pool is full"
+    assert fresh(schedule).last_error == "not created: the pool is full"
     assert carried_out(engine) == []
     assert names(schedule) == []
 

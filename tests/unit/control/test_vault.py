@@ -50,8 +50,8 @@ def settings(running: Vault, tmp_path: Path) -> VaultSettings:
 
 @pytest.fixture
 def provider(settings: VaultSettings, monkeypatch: pytest.MonkeyPatch) -> VaultProvider:
-    monkeypatch.setattr(vault_client, "_PATIENCE_S", 0.8)
-    monkeypatch.setattr("ostler_control.keys.vault._HURRY_S", 0.3)
+    monkeypatch.setattr(vault_client, "_RETRY_TIMEOUT_S", 0.8)
+    monkeypatch.setattr("ostler_control.keys.vault._WRAP_TIMEOUT_S", 0.3)
     return VaultProvider(settings)
 
 
@@ -109,7 +109,7 @@ def test_rotated_by_rewrapping(fresh_database: str, provider: VaultProvider, run
     volumes.check()
     paths = [path for path, _ in running.requests]
     assert paths.count("POST transit/rewrap/ostler") == 2
-    assert versions.counted() == {V2: 6}
+    assert versions.count_passphrases() == {V2: 6}
     assert {bytes(row.sealed).partition(b":")[2][:2] for row in Passphrase.select()} == {b"v2"}
 
     with transaction():
@@ -127,7 +127,7 @@ def test_an_older_version_goes_with_a_newer_one(fresh_database: str, provider: V
     volumes.grow(1)
     for _ in range(2):
         versions.make_current(versions.new_version(provider), "")
-    assert provider.goes_with(V2, [V1, V3, "file:1"]) == [V1]
+    assert provider.removed_together(V2, [V1, V3, "file:1"]) == [V1]
     with pytest.raises(FailedPreconditionError) as caught, transaction():
         rotate.delete(volumes.keys, Kek.get_by_id(V2), "ada")
     assert (caught.value.reason, caught.value.metadata["key"]) == ("KEY_IN_USE", V1)
@@ -139,7 +139,7 @@ def test_a_version_made_in_vault_itself_is_taken(fresh_database: str, provider: 
     volumes.grow(1)
     running.keys["ostler"].keys.append(bytes(32))
     volumes.grow(1)
-    assert versions.counted() == {V1: 2}, "the database says which version is used"
+    assert versions.count_passphrases() == {V1: 2}, "the database says which version is used"
     assert versions.new_version(provider) == V2
     assert len(running.keys["ostler"].keys) == 2
 
@@ -195,7 +195,7 @@ def test_faults_have_names_and_tell_no_secret(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     sealed = provider.seal(V1, Secret(b"top secret"), b"v")
-    wait_until(lambda: not provider._filling, 10)
+    wait_until(lambda: not provider._is_refilling, 10)
     provider._stock.clear()
     fault(running)
     for call in (
@@ -226,14 +226,14 @@ def test_another_ca_is_not_trusted(settings: VaultSettings, tmp_path: Path) -> N
     with vault(tmp_path) as other, pytest.raises(UnavailableError) as caught:
         VaultProvider(
             VaultSettings(url=other.url, ca_file=settings.ca_file, token_file=settings.token_file)
-        )._client.call("GET", "transit/keys/ostler", patience_s=0)
+        )._client.call("GET", "transit/keys/ostler", timeout_s=0)
     assert "certificate is not trusted" in caught.value.message
 
 
 def test_nobody_there(settings: VaultSettings) -> None:
     gone = VaultProvider(VaultSettings("https://127.0.0.1:1", ca_file=settings.ca_file, token_file=settings.token_file))
     with pytest.raises(UnavailableError) as caught:
-        gone._client.call("GET", "transit/keys/ostler", patience_s=0)
+        gone._client.call("GET", "transit/keys/ostler", timeout_s=0)
     assert caught.value.reason == "VAULT_UNREACHABLE"
 
 
@@ -276,7 +276,7 @@ def test_from_a_file_to_vault_and_back(fresh_database: str, settings: VaultSetti
         volumes.check()
         versions.reseal(volumes.keys.provider, "", 100)
         volumes.check()
-        assert set(versions.counted()) == {new}
+        assert set(versions.count_passphrases()) == {new}
         assert expected is None or new == expected
         if kind == "vault":
             with pytest.raises(FailedPreconditionError) as caught:

@@ -32,7 +32,7 @@ def working(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, En
 @pytest.fixture
 def site(working: tuple[Site, Engine], monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     """Every test leaves the site whole, with nothing in it and all hosts up."""
-    monkeypatch.setattr(sweeping, "_PAUSE", sweeping._PAUSE * 0)
+    monkeypatch.setattr(sweeping, "_RETRY_PAUSE", sweeping._RETRY_PAUSE * 0)
     site, engine = working
     yield site
     for fake in site.hosts.values():
@@ -135,7 +135,7 @@ def test_a_shallow_rekey_that_fails_leaves_one_key(site: Site, engine: Engine, m
     for fake in site.hosts.values():
         fake.fail(method, Fault(FailedPreconditionError("no", "NO_WAY"), before=before))
     state, reason = outcome(engine, rekey(site, volume))
-    assert (state, reason) == ("failed", "NO_WAY" if method == "AddVolumeKey" else "OLD_KEY_LEFT")
+    assert (state, reason) == ("failed", "NO_WAY" if method == "AddVolumeKey" else "OLD_KEY_NOT_REMOVED")
     for fake in site.hosts.values():
         fake.faults.clear()
     swept(site)
@@ -202,7 +202,7 @@ def test_what_fails_leaves_one_file(site: Site, engine: Engine, method: str, bef
     for fake in site.hosts.values():
         fake.fail(method, Fault(InternalError("no", "NO_WAY"), before=before))
     ended = outcome(engine, rekey(site, root, deep=True))
-    assert ended == ("failed", "OLD_FILE_LEFT" if method == "DeleteVolume" else "NO_WAY")
+    assert ended == ("failed", "OLD_FILE_NOT_REMOVED" if method == "DeleteVolume" else "NO_WAY")
     over = method == "DeleteVolume" or (method == "PivotVolume" and not before)
     assert (fresh(root).file_id != root.file_id) == over  # at once, before anybody may use the wrong one
     for fake in site.hosts.values():
@@ -331,7 +331,7 @@ def test_a_stopped_vm_must_be_able_to_start_afterwards(site: Site, engine: Engin
     volume = made(site, engine, "encrypted")
     assert outcome(engine, site.record(lambda: volumes.attach(volume, vm, "alice"))) == OK
     error = refusal(site, lambda: volumes.migrate(volume, site.pools["local2"], "alice", site.keys))
-    assert (error.reason, "start nowhere" in error.message) == ("NO_COMMON_HOST", True)
+    assert (error.reason, "could not start anywhere" in error.message) == ("NO_COMMON_HOST", True)
 
 
 def test_the_host_of_a_running_vm_must_reach_the_pool_and_prove_encryption(site: Site, engine: Engine) -> None:
@@ -425,7 +425,7 @@ def test_a_key_that_is_left_waits_for_the_vm_to_stop(site: Site, engine: Engine)
     assert outcome(engine, site.record(lambda: vms.stop(vm, "alice"))) == OK
     for fake in site.hosts.values():
         fake.fail("RemoveVolumeKey", Fault(InternalError("no", "NO_WAY"), times=2))
-    assert outcome(engine, rekey(site, root)) == ("failed", "OLD_KEY_LEFT")
+    assert outcome(engine, rekey(site, root)) == ("failed", "OLD_KEY_NOT_REMOVED")
     assert outcome(engine, site.record(lambda: vms.start(vm, "alice"))) == OK
     for fake in site.hosts.values():
         fake.faults.clear()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from ostler_common.errors import FailedPreconditionError
+from ostler_control.models import Pool, Volume
 from ostler_control.volumes import matrix
-from ostler_control.volumes.matrix import POOL_TYPES, Operation, Refused, Works, verdict
+from ostler_control.volumes.matrix import POOL_TYPES, Allowed, Operation, Refused, verdict
 
 PAGE = Path(__file__).parents[3] / "docs" / "volume-operations.md"
 
@@ -47,11 +47,11 @@ def test_what_is_refused() -> None:
 
 def test_a_pool_type_of_somebody_elses_is_like_the_others() -> None:
     assert isinstance(verdict(Operation.REKEY, True, True, "tape"), Refused)
-    assert isinstance(verdict(Operation.REKEY, True, False, "tape"), Works)
+    assert isinstance(verdict(Operation.REKEY, True, False, "tape"), Allowed)
 
 
 def test_the_refusal_names_the_volume_and_the_way_out() -> None:
-    volume = SimpleNamespace(id="v", name="data-1", passphrase_id="k", pool=SimpleNamespace(type="nfs"))
+    volume = Volume(id="v", name="data-1", passphrase="k", pool=Pool(type="nfs"))
     with pytest.raises(FailedPreconditionError, match=r"volume data-1 is in use .* --deep") as caught:
         matrix.check(Operation.REKEY, volume, True)
     assert caught.value.reason == "VOLUME_IN_USE"

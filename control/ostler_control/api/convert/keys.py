@@ -8,7 +8,7 @@ from ostler.control.v1 import key_pb2 as pb
 
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.times import timestamp
-from ostler_control.keys.versions import Broken, Version, counted
+from ostler_control.keys.versions import Broken, Version, count_passphrases
 from ostler_control.models import Kek
 
 _FAILURES = 1000
@@ -33,7 +33,7 @@ def key_after(kek_id: str) -> pb.Key:
     return pb.Key(
         name=current.id,
         state=pb.Key.CURRENT,
-        passphrases=counted().get(current.id, 0),
+        passphrases=count_passphrases().get(current.id, 0),
         present=True,
         create_time=timestamp(current.create_time),
     )
