@@ -128,5 +128,4 @@ def record(wanted: NewDirectTemplate, inspected: InspectedFile, actor: str) -> T
 
 
 def _limit_bytes() -> int:
-    limit: int = settings.templates.MAX_SIZE.get()
-    return limit * _MIB
+    return settings.templates.MAX_SIZE.get() * _MIB

@@ -92,7 +92,9 @@ def upload(wanted: NewUpload, stored: StoredFile, user: str, keys: Keyring) -> O
         encrypt_format="luks" if wanted.passphrase else "none",
         size_bytes=stored.file.virtual_size_bytes,
     )
-    inputs = UploadInputs(stored.id, stored.file.sha256, stored.file.file_size_bytes, settings.encryption.LUKS_ITER_TIME.get())
+    inputs = UploadInputs(
+        stored.id, stored.file.sha256, stored.file.file_size_bytes, settings.encryption.LUKS_ITER_TIME.get()
+    )
     return record_operation("volume.upload", volume, user, inputs, operation_id=operation_id)
 
 
