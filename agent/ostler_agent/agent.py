@@ -10,7 +10,14 @@ from pathlib import Path
 
 import grpc
 import structlog
-from ostler.agent.v1 import host_pb2_grpc, job_pb2_grpc, pool_pb2_grpc, vm_pb2_grpc, volume_pb2_grpc
+from ostler.agent.v1 import (
+    conversion_pb2_grpc,
+    host_pb2_grpc,
+    job_pb2_grpc,
+    pool_pb2_grpc,
+    vm_pb2_grpc,
+    volume_pb2_grpc,
+)
 from ostler_common import pki
 from ostler_common.server import Registration, Server, serve
 from ostler_common.tls import server_credentials
@@ -19,6 +26,7 @@ from ostler_agent.authorize import AgentAuthorizer
 from ostler_agent.capabilities import Capabilities, Prober, probe_all
 from ostler_agent.config import AgentConfig
 from ostler_agent.control_link import ControlLink
+from ostler_agent.conversion import Conversions, GuestConverter, StagingDirectories
 from ostler_agent.credentials import CredentialsStore
 from ostler_agent.hypervisors import registry
 from ostler_agent.hypervisors.base import Hypervisor, VmEvent
@@ -28,6 +36,7 @@ from ostler_agent.migration.destination import IncomingMigrations
 from ostler_agent.pools import POOL_TYPES, Pools, PoolType
 from ostler_agent.pools.unmapper import Unmapper
 from ostler_agent.renewal import CredentialsManager, Renewer
+from ostler_agent.services.conversion import ConversionService
 from ostler_agent.services.host import Facts, HostService
 from ostler_agent.services.jobs import JobService
 from ostler_agent.services.migration import MigrationService
@@ -39,6 +48,8 @@ from ostler_agent.templates import Templates, sources
 from ostler_agent.volumes import Volumes
 
 _CREDENTIAL_WAIT_S = 30.0  # for a pool's password, after the agent starts
+
+CONVERSION_CACHE = Path("/var/cache/ostler")  # one for all agents of a machine: building it takes half a minute
 
 log = structlog.get_logger(__name__)
 
@@ -161,6 +172,16 @@ class Agent:
             partial(self._pools.unmap_if_unused, using=hypervisor.using),
         )
         volumes = VolumeService(self._jobs, own_volumes)
+        guest_converter = GuestConverter(
+            self._config.state_dir / "conversion", CONVERSION_CACHE, lambda: prober.current().emulates
+        )
+        guest_converter.clear()
+        staging = StagingDirectories(self._pools)
+        conversions = Conversions(self._pools, staging, own_volumes.locks, guest_converter)
+        conversion = ConversionService(self._jobs, staging, conversions)
+
+        def add_conversion(server: grpc.Server) -> None:
+            conversion_pb2_grpc.add_ConversionServiceServicer_to_server(conversion, server)
 
         def add_host(server: grpc.Server) -> None:
             host_pb2_grpc.add_HostServiceServicer_to_server(host, server)
@@ -181,6 +202,7 @@ class Agent:
             volume_pb2_grpc.add_VolumeServiceServicer_to_server(volumes, server)
 
         return {
+            "ostler.agent.v1.ConversionService": add_conversion,
             "ostler.agent.v1.HostService": add_host,
             "ostler.agent.v1.JobService": add_jobs,
             "ostler.agent.v1.MigrationService": add_migration,

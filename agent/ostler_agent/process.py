@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TERMINATE_GRACE_S = 5.0
+_POLL_INTERVAL_S = 0.05
+_BIND_TMP = 'mount --rbind -- "$0" /tmp && exec "$@"'
 
 
 class Cancellation(Protocol):
@@ -81,14 +83,15 @@ def run(
     cancel: Cancellation | None = None,
     on_stdout: Callable[[bytes], None] | None = None,
     limits: Limits | None = None,
+    tmp: Path | None = None,
     check: bool = True,
     expected: Collection[str] = (),
 ) -> Result:
     """Runs a command to its end and returns its output. However it ends, it leaves no process behind.
 
     stdin: input to feed it (None: no input); env: added to a clean environment; on_stdout: receives each piece of the
-    output as it arrives (nothing is collected then); check: whether a non-zero exit raises, and is logged; expected:
-    texts in the stderr of failures that the caller handles, which are not logged. Raises RunError;
+    output as it arrives (nothing is collected then); tmp: see `spawn`; check: whether a non-zero exit raises, and is
+    logged; expected: texts in the stderr of failures that the caller handles, which are not logged. Raises RunError;
     FailedPreconditionError (TOOL_MISSING); DeadlineExceededError (COMMAND_TIMEOUT); what cancel.check() raises.
     """
     if cancel:
@@ -100,7 +103,7 @@ def run(
         wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         stack.callback(os.close, wake)
         child = stack.enter_context(
-            spawn(argv, stdin=stdin, env=env, pass_fds=pass_fds, limits=limits, stdout=subprocess.PIPE)
+            spawn(argv, stdin=stdin, env=env, pass_fds=pass_fds, limits=limits, tmp=tmp, stdout=subprocess.PIPE)
         )
         if cancel:
             stack.enter_context(cancel.on_cancel(lambda: os.eventfd_write(wake, 1)))
@@ -162,12 +165,14 @@ def spawn(
     env: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
     limits: Limits | None = None,
+    tmp: Path | None = None,
     stdout: int | IO[bytes] = subprocess.DEVNULL,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Starts a command in its own process group; leaving the block ends the group.
 
     The child also dies with the thread that started it, so that a killed agent leaves nothing running: do not leave
-    that thread within the block. Its stderr is a pipe. Raises FailedPreconditionError (TOOL_MISSING).
+    that thread within the block. Its stderr is a pipe. tmp: a directory that the command sees as /tmp, with what is
+    mounted below it, for programs that insist on /tmp. Raises FailedPreconditionError (TOOL_MISSING).
     """
     argv = [str(part) for part in command]
     environment = {"PATH": os.environ.get("PATH", DEFAULT_PATH), "HOME": "/", "LC_ALL": "C", **(env or {})}
@@ -179,6 +184,9 @@ def spawn(
             {"program": argv[0]},
         )
     wrapper = ["setpriv", "--pdeathsig", "KILL", "--"]
+    if tmp:
+        # A mount namespace of its own, which ends with the command's processes.
+        wrapper += ["unshare", "--mount", "--propagation", "private", "--", "sh", "-c", _BIND_TMP, str(tmp)]
     if limits:
         wrapper = ["prlimit", f"--cpu={limits.cpu_s}", f"--as={limits.memory_bytes}", "--core=0", "--", *wrapper]
     log.debug("run", command=shlex.join(argv))
@@ -208,6 +216,54 @@ def spawn(
         for pipe in (child.stdout, child.stderr):
             if pipe:
                 pipe.close()
+
+
+@contextmanager
+def daemon(
+    command: Sequence[str | Path],
+    *,
+    ready: Path,
+    start_timeout_s: float,
+    stop_timeout_s: float,
+    pass_fds: Sequence[int] = (),
+    cancel: Cancellation | None = None,
+) -> Iterator[None]:
+    """Runs a helper in the background while the block lasts.
+
+    ready: a file that it creates once it is at work. When the block ends well, the helper gets SIGTERM and the time to
+    write out what it holds. Stay in one thread within the block. Raises RunError unless the helper exits with 0 then,
+    and not before; DeadlineExceededError (COMMAND_TIMEOUT); as `spawn` does; what cancel.check() raises.
+    """
+    name = Path(command[0]).name
+    with spawn(command, pass_fds=pass_fds) as child:
+        deadline = time.monotonic() + start_timeout_s
+        while not ready.exists():
+            _await_exit(child, _POLL_INTERVAL_S)
+            if child.returncode is not None:
+                raise _exited(command, child)
+            if cancel:
+                cancel.check()
+            if time.monotonic() >= deadline:
+                raise DeadlineExceededError(f"{name} did not start within {start_timeout_s} s", "COMMAND_TIMEOUT")
+        yield
+        child.terminate()
+        _await_exit(child, stop_timeout_s)
+        if child.returncode is None:
+            raise DeadlineExceededError(f"{name} did not end within {stop_timeout_s} s", "COMMAND_TIMEOUT")
+        if child.returncode:
+            raise _exited(command, child)
+
+
+def _await_exit(child: subprocess.Popen[bytes], timeout_s: float) -> None:
+    try:
+        child.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        pass
+
+
+def _exited(command: Sequence[str | Path], child: subprocess.Popen[bytes]) -> RunError:
+    assert child.stderr
+    return RunError([str(part) for part in command], child.returncode, child.stderr.read().decode(errors="replace"))
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

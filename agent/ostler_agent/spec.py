@@ -15,6 +15,16 @@ class DiskFormat(StrEnum):
     RAW = "raw"
 
 
+class SourceFormat(StrEnum):
+    """Layout of a foreign disk image, in qemu-img's words."""
+
+    VMDK = "vmdk"
+    QCOW2 = "qcow2"
+    RAW = "raw"
+    VHDX = "vhdx"
+    VDI = "vdi"
+
+
 class Provisioning(StrEnum):
     """How much of a volume's space is allocated at its creation."""
 

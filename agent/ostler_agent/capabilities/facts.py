@@ -12,6 +12,8 @@ from ostler_common.hypervisors import Function
 
 from ostler_agent.hypervisors.info import DriverInfo
 
+DOMAIN_TYPE_PROBE = "domain-type"  # its detail is the domain type that VMs get
+
 log = structlog.get_logger(__name__)
 
 
@@ -56,6 +58,11 @@ class Capabilities:
         """Whether a family ("volume-encryption") has probes and all of them passed."""
         members = [probe for probe in self.probes if probe.name == family or probe.name.startswith(f"{family}.")]
         return bool(members) and all(probe.ok for probe in members)
+
+    @property
+    def emulates(self) -> bool:
+        """Whether VMs run by emulation here, without KVM, by configuration or because there is none."""
+        return any(probe.name == DOMAIN_TYPE_PROBE and probe.detail == "qemu" for probe in self.probes)
 
     @property
     def volume_encryption(self) -> bool:

@@ -25,6 +25,7 @@ from ostler_common.secret import Secret
 from ostler_agent.files import write_file
 from ostler_agent.jobs import JobContext
 from ostler_agent.pools.base import Capacity, NeedsSecret, Pool, PoolSpec, PoolType, StagedVolume, Store, UnmapsVolumes
+from ostler_agent.pools.directory import Files
 from ostler_agent.spec import DiskFormat, PowerState, Provisioning, VmInfo, VolumeRef
 
 _POLL_INTERVAL_S = 1.0
@@ -145,6 +146,21 @@ class Pools:
     def volume_path(self, volume: VolumeRef) -> Path:
         """Where a VM of this host finds a volume, there or not. Raises as `exists` does."""
         return self._volumes(volume.pool_id).path(volume)
+
+    def directory(self, pool_id: str) -> Path:
+        """Where a pool's files are.
+
+        Raises FailedPreconditionError (STAGING_NOT_SUPPORTED) for a pool of devices, and as `exists` does.
+        """
+        store = self._volumes(pool_id)
+        if not isinstance(store, Files):
+            raise FailedPreconditionError(
+                f"pool {pool_id} keeps volumes as devices and cannot hold other files (choose one of type nfs, "
+                "shared-mount-point or local)",
+                "STAGING_NOT_SUPPORTED",
+                {"pool": pool_id},
+            )
+        return store.directory
 
     def exists(self, volume: VolumeRef) -> bool:
         """Whether a volume is in its pool, whole.

@@ -62,6 +62,13 @@ def uuid_field(value: str, path: str) -> str:
         raise bad_field(path, "must be a UUID") from None
 
 
+def size_field(value: int, path: str) -> int:
+    """A number of bytes. Raises InvalidArgumentError."""
+    if value < 0:
+        raise bad_field(path, "must not be negative")
+    return value
+
+
 def disk_format(value: volume_pb2.DiskFormat.ValueType, path: str) -> DiskFormat:
     """Raises InvalidArgumentError."""
     if value not in _FORMATS:
@@ -71,6 +78,13 @@ def disk_format(value: volume_pb2.DiskFormat.ValueType, path: str) -> DiskFormat
 
 def to_format(value: DiskFormat) -> volume_pb2.DiskFormat.ValueType:
     return _TO_FORMATS[value]
+
+
+def firmware(value: vm_pb2.Firmware.ValueType, path: str) -> Firmware:
+    """Raises InvalidArgumentError."""
+    if value not in _FIRMWARE:
+        raise bad_field(path, "is not a known firmware")
+    return _FIRMWARE[value]
 
 
 def provisioning(value: volume_pb2.Provisioning.ValueType, path: str) -> Provisioning:
@@ -183,14 +197,12 @@ def vm_spec(message: vm_pb2.VmSpec, path: str = "spec") -> VmSpec:
         raise bad_field(f"{path}.cpus", "must be 1 or more")
     if message.memory_bytes < 1 or message.memory_bytes % (1 << 20):
         raise bad_field(f"{path}.memory_bytes", "must be a positive multiple of 1 MiB")
-    if message.firmware not in _FIRMWARE:
-        raise bad_field(f"{path}.firmware", "is not a known firmware")
     return VmSpec(
         vm_id=uuid_field(message.vm_id, f"{path}.vm_id"),
         name=message.name,
         cpus=message.cpus,
         memory_bytes=message.memory_bytes,
-        firmware=_FIRMWARE[message.firmware],
+        firmware=firmware(message.firmware, f"{path}.firmware"),
         disks=tuple(disk_spec(disk, f"{path}.disks[{n}]") for n, disk in enumerate(message.disks)),
         nics=tuple(nic_spec(nic) for nic in message.nics),
     )

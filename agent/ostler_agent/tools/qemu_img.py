@@ -19,7 +19,7 @@ from ostler_common.errors import FailedPreconditionError, OstlerError, ResourceE
 
 from ostler_agent.keyfile import KeyFile
 from ostler_agent.process import Cancellation, Limits, RunError, run
-from ostler_agent.spec import DiskFormat, Key, Provisioning
+from ostler_agent.spec import DiskFormat, Key, Provisioning, SourceFormat
 from ostler_agent.tools import cryptsetup
 
 log = structlog.get_logger(__name__)
@@ -101,7 +101,7 @@ def create(
 
 def convert(
     source: Path,
-    source_format: DiskFormat,
+    source_format: DiskFormat | SourceFormat,
     target: Path,
     target_format: DiskFormat,
     *,
@@ -110,28 +110,32 @@ def convert(
     provisioning: Provisioning = Provisioning.THIN,
     progress: OnPercent | None = None,
     cancel: Cancellation | None = None,
+    limits: Limits | None = None,
 ) -> None:
     """Copies an image that nobody writes to into a new one, whole by itself; key: the target's.
 
-    Raises ResourceExhaustedError (POOL_FULL), FailedPreconditionError (NOT_AN_IMAGE, WRONG_KEY, VOLUME_IN_USE),
-    RunError.
+    limits: for a source of unknown origin. Raises ResourceExhaustedError (POOL_FULL), FailedPreconditionError
+    (NOT_AN_IMAGE, WRONG_KEY, VOLUME_IN_USE), RunError.
     """
     percent = _PercentReader(progress) if progress else None
     with _Command(target, key, source, source_key) as command:
         # -m, -W: 16 requests at once, in any order; the target reads the same.
         flags = ["-p", "-m", "16", "-W"]
-        opened = ["--image-opts", _image_opts(source, source_format, source_key, _OTHER_SECRET)]
+        opened = ["--image-opts", image_opts(source, source_format, source_key, _OTHER_SECRET)]
         if target.is_block_device() and target_format is DiskFormat.RAW and key and key.passphrase:
             # The same header as `create` makes: QEMU's own is shorter, and two volumes would differ in size.
             cryptsetup.luks_format(target, key.passphrase)
             flags += ["-n", "--target-image-opts"]
-            there = [_image_opts(target, target_format, key)]
+            there = [image_opts(target, target_format, key)]
         else:
             flags += ["-O", _driver(target_format, key)]
             there = [*_create_options(target, target_format, key, provisioning), str(target)]
         *options, path = there
         command.run_calibrated(
-            ["convert", *flags, *command.secret, *options, *opened, path], on_stdout=percent, cancel=cancel
+            ["convert", *flags, *command.secret, *options, *opened, path],
+            on_stdout=percent,
+            cancel=cancel,
+            limits=limits,
         )
 
 
@@ -153,7 +157,7 @@ def resize(
         return
     with _Command(path, key) as command:
         preallocation = f"--preallocation={'falloc' if allocate and not path.is_block_device() else 'off'}"
-        opened = ["--image-opts", _image_opts(path, disk_format, key)]
+        opened = ["--image-opts", image_opts(path, disk_format, key)]
         command.run(["resize", "-q", preallocation, *command.secret, *opened, str(size_bytes)], cancel=cancel)
 
 
@@ -180,7 +184,7 @@ def _amend_keys(
     prefix = "encrypt." if disk_format is DiskFormat.QCOW2 else ""
     with _Command(path, key, other_key=other) as command:
         what = ",".join(f"{prefix}{name}={value}" for name, value in options.items())
-        opened = ["--image-opts", _image_opts(path, disk_format, key)]
+        opened = ["--image-opts", image_opts(path, disk_format, key)]
         command.run_calibrated(["amend", "-q", *command.secret, "-o", what, *opened], cancel=cancel)
 
 
@@ -192,17 +196,17 @@ def check_key(path: Path, disk_format: DiskFormat, key: Key, limits: Limits | No
     with _Command(path, key) as command:
         # `info` opens without the key; `map` needs it, and looks here at the first sector only.
         first_sector = ["--start-offset=0", "--max-length=512"]
-        opened = ["--image-opts", _image_opts(path, disk_format, key)]
+        opened = ["--image-opts", image_opts(path, disk_format, key)]
         arguments = ["map", "-U", "--output=json", *first_sector, *command.secret, *opened]
         command.run(arguments, limits=limits, expected=(_WRONG_KEY,))
 
 
-def info(path: Path, disk_format: DiskFormat) -> ImageInfo:
+def info(path: Path, disk_format: DiskFormat | SourceFormat) -> ImageInfo:
     """What QEMU makes of a plain image of unknown origin; it gets little time and memory for it.
 
     Raises FailedPreconditionError (NOT_AN_IMAGE).
     """
-    command = ["qemu-img", "info", "-U", "--output=json", "--image-opts", _image_opts(path, disk_format, None)]
+    command = ["qemu-img", "info", "-U", "--output=json", "--image-opts", image_opts(path, disk_format, None)]
     try:
         return ImageInfo.from_dict(json.loads(run(command, limits=Limits(), timeout_s=60).stdout))
     except RunError as error:
@@ -269,11 +273,13 @@ class _Command:
         *,
         on_stdout: Callable[[bytes], None] | None = None,
         cancel: Cancellation | None = None,
+        limits: Limits | None = None,
     ) -> None:
         """Runs what writes a LUKS header: again when QEMU could not read its clock."""
         for left in reversed(range(_CALIBRATION_TRIES)):
             try:
-                self.run(arguments, on_stdout=on_stdout, cancel=cancel, expected=(_CALIBRATION,) if left else ())
+                quiet = (_CALIBRATION,) if left else ()
+                self.run(arguments, on_stdout=on_stdout, cancel=cancel, limits=limits, expected=quiet)
                 return
             except RunError as error:
                 if not left or _CALIBRATION not in error.stderr:
@@ -296,12 +302,12 @@ class _PercentReader:
             self._progress(float(found[-1]))
 
 
-def _driver(disk_format: DiskFormat, key: Key | None) -> str:
-    return "luks" if disk_format is DiskFormat.RAW and key else str(disk_format)
+def _driver(disk_format: DiskFormat | SourceFormat, key: Key | None) -> str:
+    return "luks" if disk_format == DiskFormat.RAW and key else str(disk_format)
 
 
-def _image_opts(path: Path, disk_format: DiskFormat, key: Key | None, secret: str = _SECRET) -> str:
-    """How to open an image, as --image-opts wants it: the driver named, a comma doubled."""
+def image_opts(path: Path, disk_format: DiskFormat | SourceFormat, key: Key | None, secret: str = _SECRET) -> str:
+    """How to open an image, as --image-opts wants it: the driver named, a comma doubled. secret: the key's object."""
     driver = _driver(disk_format, key)
     protocol = "host_device" if path.is_block_device() else "file"
     options = [f"driver={driver}", f"file.driver={protocol}", f"file.filename={str(path).replace(',', ',,')}"]

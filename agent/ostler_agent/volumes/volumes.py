@@ -37,17 +37,18 @@ _PIECE_BYTES = 1 << 20
 class Volumes:
     """Operations on volumes. Thread-safe: one change of a volume at a time.
 
-    copies, mirrors: operations that copy a volume's content to another; keys: operations on keys.
+    copies, mirrors: operations that copy a volume's content to another; keys: operations on keys; locks: for other
+    operations that change volumes.
     """
 
     def __init__(self, pools: Pools, templates: Templates, runtime: VmRuntime) -> None:
         self._pools = pools
         self._templates = templates
         self._runtime = runtime
-        self._locks = VolumeLocks()
-        self.copies = Copies(pools, runtime, self._locks)
-        self.mirrors = Mirrors(pools, runtime, self._locks)
-        self.keys = VolumeKeys(pools, runtime, self._locks)
+        self.locks = VolumeLocks()
+        self.copies = Copies(pools, runtime, self.locks)
+        self.mirrors = Mirrors(pools, runtime, self.locks)
+        self.keys = VolumeKeys(pools, runtime, self.locks)
 
     def create(
         self,
@@ -66,7 +67,7 @@ class Volumes:
         check_size(size_bytes)
         check_passphrase_given(ref.key)
         check_passphrase_given(template.key if template else None, "template.key")
-        with self._locks.exclusive(ref):
+        with self.locks.exclusive(ref):
             if self._pools.exists(ref):
                 return created_by(self._pools, ref, job.facts)
             if provisioning is Provisioning.THICK:
@@ -92,7 +93,7 @@ class Volumes:
         (POOL_FULL); what the driver raises.
         """
         check_size(size_bytes)
-        with self._locks.exclusive(ref), self._pools.hold(ref) as path:
+        with self.locks.exclusive(ref), self._pools.hold(ref) as path:
             header = header_of(ref, path)
             check_key_matches(ref, header)
             check_grows(ref, header.virtual_size_bytes, size_bytes)
@@ -122,7 +123,7 @@ class Volumes:
 
         Raises FailedPreconditionError (VOLUME_IN_USE), NotFoundError (POOL_NOT_FOUND).
         """
-        with self._locks.exclusive(ref):
+        with self.locks.exclusive(ref):
             check_unused(self._runtime, ref)
             if self._pools.exists(ref):
                 with self._pools.hold(ref) as path:
@@ -150,7 +151,7 @@ class Volumes:
         Excludes writers meanwhile. Raises InvalidArgumentError (INVALID_FIELD); NotFoundError (VOLUME_NOT_FOUND);
         FailedPreconditionError (VOLUME_IN_USE, NOT_AN_IMAGE); AbortedError (VOLUME_BUSY).
         """
-        with self._locks.shared(ref), self._pools.hold(ref) as path, ExitStack() as stack:
+        with self.locks.shared(ref), self._pools.hold(ref) as path, ExitStack() as stack:
             check_unused(self._runtime, ref)
             file = open_image(path)
             stack.callback(os.close, file)

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import libvirt
 from ostler_common.errors import FailedPreconditionError
 
-from ostler_agent.capabilities.facts import HypervisorFacts, attempt
+from ostler_agent.capabilities.facts import DOMAIN_TYPE_PROBE, HypervisorFacts, attempt
 
 
 def probe(uri: str, domain_type: str) -> HypervisorFacts:
@@ -57,7 +57,7 @@ def _facts(connection: libvirt.virConnect, domain_type: str) -> HypervisorFacts:
         memory_bytes=int(memory_mib) << 20,
         numa_nodes=int(nodes),
         probes=(
-            attempt("domain-type", lambda: _domain_type(preferred, types)),
+            attempt(DOMAIN_TYPE_PROBE, lambda: _domain_type(preferred, types)),
             attempt("uefi", lambda: _uefi(connection, architecture, preferred)),
         ),
     )

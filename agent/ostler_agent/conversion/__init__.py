@@ -1,0 +1,11 @@
+"""Imports: foreign disks staged in a pool, inspected, and turned into volumes."""
+
+from __future__ import annotations
+
+from ostler_agent.conversion.conversions import Conversions
+from ostler_agent.conversion.exports import Exports
+from ostler_agent.conversion.guest_conversion import GuestConverter
+from ostler_agent.conversion.staging import StagingDirectories, StagingRef
+from ostler_agent.conversion.uploads import Uploads
+
+__all__ = ["Conversions", "Exports", "GuestConverter", "StagingDirectories", "StagingRef", "Uploads"]

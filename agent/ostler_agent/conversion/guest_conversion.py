@@ -1,0 +1,99 @@
+"""Makes a guest boot here, on the very images that become its volumes; nothing clear is ever written."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ostler_agent.conversion.guest import domain_xml
+from ostler_agent.jobs import JobContext
+from ostler_agent.spec import Firmware, VolumeRef
+from ostler_agent.tools import qemu_storage_daemon, virt_v2v
+from ostler_agent.tools.qemu_storage_daemon import Export
+
+MAX_WARNINGS = 50
+FIRST_PERCENT = 50  # of the whole conversion, when the disks are copied
+_DOMAIN = "guest.xml"
+_DISKS = "disks"
+
+# Where the work is when virt-v2v says so: beginning of its message, phase, percent of the whole conversion.
+_PHASES = (
+    ("Setting up", "preparing the conversion", 51),
+    ("Opening", "starting the helper VM", 52),
+    ("Inspecting", "inspecting the guest", 60),
+    ("Checking for sufficient", "checking the guest's free space", 65),
+    ("Converting", "converting the guest", 66),
+    ("Mapping", "trimming the guest's disks", 90),
+    ("Closing", "finishing the conversion", 95),
+)
+
+
+@dataclass(frozen=True)
+class GuestOptions:
+    """How the guest is converted. arguments: further ones of virt-v2v, see `guest.check_arguments`."""
+
+    firmware: Firmware
+    arguments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class GuestConverter:
+    """Runs virt-v2v. work_dir: where each conversion has a directory while it runs; cache_dir: where the helper VM is
+    kept from one conversion to the next; needs_tcg: whether that VM must do without KVM, asked each time."""
+
+    work_dir: Path
+    cache_dir: Path
+    needs_tcg: Callable[[], bool] = field(default=lambda: False)
+
+    def clear(self) -> None:
+        """Removes what conversions left that the agent's end cut short; call it while none runs."""
+        self.work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for directory in self.work_dir.iterdir():
+            disks = directory / _DISKS
+            qemu_storage_daemon.unmount(list(disks.iterdir()) if disks.is_dir() else [])
+            shutil.rmtree(directory)
+
+    def convert(
+        self, job: JobContext, volumes: Sequence[tuple[VolumeRef, Path]], options: GuestOptions
+    ) -> tuple[str, ...]:
+        """Converts the guest on these images, the boot disk first. Returns virt-v2v's warnings.
+
+        Raises what `virt_v2v.convert` and `qemu_storage_daemon.mounted` raise.
+        """
+        warnings: list[str] = []
+        self.cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="conversion.", dir=self.work_dir) as name:
+            directory = Path(name)
+            (directory / _DISKS).mkdir()
+            exports = [
+                Export(path, ref.format, ref.key, directory / _DISKS / str(number))
+                for number, (ref, path) in enumerate(volumes)
+            ]
+            for export in exports:
+                export.mount_point.touch()
+            # virt-v2v sees the directory as /tmp.
+            shown = [Path("/tmp", _DISKS, export.mount_point.name) for export in exports]  # noqa: S108
+            (directory / _DOMAIN).write_text(domain_xml(shown, options.firmware))
+            job.report("preparing the conversion", percent=FIRST_PERCENT)
+            with qemu_storage_daemon.mounted(exports, job):
+                virt_v2v.convert(
+                    directory,
+                    _DOMAIN,
+                    self.cache_dir,
+                    arguments=options.arguments,
+                    force_tcg=self.needs_tcg(),
+                    on_message=lambda message: _heard(job, warnings, message),
+                    cancel=job,
+                )
+        return tuple(warnings)
+
+
+def _heard(job: JobContext, warnings: list[str], message: virt_v2v.Message) -> None:
+    if message.kind == "warning" and len(warnings) < MAX_WARNINGS:
+        warnings.append(message.text)
+    for beginning, phase, percent in _PHASES:
+        if message.kind == "message" and message.text.startswith(beginning):
+            job.report(phase, percent=percent)
