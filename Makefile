@@ -15,13 +15,14 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export PYTHONPATH := $(CURDIR)/common:$(CURDIR)/agent:$(CURDIR)/control:$(CURDIR):$(CURDIR)/$(DRIVER)
 
 # Building libvirt-python; the hypervisor; the lab; the guest image; the database; the checks; what reads user data;
-# the tests' vCenter.
+# conversion, with a kernel for its helper VM; the tests' vCenter.
 PACKAGES := gcc pkg-config python3-dev python3-venv libvirt-dev \
 	libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils cryptsetup-bin ovmf \
 	iproute2 util-linux gnutls-bin \
 	fdisk grub-common grub-pc-bin kmod busybox-static cpio e2fsprogs \
 	postgresql postgresql-client systemd libxml2-utils \
 	cloud-init \
+	virt-v2v nbdkit supermin linux-image-cloud-amd64 \
 	golang-go golang-github-vmware-govmomi-dev
 
 .PHONY: setup demo demo-down test quick lint bench protos matrix userdata-table clean

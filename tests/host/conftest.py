@@ -40,11 +40,15 @@ def need(*programs: str) -> None:
 
 @dataclass
 class Storage:
-    """An agent's storage: one local pool, its volumes, and their service over jobs."""
+    """An agent's storage: one local pool, its volumes, and their service over jobs.
+
+    recover: whether to recover the jobs of an earlier life; False where other services must be there first.
+    """
 
     root: Path
     pool_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     templates: dict[str, bytes] = field(default_factory=dict)
+    recover: bool = True
 
     def __post_init__(self) -> None:
         self.guests = FakeRuntime()
@@ -59,7 +63,8 @@ class Storage:
         )
         self.jobs = Jobs(self.root / "jobs")
         self.service = VolumeService(self.jobs, self.volumes)
-        self.jobs.recover()
+        if self.recover:
+            self.jobs.recover()
 
     def _download(self, template_id: str, offset: int) -> Iterator[bytes]:
         yield self.templates[template_id][offset:]

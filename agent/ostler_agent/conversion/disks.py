@@ -11,7 +11,7 @@ from ostler_common.errors import FailedPreconditionError, InvalidArgumentError, 
 
 from ostler_agent.conversion import images
 from ostler_agent.conversion.images import SourceImage
-from ostler_agent.conversion.staging import check_name
+from ostler_agent.conversion.staging import check_name, check_staged
 from ostler_agent.conversion.uploads import file_sha256
 from ostler_agent.jobs import JobContext
 from ostler_agent.process import Limits, RunError
@@ -70,8 +70,9 @@ def inspect_disk(job: JobContext, directory: Path, disk: SourceDisk) -> SourceIm
     """What a disk's image is, once its digest is proved.
 
     Raises FailedPreconditionError (FILE_CORRUPT, NOT_ENCRYPTED, WRONG_KEY), InvalidArgumentError (SOURCE_LARGER,
-    KEY_MISSING), and what `images.inspect` raises.
+    KEY_MISSING), NotFoundError (FILE_NOT_FOUND), and what `images.inspect` raises.
     """
+    check_staged(directory, disk.name)
     path = directory / disk.name
     # A raw image is what the caller says: its guest may have written what looks like a LUKS header.
     image = images.inspect(path, disk.format, disk.source_key is not None if disk.format is SourceFormat.RAW else None)

@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ostler_common.errors import NotFoundError
-
 from ostler_agent.conversion.images import SourceImage, image_names, inspect
 from ostler_agent.conversion.ovf import Descriptor, read_descriptor, read_manifest
-from ostler_agent.conversion.staging import check_name, is_regular
+from ostler_agent.conversion.staging import check_name, check_staged, is_regular
 
 
 @dataclass(frozen=True)
@@ -29,8 +27,7 @@ def inspect_all(directory: Path, names: Sequence[str] = ()) -> Inspection:
     """
     for number, name in enumerate(names):
         check_name(name, f"images[{number}]")
-        if not is_regular(directory / name):
-            raise NotFoundError(f"{name} is not in the staging directory", "FILE_NOT_FOUND", {"file": name})
+        check_staged(directory, name)
     images = tuple(inspect(directory / name) for name in names or image_names(directory))
     descriptors = [path for path in directory.glob("*.ovf") if is_regular(path)]
     digests: dict[str, str] = {}

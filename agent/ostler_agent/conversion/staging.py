@@ -70,6 +70,12 @@ def part_of(directory: Path, name: str) -> Path:
     return directory / f".{name}.part"
 
 
+def check_staged(directory: Path, name: str) -> None:
+    """Raises NotFoundError (FILE_NOT_FOUND)."""
+    if not is_regular(directory / name):
+        raise NotFoundError(f"{name} is not in the staging directory", "FILE_NOT_FOUND", {"file": name})
+
+
 def is_regular(path: Path) -> bool:
     """Whether there is a file, and not a link to one or anything else."""
     try:
