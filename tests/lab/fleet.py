@@ -116,7 +116,7 @@ class Fleet:
     # -- hosts
 
     def join(self, host: Host) -> None:
-        """Makes a host a member; its daemons are not started."""
+        """Creates a host a member; its daemons are not started."""
         answer = self.api.hosts.CreateJoinToken(host_pb2.CreateJoinTokenRequest(cluster=CLUSTER))
         host.join(self.lab.network.gateway, answer.token)
 

@@ -138,7 +138,7 @@ class Network:
 
 
 def mark(directory: Path) -> None:
-    """Makes a directory a lab's own: one that a sweep may remove."""
+    """Creates a directory a lab's own: one that a sweep may remove."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / ".ostler-lab").touch()
 

@@ -46,7 +46,7 @@ def converse(stub: VmServiceStub, vm: str, force: bool, duration_s: float | None
 
     with _keys(typed, leave, interactive):
         if interactive:
-            click.echo(f"Console of {vm}. Ctrl-] leaves.\r", err=True)
+            click.echo(f"Connected to the console of {vm}. Ctrl-] disconnects.\r", err=True)
         try:
             for output in call:
                 _write(output.data)
@@ -58,7 +58,7 @@ def converse(stub: VmServiceStub, vm: str, force: bool, duration_s: float | None
             call.cancel()
             typed.put(None)
     if interactive:
-        click.echo("\nConsole left.", err=True)
+        click.echo("\nDisconnected.", err=True)
 
 
 def _inputs(vm: str, force: bool, typed: queue.SimpleQueue[bytes | None]) -> Iterator[ConsoleInput]:

@@ -14,25 +14,25 @@ from ostler_control.cli.lazy import LazyGroup
 from ostler_control.cli.profile import VARIABLE
 
 COMMANDS = {
-    "host": "Hypervisors: how they join, what they can do, maintenance.",
-    "zone": "Zones: places with their own network and storage.",
-    "cluster": "Clusters: like hosts, among which VMs move.",
-    "hypervisor": "Types of hypervisor: what hosts' drivers say that they are and support.",
-    "pool": "Storage pools: where volumes live.",
-    "offering": "Sizes and kinds of VMs and disks to choose from.",
-    "template": "Disk images that VMs are made from.",
-    "vm": "Virtual machines: create, run, move, console.",
-    "affinity": "VMs that want to be together or apart.",
-    "volume": "Disks: create, grow, attach, encrypt.",
-    "snapshot": "Volumes as they were: take, go back, keep on a schedule.",
-    "drs": "Balancing: which VMs should move where, why, and moving them.",
-    "key": "Keys that the passphrases of encrypted volumes are sealed under.",
-    "operation": "Long-running work: follow, cancel.",
-    "event": "Who did what to which object, when.",
+    "host": "Hosts: join, capabilities, maintenance.",
+    "zone": "Zones: locations with their own network and storage.",
+    "cluster": "Clusters: hosts of one kind that VMs migrate between.",
+    "hypervisor": "Hypervisor types that hosts report, and what each supports.",
+    "pool": "Storage pools, which hold volumes.",
+    "offering": "Service offerings (VM sizes) and disk offerings (volume kinds).",
+    "template": "Templates: disk images to create VMs from.",
+    "vm": "Virtual machines: create, start, migrate, console.",
+    "affinity": "Affinity groups: VMs to keep together or apart.",
+    "volume": "Volumes: create, grow, attach, encrypt.",
+    "snapshot": "Volume snapshots: create, revert, schedule.",
+    "drs": "Load balancing: plan and execute live migrations.",
+    "key": "Key-encryption keys, which seal the passphrases of volumes.",
+    "operation": "Long-running operations: list, wait, cancel.",
+    "event": "Audit log: who did what to which object, and when.",
     "user": "Users and their certificates.",
-    "account": "Owners of VMs and volumes.",
-    "setting": "Settings that can be changed while everything runs.",
-    "completion": "Completion of commands and names for your shell.",
+    "account": "Accounts, which own VMs and volumes.",
+    "setting": "Settings, which take effect without a restart.",
+    "completion": "Prints the completion script for your shell.",
 }
 
 
@@ -64,12 +64,12 @@ class Root(LazyGroup):
     "--profile",
     type=click.Path(path_type=Path, dir_okay=False),
     envvar=VARIABLE,
-    help="Where the control plane is and who you are.  [default: ~/.config/ostler/profile.toml]",
+    help="Address of the control plane and your credentials.  [default: ~/.config/ostler/profile.toml]",
 )
 @click.version_option(package_name="ostler", message="ostler %(version)s")
 @click.pass_context
 def root(ctx: click.Context, profile: Path | None) -> None:
-    """Keeps a fleet of hypervisors."""
+    """Manages a fleet of hypervisors."""
     ctx.obj = App(profile)
 
 

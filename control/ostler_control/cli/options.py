@@ -88,7 +88,7 @@ def request_id_option(function: F) -> F:
         "--request-id",
         default=lambda: str(uuid.uuid4()),
         metavar="UUID",
-        help="Makes a repeat with the same id harmless; by default a new one.",
+        help="Makes repeated calls idempotent.  [default: a new UUID]",
     )(function)
 
 
@@ -118,7 +118,7 @@ def operation_options(*, dry_run: bool = True) -> Callable[[F], F]:
 
         wrapped: Any = update_wrapper(with_call, function)
         wrapped = click.option(
-            "--wait/--no-wait", default=True, help="Wait until it is done (default), or print the operation's id."
+            "--wait/--no-wait", default=True, help="Wait for the operation (default), or print its id."
         )(request_id_option(output_option(wrapped)))
         return dry_run_option(wrapped) if dry_run else wrapped  # type: ignore[no-any-return]
 
@@ -127,7 +127,7 @@ def operation_options(*, dry_run: bool = True) -> Callable[[F], F]:
 
 def yes_option(function: F) -> F:
     """--yes, as parameter `yes`: see `confirm`."""
-    return click.option("-y", "--yes", is_flag=True, help="Do not ask.")(function)
+    return click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")(function)
 
 
 def confirm(question: str, yes: bool) -> None:
@@ -135,6 +135,6 @@ def confirm(question: str, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise click.UsageError("this destroys something and nobody is there to ask: add --yes")
+        raise click.UsageError("this deletes data and standard input is no terminal to confirm it: add --yes")
     if not click.confirm(question, err=True):
         raise click.Abort

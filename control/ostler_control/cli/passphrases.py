@@ -93,6 +93,8 @@ def ask(path: Path | None, encrypted: bool) -> Secret | None:
 def _typed(prompt: str, confirm: bool) -> Secret:
     if not sys.stdin.isatty():
         ways = "--passphrase-file or --decrypt" if confirm else "--passphrase-file"
-        raise click.UsageError(f"the content is encrypted and nobody is there to type a passphrase: add {ways}")
+        raise click.UsageError(
+            f"the content is encrypted and standard input is no terminal to ask for a passphrase: add {ways}"
+        )
     typed: str = click.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True)
     return Secret(typed.encode())

@@ -112,4 +112,4 @@ class Receiver:
 
 
 def _exists(path: Path) -> AlreadyExistsError:
-    return AlreadyExistsError(f"{path} is there already; --force writes over it", "FILE_EXISTS")
+    return AlreadyExistsError(f"{path} already exists; --force overwrites it", "FILE_EXISTS")

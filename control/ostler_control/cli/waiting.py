@@ -83,7 +83,7 @@ def _next_state(stub: OperationsStub, name: str, display: _Display) -> lro.Opera
         except grpc.RpcError as e:
             if e.code() not in AWAY or asked - begin > UNREACHABLE_S:
                 raise
-            display.note("the control plane does not answer; still trying")
+            display.note("the control plane does not answer; retrying")
             time.sleep(1)
             continue
         if not operation.done:  # a server that answers at once must not be asked without a pause
@@ -96,14 +96,16 @@ def _ask(stub: OperationsStub, operation: lro.Operation) -> None:
     cancel = False
     if sys.stdin.isatty():
         try:
-            cancel = click.confirm(f"\nCancel {title_of(operation)}? Otherwise it goes on without you", err=True)
+            cancel = click.confirm(
+                f"\nCancel {title_of(operation)}? Otherwise it continues in the background", err=True
+            )
         except (click.Abort, KeyboardInterrupt):
             click.echo(err=True)
     if not cancel:
-        click.echo(f"It goes on. To follow it again: {reattach(operation)}", err=True)
+        click.echo(f"It continues. To wait for it again: {reattach(operation)}", err=True)
         raise click.Abort
     stub.CancelOperation(lro.CancelOperationRequest(name=operation.name))
-    click.echo("Cancelling: what has been done is being undone.", err=True)
+    click.echo("Cancelling and undoing what has been done.", err=True)
 
 
 class _Display(Protocol):

@@ -167,7 +167,7 @@ def test_groups_from_their_making_to_their_end(cli: Cli) -> None:
     assert "apart" in cli.run("affinity list").stdout
     assert cli.json("vm update vm0 --no-drs")["drs_skip"] is True
     assert cli.json("vm update vm1 --no-affinity-groups")["affinity_groups"] == []
-    assert "say what to change" in cli.run("vm update vm1", code=2).stderr
+    assert "nothing to change" in cli.run("vm update vm1", code=2).stderr
     assert "is deleted" in cli.run("affinity delete apart --yes").stdout
 
 
@@ -178,7 +178,7 @@ def test_maintenance_moves_vms_away_and_brings_them_back(cli: Cli) -> None:
     assert "2 of 2 moves made" in shown.stdout
     assert "h1" not in cli.places().values()
     left = cli.run("host maintenance leave h1")
-    assert "to bring them back: ostler drs execute plan-" in left.stderr
+    assert "to migrate them back: ostler drs execute plan-" in left.stderr
     assert "2 moves" in left.stdout
     cli.run("host maintenance enter h1 --stay")
     cli.run("host maintenance leave h1 --bring-back")

@@ -115,7 +115,7 @@ def test_backed_up_lost_and_brought_back(cli: Cli, tmp_path: Path) -> None:
     for line in kek.read_bytes().split():
         assert line not in file.read_bytes()
     assert WORD.encode() not in file.read_bytes()
-    assert "there already" in cli.run(f"key backup {file}", code=2).stderr
+    assert "already exists" in cli.run(f"key backup {file}", code=2).stderr
     event = Event.get(Event.type == "key.backup")
     assert (event.actor, event.outcome, event.account_id) == ("ada", "succeeded", "")
 

@@ -97,7 +97,7 @@ def test_a_control_plane_that_restarts_is_waited_for(
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     done = waiting.follow(Stub(), lro.Operation(name="op-1"))
     assert done.done
-    assert "still trying" in capsys.readouterr().err
+    assert "retrying" in capsys.readouterr().err
 
 
 def interrupt(control: Control, environment: dict[str, str], answer: bytes) -> tuple[int, str]:

@@ -31,7 +31,7 @@ VIEW = View[pb.SnapshotSchedule](
     columns=[
         ("volume", lambda s: s.volume_name),
         ("when", _times),
-        ("keeps", lambda s: str(s.keep)),
+        ("keep", lambda s: str(s.keep)),
         ("next", lambda s: text.when(s, "next_time")),
         ("last error", lambda s: s.last_error),
         ("id", lambda s: s.id),
@@ -42,7 +42,7 @@ VIEW = View[pb.SnapshotSchedule](
 
 @click.group("schedule", cls=Noun)
 def schedule() -> None:
-    """Snapshots that are taken by the clock."""
+    """Schedules that create snapshots regularly."""
 
 
 @schedule.command("create")
@@ -57,10 +57,10 @@ def schedule() -> None:
 @output_option
 @pass_app
 def create(app: App, volume: str, interval: str | None, at: str, keep: int, request_id: str, output: str) -> None:
-    """Has snapshots of a volume taken by the clock.
+    """Creates a schedule of snapshots for a volume.
 
-    A volume may have several schedules. Runs that were missed are not made up for: one is taken late, the next when it
-    is due. Only snapshots that this schedule took are deleted for it.
+    A volume may have several schedules. After missed runs one snapshot is created
+    late, the next one when it is due. A schedule deletes only snapshots that it created.
 
     \b
     Example:
@@ -88,7 +88,7 @@ def create(app: App, volume: str, interval: str | None, at: str, keep: int, requ
 @list_options
 @pass_app
 def list_(app: App, volume: str, limit: int | None, listing: Listing) -> None:
-    """Lists schedules, with what went wrong at the last run.
+    """Lists schedules with the error of the last run.
 
     \b
     Example:
@@ -102,7 +102,7 @@ def list_(app: App, volume: str, limit: int | None, listing: Listing) -> None:
 @click.argument("schedule_id", metavar="ID")
 @pass_app
 def delete(app: App, schedule_id: str) -> None:
-    """Ends a schedule; the snapshots that it took stay.
+    """Deletes a schedule. Its snapshots stay.
 
     \b
     Example:

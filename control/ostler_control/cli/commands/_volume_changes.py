@@ -15,21 +15,19 @@ from ostler_control.cli.output import print_changed
 
 @click.command("rekey")
 @click.argument("volume", type=VOLUME)
-@click.option("--deep", is_flag=True, help="Write everything anew under another master key.")
+@click.option("--deep", is_flag=True, help="Rewrite the volume under a new master key.")
 @operation_options()
 @pass_app
 def rekey(app: App, volume: str, deep: bool, call: CallOptions) -> None:
-    """Gives an encrypted volume another passphrase.
+    """Changes the passphrase of an encrypted volume.
 
-    Without --deep only the header changes, in seconds, and the volume's VM must be stopped. The old passphrase no
-    longer opens the volume. But the data is still under the same master key: whoever has the old passphrase and a
-    copy of the header from before (of a backup, a stolen disk, a storage snapshot) can still read the volume, also
-    what is written to it later.
+    Without --deep only the header changes, within seconds, and the volume's VM must be stopped. The old passphrase no
+    longer opens the volume, but the master key stays the same: anyone with the old passphrase and an old copy of the
+    header (from a backup, a stolen disk or a storage snapshot) can still read the volume, including later writes.
 
-    With --deep everything is written anew, under another master key, into a new file, also while the VM runs and
-    without its noticing; then the old file and its key are destroyed. That takes as long as copying the volume, and
-    as much room until it is done. It protects what is in the volume now and later; nothing protects what somebody
-    has copied, together with its key, before.
+    With --deep the whole volume is rewritten under a new master key into a new file, even while the VM runs; then the
+    old file and its key are destroyed. This takes the time and the space of a copy of the volume. It protects present
+    and future content; it cannot protect content that was copied together with its key before.
 
     \b
     Examples:
@@ -45,7 +43,7 @@ def rekey(app: App, volume: str, deep: bool, call: CallOptions) -> None:
 @operation_options()
 @pass_app
 def encrypt(app: App, volume: str, call: CallOptions) -> None:
-    """Encrypts a plain volume, also while its VM runs.
+    """Encrypts an unencrypted volume, even while its VM runs.
 
     Everything is written into a new, encrypted file; then the plain one is deleted. Deleting is not wiping: what
     was in it may be found on the pool's disks until they are written over.
@@ -61,11 +59,11 @@ def encrypt(app: App, volume: str, call: CallOptions) -> None:
 @click.command("migrate")
 @click.argument("volume", type=VOLUME)
 @click.argument("pool", type=POOL)
-@click.option("--keep-key", is_flag=True, help="Keep the passphrase.  [default: the new file gets one of its own]")
+@click.option("--keep-key", is_flag=True, help="Keep the passphrase.  [default: create a new one]")
 @operation_options()
 @pass_app
 def migrate(app: App, volume: str, pool: str, keep_key: bool, call: CallOptions) -> None:
-    """Moves a volume to another POOL, also while its VM runs.
+    """Migrates a volume to another POOL, even while its VM runs.
 
     A running VM's host must reach both pools; for a stopped VM's volume any one host that reaches both will do. The
     new file of an encrypted volume always has another master key.
@@ -87,7 +85,7 @@ def migrate(app: App, volume: str, pool: str, keep_key: bool, call: CallOptions)
 @output_option
 @pass_app
 def change_offering(app: App, volume: str, offering: str, dry_run: bool, output: str) -> None:
-    """Gives a data volume another disk offering.
+    """Changes the disk offering of a data volume.
 
     OFFERING must be of the volume's encryption and layout, and of its size if it has one.
     What the volume is does not change: encrypt it, grow it or migrate it first.

@@ -24,13 +24,13 @@ from ostler_control.cli.transfers import Receiver
 @click.command("download")
 @click.argument("name", type=VOLUME)
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--snapshot", is_flag=True, help="NAME is a snapshot's.")
-@passphrases.passphrase_file_option("Encrypt the file under the passphrase in this file.  [default: you are asked]")
+@click.option("--snapshot", is_flag=True, help="NAME is the name of a snapshot.")
+@passphrases.passphrase_file_option("File with the passphrase to encrypt the download.  [default: prompt]")
 @passphrases.decrypt_option
 @click.option(
     "--format", "layout", type=click.Choice(["qcow2", "raw"]), default="qcow2", show_default=True, help="File layout."
 )
-@click.option("--force", is_flag=True, help="Write over a file that is there.")
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
 @pass_app
 def download(
     app: App,
@@ -44,11 +44,11 @@ def download(
 ) -> None:
     """Writes the content of volume NAME to FILE.
 
-    The volume may be in use by a running VM: FILE is then its disk as of one moment.
+    A running VM may use the volume: FILE then holds the disk as of one moment.
 
-    An encrypted volume leaves encrypted under a passphrase of yours, which is kept nowhere: the file is LUKS-encrypted
-    qcow2 (or, as raw, a LUKS container), and without the passphrase nobody opens it. --decrypt lets it leave in clear;
-    then a clear copy is also in the volume's pool until the download ends.
+    The file of an encrypted volume is encrypted under a passphrase that you choose: LUKS-encrypted qcow2 or, as raw, a
+    LUKS container. Ostler does not keep the passphrase. --decrypt writes the content in clear; then a clear copy also
+    lies in the volume's pool until the download ends.
 
     \b
     Examples:
@@ -102,7 +102,7 @@ def _parts(
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False, readable=True))
 @click.argument("name")
 @click.option("--offering", type=DISK_OFFERING, required=True, help="Disk offering; it decides about encryption.")
-@passphrases.passphrase_file_option("Passphrase that opens an encrypted file.  [default: you are asked]")
+@passphrases.passphrase_file_option("File with the passphrase of an encrypted FILE.  [default: prompt]")
 @click.option(
     "--format", "layout", type=click.Choice(["qcow2", "raw"]), help="File layout.  [default: found in the file]"
 )
@@ -121,11 +121,11 @@ def upload(
     account: str,
     call: CallOptions,
 ) -> None:
-    """Makes volume NAME with the content of FILE.
+    """Creates volume NAME from FILE.
 
     FILE is qcow2 without a backing file, or raw; it may be LUKS-encrypted (qcow2, or a LUKS1 container as raw), and
     then needs its passphrase and an offering that encrypts. The volume gets a key of its own: FILE's passphrase is
-    destroyed when it is made. An upload that breaks off, or a passphrase that does not open FILE, leaves nothing.
+    destroyed when it is made. A failed upload or a wrong passphrase leaves nothing behind.
 
     \b
     Examples:

@@ -21,7 +21,7 @@ VIEW = View[pb.Account](
 
 @click.group(cls=Noun)
 def command() -> None:
-    """Owners of VMs and volumes."""
+    """Accounts, which own VMs and volumes."""
 
 
 @command.command("create")
@@ -30,7 +30,7 @@ def command() -> None:
 @output_option
 @pass_app
 def create(app: App, name: str, request_id: str, output: str) -> None:
-    """Makes an account.
+    """Creates an account.
 
     \b
     Example:

@@ -42,19 +42,28 @@ VIEW = View[pb.AffinityGroup](
 
 @click.group(cls=Noun)
 def command() -> None:
-    """VMs that want to be together or apart."""
+    """Affinity groups: VMs to keep together or apart."""
 
 
 @command.command("create")
 @click.argument("name")
-@click.option("--kind", type=click.Choice(tuple(KINDS)), required=True, help="On one host, or on different ones.")
-@click.option("--preferred", is_flag=True, help="Only rather so; otherwise nothing is ever placed or moved against it.")
+@click.option(
+    "--kind",
+    type=click.Choice(tuple(KINDS)),
+    required=True,
+    help="affinity: on one host; anti-affinity: on different hosts.",
+)
+@click.option(
+    "--preferred",
+    is_flag=True,
+    help="A preference; without it the rule is strict: no VM is placed or moved against it.",
+)
 @click.option("--account", type=ACCOUNT, default="", help="Owner.  [default: your account]")
 @request_id_option
 @output_option
 @pass_app
 def create(app: App, name: str, kind: str, preferred: bool, account: str, request_id: str, output: str) -> None:
-    """Makes an empty group. Put VMs in with `ostler affinity add`, or when they are made.
+    """Creates an empty group. Add VMs with `ostler affinity add`, or when you create them.
 
     \b
     Example:
@@ -101,7 +110,7 @@ def _get(app: App, group: str) -> pb.AffinityGroup:
 
 
 def _change(app: App, ref: str, vms: Sequence[str], groups: Callable[[set[str], str], set[str]]) -> pb.AffinityGroup:
-    """Gives each VM other groups: `groups` makes them of those that it is in and this one's name."""
+    """Changes the groups of each VM. groups: new set from the VM's present set and this group's name."""
     group = _get(app, ref)
     for name in vms:
         vm = app.client.vms.GetVm(vm_pb2.GetVmRequest(vm=name))
@@ -120,7 +129,7 @@ def _change(app: App, ref: str, vms: Sequence[str], groups: Callable[[set[str], 
 @output_option
 @pass_app
 def add(app: App, group: str, vms: tuple[str, ...], output: str) -> None:
-    """Puts VMs into a group. Nothing moves; `ostler drs generate --repair` mends what does not fit it.
+    """Adds VMs to a group. Nothing moves; `ostler drs generate --repair` plans the moves that the group needs.
 
     \b
     Example:
@@ -135,7 +144,7 @@ def add(app: App, group: str, vms: tuple[str, ...], output: str) -> None:
 @output_option
 @pass_app
 def remove(app: App, group: str, vms: tuple[str, ...], output: str) -> None:
-    """Takes VMs out of a group.
+    """Removes VMs from a group.
 
     \b
     Example:

@@ -33,20 +33,27 @@ OVERCOMMIT = click.FloatRange(min=1)
 
 @click.group(cls=Noun)
 def command() -> None:
-    """Clusters: like hosts, among which VMs move."""
+    """Clusters: hosts of one kind that VMs migrate between."""
 
 
 @command.command("create")
 @click.argument("name")
-@click.option("--zone", type=ZONE, required=True, help="Zone that it is in.")
+@click.option("--zone", type=ZONE, required=True, help="Zone of the cluster.")
 @click.option(
     "--hypervisor",
     type=HYPERVISOR_TYPE,
     default="",
     help="Type of hypervisor of its hosts (ostler hypervisor list).  [default: that of the first host]",
 )
-@click.option("--cpu-overcommit", type=OVERCOMMIT, default=1, help="Virtual CPUs given out per CPU.  [default: 1]")
-@click.option("--memory-overcommit", type=OVERCOMMIT, default=1, help="Memory given out per memory.  [default: 1]")
+@click.option(
+    "--cpu-overcommit", type=OVERCOMMIT, default=1, help="Virtual CPUs to allocate per physical CPU.  [default: 1]"
+)
+@click.option(
+    "--memory-overcommit",
+    type=OVERCOMMIT,
+    default=1,
+    help="Memory to allocate per unit of physical memory.  [default: 1]",
+)
 @request_id_option
 @output_option
 @pass_app
@@ -60,7 +67,7 @@ def create(
     request_id: str,
     output: str,
 ) -> None:
-    """Makes a cluster.
+    """Creates a cluster.
 
     \b
     Example:
@@ -110,8 +117,8 @@ def show(app: App, cluster: str, output: str) -> None:
 @command.command("update")
 @click.argument("cluster", type=CLUSTER)
 @click.option("--name", help="New name.")
-@click.option("--cpu-overcommit", type=OVERCOMMIT, help="Virtual CPUs given out per CPU.")
-@click.option("--memory-overcommit", type=OVERCOMMIT, help="Memory given out per memory.")
+@click.option("--cpu-overcommit", type=OVERCOMMIT, help="Virtual CPUs to allocate per physical CPU.")
+@click.option("--memory-overcommit", type=OVERCOMMIT, help="Memory to allocate per unit of physical memory.")
 @click.option("--enable/--disable", "enabled", default=None, help="Whether VMs may be placed here.")
 @output_option
 @pass_app
@@ -139,7 +146,7 @@ def update(
     changes = {field: value for field, value in options.items() if value is not None}
     if not changes:
         raise click.UsageError(
-            "say what to change: --name, --cpu-overcommit, --memory-overcommit, --enable or --disable"
+            "nothing to change: give --name, --cpu-overcommit, --memory-overcommit, --enable or --disable"
         )
     request = pb.UpdateClusterRequest(
         cluster=cluster, values=pb.Cluster(**changes), update_mask=FieldMask(paths=list(changes))

@@ -10,7 +10,7 @@ from click.shell_completion import get_completion_class
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def command(ctx: click.Context, shell: str) -> None:
-    """Prints the script that teaches your shell to complete.
+    """Prints the completion script for your shell.
 
     It completes commands, options and the names of your objects.
 

@@ -36,7 +36,7 @@ STATES = ("under-review", "ready", "in-progress", "completed", "partial", "faile
 
 @click.group(cls=Noun)
 def command() -> None:
-    """Balancing: which VMs should move where, why, and moving them."""
+    """Load balancing: plan and execute live migrations."""
 
 
 @command.command("simulate")
@@ -190,7 +190,7 @@ def generate(
     request_id: str,
     output: str,
 ) -> None:
-    """Makes a plan for CLUSTER and keeps it for review. Nothing moves until `ostler drs execute`.
+    """Creates a plan for CLUSTER and keeps it for review. Nothing moves until `ostler drs execute`.
 
     \b
     Example:

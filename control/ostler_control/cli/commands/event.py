@@ -31,13 +31,13 @@ VIEW = View[pb.Event](
 
 @click.group(cls=Noun)
 def command() -> None:
-    """Who did what to which object, when."""
+    """Audit log: who did what to which object, and when."""
 
 
 @command.command("list")
 @object_options
-@click.option("--type", "type_", default="", help="Only of this type, or of those below it: vm, vm.migrate.")
-@click.option("--since", type=DURATION, help="Only those younger than this, e.g. 2h.")
+@click.option("--type", "type_", default="", help="Only this type and its subtypes: vm, vm.migrate.")
+@click.option("--since", type=DURATION, help="Only events of the last, e.g., 2h.")
 @limit_option(100)
 @list_options
 @pass_app

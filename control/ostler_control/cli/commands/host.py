@@ -69,10 +69,10 @@ VIEW = View[pb.Host](
         ("in this state since", lambda h: text.when(h, "state_time")),
         ("zone", lambda h: h.zone_name),
         ("address", lambda h: h.address),
-        ("cpus", lambda h: f"{h.allocated_cpus} given out, {h.capabilities.cpus} there"),
+        ("cpus", lambda h: f"{h.allocated_cpus} of {h.capabilities.cpus} allocated"),
         (
             "memory",
-            lambda h: f"{_memory(h, ' given out, ')} there",
+            lambda h: f"{_memory(h, ' of ')} allocated",
         ),
         ("load", _load),
         (
@@ -99,19 +99,19 @@ STATES = ("connecting", "up", "disconnected", "maintenance")
 
 @click.group(cls=Noun)
 def command() -> None:
-    """Hypervisors: how they join, what they can do, maintenance."""
+    """Hosts: join, capabilities, maintenance."""
 
 
 @command.command("token")
 @click.argument("cluster", type=CLUSTER)
-@click.option("--ttl", type=DURATION, default="1h", show_default=True, help="How long it is good for, at most 24h.")
+@click.option("--ttl", type=DURATION, default="1h", show_default=True, help="How long the token is valid, at most 24h.")
 @click.option(
-    "--rejoin", "host", type=HOST, default="", help="For this host to join again as itself (its certificate ended)."
+    "--rejoin", "host", type=HOST, default="", help="Let this host join again as itself, after its certificate expired."
 )
 @output_option
 @pass_app
 def token(app: App, cluster: str, ttl: int, host: str, output: str) -> None:
-    """Makes a one-time token with which a host joins CLUSTER. `-o name` prints the token alone.
+    """Creates a one-time token that lets a host join CLUSTER. `-o name` prints only the token.
 
     \b
     Example:
@@ -140,7 +140,7 @@ def token(app: App, cluster: str, ttl: int, host: str, output: str) -> None:
 def list_(
     app: App, cluster: str, state: str | None, encryption: bool | None, limit: int | None, listing: Listing
 ) -> None:
-    """Lists hosts. CPUS and MEMORY are what VMs were given of what is there.
+    """Lists hosts. CPUS and MEMORY show what is allocated to VMs and the total.
 
     \b
     Example:
@@ -157,7 +157,7 @@ def list_(
 @output_option
 @pass_app
 def show(app: App, host: str, output: str) -> None:
-    """Shows one host with everything it proved it can do.
+    """Shows one host with its probed capabilities.
 
     \b
     Example:
@@ -174,7 +174,7 @@ def _update(app: App, host: str, output: str, **values: Any) -> None:
 @command.command("update")
 @click.argument("host", type=HOST)
 @click.option("--name", help="New name.")
-@click.option("--address", metavar="HOST:PORT", help="Where its agent is reached.")
+@click.option("--address", metavar="HOST:PORT", help="Address of the host's agent.")
 @output_option
 @pass_app
 def update(app: App, host: str, name: str | None, address: str | None, output: str) -> None:
@@ -186,7 +186,7 @@ def update(app: App, host: str, name: str | None, address: str | None, output: s
     """
     changes = {field: value for field, value in (("name", name), ("address", address)) if value is not None}
     if not changes:
-        raise click.UsageError("say what to change: --name or --address")
+        raise click.UsageError("nothing to change: give --name or --address")
     _update(app, host, output, **changes)
 
 
@@ -195,7 +195,7 @@ def update(app: App, host: str, name: str | None, address: str | None, output: s
 @output_option
 @pass_app
 def enable(app: App, host: str, output: str) -> None:
-    """Lets VMs be placed on a host again.
+    """Enables a host: VMs may be placed on it again.
 
     \b
     Example:
@@ -209,7 +209,7 @@ def enable(app: App, host: str, output: str) -> None:
 @output_option
 @pass_app
 def disable(app: App, host: str, output: str) -> None:
-    """Keeps new VMs off a host; those on it stay.
+    """Disables a host: no new VM is placed on it; those on it stay.
 
     \b
     Example:
@@ -223,7 +223,7 @@ def disable(app: App, host: str, output: str) -> None:
 @output_option
 @pass_app
 def probe(app: App, host: str, output: str) -> None:
-    """Makes a host prove anew what it can do. Useful after packages were installed.
+    """Probes a host's capabilities again. Run it after installing packages on the host.
 
     \b
     Example:
@@ -234,19 +234,19 @@ def probe(app: App, host: str, output: str) -> None:
 
 @command.group("maintenance", cls=Noun)
 def maintenance() -> None:
-    """Takes hosts out of placement and puts them back."""
+    """Host maintenance: enter and leave."""
 
 
 @maintenance.command("enter")
 @click.argument("host", type=HOST)
-@click.option("--reason", default="", help="Why, for people.")
+@click.option("--reason", default="", help="Reason to show in lists and events.")
 @click.option("--evacuate/--stay", default=True, help="Move its VMs to other hosts (default), or leave them there.")
 @operation_options(dry_run=False)
 @pass_app
 def enter(app: App, host: str, reason: str, evacuate: bool, call: CallOptions) -> None:
-    """Takes a host out of placement and moves its VMs away.
+    """Puts a host into maintenance and migrates its VMs away.
 
-    What cannot move stays, and is told with the reason; move or stop it, then run this again.
+    VMs that cannot move stay, with the reason; move or stop them, then run this again.
 
     \b
     Example:
@@ -271,12 +271,12 @@ def enter(app: App, host: str, reason: str, evacuate: bool, call: CallOptions) -
 @click.option(
     "--bring-back/--leave-away",
     default=None,
-    help="Bring back the VMs that its evacuation took away, or do not.  [default: ask]",
+    help="Migrate evacuated VMs back, or leave them where they are.  [default: ask]",
 )
 @operation_options(dry_run=False)
 @pass_app
 def leave(app: App, host: str, bring_back: bool | None, call: CallOptions) -> None:
-    """Puts a host back into placement. Offers to bring its VMs back.
+    """Ends the maintenance of a host. Offers to migrate its VMs back.
 
     \b
     Example:
@@ -297,14 +297,14 @@ def leave(app: App, host: str, bring_back: bool | None, call: CallOptions) -> No
             print_one(VIEW, left, call.output)
             return
         plans.print_plan(plan, call.output)
-        if not sys.stdin.isatty() or not click.confirm("\nBring them back?", err=True):
-            click.echo(f"to bring them back: ostler drs execute {plan.name}", err=True)
+        if not sys.stdin.isatty() or not click.confirm("\nMigrate them back?", err=True):
+            click.echo(f"to migrate them back: ostler drs execute {plan.name}", err=True)
             return
     follow_plan(app, app.client.drs.ExecutePlan(ExecutePlanRequest(request_id=call.request_id, plan=plan.id)), call)
 
 
 def _way_back(app: App, host: pb.Host) -> Any | None:
-    """The plan that brings back what an evacuation took away; None when there is nothing to bring."""
+    """The plan that migrates evacuated VMs back; None when there are none."""
     import grpc
     from ostler.control.v1.drs_pb2 import GenerateReturnPlanRequest
     from ostler_common.errors import from_rpc_error
@@ -320,11 +320,11 @@ def _way_back(app: App, host: pb.Host) -> Any | None:
 
 @command.command("remove")
 @click.argument("host", type=HOST)
-@click.option("--dry-run", is_flag=True, help="Only check whether it could be removed.")
+@click.option("--dry-run", is_flag=True, help="Only check whether the host can be removed.")
 @yes_option
 @pass_app
 def remove(app: App, host: str, dry_run: bool, yes: bool) -> None:
-    """Removes a host that runs nothing. Its certificate is revoked and it is refused at once.
+    """Removes a host without VMs. Its certificate is revoked at once.
 
     \b
     Example:
@@ -333,4 +333,4 @@ def remove(app: App, host: str, dry_run: bool, yes: bool) -> None:
     if not dry_run:
         confirm(f"Remove host {host} from the fleet?", yes)
     app.client.hosts.RemoveHost(pb.RemoveHostRequest(host=host, validate_only=dry_run))
-    click.echo(f"host {host} could be removed" if dry_run else f"host {host} is removed")
+    click.echo(f"host {host} can be removed" if dry_run else f"host {host} is removed")

@@ -43,7 +43,7 @@ VIEW = View[pb.HypervisorType](
 
 @click.group(cls=Noun)
 def command() -> None:
-    """Types of hypervisor: what hosts' drivers say that they are and support."""
+    """Hypervisor types that hosts report, and what each supports."""
 
 
 @command.command("list")
@@ -51,7 +51,7 @@ def command() -> None:
 @list_options
 @pass_app
 def list_(app: App, limit: int | None, listing: Listing) -> None:
-    """Lists the types that hosts have reported, and the custom one.
+    """Lists the types that hosts report, and the custom type.
 
     \b
     Example:
@@ -67,7 +67,7 @@ def list_(app: App, limit: int | None, listing: Listing) -> None:
 @output_option
 @pass_app
 def show(app: App, hypervisor_type: str, output: str) -> None:
-    """Shows one type, named by its type or name, with conflicts.
+    """Shows one type (by type or display name) with its conflicts.
 
     \b
     Example:

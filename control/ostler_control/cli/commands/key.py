@@ -48,7 +48,7 @@ FAILURES = View[pb.VerifyKeysResponse.Failure](
 
 @click.group(cls=Noun)
 def command() -> None:
-    """Keys that the passphrases of encrypted volumes are sealed under."""
+    """Key-encryption keys, which seal the passphrases of volumes."""
 
 
 @command.command("list")
@@ -56,7 +56,7 @@ def command() -> None:
 @list_options
 @pass_app
 def list_(app: App, limit: int | None, listing: Listing) -> None:
-    """Lists the key's versions, and how much is sealed under each.
+    """Lists key versions and how many passphrases each seals.
 
     \b
     Example:
@@ -69,7 +69,7 @@ def list_(app: App, limit: int | None, listing: Listing) -> None:
 @operation_options()
 @pass_app
 def rotate(app: App, call: CallOptions) -> None:
-    """Makes a new version and seals every passphrase under it.
+    """Creates a key version and reseals every passphrase under it.
 
     Volumes are not touched, and open all the while; `ostler volume rekey` gives a volume a new passphrase. Old versions
     stay until they are deleted: a backup of the database needs the versions that it was made with.
@@ -88,14 +88,14 @@ def rotate(app: App, call: CallOptions) -> None:
 @operation_options()
 @pass_app
 def delete(app: App, version: str, yes: bool, call: CallOptions) -> None:
-    """Deletes a version that nothing is sealed under any more.
+    """Deletes a version that seals nothing any more.
 
     \b
     Example:
       ostler key delete file:9f86d081884c7d65 --yes
     """
     if not call.dry_run:
-        confirm(f"Delete key {version}? Backups of the database that need it will not open any volume.", yes)
+        confirm(f"Delete key {version}? Database backups sealed under it can no longer open any volume.", yes)
     request = pb.DeleteKeyRequest(request_id=call.request_id, key=version, validate_only=call.dry_run)
     finish(app, app.client.keys.DeleteKey(request), VIEW, pb.Key(), call, gone=True)
 
@@ -118,7 +118,7 @@ def backup(app: App, file: Path) -> None:
     from ostler_common.secret import Secret
 
     if file.exists():
-        raise click.UsageError(f"{file} is there already")
+        raise click.UsageError(f"{file} already exists; choose another name")
     shortest = key_backup.MIN_PASSPHRASE_LENGTH
     typed = click.prompt("Passphrase for the backup", hide_input=True, confirmation_prompt=True, err=True)
     if len(typed) < shortest:
@@ -137,7 +137,7 @@ def backup(app: App, file: Path) -> None:
         target.flush()
         os.fsync(target.fileno())
     click.echo(f"{file}: {', '.join(answer.keys)}")
-    click.echo(f"Now prove it: ostler key verify {file}", err=True)
+    click.echo(f"Verify the backup now: ostler key verify {file}", err=True)
 
 
 @command.command("verify")
@@ -145,7 +145,7 @@ def backup(app: App, file: Path) -> None:
 @output_option
 @pass_app
 def verify(app: App, file: Path | None, output: str) -> None:
-    """Opens every passphrase and names those that do not open.
+    """Checks that every passphrase can be opened. Lists those that cannot.
 
     With FILE, a backup, it is that backup's keys that they are opened with; its passphrase is asked for.
 

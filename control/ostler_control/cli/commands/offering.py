@@ -71,7 +71,7 @@ service_or_disk = click.option(
 
 @click.group(cls=Noun)
 def command() -> None:
-    """Sizes and kinds of VMs and disks to choose from."""
+    """Service offerings (VM sizes) and disk offerings (volume kinds)."""
 
 
 @command.command("create-service")
@@ -85,7 +85,7 @@ def command() -> None:
 def create_service(
     app: App, name: str, cpus: int, memory: int, encrypt_root: bool, request_id: str, output: str
 ) -> None:
-    """Makes an offering for VMs.
+    """Creates a service offering, for VMs.
 
     \b
     Example:
@@ -99,10 +99,14 @@ def create_service(
 
 @command.command("create-disk")
 @click.argument("name")
-@click.option("--size", type=SIZE, default=0, help="Size, e.g. 100GiB; without it the user says.")
+@click.option("--size", type=SIZE, default=0, help="Size, e.g. 100GiB.  [default: chosen with each volume]")
 @click.option("--encrypt", is_flag=True, help="Encrypt the volumes.")
 @click.option(
-    "--provisioning", type=click.Choice(PROVISIONINGS), default="thin", show_default=True, help="Space taken at once."
+    "--provisioning",
+    type=click.Choice(PROVISIONINGS),
+    default="thin",
+    show_default=True,
+    help="How much space is allocated at creation.",
 )
 @click.option("--format", "layout", type=click.Choice(LAYOUTS), default="qcow2", show_default=True, help="File layout.")
 @request_id_option
@@ -118,7 +122,7 @@ def create_disk(
     request_id: str,
     output: str,
 ) -> None:
-    """Makes an offering for data volumes.
+    """Creates a disk offering, for data volumes.
 
     \b
     Example:
@@ -220,7 +224,7 @@ def show(app: App, offering: str, service: bool | None, output: str) -> None:
 @yes_option
 @pass_app
 def delete(app: App, offering: str, service: bool | None, yes: bool) -> None:
-    """Retires an offering: what was made with it keeps it.
+    """Retires an offering. VMs and volumes that use it keep it.
 
     \b
     Example:

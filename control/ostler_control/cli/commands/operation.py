@@ -78,7 +78,7 @@ STATES = ("pending", "running", "succeeded", "failed", "cancelled")
 
 @click.group(cls=Noun)
 def command() -> None:
-    """Long-running work: follow, cancel."""
+    """Long-running operations: list, wait, cancel."""
 
 
 @command.command("list")
@@ -129,7 +129,7 @@ def show(app: App, operation: str, output: str) -> None:
 @output_option
 @pass_app
 def wait(app: App, operation: str, output: str) -> None:
-    """Follows an operation until it is done. The exit code is the operation's own.
+    """Waits for an operation and shows its progress. The exit code is the operation's.
 
     \b
     Example:
@@ -147,11 +147,11 @@ def wait(app: App, operation: str, output: str) -> None:
 @click.argument("operation")
 @pass_app
 def cancel(app: App, operation: str) -> None:
-    """Asks for an operation to be cancelled. What it has done is undone. Work that is past undoing goes on.
+    """Cancels an operation and undoes what it has done. Past its point of no return it completes.
 
     \b
     Example:
       ostler operation cancel 6f1c2d0a-2a52-4d0e-9f25-0a41c7a2f6de
     """
     app.client.operations.CancelOperation(lro.CancelOperationRequest(name=operation))
-    click.echo(f"cancellation asked for; to follow it: ostler operation wait {operation}", err=True)
+    click.echo(f"cancellation requested; to wait for it: ostler operation wait {operation}", err=True)

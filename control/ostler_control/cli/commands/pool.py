@@ -69,7 +69,7 @@ def _option(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -
 _password_option = click.option(
     "--password-file",
     type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
-    help="The password of the storage is this file's first line; - is standard input.  [default: it is asked for]",
+    help="File whose first line is the storage password; - for standard input.  [default: prompt]",
 )
 
 
@@ -77,22 +77,25 @@ def _password(path: Path | None) -> bytes:
     if path is not None:
         return passphrases.read(path).reveal()
     if not sys.stdin.isatty():
-        raise click.UsageError("nobody is there to type the storage's password: add --password-file")
+        raise click.UsageError("standard input is no terminal to ask for the password: add --password-file")
     typed: str = click.prompt("Password of the storage", hide_input=True, err=True)
     return typed.encode()
 
 
 @click.group(cls=Noun)
 def command() -> None:
-    """Storage pools: where volumes live."""
+    """Storage pools, which hold volumes."""
 
 
 @command.command("create")
 @click.argument("name")
 @click.option(
-    "--type", "type_", required=True, help="local, shared-mount-point, nfs, powerflex, or what else your hosts offer."
+    "--type",
+    "type_",
+    required=True,
+    help="local, shared-mount-point, nfs, powerflex, or another type that your hosts support.",
 )
-@click.option("--path", default="", help="Directory on the hosts, absolute.")
+@click.option("--path", default="", help="Absolute path of the directory on the hosts.")
 @click.option("--source", default="", help="Source of a network pool, e.g. server:/export.")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", callback=_option, help="Option of the type.")
 @click.option("--gateway", default="", metavar="HOST[:PORT]", help="powerflex: the array's REST gateway.")
@@ -102,12 +105,12 @@ def command() -> None:
 @click.option(
     "--ca-file",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="powerflex: PEM file of the CA that signs the gateway's certificate; none: those that hosts trust anyway.",
+    help="powerflex: PEM file of the CA of the gateway's certificate.  [default: the hosts' trusted CAs]",
 )
 @_password_option
-@click.option("--host", type=HOST, default="", help="One host reaches it.")
-@click.option("--cluster", type=CLUSTER, default="", help="All hosts of this cluster reach it.")
-@click.option("--zone", type=ZONE, default="", help="All hosts of this zone reach it.")
+@click.option("--host", type=HOST, default="", help="Scope: this host.")
+@click.option("--cluster", type=CLUSTER, default="", help="Scope: all hosts of this cluster.")
+@click.option("--zone", type=ZONE, default="", help="Scope: all hosts of this zone.")
 @dry_run_option
 @request_id_option
 @output_option
@@ -132,7 +135,9 @@ def create(
     request_id: str,
     output: str,
 ) -> None:
-    """Makes a pool; its hosts prove that they reach it. Say who does: --host, --cluster or --zone.
+    """Creates a storage pool. Its hosts must prove that they reach it.
+
+    Its scope is --host, --cluster or --zone.
 
     \b
     Examples:
@@ -170,7 +175,7 @@ def create(
         setattr(request, scope, where)
     pool = app.client.pools.CreatePool(request)
     if dry_run and output == "table":
-        click.echo(f"pool {name} could be created")
+        click.echo(f"pool {name} can be created")
     else:
         print_one(VIEW, pool, output)
 
@@ -182,7 +187,7 @@ def create(
 def set_password(app: App, pool: str, password_file: Path | None) -> None:
     """Changes the password of a pool's storage.
 
-    Change it there first, then here. Hosts that are up take it at once, and one of them must prove that it is right.
+    Change it on the storage first. Hosts that are up use it at once; at least one must prove that it works.
 
     \b
     Examples:
@@ -199,7 +204,7 @@ def set_password(app: App, pool: str, password_file: Path | None) -> None:
 @list_options
 @pass_app
 def list_(app: App, host: str, limit: int | None, listing: Listing) -> None:
-    """Lists pools. VOLUMES is the sum of the sizes of the volumes in it; thin ones take less.
+    """Lists pools. VOLUMES is the sum of the volumes' sizes; thin volumes use less.
 
     \b
     Example:
@@ -214,7 +219,7 @@ def list_(app: App, host: str, limit: int | None, listing: Listing) -> None:
 @output_option
 @pass_app
 def show(app: App, pool: str, output: str) -> None:
-    """Shows one pool and which hosts reach it.
+    """Shows one pool and the hosts that reach it.
 
     \b
     Example:
@@ -228,7 +233,7 @@ def show(app: App, pool: str, output: str) -> None:
 @yes_option
 @pass_app
 def delete(app: App, pool: str, yes: bool) -> None:
-    """Deletes a pool that holds no volume; files in it stay.
+    """Deletes a pool without volumes. Files in it stay.
 
     \b
     Example:

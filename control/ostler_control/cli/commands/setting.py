@@ -59,7 +59,7 @@ def _place_options(function: F) -> F:
 
 @click.group(cls=Noun)
 def command() -> None:
-    """Settings that can be changed while everything runs."""
+    """Settings, which take effect without a restart."""
 
 
 @command.command("list")

@@ -51,7 +51,7 @@ VIEW = View[pb.Snapshot](
 
 @click.group(cls=Noun)
 def command() -> None:
-    """Volumes as they were: take, go back, keep on a schedule."""
+    """Volume snapshots: create, revert, schedule."""
 
 
 @command.command("create")
@@ -61,7 +61,7 @@ def command() -> None:
 @operation_options()
 @pass_app
 def create(app: App, volume: str, name: str, pool: str, call: CallOptions) -> None:
-    """Takes a snapshot of a volume, also while its VM runs.
+    """Creates a snapshot of a volume, even while its VM runs.
 
     It is a whole copy of one moment, as a power cut would leave it. Of an encrypted volume it is encrypted too, under a
     key of its own. The volume and its VM are busy until it is taken; the guest goes on meanwhile.
@@ -77,13 +77,13 @@ def create(app: App, volume: str, name: str, pool: str, call: CallOptions) -> No
 
 
 @command.command("list")
-@click.option("--volume", type=VOLUME, default="", help="Only those of this volume; of one that is gone: its id.")
+@click.option("--volume", type=VOLUME, default="", help="Only those of this volume; for a deleted volume, its id.")
 @click.option("--account", type=ACCOUNT, default="", help="Only those of this account.")
 @limit_option()
 @list_options
 @pass_app
 def list_(app: App, volume: str, account: str, limit: int | None, listing: Listing) -> None:
-    """Lists snapshots, the newest first.
+    """Lists snapshots, newest first.
 
     \b
     Example:
@@ -113,9 +113,9 @@ def show(app: App, snapshot: str, output: str) -> None:
 @operation_options()
 @pass_app
 def revert(app: App, snapshot: str, yes: bool, call: CallOptions) -> None:
-    """Gives a volume whose VM is stopped its old content again.
+    """Reverts a volume to a snapshot. Its VM must be stopped.
 
-    What was written since is lost (take a snapshot first if in doubt). The volume gets the snapshot's size too: one
+    Everything written since is lost (create a snapshot first if in doubt). The volume gets the snapshot's size too: one
     that was grown since is as small again. It stays encrypted, or plain, as it is now, under a new key. The snapshot
     stays.
 
@@ -124,7 +124,7 @@ def revert(app: App, snapshot: str, yes: bool, call: CallOptions) -> None:
       ostler snapshot revert before-upgrade --yes
     """
     if not call.dry_run:
-        confirm(f"Go back to snapshot {snapshot}, and lose what was written to its volume since?", yes)
+        confirm(f"Revert to snapshot {snapshot} and lose everything written to the volume since?", yes)
     request = pb.RevertVolumeRequest(request_id=call.request_id, snapshot=snapshot, validate_only=call.dry_run)
     finish(app, app.client.snapshots.RevertVolume(request), VOLUME_VIEW, volume_pb2.Volume(), call)
 
@@ -135,7 +135,7 @@ def revert(app: App, snapshot: str, yes: bool, call: CallOptions) -> None:
 @operation_options()
 @pass_app
 def delete(app: App, snapshot: str, yes: bool, call: CallOptions) -> None:
-    """Deletes a snapshot; an encrypted one's key is destroyed too. The volume is not touched.
+    """Deletes a snapshot with its key. The volume is not changed.
 
     \b
     Example:

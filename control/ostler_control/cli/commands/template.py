@@ -51,7 +51,7 @@ VIEW = View[pb.Template](
 
 @click.group(cls=Noun)
 def command() -> None:
-    """Disk images that VMs are made from."""
+    """Templates: disk images to create VMs from."""
 
 
 @command.command("upload")
@@ -61,15 +61,19 @@ def command() -> None:
     "--format", "layout", type=click.Choice(["qcow2", "raw"]), help="File layout.  [default: found in the file]"
 )
 @click.option(
-    "--firmware", type=click.Choice(["bios", "uefi"]), default="bios", show_default=True, help="What it boots with."
+    "--firmware",
+    type=click.Choice(["bios", "uefi"]),
+    default="bios",
+    show_default=True,
+    help="Firmware of VMs created from it.",
 )
 @click.option(
     "--hypervisor",
     type=HYPERVISOR_TYPE,
     default="",
-    help="Type of hypervisor that it is for (ostler hypervisor list).  [default: all that use its format]",
+    help="Hypervisor type it is for (ostler hypervisor list).  [default: all that support its format]",
 )
-@click.option("--sha256", help="Digest that the file must have.  [default: computed from the file]")
+@click.option("--sha256", help="Expected digest.  [default: computed from the file]")
 @request_id_option
 @output_option
 @pass_app
@@ -84,7 +88,7 @@ def upload(
     request_id: str,
     output: str,
 ) -> None:
-    """Sends an image file to the control plane. An upload that breaks off leaves nothing behind.
+    """Uploads an image file to the control plane. A failed upload leaves nothing behind.
 
     \b
     Example:
@@ -114,22 +118,26 @@ def upload(
 @click.argument("url")
 @click.option("--format", "layout", type=click.Choice(["qcow2", "raw"]), required=True, help="File layout.")
 @click.option(
-    "--firmware", type=click.Choice(["bios", "uefi"]), default="bios", show_default=True, help="What it boots with."
+    "--firmware",
+    type=click.Choice(["bios", "uefi"]),
+    default="bios",
+    show_default=True,
+    help="Firmware of VMs created from it.",
 )
 @click.option(
     "--hypervisor",
     type=HYPERVISOR_TYPE,
     default="",
-    help="Type of hypervisor that it is for (ostler hypervisor list).  [default: all that use its format]",
+    help="Hypervisor type it is for (ostler hypervisor list).  [default: all that support its format]",
 )
 @click.option("--sha256", default="", help="The file's digest; this or --sha512 is required.")
 @click.option("--sha512", default="", help="The file's digest; this or --sha256 is required.")
 @click.option(
     "--ca-file",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Authorities to trust in place of the hosts' own, PEM.",
+    help="PEM file of CAs to trust instead of the hosts' own.",
 )
-@click.option("--dry-run", is_flag=True, help="Only check, and have a host look.")
+@click.option("--dry-run", is_flag=True, help="Only check, including from a host.")
 @request_id_option
 @output_option
 @pass_app
@@ -147,7 +155,7 @@ def register(
     request_id: str,
     output: str,
 ) -> None:
-    """Makes known an image on an HTTPS server.
+    """Registers an image that hosts download from an HTTPS server.
 
     Hosts fetch it by themselves when they first need it; one looks at its beginning at once. Addresses that are not of
     the public Internet are refused, unless the setting direct.download.allow.private says otherwise; there are
@@ -183,10 +191,14 @@ def _parts(
 
 @command.command("create")
 @click.argument("name")
-@click.option("--volume", type=VOLUME, default="", help="Volume that it is made of; its VM must be stopped.")
-@click.option("--snapshot", type=SNAPSHOT, default="", help="Snapshot that it is made of.")
+@click.option("--volume", type=VOLUME, default="", help="Source volume; its VM must be stopped.")
+@click.option("--snapshot", type=SNAPSHOT, default="", help="Source snapshot.")
 @click.option(
-    "--firmware", type=click.Choice(["bios", "uefi"]), default="bios", show_default=True, help="What it boots with."
+    "--firmware",
+    type=click.Choice(["bios", "uefi"]),
+    default="bios",
+    show_default=True,
+    help="Firmware of VMs created from it.",
 )
 @passphrases.passphrase_file_option("Encrypt it under the passphrase in this file.  [default: you are asked]")
 @passphrases.decrypt_option
@@ -202,7 +214,7 @@ def create(
     decrypt: bool,
     call: CallOptions,
 ) -> None:
-    """Makes a template of a volume or of a snapshot.
+    """Creates a template from a volume or a snapshot.
 
     That of an encrypted one stays encrypted, under a passphrase of yours. The control plane keeps it, sealed, so that
     VMs are made from the template without it, on encrypted disks only; it is destroyed with the template. --decrypt
@@ -233,7 +245,7 @@ def create(
 @list_options
 @pass_app
 def list_(app: App, limit: int | None, listing: Listing) -> None:
-    """Lists templates. DISK is the size of the disk that it makes, FILE that of its file.
+    """Lists templates. DISK is the virtual size, FILE the size of the file.
 
     \b
     Example:
@@ -262,7 +274,7 @@ def show(app: App, template: str, output: str) -> None:
 @yes_option
 @pass_app
 def delete(app: App, template: str, yes: bool) -> None:
-    """Deletes a template. Volumes made from it are whole by themselves.
+    """Deletes a template. Volumes created from it do not depend on it.
 
     \b
     Example:

@@ -34,22 +34,20 @@ def command() -> None:
 
 @command.command("create")
 @click.argument("name")
-@click.option(
-    "--role", type=click.Choice(["admin", "member"]), default="member", show_default=True, help="What they may do."
-)
-@click.option("--account", type=ACCOUNT, default="", help="Account that they act for; a member needs one.")
+@click.option("--role", type=click.Choice(["admin", "member"]), default="member", show_default=True, help="Role.")
+@click.option("--account", type=ACCOUNT, default="", help="Account of the user; required for members.")
 @click.option(
     "--directory",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where key, certificate and profile go; must not exist.  [default: ./NAME.ostler]",
+    help="New directory for key, certificate and profile.  [default: ./NAME.ostler]",
 )
 @request_id_option
 @output_option
 @pass_app
 def create(app: App, name: str, role: str, account: str, directory: Path | None, request_id: str, output: str) -> None:
-    """Makes a user.
+    """Creates a user.
 
-    Key, certificate and profile come into a directory here, to be handed over.
+    Writes key, certificate and profile to a directory to hand over to the user.
 
     The private key is made here: the control plane sees a certificate request only. Give the directory to the user over
     a safe way and keep no copy.
@@ -117,7 +115,7 @@ def show(app: App, user: str, output: str) -> None:
 @output_option
 @pass_app
 def whoami(app: App, output: str) -> None:
-    """Shows who you are to the control plane.
+    """Shows your identity as the control plane sees it.
 
     \b
     Example:
@@ -131,14 +129,14 @@ def whoami(app: App, output: str) -> None:
 @click.option(
     "--directory",
     type=click.Path(path_type=Path, file_okay=False),
-    help="For another user: where key, certificate and profile go; must not exist.  [default: ./USER.ostler]",
+    help="For another user: new directory for key, certificate and profile.  [default: ./USER.ostler]",
 )
 @output_option
 @pass_app
 def renew(app: App, user: str | None, directory: Path | None, output: str) -> None:
     """Issues a new certificate for a new key.
 
-    For yourself it goes into your profile, for another user into a directory.
+    Your own replaces the one in your profile; that of another user goes into a directory.
 
     \b
     Examples:
@@ -150,7 +148,7 @@ def renew(app: App, user: str | None, directory: Path | None, output: str) -> No
     me = app.client.users.WhoAmI(pb.WhoAmIRequest())
     if user is None or user in (me.name, me.id):
         if directory is not None:
-            raise click.UsageError("your own papers go into your profile: leave out --directory")
+            raise click.UsageError("your own certificate goes into your profile: omit --directory")
         key_pem, csr_pem = papers.request(me.name)
         answer = app.client.users.IssueUserCertificate(pb.IssueUserCertificateRequest(user=me.id, csr_pem=csr_pem))
         papers.replace(app.profile, key_pem, answer.certificate_pem, answer.ca_pem)
@@ -191,7 +189,7 @@ def revoke(app: App, user: str, yes: bool, output: str) -> None:
 @yes_option
 @pass_app
 def delete(app: App, user: str, yes: bool) -> None:
-    """Deletes a user and revokes the certificates. What belongs to the account stays.
+    """Deletes a user and revokes their certificates. Objects of the account stay.
 
     \b
     Example:

@@ -63,7 +63,7 @@ VIEW = View[pb.Vm](
         ("cluster", lambda v: v.cluster_name),
         ("hypervisor", lambda v: v.hypervisor_display_name),
         ("affinity groups", lambda v: text.joined(v.affinity_groups)),
-        ("drs", lambda v: "leaves it where it is" if v.drs_skip else "may move it"),
+        ("drs", lambda v: "disabled" if v.drs_skip else "enabled"),
         ("created", lambda v: text.when(v, "create_time")),
         ("id", lambda v: v.id),
     ],
@@ -102,7 +102,7 @@ def _nic(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> l
 
 @click.group(cls=Noun)
 def command() -> None:
-    """Virtual machines: create, run, move, console."""
+    """Virtual machines: create, start, migrate, console."""
 
 
 @command.command("create")
@@ -111,15 +111,20 @@ def command() -> None:
 @click.option("--offering", type=SERVICE_OFFERING, required=True, help="Service offering.")
 @click.option("--root-size", type=SIZE, default=0, help="Size of the root disk.  [default: the template's]")
 @click.option(
-    "--nic", "nics", multiple=True, metavar="BRIDGE[,mac=MAC]", callback=_nic, help="Network interface; repeat it."
+    "--nic",
+    "nics",
+    multiple=True,
+    metavar="BRIDGE[,mac=MAC]",
+    callback=_nic,
+    help="Network interface; may be repeated.",
 )
 @click.option("--account", type=ACCOUNT, default="", help="Owner.  [default: your account]")
-@click.option("--zone", type=ZONE, default="", help="Zone to be in.  [default: any]")
-@click.option("--cluster", type=CLUSTER, default="", help="Cluster to be in.  [default: any]")
-@click.option("--host", type=HOST, default="", help="Host to be on.  [default: chosen]")
+@click.option("--zone", type=ZONE, default="", help="Zone.  [default: any]")
+@click.option("--cluster", type=CLUSTER, default="", help="Cluster.  [default: any]")
+@click.option("--host", type=HOST, default="", help="Host.  [default: chosen]")
 @click.option("--pool", type=POOL, default="", help="Pool for the root disk.  [default: chosen]")
-@click.option("--affinity-group", "groups", type=AFFINITY_GROUP, multiple=True, help="Group to be in; repeat it.")
-@click.option("--stopped", is_flag=True, help="Make it without starting it.")
+@click.option("--affinity-group", "groups", type=AFFINITY_GROUP, multiple=True, help="Affinity group; may be repeated.")
+@click.option("--stopped", is_flag=True, help="Create the VM without starting it.")
 @operation_options()
 @pass_app
 def create(
@@ -138,9 +143,9 @@ def create(
     stopped: bool,
     call: CallOptions,
 ) -> None:
-    """Makes a VM from a template and starts it.
+    """Creates a VM from a template and starts it.
 
-    A host that fits is chosen; its root disk is encrypted when the offering says so.
+    Ostler chooses a host that fits. The root disk is encrypted when the offering says so.
 
     \b
     Example:
@@ -173,7 +178,7 @@ def create(
 @list_options
 @pass_app
 def list_(app: App, account: str, host: str, state: str | None, limit: int | None, listing: Listing) -> None:
-    """Lists VMs. ATTENTION says where Ostler and the hypervisor disagree.
+    """Lists VMs. ATTENTION shows where Ostler and the hypervisor disagree.
 
     \b
     Example:
@@ -201,23 +206,29 @@ def show(app: App, vm: str, output: str) -> None:
 
 @command.command("update")
 @click.argument("vm", type=VM)
-@click.option("--drs/--no-drs", "drs", default=None, help="Whether DRS may move it; evacuations always do.")
-@click.option("--affinity-group", "groups", type=AFFINITY_GROUP, multiple=True, help="All that it is to be in; repeat.")
-@click.option("--no-affinity-groups", "none", is_flag=True, help="Take it out of all.")
+@click.option("--drs/--no-drs", "drs", default=None, help="Whether DRS may migrate the VM; evacuation always may.")
+@click.option(
+    "--affinity-group",
+    "groups",
+    type=AFFINITY_GROUP,
+    multiple=True,
+    help="Affinity groups that replace the present ones; may be repeated.",
+)
+@click.option("--no-affinity-groups", "none", is_flag=True, help="Remove the VM from all affinity groups.")
 @output_option
 @pass_app
 def update(app: App, vm: str, drs: bool | None, groups: tuple[str, ...], none: bool, output: str) -> None:
-    """Changes where a VM may be from now on. Nothing moves.
+    """Changes the placement rules of a VM. Nothing moves.
 
     \b
     Example:
       ostler vm update web-1 --no-drs
     """
     if groups and none:
-        raise click.UsageError("--affinity-group and --no-affinity-groups say the opposite")
+        raise click.UsageError("--affinity-group and --no-affinity-groups exclude each other")
     paths = ["drs_skip"] * (drs is not None) + ["affinity_groups"] * bool(groups or none)
     if not paths:
-        raise click.UsageError("say what to change: --drs, --no-drs, --affinity-group or --no-affinity-groups")
+        raise click.UsageError("nothing to change: give --drs, --no-drs, --affinity-group or --no-affinity-groups")
     values = pb.Vm(drs_skip=drs is False, affinity_groups=groups)
     request = pb.UpdateVmRequest(vm=vm, values=values, update_mask=FieldMask(paths=paths))
     print_one(VIEW, app.client.vms.UpdateVm(request), output)
@@ -225,7 +236,7 @@ def update(app: App, vm: str, drs: bool | None, groups: tuple[str, ...], none: b
 
 @command.command("start")
 @click.argument("vm", type=VM)
-@click.option("--host", type=HOST, default="", help="Host to start on.  [default: its last one if it fits, or another]")
+@click.option("--host", type=HOST, default="", help="Host.  [default: the last one if it fits, else another]")
 @operation_options()
 @pass_app
 def start(app: App, vm: str, host: str, call: CallOptions) -> None:
@@ -242,13 +253,13 @@ def start(app: App, vm: str, host: str, call: CallOptions) -> None:
 @command.command("stop")
 @click.argument("vm", type=VM)
 @click.option(
-    "--timeout", type=DURATION, default=0, help="How long the guest gets to shut down.  [default: vm.stop.timeout]"
+    "--timeout", type=DURATION, default=0, help="How long the guest may take to shut down.  [default: vm.stop.timeout]"
 )
-@click.option("--force", is_flag=True, help="Pull the plug at once.")
+@click.option("--force", is_flag=True, help="Power off at once.")
 @operation_options()
 @pass_app
 def stop(app: App, vm: str, timeout: int, force: bool, call: CallOptions) -> None:
-    """Stops a VM. The guest is asked to shut down; when it has not after the timeout, the plug is pulled.
+    """Shuts a VM down. If the guest does not shut down within the timeout, it is powered off.
 
     \b
     Example:
@@ -279,12 +290,12 @@ def reboot(app: App, vm: str, hard: bool, call: CallOptions) -> None:
 @command.command("migrate")
 @click.argument("vm", type=VM)
 @click.option("--host", type=HOST, default="", help="Destination.  [default: chosen]")
-@click.option("--with-storage", is_flag=True, help="Copy disks that the destination does not reach.")
-@click.option("--pool", type=POOL, default="", help="Pool for disks that are copied.  [default: chosen]")
+@click.option("--with-storage", is_flag=True, help="Copy disks that the destination cannot reach.")
+@click.option("--pool", type=POOL, default="", help="Pool for copied disks.  [default: chosen]")
 @operation_options()
 @pass_app
 def migrate(app: App, vm: str, host: str, with_storage: bool, pool: str, call: CallOptions) -> None:
-    """Moves a running VM to another host, live.
+    """Migrates a running VM to another host, live.
 
     \b
     Examples:
@@ -306,12 +317,12 @@ def migrate(app: App, vm: str, host: str, with_storage: bool, pool: str, call: C
 
 @command.command("reinstall")
 @click.argument("vm", type=VM)
-@click.option("--template", type=TEMPLATE, default="", help="Template.  [default: the one that it was made from]")
+@click.option("--template", type=TEMPLATE, default="", help="Template.  [default: the VM's own]")
 @yes_option
 @operation_options()
 @pass_app
 def reinstall(app: App, vm: str, template: str, yes: bool, call: CallOptions) -> None:
-    """Gives a stopped VM a new root disk. What is on the old one is gone, its key destroyed; data disks stay.
+    """Replaces the root disk of a stopped VM. The old one is destroyed with its key; data disks stay.
 
     \b
     Example:
@@ -325,7 +336,7 @@ def reinstall(app: App, vm: str, template: str, yes: bool, call: CallOptions) ->
 
 @command.command("delete")
 @click.argument("vm", type=VM)
-@click.option("--force", is_flag=True, help="Pull the plug first if it runs.")
+@click.option("--force", is_flag=True, help="Power off first if it runs.")
 @yes_option
 @operation_options()
 @pass_app
@@ -347,7 +358,7 @@ def delete(app: App, vm: str, force: bool, yes: bool, call: CallOptions) -> None
 @list_options
 @pass_app
 def hosts(app: App, vm: str, listing: Listing) -> None:
-    """Explains which hosts could take a VM now. Best first, and why the others could not.
+    """Lists the hosts for a VM, best first. For the others it says why not.
 
     \b
     Example:
@@ -358,13 +369,13 @@ def hosts(app: App, vm: str, listing: Listing) -> None:
 
 @command.command("console")
 @click.argument("vm", type=VM)
-@click.option("--force", is_flag=True, help="Take the console from whoever has it.")
-@click.option("--duration", type=DURATION, help="Leave after this time.  [default: stay]")
+@click.option("--force", is_flag=True, help="Take the console over from its present user.")
+@click.option("--duration", type=DURATION, help="Disconnect after this time.  [default: never]")
 @pass_app
 def console(app: App, vm: str, force: bool, duration: int | None) -> None:
-    """Connects to a running VM's serial console. Ctrl-] leaves.
+    """Connects to a running VM's serial console. Ctrl-] disconnects.
 
-    Standard input may be a pipe; the console then stays open after its end, until --duration is over or Ctrl-C.
+    Standard input may be a pipe; the console then stays open until --duration is over or you press Ctrl-C.
 
     \b
     Examples:
@@ -382,11 +393,11 @@ def console(app: App, vm: str, force: bool, duration: int | None) -> None:
     "-f",
     "--file",
     type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
-    help="Where to.  [default: VM.png]",
+    help="Output file.  [default: VM.png]",
 )
 @pass_app
 def screenshot(app: App, vm: str, file: Path | None) -> None:
-    """Takes a picture of a running VM's screen. `-f -` writes it to standard output.
+    """Saves a screenshot of a running VM. `-f -` writes it to standard output.
 
     \b
     Example:

@@ -27,17 +27,17 @@ from ostler_control.cli.output import Listing, print_list, print_one
 
 @click.group(cls=Noun)
 def command() -> None:
-    """Disks: create, grow, attach, encrypt."""
+    """Volumes: create, grow, attach, encrypt."""
 
 
 @command.command("create")
 @click.argument("name")
-@click.option("--offering", type=DISK_OFFERING, default="", help="Disk offering; may be left out with --snapshot.")
+@click.option("--offering", type=DISK_OFFERING, default="", help="Disk offering; optional with --snapshot.")
 @click.option("--size", type=SIZE, default=0, help="Size, e.g. 20GiB; only for an offering without a size.")
-@click.option("--snapshot", type=SNAPSHOT, default="", help="Fill it with this snapshot's content.")
+@click.option("--snapshot", type=SNAPSHOT, default="", help="Snapshot to copy the content from.")
 @click.option("--pool", type=POOL, default="", help="Pool.  [default: chosen]")
 @click.option("--account", type=ACCOUNT, default="", help="Owner.  [default: your account]")
-@click.option("--zone", type=ZONE, default="", help="Zone to be in.  [default: any]")
+@click.option("--zone", type=ZONE, default="", help="Zone.  [default: any]")
 @operation_options()
 @pass_app
 def create(
@@ -51,7 +51,7 @@ def create(
     zone: str,
     call: CallOptions,
 ) -> None:
-    """Makes a data volume, empty or from a snapshot.
+    """Creates a data volume, empty or from a snapshot.
 
     From a snapshot it is encrypted, under a key of its own, if the snapshot is; its size is the snapshot's unless you
     ask for more.
@@ -107,12 +107,12 @@ def list_(
 @command.command("show")
 @click.argument("volume", type=VOLUME)
 @click.option(
-    "--read-file/--no-read-file", default=None, help="Have a host read the file's header.  [default: if one can]"
+    "--read-file/--no-read-file", default=None, help="Read the file's header on a host.  [default: if possible]"
 )
 @output_option
 @pass_app
 def show(app: App, volume: str, read_file: bool | None, output: str) -> None:
-    """Shows one volume. Whether it is encrypted is read from its file's header, by a host.
+    """Shows one volume. A host reads from the file's header whether it is encrypted.
 
     \b
     Example:
@@ -142,7 +142,7 @@ def _get(app: App, volume: str, read_file: bool | None) -> pb.Volume:
 @operation_options()
 @pass_app
 def grow(app: App, volume: str, size: int, call: CallOptions) -> None:
-    """Grows a volume to SIZE, also while its VM runs.
+    """Grows a volume to SIZE, even while its VM runs.
 
     \b
     Example:
@@ -160,7 +160,7 @@ def grow(app: App, volume: str, size: int, call: CallOptions) -> None:
 @operation_options()
 @pass_app
 def attach(app: App, volume: str, vm: str, call: CallOptions) -> None:
-    """Attaches a volume to a VM, also while it runs.
+    """Attaches a volume to a VM, even while it runs.
 
     \b
     Example:
@@ -175,7 +175,7 @@ def attach(app: App, volume: str, vm: str, call: CallOptions) -> None:
 @operation_options()
 @pass_app
 def detach(app: App, volume: str, call: CallOptions) -> None:
-    """Detaches a volume from its VM, also while it runs.
+    """Detaches a volume from its VM, even while it runs.
 
     \b
     Example:
@@ -192,7 +192,7 @@ def detach(app: App, volume: str, call: CallOptions) -> None:
 @operation_options()
 @pass_app
 def copy(app: App, volume: str, name: str, pool: str, call: CallOptions) -> None:
-    """Copies a volume into a new one, also while its VM runs.
+    """Copies a volume into a new one, even while its VM runs.
 
     Of a running VM's disk it has what was there at one moment, as after a power cut. The copy of an encrypted volume
     is encrypted under a key of its own.
@@ -213,7 +213,7 @@ def copy(app: App, volume: str, name: str, pool: str, call: CallOptions) -> None
 @operation_options()
 @pass_app
 def delete(app: App, volume: str, yes: bool, call: CallOptions) -> None:
-    """Deletes a detached volume. What is in it is gone; an encrypted one's key is destroyed too.
+    """Deletes a detached volume with its content and its key.
 
     \b
     Example:

@@ -21,7 +21,7 @@ VIEW = View[pb.Zone](
 
 @click.group(cls=Noun)
 def command() -> None:
-    """Zones: places with their own network and storage."""
+    """Zones: locations with their own network and storage."""
 
 
 @command.command("create")
@@ -30,7 +30,7 @@ def command() -> None:
 @output_option
 @pass_app
 def create(app: App, name: str, request_id: str, output: str) -> None:
-    """Makes a zone.
+    """Creates a zone.
 
     \b
     Example:
