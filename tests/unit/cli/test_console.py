@@ -81,7 +81,7 @@ def test_a_terminal_is_raw_and_then_as_before(control: Control, environment: dic
     read_until(main, b"A\x03")
     os.write(main, b"b\x1dnot sent")
     assert process.wait(20) == 0
-    read_until(main, b"Console left.")
+    read_until(main, b"Disconnected.")
     assert termios.tcgetattr(side) == before
     assert b"".join(asked.data for asked in control.asked if isinstance(asked, vm_pb2.ConsoleInput)) == b"a\x03b"
     os.close(side)
