@@ -24,7 +24,7 @@ from ostler_control.api.users import UserService
 from ostler_control.config import ControlConfig
 from ostler_control.drs_plans import Scheduler
 from ostler_control.fleet.leader import Leader
-from ostler_control.fleet.watcher import Pulse, Watcher
+from ostler_control.fleet.watcher import Intervals, Watcher
 from ostler_control.keys import Keyring, open_provider
 from ostler_control.operations import Engine, Journal, replica_id
 from ostler_control.trust import revocation
@@ -41,7 +41,7 @@ ENROLLMENT = "ostler.control.v1.EnrollmentService"
 class Control:
     """A running control plane. main_port, enroll_port: where it listens, also when 0 was configured."""
 
-    def __init__(self, config: ControlConfig, pulse: Pulse | None = None) -> None:
+    def __init__(self, config: ControlConfig, intervals: Intervals | None = None) -> None:
         """Starts everything; when something fails, what had been started is stopped. Raises OstlerError, OSError."""
         self._config = config
         state = config.state
@@ -64,14 +64,14 @@ class Control:
             stack.callback(engine.stop)
             engine.start()
             watcher = Watcher(
-                state.client_tls(), lambda: revocation.current(self._authority), keys, Leader(replica).is_me, pulse
+                state.client_tls(), lambda: revocation.current(self._authority), keys, Leader(replica).is_me, intervals
             )
             stack.callback(watcher.stop)
             watcher.start()
             scheduler = Scheduler(Leader(replica).is_me)
             stack.callback(scheduler.stop)
             scheduler.start()
-            services = fleet_services(self._authority, agents, keys, config, watcher.poke)
+            services = fleet_services(self._authority, agents, keys, config, watcher.rescan)
             main = server.serve(
                 config.listen,
                 credentials=tls.server_credentials(state.server_tls()),
@@ -84,7 +84,7 @@ class Control:
             enrollment = server.serve(
                 config.enroll_listen,
                 credentials=tls.server_credentials(state.server_tls(), client_certificates=False),
-                services=enrollment_services(self._authority, config, watcher.poke),
+                services=enrollment_services(self._authority, config, watcher.rescan),
                 authorize=None,
                 workers=8,
             )

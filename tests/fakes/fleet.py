@@ -15,14 +15,14 @@ from ostler_common.tls import TlsFiles
 from ostler_control import database
 from ostler_control.caller import Role
 from ostler_control.config import ControlConfig
-from ostler_control.fleet.watcher import Pulse
+from ostler_control.fleet.watcher import Intervals
 from ostler_control.initialize import initialize
 from ostler_control.models import Account, Cluster, Host, Zone
 from ostler_control.server import Control
 from ostler_control.trust import users
 from ostler_control.trust.authority import Authority, Lifetimes
 
-QUICK = Pulse(rescan_s=0.2, sweep_s=0.3, pools_s=0.5, grace_s=1.0)
+QUICK = Intervals(rescan_s=0.2, sweep_s=0.3, pools_s=0.5, grace_s=1.0)
 
 
 class Fleet:

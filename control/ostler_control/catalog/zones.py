@@ -12,7 +12,7 @@ from peewee import IntegrityError, fn
 from ostler_control import database, events, settings
 from ostler_control.catalog.names import check_name
 from ostler_control.hypervisors import rules
-from ostler_control.models import Cluster, Host, JoinToken, Pool, Zone
+from ostler_control.models import Cluster, Host, JoinToken, Pool, Zone, tuples
 
 # More virtual CPUs or memory per real one than this is a typing error.
 MAX_OVERCOMMIT = 64.0
@@ -69,9 +69,9 @@ def create_cluster(
 
 
 def update_cluster(cluster: Cluster, changes: Mapping[str, Any], actor: str) -> Cluster:
-    """Changes some of CHANGEABLE.
+    """Changes some of CHANGEABLE; their values are of the columns' types.
 
-    Less overcommit than is already given out is allowed: what runs goes on, and nothing more is placed until it fits.
+    The overcommit may become less than is already allocated: VMs keep running, and none is placed until it fits.
     """
     for field, value in changes.items():
         if field == "name":
@@ -107,12 +107,12 @@ def _overcommit(field: str, value: float) -> float:
     return value
 
 
-def _pools(scope: str, row: Any) -> int:
+def _pools(scope: str, row: Zone | Cluster) -> int:
     count: int = Pool.select().where(Pool.scope == scope, Pool.scope_id == row.id).count()
     return count
 
 
-def _refuse_if_used(what: str, row: Any, counts: Mapping[str, int]) -> None:
+def _refuse_if_used(what: str, row: Zone | Cluster, counts: Mapping[str, int]) -> None:
     held = ", ".join(
         f"{count} {word if count > 1 else word.removesuffix('s')}" for word, count in counts.items() if count
     )
@@ -126,5 +126,5 @@ def _cluster_taken(name: str) -> AlreadyExistsError:
 
 def host_counts(cluster_ids: list[str]) -> dict[str, int]:
     """How many hosts each of these clusters has; those with none are left out."""
-    query: Any = Host.select(Host.cluster, fn.COUNT(Host.id)).where(Host.cluster.in_(cluster_ids), ~Host.removed)
-    return dict(query.group_by(Host.cluster).tuples())
+    query = Host.select(Host.cluster, fn.COUNT(Host.id)).where(Host.cluster.in_(cluster_ids), ~Host.removed)
+    return dict(tuples(query.group_by(Host.cluster), tuple[str, int]))

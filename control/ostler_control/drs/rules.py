@@ -16,6 +16,7 @@ from ostler_control.drs.model import BrokenRule, Group, GroupKind, Host, Snapsho
 from ostler_control.drs.settings import Settings
 from ostler_control.placement import Demand, HostFacts, Refusal
 from ostler_control.placement import refusal as placement_refusal
+from ostler_control.states import HostState
 
 _PLENTY = 1 << 62
 
@@ -60,7 +61,7 @@ def _placement(vm: Vm, host: Host, room: Room, with_disks: bool) -> Refusal | No
         "",
         "",
         host.hypervisor_type,
-        host.state,
+        HostState(host.state),
         host.enabled,
         host.maintenance,
         host.encryption,

@@ -1,4 +1,4 @@
-"""When to try a host again, and how fast to try many."""
+"""When to connect to a host again, and how many per second."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import asyncio
 import random
 from collections.abc import Callable
 
-# A Python process on two cores manages about 280 new mTLS connections a second; the rest is left for the calls.
+# A Python process on two cores makes about 280 new mTLS connections per second; calls need the rest.
 CONNECTIONS_PER_S = 100
 
 
 def delay_s(
-    failures: int, *, first_s: float, longest_s: float, uniform: Callable[[float, float], float] = random.uniform
+    failures: int, *, min_s: float, max_s: float, uniform: Callable[[float, float], float] = random.uniform
 ) -> float:
-    """How long to wait after so many failures in a row (from 1): doubling up to a ceiling, and of that a random half to
-    whole, so that a thousand hosts that went away together do not come back together."""
-    ceiling = min(longest_s, first_s * 2.0 ** min(failures - 1, 30))
+    """How long to wait after so many failures in a row (from 1): doubles up to max_s, and of that a random part between
+    half and all, so that a thousand hosts that were lost together are not connected to at the same moment."""
+    ceiling = min(max_s, min_s * 2.0 ** min(failures - 1, 30))
     return uniform(ceiling / 2, ceiling)
 
 
 class Pace:
-    """Lets callers through one after another, at most so many a second."""
+    """Lets callers through one after another, at most per_s of them per second."""
 
     def __init__(self, per_s: float = CONNECTIONS_PER_S) -> None:
         self._gap_s = 1 / per_s

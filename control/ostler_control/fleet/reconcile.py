@@ -1,25 +1,26 @@
-"""What hosts say of VMs against what Ostler has written down. Pure: rows and sightings in, changes out.
+"""Compares what hosts report of VMs with what Ostler has recorded. Pure: rows and reports in, changes out.
 
-Nothing here mends anything: a VM that stopped, vanished or appeared by other hands is shown to people.
+Nothing here repairs anything: a VM that stopped, vanished or appeared outside Ostler is shown to people.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
-EXECUTING = frozenset({"running", "paused"})
-ABSENT = "absent"
+from ostler_control.states import PowerState, VmState
+
+_NOWHERE: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A VM as a host reports it. power_state: stopped | running | paused | crashed; managed: made by some Ostler."""
+    """A VM as a host reports it. managed: created by some Ostler."""
 
     vm_id: str
     name: str
-    power_state: str
+    power_state: PowerState
     cpus: int = 0
     memory_bytes: int = 0
     managed: bool = False
@@ -28,9 +29,9 @@ class Seen:
 
 @dataclass(frozen=True)
 class HostView:
-    """A host as the watcher has it. heard: its stream is alive, so `vms` (by id) is all there is on it.
+    """A host as the watcher has it. heard: its stream is alive, so `vms` (by id) are all the VMs on it.
 
-    silent: it was tried and does not answer. Neither: it is being connected, and nothing can be said.
+    silent: it was tried and does not answer. Neither: it is being connected, and nothing is known.
     """
 
     host_id: str
@@ -48,23 +49,25 @@ class VmRow:
     """A VM as the database has it.
 
     home: the host where it is placed, or, when placed nowhere, where its definition was last; "" for none.
-    settled: no operation holds it and none has ended in the last moments.
+    quiet: no operation holds it and none has ended in the last seconds.
+    seen_on: ids of the hosts other than home where it was last seen running.
     """
 
     vm_id: str
     name: str
     account_id: str
-    state: str
-    power_state: str
+    state: VmState
+    power_state: PowerState
     attention: str
     home: str
-    settled: bool
+    quiet: bool
+    seen_on: frozenset[str] = _NOWHERE
 
 
 class Kind(StrEnum):
-    """What is amiss with a VM; the last part of the event's type."""
+    """What is wrong with a VM; the last part of the event's type."""
 
-    FINE = "settled"
+    FINE = "recovered"
     STOPPED = "stopped"
     STARTED = "started"
     PAUSED = "paused"
@@ -77,13 +80,14 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What to write of a VM. event: type of the event to record ("vm.stopped"), "" for none; message: its text."""
+    """What to record of a VM. event: type of the event to record ("vm.stopped"), "" for none; message: its text."""
 
     row: VmRow
-    power_state: str
+    power_state: PowerState
     attention: str
     event: str = ""
     message: str = ""
+    seen_on: frozenset[str] = _NOWHERE
 
 
 def reconcile(rows: Iterable[VmRow], hosts: Mapping[str, HostView]) -> list[Verdict]:
@@ -91,40 +95,49 @@ def reconcile(rows: Iterable[VmRow], hosts: Mapping[str, HostView]) -> list[Verd
     executing: dict[str, list[HostView]] = {}
     for host in sorted(hosts.values(), key=lambda host: host.name):
         for seen in (host.vms or {}).values():
-            if host.heard and seen.power_state in EXECUTING:
+            if host.heard and seen.power_state.is_executing:
                 executing.setdefault(seen.vm_id, []).append(host)
     verdicts = []
     for row in rows:
-        if not row.settled or row.state not in ("running", "stopped", "failed"):
-            continue  # an operation's business
-        verdict = _judge(row, hosts.get(row.home), [h for h in executing.get(row.vm_id, []) if h.host_id != row.home])
-        if verdict is not None and (verdict.power_state, verdict.attention) != (row.power_state, row.attention):
+        if not row.quiet or not row.state.is_stable:
+            continue  # an operation decides
+        elsewhere = [host for host in executing.get(row.vm_id, []) if host.host_id != row.home]
+        unheard = [hosts[id] for id in sorted(row.seen_on - {row.home}) if id in hosts and not hosts[id].heard]
+        verdict = _judge(row, hosts.get(row.home), elsewhere, unheard)
+        if verdict is None:
+            continue
+        verdict = replace(verdict, seen_on=frozenset(host.host_id for host in (*elsewhere, *unheard)))
+        found = (verdict.power_state, verdict.attention, verdict.seen_on)
+        if found != (row.power_state, row.attention, row.seen_on):
             verdicts.append(verdict)
     return verdicts
 
 
 def unmanaged(host: HostView, known_vm_ids: frozenset[str]) -> dict[str, Seen]:
-    """VMs on a host that no row speaks of, by id."""
+    """VMs on a host that have no row, by id."""
     return {vm_id: seen for vm_id, seen in (host.vms or {}).items() if vm_id not in known_vm_ids}
 
 
-def _judge(row: VmRow, home: HostView | None, elsewhere: list[HostView]) -> Verdict | None:
-    """None when nothing can be said now."""
+def _judge(row: VmRow, home: HostView | None, elsewhere: list[HostView], unheard: list[HostView]) -> Verdict | None:
+    """elsewhere: other hosts that run it now; unheard: others where it ran when they were last heard. None when nothing
+    is known now."""
     if elsewhere:
         return _misplaced(row, home, elsewhere)
+    if unheard:
+        return _maybe_misplaced(row, home, unheard)
     if home is None:
-        return _verdict(row, row.power_state, Kind.FINE, row.attention if row.state == "failed" else "")
-    if home.silent and row.state == "running":
-        return _verdict(row, "", Kind.SILENT, _SILENT)
+        return _verdict(row, row.power_state, Kind.FINE, row.attention if row.state is VmState.FAILED else "")
+    if home.silent and row.state is VmState.RUNNING:
+        return _verdict(row, PowerState.UNKNOWN, Kind.SILENT, _SILENT)
     if not home.heard:
         return None
     seen = home.seen(row.vm_id)
-    power_state = seen.power_state if seen else ABSENT
+    power_state = seen.power_state if seen else PowerState.ABSENT
     kind, text = _at_home(row, power_state)
     return _verdict(row, power_state, kind, text, seen.detail if seen else "")
 
 
-def _at_home(row: VmRow, power_state: str) -> tuple[Kind, str]:
+def _at_home(row: VmRow, power_state: PowerState) -> tuple[Kind, str]:
     match row.state, power_state:
         case "running", "stopped":
             return Kind.STOPPED, "stopped outside Ostler"
@@ -136,7 +149,7 @@ def _at_home(row: VmRow, power_state: str) -> tuple[Kind, str]:
             return Kind.VANISHED, "vanished: its host no longer knows it"
         case "stopped", "running" | "paused":
             return Kind.STARTED, "started outside Ostler"
-        case "stopped", "absent" if row.power_state == ABSENT:
+        case "stopped", "absent" if row.power_state is PowerState.ABSENT:
             return Kind.VANISHED, row.attention
         case "stopped", "absent" if row.power_state:
             return Kind.VANISHED, "its definition is gone from its host; starting the VM writes it again"
@@ -149,28 +162,40 @@ def _at_home(row: VmRow, power_state: str) -> tuple[Kind, str]:
 def _misplaced(row: VmRow, home: HostView | None, elsewhere: list[HostView]) -> Verdict:
     where = " and ".join(host.name for host in elsewhere)
     at_home = home.seen(row.vm_id) if home and home.heard else None
-    power_state = at_home.power_state if at_home else ABSENT if home and home.heard else ""
-    if home and power_state in EXECUTING:
+    power_state = at_home.power_state if at_home else _not_at_home(home)
+    if home and power_state.is_executing:
         hosts = " and ".join([home.name, *(host.name for host in elsewhere)])
         text = f"RUNS TWICE, on hosts {hosts}: both write its disks; stop one of the two at once"
         return _verdict(row, power_state, Kind.DOUBLED, text)
-    if home and home.silent and row.state == "running":
+    if home and home.silent and row.state is VmState.RUNNING:
         text = f"RUNS ON HOST {where}, and perhaps also on {home.name}, where Ostler placed it and which is silent"
-        return _verdict(row, "", Kind.DOUBLED, text)
+        return _verdict(row, PowerState.UNKNOWN, Kind.DOUBLED, text)
     placed = f"although Ostler placed it on {home.name}" if home else "although Ostler placed it nowhere"
     text = f"RUNS ON HOST {where}, {placed}: it was moved or started outside Ostler"
     return _verdict(row, power_state, Kind.MISPLACED, text)
 
 
-_SILENT = "host is silent: the VM may well be running there, and is started nowhere else"
+def _maybe_misplaced(row: VmRow, home: HostView | None, unheard: list[HostView]) -> Verdict:
+    where = " and ".join(host.name for host in unheard)
+    at_home = home.seen(row.vm_id) if home and home.heard else None
+    power_state = at_home.power_state if at_home else _not_at_home(home)
+    text = f"was last seen running on host {where}, where Ostler did not place it and which does not answer"
+    return _verdict(row, power_state, Kind.MISPLACED, text)
 
 
-def _verdict(row: VmRow, power_state: str, kind: Kind, attention: str, detail: str = "") -> Verdict:
-    """Silence and its end are told by events of the host; all else once when it begins and once when it ends."""
+def _not_at_home(home: HostView | None) -> PowerState:
+    return PowerState.ABSENT if home and home.heard else PowerState.UNKNOWN
+
+
+_SILENT = "its host is silent: the VM may still run there, and is started nowhere else"
+
+
+def _verdict(row: VmRow, power_state: PowerState, kind: Kind, attention: str, detail: str = "") -> Verdict:
+    """Events of the host tell of its silence; everything else gets one event when it begins and one when it ends."""
     if attention == row.attention or kind is Kind.SILENT:
         return Verdict(row, power_state, attention)
     if not attention:
         if row.attention == _SILENT:
             return Verdict(row, power_state, "")
-        return Verdict(row, power_state, "", f"vm.{Kind.FINE}", "is again as Ostler has it")
+        return Verdict(row, power_state, "", f"vm.{Kind.FINE}", "is as Ostler recorded it again")
     return Verdict(row, power_state, attention, f"vm.{kind}", f"{attention} ({detail})" if detail else attention)

@@ -1,25 +1,37 @@
-"""What the watcher reads from the database and writes into it: short calls for its worker thread."""
+"""The watcher's reads and writes in the database: short calls for its worker thread."""
 
 from __future__ import annotations
 
 import datetime
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from google.protobuf import json_format
 from ostler.types.v1 import host_pb2, vm_pb2
 from ostler_common.errors import OstlerError
+from peewee import ModelSelect
 
 from ostler_control import events, settings
 from ostler_control.database import session, transaction
 from ostler_control.fleet.reconcile import HostView, Seen, Verdict, VmRow
 from ostler_control.fleet.smoothing import Smooth, smooth
 from ostler_control.hypervisors import registry, rules
-from ostler_control.models import Cluster, Host, UnmanagedVm, Vm, now
+from ostler_control.models import (
+    Cluster,
+    Host,
+    HostState,
+    PowerState,
+    UnmanagedVm,
+    Vm,
+    VmSighting,
+    VmState,
+    now,
+    tuples,
+)
 
-# A row that changed this recently is left alone: what its host told before the change may still be on its way.
-SETTLE = datetime.timedelta(seconds=3)
+# A row that changed this recently is left alone: what its host reported before the change may still be in flight.
+QUIET_TIME = datetime.timedelta(seconds=3)
 # SQLite and PostgreSQL limit how many values one statement may carry.
 _CHUNK = 5000
 
@@ -31,14 +43,14 @@ class WatchedHost:
     host_id: str
     name: str
     address: str
-    state: str
+    state: HostState
 
 
 def hosts() -> dict[str, WatchedHost]:
     """All hosts of the fleet, by id."""
     with session():
-        rows: Any = Host.select(Host.id, Host.name, Host.address, Host.state).where(~Host.removed).tuples()
-        return {row[0]: WatchedHost(*row) for row in rows}
+        query = Host.select(Host.id, Host.name, Host.address, Host.state).where(~Host.removed)
+        return {row[0]: WatchedHost(*row) for row in tuples(query, tuple[str, str, str, HostState])}
 
 
 def load_interval_s() -> int:
@@ -48,26 +60,26 @@ def load_interval_s() -> int:
         return interval
 
 
-def set_state(host: WatchedHost, state: str, reason: str) -> None:
-    """Writes down how we stand with a host; an event tells when it went silent or came back."""
+def set_state(host: WatchedHost, state: HostState, reason: str) -> None:
+    """Records a host's state; an event tells when it falls silent or comes back."""
     with transaction():
         before = Host.get_or_none(Host.id == host.host_id)
         if before is None or (before.state, before.state_reason) == (state, reason):
             return
-        values: dict[str, Any] = {"state": state, "state_reason": reason}
-        if before.state != state:
+        values: dict[str, object] = {"state": state, "state_reason": reason}
+        if before.state is not state:
             values["state_time"] = now()
         Host.update(**values).where(Host.id == host.host_id).execute()
-        if before.state == state:
+        if before.state is state:
             return
-        if state == "disconnected":
+        if state is HostState.DISCONNECTED:
             _host_event("host.disconnected", host, f"host {host.name} is silent: {reason}")
-        elif state == "up":
+        elif state is HostState.UP:
             _host_event("host.up", host, f"host {host.name} is up")
 
 
 def set_facts(host: WatchedHost, agent_version: str, capabilities: host_pb2.Capabilities) -> str:
-    """Writes down what a host can do. Returns what is wrong with it for people, "" when nothing."""
+    """Records what a host can do. Returns what is wrong with it, for people; "" when nothing is."""
     values = {
         "hypervisor_type": capabilities.hypervisor_type,
         "cpus": capabilities.cpus,
@@ -94,19 +106,19 @@ def set_facts(host: WatchedHost, agent_version: str, capabilities: host_pb2.Capa
 
 
 def set_loads(loads: Mapping[str, vm_pb2.HostLoad]) -> None:
-    """Writes down the last load of many hosts, by id, in one transaction, and what it comes to on average."""
+    """Records the latest load of many hosts, by id, in one transaction, and their smoothed load."""
     texts = {host_id: json_format.MessageToJson(load, indent=None) for host_id, load in loads.items()}
     now_s = now().replace(tzinfo=datetime.UTC).timestamp()
     with transaction():
-        query: Any = Host.select(Host.id, Host.smooth_load).where(Host.id.in_(list(texts))).order_by(Host.id)
-        for host_id, before in query.tuples():
+        query = Host.select(Host.id, Host.smooth_load).where(Host.id.in_(list(texts))).order_by(Host.id)
+        for host_id, before in tuples(query, tuple[str, str]):
             after = smooth(Smooth.from_json(before), loads[host_id], now_s)
             Host.update(load=texts[host_id], smooth_load=after.to_json()).where(Host.id == host_id).execute()
 
 
 def vm_rows(host_ids: Sequence[str] | None = None, vm_ids: Iterable[str] = ()) -> list[VmRow]:
     """VMs whose home is one of these hosts, or that have one of these ids; all VMs when host_ids is None."""
-    query: Any = Vm.select(
+    query = Vm.select(
         Vm.id,
         Vm.name,
         Vm.account,
@@ -119,26 +131,44 @@ def vm_rows(host_ids: Sequence[str] | None = None, vm_ids: Iterable[str] = ()) -
         Vm.state_time,
     ).order_by(Vm.id)
     with session():
+        seen_on = _sightings()
         if host_ids is None:
-            found = {row[0]: row for row in query.tuples()}
+            found = {row[0]: row for row in _rows(query)}
         else:
             home = Vm.host.in_(host_ids) | (Vm.host.is_null() & Vm.last_host.in_(host_ids))
-            found = {row[0]: row for row in query.where(home).tuples()}
-            others = sorted(set(vm_ids) - set(found))
+            found = {row[0]: row for row in _rows(query.where(home))}
+            named = {*vm_ids, *(vm_id for vm_id, hosts in seen_on.items() if not hosts.isdisjoint(host_ids))}
+            others = sorted(named - set(found))
             for begin in range(0, len(others), _CHUNK):
-                found.update({row[0]: row for row in query.where(Vm.id.in_(others[begin : begin + _CHUNK])).tuples()})
-    settled_before = now() - SETTLE
-    return [_vm_row(row, settled_before) for row in found.values()]
+                chunk = query.where(Vm.id.in_(others[begin : begin + _CHUNK]))
+                found.update({row[0]: row for row in _rows(chunk)})
+    quiet_since = now() - QUIET_TIME
+    return [_vm_row(row, quiet_since, seen_on.get(row[0], frozenset())) for row in found.values()]
 
 
-def _vm_row(row: Any, settled_before: datetime.datetime) -> VmRow:
+_Row = tuple[str, str, str, VmState, PowerState, str, str | None, str | None, str, datetime.datetime]
+
+
+def _rows(query: ModelSelect[Vm]) -> list[_Row]:
+    return tuples(query, tuple[str, str, str, VmState, PowerState, str, str | None, str | None, str, datetime.datetime])
+
+
+def _sightings() -> dict[str, frozenset[str]]:
+    """By VM the hosts where it was last seen running although Ostler did not place it there; mostly there are none."""
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for vm_id, host_id in tuples(VmSighting.select(VmSighting.vm, VmSighting.host), tuple[str, str]):
+        found[vm_id].add(host_id)
+    return {vm_id: frozenset(host_ids) for vm_id, host_ids in found.items()}
+
+
+def _vm_row(row: _Row, quiet_since: datetime.datetime, seen_on: frozenset[str]) -> VmRow:
     vm_id, name, account_id, state, power_state, attention, host, last_host, operation_id, state_time = row
-    settled = operation_id == "" and state_time < settled_before
-    return VmRow(vm_id, name, account_id, state, power_state, attention, host or last_host or "", settled)
+    quiet = operation_id == "" and state_time < quiet_since
+    return VmRow(vm_id, name, account_id, state, power_state, attention, host or last_host or "", quiet, seen_on)
 
 
 def apply(verdicts: Sequence[Verdict]) -> None:
-    """Writes verdicts, each only if its row is still as it was judged: no operation holds it and it has not moved."""
+    """Records verdicts, each only if its row is still as it was judged: no operation holds it and it has not moved."""
     if not verdicts:
         return
     with transaction():
@@ -157,6 +187,8 @@ def apply(verdicts: Sequence[Verdict]) -> None:
                 )
                 .execute()
             )
+            if written == 1:
+                _record_sightings(row, verdict.seen_on)
             if written == 1 and verdict.event:
                 events.record(
                     verdict.event,
@@ -170,8 +202,16 @@ def apply(verdicts: Sequence[Verdict]) -> None:
                 )
 
 
+def _record_sightings(row: VmRow, seen_on: frozenset[str]) -> None:
+    gone = row.seen_on - seen_on
+    if gone:
+        VmSighting.delete().where(VmSighting.vm == row.vm_id, VmSighting.host.in_(sorted(gone))).execute()
+    for host_id in sorted(seen_on - row.seen_on):
+        VmSighting.insert(vm=row.vm_id, host=host_id).on_conflict_ignore().execute()
+
+
 def set_unmanaged(host: HostView, found: Mapping[str, Seen]) -> None:
-    """Writes down the VMs on a host that are not Ostler's; an event tells which came, and one which went."""
+    """Records the VMs on a host that Ostler does not manage; an event tells which appeared, another which vanished."""
     with transaction():
         if not Host.select().where(Host.id == host.host_id).exists():
             return
@@ -191,13 +231,13 @@ def set_unmanaged(host: HostView, found: Mapping[str, Seen]) -> None:
         gone = [row for vm_id, row in before.items() if vm_id not in found]
         for row in gone:
             row.delete_instance()
-        watched = WatchedHost(host.host_id, host.name, "", "")
+        watched = WatchedHost(host.host_id, host.name, "", HostState.UP)
         came = [seen.name for vm_id, seen in sorted(found.items()) if vm_id not in before]
         if came:
-            _host_event("host.vm.appeared", watched, f"not Ostler's, on host {host.name}: {_listed(came)}")
+            _host_event("host.vm.appeared", watched, f"unmanaged VMs appeared on host {host.name}: {_listed(came)}")
         if gone:
             names = [row.name for row in gone]
-            _host_event("host.vm.vanished", watched, f"not Ostler's, gone from host {host.name}: {_listed(names)}")
+            _host_event("host.vm.vanished", watched, f"unmanaged VMs vanished from host {host.name}: {_listed(names)}")
 
 
 def _listed(names: list[str]) -> str:

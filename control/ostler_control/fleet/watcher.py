@@ -1,7 +1,7 @@
-"""Watches every host of the fleet: one asyncio loop in one thread, one stream a host.
+"""Watches every host of the fleet: one asyncio loop in one thread, one stream per host.
 
-The loop holds what hosts say (`_Watch`); a worker thread writes it down. Nothing waits for the database but the
-watcher itself, and nothing here starts, stops or moves a VM.
+The loop holds what hosts report (`_Watch`); a worker thread records it. Only the watcher waits for the database, and
+nothing here starts, stops or moves a VM.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ from ostler_common.channel import host_server_name, open_aio_channel
 from ostler_common.errors import OstlerError, from_rpc_error
 from ostler_common.tls import TlsFiles
 
+from ostler_control.agents.power_states import power_state
 from ostler_control.fleet import backoff, store
 from ostler_control.fleet.reconcile import HostView, Seen, reconcile, unmanaged
 from ostler_control.fleet.store import WatchedHost
 from ostler_control.keys import Keyring
+from ostler_control.models import HostState
 from ostler_control.pools import reach
 from ostler_control.trust.revocation import TrustBundle
 
@@ -36,25 +38,19 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-_FIRST_RETRY_S, _LONGEST_RETRY_S = 0.5, 15.0
-_FIRST_WORD_S = 20.0
+_MIN_RETRY_S, _MAX_RETRY_S = 0.5, 15.0
+_FIRST_UPDATE_TIMEOUT_S = 20.0
 _GATHER_S = 0.1
 # Above this many hosts at once it is cheaper to read every VM than to name the hosts.
 _ALL_AT_ONCE = 100
-_POWER_STATES = {
-    vm_pb2.POWER_STATE_STOPPED: "stopped",
-    vm_pb2.POWER_STATE_RUNNING: "running",
-    vm_pb2.POWER_STATE_PAUSED: "paused",
-    vm_pb2.POWER_STATE_CRASHED: "crashed",
-}
 
 
 @dataclass(frozen=True)
-class Pulse:
-    """How often things are done, seconds.
+class Intervals:
+    """How often the watcher does what, seconds.
 
-    rescan: looking for hosts that came, went or moved; sweep: comparing all VMs with their rows, whatever was heard;
-    pools: measuring pools; grace: how long a host may be away before it counts as silent.
+    rescan: look for hosts that joined, left or have a new address; sweep: compare all VMs with their rows;
+    pools: measure pools; grace: how long a host may be unreachable before it counts as silent.
     """
 
     rescan_s: float = 5.0
@@ -70,7 +66,7 @@ class _Watch:
     host: WatchedHost
     task: asyncio.Task[None] | None = None
     channel: grpc.aio.Channel | None = None
-    state: str = "connecting"
+    state: HostState = HostState.CONNECTING
     reason: str = ""
     heard: bool = False
     silent: bool = False
@@ -82,11 +78,11 @@ class _Watch:
 
 
 class _SilenceError(Exception):
-    """The host says nothing more."""
+    """The host sends nothing more."""
 
 
 class Watcher:
-    """Start it once; `poke` it whenever hosts or what they trust have changed."""
+    """Start it once; call `rescan` whenever hosts or what they trust have changed."""
 
     def __init__(
         self,
@@ -94,15 +90,15 @@ class Watcher:
         trust: Callable[[], TrustBundle],
         keys: Keyring,
         leads: Callable[[], bool] = lambda: True,
-        pulse: Pulse | None = None,
+        intervals: Intervals | None = None,
         connect: Callable[[str, TlsFiles, str], grpc.aio.Channel] = open_aio_channel,
     ) -> None:
-        """trust: what hosts are to trust now (reads the database); leads: whether this replica is to watch now."""
+        """trust: what hosts are to trust now (reads the database); leads: whether this replica is the one to watch."""
         self._tls = tls
         self._trust = trust
         self._keys = keys
         self._leads = leads
-        self._pulse = pulse or Pulse()
+        self._intervals = intervals or Intervals()
         self._connect = connect
         self._watches: dict[str, _Watch] = {}
         self._loads: dict[str, vm_pb2.HostLoad] = {}
@@ -118,13 +114,13 @@ class Watcher:
         self._started = threading.Event()
 
     def start(self) -> None:
-        """Begins to watch, in a thread of its own."""
+        """Starts watching, in a thread of its own."""
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="watcher", daemon=True)
         self._thread.start()
         self._started.wait()
 
     def stop(self) -> None:
-        """Ends all streams. What is written of the hosts stays as it is."""
+        """Ends all streams. What is recorded of the hosts stays as it is."""
         if self._loop is not None and self._main is not None:
             with contextlib.suppress(RuntimeError):  # the loop is over already
                 self._loop.call_soon_threadsafe(self._main.cancel)
@@ -132,8 +128,8 @@ class Watcher:
             self._thread.join()
         self._database.shutdown()
 
-    def poke(self) -> None:
-        """Has hosts, addresses and revocations looked at now. From any thread; returns at once."""
+    def rescan(self) -> None:
+        """Reads hosts, addresses and revocations again now. From any thread; returns at once."""
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._rescan_now.set)
@@ -158,7 +154,7 @@ class Watcher:
             try:
                 await step()
             except Exception:
-                log.exception("the watcher stumbled over a bug and goes on", step=step.__name__)
+                log.exception("a step of the watcher failed by a bug; it is tried again", step=step.__name__)
                 await asyncio.sleep(1)
 
     async def _in_database(self, call: Callable[..., T], *args: Any) -> T:
@@ -170,17 +166,17 @@ class Watcher:
                 log.error("the database does not answer, trying again", error=str(error))
                 await asyncio.sleep(1)
 
-    # Which hosts there are.
+    # The fleet's hosts.
 
     async def _rescan(self) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._pulse.rescan_s if self._watches or self._bundle else 0):
+            async with asyncio.timeout(self._intervals.rescan_s if self._watches or self._bundle else 0):
                 await self._rescan_now.wait()
         self._rescan_now.clear()
         if not await self._in_database(self._leads):
             await self._let_go(list(self._watches))
             self._bundle = None
-            await asyncio.sleep(self._pulse.rescan_s)
+            await asyncio.sleep(self._intervals.rescan_s)
             return
         self._interval_s = await self._in_database(store.load_interval_s)
         hosts = await self._in_database(store.hosts)
@@ -193,9 +189,9 @@ class Watcher:
             if watch is None:
                 self._watches[host_id] = watch = _Watch(host)
                 watch.task = asyncio.create_task(self._watch(watch), name=f"watch {host.name}")
-            elif watch.state != host.state:  # somebody else wrote it
-                if host.state == "connecting":  # it has rejoined
-                    watch.state = "connecting"
+            elif watch.state is not host.state:  # somebody else changed the row
+                if host.state is HostState.CONNECTING:  # it has rejoined
+                    watch.state = HostState.CONNECTING
                     watch.try_now.set()
                 else:
                     await self._in_database(store.set_state, host, watch.state, watch.reason)
@@ -234,10 +230,10 @@ class Watcher:
                 reason = f"{type(error).__name__}: {error}"
             failures += 1
             watch.heard = False
-            watch.silent = watch.silent or loop.time() - last_word >= self._pulse.grace_s
-            await self._set_state(watch, "disconnected" if watch.silent else "connecting", reason)
+            watch.silent = watch.silent or loop.time() - last_word >= self._intervals.grace_s
+            await self._set_state(watch, HostState.DISCONNECTED if watch.silent else HostState.CONNECTING, reason)
             self._mark(watch)
-            delay_s = backoff.delay_s(failures, first_s=_FIRST_RETRY_S, longest_s=_LONGEST_RETRY_S)
+            delay_s = backoff.delay_s(failures, min_s=_MIN_RETRY_S, max_s=_MAX_RETRY_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay_s):
                     await watch.try_now.wait()
@@ -248,23 +244,23 @@ class Watcher:
         """The host's updates, on a channel made with our certificate of the moment."""
         interval_s = self._interval_s
         request = host_pb2.WatchHostRequest(load_interval_ms=interval_s * 1000)
-        tending: asyncio.Task[None] | None = None
+        contact: asyncio.Task[None] | None = None
 
         async def updates(call: Any) -> AsyncIterator[host_pb2.HostUpdate]:
-            nonlocal tending
-            patience_s = _FIRST_WORD_S
+            nonlocal contact
+            timeout_s = _FIRST_UPDATE_TIMEOUT_S
             while True:
                 try:
-                    async with asyncio.timeout(patience_s):
+                    async with asyncio.timeout(timeout_s):
                         update = await call.read()
                 except TimeoutError:
-                    raise _SilenceError(f"no word from it for {patience_s:g} s") from None
+                    raise _SilenceError(f"it sent nothing for {timeout_s:g} s") from None
                 if update is grpc.aio.EOF:
                     return
                 yield update
-                patience_s = interval_s * 3 + 5
-                if tending is None:
-                    tending = asyncio.create_task(self._tend(watch))
+                timeout_s = interval_s * 3 + 5
+                if contact is None:
+                    contact = asyncio.create_task(self._on_contact(watch))
 
         async with self._connect(watch.host.address, self._tls, host_server_name(watch.host.host_id)) as channel:
             watch.channel = channel
@@ -274,9 +270,9 @@ class Watcher:
             finally:
                 watch.channel = None
                 call.cancel()
-                if tending is not None:
-                    tending.cancel()
-                    await asyncio.gather(tending, return_exceptions=True)
+                if contact is not None:
+                    contact.cancel()
+                    await asyncio.gather(contact, return_exceptions=True)
 
     async def _on(self, watch: _Watch, update: host_pb2.HostUpdate) -> None:
         match update.WhichOneof("update"):
@@ -300,16 +296,16 @@ class Watcher:
 
     async def _set_facts(self, watch: _Watch, version: str, capabilities: types_host_pb2.Capabilities) -> None:
         complaint = await self._in_database(store.set_facts, watch.host, version, capabilities)
-        await self._set_state(watch, "up", complaint)
+        await self._set_state(watch, HostState.UP, complaint)
 
-    async def _set_state(self, watch: _Watch, state: str, reason: str) -> None:
-        if (watch.state, watch.reason) != (state, reason) or watch.host.state != state:
+    async def _set_state(self, watch: _Watch, state: HostState, reason: str) -> None:
+        if (watch.state, watch.reason) != (state, reason) or watch.host.state is not state:
             log.info("host", host=watch.host.name, state=state, reason=reason)
             watch.state, watch.reason = state, reason
             await self._in_database(store.set_state, watch.host, state, reason)
 
-    async def _tend(self, watch: _Watch) -> None:
-        """What a host needs at first contact, and then from time to time: what to trust, and its pools."""
+    async def _on_contact(self, watch: _Watch) -> None:
+        """What a host gets on contact, and then regularly: what to trust, and its pools."""
         if self._bundle is not None:
             await self._push_trust(watch, self._bundle)
         while True:
@@ -317,7 +313,7 @@ class Watcher:
                 await self._ensure_pools(watch)
             except Exception:
                 log.exception("measuring pools failed by a bug", host=watch.host.name)
-            await asyncio.sleep(self._pulse.pools_s * random.uniform(0.8, 1.2))
+            await asyncio.sleep(self._intervals.pools_s * random.uniform(0.8, 1.2))
 
     async def _ensure_pools(self, watch: _Watch) -> None:
         host_id = watch.host.host_id
@@ -332,12 +328,12 @@ class Watcher:
             await self._in_database(reach.record, spec.pool_id, host_id, answer, reason)
 
     async def _ensure_pool(self, watch: _Watch, spec: pool_pb2.PoolSpec) -> pool_pb2.Pool:
-        """An agent that has just started has no pool's password; nor has it one that was changed meanwhile."""
+        """Sends a pool's password when the agent needs it: after its restart, or when the password was changed."""
         stub = pool_pb2_grpc.PoolServiceStub(watch.channel)  # type: ignore[no-untyped-call,arg-type,unused-ignore]
         try:
             return await stub.EnsurePool(pool_pb2.EnsurePoolRequest(spec=spec))
         except grpc.aio.AioRpcError:
-            # Not in the database's thread: the key may be a provider's elsewhere, who takes his time.
+            # Not in the database's thread: the key may be with a remote provider, which takes its time.
             password = await asyncio.to_thread(reach.password_of, spec.pool_id, self._keys)
             if password is None:
                 raise
@@ -367,14 +363,14 @@ class Watcher:
                 "a host did not take the revocation list", host=watch.host.name, reason=from_rpc_error(error).message
             )
 
-    # What hosts say against what is written.
+    # Comparing reports with rows.
 
     def _mark(self, watch: _Watch) -> None:
         self._dirty.add(watch.host.host_id)
         self._dirty_now.set()
 
     async def _sweep(self) -> None:
-        await asyncio.sleep(self._pulse.sweep_s)
+        await asyncio.sleep(self._intervals.sweep_s)
         for watch in self._watches.values():
             self._mark(watch)
 
@@ -387,7 +383,7 @@ class Watcher:
         await self._in_database(self._write_verdicts, dirty & set(views), views)
 
     def _write_verdicts(self, dirty: set[str], views: dict[str, HostView]) -> None:
-        """In the worker thread."""
+        """Runs in the worker thread."""
         seen_here = {vm_id for host_id in dirty for vm_id in views[host_id].vms or {}}
         rows = store.vm_rows(None if len(dirty) > _ALL_AT_ONCE else sorted(dirty), seen_here)
         store.apply(reconcile(rows, views))
@@ -398,7 +394,7 @@ class Watcher:
             if not view.heard:
                 continue
             found = unmanaged(view, known)
-            # One that Ostler made and has no row for is mostly one being deleted now: it counts when it is there twice.
+            # A managed VM without a row is mostly one being deleted now: it counts once it is there twice.
             ours = {(host_id, vm_id) for vm_id, seen in found.items() if seen.managed}
             strays |= ours
             found = {
@@ -417,7 +413,7 @@ class Watcher:
 
 
 def _short(reason: str) -> str:
-    """gRPC tells of a connection at length; the cause comes last."""
+    """The cause at the end of gRPC's long message about a connection."""
     return reason.rpartition("Failed to connect to remote host: ")[2]
 
 
@@ -426,5 +422,4 @@ def _is_there(vm: vm_pb2.VmInfo) -> bool:
 
 
 def _seen(vm: vm_pb2.VmInfo, detail: str = "") -> Seen:
-    power_state = _POWER_STATES.get(vm.power_state, "")
-    return Seen(vm.vm_id, vm.name, power_state, vm.cpus, vm.memory_bytes, vm.managed, detail)
+    return Seen(vm.vm_id, vm.name, power_state(vm.power_state), vm.cpus, vm.memory_bytes, vm.managed, detail)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from google.protobuf import json_format
 from ostler.types.v1 import vm_pb2
@@ -11,16 +10,16 @@ from ostler_common.errors import FailedPreconditionError
 
 from ostler_control.hosts.probes import failed_probe
 from ostler_control.hosts.rows import is_up, lacks_encryption, reaching
-from ostler_control.models import PoolHost
+from ostler_control.models import Host, Pool, PoolHost
 
 
-def load_of(host: Any) -> float:
+def load_of(host: Host) -> float:
     """How much of a host's CPUs is in use, 0 to 1, as last heard."""
     load = json_format.Parse(host.load or "{}", vm_pb2.HostLoad())
     return load.cpu_used / (load.cpus or host.cpus or 1)
 
 
-def choose_host(pool: Any, encrypted: bool, busy: Callable[[str], int], also: Any = None) -> Any:
+def choose_host(pool: Pool, encrypted: bool, busy: Callable[[str], int], also: Pool | None = None) -> Host:
     """The host to work on a volume of this pool: up, reaching it, able to encrypt if need be, least loaded.
 
     busy: how many jobs a host does for us now; also: another pool that it must reach, for copies. Raises
@@ -30,7 +29,7 @@ def choose_host(pool: Any, encrypted: bool, busy: Callable[[str], int], also: An
     other = also if also is not None and also.id != pool.id else None
     where = f"pool {pool.name}" if other is None else f"pools {pool.name} and {other.name}"
     refusals: list[str] = []
-    fit: list[Any] = []
+    fit: list[Host] = []
     for host in reaching(pool.id) if other is None else _reaching_both(pool, other):
         if not is_up(host):
             refusals.append(f"{host.name} is {host.state}")
@@ -44,13 +43,13 @@ def choose_host(pool: Any, encrypted: bool, busy: Callable[[str], int], also: An
     return min(fit, key=lambda host: (host.maintenance, load_of(host) + busy(host.id) / max(host.cpus, 1), host.id))
 
 
-def _reaching_both(pool: Any, other: Any) -> list[Any]:
+def _reaching_both(pool: Pool, other: Pool) -> list[Host]:
     first, second = reaching(pool.id), reaching(other.id)
     known = {host.id for host in second}
     both = [host for host in first if host.id in known]
     if not both:
 
-        def names(hosts: Iterable[Any]) -> str:
+        def names(hosts: Iterable[Host]) -> str:
             return ", ".join(host.name for host in hosts) or "no host"
 
         raise FailedPreconditionError(
@@ -70,7 +69,7 @@ def _no_capable_host(where: str, pool: str, encrypted: bool, refusals: Iterable[
     )
 
 
-def check_host(host: Any, pool: Any, encrypted: bool) -> None:
+def check_host(host: Host, pool: Pool, encrypted: bool) -> None:
     """Raises FailedPreconditionError unless the host on which a VM runs can use volumes of this pool:
     LACKS_VOLUME_ENCRYPTION (naming the host and its failed probe) or LACKS_POOL."""
     if encrypted and not host.volume_encryption:

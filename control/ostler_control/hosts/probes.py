@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from google.protobuf import json_format
 from ostler.types.v1 import host_pb2
@@ -13,7 +12,7 @@ from ostler_control.models import Host
 _NAMED = 3
 
 
-def failed_probe(host: Any) -> str:
+def failed_probe(host: Host) -> str:
     """Why a host has not proved volume encryption: "volume-encryption.qemu-img: no such option"."""
     for probe in json_format.Parse(host.capabilities or "{}", host_pb2.Capabilities()).probes:
         if probe.name.startswith("volume-encryption") and not probe.ok:

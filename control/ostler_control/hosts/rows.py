@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ostler_common.errors import FailedPreconditionError, NotFoundError
 
 from ostler_control.agents import HostAddress
@@ -12,7 +10,7 @@ from ostler_control.hosts.probes import failed_probe
 from ostler_control.models import Host, PoolHost
 
 
-def address(host: Any) -> HostAddress:
+def address(host: Host) -> HostAddress:
     """How to reach a host's agent."""
     return HostAddress(host.id, host.name, host.address)
 
@@ -26,12 +24,12 @@ def address_of(host_id: str) -> HostAddress:
     return address(host)
 
 
-def is_up(host: Any) -> bool:
+def is_up(host: Host) -> bool:
     """Whether the host answers now, as far as the watcher knows."""
     return host.state == "up" and not host.removed
 
 
-def silent(host: Any, why: str) -> FailedPreconditionError:
+def silent(host: Host, why: str) -> FailedPreconditionError:
     """The refusal for work that needs a host which does not answer. why: what depends on it."""
     return FailedPreconditionError(
         f"host {host.name} is silent, {why}; bring it back, or make sure that it is dead and remove it",
@@ -40,7 +38,7 @@ def silent(host: Any, why: str) -> FailedPreconditionError:
     )
 
 
-def lacks_encryption(host: Any) -> FailedPreconditionError:
+def lacks_encryption(host: Host) -> FailedPreconditionError:
     """The refusal for an encrypted volume on a host that has not proved that it can open it."""
     probe = failed_probe(host)
     return FailedPreconditionError(
@@ -51,7 +49,7 @@ def lacks_encryption(host: Any) -> FailedPreconditionError:
     )
 
 
-def reaching(pool_id: str) -> list[Any]:
+def reaching(pool_id: str) -> list[Host]:
     """The hosts that have proved to reach a pool."""
     query = Host.select().join(PoolHost).where((PoolHost.pool == pool_id) & PoolHost.reachable & ~Host.removed)
     return list(query.order_by(Host.name))

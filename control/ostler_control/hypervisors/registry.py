@@ -9,11 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ostler.types.v1 import host_pb2, volume_pb2
 
-from ostler_control.models import Host, HypervisorType
+from ostler_control.models import Host, HypervisorType, tuples
 
 CUSTOM = "custom"
 DEFAULT_CUSTOM_NAME = "Custom"
@@ -41,7 +40,7 @@ class Known:
 
 def known(custom_name: str) -> dict[str, Known]:
     """Every type by its word; custom_name: the name in force of the type "custom", which is always among them."""
-    rows: list[Any] = list(HypervisorType.select().order_by(HypervisorType.type))
+    rows = list(HypervisorType.select().order_by(HypervisorType.type))
     words = {CUSTOM, *(row.type for row in rows)}
     taken = {custom_name.casefold()}
     found: dict[str, Known] = {CUSTOM: Known(CUSTOM, custom_name, reported=False)}
@@ -106,13 +105,14 @@ def columns(capabilities: host_pb2.Capabilities) -> dict[str, str]:
 
 
 def learn(capabilities: host_pb2.Capabilities) -> None:
-    """Takes over a report, within the caller's transaction, the host's row being written already."""
-    query: Any = Host.select(Host.template_formats, Host.functions).distinct()
-    said = list(query.where((Host.hypervisor_type == capabilities.hypervisor_type) & ~Host.removed).tuples())
+    """Records what a type's hosts report, within the caller's transaction, after the host's own row."""
+    query = Host.select(Host.template_formats, Host.functions).distinct()
+    query = query.where((Host.hypervisor_type == capabilities.hypervisor_type) & ~Host.removed)
+    reports = tuples(query, tuple[str, str])
     values = {
         "display_name": capabilities.hypervisor_display_name,
-        "template_formats": _join(word for formats, _ in said for word in split(formats)),
-        "functions": _join(word for _, functions in said for word in split(functions)),
+        "template_formats": _join(word for formats, _ in reports for word in split(formats)),
+        "functions": _join(word for _, functions in reports for word in split(functions)),
     }
     (
         HypervisorType.insert(type=capabilities.hypervisor_type, **values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from ostler_common.errors import FailedPreconditionError, bad_field
 from ostler_common.hypervisors import Function, not_supported
@@ -11,7 +10,7 @@ from ostler_common.hypervisors import Function, not_supported
 from ostler_control import settings
 from ostler_control.hypervisors import registry
 from ostler_control.hypervisors.registry import Known
-from ostler_control.models import Cluster
+from ostler_control.models import Cluster, Host
 
 
 def known() -> dict[str, Known]:
@@ -58,7 +57,7 @@ def _not_allowed(types: Iterable[str], may: Iterable[str]) -> FailedPrecondition
     )
 
 
-def admit(cluster: Any, host_name: str, hypervisor_type: str) -> None:
+def admit(cluster: Cluster, host_name: str, hypervisor_type: str) -> None:
     """Lets a host of a type be in a cluster, within the caller's transaction; the first one gives the cluster its type.
 
     Raises FailedPreconditionError OTHER_HYPERVISOR_TYPE, HYPERVISOR_NOT_ALLOWED, BAD_HYPERVISOR_TYPE.
@@ -78,7 +77,7 @@ def admit(cluster: Any, host_name: str, hypervisor_type: str) -> None:
     check_same(cluster, host_name, hypervisor_type)
 
 
-def check_same(cluster: Any, host_name: str, hypervisor_type: str) -> None:
+def check_same(cluster: Cluster, host_name: str, hypervisor_type: str) -> None:
     """Raises FailedPreconditionError OTHER_HYPERVISOR_TYPE when a host's type is not its cluster's."""
     if cluster.hypervisor_type and hypervisor_type and cluster.hypervisor_type != hypervisor_type:
         shown = names()
@@ -91,13 +90,13 @@ def check_same(cluster: Any, host_name: str, hypervisor_type: str) -> None:
         )
 
 
-def need(function: Function, host: Any) -> None:
+def need(function: Function, host: Host) -> None:
     """Raises FailedPreconditionError FUNCTION_NOT_SUPPORTED when the host has reported, and not this function."""
     if not supports(function, host):
         raise not_supported(function, name_of(host.hypervisor_type))
 
 
-def supports(function: Function, host: Any) -> bool:
+def supports(function: Function, host: Host) -> bool:
     """Whether the host has reported the function, or nothing yet."""
     return not host.hypervisor_type or function in registry.split(host.functions)
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from ostler_common.errors import FailedPreconditionError
 from ostler_common.hypervisors import Function, not_supported
 
 from ostler_control.hypervisors import registry, rules
-from ostler_control.models import Cluster, Host, PoolHost
+from ostler_control.models import Cluster, Host, Pool, PoolHost, Template, Zone, tuples
 
 
 def check_supported(
-    template: Any, needed: Iterable[Function], *, host: Any = None, cluster: Any = None, zone: Any = None
+    template: Template,
+    needed: Iterable[Function],
+    *,
+    host: Host | None = None,
+    cluster: Cluster | None = None,
+    zone: Zone | None = None,
 ) -> None:
-    """Refuses what no host in question can do whatever room it has.
+    """Refuses what no host in question can do, however much of it is free.
 
     Raises FailedPreconditionError: OTHER_HYPERVISOR_TYPE when the template is for another type, HYPERVISOR_NOT_ALLOWED,
-    FORMAT_NOT_SUPPORTED, FUNCTION_NOT_SUPPORTED. Where nothing is known of a type, placement tells what is amiss.
+    FORMAT_NOT_SUPPORTED, FUNCTION_NOT_SUPPORTED. Where nothing is known of a type, placement tells what is missing.
     """
     types = _in_question(host, cluster, zone)
     known = rules.known()
@@ -47,11 +51,11 @@ def check_supported(
             raise not_supported(function, shown)
 
 
-def check_pool_format(pool: Any, disk_format: str) -> None:
-    """Refuses a volume that no host reaching its pool could give to a VM. Raises FORMAT_NOT_SUPPORTED."""
-    query: Any = Host.select(Host.hypervisor_type, Host.template_formats).join(PoolHost)
+def check_pool_format(pool: Pool, disk_format: str) -> None:
+    """Refuses a volume that no host reaching its pool could attach to a VM. Raises FORMAT_NOT_SUPPORTED."""
+    query = Host.select(Host.hypervisor_type, Host.template_formats).join(PoolHost)
     query = query.where((PoolHost.pool == pool.id) & PoolHost.reachable & ~Host.removed).distinct()
-    reaching = [(word, registry.split(formats)) for word, formats in query.tuples()]
+    reaching = [(word, registry.split(formats)) for word, formats in tuples(query, tuple[str, str])]
     if reaching and not any(disk_format in formats or not formats for _, formats in reaching):
         types = ", ".join(sorted({rules.name_of(word) for word, _ in reaching}))
         raise format_not_supported(f"a volume in pool {pool.name}", disk_format, types)
@@ -66,19 +70,19 @@ def format_not_supported(what: str, disk_format: str, type_name: str) -> FailedP
     )
 
 
-def _in_question(host: Any, cluster: Any, zone: Any) -> set[str]:
+def _in_question(host: Host | None, cluster: Cluster | None, zone: Zone | None) -> set[str]:
     """The types of the hosts that were asked for."""
     if host is not None:
         return {host.hypervisor_type} - {""}
-    query: Any = Host.select(Host.hypervisor_type).join(Cluster).where(~Host.removed & (Host.hypervisor_type != ""))
+    query = Host.select(Host.hypervisor_type).join(Cluster).where(~Host.removed & (Host.hypervisor_type != ""))
     if cluster is not None:
         query = query.where(Cluster.id == cluster.id)
     if zone is not None:
         query = query.where(Cluster.zone == zone.id)
-    return {word for (word,) in query.distinct().tuples()}
+    return {word for (word,) in tuples(query.distinct(), tuple[str])}
 
 
-def _where(host: Any, cluster: Any, zone: Any) -> str:
+def _where(host: Host | None, cluster: Cluster | None, zone: Zone | None) -> str:
     for kind, row in (("host", host), ("cluster", cluster), ("zone", zone)):
         if row is not None:
             return f"{kind} {row.name}"

@@ -3,20 +3,10 @@
 from ostler_control.models.base import BaseModel, db, new_id, now
 from ostler_control.models.columns import first_tuple, tuples
 from ostler_control.models.drs import AffinityGroup, AffinityMember, DrsMove, DrsPlan
-from ostler_control.models.machines import Nic, ServiceOffering, Vm
+from ostler_control.models.machines import Nic, ServiceOffering, Vm, VmSighting
 from ostler_control.models.people import Account, Certificate, JoinToken, User
 from ostler_control.models.places import Cluster, Host, HypervisorType, UnmanagedVm, Zone
 from ostler_control.models.records import Event, Operation, Replica, Request, SettingValue
-from ostler_control.models.states import (
-    HostState,
-    MoveState,
-    OperationState,
-    PlanState,
-    PowerState,
-    SnapshotState,
-    VmState,
-    VolumeState,
-)
 from ostler_control.models.storage import (
     DiskOffering,
     Kek,
@@ -28,6 +18,16 @@ from ostler_control.models.storage import (
     Template,
     Volume,
     VolumeFile,
+)
+from ostler_control.states import (
+    HostState,
+    MoveState,
+    OperationState,
+    PlanState,
+    PowerState,
+    SnapshotState,
+    VmState,
+    VolumeState,
 )
 
 ALL: tuple[type[BaseModel], ...] = (
@@ -52,6 +52,7 @@ ALL: tuple[type[BaseModel], ...] = (
     Snapshot,
     ServiceOffering,
     Vm,
+    VmSighting,
     Nic,
     AffinityGroup,
     AffinityMember,
@@ -101,6 +102,7 @@ __all__ = [
     "UnmanagedVm",
     "User",
     "Vm",
+    "VmSighting",
     "VmState",
     "Volume",
     "VolumeFile",

@@ -17,7 +17,7 @@ from ostler_control.models.columns import enum_column
 from ostler_control.models.machines import Vm
 from ostler_control.models.people import Account
 from ostler_control.models.places import Cluster
-from ostler_control.models.states import ACTIVE_PLANS, MoveState, PlanState
+from ostler_control.states import ACTIVE_PLANS, MoveState, PlanState
 
 
 class AffinityGroup(BaseModel):

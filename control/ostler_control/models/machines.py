@@ -8,8 +8,8 @@ from ostler_control.models.base import BaseModel, now
 from ostler_control.models.columns import enum_column
 from ostler_control.models.people import Account
 from ostler_control.models.places import Host
-from ostler_control.models.states import PowerState, VmState
 from ostler_control.models.storage import Template
+from ostler_control.states import PowerState, VmState
 
 
 class ServiceOffering(BaseModel):
@@ -36,10 +36,8 @@ ServiceOffering.add_index(
 class Vm(BaseModel):
     """A virtual machine.
 
-    state: creating | stopped | starting | running | stopping | migrating | deleting |
-      failed: where Ostler has brought it;
-    power_state: stopped | running | paused | crashed | absent, "" when not heard: what its host says;
-    hypervisor_type: what it was made on, and stays on;
+    state: what Ostler has done with it; power_state: what its host reports;
+    hypervisor_type: the type that it was created on, and stays on;
     host: where its capacity is claimed (null: nowhere); last_host: where its definition was last;
     destination: the host whose capacity is claimed too while it migrates;
     operation_id: the operation that holds it, else "";
@@ -74,6 +72,21 @@ class Vm(BaseModel):
 
     class Meta:
         indexes = ((("account", "name"), True),)
+
+
+class VmSighting(BaseModel):
+    """A host on which a VM was last seen running although Ostler did not place it there.
+
+    The row stays until that host reports that the VM does not run there any more, whatever Ostler does meanwhile.
+    """
+
+    vm = ForeignKeyField(Vm, backref="sightings", on_delete="CASCADE")
+    vm_id: str
+    host = ForeignKeyField(Host, backref="sightings", on_delete="CASCADE")
+    host_id: str
+
+    class Meta:
+        indexes = ((("vm", "host"), True),)
 
 
 class Nic(BaseModel):

@@ -14,7 +14,7 @@ from peewee import (
 
 from ostler_control.models.base import BaseModel, now
 from ostler_control.models.columns import enum_column
-from ostler_control.models.states import HostState, PowerState
+from ostler_control.states import HostState, PowerState
 
 
 class Zone(BaseModel):

@@ -6,7 +6,7 @@ from peewee import BigIntegerField, BooleanField, DateTimeField, IntegerField, T
 
 from ostler_control.models.base import BaseModel, now
 from ostler_control.models.columns import enum_column
-from ostler_control.models.states import OperationState, Scope
+from ostler_control.states import OperationState, Scope
 
 
 class Operation(BaseModel):

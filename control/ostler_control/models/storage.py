@@ -18,7 +18,7 @@ from ostler_control.models.base import BaseModel, new_id, now
 from ostler_control.models.columns import enum_column
 from ostler_control.models.people import Account
 from ostler_control.models.places import Host
-from ostler_control.models.states import SnapshotState, VolumeState
+from ostler_control.states import SnapshotState, VolumeState
 
 
 class Kek(BaseModel):

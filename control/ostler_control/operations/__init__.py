@@ -1,7 +1,7 @@
 """Durable work: operations, the steps they are made of, and the engine that carries them out."""
 
 from ostler_control.operations.engine import Engine, Journal, launch, replica_id
-from ostler_control.operations.records import Json, lock_row, record_operation
+from ostler_control.operations.records import Json, lock_row, read_inputs, record_operation
 from ostler_control.operations.run import Run, Undo
 from ostler_control.operations.verbs import chore, workflow
 
@@ -14,6 +14,7 @@ __all__ = [
     "chore",
     "launch",
     "lock_row",
+    "read_inputs",
     "record_operation",
     "replica_id",
     "workflow",

@@ -6,7 +6,7 @@ Everything here is short and transactional; nothing here knows of the journal.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from google.protobuf import json_format
 from google.rpc import status_pb2
@@ -15,7 +15,7 @@ from ostler_common.errors import AbortedError, CancelledError, NotFoundError, Os
 from ostler_control import events
 from ostler_control.database import is_sqlite, session, transaction
 from ostler_control.models import BaseModel, Kek, Operation, Snapshot, Vm, Volume, VolumeFile, new_id, now
-from ostler_control.operations.inputs import to_json
+from ostler_control.operations.inputs import from_json, to_json
 
 # Objects that one operation at a time may hold, by their `operation_id` column.
 HELD: dict[str, type[BaseModel]] = {"vm": Vm, "volume": Volume, "snapshot": Snapshot, "key": Kek}
@@ -24,6 +24,7 @@ ENDED = ("succeeded", "failed", "cancelled")
 UNENDED = ("pending", "running")
 
 Json = Any
+T = TypeVar("T")
 
 
 def record_operation(
@@ -55,6 +56,11 @@ def record_operation(
         _claim(row, operation.id)
     _event(operation, events.Outcome.STARTED, "")
     return operation
+
+
+def read_inputs(inputs: type[T], operation: Operation) -> T:
+    """What a recorded operation was given."""
+    return from_json(inputs, operation.inputs)
 
 
 def _claim(row: Any, operation_id: str) -> None:

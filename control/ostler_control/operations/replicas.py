@@ -1,4 +1,4 @@
-"""Control replicas: who is alive, and whose operations somebody else must go on with.
+"""Control replicas: which are alive, and whose operations another one must adopt.
 
 A replica is silent when its heartbeat has stood still for `SILENCE_S` by the watching replica's own clock; clocks are
 never compared.
@@ -8,19 +8,42 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ostler_control.database import session, transaction
-from ostler_control.models import Operation, Replica, now
+from ostler_control.models import Operation, OperationState, Replica, now
 
 SILENCE_S = 30.0
 
-# Replica id -> its heartbeat as last seen, and when (monotonic) it was first seen so.
-_seen: dict[str, tuple[datetime.datetime, float]] = {}
+
+class Heartbeats:
+    """The replicas' heartbeats as one process watches them."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        # Replica id -> its heartbeat as last read, and when it was first read so.
+        self._seen: dict[str, tuple[datetime.datetime, float]] = {}
+
+    def living(self) -> list[Replica]:
+        """The replicas that are not known to be silent. One that fell silent is among them until this process has
+        watched it for `SILENCE_S`."""
+        with session():
+            rows = list(Replica.select())
+        clock = self._clock()
+        self._seen = {row.id: self._since(row, clock) for row in rows}
+        return [row for row in rows if clock - self._seen[row.id][1] < SILENCE_S]
+
+    def _since(self, row: Replica, clock: float) -> tuple[datetime.datetime, float]:
+        before = self._seen.get(row.id)
+        return before if before and before[0] == row.heartbeat_time else (row.heartbeat_time, clock)
+
+
+# This process's.
+_heartbeats = Heartbeats()
 
 
 def beat(replica: str, address: str, kek_ids: Iterable[str] = ()) -> None:
-    """Shows that this replica is alive, and which versions of the key-encryption key it has."""
+    """Records that this replica is alive, and which versions of the key-encryption key it has."""
     with transaction():
         values = {"address": address, "kek_ids": " ".join(kek_ids), "heartbeat_time": now()}
         if Replica.update(**values).where(Replica.id == replica).execute() == 0:
@@ -28,52 +51,35 @@ def beat(replica: str, address: str, kek_ids: Iterable[str] = ()) -> None:
 
 
 def keys_of_living() -> dict[str, set[str]]:
-    """The replicas that are not known to be silent, this one included, by address (or id): which versions of the
-    key-encryption key each has. One that fell silent is among them until this process has watched it for a while."""
-    living = {}
-    with session():
-        for row in Replica.select():
-            heartbeat, since = _seen.get(row.id, (None, 0.0))
-            if heartbeat != row.heartbeat_time:
-                _seen[row.id] = (row.heartbeat_time, since := time.monotonic())
-            if time.monotonic() - since <= SILENCE_S:
-                living[row.address or row.id] = set(row.kek_ids.split())
-    return living
+    """By address (or id) of each living replica, this one included: the versions of the key-encryption key it has."""
+    return {row.address or row.id: set(row.kek_ids.split()) for row in _heartbeats.living()}
 
 
 def unstarted(age_s: float = 10.0) -> list[str]:
-    """Operations recorded so long ago that nobody has begun: their process died in between."""
+    """Operations recorded longer ago than this that no process has started: the one that recorded them died."""
     latest = now() - datetime.timedelta(seconds=age_s)
     with session():
-        rows = Operation.select(Operation.id).where((Operation.state == "pending") & (Operation.create_time <= latest))
-        return [row.id for row in rows]
+        old = (Operation.state == OperationState.PENDING) & (Operation.create_time <= latest)
+        return [row.id for row in Operation.select(Operation.id).where(old)]
 
 
 def own(replica: str) -> list[str]:
-    """Operations under way that are this replica's."""
+    """Running operations that this replica has."""
     with session():
-        rows = Operation.select(Operation.id).where((Operation.state == "running") & (Operation.replica == replica))
-        return [row.id for row in rows]
+        running = (Operation.state == OperationState.RUNNING) & (Operation.replica == replica)
+        return [row.id for row in Operation.select(Operation.id).where(running)]
 
 
 def adopt(replica: str) -> list[str]:
-    """Takes over the operations of silent replicas; whoever gets one here is the only one who goes on with it."""
+    """Takes over the operations of silent replicas; returns those that this replica alone now has."""
+    living = {replica, *(row.id for row in _heartbeats.living())}
+    running = Operation.state == OperationState.RUNNING
     with session():
-        living = [replica]
-        for other in Replica.select().where(Replica.id != replica):
-            heartbeat, since = _seen.get(other.id, (None, 0.0))
-            if heartbeat != other.heartbeat_time:
-                _seen[other.id] = (other.heartbeat_time, since := time.monotonic())
-            if time.monotonic() - since <= SILENCE_S:
-                living.append(other.id)
-        orphans = list(
-            Operation.select(Operation.id, Operation.replica).where(
-                (Operation.state == "running") & Operation.replica.not_in(living)
-            )
-        )
+        query = Operation.select(Operation.id, Operation.replica)
+        orphans = list(query.where(running & Operation.replica.not_in(sorted(living))))
     adopted = []
     for orphan in orphans:
-        same = (Operation.id == orphan.id) & (Operation.replica == orphan.replica) & (Operation.state == "running")
+        same = (Operation.id == orphan.id) & (Operation.replica == orphan.replica) & running
         with transaction():
             if Operation.update(replica=replica).where(same).execute() == 1:
                 adopted.append(orphan.id)

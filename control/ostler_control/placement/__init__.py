@@ -1,4 +1,4 @@
-"""Where a VM or a piece of volume work goes. Pure: facts in, answer out; knows neither database nor gRPC."""
+"""Chooses hosts and pools. Pure: facts in, answer out; knows neither database nor gRPC."""
 
 from ostler_control.placement.facts import AffinityRules, Candidate, Demand, HostFacts, Placement, PoolFacts, Refusal
 from ostler_control.placement.filters import refusal

@@ -1,18 +1,20 @@
-"""What placement reads and what it answers."""
+"""The input of placement and its answers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ostler_control.states import HostState
+
 
 class HostFacts(NamedTuple):
-    """A host as placement sees it. A tuple, because a thousand are made for every placement.
+    """A host as placement sees it. A tuple, because every placement creates a thousand.
 
-    state: connecting | up | disconnected; enabled: it and its cluster are; usable_*: what VMs may be given in all, with
-    overcommit and without the memory kept for the host; free_*: what is left of that, below 0 when the overcommit was
-    lowered; pools: ids of those it reaches, of the ones that the demand speaks of; cluster_type: the hypervisor type
-    that its hosts are to have, "" when it has none yet; template_formats: of disks, empty when it has not reported.
+    enabled: it and its cluster are; usable_*: what all its VMs together may have, with overcommit and without the
+    memory reserved for the host; free_*: the part not allocated, below 0 after the overcommit was lowered; pools: ids
+    of the demand's pools that it reaches; cluster_type: the hypervisor type of its cluster, "" when that has none yet;
+    template_formats: disk formats that it supports, empty when it has not reported.
     """
 
     id: str
@@ -20,7 +22,7 @@ class HostFacts(NamedTuple):
     cluster_id: str
     zone_id: str
     hypervisor_type: str
-    state: str
+    state: HostState
     enabled: bool
     maintenance: bool
     volume_encryption: bool
@@ -35,7 +37,7 @@ class HostFacts(NamedTuple):
     template_formats: frozenset[str] = frozenset()
 
     def with_vm(self, cpus: int, memory_bytes: int) -> HostFacts:
-        """The host once it has taken this much more."""
+        """The host with this much more allocated."""
         return self._replace(free_cpus=self.free_cpus - cpus, free_memory_bytes=self.free_memory_bytes - memory_bytes)
 
 
@@ -43,8 +45,8 @@ class HostFacts(NamedTuple):
 class AffinityRules:
     """Ids of hosts, as a VM's affinity groups see them.
 
-    apart: it must not be there; together: it must be on one of each of these sets; shunned and liked: it rather would
-    not, or would.
+    apart: the VM must not be there; together: it must be on one of each of these sets; avoid, prefer: it should not, or
+    should, be there.
     """
 
     apart: frozenset[str] = frozenset()
@@ -55,12 +57,12 @@ class AffinityRules:
 
 @dataclass(frozen=True)
 class Demand:
-    """What is to be placed. Empty text and empty sets ask for nothing.
+    """What to place. Empty text and empty sets demand nothing.
 
-    name: of the VM or volume, for messages; cpus and memory_bytes 0 for volume work; allowed_types: of hypervisor, any
-    of which would do; formats: of all its disks; pool_choices: for each disk the pools that would do, best first: the
-    host must reach one of each; excluded_host_id: where it is and must not stay; preferred_host_id: taken whenever it
-    fits; company: where the VMs are that it wants to be with, or apart from.
+    name: of the VM or volume, for messages; cpus and memory_bytes 0 for volume work; allowed_types:
+    hypervisor types that may be used; formats: of all its disks; pool_choices: for each disk the eligible pools, best
+    first: the host must reach one of each; excluded_host_id: its present host; preferred_host_id: chosen whenever it
+    fits; affinity: the hosts that its affinity groups require, forbid, prefer and avoid.
     """
 
     name: str
@@ -78,12 +80,12 @@ class Demand:
     pool_choices: tuple[tuple[str, ...], ...] = ()
     excluded_host_id: str = ""
     preferred_host_id: str = ""
-    company: AffinityRules | None = None
+    affinity: AffinityRules | None = None
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a host will not do: a word for machines, a sentence for people."""
+    """Why a host is not eligible: a code for programs, a sentence for people."""
 
     code: str
     explanation: str
@@ -91,7 +93,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A host and what placement says of it. score: the larger the better; 0 for one that does not fit."""
+    """A host as ranked by placement. score: larger is better; 0 for one that is not eligible."""
 
     host_id: str
     host_name: str

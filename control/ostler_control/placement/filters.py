@@ -1,7 +1,7 @@
-"""May this host take it? Each filter answers yes (None) or a named refusal.
+"""Filters: each answers None for an eligible host, or a named refusal.
 
-Cheap questions about what was asked for come first, then what a host is, then what it can do, and capacity last, so
-that the count of refusals tells an operator what is missing rather than what happened to be full as well.
+Cheap filters on the request come first, then the host's state, then its functions, and capacity last, so that the count
+of refusals tells an operator what is missing rather than what happens to be full as well.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ostler_control.placement.facts import Demand, HostFacts, Refusal
+from ostler_control.states import HostState
 
 Filter = Callable[[Demand, HostFacts], Refusal | None]
 
@@ -17,31 +18,31 @@ MIB = 1 << 20
 
 def refusal(demand: Demand, host: HostFacts) -> Refusal | None:
     """The first refusal of any filter; None when the host fits."""
-    for ask in FILTERS:
-        found = ask(demand, host)
+    for filter in FILTERS:
+        found = filter(demand, host)
         if found:
             return found
     return None
 
 
-def _asked_for(demand: Demand, host: HostFacts) -> Refusal | None:
+def _requested(demand: Demand, host: HostFacts) -> Refusal | None:
     if demand.host_id and demand.host_id != host.id:
-        return Refusal("NOT_ASKED_FOR", "another host was asked for")
+        return Refusal("EXCLUDED_BY_REQUEST", "the request names another host")
     if demand.cluster_id and demand.cluster_id != host.cluster_id:
-        return Refusal("NOT_ASKED_FOR", "another cluster was asked for")
+        return Refusal("EXCLUDED_BY_REQUEST", "the request names another cluster")
     if demand.zone_id and demand.zone_id != host.zone_id:
-        return Refusal("NOT_ASKED_FOR", "another zone was asked for")
+        return Refusal("EXCLUDED_BY_REQUEST", "the request names another zone")
     return None
 
 
 def _elsewhere(demand: Demand, host: HostFacts) -> Refusal | None:
     if demand.excluded_host_id == host.id:
-        return Refusal("ALREADY_THERE", "it is there already")
+        return Refusal("ALREADY_THERE", "the VM is on it already")
     return None
 
 
 def _in_service(demand: Demand, host: HostFacts) -> Refusal | None:
-    if host.state != "up":
+    if host.state is not HostState.UP:
         return Refusal("NOT_UP", f"it is {host.state}")
     if not host.enabled:
         return Refusal("DISABLED", "it or its cluster is disabled")
@@ -94,14 +95,14 @@ def _pools(demand: Demand, host: HostFacts) -> Refusal | None:
     return None
 
 
-def _company(demand: Demand, host: HostFacts) -> Refusal | None:
-    company = demand.company
-    if company is None:
+def _affinity(demand: Demand, host: HostFacts) -> Refusal | None:
+    rules = demand.affinity
+    if rules is None:
         return None
-    if host.id in company.apart:
-        return Refusal("ANTI_AFFINITY", "a VM is there that it must be apart from")
-    if any(host.id not in hosts for hosts in company.together):
-        return Refusal("AFFINITY", "the VMs that it must be together with are elsewhere")
+    if host.id in rules.apart:
+        return Refusal("ANTI_AFFINITY", "a VM is there that anti-affinity keeps apart")
+    if any(host.id not in hosts for hosts in rules.together):
+        return Refusal("AFFINITY", "the VMs that affinity keeps together are on another host")
     return None
 
 
@@ -115,7 +116,7 @@ def _capacity(demand: Demand, host: HostFacts) -> Refusal | None:
 
 
 FILTERS: tuple[Filter, ...] = (
-    _asked_for,
+    _requested,
     _elsewhere,
     _in_service,
     _hypervisor,
@@ -124,6 +125,6 @@ FILTERS: tuple[Filter, ...] = (
     _uefi,
     _bridges,
     _pools,
-    _company,
+    _affinity,
     _capacity,
 )

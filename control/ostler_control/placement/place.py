@@ -1,4 +1,4 @@
-"""The answer: one host, or why there is none."""
+"""Placement: the best host, or why there is none."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ostler_control.placement.words import count, in_words
 
 
 def place(demand: Demand, hosts: Iterable[HostFacts]) -> Placement:
-    """The best host for this; of equals the one whose id comes first.
+    """The best host for a demand; of equal hosts the one whose id sorts first.
 
     Raises FailedPreconditionError (NO_FEASIBLE_HOST) whose message counts the refusals, as its metadata does by code.
     """
@@ -34,7 +34,7 @@ def place(demand: Demand, hosts: Iterable[HostFacts]) -> Placement:
 
 
 def explain(demand: Demand, hosts: Iterable[HostFacts]) -> list[Candidate]:
-    """Every host and what there is to say of it: those that fit first, best first."""
+    """Every host with its score or refusal: eligible hosts are ranked, best first."""
 
     def candidate(host: HostFacts) -> Candidate:
         no = refusal(demand, host)
@@ -44,12 +44,12 @@ def explain(demand: Demand, hosts: Iterable[HostFacts]) -> list[Candidate]:
 
 
 def pools_on(demand: Demand, host: HostFacts) -> tuple[str, ...]:
-    """For each disk the first of its pools that this host, which fits, reaches."""
+    """For each disk the first of its pools that this eligible host reaches."""
     return tuple(next(pool for pool in choices if pool in host.pools) for choices in demand.pool_choices)
 
 
 def no_feasible_host(demand: Demand, refused: list[str]) -> FailedPreconditionError:
-    """The error for these refusal codes, one a host."""
+    """The error for these refusal codes, one per host."""
     counts = count(refused)
     why = in_words(counts) or "there is no host yet (add one: ostler host token)"
     metadata = {"name": demand.name, **{code: str(number) for code, number in counts.items()}}

@@ -1,4 +1,4 @@
-"""Which pools a new disk may go to."""
+"""The pools eligible for a new disk."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ostler_control.placement.words import count, in_words
 
 
 def choose_pools(name: str, size_bytes: int, encrypted: bool, pools: Iterable[PoolFacts]) -> tuple[str, ...]:
-    """Ids of the pools that would do for a new disk of this size, best first: shared ones (a VM can move without its
-    disks), then the one with the most space, then by id.
+    """Ids of the eligible pools for a new disk of this size, best first: shared ones (their VMs move without copying),
+    then the one with the most space, then by id.
 
     Raises FailedPreconditionError (NO_FEASIBLE_POOL) whose message counts the refusals.
     """
@@ -28,7 +28,7 @@ def choose_pools(name: str, size_bytes: int, encrypted: bool, pools: Iterable[Po
     if not fitting:
         counts = count(refused)
         raise FailedPreconditionError(
-            f"no storage pool fits {name}: {in_words(counts) or 'there is none within reach'}",
+            f"no storage pool fits {name}: {in_words(counts) or 'no host reaches any'}",
             "NO_FEASIBLE_POOL",
             {"name": name, **{code: str(number) for code, number in counts.items()}},
         )

@@ -1,4 +1,4 @@
-"""How well does it fit there? Each scorer answers 0 to 1 (company: from -1); a table of weights adds them up."""
+"""Scorers: each answers 0 to 1 (affinity: from -1), and a table of weights adds them up."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Scorer = Callable[[Demand, HostFacts], float]
 
 
 def score(demand: Demand, host: HostFacts) -> float:
-    """The larger the better, for a host that fits."""
+    """The score of an eligible host; larger is better."""
     return sum(weight * scorer(demand, host) for weight, scorer in SCORERS)
 
 
@@ -23,7 +23,7 @@ def _free_cpus(demand: Demand, host: HostFacts) -> float:
 
 
 def _balance(demand: Demand, host: HostFacts) -> float:
-    """Memory that no CPU is left for is stranded, and the other way round."""
+    """Free memory without free CPUs is stranded, and the other way round."""
     return 1.0 - abs(_free_memory(demand, host) - _free_cpus(demand, host))
 
 
@@ -31,17 +31,17 @@ def _preferred(demand: Demand, host: HostFacts) -> float:
     return float(demand.preferred_host_id == host.id)
 
 
-def _company(demand: Demand, host: HostFacts) -> float:
-    """Where it rather would be, or not."""
-    company = demand.company
-    return float(host.id in company.prefer) - float(host.id in company.avoid) if company else 0.0
+def _affinity(demand: Demand, host: HostFacts) -> float:
+    """Prefers and avoids hosts as the affinity groups say."""
+    rules = demand.affinity
+    return float(host.id in rules.prefer) - float(host.id in rules.avoid) if rules else 0.0
 
 
-# Free shares after placing are what spreads VMs; memory counts most because it cannot be shared out in time slices.
+# The free shares after placing spread VMs; memory counts most because it cannot be time-sliced.
 SCORERS: tuple[tuple[float, Scorer], ...] = (
     (1.0, _free_memory),
     (0.5, _free_cpus),
     (0.25, _balance),
-    (10.0, _company),
+    (10.0, _affinity),
     (100.0, _preferred),
 )

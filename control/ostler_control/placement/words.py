@@ -1,4 +1,4 @@
-"""Refusals counted and put into words."""
+"""Refusals counted, and as text for people."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 
 from ostler_control.placement.facts import Refusal
 
-# How one, and how several, are said to fall short. In the order in which filters ask.
+# The text for one host and for several, in the order of the filters.
 WORDS: Mapping[str, tuple[str, str]] = {
-    "NOT_ASKED_FOR": ("is not where it was asked for", "are not where it was asked for"),
+    "EXCLUDED_BY_REQUEST": ("is excluded by the request", "are excluded by the request"),
     "ALREADY_THERE": ("has it already", "have it already"),
     "NOT_UP": ("is not up", "are not up"),
     "DISABLED": ("is disabled", "are disabled"),
@@ -21,10 +21,10 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "LACKS_UEFI": ("lacks UEFI", "lack UEFI"),
     "LACKS_BRIDGE": ("lacks a bridge", "lack a bridge"),
     "LACKS_POOL": ("does not reach the storage pool", "do not reach the storage pool"),
-    "ANTI_AFFINITY": ("has a VM that it must be apart from", "have a VM that it must be apart from"),
+    "ANTI_AFFINITY": ("has a VM that anti-affinity keeps apart", "have a VM that anti-affinity keeps apart"),
     "AFFINITY": (
-        "is not where the VMs are that it must be together with",
-        "are not where the VMs are that it must be together with",
+        "does not have the VMs that affinity keeps together",
+        "do not have the VMs that affinity keeps together",
     ),
     "LACKS_CPUS": ("lacks CPUs", "lack CPUs"),
     "LACKS_MEMORY": ("lacks memory", "lack memory"),
@@ -34,17 +34,17 @@ WORDS: Mapping[str, tuple[str, str]] = {
 
 
 def count(codes: Iterable[str]) -> dict[str, int]:
-    """How often each code was given, in the order of WORDS."""
+    """How often each code occurs, in the order of WORDS."""
     counted = Counter(codes)
     return {code: counted[code] for code in WORDS if counted[code]}
 
 
 def in_words(counts: Mapping[str, int]) -> str:
-    """ "3 lack volume encryption, 2 lack memory": those who were never in question are left out, unless all were."""
-    told = {code: number for code, number in counts.items() if code != "NOT_ASKED_FOR"} or counts
+    """ "3 lack volume encryption, 2 lack memory": hosts that the request excludes are left out, unless all are."""
+    told = {code: number for code, number in counts.items() if code != "EXCLUDED_BY_REQUEST"} or counts
     return ", ".join(f"{number} {WORDS[code][number > 1]}" for code, number in told.items())
 
 
 def in_one_word(refusal: Refusal) -> str:
-    """ "lacks memory": what is told of one host."""
+    """ "it lacks memory": the text for one host."""
     return f"it {WORDS[refusal.code][0]}" if refusal.code in WORDS else refusal.explanation

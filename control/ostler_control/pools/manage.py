@@ -21,8 +21,8 @@ from ostler_control.database import session, transaction
 from ostler_control.hosts.rows import address
 from ostler_control.keys import Keyring
 from ostler_control.models import Cluster, Host, Passphrase, Pool, PoolHost, Snapshot, Volume, now
-from ostler_control.models.states import HostState
 from ostler_control.pools import reach
+from ostler_control.states import HostState
 
 log = structlog.get_logger(__name__)
 

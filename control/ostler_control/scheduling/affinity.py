@@ -1,17 +1,16 @@
-"""Affinity groups: who is in them, and what that means for where a VM may be."""
+"""Affinity groups: their members, and the hosts that they allow a VM."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
 
 from ostler_common.errors import AlreadyExistsError, FailedPreconditionError
 from peewee import IntegrityError
 
 from ostler_control import database, events
 from ostler_control.catalog.names import check_name
-from ostler_control.models import Account, AffinityGroup, AffinityMember, Cluster, Host, Vm
+from ostler_control.models import Account, AffinityGroup, AffinityMember, Cluster, Host, HostState, Vm, tuples
 from ostler_control.placement import AffinityRules
 
 AFFINITY, ANTI_AFFINITY = "affinity", "anti_affinity"
@@ -31,14 +30,14 @@ def create(name: str, account: Account, kind: str, strict: bool, actor: str) -> 
         ) from error
 
 
-def delete(group: Any, actor: str) -> None:
+def delete(group: AffinityGroup, actor: str) -> None:
     """Deletes a group; its VMs stay where they are."""
     with database.transaction():
         AffinityGroup.delete().where(AffinityGroup.id == group.id).execute()
         _record("affinity.delete", group, actor, "")
 
 
-def put(vm: Any, groups: Sequence[Any]) -> None:
+def put(vm: Vm, groups: Sequence[AffinityGroup]) -> None:
     """Makes these the groups of the VM, within the caller's transaction. Nothing moves.
 
     Raises FailedPreconditionError (OTHER_ACCOUNT) for a group of another account.
@@ -55,47 +54,47 @@ def put(vm: Any, groups: Sequence[Any]) -> None:
         AffinityMember.insert(group=group_id, vm=vm.id).on_conflict_ignore().execute()
 
 
-def groups_of(vm_ids: Sequence[str]) -> dict[str, list[Any]]:
+def groups_of(vm_ids: Sequence[str]) -> dict[str, list[AffinityGroup]]:
     """The groups of these VMs, by name."""
-    found: dict[str, list[Any]] = defaultdict(list)
-    query: Any = AffinityMember.select(AffinityMember, AffinityGroup).join(AffinityGroup)
+    found: dict[str, list[AffinityGroup]] = defaultdict(list)
+    query = AffinityMember.select(AffinityMember, AffinityGroup).join(AffinityGroup)
     for row in query.where(AffinityMember.vm.in_(vm_ids)).order_by(AffinityGroup.name):
         found[row.vm_id].append(row.group)
     return found
 
 
-def members_of(group_ids: Sequence[str]) -> dict[str, list[Any]]:
+def members_of(group_ids: Sequence[str]) -> dict[str, list[Vm]]:
     """The VMs of these groups, by name."""
-    found: dict[str, list[Any]] = defaultdict(list)
-    query: Any = AffinityMember.select(AffinityMember.group, Vm).join(Vm)
+    found: dict[str, list[Vm]] = defaultdict(list)
+    query = AffinityMember.select(AffinityMember.group, Vm).join(Vm)
     for row in query.where(AffinityMember.group.in_(group_ids)).order_by(Vm.name, Vm.id):
         found[row.group_id].append(row.vm)
     return found
 
 
-def affinity_rules_of(vm: Any) -> AffinityRules | None:
-    """Where the VMs are that this one wants to be with or apart from; None for one without groups.
+def affinity_rules_of(vm: Vm) -> AffinityRules | None:
+    """The hosts that a VM's affinity groups require, forbid, prefer and avoid; None for a VM without groups.
 
-    Within a transaction its groups stay as they are until the end of that.
+    Locks the groups until the caller's transaction ends.
     """
-    query: Any = AffinityGroup.select().join(AffinityMember).where(AffinityMember.vm == vm.id)
+    query = AffinityGroup.select().join(AffinityMember).where(AffinityMember.vm == vm.id)
     groups = list(query)
     if not groups:
         return None
     _lock({group.id for group in groups})
-    others: Any = AffinityMember.select(AffinityMember.group, Vm.host, Vm.destination).join(Vm)
+    others = AffinityMember.select(AffinityMember.group, Vm.host, Vm.destination).join(Vm)
     others = others.where(AffinityMember.group.in_([group.id for group in groups]) & (AffinityMember.vm != vm.id))
     places: dict[str, set[str]] = defaultdict(set)
-    for group_id, host_id, destination_id in others.tuples():
-        # One on its way is in both places until it has arrived.
+    for group_id, host_id, destination_id in tuples(others, tuple[str, str | None, str | None]):
+        # A migrating VM counts on both hosts until it has arrived.
         places[group_id] |= {place for place in (host_id, destination_id) if place}
-    return company(((group.kind, group.strict, places[group.id]) for group in groups), _in_service())
+    return affinity_rules(((group.kind, group.strict, places[group.id]) for group in groups), _in_service())
 
 
-def company(groups: Iterable[tuple[str, bool, Collection[str]]], in_service: Collection[str]) -> AffinityRules:
-    """The same of facts: each group's kind, strictness, and hosts of its other VMs. Pure.
+def affinity_rules(groups: Iterable[tuple[str, bool, Collection[str]]], in_service: Collection[str]) -> AffinityRules:
+    """The same from facts: each group's kind, strictness, and hosts of its other VMs. Pure.
 
-    A host that is being emptied, or silent, does not hold back those who are to be together: they gather elsewhere.
+    A host that is silent or in maintenance does not bind the VMs that must be together: they gather on another.
     """
     apart: set[str] = set()
     together: list[frozenset[str]] = []
@@ -114,15 +113,16 @@ def company(groups: Iterable[tuple[str, bool, Collection[str]]], in_service: Col
 
 
 def _in_service() -> set[str]:
-    query: Any = Host.select(Host.id).join(Cluster)
-    fit = (Host.state == "up") & Host.enabled & ~Host.maintenance & ~Host.removed & Cluster.enabled
-    return {host_id for (host_id,) in query.where(fit).tuples()}
+    query = Host.select(Host.id).join(Cluster)
+    fit = (Host.state == HostState.UP) & Host.enabled & ~Host.maintenance & ~Host.removed & Cluster.enabled
+    return {host_id for (host_id,) in tuples(query.where(fit), tuple[str])}
 
 
 def _lock(group_ids: Collection[str]) -> None:
-    """Until the transaction ends nobody else places a VM of these groups. On SQLite a transaction is alone anyway."""
+    """Until the transaction ends nobody else places a VM of these groups. On SQLite the transaction has the database to
+    itself anyway."""
     if group_ids and not database.is_sqlite():
-        query: Any = AffinityGroup.select(AffinityGroup.id).where(AffinityGroup.id.in_(sorted(group_ids)))
+        query = AffinityGroup.select(AffinityGroup.id).where(AffinityGroup.id.in_(sorted(group_ids)))
         list(query.order_by(AffinityGroup.id).for_update().tuples())
 
 
@@ -130,6 +130,6 @@ def _word(kind: str) -> str:
     return kind.replace("_", "-")
 
 
-def _record(event: str, group: Any, actor: str, message: str) -> None:
+def _record(event: str, group: AffinityGroup, actor: str, message: str) -> None:
     outcome = events.Outcome.SUCCEEDED
     events.record(event, outcome, actor, "affinity_group", group.id, group.name, message, account_id=group.account_id)

@@ -1,8 +1,8 @@
-"""Who has claimed how much of which host.
+"""Claims of VMs on the capacity of hosts.
 
 `Host.allocated_cpus` and `allocated_memory_bytes` are running sums over the VMs whose `host` or `destination` it is.
 They change only here, by one conditional UPDATE in the transaction that changes the VM's row; its row count is the
-verdict, so that no number of deployments at once gives out more than there is. Every function may be called again.
+verdict, so that concurrent placements never allocate more than there is. Every function is idempotent.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from ostler_common.errors import AbortedError, FailedPreconditionError
 from peewee import Case, fn
 
 from ostler_control import database, settings
-from ostler_control.models import Cluster, Host, Vm, db
+from ostler_control.models import Cluster, Host, HostState, Vm, db, first_tuple
 
 
 def claim(vm: Vm, host_id: str) -> None:
-    """Gives the VM its share of this host, and the VM's row its `host`.
+    """Claims the VM's CPUs and memory on a host, and sets the VM's `host`.
 
-    Raises AbortedError (HOST_TAKEN) when the host has no room for it or takes no VMs any more: place again; and
-    FailedPreconditionError (ALREADY_PLACED) when the VM has its share of another host.
+    Raises AbortedError (HOST_TAKEN) when the host lacks the capacity or accepts no VMs any more: place again; and
+    FailedPreconditionError (ALREADY_PLACED) when the VM has claimed capacity on another host.
     """
     _claim(vm, host_id, Vm.host)
 
@@ -33,23 +33,23 @@ def claim_destination(vm: Vm, host_id: str) -> None:
 
 
 def release(vm: Vm) -> None:
-    """Gives back the VM's share of its host, which becomes its `last_host`."""
+    """Releases the VM's claim on its host, which becomes its `last_host`."""
     _release(vm, Vm.host)
 
 
 def release_destination(vm: Vm) -> None:
-    """Gives back the VM's share of the host that it did not reach."""
+    """Releases the VM's claim on the destination of a failed migration."""
     _release(vm, Vm.destination)
 
 
 def arrive(vm: Vm) -> None:
-    """The VM is at its destination: that is its host now, and its share of the old one is given back."""
+    """Makes the destination the VM's host, and releases its claim on the old one."""
     with database.transaction():
         share = _share(vm)
         if share.destination_id is None:
             return
         if share.host_id is not None:
-            _give_back(share.host_id, share)
+            _subtract(share.host_id, share)
         changes = {Vm.host: share.destination_id, Vm.last_host: share.destination_id, Vm.destination: None}
         Vm.update(changes).where(Vm.id == vm.id).execute()
 
@@ -65,9 +65,9 @@ class Drift:
 
 
 def audit() -> list[Drift]:
-    """Adds up the VMs of every host anew and reports where the running sums differ.
+    """Adds up the VMs of every host and reports where the running sums differ.
 
-    One statement, so that it never sees half of somebody's transaction.
+    One statement, so that it never sees half of a transaction.
     """
     rows = db.execute_sql(_AUDIT).fetchall()
     return [
@@ -92,13 +92,13 @@ _AUDIT = """
 
 
 def room_for(cpus: Any, memory_bytes: Any, usable_memory: Any) -> Any:
-    """The condition on a host and its cluster that it takes VMs and has this much left.
+    """The condition on a host and its cluster that it accepts VMs and has this much free.
 
     cpus and memory_bytes: numbers or expressions; usable_memory: what `usable_memory()` gives. Placement's query and
-    the claim share the condition, so that what the one finds the other grants.
+    the claim share this condition, so that what the query finds the claim grants.
     """
     return (
-        (Host.state == "up")
+        (Host.state == HostState.UP)
         & Host.enabled
         & ~Host.maintenance
         & ~Host.removed
@@ -109,7 +109,7 @@ def room_for(cpus: Any, memory_bytes: Any, usable_memory: Any) -> Any:
 
 
 def usable_memory(reserved: Mapping[str, int]) -> Any:
-    """What VMs may be given of a host's memory in all, as an expression over the host and its cluster.
+    """The memory of a host that its VMs may have together, as an expression over the host and its cluster.
 
     reserved: the values of the setting host.reserved.memory by cluster, "" for all others.
     """
@@ -120,7 +120,7 @@ def usable_memory(reserved: Mapping[str, int]) -> Any:
 
 @dataclass(frozen=True)
 class _Share:
-    """Where a VM's share is claimed, and how large it is."""
+    """Where a VM has claimed capacity, and how much."""
 
     host_id: str | None
     destination_id: str | None
@@ -129,9 +129,10 @@ class _Share:
 
 
 def _share(vm: Vm) -> _Share:
-    """Read under the row's lock (on SQLite the transaction has the whole database's)."""
-    query: Any = Vm.select(Vm.host, Vm.destination, Vm.cpus, Vm.memory_bytes).where(Vm.id == vm.id)
-    row = (query if database.is_sqlite() else query.for_update()).tuples().first()
+    """Locks the VM's row and reads it (on SQLite the transaction has locked the whole database)."""
+    query = Vm.select(Vm.host, Vm.destination, Vm.cpus, Vm.memory_bytes).where(Vm.id == vm.id)
+    locked = query if database.is_sqlite() else query.for_update()
+    row = first_tuple(locked, tuple[str | None, str | None, int, int])
     if row is None:
         raise FailedPreconditionError(f'VM "{vm.name}" is gone', "VM_GONE", {"id": vm.id})
     return _Share(*row)
@@ -145,7 +146,7 @@ def _claim(vm: Vm, host_id: str, place: Any) -> None:
             return
         if claimed is not None:
             raise FailedPreconditionError(
-                f'VM "{vm.name}" has its place on another host already', "ALREADY_PLACED", {"host_id": claimed}
+                f'VM "{vm.name}" has claimed capacity on another host already', "ALREADY_PLACED", {"host_id": claimed}
             )
         room = room_for(
             share.cpus, share.memory_bytes, usable_memory(settings.agents.HOST_RESERVED_MEMORY.by_cluster())
@@ -153,7 +154,9 @@ def _claim(vm: Vm, host_id: str, place: Any) -> None:
         granted = fn.EXISTS(Cluster.select(Cluster.id).where((Cluster.id == Host.cluster) & room))
         if not _add(host_id, share.cpus, share.memory_bytes, granted):
             raise AbortedError(
-                f'the host chosen for VM "{vm.name}" has no room for it any more', "HOST_TAKEN", {"host_id": host_id}
+                f'the host chosen for VM "{vm.name}" does not have the capacity any more',
+                "HOST_TAKEN",
+                {"host_id": host_id},
             )
         Vm.update({place: host_id}).where(Vm.id == vm.id).execute()
 
@@ -164,12 +167,12 @@ def _release(vm: Vm, place: Any) -> None:
         claimed = share.host_id if place is Vm.host else share.destination_id
         if claimed is None:
             return
-        _give_back(claimed, share)
+        _subtract(claimed, share)
         last = {Vm.last_host: claimed} if place is Vm.host else {}
         Vm.update({place: None, **last}).where(Vm.id == vm.id).execute()
 
 
-def _give_back(host_id: str, share: _Share) -> None:
+def _subtract(host_id: str, share: _Share) -> None:
     _add(host_id, -share.cpus, -share.memory_bytes, True)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from peewee import SQL, AsIs, Case, Select
 from ostler_control import database, settings
 from ostler_control.hosts.probes import failed_probes
 from ostler_control.hypervisors import rules
-from ostler_control.models import Cluster, Host, Nic, Pool, PoolHost, Vm, Volume, db
+from ostler_control.models import Cluster, Host, HostState, Nic, Pool, PoolHost, Vm, Volume, db, tuples
 from ostler_control.placement import (
     Candidate,
     Demand,
@@ -29,28 +30,28 @@ from ostler_control.placement import (
 )
 from ostler_control.scheduling import affinity, capacity
 
-# Two placements at once may choose the same last gap; the loser looks again.
-_ATTEMPTS = 20
-# Enough that one of them passes the filters which the database does not ask about.
+# Two concurrent placements may choose the same last capacity; the loser places again.
+_MAX_ATTEMPTS = 20
+# Enough that one of them passes the filters that the query leaves out.
 _BEST = 32
 _NOTHING: frozenset[str] = frozenset()
-# What placement.scorers adds up, but for the preferred host; a test proves that both choose alike.
+# The sum of placement.scorers without the preferred host; a test proves that both choose alike.
 _MEMORY_SHARE = "COALESCE(left_memory / NULLIF(usable_memory, 0), 0)"
 _CPU_SHARE = "COALESCE(left_cpus / NULLIF(usable_cpus, 0), 0)"
 _SCORE = SQL(f"{_MEMORY_SHARE} + 0.5 * {_CPU_SHARE} + 0.25 * (1 - ABS({_MEMORY_SHARE} - {_CPU_SHARE})) DESC")
 
 
 def demand_of(vm: Vm, **changes: Any) -> Demand:
-    """What this VM asks of a host: size, type, firmware, bridges, its volumes' pools and encryption, its company.
+    """What this VM demands of a host: size, type, firmware, bridges, its volumes' pools and encryption, its affinity.
 
-    Of two placements of one affinity group at once the second waits for the first's transaction.
+    Of two concurrent placements in one affinity group the second waits for the first's transaction.
 
     changes: further fields of Demand (host_id, cluster_id, excluded_host_id, pool_choices, ...).
     """
-    volumes: Any = Volume.select(Volume.pool, Volume.passphrase, Volume.format).where(Volume.vm_id == vm.id).tuples()
-    rows = list(volumes)
-    nics: Any = Nic.select(Nic.bridge).where(Nic.vm == vm).tuples()
-    fields: dict[str, Any] = {
+    volumes = Volume.select(Volume.pool, Volume.passphrase, Volume.format).where(Volume.vm_id == vm.id)
+    rows = tuples(volumes, tuple[str, str | None, str])
+    nics = tuples(Nic.select(Nic.bridge).where(Nic.vm == vm), tuple[str])
+    fields: dict[str, Any] = {  # Any: Demand checks none of them, its tests do
         "name": vm.name,
         "cpus": vm.cpus,
         "memory_bytes": vm.memory_bytes,
@@ -60,7 +61,7 @@ def demand_of(vm: Vm, **changes: Any) -> Demand:
         "uefi": vm.firmware == "uefi",
         "bridges": frozenset(bridge for (bridge,) in nics),
         "pool_choices": tuple((pool,) for pool in sorted({pool for pool, _, _ in rows})),
-        "company": affinity.affinity_rules_of(vm),
+        "affinity": affinity.affinity_rules_of(vm),
     }
     return Demand(**{**fields, **changes})
 
@@ -68,8 +69,8 @@ def demand_of(vm: Vm, **changes: Any) -> Demand:
 def find(demand: Demand) -> Placement:
     """The host for this demand; claims nothing. Raises like `placement.place`; where hosts lack volume encryption, it
     names them and their failed probes."""
-    # Few VMs have company; for those every host is looked at rather than the query made more complicated.
-    best = _best_facts(demand) if demand.company is None else []
+    # Few VMs have affinity groups: for those, reading every host is simpler than a query that knows groups.
+    best = _best_facts(demand) if demand.affinity is None else []
     if any(refusal(demand, host) is None for host in best):
         return place(demand, best)
     every = facts(demand)
@@ -86,22 +87,25 @@ def find(demand: Demand) -> Placement:
         ) from None
 
 
-def find_and_claim(vm: Vm, demand: Demand) -> Placement:
-    """The host for this VM, its share claimed, in one transaction. Raises like `placement.place`."""
-    for attempt in range(_ATTEMPTS):
+def find_and_claim(vm: Vm, demand: Demand, claim: Callable[[Vm, str], None] = capacity.claim) -> Placement:
+    """The host for this VM, its capacity claimed there, in one transaction; places again when somebody else was faster.
+
+    claim: or `capacity.claim_destination`. Raises like `placement.place`.
+    """
+    for attempt in range(_MAX_ATTEMPTS):
         try:
             with database.transaction():
                 placement = find(demand)
-                capacity.claim(vm, placement.host_id)
+                claim(vm, placement.host_id)
                 return placement
         except AbortedError:
-            if attempt == _ATTEMPTS - 1:
+            if attempt == _MAX_ATTEMPTS - 1:
                 raise
     raise AssertionError("unreachable")
 
 
 def candidates(demand: Demand) -> list[Candidate]:
-    """Every host and what placement says of it, best first; types of hypervisor by their names for people."""
+    """Every host with its score or refusal, best first; hypervisor types by their display names."""
     names = rules.names()
 
     def name(word: str) -> str:
@@ -120,18 +124,20 @@ def candidates(demand: Demand) -> list[Candidate]:
 def pools_for(
     name: str, size_bytes: int, encrypted: bool, *, pool_id: str = "", zone_id: str = "", cluster_id: str = ""
 ) -> tuple[str, ...]:
-    """Ids of the pools that would do for a new disk, best first: an element of `Demand.pool_choices`.
+    """Ids of the eligible pools for a new disk, best first: an element of `Demand.pool_choices`.
 
-    Only pools that some host of the zone or cluster reaches are looked at. Raises like `placement.choose_pools`.
+    Considers pools that some host of the zone or cluster reaches. Raises like `placement.choose_pools`.
     """
     reached = PoolHost.select(PoolHost.pool).join(Host).join(Cluster).where(PoolHost.reachable, ~Host.removed)
     if zone_id:
         reached = reached.where(Cluster.zone == zone_id)
     if cluster_id:
         reached = reached.where(Cluster.id == cluster_id)
-    query: Any = Pool.select(Pool.id, Pool.name, Pool.shared, Pool.encryption, Pool.available_bytes)
+    query = Pool.select(Pool.id, Pool.name, Pool.shared, Pool.encryption, Pool.available_bytes)
     query = query.where(Pool.id == pool_id) if pool_id else query.where(Pool.id.in_(reached))
-    return choose_pools(name, size_bytes, encrypted, [PoolFacts(*row) for row in query.tuples()])
+    return choose_pools(
+        name, size_bytes, encrypted, [PoolFacts(*row) for row in tuples(query, tuple[str, str, bool, bool, int])]
+    )
 
 
 def facts(demand: Demand) -> list[HostFacts]:
@@ -195,7 +201,7 @@ def _best_query(
     usable_memory = capacity.usable_memory(dict(reserved))
     columns = _columns(usable_memory)
     left_cpus, left_memory = columns[-2] - value("cpus"), columns[-1] - value("memory_bytes")
-    query: Any = Host.select(*columns, left_cpus.alias("left_cpus"), left_memory.alias("left_memory")).join(Cluster)
+    query = Host.select(*columns, left_cpus.alias("left_cpus"), left_memory.alias("left_memory")).join(Cluster)
     query = query.where(capacity.room_for(value("cpus"), value("memory_bytes"), usable_memory))
     if volume_encryption:
         query = query.where(Host.volume_encryption)
@@ -253,7 +259,7 @@ def _host(row: tuple[Any, ...], pools: frozenset[str]) -> HostFacts:
         cluster_id,
         zone_id,
         hypervisor_type,
-        state,
+        HostState(state),
         bool(enabled and cluster_enabled),
         bool(maintenance),
         bool(volume_encryption),
@@ -279,10 +285,10 @@ def _reach(demand: Demand, host_ids: list[str] | None = None) -> dict[str, froze
     wanted = {pool for choices in demand.pool_choices for pool in choices}
     if not wanted:
         return {}
-    query: Any = PoolHost.select(PoolHost.host, PoolHost.pool).where(PoolHost.pool.in_(wanted), PoolHost.reachable)
+    query = PoolHost.select(PoolHost.host, PoolHost.pool).where(PoolHost.pool.in_(wanted), PoolHost.reachable)
     if host_ids is not None:
         query = query.where(PoolHost.host.in_(host_ids))
     found: defaultdict[str, set[str]] = defaultdict(set)
-    for host_id, pool_id in db.execute(query.tuples()).fetchall():
+    for host_id, pool_id in tuples(query, tuple[str, str]):
         found[host_id].add(pool_id)
     return {host_id: frozenset(ids) for host_id, ids in found.items()}

@@ -4,7 +4,6 @@ One module declares the settings of one subject; `registry` lists them all. Code
 typed: `settings.vms.STOP_TIMEOUT.get(At(cluster_id=...))`.
 """
 
-from ostler_control.models.states import Scope
 from ostler_control.settings import (
     agents,
     drs,
@@ -21,6 +20,7 @@ from ostler_control.settings.registry import SETTINGS, SUBJECTS, find
 from ostler_control.settings.scopes import ANYWHERE, At
 from ostler_control.settings.setting import InForce, Setting, in_force
 from ostler_control.settings.values import forget
+from ostler_control.states import Scope
 
 __all__ = [
     "ANYWHERE",

@@ -9,11 +9,11 @@ from ostler_common.errors import FailedPreconditionError, bad_field
 
 from ostler_control import database, events
 from ostler_control.models import Account, Cluster, Zone
-from ostler_control.models.states import Scope
 from ostler_control.settings import values
 from ostler_control.settings.registry import find
 from ostler_control.settings.scopes import At
 from ostler_control.settings.setting import Setting
+from ostler_control.states import Scope
 
 MAX_LENGTH = 16 << 10
 

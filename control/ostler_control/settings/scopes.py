@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ostler_control.models.states import Scope
+from ostler_control.states import Scope
 
 GLOBAL_ONLY = (Scope.GLOBAL,)
 PER_ZONE = (Scope.GLOBAL, Scope.ZONE)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from ostler_control.caller import Role
-from ostler_control.models.states import Scope
 from ostler_control.settings import values
 from ostler_control.settings.kinds import Kind
 from ostler_control.settings.scopes import ANYWHERE, GLOBAL_ONLY, At
+from ostler_control.states import Scope
 
 T = TypeVar("T")
 

@@ -9,8 +9,8 @@ from peewee import Expression
 
 from ostler_control.models import Cluster, SettingValue
 from ostler_control.models.columns import tuples
-from ostler_control.models.states import Scope
 from ostler_control.settings.scopes import At
+from ostler_control.states import Scope
 
 _WIDTH = {scope: place for place, scope in enumerate(Scope)}
 

@@ -13,10 +13,10 @@ from ostler_control.database import session, transaction
 from ostler_control.hosts.choose import choose_host
 from ostler_control.keys import Keyring
 from ostler_control.models import Host, Operation, Pool, Snapshot, SnapshotSchedule, Volume, now
-from ostler_control.models.states import SnapshotState
 from ostler_control.operations import Run, Undo, record_operation, workflow
 from ostler_control.scheduling import placement_query
 from ostler_control.snapshots.rows import destroy, load, load_or_none, record_last_error
+from ostler_control.states import SnapshotState
 from ostler_control.volumes import host_jobs, matrix, wire
 from ostler_control.volumes.copying import choose_copying_host, copy_file
 from ostler_control.volumes.grow import check_ready

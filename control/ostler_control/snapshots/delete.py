@@ -5,10 +5,10 @@ from __future__ import annotations
 from ostler_control.database import transaction
 from ostler_control.hosts.rows import has_hosts
 from ostler_control.models import Operation, Snapshot
-from ostler_control.models.states import SnapshotState
 from ostler_control.operations import Run, Undo, lock_row, record_operation, workflow
 from ostler_control.snapshots.create import delete_file
 from ostler_control.snapshots.rows import destroy, load, load_or_none, record_last_error
+from ostler_control.states import SnapshotState
 from ostler_control.volumes import host_jobs
 
 

@@ -17,11 +17,11 @@ from peewee import fn
 from ostler_control import events
 from ostler_control.database import session, transaction
 from ostler_control.models import Host, Snapshot, SnapshotSchedule, Volume, now
-from ostler_control.models.states import HostState, SnapshotState
 from ostler_control.operations import chore, launch
 from ostler_control.snapshots.create import NewSnapshot, create
 from ostler_control.snapshots.delete import delete
 from ostler_control.snapshots.times import DAILY, HOURLY, INTERVALS, WEEKLY, Timetable
+from ostler_control.states import HostState, SnapshotState
 
 log = structlog.get_logger(__name__)
 

@@ -21,7 +21,7 @@ from ostler_control.catalog.names import check_name
 from ostler_control.hosts.rows import address
 from ostler_control.hypervisors import rules
 from ostler_control.models import Host, Template, new_id
-from ostler_control.models.states import HostState
+from ostler_control.states import HostState
 from ostler_control.templates.source import direct_source
 from ostler_control.templates.store import name_taken
 

@@ -19,7 +19,7 @@ from ostler_control import events
 from ostler_control.catalog.names import check_name
 from ostler_control.database import session, transaction
 from ostler_control.models import Passphrase, Template, Volume, VolumeFile, new_id
-from ostler_control.models.states import VolumeState
+from ostler_control.states import VolumeState
 from ostler_control.templates import received
 from ostler_control.templates.received import Announced, Received
 

@@ -1,24 +1,23 @@
-"""The table of issued certificates: an allow-list. What is not in it, or is revoked or over, opens nothing."""
+"""The table of issued certificates: an allow-list, so that one not in it is refused like one revoked or expired."""
 
 from __future__ import annotations
 
 import datetime
 from dataclasses import dataclass
-from typing import Any
 
 from cryptography import x509
 from ostler_common.identity import Identity, Kind
 
-from ostler_control.models import Certificate, now
+from ostler_control.models import Certificate, first_tuple, now, tuples
 
 FLEET, USERS = "fleet", "users"
-# Rows of certificates that ended are of no use but to a curious operator.
+# How long rows of expired certificates are kept, for operators.
 _KEEP_ENDED = datetime.timedelta(days=30)
 
 
 @dataclass(frozen=True)
 class Issued:
-    """A certificate that is good now."""
+    """A certificate that is valid now."""
 
     ca: str
     identity: Identity
@@ -38,18 +37,16 @@ def record(certificate_pem: bytes, ca: str, identity: Identity) -> None:
 
 
 def find_good(serial: int) -> Issued | None:
-    """The certificate with this serial, or None when it is unknown, revoked or over."""
-    row = (
-        Certificate.select(Certificate.ca, Certificate.kind, Certificate.name)
-        .where(Certificate.serial == _text(serial), Certificate.revoke_time.is_null(), Certificate.expire_time > now())
-        .tuples()
-        .first()
+    """The certificate with this serial, or None when it is unknown, revoked or expired."""
+    query = Certificate.select(Certificate.ca, Certificate.kind, Certificate.name).where(
+        Certificate.serial == _text(serial), Certificate.revoke_time.is_null(), Certificate.expire_time > now()
     )
+    row = first_tuple(query, tuple[str, str, str])
     return Issued(row[0], Identity(Kind(row[1]), row[2])) if row else None
 
 
 def revoke(identity: Identity) -> int:
-    """Revokes every certificate of a party that is still good; returns how many there were."""
+    """Revokes every valid certificate of an identity; returns how many there were."""
     count: int = (
         Certificate.update(revoke_time=now())
         .where(
@@ -64,27 +61,25 @@ def revoke(identity: Identity) -> int:
 
 
 def revoke_host(host_id: str) -> int:
-    """Revokes every good certificate of a host, its QEMU's too; returns how many there were."""
+    """Revokes every valid certificate of a host, its QEMU's too; returns how many there were."""
     return sum(revoke(Identity(kind, host_id)) for kind in (Kind.HOST, Kind.QEMU))
 
 
 def expire_times(kind: Kind) -> dict[str, datetime.datetime]:
-    """When the newest good certificate of each party of a kind ends (UTC, without zone), by name."""
-    rows: Any = Certificate.select(Certificate.name, Certificate.expire_time).where(
+    """When the newest valid certificate of each identity of a kind expires (UTC, without zone), by name."""
+    query = Certificate.select(Certificate.name, Certificate.expire_time).where(
         Certificate.kind == str(kind), Certificate.revoke_time.is_null(), Certificate.expire_time > now()
     )
-    return dict(rows.order_by(Certificate.expire_time).tuples())
+    return dict(tuples(query.order_by(Certificate.expire_time), tuple[str, datetime.datetime]))
 
 
 def revoked(ca: str) -> list[tuple[int, datetime.datetime]]:
-    """Serials that a CA's revocation list has to name, and since when (UTC): revoked and not yet over."""
-    rows: Any = Certificate.select(Certificate.serial, Certificate.revoke_time).where(
+    """Serials that a CA's revocation list has to name, and since when (UTC): revoked and not yet expired."""
+    query = Certificate.select(Certificate.serial, Certificate.revoke_time).where(
         Certificate.ca == ca, Certificate.revoke_time.is_null(False), Certificate.expire_time > now()
     )
-    return [
-        (int(serial, 16), time.replace(tzinfo=datetime.UTC))
-        for serial, time in rows.order_by(Certificate.serial).tuples()
-    ]
+    rows = tuples(query.order_by(Certificate.serial), tuple[str, datetime.datetime])
+    return [(int(serial, 16), time.replace(tzinfo=datetime.UTC)) for serial, time in rows]
 
 
 def _text(serial: int) -> str:

@@ -4,7 +4,7 @@ Every request function here (`create`, `start`, ...) works within the caller's t
 claims capacity, and gives the operation that was recorded; nothing else happens before that transaction has committed.
 """
 
-from ostler_control.vms.create import NewNic, NewVm, create
+from ostler_control.vms.create import create
 from ostler_control.vms.delete import delete
 from ostler_control.vms.find import find_hosts
 from ostler_control.vms.migrate import migrate
@@ -14,6 +14,7 @@ from ostler_control.vms.resolve import resolve_stranded
 from ostler_control.vms.start import start
 from ostler_control.vms.stop import stop
 from ostler_control.vms.update import update
+from ostler_control.vms.wanted import NewNic, NewVm
 
 __all__ = [
     "NewNic",

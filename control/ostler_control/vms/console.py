@@ -1,9 +1,8 @@
-"""A running VM's serial console and screen, passed through from its host."""
+"""A running VM's serial console and screen, relayed from its host."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import grpc
 from ostler.agent.v1 import vm_pb2 as agent_pb2
@@ -14,6 +13,7 @@ from ostler_control.agents import Agents, HostAddress
 from ostler_control.agents.client import broken, unreachable
 from ostler_control.hosts.rows import address
 from ostler_control.hypervisors import rules
+from ostler_control.models import Vm
 from ostler_control.vms.rows import running_host
 
 
@@ -30,8 +30,12 @@ def console(
         for data in typed:
             yield agent_pb2.ConsoleInput(data=data)
 
-    call: Any = agents.at(host).vms.Console(inputs())
-    if not context.add_callback(call.cancel):  # the caller has gone already
+    call = agents.at(host).vms.Console(inputs())
+
+    def cancel() -> None:
+        call.cancel()
+
+    if not context.add_callback(cancel):  # the caller has gone already
         call.cancel()
     try:
         for output in call:
@@ -43,7 +47,7 @@ def console(
         raise (unreachable(host, error) if error.reason == "RPC" and broken(error) else error) from None
 
 
-def screenshot(agents: Agents, vm: Any) -> bytes:
+def screenshot(agents: Agents, vm: Vm) -> bytes:
     """A picture of a running VM's screen, PNG.
 
     Raises FailedPreconditionError VM_STATE, HOST_SILENT or FUNCTION_NOT_SUPPORTED.

@@ -1,31 +1,66 @@
-"""Finding out where a VM is that was on its way, and recording that."""
+"""Finding out on which host a VM is after a migration that broke off, and recording it."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import TypedDict
 
 from ostler.agent.v1 import job_pb2 as agent_job_pb2
 from ostler.agent.v1 import vm_pb2 as agent_pb2
 from ostler.types.v1 import vm_pb2
 from ostler_common.errors import NotFoundError, OstlerError
 
-from ostler_control.agents import HostAddress
+from ostler_control.agents import HostAddress, power_states
 from ostler_control.database import transaction
 from ostler_control.hosts.rows import address_of
-from ostler_control.models import Volume, now
-from ostler_control.operations import Json, Run
+from ostler_control.models import PowerState, VmState, Volume, now
+from ostler_control.operations import Run
 from ostler_control.scheduling import capacity
 from ostler_control.vms import wire
 from ostler_control.vms.rows import disks_of, load, set_state
 from ostler_control.volumes.wire import plain_ref
 
-_LOOK_INTERVAL_S = 1.0
+_ASK_INTERVAL_S = 1.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How a live migration is done; named as in MigrateVmRequest."""
+
+    max_downtime_ms: int
+    auto_converge: bool
+    timeout_s: int
+    bandwidth_bytes_per_s: int
+
+
+@dataclass(frozen=True)
+class MigrateInputs:
+    """What `vm.migrate` and `vm.resolve` are given.
+
+    moved: volume id -> pool that it moves to; moved_from: volume id -> pool that it leaves; migration_id: for
+    `vm.resolve`, the operation of the migration that broke off.
+    """
+
+    source_id: str
+    destination_id: str
+    moved: Mapping[str, str]
+    moved_from: Mapping[str, str]
+    limits: Limits
+    migration_id: str = ""
+
+
+class Found(TypedDict):
+    """What `locate` answers. power_state: on that host, "" when it is not known."""
+
+    where: str
+    power_state: str
 
 
 class Where(StrEnum):
-    """Where a VM is that was to move."""
+    """Where a VM is after a migration that broke off."""
 
     SOURCE = "source"
     DESTINATION = "destination"
@@ -33,10 +68,11 @@ class Where(StrEnum):
 
 
 def verdict(source: vm_pb2.VmInfo | None, destination: vm_pb2.VmInfo | None) -> Where | None:
-    """What two hosts' words amount to (None: it did not answer); None: the move still goes on, so ask again. Pure.
+    """Concludes from both hosts' answers (None: no answer) where the VM is; None: the migration still runs, so ask
+    again. Pure.
 
     A guest runs on the destination only once the source has handed it over for good, and on the source only as long as
-    it has not: either one's "it runs here" settles it. Absent or stopped on one side says nothing of the other.
+    it has not: "it runs here" from either is conclusive. Absent or stopped on one side says nothing of the other.
     """
     if source is not None and source.migrating:
         return None
@@ -46,8 +82,8 @@ def verdict(source: vm_pb2.VmInfo | None, destination: vm_pb2.VmInfo | None) -> 
         return Where.SOURCE
     if source is None or destination is None:
         return Where.UNKNOWN
-    # Both answer and on neither it runs: paused on one of them it is there; else it ended on its way, and its
-    # definition says where.
+    # Both answer and it runs on neither: paused on one of them, it is there; else it ended during the migration, and
+    # its definition says where.
     for info, where in ((destination, Where.DESTINATION), (source, Where.SOURCE)):
         if info.power_state == vm_pb2.POWER_STATE_PAUSED:
             return where
@@ -55,21 +91,23 @@ def verdict(source: vm_pb2.VmInfo | None, destination: vm_pb2.VmInfo | None) -> 
     return Where.DESTINATION if at_destination and source.power_state == vm_pb2.POWER_STATE_ABSENT else Where.SOURCE
 
 
-def locate(run: Run) -> Json:
-    """Inside a step: asks both hosts, for `unreachable_limit_s` when they do not answer; a move that still goes on is
-    told to stop and waited for. Answers `where`, and the VM's `power_state` there ("" when not known)."""
-    source, destination = address_of(run.inputs["source_id"]), address_of(run.inputs["destination_id"])
+def locate(run: Run) -> Found:
+    """Inside a step: asks both hosts, for `unreachable_limit_s` when they do not answer. A migration that still runs is
+    canceled and waited for."""
+    inputs = run.read(MigrateInputs)
+    source, destination = address_of(inputs.source_id), address_of(inputs.destination_id)
     silent_since = time.monotonic()
     while True:
         infos = {Where.SOURCE: _ask(run, source), Where.DESTINATION: _ask(run, destination)}
         where = verdict(infos[Where.SOURCE], infos[Where.DESTINATION])
         if where is None:
-            _stop_move(run, source)
+            _cancel_migration(run, source, inputs)
             silent_since = time.monotonic()
         elif where is not Where.UNKNOWN or time.monotonic() - silent_since >= run.agents.unreachable_limit_s:
             info = infos.get(where)
-            return {"where": where.value, "power_state": wire.power_word(info.power_state) if info else ""}
-        run.pause(_LOOK_INTERVAL_S)
+            power_state = power_states.power_state(info.power_state) if info else PowerState.UNKNOWN
+            return {"where": where.value, "power_state": power_state.value}
+        run.pause(_ASK_INTERVAL_S)
 
 
 def _ask(run: Run, host: HostAddress) -> vm_pb2.VmInfo | None:
@@ -81,29 +119,28 @@ def _ask(run: Run, host: HostAddress) -> vm_pb2.VmInfo | None:
         return None
 
 
-def _stop_move(run: Run, source: HostAddress) -> None:
-    request = agent_job_pb2.CancelJobRequest(operation_id=f"{run.inputs.get('move_id', run.id)}.move")
+def _cancel_migration(run: Run, source: HostAddress, inputs: MigrateInputs) -> None:
+    request = agent_job_pb2.CancelJobRequest(operation_id=f"{inputs.migration_id or run.id}.move")
     try:
         run.agents.call(source, lambda agent: agent.jobs.CancelJob, request)
     except OstlerError:
         return
 
 
-def record_arrival(run: Run, power_state: str = "running") -> None:
+def record_arrival(run: Run, power_state: str = PowerState.RUNNING) -> None:
     """Inside a step: the VM and the disks that moved with it are at the destination now."""
-    moved: dict[str, str] = run.inputs["moved"]
     with transaction():
         capacity.arrive(load(run.resource_id))
-        set_state(run.resource_id, "running", power_state=power_state, move_time=now())
-        for volume_id, pool_id in moved.items():
+        set_state(run.resource_id, VmState.RUNNING, power_state=power_state, move_time=now())
+        for volume_id, pool_id in run.read(MigrateInputs).moved.items():
             Volume.update(pool=pool_id).where(Volume.id == volume_id).execute()
 
 
 def record_return(run: Run, power_state: str) -> None:
-    """Inside a step: the VM is where it was. Its place at the destination is given back."""
+    """Inside a step: the VM is still on its source; releases its capacity at the destination."""
     with transaction():
         capacity.release_destination(load(run.resource_id))
-        set_state(run.resource_id, "running", power_state=power_state)
+        set_state(run.resource_id, VmState.RUNNING, power_state=power_state)
 
 
 def keep_arrived(run: Run) -> None:
@@ -117,13 +154,13 @@ def clean_destination(run: Run) -> None:
 
 
 def _finish(run: Run, *, arrived: bool) -> None:
-    volumes: list[Any] = disks_of(run.resource_id)
-    moved: dict[str, str] = run.inputs["moved"]
+    inputs = run.read(MigrateInputs)
+    volumes = disks_of(run.resource_id)
     request = agent_pb2.FinishMigrationRequest(
         operation=run.ref(),
         vm_id=run.resource_id,
         arrived=arrived,
         key_ids=[volume.passphrase_id for volume in volumes if volume.passphrase_id],
-        moved_volumes=[plain_ref(volume, moved[volume.id]) for volume in volumes if volume.id in moved],
+        moved_volumes=[plain_ref(volume, inputs.moved[volume.id]) for volume in volumes if volume.id in inputs.moved],
     )
-    run.job(address_of(run.inputs["destination_id"]), lambda agent: agent.migration.FinishMigration, request, (98, 100))
+    run.job(address_of(inputs.destination_id), lambda agent: agent.migration.FinishMigration, request, (98, 100))

@@ -1,20 +1,20 @@
-"""Going on with VMs that were stranded on their way: when their hosts can be asked again, they are."""
+"""Resolving broken-off migrations once their hosts answer again."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
-import json
-from typing import Any
+from dataclasses import replace
 
 from ostler_common.errors import AbortedError
 
 from ostler_control.database import session, transaction
 from ostler_control.events import SYSTEM
 from ostler_control.hosts.rows import is_up
-from ostler_control.models import Operation, Vm, now
-from ostler_control.operations import Run, chore, launch, record_operation, workflow
-from ostler_control.vms.migrate import settle, tidy_up
+from ostler_control.models import Operation, Vm, VmState, now
+from ostler_control.operations import Run, chore, launch, read_inputs, record_operation, workflow
+from ostler_control.vms.locate import MigrateInputs
+from ostler_control.vms.migrate import finish, record_where_it_is
 
 # With one host back the other may still be needed; asking in vain takes minutes and writes events.
 _PAUSE = datetime.timedelta(minutes=5)
@@ -22,9 +22,11 @@ _PAUSE = datetime.timedelta(minutes=5)
 
 @chore
 def resolve_stranded() -> None:
-    """Begins a `vm.resolve` for every VM that is `migrating`, held by no operation, and has a host that answers."""
+    """Starts a `vm.resolve` for every VM that is `migrating`, held by no operation, and has a host that answers."""
     with session():
-        ready = [vm for vm in Vm.select().where((Vm.state == "migrating") & (Vm.operation_id == "")) if _ready(vm)]
+        ready = [
+            vm for vm in Vm.select().where((Vm.state == VmState.MIGRATING) & (Vm.operation_id == "")) if _ready(vm)
+        ]
     for vm in ready:
         with contextlib.suppress(AbortedError):  # somebody else was faster
             with transaction():
@@ -32,22 +34,22 @@ def resolve_stranded() -> None:
             launch(operation)
 
 
-def _ready(vm: Any) -> bool:
+def _ready(vm: Vm) -> bool:
     up = [is_up(host) for host in (vm.host, vm.destination) if host is not None]
     if all(up):
         return True
-    tried: Any = Operation.select().where((Operation.resource_id == vm.id) & (Operation.end_time > now() - _PAUSE))
+    tried = Operation.select().where((Operation.resource_id == vm.id) & (Operation.end_time > now() - _PAUSE))
     return any(up) and not tried.exists()
 
 
-def _inputs(vm: Any) -> dict[str, Any]:
-    """Those of the migration that broke off."""
+def _inputs(vm: Vm) -> MigrateInputs:
+    """The inputs of the migration that broke off."""
     query = Operation.select().where((Operation.resource_id == vm.id) & (Operation.verb == "vm.migrate"))
-    migration: Any = query.order_by(Operation.create_time.desc()).get()
-    return {**json.loads(migration.inputs), "move_id": migration.id}
+    migration = query.order_by(Operation.create_time.desc()).get()
+    return replace(read_inputs(MigrateInputs, migration), migration_id=migration.id)
 
 
 @workflow("vm.resolve")
 def _resolve(run: Run) -> None:
-    if settle(run):
-        tidy_up(run)
+    if record_where_it_is(run):
+        finish(run)

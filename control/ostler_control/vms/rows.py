@@ -2,42 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ostler_common.errors import FailedPreconditionError
 
 from ostler_control.database import session, transaction
 from ostler_control.hosts.rows import is_up, silent
-from ostler_control.models import Host, Nic, Vm, Volume, now
-
-EXECUTING = ("running", "paused")
+from ostler_control.models import Host, Nic, Vm, VmSighting, VmState, Volume, now
 
 
-def load(vm_id: str) -> Any:
+def load(vm_id: str) -> Vm:
     """A VM's row."""
     with session():
         return Vm.get_by_id(vm_id)
 
 
-def disks_of(vm_id: str) -> list[Any]:
+def disks_of(vm_id: str) -> list[Volume]:
     """The volumes attached to a VM, by slot."""
     with session():
         return list(Volume.select().where(Volume.vm_id == vm_id).order_by(Volume.slot))
 
 
-def nics_of(vm_id: str) -> list[Any]:
+def nics_of(vm_id: str) -> list[Nic]:
     """A VM's network interfaces, in order."""
     with session():
         return list(Nic.select().where(Nic.vm == vm_id).order_by(Nic.position))
 
 
-def set_state(vm_id: str, state: str, **values: Any) -> None:
-    """Brings a VM's row into a state; what was amiss before is forgotten."""
+def set_state(vm_id: str, state: VmState, **values: object) -> None:
+    """Records a VM's state; clears its `attention`. values: further columns."""
     with transaction():
         Vm.update(**{"state": state, "state_time": now(), "attention": "", **values}).where(Vm.id == vm_id).execute()
 
 
-def wrong_state(vm: Any, wanted: str) -> FailedPreconditionError:
+def wrong_state(vm: Vm, wanted: str) -> FailedPreconditionError:
     """The refusal for a VM in another state."""
     attention = f" ({vm.attention})" if vm.attention else ""
     return FailedPreconditionError(
@@ -47,9 +43,28 @@ def wrong_state(vm: Any, wanted: str) -> FailedPreconditionError:
     )
 
 
-def running_host(vm: Any) -> Any:
+def hosts_elsewhere(vm: Vm) -> list[Host]:
+    """The hosts on which the VM was last seen running although Ostler did not place it there."""
+    return list(Host.select().join(VmSighting).where(VmSighting.vm == vm.id).order_by(Host.name))
+
+
+def check_not_elsewhere(vm: Vm) -> None:
+    """Raises FailedPreconditionError RUNS_ELSEWHERE while the VM was last seen running on a host where Ostler did not
+    place it: a second run would write the same disks."""
+    hosts = hosts_elsewhere(vm)
+    if not hosts:
+        return
+    names = " and ".join(host.name for host in hosts)
+    raise FailedPreconditionError(
+        f"VM {vm.name} was last seen running on host {names}, where Ostler did not place it; end it there first",
+        "RUNS_ELSEWHERE",
+        {"vm": vm.id},
+    )
+
+
+def running_host(vm: Vm) -> Host:
     """The host of a VM that is running. Raises FailedPreconditionError VM_STATE, or HOST_SILENT."""
-    if vm.state != "running" or vm.host_id is None:
+    if vm.state is not VmState.RUNNING or vm.host_id is None:
         raise wrong_state(vm, "running")
     host = Host.get_by_id(vm.host_id)
     if not is_up(host):

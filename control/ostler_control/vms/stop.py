@@ -2,47 +2,56 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 from ostler.agent.v1 import vm_pb2 as agent_pb2
 from ostler_common.errors import bad_field
 
 from ostler_control import settings
+from ostler_control.agents import power_states
 from ostler_control.database import transaction
 from ostler_control.hosts.rows import address_of, is_up, silent
-from ostler_control.models import Host, Operation
+from ostler_control.models import Host, Operation, PowerState, Vm, VmState
 from ostler_control.operations import Run, lock_row, record_operation, workflow
 from ostler_control.scheduling import capacity
 from ostler_control.vms import wire
-from ostler_control.vms.rows import EXECUTING, load, running_host, set_state
+from ostler_control.vms.rows import load, running_host, set_state
 
-LONGEST_S = 3600
+MAX_TIMEOUT_S = 3600
 
 
-def stop(vm: Any, user: str, timeout_s: int = 0, force: bool = False) -> Operation:
-    """Records the operation that stops a VM: its guest is asked, and after the timeout (0: the setting
-    vm.stop.timeout), or at once with `force`, the plug is pulled. So is one stopped that somebody else has started.
+@dataclass(frozen=True)
+class StopInputs:
+    """What `vm.stop` is given. outside: somebody started the VM outside Ostler, which records it as stopped."""
+
+    host_id: str
+    timeout_s: int
+    outside: bool
+
+
+def stop(vm: Vm, user: str, timeout_s: int = 0, force: bool = False) -> Operation:
+    """Records the operation that stops a VM: asks its guest to shut down, and forces it off after the timeout (0: the
+    setting vm.stop.timeout), or at once with `force`. Also stops a VM that was started outside Ostler.
 
     Raises InvalidArgumentError, FailedPreconditionError VM_STATE or HOST_SILENT.
     """
-    if not 0 <= timeout_s <= LONGEST_S:
-        raise bad_field("timeout_s", f"must be 0 to {LONGEST_S}", "INVALID_TIMEOUT")
+    if not 0 <= timeout_s <= MAX_TIMEOUT_S:
+        raise bad_field("timeout_s", f"must be 0 to {MAX_TIMEOUT_S}", "INVALID_TIMEOUT")
     vm = lock_row(vm)
-    outside = vm.state == "stopped" and vm.power_state in EXECUTING
+    outside = vm.state is VmState.STOPPED and vm.power_state.is_executing
     host = _outside_host(vm) if outside else running_host(vm)
     if force:
         timeout_s = 0
     elif timeout_s == 0:
         timeout_s = settings.vms.STOP_TIMEOUT.get(settings.At(cluster_id=host.cluster_id))
-    inputs = {"host_id": host.id, "timeout_s": timeout_s, "outside": outside}
-    operation = record_operation("vm.stop", vm, user, inputs)
-    set_state(vm.id, "stopping")
+    operation = record_operation("vm.stop", vm, user, StopInputs(host.id, timeout_s, outside))
+    set_state(vm.id, VmState.STOPPING)
     return operation
 
 
-def _outside_host(vm: Any) -> Any:
-    """The host on which somebody else has started the VM."""
-    host: Any = Host.get_by_id(vm.last_host_id)
+def _outside_host(vm: Vm) -> Host:
+    """The host on which somebody has started the VM outside Ostler."""
+    host = Host.get_by_id(vm.last_host_id)
     if not is_up(host):
         raise silent(host, f"and VM {vm.name} may be running there")
     return host
@@ -50,34 +59,33 @@ def _outside_host(vm: Any) -> Any:
 
 @workflow("vm.stop")
 def _stop(run: Run) -> None:
-    host_id = run.inputs["host_id"]
+    inputs = run.read(StopInputs)
     with run.undoing() as undo:
-        undo.push("look", lambda: look(run, host_id))
-        run.step("stop", lambda: _stop_on(run, host_id))
+        undo.push("record-power-state", lambda: _record_power_state(run, inputs))
+        run.step("stop", lambda: _stop_on(run, inputs))
 
 
-def _stop_on(run: Run, host_id: str) -> None:
-    request = agent_pb2.StopVmRequest(operation=run.ref(), vm_id=run.resource_id, timeout_s=run.inputs["timeout_s"])
-    run.job(address_of(host_id), lambda agent: agent.vms.StopVm, request)
-    stopped(run.resource_id)
+def _stop_on(run: Run, inputs: StopInputs) -> None:
+    request = agent_pb2.StopVmRequest(operation=run.ref(), vm_id=run.resource_id, timeout_s=inputs.timeout_s)
+    run.job(address_of(inputs.host_id), lambda agent: agent.vms.StopVm, request)
+    record_stopped(run.resource_id)
 
 
-def stopped(vm_id: str) -> None:
-    """Inside a step: records that a VM is off and gives its place back."""
+def record_stopped(vm_id: str) -> None:
+    """Inside a step: records that a VM is off and releases its capacity."""
     with transaction():
         capacity.release(load(vm_id))
-        set_state(vm_id, "stopped", power_state="stopped")
+        set_state(vm_id, VmState.STOPPED, power_state=PowerState.STOPPED)
 
 
-def look(run: Run, host_id: str) -> None:
-    """Inside a step, after stopping a VM went wrong: asks its host how it is, and records that.
-
-    A host that does not answer leaves it as it was, as far as we know.
-    """
-    before = "stopped" if run.inputs["outside"] else "running"
-    set_state(run.resource_id, before, power_state="")
-    power_state = wire.power_word(wire.ask(run.agents, address_of(host_id), run.resource_id).power_state)
-    if power_state in EXECUTING:
+def _record_power_state(run: Run, inputs: StopInputs) -> None:
+    """After a failed stop: asks the host for the VM's power state and records it; while the host does not answer, the
+    VM keeps the state it had and its power state is unknown."""
+    before = VmState.STOPPED if inputs.outside else VmState.RUNNING
+    set_state(run.resource_id, before, power_state=PowerState.UNKNOWN)
+    info = wire.ask(run.agents, address_of(inputs.host_id), run.resource_id)
+    power_state = power_states.power_state(info.power_state)
+    if power_state.is_executing:
         set_state(run.resource_id, before, power_state=power_state)
     else:
-        stopped(run.resource_id)
+        record_stopped(run.resource_id)

@@ -1,9 +1,8 @@
-"""Changing where a VM may be from now on."""
+"""Changing a VM's placement rules."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from ostler_control import events
 from ostler_control.database import transaction
@@ -11,8 +10,8 @@ from ostler_control.models import AffinityGroup, Vm
 from ostler_control.scheduling import affinity
 
 
-def update(vm: Any, actor: str, drs_skip: bool | None = None, groups: Sequence[AffinityGroup] | None = None) -> Any:
-    """Changes what is not None. Nothing moves: a rule that is broken now is mended by DRS, or by moving the VM.
+def update(vm: Vm, actor: str, drs_skip: bool | None = None, groups: Sequence[AffinityGroup] | None = None) -> Vm:
+    """Changes what is not None. Nothing moves: DRS repairs a rule that is broken now, or an operator moves the VM.
 
     Raises FailedPreconditionError (OTHER_ACCOUNT).
     """

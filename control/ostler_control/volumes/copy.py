@@ -12,9 +12,9 @@ from ostler_control.catalog.names import check_name
 from ostler_control.database import transaction
 from ostler_control.keys import Keyring
 from ostler_control.models import Account, DiskOffering, Host, Operation, Pool, Vm, Volume, Zone, new_id
-from ostler_control.models.states import VolumeState
 from ostler_control.operations import Run, record_operation, workflow
 from ostler_control.scheduling import placement_query
+from ostler_control.states import VolumeState
 from ostler_control.volumes import host_jobs, matrix, wire
 from ostler_control.volumes.copying import choose_copying_host, copy_file
 from ostler_control.volumes.create import delete_file, record_failure

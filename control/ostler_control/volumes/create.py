@@ -13,8 +13,8 @@ from ostler_control.hosts.rows import address_of
 from ostler_control.keys import Keyring
 from ostler_control.keys.passphrases import delete_volume
 from ostler_control.models import Operation, Volume
-from ostler_control.models.states import VolumeState
 from ostler_control.operations import Run, Undo, record_operation, workflow
+from ostler_control.states import VolumeState
 from ostler_control.volumes import host_jobs, matrix, wire
 from ostler_control.volumes.new_volume import NewVolume, insert
 from ostler_control.volumes.rows import load, load_or_none

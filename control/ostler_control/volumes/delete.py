@@ -8,8 +8,8 @@ from ostler_control.database import transaction
 from ostler_control.hosts.rows import has_hosts
 from ostler_control.keys.passphrases import delete_volume
 from ostler_control.models import Operation, Volume
-from ostler_control.models.states import VolumeState
 from ostler_control.operations import Run, Undo, lock_row, record_operation, workflow
+from ostler_control.states import VolumeState
 from ostler_control.volumes import host_jobs, matrix
 from ostler_control.volumes.create import delete_file
 from ostler_control.volumes.rows import load_or_none, vm_of

@@ -13,8 +13,8 @@ from ostler_control.database import transaction
 from ostler_control.hosts.rows import address_of
 from ostler_control.hypervisors import rules
 from ostler_control.models import Operation, Volume
-from ostler_control.models.states import VolumeState
 from ostler_control.operations import Run, record_operation, workflow
+from ostler_control.states import VolumeState
 from ostler_control.volumes import host_jobs, matrix, wire
 from ostler_control.volumes.files import check_mirrors_resolved
 from ostler_control.volumes.new_volume import check_size

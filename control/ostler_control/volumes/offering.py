@@ -6,8 +6,8 @@ from ostler_common.errors import FailedPreconditionError
 
 from ostler_control import events
 from ostler_control.models import DiskOffering, Volume, now
-from ostler_control.models.states import VmState
 from ostler_control.operations import lock_row
+from ostler_control.states import VmState
 from ostler_control.volumes import matrix
 from ostler_control.volumes.grow import check_ready
 from ostler_control.volumes.rows import vm_of

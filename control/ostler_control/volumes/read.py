@@ -9,7 +9,7 @@ from ostler_control.agents import Agents
 from ostler_control.hosts.choose import choose_host
 from ostler_control.hosts.rows import address
 from ostler_control.models import Volume
-from ostler_control.models.states import VmState
+from ostler_control.states import VmState
 from ostler_control.volumes.rows import running_host, vm_of
 from ostler_control.volumes.wire import plain_ref
 

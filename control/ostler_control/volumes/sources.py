@@ -10,8 +10,8 @@ from ostler_common.errors import FailedPreconditionError, bad_field
 
 from ostler_control.database import session
 from ostler_control.models import Host, Pool, Snapshot, Vm, Volume
-from ostler_control.models.states import SnapshotState
 from ostler_control.operations import Run, lock_row
+from ostler_control.states import SnapshotState
 from ostler_control.volumes.copying import choose_copying_host
 from ostler_control.volumes.grow import check_ready
 from ostler_control.volumes.rows import lock_with_vm

@@ -19,8 +19,8 @@ from ostler_control.database import session, transaction
 from ostler_control.events import SYSTEM
 from ostler_control.hosts.rows import address_of, has_hosts, is_up, silent
 from ostler_control.models import Host, Operation, Vm, Volume, VolumeFile, new_id, now
-from ostler_control.models.states import UNFINISHED_OPERATIONS
 from ostler_control.operations import Run, chore, launch, lock_row, record_operation, workflow
+from ostler_control.states import UNFINISHED_OPERATIONS
 from ostler_control.volumes import files, host_jobs, matrix, wire
 from ostler_control.volumes.exchange import cancel_mirror
 from ostler_control.volumes.rows import load, running_host, vm_of

@@ -19,8 +19,8 @@ from ostler_control.database import transaction
 from ostler_control.keys import Keyring
 from ostler_control.keys.passphrases import delete_volume
 from ostler_control.models import Account, DiskOffering, Operation, Pool, Volume, VolumeFile, new_id
-from ostler_control.models.states import VolumeState
 from ostler_control.operations import Run, Undo, record_operation, workflow
+from ostler_control.states import VolumeState
 from ostler_control.templates import store as template_store
 from ostler_control.templates.received import Announced, check_size
 from ostler_control.templates.store import StoredFile

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from ostler_common.errors import AlreadyExistsError, FailedPreconditionError, OstlerError
 from ostler_control import database
-from ostler_control.models import AffinityMember, Cluster, Host, Vm
+from ostler_control.models import AffinityMember, Cluster, Host, HostState, Vm
 from ostler_control.placement import AffinityRules, Demand, HostFacts, explain, refusal
 from ostler_control.scheduling import affinity, placement_query
 
@@ -23,7 +23,7 @@ def hosts(*ids: str) -> frozenset[str]:
 
 
 @pytest.mark.parametrize(
-    ("groups", "company"),
+    ("groups", "rules"),
     [
         ([], AffinityRules()),
         ([("anti_affinity", True, {"a", "z"})], AffinityRules(apart=hosts("a", "z"))),
@@ -40,18 +40,18 @@ def hosts(*ids: str) -> frozenset[str]:
         ),
     ],
 )
-def test_what_groups_ask_of_a_host(groups: list[tuple[str, bool, set[str]]], company: AffinityRules) -> None:
-    assert affinity.company(groups, UP) == company
+def test_what_groups_ask_of_a_host(groups: list[tuple[str, bool, set[str]]], rules: AffinityRules) -> None:
+    assert affinity.affinity_rules(groups, UP) == rules
 
 
 def facts(host_id: str) -> HostFacts:
     return HostFacts(
-        host_id, host_id, "", "", "kvm", "up", True, False, True, True, NOTHING, 8, 8 * GIB, 8, 8 * GIB
+        host_id, host_id, "", "", "kvm", HostState.UP, True, False, True, True, NOTHING, 8, 8 * GIB, 8, 8 * GIB
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("company", "codes"),
+    ("rules", "codes"),
     [
         (AffinityRules(apart=hosts("a")), ["ANTI_AFFINITY", "", ""]),
         (AffinityRules(together=(hosts("a", "b"),)), ["", "", "AFFINITY"]),
@@ -59,14 +59,14 @@ def facts(host_id: str) -> HostFacts:
         (AffinityRules(avoid=hosts("a"), prefer=hosts("b")), ["", "", ""]),
     ],
 )
-def test_the_filter(company: AffinityRules, codes: list[str]) -> None:
-    demand = Demand("vm", cpus=1, company=company)
+def test_the_filter(rules: AffinityRules, codes: list[str]) -> None:
+    demand = Demand("vm", cpus=1, affinity=rules)
     found = [refusal(demand, facts(host_id)) for host_id in ("a", "b", "c")]
     assert [no.code if no else "" for no in found] == codes
 
 
 def test_preferences_only_weigh() -> None:
-    demand = Demand("vm", cpus=1, company=AffinityRules(avoid=hosts("a"), prefer=hosts("c")))
+    demand = Demand("vm", cpus=1, affinity=AffinityRules(avoid=hosts("a"), prefer=hosts("c")))
     assert [found.host_id for found in explain(demand, map(facts, "abc"))] == ["c", "b", "a"]
 
 

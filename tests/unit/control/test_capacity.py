@@ -162,7 +162,7 @@ def test_pools_for_a_new_disk_are_those_that_some_host_of_the_place_reaches() ->
     assert placement_query.pools_for("d", GIB, True) == (fleet.pool.id,)
     assert placement_query.pools_for("d", GIB, True, zone_id=fleet.zone.id, cluster_id=fleet.cluster.id)
     elsewhere = Zone.create(name="elsewhere")
-    with pytest.raises(FailedPreconditionError, match="none within reach"):
+    with pytest.raises(FailedPreconditionError, match="no host reaches any"):
         placement_query.pools_for("d", GIB, True, zone_id=elsewhere.id)
 
 

@@ -11,8 +11,9 @@ from ostler_common.config import ConfigError
 from ostler_control.config import ControlConfig, load_config
 from ostler_control.database import is_sqlite
 from ostler_control.fleet.backoff import Pace, delay_s
-from ostler_control.fleet.leader import SILENCE_S, Leader
+from ostler_control.fleet.leader import Leader
 from ostler_control.models import Replica, now
+from ostler_control.operations.replicas import SILENCE_S
 
 
 @pytest.mark.parametrize(
@@ -77,8 +78,8 @@ def test_living_replica_with_the_smallest_id_leads(fresh_database: str) -> None:
 
 
 def test_delays_double_up_to_a_ceiling_and_are_spread() -> None:
-    longest = [delay_s(n, first_s=0.5, longest_s=15, uniform=lambda low, high: high) for n in (1, 2, 3, 6, 5000)]
-    shortest = [delay_s(n, first_s=0.5, longest_s=15, uniform=lambda low, high: low) for n in (1, 2, 3, 6, 5000)]
+    longest = [delay_s(n, min_s=0.5, max_s=15, uniform=lambda low, high: high) for n in (1, 2, 3, 6, 5000)]
+    shortest = [delay_s(n, min_s=0.5, max_s=15, uniform=lambda low, high: low) for n in (1, 2, 3, 6, 5000)]
     assert longest == [0.5, 1, 2, 15, 15]
     assert shortest == [delay / 2 for delay in longest]
 

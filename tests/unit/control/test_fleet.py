@@ -44,6 +44,7 @@ from ostler_control.models import (
     Template,
     UnmanagedVm,
     Vm,
+    VmSighting,
     Volume,
     new_id,
     now,
@@ -166,7 +167,7 @@ def test_host_comes_goes_and_comes_back(fleet: Fleet, control: Control) -> None:
             assert (found.cpus, found.agent_version, found.bridges) == (8, "1.2", "br0")
             assert (found.volume_encryption, found.cluster.hypervisor_type) == (True, "kvm")
     eventually(lambda: state_of(host) == "disconnected", "the host is silent")
-    eventually(lambda: attention(row).startswith("host is silent"), "its VM says so")
+    eventually(lambda: attention(row).startswith("its host is silent"), "its VM says so")
     with database.session():
         assert Vm.get_by_id(row.id).host_id == host.id
         assert Vm.get_by_id(row.id).state == "running"
@@ -215,6 +216,27 @@ def test_vm_seen_running_on_two_hosts_is_shouted_about(fleet: Fleet, control: Co
         with database.session():
             assert "h1 and h2" in attention(row)
             assert len(events("vm.doubled")) == 1
+
+
+def test_where_a_vm_was_seen_outside_its_place_is_kept_until_its_absence_was_seen(
+    fleet: Fleet, control: Control
+) -> None:
+    row = new_vm(None)
+
+    def seen_on() -> list[str]:
+        with database.session():
+            return [sighting.host.name for sighting in VmSighting.select()]
+
+    with agent(fleet, "h1") as (_, home):
+        with database.session():
+            Vm.update(host=home.id).execute()
+        with agent(fleet, "h2", vms=[vm(row.id)]):
+            eventually(lambda: seen_on() == ["h2"], "it is seen on h2")
+        eventually(lambda: "which does not answer" in attention(row), "h2 is silent")
+        with database.session():  # an operation ended in between, which knows nothing of h2
+            Vm.update(state="stopped", attention="", state_time=now() - LONG_AGO).execute()
+        eventually(lambda: "last seen running on host h2" in attention(row), "it is shown again")
+        assert seen_on() == ["h2"]
 
 
 def test_revocation_reaches_hosts_and_the_removed_host_is_refused(

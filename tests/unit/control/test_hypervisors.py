@@ -22,7 +22,20 @@ from ostler_control.drs_plans.generate import generate
 from ostler_control.fleet import store
 from ostler_control.hosts import manage as manage_hosts
 from ostler_control.hypervisors import rules
-from ostler_control.models import Cluster, Host, HypervisorType, Pool, PoolHost, Template, Vm, Volume, Zone, new_id, now
+from ostler_control.models import (
+    Cluster,
+    Host,
+    HostState,
+    HypervisorType,
+    Pool,
+    PoolHost,
+    Template,
+    Vm,
+    Volume,
+    Zone,
+    new_id,
+    now,
+)
 from ostler_control.operations import Engine
 from ostler_control.templates import store as template_store
 from ostler_control.templates.received import Announced
@@ -63,7 +76,7 @@ def says(capabilities: Any, cluster: Any = None) -> tuple[Any, str]:
     """A host that joined before it reported; what is wrong with it, if anything."""
     number = next(_numbers)
     host: Any = Host.create(name=f"n{number}", address=f"n{number}:1", cluster=cluster or new_cluster(), state="up")
-    complaint = store.set_facts(store.WatchedHost(host.id, host.name, host.address, "up"), "1", capabilities)
+    complaint = store.set_facts(store.WatchedHost(host.id, host.name, host.address, HostState.UP), "1", capabilities)
     return Host.get_by_id(host.id), complaint
 
 
@@ -273,9 +286,9 @@ def working(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, En
         PoolHost.create(pool=pool, host=host_id, reachable=True)
         site.hosts["h4"].pools.add(pool.id)
         site.pools["local4"] = pool
-        store.set_facts(store.WatchedHost(host_id, "h4", site.hosts["h4"].address, "up"), "1", CUSTOM)
+        store.set_facts(store.WatchedHost(host_id, "h4", site.hosts["h4"].address, HostState.UP), "1", CUSTOM)
         h1 = site.host("h1")
-        store.set_facts(store.WatchedHost(h1.id, "h1", h1.address, "up"), "1", _with_encryption(KVM))
+        store.set_facts(store.WatchedHost(h1.id, "h1", h1.address, HostState.UP), "1", _with_encryption(KVM))
         yield site, engine
 
 

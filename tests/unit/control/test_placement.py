@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ostler_common.errors import FailedPreconditionError
+from ostler_control.models import HostState
 from ostler_control.placement import (
     Demand,
     HostFacts,
@@ -26,7 +27,7 @@ GOOD = HostFacts(
     cluster_id="c1",
     zone_id="z1",
     hypervisor_type="kvm",
-    state="up",
+    state=HostState.UP,
     enabled=True,
     maintenance=False,
     volume_encryption=True,
@@ -62,11 +63,11 @@ def test_a_good_host_takes_everything() -> None:
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        ({"id": "b"}, "NOT_ASKED_FOR"),
-        ({"cluster_id": "c2"}, "NOT_ASKED_FOR"),
-        ({"zone_id": "z2"}, "NOT_ASKED_FOR"),
-        ({"state": "disconnected"}, "NOT_UP"),
-        ({"state": "connecting"}, "NOT_UP"),
+        ({"id": "b"}, "EXCLUDED_BY_REQUEST"),
+        ({"cluster_id": "c2"}, "EXCLUDED_BY_REQUEST"),
+        ({"zone_id": "z2"}, "EXCLUDED_BY_REQUEST"),
+        ({"state": HostState.DISCONNECTED}, "NOT_UP"),
+        ({"state": HostState.CONNECTING}, "NOT_UP"),
         ({"enabled": False}, "DISABLED"),
         ({"maintenance": True}, "IN_MAINTENANCE"),
         ({"hypervisor_type": "xen"}, "OTHER_HYPERVISOR_TYPE"),
@@ -88,7 +89,7 @@ def test_one_thing_amiss_is_refused_by_its_name(change: dict[str, object], code:
 
 
 def test_who_asks_for_less_is_refused_less() -> None:
-    bare = HostFacts("a", "h", "c", "z", "xen", "up", True, False, False, False, frozenset(), 1, GIB, 1, GIB)
+    bare = HostFacts("a", "h", "c", "z", "xen", HostState.UP, True, False, False, False, frozenset(), 1, GIB, 1, GIB)
     assert refusal(Demand("x", cpus=1, memory_bytes=GIB), bare) is None
     assert refusal(Demand("x"), bare) is None
 
@@ -102,7 +103,7 @@ def test_a_vm_does_not_migrate_to_where_it_is() -> None:
 @pytest.mark.parametrize("others", [0, 5])
 def test_encryption_is_asked_for_also_of_the_host_named_by_the_caller_and_of_the_last_one(others: int) -> None:
     incapable = GOOD._replace(volume_encryption=False)
-    down = [GOOD._replace(id=f"x{number}", state="disconnected") for number in range(others)]
+    down = [GOOD._replace(id=f"x{number}", state=HostState.DISCONNECTED) for number in range(others)]
     demand = Demand("web1", cpus=1, memory_bytes=1, volume_encryption=True, preferred_host_id="a")
     for host_id in ("a", ""):
         with pytest.raises(FailedPreconditionError) as caught:
@@ -122,7 +123,7 @@ def test_refusals_are_counted_and_put_into_words() -> None:
     assert error.reason == "NO_FEASIBLE_HOST"
     assert error.metadata == {
         "name": "web1",
-        "NOT_ASKED_FOR": "1",
+        "EXCLUDED_BY_REQUEST": "1",
         "LACKS_VOLUME_ENCRYPTION": "3",
         "LACKS_MEMORY": "2",
     }
@@ -130,7 +131,7 @@ def test_refusals_are_counted_and_put_into_words() -> None:
 
 def test_words_for_one_for_none_asked_for_and_for_an_empty_fleet() -> None:
     assert in_words({"LACKS_MEMORY": 1, "NOT_UP": 1}) == "1 lacks memory, 1 is not up"
-    assert in_words({"NOT_ASKED_FOR": 2}) == "2 are not where it was asked for"
+    assert in_words({"EXCLUDED_BY_REQUEST": 2}) == "2 are excluded by the request"
     with pytest.raises(FailedPreconditionError, match="there is no host yet"):
         place(Demand("x"), [])
 
@@ -147,7 +148,7 @@ def test_the_preferred_host_is_chosen_if_it_fits() -> None:
     busy = GOOD._replace(id="z", free_memory_bytes=2 * GIB, free_cpus=1)
     demand = Demand("x", cpus=1, memory_bytes=GIB, preferred_host_id="z")
     assert place(demand, [GOOD, busy]).host_id == "z"
-    assert place(demand, [GOOD, busy._replace(state="disconnected")]).host_id == "a"
+    assert place(demand, [GOOD, busy._replace(state=HostState.DISCONNECTED)]).host_id == "a"
 
 
 def test_volume_work_goes_to_the_least_loaded_capable_host_that_reaches_the_pool() -> None:
@@ -169,7 +170,10 @@ def test_each_disk_gets_its_best_pool_that_the_host_reaches() -> None:
 
 
 def test_an_explanation_names_every_host() -> None:
-    hosts = [GOOD._replace(id=str(number), state=state) for number, state in enumerate(("up", "connecting", "up"))]
+    hosts = [
+        GOOD._replace(id=str(number), state=state)
+        for number, state in enumerate((HostState.UP, HostState.CONNECTING, HostState.UP))
+    ]
     found = explain(Demand("x"), hosts)
     assert [(candidate.host_id, candidate.refusal is None) for candidate in found] == [
         ("0", True),
@@ -195,7 +199,7 @@ def test_pools_for_a_new_disk() -> None:
         "no storage pool fits web1's root disk: 1 cannot hold encrypted volumes, 1 lacks space"
     )
     assert caught.value.reason == "NO_FEASIBLE_POOL"
-    with pytest.raises(FailedPreconditionError, match="none within reach"):
+    with pytest.raises(FailedPreconditionError, match="no host reaches any"):
         choose_pools("d", 1, False, [])
 
 

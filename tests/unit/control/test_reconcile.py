@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import pytest
 from ostler_control.fleet.reconcile import HostView, Seen, VmRow, reconcile, unmanaged
+from ostler_control.models import PowerState, VmState
 
-ROW = VmRow("v1", "web", "acc", "running", "running", "", home="A", settled=True)
+ROW = VmRow("v1", "web", "acc", VmState.RUNNING, PowerState.RUNNING, "", home="A", quiet=True)
 
 
 def host(host_id: str, /, heard: bool = True, silent: bool = False, **vms: str) -> HostView:
     """A host with VMs by id and power state."""
-    seen = {vm_id: Seen(vm_id, vm_id, power_state) for vm_id, power_state in vms.items()}
+    seen = {vm_id: Seen(vm_id, vm_id, PowerState(power_state)) for vm_id, power_state in vms.items()}
     return HostView(host_id, f"host-{host_id}", heard, silent, seen)
 
 
@@ -36,13 +37,15 @@ def judged(row: VmRow, *hosts: HostView) -> tuple[str, str, str] | None:
     ],
 )
 def test_vm_on_its_host(state: str, power_state: str, expected: tuple[str, str, str] | None) -> None:
-    row = replace(ROW, state=state, power_state="running" if state != "stopped" else "")
+    row = replace(
+        ROW, state=VmState(state), power_state=PowerState.RUNNING if state != "stopped" else PowerState.UNKNOWN
+    )
     assert judged(row, host("A", v1=power_state)) == expected
 
 
 def test_vm_that_vanished() -> None:
     assert judged(ROW, host("A")) == ("absent", "vanished: its host", "vm.vanished")
-    assert judged(replace(ROW, state="stopped", power_state="stopped"), host("A")) == (
+    assert judged(replace(ROW, state=VmState.STOPPED, power_state=PowerState.STOPPED), host("A")) == (
         "absent",
         "its definition is ",
         "vm.vanished",
@@ -50,14 +53,14 @@ def test_vm_that_vanished() -> None:
 
 
 def test_stopped_vm_that_was_never_seen_is_not_missed() -> None:
-    assert judged(replace(ROW, state="stopped", power_state=""), host("A")) == ("absent", "", "")
+    assert judged(replace(ROW, state=VmState.STOPPED, power_state=PowerState.UNKNOWN), host("A")) == ("absent", "", "")
 
 
 def test_nothing_is_said_twice() -> None:
     for row, view in [
         (ROW, host("A")),
         (ROW, host("A", v1="stopped")),
-        (replace(ROW, state="stopped", power_state="stopped"), host("A")),
+        (replace(ROW, state=VmState.STOPPED, power_state=PowerState.STOPPED), host("A")),
         (ROW, host("A", heard=False, silent=True)),
     ]:
         (verdict,) = reconcile([row], {"A": view})
@@ -66,19 +69,19 @@ def test_nothing_is_said_twice() -> None:
 
 
 def test_end_of_trouble_is_told() -> None:
-    row = replace(ROW, power_state="stopped", attention="stopped outside Ostler on host host-A")
-    assert judged(row, host("A", v1="running")) == ("running", "", "vm.settled")
+    row = replace(ROW, power_state=PowerState.STOPPED, attention="stopped outside Ostler on host host-A")
+    assert judged(row, host("A", v1="running")) == ("running", "", "vm.recovered")
 
 
-@pytest.mark.parametrize("row", [replace(ROW, settled=False), replace(ROW, state="migrating")])
+@pytest.mark.parametrize("row", [replace(ROW, quiet=False), replace(ROW, state=VmState.MIGRATING)])
 def test_what_an_operation_holds_is_left_to_it(row: VmRow) -> None:
     assert judged(row, host("A"), host("B", v1="running")) is None
 
 
 def test_silent_host_is_shown_on_its_running_vms_without_events() -> None:
     silent = host("A", heard=False, silent=True, v1="running")
-    assert judged(ROW, silent) == ("", "host is silent: th", "")
-    assert judged(replace(ROW, state="stopped", power_state="stopped"), silent) is None
+    assert judged(ROW, silent) == ("", "its host is silent", "")
+    assert judged(replace(ROW, state=VmState.STOPPED, power_state=PowerState.STOPPED), silent) is None
     (verdict,) = reconcile([ROW], {"A": silent})
     after = replace(ROW, power_state=verdict.power_state, attention=verdict.attention)
     assert judged(after, host("A", v1="running")) == ("running", "", "")
@@ -86,7 +89,7 @@ def test_silent_host_is_shown_on_its_running_vms_without_events() -> None:
 
 
 def test_what_failed_stays_written_on_the_vm() -> None:
-    row = replace(ROW, state="failed", attention="not deleted: disk in use")
+    row = replace(ROW, state=VmState.FAILED, attention="not deleted: disk in use")
     assert judged(row, host("A", v1="running")) is None
     assert judged(replace(row, home=""), host("A")) is None
 
@@ -116,8 +119,29 @@ def test_old_reports_of_a_silent_host_are_not_believed() -> None:
 
 
 def test_vm_placed_nowhere_that_runs_somewhere() -> None:
-    row = replace(ROW, state="stopped", power_state="", home="")
+    row = replace(ROW, state=VmState.STOPPED, power_state=PowerState.UNKNOWN, home="")
     assert judged(row, host("B", v1="running")) == ("", "RUNS ON HOST host-", "vm.misplaced")
+
+
+STRAYED = replace(ROW, state=VmState.STOPPED, power_state=PowerState.ABSENT, seen_on=frozenset({"B"}))
+
+
+def test_a_host_where_a_vm_was_seen_outside_its_place_is_kept_until_it_reports_the_absence() -> None:
+    def seen_on(*hosts: HostView) -> frozenset[str]:
+        (verdict,) = reconcile([replace(STRAYED, attention="differs")], {h.host_id: h for h in hosts})
+        return verdict.seen_on
+
+    assert seen_on(host("A"), host("B", v1="running")) == {"B"}
+    assert seen_on(host("A"), host("B", heard=False)) == {"B"}, "a silent host proves nothing"
+    assert seen_on(host("A"), host("B", heard=False, silent=True)) == {"B"}
+    assert seen_on(host("A"), host("B", v1="stopped")) == frozenset()
+    assert seen_on(host("A"), host("B")) == frozenset()
+    assert seen_on(host("A")) == frozenset(), "B was removed from the fleet"
+
+
+def test_vm_last_seen_on_a_host_that_fell_silent_says_so() -> None:
+    verdict = judged(STRAYED, host("A"), host("B", heard=False, silent=True))
+    assert verdict == ("absent", "was last seen runn", "vm.misplaced")
 
 
 def test_unmanaged_vms_are_those_without_a_row() -> None:

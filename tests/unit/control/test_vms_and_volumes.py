@@ -14,7 +14,7 @@ from ostler_control import vms, volumes
 from ostler_control.api.start_operation import start_operation
 from ostler_control.caller import Caller, Role
 from ostler_control.database import session, transaction
-from ostler_control.models import Event, Host, Operation, Passphrase, Vm, Volume, now
+from ostler_control.models import Event, Host, Operation, Passphrase, Vm, VmSighting, Volume, now
 from ostler_control.operations import Engine
 
 from tests import databases
@@ -217,6 +217,25 @@ def test_a_vm_that_somebody_else_started_is_taken_over_or_stopped(site: Site, en
         assert (fresh(vm).state, fresh(vm).attention) == (state, "")
         site.check_whole()
     assert fresh(vm).host_id == home
+
+
+def test_a_vm_last_seen_on_another_host_never_runs_a_second_time(site: Site, engine: Engine) -> None:
+    vm = running(site, engine, "web")
+    home = vm.host_id
+    other = next(host for name, host in site.hosts.items() if host.host_id != home and name != "h3")
+    # Somebody moved it outside Ostler, and the watcher saw it there.
+    other.vms[vm.id] = site.at(home).vms.pop(vm.id)
+    other.secrets, site.at(home).secrets = site.at(home).secrets, set()
+    VmSighting.create(vm=vm, host=other.host_id)
+    Vm.update(attention=f"RUNS ON HOST {other.name}").where(Vm.id == vm.id).execute()
+    assert refusal(site, lambda: vms.migrate(fresh(vm), "alice")) == "RUNS_ELSEWHERE"
+    assert outcome(engine, site.record(lambda: vms.stop(fresh(vm), "alice", force=True))) == OK
+    assert (fresh(vm).state, fresh(vm).attention) == ("stopped", "")
+    assert refusal(site, lambda: vms.start(fresh(vm), "alice")) == "RUNS_ELSEWHERE"
+    assert refusal(site, lambda: vms.delete(fresh(vm), "alice")) == "VM_RUNNING"
+    assert site.fleet.running_on(vm.id) == [other.name]
+    assert outcome(engine, site.record(lambda: vms.delete(fresh(vm), "alice", force=True))) == OK
+    assert site.fleet.running_on(vm.id) == []
 
 
 def test_a_stop_that_fails_leaves_it_running(site: Site, engine: Engine) -> None:

@@ -1,0 +1,42 @@
+"""What a workflow has a host do with the operation's VM. Each function is called inside a step and is idempotent."""
+
+from __future__ import annotations
+
+from ostler.agent.v1 import vm_pb2 as agent_pb2
+
+from ostler_control.agents import power_states
+from ostler_control.hosts.rows import address_of
+from ostler_control.models import PowerState, VmState
+from ostler_control.operations import Run, Undo
+from ostler_control.vms import wire
+from ostler_control.vms.rows import load, set_state
+
+# The undo steps of a start; `Undo.failed` asks for them by name.
+FORCE_OFF, UNDEFINE = "force-off", "undefine"
+
+
+def start_on(run: Run, host_id: str, share: tuple[int, int] = (0, 100)) -> None:
+    """Has a host start the VM, and records that it runs. share: the part of the operation's progress, percent."""
+    vm = load(run.resource_id)
+    request = agent_pb2.StartVmRequest(operation=run.ref(), spec=wire.spec(vm, run.keys))
+    update = run.job(address_of(host_id), lambda agent: agent.vms.StartVm, request, share)
+    power_state = power_states.power_state(update.vm.power_state) or PowerState.RUNNING
+    set_state(vm.id, VmState.RUNNING, power_state=power_state, last_host=host_id)
+
+
+def push_undo_of_start(run: Run, undo: Undo, host_id: str) -> None:
+    """Before a first start: its undo forces the VM off and then deletes its definition."""
+    undo.push(UNDEFINE, lambda: undefine(run, host_id))
+    undo.push(FORCE_OFF, lambda: force_off(run, host_id))
+
+
+def force_off(run: Run, host_id: str) -> None:
+    """Powers the VM off at once; succeeds when it does not run there."""
+    request = agent_pb2.StopVmRequest(operation=run.ref(), vm_id=run.resource_id, timeout_s=0)
+    run.job(address_of(host_id), lambda agent: agent.vms.StopVm, request)
+
+
+def undefine(run: Run, host_id: str) -> None:
+    """Deletes the stopped VM's definition on a host; succeeds when there is none."""
+    request = agent_pb2.DeleteVmRequest(operation=run.ref(), vm_id=run.resource_id)
+    run.job(address_of(host_id), lambda agent: agent.vms.DeleteVm, request)

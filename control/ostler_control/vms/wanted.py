@@ -1,0 +1,147 @@
+"""What a new VM is to be, and the checks that need no host: names, sizes, network interfaces, supported functions."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ostler_common.errors import AlreadyExistsError, bad_field
+from ostler_common.hypervisors import Function
+
+from ostler_control.catalog.names import check_name
+from ostler_control.hypervisors.supported import check_supported
+from ostler_control.models import (
+    Account,
+    AffinityGroup,
+    Cluster,
+    Host,
+    Nic,
+    Pool,
+    ServiceOffering,
+    Template,
+    Vm,
+    Zone,
+)
+from ostler_control.templates import store as template_store
+from ostler_control.volumes.new_volume import MAX_SIZE_BYTES, MIB
+
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
+_BRIDGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}", re.ASCII)
+MODELS = ("virtio", "e1000e", "e1000", "rtl8139")
+MAX_NICS = 16
+
+
+@dataclass(frozen=True)
+class NewNic:
+    """A network interface of a new VM. mac "": generated; model "": virtio."""
+
+    bridge: str
+    mac: str = ""
+    model: str = ""
+
+
+@dataclass(frozen=True)
+class NewVm:
+    """A VM to create. root_size_bytes 0: the template's; zone, cluster, host, pool None: placement chooses."""
+
+    name: str
+    account: Account
+    template: Template
+    offering: ServiceOffering
+    root_size_bytes: int = 0
+    zone: Zone | None = None
+    cluster: Cluster | None = None
+    host: Host | None = None
+    pool: Pool | None = None
+    nics: Sequence[NewNic] = ()
+    stopped: bool = False
+    affinity_groups: Sequence[AffinityGroup] = ()
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A request that passed its checks: the size of the root disk, and the interfaces with MAC and model filled in."""
+
+    root_size_bytes: int
+    nics: Sequence[NewNic]
+
+
+def check(wanted: NewVm) -> Checked:
+    """Checks everything about a new VM that does not depend on free capacity; changes nothing.
+
+    Raises InvalidArgumentError, AlreadyExistsError VM_EXISTS or MAC_TAKEN, and what `check_supported` raises.
+    """
+    check_name("name", wanted.name)
+    if Vm.select().where((Vm.account == wanted.account) & (Vm.name == wanted.name)).exists():
+        raise vm_exists(wanted)
+    size_bytes = _root_size(wanted)
+    check_supported(wanted.template, _functions(wanted), host=wanted.host, cluster=wanted.cluster, zone=wanted.zone)
+    template_store.check_encryption(wanted.template, wanted.offering.encrypt_root)
+    return Checked(size_bytes, _nics(wanted.nics))
+
+
+def vm_exists(wanted: NewVm) -> AlreadyExistsError:
+    """The error for a name that the account uses already."""
+    return AlreadyExistsError(
+        f"account {wanted.account.name} has a VM named {wanted.name} already; choose another name", "VM_EXISTS"
+    )
+
+
+def _functions(wanted: NewVm) -> list[Function]:
+    """The functions that the VM needs of its hypervisor beside running it."""
+    needs = {
+        Function.UEFI: wanted.template.firmware == "uefi",
+        Function.VOLUME_ENCRYPTION: wanted.offering.encrypt_root,
+        Function.NICS: bool(wanted.nics),
+        Function.DIRECT_DOWNLOAD: bool(wanted.template.url),
+    }
+    return [function for function, needed in needs.items() if needed]
+
+
+def _root_size(wanted: NewVm) -> int:
+    min_bytes = -(-wanted.template.virtual_size_bytes // MIB) * MIB
+    size_bytes = wanted.root_size_bytes or min_bytes
+    if size_bytes % MIB or size_bytes > MAX_SIZE_BYTES:
+        raise bad_field(
+            "root_size_bytes", f"must be a multiple of 1 MiB, at most {MAX_SIZE_BYTES >> 40} TiB", "INVALID_SIZE"
+        )
+    if size_bytes < min_bytes:
+        raise bad_field(
+            "root_size_bytes",
+            f"must be at least {min_bytes}, the size of template {wanted.template.name}",
+            "INVALID_SIZE",
+        )
+    return size_bytes
+
+
+def _nics(wanted: Sequence[NewNic]) -> list[NewNic]:
+    if len(wanted) > MAX_NICS:
+        raise bad_field("nics", f"a VM has at most {MAX_NICS} network interfaces", "TOO_MANY_NICS")
+    nics: list[NewNic] = []
+    for number, nic in enumerate(wanted):
+        path = f"nics[{number}]"
+        if not _BRIDGE.fullmatch(nic.bridge):
+            raise bad_field(f"{path}.bridge", "must name a bridge on the hosts", "INVALID_BRIDGE")
+        if nic.model and nic.model not in MODELS:
+            raise bad_field(f"{path}.model", f"must be one of {', '.join(MODELS)}", "INVALID_NIC_MODEL")
+        mac = nic.mac.lower() or _new_mac()
+        if not _MAC.fullmatch(mac) or int(mac[:2], 16) & 1:
+            raise bad_field(f"{path}.mac", "must be a unicast MAC address such as 52:54:00:12:34:56", "INVALID_MAC")
+        if mac in [other.mac for other in nics] or Nic.select().where(Nic.mac == mac).exists():
+            raise mac_taken(path, mac)
+        nics.append(NewNic(nic.bridge, mac, nic.model or "virtio"))
+    return nics
+
+
+def mac_taken(path: str, mac: str) -> AlreadyExistsError:
+    """The error for a MAC address that another network interface has."""
+    return AlreadyExistsError(f"{path}.mac: another network interface has the address {mac}", "MAC_TAKEN")
+
+
+def _new_mac() -> str:
+    while True:
+        mac = "52:54:00:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3))
+        if not Nic.select().where(Nic.mac == mac).exists():
+            return mac
