@@ -37,7 +37,7 @@ from ostler_agent.pools import POOL_TYPES, Pools, PoolType
 from ostler_agent.pools.unmapper import Unmapper
 from ostler_agent.renewal import CredentialsManager, Renewer
 from ostler_agent.services.conversion import ConversionService
-from ostler_agent.services.host import Facts, HostService
+from ostler_agent.services.host import HostIdentity, HostService
 from ostler_agent.services.jobs import JobService
 from ostler_agent.services.migration import MigrationService
 from ostler_agent.services.pools import PoolService
@@ -160,8 +160,8 @@ class Agent:
         address = credentials.address.rpartition(":")[0].strip("[]")
         tls_name = pki.qemu_server_name(credentials.host_id)
         incoming = IncomingMigrations(hypervisor, own_volumes, self._pools.volume_path, address, tls_name)
-        facts = Facts(self.host_id, _version(), lambda: self._store.load().expire_time)
-        host = HostService(hypervisor, prober, self._manager, facts)
+        identity = HostIdentity(self.host_id, _version(), lambda: self._store.load().expire_time)
+        host = HostService(hypervisor, prober, self._manager, identity)
         jobs = JobService(self._jobs)
         migration = MigrationService(self._jobs, hypervisor, incoming)
         pools = PoolService(self._jobs, self._pools, hypervisor)

@@ -1,4 +1,4 @@
-"""The agent's settings: /etc/ostler/agent.toml, and OSTLER_AGENT_* above it."""
+"""The agent's settings: /etc/ostler/agent.toml, overridden by OSTLER_AGENT_* in the environment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEFAULT_PORT = 8442
 
 
 class AgentConfig(Settings):
-    """Every key of agent.toml; the sample file explains each."""
+    """The keys of agent.toml; the sample file explains each."""
 
     model_config = SettingsConfigDict(env_prefix="OSTLER_AGENT_")
 

@@ -25,7 +25,7 @@ FAILED, USAGE, NOT_JOINED = 1, 2, 3
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a command and returns its exit code; what went wrong is one line on stderr."""
+    """Runs a command and returns its exit code; an error is one line on stderr."""
     options = _parser().parse_args(arguments)
     try:
         config = load(AgentConfig, options.config or (DEFAULT_PATH if DEFAULT_PATH.exists() else None))
@@ -58,9 +58,9 @@ def run(config: AgentConfig, options: argparse.Namespace) -> int:
     try:
         agent.start()
     except BaseException:
-        agent.stop()  # else its threads would keep the process
+        agent.stop()  # its threads would keep the process alive
         raise
-    status = f"host {agent.host_id} serves on {config.listen}"
+    status = f"serving as host {agent.host_id} on {config.listen}"
     notify.ready(status)
     while not stop.is_set():
         notify.alive()
@@ -77,7 +77,7 @@ def run(config: AgentConfig, options: argparse.Namespace) -> int:
 
 
 def join(config: AgentConfig, options: argparse.Namespace) -> int:
-    """Joins a fleet and hands the hypervisor its share."""
+    """Joins a fleet and installs the credentials for the hypervisor."""
     from ostler_common.token import JoinToken
 
     from ostler_agent import join as joining
@@ -85,7 +85,7 @@ def join(config: AgentConfig, options: argparse.Namespace) -> int:
     from ostler_agent.hypervisors import registry
     from ostler_agent.hypervisors.driver import UsesCredentials
 
-    text = sys.stdin.readline() if options.token == "-" else options.token  # noqa: S105 (a dash is no token)
+    text = sys.stdin.readline() if options.token == "-" else options.token  # noqa: S105 (a dash is not a token)
     port = config.listen.rpartition(":")[2]
     address = options.address or config.address or f"{socket.getfqdn()}:{port}"
     driver = registry.load(config.driver)
@@ -128,14 +128,14 @@ def probe(config: AgentConfig, options: argparse.Namespace) -> int:
 
 
 def driver_list(config: AgentConfig, options: argparse.Namespace) -> int:
-    """Prints the drivers that are installed."""
+    """Prints the installed drivers."""
     from ostler_agent.conformance import command
 
     return command.list_drivers(config, options)
 
 
 def driver_check(config: AgentConfig, options: argparse.Namespace) -> int:
-    """Tries a driver."""
+    """Checks a driver."""
     from ostler_agent.conformance import command
 
     return command.check(config, options)
@@ -144,67 +144,72 @@ def driver_check(config: AgentConfig, options: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--config", type=Path, metavar="FILE", help=f"settings (default {DEFAULT_PATH}, if it exists)")
-    shared.add_argument("--state-dir", type=Path, metavar="DIR", help="instead of the settings' state_dir")
-    parser = argparse.ArgumentParser(prog="ostler-agent", description="Ostler's agent on a hypervisor host.")
+    shared.add_argument("--state-dir", type=Path, metavar="DIR", help="overrides the setting state_dir")
+    parser = argparse.ArgumentParser(prog="ostler-agent", description="Ostler's agent: runs on every hypervisor host.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     serving = commands.add_parser("run", parents=[shared], help="serve the control plane")
     serving.set_defaults(command=run)
     joining = commands.add_parser("join", parents=[shared], help="join a fleet, or rejoin it")
     joining.add_argument(
-        "control", nargs="?", metavar="ADDRESS", help="control plane, host[:port]; default: the token's"
+        "control",
+        nargs="?",
+        metavar="ADDRESS",
+        help="the control plane's address, host[:port] (default: from the token)",
     )
-    joining.add_argument("--token", required=True, help="of `ostler host token`; - reads it from standard input")
-    joining.add_argument("--address", metavar="HOST:PORT", help="where the control plane reaches this agent")
+    joining.add_argument(
+        "--token", required=True, help="the token that `ostler host token` printed; - reads it from standard input"
+    )
+    joining.add_argument("--address", metavar="HOST:PORT", help="address at which the control plane reaches this agent")
     joining.add_argument(
         "--print-hypervisor-config",
         action="store_true",
-        help="print the settings that the hypervisor needs instead of writing them",
+        help="print the hypervisor's settings instead of writing them",
     )
     joining.set_defaults(command=join)
-    probing = commands.add_parser("probe", parents=[shared], help="try what this host can do, and print it")
-    probing.add_argument("--json", action="store_true", help="print all of it as JSON")
+    probing = commands.add_parser("probe", parents=[shared], help="probe what this host can do, and print it")
+    probing.add_argument("--json", action="store_true", help="print everything as JSON")
     probing.set_defaults(command=probe)
-    _add_driver_commands(
-        commands.add_parser("driver", help="hypervisor drivers: which are there, whether one works"), shared
-    )
+    _add_driver_commands(commands.add_parser("driver", help="list and check hypervisor drivers"), shared)
     return parser
 
 
 def _add_driver_commands(parser: argparse.ArgumentParser, shared: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    listing = commands.add_parser("list", parents=[shared], help="the drivers that agent.toml can name")
+    listing = commands.add_parser("list", parents=[shared], help="list the installed drivers")
     listing.set_defaults(command=driver_list)
     checking = commands.add_parser(
         "check",
         parents=[shared],
-        help="try whether a driver does all that a driver must",
-        description="Tries a driver on this host, with VMs of its own in a scratch directory; no other VM is touched.",
+        help="check whether a driver meets the driver contract",
+        description="Checks a driver on this host with its own VMs in a scratch directory. Other VMs are not affected.",
         epilog="example: ostler-agent driver check qemu --option accel=tcg --image guest.qcow2 --ready login:",
     )
-    checking.add_argument("name", metavar="NAME", help="as in `ostler-agent driver list`")
+    checking.add_argument("name", metavar="NAME", help="the driver's name, see `ostler-agent driver list`")
     checking.add_argument(
-        "--option", action="append", default=[], metavar="KEY=VALUE", help="a driver option; repeatable"
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="set a driver option; repeatable"
     )
-    checking.add_argument("--image", type=Path, metavar="FILE", help="a disk to boot, for the checks that need a guest")
     checking.add_argument(
-        "--image-format", choices=("qcow2", "raw"), default="qcow2", help="the image's (default qcow2)"
+        "--image", type=Path, metavar="FILE", help="a bootable disk image, for the checks that need a guest"
+    )
+    checking.add_argument(
+        "--image-format", choices=("qcow2", "raw"), default="qcow2", help="format of the image (default qcow2)"
     )
     checking.add_argument(
         "--ready",
         default="login:",
         metavar="TEXT",
-        help="what the guest prints on its console once up (default login:)",
+        help="text that the guest prints on its console once it has booted (default login:)",
     )
-    checking.add_argument("--bridge", default="", metavar="NAME", help="a bridge, for VMs with network interfaces")
+    checking.add_argument("--bridge", default="", metavar="NAME", help="a bridge for VMs with network interfaces")
     checking.add_argument(
-        "--only", default="*", metavar="PATTERN", help='checks to run, e.g. "restart.*" (default all)'
+        "--only", default="*", metavar="PATTERN", help='run only the checks that match, e.g. "restart.*"'
     )
     checking.add_argument(
         "--scratch",
         type=Path,
         default=Path("/var/tmp"),  # noqa: S108 (mkdtemp makes the directory)
         metavar="DIR",
-        help="where to work (default /var/tmp)",
+        help="parent of the scratch directory (default /var/tmp)",
     )
     checking.set_defaults(command=driver_check)
     for command in (listing, checking):

@@ -165,7 +165,7 @@ def outcome(tmp_path: Path) -> Iterator[Callable[..., tuple[Outcome, str]]]:
     [
         ("vm.define", Lister, "listed once"),
         ("vm.refuse-running", Overwriter, "define must be refused with VM_RUNNING"),
-        ("vm.power-off", Forgetter, "must be seen as"),
+        ("vm.power-off", Forgetter, "must be reported as"),
         ("console.one-holder", Sharer, "CONSOLE_BUSY"),
         ("vm.unknown", Stranger, "KeyError"),
         ("online-grow.grow", Shrinker, "VOLUME_SHRINK"),
@@ -184,7 +184,7 @@ def test_a_lie_is_found(outcome: Callable[..., tuple[Outcome, str]]) -> None:
     stated = factory.INFO.functions
     assert outcome("statement.parts", Sound, stated | {Function.LIVE_MIGRATION}) == (
         Outcome.FAILED,
-        "it states live-migration and lacks the calls of LiveMigration",
+        "it states live-migration but lacks the calls of LiveMigration",
     )
     assert outcome("statement.parts", Sound, stated - {Function.REBOOT})[0] is Outcome.FAILED
     assert outcome("reboot.reset", Sound, stated - {Function.REBOOT})[0] is Outcome.SKIPPED

@@ -54,7 +54,7 @@ class Host:
         pool_type = PowerFlex(
             devices=self.sdc.by_id,
             links=self.root / "links",
-            notes=self.root / "notes",
+            zeroing_dir=self.root / "zeroing",
             drv_cfg=self._drv_cfg(),
             device_timeout_s=1.0,
             unmap_timeout_s=0.5,

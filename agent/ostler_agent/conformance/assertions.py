@@ -13,21 +13,21 @@ RETRY_TIMEOUT_S = 20.0
 
 
 class CheckFailedError(Exception):
-    """The driver does not do what it must; says what."""
+    """The driver breaks the contract; the message says how."""
 
 
 class SkippedError(Exception):
-    """The check cannot be made here; says why."""
+    """The check is impossible here; the message says why."""
 
 
 def require(condition: object, what: str) -> None:
-    """Raises CheckFailedError unless the condition holds. what: how it has to be."""
+    """Raises CheckFailedError unless the condition holds. what: the expectation."""
     if not condition:
         raise CheckFailedError(what)
 
 
 def wait_for(condition: Callable[[], object], what: str, timeout_s: float = RETRY_TIMEOUT_S) -> None:
-    """Raises CheckFailedError when it does not come to hold in time."""
+    """Raises CheckFailedError if the condition does not hold within timeout_s."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         require(time.monotonic() < deadline, f"{what}: not within {timeout_s:.0f} s")
@@ -36,7 +36,7 @@ def wait_for(condition: Callable[[], object], what: str, timeout_s: float = RETR
 
 @contextmanager
 def refused(call: str, *reasons: str) -> Iterator[None]:
-    """Raises CheckFailedError unless the block is refused for one of these reasons (none: for whatever reason)."""
+    """Raises CheckFailedError unless the block raises an OstlerError with one of these reasons (none: any reason)."""
     expected = " or ".join(reasons) or "an OstlerError"
     try:
         yield

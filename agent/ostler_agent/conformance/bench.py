@@ -1,4 +1,4 @@
-"""What checks work with: a driver at work in a scratch directory, VMs and volumes of the checks' own."""
+"""The environment of checks: an open driver in a scratch directory, with its own VMs and volumes."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ AGENT_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class Setup:
-    """What the checks may use. image: of a bootable disk, None for none; ready: what its guest prints on the serial
-    console once it is up; bridge: for network interfaces, "" for none."""
+    """What checks may use. image: a bootable disk, None for none; ready: text that its guest prints on the serial
+    console once it has booted; bridge: for network interfaces, "" for none."""
 
     scratch: Path
     image: Path | None = None
@@ -43,7 +43,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class AgentOrders:
-    """What a life of the driver in a process of its own is to do, before it kills itself. See `life`."""
+    """What a driver in its own process does before the process kills itself. See `killed_agent`."""
 
     driver: str
     context: DriverContext
@@ -54,7 +54,7 @@ class AgentOrders:
 
 
 class RecordingListener:
-    """Remembers what it hears."""
+    """Records events."""
 
     def __init__(self) -> None:
         self.events: list[VmEvent] = []
@@ -85,7 +85,7 @@ class NeverCancelled:
 
 @dataclass
 class Bench:
-    """name: the driver's, as agent.toml would say it. Only VMs and volumes that were made here are ever touched."""
+    """The environment of checks. name: the driver's, as in agent.toml. Affects only VMs and volumes that it created."""
 
     name: str
     driver: Driver
@@ -93,12 +93,12 @@ class Bench:
     setup: Setup
     facts: HypervisorFacts
     listener: RecordingListener = field(default_factory=RecordingListener)
-    _made: list[str] = field(default_factory=list)
+    _created: list[str] = field(default_factory=list)
     _guest: tuple[VmSpec, Console] | None = None
 
     def __post_init__(self) -> None:
         self.pool.mkdir(exist_ok=True)
-        # A hypervisor that runs VMs as another user must get at their disks.
+        # A hypervisor that runs VMs as another user must be able to reach their disks.
         for directory in (self.setup.scratch, self.pool):
             directory.chmod(0o711)
         self.hypervisor: Hypervisor = self._open()
@@ -109,7 +109,7 @@ class Bench:
 
     @property
     def disk_format(self) -> DiskFormat:
-        """Raw where the driver takes it."""
+        """Raw if the driver supports it."""
         formats = self.driver.info.template_formats
         return DiskFormat.RAW if DiskFormat.RAW in formats else min(formats)
 
@@ -119,13 +119,13 @@ class Bench:
     # -- VMs and volumes
 
     def volume(self, size_bytes: int = 16 * MIB, key: Key | None = None) -> VolumeRef:
-        """A new empty volume."""
+        """Creates an empty volume."""
         ref = VolumeRef("conformance", str(uuid.uuid4()), self.disk_format, key)
         qemu_img.create(self.paths(ref), ref.format, size_bytes, key=key)
         return ref
 
     def write(self, ref: VolumeRef, data: bytes) -> None:
-        """Gives an unused plain volume other contents."""
+        """Replaces the contents of an unused plain volume."""
         plain = self.setup.scratch / f"{ref.volume_id}.raw"
         plain.write_bytes(data)
         self.paths(ref).unlink()
@@ -133,7 +133,7 @@ class Bench:
         plain.unlink()
 
     def read(self, ref: VolumeRef) -> bytes:
-        """What a guest would read of a plain volume now."""
+        """Returns the contents of a plain volume as a guest would read them now."""
         plain = self.setup.scratch / f"{ref.volume_id}.raw"
         command = ["qemu-img", "convert", "-U", "--image-opts", "-O", "raw"]
         run([*command, f"driver={ref.format},file.driver=file,file.filename={self.paths(ref)}", plain])
@@ -142,20 +142,20 @@ class Bench:
         return data
 
     def spec(self, *volumes: VolumeRef, nics: Sequence[NicSpec] = ()) -> VmSpec:
-        """A small VM with these disks; the first one boots. It is removed after the check, whatever becomes of it."""
+        """Returns the spec of a small VM with these disks; the first one boots. The VM is deleted after the check."""
         vm_id = str(uuid.uuid4())
-        self._made.append(vm_id)
+        self._created.append(vm_id)
         disks = tuple(DiskSpec(ref, slot, boot=slot == 0) for slot, ref in enumerate(volumes))
         return VmSpec(vm_id, f"check-{vm_id[:8]}", 1, 128 * MIB, disks=disks, nics=tuple(nics))
 
     def start(self, spec: VmSpec | None = None) -> VmSpec:
-        """A VM that runs; by itself one with an empty disk, in which nobody ever answers."""
+        """Starts a VM; by default one with an empty disk, whose guest never responds."""
         spec = spec or self.spec(self.volume())
         self.hypervisor.start(spec, self.paths)
         return spec
 
     def guest(self) -> tuple[VmSpec, Console]:
-        """A VM whose guest is up, and its console; the same for all checks, as long as it runs."""
+        """Returns a VM whose guest has booted, and its console; shared by all checks while it runs."""
         if self._guest and not self.hypervisor.running(self._guest[0].vm_id):
             self._guest = None
         if self._guest is None:
@@ -168,27 +168,27 @@ class Bench:
             expect(console, self.setup.ready, BOOT_TIMEOUT_S)
         return self._guest
 
-    def clean(self, everything: bool = False) -> None:
-        """Removes the VMs that were made, but the guest's unless everything; raises what the driver raises."""
+    def clean_up(self, everything: bool = False) -> None:
+        """Deletes the VMs that checks created; the shared guest only if everything. Raises what the driver raises."""
         if everything:
             self._guest = None
         kept = [self._guest[0].vm_id] if self._guest else []
-        for vm_id in [made for made in self._made if made not in kept]:
+        for vm_id in [created for created in self._created if created not in kept]:
             self.hypervisor.power_off(vm_id)
             self.hypervisor.delete(vm_id)
-            self._made.remove(vm_id)
+            self._created.remove(vm_id)
 
-    # -- the driver's lives
+    # -- restarts of the driver
 
     def reopen(self) -> None:
-        """Throws the driver's work away and opens it anew."""
+        """Closes the driver and opens it again."""
         self.hypervisor.close()
         self.hypervisor = self._open()
 
     def run_killed_agent(self, step: str, spec: VmSpec, kill_after_s: float = 0.0) -> None:
-        """A whole life of the driver in a process of its own, which ends by SIGKILL; meanwhile there is no other.
+        """Runs the driver in its own process, which ends by SIGKILL; closes the driver of this process meanwhile.
 
-        Raises RunError when it does not come so far.
+        Raises CheckFailedError if the process fails before that.
         """
         orders = AgentOrders(self.name, self.context, self.pool, spec, step, kill_after_s)
         self._guest = None  # its console is closed
@@ -199,12 +199,12 @@ class Bench:
             done = run(argv, stdin=pickle.dumps(orders), env=environment, timeout_s=AGENT_TIMEOUT_S, check=False)
         finally:
             self.hypervisor = self._open()
-        require(done.exit_code == -9, f"a process of its own cannot do it: {done.stderr.strip()[-500:]}")
+        require(done.exit_code == -9, f"the driver fails in a process of its own: {done.stderr.strip()[-500:]}")
 
     def close(self) -> None:
-        """Removes all that was made. Raises what the driver raises."""
+        """Deletes everything that checks created. Raises what the driver raises."""
         try:
-            self.clean(everything=True)
+            self.clean_up(everything=True)
         finally:
             self.hypervisor.close()
 
@@ -213,7 +213,7 @@ class Bench:
         hypervisor.subscribe(self.listener)
         return hypervisor
 
-    # -- parts; the checks of a part run only when the driver states it
+    # -- optional parts; their checks run only if the driver states them
 
     def hot_plug(self) -> HotPlug:
         assert isinstance(self.hypervisor, HotPlug)
@@ -232,7 +232,7 @@ class Bench:
         return self.hypervisor
 
     def need_probe(self, function: Function) -> None:
-        """Raises SkippedError when the driver's probes say that this host cannot do it."""
+        """Raises SkippedError if the driver's probes say that this host lacks the function."""
         for probe in self.facts.probes:
             if probe.name.partition(".")[0] == function and not probe.ok:
                 raise SkippedError(f"this host: {probe.reason}")
@@ -243,7 +243,7 @@ def new_id() -> str:
 
 
 def expect(console: Console, text: str, timeout_s: float) -> str:
-    """Reads until the guest prints a text. Raises CheckFailedError."""
+    """Reads until the guest prints a text. Raises CheckFailedError at the timeout."""
     seen = b""
 
     def done(data: bytes) -> bool:
@@ -259,7 +259,7 @@ def expect(console: Console, text: str, timeout_s: float) -> str:
 
 
 def read_until(console: Console, done: Callable[[bytes], bool], timeout_s: float) -> bool:
-    """Reads the console until done says so or it is over; False when the time was too short, and then it is closed."""
+    """Reads the console until done() or its end; at the timeout closes it and returns False."""
     late = threading.Event()
 
     def stop() -> None:

@@ -23,7 +23,7 @@ from ostler_agent.state_lock import lock_state
 
 
 def list_drivers(config: AgentConfig, options: argparse.Namespace) -> int:
-    """Prints the drivers that agent.toml can name, and what each states."""
+    """Prints the installed drivers and what each states."""
     rows = [_row(name, config) for name in registry.names()]
     if options.output == "json":
         print(json.dumps(rows, indent=2))
@@ -31,7 +31,7 @@ def list_drivers(config: AgentConfig, options: argparse.Namespace) -> int:
     for row in rows:
         print(f"{'*' if row['configured'] else ' '} {row['name']}")
         if "error" in row:
-            print(f"    cannot be used: {row['error']}")
+            print(f"    unusable: {row['error']}")
             continue
         print(f"    type       {row['type']} ({row['display_name']})")
         for key in ("formats", "pool_types", "functions"):
@@ -40,13 +40,13 @@ def list_drivers(config: AgentConfig, options: argparse.Namespace) -> int:
 
 
 def check(config: AgentConfig, options: argparse.Namespace) -> int:
-    """Runs the conformance checks; 1 when one failed.
+    """Runs the conformance checks; returns 1 if one failed.
 
     Raises ConfigError, FailedPreconditionError ALREADY_RUNNING, NO_IMAGE.
     """
     if options.image and not options.image.is_file():
-        raise FailedPreconditionError(f"there is no file {options.image}", "NO_IMAGE")
-    # Two drivers at work on one hypervisor could take each other's keys for leftovers.
+        raise FailedPreconditionError(f"the file {options.image} does not exist", "NO_IMAGE")
+    # Two drivers on one hypervisor could remove each other's keys as leftovers.
     with lock_state(config.state_dir) if config.state_dir.is_dir() else nullcontext():
         scratch = Path(tempfile.mkdtemp(prefix="ostler-driver-check-", dir=options.scratch))
         try:

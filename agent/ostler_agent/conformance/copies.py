@@ -1,4 +1,4 @@
-"""What a running VM's disk holds, in another volume too."""
+"""Copies and mirrors of a running VM's disk."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from ostler_agent.conformance.bench import MIB, Bench, NeverCancelled
 from ostler_agent.hypervisors.base import LiveCopy, MirrorState
 from ostler_agent.spec import VmSpec, VolumeRef
 
-# Nothing that firmware would boot, in a place that is neither the beginning nor the end.
+# Not bootable, and neither at the beginning nor at the end.
 MARK, PLACE = b"written-before-the-start", 5 * MIB
 
 
 def marked(bench: Bench) -> VolumeRef:
-    """A volume that holds something."""
+    """Creates a volume that contains the mark."""
     ref = bench.volume()
     data = bytearray(16 * MIB)
     data[PLACE : PLACE + len(MARK)] = MARK
@@ -21,7 +21,7 @@ def marked(bench: Bench) -> VolumeRef:
 
 
 def copy(bench: Bench) -> None:
-    """A running VM's disk is copied, any number of times, into volumes that it then has nothing to do with."""
+    """A running VM's disk can be copied repeatedly; the VM does not use the copies."""
     live, spec = _start(bench)
     source = spec.disks[0].volume
     for _ in range(2):
@@ -31,7 +31,7 @@ def copy(bench: Bench) -> None:
         require(bench.hypervisor.using(target.volume_id) is None, "the VM must not use the copy")
         for _ in range(2):
             live.end_copy(spec.vm_id, None, bench.paths(target))
-    require(bench.hypervisor.running(spec.vm_id), "the VM must run on")
+    require(bench.hypervisor.running(spec.vm_id), "the VM must keep running")
     bench.hypervisor.power_off(spec.vm_id)
     with refused("copying a stopped VM's disk", "VM_NOT_RUNNING", "VM_STOPPED"):
         target = bench.volume()
@@ -39,16 +39,16 @@ def copy(bench: Bench) -> None:
 
 
 def cancelled_mirror(bench: Bench) -> None:
-    """A mirror that is cancelled is gone, and the VM goes on with the disk that it had."""
+    """After a mirror is canceled, the VM keeps its disk."""
     live, spec = _start(bench)
     source, target = spec.disks[0].volume, bench.volume()
     for _ in range(2):
-        require(live.mirror_state(spec.vm_id, source, target) is MirrorState.NONE, "there is no mirror")
-        with refused("going over to a mirror that there is not", "MIRROR_MISSING"):
+        require(live.mirror_state(spec.vm_id, source, target) is MirrorState.NONE, "there must be no mirror")
+        with refused("pivoting without a mirror", "MIRROR_MISSING"):
             live.pivot_disk(spec.vm_id, source, target)
         live.mirror_disk(spec.vm_id, source.volume_id, target, bench.paths(target), NeverCancelled())
         require(live.mirror_state(spec.vm_id, source, target) is MirrorState.READY, "the mirror must be READY")
-        with refused("another copy meanwhile", "DISK_BUSY"):
+        with refused("a copy during a mirror", "DISK_BUSY"):
             other = bench.volume()
             live.copy_disk(spec.vm_id, source.volume_id, other, bench.paths(other), NeverCancelled())
         for _ in range(2):
@@ -57,18 +57,21 @@ def cancelled_mirror(bench: Bench) -> None:
 
 
 def pivot(bench: Bench) -> None:
-    """A VM goes over to the mirror, for now and for its next start."""
+    """A VM pivots to the mirror, and its definition too."""
     live, spec = _start(bench)
     source, target = spec.disks[0].volume, bench.volume()
     live.mirror_disk(spec.vm_id, source.volume_id, target, bench.paths(target), NeverCancelled())
     for _ in range(2):
         live.pivot_disk(spec.vm_id, source, target)
         require(live.mirror_state(spec.vm_id, source, target) is MirrorState.PIVOTED, "the mirror must be PIVOTED")
-    with refused("cancelling a mirror that is the disk", "PIVOTED"):
+    with refused("canceling a mirror that is the disk", "PIVOTED"):
         live.cancel_mirror(spec.vm_id, source, target)
     _require_disk(bench, spec, target, source)
     bench.hypervisor.power_off(spec.vm_id)
-    require(bench.hypervisor.vm(spec.vm_id).volume_ids == (target.volume_id,), "the stopped VM must have the new disk")
+    require(
+        bench.hypervisor.vm(spec.vm_id).volume_ids == (target.volume_id,),
+        "the stopped VM must have the mirror as its disk",
+    )
     _require_mark(bench, target)
 
 
@@ -79,13 +82,13 @@ def _start(bench: Bench) -> tuple[LiveCopy, VmSpec]:
 
 def _require_disk(bench: Bench, spec: VmSpec, volume: VolumeRef, other: VolumeRef) -> None:
     hypervisor = bench.hypervisor
-    require(hypervisor.running(spec.vm_id), "the VM must run on")
-    require(hypervisor.vm(spec.vm_id).volume_ids == (volume.volume_id,), "it must have the one disk")
-    require(hypervisor.using(volume.volume_id) == spec.vm_id, "it must use it")
-    require(hypervisor.using(other.volume_id) is None, "it must not use the other")
+    require(hypervisor.running(spec.vm_id), "the VM must keep running")
+    require(hypervisor.vm(spec.vm_id).volume_ids == (volume.volume_id,), "the VM must have exactly one disk")
+    require(hypervisor.using(volume.volume_id) == spec.vm_id, "`using` must return the VM for its disk")
+    require(hypervisor.using(other.volume_id) is None, "`using` must return no VM for the other volume")
 
 
 def _require_mark(bench: Bench, ref: VolumeRef) -> None:
     found = bench.read(ref)
     if found[PLACE : PLACE + len(MARK)] != MARK or len(found) != 16 * MIB:
-        raise CheckFailedError("the copy must hold what the disk holds")
+        raise CheckFailedError("the copy must have the content of the disk")

@@ -1,4 +1,4 @@
-"""Disks that come, go and grow."""
+"""Attaching, detaching and growing disks; encryption, UEFI, network interfaces."""
 
 from __future__ import annotations
 
@@ -18,29 +18,31 @@ GO_TIMEOUT_S = 60.0
 
 
 def plug_stopped(bench: Bench) -> None:
-    """A stopped VM takes and gives disks for its next start."""
+    """A stopped VM's definition gains and loses disks."""
     hypervisor, plug, data = bench.hypervisor, bench.hot_plug(), bench.volume()
     spec = bench.spec(bench.volume())
     hypervisor.define(spec, bench.paths)
     root_id = spec.disks[0].volume.volume_id
     for _ in range(2):
         plug.attach(spec.vm_id, DiskSpec(data, 1), bench.paths(data))
-        require(hypervisor.vm(spec.vm_id).volume_ids == (root_id, data.volume_id), "it must have the disk, once")
+        require(
+            hypervisor.vm(spec.vm_id).volume_ids == (root_id, data.volume_id), "the VM must have the disk exactly once"
+        )
     require(hypervisor.using(data.volume_id) is None, "a stopped VM uses no volume")
     for _ in range(2):
         plug.detach(spec.vm_id, data.volume_id, None, 1, NeverCancelled())
-        require(hypervisor.vm(spec.vm_id).volume_ids == (root_id,), "it must not have the disk any more")
+        require(hypervisor.vm(spec.vm_id).volume_ids == (root_id,), "the VM must not have the disk any more")
 
 
 def plug_running(bench: Bench) -> None:
-    """A running VM takes disks, each once and in a slot of its own, and has them at its next start."""
+    """A running VM gains disks, each once and in its own slot, and keeps them for its next start."""
     hypervisor, plug, spec = bench.hypervisor, bench.hot_plug(), bench.start()
     data, other = bench.volume(), bench.volume()
     volumes = (spec.disks[0].volume.volume_id, data.volume_id)
     for _ in range(2):
         plug.attach(spec.vm_id, DiskSpec(data, 1), bench.paths(data))
-        require(hypervisor.vm(spec.vm_id).volume_ids == volumes, "it must have the disk, once")
-    require(hypervisor.using(data.volume_id) == spec.vm_id, "it must be told as the disk's user")
+        require(hypervisor.vm(spec.vm_id).volume_ids == volumes, "the VM must have the disk exactly once")
+    require(hypervisor.using(data.volume_id) == spec.vm_id, "`using` must return the VM")
     with refused("another disk in a taken slot", "SLOT_TAKEN"):
         plug.attach(spec.vm_id, DiskSpec(other, 1), bench.paths(other))
     with refused("a disk in a second slot", "VOLUME_ATTACHED"):
@@ -48,47 +50,49 @@ def plug_running(bench: Bench) -> None:
     bench.paths(other).unlink()
     with refused("a disk whose file is missing"):
         plug.attach(spec.vm_id, DiskSpec(other, 2), bench.paths(other))
-    require(hypervisor.vm(spec.vm_id).volume_ids == volumes, "what was refused must change nothing")
-    require(hypervisor.using(other.volume_id) is None, "what was refused must change nothing")
+    require(hypervisor.vm(spec.vm_id).volume_ids == volumes, "a refused call must change nothing")
+    require(hypervisor.using(other.volume_id) is None, "a refused call must change nothing")
     hypervisor.power_off(spec.vm_id)
-    require(hypervisor.vm(spec.vm_id).volume_ids == volumes, "the stopped VM must have what it took while it ran")
+    require(hypervisor.vm(spec.vm_id).volume_ids == volumes, "the stopped VM must keep the disks that it gained")
 
 
 def unplug_unheard(bench: Bench) -> None:
-    """A guest that does not answer keeps its disk: the wait ends in time, and the disk goes once the VM is off."""
+    """A guest that does not respond keeps its disk: detach times out, and works once the VM is off."""
     hypervisor, plug, spec, data = bench.hypervisor, bench.hot_plug(), bench.start(), bench.volume()
     plug.attach(spec.vm_id, DiskSpec(data, 1), bench.paths(data))
     gone = False
     for _ in range(2):
         try:
             plug.detach(spec.vm_id, data.volume_id, None, 1, NeverCancelled())
-            gone = True  # some need no guest for it
+            gone = True  # some hypervisors need no cooperation of the guest
         except DeadlineExceededError as error:
-            require(error.reason == "DETACH_TIMEOUT" and not gone, "the refusal must be DETACH_TIMEOUT")
+            require(error.reason == "DETACH_TIMEOUT" and not gone, "detach must raise DETACH_TIMEOUT")
     kept = data.volume_id in hypervisor.vm(spec.vm_id).volume_ids
-    require(kept is not gone, "the VM must have the disk exactly as long as it was not detached")
-    require((hypervisor.using(data.volume_id) is None) is gone, "and must be told as its user as long")
+    require(kept is not gone, "the VM must have the disk if and only if it was not detached")
+    require(
+        (hypervisor.using(data.volume_id) is None) is gone, "`using` must return the VM if and only if it has the disk"
+    )
     hypervisor.power_off(spec.vm_id)
     plug.detach(spec.vm_id, data.volume_id, None, 1, NeverCancelled())
-    require(data.volume_id not in hypervisor.vm(spec.vm_id).volume_ids, "the stopped VM must give it")
+    require(data.volume_id not in hypervisor.vm(spec.vm_id).volume_ids, "detach must work on the stopped VM")
 
 
 def guest_unplug(bench: Bench) -> None:
-    """A guest that is up lets go of a disk, which can then go elsewhere and come back."""
+    """A booted guest releases a disk, which another VM can then use."""
     hypervisor, plug, data = bench.hypervisor, bench.hot_plug(), bench.volume()
     spec, _ = bench.guest()
     for _ in range(2):
         plug.attach(spec.vm_id, DiskSpec(data, 1), bench.paths(data))
         for _ in range(2):
             plug.detach(spec.vm_id, data.volume_id, None, GO_TIMEOUT_S, NeverCancelled())
-        require(data.volume_id not in hypervisor.vm(spec.vm_id).volume_ids, "it must not have the disk any more")
+        require(data.volume_id not in hypervisor.vm(spec.vm_id).volume_ids, "the VM must not have the disk any more")
         other = bench.start(bench.spec(data))
-        require(hypervisor.using(data.volume_id) == other.vm_id, "another VM must get the disk")
+        require(hypervisor.using(data.volume_id) == other.vm_id, "another VM must be able to use the disk")
         hypervisor.power_off(other.vm_id)
 
 
 def grow(bench: Bench) -> None:
-    """A running VM's disk grows, and never shrinks."""
+    """A running VM's disk grows and never shrinks."""
     spec, grower = bench.start(), bench.online_grow()
     volume = spec.disks[0].volume
     for _ in range(2):
@@ -98,29 +102,29 @@ def grow(bench: Bench) -> None:
     with refused("growing a disk that is not attached", "VOLUME_NOT_ATTACHED"):
         grower.grow_disk(spec.vm_id, new_id(), 24 * MIB)
     size_bytes = qemu_img.info(bench.paths(volume), volume.format).virtual_size_bytes
-    require(size_bytes == 24 * MIB, f"the file must have 24 MiB, not {size_bytes} bytes")
+    require(size_bytes == 24 * MIB, f"the image must have 24 MiB, not {size_bytes} bytes")
     bench.hypervisor.power_off(spec.vm_id)
     with refused("growing a stopped VM's disk", "VM_NOT_RUNNING"):
         grower.grow_disk(spec.vm_id, volume.volume_id, 32 * MIB)
 
 
 def encryption(bench: Bench) -> None:
-    """A VM with an encrypted volume starts with its key, and with no other."""
+    """A VM with an encrypted volume starts with its key only."""
     bench.need_probe(Function.VOLUME_ENCRYPTION)
     key = Key(str(uuid.uuid4()), new_passphrase())
     spec = bench.spec(bench.volume(key=key))
     wrong = replace(spec.disks[0].volume, key=Key(str(uuid.uuid4()), new_passphrase()))
     with refused("starting with a wrong key", "WRONG_KEY"):
         bench.hypervisor.start(replace(spec, disks=(replace(spec.disks[0], volume=wrong),)), bench.paths)
-    require(not bench.hypervisor.running(spec.vm_id), "it must not run")
+    require(not bench.hypervisor.running(spec.vm_id), "the VM must not run")
     for _ in range(2):
         bench.start(spec)
-        require(bench.hypervisor.vm(spec.vm_id).power_state is PowerState.RUNNING, "it must run")
+        require(bench.hypervisor.vm(spec.vm_id).power_state is PowerState.RUNNING, "the VM must run")
         bench.hypervisor.power_off(spec.vm_id)
 
 
 def uefi(bench: Bench) -> None:
-    """A VM with UEFI starts, and is removed with all that its firmware remembers."""
+    """A VM with UEFI starts, and is deleted with its firmware variables."""
     bench.need_probe(Function.UEFI)
     spec = replace(bench.spec(bench.volume()), firmware=Firmware.UEFI)
     for _ in range(2):
@@ -136,5 +140,5 @@ def nics(bench: Bench) -> None:
     spec = bench.spec(bench.volume(), nics=[NicSpec("52:54:00:c0:ff:01", bench.setup.bridge)])
     for _ in range(2):
         bench.start(spec)
-        require(bench.hypervisor.vm(spec.vm_id).power_state is PowerState.RUNNING, "it must run")
+        require(bench.hypervisor.vm(spec.vm_id).power_state is PowerState.RUNNING, "the VM must run")
         bench.hypervisor.power_off(spec.vm_id)

@@ -1,8 +1,8 @@
-"""One life of a driver, in a process that kills itself: run as a module, with `bench.AgentOrders` pickled on its stdin.
+"""A driver in a process that kills itself; run as a module, with pickled `bench.AgentOrders` on stdin.
 
-Steps: "start" kills itself some time into starting the VM; "run" starts the VM and kills itself after that; "detach"
-starts the VM, attaches what is in slot 1 and kills itself some time into detaching it; "mirror" starts the VM, mirrors
-its disk to what is in slot 1 and kills itself after that.
+Steps: "start" kills the process during the VM's start; "run" after the start; "detach" starts the VM, attaches the disk
+of slot 1, and kills the process while detaching it; "mirror" starts the VM, mirrors its disk to the volume of slot 1,
+and kills the process then.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main() -> None:
     if orders.step == "start":
         threading.Timer(orders.kill_after_s, _die).start()
         driver.start(orders.spec, path)
-        threading.Event().wait()  # it was faster
+        threading.Event().wait()  # the start was faster than the timer
     driver.start(first, path)
     if orders.step == "detach":
         assert isinstance(driver, HotPlug)

@@ -1,4 +1,4 @@
-"""Definition and power."""
+"""Definition, power, measurements and events."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ostler_agent.spec import DiskSpec, PowerState, VmInfo, VmSpec
 
 
 def unknown_vm(bench: Bench) -> None:
-    """A VM that is not here: looking finds it absent, removing is a success, what needs it is refused."""
+    """An unknown VM is ABSENT; power_off and delete succeed; calls that need the VM are refused."""
     hypervisor, vm_id = bench.hypervisor, new_id()
     for _ in range(2):
-        require(hypervisor.vm(vm_id).power_state is PowerState.ABSENT, "it must be ABSENT")
-        require(not hypervisor.running(vm_id), "it must not run")
+        require(hypervisor.vm(vm_id).power_state is PowerState.ABSENT, "the VM must be ABSENT")
+        require(not hypervisor.running(vm_id), "the VM must not run")
         hypervisor.power_off(vm_id)
         hypervisor.delete(vm_id)
-    require(hypervisor.using(new_id()) is None, "nobody uses a volume that is not here")
-    require(vm_id not in [vm.vm_id for vm in hypervisor.vms()], "it must not be listed")
+    require(hypervisor.using(new_id()) is None, "no VM uses an unknown volume")
+    require(vm_id not in [vm.vm_id for vm in hypervisor.vms()], "the VM must not be listed")
     with refused("shut_down", "VM_NOT_FOUND"):
         hypervisor.shut_down(vm_id)
     with refused("console", "VM_NOT_FOUND"):
@@ -46,13 +46,13 @@ def unknown_vm(bench: Bench) -> None:
 
 
 def define(bench: Bench) -> None:
-    """A defined VM is there as its specification says, and does not run; defining again replaces it."""
+    """A defined VM matches its spec and does not run; defining it again replaces the definition."""
     hypervisor, spec = bench.hypervisor, bench.spec(bench.volume(), bench.volume())
     for _ in range(2):
         hypervisor.define(spec, bench.paths)
         _same(hypervisor.vm(spec.vm_id), spec, PowerState.STOPPED)
-    require([vm.vm_id for vm in hypervisor.vms()].count(spec.vm_id) == 1, "it must be listed once")
-    require(not hypervisor.running(spec.vm_id), "it must not run")
+    require([vm.vm_id for vm in hypervisor.vms()].count(spec.vm_id) == 1, "the VM must be listed once")
+    require(not hypervisor.running(spec.vm_id), "the VM must not run")
     require(hypervisor.using(spec.disks[0].volume.volume_id) is None, "a stopped VM uses no volume")
     other = replace(spec, cpus=2, memory_bytes=192 * MIB, disks=spec.disks[:1])
     hypervisor.define(other, bench.paths)
@@ -60,19 +60,19 @@ def define(bench: Bench) -> None:
 
 
 def start(bench: Bench) -> None:
-    """A started VM runs as its specification says; starting it again changes nothing."""
+    """A started VM matches its spec; starting it again changes nothing."""
     hypervisor, spec = bench.hypervisor, bench.spec(bench.volume(), bench.volume())
     hypervisor.start(spec, bench.paths)
     hypervisor.start(replace(spec, cpus=2), bench.paths)
     _same(hypervisor.vm(spec.vm_id), spec, PowerState.RUNNING)
-    require(hypervisor.running(spec.vm_id), "it must run")
-    require(hypervisor.vm(spec.vm_id) in hypervisor.vms(), "it must be listed as it is seen alone")
+    require(hypervisor.running(spec.vm_id), "the VM must run")
+    require(hypervisor.vm(spec.vm_id) in hypervisor.vms(), "`vms` and `vm` must agree")
     for disk in spec.disks:
-        require(hypervisor.using(disk.volume.volume_id) == spec.vm_id, "it must be told as the user of its volumes")
+        require(hypervisor.using(disk.volume.volume_id) == spec.vm_id, "`using` must return the VM for its volumes")
 
 
 def refuse_running(bench: Bench) -> None:
-    """A running VM is neither defined anew nor deleted."""
+    """A running VM can neither be redefined nor deleted."""
     hypervisor, spec = bench.hypervisor, bench.start()
     for _ in range(2):
         with refused("define", "VM_RUNNING"):
@@ -83,78 +83,81 @@ def refuse_running(bench: Bench) -> None:
 
 
 def power_off(bench: Bench) -> None:
-    """The plug pulled, the VM is stopped, stays defined, and starts again; deleted, it is gone."""
+    """A VM that is forced off is stopped, stays defined, and starts again; a deleted VM is ABSENT."""
     hypervisor, spec = bench.hypervisor, bench.start()
     for _ in range(2):
         for _ in range(2):
             hypervisor.power_off(spec.vm_id)
             _same(hypervisor.vm(spec.vm_id), spec, PowerState.STOPPED)
-            require(not hypervisor.running(spec.vm_id), "it must not run")
+            require(not hypervisor.running(spec.vm_id), "the VM must not run")
         require(hypervisor.using(spec.disks[0].volume.volume_id) is None, "a stopped VM uses no volume")
         bench.start(spec)
     hypervisor.power_off(spec.vm_id)
     for _ in range(2):
         hypervisor.delete(spec.vm_id)
-        require(hypervisor.vm(spec.vm_id).power_state is PowerState.ABSENT, "it must be ABSENT")
-    require(bench.paths(spec.disks[0].volume).exists(), "deleting a VM must leave its volumes alone")
+        require(hypervisor.vm(spec.vm_id).power_state is PowerState.ABSENT, "the VM must be ABSENT")
+    require(bench.paths(spec.disks[0].volume).exists(), "deleting a VM must not delete its volumes")
 
 
 def one_writer(bench: Bench) -> None:
-    """A volume that a running VM writes is not given to another."""
+    """A volume has one writer: no second VM starts with it."""
     first = bench.start()
     second = bench.spec(first.disks[0].volume)
     with refused("starting a second VM on a volume", "DISK_IN_USE"):
         bench.hypervisor.start(second, bench.paths)
-    require(not bench.hypervisor.running(second.vm_id), "it must not run")
+    require(not bench.hypervisor.running(second.vm_id), "the VM must not run")
     bench.hypervisor.power_off(first.vm_id)
     bench.hypervisor.start(second, bench.paths)
-    require(bench.hypervisor.running(second.vm_id), "once the first is stopped it must start")
+    require(bench.hypervisor.running(second.vm_id), "the second VM must start once the first has stopped")
 
 
 def at_once(bench: Bench) -> None:
-    """Calls from several threads at once: a VM starts once, and different ones do not disturb each other."""
+    """Concurrent calls: a VM starts once, and different VMs do not affect each other."""
     hypervisor = bench.hypervisor
     specs = [bench.spec(bench.volume()) for _ in range(3)]
     gate = threading.Barrier(6)
 
-    def work(spec: VmSpec) -> None:
+    def start_at_once(spec: VmSpec) -> None:
         gate.wait()
         hypervisor.start(spec, bench.paths)
 
     with ThreadPoolExecutor(6) as pool:
-        for error in [future.exception() for future in [pool.submit(work, spec) for spec in specs * 2]]:
+        for error in [future.exception() for future in [pool.submit(start_at_once, spec) for spec in specs * 2]]:
             if error:
                 raise error
-    require(all(hypervisor.running(spec.vm_id) for spec in specs), "all must run")
+    require(all(hypervisor.running(spec.vm_id) for spec in specs), "all VMs must run")
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(lambda spec: hypervisor.power_off(spec.vm_id), specs * 2))
-    require(not any(hypervisor.running(spec.vm_id) for spec in specs), "none must run")
+    require(not any(hypervisor.running(spec.vm_id) for spec in specs), "no VM must run")
 
 
 def shut_down(bench: Bench) -> None:
-    """Asked to shut down, a VM in which nobody answers runs on; a stopped one may be asked, or refuses."""
+    """A VM whose guest ignores shut_down keeps running; on a stopped VM the call succeeds or is refused."""
     hypervisor, spec = bench.hypervisor, bench.start()
     for _ in range(2):
         hypervisor.shut_down(spec.vm_id)
-    require(hypervisor.running(spec.vm_id), "it must run on: only the guest can end it")
+    require(hypervisor.running(spec.vm_id), "the VM must keep running: only its guest may stop it")
     hypervisor.power_off(spec.vm_id)
     try:
         hypervisor.shut_down(spec.vm_id)
     except OstlerError as error:
-        require(error.reason == "VM_NOT_RUNNING", f"a stopped VM's refusal must be VM_NOT_RUNNING, not {error.reason}")
+        require(
+            error.reason == "VM_NOT_RUNNING",
+            f"shut_down of a stopped VM must be refused with VM_NOT_RUNNING, not {error.reason}",
+        )
 
 
 def samples(bench: Bench) -> None:
-    """Running VMs are measured, stopped ones are not."""
+    """Running VMs have samples, stopped VMs have none."""
     hypervisor, spec = bench.hypervisor, bench.start()
     cpu_times = [0]
 
     def grows() -> bool:
         own = [sample for sample in hypervisor.samples() if sample.vm_id == spec.vm_id]
-        require(len(own) == 1, "a running VM must have one sample")
-        require(own[0].rss_bytes > 0, "it must take memory")
+        require(len(own) == 1, "a running VM must have exactly one sample")
+        require(own[0].rss_bytes > 0, "rss_bytes must be positive")
         cpu_times.append(own[0].cpu_time_ns)
-        require(cpu_times[-1] >= cpu_times[-2], "its CPU time must not go back")
+        require(cpu_times[-1] >= cpu_times[-2], "CPU time must not decrease")
         return cpu_times[-1] > 0
 
     wait_for(grows, "CPU time")
@@ -163,10 +166,10 @@ def samples(bench: Bench) -> None:
 
 
 def events(bench: Bench) -> None:
-    """Listeners hear of a VM's life, in order; one that has had enough hears no more."""
+    """Listeners receive a VM's events in order; an unsubscribed listener receives none."""
     hypervisor, spec = bench.hypervisor, bench.spec(bench.volume())
-    deaf = type(bench.listener)()
-    unsubscribe = hypervisor.subscribe(deaf)
+    unsubscribed = type(bench.listener)()
+    unsubscribe = hypervisor.subscribe(unsubscribed)
     unsubscribe()
     hypervisor.start(spec, bench.paths)
     bench.listener.wait(spec.vm_id, "STARTED")
@@ -174,22 +177,22 @@ def events(bench: Bench) -> None:
     bench.listener.wait(spec.vm_id, "STOPPED")
     hypervisor.delete(spec.vm_id)
     bench.listener.wait(spec.vm_id, "UNDEFINED")
-    heard = [kind for kind in bench.listener.kinds(spec.vm_id) if kind in ("STARTED", "STOPPED", "UNDEFINED")]
-    require(heard == ["STARTED", "STOPPED", "UNDEFINED"], f"events must come once and in order, not {heard}")
-    require(not deaf.events, "a listener that has gone must hear nothing")
+    received = [kind for kind in bench.listener.kinds(spec.vm_id) if kind in ("STARTED", "STOPPED", "UNDEFINED")]
+    require(received == ["STARTED", "STOPPED", "UNDEFINED"], f"events must come once and in order, not {received}")
+    require(not unsubscribed.events, "an unsubscribed listener must receive no events")
 
 
 def guest_shut_down(bench: Bench) -> None:
-    """The guest obeys the power button, the VM is stopped then, and listeners hear of it."""
+    """The guest responds to the power button; then the VM is stopped, and listeners receive STOPPED."""
     spec, _ = bench.guest()
     bench.hypervisor.shut_down(spec.vm_id)
-    wait_for(lambda: not bench.hypervisor.running(spec.vm_id), "the guest's end", 90)
+    wait_for(lambda: not bench.hypervisor.running(spec.vm_id), "the guest's shutdown", 90)
     bench.listener.wait(spec.vm_id, "STOPPED")
-    require(bench.hypervisor.vm(spec.vm_id).power_state is PowerState.STOPPED, "it must be STOPPED")
+    require(bench.hypervisor.vm(spec.vm_id).power_state is PowerState.STOPPED, "the VM must be STOPPED")
 
 
 def _same(found: VmInfo, spec: VmSpec, state: PowerState) -> None:
     volumes = tuple(disk.volume.volume_id for disk in spec.disks)
     wanted = VmInfo(spec.vm_id, spec.name, state, spec.cpus, spec.memory_bytes, volumes, managed=True)
     if found != wanted:
-        raise CheckFailedError(f"the VM must be seen as {wanted}, not {found}")
+        raise CheckFailedError(f"the VM must be reported as {wanted}, not {found}")

@@ -1,4 +1,4 @@
-"""The agent dies at any line: its next life finds everything."""
+"""Restarts of the agent, also by SIGKILL: the next run finds every VM as it is."""
 
 from __future__ import annotations
 
@@ -9,75 +9,79 @@ from ostler_agent.conformance.bench import Bench, NeverCancelled
 from ostler_agent.hypervisors.base import LiveCopy, MirrorState
 from ostler_agent.spec import PowerState
 
-# Some of these hit the start in its middle, whatever the machine's speed.
+# Some of these fall into the start, whatever the machine's speed.
 MOMENTS_S = (0.0, 0.03, 0.1, 0.3)
 
 
 def vm_survives(bench: Bench) -> None:
-    """A VM that an agent started which was killed then: it runs on, and obeys the next one as if nothing had been."""
+    """A VM survives the SIGKILL of the agent that started it, and the next run controls it."""
     spec = bench.spec(bench.volume())
     bench.run_killed_agent("run", spec)
     hypervisor = bench.hypervisor
-    require(hypervisor.vm(spec.vm_id).power_state is PowerState.RUNNING, "the VM must run on when the agent is killed")
-    require([vm.vm_id for vm in hypervisor.vms()].count(spec.vm_id) == 1, "it must be listed once")
-    require(hypervisor.using(spec.disks[0].volume.volume_id) == spec.vm_id, "it must use its volume")
-    require(spec.vm_id in [sample.vm_id for sample in hypervisor.samples()], "it must be measured")
+    require(
+        hypervisor.vm(spec.vm_id).power_state is PowerState.RUNNING, "the VM must keep running when the agent is killed"
+    )
+    require([vm.vm_id for vm in hypervisor.vms()].count(spec.vm_id) == 1, "the VM must be listed once")
+    require(hypervisor.using(spec.disks[0].volume.volume_id) == spec.vm_id, "`using` must return the VM")
+    require(spec.vm_id in [sample.vm_id for sample in hypervisor.samples()], "the VM must have a sample")
     for _ in range(2):
         hypervisor.console(spec.vm_id, force=False).close()
     hypervisor.start(spec, bench.paths)
     hypervisor.power_off(spec.vm_id)
     bench.listener.wait(spec.vm_id, "STOPPED")
-    require(hypervisor.vm(spec.vm_id).power_state is PowerState.STOPPED, "the next life must stop it")
+    require(hypervisor.vm(spec.vm_id).power_state is PowerState.STOPPED, "the next run must be able to stop it")
 
 
 def definition_survives(bench: Bench) -> None:
-    """A stopped VM is there for the next life, in a process that ended well."""
+    """The definition of a stopped VM survives an orderly restart."""
     spec = bench.spec(bench.volume())
     bench.hypervisor.define(spec, bench.paths)
     before = bench.hypervisor.vm(spec.vm_id)
     bench.reopen()
-    require(bench.hypervisor.vm(spec.vm_id) == before, "it must be as it was")
+    require(bench.hypervisor.vm(spec.vm_id) == before, "the VM must be unchanged")
     bench.start(spec)
 
 
 def killed_in_start(bench: Bench) -> None:
-    """An agent killed while it starts a VM: the next one starts it, or finds it started."""
+    """An agent is killed while it starts a VM: the next run starts it, or finds it running."""
     for moment_s in MOMENTS_S:
         spec = bench.spec(bench.volume())
         bench.run_killed_agent("start", spec, moment_s)
         hypervisor = bench.hypervisor
         hypervisor.start(spec, bench.paths)
-        # The hypervisor itself may still be at the first start.
+        # The hypervisor may still be executing the first start.
         wait_for(
             lambda: bench.hypervisor.vm(spec.vm_id).power_state is PowerState.RUNNING,  # noqa: B023 (called at once)
             f"the VM running after a kill {moment_s} s into its start",
         )
-        require([vm.vm_id for vm in hypervisor.vms()].count(spec.vm_id) == 1, "it must be listed once")
+        require([vm.vm_id for vm in hypervisor.vms()].count(spec.vm_id) == 1, "the VM must be listed once")
         hypervisor.console(spec.vm_id, force=False).close()
         hypervisor.power_off(spec.vm_id)
-        require(not hypervisor.running(spec.vm_id), "nothing of it must be left running")
+        require(not hypervisor.running(spec.vm_id), "the VM must not run")
         hypervisor.delete(spec.vm_id)
 
 
 def killed_in_detach(bench: Bench) -> None:
-    """An agent killed while it waits for a guest to let go of a disk: the next one knows where the disk is."""
+    """An agent is killed during a detach: the next run knows whether the VM has the disk."""
     spec = bench.spec(bench.volume(), bench.volume())
     data_id = spec.disks[1].volume.volume_id
     bench.run_killed_agent("detach", spec, 0.5)
     hypervisor, plug = bench.hypervisor, bench.hot_plug()
     there = data_id in hypervisor.vm(spec.vm_id).volume_ids
-    require((hypervisor.using(data_id) == spec.vm_id) is there, "a disk that the VM has must be in use, another not")
+    require(
+        (hypervisor.using(data_id) == spec.vm_id) is there, "`using` must return the VM if and only if it has the disk"
+    )
     try:
         plug.detach(spec.vm_id, data_id, None, 1, NeverCancelled())
     except DeadlineExceededError:
-        require(there, "a disk that has gone must not be waited for")
+        require(there, "detach must not wait for a disk that is detached")
     hypervisor.power_off(spec.vm_id)
     plug.detach(spec.vm_id, data_id, None, 1, NeverCancelled())
-    require(data_id not in hypervisor.vm(spec.vm_id).volume_ids, "the stopped VM must give it")
+    require(data_id not in hypervisor.vm(spec.vm_id).volume_ids, "detach must work on the stopped VM")
 
 
 def mirror_survives(bench: Bench) -> None:
-    """An agent killed once a mirror was ready: the mirror is ready still, and the next agent goes over to it."""
+    """A ready mirror survives the SIGKILL of the agent, and the next run pivots to it."""
     spec = bench.spec(bench.volume(), bench.volume())
     source, target = (disk.volume for disk in spec.disks)
     bench.run_killed_agent("mirror", spec)
@@ -86,6 +90,4 @@ def mirror_survives(bench: Bench) -> None:
     require(live.mirror_state(spec.vm_id, source, target) is MirrorState.READY, "the mirror must be READY")
     for _ in range(2):
         live.pivot_disk(spec.vm_id, source, target)
-    require(
-        bench.hypervisor.vm(spec.vm_id).volume_ids == (target.volume_id,), "the VM must have the mirror for its disk"
-    )
+    require(bench.hypervisor.vm(spec.vm_id).volume_ids == (target.volume_id,), "the VM must use the mirror as its disk")

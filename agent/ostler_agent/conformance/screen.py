@@ -1,4 +1,4 @@
-"""Console, reboot, pictures."""
+"""Console, reboot, screenshots."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def console(bench: Bench) -> None:
-    """One holds the console; a second is refused, or takes it by force; let go, it is free again."""
+    """A console has one holder: a second is refused, or takes it over by force; once closed, it is free."""
     hypervisor, spec = bench.hypervisor, bench.start()
     first = hypervisor.console(spec.vm_id, force=False)
     with refused("a second console", "CONSOLE_BUSY"):
         hypervisor.console(spec.vm_id, force=False)
     second = hypervisor.console(spec.vm_id, force=True)
-    require(_taken(first), "who lost the console must read CONSOLE_TAKEN")
+    require(_taken(first), "read of a console that was taken over must raise CONSOLE_TAKEN")
     for _ in range(2):
         first.close()
     with refused("a third console", "CONSOLE_BUSY"):
         hypervisor.console(spec.vm_id, force=False)
     for _ in range(2):
         second.close()
-    require(second.read() == b"", "a closed console reads nothing")
+    require(second.read() == b"", "read of a closed console must return b''")
     third = hypervisor.console(spec.vm_id, force=False)
     hypervisor.power_off(spec.vm_id)
-    require(read_until(third, lambda _: False, 10), "the console must be over when its VM is")
+    require(read_until(third, lambda _: False, 10), "the console must end when its VM stops")
     third.close()
     with refused("the console of a stopped VM", "VM_NOT_RUNNING"):
         hypervisor.console(spec.vm_id, force=False)
 
 
 def guest_console(bench: Bench) -> None:
-    """The guest's words come through; so does what is typed, and nobody need type for the guest to be read."""
+    """The console transmits the guest's output and the caller's input."""
     _, terminal = bench.guest()
     terminal.write(b"\n")
     expect(terminal, "\n", 30)
 
 
 def reset(bench: Bench) -> None:
-    """A VM is reset any number of times and runs on; listeners hear of it."""
+    """A reset VM keeps running, and listeners receive REBOOTED."""
     spec = bench.start()
     for _ in range(2):
         bench.reboot().reboot(spec.vm_id, hard=True)
-        require(bench.hypervisor.running(spec.vm_id), "it must run on")
+        require(bench.hypervisor.running(spec.vm_id), "the VM must keep running")
     bench.listener.wait(spec.vm_id, "REBOOTED")
     bench.hypervisor.power_off(spec.vm_id)
     for hard in (True, False):
@@ -55,27 +55,27 @@ def reset(bench: Bench) -> None:
 
 
 def reboot_unheard(bench: Bench) -> None:
-    """Asked to reboot, a VM in which nobody answers runs on, and can still be stopped."""
+    """A VM whose guest ignores reboot keeps running and can be forced off."""
     spec = bench.start()
     for _ in range(2):
         bench.reboot().reboot(spec.vm_id, hard=False)
-    require(bench.hypervisor.running(spec.vm_id), "it must run on")
+    require(bench.hypervisor.running(spec.vm_id), "the VM must keep running")
     bench.hypervisor.power_off(spec.vm_id)
-    require(not bench.hypervisor.running(spec.vm_id), "it must stop")
+    require(not bench.hypervisor.running(spec.vm_id), "the VM must stop")
 
 
 def guest_reboot(bench: Bench) -> None:
-    """A guest that is asked to reboot comes up again, in a VM that never stopped."""
+    """A guest that is asked to reboot boots again, and the VM does not stop."""
     spec, terminal = bench.guest()
     before = len(bench.listener.kinds(spec.vm_id))
     bench.reboot().reboot(spec.vm_id, hard=False)
     wait_for(lambda: "REBOOTED" in bench.listener.kinds(spec.vm_id)[before:], "the event REBOOTED", 90)
     expect(terminal, bench.setup.ready, 180)
-    require("STOPPED" not in bench.listener.kinds(spec.vm_id)[before:], "the VM must not stop meanwhile")
+    require("STOPPED" not in bench.listener.kinds(spec.vm_id)[before:], "the VM must not stop")
 
 
 def screenshot(bench: Bench) -> None:
-    """A running VM's screen is a PNG; a stopped one has none."""
+    """A running VM's screenshot is a PNG; a stopped VM has none."""
     spec = bench.start()
     for _ in range(2):
         require(bench.screen().screenshot(spec.vm_id).startswith(PNG), "a screenshot must be a PNG")
@@ -87,7 +87,7 @@ def screenshot(bench: Bench) -> None:
 def _taken(lost: Console) -> bool:
     try:
         if not read_until(lost, lambda _: False, 10):
-            raise CheckFailedError("who lost the console must hear of it")
+            raise CheckFailedError("a console that was taken over must end")
     except AbortedError as error:
         return error.reason == "CONSOLE_TAKEN"
     return False

@@ -1,4 +1,4 @@
-"""What a driver states, and that it is so."""
+"""The driver's statement, and whether it is true."""
 
 from __future__ import annotations
 
@@ -19,45 +19,45 @@ REFUSAL = "FUNCTION_NOT_SUPPORTED"
 
 
 def info(bench: Bench) -> None:
-    """Type, name, formats, functions and pool types are words that Ostler knows, and the same before and at work."""
+    """Name, formats and pool types are valid, and the open driver states the same."""
     stated = bench.driver.info
     require(stated.display_name.strip(), "the display name must not be empty")
-    require(stated.template_formats, "there must be a template format")
+    require(stated.template_formats, "there must be at least one template format")
     known = {pool_type.name for pool_type in POOL_TYPES}
-    require(stated.pool_types is None or stated.pool_types, "there must be a pool type")
+    require(stated.pool_types is None or stated.pool_types, "there must be at least one pool type")
     unknown = (stated.pool_types or frozenset()) - known
     require(not unknown, f"pool types must be among {', '.join(sorted(known))}, not {', '.join(sorted(unknown))}")
-    require(bench.hypervisor.info == stated, "the driver at work must state what the driver states")
+    require(bench.hypervisor.info == stated, "the open driver must state the same")
 
 
 def parts(bench: Bench) -> None:
-    """A driver has the calls of a function exactly when it states the function."""
+    """A driver has the calls of a function if and only if it states the function."""
     for function, part in PARTS.items():
         stated, there = function in bench.driver.info.functions, isinstance(bench.hypervisor, part)
-        require(there or not stated, f"it states {function} and lacks the calls of {part.__name__}")
-        require(stated or not there, f"it has the calls of {part.__name__} and does not state {function}")
+        require(there or not stated, f"it states {function} but lacks the calls of {part.__name__}")
+        require(stated or not there, f"it has the calls of {part.__name__} but does not state {function}")
 
 
 def probe(bench: Bench) -> None:
-    """Probing tells of CPUs and memory, may be repeated, and never raises."""
+    """A probe reports CPUs, memory and version, and is idempotent."""
     for _ in range(2):
         facts = bench.driver.probe(bench.context)
-        require(facts.cpus > 0 and facts.memory_bytes > 0, "it must tell the host's CPUs and memory")
-        require(facts.hypervisor_version, "it must tell the hypervisor's version")
+        require(facts.cpus > 0 and facts.memory_bytes > 0, "it must report the host's CPUs and memory")
+        require(facts.hypervisor_version, "it must report the hypervisor's version")
 
 
 def options(bench: Bench) -> None:
-    """An option that the driver does not know is a ConfigError."""
+    """An unknown option raises ConfigError."""
     context = replace(bench.context, options={**bench.context.options, "no-such-option": 1})
     try:
         bench.driver.open(context).close()
     except ConfigError:
         return
-    raise CheckFailedError("an unknown option must be refused with ConfigError")
+    raise CheckFailedError("an unknown option must raise ConfigError")
 
 
 def unstated(bench: Bench) -> None:
-    """What the driver does not state is refused by the agent before the driver hears of it."""
+    """The agent refuses what the driver does not state, before it calls the driver."""
     hypervisor, stated = bench.hypervisor, bench.driver.info
     spec, data, progress = bench.start(), bench.volume(), NeverCancelled()
     stopped = bench.spec(bench.volume())
@@ -93,21 +93,21 @@ def unstated(bench: Bench) -> None:
             wrong_data = DiskSpec(replace(data, format=wrong), 1)
             disks.attach(hypervisor, bench.paths, spec.vm_id, wrong_data, progress)
     if not refusals:
-        raise SkippedError("the driver states every function and format that is asked for here")
-    require(not hypervisor.running(stopped.vm_id), "what was refused must not run")
-    with refused("looking at what was refused and never defined", "VM_NOT_FOUND"):
+        raise SkippedError("the driver states every function and format that this check uses")
+    require(not hypervisor.running(stopped.vm_id), "a refused VM must not run")
+    with refused("shut_down of a VM that was never defined", "VM_NOT_FOUND"):
         hypervisor.shut_down(stopped.vm_id)
 
 
 def raises_its_own(bench: Bench) -> None:
-    """A failing call raises an OstlerError with a reason and a message, never something of the hypervisor's library."""
+    """A failing call raises an OstlerError with a reason and a message, never a foreign exception."""
     spec = bench.spec(bench.volume())
     bench.paths(spec.disks[0].volume).unlink()
     try:
         bench.hypervisor.start(spec, bench.paths)
     except OstlerError as error:
-        require(error.reason.isupper() and error.message, "an error must have a reason in capitals, and a message")
+        require(error.reason.isupper() and error.message, "an error must have an upper-case reason and a message")
     else:
-        raise CheckFailedError("a VM whose disk's file is missing must not start")
+        raise CheckFailedError("a VM must not start without its disk's file")
     require(not bench.hypervisor.running(spec.vm_id), "a VM that failed to start must not run")
     bench.hypervisor.power_off(spec.vm_id)

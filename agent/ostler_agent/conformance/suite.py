@@ -51,7 +51,7 @@ def _check(name: str, work: Callable[[Bench], None], function: Function | None =
     return Check(name, " ".join((inspect.getdoc(work) or "").split()), work, function, guest)
 
 
-# Those that need a guest stand together: it boots once, and the last one shuts it down.
+# The checks that need a guest are adjacent: it boots once, and the last one shuts it down.
 CHECKS: tuple[Check, ...] = (
     _check("statement.info", statement.info),
     _check("statement.parts", statement.parts),
@@ -96,7 +96,7 @@ CHECKS: tuple[Check, ...] = (
 
 
 def run_checks(bench: Bench, pattern: str = "*") -> Iterator[Result]:
-    """Runs the checks whose name matches the pattern, one after the other, and tells of each."""
+    """Runs the checks whose names match the pattern in order, and yields each result."""
     for check in CHECKS:
         if fnmatch.fnmatch(check.name, pattern):
             began = time.monotonic()
@@ -113,14 +113,14 @@ def _run(check: Check, bench: Bench) -> tuple[Outcome, str]:
         try:
             check.work(bench)
         finally:
-            bench.clean()
+            bench.clean_up()
     except CheckFailedError as error:
         return Outcome.FAILED, str(error)
     except SkippedError as error:
         return Outcome.SKIPPED, str(error)
     except OstlerError as error:
         return Outcome.FAILED, f"{error.reason}: {error.message}"
-    except Exception as error:  # a driver may raise anything; the other checks are to run all the same
-        log.debug("a check broke", check=check.name, exc_info=True)
+    except Exception as error:  # a driver may raise anything; the other checks must run
+        log.debug("a check raised", check=check.name, exc_info=True)
         return Outcome.FAILED, f"{type(error).__name__}: {error}"
     return Outcome.OK, ""

@@ -1,4 +1,4 @@
-"""Storage pools: one module a type, and their manager."""
+"""Storage pools: one module per type, and the manager of a host's pools."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""What a storage pool is, and what a type of pool must be able to do.
+"""The interface of storage pool types.
 
-A pool's volumes are files in a directory (`directory.DirectoryPool` does all that such types share), or block devices
-that must be asked for: allocated, mapped to this host, unmapped.
+The volumes of a pool are files in a directory (`directory.DirectoryPool` is the base of such types), or block devices
+that must be allocated, mapped to this host, and unmapped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +15,12 @@ from typing import Protocol, runtime_checkable
 from ostler_common.errors import bad_field
 from ostler_common.secret import Secret
 
-from ostler_agent.spec import VolumeRef
+from ostler_agent.spec import VmInfo, VolumeRef
 
 
 @dataclass(frozen=True)
 class PoolSpec:
-    """What a pool is, as the control plane says; see PoolSpec in pool.proto for what path, source and options are."""
+    """A pool as the control plane describes it; for path, source and options see PoolSpec in pool.proto."""
 
     pool_id: str
     type: str
@@ -31,7 +31,7 @@ class PoolSpec:
 
 @dataclass(frozen=True)
 class Pool:
-    """A pool as this host sees it now. fingerprint: equal on two hosts exactly when they see the same volumes."""
+    """A pool as this host sees it now. fingerprint: equal on two hosts if and only if they see the same volumes."""
 
     spec: PoolSpec
     shared: bool
@@ -43,70 +43,70 @@ class Pool:
 
 @dataclass(frozen=True)
 class Capacity:
-    """What a pool holds in all, and what is left of it."""
+    """A pool's total and available space."""
 
     total_bytes: int
     available_bytes: int
 
 
 class StagedVolume(Protocol):
-    """A volume that is being made, under a name that no VM ever uses."""
+    """A volume under construction, under a name that no VM ever uses."""
 
     @property
     def path(self) -> Path:
-        """Where to write it: a file that is not there yet, or a device that is large enough."""
+        """Where to write it: a file that does not exist yet, or a device that is large enough."""
 
     def identity(self) -> str:
-        """What `Store.identity` will say once it is published; known as soon as there is something at `path`."""
+        """What `Store.identity` will return after `publish`; defined once `path` exists."""
 
     def publish(self) -> None:
-        """Gives it its name, durably. Raises FileExistsError when that is taken."""
+        """Gives the volume its final name, durably. Raises FileExistsError if the name is taken."""
 
 
 class Store(Protocol):
-    """The volumes of one usable pool. Of a VolumeRef's key it matters only whether there is one."""
+    """The volumes of one usable pool. Of a VolumeRef's key, only its presence matters."""
 
     def path(self, volume: VolumeRef) -> Path:
-        """Where a VM of this host finds the volume. The last part is the volume's id, also for a device (a symbolic
-        link to it): that is how a volume is known again in a hypervisor's list. A device is mapped and stays so."""
+        """Returns the path for a VM of this host; maps a device, which stays mapped.
+
+        The last component is the volume's id, also for a device (a symbolic link to it): it identifies the volume in
+        the hypervisor's list of disks.
+        """
 
     def exists(self, volume: VolumeRef) -> bool:
-        """Whether there is such a volume, whole."""
+        """Whether the volume exists (complete)."""
 
     def identity(self, volume: VolumeRef) -> str:
-        """What tells a volume from any other that ever had its name: an inode, an array's own number."""
+        """Distinguishes a volume from any other that ever had its name: an inode, an array's own id."""
 
     def hold(self, volume: VolumeRef) -> AbstractContextManager[Path]:
-        """Where the volume is while the block lasts; a device that was mapped for it is unmapped in the end.
+        """Yields the volume's path; a device that it maps is unmapped at the end of the block.
 
         Raises NotFoundError (VOLUME_NOT_FOUND).
         """
 
     def make(self, volume: VolumeRef, size_bytes: int, *, thick: bool) -> AbstractContextManager[StagedVolume]:
-        """A place for a volume of that size as its guest sees it (headers come on top).
+        """Yields a new volume under construction. Discards leftovers of an earlier attempt first.
 
-        thick: whether it is to take all its space from the start, where that is not QEMU's to do. What an earlier try
-        left is gone. What is not published when the block ends is removed.
+        size_bytes: as the guest sees it (headers come on top); thick: whether to allocate all space, where QEMU cannot
+        do it. Removes the volume at the end of the block unless it was published.
         """
 
     def expand(self, volume: VolumeRef, size_bytes: int) -> None:
-        """Makes the place of a volume large enough for that size. The layout inside is the caller's to change.
-
-        Repeating it is harmless.
-        """
+        """Makes the volume's storage large enough for a new size; the caller then grows the image. Idempotent."""
 
     def delete(self, volume: VolumeRef) -> None:
-        """Removes a volume and what a try to make it left; none is a success."""
+        """Deletes a volume and leftovers of its construction. Idempotent."""
 
     def discard(self, volume: VolumeRef) -> None:
-        """Removes what a try to make a volume left when the agent was killed; the volume itself stays."""
+        """Deletes leftovers of a volume's construction, not the volume itself. Idempotent."""
 
 
 class PoolType(Protocol):
-    """One type of pool. Every call may be repeated.
+    """A type of pool. Every call is idempotent.
 
-    name: its name on the wire; shared: whether several hosts see the same volumes; encryption: whether encrypted
-    volumes can live in it.
+    name: as in PoolSpec.type; shared: whether several hosts see the same volumes; encryption: whether it supports
+    encrypted volumes.
     """
 
     @property
@@ -117,46 +117,45 @@ class PoolType(Protocol):
     def encryption(self) -> bool: ...
 
     def check(self, spec: PoolSpec) -> None:
-        """Raises InvalidArgumentError for what can never work; touches nothing."""
+        """Raises InvalidArgumentError for a spec that can never work; has no side effect."""
 
     def place(self, spec: PoolSpec) -> str:
-        """What two pools of one host must not share, in words for people: a directory, a pool of an array."""
+        """What two pools of a host must not share, in words for people: a directory, a pool of an array."""
 
     def ensure(self, spec: PoolSpec) -> None:
         """Makes the pool usable. Raises FailedPreconditionError."""
 
     def release(self, spec: PoolSpec) -> None:
-        """Undoes what `ensure` did; volumes stay. Raises FailedPreconditionError."""
+        """Undoes `ensure`; volumes stay. Raises FailedPreconditionError."""
 
     def fingerprint(self, spec: PoolSpec, *, make: bool) -> str | None:
-        """What tells this place from any other, the same on every host; made when it has none and make says so.
+        """Identifies the place of the pool, the same on every host. make: creates the mark if there is none.
 
-        Asked before each use of the pool: None, or another one than before, and the pool is left alone.
-        Raises FailedPreconditionError (POOL_PATH_UNUSABLE).
+        Checked before each use of the pool: if it is None or has changed, the pool is not used. Raises
+        FailedPreconditionError (POOL_PATH_UNUSABLE).
         """
 
     def capacity(self, spec: PoolSpec) -> Capacity:
-        """Measured now; asked only when the pool is usable."""
+        """Measures the pool; called only if it is usable."""
 
     def store(self, spec: PoolSpec) -> Store:
-        """Its volumes; asked for only when the pool is usable."""
+        """Returns its volumes; called only if it is usable."""
 
 
 @runtime_checkable
 class NeedsSecret(Protocol):
-    """Optional part of a pool type: one that needs a password of its own."""
+    """Optional part of a pool type: it needs a password."""
 
     def set_secret(self, spec: PoolSpec, secret: Secret) -> None:
-        """Proves that the password is right and keeps it in memory, and nowhere else.
+        """Verifies the password and keeps it in memory only.
 
-        In all that it is asked, a pool whose password the agent does not have raises FailedPreconditionError
-        POOL_NEEDS_CREDENTIALS.
+        Without the password, every call about the pool raises FailedPreconditionError POOL_NEEDS_CREDENTIALS.
         """
 
 
 @runtime_checkable
 class UnmapsVolumes(Protocol):
-    """Optional part of a store: one whose volumes are mapped for VMs, by `Store.path`."""
+    """Optional part of a store: `Store.path` maps volumes for VMs."""
 
     def unmap_unused(self, used: Collection[str], requested_before: float, only: Collection[str] | None = None) -> None:
         """Unmaps volumes that nothing on this host uses: left mapped by a VM that stopped, or an agent that was killed.
@@ -166,15 +165,22 @@ class UnmapsVolumes(Protocol):
         """
 
 
+class VmLister(Protocol):
+    """The part of a hypervisor driver that pools need."""
+
+    def vms(self) -> Sequence[VmInfo]:
+        """Returns every VM of the hypervisor."""
+
+
 def check_path(spec: PoolSpec) -> None:
-    """Raises InvalidArgumentError unless the path is absolute, plain, and not the root."""
+    """Raises InvalidArgumentError unless the path is absolute, printable, without "..", and not /."""
     path = Path(spec.path)
     if not path.is_absolute() or ".." in path.parts or path == Path("/") or not spec.path.isprintable():
         raise bad_field("spec.path", "must be an absolute directory other than /, without ..")
 
 
 def check_unused(spec: PoolSpec, *, source: bool = False, options: frozenset[str] = frozenset()) -> None:
-    """Raises InvalidArgumentError for a source, or options, that the type has no use for."""
+    """Raises InvalidArgumentError for a source or options that the type does not use."""
     if spec.source and not source:
         raise bad_field("spec.source", f"a pool of type {spec.type} has no source")
     if unknown := set(spec.options) - options:

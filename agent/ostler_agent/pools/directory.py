@@ -1,4 +1,4 @@
-"""What the types of pool share whose volumes are files in a directory."""
+"""The base of pool types whose volumes are files in a directory."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ostler_agent.spec import VolumeRef
 
 
 class DirectoryPool(ABC):
-    """A pool whose volumes are files; a type says where, and how the directory comes there."""
+    """A pool whose volumes are files. A type defines the directory, and how to provide it."""
 
     encryption = True
 
     @abstractmethod
     def directory(self, spec: PoolSpec) -> Path:
-        """Where its volumes are."""
+        """The directory of its volumes."""
 
     def place(self, spec: PoolSpec) -> str:
         return str(self.directory(spec))
@@ -35,7 +35,7 @@ class DirectoryPool(ABC):
             return fingerprint.read_or_make(directory) if make else fingerprint.read_or_none(directory)
         except OSError as error:
             raise FailedPreconditionError(
-                f"{directory} cannot be used: {error.strerror}", "POOL_PATH_UNUSABLE", {"path": str(directory)}
+                f"cannot use {directory}: {error.strerror}", "POOL_PATH_UNUSABLE", {"path": str(directory)}
             ) from error
 
     def capacity(self, spec: PoolSpec) -> Capacity:
@@ -48,7 +48,7 @@ class DirectoryPool(ABC):
 
 @dataclass(frozen=True)
 class Files:
-    """Volumes as files, each under its id; one that is being made is hidden under another name until it is whole."""
+    """Volumes as files named by their ids; a volume under construction has a hidden name."""
 
     directory: Path
 
@@ -78,7 +78,7 @@ class Files:
             self.discard(volume)
 
     def expand(self, volume: VolumeRef, size_bytes: int) -> None:
-        """A file grows as it is written."""
+        """Nothing to do: a file grows as it is written."""
 
     def delete(self, volume: VolumeRef) -> None:
         self.path(volume).unlink(missing_ok=True)
@@ -105,5 +105,5 @@ class _StagedFile:
 
 
 def _inode(path: Path) -> str:
-    """It stays when a file gets its name."""
+    """The inode, which a rename preserves."""
     return str(path.lstat().st_ino)

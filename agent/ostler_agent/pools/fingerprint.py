@@ -1,4 +1,4 @@
-"""The mark by which two hosts know that they see the same directory, and one host that it is still mounted."""
+"""The mark in a pool's directory: proves that two hosts see the same directory, and that it is still mounted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NAME = ".ostler-pool"
 
 
 def read_or_none(directory: Path) -> str | None:
-    """The mark in a directory, or None when there is none."""
+    """Returns the mark in a directory, or None."""
     try:
         return (directory / NAME).read_text().strip()
     except (FileNotFoundError, NotADirectoryError):
@@ -18,11 +18,11 @@ def read_or_none(directory: Path) -> str | None:
 
 
 def read_or_make(directory: Path) -> str:
-    """The mark in a directory; of several hosts that make one at once, one wins and all return the same."""
+    """Returns the mark in a directory, creating it if missing; concurrent creators all return the same mark."""
     if found := read_or_none(directory):
         return found
     mine = secrets.token_hex(16)
-    # Written whole under another name, then linked: nobody ever reads half of it, and a link never replaces.
+    # Written under another name, then linked: nobody reads a partial mark, and a link never replaces one.
     staged = directory / f"{NAME}.{mine}"
     file = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     try:

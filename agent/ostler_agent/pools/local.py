@@ -1,4 +1,4 @@
-"""A directory of this host's own."""
+"""A directory on this host."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Local(DirectoryPool):
         return Path(spec.path)
 
     def ensure(self, spec: PoolSpec) -> None:
-        """Makes the directory when it is not there."""
+        """Creates the directory if it does not exist."""
         try:
-            # Others may pass, not look: QEMU runs as a user of its own.
+            # Others may traverse it but not list it: QEMU runs as another user.
             self.directory(spec).mkdir(mode=0o711, parents=True, exist_ok=True)
         except OSError as error:
             raise FailedPreconditionError(
-                f"{spec.path} cannot be made a directory: {error.strerror}", "POOL_PATH_UNUSABLE", {"path": spec.path}
+                f"cannot create the directory {spec.path}: {error.strerror}", "POOL_PATH_UNUSABLE", {"path": spec.path}
             ) from error
 
     def release(self, spec: PoolSpec) -> None:
-        """Nothing was done that could be undone."""
+        """Nothing to undo."""

@@ -12,7 +12,7 @@ from ostler_agent.pools.base import PoolSpec, check_path, check_unused
 from ostler_agent.pools.directory import DirectoryPool
 from ostler_agent.process import RunError, run
 
-MOUNT_DIR = Path("/var/lib/ostler/mounts")  # QEMU must be able to pass: not below the agent's private state
+MOUNT_DIR = Path("/var/lib/ostler/mounts")  # QEMU must be able to traverse it: not below the agent's private state
 MOUNT_TIMEOUT_S = 120
 _SOURCE = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9][A-Za-z0-9.-]*):/[^\s,]*")
 _MOUNT_OPTIONS = re.compile(r"[A-Za-z0-9_]+(=[A-Za-z0-9_.:/@+-]+)?(,[A-Za-z0-9_]+(=[A-Za-z0-9_.:/@+-]+)?)*")
@@ -58,20 +58,20 @@ class Nfs(DirectoryPool):
             run(mount_command(spec, directory), timeout_s=MOUNT_TIMEOUT_S)
         except RunError as error:
             raise FailedPreconditionError(
-                f"{spec.source} cannot be mounted: {error.stderr.strip()}",
+                f"cannot mount {spec.source}: {error.stderr.strip()}",
                 "POOL_MOUNT_FAILED",
                 {"source": spec.source, "path": str(directory)},
             ) from error
 
     def release(self, spec: PoolSpec) -> None:
-        """Unmounts; the mount point goes too when it is empty and the agent's own."""
+        """Unmounts, and removes a mount point that the agent created."""
         directory = self.directory(spec)
         if self._is_mounted(spec):
             try:
                 run(["umount", directory], timeout_s=MOUNT_TIMEOUT_S)
             except RunError as error:
                 raise FailedPreconditionError(
-                    f"{directory} cannot be unmounted: {error.stderr.strip()}",
+                    f"cannot unmount {directory}: {error.stderr.strip()}",
                     "POOL_UNMOUNT_FAILED",
                     {"path": str(directory)},
                 ) from error
@@ -94,13 +94,13 @@ class Nfs(DirectoryPool):
 
 
 def mount_command(spec: PoolSpec, directory: Path) -> list[str]:
-    """The mount(8) command of a pool that passed `check`."""
+    """The mount(8) command for a pool that passed `check`."""
     options = [*_ALWAYS, spec.options["mount_options"]] if "mount_options" in spec.options else _ALWAYS
     return ["mount", "-t", "nfs", "-o", ",".join(options), "--", spec.source, str(directory)]
 
 
 def parse_mountinfo(text: str) -> list[Mount]:
-    """What /proc/self/mountinfo lists, in order; a later mount on the same path covers an earlier one."""
+    """Parses /proc/self/mountinfo (proc(5)). A later mount on a path covers an earlier one."""
     mounts = []
     for line in text.splitlines():
         before, _, after = line.partition(" - ")

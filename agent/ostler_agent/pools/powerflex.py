@@ -1,8 +1,8 @@
-"""PowerFlex (ScaleIO): each volume is a block device that the array shows to this host when it is needed here.
+"""PowerFlex (ScaleIO): each volume is a block device, which the array maps to this host while it is needed here.
 
-The agent speaks to the array's gateway (tools/powerflex.py) and the kernel's client, the SDC, makes the devices. A
-volume's name on the array is made from its id, so whatever is repeated finds what an earlier try made. A link
-`/dev/ostler/<pool>/<volume>` leads to the device while it is mapped: that is the path that QEMU is given.
+The agent calls the array's gateway (tools/powerflex.py); the kernel's client, the SDC, creates the devices. A volume's
+name on the array derives from its id, so that a repeated call finds the volume of an earlier attempt. While a volume is
+mapped, the link `/dev/ostler/<pool>/<volume>` points to its device; QEMU uses that path.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ from ostler_agent.tools.powerflex import ArrayVolume, Gateway, StoragePool
 
 log = structlog.get_logger(__name__)
 
-DEVICES = Path("/dev/disk/by-id")  # where udev shows the SDC's devices
+DEVICES = Path("/dev/disk/by-id")  # udev's links to the SDC's devices
 LINKS = Path("/dev/ostler")
-NOTES = Path("/var/lib/ostler/growing")
+ZEROING_DIR = Path("/var/lib/ostler/growing")
 DRV_CFG = Path("/opt/emc/scaleio/sdc/bin/drv_cfg")
 DEVICE_TIMEOUT_S = 60.0
-UNMAP_TIMEOUT_S = 30.0  # how long another host may take to let go of a volume that is to be deleted
+UNMAP_TIMEOUT_S = 30.0  # how long another host may take to release a volume that is being deleted
 _POLL_INTERVAL_S = 0.2
 _RESCAN_INTERVAL_S = 10.0
 _REQUIRED = ("gateway", "username", "protection_domain", "storage_pool")
 _GATEWAY = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9][A-Za-z0-9.-]*)(:[0-9]{1,5})?")
-# At most 31 characters on the array: 4 and the 26 that a UUID takes in base 32.
-_WHOLE, _DRAFT = "ost-", "osp-"
+# The array allows 31 characters: 4, and 26 for a UUID in base 32.
+_FINISHED, _STAGED = "ost-", "osp-"
 
 
 class PowerFlex:
-    """The pool type. Options: gateway (host or host:port), username, protection_domain, storage_pool, ca (the PEM of
-    the CA that signs the gateway's certificate; none: those that this host's system trusts). The password comes by
-    `set_secret` and is in memory only."""
+    """The pool type. Options: gateway (host or host:port), username, protection_domain, storage_pool, ca (PEM of the CA
+    that signs the gateway's certificate; default: the system's CAs). `set_secret` receives the password, which is kept
+    in memory only."""
 
     name = "powerflex"
     shared = True
@@ -66,7 +66,7 @@ class PowerFlex:
         self,
         devices: Path = DEVICES,
         links: Path = LINKS,
-        notes: Path = NOTES,
+        zeroing_dir: Path = ZEROING_DIR,
         drv_cfg: Path = DRV_CFG,
         device_timeout_s: float = DEVICE_TIMEOUT_S,
         unmap_timeout_s: float = UNMAP_TIMEOUT_S,
@@ -74,7 +74,7 @@ class PowerFlex:
     ) -> None:
         self._devices = devices
         self._links = links
-        self._notes = notes
+        self._zeroing_dir = zeroing_dir
         self._drv_cfg = drv_cfg
         self._step_bytes = step_bytes
         self._timeouts_s = device_timeout_s, unmap_timeout_s
@@ -91,14 +91,14 @@ class PowerFlex:
         if not _GATEWAY.fullmatch(spec.options["gateway"]):
             raise bad_field("spec.options", 'gateway must be "host" or "host:port"')
         if "PRIVATE KEY" in spec.options.get("ca", ""):
-            raise bad_field("spec.options", "ca must be the PEM of a certificate, and holds a private key")
+            raise bad_field("spec.options", "ca must be a certificate in PEM, but contains a private key")
 
     def place(self, spec: PoolSpec) -> str:
         options = spec.options
         return f"storage pool {options['storage_pool']} of {options['protection_domain']} at {options['gateway']}"
 
     def set_secret(self, spec: PoolSpec, secret: Secret) -> None:
-        """Logs in with the gateway's password, and keeps it for as long as the agent runs."""
+        """Logs in with the gateway's password, and keeps it while the agent runs."""
         known = self._arrays.get(spec.pool_id)
         if known and (known.options, known.secret) == (dict(spec.options), secret):
             return
@@ -107,7 +107,7 @@ class PowerFlex:
         pool = gateway.storage_pool(options["protection_domain"], options["storage_pool"])
         sdc_id = self._find_sdc(gateway)
         with self._lock:
-            # What is mapped, and for whom, is known to the one object that there is.
+            # Keep the existing object: it knows which volumes are mapped, and why.
             known = self._arrays.get(spec.pool_id)
             if known and (known.pool.id, known.sdc_id) == (pool.id, sdc_id):
                 known.gateway, known.pool, known.options, known.secret = gateway, pool, dict(options), secret
@@ -120,7 +120,7 @@ class PowerFlex:
                 secret=secret,
                 devices=self._devices,
                 links=self._links / spec.pool_id,
-                notes=self._notes,
+                zeroing_dir=self._zeroing_dir,
                 drv_cfg=self._drv_cfg,
                 device_timeout_s=self._timeouts_s[0],
                 unmap_timeout_s=self._timeouts_s[1],
@@ -129,13 +129,13 @@ class PowerFlex:
 
     def ensure(self, spec: PoolSpec) -> None:
         array = self._array(spec)
-        # Others may pass, not look: QEMU runs as a user of its own.
+        # Others may traverse it but not list it: QEMU runs as another user.
         array.links.mkdir(parents=True, exist_ok=True)
         for directory in (self._links, array.links):
             directory.chmod(0o711)
 
     def release(self, spec: PoolSpec) -> None:
-        """Unmaps what is left, and forgets the password."""
+        """Unmaps the remaining volumes and drops the password."""
         array = self._arrays.get(spec.pool_id)
         if array:
             array.unmap_unused(used=(), requested_before=time.monotonic())
@@ -159,14 +159,14 @@ class PowerFlex:
             return self._arrays[spec.pool_id]
         except KeyError:
             raise FailedPreconditionError(
-                f"the agent has no password for {self.place(spec)} since it started (the control plane sends it when "
-                "it reaches the host; try again in a moment)",
+                f"the agent has not received the password for {self.place(spec)} since its start "
+                "(the control plane sends it when it reaches the host; try again in a moment)",
                 "POOL_NEEDS_CREDENTIALS",
                 {"pool": spec.pool_id},
             ) from None
 
     def _find_sdc(self, gateway: Gateway) -> str:
-        """This host as the array knows it: by what the SDC says of itself, else by an address of this host."""
+        """Finds this host's SDC id on the array: by the SDC's GUID, else by an address of this host."""
         guid = ""
         if self._drv_cfg.exists():
             guid = run([self._drv_cfg, "--query_guid"], timeout_s=30).stdout.strip().lower()
@@ -175,8 +175,8 @@ class PowerFlex:
             if sdc_guid.lower() == guid if guid else _is_own(address):
                 return sdc_id
         raise FailedPreconditionError(
-            f"the array knows none of its {len(known)} SDCs as this host (is the SDC installed here, and its kernel "
-            "module scini loaded?)",
+            f"none of the array's {len(known)} SDCs is this host "
+            "(is the SDC installed here, and its kernel module scini loaded?)",
             "POWERFLEX_NO_SDC",
             {"guid": guid},
         )
@@ -184,7 +184,7 @@ class PowerFlex:
 
 @dataclass(eq=False)
 class Array:
-    """A storage pool of an array with its volumes: a `base.Store`."""
+    """A storage pool of an array: a `base.Store`."""
 
     gateway: Gateway
     pool: StoragePool
@@ -193,16 +193,16 @@ class Array:
     secret: Secret
     devices: Path
     links: Path
-    notes: Path
+    zeroing_dir: Path
     drv_cfg: Path
     device_timeout_s: float
     unmap_timeout_s: float
     step_bytes: int
-    # By the link's name: how many blocks have a volume mapped; those that a block has mapped, which unmaps them again;
-    # when a VM's path of one was last asked for: such a one stays mapped.
-    _held: Counter[str] = field(default_factory=Counter)
-    _ours: set[str] = field(default_factory=set)
-    _asked: dict[str, float] = field(default_factory=dict)
+    # By the link's name: how many blocks use the mapping; volumes that a block mapped, which it unmaps at its end; when
+    # a path for a VM was last requested: such a volume stays mapped.
+    _users: Counter[str] = field(default_factory=Counter)
+    _mapped_temporarily: set[str] = field(default_factory=set)
+    _requested: dict[str, float] = field(default_factory=dict)
     _locks: dict[str, threading.RLock] = field(default_factory=dict)
 
     def path(self, volume: VolumeRef) -> Path:
@@ -211,8 +211,8 @@ class Array:
             found = self.gateway.find(array_name(volume_id))
             if found:
                 self._map(found, link)
-                self._ours.discard(volume_id)
-                self._asked[volume_id] = time.monotonic()
+                self._mapped_temporarily.discard(volume_id)
+                self._requested[volume_id] = time.monotonic()
                 self._zero_grown(volume, link)
         return link
 
@@ -220,7 +220,7 @@ class Array:
         return self.gateway.find(array_name(volume.volume_id)) is not None
 
     def identity(self, volume: VolumeRef) -> str:
-        return self._need(volume).id
+        return self._get(volume).id
 
     @contextmanager
     def hold(self, volume: VolumeRef) -> Iterator[Path]:
@@ -236,7 +236,7 @@ class Array:
         with ExitStack() as stack:
             stack.callback(staged.discard)
             stack.enter_context(self._mapped(staged.path.name, lambda: made))
-            if _shows_old_bytes(volume) and not self.pool.zero_padding:
+            if _exposes_old_data(volume) and not self.pool.zero_padding:
                 zero(staged.path, 0, size)
             yield staged
 
@@ -244,50 +244,47 @@ class Array:
         with self._holding(volume) as (found, link):
             size = self._size_for(volume, size_bytes)
             if size > found.size_bytes:
-                if _shows_old_bytes(volume) and not self.pool.zero_padding:
-                    self._note(volume, found.size_bytes)
+                if _exposes_old_data(volume) and not self.pool.zero_padding:
+                    self._record_zeroing(volume, found.size_bytes)
                 self.gateway.resize(found.id, size)
-                self._await_size(link, size)
+                self._wait_for_size(link, size)
                 self._zero_grown(volume, link)
 
     def delete(self, volume: VolumeRef) -> None:
         with self._lock(volume.volume_id):
             found = self.gateway.find(array_name(volume.volume_id))
             if found:
-                self._await_others(volume, found)
+                self._wait_for_other_hosts(volume, found)
                 if self.sdc_id in found.mapped:
                     self._unmap(found.id, self.links / volume.volume_id)
-                self._asked.pop(volume.volume_id, None)
+                self._requested.pop(volume.volume_id, None)
                 self.gateway.remove(found.id)
-        self._noted(volume).unlink(missing_ok=True)
+        self._zeroing_record(volume).unlink(missing_ok=True)
         self.discard(volume)
 
     def discard(self, volume: VolumeRef) -> None:
         found = self.gateway.find(array_name(volume.volume_id, staged=True))
         if found:
             (self.links / f".{volume.volume_id}.part").unlink(missing_ok=True)
-            # A staged is nobody's but its maker's, who may have been killed on another host.
+            # No VM uses a volume under construction; its agent may have been killed on another host.
             for sdc_id in found.mapped:
                 self.gateway.unmap(found.id, sdc_id)
             self.gateway.remove(found.id)
 
     def unmap_unused(self, used: Collection[str], requested_before: float, only: Collection[str] | None = None) -> None:
-        """Unmaps what no VM here uses, nor any work: what a VM that stopped, or an agent that was killed, left.
-
-        See `base.UnmapsVolumes`.
-        """
+        """See `base.UnmapsVolumes`. Skips volumes that a block of this agent uses."""
         for found in self.gateway.volumes(self.pool.id):
             volume_id = volume_id_of(found.name)
             if self.sdc_id not in found.mapped or volume_id is None or (only is not None and volume_id not in only):
                 continue
-            name = volume_id if found.name.startswith(_WHOLE) else f".{volume_id}.part"
+            name = volume_id if found.name.startswith(_FINISHED) else f".{volume_id}.part"
             with self._lock(name):
-                asked = self._asked.get(name, float("-inf"))
-                if name in used or self._held[name] or asked > requested_before:
+                requested = self._requested.get(name, float("-inf"))
+                if name in used or self._users[name] or requested > requested_before:
                     continue
-                log.info("unmapping a volume that nothing here uses", volume=volume_id)
+                log.info("unmapping an unused volume", volume=volume_id)
                 self._unmap(found.id, self.links / name)
-                self._asked.pop(name, None)
+                self._requested.pop(name, None)
 
     def _size_for(self, volume: VolumeRef, size_bytes: int) -> int:
         return array_bytes(volume.format, volume.key is not None, size_bytes, self.step_bytes)
@@ -296,40 +293,40 @@ class Array:
 
     @contextmanager
     def _holding(self, volume: VolumeRef) -> Iterator[tuple[ArrayVolume, Path]]:
-        """`hold`, with the volume as the array has it."""
+        """Like `hold`, but also yields the array's volume."""
         link = self.links / volume.volume_id
-        with self._mapped(volume.volume_id, lambda: self._need(volume)) as found:
+        with self._mapped(volume.volume_id, lambda: self._get(volume)) as found:
             self._zero_grown(volume, link)
             yield found, link
 
     @contextmanager
     def _mapped(self, name: str, find: Callable[[], ArrayVolume]) -> Iterator[ArrayVolume]:
-        """Has a volume mapped, with a link of that name, while the block lasts.
+        """Maps a volume within the block, with a link of that name.
 
-        The last of several blocks unmaps it, unless it was mapped before, or a VM has been given its path meanwhile.
+        The last of several blocks unmaps it, unless it was mapped before, or its path was requested for a VM meanwhile.
         """
         link = self.links / name
         with self._lock(name):
             found = find()
             if self._map(found, link):
-                self._ours.add(name)
-            self._held[name] += 1
+                self._mapped_temporarily.add(name)
+            self._users[name] += 1
         try:
             yield found
         finally:
             with self._lock(name):
-                self._held[name] -= 1
-                if not self._held[name] and name in self._ours:
-                    self._ours.discard(name)
+                self._users[name] -= 1
+                if not self._users[name] and name in self._mapped_temporarily:
+                    self._mapped_temporarily.discard(name)
                     self._unmap(found.id, link)
 
     def _map(self, found: ArrayVolume, link: Path) -> bool:
-        """Shows a volume to this host and waits for its device; whether it was not shown before."""
+        """Maps a volume to this host and waits for its device; returns whether it was not mapped before."""
         fresh = self.sdc_id not in found.mapped
         if fresh:
             self.gateway.map(found.id, self.sdc_id)
         try:
-            _link(link, self._await_device(found.id))
+            _link(link, self._wait_for_device(found.id))
         except BaseException:
             if fresh:
                 self._unmap(found.id, link)
@@ -344,15 +341,15 @@ class Array:
             if self.sdc_id in self.gateway.get(array_id).mapped:
                 raise
 
-    def _await_device(self, array_id: str) -> Path:
+    def _wait_for_device(self, array_id: str) -> Path:
         device = self.devices / f"emc-vol-{self.pool.system_id}-{array_id}"
         began = rescanned = time.monotonic()
         while not device.is_block_device():
             now = time.monotonic()
             if now - began > self.device_timeout_s:
                 raise DeadlineExceededError(
-                    f"the device {device} has not appeared within {self.device_timeout_s:g} s of its volume being "
-                    "mapped to this host (is the SDC connected to the array, and does udev make /dev/disk/by-id?)",
+                    f"the device {device} did not appear within {self.device_timeout_s:g} s after its volume was "
+                    "mapped (is the SDC connected to the array, and does udev create /dev/disk/by-id?)",
                     "POWERFLEX_DEVICE_MISSING",
                     {"device": str(device)},
                 )
@@ -362,51 +359,51 @@ class Array:
             time.sleep(_POLL_INTERVAL_S)
         return device
 
-    def _await_size(self, link: Path, size_bytes: int) -> None:
+    def _wait_for_size(self, link: Path, size_bytes: int) -> None:
         deadline = time.monotonic() + self.device_timeout_s
         while _size(link) < size_bytes:
             if time.monotonic() > deadline:
                 raise DeadlineExceededError(
-                    f"the array has grown a volume to {size_bytes} bytes, and its device {link} shows {_size(link)}",
+                    f"the array grew a volume to {size_bytes} bytes, but its device {link} has {_size(link)}",
                     "POWERFLEX_DEVICE_MISSING",
                     {"device": str(link)},
                 )
             time.sleep(_POLL_INTERVAL_S)
 
-    def _await_others(self, volume: VolumeRef, found: ArrayVolume) -> None:
-        """A host whose VM has just stopped needs a moment to let go."""
+    def _wait_for_other_hosts(self, volume: VolumeRef, found: ArrayVolume) -> None:
+        """Waits until other hosts have unmapped the volume: one whose VM has just stopped needs a moment."""
         deadline = time.monotonic() + self.unmap_timeout_s
         while others := found.mapped - {self.sdc_id}:
             if time.monotonic() > deadline:
                 raise FailedPreconditionError(
-                    f"volume {volume.volume_id} is mapped to another host, SDC {', '.join(sorted(others))} (stop what "
-                    "uses it there; if that host is gone for good, unmap it on the array)",
+                    f"volume {volume.volume_id} is mapped to another host, SDC {', '.join(sorted(others))} (stop its "
+                    "VM there; if that host is gone for good, unmap the volume on the array)",
                     "VOLUME_IN_USE",
                     {"volume": volume.volume_id},
                 )
             time.sleep(1)
             found = self.gateway.get(found.id)
 
-    # -- old bytes: an array without zero padding may show what other volumes held
+    # -- zeroing: an array without zero padding may show data of deleted volumes
 
-    def _note(self, volume: VolumeRef, size_bytes: int) -> None:
-        """Durably, before a plain volume grows: from where on it is to be zeroed before a guest sees it."""
-        if not self._noted(volume).exists():
-            self.notes.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_file(self._noted(volume), str(size_bytes).encode())
+    def _record_zeroing(self, volume: VolumeRef, size_bytes: int) -> None:
+        """Records durably, before a raw volume grows, from which offset to zero it before a guest sees it."""
+        if not self._zeroing_record(volume).exists():
+            self.zeroing_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_file(self._zeroing_record(volume), str(size_bytes).encode())
 
     def _zero_grown(self, volume: VolumeRef, link: Path) -> None:
-        note = self._noted(volume)
-        if note.exists():
-            zero(link, int(note.read_text()), _size(link))
-            note.unlink(missing_ok=True)
+        record = self._zeroing_record(volume)
+        if record.exists():
+            zero(link, int(record.read_text()), _size(link))
+            record.unlink(missing_ok=True)
 
-    def _noted(self, volume: VolumeRef) -> Path:
-        return self.notes / volume.volume_id
+    def _zeroing_record(self, volume: VolumeRef) -> Path:
+        return self.zeroing_dir / volume.volume_id
 
     # -- the array
 
-    def _need(self, volume: VolumeRef) -> ArrayVolume:
+    def _get(self, volume: VolumeRef) -> ArrayVolume:
         found = self.gateway.find(array_name(volume.volume_id))
         if found is None:
             raise NotFoundError(
@@ -420,7 +417,7 @@ class Array:
 
 @dataclass
 class _StagedDevice:
-    """A volume of the array under its staged's name."""
+    """A volume of the array under its temporary name."""
 
     array: Array
     array_id: str
@@ -439,7 +436,7 @@ class _StagedDevice:
         try:
             self.array.gateway.rename(self.array_id, name)
         except FailedPreconditionError:
-            if self.array.exists(self.volume):  # another host was faster
+            if self.array.exists(self.volume):  # another host created it first
                 raise FileExistsError(name) from None
             raise
         self.published = True
@@ -452,26 +449,26 @@ class _StagedDevice:
 def array_name(volume_id: str, *, staged: bool = False) -> str:
     """A volume's name on the array."""
     text = base64.b32encode(uuid.UUID(volume_id).bytes).decode().rstrip("=").lower()
-    return f"{_DRAFT if staged else _WHOLE}{text}"
+    return f"{_STAGED if staged else _FINISHED}{text}"
 
 
 def volume_id_of(name: str) -> str | None:
-    """The volume, or staged of one, that has this name on the array; None for a name that is not Ostler's."""
-    if not re.fullmatch(f"({_WHOLE}|{_DRAFT})[a-z2-7]{{26}}", name):
+    """The id of the volume that has this name on the array, finished or not; None if the name is not Ostler's."""
+    if not re.fullmatch(f"({_FINISHED}|{_STAGED})[a-z2-7]{{26}}", name):
         return None
     try:
-        return str(uuid.UUID(bytes=base64.b32decode(name[len(_WHOLE) :].upper() + "======")))
+        return str(uuid.UUID(bytes=base64.b32decode(name[len(_FINISHED) :].upper() + "======")))
     except ValueError:
         return None
 
 
-def _shows_old_bytes(volume: VolumeRef) -> bool:
-    """qcow2 shows only what was written to it; LUKS shows noise whatever was there."""
+def _exposes_old_data(volume: VolumeRef) -> bool:
+    """Whether a guest could read old data of the array: not in qcow2, which hides unwritten space, nor through LUKS."""
     return volume.format is DiskFormat.RAW and volume.key is None
 
 
 def _link(link: Path, device: Path) -> None:
-    """Leads a link to a device, in place of what an earlier boot or a crash left there."""
+    """Points a link to a device, replacing a stale link."""
     if link.is_symlink() and os.readlink(link) == str(device):
         return
     staged = link.with_name(f"{link.name}.new")
@@ -489,7 +486,7 @@ def _size(device: Path) -> int:
 
 
 def _is_own(address: str) -> bool:
-    """Whether an IP address is this host's: only such a one can be bound to."""
+    """Whether an IP address is this host's: only its own can be bound."""
     try:
         with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.bind((address, 0))

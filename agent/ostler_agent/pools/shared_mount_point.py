@@ -22,7 +22,7 @@ class SharedMountPoint(DirectoryPool):
         return Path(spec.path)
 
     def ensure(self, spec: PoolSpec) -> None:
-        """Only looks: a directory made here would not be the shared one."""
+        """Only checks: a directory created here would not be the shared one."""
         if not self.directory(spec).is_dir():
             raise FailedPreconditionError(
                 f"{spec.path} is not a directory on this host (mount the shared file system there first)",
@@ -31,4 +31,4 @@ class SharedMountPoint(DirectoryPool):
             )
 
     def release(self, spec: PoolSpec) -> None:
-        """Nothing was done that could be undone."""
+        """Nothing to undo."""

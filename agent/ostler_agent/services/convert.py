@@ -1,4 +1,4 @@
-"""Protobuf to and from the agent's own values; bad input is refused here, by field."""
+"""Converts protobuf to and from the agent's own values, and refuses bad input by field."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _TO_FORMATS = {value: key for key, value in _FORMATS.items()}
 
 
 def uuid_field(value: str, path: str) -> str:
-    """The UUID in its canonical form. Raises InvalidArgumentError."""
+    """Returns the UUID in canonical form. Raises InvalidArgumentError."""
     try:
         return str(uuid.UUID(value))
     except ValueError:
@@ -90,12 +90,12 @@ def firmware(value: vm_pb2.Firmware.ValueType, path: str) -> Firmware:
 def provisioning(value: volume_pb2.Provisioning.ValueType, path: str) -> Provisioning:
     """Raises InvalidArgumentError."""
     if value not in _PROVISIONING:
-        raise bad_field(path, "is not a known provisioning")
+        raise bad_field(path, "is not a valid provisioning")
     return _PROVISIONING[value]
 
 
 def key(message: volume_pb2.VolumeKey, path: str) -> Key:
-    """A key; without a passphrase only its id is known. Raises InvalidArgumentError."""
+    """Converts a key; its passphrase is optional. Raises InvalidArgumentError."""
     try:
         message.passphrase.decode()
     except UnicodeDecodeError:

@@ -26,11 +26,11 @@ from ostler_agent.services.host_convert import capabilities_message, event_messa
 
 DEFAULT_INTERVAL_MS = 5000
 MIN_INTERVAL_MS = 500
-BACKLOG = 10_000
+MAX_BACKLOG = 10_000
 
 
 class CapabilitySource(Protocol):
-    """What is needed of `capabilities.Prober`."""
+    """The part of `capabilities.Prober` that the service uses."""
 
     def current(self) -> Capabilities: ...
     def probe(self) -> Capabilities: ...
@@ -38,14 +38,14 @@ class CapabilitySource(Protocol):
 
 
 class Trust(Protocol):
-    """What is needed of `renew.CredentialsManager`."""
+    """The part of `renewal.CredentialsManager` that the service uses."""
 
     def update(self, ca_pem: bytes, crl_pem: bytes) -> None: ...
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What a host is, apart from what it can do. certificate_expire_time: asked anew each time, for it is renewed."""
+class HostIdentity:
+    """A host's identity. certificate_expire_time: a function, because renewal changes it."""
 
     host_id: str
     version: str
@@ -55,11 +55,13 @@ class Facts:
 
 
 class HostService(host_pb2_grpc.HostServiceServicer):
-    def __init__(self, driver: Hypervisor, capabilities: CapabilitySource, trust: Trust, facts: Facts) -> None:
+    def __init__(
+        self, driver: Hypervisor, capabilities: CapabilitySource, trust: Trust, identity: HostIdentity
+    ) -> None:
         self._driver = driver
         self._capabilities = capabilities
         self._trust = trust
-        self._facts = facts
+        self._identity = identity
 
     def GetHost(self, request: host_pb2.GetHostRequest, context: grpc.ServicerContext) -> host_pb2.Host:
         return self._host()
@@ -85,10 +87,10 @@ class HostService(host_pb2_grpc.HostServiceServicer):
         if not context.add_callback(watch.end):
             return
         with ExitStack() as stack:
-            # Before the snapshot, so that nothing falls between: an event may tell again what the snapshot says.
+            # Subscribe before the snapshot, so that no event is lost; an event may repeat what the snapshot says.
             stack.callback(self._driver.subscribe(watch))
             stack.callback(self._capabilities.subscribe(watch.capabilities_changed))
-            yield from self._updates(watch, LoadMeter(self._facts.proc), interval_s)
+            yield from self._updates(watch, LoadMeter(self._identity.proc), interval_s)
 
     def _updates(self, watch: _Watch, meter: LoadMeter, interval_s: float) -> Iterator[host_pb2.HostUpdate]:
         yield host_pb2.HostUpdate(snapshot=self._snapshot())
@@ -110,18 +112,18 @@ class HostService(host_pb2_grpc.HostServiceServicer):
         try:
             samples = self._driver.samples()
         except UnavailableError:
-            samples = []  # the host's own load is worth telling while libvirt is away
+            samples = []  # report the host's own load even while the hypervisor is unreachable
         return load_message(meter.measure(samples))
 
     def _host(self) -> host_pb2.Host:
         return host_pb2.Host(
-            host_id=self._facts.host_id,
+            host_id=self._identity.host_id,
             hostname=socket.gethostname(),
-            agent_version=self._facts.version,
-            boot_id=(self._facts.proc / "sys/kernel/random/boot_id").read_text().strip(),
-            agent_start_time=timestamp(self._facts.start_time),
+            agent_version=self._identity.version,
+            boot_id=(self._identity.proc / "sys/kernel/random/boot_id").read_text().strip(),
+            agent_start_time=timestamp(self._identity.start_time),
             capabilities=capabilities_message(self._capabilities.current()),
-            certificate_expire_time=timestamp(self._facts.certificate_expire_time()),
+            certificate_expire_time=timestamp(self._identity.certificate_expire_time()),
         )
 
 
@@ -130,7 +132,7 @@ _END = "end"
 
 
 class _Watch:
-    """What one watcher has yet to be told. A watcher too slow for its backlog gets a snapshot instead."""
+    """The pending updates of one watcher. A watcher that is too slow gets a snapshot instead of its backlog."""
 
     def __init__(self) -> None:
         self.ended = False
@@ -150,14 +152,14 @@ class _Watch:
         self._updates.put(_END)
 
     def next(self, timeout_s: float) -> host_pb2.HostUpdate | str | None:
-        """The next thing to tell; None when the time is over first."""
+        """Returns the next update; None at the timeout."""
         try:
             return self._updates.get(timeout=timeout_s)
         except queue.Empty:
             return None
 
     def _put(self, update: host_pb2.HostUpdate | str) -> None:
-        if self._updates.qsize() < BACKLOG:
+        if self._updates.qsize() < MAX_BACKLOG:
             self._updates.put(update)
             return
         self._updates = queue.Queue()

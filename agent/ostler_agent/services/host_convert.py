@@ -1,4 +1,4 @@
-"""A host's life to protobuf."""
+"""Converts the host's state and events to protobuf."""
 
 from __future__ import annotations
 

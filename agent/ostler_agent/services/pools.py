@@ -8,15 +8,15 @@ from ostler_common.secret import Secret
 
 from ostler_agent.jobs import Jobs
 from ostler_agent.pools import Pools
-from ostler_agent.pools.manager import Guests
+from ostler_agent.pools.base import VmLister
 from ostler_agent.services import convert
 
 
 class PoolService(pool_pb2_grpc.PoolServiceServicer):
-    def __init__(self, jobs: Jobs, pools: Pools, guests: Guests) -> None:
+    def __init__(self, jobs: Jobs, pools: Pools, vms: VmLister) -> None:
         self._jobs = jobs
         self._pools = pools
-        self._guests = guests
+        self._vms = vms
 
     def EnsurePool(self, request: pool_pb2.EnsurePoolRequest, context: grpc.ServicerContext) -> pool_pb2.Pool:
         secret = Secret(request.secret) if request.secret else None
@@ -35,5 +35,5 @@ class PoolService(pool_pb2_grpc.PoolServiceServicer):
     def RemovePool(
         self, request: pool_pb2.RemovePoolRequest, context: grpc.ServicerContext
     ) -> pool_pb2.RemovePoolResponse:
-        self._pools.remove(convert.uuid_field(request.pool_id, "pool_id"), self._guests)
+        self._pools.remove(convert.uuid_field(request.pool_id, "pool_id"), self._vms)
         return pool_pb2.RemovePoolResponse()

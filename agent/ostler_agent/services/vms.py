@@ -33,7 +33,7 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         self._jobs = jobs
         self._driver = driver
         self._paths = paths
-        self._let_go = unmap_if_unused
+        self._release_volume = unmap_if_unused
         jobs.on_recover("vm.start", self._recover_start)
         jobs.on_recover("vm.stop", self._recover_stop)
         jobs.on_recover("vm.delete", self._recover_delete)
@@ -120,11 +120,13 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
     ) -> Iterator[vm_pb2.ConsoleOutput]:
         first = next(request_iterator, vm_pb2.ConsoleInput())
         console = self._driver.console(convert.uuid_field(first.vm_id, "vm_id"), first.force)
-        # However the call ends, the console is let go; False: it has ended already.
+        # Release the console however the call ends; False: it has ended already.
         if not context.add_callback(console.close):
             console.close()
-        threading.Thread(target=_type, args=(console, first, request_iterator), name="console", daemon=True).start()
-        yield vm_pb2.ConsoleOutput()  # tells the caller that the console is its own now
+        threading.Thread(
+            target=_forward_input, args=(console, first, request_iterator), name="console", daemon=True
+        ).start()
+        yield vm_pb2.ConsoleOutput()  # tells the caller that it holds the console now
         while data := console.read():
             yield vm_pb2.ConsoleOutput(data=data)
 
@@ -135,16 +137,16 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
 
     def _detach(self, vm_id: str, volume_id: str, key_id: str | None, job: JobContext) -> VmInfo:
         info = disks.detach(self._driver, vm_id, volume_id, key_id, job)
-        self._let_go(volume_id)
+        self._release_volume(volume_id)
         return info
 
-    # -- how jobs ended that the agent's end cut short: by what the hypervisor says now
+    # -- resolve interrupted jobs by the hypervisor's current state
 
     def _recover_start(self, record: Record) -> Message:
-        return self._settled(record.request_as(vm_pb2.StartVmRequest).spec.vm_id, running=True)
+        return self._resolve_power_state(record.request_as(vm_pb2.StartVmRequest).spec.vm_id, running=True)
 
     def _recover_stop(self, record: Record) -> Message:
-        return self._settled(record.request_as(vm_pb2.StopVmRequest).vm_id, running=False)
+        return self._resolve_power_state(record.request_as(vm_pb2.StopVmRequest).vm_id, running=False)
 
     def _recover_delete(self, record: Record) -> Message:
         info = self._driver.vm(record.request_as(vm_pb2.DeleteVmRequest).vm_id)
@@ -155,13 +157,13 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
     def _recover_attach(self, record: Record) -> Message:
         request = record.request_as(vm_pb2.AttachVolumeRequest)
         info = self._driver.vm(request.vm_id)
-        # The definition is changed first, the running VM after it: what shows now shows everywhere.
+        # The definition changes before the running VM: what the VM has now, the definition has too.
         if request.disk.volume.volume_id not in info.volume_ids:
             raise interrupted()
         return convert.vm_info(info)
 
     def _recover_detach(self, record: Record) -> Message:
-        """The guest has let go: what is left to do never waits, and is done."""
+        """Completes a detach whose guest has released the disk: the rest needs no waiting."""
         request = record.request_as(vm_pb2.DetachVolumeRequest)
         if request.volume_id in self._driver.vm(request.vm_id).volume_ids:
             raise interrupted()
@@ -170,14 +172,14 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
             disks.detach(self._driver, request.vm_id, request.volume_id, request.key_id or None, context)
         )
 
-    def _settled(self, vm_id: str, *, running: bool) -> Message:
+    def _resolve_power_state(self, vm_id: str, *, running: bool) -> Message:
         if self._driver.running(vm_id) is not running:
             raise interrupted()
         return convert.vm_info(self._driver.vm(vm_id))
 
 
-def _type(console: Console, first: vm_pb2.ConsoleInput, rest: Iterator[vm_pb2.ConsoleInput]) -> None:
-    """Hands the guest what is typed; when no more will be, the console stays open to be read."""
+def _forward_input(console: Console, first: vm_pb2.ConsoleInput, rest: Iterator[vm_pb2.ConsoleInput]) -> None:
+    """Forwards the caller's input to the guest. At the end of the input, the console stays open for reading."""
     try:
         console.write(first.data)
         for message in rest:
@@ -185,4 +187,4 @@ def _type(console: Console, first: vm_pb2.ConsoleInput, rest: Iterator[vm_pb2.Co
     except grpc.RpcError:
         pass  # the call has ended
     except Exception:
-        log.exception("the console could not be written to")
+        log.exception("cannot write to the console")

@@ -186,7 +186,7 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
 def _mirrored(
     request: volume_pb2.MirrorVolumeRequest | volume_pb2.PivotVolumeRequest | volume_pb2.CancelMirrorRequest,
 ) -> tuple[str, VolumeRef, VolumeRef]:
-    """The VM, its disk, and the mirror."""
+    """The VM, its disk and the mirror."""
     return (
         convert.uuid_field(request.vm_id, "vm_id"),
         convert.volume_ref(request.source, "source"),

@@ -1,4 +1,4 @@
-"""Block devices: zeroed, written out."""
+"""Zeroes and syncs block devices."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pathlib import Path
 from ostler_agent.process import run
 
 _BLKZEROOUT = 0x127F
-_RANGE = struct.Struct("QQ")  # where, how much; both in bytes
+_RANGE = struct.Struct("QQ")  # offset, length; bytes
 _PIECE_BYTES = 1 << 30
 
 
 def zero(device: Path, start: int, end: int) -> None:
-    """Has all bytes of a device from start to end read as zeros, durably.
+    """Zeroes a byte range of a device, durably.
 
-    The device does it itself where it can, best by giving the space back, else they are written.
+    Lets the device deallocate or zero the range itself where it can, else writes zeros.
     """
     file = os.open(device, os.O_RDWR | os.O_CLOEXEC)
     try:
         for offset in range(start, end, _PIECE_BYTES):
             length = min(_PIECE_BYTES, end - offset)
-            # On a device the kernel takes this to mean: zeros afterwards, or an error.
+            # On a device, the kernel guarantees zeros afterwards, or fails.
             where = [f"--offset={offset}", f"--length={length}"]
             if run(["fallocate", "--punch-hole", *where, device], check=False).exit_code:
                 fcntl.ioctl(file, _BLKZEROOUT, _RANGE.pack(offset, length))
@@ -33,7 +33,7 @@ def zero(device: Path, start: int, end: int) -> None:
 
 
 def sync(device: Path) -> None:
-    """Writes out what the host still holds back of a device."""
+    """Flushes a device's cached writes."""
     file = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(file)

@@ -1,4 +1,4 @@
-"""cryptsetup: writes and reads LUKS headers; opening (which needs device-mapper) is QEMU's business."""
+"""cryptsetup: writes and reads LUKS headers. QEMU opens them itself, without device-mapper."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ostler_common.secret import Secret
 
 from ostler_agent.process import run
 
-MIN_ITERATIONS = 1000  # the least that cryptsetup accepts; a random 256-bit passphrase needs no stretching
+MIN_ITERATIONS = 1000  # cryptsetup's minimum; a random 256-bit passphrase needs no stretching
 
 
 @dataclass(frozen=True)
 class LuksHeader:
-    """What luksDump prints of a LUKS1 header. active_slots: how many passphrases open it."""
+    """A LUKS1 header as luksDump prints it. active_slots: number of passphrases that open it."""
 
     version: int
     cipher: str
@@ -24,19 +24,19 @@ class LuksHeader:
 
 
 def luks_format(path: Path, passphrase: Secret) -> None:
-    """Writes a LUKS1 header on a file or device: what was there is lost. Raises RunError."""
-    # The key comes by stdin with --key-file=-: without it a newline would end the passphrase.
+    """Writes a LUKS1 header to a file or device; destroys its content. Raises RunError."""
+    # --key-file=- reads all of stdin; without it, a newline would end the passphrase.
     flags = ["--batch-mode", "--type", "luks1", "--key-file=-", "--pbkdf-force-iterations", str(MIN_ITERATIONS)]
     run(["cryptsetup", "luksFormat", *flags, path], stdin=passphrase, timeout_s=120)
 
 
 def is_luks(path: Path) -> bool:
-    """Whether there is a LUKS header."""
+    """Whether the file or device has a LUKS header."""
     return run(["cryptsetup", "isLuks", path], check=False, timeout_s=30).exit_code == 0
 
 
 def luks_dump(path: Path) -> LuksHeader:
-    """Reads a LUKS1 header. Raises RunError when there is none."""
+    """Reads a LUKS1 header. Raises RunError if there is none."""
     return parse_luks_dump(run(["cryptsetup", "luksDump", path], timeout_s=30).stdout)
 
 

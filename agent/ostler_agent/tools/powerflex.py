@@ -1,7 +1,7 @@
-"""PowerFlex: the gateway of an array, by PyPowerFlex.
+"""PowerFlex: calls an array's gateway through PyPowerFlex.
 
-PyPowerFlex logs in before every call and out after it, so nothing stays open between calls. It is imported when a
-gateway is first spoken to: hosts without an array do without it.
+PyPowerFlex logs in before every call and out after it, so that no session stays open. It is imported at the first call:
+hosts without an array do not need it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _DEFAULT_PORT = 443
 
 @dataclass(frozen=True)
 class StoragePool:
-    """Where volumes are made. zero_padding: whether what was never written to a volume reads as zeros."""
+    """A storage pool of the array. zero_padding: whether unwritten space of a volume reads as zeros."""
 
     id: str
     system_id: str
@@ -44,7 +44,7 @@ class StoragePool:
 
 @dataclass(frozen=True)
 class ArrayVolume:
-    """A volume of the array. mapped: ids of the SDCs (hosts) that see it."""
+    """A volume of the array. mapped: ids of the SDCs (hosts) that it is mapped to."""
 
     id: str
     name: str
@@ -62,12 +62,12 @@ class ArrayVolume:
 
 
 class Gateway:
-    """One array as one user sees it; safe to use from many threads, one call at a time.
+    """An array's gateway. Thread-safe: one call at a time.
 
-    address: host or host:port. ca_pem: the CA that signs its certificate; "": those that the host's system trusts.
-    Everything raises UnavailableError POWERFLEX_UNREACHABLE; FailedPreconditionError POWERFLEX_UNTRUSTED (its
-    certificate), POWERFLEX_LOGIN_REFUSED, POWERFLEX_REFUSED (what the array says no to), POWERFLEX_VERSION,
-    POWERFLEX_CLIENT_MISSING; ResourceExhaustedError POOL_FULL.
+    address: host or host:port. ca_pem: the CA that signs its certificate ("": the system's CAs). Every call raises
+    UnavailableError POWERFLEX_UNREACHABLE; FailedPreconditionError POWERFLEX_UNTRUSTED (its certificate),
+    POWERFLEX_LOGIN_REFUSED, POWERFLEX_REFUSED (by the array), POWERFLEX_VERSION, POWERFLEX_CLIENT_MISSING;
+    ResourceExhaustedError POOL_FULL.
     """
 
     def __init__(self, address: str, username: str, password: Secret, ca_pem: str = "") -> None:
@@ -81,7 +81,7 @@ class Gateway:
     def storage_pool(self, domain: str, name: str) -> StoragePool:
         """Raises NotFoundError POWERFLEX_POOL_NOT_FOUND."""
 
-        def look(client: Any) -> StoragePool:
+        def find(client: Any) -> StoragePool:
             for found in client.protection_domain.get(filter_fields={"name": domain}):
                 for pool in client.protection_domain.get_storage_pools(found["id"], filter_fields={"name": name}):
                     return StoragePool(pool["id"], client.system.get()[0]["id"], bool(pool.get("zeroPaddingEnabled")))
@@ -91,28 +91,28 @@ class Gateway:
                 {"protection_domain": domain, "storage_pool": name},
             )
 
-        return self._call(look)
+        return self._call(find)
 
     def capacity(self, pool_id: str) -> tuple[int, int]:
-        """Size of a storage pool and what of it can still be given to volumes, bytes."""
+        """Total and allocatable space of a storage pool, bytes."""
         found = self._call(lambda client: client.storage_pool.get_statistics(pool_id))
-        # Every byte is kept twice, and the spare part is for when a node fails.
+        # The array stores every byte twice and reserves the spare capacity for the failure of a node.
         size_kib = (int(found["maxCapacityInKb"]) - int(found["spareCapacityInKb"])) // 2
         free_kib = int(found["capacityAvailableForVolumeAllocationInKb"])
         return size_kib << 10, min(size_kib, free_kib) << 10
 
     def sdcs(self) -> list[tuple[str, str, str]]:
-        """Every host that the array knows: id, GUID, address."""
+        """All SDCs (hosts) of the array: id, GUID, address."""
         found = self._call(lambda client: client.sdc.get())
         return [(sdc["id"], sdc.get("sdcGuid") or "", sdc.get("sdcIp") or "") for sdc in found]
 
     def find(self, name: str) -> ArrayVolume | None:
-        """The volume of that name."""
+        """Returns the volume with that name, if any."""
         found = self._call(lambda client: client.volume.get(filter_fields={"name": name}))
         return ArrayVolume.from_dict(found[0]) if found else None
 
     def get(self, volume_id: str) -> ArrayVolume:
-        """A volume as it is now."""
+        """Returns a volume's current state."""
         return ArrayVolume.from_dict(self._call(lambda client: client.volume.get(entity_id=volume_id)))
 
     def volumes(self, pool_id: str) -> list[ArrayVolume]:
@@ -120,34 +120,34 @@ class Gateway:
         return [ArrayVolume.from_dict(data) for data in self._call(lambda c: c.storage_pool.get_volumes(pool_id))]
 
     def used_bytes(self, volume_id: str) -> int:
-        """Space that a volume takes."""
+        """Space that a volume uses, bytes."""
         found = self._call(lambda client: client.volume.get_statistics(volume_id))
         return int(found.get("userDataCapacityInKb") or 0) << 10
 
     def create(self, pool_id: str, name: str, size_bytes: int, *, thick: bool) -> ArrayVolume:
-        """Makes a volume. Of several calls with one name at once one makes it, and the others raise."""
+        """Creates a volume. Of concurrent calls with one name, one succeeds and the others raise."""
         kind = "ThickProvisioned" if thick else "ThinProvisioned"
         made = self._call(lambda c: c.volume.create(pool_id, size_bytes // GIB, name=name, volume_type=kind))
         return ArrayVolume.from_dict(made)
 
     def rename(self, volume_id: str, name: str) -> None:
-        """Raises FailedPreconditionError POWERFLEX_REFUSED also when another volume has that name."""
+        """Renames a volume. Raises FailedPreconditionError POWERFLEX_REFUSED if another volume has that name."""
         self._call(lambda client: client.volume.rename(volume_id, name))
 
     def resize(self, volume_id: str, size_bytes: int) -> None:
-        """Makes a volume larger."""
+        """Grows a volume."""
         self._call(lambda client: client.volume.extend(volume_id, size_bytes // GIB))
 
     def remove(self, volume_id: str) -> None:
-        """Deletes a volume that no host sees."""
+        """Deletes a volume that is not mapped to any host."""
         self._call(lambda client: client.volume.delete(volume_id, "ONLY_ME"))
 
     def map(self, volume_id: str, sdc_id: str) -> None:
-        """Shows a volume to a host; others may see it too (a VM moves)."""
+        """Maps a volume to a host, also if it is mapped to another one (during a migration)."""
         self._call(lambda client: client.volume.add_mapped_sdc(volume_id, sdc_id=sdc_id, allow_multiple_mappings=True))
 
     def unmap(self, volume_id: str, sdc_id: str) -> None:
-        """Hides a volume from a host."""
+        """Unmaps a volume from a host."""
         self._call(lambda client: client.volume.remove_mapped_sdc(volume_id, sdc_id=sdc_id))
 
     def _call(self, work: Callable[[Any], T]) -> T:
@@ -178,13 +178,14 @@ class Gateway:
             client.initialize()
             if not hasattr(client.volume, "add_mapped_sdc"):
                 raise FailedPreconditionError(
-                    f"the array {self._address} is PowerFlex 5 or later; 3.x and 4.x are supported", "POWERFLEX_VERSION"
+                    f"the array {self._address} is PowerFlex 5 or later; Ostler supports 3.x and 4.x",
+                    "POWERFLEX_VERSION",
                 )
         return client
 
     @contextmanager
     def _trust(self) -> Iterator[str]:
-        """The CAs as a file that has no name."""
+        """Yields the path of a file with the CAs; a CA of its own is in a file without a name."""
         if not self._ca_pem:
             known = ssl.get_default_verify_paths()
             yield known.cafile or known.capath or ""
@@ -199,7 +200,7 @@ class Gateway:
 
 @contextmanager
 def _own_logging() -> Iterator[None]:
-    """PyPowerFlex gives the whole process a log of its own; that is taken back. Its errors come as exceptions."""
+    """Undoes PyPowerFlex's changes of the process-wide logging; its errors are exceptions anyway."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     logging.getLogger("PyPowerFlex").addHandler(logging.NullHandler())
@@ -215,25 +216,25 @@ def _own_logging() -> Iterator[None]:
 
 @contextmanager
 def _failures(address: str) -> Iterator[None]:
-    """PyPowerFlex's exceptions in Ostler's words."""
+    """Translates PyPowerFlex's exceptions to Ostler's."""
     try:
         yield
     except OstlerError:
         raise
     except Exception as error:
-        # Without its cause: requests keeps what was sent in it, and at a login that is the password.
+        # Without the cause: it contains the request, which at a login includes the password.
         raise _translated(address, error) from None
 
 
 def _translated(address: str, error: Exception) -> OstlerError:
     import requests
 
-    # A failed login comes as a bare Exception with the cause behind it.
+    # A failed login is a bare Exception with the cause attached.
     cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
     facts = {"gateway": address}
     if isinstance(cause, requests.exceptions.SSLError):
         return FailedPreconditionError(
-            f"the certificate of the gateway {address} is not trusted: {cause} (give the CA that signed it)",
+            f"the certificate of the gateway {address} is not trusted: {cause} (pass the CA that signed it)",
             "POWERFLEX_UNTRUSTED",
             facts,
         )

@@ -1,7 +1,7 @@
-"""qemu-img: makes, copies, grows and opens disk images.
+"""qemu-img: creates, copies, resizes and opens disk images.
 
-The driver is always named, never guessed from a header, and a passphrase is always a file without a name. What a
-header says is checked before QEMU sees the file (`image_header`): QEMU follows what a header refers to.
+Always names the image driver, so that QEMU never guesses it from a header, and passes a passphrase only as a file
+without a name. Callers check headers first (`image_header`), because QEMU opens the files that a header refers to.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from ostler_agent.tools import cryptsetup
 log = structlog.get_logger(__name__)
 
 OnPercent = Callable[[float], None]
-"""Is told the percentage done, 0 to 100."""
+"""Receives the percentage done, 0 to 100."""
 
-_SECRET, _OTHER_SECRET = "key", "other-key"  # how QEMU calls them on its command line
+_SECRET, _OTHER_SECRET = "key", "other-key"  # ids of the secret objects on the command line
 
 _PERCENT = re.compile(rb"\((\d+\.\d+)/100%\)")
 
-# QEMU measures its own speed to choose the number of PBKDF rounds, and at times reads 0 from a clock that is too
-# coarse; nothing is wrong with the host then, and the next try works.
+# QEMU measures its own speed to choose the number of PBKDF rounds. Sometimes it reads 0 from a coarse clock; then the
+# next attempt works.
 _CALIBRATION = "Unable to get accurate CPU usage"
 _CALIBRATION_TRIES = 20
 
@@ -45,7 +45,7 @@ _FAILURES: Sequence[tuple[str, type[OstlerError], str, str]] = (
         "all keyslots are in use",
         FailedPreconditionError,
         "KEY_SLOTS_FULL",
-        "as many keys as can be open {path} already",
+        "all key slots of {path} are in use",
     ),
     ("lock\n", FailedPreconditionError, "VOLUME_IN_USE", "{source} is in use by another process"),
     ("Image is not in qcow2 format", FailedPreconditionError, "NOT_AN_IMAGE", "{source} is not a qcow2 image"),
@@ -55,7 +55,7 @@ _FAILURES: Sequence[tuple[str, type[OstlerError], str, str]] = (
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What QEMU makes of an image. allocated_bytes: space its file takes; backing_file: "" for none."""
+    """An image as `qemu-img info` reports it. allocated_bytes: space that its file uses; backing_file: "" for none."""
 
     format: str
     virtual_size_bytes: int
@@ -83,7 +83,7 @@ def create(
     provisioning: Provisioning = Provisioning.THIN,
     cancel: Cancellation | None = None,
 ) -> None:
-    """Makes an empty image of exactly that size for its guest; what is raw on a device is as large as the device.
+    """Creates an empty image of exactly that size as its guest sees it; a raw image on a device has the device's size.
 
     Raises ResourceExhaustedError (POOL_FULL), RunError.
     """
@@ -112,18 +112,18 @@ def convert(
     cancel: Cancellation | None = None,
     limits: Limits | None = None,
 ) -> None:
-    """Copies an image that nobody writes to into a new one, whole by itself; key: the target's.
+    """Copies an image that nobody writes to into a new one without backing file. key: the target's.
 
     limits: for a source of unknown origin. Raises ResourceExhaustedError (POOL_FULL), FailedPreconditionError
     (NOT_AN_IMAGE, WRONG_KEY, VOLUME_IN_USE), RunError.
     """
     percent = _PercentReader(progress) if progress else None
     with _Command(target, key, source, source_key) as command:
-        # -m, -W: 16 requests at once, in any order; the target reads the same.
+        # -m, -W: 16 concurrent, out-of-order requests.
         flags = ["-p", "-m", "16", "-W"]
         opened = ["--image-opts", image_opts(source, source_format, source_key, _OTHER_SECRET)]
         if target.is_block_device() and target_format is DiskFormat.RAW and key and key.passphrase:
-            # The same header as `create` makes: QEMU's own is shorter, and two volumes would differ in size.
+            # The same header as in `create`: QEMU's own is shorter, so that the volumes would differ in size.
             cryptsetup.luks_format(target, key.passphrase)
             flags += ["-n", "--target-image-opts"]
             there = [image_opts(target, target_format, key)]
@@ -148,9 +148,9 @@ def resize(
     allocate: bool = False,
     cancel: Cancellation | None = None,
 ) -> None:
-    """Grows an image that nobody uses; allocate: take the new space at once.
+    """Grows an unused image. allocate: allocate the new space at once.
 
-    A raw image on a device is always as large as that. Raises ResourceExhaustedError (POOL_FULL),
+    No effect on a raw image on a device, which always has the device's size. Raises ResourceExhaustedError (POOL_FULL),
     FailedPreconditionError (WRONG_KEY, VOLUME_IN_USE), RunError.
     """
     if disk_format is DiskFormat.RAW and path.is_block_device():
@@ -162,7 +162,7 @@ def resize(
 
 
 def add_key(path: Path, disk_format: DiskFormat, key: Key, new_key: Key, cancel: Cancellation | None = None) -> None:
-    """Has a second key open an image that nobody uses, beside one that does.
+    """Adds a key to an unused image. key: one that opens it.
 
     Raises FailedPreconditionError (WRONG_KEY, VOLUME_IN_USE, KEY_SLOTS_FULL), RunError.
     """
@@ -171,7 +171,7 @@ def add_key(path: Path, disk_format: DiskFormat, key: Key, new_key: Key, cancel:
 
 
 def remove_key(path: Path, disk_format: DiskFormat, key: Key, old_key: Key, cancel: Cancellation | None = None) -> None:
-    """Has a key open an image no longer that nobody uses; another one must.
+    """Removes a key from an unused image. key: another one that opens it.
 
     Raises FailedPreconditionError (WRONG_KEY, VOLUME_IN_USE), RunError.
     """
@@ -189,12 +189,12 @@ def _amend_keys(
 
 
 def check_key(path: Path, disk_format: DiskFormat, key: Key, limits: Limits | None = None) -> None:
-    """Proves that a key opens an image, also one that a VM uses. limits: for an image of unknown origin.
+    """Verifies that a key opens an image, also while a VM uses it. limits: for an image of unknown origin.
 
     Raises FailedPreconditionError (WRONG_KEY, NOT_AN_IMAGE), RunError.
     """
     with _Command(path, key) as command:
-        # `info` opens without the key; `map` needs it, and looks here at the first sector only.
+        # `info` does not need the key; `map` does, and here reads only the first sector.
         first_sector = ["--start-offset=0", "--max-length=512"]
         opened = ["--image-opts", image_opts(path, disk_format, key)]
         arguments = ["map", "-U", "--output=json", *first_sector, *command.secret, *opened]
@@ -202,7 +202,7 @@ def check_key(path: Path, disk_format: DiskFormat, key: Key, limits: Limits | No
 
 
 def info(path: Path, disk_format: DiskFormat | SourceFormat) -> ImageInfo:
-    """What QEMU makes of a plain image of unknown origin; it gets little time and memory for it.
+    """Reads a plain image of unknown origin, with limits on time and memory.
 
     Raises FailedPreconditionError (NOT_AN_IMAGE).
     """
@@ -211,15 +211,12 @@ def info(path: Path, disk_format: DiskFormat | SourceFormat) -> ImageInfo:
         return ImageInfo.from_dict(json.loads(run(command, limits=Limits(), timeout_s=60).stdout))
     except RunError as error:
         raise FailedPreconditionError(
-            f"{path.name} cannot be read as {disk_format}: {error.stderr.strip()}", "NOT_AN_IMAGE"
+            f"cannot read {path.name} as {disk_format}: {error.stderr.strip()}", "NOT_AN_IMAGE"
         ) from error
 
 
 class _Command:
-    """Runs qemu-img on an image, and perhaps one that is read for it, with one key or two at hand.
-
-    Says its failures in Ostler's words.
-    """
+    """Runs qemu-img on an image, and optionally a source, with up to two keys; translates its failures."""
 
     def __init__(self, path: Path, key: Key | None, source: Path | None = None, other_key: Key | None = None) -> None:
         self._path = path
@@ -275,7 +272,7 @@ class _Command:
         cancel: Cancellation | None = None,
         limits: Limits | None = None,
     ) -> None:
-        """Runs what writes a LUKS header: again when QEMU could not read its clock."""
+        """Runs a command that writes a LUKS header; retries if QEMU could not measure its speed."""
         for left in reversed(range(_CALIBRATION_TRIES)):
             try:
                 quiet = (_CALIBRATION,) if left else ()
@@ -284,11 +281,11 @@ class _Command:
             except RunError as error:
                 if not left or _CALIBRATION not in error.stderr:
                     raise
-                log.debug("qemu-img could not measure its speed; trying again", tries_left=left)
+                log.debug("qemu-img could not measure its speed; retrying", tries_left=left)
 
 
 class _PercentReader:
-    """Finds the percentages in what `qemu-img -p` prints, however it is cut in pieces."""
+    """Extracts the percentages from the output of `qemu-img -p`, which arrives in arbitrary pieces."""
 
     def __init__(self, progress: OnPercent) -> None:
         self._progress = progress
@@ -307,7 +304,7 @@ def _driver(disk_format: DiskFormat | SourceFormat, key: Key | None) -> str:
 
 
 def image_opts(path: Path, disk_format: DiskFormat | SourceFormat, key: Key | None, secret: str = _SECRET) -> str:
-    """How to open an image, as --image-opts wants it: the driver named, a comma doubled. secret: the key's object."""
+    """The --image-opts argument for an image: names the driver, doubles commas. secret: id of the key's object."""
     driver = _driver(disk_format, key)
     protocol = "host_device" if path.is_block_device() else "file"
     options = [f"driver={driver}", f"file.driver={protocol}", f"file.filename={str(path).replace(',', ',,')}"]
@@ -317,10 +314,10 @@ def image_opts(path: Path, disk_format: DiskFormat | SourceFormat, key: Key | No
 
 
 def _create_options(path: Path, disk_format: DiskFormat, key: Key | None, provisioning: Provisioning) -> list[str]:
-    """`-o` for a new image.
+    """The `-o` option for a new image.
 
-    falloc, not full: the space is taken all the same, without writing it. How much a device takes is not QEMU's to say,
-    and laid-out metadata would show what the device held before.
+    falloc, not full: it allocates the space without writing it. None on a device: QEMU cannot allocate its space, and
+    preallocated metadata would expose the device's old content.
     """
     options = []
     if key:

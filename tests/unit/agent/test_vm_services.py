@@ -21,7 +21,7 @@ from ostler_agent.hypervisors.libvirt.info import INFO
 from ostler_agent.jobs import JobContext, Jobs
 from ostler_agent.journal import Journal, Record, digest
 from ostler_agent.migration.destination import IncomingMigrations
-from ostler_agent.services.host import Facts, HostService
+from ostler_agent.services.host import HostIdentity, HostService
 from ostler_agent.services.migration import MigrationService
 from ostler_agent.services.vms import VmService
 from ostler_agent.spec import PowerState, Provisioning, VolumeRef
@@ -91,7 +91,7 @@ class Agent:
         self.jobs = Jobs(root / "jobs")
         self.unmap_if_unused: list[str] = []
         authority = ThrowawayCa(root)
-        facts = Facts(HOST, "1.2.3", lambda: datetime(2030, 1, 1, tzinfo=UTC))
+        facts = HostIdentity(HOST, "1.2.3", lambda: datetime(2030, 1, 1, tzinfo=UTC))
         host = HostService(self.driver, self.prober, self.trust, facts)
         vms = VmService(self.jobs, self.driver, self.path, self.unmap_if_unused.append)
         incoming = IncomingMigrations(self.driver, NoVolumes(), self.path, "10.0.0.2", "h2.qemu")
