@@ -32,7 +32,7 @@ class EnrollmentService(enrollment_pb2_grpc.EnrollmentServiceServicer):
 
     def JoinHost(self, request: pb.JoinHostRequest, context: grpc.ServicerContext) -> pb.JoinHostResponse:
         requests = enrollment.Requests(request.csr_pem, request.qemu_csr_pem)
-        papers = enrollment.join(
+        credentials = enrollment.join(
             self._authority,
             request.token,
             requests,
@@ -43,9 +43,9 @@ class EnrollmentService(enrollment_pb2_grpc.EnrollmentServiceServicer):
         self._poke()
         trust = revocation.current(self._authority)
         return pb.JoinHostResponse(
-            host_id=papers.host_id,
-            certificate_pem=papers.certificate_pem,
-            qemu_certificate_pem=papers.qemu_certificate_pem,
+            host_id=credentials.host_id,
+            certificate_pem=credentials.certificate_pem,
+            qemu_certificate_pem=credentials.qemu_certificate_pem,
             ca_pem=trust.ca_pem,
             crl_pem=trust.crl_pem,
             control_address=self._control_address,
@@ -63,14 +63,14 @@ class HostAgentService(enrollment_pb2_grpc.HostAgentServiceServicer):
         self, request: pb.RenewCertificateRequest, context: grpc.ServicerContext
     ) -> pb.RenewCertificateResponse:
         requests = enrollment.Requests(request.csr_pem, request.qemu_csr_pem)
-        papers = enrollment.renew(self._authority, caller_of(context).id, requests)
+        credentials = enrollment.renew(self._authority, caller_of(context).id, requests)
         trust = revocation.current(self._authority)
         return pb.RenewCertificateResponse(
-            certificate_pem=papers.certificate_pem,
-            qemu_certificate_pem=papers.qemu_certificate_pem,
+            certificate_pem=credentials.certificate_pem,
+            qemu_certificate_pem=credentials.qemu_certificate_pem,
             ca_pem=trust.ca_pem,
             crl_pem=trust.crl_pem,
-            expire_time=timestamp(pki.expires(papers.certificate_pem).replace(tzinfo=None)),
+            expire_time=timestamp(pki.expires(credentials.certificate_pem).replace(tzinfo=None)),
         )
 
     def DownloadTemplate(

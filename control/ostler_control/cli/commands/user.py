@@ -58,12 +58,12 @@ def create(app: App, name: str, role: str, account: str, directory: Path | None,
       ostler user create ada --account research
       ostler --profile ada.ostler/profile.toml user whoami
     """
-    from ostler_control.cli import papers
+    from ostler_control.cli import credentials
 
     if role == "member" and not account:
         raise click.UsageError("a member needs an account: add --account")
     directory = directory or Path(f"{name}.ostler")
-    pending = papers.new(name, app.profile.control_address, directory)
+    pending = credentials.new(name, app.profile.control_address, directory)
     request = pb.CreateUserRequest(
         request_id=request_id,
         name=name,
@@ -76,7 +76,7 @@ def create(app: App, name: str, role: str, account: str, directory: Path | None,
     except BaseException:
         shutil.rmtree(directory)
         raise
-    profile = papers.complete(pending, answer.certificate_pem, answer.ca_pem)
+    profile = credentials.complete(pending, answer.certificate_pem, answer.ca_pem)
     print_one(VIEW, answer.user, output)
     click.echo(
         f"Key, certificate and profile are in {directory}. To use them: ostler --profile {profile} ...", err=True
@@ -143,27 +143,27 @@ def renew(app: App, user: str | None, directory: Path | None, output: str) -> No
       ostler user renew
       ostler user renew ada
     """
-    from ostler_control.cli import papers
+    from ostler_control.cli import credentials
 
     me = app.client.users.WhoAmI(pb.WhoAmIRequest())
     if user is None or user in (me.name, me.id):
         if directory is not None:
             raise click.UsageError("your own certificate goes into your profile: omit --directory")
-        key_pem, csr_pem = papers.request(me.name)
+        key_pem, csr_pem = credentials.request(me.name)
         answer = app.client.users.IssueUserCertificate(pb.IssueUserCertificateRequest(user=me.id, csr_pem=csr_pem))
-        papers.replace(app.profile, key_pem, answer.certificate_pem, answer.ca_pem)
+        credentials.replace(app.profile, key_pem, answer.certificate_pem, answer.ca_pem)
         print_one(VIEW, answer.user, output)
         return
     other = app.client.users.GetUser(pb.GetUserRequest(user=user))
     directory = directory or Path(f"{other.name}.ostler")
-    pending = papers.new(other.name, app.profile.control_address, directory)
+    pending = credentials.new(other.name, app.profile.control_address, directory)
     try:
         request = pb.IssueUserCertificateRequest(user=other.id, csr_pem=pending.csr_pem)
         answer = app.client.users.IssueUserCertificate(request)
     except BaseException:
         shutil.rmtree(directory)
         raise
-    papers.complete(pending, answer.certificate_pem, answer.ca_pem)
+    credentials.complete(pending, answer.certificate_pem, answer.ca_pem)
     print_one(VIEW, answer.user, output)
     click.echo(f"Key, certificate and profile are in {directory}.", err=True)
 
