@@ -1,4 +1,4 @@
-"""Where VMs are sent to: libvirt speaks TLS to libvirt, QEMU to QEMU; nothing else is taken for an address."""
+"""Addresses for migrations: libvirt and QEMU use TLS; other addresses are refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ostler_agent.hypervisors.base import Addresses
 
 
 def own(host: str) -> Addresses:
-    """See `base.LiveMigration.addresses`. QEMU's own addresses say tcp; what flows there is TLS all the same."""
+    """See `base.LiveMigration.addresses`. QEMU's addresses have the scheme tcp, but the connections use TLS."""
     return Addresses(f"qemu+tls://{host}/system", f"tcp://{host}", f"tcp://{host}")
 
 

@@ -1,4 +1,4 @@
-"""The one connection to libvirtd, opened again whenever the daemon comes back."""
+"""The connection to libvirtd, which reconnects when the daemon is available again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 KEEPALIVE_S, KEEPALIVE_MISSES = 5, 5
 RETRY_S = (0.2, 0.5, 1, 2, 5)
 
-# Called with a new connection and whether it replaces an earlier one; the result is called before it is closed.
+# Receives a new connection and whether it replaces an earlier one; its result is called before the connection closes.
 Opened = Callable[[Any, bool], Callable[[], None]]
 
 _loop_started = False
@@ -25,13 +25,13 @@ _loop_lock = threading.Lock()
 
 
 def _start_event_loop() -> None:
-    """libvirt's own event loop, in one thread for the whole process; must be there before the first connection."""
+    """Starts libvirt's event loop, one thread per process; required before the first connection."""
     global _loop_started
     with _loop_lock:
         if _loop_started:
             return
         libvirt.virEventRegisterDefaultImpl()
-        # Errors are raised; without this each would also be printed to stderr.
+        # Errors are raised; without this, libvirt also prints them to stderr.
         libvirt.registerErrorHandler(lambda context, error: None, None)
         threading.Thread(target=_run_event_loop, name="libvirt-events", daemon=True).start()
         _loop_started = True
@@ -43,9 +43,9 @@ def _run_event_loop() -> None:
 
 
 class Connection:
-    """A connection that is opened when first needed and again after it broke.
+    """A connection that opens at its first use and reconnects after a failure.
 
-    opened: called with each new connection before anybody gets to use it.
+    opened: called with each new connection before its first use.
     """
 
     def __init__(self, uri: str, opened: Opened) -> None:
@@ -57,21 +57,21 @@ class Connection:
         self._lock = threading.Lock()
         self._broken = threading.Event()
         self._closing = False
-        self._manager = threading.Thread(target=self._keep, name="libvirt-connection", daemon=True)
+        self._reconnector = threading.Thread(target=self._reconnect, name="libvirt-connection", daemon=True)
 
     def open(self) -> None:
-        """Starts keeping the connection open; a daemon that is not there yet is tried again in the background."""
+        """Connects in the background, and retries until the daemon is available."""
         _start_event_loop()
         self._broken.set()
-        self._manager.start()
+        self._reconnector.start()
 
     def get(self) -> Any:
-        """The connection (virConnect). Raises UnavailableError LIBVIRT_UNAVAILABLE."""
+        """Returns the open virConnect. Raises UnavailableError LIBVIRT_UNAVAILABLE."""
         connection = self._connection
         if _is_usable(connection):
             return connection
         with self._lock:
-            # It may have broken before it was put here, when its close callback found nothing to take away.
+            # It may have failed before it was stored here: then its close callback had nothing to clear.
             if not _is_usable(self._connection):
                 try:
                     self._connection = self._open()
@@ -80,19 +80,19 @@ class Connection:
             return self._connection
 
     def close(self) -> None:
-        """Lets go for good."""
+        """Closes the connection permanently."""
         self._closing = True
         self._broken.set()
         with self._lock:
             if self._connection is None:
                 return
             try:
-                # What is registered would keep the connection open.
+                # Registered callbacks would keep the connection open.
                 self._connection.unregisterCloseCallback()
                 self._release()
                 self._connection.close()
             except libvirt.libvirtError as error:
-                log.info("libvirt went away first", error=error.get_error_message())
+                log.info("libvirt disconnected first", error=error.get_error_message())
             self._connection = None
 
     def _open(self) -> Any:
@@ -103,7 +103,7 @@ class Connection:
             try:
                 connection.setKeepAlive(KEEPALIVE_S, KEEPALIVE_MISSES)
             except libvirt.libvirtError:
-                pass  # drivers without a daemon have none
+                pass  # drivers without a daemon have no keepalive
             self._release = self._opened(connection, self._ever_opened)
         except BaseException:
             connection.close()
@@ -112,13 +112,13 @@ class Connection:
         return connection
 
     def _closed(self, connection: Any, reason: int, opaque: object) -> None:
-        """Called by the event loop's thread, which must not wait: the manager does the rest."""
-        log.warning("the connection to libvirt broke", reason=reason)
+        """Called by the event loop's thread, which must not block: the reconnecting thread does the rest."""
+        log.warning("lost the connection to libvirt", reason=reason)
         if self._connection is connection:
             self._connection = None
         self._broken.set()
 
-    def _keep(self) -> None:
+    def _reconnect(self) -> None:
         while True:
             self._broken.wait()
             self._broken.clear()
@@ -129,10 +129,10 @@ class Connection:
                     self.get()
                     break
                 except Exception as error:
-                    log.info("libvirt is not reachable yet", error=str(error))
+                    log.info("cannot reach libvirt yet", error=str(error))
                     self._broken.wait(delay_s)
 
 
 def _is_usable(connection: Any) -> bool:
-    """Whether there is a connection that has not broken; asks nobody."""
+    """Whether the connection is open, as far as known locally."""
     return connection is not None and bool(connection.isAlive())

@@ -1,8 +1,8 @@
-"""How fast guests write their memory, measured now and then.
+"""Measures how fast guests write their memory.
 
-QEMU samples some of a guest's pages, waits, and looks which of them have changed: cheap, but it takes a second, so one
-VM at a time is measured, and each no more often than needed. libvirt has the call wait while it works on the VM, up to
-half a minute during a migration, so that it is made by a thread of its own: nobody's load waits for it.
+QEMU samples some of a guest's pages, waits, and counts those that have changed. That is cheap but takes a second, so
+the driver measures one VM at a time, at long intervals. During other work on the VM, e.g. a migration, libvirt may
+block the call for half a minute: it runs in its own thread, so that load reports do not wait for it.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ _PERIOD_S = 1
 _MIB = 1 << 20
 
 
-def _aside(work: Callable[[], None]) -> None:
-    threading.Thread(target=work, name="dirty-rate", daemon=True).start()
+def _in_background(function: Callable[[], None]) -> None:
+    threading.Thread(target=function, name="dirty-rate", daemon=True).start()
 
 
 class DirtyRates:
-    """Has VMs measured. Called by whoever measures load, a few seconds apart, and safe to be called more often.
+    """Schedules the measurements. Thread-safe; called with every load report.
 
-    run: starts the call, and does not wait for it.
+    run: starts a call in the background.
     """
 
     def __init__(
-        self, now: Callable[[], float] = time.monotonic, run: Callable[[Callable[[], None]], None] = _aside
+        self, now: Callable[[], float] = time.monotonic, run: Callable[[Callable[[], None]], None] = _in_background
     ) -> None:
         self._now = now
         self._run = run
@@ -38,7 +38,7 @@ class DirtyRates:
         self._calling = threading.Lock()
 
     def begin_next(self, domains: Iterable[Any]) -> None:
-        """Has the VM measured whose last measurement is the longest ago, if it is long enough ago."""
+        """Starts measuring the VM with the oldest measurement, if that is older than INTERVAL_S."""
         running = {domain.UUIDString(): domain for domain in domains}
         self._begun = {vm_id: begun for vm_id, begun in self._begun.items() if vm_id in running}
         if not running:
@@ -55,13 +55,13 @@ class DirtyRates:
         try:
             domain.startDirtyRateCalc(_PERIOD_S)
         except libvirt.libvirtError:
-            pass  # it stops, migrates, or its hypervisor is too old: tried again at its next turn
+            pass  # the VM stops or migrates, or QEMU is too old: retried at its next turn
         finally:
             self._calling.release()
 
 
 def rate_of(record: Mapping[str, Any]) -> int:
-    """Bytes a second out of libvirt's record; 0 while nothing was measured."""
+    """Bytes per second from libvirt's record; 0 if not measured."""
     if record.get("dirtyrate.calc_status") != libvirt.VIR_DOMAIN_DIRTYRATE_MEASURED:
         return 0
     return max(0, int(record.get("dirtyrate.megabytes_per_second", 0))) * _MIB

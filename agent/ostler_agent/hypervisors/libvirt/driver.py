@@ -49,9 +49,9 @@ log = structlog.get_logger(__name__)
 
 
 class LibvirtDriver:
-    """`base.Hypervisor` and all its optional parts; see there for what each call promises.
+    """Implements `base.Hypervisor` and all its optional parts.
 
-    uri: libvirt's, "qemu:///system". domain_type: "auto" (kvm where libvirt lists it), "kvm", "qemu".
+    uri: libvirt's, "qemu:///system". domain_type: "auto" (kvm if libvirt lists it), "kvm", "qemu".
     """
 
     info = INFO
@@ -78,7 +78,7 @@ class LibvirtDriver:
 
     @property
     def connection(self) -> Any:
-        """libvirt's virConnect, for probes. Raises UnavailableError LIBVIRT_UNAVAILABLE."""
+        """Returns the open virConnect. Raises UnavailableError LIBVIRT_UNAVAILABLE."""
         return self._connection.get()
 
     # -- Hypervisor

@@ -1,4 +1,4 @@
-"""libvirt's errors as Ostler's: one table."""
+"""Maps libvirt's errors to Ostler's."""
 
 from __future__ import annotations
 
@@ -40,26 +40,26 @@ _TABLE: dict[int, tuple[type[OstlerError], str]] = {
     libvirt.VIR_ERR_OPERATION_FAILED: (FailedPreconditionError, "HYPERVISOR_REFUSED"),
 }
 
-# QEMU's own words, which libvirt hands on as "internal error" or the like: what an operator can do about them.
+# QEMU's messages, which libvirt forwards as "internal error" or similar, with advice for the operator.
 _QEMU_WORDS: tuple[tuple[str, type[OstlerError], str, str], ...] = (
     ("cannot unlock any keyslot", FailedPreconditionError, "WRONG_KEY", "the key does not open the volume"),
     ('Failed to get "write" lock', FailedPreconditionError, "DISK_IN_USE", "another process has a disk open"),
     ('Failed to get shared "write" lock', FailedPreconditionError, "DISK_IN_USE", "another process has a disk open"),
-    ("No space left on device", ResourceExhaustedError, "POOL_FULL", "free some space"),
+    ("No space left on device", ResourceExhaustedError, "POOL_FULL", "free some space in the pool"),
     ("annot set up guest memory", ResourceExhaustedError, "HOST_MEMORY", "the host has too little free memory"),
 )
 
-# What comes out of the transport, whatever its number: the daemon is not there, or went away in the middle.
+# Errors of the transport, whatever their code: the daemon is unreachable or has disconnected.
 _TRANSPORT = {libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE}
 
 
 def lost_connection(error: libvirt.libvirtError) -> bool:
-    """Whether the daemon could not be reached; what was asked may or may not have been done."""
+    """Whether the daemon was unreachable. The call may or may not have taken effect."""
     return error.get_error_domain() in _TRANSPORT
 
 
 def to_ostler_error(error: libvirt.libvirtError, what: str) -> OstlerError:
-    """The error to raise: message "<what>: <libvirt's words>"."""
+    """Returns the error to raise, with the message "<what>: <libvirt's message>"."""
     message = f"{what}: {error.get_error_message()}"
     if lost_connection(error):
         return UnavailableError(f"{message} (is libvirtd running?)", "LIBVIRT_UNAVAILABLE")
@@ -70,7 +70,7 @@ def to_ostler_error(error: libvirt.libvirtError, what: str) -> OstlerError:
 
 
 def from_qemu_or_none(message: str) -> OstlerError | None:
-    """The error to raise when the message holds words of QEMU's that are known."""
+    """Returns the error to raise if the message contains a known message of QEMU."""
     for words, kind, reason, advice in _QEMU_WORDS:
         if words in message:
             return kind(f"{message} ({advice})", reason)
@@ -79,7 +79,7 @@ def from_qemu_or_none(message: str) -> OstlerError | None:
 
 @contextmanager
 def translated(what: str) -> Iterator[None]:
-    """Turns libvirt's errors of the block into Ostler's. what: what was tried, "starting VM 1234"."""
+    """Translates libvirt's errors in the block. what: the action, e.g. "starting VM 1234"."""
     try:
         yield
     except libvirt.libvirtError as error:

@@ -1,6 +1,6 @@
-"""libvirt's events: heard on its event loop, told from a thread of their own.
+"""Receives libvirt's events on its event loop and dispatches them to listeners from another thread.
 
-The event loop's thread must never wait for libvirt, so its callbacks only put what they hear into queues.
+The event loop's thread must never wait for libvirt, so that its callbacks only put events into queues.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _KINDS = {
 
 
 def _details(event: str) -> dict[int, str]:
-    """libvirt's words for the details of an event, from its own constants."""
+    """Names of the details of an event, from libvirt's constants."""
     prefix = f"VIR_DOMAIN_EVENT_{event}_"
     return {
         getattr(libvirt, name): name.removeprefix(prefix).lower().replace("_", "-")
@@ -51,7 +51,7 @@ _DETAILS = {
 
 
 def classify(event: int, detail: int) -> tuple[VmEventKind, str] | None:
-    """Ostler's kind and libvirt's word for why; None for what says nothing about a VM's state."""
+    """Returns Ostler's kind and libvirt's detail; None for an event that does not concern a VM's state."""
     kind = _KINDS.get(event)
     if kind is None:
         return None
@@ -63,7 +63,7 @@ def classify(event: int, detail: int) -> tuple[VmEventKind, str] | None:
 
 @dataclass(frozen=True)
 class RawEvent:
-    """Something heard of one VM. kind: "lifecycle", "reboot", "device-removed", "device-kept", "job-completed"."""
+    """An event of one VM. kind: "lifecycle", "reboot", "device-removed", "device-kept", "job-completed"."""
 
     kind: str
     vm_id: str
@@ -75,9 +75,9 @@ class RawEvent:
 
 
 class Events:
-    """Hears libvirt's events and tells listeners.
+    """Receives libvirt's events and dispatches them to listeners.
 
-    describe: the VM as it is; changed: called with each VM's id and what happened, before the listeners hear of it.
+    describe: returns a VM's current state; changed: called with the VM's id, kind and detail before the listeners.
     """
 
     def __init__(self, describe: Callable[[str], VmInfo], changed: Callable[[str, VmEventKind, str], None]) -> None:
@@ -86,17 +86,17 @@ class Events:
         self._listeners: list[Listener] = []
         self._taps: list[tuple[str, queue.SimpleQueue[RawEvent]]] = []
         self._lock = threading.Lock()
-        self._heard: queue.SimpleQueue[RawEvent | Callable[[], None] | None] = queue.SimpleQueue()
-        self._teller = threading.Thread(target=self._tell, name="vm-events", daemon=True)
-        self._teller.start()
+        self._pending: queue.SimpleQueue[RawEvent | Callable[[], None] | None] = queue.SimpleQueue()
+        self._dispatcher = threading.Thread(target=self._dispatch, name="vm-events", daemon=True)
+        self._dispatcher.start()
 
     def close(self) -> None:
-        """Tells what was heard, then no more."""
-        self._heard.put(None)
-        self._teller.join()
+        """Dispatches the pending events, then stops."""
+        self._pending.put(None)
+        self._dispatcher.join()
 
     def register(self, connection: Any) -> Callable[[], None]:
-        """Asks a new connection for all events; the result ends that."""
+        """Registers for all events of a new connection; call the result to deregister."""
         numbers = []
         for event, callback in (
             (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle),
@@ -114,11 +114,11 @@ class Events:
         return deregister
 
     def reconnected(self) -> None:
-        """Tells the listeners that events may have been missed."""
-        self._heard.put(self._tell_reconnected)
+        """Notifies the listeners that events may have been missed."""
+        self._pending.put(self._dispatch_reconnected)
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Tells the listener of events from now on; the result ends that."""
+        """Sends events to the listener from now on; call the result to unsubscribe."""
         with self._lock:
             self._listeners.append(listener)
 
@@ -131,7 +131,7 @@ class Events:
 
     @contextmanager
     def tap(self, vm_id: str) -> Iterator[queue.SimpleQueue[RawEvent]]:
-        """All that is heard of one VM, as it is heard."""
+        """Yields a queue that receives all events of one VM within the block."""
         tap = (vm_id, queue.SimpleQueue[RawEvent]())
         with self._lock:
             self._taps.append(tap)
@@ -144,59 +144,59 @@ class Events:
     # -- on libvirt's event loop
 
     def _lifecycle(self, connection: Any, domain: Any, event: int, detail: int, opaque: object) -> None:
-        self._hear("lifecycle", domain, event=event, detail=detail)
+        self._receive("lifecycle", domain, event=event, detail=detail)
 
     def _reboot(self, connection: Any, domain: Any, opaque: object) -> None:
-        self._hear("reboot", domain)
+        self._receive("reboot", domain)
 
     def _device_removed(self, connection: Any, domain: Any, alias: str, opaque: object) -> None:
-        self._hear("device-removed", domain, alias=alias)
+        self._receive("device-removed", domain, alias=alias)
 
     def _device_kept(self, connection: Any, domain: Any, alias: str, opaque: object) -> None:
-        self._hear("device-kept", domain, alias=alias)
+        self._receive("device-kept", domain, alias=alias)
 
     def _job_completed(self, connection: Any, domain: Any, stats: Mapping[str, Any], opaque: object) -> None:
-        self._hear("job-completed", domain, stats=dict(stats))
+        self._receive("job-completed", domain, stats=dict(stats))
 
-    def _hear(self, kind: str, domain: Any, **facts: Any) -> None:
-        heard = RawEvent(kind, domain.UUIDString(), datetime.now(UTC), **facts)
+    def _receive(self, kind: str, domain: Any, **facts: Any) -> None:
+        event = RawEvent(kind, domain.UUIDString(), datetime.now(UTC), **facts)
         with self._lock:
             for vm_id, tap in self._taps:
-                if vm_id == heard.vm_id:
-                    tap.put(heard)
-        self._heard.put(heard)
+                if vm_id == event.vm_id:
+                    tap.put(event)
+        self._pending.put(event)
 
-    # -- on the telling thread
+    # -- on the dispatching thread
 
-    def _tell(self) -> None:
+    def _dispatch(self) -> None:
         while True:
-            heard = self._heard.get()
-            if heard is None:
+            event = self._pending.get()
+            if event is None:
                 return
             try:
-                if isinstance(heard, RawEvent):
-                    self._tell_event(heard)
+                if isinstance(event, RawEvent):
+                    self._dispatch_event(event)
                 else:
-                    heard()
+                    event()
             except UnavailableError as error:
-                # libvirt went away: once it is back, listeners are told to look at everything anew.
-                log.info("an event was lost", heard=str(heard), error=str(error))
+                # libvirt is unreachable: once it is back, `reconnected` makes listeners inspect everything again.
+                log.info("lost an event", event=str(event), error=str(error))
             except Exception:
-                log.exception("an event could not be told", heard=str(heard))
+                log.exception("cannot dispatch an event", event=str(event))
 
-    def _tell_event(self, heard: RawEvent) -> None:
-        if heard.kind == "reboot":
+    def _dispatch_event(self, raw: RawEvent) -> None:
+        if raw.kind == "reboot":
             kind, detail = VmEventKind.REBOOTED, ""
-        elif heard.kind == "lifecycle" and (classified := classify(heard.event, heard.detail)):
+        elif raw.kind == "lifecycle" and (classified := classify(raw.event, raw.detail)):
             kind, detail = classified
         else:
             return
-        self._changed(heard.vm_id, kind, detail)
-        event = VmEvent(kind, self._describe(heard.vm_id), detail, heard.time)
+        self._changed(raw.vm_id, kind, detail)
+        event = VmEvent(kind, self._describe(raw.vm_id), detail, raw.time)
         for listener in self._current():
             listener.vm_event(event)
 
-    def _tell_reconnected(self) -> None:
+    def _dispatch_reconnected(self) -> None:
         for listener in self._current():
             listener.reconnected()
 

@@ -1,4 +1,4 @@
-"""The driver `libvirt` as the agent loads it; libvirt itself is imported once the driver is used."""
+"""The entry point of the driver `libvirt`. Imports libvirt only when the driver is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the driver must know of its host: domain type, direct I/O."""
+"""Properties of the host: domain type, direct I/O."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ostler_agent.spec import Key, VmSpec
 
 
 def domain_types(capabilities_xml: str) -> list[str]:
-    """The types of domain that run x86_64 guests here, as libvirt's capabilities tell: "kvm", "qemu"."""
+    """The domain types for x86_64 guests in libvirt's capabilities: "kvm", "qemu"."""
     root = ElementTree.fromstring(capabilities_xml)
     guests = [guest.find("arch") for guest in root.findall("guest") if guest.findtext("os_type") == "hvm"]
     return [
@@ -26,9 +26,9 @@ def domain_types(capabilities_xml: str) -> list[str]:
 
 
 def choose_domain_type(connection: Any, configured: str) -> str:
-    """The domain type to use. configured: "auto" (kvm where libvirt lists it), "kvm" or "qemu".
+    """Returns the domain type to use. configured: "auto" (kvm if libvirt lists it), "kvm" or "qemu".
 
-    Raises FailedPreconditionError DOMAIN_TYPE_MISSING when libvirt does not list what is asked for.
+    Raises FailedPreconditionError DOMAIN_TYPE_MISSING if libvirt does not list it.
     """
     listed = domain_types(connection.getCapabilities())
     wanted = ("kvm", "qemu") if configured == "auto" else (configured,)
@@ -43,7 +43,7 @@ def choose_domain_type(connection: Any, configured: str) -> str:
 
 
 def can_do_direct_io(path: Path) -> bool:
-    """Whether the file's file system takes O_DIRECT; a file that is not there is taken to be on one that does."""
+    """Whether the file's file system supports O_DIRECT; True if the file does not exist."""
     try:
         os.close(os.open(path, os.O_RDONLY | os.O_DIRECT))
     except FileNotFoundError:
@@ -54,7 +54,7 @@ def can_do_direct_io(path: Path) -> bool:
 
 
 def disk_file(path: Path) -> DiskFile:
-    """The file, or device, with what can be done with it."""
+    """Returns the file or device with its properties."""
     return DiskFile(path, can_do_direct_io(path), path.is_block_device())
 
 

@@ -1,4 +1,4 @@
-"""What the libvirt driver states."""
+"""What the libvirt driver states about itself."""
 
 from __future__ import annotations
 

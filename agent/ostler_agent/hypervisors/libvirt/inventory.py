@@ -1,4 +1,4 @@
-"""What libvirt knows of VMs, as values."""
+"""libvirt's VMs as values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _STATES = {
     libvirt.VIR_DOMAIN_RUNNING: PowerState.RUNNING,
     libvirt.VIR_DOMAIN_BLOCKED: PowerState.RUNNING,
     libvirt.VIR_DOMAIN_PAUSED: PowerState.PAUSED,
-    libvirt.VIR_DOMAIN_SHUTDOWN: PowerState.RUNNING,  # on its way down: still in memory
+    libvirt.VIR_DOMAIN_SHUTDOWN: PowerState.RUNNING,  # shutting down: still in memory
     libvirt.VIR_DOMAIN_SHUTOFF: PowerState.STOPPED,
     libvirt.VIR_DOMAIN_CRASHED: PowerState.CRASHED,
     libvirt.VIR_DOMAIN_PMSUSPENDED: PowerState.PAUSED,
@@ -23,12 +23,12 @@ _STATES = {
 
 
 def absent(vm_id: str) -> VmInfo:
-    """A VM that is not here."""
+    """Describes a VM that is not on this host."""
     return VmInfo(vm_id, "", PowerState.ABSENT, cpus=0, memory_bytes=0, volume_ids=(), managed=False)
 
 
 def find(connection: Any, vm_id: str) -> Any | None:
-    """The domain with this UUID, or None."""
+    """Returns the domain with this UUID, or None."""
     try:
         return connection.lookupByUUIDString(vm_id)
     except libvirt.libvirtError as error:
@@ -38,7 +38,7 @@ def find(connection: Any, vm_id: str) -> Any | None:
 
 
 def is_active(domain: Any) -> bool:
-    """Whether it executes or is paused in memory; one that has gone does not."""
+    """Whether the domain is running or paused in memory; False if it is gone."""
     try:
         return bool(domain.isActive())
     except libvirt.libvirtError as error:
@@ -48,7 +48,7 @@ def is_active(domain: Any) -> bool:
 
 
 def describe(domain: Any) -> VmInfo:
-    """The VM as it is now; one that goes away meanwhile is absent."""
+    """Returns the VM's current state; ABSENT if it has gone meanwhile."""
     vm_id = domain.UUIDString()
     try:
         state, _ = domain.state()
@@ -64,7 +64,7 @@ def describe(domain: Any) -> VmInfo:
         name=root.findtext("title") or root.findtext("name") or vm_id,
         power_state=power_state,
         cpus=int(root.findtext("vcpu") or 0),
-        memory_bytes=int(root.findtext("memory") or 0) * 1024,  # libvirt always answers in KiB
+        memory_bytes=int(root.findtext("memory") or 0) * 1024,  # libvirt always reports KiB
         volume_ids=tuple(disk.volume_id for disk in attached if disk.volume_id),
         managed=metadata.is_managed(root),
         migrating=power_state in (PowerState.RUNNING, PowerState.PAUSED) and is_migrating_out(domain),
@@ -73,11 +73,11 @@ def describe(domain: Any) -> VmInfo:
 
 
 def is_migrating_out(domain: Any) -> bool:
-    """Whether a migration to elsewhere is under way."""
+    """Whether a migration to another host is running."""
     try:
         stats = domain.jobStats()
     except libvirt.libvirtError:
-        return False  # stopped meanwhile, or a driver without jobs
+        return False  # the VM has stopped, or the driver has no jobs
     return bool(
         stats.get("type", libvirt.VIR_DOMAIN_JOB_NONE) != libvirt.VIR_DOMAIN_JOB_NONE
         and stats.get("operation") == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT
@@ -85,12 +85,12 @@ def is_migrating_out(domain: Any) -> bool:
 
 
 def active_disks(domain: Any) -> list[disks.AttachedDisk]:
-    """The disks of an executing domain as they are now; none when it is gone."""
+    """The current disks of a running domain; none if it is gone."""
     return _disks(domain, 0)
 
 
 def configured_disks(domain: Any) -> list[disks.AttachedDisk]:
-    """The disks that the domain will have at its next start."""
+    """The disks that the domain has at its next start."""
     return _disks(domain, libvirt.VIR_DOMAIN_XML_INACTIVE)
 
 

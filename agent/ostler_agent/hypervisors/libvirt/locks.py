@@ -1,4 +1,4 @@
-"""One lock a VM, there while somebody holds or wants it."""
+"""One lock per VM, which exists only while a thread holds or waits for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class _Entry:
 
 
 class VmLocks:
-    """Keeps steps on one VM from mixing where libvirt cannot: a secret and the VM that needs it are two objects."""
+    """Serializes steps on one VM where libvirt cannot: a secret and the VM that uses it are separate objects."""
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
@@ -23,7 +23,7 @@ class VmLocks:
 
     @contextmanager
     def hold(self, vm_id: str) -> Iterator[None]:
-        """Holds the VM's lock; not to be nested."""
+        """Holds the VM's lock. Not reentrant."""
         with self._guard:
             entry = self._entries.setdefault(vm_id, _Entry())
             entry.users += 1

@@ -1,4 +1,4 @@
-"""The table [driver_options] of agent.toml, as the libvirt driver reads it."""
+"""The options of the libvirt driver: table [driver_options] of agent.toml."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 
 class LibvirtOptions(BaseModel):
-    """Every option; the sample agent.toml explains each."""
+    """The options; the sample agent.toml explains each."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

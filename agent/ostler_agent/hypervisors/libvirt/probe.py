@@ -1,4 +1,4 @@
-"""What libvirt says of the hypervisor and the host."""
+"""Probes libvirt, the hypervisor and the host."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ostler_agent.capabilities.facts import DOMAIN_TYPE_PROBE, HypervisorFacts, 
 
 
 def probe(uri: str, domain_type: str) -> HypervisorFacts:
-    """domain_type: "auto", "kvm" or "qemu" as configured. Never raises: what fails is a failed probe."""
+    """Runs the probes. domain_type: as configured. Never raises: a failure is a failed probe."""
     found: list[HypervisorFacts] = []
 
     def ask() -> str:
@@ -66,14 +66,14 @@ def _facts(connection: libvirt.virConnect, domain_type: str) -> HypervisorFacts:
 def _domain_type(wanted: str, types: set[str]) -> str:
     if wanted not in types:
         raise FailedPreconditionError(
-            f"libvirt offers no domains of type {wanted} here, only: {', '.join(sorted(types)) or 'none'}",
+            f"libvirt does not support domains of type {wanted} here, only: {', '.join(sorted(types)) or 'none'}",
             "DOMAIN_TYPE",
         )
     return wanted
 
 
 def _uefi(connection: libvirt.virConnect, architecture: str, domain_type: str) -> str:
-    """The firmware image that libvirt would boot UEFI guests with."""
+    """The firmware image with which libvirt would boot UEFI guests."""
     text = connection.getDomainCapabilities(
         None, architecture, "q35" if architecture == "x86_64" else None, domain_type
     )
@@ -82,7 +82,7 @@ def _uefi(connection: libvirt.virConnect, architecture: str, domain_type: str) -
     loaders = [value.text or "" for value in domain.findall("os/loader/value")]
     present = [path for path in loaders if Path(path).exists()]
     if "efi" not in automatic or not present:
-        raise FailedPreconditionError("no UEFI firmware that libvirt knows (install ovmf)", "UEFI_MISSING")
+        raise FailedPreconditionError("libvirt finds no UEFI firmware (install ovmf)", "UEFI_MISSING")
     return present[0]
 
 

@@ -1,4 +1,4 @@
-"""Counters of executing VMs, all in one call."""
+"""Counters of running VMs, all in one call."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ostler_agent.hypervisors.libvirt.errors import translated
 
 
 def samples(connection: Any, dirty: DirtyRates) -> list[VmSample]:
-    """The counters of every executing VM."""
+    """Returns the counters of every running VM."""
     stats = libvirt.VIR_DOMAIN_STATS_CPU_TOTAL | libvirt.VIR_DOMAIN_STATS_BALLOON | libvirt.VIR_DOMAIN_STATS_DIRTYRATE
-    # A VM whose monitor is busy is told of with what is known, and holds nobody up.
+    # NOWAIT: a VM whose monitor is busy is reported with the known values and does not block.
     flags = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
     with translated("measuring VMs"):
         found = connection.getAllDomainStats(stats, flags)
@@ -24,7 +24,7 @@ def samples(connection: Any, dirty: DirtyRates) -> list[VmSample]:
 
 
 def sample(vm_id: str, record: Mapping[str, Any]) -> VmSample:
-    """The counters out of libvirt's record; the balloon counts in KiB."""
+    """Converts libvirt's record; its balloon values are in KiB."""
     available, unused = record.get("balloon.available", 0), record.get("balloon.unused", 0)
     usable = record.get("balloon.usable", unused)
     return VmSample(

@@ -1,1 +1,1 @@
-"""libvirt's XML from small pure parts: each module makes the elements of one subject; `domain` lists them."""
+"""Generates libvirt's XML: each module creates the elements of one subject; `domain` combines them."""

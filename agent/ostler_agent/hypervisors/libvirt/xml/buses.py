@@ -11,7 +11,7 @@ OTHER_DEVICES = 2  # balloon, random numbers
 
 
 def controllers(devices: int) -> list[Element]:
-    """A PCIe root port for each disk and NIC, and spare ones: hot-plug needs a free port."""
+    """A PCIe root port per disk and NIC, and spare ports, which hot-plug needs."""
     ports = devices + OTHER_DEVICES + HOTPLUG_PORTS
     return [
         element("controller", type="usb", model="none"),
@@ -21,5 +21,5 @@ def controllers(devices: int) -> list[Element]:
 
 
 def random_numbers() -> Element:
-    """Entropy, which a young guest lacks."""
+    """A source of entropy for the guest."""
     return element("rng", element("backend", "/dev/urandom", model="random"), model="virtio")

@@ -16,7 +16,7 @@ def serial_console() -> list[Element]:
 
 
 def screen() -> list[Element]:
-    """A plain VGA card, seen through VNC on a Unix socket that libvirt makes: no port is opened."""
+    """A VGA card with VNC on a Unix socket that libvirt creates: no TCP port is open."""
     return [
         element("graphics", element("listen", type="socket"), type="vnc"),
         element("video", element("model", type="vga", vram="16384", heads="1", primary="yes")),

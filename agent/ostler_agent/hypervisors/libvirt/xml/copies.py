@@ -13,7 +13,7 @@ from ostler_agent.spec import VolumeRef
 
 
 def backup_xml(device: str, others: list[str], target: VolumeRef, file: DiskFile) -> str:
-    """A backup of one disk (vda) and of no other into an image that is there."""
+    """A backup of only one disk (vda) into an existing image."""
     place = element("target", disks.encryption(target.key.key_id) if target.key else None)
     disk = element("disk", place, element("driver", type=target.format.value), name=device, backup="yes")
     set_path(disk, place, file.path, device=file.device)
@@ -22,13 +22,13 @@ def backup_xml(device: str, others: list[str], target: VolumeRef, file: DiskFile
 
 
 def backup_targets(xml: str) -> list[Path]:
-    """Where a backup that is under way writes to."""
+    """The paths that a running backup writes to."""
     paths = (disks.path_of(place) for place in ElementTree.fromstring(xml).findall("disks/disk/target"))
     return [Path(path) for path in paths if path]
 
 
 def mirror_xml(target: VolumeRef, file: DiskFile) -> str:
-    """The image that a disk is to be mirrored to."""
+    """The image to mirror a disk to."""
     source: Element = element("source", disks.encryption(target.key.key_id) if target.key else None)
     disk = element("disk", element("driver", name="qemu", type=target.format.value), source)
     set_path(disk, source, file.path, device=file.device)

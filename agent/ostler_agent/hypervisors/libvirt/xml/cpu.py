@@ -8,12 +8,12 @@ from ostler_agent.hypervisors.libvirt.xml.element import element
 
 
 def vcpu(cpus: int) -> Element:
-    """How many."""
+    """The number of virtual CPUs."""
     return element("vcpu", str(cpus), placement="static")
 
 
 def model(cpus: int, domain_type: str) -> Element:
-    """One socket (some guests license or limit sockets); the host's model under kvm, QEMU's own when emulated."""
+    """One socket (some guests license or limit sockets); the host's model with kvm, QEMU's own if emulated."""
     topology = element("topology", sockets="1", dies="1", cores=str(cpus), threads="1")
     if domain_type == "kvm":
         return element("cpu", topology, mode="host-model", check="partial")

@@ -15,7 +15,7 @@ SERIAL_LENGTH = 20  # virtio-blk's limit
 
 @dataclass(frozen=True)
 class DiskFile:
-    """A volume's file, or its device. direct_io: whether it can be used without the page cache."""
+    """A volume's file or device. direct_io: whether it supports I/O without the page cache."""
 
     path: Path
     direct_io: bool = True
@@ -33,17 +33,17 @@ def target(slot: int) -> str:
 
 
 def serial(volume_id: str) -> str:
-    """What a guest sees as /dev/disk/by-id/virtio-SERIAL: the volume's UUID as far as it fits."""
+    """The serial number, which a guest sees as /dev/disk/by-id/virtio-SERIAL: the beginning of the volume's UUID."""
     return volume_id.replace("-", "")[:SERIAL_LENGTH]
 
 
 def disk(spec: DiskSpec, file: DiskFile) -> Element:
-    """One disk; QEMU opens LUKS itself, with the passphrase from the libvirt secret that has the key's UUID."""
+    """One disk. QEMU itself opens LUKS, with the passphrase from the libvirt secret with the key's UUID."""
     volume = spec.volume
     source = element("source", encryption(volume.key.key_id) if volume.key else None)
     item = element(
         "disk",
-        # Without the host's page cache memory is not spent twice, and live migration is safe on shared storage.
+        # Bypassing the host's page cache saves memory and makes live migration safe on shared storage.
         element(
             "driver",
             name="qemu",
@@ -63,12 +63,12 @@ def disk(spec: DiskSpec, file: DiskFile) -> Element:
 
 
 def path_of(source: Element | None) -> str | None:
-    """The file or device that a disk's source names, if it names one."""
+    """The path of the file or device in a disk's source, if any."""
     return None if source is None else source.get("file") or source.get("dev")
 
 
 def set_path(disk: Element, source: Element, path: Path, *, device: bool) -> None:
-    """Has a disk's source name this file, or device."""
+    """Sets the path of the file or device in a disk's source."""
     for name in ("file", "dev"):
         source.attrib.pop(name, None)
     disk.set("type", "block" if device else "file")
@@ -76,13 +76,13 @@ def set_path(disk: Element, source: Element, path: Path, *, device: bool) -> Non
 
 
 def encryption(key_id: str) -> Element:
-    """What opens LUKS: the libvirt secret with the key's UUID."""
+    """The encryption element: the libvirt secret with the key's UUID opens LUKS."""
     return element("encryption", element("secret", type="passphrase", uuid=key_id), format="luks")
 
 
 @dataclass(frozen=True)
 class Mirror:
-    """Where a disk's writes go too. ready: it holds all that the disk does."""
+    """A disk's mirror. ready: it is identical to the disk."""
 
     volume_id: str | None
     path: str
@@ -92,8 +92,7 @@ class Mirror:
 
 @dataclass(frozen=True)
 class AttachedDisk:
-    """A disk found in a domain. volume_id: None when its file's name is no UUID; alias and mirror: only while it
-    executes."""
+    """A disk of a domain. volume_id: None if its file's name is not a UUID; alias, mirror: only in a running domain."""
 
     volume_id: str | None
     path: str
@@ -104,17 +103,17 @@ class AttachedDisk:
 
     @property
     def volume_ids(self) -> set[str | None]:
-        """The volumes that are open for it."""
+        """The volumes that the disk has open."""
         return {self.volume_id} | ({self.mirror.volume_id} if self.mirror else set())
 
     @property
     def key_ids(self) -> set[str]:
-        """The keys that they are open with."""
+        """The keys with which they are open."""
         return {key_id for key_id in (self.key_id, self.mirror.key_id if self.mirror else None) if key_id}
 
 
 def attached_disks(domain: Element) -> list[AttachedDisk]:
-    """The disks of a domain that are files or devices of its host."""
+    """The disks of a domain that are files or devices of the host."""
     found = []
     for item in domain.findall("devices/disk[@device='disk']"):
         source = item.find("source")
@@ -148,7 +147,7 @@ def _key_of(item: Element | None) -> str | None:
 
 
 def volume_of(path: str) -> str | None:
-    """The UUID of the volume whose file this is, by its name; a device has a link of that name (see pools)."""
+    """The UUID of the volume with this path, from the file's name; a device has a link of that name (see pools)."""
     name = PurePath(path).name
     try:
         return name if str(UUID(name)) == name else None

@@ -1,4 +1,4 @@
-"""The whole domain, put together."""
+"""Combines the parts of a domain."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ostler_agent.spec import VmSpec
 
 
 def domain(spec: VmSpec, files: Mapping[str, disks.DiskFile], domain_type: str) -> Element:
-    """The domain of a VM. files: by volume id; domain_type: "kvm", or "qemu" for emulation."""
+    """The domain element of a VM. files: by volume id; domain_type: "kvm", or "qemu" for emulation."""
     devices = [
         *buses.controllers(len(spec.disks) + len(spec.nics)),
         *(disks.disk(disk, files[disk.volume.volume_id]) for disk in spec.disks),
@@ -38,5 +38,5 @@ def domain(spec: VmSpec, files: Mapping[str, disks.DiskFile], domain_type: str) 
 
 
 def domain_xml(spec: VmSpec, files: Mapping[str, disks.DiskFile], domain_type: str) -> str:
-    """The same as text."""
+    """The domain as text."""
     return to_text(domain(spec, files, domain_type))

@@ -1,4 +1,4 @@
-"""Staging XML elements in one expression."""
+"""Creates XML elements in one expression."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ ElementTree.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1
 
 
 def element(tag: str, *content: Element | str | None, **attributes: str) -> Element:
-    """An element with its children or text; a None child is left out, an attribute's trailing "_" is dropped."""
-    made = Element(tag, {name.rstrip("_"): value for name, value in attributes.items()})
+    """Creates an element with children or text; skips a None child, removes a trailing "_" of an attribute."""
+    created = Element(tag, {name.rstrip("_"): value for name, value in attributes.items()})
     for part in content:
         if isinstance(part, str):
-            made.text = part
+            created.text = part
         elif part is not None:
-            made.append(part)
-    return made
+            created.append(part)
+    return created
 
 
 def to_text(root: Element) -> str:
-    """The element as indented text, the same for the same element."""
+    """The element as indented text; deterministic."""
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode") + "\n"

@@ -10,11 +10,11 @@ STATS_PERIOD_S = 10
 
 
 def memory(size_bytes: int) -> list[Element]:
-    """All of it from the start."""
+    """Memory, all available from the start."""
     kib = str(size_bytes // 1024)
     return [element("memory", kib, unit="KiB"), element("currentMemory", kib, unit="KiB")]
 
 
 def balloon() -> Element:
-    """Lets the guest tell how much it uses."""
+    """The balloon device, through which the guest reports its memory use."""
     return element("memballoon", element("stats", period=str(STATS_PERIOD_S)), model="virtio")

@@ -9,10 +9,10 @@ from ostler_agent.spec import Firmware
 
 
 def boot(firmware: Firmware) -> Element:
-    """PC BIOS, or the UEFI that libvirt finds among the host's firmware descriptions.
+    """PC BIOS, or the UEFI that libvirt selects from the host's firmware descriptions.
 
-    Secure boot is off: its firmware has Microsoft's keys enrolled and refuses the unsigned boot loaders of many guests.
-    libvirt keeps the variables of each VM in a file of its own and takes them along in a migration.
+    Secure boot is off: that firmware has Microsoft's keys enrolled and refuses the unsigned boot loaders of many
+    guests. libvirt stores each VM's variables in a separate file and migrates them.
     """
     kind = element("type", "hvm", arch="x86_64", machine="q35")
     if firmware is Firmware.BIOS:
@@ -22,12 +22,12 @@ def boot(firmware: Firmware) -> Element:
 
 
 def features() -> Element:
-    """What every PC guest expects."""
+    """Features that PC guests expect."""
     return element("features", element("acpi"), element("apic"))
 
 
 def clock() -> Element:
-    """Time in UTC; lost ticks are made good without flooding the guest; no HPET, which costs host CPU."""
+    """A UTC clock; catches up lost ticks gradually; no HPET, which costs host CPU."""
     return element(
         "clock",
         element("timer", name="rtc", tickpolicy="catchup"),
@@ -38,7 +38,7 @@ def clock() -> Element:
 
 
 def lifecycle() -> list[Element]:
-    """A guest that crashes stops; one that reboots starts again in the same process."""
+    """A crashed guest stops; a rebooting guest continues in the same process."""
     return [
         element("on_poweroff", "destroy"),
         element("on_reboot", "restart"),

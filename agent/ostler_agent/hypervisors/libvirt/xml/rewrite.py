@@ -1,4 +1,4 @@
-"""A domain's XML as it must be on another host."""
+"""Adapts a domain's XML to another host."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from xml.etree import ElementTree
 from ostler_agent.hypervisors.libvirt.xml import disks
 from ostler_agent.hypervisors.libvirt.xml.element import to_text
 
-DEVICES = Path("/dev")  # on every host what is in here is a device, and nothing else is
+DEVICES = Path("/dev")  # paths below it, and only those, are devices on every host
 
 
 def for_destination(xml: str, paths: Mapping[str, Path], keys: Mapping[str, str], bridges: Mapping[str, str]) -> str:
-    """The XML with other files (by volume id), key ids (by volume id) and bridges (by MAC); all else as it was.
+    """Replaces files (by volume id), key ids (by volume id) and bridges (by MAC address) in the XML.
 
-    What is not named stays: the guest must see the very same machine over there.
+    Changes nothing else: the guest must see the same machine on the destination.
     """
     root = ElementTree.fromstring(xml)
     for disk in root.findall("devices/disk"):

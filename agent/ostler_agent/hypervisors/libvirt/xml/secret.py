@@ -1,4 +1,4 @@
-"""Secrets: named by the key's UUID, never written to disk, never readable through libvirt."""
+"""Secrets, named by the key's UUID; never on disk, never readable through libvirt."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ USAGE_PREFIX = "ostler:"
 
 
 def usage(vm_id: str, key_id: str) -> str:
-    """What the secret is for; marks it as Ostler's and says whose it is."""
+    """The secret's usage id, which marks it as Ostler's and names its VM."""
     return f"{USAGE_PREFIX}{vm_id}:{key_id}"
 
 
 def owner(usage_id: str) -> str | None:
-    """The VM that the secret is for; None when it is not Ostler's."""
+    """The VM of a secret; None if the secret is not Ostler's."""
     return usage_id.split(":")[1] if usage_id.startswith(USAGE_PREFIX) and usage_id.count(":") == 2 else None
 
 
@@ -24,7 +24,7 @@ def secret_xml(vm_id: str, key_id: str) -> str:
     root: Element = element(
         "secret",
         element("uuid", key_id),
-        element("description", "A volume's key, kept by Ostler while a VM uses it"),
+        element("description", "A volume's key, managed by Ostler while a VM uses it"),
         element("usage", element("volume", usage(vm_id, key_id)), type="volume"),
         ephemeral="yes",
         private="yes",
