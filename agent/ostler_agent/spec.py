@@ -100,6 +100,26 @@ class NicSpec:
     model: str = "virtio"
 
 
+class VhostUser(StrEnum):
+    """The role of the hypervisor in vhost-user sockets."""
+
+    CLIENT = "client"
+    SERVER = "server"
+
+
+@dataclass(frozen=True)
+class ExtraConfig:
+    """Configuration beyond the specification: fragments of the hypervisor's own XML, for the VM and for each of its
+    network interfaces. vhost_user: interfaces are such sockets instead of being on bridges."""
+
+    domain_xml: tuple[str, ...] = ()
+    interface_xml: tuple[str, ...] = ()
+    vhost_user: VhostUser | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.domain_xml or self.interface_xml or self.vhost_user)
+
+
 @dataclass(frozen=True)
 class VmSpec:
     """Everything a host needs to run a VM."""
@@ -111,6 +131,7 @@ class VmSpec:
     firmware: Firmware = Firmware.BIOS
     disks: tuple[DiskSpec, ...] = ()
     nics: tuple[NicSpec, ...] = ()
+    extra: ExtraConfig = ExtraConfig()
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ class Function(StrEnum):
     SCREENSHOT = "screenshot"
     UEFI = "uefi"
     NICS = "nics"
+    EXTRA_CONFIG = "extra-config"
 
     @property
     def summary(self) -> str:
@@ -43,6 +44,7 @@ _SUMMARIES = {
     Function.SCREENSHOT: "pictures of a VM's screen",
     Function.UEFI: "booting VMs with UEFI",
     Function.NICS: "VMs with network interfaces",
+    Function.EXTRA_CONFIG: "extra configuration in libvirt's XML",
 }
 
 

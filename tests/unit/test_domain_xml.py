@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,7 +12,7 @@ from ostler_agent.hypervisors.libvirt.xml import disks, metadata, secret
 from ostler_agent.hypervisors.libvirt.xml.disks import DiskFile
 from ostler_agent.hypervisors.libvirt.xml.domain import domain_xml
 from ostler_agent.hypervisors.libvirt.xml.rewrite import for_destination
-from ostler_agent.spec import DiskFormat, DiskSpec, Firmware, Key, NicSpec, VmSpec, VolumeRef
+from ostler_agent.spec import DiskFormat, DiskSpec, ExtraConfig, Firmware, Key, NicSpec, VhostUser, VmSpec, VolumeRef
 
 GOLDEN = Path(__file__).parent / "golden"
 POOL = "11111111-0000-4000-8000-000000000001"
@@ -43,6 +44,33 @@ CASES = {
         "kvm",
     ),
     "device": (spec(DiskSpec(volume(3, encrypted=True), 0, boot=True)), "kvm"),
+    "extra": (
+        replace(
+            spec(DiskSpec(volume(0), 0, boot=True), cpus=2),
+            extra=ExtraConfig(
+                (
+                    "<cpu><feature policy='require' name='vmx'/></cpu>",
+                    "<devices><video><model type='qxl'/></video><watchdog model='i6300esb' action='reset'/></devices>",
+                )
+            ),
+        ),
+        "kvm",
+    ),
+    "dpdk": (
+        replace(
+            spec(DiskSpec(volume(0), 0, boot=True), nics=(NicSpec(MACS[0], "br0"), NicSpec(MACS[1], "br1"))),
+            extra=ExtraConfig(
+                (
+                    "<cpu mode='host-passthrough'><numa>"
+                    "<cell id='0' cpus='0' memory='256' unit='MiB' memAccess='shared'/></numa></cpu>",
+                    "<memoryBacking><hugepages/></memoryBacking>",
+                ),
+                ("<driver name='vhost' queues='4'/>",),
+                VhostUser.CLIENT,
+            ),
+        ),
+        "kvm",
+    ),
     "nics": (
         spec(
             DiskSpec(volume(0), 0, boot=True),

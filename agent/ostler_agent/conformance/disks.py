@@ -11,7 +11,7 @@ from ostler_common.secret import new_passphrase
 
 from ostler_agent.conformance.assertions import SkippedError, refused, require
 from ostler_agent.conformance.bench import MIB, Bench, NeverCancelled, new_id
-from ostler_agent.spec import DiskSpec, Firmware, Key, NicSpec, PowerState
+from ostler_agent.spec import DiskSpec, ExtraConfig, Firmware, Key, NicSpec, PowerState
 from ostler_agent.tools import qemu_img
 
 GO_TIMEOUT_S = 60.0
@@ -142,3 +142,14 @@ def nics(bench: Bench) -> None:
         bench.start(spec)
         require(bench.hypervisor.vm(spec.vm_id).power_state is PowerState.RUNNING, "the VM must run")
         bench.hypervisor.power_off(spec.vm_id)
+
+
+def extra_config(bench: Bench) -> None:
+    """A VM with extra configuration starts; one whose extra configuration is not libvirt's is refused."""
+    spec = bench.spec(bench.volume())
+    with refused("extra configuration that libvirt does not know", "EXTRA_CONFIG_INVALID"):
+        bench.hypervisor.start(replace(spec, extra=ExtraConfig(("<os><novelty/></os>",))), bench.paths)
+    require(not bench.hypervisor.running(spec.vm_id), "it must not run")
+    bench.start(replace(spec, extra=ExtraConfig(("<os><bootmenu enable='yes' timeout='1'/></os>",))))
+    require(bench.hypervisor.vm(spec.vm_id).power_state is PowerState.RUNNING, "it must run")
+    bench.hypervisor.power_off(spec.vm_id)

@@ -12,7 +12,7 @@ from ostler_agent.conformance.assertions import CheckFailedError, SkippedError, 
 from ostler_agent.conformance.bench import Bench, NeverCancelled
 from ostler_agent.hypervisors.base import PARTS
 from ostler_agent.pools import POOL_TYPES
-from ostler_agent.spec import DiskFormat, DiskSpec, Firmware, Key, NicSpec
+from ostler_agent.spec import DiskFormat, DiskSpec, ExtraConfig, Firmware, Key, NicSpec
 from ostler_agent.vms import disks, power
 
 REFUSAL = "FUNCTION_NOT_SUPPORTED"
@@ -79,6 +79,11 @@ def unstated(bench: Bench) -> None:
         with refused("a VM with a network interface", REFUSAL):
             nics = (NicSpec("52:54:00:00:00:01", "br0"),)
             power.start(hypervisor, bench.paths, replace(stopped, nics=nics), progress)
+    if Function.EXTRA_CONFIG not in stated.functions:
+        refusals += 1
+        with refused("a VM with extra configuration", REFUSAL):
+            extra = ExtraConfig(("<os><bootmenu enable='yes'/></os>",))
+            power.start(hypervisor, bench.paths, replace(stopped, extra=extra), progress)
     if Function.VOLUME_ENCRYPTION not in stated.functions:
         refusals += 1
         disk = replace(stopped.disks[0], volume=replace(stopped.disks[0].volume, key=Key(spec.vm_id, None)))

@@ -7,6 +7,7 @@ import uuid
 from ostler.agent.v1 import pool_pb2
 from ostler.agent.v1 import volume_pb2 as agent_volume_pb2
 from ostler.types.v1 import vm_pb2, volume_pb2
+from ostler_common import xml_fragment
 from ostler_common.errors import bad_field
 from ostler_common.secret import Secret
 
@@ -15,11 +16,13 @@ from ostler_agent.pools import Pool, PoolSpec
 from ostler_agent.spec import (
     DiskFormat,
     DiskSpec,
+    ExtraConfig,
     Firmware,
     Key,
     NicSpec,
     PowerState,
     Provisioning,
+    VhostUser,
     VmInfo,
     VmSpec,
     VolumeInfo,
@@ -28,6 +31,7 @@ from ostler_agent.spec import (
 from ostler_agent.templates import TemplateSource
 
 DEFAULT_ITER_TIME_MS = 10
+MAX_FRAGMENTS = 64
 
 _FORMATS = {
     volume_pb2.DISK_FORMAT_QCOW2: DiskFormat.QCOW2,
@@ -43,6 +47,11 @@ _FIRMWARE = {
     vm_pb2.FIRMWARE_UNSPECIFIED: Firmware.BIOS,
     vm_pb2.FIRMWARE_BIOS: Firmware.BIOS,
     vm_pb2.FIRMWARE_UEFI: Firmware.UEFI,
+}
+_VHOST_USER = {
+    vm_pb2.ExtraConfig.VHOST_USER_UNSPECIFIED: None,
+    vm_pb2.ExtraConfig.VHOST_USER_CLIENT: VhostUser.CLIENT,
+    vm_pb2.ExtraConfig.VHOST_USER_SERVER: VhostUser.SERVER,
 }
 _POWER_STATES = {
     PowerState.STOPPED: vm_pb2.POWER_STATE_STOPPED,
@@ -189,6 +198,18 @@ def nic_spec(message: vm_pb2.NicSpec) -> NicSpec:
     return NicSpec(message.mac, message.bridge, message.model or "virtio")
 
 
+def extra_config(message: vm_pb2.ExtraConfig, path: str) -> ExtraConfig:
+    """Raises InvalidArgumentError, also for XML that `xml_fragment.parse` refuses."""
+    if message.vhost_user not in _VHOST_USER:
+        raise bad_field(f"{path}.vhost_user", "is not a known role")
+    fragments = (*message.domain_xml, *message.interface_xml)
+    if len(fragments) > MAX_FRAGMENTS:
+        raise bad_field(path, f"has {len(fragments)} fragments; at most {MAX_FRAGMENTS} are allowed")
+    for fragment in fragments:
+        xml_fragment.parse(fragment)
+    return ExtraConfig(tuple(message.domain_xml), tuple(message.interface_xml), _VHOST_USER[message.vhost_user])
+
+
 def vm_spec(message: vm_pb2.VmSpec, path: str = "spec") -> VmSpec:
     """Raises InvalidArgumentError."""
     if not message.name:
@@ -205,6 +226,7 @@ def vm_spec(message: vm_pb2.VmSpec, path: str = "spec") -> VmSpec:
         firmware=firmware(message.firmware, f"{path}.firmware"),
         disks=tuple(disk_spec(disk, f"{path}.disks[{n}]") for n, disk in enumerate(message.disks)),
         nics=tuple(nic_spec(nic) for nic in message.nics),
+        extra=extra_config(message.extra_config, f"{path}.extra_config"),
     )
 
 

@@ -18,7 +18,8 @@ POLL_INTERVAL_S = 0.2
 def define(driver: Hypervisor, paths: Paths, spec: VmSpec, progress: Progress) -> VmInfo:
     """Creates the definition, or replaces that of a stopped VM.
 
-    Raises FailedPreconditionError VM_RUNNING, FUNCTION_NOT_SUPPORTED, FORMAT_NOT_SUPPORTED.
+    Raises FailedPreconditionError VM_RUNNING, FUNCTION_NOT_SUPPORTED, FORMAT_NOT_SUPPORTED, EXTRA_CONFIG_OWNED,
+    EXTRA_CONFIG_INVALID.
     """
     _check_supported(driver, spec)
     progress.report("defining")
@@ -30,7 +31,7 @@ def start(driver: Hypervisor, paths: Paths, spec: VmSpec, progress: Progress) ->
     """Starts the VM with this spec. No effect on a running VM.
 
     Raises FailedPreconditionError VOLUME_MISSING, BRIDGE_MISSING, WRONG_KEY, DISK_IN_USE, FUNCTION_NOT_SUPPORTED,
-    FORMAT_NOT_SUPPORTED; InvalidArgumentError KEY_MISSING.
+    FORMAT_NOT_SUPPORTED, EXTRA_CONFIG_OWNED, EXTRA_CONFIG_INVALID; InvalidArgumentError KEY_MISSING.
     """
     if not driver.running(spec.vm_id):
         _check_supported(driver, spec)
@@ -88,6 +89,8 @@ def _check_supported(driver: Hypervisor, spec: VmSpec) -> None:
         need(driver, Function.UEFI)
     if spec.nics:
         need(driver, Function.NICS)
+    if spec.extra:
+        need(driver, Function.EXTRA_CONFIG)
     for disk in spec.disks:
         check_disk(driver, disk)
 

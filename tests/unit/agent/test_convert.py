@@ -7,7 +7,7 @@ from ostler.agent.v1 import volume_pb2 as agent_pb2
 from ostler.types.v1 import vm_pb2, volume_pb2
 from ostler_agent.pools import Pool, PoolSpec
 from ostler_agent.services import convert
-from ostler_agent.spec import DiskFormat, Firmware, PowerState, Provisioning, VmInfo, VolumeInfo
+from ostler_agent.spec import DiskFormat, ExtraConfig, Firmware, PowerState, Provisioning, VhostUser, VmInfo, VolumeInfo
 from ostler_common.errors import InvalidArgumentError
 
 POOL, VOLUME, KEY, VM = (str(uuid.UUID(int=n)) for n in range(1, 5))
@@ -41,6 +41,21 @@ def test_a_vm_with_what_is_not_given_filled_in() -> None:
     assert key
     assert key.passphrase
     assert (key.passphrase.reveal(), key.iter_time_ms) == (b"quiet", 10)
+
+
+def test_extra_configuration_is_read_and_looked_at_before_anything_is_done() -> None:
+    message = vm()
+    assert not convert.vm_spec(message).extra
+    message.extra_config.domain_xml.append("<pm/>")
+    message.extra_config.interface_xml.append("<mtu size='9000'/>")
+    message.extra_config.vhost_user = vm_pb2.ExtraConfig.VHOST_USER_SERVER
+    assert convert.vm_spec(message).extra == ExtraConfig(("<pm/>",), ("<mtu size='9000'/>",), VhostUser.SERVER)
+    message.extra_config.interface_xml.append("<?x y?>")
+    with pytest.raises(InvalidArgumentError) as caught:
+        convert.vm_spec(message)
+    assert caught.value.reason == "XML_FORBIDDEN"
+    message.extra_config.interface_xml[:] = ["<mtu/>"] * (convert.MAX_FRAGMENTS + 1)
+    assert bad_path(lambda: convert.vm_spec(message)) == "spec.extra_config"
 
 
 def test_a_key_may_be_known_by_its_id_only() -> None:

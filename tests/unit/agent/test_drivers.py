@@ -19,7 +19,7 @@ from ostler_agent.hypervisors.info import DriverInfo
 from ostler_agent.hypervisors.libvirt.options import LibvirtOptions
 from ostler_agent.jobs import JobContext
 from ostler_agent.migration.destination import IncomingMigrations
-from ostler_agent.spec import DiskFormat, DiskSpec, Firmware, Key, NicSpec, VmSpec, VolumeRef
+from ostler_agent.spec import DiskFormat, DiskSpec, ExtraConfig, Firmware, Key, NicSpec, VmSpec, VolumeRef
 from ostler_agent.vms import disks, power
 from ostler_agent.volumes.runtime import online_grow
 from ostler_common.config import ConfigError
@@ -152,6 +152,9 @@ def test_calls_that_a_driver_lacks_name_the_function() -> None:
         Function.HOT_PLUG: lambda: disks.detach(hypervisor, VM, VOLUME, None, JOB),
         Function.ONLINE_GROW: lambda: online_grow(hypervisor),
         Function.LIVE_MIGRATION: lambda: incoming.prepare(spec(), (), JOB),
+        Function.EXTRA_CONFIG: lambda: power.start(
+            hypervisor, paths, replace(spec(), vm_id=VOLUME, extra=ExtraConfig(("<pm/>",))), JOB
+        ),
     }
     for function, call in calls.items():
         with pytest.raises(OstlerError) as caught:

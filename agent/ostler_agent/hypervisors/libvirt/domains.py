@@ -21,6 +21,12 @@ _UNDEFINE = (
     | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
     | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
 )
+_BAD_XML = (
+    libvirt.VIR_ERR_XML_ERROR,
+    libvirt.VIR_ERR_XML_DETAIL,
+    libvirt.VIR_ERR_XML_INVALID_SCHEMA,
+    libvirt.VIR_ERR_CONFIG_UNSUPPORTED,
+)
 
 
 def get(session: Session, vm_id: str) -> Any:
@@ -46,7 +52,7 @@ def get_active(session: Session, vm_id: str) -> Any:
 def define(session: Session, spec: VmSpec, paths: Paths) -> Any:
     """Writes the definition and returns the domain. The caller holds the VM's lock.
 
-    Raises FailedPreconditionError VM_RUNNING.
+    Raises FailedPreconditionError VM_RUNNING, EXTRA_CONFIG_OWNED, EXTRA_CONFIG_INVALID.
     """
     with translated(f"defining VM {spec.vm_id}"):
         connection = session.connect()
@@ -54,11 +60,14 @@ def define(session: Session, spec: VmSpec, paths: Paths) -> Any:
         if old is not None and inventory.is_active(old):
             raise _running(spec.vm_id, "stop it before you replace its definition")
         files = {disk.volume.volume_id: disk_file(paths(disk.volume)) for disk in spec.disks}
+        xml = domain_xml(spec, files, choose_domain_type(connection, session.domain_type))
         # libvirt validates the XML against its schema, so that a mistake shows here and not at the first start.
-        return connection.defineXMLFlags(
-            domain_xml(spec, files, choose_domain_type(connection, session.domain_type)),
-            libvirt.VIR_DOMAIN_DEFINE_VALIDATE,
-        )
+        try:
+            return connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+        except libvirt.libvirtError as error:
+            if spec.extra and is_code(error, *_BAD_XML):
+                raise _invalid_extra(spec.vm_id, error) from error
+            raise
 
 
 def start(session: Session, spec: VmSpec, paths: Paths) -> None:
@@ -135,6 +144,14 @@ def remove_unused_keys(session: Session, vm_id: str) -> None:
         domain = inventory.find(session.connect(), vm_id)
         if domain is None or not inventory.is_active(domain):
             session.secrets.remove(vm_id)
+
+
+def _invalid_extra(vm_id: str, error: libvirt.libvirtError) -> FailedPreconditionError:
+    return FailedPreconditionError(
+        f"libvirt refuses the extra configuration of VM {vm_id}: {error.get_error_message()} (change or remove it)",
+        "EXTRA_CONFIG_INVALID",
+        {"vm": vm_id},
+    )
 
 
 def _running(vm_id: str, advice: str) -> FailedPreconditionError:

@@ -5,23 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from xml.etree.ElementTree import Element
 
-from ostler_agent.hypervisors.libvirt.xml import buses, console, cpu, disks, memory, metadata, nics, os
+from ostler_agent.hypervisors.libvirt.xml import buses, console, cpu, disks, extra, memory, metadata, nics, os
 from ostler_agent.hypervisors.libvirt.xml.element import element, to_text
 from ostler_agent.spec import VmSpec
 
 
 def domain(spec: VmSpec, files: Mapping[str, disks.DiskFile], domain_type: str) -> Element:
-    """The domain element of a VM. files: by volume id; domain_type: "kvm", or "qemu" for emulation."""
+    """The domain element of a VM, its extra configuration included, which may raise what `extra.merge` does.
+
+    files: by volume id; domain_type: "kvm", or "qemu" for emulation.
+    """
     devices = [
         *buses.controllers(len(spec.disks) + len(spec.nics)),
         *(disks.disk(disk, files[disk.volume.volume_id]) for disk in spec.disks),
-        *(nics.nic(nic) for nic in spec.nics),
+        *(nics.nic(nic, spec.extra.vhost_user) for nic in spec.nics),
         *console.serial_console(),
         *console.screen(),
         memory.balloon(),
         buses.random_numbers(),
     ]
-    return element(
+    made = element(
         "domain",
         *metadata.identity(spec),
         metadata.metadata(),
@@ -35,6 +38,9 @@ def domain(spec: VmSpec, files: Mapping[str, disks.DiskFile], domain_type: str) 
         element("devices", *devices),
         type=domain_type,
     )
+    extra.merge_interfaces(made, spec.extra.interface_xml)
+    extra.merge(made, spec.extra.domain_xml)
+    return made
 
 
 def domain_xml(spec: VmSpec, files: Mapping[str, disks.DiskFile], domain_type: str) -> str:

@@ -5,15 +5,26 @@ from __future__ import annotations
 from xml.etree.ElementTree import Element
 
 from ostler_agent.hypervisors.libvirt.xml.element import element
-from ostler_agent.spec import NicSpec
+from ostler_agent.spec import NicSpec, VhostUser
+
+VHOST_USER_DIRECTORY = "/run/openvswitch"
 
 
-def nic(spec: NicSpec) -> Element:
-    """One interface on a bridge of the host."""
+def nic(spec: NicSpec, vhost_user: VhostUser | None = None) -> Element:
+    """One interface: on a bridge of the host, or a vhost-user socket that Open vSwitch shares."""
+    if vhost_user is None:
+        source = element("source", bridge=spec.bridge)
+    else:
+        source = element("source", type="unix", path=socket_path(spec.mac), mode=vhost_user.value)
     return element(
         "interface",
         element("mac", address=spec.mac),
-        element("source", bridge=spec.bridge),
+        source,
         element("model", type=spec.model),
-        type="bridge",
+        type="bridge" if vhost_user is None else "vhostuser",
     )
+
+
+def socket_path(mac: str) -> str:
+    """Where the vhost-user socket of the interface with this MAC is; its last part is the name of the switch's port."""
+    return f"{VHOST_USER_DIRECTORY}/ov{mac.replace(':', '')}"

@@ -31,6 +31,7 @@ def for_destination(xml: str, paths: Mapping[str, Path], keys: Mapping[str, str]
                 secret.set("uuid", keys[volume_id])
     for nic in root.findall("devices/interface"):
         mac, source = nic.find("mac"), nic.find("source")
-        if mac is not None and source is not None and mac.get("address") in bridges:
+        on_bridge = nic.get("type") == "bridge"
+        if on_bridge and mac is not None and source is not None and mac.get("address") in bridges:
             source.set("bridge", bridges[mac.get("address", "")])
     return to_text(root)
