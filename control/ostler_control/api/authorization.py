@@ -79,6 +79,10 @@ TABLE: Mapping[str, frozenset[Role]] = {
             "RemoveHost": _ADMINS,
         },
     ),
+    **_service(
+        "ostler.control.v1.ExtraConfigService",
+        {"SetExtraConfig": _USERS, "ListExtraConfigs": _USERS, "RemoveExtraConfig": _USERS},
+    ),
     **_service("ostler.control.v1.HypervisorService", {"GetHypervisorType": _ADMINS, "ListHypervisorTypes": _ADMINS}),
     **_service(
         "ostler.control.v1.KeyService",

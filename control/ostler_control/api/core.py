@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from ostler.control.v1 import (
     account_pb2_grpc,
     event_pb2_grpc,
+    extra_config_pb2_grpc,
     hypervisor_pb2_grpc,
     offering_pb2_grpc,
     setting_pb2_grpc,
@@ -16,6 +17,7 @@ from ostler_common.server import Registration
 
 from ostler_control.api.accounts import AccountService
 from ostler_control.api.events import EventService
+from ostler_control.api.extra_configs import ExtraConfigService
 from ostler_control.api.hypervisors import HypervisorService
 from ostler_control.api.offerings import OfferingService
 from ostler_control.api.settings import SettingService
@@ -39,6 +41,9 @@ SERVICES: Mapping[str, Registration] = {
     ),
     "ostler.control.v1.SettingService": lambda server: setting_pb2_grpc.add_SettingServiceServicer_to_server(
         SettingService(), server
+    ),
+    "ostler.control.v1.ExtraConfigService": lambda server: (
+        extra_config_pb2_grpc.add_ExtraConfigServiceServicer_to_server(ExtraConfigService(), server)
     ),
     "ostler.control.v1.EventService": lambda server: event_pb2_grpc.add_EventServiceServicer_to_server(
         EventService(), server

@@ -27,15 +27,21 @@ class OfferingService(offering_pb2_grpc.OfferingServiceServicer):
 
         def make() -> ServiceOffering:
             return offerings.create_service(
-                request.name, request.cpus, request.memory_bytes, request.encrypt_root, caller.actor
+                request.name,
+                request.cpus,
+                request.memory_bytes,
+                request.encrypt_root,
+                caller.actor,
+                dict(request.extra_configs),
             )
 
-        return core.service_offering(once(ServiceOffering, caller, request, make))
+        return core.service_offerings([once(ServiceOffering, caller, request, make)], caller)[0]
 
     def GetServiceOffering(
         self, request: pb.GetServiceOfferingRequest, context: grpc.ServicerContext
     ) -> pb.ServiceOffering:
-        return core.service_offering(resolve(ServiceOffering, request.service_offering, "service_offering"))
+        row = resolve(ServiceOffering, request.service_offering, "service_offering")
+        return core.service_offerings([row], caller_of(context))[0]
 
     def ListServiceOfferings(
         self, request: pb.ListServiceOfferingsRequest, context: grpc.ServicerContext
@@ -44,7 +50,7 @@ class OfferingService(offering_pb2_grpc.OfferingServiceServicer):
         if request.HasField("encrypt_root"):
             query = query.where(ServiceOffering.encrypt_root == request.encrypt_root)
         found = page(query, ServiceOffering, request)
-        rows = map(core.service_offering, found.rows)
+        rows = core.service_offerings(found.rows, caller_of(context))
         return pb.ListServiceOfferingsResponse(service_offerings=rows, next_page_token=found.next_page_token)
 
     def DeleteServiceOffering(

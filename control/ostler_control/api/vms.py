@@ -60,11 +60,12 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         return pb.ListVmsResponse(vms=work.vms(found.rows, caller), next_page_token=found.next_page_token)
 
     def UpdateVm(self, request: pb.UpdateVmRequest, context: grpc.ServicerContext) -> pb.Vm:
-        caller, fields = caller_of(context), paths(request.update_mask, ("drs_skip", "affinity_groups"))
+        caller, fields = caller_of(context), paths(request.update_mask, ("drs_skip", "affinity_groups", "details"))
         row: Any = resolve(Vm, request.vm, "vm", caller=caller)
         drs_skip = request.values.drs_skip if "drs_skip" in fields else None
         groups = _groups(request.values.affinity_groups, row.account_id) if "affinity_groups" in fields else None
-        return work.vm(vms.update(row, caller.actor, drs_skip, groups), caller)
+        details = dict(request.values.details) if "details" in fields else None
+        return work.vm(vms.update(row, caller.actor, drs_skip, groups, details), caller)
 
     def StartVm(self, request: pb.StartVmRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
@@ -144,6 +145,7 @@ def _wanted(request: pb.CreateVmRequest, caller: Caller) -> vms.NewVm:
         nics=[vms.NewNic(nic.bridge, nic.mac, nic.model) for nic in request.nics],
         stopped=request.stopped,
         affinity_groups=_groups(request.affinity_groups, account.id),
+        details=dict(request.details),
     )
 
 

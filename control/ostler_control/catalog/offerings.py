@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
+
 from ostler_common.errors import AlreadyExistsError, bad_field
 from peewee import IntegrityError
 
 from ostler_control import database, events
 from ostler_control.catalog.names import check_name
-from ostler_control.models import DiskOffering, ServiceOffering, now
+from ostler_control.extraconfig.dpdk import check_dpdk
+from ostler_control.models import DiskOffering, OfferingExtraConfig, ServiceOffering, now, tuples
 
 MIB = 1 << 20
 MAX_CPUS = 512
@@ -16,17 +20,30 @@ MAX_MEMORY_BYTES = 64 << 40
 MAX_VOLUME_BYTES = 1 << 50
 
 
-def create_service(name: str, cpus: int, memory_bytes: int, encrypt_root: bool, actor: str) -> ServiceOffering:
-    """Makes a service offering. Raises AlreadyExistsError when the name is taken."""
+def create_service(
+    name: str,
+    cpus: int,
+    memory_bytes: int,
+    encrypt_root: bool,
+    actor: str,
+    extra_configs: Mapping[str, str] = MappingProxyType({}),
+) -> ServiceOffering:
+    """Makes a service offering. extra_configs: for DPDK, by name.
+
+    Raises AlreadyExistsError when the name is taken, and what `check_dpdk` does.
+    """
     check_name("name", name)
     if not 1 <= cpus <= MAX_CPUS:
         raise bad_field("cpus", f"must be 1 to {MAX_CPUS}", reason="INVALID_SIZE")
     _check_size("memory_bytes", memory_bytes, MAX_MEMORY_BYTES)
+    check_dpdk(extra_configs, memory_bytes)
     try:
         with database.transaction():
             offering: ServiceOffering = ServiceOffering.create(
                 name=name, cpus=cpus, memory_bytes=memory_bytes, encrypt_root=encrypt_root
             )
+            for config, value in extra_configs.items():
+                OfferingExtraConfig.create(service_offering=offering, name=config, value=value)
             events.done("service_offering.create", actor, offering)
             return offering
     except IntegrityError:
@@ -50,6 +67,16 @@ def create_disk(name: str, size_bytes: int, encrypt: bool, provisioning: str, fo
             return offering
     except IntegrityError:
         raise _taken("a disk", name) from None
+
+
+def extra_configs_of(offering_ids: Collection[str]) -> dict[str, dict[str, str]]:
+    """The extra configuration of these service offerings by id; offerings without any are left out."""
+    columns = (OfferingExtraConfig.service_offering, OfferingExtraConfig.name, OfferingExtraConfig.value)
+    query = OfferingExtraConfig.select(*columns).where(OfferingExtraConfig.service_offering.in_(list(offering_ids)))
+    found: dict[str, dict[str, str]] = {}
+    for offering_id, name, value in tuples(query.order_by(OfferingExtraConfig.name), tuple[str, str, str]):
+        found.setdefault(offering_id, {})[name] = value
+    return found
 
 
 def retire(offering: ServiceOffering | DiskOffering, actor: str) -> None:

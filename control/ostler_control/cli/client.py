@@ -11,6 +11,7 @@ from ostler.control.v1 import (
     affinity_pb2_grpc,
     drs_pb2_grpc,
     event_pb2_grpc,
+    extra_config_pb2_grpc,
     host_pb2_grpc,
     hypervisor_pb2_grpc,
     key_pb2_grpc,
@@ -99,6 +100,10 @@ class Client:
     @cached_property
     def events(self) -> event_pb2_grpc.EventServiceStub:
         return event_pb2_grpc.EventServiceStub(self.channel)
+
+    @cached_property
+    def extra_configs(self) -> extra_config_pb2_grpc.ExtraConfigServiceStub:
+        return extra_config_pb2_grpc.ExtraConfigServiceStub(self.channel)
 
     @cached_property
     def settings(self) -> setting_pb2_grpc.SettingServiceStub:

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ostler_common.errors import FailedPreconditionError, bad_field
-from ostler_common.xml_fragment import parse
+from ostler_common.xml_fragment import Node, parse
 
 from ostler_control.extraconfig.check import Policy, check
 from ostler_control.extraconfig.host_access import Path
 from ostler_control.extraconfig.names import MAX_PER_VM, check_config_name
 from ostler_control.extraconfig.rules import parse_rules
+from ostler_control.extraconfig.size import check_size
 
 NUMA = "dpdk-numa"
 HUGEPAGES = "dpdk-hugepages"
@@ -64,32 +65,51 @@ class Dpdk:
     interface: Mapping[str, str]
     vhost_user: VhostUser | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is none."""
+        return not (self.domain or self.interface or self.vhost_user)
 
-def check_dpdk(configs: Mapping[str, str]) -> Dpdk:
-    """The configuration (text by name), checked.
+
+def check_dpdk(configs: Mapping[str, str], memory_bytes: int) -> Dpdk:
+    """The configuration (text by name) of an offering with this much memory, checked.
 
     Raises InvalidArgumentError: what `xml_fragment.parse` does, INVALID_EXTRA_CONFIG_NAME, INVALID_VHOST_USER; and
-    FailedPreconditionError: ONLY_DPDK_ALLOWED, what `check` does.
+    FailedPreconditionError: ONLY_DPDK_ALLOWED, VHOST_USER_NEEDS_SHARED_MEMORY, what `check` and `check_size` do.
     """
     if len(configs) > MAX_PER_VM:
         raise bad_field("extra_configs", f"at most {MAX_PER_VM} are allowed", "TOO_MANY_EXTRA_CONFIGS")
-    domain, interface, vhost_user = {}, {}, None
+    domain: dict[str, str] = {}
+    interface: dict[str, str] = {}
+    vhost_user, shared = None, False
     for name, text in configs.items():
         check_config_name("extra_configs", name)
         if name == VHOST_USER:
             vhost_user = _role(text)
         elif name.startswith(INTERFACE_PREFIX):
-            interface[name] = _checked(_INTERFACE, text)
+            check(parse(text), _INTERFACE.policy(), _INTERFACE.below)
+            interface[name] = text
         elif name in _KINDS:
-            domain[name] = _checked(_KINDS[name], text)
+            nodes = parse(text)
+            check(nodes, _KINDS[name].policy())
+            check_size(nodes, memory_bytes)
+            shared = shared or any(_shares_memory(node) for top in nodes for _, node in top.walk())
+            domain[name] = text
         else:
             raise _only_dpdk(name)
+    if vhost_user is not None and not shared:
+        raise FailedPreconditionError(
+            f"{VHOST_USER} needs memory that the switch can map: give {NUMA} cells memAccess='shared', or {HUGEPAGES} "
+            "<access mode='shared'/>",
+            "VHOST_USER_NEEDS_SHARED_MEMORY",
+        )
     return Dpdk(domain, interface, vhost_user)
 
 
-def _checked(kind: _Kind, text: str) -> str:
-    check(parse(text), kind.policy(), kind.below)
-    return text
+def _shares_memory(node: Node) -> bool:
+    return node.attributes.get("memAccess") == "shared" or (
+        node.name == "access" and node.attributes.get("mode") == "shared"
+    )
 
 
 def _role(text: str) -> VhostUser:

@@ -3,6 +3,7 @@
 from ostler_control.models.base import BaseModel, db, new_id, now
 from ostler_control.models.columns import first_tuple, tuples
 from ostler_control.models.drs import AffinityGroup, AffinityMember, DrsMove, DrsPlan
+from ostler_control.models.extra_config import OfferingExtraConfig, VmDetail, VmExtraConfig
 from ostler_control.models.machines import Nic, ServiceOffering, Vm, VmSighting
 from ostler_control.models.people import Account, Certificate, JoinToken, User
 from ostler_control.models.places import Cluster, Host, HypervisorType, UnmanagedVm, Zone
@@ -54,6 +55,9 @@ ALL: tuple[type[BaseModel], ...] = (
     Vm,
     VmSighting,
     Nic,
+    VmDetail,
+    VmExtraConfig,
+    OfferingExtraConfig,
     AffinityGroup,
     AffinityMember,
     DrsPlan,
@@ -84,6 +88,7 @@ __all__ = [
     "Kek",
     "MoveState",
     "Nic",
+    "OfferingExtraConfig",
     "Operation",
     "OperationState",
     "Passphrase",
@@ -102,6 +107,8 @@ __all__ = [
     "UnmanagedVm",
     "User",
     "Vm",
+    "VmDetail",
+    "VmExtraConfig",
     "VmSighting",
     "VmState",
     "Volume",

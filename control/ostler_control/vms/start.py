@@ -13,7 +13,7 @@ from ostler_control.hosts.rows import address, is_up, silent
 from ostler_control.models import Host, Operation, PowerState, Vm, VmState
 from ostler_control.operations import Run, Undo, lock_row, record_operation, workflow
 from ostler_control.scheduling import capacity, placement_query
-from ostler_control.vms import wire
+from ostler_control.vms import extra_configs, wire
 from ostler_control.vms.on_host import FORCE_OFF, force_off, start_on, undefine
 from ostler_control.vms.rows import check_not_elsewhere, disks_of, load, set_state, wrong_state
 from ostler_control.volumes import matrix
@@ -35,17 +35,20 @@ def start(vm: Vm, user: str, host: Host | None = None) -> Operation:
 
     A VM that is recorded as running, and whose host reports that it has stopped, starts there again; one that was
     started outside Ostler is adopted where it runs.
-    Raises FailedPreconditionError: VM_STATE, HOST_SILENT, RUNS_ELSEWHERE, MIRROR_UNRESOLVED, NO_FEASIBLE_HOST.
+    Raises FailedPreconditionError: VM_STATE, HOST_SILENT, RUNS_ELSEWHERE, MIRROR_UNRESOLVED, NO_FEASIBLE_HOST, and what
+    `extra_configs.check_start` raises.
     """
     vm = lock_row(vm)
     check_not_elsewhere(vm)
     disks = disks_of(vm.id)
     check_mirrors_resolved(disks)
     if vm.state is VmState.RUNNING:
+        extra_configs.check_start(vm)
         host_id = _restart_host(vm, host)
     elif vm.state is VmState.STOPPED and vm.power_state.is_executing:
         host_id = _adoption_host(vm, host)
     elif vm.state is VmState.STOPPED:
+        extra_configs.check_start(vm)
         matrix.check_all(matrix.Operation.START_VM, disks, False)
         demand = placement_query.demand_of(vm, host_id=host.id if host else "", preferred_host_id=vm.last_host_id or "")
         host_id = placement_query.find_and_claim(vm, demand).host_id

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ostler_common.errors import AlreadyExistsError, bad_field
 from ostler_common.hypervisors import Function
@@ -25,6 +25,7 @@ from ostler_control.models import (
     Zone,
 )
 from ostler_control.templates import store as template_store
+from ostler_control.vms import details, extra_configs
 from ostler_control.volumes.new_volume import MAX_SIZE_BYTES, MIB
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
@@ -58,6 +59,7 @@ class NewVm:
     nics: Sequence[NewNic] = ()
     stopped: bool = False
     affinity_groups: Sequence[AffinityGroup] = ()
+    details: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,14 @@ class Checked:
 def check(wanted: NewVm) -> Checked:
     """Checks everything about a new VM that does not depend on free capacity; changes nothing.
 
-    Raises InvalidArgumentError, AlreadyExistsError VM_EXISTS or MAC_TAKEN, and what `check_supported` raises.
+    Raises InvalidArgumentError, AlreadyExistsError VM_EXISTS or MAC_TAKEN, and what `check_supported` and
+    `extra_configs.of_offering` raise.
     """
     check_name("name", wanted.name)
     if Vm.select().where((Vm.account == wanted.account) & (Vm.name == wanted.name)).exists():
         raise vm_exists(wanted)
     size_bytes = _root_size(wanted)
+    details.check_new(wanted.details)
     check_supported(wanted.template, _functions(wanted), host=wanted.host, cluster=wanted.cluster, zone=wanted.zone)
     template_store.check_encryption(wanted.template, wanted.offering.encrypt_root)
     return Checked(size_bytes, _nics(wanted.nics))
@@ -96,6 +100,7 @@ def _functions(wanted: NewVm) -> list[Function]:
         Function.VOLUME_ENCRYPTION: wanted.offering.encrypt_root,
         Function.NICS: bool(wanted.nics),
         Function.DIRECT_DOWNLOAD: bool(wanted.template.url),
+        Function.EXTRA_CONFIG: not extra_configs.of_offering(wanted.offering.id, wanted.offering.memory_bytes).is_empty,
     }
     return [function for function, needed in needs.items() if needed]
 

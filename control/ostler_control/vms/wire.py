@@ -10,6 +10,7 @@ from ostler.types.v1 import vm_pb2, volume_pb2
 from ostler_control.agents import Agents, HostAddress
 from ostler_control.keys import Keyring
 from ostler_control.models import Vm, Volume
+from ostler_control.vms import extra_configs
 from ostler_control.vms.rows import disks_of, nics_of
 from ostler_control.volumes import wire
 
@@ -38,6 +39,7 @@ def spec(vm: Vm, keys: Keyring | None, pools: Mapping[str, str] | None = None) -
             for volume in disks_of(vm.id)
         ],
         nics=[vm_pb2.NicSpec(mac=nic.mac, bridge=nic.bridge, model=nic.model) for nic in nics_of(vm.id)],
+        extra_config=extra_configs.to_wire(vm),
     )
 
 

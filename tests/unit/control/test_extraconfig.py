@@ -234,11 +234,11 @@ DPDK = {
 
 
 def test_an_offering_carries_dpdk() -> None:
-    found = check_dpdk(DPDK)
+    found = check_dpdk(DPDK, 1024)
     assert found.domain.keys() == {"dpdk-numa", "dpdk-hugepages"}
     assert found.interface.keys() == {"dpdk-interface-queues", "dpdk-interface-model"}
     assert found.vhost_user is VhostUser.CLIENT
-    assert check_dpdk({"dpdk-vhost-user": "server"}).vhost_user is VhostUser.SERVER
+    assert check_dpdk({**DPDK, "dpdk-vhost-user": "server"}, 1024).vhost_user is VhostUser.SERVER
 
 
 @pytest.mark.parametrize(
@@ -254,13 +254,16 @@ def test_an_offering_carries_dpdk() -> None:
         ("dpdk-interface-1", "<driver name='vfio'/>", "EXTRA_CONFIG_NOT_ALLOWED"),
         ("dpdk-interface-1", "<interface type='vhostuser'/>", "EXTRA_CONFIG_NOT_ALLOWED"),
         ("dpdk-vhost-user", "both", "INVALID_VHOST_USER"),
+        ("dpdk-vhost-user", "client", "VHOST_USER_NEEDS_SHARED_MEMORY"),
+        ("dpdk-numa", "<cpu><numa><cell id='0' memory='2'/></numa></cpu>", "EXTRA_CONFIG_OWNED"),
+        ("dpdk-numa", "<cpu><numa><cell id='0'/></numa></cpu>", "EXTRA_CONFIG_OWNED"),
         ("DPDK-numa", "<cpu/>", "INVALID_EXTRA_CONFIG_NAME"),
         ("dpdk-numa", "<cpu>", "XML_SYNTAX"),
     ],
 )
 def test_an_offering_carries_nothing_else(name: str, text: str, reason: str) -> None:
     with pytest.raises((FailedPreconditionError, InvalidArgumentError)) as caught:
-        check_dpdk({name: text})
+        check_dpdk({name: text}, 1024)
     assert caught.value.reason == reason
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ostler.control.v1 import account_pb2, event_pb2, hypervisor_pb2, offering_pb2, zone_pb2
 from ostler.types.v1 import volume_pb2
 
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.times import timestamp
+from ostler_control.caller import Caller
+from ostler_control.catalog.offerings import extra_configs_of
 from ostler_control.hypervisors.listing import Listed
 from ostler_control.models import Account, Cluster, DiskOffering, Event, ServiceOffering, Zone
 
@@ -54,15 +56,21 @@ def hypervisor_type(row: Listed) -> hypervisor_pb2.HypervisorType:
     )
 
 
-def service_offering(row: ServiceOffering) -> offering_pb2.ServiceOffering:
-    return offering_pb2.ServiceOffering(
-        id=row.id,
-        name=row.name,
-        cpus=row.cpus,
-        memory_bytes=row.memory_bytes,
-        encrypt_root=row.encrypt_root,
-        create_time=timestamp(row.create_time),
-    )
+def service_offerings(rows: Sequence[ServiceOffering], caller: Caller) -> list[offering_pb2.ServiceOffering]:
+    """Members do not see what extra configuration tells of the hosts."""
+    configs = extra_configs_of([row.id for row in rows]) if caller.is_admin else {}
+    return [
+        offering_pb2.ServiceOffering(
+            id=row.id,
+            name=row.name,
+            cpus=row.cpus,
+            memory_bytes=row.memory_bytes,
+            encrypt_root=row.encrypt_root,
+            create_time=timestamp(row.create_time),
+            extra_configs=configs.get(row.id, {}),
+        )
+        for row in rows
+    ]
 
 
 def disk_offering(row: DiskOffering) -> offering_pb2.DiskOffering:

@@ -38,6 +38,7 @@ from ostler_control.models import (
 from ostler_control.operations.records import error_from_json
 from ostler_control.placement import Candidate
 from ostler_control.scheduling import affinity
+from ostler_control.vms import details
 
 OPERATION_PREFIX = "operations/"
 _State = operation_pb2.OperationMetadata
@@ -186,6 +187,7 @@ def vms(rows: Sequence[Any], caller: Caller) -> list[vm_pb2.Vm]:
         disks[disk.vm_id].append(disk)
     pools = _by_id(Pool, (disk.pool_id for disk in attached))
     groups = affinity.groups_of(ids)
+    vm_details = details.of_vms(ids)
     nics: defaultdict[str, list[vm_pb2.VmNic]] = defaultdict(list)
     interfaces: Any = Nic.select().where(Nic.vm.in_(ids)).order_by(Nic.position)
     for nic in interfaces:
@@ -219,6 +221,7 @@ def vms(rows: Sequence[Any], caller: Caller) -> list[vm_pb2.Vm]:
             affinity_groups=[group.name for group in groups.get(row.id, ())],
             hypervisor_type=row.hypervisor_type,
             hypervisor_display_name=type_names.get(row.hypervisor_type, row.hypervisor_type),
+            details=vm_details.get(row.id, {}),
         )
 
     return [one(row) for row in rows]

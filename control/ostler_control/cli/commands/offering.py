@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -49,6 +51,20 @@ def _plain(offering: Offering) -> Any:
     return {"kind": _kind(offering), **to_plain(offering)}
 
 
+def _extra_configs(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, str]:
+    """NAME=TEXT or NAME=@FILE."""
+    configs = {}
+    for value in values:
+        name, equals, rest = value.partition("=")
+        if not name or not equals:
+            raise click.BadParameter("must be NAME=VALUE or NAME=@FILE", ctx, param)
+        try:
+            configs[name] = Path(rest[1:]).read_text() if rest.startswith("@") else rest
+        except (OSError, UnicodeDecodeError) as error:
+            raise click.BadParameter(f"cannot read {rest[1:]}: {error}", ctx, param) from None
+    return configs
+
+
 VIEW = View[Offering](
     "offering",
     columns=[
@@ -58,7 +74,13 @@ VIEW = View[Offering](
         ("encrypted", _encrypted),
         ("age", lambda o: text.age(o, "create_time")),
     ],
-    details=[("id", lambda o: o.id)],
+    details=[
+        (
+            "extra configuration",
+            lambda o: text.joined(sorted(o.extra_configs)) if isinstance(o, pb.ServiceOffering) else "",
+        ),
+        ("id", lambda o: o.id),
+    ],
     plain=_plain,
 )
 PROVISIONINGS = ("thin", "sparse", "thick")
@@ -79,20 +101,41 @@ def command() -> None:
 @click.option("--cpus", type=click.IntRange(1, 512), required=True, help="Virtual CPUs.")
 @click.option("--memory", type=SIZE, required=True, help="Memory, e.g. 4GiB.")
 @click.option("--encrypt-root", is_flag=True, help="Encrypt the root disk.")
+@click.option(
+    "--extra-config",
+    "extra_configs",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=_extra_configs,
+    help="For DPDK: dpdk-numa=@FILE, dpdk-hugepages=@FILE, dpdk-interface-NAME=@FILE, dpdk-vhost-user=client|server.",
+)
 @request_id_option
 @output_option
 @pass_app
 def create_service(
-    app: App, name: str, cpus: int, memory: int, encrypt_root: bool, request_id: str, output: str
+    app: App,
+    name: str,
+    cpus: int,
+    memory: int,
+    encrypt_root: bool,
+    extra_configs: dict[str, str],
+    request_id: str,
+    output: str,
 ) -> None:
     """Creates a service offering, for VMs.
 
     \b
-    Example:
+    Examples:
       ostler offering create-service small --cpus 2 --memory 4GiB --encrypt-root
+      ostler offering create-service fast --cpus 4 --memory 8GiB --extra-config dpdk-numa=@numa.xml
     """
     request = pb.CreateServiceOfferingRequest(
-        request_id=request_id, name=name, cpus=cpus, memory_bytes=memory, encrypt_root=encrypt_root
+        request_id=request_id,
+        name=name,
+        cpus=cpus,
+        memory_bytes=memory,
+        encrypt_root=encrypt_root,
+        extra_configs=extra_configs,
     )
     print_one(VIEW, app.client.offerings.CreateServiceOffering(request), output)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -12,6 +13,7 @@ from ostler.control.v1 import vm_pb2 as pb
 
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.commands._vm_extraconfig import extraconfig
 from ostler_control.cli.finish import finish
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import ACCOUNT, AFFINITY_GROUP, CLUSTER, HOST, POOL, SERVICE_OFFERING, TEMPLATE, VM, ZONE
@@ -29,6 +31,9 @@ from ostler_control.cli.options import (
 from ostler_control.cli.output import Listing, Section, View, print_list, print_one
 
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
 def _volumes(vm: pb.Vm) -> Sequence[Sequence[str]]:
     rows = [
         (text.disk(v.slot), v.volume_name, text.size(v.size_bytes), text.yes(v.encrypted), v.pool_name)
@@ -39,6 +44,10 @@ def _volumes(vm: pb.Vm) -> Sequence[Sequence[str]]:
 
 def _nics(vm: pb.Vm) -> Sequence[Sequence[str]]:
     return [("mac", "bridge", "model"), *((n.mac, n.bridge, n.model or "virtio") for n in vm.nics)]
+
+
+def _detail_rows(vm: pb.Vm) -> Sequence[Sequence[str]]:
+    return [("key", "value"), *sorted(vm.details.items())]
 
 
 VIEW = View[pb.Vm](
@@ -67,7 +76,7 @@ VIEW = View[pb.Vm](
         ("created", lambda v: text.when(v, "create_time")),
         ("id", lambda v: v.id),
     ],
-    sections=[Section("Disks", _volumes), Section("Network", _nics)],
+    sections=[Section("Disks", _volumes), Section("Network", _nics), Section("Details", _detail_rows)],
 )
 CANDIDATES = View[pb.FindHostsResponse.Candidate](
     "candidate",
@@ -80,6 +89,7 @@ CANDIDATES = View[pb.FindHostsResponse.Candidate](
     ],
     name=lambda c: c.host_name,
 )
+UPDATES = ("--drs", "--no-drs", "--affinity-group", "--no-affinity-groups", "--detail", "--no-details")
 STATES = ("creating", "stopped", "starting", "running", "stopping", "migrating", "deleting", "failed")
 
 
@@ -98,6 +108,21 @@ def _nic(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> l
             raise click.BadParameter("must be BRIDGE[,mac=MAC][,model=MODEL]", ctx, param)
         nics.append(pb.VmNic(bridge=bridge, mac=pairs.get("mac", ""), model=pairs.get("model", "")))
     return nics
+
+
+def _details(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, str]:
+    """KEY=VALUE."""
+    details = {}
+    for value in values:
+        key, equals, rest = value.partition("=")
+        if not key or not equals:
+            raise click.BadParameter("must be KEY=VALUE", ctx, param)
+        details[key] = rest
+    return details
+
+
+def _detail_option(text: str) -> Callable[[F], F]:
+    return click.option("--detail", "details", multiple=True, metavar="KEY=VALUE", callback=_details, help=text)
 
 
 @click.group(cls=Noun)
@@ -125,6 +150,7 @@ def command() -> None:
 @click.option("--pool", type=POOL, default="", help="Pool for the root disk.  [default: chosen]")
 @click.option("--affinity-group", "groups", type=AFFINITY_GROUP, multiple=True, help="Affinity group; may be repeated.")
 @click.option("--stopped", is_flag=True, help="Create the VM without starting it.")
+@_detail_option("Key and value to keep with the VM; may be repeated.")
 @operation_options()
 @pass_app
 def create(
@@ -141,6 +167,7 @@ def create(
     pool: str,
     groups: tuple[str, ...],
     stopped: bool,
+    details: dict[str, str],
     call: CallOptions,
 ) -> None:
     """Creates a VM from a template and starts it.
@@ -166,6 +193,7 @@ def create(
         stopped=stopped,
         validate_only=call.dry_run,
         affinity_groups=groups,
+        details=details,
     )
     finish(app, app.client.vms.CreateVm(request), VIEW, pb.Vm(), call)
 
@@ -215,10 +243,21 @@ def show(app: App, vm: str, output: str) -> None:
     help="Affinity groups that replace the present ones; may be repeated.",
 )
 @click.option("--no-affinity-groups", "none", is_flag=True, help="Remove the VM from all affinity groups.")
+@_detail_option("Keys and values that replace the present ones; may be repeated.")
+@click.option("--no-details", is_flag=True, help="Remove all keys and values.")
 @output_option
 @pass_app
-def update(app: App, vm: str, drs: bool | None, groups: tuple[str, ...], none: bool, output: str) -> None:
-    """Changes the placement rules of a VM. Nothing moves.
+def update(
+    app: App,
+    vm: str,
+    drs: bool | None,
+    groups: tuple[str, ...],
+    none: bool,
+    details: dict[str, str],
+    no_details: bool,
+    output: str,
+) -> None:
+    """Changes the placement rules or details of a VM. Nothing moves.
 
     \b
     Example:
@@ -226,10 +265,13 @@ def update(app: App, vm: str, drs: bool | None, groups: tuple[str, ...], none: b
     """
     if groups and none:
         raise click.UsageError("--affinity-group and --no-affinity-groups exclude each other")
-    paths = ["drs_skip"] * (drs is not None) + ["affinity_groups"] * bool(groups or none)
+    if details and no_details:
+        raise click.UsageError("--detail and --no-details exclude each other")
+    changed = {"drs_skip": drs is not None, "affinity_groups": groups or none, "details": details or no_details}
+    paths = [path for path, is_changed in changed.items() if is_changed]
     if not paths:
-        raise click.UsageError("nothing to change: give --drs, --no-drs, --affinity-group or --no-affinity-groups")
-    values = pb.Vm(drs_skip=drs is False, affinity_groups=groups)
+        raise click.UsageError(f"nothing to change: give {', '.join(UPDATES)}")
+    values = pb.Vm(drs_skip=drs is False, affinity_groups=groups, details=details)
     request = pb.UpdateVmRequest(vm=vm, values=values, update_mask=FieldMask(paths=paths))
     print_one(VIEW, app.client.vms.UpdateVm(request), output)
 
@@ -410,3 +452,6 @@ def screenshot(app: App, vm: str, file: Path | None) -> None:
     target = file or Path(f"{vm}.png")
     target.write_bytes(png)
     click.echo(target)
+
+
+command.add_command(extraconfig)

@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 from ostler_common.errors import FailedPreconditionError
+from ostler_common.scaled_size import parse_scaled_size
 from ostler_common.xml_fragment import QEMU_NAMESPACE, Node, parse
 
 # Devices of which a VM has one (or its first is Ostler's): what is given replaces it.
@@ -26,8 +27,6 @@ _KEYS: dict[tuple[str, ...], tuple[str, ...]] = {
 _LISTS = frozenset({("os", "boot"), ("cputune", "vcpusched"), ("seclabel",)})
 # Ostler's own: whatever the fragments say, these stay.
 _OWN = ("name", "uuid", "title", "metadata", "memory", "currentMemory", "maxMemory", "vcpu", "vcpus", "os/type")
-_UNIT_BYTES = {"b": 1, "bytes": 1, "kb": 10**3, "k": 2**10, "kib": 2**10, "mb": 10**6, "m": 2**20, "mib": 2**20}
-_UNIT_BYTES |= {"gb": 10**9, "g": 2**30, "gib": 2**30, "tb": 10**12, "t": 2**40, "tib": 2**40}
 
 
 def merge(domain: Element, fragments: Iterable[str]) -> None:
@@ -120,14 +119,14 @@ def _identity(domain: Element) -> list[list[bytes]]:
 
 
 def _size(item: Element | None) -> int:
-    """The size that an element states, bytes; libvirt's unit is KiB when none is given."""
+    """The size that <memory> or a NUMA cell states, bytes."""
     if item is None:
         return 0
     number = (item.get("memory") if item.tag == "cell" else item.text) or ""
-    unit = _UNIT_BYTES.get((item.get("unit") or "KiB").lower())
-    if unit is None or not number.strip().isdecimal():
-        raise _owned("the memory of its NUMA cells must be whole numbers with a unit such as MiB")
-    return int(number) * unit
+    try:
+        return parse_scaled_size(number, item.get("unit"))
+    except ValueError as error:
+        raise _owned(f"the memory of its NUMA cells {error}") from None
 
 
 def _owned(what: str) -> FailedPreconditionError:
