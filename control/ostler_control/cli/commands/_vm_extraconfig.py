@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import IO
+from pathlib import Path
 
 import click
 from ostler.control.v1 import extra_config_pb2 as pb
@@ -13,6 +13,7 @@ from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import VM
 from ostler_control.cli.options import list_options, output_option
 from ostler_control.cli.output import Listing, View, print_list, print_one
+from ostler_control.cli.text_files import read_text
 
 
 def _state(config: pb.ExtraConfig) -> str:
@@ -40,11 +41,11 @@ def extraconfig() -> None:
 @extraconfig.command("set")
 @click.argument("vm", type=VM)
 @click.argument("name")
-@click.argument("file", type=click.File("r", encoding="utf-8"))
+@click.argument("file", type=click.Path(path_type=Path))
 @click.option("--override", is_flag=True, help="Accept what the account may not have (admins).")
 @output_option
 @pass_app
-def set_(app: App, vm: str, name: str, file: IO[str], override: bool, output: str) -> None:
+def set_(app: App, vm: str, name: str, file: Path, override: bool, output: str) -> None:
     """Sets one; it is in force at the VM's next start.
 
     FILE has elements from below <domain>; - reads standard input.
@@ -53,7 +54,7 @@ def set_(app: App, vm: str, name: str, file: IO[str], override: bool, output: st
     Example:
       ostler vm extraconfig set web-1 gpu video.xml
     """
-    request = pb.SetExtraConfigRequest(vm=vm, name=name, xml=file.read(), override=override)
+    request = pb.SetExtraConfigRequest(vm=vm, name=name, xml=read_text(file), override=override)
     print_one(VIEW, app.client.extra_configs.SetExtraConfig(request), output)
 
 

@@ -26,6 +26,7 @@ from ostler_control.cli.options import (
     yes_option,
 )
 from ostler_control.cli.output import Listing, View, print_list, print_one
+from ostler_control.cli.text_files import read_text
 
 Offering = pb.ServiceOffering | pb.DiskOffering
 
@@ -58,11 +59,13 @@ def _extra_configs(ctx: click.Context, param: click.Parameter, values: Sequence[
         name, equals, rest = value.partition("=")
         if not name or not equals:
             raise click.BadParameter("must be NAME=VALUE or NAME=@FILE", ctx, param)
-        try:
-            configs[name] = Path(rest[1:]).read_text() if rest.startswith("@") else rest
-        except (OSError, UnicodeDecodeError) as error:
-            raise click.BadParameter(f"cannot read {rest[1:]}: {error}", ctx, param) from None
+        configs[name] = rest
     return configs
+
+
+def _text(value: str) -> str:
+    """The value itself, or what @FILE has."""
+    return read_text(Path(value[1:])) if value.startswith("@") else value
 
 
 VIEW = View[Offering](
@@ -135,7 +138,7 @@ def create_service(
         cpus=cpus,
         memory_bytes=memory,
         encrypt_root=encrypt_root,
-        extra_configs=extra_configs,
+        extra_configs={key: _text(value) for key, value in extra_configs.items()},
     )
     print_one(VIEW, app.client.offerings.CreateServiceOffering(request), output)
 
