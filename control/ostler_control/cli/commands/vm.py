@@ -30,7 +30,6 @@ from ostler_control.cli.options import (
 )
 from ostler_control.cli.output import Listing, Section, View, print_list, print_one
 
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 
