@@ -30,7 +30,7 @@ _EXACT_SLOPES = 16
 _COLUMNS = ("vm", "host", "gain", "cost", "score")
 # Up to this many pairs it is quicker to look at all of them.
 _DENSE_CELLS = 20_000
-_TOLD = 2  # alternatives shown for a move
+TOLD = 2  # alternatives shown for a move
 
 
 @dataclass(frozen=True)
@@ -135,12 +135,17 @@ class Search:
         return np.where(np.isfinite(best) & (gain >= floor - EPSILON), score, -np.inf)
 
     def _least_cost(self, vms: Ints, kind: Ints) -> Floats:
+        """The least that a move of each VM adds to the cost of the plan."""
         state = self.state
-        if not state.settings.storage_motion:
-            return state.cost[vms]
-        open_without: Bools = state.kinds.open & ~state.table.motion[state.kinds.rows]
-        reached = np.asarray(open_without.any(axis=1))
-        return state.cost[vms] + np.where(reached[kind], 0.0, state.disk_cost[vms])
+        least = state.cost[vms]
+        if state.settings.storage_motion:
+            open_without: Bools = state.kinds.open & ~state.table.motion[state.kinds.rows]
+            reached = np.asarray(open_without.any(axis=1))
+            least = least + np.where(reached[kind], 0.0, state.disk_cost[vms])
+        moved = state.at[vms] != state.origin[vms]
+        if moved.any():  # at best it goes home
+            least = np.where(moved, -(state.cost[vms] + state.disk_cost[vms]), least)
+        return least
 
     def _bound(
         self, vms: Ints, kind: Ints, sums: Floats, squares: Floats, hosts: Ints, steepest: tuple[Floats, ...]
@@ -176,9 +181,7 @@ class Search:
         """The best move of each VM that gains enough."""
         state = self.state
         gain = state.algorithm.gain(before, state.after_every_move(vms))
-        cost = np.broadcast_to(state.cost[vms][:, None], gain.shape)
-        if state.settings.storage_motion:
-            cost = cost + np.where(state.table.motion[state.table.row_of[vms]], state.disk_cost[vms][:, None], 0.0)
+        cost = state.cost_changes(vms[:, None], np.arange(len(state.hosts)))
         score = state.algorithm.score(gain, cost, state.settings)
         score = np.where((gain >= floor) & (score > EPSILON), score, -np.inf)
         promising = np.flatnonzero(np.isfinite(score).any(axis=1))
@@ -227,7 +230,7 @@ def _pick(found: list[_Rows]) -> tuple[Choice, list[Choice]] | None:
     )
     if not len(score) or not np.isfinite(score.max()):
         return None
-    order = np.lexsort((host, vm, cost, -np.round(score / EPSILON)))[: 1 + _TOLD].tolist()
+    order = np.lexsort((host, vm, cost, -np.round(score / EPSILON)))[: 1 + TOLD].tolist()
     choices = [
         Choice(int(vm[one]), int(host[one]), float(gain[one]), float(cost[one]), float(score[one]))
         for one in order

@@ -89,7 +89,7 @@ TABLE = (
         choices=("allocated", "measured"),
     ),
     Spec("drs.min.gain", float, 0.0, "A move (or swap) that gains less imbalance than this is not made.", 0, 1),
-    Spec("drs.cost.weight", float, 1.0, "What sending a share of the cluster's memory costs, in imbalance.", 0, 1000),
+    Spec("drs.cost.weight", float, 0.1, "What sending a share of the cluster's memory costs, in imbalance.", 0, 1000),
     Spec("drs.vm.cooldown", int, 30, "How long a VM stays where it was moved to.", 0, 43_200, "minutes"),
     Spec(
         "drs.storage.motion", bool, False, "Whether a VM may move together with disks that its new host cannot reach."

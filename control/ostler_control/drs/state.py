@@ -245,6 +245,30 @@ class State:
             return 0.0
         return float(self.cost[vm] + (self.disk_cost[vm] if self.storage_motion(vm, host) else 0.0))
 
+    def cost_changes(self, vms: Ints, hosts: Ints) -> Floats:
+        """What moving each of these VMs to its host of these adds to the cost of the plan: below 0 where one goes home.
+        The two are broadcast against each other."""
+        found: Floats = np.broadcast_to(self._cost_at(vms, hosts), np.broadcast_shapes(vms.shape, hosts.shape))
+        moved = self.at[vms] != self.origin[vms]
+        if moved.any():
+            home = moved & (hosts == self.origin[vms])
+            found = np.where(home, 0.0, found) - np.where(moved, self._cost_at(vms, self.at[vms]), 0.0)
+        return found
+
+    def _cost_at(self, vms: Ints, hosts: Ints) -> Floats:
+        """The same of VMs that have not moved, to other hosts."""
+        if not self.settings.storage_motion:
+            return self.cost[vms]
+        return self.cost[vms] + np.where(self.table.motion[self.table.row_of[vms], hosts], self.disk_cost[vms], 0.0)
+
+    @property
+    def planned_cost(self) -> float:
+        """What all VMs that are not where they were at first cost together."""
+        moved = np.flatnonzero(self.at != self.origin)
+        if not self.settings.storage_motion:
+            return float(self.cost[moved].sum())
+        return sum(self.cost_of(vm, int(self.at[vm])) for vm in moved.tolist())
+
     def fits(self, vms: Ints, *, preferred: bool = True) -> Bools:
         """For each of these VMs and each host: may it go there now? As `rules.refusal`, but that no kind of host keeps
         a VM that has moved from going home."""

@@ -52,3 +52,9 @@ def undo(state: State, unit: Unit) -> None:
     for vm, _ in reversed(unit.moves):
         if state.at[vm] != state.origin[vm]:
             state.move(vm, int(state.origin[vm]))
+
+
+def undo_all(state: State) -> None:
+    """Takes every move back."""
+    for vm in (state.at != state.origin).nonzero()[0].tolist():
+        state.move(vm, int(state.origin[vm]))

@@ -11,7 +11,7 @@ from ostler_control.drs.steps import Unit
 from ostler_control.drs.table import Ints
 
 _ALL_PAIRS = 200  # up to as many VMs, every pair is looked at
-_EXTREMES = 16  # otherwise only the hosts furthest from the mean are, on either side
+_EXTREMES = 8  # otherwise only the hosts furthest from the mean are, on either side
 _TRIES = 64  # pairs of which the groups are asked before giving up
 
 
@@ -94,12 +94,8 @@ def _after(state: State, ours: Ints, theirs: Ints) -> Floats:
 
 
 def _cost(state: State, ours: Ints, theirs: Ints) -> Floats:
-    cost = state.cost[ours][:, None] + state.cost[theirs]
-    if state.settings.storage_motion:
-        a, b, motion = state.at[ours], state.at[theirs], state.table.motion
-        cost = cost + motion[state.table.row_of[ours]][:, b] * state.disk_cost[ours][:, None]
-        cost = cost + motion[state.table.row_of[theirs]][:, a].T * state.disk_cost[theirs]
-    return cost
+    a, b = state.at[ours], state.at[theirs]
+    return state.cost_changes(ours[:, None], b[None, :]) + state.cost_changes(theirs[None, :], a[:, None])
 
 
 def _may(state: State, v: Ints, w: Ints) -> Bools:
