@@ -1,4 +1,4 @@
-"""What a type of hypervisor may or may not be able to do: the words that agents, control plane and people share."""
+"""Functions that a hypervisor type may support, named the same for agents, control plane and people."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Function(StrEnum):
 
 
 _SUMMARIES = {
-    Function.LIVE_MIGRATION: "moving a running VM to another host",
+    Function.LIVE_MIGRATION: "migrating a running VM to another host",
     Function.HOT_PLUG: "attaching and detaching volumes while the VM runs",
     Function.ONLINE_GROW: "growing a volume while its VM runs",
     Function.ONLINE_COPY: "copying and mirroring a volume while its VM runs",
     Function.VOLUME_ENCRYPTION: "VMs with encrypted volumes",
-    Function.DIRECT_DOWNLOAD: "fetching templates from the web straight into a pool",
+    Function.DIRECT_DOWNLOAD: "downloading templates directly into a pool",
     Function.INSTANCE_CONVERSION: "converting guests of other hypervisors",
     Function.REBOOT: "rebooting and resetting a running VM",
     Function.SCREENSHOT: "pictures of a VM's screen",
@@ -49,7 +49,7 @@ _SUMMARIES = {
 
 
 def not_supported(function: Function, type_name: str) -> FailedPreconditionError:
-    """The one refusal of what a type of hypervisor cannot do."""
+    """The refusal of a function that a hypervisor type does not support."""
     return FailedPreconditionError(
         f"hypervisors of type {type_name} do not support {function}: {function.summary}",
         "FUNCTION_NOT_SUPPORTED",

@@ -1,4 +1,4 @@
-"""Logs: one line an event on stderr, key=value for journald, or JSON."""
+"""Logs: one line per event on stderr, key=value for journald, or JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tells systemd how the service is (sd_notify(3)), by its socket; does nothing when systemd did not start us."""
+"""Notifies systemd of the service's state (sd_notify(3)); does nothing if systemd did not start the process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 
 
 def ready(status: str) -> None:
-    """It serves now."""
+    """The service is ready."""
     send("READY=1", f"STATUS={status}")
 
 
@@ -18,17 +18,17 @@ def status(text: str) -> None:
 
 
 def reloading() -> None:
-    """It reads its configuration anew; `ready` ends that."""
+    """The service reloads its configuration; `ready` ends that."""
     send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
 
 def stopping() -> None:
-    """It is about to end."""
+    """The service is stopping."""
     send("STOPPING=1", "STATUS=stopping")
 
 
 def alive() -> None:
-    """The watchdog's sign of life."""
+    """Feeds the watchdog."""
     send("WATCHDOG=1")
 
 

@@ -1,4 +1,4 @@
-"""Bytes that must not be seen."""
+"""Secret bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> bytes:
-        """The bytes themselves: for the one place that hands them on."""
+        """The bytes; only for the place that passes them on."""
         return self._value
 
     def __repr__(self) -> str:
@@ -33,7 +33,7 @@ class Secret:
     __hash__ = None  # type: ignore[assignment]
 
     def __reduce__(self) -> tuple[object, ...]:
-        raise TypeError("a Secret is not to be pickled")
+        raise TypeError("a Secret cannot be pickled")
 
 
 def new_passphrase() -> Secret:

@@ -93,7 +93,7 @@ def serve(
 ) -> Server:
     """Starts a server at "host:port" with these services (by full name), health checking and reflection.
 
-    authorize: asked before every call, health and reflection included; None lets everybody in (enrolment only).
+    authorize: asked before every call, health and reflection included; None lets everybody in (enrollment only).
     workers: how many calls run at once; more wait. Raises OSError when the address cannot be had.
     """
     pool = ThreadPoolExecutor(workers, thread_name_prefix="rpc")
@@ -109,7 +109,7 @@ def serve(
     try:
         port = server.add_secure_port(address, credentials)
     except RuntimeError as error:
-        raise OSError(f"cannot listen on {address}: the port is taken or the address is not this machine's") from error
+        raise OSError(f"cannot listen on {address}: the port is in use or the address is not local") from error
     server.start()
     return Server(server, port, status, gate)
 
@@ -196,7 +196,7 @@ class _Gate(grpc.ServerInterceptor):
             incident = secrets.token_hex(4)
             code = "INTERNAL"
             log.exception("call failed by a bug", method=method, incident=incident, error=type(error).__name__)
-            message = f"internal error, incident {incident} (the server's log has the details)"
+            message = f"internal error, incident {incident} (see the server's log)"
             _abort(context, InternalError(message, "INTERNAL", {"incident": incident}))
         finally:
             self._running.discard(context)

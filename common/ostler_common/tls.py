@@ -94,7 +94,7 @@ class _Source:
                 configuration = self._load()
                 self._version = version
             except (OSError, ValueError) as error:
-                log.error("new TLS files are not usable, the old ones stay", reason=str(error))
+                log.error("cannot use the new TLS files; keeping the old ones", reason=str(error))
                 return None
             log.info("TLS files reloaded", certificate=str(self._files.certificate))
             return configuration

@@ -16,7 +16,7 @@ _PREFIX = "ostler1."
 @dataclass(frozen=True, repr=False)
 class JoinToken:
     """secret: what the control plane knows the token by; ca_sha256: the fleet CA's fingerprint (hex), so that the host
-    knows whom it speaks to; enroll_address: "host:port" of the enrolment port, when the control plane knows it."""
+    knows whom it speaks to; enroll_address: "host:port" of the enrollment port, when the control plane knows it."""
 
     secret: str
     ca_sha256: str
@@ -32,9 +32,7 @@ class JoinToken:
     @classmethod
     def decode(cls, text: str) -> JoinToken:
         """Raises InvalidArgumentError (BAD_TOKEN) when it is not one; the message never holds the token."""
-        bad = InvalidArgumentError(
-            "the token is not a join token (copy the whole of what `ostler host token` printed)", "BAD_TOKEN"
-        )
+        bad = InvalidArgumentError("not a join token (copy everything that `ostler host token` printed)", "BAD_TOKEN")
         text = text.strip()
         if not text.startswith(_PREFIX):
             raise bad

@@ -12,7 +12,7 @@ _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 def parse_size(text: str) -> int:
     """Bytes of "10GiB", "512M", "1.5T", "4096". K, M, ... are powers of 1024, as in qemu-img; only KB, MB, ... are
-    powers of 1000. Raises ValueError for anything else and for what is no whole number of bytes."""
+    powers of 1000. Raises ValueError for anything else and for a fraction of a byte."""
     match = _SIZE.fullmatch(text.strip())
     if not match or (match[3].lower() in ("i", "ib") and not match[2]):
         raise ValueError(f"{text!r} is not a size (examples: 10GiB, 512M, 4096)")
@@ -21,7 +21,7 @@ def parse_size(text: str) -> int:
     if size is None:
         return int(match[1]) * int(base ** _BINARY.index(match[2].upper()))
     if size != int(size):
-        raise ValueError(f"{text!r} is no whole number of bytes")
+        raise ValueError(f"{text!r} is not a whole number of bytes")
     return int(size)
 
 

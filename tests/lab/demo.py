@@ -301,7 +301,7 @@ def main() -> None:
 HAND_OVER = """\
    source .lab/env                      # puts `ostler` and its profile at hand
    ostler vm list
-   ostler vm console web-1              # Ctrl-] leaves
+   ostler vm console web-1              # Ctrl-] disconnects
    ostler vm hosts web-1                # where it could run, and why not elsewhere
    ostler vm create web-3 --template tiny --offering secret
    ostler vm migrate web-3

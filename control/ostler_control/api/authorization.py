@@ -226,7 +226,7 @@ def _caller(peer: Peer) -> Caller:
     issued = certificates.find_good(peer.serial) if peer.serial is not None else None
     if issued is None or issued.identity != peer.identity:
         raise UnauthenticatedError(
-            "the client certificate is not good here: never issued, revoked, or over (ask an admin for a new one)",
+            "the client certificate is not accepted: never issued, revoked or expired (ask an admin for a new one)",
             "BAD_CERTIFICATE",
         )
     caller: Caller | None = None
@@ -236,5 +236,5 @@ def _caller(peer: Peer) -> Caller:
         name = Host.select(Host.name).where(Host.id == issued.identity.name, ~Host.removed).tuples().first()
         caller = Caller(Role.HOST, issued.identity.name, name[0]) if name else None
     if caller is None:
-        raise UnauthenticatedError(f"{issued.identity.kind} {issued.identity.name} is not known here", "UNKNOWN_CALLER")
+        raise UnauthenticatedError(f"{issued.identity.kind} {issued.identity.name} is unknown", "UNKNOWN_CALLER")
     return caller

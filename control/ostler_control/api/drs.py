@@ -105,11 +105,11 @@ class DrsService(drs_pb2_grpc.DrsServiceServicer):
 
 def _pairs(moves: Sequence[pb.ExecuteMappingRequest.Move]) -> list[tuple[str, str]]:
     if not moves:
-        raise bad_field("moves", "names no move", "REQUIRED")
+        raise bad_field("moves", "is empty", "REQUIRED")
     pairs: dict[str, str] = {}
     for number, move in enumerate(moves):
         vm, host = resolve(Vm, move.vm, f"moves[{number}].vm"), resolve(Host, move.host, f"moves[{number}].host")
         if vm.id in pairs:
-            raise bad_field(f"moves[{number}].vm", f"{vm.name} is there twice", "DUPLICATE_VM")
+            raise bad_field(f"moves[{number}].vm", f"{vm.name} is listed twice", "DUPLICATE_VM")
         pairs[str(vm.id)] = str(host.id)
     return list(pairs.items())

@@ -1,4 +1,4 @@
-"""ostler.control.v1.EnrollmentService (enrolment port) and HostAgentService (main port, hosts only)."""
+"""ostler.control.v1.EnrollmentService (enrollment port) and HostAgentService (main port, hosts only)."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class HostAgentService(enrollment_pb2_grpc.HostAgentServiceServicer):
     def DownloadTemplate(
         self, request: pb.DownloadTemplateRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.DownloadTemplateResponse]:
-        missing = NotFoundError(f"there is no template {request.template_id}", "TEMPLATE_NOT_FOUND")
+        missing = NotFoundError(f"template {request.template_id} does not exist", "TEMPLATE_NOT_FOUND")
         if not template_store.is_known(request.template_id):
             raise missing
         try:

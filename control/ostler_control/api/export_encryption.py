@@ -1,4 +1,4 @@
-"""How content leaves, as callers say it."""
+"""The encryption of exported content, from the wire."""
 
 from __future__ import annotations
 

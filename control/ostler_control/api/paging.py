@@ -98,7 +98,7 @@ def _decode(token: str, digest: str) -> tuple[datetime.datetime, str]:
         at = datetime.datetime.fromisoformat(time)
     except (ValueError, TypeError, binascii.Error):
         raise bad_field(
-            "page_token", "is no token of this server's; start from the first page", "INVALID_PAGE_TOKEN"
+            "page_token", "is not a page token of this server; start from the first page", "INVALID_PAGE_TOKEN"
         ) from None
     if given != digest or not isinstance(row_id, str) or at.tzinfo:
         raise bad_field(

@@ -1,4 +1,4 @@
-"""What members are not told: the names of hosts."""
+"""Redacts host names from what members see."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Conceal = Callable[[str], str]
 
 
 def concealer() -> Conceal:
-    """What leaves every host's name out of a text. It knows the hosts of this moment: make one for each answer."""
+    """Removes host names from texts. It knows the present hosts: create one per response."""
     names: set[str] | None = None
 
     def conceal(text: str) -> str:
@@ -44,7 +44,7 @@ def concealed(error: OstlerError, conceal: Conceal) -> OstlerError:
 
 @contextlib.contextmanager
 def redact_errors_for(caller: Caller) -> Iterator[None]:
-    """Errors raised inside reach the caller as the caller may see them."""
+    """Redacts errors raised inside to what the caller may see."""
     try:
         yield
     except OstlerError as error:

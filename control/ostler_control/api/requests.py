@@ -61,7 +61,7 @@ def _earlier(model: type[_Row], caller: Caller, request_id: str, method: str, di
     row: _Row | None = model.get_or_none(model.id == entry.resource_id)
     if row is None:
         raise NotFoundError(
-            "this request was carried out before, and what it made has been deleted since",
+            "this request was executed before, and its object has since been deleted",
             "REQUEST_RESULT_GONE",
             {"request_id": request_id, "id": entry.resource_id},
         )

@@ -1,4 +1,4 @@
-"""From what a caller wrote (id or name) to the object that the caller may see."""
+"""Resolves an id or name to an object that the caller may see."""
 
 from __future__ import annotations
 
@@ -95,4 +95,4 @@ def _not_found(model: type[BaseModel], ref: str, query: Any) -> NotFoundError:
         hint = f" (did you mean {' or '.join(near)}?)" if near else ""
     kind = word(model)
     reason = f"{kind.replace(' ', '_').upper()}_NOT_FOUND"
-    return NotFoundError(f'there is no {kind} "{ref}"{hint}', reason, {"type": kind.replace(" ", "_"), "name": ref})
+    return NotFoundError(f'{kind} "{ref}" does not exist{hint}', reason, {"type": kind.replace(" ", "_"), "name": ref})

@@ -1,4 +1,4 @@
-"""How every verb that takes a while begins: checked, recorded once for its request_id, launched, answered."""
+"""Starts long-running operations: checks, records once per request_id, launches, answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ostler_control.operations import launch
 
 
 def start_operation(caller: Caller, request: Any, make: Callable[[], Operation]) -> operations_pb2.Operation:
-    """Records what `make` records, in one transaction, and launches it; with validate_only takes it all back again."""
+    """Runs `make` in one transaction and launches the operation; with validate_only rolls everything back."""
     with redact_errors_for(caller):
         if getattr(request, "validate_only", False):
             return work.validated(_tried(make), caller)
@@ -50,7 +50,7 @@ def account_for(caller: Caller, ref: str) -> Any:
         return resolve(Account, ref, "account")
     own: Any = Account.get_by_id(caller.account_id)
     if ref not in (own.id, own.name):
-        raise PermissionDeniedError("only admins name another account than their own", "OTHER_ACCOUNT")
+        raise PermissionDeniedError("only admins may name another account", "OTHER_ACCOUNT")
     return own
 
 
@@ -58,6 +58,4 @@ def admins_only(caller: Caller, **fields: str) -> None:
     """Raises PermissionDeniedError when a member has set one of these fields."""
     chosen = [name for name, value in fields.items() if value]
     if chosen and not caller.is_admin:
-        raise PermissionDeniedError(
-            f"only admins choose {' and '.join(chosen)}; leave it empty, and it is chosen for you", "ADMINS_ONLY_FIELD"
-        )
+        raise PermissionDeniedError(f"only admins may set {' and '.join(chosen)}; leave it empty", "ADMINS_ONLY_FIELD")

@@ -78,9 +78,7 @@ def _account(ref: str, role: Role, caller: Caller) -> Account:
 
 def _check_self_or_admin(ref: str, caller: Caller) -> None:
     if not caller.is_admin and ref not in (caller.id, caller.name):
-        raise PermissionDeniedError(
-            "a member renews the own certificate only; ask an admin for another user's", "NOT_YOURSELF"
-        )
+        raise PermissionDeniedError("members may renew only their own certificate; ask an admin", "NOT_YOURSELF")
 
 
 def _user(row: User) -> pb.User:

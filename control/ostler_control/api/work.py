@@ -1,4 +1,4 @@
-"""The services of whatever durable work is done on, ready to be served. Importing this registers its verbs."""
+"""The services with long-running operations, ready to serve. Importing this registers their workflows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ostler_control.templates import store as template_store
 
 
 def services(engine: Engine) -> Mapping[str, Registration]:
-    """By full name. Leftovers among the templates' files are swept."""
+    """Services by full name. Also removes leftover template files."""
     template_store.sweep(engine.templates)
     template_service = TemplateService(engine.templates, engine.agents, engine.keys)
     volume_service, vm_service = (

@@ -98,7 +98,7 @@ def test_an_object_is_found_by_id_in_either_case_and_by_name(fresh_database: str
 def test_what_is_not_there_is_told_with_near_misses(fresh_database: str) -> None:
     for name in ("web1", "web2", "database"):
         Zone.create(name=name)
-    with pytest.raises(NotFoundError, match=r'no zone "web3" \(did you mean web\d or web\d\?\)') as caught:
+    with pytest.raises(NotFoundError, match=r'zone "web3" does not exist \(did you mean web\d or web\d\?\)') as caught:
         resolve(Zone, "web3", "zone")
     assert caught.value.reason == "ZONE_NOT_FOUND"
     with pytest.raises(NotFoundError) as other:

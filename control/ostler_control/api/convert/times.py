@@ -22,4 +22,4 @@ def time_of(message: Timestamp, field: str) -> datetime.datetime:
     try:
         return message.ToDatetime()
     except ValueError:
-        raise bad_field(field, "is no valid time", reason="INVALID_TIME") from None
+        raise bad_field(field, "is not a valid time", reason="INVALID_TIME") from None
