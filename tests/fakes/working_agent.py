@@ -18,13 +18,15 @@ from typing import Any
 
 import grpc
 from grpc_status import rpc_status
-from ostler.agent.v1 import job_pb2_grpc, vm_pb2, vm_pb2_grpc, volume_pb2, volume_pb2_grpc
+from ostler.agent.v1 import conversion_pb2_grpc, job_pb2_grpc, vm_pb2, vm_pb2_grpc, volume_pb2, volume_pb2_grpc
 from ostler.types.v1 import job_pb2
 from ostler.types.v1 import vm_pb2 as types_vm_pb2
 from ostler.types.v1 import volume_pb2 as types_volume_pb2
 from ostler_agent.jobs import JobContext, Jobs
 from ostler_agent.services.jobs import JobService
 from ostler_common.errors import FailedPreconditionError, NotFoundError, OstlerError, to_status
+
+from tests.fakes.conversion import Directory, FakeConversion
 
 RUNNING, STOPPED, ABSENT = (
     types_vm_pb2.POWER_STATE_RUNNING,
@@ -88,7 +90,8 @@ class Fault:
 class Fleet:
     """Hosts and the storage behind them. pools: pool id -> volume id -> file; local pools have one host.
 
-    template_keys: SHA-256 of a template -> the passphrase that opens it; those not in it are plain.
+    template_keys: SHA-256 of a template -> the passphrase that opens it; those not in it are plain. staging: files of
+    imports by pool id and import id.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -96,6 +99,7 @@ class Fleet:
         self.hosts: dict[str, FakeHost] = {}
         self.pools: dict[str, dict[str, File]] = {}
         self.template_keys: dict[str, bytes] = {}
+        self.staging: dict[tuple[str, str], Directory] = {}
         self.lock = threading.RLock()
 
     def add_host(self, name: str, host_id: str) -> FakeHost:
@@ -149,6 +153,9 @@ class FakeHost(
         volume_pb2_grpc.add_VolumeServiceServicer_to_server(self, server)
         vm_pb2_grpc.add_VmServiceServicer_to_server(self, server)
         vm_pb2_grpc.add_MigrationServiceServicer_to_server(self, server)
+        # The methods that no test calls answer UNIMPLEMENTED.
+        conversion = FakeConversion(self)  # type: ignore[abstract]
+        conversion_pb2_grpc.add_ConversionServiceServicer_to_server(conversion, server)
         job_pb2_grpc.add_JobServiceServicer_to_server(_JobErrors(self._jobs), server)
         self.port = server.add_insecure_port(f"127.0.0.1:{self.port}")
         server.start()
@@ -446,6 +453,31 @@ class FakeHost(
             return self._vm_info(request.vm_id)
 
         return self._job("FinishMigration", "migration.finish", request, context, work)
+
+    # -- for the conversion service
+
+    def errors(self, context: grpc.ServicerContext) -> _errors:
+        return _errors(context)
+
+    def fail_now(self, method: str) -> None:
+        """Raises the error of a fault of a plain call."""
+        fault = self.faults.pop(method, None)
+        if fault is not None:
+            fault.reached.set()
+            if fault.hold is not None:
+                fault.hold.wait(30)
+            if fault.error is not None:
+                raise fault.error
+
+    def run_job(self, method: str, kind: str, request: Any, context: grpc.ServicerContext, work: Any) -> Iterator[Any]:
+        return self._job(method, kind, request, context, work)
+
+    def put_file(self, ref: types_volume_pb2.VolumeRef, size_bytes: int, content: str) -> types_volume_pb2.VolumeInfo:
+        """Makes a volume of converted data."""
+        self._files(ref)[ref.volume_id] = File(
+            size_bytes, ref.format, ref.key.passphrase, ref.key.key_id, content=content
+        )
+        return self._volume_info(ref)
 
     # -- inside
 

@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import grpc
-from ostler.agent.v1 import host_pb2_grpc, job_pb2_grpc, pool_pb2_grpc, vm_pb2_grpc, volume_pb2_grpc
+from ostler.agent.v1 import (
+    conversion_pb2_grpc,
+    host_pb2_grpc,
+    job_pb2_grpc,
+    pool_pb2_grpc,
+    vm_pb2_grpc,
+    volume_pb2_grpc,
+)
 from ostler_common.channel import host_server_name, open_channel
 from ostler_common.errors import OstlerError, UnavailableError, from_rpc_error
 from ostler_common.tls import TlsFiles
@@ -40,6 +47,7 @@ class Agent:
         self.pools = pool_pb2_grpc.PoolServiceStub(channel)
         self.volumes = volume_pb2_grpc.VolumeServiceStub(channel)
         self.vms = vm_pb2_grpc.VmServiceStub(channel)
+        self.conversion = conversion_pb2_grpc.ConversionServiceStub(channel)
         self.migration = vm_pb2_grpc.MigrationServiceStub(channel)
 
 

@@ -85,6 +85,18 @@ TABLE: Mapping[str, frozenset[Role]] = {
     ),
     **_service("ostler.control.v1.HypervisorService", {"GetHypervisorType": _ADMINS, "ListHypervisorTypes": _ADMINS}),
     **_service(
+        "ostler.control.v1.ImportService",
+        {
+            "CreateImportSource": _ADMINS,
+            "GetImportSource": _ADMINS,
+            "ListImportSources": _ADMINS,
+            "DeleteImportSource": _ADMINS,
+            "ListSourceVms": _ADMINS,
+            "CheckImport": _ADMINS,
+            "ImportVm": _ADMINS,
+        },
+    ),
+    **_service(
         "ostler.control.v1.KeyService",
         {"ListKeys": _ADMINS, "RotateKey": _ADMINS, "DeleteKey": _ADMINS, "BackupKeys": _ADMINS, "VerifyKeys": _ADMINS},
     ),

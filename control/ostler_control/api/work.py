@@ -8,6 +8,7 @@ from google.longrunning import operations_pb2_grpc
 from ostler.control.v1 import (
     affinity_pb2_grpc,
     drs_pb2_grpc,
+    import_pb2_grpc,
     key_pb2_grpc,
     snapshot_pb2_grpc,
     template_pb2_grpc,
@@ -18,12 +19,14 @@ from ostler_common.server import Registration
 
 from ostler_control.api.affinity import AffinityService
 from ostler_control.api.drs import DrsService
+from ostler_control.api.imports import ImportService
 from ostler_control.api.keys import KeyService
 from ostler_control.api.operations import OperationService
 from ostler_control.api.snapshots import SnapshotService
 from ostler_control.api.templates import TemplateService
 from ostler_control.api.vms import VmService
 from ostler_control.api.volumes import VolumeService
+from ostler_control.imports import workflow as _import_workflow  # noqa: F401 - registers its verb
 from ostler_control.operations import Engine
 from ostler_control.templates import store as template_store
 
@@ -51,6 +54,9 @@ def services(engine: Engine) -> Mapping[str, Registration]:
         "ostler.control.v1.VmService": lambda server: vm_pb2_grpc.add_VmServiceServicer_to_server(vm_service, server),
         "ostler.control.v1.DrsService": lambda server: drs_pb2_grpc.add_DrsServiceServicer_to_server(
             drs_service, server
+        ),
+        "ostler.control.v1.ImportService": lambda server: import_pb2_grpc.add_ImportServiceServicer_to_server(
+            ImportService(engine.keys), server
         ),
         "ostler.control.v1.AffinityService": lambda server: affinity_pb2_grpc.add_AffinityServiceServicer_to_server(
             AffinityService(), server

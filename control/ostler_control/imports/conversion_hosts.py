@@ -16,8 +16,8 @@ _WINDOWS_PROBE = "windows-conversion.virtio-win"
 
 @dataclass(frozen=True)
 class HostFacts:
-    """A host. can_convert: whether its type and all its probes say so; failed_probes: reason by probe; conversions:
-    under way there now; cpu_load: share of its CPUs in use."""
+    """A host. can_convert: whether its type and all its probes say so; failed_probes: reason by probe; reaches_pools:
+    all those that the volumes go to; conversions: under way there now; cpu_load: share of its CPUs in use."""
 
     id: str
     name: str
@@ -25,6 +25,8 @@ class HostFacts:
     up: bool = True
     can_convert: bool = True
     failed_probes: Mapping[str, str] = field(default_factory=dict)
+    reaches_pools: bool = True
+    has_ovftool: bool = False
     conversions: int = 0
     cpu_load: float = 0.0
 
@@ -69,6 +71,8 @@ def _refusal(host: HostFacts, windows: bool) -> Refusal | None:
         )
     if not host.can_convert:
         return Refusal(host.name, "is of a type of hypervisor that converts no guests")
+    if not host.reaches_pools:
+        return Refusal(host.name, "does not reach the pool that the volumes go to")
     if windows and _WINDOWS_PROBE in host.failed_probes:
         return Refusal(
             host.name,

@@ -12,7 +12,6 @@ from enum import StrEnum
 
 from ostler_control.imports import conversion_hosts, staging
 from ostler_control.imports.conversion_hosts import HostFacts
-from ostler_control.imports.mapping import disk_size_bytes
 from ostler_control.imports.staging import PoolFacts
 from ostler_control.vmware.inventory import DiskKind, Power, SourceVm, Tools
 
@@ -43,13 +42,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class TargetPool:
-    """A pool that a disk of the VM goes to. needed_bytes: of all disks that go there."""
+    """A pool that disks of the VM go to. needed_bytes: of all that go there."""
 
     name: str
     free_bytes: int
     needed_bytes: int
-    can_encrypt: bool = True
-    must_encrypt: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,8 @@ class Facts:
     is_vcenter: whether the source can clone; shutdown: the guest may be shut down; bridges: by network name;
     taken_macs: those of other VMs; fleet_bridges: of the hosts that the VM may run on; uefi_host: whether one of them
     boots UEFI;
-    hosts and pools: see `conversion_hosts` and `staging`; offering_cpus, offering_memory_bytes: its limits.
+    hosts and pools: see `conversion_hosts` and `staging`; offering_cpus, offering_memory_bytes: its limits;
+    placement_refusal: why no host takes the VM, "" when one does.
     """
 
     vm: SourceVm
@@ -77,16 +75,18 @@ class Facts:
     pools: Sequence[PoolFacts] = ()
     wanted_pool_id: str = ""
     targets: Sequence[TargetPool] = ()
+    placement_refusal: str = ""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a preflight found. host_id, pool_id: where to convert and to stage, "" without a suitable one;
-    estimated_s: how long the import may take, seconds."""
+    """What a preflight found. host_id, pool_id: where to convert and to stage, "" without a suitable one; has_ovftool:
+    whether that host could download the disks; estimated_s: how long the import may take, seconds."""
 
     findings: tuple[Finding, ...]
     host_id: str
     pool_id: str
+    has_ovftool: bool
     estimated_s: int
 
     @property
@@ -108,7 +108,13 @@ def check(facts: Facts) -> Report:
     )
     if pool is None:
         findings.append(_no_pool(facts, pool_refusals))
-    return Report(tuple(findings), host.id if host else "", pool.id if pool else "", estimate_s(facts.vm))
+    return Report(
+        findings=tuple(findings),
+        host_id=host.id if host else "",
+        pool_id=pool.id if pool else "",
+        has_ovftool=host is not None and host.has_ovftool,
+        estimated_s=estimate_s(facts.vm),
+    )
 
 
 def estimate_s(vm: SourceVm) -> int:
@@ -262,10 +268,13 @@ def _check_offering(facts: Facts) -> Iterator[Finding]:
         )
 
 
+def _check_placement(facts: Facts) -> Iterator[Finding]:
+    if facts.placement_refusal:
+        yield _error("NO_FEASIBLE_PLACE", facts.placement_refusal)
+
+
 def _check_targets(facts: Facts) -> Iterator[Finding]:
     for target in facts.targets:
-        if target.must_encrypt and not target.can_encrypt:
-            yield _error("TARGET_NOT_ENCRYPTED", f"the pool {target.name} cannot hold encrypted volumes")
         if target.free_bytes < target.needed_bytes:
             yield _error(
                 "TARGET_SPACE",
@@ -283,6 +292,7 @@ _PARTS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     _check_devices,
     _check_nics,
     _check_offering,
+    _check_placement,
     _check_targets,
 )
 
@@ -300,8 +310,3 @@ def _no_pool(facts: Facts, refusals: Sequence[staging.Refusal]) -> Finding:
         f"no pool can hold the exported files: {said}",
         "Name an NFS or shared-mount-point pool of the cluster or the zone that the conversion host reaches.",
     )
-
-
-def target_bytes(vm: SourceVm) -> int:
-    """What the VM's volumes may grow to in all."""
-    return sum(disk_size_bytes(disk.capacity_bytes) for disk in vm.disks)

@@ -14,11 +14,11 @@ from peewee import Field
 from ostler_control import events
 from ostler_control.database import session, transaction
 from ostler_control.keys.providers import KeyProvider
-from ostler_control.models import Kek, Passphrase, Pool, Snapshot, Template, Volume, VolumeFile
+from ostler_control.models import ImportSource, Kek, Passphrase, Pool, Snapshot, Template, Volume, VolumeFile
 
 # The rows that may refer to a passphrase.
-KeyHolder = Volume | VolumeFile | Snapshot | Template | Pool
-HOLDERS: tuple[type[KeyHolder], ...] = (Volume, VolumeFile, Snapshot, Template, Pool)
+KeyHolder = Volume | VolumeFile | Snapshot | Template | Pool | ImportSource
+HOLDERS: tuple[type[KeyHolder], ...] = (Volume, VolumeFile, Snapshot, Template, Pool, ImportSource)
 
 
 def owner_column(model: type[KeyHolder]) -> Field[str]:
@@ -36,7 +36,8 @@ class Keyring:
     def create(self, owner_id: str) -> Passphrase:
         """A new random passphrase for a row inserted in the same transaction; its row's id is the key's.
 
-        owner_id: the volume's id, also for its snapshots and further files; the id of a template or pool itself.
+        owner_id: the volume's id, also for its snapshots and further files; the id of a template, pool or import
+        source itself.
         Raises FailedPreconditionError KEK_MISSING when this control plane lacks the current version of the key.
         """
         return self.store(new_passphrase(), owner_id)

@@ -4,6 +4,7 @@ from ostler_control.models.base import BaseModel, db, new_id, now
 from ostler_control.models.columns import first_tuple, tuples
 from ostler_control.models.drs import AffinityGroup, AffinityMember, DrsMove, DrsPlan
 from ostler_control.models.extra_config import OfferingExtraConfig, VmDetail, VmExtraConfig
+from ostler_control.models.imports import ImportFile, ImportSource, VmImport, VmOrigin
 from ostler_control.models.machines import Nic, ServiceOffering, Vm, VmSighting
 from ostler_control.models.people import Account, Certificate, JoinToken, User
 from ostler_control.models.places import Cluster, Host, HypervisorType, UnmanagedVm, Zone
@@ -58,6 +59,10 @@ ALL: tuple[type[BaseModel], ...] = (
     VmDetail,
     VmExtraConfig,
     OfferingExtraConfig,
+    ImportSource,
+    VmImport,
+    ImportFile,
+    VmOrigin,
     AffinityGroup,
     AffinityMember,
     DrsPlan,
@@ -84,6 +89,8 @@ __all__ = [
     "Host",
     "HostState",
     "HypervisorType",
+    "ImportFile",
+    "ImportSource",
     "JoinToken",
     "Kek",
     "MoveState",
@@ -109,6 +116,8 @@ __all__ = [
     "Vm",
     "VmDetail",
     "VmExtraConfig",
+    "VmImport",
+    "VmOrigin",
     "VmSighting",
     "VmState",
     "Volume",

@@ -120,6 +120,12 @@ class Run:
         """Shows what is being done now."""
         self._report(phase, 0, 0, percent)
 
+    def progress(self, phase: str, bytes_done: int, bytes_total: int, share: tuple[int, int]) -> None:
+        """Shows how far a step of this process's own has come. share: its part of the whole, percent."""
+        low, high = share
+        percent = low + (high - low) * bytes_done // max(bytes_total, 1)
+        self._report(phase, bytes_done, bytes_total, min(percent, high))
+
     def check(self) -> None:
         """Inside a step that lasts, now and then: raises CancelledError, or StoppedError as `pause` does."""
         self.pause(0)

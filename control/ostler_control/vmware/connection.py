@@ -104,6 +104,10 @@ class Connection:
         """The session cookie's value: a secret while the session lasts."""
         return str(self.stub.GetSessionId() or "")
 
+    def reveal_password(self) -> bytes:
+        """The password, for the one call that hands it to a host which logs in itself."""
+        return self._password.reveal()
+
     def call(self, what: Callable[[], T], *, repeatable: bool = False) -> T:
         """Makes a call, once more after logging in when the session had expired.
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
-from ostler_common.errors import AbortedError, FailedPreconditionError
+from ostler_common.errors import AbortedError, FailedPreconditionError, OstlerError
 
 from ostler_control.vmware.connection import Connection
 from ostler_control.vmware.descriptor import read_descriptor
@@ -27,6 +27,8 @@ MAX_STREAMS = 10
 DESCRIPTOR_NAME, MANIFEST_NAME = "vm.ovf", "vm.mf"
 _MAX_LEASES = 5
 _MAX_CORRUPT = 3
+_MAX_UPLOADS = 5
+_UPLOAD_PAUSE_S = 1.0
 _TICK_S = 0.5
 
 Progress = Callable[[int, int], None]
@@ -137,13 +139,22 @@ class Exporter:
                 raise
 
     def _fetch_one(self, fetch: Fetch, file: LeaseFile) -> None:
-        try:
-            with self.sink.create(disk_file_name(file.disk_key)) as part:
-                digest = fetch.run(file, part)
-                part.finish(digest)
-        except StoppedError:
-            return
-        self._done[file.disk_key] = digest
+        for attempt in range(_MAX_UPLOADS):
+            if attempt and fetch.stop.wait(_UPLOAD_PAUSE_S * 2 ** (attempt - 1)):
+                return
+            try:
+                with self.sink.create(disk_file_name(file.disk_key)) as part:
+                    digest = fetch.run(file, part)
+                    part.finish(digest)
+            except StoppedError:
+                return
+            except OstlerError as error:
+                # The sink's host may be back in a moment, as after an update of its agent.
+                if error.reason != "HOST_UNREACHABLE" or attempt + 1 == _MAX_UPLOADS:
+                    raise
+            else:
+                self._done[file.disk_key] = digest
+                return
 
     def _drop_corrupt(self, lease: Lease) -> None:
         """Compares with what the server says it sent; a disk that differs is fetched again."""

@@ -86,6 +86,35 @@ def pinned(host: str, port: int, algorithm: str, digest: str, timeout_s: float) 
     return context
 
 
+def shown_sha256(context: ssl.SSLContext, host: str, port: int, timeout_s: float = 10.0) -> str:
+    """SHA-256 thumbprint, hex pairs with colons, of the certificate of a server that `context` accepts.
+
+    For tools that want a thumbprint. Raises UnavailableError VCENTER_UNREACHABLE, FailedPreconditionError
+    VCENTER_UNTRUSTED.
+    """
+    try:
+        with (
+            socket.create_connection((host, port), timeout=timeout_s) as plain,
+            context.wrap_socket(plain, server_hostname=host) as connection,
+        ):
+            certificate = connection.getpeercert(binary_form=True) or b""
+    except ssl.SSLCertVerificationError as error:
+        raise FailedPreconditionError(
+            f"{host}:{port} is not trusted: {error.verify_message}", "VCENTER_UNTRUSTED", {"host": host}
+        ) from None
+    except OSError as error:
+        raise _unreachable(host, port, error) from None
+    return hashlib.sha256(certificate).digest().hex(":").upper()
+
+
+def _unreachable(host: str, port: int, error: OSError) -> UnavailableError:
+    return UnavailableError(
+        f"cannot connect to {host}:{port}: {error}; check the address and the network",
+        "VCENTER_UNREACHABLE",
+        {"host": host},
+    )
+
+
 def _context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -104,11 +133,7 @@ def _shown_certificate(host: str, port: int, timeout_s: float) -> bytes:
         ):
             certificate = connection.getpeercert(binary_form=True)
     except OSError as error:
-        raise UnavailableError(
-            f"cannot connect to {host}:{port}: {error}; check the address and the network",
-            "VCENTER_UNREACHABLE",
-            {"host": host},
-        ) from None
+        raise _unreachable(host, port, error) from None
     if not certificate:
         raise UnavailableError(f"{host}:{port} shows no certificate", "VCENTER_UNREACHABLE", {"host": host})
     return certificate

@@ -1,0 +1,173 @@
+"""ostler.control.v1.ImportService."""
+
+from __future__ import annotations
+
+import uuid
+
+import grpc
+from google.longrunning.operations_pb2 import Operation as LongRunning
+from ostler.control.v1 import import_pb2 as pb
+from ostler.control.v1 import import_pb2_grpc
+from ostler_common.errors import bad_field
+from ostler_common.secret import Secret
+
+from ostler_control.api.caller import caller_of
+from ostler_control.api.convert import imports as convert
+from ostler_control.api.paging import list_page, page
+from ostler_control.api.requests import once
+from ostler_control.api.resolve import optional, resolve, visible
+from ostler_control.api.start_operation import account_for, start_operation
+from ostler_control.caller import Caller
+from ostler_control.database import session
+from ostler_control.imports import sources
+from ostler_control.imports.facts import find_vm, preflight
+from ostler_control.imports.record import is_by_host, record_import
+from ostler_control.imports.wanted import Wanted
+from ostler_control.keys import Keyring
+from ostler_control.models import (
+    Cluster,
+    DiskOffering,
+    Host,
+    ImportSource,
+    Pool,
+    ServiceOffering,
+    Zone,
+    new_id,
+)
+from ostler_control.vmware.inventory import SourceVm
+from ostler_control.vmware.read_inventory import list_vms
+from ostler_control.vmware.trust import Trust, trust_ca, trust_thumbprint
+
+_MAX_BRIDGES = 64
+_MAX_TEXT = 255
+
+
+class ImportService(import_pb2_grpc.ImportServiceServicer):
+    """Handlers that ask a source hold no database connection meanwhile."""
+
+    def __init__(self, keys: Keyring) -> None:
+        self._keys = keys
+
+    def CreateImportSource(
+        self, request: pb.CreateImportSourceRequest, context: grpc.ServicerContext
+    ) -> pb.ImportSource:
+        caller = caller_of(context)
+        new = _new_source(request, caller)
+        sources.prove(new)
+        if request.validate_only:
+            return convert.draft(new)
+        with session():
+            row = once(ImportSource, caller, request, lambda: sources.create(new, caller.actor, self._keys))
+            return convert.source(row)
+
+    def GetImportSource(self, request: pb.GetImportSourceRequest, context: grpc.ServicerContext) -> pb.ImportSource:
+        with session():
+            return convert.source(resolve(ImportSource, request.source, "source"))
+
+    def ListImportSources(
+        self, request: pb.ListImportSourcesRequest, context: grpc.ServicerContext
+    ) -> pb.ListImportSourcesResponse:
+        with session():
+            found = page(visible(ImportSource, None), ImportSource, request)
+            return pb.ListImportSourcesResponse(
+                sources=map(convert.source, found.rows), next_page_token=found.next_page_token
+            )
+
+    def DeleteImportSource(
+        self, request: pb.DeleteImportSourceRequest, context: grpc.ServicerContext
+    ) -> pb.DeleteImportSourceResponse:
+        with session():
+            sources.delete(resolve(ImportSource, request.source, "source"), caller_of(context).actor)
+        return pb.DeleteImportSourceResponse()
+
+    def ListSourceVms(
+        self, request: pb.ListSourceVmsRequest, context: grpc.ServicerContext
+    ) -> pb.ListSourceVmsResponse:
+        with session():
+            row = resolve(ImportSource, request.source, "source")
+        with sources.connect(row, self._keys) as connection:
+            vms = sorted(list_vms(connection), key=lambda vm: (vm.name, vm.ref))
+        found = list_page([vm for vm in vms if _matches(request, vm)], request)
+        return pb.ListSourceVmsResponse(vms=map(convert.source_vm, found.rows), next_page_token=found.next_page_token)
+
+    def CheckImport(self, request: pb.CheckImportRequest, context: grpc.ServicerContext) -> pb.CheckImportResponse:
+        wanted = _wanted(request.spec, caller_of(context))
+        vm, is_vcenter = self._read(wanted)
+        with session():
+            found = preflight(wanted, vm, is_vcenter)
+            return convert.report(found.report, is_by_host(wanted, found.report))
+
+    def ImportVm(self, request: pb.ImportVmRequest, context: grpc.ServicerContext) -> LongRunning:
+        caller = caller_of(context)
+        wanted = _wanted(request.spec, caller)
+        vm, is_vcenter = self._read(wanted)
+        with session():
+            return start_operation(
+                caller, request, lambda: record_import(wanted, vm, is_vcenter, caller.actor, self._keys)
+            )
+
+    def _read(self, wanted: Wanted) -> tuple[SourceVm, bool]:
+        """The VM as it is now, and whether its source is a vCenter."""
+        with sources.connect(wanted.source, self._keys) as connection:
+            return find_vm(connection, wanted.source_vm), connection.is_vcenter
+
+
+def _new_source(request: pb.CreateImportSourceRequest, caller: Caller) -> sources.NewSource:
+    if request.type != sources.TYPE:
+        raise bad_field("type", f'must be "{sources.TYPE}"', "INVALID_SOURCE_TYPE")
+    # A repeat of the request makes the same row, so that its password stays sealed for that.
+    source_id = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{caller.id}/{request.request_id}"))
+    return sources.NewSource(
+        id=source_id if request.request_id else new_id(),
+        name=request.name,
+        address=request.address,
+        username=request.username,
+        password=Secret(request.password),
+        trust=_trust(request),
+    )
+
+
+def _trust(request: pb.CreateImportSourceRequest) -> Trust:
+    kind = request.WhichOneof("trust")
+    if kind == "ca_pem":
+        return trust_ca(request.ca_pem)
+    if kind == "thumbprint":
+        return trust_thumbprint(request.thumbprint)
+    raise bad_field("trust", "is required: a CA or the certificate's thumbprint", "REQUIRED")
+
+
+def _matches(request: pb.ListSourceVmsRequest, vm: SourceVm) -> bool:
+    return (
+        request.name_contains.lower() in vm.name.lower()
+        and request.power in (pb.SourceVm.POWER_UNSPECIFIED, convert.POWERS[vm.power])
+        and request.place in ("", vm.host, vm.cluster)
+    )
+
+
+def _wanted(spec: pb.ImportSpec, caller: Caller) -> Wanted:
+    places = [name for name in (spec.zone, spec.cluster, spec.host) if name]
+    if len(places) > 1:
+        raise bad_field("spec.zone", "at most one of zone, cluster and host", "CONFLICTING_FIELDS")
+    if len(spec.bridges) > _MAX_BRIDGES or any(len(text) > _MAX_TEXT for pair in spec.bridges.items() for text in pair):
+        raise bad_field(
+            "spec.bridges", f"must be at most {_MAX_BRIDGES}, of {_MAX_TEXT} characters", "TOO_MANY_BRIDGES"
+        )
+    with session():
+        return Wanted(
+            source=resolve(ImportSource, spec.source, "spec.source"),
+            source_vm=spec.source_vm[:_MAX_TEXT],
+            account=account_for(caller, spec.account),
+            offering=resolve(ServiceOffering, spec.service_offering, "spec.service_offering"),
+            name=spec.name,
+            disk_offering=optional(DiskOffering, spec.disk_offering, "spec.disk_offering"),
+            zone=optional(Zone, spec.zone, "spec.zone"),
+            cluster=optional(Cluster, spec.cluster, "spec.cluster"),
+            host=optional(Host, spec.host, "spec.host"),
+            pool=optional(Pool, spec.pool, "spec.pool"),
+            bridges=dict(spec.bridges),
+            conversion_host=optional(Host, spec.conversion_host, "spec.conversion_host"),
+            staging_pool=optional(Pool, spec.staging_pool, "spec.staging_pool"),
+            shutdown=spec.shutdown,
+            stopped=spec.stopped,
+            force_control_download=spec.force_control_download,
+        )

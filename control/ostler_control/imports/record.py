@@ -1,0 +1,176 @@
+"""Records an import: the new VM placed, its volumes with their passphrases, its hold on staging space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ostler_common.errors import AbortedError, AlreadyExistsError, FailedPreconditionError
+from peewee import IntegrityError
+
+from ostler_control import settings
+from ostler_control.catalog.names import check_name
+from ostler_control.imports import staging
+from ostler_control.imports.facts import Preflight, is_encrypted, name_of, preflight, vm_exists
+from ostler_control.imports.mapping import TargetVm, target_vm
+from ostler_control.imports.preflight import Report, Severity
+from ostler_control.imports.wanted import Wanted
+from ostler_control.keys import Keyring
+from ostler_control.models import Host, Nic, Operation, Vm, VmImport, VmOrigin, Volume, new_id
+from ostler_control.operations import record_operation
+from ostler_control.placement import Placement
+from ostler_control.scheduling import placement_query
+from ostler_control.vmware.inventory import SourceVm
+
+_MAX_FINDINGS_TOLD = 5
+
+
+@dataclass(frozen=True)
+class ImportedDisk:
+    """A disk under way. key: VMware's device key."""
+
+    key: int
+    volume_id: str
+
+
+@dataclass(frozen=True)
+class ImportInputs:
+    """What the operation works with. host_id: where the VM was placed; conversion_host_id: see the name; by_host: the
+    conversion host downloads the disks itself; streams: the setting; timeout_s: of the conversion."""
+
+    source_id: str
+    source_ref: str
+    host_id: str
+    conversion_host_id: str
+    pool_id: str
+    disks: tuple[ImportedDisk, ...]
+    shutdown: bool
+    stopped: bool
+    by_host: bool
+    streams: int
+    timeout_s: int
+    iter_time_ms: int
+
+
+def record_import(wanted: Wanted, vm: SourceVm, is_vcenter: bool, user: str, keys: Keyring) -> Operation:
+    """Records a new VM and the operation that imports it: within the caller's transaction.
+
+    vm: as just read from the source. Raises FailedPreconditionError IMPORT_REFUSED with what `preflight` found,
+    AlreadyExistsError VM_EXISTS, AbortedError IMPORT_UNDER_WAY.
+    """
+    name = check_name("spec.name", name_of(wanted, vm))
+    if vm_exists(wanted, name):
+        raise AlreadyExistsError(
+            f"account {wanted.account.name} has a VM named {name} already; choose another name", "VM_EXISTS"
+        )
+    found = preflight(wanted, vm, is_vcenter)
+    if not found.report.is_go or found.placement is None:
+        raise _refused(vm, found.report)
+    target = target_vm(vm, name, wanted.bridges)
+    row = Vm.create(
+        name=name,
+        account=wanted.account,
+        service_offering=wanted.offering,
+        cpus=target.cpus,
+        memory_bytes=target.memory_bytes,
+        firmware=target.firmware,
+    )
+    for position, nic in enumerate(target.nics):
+        Nic.create(vm=row, position=position, mac=nic.mac, bridge=nic.bridge, model=nic.model)
+    placement = placement_query.find_and_claim(row, found.demand)
+    host = Host.get_by_id(placement.host_id)
+    Vm.update(hypervisor_type=host.hypervisor_type).where(Vm.id == row.id).execute()
+    VmOrigin.create(
+        vm=row,
+        source_name=wanted.source.name,
+        source_vm=vm.name,
+        source_ref=vm.ref,
+        guest_id=vm.guest_id,
+        guest_os=target.guest_os,
+    )
+    volumes = _volumes(wanted, row, target, placement, keys)
+    operation_id = new_id()
+    _claim_staging(operation_id, wanted, vm, row.id, found)
+    inputs = ImportInputs(
+        source_id=wanted.source.id,
+        source_ref=vm.ref,
+        host_id=placement.host_id,
+        conversion_host_id=found.report.host_id,
+        pool_id=found.report.pool_id,
+        disks=tuple(ImportedDisk(disk.key, volume.id) for disk, volume in zip(target.disks, volumes, strict=True)),
+        shutdown=wanted.shutdown,
+        stopped=wanted.stopped,
+        by_host=is_by_host(wanted, found.report),
+        streams=(
+            settings.imports.HOST_DOWNLOAD_THREADS.get()
+            if is_by_host(wanted, found.report)
+            else settings.imports.CONTROL_DOWNLOAD_THREADS.get()
+        ),
+        timeout_s=settings.imports.VMWARE_CONVERT_TIMEOUT.get() * 3600,
+        iter_time_ms=settings.encryption.LUKS_ITER_TIME.get(),
+    )
+    return record_operation("vm.import", row, user, inputs, also=volumes, operation_id=operation_id)
+
+
+def is_by_host(wanted: Wanted, report: Report) -> bool:
+    """Whether the conversion host downloads the disks: where it has ovftool, unless told otherwise."""
+    return report.has_ovftool and not wanted.force_control_download
+
+
+def _volumes(wanted: Wanted, vm: Vm, target: TargetVm, placement: Placement, keys: Keyring) -> list[Volume]:
+    volumes = []
+    for position, (disk, pool_id) in enumerate(zip(target.disks, placement.pool_ids, strict=True)):
+        volume_id = new_id()
+        volumes.append(
+            Volume.create(
+                id=volume_id,
+                name=_volume_name(vm, "root" if disk.boot else f"disk{position}"),
+                account=wanted.account,
+                pool=pool_id,
+                disk_offering=None if disk.boot else wanted.disk_offering,
+                passphrase=keys.create(volume_id) if is_encrypted(wanted, position) else None,
+                size_bytes=disk.size_bytes,
+                format="qcow2",
+                root=disk.boot,
+                vm_id=vm.id,
+                slot=position,
+            )
+        )
+    return volumes
+
+
+def _volume_name(vm: Vm, suffix: str) -> str:
+    """The VM's name and the suffix; made unique when a volume is named so already."""
+    name = f"{vm.name[:50]}-{suffix}"
+    taken = Volume.select().where((Volume.account == vm.account_id) & (Volume.name == name)).exists()
+    return f"{name}-{new_id()[:6]}" if taken else name
+
+
+def _claim_staging(operation_id: str, wanted: Wanted, vm: SourceVm, vm_id: str, found: Preflight) -> None:
+    try:
+        VmImport.create(
+            id=operation_id,
+            source=wanted.source,
+            source_ref=vm.ref,
+            vm_id=vm_id,
+            pool=found.report.pool_id,
+            host_id=found.report.host_id,
+            claimed_bytes=staging.needed_bytes(vm),
+        )
+    except IntegrityError:
+        raise AbortedError(
+            f"VM {vm.name} is being imported already (ostler operation list)", "IMPORT_UNDER_WAY", {"vm": vm.name}
+        ) from None
+
+
+def _refused(vm: SourceVm, report: Report) -> FailedPreconditionError:
+    errors = [finding for finding in report.findings if finding.severity is Severity.ERROR]
+    told = "; ".join(
+        f"{finding.message}{f' ({finding.remedy})' if finding.remedy else ''}"
+        for finding in errors[:_MAX_FINDINGS_TOLD]
+    )
+    more = f"; and {len(errors) - _MAX_FINDINGS_TOLD} more" if len(errors) > _MAX_FINDINGS_TOLD else ""
+    return FailedPreconditionError(
+        f"VM {vm.name} cannot be imported: {told}{more}",
+        "IMPORT_REFUSED",
+        {"vm": vm.name, "findings": ",".join(finding.code for finding in errors)},
+    )

@@ -1,0 +1,104 @@
+"""Import sources: servers that VMs are imported from, with the password sealed like a passphrase."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from ostler_common.errors import AlreadyExistsError, FailedPreconditionError, bad_field
+from ostler_common.secret import Secret
+from peewee import IntegrityError
+
+from ostler_control import events
+from ostler_control.catalog.names import check_name
+from ostler_control.database import transaction
+from ostler_control.keys import Keyring
+from ostler_control.models import ImportSource, Passphrase, VmImport
+from ostler_control.vmware.connection import Connection, Server, connected, parse_address
+from ostler_control.vmware.trust import Trust
+
+TYPE = "vmware"
+MAX_USERNAME, MAX_PASSWORD_BYTES = 256, 1024
+
+
+@dataclass(frozen=True)
+class NewSource:
+    """A source to be registered. address: as the operator wrote it."""
+
+    id: str
+    name: str
+    address: str
+    username: str
+    password: Secret
+    trust: Trust
+
+
+def check(new: NewSource) -> Server:
+    """Checks every field; returns how to connect. Raises InvalidArgumentError."""
+    check_name("name", new.name)
+    host, port = parse_address(new.address)
+    if not 0 < len(new.username) <= MAX_USERNAME or not new.username.isprintable():
+        raise bad_field("username", f"must be 1 to {MAX_USERNAME} printable characters", "INVALID_USERNAME")
+    password = new.password.reveal()
+    try:
+        password.decode()
+    except UnicodeDecodeError:
+        raise bad_field("password", "must be text in UTF-8", "INVALID_PASSWORD") from None
+    if not 0 < len(password) <= MAX_PASSWORD_BYTES:
+        raise bad_field("password", f"must have 1 to {MAX_PASSWORD_BYTES} bytes", "INVALID_PASSWORD")
+    return Server(host, new.username, new.trust, port)
+
+
+def prove(new: NewSource) -> None:
+    """Logs in and out again: outside of transactions. Raises what `check` and `Connection` raise."""
+    with connected(check(new), new.password):
+        pass
+
+
+def create(new: NewSource, actor: str, keys: Keyring) -> ImportSource:
+    """Writes down a source that was proved. Raises AlreadyExistsError SOURCE_EXISTS."""
+    try:
+        with transaction():
+            row = ImportSource.create(
+                id=new.id,
+                name=new.name,
+                type=TYPE,
+                address=new.address,
+                username=new.username,
+                ca_pem=new.trust.ca_pem,
+                thumbprint=new.trust.sha256,
+                passphrase=keys.store(new.password, new.id),
+            )
+            events.record(
+                "import-source.create", events.Outcome.SUCCEEDED, actor, "import-source", row.id, row.name, new.address
+            )
+    except IntegrityError:
+        raise AlreadyExistsError(
+            f"there is an import source named {new.name} already; choose another name", "SOURCE_EXISTS"
+        ) from None
+    return row
+
+
+def delete(source: ImportSource, actor: str) -> None:
+    """Forgets a source and its password. FailedPreconditionError SOURCE_IN_USE while a VM is imported from it."""
+    with transaction():
+        if VmImport.select().where(VmImport.source == source.id).exists():
+            raise FailedPreconditionError(
+                f"VMs are being imported from {source.name}; wait for them, or cancel them (ostler operation list)",
+                "SOURCE_IN_USE",
+                {"source": source.name},
+            )
+        ImportSource.delete().where(ImportSource.id == source.id).execute()
+        Passphrase.delete().where(Passphrase.id == source.passphrase_id).execute()
+        events.record("import-source.delete", events.Outcome.SUCCEEDED, actor, "import-source", source.id, source.name)
+
+
+def server_of(source: ImportSource) -> Server:
+    """How to connect to a source."""
+    host, port = parse_address(source.address)
+    return Server(host, source.username, Trust(ca_pem=source.ca_pem, sha256=source.thumbprint), port)
+
+
+def connect(source: ImportSource, keys: Keyring) -> AbstractContextManager[Connection]:
+    """A session on a source. Raises what `Connection` raises."""
+    return connected(server_of(source), keys.open(source))

@@ -1,0 +1,252 @@
+"""The operation `vm.import`: shut down or clone, export into the staging directory, convert, start; and its undoing.
+
+Everything at the source and on hosts is named by the operation's id, so that it is found again after a crash. What an
+attempt left is gone on with: the clone, the staged files that are whole, the conversion job.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import structlog
+from ostler.agent.v1 import conversion_pb2 as pb
+from ostler_common.errors import AbortedError, FailedPreconditionError
+
+from ostler_control import events
+from ostler_control.database import session, transaction
+from ostler_control.hosts.rows import address_of
+from ostler_control.imports import sources
+from ostler_control.imports.agent_sink import AgentSink
+from ostler_control.imports.host_export import export_by_host
+from ostler_control.imports.record import ImportInputs
+from ostler_control.imports.staging import needed_bytes
+from ostler_control.keys.passphrases import delete_volume
+from ostler_control.models import ImportSource, Operation, Vm, VmImport, VmOrigin, Volume, now
+from ostler_control.operations import Run, Undo, workflow
+from ostler_control.operations.inputs import from_json, to_json
+from ostler_control.scheduling import capacity
+from ostler_control.vms.create import push_withdrawal, start_on
+from ostler_control.vms.rows import load, set_state
+from ostler_control.vms.wire import FIRMWARES
+from ostler_control.vmware.clone import clone, delete_clones
+from ostler_control.vmware.connection import Connection
+from ostler_control.vmware.export import Exporter, stream_count
+from ostler_control.vmware.inventory import Power, SourceVm
+from ostler_control.vmware.power import shut_down
+from ostler_control.vmware.read_inventory import read_vm
+from ostler_control.volumes import wire
+from ostler_control.volumes.create import delete_file
+
+log = structlog.get_logger(__name__)
+
+_CALL_S = 60.0
+# Shares of the whole, percent.
+_EXPORT, _CONVERT, _START = (5, 50), (50, 92), (92, 100)
+
+
+@workflow("vm.import")
+def _import(run: Run) -> None:
+    inputs = run.read(ImportInputs)
+    with run.undoing() as undo:
+        undo.push("settle", lambda: _settle(run, undo, inputs))
+        undo.push("unstage", lambda: _delete_staging(run, inputs))
+        if inputs.shutdown:
+            run.step("shut-down", lambda: _shut_down(run, inputs))
+        vm = from_json(SourceVm, run.step("inspect", lambda: _inspect(run, inputs)))
+        ref = vm.ref
+        if vm.power is Power.ON:
+            undo.push("delete-clone", lambda: _delete_clone(run, inputs))
+            ref = run.step("clone", lambda: _clone(run, inputs, vm))
+        run.step("stage", lambda: _create_staging(run, inputs, vm))
+        files: dict[str, str] = run.step("export", lambda: _export(run, inputs, vm, ref))
+        if vm.power is Power.ON:
+            run.step("drop-clone", lambda: _delete_clone(run, inputs))
+        for disk in inputs.disks:
+            _push_delete(run, undo, inputs, disk.volume_id)
+        run.step("convert", lambda: _convert(run, inputs, files))
+        run.step("unstage-done", lambda: _delete_staging(run, inputs))
+        if inputs.stopped:
+            run.step("stopped", lambda: _leave_stopped(run))
+        else:
+            push_withdrawal(run, undo, inputs.host_id)
+            run.step("start", lambda: start_on(run, inputs.host_id, _START))
+        undo.clear()
+        run.always("report", lambda: _report(run, vm))
+
+
+def _push_delete(run: Run, undo: Undo, inputs: ImportInputs, volume_id: str) -> None:
+    undo.push(f"delete-{volume_id}", lambda: delete_file(run, inputs.conversion_host_id, volume_id))
+
+
+@contextlib.contextmanager
+def _connected(run: Run, inputs: ImportInputs) -> Iterator[Connection]:
+    with session():
+        source = ImportSource.get_by_id(inputs.source_id)
+    with sources.connect(source, run.keys) as connection:
+        yield connection
+
+
+def _shut_down(run: Run, inputs: ImportInputs) -> None:
+    run.phase("shutting down the guest", 0)
+    with _connected(run, inputs) as connection:
+        shut_down(connection, inputs.source_ref, run.check)
+
+
+def _inspect(run: Run, inputs: ImportInputs) -> str:
+    """The VM as it is exported; its disks are still those that volumes were made for."""
+    with _connected(run, inputs) as connection:
+        vm = read_vm(connection, inputs.source_ref)
+    if vm.power is Power.SUSPENDED or (vm.power is Power.ON and vm.is_windows):
+        raise FailedPreconditionError(
+            f"VM {vm.name} is {vm.power} now; shut it down and try again", "VCENTER_POWER_STATE", {"vm": vm.name}
+        )
+    if [disk.key for disk in vm.disks] != [disk.key for disk in inputs.disks]:
+        raise AbortedError(f"VM {vm.name} has other disks than a moment ago; try again", "SOURCE_CHANGED")
+    return to_json(vm)
+
+
+def _clone(run: Run, inputs: ImportInputs, vm: SourceVm) -> str:
+    run.phase("cloning", 1)
+    with _connected(run, inputs) as connection:
+        return clone(connection, vm, run.id, run.check)
+
+
+def _delete_clone(run: Run, inputs: ImportInputs) -> None:
+    with _connected(run, inputs) as connection:
+        # Undoing goes on when the operation is to be cancelled; only the end of this process stops it.
+        delete_clones(connection, inputs.source_ref, run.id, lambda: run.pause(0))
+
+
+def _staging(run: Run, inputs: ImportInputs) -> pb.StagingRef:
+    return pb.StagingRef(pool_id=inputs.pool_id, staging_id=run.id)
+
+
+def _create_staging(run: Run, inputs: ImportInputs, vm: SourceVm) -> None:
+    request = pb.CreateStagingRequest(staging=_staging(run, inputs), needed_bytes=needed_bytes(vm))
+    run.agents.call(
+        address_of(inputs.conversion_host_id), lambda agent: agent.conversion.CreateStaging, request, _CALL_S
+    )
+
+
+def _export(run: Run, inputs: ImportInputs, vm: SourceVm, ref: str) -> dict[str, str]:
+    """File names by device key."""
+    run.phase("exporting", _EXPORT[0])
+    host = address_of(inputs.conversion_host_id)
+    staging = _staging(run, inputs)
+    with _connected(run, inputs) as connection:
+        if inputs.by_host:
+            return export_by_host(run, connection, host, staging, vm, ref, inputs)
+        staged = run.agents.call(
+            host, lambda agent: agent.conversion.GetStaging, pb.GetStagingRequest(staging=staging), _CALL_S
+        )
+        whole = frozenset(file.name for file in staged.files if file.complete)
+        exporter = Exporter(
+            connection,
+            vm,
+            ref,
+            AgentSink(run.agents, host, staging, run.id, whole),
+            stream_count(inputs.streams, len(vm.disks)),
+            run.check,
+            lambda done, total: run.progress("exporting", done, total, _EXPORT),
+        )
+        return {str(key): name for key, name in exporter.run().disks.items()}
+
+
+def _convert(run: Run, inputs: ImportInputs, files: dict[str, str]) -> None:
+    with session():
+        volumes = [Volume.get_by_id(disk.volume_id) for disk in inputs.disks]
+    vm = load(run.resource_id)
+    request = pb.ConvertVmRequest(
+        operation=run.ref(),
+        staging=_staging(run, inputs),
+        disks=[
+            pb.SourceDisk(
+                key=str(disk.key),
+                name=files[str(disk.key)],
+                format=pb.SOURCE_FORMAT_VMDK,
+                target=wire.keyed_ref(volume, run.keys, inputs.iter_time_ms),
+                size_bytes=volume.size_bytes,
+                provisioning=wire.PROVISIONINGS[volume.provisioning],
+            )
+            for disk, volume in zip(inputs.disks, volumes, strict=True)
+        ],
+        mode=pb.ConvertVmRequest.CONVERT,
+        firmware=FIRMWARES[vm.firmware],
+        timeout_s=inputs.timeout_s,
+    )
+    host = address_of(inputs.conversion_host_id)
+    update = run.job(host, lambda agent: agent.conversion.ConvertVm, request, _CONVERT)
+    report = update.conversion_report
+    for warning in report.warnings:
+        log.info("a warning of virt-v2v", operation=run.id, warning=warning)
+    made = {disk.key: disk.volume for disk in report.disks}
+    with transaction():
+        for disk, volume in zip(inputs.disks, volumes, strict=True):
+            info = made[str(disk.key)]
+            found = wire.encrypt_format(volume, info)
+            size_bytes = max(volume.size_bytes, info.virtual_size_bytes)
+            Volume.update(state="ready", state_reason="", encrypt_format=found, size_bytes=size_bytes).where(
+                Volume.id == volume.id
+            ).execute()
+
+
+def _delete_staging(run: Run, inputs: ImportInputs) -> None:
+    """The files first: as long as the row is there, their space is claimed."""
+    request = pb.DeleteStagingRequest(staging=_staging(run, inputs))
+    host = address_of(inputs.conversion_host_id)
+    run.agents.call(host, lambda agent: agent.conversion.DeleteStaging, request, _CALL_S)
+    with transaction():
+        VmImport.delete().where(VmImport.id == run.id).execute()
+
+
+def _leave_stopped(run: Run) -> None:
+    with transaction():
+        capacity.release(load(run.resource_id))
+        set_state(run.resource_id, "stopped", power_state="stopped")
+
+
+def _report(run: Run, vm: SourceVm) -> None:
+    """The last word on an import: how long it took, and what was imported."""
+    with transaction():
+        row = load(run.resource_id)
+        operation = Operation.get_by_id(run.id)
+        origin = VmOrigin.get(VmOrigin.vm == row.id)
+        took_s = int((now() - operation.create_time).total_seconds())
+        message = (
+            f"imported from {origin.source_name}: {vm.name} ({vm.ref}), {vm.guest_id or 'unknown guest'}, {vm.cpus}"
+            f" CPUs, {vm.memory_bytes >> 20} MiB of memory, {len(vm.disks)} disks of {vm.capacity_bytes >> 20} MiB in"
+            f" all, {len(vm.nics)} network interfaces, in {took_s // 60} min {took_s % 60} s"
+        )
+        events.record(
+            "vm.import.report",
+            events.Outcome.SUCCEEDED,
+            run.user,
+            "vm",
+            row.id,
+            row.name,
+            message,
+            operation_id=run.id,
+            account_id=row.account_id,
+        )
+    log.info("a VM was imported", operation=run.id, vm=row.name, took_s=took_s, source=origin.source_name, ref=vm.ref)
+
+
+def _settle(run: Run, undo: Undo, inputs: ImportInputs) -> None:
+    """Undoes the rows. Where everything is surely gone nothing stays; what may still be there stays, to be deleted."""
+    off = not undo.failed("plug", "forget")
+    clean = off and not undo.failed(*(f"delete-{disk.volume_id}" for disk in inputs.disks))
+    with transaction():
+        vm = load(run.resource_id)
+        if off:
+            capacity.release(vm)
+        for disk in inputs.disks:
+            volume = Volume.get_or_none(Volume.id == disk.volume_id)
+            if volume is not None and clean:
+                delete_volume(volume, run.user)
+            elif volume is not None:
+                Volume.update(state="failed", state_reason=str(undo.error)).where(Volume.id == volume.id).execute()
+        if clean:
+            Vm.delete().where(Vm.id == vm.id).execute()
+        else:
+            set_state(vm.id, "failed", power_state="" if not off else "absent", attention=f"not imported: {undo.error}")

@@ -1,0 +1,76 @@
+"""Where VMs are imported from, and the imports under way."""
+
+from __future__ import annotations
+
+from peewee import BigIntegerField, ForeignKeyField, TextField
+
+from ostler_control.models.base import BaseModel
+from ostler_control.models.machines import Vm
+from ostler_control.models.storage import Passphrase, Pool
+
+
+class ImportSource(BaseModel):
+    """A server that VMs are imported from.
+
+    type: "vmware"; address: host name or address, ":port" if it is not 443; ca_pem or thumbprint (SHA-256, hex): how
+    its certificate is verified; passphrase: the user's password (the associated data is the source's id).
+    """
+
+    name = TextField(unique=True)
+    type = TextField()
+    address = TextField()
+    username = TextField()
+    ca_pem = TextField(default="")
+    thumbprint = TextField(default="")
+    passphrase = ForeignKeyField(Passphrase, unique=True, on_delete="RESTRICT")
+    passphrase_id: str
+
+
+class VmImport(BaseModel):
+    """An import under way: its hold on the source's VM and on space in the staging pool. It goes with its end.
+
+    id: the operation's, and the staging directory's name; source_ref: the source's id of the VM ("vm-12");
+    host_id: the host that converts; claimed_bytes: space that the exported files may take.
+    """
+
+    source = ForeignKeyField(ImportSource, backref="imports", on_delete="RESTRICT")
+    source_id: str
+    source_ref = TextField()
+    vm_id = TextField(index=True)
+    pool = ForeignKeyField(Pool, backref="imports", on_delete="RESTRICT")
+    pool_id: str
+    host_id = TextField()
+    claimed_bytes = BigIntegerField()
+
+    class Meta:
+        indexes = ((("source", "source_ref"), True),)
+
+
+class ImportFile(BaseModel):
+    """A file of an import that is whole in the staging pool, so that a later attempt need not fetch it again."""
+
+    vm_import = ForeignKeyField(VmImport, backref="files", on_delete="CASCADE")
+    vm_import_id: str
+    name = TextField()
+    size_bytes = BigIntegerField()
+    sha1 = TextField()
+    sha256 = TextField()
+
+    class Meta:
+        indexes = ((("vm_import", "name"), True),)
+
+
+class VmOrigin(BaseModel):
+    """Where an imported VM came from, and what its source knew of the guest.
+
+    source_name, source_vm, source_ref: of the import source, the VM there and its id; guest_id: VMware's word
+    ("ubuntu64Guest"); guest_os: Ostler's ("ubuntu").
+    """
+
+    vm = ForeignKeyField(Vm, backref="origins", unique=True, on_delete="CASCADE")
+    vm_id: str
+    source_name = TextField()
+    source_vm = TextField()
+    source_ref = TextField()
+    guest_id = TextField(default="")
+    guest_os = TextField(default="")

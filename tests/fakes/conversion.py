@@ -1,0 +1,114 @@
+"""The conversion service of a host that works in memory: staging directories, uploads, conversions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import grpc
+from ostler.agent.v1 import conversion_pb2 as pb
+from ostler.agent.v1 import conversion_pb2_grpc
+from ostler.types.v1 import job_pb2
+from ostler_agent.jobs import JobContext
+from ostler_common.errors import FailedPreconditionError, NotFoundError, ResourceExhaustedError
+
+if TYPE_CHECKING:
+    from tests.fakes.working_agent import FakeHost
+
+
+@dataclass
+class Staged:
+    """A file in a staging directory."""
+
+    data: bytes = b""
+    complete: bool = False
+
+
+Directory = dict[str, Staged]
+
+
+class FakeConversion(conversion_pb2_grpc.ConversionServiceServicer):
+    """One host's. The directories lie in the fleet's pools, so that every host that reaches a pool sees them."""
+
+    def __init__(self, host: FakeHost) -> None:
+        self._host = host
+
+    def CreateStaging(self, request: pb.CreateStagingRequest, context: grpc.ServicerContext) -> pb.Staging:
+        with self._host.errors(context):
+            self._host.calls.append("CreateStaging")
+            self._host.fail_now("CreateStaging")
+            self._host.fleet.staging.setdefault(_key(request.staging), {})
+            return self._staging(request.staging)
+
+    def GetStaging(self, request: pb.GetStagingRequest, context: grpc.ServicerContext) -> pb.Staging:
+        with self._host.errors(context):
+            return self._staging(request.staging)
+
+    def UploadFile(
+        self, request_iterator: Iterator[pb.UploadFileRequest], context: grpc.ServicerContext
+    ) -> pb.StagedFile:
+        with self._host.errors(context):
+            self._host.calls.append("UploadFile")
+            begin = next(request_iterator).begin
+            file = self._directory(begin.staging).setdefault(begin.name, Staged())
+            file.data, file.complete = file.data[: begin.offset], False
+            self._host.fail_now("UploadFile")
+            for request in request_iterator:
+                if request.WhichOneof("piece") == "data":
+                    assert len(request.data) <= 1 << 20
+                    file.data += request.data
+                    continue
+                found = (len(file.data), hashlib.sha256(file.data).hexdigest())
+                if found != (request.end.size_bytes, request.end.sha256):
+                    raise FailedPreconditionError("the file is corrupt", "FILE_CORRUPT")
+                file.complete = True
+            return pb.StagedFile(name=begin.name, size_bytes=len(file.data), complete=file.complete)
+
+    def DeleteStaging(
+        self, request: pb.DeleteStagingRequest, context: grpc.ServicerContext
+    ) -> pb.DeleteStagingResponse:
+        with self._host.errors(context):
+            self._host.calls.append("DeleteStaging")
+            self._host.fail_now("DeleteStaging")
+            self._host.fleet.staging.pop(_key(request.staging), None)
+            return pb.DeleteStagingResponse()
+
+    def ConvertVm(self, request: pb.ConvertVmRequest, context: grpc.ServicerContext) -> Iterator[job_pb2.JobUpdate]:
+        def work(job: JobContext) -> job_pb2.ConversionReport:
+            directory = self._directory(request.staging)
+            manifest = directory["vm.mf"].data.decode()
+            report = job_pb2.ConversionReport(elapsed_ms=1)
+            for disk in request.disks:
+                job.report("converting", 1, 2)
+                data = directory[disk.name].data
+                digest = hashlib.sha256(data).hexdigest()
+                assert f"SHA256({disk.name})= {digest}\n" in manifest
+                info = self._host.put_file(disk.target, disk.size_bytes, digest)
+                report.disks.add(key=disk.key, volume=info)
+            return report
+
+        return self._host.run_job("ConvertVm", "conversion.convert", request, context, work)
+
+    def _directory(self, ref: pb.StagingRef) -> Directory:
+        directory = self._host.fleet.staging.get(_key(ref))
+        if directory is None or ref.pool_id not in self._host.pools:
+            raise NotFoundError("there is no such staging directory", "STAGING_NOT_FOUND")
+        return directory
+
+    def _staging(self, ref: pb.StagingRef) -> pb.Staging:
+        files = [
+            pb.StagedFile(name=name, size_bytes=len(file.data), complete=file.complete)
+            for name, file in self._directory(ref).items()
+        ]
+        return pb.Staging(ref=ref, available_bytes=1 << 40, files=files)
+
+
+def pool_full() -> ResourceExhaustedError:
+    """What a real host says of a full pool."""
+    return ResourceExhaustedError("the pool is full", "POOL_FULL")
+
+
+def _key(ref: pb.StagingRef) -> tuple[str, str]:
+    return ref.pool_id, ref.staging_id

@@ -1,0 +1,300 @@
+"""Imports from request to end: the simulated vCenter on one side, agents that work in memory on the other."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ostler_common.errors import FailedPreconditionError, OstlerError, UnavailableError
+from ostler_common.secret import Secret
+from ostler_control import vms
+from ostler_control.database import session
+from ostler_control.imports import sources
+from ostler_control.imports.facts import find_vm, preflight
+from ostler_control.imports.preflight import Severity
+from ostler_control.imports.record import record_import
+from ostler_control.imports.wanted import Wanted
+from ostler_control.models import (
+    ALL,
+    Event,
+    Host,
+    ImportSource,
+    Nic,
+    Operation,
+    Passphrase,
+    Pool,
+    ServiceOffering,
+    Vm,
+    VmImport,
+    VmOrigin,
+    Volume,
+    new_id,
+)
+from ostler_control.operations import Engine
+from ostler_control.vmware.clone import list_clones
+from ostler_control.vmware.trust import Trust
+
+from tests import databases
+from tests.fakes.conversion import pool_full
+from tests.fakes.vcenter import PASSWORD, USER, FakeVcenter, vcenter
+from tests.fakes.working_agent import Fault, wait_until
+from tests.sites import GIB, Site, outcome, site_at_work
+from tests.unit.vmware.conftest import NETWORK, make_vmdk, vm_spec
+
+OK = ("succeeded", "")
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def disks(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    directory = tmp_path_factory.mktemp("disks")
+    return [make_vmdk(directory / f"disk{number}.vmdk", 8 * MIB, number) for number in range(2)]
+
+
+@pytest.fixture
+def source_site(tmp_path: Path, disks: list[Path]) -> Iterator[FakeVcenter]:
+    tmp_path.joinpath("vc").mkdir()
+    machines = [
+        vm_spec("web 1", disks),
+        vm_spec("busy", disks, on=True, firmware="efi"),
+        vm_spec("windows", disks[:1], on=True, guest="windows9Server64Guest") | {"tools": True},
+    ]
+    with vcenter(tmp_path / "vc", machines) as running:
+        yield running
+
+
+@pytest.fixture
+def working(tmp_path: Path) -> Iterator[tuple[Site, Engine]]:
+    state_dir = tmp_path / "site"
+    state_dir.mkdir()
+    with databases.bound(f"sqlite:///{state_dir}/ostler.sqlite") as url, site_at_work(url, state_dir) as working:
+        Host.update(capabilities='{"instanceConversion": true}').where(Host.name != "h3").execute()
+        ServiceOffering.create(name="two", cpus=2, memory_bytes=GIB, encrypt_root=True)
+        yield working
+
+
+@pytest.fixture
+def site(working: tuple[Site, Engine]) -> Site:
+    return working[0]
+
+
+@pytest.fixture
+def engine(working: tuple[Site, Engine]) -> Engine:
+    return working[1]
+
+
+@pytest.fixture
+def source(site: Site, source_site: FakeVcenter) -> ImportSource:
+    return sources.create(new_source(source_site), "root", site.keys)
+
+
+def new_source(server: FakeVcenter, password: str = PASSWORD, **changes: Any) -> sources.NewSource:
+    address = f"{server.host}:{server.port}"
+    fields = {"id": new_id(), "name": "vc1", "address": address, "username": USER, **changes}
+    return sources.NewSource(**fields, password=Secret(password.encode()), trust=Trust(sha256=server.sha256))
+
+
+def wanted(site: Site, source: ImportSource, vm: str, **changes: Any) -> Wanted:
+    fields: dict[str, Any] = {
+        "account": site.account,
+        "offering": ServiceOffering.get(ServiceOffering.name == "two"),
+        "disk_offering": site.disks["plain"],
+        "bridges": {NETWORK: "br0"},
+    }
+    return Wanted(source, vm, **(fields | changes))
+
+
+def record(site: Site, what: Wanted) -> Any:
+    """What the handler does."""
+    with sources.connect(what.source, site.keys) as connection:
+        vm, is_vcenter = find_vm(connection, what.source_vm), connection.is_vcenter
+    return site.record(lambda: record_import(what, vm, is_vcenter, "root", site.keys))
+
+
+def refusal(site: Site, what: Wanted) -> OstlerError:
+    with pytest.raises(OstlerError) as refused:
+        record(site, what)
+    return refused.value
+
+
+def clones(site: Site, source: ImportSource) -> dict[str, str]:
+    with sources.connect(source, site.keys) as connection:
+        return list_clones(connection)
+
+
+def check_nothing_left(site: Site, source: ImportSource, server: FakeVcenter) -> None:
+    """Neither on vCenter, nor on staging, hosts and pools, nor in the database."""
+    assert clones(site, source) == {}
+    assert all(lease["state"] in ("done", "error") for lease in server.leases())
+    assert site.fleet.staging == {}
+    assert VmImport.select().count() == 0
+    assert Vm.select().count() == Volume.select().count() == VmOrigin.select().count() == Nic.select().count() == 0
+    assert site.fleet.files() == {}
+    assert [key.id for key in Passphrase.select()] == [source.passphrase_id]
+    assert all(not fake.vms for fake in site.fleet.hosts.values())
+
+
+def test_a_vm_is_imported_with_its_disks_and_hardware(
+    site: Site, engine: Engine, source: ImportSource, source_site: FakeVcenter, disks: list[Path]
+) -> None:
+    operation = record(site, wanted(site, source, "web 1"))
+    assert VmImport.get().claimed_bytes > 16 * MIB
+    assert outcome(engine, operation) == OK
+    vm = Vm.get_by_id(operation.resource_id)
+    assert (vm.name, vm.state, vm.cpus, vm.memory_bytes, vm.firmware) == ("web-1", "running", 2, 512 * MIB, "bios")
+    root, data = Volume.select().where(Volume.vm_id == vm.id).order_by(Volume.slot)
+    assert (root.name, root.root, root.encrypt_format) == ("web-1-root", True, "luks")
+    assert (data.name, data.root, data.encrypt_format) == ("web-1-disk1", False, "none")
+    for volume, disk in zip((root, data), disks, strict=True):
+        file = site.fleet.pools[volume.pool_id][volume.id]
+        assert file.content == hashlib.sha256(disk.read_bytes()).hexdigest(), "each volume has its own disk's data"
+    nic = Nic.get()
+    assert (nic.bridge, nic.model) == ("br0", "virtio")
+    assert nic.mac == site.at(vm.host_id).vms[vm.id].spec.nics[0].mac
+    origin = VmOrigin.get()
+    assert (origin.source_name, origin.source_vm, origin.guest_os) == ("vc1", "web 1", "ubuntu")
+    report = Event.get(Event.type == "vm.import.report")
+    assert "2 disks of 16 MiB" in report.message
+    assert "min" in report.message
+    assert clones(site, source) == site.fleet.staging == {}
+    assert VmImport.select().count() == 0
+    assert [lease["state"] for lease in source_site.leases()] == ["done"]
+
+
+def test_a_running_vm_is_imported_by_way_of_a_clone(site: Site, engine: Engine, source: ImportSource) -> None:
+    operation = record(site, wanted(site, source, "busy", stopped=True, name="copy"))
+    assert outcome(engine, operation) == OK
+    vm = Vm.get_by_id(operation.resource_id)
+    assert (vm.name, vm.state, vm.firmware, vm.host_id) == ("copy", "stopped", "uefi", None)
+    assert clones(site, source) == {}
+    assert outcome(engine, site.record(lambda: vms.start(vm, "root"))) == OK
+
+
+def test_a_running_windows_vm_is_refused_or_shut_down(site: Site, engine: Engine, source: ImportSource) -> None:
+    error = refusal(site, wanted(site, source, "windows"))
+    assert (error.reason, error.metadata["findings"]) == ("IMPORT_REFUSED", "WINDOWS_RUNNING")
+    assert "--shutdown" in error.message
+    assert outcome(engine, record(site, wanted(site, source, "windows", shutdown=True))) == OK
+
+
+def test_a_check_tells_all_and_changes_nothing(site: Site, source: ImportSource) -> None:
+    what = wanted(site, source, "busy", bridges={}, offering=site.plain, staging_pool=site.pools["local1"])
+    with sources.connect(source, site.keys) as connection:
+        vm = find_vm(connection, "busy")
+    with session():
+        found = preflight(what, vm, True).report
+    errors = {finding.code for finding in found.findings if finding.severity is Severity.ERROR}
+    assert errors == {"NIC_NOT_MAPPED", "OFFERING_TOO_SMALL", "NO_STAGING_POOL"}
+    assert any("local to one host" in finding.message for finding in found.findings)
+    assert refusal(site, what).reason == "IMPORT_REFUSED"
+    assert Vm.select().count() == VmImport.select().count() == Operation.select().count() == 0
+
+
+def test_one_vm_is_imported_once_at_a_time(site: Site, engine: Engine, source: ImportSource) -> None:
+    hold = hold_conversion(site)
+    operation = record(site, wanted(site, source, "web 1"))
+    error = refusal(site, wanted(site, source, "web 1", name="again"))
+    assert error.reason in ("IMPORT_UNDER_WAY", "IMPORT_REFUSED"), "its MAC addresses are taken, too"
+    with pytest.raises(FailedPreconditionError) as in_use:
+        sources.delete(source, "root")
+    assert in_use.value.reason == "SOURCE_IN_USE"
+    hold.set()
+    assert outcome(engine, operation) == OK
+    sources.delete(source, "root")
+    assert ImportSource.select().count() == 0
+    assert Passphrase.select().where(Passphrase.id == source.passphrase_id).count() == 0
+
+
+def hold_conversion(site: Site) -> Any:
+    """Conversions wait until the event that this returns is set."""
+    hold = threading.Event()
+    for fake in site.fleet.hosts.values():
+        fake.fail("ConvertVm", Fault(hold=hold))
+    return hold
+
+
+@pytest.mark.parametrize("method", ["CreateStaging", "UploadFile", "ConvertVm", "StartVm"])
+def test_a_failure_at_a_host_leaves_nothing(
+    method: str, site: Site, engine: Engine, source: ImportSource, source_site: FakeVcenter
+) -> None:
+    for fake in site.fleet.hosts.values():
+        fake.fail(method, Fault(pool_full()))
+    operation = record(site, wanted(site, source, "busy"))
+    assert outcome(engine, operation) == ("failed", "POOL_FULL")
+    check_nothing_left(site, source, source_site)
+
+
+@pytest.mark.parametrize(
+    ("faults", "reason"),
+    [
+        ({"clone_error": "no"}, "VCENTER_NO_RESOURCES"),
+        ({"lease_error": "the disk is locked"}, "VCENTER_FAULT"),
+        ({"corrupt": {"disk-0.vmdk": 9}}, "DISK_CORRUPT"),
+        ({"status": {"disk-1.vmdk": 400}}, "DISK_REFUSED"),
+    ],
+)
+def test_a_failure_at_the_source_leaves_nothing(
+    faults: dict[str, Any], reason: str, site: Site, engine: Engine, source: ImportSource, source_site: FakeVcenter
+) -> None:
+    source_site.faults(**faults)
+    operation = record(site, wanted(site, source, "busy"))
+    assert outcome(engine, operation, 60) == ("failed", reason)
+    check_nothing_left(site, source, source_site)
+
+
+@pytest.mark.parametrize("phase", ["cloning", "exporting", "converting"])
+def test_cancelling_leaves_nothing(
+    phase: str, site: Site, engine: Engine, source: ImportSource, source_site: FakeVcenter
+) -> None:
+    if phase == "cloning":
+        source_site.faults(clone_ms=3000)
+    elif phase == "exporting":
+        source_site.faults(bytes_per_sec={"disk-0.vmdk": 50_000, "disk-1.vmdk": 50_000})
+    else:
+        hold_conversion(site)
+    operation = record(site, wanted(site, source, "busy"))
+    if phase == "converting":
+        wait_until(lambda: any("ConvertVm" in fake.calls for fake in site.fleet.hosts.values()))
+    else:
+        wait_until(lambda: Operation.get_by_id(operation.id).phase == phase)
+    engine.cancel(operation.id)
+    assert outcome(engine, operation) == ("cancelled", "CANCELLED")
+    check_nothing_left(site, source, source_site)
+
+
+def test_an_upload_that_breaks_begins_again(site: Site, engine: Engine, source: ImportSource) -> None:
+    for fake in site.fleet.hosts.values():
+        fake.fail("UploadFile", Fault(UnavailableError("the agent restarts", "RPC")))
+    assert outcome(engine, record(site, wanted(site, source, "web 1"))) == OK
+
+
+def test_a_source_is_proved_before_it_is_written_down(site: Site, source_site: FakeVcenter) -> None:
+    sources.prove(new_source(source_site))
+    with pytest.raises(FailedPreconditionError) as refused:
+        sources.prove(new_source(source_site, password="wrong"))
+    assert refused.value.reason == "VCENTER_LOGIN_REFUSED"
+    for change in ({"name": "-"}, {"address": "a b"}, {"username": ""}, {"username": "x" * 257}):
+        with pytest.raises(OstlerError) as bad:
+            sources.prove(new_source(source_site, **change))
+        assert bad.value.code == "INVALID_ARGUMENT"
+
+
+def test_the_password_is_sealed_and_in_no_row(site: Site, source: ImportSource) -> None:
+    assert site.keys.open(source).reveal() == PASSWORD.encode()
+    for model in ALL:
+        for row in model.select().dicts():
+            assert PASSWORD not in repr(row), model.__name__
+    assert site.keys.sweep() == 0, "a source's passphrase is no leftover"
+
+
+def test_unused_pools_and_hosts_are_told_apart(site: Site, source: ImportSource) -> None:
+    Host.update(capabilities="").execute()
+    error = refusal(site, wanted(site, source, "web 1"))
+    assert error.metadata["findings"] == "NO_CONVERSION_HOST"
+    Host.update(capabilities='{"instanceConversion": true}').execute()
+    Pool.update(available_bytes=MIB).execute()
+    assert "STAGING" in refusal(site, wanted(site, source, "web 1")).metadata["findings"]
