@@ -6,6 +6,8 @@ from ostler.agent.v1 import conversion_pb2 as pb
 from ostler_common.errors import FailedPreconditionError
 
 from ostler_control.agents import HostAddress
+from ostler_control.imports import ovf
+from ostler_control.imports.ovf import Ovf
 from ostler_control.imports.record import ImportInputs
 from ostler_control.operations import Run
 from ostler_control.vmware.connection import Connection
@@ -39,7 +41,8 @@ def export_by_host(
 ) -> dict[str, str]:
     """Inside a step: has a host export a VM. Returns file names by device key.
 
-    Raises the job's OstlerError; FailedPreconditionError OVF_DISKS_DIFFER when the files are not the VM's disks.
+    Raises the job's OstlerError; InvalidArgumentError NOT_AN_OVF; FailedPreconditionError OVF_DISKS_DIFFER when the files
+    are not the VM's disks.
     """
     request = pb.ExportVmRequest(
         operation=run.ref(),
@@ -56,19 +59,19 @@ def export_by_host(
     found = run.agents.call(
         host, lambda agent: agent.conversion.InspectStaging, pb.InspectStagingRequest(staging=staging), _INSPECT_S
     )
-    return disk_names(vm, found.ovf)
+    return disk_names(vm, ovf.parse(found.ovf.xml))
 
 
-def disk_names(vm: SourceVm, ovf: pb.OvfDescriptor) -> dict[str, str]:
+def disk_names(vm: SourceVm, descriptor: Ovf) -> dict[str, str]:
     """File names by device key: a disk is known by its controller and unit, never by its position."""
     by_address = {disk.address: disk for disk in vm.disks}
     names: dict[str, str] = {}
-    for described in ovf.disks:
-        kind = _CONTROLLERS.get(described.controller_type.lower(), described.controller_type)
-        disk = by_address.pop((kind, described.controller_bus, described.unit), None)
+    for described in descriptor.disks:
+        kind = _CONTROLLERS.get(described.controller, described.controller)
+        disk = by_address.pop((kind, described.bus_number, described.unit), None)
         if disk is None:
-            raise _differ(vm, f"{described.name} is on a controller that no disk of the VM is on")
-        names[str(disk.key)] = described.name
+            raise _differ(vm, f"{described.file_name} is on a controller that no disk of the VM is on")
+        names[str(disk.key)] = described.file_name
     if by_address:
         raise _differ(vm, f"{', '.join(disk.label for disk in by_address.values())} is missing")
     return names

@@ -22,6 +22,7 @@ _MAX_TEXT = 4096
 
 _OVF = "http://schemas.dmtf.org/ovf/envelope/"
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,127}", re.ASCII)
+_PLACE = re.compile(r"\d{1,5}", re.ASCII)
 _NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 # "byte * 2^20", as DSP0004 writes units; old tools write words.
 _POWER = re.compile(r"byte(?:\s*\*\s*2\^(\d{1,2}))?", re.ASCII)
@@ -33,10 +34,14 @@ _CPU, _MEMORY, _NIC, _DISK = "3", "4", "10", "17"
 
 @dataclass(frozen=True)
 class OvfDisk:
-    """A disk. file_name: "" for one without content; capacity_bytes: what the guest sees."""
+    """A disk. file_name: "" for one without content; capacity_bytes: what the guest sees; controller: its type in lower
+    case ("virtualscsi", "lsilogic"), "" when not told; bus_number, unit: its place there."""
 
     file_name: str
     capacity_bytes: int
+    controller: str = ""
+    bus_number: int = 0
+    unit: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,7 @@ def _disks(root: _Element, items: list[_Element]) -> Iterator[OvfDisk]:
     section = root.child("DiskSection") or _Element("DiskSection")
     files = {file.get("id"): file for file in references.children if file.name == "File"}
     disks = {disk.get("diskId"): disk for disk in section.children if disk.name == "Disk"}
+    controllers = {item.text_of("InstanceID"): item for item in items}
     wanted = [item for item in items if item.text_of("ResourceType") == _DISK]
     if len(wanted) > MAX_DISKS:
         raise _refused(f"it has more than {MAX_DISKS} disks")
@@ -112,7 +118,14 @@ def _disks(root: _Element, items: list[_Element]) -> Iterator[OvfDisk]:
         disk = disks.get(resource.rpartition("/")[2])
         if disk is None:
             raise _refused(f"its disk {resource[:80]!r} is not described")
-        yield OvfDisk(_file_name(disk, files), _capacity_bytes(disk))
+        controller = controllers.get(item.text_of("Parent")) or _Element("Item")
+        yield OvfDisk(
+            file_name=_file_name(disk, files),
+            capacity_bytes=_capacity_bytes(disk),
+            controller=controller.text_of("ResourceSubType").lower()[:32],
+            bus_number=_small_number(controller.text_of("Address")),
+            unit=_small_number(item.text_of("AddressOnParent")),
+        )
 
 
 def _file_name(disk: _Element, files: dict[str, _Element]) -> str:
@@ -165,6 +178,13 @@ def _quantity(items: list[_Element], kind: str, what: str, smallest: int) -> int
                 raise _refused(f"the number of {what} is no number")
             return int(text)
     raise _refused(f"it does not tell the VM's {what}")
+
+
+def _small_number(text: str) -> int:
+    """A place on a bus; 0 when it is not told."""
+    if text and not _PLACE.fullmatch(text):
+        raise _refused(f"the place {text[:40]!r} of a disk is no number")
+    return int(text or 0)
 
 
 def _shift(units: str) -> int:

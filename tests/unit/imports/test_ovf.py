@@ -29,7 +29,10 @@ ENVELOPE = """<?xml version="1.0" encoding="UTF-8"?>
       <Item><rasd:ResourceType>3</rasd:ResourceType><rasd:VirtualQuantity>4</rasd:VirtualQuantity></Item>
       <Item><rasd:ResourceType>4</rasd:ResourceType><rasd:VirtualQuantity>2048</rasd:VirtualQuantity>
         <rasd:AllocationUnits>byte * 2^20</rasd:AllocationUnits></Item>
-      <Item><rasd:ResourceType>17</rasd:ResourceType><rasd:HostResource>ovf:/disk/vmdisk2</rasd:HostResource></Item>
+      <Item><rasd:InstanceID>3</rasd:InstanceID><rasd:ResourceType>6</rasd:ResourceType>
+        <rasd:ResourceSubType>VirtualSCSI</rasd:ResourceSubType><rasd:Address>1</rasd:Address></Item>
+      <Item><rasd:ResourceType>17</rasd:ResourceType><rasd:HostResource>ovf:/disk/vmdisk2</rasd:HostResource>
+        <rasd:Parent>3</rasd:Parent><rasd:AddressOnParent>2</rasd:AddressOnParent></Item>
       <Item><rasd:ResourceType>17</rasd:ResourceType><rasd:HostResource>ovf:/disk/vmdisk1</rasd:HostResource></Item>
       <Item><rasd:ResourceType>17</rasd:ResourceType><rasd:HostResource>/disk/vmdisk3</rasd:HostResource></Item>
       <Item><rasd:ResourceType>10</rasd:ResourceType><rasd:Connection>VM Network</rasd:Connection>
@@ -59,7 +62,7 @@ def test_a_descriptor_tells_what_the_vm_is() -> None:
 
 def test_disks_stand_in_the_order_of_their_items_not_of_their_files() -> None:
     assert parse(GOOD.encode()).disks == (
-        OvfDisk("second.vmdk", 1 << 20),
+        OvfDisk("second.vmdk", 1 << 20, "virtualscsi", 1, 2),
         OvfDisk("first.vmdk", 8 << 30),
         OvfDisk("", 1 << 30),
     )
@@ -108,6 +111,7 @@ def test_limits() -> None:
         ('ovf:capacity="8"', 'ovf:capacity="-8"'),
         ("byte * 2^30", "byte * 2^99"),
         ("byte * 2^30", "furlongs"),
+        ("<rasd:Address>1<", "<rasd:Address>one<"),
         ('ovf:fileRef="file1"', 'ovf:fileRef="file9"'),
         ("ovf:/disk/vmdisk1", "ovf:/disk/vmdisk9"),
         ('ovf:id="file1" ovf:size="10"', 'ovf:id="file1" ovf:compression="gzip"'),

@@ -160,7 +160,8 @@ def test_a_vm_is_imported_with_its_disks_and_hardware(
     report = Event.get(Event.type == "vm.import.report")
     assert "2 disks of 16 MiB" in report.message
     assert "min" in report.message
-    assert clones(site, source) == site.fleet.staging == {}
+    assert clones(site, source) == {}
+    assert site.fleet.staging == {}
     assert VmImport.select().count() == 0
     assert [lease["state"] for lease in source_site.leases()] == ["done"]
 
