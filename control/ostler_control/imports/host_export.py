@@ -41,8 +41,8 @@ def export_by_host(
 ) -> dict[str, str]:
     """Inside a step: has a host export a VM. Returns file names by device key.
 
-    Raises the job's OstlerError; InvalidArgumentError NOT_AN_OVF; FailedPreconditionError OVF_DISKS_DIFFER when the files
-    are not the VM's disks.
+    Raises the job's OstlerError; InvalidArgumentError NOT_AN_OVF; FailedPreconditionError OVF_DISKS_DIFFER when the
+    files are not the VM's disks.
     """
     request = pb.ExportVmRequest(
         operation=run.ref(),

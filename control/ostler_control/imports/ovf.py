@@ -109,7 +109,7 @@ def _disks(root: _Element, items: list[_Element]) -> Iterator[OvfDisk]:
     section = root.child("DiskSection") or _Element("DiskSection")
     files = {file.get("id"): file for file in references.children if file.name == "File"}
     disks = {disk.get("diskId"): disk for disk in section.children if disk.name == "Disk"}
-    controllers = {item.text_of("InstanceID"): item for item in items}
+    controllers = {item.text_of("InstanceID"): item for item in items if item.text_of("InstanceID")}
     wanted = [item for item in items if item.text_of("ResourceType") == _DISK]
     if len(wanted) > MAX_DISKS:
         raise _refused(f"it has more than {MAX_DISKS} disks")
