@@ -22,11 +22,22 @@ from ostler_control.imports.host_export import export_by_host
 from ostler_control.imports.record import ImportInputs
 from ostler_control.imports.staging import needed_bytes
 from ostler_control.keys.passphrases import delete_volume
-from ostler_control.models import ImportSource, Operation, Vm, VmImport, VmOrigin, Volume, now
+from ostler_control.models import (
+    ImportSource,
+    Operation,
+    PowerState,
+    Vm,
+    VmImport,
+    VmOrigin,
+    VmState,
+    Volume,
+    VolumeState,
+    now,
+)
 from ostler_control.operations import Run, Undo, workflow
 from ostler_control.operations.inputs import from_json, to_json
 from ostler_control.scheduling import capacity
-from ostler_control.vms.create import push_withdrawal, start_on
+from ostler_control.vms.on_host import FORCE_OFF, UNDEFINE, push_undo_of_start, start_on
 from ostler_control.vms.rows import load, set_state
 from ostler_control.vms.wire import FIRMWARES
 from ostler_control.vmware.clone import clone, delete_clones
@@ -49,7 +60,7 @@ _EXPORT, _CONVERT, _START = (5, 50), (50, 92), (92, 100)
 def _import(run: Run) -> None:
     inputs = run.read(ImportInputs)
     with run.undoing() as undo:
-        undo.push("settle", lambda: _settle(run, undo, inputs))
+        undo.push("record-failure", lambda: _record_failure(run, undo, inputs))
         undo.push("unstage", lambda: _delete_staging(run, inputs))
         if inputs.shutdown:
             run.step("shut-down", lambda: _shut_down(run, inputs))
@@ -69,7 +80,7 @@ def _import(run: Run) -> None:
         if inputs.stopped:
             run.step("stopped", lambda: _leave_stopped(run))
         else:
-            push_withdrawal(run, undo, inputs.host_id)
+            push_undo_of_start(run, undo, inputs.host_id)
             run.step("start", lambda: start_on(run, inputs.host_id, _START))
         undo.clear()
         run.always("report", lambda: _report(run, vm))
@@ -186,7 +197,7 @@ def _convert(run: Run, inputs: ImportInputs, files: dict[str, str]) -> None:
             info = made[str(disk.key)]
             found = wire.encrypt_format(volume, info)
             size_bytes = max(volume.size_bytes, info.virtual_size_bytes)
-            Volume.update(state="ready", state_reason="", encrypt_format=found, size_bytes=size_bytes).where(
+            Volume.update(state=VolumeState.READY, state_reason="", encrypt_format=found, size_bytes=size_bytes).where(
                 Volume.id == volume.id
             ).execute()
 
@@ -203,7 +214,7 @@ def _delete_staging(run: Run, inputs: ImportInputs) -> None:
 def _leave_stopped(run: Run) -> None:
     with transaction():
         capacity.release(load(run.resource_id))
-        set_state(run.resource_id, "stopped", power_state="stopped")
+        set_state(run.resource_id, VmState.STOPPED, power_state=PowerState.STOPPED)
 
 
 def _report(run: Run, vm: SourceVm) -> None:
@@ -232,9 +243,9 @@ def _report(run: Run, vm: SourceVm) -> None:
     log.info("a VM was imported", operation=run.id, vm=row.name, took_s=took_s, source=origin.source_name, ref=vm.ref)
 
 
-def _settle(run: Run, undo: Undo, inputs: ImportInputs) -> None:
+def _record_failure(run: Run, undo: Undo, inputs: ImportInputs) -> None:
     """Undoes the rows. Where everything is surely gone nothing stays; what may still be there stays, to be deleted."""
-    off = not undo.failed("plug", "forget")
+    off = not undo.failed(FORCE_OFF, UNDEFINE)
     clean = off and not undo.failed(*(f"delete-{disk.volume_id}" for disk in inputs.disks))
     with transaction():
         vm = load(run.resource_id)
@@ -245,8 +256,11 @@ def _settle(run: Run, undo: Undo, inputs: ImportInputs) -> None:
             if volume is not None and clean:
                 delete_volume(volume, run.user)
             elif volume is not None:
-                Volume.update(state="failed", state_reason=str(undo.error)).where(Volume.id == volume.id).execute()
+                Volume.update(state=VolumeState.FAILED, state_reason=str(undo.error)).where(
+                    Volume.id == volume.id
+                ).execute()
         if clean:
             Vm.delete().where(Vm.id == vm.id).execute()
         else:
-            set_state(vm.id, "failed", power_state="" if not off else "absent", attention=f"not imported: {undo.error}")
+            power_state = PowerState.ABSENT if off else PowerState.UNKNOWN
+            set_state(vm.id, VmState.FAILED, power_state=power_state, attention=f"not imported: {undo.error}")
