@@ -101,12 +101,13 @@ class Column:
         assert all((row["state"], row["operation_id"]) == ("ready", "") for row in volumes), [dict(r) for r in volumes]
         query = "SELECT 1 FROM volume_file f JOIN volume v ON v.id = f.volume_id WHERE v.name LIKE ?"
         wait_for(lambda: not self.site.rows(query, f"{self.name}%"), "the end of a further file", 10)  # of a download
-        known = self.site.rows("SELECT id FROM passphrase WHERE bound_id NOT IN (SELECT id FROM pool)")
-        held = self.site.rows(
-            "SELECT passphrase_id FROM volume UNION SELECT passphrase_id FROM volume_file"
-            " UNION SELECT passphrase_id FROM snapshot UNION SELECT passphrase_id FROM template"
+        # One statement, so that it sees one moment: other columns create and delete volumes meanwhile.
+        missing = self.site.rows(
+            "SELECT passphrase_id FROM (SELECT passphrase_id FROM volume UNION SELECT passphrase_id FROM volume_file"
+            " UNION SELECT passphrase_id FROM snapshot UNION SELECT passphrase_id FROM template)"
+            " WHERE passphrase_id NOT IN (SELECT id FROM passphrase WHERE bound_id NOT IN (SELECT id FROM pool))"
         )
-        assert {row[0] for row in held} - {None} <= {row[0] for row in known}
+        assert [row[0] for row in missing] == [], "passphrases that are used, but not there"
         found = self.site.rows("SELECT id, state FROM vm WHERE name = ?", self.name)
         if found:
             hosts = [self.vm().host_name] if found[0]["state"] == "running" else []

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
+from ostler_common.disk_names import disk_name
 from ostler_common.errors import bad_field
 
 from ostler_agent.spec import Firmware
@@ -50,15 +51,5 @@ def domain_xml(disks: Sequence[Path], firmware: Firmware) -> str:
         disk = ElementTree.SubElement(devices, "disk", type="file", device="disk")
         ElementTree.SubElement(disk, "driver", name="qemu", type="raw")
         ElementTree.SubElement(disk, "source", file=str(path))
-        ElementTree.SubElement(disk, "target", dev=disk_name(number), bus="scsi")
+        ElementTree.SubElement(disk, "target", dev=disk_name("sd", number), bus="scsi")
     return ElementTree.tostring(domain, encoding="unicode")
-
-
-def disk_name(number: int) -> str:
-    """The name of the n-th SCSI disk, from 0: sda, ... sdz, sdaa."""
-    letters = ""
-    number += 1
-    while number:
-        number, letter = divmod(number - 1, 26)
-        letters = chr(ord("a") + letter) + letters
-    return f"sd{letters}"

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from ostler_common.disk_names import disk_name
 from ostler_common.units import format_size
 
 if TYPE_CHECKING:
@@ -81,10 +82,5 @@ def printable(text: str) -> str:
 
 
 def disk(slot: int) -> str:
-    """`vda` for 0: the name of a place on a VM's bus."""
-    letters = ""
-    slot += 1
-    while slot > 0:
-        slot, letter = divmod(slot - 1, 26)
-        letters = chr(ord("a") + letter) + letters
-    return f"vd{letters}" if letters else NONE
+    """`vda` for slot 0; "-" for a volume without a slot."""
+    return disk_name("vd", slot) if slot >= 0 else NONE

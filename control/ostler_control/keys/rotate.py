@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TypedDict
 
 from ostler_common.errors import FailedPreconditionError
 
@@ -20,6 +20,14 @@ from ostler_control.operations import Run, record_operation, replicas, workflow
 
 PASSPHRASES_PER_TRANSACTION = 100
 _MAX_NAMED = 10
+
+
+class _BatchResult(TypedDict):
+    """What a step records. broken: owner, KEK version and reason of each passphrase that could not be re-sealed."""
+
+    last_id: str
+    resealed: int
+    broken: list[list[str]]
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,7 @@ def _rotate(run: Run) -> None:
         raise _incomplete(broken, done)
 
 
-def _batch(run: Run, after_id: str, done: int) -> dict[str, Any]:
+def _batch(run: Run, after_id: str, done: int) -> _BatchResult:
     run.pause(0)  # another replica may have taken over
     with session():
         left = Passphrase.select().where(Passphrase.kek.not_in(Kek.select(Kek.id).where(Kek.current))).count()

@@ -1,15 +1,14 @@
-"""A site at work on each database, for tests of snapshots and copies: its fixtures and what they begin with."""
+"""For tests of snapshots and copies: a site on each database, and the rows that they start with."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import pytest
 from ostler_common.errors import OstlerError
-from ostler_control import snapshots, vms, volumes
+from ostler_control import snapshots, volumes
 from ostler_control.models import Operation, Passphrase, Snapshot, Vm, Volume
 from ostler_control.operations import Engine
 
@@ -31,30 +30,6 @@ def working(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         url = server + name
     with databases.bound(url), site_at_work(url, state_dir) as working:
         yield working
-
-
-@pytest.fixture
-def site(working: tuple[Site, Engine]) -> Iterator[Site]:
-    """Every test leaves the site whole, with nothing in it and all hosts up."""
-    site, engine = working
-    yield site
-    for fake in site.hosts.values():
-        fake.faults.clear()
-    ends: list[tuple[Any, Callable[[Any], Operation]]] = [
-        *((row, lambda row: snapshots.delete(row, "root")) for row in Snapshot.select()),
-        *((row, lambda row: vms.delete(row, "root", force=True)) for row in Vm.select()),
-        *((row, lambda row: volumes.delete(row, "root")) for row in Volume.select().where(~Volume.root)),
-    ]
-    for row, end in ends:
-        assert outcome(engine, site.record(partial(end, row))) == OK
-    site.check_whole()
-    assert site.fleet.files() == {}
-    assert Passphrase.select().count() == 0
-
-
-@pytest.fixture
-def engine(working: tuple[Site, Engine]) -> Engine:
-    return working[1]
 
 
 def refusal(site: Site, make: Callable[[], Operation]) -> str:

@@ -1,13 +1,8 @@
-"""The control plane is killed between any two lines that matter, and goes on as if nothing had been."""
+"""The control plane is killed between any two lines that matter, and its operations are resumed."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,18 +11,24 @@ from typing import Any
 import pytest
 from ostler_common.errors import FailedPreconditionError
 from ostler_control import snapshots, vms, volumes
-from ostler_control.database import transaction
 from ostler_control.models import Operation, Snapshot, Vm, Volume
 
 from tests import databases
 from tests.fakes.working_agent import Fault, wait_until
-from tests.sites import MIB, Site, new_engine, new_site
+from tests.sites import MIB, Site, new_site
+from tests.unit.control.crashes import (
+    are_over,
+    control,
+    kill_at_every_point,
+    names,
+    reached,
+    record,
+    run_without_crash,
+)
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[3]
-
-# How many points each verb has at which it can be killed, and one more, so that one operation meets none.
+# How many points each verb has at which it can be killed, and one more, so that one operation is never killed.
 POINTS = {
     "volume.create": 8,
     "vm.create": 8,
@@ -48,53 +49,6 @@ POINTS = {
 SNAPSHOTS = ("snapshot.delete", "volume.revert", "lost.revert")
 
 
-@contextlib.contextmanager
-def control(site: Site, plan: dict[str, int], name: str = "control") -> Iterator[subprocess.Popen[bytes]]:
-    """A control process on the site, killed at the end."""
-    state_dir = site.state_dir / name
-    state_dir.mkdir(exist_ok=True)
-    if not (state_dir / "kek").exists():
-        (state_dir / "kek").write_bytes((site.state_dir / "kek").read_bytes())
-    path = state_dir / "plan"
-    path.write_text(json.dumps(plan))
-    command = [sys.executable, "-m", "tests.crash_runner", site.url, str(state_dir), str(path)]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, cwd=ROOT) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n"
-            yield process
-        finally:
-            process.send_signal(signal.SIGKILL)
-
-
-def over(operations: list[Any]) -> bool:
-    ids = [operation.id for operation in operations]
-    left: Any = Operation.select().where(Operation.id.in_(ids) & Operation.state.in_(["pending", "running"]))
-    return not left.exists()
-
-
-def reached(site: Site, operation: Any, name: str = "control") -> bool:
-    marker: Path = site.state_dir / name / "reached" / operation.id
-    return marker.exists()
-
-
-def recorded(make: Callable[[], Operation]) -> Any:
-    with transaction():
-        return make()
-
-
-def carried_out(site: Site, operations: list[Any]) -> None:
-    """Without any crash, in this process."""
-    engine = new_engine(site.url, site.state_dir)
-    engine.start()
-    for operation in operations:
-        row: Any = engine.wait(operation.id, 60)
-        assert row.state == "succeeded", row.error
-    engine.stop()
-    engine.agents.close()
-
-
 def new_volume(site: Site, name: str) -> Operation:
     wanted = volumes.NewVolume(name, site.account, site.disks["encrypted"], 4 * MIB)
     return volumes.create(wanted, "alice", site.keys)
@@ -104,33 +58,33 @@ def new_snapshot(name: str) -> Operation:
     return snapshots.create(snapshots.NewSnapshot(Volume.get(Volume.name == name), name), "alice")
 
 
-def begun(site: Site, verb: str, name: str) -> Any:
-    """Records the operation; what it needs was made by `prepared`."""
+def start(site: Site, verb: str, name: str) -> Any:
+    """Records the operation; what it needs was created by `prepare`."""
     match verb:
         case "volume.create":
-            return recorded(partial(new_volume, site, name))
+            return record(partial(new_volume, site, name))
         case "vm.migrate" | "stayer":
             vm = Vm.get(Vm.name == name)
-            return recorded(partial(vms.migrate, vm, "alice", with_storage=True, pool=site.pools["local2"]))
+            return record(partial(vms.migrate, vm, "alice", with_storage=True, pool=site.pools["local2"]))
         case "vm.delete":
-            return recorded(partial(vms.delete, Vm.get(Vm.name == name), "alice", force=True))
+            return record(partial(vms.delete, Vm.get(Vm.name == name), "alice", force=True))
         case "volume.copy":
             wanted = volumes.NewCopy(f"{name}-copy", site.account, Volume.get(Volume.name == name))
-            return recorded(lambda: volumes.copy(wanted, "alice", site.keys))
+            return record(lambda: volumes.copy(wanted, "alice", site.keys))
         case "snapshot.create" | "snapshot.doomed":
-            return recorded(partial(new_snapshot, name))
+            return record(partial(new_snapshot, name))
         case "volume.revert" | "lost.revert":
-            return recorded(partial(snapshots.revert, Snapshot.get(Snapshot.name == name), "alice", site.keys))
+            return record(partial(snapshots.revert, Snapshot.get(Snapshot.name == name), "alice", site.keys))
         case "snapshot.delete":
-            return recorded(partial(snapshots.delete, Snapshot.get(Snapshot.name == name), "alice"))
-    return recorded(partial(site.new_vm, name))
+            return record(partial(snapshots.delete, Snapshot.get(Snapshot.name == name), "alice"))
+    return record(partial(site.new_vm, name))
 
 
-def prepared(site: Site) -> None:
+def prepare(site: Site) -> None:
     """VMs for the verbs that want some, and what goes wrong with some of them."""
     local = {"pool": site.pools["local1"], "host": site.host("h1")}
     made = [
-        recorded(partial(site.new_vm, f"{verb}-{number}", **({} if verb == "vm.delete" else local)))
+        record(partial(site.new_vm, f"{verb}-{number}", **({} if verb == "vm.delete" else local)))
         for verb in ("vm.migrate", "stayer", "vm.delete")
         for number in range(1, POINTS[verb] + 1)
     ]
@@ -139,9 +93,9 @@ def prepared(site: Site) -> None:
         for verb in ("volume.copy", *SNAPSHOTS, "snapshot.create", "snapshot.doomed")
         for number in range(1, POINTS[verb] + 1)
     ]
-    made += [recorded(partial(new_volume, site, name)) for name in sources]
-    carried_out(site, made)
-    carried_out(site, [recorded(partial(new_snapshot, name)) for name in sources if name.startswith(SNAPSHOTS)])
+    made += [record(partial(new_volume, site, name)) for name in sources]
+    run_without_crash(site, made)
+    run_without_crash(site, [record(partial(new_snapshot, name)) for name in sources if name.startswith(SNAPSHOTS)])
     no = FailedPreconditionError("no", "NO_WAY")
     doomed = Fault(no, before=False, times=1000, only=lambda request: request.spec.name.startswith("doomed"))
     for fake in site.hosts.values():
@@ -181,22 +135,15 @@ def aftermath(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aftermath]:
     state_dir = tmp_path_factory.mktemp("crashes")
     with databases.bound(f"sqlite:///{state_dir}/ostler.sqlite") as url:
         site = new_site(url, state_dir)
-        prepared(site)
+        prepare(site)
         operations = {
-            verb: [begun(site, verb, f"{verb}-{number}") for number in range(1, points + 1)]
-            for verb, points in POINTS.items()
+            verb: [start(site, verb, name) for name in names(verb, points)] for verb, points in POINTS.items()
         }
-        plan = {operation.id: at for group in operations.values() for at, operation in enumerate(group, start=1)}
-        every = [operation for group in operations.values() for operation in group]
-        with control(site, plan):
-            wait_until(lambda: all(reached(site, operation) or over([operation]) for operation in every), 120)
-        for verb, group in operations.items():
-            stood = [reached(site, operation) for operation in group]
-            assert stood == [True] * (len(group) - 1) + [verb == "cancelled"], f"{verb} has other points"
+        every = kill_at_every_point(site, operations, never_over=["cancelled"])
         cancelled = [operation.id for operation in operations["cancelled"]]
         Operation.update(cancel_requested=True).where(Operation.id.in_(cancelled)).execute()
         with control(site, {}):
-            wait_until(lambda: over(every), 120)
+            wait_until(lambda: are_over(every), 120)
         yield Aftermath(site, operations)
         site.fleet.stop()
 
@@ -286,12 +233,12 @@ def test_another_replica_goes_on(postgresql: str, tmp_path: Path) -> None:
     databases.run_sql(postgresql + "postgres", "CREATE DATABASE replicas")
     with databases.bound(postgresql + "replicas") as url:
         site = new_site(url, tmp_path)
-        operations = [recorded(partial(site.new_vm, f"vm{number}")) for number in range(6)]
+        operations = [record(partial(site.new_vm, f"vm{number}")) for number in range(6)]
         plan = {operation.id: number for number, operation in enumerate(operations, start=1)}
         with control(site, plan, "victim"):
             wait_until(lambda: all(reached(site, operation, "victim") for operation in operations), 60)
         with control(site, {}, "survivor"):
-            wait_until(lambda: over(operations), 90)
+            wait_until(lambda: are_over(operations), 90)
         rows = list(Operation.select())
         assert {(row.state, row.attempt) for row in rows} == {("succeeded", 2)}
         assert {row.replica for row in rows} == {(tmp_path / "survivor" / "replica_id").read_text()}

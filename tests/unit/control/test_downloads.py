@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,9 +21,8 @@ from ostler_control.operations import Engine
 from ostler_control.operations.records import ENDED
 from ostler_control.volumes.download import transfer
 
-from tests import databases
 from tests.fakes.working_agent import Fault, File, wait_until
-from tests.sites import MIB, Site, outcome, site_at_work
+from tests.sites import MIB, Site, outcome
 from tests.unit.control import calls
 
 CHOSEN = b"a passphrase of the caller's"
@@ -40,34 +38,6 @@ class Context:
 
     def is_active(self) -> bool:
         return not self.gone.is_set()
-
-
-@pytest.fixture(scope="module")
-def working(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Engine]]:
-    state_dir = tmp_path_factory.mktemp("site")
-    with databases.bound(f"sqlite:///{state_dir}/ostler.sqlite") as url, site_at_work(url, state_dir) as working:
-        yield working
-
-
-@pytest.fixture
-def site(working: tuple[Site, Engine]) -> Iterator[Site]:
-    """Every test leaves nothing but volumes, and those whole."""
-    site, engine = working
-    yield site
-    for fake in site.hosts.values():
-        fake.faults.clear()
-    settled()
-    for vm in list(Vm.select()):
-        assert outcome(engine, site.record(partial(vms.delete, vm, "root", force=True)))[1] == ""
-    for volume in list(Volume.select()):
-        assert outcome(engine, site.record(partial(volumes.delete, volume, "root")))[1] == ""
-    site.check_whole()
-    assert (site.fleet.files(), Passphrase.select().count()) == ({}, 0)
-
-
-@pytest.fixture
-def engine(working: tuple[Site, Engine]) -> Engine:
-    return working[1]
 
 
 def settled() -> None:

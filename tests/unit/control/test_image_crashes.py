@@ -22,49 +22,52 @@ from ostler_control.volumes.export_encryption import ExportEncryption
 from tests import databases
 from tests.fakes.working_agent import File, bytes_of, wait_until
 from tests.sites import MIB, Site, new_site
-from tests.unit.control.test_crashes import carried_out, control, over, reached, recorded
+from tests.unit.control.crashes import (
+    are_over,
+    control,
+    kill_at_every_point,
+    names,
+    record,
+    run_without_crash,
+)
 
 pytestmark = pytest.mark.slow
 
-# How many points each verb has at which it can be killed, and one more, so that one operation meets none.
+# How many points each verb has at which it can be killed, and one more, so that one operation is never killed.
 POINTS = {"upload": 11, "wrong": 17, "template": 20, "download": 17}
 OPENS = Secret(b"a passphrase of the caller's")
 LOCKED = bytes_of(File(3 * MIB, types_pb2.DISK_FORMAT_QCOW2, OPENS.reveal()))
 SHA256 = hashlib.sha256(LOCKED).hexdigest()
 
 
-def names(kind: str) -> list[str]:
-    return [f"{kind}-{number}" for number in range(1, POINTS[kind] + 1)]
-
-
-def prepared(site: Site) -> None:
+def prepare(site: Site) -> None:
     """The volumes that downloads and templates are made of."""
     site.fleet.template_keys[SHA256] = OPENS.reveal()
     new = [
         volumes.NewVolume(name, site.account, site.disks["encrypted"], 4 * MIB, pool=site.pools["shared"])
         for kind in ("template", "download")
-        for name in names(kind)
+        for name in names(kind, POINTS[kind])
     ]
-    carried_out(site, [recorded(partial(volumes.create, wanted, "alice", site.keys)) for wanted in new])
+    run_without_crash(site, [record(partial(volumes.create, wanted, "alice", site.keys)) for wanted in new])
 
 
-def begun(site: Site, kind: str, name: str) -> Any:
+def start(site: Site, kind: str, name: str) -> Any:
     match kind:
         case "download":
             row = Volume.get(Volume.name == name)
             how = ExportEncryption(decrypt=True)
-            return recorded(partial(volumes.download, row, "raw", how, "alice", new_id()))
+            return record(partial(volumes.download, row, "raw", how, "alice", new_id()))
         case "template":
             wanted = make_template.NewTemplateFromVolume(
                 name, "bios", Volume.get(Volume.name == name), ExportEncryption(False, OPENS)
             )
-            return recorded(partial(make_template.create, wanted, "root", site.keys))
+            return record(partial(make_template.create, wanted, "root", site.keys))
     announced = Announced("qcow2", len(LOCKED), SHA256, encrypted=True)
     passphrase = OPENS if kind == "upload" else Secret(b"not that one")
     sent = volumes.NewUpload(name, site.account, site.disks["encrypted"], announced, site.pools["shared"], passphrase)
     stored = StoredFile(new_id(), Received(3 * MIB, len(LOCKED), SHA256))
     (files_of(site) / stored.id).write_bytes(LOCKED)
-    return recorded(partial(volumes.upload, sent, stored, "alice", site.keys))
+    return record(partial(volumes.upload, sent, stored, "alice", site.keys))
 
 
 def files_of(site: Site) -> Path:
@@ -91,18 +94,12 @@ def aftermath(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aftermath]:
     state_dir = tmp_path_factory.mktemp("crashes")
     with databases.bound(f"sqlite:///{state_dir}/ostler.sqlite") as url:
         site = new_site(url, state_dir)
-        prepared(site)
-        operations = {kind: [begun(site, kind, name) for name in names(kind)] for kind in POINTS}
-        plan = {operation.id: at for group in operations.values() for at, operation in enumerate(group, start=1)}
-        every = [operation for group in operations.values() for operation in group]
-        with control(site, plan):
-            wait_until(lambda: all(reached(site, operation) or over([operation]) for operation in every), 120)
-        for kind, group in operations.items():
-            stood = [reached(site, operation) for operation in group]
-            assert stood == [True] * (len(group) - 1) + [False], f"{kind} has other points"
+        prepare(site)
+        operations = {kind: [start(site, kind, name) for name in names(kind, POINTS[kind])] for kind in POINTS}
+        every = kill_at_every_point(site, operations)
         with control(site, {}):
-            wait_until(lambda: over(every) and not VolumeFile.select().exists(), 120)
-            wait_until(lambda: over(list(Operation.select())), 60)
+            wait_until(lambda: are_over(every) and not VolumeFile.select().exists(), 120)
+            wait_until(lambda: are_over(list(Operation.select())), 60)
         yield Aftermath(site, operations)
         site.fleet.stop()
 
@@ -119,7 +116,7 @@ def test_nothing_is_left(aftermath: Aftermath) -> None:
 
 def test_uploads_are_carried_out(aftermath: Aftermath) -> None:
     assert set(aftermath.states("upload")) == {"succeeded"}
-    made: list[Any] = list(Volume.select().where(Volume.name.in_(names("upload"))))
+    made: list[Any] = list(Volume.select().where(Volume.name.in_(names("upload", POINTS["upload"]))))
     assert len(made) == POINTS["upload"]
     for volume in made:
         file = aftermath.site.fleet.pools[volume.pool_id][volume.file_id]
@@ -128,12 +125,12 @@ def test_uploads_are_carried_out(aftermath: Aftermath) -> None:
 
 def test_uploads_that_nothing_opens_leave_nothing(aftermath: Aftermath) -> None:
     assert set(aftermath.states("wrong")) == {"failed"}
-    assert not Volume.select().where(Volume.name.in_(names("wrong"))).exists()
+    assert not Volume.select().where(Volume.name.in_(names("wrong", POINTS["wrong"]))).exists()
 
 
 def test_templates_are_made(aftermath: Aftermath) -> None:
     assert set(aftermath.states("template")) == {"succeeded"}
-    for name in names("template"):
+    for name in names("template", POINTS["template"]):
         template: Any = Template.get(Template.name == name)
         assert aftermath.site.keys.open(template).reveal() == OPENS.reveal()
         file = (files_of(aftermath.site) / template.id).read_bytes()

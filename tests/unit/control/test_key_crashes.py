@@ -13,7 +13,7 @@ from ostler_control.models import Kek, Operation, Volume, new_id
 from tests import databases
 from tests.fakes.working_agent import wait_until
 from tests.sites import MIB, Site, new_site
-from tests.unit.control.test_crashes import control, over, reached, recorded
+from tests.unit.control.crashes import are_over, control, reached, record
 from tests.unit.control.test_key_rotation import Vault
 
 pytestmark = pytest.mark.slow
@@ -46,14 +46,14 @@ def test_killed_anywhere_in_a_rotation(tmp_path: Path) -> None:
     with databases.bound(f"sqlite:///{tmp_path}/ostler.sqlite") as url:
         site = new_site(url, tmp_path)
         vault = filled(site, rotate.PASSPHRASES_PER_TRANSACTION + 3)
-        operation = recorded(lambda: rotate.rotate(site.keys, "ada"))
+        operation = record(lambda: rotate.rotate(site.keys, "ada"))
         for number in IN_STEPS:
             with control(site, {operation.id: number}):
                 wait_until(lambda: reached(site, operation), 30)
             (tmp_path / "control" / "reached" / operation.id).unlink()
             vault.check(Keyring(FileProvider(tmp_path / "control" / "kek")))
         with control(site, {}):
-            wait_until(lambda: over([operation]), 30)
+            wait_until(lambda: are_over([operation]), 30)
         vault.check(Keyring(FileProvider(tmp_path / "control" / "kek")))
         row = Operation.get_by_id(operation.id)
         assert row.state == "succeeded"

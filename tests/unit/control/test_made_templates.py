@@ -16,44 +16,22 @@ from ostler_control.api.templates import TemplateService
 from ostler_control.models import Event, Operation, Passphrase, Request, Template, Vm, Volume, VolumeFile, new_id
 from ostler_control.operations import Engine
 
-from tests import databases
 from tests.fakes.working_agent import Fault, wait_until
-from tests.sites import MIB, Site, outcome, site_at_work
+from tests.sites import MIB, Site, outcome
 from tests.unit.control import calls
 
 CHOSEN = b"a passphrase for the template"
 OK = ("succeeded", "")
 
 
-@pytest.fixture(scope="module")
-def working(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Engine]]:
-    state_dir = tmp_path_factory.mktemp("site")
-    with databases.bound(f"sqlite:///{state_dir}/ostler.sqlite") as url, site_at_work(url, state_dir) as working:
-        yield working
-
-
 @pytest.fixture
-def site(working: tuple[Site, Engine]) -> Iterator[Site]:
-    """Every test leaves nothing that a deletion does not remove."""
-    site, engine = working
+def site(site: Site, engine: Engine) -> Iterator[Site]:
+    """After every test no template is left either, and no file of one."""
     yield site
-    for fake in site.hosts.values():
-        fake.faults.clear()
-    for vm in list(Vm.select()):
-        assert outcome(engine, site.record(partial(vms.delete, vm, "root", force=True))) == OK
-    for volume in list(Volume.select()):
-        assert outcome(engine, site.record(partial(volumes.delete, volume, "root"))) == OK
     for template in Template.select().where(Template.name != "tiny"):
         request = template_pb2.DeleteTemplateRequest(template=template.name)
         service(engine).DeleteTemplate(request, calls.context(site.admin()))
-    assert (list(VolumeFile.select()), site.fleet.files(), Passphrase.select().count()) == ([], {}, 0)
     assert not engine.templates.exists() or list(engine.templates.iterdir()) == []
-    site.check_whole()
-
-
-@pytest.fixture
-def engine(working: tuple[Site, Engine]) -> Engine:
-    return working[1]
 
 
 def service(engine: Engine) -> TemplateService:

@@ -16,18 +16,16 @@ from tests.sites import MIB, Site, outcome
 from tests.unit.control.copies import (
     OK,
     data_volume,
-    engine,
     file_of,
     fresh,
     refusal,
     root_of,
     running,
-    site,
     taken,
     working,
 )
 
-__all__ = ["engine", "site", "working"]  # fixtures
+__all__ = ["working"]  # a fixture
 
 
 def reverted(site: Site, engine: Engine, snapshot: Any) -> Any:

@@ -16,9 +16,16 @@ from ostler_control.snapshots.schedules import MAX_PER_HOST, RETRY_PAUSE, run_sc
 
 from tests.fakes.working_agent import Fault
 from tests.sites import Site, outcome
-from tests.unit.control.copies import OK, data_volume, engine, fresh, root_of, running, site, working
+from tests.unit.control.copies import (
+    OK,
+    data_volume,
+    fresh,
+    root_of,
+    running,
+    working,
+)
 
-__all__ = ["engine", "site", "working"]  # fixtures
+__all__ = ["working"]  # a fixture
 
 HOUR = datetime.timedelta(hours=1)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -14,18 +13,16 @@ from ostler.control.v1 import enrollment_pb2
 from ostler.control.v1 import volume_pb2 as pb
 from ostler.types.v1 import volume_pb2 as types_pb2
 from ostler_common.errors import FailedPreconditionError, OstlerError
-from ostler_control import volumes
 from ostler_control.api.enrollment import HostAgentService
 from ostler_control.api.volumes import VolumeService
 from ostler_control.caller import Caller
 from ostler_control.models import Event, Operation, Passphrase, Volume, VolumeFile, new_id
+from ostler_control.models.states import UNFINISHED_OPERATIONS
 from ostler_control.operations import Engine
-from ostler_control.operations.records import ENDED
 from ostler_control.trust.authority import Authority
 
-from tests import databases
 from tests.fakes.working_agent import Fault, File, bytes_of, wait_until
-from tests.sites import GIB, MIB, Site, outcome, site_at_work
+from tests.sites import GIB, MIB, Site, outcome
 from tests.unit.control import calls
 
 OPENS = b"opens the caller's file"
@@ -36,35 +33,20 @@ CONTAINER = bytes_of(File(0, RAW, OPENS))
 PLAIN = bytes_of(File(3 * MIB, QCOW2, b""))
 
 
-@pytest.fixture(scope="module")
-def working(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Engine]]:
-    state_dir = tmp_path_factory.mktemp("site")
-    with databases.bound(f"sqlite:///{state_dir}/ostler.sqlite") as url, site_at_work(url, state_dir) as working:
-        site, _ = working
-        for file in (LOCKED, CONTAINER):
-            site.fleet.template_keys[hashlib.sha256(file).hexdigest()] = OPENS
-        yield working
+@pytest.fixture(scope="module", autouse=True)
+def known_files(working: tuple[Site, Engine]) -> None:
+    site, _ = working
+    for file in (LOCKED, CONTAINER):
+        site.fleet.template_keys[hashlib.sha256(file).hexdigest()] = OPENS
 
 
 @pytest.fixture
-def site(working: tuple[Site, Engine]) -> Iterator[Site]:
+def site(site: Site, engine: Engine) -> Iterator[Site]:
     """Every test leaves nothing but volumes, and of their uploads nothing at all."""
-    site, engine = working
     yield site
-    for fake in site.hosts.values():
-        fake.faults.clear()
-    wait_until(lambda: not Operation.select().where(Operation.state.not_in(ENDED)).exists())
+    wait_until(lambda: not Operation.select().where(Operation.state.in_(UNFINISHED_OPERATIONS)).exists())
     assert not engine.templates.exists() or list(engine.templates.iterdir()) == []
     assert list(VolumeFile.select()) == []
-    for volume in list(Volume.select()):
-        assert outcome(engine, site.record(partial(volumes.delete, volume, "root"))) == OK
-    site.check_whole()
-    assert (site.fleet.files(), Passphrase.select().count()) == ({}, 0)
-
-
-@pytest.fixture
-def engine(working: tuple[Site, Engine]) -> Engine:
-    return working[1]
 
 
 def uploaded(

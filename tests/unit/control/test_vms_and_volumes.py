@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,39 +17,10 @@ from ostler_control.database import session, transaction
 from ostler_control.models import Event, Host, Operation, Passphrase, Vm, VmSighting, Volume, now
 from ostler_control.operations import Engine
 
-from tests import databases
 from tests.fakes.working_agent import Fault, wait_until
-from tests.sites import GIB, MIB, Site, outcome, site_at_work
+from tests.sites import GIB, MIB, Site, outcome
 
 OK = ("succeeded", "")
-
-
-@pytest.fixture(scope="module")
-def working(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Engine]]:
-    state_dir = tmp_path_factory.mktemp("site")
-    with databases.bound(f"sqlite:///{state_dir}/ostler.sqlite") as url, site_at_work(url, state_dir) as working:
-        yield working
-
-
-@pytest.fixture
-def site(working: tuple[Site, Engine]) -> Iterator[Site]:
-    """Every test leaves the site whole, with nothing in it and all hosts up."""
-    site, engine = working
-    yield site
-    for fake in site.hosts.values():
-        fake.faults.clear()
-    for vm in list(Vm.select()):
-        assert outcome(engine, site.record(partial(vms.delete, vm, "root", force=True))) == OK
-    for volume in list(Volume.select()):
-        assert outcome(engine, site.record(partial(volumes.delete, volume, "root"))) == OK
-    site.check_whole()
-    assert site.fleet.files() == {}
-    assert Passphrase.select().count() == 0
-
-
-@pytest.fixture
-def engine(working: tuple[Site, Engine]) -> Engine:
-    return working[1]
 
 
 def refusal(site: Site, make: Callable[[], Operation]) -> str:

@@ -15,41 +15,20 @@ from ostler_control.models import Event, Operation, Passphrase, Pool, Template, 
 from ostler_control.operations import Engine
 from ostler_control.volumes import sweep as sweeping
 
-from tests import databases
 from tests.fakes.working_agent import Fault, File, wait_until
-from tests.sites import MIB, Site, outcome, site_at_work
+from tests.sites import MIB, Site, outcome
 
 OK = ("succeeded", "")
 
 
-@pytest.fixture(scope="module")
-def working(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Engine]]:
-    state_dir = tmp_path_factory.mktemp("site")
-    with databases.bound(f"sqlite:///{state_dir}/ostler.sqlite") as url, site_at_work(url, state_dir) as working:
-        yield working
-
-
 @pytest.fixture
-def site(working: tuple[Site, Engine], monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """Every test leaves the site whole, with nothing in it and all hosts up."""
+def site(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """After every test what is left is swept at once."""
     monkeypatch.setattr(sweeping, "_RETRY_PAUSE", sweeping._RETRY_PAUSE * 0)
-    site, engine = working
     yield site
     for fake in site.hosts.values():
         fake.faults.clear()
     swept(site)
-    for vm in list(Vm.select()):
-        assert outcome(engine, site.record(partial(vms.delete, vm, "root", force=True))) == OK
-    for volume in list(Volume.select()):
-        assert outcome(engine, site.record(partial(volumes.delete, volume, "root"))) == OK
-    site.check_whole()
-    assert site.fleet.files() == {}
-    assert Passphrase.select().count() == 0
-
-
-@pytest.fixture
-def engine(working: tuple[Site, Engine]) -> Engine:
-    return working[1]
 
 
 def swept(site: Site) -> None:

@@ -15,18 +15,16 @@ from tests.sites import GIB, MIB, Site, outcome
 from tests.unit.control.copies import (
     OK,
     data_volume,
-    engine,
     file_of,
     fresh,
     refusal,
     root_of,
     running,
-    site,
     taken,
     working,
 )
 
-__all__ = ["engine", "site", "working"]  # fixtures
+__all__ = ["working"]  # a fixture
 
 
 def copied(site: Site, engine: Engine, name: str, source: Any, **wanted: Any) -> Any:

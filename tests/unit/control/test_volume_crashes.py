@@ -16,33 +16,36 @@ from ostler_control.models import Event, Operation, Vm, Volume, VolumeFile
 from tests import databases
 from tests.fakes.working_agent import Fault, wait_until
 from tests.sites import MIB, Site, new_site
-from tests.unit.control.test_crashes import carried_out, control, over, reached, recorded
+from tests.unit.control.crashes import (
+    are_over,
+    control,
+    kill_at_every_point,
+    names,
+    record,
+    run_without_crash,
+)
 
 pytestmark = pytest.mark.slow
 
-# How many points each change has at which it can be killed, and one more, so that one operation meets none.
+# How many points each change has at which it can be killed, and one more, so that one operation is never killed.
 POINTS = {"shallow": 14, "stopped": 14, "running": 14, "reinstall": 14, "doomed": 14}
 # Those that are done to the root disk of a running VM.
 _RUNNING = ("running", "doomed")
 
 
-def names(kind: str) -> list[str]:
-    return [f"{kind}-{number}" for number in range(1, POINTS[kind] + 1)]
-
-
-def prepared(site: Site) -> None:
+def prepare(site: Site) -> None:
     """The VMs and volumes that are changed."""
     made = []
     for kind in POINTS:
-        for name in names(kind):
+        for name in names(kind, POINTS[kind]):
             if kind in _RUNNING:
-                made.append(recorded(partial(site.new_vm, name, host=site.host("h1"))))
+                made.append(record(partial(site.new_vm, name, host=site.host("h1"))))
             elif kind == "reinstall":
-                made.append(recorded(partial(site.new_vm, name, stopped=True)))
+                made.append(record(partial(site.new_vm, name, stopped=True)))
             else:
                 new = volumes.NewVolume(name, site.account, site.disks["encrypted"], 4 * MIB, pool=site.pools["shared"])
-                made.append(recorded(partial(volumes.create, new, "alice", site.keys)))
-    carried_out(site, made)
+                made.append(record(partial(volumes.create, new, "alice", site.keys)))
+    run_without_crash(site, made)
     doomed = {vm.id for vm in Vm.select() if vm.name.startswith("doomed")}
     no = FailedPreconditionError("no", "NO_WAY")
     site.hosts["h1"].fail("PivotVolume", Fault(no, times=1000, only=lambda request: request.vm_id in doomed))
@@ -53,10 +56,10 @@ def disk(name: str) -> Any:
     return Volume.get(Volume.name == name) if vm is None else Volume.get((Volume.vm_id == vm.id) & Volume.root)
 
 
-def begun(site: Site, kind: str, name: str) -> Any:
+def start(site: Site, kind: str, name: str) -> Any:
     if kind == "reinstall":
-        return recorded(partial(vms.reinstall, Vm.get(Vm.name == name), "alice", site.keys))
-    return recorded(partial(volumes.rekey, disk(name), "alice", site.keys, deep=kind != "shallow"))
+        return record(partial(vms.reinstall, Vm.get(Vm.name == name), "alice", site.keys))
+    return record(partial(volumes.rekey, disk(name), "alice", site.keys, deep=kind != "shallow"))
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Aftermath:
     contents: dict[str, str]
 
     def check(self, kind: str, state: str, *, new_file: bool, new_key: bool, same_content: bool = True) -> None:
-        after = [disk(name) for name in names(kind)]
+        after = [disk(name) for name in names(kind, POINTS[kind])]
         assert [Operation.get_by_id(operation.id).state for operation in self.operations[kind]] == [state] * len(after)
         destroyed = [event.message for event in Event.select().where(Event.type == "volume.key.destroy")]
         for old, new in zip(self.before[kind], after, strict=True):
@@ -93,21 +96,15 @@ def aftermath(
         where = postgresql + "volume_crashes"
     with databases.bound(where) as url:
         site = new_site(url, state_dir)
-        prepared(site)
-        before = {kind: [disk(name) for name in names(kind)] for kind in POINTS}
+        prepare(site)
+        before = {kind: [disk(name) for name in names(kind, POINTS[kind])] for kind in POINTS}
         rows = [row for group in before.values() for row in group]
         contents = {row.id: site.fleet.pools[row.pool_id][row.file_id].content for row in rows}
-        operations = {kind: [begun(site, kind, name) for name in names(kind)] for kind in POINTS}
-        plan = {operation.id: at for group in operations.values() for at, operation in enumerate(group, start=1)}
-        every = [operation for group in operations.values() for operation in group]
-        with control(site, plan):
-            wait_until(lambda: all(reached(site, operation) or over([operation]) for operation in every), 120)
-        for kind, group in operations.items():
-            stood = [reached(site, operation) for operation in group]
-            assert stood == [True] * (len(group) - 1) + [False], f"{kind} has other points"
+        operations = {kind: [start(site, kind, name) for name in names(kind, POINTS[kind])] for kind in POINTS}
+        every = kill_at_every_point(site, operations)
         with control(site, {}):
-            wait_until(lambda: over(every) and not VolumeFile.select().exists(), 120)
-            wait_until(lambda: over(list(Operation.select())), 60)
+            wait_until(lambda: are_over(every) and not VolumeFile.select().exists(), 120)
+            wait_until(lambda: are_over(list(Operation.select())), 60)
         yield Aftermath(site, operations, before, contents)
         site.fleet.stop()
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from ostler_agent.conversion.guest import MAX_ARGUMENTS, check_arguments, disk_name, domain_xml
+from ostler_agent.conversion.guest import MAX_ARGUMENTS, check_arguments, domain_xml
 from ostler_agent.spec import Firmware
 from ostler_agent.tools import virt_v2v
+from ostler_common.disk_names import disk_name
 from ostler_common.errors import InvalidArgumentError
 
 
@@ -23,7 +24,7 @@ def test_the_domain() -> None:
 
 
 def test_disk_names() -> None:
-    assert [disk_name(number) for number in (0, 25, 26, 701, 702)] == ["sda", "sdz", "sdaa", "sdzz", "sdaaa"]
+    assert [disk_name("sd", number) for number in (0, 25, 26, 701, 702)] == ["sda", "sdz", "sdaa", "sdzz", "sdaaa"]
 
 
 @pytest.mark.parametrize(

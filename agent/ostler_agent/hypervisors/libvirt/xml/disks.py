@@ -7,6 +7,8 @@ from pathlib import Path, PurePath
 from uuid import UUID
 from xml.etree.ElementTree import Element
 
+from ostler_common.disk_names import disk_name
+
 from ostler_agent.hypervisors.libvirt.xml.element import element
 from ostler_agent.spec import DiskSpec
 
@@ -24,12 +26,7 @@ class DiskFile:
 
 def target(slot: int) -> str:
     """The device's name: vda for slot 0, vdaa for slot 26."""
-    letters = ""
-    number = slot + 1
-    while number:
-        number, letter = divmod(number - 1, 26)
-        letters = chr(ord("a") + letter) + letters
-    return f"vd{letters}"
+    return disk_name("vd", slot)
 
 
 def serial(volume_id: str) -> str:
