@@ -150,11 +150,25 @@ def checked_url(text: str, field: str = "url") -> httpx.URL:
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is a public Internet address, including an IPv4-mapped IPv6 address."""
+    """Whether an address is a public Internet address; of one that carries an IPv4 address, whether both are."""
     found = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(found, "ipv4_mapped", None)
-    found = mapped or found
+    if isinstance(found, ipaddress.IPv6Address):
+        if found.ipv4_mapped is not None:
+            found = found.ipv4_mapped
+        elif found in _NAT64:
+            found = ipaddress.IPv4Address(found.packed[-4:])
+        elif any(found in network for network in _NOT_PUBLIC):
+            return False
     return found.is_global and not found.is_multicast
+
+
+# The well-known prefix of NAT64 (RFC 6052): a gateway connects to the IPv4 address in the last four bytes.
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# Ranges that Python takes for global: IPv4-compatible (RFC 4291), NAT64 of one site (RFC 8215), Teredo (RFC 4380),
+# 6to4 (RFC 3056, deprecated by RFC 7526), site-local (RFC 3879).
+_NOT_PUBLIC = [
+    ipaddress.IPv6Network(network) for network in ("::/96", "64:ff9b:1::/48", "2001::/32", "2002::/16", "fec0::/10")
+]
 
 
 def _check_literal(source: DirectSource, url: httpx.URL) -> None:

@@ -8,8 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from ostler_common.errors import FailedPreconditionError, NotFoundError
-from ostler_common.image_header import LUKS_MAGIC, SECTOR_BYTES, luks1_payload_bytes, parse_qcow2
+from ostler_common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from ostler_common.image_header import (
+    HEAD_BYTES,
+    LUKS_MAGIC,
+    SECTOR_BYTES,
+    check_iterations,
+    luks1_payload_bytes,
+    luks_offset,
+    parse_qcow2,
+)
 
 from ostler_agent.spec import DiskFormat
 
@@ -46,6 +54,23 @@ def read_header(path: Path, disk_format: DiskFormat, encrypted: bool | None = No
     else:
         is_encrypted, size = False, length
     return ImageHeader(disk_format, is_encrypted, size, allocated)
+
+
+def check_stretching(path: Path) -> None:
+    """Refuses an encrypted image whose passphrase would take a host hours to try.
+
+    Raises NotFoundError (VOLUME_NOT_FOUND), FailedPreconditionError (STRETCHED_TOO_LONG, NOT_AN_IMAGE).
+    """
+    file = open_image(path)
+    try:
+        offset = luks_offset(os.pread(file, HEAD_BYTES, 0))
+        header = os.pread(file, 4096, offset) if offset is not None and offset < 1 << 62 else b""
+    finally:
+        os.close(file)
+    try:
+        check_iterations(header)
+    except InvalidArgumentError as error:
+        raise FailedPreconditionError(str(error), error.reason, {"file": path.name}) from None
 
 
 def open_image(path: Path) -> int:

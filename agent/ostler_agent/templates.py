@@ -18,7 +18,7 @@ from ostler_common.errors import FailedPreconditionError, OstlerError, ResourceE
 
 from ostler_agent.direct_download import DirectSource, Downloader
 from ostler_agent.files import publish
-from ostler_agent.image_header import read_header
+from ostler_agent.image_header import check_stretching, read_header
 from ostler_agent.jobs import JobContext
 from ostler_agent.process import Limits, RunError
 from ostler_agent.spec import DiskFormat, Key
@@ -223,12 +223,13 @@ def _check_key(path: Path, source: TemplateSource) -> int:
             f"template {source.template_id} is not encrypted, but a key was given", "NOT_ENCRYPTED", template
         )
     if source.key:
+        check_stretching(path)
         try:
             # Limited: an untrusted header may request years of key derivation.
             qemu_img.check_key(path, source.format, source.key, Limits())
         except RunError as error:
             raise FailedPreconditionError(
-                f"template {source.template_id} cannot be opened: {error.stderr.strip() or 'it exceeds its limits'}",
+                f"template {source.template_id} cannot be opened: {error.stderr.strip() or 'it takes too long'}",
                 "NOT_AN_IMAGE",
                 template,
             ) from error

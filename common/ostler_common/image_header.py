@@ -31,6 +31,13 @@ _MAX_VIRTUAL_SIZE = 64 << 40
 _CRYPT_LUKS = 2
 _LUKS1_BYTES = 592
 _LUKS1_PAYLOAD_OFFSET = slice(104, 108)
+_LUKS1_DIGEST_ITERATIONS = struct.Struct(">I")
+_LUKS1_DIGEST_ITERATIONS_OFFSET, _LUKS1_SLOTS_OFFSET, _LUKS1_SLOTS = 164, 208, 8
+_LUKS1_SLOT = struct.Struct(">II40x")  # active, iterations, salt and the place of the key material
+_LUKS1_SLOT_ACTIVE = 0x00AC71F3
+# PBKDF2 iterations of all key slots together that QEMU may be asked for: about a minute of one CPU. Stretching for two
+# seconds takes some 10 million.
+MAX_ITERATIONS = 200_000_000
 
 # Other containers that would pass as raw.
 _FOREIGN = {
@@ -124,6 +131,51 @@ def luks1_payload_bytes(head: bytes, file_size_bytes: int) -> int | None:
     return file_size_bytes - SECTOR_BYTES * int.from_bytes(head[_LUKS1_PAYLOAD_OFFSET], "big")
 
 
+def luks1_iterations(header: bytes) -> int | None:
+    """How many PBKDF2 iterations it takes to try one passphrase on a LUKS1 header; None if it is not one.
+
+    A hostile header may ask for billions, which would keep a host busy for hours.
+    """
+    if len(header) < _LUKS1_BYTES or not header.startswith(LUKS_MAGIC) or header[6:8] != b"\0\x01":
+        return None
+    (total,) = _LUKS1_DIGEST_ITERATIONS.unpack_from(header, _LUKS1_DIGEST_ITERATIONS_OFFSET)
+    for slot in range(_LUKS1_SLOTS):
+        active, iterations = _LUKS1_SLOT.unpack_from(header, _LUKS1_SLOTS_OFFSET + slot * _LUKS1_SLOT.size)
+        if active == _LUKS1_SLOT_ACTIVE:
+            total += iterations
+    return int(total)
+
+
+def luks_offset(head: bytes) -> int | None:
+    """Where the LUKS header of an encrypted image begins in its file; None if the image has none.
+
+    head: the beginning of the file, with all header extensions of a qcow2 image.
+    """
+    if head.startswith(LUKS_MAGIC):
+        return 0
+    header = parse_qcow2(head)
+    offset = header.header_length if header is not None and header.is_luks else len(head)
+    while offset + _EXTENSION.size <= len(head):
+        kind, length = _EXTENSION.unpack_from(head, offset)
+        if kind == _CRYPTO_EXTENSION and offset + _EXTENSION.size + 8 <= len(head):
+            return int.from_bytes(head[offset + _EXTENSION.size :][:8], "big")
+        if kind == 0:
+            return None
+        offset += _EXTENSION.size + (length + 7) // 8 * 8
+    return None
+
+
+def check_iterations(header: bytes) -> None:
+    """Raises InvalidArgumentError STRETCHED_TOO_LONG for a LUKS1 header whose passphrase takes too long to try."""
+    iterations = luks1_iterations(header)
+    if iterations is not None and iterations > MAX_ITERATIONS:
+        raise _refused(
+            "STRETCHED_TOO_LONG",
+            f"its LUKS header asks for {iterations:,} PBKDF2 iterations, and {MAX_ITERATIONS:,} are allowed "
+            "(re-encrypt it with a smaller iter-time)",
+        )
+
+
 def detect_format(head: bytes) -> tuple[str, bool]:
     """The format that a file appears to have (qcow2 | raw) and whether it is encrypted; a guess, not a check."""
     if head.startswith(QCOW2_MAGIC):
@@ -145,8 +197,10 @@ def check_image(head: bytes, file_size_bytes: int, format: str, encrypted: bool 
 
     encrypted: whether it must be encrypted (LUKS in qcow2, or a LUKS1 container as raw). Raises InvalidArgumentError:
     NOT_AN_IMAGE, FORMAT_MISMATCH, BACKING_FILE, ENCRYPTED_IMAGE, NOT_ENCRYPTED, EXTERNAL_DATA_FILE, CORRUPT_IMAGE,
-    UNSUPPORTED_IMAGE.
+    UNSUPPORTED_IMAGE, STRETCHED_TOO_LONG (if the LUKS header is within `head`).
     """
+    if encrypted and (offset := luks_offset(head)) is not None:
+        check_iterations(head[offset:])
     if format == "qcow2":
         return _check_qcow2(head, file_size_bytes, encrypted)
     if encrypted:

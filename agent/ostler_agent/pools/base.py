@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from ostler_common.errors import bad_field
+from ostler_common.pool_paths import check_pool_path
 from ostler_common.secret import Secret
 
 from ostler_agent.spec import VmInfo, VolumeRef
@@ -173,10 +174,9 @@ class VmLister(Protocol):
 
 
 def check_path(spec: PoolSpec) -> None:
-    """Raises InvalidArgumentError unless the path is absolute, printable, without "..", and not /."""
-    path = Path(spec.path)
-    if not path.is_absolute() or ".." in path.parts or path == Path("/") or not spec.path.isprintable():
-        raise bad_field("spec.path", "must be an absolute directory other than /, without ..")
+    """Raises InvalidArgumentError: see `check_pool_path`, which also applies to where symbolic links lead."""
+    check_pool_path(spec.path, "spec.path")
+    check_pool_path(str(Path(spec.path).resolve()), "spec.path")
 
 
 def check_unused(spec: PoolSpec, *, source: bool = False, options: frozenset[str] = frozenset()) -> None:

@@ -10,7 +10,8 @@ from typing import TypeVar
 
 import structlog
 from ostler.agent.v1 import pool_pb2
-from ostler_common.errors import AlreadyExistsError, FailedPreconditionError, OstlerError, bad_field
+from ostler_common.errors import AlreadyExistsError, FailedPreconditionError, OstlerError
+from ostler_common.pool_paths import check_pool_path
 from ostler_common.secret import Secret
 from peewee import IntegrityError
 
@@ -73,8 +74,8 @@ def verify(agents: Agents, pool: NewPool) -> VerifiedPool:
     POOL_NOT_REACHED, POOL_NOT_SHARED; AlreadyExistsError POOL_EXISTS.
     """
     check_name("name", pool.name)
-    if pool.path and (not pool.path.startswith("/") or ".." in pool.path.split("/")):
-        raise bad_field("path", 'must be an absolute path without ".."')
+    if pool.path:
+        check_pool_path(pool.path, "path")
     with session():
         known = Pool.get_or_none(Pool.name == pool.name)
         if known is not None and known.id != pool.id:

@@ -1,0 +1,1 @@
+"""What attackers try, and what stops them: one module per target, one test per attack."""
