@@ -26,6 +26,7 @@ from ostler_control.drs_plans import Scheduler
 from ostler_control.fleet.leader import Leader
 from ostler_control.fleet.watcher import Intervals, Watcher
 from ostler_control.keys import Keyring, open_provider
+from ostler_control.keys.watch import KeyWatch
 from ostler_control.operations import Engine, Journal, replica_id
 from ostler_control.trust import revocation
 from ostler_control.trust.authority import Authority
@@ -59,7 +60,8 @@ class Control:
             replica = replica_id(config.state_dir)
             journal = Journal.beside(config.database, config.state_dir)
             keys = self._keys = Keyring(open_provider(config.state_dir, config.vault, config.key_provider))
-            _prepare(keys)
+            self._key_watch = KeyWatch(keys.provider)
+            _prepare(keys, self._key_watch)
             engine = Engine(journal, replica, agents, keys, state.templates, config.main_address)
             stack.callback(engine.stop)
             engine.start()
@@ -113,7 +115,7 @@ class Control:
         """Forgets what is old, checks what must add up: to be called now and then. Never raises."""
         try:
             housekeeping.tidy()
-            _prepare(self._keys)
+            _prepare(self._keys, self._key_watch)
         except Exception:
             log.exception("housekeeping failed; it is tried again later")
 
@@ -122,11 +124,12 @@ class Control:
         self._stack.close()
 
 
-def _prepare(keys: Keyring) -> None:
+def _prepare(keys: Keyring, watch: KeyWatch) -> None:
     """The control plane starts without Vault too: what needs a key says so until it is there."""
     try:
         with database.session():
             keys.prepare()
+            watch.check()
     except OstlerError as error:
         log.warning("the key-encryption key is not at hand", reason=error.reason, why=str(error))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from ostler_agent.pools.base import PoolSpec
 from ostler_agent.pools.local import Local
+from ostler_agent.pools.manager import Pools
 from ostler_agent.pools.shared_mount_point import SharedMountPoint
 from ostler_common.errors import InvalidArgumentError
 from ostler_common.pool_paths import check_pool_path
@@ -46,6 +47,14 @@ def test_a_link_to_a_reserved_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pool").symlink_to("/etc")
     with pytest.raises(InvalidArgumentError) as caught:
         Local().check(PoolSpec("id", "local", str(tmp_path / "pool" / "x"), "", {}))
+    assert caught.value.reason == "POOL_PATH_RESERVED"
+
+
+@pytest.mark.parametrize("place", ["state", "state/pools", "."])
+def test_the_agents_own_directory_is_refused(tmp_path: Path, place: str) -> None:
+    pools = Pools(tmp_path / "state", [Local()])
+    with pytest.raises(InvalidArgumentError) as caught:
+        pools.ensure(PoolSpec("id", "local", str(tmp_path / place), "", {}))
     assert caught.value.reason == "POOL_PATH_RESERVED"
 
 

@@ -173,10 +173,15 @@ class VmLister(Protocol):
         """Returns every VM of the hypervisor."""
 
 
-def check_path(spec: PoolSpec) -> None:
-    """Raises InvalidArgumentError: see `check_pool_path`, which also applies to where symbolic links lead."""
+def check_path(spec: PoolSpec, *, mount_point: bool = False) -> None:
+    """Raises InvalidArgumentError: see `check_pool_path`, which also applies to where symbolic links lead.
+
+    mount_point: the agent mounts something there; then only the links on the way to it count, because looking at the
+    mount point itself hangs while its server is gone.
+    """
     check_pool_path(spec.path, "spec.path")
-    check_pool_path(str(Path(spec.path).resolve()), "spec.path")
+    path = Path(spec.path)
+    check_pool_path(str(path.parent.resolve() / path.name if mount_point else path.resolve()), "spec.path")
 
 
 def check_unused(spec: PoolSpec, *, source: bool = False, options: frozenset[str] = frozenset()) -> None:

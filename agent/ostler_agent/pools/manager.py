@@ -19,6 +19,7 @@ from ostler_common.errors import (
     ResourceExhaustedError,
     bad_field,
 )
+from ostler_common.pool_paths import check_pool_path
 from ostler_common.secret import Secret
 
 from ostler_agent.files import write_file
@@ -77,9 +78,9 @@ class Pools:
     def ensure(self, spec: PoolSpec, secret: Secret | None = None) -> Pool:
         """Makes a pool usable and remembers it. secret: the password of a type that needs one, which is not stored.
 
-        Raises InvalidArgumentError (INVALID_FIELD); FailedPreconditionError: POOL_DIFFERS if it is known with another
-        type, path or source; POOL_PATH_TAKEN; POOL_PATH_UNUSABLE; POOL_MOUNT_FAILED; POOL_CHANGED if its place is not
-        the one seen before.
+        Raises InvalidArgumentError (INVALID_FIELD, POOL_PATH_RESERVED), FailedPreconditionError: POOL_DIFFERS when it
+        is known with another type, path or source; POOL_PATH_TAKEN; POOL_PATH_UNUSABLE; POOL_MOUNT_FAILED;
+        POOL_CHANGED when the place is not the one seen before.
         """
         pool_type = self._types.get(spec.type)
         if pool_type is None:
@@ -87,6 +88,8 @@ class Pools:
                 "spec.type", f"this host supports the types {', '.join(self.type_names)}", "POOL_TYPE_UNKNOWN"
             )
         pool_type.check(spec)
+        if spec.path:
+            check_pool_path(spec.path, "spec.path", own=[str(self._directory.parent)])
         with self._lock:
             self._check_not_taken(spec)
         if secret:

@@ -39,7 +39,7 @@ class Nfs(DirectoryPool):
     def check(self, spec: PoolSpec) -> None:
         check_unused(spec, source=True, options=frozenset({"mount_options"}))
         if spec.path:
-            check_path(spec)
+            check_path(spec, mount_point=True)
         if not _SOURCE.fullmatch(spec.source):
             raise bad_field("spec.source", 'must be "server:/export"')
         if not _MOUNT_OPTIONS.fullmatch(spec.options.get("mount_options", "rw")):

@@ -38,7 +38,9 @@ class KeyService(key_pb2_grpc.KeyServiceServicer):
 
     def VerifyKeys(self, request: pb.VerifyKeysRequest, context: grpc.ServicerContext) -> pb.VerifyKeysResponse:
         opener = (
-            backup.read_keys(request.backup, Secret(request.wrapping_key)) if request.backup else self._keys.provider
+            backup.read_keys(request.backup, Secret(request.wrapping_key))
+            if request.backup
+            else self._keys.provider.stored()
         )
         return convert.verified(*versions.verify(opener))
 

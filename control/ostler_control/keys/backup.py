@@ -11,7 +11,7 @@ from ostler_common.secret import Secret
 from ostler_control import events
 from ostler_control.database import transaction
 from ostler_control.keys import key_file
-from ostler_control.keys.file import BackupKeys
+from ostler_control.keys.file import FixedKeys
 from ostler_control.keys.passphrases import Keyring
 from ostler_control.models import now
 
@@ -30,9 +30,9 @@ def create(keys: Keyring, wrapping_key: Secret, stretching: Stretching, actor: s
     return backup
 
 
-def read_keys(data: bytes, wrapping_key: Secret) -> BackupKeys:
+def read_keys(data: bytes, wrapping_key: Secret) -> FixedKeys:
     """The keys of a backup. Raises InvalidArgumentError: BACKUP_INVALID, BACKUP_NOT_OPENED."""
-    return BackupKeys(_content(data, wrapping_key))
+    return FixedKeys(_content(data, wrapping_key))
 
 
 def restore(data: bytes, passphrase: Secret, path: Path) -> list[str]:

@@ -14,13 +14,13 @@ from ostler_common.secret import Secret
 
 from ostler_control.keys import key_file
 from ostler_control.keys.key_file import FileKey
-from ostler_control.keys.providers import Sealed, kek_missing
+from ostler_control.keys.providers import Opener, Sealed, kek_missing
 
 _NONCE_BYTES = 12
 
 
-class BackupKeys:
-    """Keys from a backup instead of this control plane's key file: they only open passphrases."""
+class FixedKeys:
+    """Keys that were read once, from a backup or a key file: they only open passphrases."""
 
     def __init__(self, keys: Sequence[FileKey]) -> None:
         self._ciphers = _ciphers(keys)
@@ -57,6 +57,12 @@ class FileProvider:
 
     def local_versions(self) -> list[str]:
         return list(self._load())
+
+    def stored_versions(self) -> list[str]:
+        return [key.id for key in key_file.read(self._path)]
+
+    def stored(self) -> Opener:
+        return FixedKeys(key_file.read(self._path))
 
     def prepare(self, kek_id: str) -> None:
         pass

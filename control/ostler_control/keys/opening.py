@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from ostler_common.errors import FailedPreconditionError, OstlerError, Unavailab
 from ostler_common.secret import Secret
 
 from ostler_control.keys.file import FileProvider
-from ostler_control.keys.providers import KeyProvider, Sealed, kek_missing
+from ostler_control.keys.providers import KeyProvider, Opener, Sealed, kek_missing
 from ostler_control.trust.state import StateDir
 
 if TYPE_CHECKING:
@@ -58,6 +59,25 @@ class Providers:
     def local_versions(self) -> list[str]:
         return [kek_id for provider in self._all.values() for kek_id in provider.local_versions()]
 
+    def stored_versions(self) -> list[str]:
+        found: list[str] = []
+        failure: OstlerError | None = None
+        for provider in self._all.values():
+            try:
+                found += provider.stored_versions()
+            except (UnavailableError, FailedPreconditionError) as error:
+                failure = failure or error
+        if failure is not None and not found:
+            raise failure
+        return found
+
+    def stored(self) -> Opener:
+        openers: dict[str, Opener] = {}
+        for kind, provider in self._all.items():
+            with contextlib.suppress(FailedPreconditionError):  # what it sealed is then reported as KEK_MISSING
+                openers[kind] = provider.stored()
+        return _StoredKeys(openers)
+
     def prepare(self, kek_id: str) -> None:
         self._of(kek_id).prepare(kek_id)
 
@@ -99,6 +119,19 @@ class Providers:
         if provider is None:
             raise kek_missing(kek_id, [f"{kind}:*" for kind in self._all])
         return provider
+
+
+class _StoredKeys:
+    """The stored keys of several providers."""
+
+    def __init__(self, openers: Mapping[str, Opener]) -> None:
+        self._openers = openers
+
+    def open(self, kek_id: str, data: bytes, associated: bytes) -> Secret:
+        opener = self._openers.get(_kind(kek_id))
+        if opener is None:
+            raise kek_missing(kek_id, [f"{kind}:*" for kind in self._openers])
+        return opener.open(kek_id, data, associated)
 
 
 def _kind(kek_id: str) -> str:

@@ -41,6 +41,18 @@ class KeyProvider(Opener, Protocol):
     def local_versions(self) -> list[str]:
         """Ids of the versions that this process has and another control plane may lack. Never raises."""
 
+    def stored_versions(self) -> list[str]:
+        """Like `versions`, but read from where the keys are stored now: what a restart would find.
+
+        Raises OstlerError: KEK_MISSING or KEK_INVALID when there is no key any more, or what `versions` raises.
+        """
+
+    def stored(self) -> Opener:
+        """Opens with the keys as they are stored now, not as this process may still have them in memory.
+
+        Raises what `stored_versions` raises.
+        """
+
     def prepare(self, kek_id: str) -> None:
         """Does in advance what `seal` under this version would wait for. Raises OstlerError."""
 

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from ostler_common.errors import FailedPreconditionError, InternalError, OstlerError
 from ostler_common.secret import Secret
 
-from ostler_control.keys.providers import Sealed, kek_missing
+from ostler_control.keys.providers import Opener, Sealed, kek_missing
 from ostler_control.keys.vault_client import Json, RefusedError, VaultClient, VaultSettings, refuses_version
 
 log = structlog.get_logger(__name__)
@@ -58,6 +58,12 @@ class VaultProvider:
 
     def local_versions(self) -> list[str]:
         return []
+
+    def stored_versions(self) -> list[str]:
+        return self.versions()
+
+    def stored(self) -> Opener:
+        return self
 
     def prepare(self, kek_id: str) -> None:
         """Creates wrapping keys in advance for this version, so that `seal` need not wait."""

@@ -51,14 +51,24 @@ class Batch:
 
 
 def versions(provider: KeyProvider) -> list[Version]:
-    """All that the database or the provider knows, the newest first."""
-    available = provider.versions()
+    """All that the database or the provider knows, the newest first; `present`: as they are stored now."""
+    try:
+        available = provider.stored_versions()
+    except FailedPreconditionError as error:
+        if not is_lost(error):
+            raise
+        available = []
     counts = count_passphrases()
     with session():
         rows = list(Kek.select().order_by(Kek.current.desc(), Kek.create_time.desc(), Kek.id))
     known = {row.id for row in rows}
     unused = [Version(kek_id, "unused", 0, True) for kek_id in available if kek_id not in known]
     return unused + [version(row, available, counts) for row in rows]
+
+
+def is_lost(error: OstlerError) -> bool:
+    """Whether a provider's error says that no key is stored any more."""
+    return error.reason in ("KEK_MISSING", "KEK_INVALID")
 
 
 def version(row: Kek, available: Sequence[str], counts: dict[str, int] | None = None) -> Version:
