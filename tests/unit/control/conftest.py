@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from ostler_control import snapshots, vms, volumes
 from ostler_control.models import Operation, Passphrase, Snapshot, Vm, Volume
-from ostler_control.models.states import UNFINISHED_OPERATIONS
 from ostler_control.operations import Engine
+from ostler_control.states import UNFINISHED_OPERATIONS
 
 from tests import databases
 from tests.fakes.working_agent import wait_until

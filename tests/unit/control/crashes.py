@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ostler_control.database import transaction
 from ostler_control.models import Operation
-from ostler_control.models.states import UNFINISHED_OPERATIONS
+from ostler_control.states import UNFINISHED_OPERATIONS
 
 from tests.fakes.working_agent import wait_until
 from tests.sites import Site, new_engine

@@ -17,8 +17,8 @@ from ostler_control.api.enrollment import HostAgentService
 from ostler_control.api.volumes import VolumeService
 from ostler_control.caller import Caller
 from ostler_control.models import Event, Operation, Passphrase, Volume, VolumeFile, new_id
-from ostler_control.models.states import UNFINISHED_OPERATIONS
 from ostler_control.operations import Engine
+from ostler_control.states import UNFINISHED_OPERATIONS
 from ostler_control.trust.authority import Authority
 
 from tests.fakes.working_agent import Fault, File, bytes_of, wait_until
