@@ -63,11 +63,11 @@ lint: $(STUBS)
 quick: $(STUBS)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q $(PARALLEL) -m "not slow" tests/unit
+	$(BIN)/python -m pytest -q $(PARALLEL) -m "not slow" tests/unit tests/security
 
 # The lab is one fleet that its tests take turns with, so these run one after another.
 test: $(STUBS)
-	$(BIN)/python -m pytest $(PARALLEL) --durations=20 tests/unit
+	$(BIN)/python -m pytest $(PARALLEL) --durations=20 tests/unit tests/security
 	$(BIN)/python -m pytest $(PARALLEL) --durations=20 tests/host
 	$(BIN)/python -m pytest --durations=20 tests/lab
 

@@ -13,3 +13,10 @@ def caller_of(context: grpc.ServicerContext) -> Caller:
     authorized = current_call(context).authorized
     assert isinstance(authorized, Caller), "this server's authorization says nothing of its callers"
     return authorized
+
+
+def serial_of(context: grpc.ServicerContext) -> int:
+    """The serial of the caller's certificate."""
+    serial = current_call(context).peer.serial
+    assert serial is not None, "authorization lets nobody in without a certificate"
+    return serial

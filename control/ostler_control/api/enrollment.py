@@ -12,7 +12,7 @@ from ostler.control.v1 import enrollment_pb2_grpc
 from ostler_common import pki
 from ostler_common.errors import NotFoundError, bad_field
 
-from ostler_control.api.caller import caller_of
+from ostler_control.api.caller import caller_of, serial_of
 from ostler_control.api.convert.times import timestamp
 from ostler_control.api.session import with_sessions
 from ostler_control.templates import store as template_store
@@ -63,7 +63,7 @@ class HostAgentService(enrollment_pb2_grpc.HostAgentServiceServicer):
         self, request: pb.RenewCertificateRequest, context: grpc.ServicerContext
     ) -> pb.RenewCertificateResponse:
         requests = enrollment.Requests(request.csr_pem, request.qemu_csr_pem)
-        credentials = enrollment.renew(self._authority, caller_of(context).id, requests)
+        credentials = enrollment.renew(self._authority, caller_of(context).id, requests, serial_of(context))
         trust = revocation.current(self._authority)
         return pb.RenewCertificateResponse(
             certificate_pem=credentials.certificate_pem,

@@ -8,7 +8,7 @@ from ostler.control.v1 import account_pb2_grpc
 from ostler_common.errors import PermissionDeniedError, bad_field
 from ostler_common.identity import Kind
 
-from ostler_control.api.caller import caller_of
+from ostler_control.api.caller import caller_of, serial_of
 from ostler_control.api.convert import fleet
 from ostler_control.api.convert.enums import from_enum
 from ostler_control.api.paging import page
@@ -32,7 +32,7 @@ class UserService(account_pb2_grpc.UserServiceServicer):
         account = _account(request.account, role, caller)
         self._authority.check_request(request.csr_pem)
         user = once(User, caller, request, lambda: users.create(request.name, role, account, caller.actor))
-        return self._papers(user, request.csr_pem, caller)
+        return self._issue(user, request.csr_pem, context)
 
     def GetUser(self, request: pb.GetUserRequest, context: grpc.ServicerContext) -> pb.User:
         return _user(resolve(User, request.user, "user"))
@@ -53,7 +53,7 @@ class UserService(account_pb2_grpc.UserServiceServicer):
     ) -> pb.CreateUserResponse:
         caller = caller_of(context)
         _check_self_or_admin(request.user, caller)
-        return self._papers(resolve(User, request.user, "user"), request.csr_pem, caller)
+        return self._issue(resolve(User, request.user, "user"), request.csr_pem, context)
 
     def DeleteUser(self, request: pb.DeleteUserRequest, context: grpc.ServicerContext) -> pb.DeleteUserResponse:
         users.delete(resolve(User, request.user, "user"), caller_of(context).actor)
@@ -62,8 +62,9 @@ class UserService(account_pb2_grpc.UserServiceServicer):
     def WhoAmI(self, request: pb.WhoAmIRequest, context: grpc.ServicerContext) -> pb.User:
         return _user(User.get_by_id(caller_of(context).id))
 
-    def _papers(self, user: User, csr_pem: bytes, caller: Caller) -> pb.CreateUserResponse:
-        certificate_pem = users.issue(self._authority, user, csr_pem, caller.actor)
+    def _issue(self, user: User, csr_pem: bytes, context: grpc.ServicerContext) -> pb.CreateUserResponse:
+        actor = caller_of(context).actor
+        certificate_pem = users.issue(self._authority, user, csr_pem, actor, serial_of(context))
         return pb.CreateUserResponse(
             user=_user(user), certificate_pem=certificate_pem, ca_pem=self._authority.fleet_pem
         )

@@ -6,6 +6,7 @@ import datetime
 from dataclasses import dataclass
 
 from cryptography import x509
+from ostler_common.errors import UnauthenticatedError
 from ostler_common.identity import Identity, Kind
 
 from ostler_control.models import Certificate, first_tuple, now, tuples
@@ -43,6 +44,16 @@ def find_good(serial: int) -> Issued | None:
     )
     row = first_tuple(query, tuple[str, str, str])
     return Issued(row[0], Identity(Kind(row[1]), row[2])) if row else None
+
+
+def check_good(serial: int) -> None:
+    """Raises UnauthenticatedError CERTIFICATE_REVOKED unless the certificate with this serial is good now.
+
+    A call is authorized when it arrives. Whoever issues a certificate asks again inside the transaction, after it has
+    locked the holder's row: else a renewal that began before a revocation would outlive it.
+    """
+    if find_good(serial) is None:
+        raise UnauthenticatedError("the client certificate was revoked during the call", "CERTIFICATE_REVOKED")
 
 
 def revoke(identity: Identity) -> int:

@@ -1,4 +1,4 @@
-"""How hosts come into the fleet and keep their papers."""
+"""How hosts join the fleet and renew their certificates."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Requests:
 
 
 @dataclass(frozen=True)
-class Papers:
+class HostCertificates:
     """A host's id and its certificates (PEM)."""
 
     host_id: str
@@ -49,7 +49,7 @@ def check_host_name(name: str, field: str = "name") -> None:
 
 def join(
     authority: Authority, token: str, requests: Requests, hostname: str, address: str, hypervisor_type: str = ""
-) -> Papers:
+) -> HostCertificates:
     """Admits a host: uses up its token, writes it down, signs its certificates; all of it or nothing.
 
     A token that is bound to a host brings that host back under its id, and its older certificates end.
@@ -65,7 +65,7 @@ def join(
             host = _rejoining(used.host_id, address) if used.host_id else _new(used.cluster_id, hostname, address)
             if hypervisor_type:
                 rules.admit(host.cluster, hostname, hypervisor_type)
-            papers = _issue(authority, host.id, requests, (ip, hostname))
+            issued = _issue(authority, host.id, requests, (ip, hostname))
             verb, message = ("host.rejoin", "rejoined") if used.host_id else ("host.join", "joined")
             events.record(
                 verb,
@@ -82,15 +82,20 @@ def join(
             "HOST_EXISTS",
             {"host": hostname},
         ) from error
-    return papers
+    return issued
 
 
-def renew(authority: Authority, host_id: str, requests: Requests) -> Papers:
-    """New certificates for a host under its identity; the older ones stay good until their end."""
+def renew(authority: Authority, host_id: str, requests: Requests, caller_serial: int) -> HostCertificates:
+    """Renews a host's certificates under its identity; the older ones stay valid until they expire.
+
+    caller_serial: of the certificate that asks. Raises UnauthenticatedError NO_SUCH_HOST, CERTIFICATE_REVOKED.
+    """
     with transaction():
-        host = Host.get_or_none(Host.id == host_id)
-        if host is None:
-            raise UnauthenticatedError("the host is not in the fleet any more", "NO_SUCH_HOST")
+        # The row is kept until the end, so that renewals take turns with a rejoin or a removal.
+        if Host.update(name=Host.name).where(Host.id == host_id, ~Host.removed).execute() != 1:
+            raise UnauthenticatedError("the host was removed from the fleet", "NO_SUCH_HOST")
+        certificates.check_good(caller_serial)
+        host = Host.get_by_id(host_id)
         ip, _ = split_address(host.address)
         return _issue(authority, host_id, requests, (ip, host.name))
 
@@ -108,9 +113,9 @@ def create_token(
     return secret, end
 
 
-def _issue(authority: Authority, host_id: str, requests: Requests, addresses: tuple[str, ...]) -> Papers:
+def _issue(authority: Authority, host_id: str, requests: Requests, addresses: tuple[str, ...]) -> HostCertificates:
     """QEMU's certificate has no address, so that its holder cannot stand in for the host's libvirt either."""
-    return Papers(
+    return HostCertificates(
         host_id,
         authority.issue(requests.host, Identity(Kind.HOST, host_id), addresses),
         authority.issue(requests.qemu, Identity(Kind.QEMU, host_id)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ostler_common.errors import AlreadyExistsError, FailedPreconditionError
+from ostler_common.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError
 from ostler_common.identity import Identity, Kind
 from peewee import IntegrityError
 
@@ -16,7 +16,7 @@ from ostler_control.trust.authority import Authority
 
 
 def create(name: str, role: Role, account: Account, actor: str) -> User:
-    """Makes a user, who has no certificate yet. Raises AlreadyExistsError (USER_EXISTS), InvalidArgumentError."""
+    """Creates a user, who has no certificate yet. Raises AlreadyExistsError (USER_EXISTS), InvalidArgumentError."""
     check_user_name("name", name)
     try:
         with transaction():
@@ -27,25 +27,35 @@ def create(name: str, role: Role, account: Account, actor: str) -> User:
     return user
 
 
-def issue(authority: Authority, user: User, csr_pem: bytes, actor: str) -> bytes:
-    """A certificate (PEM) for a user; those given before stay good. Raises InvalidArgumentError for a bad request."""
+def issue(authority: Authority, user: User, csr_pem: bytes, actor: str, caller_serial: int | None = None) -> bytes:
+    """Issues a certificate (PEM) to a user; earlier ones stay valid.
+
+    caller_serial: of the caller's certificate; None for a local command.
+    Raises InvalidArgumentError for a bad request, NotFoundError USER_NOT_FOUND, UnauthenticatedError
+    CERTIFICATE_REVOKED.
+    """
     with transaction():
+        _lock(user)
+        if caller_serial is not None:
+            certificates.check_good(caller_serial)
         certificate_pem = authority.issue(csr_pem, identity(user))
         events.done("user.issue", actor, user)
     return certificate_pem
 
 
 def revoke(user: User, actor: str) -> None:
-    """Revokes every certificate of a user. Raises FailedPreconditionError (LAST_ADMIN)."""
+    """Revokes every certificate of a user. Raises FailedPreconditionError LAST_ADMIN, NotFoundError USER_NOT_FOUND."""
     with transaction():
+        _lock(user)
         _keep_an_admin(user)
         count = certificates.revoke(identity(user))
         events.done("user.revoke", actor, user, f"{count} certificate(s) revoked")
 
 
 def delete(user: User, actor: str) -> None:
-    """Deletes a user and revokes the certificates. Raises FailedPreconditionError (LAST_ADMIN)."""
+    """Deletes a user and revokes their certificates. Raises FailedPreconditionError LAST_ADMIN, NotFoundError."""
     with transaction():
+        _lock(user)
         _keep_an_admin(user)
         certificates.revoke(identity(user))
         user.delete_instance()
@@ -53,14 +63,20 @@ def delete(user: User, actor: str) -> None:
 
 
 def identity(user: User) -> Identity:
-    """What a user's certificate says."""
-    return Identity(Kind.USER, user.name)
+    """The identity in a user's certificates: the UUID, so that a later user of the same name is somebody else."""
+    return Identity(Kind.USER, user.id)
 
 
-def caller_of(name: str) -> Caller | None:
-    """The user of this name as a caller; None when there is none."""
-    row = User.select(User.id, User.role, User.account).where(User.name == name).tuples().first()
-    return Caller(Role(row[1]), row[0], name, row[2]) if row else None
+def caller_of(user_id: str) -> Caller | None:
+    """The user with this id as a caller; None when there is none."""
+    row = User.get_or_none(User.id == user_id)
+    return Caller(Role(row.role), row.id, row.name, row.account_id) if row else None
+
+
+def _lock(user: User) -> None:
+    """Keeps the user's row until the transaction ends, so that issuing and revoking take turns."""
+    if User.update(role=User.role).where(User.id == user.id).execute() != 1:
+        raise NotFoundError(f"user {user.name} was deleted", "USER_NOT_FOUND", {"user": user.name})
 
 
 def _keep_an_admin(user: User) -> None:
@@ -71,7 +87,7 @@ def _keep_an_admin(user: User) -> None:
     good = Certificate.select(Certificate.name).where(
         Certificate.kind == str(Kind.USER), Certificate.revoke_time.is_null(), Certificate.expire_time > now()
     )
-    others = User.select().where(User.role == str(Role.ADMIN), User.id != user.id, User.name.in_(good))
+    others = User.select().where(User.role == str(Role.ADMIN), User.id != user.id, User.id.in_(good))
     if not others.exists():
         raise FailedPreconditionError(
             f"user {user.name} is the last admin with a good certificate (make another admin first)",

@@ -44,8 +44,12 @@ def requests() -> enrollment.Requests:
     return enrollment.Requests(csr(), csr())
 
 
-def join(fleet: Fleet, secret: str, name: str) -> enrollment.Papers:
+def join(fleet: Fleet, secret: str, name: str) -> enrollment.HostCertificates:
     return enrollment.join(fleet.authority, secret, requests(), name, "10.0.0.9:8442")
+
+
+def serial(certificate_pem: bytes) -> int:
+    return x509.load_pem_x509_certificate(certificate_pem).serial_number
 
 
 def token(host: Host | None = None, ttl: datetime.timedelta = HOUR) -> str:
@@ -70,7 +74,7 @@ def at_once(calls: list[Callable[[], object]]) -> list[object]:
 def test_token_is_used_once_however_many_try(fleet: Fleet) -> None:
     secret = token()
     results = at_once([lambda i=i: join(fleet, secret, f"h{i}") for i in range(8)])  # type: ignore[misc]
-    winners = [result for result in results if isinstance(result, enrollment.Papers)]
+    winners = [result for result in results if isinstance(result, enrollment.HostCertificates)]
     assert len(winners) == 1
     assert all(isinstance(result, UnauthenticatedError) for result in results if result not in winners)
     assert Host.select().where(Host.name.startswith("h")).count() == 1
@@ -121,7 +125,7 @@ def test_host_certificate_names_what_libvirt_checks(fleet: Fleet) -> None:
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert "10.0.0.9" in map(str, names.get_values_for_type(x509.IPAddress))
     assert {"h7", pki.host_server_name(papers.host_id)} <= set(names.get_values_for_type(x509.DNSName))
-    again = enrollment.renew(fleet.authority, papers.host_id, requests())
+    again = enrollment.renew(fleet.authority, papers.host_id, requests(), serial(papers.certificate_pem))
     renewed = x509.load_pem_x509_certificate(again.certificate_pem)
     assert renewed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value == names
 
@@ -134,7 +138,7 @@ def good(certificate_pem: bytes) -> Identity | None:
 def test_qemus_certificates_come_and_go_with_their_host(fleet: Fleet) -> None:
     papers = join(fleet, token(), "h7")
     host = Host.get_by_id(papers.host_id)
-    renewed = enrollment.renew(fleet.authority, host.id, requests())
+    renewed = enrollment.renew(fleet.authority, host.id, requests(), serial(papers.certificate_pem))
     for pem in (papers.qemu_certificate_pem, renewed.qemu_certificate_pem):
         assert good(pem) == Identity(Kind.QEMU, host.id)
     again = join(fleet, token(host), "h7")

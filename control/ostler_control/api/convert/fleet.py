@@ -30,7 +30,7 @@ def user(row: User, expire_times: Mapping[str, datetime.datetime]) -> account_pb
         account_id=row.account.id,
         account_name=row.account.name,
         create_time=timestamp(row.create_time),
-        certificate_expire_time=timestamp(expire_times.get(row.name)),
+        certificate_expire_time=timestamp(expire_times.get(row.id)),
     )
 
 
