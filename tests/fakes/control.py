@@ -21,6 +21,8 @@ from ostler.control.v1 import (
     account_pb2_grpc,
     host_pb2,
     host_pb2_grpc,
+    import_pb2,
+    import_pb2_grpc,
     operation_pb2,
     pool_pb2,
     pool_pb2_grpc,
@@ -300,6 +302,55 @@ class Volumes(volume_pb2_grpc.VolumeServiceServicer):
         return self.control.operation()
 
 
+class Imports(import_pb2_grpc.ImportServiceServicer):
+    """One source, "vc1", with one VM. A check says no unless some network is mapped."""
+
+    def __init__(self, control: Control) -> None:
+        self.control = control
+
+    def CreateImportSource(
+        self, request: import_pb2.CreateImportSourceRequest, context: grpc.ServicerContext
+    ) -> import_pb2.ImportSource:
+        self.control.ask(request)
+        return import_pb2.ImportSource(name=request.name, type=request.type, thumbprint=request.thumbprint)
+
+    def ListSourceVms(
+        self, request: import_pb2.ListSourceVmsRequest, context: grpc.ServicerContext
+    ) -> import_pb2.ListSourceVmsResponse:
+        self.control.ask(request)
+        disk = import_pb2.SourceDisk(key=2000, label="Hard disk 1", capacity_bytes=8 << 30, kind="file")
+        nic = import_pb2.SourceNic(label="Network adapter 1", model="vmxnet3", network="VM Network")
+        vm = import_pb2.SourceVm(ref="vm-7", name="web 1", power=import_pb2.SourceVm.OFF, disks=[disk], nics=[nic])
+        return import_pb2.ListSourceVmsResponse(vms=[vm])
+
+    def CheckImport(
+        self, request: import_pb2.CheckImportRequest, context: grpc.ServicerContext
+    ) -> import_pb2.CheckImportResponse:
+        self.control.ask(request)
+        go = bool(request.spec.bridges)
+        warning = import_pb2.ImportFinding(
+            code="SNAPSHOTS", severity=import_pb2.ImportFinding.WARNING, message="it has snapshots"
+        )
+        error = import_pb2.ImportFinding(
+            code="NIC_NOT_MAPPED",
+            severity=import_pb2.ImportFinding.ERROR,
+            message="Network adapter 1 is mapped to no bridge",
+            remedy="Add --network.",
+        )
+        return import_pb2.CheckImportResponse(
+            go=go,
+            findings=[warning] if go else [warning, error],
+            conversion_host_name="h1",
+            staging_pool_name="nfs1",
+            estimated_s=600,
+            download_by="control",
+        )
+
+    def ImportVm(self, request: import_pb2.ImportVmRequest, context: grpc.ServicerContext) -> lro.Operation:
+        self.control.ask(request)
+        return self.control.operation()
+
+
 class Snapshots(snapshot_pb2_grpc.SnapshotServiceServicer):
     """One snapshot, "before", and one schedule."""
 
@@ -387,12 +438,14 @@ def serving(directory: Path) -> Iterator[tuple[Control, Path]]:
     users = Users(control)  # type: ignore[abstract]
     templates = Templates(control)  # type: ignore[abstract]
     volumes = Volumes(control)  # type: ignore[abstract]
+    imports = Imports(control)  # type: ignore[abstract]
     snapshots = Snapshots(control)  # type: ignore[abstract]
     pools = Pools(control)  # type: ignore[abstract]
     services: dict[str, server.Registration] = {
         "ostler.control.v1.SnapshotService": lambda s: snapshot_pb2_grpc.add_SnapshotServiceServicer_to_server(
             snapshots, s
         ),
+        "ostler.control.v1.ImportService": lambda s: import_pb2_grpc.add_ImportServiceServicer_to_server(imports, s),
         "ostler.control.v1.VmService": lambda s: vm_pb2_grpc.add_VmServiceServicer_to_server(vms, s),
         "ostler.control.v1.HostService": lambda s: host_pb2_grpc.add_HostServiceServicer_to_server(hosts, s),
         "ostler.control.v1.ZoneService": lambda s: zone_pb2_grpc.add_ZoneServiceServicer_to_server(zones, s),

@@ -14,6 +14,7 @@ from ostler.control.v1 import (
     extra_config_pb2_grpc,
     host_pb2_grpc,
     hypervisor_pb2_grpc,
+    import_pb2_grpc,
     key_pb2_grpc,
     offering_pb2_grpc,
     pool_pb2_grpc,
@@ -104,6 +105,10 @@ class Client:
     @cached_property
     def extra_configs(self) -> extra_config_pb2_grpc.ExtraConfigServiceStub:
         return extra_config_pb2_grpc.ExtraConfigServiceStub(self.channel)
+
+    @cached_property
+    def imports(self) -> import_pb2_grpc.ImportServiceStub:
+        return import_pb2_grpc.ImportServiceStub(self.channel)
 
     @cached_property
     def settings(self) -> setting_pb2_grpc.SettingServiceStub:

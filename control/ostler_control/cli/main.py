@@ -25,6 +25,7 @@ COMMANDS = {
     "affinity": "Affinity groups: VMs to keep together or apart.",
     "volume": "Volumes: create, grow, attach, encrypt.",
     "snapshot": "Volume snapshots: create, revert, schedule.",
+    "import": "Imports: sources, checks, VMs from VMware.",
     "drs": "Load balancing: plan and execute live migrations.",
     "key": "Key-encryption keys, which seal the passphrases of volumes.",
     "operation": "Long-running operations: list, wait, cancel.",

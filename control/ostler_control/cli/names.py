@@ -35,6 +35,7 @@ _LISTINGS = {
     "hypervisor-type": _Listing(
         "hypervisors", "ListHypervisorTypes", "hypervisor_pb2", "hypervisor_types", "display_name"
     ),
+    "import-source": _Listing("imports", "ListImportSources", "import_pb2", "sources"),
     "plan": _Listing("drs", "ListPlans", "drs_pb2", "plans"),
     "pool": _Listing("pools", "ListPools", "pool_pb2", "pools"),
     "service-offering": _Listing("offerings", "ListServiceOfferings", "offering_pb2", "service_offerings"),
@@ -79,6 +80,7 @@ DISK_OFFERING = Name("disk-offering")
 HOST = Name("host")
 KEY = Name("key")
 HYPERVISOR_TYPE = Name("hypervisor-type")
+IMPORT_SOURCE = Name("import-source")
 PLAN = Name("plan")
 POOL = Name("pool")
 SERVICE_OFFERING = Name("service-offering")

@@ -1,0 +1,359 @@
+"""`ostler import`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import update_wrapper
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from ostler.control.v1 import import_pb2 as pb
+from ostler.control.v1 import vm_pb2
+
+from ostler_control.cli import passphrases, text
+from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.commands.vm import VIEW as VM_VIEW
+from ostler_control.cli.exits import Exit
+from ostler_control.cli.finish import finish
+from ostler_control.cli.lazy import Noun
+from ostler_control.cli.names import (
+    ACCOUNT,
+    CLUSTER,
+    DISK_OFFERING,
+    HOST,
+    IMPORT_SOURCE,
+    POOL,
+    SERVICE_OFFERING,
+    ZONE,
+)
+from ostler_control.cli.options import (
+    CallOptions,
+    confirm,
+    dry_run_option,
+    limit_option,
+    list_options,
+    operation_options,
+    output_option,
+    request_id_option,
+    yes_option,
+)
+from ostler_control.cli.output import Listing, Section, View, print_data, print_list, print_one
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+POWERS = ("on", "off", "suspended")
+
+
+def _disks(vm: pb.SourceVm) -> Sequence[Sequence[str]]:
+    rows = ((str(d.key), d.label, text.size(d.capacity_bytes), d.kind, d.datastore) for d in vm.disks)
+    return [("key", "label", "size", "kind", "datastore"), *rows]
+
+
+def _nics(vm: pb.SourceVm) -> Sequence[Sequence[str]]:
+    return [("label", "model", "mac", "network"), *((n.label, n.model, n.mac, n.network) for n in vm.nics)]
+
+
+SOURCE = View[pb.ImportSource](
+    "import source",
+    columns=[
+        ("name", lambda s: s.name),
+        ("type", lambda s: s.type),
+        ("address", lambda s: s.address),
+        ("username", lambda s: s.username),
+        ("trust", lambda s: f"thumbprint {s.thumbprint[:16]}..." if s.thumbprint else "CA"),
+    ],
+    details=[
+        ("thumbprint", lambda s: s.thumbprint),
+        ("created", lambda s: text.when(s, "create_time")),
+        ("id", lambda s: s.id),
+    ],
+)
+SOURCE_VM = View[pb.SourceVm](
+    "VM",
+    columns=[
+        ("name", lambda v: v.name),
+        ("ref", lambda v: v.ref),
+        ("power", lambda v: text.enum_of(v, "power")),
+        ("guest", lambda v: v.guest_name or v.guest_id),
+        ("firmware", lambda v: f"{v.firmware}, secure boot" if v.secure_boot else v.firmware),
+        ("cpus", lambda v: str(v.cpus)),
+        ("memory", lambda v: text.size(v.memory_bytes)),
+        ("disks", lambda v: f"{len(v.disks)}: {text.size(sum(d.capacity_bytes for d in v.disks))}"),
+        ("nics", lambda v: text.joined(n.network for n in v.nics)),
+        ("snapshots", lambda v: str(v.snapshots) if v.snapshots else text.NONE),
+        ("tools", lambda v: v.tools),
+    ],
+    details=[
+        ("used", lambda v: text.size(v.used_bytes)),
+        ("host", lambda v: v.host),
+        ("cluster", lambda v: v.cluster),
+    ],
+    sections=[Section("Disks", _disks), Section("Network", _nics)],
+)
+
+
+def _password(path: Path | None) -> bytes:
+    if path is not None:
+        return passphrases.read(path).reveal()
+    if not sys.stdin.isatty():
+        raise click.UsageError("nobody is there to type the password: add --password-file")
+    typed: str = click.prompt("Password", hide_input=True, err=True)
+    return typed.encode()
+
+
+def _bridges(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, str]:
+    """NETWORK=BRIDGE; a network's name may have an equals sign in it."""
+    bridges = {}
+    for value in values:
+        network, equals, bridge = value.rpartition("=")
+        if not network or not equals or not bridge:
+            raise click.BadParameter("must be NETWORK=BRIDGE", ctx, param)
+        bridges[network] = bridge
+    return bridges
+
+
+def _spec_options(function: F) -> F:
+    """What is imported, and what it becomes: together as parameter `spec`, a pb.ImportSpec."""
+
+    def with_spec(*args: Any, **kwargs: Any) -> Any:
+        fields: Mapping[str, Any] = {name: kwargs.pop(name) for name in _SPEC}
+        return function(*args, spec=pb.ImportSpec(**fields), **kwargs)
+
+    wrapped: Any = update_wrapper(with_spec, function)
+    for decorate in reversed(_SPEC.values()):
+        wrapped = decorate(wrapped)
+    return wrapped  # type: ignore[no-any-return]
+
+
+_SPEC: dict[str, Callable[[Any], Any]] = {
+    "source": click.argument("source", type=IMPORT_SOURCE),
+    "source_vm": click.argument("source_vm", metavar="VM"),
+    "name": click.option("--name", default="", help="Name of the new VM.  [default: the source's]"),
+    "account": click.option("--account", type=ACCOUNT, default="", help="Owner.  [default: your account]"),
+    "service_offering": click.option(
+        "--offering",
+        "service_offering",
+        type=SERVICE_OFFERING,
+        required=True,
+        help="Service offering, at least as large as the VM. It says whether the first disk is encrypted.",
+    ),
+    "disk_offering": click.option(
+        "--disk-offering", type=DISK_OFFERING, default="", help="Disk offering of all further disks."
+    ),
+    "zone": click.option("--zone", type=ZONE, default="", help="Zone.  [default: any]"),
+    "cluster": click.option("--cluster", type=CLUSTER, default="", help="Cluster.  [default: any]"),
+    "host": click.option("--host", type=HOST, default="", help="Host.  [default: chosen]"),
+    "pool": click.option("--pool", type=POOL, default="", help="Pool for the volumes.  [default: chosen]"),
+    "bridges": click.option(
+        "--network",
+        "bridges",
+        multiple=True,
+        metavar="NETWORK=BRIDGE",
+        callback=_bridges,
+        help="Bridge for a network of the source; once for each network of the VM.",
+    ),
+    "conversion_host": click.option(
+        "--conversion-host", type=HOST, default="", help="Host that converts.  [default: the least loaded capable one]"
+    ),
+    "staging_pool": click.option(
+        "--staging-pool", type=POOL, default="", help="Pool for the exported files.  [default: the most free space]"
+    ),
+    "shutdown": click.option(
+        "--shutdown", is_flag=True, help="Shut the guest down first. Without it, a clone of a running VM is exported."
+    ),
+    "stopped": click.option("--stopped", is_flag=True, help="Do not start the new VM."),
+    "force_control_download": click.option(
+        "--force-control-download",
+        is_flag=True,
+        help="Download through the control plane even where the conversion host has ovftool.",
+    ),
+}
+
+
+@click.group(cls=Noun)
+def command() -> None:
+    """Imports: sources, checks, VMs from VMware."""
+
+
+@command.group("source", cls=Noun)
+def source_group() -> None:
+    """Servers that VMs are imported from."""
+
+
+@source_group.group("add", cls=Noun)
+def add() -> None:
+    """Registers a server that VMs are imported from."""
+
+
+@add.command("vmware")
+@click.argument("name")
+@click.option("--vcenter", required=True, metavar="HOST[:PORT]", help="vCenter, or a standalone ESXi host.")
+@click.option("--username", required=True, help="Who logs in.")
+@click.option(
+    "--ca-file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="PEM file of the CA that signs the server's certificate.",
+)
+@click.option("--thumbprint", default="", metavar="SHA256", help="SHA-256 thumbprint of the server's certificate.")
+@click.option(
+    "--password-file",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="The password is this file's first line; - is standard input.  [default: it is asked for]",
+)
+@dry_run_option
+@request_id_option
+@output_option
+@pass_app
+def vmware(
+    app: App,
+    name: str,
+    vcenter: str,
+    username: str,
+    ca_file: Path | None,
+    thumbprint: str,
+    password_file: Path | None,
+    dry_run: bool,
+    request_id: str,
+    output: str,
+) -> None:
+    """Registers a vCenter or a standalone ESXi host. Ostler logs in there to prove that it works.
+
+    Give --ca-file or --thumbprint; the certificate is always verified.
+
+    \b
+    Examples:
+      ostler import source add vmware vc1 --vcenter vc.example.org --username import@vsphere.local --ca-file vmca.pem
+      ostler import source add vmware esx1 --vcenter 10.0.0.7 --username root --thumbprint 3b7f...
+    """
+    if bool(ca_file) == bool(thumbprint):
+        raise click.UsageError("give exactly one of --ca-file and --thumbprint")
+    request = pb.CreateImportSourceRequest(
+        request_id=request_id,
+        name=name,
+        type="vmware",
+        address=vcenter,
+        username=username,
+        password=_password(password_file),
+        validate_only=dry_run,
+    )
+    if ca_file:
+        request.ca_pem = ca_file.read_text()
+    else:
+        request.thumbprint = thumbprint
+    found = app.client.imports.CreateImportSource(request)
+    if dry_run and output == "table":
+        click.echo(f"import source {name} can be registered")
+    else:
+        print_one(SOURCE, found, output)
+
+
+@source_group.command("list")
+@limit_option()
+@list_options
+@pass_app
+def list_sources(app: App, limit: int | None, listing: Listing) -> None:
+    """Lists import sources.
+
+    \b
+    Example:
+      ostler import source list
+    """
+    request = pb.ListImportSourcesRequest()
+    print_list(SOURCE, pages(app.client.imports.ListImportSources, request, lambda a: a.sources, limit), listing)
+
+
+@source_group.command("remove")
+@click.argument("source", type=IMPORT_SOURCE)
+@yes_option
+@pass_app
+def remove(app: App, source: str, yes: bool) -> None:
+    """Forgets an import source and its password. Imported VMs stay.
+
+    \b
+    Example:
+      ostler import source remove vc1 --yes
+    """
+    confirm(f"Forget import source {source}?", yes)
+    app.client.imports.DeleteImportSource(pb.DeleteImportSourceRequest(source=source))
+    click.echo(f"import source {source} is removed")
+
+
+@command.command("list-vms")
+@click.argument("source", type=IMPORT_SOURCE)
+@click.option("--name", "name_contains", default="", help="Only those with this in their names.")
+@click.option("--power", type=click.Choice(POWERS), help="Only those in this power state.")
+@click.option("--place", default="", metavar="HOST|CLUSTER", help="Only those of this ESXi host or cluster.")
+@limit_option()
+@list_options
+@pass_app
+def list_vms(
+    app: App, source: str, name_contains: str, power: str | None, place: str, limit: int | None, listing: Listing
+) -> None:
+    """Lists the VMs of a source.
+
+    \b
+    Example:
+      ostler import list-vms vc1 --power off
+    """
+    request = pb.ListSourceVmsRequest(
+        source=source,
+        name_contains=name_contains,
+        power=pb.SourceVm.Power.Value((power or "power_unspecified").upper()),
+        place=place,
+    )
+    print_list(SOURCE_VM, pages(app.client.imports.ListSourceVms, request, lambda a: a.vms, limit), listing)
+
+
+@command.command("check")
+@_spec_options
+@output_option
+@pass_app
+def check(app: App, spec: pb.ImportSpec, output: str) -> None:
+    """Tells what stands against an import, and changes nothing. The exit code is 1 when the import would be refused.
+
+    \b
+    Example:
+      ostler import check vc1 web-1 --offering medium --network "VM Network=br0"
+    """
+    found = app.client.imports.CheckImport(pb.CheckImportRequest(spec=spec))
+    if output == "table":
+        _print_report(found)
+    else:
+        from ostler_control.cli.plain import to_plain
+
+        print_data(to_plain(found), "json" if output in ("csv", "name") else output)
+    if not found.go:
+        raise click.exceptions.Exit(Exit.FAILED)
+
+
+def _print_report(found: pb.CheckImportResponse) -> None:
+    for finding in sorted(found.findings, key=lambda finding: -finding.severity):
+        severity = text.enum_of(finding, "severity").upper()
+        click.echo(text.printable(f"{severity:8} {finding.code}: {finding.message}"))
+        if finding.remedy:
+            click.echo(text.printable(f"         {finding.remedy}"))
+    if not found.go:
+        click.echo("no-go: mend the errors first")
+        return
+    by = "the control plane" if found.download_by == "control" else "the conversion host, with ovftool"
+    click.echo(f"go: conversion on host {found.conversion_host_name}, files in pool {found.staging_pool_name},")
+    click.echo(f"downloaded by {by}; it may take about {max(1, found.estimated_s // 60)} min")
+
+
+@command.command("vm")
+@_spec_options
+@operation_options()
+@pass_app
+def vm(app: App, spec: pb.ImportSpec, call: CallOptions) -> None:
+    """Imports a VM: exports it, converts it, and starts it here. The source is not changed.
+
+    A running VM is cloned, and the clone is exported; a running Windows VM needs --shutdown.
+
+    \b
+    Example:
+      ostler import vm vc1 web-1 --offering medium --network "VM Network=br0"
+    """
+    request = pb.ImportVmRequest(request_id=call.request_id, spec=spec, validate_only=call.dry_run)
+    finish(app, app.client.imports.ImportVm(request), VM_VIEW, vm_pb2.Vm(), call)

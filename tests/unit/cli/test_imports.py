@@ -1,0 +1,101 @@
+"""`ostler import`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TypeVar
+
+from google.protobuf.message import Message
+from ostler.control.v1 import import_pb2 as pb
+
+from tests.fakes.control import Control
+from tests.unit.cli.conftest import Ostler
+
+ADD = ("import", "source", "add", "vmware", "vc1", "--vcenter", "vc.example.org", "--username", "import")
+VM = ("vc1", "web 1", "--offering", "medium")
+
+
+M = TypeVar("M", bound=Message)
+
+
+def asked(control: Control, kind: type[M]) -> M:
+    """The last request of a kind."""
+    return [call for call in control.asked if isinstance(call, kind)][-1]
+
+
+def test_a_source_is_added_with_its_password_from_a_file(control: Control, ostler: Ostler) -> None:
+    done = ostler(*ADD, "--thumbprint", "ab" * 32, "--password-file", "-", input="vc-secret\nmore\n")
+    assert done.exit_code == 0, done.output
+    request = asked(control, pb.CreateImportSourceRequest)
+    assert (request.name, request.type, request.address, request.username) == (
+        "vc1",
+        "vmware",
+        "vc.example.org",
+        "import",
+    )
+    assert (request.password, request.thumbprint) == (b"vc-secret", "ab" * 32)
+    assert "vc-secret" not in done.output
+
+
+def test_a_source_is_verified_in_exactly_one_way(control: Control, ostler: Ostler, tmp_path: Path) -> None:
+    ca = tmp_path / "ca.pem"
+    ca.write_text("-----BEGIN CERTIFICATE-----\n")
+    for trust in ((), ("--ca-file", str(ca), "--thumbprint", "ab" * 32)):
+        refused = ostler(*ADD, *trust, "--password-file", "-", input="vc-secret\n")
+        assert refused.exit_code == 2
+        assert "exactly one" in refused.output
+    assert not control.asked
+    assert ostler(*ADD, "--ca-file", str(ca), "--password-file", "-", input="s\n").exit_code == 0
+    assert asked(control, pb.CreateImportSourceRequest).ca_pem == ca.read_text()
+
+
+def test_nobody_is_there_to_type_the_password(control: Control, ostler: Ostler) -> None:
+    refused = ostler(*ADD, "--thumbprint", "ab" * 32)
+    assert refused.exit_code == 2
+    assert "--password-file" in refused.output
+    assert not control.asked
+
+
+def test_the_vms_of_a_source_are_listed(control: Control, ostler: Ostler) -> None:
+    done = ostler("import", "list-vms", "vc1", "--power", "off", "--name", "web")
+    assert done.exit_code == 0, done.output
+    assert "web 1" in done.output
+    assert "vm-7" in done.output
+    request = asked(control, pb.ListSourceVmsRequest)
+    assert (request.source, request.name_contains, request.power) == ("vc1", "web", pb.SourceVm.OFF)
+
+
+def test_a_check_tells_every_finding_and_fails_on_a_no_go(control: Control, ostler: Ostler) -> None:
+    refused = ostler("import", "check", *VM)
+    assert refused.exit_code == 1
+    assert refused.output.splitlines() == [
+        "ERROR    NIC_NOT_MAPPED: Network adapter 1 is mapped to no bridge",
+        "         Add --network.",
+        "WARNING  SNAPSHOTS: it has snapshots",
+        "no-go: mend the errors first",
+    ]
+    go = ostler("import", "check", *VM, "--network", "a=b=br0")
+    assert go.exit_code == 0, go.output
+    assert "go: conversion on host h1, files in pool nfs1" in go.output
+    assert "the control plane; it may take about 10 min" in go.output
+    assert dict(asked(control, pb.CheckImportRequest).spec.bridges) == {"a=b": "br0"}
+    as_json = json.loads(ostler("import", "check", *VM, "-o", "json").output)
+    assert [finding["code"] for finding in as_json["findings"]] == ["SNAPSHOTS", "NIC_NOT_MAPPED"]
+
+
+def test_a_vm_is_imported(control: Control, ostler: Ostler) -> None:
+    options = ("--network", "VM Network=br0", "--pool", "fast", "--shutdown", "--stopped", "--force-control-download")
+    done = ostler("import", "vm", *VM, *options, "--no-wait")
+    assert done.exit_code == 0, done.output
+    request = asked(control, pb.ImportVmRequest)
+    spec = request.spec
+    assert (spec.source, spec.source_vm, spec.service_offering, spec.pool) == ("vc1", "web 1", "medium", "fast")
+    assert (spec.shutdown, spec.stopped, spec.force_control_download) == (True, True, True)
+    assert request.request_id
+
+
+def test_a_network_needs_its_bridge(control: Control, ostler: Ostler) -> None:
+    for network in ("VM Network", "=br0", "VM Network="):
+        assert ostler("import", "vm", *VM, "--network", network).exit_code == 2
+    assert not control.asked
