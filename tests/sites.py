@@ -29,7 +29,9 @@ from ostler_control.models import (
     ServiceOffering,
     Snapshot,
     Template,
+    UserData,
     Vm,
+    VmUserData,
     Volume,
     VolumeFile,
     Zone,
@@ -119,7 +121,9 @@ class Site:
         rows: list[Any] = list(Volume.select())
         kept: list[Any] = [*rows, *Snapshot.select()]
         assert list(VolumeFile.select()) == [], "files that were not swept"
-        assert keys == {row.passphrase_id for row in kept if row.passphrase_id}
+        documents: list[Any] = [*UserData.select(), *VmUserData.select()]
+        assert keys == {row.passphrase_id for row in (*kept, *documents) if row.passphrase_id}
+        assert [row.id for row in VmUserData.select() if row.operation_id] == [], "user data that waits for nothing"
         files = self.fleet.files()
         assert set(files) <= {row.file_id for row in kept}, "files that no volume or snapshot knows"
         for row in kept:

@@ -19,6 +19,7 @@ from ostler.agent.v1 import (
     volume_pb2_grpc,
 )
 from ostler_common import pki
+from ostler_common.errors import OstlerError
 from ostler_common.server import Registration, Server, serve
 from ostler_common.tls import server_credentials
 
@@ -36,6 +37,7 @@ from ostler_agent.migration.destination import IncomingMigrations
 from ostler_agent.pools import POOL_TYPES, Pools, PoolType
 from ostler_agent.pools.unmapper import Unmapper
 from ostler_agent.renewal import CredentialsManager, Renewer
+from ostler_agent.seeds import SEEDS
 from ostler_agent.services.conversion import ConversionService
 from ostler_agent.services.host import HostIdentity, HostService
 from ostler_agent.services.jobs import JobService
@@ -120,6 +122,7 @@ class Agent:
         self._closing.callback(hypervisor.subscribe(_Reprobe(self._prober)))
         services = self._services(hypervisor, self._prober)
         self._jobs.recover()
+        _sweep_seeds(hypervisor)
         self._prober.start()
         self._closing.callback(self._prober.stop)
         self._renewer.start()
@@ -216,6 +219,16 @@ def _pool_types(driver: Driver) -> list[PoolType]:
     """The pool types that the driver can use."""
     usable = driver.info.pool_types
     return [pool_type for pool_type in POOL_TYPES if usable is None or pool_type.name in usable]
+
+
+def _sweep_seeds(hypervisor: Hypervisor) -> None:
+    try:
+        gone = SEEDS.sweep({vm.vm_id for vm in hypervisor.vms()})
+    except OstlerError as error:
+        log.info("seeds are swept at the next start", reason=error.reason)
+        return
+    if gone:
+        log.info("seeds of VMs that are not here were removed", vms=gone)
 
 
 def _scratch(config: AgentConfig) -> Path:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 
 from ostler_common.secret import Secret
 
@@ -122,7 +124,11 @@ class ExtraConfig:
 
 @dataclass(frozen=True)
 class VmSpec:
-    """Everything a host needs to run a VM."""
+    """Everything a host needs to run a VM.
+
+    seed: the files that cloud-init in the guest reads, by name; cdrom: the image that holds them on this host, once it
+    is there (`seeds.Seeds`).
+    """
 
     vm_id: str
     name: str
@@ -132,6 +138,8 @@ class VmSpec:
     disks: tuple[DiskSpec, ...] = ()
     nics: tuple[NicSpec, ...] = ()
     extra: ExtraConfig = ExtraConfig()
+    seed: Mapping[str, bytes] | None = field(default=None, repr=False)
+    cdrom: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ class Function(StrEnum):
     UEFI = "uefi"
     NICS = "nics"
     EXTRA_CONFIG = "extra-config"
+    USER_DATA = "user-data"
 
     @property
     def summary(self) -> str:
@@ -45,6 +46,7 @@ _SUMMARIES = {
     Function.UEFI: "booting VMs with UEFI",
     Function.NICS: "VMs with network interfaces",
     Function.EXTRA_CONFIG: "extra configuration in libvirt's XML",
+    Function.USER_DATA: "giving guests user data on a CD-ROM",
 }
 
 

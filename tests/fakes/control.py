@@ -30,6 +30,8 @@ from ostler.control.v1 import (
     snapshot_pb2_grpc,
     template_pb2,
     template_pb2_grpc,
+    userdata_pb2,
+    userdata_pb2_grpc,
     vm_pb2,
     vm_pb2_grpc,
     volume_pb2,
@@ -150,6 +152,14 @@ class Vms(vm_pb2_grpc.VmServiceServicer):
         self.control.ask(request)
         return self.control.operation()
 
+    def UpdateVm(self, request: vm_pb2.UpdateVmRequest, context: grpc.ServicerContext) -> vm_pb2.Vm:
+        self.control.ask(request)
+        return self.control.vm(request.vm)
+
+    def ReinstallVm(self, request: vm_pb2.ReinstallVmRequest, context: grpc.ServicerContext) -> lro.Operation:
+        self.control.ask(request)
+        return self.control.operation()
+
     def DeleteVm(self, request: vm_pb2.DeleteVmRequest, context: grpc.ServicerContext) -> lro.Operation:
         self.control.ask(request)
         return self.control.operation()
@@ -259,6 +269,54 @@ class Templates(template_pb2_grpc.TemplateServiceServicer):
         self.control.uploaded = b"".join(part.data for part in request_iterator)
         digest = hashlib.sha256(self.control.uploaded).hexdigest()
         return template_pb2.Template(name=header.name, sha256=digest, format=header.format, firmware=header.firmware)
+
+    def UpdateTemplate(
+        self, request: template_pb2.UpdateTemplateRequest, context: grpc.ServicerContext
+    ) -> template_pb2.Template:
+        self.control.asked.append(request)
+        return template_pb2.Template(
+            name=request.template, user_data_name=request.user_data, user_data_policy=request.user_data_policy
+        )
+
+
+class UserData(userdata_pb2_grpc.UserDataServiceServicer):
+    def __init__(self, control: Control) -> None:
+        self.control = control
+        self.document = userdata_pb2.UserData(id="ud-1", name="web", format="cloud-config", size_bytes=14)
+
+    def RegisterUserData(
+        self, request: userdata_pb2.RegisterUserDataRequest, context: grpc.ServicerContext
+    ) -> userdata_pb2.UserData:
+        self.control.asked.append(request)
+        return self.document
+
+    def GetUserData(
+        self, request: userdata_pb2.GetUserDataRequest, context: grpc.ServicerContext
+    ) -> userdata_pb2.UserData:
+        self.control.asked.append(request)
+        shown = userdata_pb2.UserData(data=b"#cloud-config\n")
+        shown.MergeFrom(self.document)
+        return shown
+
+    def ListUserData(
+        self, request: userdata_pb2.ListUserDataRequest, context: grpc.ServicerContext
+    ) -> userdata_pb2.ListUserDataResponse:
+        self.control.asked.append(request)
+        return userdata_pb2.ListUserDataResponse(user_data=[self.document])
+
+    def DeleteUserData(
+        self, request: userdata_pb2.DeleteUserDataRequest, context: grpc.ServicerContext
+    ) -> userdata_pb2.DeleteUserDataResponse:
+        self.control.asked.append(request)
+        return userdata_pb2.DeleteUserDataResponse()
+
+    def RenderUserData(
+        self, request: userdata_pb2.RenderUserDataRequest, context: grpc.ServicerContext
+    ) -> userdata_pb2.RenderUserDataResponse:
+        self.control.asked.append(request)
+        files = {"meta-data": b"instance-id: a\n", "user-data": b"\x1f\x8b\xff"}
+        kind = userdata_pb2.RenderUserDataResponse.File
+        return userdata_pb2.RenderUserDataResponse(files=[kind(name=name, content=c) for name, c in files.items()])
 
 
 class Volumes(volume_pb2_grpc.VolumeServiceServicer):
@@ -452,6 +510,9 @@ def serving(directory: Path) -> Iterator[tuple[Control, Path]]:
         "ostler.control.v1.UserService": lambda s: account_pb2_grpc.add_UserServiceServicer_to_server(users, s),
         "ostler.control.v1.TemplateService": lambda s: template_pb2_grpc.add_TemplateServiceServicer_to_server(
             templates, s
+        ),
+        "ostler.control.v1.UserDataService": lambda s: userdata_pb2_grpc.add_UserDataServiceServicer_to_server(
+            UserData(control), s
         ),
         "ostler.control.v1.VolumeService": lambda s: volume_pb2_grpc.add_VolumeServiceServicer_to_server(volumes, s),
         "ostler.control.v1.PoolService": lambda s: pool_pb2_grpc.add_PoolServiceServicer_to_server(pools, s),

@@ -43,7 +43,8 @@ class FakeConsole:
 
 
 class FakeHypervisor:
-    """known: the VMs by id; keys: ids of keys in place by VM; done: the steps that changed something, in order.
+    """known: the VMs by id; specs: as they were defined last; keys: ids of keys in place by VM; done: the steps that
+    changed something, in order.
 
     info: what it states; obeys: whether guests shut down when asked; error: raised by the next step that changes
     something.
@@ -52,6 +53,7 @@ class FakeHypervisor:
     def __init__(self) -> None:
         self.info = INFO
         self.known: dict[str, VmInfo] = {}
+        self.specs: dict[str, VmSpec] = {}
         self.keys: dict[str, set[str]] = {}
         self.done: list[str] = []
         self.obeys = True
@@ -184,6 +186,7 @@ class FakeHypervisor:
         self.done.append(step)
 
     def _put(self, spec: VmSpec, state: PowerState) -> None:
+        self.specs[spec.vm_id] = spec
         volumes = tuple(disk.volume.volume_id for disk in spec.disks)
         self.known[spec.vm_id] = VmInfo(spec.vm_id, spec.name, state, spec.cpus, spec.memory_bytes, volumes, True)
 

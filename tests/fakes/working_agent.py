@@ -129,6 +129,7 @@ class FakeHost(
     """One host's agent on a loopback port. calls: every method called, in order."""
 
     def __init__(self, fleet: Fleet, name: str, host_id: str) -> None:
+        self.seeds: dict[str, dict[str, bytes]] = {}  # by VM
         self.fleet = fleet
         self.name = name
         self.host_id = host_id
@@ -321,6 +322,7 @@ class FakeHost(
     def StartVm(self, request: vm_pb2.StartVmRequest, context: grpc.ServicerContext) -> Iterator[job_pb2.JobUpdate]:
         def work(job: JobContext) -> types_vm_pb2.VmInfo:
             self._check_disks(request.spec)
+            self._place_seed(request.spec)
             self.vms[request.spec.vm_id] = Machine(_without_keys(request.spec), running=True)
             return self._vm_info(request.spec.vm_id)
 
@@ -351,6 +353,7 @@ class FakeHost(
 
     def DeleteVm(self, request: vm_pb2.DeleteVmRequest, context: grpc.ServicerContext) -> Iterator[job_pb2.JobUpdate]:
         def work(job: JobContext) -> types_vm_pb2.VmInfo:
+            self.seeds.pop(request.vm_id, None)
             if self._runs(request.vm_id):
                 raise FailedPreconditionError("the VM runs", "VM_RUNNING")
             self.vms.pop(request.vm_id, None)
@@ -416,6 +419,7 @@ class FakeHost(
                         moved[ref.volume_id], ref.format, ref.key.passphrase, ref.key.key_id
                     )
             self._check_disks(request.spec)
+            self._place_seed(request.spec)
             return job_pb2.MigrationEndpoint(
                 hypervisor_uri=f"qemu+tls://{self.host_id}/system",
                 migrate_uri=f"tcp://{self.host_id}",
@@ -435,6 +439,7 @@ class FakeHost(
                 machine.running, machine.migrating = True, False
                 machine.spec.CopyFrom(request.destination_spec)
                 destination.vms[request.vm_id] = machine
+                self.seeds.pop(request.vm_id, None)
                 self._drop_secrets(machine.spec)
             return job_pb2.MigrationReport(elapsed_ms=1)
 
@@ -516,6 +521,11 @@ class FakeHost(
                     fault.reached.wait(10)
                     context.abort(grpc.StatusCode.UNAVAILABLE, "the connection broke (a fault)")
                 yield update
+
+    def _place_seed(self, spec: types_vm_pb2.VmSpec) -> None:
+        self.seeds.pop(spec.vm_id, None)
+        if spec.HasField("seed"):
+            self.seeds[spec.vm_id] = {file.name: file.content for file in spec.seed.files}
 
     def _files(self, ref: types_volume_pb2.VolumeRef) -> dict[str, File]:
         if ref.pool_id not in self.pools:

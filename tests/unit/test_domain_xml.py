@@ -71,6 +71,10 @@ CASES = {
         ),
         "kvm",
     ),
+    "seed": (
+        replace(spec(DiskSpec(volume(0), 0, boot=True)), cdrom=Path(f"/var/lib/ostler/seeds/{VM}.iso")),
+        "kvm",
+    ),
     "nics": (
         spec(
             DiskSpec(volume(0), 0, boot=True),

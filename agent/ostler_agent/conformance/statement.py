@@ -84,6 +84,10 @@ def unstated(bench: Bench) -> None:
         with refused("a VM with extra configuration", REFUSAL):
             extra = ExtraConfig(("<os><bootmenu enable='yes'/></os>",))
             power.start(hypervisor, bench.paths, replace(stopped, extra=extra), progress)
+    if Function.USER_DATA not in stated.functions:
+        refusals += 1
+        with refused("a VM with user data", REFUSAL):
+            power.start(hypervisor, bench.paths, replace(stopped, seed={"user-data": b"#cloud-config\n"}), progress)
     if Function.VOLUME_ENCRYPTION not in stated.functions:
         refusals += 1
         disk = replace(stopped.disks[0], volume=replace(stopped.disks[0].volume, key=Key(spec.vm_id, None)))

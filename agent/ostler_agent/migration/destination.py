@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Protocol
 
 from ostler_common.errors import AlreadyExistsError, FailedPreconditionError, bad_field
+from ostler_common.hypervisors import Function
 
-from ostler_agent.hypervisors.base import Addresses, Hypervisor, Paths, live_migration
+from ostler_agent.hypervisors.base import Addresses, Hypervisor, Paths, live_migration, need
 from ostler_agent.jobs import JobContext
 from ostler_agent.preconditions import check_bridges, check_volume_file
+from ostler_agent.seeds import SEEDS, Seeds
 from ostler_agent.spec import PowerState, Provisioning, VmInfo, VmSpec, VolumeRef
 
 
@@ -50,12 +52,15 @@ class IncomingMigrations:
     address: name or address of this host as in its certificate; tls_name: name in the certificate of its QEMU.
     """
 
-    def __init__(self, driver: Hypervisor, volumes: Volumes, paths: Paths, address: str, tls_name: str) -> None:
+    def __init__(
+        self, driver: Hypervisor, volumes: Volumes, paths: Paths, address: str, tls_name: str, seeds: Seeds = SEEDS
+    ) -> None:
         self._driver = driver
         self._volumes = volumes
         self._paths = paths
         self._address = f"[{address}]" if ":" in address else address
         self._tls_name = tls_name
+        self._seeds = seeds
 
     def prepare(self, spec: VmSpec, moved: Sequence[MovedVolume], job: JobContext) -> Endpoint:
         """Creates what the VM needs on this host: keys and target volumes. Undoes its changes if it raises.
@@ -70,6 +75,8 @@ class IncomingMigrations:
             raise bad_field("moved_volumes", f"volume {', '.join(sorted(unknown))} is not among the VM's disks")
         if self._driver.running(spec.vm_id):
             raise FailedPreconditionError(f"VM {spec.vm_id} already runs on this host", "VM_RUNNING")
+        if spec.seed is not None:
+            need(self._driver, Function.USER_DATA)
         check_bridges(spec.nics)
         paths = {volume_id: self._paths(volume) for volume_id, volume in volumes.items()}
         for volume_id, path in paths.items():
@@ -81,6 +88,8 @@ class IncomingMigrations:
             keys = [volume.key for volume in volumes.values() if volume.key]
             undo.callback(mover.remove_keys, spec.vm_id, [key.key_id for key in keys])
             mover.install_keys(spec.vm_id, keys)
+            undo.callback(self._seeds.delete, spec.vm_id)
+            self._seeds.place(spec)
             for volume_id, target in targets.items():
                 job.check()
                 undo.callback(self._discard, volumes[volume_id], job)
@@ -116,6 +125,7 @@ class IncomingMigrations:
             )
         if not arrived:
             live_migration(self._driver).remove_keys(vm_id, key_ids)
+            self._seeds.delete(vm_id)
         for volume in moved:
             if not arrived:
                 self._discard(volume, job)
@@ -126,6 +136,7 @@ class IncomingMigrations:
         """Undoes an interrupted `prepare`, unless the VM has arrived."""
         if self._driver.running(spec.vm_id):
             return
+        self._seeds.delete(spec.vm_id)
         volumes = {disk.volume.volume_id: disk.volume for disk in spec.disks}
         for target in moved:
             self._discard(volumes[target.volume_id], JobContext("undo-prepare"))

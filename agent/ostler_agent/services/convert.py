@@ -32,6 +32,8 @@ from ostler_agent.templates import TemplateSource
 
 DEFAULT_ITER_TIME_MS = 10
 MAX_FRAGMENTS = 64
+MAX_SEED_BYTES = 4 << 20
+_SEED_FILES = {"meta-data", "network-config", "user-data", "vendor-data"}
 
 _FORMATS = {
     volume_pb2.DISK_FORMAT_QCOW2: DiskFormat.QCOW2,
@@ -227,7 +229,18 @@ def vm_spec(message: vm_pb2.VmSpec, path: str = "spec") -> VmSpec:
         disks=tuple(disk_spec(disk, f"{path}.disks[{n}]") for n, disk in enumerate(message.disks)),
         nics=tuple(nic_spec(nic) for nic in message.nics),
         extra=extra_config(message.extra_config, f"{path}.extra_config"),
+        seed=seed(message.seed, f"{path}.seed") if message.HasField("seed") else None,
     )
+
+
+def seed(message: vm_pb2.Seed, path: str) -> dict[str, bytes]:
+    """The files by name. Raises InvalidArgumentError."""
+    files = {file.name: file.content for file in message.files}
+    if len(files) < len(message.files) or not files.keys() <= _SEED_FILES:
+        raise bad_field(f"{path}.files", f"must be some of {', '.join(sorted(_SEED_FILES))}, each once")
+    if sum(map(len, files.values())) > MAX_SEED_BYTES:
+        raise bad_field(f"{path}.files", f"must have at most {MAX_SEED_BYTES} bytes together")
+    return files
 
 
 def vm_info(info: VmInfo) -> vm_pb2.VmInfo:

@@ -16,6 +16,7 @@ from ostler_agent.jobs import JobContext, Jobs, interrupted
 from ostler_agent.journal import Record
 from ostler_agent.migration import source
 from ostler_agent.migration.destination import Endpoint, IncomingMigrations, MovedVolume
+from ostler_agent.seeds import SEEDS, Seeds
 from ostler_agent.services import convert
 
 DEFAULT_MAX_DOWNTIME_MS = 300
@@ -25,8 +26,9 @@ Updates = Iterator[job_pb2.JobUpdate]
 
 
 class MigrationService(vm_pb2_grpc.MigrationServiceServicer):
-    def __init__(self, jobs: Jobs, driver: Hypervisor, incoming: IncomingMigrations) -> None:
+    def __init__(self, jobs: Jobs, driver: Hypervisor, incoming: IncomingMigrations, seeds: Seeds = SEEDS) -> None:
         self._jobs = jobs
+        self._seeds = seeds
         self._driver = driver
         self._incoming = incoming
         jobs.on_recover("migration.prepare", self._recover_prepare)
@@ -55,7 +57,9 @@ class MigrationService(vm_pb2_grpc.MigrationServiceServicer):
             request.operation,
             "migration.move",
             request,
-            lambda job: _report(source.migrate(mover, endpoint, spec, request.moved_volume_ids, limits, job)),
+            lambda job: self._migrated(
+                spec.vm_id, source.migrate(mover, endpoint, spec, request.moved_volume_ids, limits, job)
+            ),
         )
 
     def FinishMigration(self, request: vm_pb2.FinishMigrationRequest, context: grpc.ServicerContext) -> Updates:
@@ -76,11 +80,15 @@ class MigrationService(vm_pb2_grpc.MigrationServiceServicer):
 
     def _resume_move(self, record: Record, job: JobContext) -> Message:
         request = record.request_as(vm_pb2.MigrateVmRequest)
-        return _report(
-            source.resolve_interrupted_migration(
-                live_migration(self._driver), request.vm_id, _limits(request).timeout_s, job
-            )
+        report = source.resolve_interrupted_migration(
+            live_migration(self._driver), request.vm_id, _limits(request).timeout_s, job
         )
+        return self._migrated(request.vm_id, report)
+
+    def _migrated(self, vm_id: str, report: MigrationReport) -> Message:
+        """Removes what a VM that has left still has on this host."""
+        self._seeds.delete(vm_id)
+        return _report(report)
 
 
 def _moved_volumes(request: vm_pb2.PrepareMigrationRequest) -> list[MovedVolume]:

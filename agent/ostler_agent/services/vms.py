@@ -17,6 +17,7 @@ from ostler_common.hypervisors import Function
 from ostler_agent.hypervisors.base import Console, Hypervisor, Paths, Screenshot, need
 from ostler_agent.jobs import JobContext, Jobs, interrupted
 from ostler_agent.journal import Record
+from ostler_agent.seeds import SEEDS, Seeds
 from ostler_agent.services import convert
 from ostler_agent.spec import PowerState, VmInfo
 from ostler_agent.vms import disks, power
@@ -29,10 +30,18 @@ Updates = Iterator[job_pb2.JobUpdate]
 class VmService(vm_pb2_grpc.VmServiceServicer):
     """paths: where a volume's file is (`Pools.volume_path`); unmap_if_unused: is told of volumes that were detached."""
 
-    def __init__(self, jobs: Jobs, driver: Hypervisor, paths: Paths, unmap_if_unused: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        jobs: Jobs,
+        driver: Hypervisor,
+        paths: Paths,
+        unmap_if_unused: Callable[[str], None],
+        seeds: Seeds = SEEDS,
+    ) -> None:
         self._jobs = jobs
         self._driver = driver
         self._paths = paths
+        self._seeds = seeds
         self._release_volume = unmap_if_unused
         jobs.on_recover("vm.start", self._recover_start)
         jobs.on_recover("vm.stop", self._recover_stop)
@@ -46,7 +55,7 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
             request.operation,
             "vm.define",
             request,
-            lambda job: convert.vm_info(power.define(self._driver, self._paths, spec, job)),
+            lambda job: convert.vm_info(power.define(self._driver, self._paths, spec, job, self._seeds)),
         )
 
     def StartVm(self, request: vm_pb2.StartVmRequest, context: grpc.ServicerContext) -> Updates:
@@ -55,7 +64,7 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
             request.operation,
             "vm.start",
             request,
-            lambda job: convert.vm_info(power.start(self._driver, self._paths, spec, job)),
+            lambda job: convert.vm_info(power.start(self._driver, self._paths, spec, job, self._seeds)),
         )
 
     def StopVm(self, request: vm_pb2.StopVmRequest, context: grpc.ServicerContext) -> Updates:
@@ -84,7 +93,7 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
             request.operation,
             "vm.delete",
             request,
-            lambda job: convert.vm_info(power.delete(self._driver, vm_id)),
+            lambda job: convert.vm_info(power.delete(self._driver, vm_id, self._seeds)),
         )
 
     def AttachVolume(self, request: vm_pb2.AttachVolumeRequest, context: grpc.ServicerContext) -> Updates:

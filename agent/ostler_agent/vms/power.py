@@ -9,13 +9,14 @@ from ostler_common.hypervisors import Function
 
 from ostler_agent.hypervisors.base import Hypervisor, Paths, Progress, Reboot, need
 from ostler_agent.preconditions import check_bridges, check_volume_file
+from ostler_agent.seeds import SEEDS, Seeds
 from ostler_agent.spec import Firmware, VmInfo, VmSpec
 from ostler_agent.vms.disks import check_disk
 
 POLL_INTERVAL_S = 0.2
 
 
-def define(driver: Hypervisor, paths: Paths, spec: VmSpec, progress: Progress) -> VmInfo:
+def define(driver: Hypervisor, paths: Paths, spec: VmSpec, progress: Progress, seeds: Seeds = SEEDS) -> VmInfo:
     """Creates the definition, or replaces that of a stopped VM.
 
     Raises FailedPreconditionError VM_RUNNING, FUNCTION_NOT_SUPPORTED, FORMAT_NOT_SUPPORTED, EXTRA_CONFIG_OWNED,
@@ -23,11 +24,13 @@ def define(driver: Hypervisor, paths: Paths, spec: VmSpec, progress: Progress) -
     """
     _check_supported(driver, spec)
     progress.report("defining")
+    if not driver.running(spec.vm_id):
+        spec = seeds.place(spec)
     driver.define(spec, paths)
     return driver.vm(spec.vm_id)
 
 
-def start(driver: Hypervisor, paths: Paths, spec: VmSpec, progress: Progress) -> VmInfo:
+def start(driver: Hypervisor, paths: Paths, spec: VmSpec, progress: Progress, seeds: Seeds = SEEDS) -> VmInfo:
     """Starts the VM with this spec. No effect on a running VM.
 
     Raises FailedPreconditionError VOLUME_MISSING, BRIDGE_MISSING, WRONG_KEY, DISK_IN_USE, FUNCTION_NOT_SUPPORTED,
@@ -39,7 +42,7 @@ def start(driver: Hypervisor, paths: Paths, spec: VmSpec, progress: Progress) ->
             check_volume_file(disk.volume.volume_id, paths(disk.volume))
         check_bridges(spec.nics)
         progress.report("starting")
-        driver.start(spec, paths)
+        driver.start(seeds.place(spec), paths)
     return driver.vm(spec.vm_id)
 
 
@@ -71,8 +74,8 @@ def reboot(driver: Hypervisor, vm_id: str, hard: bool) -> VmInfo:
     return driver.vm(vm_id)
 
 
-def delete(driver: Hypervisor, vm_id: str) -> VmInfo:
-    """Deletes a stopped VM's definition. Raises FailedPreconditionError VM_RUNNING, VM_NOT_MANAGED."""
+def delete(driver: Hypervisor, vm_id: str, seeds: Seeds = SEEDS) -> VmInfo:
+    """Deletes a stopped VM's definition and its seed. Raises FailedPreconditionError VM_RUNNING, VM_NOT_MANAGED."""
     info = driver.vm(vm_id)
     if info.name and not info.managed:
         raise FailedPreconditionError(
@@ -81,6 +84,7 @@ def delete(driver: Hypervisor, vm_id: str) -> VmInfo:
             {"vm": vm_id},
         )
     driver.delete(vm_id)
+    seeds.delete(vm_id)
     return driver.vm(vm_id)
 
 
@@ -91,6 +95,8 @@ def _check_supported(driver: Hypervisor, spec: VmSpec) -> None:
         need(driver, Function.NICS)
     if spec.extra:
         need(driver, Function.EXTRA_CONFIG)
+    if spec.seed is not None:
+        need(driver, Function.USER_DATA)
     for disk in spec.disks:
         check_disk(driver, disk)
 

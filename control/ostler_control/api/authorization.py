@@ -136,6 +136,17 @@ TABLE: Mapping[str, frozenset[Role]] = {
             "DeleteTemplate": _ADMINS,
             "CreateTemplate": _ADMINS,
             "RegisterTemplate": _ADMINS,
+            "UpdateTemplate": _ADMINS,
+        },
+    ),
+    **_service(
+        "ostler.control.v1.UserDataService",
+        {
+            "RegisterUserData": _USERS,
+            "GetUserData": _USERS,
+            "ListUserData": _USERS,
+            "DeleteUserData": _USERS,
+            "RenderUserData": _USERS,
         },
     ),
     **_service(

@@ -10,11 +10,12 @@ from google.longrunning.operations_pb2 import Operation as LongRunning
 from ostler.control.v1 import template_pb2 as pb
 from ostler.control.v1 import template_pb2_grpc
 from ostler.types.v1 import vm_pb2, volume_pb2
+from ostler_common.errors import bad_field
 from ostler_common.hypervisors import Function
 
 from ostler_control.agents import Agents
 from ostler_control.api.caller import caller_of
-from ostler_control.api.convert import work
+from ostler_control.api.convert import userdata, work
 from ostler_control.api.convert.enums import from_enum
 from ostler_control.api.export_encryption import export_encryption
 from ostler_control.api.paging import page
@@ -22,14 +23,17 @@ from ostler_control.api.pieces import data_of, first_header
 from ostler_control.api.requests import once
 from ostler_control.api.resolve import optional, resolve, visible
 from ostler_control.api.start_operation import start_operation
+from ostler_control.caller import Caller
 from ostler_control.database import session
 from ostler_control.hypervisors import rules
 from ostler_control.hypervisors.supported import format_not_supported
 from ostler_control.keys import Keyring
-from ostler_control.models import Snapshot, Template, Volume
+from ostler_control.models import Snapshot, Template, UserData, Volume
 from ostler_control.templates import direct as direct_templates
 from ostler_control.templates import store as template_store
 from ostler_control.templates.received import Announced
+from ostler_control.userdata import template_link
+from ostler_control.userdata.merging import Policy
 from ostler_control.volumes import make_template
 from ostler_control.volumes.sources import one_of
 
@@ -48,13 +52,19 @@ class TemplateService(template_pb2_grpc.TemplateServiceServicer):
         caller = caller_of(context)
         header = first_header(request_iterator)
         with session():
-            wanted = _wanted(header)
+            wanted, linked = _wanted(header), _link(header, caller)
+
+        def make() -> Template:
+            template = template_store.record(upload, caller.actor)
+            template_link.link(template, *linked)
+            return template
+
         if not header.request_id:
             with session():
                 if Template.get_or_none(Template.name == wanted.name) is not None:
                     raise template_store.name_taken(wanted.name)
         with template_store.receive(wanted, data_of(request_iterator), self._directory) as upload, session():
-            return work.template(once(Template, caller, header, lambda: template_store.record(upload, caller.actor)))
+            return work.template(once(Template, caller, header, make))
 
     def GetTemplate(self, request: pb.GetTemplateRequest, context: grpc.ServicerContext) -> pb.Template:
         with session():
@@ -78,7 +88,13 @@ class TemplateService(template_pb2_grpc.TemplateServiceServicer):
     def RegisterTemplate(self, request: pb.RegisterTemplateRequest, context: grpc.ServicerContext) -> pb.Template:
         caller = caller_of(context)
         with session():
-            wanted = _registered(request)
+            wanted, linked = _registered(request), _link(request, caller)
+
+        def make() -> Template:
+            template = direct_templates.record(wanted, inspected, caller.actor)
+            template_link.link(template, *linked)
+            return template
+
         with session():
             direct_templates.check(wanted)
             if not request.request_id:
@@ -87,9 +103,14 @@ class TemplateService(template_pb2_grpc.TemplateServiceServicer):
             if request.validate_only:
                 virtual_size_bytes = inspected.image.virtual_size_bytes
                 return pb.Template(name=wanted.name, url=wanted.url, virtual_size_bytes=virtual_size_bytes)
-            return work.template(
-                once(Template, caller, request, lambda: direct_templates.record(wanted, inspected, caller.actor))
-            )
+            return work.template(once(Template, caller, request, make))
+
+    def UpdateTemplate(self, request: pb.UpdateTemplateRequest, context: grpc.ServicerContext) -> pb.Template:
+        caller = caller_of(context)
+        with session():
+            template = resolve(Template, request.template, "template")
+            template_link.update(template, *_link(request, caller), caller.actor)
+            return work.template(template)
 
     def CreateTemplate(self, request: pb.CreateTemplateRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
@@ -103,6 +124,16 @@ class TemplateService(template_pb2_grpc.TemplateServiceServicer):
                 encryption=export_encryption(request.encryption),
             )
             return start_operation(caller, request, lambda: make_template.create(wanted, caller.actor, self._keys))
+
+
+def _link(
+    request: pb.UploadTemplateRequest.Header | pb.RegisterTemplateRequest | pb.UpdateTemplateRequest, caller: Caller
+) -> tuple[UserData | None, Policy | None]:
+    """What the template is to link. Raises InvalidArgumentError, NotFoundError USER_DATA_NOT_FOUND."""
+    policy = userdata.policy(request.user_data_policy)
+    if policy is not None and not request.user_data:
+        raise bad_field("user_data", "is required with a policy: an id or a name", "REQUIRED")
+    return optional(UserData, request.user_data, "user_data", caller=caller), policy
 
 
 def _wanted(header: pb.UploadTemplateRequest.Header) -> template_store.NewTemplate:

@@ -14,7 +14,7 @@ from ostler_common.errors import bad_field
 from ostler_control import vms
 from ostler_control.agents import Agents
 from ostler_control.api.caller import caller_of
-from ostler_control.api.convert import work
+from ostler_control.api.convert import userdata, work
 from ostler_control.api.convert.enums import from_enum
 from ostler_control.api.masks import paths
 from ostler_control.api.paging import page
@@ -27,8 +27,11 @@ from ostler_control.database import session
 from ostler_control.hosts.rows import address
 from ostler_control.keys import Keyring
 from ostler_control.models import Account, AffinityGroup, Cluster, Host, Pool, ServiceOffering, Template, Vm, Zone
+from ostler_control.userdata.of_vm import Given
 from ostler_control.vms.console import console, screenshot
 from ostler_control.vms.rows import running_host
+
+FIELDS = ("drs_skip", "affinity_groups", "details", "user_data")
 
 
 @with_sessions
@@ -39,7 +42,7 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
 
     def CreateVm(self, request: pb.CreateVmRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
-        wanted = _wanted(request, caller)
+        wanted = _wanted(request, caller, self._keys)
         return start_operation(caller, request, lambda: vms.create(wanted, caller.actor, self._keys))
 
     def GetVm(self, request: pb.GetVmRequest, context: grpc.ServicerContext) -> pb.Vm:
@@ -60,12 +63,13 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         return pb.ListVmsResponse(vms=work.vms(found.rows, caller), next_page_token=found.next_page_token)
 
     def UpdateVm(self, request: pb.UpdateVmRequest, context: grpc.ServicerContext) -> pb.Vm:
-        caller, fields = caller_of(context), paths(request.update_mask, ("drs_skip", "affinity_groups", "details"))
+        caller, fields = caller_of(context), paths(request.update_mask, FIELDS)
         row: Any = resolve(Vm, request.vm, "vm", caller=caller)
         drs_skip = request.values.drs_skip if "drs_skip" in fields else None
         groups = _groups(request.values.affinity_groups, row.account_id) if "affinity_groups" in fields else None
         details = dict(request.values.details) if "details" in fields else None
-        return work.vm(vms.update(row, caller.actor, drs_skip, groups, details), caller)
+        given = self._given(request, row) if "user_data" in fields else None
+        return work.vm(vms.update(row, caller.actor, drs_skip, groups, details, given, self._keys), caller)
 
     def StartVm(self, request: pb.StartVmRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
@@ -96,7 +100,8 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         caller = caller_of(context)
         row = resolve(Vm, request.vm, "vm", caller=caller)
         template = optional(Template, request.template, "template")
-        return start_operation(caller, request, lambda: vms.reinstall(row, caller.actor, self._keys, template))
+        given = self._given(request, row) if request.HasField("user_data") else None
+        return start_operation(caller, request, lambda: vms.reinstall(row, caller.actor, self._keys, template, given))
 
     def DeleteVm(self, request: pb.DeleteVmRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
@@ -128,8 +133,11 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         with redact_errors_for(caller):
             return pb.ScreenshotResponse(png=screenshot(self._agents, row))
 
+    def _given(self, request: pb.UpdateVmRequest | pb.ReinstallVmRequest, vm: Any) -> Given:
+        return userdata.given(request.user_data, vm.account_id, self._keys, vm.name)
 
-def _wanted(request: pb.CreateVmRequest, caller: Caller) -> vms.NewVm:
+
+def _wanted(request: pb.CreateVmRequest, caller: Caller, keys: Keyring) -> vms.NewVm:
     admins_only(caller, cluster=request.cluster, host=request.host, pool=request.pool)
     account = account_for(caller, request.account)
     return vms.NewVm(
@@ -146,6 +154,7 @@ def _wanted(request: pb.CreateVmRequest, caller: Caller) -> vms.NewVm:
         stopped=request.stopped,
         affinity_groups=_groups(request.affinity_groups, account.id),
         details=dict(request.details),
+        user_data=userdata.given(request.user_data, account.id, keys, request.name),
     )
 
 

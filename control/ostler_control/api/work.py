@@ -12,6 +12,7 @@ from ostler.control.v1 import (
     key_pb2_grpc,
     snapshot_pb2_grpc,
     template_pb2_grpc,
+    userdata_pb2_grpc,
     vm_pb2_grpc,
     volume_pb2_grpc,
 )
@@ -24,6 +25,7 @@ from ostler_control.api.keys import KeyService
 from ostler_control.api.operations import OperationService
 from ostler_control.api.snapshots import SnapshotService
 from ostler_control.api.templates import TemplateService
+from ostler_control.api.userdata import UserDataService
 from ostler_control.api.vms import VmService
 from ostler_control.api.volumes import VolumeService
 from ostler_control.imports import workflow as _import_workflow  # noqa: F401 - registers its verb
@@ -60,6 +62,9 @@ def services(engine: Engine) -> Mapping[str, Registration]:
         ),
         "ostler.control.v1.AffinityService": lambda server: affinity_pb2_grpc.add_AffinityServiceServicer_to_server(
             AffinityService(), server
+        ),
+        "ostler.control.v1.UserDataService": lambda server: userdata_pb2_grpc.add_UserDataServiceServicer_to_server(
+            UserDataService(engine.keys), server
         ),
         "ostler.control.v1.KeyService": lambda server: key_pb2_grpc.add_KeyServiceServicer_to_server(
             key_service, server

@@ -21,6 +21,7 @@ from ostler.control.v1 import (
     setting_pb2_grpc,
     snapshot_pb2_grpc,
     template_pb2_grpc,
+    userdata_pb2_grpc,
     vm_pb2_grpc,
     volume_pb2_grpc,
     zone_pb2_grpc,
@@ -77,6 +78,10 @@ class Client:
     @cached_property
     def templates(self) -> template_pb2_grpc.TemplateServiceStub:
         return template_pb2_grpc.TemplateServiceStub(self.channel)
+
+    @cached_property
+    def user_data(self) -> userdata_pb2_grpc.UserDataServiceStub:
+        return userdata_pb2_grpc.UserDataServiceStub(self.channel)
 
     @cached_property
     def volumes(self) -> volume_pb2_grpc.VolumeServiceStub:

@@ -21,6 +21,7 @@ COMMANDS = {
     "pool": "Storage pools, which hold volumes.",
     "offering": "Service offerings (VM sizes) and disk offerings (volume kinds).",
     "template": "Templates: disk images to create VMs from.",
+    "userdata": "User data, which cloud-init in guests reads at boot.",
     "vm": "Virtual machines: create, start, migrate, console.",
     "affinity": "Affinity groups: VMs to keep together or apart.",
     "volume": "Volumes: create, grow, attach, encrypt.",

@@ -42,6 +42,7 @@ _LISTINGS = {
     "setting": _Listing("settings", "ListSettings", "setting_pb2", "settings"),
     "snapshot": _Listing("snapshots", "ListSnapshots", "snapshot_pb2", "snapshots"),
     "template": _Listing("templates", "ListTemplates", "template_pb2", "templates"),
+    "user-data": _Listing("user_data", "ListUserData", "userdata_pb2", "user_data"),
     "user": _Listing("users", "ListUsers", "account_pb2", "users"),
     "vm": _Listing("vms", "ListVms", "vm_pb2", "vms"),
     "volume": _Listing("volumes", "ListVolumes", "volume_pb2", "volumes"),
@@ -88,6 +89,7 @@ SETTING = Name("setting")
 SNAPSHOT = Name("snapshot")
 TEMPLATE = Name("template")
 USER = Name("user")
+USER_DATA = Name("user-data")
 VM = Name("vm")
 VOLUME = Name("volume")
 ZONE = Name("zone")

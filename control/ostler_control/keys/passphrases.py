@@ -14,11 +14,31 @@ from peewee import Field
 from ostler_control import events
 from ostler_control.database import session, transaction
 from ostler_control.keys.providers import KeyProvider
-from ostler_control.models import ImportSource, Kek, Passphrase, Pool, Snapshot, Template, Volume, VolumeFile
+from ostler_control.models import (
+    ImportSource,
+    Kek,
+    Passphrase,
+    Pool,
+    Snapshot,
+    Template,
+    UserData,
+    VmUserData,
+    Volume,
+    VolumeFile,
+)
 
 # The rows that may refer to a passphrase.
-KeyHolder = Volume | VolumeFile | Snapshot | Template | Pool | ImportSource
-HOLDERS: tuple[type[KeyHolder], ...] = (Volume, VolumeFile, Snapshot, Template, Pool, ImportSource)
+KeyHolder = Volume | VolumeFile | Snapshot | Template | Pool | ImportSource | UserData | VmUserData
+HOLDERS: tuple[type[KeyHolder], ...] = (
+    Volume,
+    VolumeFile,
+    Snapshot,
+    Template,
+    Pool,
+    ImportSource,
+    UserData,
+    VmUserData,
+)
 
 
 def owner_column(model: type[KeyHolder]) -> Field[str]:
@@ -36,8 +56,7 @@ class Keyring:
     def create(self, owner_id: str) -> Passphrase:
         """A new random passphrase for a row inserted in the same transaction; its row's id is the key's.
 
-        owner_id: the volume's id, also for its snapshots and further files; the id of a template, pool or import
-        source itself.
+        owner_id: the volume's id, also for its snapshots and further files; the id of the row itself for all others.
         Raises FailedPreconditionError KEK_MISSING when this control plane lacks the current version of the key.
         """
         return self.store(new_passphrase(), owner_id)

@@ -13,8 +13,15 @@ from peewee import Expression, fn
 from ostler_control.database import session, transaction
 from ostler_control.keys.passphrases import HOLDERS, KeyHolder, owner_column
 from ostler_control.keys.providers import KeyProvider, Opener, Sealed
-from ostler_control.models import Kek, Passphrase, VolumeFile, now
+from ostler_control.models import Kek, Passphrase, UserData, VmUserData, VolumeFile, now
 from ostler_control.models.columns import tuples
+
+# Holders of passphrases whose model is named by more than one word, as people read them.
+_TYPE_NAMES: dict[type[KeyHolder], str] = {
+    VolumeFile: "volume file",
+    UserData: "user data",
+    VmUserData: "user data of VM",
+}
 
 
 @dataclass(frozen=True)
@@ -239,7 +246,7 @@ def _holders(condition: Callable[[type[KeyHolder]], Expression]) -> list[Broken]
         for model in HOLDERS:
             query = model.select(model, Passphrase).join(Passphrase).where(condition(model))
             for row in query:
-                type_name = "volume file" if model is VolumeFile else model.__name__.lower()
+                type_name = _TYPE_NAMES.get(model, model.__name__.lower())
                 assert row.passphrase is not None
                 found.append(Broken(row.passphrase.id, type_name, row.id, row.name, row.passphrase.kek_id, ""))
     return found

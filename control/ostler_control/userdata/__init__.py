@@ -1,4 +1,6 @@
-"""User data: what a guest's cloud-init reads at boot. Everything in this package is pure: bytes in, bytes out.
+"""User data: what a guest's cloud-init reads at boot.
+
+Pure, bytes in and bytes out:
 
 - `formats`: which format a document has.
 - `documents`: a document as its author gave it, decoded, unpacked and split into parts.
@@ -7,4 +9,11 @@
 - `seed`: the files of the NoCloud seed: user data, meta-data, network configuration, vendor data.
 - `rendering`: `render`, the one answer to "what will the guest get?".
 - `matrix`: the table in docs/user-data.md.
+
+With the database:
+
+- `registered`: documents that accounts keep under a name.
+- `template_link`: what a template links, with its policy.
+- `of_vm`: what a VM is given, and the seed that its host gets.
+- `sealing`: all of this at rest.
 """

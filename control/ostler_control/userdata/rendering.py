@@ -39,8 +39,12 @@ def render(inputs: Inputs, max_length_bytes: int) -> Seed:
     """
     template, own = (_read(source, max_length_bytes) for source in (inputs.template, inputs.own))
     user_data = merging.combine(template, own, inputs.policy, max_length_bytes)
-    values = variables.check_values(_declared(inputs), inputs.values)
-    return seed.make(replace(inputs.guest, variables=values), user_data)
+    return seed.make(replace(inputs.guest, variables=values_used(inputs)), user_data)
+
+
+def values_used(inputs: Inputs) -> dict[str, str]:
+    """The values that reach the guest, all checked. Raises what `variables.check_values` raises."""
+    return variables.check_values(_declared(inputs), inputs.values)
 
 
 def _read(source: Source | None, max_length_bytes: int) -> documents.Document | None:

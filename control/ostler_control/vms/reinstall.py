@@ -16,6 +16,8 @@ from ostler_control.keys import Keyring
 from ostler_control.models import Operation, Template, Vm, VmState, new_id
 from ostler_control.operations import Run, lock_row, record_operation, workflow
 from ostler_control.templates.store import check_encryption
+from ostler_control.userdata import of_vm
+from ostler_control.userdata.of_vm import Given
 from ostler_control.vms.rows import disks_of, wrong_state
 from ostler_control.volumes import files, matrix, wire
 from ostler_control.volumes.grow import check_ready
@@ -25,22 +27,29 @@ from ostler_control.volumes.rows import running_host
 
 @dataclass(frozen=True)
 class ReinstallInputs:
-    """What `vm.reinstall` is given: the root volume, its new file and its old one, and the template."""
+    """What `vm.reinstall` is given: the root volume, its new file and its old one, and the template.
+
+    has_user_data: whether user data is staged for the reinstalled VM.
+    """
 
     volume_id: str
     file_id: str
     old_file_id: str
     template_id: str
     iter_time_ms: int
+    has_user_data: bool = False
 
 
-def reinstall(vm: Vm, user: str, keys: Keyring, template: Template | None = None) -> Operation:
+def reinstall(
+    vm: Vm, user: str, keys: Keyring, template: Template | None = None, given: Given | None = None
+) -> Operation:
     """Records the operation that gives a stopped VM a new root disk; the data on the old one is lost, with its key.
 
-    template None: the one that the VM was created from. The disk keeps its pool, and its size unless the template is
-    larger; it is encrypted if it was, or if the VM's offering wants it.
+    template None: the one that the VM was created from; given: what its guest gets, None for the same again. The disk
+    keeps its pool, and its size unless the template is larger; it is encrypted if it was, or if the VM's offering wants
+    it.
     Raises FailedPreconditionError: VM_RUNNING, VM_STATE, NO_TEMPLATE, TEMPLATE_TYPE, TEMPLATE_ENCRYPTED, VOLUME_STATE,
-    NO_FEASIBLE_POOL, NO_CAPABLE_HOST.
+    NO_FEASIBLE_POOL, NO_CAPABLE_HOST; and what `of_vm.stage` raises.
     """
     vm = lock_row(vm)
     root = next((disk for disk in disks_of(vm.id) if disk.root), None)
@@ -57,7 +66,9 @@ def reinstall(vm: Vm, user: str, keys: Keyring, template: Template | None = None
     operation_id = new_id()
     size_bytes = max(root.size_bytes, -(-source.virtual_size_bytes // MIB) * MIB)
     file = files.record_file(root, operation_id, keys, encrypted=encrypted, size_bytes=size_bytes)
-    inputs = ReinstallInputs(root.id, file.id, root.file_id, source.id, settings.encryption.LUKS_ITER_TIME.get())
+    has_user_data = of_vm.stage(vm, given, source, keys, operation_id)
+    iter_time_ms = settings.encryption.LUKS_ITER_TIME.get()
+    inputs = ReinstallInputs(root.id, file.id, root.file_id, source.id, iter_time_ms, has_user_data)
     return record_operation("vm.reinstall", vm, user, inputs, also=[root], operation_id=operation_id)
 
 
@@ -80,6 +91,7 @@ def _template(vm: Vm, wanted: Template | None) -> Template:
 def _reinstall(run: Run) -> None:
     inputs = run.read(ReinstallInputs)
     with run.undoing() as undo:
+        undo.push("forget", lambda: _forget_staged(run))
         undo.push("discard", lambda: files.remove(run, inputs.file_id))
         host_id = run.step("choose", lambda: _choose(run, inputs))
         run.step("fill", lambda: _fill(run, inputs, host_id))
@@ -112,8 +124,14 @@ def _fill(run: Run, inputs: ReinstallInputs, host_id: str) -> None:
     files.record_info(file.id, update.volume)
 
 
+def _forget_staged(run: Run) -> None:
+    with transaction():
+        of_vm.forget(run.resource_id, run.id)
+
+
 def _switch(run: Run, inputs: ReinstallInputs) -> None:
     with transaction():
+        of_vm.switch(run.resource_id, run.id, inputs.has_user_data)
         template = Template.get_or_none(Template.id == inputs.template_id)
         files.switch(inputs.volume_id, inputs.file_id, template=template)
         if template is not None:

@@ -1,4 +1,4 @@
-"""Changing a VM's placement rules and details."""
+"""Changing a VM's placement rules, its details, and what its guest gets."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ from collections.abc import Mapping, Sequence
 
 from ostler_control import events
 from ostler_control.database import transaction
-from ostler_control.models import AffinityGroup, Vm
+from ostler_control.keys import Keyring
+from ostler_control.models import AffinityGroup, Vm, VmState
+from ostler_control.operations import lock_row
 from ostler_control.scheduling import affinity
+from ostler_control.userdata import of_vm
+from ostler_control.userdata.of_vm import Given
 from ostler_control.vms import details
+from ostler_control.vms.rows import wrong_state
 
 
 def update(
@@ -17,13 +22,22 @@ def update(
     drs_skip: bool | None = None,
     groups: Sequence[AffinityGroup] | None = None,
     new_details: Mapping[str, str] | None = None,
+    given: Given | None = None,
+    keys: Keyring | None = None,
 ) -> Vm:
     """Changes what is not None. Nothing moves: DRS repairs a rule that is broken now, or an operator moves the VM.
 
-    Raises FailedPreconditionError (OTHER_ACCOUNT), and what `details.replace` raises.
+    given: what the guest of a stopped VM gets at its next start, which needs keys. Raises FailedPreconditionError
+    OTHER_ACCOUNT, VM_STATE, AbortedError RESOURCE_BUSY, and what `details.replace` and `of_vm.assign` raise.
     """
     changes = []
     with transaction():
+        if given is not None and keys is not None:
+            vm = lock_row(vm)
+            if vm.state is not VmState.STOPPED:
+                raise wrong_state(vm, "stopped")
+            of_vm.assign(vm, given, vm.template, keys)
+            changes.append("user data, at its next start")
         if drs_skip is not None:
             Vm.update(drs_skip=drs_skip).where(Vm.id == vm.id).execute()
             changes.append("DRS leaves it where it is" if drs_skip else "DRS may move it")

@@ -25,6 +25,8 @@ from ostler_control.models import (
     Zone,
 )
 from ostler_control.templates import store as template_store
+from ostler_control.userdata import of_vm
+from ostler_control.userdata.of_vm import Given
 from ostler_control.vms import details, extra_configs
 from ostler_control.volumes.new_volume import MAX_SIZE_BYTES, MIB
 
@@ -60,6 +62,7 @@ class NewVm:
     stopped: bool = False
     affinity_groups: Sequence[AffinityGroup] = ()
     details: Mapping[str, str] = field(default_factory=dict)
+    user_data: Given = field(default_factory=Given)
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ def _functions(wanted: NewVm) -> list[Function]:
         Function.NICS: bool(wanted.nics),
         Function.DIRECT_DOWNLOAD: bool(wanted.template.url),
         Function.EXTRA_CONFIG: not extra_configs.of_offering(wanted.offering.id, wanted.offering.memory_bytes).is_empty,
+        Function.USER_DATA: of_vm.is_needed(wanted.user_data, wanted.template),
     }
     return [function for function, needed in needs.items() if needed]
 

@@ -8,8 +8,10 @@ from ostler.agent.v1 import vm_pb2 as agent_pb2
 from ostler.types.v1 import vm_pb2, volume_pb2
 
 from ostler_control.agents import Agents, HostAddress
+from ostler_control.database import session
 from ostler_control.keys import Keyring
 from ostler_control.models import Vm, Volume
+from ostler_control.userdata import of_vm
 from ostler_control.vms import extra_configs
 from ostler_control.vms.rows import disks_of, nics_of
 from ostler_control.volumes import wire
@@ -18,7 +20,8 @@ FIRMWARES = {"bios": vm_pb2.FIRMWARE_BIOS, "uefi": vm_pb2.FIRMWARE_UEFI}
 
 
 def spec(vm: Vm, keys: Keyring | None, pools: Mapping[str, str] | None = None) -> vm_pb2.VmSpec:
-    """The VM as a host needs it. keys: brings the passphrases of its volumes, for the call that this is made for.
+    """The VM as a host needs it. keys: brings the passphrases of its volumes, and what its guest reads at boot, for the
+    call that this is made for.
 
     pools: the pool of those volumes that are, or will be, elsewhere than their rows say.
     """
@@ -40,7 +43,16 @@ def spec(vm: Vm, keys: Keyring | None, pools: Mapping[str, str] | None = None) -
         ],
         nics=[vm_pb2.NicSpec(mac=nic.mac, bridge=nic.bridge, model=nic.model) for nic in nics_of(vm.id)],
         extra_config=extra_configs.to_wire(vm),
+        seed=_seed(vm, keys) if keys else None,
     )
+
+
+def _seed(vm: Vm, keys: Keyring) -> vm_pb2.Seed | None:
+    with session():
+        seed = of_vm.seed_of(vm, keys)
+    if seed is None:
+        return None
+    return vm_pb2.Seed(files=[vm_pb2.Seed.File(name=name, content=data) for name, data in seed.files().items()])
 
 
 def ask(agents: Agents, host: HostAddress, vm_id: str) -> vm_pb2.VmInfo:

@@ -14,7 +14,7 @@ from ostler.types.v1 import vm_pb2 as types_vm_pb2
 from ostler.types.v1 import volume_pb2 as types_volume_pb2
 from ostler_common.errors import to_status
 
-from ostler_control.api.convert import drs, keys
+from ostler_control.api.convert import drs, keys, userdata
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.times import timestamp
 from ostler_control.api.redact import Conceal, concealed, concealer
@@ -38,6 +38,7 @@ from ostler_control.models import (
 from ostler_control.operations.records import error_from_json
 from ostler_control.placement import Candidate
 from ostler_control.scheduling import affinity
+from ostler_control.userdata import template_link
 from ostler_control.vms import details
 
 OPERATION_PREFIX = "operations/"
@@ -46,6 +47,7 @@ _State = operation_pb2.OperationMetadata
 
 def templates(rows: Sequence[Any]) -> list[template_pb2.Template]:
     names = rules.names()
+    links = template_link.of_templates(row.id for row in rows)
     return [
         template_pb2.Template(
             id=row.id,
@@ -61,6 +63,8 @@ def templates(rows: Sequence[Any]) -> list[template_pb2.Template]:
             encrypted=row.passphrase_id is not None,
             hypervisor_type=row.hypervisor_type,
             hypervisor_display_name=names.get(row.hypervisor_type, row.hypervisor_type),
+            user_data_name=links[row.id].user_data.name if row.id in links else "",
+            user_data_policy=userdata.to_policy(links[row.id].policy if row.id in links else ""),
         )
         for row in rows
     ]

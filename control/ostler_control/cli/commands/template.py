@@ -9,13 +9,14 @@ from typing import BinaryIO
 
 import click
 from ostler.control.v1 import template_pb2 as pb
+from ostler.control.v1 import userdata_pb2
 from ostler.types.v1 import vm_pb2, volume_pb2
 
 from ostler_control.cli import passphrases, text, transfers
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.finish import finish
 from ostler_control.cli.lazy import Noun
-from ostler_control.cli.names import HYPERVISOR_TYPE, SNAPSHOT, TEMPLATE, VOLUME
+from ostler_control.cli.names import HYPERVISOR_TYPE, SNAPSHOT, TEMPLATE, USER_DATA, VOLUME
 from ostler_control.cli.options import (
     CallOptions,
     confirm,
@@ -27,6 +28,7 @@ from ostler_control.cli.options import (
     yes_option,
 )
 from ostler_control.cli.output import Listing, View, print_list, print_one
+from ostler_control.cli.user_data import POLICIES
 
 VIEW = View[pb.Template](
     "template",
@@ -44,6 +46,8 @@ VIEW = View[pb.Template](
         ("sha256", lambda t: t.sha256),
         ("sha512", lambda t: t.sha512),
         ("url", lambda t: t.url),
+        ("user data", lambda t: t.user_data_name),
+        ("user data policy", lambda t: text.enum_of(t, "user_data_policy").upper() if t.user_data_name else ""),
         ("id", lambda t: t.id),
     ],
 )
@@ -74,6 +78,13 @@ def command() -> None:
     help="Hypervisor type it is for (ostler hypervisor list).  [default: all that support its format]",
 )
 @click.option("--sha256", help="Expected digest.  [default: computed from the file]")
+@click.option("--user-data", type=USER_DATA, default="", help="Registered user data that it links.")
+@click.option(
+    "--user-data-policy",
+    "policy",
+    type=click.Choice(tuple(POLICIES), case_sensitive=False),
+    help="Policy for user data given with a VM.  [default: ALLOWOVERRIDE]",
+)
 @request_id_option
 @output_option
 @pass_app
@@ -85,6 +96,8 @@ def upload(
     firmware: str,
     hypervisor: str,
     sha256: str | None,
+    user_data: str,
+    policy: str | None,
     request_id: str,
     output: str,
 ) -> None:
@@ -107,6 +120,8 @@ def upload(
             file_size_bytes=size_bytes,
             hypervisor_type=hypervisor,
             sha256=digest,
+            user_data=user_data,
+            user_data_policy=_policy(policy),
         )
         with transfers.progress(f"{name}: upload", size_bytes) as advance:
             template = app.client.templates.UploadTemplate(_parts(header, source, advance))
@@ -137,6 +152,13 @@ def upload(
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="PEM file of CAs to trust instead of the hosts' own.",
 )
+@click.option("--user-data", type=USER_DATA, default="", help="Registered user data that it links.")
+@click.option(
+    "--user-data-policy",
+    "policy",
+    type=click.Choice(tuple(POLICIES), case_sensitive=False),
+    help="Policy for user data given with a VM.  [default: ALLOWOVERRIDE]",
+)
 @click.option("--dry-run", is_flag=True, help="Only check, including from a host.")
 @request_id_option
 @output_option
@@ -151,6 +173,8 @@ def register(
     sha256: str,
     sha512: str,
     ca_file: Path | None,
+    user_data: str,
+    policy: str | None,
     dry_run: bool,
     request_id: str,
     output: str,
@@ -176,8 +200,41 @@ def register(
         sha512=sha512,
         ca_pem=ca_file.read_bytes() if ca_file else b"",
         validate_only=dry_run,
+        user_data=user_data,
+        user_data_policy=_policy(policy),
     )
     print_one(VIEW, app.client.templates.RegisterTemplate(request), output)
+
+
+@command.command("update")
+@click.argument("template", type=TEMPLATE)
+@click.option("--user-data", type=USER_DATA, default="", help="Registered user data that it links.")
+@click.option(
+    "--user-data-policy",
+    "policy",
+    type=click.Choice(tuple(POLICIES), case_sensitive=False),
+    help="Policy for user data given with a VM.  [default: ALLOWOVERRIDE]",
+)
+@click.option("--no-user-data", "none", is_flag=True, help="Link none.")
+@output_option
+@pass_app
+def update(app: App, template: str, user_data: str, policy: str | None, none: bool, output: str) -> None:
+    """Changes the user data that a template links.
+
+    VMs that are created or reinstalled from now on get it; others keep what they have.
+
+    \b
+    Example:
+      ostler template update debian-13 --user-data base --user-data-policy APPEND
+    """
+    if bool(user_data) == none:
+        raise click.UsageError("give either --user-data or --no-user-data")
+    request = pb.UpdateTemplateRequest(template=template, user_data=user_data, user_data_policy=_policy(policy))
+    print_one(VIEW, app.client.templates.UpdateTemplate(request), output)
+
+
+def _policy(word: str | None) -> userdata_pb2.UserDataPolicy.ValueType:
+    return POLICIES[word] if word else userdata_pb2.USER_DATA_POLICY_UNSPECIFIED
 
 
 def _parts(

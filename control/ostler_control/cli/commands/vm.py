@@ -29,6 +29,7 @@ from ostler_control.cli.options import (
     yes_option,
 )
 from ostler_control.cli.output import Listing, Section, View, print_list, print_one
+from ostler_control.cli.user_data import UserDataOptions, user_data_options
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -88,7 +89,16 @@ CANDIDATES = View[pb.FindHostsResponse.Candidate](
     ],
     name=lambda c: c.host_name,
 )
-UPDATES = ("--drs", "--no-drs", "--affinity-group", "--no-affinity-groups", "--detail", "--no-details")
+UPDATES = (
+    "--drs",
+    "--no-drs",
+    "--affinity-group",
+    "--no-affinity-groups",
+    "--detail",
+    "--no-details",
+    "an option for user data",
+    "--no-user-data",
+)
 STATES = ("creating", "stopped", "starting", "running", "stopping", "migrating", "deleting", "failed")
 
 
@@ -150,6 +160,7 @@ def command() -> None:
 @click.option("--affinity-group", "groups", type=AFFINITY_GROUP, multiple=True, help="Affinity group; may be repeated.")
 @click.option("--stopped", is_flag=True, help="Create the VM without starting it.")
 @_detail_option("Key and value to keep with the VM; may be repeated.")
+@user_data_options
 @operation_options()
 @pass_app
 def create(
@@ -167,15 +178,18 @@ def create(
     groups: tuple[str, ...],
     stopped: bool,
     details: dict[str, str],
+    user_data: UserDataOptions,
     call: CallOptions,
 ) -> None:
     """Creates a VM from a template and starts it.
 
-    Ostler chooses a host that fits. The root disk is encrypted when the offering says so.
+    Ostler chooses a host that fits. The root disk is encrypted when the offering says so. The guest gets the user data
+    together with what the template links (ostler userdata render).
 
     \b
-    Example:
+    Examples:
       ostler vm create web-1 --template debian-13 --offering small --nic br0
+      ostler vm create web-2 --template debian-13 --offering small --user-data-file web.yaml --ssh-key-file id.pub
     """
     request = pb.CreateVmRequest(
         request_id=call.request_id,
@@ -193,6 +207,7 @@ def create(
         validate_only=call.dry_run,
         affinity_groups=groups,
         details=details,
+        user_data=user_data.message(),
     )
     finish(app, app.client.vms.CreateVm(request), VIEW, pb.Vm(), call)
 
@@ -244,6 +259,8 @@ def show(app: App, vm: str, output: str) -> None:
 @click.option("--no-affinity-groups", "none", is_flag=True, help="Remove the VM from all affinity groups.")
 @_detail_option("Keys and values that replace the present ones; may be repeated.")
 @click.option("--no-details", is_flag=True, help="Remove all keys and values.")
+@user_data_options
+@click.option("--no-user-data", is_flag=True, help="Give the VM nothing beside what its template links.")
 @output_option
 @pass_app
 def update(
@@ -254,24 +271,38 @@ def update(
     none: bool,
     details: dict[str, str],
     no_details: bool,
+    user_data: UserDataOptions,
+    no_user_data: bool,
     output: str,
 ) -> None:
-    """Changes the placement rules or details of a VM. Nothing moves.
+    """Changes the placement rules, details or user data of a VM.
+
+    Nothing moves. User data is for stopped VMs: it replaces all that the VM was given before, with values and SSH keys,
+    and the guest gets it at its next start.
 
     \b
-    Example:
+    Examples:
       ostler vm update web-1 --no-drs
+      ostler vm update web-1 --user-data-file web.yaml
     """
+    given = user_data.message()
+    if given and no_user_data:
+        raise click.UsageError("--no-user-data excludes the other options for user data")
     if groups and none:
         raise click.UsageError("--affinity-group and --no-affinity-groups exclude each other")
     if details and no_details:
         raise click.UsageError("--detail and --no-details exclude each other")
-    changed = {"drs_skip": drs is not None, "affinity_groups": groups or none, "details": details or no_details}
+    changed = {
+        "drs_skip": drs is not None,
+        "affinity_groups": groups or none,
+        "details": details or no_details,
+        "user_data": given or no_user_data,
+    }
     paths = [path for path, is_changed in changed.items() if is_changed]
     if not paths:
         raise click.UsageError(f"nothing to change: give {', '.join(UPDATES)}")
     values = pb.Vm(drs_skip=drs is False, affinity_groups=groups, details=details)
-    request = pb.UpdateVmRequest(vm=vm, values=values, update_mask=FieldMask(paths=paths))
+    request = pb.UpdateVmRequest(vm=vm, values=values, update_mask=FieldMask(paths=paths), user_data=given)
     print_one(VIEW, app.client.vms.UpdateVm(request), output)
 
 
@@ -359,11 +390,14 @@ def migrate(app: App, vm: str, host: str, with_storage: bool, pool: str, call: C
 @command.command("reinstall")
 @click.argument("vm", type=VM)
 @click.option("--template", type=TEMPLATE, default="", help="Template.  [default: the VM's own]")
+@user_data_options
 @yes_option
 @operation_options()
 @pass_app
-def reinstall(app: App, vm: str, template: str, yes: bool, call: CallOptions) -> None:
+def reinstall(app: App, vm: str, template: str, user_data: UserDataOptions, yes: bool, call: CallOptions) -> None:
     """Replaces the root disk of a stopped VM. The old one is destroyed with its key; data disks stay.
+
+    The guest gets the same user data again, merged with what the template links, unless you give other.
 
     \b
     Example:
@@ -371,7 +405,13 @@ def reinstall(app: App, vm: str, template: str, yes: bool, call: CallOptions) ->
     """
     if not call.dry_run:
         confirm(f"Reinstall VM {vm}, and delete everything on its root disk?", yes)
-    request = pb.ReinstallVmRequest(request_id=call.request_id, vm=vm, template=template, validate_only=call.dry_run)
+    request = pb.ReinstallVmRequest(
+        request_id=call.request_id,
+        vm=vm,
+        template=template,
+        validate_only=call.dry_run,
+        user_data=user_data.message(),
+    )
     finish(app, app.client.vms.ReinstallVm(request), VIEW, pb.Vm(), call)
 
 

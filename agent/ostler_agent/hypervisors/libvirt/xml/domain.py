@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from xml.etree.ElementTree import Element
 
-from ostler_agent.hypervisors.libvirt.xml import buses, console, cpu, disks, extra, memory, metadata, nics, os
+from ostler_agent.hypervisors.libvirt.xml import buses, cdrom, console, cpu, disks, extra, memory, metadata, nics, os
 from ostler_agent.hypervisors.libvirt.xml.element import element, to_text
 from ostler_agent.spec import VmSpec
 
@@ -18,6 +18,7 @@ def domain(spec: VmSpec, files: Mapping[str, disks.DiskFile], domain_type: str) 
     devices = [
         *buses.controllers(len(spec.disks) + len(spec.nics)),
         *(disks.disk(disk, files[disk.volume.volume_id]) for disk in spec.disks),
+        *([cdrom.cdrom(spec.cdrom)] if spec.cdrom else []),
         *(nics.nic(nic, spec.extra.vhost_user) for nic in spec.nics),
         *console.serial_console(),
         *console.screen(),
