@@ -8,20 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import structlog
 from ostler_common.errors import FailedPreconditionError, InvalidArgumentError
+from peewee import OperationalError
 from playhouse.migrations import Runner
 from playhouse.pool import PooledPostgresqlDatabase, PooledSqliteDatabase
 from psycopg.conninfo import conninfo_to_dict
 
 from ostler_control.models import db
 
+log = structlog.get_logger(__name__)
+
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _BUSY_TIMEOUT_S = 30
+# How long emptying the write-ahead log waits for readers, and how often it is attempted.
+_ERASURE_TIMEOUT_MS, _ERASURE_INTERVAL_S = 200, 2.0
 # On PostgreSQL only one replica migrates at a time; any number will do that nothing else uses.
 _MIGRATION_LOCK = 0x05713E
 
@@ -49,6 +57,7 @@ def _open(url: str) -> Any:
             "journal_mode": "wal",
             "foreign_keys": 1,
             "synchronous": "full",  # a passphrase's row must outlive a power cut that its volume outlives
+            "secure_delete": 1,  # a destroyed passphrase is overwritten, not only marked as deleted
             "cache_size": -65536,  # KiB: the hosts' rows of a large fleet stay in memory
         }
         return PooledSqliteDatabase(
@@ -100,8 +109,50 @@ def transaction() -> Iterator[None]:
 
     On SQLite it takes the write lock at once. Nothing in it may wait for another process or another thread.
     """
-    with _writer if is_sqlite() else contextlib.nullcontext(), session(), db.atomic():
-        yield
+    with _writer if is_sqlite() else contextlib.nullcontext(), session():
+        with db.atomic():
+            yield
+        if _erasure.is_due() and not db.in_transaction():
+            _erasure.attempt()
+
+
+def erase_deleted() -> None:
+    """For a transaction that deletes secrets: once it has committed, SQLite's log holds them no longer either.
+
+    Overwritten pages are first in the write-ahead log, beside the old ones, so the log is emptied. While a reader
+    prevents that, later transactions retry it. PostgreSQL has no such means: its files keep deleted rows until VACUUM.
+    """
+    if is_sqlite():
+        _erasure.request()
+
+
+class _Erasure:
+    """Whether the write-ahead log must be emptied, and the attempts to do so."""
+
+    def __init__(self) -> None:
+        self._requested = False
+        self._last_attempt_s = -math.inf
+
+    def request(self) -> None:
+        self._requested, self._last_attempt_s = True, -math.inf
+
+    def is_due(self) -> bool:
+        return self._requested and time.monotonic() - self._last_attempt_s >= _ERASURE_INTERVAL_S
+
+    def attempt(self) -> None:
+        """Outside of transactions, with this process's write lock."""
+        self._last_attempt_s = time.monotonic()
+        db.execute_sql(f"PRAGMA busy_timeout = {_ERASURE_TIMEOUT_MS}")
+        try:
+            busy, _, _ = db.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._requested = bool(busy)
+        except OperationalError as error:
+            log.warning("the write-ahead log could not be emptied yet", why=str(error))
+        finally:
+            db.execute_sql(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_S * 1000}")
+
+
+_erasure = _Erasure()
 
 
 def migrate() -> list[str]:

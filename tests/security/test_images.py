@@ -26,9 +26,7 @@ def encrypted(path: Path, image_format: str) -> bytearray:
     command = ["qemu-img", "create", "-q", *secret, "-f", name, "-o", ",".join(options), str(path), "1M"]
     for _ in range(20):
         done = subprocess.run(command, capture_output=True, text=True)
-        if (
-            "accurate CPU usage" not in done.stderr
-        ):  # its clock is too coarse at times, see `ostler_agent.tools.qemu_img`
+        if "accurate CPU usage" not in done.stderr:  # see `ostler_agent.tools.qemu_img`
             done.check_returncode()
             break
     return bytearray(path.read_bytes())

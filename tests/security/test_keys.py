@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,10 +11,12 @@ import pytest
 from ostler_common.errors import FailedPreconditionError
 from ostler_control.database import transaction
 from ostler_control.keys import FileProvider, Keyring, create_key_file, key_file, versions
+from ostler_control.keys.passphrases import delete_volume
 from ostler_control.keys.watch import KeyWatch
-from ostler_control.models import Account, Event, Pool, Volume, new_id
+from ostler_control.models import Account, Event, Passphrase, Pool, Volume, new_id
 
 from tests import databases
+from tests.fakes.working_agent import wait_until
 
 MIB = 1 << 20
 
@@ -58,6 +62,40 @@ def test_a_lost_key_file_is_noticed_while_the_process_still_has_the_key(keys: Ke
     (tmp_path / "kek").write_bytes(content)
     assert watch.check() == frozenset()
     assert [event.type for event in Event.select().order_by(Event.create_time)] == ["key.lost", "key.restored"]
+
+
+def test_a_destroyed_passphrase_is_in_no_file_of_the_database(keys: Keyring, tmp_path: Path) -> None:
+    sealed = bytes(Passphrase.get().sealed)
+    with transaction():  # many rows, so that deleted ones do not just happen to be overwritten
+        for _ in range(50):
+            Passphrase.create(kek=keys.current(), sealed=b"x" * 300, bound_id="other")
+    assert holding(tmp_path, sealed) != []
+    with transaction():
+        delete_volume(Volume.get(), "ada")
+    assert holding(tmp_path, sealed) == []
+
+
+def test_a_reader_delays_the_erasure_and_does_not_prevent_it(keys: Keyring, tmp_path: Path) -> None:
+    sealed = bytes(Passphrase.get().sealed)
+    with contextlib.closing(sqlite3.connect(tmp_path / "ostler.sqlite")) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM passphrase").fetchone()
+        with transaction():
+            delete_volume(Volume.get(), "ada")
+        assert holding(tmp_path, sealed) != []
+        reader.execute("COMMIT")
+
+    def erased() -> bool:
+        with transaction():
+            Account.update(name="acme").execute()
+        return holding(tmp_path, sealed) == []
+
+    wait_until(erased)
+
+
+def holding(directory: Path, data: bytes) -> list[str]:
+    """Names of the database's files that hold these bytes."""
+    return [path.name for path in directory.glob("ostler.sqlite*") if data in path.read_bytes()]
 
 
 def test_a_key_file_with_other_keys_is_noticed_too(keys: Keyring, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from ostler_control import events
 from ostler_control.catalog.names import check_name
 from ostler_control.database import transaction
 from ostler_control.keys import Keyring
-from ostler_control.models import ImportSource, Passphrase, VmImport
+from ostler_control.keys.passphrases import delete_passphrase
+from ostler_control.models import ImportSource, VmImport
 from ostler_control.vmware.connection import Connection, Server, connected, parse_address
 from ostler_control.vmware.trust import Trust
 
@@ -89,7 +90,7 @@ def delete(source: ImportSource, actor: str) -> None:
                 {"source": source.name},
             )
         ImportSource.delete().where(ImportSource.id == source.id).execute()
-        Passphrase.delete().where(Passphrase.id == source.passphrase_id).execute()
+        delete_passphrase(source.passphrase_id)
         events.record("import-source.delete", events.Outcome.SUCCEEDED, actor, "import-source", source.id, source.name)
 
 

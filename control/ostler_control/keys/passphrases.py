@@ -12,7 +12,7 @@ from ostler_common.secret import Secret, new_passphrase
 from peewee import Field
 
 from ostler_control import events
-from ostler_control.database import session, transaction
+from ostler_control.database import erase_deleted, session, transaction
 from ostler_control.keys.providers import KeyProvider
 from ostler_control.models import (
     ImportSource,
@@ -122,6 +122,12 @@ class Keyring:
             return int(query.execute())
 
 
+def delete_passphrase(passphrase_id: str | None) -> None:
+    """Deletes a passphrase for good: within the caller's transaction. None: there was none."""
+    Passphrase.delete().where(Passphrase.id == passphrase_id).execute()
+    erase_deleted()
+
+
 def delete_volume(volume: Volume, actor: str) -> None:
     """Deletes the row of a volume whose file is gone, and its passphrase: within the caller's transaction."""
     Volume.delete().where(Volume.id == volume.id).execute()
@@ -135,7 +141,7 @@ def destroy(passphrase_id: str | None, actor: str, volume: Volume, message: str)
     """
     if passphrase_id is None:
         return
-    Passphrase.delete().where(Passphrase.id == passphrase_id).execute()
+    delete_passphrase(passphrase_id)
     events.record(
         "volume.key.destroy",
         events.Outcome.SUCCEEDED,

@@ -10,7 +10,7 @@ from ostler_common.errors import FailedPreconditionError, OstlerError
 from ostler_common.secret import Secret
 from peewee import Expression, fn
 
-from ostler_control.database import session, transaction
+from ostler_control.database import erase_deleted, session, transaction
 from ostler_control.keys.passphrases import HOLDERS, KeyHolder, owner_column
 from ostler_control.keys.providers import KeyProvider, Opener, Sealed
 from ostler_control.models import Kek, Passphrase, UserData, VmUserData, VolumeFile, now
@@ -190,6 +190,7 @@ def forget(*kek_ids: str) -> None:
         for kek_id in kek_ids:
             check_unused(kek_id)
         Kek.delete().where(Kek.id.in_(kek_ids)).execute()  # the foreign key refuses if something was sealed just now
+        erase_deleted()  # what was sealed under it
 
 
 def check_unused(kek_id: str) -> None:

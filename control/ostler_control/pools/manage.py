@@ -21,7 +21,8 @@ from ostler_control.catalog.names import check_name
 from ostler_control.database import session, transaction
 from ostler_control.hosts.rows import address
 from ostler_control.keys import Keyring
-from ostler_control.models import Cluster, Host, Passphrase, Pool, PoolHost, Snapshot, Volume, now
+from ostler_control.keys.passphrases import delete_passphrase
+from ostler_control.models import Cluster, Host, Pool, PoolHost, Snapshot, Volume, now
 from ostler_control.pools import reach
 from ostler_control.states import HostState
 
@@ -153,7 +154,7 @@ def delete(agents: Agents, pool: Pool, actor: str) -> None:
                 )
             PoolHost.delete().where(PoolHost.pool == pool.id).execute()
             Pool.delete().where(Pool.id == pool.id).execute()
-            Passphrase.delete().where(Passphrase.id == pool.passphrase_id).execute()
+            delete_passphrase(pool.passphrase_id)
             events.done("pool.delete", actor, pool)
     except IntegrityError as error:  # a volume was created just now
         raise _holds_volumes(pool, []) from error
@@ -181,7 +182,7 @@ def set_password(agents: Agents, pool: Pool, password: Secret, actor: str, keys:
     with transaction():
         old_id = pool.passphrase_id
         Pool.update(passphrase=keys.store(password, pool.id)).where(Pool.id == pool.id).execute()
-        Passphrase.delete().where(Passphrase.id == old_id).execute()
+        delete_passphrase(old_id)
         events.done("pool.set-password", actor, pool)
         return Pool.get_by_id(pool.id)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ostler_control import events
 from ostler_control.database import session
-from ostler_control.models import Passphrase, Snapshot, SnapshotSchedule
+from ostler_control.keys.passphrases import delete_passphrase
+from ostler_control.models import Snapshot, SnapshotSchedule
 from ostler_control.operations import Run
 
 
@@ -31,7 +32,7 @@ def destroy(snapshot: Snapshot, run: Run) -> None:
     transaction."""
     Snapshot.delete().where(Snapshot.id == snapshot.id).execute()
     if snapshot.passphrase_id:
-        Passphrase.delete().where(Passphrase.id == snapshot.passphrase_id).execute()
+        delete_passphrase(snapshot.passphrase_id)
         events.record(
             "snapshot.key.destroy",
             events.Outcome.SUCCEEDED,

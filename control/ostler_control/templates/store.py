@@ -18,6 +18,7 @@ from peewee import ModelSelect
 from ostler_control import events
 from ostler_control.catalog.names import check_name
 from ostler_control.database import session, transaction
+from ostler_control.keys.passphrases import delete_passphrase
 from ostler_control.models import Passphrase, Template, Volume, VolumeFile, new_id
 from ostler_control.states import VolumeState
 from ostler_control.templates import received
@@ -156,7 +157,7 @@ def delete(template: Template, actor: str, directory: Path) -> None:
         events.done("template.delete", actor, template)
         template.delete_instance()
         if template.passphrase_id:
-            Passphrase.delete().where(Passphrase.id == template.passphrase_id).execute()
+            delete_passphrase(template.passphrase_id)
             events.done(
                 "template.key.destroy", actor, template, f"key {template.passphrase_id} is destroyed with its template"
             )

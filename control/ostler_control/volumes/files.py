@@ -23,7 +23,7 @@ from ostler_common.errors import AbortedError, FailedPreconditionError, OstlerEr
 from ostler_control.database import session, transaction
 from ostler_control.hypervisors.supported import check_pool_format
 from ostler_control.keys import Keyring
-from ostler_control.keys.passphrases import destroy
+from ostler_control.keys.passphrases import delete_passphrase, destroy
 from ostler_control.models import Host, Operation, Passphrase, Pool, Volume, VolumeFile, now
 from ostler_control.operations import Run
 from ostler_control.operations.inputs import from_json
@@ -167,7 +167,7 @@ def forget(run: Run, file_id: str) -> None:
         if VolumeFile.delete().where(VolumeFile.id == file_id).execute() != 1:
             return
         if same_key:  # a move that kept the key: only a second row of it is deleted
-            Passphrase.delete().where(Passphrase.id == file.passphrase_id).execute()
+            delete_passphrase(file.passphrase_id)
         else:
             destroy(file.passphrase_id, run.user, volume, f"{_describe(file)} is gone, and its key destroyed")
 

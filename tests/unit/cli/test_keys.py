@@ -138,6 +138,17 @@ def test_backed_up_lost_and_brought_back(cli: Cli, tmp_path: Path) -> None:
     assert {failure["reason"] for failure in json.loads(found.stdout)["failures"]} == {"KEK_MISSING"}
 
 
+def test_an_unattended_backup_reads_its_passphrase_from_a_file(cli: Cli, tmp_path: Path) -> None:
+    file, passphrase = tmp_path / "backup.json", tmp_path / "passphrase"
+    passphrase.write_text("short\n")
+    assert "at least" in cli.run(f"key backup {file} --passphrase-file {passphrase}", code=2).stderr
+    assert not file.exists()
+    passphrase.write_text(f"{WORD}\nthe second line is not read\n")
+    cli.run(f"key backup {file} --passphrase-file {passphrase}")
+    assert "passphrases open" in cli.run(f"key verify {file} --passphrase-file {passphrase}").stderr
+    assert "passphrases open" in cli.run(f"key verify {file}", input=f"{WORD}\n").stderr
+
+
 def test_a_backup_that_was_changed_does_not_open(cli: Cli, tmp_path: Path) -> None:
     file = tmp_path / "backup.json"
     cli.run(f"key backup {file}", input=f"{WORD}\n{WORD}\n")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from ostler.control.v1 import key_pb2 as pb
 
-from ostler_control.cli import text
+from ostler_control.cli import passphrases, text
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.finish import finish
 from ostler_control.cli.lazy import Noun
@@ -23,6 +24,9 @@ from ostler_control.cli.options import (
     yes_option,
 )
 from ostler_control.cli.output import Listing, View, print_data, print_list
+
+if TYPE_CHECKING:
+    from ostler_common.secret import Secret
 
 VIEW = View[pb.Key](
     "key",
@@ -102,30 +106,32 @@ def delete(app: App, version: str, yes: bool, call: CallOptions) -> None:
 
 @command.command("backup")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@passphrases.passphrase_file_option("A file with the passphrase, for unattended backups.")
 @pass_app
-def backup(app: App, file: Path) -> None:
+def backup(app: App, file: Path, passphrase_file: Path | None) -> None:
     """Writes the keys to a file, encrypted under a passphrase.
 
-    The passphrase is asked for, and stays here. The control plane encrypts: the keys never come here readable. Keep
-    file and passphrase apart from each other and from the database's backup. `ostler-control key-restore` brings a lost
-    key file back, `ostler key verify FILE` proves that it would do.
+    The passphrase stays on this machine, and the control plane encrypts, so the keys never arrive here readable. Keep
+    file and passphrase apart from each other and from the database's backup. `ostler key verify FILE` checks a backup,
+    `ostler-control key-restore` restores a lost key file from it.
 
     \b
-    Example:
+    Examples:
       ostler key backup keys-2026.json
+      ostler key backup keys-2026.json --passphrase-file /etc/ostler/backup-passphrase
     """
     from ostler_common import key_backup
-    from ostler_common.secret import Secret
 
     if file.exists():
         raise click.UsageError(f"{file} already exists; choose another name")
-    shortest = key_backup.MIN_PASSPHRASE_LENGTH
-    typed = click.prompt("Passphrase for the backup", hide_input=True, confirmation_prompt=True, err=True)
-    if len(typed) < shortest:
-        raise click.UsageError(f"the passphrase protects every disk: at least {shortest} characters")
+    passphrase = _backup_passphrase(passphrase_file, new=True)
+    if len(passphrase.reveal()) < key_backup.MIN_PASSPHRASE_LENGTH:
+        raise click.UsageError(
+            f"the passphrase protects every disk: it must have at least {key_backup.MIN_PASSPHRASE_LENGTH} bytes"
+        )
     stretching = key_backup.new_stretching()
     request = pb.BackupKeysRequest(
-        wrapping_key=stretching.key(Secret(typed.encode())).reveal(),
+        wrapping_key=stretching.key(passphrase).reveal(),
         salt=stretching.salt,
         n=stretching.n,
         r=stretching.r,
@@ -142,12 +148,13 @@ def backup(app: App, file: Path) -> None:
 
 @command.command("verify")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True), required=False)
+@passphrases.passphrase_file_option("A file with the backup's passphrase.")
 @output_option
 @pass_app
-def verify(app: App, file: Path | None, output: str) -> None:
+def verify(app: App, file: Path | None, passphrase_file: Path | None, output: str) -> None:
     """Checks that every passphrase can be opened. Lists those that cannot.
 
-    With FILE, a backup, it is that backup's keys that they are opened with; its passphrase is asked for.
+    With FILE, a backup, that backup's keys are used.
 
     \b
     Examples:
@@ -156,7 +163,7 @@ def verify(app: App, file: Path | None, output: str) -> None:
     """
     from ostler_control.cli.plain import to_plain
 
-    answer = app.client.keys.VerifyKeys(_with_backup(file) if file else pb.VerifyKeysRequest())
+    answer = app.client.keys.VerifyKeys(_with_backup(file, passphrase_file) if file else pb.VerifyKeysRequest())
     if output in ("json", "yaml"):
         print_data(to_plain(answer), output)
     else:
@@ -167,11 +174,21 @@ def verify(app: App, file: Path | None, output: str) -> None:
         raise SystemExit(1)
 
 
-def _with_backup(file: Path) -> pb.VerifyKeysRequest:
+def _with_backup(file: Path, passphrase_file: Path | None) -> pb.VerifyKeysRequest:
     from ostler_common import key_backup
-    from ostler_common.secret import Secret
 
     data = file.read_bytes()
     stretching = key_backup.parse(data).stretching
-    typed = click.prompt("Passphrase of the backup", hide_input=True, err=True)
-    return pb.VerifyKeysRequest(backup=data, wrapping_key=stretching.key(Secret(typed.encode())).reveal())
+    passphrase = _backup_passphrase(passphrase_file, new=False)
+    return pb.VerifyKeysRequest(backup=data, wrapping_key=stretching.key(passphrase).reveal())
+
+
+def _backup_passphrase(path: Path | None, *, new: bool) -> Secret:
+    """From the file, or typed; twice if it is new."""
+    from ostler_common.secret import Secret
+
+    if path is not None:
+        return passphrases.read(path)
+    prompt = "Passphrase for the backup" if new else "Passphrase of the backup"
+    typed: str = click.prompt(prompt, hide_input=True, confirmation_prompt=new, err=True)
+    return Secret(typed.encode())
