@@ -91,3 +91,57 @@ def _grouped(chance: random.Random, shape: Fleet, hosts: tuple[Host, ...], vms: 
                 taken.add(number)
                 vms[number] = dataclasses.replace(vms[number], groups=(group.id,))
     return Snapshot(hosts, tuple(vms), groups)
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A small cluster whose rules are broken and can be repaired. full: share of the memory that is allocated; apart,
+    together: how many groups of each kind; shuffled: share of the VMs that were moved about since the rules held."""
+
+    hosts: int
+    full: float = 0.75
+    apart: int = 4
+    together: int = 2
+    size: int = 3
+    shuffled: float = 0.5
+    seed: int = 1
+
+
+def make_broken(shape: Broken) -> Snapshot:
+    """First a cluster that keeps its rules, then VMs are moved about: so it can be repaired, whatever that takes."""
+    chance = random.Random(shape.seed)
+    cpu_mhz, memory_bytes = _SMALL_HOST
+    hosts = tuple(Host(f"h{n}", f"h{n}", cpu_mhz, memory_bytes) for n in range(shape.hosts))
+    free = dict.fromkeys((host.id for host in hosts), memory_bytes)
+    kinds = [GroupKind.ANTI_AFFINITY] * shape.apart + [GroupKind.AFFINITY] * shape.together
+    groups = tuple(Group(f"g{n}", f"g{n}", kind) for n, kind in enumerate(kinds))
+    vms: list[Vm] = []
+
+    def add(host: str, gib: int, *group: str) -> None:
+        free[host] -= gib * GIB
+        vms.append(Vm(f"v{len(vms):03}", f"v{len(vms):03}", host, gib * 60, gib * GIB, groups=group))
+
+    for group in groups:
+        names = [host.id for host in hosts]
+        if group.kind is GroupKind.ANTI_AFFINITY:
+            for host in chance.sample(names, min(shape.size, len(names))):
+                add(host, chance.choice((8, 16, 32)), group.id)
+        else:
+            host = max(names, key=lambda name: free[name])
+            for _ in range(shape.size):
+                add(host, chance.choice((8, 16)), group.id)
+    while sum(free.values()) > (1 - shape.full) * memory_bytes * len(hosts):
+        gib = chance.choice((4, 8, 16, 32))
+        roomy = [name for name, bytes_ in free.items() if bytes_ >= gib * GIB]
+        if not roomy:
+            break
+        add(chance.choice(roomy), gib)
+    for number in chance.choices(range(len(vms)), k=round(shape.shuffled * len(vms))):
+        vm = vms[number]
+        roomy = [name for name, bytes_ in free.items() if bytes_ >= vm.memory_bytes and name != vm.host_id]
+        if roomy:
+            host = chance.choice(roomy)
+            free[vm.host_id] += vm.memory_bytes
+            free[host] -= vm.memory_bytes
+            vms[number] = dataclasses.replace(vm, host_id=host)
+    return Snapshot(hosts, tuple(vms), groups)

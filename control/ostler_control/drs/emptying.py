@@ -117,7 +117,7 @@ def _block(state: State, vm: int) -> list[int]:
     for group in state.vms[vm].groups:
         rule = state.groups[group]
         if rule.strict and rule.kind is GroupKind.AFFINITY:
-            found |= {mate for mate in state.members[group] if state.leaving[state.at[mate]]}
+            found |= {mate for mate in state.members[group].tolist() if state.leaving[state.at[mate]]}
     return sorted(found)
 
 

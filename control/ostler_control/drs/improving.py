@@ -46,7 +46,7 @@ class Improver:
             member
             for id, members in state.members.items()
             if state.groups[id].kind == "affinity" and len(members) > 1
-            for member in members
+            for member in members.tolist()
         }
         # Whether VMs that stay together may move depends on the way there, not on the end alone: they stay as they are.
         self.vms = search.ordered(np.array([vm for vm in vms.tolist() if vm not in keeps_together], dtype=np.int64))

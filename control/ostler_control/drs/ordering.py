@@ -33,15 +33,36 @@ def in_order(
     return None
 
 
+def any_order(state: State, places: Mapping[int, int], *, preferred: bool) -> list[tuple[int, int]] | None:
+    """An order of moves that lead to these places, where the state's VMs are; None when none is found. Leaves the state
+    as it is. preferred: whether preferences are kept."""
+    for vm in places:
+        state.move(vm, int(state.origin[vm]))
+    steps = None
+    for unblocking in (False, True):
+        steps = steps or _steps(state, places, (), 0, unblocking, preferred=preferred)
+    if steps is None:
+        for vm, host in places.items():
+            state.move(vm, host)
+        return None
+    return [(vm, host) for vm, host, _ in steps]
+
+
 def _steps(
-    state: State, places: Mapping[int, int], spare: Collection[int], extra: int, unblocking: bool
+    state: State,
+    places: Mapping[int, int],
+    spare: Collection[int],
+    extra: int,
+    unblocking: bool,
+    *,
+    preferred: bool = True,
 ) -> list[tuple[int, int, float]] | None:
     """Every move in order with the imbalance after it; None, and nothing moved, when that cannot be. unblocking:
     whether moves and relays away from where others wait to go come first."""
     left = dict(sorted(places.items()))
     steps: list[tuple[int, int, float]] = []
     while left:
-        step = _best_step(state, left, unblocking)
+        step = _best_step(state, left, unblocking, preferred)
         if step is None and extra > 0:
             relay = _relay(state, left, spare)
             if relay is not None:
@@ -49,7 +70,7 @@ def _steps(
                 left.update(relay)
                 continue
         if step is None and unblocking:
-            step = _best_step(state, left, False)
+            step = _best_step(state, left, False, preferred)
         if step is None:
             for vm, _, _ in steps:
                 state.move(vm, int(state.origin[vm]))
@@ -105,12 +126,12 @@ def _pays(state: State, steps: list[tuple[int, int, float]], numbers: list[int],
     return gain > EPSILON and gain >= state.settings.min_gain and state.worth(gain, cost) > EPSILON
 
 
-def _best_step(state: State, left: Mapping[int, int], unblocking: bool) -> tuple[int, int] | None:
+def _best_step(state: State, left: Mapping[int, int], unblocking: bool, preferred: bool) -> tuple[int, int] | None:
     """Of the moves left, the one that fits and gains most, or loses least. unblocking: only from where others go."""
     vms = np.array(list(left), dtype=np.int64)
     hosts = np.array(list(left.values()), dtype=np.int64)
     rows = np.arange(len(vms))
-    fits = state.fits(vms)[rows, hosts]
+    fits = state.fits(vms, preferred=preferred)[rows, hosts]
     if unblocking:
         fits &= np.isin(state.at[vms], hosts)
     if not fits.any():

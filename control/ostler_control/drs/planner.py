@@ -242,7 +242,7 @@ class _Report:
         """The earlier moves that must be over before this one: those that make room at its destination, as many as it
         takes, and those of VMs that it keeps together with or apart from."""
         subject, placements = self.state.vms[vm], self.placements
-        mates = {self.state.vms[mate].id for group in subject.groups for mate in self.state.members[group]}
+        mates = {self.state.vms[mate].id for group in subject.groups for mate in self.state.members[group].tolist()}
         needed = [
             position
             for position, move in enumerate(earlier)
@@ -290,8 +290,8 @@ class _Report:
         if self.mode is Mode.REPAIR:
             return {
                 Verdict.SATISFIED: "every rule holds already",
-                Verdict.NOTHING_HELPS: "no move that is allowed mends a broken rule",
-            }.get(verdict, f"{number} mend what can be mended")
+                Verdict.NOTHING_HELPS: "no move that is allowed repairs a broken rule",
+            }.get(verdict, f"{number} repair what can be repaired")
         if self.mode is Mode.EVACUATE:
             held = Counter(bool(self.state.leaving[place]) for place in self.state.at)[True]
             if verdict is Verdict.SATISFIED:

@@ -134,18 +134,17 @@ class Neighbours:
             if group.kind is GroupKind.ANTI_AFFINITY:
                 if there:
                     return Refusal("ANTI_AFFINITY", f'"{there[0]}" of group "{group.name}" is there')
-            elif len(there) <= self._held(vm, group, host_id):
+            elif len(there) < self._mates_needed(vm, group):
                 return Refusal("AFFINITY", f'it would leave the VMs of group "{group.name}"')
         return None
 
-    def _held(self, vm: Vm, group: Group, destination: str) -> int:
-        """How many others of the group it would leave behind; -1 for none, so that it may go anywhere."""
+    def _mates_needed(self, vm: Vm, group: Group) -> int:
+        """How many others of the group must be where it goes: as many as it leaves behind."""
         others = Counter(self.host_of[id] for id in self.members[group.id] if id != vm.id)
         source = self.host_of[vm.id]
         if source in self.leaving:
-            settled = [count for host, count in others.items() if host not in self.leaving]
-            return max(settled) - 1 if settled else -1
-        return others[source] if others else -1
+            return max((count for host, count in others.items() if host not in self.leaving), default=0)
+        return others[source]
 
     def broken(self) -> tuple[BrokenRule, ...]:
         """The groups whose rule does not hold, strict ones first."""

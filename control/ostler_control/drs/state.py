@@ -81,10 +81,11 @@ class State:
         groups = {group.id: group for group in snapshot.groups}
         self.groups = groups
         self.grouped = np.array([bool(vm.groups) for vm in self.vms], dtype=bool)
-        self.members: dict[str, list[int]] = {}
+        members: dict[str, list[int]] = {}
         for position, vm in enumerate(self.vms):
             for group in vm.groups:
-                self.members.setdefault(group, []).append(position)
+                members.setdefault(group, []).append(position)
+        self.members: dict[str, Ints] = {id: np.array(found, dtype=np.int64) for id, found in members.items()}
 
     def _costs(self) -> None:
         """Memory is sent again as it is dirtied; a VM that dirties as fast as the link sends converges by being
@@ -296,20 +297,17 @@ class State:
     def group_fits(self, row: Bools, vm: int, group_id: str, preferred: bool) -> None:
         """Takes out of the VM's row what this group forbids."""
         group = self.groups[group_id]
-        others = [other for other in self.members[group_id] if other != vm]
-        if not others or not (group.strict or preferred):
+        members = self.members[group_id]
+        others = members[members != vm]
+        if not len(others) or not (group.strict or preferred):
             return
         if group.kind is GroupKind.ANTI_AFFINITY:
             row[self.at[others]] = False
             return
         counts = np.bincount(self.at[others], minlength=len(self.hosts))
         source = self.at[vm]
-        if self.leaving[source]:
-            settled = counts[~self.leaving].max(initial=0)
-            held = settled - 1
-        else:
-            held = counts[source]
-        row &= counts > held
+        # As many mates as it leaves; of a host that is emptied, where most of those are that have left.
+        row &= counts >= (counts[~self.leaving].max(initial=0) if self.leaving[source] else counts[source])
 
     @cached_property
     def kinds(self) -> Kinds:
