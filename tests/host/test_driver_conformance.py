@@ -47,7 +47,10 @@ COPIES = {"online-copy.copy", "online-copy.cancelled", "online-copy.pivot"}
 # driver is tested elsewhere: booting one is most of the time that the checks take.
 DRIVERS = {
     "libvirt": (["--option", "domain_type=qemu"], {"statement.unstated", *GUEST}),
-    "qemu": (["--option", "accel=tcg"], {"volume-encryption.key", "uefi.start", "restart.mirror", *COPIES}),
+    "qemu": (
+        ["--option", "accel=tcg"],
+        {"volume-encryption.key", "uefi.start", "extra-config.start", "restart.mirror", *COPIES},
+    ),
 }
 
 

@@ -28,7 +28,7 @@ class AccountService(account_pb2_grpc.AccountServiceServicer):
     def ListAccounts(self, request: pb.ListAccountsRequest, context: grpc.ServicerContext) -> pb.ListAccountsResponse:
         caller = caller_of(context)
         found = page(visible(Account, caller), Account, request, scope=caller.actor)
-        return pb.ListAccountsResponse(accounts=map(core.account, found.rows), next_page_token=found.next_page_token)
+        return pb.ListAccountsResponse(accounts=core.accounts(found.rows), next_page_token=found.next_page_token)
 
     def DeleteAccount(
         self, request: pb.DeleteAccountRequest, context: grpc.ServicerContext

@@ -27,7 +27,7 @@ def _service(name: str, methods: Mapping[str, frozenset[Role]]) -> dict[str, fro
 TABLE: Mapping[str, frozenset[Role]] = {
     **_service(
         "ostler.control.v1.AccountService",
-        {"CreateAccount": _ADMINS, "GetAccount": _ADMINS, "ListAccounts": _ADMINS, "DeleteAccount": _ADMINS},
+        {"CreateAccount": _ADMINS, "GetAccount": _USERS, "ListAccounts": _USERS, "DeleteAccount": _ADMINS},
     ),
     **_service(
         "ostler.control.v1.UserService",

@@ -12,6 +12,7 @@ from ostler_control.settings import (
     hypervisors,
     imports,
     migration,
+    quotas,
     templates,
     vms,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "imports",
     "in_force",
     "migration",
+    "quotas",
     "reset",
     "templates",
     "vms",

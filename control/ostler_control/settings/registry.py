@@ -15,6 +15,7 @@ from ostler_control.settings import (
     hypervisors,
     imports,
     migration,
+    quotas,
     templates,
     vms,
 )
@@ -22,6 +23,7 @@ from ostler_control.settings.setting import Setting
 
 SUBJECTS: dict[str, tuple[Setting[Any], ...]] = {
     "VMs": vms.SETTINGS,
+    "Quotas": quotas.SETTINGS,
     "Live migration": migration.SETTINGS,
     "DRS": drs.SETTINGS,
     "Hosts": agents.SETTINGS,

@@ -9,6 +9,7 @@ from ostler_common.errors import AlreadyExistsError
 
 from ostler_control import settings
 from ostler_control.catalog.names import check_name
+from ostler_control.catalog.quotas import Resources, check_quota
 from ostler_control.database import session, transaction
 from ostler_control.hosts.choose import choose_host
 from ostler_control.keys import Keyring
@@ -52,11 +53,12 @@ def create(wanted: NewSnapshot, user: str) -> Operation:
 
     Raises InvalidArgumentError; AlreadyExistsError SNAPSHOT_EXISTS; AbortedError RESOURCE_BUSY;
     FailedPreconditionError: VOLUME_STATE, NO_FEASIBLE_POOL, NO_CAPABLE_HOST, HOST_SILENT, VM_STATE, LACKS_POOL,
-    LACKS_VOLUME_ENCRYPTION.
+    LACKS_VOLUME_ENCRYPTION; ResourceExhaustedError QUOTA_EXCEEDED.
     """
     vm, volume = lock_with_vm(wanted.volume)
     check_ready(volume)
     name = _free_name(volume, wanted.name)
+    check_quota(volume.account_id, Resources(snapshots=1))
     encrypted = bool(volume.passphrase_id)
     pool = wanted.pool or volume.pool
     placement_query.pools_for(name, 0, encrypted, pool_id=pool.id)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ostler_common.errors import CancelledError
 
 from ostler_control import settings
+from ostler_control.catalog.quotas import Resources, check_quota
 from ostler_control.database import transaction
 from ostler_control.hypervisors import registry, rules
 from ostler_control.keys import Keyring
@@ -40,16 +41,28 @@ class CreateInputs:
 def create(wanted: NewVm, user: str, keys: Keyring) -> Operation:
     """Records a new VM with its place, its root disk and that disk's passphrase, and the operation that creates it.
 
-    Raises InvalidArgumentError, AlreadyExistsError, FailedPreconditionError NO_FEASIBLE_HOST or NO_FEASIBLE_POOL, and
-    what `check_supported` and `of_vm.assign` raise: then nothing has changed.
+    Raises InvalidArgumentError, AlreadyExistsError, FailedPreconditionError NO_FEASIBLE_HOST or NO_FEASIBLE_POOL,
+    ResourceExhaustedError QUOTA_EXCEEDED, and what `wanted.check` and `of_vm.assign` raise: then nothing has changed.
     """
     checked = check(wanted)
+    check_quota(wanted.account.id, _resources(wanted, checked))
     vm = _record_vm(wanted, checked)
     of_vm.assign(vm, wanted.user_data, wanted.template, keys)
     placement = _place(vm, wanted)
     root = _record_root(vm, wanted, checked, placement, keys)
     inputs = CreateInputs(placement.host_id, root.id, settings.encryption.LUKS_ITER_TIME.get(), wanted.stopped)
     return record_operation("vm.create", vm, user, inputs, also=[root])
+
+
+def _resources(wanted: NewVm, checked: Checked) -> Resources:
+    """What the account will own more of: the VM and its root disk."""
+    return Resources(
+        vms=1,
+        cpus=wanted.offering.cpus,
+        memory_bytes=wanted.offering.memory_bytes,
+        volumes=1,
+        storage_bytes=checked.root_size_bytes,
+    )
 
 
 def _record_vm(wanted: NewVm, checked: Checked) -> Vm:

@@ -9,6 +9,7 @@ from ostler_common.units import format_size
 
 from ostler_control import settings
 from ostler_control.catalog.names import check_name
+from ostler_control.catalog.quotas import Resources, check_quota
 from ostler_control.database import transaction
 from ostler_control.keys import Keyring
 from ostler_control.models import Account, DiskOffering, Host, Operation, Pool, Vm, Volume, Zone, new_id
@@ -62,11 +63,12 @@ def copy(wanted: NewCopy, user: str, keys: Keyring) -> Operation:
 
     Raises InvalidArgumentError; AlreadyExistsError VOLUME_EXISTS; AbortedError RESOURCE_BUSY; FailedPreconditionError:
     VOLUME_STATE, SNAPSHOT_STATE, ENCRYPTION_MISMATCH, NO_FEASIBLE_POOL, NO_CAPABLE_HOST, HOST_SILENT, VM_STATE,
-    LACKS_POOL, LACKS_VOLUME_ENCRYPTION.
+    LACKS_POOL, LACKS_VOLUME_ENCRYPTION; ResourceExhaustedError QUOTA_EXCEEDED.
     """
     check_free_name(wanted.account, check_name("name", wanted.name))
     vm, source = lock_source_row(wanted.source)
     layout = _layout(wanted, source)
+    check_quota(wanted.account.id, Resources(volumes=1, storage_bytes=layout.size_bytes))
     pool, host = _choose_pool(wanted, source, vm, required_bytes(layout.provisioning, layout.size_bytes))
     operation = matrix.Operation.COPY if isinstance(source, Volume) else matrix.Operation.FROM_SNAPSHOT
     matrix.check(operation, source, host is not None, pool.type)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from ostler.types.v1 import volume_pb2
 from ostler_common.errors import AbortedError, FailedPreconditionError, OstlerError
 
+from ostler_control.catalog.quotas import Resources, check_quota
 from ostler_control.database import session, transaction
 from ostler_control.hypervisors.supported import check_pool_format
 from ostler_control.keys import Keyring
@@ -58,9 +59,10 @@ def record_file(
     pool None: the volume's; key: a row inserted in this transaction, by default a new one if `encrypted`; size_bytes 0:
     the volume's.
     Raises FailedPreconditionError: NO_FEASIBLE_POOL when the pool has no room or cannot hold encrypted volumes,
-    FORMAT_NOT_SUPPORTED.
+    FORMAT_NOT_SUPPORTED; ResourceExhaustedError QUOTA_EXCEEDED.
     """
     pool, size_bytes = pool or volume.pool, size_bytes or volume.size_bytes
+    check_quota(volume.account_id, Resources(storage_bytes=size_bytes - volume.size_bytes))
     check_pool_format(pool, volume.format)
     placement_query.pools_for(
         f"a new file of volume {volume.name}",

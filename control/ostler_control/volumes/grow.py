@@ -9,6 +9,7 @@ from ostler_common.errors import FailedPreconditionError, bad_field
 from ostler_common.hypervisors import Function
 from ostler_common.units import format_size
 
+from ostler_control.catalog.quotas import Resources, check_quota
 from ostler_control.database import transaction
 from ostler_control.hosts.rows import address_of
 from ostler_control.hypervisors import rules
@@ -46,7 +47,7 @@ def grow(volume: Volume, size_bytes: int, user: str) -> Operation:
     """Records the operation that grows a volume.
 
     Raises InvalidArgumentError, or FailedPreconditionError VOLUME_STATE, CANNOT_SHRINK, NO_CAPABLE_HOST, HOST_SILENT,
-    FUNCTION_NOT_SUPPORTED.
+    FUNCTION_NOT_SUPPORTED; ResourceExhaustedError QUOTA_EXCEEDED.
     """
     vm, volume = lock_with_vm(volume)
     check_ready(volume)
@@ -58,6 +59,7 @@ def grow(volume: Volume, size_bytes: int, user: str) -> Operation:
         )
     if size_bytes == volume.size_bytes:
         raise bad_field("size_bytes", "the volume already has this size", "INVALID_SIZE")
+    check_quota(volume.account_id, Resources(storage_bytes=size_bytes - volume.size_bytes))
     host = running_host(vm) if vm else None
     matrix.check(matrix.Operation.GROW, volume, host is not None)
     if host is not None:

@@ -9,6 +9,7 @@ from typing import TypeVar
 from ostler_common.errors import AlreadyExistsError, FailedPreconditionError, bad_field
 
 from ostler_control.catalog.names import check_name
+from ostler_control.catalog.quotas import Resources, check_quota
 from ostler_control.hypervisors.supported import check_pool_format
 from ostler_control.keys import Keyring
 from ostler_control.models import Account, DiskOffering, Pool, Volume, Zone, new_id
@@ -59,13 +60,14 @@ def insert(wanted: NewVolume, keys: Keyring, operation: matrix.Operation) -> Vol
     """Inserts the row of a new data volume, with its passphrase: within the caller's transaction.
 
     Raises InvalidArgumentError, AlreadyExistsError VOLUME_EXISTS, FailedPreconditionError: NO_FEASIBLE_POOL,
-    NO_CAPABLE_HOST, FORMAT_NOT_SUPPORTED.
+    NO_CAPABLE_HOST, FORMAT_NOT_SUPPORTED; ResourceExhaustedError QUOTA_EXCEEDED.
     """
     check_free_name(wanted.account, check_name("name", wanted.name))
     offering = wanted.offering
     if offering.size_bytes and wanted.size_bytes not in (0, offering.size_bytes):
         raise bad_field("size_bytes", f"disk offering {offering.name} has a fixed size", "INVALID_SIZE")
     size_bytes = check_size("size_bytes", offering.size_bytes or wanted.size_bytes)
+    check_quota(wanted.account.id, Resources(volumes=1, storage_bytes=size_bytes))
     pool = _choose_pool(wanted, required_bytes(offering.provisioning, size_bytes))
     check_pool_format(pool, offering.format)
     volume_id = new_id()

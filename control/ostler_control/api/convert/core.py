@@ -10,13 +10,35 @@ from ostler.types.v1 import volume_pb2
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.times import timestamp
 from ostler_control.caller import Caller
+from ostler_control.catalog import quotas
 from ostler_control.catalog.offerings import extra_configs_of
 from ostler_control.hypervisors.listing import Listed
 from ostler_control.models import Account, Cluster, DiskOffering, Event, ServiceOffering, Zone
 
 
+def accounts(rows: Sequence[Account]) -> list[account_pb2.Account]:
+    """With what they own and may own."""
+    usage = quotas.find_usage([row.id for row in rows])
+    return [
+        account_pb2.Account(
+            id=row.id,
+            name=row.name,
+            create_time=timestamp(row.create_time),
+            quotas=_quotas(usage[row.id], quotas.find_limits(row.id)),
+        )
+        for row in rows
+    ]
+
+
 def account(row: Account) -> account_pb2.Account:
-    return account_pb2.Account(id=row.id, name=row.name, create_time=timestamp(row.create_time))
+    return accounts([row])[0]
+
+
+def _quotas(usage: quotas.Resources, limits: Mapping[str, int]) -> list[account_pb2.Account.Quota]:
+    return [
+        account_pb2.Account.Quota(resource=resource, used=usage.get(resource), limit=limits.get(resource))
+        for resource in quotas.RESOURCES
+    ]
 
 
 def zone(row: Zone) -> zone_pb2.Zone:

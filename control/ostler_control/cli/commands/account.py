@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import click
 from ostler.control.v1 import account_pb2 as pb
 
@@ -10,12 +12,43 @@ from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import ACCOUNT
 from ostler_control.cli.options import confirm, limit_option, list_options, output_option, request_id_option, yes_option
-from ostler_control.cli.output import Listing, View, print_list, print_one
+from ostler_control.cli.output import Listing, Section, View, print_list, print_one
+
+
+def _amount(resource: str, amount: int) -> str:
+    return text.size(amount) if resource.endswith("_bytes") else str(amount)
+
+
+def _used(resource: str) -> Callable[[pb.Account], str]:
+    def cell(account: pb.Account) -> str:
+        return next((_amount(resource, quota.used) for quota in account.quotas if quota.resource == resource), "")
+
+    return cell
+
+
+def _quotas(account: pb.Account) -> Sequence[Sequence[str]]:
+    rows = [
+        (
+            quota.resource.removesuffix("_bytes"),
+            _amount(quota.resource, quota.used),
+            _amount(quota.resource, quota.limit) if quota.HasField("limit") else "no limit",
+        )
+        for quota in account.quotas
+    ]
+    return [("resource", "used", "limit"), *rows]
+
 
 VIEW = View[pb.Account](
     "account",
-    columns=[("name", lambda a: a.name), ("age", lambda a: text.age(a, "create_time"))],
+    columns=[
+        ("name", lambda a: a.name),
+        ("vms", _used("vms")),
+        ("volumes", _used("volumes")),
+        ("storage", _used("storage_bytes")),
+        ("age", lambda a: text.age(a, "create_time")),
+    ],
     details=[("id", lambda a: a.id)],
+    sections=[Section("Quotas", _quotas)],
 )
 
 
@@ -60,7 +93,7 @@ def list_(app: App, limit: int | None, listing: Listing) -> None:
 @output_option
 @pass_app
 def show(app: App, account: str, output: str) -> None:
-    """Shows one account.
+    """Shows one account and its quotas.
 
     \b
     Example:
