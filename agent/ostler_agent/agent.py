@@ -176,7 +176,10 @@ class Agent:
         )
         volumes = VolumeService(self._jobs, own_volumes)
         guest_converter = GuestConverter(
-            self._config.state_dir / "conversion", CONVERSION_CACHE, lambda: prober.current().emulates
+            self._config.state_dir / "conversion",
+            CONVERSION_CACHE,
+            self._config.virtio_win,
+            lambda: prober.current().emulates,
         )
         guest_converter.clear()
         staging = StagingDirectories(self._pools)

@@ -28,7 +28,7 @@ class Imports:
         self.staging = StagingDirectories(storage.pools)
         self.ref = StagingRef(storage.pool_id, staging_id or str(uuid.uuid4()))
         self.work_dir = storage.root / "conversion"
-        converter = GuestConverter(self.work_dir, CACHE, lambda: True)
+        converter = GuestConverter(self.work_dir, CACHE, storage.root / "virtio-win", lambda: True)
         converter.clear()
         self.staging.create(self.ref)
         conversions = Conversions(storage.pools, self.staging, storage.volumes.locks, converter)

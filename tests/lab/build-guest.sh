@@ -1,13 +1,19 @@
 #!/bin/bash
-# build-guest.sh OUT.qcow2: a tiny bootable guest, for the lab and the demo.
+# build-guest.sh [--vmware] OUT: a tiny bootable guest, for the lab and the demo.
+#
+# OUT is qcow2. With --vmware it is a stream-optimized VMDK, as vCenter exports one, of a guest that boots on pvscsi and
+# not on virtio: it has what virt-v2v needs to change that (modules, a package database, update-initramfs).
 #
 # Busybox on Debian's cloud kernel: 64 MB disk (MBR, one ext4 partition, GRUB), boots in seconds even without KVM and
 # runs in 128 MB. On the serial console it prints GUEST-UP, then "tick N" every second, and there is a root shell;
 # `mark TEXT` writes a text to the root disk, `disks` tells the disks' sizes. It obeys the ACPI power button and takes
 # disks while it runs. No loop device and no mount are needed, so it builds in a container, too.
 set -euo pipefail
-out=$(realpath -m "${1:?OUT.qcow2}")
-size_mb=64
+vmware=
+if [ "${1:-}" = --vmware ]; then vmware=1; shift; fi
+out=$(realpath -m "${1:?OUT}")
+size_mb=${vmware:+144}
+size_mb=${size_mb:-64}  # virt-v2v wants 50 MB free
 uuid=11111111-2222-3333-4444-555555555555
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -31,17 +37,21 @@ busybox() { # busybox DIR: it and a link for each of its commands
   for applet in $(/bin/busybox --list); do [ "$applet" = busybox ] || ln -s busybox "$1/bin/$applet"; done
 }
 
-# --- initramfs: load the drivers, mount the root disk
-busybox "$initramfs"
-mkdir -p "$initramfs"/{lib,new}
 depmod -b "$work/kernel" "$version"
-for module in virtio_pci virtio_blk virtio_net virtio_balloon virtio_rng button evdev; do
-  modprobe -d "$work/kernel" -S "$version" --show-depends "$module" | sed -n 's/^insmod //p'
-done | awk '!seen[$1]++ {print $1}' | while read -r file; do
-  cp "$file" "$initramfs/lib/"
-  basename "$file" >>"$initramfs/lib/order"
-done
-cat >"$initramfs/init" <<INIT
+dependencies() { # dependencies MODULE...: their files in the order of loading
+  for module; do modprobe -d "$work/kernel" -S "$version" --show-depends "$module" | sed -n 's/^insmod //p'; done |
+    awk '!seen[$1]++ {print $1}'
+}
+
+# --- initramfs: load the drivers, mount the root disk
+initramfs() { # initramfs MODULE...
+  busybox "$initramfs"
+  mkdir -p "$initramfs"/{lib,new}
+  dependencies "$@" | while read -r file; do
+    cp "$file" "$initramfs/lib/"
+    basename "$file" >>"$initramfs/lib/order"
+  done
+  cat >"$initramfs/init" <<INIT
 #!/bin/sh
 export PATH=/bin
 mount -t proc proc /proc
@@ -51,13 +61,12 @@ while read -r module; do insmod "/lib/\$module"; done </lib/order
 until device=\$(findfs UUID=$uuid); do sleep 0.1; done
 mount -t ext4 "\$device" /new && exec switch_root /new /bin/init
 INIT
-chmod 755 "$initramfs/init"
+  chmod 755 "$initramfs/init"
+}
 
 # --- the system
 busybox "$root"
 mkdir -p "$root"/{boot/grub,etc/acpi/PWRF,root,tmp}
-cp "$work/kernel/boot/vmlinuz-$version" "$root/boot/vmlinuz"
-(cd "$initramfs" && find . | cpio -o -H newc --quiet | gzip -1) >"$root/boot/initrd"
 cat >"$root/etc/inittab" <<'INITTAB'
 ::sysinit:/etc/rc
 ttyS0::respawn:/bin/sh
@@ -103,13 +112,82 @@ PS1='guest# '
 PROFILE
 printf 'root:x:0:0:root:/root:/bin/sh\n' >"$root/etc/passwd"
 chmod 755 "$root"/etc/rc "$root"/etc/acpi/PWRF/* "$root"/bin/{ticker,mark,disks}
-# linux16, because the kernel unpacks itself more than twice as fast from there when the CPU is emulated.
-cat >"$root/boot/grub/grub.cfg" <<'GRUB'
+
+pack() { (cd "$1" && find . | cpio -o -H newc --quiet | gzip -1); }
+plain_boot() {
+  initramfs virtio_pci virtio_blk virtio_net virtio_balloon virtio_rng button evdev
+  pack "$initramfs" >"$root/boot/initrd"
+  cp "$work/kernel/boot/vmlinuz-$version" "$root/boot/vmlinuz"
+  # linux16, because the kernel unpacks itself more than twice as fast from there when the CPU is emulated.
+  cat >"$root/boot/grub/grub.cfg" <<'GRUB'
 set timeout=0
 linux16 /boot/vmlinuz console=ttyS0 quiet loglevel=3 panic=5
 initrd16 /boot/initrd
 boot
 GRUB
+}
+
+# What virt-v2v looks for in a Debian guest, and runs in it: dpkg -L, update-initramfs -c -k VERSION, grub-mkconfig.
+vmware_boot() {
+  local drivers="vmw_pvscsi sd_mod vmxnet3" modules="lib/modules/$version"
+  initramfs $drivers button evdev
+  pack "$initramfs" >"$root/boot/initrd.img-$version"
+  cp "$work/kernel/boot/"{vmlinuz,config}-"$version" "$root/boot/"
+  cat >"$root/boot/grub/grub.cfg" <<GRUB
+set timeout=0
+menuentry Debian {
+  linux /boot/vmlinuz-$version root=UUID=$uuid ro console=ttyS0 quiet loglevel=3 panic=5
+  initrd /boot/initrd.img-$version
+}
+GRUB
+  dependencies $drivers virtio_pci virtio_blk virtio_net button evdev | while read -r file; do
+    install -D -m 644 "$file" "$root/${file#"$work/kernel/"}"
+  done
+  cp "$work/kernel/$modules"/modules.{builtin,order,builtin.modinfo} "$root/$modules/"
+  depmod -b "$root" "$version"
+  mkdir -p "$root"/{sbin,usr/bin,usr/sbin,var/lib/dpkg/info,etc/initramfs-tools,etc/modprobe.d,etc/default}
+  tr ' ' '\n' <<<"$drivers button evdev" >"$root/etc/initramfs-tools/modules"
+  echo 'GRUB_CMDLINE_LINUX="console=ttyS0"' >"$root/etc/default/grub"
+  echo "UUID=$uuid / ext4 rw 0 1" >"$root/etc/fstab"
+  echo 12.0 >"$root/etc/debian_version"
+  printf '%s\n' 'ID=debian' 'NAME="Debian GNU/Linux"' 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"' 'VERSION_ID="12"' \
+    >"$root/etc/os-release"
+  # qemu-guest-agent is pretended: virt-v2v would have it installed at the first boot.
+  for package in "$kernel_package" qemu-guest-agent; do
+    printf '%s\n' "Package: $package" 'Status: install ok installed' 'Architecture: amd64' 'Version: 1:7.2-1' \
+      'Description: pretended' ''
+  done >"$root/var/lib/dpkg/status"
+  (cd "$root" && find "boot/vmlinuz-$version" "boot/config-$version" "$modules" | sed 's,^,/,') \
+    >"$root/var/lib/dpkg/info/$kernel_package.list"
+  rm -f "$root/bin/dpkg"
+  printf '#!/bin/sh\n[ "$1" = -L ] && exec cat "/var/lib/dpkg/info/$2.list"\n' >"$root/bin/dpkg"
+  ln -s ../../bin/dpkg "$root/usr/bin/dpkg"
+  printf '#!/bin/sh\ncat /boot/grub/grub.cfg\n' >"$root/usr/sbin/grub-mkconfig"
+  # Busybox alone: unpacks the initramfs that there is, adds what the list of modules wants, packs it again.
+  cat >"$root/usr/sbin/update-initramfs" <<'UPDATE'
+#!/bin/sh
+# update-initramfs [-v] -c -k VERSION
+while [ $# -gt 0 ]; do if [ "$1" = -k ]; then version=$2; shift; fi; shift; done
+work=$(mktemp -d /tmp/initramfs.XXXXXX)
+cd "$work" || exit 1
+old=$(ls /boot/initrd.img-"$version"* | head -n 1)
+zcat "$old" | cpio -id || exit 1
+modules=/lib/modules/$version
+for module in $(grep -v '^#' /etc/initramfs-tools/modules); do
+  line=$(grep "/$(echo "$module" | sed 's/[_-]/[_-]/g')\.ko:" "$modules/modules.dep") || continue
+  files=
+  for file in ${line%%:*} ${line#*:}; do files="$file $files"; done  # a module comes after those that it needs
+  for file in $files; do
+    [ -e "lib/${file##*/}" ] && continue
+    cp "$modules/$file" lib/ && echo "${file##*/}" >>lib/order
+  done
+done
+find . | cpio -o -H newc | gzip -1 >"/boot/initrd.img-$version"
+cd / && rm -r "$work"
+UPDATE
+  chmod 755 "$root"/bin/dpkg "$root"/usr/sbin/*
+}
+if [ "$vmware" ]; then vmware_boot; else plain_boot; fi
 
 # --- the disk
 modules=/usr/lib/grub/i386-pc
@@ -117,9 +195,13 @@ raw="$work/guest.raw"
 truncate -s "${size_mb}M" "$raw"
 echo '2048,,L,*' | sfdisk -q "$raw"
 mke2fs -q -t ext4 -U "$uuid" -O ^metadata_csum_seed,^orphan_file -d "$root" -E offset=1048576 "$raw" "$((size_mb - 1))M"
-grub-mkimage -O i386-pc -d "$modules" -p '(hd0,msdos1)/boot/grub' -o "$work/core.img" biosdisk part_msdos ext2 normal linux16 configfile
+grub-mkimage -O i386-pc -d "$modules" -p '(hd0,msdos1)/boot/grub' -o "$work/core.img" biosdisk part_msdos ext2 normal linux linux16 configfile
 dd if="$modules/boot.img" of="$raw" bs=440 count=1 conv=notrunc status=none
 dd if="$work/core.img" of="$raw" bs=512 seek=1 conv=notrunc status=none
 mkdir -p "$(dirname "$out")"
-qemu-img convert -q -O qcow2 "$raw" "$out.part"
+if [ "$vmware" ]; then
+  qemu-img convert -q -O vmdk -o subformat=streamOptimized,adapter_type=lsilogic "$raw" "$out.part"
+else
+  qemu-img convert -q -O qcow2 "$raw" "$out.part"
+fi
 mv "$out.part" "$out"

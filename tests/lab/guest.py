@@ -15,13 +15,22 @@ CACHE = REPOSITORY / ".cache"
 
 def guest_image() -> Path:
     """A small bootable qcow2 (see build-guest.sh), read-only by agreement; takes some seconds the first time."""
+    return _built("guest", ".qcow2")
+
+
+def vmware_guest_image() -> Path:
+    """A stream-optimized VMDK of a guest that boots on VMware's devices and not on virtio, read-only by agreement."""
+    return _built("vmware-guest", ".vmdk", "--vmware")
+
+
+def _built(name: str, suffix: str, *options: str) -> Path:
     digest = hashlib.sha256(SCRIPT.read_bytes()).hexdigest()[:16]
-    image = CACHE / f"guest-{digest}.qcow2"
+    image = CACHE / f"{name}-{digest}{suffix}"
     CACHE.mkdir(exist_ok=True)
     with open(CACHE / "guest.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not image.exists():
-            for old in CACHE.glob("guest-*.qcow2"):
+            for old in CACHE.glob(f"{name}-*{suffix}"):
                 old.unlink()
-            subprocess.run([SCRIPT, image], check=True, stdin=subprocess.DEVNULL)
+            subprocess.run([SCRIPT, *options, image], check=True, stdin=subprocess.DEVNULL)
     return image

@@ -13,7 +13,7 @@ DATABASES = (
     Path("/usr/lib/sysimage/rpm/rpmdb.sqlite"),
     Path("/var/lib/rpm/Packages"),
 )
-PROGRAMS = ("qemu-img", "cryptsetup", "virt-v2v", "nbdkit", "nbdcopy", "ovftool")
+PROGRAMS = ("qemu-img", "qemu-storage-daemon", "cryptsetup", "virt-v2v-in-place", "nbdkit", "supermin", "ovftool")
 
 
 def stamp(

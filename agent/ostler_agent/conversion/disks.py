@@ -17,7 +17,7 @@ from ostler_agent.jobs import JobContext
 from ostler_agent.process import Limits, RunError
 from ostler_agent.spec import Key, Provisioning, SourceFormat, VolumeRef
 from ostler_agent.tools import qemu_img
-from ostler_agent.volumes.checks import check_passphrase_given, check_size
+from ostler_agent.volumes.checks import MAX_SIZE_BYTES, check_passphrase_given, check_size
 
 MAX_DISKS = 64
 _COPY_LIMITS = Limits(cpu_s=7 * 24 * 3600, memory_bytes=4 << 30)  # what bounds the time is the job's timeout
@@ -82,6 +82,12 @@ def inspect_disk(job: JobContext, directory: Path, disk: SourceDisk) -> SourceIm
         )
     if image.encrypted and not disk.source_key:
         raise bad_field("disks.source_key", f"must be given: {disk.name} is encrypted", "KEY_MISSING")
+    if image.virtual_size_bytes > MAX_SIZE_BYTES:
+        raise FailedPreconditionError(
+            f"{disk.name} claims to hold a disk of {image.virtual_size_bytes} bytes, more than any volume may have",
+            "NOT_AN_IMAGE",
+            {"file": disk.name},
+        )
     if disk.size_bytes and disk.size_bytes < image.virtual_size_bytes:
         raise InvalidArgumentError(
             f"{disk.name} has a disk of {image.virtual_size_bytes} bytes, which does not fit in {disk.size_bytes}",

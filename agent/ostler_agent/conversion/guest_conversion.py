@@ -41,11 +41,16 @@ class GuestOptions:
 
 @dataclass(frozen=True)
 class GuestConverter:
-    """Runs virt-v2v. work_dir: where each conversion has a directory while it runs; cache_dir: where the helper VM is
-    kept from one conversion to the next; needs_tcg: whether that VM must do without KVM, asked each time."""
+    """Runs virt-v2v, which does its work in a helper VM.
+
+    work_dir: holds a directory for each conversion that runs; cache_dir: keeps the helper VM from one conversion to the
+    next; virtio_win: drivers for Windows guests, where there are any; needs_tcg: whether the helper VM must do without
+    KVM, asked each time.
+    """
 
     work_dir: Path
     cache_dir: Path
+    virtio_win: Path
     needs_tcg: Callable[[], bool] = field(default=lambda: False)
 
     def clear(self) -> None:
@@ -84,6 +89,7 @@ class GuestConverter:
                     _DOMAIN,
                     self.cache_dir,
                     arguments=options.arguments,
+                    virtio_win=self.virtio_win if self.virtio_win.exists() else None,
                     force_tcg=self.needs_tcg(),
                     on_message=lambda message: _heard(job, warnings, message),
                     cancel=job,

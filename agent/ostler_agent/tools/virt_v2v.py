@@ -69,6 +69,7 @@ def convert(
     cache: Path,
     *,
     arguments: Sequence[str] = (),
+    virtio_win: Path | None = None,
     force_tcg: bool = False,
     on_message: Callable[[Message], None] = lambda message: None,
     cancel: Cancellation | None = None,
@@ -77,7 +78,7 @@ def convert(
 
     directory: where the program works; it sees it as /tmp and leaves files in it. domain: name of the file there with
     the guest's libvirt XML, whose disks have paths below /tmp. cache: where the helper VM is kept from one conversion
-    to the next. force_tcg: whether that VM must do without KVM.
+    to the next. virtio_win: drivers for Windows guests. force_tcg: whether that VM must do without KVM.
 
     Raises FailedPreconditionError (TOOL_MISSING, NO_OPERATING_SYSTEM, GUEST_DISK_FULL, CONVERSION_FAILED),
     ResourceExhaustedError (HOST_DISK_FULL, POOL_FULL), and what cancel.check() raises.
@@ -87,6 +88,8 @@ def convert(
         "LIBGUESTFS_CACHEDIR": str(cache),
         "TMPDIR": "/tmp",  # noqa: S108 (its own, see `process.spawn`)
     }
+    if virtio_win:
+        environment["VIRTIO_WIN"] = str(virtio_win)
     if force_tcg:
         environment["LIBGUESTFS_BACKEND_SETTINGS"] = "force_tcg"
     command = [PROGRAM, "--quiet", "--machine-readable=stream:stdout"]

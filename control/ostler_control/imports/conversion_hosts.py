@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 _PACKAGES = {
     "instance-conversion.virt-v2v": "virt-v2v",
     "instance-conversion.nbdkit": "nbdkit",
-    "instance-conversion.nbdcopy": "libnbd-bin",
+    "instance-conversion.qemu-storage-daemon": "qemu-system-common",
+    "instance-conversion.supermin": "supermin",
+    "instance-conversion.kernel": "linux-image-amd64",
 }
 _WINDOWS_PROBE = "windows-conversion.virtio-win"
 

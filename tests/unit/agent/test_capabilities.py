@@ -58,19 +58,34 @@ def test_probe_leaves_nothing_behind(programs: Path, tmp_path: Path) -> None:
 
 def test_missing_programs_are_named(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(programs))
-    found = conversion.probe(tmp_path / "absent")
-    assert not any(probe.ok for probe in found)
-    assert "virt-v2v is not installed" in found[0].reason
+    absent = tmp_path / "absent"
+    found = {probe.name: probe for probe in conversion.probe(absent, absent, absent)}
+    assert not any(probe.ok for probe in found.values())
+    remedies = {name.partition(".")[2]: probe.reason.rpartition("apt-get install ")[2] for name, probe in found.items()}
+    assert remedies["virt-v2v"] == "virt-v2v)"
+    assert remedies["qemu-storage-daemon"] == "qemu-system-common)"
+    assert remedies["kernel"] == "linux-image-generic)"
 
 
 def test_conversion_with_every_program(programs: Path, tmp_path: Path) -> None:
-    program(programs, "virt-v2v", 'case $1 in --version) echo "virt-v2v 2.2.0";; *) echo input:ova;; esac')
+    program(
+        programs, "virt-v2v-in-place", "[ $1 = --version ] && echo virt-v2v-in-place 2.2.0 || echo input:libvirtxml"
+    )
     program(programs, "nbdkit", 'echo "nbdkit 1.32.5 (nbdkit-1.32.5-1)"')
-    program(programs, "nbdcopy", 'echo "nbdcopy 1.14.2"; echo "libnbd 1.14.2"')
+    program(programs, "qemu-storage-daemon", 'echo "qemu-storage-daemon version 7.2.22 (Debian)"')
+    program(programs, "supermin", 'echo "supermin 5.2.2"')
     program(programs, "ovftool", 'echo "VMware ovftool 4.6.3 (build-1)"')
-    found = conversion.probe(tmp_path)
-    assert [probe.detail for probe in found] == ["2.2.0", "1.32.5", "1.14.2", str(tmp_path), "4.6.3"]
+    (tmp_path / "vmlinuz-6.1.0").touch()
+    found = conversion.probe(tmp_path, Path("/dev/null"), tmp_path)
+    details = ["2.2.0", "1.32.5", "7.2.22", "/dev/null", "5.2.2", "6.1.0", str(tmp_path), "4.6.3"]
+    assert [probe.detail for probe in found] == details
     assert replace(EMPTY, probes=tuple(found)).instance_conversion
+
+
+def test_an_ovftool_without_parallel_transfers_is_refused(programs: Path, tmp_path: Path) -> None:
+    program(programs, "ovftool", 'echo "VMware ovftool 4.3.0 (build-1)"')
+    ovftool = conversion.probe(tmp_path)[-1]
+    assert (ovftool.ok, ovftool.reason) == (False, "ovftool 4.3.0 is too old (install 4.4.0 or newer)")
 
 
 def test_windows_drivers_and_ovftool_are_not_needed_for_conversion() -> None:

@@ -137,10 +137,10 @@ def test_all_findings_are_told_at_once() -> None:
 
 
 def test_a_missing_program_is_named_with_its_package() -> None:
-    lacking = replace(HOST, can_convert=False, failed_probes={"instance-conversion.nbdcopy": "not found"})
+    lacking = replace(HOST, can_convert=False, failed_probes={"instance-conversion.supermin": "not found"})
     (finding,) = check(replace(GOOD, hosts=(lacking,))).findings
-    assert "h1 lacks libnbd-bin" in finding.message
-    assert finding.remedy == "On Debian and Ubuntu: apt-get install libnbd-bin."
+    assert "h1 lacks supermin" in finding.message
+    assert finding.remedy == "On Debian and Ubuntu: apt-get install supermin."
 
 
 def test_windows_needs_its_drivers() -> None:
