@@ -135,8 +135,9 @@ def test_a_name_that_promises_another_format(imports: Imports, name: str) -> Non
     assert caught.value.reason == "NOT_AN_IMAGE"
 
 
-@pytest.mark.parametrize("name", ["disk.vhdx", "disk.vdi", "disk.vmdk", "disk.qcow2"])
+@pytest.mark.parametrize("name", ["disk.vhdx", "disk.vmdk"])
 def test_an_image_that_was_cut_short(imports: Imports, name: str) -> None:
+    """The other formats cannot tell: QEMU reads zeros beyond the end of a file. Their digest does."""
     make(imports.directory, name, os.urandom(MIB))
     os.truncate(imports.directory / name, 700)
     with pytest.raises(OstlerError) as caught:
