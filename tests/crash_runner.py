@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import structlog
 from ostler_control import database
 from ostler_control.operations import engine as engine_module
 from ostler_control.operations import records, replicas
@@ -81,6 +82,7 @@ def main(url: str, state_dir: Path, plan: Path) -> None:
     _stand_still_at_points()
     if _plan:
         vars(import_module("ostler_control.volumes.download"))["_transfers"] = _Callers()
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # standard output is for "ready"
     database.connect(url)
     engine = new_engine(url, state_dir)
     engine.start()
