@@ -174,7 +174,8 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
                 wanted = _uploaded(header, caller)
                 volumes.check_upload(wanted, repeated=bool(header.request_id))
             pieces = data_of(request_iterator)
-            with template_store.received_file(wanted.announced, pieces, self._templates) as file, session():
+            received = template_store.received_file(wanted.announced, pieces, self._templates, wanted.account.id)
+            with received as file, session():
                 return start_operation(caller, header, lambda: volumes.upload(wanted, file, caller.actor, self._keys))
 
 

@@ -11,7 +11,7 @@ import datetime
 from dataclasses import dataclass
 
 import structlog
-from ostler_common.errors import AbortedError, NotFoundError, OstlerError, bad_field
+from ostler_common.errors import AbortedError, NotFoundError, OstlerError, ResourceExhaustedError, bad_field
 from peewee import fn
 
 from ostler_control import events
@@ -26,6 +26,7 @@ from ostler_control.states import HostState, SnapshotState
 log = structlog.get_logger(__name__)
 
 MAX_KEPT = 1000
+MAX_SCHEDULES_PER_VOLUME = 16
 RETRY_PAUSE = datetime.timedelta(minutes=1)
 # Scheduled snapshots in progress at once, per host that is up: at midnight many are due.
 MAX_PER_HOST = 2
@@ -44,10 +45,16 @@ class NewSchedule:
 
 
 def create_schedule(wanted: NewSchedule, user: str) -> SnapshotSchedule:
-    """Records a schedule. Raises InvalidArgumentError INVALID_SCHEDULE."""
+    """Records a schedule. Raises InvalidArgumentError INVALID_SCHEDULE, ResourceExhaustedError TOO_MANY_SCHEDULES."""
     timetable = _timetable(wanted)
     if not 1 <= wanted.keep <= MAX_KEPT:
         raise bad_field("keep", f"must be 1 to {MAX_KEPT}", "INVALID_SCHEDULE")
+    if SnapshotSchedule.select().where(SnapshotSchedule.volume == wanted.volume).count() >= MAX_SCHEDULES_PER_VOLUME:
+        raise ResourceExhaustedError(
+            f"volume {wanted.volume.name} has {MAX_SCHEDULES_PER_VOLUME} schedules, which is the maximum; delete one "
+            "first (ostler snapshot schedule list)",
+            "TOO_MANY_SCHEDULES",
+        )
     schedule = SnapshotSchedule.create(
         volume=wanted.volume,
         interval=timetable.interval,

@@ -11,6 +11,8 @@ from pathlib import Path
 from ostler_common.errors import InvalidArgumentError, bad_field
 from ostler_common.image_header import HEAD_BYTES, check_image
 
+from ostler_control.templates.admission import record_written
+
 MAX_CHUNK_BYTES = 1 << 20
 _MAX_FILE_BYTES = 16 << 40
 
@@ -82,6 +84,7 @@ def _write(path: Path, announced: Announced, chunks: Iterator[bytes]) -> tuple[b
                     _check_head(head, announced)  # refuse a wrong file before gigabytes of it are sent
             digest.update(chunk)
             file.write(chunk)
+            record_written(path, len(chunk))
         file.flush()
         os.fsync(file.fileno())
     if size != announced.file_size_bytes:

@@ -21,7 +21,7 @@ from ostler_control.database import session, transaction
 from ostler_control.keys.passphrases import delete_passphrase
 from ostler_control.models import Passphrase, Template, Volume, VolumeFile, new_id
 from ostler_control.states import VolumeState
-from ostler_control.templates import received
+from ostler_control.templates import admission, received
 from ostler_control.templates.received import Announced, Received
 
 _PART = ".part"
@@ -67,11 +67,19 @@ def receive(wanted: NewTemplate, chunks: Iterator[bytes], directory: Path) -> It
 
 
 @contextlib.contextmanager
-def received_file(announced: Announced, chunks: Iterator[bytes], directory: Path) -> Iterator[StoredFile]:
-    """Receives a file. The end of the block deletes it unless a row with its id exists then."""
+def received_file(
+    announced: Announced, chunks: Iterator[bytes], directory: Path, account_id: str = ""
+) -> Iterator[StoredFile]:
+    """Receives a file. The end of the block deletes it unless a row with its id exists then.
+
+    account_id: whose upload it is, "" for an admin's. Raises what `store` raises, ResourceExhaustedError
+    TOO_MANY_UPLOADS.
+    """
     file_id = new_id()
     try:
-        yield StoredFile(file_id, store(file_id, announced, chunks, directory))
+        with admission.upload_slot(account_id):
+            stored = StoredFile(file_id, store(file_id, announced, chunks, directory))
+        yield stored
     finally:
         discard(file_id, directory)
 
@@ -79,13 +87,15 @@ def received_file(announced: Announced, chunks: Iterator[bytes], directory: Path
 def store(file_id: str, announced: Announced, chunks: Iterator[bytes], directory: Path) -> Received:
     """Receives a file under the name `file_id`, replacing that of an earlier attempt.
 
-    Raises what `received.receive` raises.
+    Raises what `received.receive` raises, ResourceExhaustedError STORAGE_FULL.
     """
+    received.check_size(announced)
     directory.mkdir(mode=0o700, exist_ok=True)
     part = directory / f"{file_id}{_PART}"
     part.unlink(missing_ok=True)
     try:
-        file = received.receive(part, announced, chunks)
+        with admission.reserved(part, announced.file_size_bytes):
+            file = received.receive(part, announced, chunks)
         received.publish(part, directory / file_id)
     finally:
         part.unlink(missing_ok=True)
