@@ -109,8 +109,10 @@ RETRIED: Mapping[str, tuple[str, ...]] = {
     "ostler.control.v1.AffinityService": ("GetAffinityGroup", "ListAffinityGroups"),
     "ostler.control.v1.DrsService": ("GetPlan", "ListPlans", "GetClusterStatus"),
     "ostler.control.v1.EventService": ("ListEvents",),
+    "ostler.control.v1.ExtraConfigService": ("ListExtraConfigs",),
     "ostler.control.v1.HostService": ("GetHost", "ListHosts"),
     "ostler.control.v1.HypervisorService": ("GetHypervisorType", "ListHypervisorTypes"),
+    "ostler.control.v1.ImportService": ("GetImportSource", "ListImportSources", "ListSourceVms"),
     "ostler.control.v1.KeyService": ("ListKeys", "VerifyKeys"),
     "ostler.control.v1.OfferingService": (
         *("GetServiceOffering", "ListServiceOfferings"),
@@ -134,6 +136,11 @@ _RETRY_POLICY = {
     "backoffMultiplier": 2.5,
     "retryableStatusCodes": ["UNAVAILABLE"],
 }
+
+
+def deadline_s(service: str, method: str) -> int | None:
+    """How long a call may take unless its caller says otherwise; None: as long as it likes."""
+    return DEADLINE_S.get((service, method), DEFAULT_DEADLINE_S)
 
 
 def service_config() -> dict[str, Any]:

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 DOMAIN = "ostler"
 
+# An error travels in HTTP/2 headers, whose size is limited; past that the client sees only a broken stream. Characters.
+_MAX_MESSAGE = 4000
+_MAX_DETAIL = 1000
+_MAX_DETAILS = 10
+
 
 @dataclass(frozen=True)
 class Violation:
@@ -159,24 +164,32 @@ def bad_field(path: str, description: str, reason: str = "INVALID_FIELD") -> Inv
     return InvalidArgumentError(f"{path}: {description}", reason, {"field": path}, (Violation(path, description),))
 
 
+def shortened(text: str, limit: int) -> str:
+    """The text, cut to `limit` characters with an ellipsis when it is longer."""
+    return text if len(text) <= limit else text[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
 def to_status(error: OstlerError) -> status_pb2.Status:
     """The wire form: google.rpc.Status with ErrorInfo and, for bad input, BadRequest."""
     import grpc
     from google.protobuf import any_pb2
     from google.rpc import error_details_pb2, status_pb2
 
-    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=dict(error.metadata))
+    metadata = {key: shortened(value, _MAX_DETAIL) for key, value in list(error.metadata.items())[:_MAX_DETAILS]}
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
     details = [any_pb2.Any()]
     details[0].Pack(info)
     if error.violations:
         violations = [
-            error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
-            for v in error.violations
+            error_details_pb2.BadRequest.FieldViolation(
+                field=shortened(v.field, _MAX_DETAIL), description=shortened(v.description, _MAX_DETAIL)
+            )
+            for v in error.violations[:_MAX_DETAILS]
         ]
         details.append(any_pb2.Any())
         details[1].Pack(error_details_pb2.BadRequest(field_violations=violations))
     code: int = grpc.StatusCode[error.code].value[0]
-    return status_pb2.Status(code=code, message=error.message, details=details)
+    return status_pb2.Status(code=code, message=shortened(error.message, _MAX_MESSAGE), details=details)
 
 
 def from_status(status: status_pb2.Status) -> OstlerError:

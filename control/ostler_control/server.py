@@ -15,7 +15,7 @@ from ostler_common.server import Registration, Server
 
 from ostler_control import database, housekeeping
 from ostler_control.agents import Agents
-from ostler_control.api import core, work
+from ostler_control.api import core, limits, work
 from ostler_control.api.authorization import authorize
 from ostler_control.api.enrollment import EnrollmentService, HostAgentService
 from ostler_control.api.hosts import HostService
@@ -80,6 +80,7 @@ class Control:
                 services={**core.SERVICES, **services, **work.services(engine)},
                 authorize=authorize,
                 workers=config.workers,
+                limits=limits.limits(config.workers),
             )
             stack.callback(_stop, main)
             self._main = main
@@ -88,7 +89,8 @@ class Control:
                 credentials=tls.server_credentials(state.server_tls(), client_certificates=False),
                 services=enrollment_services(self._authority, config, watcher.rescan),
                 authorize=None,
-                workers=8,
+                workers=32,
+                limits=limits.enrollment_limits(),
             )
             stack.callback(_stop, enrollment)
             self.main_port, self.enroll_port = main.port, enrollment.port

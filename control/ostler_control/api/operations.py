@@ -78,8 +78,8 @@ def _find(name: str, caller: Caller) -> Any:
 def _conditions(text: str) -> list[Any]:
     """What a filter asks for; InvalidArgumentError for one that is not `resource=ID` and `state=STATE` with AND."""
     conditions: list[Any] = [Operation.id.is_null(False)]
-    for term in re.split(r"\s+AND\s+", text) if text.strip() else []:
-        match = _TERM.fullmatch(term)
+    for term in text.strip().split(" AND ") if text.strip() else []:
+        match = _TERM.fullmatch(term.strip())
         if match is None:
             raise bad_field("filter", 'must be resource=ID, state=STATE, or both joined by " AND "', "INVALID_FILTER")
         key, value = match.groups()

@@ -96,7 +96,7 @@ def _decode(token: str, digest: str) -> tuple[datetime.datetime, str]:
     try:
         given, time, row_id = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
         at = datetime.datetime.fromisoformat(time)
-    except (ValueError, TypeError, binascii.Error):
+    except (ValueError, TypeError, RecursionError, binascii.Error):
         raise bad_field(
             "page_token", "is not a page token of this server; start from the first page", "INVALID_PAGE_TOKEN"
         ) from None

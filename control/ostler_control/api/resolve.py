@@ -14,6 +14,8 @@ from ostler_control.models import Account, BaseModel, DiskOffering, Host, Servic
 
 _Row = TypeVar("_Row", bound=BaseModel)
 
+# What is longer than any name is no typo, and comparing it takes long.
+_MAX_SUGGESTED = 63
 # Names looked at for "did you mean": enough for a typo, never a scan of the whole fleet.
 _SUGGESTION_POOL = 2000
 _AMBIGUOUS_LISTED = 20
@@ -89,7 +91,7 @@ def _name(model: type[BaseModel]) -> Any:
 
 def _not_found(model: type[BaseModel], ref: str, query: Any) -> NotFoundError:
     hint = ""
-    if "name" in model._meta.fields and not is_id(ref):
+    if "name" in model._meta.fields and not is_id(ref) and len(ref) <= _MAX_SUGGESTED:
         names = [row[0] for row in query.select(_name(model)).limit(_SUGGESTION_POOL).tuples()]
         near = difflib.get_close_matches(ref, names, n=3, cutoff=0.7)
         hint = f" (did you mean {' or '.join(near)}?)" if near else ""

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
-from google.protobuf import descriptor_pool, message_factory
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
-from ostler.control.v1 import account_pb2, account_pb2_grpc
+from ostler.control.v1 import account_pb2, account_pb2_grpc, enrollment_pb2
 from ostler_common import pki
-from ostler_common.errors import OstlerError, from_rpc_error
+from ostler_common.errors import from_rpc_error
 from ostler_common.identity import Identity, Kind
 from ostler_common.pki import CertificateAuthority
 from ostler_common.tls import TlsFiles
@@ -27,45 +23,7 @@ from ostler_control.server import ENROLLMENT, Control
 from ostler_control.trust import users
 
 from tests.fakes.fleet import Fleet, bare_channel, channel
-
-DEADLINE_S = 20
-
-
-@dataclass(frozen=True)
-class Method:
-    """An RPC as the server's reflection describes it."""
-
-    path: str
-    request: Any
-    streams_in: bool
-    streams_out: bool
-
-    def call(self, on: grpc.Channel) -> OstlerError | None:
-        """Calls it with an empty request; the error, None when it answers."""
-        kind = f"{'stream' if self.streams_in else 'unary'}_{'stream' if self.streams_out else 'unary'}"
-        call = getattr(on, kind)(self.path, request_serializer=self.request.SerializeToString)
-        given = iter([self.request()]) if self.streams_in else self.request()
-        try:
-            answer = call(given, timeout=DEADLINE_S)
-            if self.streams_out:
-                next(answer, None)
-                answer.cancel()
-        except grpc.RpcError as error:
-            return from_rpc_error(error)
-        return None
-
-
-def methods(on: grpc.Channel) -> list[Method]:
-    """Every method that the server at the other end serves."""
-    reflection = ProtoReflectionDescriptorDatabase(on)
-    pool = descriptor_pool.DescriptorPool(reflection)
-    found = []
-    for name in reflection.get_services():
-        for method in pool.FindServiceByName(name).methods:
-            request = message_factory.GetMessageClass(method.input_type)
-            path = f"/{name}/{method.name}"
-            found.append(Method(path, request, method.client_streaming, method.server_streaming))
-    return found
+from tests.rpcs import DEADLINE_S, Method, methods, who_am_i
 
 
 @pytest.fixture(scope="module")
@@ -92,15 +50,6 @@ def callers(fleet: Fleet, control: Control) -> dict[Role, TlsFiles]:
         Role.MEMBER: fleet.user("mia", Role.MEMBER),
         Role.HOST: fleet.host("h1")[1],
     }
-
-
-def who_am_i(port: int, papers: TlsFiles) -> OstlerError | None:
-    with channel(port, papers) as on:
-        try:
-            account_pb2_grpc.UserServiceStub(on).WhoAmI(account_pb2.WhoAmIRequest(), timeout=DEADLINE_S)
-        except grpc.RpcError as error:
-            return from_rpc_error(error)
-    return None
 
 
 def test_the_table_has_every_served_method_and_no_other(served: list[Method]) -> None:
@@ -244,18 +193,18 @@ def test_certificate_that_ended_is_refused_on_an_open_connection(fleet: Fleet, c
         assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
-def test_enrolment_port_serves_enrolment_only(fleet: Fleet, control: Control) -> None:
+def test_the_enrollment_port_serves_enrollment_only(fleet: Fleet, control: Control) -> None:
     with bare_channel(control.enroll_port, fleet.authority.fleet_pem) as on:
-        found = methods(on)
-        assert {method.path.split("/")[1] for method in found} == {
-            ENROLLMENT,
-            "grpc.health.v1.Health",
-            "grpc.reflection.v1alpha.ServerReflection",
-        }
-        (join,) = [method for method in found if method.path.startswith(f"/{ENROLLMENT}/")]
+        join = Method(f"/{ENROLLMENT}/JoinHost", enrollment_pb2.JoinHostRequest, False, False)
         error = join.call(on)
         assert error is not None
         assert error.code == "INVALID_ARGUMENT"
+        who = Method("/ostler.control.v1.UserService/WhoAmI", account_pb2.WhoAmIRequest, False, False).call(on)
+        assert who is not None
+        assert who.code == "UNIMPLEMENTED"
+        with pytest.raises(grpc.RpcError) as hidden:
+            methods(on)
+        assert hidden.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_keys_are_the_owners_alone(fleet: Fleet) -> None:
