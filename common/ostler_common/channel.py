@@ -43,7 +43,9 @@ DEFAULT_DEADLINE_S = 30
 # is gone, and a job can be cancelled.
 DEADLINE_S: Mapping[tuple[str, str], int | None] = {
     ("ostler.agent.v1.ConversionService", "ConvertVm"): None,
+    ("ostler.agent.v1.ConversionService", "DeleteStaging"): 600,
     ("ostler.agent.v1.ConversionService", "ExportVm"): None,
+    ("ostler.agent.v1.ConversionService", "InspectStaging"): 600,
     ("ostler.agent.v1.ConversionService", "UploadFile"): None,
     ("ostler.agent.v1.HostService", "ProbeCapabilities"): 120,
     ("ostler.agent.v1.HostService", "WatchHost"): None,
@@ -91,7 +93,10 @@ DEADLINE_S: Mapping[tuple[str, str], int | None] = {
 # agent's changing calls, which are idempotent by operation id. The control plane's changing calls are their caller's to
 # repeat, with the same request_id.
 RETRIED: Mapping[str, tuple[str, ...]] = {
-    "ostler.agent.v1.ConversionService": ("GetStaging",),
+    "ostler.agent.v1.ConversionService": (
+        *("CreateStaging", "GetStaging", "DeleteStaging", "InspectStaging"),
+        *("ExportVm", "ConvertVm"),
+    ),
     "ostler.agent.v1.HostService": ("GetHost", "ProbeCapabilities", "UpdateTrust"),
     "ostler.agent.v1.JobService": ("GetJob", "WatchJob", "CancelJob"),
     "ostler.agent.v1.PoolService": ("EnsurePool", "GetPool", "ListPools"),

@@ -17,7 +17,7 @@ from ostler_agent.spec import VolumeRef
 
 from tests.host.conftest import Storage, wire
 
-CACHE = Path("/var/cache/ostler")  # as the agent's: the helper VM is built once for a machine
+CACHE = Path("/var/cache/ostler")  # as the agent's: the appliance is built once for a machine
 
 
 class Imports:

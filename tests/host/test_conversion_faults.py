@@ -134,7 +134,7 @@ def test_cancelled(imports: Imports) -> None:
     with virt_v2v(HANGS):
         updates = imports.service.ConvertVm(request, None)  # type: ignore[arg-type]
         for update in updates:
-            if update.progress.phase == "starting the helper VM":
+            if update.progress.phase == "starting the appliance":
                 imports.storage.jobs.cancel(request.operation.id)
             last = update
     assert (last.state, reason(last)) == (State.CANCELLED, "CANCELLED")

@@ -64,7 +64,7 @@ def _fuse(device: Path) -> str:
 
 
 def _kernel(boot: Path) -> str:
-    """The kernel that the helper VM of a conversion boots with."""
+    """The kernel that the appliance of a conversion boots with."""
     kernels = sorted(boot.glob("vmlinuz-*"))
     if not kernels:
         raise FailedPreconditionError(

@@ -22,7 +22,7 @@ _DISKS = "disks"
 # Where the work is when virt-v2v says so: beginning of its message, phase, percent of the whole conversion.
 _PHASES = (
     ("Setting up", "preparing the conversion", 51),
-    ("Opening", "starting the helper VM", 52),
+    ("Opening", "starting the appliance", 52),
     ("Inspecting", "inspecting the guest", 60),
     ("Checking for sufficient", "checking the guest's free space", 65),
     ("Converting", "converting the guest", 66),
@@ -41,10 +41,10 @@ class GuestOptions:
 
 @dataclass(frozen=True)
 class GuestConverter:
-    """Runs virt-v2v, which does its work in a helper VM.
+    """Runs virt-v2v, which does its work in an appliance.
 
-    work_dir: holds a directory for each conversion that runs; cache_dir: keeps the helper VM from one conversion to the
-    next; virtio_win: drivers for Windows guests, where there are any; needs_tcg: whether the helper VM must do without
+    work_dir: holds a directory for each conversion that runs; cache_dir: keeps the appliance from one conversion to the
+    next; virtio_win: drivers for Windows guests, where there are any; needs_tcg: whether the appliance must do without
     KVM, asked each time.
     """
 

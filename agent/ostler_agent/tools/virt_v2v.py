@@ -77,7 +77,7 @@ def convert(
     """Converts a guest in place.
 
     directory: where the program works; it sees it as /tmp and leaves files in it. domain: name of the file there with
-    the guest's libvirt XML, whose disks have paths below /tmp. cache: where the helper VM is kept from one conversion
+    the guest's libvirt XML, whose disks have paths below /tmp. cache: where the appliance is kept from one conversion
     to the next. virtio_win: drivers for Windows guests. force_tcg: whether that VM must do without KVM.
 
     Raises FailedPreconditionError (TOOL_MISSING, NO_OPERATING_SYSTEM, GUEST_DISK_FULL, CONVERSION_FAILED),
