@@ -111,17 +111,17 @@ class FakeVcenter:
 
 @contextlib.contextmanager
 def vcenter(
-    directory: Path, vms: Sequence[Json], *, esx: bool = False, session_idle: str = "0"
+    directory: Path, vms: Sequence[Json], *, esx: bool = False, standalone: bool = False
 ) -> Iterator[FakeVcenter]:
     """A vCenter with these VMs, see vmSpec in tests/fakevc/main.go. esx: disks come from a second server, with a
-    certificate of its own, as from an ESXi host."""
+    certificate of its own, as from an ESXi host; standalone: it is an ESXi host without a vCenter."""
     built = program()
     ca = ThrowawayCa(directory, "vcenter")
     files = ca.issue(Identity(Kind.HOST, "vcenter"), addresses=("127.0.0.1", "localhost"))
     spec = directory / "vms.json"
     spec.write_text(json.dumps(vms))
     command: list[str | Path] = [built, "-cert", files.certificate, "-key", files.key, "-spec", spec]
-    command += ["-user", USER, "-pass", PASSWORD, "-session-idle", session_idle]
+    command += ["-user", USER, "-pass", PASSWORD, f"-standalone={str(standalone).lower()}"]
     if esx:
         (directory / "esx").mkdir()
         other = ThrowawayCa(directory / "esx", "esx").issue(Identity(Kind.HOST, "esx"), addresses=("127.0.0.1",))

@@ -22,10 +22,14 @@ import (
 // extend replaces the singletons whose gaps matter here. Registry objects are
 // embedded by value: the simulator's property collector does not follow a
 // pointer, and makes its per-session copies with reflect.New.
-func extend() {
+func extend(standalone bool) {
+	collector, ovf := "propertyCollector", "OvfManager"
+	if standalone {
+		collector, ovf = "ha-property-collector", "ha-ovf-manager"
+	}
 	for ref, obj := range map[types.ManagedObjectReference]mo.Reference{
-		{Type: "PropertyCollector", Value: "propertyCollector"}: &propertyCollector{},
-		{Type: "OvfManager", Value: "OvfManager"}:               &ovfManager{},
+		{Type: "PropertyCollector", Value: collector}: &propertyCollector{},
+		{Type: "OvfManager", Value: ovf}:              &ovfManager{},
 	} {
 		reflect.ValueOf(obj).Elem().FieldByName("Self").Set(reflect.ValueOf(ref))
 		simulator.Map.Put(obj)
@@ -133,7 +137,7 @@ func (x *vmExt) CloneVMTask(ctx *simulator.Context, req *types.CloneVM_Task) soa
 		}
 		return inner.Result, nil
 	})
-	task.Info.Name = "CloneVM_Task" // pyVim.task looks up the method of a running task
+	task.Info.Name = "CloneVM_Task"     // pyVim.task looks up the method of a running task
 	simulator.Map.WithLock(vm, func() { // 0.24.2 keeps no list of a VM's tasks
 		simulator.Map.Update(vm, []types.PropertyChange{{Name: "recentTask", Val: append(vm.RecentTask, task.Self)}})
 	})

@@ -56,7 +56,10 @@ func addVM(ctx context.Context, c *vim25.Client, v vmSpec) {
 	finder.SetDatacenter(dc)
 	folders, err := dc.Folders(ctx)
 	must(err)
-	pool, err := finder.ResourcePool(ctx, "DC0_C0/Resources")
+	pool, err := finder.ResourcePool(ctx, "*/Resources")
+	if err != nil { // a vCenter has several
+		pool, err = finder.ResourcePool(ctx, "DC0_C0/Resources")
+	}
 	must(err)
 	ds, err := finder.DefaultDatastore(ctx)
 	must(err)
@@ -119,6 +122,7 @@ func main() {
 	key := flag.String("key", "", "TLS key (PEM)")
 	esxCert := flag.String("esx-cert", "", "certificate of a second listener that serves the disks, as an ESXi host would")
 	esxKey := flag.String("esx-key", "", "its key")
+	standalone := flag.Bool("standalone", false, "be an ESXi host without a vCenter")
 	specs := flag.String("spec", "", "JSON file with the VMs")
 	flag.DurationVar(&simulator.SessionIdleTimeout, "session-idle", 0, "sessions end after so long unused")
 	flag.Parse()
@@ -131,10 +135,13 @@ func main() {
 	must(json.Unmarshal(raw, &vms))
 
 	model := simulator.VPX()
+	if *standalone {
+		model = simulator.ESX()
+	}
 	model.Machine = 0
 	must(model.Create())
 	defer model.Remove()
-	extend()
+	extend(*standalone)
 	ctx := context.Background()
 	c, err := vim25.NewClient(ctx, model.Service) // in process, no HTTP
 	must(err)

@@ -5,14 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-# The programs that a conversion needs, by the probe that looks for them, with Debian's and Ubuntu's package.
-_PACKAGES = {
-    "instance-conversion.virt-v2v": "virt-v2v",
-    "instance-conversion.nbdkit": "nbdkit",
-    "instance-conversion.qemu-storage-daemon": "qemu-system-common",
-    "instance-conversion.supermin": "supermin",
-    "instance-conversion.kernel": "linux-image-amd64",
-}
+# The probes of what every conversion needs begin with this. Their reasons name the package that is missing.
+_FAMILY = "instance-conversion"
 _WINDOWS_PROBE = "windows-conversion.virtio-win"
 
 
@@ -35,11 +29,10 @@ class HostFacts:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a host does not convert. words: follow its name; remedy: what helps, "" for nothing."""
+    """Why a host does not convert. words: follow its name."""
 
     host: str
     words: str
-    remedy: str = ""
 
 
 def choose(
@@ -66,20 +59,13 @@ def choose(
 def _refusal(host: HostFacts, windows: bool) -> Refusal | None:
     if not host.up:
         return Refusal(host.name, "is not up and enabled")
-    missing = [package for probe, package in _PACKAGES.items() if probe in host.failed_probes]
+    missing = [reason for probe, reason in host.failed_probes.items() if probe.startswith(_FAMILY)]
     if missing:
-        return Refusal(
-            host.name, f"lacks {', '.join(missing)}", f"On Debian and Ubuntu: apt-get install {' '.join(missing)}."
-        )
+        return Refusal(host.name, f"cannot convert guests: {'; '.join(missing)}")
     if not host.can_convert:
         return Refusal(host.name, "is of a type of hypervisor that converts no guests")
     if not host.reaches_pools:
         return Refusal(host.name, "does not reach the pool that the volumes go to")
     if windows and _WINDOWS_PROBE in host.failed_probes:
-        return Refusal(
-            host.name,
-            "lacks the drivers for Windows",
-            "Install virtio-win in /usr/share/virtio-win, or set virtio_win in the agent's configuration; Debian and"
-            " Ubuntu have no package of it.",
-        )
+        return Refusal(host.name, f"cannot convert Windows: {host.failed_probes[_WINDOWS_PROBE]}")
     return None

@@ -102,12 +102,12 @@ def check(facts: Facts) -> Report:
         facts.hosts, facts.cluster_id, windows=facts.vm.is_windows, wanted_id=facts.wanted_host_id
     )
     if host is None:
-        findings.append(_no_host(facts, refusals))
+        findings.append(_no_host(refusals))
     pool, pool_refusals = staging.choose(
         facts.pools, host.id if host else "", staging.needed_bytes(facts.vm), wanted_id=facts.wanted_pool_id
     )
     if pool is None:
-        findings.append(_no_pool(facts, pool_refusals))
+        findings.append(_no_pool(pool_refusals))
     return Report(
         findings=tuple(findings),
         host_id=host.id if host else "",
@@ -297,13 +297,16 @@ _PARTS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
 )
 
 
-def _no_host(facts: Facts, refusals: Sequence[conversion_hosts.Refusal]) -> Finding:
+def _no_host(refusals: Sequence[conversion_hosts.Refusal]) -> Finding:
     said = "; ".join(f"{refusal.host} {refusal.words}" for refusal in refusals[:5]) or "there are no hosts"
-    remedies = dict.fromkeys(refusal.remedy for refusal in refusals if refusal.remedy)
-    return _error("NO_CONVERSION_HOST", f"no host can convert it: {said}", " ".join(remedies))
+    return _error(
+        "NO_CONVERSION_HOST",
+        f"no host can convert it: {said}",
+        "Mend that on a host and probe it again (ostler host probe), or choose another host.",
+    )
 
 
-def _no_pool(facts: Facts, refusals: Sequence[staging.Refusal]) -> Finding:
+def _no_pool(refusals: Sequence[staging.Refusal]) -> Finding:
     said = "; ".join(f"{refusal.pool} {refusal.words}" for refusal in refusals[:5]) or "there are no pools"
     return _error(
         "NO_STAGING_POOL",

@@ -136,18 +136,20 @@ def test_all_findings_are_told_at_once() -> None:
     assert set(codes(facts)) == {"VM_SUSPENDED", "NO_DISKS", "NIC_NOT_MAPPED", "NO_CONVERSION_HOST", "NO_STAGING_POOL"}
 
 
-def test_a_missing_program_is_named_with_its_package() -> None:
-    lacking = replace(HOST, can_convert=False, failed_probes={"instance-conversion.supermin": "not found"})
+def test_a_missing_program_is_named_with_its_remedy() -> None:
+    failed = {"instance-conversion.nbdkit": "nbdkit is not installed (apt-get install nbdkit)", "ovftool": "not there"}
+    lacking = replace(HOST, can_convert=False, failed_probes=failed)
     (finding,) = check(replace(GOOD, hosts=(lacking,))).findings
-    assert "h1 lacks supermin" in finding.message
-    assert finding.remedy == "On Debian and Ubuntu: apt-get install supermin."
+    assert "h1 cannot convert guests: nbdkit is not installed (apt-get install nbdkit)" in finding.message
+    assert "ovftool" not in finding.message
+    assert "ostler host probe" in finding.remedy
 
 
 def test_windows_needs_its_drivers() -> None:
-    lacking = replace(HOST, failed_probes={"windows-conversion.virtio-win": "not there"})
+    lacking = replace(HOST, failed_probes={"windows-conversion.virtio-win": "no Windows drivers (install virtio-win)"})
     assert check(replace(GOOD, hosts=(lacking,))).is_go
     facts = replace(with_vm(guest_id="windows2019srv_64Guest"), hosts=(lacking,))
-    assert "virtio-win" in check(facts).findings[0].remedy
+    assert "install virtio-win" in check(facts).findings[0].message
 
 
 def chosen(*hosts: HostFacts, wanted: str = "", cluster: str = "c1") -> str | None:

@@ -235,6 +235,23 @@ def test_disks_from_an_esxi_host_are_pinned_by_its_thumbprint(tmp_path: Path, ta
         check_whole(exporter(connection, "off", target).run(), target, find(connection, "off"), vmdks)
 
 
+def test_a_standalone_host_exports_what_is_off_and_clones_nothing(
+    tmp_path: Path, target: Path, vmdks: list[Path]
+) -> None:
+    machines = [vm_spec(name, vmdks, on=on) | {"nics": ["VM Network"]} for name, on in (("off", False), ("on", True))]
+    with (
+        vcenter(tmp_path, machines, standalone=True) as site,
+        connected(site.server(), site.password) as connection,
+    ):
+        vm = find(connection, "off")
+        assert (connection.is_vcenter, vm.cluster, vm.nics[0].network) == (False, "", "VM Network")
+        assert vm.host
+        check_whole(exporter(connection, "off", target).run(), target, vm, vmdks)
+        with pytest.raises(FailedPreconditionError) as refused:
+            clone(connection, find(connection, "on"), "op-1", never)
+        assert refused.value.reason == "CLONE_NEEDS_VCENTER"
+
+
 def test_a_star_in_a_disks_address_means_the_server(
     site: FakeVcenter, connection: Connection, target: Path, vmdks: list[Path]
 ) -> None:
