@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ostler_common.errors import FailedPreconditionError, NotFoundError
 
-from ostler_control.drs import emptying, leveling, refusals, repair
+from ostler_control.drs import emptying, leveling, packing, refusals, repair
 from ostler_control.drs.algorithms import Algorithm, algorithm
 from ostler_control.drs.model import (
     Considered,
@@ -59,15 +59,16 @@ def plan(
             leavers = vms[state.leaving[state.at[vms]]]
             # Opting out and cooling down hold back balancing, not maintenance; but nobody else is pushed about for it.
             movable[[vm for vm in vms if state.vms[vm].skip or refusals.cooling(state, vm)]] = False
-            units, stuck = emptying.evacuate(state, Search(state), leavers, movable)
-            left.update({vm: refusals.stuck(state, vm) for vm in stuck})
+            units, stays = emptying.evacuate(state, leavers, movable)
+            reasons = {vm: left.get(vm) or refusals.stuck(state, vm) for vm in set(stays.values())}
+            left.update(emptying.why_held(state, stays, reasons))
             held = any(state.leaving[state.at[vm]] for vm in range(len(state.vms)))
             end = End.NO_GAIN if held else End.SATISFIED
         elif mode is Mode.REPAIR:
             units, end = repair.repair(state, Search(state), vms, settings.max_migrations)
         elif chosen.empties_hosts:
             why_not = {vm: explanation for vm, (_, explanation) in left.items()}
-            units, end, kept = emptying.pack(state, vms, settings.max_migrations, why_not)
+            units, end, kept = packing.pack(state, vms, settings.max_migrations, why_not)
         elif state.needs_drs():
             units, end = leveling.level(state, Search(state), vms, settings.max_migrations)
     return _Report(snapshot, state, start, mode, units, end).plan(left, kept)
@@ -209,7 +210,7 @@ class _Report:
             reason=self._reason(unit, vm, source.name, target.name, before, after, together, values),
             considered=tuple(self._considered(choice) for choice in unit.considered),
             needs=needs,
-            swap=position if unit.swap else None,
+            swap=position if unit.swap or unit.tied else None,
         )
 
     def _reason(

@@ -58,6 +58,9 @@ class State:
         self.used_memory = np.array([host.other_memory_bytes for host in hosts], dtype=float) + self._per_host(
             self.memory
         )
+        self.holds_others = np.array(
+            [host.other_cpu_mhz > 0 or host.other_memory_bytes > 0 for host in hosts], dtype=bool
+        )
         self.disk = np.array([vm.disk_bytes for vm in vms], dtype=float)
         self.storage_free = np.array([host.storage_free_bytes for host in hosts], dtype=float)
         # What the gauges measure: either what was given, or what is used.

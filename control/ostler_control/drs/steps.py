@@ -14,12 +14,14 @@ from ostler_control.drs.table import Ints
 @dataclass(frozen=True)
 class Unit:
     """One move, or two that swap VMs, or all that empty a host. moves: (VM, host) in their order; reason: what is said
-    of each besides its numbers; swap: whether they only gain together."""
+    of each besides its numbers; swap: whether they only gain together; tied: whether none makes sense without the
+    others for another reason."""
 
     moves: tuple[tuple[int, int], ...]
     reason: str = ""
     considered: tuple[Choice, ...] = ()
     swap: bool = False
+    tied: bool = False
 
 
 class End(StrEnum):

@@ -38,7 +38,7 @@ def test_balanced(text: str, expected: str) -> None:
 CONDENSED = [
     ("the smallest host is emptied", "h1 16: a=8\nh2 16: b=4\nh3 16: c=2", "c h3>h1, b h2>h1"),
     ("only as a whole", "h1 16: a=14\nh2 16: b=4 c=4 d=4\nh3 16: e=2 f=3", "f h3>h2, e h3>h1"),
-    ("a VM that stays keeps its host", "h1 16: a=8\nh2 16: b=4\nh3 16: c=2,skip", "b h2>h1"),
+    ("a VM that stays keeps its host", "h1 16: a=8\nh2 16: b=4\nh3 16: c=2,skip", "b h2>h3, a h1>h3"),
     ("empty hosts are left empty", "h1 16: a=8\nh2 16: b=16\nh3 16:", ""),
     ("anti-affinity", "apart! w\nh1 16: a=2,w\nh2 16: b=3,w\nh3 16: c=8", "a h1>h3"),
 ]
@@ -52,7 +52,7 @@ def test_condensed(text: str, expected: str) -> None:
 def test_condensed_stops_when_uneven_enough() -> None:
     even = cluster("h1 16: a=4\nh2 16: b=4\nh3 16: c=4\nh4 16: d=4")
     one = plan(even, Settings(algorithm="condensed", imbalance=0.4, cost_weight=0))
-    assert moves(one) == "a h1>h2"
+    assert moves(one) == "a h1>h4"
     assert (
         plan(cluster("h1 16: a=15\nh2 16:\nh3 16: b=1"), Settings(algorithm="condensed")).verdict is Verdict.SATISFIED
     )
@@ -122,12 +122,33 @@ EVACUATE = [
     ("a preference gives way", "apart w\nh1 16: a=4,w\nh2 16: b=4,w", "a h1>h2"),
     ("a strict rule does not", "apart! w\nh1 16: a=4,w\nh2 16: b=4,w", ""),
     ("what must stay together goes together", "together! w\nh1 16: a=4,w b=4,w\nh2 6:\nh3 12: c=3", "a h1>h3, b h1>h3"),
+    ("or stays together", "together! w\nh1 16: a=4,w b=4,w x=1\nh2 6:\nh3 6:", "x h1>h2"),
+    ("a mate that cannot move holds it", "together! w\nh1 16: a=4,w b=4,w,busy\nh2 16:", ""),
+    ("room is made for both", "together! w\nh1 16: a=4,w b=4,w\nh2 8: c=3\nh3 4:", "c h2>h3, a h1>h2, b h1>h2"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("text", "expected"), [case[1:] for case in EVACUATE], ids=[case[0] for case in EVACUATE])
 def test_evacuate(text: str, expected: str) -> None:
     assert moves(plan(cluster(text), perfect(), Mode.EVACUATE, leaving=["h1"])) == expected
+
+
+def test_evacuation_says_who_holds_a_group() -> None:
+    found = plan(cluster("together! w\nh1 16: a=4,w b=4,w,busy\nh2 16:"), perfect(), Mode.EVACUATE, leaving=["h1"])
+    held = {vm.name: (vm.code, vm.explanation) for vm in found.left_vms}
+    assert held["a"][0] == "HELD_BY_GROUP"
+    assert 'must stay with VM "b"' in held["a"][1]
+    assert held["b"][0] == "NOT_MOVABLE"
+
+
+def test_hosts_that_hold_others_are_not_emptied() -> None:
+    snapshot = cluster("h1 16: a=1\nh2 16: b=8\nh3 16: c=2")
+    h1 = dataclasses.replace(snapshot.hosts[0], other_memory_bytes=1 << 30)
+    found = plan(
+        dataclasses.replace(snapshot, hosts=(h1, *snapshot.hosts[1:])), perfect(algorithm="condensed", imbalance=1.0)
+    )
+    assert moves(found) in ("c h3>h1, b h2>h1",)
+    assert {host.name: host.code for host in found.left_hosts} == {"h1": "HOLDS_OTHERS"}
 
 
 def test_evacuation_says_what_cannot_leave() -> None:
