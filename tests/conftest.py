@@ -70,7 +70,7 @@ def postgresql() -> Iterator[str]:
     if databases.postgresql_programs() is None:
         pytest.skip("PostgreSQL is not installed")
     with databases.postgresql_server() as server:
-        yield server
+        yield server.url
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,7 @@ def _point(operation_id: str) -> None:
 
 
 def _stand_still_at_points() -> None:
-    journalled, finish = Run._journalled, records.finish
+    journalled, finish = Run._journaled, records.finish
 
     def stepping(self: Run, name: str, body: Callable[[], Any], *, always: bool) -> Any:
         def with_point() -> Any:
@@ -59,7 +59,7 @@ def _stand_still_at_points() -> None:
         _point(operation_id)
         return ended
 
-    Run._journalled = stepping  # type: ignore[method-assign]
+    Run._journaled = stepping  # type: ignore[method-assign]
     records.finish = finishing
 
 

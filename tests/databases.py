@@ -17,6 +17,7 @@ import psycopg
 from ostler_control import database
 from ostler_control.models import ALL
 
+_INITDB_OPTIONS = ("--no-sync", "-E", "UTF8", "--locale=C")
 # What a test database may lose in a power cut is nobody's loss.
 _OPTIONS = ("fsync=off", "full_page_writes=off", "max_connections=150", "unix_socket_directories=", "autovacuum=off")
 
@@ -30,44 +31,68 @@ def postgresql_programs() -> Path | None:
     return Path(initdb).parent if initdb else None
 
 
-@contextlib.contextmanager
-def postgresql_server() -> Iterator[str]:
-    """A PostgreSQL server on a free loopback port; gives its URL up to and including the slash before the database.
+class PostgresServer:
+    """A PostgreSQL server on a free loopback port. url: up to and including the slash before the database.
 
     It dies with this process, whatever happens to it. PostgreSQL refuses to run as root, so root runs it as `postgres`.
     """
-    programs = postgresql_programs()
-    assert programs is not None, "PostgreSQL is not installed"
-    user = "postgres" if os.geteuid() == 0 else None
-    directory = Path(tempfile.mkdtemp(prefix="ostler-pg-"))
-    try:
-        if user:
-            shutil.chown(directory, user, user)
-        data = directory / "data"
+
+    def __init__(self, directory: Path) -> None:
+        programs = postgresql_programs()
+        assert programs is not None, "PostgreSQL is not installed"
+        self._programs = programs
+        self._directory = directory
+        self._user = "postgres" if os.geteuid() == 0 else None
+        if self._user:
+            shutil.chown(directory, self._user, self._user)
         subprocess.run(
-            [programs / "initdb", "-D", data, "-A", "trust", "-U", "ostler", "--no-sync", "-E", "UTF8", "--locale=C"],
-            user=user,
+            [programs / "initdb", "-D", self._data, "-A", "trust", "-U", "ostler", *_INITDB_OPTIONS],
+            user=self._user,
             cwd=directory,
             check=True,
             capture_output=True,
         )
-        port = _free_port()
-        settings = [word for option in (*_OPTIONS, f"port={port}") for word in ("-c", option)]
-        with (directory / "log").open("wb") as log:
-            server = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "INT", programs / "postgres", "-D", data, "-h", "127.0.0.1", *settings],
-                user=user,
-                cwd=directory,
+        self._port = _free_port()
+        self.url = f"postgresql://ostler@127.0.0.1:{self._port}/"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def _data(self) -> Path:
+        return self._directory / "data"
+
+    def start(self) -> None:
+        """Returns once it answers."""
+        settings = [word for option in (*_OPTIONS, f"port={self._port}") for word in ("-c", option)]
+        postgres: list[str | Path] = [self._programs / "postgres", "-D", self._data, "-h", "127.0.0.1", *settings]
+        with (self._directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "INT", *postgres],
+                user=self._user,
+                cwd=self._directory,
                 stdout=log,
                 stderr=log,
             )
+        _wait_for(self.url, self._process, self._directory / "log")
+
+    def stop(self) -> None:
+        """Ends every connection."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)  # its fast shutdown
+            self._process.wait(30)
+            self._process = None
+
+
+@contextlib.contextmanager
+def postgresql_server() -> Iterator[PostgresServer]:
+    """A running PostgreSQL server."""
+    directory = Path(tempfile.mkdtemp(prefix="ostler-pg-"))
+    try:
+        server = PostgresServer(directory)
         try:
-            url = f"postgresql://ostler@127.0.0.1:{port}/"
-            _wait_for(url, server, directory / "log")
-            yield url
+            server.start()
+            yield server
         finally:
-            server.send_signal(signal.SIGINT)  # its fast shutdown
-            server.wait(30)
+            server.stop()
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 

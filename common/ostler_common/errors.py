@@ -36,7 +36,7 @@ class OstlerError(Exception):
 
     message: what happened and what can be done about it, for people; never holds a secret.
     reason: the machine's word for it, UPPER_SNAKE_CASE; tests and scripts rely on it.
-    metadata: short facts beside the reason (ids, names, counts).
+    metadata: short facts beside the reason (ids, names, counts); "retry_after_s" becomes a RetryInfo.
     violations: the bad fields of the request, for bad input.
     """
 
@@ -170,7 +170,7 @@ def shortened(text: str, limit: int) -> str:
 
 
 def to_status(error: OstlerError) -> status_pb2.Status:
-    """The wire form: google.rpc.Status with ErrorInfo and, for bad input, BadRequest."""
+    """The wire form: google.rpc.Status with ErrorInfo, BadRequest for bad input, and RetryInfo for a known delay."""
     import grpc
     from google.protobuf import any_pb2
     from google.rpc import error_details_pb2, status_pb2
@@ -187,7 +187,12 @@ def to_status(error: OstlerError) -> status_pb2.Status:
             for v in error.violations[:_MAX_DETAILS]
         ]
         details.append(any_pb2.Any())
-        details[1].Pack(error_details_pb2.BadRequest(field_violations=violations))
+        details[-1].Pack(error_details_pb2.BadRequest(field_violations=violations))
+    if "retry_after_s" in error.metadata:
+        details.append(any_pb2.Any())
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromSeconds(int(error.metadata["retry_after_s"]))
+        details[-1].Pack(retry)
     code: int = grpc.StatusCode[error.code].value[0]
     return status_pb2.Status(code=code, message=shortened(error.message, _MAX_MESSAGE), details=details)
 

@@ -33,13 +33,16 @@ from ostler_common.errors import (
 from ostler_common.limits import NO_LIMITS, CallCounter, Limits, ReadDeadlines
 from ostler_common.tls import Peer, peer_of
 
-__all__ = ["HEALTH", "NO_LIMITS", "Authorize", "Call", "Gate", "Limits", "current_call"]
+__all__ = ["HEALTH", "NO_LIMITS", "Authorize", "Call", "Explain", "Gate", "Limits", "current_call"]
 
 log = structlog.get_logger(__name__)
 
 # Given who calls and the full method ("/ostler.agent.v1.VmService/StartVm"): returns what handlers should know of the
 # caller, or raises PermissionDeniedError / UnauthenticatedError.
 Authorize = Callable[[Peer, str], object]
+
+# Given an exception that is no OstlerError: returns the error that the caller gets; None for a bug.
+Explain = Callable[[Exception], OstlerError | None]
 
 HEALTH = "grpc.health.v1.Health"
 _MAX_SHORT_S = 30  # a call that may take longer runs on the threads for long ones
@@ -63,8 +66,9 @@ def current_call(context: grpc.ServicerContext) -> Call:
 class Gate(grpc.ServerInterceptor):
     """Around every handler of all four kinds."""
 
-    def __init__(self, authorize: Authorize | None, limits: Limits, long: ThreadPoolExecutor) -> None:
+    def __init__(self, authorize: Authorize | None, limits: Limits, long: ThreadPoolExecutor, explain: Explain) -> None:
         """authorize None: everybody is let in; long: the threads of calls that may last."""
+        self._explain = explain
         self._authorize = authorize
         self._limits = limits
         self._long = long
@@ -171,6 +175,10 @@ class Gate(grpc.ServerInterceptor):
             if _aborted(context):
                 code = context.code().name  # type: ignore[attr-defined]
                 raise
+            if (known := self._explain(error)) is not None:
+                code = known.code
+                log.warning("a call failed", method=method, reason=known.reason, error=type(error).__name__)
+                _abort(context, known)
             incident = secrets.token_hex(4)
             code = "INTERNAL"
             log.exception("call failed by a bug", method=method, incident=incident, error=type(error).__name__)

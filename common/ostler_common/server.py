@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from ostler_common.channel import TRANSPORT_OPTIONS
 from ostler_common.errors import UnauthenticatedError
-from ostler_common.gate import HEALTH, NO_LIMITS, Authorize, Call, Gate, Limits, current_call
+from ostler_common.gate import HEALTH, NO_LIMITS, Authorize, Call, Explain, Gate, Limits, current_call
 from ostler_common.identity import Identity
 
 __all__ = ["HEALTH", "Authorize", "Call", "Limits", "Registration", "Server", "caller", "current_call", "serve"]
@@ -73,16 +73,17 @@ def serve(
     authorize: Authorize | None,
     workers: int = 64,
     limits: Limits = NO_LIMITS,
+    explain: Explain = lambda _: None,
 ) -> Server:
     """Starts a server at "host:port" with these services (by full name), health checking and reflection.
 
     authorize: asked for every call before its message is read, health and reflection included; None lets everybody in:
     such a server has no reflection and no Health/Watch. workers: how many short calls run at once; more wait. Streams
-    and calls that may last have threads of their own. Raises OSError when the address cannot be had.
+    and calls that may last have threads of their own. explain: see `Explain`. Raises OSError for a used address.
     """
     short = ThreadPoolExecutor(workers, thread_name_prefix="rpc")
     long = ThreadPoolExecutor(workers * _STREAMS_PER_WORKER, thread_name_prefix="stream")
-    gate = Gate(authorize, limits, long)
+    gate = Gate(authorize, limits, long, explain)
     server = grpc.server(short, interceptors=[gate], options=_OPTIONS, maximum_concurrent_rpcs=workers * 16)
     for register in services.values():
         register(server)

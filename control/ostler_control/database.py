@@ -23,6 +23,7 @@ from playhouse.pool import PooledPostgresqlDatabase, PooledSqliteDatabase
 from psycopg.conninfo import conninfo_to_dict
 
 from ostler_control.models import db
+from ostler_control.outage import outage
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +31,8 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 _BUSY_TIMEOUT_S = 30
 # How long emptying the write-ahead log waits for readers, and how often it is attempted.
 _ERASURE_TIMEOUT_MS, _ERASURE_INTERVAL_S = 200, 2.0
+# With the journal's pool (`operations.engine`) three replicas stay below 97, what PostgreSQL allows users by default.
+MAX_CONNECTIONS = 20
 # On PostgreSQL only one replica migrates at a time; any number will do that nothing else uses.
 _MIGRATION_LOCK = 0x05713E
 
@@ -73,7 +76,7 @@ def _open(url: str) -> Any:
         parameters: dict[str, Any] = conninfo_to_dict(url)
         return PooledPostgresqlDatabase(
             parameters.pop("dbname", "ostler"),
-            max_connections=40,
+            max_connections=MAX_CONNECTIONS,
             timeout=_BUSY_TIMEOUT_S,
             stale_timeout=600,
             autoconnect=False,
@@ -99,6 +102,10 @@ def session() -> Iterator[None]:
     db.connect()
     try:
         yield
+    except Exception as error:
+        if outage(error) is not None:
+            db.close_idle()  # the pool's other connections are most likely broken too
+        raise
     finally:
         db.close()
 

@@ -28,6 +28,7 @@ from ostler_control.fleet.watcher import Intervals, Watcher
 from ostler_control.keys import Keyring, open_provider
 from ostler_control.keys.watch import KeyWatch
 from ostler_control.operations import Engine, Journal, replica_id
+from ostler_control.outage import outage, reported
 from ostler_control.trust import revocation
 from ostler_control.trust.authority import Authority
 from ostler_control.trust.renewal import renew_control
@@ -52,9 +53,10 @@ class Control:
             database.connect(config.database)
             if database.is_sqlite():
                 stack.enter_context(_alone(state))
-            database.migrate()
-            with database.session():
-                renew_control(state, self._authority)
+            with reported():
+                database.migrate()
+                with database.session():
+                    renew_control(state, self._authority)
             agents = Agents(state.client_tls())
             stack.callback(agents.close)
             replica = replica_id(config.state_dir)
@@ -81,6 +83,7 @@ class Control:
                 authorize=authorize,
                 workers=config.workers,
                 limits=limits.limits(config.workers),
+                explain=outage,
             )
             stack.callback(_stop, main)
             self._main = main
@@ -91,6 +94,7 @@ class Control:
                 authorize=None,
                 workers=32,
                 limits=limits.enrollment_limits(),
+                explain=outage,
             )
             stack.callback(_stop, enrollment)
             self.main_port, self.enroll_port = main.port, enrollment.port

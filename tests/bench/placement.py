@@ -27,7 +27,7 @@ LEAST_PER_S, FIRST_WITHIN_S = 100, 0.050
 @contextlib.contextmanager
 def _database(kind: str) -> Iterator[None]:
     if kind == "postgresql":
-        with databases.postgresql_server() as server, databases.bound(server + "postgres"):
+        with databases.postgresql_server() as server, databases.bound(server.url + "postgres"):
             yield
         return
     with tempfile.TemporaryDirectory() as directory, databases.bound(f"sqlite:///{directory}/bench.sqlite"):

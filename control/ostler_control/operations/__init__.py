@@ -1,9 +1,9 @@
-"""Durable work: operations, the steps they are made of, and the engine that carries them out."""
+"""Durable work: operations, their steps, and the engine that runs them."""
 
 from ostler_control.operations.engine import Engine, Journal, launch, replica_id
 from ostler_control.operations.records import Json, lock_row, read_inputs, record_operation
 from ostler_control.operations.run import Run, Undo
-from ostler_control.operations.verbs import chore, workflow
+from ostler_control.operations.verbs import periodic, workflow
 
 __all__ = [
     "Engine",
@@ -11,9 +11,9 @@ __all__ = [
     "Json",
     "Run",
     "Undo",
-    "chore",
     "launch",
     "lock_row",
+    "periodic",
     "read_inputs",
     "record_operation",
     "replica_id",

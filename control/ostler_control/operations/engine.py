@@ -1,7 +1,7 @@
-"""Carries out operations as durable workflows of DBOS.
+"""Runs operations as durable workflows of DBOS.
 
 The journal is a file beside the database, or a schema of the same PostgreSQL. A workflow's id is its operation's, and
-its only input; one function carries out all verbs.
+its only input; one function runs all verbs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from ostler_control.models import Operation, new_id, now
 from ostler_control.operations import records, replicas, waiting
 from ostler_control.operations.interrupts import Interrupts, StoppedError
 from ostler_control.operations.run import Run, bug
-from ostler_control.operations.verbs import body_of, chores
+from ostler_control.operations.verbs import body_of, periodic_tasks
+from ostler_control.outage import wait_out
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +37,8 @@ _TICK_S = 0.5
 _TICKS_PER_SWEEP = 20
 _TICKS_PER_PRUNING = 7200
 _STOP_GRACE_S = 5.0
+# Connections to a journal on PostgreSQL, beside `database.MAX_CONNECTIONS` and one that listens.
+JOURNAL_CONNECTIONS = 8
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def replica_id(state_dir: Path) -> str:
 
 
 class Engine:
-    """Carries out operations. One a process: the journal's library is a singleton."""
+    """Runs operations. One per process: DBOS is a singleton."""
 
     def __init__(
         self, journal: Journal, replica: str, agents: Agents, keys: Keyring, templates: Path, address: str = ""
@@ -85,20 +88,20 @@ class Engine:
         self._replica = replica
         self._address = address
         self._thread: threading.Thread | None = None
-        # Operations that this process carries out now, and the signal that one has ended.
+        # Operations that this process runs now, and the signal that one has ended.
         self._active: Counter[str] = Counter()
         self._active_lock = threading.Lock()
         self._idle = threading.Condition(self._active_lock)
         self._left: set[str] = set()
 
     def start(self) -> None:
-        """Opens the journal, goes on with what this replica had begun, and with what nobody has begun yet."""
+        """Opens the journal, resumes what this replica had started, and starts what nobody has started yet."""
         global _engine
         assert _engine is None, "an engine runs already"
         _engine = self
         self.keys.sweep()
         replicas.beat(self._replica, self._address, self.keys.provider.local_versions())
-        # The journal's library logs to the console by itself, and at its own level.
+        # DBOS logs to the console by itself, and at its own level.
         logging.getLogger("dbos").addHandler(logging.NullHandler())
         config: DBOSConfig = {
             "name": "ostler",
@@ -108,16 +111,17 @@ class Engine:
             "executor_id": self._replica,
             "log_level": "ERROR",
             "enable_otlp": False,
+            "sys_db_pool_size": JOURNAL_CONNECTIONS,
             "serializer": DBOSPortableJSONSerializer(),  # ids and sizes only: nothing is ever unpickled
         }
         DBOS(config=config)
         DBOS.launch()
         self._sweep(unstarted_age_s=0)
-        self._thread = threading.Thread(target=self._tend, name="operations", daemon=True)
+        self._thread = threading.Thread(target=self._look_after, name="operations", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Lets go of everything that is under way; the next start, or another replica, goes on with it."""
+        """Leaves everything that is running; the next start, or another replica, resumes it."""
         global _engine
         self.interrupts.stop()
         if self._thread is not None:
@@ -130,16 +134,16 @@ class Engine:
     def launch(self, operation: Operation) -> None:
         """Starts what `record_operation` has recorded, once its transaction has committed. Idempotent."""
         with SetWorkflowID(operation.id):
-            DBOS.start_workflow(_carry_out, operation.id)
+            DBOS.start_workflow(_run_operation, operation.id)
 
     def cancel(self, operation_id: str) -> None:
-        """Asks for an operation's end; one that is over stays as it is."""
+        """Requests an operation's cancellation; one that is over stays as it is."""
         records.request_cancel(operation_id)
         self.interrupts.cancel(operation_id)
 
     def wait(self, operation_id: str, timeout_s: float | None, wanted: Callable[[], bool] = lambda: True) -> Operation:
-        """The operation once it is over, or as it is after `timeout_s`, or when nobody wants to know any more, or this
-        engine stops. NotFoundError when there is none."""
+        """The operation once it is over, or as it is after `timeout_s`, or once `wanted` is false, or this engine
+        stops. NotFoundError when there is none."""
         return waiting.wait(operation_id, timeout_s, lambda: wanted() and not self.interrupts.stopping.is_set())
 
     def forget(self, operation_id: str) -> None:
@@ -147,7 +151,7 @@ class Engine:
         forgotten = records.forget(Operation.id == operation_id)
         if not forgotten:
             raise FailedPreconditionError(
-                f"operation {operation_id} is not over, or its VM is still on its way", "OPERATION_NEEDED"
+                f"operation {operation_id} is not over, or its VM is still migrating", "OPERATION_NEEDED"
             )
         DBOS.delete_workflows(forgotten)
 
@@ -158,20 +162,20 @@ class Engine:
             DBOS.delete_workflows(forgotten[begin : begin + 100])
         return len(forgotten)
 
-    def carry_out(self, operation_id: str) -> None:
-        """One try at an operation, first or again."""
+    def run(self, operation_id: str) -> None:
+        """One attempt at an operation, the first or a later one."""
         with self._active_lock:
             self._active[operation_id] += 1
         try:
-            self._try(operation_id)
+            self._attempt(operation_id)
         finally:
             with self._active_lock:
                 self._active[operation_id] -= 1
                 self._active += Counter()  # drops zeros
                 self._idle.notify_all()
 
-    def _try(self, operation_id: str) -> None:
-        operation = records.enter(operation_id, self._replica)
+    def _attempt(self, operation_id: str) -> None:
+        operation = wait_out(lambda: records.enter(operation_id, self._replica), self.interrupts.sleep)
         if operation is None:
             return
         run = Run(
@@ -192,11 +196,12 @@ class Engine:
             error = failure
         except Exception as failure:
             error = bug(f"operation {operation.id} ({operation.verb})", failure)
-        if not records.finish(operation.id, operation.attempt, error):
+        outcome = error
+        if not wait_out(lambda: records.finish(run.id, run.attempt, outcome), self.interrupts.sleep):
             raise StoppedError
         waiting.ended(operation.id)
 
-    def _tend(self) -> None:
+    def _look_after(self) -> None:
         ticks = 0
         while not self.interrupts.stopping.wait(_TICK_S):
             ticks += 1
@@ -212,12 +217,12 @@ class Engine:
                         retention = settings.events.EVENT_RETENTION.get()
                     self.prune(datetime.timedelta(days=retention))
             except Exception:
-                log.exception("tending the operations failed; it is tried again")
+                log.exception("looking after the operations failed; it is tried again")
             if ticks % _TICKS_PER_SWEEP == 0:
-                _do_chores()
+                _run_periodic()
 
     def _sweep(self, unstarted_age_s: float = 10.0) -> None:
-        """Begins what was recorded and never begun, and goes on with what a silent replica has left."""
+        """Starts what was recorded and never started, and resumes what a silent replica has left."""
         for operation_id in replicas.unstarted(unstarted_age_s):
             with session():
                 operation = Operation.get_or_none(Operation.id == operation_id)
@@ -226,9 +231,9 @@ class Engine:
         if not self._journal.shared:
             return
         for operation_id in replicas.adopt(self._replica):
-            log.warning("going on with an operation of a silent replica", operation=operation_id)
-        # What is this replica's on paper and yet not under way was adopted just now, or before a crash. At the second
-        # sight: at the first its thread may be about to begin or to end.
+            log.warning("resuming an operation of a silent replica", operation=operation_id)
+        # A running operation of this replica without a thread was adopted, just now or before a crash. It counts once
+        # it was found twice: the first time its thread may be about to start or to end.
         with self._active_lock:
             active = set(self._active)
         left = set(replicas.own(self._replica)) - active
@@ -243,19 +248,19 @@ def launch(operation: Operation) -> None:
         _engine.launch(operation)
 
 
-def _do_chores() -> None:
-    for chore in chores():
+def _run_periodic() -> None:
+    for task in periodic_tasks():
         try:
-            chore()
+            task()
         except Exception:
-            log.exception("a chore failed; it is tried again")
+            log.exception("a periodic task failed; it is tried again")
 
 
 _engine: Engine | None = None
 
 
 @DBOS.workflow(name="ostler.operation", max_recovery_attempts=None)
-def _carry_out(operation_id: str) -> None:
+def _run_operation(operation_id: str) -> None:
     if _engine is None:
         raise StoppedError
-    _engine.carry_out(operation_id)
+    _engine.run(operation_id)

@@ -1,4 +1,4 @@
-"""How a wish to cancel, or the end of the process, reaches work that waits for a host."""
+"""How a cancel, or the end of the process, reaches work that waits for a host."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 
 class StoppedError(BaseException):
-    """This process is ending, or another one has taken the operation over: leave it as it is, somebody goes on with it.
+    """The process ends, or another one has taken the operation over: leave the operation as it is, to be resumed.
 
-    No Exception, so that no handler on the way mistakes it for the work's failure.
+    Not an Exception, so that no handler mistakes it for the operation's failure.
     """
 
 
@@ -45,13 +45,18 @@ class Interrupts:
             with self._lock:
                 self._jobs.discard(job)
 
+    def sleep(self, seconds: float) -> None:
+        """Sleeps; raises StoppedError when the process ends."""
+        if self.stopping.wait(seconds):
+            raise StoppedError
+
     def waiting(self) -> set[str]:
         """Operations that wait for a host."""
         with self._lock:
             return {job.operation_id for job in self._jobs}
 
     def cancel(self, operation_id: str) -> None:
-        """Passes a wish to cancel on."""
+        """Cancels the operation's jobs."""
         for job in self._matching(operation_id):
             job.cancel()
 

@@ -1,6 +1,6 @@
-"""The `operation` rows: what the API shows of durable work, and what holds an object while it is worked on.
+"""The `operation` rows: what the API shows of durable work, and what holds an object meanwhile.
 
-Everything here is short and transactional; nothing here knows of the journal.
+Every function is one short transaction; none knows of the journal.
 """
 
 from __future__ import annotations
@@ -11,19 +11,36 @@ from typing import Any, TypeVar
 from google.protobuf import json_format
 from google.rpc import status_pb2
 from ostler_common.errors import AbortedError, CancelledError, NotFoundError, OstlerError, from_status, to_status
+from peewee import ColumnBase
 
 from ostler_control import events
 from ostler_control.database import is_sqlite, session, transaction
-from ostler_control.models import BaseModel, Kek, Operation, Snapshot, Vm, Volume, VolumeFile, new_id, now
+from ostler_control.models import (
+    BaseModel,
+    Kek,
+    Operation,
+    OperationState,
+    Snapshot,
+    Vm,
+    VmState,
+    Volume,
+    VolumeFile,
+    new_id,
+    now,
+)
 from ostler_control.operations.inputs import from_json, to_json
+from ostler_control.states import OVER_OPERATIONS, UNFINISHED_OPERATIONS
 
 # Objects that one operation at a time may hold, by their `operation_id` column.
-HELD: dict[str, type[BaseModel]] = {"vm": Vm, "volume": Volume, "snapshot": Snapshot, "key": Kek}
+Held = Vm | Volume | Snapshot | Kek
+HELD: tuple[type[Held], ...] = (Vm, Volume, Snapshot, Kek)
 
-ENDED = ("succeeded", "failed", "cancelled")
-UNENDED = ("pending", "running")
+ENDED = OVER_OPERATIONS
+UNFINISHED = UNFINISHED_OPERATIONS
 
+# Any: whatever JSON can hold.
 Json = Any
+R = TypeVar("R", Vm, Volume, Snapshot, Kek)
 T = TypeVar("T")
 
 
@@ -37,7 +54,7 @@ def record_operation(
 ) -> Operation:
     """Records an operation and claims its object (and `also`) for it: within the caller's transaction.
 
-    Call `Engine.launch` after the transaction has committed; should the process die in between, the sweeper does it.
+    Call `launch` after the transaction has committed; if the process dies in between, a sweep launches it.
     inputs: the workflow's dataclass, ids and sizes only; operation_id: "" for a new one.
 
     Raises AbortedError RESOURCE_BUSY when another operation holds one of the objects.
@@ -53,7 +70,8 @@ def record_operation(
         inputs=to_json(inputs),
     )
     for row in (resource, *also):
-        _claim(row, operation.id)
+        if isinstance(row, Held):
+            _claim(row, operation.id)
     _event(operation, events.Outcome.STARTED, "")
     return operation
 
@@ -63,10 +81,8 @@ def read_inputs(inputs: type[T], operation: Operation) -> T:
     return from_json(inputs, operation.inputs)
 
 
-def _claim(row: Any, operation_id: str) -> None:
-    model: Any = type(row)
-    if model not in HELD.values():
-        return
+def _claim(row: Held, operation_id: str) -> None:
+    model = type(row)
     free = (model.id == row.id) & (model.operation_id == "")
     if model.update(operation_id=operation_id).where(free).execute() == 1:
         row.operation_id = operation_id
@@ -77,12 +93,12 @@ def _claim(row: Any, operation_id: str) -> None:
     raise busy(current)
 
 
-def lock_row(row: Any) -> Any:
-    """The row as it is now, and as it stays until the caller's transaction ends. VMs are taken before their volumes.
+def lock_row(row: R) -> R:
+    """Locks the row until the caller's transaction ends, and reads it again. Lock a VM before its volumes.
 
     Raises NotFoundError when it is gone, AbortedError RESOURCE_BUSY when an operation holds it.
     """
-    model: Any = type(row)
+    model = type(row)
     query = model.select().where(model.id == row.id)
     fresh = (query if is_sqlite() else query.for_update()).get_or_none()
     if fresh is None:
@@ -92,7 +108,7 @@ def lock_row(row: Any) -> Any:
     return fresh
 
 
-def busy(row: Any) -> AbortedError:
+def busy(row: Held) -> AbortedError:
     """The error for an object that another operation holds."""
     holder = Operation.get_or_none(Operation.id == row.operation_id)
     what = f"{holder.verb} " if holder else ""
@@ -105,21 +121,22 @@ def busy(row: Any) -> AbortedError:
 
 
 def enter(operation_id: str, replica: str) -> Operation | None:
-    """Counts one more try and marks the operation as carried out by this replica; None when it is over."""
+    """Counts one more attempt and marks the operation as run by this replica; None when it is over."""
     with transaction():
-        Operation.update(attempt=Operation.attempt + 1, replica=replica, state="running").where(
-            (Operation.id == operation_id) & Operation.state.in_(UNENDED)
+        Operation.update(attempt=Operation.attempt + 1, replica=replica, state=OperationState.RUNNING).where(
+            (Operation.id == operation_id) & Operation.state.in_(UNFINISHED)
         ).execute()
         operation = Operation.get_or_none(Operation.id == operation_id)
-        return None if operation is None or operation.state in ENDED else operation
+        return None if operation is None or operation.state.is_over else operation
 
 
 def finish(operation_id: str, attempt: int, error: OstlerError | None) -> bool:
-    """Records the end, lets the objects go and writes the event, all at once; False when another try has taken over."""
-    state = "succeeded" if error is None else "cancelled" if isinstance(error, CancelledError) else "failed"
+    """Records the outcome, releases the objects and writes the event, all at once; False when another attempt has taken
+    over."""
+    state = _outcome(error)
     with transaction():
-        mine = (Operation.id == operation_id) & (Operation.attempt == attempt) & Operation.state.in_(UNENDED)
-        values: dict[str, Any] = {"state": state, "end_time": now(), "error": error_json(error) if error else ""}
+        mine = (Operation.id == operation_id) & (Operation.attempt == attempt) & Operation.state.in_(UNFINISHED)
+        values: dict[str, object] = {"state": state, "end_time": now(), "error": error_json(error) if error else ""}
         if error is None:
             values["percent"] = 100
         if Operation.update(**values).where(mine).execute() != 1:
@@ -130,11 +147,16 @@ def finish(operation_id: str, attempt: int, error: OstlerError | None) -> bool:
     return True
 
 
+def _outcome(error: OstlerError | None) -> OperationState:
+    if error is None:
+        return OperationState.SUCCEEDED
+    return OperationState.CANCELLED if isinstance(error, CancelledError) else OperationState.FAILED
+
+
 def release(operation_id: str) -> None:
-    """Lets go every object that the operation holds: within the caller's transaction."""
-    for model in HELD.values():
-        held: Any = model
-        held.update(operation_id="").where(held.operation_id == operation_id).execute()
+    """Releases every object that the operation holds, within the caller's transaction."""
+    for model in HELD:
+        model.update(operation_id="").where(model.operation_id == operation_id).execute()
 
 
 def attempt_and_cancel(operation_id: str) -> tuple[int, bool]:
@@ -144,13 +166,12 @@ def attempt_and_cancel(operation_id: str) -> tuple[int, bool]:
         return row.attempt, row.cancel_requested
 
 
-def forget(condition: Any) -> list[str]:
+def forget(condition: ColumnBase) -> list[str]:
     """Deletes the operations that are over and match; returns their ids.
 
-    Those of a VM that is still on its way stay, and those that have left files behind: what they were to do says how
-    to find them.
+    Keeps those of a VM that is still migrating, and those that have left files behind: their inputs tell where.
     """
-    astray = Vm.select(Vm.id).where(Vm.state == "migrating")
+    astray = Vm.select(Vm.id).where(Vm.state == VmState.MIGRATING)
     with transaction():
         query = Operation.select(Operation.id).where(Operation.state.in_(ENDED), Operation.resource_id.not_in(astray))
         query = query.where(Operation.id.not_in(VolumeFile.select(VolumeFile.operation_id)))
@@ -163,15 +184,15 @@ def request_cancel(operation_id: str) -> None:
     """Asks for an operation's end; one that is over stays as it is."""
     with transaction():
         Operation.update(cancel_requested=True).where(
-            (Operation.id == operation_id) & Operation.state.in_(UNENDED)
+            (Operation.id == operation_id) & Operation.state.in_(UNFINISHED)
         ).execute()
 
 
 def report(operation_id: str, phase: str, bytes_done: int, bytes_total: int, percent: int) -> None:
-    """Shows how far the operation has come."""
+    """Records the operation's progress."""
     with transaction():
         Operation.update(phase=phase, bytes_done=bytes_done, bytes_total=bytes_total, percent=percent).where(
-            (Operation.id == operation_id) & (Operation.state == "running")
+            (Operation.id == operation_id) & (Operation.state == OperationState.RUNNING)
         ).execute()
 
 
@@ -186,7 +207,7 @@ def error_from_json(text: str) -> OstlerError:
     return from_status(json_format.Parse(text, status_pb2.Status()))
 
 
-def _event(operation: Any, outcome: events.Outcome, message: str) -> None:
+def _event(operation: Operation, outcome: events.Outcome, message: str) -> None:
     events.record(
         operation.verb,
         outcome,

@@ -1,4 +1,4 @@
-"""Which function carries out which verb."""
+"""The functions that run each verb, and periodic tasks."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def body_of(verb: str) -> Body:
     return _BODIES[verb]
 
 
-Chore = Callable[[], None]
+Task = Callable[[], None]
 
-_CHORES: list[Chore] = []
+_TASKS: list[Task] = []
 
 
-def chore(run: Chore) -> Chore:
-    """Registers something that every replica's engine does every few seconds, and at its start."""
-    _CHORES.append(run)
+def periodic(run: Task) -> Task:
+    """Registers a task that every replica's engine runs at its start and every few seconds."""
+    _TASKS.append(run)
     return run
 
 
-def chores() -> tuple[Chore, ...]:
+def periodic_tasks() -> tuple[Task, ...]:
     """All that were registered."""
-    return tuple(_CHORES)
+    return tuple(_TASKS)

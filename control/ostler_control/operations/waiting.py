@@ -1,4 +1,4 @@
-"""Waiting for an operation's end: woken at once when it ends in this process, else by looking now and then."""
+"""Waiting for an operation's end: woken at once when it ends in this process, else by polling."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from ostler_common.errors import NotFoundError
 
 from ostler_control.database import session
 from ostler_control.models import Operation
-from ostler_control.operations.records import ENDED
 
-_LOOK_INTERVAL_S = 0.25
+_POLL_INTERVAL_S = 0.25
 
 _end = threading.Condition()
 
 
 def ended(operation_id: str) -> None:
-    """Wakes whoever waits."""
+    """Wakes all waiters."""
     with _end:
         _end.notify_all()
 
@@ -33,14 +32,13 @@ def get(operation_id: str) -> Operation:
 
 
 def wait(operation_id: str, timeout_s: float | None, wanted: Callable[[], bool] = lambda: True) -> Operation:
-    """The operation once it is over, or as it is after `timeout_s` (None: however long it takes), or when nobody wants
-    it any more."""
+    """The operation once it is over, or as it is after `timeout_s` (None: no limit), or once `wanted` is false."""
     end = None if timeout_s is None else time.monotonic() + timeout_s
     while True:
         with _end:
-            # Looked at under the lock, so that an end between the look and the wait is not slept through.
+            # Read under the lock, so that an end between the read and the wait is not missed.
             operation = get(operation_id)
-            left = _LOOK_INTERVAL_S if end is None else end - time.monotonic()
-            if operation.state in ENDED or left <= 0 or not wanted():
+            left = _POLL_INTERVAL_S if end is None else end - time.monotonic()
+            if operation.state.is_over or left <= 0 or not wanted():
                 return operation
-            _end.wait(min(left, _LOOK_INTERVAL_S))
+            _end.wait(min(left, _POLL_INTERVAL_S))

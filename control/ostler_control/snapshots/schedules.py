@@ -17,7 +17,7 @@ from peewee import fn
 from ostler_control import events
 from ostler_control.database import session, transaction
 from ostler_control.models import Host, Snapshot, SnapshotSchedule, Volume, now
-from ostler_control.operations import chore, launch
+from ostler_control.operations import launch, periodic
 from ostler_control.snapshots.create import NewSnapshot, create
 from ostler_control.snapshots.delete import delete
 from ostler_control.snapshots.times import DAILY, HOURLY, INTERVALS, WEEKLY, Timetable
@@ -93,7 +93,7 @@ def delete_schedule(schedule: SnapshotSchedule, user: str) -> None:
             _record_event("delete", schedule, schedule.volume, user, events.Outcome.SUCCEEDED, schedule.interval)
 
 
-@chore
+@periodic
 def run_schedules() -> None:
     """Creates the snapshots that are due, and deletes those that their schedules no longer keep."""
     for schedule in _due(now()):

@@ -12,7 +12,7 @@ from ostler_control.database import session, transaction
 from ostler_control.events import SYSTEM
 from ostler_control.hosts.rows import is_up
 from ostler_control.models import Operation, Vm, VmState, now
-from ostler_control.operations import Run, chore, launch, read_inputs, record_operation, workflow
+from ostler_control.operations import Run, launch, periodic, read_inputs, record_operation, workflow
 from ostler_control.vms.locate import MigrateInputs
 from ostler_control.vms.migrate import finish, record_where_it_is
 
@@ -20,7 +20,7 @@ from ostler_control.vms.migrate import finish, record_where_it_is
 _PAUSE = datetime.timedelta(minutes=5)
 
 
-@chore
+@periodic
 def resolve_stranded() -> None:
     """Starts a `vm.resolve` for every VM that is `migrating`, held by no operation, and has a host that answers."""
     with session():

@@ -19,7 +19,7 @@ from ostler_control.database import session, transaction
 from ostler_control.events import SYSTEM
 from ostler_control.hosts.rows import address_of, has_hosts, is_up, silent
 from ostler_control.models import Host, Operation, Vm, Volume, VolumeFile, new_id, now
-from ostler_control.operations import Run, chore, launch, lock_row, record_operation, workflow
+from ostler_control.operations import Run, launch, lock_row, periodic, record_operation, workflow
 from ostler_control.states import UNFINISHED_OPERATIONS
 from ostler_control.volumes import files, host_jobs, matrix, wire
 from ostler_control.volumes.exchange import cancel_mirror
@@ -38,7 +38,7 @@ class SweepInputs:
     vm_id: str
 
 
-@chore
+@periodic
 def sweep() -> None:
     """Starts a `volume.sweep` for every file whose operation is over, if a host can do the work."""
     with session():

@@ -15,8 +15,10 @@ import grpc
 import pytest
 import structlog
 from google.protobuf import wrappers_pb2
+from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_status import rpc_status
 from ostler_common import channel, errors, pki, server
 from ostler_common.identity import Identity, Kind
 from ostler_common.tls import Peer, TlsFiles, server_credentials
@@ -35,6 +37,8 @@ def act(text: str, context: grpc.ServicerContext) -> Text:
         raise errors.bad_field("name", "is taken", "NAME_TAKEN")
     if text == "bug":
         raise KeyError("swordfish")
+    if text == "outage":
+        raise ConnectionResetError("swordfish")
     if text == "abort":
         context.abort(grpc.StatusCode.DATA_LOSS, "gone")
     return Text(value=f"{server.caller(context).uri()} {text}")
@@ -76,6 +80,12 @@ def control_only(peer: Peer, method: str) -> Identity:
     return peer.identity
 
 
+def explain(error: Exception) -> errors.OstlerError | None:
+    if isinstance(error, ConnectionResetError):
+        return errors.UnavailableError("try again", "AWAY", {"retry_after_s": "2"})
+    return None
+
+
 def call(open_channel: grpc.Channel, method: str, text: str) -> str:
     """Calls one of the four kinds and gives the (first) answer's text."""
     make = getattr(open_channel, method)
@@ -99,7 +109,11 @@ def files(authority: ThrowawayCa) -> TlsFiles:
 @pytest.fixture
 def echo(files: TlsFiles) -> Iterator[server.Server]:
     running = server.serve(
-        "127.0.0.1:0", credentials=server_credentials(files), services={SERVICE: register}, authorize=control_only
+        "127.0.0.1:0",
+        credentials=server_credentials(files),
+        services={SERVICE: register},
+        authorize=control_only,
+        explain=explain,
     )
     yield running
     running.stop(0).wait()
@@ -145,6 +159,18 @@ def test_bug_tells_the_caller_only_an_incident(control: grpc.Channel, method: st
     assert "swordfish" not in error.message
     assert error.metadata["incident"] in error.message
     assert [entry["incident"] for entry in logs if "incident" in entry] == [error.metadata["incident"]]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_outage_is_told_with_a_delay_to_retry_after(control: grpc.Channel, method: str) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        call(control, method, "outage")
+    error = errors.from_rpc_error(caught.value)
+    assert (error.code, error.reason, error.message) == ("UNAVAILABLE", "AWAY", "try again")
+    status = rpc_status.from_call(caught.value)
+    delays = [detail for detail in status.details if detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR)]
+    retry = error_details_pb2.RetryInfo.FromString(delays[0].value)
+    assert retry.retry_delay.seconds == 2
 
 
 def test_handlers_own_abort_keeps_its_code(control: grpc.Channel) -> None:

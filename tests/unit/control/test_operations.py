@@ -35,6 +35,10 @@ def body(new: Body) -> Body:
     return new
 
 
+def wait_for(event: threading.Event) -> None:
+    event.wait(20)
+
+
 def new_engine(url: str, state_dir: Path) -> Engine:
     create_key_file(state_dir / "kek")
     tls = TlsFiles(state_dir / "none", state_dir / "none", state_dir / "none")
@@ -116,7 +120,7 @@ def test_a_failure_is_undone_last_first_and_kept_as_a_status(engine: Engine) -> 
 def test_one_operation_at_a_time(engine: Engine) -> None:
     volume = new_volume()
     go_on = threading.Event()
-    body(lambda run: run.step("wait", lambda: go_on.wait(20)))
+    body(lambda run: run.step("wait", lambda: wait_for(go_on)))
     operation = started(engine, volume)
     with pytest.raises(AbortedError) as caught:
         started(engine, volume)
@@ -156,7 +160,7 @@ def test_cancelling_between_steps_undoes(engine: Engine) -> None:
 def test_waiting_feels_instant_and_gives_up_in_time(engine: Engine) -> None:
     volume = new_volume()
     go_on = threading.Event()
-    body(lambda run: run.step("wait", lambda: go_on.wait(20)))
+    body(lambda run: run.step("wait", lambda: wait_for(go_on)))
     operation = started(engine, volume)
     record_operation = time.monotonic()
     assert engine.wait(operation.id, 0.05).state in ("pending", "running")
@@ -187,7 +191,11 @@ def test_a_secret_cannot_be_a_steps_answer(sqlite_database: str, tmp_path: Path)
     volume = new_volume()
     engine = new_engine(sqlite_database, tmp_path)
     engine.start()
-    body(lambda run: run.step("leak", lambda: Secret(b"hunter2")))
+
+    @body
+    def _(run: Run) -> None:
+        run.step("leak", lambda: Secret(b"hunter2"))
+
     row = ended(engine, started(engine, volume))
     engine.stop()
     assert row.state == "failed"

@@ -1,0 +1,133 @@
+"""The database is away or full: operations wait, and callers are told to try again."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import peewee
+import psycopg
+import pytest
+from ostler_common.tls import TlsFiles
+from ostler_control import database
+from ostler_control.agents import Agents
+from ostler_control.database import transaction
+from ostler_control.keys import Keyring, create_key_file
+from ostler_control.keys.file import FileProvider
+from ostler_control.models import Account, Operation, OperationState, Zone, db
+from ostler_control.operations import Engine, Journal, Run, record_operation, replica_id, workflow
+from ostler_control.outage import outage
+from playhouse.pool import MaxConnectionsExceeded
+
+from tests import databases
+from tests.databases import PostgresServer
+
+STEPS = 12
+
+
+@workflow("account.outage_test")
+def _many_small_steps(run: Run) -> None:
+    for number in range(STEPS):
+        run.step(f"step-{number}", lambda: _touch(run.resource_id))
+
+
+def _touch(account_id: str) -> None:
+    with transaction():
+        Account.update(name=Account.name).where(Account.id == account_id).execute()
+    time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    """A server of its own, because these tests stop it."""
+    if databases.postgresql_programs() is None:
+        pytest.skip("PostgreSQL is not installed")
+    with databases.postgresql_server() as running:
+        databases.run_sql(running.url + "postgres", "CREATE DATABASE outage")
+        yield running
+
+
+@contextlib.contextmanager
+def engine_on(url: str, state_dir: Path) -> Iterator[Engine]:
+    create_key_file(state_dir / "kek")
+    none = TlsFiles(state_dir, state_dir, state_dir)
+    keys = Keyring(FileProvider(state_dir / "kek"))
+    engine = Engine(Journal.beside(url, state_dir), replica_id(state_dir), Agents(none), keys, state_dir)
+    engine.start()
+    try:
+        yield engine
+    finally:
+        engine.stop()
+
+
+def test_a_restart_of_the_database_costs_operations_nothing_but_time(server: PostgresServer, tmp_path: Path) -> None:
+    database.connect(server.url + "outage")
+    try:
+        database.migrate()
+        with engine_on(server.url + "outage", tmp_path) as engine:
+            with transaction():
+                accounts = [Account.create(name=f"a{number}") for number in range(6)]
+                operations = [record_operation("account.outage_test", account, "alice", {}) for account in accounts]
+            for operation in operations:
+                engine.launch(operation)
+            time.sleep(1.0)  # each is in the middle of its steps
+            server.stop()
+            with pytest.raises(peewee.OperationalError) as caught, database.session():
+                Operation.select().count()
+            assert outage(caught.value) is not None
+            time.sleep(3.0)
+            server.start()
+            rows = []
+            for operation in operations:
+                with contextlib.suppress(peewee.OperationalError):
+                    engine.wait(operation.id, 0)
+                rows.append(engine.wait(operation.id, 60))
+            assert [(row.state, row.error) for row in rows] == [(OperationState.SUCCEEDED, "")] * len(rows)
+    finally:
+        database.disconnect()
+
+
+def test_what_a_database_that_is_away_or_has_no_connection_left_says(server: PostgresServer) -> None:
+    with pytest.raises(psycopg.OperationalError) as refused:
+        psycopg.connect("postgresql://ostler@127.0.0.1:1/none", connect_timeout=2)
+    too_many = psycopg.errors.TooManyConnections("sorry, too many clients already")
+    for driver in (refused.value, too_many):
+        found = outage(peewee.OperationalError(driver, *driver.args))
+        assert found is not None
+        assert (found.code, found.reason) == ("UNAVAILABLE", "DATABASE_UNAVAILABLE")
+        assert found.metadata["retry_after_s"] == "2"
+    found = outage(MaxConnectionsExceeded())
+    assert found is not None
+    assert found.reason == "DATABASE_UNAVAILABLE"
+    full = outage(peewee.OperationalError(psycopg.errors.DiskFull("no space left on device")))
+    assert full is not None
+    assert (full.code, full.reason) == ("RESOURCE_EXHAUSTED", "DATABASE_FULL")
+
+
+def test_a_full_disk_under_sqlite_is_told_and_a_bug_is_not_taken_for_it(sqlite_database: str) -> None:
+    pages = db.execute_sql("PRAGMA page_count").fetchone()[0]
+    db.execute_sql(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(peewee.OperationalError) as caught:
+        _create_zones(2000)
+    found = outage(caught.value)
+    assert found is not None
+    assert (found.code, found.reason) == ("RESOURCE_EXHAUSTED", "DATABASE_FULL")
+    assert Zone.select().count() == 0, "all or nothing"
+    with pytest.raises(peewee.OperationalError) as bug:
+        db.execute_sql("SELECT no_such_column FROM zone")
+    assert outage(bug.value) is None
+
+
+def _create_zones(count: int) -> None:
+    with transaction():
+        for number in range(count):
+            Zone.create(name=f"{number}-{'x' * 500}")
+
+
+def test_three_replicas_fit_into_postgresqls_default_of_connections() -> None:
+    from ostler_control.operations.engine import JOURNAL_CONNECTIONS
+
+    listening = 1
+    assert 3 * (database.MAX_CONNECTIONS + JOURNAL_CONNECTIONS + listening) <= 97
