@@ -177,6 +177,7 @@ TABLE: Mapping[str, frozenset[Role]] = {
             "AttachVolume": _USERS,
             "DetachVolume": _USERS,
             "DeleteVolume": _USERS,
+            "ForgetVolume": _ADMINS,
             "RekeyVolume": _USERS,
             "EncryptVolume": _USERS,
             "MigrateVolume": _ADMINS,

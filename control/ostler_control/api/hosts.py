@@ -28,6 +28,7 @@ from ostler_control.hosts.rows import address
 from ostler_control.models import Cluster, Host
 from ostler_control.trust import enrollment
 from ostler_control.trust.authority import Authority
+from ostler_control.vms.lost_host import remove_lost
 
 _DEFAULT_TTL_S, _LONGEST_TTL_S = 3600, 86400
 _PROBE_S = 120.0
@@ -101,9 +102,20 @@ class HostService(host_pb2_grpc.HostServiceServicer):
 
     def RemoveHost(self, request: pb.RemoveHostRequest, context: grpc.ServicerContext) -> pb.RemoveHostResponse:
         host = resolve(Host, request.host, "host")
-        manage_hosts.remove(host, caller_of(context).actor, validate_only=request.validate_only)
+        actor = caller_of(context).actor
+        answer = pb.RemoveHostResponse()
+        if request.lost:
+            lost = remove_lost(host, actor, validate_only=request.validate_only)
+            answer = pb.RemoveHostResponse(
+                lost_vms=lost.vms,
+                lost_volumes=lost.volumes,
+                lost_snapshots=lost.snapshots,
+                stopped_vms=lost.stopped_vms,
+            )
+        else:
+            manage_hosts.remove(host, actor, validate_only=request.validate_only)
         self._poke()
-        return pb.RemoveHostResponse()
+        return answer
 
 
 def _whole(row: Host) -> pb.Host:

@@ -113,6 +113,15 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
         row = resolve(Volume, request.volume, "volume", caller=caller)
         return start_operation(caller, request, lambda: volumes.delete(row, caller.actor))
 
+    def ForgetVolume(self, request: pb.ForgetVolumeRequest, context: grpc.ServicerContext) -> pb.ForgetVolumeResponse:
+        caller = caller_of(context)
+        row = resolve(Volume, request.volume, "volume", caller=caller)
+        answer = pb.ForgetVolumeResponse(volume=work.volume(row, caller))
+        with transaction():
+            lost = volumes.forget(row, caller.actor, validate_only=request.validate_only)
+        answer.lost_snapshots.extend(snapshot.name for snapshot in lost)
+        return answer
+
     def RekeyVolume(self, request: pb.RekeyVolumeRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
         row = resolve(Volume, request.volume, "volume", caller=caller)

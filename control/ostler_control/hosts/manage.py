@@ -74,7 +74,7 @@ def remove(host: Host, actor: str, *, validate_only: bool = False) -> None:
                 "HOST_HAS_VMS",
                 {"host": host.name},
             )
-        own = [pool.id for pool in Pool.select(Pool.id).where(Pool.scope == "host", Pool.scope_id == host.id)]
+        own = [pool.id for pool in own_pools(host)]
         volumes = [volume.name for volume in Volume.select(Volume.name).where(Volume.pool.in_(own)).limit(5)]
         if volumes:
             raise FailedPreconditionError(
@@ -85,13 +85,27 @@ def remove(host: Host, actor: str, *, validate_only: bool = False) -> None:
         if validate_only:
             Host.update(removed=False).where(Host.id == host.id).execute()
             return
-        certificates.revoke_host(host.id)
-        tokens.withdraw(host.id)
-        PoolHost.delete().where((PoolHost.host == host.id) | PoolHost.pool.in_(own)).execute()
-        Pool.delete().where(Pool.id.in_(own)).execute()
-        UnmanagedVm.delete().where(UnmanagedVm.host == host.id).execute()
-        Host.delete().where(Host.id == host.id).execute()
-        _record("host.remove", host, actor, f"host {host.name} removed, its certificates revoked")
+        delete_rows(host, actor, f"host {host.name} removed, its certificates revoked")
+
+
+def delete_rows(host: Host, actor: str, message: str) -> None:
+    """Deletes the rows of a host that nothing needs, and of its own pools: within the caller's transaction.
+
+    Its certificates and tokens end at once. message: the event's.
+    """
+    certificates.revoke_host(host.id)
+    tokens.withdraw(host.id)
+    own = [pool.id for pool in own_pools(host)]
+    PoolHost.delete().where((PoolHost.host == host.id) | PoolHost.pool.in_(own)).execute()
+    Pool.delete().where(Pool.id.in_(own)).execute()
+    UnmanagedVm.delete().where(UnmanagedVm.host == host.id).execute()
+    Host.delete().where(Host.id == host.id).execute()
+    _record("host.remove", host, actor, message)
+
+
+def own_pools(host: Host) -> list[Pool]:
+    """The pools that only this host has."""
+    return list(Pool.select().where((Pool.scope == "host") & (Pool.scope_id == host.id)))
 
 
 def _record(event: str, host: Host, actor: str, message: str) -> None:

@@ -10,6 +10,7 @@ from ostler_control.volumes.create import create
 from ostler_control.volumes.delete import delete
 from ostler_control.volumes.download import download
 from ostler_control.volumes.exchange import encrypt, migrate
+from ostler_control.volumes.forget import forget
 from ostler_control.volumes.grow import grow
 from ostler_control.volumes.new_volume import NewVolume
 from ostler_control.volumes.offering import change_offering
@@ -29,6 +30,7 @@ __all__ = [
     "detach",
     "download",
     "encrypt",
+    "forget",
     "grow",
     "migrate",
     "rekey",

@@ -174,6 +174,12 @@ def forget(run: Run, file_id: str) -> None:
             destroy(file.passphrase_id, run.user, volume, f"{_describe(file)} is gone, and its key destroyed")
 
 
+def destroy_file(file: VolumeFile, actor: str) -> None:
+    """Deletes the row and the key of a file that is gone or lost: within the caller's transaction."""
+    VolumeFile.delete().where(VolumeFile.id == file.id).execute()
+    destroy(file.passphrase_id, actor, volume_of(file), f"{_describe(file)} is gone, and its key destroyed")
+
+
 def _has_key_of(volume: Volume, file: VolumeFile, keys: Keyring) -> bool:
     both = file.passphrase_id and volume.passphrase_id
     return bool(both) and keys.open(file).reveal() == keys.open(volume).reveal()

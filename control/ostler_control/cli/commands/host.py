@@ -320,17 +320,38 @@ def _way_back(app: App, host: pb.Host) -> Any | None:
 
 @command.command("remove")
 @click.argument("host", type=HOST)
-@click.option("--dry-run", is_flag=True, help="Only check whether the host can be removed.")
+@click.option("--lost", is_flag=True, help="The host is off for good: forget what only it had.")
+@click.option("--dry-run", is_flag=True, help="Only check whether it can be removed, and show what would be lost.")
 @yes_option
 @pass_app
-def remove(app: App, host: str, dry_run: bool, yes: bool) -> None:
+def remove(app: App, host: str, lost: bool, dry_run: bool, yes: bool) -> None:
     """Removes a host without VMs. Its certificate is revoked at once.
 
+    With --lost, the host may have VMs, and its own pools may have volumes. Make sure that it is off and stays off:
+    VMs on shared storage become stopped, and would run twice if they still run there. VMs, volumes and snapshots whose
+    only copy was on the host are forgotten, and their keys destroyed.
+
     \b
-    Example:
+    Examples:
       ostler host remove h1 --yes
+      ostler host remove h1 --lost --dry-run
     """
-    if not dry_run:
-        confirm(f"Remove host {host} from the fleet?", yes)
-    app.client.hosts.RemoveHost(pb.RemoveHostRequest(host=host, validate_only=dry_run))
+    request = pb.RemoveHostRequest(host=host, validate_only=True, lost=lost)
+    if not dry_run and not yes:
+        if lost:
+            _show_lost(app.client.hosts.RemoveHost(request), "would be")
+        confirm(f"Remove host {host} from the fleet{' as lost' if lost else ''}?", yes)
+    request.validate_only = dry_run
+    _show_lost(app.client.hosts.RemoveHost(request), "would be" if dry_run else "are")
     click.echo(f"host {host} can be removed" if dry_run else f"host {host} is removed")
+
+
+def _show_lost(answer: pb.RemoveHostResponse, verb: str) -> None:
+    for names, what in (
+        (answer.lost_vms, f"VMs {verb} lost"),
+        (answer.lost_volumes, f"volumes {verb} lost"),
+        (answer.lost_snapshots, f"snapshots {verb} lost"),
+        (answer.stopped_vms, f"VMs {verb} stopped, on storage that is not lost"),
+    ):
+        if names:
+            click.echo(f"{what}: {', '.join(names)}")

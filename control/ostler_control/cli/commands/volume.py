@@ -225,6 +225,30 @@ def delete(app: App, volume: str, yes: bool, call: CallOptions) -> None:
     finish(app, app.client.volumes.DeleteVolume(request), VIEW, pb.Volume(), call, gone=True)
 
 
+@command.command("forget")
+@click.argument("volume", type=VOLUME)
+@click.option("--dry-run", is_flag=True, help="Only show what would be lost.")
+@yes_option
+@pass_app
+def forget(app: App, volume: str, dry_run: bool, yes: bool) -> None:
+    """Forgets a volume whose pool is lost for good. Its content and its key are lost with it.
+
+    Refused while any host reaches the pool: then use `ostler volume delete`. Snapshots of the volume in lost pools are
+    forgotten too. Admins only.
+
+    \b
+    Example:
+      ostler volume forget data-1 --dry-run
+    """
+    if not dry_run:
+        confirm(f"Forget volume {volume}, so that nothing can ever open it again?", yes)
+    answer = app.client.volumes.ForgetVolume(pb.ForgetVolumeRequest(volume=volume, validate_only=dry_run))
+    state = "would be forgotten" if dry_run else "is forgotten"
+    click.echo(f"volume {answer.volume.name} ({text.size(answer.volume.size_bytes)}) {state}")
+    if answer.lost_snapshots:
+        click.echo(f"with its snapshots: {', '.join(answer.lost_snapshots)}")
+
+
 for verb in (
     _volume_files.download,
     _volume_files.upload,
