@@ -9,6 +9,7 @@ from peewee import IntegrityError
 
 from ostler_control import settings
 from ostler_control.catalog.names import check_name
+from ostler_control.catalog.quotas import Resources, check_quota
 from ostler_control.imports import staging
 from ostler_control.imports.facts import Preflight, is_encrypted, name_of, preflight, vm_exists
 from ostler_control.imports.mapping import TargetVm, target_vm
@@ -55,7 +56,7 @@ def record_import(wanted: Wanted, vm: SourceVm, is_vcenter: bool, user: str, key
     """Records a new VM and the operation that imports it: within the caller's transaction.
 
     vm: as just read from the source. Raises FailedPreconditionError IMPORT_REFUSED with what `preflight` found,
-    AlreadyExistsError VM_EXISTS, AbortedError IMPORT_UNDER_WAY.
+    AlreadyExistsError VM_EXISTS, AbortedError IMPORT_UNDER_WAY, ResourceExhaustedError QUOTA_EXCEEDED.
     """
     name = check_name("spec.name", name_of(wanted, vm))
     if vm_exists(wanted, name):
@@ -66,6 +67,7 @@ def record_import(wanted: Wanted, vm: SourceVm, is_vcenter: bool, user: str, key
     if not found.report.is_go or found.placement is None:
         raise _refused(vm, found.report)
     target = target_vm(vm, name, wanted.bridges)
+    check_quota(wanted.account.id, _resources(target))
     row = Vm.create(
         name=name,
         account=wanted.account,
@@ -109,6 +111,17 @@ def record_import(wanted: Wanted, vm: SourceVm, is_vcenter: bool, user: str, key
         iter_time_ms=settings.encryption.LUKS_ITER_TIME.get(),
     )
     return record_operation("vm.import", row, user, inputs, also=volumes, operation_id=operation_id)
+
+
+def _resources(target: TargetVm) -> Resources:
+    """What the account will own more of."""
+    return Resources(
+        vms=1,
+        cpus=target.cpus,
+        memory_bytes=target.memory_bytes,
+        volumes=len(target.disks),
+        storage_bytes=sum(disk.size_bytes for disk in target.disks),
+    )
 
 
 def is_by_host(wanted: Wanted, report: Report) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from ostler_common.errors import FailedPreconditionError, OstlerError, UnavailableError
 from ostler_common.secret import Secret
-from ostler_control import vms
+from ostler_control import settings, vms
 from ostler_control.database import session
 from ostler_control.imports import sources
 from ostler_control.imports.facts import find_vm, preflight
@@ -193,6 +193,16 @@ def test_a_check_tells_all_and_changes_nothing(site: Site, source: ImportSource)
     assert any("local to one host" in finding.message for finding in found.findings)
     assert refusal(site, what).reason == "IMPORT_REFUSED"
     assert Vm.select().count() == VmImport.select().count() == Operation.select().count() == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("quota.vms", 0), ("quota.cpus", 1), ("quota.volumes", 1), ("quota.storage", 0)]
+)
+def test_an_import_is_held_to_the_accounts_quotas(site: Site, source: ImportSource, name: str, value: int) -> None:
+    settings.change(name, str(value), "root", settings.Owner.of(site.account))
+    error = refusal(site, wanted(site, source, "web 1"))
+    assert error.reason == "QUOTA_EXCEEDED"
+    assert Vm.select().count() + Volume.select().count() == 0
 
 
 def test_one_vm_is_imported_once_at_a_time(site: Site, engine: Engine, source: ImportSource) -> None:
