@@ -204,6 +204,7 @@ def _add_driver_commands(parser: argparse.ArgumentParser, shared: argparse.Argum
     checking.add_argument(
         "--only", default="*", metavar="PATTERN", help='run only the checks that match, e.g. "restart.*"'
     )
+    checking.add_argument("--repeat", type=int, default=1, metavar="N", help="run each check N times (default 1)")
     checking.add_argument(
         "--scratch",
         type=Path,

@@ -8,7 +8,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from ostler_common.errors import OstlerError
 from ostler_common.hypervisors import Function
 
 from ostler_agent.capabilities.facts import HypervisorFacts
+from ostler_agent.conformance import processes
 from ostler_agent.conformance.assertions import SkippedError, require, wait_for
 from ostler_agent.hypervisors import registry
 from ostler_agent.hypervisors.base import Console, HotPlug, Hypervisor, OnlineGrow, Reboot, Screenshot, VmEvent
@@ -32,13 +33,15 @@ AGENT_TIMEOUT_S = 60.0
 @dataclass(frozen=True)
 class Setup:
     """What checks may use. image: a bootable disk, None for none; ready: text that its guest prints on the serial
-    console once it has booted; bridge: for network interfaces, "" for none."""
+    console once it has booted; bridge: for network interfaces, "" for none; supervisor: id of the process whose
+    descendants are the checks' processes (0: this process)."""
 
     scratch: Path
     image: Path | None = None
     image_format: DiskFormat = DiskFormat.QCOW2
     ready: str = "login:"
     bridge: str = ""
+    supervisor: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,11 @@ class RecordingListener:
 
     def __init__(self) -> None:
         self.events: list[VmEvent] = []
+        self.threads: set[int] = set()
         self.reconnections = 0
 
     def vm_event(self, event: VmEvent) -> None:
+        self.threads.add(threading.get_ident())
         self.events.append(event)
 
     def reconnected(self) -> None:
@@ -169,20 +174,41 @@ class Bench:
         return self._guest
 
     def clean_up(self, everything: bool = False) -> None:
-        """Deletes the VMs that checks created; the shared guest only if everything. Raises what the driver raises."""
+        """Deletes the VMs that checks created; the shared guest only if everything. Raises what the driver raises.
+
+        Tries each VM once: one that cannot be deleted does not fail the following checks.
+        """
         if everything:
             self._guest = None
         kept = [self._guest[0].vm_id] if self._guest else []
-        for vm_id in [created for created in self._created if created not in kept]:
-            self.hypervisor.power_off(vm_id)
-            self.hypervisor.delete(vm_id)
-            self._created.remove(vm_id)
+        pending, self._created = [vm_id for vm_id in self._created if vm_id not in kept], kept
+        with ExitStack() as stack:
+            for vm_id in pending:
+                stack.callback(self._delete, vm_id)
+
+    def _delete(self, vm_id: str) -> None:
+        self.hypervisor.power_off(vm_id)
+        self.hypervisor.delete(vm_id)
+
+    # -- what VMs leave on the host
+
+    def processes(self) -> frozenset[int]:
+        """The processes of the driver and its VMs: descendants of the checks, and users of the scratch directory."""
+        root = self.setup.supervisor or os.getpid()
+        found = processes.descendants(root) | processes.referring_to(self.setup.scratch)
+        return frozenset(found - {root, os.getpid()})
+
+    def state_files(self) -> frozenset[str]:
+        """The paths in the driver's directory, relative to it."""
+        return frozenset(str(path.relative_to(self.context.state_dir)) for path in self.context.state_dir.rglob("*"))
 
     # -- restarts of the driver
 
-    def reopen(self) -> None:
-        """Closes the driver and opens it again."""
-        self.hypervisor.close()
+    def reopen(self, closed: bool = False) -> None:
+        """Closes the driver, unless it is closed, and opens it again."""
+        self._guest = None  # its console is closed
+        if not closed:
+            self.hypervisor.close()
         self.hypervisor = self._open()
 
     def run_killed_agent(self, step: str, spec: VmSpec, kill_after_s: float = 0.0) -> None:

@@ -5,21 +5,25 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from ostler_common.config import ConfigError
-from ostler_common.errors import FailedPreconditionError
+from ostler_common.errors import FailedPreconditionError, OstlerError
 
 from ostler_agent.config import AgentConfig
 from ostler_agent.conformance.bench import Setup, open_bench
-from ostler_agent.conformance.suite import Outcome, Result, run_checks
+from ostler_agent.conformance.processes import supervise
+from ostler_agent.conformance.suite import Outcome, Result, run_checks, select_checks
 from ostler_agent.hypervisors import registry
 from ostler_agent.hypervisors.driver import DriverContext
 from ostler_agent.spec import DiskFormat
 from ostler_agent.state_lock import lock_state
+
+USAGE = 2  # exit code for wrong usage or configuration
 
 
 def list_drivers(config: AgentConfig, options: argparse.Namespace) -> int:
@@ -44,15 +48,28 @@ def check(config: AgentConfig, options: argparse.Namespace) -> int:
 
     Raises ConfigError, FailedPreconditionError ALREADY_RUNNING, NO_IMAGE.
     """
+    select_checks(options.only)
     if options.image and not options.image.is_file():
         raise FailedPreconditionError(f"the file {options.image} does not exist", "NO_IMAGE")
     # Two drivers on one hypervisor could remove each other's keys as leftovers.
     with lock_state(config.state_dir) if config.state_dir.is_dir() else nullcontext():
         scratch = Path(tempfile.mkdtemp(prefix="ostler-driver-check-", dir=options.scratch))
         try:
-            results = _check(config, options, scratch)
+            return supervise(lambda supervisor: _check(config, options, scratch, supervisor))
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _check(config: AgentConfig, options: argparse.Namespace, scratch: Path, supervisor: int) -> int:
+    """Runs in a process of its own, see `processes.supervise`."""
+    try:
+        results = _run(config, options, scratch, supervisor)
+    except ConfigError as error:
+        print(f"ostler-agent: {error.message}", file=sys.stderr)
+        return USAGE
+    except OstlerError as error:
+        print(f"ostler-agent: {error.message}", file=sys.stderr)
+        return 1
     if options.output == "json":
         print(json.dumps([_result(result) for result in results], indent=2))
     else:
@@ -61,17 +78,18 @@ def check(config: AgentConfig, options: argparse.Namespace) -> int:
     return 1 if any(result.outcome is Outcome.FAILED for result in results) else 0
 
 
-def _check(config: AgentConfig, options: argparse.Namespace, scratch: Path) -> list[Result]:
+def _run(config: AgentConfig, options: argparse.Namespace, scratch: Path, supervisor: int) -> list[Result]:
     configured = config.driver_options if config.driver == options.name else {}
     state_dir = scratch / "driver"
     state_dir.mkdir(mode=0o700)
     context = DriverContext(state_dir, {**configured, **dict(map(_option, options.option))})
     image_format = DiskFormat(options.image_format)
-    setup = Setup(scratch, options.image and options.image.absolute(), image_format, options.ready, options.bridge)
+    image = options.image and options.image.absolute()
+    setup = Setup(scratch, image, image_format, options.ready, options.bridge, supervisor)
     bench = open_bench(options.name, context, setup)
     results = []
     try:
-        for result in run_checks(bench, options.only):
+        for result in run_checks(bench, options.only, options.repeat):
             results.append(result)
             if options.output == "table":
                 print(f"{result.check.name:<24}{result.outcome:<9}{result.elapsed_s:5.1f} s  {result.detail}".rstrip(),

@@ -1,8 +1,8 @@
 """A driver in a process that kills itself; run as a module, with pickled `bench.AgentOrders` on stdin.
 
-Steps: "start" kills the process during the VM's start; "run" after the start; "detach" starts the VM, attaches the disk
-of slot 1, and kills the process while detaching it; "mirror" starts the VM, mirrors its disk to the volume of slot 1,
-and kills the process then.
+Steps: "define" kills the process after the VM's definition; "start" during the VM's start; "run" after the start;
+"detach" starts the VM, attaches the disk of slot 1, and kills the process while detaching it; "mirror" starts the VM,
+mirrors its disk to the volume of slot 1, and kills the process then.
 """
 
 from __future__ import annotations
@@ -24,10 +24,14 @@ from ostler_agent.spec import VolumeRef
 def main() -> None:
     orders: AgentOrders = pickle.load(sys.stdin.buffer)
     driver = registry.load(orders.driver).open(orders.context)
+    registry.check_parts(driver)
 
     def path(ref: VolumeRef) -> Path:
         return orders.pool / ref.volume_id
 
+    if orders.step == "define":
+        driver.define(orders.spec, path)
+        _die()
     first = replace(orders.spec, disks=orders.spec.disks[:1])
     if orders.step == "start":
         threading.Timer(orders.kill_after_s, _die).start()

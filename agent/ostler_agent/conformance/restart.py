@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import time
+
 from ostler_common.errors import DeadlineExceededError
 
-from ostler_agent.conformance.assertions import require, wait_for
+from ostler_agent.conformance.assertions import refused, require, wait_for
 from ostler_agent.conformance.bench import Bench, NeverCancelled
 from ostler_agent.hypervisors.base import LiveCopy, MirrorState
 from ostler_agent.spec import PowerState
 
 # Some of these fall into the start, whatever the machine's speed.
 MOMENTS_S = (0.0, 0.03, 0.1, 0.3)
+SURVIVAL_S = 3.0
 
 
 def vm_survives(bench: Bench) -> None:
     """A VM survives the SIGKILL of the agent that started it, and the next run controls it."""
     spec = bench.spec(bench.volume())
+    before = bench.processes()
     bench.run_killed_agent("run", spec)
-    hypervisor = bench.hypervisor
+    killed = time.monotonic()
+    hypervisor, own = bench.hypervisor, bench.processes() - before
     require(
         hypervisor.vm(spec.vm_id).power_state is PowerState.RUNNING, "the VM must keep running when the agent is killed"
     )
@@ -27,19 +32,51 @@ def vm_survives(bench: Bench) -> None:
     for _ in range(2):
         hypervisor.console(spec.vm_id, force=False).close()
     hypervisor.start(spec, bench.paths)
+    second = bench.processes() - before - own
+    require(not second, "starting a VM that runs since the last run of the agent must create no second process")
+    time.sleep(max(0.0, killed + SURVIVAL_S - time.monotonic()))
+    require(
+        hypervisor.running(spec.vm_id), f"the VM must not stop within {SURVIVAL_S:.0f} s after the agent was killed"
+    )
     hypervisor.power_off(spec.vm_id)
     bench.listener.wait(spec.vm_id, "STOPPED")
     require(hypervisor.vm(spec.vm_id).power_state is PowerState.STOPPED, "the next run must be able to stop it")
 
 
 def definition_survives(bench: Bench) -> None:
-    """The definition of a stopped VM survives an orderly restart."""
+    """The definition of a stopped VM survives the SIGKILL of the agent that created it, and an orderly restart."""
     spec = bench.spec(bench.volume())
-    bench.hypervisor.define(spec, bench.paths)
+    bench.run_killed_agent("define", spec)
     before = bench.hypervisor.vm(spec.vm_id)
+    require(before.power_state is PowerState.STOPPED, "the next run must find the definition")
+    require(before.volume_ids == (spec.disks[0].volume.volume_id,), "the definition must be complete")
     bench.reopen()
     require(bench.hypervisor.vm(spec.vm_id) == before, "the VM must be unchanged")
     bench.start(spec)
+
+
+def close_keeps_vms(bench: Bench) -> None:
+    """VMs keep running, in the same processes, when the agent restarts in an orderly way: `close` stops nothing."""
+    spec = bench.start()
+    own = bench.processes()
+    bench.hypervisor.close()
+    time.sleep(1)
+    gone = own - bench.processes()
+    bench.reopen(closed=True)
+    require(
+        bench.hypervisor.vm(spec.vm_id).power_state is PowerState.RUNNING, "the VM must run after an orderly restart"
+    )
+    require(not (gone and bench.processes() - own), "`close` must not stop the VM, also if `open` starts it again")
+
+
+def one_writer_survives(bench: Bench) -> None:
+    """A disk of a VM that an earlier run of the agent started cannot be used by another VM."""
+    first = bench.spec(bench.volume())
+    bench.run_killed_agent("run", first)
+    second = bench.spec(first.disks[0].volume)
+    with refused("starting a second VM on the volume of a VM that runs since the last run", "DISK_IN_USE"):
+        bench.hypervisor.start(second, bench.paths)
+    require(not bench.hypervisor.running(second.vm_id), "the VM must not run")
 
 
 def killed_in_start(bench: Bench) -> None:

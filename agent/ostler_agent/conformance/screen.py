@@ -27,9 +27,12 @@ def console(bench: Bench) -> None:
         second.close()
     require(second.read() == b"", "read of a closed console must return b''")
     third = hypervisor.console(spec.vm_id, force=False)
+    third.write(b"\n")
     hypervisor.power_off(spec.vm_id)
     require(read_until(third, lambda _: False, 10), "the console must end when its VM stops")
+    _require_write_has_no_effect(third, "after its VM has stopped")
     third.close()
+    _require_write_has_no_effect(third, "after close")
     with refused("the console of a stopped VM", "VM_NOT_RUNNING"):
         hypervisor.console(spec.vm_id, force=False)
 
@@ -82,6 +85,15 @@ def screenshot(bench: Bench) -> None:
     bench.hypervisor.power_off(spec.vm_id)
     with refused("a screenshot of a stopped VM", "VM_NOT_RUNNING"):
         bench.screen().screenshot(spec.vm_id)
+
+
+def _require_write_has_no_effect(console: Console, when: str) -> None:
+    try:
+        console.write(b"\n")
+    except Exception as error:  # a driver may raise anything
+        raise CheckFailedError(
+            f"console.write must not raise {type(error).__name__} {when}; `read` reports the end"
+        ) from error
 
 
 def _taken(lost: Console) -> bool:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import structlog
+from ostler_common.config import ConfigError
 from ostler_common.errors import OstlerError
 from ostler_common.hypervisors import Function
 
-from ostler_agent.conformance import copies, disks, life_cycle, restart, screen, statement
+from ostler_agent.conformance import copies, disks, leftovers, life_cycle, restart, screen, statement
 from ostler_agent.conformance.assertions import CheckFailedError, SkippedError
 from ostler_agent.conformance.bench import Bench
 
@@ -66,6 +67,11 @@ CHECKS: tuple[Check, ...] = (
     _check("vm.power-off", life_cycle.power_off),
     _check("vm.shut-down", life_cycle.shut_down),
     _check("vm.one-writer", life_cycle.one_writer),
+    _check("vm.one-writer-each", leftovers.second_disk),
+    _check("vm.second-start", leftovers.second_start),
+    _check("vm.failed-start", leftovers.failed_start),
+    _check("vm.leftovers", leftovers.nothing_left),
+    _check("vm.killed", leftovers.killed_vm),
     _check("vm.at-once", life_cycle.at_once),
     _check("vm.samples", life_cycle.samples),
     _check("vm.events", life_cycle.events),
@@ -89,17 +95,27 @@ CHECKS: tuple[Check, ...] = (
     _check("guest.reboot", screen.guest_reboot, Function.REBOOT, guest=True),
     _check("guest.shut-down", life_cycle.guest_shut_down, guest=True),
     _check("restart.definition", restart.definition_survives),
+    _check("restart.close", restart.close_keeps_vms),
     _check("restart.running", restart.vm_survives),
+    _check("restart.one-writer", restart.one_writer_survives),
     _check("restart.in-start", restart.killed_in_start),
     _check("restart.in-detach", restart.killed_in_detach, Function.HOT_PLUG),
     _check("restart.mirror", restart.mirror_survives, Function.ONLINE_COPY),
 )
 
 
-def run_checks(bench: Bench, pattern: str = "*") -> Iterator[Result]:
-    """Runs the checks whose names match the pattern in order, and yields each result."""
-    for check in CHECKS:
-        if fnmatch.fnmatch(check.name, pattern):
+def select_checks(pattern: str) -> list[Check]:
+    """The checks whose names match the pattern, in order. Raises ConfigError if there is none."""
+    found = [check for check in CHECKS if fnmatch.fnmatch(check.name, pattern)]
+    if not found:
+        raise ConfigError(f"--only {pattern}: no check matches (see `--only '*'` for all names)")
+    return found
+
+
+def run_checks(bench: Bench, pattern: str = "*", repeat: int = 1) -> Iterator[Result]:
+    """Runs the checks whose names match the pattern in order, each `repeat` times, and yields each result."""
+    for check in select_checks(pattern):
+        for _ in range(repeat):
             began = time.monotonic()
             outcome, detail = _run(check, bench)
             yield Result(check, outcome, detail, time.monotonic() - began)
@@ -110,11 +126,16 @@ def _run(check: Check, bench: Bench) -> tuple[Outcome, str]:
         return Outcome.SKIPPED, f"the driver does not state {check.function}"
     if check.guest and bench.setup.image is None:
         return Outcome.SKIPPED, "needs a guest that boots (--image FILE)"
+    outcome, detail = _attempt(check.name, lambda: check.work(bench))
+    cleaned_up, failure = _attempt(check.name, bench.clean_up)
+    if cleaned_up is Outcome.FAILED:
+        outcome, detail = Outcome.FAILED, f"{detail}; " * bool(detail) + f"cleaning up failed: {failure}"
+    return outcome, detail
+
+
+def _attempt(name: str, call: Callable[[], None]) -> tuple[Outcome, str]:
     try:
-        try:
-            check.work(bench)
-        finally:
-            bench.clean_up()
+        call()
     except CheckFailedError as error:
         return Outcome.FAILED, str(error)
     except SkippedError as error:
@@ -122,6 +143,6 @@ def _run(check: Check, bench: Bench) -> tuple[Outcome, str]:
     except OstlerError as error:
         return Outcome.FAILED, f"{error.reason}: {error.message}"
     except Exception as error:  # a driver may raise anything; the other checks must run
-        log.debug("a check raised", check=check.name, exc_info=True)
+        log.debug("a check raised", check=name, exc_info=True)
         return Outcome.FAILED, f"{type(error).__name__}: {error}"
     return Outcome.OK, ""
