@@ -204,6 +204,10 @@ def _add_driver_commands(parser: argparse.ArgumentParser, shared: argparse.Argum
     checking.add_argument(
         "--only", default="*", metavar="PATTERN", help='run only the checks that match, e.g. "restart.*"'
     )
+    checking.add_argument(
+        "--as-unit", action="store_true", help="run the checks in the sandbox of ostler-agent.service, by systemd-run"
+    )
+    checking.add_argument("--unit-kill-mode", default="", help=argparse.SUPPRESS)
     checking.add_argument("--repeat", type=int, default=1, metavar="N", help="run each check N times (default 1)")
     checking.add_argument(
         "--scratch",
@@ -213,8 +217,10 @@ def _add_driver_commands(parser: argparse.ArgumentParser, shared: argparse.Argum
         help="parent of the scratch directory (default /var/tmp)",
     )
     checking.set_defaults(command=driver_check)
-    for command in (listing, checking):
-        command.add_argument("-o", "--output", choices=("table", "json"), default="table", help="default: table")
+    checking.add_argument("-o", "--output", choices=("table", "json"), default="table", help="default: table")
+    listing.add_argument(
+        "-o", "--output", choices=("table", "json", "markdown"), default="table", help="default: table"
+    )
 
 
 def _fail(message: str, code: int) -> int:

@@ -298,7 +298,7 @@ LIARS = {
     "deadlocks": _liar(Deadlocks, "vm.at-once", "RuntimeError: busy"),
     "cannot-clean-up": _liar(CannotCleanUp, "vm.start", "must be reported as"),
     "states-too-much": Liar(
-        ProcessDriver(info=DriverInfo(functions=DriverInfo().functions | {Function.REBOOT})),
+        ProcessDriver(info=replace(SOUND.info, functions=SOUND.info.functions | {Function.REBOOT})),
         "statement.parts",
         "it states reboot but lacks the calls of Reboot",
     ),

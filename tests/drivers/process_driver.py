@@ -289,7 +289,7 @@ class ProcessDriver:
     """`ostler_agent.hypervisors.driver.Driver`. hypervisor: the class to open, a broken one for tests of the suite."""
 
     def __init__(self, hypervisor: type[ProcessHypervisor] = ProcessHypervisor, info: DriverInfo | None = None) -> None:
-        self.info = info or DriverInfo()
+        self.info = info or DriverInfo(interface_version=1)
         self._hypervisor = hypervisor
 
     def probe(self, context: DriverContext) -> HypervisorFacts:

@@ -34,7 +34,7 @@ AGENT_TIMEOUT_S = 60.0
 class Setup:
     """What checks may use. image: a bootable disk, None for none; ready: text that its guest prints on the serial
     console once it has booted; bridge: for network interfaces, "" for none; supervisor: id of the process whose
-    descendants are the checks' processes (0: this process)."""
+    descendants are the checks' processes (0: this process); unit_kill_mode: KillMode of the agent's unit, if known."""
 
     scratch: Path
     image: Path | None = None
@@ -42,6 +42,7 @@ class Setup:
     ready: str = "login:"
     bridge: str = ""
     supervisor: int = 0
+    unit_kill_mode: str = ""
 
 
 @dataclass(frozen=True)

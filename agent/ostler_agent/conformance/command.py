@@ -15,7 +15,9 @@ from ostler_common.config import ConfigError
 from ostler_common.errors import FailedPreconditionError, OstlerError
 
 from ostler_agent.config import AgentConfig
+from ostler_agent.conformance import unit
 from ostler_agent.conformance.bench import Setup, open_bench
+from ostler_agent.conformance.matrix import support_matrix
 from ostler_agent.conformance.processes import supervise
 from ostler_agent.conformance.suite import Outcome, Result, run_checks, select_checks
 from ostler_agent.hypervisors import registry
@@ -28,6 +30,9 @@ USAGE = 2  # exit code for wrong usage or configuration
 
 def list_drivers(config: AgentConfig, options: argparse.Namespace) -> int:
     """Prints the installed drivers and what each states."""
+    if options.output == "markdown":
+        print(support_matrix({name: registry.load(name).info for name in registry.names()}), end="")
+        return 0
     rows = [_row(name, config) for name in registry.names()]
     if options.output == "json":
         print(json.dumps(rows, indent=2))
@@ -51,6 +56,10 @@ def check(config: AgentConfig, options: argparse.Namespace) -> int:
     select_checks(options.only)
     if options.image and not options.image.is_file():
         raise FailedPreconditionError(f"the file {options.image} does not exist", "NO_IMAGE")
+    if options.as_unit:
+        unit.exec_as_unit(
+            [*sys.orig_argv[: -len(sys.argv) + 1], *(word for word in sys.argv[1:] if word != "--as-unit")]
+        )
     # Two drivers on one hypervisor could remove each other's keys as leftovers.
     with lock_state(config.state_dir) if config.state_dir.is_dir() else nullcontext():
         scratch = Path(tempfile.mkdtemp(prefix="ostler-driver-check-", dir=options.scratch))
@@ -85,7 +94,7 @@ def _run(config: AgentConfig, options: argparse.Namespace, scratch: Path, superv
     context = DriverContext(state_dir, {**configured, **dict(map(_option, options.option))})
     image_format = DiskFormat(options.image_format)
     image = options.image and options.image.absolute()
-    setup = Setup(scratch, image, image_format, options.ready, options.bridge, supervisor)
+    setup = Setup(scratch, image, image_format, options.ready, options.bridge, supervisor, options.unit_kill_mode)
     bench = open_bench(options.name, context, setup)
     results = []
     try:
@@ -115,6 +124,7 @@ def _row(name: str, config: AgentConfig) -> dict[str, Any]:
     return row | {
         "type": info.type,
         "display_name": info.display_name,
+        "interface_version": info.interface_version,
         "formats": sorted(info.template_formats),
         "pool_types": ["all"] if info.pool_types is None else sorted(info.pool_types),
         "functions": sorted(info.functions),

@@ -71,6 +71,14 @@ def command_line(pid: int) -> str:
         return ""
 
 
+def in_own_cgroup(pid: int) -> bool:
+    """Whether a process is in the control group of this process."""
+    try:
+        return (_PROC / str(pid) / "cgroup").read_bytes() == (_PROC / "self" / "cgroup").read_bytes()
+    except OSError:
+        return False
+
+
 def kill(pids: Collection[int]) -> None:
     """Kills processes; ignores those that have exited."""
     for pid in pids:

@@ -6,6 +6,7 @@ import time
 
 from ostler_common.errors import DeadlineExceededError
 
+from ostler_agent.conformance import processes
 from ostler_agent.conformance.assertions import refused, require, wait_for
 from ostler_agent.conformance.bench import Bench, NeverCancelled
 from ostler_agent.hypervisors.base import LiveCopy, MirrorState
@@ -62,6 +63,12 @@ def close_keeps_vms(bench: Bench) -> None:
     bench.hypervisor.close()
     time.sleep(1)
     gone = own - bench.processes()
+    inside = [pid for pid in own - gone if processes.in_own_cgroup(pid)]
+    require(
+        not inside or bench.setup.unit_kill_mode in ("", "process", "none"),
+        "a restart of ostler-agent.service would kill the VM, whose process is in its control group (in a drop-in "
+        f"of the unit, set KillMode=process instead of {bench.setup.unit_kill_mode})",
+    )
     bench.reopen(closed=True)
     require(
         bench.hypervisor.vm(spec.vm_id).power_state is PowerState.RUNNING, "the VM must run after an orderly restart"

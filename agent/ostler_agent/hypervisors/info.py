@@ -8,19 +8,24 @@ from ostler_common.hypervisors import Function
 
 from ostler_agent.spec import DiskFormat
 
+# Increases with every change of `hypervisors.base` or `hypervisors.driver` that existing drivers must follow.
+INTERFACE_VERSION = 1
+
 
 @dataclass(frozen=True)
 class DriverInfo:
     """The same on every host with the driver, whatever the host itself supports.
 
-    type: lower-case word that names the type of hypervisor everywhere ("kvm"); display_name: its name for people (the
-    fleet's administrator may change that of the type "custom"); template_formats: formats that a VM's disks may have;
-    functions: what the driver supports beyond the core of `base.Hypervisor`; pool_types: storage pool types that it can
-    use (None: all that the agent knows).
+    interface_version: the INTERFACE_VERSION that the driver was written for, as a literal number; type: lower-case word
+    that names the type of hypervisor everywhere ("kvm"); display_name: its name for people (the fleet's administrator may
+    change that of the type "custom"); template_formats: formats that a VM's disks may have; functions: what the driver
+    supports beyond the core of `base.Hypervisor`; pool_types: storage pool types that it can use (None: all that the
+    agent knows).
 
-    The defaults are those of a custom hypervisor.
+    The other defaults are those of a custom hypervisor.
     """
 
+    interface_version: int
     type: str = "custom"
     display_name: str = "Custom"
     template_formats: frozenset[DiskFormat] = frozenset({DiskFormat.RAW})

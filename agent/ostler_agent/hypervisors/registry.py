@@ -11,7 +11,7 @@ from ostler_common.config import ConfigError
 from ostler_agent.config import AgentConfig
 from ostler_agent.hypervisors.base import PARTS, Hypervisor
 from ostler_agent.hypervisors.driver import Driver, DriverContext
-from ostler_agent.hypervisors.info import DriverInfo
+from ostler_agent.hypervisors.info import INTERFACE_VERSION, DriverInfo
 
 log = structlog.get_logger(__name__)
 
@@ -38,6 +38,11 @@ def load(name: str) -> Driver:
     info = getattr(driver, "info", None)
     if not isinstance(info, DriverInfo) or not callable(getattr(driver, "open", None)):
         raise ConfigError(f"driver: {point.value} is not a driver: it lacks `info` or `open`")
+    if info.interface_version != INTERFACE_VERSION:
+        raise ConfigError(
+            f"driver: {name} implements version {info.interface_version} of the driver interface, but this agent needs "
+            f"version {INTERFACE_VERSION} (install a version of its package that matches the agent's)"
+        )
     if not _TYPE.fullmatch(info.type):
         raise ConfigError(f"driver: {name} states the type {info.type!r}, which is not a lower-case word")
     checked: Driver = driver

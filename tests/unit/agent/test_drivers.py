@@ -37,7 +37,7 @@ JOB = JobContext("test")
 class Tiny:
     """A driver as a package would have it."""
 
-    info = DriverInfo()
+    info = DriverInfo(interface_version=1)
 
     def probe(self, context: DriverContext) -> HypervisorFacts:
         return HypervisorFacts()
@@ -47,15 +47,21 @@ class Tiny:
 
 
 class Shouting(Tiny):
-    info = DriverInfo(type="LOUD")
+    info = DriverInfo(interface_version=1, type="LOUD")
 
 
-TINY, SHOUTING, NONE = Tiny(), Shouting(), object()
+class Old(Tiny):
+    info = DriverInfo(interface_version=99)
+
+
+TINY, SHOUTING, OLD, NONE = Tiny(), Shouting(), Old(), object()
 
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    points = [EntryPoint(name, f"{__name__}:{name.upper()}", registry.GROUP) for name in ("tiny", "shouting", "none")]
+    points = [
+        EntryPoint(name, f"{__name__}:{name.upper()}", registry.GROUP) for name in ("tiny", "shouting", "old", "none")
+    ]
     points.append(EntryPoint("broken", "no.such.module:DRIVER", registry.GROUP))
     monkeypatch.setattr(registry, "entry_points", lambda group: points if group == registry.GROUP else [])
     monkeypatch.setitem(sys.modules, __name__, sys.modules[Tiny.__module__])
@@ -63,7 +69,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("installed")
 def test_a_package_brings_a_driver_beside_libvirt() -> None:
-    assert registry.names() == ["broken", "libvirt", "none", "shouting", "tiny"]
+    assert registry.names() == ["broken", "libvirt", "none", "old", "shouting", "tiny"]
     assert registry.load("tiny").info == TINY.info
     assert registry.load("libvirt").info.type == "kvm"
 
@@ -75,6 +81,7 @@ def test_a_package_brings_a_driver_beside_libvirt() -> None:
         ("xen", "only broken, libvirt"),
         ("none", "is not a driver"),
         ("shouting", "'LOUD'"),
+        ("old", "old implements version 99 of the driver interface"),
         ("broken", "no.such.module"),
     ],
 )
@@ -124,7 +131,7 @@ def paths(volume: VolumeRef) -> Path:
 )
 def test_what_a_driver_does_not_state_is_not_asked_of_it(asked: VmSpec, function: str) -> None:
     hypervisor = FakeHypervisor()
-    hypervisor.info = DriverInfo()
+    hypervisor.info = DriverInfo(interface_version=1)
     for refused in (power.define, power.start):
         with pytest.raises(FailedPreconditionError) as caught:
             refused(hypervisor, paths, asked, JOB)
@@ -135,7 +142,7 @@ def test_what_a_driver_does_not_state_is_not_asked_of_it(asked: VmSpec, function
 
 def test_a_format_that_a_driver_does_not_state_is_refused() -> None:
     hypervisor = FakeHypervisor()
-    hypervisor.info = DriverInfo()
+    hypervisor.info = DriverInfo(interface_version=1)
     with pytest.raises(FailedPreconditionError) as caught:
         power.start(hypervisor, paths, spec(disks=(disk(DiskFormat.QCOW2),)), JOB)
     assert caught.value.reason == "FORMAT_NOT_SUPPORTED"
@@ -144,7 +151,7 @@ def test_a_format_that_a_driver_does_not_state_is_refused() -> None:
 
 def test_calls_that_a_driver_lacks_name_the_function() -> None:
     hypervisor = FakeHypervisor()
-    hypervisor.info = DriverInfo()
+    hypervisor.info = DriverInfo(interface_version=1)
     hypervisor.add(VM)
     incoming = IncomingMigrations(hypervisor, None, paths, "h1", "h1")  # type: ignore[arg-type]
     calls: dict[Function, Callable[[], object]] = {
@@ -167,7 +174,7 @@ def test_calls_that_a_driver_lacks_name_the_function() -> None:
 
 def test_without_hot_plug_a_stopped_vm_takes_its_disks_when_it_starts(tmp_path: Path) -> None:
     hypervisor = FakeHypervisor()
-    hypervisor.info = DriverInfo()
+    hypervisor.info = DriverInfo(interface_version=1)
     (tmp_path / VOLUME).touch()
     disks.attach(hypervisor, lambda volume: tmp_path / volume.volume_id, VM, disk(), JOB)
     disks.detach(hypervisor, VM, VOLUME, None, JOB)

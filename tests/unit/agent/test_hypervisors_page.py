@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import subprocess
 import sys
 import types
 from importlib.metadata import EntryPoint
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import pytest
 from ostler_agent.conformance.bench import Bench, Setup
+from ostler_agent.conformance.matrix import support_matrix
 from ostler_agent.conformance.suite import Outcome, run_checks
 from ostler_agent.hypervisors import registry
 from ostler_agent.hypervisors.base import Hypervisor
 from ostler_agent.hypervisors.driver import DriverContext
+from ostler_qemu_driver import factory as qemu_driver
 
 PAGE = Path(__file__).parents[3] / "docs" / "hypervisors.md"
 
@@ -53,6 +56,25 @@ def test_the_skeleton_passes_the_checks_that_the_page_says(tmp_path: Path) -> No
         (result,) = run_checks(bench, name)
         assert (result.outcome, result.detail) == (Outcome.OK, "")
     bench.close()
+
+
+def test_the_skeleton_installs(tmp_path: Path) -> None:
+    """Its pyproject.toml and its module make a package with the driver's entry point."""
+    text = PAGE.read_text()
+    for marker, name in (("pyproject", "pyproject.toml"), ("skeleton", "my_driver.py")):
+        source = re.search(rf"<!-- {marker} -->\n```\w+\n(.*?)```", text, re.DOTALL)
+        assert source
+        (tmp_path / name).write_text(source[1])
+    argv = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*argv, "--target", tmp_path / "site", tmp_path], check=True, capture_output=True)
+    assert (tmp_path / "site" / "my_driver.py").exists()
+    (points,) = (tmp_path / "site").glob("*.dist-info/entry_points.txt")
+    assert "mine = my_driver:DRIVER" in points.read_text()
+
+
+def test_the_support_page_is_what_the_drivers_state() -> None:
+    drivers = {"libvirt": registry.load("libvirt").info, "qemu": qemu_driver.INFO}
+    assert support_matrix(drivers) in (PAGE.parent / "driver-support.md").read_text()
 
 
 def test_its_links_lead_somewhere() -> None:

@@ -8,6 +8,7 @@ from ostler_agent.hypervisors.info import DriverInfo
 from ostler_agent.spec import DiskFormat
 
 INFO = DriverInfo(
+    interface_version=1,
     type="kvm",
     display_name="KVM",
     template_formats=frozenset(DiskFormat),

@@ -14,8 +14,9 @@ from ostler_qemu_driver import probe
 from ostler_qemu_driver.hypervisor import QemuHypervisor
 
 INFO = DriverInfo(
-    functions=DriverInfo().functions
-    | {Function.HOT_PLUG, Function.NICS, Function.ONLINE_GROW, Function.REBOOT, Function.SCREENSHOT}
+    interface_version=1,
+    functions=DriverInfo(interface_version=1).functions
+    | {Function.HOT_PLUG, Function.NICS, Function.ONLINE_GROW, Function.REBOOT, Function.SCREENSHOT},
 )
 
 
