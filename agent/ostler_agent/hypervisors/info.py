@@ -16,11 +16,11 @@ INTERFACE_VERSION = 1
 class DriverInfo:
     """The same on every host with the driver, whatever the host itself supports.
 
-    interface_version: the INTERFACE_VERSION that the driver was written for, as a literal number; type: lower-case word
-    that names the type of hypervisor everywhere ("kvm"); display_name: its name for people (the fleet's administrator may
-    change that of the type "custom"); template_formats: formats that a VM's disks may have; functions: what the driver
-    supports beyond the core of `base.Hypervisor`; pool_types: storage pool types that it can use (None: all that the
-    agent knows).
+    interface_version: the INTERFACE_VERSION that the driver was written for, as a number; type: lower-case word
+    that names the type of hypervisor everywhere ("kvm"); display_name: its name for people (the fleet's administrator
+    may change that of the type "custom"); template_formats: formats that a VM's disks may have; functions: what the
+    driver supports beyond the core of `base.Hypervisor`; pool_types: storage pool types that it can use (None: all that
+    the agent knows).
 
     The other defaults are those of a custom hypervisor.
     """

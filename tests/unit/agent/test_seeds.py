@@ -98,7 +98,7 @@ def test_the_image_goes_with_its_vm(driver: FakeHypervisor, seeds: Seeds) -> Non
 
 
 def test_a_driver_that_takes_no_user_data_is_not_asked(driver: FakeHypervisor, seeds: Seeds) -> None:
-    driver.info = DriverInfo()
+    driver.info = DriverInfo(interface_version=1)
     with pytest.raises(FailedPreconditionError, match="user-data") as caught:
         start(driver, seeds)
     assert caught.value.reason == "FUNCTION_NOT_SUPPORTED"
