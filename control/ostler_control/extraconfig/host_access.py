@@ -18,8 +18,9 @@ Path = tuple[str, ...]
 class Harmless:
     """What an element may have without reaching the host.
 
-    attributes: their names, None for any without a path in it; text: whether there may be any;
-    values: what some attributes must be when they are there; required: attributes that must be there.
+    attributes: their names, None for any; values: what some attributes must be when they are there;
+    required: attributes that must be there; text: whether there may be any, without a path where any attribute may be.
+    A value with a slash in it is never harmless.
     """
 
     attributes: frozenset[str] | None = frozenset()
@@ -30,17 +31,15 @@ class Harmless:
     def holds(self, node: Node) -> bool:
         """Whether an element has no more than that."""
         return (
-            (self._is_pathless(node) if self.attributes is None else node.attributes.keys() <= self.attributes)
+            (self.attributes is None or node.attributes.keys() <= self.attributes)
+            # Not even where libvirt makes a name a part of a path: the name of a channel, of an alias.
+            and not any("/" in value for value in node.attributes.values())
             and self.required <= node.attributes.keys()
             and all(
                 node.attributes[name] in allowed for name, allowed in self.values.items() if name in node.attributes
             )
-            and (self.text or not node.text)
+            and (not node.text or (self.text and (self.attributes is not None or "/" not in node.text)))
         )
-
-    @staticmethod
-    def _is_pathless(node: Node) -> bool:
-        return not any("/" in value for value in (*node.attributes.values(), node.text))
 
 
 def _numbers(paths: str, text: bool = False) -> dict[str, Harmless]:
