@@ -148,6 +148,9 @@ func (x *vmExt) CloneVMTask(ctx *simulator.Context, req *types.CloneVM_Task) soa
 // DestroyTask and PowerOnVMTask refuse while an export holds the VM.
 
 func (x *vmExt) DestroyTask(ctx *simulator.Context, req *types.Destroy_Task) (res soap.HasFault) {
+	if f := faults.get(); f.DestroyError != "" {
+		return &methods.Destroy_TaskBody{Fault_: simulator.Fault(f.DestroyError, &types.NotSupported{})}
+	}
 	if fault := x.held(); fault != nil {
 		return &methods.Destroy_TaskBody{Fault_: fault}
 	}

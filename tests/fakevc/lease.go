@@ -28,6 +28,7 @@ import (
 type faultSpec struct {
 	CloneMs      int              `json:"clone_ms"`
 	CloneError   string           `json:"clone_error"`
+	DestroyError string           `json:"destroy_error"`
 	LeaseInitMs  int              `json:"lease_init_ms"`
 	LeaseError   string           `json:"lease_error"`
 	LeaseTimeout int32            `json:"lease_timeout"` // seconds; 300 by default

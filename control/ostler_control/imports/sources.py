@@ -14,7 +14,8 @@ from ostler_control.catalog.names import check_name
 from ostler_control.database import transaction
 from ostler_control.keys import Keyring
 from ostler_control.keys.passphrases import delete_passphrase
-from ostler_control.models import ImportSource, VmImport
+from ostler_control.models import ImportSource, Operation, VmImport
+from ostler_control.states import UNFINISHED_OPERATIONS
 from ostler_control.vmware.connection import Connection, Server, connected, parse_address
 from ostler_control.vmware.trust import Trust
 
@@ -81,14 +82,20 @@ def create(new: NewSource, actor: str, keys: Keyring) -> ImportSource:
 
 
 def delete(source: ImportSource, actor: str) -> None:
-    """Forgets a source and its password. FailedPreconditionError SOURCE_IN_USE while a VM is imported from it."""
+    """Forgets a source and its password, and what failed imports may have left there.
+
+    Raises FailedPreconditionError SOURCE_IN_USE while a VM is imported from it.
+    """
     with transaction():
-        if VmImport.select().where(VmImport.source == source.id).exists():
+        mine = VmImport.source == source.id
+        unfinished = Operation.select(Operation.id).where(Operation.state.in_(UNFINISHED_OPERATIONS))
+        if VmImport.select().where(mine & VmImport.id.in_(unfinished)).exists():
             raise FailedPreconditionError(
                 f"VMs are being imported from {source.name}; wait for them, or cancel them (ostler operation list)",
                 "SOURCE_IN_USE",
                 {"source": source.name},
             )
+        VmImport.delete().where(mine).execute()
         ImportSource.delete().where(ImportSource.id == source.id).execute()
         delete_passphrase(source.passphrase_id)
         events.record("import-source.delete", events.Outcome.SUCCEEDED, actor, "import-source", source.id, source.name)

@@ -52,6 +52,8 @@ from ostler_control.volumes.create import delete_file
 log = structlog.get_logger(__name__)
 
 _CALL_S = 60.0
+# Steps of the undoing.
+_DELETE_CLONE, _UNSTAGE = "delete-clone", "unstage"
 # Shares of the whole, percent.
 _EXPORT, _CONVERT, _START = (5, 50), (50, 92), (92, 100)
 
@@ -61,13 +63,13 @@ def _import(run: Run) -> None:
     inputs = run.read(ImportInputs)
     with run.undoing() as undo:
         undo.push("record-failure", lambda: _record_failure(run, undo, inputs))
-        undo.push("unstage", lambda: _delete_staging(run, inputs))
+        undo.push(_UNSTAGE, lambda: _delete_staging(run, inputs))
         if inputs.shutdown:
             run.step("shut-down", lambda: _shut_down(run, inputs))
         vm = from_json(SourceVm, run.step("inspect", lambda: _inspect(run, inputs)))
         ref = vm.ref
         if vm.power is Power.ON:
-            undo.push("delete-clone", lambda: _delete_clone(run, inputs))
+            undo.push(_DELETE_CLONE, lambda: _delete_clone(run, inputs))
             ref = run.step("clone", lambda: _clone(run, inputs, vm))
         run.step("stage", lambda: _create_staging(run, inputs, vm))
         files: dict[str, str] = run.step("export", lambda: _export(run, inputs, vm, ref))
@@ -76,7 +78,7 @@ def _import(run: Run) -> None:
         for disk in inputs.disks:
             _push_delete(run, undo, inputs, disk.volume_id)
         run.step("convert", lambda: _convert(run, inputs, files))
-        run.step("unstage-done", lambda: _delete_staging(run, inputs))
+        run.step("unstage-done", lambda: _finish_staging(run, inputs))
         if inputs.stopped:
             run.step("stopped", lambda: _leave_stopped(run))
         else:
@@ -202,13 +204,17 @@ def _convert(run: Run, inputs: ImportInputs, files: dict[str, str]) -> None:
             ).execute()
 
 
-def _delete_staging(run: Run, inputs: ImportInputs) -> None:
+def _finish_staging(run: Run, inputs: ImportInputs) -> None:
     """The files first: as long as the row is there, their space is claimed."""
+    _delete_staging(run, inputs)
+    with transaction():
+        VmImport.delete().where(VmImport.id == run.id).execute()
+
+
+def _delete_staging(run: Run, inputs: ImportInputs) -> None:
     request = pb.DeleteStagingRequest(staging=_staging(run, inputs))
     host = address_of(inputs.conversion_host_id)
     run.agents.call(host, lambda agent: agent.conversion.DeleteStaging, request, _CALL_S)
-    with transaction():
-        VmImport.delete().where(VmImport.id == run.id).execute()
 
 
 def _leave_stopped(run: Run) -> None:
@@ -244,11 +250,14 @@ def _report(run: Run, vm: SourceVm) -> None:
 
 
 def _record_failure(run: Run, undo: Undo, inputs: ImportInputs) -> None:
-    """Undoes the rows. Where everything is surely gone nothing stays; what may still be there stays, to be deleted."""
+    """Undoes the rows. Where everything is surely gone nothing stays; what may still be there stays, to be deleted: the
+    VM and its volumes by somebody, the clone and the staged files by `sweep`."""
     off = not undo.failed(FORCE_OFF, UNDEFINE)
     clean = off and not undo.failed(*(f"delete-{disk.volume_id}" for disk in inputs.disks))
     with transaction():
         vm = load(run.resource_id)
+        if not undo.failed(_DELETE_CLONE, _UNSTAGE):
+            VmImport.delete().where(VmImport.id == run.id).execute()
         if off:
             capacity.release(vm)
         for disk in inputs.disks:

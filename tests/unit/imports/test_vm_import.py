@@ -13,7 +13,7 @@ from ostler_common.errors import FailedPreconditionError, OstlerError, Unavailab
 from ostler_common.secret import Secret
 from ostler_control import settings, vms
 from ostler_control.database import session
-from ostler_control.imports import sources
+from ostler_control.imports import sources, sweep
 from ostler_control.imports.facts import find_vm, preflight
 from ostler_control.imports.preflight import Severity
 from ostler_control.imports.record import record_import
@@ -275,6 +275,33 @@ def test_cancelling_leaves_nothing(
     engine.cancel(operation.id)
     assert outcome(engine, operation) == ("cancelled", "CANCELLED")
     check_nothing_left(site, source, source_site)
+
+
+def test_what_could_not_be_deleted_is_swept_later(
+    site: Site, engine: Engine, source: ImportSource, source_site: FakeVcenter
+) -> None:
+    source_site.faults(lease_error="the disk is locked", destroy_error="not now")
+    for fake in site.fleet.hosts.values():
+        fake.fail("DeleteStaging", Fault(UnavailableError("the agent restarts", "RPC")))
+    operation = record(site, wanted(site, source, "busy"))
+    assert outcome(engine, operation) == ("failed", "VCENTER_FAULT")
+    assert list(clones(site, source).values()) == [operation.id]
+    assert VmImport.get().id == operation.id, "the staging space stays claimed"
+    assert Vm.select().count() == 0
+    source_site.faults()
+    sweep.sweep()
+    wait_until(lambda: VmImport.select().count() == 0)
+    check_nothing_left(site, source, source_site)
+
+
+def test_a_source_that_is_gone_for_good_can_be_removed(
+    site: Site, engine: Engine, source: ImportSource, source_site: FakeVcenter
+) -> None:
+    source_site.faults(lease_error="the disk is locked", destroy_error="not now")
+    assert outcome(engine, record(site, wanted(site, source, "busy"))) == ("failed", "VCENTER_FAULT")
+    assert VmImport.select().count() == 1
+    sources.delete(source, "root")
+    assert ImportSource.select().count() == VmImport.select().count() == Passphrase.select().count() == 0
 
 
 def test_an_upload_that_breaks_begins_again(site: Site, engine: Engine, source: ImportSource) -> None:
