@@ -14,7 +14,7 @@ from ostler_control.events import SYSTEM
 from ostler_control.hosts.rows import address, has_hosts, is_up, reaching
 from ostler_control.imports import sources
 from ostler_control.models import ImportSource, Operation, Pool, VmImport, now
-from ostler_control.operations import Run, chore, launch, record_operation, workflow
+from ostler_control.operations import Run, launch, periodic, record_operation, workflow
 from ostler_control.states import UNFINISHED_OPERATIONS
 from ostler_control.vmware.clone import delete_clones
 
@@ -30,7 +30,7 @@ class SweepInputs:
     import_id: str
 
 
-@chore
+@periodic
 def sweep() -> None:
     """Starts a sweep for every import that is over and still has its row, unless one has just failed."""
     with session():
