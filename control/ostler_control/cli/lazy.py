@@ -10,7 +10,7 @@ import click
 from click.shell_completion import CompletionItem
 
 # What fingers type, and the verbs that it stands for, the first that the noun has.
-ALIASES = {"ls": ("list",), "rm": ("delete", "remove", "revoke")}
+ALIASES = {"ls": ("list",), "rm": ("delete", "remove", "revoke"), "get": ("show",), "show": ("get",)}
 
 
 class Noun(click.Group):

@@ -82,3 +82,8 @@ def test_a_file_that_cannot_be_read_is_a_mistake_of_usage(tmp_path: Path) -> Non
     for name, words in (("b.xml", "not text in UTF-8"), ("c.xml", "No such file")):
         with pytest.raises(click.UsageError, match=words):
             read_text(tmp_path / name)
+
+
+def test_get_and_show_are_one_verb() -> None:
+    context = click.Context(setting.command)
+    assert setting.command.get_command(context, "show") is setting.command.commands["get"]
