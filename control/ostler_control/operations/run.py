@@ -7,7 +7,6 @@ step; after a crash the body runs again from the top, and finished steps return 
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -58,11 +57,6 @@ class Run:
     def read(self, inputs: type[T]) -> T:
         """The workflow's inputs, as `record_operation` kept them."""
         return from_json(inputs, self.inputs_json)
-
-    @property
-    def inputs(self) -> dict[str, Json]:
-        """The same for workflows that have no dataclass yet."""
-        return json.loads(self.inputs_json)  # type: ignore[no-any-return]
 
     def step(self, name: str, body: Callable[[], T]) -> T:
         """Runs the body and journals its result, so that it runs once unless the process dies inside. The body must be

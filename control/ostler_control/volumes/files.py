@@ -26,8 +26,7 @@ from ostler_control.hypervisors.supported import check_pool_format
 from ostler_control.keys import Keyring
 from ostler_control.keys.passphrases import delete_passphrase, destroy
 from ostler_control.models import Host, Operation, Passphrase, Pool, Volume, VolumeFile, now
-from ostler_control.operations import Run
-from ostler_control.operations.inputs import from_json
+from ostler_control.operations import Run, read_inputs
 from ostler_control.scheduling import placement_query
 from ostler_control.volumes import host_jobs, wire
 from ostler_control.volumes.new_volume import required_bytes
@@ -192,7 +191,7 @@ def host_with_unresolved_mirror(file: VolumeFile) -> str:
     VM switched to the new file.
     """
     last = Operation.get_or_none(Operation.id == file.operation_id)
-    inputs = from_json(MirrorInputs, last.inputs) if last is not None else MirrorInputs()
+    inputs = read_inputs(MirrorInputs, last) if last is not None else MirrorInputs()
     if last is None or not inputs.mirror:
         return ""
     if file.role != "incoming" and last.verb != "volume.sweep" and "PIVOT_UNRESOLVED" not in last.error:

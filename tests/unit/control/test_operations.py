@@ -78,7 +78,7 @@ def test_an_operation_that_succeeds(engine: Engine) -> None:
 
     @body
     def _(run: Run) -> None:
-        seen.append((run.inputs, run.attempt, run.ref().id))
+        seen.append((run.read(dict), run.attempt, run.ref().id))
         seen.append(run.step("one", lambda: {"a": [1, "x"]}))
         run.step("two", lambda: run.phase("half done", 50))
 
