@@ -126,8 +126,10 @@ def transaction() -> Iterator[None]:
 def erase_deleted() -> None:
     """For a transaction that deletes secrets: once it has committed, SQLite's log holds them no longer either.
 
-    Overwritten pages are first in the write-ahead log, beside the old ones, so the log is emptied. While a reader
-    prevents that, later transactions retry it. PostgreSQL has no such means: its files keep deleted rows until VACUUM.
+    Overwritten pages are first in the write-ahead log, beside the old ones, so the log is emptied: at once, but at most
+    every other second. Else, and while a reader prevents it, a later transaction does it.
+
+    PostgreSQL has no such means: its files keep deleted rows until VACUUM, and may keep them after it.
     """
     if is_sqlite():
         _erasure.request()
@@ -141,7 +143,7 @@ class _Erasure:
         self._last_attempt_s = -math.inf
 
     def request(self) -> None:
-        self._requested, self._last_attempt_s = True, -math.inf
+        self._requested = True
 
     def is_due(self) -> bool:
         return self._requested and time.monotonic() - self._last_attempt_s >= _ERASURE_INTERVAL_S
