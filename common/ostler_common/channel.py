@@ -89,26 +89,17 @@ DEADLINE_S: Mapping[tuple[str, str], int | None] = {
     ("google.longrunning.Operations", "WaitOperation"): None,
 }
 
-# What may be sent again by itself when the connection fails before an answer has begun: calls that only read, and the
-# agent's changing calls, which are idempotent by operation id. The control plane's changing calls are their caller's to
-# repeat, with the same request_id.
+# What gRPC sends again by itself when the connection fails before an answer has begun: calls that only read. Calls that
+# start or watch a job are never among them: gRPC would hold one on a dead connection for ever, where its caller sees a
+# failure and attaches again (they are idempotent by operation id). Changing calls to the control plane are repeated by
+# their callers, with the same request_id.
 RETRIED: Mapping[str, tuple[str, ...]] = {
-    "ostler.agent.v1.ConversionService": (
-        *("CreateStaging", "GetStaging", "DeleteStaging", "InspectStaging"),
-        *("ExportVm", "ConvertVm"),
-    ),
+    "ostler.agent.v1.ConversionService": ("CreateStaging", "GetStaging", "DeleteStaging", "InspectStaging"),
     "ostler.agent.v1.HostService": ("GetHost", "ProbeCapabilities", "UpdateTrust"),
-    "ostler.agent.v1.JobService": ("GetJob", "WatchJob", "CancelJob"),
+    "ostler.agent.v1.JobService": ("GetJob", "CancelJob"),
     "ostler.agent.v1.PoolService": ("EnsurePool", "GetPool", "ListPools"),
-    "ostler.agent.v1.VolumeService": (
-        *("CreateVolume", "GrowVolume", "DeleteVolume", "CopyVolume", "MirrorVolume", "PivotVolume", "CancelMirror"),
-        *("AddVolumeKey", "RemoveVolumeKey", "GetVolume"),
-    ),
-    "ostler.agent.v1.VmService": (
-        *("DefineVm", "StartVm", "StopVm", "RebootVm", "DeleteVm", "AttachVolume", "DetachVolume"),
-        *("GetVm", "ListVms", "Screenshot"),
-    ),
-    "ostler.agent.v1.MigrationService": ("PrepareMigration", "MigrateVm", "FinishMigration"),
+    "ostler.agent.v1.VmService": ("GetVm", "ListVms", "Screenshot"),
+    "ostler.agent.v1.VolumeService": ("GetVolume",),
     "ostler.control.v1.AccountService": ("GetAccount", "ListAccounts"),
     "ostler.control.v1.UserService": ("GetUser", "ListUsers", "WhoAmI"),
     "ostler.control.v1.AffinityService": ("GetAffinityGroup", "ListAffinityGroups"),
@@ -127,6 +118,7 @@ RETRIED: Mapping[str, tuple[str, ...]] = {
     "ostler.control.v1.SnapshotService": ("GetSnapshot", "ListSnapshots", "ListSnapshotSchedules"),
     "ostler.control.v1.SettingService": ("GetSetting", "ListSettings"),
     "ostler.control.v1.TemplateService": ("GetTemplate", "ListTemplates"),
+    "ostler.control.v1.UserDataService": ("GetUserData", "ListUserData"),
     "ostler.control.v1.VmService": ("GetVm", "ListVms", "FindHosts", "Screenshot"),
     "ostler.control.v1.VolumeService": ("GetVolume", "ListVolumes"),
     "ostler.control.v1.ZoneService": ("GetZone", "ListZones"),

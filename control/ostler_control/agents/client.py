@@ -1,4 +1,4 @@
-"""Channels to agents, one a host, and plain calls over them."""
+"""Channels to agents, one per host, and unary calls over them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ from ostler_common.channel import host_server_name, open_channel
 from ostler_common.errors import OstlerError, UnavailableError, from_rpc_error
 from ostler_common.tls import TlsFiles
 
+from ostler_control.agents.silence import SilenceWatch
+
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
-# Codes with which gRPC itself tells of a broken connection. An answer of the agent carries a reason of its own.
+# Codes of gRPC itself for a broken connection; an answer of the agent carries a reason of its own.
 _TRANSPORT = {"UNAVAILABLE", "INTERNAL", "UNKNOWN", "CANCELLED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
 
 
@@ -66,7 +68,7 @@ def broken(error: OstlerError) -> bool:
 def unreachable(host: HostAddress, error: OstlerError) -> UnavailableError:
     """The error for a host that does not answer."""
     return UnavailableError(
-        f"host {host.name} cannot be reached: {error.message} (see that it runs, that its agent does, and the network)",
+        f"host {host.name} cannot be reached: {error.message} (check that it runs, its agent, and the network)",
         "HOST_UNREACHABLE",
         {"host": host.name},
     )
@@ -84,6 +86,7 @@ class Agents:
     connect: Callable[[str, TlsFiles, str], grpc.Channel] = open_channel
     _connections: dict[str, _Connection] = field(default_factory=dict)
     _busy: Counter[str] = field(default_factory=Counter)
+    silence: SilenceWatch = field(default_factory=SilenceWatch)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def at(self, host: HostAddress) -> Agent:
@@ -104,13 +107,13 @@ class Agents:
             self._connections.pop(host.host_id, None)
 
     def busy(self, host_id: str) -> int:
-        """How many jobs the host does for this process now."""
+        """How many jobs of this process the host runs now."""
         with self._lock:
             return self._busy[host_id]
 
     @contextlib.contextmanager
     def job(self, host: HostAddress) -> Iterator[None]:
-        """Counts a job of the host's while inside."""
+        """Counts as a job of the host while inside."""
         with self._lock:
             self._busy[host.host_id] += 1
         try:

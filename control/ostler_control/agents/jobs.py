@@ -1,7 +1,7 @@
-"""Following a job on a host to its end, however often the connection breaks.
+"""Follows a job on a host to its end, however often the connection breaks.
 
-An agent's job goes on without its caller, and the agent is idempotent by the operation's id: sending the same call
-again attaches to the running job, or brings its recorded outcome.
+An agent's job continues without its caller, and the agent is idempotent by the operation's id: sending the same call
+again attaches to the running job, or returns its recorded outcome. gRPC itself never repeats these calls.
 """
 
 from __future__ import annotations
@@ -24,15 +24,22 @@ JobUpdate = types_job_pb2.JobUpdate
 Begin = Callable[[Agent], Any]
 OnProgress = Callable[[types_job_pb2.Progress], None]
 
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 3.0
+# An agent repeats its update every 5 s: without any for so long the connection is broken, and the caller attaches anew.
+SILENCE_S = 20.0
+# Once a cancel was requested, an agent that is not heard for so long is not waited for.
+CANCEL_LIMIT_S = 8.0
+_MIN_PAUSE_S, _MAX_PAUSE_S = 0.2, 3.0
 _CANCEL_DEADLINE_S = 10.0
 
 
 class JobControl(Protocol):
-    """What whoever waits for a job has to say meanwhile."""
+    """How the caller of a job ends its wait."""
 
     def waiting(self, cancel: Callable[[], None], stop: Callable[[], object]) -> AbstractContextManager[None]:
-        """While inside, `cancel` passes a wish to cancel to the host, and `stop` ends the wait."""
+        """While inside, `cancel` cancels the job on its host, and `stop` ends the wait."""
+
+    def cancel_requested(self) -> bool:
+        """Whether the job is to be canceled."""
 
     def pause(self, seconds: float) -> None:
         """Sleeps; raises when the wait is to end."""
@@ -47,7 +54,7 @@ def run_job(
     control: JobControl,
     unreachable_limit_s: float,
 ) -> JobUpdate:
-    """Has an agent do a job and returns its last update, with the result.
+    """Runs a job on a host and returns its last update, with the result.
 
     method: one that answers with job updates, e.g. `lambda agent: agent.vms.StartVm`; request: has an `operation`.
     Raises the job's OstlerError (CancelledError when it was cancelled), or UnavailableError HOST_UNREACHABLE when the
@@ -66,7 +73,7 @@ def watch_job(
     control: JobControl,
     unreachable_limit_s: float,
 ) -> JobUpdate:
-    """Waits for a job that was begun before; like `run_job`, but NotFoundError when the host has never heard of it."""
+    """Waits for a job that was started before; like `run_job`, but NotFoundError when the host has no such job."""
     request = job_pb2.WatchJobRequest(operation_id=job_id)
     begin: Begin = lambda agent: agent.jobs.WatchJob(request)  # noqa: E731
     return _follow(agents, host, job_id, begin, on_progress, control, unreachable_limit_s)
@@ -81,12 +88,13 @@ def _follow(
     control: JobControl,
     unreachable_limit_s: float,
 ) -> JobUpdate:
-    silent_since: float | None = None
-    pause_s = _FIRST_PAUSE_S
+    heard_at = time.monotonic()
+    pause_s = _MIN_PAUSE_S
+    silence_s = min(SILENCE_S, unreachable_limit_s)
     while True:
         try:
-            for update in _updates(agents, host, job_id, begin, control):
-                silent_since, pause_s = None, _FIRST_PAUSE_S
+            for update in _updates(agents, host, job_id, begin, control, silence_s):
+                heard_at, pause_s = time.monotonic(), _MIN_PAUSE_S
                 if update.state == JobUpdate.RUNNING:
                     on_progress(update.progress)
                 elif update.state == JobUpdate.SUCCEEDED:
@@ -98,28 +106,35 @@ def _follow(
             error = from_rpc_error(rpc_error)
             if not broken(error):
                 raise error from None
-        silent_since = silent_since or time.monotonic()
-        if time.monotonic() - silent_since >= unreachable_limit_s:
+        limit_s = min(unreachable_limit_s, CANCEL_LIMIT_S) if control.cancel_requested() else unreachable_limit_s
+        if time.monotonic() - heard_at >= limit_s:
             raise unreachable(host, error) if error.reason == "RPC" else error
         control.pause(pause_s * random.uniform(0.5, 1.0))
-        pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+        pause_s = min(pause_s * 2, _MAX_PAUSE_S)
         agents.forget(host)
 
 
-def _updates(agents: Agents, host: HostAddress, job_id: str, begin: Begin, control: JobControl) -> Iterator[JobUpdate]:
+def _updates(
+    agents: Agents, host: HostAddress, job_id: str, begin: Begin, control: JobControl, silence_s: float
+) -> Iterator[JobUpdate]:
+    """The job's updates over one connection, which is given up when it is silent for `silence_s`."""
     agent = agents.at(host)
     request = job_pb2.CancelJobRequest(operation_id=job_id)
 
-    # gRPC cancels a call that nobody holds any more.
+    # gRPC cancels a call that nobody refers to any more.
     sent: deque[object] = deque(maxlen=4)
-
-    def cancel() -> None:
-        # Not waited for: the job's own stream tells what became of it. Lost ones are sent again.
-        sent.append(agent.jobs.CancelJob.future(request, timeout=_CANCEL_DEADLINE_S))
-
     call = begin(agent)
     try:
-        with agents.job(host), control.waiting(cancel, call.cancel):
-            yield from call
+        with agents.job(host), agents.silence.watching(call, silence_s) as watched:
+
+            def cancel() -> None:
+                # Not waited for: the job's own stream tells what became of it. Lost ones are sent again.
+                sent.append(agent.jobs.CancelJob.future(request, timeout=_CANCEL_DEADLINE_S))
+                watched.expect_within(CANCEL_LIMIT_S)
+
+            with control.waiting(cancel, call.cancel):
+                for update in call:
+                    watched.heard()
+                    yield update
     finally:
         call.cancel()

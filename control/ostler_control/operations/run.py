@@ -143,6 +143,10 @@ class Run:
         if self._attempt_and_cancel()[0] != self.attempt:
             raise StoppedError
 
+    def cancel_requested(self) -> bool:
+        """For `agents.run_job`."""
+        return not self._always and self._attempt_and_cancel()[1]
+
     def _attempt_and_cancel(self) -> tuple[int, bool]:
         """`records.attempt_and_cancel`; nothing new while the database cannot tell."""
         try:

@@ -40,6 +40,17 @@ def test_every_reading_call_is_retried() -> None:
     assert reading <= {(s, m) for s, names in channel.RETRIED.items() for m in names}
 
 
+def test_no_call_that_starts_or_watches_a_job_is_retried_unseen() -> None:
+    jobs = {
+        (name, method.name)
+        for name, service in SERVICES.items()
+        for method in service.methods
+        if method.output_type.full_name == "ostler.types.v1.JobUpdate" and method.server_streaming
+    }
+    assert ("ostler.agent.v1.VmService", "StartVm") in jobs
+    assert jobs.isdisjoint((service, method) for service, names in channel.RETRIED.items() for method in names)
+
+
 def test_streams_have_no_short_deadline() -> None:
     streams = {
         (name, method.name)

@@ -1,0 +1,58 @@
+"""A TCP relay whose network can go dead: connections stay open, and no byte crosses them any more."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+
+
+class Relay:
+    """Forwards 127.0.0.1:port to another port."""
+
+    def __init__(self, target_port: int) -> None:
+        self._target_port = target_port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._sockets: list[socket.socket] = []
+        self._dead = False
+        # Connections made before the last cut stay dead when the network is back.
+        self._generation = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """From now on nothing is forwarded; connections are accepted, as a firewall's state might, and stay silent."""
+        self._dead = True
+        self._generation += 1
+
+    def heal(self) -> None:
+        """New connections are forwarded again."""
+        self._dead = False
+
+    def close(self) -> None:
+        for open_socket in [self._listener, *self._sockets]:
+            with contextlib.suppress(OSError):
+                open_socket.shutdown(socket.SHUT_RDWR)
+            open_socket.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            self._sockets.append(client)
+            if self._dead:
+                continue
+            server = socket.create_connection(("127.0.0.1", self._target_port))
+            self._sockets.append(server)
+            for source, sink in ((client, server), (server, client)):
+                threading.Thread(target=self._pump, args=(source, sink, self._generation), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, generation: int) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if generation == self._generation:
+                    sink.sendall(data)
+            if generation == self._generation:
+                sink.shutdown(socket.SHUT_WR)
