@@ -7,7 +7,8 @@
 # Busybox on Debian's cloud kernel: 64 MB disk (MBR, one ext4 partition, GRUB), boots in seconds even without KVM and
 # runs in 128 MB. On the serial console it prints GUEST-UP, then "tick N" every second, and there is a root shell;
 # `mark TEXT` writes a text to the root disk, `disks` tells the disks' sizes. It obeys the ACPI power button and takes
-# disks while it runs. No loop device and no mount are needed, so it builds in a container, too.
+# disks while it runs; `seed` mounts the CD-ROM and tells the digest of the user data on it. No loop device and no mount
+# are needed, so it builds in a container, too.
 set -euo pipefail
 vmware=
 if [ "${1:-}" = --vmware ]; then vmware=1; shift; fi
@@ -102,6 +103,12 @@ cat >"$root/bin/disks" <<'DISKS'
 #!/bin/sh
 for disk in /sys/class/block/vd?; do echo "DISK=${disk##*/} BYTES=$(($(cat "$disk/size") * 512))"; done
 DISKS
+cat >"$root/bin/seed" <<'SEED'
+#!/bin/sh
+umount /seed 2>/dev/null
+mkdir -p /seed
+mount -t iso9660 -o ro "$(findfs LABEL=cidata)" /seed && echo "SEED=$(sha256sum </seed/user-data)"
+SEED
 cat >"$root/etc/acpi/PWRF/00000080" <<'POWER'
 #!/bin/sh
 echo "POWER-BUTTON" >/dev/ttyS0
@@ -111,11 +118,11 @@ cat >"$root/etc/profile" <<'PROFILE'
 PS1='guest# '
 PROFILE
 printf 'root:x:0:0:root:/root:/bin/sh\n' >"$root/etc/passwd"
-chmod 755 "$root"/etc/rc "$root"/etc/acpi/PWRF/* "$root"/bin/{ticker,mark,disks}
+chmod 755 "$root"/etc/rc "$root"/etc/acpi/PWRF/* "$root"/bin/{ticker,mark,disks,seed}
 
 pack() { (cd "$1" && find . | cpio -o -H newc --quiet | gzip -1); }
 plain_boot() {
-  initramfs virtio_pci virtio_blk virtio_net virtio_balloon virtio_rng button evdev
+  initramfs virtio_pci virtio_blk virtio_scsi sr_mod isofs virtio_net virtio_balloon virtio_rng button evdev
   pack "$initramfs" >"$root/boot/initrd"
   cp "$work/kernel/boot/vmlinuz-$version" "$root/boot/vmlinuz"
   # linux16, because the kernel unpacks itself more than twice as fast from there when the CPU is emulated.

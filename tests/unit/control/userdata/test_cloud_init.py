@@ -20,9 +20,9 @@ from ostler_control.userdata import matrix
 from ostler_control.userdata.formats import Format
 from ostler_control.userdata.merging import Policy
 from ostler_control.userdata.rendering import Inputs, Source, render
-from ostler_control.userdata.seed import Guest, Seed, SeedNic
+from ostler_control.userdata.seed import Guest, SeedNic
 
-from tests.unit.control.userdata.conftest import CloudInit
+from tests.cloud_init import ENVIRONMENT, CloudInit
 from tests.unit.control.userdata.reading import append
 
 LARGE = 1 << 20
@@ -165,8 +165,8 @@ def _assert_effect(booted: dict[str, object], known: Format, who: str) -> None:
         assert f"touch /run/{who}-too" in commands
 
 
-def _appended(template: bytes, own: bytes) -> Seed:
-    return render(Inputs(GUEST, Source("template", template), Source("VM web1", own), Policy.APPEND), LARGE)
+def _appended(template: bytes, own: bytes) -> dict[str, bytes]:
+    return render(Inputs(GUEST, Source("template", template), Source("VM web1", own), Policy.APPEND), LARGE).files()
 
 
 class _Web(BaseHTTPRequestHandler):
@@ -214,7 +214,7 @@ def test_cloud_init_finds_what_the_seed_says_of_the_guest(cloud_init: CloudInit)
     static = SeedNic("52:54:00:00:00:02", ("192.0.2.2/24", "2001:db8::2/64"), ("192.0.2.1", "2001:db8::1"))
     own = Source("VM", b"## template: jinja\n#cloud-config\nfqdn: {{ ds.meta_data.role }}\n", ("role",))
     guest = Guest("id-7", "web7", (SeedNic("52:54:00:00:00:01"), static), (key,))
-    booted = cloud_init.boot(render(Inputs(guest, own=own, values={"role": "db"}), LARGE))
+    booted = cloud_init.boot(render(Inputs(guest, own=own, values={"role": "db"}), LARGE).files())
     assert (booted["instance_id"], booted["hostname"], booted["public_keys"]) == ("id-7", "web7", [key])
     assert booted["config"] == {"fqdn": "db"}
     assert booted["network"]["ethernets"]["nic1"]["addresses"] == ["192.0.2.2/24", "2001:db8::2/64"]
@@ -233,7 +233,7 @@ def test_cloud_inits_own_command_finds_no_fault_with_the_schema(tmp_path: Path, 
         capture_output=True,
         text=True,
         check=False,
-        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
+        env=ENVIRONMENT,
     )
     assert checked.returncode == 0, checked.stderr
     assert "Valid" in checked.stdout

@@ -11,7 +11,7 @@ OTHER_DEVICES = 2  # balloon, random numbers
 
 
 def controllers(devices: int) -> list[Element]:
-    """A PCIe root port per disk and NIC, and spare ports, which hot-plug needs."""
+    """A PCIe root port per disk, NIC and CD-ROM, and spare ports, which hot-plug needs."""
     ports = devices + OTHER_DEVICES + HOTPLUG_PORTS
     return [
         element("controller", type="usb", model="none"),

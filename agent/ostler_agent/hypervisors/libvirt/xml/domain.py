@@ -16,9 +16,9 @@ def domain(spec: VmSpec, files: Mapping[str, disks.DiskFile], domain_type: str) 
     files: by volume id; domain_type: "kvm", or "qemu" for emulation.
     """
     devices = [
-        *buses.controllers(len(spec.disks) + len(spec.nics)),
+        *buses.controllers(len(spec.disks) + len(spec.nics) + bool(spec.cdrom)),
         *(disks.disk(disk, files[disk.volume.volume_id]) for disk in spec.disks),
-        *([cdrom.cdrom(spec.cdrom)] if spec.cdrom else []),
+        *(cdrom.cdrom(spec.cdrom) if spec.cdrom else []),
         *(nics.nic(nic, spec.extra.vhost_user) for nic in spec.nics),
         *console.serial_console(),
         *console.screen(),
