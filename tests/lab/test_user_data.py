@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pycdlib
 import pytest
-from ostler.control.v1 import template_pb2, vm_pb2
+from ostler.control.v1 import snapshot_pb2, template_pb2, vm_pb2
 from ostler.control.v1 import userdata_pb2 as pb
 
 from tests.cloud_init import cloud_init_process
@@ -39,6 +39,8 @@ def test_the_parts_of_a_template_and_of_a_vm_take_effect_in_its_guest(fleet: Fle
     with fleet.console("seeded") as console:
         console.wait("tick 1", 90)
         console.run("seed", f"SEED={told}")
+        online = snapshot_pb2.CreateSnapshotRequest(request_id=fresh(), volume=fleet.root_volume("seeded"), name="live")
+        fleet.do(fleet.api.snapshots.CreateSnapshot(online))
         fleet.do(fleet.migrate("seeded", target.name))
         assert image(target, vm.id).stat().st_mode & 0o777 == 0o600
         assert seed_on(target, vm.id) == files
@@ -50,6 +52,8 @@ def test_the_parts_of_a_template_and_of_a_vm_take_effect_in_its_guest(fleet: Fle
     assert booted["hostname"] == "seeded"
     assert list(booted["scripts"].values()) == [BASE]
     assert booted["config"] == {"runcmd": ["touch /run/vm"]}
+    gone = snapshot_pb2.DeleteSnapshotRequest(request_id=fresh(), snapshot="live")
+    fleet.do(fleet.api.snapshots.DeleteSnapshot(gone))
     fleet.delete_vm("seeded")
     assert not image(target, vm.id).exists()
 
