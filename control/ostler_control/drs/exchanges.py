@@ -110,12 +110,9 @@ def _of_pair(
     """The exchanges between hosts a and b that are worth it, the best first."""
     cpu = ours.load_cpu[:, None] - theirs.load_cpu
     memory = ours.load_memory[:, None] - theirs.load_memory
-    slope = (slice(None), None, None)
-    lost = state.per_cpu[:, a][slope] * cpu + state.per_memory[:, a][slope] * memory
-    gained = state.per_cpu[:, b][slope] * cpu + state.per_memory[:, b][slope] * memory
-    squares = state.squares[slope] + lost * (lost - 2 * state.off[:, a][slope])
-    squares = squares + gained * (2 * state.off[:, b][slope] + gained)
-    gain = state.algorithm.gain(state.imbalance, state.after(state.sum[slope] - lost + gained, squares))
+    first, second = np.array([[a]]), np.array([[b]])
+    lost, gained = state.change(first, cpu, memory), state.change(second, cpu, memory)
+    gain = state.algorithm.gain(state.imbalance, state.after_change(first, second, lost, gained))
     there = ours.has @ state.cost_changes(ours.vms, np.array(b))
     back = theirs.has @ state.cost_changes(theirs.vms, np.array(a))
     score = state.algorithm.score(gain, there[:, None] + back, state.settings)

@@ -95,7 +95,8 @@ class Search:
         before = state.imbalance
         if len(vms) * len(state.hosts) <= _DENSE_CELLS:
             return _pick([self._exact(vms, before, floor)])
-        bounds = self._bounds(vms, before, floor)
+        # There is no bound for a penalty, which may be any function.
+        bounds = np.full(len(vms), np.inf) if state.penalized else self._bounds(vms, before, floor)
         hopeful = np.flatnonzero(bounds > EPSILON)
         found: list[_Rows] = []
         best_score = EPSILON

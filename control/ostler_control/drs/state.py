@@ -111,6 +111,8 @@ class State:
         # Centred on the mean at the start: sums of squares of a balanced cluster would drown in rounding otherwise.
         self.centre = values[:, self.active].mean(axis=1) if self.count else np.zeros(len(found))
         self._centres = self.centre.tolist()
+        # Whether the algorithm measures something else than evenness.
+        self.penalized = self.algorithm.penalty(values, self.settings) is not None
         self._recentre()
 
     def _measure(self) -> Floats:
@@ -126,6 +128,14 @@ class State:
         # Summed anew each time, which costs little and lets no rounding error grow.
         self.sum: Floats = self.off.sum(axis=1)
         self.squares: Floats = (self.off * self.off).sum(axis=1)
+        if self.penalized:
+            self.penalties = self._penalty(self.off + self.centre[:, None], self.active)
+
+    def _penalty(self, values: Floats, active: Bools) -> Floats:
+        """What the algorithm says each number costs; 0 for hosts that are not measured."""
+        found = self.algorithm.penalty(np.where(active, values, 0.0), self.settings)
+        assert found is not None
+        return np.where(active, found, 0.0)
 
     @property
     def values(self) -> Floats:
@@ -137,6 +147,8 @@ class State:
         """What moves are judged by and what is shown: every measured host counts."""
         if not self.count:
             return 0.0
+        if self.penalized:
+            return float(self.algorithm.combine(list(self.penalties.sum(axis=1) / self.count)))
         found = []
         for total, squares, centre in zip(self.sum.tolist(), self.squares.tolist(), self._centres, strict=True):
             off = total / self.count
@@ -160,25 +172,44 @@ class State:
         lost = self.per_cpu[:, source] * self.load_cpu[vms] + self.per_memory[:, source] * self.load_memory[vms]
         return self.sum[:, None] - lost, self.squares[:, None] + lost * (lost - 2 * self.off[:, source])
 
+    def after_change(self, a: Ints, b: Ints, lost: Floats, gained: Floats) -> Floats:
+        """The imbalance once the numbers of hosts a have fallen by `lost` and those of hosts b have risen by `gained`.
+        lost and gained: gauges first; a and b are broadcast against the rest."""
+        if not self.penalized:
+            squares = self.squares.reshape(-1, *(1 for _ in range(lost.ndim - 1)))
+            sums = self.sum.reshape(squares.shape)
+            squares = squares + lost * (lost - 2 * self.off[:, a]) + gained * (2 * self.off[:, b] + gained)
+            return self.after(sums - lost + gained, squares)
+        shape = (-1, *(1 for _ in range(lost.ndim - 1)))
+        total = self.penalties.sum(axis=1).reshape(shape)
+        for hosts, change in ((a, -lost), (b, gained)):
+            values = self.off[:, hosts] + self.centre.reshape(shape) + change
+            total = total + self._penalty(values, self.active[hosts]) - self.penalties[:, hosts]
+        return self.algorithm.combine(list(total / max(self.count, 1)))
+
+    def change(self, hosts: Ints, cpu: Floats, memory: Floats) -> Floats:
+        """By how much this load changes the numbers of these hosts, gauges first."""
+        return self.per_cpu[:, hosts] * cpu + self.per_memory[:, hosts] * memory
+
     def after_every_move(self, vms: Ints) -> Floats:
         """The imbalance after moving each of these VMs to each host."""
-        sums, squares = self.left(vms)
-        change = self.per_cpu[:, None, :] * self.load_cpu[vms][:, None]
-        change += self.per_memory[:, None, :] * self.load_memory[vms][:, None]
-        return self.after(sums[:, :, None] + change, squares[:, :, None] + change * (2 * self.off[:, None, :] + change))
+        return self.after_moves(vms[:, None], np.arange(len(self.hosts))[None, :])
 
     def after_moves(self, vms: Ints, hosts: Ints) -> Floats:
-        """The imbalance after moving each of these VMs to its host of these."""
-        sums, squares = self.left(vms)
-        change = self.per_cpu[:, hosts] * self.load_cpu[vms] + self.per_memory[:, hosts] * self.load_memory[vms]
-        return self.after(sums + change, squares + change * (2 * self.off[:, hosts] + change))
+        """The imbalance after moving each of these VMs to its host of these; broadcast against each other."""
+        cpu, memory, source = self.load_cpu[vms], self.load_memory[vms], self.at[vms]
+        return self.after_change(source, hosts, self.change(source, cpu, memory), self.change(hosts, cpu, memory))
 
     @property
     def judged(self) -> float:
         """What `needs_drs` is asked with: the imbalance of those hosts that the algorithm counts."""
-        if type(self.algorithm).skipped is Algorithm.skipped:  # asked before every move: not to be computed for nothing
+        if not self.algorithm.skips_hosts:  # asked before every move: not to be computed for nothing
             return self.imbalance
         skipped = self.algorithm.skipped(self._full(), self.settings)
+        if self.penalized:
+            counted = ~skipped & self.active
+            means = (self.penalties * counted).sum(axis=1) / np.maximum(counted.sum(axis=1), 1)
+            return float(self.algorithm.combine(list(means)))
         left = [imbalance(of_gauge[~skip & self.active]) for of_gauge, skip in zip(self.values, skipped, strict=True)]
         return float(self.algorithm.combine([np.array(one) for one in left]))
 

@@ -83,14 +83,10 @@ def _best_of(state: State, ours: Ints, theirs: Ints, floor: float, left: int) ->
 
 def _after(state: State, ours: Ints, theirs: Ints) -> Floats:
     """The imbalance after each VM of the one side has changed places with each of the other."""
-    a, b = state.at[ours], state.at[theirs]
+    a, b = state.at[ours][:, None], state.at[theirs][None, :]
     cpu = state.load_cpu[ours][:, None] - state.load_cpu[theirs]
     memory = state.load_memory[ours][:, None] - state.load_memory[theirs]
-    lost = state.per_cpu[:, a, None] * cpu + state.per_memory[:, a, None] * memory
-    gained = state.per_cpu[:, None, b] * cpu + state.per_memory[:, None, b] * memory
-    squares = state.squares[:, None, None] + lost * (lost - 2 * state.off[:, a, None])
-    squares += gained * (2 * state.off[:, None, b] + gained)
-    return state.after(state.sum[:, None, None] - lost + gained, squares)
+    return state.after_change(a, b, state.change(a, cpu, memory), state.change(b, cpu, memory))
 
 
 def _cost(state: State, ours: Ints, theirs: Ints) -> Floats:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ostler_common.errors import FailedPreconditionError
+
 from ostler_control.drs.settings import SPECS, Settings, Spec
 from ostler_control.models import Cluster
 from ostler_control.settings.kinds import BOOLEAN, Kind, integer
@@ -24,7 +26,19 @@ def _kind(spec: Spec) -> Kind[Any]:
 def _setting(spec: Spec) -> Setting[Any]:
     default = str(spec.default).lower() if spec.type is bool else str(spec.default)
     scopes = PER_CLUSTER if spec.cluster_scoped else GLOBAL_ONLY
-    return Setting(spec.name, _kind(spec), default, spec.description, scopes)
+    accept = _usable if spec.name == "drs.algorithm" else str
+    return Setting(spec.name, _kind(spec), default, spec.description, scopes, accept=accept)
+
+
+def _usable(name: str) -> str:
+    # Imported here: numpy takes longer to load than all that reads settings.
+    from ostler_control.drs.algorithms import algorithm
+
+    try:
+        algorithm(name)
+    except FailedPreconditionError as error:
+        raise ValueError(error.message) from None
+    return name
 
 
 # Overcommit is the cluster's own, not a setting.

@@ -329,7 +329,7 @@ def test_strict_anti_affinity_holds_for_placements_moves_and_plans(site: Site, e
     assert [outcome(engine, operation) for operation in made] == [OK, OK]
     a, b = map(vm_of, made)
     assert a.host_id != b.host_id
-    with pytest.raises(FailedPreconditionError, match="must be apart from"):
+    with pytest.raises(FailedPreconditionError, match="anti-affinity keeps apart"):
         site.record(lambda: vms.migrate(a, "root", b.host))
     refusals = {found.host_name: found.refusal for found in vms.find_hosts(fresh(a))}
     refused = refusals[b.host.name]
@@ -339,7 +339,7 @@ def test_strict_anti_affinity_holds_for_placements_moves_and_plans(site: Site, e
         chosen(cluster(), [(a.id, b.host_id)], "by ada")
     third = site.record(partial(site.new_vm, "c", offering=site.plain, affinity_groups=[apart]))
     assert outcome(engine, third) == OK
-    with pytest.raises(FailedPreconditionError, match="3 have a VM that it must be apart from"):
+    with pytest.raises(FailedPreconditionError, match="3 have a VM that anti-affinity keeps apart"):
         site.record(partial(site.new_vm, "d", offering=site.plain, affinity_groups=[apart]))
     assert set(spread().values()) == {1}
 
@@ -354,7 +354,7 @@ def test_a_vm_on_its_way_is_in_two_places(site: Site, engine: Engine) -> None:
     present = snapshot.take(cluster())
     assert present.arriving == {f"{a.id}@{site.host('h2').id}"}
     for taken in ("h1", "h2"):
-        with pytest.raises(FailedPreconditionError, match="1 has a VM that it must be apart from"):
+        with pytest.raises(FailedPreconditionError, match="1 has a VM that anti-affinity keeps apart"):
             site.record(partial(site.new_vm, "b", offering=site.plain, affinity_groups=[apart], host=site.host(taken)))
     made = site.record(partial(site.new_vm, "b", offering=site.plain, affinity_groups=[apart]))
     host_now = Vm.get_by_id(made.resource_id).host

@@ -31,6 +31,20 @@ class Algorithm:
         every = {"cpu": gauge(cpu, True), "memory": gauge(memory, False)}
         return [every[name] for name in every if settings.metric in (name, "both")]
 
+    def penalty(self, values: Floats, settings: Settings) -> Floats | None:
+        """What each host's number costs the cluster, for other measures than evenness: the imbalance of a gauge is then
+        the mean of these instead of standard deviation / mean. As "lower the peak": `values**8`. None: evenness.
+
+        values: gauges first. Asked for every candidate move, so it should be a few array operations. It must be 0 or
+        more, and depend on each number alone.
+        """
+        return None
+
+    @property
+    def skips_hosts(self) -> bool:
+        """Whether `skipped` is to be asked at all."""
+        return type(self).skipped is not Algorithm.skipped
+
     def combine(self, imbalances: list[Floats]) -> Floats:
         """One imbalance of those of several gauges; never falls when one of them rises."""
         found: Floats = np.maximum.reduce(imbalances)
