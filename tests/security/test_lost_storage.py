@@ -6,18 +6,33 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from ostler.control.v1 import volume_pb2
-from ostler_common.errors import OstlerError
+from ostler_common.errors import FailedPreconditionError, OstlerError
 from ostler_control import snapshots, vms, volumes
 from ostler_control.api.authorization import TABLE
 from ostler_control.api.volumes import VolumeService
 from ostler_control.caller import Role
 from ostler_control.database import transaction
 from ostler_control.hosts import manage
-from ostler_control.models import Event, Host, Operation, Passphrase, Pool, PoolHost, Snapshot, Vm, VmState, Volume
+from ostler_control.models import (
+    Event,
+    Host,
+    Operation,
+    Passphrase,
+    Pool,
+    PoolHost,
+    Snapshot,
+    Vm,
+    VmState,
+    Volume,
+    VolumeFile,
+)
 from ostler_control.operations import Engine
+from ostler_control.pools import manage as manage_pools
+from ostler_control.states import UNFINISHED_OPERATIONS
 from ostler_control.vms.lost_host import Lost, remove_lost
 
 from tests import databases
+from tests.fakes.working_agent import Fault, wait_until
 from tests.sites import MIB, Site, outcome, site_at_work
 from tests.unit.control import calls
 
@@ -61,7 +76,7 @@ def forgotten() -> set[tuple[str, str, str]]:
 
 
 def test_only_admins_forget() -> None:
-    for method in ("VolumeService/ForgetVolume", "HostService/RemoveHost"):
+    for method in ("VolumeService/ForgetVolume", "SnapshotService/ForgetSnapshot", "HostService/RemoveHost"):
         assert TABLE[f"/ostler.control.v1.{method}"] == {Role.ADMIN}
 
 
@@ -118,3 +133,27 @@ def test_a_volume_of_a_lost_pool_is_forgotten_while_its_host_is_up(site: Site, w
     actor = Event.get(Event.type == "volume.forget").actor
     assert forgotten() == {("volume.forget", "spare", actor), ("snapshot.forget", "before", actor)}
     assert actor.endswith("root")
+
+
+def test_a_lost_pool_can_be_emptied_and_deleted(site: Site, working: tuple[Site, Engine]) -> None:
+    """Its volume was just moved away when the disk died: a snapshot and the former file are left."""
+    spare, before = Volume.get(Volume.name == "spare"), Snapshot.get(Snapshot.name == "before")
+    lost = before.pool
+    site.hosts["h1"].fail("DeleteVolume", Fault(FailedPreconditionError("no disk", "NO_DISK"), times=1000))
+    moved = site.record(lambda: volumes.migrate(spare, site.pools["shared"], "alice", site.keys))
+    assert outcome(working[1], moved) == ("failed", "OLD_FILE_NOT_REMOVED")
+    assert reason(lambda: snapshots.forget(before, "root")) == "POOL_REACHED"
+    PoolHost.update(reachable=False, reason="the disk is gone").where(PoolHost.pool == lost).execute()
+    assert outcome(working[1], site.record(lambda: vms.stop(Vm.get(Vm.name == "gone"), "alice", force=True))) == OK
+    with transaction():
+        volumes.forget(Volume.get((Volume.pool == lost) & Volume.root), "root")
+        snapshots.forget(before, "root", validate_only=True)
+    assert reason(lambda: manage_pools.delete(working[1].agents, lost, "root")) == "POOL_HAS_SNAPSHOTS"
+    with transaction():
+        snapshots.forget(before, "root")
+    wait_until(lambda: not Operation.select().where(Operation.state.in_(UNFINISHED_OPERATIONS)).exists())
+    assert VolumeFile.select().where(VolumeFile.pool == lost).count() == 1
+    manage_pools.delete(working[1].agents, lost, "root")
+    assert (VolumeFile.select().count(), Pool.select().where(Pool.id == lost.id).count()) == (0, 0)
+    kept = {row.passphrase_id for row in Volume.select()}
+    assert {row.id for row in Passphrase.select()} == kept

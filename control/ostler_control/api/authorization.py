@@ -194,6 +194,7 @@ TABLE: Mapping[str, frozenset[Role]] = {
             "GetSnapshot": _USERS,
             "ListSnapshots": _USERS,
             "DeleteSnapshot": _USERS,
+            "ForgetSnapshot": _ADMINS,
             "RevertVolume": _USERS,
             "CreateSnapshotSchedule": _USERS,
             "ListSnapshotSchedules": _USERS,

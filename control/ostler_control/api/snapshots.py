@@ -21,6 +21,7 @@ from ostler_control.api.session import with_sessions
 from ostler_control.api.start_operation import admins_only, start_operation
 from ostler_control.caller import Caller
 from ostler_control.catalog.names import is_id
+from ostler_control.database import transaction
 from ostler_control.keys import Keyring
 from ostler_control.models import Account, Pool, Snapshot, SnapshotSchedule, Volume
 
@@ -59,6 +60,14 @@ class SnapshotService(snapshot_pb2_grpc.SnapshotServiceServicer):
         caller = caller_of(context)
         row = resolve(Snapshot, request.snapshot, "snapshot", caller=caller)
         return start_operation(caller, request, lambda: snapshots.delete(row, caller.actor))
+
+    def ForgetSnapshot(self, request: pb.ForgetSnapshotRequest, context: grpc.ServicerContext) -> pb.Snapshot:
+        caller = caller_of(context)
+        row = resolve(Snapshot, request.snapshot, "snapshot", caller=caller)
+        answer = work.snapshot(row, caller)
+        with transaction():
+            snapshots.forget(row, caller.actor, validate_only=request.validate_only)
+        return answer
 
     def RevertVolume(self, request: pb.RevertVolumeRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)

@@ -19,12 +19,13 @@ from ostler_control import events
 from ostler_control.agents import Agents, HostAddress
 from ostler_control.catalog.names import check_name
 from ostler_control.database import session, transaction
-from ostler_control.hosts.rows import address
+from ostler_control.hosts.rows import address, is_up, reaching
 from ostler_control.keys import Keyring
 from ostler_control.keys.passphrases import delete_passphrase
-from ostler_control.models import Cluster, Host, Pool, PoolHost, Snapshot, Volume, now
+from ostler_control.models import Cluster, Host, Operation, Pool, PoolHost, Snapshot, Volume, VolumeFile, now
 from ostler_control.pools import reach
-from ostler_control.states import HostState
+from ostler_control.states import UNFINISHED_OPERATIONS, HostState
+from ostler_control.volumes.files import destroy_file
 
 log = structlog.get_logger(__name__)
 
@@ -137,7 +138,8 @@ def create(pool: NewPool, verified: VerifiedPool, actor: str, keys: Keyring) -> 
 def delete(agents: Agents, pool: Pool, actor: str) -> None:
     """Deletes a pool that holds neither volume nor snapshot; files in it stay.
 
-    Raises FailedPreconditionError POOL_HAS_VOLUMES or POOL_HAS_SNAPSHOTS.
+    Raises FailedPreconditionError POOL_HAS_VOLUMES, POOL_HAS_SNAPSHOTS, or POOL_HAS_FILES while Ostler still has to
+    delete files there; those in a pool that no host reaches are forgotten.
     """
     try:
         with transaction():
@@ -152,6 +154,7 @@ def delete(agents: Agents, pool: Pool, actor: str) -> None:
                     "POOL_HAS_SNAPSHOTS",
                     {"pool": pool.name},
                 )
+            _forget_leftovers(pool, actor)
             PoolHost.delete().where(PoolHost.pool == pool.id).execute()
             Pool.delete().where(Pool.id == pool.id).execute()
             delete_passphrase(pool.passphrase_id)
@@ -159,6 +162,21 @@ def delete(agents: Agents, pool: Pool, actor: str) -> None:
     except IntegrityError as error:  # a volume was created just now
         raise _holds_volumes(pool, []) from error
     remove_from_hosts(agents, pool.id, pool.scope, pool.scope_id)
+
+
+def _forget_leftovers(pool: Pool, actor: str) -> None:
+    """Further files of volumes that are in other pools: for a lost pool their rows and keys are all that is left."""
+    files = list(VolumeFile.select().where(VolumeFile.pool == pool.id))
+    is_lost = not any(is_up(host) for host in reaching(pool.id))
+    unfinished = Operation.select().where(Operation.state.in_(UNFINISHED_OPERATIONS))
+    for file in files:
+        if not is_lost or unfinished.where(Operation.id == file.operation_id).exists():
+            raise FailedPreconditionError(
+                f"pool {pool.name} holds files that Ostler is about to delete; try again in some minutes",
+                "POOL_HAS_FILES",
+                {"pool": pool.name},
+            )
+        destroy_file(file, actor)
 
 
 def set_password(agents: Agents, pool: Pool, password: Secret, actor: str, keys: Keyring) -> Pool:

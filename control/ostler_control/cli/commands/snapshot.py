@@ -147,4 +147,24 @@ def delete(app: App, snapshot: str, yes: bool, call: CallOptions) -> None:
     finish(app, app.client.snapshots.DeleteSnapshot(request), VIEW, pb.Snapshot(), call, gone=True)
 
 
+@command.command("forget")
+@click.argument("snapshot", type=SNAPSHOT)
+@click.option("--dry-run", is_flag=True, help="Only check whether it can be forgotten.")
+@yes_option
+@pass_app
+def forget(app: App, snapshot: str, dry_run: bool, yes: bool) -> None:
+    """Forgets a snapshot whose pool is lost for good. Its content and its key are lost with it.
+
+    Refused while any host reaches the pool: then use `ostler snapshot delete`. Admins only.
+
+    \b
+    Example:
+      ostler snapshot forget before-upgrade --dry-run
+    """
+    if not dry_run:
+        confirm(f"Forget snapshot {snapshot}, so that nothing can ever open it again?", yes)
+    answer = app.client.snapshots.ForgetSnapshot(pb.ForgetSnapshotRequest(snapshot=snapshot, validate_only=dry_run))
+    click.echo(f"snapshot {answer.name} {'would be' if dry_run else 'is'} forgotten")
+
+
 command.add_command(schedule)
