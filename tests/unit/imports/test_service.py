@@ -1,0 +1,206 @@
+"""ImportService, called as the server calls it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import cast
+
+import grpc
+import pytest
+from ostler.control.v1 import import_pb2 as pb
+from ostler_common.errors import OstlerError
+from ostler_common.redaction import redacted
+from ostler_control.api.authorization import TABLE
+from ostler_control.api.imports import ImportService
+from ostler_control.caller import Role
+from ostler_control.models import Event, Host, ImportSource, Operation, ServiceOffering, Vm, new_id
+from ostler_control.operations import Engine
+
+from tests import databases
+from tests.fakes.vcenter import PASSWORD, USER, FakeVcenter, vcenter
+from tests.sites import GIB, MIB, Site, outcome, site_at_work
+from tests.unit.control import calls
+from tests.unit.vmware.conftest import NETWORK, make_vmdk, vm_spec
+
+
+@dataclasses.dataclass
+class Api:
+    """The service, its caller, and what is behind it."""
+
+    service: ImportService
+    context: grpc.ServicerContext
+    site: Site
+    engine: Engine
+    vcenter: FakeVcenter
+
+    def source_request(self, **changes: object) -> pb.CreateImportSourceRequest:
+        request = pb.CreateImportSourceRequest(
+            name="vc1",
+            type="vmware",
+            address=f"{self.vcenter.host}:{self.vcenter.port}",
+            username=USER,
+            password=PASSWORD.encode(),
+            thumbprint=self.vcenter.sha256,
+        )
+        for field, value in changes.items():
+            setattr(request, field, value)
+        return request
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    directory = tmp_path_factory.mktemp("api")
+    disk = make_vmdk(directory / "disk.vmdk", 8 * MIB, 1)
+    machines = [vm_spec("web 1", [disk]), vm_spec("Web 2", [disk], on=True), vm_spec("db", [disk])]
+    (directory / "vc").mkdir()
+    with (
+        databases.bound(f"sqlite:///{directory}/ostler.sqlite") as url,
+        site_at_work(url, directory) as (site, engine),
+        vcenter(directory / "vc", machines) as server,
+    ):
+        Host.update(capabilities='{"instanceConversion": true}').where(Host.name != "h3").execute()
+        ServiceOffering.create(name="two", cpus=2, memory_bytes=GIB)
+        context = cast("grpc.ServicerContext", calls.context(site.admin()))
+        yield Api(ImportService(engine.keys), context, site, engine, server)
+
+
+@pytest.fixture
+def source(api: Api) -> Iterator[pb.ImportSource]:
+    yield api.service.CreateImportSource(api.source_request(), api.context)
+    api.service.DeleteImportSource(pb.DeleteImportSourceRequest(source="vc1"), api.context)
+
+
+def reason(call: Callable[[], object]) -> str:
+    with pytest.raises(OstlerError) as caught:
+        call()
+    return caught.value.reason
+
+
+def spec(**changes: object) -> pb.ImportSpec:
+    fields: dict[str, object] = {
+        "source": "vc1",
+        "source_vm": "web 1",
+        "service_offering": "two",
+        "account": "acme",
+        "bridges": {NETWORK: "br0"},
+    }
+    return pb.ImportSpec(**(fields | changes))  # type: ignore[arg-type]
+
+
+def test_a_source_is_created_listed_and_deleted(api: Api) -> None:
+    request_id = new_id()
+    made = api.service.CreateImportSource(api.source_request(request_id=request_id), api.context)
+    again = api.service.CreateImportSource(api.source_request(request_id=request_id), api.context)
+    assert made == again
+    assert PASSWORD not in str(made)
+    assert api.service.GetImportSource(pb.GetImportSourceRequest(source=made.id), api.context) == made
+    listed = api.service.ListImportSources(pb.ListImportSourcesRequest(), api.context)
+    assert list(listed.sources) == [made]
+    assert reason(lambda: api.service.CreateImportSource(api.source_request(), api.context)) == "SOURCE_EXISTS"
+    api.service.DeleteImportSource(pb.DeleteImportSourceRequest(source="vc1"), api.context)
+    assert ImportSource.select().count() == 0
+    assert [event.outcome for event in Event.select().where(Event.resource_type == "import-source")] == [
+        "succeeded"
+    ] * 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"type": "hyperv"}, "INVALID_SOURCE_TYPE"),
+        ({"name": "a b"}, "INVALID_NAME"),
+        ({"address": "http://vc"}, "INVALID_ADDRESS"),
+        ({"username": "x" * 257}, "INVALID_USERNAME"),
+        ({"password": b""}, "INVALID_PASSWORD"),
+        ({"password": b"x" * 1025}, "INVALID_PASSWORD"),
+        ({"password": b"\xff"}, "INVALID_PASSWORD"),
+        ({"password": b"wrong"}, "VCENTER_LOGIN_REFUSED"),
+        ({"thumbprint": "ab"}, "INVALID_THUMBPRINT"),
+        ({"thumbprint": "ab" * 32}, "VCENTER_UNTRUSTED"),
+        ({"ca_pem": "no PEM"}, "INVALID_CA"),
+    ],
+)
+def test_a_bad_source_is_refused_and_not_recorded(api: Api, changes: dict[str, object], expected: str) -> None:
+    assert reason(lambda: api.service.CreateImportSource(api.source_request(**changes), api.context)) == expected
+    assert ImportSource.select().count() == 0
+
+
+def test_a_source_without_any_trust_is_refused(api: Api) -> None:
+    request = api.source_request()
+    request.ClearField("trust")
+    assert reason(lambda: api.service.CreateImportSource(request, api.context)) == "REQUIRED"
+
+
+def test_a_source_may_only_be_checked(api: Api) -> None:
+    draft = api.service.CreateImportSource(api.source_request(validate_only=True), api.context)
+    assert (draft.name, draft.id) == ("vc1", "")
+    assert ImportSource.select().count() == 0
+
+
+def test_the_password_is_redacted(api: Api) -> None:
+    assert PASSWORD not in str(redacted(api.source_request()))
+
+
+@pytest.mark.usefixtures("source")
+def test_vms_are_listed_filtered_and_paged(api: Api) -> None:
+    def listed(**fields: object) -> list[str]:
+        request = pb.ListSourceVmsRequest(source="vc1", **fields)  # type: ignore[arg-type]
+        return [vm.name for vm in api.service.ListSourceVms(request, api.context).vms]
+
+    assert listed() == ["Web 2", "db", "web 1"]
+    assert listed(name_contains="WEB") == ["Web 2", "web 1"]
+    assert listed(power=pb.SourceVm.OFF) == ["db", "web 1"]
+    assert listed(place="DC0_C0") == ["Web 2", "db", "web 1"]
+    assert listed(place="elsewhere") == []
+    first = api.service.ListSourceVms(pb.ListSourceVmsRequest(source="vc1", page_size=2), api.context)
+    request = pb.ListSourceVmsRequest(source="vc1", page_size=2, page_token=first.next_page_token)
+    assert [vm.name for vm in api.service.ListSourceVms(request, api.context).vms] == ["web 1"]
+
+
+@pytest.mark.usefixtures("source")
+def test_a_check_answers_go_or_no_go(api: Api) -> None:
+    go = api.service.CheckImport(pb.CheckImportRequest(spec=spec()), api.context)
+    assert (go.go, list(go.findings), go.download_by, go.staging_pool_name) == (True, [], "control", "shared")
+    assert go.conversion_host_name in ("h1", "h2")
+    no = api.service.CheckImport(pb.CheckImportRequest(spec=spec(bridges={})), api.context)
+    assert (no.go, no.findings[0].code, no.findings[0].severity) == (False, "NIC_NOT_MAPPED", pb.ImportFinding.ERROR)
+    assert "--network" in no.findings[0].remedy
+
+
+@pytest.mark.usefixtures("source")
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"source": "vc9"}, "IMPORT_SOURCE_NOT_FOUND"),
+        ({"source_vm": "nobody"}, "SOURCE_VM_NOT_FOUND"),
+        ({"source_vm": "vm-99999"}, "SOURCE_VM_NOT_FOUND"),
+        ({"source_vm": ""}, "REQUIRED"),
+        ({"name": "a b"}, "INVALID_NAME"),
+        ({"service_offering": "none"}, "SERVICE_OFFERING_NOT_FOUND"),
+        ({"zone": "zone", "cluster": "cluster"}, "CONFLICTING_FIELDS"),
+        ({"bridges": {str(number): "br0" for number in range(65)}}, "TOO_MANY_BRIDGES"),
+        ({"bridges": {}}, "IMPORT_REFUSED"),
+    ],
+)
+def test_a_bad_import_is_refused_and_changes_nothing(api: Api, changes: dict[str, object], expected: str) -> None:
+    request = pb.ImportVmRequest(spec=spec(**changes))
+    assert reason(lambda: api.service.ImportVm(request, api.context)) == expected
+    assert Vm.select().count() == Operation.select().where(Operation.verb == "vm.import").count() == 0
+
+
+@pytest.mark.usefixtures("source")
+def test_an_import_is_repeated_by_its_request_id(api: Api) -> None:
+    request = pb.ImportVmRequest(request_id=new_id(), spec=spec(stopped=True))
+    first = api.service.ImportVm(request, api.context)
+    row = Operation.get(Operation.verb == "vm.import")
+    assert outcome(api.engine, row) == ("succeeded", "")
+    assert api.service.ImportVm(request, api.context).name == first.name
+    assert Vm.select().count() == 1
+    assert PASSWORD not in row.inputs
+
+
+def test_only_admins_import() -> None:
+    methods = {name: roles for name, roles in TABLE.items() if "ImportService" in name}
+    assert len(methods) == 7
+    assert set(methods.values()) == {frozenset({Role.ADMIN})}
