@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import cast
 
 import grpc
 import pytest
@@ -12,9 +11,10 @@ from ostler.control.v1 import import_pb2 as pb
 from ostler_common.errors import OstlerError
 from ostler_common.redaction import redacted
 from ostler_control.api.authorization import TABLE
+from ostler_control.api.convert import work
 from ostler_control.api.imports import ImportService
 from ostler_control.caller import Role
-from ostler_control.models import Event, Host, ImportSource, Operation, ServiceOffering, Vm, new_id
+from ostler_control.models import Event, Host, ImportSource, Operation, ServiceOffering, Vm, VmOrigin, new_id
 from ostler_control.operations import Engine
 
 from tests import databases
@@ -61,7 +61,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     ):
         Host.update(capabilities='{"instanceConversion": true}').where(Host.name != "h3").execute()
         ServiceOffering.create(name="two", cpus=2, memory_bytes=GIB)
-        context = cast("grpc.ServicerContext", calls.context(site.admin()))
+        context = calls.context(site.admin())
         yield Api(ImportService(engine.keys), context, site, engine, server)
 
 
@@ -198,6 +198,8 @@ def test_an_import_is_repeated_by_its_request_id(api: Api) -> None:
     assert api.service.ImportVm(request, api.context).name == first.name
     assert Vm.select().count() == 1
     assert PASSWORD not in row.inputs
+    shown = work.vm(Vm.get(), api.site.admin())
+    assert (shown.guest_os, shown.imported_from) == ("ubuntu", f"web 1 ({VmOrigin.get().source_ref}) on vc1")
 
 
 def test_only_admins_import() -> None:

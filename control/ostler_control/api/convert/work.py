@@ -33,6 +33,7 @@ from ostler_control.models import (
     Snapshot,
     Template,
     Vm,
+    VmOrigin,
     Volume,
 )
 from ostler_control.operations.records import error_from_json
@@ -192,6 +193,7 @@ def vms(rows: Sequence[Any], caller: Caller) -> list[vm_pb2.Vm]:
     pools = _by_id(Pool, (disk.pool_id for disk in attached))
     groups = affinity.groups_of(ids)
     vm_details = details.of_vms(ids)
+    origins = {row.vm_id: row for row in VmOrigin.select().where(VmOrigin.vm.in_(ids))}
     nics: defaultdict[str, list[vm_pb2.VmNic]] = defaultdict(list)
     interfaces: Any = Nic.select().where(Nic.vm.in_(ids)).order_by(Nic.position)
     for nic in interfaces:
@@ -201,6 +203,7 @@ def vms(rows: Sequence[Any], caller: Caller) -> list[vm_pb2.Vm]:
 
     def one(row: Any) -> vm_pb2.Vm:
         host = hosts.get(row.host_id or row.last_host_id)
+        origin = origins.get(row.id)
         return vm_pb2.Vm(
             id=row.id,
             name=row.name,
@@ -226,9 +229,15 @@ def vms(rows: Sequence[Any], caller: Caller) -> list[vm_pb2.Vm]:
             hypervisor_type=row.hypervisor_type,
             hypervisor_display_name=type_names.get(row.hypervisor_type, row.hypervisor_type),
             details=vm_details.get(row.id, {}),
+            guest_os=origin.guest_os if origin else "",
+            imported_from=_imported_from(origin) if origin and caller.is_admin else "",
         )
 
     return [one(row) for row in rows]
+
+
+def _imported_from(origin: VmOrigin) -> str:
+    return f"{origin.source_vm} ({origin.source_ref}) on {origin.source_name}"
 
 
 def _vm_volume(row: Any, pools: dict[str | None, Any]) -> vm_pb2.VmVolume:

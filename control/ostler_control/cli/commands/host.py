@@ -52,6 +52,15 @@ def _unmanaged(host: pb.Host) -> Sequence[Sequence[str]]:
     return [("name", "state", "cpus", "memory"), *rows]
 
 
+_CONVERSION = "instance-conversion"
+
+
+def _converts(host: pb.Host) -> str:
+    """Whether guests of other hypervisors can be converted there; a dash where the type of hypervisor never can."""
+    capabilities = host.capabilities
+    return text.yes(capabilities.instance_conversion) if _CONVERSION in capabilities.functions else text.NONE
+
+
 VIEW = View[pb.Host](
     "host",
     columns=[
@@ -60,6 +69,7 @@ VIEW = View[pb.Host](
         ("state", lambda h: text.enum_of(h, "state")),
         ("enabled", lambda h: text.yes(h.enabled)),
         ("encryption", lambda h: text.yes(h.capabilities.volume_encryption)),
+        ("converts", _converts),
         ("vms", lambda h: str(h.vm_count)),
         ("cpus", lambda h: f"{h.allocated_cpus}/{h.capabilities.cpus}"),
         ("memory", lambda h: _memory(h, "/")),
@@ -84,7 +94,6 @@ VIEW = View[pb.Host](
         ("cpu model", lambda h: h.capabilities.cpu_model),
         ("domain types", lambda h: text.joined(h.capabilities.domain_types)),
         ("uefi", lambda h: text.yes(h.capabilities.uefi)),
-        ("instance conversion", lambda h: text.yes(h.capabilities.instance_conversion)),
         ("bridges", lambda h: text.joined(h.capabilities.bridges)),
         ("pool types", lambda h: text.joined(h.capabilities.pool_types)),
         ("agent", lambda h: h.agent_version),

@@ -69,6 +69,8 @@ VIEW = View[pb.Vm](
         ("offering", lambda v: v.service_offering_name),
         ("template", lambda v: v.template_name),
         ("firmware", lambda v: text.enum_of(v, "firmware")),
+        ("guest os", lambda v: v.guest_os),
+        ("imported from", lambda v: v.imported_from),
         ("cluster", lambda v: v.cluster_name),
         ("hypervisor", lambda v: v.hypervisor_display_name),
         ("affinity groups", lambda v: text.joined(v.affinity_groups)),
