@@ -87,7 +87,7 @@ class Conversions:
                 paths = [place.path for place in staged]
                 warnings: tuple[str, ...] = ()
                 if options:
-                    warnings = self._guest_converter.convert(job, list(zip(targets, paths, strict=True)), options)
+                    warnings = self._guest_converter.convert(job, disks, paths, options)
                 volumes = [info_of(ref, header_of(ref, path)) for ref, path in zip(targets, paths, strict=True)]
                 report = ConversionReport(tuple(volumes), round(1000 * (time.monotonic() - started)), warnings)
                 job.remember(**{_WARNINGS: json.dumps(warnings), _ELAPSED: str(report.elapsed_ms)})
@@ -95,7 +95,10 @@ class Conversions:
         return report
 
     def recover(self, targets: Sequence[VolumeRef], facts: Mapping[str, str]) -> ConversionReport:
-        """How a `convert` ended that the agent's end cut short; what is half done goes. Raises INTERRUPTED."""
+        """Finishes a `convert` that was running when the agent died.
+
+        Returns its report if all the volumes are there, else undoes it and raises UnavailableError (INTERRUPTED).
+        """
         with self._locks.exclusive(*targets):
             for target in targets:
                 self._pools.discard(target)
@@ -120,7 +123,7 @@ class Conversions:
         return ConversionReport(tuple(volumes), int(facts[_ELAPSED]), tuple(json.loads(facts[_WARNINGS])))
 
     def _commit(self, targets: Sequence[VolumeRef], staged: Sequence[Staging]) -> None:
-        """Gives all the volumes their names, or none."""
+        """Gives all the volumes their names, or none of them."""
         with ExitStack() as undo:
             for target, place in zip(targets, staged, strict=True):
                 place.commit()

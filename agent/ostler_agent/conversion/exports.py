@@ -62,7 +62,7 @@ class Exports:
                 shutil.rmtree(exporting)
 
     def recover(self, ref: StagingRef) -> None:
-        """What an `export` left that the agent's end cut short goes. Raises INTERRUPTED."""
+        """Undoes an `export` that was running when the agent died. Raises UnavailableError (INTERRUPTED)."""
         try:
             with self._staging.using(ref) as directory:
                 shutil.rmtree(directory / _EXPORTING, ignore_errors=True)

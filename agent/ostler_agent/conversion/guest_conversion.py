@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ostler_agent.conversion.disks import SourceDisk
 from ostler_agent.conversion.guest import domain_xml
 from ostler_agent.jobs import JobContext
-from ostler_agent.spec import Firmware, VolumeRef
+from ostler_agent.spec import Firmware, Provisioning
 from ostler_agent.tools import qemu_storage_daemon, virt_v2v
 from ostler_agent.tools.qemu_storage_daemon import Export
 
@@ -19,7 +20,7 @@ FIRST_PERCENT = 50  # of the whole conversion, when the disks are copied
 _DOMAIN = "guest.xml"
 _DISKS = "disks"
 
-# Where the work is when virt-v2v says so: beginning of its message, phase, percent of the whole conversion.
+# virt-v2v's messages, by their beginning: the phase that begins, percent of the whole conversion.
 _PHASES = (
     ("Setting up", "preparing the conversion", 51),
     ("Opening", "starting the appliance", 52),
@@ -33,7 +34,7 @@ _PHASES = (
 
 @dataclass(frozen=True)
 class GuestOptions:
-    """How the guest is converted. arguments: further ones of virt-v2v, see `guest.check_arguments`."""
+    """How to convert a guest. arguments: further arguments for virt-v2v, see `guest.check_arguments`."""
 
     firmware: Firmware
     arguments: tuple[str, ...] = ()
@@ -54,7 +55,7 @@ class GuestConverter:
     needs_tcg: Callable[[], bool] = field(default=lambda: False)
 
     def clear(self) -> None:
-        """Removes what conversions left that the agent's end cut short; call it while none runs."""
+        """Removes the files and mounts of conversions that a killed agent left. Call it before any conversion runs."""
         self.work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         for directory in self.work_dir.iterdir():
             disks = directory / _DISKS
@@ -62,11 +63,11 @@ class GuestConverter:
             shutil.rmtree(directory)
 
     def convert(
-        self, job: JobContext, volumes: Sequence[tuple[VolumeRef, Path]], options: GuestOptions
+        self, job: JobContext, disks: Sequence[SourceDisk], images: Sequence[Path], options: GuestOptions
     ) -> tuple[str, ...]:
-        """Converts the guest on these images, the boot disk first. Returns virt-v2v's warnings.
+        """Converts a guest in place. Returns virt-v2v's warnings.
 
-        Raises what `virt_v2v.convert` and `qemu_storage_daemon.mounted` raise.
+        images: where the disks were copied to, in their order, the boot disk first. Raises what `virt_v2v.convert` and `qemu_storage_daemon.mounted` raise.
         """
         warnings: list[str] = []
         self.cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -74,8 +75,14 @@ class GuestConverter:
             directory = Path(name)
             (directory / _DISKS).mkdir()
             exports = [
-                Export(path, ref.format, ref.key, directory / _DISKS / str(number))
-                for number, (ref, path) in enumerate(volumes)
+                Export(
+                    image,
+                    disk.target.format,
+                    disk.target.key,
+                    directory / _DISKS / str(number),
+                    frees_space=disk.provisioning is not Provisioning.THICK,
+                )
+                for number, (disk, image) in enumerate(zip(disks, images, strict=True))
             ]
             for export in exports:
                 export.mount_point.touch()

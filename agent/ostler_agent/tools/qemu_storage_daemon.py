@@ -22,12 +22,16 @@ _STOP_TIMEOUT_S = 600.0  # the last writes may wait for a slow server
 
 @dataclass(frozen=True)
 class Export:
-    """An image and the file that shows it. mount_point: an existing, empty file."""
+    """An image and the file that shows it.
+
+    mount_point: an existing, empty file; frees_space: whether the image gives back the space that its user discards.
+    """
 
     image: Path
     format: DiskFormat
     key: Key | None
     mount_point: Path
+    frees_space: bool = True
 
 
 @contextmanager
@@ -71,7 +75,8 @@ def unmount(mount_points: Sequence[Path]) -> None:
 
 
 def _blockdev(export: Export, secret: str, node: str) -> str:
-    options = [image_opts(export.image, export.format, export.key, secret), f"node-name={node}", "discard=unmap"]
+    options = [image_opts(export.image, export.format, export.key, secret), f"node-name={node}"]
+    options.append(f"discard={'unmap' if export.frees_space else 'ignore'}")
     if export.key and export.format is DiskFormat.QCOW2:
         options.append("encrypt.format=luks")
     return ",".join(options)
