@@ -67,7 +67,8 @@ class GuestConverter:
     ) -> tuple[str, ...]:
         """Converts a guest in place. Returns virt-v2v's warnings.
 
-        images: where the disks were copied to, in their order, the boot disk first. Raises what `virt_v2v.convert` and `qemu_storage_daemon.mounted` raise.
+        images: where the disks were copied to, in their order, the boot disk first. Raises what `virt_v2v.convert` and
+        `qemu_storage_daemon.mounted` raise.
         """
         warnings: list[str] = []
         self.cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
