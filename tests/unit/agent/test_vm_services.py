@@ -257,7 +257,7 @@ def test_no_console_without_its_vm(agent: Agent) -> None:
 def test_a_console_needs_a_first_word(agent: Agent) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         list(agent.vms.Console(iter([]), timeout=10))
-    assert from_rpc_error(caught.value).reason == "INVALID_FIELD"
+    assert from_rpc_error(caught.value).reason == "REQUEST_MISSING"
 
 
 # -- migration
