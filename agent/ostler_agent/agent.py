@@ -34,7 +34,8 @@ from ostler_agent.hypervisors.base import Hypervisor, VmEvent
 from ostler_agent.hypervisors.driver import Driver, UsesCredentials
 from ostler_agent.jobs import Jobs
 from ostler_agent.migration.destination import IncomingMigrations
-from ostler_agent.pools import POOL_TYPES, Pools, PoolType
+from ostler_agent.pools import Pools, PoolType
+from ostler_agent.pools import registry as pool_registry
 from ostler_agent.pools.unmapper import Unmapper
 from ostler_agent.renewal import CredentialsManager, Renewer
 from ostler_agent.seeds import SEEDS
@@ -221,7 +222,7 @@ class Agent:
 def _pool_types(driver: Driver) -> list[PoolType]:
     """The pool types that the driver can use."""
     usable = driver.info.pool_types
-    return [pool_type for pool_type in POOL_TYPES if usable is None or pool_type.name in usable]
+    return [pool_type for pool_type in pool_registry.pool_types() if usable is None or pool_type.name in usable]
 
 
 def _sweep_seeds(hypervisor: Hypervisor) -> None:

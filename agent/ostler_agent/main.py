@@ -141,6 +141,20 @@ def driver_check(config: AgentConfig, options: argparse.Namespace) -> int:
     return command.check(config, options)
 
 
+def pool_list(config: AgentConfig, options: argparse.Namespace) -> int:
+    """Prints the installed pool types."""
+    from ostler_agent.conformance import pool_command
+
+    return pool_command.list_pools(config, options)
+
+
+def pool_check(config: AgentConfig, options: argparse.Namespace) -> int:
+    """Checks a pool type."""
+    from ostler_agent.conformance import pool_command
+
+    return pool_command.check(config, options)
+
+
 def _parser() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--config", type=Path, metavar="FILE", help=f"settings (default {DEFAULT_PATH}, if it exists)")
@@ -170,7 +184,35 @@ def _parser() -> argparse.ArgumentParser:
     probing.add_argument("--json", action="store_true", help="print everything as JSON")
     probing.set_defaults(command=probe)
     _add_driver_commands(commands.add_parser("driver", help="list and check hypervisor drivers"), shared)
+    _add_pool_commands(commands.add_parser("pool", help="list and check storage pool types"), shared)
     return parser
+
+
+def _add_pool_commands(parser: argparse.ArgumentParser, shared: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    listing = commands.add_parser("list", parents=[shared], help="list the installed pool types")
+    listing.set_defaults(command=pool_list)
+    checking = commands.add_parser(
+        "check",
+        parents=[shared],
+        help="check whether a pool type meets the pool contract",
+        description="Checks a pool type on a pool of this host with its own volumes. Other volumes are unaffected, but "
+        "the pool is released in between: do not use one that VMs use.",
+        epilog="example: ostler-agent pool check nfs --source server:/export",
+    )
+    checking.add_argument("name", metavar="NAME", help="the pool type, see `ostler-agent pool list`")
+    checking.add_argument("--path", default="", metavar="DIR", help="the pool's directory or mount point")
+    checking.add_argument("--source", default="", metavar="SOURCE", help="source of a network pool, server:/export")
+    checking.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="set an option of the pool; repeatable"
+    )
+    checking.add_argument(
+        "--password-file", type=Path, metavar="FILE", help="the pool's password, first line; - reads standard input"
+    )
+    checking.add_argument("--only", default="*", metavar="PATTERN", help='run only matching checks, e.g. "volume.*"')
+    checking.set_defaults(command=pool_check)
+    for command in (listing, checking):
+        command.add_argument("-o", "--output", choices=("table", "json"), default="table", help="default: table")
 
 
 def _add_driver_commands(parser: argparse.ArgumentParser, shared: argparse.ArgumentParser) -> None:

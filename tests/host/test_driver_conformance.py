@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from ostler_agent.capabilities.facts import HypervisorFacts
 from ostler_agent.conformance.bench import Bench, Setup
-from ostler_agent.conformance.suite import CHECKS, Outcome, run_checks
+from ostler_agent.conformance.results import Outcome
+from ostler_agent.conformance.suite import CHECKS, run_checks
 from ostler_agent.hypervisors import registry
 from ostler_agent.hypervisors.base import Console, Paths
 from ostler_agent.hypervisors.driver import DriverContext

@@ -19,7 +19,8 @@ from ostler_agent.conformance import unit
 from ostler_agent.conformance.bench import Setup, open_bench
 from ostler_agent.conformance.matrix import support_matrix
 from ostler_agent.conformance.processes import supervise
-from ostler_agent.conformance.suite import Outcome, Result, run_checks, select_checks
+from ostler_agent.conformance.results import report
+from ostler_agent.conformance.suite import run_checks, select_checks
 from ostler_agent.hypervisors import registry
 from ostler_agent.hypervisors.driver import DriverContext
 from ostler_agent.spec import DiskFormat
@@ -72,40 +73,34 @@ def check(config: AgentConfig, options: argparse.Namespace) -> int:
 def _check(config: AgentConfig, options: argparse.Namespace, scratch: Path, supervisor: int) -> int:
     """Runs in a process of its own, see `processes.supervise`."""
     try:
-        results = _run(config, options, scratch, supervisor)
+        return _run(config, options, scratch, supervisor)
     except ConfigError as error:
         print(f"ostler-agent: {error.message}", file=sys.stderr)
         return USAGE
     except OstlerError as error:
         print(f"ostler-agent: {error.message}", file=sys.stderr)
         return 1
-    if options.output == "json":
-        print(json.dumps([_result(result) for result in results], indent=2))
-    else:
-        counts = [f"{sum(result.outcome is outcome for result in results)} {outcome}" for outcome in Outcome]
-        print(", ".join(counts))
-    return 1 if any(result.outcome is Outcome.FAILED for result in results) else 0
 
 
-def _run(config: AgentConfig, options: argparse.Namespace, scratch: Path, supervisor: int) -> list[Result]:
+def _run(config: AgentConfig, options: argparse.Namespace, scratch: Path, supervisor: int) -> int:
     configured = config.driver_options if config.driver == options.name else {}
     state_dir = scratch / "driver"
     state_dir.mkdir(mode=0o700)
     context = DriverContext(state_dir, {**configured, **dict(map(_option, options.option))})
-    image_format = DiskFormat(options.image_format)
-    image = options.image and options.image.absolute()
-    setup = Setup(scratch, image, image_format, options.ready, options.bridge, supervisor, options.unit_kill_mode)
+    setup = Setup(
+        scratch,
+        options.image and options.image.absolute(),
+        DiskFormat(options.image_format),
+        options.ready,
+        options.bridge,
+        supervisor,
+        options.unit_kill_mode,
+    )
     bench = open_bench(options.name, context, setup)
-    results = []
     try:
-        for result in run_checks(bench, options.only, options.repeat):
-            results.append(result)
-            if options.output == "table":
-                print(f"{result.check.name:<24}{result.outcome:<9}{result.elapsed_s:5.1f} s  {result.detail}".rstrip(),
-                      flush=True)  # fmt: skip
+        return report(run_checks(bench, options.only, options.repeat), options.output)
     finally:
         bench.close()
-    return results
 
 
 def _option(text: str) -> tuple[str, str]:
@@ -128,14 +123,4 @@ def _row(name: str, config: AgentConfig) -> dict[str, Any]:
         "formats": sorted(info.template_formats),
         "pool_types": ["all"] if info.pool_types is None else sorted(info.pool_types),
         "functions": sorted(info.functions),
-    }
-
-
-def _result(result: Result) -> dict[str, Any]:
-    return {
-        "check": result.check.name,
-        "summary": result.check.summary,
-        "outcome": result.outcome,
-        "detail": result.detail,
-        "elapsed_s": round(result.elapsed_s, 3),
     }

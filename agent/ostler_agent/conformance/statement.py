@@ -11,7 +11,7 @@ from ostler_common.hypervisors import Function
 from ostler_agent.conformance.assertions import CheckFailedError, SkippedError, refused, require
 from ostler_agent.conformance.bench import Bench, NeverCancelled
 from ostler_agent.hypervisors.base import PARTS
-from ostler_agent.pools import POOL_TYPES
+from ostler_agent.pools import registry as pool_registry
 from ostler_agent.spec import DiskFormat, DiskSpec, ExtraConfig, Firmware, Key, NicSpec
 from ostler_agent.vms import disks, power
 
@@ -23,7 +23,7 @@ def info(bench: Bench) -> None:
     stated = bench.driver.info
     require(stated.display_name.strip(), "the display name must not be empty")
     require(stated.template_formats, "there must be at least one template format")
-    known = {pool_type.name for pool_type in POOL_TYPES}
+    known = set(pool_registry.names())
     require(stated.pool_types is None or stated.pool_types, "there must be at least one pool type")
     unknown = (stated.pool_types or frozenset()) - known
     require(not unknown, f"pool types must be among {', '.join(sorted(known))}, not {', '.join(sorted(unknown))}")

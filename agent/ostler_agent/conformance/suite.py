@@ -7,24 +7,13 @@ import inspect
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 
-import structlog
 from ostler_common.config import ConfigError
-from ostler_common.errors import OstlerError
 from ostler_common.hypervisors import Function
 
 from ostler_agent.conformance import copies, disks, leftovers, life_cycle, restart, screen, statement
-from ostler_agent.conformance.assertions import CheckFailedError, SkippedError
 from ostler_agent.conformance.bench import Bench
-
-log = structlog.get_logger(__name__)
-
-
-class Outcome(StrEnum):
-    OK = "ok"
-    FAILED = "failed"
-    SKIPPED = "skipped"
+from ostler_agent.conformance.results import Outcome, Result, attempt
 
 
 @dataclass(frozen=True)
@@ -36,16 +25,6 @@ class Check:
     work: Callable[[Bench], None]
     function: Function | None = None
     guest: bool = False
-
-
-@dataclass(frozen=True)
-class Result:
-    """The outcome of a check. detail: what is wrong, or why it was skipped."""
-
-    check: Check
-    outcome: Outcome
-    detail: str = ""
-    elapsed_s: float = 0.0
 
 
 def _check(name: str, work: Callable[[Bench], None], function: Function | None = None, guest: bool = False) -> Check:
@@ -118,7 +97,7 @@ def run_checks(bench: Bench, pattern: str = "*", repeat: int = 1) -> Iterator[Re
         for _ in range(repeat):
             began = time.monotonic()
             outcome, detail = _run(check, bench)
-            yield Result(check, outcome, detail, time.monotonic() - began)
+            yield Result(check.name, check.summary, outcome, detail, time.monotonic() - began)
 
 
 def _run(check: Check, bench: Bench) -> tuple[Outcome, str]:
@@ -126,23 +105,4 @@ def _run(check: Check, bench: Bench) -> tuple[Outcome, str]:
         return Outcome.SKIPPED, f"the driver does not state {check.function}"
     if check.guest and bench.setup.image is None:
         return Outcome.SKIPPED, "needs a guest that boots (--image FILE)"
-    outcome, detail = _attempt(check.name, lambda: check.work(bench))
-    cleaned_up, failure = _attempt(check.name, bench.clean_up)
-    if cleaned_up is Outcome.FAILED:
-        outcome, detail = Outcome.FAILED, f"{detail}; " * bool(detail) + f"cleaning up failed: {failure}"
-    return outcome, detail
-
-
-def _attempt(name: str, call: Callable[[], None]) -> tuple[Outcome, str]:
-    try:
-        call()
-    except CheckFailedError as error:
-        return Outcome.FAILED, str(error)
-    except SkippedError as error:
-        return Outcome.SKIPPED, str(error)
-    except OstlerError as error:
-        return Outcome.FAILED, f"{error.reason}: {error.message}"
-    except Exception as error:  # a driver may raise anything; the other checks must run
-        log.debug("a check raised", check=name, exc_info=True)
-        return Outcome.FAILED, f"{type(error).__name__}: {error}"
-    return Outcome.OK, ""
+    return attempt(check.name, lambda: check.work(bench), bench.clean_up)

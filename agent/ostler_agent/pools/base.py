@@ -106,10 +106,12 @@ class Store(Protocol):
 class PoolType(Protocol):
     """A type of pool. Every call is idempotent.
 
-    name: as in PoolSpec.type; shared: whether several hosts see the same volumes; encryption: whether it supports
-    encrypted volumes.
+    interface_version: the `registry.INTERFACE_VERSION` that the type was written for, as a number; name: as in
+    PoolSpec.type; shared: whether several hosts see the same volumes; encryption: whether it supports encryption.
     """
 
+    @property
+    def interface_version(self) -> int: ...
     @property
     def name(self) -> str: ...
     @property

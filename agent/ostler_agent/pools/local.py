@@ -11,6 +11,7 @@ from ostler_agent.pools.directory import DirectoryPool
 
 
 class Local(DirectoryPool):
+    interface_version = 1
     name = "local"
     shared = False
 

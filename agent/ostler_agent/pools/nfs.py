@@ -29,6 +29,7 @@ class Mount:
 
 
 class Nfs(DirectoryPool):
+    interface_version = 1
     name = "nfs"
     shared = True
 

@@ -58,6 +58,7 @@ class PowerFlex:
     that signs the gateway's certificate; default: the system's CAs). `set_secret` receives the password, which is kept
     in memory only."""
 
+    interface_version = 1
     name = "powerflex"
     shared = True
     encryption = True

@@ -11,6 +11,7 @@ from ostler_agent.pools.directory import DirectoryPool
 
 
 class SharedMountPoint(DirectoryPool):
+    interface_version = 1
     name = "shared-mount-point"
     shared = True
 

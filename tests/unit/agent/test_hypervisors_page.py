@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from ostler_agent.conformance.bench import Bench, Setup
 from ostler_agent.conformance.matrix import support_matrix
-from ostler_agent.conformance.suite import Outcome, run_checks
+from ostler_agent.conformance.results import Outcome
+from ostler_agent.conformance.suite import run_checks
 from ostler_agent.hypervisors import registry
 from ostler_agent.hypervisors.base import Hypervisor
 from ostler_agent.hypervisors.driver import DriverContext
