@@ -10,14 +10,14 @@ AGENT_LOAD_INTERVAL = Setting(
     "agent.load.interval",
     integer(1, 300, "seconds"),
     "5",
-    "How often hosts report their load; in force for a host when the control plane connects to it the next time.",
+    "How often hosts report their load. A change is in force for a host once the control plane connects to it again.",
     dynamic=False,
 )
 HOST_RESERVED_MEMORY = Setting(
     "host.reserved.memory",
     integer(0, 1 << 40, "bytes"),
     str(512 << 20),
-    "Memory of each host that is kept for the host itself and never given to VMs.",
+    "Memory of each host that is reserved for the host itself and never allocated to VMs.",
     PER_CLUSTER,
 )
 

@@ -51,7 +51,7 @@ PLAN_MAX_FAILURES = Setting(
     "drs.plan.max.failures",
     integer(1, 1000, "moves"),
     "3",
-    "A plan of which so many moves have failed begins no further ones.",
+    "After this many failed moves a plan starts no further ones.",
     PER_CLUSTER,
 )
 

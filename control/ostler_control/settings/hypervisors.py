@@ -29,14 +29,14 @@ CUSTOM_DISPLAY_NAME = Setting(
     "hypervisor.custom.display.name",
     text(registry.NAME_RULE),
     registry.DEFAULT_CUSTOM_NAME,
-    "What people call the type of hypervisor that drivers call custom.",
+    "Display name of the hypervisor type custom.",
     accept=_accept_name,
 )
 HYPERVISOR_LIST = Setting(
     "hypervisor.list",
-    word_list("types of hypervisor or their names, separated by commas"),
+    word_list("hypervisor types or their display names, separated by commas"),
     "",
-    "Types of hypervisor that new clusters and VMs may be of; empty: all.",
+    "Hypervisor types that new clusters and VMs may have; empty: all.",
     accept=_accept_list,
     show=_show_list,
 )

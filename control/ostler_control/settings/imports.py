@@ -11,7 +11,7 @@ VMWARE_CONVERT_TIMEOUT = Setting(
     "convert.vmware.instance.to.kvm.timeout",
     integer(1, 168, "hours"),
     "3",
-    "How long the conversion of a VM from VMware may take before it is given up.",
+    "How long the conversion of a VM from VMware may take before it fails.",
 )
 CONTROL_DOWNLOAD_THREADS = Setting(
     "threads.on.ms.to.import.vmware.vm.files",
@@ -24,7 +24,8 @@ HOST_DOWNLOAD_THREADS = Setting(
     "threads.on.kvm.host.to.import.vmware.vm.files",
     _THREADS,
     "0",
-    "The same for downloads by a host with ovftool, 4.4.0 or later.",
+    "How many disks of a VM a host with ovftool 4.4.0 or later downloads from VMware at once. 0: one thread for each "
+    "disk; -1 or 1: one disk after the other.",
 )
 REMOTE_COPY_TIMEOUT = Setting(
     "remote.kvm.instance.disks.copy.timeout",

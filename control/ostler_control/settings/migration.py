@@ -17,21 +17,21 @@ BANDWIDTH = Setting(
     "migration.bandwidth",
     integer(0, 1_000_000, "MiB per second"),
     "0",
-    "The most that one live migration sends; 0 means no limit.",
+    "Maximum bandwidth of one live migration; 0: no limit.",
     PER_CLUSTER,
 )
 MAX_DOWNTIME = Setting(
     "migration.max.downtime",
     integer(1, 60_000, "milliseconds"),
     "300",
-    "How long a VM may stand still at the end of a live migration.",
+    "Maximum time for which a VM is paused at the end of a live migration.",
     PER_CLUSTER,
 )
 TIMEOUT = Setting(
     "migration.timeout",
     integer(10, 604_800, "seconds"),
     "3600",
-    "A live migration that takes longer is given up; the VM stays where it was.",
+    "A live migration that takes longer is cancelled; the VM stays on its host.",
     PER_CLUSTER,
 )
 

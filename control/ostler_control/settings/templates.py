@@ -18,19 +18,19 @@ ALLOW_PRIVATE = Setting(
     "direct.download.allow.private",
     BOOLEAN,
     "false",
-    "Whether hosts may fetch templates from addresses that are not of the public Internet (10.0.0.0/8 and such).",
+    "Whether hosts may download templates from private addresses, such as 10.0.0.0/8.",
 )
 MAX_SIZE = Setting(
     "direct.download.max.size",
     integer(1, 1 << 30, "MiB"),
     str(1 << 20),
-    "The largest file that hosts fetch as a template by themselves.",
+    "Maximum size of a file that hosts download as a template.",
 )
 PROXY = Setting(
     "direct.download.proxy",
     text("an http:// or https:// address, or nothing", _proxy),
     "",
-    "HTTP proxy through which hosts fetch templates by themselves; empty: none.",
+    "HTTP proxy through which hosts download templates; empty: none.",
 )
 
 SETTINGS = (ALLOW_PRIVATE, MAX_SIZE, PROXY)
