@@ -59,6 +59,7 @@ lint: $(STUBS)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.stubs_in_step
+	$(BIN)/python -m tests.count_any
 
 quick: $(STUBS)
 	$(BIN)/ruff check .

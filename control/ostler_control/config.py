@@ -14,8 +14,8 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from ostler_control.keys.vault_client import VaultSettings
+from ostler_control.state_dir import StateDir, credential_file
 from ostler_control.trust.authority import Lifetimes
-from ostler_control.trust.state import StateDir, credential_file
 
 DEFAULT_PATH = Path("/etc/ostler/control.toml")
 MAIN_PORT, ENROLL_PORT = 8440, 8441

@@ -54,7 +54,7 @@ def disconnect() -> None:
         db.close_all()
 
 
-def _open(url: str) -> Any:
+def _open(url: str) -> PooledSqliteDatabase | PooledPostgresqlDatabase:
     if url.startswith("sqlite:///"):
         pragmas = {
             "journal_mode": "wal",

@@ -1,20 +1,30 @@
-"""The fleet's diary: who did what to which object, when, with what outcome."""
+"""The audit log: who did what to which object, when, with what outcome."""
 
 from __future__ import annotations
 
 import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Protocol
 
-from peewee import fn
+from peewee import ModelSelect, fn
 
 from ostler_control.models import Event, now
 
 SYSTEM = "system"
 
 
+class Named(Protocol):
+    """A row with a name."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+
 class Outcome(StrEnum):
-    """How it went; NOTICED: it was seen, not done by Ostler."""
+    """The outcome; NOTICED: Ostler saw it and did not do it."""
 
     STARTED = "started"
     SUCCEEDED = "succeeded"
@@ -53,12 +63,14 @@ def record(
     )
 
 
-def done(type: str, actor: str, row: Any, message: str = "") -> None:
-    """Records that a change of this row (a zone, a cluster, ...) was made at once and well."""
+def done(type: str, actor: str, row: Named, message: str = "") -> None:
+    """Records a change of this row (a zone, a cluster, ...) that succeeded at once."""
     record(type, Outcome.SUCCEEDED, actor, type.partition(".")[0], row.id, row.name, message)
 
 
-def matching(query: Any, *, resource_id: str = "", type: str = "", start_time: datetime.datetime | None = None) -> Any:
+def matching(
+    query: ModelSelect[Event], *, resource_id: str = "", type: str = "", start_time: datetime.datetime | None = None
+) -> ModelSelect[Event]:
     """Narrows a select of events. type: this one, or all that begin with it and a dot."""
     if resource_id:
         query = query.where(Event.resource_id == resource_id)

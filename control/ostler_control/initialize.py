@@ -24,10 +24,10 @@ from ostler_control.cli import profile
 from ostler_control.config import ControlConfig
 from ostler_control.keys import create_key_file
 from ostler_control.models import Account, Certificate, Passphrase, User
+from ostler_control.state_dir import StateDir
 from ostler_control.trust import authority, users
 from ostler_control.trust.authority import Authority
 from ostler_control.trust.renewal import renew_control
-from ostler_control.trust.state import StateDir
 
 _SERVICE_USER = "ostler"
 

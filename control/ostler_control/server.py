@@ -29,10 +29,10 @@ from ostler_control.keys import Keyring, open_provider
 from ostler_control.keys.watch import KeyWatch
 from ostler_control.operations import Engine, Journal, replica_id
 from ostler_control.outage import outage, reported
+from ostler_control.state_dir import StateDir
 from ostler_control.trust import revocation
 from ostler_control.trust.authority import Authority
 from ostler_control.trust.renewal import renew_control
-from ostler_control.trust.state import StateDir
 
 log = structlog.get_logger(__name__)
 

@@ -15,7 +15,7 @@ from ostler.control.v1 import event_pb2, snapshot_pb2, template_pb2, vm_pb2, vol
 from ostler.types.v1 import vm_pb2 as vm_types
 from ostler.types.v1 import volume_pb2 as volume_types
 from ostler_agent.spec import Key
-from ostler_control.trust.state import StateDir
+from ostler_control.state_dir import StateDir
 from ostler_control.volumes.matrix import Operation
 
 from tests.lab.fleet import fresh

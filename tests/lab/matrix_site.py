@@ -31,7 +31,7 @@ from ostler_agent.tools import qemu_img
 from ostler_common.errors import OstlerError
 from ostler_common.secret import Secret
 from ostler_control.keys import FileProvider
-from ostler_control.trust.state import StateDir
+from ostler_control.state_dir import StateDir
 
 from tests.fakes.powerflex import FakeGateway, Sdc, gateway
 from tests.lab.fleet import CLUSTER, PLAIN, SECRET, SHARED_POOL, Fleet, fresh

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ostler_common.errors import OstlerError
 from ostler_control.keys import FileProvider
-from ostler_control.trust.state import StateDir
+from ostler_control.state_dir import StateDir
 
 from tests.lab.lab import Lab
 

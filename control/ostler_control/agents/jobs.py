@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 import grpc
 from ostler.agent.v1 import job_pb2
@@ -21,7 +21,26 @@ from ostler_common.errors import OstlerError, UnavailableError, from_rpc_error, 
 from ostler_control.agents.client import Agent, Agents, HostAddress, broken, unreachable
 
 JobUpdate = types_job_pb2.JobUpdate
-Begin = Callable[[Agent], Any]
+
+
+class JobCall(Protocol):
+    """A running call whose answers are job updates."""
+
+    def __iter__(self) -> Iterator[JobUpdate]: ...
+
+    def cancel(self) -> object:
+        """Ends the call, not the job."""
+
+
+class JobRequest(Protocol):
+    """A request that starts a job."""
+
+    @property
+    def operation(self) -> types_job_pb2.OperationRef: ...
+
+
+R = TypeVar("R", bound=JobRequest)
+Begin = Callable[[Agent], JobCall]
 OnProgress = Callable[[types_job_pb2.Progress], None]
 
 # An agent repeats its update every 5 s: without any for so long the connection is broken, and the caller attaches anew.
@@ -48,8 +67,8 @@ class JobControl(Protocol):
 def run_job(
     agents: Agents,
     host: HostAddress,
-    method: Callable[[Agent], Any],
-    request: Any,
+    method: Callable[[Agent], Callable[[R], JobCall]],
+    request: R,
     on_progress: OnProgress,
     control: JobControl,
     unreachable_limit_s: float,

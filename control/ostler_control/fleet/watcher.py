@@ -10,10 +10,11 @@ import asyncio
 import contextlib
 import random
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from functools import partial
+from typing import ParamSpec, TypeVar
 
 import grpc
 import peewee
@@ -36,6 +37,7 @@ from ostler_control.trust.revocation import TrustBundle
 
 log = structlog.get_logger(__name__)
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _MIN_RETRY_S, _MAX_RETRY_S = 0.5, 15.0
@@ -149,7 +151,7 @@ class Watcher:
         finally:
             await self._let_go(list(self._watches))
 
-    async def _forever(self, step: Callable[[], Any]) -> None:
+    async def _forever(self, step: Callable[[], Coroutine[None, None, None]]) -> None:
         while True:
             try:
                 await step()
@@ -157,11 +159,11 @@ class Watcher:
                 log.exception("a step of the watcher failed by a bug; it is tried again", step=step.__name__)
                 await asyncio.sleep(1)
 
-    async def _in_database(self, call: Callable[..., T], *args: Any) -> T:
+    async def _in_database(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs `call` in the worker thread, again and again while the database is away."""
         while True:
             try:
-                return await asyncio.get_running_loop().run_in_executor(self._database, call, *args)
+                return await asyncio.get_running_loop().run_in_executor(self._database, partial(call, *args, **kwargs))
             except (peewee.OperationalError, peewee.InterfaceError) as error:
                 log.error("the database does not answer, trying again", error=str(error))
                 await asyncio.sleep(1)
@@ -246,7 +248,9 @@ class Watcher:
         request = host_pb2.WatchHostRequest(load_interval_ms=interval_s * 1000)
         contact: asyncio.Task[None] | None = None
 
-        async def updates(call: Any) -> AsyncIterator[host_pb2.HostUpdate]:
+        async def updates(
+            call: grpc.aio.UnaryStreamCall[host_pb2.WatchHostRequest, host_pb2.HostUpdate],
+        ) -> AsyncIterator[host_pb2.HostUpdate]:
             nonlocal contact
             timeout_s = _FIRST_UPDATE_TIMEOUT_S
             while True:
@@ -255,7 +259,7 @@ class Watcher:
                         update = await call.read()
                 except TimeoutError:
                     raise _SilenceError(f"it sent nothing for {timeout_s:g} s") from None
-                if update is grpc.aio.EOF:
+                if not isinstance(update, host_pb2.HostUpdate):  # the end of the stream
                     return
                 yield update
                 timeout_s = interval_s * 3 + 5

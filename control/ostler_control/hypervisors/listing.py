@@ -6,11 +6,10 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ostler_control.hypervisors import registry, rules
 from ostler_control.hypervisors.registry import Known
-from ostler_control.models import Cluster, Host, HypervisorType
+from ostler_control.models import Cluster, Host, HostState, HypervisorType
 
 _HOSTS_NAMED = 5
 
@@ -33,7 +32,7 @@ def types() -> list[Listed]:
     known, may = rules.known(), rules.allowed()
     clusters: Counter[str] = Counter(row.hypervisor_type for row in Cluster.select(Cluster.hypervisor_type))
     told: dict[str, str] = {row.type: row.display_name for row in HypervisorType.select()}
-    hosts: dict[str, list[Any]] = {}
+    hosts: dict[str, list[Host]] = {}
     for host in Host.select().where(~Host.removed).order_by(Host.name):
         hosts.setdefault(host.hypervisor_type, []).append(host)
 
@@ -44,7 +43,7 @@ def types() -> list[Listed]:
             of_type,
             frozenset(word for report in reports.values() for word in report.get("poolTypes", ())),
             len(own),
-            sum(host.state == "up" for host in own),
+            sum(host.state is HostState.UP for host in own),
             clusters[of_type.type],
             not may or of_type.type in may,
             (*_names(of_type, told.get(of_type.type, ""), known), *_reports(own, reports)),
@@ -54,17 +53,17 @@ def types() -> list[Listed]:
 
 
 def _names(of_type: Known, told: str, known: Mapping[str, Known]) -> Iterable[str]:
-    """Where a name had to give way to another type's."""
+    """Where a type's name was taken by another type."""
     if of_type.type == registry.CUSTOM:
         if of_type.display_name.casefold() in known.keys() - {of_type.type}:
-            yield f'a driver has brought the type "{of_type.display_name.casefold()}": give this one another name'
+            yield f'a driver has brought the type "{of_type.display_name.casefold()}": rename this one'
     elif told and told != of_type.display_name:
-        yield f'its driver calls it "{told}", which is no fit name, or another type\'s'
+        yield f'its driver calls it "{told}", which is not a valid name, or is another type\'s'
 
 
-def _reports(hosts: Sequence[Any], reports: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
-    """What some of its hosts say and others do not."""
-    questions: dict[str, Callable[[Any], str]] = {
+def _reports(hosts: Sequence[Host], reports: Mapping[str, Mapping[str, str]]) -> Iterable[str]:
+    """What its hosts report differently."""
+    questions: dict[str, Callable[[Host], str]] = {
         "its name": lambda host: reports[host.id].get("hypervisorDisplayName", ""),
         "template formats": lambda host: host.template_formats,
         "functions": lambda host: host.functions,

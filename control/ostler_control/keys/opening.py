@@ -12,7 +12,7 @@ from ostler_common.secret import Secret
 
 from ostler_control.keys.file import FileProvider
 from ostler_control.keys.providers import KeyProvider, Opener, Sealed, kek_missing
-from ostler_control.trust.state import StateDir
+from ostler_control.state_dir import StateDir
 
 if TYPE_CHECKING:
     from ostler_control.keys.vault_client import VaultSettings

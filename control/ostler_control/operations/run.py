@@ -19,7 +19,7 @@ from dbos import DBOS
 from ostler.types.v1 import job_pb2
 from ostler_common.errors import CancelledError, InternalError, NotFoundError, OstlerError
 
-from ostler_control.agents import Agent, Agents, HostAddress, run_job, watch_job
+from ostler_control.agents import Agent, Agents, HostAddress, JobCall, JobRequest, run_job, watch_job
 from ostler_control.keys import Keyring
 from ostler_control.operations import records
 from ostler_control.operations.inputs import from_json
@@ -31,6 +31,7 @@ log = structlog.get_logger(__name__)
 # Any: whatever JSON can hold.
 Json = Any
 T = TypeVar("T")
+R = TypeVar("R", bound=JobRequest)
 
 _REPORT_INTERVAL_S = 0.5
 _LOST_HOST_DIVISOR = 12
@@ -91,7 +92,11 @@ class Run:
         return job_pb2.OperationRef(id=f"{self.id}.{self._step}", attempt=self.attempt)
 
     def job(
-        self, host: HostAddress, method: Callable[[Agent], Any], request: Any, share: tuple[int, int] = (0, 100)
+        self,
+        host: HostAddress,
+        method: Callable[[Agent], Callable[[R], JobCall]],
+        request: R,
+        share: tuple[int, int] = (0, 100),
     ) -> job_pb2.JobUpdate:
         """Inside a step: runs a job on a host, see `agents.run_job`. share: its part of the operation, percent."""
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ostler_common.errors import AbortedError, FailedPreconditionError
-from peewee import Case, fn
+from peewee import Case, ColumnBase, ForeignKeyField, fn
 
 from ostler_control import database, settings
 from ostler_control.models import Cluster, Host, HostState, Vm, db, first_tuple
@@ -91,13 +90,13 @@ _AUDIT = """
 """
 
 
-def room_for(cpus: Any, memory_bytes: Any, usable_memory: Any) -> Any:
+def room_for(cpus: int | ColumnBase, memory_bytes: int | ColumnBase, usable_memory: ColumnBase) -> ColumnBase:
     """The condition on a host and its cluster that it accepts VMs and has this much free.
 
     cpus and memory_bytes: numbers or expressions; usable_memory: what `usable_memory()` gives. Placement's query and
     the claim share this condition, so that what the query finds the claim grants.
     """
-    return (
+    condition: ColumnBase = (
         (Host.state == HostState.UP)
         & Host.enabled
         & ~Host.maintenance
@@ -106,9 +105,10 @@ def room_for(cpus: Any, memory_bytes: Any, usable_memory: Any) -> Any:
         & (Host.allocated_cpus + cpus <= Host.cpus * Cluster.cpu_overcommit)
         & (Host.allocated_memory_bytes + memory_bytes <= usable_memory)
     )
+    return condition
 
 
-def usable_memory(reserved: Mapping[str, int]) -> Any:
+def usable_memory(reserved: Mapping[str, int]) -> ColumnBase:
     """The memory of a host that its VMs may have together, as an expression over the host and its cluster.
 
     reserved: the values of the setting host.reserved.memory by cluster, "" for all others.
@@ -138,7 +138,7 @@ def _share(vm: Vm) -> _Share:
     return _Share(*row)
 
 
-def _claim(vm: Vm, host_id: str, place: Any) -> None:
+def _claim(vm: Vm, host_id: str, place: ForeignKeyField[Host | None]) -> None:
     with database.transaction():
         share = _share(vm)
         claimed = share.host_id if place is Vm.host else share.destination_id
@@ -161,7 +161,7 @@ def _claim(vm: Vm, host_id: str, place: Any) -> None:
         Vm.update({place: host_id}).where(Vm.id == vm.id).execute()
 
 
-def _release(vm: Vm, place: Any) -> None:
+def _release(vm: Vm, place: ForeignKeyField[Host | None]) -> None:
     with database.transaction():
         share = _share(vm)
         claimed = share.host_id if place is Vm.host else share.destination_id
@@ -176,7 +176,7 @@ def _subtract(host_id: str, share: _Share) -> None:
     _add(host_id, -share.cpus, -share.memory_bytes, True)
 
 
-def _add(host_id: str, cpus: int, memory_bytes: int, condition: Any) -> bool:
+def _add(host_id: str, cpus: int, memory_bytes: int, condition: ColumnBase | bool) -> bool:
     sums = {
         Host.allocated_cpus: Host.allocated_cpus + cpus,
         Host.allocated_memory_bytes: Host.allocated_memory_bytes + memory_bytes,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ostler_common.errors import AbortedError, FailedPreconditionError
-from peewee import SQL, AsIs, Case, Select
+from peewee import SQL, AsIs, Case, ColumnBase, Select
 
 from ostler_control import database, settings
 from ostler_control.hosts.probes import failed_probes
@@ -41,7 +41,7 @@ _CPU_SHARE = "COALESCE(left_cpus / NULLIF(usable_cpus, 0), 0)"
 _SCORE = SQL(f"{_MEMORY_SHARE} + 0.5 * {_CPU_SHARE} + 0.25 * (1 - ABS({_MEMORY_SHARE} - {_CPU_SHARE})) DESC")
 
 
-def demand_of(vm: Vm, **changes: Any) -> Demand:
+def demand_of(vm: Vm, **changes: object) -> Demand:
     """What this VM demands of a host: size, type, firmware, bridges, its volumes' pools and encryption, its affinity.
 
     Of two concurrent placements in one affinity group the second waits for the first's transaction.
@@ -168,7 +168,9 @@ def _best_facts(demand: Demand) -> list[HostFacts]:
         database.is_sqlite(), demand.volume_encryption, wanted, choices, tuple(sorted(reserved.items()))
     )
     pools = {(disk, number): pool for disk, ids in enumerate(demand.pool_choices) for number, pool in enumerate(ids)}
-    values: dict[Any, Any] = {**vars(demand), **pools}
+    values: dict[_Name, object] = {name: value for name, value in vars(demand).items()}  # noqa: C416 (types of keys)
+    for number, pool_id in pools.items():
+        values[number] = pool_id
     bound = [values[p.name] if isinstance(p, _Parameter) else p for p in parameters]
     rows = db.execute_sql(text, bound).fetchall()
     if max(choices, default=0) <= 1:  # the query has seen to it that they reach the only pool of each disk
@@ -178,11 +180,14 @@ def _best_facts(demand: Demand) -> list[HostFacts]:
     return [_host(row, reach.get(row[0], _NOTHING)) for row in rows]
 
 
+_Name = str | tuple[int, int]
+
+
 @dataclass(frozen=True)
 class _Parameter:
     """Stands for a value in a query that is compiled once: a field of the demand, or (disk, number) of a pool."""
 
-    name: Any
+    name: _Name
 
 
 @functools.lru_cache(maxsize=256)
@@ -192,10 +197,10 @@ def _best_query(
     wanted: tuple[bool, bool, bool, bool, bool],
     choices: tuple[int, ...],
     reserved: tuple[tuple[str, int], ...],
-) -> tuple[str, list[Any]]:
+) -> tuple[str, list[object]]:
     """The query of `_best_facts`, compiled once for each kind of demand: that takes longer than running it."""
 
-    def value(name: Any) -> Any:
+    def value(name: _Name) -> ColumnBase:
         return AsIs(_Parameter(name), converter=False)
 
     usable_memory = capacity.usable_memory(dict(reserved))
@@ -225,7 +230,7 @@ def _best_query(
     return text, parameters
 
 
-def _columns(usable_memory: Any) -> list[Any]:
+def _columns(usable_memory: ColumnBase) -> list[ColumnBase]:
     usable_cpus = Host.cpus * Cluster.cpu_overcommit
     return [
         Host.id,
@@ -249,6 +254,7 @@ def _columns(usable_memory: Any) -> list[Any]:
     ]
 
 
+# Any: the columns of `_columns`, in raw SQL's order.
 def _host(row: tuple[Any, ...], pools: frozenset[str]) -> HostFacts:
     (host_id, name, cluster_id, zone_id, hypervisor_type, state, enabled, cluster_enabled, maintenance) = row[:9]
     (volume_encryption, uefi, bridges, cluster_type, formats) = row[9:14]

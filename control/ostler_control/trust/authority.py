@@ -16,8 +16,8 @@ from ostler_common.errors import FailedPreconditionError, InvalidArgumentError
 from ostler_common.identity import Identity, Kind
 from ostler_common.pki import CertificateAuthority
 
+from ostler_control.state_dir import StateDir
 from ostler_control.trust import certificates
-from ostler_control.trust.state import StateDir
 
 # The beginning of a certificate is set back a little for clocks that differ, which would eat up a very short life.
 _SHORT = datetime.timedelta(hours=1)

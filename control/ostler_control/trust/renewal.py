@@ -9,8 +9,8 @@ from ostler_common.identity import Identity, Kind
 
 from ostler_control.database import transaction
 from ostler_control.models import new_id
+from ostler_control.state_dir import StateDir
 from ostler_control.trust.authority import Authority
-from ostler_control.trust.state import StateDir
 
 
 def renew_control(state: StateDir, authority: Authority) -> bool:
