@@ -127,6 +127,17 @@ def probe(config: AgentConfig, options: argparse.Namespace) -> int:
     return 0
 
 
+def mount_key_directory(config: AgentConfig, options: argparse.Namespace) -> int:
+    """Keeps libvirt's keys of running VMs in memory only."""
+    from ostler_agent.hypervisors.libvirt import key_directory
+    from ostler_agent.hypervisors.libvirt.options import LibvirtOptions
+
+    directory = LibvirtOptions.model_validate(config.driver_options).state_dir
+    done = key_directory.protect(directory)
+    print(f"{directory}: keys are in memory only{'' if done else ' already'}")
+    return 0
+
+
 def driver_list(config: AgentConfig, options: argparse.Namespace) -> int:
     """Prints the installed drivers."""
     from ostler_agent.conformance import command
@@ -183,6 +194,12 @@ def _parser() -> argparse.ArgumentParser:
     probing = commands.add_parser("probe", parents=[shared], help="probe what this host can do, and print it")
     probing.add_argument("--json", action="store_true", help="print everything as JSON")
     probing.set_defaults(command=probe)
+    mounting = commands.add_parser(
+        "mount-key-directory",
+        parents=[shared],
+        help="keep libvirt's keys of running VMs in memory only; ostler-libvirt-keys.service runs this before libvirtd",
+    )
+    mounting.set_defaults(command=mount_key_directory)
     _add_driver_commands(commands.add_parser("driver", help="list and check hypervisor drivers"), shared)
     _add_pool_commands(commands.add_parser("pool", help="list and check storage pool types"), shared)
     return parser

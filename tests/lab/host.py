@@ -221,6 +221,7 @@ class Host:
 
     def start_libvirt(self) -> None:
         """Starts libvirtd and waits until it answers. Its TLS files must be in place."""
+        self.run(sys.executable, "-m", "ostler_agent.main", "mount-key-directory")
         self.start_daemon("libvirtd", ["libvirtd", "--listen"])
         try:
             wait_for(self._libvirt_answers, f"libvirtd of {self.name}", 60, 0.2)

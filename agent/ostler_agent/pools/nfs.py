@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from ostler_common.errors import FailedPreconditionError, bad_field
@@ -11,21 +10,12 @@ from ostler_common.errors import FailedPreconditionError, bad_field
 from ostler_agent.pools.base import PoolSpec, check_path, check_unused
 from ostler_agent.pools.directory import DirectoryPool
 from ostler_agent.process import RunError, run
+from ostler_agent.tools.mounts import MOUNT_TIMEOUT_S, MOUNTINFO, mounts, unmount
 
 MOUNT_DIR = Path("/var/lib/ostler/mounts")  # QEMU must be able to traverse it: not below the agent's private state
-MOUNT_TIMEOUT_S = 120
 _SOURCE = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9][A-Za-z0-9.-]*):/[^\s,]*")
 _MOUNT_OPTIONS = re.compile(r"[A-Za-z0-9_]+(=[A-Za-z0-9_.:/@+-]+)?(,[A-Za-z0-9_]+(=[A-Za-z0-9_.:/@+-]+)?)*")
 _ALWAYS = ("nosuid", "nodev", "noexec")
-
-
-@dataclass(frozen=True)
-class Mount:
-    """One line of mountinfo."""
-
-    path: Path
-    fs_type: str
-    source: str
 
 
 class Nfs(DirectoryPool):
@@ -33,7 +23,7 @@ class Nfs(DirectoryPool):
     name = "nfs"
     shared = True
 
-    def __init__(self, mount_dir: Path = MOUNT_DIR, mountinfo: Path = Path("/proc/self/mountinfo")) -> None:
+    def __init__(self, mount_dir: Path = MOUNT_DIR, mountinfo: Path = MOUNTINFO) -> None:
         self._mount_dir = mount_dir
         self._mountinfo = mountinfo
 
@@ -69,7 +59,7 @@ class Nfs(DirectoryPool):
         directory = self.directory(spec)
         if self._is_mounted(spec):
             try:
-                run(["umount", directory], timeout_s=MOUNT_TIMEOUT_S)
+                unmount(directory)
             except RunError as error:
                 raise FailedPreconditionError(
                     f"cannot unmount {directory}: {error.stderr.strip()}",
@@ -81,7 +71,7 @@ class Nfs(DirectoryPool):
 
     def _is_mounted(self, spec: PoolSpec) -> bool:
         directory = self.directory(spec)
-        here = [mount for mount in parse_mountinfo(self._mountinfo.read_text()) if mount.path == directory]
+        here = [mount for mount in mounts(self._mountinfo) if mount.path == directory]
         if not here:
             return False
         top = here[-1]
@@ -98,17 +88,3 @@ def mount_command(spec: PoolSpec, directory: Path) -> list[str]:
     """The mount(8) command for a pool that passed `check`."""
     options = [*_ALWAYS, spec.options["mount_options"]] if "mount_options" in spec.options else _ALWAYS
     return ["mount", "-t", "nfs", "-o", ",".join(options), "--", spec.source, str(directory)]
-
-
-def parse_mountinfo(text: str) -> list[Mount]:
-    """Parses /proc/self/mountinfo (proc(5)). A later mount on a path covers an earlier one."""
-    mounts = []
-    for line in text.splitlines():
-        before, _, after = line.partition(" - ")
-        fs_type, source = after.split(" ")[:2]
-        mounts.append(Mount(Path(_unescape(before.split(" ")[4])), fs_type, _unescape(source)))
-    return mounts
-
-
-def _unescape(text: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)

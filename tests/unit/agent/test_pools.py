@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from ostler_agent.pools import POOL_TYPES, Pools, PoolSpec, fingerprint
-from ostler_agent.pools.nfs import Mount, Nfs, parse_mountinfo
+from ostler_agent.pools.nfs import Nfs
 from ostler_agent.spec import DiskFormat, PowerState, VmInfo, VolumeRef
+from ostler_agent.tools.mounts import Mount, parse_mountinfo
 from ostler_common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, OstlerError
 
 from tests.fakes.runtime import FakeRuntime
@@ -220,4 +221,6 @@ def test_nfs_does_not_take_over_another_mount(fake_mount: FakeMount, tmp_path: P
 
 def test_mountinfo() -> None:
     text = "36 35 98:0 /a /mnt/my\\040disk rw,noatime master:1 - ext3 /dev/root\\134x rw,errors=continue\n"
-    assert parse_mountinfo(text) == [Mount(Path("/mnt/my disk"), "ext3", "/dev/root\\x")]
+    assert parse_mountinfo(text) == [
+        Mount(Path("/mnt/my disk"), "ext3", "/dev/root\\x", frozenset({"rw", "errors=continue"}))
+    ]

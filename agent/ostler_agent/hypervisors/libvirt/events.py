@@ -180,7 +180,7 @@ class Events:
                     event()
             except UnavailableError as error:
                 # libvirt is unreachable: once it is back, `reconnected` makes listeners inspect everything again.
-                log.info("lost an event", event=str(event), error=str(error))
+                log.info("lost an event", vm_event=str(event), error=str(error))
             except Exception:
                 log.exception("cannot dispatch an event", event=str(event))
 

@@ -23,7 +23,7 @@ class LibvirtFactory:
         from ostler_agent.hypervisors.libvirt import probe
 
         options = context.options_as(LibvirtOptions)
-        return probe.probe(options.uri, options.domain_type)
+        return probe.probe(options.uri, options.domain_type, options.state_dir)
 
     def open(self, context: DriverContext) -> LibvirtDriver:
         from ostler_agent.hypervisors.libvirt.driver import LibvirtDriver

@@ -19,8 +19,9 @@ class LibvirtOptions(BaseModel):
     pki_dir: Path = Path("/etc/pki")
     qemu_pki_dir: Path = Path("/etc/pki/qemu")
     qemu_group: str = ""
+    state_dir: Path = Path("/var/lib/libvirt/qemu")
 
-    @field_validator("config_dir", "pki_dir", "qemu_pki_dir")
+    @field_validator("config_dir", "pki_dir", "qemu_pki_dir", "state_dir")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         if not value.is_absolute():

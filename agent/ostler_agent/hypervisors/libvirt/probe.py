@@ -11,10 +11,14 @@ import libvirt
 from ostler_common.errors import FailedPreconditionError
 
 from ostler_agent.capabilities.facts import DOMAIN_TYPE_PROBE, HypervisorFacts, attempt
+from ostler_agent.hypervisors.libvirt import key_directory
 
 
-def probe(uri: str, domain_type: str) -> HypervisorFacts:
-    """Runs the probes. domain_type: as configured. Never raises: a failure is a failed probe."""
+def probe(uri: str, domain_type: str, key_directory_path: Path) -> HypervisorFacts:
+    """Runs the probes. domain_type: as configured; key_directory_path: where libvirt keeps keys of running VMs.
+
+    Never raises: a failure is a failed probe.
+    """
     found: list[HypervisorFacts] = []
 
     def ask() -> str:
@@ -27,7 +31,8 @@ def probe(uri: str, domain_type: str) -> HypervisorFacts:
 
     outcome = attempt("libvirt", ask)
     facts = found[0] if found else HypervisorFacts()
-    return replace(facts, probes=(outcome, *facts.probes))
+    keys = attempt("volume-encryption.key-directory", lambda: key_directory.probe(key_directory_path))
+    return replace(facts, probes=(outcome, *facts.probes, keys))
 
 
 def _facts(connection: libvirt.virConnect, domain_type: str) -> HypervisorFacts:

@@ -110,8 +110,9 @@ class LibvirtTls:
         if not changed:
             return []
         return [
-            f"changed {', '.join(map(str, changed))}; to enable live migration over TLS, run:",
-            "  systemctl stop libvirtd.service && systemctl enable --now libvirtd-tls.socket",
+            f"changed {', '.join(map(str, changed))}; to keep keys in memory and to migrate over TLS, run:",
+            "  systemctl stop libvirtd.service",
+            "  systemctl enable --now ostler-libvirt-keys.service libvirtd-tls.socket",
         ]
 
     def reload(self) -> None:
