@@ -24,22 +24,30 @@ class Bar:
     note: str = ""
 
 
-def lines(bars: Sequence[Bar]) -> list[str]:
-    """A line a host; of many hosts those that change, and of these the most changed."""
+def lines(bars: Sequence[Bar], *, now: bool = False) -> list[str]:
+    """A line per host; of many hosts those that change, and of these the most changed.
+
+    now: nothing changes, so there is one bar per host, and of many hosts the fullest are shown.
+    """
     shown = list(bars)
     if len(shown) > _MOST_LINES:
-        most = sorted(range(len(bars)), key=lambda i: (-abs(bars[i].after - bars[i].before), i))[:_MOST_LINES]
+        most = sorted(
+            range(len(bars)), key=lambda i: (-(bars[i].before if now else abs(bars[i].after - bars[i].before)), i)
+        )[:_MOST_LINES]
         shown = [bars[i] for i in sorted(most)]
     wide = min(max(4, *(len(bar.name) for bar in shown)), _NAME) if shown else 4
-    head = "HOST".ljust(wide) + "  " + "BEFORE".ljust(_WIDTH + 7) + "AFTER".ljust(_WIDTH + 7) + "VMS"
+    titles = ("LOAD",) if now else ("BEFORE", "AFTER")
+    head = "HOST".ljust(wide) + "  " + "".join(title.ljust(_WIDTH + 7) for title in titles) + "VMS"
     out = [head]
     for bar in shown:
         name = bar.name if len(bar.name) <= wide else bar.name[: wide - 1] + "~"
         vms = str(bar.vms_before) if bar.vms_before == bar.vms_after else f"{bar.vms_before} -> {bar.vms_after}"
-        row = f"{name.ljust(wide)}  {_bar(bar.before)} {_bar(bar.after)} {vms}"
+        drawn = _bar(bar.before) if now else f"{_bar(bar.before)} {_bar(bar.after)}"
+        row = f"{name.ljust(wide)}  {drawn} {vms}"
         out.append(f"{row}  ({bar.note})" if bar.note else row)
     if len(shown) < len(bars):
-        out.append(f"... and {len(bars) - len(shown)} hosts that change less (-o json has all)")
+        rest = "less load" if now else "less change"
+        out.append(f"... and {len(bars) - len(shown)} hosts with {rest} (-o json has all)")
     return out
 
 

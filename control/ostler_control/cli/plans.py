@@ -67,7 +67,7 @@ def print_plan(plan: pb.DrsPlan, output: str, *, cpu: bool = False, why: bool = 
     if plan.outcome:
         click.echo(text.printable(plan.outcome))
     if plan.hosts:
-        _echo(["", *bars.lines(_bars(plan.hosts, plan.left_hosts, cpu))])
+        _echo(["", *bars.lines(_bars(plan.hosts, plan.left_hosts, cpu), now=not plan.moves)])
     if plan.moves:
         click.echo()
         print_list(MOVES, plan.moves, Listing(output))
@@ -88,7 +88,7 @@ def print_status(status: pb.ClusterStatus, output: str, *, cpu: bool = False) ->
         print_data(to_plain(status), output)
         return
     lines = [f"cluster {status.cluster_name}, {status.metric}: {status.explanation}", ""]
-    lines += bars.lines(_bars(status.hosts, status.left_hosts, cpu))
+    lines += bars.lines(_bars(status.hosts, status.left_hosts, cpu), now=True)
     lines += [f"broken rule: {rule.explanation} (ostler drs generate --repair)" for rule in status.broken]
     if status.HasField("active_plan"):
         lines += ["", f"being carried out: {headline(status.active_plan)}"]

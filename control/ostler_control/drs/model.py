@@ -191,7 +191,8 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class HostLoad:
-    """How full a host is before and after: shares of what VMs may be given, 1.0 is all of it.
+    """How full a host is before and after, 1.0 is all of it: what is allocated of what may be, or with drs.source
+    measured what is used of what there is.
 
     value_*: what the algorithm measures; counted: whether the host is measured at all.
     """

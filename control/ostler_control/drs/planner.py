@@ -101,7 +101,7 @@ class _Start:
         self.imbalance = state.imbalance
         self.judged = state.judged
         self.needed = state.needs_drs()
-        self.used_cpu, self.used_memory = state.used_cpu.copy(), state.used_memory.copy()
+        self.cpu, self.memory = state.shares()
         self.values = state.values[0].copy()
         self.vms = np.bincount(state.at, minlength=len(state.hosts))
         self.refused = refusals.counts(state) if self.needed else {}
@@ -121,7 +121,7 @@ class _Report:
 
     def plan(self, left: dict[int, tuple[str, str]], kept: dict[int, tuple[str, str]]) -> Plan:
         state = self.state
-        loads_after = (state.used_cpu.copy(), state.used_memory.copy(), state.values[0].copy())
+        loads_after = (*state.shares(), state.values[0].copy())
         vms_after = np.bincount(state.at, minlength=len(state.hosts))
         moves = self._moves()
         left_hosts = {position: why for position in range(len(state.hosts)) if (why := self._out_of_service(position))}
@@ -270,7 +270,9 @@ class _Report:
             return "NOT_UP", f"it is {host.state}"
         if not host.enabled:
             return "DISABLED", "it or its cluster is disabled"
-        return ("IN_MAINTENANCE", "it is in maintenance") if host.maintenance else None
+        if host.maintenance:
+            return "IN_MAINTENANCE", "it is in maintenance"
+        return None if self.state.active[position] else ("NO_CAPACITY", "it has no CPU or memory for VMs")
 
     def _verdict(self, moves: Sequence[Move]) -> Verdict:
         if moves:
@@ -309,15 +311,14 @@ class _Report:
 
     def _loads(self, vms_after: object, cpu: object, memory: object, values: object) -> tuple[HostLoad, ...]:
         state, start = self.state, self.start
-        cpu_total, memory_total = np.maximum(state.usable_cpu, 1.0), np.maximum(state.usable_memory, 1.0)
         columns = (
             state.active,
             start.vms,
             vms_after,
-            start.used_cpu / cpu_total,
-            cpu / cpu_total,
-            start.used_memory / memory_total,
-            memory / memory_total,
+            start.cpu,
+            cpu,
+            start.memory,
+            memory,
             start.values,
             values,
         )

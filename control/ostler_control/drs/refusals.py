@@ -29,10 +29,12 @@ def left_vms(state: State, mode: Mode) -> dict[int, tuple[str, str]]:
             continue
         elif not host.in_service:
             found[position] = ("HOST_NOT_IN_SERVICE", f'its host "{host.name}" is disabled or in maintenance')
+        elif not state.active[state.at[position]]:
+            found[position] = ("HOST_NOT_IN_SERVICE", f'its host "{host.name}" has no CPU or memory for VMs')
         elif vm.skip:
-            found[position] = ("SKIPPED", "it has opted out (drs.skip)")
+            found[position] = ("SKIPPED", "its owner keeps it where it is (ostler vm update --no-drs)")
         elif cooling(state, position):
-            found[position] = ("IN_COOLDOWN", "it was moved a short while ago (drs.vm.cooldown)")
+            found[position] = ("IN_COOLDOWN", "it has moved recently (drs.vm.cooldown)")
         elif state.measured and (vm.measured_cpu_mhz is None or vm.measured_memory_bytes is None):
             found[position] = ("NO_SAMPLES", "its load is not known yet")
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from typing import Any
 
 from ostler_common.errors import InvalidArgumentError, Violation
@@ -51,7 +52,7 @@ class Spec:
         if self.type is bool:
             return True
         if self.type is str:
-            return bool(value) and (not self.choices or value in self.choices)
+            return value in self.choices if self.choices else 0 < len(value) <= 64 and value.isprintable()
         return bool(self.low <= value <= self.high)
 
 
@@ -146,9 +147,11 @@ class Settings:
         """From values by their full names. Raises InvalidArgumentError (INVALID_SETTING) naming `path`["name"]."""
         parsed = {}
         for name, value in values.items():
-            where = f'{path}["{name}"]'
+            where = f'{path}["{name[:64]}"]'.encode("utf-8", "backslashreplace").decode()
             if name not in SPECS:
-                raise _invalid(where, f"there is no such setting (there are {', '.join(SPECS)})")
+                near = get_close_matches(name, SPECS, 1)
+                hint = f"did you mean {near[0]}?" if near else "docs/drs.md lists them"
+                raise _invalid(where, f"there is no such setting ({hint})")
             try:
                 parsed[SPECS[name].attribute] = SPECS[name].parse(value)
             except ValueError as error:

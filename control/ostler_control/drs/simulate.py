@@ -17,18 +17,34 @@ from ostler_control.drs.settings import Settings
 
 T = TypeVar("T")
 Parse = Callable[[Any], Any]
-_MOST = 1 << 53  # the planner's arithmetic is exact up to here
+_MAX_NUMBER = 1 << 53  # the planner's arithmetic is exact up to here
+_MAX_DIGITS = 40
+_MAX_TEXT = 255
+
+
+class _HugeNumber:
+    """A number of so many digits that it is not even read."""
+
+
+class _Repeated(dict[str, Any]):
+    """An object that has a key twice."""
+
+    key = ""
 
 
 def _name(value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError("must be a text that is not empty")
-    return value
+    return _text(value)
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("must be a text")
+    if len(value) > _MAX_TEXT:
+        raise ValueError(f"has {len(value)} characters; at most {_MAX_TEXT} are allowed")
+    if not value.isprintable():
+        raise ValueError("holds a character that cannot be printed")
     return value
 
 
@@ -39,14 +55,16 @@ def _truth(value: Any) -> bool:
 
 
 def _size(value: Any) -> int:
+    if isinstance(value, _HugeNumber):
+        raise ValueError(f"must be at most {_MAX_NUMBER}")
     if type(value) is float and value.is_integer():
         value = int(value)
     if type(value) is not int:
         raise ValueError("must be a whole number")
     if value < 0:
         raise ValueError(f"must not be negative ({value})")
-    if value > _MOST:
-        raise ValueError(f"must be at most {_MOST}")
+    if value > _MAX_NUMBER:
+        raise ValueError(f"must be at most {_MAX_NUMBER}")
     return value
 
 
@@ -57,8 +75,8 @@ def _maybe_size(value: Any) -> int | None:
 def _seconds(value: Any) -> float | None:
     if value is None:
         return None
-    if type(value) not in (int, float) or value < 0:
-        raise ValueError("must be a number that is not negative")
+    if type(value) not in (int, float) or not 0 <= value <= _MAX_NUMBER:
+        raise ValueError(f"must be a number from 0 to {_MAX_NUMBER}")
     return float(value)
 
 
@@ -67,7 +85,7 @@ def _names(value: Any) -> tuple[str, ...]:
         raise ValueError("must be a list of texts")
     if len(set(value)) < len(value):
         raise ValueError("holds a name twice")
-    return tuple(value)
+    return tuple(map(_text, value))
 
 
 def _set(value: Any) -> frozenset[str]:
@@ -151,8 +169,8 @@ def read(text: str | bytes, changes: Mapping[str, str] | None = None) -> tuple[S
             if group not in known_groups:
                 raise _bad(f"vms[{position}].groups[{index}]", f'there is no group "{group}"')
     settings = root.get("settings", {})
-    if not isinstance(settings, dict):
-        raise _bad("settings", "must be an object")
+    if not isinstance(settings, dict) or isinstance(settings, _Repeated):
+        _object(settings, "settings", (), ())
     in_file = Settings.of(settings)
     replaced = Settings.of(changes or {}, "--set ")
     values = {**in_file.as_dict(), **{name: replaced.as_dict()[name] for name in changes or {}}}
@@ -162,16 +180,19 @@ def read(text: str | bytes, changes: Mapping[str, str] | None = None) -> tuple[S
 def _load(text: str | bytes) -> Any:
     def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = dict(found)
-        if len(keys) < len(found):
-            twice = Counter(key for key, _ in found).most_common(1)[0][0]
-            raise _bad("", f'an object has the key "{twice}" twice')
+        if len(keys) < len(found):  # told where the path is known
+            keys = _Repeated(keys)
+            keys.key = Counter(key for key, _ in found).most_common(1)[0][0]
         return keys
 
     def constant(word: str) -> Any:
         raise _bad("", f"{word} is no JSON")
 
+    def whole(digits: str) -> Any:
+        return int(digits) if len(digits) <= _MAX_DIGITS else _HugeNumber()
+
     try:
-        return json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
+        return json.loads(text, object_pairs_hook=pairs, parse_constant=constant, parse_int=whole)
     except json.JSONDecodeError as error:
         raise _bad("", f"is no JSON: {error.msg} (line {error.lineno}, column {error.colno})") from None
     except UnicodeDecodeError:
@@ -183,6 +204,8 @@ def _load(text: str | bytes) -> Any:
 def _object(value: Any, path: str, known: Collection[str], required: Collection[str]) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise _bad(path, "must be an object")
+    if isinstance(value, _Repeated):
+        raise _bad(path, f'has the key "{value.key}" twice')
     for key in value:
         if key not in known:
             raise _bad(f"{path}.{key}" if path else key, f"unknown key (known are {', '.join(known)})")
@@ -206,7 +229,8 @@ def _list(
     found: list[T] = []
     first_with: dict[str, int] = {}
     for position, item in enumerate(items):
-        if not isinstance(item, dict) or not known >= item.keys() or any(key not in item for key in required):
+        plain = type(item) is dict and known >= item.keys()
+        if not plain or any(key not in item for key in required):
             _object(item, f"{key}[{position}]", fields, required)
         values: dict[str, Any] = {}
         for name, value in item.items():
@@ -232,6 +256,7 @@ def _check_host(host: Host, path: str) -> None:
 
 
 def _bad(path: str, what: str) -> InvalidArgumentError:
+    path, what = (text.encode("utf-8", "backslashreplace").decode() for text in (path[:_MAX_TEXT], what))
     message = f"{path}: {what}" if path else f"the file {what}"
     return InvalidArgumentError(message, "INVALID_CLUSTER_FILE", violations=[Violation(path, what)])
 

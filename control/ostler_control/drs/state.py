@@ -54,6 +54,8 @@ class State:
         rooms = [usable(host, settings) for host in hosts]
         self.usable_cpu = np.array([room.cpu_mhz for room in rooms], dtype=float)
         self.usable_memory = np.array([room.memory_bytes for room in rooms], dtype=float)
+        # A host that has nothing to allocate cannot be measured as a share.
+        self.active &= (self.usable_cpu > 0) & (self.usable_memory > 0)
         self.used_cpu = np.array([host.other_cpu_mhz for host in hosts], dtype=float) + self._per_host(self.cpu)
         self.used_memory = np.array([host.other_memory_bytes for host in hosts], dtype=float) + self._per_host(
             self.memory
@@ -221,6 +223,14 @@ class State:
             used, total = (self.host_cpu, self.total_cpu) if by_cpu else (self.host_memory, self.total_memory)
             full.append(used / np.maximum(total, 1.0))
         return np.array(full)
+
+    def shares(self) -> tuple[Floats, Floats]:
+        """How full each host is, CPU and memory, by what drs.source measures. A host without any counts as full as soon
+        as something is there."""
+        found = []
+        for used, total in ((self.host_cpu, self.total_cpu), (self.host_memory, self.total_memory)):
+            found.append(np.where(total > 0, used / np.maximum(total, 1.0), np.where(used > 0, 1.0, 0.0)))
+        return found[0], found[1]
 
     def needs_drs(self) -> bool:
         """Whether the algorithm wants more."""

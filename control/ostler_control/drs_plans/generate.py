@@ -95,7 +95,7 @@ def chosen(cluster: Any, pairs: Sequence[tuple[str, str]], reason: str, *, leave
             )
         )
     return dataclasses.replace(
-        bare(present),
+        bare(present, present.settings.source),
         algorithm="",
         verdict=Verdict.MOVES if made else Verdict.SATISFIED,
         explanation=f"{len(made)} moves: {reason}" if made else "nothing to move",
@@ -104,7 +104,7 @@ def chosen(cluster: Any, pairs: Sequence[tuple[str, str]], reason: str, *, leave
         moves=tuple(made),
         left_vms=tuple(left),
         broken_after=placements.neighbours.broken(),
-        loads=_after(bare(present), state),
+        loads=_after(bare(present, present.settings.source), state),
     )
 
 
@@ -122,14 +122,15 @@ def check_measured(present: Present) -> None:
 def _after(found: Plan, state: State) -> tuple[Any, ...]:
     """The loads with the state's hosts as they are after its moves."""
     rows = []
+    cpu, memory = state.shares()
     for load in found.loads:
         position = state.host_index[load.id]
         rows.append(
             dataclasses.replace(
                 load,
                 vms_after=int((state.at == position).sum()),
-                cpu_after=float(state.used_cpu[position] / max(state.usable_cpu[position], 1.0)),
-                memory_after=float(state.used_memory[position] / max(state.usable_memory[position], 1.0)),
+                cpu_after=float(cpu[position]),
+                memory_after=float(memory[position]),
                 value_after=float(state.values[0][position]),
             )
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ostler_common.errors import FailedPreconditionError
+from ostler_common.hypervisors import Function
 
 from ostler_control import settings
 from ostler_control.drs import Plan
@@ -16,6 +17,7 @@ from ostler_control.drs.state import State
 from ostler_control.drs_plans import scheduler, store
 from ostler_control.drs_plans.generate import bare, check_measured
 from ostler_control.drs_plans.snapshot import take
+from ostler_control.hypervisors import rules
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,18 @@ def status(cluster: Any) -> Status:
     try:
         check_measured(present)
     except FailedPreconditionError as error:
-        told.append(f"{error.message}; shown is what VMs were given")
+        told.append(f"{error.message}; shown is what is allocated")
         wanted = dataclasses.replace(wanted, source="allocated")
     state = State(present.snapshot, wanted, algorithm(wanted.algorithm))
-    needs = state.count >= 2 and state.needs_drs()
+    can_migrate = rules.may_support(Function.LIVE_MIGRATION, cluster.hypervisor_type)
+    needs = can_migrate and state.count >= 2 and state.needs_drs()
     found = bare(dataclasses.replace(present, settings=wanted), wanted.source)
-    if state.count < 2:
+    if not can_migrate:
+        told.append(
+            f"imbalance {state.judged:.1%}; DRS moves nothing here: hypervisor type {cluster.hypervisor_type} cannot "
+            "migrate running VMs"
+        )
+    elif state.count < 2:
         told.append(f"{state.count} hosts take part: there is nowhere to move to")
     else:
         word = "calls for moves" if needs else "is enough"

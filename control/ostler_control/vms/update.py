@@ -40,7 +40,7 @@ def update(
             changes.append("user data, at its next start")
         if drs_skip is not None:
             Vm.update(drs_skip=drs_skip).where(Vm.id == vm.id).execute()
-            changes.append("DRS leaves it where it is" if drs_skip else "DRS may move it")
+            changes.append("opted out of DRS" if drs_skip else "no longer opted out of DRS")
         if groups is not None:
             affinity.put(vm, groups)
             changes.append(f"affinity groups: {', '.join(group.name for group in groups) or 'none'}")

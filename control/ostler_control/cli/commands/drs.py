@@ -92,7 +92,13 @@ def simulate(
     if output != "table":
         print_data(answer, output)
         return
-    for line in [_headline(answer), "", *bars.lines(drawn), *_moves(answer), *_left_out(answer)]:
+    for line in [
+        _headline(answer),
+        "",
+        *bars.lines(drawn, now=not answer["migrations"]),
+        *_moves(answer),
+        *_left_out(answer),
+    ]:
         click.echo(printable(line))
 
 
@@ -102,6 +108,8 @@ def _settings(changes: tuple[str, ...]) -> dict[str, str]:
         name, equals, value = change.partition("=")
         if not equals or not name:
             raise click.UsageError(f'--set {change}: write NAME=VALUE, as in "drs.metric=cpu"')
+        if name in values:
+            raise click.UsageError(f"--set {name} is given twice")
         values[name] = value
     return values
 

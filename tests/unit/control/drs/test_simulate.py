@@ -108,7 +108,15 @@ BAD = [
     ({"hosts": [HOST], "vms": [{**VM, "groups": "g"}]}, "vms[0].groups: must be a list of texts"),
     ({"hosts": [HOST], "vms": [{**VM, "moved_ago_s": -1}]}, "vms[0].moved_ago_s: must be a number"),
     ({"hosts": [HOST], "groups": [{"name": "g", "kind": "near"}]}, "groups[0].kind: must be affinity or anti-affinity"),
+    ({"hosts": [{**HOST, "name": "\ud800"}]}, "hosts[0].name: holds a character that cannot be printed"),
+    ({"hosts": [{**HOST, "name": "h" * 256}]}, "hosts[0].name: has 256 characters; at most 255 are allowed"),
+    ({"hosts": [{**HOST, "\ud800": 1}]}, "hosts[0].\\ud800: unknown key"),
     ({"hosts": [HOST], "settings": []}, "settings: must be an object"),
+    ({"hosts": [HOST], "settings": {"drs.algorithm": "\ud800"}}, 'settings["drs.algorithm"] must be a name'),
+    (
+        {"hosts": [HOST], "settings": {"drs.imbalence": 1}},
+        'settings["drs.imbalence"] there is no such setting (did you',
+    ),
     ({"hosts": [HOST], "settings": {"drs.imbalance": 2}}, 'settings["drs.imbalance"] must be a number, 0 to 1'),
     ({"hosts": [HOST], "settings": {"drs.level": 2}}, 'settings["drs.level"] there is no such setting'),
 ]
@@ -121,12 +129,54 @@ def test_what_is_wrong_is_named_by_its_path(content: Any, message: str) -> None:
     assert error.value.message.startswith(message)
 
 
+LONG = "9" * 5_000
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f'{{"hosts": [{{"name": "h", "cpu_mhz": {LONG}, "memory_bytes": 1}}]}}', "hosts[0].cpu_mhz: must be at most"),
+        (f'{{"hosts": [], "settings": {{"drs.max.migrations": {LONG}}}}}', 'settings["drs.max.migrations"] must be'),
+        ('{"hosts": [{"name": "h", "cpu_mhz": 1, "cpu_mhz": 1}]}', 'hosts[0]: has the key "cpu_mhz" twice'),
+        ('{"hosts": [], "settings": {"a": 1, "a": 1}}', 'settings: has the key "a" twice'),
+    ],
+)
+def test_long_numbers_and_repeated_keys_are_named_by_their_path(text: str, message: str) -> None:
+    with pytest.raises(InvalidArgumentError) as error:
+        read(text)
+    assert error.value.message.startswith(message)
+
+
+@pytest.mark.parametrize("number", ["9" * 400, "1e400", LONG])
+def test_no_number_of_seconds_is_too_large_to_be_refused(number: str) -> None:
+    vm = f'{{"name": "a", "host": "h1", "cpu_mhz": 1, "memory_bytes": 1, "moved_ago_s": {number}}}'
+    with pytest.raises(InvalidArgumentError, match=r"vms\[0\].moved_ago_s: must be a number from 0 to"):
+        read(f'{{"hosts": [{json.dumps(HOST)}], "vms": [{vm}]}}')
+
+
+def test_a_host_without_capacity_takes_no_part() -> None:
+    hosts = [HOST, {**HOST, "name": "h2"}, {**HOST, "name": "h3", "memory_bytes": 0}]
+    answer = simulate(json.dumps({"hosts": hosts, "vms": [{**VM, "host": "h3"}]}), {"drs.imbalance": "1.0"})
+    assert answer["left_out"]["hosts"] == [
+        {"name": "h3", "code": "NO_CAPACITY", "explanation": "it has no CPU or memory for VMs"}
+    ]
+    assert answer["hosts"][2]["memory_before"] == 1.0
+
+
+def test_loads_are_what_is_measured_when_that_is_asked_for() -> None:
+    hosts = [
+        {**HOST, "name": name, "measured_cpu_mhz": 500, "measured_memory_bytes": GIB // 4} for name in ("h1", "h2")
+    ]
+    answer = simulate(json.dumps({"hosts": hosts}), {"drs.source": "measured"})
+    assert (answer["hosts"][0]["cpu_before"], answer["hosts"][0]["memory_before"]) == (0.5, 0.25)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("{", "the file is no JSON: Expecting property name enclosed in double quotes (line 1, column 2)"),
         (b"\xff\xfe\xfd", "the file is no UTF-8 text"),
-        ('{"hosts": [], "hosts": []}', 'the file an object has the key "hosts" twice'),
+        ('{"hosts": [], "hosts": []}', 'the file has the key "hosts" twice'),
         ('{"hosts": [{"name": "h", "cpu_mhz": NaN, "memory_bytes": 1}]}', "the file NaN is no JSON"),
         ("[" * 100_000, "the file is nested too deeply"),
     ],
@@ -146,6 +196,8 @@ def test_command_fails_with_one_line_and_the_code_for_bad_values(tmp_path: Path)
     assert ostler("--cluster", GOLDEN / "cluster.json", "--set", "drs.metric=disk").exit_code == 2
     assert ostler("--cluster", GOLDEN / "cluster.json", "--set", "drs.metric").exit_code == 2
     assert ostler("--cluster", GOLDEN / "cluster.json", "--set", "drs.algorithm=magic").exit_code == 6
+    twice = ostler("--cluster", GOLDEN / "cluster.json", "--set", "drs.metric=cpu", "--set", "drs.metric=memory")
+    assert (twice.exit_code, "drs.metric is given twice" in twice.stderr) == (2, True)
     assert ostler("--cluster", tmp_path / "absent.json").exit_code == 2
 
 
