@@ -263,7 +263,9 @@ def _await_exit(child: subprocess.Popen[bytes], timeout_s: float) -> None:
 
 def _exited(command: Sequence[str | Path], child: subprocess.Popen[bytes]) -> RunError:
     assert child.stderr
-    return RunError([str(part) for part in command], child.returncode, child.stderr.read().decode(errors="replace"))
+    os.set_blocking(child.stderr.fileno(), False)  # a grandchild may keep the pipe open
+    said = child.stderr.read() or b""
+    return RunError([str(part) for part in command], child.returncode, said.decode(errors="replace"))
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

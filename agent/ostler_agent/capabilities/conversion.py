@@ -20,7 +20,7 @@ BOOT = Path("/boot")
 
 # Debian's and Ubuntu's packages, by program.
 _PACKAGES = {
-    "virt-v2v-in-place": "virt-v2v",
+    "virt-v2v-in-place": "virt-v2v, 2.2 or newer",
     "nbdkit": "nbdkit",
     "qemu-storage-daemon": "qemu-system-common",
     "supermin": "supermin",

@@ -62,7 +62,7 @@ def test_missing_programs_are_named(programs: Path, tmp_path: Path, monkeypatch:
     found = {probe.name: probe for probe in conversion.probe(absent, absent, absent)}
     assert not any(probe.ok for probe in found.values())
     remedies = {name.partition(".")[2]: probe.reason.rpartition("apt-get install ")[2] for name, probe in found.items()}
-    assert remedies["virt-v2v"] == "virt-v2v)"
+    assert remedies["virt-v2v"] == "virt-v2v, 2.2 or newer)"
     assert remedies["qemu-storage-daemon"] == "qemu-system-common)"
     assert remedies["kernel"] == "linux-image-generic)"
 

@@ -2,12 +2,14 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 import structlog
+from ostler_agent import process
 from ostler_agent.jobs import JobContext
-from ostler_agent.process import Limits, RunError, run, spawn
+from ostler_agent.process import Limits, RunError, daemon, run, spawn
 from ostler_common.errors import CancelledError, DeadlineExceededError, FailedPreconditionError
 from ostler_common.secret import Secret
 
@@ -150,3 +152,44 @@ def _alive(pid: int) -> bool:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def helper(ready: Path, script: str) -> AbstractContextManager[None]:
+    """A shell script as a daemon: `ready` in it is the file that says that it is at work."""
+    return daemon(["sh", "-c", f"ready={ready}\n{script}"], ready=ready, start_timeout_s=1, stop_timeout_s=1)
+
+
+def test_a_daemon_runs_while_the_block_lasts(tmp_path: Path) -> None:
+    ended = tmp_path / "ended"
+    with helper(tmp_path / "ready", f"trap 'touch {ended}; exit 0' TERM\ntouch $ready\nsleep 60 & wait"):
+        assert not ended.exists()
+    assert ended.exists()
+
+
+def test_a_daemon_that_fails_says_why(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no such disk"), helper(tmp_path / "a", "echo no such disk >&2; exit 1"):
+        pytest.fail("it never began")
+    with (
+        pytest.raises(RunError, match="could not write"),
+        helper(tmp_path / "b", "trap 'echo could not write >&2; exit 1' TERM\ntouch $ready\nsleep 60 & wait"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("script", ["sleep 60", "trap '' TERM\ntouch $ready\nsleep 60"], ids=["start", "stop"])
+def test_a_daemon_that_hangs_is_killed(tmp_path: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "TERMINATE_GRACE_S", 0.1)
+    with pytest.raises(DeadlineExceededError) as caught, helper(tmp_path / "ready", script):
+        pass
+    assert caught.value.reason == "COMMAND_TIMEOUT"
+
+
+def test_a_cancelled_job_does_not_wait_for_its_daemon(tmp_path: Path) -> None:
+    job = JobContext("daemon")
+    threading.Timer(0.2, job.cancel).start()
+    command = ["sh", "-c", "sleep 60"]
+    with (
+        pytest.raises(CancelledError),
+        daemon(command, ready=tmp_path / "ready", start_timeout_s=30, stop_timeout_s=1, cancel=job),
+    ):
+        pytest.fail("it never began")
