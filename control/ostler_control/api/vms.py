@@ -28,6 +28,7 @@ from ostler_control.hosts.rows import address
 from ostler_control.keys import Keyring
 from ostler_control.models import Account, AffinityGroup, Cluster, Host, Pool, ServiceOffering, Template, Vm, Zone
 from ostler_control.userdata.of_vm import Given
+from ostler_control.userdata.seed import Addressing
 from ostler_control.vms.console import console, screenshot
 from ostler_control.vms.rows import running_host
 
@@ -150,12 +151,17 @@ def _wanted(request: pb.CreateVmRequest, caller: Caller, keys: Keyring) -> vms.N
         cluster=optional(Cluster, request.cluster, "cluster"),
         host=optional(Host, request.host, "host"),
         pool=optional(Pool, request.pool, "pool"),
-        nics=[vms.NewNic(nic.bridge, nic.mac, nic.model) for nic in request.nics],
+        nics=list(map(_nic, request.nics)),
         stopped=request.stopped,
         affinity_groups=_groups(request.affinity_groups, account.id),
         details=dict(request.details),
         user_data=userdata.given(request.user_data, account.id, keys, request.name),
     )
+
+
+def _nic(message: pb.VmNic) -> vms.NewNic:
+    addressing = Addressing(tuple(message.addresses), tuple(message.gateways), tuple(message.nameservers))
+    return vms.NewNic(message.bridge, message.mac, message.model, addressing)
 
 
 def _groups(refs: Iterable[str], account_id: str) -> list[AffinityGroup]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode, b64encode
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,10 +19,10 @@ from ostler_common.secret import new_passphrase
 from ostler_control import settings
 from ostler_control.hypervisors import rules
 from ostler_control.keys import Keyring
-from ostler_control.models import Nic, NicAddressing, Passphrase, VmUserData, new_id
-from ostler_control.userdata import rendering, sealing, seed, template_link
+from ostler_control.models import Nic, Passphrase, VmUserData, new_id
+from ostler_control.userdata import addressing, rendering, sealing, seed, template_link
 from ostler_control.userdata.rendering import Inputs, Source
-from ostler_control.userdata.seed import Guest, Seed, SeedNic
+from ostler_control.userdata.seed import DHCP, Addressing, Guest, Seed, SeedNic
 
 # What a VM that is not there yet is called.
 NEW_VM = "new-vm"
@@ -50,9 +51,10 @@ class _Kept:
     user_data: bytes = field(repr=False)
 
 
-def is_needed(given: Given, template: Any) -> bool:
-    """Whether the VM gets a seed at all."""
-    return not given.is_nothing or template_link.of(template) is not None
+def is_needed(given: Given, template: Any, nics: Iterable[Addressing]) -> bool:
+    """Whether the VM gets a seed at all. nics: the addressing of its network interfaces."""
+    static = any(nic.addresses for nic in nics)
+    return static or not given.is_nothing or template_link.of(template) is not None
 
 
 def assign(vm: Any, given: Given, template: Any, keys: Keyring) -> None:
@@ -117,19 +119,20 @@ def preview(vm: Any, given: Given | None, template: Any, keys: Keyring) -> Seed 
     row = _row(vm.id) if vm else None
     if given is None:
         given = _unsealed(row, keys).given if row else Given()
-    if not is_needed(given, template):
-        return None
     guest = _guest(vm, given, row.instance if row else 0) if vm else _new_guest(given)
+    if not is_needed(given, template, (nic.addressing for nic in guest.nics)):
+        return None
     return rendering.render(_inputs(guest, given, template, keys), settings.vms.USERDATA_MAX_LENGTH.get())
 
 
 def _store(vm: Any, given: Given, template: Any, keys: Keyring, *, instance: int, operation_id: str = "") -> bool:
-    if not is_needed(given, template):
+    guest = _guest(vm, given, instance)
+    if not is_needed(given, template, (nic.addressing for nic in guest.nics)):
         return False
     if vm.hypervisor_type:
         rules.need_of_type(Function.USER_DATA, vm.hypervisor_type)
     given = replace(given, ssh_keys=seed.check_ssh_keys(given.ssh_keys))
-    inputs = _inputs(_guest(vm, given, instance), given, template, keys)
+    inputs = _inputs(replace(guest, ssh_keys=given.ssh_keys), given, template, keys)
     made = rendering.render(inputs, settings.vms.USERDATA_MAX_LENGTH.get())
     kept = _Kept(given, rendering.values_used(inputs), made.user_data)
     row_id, passphrase = new_id(), new_passphrase()
@@ -158,11 +161,9 @@ def _new_guest(given: Given) -> Guest:
 
 
 def _nics(vm_id: str) -> tuple[SeedNic, ...]:
-    query: Any = Nic.select(
-        Nic.mac, NicAddressing.addresses, NicAddressing.gateways, NicAddressing.nameservers
-    ).left_outer_join(NicAddressing)
-    rows = query.where(Nic.vm == vm_id).order_by(Nic.position).tuples()
-    return tuple(SeedNic(mac, *(tuple(json.loads(text or "[]")) for text in texts)) for mac, *texts in rows)
+    rows = list(Nic.select().where(Nic.vm == vm_id).order_by(Nic.position))
+    static = addressing.of_nics(row.id for row in rows)
+    return tuple(SeedNic(row.mac, static.get(row.id, DHCP)) for row in rows)
 
 
 def _instance(vm_id: str) -> int:

@@ -8,26 +8,37 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import yaml
 from ostler_common.errors import bad_field
 
 MAX_SSH_KEYS = 50
+MAX_ADDRESSES = 16
 _MAX_KEY_LENGTH = 16_384
 _SSH_KEY = re.compile(r"(ssh-(rsa|dss|ed25519)|ecdsa-sha2-nistp\d+|sk-[a-z0-9@.-]+) [A-Za-z0-9+/]{16,}={0,2}( [ -~]*)?")
 _NO_VENDOR_DATA = b"#cloud-config\n{}\n"
 
 
 @dataclass(frozen=True)
-class SeedNic:
-    """A network interface. addresses: "192.0.2.10/24", IPv6 too; none: DHCP. gateways: one per address family."""
+class Addressing:
+    """The static addresses of a network interface, each with its prefix ("192.0.2.10/24"); IPv6 too. None: DHCP."""
 
-    mac: str
     addresses: tuple[str, ...] = ()
     gateways: tuple[str, ...] = ()
     nameservers: tuple[str, ...] = ()
+
+
+DHCP = Addressing()
+
+
+@dataclass(frozen=True)
+class SeedNic:
+    """A network interface as its guest is to set it up."""
+
+    mac: str
+    addressing: Addressing = DHCP
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,7 @@ class Seed:
 
 
 def make(guest: Guest, user_data: bytes) -> Seed:
-    """The seed of a guest; raises InvalidArgumentError for an SSH key or an address that is none."""
+    """The seed of a guest."""
     return Seed(user_data, _meta_data(guest), _network_config(guest.nics))
 
 
@@ -93,36 +104,48 @@ def _meta_data(guest: Guest) -> bytes:
 
 
 def _network_config(nics: Sequence[SeedNic]) -> bytes:
-    ethernets = {f"nic{number}": _ethernet(nic, number) for number, nic in enumerate(nics)}
+    ethernets = {f"nic{number}": _ethernet(nic) for number, nic in enumerate(nics)}
     return _dump({"version": 2, **({"ethernets": ethernets} if ethernets else {})})
 
 
-def _ethernet(nic: SeedNic, number: int) -> dict[str, object]:
-    match = {"match": {"macaddress": nic.mac}}
-    if not nic.addresses:
+def _ethernet(nic: SeedNic) -> dict[str, object]:
+    match, static = {"match": {"macaddress": nic.mac}}, nic.addressing
+    if not static.addresses:
         return {**match, "dhcp4": True}  # IPv6 comes by router advertisements, without asking
-    path = f"nics[{number}]"
-    for address in nic.addresses:
-        _check(
-            f"{path}.addresses", address, ipaddress.ip_interface, "an address with its prefix, such as 192.0.2.10/24"
-        )
-    for plain in (*nic.gateways, *nic.nameservers):
-        _check(f"{path}.gateways or nameservers", plain, ipaddress.ip_address, "an address, such as 192.0.2.1")
-    device: dict[str, object] = {**match, "addresses": list(nic.addresses)}
-    if nic.gateways:
-        device["routes"] = [{"to": "::/0" if ":" in via else "0.0.0.0/0", "via": via} for via in nic.gateways]
-    if nic.nameservers:
-        device["nameservers"] = {"addresses": list(nic.nameservers)}
+    device: dict[str, object] = {**match, "addresses": list(static.addresses)}
+    if static.gateways:
+        device["routes"] = [{"to": "::/0" if ":" in via else "0.0.0.0/0", "via": via} for via in static.gateways]
+    if static.nameservers:
+        device["nameservers"] = {"addresses": list(static.nameservers)}
     return device
 
 
-def _check(path: str, text: str, parse: Callable[[str], object], what: str) -> None:
+def check_addressing(addressing: Addressing, path: str) -> None:
+    """Raises InvalidArgumentError INVALID_ADDRESS, naming the field below path."""
+    for field_name, texts in (
+        ("addresses", addressing.addresses),
+        ("gateways", addressing.gateways),
+        ("nameservers", addressing.nameservers),
+    ):
+        where = f"{path}.{field_name}"
+        if len(texts) > MAX_ADDRESSES:
+            raise bad_field(where, f"must be at most {MAX_ADDRESSES}", "INVALID_ADDRESS")
+        if texts and not addressing.addresses:
+            raise bad_field(where, "is for interfaces with static addresses; give addresses, too", "INVALID_ADDRESS")
+        for text in texts:
+            _check(where, text, with_prefix=field_name == "addresses")
+
+
+def _check(where: str, text: str, *, with_prefix: bool) -> None:
+    parse = ipaddress.ip_interface if with_prefix else ipaddress.ip_address
     try:
         parse(text)
+        is_valid = ("/" in text) == with_prefix and "%" not in text
     except ValueError:
-        raise bad_field(path, f"must be {what}", "INVALID_ADDRESS") from None
-    if "/" not in text and parse is ipaddress.ip_interface:
-        raise bad_field(path, f"must be {what}", "INVALID_ADDRESS")
+        is_valid = False
+    if not is_valid:
+        example = "with its prefix, such as 192.0.2.10/24" if with_prefix else "such as 192.0.2.1"
+        raise bad_field(where, f"must be an address {example}", "INVALID_ADDRESS")
 
 
 def _dump(data: Mapping[str, object]) -> bytes:

@@ -17,7 +17,7 @@ from ostler_control.models import Host, Nic, Operation, PowerState, Vm, VmState,
 from ostler_control.operations import Run, Undo, record_operation, workflow
 from ostler_control.placement import Demand, Placement
 from ostler_control.scheduling import affinity, capacity, placement_query
-from ostler_control.userdata import of_vm
+from ostler_control.userdata import addressing, of_vm
 from ostler_control.vms import details
 from ostler_control.vms.on_host import FORCE_OFF, UNDEFINE, push_undo_of_start, start_on
 from ostler_control.vms.rows import load, set_state
@@ -77,7 +77,8 @@ def _record_vm(wanted: NewVm, checked: Checked) -> Vm:
         firmware=wanted.template.firmware,
     )
     for position, nic in enumerate(checked.nics):
-        Nic.create(vm=vm, position=position, mac=nic.mac, bridge=nic.bridge, model=nic.model)
+        row = Nic.create(vm=vm, position=position, mac=nic.mac, bridge=nic.bridge, model=nic.model)
+        addressing.record(row.id, nic.addressing)
     affinity.put(vm, wanted.affinity_groups)
     details.add(vm, wanted.details)
     return vm

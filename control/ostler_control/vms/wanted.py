@@ -27,6 +27,7 @@ from ostler_control.models import (
 from ostler_control.templates import store as template_store
 from ostler_control.userdata import of_vm
 from ostler_control.userdata.of_vm import Given
+from ostler_control.userdata.seed import DHCP, Addressing, check_addressing
 from ostler_control.vms import details, extra_configs
 from ostler_control.volumes.new_volume import MAX_SIZE_BYTES, MIB
 
@@ -43,6 +44,7 @@ class NewNic:
     bridge: str
     mac: str = ""
     model: str = ""
+    addressing: Addressing = DHCP
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def _functions(wanted: NewVm) -> list[Function]:
         Function.NICS: bool(wanted.nics),
         Function.DIRECT_DOWNLOAD: bool(wanted.template.url),
         Function.EXTRA_CONFIG: not extra_configs.of_offering(wanted.offering.id, wanted.offering.memory_bytes).is_empty,
-        Function.USER_DATA: of_vm.is_needed(wanted.user_data, wanted.template),
+        Function.USER_DATA: of_vm.is_needed(wanted.user_data, wanted.template, (nic.addressing for nic in wanted.nics)),
     }
     return [function for function, needed in needs.items() if needed]
 
@@ -140,7 +142,8 @@ def _nics(wanted: Sequence[NewNic]) -> list[NewNic]:
             raise bad_field(f"{path}.mac", "must be a unicast MAC address such as 52:54:00:12:34:56", "INVALID_MAC")
         if mac in [other.mac for other in nics] or Nic.select().where(Nic.mac == mac).exists():
             raise mac_taken(path, mac)
-        nics.append(NewNic(nic.bridge, mac, nic.model or "virtio"))
+        check_addressing(nic.addressing, path)
+        nics.append(NewNic(nic.bridge, mac, nic.model or "virtio", nic.addressing))
     return nics
 
 

@@ -140,3 +140,12 @@ def test_a_template_links_user_data(control: Control, ostler: Ostler) -> None:
 
 def test_names_of_documents_are_completed(control: Control, profile: Path) -> None:
     assert complete(profile, "ostler userdata show ") == ["web"]
+
+
+def test_an_interface_has_static_addresses(control: Control, ostler: Ostler) -> None:
+    nic = "br0,address=192.0.2.7/24,address=2001:db8::7/64,gateway=192.0.2.1,dns=192.0.2.53"
+    assert ostler(*CREATE, "--nic", nic, "--nic", "br1,mac=52:54:00:00:00:01").exit_code == 0
+    first, second = asked(control, vm_pb2.CreateVmRequest).nics
+    assert list(first.addresses) == ["192.0.2.7/24", "2001:db8::7/64"]
+    assert (list(first.gateways), list(first.nameservers)) == (["192.0.2.1"], ["192.0.2.53"])
+    assert (second.mac, list(second.addresses)) == ("52:54:00:00:00:01", [])

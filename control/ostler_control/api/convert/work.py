@@ -39,7 +39,8 @@ from ostler_control.models import (
 from ostler_control.operations.records import error_from_json
 from ostler_control.placement import Candidate
 from ostler_control.scheduling import affinity
-from ostler_control.userdata import template_link
+from ostler_control.userdata import addressing, template_link
+from ostler_control.userdata.seed import DHCP
 from ostler_control.vms import details
 
 OPERATION_PREFIX = "operations/"
@@ -196,8 +197,19 @@ def vms(rows: Sequence[Any], caller: Caller) -> list[vm_pb2.Vm]:
     origins = {row.vm_id: row for row in VmOrigin.select().where(VmOrigin.vm.in_(ids))}
     nics: defaultdict[str, list[vm_pb2.VmNic]] = defaultdict(list)
     interfaces: Any = Nic.select().where(Nic.vm.in_(ids)).order_by(Nic.position)
+    static = addressing.of_nics(nic.id for nic in interfaces)
     for nic in interfaces:
-        nics[nic.vm_id].append(vm_pb2.VmNic(mac=nic.mac, bridge=nic.bridge, model=nic.model))
+        own = static.get(nic.id, DHCP)
+        nics[nic.vm_id].append(
+            vm_pb2.VmNic(
+                mac=nic.mac,
+                bridge=nic.bridge,
+                model=nic.model,
+                addresses=own.addresses,
+                gateways=own.gateways,
+                nameservers=own.nameservers,
+            )
+        )
 
     shown, type_names = _shown_to(caller), rules.names()
 

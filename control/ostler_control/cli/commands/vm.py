@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,7 +44,8 @@ def _volumes(vm: pb.Vm) -> Sequence[Sequence[str]]:
 
 
 def _nics(vm: pb.Vm) -> Sequence[Sequence[str]]:
-    return [("mac", "bridge", "model"), *((n.mac, n.bridge, n.model or "virtio") for n in vm.nics)]
+    rows = [(n.mac, n.bridge, n.model or "virtio", text.joined(n.addresses)) for n in vm.nics]
+    return [("mac", "bridge", "model", "addresses"), *rows]
 
 
 def _detail_rows(vm: pb.Vm) -> Sequence[Sequence[str]]:
@@ -110,14 +112,27 @@ def _how_encrypted(vm: pb.Vm) -> str:
 
 
 def _nic(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> list[pb.VmNic]:
-    """BRIDGE or BRIDGE,mac=MAC,model=MODEL."""
+    """BRIDGE, then KEY=VALUE; address, gateway and dns may be repeated."""
     nics = []
     for value in values:
         bridge, *rest = value.split(",")
-        pairs = dict(part.partition("=")[::2] for part in rest)
-        if not bridge or not pairs.keys() <= {"mac", "model"}:
-            raise click.BadParameter("must be BRIDGE[,mac=MAC][,model=MODEL]", ctx, param)
-        nics.append(pb.VmNic(bridge=bridge, mac=pairs.get("mac", ""), model=pairs.get("model", "")))
+        pairs = defaultdict[str, list[str]](list)
+        for part in rest:
+            key, _, text = part.partition("=")
+            pairs[key].append(text)
+        if not bridge or not pairs.keys() <= {"mac", "model", "address", "gateway", "dns"}:
+            wanted = "BRIDGE[,mac=MAC][,model=MODEL][,address=ADDRESS/PREFIX][,gateway=ADDRESS][,dns=ADDRESS]"
+            raise click.BadParameter(f"must be {wanted}", ctx, param)
+        nics.append(
+            pb.VmNic(
+                bridge=bridge,
+                mac=pairs["mac"][-1] if pairs["mac"] else "",
+                model=pairs["model"][-1] if pairs["model"] else "",
+                addresses=pairs["address"],
+                gateways=pairs["gateway"],
+                nameservers=pairs["dns"],
+            )
+        )
     return nics
 
 
@@ -150,9 +165,9 @@ def command() -> None:
     "--nic",
     "nics",
     multiple=True,
-    metavar="BRIDGE[,mac=MAC]",
+    metavar="BRIDGE[,KEY=VALUE]",
     callback=_nic,
-    help="Network interface; may be repeated.",
+    help="Network interface; keys are mac, model, and address, gateway, dns for a static one; may be repeated.",
 )
 @click.option("--account", type=ACCOUNT, default="", help="Owner.  [default: your account]")
 @click.option("--zone", type=ZONE, default="", help="Zone.  [default: any]")

@@ -20,7 +20,7 @@ from ostler_control.userdata import matrix
 from ostler_control.userdata.formats import Format
 from ostler_control.userdata.merging import Policy
 from ostler_control.userdata.rendering import Inputs, Source, render
-from ostler_control.userdata.seed import Guest, SeedNic
+from ostler_control.userdata.seed import Addressing, Guest, SeedNic
 
 from tests.cloud_init import ENVIRONMENT, CloudInit
 from tests.unit.control.userdata.reading import append
@@ -211,7 +211,7 @@ def test_a_document_may_say_itself_how_it_joins(cloud_init: CloudInit) -> None:
 
 def test_cloud_init_finds_what_the_seed_says_of_the_guest(cloud_init: CloudInit) -> None:
     key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl ann@desk"
-    static = SeedNic("52:54:00:00:00:02", ("192.0.2.2/24", "2001:db8::2/64"), ("192.0.2.1", "2001:db8::1"))
+    static = SeedNic("52:54:00:00:00:02", Addressing(("192.0.2.2/24", "2001:db8::2/64"), ("192.0.2.1", "2001:db8::1")))
     own = Source("VM", b"## template: jinja\n#cloud-config\nfqdn: {{ ds.meta_data.role }}\n", ("role",))
     guest = Guest("id-7", "web7", (SeedNic("52:54:00:00:00:01"), static), (key,))
     booted = cloud_init.boot(render(Inputs(guest, own=own, values={"role": "db"}), LARGE).files())

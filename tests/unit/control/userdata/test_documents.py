@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import zlib
+from functools import partial
 
 import pytest
 from ostler_common.errors import InvalidArgumentError
@@ -13,6 +14,7 @@ from ostler_control.userdata.formats import Format
 from tests.unit.control.userdata.reading import MAX, read
 
 CONFIG = b"#cloud-config\npackages: [nginx]\n"
+packed = partial(gzip.compress, mtime=0)  # tests' names must not tell the time
 MULTIPART = (
     b'Content-Type: multipart/mixed; boundary="b"\nMIME-Version: 1.0\n\n'
     b"--b\nContent-Type: text/cloud-config\nMerge-Type: dict(replace)\n\n%s\n"
@@ -34,26 +36,26 @@ def test_base64_is_decoded_exactly_once() -> None:
 
 
 def test_base64_of_gzip_is_unpacked() -> None:
-    document = read(base64.b64encode(gzip.compress(CONFIG)))
+    document = read(base64.b64encode(packed(CONFIG)))
     assert (document.content, document.gzipped, document.format) == (CONFIG, True, Format.CLOUD_CONFIG)
 
 
 def test_several_gzip_members_are_one_document() -> None:
-    assert read(gzip.compress(CONFIG) + gzip.compress(b"runcmd: []\n")).content == CONFIG + b"runcmd: []\n"
+    assert read(packed(CONFIG) + packed(b"runcmd: []\n")).content == CONFIG + b"runcmd: []\n"
 
 
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
         (base64.b64encode(CONFIG)[:-1], "USERDATA_INVALID_BASE64"),
-        (gzip.compress(CONFIG)[:-9], "USERDATA_INVALID_GZIP"),
+        (packed(CONFIG)[:-9], "USERDATA_INVALID_GZIP"),
         (b"\x1f\x8bnot really", "USERDATA_INVALID_GZIP"),
-        (gzip.compress(gzip.compress(CONFIG)), "USERDATA_INVALID_GZIP"),
-        (gzip.compress(b"") * 20, "USERDATA_INVALID_GZIP"),
-        (gzip.compress(CONFIG + b"#" * (1 << 20)), "USERDATA_TOO_LARGE"),
+        (packed(packed(CONFIG)), "USERDATA_INVALID_GZIP"),
+        (packed(b"") * 20, "USERDATA_INVALID_GZIP"),
+        (packed(CONFIG + b"#" * (1 << 20)), "USERDATA_TOO_LARGE"),
         (b"", "USERDATA_EMPTY"),
         (b" \n\t\n", "USERDATA_EMPTY"),
-        (gzip.compress(b""), "USERDATA_EMPTY"),
+        (packed(b""), "USERDATA_EMPTY"),
         (b"#cloud-config\n#" + b"x" * MAX, "USERDATA_TOO_LARGE"),
         ("#cloud-config\n".encode("utf-16"), "USERDATA_NOT_UTF8"),
     ],
@@ -63,7 +65,7 @@ def test_what_cannot_be_unpacked_is_refused(data: bytes, reason: str) -> None:
 
 
 def test_a_bomb_costs_no_more_than_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    bomb = gzip.compress(b"\0" * (64 << 20))
+    bomb = packed(b"\0" * (64 << 20))
     made = []
     real = zlib.decompressobj
 
@@ -179,7 +181,7 @@ def test_a_refusal_names_the_part_and_its_line() -> None:
 
 
 def test_nested_and_compressed_parts_are_dissolved() -> None:
-    inner = base64.encodebytes(gzip.compress(b"#cloud-config\nruncmd: [id]\n"))
+    inner = base64.encodebytes(packed(b"#cloud-config\nruncmd: [id]\n"))
     data = (
         b"MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=o\n\n"
         b"--o\nContent-Type: multipart/mixed; boundary=i\n\n"

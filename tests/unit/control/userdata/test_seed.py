@@ -8,7 +8,7 @@ from ostler_common.errors import InvalidArgumentError, OstlerError
 from ostler_control.userdata import seed, variables
 from ostler_control.userdata.merging import Policy
 from ostler_control.userdata.rendering import Inputs, Source, render
-from ostler_control.userdata.seed import Guest, SeedNic
+from ostler_control.userdata.seed import Addressing, Guest, SeedNic
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl ann@desk"
 JINJA = b"## template: jinja\n#cloud-config\nfqdn: {{ ds.meta_data.role }}.example.com\n"
@@ -22,7 +22,7 @@ def test_the_seed_has_the_four_files_of_nocloud() -> None:
 
 
 def test_nics_ask_dhcp_or_have_their_addresses() -> None:
-    static = SeedNic("52:54:00:00:00:02", ("192.0.2.2/24",), ("192.0.2.1",), ("192.0.2.53",))
+    static = SeedNic("52:54:00:00:00:02", Addressing(("192.0.2.2/24",), ("192.0.2.1",), ("192.0.2.53",)))
     made = seed.make(Guest("id-1", "web1", (SeedNic("52:54:00:00:00:01"), static)), b"")
     assert yaml.safe_load(made.network_config)["ethernets"] == {
         "nic0": {"match": {"macaddress": "52:54:00:00:00:01"}, "dhcp4": True},
@@ -35,11 +35,23 @@ def test_nics_ask_dhcp_or_have_their_addresses() -> None:
     }
 
 
-@pytest.mark.parametrize("bad", [("192.0.2.2",), ("192.0.2.300/24",), ("web1/24",)])
-def test_an_address_has_its_prefix(bad: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("bad", "field"),
+    [
+        (Addressing(("192.0.2.2",)), "addresses"),
+        (Addressing(("192.0.2.300/24",)), "addresses"),
+        (Addressing(("web1/24",)), "addresses"),
+        (Addressing(("192.0.2.2/24",), ("192.0.2.1/24",)), "gateways"),
+        (Addressing(("192.0.2.2/24",), (), ("dns",)), "nameservers"),
+        (Addressing((), ("192.0.2.1",)), "gateways"),
+        (Addressing(("fe80::1%eth0/64",)), "addresses"),
+        (Addressing(tuple(f"192.0.2.{n}/24" for n in range(1, 20))), "addresses"),
+    ],
+)
+def test_addresses_that_are_none_are_refused_by_field(bad: Addressing, field: str) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
-        seed.make(Guest("id-1", "web1", (SeedNic("52:54:00:00:00:02", bad),)), b"")
-    assert caught.value.reason == "INVALID_ADDRESS"
+        seed.check_addressing(bad, "nics[0]")
+    assert (caught.value.reason, caught.value.metadata["field"]) == ("INVALID_ADDRESS", f"nics[0].{field}")
 
 
 def test_ssh_keys_are_public_keys() -> None:

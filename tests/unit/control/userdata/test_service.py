@@ -22,8 +22,6 @@ from ostler_control.models import (
     Account,
     Event,
     HypervisorType,
-    Nic,
-    NicAddressing,
     Operation,
     Passphrase,
     Request,
@@ -348,10 +346,17 @@ def test_rendering_shows_what_would_be(api: Api) -> None:
 
 
 def test_static_addresses_reach_the_guest(api: Api) -> None:
-    vm = api.stop(api.create("web-1", pb.VmUserData(data=CONFIG), nics=[vm_pb2.VmNic(bridge="br0")]))
-    NicAddressing.create(nic=Nic.get(Nic.vm == vm.id), addresses='["192.0.2.7/24"]', gateways='["192.0.2.1"]')
-    network = yaml.safe_load(api.render(vm=vm.id)["network-config"])
-    assert network["ethernets"]["nic0"]["addresses"] == ["192.0.2.7/24"]
+    static = vm_pb2.VmNic(bridge="br0", addresses=["192.0.2.7/24"], gateways=["192.0.2.1"], nameservers=["192.0.2.53"])
+    vm = api.create("web-1", nics=[vm_pb2.VmNic(bridge="br0"), static])
+    ethernets = yaml.safe_load(api.seed(vm)["network-config"])["ethernets"]
+    assert [ethernets[name].get("addresses") for name in ("nic0", "nic1")] == [None, ["192.0.2.7/24"]]
+    assert api.seed(vm)["user-data"] == b"", "addresses alone are a reason for a seed"
+    shown = api.vms.GetVm(vm_pb2.GetVmRequest(vm=vm.id), api.context)
+    assert list(shown.nics[1].addresses) == ["192.0.2.7/24"]
+    bad = vm_pb2.VmNic(bridge="br0", addresses=["192.0.2.8"])
+    with pytest.raises(InvalidArgumentError) as caught:
+        api.create("web-2", nics=[bad])
+    assert caught.value.metadata["field"] == "nics[0].addresses"
 
 
 # -- secrets
