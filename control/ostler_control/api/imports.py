@@ -22,7 +22,7 @@ from ostler_control.database import session
 from ostler_control.imports import sources
 from ostler_control.imports.facts import find_vm, preflight
 from ostler_control.imports.record import is_by_host, record_import
-from ostler_control.imports.wanted import Wanted
+from ostler_control.imports.wanted import DiskChoice, Wanted
 from ostler_control.keys import Keyring
 from ostler_control.models import (
     Cluster,
@@ -38,7 +38,7 @@ from ostler_control.vmware.inventory import SourceVm
 from ostler_control.vmware.read_inventory import list_vms
 from ostler_control.vmware.trust import Trust, trust_ca, trust_thumbprint
 
-_MAX_BRIDGES = 64
+_MAX_BRIDGES, _MAX_DISKS = 64, 64
 _MAX_TEXT = 255
 
 
@@ -152,6 +152,10 @@ def _wanted(spec: pb.ImportSpec, caller: Caller) -> Wanted:
         raise bad_field(
             "spec.bridges", f"must be at most {_MAX_BRIDGES}, of {_MAX_TEXT} characters", "TOO_MANY_BRIDGES"
         )
+    if spec.stopped and spec.test_boot:
+        raise bad_field("spec.test_boot", "excludes stopped: the VM is left off in both cases", "CONFLICTING_FIELDS")
+    if len(spec.disks) > _MAX_DISKS or len({disk.key for disk in spec.disks}) < len(spec.disks):
+        raise bad_field("spec.disks", f"must name at most {_MAX_DISKS} disks, each once", "INVALID_DISK")
     with session():
         return Wanted(
             source=resolve(ImportSource, spec.source, "spec.source"),
@@ -164,10 +168,18 @@ def _wanted(spec: pb.ImportSpec, caller: Caller) -> Wanted:
             cluster=optional(Cluster, spec.cluster, "spec.cluster"),
             host=optional(Host, spec.host, "spec.host"),
             pool=optional(Pool, spec.pool, "spec.pool"),
+            disks={
+                disk.key: DiskChoice(
+                    offering=optional(DiskOffering, disk.disk_offering, f"spec.disks[{number}].disk_offering"),
+                    pool=optional(Pool, disk.pool, f"spec.disks[{number}].pool"),
+                )
+                for number, disk in enumerate(spec.disks)
+            },
             bridges=dict(spec.bridges),
             conversion_host=optional(Host, spec.conversion_host, "spec.conversion_host"),
             staging_pool=optional(Pool, spec.staging_pool, "spec.staging_pool"),
             shutdown=spec.shutdown,
             stopped=spec.stopped,
+            test_boot=spec.test_boot,
             force_control_download=spec.force_control_download,
         )

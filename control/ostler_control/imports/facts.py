@@ -15,6 +15,7 @@ from peewee import fn
 from ostler_control.hosts.choose import load_of
 from ostler_control.hypervisors import registry, rules
 from ostler_control.imports.conversion_hosts import HostFacts
+from ostler_control.imports.disks import DiskPlan, plan_disks
 from ostler_control.imports.preflight import Facts, Report, TargetPool, check
 from ostler_control.imports.staging import PoolFacts
 from ostler_control.imports.wanted import Wanted
@@ -22,7 +23,7 @@ from ostler_control.models import Cluster, Host, Nic, Pool, PoolHost, Vm, VmImpo
 from ostler_control.placement import Demand, Placement
 from ostler_control.scheduling import placement_query
 from ostler_control.vmware.connection import Connection
-from ostler_control.vmware.inventory import Disk, SourceVm
+from ostler_control.vmware.inventory import SourceVm
 from ostler_control.vmware.read_inventory import list_vms, read_vm
 
 _REF = re.compile(r"(vm-)?[0-9]{1,12}", re.ASCII)
@@ -54,16 +55,18 @@ def find_vm(connection: Connection, text: str) -> SourceVm:
 
 @dataclass(frozen=True)
 class Preflight:
-    """A preflight's report, and where the VM would go."""
+    """A preflight's report, where the VM would go, and what its disks would be."""
 
     report: Report
     demand: Demand
     placement: Placement | None
+    disks: tuple[DiskPlan, ...]
 
 
 def preflight(wanted: Wanted, vm: SourceVm, is_vcenter: bool) -> Preflight:
     """Checks an import: within a session. Raises InvalidArgumentError for a request that makes no sense."""
-    demand, refusal = _demand(wanted, vm)
+    disks = plan_disks(wanted, vm)
+    demand, refusal = _demand(wanted, vm, disks)
     placement: Placement | None = None
     if demand.pool_choices and not refusal:
         try:
@@ -90,40 +93,28 @@ def preflight(wanted: Wanted, vm: SourceVm, is_vcenter: bool) -> Preflight:
         wanted_host_id=wanted.conversion_host.id if wanted.conversion_host else "",
         pools=_staging_pools(cluster.id if cluster else "", zone_id, wanted.staging_pool),
         wanted_pool_id=wanted.staging_pool.id if wanted.staging_pool else "",
-        targets=_targets(wanted, vm, placement),
+        targets=_targets(disks, placement),
         placement_refusal=refusal,
     )
-    return Preflight(check(facts), demand, placement)
+    return Preflight(check(facts), demand, placement, disks)
 
 
-def is_encrypted(wanted: Wanted, position: int) -> bool:
-    """Whether a disk becomes an encrypted volume: the first as the service offering says, the others as the disk
-    offering."""
-    if position == 0:
-        return bool(wanted.offering.encrypt_root)
-    return wanted.disk_offering is not None and bool(wanted.disk_offering.encrypt)
-
-
-def volume_bytes(vm: SourceVm, disk: Disk) -> int:
-    """Space that a disk's volume takes at first: no more than the VM uses."""
-    return min(disk.capacity_bytes, vm.used_bytes) if vm.used_bytes else disk.capacity_bytes
-
-
-def _demand(wanted: Wanted, vm: SourceVm) -> tuple[Demand, str]:
+def _demand(wanted: Wanted, vm: SourceVm, disks: Sequence[DiskPlan]) -> tuple[Demand, str]:
     """What placement is asked, and why no pool would do, "" when one does."""
-    if len(vm.disks) > 1 and wanted.disk_offering is None:
-        raise bad_field("spec.disk_offering", "is required, for the VM has more than one disk", "REQUIRED")
     zone_id = wanted.zone.id if wanted.zone else ""
     cluster_id = wanted.cluster.id if wanted.cluster else ""
     refusal = ""
     choices: list[tuple[str, ...]] = []
-    for position, disk in enumerate(vm.disks):
+    for plan in disks:
         try:
-            pool_id = wanted.pool.id if wanted.pool else ""
-            needed, encrypted = volume_bytes(vm, disk), is_encrypted(wanted, position)
             choices.append(
                 placement_query.pools_for(
-                    disk.label, needed, encrypted, pool_id=pool_id, zone_id=zone_id, cluster_id=cluster_id
+                    plan.disk.label,
+                    plan.needed_bytes,
+                    plan.encrypted,
+                    pool_id=plan.pool.id if plan.pool else "",
+                    zone_id=zone_id,
+                    cluster_id=cluster_id,
                 )
             )
         except FailedPreconditionError as error:
@@ -132,10 +123,10 @@ def _demand(wanted: Wanted, vm: SourceVm) -> tuple[Demand, str]:
         name=vm.name,
         cpus=vm.cpus,
         memory_bytes=vm.memory_bytes,
-        volume_encryption=any(is_encrypted(wanted, position) for position in range(len(vm.disks))),
+        volume_encryption=any(plan.encrypted for plan in disks),
         uefi=vm.firmware == "efi",
         allowed_types=_types(),
-        formats=frozenset({"qcow2"}),
+        formats=frozenset(plan.format for plan in disks),
         host_id=wanted.host.id if wanted.host else "",
         bridges=frozenset(wanted.bridges[nic.network] for nic in vm.nics if nic.network in wanted.bridges),
         pool_choices=tuple(choices),
@@ -228,12 +219,12 @@ def _staging_pools(cluster_id: str, zone_id: str, wanted: Pool | None) -> list[P
     ]
 
 
-def _targets(wanted: Wanted, vm: SourceVm, placement: Placement | None) -> Sequence[TargetPool]:
+def _targets(disks: Sequence[DiskPlan], placement: Placement | None) -> Sequence[TargetPool]:
     if placement is None:
         return ()
     needed: dict[str, int] = {}
-    for disk, pool_id in zip(vm.disks, placement.pool_ids, strict=True):
-        needed[pool_id] = needed.get(pool_id, 0) + volume_bytes(vm, disk)
+    for plan, pool_id in zip(disks, placement.pool_ids, strict=True):
+        needed[pool_id] = needed.get(pool_id, 0) + plan.needed_bytes
     pools = {row.id: row for row in Pool.select().where(Pool.id.in_(list(needed)))}
     return [TargetPool(pools[key].name, pools[key].available_bytes, size_bytes) for key, size_bytes in needed.items()]
 

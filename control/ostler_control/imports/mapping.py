@@ -44,17 +44,8 @@ class TargetNic:
 
 
 @dataclass(frozen=True)
-class TargetDisk:
-    """A disk of the new VM. key: VMware's device key, which its file is named by; boot: whether it is the first."""
-
-    key: int
-    size_bytes: int
-    boot: bool
-
-
-@dataclass(frozen=True)
 class TargetVm:
-    """The new VM. guest_os: one word ("ubuntu", "windows", "linux", "other")."""
+    """The new VM without its disks. guest_os: one word ("ubuntu", "windows", "linux", "other")."""
 
     name: str
     cpus: int
@@ -62,7 +53,6 @@ class TargetVm:
     firmware: str
     guest_os: str
     nics: tuple[TargetNic, ...]
-    disks: tuple[TargetDisk, ...]
 
 
 def target_vm(source: SourceVm, name: str, bridges: Mapping[str, str]) -> TargetVm:
@@ -75,10 +65,6 @@ def target_vm(source: SourceVm, name: str, bridges: Mapping[str, str]) -> Target
         firmware=_FIRMWARE.get(source.firmware, "bios"),
         guest_os=guest_os(source.guest_id),
         nics=tuple(TargetNic(bridges[nic.network], nic.mac, nic_model(nic.model)) for nic in source.nics),
-        disks=tuple(
-            TargetDisk(disk.key, disk_size_bytes(disk.capacity_bytes), boot=position == 0)
-            for position, disk in enumerate(source.disks)
-        ),
     )
 
 

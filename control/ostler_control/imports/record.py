@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ostler_common.errors import AbortedError, AlreadyExistsError, FailedPreconditionError
@@ -11,7 +12,8 @@ from ostler_control import settings
 from ostler_control.catalog.names import check_name
 from ostler_control.catalog.quotas import Resources, check_quota
 from ostler_control.imports import staging
-from ostler_control.imports.facts import Preflight, is_encrypted, name_of, preflight, vm_exists
+from ostler_control.imports.disks import DiskPlan
+from ostler_control.imports.facts import Preflight, name_of, preflight, vm_exists
 from ostler_control.imports.mapping import TargetVm, target_vm
 from ostler_control.imports.preflight import Report, Severity
 from ostler_control.imports.wanted import Wanted
@@ -50,6 +52,7 @@ class ImportInputs:
     streams: int
     timeout_s: int
     iter_time_ms: int
+    test_boot: bool = False
 
 
 def record_import(wanted: Wanted, vm: SourceVm, is_vcenter: bool, user: str, keys: Keyring) -> Operation:
@@ -67,7 +70,7 @@ def record_import(wanted: Wanted, vm: SourceVm, is_vcenter: bool, user: str, key
     if not found.report.is_go or found.placement is None:
         raise _refused(vm, found.report)
     target = target_vm(vm, name, wanted.bridges)
-    check_quota(wanted.account.id, _resources(target))
+    check_quota(wanted.account.id, _resources(target, found.disks))
     row = Vm.create(
         name=name,
         account=wanted.account,
@@ -89,7 +92,7 @@ def record_import(wanted: Wanted, vm: SourceVm, is_vcenter: bool, user: str, key
         guest_id=vm.guest_id,
         guest_os=target.guest_os,
     )
-    volumes = _volumes(wanted, row, target, placement, keys)
+    volumes = _volumes(row, found.disks, placement, keys)
     operation_id = new_id()
     _claim_staging(operation_id, wanted, vm, row.id, found)
     inputs = ImportInputs(
@@ -98,9 +101,10 @@ def record_import(wanted: Wanted, vm: SourceVm, is_vcenter: bool, user: str, key
         host_id=placement.host_id,
         conversion_host_id=found.report.host_id,
         pool_id=found.report.pool_id,
-        disks=tuple(ImportedDisk(disk.key, volume.id) for disk, volume in zip(target.disks, volumes, strict=True)),
+        disks=tuple(ImportedDisk(disk.key, volume.id) for disk, volume in zip(vm.disks, volumes, strict=True)),
         shutdown=wanted.shutdown,
-        stopped=wanted.stopped,
+        stopped=wanted.stopped or wanted.test_boot,
+        test_boot=wanted.test_boot,
         by_host=is_by_host(wanted, found.report),
         streams=(
             settings.imports.HOST_DOWNLOAD_THREADS.get()
@@ -113,14 +117,14 @@ def record_import(wanted: Wanted, vm: SourceVm, is_vcenter: bool, user: str, key
     return record_operation("vm.import", row, user, inputs, also=volumes, operation_id=operation_id)
 
 
-def _resources(target: TargetVm) -> Resources:
+def _resources(target: TargetVm, disks: Sequence[DiskPlan]) -> Resources:
     """What the account will own more of."""
     return Resources(
         vms=1,
         cpus=target.cpus,
         memory_bytes=target.memory_bytes,
-        volumes=len(target.disks),
-        storage_bytes=sum(disk.size_bytes for disk in target.disks),
+        volumes=len(disks),
+        storage_bytes=sum(plan.size_bytes for plan in disks),
     )
 
 
@@ -129,21 +133,22 @@ def is_by_host(wanted: Wanted, report: Report) -> bool:
     return report.has_ovftool and not wanted.force_control_download
 
 
-def _volumes(wanted: Wanted, vm: Vm, target: TargetVm, placement: Placement, keys: Keyring) -> list[Volume]:
+def _volumes(vm: Vm, disks: Sequence[DiskPlan], placement: Placement, keys: Keyring) -> list[Volume]:
     volumes = []
-    for position, (disk, pool_id) in enumerate(zip(target.disks, placement.pool_ids, strict=True)):
+    for position, (plan, pool_id) in enumerate(zip(disks, placement.pool_ids, strict=True)):
         volume_id = new_id()
         volumes.append(
             Volume.create(
                 id=volume_id,
-                name=_volume_name(vm, "root" if disk.boot else f"disk{position}"),
-                account=wanted.account,
+                name=_volume_name(vm, f"disk{position}" if position else "root"),
+                account=vm.account_id,
                 pool=pool_id,
-                disk_offering=None if disk.boot else wanted.disk_offering,
-                passphrase=keys.create(volume_id) if is_encrypted(wanted, position) else None,
-                size_bytes=disk.size_bytes,
-                format="qcow2",
-                root=disk.boot,
+                disk_offering=plan.offering,
+                passphrase=keys.create(volume_id) if plan.encrypted else None,
+                size_bytes=plan.size_bytes,
+                format=plan.format,
+                provisioning=plan.provisioning,
+                root=position == 0,
                 vm_id=vm.id,
                 slot=position,
             )

@@ -18,12 +18,22 @@ from ostler_control.models import (
 
 
 @dataclass(frozen=True)
+class DiskChoice:
+    """What is wanted of one disk. None: as for the others."""
+
+    offering: DiskOffering | None = None
+    pool: Pool | None = None
+
+
+@dataclass(frozen=True)
 class Wanted:
     """An import that is wanted.
 
-    source_vm: the VM's ref or name at the source; name "": the source's; bridges: by name of the source's network;
+    source_vm: the VM's ref or name at the source; name "": the source's; disk_offering, pool: for all disks that
+    `disks` says nothing of; disks: by VMware's device key; bridges: by name of the source's network;
     zone, cluster, host, pool: where to, None for anywhere; conversion_host, staging_pool: None for chosen ones;
-    shutdown: the guest may be shut down; stopped: the new VM stays off; force_control_download: the control plane
+    shutdown: the guest may be shut down; stopped: the new VM stays off; test_boot: it boots once without network, and
+    stays off then; force_control_download: the control plane
     downloads the disks even where the conversion host could.
     """
 
@@ -37,9 +47,11 @@ class Wanted:
     cluster: Cluster | None = None
     host: Host | None = None
     pool: Pool | None = None
+    disks: Mapping[int, DiskChoice] = field(default_factory=dict)
     bridges: Mapping[str, str] = field(default_factory=dict)
     conversion_host: Host | None = None
     staging_pool: Pool | None = None
     shutdown: bool = False
     stopped: bool = False
+    test_boot: bool = False
     force_control_download: bool = False

@@ -7,13 +7,16 @@ attempt left is gone on with: the clone, the staged files that are whole, the co
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 
 import structlog
 from ostler.agent.v1 import conversion_pb2 as pb
+from ostler.agent.v1 import vm_pb2
 from ostler_common.errors import AbortedError, FailedPreconditionError
 
 from ostler_control import events
+from ostler_control.agents import power_states
 from ostler_control.database import session, transaction
 from ostler_control.hosts.rows import address_of
 from ostler_control.imports import sources
@@ -37,9 +40,9 @@ from ostler_control.models import (
 from ostler_control.operations import Run, Undo, workflow
 from ostler_control.operations.inputs import from_json, to_json
 from ostler_control.scheduling import capacity
-from ostler_control.vms.on_host import FORCE_OFF, UNDEFINE, push_undo_of_start, start_on
+from ostler_control.vms import wire as vm_wire
+from ostler_control.vms.on_host import FORCE_OFF, UNDEFINE, force_off, push_undo_of_start, start_on
 from ostler_control.vms.rows import load, set_state
-from ostler_control.vms.wire import FIRMWARES
 from ostler_control.vmware.clone import clone, delete_clones
 from ostler_control.vmware.connection import Connection
 from ostler_control.vmware.export import Exporter, stream_count
@@ -51,7 +54,8 @@ from ostler_control.volumes.create import delete_file
 
 log = structlog.get_logger(__name__)
 
-_CALL_S = 60.0
+TEST_BOOT_S = 60.0
+_CALL_S, _TICK_S = 60.0, 2.0
 # Steps of the undoing.
 _DELETE_CLONE, _UNSTAGE = "delete-clone", "unstage"
 # Shares of the whole, percent.
@@ -79,6 +83,10 @@ def _import(run: Run) -> None:
             _push_delete(run, undo, inputs, disk.volume_id)
         run.step("convert", lambda: _convert(run, inputs, files))
         run.step("unstage-done", lambda: _finish_staging(run, inputs))
+        if inputs.test_boot:
+            push_undo_of_start(run, undo, inputs.host_id)
+            run.step("test-boot", lambda: _test_boot(run, inputs.host_id))
+            run.step("power-off", lambda: force_off(run, inputs.host_id))
         if inputs.stopped:
             run.step("stopped", lambda: _leave_stopped(run))
         else:
@@ -185,7 +193,7 @@ def _convert(run: Run, inputs: ImportInputs, files: dict[str, str]) -> None:
             for disk, volume in zip(inputs.disks, volumes, strict=True)
         ],
         mode=pb.ConvertVmRequest.CONVERT,
-        firmware=FIRMWARES[vm.firmware],
+        firmware=vm_wire.FIRMWARES[vm.firmware],
         timeout_s=inputs.timeout_s,
     )
     host = address_of(inputs.conversion_host_id)
@@ -215,6 +223,29 @@ def _delete_staging(run: Run, inputs: ImportInputs) -> None:
     request = pb.DeleteStagingRequest(staging=_staging(run, inputs))
     host = address_of(inputs.conversion_host_id)
     run.agents.call(host, lambda agent: agent.conversion.DeleteStaging, request, _CALL_S)
+
+
+def _test_boot(run: Run, host_id: str) -> None:
+    """Starts the VM without its network, so that it meets neither its original nor anybody else; it has to keep
+    running for a while."""
+    run.phase("test boot", _START[0])
+    vm = load(run.resource_id)
+    spec = vm_wire.spec(vm, run.keys)
+    del spec.nics[:]
+    host = address_of(host_id)
+    run.job(host, lambda agent: agent.vms.StartVm, vm_pb2.StartVmRequest(operation=run.ref(), spec=spec), _START)
+    end = time.monotonic() + TEST_BOOT_S
+    while time.monotonic() < end:
+        run.check()
+        run.pause(_TICK_S)
+        state = power_states.power_state(vm_wire.ask(run.agents, host, vm.id).power_state)
+        if state is not PowerState.RUNNING:
+            raise FailedPreconditionError(
+                f"VM {vm.name} did not keep running in its test boot: it is {state or 'in an unknown state'}; import it"
+                " with --stopped, start it, and see its console",
+                "TEST_BOOT_FAILED",
+                {"vm": vm.name},
+            )
 
 
 def _leave_stopped(run: Run) -> None:

@@ -95,6 +95,19 @@ def test_a_vm_is_imported(control: Control, ostler: Ostler) -> None:
     assert request.request_id
 
 
+def test_a_disk_may_be_other_than_the_rest(control: Control, ostler: Ostler) -> None:
+    disks = ("--disk", "2000,pool=fast", "--disk", "2001,offering=secret,pool=slow")
+    assert ostler("import", "vm", *VM, *disks, "--test-boot", "--no-wait").exit_code == 0
+    spec = asked(control, pb.ImportVmRequest).spec
+    assert [(disk.key, disk.disk_offering, disk.pool) for disk in spec.disks] == [
+        (2000, "", "fast"),
+        (2001, "secret", "slow"),
+    ]
+    assert spec.test_boot
+    for bad in ("x,pool=fast", "2000", "2000,size=5"):
+        assert ostler("import", "vm", *VM, "--disk", bad).exit_code == 2
+
+
 def test_a_network_needs_its_bridge(control: Control, ostler: Ostler) -> None:
     for network in ("VM Network", "=br0", "VM Network="):
         assert ostler("import", "vm", *VM, "--network", network).exit_code == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ from ostler_common.errors import FailedPreconditionError, OstlerError, Unavailab
 from ostler_common.secret import Secret
 from ostler_control import settings, vms
 from ostler_control.database import session
-from ostler_control.imports import sources, sweep
+from ostler_control.imports import sources, sweep, workflow
 from ostler_control.imports.facts import find_vm, preflight
 from ostler_control.imports.preflight import Severity
 from ostler_control.imports.record import record_import
-from ostler_control.imports.wanted import Wanted
+from ostler_control.imports.wanted import DiskChoice, Wanted
 from ostler_control.models import (
     ALL,
+    DiskOffering,
     Event,
     Host,
     ImportSource,
@@ -302,6 +303,63 @@ def test_a_source_that_is_gone_for_good_can_be_removed(
     assert VmImport.select().count() == 1
     sources.delete(source, "root")
     assert ImportSource.select().count() == VmImport.select().count() == Passphrase.select().count() == 0
+
+
+def test_each_disk_may_have_an_offering_and_a_pool_of_its_own(site: Site, engine: Engine, source: ImportSource) -> None:
+    with sources.connect(source, site.keys) as connection:
+        first, second = find_vm(connection, "web 1").disks
+    choices = {
+        first.key: DiskChoice(pool=site.pools["local1"]),
+        second.key: DiskChoice(offering=site.disks["encrypted"]),
+    }
+    what = wanted(site, source, "web 1", disk_offering=None, disks=choices, host=site.host("h1"))
+    assert outcome(engine, record(site, what)) == OK
+    root, data = Volume.select().order_by(Volume.slot)
+    assert (root.pool.name, data.encrypt_format, data.disk_offering) == ("local1", "luks", site.disks["encrypted"])
+    assert site.host("h1").id == Vm.get().host_id
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda site, keys: {"disk_offering": None}, "REQUIRED"),
+        (lambda site, keys: {"disks": {1: DiskChoice()}}, "NO_SUCH_DISK"),
+        (lambda site, keys: {"disks": {keys[0]: DiskChoice(offering=site.disks["plain"])}}, "INVALID_DISK"),
+        (lambda site, keys: {"disk_offering": DiskOffering.create(name="tiny", size_bytes=MIB)}, "INVALID_SIZE"),
+    ],
+)
+def test_a_bad_choice_for_a_disk_is_refused(
+    site: Site, source: ImportSource, change: Callable[[Site, list[int]], dict[str, Any]], reason: str
+) -> None:
+    with sources.connect(source, site.keys) as connection:
+        keys = [disk.key for disk in find_vm(connection, "web 1").disks]
+    assert refusal(site, wanted(site, source, "web 1", **change(site, keys))).reason == reason
+    assert Vm.select().count() == Volume.select().count() == 0
+
+
+def test_a_test_boot_has_no_network_and_leaves_the_vm_off(
+    site: Site, engine: Engine, source: ImportSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workflow, "TEST_BOOT_S", 0.5)
+    monkeypatch.setattr(workflow, "_TICK_S", 0.1)
+    assert outcome(engine, record(site, wanted(site, source, "web 1", test_boot=True))) == OK
+    vm = Vm.get()
+    assert (vm.state, vm.host_id, Nic.select().count()) == ("stopped", None, 1)
+    (booted,) = [fake.vms[vm.id] for fake in site.fleet.hosts.values() if vm.id in fake.vms]
+    assert (booted.running, list(booted.spec.nics)) == (False, [])
+
+
+def test_a_vm_that_does_not_keep_running_fails_its_test_boot(
+    site: Site, engine: Engine, source: ImportSource, source_site: FakeVcenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workflow, "_TICK_S", 0.1)
+    operation = record(site, wanted(site, source, "web 1", test_boot=True))
+    wait_until(lambda: site.fleet.running_on(operation.resource_id))
+    for fake in site.fleet.hosts.values():
+        if operation.resource_id in fake.vms:
+            fake.vms[operation.resource_id].running = False
+    assert outcome(engine, operation) == ("failed", "TEST_BOOT_FAILED")
+    check_nothing_left(site, source, source_site)
 
 
 def test_an_upload_that_breaks_begins_again(site: Site, engine: Engine, source: ImportSource) -> None:

@@ -114,6 +114,18 @@ def _bridges(ctx: click.Context, param: click.Parameter, values: Sequence[str]) 
     return bridges
 
 
+def _disk_choices(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> list[pb.ImportDisk]:
+    """KEY[,offering=OFFERING][,pool=POOL]."""
+    disks = []
+    for value in values:
+        key, *rest = value.split(",")
+        pairs = dict(part.partition("=")[::2] for part in rest)
+        if not key.isdecimal() or not rest or not pairs.keys() <= {"offering", "pool"}:
+            raise click.BadParameter("must be KEY[,offering=OFFERING][,pool=POOL]", ctx, param)
+        disks.append(pb.ImportDisk(key=int(key), disk_offering=pairs.get("offering", ""), pool=pairs.get("pool", "")))
+    return disks
+
+
 def _spec_options(function: F) -> F:
     """What is imported, and what it becomes: together as parameter `spec`, a pb.ImportSpec."""
 
@@ -146,6 +158,14 @@ _SPEC: dict[str, Callable[[Any], Any]] = {
     "cluster": click.option("--cluster", type=CLUSTER, default="", help="Cluster.  [default: any]"),
     "host": click.option("--host", type=HOST, default="", help="Host.  [default: chosen]"),
     "pool": click.option("--pool", type=POOL, default="", help="Pool for the volumes.  [default: chosen]"),
+    "disks": click.option(
+        "--disk",
+        "disks",
+        multiple=True,
+        metavar="KEY[,offering=OFFERING][,pool=POOL]",
+        callback=_disk_choices,
+        help="Offering or pool of one disk, by its key in `list-vms -o json`; may be repeated.",
+    ),
     "bridges": click.option(
         "--network",
         "bridges",
@@ -164,6 +184,9 @@ _SPEC: dict[str, Callable[[Any], Any]] = {
         "--shutdown", is_flag=True, help="Shut the guest down first. Without it, a clone of a running VM is exported."
     ),
     "stopped": click.option("--stopped", is_flag=True, help="Do not start the new VM."),
+    "test_boot": click.option(
+        "--test-boot", is_flag=True, help="Boot the new VM once without network, for a minute, and leave it off."
+    ),
     "force_control_download": click.option(
         "--force-control-download",
         is_flag=True,
