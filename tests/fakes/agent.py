@@ -88,13 +88,13 @@ class FakeAgent(host_pb2_grpc.HostServiceServicer, pool_pb2_grpc.PoolServiceServ
         stream: queue.Queue[host_pb2.HostUpdate | None] = queue.Queue()
         self.streams.append(stream)
         context.add_callback(lambda: stream.put(None))
-        host = host_pb2.Host(agent_version="1.2", capabilities=self.capabilities())
+        host = host_pb2.Host(agent_version="0.1.9", capabilities=self.capabilities())
         yield host_pb2.HostUpdate(snapshot=host_pb2.HostSnapshot(host=host, vms=self.vms))
         while (update := stream.get()) is not None:
             yield update
 
     def GetHost(self, request: host_pb2.GetHostRequest, context: grpc.ServicerContext) -> host_pb2.Host:
-        return host_pb2.Host(agent_version="1.2", capabilities=self.capabilities())
+        return host_pb2.Host(agent_version="0.1.9", capabilities=self.capabilities())
 
     def ProbeCapabilities(
         self, request: host_pb2.ProbeCapabilitiesRequest, context: grpc.ServicerContext

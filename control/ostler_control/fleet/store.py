@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from google.protobuf import json_format
 from ostler.types.v1 import host_pb2, vm_pb2
+from ostler_common import versions
 from ostler_common.errors import OstlerError
 from peewee import ModelSelect
 
@@ -79,7 +80,14 @@ def set_state(host: WatchedHost, state: HostState, reason: str) -> None:
 
 
 def set_facts(host: WatchedHost, agent_version: str, capabilities: host_pb2.Capabilities) -> str:
-    """Records what a host can do. Returns what is wrong with it, for people; "" when nothing is."""
+    """Records what a host can do. Returns what is wrong with it, for people; "" when nothing is.
+
+    agent_version: "" when this report does not tell; then the recorded one counts.
+    """
+    if not agent_version:
+        with session():
+            recorded = Host.get_or_none(Host.id == host.host_id)
+        agent_version = recorded.agent_version if recorded else ""
     values = {
         "hypervisor_type": capabilities.hypervisor_type,
         "cpus": capabilities.cpus,
@@ -88,13 +96,13 @@ def set_facts(host: WatchedHost, agent_version: str, capabilities: host_pb2.Capa
         "uefi": capabilities.uefi,
         "bridges": ",".join(capabilities.bridges),
         "capabilities": json_format.MessageToJson(capabilities, indent=None),
+        "agent_version": agent_version,
         **registry.columns(capabilities),
     }
-    if agent_version:
-        values["agent_version"] = agent_version
+    wrong_version = versions.mismatch(versions.own_version(), agent_version)
     with transaction():
         if not Host.update(**values).where(Host.id == host.host_id).execute() or not capabilities.hypervisor_type:
-            return ""
+            return wrong_version
         cluster = Cluster.select().join(Host).where(Host.id == host.host_id).get()
         if registry.is_type(capabilities.hypervisor_type):
             registry.learn(capabilities)
@@ -102,7 +110,7 @@ def set_facts(host: WatchedHost, agent_version: str, capabilities: host_pb2.Capa
             rules.admit(cluster, host.name, capabilities.hypervisor_type)
         except OstlerError as error:
             return error.message
-    return ""
+    return wrong_version
 
 
 def set_loads(loads: Mapping[str, vm_pb2.HostLoad]) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
+from typing import TypeVar
 
-from ostler_common.errors import CancelledError
+from ostler_common.errors import AlreadyExistsError, CancelledError
+from peewee import ColumnBase, IntegrityError
 
 from ostler_control import settings
 from ostler_control.catalog.quotas import Resources, check_quota
@@ -21,11 +23,12 @@ from ostler_control.userdata import addressing, of_vm
 from ostler_control.vms import details
 from ostler_control.vms.on_host import FORCE_OFF, UNDEFINE, push_undo_of_start, start_on
 from ostler_control.vms.rows import load, set_state
-from ostler_control.vms.wanted import Checked, NewVm, check
+from ostler_control.vms.wanted import Checked, NewVm, check, mac_taken, vm_exists
 from ostler_control.volumes import matrix
 from ostler_control.volumes.create import create_file, delete_file
 
 _REMOVE_ROOT = "remove-root"
+R = TypeVar("R", Vm, Nic)
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,10 @@ def _resources(wanted: NewVm, checked: Checked) -> Resources:
 
 
 def _record_vm(wanted: NewVm, checked: Checked) -> Vm:
-    vm = Vm.create(
+    vm = _insert_or_raise(
+        vm_exists(wanted),
+        (Vm.account == wanted.account) & (Vm.name == wanted.name),
+        Vm,
         name=wanted.name,
         account=wanted.account,
         service_offering=wanted.offering,
@@ -77,11 +83,24 @@ def _record_vm(wanted: NewVm, checked: Checked) -> Vm:
         firmware=wanted.template.firmware,
     )
     for position, nic in enumerate(checked.nics):
-        row = Nic.create(vm=vm, position=position, mac=nic.mac, bridge=nic.bridge, model=nic.model)
+        taken = mac_taken(f"nics[{position}]", nic.mac)
+        values = {"vm": vm, "position": position, "mac": nic.mac, "bridge": nic.bridge, "model": nic.model}
+        row = _insert_or_raise(taken, Nic.mac == nic.mac, Nic, **values)
         addressing.record(row.id, nic.addressing)
     affinity.put(vm, wanted.affinity_groups)
     details.add(vm, wanted.details)
     return vm
+
+
+def _insert_or_raise(taken: AlreadyExistsError, same: ColumnBase, model: type[R], **values: object) -> R:
+    """A new row; raises `taken` when somebody has inserted the `same` one since the checks."""
+    try:
+        with transaction():
+            return model.create(**values)
+    except IntegrityError:
+        if model.select().where(same).exists():
+            raise taken from None
+        raise
 
 
 def _place(vm: Vm, wanted: NewVm) -> Placement:

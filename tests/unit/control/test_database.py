@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import threading
 from pathlib import Path
 
@@ -7,13 +8,39 @@ import peewee
 import pytest
 from ostler_common.errors import FailedPreconditionError, InvalidArgumentError
 from ostler_control import database
-from ostler_control.models import ALL, Zone, db
+from ostler_control.models import ALL, Host, VmSighting, Zone, db
 from playhouse.migrations import Runner
 
 from tests import databases
 
 _MIGRATIONS = Path(database.__file__).parent / "migrations"
 _SQLITE_SCHEMA = "SELECT type, name, sql FROM sqlite_master WHERE tbl_name <> 'schema_migration' ORDER BY 1, 2"
+# SHA-256 of each migration.
+FROZEN = {
+    "0001_first": "182710ff48e2e6319de6ebc0ab80040644f5437296874e9d83f8500841749414",
+    "0002_thick_provisioning": "bea450d0a62422f6a3e6ae6c78dc961f3cd26374729e2f97e388b9b854b7c909",
+    "0003_setting_scopes": "eab2e703812b5a4b7c68520d53180ecc9e198a5a4c0fa488e8fc88f8bc761c53",
+    "0004_vm_sighting": "5abc7773afbb15fd322e6f12fab64933f29d942c5ea7eabc64ca81a284b02c60",
+    "0005_extra_config": "5570b39de6c6ae4229627786630ca62a52eecb4475c5c4d92e016da54669ea81",
+    "0006_imports": "be1a5c090fa6fcfab59617b1cd03abf3c27e14d24bc8faf33c6ee8b758a1df8e",
+    "0007_user_data": "c91eaaa483c07b4b16111d6f0e95fd95162f3ec8a505a16a3331fc0d71f209ba",
+}
+_OLD_VM = (
+    "INSERT INTO zone (id, create_time, name) VALUES ('z', '2026-01-01', 'zone')",
+    "INSERT INTO cluster (id, create_time, name, zone_id, hypervisor_type, cpu_overcommit, memory_overcommit, enabled) "
+    "VALUES ('c', '2026-01-01', 'cluster', 'z', 'kvm', 1, 1, 1)",
+    "INSERT INTO host (id, create_time, name, address, cluster_id, state, state_reason, state_time, enabled, "
+    "maintenance, maintenance_reason, removed, agent_version, hypervisor_type, cpus, memory_bytes, volume_encryption, "
+    "uefi, bridges, template_formats, functions, allocated_cpus, allocated_memory_bytes, capabilities, load, "
+    "smooth_load) VALUES ('h', '2026-01-01', 'h1', 'h1:1', 'c', 'up', '', '2026-01-01', 1, 0, '', 0, '', 'kvm', 1, 1, "
+    "1, 1, '', '', '', 0, 0, '', '', '')",
+    "INSERT INTO account (id, create_time, name) VALUES ('a', '2026-01-01', 'acme')",
+    "INSERT INTO service_offering (id, create_time, name, cpus, memory_bytes, encrypt_root) "
+    "VALUES ('o', '2026-01-01', 'small', 1, 1, 0)",
+    "INSERT INTO vm (id, create_time, name, account_id, service_offering_id, template_name, cpus, memory_bytes, "
+    "firmware, hypervisor_type, state, state_time, power_state, attention, operation_id, drs_skip) "
+    "VALUES ('v', '2026-01-01', 'web', 'a', 'o', '', 1, 1, 'bios', 'kvm', 'stopped', '2026-01-01', '', '', '', 0)",
+)
 _COLUMNS = """
     SELECT table_name, column_name, ordinal_position, data_type, is_nullable, column_default
     FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'schema_migration' ORDER BY 1, 3
@@ -39,6 +66,28 @@ def test_migrations_make_exactly_the_schema_that_the_models_describe(own_databas
     assert _schema() != migrated
     db.create_tables(ALL)
     assert _schema() == migrated
+
+
+def test_a_migration_never_changes_once_it_is_here() -> None:
+    """A database that has applied it would be taken for current and lack what the change adds: write a new one."""
+    digests = {path.stem: hashlib.sha256(path.read_bytes()).hexdigest() for path in _MIGRATIONS.glob("0*.py")}
+    assert {name: digests.get(name) for name in FROZEN} == FROZEN
+    newer = sorted(set(digests) - set(FROZEN))
+    assert all(name > max(FROZEN) for name in newer), "a new migration comes after all others"
+
+
+def test_a_sighting_can_be_recorded_of_a_vm_from_before_there_were_any(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0003_setting_scopes")
+            for statement in _OLD_VM:
+                db.execute_sql(statement)
+        assert "0004_vm_sighting" in database.migrate()
+        with database.session():
+            VmSighting.create(vm="v", host="h")
+            assert [row.vm.name for row in VmSighting.select()] == ["web"]
+            Host.delete().where(Host.id == "h").execute()
+            assert VmSighting.select().count() == 0
 
 
 def test_migrating_again_does_nothing(fresh_database: str) -> None:

@@ -164,7 +164,7 @@ def test_host_comes_goes_and_comes_back(fleet: Fleet, control: Control) -> None:
         eventually(lambda: "2.5" in Host.get_by_id(host.id).load, "its load is written")
         with database.session():
             found = Host.get_by_id(host.id)
-            assert (found.cpus, found.agent_version, found.bridges) == (8, "1.2", "br0")
+            assert (found.cpus, found.agent_version, found.bridges) == (8, "0.1.9", "br0")
             assert (found.volume_encryption, found.cluster.hypervisor_type) == (True, "kvm")
     eventually(lambda: state_of(host) == "disconnected", "the host is silent")
     eventually(lambda: attention(row).startswith("its host is silent"), "its VM says so")

@@ -153,7 +153,7 @@ def test_names_of_types_never_mean_two() -> None:
     set_to("hypervisor.custom.display.name", "Delta")
     says(report("delta", "D"))
     assert rules.find("delta", "f").type == "delta"
-    assert "give this one another name" in listed()["custom"].conflicts[0]
+    assert "rename this one" in listed()["custom"].conflicts[0]
 
 
 @pytest.mark.usefixtures("sqlite_database")

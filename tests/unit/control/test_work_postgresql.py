@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ostler_common.errors import OstlerError
+from ostler_common.errors import AlreadyExistsError, OstlerError
 from ostler_control import vms, volumes
-from ostler_control.database import session
+from ostler_control.database import session, transaction
 from ostler_control.models import Operation, Vm, Volume
 
 from tests import databases
@@ -67,3 +67,25 @@ def test_many_lives_at_once(postgresql: str, tmp_path: Path) -> None:
         assert host_now is not None
         assert host_now.name == "h2"
         site.check_whole()
+
+
+def test_of_two_vms_of_one_name_at_once_the_second_is_told_that_it_exists(postgresql: str, tmp_path: Path) -> None:
+    databases.run_sql(postgresql + "postgres", "CREATE DATABASE names")
+    with databases.bound(postgresql + "names") as url, site_at_work(url, tmp_path) as (site, _):
+        recorded, go_on = threading.Event(), threading.Event()
+
+        def first() -> None:
+            with transaction():
+                site.new_vm("web")
+                recorded.set()
+                go_on.wait(20)  # the second passes its checks, which cannot see this row yet
+
+        holder = threading.Thread(target=first)
+        holder.start()
+        assert recorded.wait(20)
+        threading.Timer(1.0, go_on.set).start()
+        with pytest.raises(AlreadyExistsError) as caught, transaction():
+            site.new_vm("web", host=site.host("h2"))
+        holder.join()
+        assert caught.value.reason == "VM_EXISTS"
+        assert Vm.select().count() == 1
