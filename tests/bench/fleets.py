@@ -26,7 +26,7 @@ _TRIES = 50
 class Fleet:
     """What to make. full: share of the memory that is allocated; skew: how differently hosts are filled, 0: alike;
     sizes: how many flavors; dirtying: whether VMs dirty their memory, each at its own rate; groups: anti-affinity
-    groups of `group_size` VMs."""
+    groups of `group_size` VMs; others: share of the hosts that hold something else as well."""
 
     hosts: int
     full: float = 0.85
@@ -36,6 +36,7 @@ class Fleet:
     groups: int = 0
     group_size: int = 5
     small: bool = False
+    others: float = 0.0
     seed: int = 1
 
 
@@ -43,14 +44,26 @@ def make_fleet(shape: Fleet) -> Snapshot:
     """A cluster in which everything fits and no rule is broken."""
     chance = random.Random(shape.seed)
     cpu_mhz, memory_bytes = _SMALL_HOST if shape.small else _HOST
+    # Dice are thrown for it only when asked: the same seed makes the same cluster as without.
+    other_bytes = [
+        memory_bytes // 8 if shape.others and chance.random() < shape.others else 0 for _ in range(shape.hosts)
+    ]
     hosts = tuple(
-        Host(f"h{n:05}", f"h{n:05}", cpu_mhz, memory_bytes, encryption=True, pools=frozenset({"shared"}))
+        Host(
+            f"h{n:05}",
+            f"h{n:05}",
+            cpu_mhz,
+            memory_bytes,
+            other_memory_bytes=other_bytes[n],
+            encryption=True,
+            pools=frozenset({"shared"}),
+        )
         for n in range(shape.hosts)
     )
     goals = _fill(chance, shape, memory_bytes)
     vms: list[Vm] = []
     for host, goal in zip(hosts, goals, strict=True):
-        used = 0
+        used = host.other_memory_bytes
         while used < goal:
             vcpus, gib = chance.choices(_FLAVORS[: shape.sizes], _WEIGHTS[: shape.sizes])[0]
             if used + gib * GIB > memory_bytes:
