@@ -49,13 +49,13 @@ def data_volume(site: Site, engine: Engine, name: str, kind: str = "encrypted", 
     return Volume.get_by_id(operation.resource_id)
 
 
-def running(site: Site, engine: Engine, name: str, **wanted: Any) -> Any:
+def running_vm(site: Site, engine: Engine, name: str, **wanted: Any) -> Any:
     operation = site.record(lambda: site.new_vm(name, **wanted))
     assert outcome(engine, operation) == OK
     return Vm.get_by_id(operation.resource_id)
 
 
-def taken(site: Site, engine: Engine, volume: Any, name: str = "", **wanted: Any) -> Any:
+def new_snapshot(site: Site, engine: Engine, volume: Any, name: str = "", **wanted: Any) -> Any:
     new = snapshots.NewSnapshot(volume, name, **wanted)
     operation = site.record(lambda: snapshots.create(new, "alice"))
     assert outcome(engine, operation) == OK
@@ -70,5 +70,5 @@ def file_of(site: Site, row: Any) -> File:
     return site.fleet.pools[row.pool_id][row.file_id]
 
 
-def fresh(row: Any) -> Any:
+def reload(row: Any) -> Any:
     return type(row).get_by_id(row.id)

@@ -111,7 +111,7 @@ def test_an_encrypted_volume_leaves_under_the_callers_passphrase(
         assert not path.is_file() or CHOSEN not in path.read_bytes(), path
 
 
-def test_what_leaves_in_clear_is_written_down_before_a_byte_does(
+def test_a_decrypted_download_is_recorded_before_its_first_byte(
     site: Site, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     new_volume(site, engine)
@@ -128,7 +128,7 @@ def test_what_leaves_in_clear_is_written_down_before_a_byte_does(
     event.delete_instance()
 
 
-def test_a_plain_volume_needs_no_word(site: Site, engine: Engine) -> None:
+def test_a_plain_volume_needs_no_choice_of_encryption(site: Site, engine: Engine) -> None:
     volume = new_volume(site, engine, kind="plain")
     data = b"".join(answer.data for answer in downloaded(engine, site.admin()))
     assert content(site, volume) in data
@@ -202,7 +202,7 @@ def test_the_disk_of_a_running_vm_is_copied_on_its_host(site: Site, engine: Engi
     list(answers)
 
 
-def test_a_copy_that_fails_is_told(site: Site, engine: Engine) -> None:
+def test_a_failed_copy_is_reported(site: Site, engine: Engine) -> None:
     new_volume(site, engine)
     for before in (True, False):
         for fake in site.hosts.values():
@@ -250,7 +250,7 @@ def test_a_download_is_cancelled_as_an_operation(site: Site, engine: Engine) -> 
     assert refused(lambda: list(answers)) == "CANCELLED"
 
 
-def test_after_a_crash_only_the_cleaning_is_left(site: Site, engine: Engine, tmp_path: Path) -> None:
+def test_after_a_crash_only_the_cleanup_is_done(site: Site, engine: Engine, tmp_path: Path) -> None:
     """Another process goes on with the operation, or this one after a restart: the passphrase is gone then."""
     volume = new_volume(site, engine)
     how = volumes.export_encryption.ExportEncryption(decrypt=True)

@@ -114,7 +114,7 @@ def test_nothing_is_left(aftermath: Aftermath) -> None:
     assert not Volume.select().where(Volume.operation_id != "").exists()
 
 
-def test_uploads_are_carried_out(aftermath: Aftermath) -> None:
+def test_uploads_succeed(aftermath: Aftermath) -> None:
     assert set(aftermath.states("upload")) == {"succeeded"}
     made: list[Any] = list(Volume.select().where(Volume.name.in_(names("upload", POINTS["upload"]))))
     assert len(made) == POINTS["upload"]
@@ -123,12 +123,12 @@ def test_uploads_are_carried_out(aftermath: Aftermath) -> None:
         assert (volume.state, file.passphrase) == ("ready", aftermath.site.keys.open(volume).reveal())
 
 
-def test_uploads_that_nothing_opens_leave_nothing(aftermath: Aftermath) -> None:
+def test_uploads_with_a_wrong_passphrase_leave_nothing(aftermath: Aftermath) -> None:
     assert set(aftermath.states("wrong")) == {"failed"}
     assert not Volume.select().where(Volume.name.in_(names("wrong", POINTS["wrong"]))).exists()
 
 
-def test_templates_are_made(aftermath: Aftermath) -> None:
+def test_templates_are_created(aftermath: Aftermath) -> None:
     assert set(aftermath.states("template")) == {"succeeded"}
     for name in names("template", POINTS["template"]):
         template: Any = Template.get(Template.name == name)

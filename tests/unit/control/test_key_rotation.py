@@ -85,7 +85,7 @@ def test_a_file_holds_several_keys(tmp_path: Path, kek: Path) -> None:
         assert b"garbage" not in caught.value.message.encode()
 
 
-def test_what_a_killed_writer_left_is_removed(tmp_path: Path, kek: Path) -> None:
+def test_leftovers_of_a_killed_writer_are_removed(tmp_path: Path, kek: Path) -> None:
     (tmp_path / ".kek.abcd").write_bytes(b"half")
     FileProvider(kek).add_version()
     assert [path.name for path in tmp_path.iterdir()] == ["kek"]
@@ -129,7 +129,7 @@ def test_every_prefix_of_a_rotation(vault: Vault) -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_any_order_of_things(vault: Vault, kek: Path, seed: int) -> None:
+def test_any_order_of_operations(vault: Vault, kek: Path, seed: int) -> None:
     """Two control planes on one file make volumes, rotate and delete as they like."""
     draw = random.Random(seed)
     keyrings = [vault.keys, Keyring(FileProvider(kek))]
@@ -167,7 +167,7 @@ def test_a_key_in_use_stays(vault: Vault) -> None:
         Kek.delete().where(Kek.id == old).execute()
 
 
-def test_one_that_does_not_open_keeps_nobody_else_back(vault: Vault) -> None:
+def test_one_that_does_not_open_does_not_stop_the_others(vault: Vault) -> None:
     vault.grow(5)
     spoilt: Any = Volume.select().order_by(Volume.passphrase).first()
     Passphrase.update(sealed=b"x" * 40).where(Passphrase.id == spoilt.passphrase_id).execute()
@@ -209,7 +209,7 @@ def test_a_control_plane_without_the_version_says_so(vault: Vault, tmp_path: Pat
     vault.check(other)
 
 
-def test_every_living_control_plane_has_the_new_version_first(
+def test_every_running_control_plane_must_have_the_new_version_first(
     fresh_database: str, vault: Vault, kek: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = 0.0
@@ -260,7 +260,7 @@ def test_opened_while_it_was_re_sealed(vault: Vault, monkeypatch: pytest.MonkeyP
     assert vault.keys.open(volume).reveal() == vault.expected[volume.id]
 
 
-def test_a_credential_is_rotated_by_its_operator(fresh_database: str, kek: Path) -> None:
+def test_a_systemd_credential_is_rotated_by_its_operator(fresh_database: str, kek: Path) -> None:
     keys = Keyring(FileProvider(kek, writable=False))
     vault = Vault(keys, {})
     vault.grow(2)

@@ -58,7 +58,7 @@ def test_what_was_sealed_for_another_volume_does_not_open(provider: FileProvider
         assert caught.value.reason == "SEAL_BROKEN"
 
 
-def test_another_key_is_named_and_not_tried(provider: FileProvider, tmp_path: Path) -> None:
+def test_a_missing_key_is_named(provider: FileProvider, tmp_path: Path) -> None:
     create_key_file(tmp_path / "other")
     [kek_id] = provider.versions()
     with pytest.raises(FailedPreconditionError) as caught:
@@ -76,7 +76,7 @@ def test_a_missing_or_broken_key_file_says_so(tmp_path: Path) -> None:
     assert (missing.value.reason, broken.value.reason) == ("KEK_MISSING", "KEK_INVALID")
 
 
-def test_systemds_credential_comes_before_the_state_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_systemd_credential_precedes_the_state_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     credentials = tmp_path / "credentials"
     credentials.mkdir()
     create_key_file(tmp_path / "kek")
@@ -101,7 +101,7 @@ def test_a_referenced_passphrase_cannot_be_deleted(fresh_database: str, provider
     assert Passphrase.select().count() == 1
 
 
-def test_a_volume_and_its_passphrase_go_together(fresh_database: str, provider: FileProvider) -> None:
+def test_a_volume_and_its_passphrase_are_deleted_together(fresh_database: str, provider: FileProvider) -> None:
     keys = Keyring(provider)
     kept, gone = encrypted_volume(keys, "kept"), encrypted_volume(keys, "gone")
     with transaction():

@@ -45,7 +45,7 @@ def new_volume(site: Site, engine: Engine, kind: str = "encrypted") -> Any:
     return Volume.get_by_id(operation.resource_id)
 
 
-def begun(site: Site, engine: Engine, **fields: Any) -> operations_pb2.Operation:
+def start(site: Site, engine: Engine, **fields: Any) -> operations_pb2.Operation:
     request = template_pb2.CreateTemplateRequest(**{"name": "golden", "volume": "gold", **fields})
     return service(engine).CreateTemplate(request, calls.context(site.admin()))
 
@@ -67,7 +67,7 @@ def under(passphrase: bytes = CHOSEN) -> volume_pb2.ExportEncryption:
 def test_an_encrypted_volume_becomes_an_encrypted_template_that_deploys(site: Site, engine: Engine) -> None:
     volume = new_volume(site, engine)
     request_id = new_id()
-    operation = begun(site, engine, encryption=under(), request_id=request_id)
+    operation = start(site, engine, encryption=under(), request_id=request_id)
     assert ended(engine, operation) == OK
     template: Any = Template.get(Template.name == "golden")
     file = engine.templates / template.id
@@ -80,7 +80,7 @@ def test_an_encrypted_volume_becomes_an_encrypted_template_that_deploys(site: Si
     assert Passphrase.select().count() == 2, "the volume's and the template's"
     shown = service(engine).GetTemplate(template_pb2.GetTemplateRequest(template="golden"), calls.context(site.admin()))
     assert shown.encrypted
-    again = begun(site, engine, encryption=under(), request_id=request_id)
+    again = start(site, engine, encryption=under(), request_id=request_id)
     answer = template_pb2.Template()
     assert again.response.Unpack(answer)
     assert (again.name, answer.id) == (operation.name, template.id)
@@ -106,7 +106,7 @@ def test_an_encrypted_volume_becomes_an_encrypted_template_that_deploys(site: Si
 
 def test_deleting_it_destroys_its_key(site: Site, engine: Engine) -> None:
     new_volume(site, engine)
-    assert ended(engine, begun(site, engine, encryption=under())) == OK
+    assert ended(engine, start(site, engine, encryption=under())) == OK
     template: Any = Template.get(Template.name == "golden")
     request = template_pb2.DeleteTemplateRequest(template="golden")
     service(engine).DeleteTemplate(request, calls.context(site.admin()))
@@ -115,9 +115,9 @@ def test_deleting_it_destroys_its_key(site: Site, engine: Engine) -> None:
     assert template.passphrase_id in event.message
 
 
-def test_a_decrypted_one_is_plain_and_recorded(site: Site, engine: Engine) -> None:
+def test_a_decrypted_template_is_plain_and_recorded(site: Site, engine: Engine) -> None:
     new_volume(site, engine)
-    assert ended(engine, begun(site, engine, encryption=volume_pb2.ExportEncryption(decrypt=True))) == OK
+    assert ended(engine, start(site, engine, encryption=volume_pb2.ExportEncryption(decrypt=True))) == OK
     template: Any = Template.get(Template.name == "golden")
     assert template.passphrase_id is None
     event: Any = Event.get(Event.type == "volume.decrypted")
@@ -139,17 +139,17 @@ def test_a_decrypted_one_is_plain_and_recorded(site: Site, engine: Engine) -> No
 def test_what_is_refused_changes_nothing(site: Site, engine: Engine, fields: dict[str, Any], reason: str) -> None:
     new_volume(site, engine)
     before = Operation.select().count(), Event.select().count(), Passphrase.select().count()
-    assert refused(lambda: begun(site, engine, **fields)) == reason
-    begun(site, engine, encryption=under(), validate_only=True)
+    assert refused(lambda: start(site, engine, **fields)) == reason
+    start(site, engine, encryption=under(), validate_only=True)
     assert (Operation.select().count(), Event.select().count(), Passphrase.select().count()) == before
 
 
-def test_a_disk_in_use_is_no_template(site: Site, engine: Engine) -> None:
+def test_no_template_is_created_from_a_disk_in_use(site: Site, engine: Engine) -> None:
     assert outcome(engine, site.record(partial(site.new_vm, "web"))) == OK
-    assert refused(lambda: begun(site, engine, volume="web-root", encryption=under())) == "VM_RUNNING"
+    assert refused(lambda: start(site, engine, volume="web-root", encryption=under())) == "VM_RUNNING"
     vm = Vm.get(Vm.name == "web")
     assert outcome(engine, site.record(partial(vms.stop, vm, "root"))) == OK
-    assert ended(engine, begun(site, engine, volume="web-root", encryption=under())) == OK
+    assert ended(engine, start(site, engine, volume="web-root", encryption=under())) == OK
 
 
 @pytest.mark.parametrize("before", [True, False])
@@ -157,17 +157,17 @@ def test_one_that_fails_leaves_nothing(site: Site, engine: Engine, before: bool)
     new_volume(site, engine)
     for fake in site.hosts.values():
         fake.fail("CopyVolume", Fault(FailedPreconditionError("no", "NO_WAY"), before=before))
-    assert ended(engine, begun(site, engine, encryption=under())) == ("failed", "NO_WAY")
+    assert ended(engine, start(site, engine, encryption=under())) == ("failed", "NO_WAY")
     assert not Template.select().where(Template.name == "golden").exists()
     assert Passphrase.select().count() == 1, "the volume's"
     wait_until(lambda: len(site.fleet.files()) == 1)
 
 
-def test_a_name_that_was_taken_meanwhile(site: Site, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_came_into_use_meanwhile(site: Site, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     new_volume(site, engine)
-    first = begun(site, engine, encryption=under())
+    first = start(site, engine, encryption=under())
     monkeypatch.setattr("ostler_control.volumes.make_template.template_store.check_free_name", lambda name: None)
-    second = begun(site, engine, encryption=under()) if ended(engine, first) == OK else None
+    second = start(site, engine, encryption=under()) if ended(engine, first) == OK else None
     monkeypatch.undo()
     assert second is not None
     assert ended(engine, second)[0] == "failed"

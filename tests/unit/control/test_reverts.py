@@ -17,11 +17,11 @@ from tests.unit.control.copies import (
     OK,
     data_volume,
     file_of,
-    fresh,
+    new_snapshot,
     refusal,
+    reload,
     root_of,
-    running,
-    taken,
+    running_vm,
     working,
 )
 
@@ -39,9 +39,9 @@ def refused(site: Site, snapshot: Any) -> str:
 
 
 @pytest.mark.parametrize("kind", ["encrypted", "plain"])
-def test_content_and_size_are_those_of_then_under_a_new_key(site: Site, engine: Engine, kind: str) -> None:
+def test_content_and_size_are_restored_under_a_new_key(site: Site, engine: Engine, kind: str) -> None:
     volume = data_volume(site, engine, "data", kind)
-    snapshot = taken(site, engine, volume, "s")
+    snapshot = new_snapshot(site, engine, volume, "s")
     then = file_of(site, volume).content
     file_of(site, volume).content = "written since"
     assert outcome(engine, site.record(lambda: volumes.grow(volume, 8 * MIB, "alice"))) == OK
@@ -58,10 +58,10 @@ def test_content_and_size_are_those_of_then_under_a_new_key(site: Site, engine: 
     assert reverted(site, engine, snapshot).file_id != now.file_id, "it may be done again"
 
 
-def test_a_stopped_vm_starts_with_what_was(site: Site, engine: Engine) -> None:
-    vm = running(site, engine, "web", host=site.host("h1"))
+def test_a_stopped_vm_starts_with_the_restored_content(site: Site, engine: Engine) -> None:
+    vm = running_vm(site, engine, "web", host=site.host("h1"))
     root = root_of(vm)
-    snapshot = taken(site, engine, root, "online", pool=site.pools["local1"])
+    snapshot = new_snapshot(site, engine, root, "online", pool=site.pools["local1"])
     then = file_of(site, root).content
     assert refused(site, snapshot) == "VM_RUNNING"
     assert outcome(engine, site.record(lambda: vms.stop(vm, "alice"))) == OK
@@ -72,14 +72,14 @@ def test_a_stopped_vm_starts_with_what_was(site: Site, engine: Engine) -> None:
     now = reverted(site, engine, snapshot)
     assert (now.vm_id, now.slot, now.root) == (vm.id, 0, True)
     assert outcome(engine, site.record(lambda: vms.start(vm, "alice"))) == OK
-    spec = site.at(fresh(vm).host_id).vms[vm.id].spec
+    spec = site.at(reload(vm).host_id).vms[vm.id].spec
     assert [disk.volume.volume_id for disk in spec.disks] == [now.file_id]
     assert file_of(site, now).content == then
 
 
 def test_a_volume_encrypted_since_stays_so(site: Site, engine: Engine) -> None:
     volume = data_volume(site, engine, "data", "plain")
-    snapshot = taken(site, engine, volume, "s")
+    snapshot = new_snapshot(site, engine, volume, "s")
     assert outcome(engine, site.record(lambda: volumes.encrypt(volume, "alice", site.keys))) == OK
     now = reverted(site, engine, snapshot)
     assert (now.encrypt_format, snapshot.encrypt_format) == ("luks", "none")
@@ -87,21 +87,21 @@ def test_a_volume_encrypted_since_stays_so(site: Site, engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_one_that_fails_leaves_the_volume_as_it_is(site: Site, engine: Engine, before: bool) -> None:
+def test_a_failed_revert_leaves_the_volume_as_it_is(site: Site, engine: Engine, before: bool) -> None:
     volume = data_volume(site, engine, "data")
-    snapshot = taken(site, engine, volume, "s")
+    snapshot = new_snapshot(site, engine, volume, "s")
     for fake in site.hosts.values():
         fake.fail("CopyVolume", Fault(FailedPreconditionError("the pool is full", "NO_SPACE"), before=before))
     operation = site.record(lambda: snapshots.revert(snapshot, "alice", site.keys))
     assert outcome(engine, operation) == ("failed", "NO_SPACE")
-    assert (fresh(volume).file_id, fresh(volume).passphrase_id) == (volume.file_id, volume.passphrase_id)
+    assert (reload(volume).file_id, reload(volume).passphrase_id) == (volume.file_id, volume.passphrase_id)
     assert (VolumeFile.select().count(), Passphrase.select().count()) == (0, 2)
     site.check_whole()
 
 
-def test_what_cannot_go_back_is_refused(site: Site, engine: Engine) -> None:
+def test_a_revert_that_cannot_work_is_refused(site: Site, engine: Engine) -> None:
     volume = data_volume(site, engine, "data")
-    snapshot = taken(site, engine, volume, "s")
+    snapshot = new_snapshot(site, engine, volume, "s")
     hold = threading.Event()
     faults = [fake.fail("CopyVolume", Fault(hold=hold)) for fake in site.hosts.values()]
     operation = site.record(lambda: snapshots.revert(snapshot, "alice", site.keys))

@@ -19,9 +19,9 @@ from tests.sites import Site, outcome
 from tests.unit.control.copies import (
     OK,
     data_volume,
-    fresh,
+    reload,
     root_of,
-    running,
+    running_vm,
     working,
 )
 
@@ -59,7 +59,7 @@ def no_schedules_left(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
     SnapshotSchedule.delete().execute()
 
 
-def test_due_ones_are_taken_and_old_ones_go(site: Site, engine: Engine) -> None:
+def test_due_snapshots_are_created_and_old_ones_deleted(site: Site, engine: Engine) -> None:
     volume = data_volume(site, engine, "data")
     schedule = schedule_of(volume)
     by_hand = site.record(lambda: snapshots.create(snapshots.NewSnapshot(volume, "by-hand"), "alice"))
@@ -74,29 +74,29 @@ def test_due_ones_are_taken_and_old_ones_go(site: Site, engine: Engine) -> None:
         carried_out(engine)
         assert names(schedule) == made[-2:], "the newest two are kept"
     assert Snapshot.get(Snapshot.name == "by-hand").state == "ready"
-    row = fresh(schedule)
+    row = reload(schedule)
     assert (row.last_error, now() < row.next_time <= now() + HOUR) == ("", True)
     taker: Any = Operation.get(Operation.resource_id == made[0], Operation.verb == "snapshot.create")
     assert (taker.user, taker.account_id) == ("system", site.account.id)
 
 
-def test_missed_runs_are_one(site: Site, engine: Engine) -> None:
+def test_missed_runs_are_made_up_for_once(site: Site, engine: Engine) -> None:
     schedule = schedule_of(data_volume(site, engine, "data"), "daily", 5, hour=3)
     due(schedule, datetime.timedelta(days=30))
     assert carried_out(engine) == [("snapshot.create", *OK)]
     assert carried_out(engine) == []
-    assert now() < fresh(schedule).next_time <= now() + 24 * HOUR
-    assert fresh(schedule).next_time.hour == 3
+    assert now() < reload(schedule).next_time <= now() + 24 * HOUR
+    assert reload(schedule).next_time.hour == 3
 
 
-def test_one_that_is_refused_is_tried_again_soon_and_told_once(site: Site, engine: Engine) -> None:
-    vm = running(site, engine, "web", host=site.host("h1"))
+def test_a_refused_run_is_retried_soon_and_recorded_once(site: Site, engine: Engine) -> None:
+    vm = running_vm(site, engine, "web", host=site.host("h1"))
     schedule = schedule_of(root_of(vm), "monthly", 1)
     site.silence("h1")
     for _ in range(2):
         due(schedule)
         assert carried_out(engine) == []
-        row = fresh(schedule)
+        row = reload(schedule)
         assert "h1 is silent" in row.last_error
         assert now() < row.next_time <= now() + RETRY_PAUSE
     told: Any = Event.select().where((Event.type == "snapshot_schedule.run") & (Event.resource_id == schedule.id))
@@ -104,17 +104,17 @@ def test_one_that_is_refused_is_tried_again_soon_and_told_once(site: Site, engin
     site.revive("h1")
     due(schedule)
     assert carried_out(engine) == [("snapshot.create", *OK)]
-    assert fresh(schedule).last_error == ""
-    assert fresh(schedule).next_time.day == 1
+    assert reload(schedule).last_error == ""
+    assert reload(schedule).next_time.day == 1
 
 
-def test_one_that_fails_waits_for_its_next_time(site: Site, engine: Engine) -> None:
+def test_a_failed_run_waits_for_its_next_time(site: Site, engine: Engine) -> None:
     schedule = schedule_of(data_volume(site, engine, "data"))
     due(schedule)
     for fake in site.hosts.values():
         fake.fail("CopyVolume", Fault(FailedPreconditionError("the pool is full", "NO_SPACE")))
     assert carried_out(engine) == [("snapshot.create", "failed", "NO_SPACE")]
-    assert fresh(schedule).last_error == "not created: the pool is full"
+    assert reload(schedule).last_error == "not created: the pool is full"
     assert carried_out(engine) == []
     assert names(schedule) == []
 
@@ -136,26 +136,26 @@ def test_a_busy_volume_is_waited_for(site: Site, engine: Engine) -> None:
     assert carried_out(engine) == [("snapshot.create", *OK)]
 
 
-def test_one_that_cannot_be_deleted_is_told(site: Site, engine: Engine) -> None:
+def test_a_snapshot_that_cannot_be_deleted_is_recorded(site: Site, engine: Engine) -> None:
     schedule = schedule_of(data_volume(site, engine, "data"), keep=1)
     for _ in range(2):
         due(schedule)
         assert carried_out(engine) == [("snapshot.create", *OK)]
     Host.update(state="disconnected").execute()
     assert carried_out(engine) == []
-    assert "not deleted" in fresh(schedule).last_error
+    assert "not deleted" in reload(schedule).last_error
     Host.update(state="up").execute()
     for fake in site.hosts.values():
         fake.fail("DeleteVolume", Fault(FailedPreconditionError("no", "NO_WAY")))
     assert carried_out(engine) == [("snapshot.delete", "failed", "NO_WAY")]
-    assert fresh(schedule).last_error == "not deleted: no"
+    assert reload(schedule).last_error == "not deleted: no"
     assert [row.state for row in Snapshot.select().order_by(Snapshot.create_time)] == ["failed", "ready"]
     for fake in site.hosts.values():
         fake.faults.clear()
     assert carried_out(engine) == [], "what failed is left to people"
 
 
-def test_two_replicas_take_one(site: Site, engine: Engine) -> None:
+def test_two_replicas_create_one_snapshot(site: Site, engine: Engine) -> None:
     schedule = schedule_of(data_volume(site, engine, "data"), keep=10)
     due(schedule)
     before = Operation.select().count()
@@ -168,11 +168,11 @@ def test_two_replicas_take_one(site: Site, engine: Engine) -> None:
     assert [outcome(engine, row) for row in begun] == [OK]
     assert len(names(schedule)) == 1
     run_schedules()
-    row = fresh(schedule)
+    row = reload(schedule)
     assert row.next_time > now()
 
 
-def test_midnight_is_spread(site: Site, engine: Engine) -> None:
+def test_many_due_schedules_run_a_few_at_a_time(site: Site, engine: Engine) -> None:
     made = [schedule_of(data_volume(site, engine, f"d{number}", "plain")) for number in range(MAX_PER_HOST * 3 + 2)]
     for schedule in made:
         due(schedule)
@@ -180,8 +180,8 @@ def test_midnight_is_spread(site: Site, engine: Engine) -> None:
     assert len(carried_out(engine)) == 2
 
 
-def test_schedules_go_with_their_volume_and_snapshots_stay(site: Site, engine: Engine) -> None:
-    vm = running(site, engine, "web")
+def test_schedules_are_deleted_with_their_volume_and_snapshots_stay(site: Site, engine: Engine) -> None:
+    vm = running_vm(site, engine, "web")
     schedules = [schedule_of(data_volume(site, engine, "data")), schedule_of(root_of(vm))]
     for schedule in schedules:
         due(schedule)
@@ -207,7 +207,7 @@ def test_schedules_go_with_their_volume_and_snapshots_stay(site: Site, engine: E
         ("daily", {"keep": 0}),
     ],
 )
-def test_what_is_no_time_is_refused(site: Site, engine: Engine, interval: str, wrong: dict[str, int]) -> None:
+def test_an_invalid_time_is_refused(site: Site, engine: Engine, interval: str, wrong: dict[str, int]) -> None:
     volume = data_volume(site, engine, "data", "plain")
     with pytest.raises(InvalidArgumentError) as caught:
         schedule_of(volume, interval, **wrong)

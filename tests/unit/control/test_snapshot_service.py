@@ -138,7 +138,7 @@ def test_a_volume_from_a_snapshot_and_a_copy(api: Api) -> None:
     assert reason(lambda: api.volumes.CreateVolume(mismatch, api.member)) == "ENCRYPTION_MISMATCH"
 
 
-def test_members_keep_to_their_own(api: Api) -> None:
+def test_members_see_only_their_accounts_snapshots(api: Api) -> None:
     api.volume("mine")
     row = api.snapshot("mine", "mine-1")
     schedule = api.snapshots.CreateSnapshotSchedule(
@@ -210,7 +210,7 @@ def test_a_schedules_life(api: Api) -> None:
     assert verbs == ["snapshot_schedule.create", "snapshot_schedule.delete"]
 
 
-def test_what_holds_snapshots_stays(api: Api) -> None:
+def test_a_pool_with_snapshots_stays(api: Api) -> None:
     other: Any = Account.create(name="keeper")
     pool: Any = Pool.create(name="attic", type="local", scope="host", scope_id=new_id())
     Snapshot.create(name="kept", account=other, volume_id=new_id(), pool=pool, size_bytes=MIB, state="ready")

@@ -17,11 +17,11 @@ from tests.unit.control.copies import (
     OK,
     data_volume,
     file_of,
-    fresh,
+    new_snapshot,
     refusal,
+    reload,
     root_of,
-    running,
-    taken,
+    running_vm,
     working,
 )
 
@@ -29,9 +29,9 @@ __all__ = ["working"]  # a fixture
 
 
 @pytest.mark.parametrize("kind", ["encrypted", "plain"])
-def test_a_snapshot_is_a_copy_with_a_key_of_its_own(site: Site, engine: Engine, kind: str) -> None:
+def test_a_snapshot_is_a_copy_under_its_own_key(site: Site, engine: Engine, kind: str) -> None:
     volume = data_volume(site, engine, "data", kind)
-    snapshot = taken(site, engine, volume, "s1")
+    snapshot = new_snapshot(site, engine, volume, "s1")
     assert (snapshot.state, snapshot.online, snapshot.size_bytes) == ("ready", False, 4 * MIB)
     assert snapshot.encrypt_format == {"encrypted": "luks", "plain": "none"}[kind]
     assert file_of(site, snapshot).content == file_of(site, volume).content
@@ -44,19 +44,19 @@ def test_a_snapshot_is_a_copy_with_a_key_of_its_own(site: Site, engine: Engine, 
     assert refusal(site, lambda: snapshots.create(snapshots.NewSnapshot(volume, "?"), "alice")) == "INVALID_NAME"
 
 
-def test_names_of_themselves_are_the_volumes_and_the_time(site: Site, engine: Engine) -> None:
+def test_a_default_name_is_the_volumes_and_the_time(site: Site, engine: Engine) -> None:
     volume = data_volume(site, engine, "d" * 63, "plain")
-    names = {taken(site, engine, volume).name for _ in range(3)}
+    names = {new_snapshot(site, engine, volume).name for _ in range(3)}
     assert len(names) == 3
     assert all(name.startswith("d" * 46 + "-20") and len(name) <= 63 for name in names)
 
 
 def test_the_host_of_a_running_vm_copies(site: Site, engine: Engine) -> None:
-    vm = running(site, engine, "web", host=site.host("h2"))
+    vm = running_vm(site, engine, "web", host=site.host("h2"))
     root = root_of(vm)
     for fake in site.hosts.values():
         fake.calls.clear()
-    snapshot = taken(site, engine, root, "online", pool=site.pools["local2"])
+    snapshot = new_snapshot(site, engine, root, "online", pool=site.pools["local2"])
     assert (snapshot.online, snapshot.pool.name, snapshot.encrypt_format) == (True, "local2", "luks")
     assert [fake.name for fake in site.hosts.values() if "CopyVolume" in fake.calls] == ["h2"]
     wanted = snapshots.NewSnapshot(root, "elsewhere", site.pools["local1"])
@@ -66,7 +66,7 @@ def test_the_host_of_a_running_vm_copies(site: Site, engine: Engine) -> None:
     assert refusal(site, lambda: snapshots.create(again, "alice")) == "HOST_SILENT"
     site.revive("h2")
     assert outcome(engine, site.record(lambda: vms.stop(vm, "alice"))) == OK
-    assert taken(site, engine, root, "offline").online is False
+    assert new_snapshot(site, engine, root, "offline").online is False
 
 
 def test_what_cannot_be_copied_is_refused(site: Site, engine: Engine) -> None:
@@ -82,7 +82,7 @@ def test_what_cannot_be_copied_is_refused(site: Site, engine: Engine) -> None:
 
 
 def test_volume_and_vm_are_busy_meanwhile(site: Site, engine: Engine) -> None:
-    vm = running(site, engine, "web")
+    vm = running_vm(site, engine, "web")
     root = root_of(vm)
     hold = threading.Event()
     fault = site.at(vm.host_id).fail("CopyVolume", Fault(hold=hold))
@@ -98,7 +98,7 @@ def test_volume_and_vm_are_busy_meanwhile(site: Site, engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_one_that_cannot_be_taken_leaves_nothing(site: Site, engine: Engine, before: bool) -> None:
+def test_a_failed_snapshot_leaves_nothing(site: Site, engine: Engine, before: bool) -> None:
     volume = data_volume(site, engine, "data")
     for fake in site.hosts.values():
         fake.fail("CopyVolume", Fault(FailedPreconditionError("the pool is full", "NO_SPACE"), before=before))
@@ -109,7 +109,7 @@ def test_one_that_cannot_be_taken_leaves_nothing(site: Site, engine: Engine, bef
     site.check_whole()
 
 
-def test_one_whose_file_may_be_there_stays_to_be_deleted(site: Site, engine: Engine) -> None:
+def test_a_failed_snapshot_whose_file_may_exist_stays_to_be_deleted(site: Site, engine: Engine) -> None:
     volume = data_volume(site, engine, "data")
     no = FailedPreconditionError("no", "NO_WAY")
     for fake in site.hosts.values():
@@ -124,7 +124,7 @@ def test_one_whose_file_may_be_there_stays_to_be_deleted(site: Site, engine: Eng
     assert outcome(engine, site.record(lambda: snapshots.delete(snapshot, "alice"))) == OK
 
 
-def test_a_target_that_is_not_encrypted_is_never_a_snapshot(site: Site, engine: Engine) -> None:
+def test_an_unencrypted_copy_never_becomes_a_snapshot(site: Site, engine: Engine) -> None:
     volume = data_volume(site, engine, "data")
     for fake in site.hosts.values():
         fake.fail("CopyVolume", Fault(forget_key=True))
@@ -146,12 +146,12 @@ def test_cancelling_leaves_nothing(site: Site, engine: Engine) -> None:
     site.check_whole()
 
 
-def test_a_snapshot_outlives_its_volume_and_its_key_dies_with_it(site: Site, engine: Engine) -> None:
+def test_a_snapshot_outlives_its_volume_and_its_key_is_destroyed_with_it(site: Site, engine: Engine) -> None:
     volume = data_volume(site, engine, "data")
-    snapshot = taken(site, engine, volume, "s")
+    snapshot = new_snapshot(site, engine, volume, "s")
     assert outcome(engine, site.record(lambda: volumes.delete(volume, "alice"))) == OK
     site.check_whole()
-    assert fresh(snapshot).volume_id == volume.id
+    assert reload(snapshot).volume_id == volume.id
     assert outcome(engine, site.record(lambda: snapshots.delete(snapshot, "alice"))) == OK
     assert Passphrase.select().count() == 0
     destroyed = Event.get(Event.type == "snapshot.key.destroy", Event.resource_id == snapshot.id)
@@ -160,16 +160,16 @@ def test_a_snapshot_outlives_its_volume_and_its_key_dies_with_it(site: Site, eng
 
 
 def test_a_file_that_cannot_be_deleted_keeps_its_key(site: Site, engine: Engine) -> None:
-    snapshot = taken(site, engine, data_volume(site, engine, "data"), "s")
+    snapshot = new_snapshot(site, engine, data_volume(site, engine, "data"), "s")
     for fake in site.hosts.values():
         fake.fail("DeleteVolume", Fault(FailedPreconditionError("no", "NO_WAY")))
     assert outcome(engine, site.record(lambda: snapshots.delete(snapshot, "alice"))) == ("failed", "NO_WAY")
-    assert fresh(snapshot).state == "failed"
+    assert reload(snapshot).state == "failed"
     site.check_whole()
 
 
-def test_one_in_a_pool_that_no_host_is_left_for_is_forgotten(site: Site, engine: Engine) -> None:
-    snapshot = taken(site, engine, data_volume(site, engine, "data", pool=site.pools["local1"]), "s")
+def test_a_snapshot_in_a_pool_without_hosts_is_deleted_by_its_row(site: Site, engine: Engine) -> None:
+    snapshot = new_snapshot(site, engine, data_volume(site, engine, "data", pool=site.pools["local1"]), "s")
     reach = PoolHost.get(PoolHost.pool == site.pools["local1"])
     PoolHost.update(reachable=False).where(PoolHost.id == reach.id).execute()
     with pytest.raises(FailedPreconditionError) as caught:  # its file would come to light again

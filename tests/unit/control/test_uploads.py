@@ -98,7 +98,7 @@ def test_an_encrypted_file_becomes_a_volume_under_a_key_of_its_own(
         assert not path.is_file() or OPENS not in path.read_bytes(), path
 
 
-def test_a_plain_file_goes_where_the_offering_says(site: Site, engine: Engine) -> None:
+def test_a_plain_file_becomes_what_the_offering_says(site: Site, engine: Engine) -> None:
     for kind, found in (("encrypted", "luks"), ("plain", "none")):
         operation = uploaded(engine, site.admin(), PLAIN, name=kind, disk_offering=kind, pool="local1")
         assert ended(engine, operation) == OK
@@ -154,7 +154,7 @@ def test_what_is_refused_leaves_nothing(
     assert not Volume.select().exists()
 
 
-def test_members_choose_no_pool_and_no_taken_name(site: Site, engine: Engine) -> None:
+def test_members_choose_neither_a_pool_nor_a_name_in_use(site: Site, engine: Engine) -> None:
     caller = calls.user("bob", site.account)
     assert refused(lambda: uploaded(engine, caller, PLAIN, pool="shared")) == "ADMINS_ONLY_FIELD"
     assert ended(engine, uploaded(engine, caller, PLAIN)) == OK
@@ -162,7 +162,7 @@ def test_members_choose_no_pool_and_no_taken_name(site: Site, engine: Engine) ->
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_one_that_fails_on_the_host_leaves_nothing(site: Site, engine: Engine, before: bool) -> None:
+def test_an_upload_that_fails_on_the_host_leaves_nothing(site: Site, engine: Engine, before: bool) -> None:
     for fake in site.hosts.values():
         fake.fail("CreateVolume", Fault(FailedPreconditionError("no", "NO_WAY"), before=before))
     assert ended(engine, uploaded(engine, site.admin(), LOCKED, OPENS)) == ("failed", "NO_WAY")

@@ -87,7 +87,7 @@ def test_a_transaction_does_not_wait_for_vault(provider: VaultProvider, running:
     assert all(path.startswith("POST transit/decrypt") for path, _ in running.requests[-20:])
 
 
-def test_the_stock_is_filled_again(provider: VaultProvider, running: Vault) -> None:
+def test_the_stock_of_wrapping_keys_is_refilled(provider: VaultProvider, running: Vault) -> None:
     for _ in range(3):
         provider.seal(V1, Secret(b"x"), b"v")
     wait_until(lambda: len(provider._stock) >= 60, 10)
@@ -121,7 +121,7 @@ def test_rotated_by_rewrapping(fresh_database: str, provider: VaultProvider, run
     volumes.check()
 
 
-def test_an_older_version_goes_with_a_newer_one(fresh_database: str, provider: VaultProvider) -> None:
+def test_an_older_version_is_removed_with_a_newer_one(fresh_database: str, provider: VaultProvider) -> None:
     """Vault forbids versions from the oldest on, so an older one in use keeps a newer one."""
     volumes = Volumes(Keyring(provider), {})
     volumes.grow(1)
@@ -134,7 +134,7 @@ def test_an_older_version_goes_with_a_newer_one(fresh_database: str, provider: V
     assert not provider.remove_version(V3), "the last one stays"
 
 
-def test_a_version_made_in_vault_itself_is_taken(fresh_database: str, provider: VaultProvider, running: Vault) -> None:
+def test_a_version_created_in_vault_is_used(fresh_database: str, provider: VaultProvider, running: Vault) -> None:
     volumes = Volumes(Keyring(provider), {})
     volumes.grow(1)
     running.keys["ostler"].keys.append(bytes(32))
@@ -144,7 +144,7 @@ def test_a_version_made_in_vault_itself_is_taken(fresh_database: str, provider: 
     assert len(running.keys["ostler"].keys) == 2
 
 
-def test_what_vault_does_not_open_any_more(fresh_database: str, provider: VaultProvider, running: Vault) -> None:
+def test_versions_that_vault_no_longer_opens(fresh_database: str, provider: VaultProvider, running: Vault) -> None:
     volumes = Volumes(Keyring(provider), {})
     volumes.grow(2)
     spoilt: Any = Volume.select().first()
@@ -212,7 +212,7 @@ def test_faults_have_names_and_tell_no_secret(
         assert "top secret" not in told
 
 
-def test_what_passes_is_tried_again(provider: VaultProvider, running: Vault) -> None:
+def test_transient_failures_are_retried(provider: VaultProvider, running: Vault) -> None:
     sealed = provider.seal(V1, Secret(b"x"), b"v")
     running.failures = 2
     assert provider.open(V1, sealed, b"v") == Secret(b"x")
@@ -222,7 +222,7 @@ def test_what_passes_is_tried_again(provider: VaultProvider, running: Vault) -> 
     assert len(running.keys["ostler"].keys) == 1
 
 
-def test_another_ca_is_not_trusted(settings: VaultSettings, tmp_path: Path) -> None:
+def test_an_unknown_ca_is_not_trusted(settings: VaultSettings, tmp_path: Path) -> None:
     with vault(tmp_path) as other, pytest.raises(UnavailableError) as caught:
         VaultProvider(
             VaultSettings(url=other.url, ca_file=settings.ca_file, token_file=settings.token_file)
@@ -230,14 +230,14 @@ def test_another_ca_is_not_trusted(settings: VaultSettings, tmp_path: Path) -> N
     assert "certificate is not trusted" in caught.value.message
 
 
-def test_nobody_there(settings: VaultSettings) -> None:
+def test_an_unreachable_vault_is_reported(settings: VaultSettings) -> None:
     gone = VaultProvider(VaultSettings("https://127.0.0.1:1", ca_file=settings.ca_file, token_file=settings.token_file))
     with pytest.raises(UnavailableError) as caught:
         gone._client.call("GET", "transit/keys/ostler", timeout_s=0)
     assert caught.value.reason == "VAULT_UNREACHABLE"
 
 
-def test_a_token_that_was_renewed_and_approle(settings: VaultSettings, running: Vault, tmp_path: Path) -> None:
+def test_a_renewed_token_and_approle(settings: VaultSettings, running: Vault, tmp_path: Path) -> None:
     by_token = VaultProvider(settings)
     running.tokens = {"hvs.newer"}
     (tmp_path / "token").write_text("hvs.newer")

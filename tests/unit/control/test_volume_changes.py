@@ -45,14 +45,14 @@ def swept(site: Site) -> None:
     wait_until(ended)
 
 
-def made(site: Site, engine: Engine, kind: str, name: str = "data", pool: str = "shared") -> Any:
+def new_volume(site: Site, engine: Engine, kind: str, name: str = "data", pool: str = "shared") -> Any:
     new = volumes.NewVolume(name, site.account, site.disks[kind], 4 * MIB, pool=site.pools[pool])
     operation = site.record(lambda: volumes.create(new, "alice", site.keys))
     assert outcome(engine, operation) == OK
     return Volume.get_by_id(operation.resource_id)
 
 
-def started(site: Site, engine: Engine, name: str = "web", **wanted: Any) -> Any:
+def running_vm(site: Site, engine: Engine, name: str = "web", **wanted: Any) -> Any:
     operation = site.record(lambda: site.new_vm(name, **wanted))
     assert outcome(engine, operation) == OK
     return Vm.get_by_id(operation.resource_id)
@@ -89,7 +89,7 @@ def rekey(site: Site, volume: Any, deep: bool = False) -> Any:
 
 
 def test_a_deleted_volumes_key_is_destroyed_with_an_event(site: Site, engine: Engine) -> None:
-    volume = made(site, engine, "encrypted")
+    volume = new_volume(site, engine, "encrypted")
     assert outcome(engine, site.record(partial(volumes.delete, volume, "alice"))) == OK
     event: Any = Event.get((Event.type == "volume.key.destroy") & (Event.resource_id == volume.id))
     assert (event.actor, event.outcome, event.account_id) == ("alice", "succeeded", site.account.id)
@@ -97,7 +97,7 @@ def test_a_deleted_volumes_key_is_destroyed_with_an_event(site: Site, engine: En
 
 
 def test_a_shallow_rekey_leaves_the_file_and_changes_what_opens_it(site: Site, engine: Engine) -> None:
-    volume = made(site, engine, "encrypted")
+    volume = new_volume(site, engine, "encrypted")
     content = file_of(site, volume).content
     assert outcome(engine, rekey(site, volume)) == OK
     after = fresh(volume)
@@ -110,7 +110,7 @@ def test_a_shallow_rekey_leaves_the_file_and_changes_what_opens_it(site: Site, e
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("method", ["AddVolumeKey", "RemoveVolumeKey"])
 def test_a_shallow_rekey_that_fails_leaves_one_key(site: Site, engine: Engine, method: str, before: bool) -> None:
-    volume = made(site, engine, "encrypted")
+    volume = new_volume(site, engine, "encrypted")
     for fake in site.hosts.values():
         fake.fail(method, Fault(FailedPreconditionError("no", "NO_WAY"), before=before))
     state, reason = outcome(engine, rekey(site, volume))
@@ -126,8 +126,8 @@ def test_a_shallow_rekey_that_fails_leaves_one_key(site: Site, engine: Engine, m
 @pytest.mark.parametrize("what", ["rekey", "encrypt", "migrate", "migrate-plain", "keep-key"])
 def test_a_volume_gets_a_new_file(site: Site, engine: Engine, what: str, running: bool) -> None:
     encrypted = what in ("rekey", "migrate", "keep-key")
-    volume = made(site, engine, "encrypted" if encrypted else "plain")
-    vm = started(site, engine, host=site.host("h1"))
+    volume = new_volume(site, engine, "encrypted" if encrypted else "plain")
+    vm = running_vm(site, engine, host=site.host("h1"))
     if running:
         assert outcome(engine, site.record(lambda: volumes.attach(volume, vm, "alice"))) == OK
         volume = fresh(volume)
@@ -159,7 +159,7 @@ def test_a_volume_gets_a_new_file(site: Site, engine: Engine, what: str, running
 
 
 def test_the_root_disk_of_a_running_vm_too(site: Site, engine: Engine) -> None:
-    vm = started(site, engine)
+    vm = running_vm(site, engine)
     root = root_of(vm)
     assert outcome(engine, rekey(site, root, deep=True)) == OK
     assert fresh(root).file_id != root.id
@@ -172,9 +172,9 @@ def test_the_root_disk_of_a_running_vm_too(site: Site, engine: Engine) -> None:
 
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("method", ["MirrorVolume", "CopyVolume", "PivotVolume", "DeleteVolume"])
-def test_what_fails_leaves_one_file(site: Site, engine: Engine, method: str, before: bool) -> None:
+def test_a_failure_leaves_one_file(site: Site, engine: Engine, method: str, before: bool) -> None:
     running = method in ("MirrorVolume", "PivotVolume")
-    vm = started(site, engine)
+    vm = running_vm(site, engine)
     if not running:
         assert outcome(engine, site.record(lambda: vms.stop(vm, "alice"))) == OK
     root = root_of(vm)
@@ -192,8 +192,8 @@ def test_what_fails_leaves_one_file(site: Site, engine: Engine, method: str, bef
 
 
 @pytest.mark.parametrize("method", ["MirrorVolume", "CopyVolume"])
-def test_a_cancelled_one_leaves_nothing(site: Site, engine: Engine, method: str) -> None:
-    vm = started(site, engine)
+def test_a_cancelled_change_leaves_nothing(site: Site, engine: Engine, method: str) -> None:
+    vm = running_vm(site, engine)
     if method == "CopyVolume":
         assert outcome(engine, site.record(lambda: vms.stop(vm, "alice"))) == OK
     root, hold = root_of(vm), threading.Event()
@@ -208,8 +208,8 @@ def test_a_cancelled_one_leaves_nothing(site: Site, engine: Engine, method: str)
     site.check_whole()
 
 
-def test_a_host_that_vanishes_before_the_mirror_is_whole(site: Site, engine: Engine) -> None:
-    vm = started(site, engine, host=site.host("h1"))
+def test_a_host_that_is_lost_before_the_mirror_is_complete(site: Site, engine: Engine) -> None:
+    vm = running_vm(site, engine, host=site.host("h1"))
     root, hold = root_of(vm), threading.Event()
     fault = site.hosts["h1"].fail("MirrorVolume", Fault(hold=hold))
     operation = rekey(site, root, deep=True)
@@ -225,9 +225,9 @@ def test_a_host_that_vanishes_before_the_mirror_is_whole(site: Site, engine: Eng
     site.check_whole()
 
 
-def test_nobody_uses_a_disk_before_it_is_known_which_file_is_the_right_one(site: Site, engine: Engine) -> None:
+def test_a_disk_is_not_used_until_its_current_file_is_known(site: Site, engine: Engine) -> None:
     """The VM goes over although its host says no; the host falls silent, and the VM is found stopped."""
-    vm = started(site, engine, host=site.host("h1"))
+    vm = running_vm(site, engine, host=site.host("h1"))
     root = root_of(vm)
     h1 = site.hosts["h1"]
     h1.fail("PivotVolume", Fault(InternalError("no", "NO_WAY"), before=False))
@@ -249,10 +249,8 @@ def test_nobody_uses_a_disk_before_it_is_known_which_file_is_the_right_one(site:
 
 
 @pytest.mark.parametrize("pivoted", [True, False])
-def test_a_host_that_vanishes_when_it_is_told_to_go_on_with_the_new_file(
-    site: Site, engine: Engine, pivoted: bool
-) -> None:
-    vm = started(site, engine, host=site.host("h1"))
+def test_a_host_that_is_lost_during_the_pivot(site: Site, engine: Engine, pivoted: bool) -> None:
+    vm = running_vm(site, engine, host=site.host("h1"))
     root, hold = root_of(vm), threading.Event()
     fault = site.hosts["h1"].fail("PivotVolume", Fault(hold=hold, error=None if pivoted else InternalError("x", "X")))
     operation = rekey(site, root, deep=True)
@@ -270,9 +268,9 @@ def test_a_host_that_vanishes_when_it_is_told_to_go_on_with_the_new_file(
     site.check_whole()
 
 
-def test_a_mirror_that_broke_unheard_is_found_out(site: Site, engine: Engine) -> None:
+def test_a_mirror_that_failed_unnoticed_is_detected(site: Site, engine: Engine) -> None:
     """The VM has gone on with the old file alone while its host was silent: then that one is the right one."""
-    vm = started(site, engine, host=site.host("h1"))
+    vm = running_vm(site, engine, host=site.host("h1"))
     root, hold = root_of(vm), threading.Event()
     fault = site.hosts["h1"].fail("PivotVolume", Fault(hold=hold, error=InternalError("x", "X")))
     operation = rekey(site, root, deep=True)
@@ -287,34 +285,34 @@ def test_a_mirror_that_broke_unheard_is_found_out(site: Site, engine: Engine) ->
     site.check_whole()
 
 
-def test_what_is_refused_is_refused_at_once(site: Site, engine: Engine) -> None:
-    plain, secret = made(site, engine, "plain", "plain"), made(site, engine, "encrypted", "secret")
+def test_requests_are_refused_before_anything_changes(site: Site, engine: Engine) -> None:
+    plain, secret = new_volume(site, engine, "plain", "plain"), new_volume(site, engine, "encrypted", "secret")
     assert refusal(site, lambda: volumes.rekey(plain, "alice", site.keys)).reason == "NOT_ENCRYPTED"
     assert refusal(site, lambda: volumes.rekey(plain, "alice", site.keys, True)).reason == "NOT_ENCRYPTED"
     assert refusal(site, lambda: volumes.encrypt(secret, "alice", site.keys)).reason == "ALREADY_ENCRYPTED"
     same = site.pools["shared"]
     assert refusal(site, lambda: volumes.migrate(plain, same, "alice", site.keys)).reason == "SAME_POOL"
-    vm = started(site, engine)
+    vm = running_vm(site, engine)
     assert refusal(site, lambda: volumes.rekey(root_of(vm), "alice", site.keys)).reason == "VOLUME_IN_USE"
 
 
 def test_one_host_must_reach_both_pools(site: Site, engine: Engine) -> None:
-    volume = made(site, engine, "encrypted", pool="local1")
+    volume = new_volume(site, engine, "encrypted", pool="local1")
     error = refusal(site, lambda: volumes.migrate(volume, site.pools["local2"], "alice", site.keys))
     assert error.reason == "NO_COMMON_HOST"
     assert "pool local1 (h1) and pool local2 (h2)" in error.message
 
 
 def test_a_stopped_vm_must_be_able_to_start_afterwards(site: Site, engine: Engine) -> None:
-    vm = started(site, engine, host=site.host("h1"), pool=site.pools["local1"], stopped=True)
-    volume = made(site, engine, "encrypted")
+    vm = running_vm(site, engine, host=site.host("h1"), pool=site.pools["local1"], stopped=True)
+    volume = new_volume(site, engine, "encrypted")
     assert outcome(engine, site.record(lambda: volumes.attach(volume, vm, "alice"))) == OK
     error = refusal(site, lambda: volumes.migrate(volume, site.pools["local2"], "alice", site.keys))
     assert (error.reason, "could not start anywhere" in error.message) == ("NO_COMMON_HOST", True)
 
 
 def test_the_host_of_a_running_vm_must_reach_the_pool_and_prove_encryption(site: Site, engine: Engine) -> None:
-    vm = started(site, engine, offering=site.plain, host=site.host("h3"))
+    vm = running_vm(site, engine, offering=site.plain, host=site.host("h3"))
     root = root_of(vm)
     error = refusal(site, lambda: volumes.migrate(root, site.pools["local1"], "alice", site.keys))
     assert (error.reason, "h3" in error.message, "local1" in error.message) == ("LACKS_POOL", True, True)
@@ -324,19 +322,19 @@ def test_the_host_of_a_running_vm_must_reach_the_pool_and_prove_encryption(site:
 
 
 def test_a_pool_without_room_or_encryption(site: Site, engine: Engine) -> None:
-    plain = made(site, engine, "plain")
+    plain = new_volume(site, engine, "plain")
     pool = site.pools["local1"]
     Pool.update(encryption=False).where(Pool.id == pool.id).execute()
     try:
-        secret = made(site, engine, "encrypted", "secret")
+        secret = new_volume(site, engine, "encrypted", "secret")
         assert refusal(site, lambda: volumes.migrate(secret, pool, "alice", site.keys)).reason == "NO_FEASIBLE_POOL"
         assert outcome(engine, site.record(lambda: volumes.migrate(plain, pool, "alice", site.keys))) == OK
     finally:
         Pool.update(encryption=True).where(Pool.id == pool.id).execute()
 
 
-def test_another_offering_must_be_alike(site: Site, engine: Engine) -> None:
-    volume = made(site, engine, "encrypted")
+def test_an_offering_must_match_the_volume(site: Site, engine: Engine) -> None:
+    volume = new_volume(site, engine, "encrypted")
 
     def change(kind: str) -> Any:
         with transaction():
@@ -350,7 +348,7 @@ def test_another_offering_must_be_alike(site: Site, engine: Engine) -> None:
 
 
 def test_a_stopped_vm_is_reinstalled(site: Site, engine: Engine) -> None:
-    vm = started(site, engine)
+    vm = running_vm(site, engine)
     root = root_of(vm)
     assert refusal(site, lambda: vms.reinstall(vm, "alice", site.keys)).reason == "VM_RUNNING"
     assert outcome(engine, site.record(lambda: vms.stop(vm, "alice"))) == OK
@@ -365,7 +363,7 @@ def test_a_stopped_vm_is_reinstalled(site: Site, engine: Engine) -> None:
 
 
 def test_a_reinstall_from_a_larger_template_grows_the_disk(site: Site, engine: Engine) -> None:
-    vm = started(site, engine, stopped=True)
+    vm = running_vm(site, engine, stopped=True)
     larger = Template.create(
         name="larger", format="qcow2", firmware="uefi", virtual_size_bytes=20 * MIB, file_size_bytes=1, sha256="1"
     )
@@ -377,7 +375,7 @@ def test_a_reinstall_from_a_larger_template_grows_the_disk(site: Site, engine: E
 
 @pytest.mark.parametrize("before", [True, False])
 def test_a_reinstall_that_fails_leaves_the_old_disk(site: Site, engine: Engine, before: bool) -> None:
-    vm = started(site, engine, stopped=True)
+    vm = running_vm(site, engine, stopped=True)
     root = root_of(vm)
     for fake in site.hosts.values():
         fake.fail("CreateVolume", Fault(InternalError("no", "NO_WAY"), before=before))
@@ -386,20 +384,20 @@ def test_a_reinstall_that_fails_leaves_the_old_disk(site: Site, engine: Engine, 
     site.check_whole()
 
 
-def test_placing_starting_and_moving_name_the_host_and_its_failed_probe(site: Site, engine: Engine) -> None:
+def test_refusals_name_the_host_and_its_failed_probe(site: Site, engine: Engine) -> None:
     said = "h3 (volume-encryption.qemu-img: no luks driver)"
     h3 = site.host("h3")
     assert said in refusal(site, lambda: site.new_vm("there", host=h3)).message
-    vm = started(site, engine)
+    vm = running_vm(site, engine)
     error = refusal(site, lambda: vms.migrate(vm, "alice", host=h3))
     assert (error.reason, said in error.message) == ("NO_FEASIBLE_HOST", True)
     assert outcome(engine, site.record(lambda: vms.stop(vm, "alice"))) == OK
     assert said in refusal(site, lambda: vms.start(vm, "alice", host=h3)).message
 
 
-def test_a_key_that_is_left_waits_for_the_vm_to_stop(site: Site, engine: Engine) -> None:
+def test_a_key_that_could_not_be_removed_waits_for_the_vm_to_stop(site: Site, engine: Engine) -> None:
     """Of a running VM's volume no key can be removed: it is, as soon as that works."""
-    vm = started(site, engine)
+    vm = running_vm(site, engine)
     root = root_of(vm)
     assert outcome(engine, site.record(lambda: vms.stop(vm, "alice"))) == OK
     for fake in site.hosts.values():

@@ -16,11 +16,11 @@ from tests.unit.control.copies import (
     OK,
     data_volume,
     file_of,
-    fresh,
+    new_snapshot,
     refusal,
+    reload,
     root_of,
-    running,
-    taken,
+    running_vm,
     working,
 )
 
@@ -42,7 +42,7 @@ def refused(site: Site, name: str, source: Any, **wanted: Any) -> str:
 @pytest.mark.parametrize("kind", ["encrypted", "plain"])
 def test_a_volume_from_a_snapshot(site: Site, engine: Engine, kind: str) -> None:
     volume = data_volume(site, engine, "data", kind, pool=site.pools["local2"])
-    snapshot = taken(site, engine, volume, "s")
+    snapshot = new_snapshot(site, engine, volume, "s")
     new = copied(site, engine, "new", snapshot)
     assert (new.state, new.pool.name, new.disk_offering.name) == ("ready", "local2", kind)
     assert (new.size_bytes, new.format, new.root, new.vm_id) == (4 * MIB, "qcow2", False, "")
@@ -60,8 +60,8 @@ def test_a_volume_from_a_snapshot(site: Site, engine: Engine, kind: str) -> None
     assert refused(site, "far", snapshot, pool=site.pools["local1"]) == "NO_COMMON_HOST"
 
 
-def test_the_offering_decides_what_it_says(site: Site, engine: Engine) -> None:
-    snapshot = taken(site, engine, data_volume(site, engine, "data", "plain"), "s")
+def test_the_offering_decides_size_and_layout(site: Site, engine: Engine) -> None:
+    snapshot = new_snapshot(site, engine, data_volume(site, engine, "data", "plain"), "s")
     thick = copied(site, engine, "thick", snapshot, offering=site.disks["thick"])
     assert (thick.size_bytes, thick.provisioning, thick.disk_offering.name) == (GIB, "thick", "thick")
     assert refused(site, "thick2", snapshot, offering=site.disks["thick"], size_bytes=2 * GIB) == "INVALID_SIZE"
@@ -73,18 +73,18 @@ def test_the_offering_decides_what_it_says(site: Site, engine: Engine) -> None:
     assert refused(site, "tiny", snapshot, offering=tiny) == "INVALID_SIZE"
 
 
-def test_a_snapshot_whose_volume_is_gone_is_as_good(site: Site, engine: Engine) -> None:
+def test_a_snapshot_whose_volume_is_gone_can_be_copied(site: Site, engine: Engine) -> None:
     volume = data_volume(site, engine, "data")
-    snapshot = taken(site, engine, volume, "s")
+    snapshot = new_snapshot(site, engine, volume, "s")
     content = file_of(site, volume).content
     assert outcome(engine, site.record(lambda: volumes.delete(volume, "alice"))) == OK
     new = copied(site, engine, "new", snapshot)
     assert (new.disk_offering, new.encrypt_format, file_of(site, new).content) == (None, "luks", content)
-    assert fresh(snapshot).operation_id == ""
+    assert reload(snapshot).operation_id == ""
 
 
 def test_a_copy_of_a_running_vms_disk(site: Site, engine: Engine) -> None:
-    vm = running(site, engine, "web", host=site.host("h2"))
+    vm = running_vm(site, engine, "web", host=site.host("h2"))
     root = root_of(vm)
     for fake in site.hosts.values():
         fake.calls.clear()
@@ -99,7 +99,7 @@ def test_a_copy_of_a_running_vms_disk(site: Site, engine: Engine) -> None:
 
 
 def test_a_copy_that_fails_stays_to_be_deleted(site: Site, engine: Engine) -> None:
-    snapshot = taken(site, engine, data_volume(site, engine, "data"), "s")
+    snapshot = new_snapshot(site, engine, data_volume(site, engine, "data"), "s")
     for fake in site.hosts.values():
         fake.fail("CopyVolume", Fault(FailedPreconditionError("the pool is full", "NO_SPACE"), before=False))
     new = volumes.NewCopy("new", site.account, snapshot)

@@ -126,5 +126,5 @@ def test_a_reinstall(aftermath: Aftermath) -> None:
     aftermath.check("reinstall", "succeeded", new_file=True, new_key=True, same_content=False)
 
 
-def test_a_mirror_that_the_vm_cannot_go_on_with(aftermath: Aftermath) -> None:
+def test_a_pivot_that_fails(aftermath: Aftermath) -> None:
     aftermath.check("doomed", "failed", new_file=False, new_key=False)

@@ -37,7 +37,7 @@ from ostler_control.userdata import mime
 from tests.fakes.working_agent import Fault
 from tests.sites import Site, outcome
 from tests.unit.control.calls import context, user
-from tests.unit.control.copies import OK, fresh
+from tests.unit.control.copies import OK, reload
 
 CONFIG = b"#cloud-config\npackages: [nginx]\n"
 SECRET = b"#!/bin/sh\necho hunter22 >/etc/secret\n"
@@ -87,16 +87,16 @@ class Api:
         return Vm.get(Vm.name == name)
 
     def stop(self, vm: Any) -> Any:
-        assert outcome(self.engine, self.site.record(lambda: vms.stop(fresh(vm), "alice"))) == OK
-        return fresh(vm)
+        assert outcome(self.engine, self.site.record(lambda: vms.stop(reload(vm), "alice"))) == OK
+        return reload(vm)
 
     def start(self, vm: Any) -> Any:
-        assert outcome(self.engine, self.site.record(lambda: vms.start(fresh(vm), "alice"))) == OK
-        return fresh(vm)
+        assert outcome(self.engine, self.site.record(lambda: vms.start(reload(vm), "alice"))) == OK
+        return reload(vm)
 
     def seed(self, vm: Any) -> dict[str, bytes]:
         """What the VM's host was sent."""
-        return self.site.at(fresh(vm).host_id).seeds.get(vm.id, {})
+        return self.site.at(reload(vm).host_id).seeds.get(vm.id, {})
 
     def update(self, vm: Any, given: pb.VmUserData) -> None:
         mask = FieldMask(paths=["user_data"])
@@ -196,9 +196,9 @@ def test_a_guest_gets_its_user_data_at_every_start_and_wherever_it_moves(api: Ap
         "public-keys": [KEY],
     }
     assert "52:54:00:00:00:09" in seed["network-config"].decode()
-    source = fresh(vm).host_id
-    assert outcome(api.engine, site.record(lambda: vms.migrate(fresh(vm), "alice"))) == OK
-    assert fresh(vm).host_id != source
+    source = reload(vm).host_id
+    assert outcome(api.engine, site.record(lambda: vms.migrate(reload(vm), "alice"))) == OK
+    assert reload(vm).host_id != source
     assert api.seed(vm) == seed
     assert site.at(source).seeds == {}
     api.stop(vm)
@@ -385,7 +385,7 @@ def _absent(path: Path) -> bool:
 
 def test_what_a_vm_was_given_goes_with_it(api: Api, site: Site) -> None:
     vm = api.create("web-1", pb.VmUserData(data=SECRET))
-    assert outcome(api.engine, site.record(lambda: vms.delete(fresh(vm), "alice", force=True))) == OK
+    assert outcome(api.engine, site.record(lambda: vms.delete(reload(vm), "alice", force=True))) == OK
     assert (VmUserData.select().count(), Passphrase.select().count()) == (0, 0)
     assert all(vm.id not in fake.seeds for fake in site.hosts.values())
 
