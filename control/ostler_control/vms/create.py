@@ -92,7 +92,7 @@ def _record_vm(wanted: NewVm, checked: Checked) -> Vm:
     return vm
 
 
-def _insert_or_raise(taken: AlreadyExistsError, same: ColumnBase, model: type[R], **values: object) -> R:
+def _insert_or_raise(taken: AlreadyExistsError, same: ColumnBase, model: type[R], /, **values: object) -> R:
     """A new row; raises `taken` when somebody has inserted the `same` one since the checks."""
     try:
         with transaction():
