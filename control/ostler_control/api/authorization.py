@@ -59,7 +59,6 @@ TABLE: Mapping[str, frozenset[Role]] = {
             "ListPlans": _ADMINS,
             "ExecutePlan": _ADMINS,
             "ExecuteMapping": _ADMINS,
-            "EvacuateHost": _ADMINS,
             "CancelPlan": _ADMINS,
             "GetClusterStatus": _ADMINS,
         },

@@ -83,17 +83,6 @@ class DrsService(drs_pb2_grpc.DrsServiceServicer):
         found = chosen(cluster, _pairs(request.moves), f"chosen by {caller.actor}")
         return start_operation(caller, request, lambda: drs_plans.execute_mapping(cluster, found, caller.actor))
 
-    def EvacuateHost(self, request: pb.EvacuateHostRequest, context: grpc.ServicerContext) -> LongRunning:
-        caller = caller_of(context)
-        host: Any = resolve(Host, request.host, "host")
-        found = drs_plans.evacuation(host)
-        mode = "evacuate"
-        return start_operation(
-            caller,
-            request,
-            lambda: drs_plans.execute_mapping(host.cluster, found, caller.actor, mode=mode, host_id=host.id),
-        )
-
     def CancelPlan(self, request: pb.CancelPlanRequest, context: grpc.ServicerContext) -> pb.DrsPlan:
         plan = resolve(DrsPlan, request.plan, "plan")
         return drs.plan(drs_plans.cancel(plan, caller_of(context).actor, self._engine.cancel))

@@ -13,6 +13,7 @@ from ostler.control.v1 import host_pb2_grpc
 from ostler_common.errors import FailedPreconditionError, bad_field
 from ostler_common.token import JoinToken
 
+from ostler_control import drs_plans
 from ostler_control.agents import Agents
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import fleet
@@ -22,6 +23,7 @@ from ostler_control.api.masks import paths
 from ostler_control.api.paging import page
 from ostler_control.api.resolve import optional, resolve, visible
 from ostler_control.api.session import with_sessions
+from ostler_control.api.start_operation import start_operation
 from ostler_control.fleet import store
 from ostler_control.hosts import manage as manage_hosts
 from ostler_control.hosts.rows import address
@@ -92,9 +94,17 @@ class HostService(host_pb2_grpc.HostServiceServicer):
         store.set_facts(store.WatchedHost(host.id, host.name, host.address, host.state), "", capabilities)
         return _whole(Host.get_by_id(host.id))
 
-    def EnterMaintenance(self, request: pb.EnterMaintenanceRequest, context: grpc.ServicerContext) -> pb.Host:
-        host = resolve(Host, request.host, "host")
-        return _whole(manage_hosts.set_maintenance(host, True, request.reason, caller_of(context).actor))
+    def EnterMaintenance(
+        self, request: pb.EnterMaintenanceRequest, context: grpc.ServicerContext
+    ) -> pb.EnterMaintenanceResponse:
+        caller, host = caller_of(context), resolve(Host, request.host, "host")
+        if request.evacuate:
+            drs_plans.check_none_active(host.cluster_id)
+        host = manage_hosts.set_maintenance(host, True, request.reason, caller.actor)
+        evacuation = None
+        if request.evacuate:
+            evacuation = start_operation(caller, request, drs_plans.evacuate_host(host, caller.actor))
+        return pb.EnterMaintenanceResponse(host=_whole(host), evacuation=evacuation)
 
     def LeaveMaintenance(self, request: pb.LeaveMaintenanceRequest, context: grpc.ServicerContext) -> pb.Host:
         host = resolve(Host, request.host, "host")

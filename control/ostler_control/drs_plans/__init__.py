@@ -3,8 +3,8 @@
 What is planned, and by which rules, is `ostler_control.drs`'s business, which knows no database.
 """
 
-from ostler_control.drs_plans.begin import cancel, execute, execute_mapping
-from ostler_control.drs_plans.evacuate import evacuation, way_back
+from ostler_control.drs_plans.begin import cancel, check_none_active, execute, execute_mapping
+from ostler_control.drs_plans.evacuate import evacuate_host, evacuation, way_back
 from ostler_control.drs_plans.generate import generate
 from ostler_control.drs_plans.scheduler import Scheduler
 from ostler_control.drs_plans.status import Status, status
@@ -14,6 +14,8 @@ __all__ = [
     "Scheduler",
     "Status",
     "cancel",
+    "check_none_active",
+    "evacuate_host",
     "evacuation",
     "execute",
     "execute_mapping",

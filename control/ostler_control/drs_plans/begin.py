@@ -68,13 +68,22 @@ class _only_one:
         self._savepoint.__exit__(kind, error, trace)
         if not isinstance(error, IntegrityError):
             return
-        other = store.active(self._cluster_id)
-        name = other.name if other else "another"
-        raise FailedPreconditionError(
-            f"plan {name} of this cluster is being carried out: wait for it, or end it (ostler drs cancel {name})",
-            "PLAN_ACTIVE",
-            {"plan": other.id if other else ""},
-        ) from error
+        raise _plan_active(store.active(self._cluster_id)) from error
+
+
+def check_none_active(cluster_id: str) -> None:
+    """Raises FailedPreconditionError PLAN_ACTIVE while a plan of the cluster is being executed."""
+    if (other := store.active(cluster_id)) is not None:
+        raise _plan_active(other)
+
+
+def _plan_active(other: DrsPlan | None) -> FailedPreconditionError:
+    name = other.name if other else "another"
+    return FailedPreconditionError(
+        f"plan {name} of this cluster is being executed: wait for it, or end it (ostler drs cancel {name})",
+        "PLAN_ACTIVE",
+        {"plan": other.id if other else ""},
+    )
 
 
 def cancel(plan: Any, actor: str, cancel_operation: Callable[[str], None]) -> Any:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ostler_common.errors import FailedPreconditionError
 
 from ostler_control.drs import Mode, Plan
 from ostler_control.drs_plans import store
+from ostler_control.drs_plans.begin import execute_mapping
 from ostler_control.drs_plans.generate import chosen, generate
 from ostler_control.drs_plans.snapshot import movable
-from ostler_control.models import DrsPlan, Vm
+from ostler_control.models import DrsPlan, Host, Operation, Vm
 
 
 def evacuation(host: Any) -> Plan:
@@ -26,6 +28,14 @@ def evacuation(host: Any) -> Plan:
             {"host": host.name},
         )
     return generate(host.cluster, Mode.EVACUATE, leaving=[host.id])
+
+
+def evacuate_host(host: Host, actor: str) -> Callable[[], Operation]:
+    """Plans the evacuation of a host in maintenance. Returns what records the plan and the operation that executes it,
+    within the caller's transaction; that raises FailedPreconditionError PLAN_ACTIVE."""
+    found = evacuation(host)
+    mode = Mode.EVACUATE.value
+    return lambda: execute_mapping(host.cluster, found, actor, mode=mode, host_id=host.id)
 
 
 def way_back(host: Any) -> Plan:

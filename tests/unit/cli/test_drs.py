@@ -15,13 +15,13 @@ from ostler.control.v1 import host_pb2_grpc
 from ostler_common import pki, server
 from ostler_common.identity import Identity, Kind
 from ostler_common.tls import server_credentials
-from ostler_control import settings, vms
+from ostler_control import database, settings, vms
 from ostler_control.api import core, work
 from ostler_control.api.hosts import HostService
 from ostler_control.caller import Caller, Role
 from ostler_control.cli import profile
 from ostler_control.cli.main import root
-from ostler_control.models import Host, Vm
+from ostler_control.models import Cluster, DrsPlan, Host, Vm
 from ostler_control.operations import Engine
 from ostler_control.trust.authority import Authority
 
@@ -183,6 +183,17 @@ def test_maintenance_moves_vms_away_and_brings_them_back(cli: Cli) -> None:
     cli.run("host maintenance enter h1 --stay")
     cli.run("host maintenance leave h1 --bring-back")
     assert set(cli.places().values()) == {"h1"}
+
+
+def test_a_host_does_not_enter_maintenance_while_a_plan_of_its_cluster_is_executed(cli: Cli) -> None:
+    cli.pile(1)
+    with database.transaction():
+        DrsPlan.create(name="plan-x", cluster=Cluster.get(), type="manual", mode="balance", state="ready", user="ada")
+    shown = cli.run("host maintenance enter h1", code=6)
+    assert "plan plan-x of this cluster is being executed" in shown.stderr
+    with database.session():
+        assert not Host.get(Host.name == "h1").maintenance
+        DrsPlan.delete().execute()
 
 
 def test_who_cannot_leave_is_told(cli: Cli) -> None:

@@ -378,7 +378,9 @@ def test_maintenance_probe_and_update(fleet: Fleet, control: Control, admin: grp
     stub = host_pb2_grpc.HostServiceStub(admin)
     with agent(fleet, "h1") as (fake, host):
         eventually(lambda: state_of(host) == "up", "it is up")
-        found = stub.EnterMaintenance(host_pb2.EnterMaintenanceRequest(host="h1", reason="new fans"))
+        entered = stub.EnterMaintenance(host_pb2.EnterMaintenanceRequest(host="h1", reason="new fans"))
+        assert not entered.HasField("evacuation")
+        found = entered.host
         assert (found.state, found.state_reason) == (host_pb2.Host.MAINTENANCE, "new fans")
         listed = stub.ListHosts(host_pb2.ListHostsRequest(state=host_pb2.Host.MAINTENANCE)).hosts
         assert [row.name for row in listed] == ["h1"]

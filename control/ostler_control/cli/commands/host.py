@@ -261,18 +261,16 @@ def enter(app: App, host: str, reason: str, evacuate: bool, call: CallOptions) -
     Example:
       ostler host maintenance enter h1 --reason "new disks"
     """
-    entered = app.client.hosts.EnterMaintenance(pb.EnterMaintenanceRequest(host=host, reason=reason))
+    request = pb.EnterMaintenanceRequest(host=host, reason=reason, evacuate=evacuate, request_id=call.request_id)
+    entered = app.client.hosts.EnterMaintenance(request)
     if not evacuate:
-        print_one(VIEW, entered, call.output)
+        print_one(VIEW, entered.host, call.output)
         return
-    from ostler.control.v1.drs_pb2 import EvacuateHostRequest
-
     from ostler_control.cli.following import follow_plan
 
     if call.output == "table":
-        click.echo(f"host {entered.name} is in maintenance", err=True)
-    operation = app.client.drs.EvacuateHost(EvacuateHostRequest(request_id=call.request_id, host=entered.id))
-    follow_plan(app, operation, call)
+        click.echo(f"host {entered.host.name} is in maintenance", err=True)
+    follow_plan(app, entered.evacuation, call)
 
 
 @maintenance.command("leave")
