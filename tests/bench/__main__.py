@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from tests.bench import copies, measure, placement
+from tests.bench import copies, imports, measure, placement
 from tests.bench.measure import Result
 from tests.lab.fleet import Fleet
 from tests.lab.host import REPOSITORY
@@ -42,6 +42,7 @@ def placements() -> Iterator[Result]:
 
 def results() -> Iterator[Result]:
     yield from placements()
+    yield from imports.results()
     with Lab.start(hosts=2) as lab:
         fleet = Fleet.make(lab)
         yield from measure.create_and_grow(fleet)

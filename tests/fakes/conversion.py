@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import grpc
@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 class Staged:
     """A file in a staging directory."""
 
-    data: bytes = b""
+    data: bytearray = field(default_factory=bytearray)
     complete: bool = False
 
+
+_PIECE_BYTES = 64 << 20
 
 Directory = dict[str, Staged]
 
@@ -53,7 +55,8 @@ class FakeConversion(conversion_pb2_grpc.ConversionServiceServicer):
             self._host.calls.append("UploadFile")
             begin = next(request_iterator).begin
             file = self._directory(begin.staging).setdefault(begin.name, Staged())
-            file.data, file.complete = file.data[: begin.offset], False
+            del file.data[begin.offset :]
+            file.complete = False
             self._host.fail_now("UploadFile")
             for request in request_iterator:
                 if request.WhichOneof("piece") == "data":
@@ -81,9 +84,7 @@ class FakeConversion(conversion_pb2_grpc.ConversionServiceServicer):
             manifest = directory["vm.mf"].data.decode()
             report = job_pb2.ConversionReport(elapsed_ms=1)
             for disk in request.disks:
-                job.report("converting", 1, 2)
-                data = directory[disk.name].data
-                digest = hashlib.sha256(data).hexdigest()
+                digest = _digest(directory[disk.name].data, job)
                 assert f"SHA256({disk.name})= {digest}\n" in manifest
                 info = self._host.put_file(disk.target, disk.size_bytes, digest)
                 report.disks.add(key=disk.key, volume=info)
@@ -103,6 +104,15 @@ class FakeConversion(conversion_pb2_grpc.ConversionServiceServicer):
             for name, file in self._directory(ref).items()
         ]
         return pb.Staging(ref=ref, available_bytes=1 << 40, files=files)
+
+
+def _digest(data: bytearray, job: JobContext) -> str:
+    """In pieces with reports: a job that is silent for long is taken for a dead one."""
+    hasher = hashlib.sha256()
+    for offset in range(0, len(data) + 1, _PIECE_BYTES):
+        job.report("converting", offset, len(data) + 1)
+        hasher.update(data[offset : offset + _PIECE_BYTES])
+    return hasher.hexdigest()
 
 
 def pool_full() -> ResourceExhaustedError:
