@@ -50,7 +50,7 @@ DRIVERS = {
     "libvirt": (["--option", "domain_type=qemu"], {"statement.unstated", *GUEST}),
     "qemu": (
         ["--option", "accel=tcg"],
-        {"volume-encryption.key", "uefi.start", "extra-config.start", "restart.mirror", *COPIES},
+        {"volume-encryption.key", "uefi.start", "user-data.start", "extra-config.start", "restart.mirror", *COPIES},
     ),
 }
 

@@ -12,7 +12,7 @@ from ostler_common.secret import new_passphrase
 from ostler_agent.conformance.assertions import SkippedError, refused, require
 from ostler_agent.conformance.bench import MIB, Bench, NeverCancelled, new_id
 from ostler_agent.spec import DiskSpec, ExtraConfig, Firmware, Key, NicSpec, PowerState
-from ostler_agent.tools import qemu_img
+from ostler_agent.tools import iso, qemu_img
 
 GO_TIMEOUT_S = 60.0
 
@@ -142,6 +142,19 @@ def nics(bench: Bench) -> None:
         bench.start(spec)
         require(bench.hypervisor.vm(spec.vm_id).power_state is PowerState.RUNNING, "the VM must run")
         bench.hypervisor.power_off(spec.vm_id)
+
+
+def user_data(bench: Bench) -> None:
+    """A VM with a read-only CD-ROM starts, and starts again without it."""
+    spec = bench.spec(bench.volume())
+    image = bench.setup.scratch / f"{spec.vm_id}.iso"
+    image.write_bytes(iso.build("cidata", {"user-data": b"#cloud-config\n"}))
+    for cdrom in (image, image, None):
+        bench.start(replace(spec, cdrom=cdrom))
+        require(bench.hypervisor.vm(spec.vm_id).power_state is PowerState.RUNNING, "the VM must run")
+        bench.hypervisor.power_off(spec.vm_id)
+        if cdrom is None:
+            image.unlink()
 
 
 def extra_config(bench: Bench) -> None:

@@ -15,7 +15,7 @@ from ostler_control.api.session import with_sessions
 from ostler_control.api.start_operation import account_for
 from ostler_control.keys import Keyring
 from ostler_control.models import Template, UserData, Vm
-from ostler_control.userdata import of_vm, registered
+from ostler_control.userdata import registered, vm_user_data
 
 
 @with_sessions
@@ -58,11 +58,11 @@ class UserDataService(userdata_pb2_grpc.UserDataServiceServicer):
         vm = optional(Vm, request.vm, "vm", caller=caller)
         template = optional(Template, request.template, "template")
         if vm and not template and not request.HasField("user_data"):
-            return convert.rendered(of_vm.seed_of(vm, self._keys))
+            return convert.rendered(vm_user_data.seed_of(vm, self._keys))
         given = None
         if request.HasField("user_data"):
-            account_id, name = (vm.account_id, vm.name) if vm else (caller.account_id, of_vm.NEW_VM)
+            account_id, name = (vm.account_id, vm.name) if vm else (caller.account_id, vm_user_data.NEW_VM)
             given = convert.given(request.user_data, account_id, self._keys, name)
         if vm and not template:
             template = vm.template
-        return convert.rendered(of_vm.preview(vm, given, template, self._keys))
+        return convert.rendered(vm_user_data.preview(vm, given, template, self._keys))

@@ -27,8 +27,8 @@ from ostler_control.database import session
 from ostler_control.hosts.rows import address
 from ostler_control.keys import Keyring
 from ostler_control.models import Account, AffinityGroup, Cluster, Host, Pool, ServiceOffering, Template, Vm, Zone
-from ostler_control.userdata.of_vm import Given
 from ostler_control.userdata.seed import Addressing
+from ostler_control.userdata.vm_user_data import Given
 from ostler_control.vms.console import console, screenshot
 from ostler_control.vms.rows import running_host
 

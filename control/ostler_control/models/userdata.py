@@ -45,8 +45,8 @@ class VmUserData(BaseModel):
     """What a VM is given, and the finished user data that its guest gets.
 
     operation_id: the reinstallation that it waits for, "" for what holds now; instance: how often the VM has been
-    reinstalled; sealed: `userdata.of_vm.Given` as JSON, encrypted under the passphrase (the associated data of both is
-    the row's id).
+    reinstalled; sealed: what was given, and what came of it, as JSON (see `userdata.vm_user_data`), encrypted under the
+    passphrase (the associated data of both is the row's id).
     """
 
     vm = ForeignKeyField(Vm, backref="user_data", on_delete="CASCADE")

@@ -14,6 +14,6 @@ With the database:
 
 - `registered`: documents that accounts keep under a name.
 - `template_link`: what a template links, with its policy.
-- `of_vm`: what a VM is given, and the seed that its host gets.
+- `vm_user_data`: what a VM is given, and the seed that its host gets.
 - `sealing`: all of this at rest.
 """

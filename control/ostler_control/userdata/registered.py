@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 from ostler_common.errors import AlreadyExistsError, FailedPreconditionError
@@ -61,17 +63,21 @@ def declared_by(row: UserData) -> tuple[str, ...]:
     return tuple(json.loads(row.variables))
 
 
-def linked_by(row: UserData) -> list[str]:
-    """The names of the templates that link it."""
-    query: Any = Template.select(Template.name).join(TemplateUserData).where(TemplateUserData.user_data == row.id)
-    return [name for (name,) in query.order_by(Template.name).tuples()]
+def linked_by(rows: Iterable[UserData]) -> dict[str, list[str]]:
+    """The names of the templates that link these documents, by the document's id."""
+    query: Any = TemplateUserData.select(TemplateUserData.user_data, Template.name).join(Template)
+    found: dict[str, list[str]] = defaultdict(list)
+    query = query.where(TemplateUserData.user_data.in_([row.id for row in rows])).order_by(Template.name)
+    for row_id, name in query.tuples():
+        found[row_id].append(name)
+    return found
 
 
 def delete(row: UserData, actor: str) -> None:
     """Deletes a document; VMs keep their copy. Raises FailedPreconditionError USERDATA_IN_USE when a template links
     it."""
     with database.transaction():
-        if templates := linked_by(row):
+        if templates := linked_by([row])[row.id]:
             raise FailedPreconditionError(
                 f"user data {row.name} is linked by template {', '.join(templates)}; change them first "
                 "(ostler template update TEMPLATE --no-user-data)",

@@ -19,7 +19,7 @@ from ostler_control.models import Host, Nic, Operation, PowerState, Vm, VmState,
 from ostler_control.operations import Run, Undo, record_operation, workflow
 from ostler_control.placement import Demand, Placement
 from ostler_control.scheduling import affinity, capacity, placement_query
-from ostler_control.userdata import addressing, of_vm
+from ostler_control.userdata import addressing, vm_user_data
 from ostler_control.vms import details
 from ostler_control.vms.on_host import FORCE_OFF, UNDEFINE, push_undo_of_start, start_on
 from ostler_control.vms.rows import load, set_state
@@ -45,12 +45,13 @@ def create(wanted: NewVm, user: str, keys: Keyring) -> Operation:
     """Records a new VM with its place, its root disk and that disk's passphrase, and the operation that creates it.
 
     Raises InvalidArgumentError, AlreadyExistsError, FailedPreconditionError NO_FEASIBLE_HOST or NO_FEASIBLE_POOL,
-    ResourceExhaustedError QUOTA_EXCEEDED, and what `wanted.check` and `of_vm.assign` raise: then nothing has changed.
+    ResourceExhaustedError QUOTA_EXCEEDED, and what `wanted.check` and `vm_user_data.assign` raise: then nothing has
+    changed.
     """
     checked = check(wanted)
     check_quota(wanted.account.id, _resources(wanted, checked))
     vm = _record_vm(wanted, checked)
-    of_vm.assign(vm, wanted.user_data, wanted.template, keys)
+    vm_user_data.assign(vm, wanted.user_data, wanted.template, keys)
     placement = _place(vm, wanted)
     root = _record_root(vm, wanted, checked, placement, keys)
     inputs = CreateInputs(placement.host_id, root.id, settings.encryption.LUKS_ITER_TIME.get(), wanted.stopped)
@@ -204,7 +205,7 @@ def _record_failure(run: Run, undo: Undo) -> None:
         elif root is not None:
             Volume.update(state=VolumeState.FAILED, state_reason=str(undo.error)).where(Volume.id == root.id).execute()
         if clean and isinstance(undo.error, CancelledError):
-            of_vm.forget_all(vm.id)
+            vm_user_data.forget_all(vm.id)
             Vm.delete().where(Vm.id == vm.id).execute()
         else:
             power_state = PowerState.ABSENT if off else PowerState.UNKNOWN

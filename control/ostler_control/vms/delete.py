@@ -17,7 +17,7 @@ from ostler_control.keys.passphrases import delete_volume
 from ostler_control.models import Host, Operation, PowerState, Vm, VmState, Volume, VolumeState
 from ostler_control.operations import Run, Undo, lock_row, record_operation, workflow
 from ostler_control.scheduling import capacity
-from ostler_control.userdata import of_vm
+from ostler_control.userdata import vm_user_data
 from ostler_control.vms.on_host import force_off, undefine
 from ostler_control.vms.rows import disks_of, hosts_elsewhere, load, set_state
 from ostler_control.volumes.create import delete_file
@@ -105,7 +105,7 @@ def _delete_rows(run: Run) -> None:
                 Volume.update(vm_id="", slot=-1).where(Volume.id == volume.id).execute()
         capacity.release_destination(vm)
         capacity.release(vm)
-        of_vm.forget_all(vm.id)
+        vm_user_data.forget_all(vm.id)
         vm.delete_instance()
 
 

@@ -17,7 +17,7 @@ from ostler_control.hosts.rows import is_up
 from ostler_control.models import Host, PowerState, Snapshot, Vm, VmState, Volume, VolumeFile
 from ostler_control.operations import lock_row
 from ostler_control.scheduling import capacity
-from ostler_control.userdata import of_vm
+from ostler_control.userdata import vm_user_data
 from ostler_control.vms.rows import disks_of, set_state
 from ostler_control.volumes.forget import forget_files, forget_snapshot, forget_volume
 
@@ -89,7 +89,7 @@ def _forget_vm(vm: Vm, host: Host, actor: str) -> None:
     Volume.update(vm_id="", slot=-1).where(Volume.vm_id == vm.id).execute()
     capacity.release_destination(vm)
     capacity.release(vm)
-    of_vm.forget_all(vm.id)
+    vm_user_data.forget_all(vm.id)
     _record("vm.forget", vm, actor, f"its root disk was lost with host {host.name}")
     Vm.delete().where(Vm.id == vm.id).execute()
 

@@ -16,8 +16,8 @@ from ostler_control.keys import Keyring
 from ostler_control.models import Operation, Template, Vm, VmState, new_id
 from ostler_control.operations import Run, lock_row, record_operation, workflow
 from ostler_control.templates.store import check_encryption
-from ostler_control.userdata import of_vm
-from ostler_control.userdata.of_vm import Given
+from ostler_control.userdata import vm_user_data
+from ostler_control.userdata.vm_user_data import Given
 from ostler_control.vms.rows import disks_of, wrong_state
 from ostler_control.volumes import files, matrix, wire
 from ostler_control.volumes.grow import check_ready
@@ -49,7 +49,7 @@ def reinstall(
     keeps its pool, and its size unless the template is larger; it is encrypted if it was, or if the VM's offering wants
     it.
     Raises FailedPreconditionError: VM_RUNNING, VM_STATE, NO_TEMPLATE, TEMPLATE_TYPE, TEMPLATE_ENCRYPTED, VOLUME_STATE,
-    NO_FEASIBLE_POOL, NO_CAPABLE_HOST; and what `of_vm.stage` raises.
+    NO_FEASIBLE_POOL, NO_CAPABLE_HOST; and what `vm_user_data.stage` raises.
     """
     vm = lock_row(vm)
     root = next((disk for disk in disks_of(vm.id) if disk.root), None)
@@ -66,7 +66,7 @@ def reinstall(
     operation_id = new_id()
     size_bytes = max(root.size_bytes, -(-source.virtual_size_bytes // MIB) * MIB)
     file = files.record_file(root, operation_id, keys, encrypted=encrypted, size_bytes=size_bytes)
-    has_user_data = of_vm.stage(vm, given, source, keys, operation_id)
+    has_user_data = vm_user_data.stage(vm, given, source, keys, operation_id)
     iter_time_ms = settings.encryption.LUKS_ITER_TIME.get()
     inputs = ReinstallInputs(root.id, file.id, root.file_id, source.id, iter_time_ms, has_user_data)
     return record_operation("vm.reinstall", vm, user, inputs, also=[root], operation_id=operation_id)
@@ -126,12 +126,12 @@ def _fill(run: Run, inputs: ReinstallInputs, host_id: str) -> None:
 
 def _forget_staged(run: Run) -> None:
     with transaction():
-        of_vm.forget(run.resource_id, run.id)
+        vm_user_data.forget(run.resource_id, run.id)
 
 
 def _switch(run: Run, inputs: ReinstallInputs) -> None:
     with transaction():
-        of_vm.switch(run.resource_id, run.id, inputs.has_user_data)
+        vm_user_data.switch(run.resource_id, run.id, inputs.has_user_data)
         template = Template.get_or_none(Template.id == inputs.template_id)
         files.switch(inputs.volume_id, inputs.file_id, template=template)
         if template is not None:

@@ -10,8 +10,8 @@ from ostler_control.keys import Keyring
 from ostler_control.models import AffinityGroup, Vm, VmState
 from ostler_control.operations import lock_row
 from ostler_control.scheduling import affinity
-from ostler_control.userdata import of_vm
-from ostler_control.userdata.of_vm import Given
+from ostler_control.userdata import vm_user_data
+from ostler_control.userdata.vm_user_data import Given
 from ostler_control.vms import details
 from ostler_control.vms.rows import wrong_state
 
@@ -28,7 +28,7 @@ def update(
     """Changes what is not None. Nothing moves: DRS repairs a rule that is broken now, or an operator moves the VM.
 
     given: what the guest of a stopped VM gets at its next start, which needs keys. Raises FailedPreconditionError
-    OTHER_ACCOUNT, VM_STATE, AbortedError RESOURCE_BUSY, and what `details.replace` and `of_vm.assign` raise.
+    OTHER_ACCOUNT, VM_STATE, AbortedError RESOURCE_BUSY, and what `details.replace` and `vm_user_data.assign` raise.
     """
     changes = []
     with transaction():
@@ -36,7 +36,7 @@ def update(
             vm = lock_row(vm)
             if vm.state is not VmState.STOPPED:
                 raise wrong_state(vm, "stopped")
-            of_vm.assign(vm, given, vm.template, keys)
+            vm_user_data.assign(vm, given, vm.template, keys)
             changes.append("user data, at its next start")
         if drs_skip is not None:
             Vm.update(drs_skip=drs_skip).where(Vm.id == vm.id).execute()

@@ -25,9 +25,9 @@ from ostler_control.models import (
     Zone,
 )
 from ostler_control.templates import store as template_store
-from ostler_control.userdata import of_vm
-from ostler_control.userdata.of_vm import Given
+from ostler_control.userdata import vm_user_data
 from ostler_control.userdata.seed import DHCP, Addressing, check_addressing
+from ostler_control.userdata.vm_user_data import Given
 from ostler_control.vms import details, extra_configs
 from ostler_control.volumes.new_volume import MAX_SIZE_BYTES, MIB
 
@@ -100,13 +100,14 @@ def vm_exists(wanted: NewVm) -> AlreadyExistsError:
 
 def _functions(wanted: NewVm) -> list[Function]:
     """The functions that the VM needs of its hypervisor beside running it."""
+    addressing = [nic.addressing for nic in wanted.nics]
     needs = {
         Function.UEFI: wanted.template.firmware == "uefi",
         Function.VOLUME_ENCRYPTION: wanted.offering.encrypt_root,
         Function.NICS: bool(wanted.nics),
         Function.DIRECT_DOWNLOAD: bool(wanted.template.url),
         Function.EXTRA_CONFIG: not extra_configs.of_offering(wanted.offering.id, wanted.offering.memory_bytes).is_empty,
-        Function.USER_DATA: of_vm.is_needed(wanted.user_data, wanted.template, (nic.addressing for nic in wanted.nics)),
+        Function.USER_DATA: vm_user_data.is_needed(wanted.user_data, wanted.template, addressing),
     }
     return [function for function, needed in needs.items() if needed]
 

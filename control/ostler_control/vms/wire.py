@@ -11,7 +11,7 @@ from ostler_control.agents import Agents, HostAddress
 from ostler_control.database import session
 from ostler_control.keys import Keyring
 from ostler_control.models import Vm, Volume
-from ostler_control.userdata import of_vm
+from ostler_control.userdata import vm_user_data
 from ostler_control.vms import extra_configs
 from ostler_control.vms.rows import disks_of, nics_of
 from ostler_control.volumes import wire
@@ -49,7 +49,7 @@ def spec(vm: Vm, keys: Keyring | None, pools: Mapping[str, str] | None = None) -
 
 def _seed(vm: Vm, keys: Keyring) -> vm_pb2.Seed | None:
     with session():
-        seed = of_vm.seed_of(vm, keys)
+        seed = vm_user_data.seed_of(vm, keys)
     if seed is None:
         return None
     return vm_pb2.Seed(files=[vm_pb2.Seed.File(name=name, content=data) for name, data in seed.files().items()])

@@ -14,9 +14,9 @@ from ostler_control.keys import Keyring
 from ostler_control.models import Account, UserData
 from ostler_control.userdata import registered, variables
 from ostler_control.userdata.merging import Policy
-from ostler_control.userdata.of_vm import Given
 from ostler_control.userdata.rendering import Source
 from ostler_control.userdata.seed import Seed
+from ostler_control.userdata.vm_user_data import Given
 
 _POLICIES = {
     pb.USER_DATA_POLICY_ALLOWOVERRIDE: Policy.ALLOW_OVERRIDE,
@@ -28,6 +28,7 @@ _TO_POLICIES = {str(policy): number for number, policy in _POLICIES.items()}
 
 def user_data(rows: Sequence[UserData], caller: Caller, data: bytes = b"") -> list[pb.UserData]:
     """data: the document, for the one row that it is of. Only admins see which templates link it."""
+    templates = registered.linked_by(rows) if caller.is_admin else {}
     accounts = {row.id: row.name for row in Account.select().where(Account.id.in_([row.account_id for row in rows]))}
     return [
         pb.UserData(
@@ -40,7 +41,7 @@ def user_data(rows: Sequence[UserData], caller: Caller, data: bytes = b"") -> li
             variables=registered.declared_by(row),
             create_time=timestamp(row.create_time),
             data=data,
-            template_names=registered.linked_by(row) if caller.is_admin else (),
+            template_names=templates.get(row.id, ()),
         )
         for row in rows
     ]

@@ -18,6 +18,7 @@ from ostler_control import vms
 from ostler_control.api.templates import TemplateService
 from ostler_control.api.userdata import UserDataService
 from ostler_control.api.vms import VmService
+from ostler_control.keys import versions
 from ostler_control.models import (
     Account,
     Event,
@@ -396,3 +397,15 @@ def test_damaged_rows_are_told(api: Api) -> None:
     with pytest.raises(FailedPreconditionError) as caught:
         api.user_data.GetUserData(pb.GetUserDataRequest(user_data="web"), api.context)
     assert caught.value.reason == "SEAL_BROKEN"
+
+
+def test_verification_of_keys_finds_what_no_longer_opens(api: Api, site: Site) -> None:
+    api.register("web")
+    vm = api.create("web-1", pb.VmUserData(data=CONFIG))
+    assert versions.verify(site.keys.provider)[1] == []
+    kept = {row.id: bytes(row.sealed) for row in Passphrase.select()}
+    Passphrase.update(sealed=b"x" * 60).execute()
+    broken = {(found.type, found.name) for found in versions.verify(site.keys.provider)[1]}
+    for row_id, sealed in kept.items():
+        Passphrase.update(sealed=sealed).where(Passphrase.id == row_id).execute()
+    assert broken == {("user data", "web"), ("user data of VM", vm.name)}
