@@ -27,7 +27,6 @@ ALLOWED: dict[str, int] = {
     "control/operations": 4,
     "control/scheduling": 2,
     "control/settings": 10,
-    "control/userdata": 21,
     "control/vmware": 14,
 }
 

@@ -146,7 +146,7 @@ class _Erasure:
         self._requested = True
 
     def is_due(self) -> bool:
-        return self._requested and time.monotonic() - self._last_attempt_s >= _ERASURE_INTERVAL_S
+        return self._requested and is_sqlite() and time.monotonic() - self._last_attempt_s >= _ERASURE_INTERVAL_S
 
     def attempt(self) -> None:
         """Outside of transactions, with this process's write lock."""

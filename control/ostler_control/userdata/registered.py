@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
 
 from ostler_common.errors import AlreadyExistsError, FailedPreconditionError
 from ostler_common.secret import new_passphrase
@@ -14,7 +13,9 @@ from peewee import IntegrityError
 from ostler_control import database, events, settings
 from ostler_control.catalog.names import check_name
 from ostler_control.keys import Keyring
-from ostler_control.models import Account, Passphrase, Template, TemplateUserData, UserData, new_id
+from ostler_control.keys.passphrases import delete_passphrase
+from ostler_control.models import Account, Template, TemplateUserData, UserData, new_id
+from ostler_control.models.columns import tuples
 from ostler_control.userdata import documents, sealing, variables
 from ostler_control.userdata.packing import decode_base64
 from ostler_control.userdata.rendering import Source
@@ -65,10 +66,10 @@ def declared_by(row: UserData) -> tuple[str, ...]:
 
 def linked_by(rows: Iterable[UserData]) -> dict[str, list[str]]:
     """The names of the templates that link these documents, by the document's id."""
-    query: Any = TemplateUserData.select(TemplateUserData.user_data, Template.name).join(Template)
-    found: dict[str, list[str]] = defaultdict(list)
+    query = TemplateUserData.select(TemplateUserData.user_data, Template.name).join(Template)
     query = query.where(TemplateUserData.user_data.in_([row.id for row in rows])).order_by(Template.name)
-    for row_id, name in query.tuples():
+    found: dict[str, list[str]] = defaultdict(list)
+    for row_id, name in tuples(query, tuple[str, str]):
         found[row_id].append(name)
     return found
 
@@ -84,7 +85,7 @@ def delete(row: UserData, actor: str) -> None:
                 "USERDATA_IN_USE",
             )
         UserData.delete().where(UserData.id == row.id).execute()
-        Passphrase.delete().where(Passphrase.id == row.passphrase_id).execute()
+        delete_passphrase(row.passphrase_id)
         _record("userdata.delete", row, actor)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from ostler_control import database, events
 from ostler_control.keys import Keyring
@@ -30,21 +29,21 @@ def update(template: Template, user_data: UserData | None, policy: Policy | None
         events.done("template.update", actor, template, what)
 
 
-def of_templates(template_ids: Iterable[str]) -> dict[str, Any]:
+def of_templates(template_ids: Iterable[str]) -> dict[str, TemplateUserData]:
     """The links of these templates, each with its user data, by the template's id; one without a link is not there."""
-    query: Any = TemplateUserData.select(TemplateUserData, UserData).join(UserData)
+    query = TemplateUserData.select(TemplateUserData, UserData).join(UserData)
     return {row.template_id: row for row in query.where(TemplateUserData.template.in_(list(template_ids)))}
 
 
-def of(template: Any) -> Any:
+def of(template: Template | None) -> TemplateUserData | None:
     """The link of a template with its user data, or None; template None: None."""
     return of_templates([template.id]).get(template.id) if template else None
 
 
-def source(template: Any, keys: Keyring) -> tuple[Source | None, Policy]:
+def source(template: Template | None, keys: Keyring) -> tuple[Source | None, Policy]:
     """The linked document, ready to be rendered, and the policy. template None: there is none."""
     found = of(template)
-    if found is None:
+    if template is None or found is None:
         return None, Policy.ALLOW_OVERRIDE
     document = registered.load(found.user_data, keys)
     name = f"{document.name} of template {template.name}"

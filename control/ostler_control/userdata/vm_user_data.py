@@ -11,7 +11,6 @@ import json
 from base64 import b64decode, b64encode
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from ostler_common.hypervisors import Function
 from ostler_common.secret import new_passphrase
@@ -19,7 +18,8 @@ from ostler_common.secret import new_passphrase
 from ostler_control import settings
 from ostler_control.hypervisors import rules
 from ostler_control.keys import Keyring
-from ostler_control.models import Nic, Passphrase, VmUserData, new_id
+from ostler_control.keys.passphrases import delete_passphrase
+from ostler_control.models import Nic, Template, Vm, VmUserData, new_id
 from ostler_control.userdata import addressing, rendering, sealing, seed, template_link
 from ostler_control.userdata.rendering import Inputs, Source
 from ostler_control.userdata.seed import DHCP, Addressing, Guest, Seed, SeedNic
@@ -51,13 +51,13 @@ class _Kept:
     user_data: bytes = field(repr=False)
 
 
-def is_needed(given: Given, template: Any, nics: Iterable[Addressing]) -> bool:
+def is_needed(given: Given, template: Template | None, nics: Iterable[Addressing]) -> bool:
     """Whether the VM gets a seed at all. nics: the addressing of its network interfaces."""
     static = any(nic.addresses for nic in nics)
     return static or not given.is_nothing or template_link.of(template) is not None
 
 
-def assign(vm: Any, given: Given, template: Any, keys: Keyring) -> None:
+def assign(vm: Vm, given: Given, template: Template | None, keys: Keyring) -> None:
     """Gives a VM this from its next start on, in place of all before: within the caller's transaction.
 
     Raises what `rendering.render` raises, InvalidArgumentError INVALID_SSH_KEY, and FailedPreconditionError
@@ -68,7 +68,7 @@ def assign(vm: Any, given: Given, template: Any, keys: Keyring) -> None:
     _store(vm, given, template, keys, instance=instance)
 
 
-def stage(vm: Any, given: Given | None, template: Any, keys: Keyring, operation_id: str) -> bool:
+def stage(vm: Vm, given: Given | None, template: Template | None, keys: Keyring, operation_id: str) -> bool:
     """Prepares what a reinstalled VM gets (None: what it was given before), for `switch`: within the caller's
     transaction. Returns whether it gets anything. Raises what `assign` raises."""
     if given is None:
@@ -92,7 +92,7 @@ def forget(vm_id: str, operation_id: str = "") -> None:
     row = _row(vm_id, operation_id)
     if row is not None:
         VmUserData.delete().where(VmUserData.id == row.id).execute()
-        Passphrase.delete().where(Passphrase.id == row.passphrase_id).execute()
+        delete_passphrase(row.passphrase_id)
 
 
 def forget_all(vm_id: str) -> None:
@@ -101,7 +101,7 @@ def forget_all(vm_id: str) -> None:
         forget(vm_id, row.operation_id)
 
 
-def seed_of(vm: Any, keys: Keyring) -> Seed | None:
+def seed_of(vm: Vm, keys: Keyring) -> Seed | None:
     """The files that the VM's host puts on its CD-ROM, for the call that sends them; None: it has no such CD-ROM."""
     row = _row(vm.id)
     if row is None:
@@ -111,7 +111,7 @@ def seed_of(vm: Any, keys: Keyring) -> Seed | None:
     return seed.make(replace(guest, variables=kept.used), kept.user_data)
 
 
-def preview(vm: Any, given: Given | None, template: Any, keys: Keyring) -> Seed | None:
+def preview(vm: Vm | None, given: Given | None, template: Template | None, keys: Keyring) -> Seed | None:
     """What the guest of a VM (None: of a new one) would get from this template, if it were given this.
 
     given None: what the VM was given. What it gets as things are is `seed_of`. Raises what `rendering.render` raises.
@@ -125,7 +125,9 @@ def preview(vm: Any, given: Given | None, template: Any, keys: Keyring) -> Seed 
     return rendering.render(_inputs(guest, given, template, keys), settings.vms.USERDATA_MAX_LENGTH.get())
 
 
-def _store(vm: Any, given: Given, template: Any, keys: Keyring, *, instance: int, operation_id: str = "") -> bool:
+def _store(
+    vm: Vm, given: Given, template: Template | None, keys: Keyring, *, instance: int, operation_id: str = ""
+) -> bool:
     guest = _guest(vm, given, instance)
     if not is_needed(given, template, (nic.addressing for nic in guest.nics)):
         return False
@@ -147,12 +149,12 @@ def _store(vm: Any, given: Given, template: Any, keys: Keyring, *, instance: int
     return True
 
 
-def _inputs(guest: Guest, given: Given, template: Any, keys: Keyring) -> Inputs:
+def _inputs(guest: Guest, given: Given, template: Template | None, keys: Keyring) -> Inputs:
     document, policy = template_link.source(template, keys)
     return Inputs(guest, document, given.own, policy, given.values)
 
 
-def _guest(vm: Any, given: Given, instance: int) -> Guest:
+def _guest(vm: Vm, given: Given, instance: int) -> Guest:
     return Guest(seed.instance_id(vm.id, instance), vm.name, _nics(vm.id), given.ssh_keys)
 
 
@@ -171,11 +173,11 @@ def _instance(vm_id: str) -> int:
     return int(row.instance) if row else 0
 
 
-def _row(vm_id: str, operation_id: str = "") -> Any:
+def _row(vm_id: str, operation_id: str = "") -> VmUserData | None:
     return VmUserData.get_or_none((VmUserData.vm == vm_id) & (VmUserData.operation_id == operation_id))
 
 
-def _unsealed(row: Any, keys: Keyring) -> _Kept:
+def _unsealed(row: VmUserData, keys: Keyring) -> _Kept:
     return _from_json(sealing.unseal(keys.open(row), bytes(row.sealed), row.id))
 
 
