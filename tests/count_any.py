@@ -14,7 +14,7 @@ ALLOWED: dict[str, int] = {
     "agent": 87,
     "common": 30,
     "control/agents": 1,
-    "control/api": 78,
+    "control/api": 21,
     "control/catalog": 1,
     "control/cli": 61,
     "control/database": 1,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import grpc
 from google.longrunning.operations_pb2 import Operation as LongRunning
@@ -49,7 +48,7 @@ class DrsService(drs_pb2_grpc.DrsServiceServicer):
 
     def GenerateReturnPlan(self, request: pb.GenerateReturnPlanRequest, context: grpc.ServicerContext) -> pb.DrsPlan:
         caller = caller_of(context)
-        host: Any = resolve(Host, request.host, "host")
+        host = resolve(Host, request.host, "host")
         found = drs_plans.way_back(host)
 
         def make() -> DrsPlan:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
-from typing import Any
 
 import grpc
 from ostler.agent.v1 import host_pb2 as agent_pb
@@ -50,7 +49,7 @@ class HostService(host_pb2_grpc.HostServiceServicer):
     ) -> pb.CreateJoinTokenResponse:
         if not 0 <= request.ttl_s <= _LONGEST_TTL_S:
             raise bad_field("ttl_s", f"must be 1 to {_LONGEST_TTL_S} seconds, or 0 for {_DEFAULT_TTL_S}")
-        host: Any = optional(Host, request.host, "host")
+        host = optional(Host, request.host, "host")
         cluster = resolve(Cluster, request.cluster or (host.cluster_id if host else ""), "cluster")
         if host is not None and host.cluster_id != cluster.id:
             raise FailedPreconditionError(

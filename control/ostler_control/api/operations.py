@@ -13,7 +13,7 @@ from ostler.control.v1 import operation_pb2
 from ostler_common.errors import bad_field
 
 from ostler_control.api.caller import caller_of
-from ostler_control.api.convert import work
+from ostler_control.api.convert import operations as convert_operations
 from ostler_control.api.convert.enums import from_enum
 from ostler_control.api.paging import page
 from ostler_control.api.resolve import resolve, visible
@@ -39,13 +39,13 @@ class OperationService(operations_pb2_grpc.OperationsServicer):  # type: ignore[
         with session():
             query = visible(Operation, caller).where(*_conditions(request.filter))
             found = page(query, Operation, request, scope=caller.actor, newest_first=True)
-            operations = work.operations(found.rows, caller)
+            operations = convert_operations.operations(found.rows, caller)
         return pb.ListOperationsResponse(operations=operations, next_page_token=found.next_page_token)
 
     def GetOperation(self, request: pb.GetOperationRequest, context: grpc.ServicerContext) -> pb.Operation:
         caller = caller_of(context)
         with session():
-            return work.operation(_find(request.name, caller), caller)
+            return convert_operations.operation(_find(request.name, caller), caller)
 
     def WaitOperation(self, request: pb.WaitOperationRequest, context: grpc.ServicerContext) -> pb.Operation:
         caller = caller_of(context)
@@ -57,7 +57,7 @@ class OperationService(operations_pb2_grpc.OperationsServicer):  # type: ignore[
             operation = _find(request.name, caller)
         row = self._engine.wait(operation.id, timeout_s, context.is_active)
         with session():
-            return work.operation(row, caller)
+            return convert_operations.operation(row, caller)
 
     def CancelOperation(self, request: pb.CancelOperationRequest, context: grpc.ServicerContext) -> Empty:
         with session():
@@ -70,9 +70,9 @@ class OperationService(operations_pb2_grpc.OperationsServicer):  # type: ignore[
         return Empty()
 
 
-def _find(name: str, caller: Caller) -> Any:
+def _find(name: str, caller: Caller) -> Operation:
     """By id, with or without "operations/" in front."""
-    return resolve(Operation, name.removeprefix(work.OPERATION_PREFIX), "name", caller=caller)
+    return resolve(Operation, name.removeprefix(convert_operations.OPERATION_PREFIX), "name", caller=caller)
 
 
 def _conditions(text: str) -> list[Any]:

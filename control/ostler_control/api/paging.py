@@ -8,10 +8,11 @@ import datetime
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from google.protobuf.message import Message
 from ostler_common.errors import bad_field
+from peewee import ModelSelect
 
 from ostler_control.models import BaseModel
 
@@ -19,6 +20,7 @@ DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 500
 
 _Row = TypeVar("_Row")
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class ListRequest(Protocol):
@@ -44,8 +46,13 @@ def page_size_of(request: ListRequest) -> int:
 
 
 def page(
-    query: Any, model: type[BaseModel], request: ListRequest, *, scope: str = "", newest_first: bool = False
-) -> Page[Any]:
+    query: ModelSelect[_Model],
+    model: type[_Model],
+    request: ListRequest,
+    *,
+    scope: str = "",
+    newest_first: bool = False,
+) -> Page[_Model]:
     """The page of `query` (a select over `model`) that the request asks for.
 
     A token is good only for the request that it was given for: same filters, same `scope` (whatever else the query

@@ -7,6 +7,7 @@ import re
 from typing import Any, TypeVar
 
 from ostler_common.errors import FailedPreconditionError, NotFoundError, bad_field
+from peewee import ModelSelect
 
 from ostler_control.caller import Caller
 from ostler_control.catalog.names import is_id
@@ -60,10 +61,10 @@ def optional(model: type[_Row], ref: str, field: str, *, caller: Caller | None =
     return resolve(model, ref, field, caller=caller) if ref else None
 
 
-def visible(model: type[BaseModel], caller: Caller | None) -> Any:
+def visible(model: type[_Row], caller: Caller | None) -> ModelSelect[_Row]:
     """A select of what of this model the caller may see and name; None: whatever is live."""
     query = model.select()
-    if model in (ServiceOffering, DiskOffering):
+    if issubclass(model, (ServiceOffering, DiskOffering)):
         query = query.where(model.retire_time.is_null())
     if model is Host:
         query = query.where(~Host.removed)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import grpc
 from google.longrunning.operations_pb2 import Operation as LongRunning
 from ostler.control.v1 import snapshot_pb2 as pb
@@ -12,7 +10,7 @@ from ostler.control.v1 import snapshot_pb2_grpc
 from ostler_control import snapshots
 from ostler_control.agents import Agents
 from ostler_control.api.caller import caller_of
-from ostler_control.api.convert import work
+from ostler_control.api.convert import volumes as convert_volumes
 from ostler_control.api.convert.enums import from_enum
 from ostler_control.api.paging import page
 from ostler_control.api.requests import once
@@ -41,7 +39,7 @@ class SnapshotService(snapshot_pb2_grpc.SnapshotServiceServicer):
 
     def GetSnapshot(self, request: pb.GetSnapshotRequest, context: grpc.ServicerContext) -> pb.Snapshot:
         caller = caller_of(context)
-        return work.snapshot(resolve(Snapshot, request.snapshot, "snapshot", caller=caller), caller)
+        return convert_volumes.snapshot(resolve(Snapshot, request.snapshot, "snapshot", caller=caller), caller)
 
     def ListSnapshots(
         self, request: pb.ListSnapshotsRequest, context: grpc.ServicerContext
@@ -53,7 +51,7 @@ class SnapshotService(snapshot_pb2_grpc.SnapshotServiceServicer):
         if request.volume:
             query = query.where(Snapshot.volume_id == _volume_id(request.volume, caller))
         found = page(query, Snapshot, request, scope=caller.actor, newest_first=True)
-        rows = work.snapshots(found.rows, caller)
+        rows = convert_volumes.snapshots(found.rows, caller)
         return pb.ListSnapshotsResponse(snapshots=rows, next_page_token=found.next_page_token)
 
     def DeleteSnapshot(self, request: pb.DeleteSnapshotRequest, context: grpc.ServicerContext) -> LongRunning:
@@ -64,7 +62,7 @@ class SnapshotService(snapshot_pb2_grpc.SnapshotServiceServicer):
     def ForgetSnapshot(self, request: pb.ForgetSnapshotRequest, context: grpc.ServicerContext) -> pb.Snapshot:
         caller = caller_of(context)
         row = resolve(Snapshot, request.snapshot, "snapshot", caller=caller)
-        answer = work.snapshot(row, caller)
+        answer = convert_volumes.snapshot(row, caller)
         with transaction():
             snapshots.forget(row, caller.actor, validate_only=request.validate_only)
         return answer
@@ -87,7 +85,7 @@ class SnapshotService(snapshot_pb2_grpc.SnapshotServiceServicer):
             keep=request.keep,
         )
         row = once(SnapshotSchedule, caller, request, lambda: snapshots.create_schedule(wanted, caller.actor))
-        return work.snapshot_schedules([row], caller)[0]
+        return convert_volumes.snapshot_schedules([row], caller)[0]
 
     def ListSnapshotSchedules(
         self, request: pb.ListSnapshotSchedulesRequest, context: grpc.ServicerContext
@@ -97,7 +95,7 @@ class SnapshotService(snapshot_pb2_grpc.SnapshotServiceServicer):
         if request.volume:
             query = query.where(SnapshotSchedule.volume == resolve(Volume, request.volume, "volume", caller=caller))
         found = page(query, SnapshotSchedule, request, scope=caller.actor)
-        rows = work.snapshot_schedules(found.rows, caller)
+        rows = convert_volumes.snapshot_schedules(found.rows, caller)
         return pb.ListSnapshotSchedulesResponse(schedules=rows, next_page_token=found.next_page_token)
 
     def DeleteSnapshotSchedule(
@@ -109,6 +107,6 @@ class SnapshotService(snapshot_pb2_grpc.SnapshotServiceServicer):
         return pb.DeleteSnapshotScheduleResponse()
 
 
-def _volume_id(ref: str, caller: Caller) -> Any:
+def _volume_id(ref: str, caller: Caller) -> str:
     """The id of a volume; one that is gone is known by its id only."""
     return ref.lower() if is_id(ref) else resolve(Volume, ref, "volume", caller=caller).id

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from google.longrunning import operations_pb2
+from google.protobuf.message import Message
 from ostler_common.errors import PermissionDeniedError
 
-from ostler_control.api.convert import work
+from ostler_control.api.convert import operations as convert_operations
 from ostler_control.api.redact import redact_errors_for
 from ostler_control.api.requests import once
 from ostler_control.api.resolve import resolve
@@ -18,14 +18,14 @@ from ostler_control.models import Account, Operation
 from ostler_control.operations import launch
 
 
-def start_operation(caller: Caller, request: Any, make: Callable[[], Operation]) -> operations_pb2.Operation:
+def start_operation(caller: Caller, request: Message, make: Callable[[], Operation]) -> operations_pb2.Operation:
     """Runs `make` in one transaction and launches the operation; with validate_only rolls everything back."""
     with redact_errors_for(caller):
         if getattr(request, "validate_only", False):
-            return work.validated(_tried(make), caller)
+            return convert_operations.validated(_tried(make), caller)
         operation = once(Operation, caller, request, make)
         launch(operation)
-        return work.operation(Operation.get_by_id(operation.id), caller)
+        return convert_operations.operation(Operation.get_by_id(operation.id), caller)
 
 
 class _TakeBack(Exception):
@@ -42,13 +42,13 @@ def _tried(make: Callable[[], Operation]) -> Operation:
         return made[0]
 
 
-def account_for(caller: Caller, ref: str) -> Any:
+def account_for(caller: Caller, ref: str) -> Account:
     """The account that a new object is for: the caller's, unless an admin names another."""
     if not ref:
         return Account.get_by_id(caller.account_id)
     if caller.is_admin:
         return resolve(Account, ref, "account")
-    own: Any = Account.get_by_id(caller.account_id)
+    own = Account.get_by_id(caller.account_id)
     if ref not in (own.id, own.name):
         raise PermissionDeniedError("only admins may name another account", "OTHER_ACCOUNT")
     return own

@@ -15,7 +15,8 @@ from ostler_common.hypervisors import Function
 
 from ostler_control.agents import Agents
 from ostler_control.api.caller import caller_of
-from ostler_control.api.convert import userdata, work
+from ostler_control.api.convert import templates as convert_templates
+from ostler_control.api.convert import userdata
 from ostler_control.api.convert.enums import from_enum
 from ostler_control.api.export_encryption import export_encryption
 from ostler_control.api.paging import page
@@ -64,18 +65,20 @@ class TemplateService(template_pb2_grpc.TemplateServiceServicer):
                 if Template.get_or_none(Template.name == wanted.name) is not None:
                     raise template_store.name_taken(wanted.name)
         with template_store.receive(wanted, data_of(request_iterator), self._directory) as upload, session():
-            return work.template(once(Template, caller, header, make))
+            return convert_templates.template(once(Template, caller, header, make))
 
     def GetTemplate(self, request: pb.GetTemplateRequest, context: grpc.ServicerContext) -> pb.Template:
         with session():
-            return work.template(resolve(Template, request.template, "template"))
+            return convert_templates.template(resolve(Template, request.template, "template"))
 
     def ListTemplates(
         self, request: pb.ListTemplatesRequest, context: grpc.ServicerContext
     ) -> pb.ListTemplatesResponse:
         with session():
             found = page(visible(Template, None), Template, request)
-            return pb.ListTemplatesResponse(templates=work.templates(found.rows), next_page_token=found.next_page_token)
+            return pb.ListTemplatesResponse(
+                templates=convert_templates.templates(found.rows), next_page_token=found.next_page_token
+            )
 
     def DeleteTemplate(
         self, request: pb.DeleteTemplateRequest, context: grpc.ServicerContext
@@ -103,14 +106,14 @@ class TemplateService(template_pb2_grpc.TemplateServiceServicer):
             if request.validate_only:
                 virtual_size_bytes = inspected.image.virtual_size_bytes
                 return pb.Template(name=wanted.name, url=wanted.url, virtual_size_bytes=virtual_size_bytes)
-            return work.template(once(Template, caller, request, make))
+            return convert_templates.template(once(Template, caller, request, make))
 
     def UpdateTemplate(self, request: pb.UpdateTemplateRequest, context: grpc.ServicerContext) -> pb.Template:
         caller = caller_of(context)
         with session():
             template = resolve(Template, request.template, "template")
             template_link.update(template, *_link(request, caller), caller.actor)
-            return work.template(template)
+            return convert_templates.template(template)
 
     def CreateTemplate(self, request: pb.CreateTemplateRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import grpc
 from google.longrunning.operations_pb2 import Operation as LongRunning
@@ -14,7 +13,8 @@ from ostler_common.errors import bad_field
 from ostler_control import vms
 from ostler_control.agents import Agents
 from ostler_control.api.caller import caller_of
-from ostler_control.api.convert import userdata, work
+from ostler_control.api.convert import userdata
+from ostler_control.api.convert import vms as convert_vms
 from ostler_control.api.convert.enums import from_enum
 from ostler_control.api.masks import paths
 from ostler_control.api.paging import page
@@ -48,7 +48,7 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
 
     def GetVm(self, request: pb.GetVmRequest, context: grpc.ServicerContext) -> pb.Vm:
         caller = caller_of(context)
-        return work.vm(resolve(Vm, request.vm, "vm", caller=caller), caller)
+        return convert_vms.vm(resolve(Vm, request.vm, "vm", caller=caller), caller)
 
     def ListVms(self, request: pb.ListVmsRequest, context: grpc.ServicerContext) -> pb.ListVmsResponse:
         caller = caller_of(context)
@@ -61,16 +61,16 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         if request.state:
             query = query.where(Vm.state == from_enum(pb.Vm.State, "", request.state, "state"))
         found = page(query, Vm, request, scope=caller.actor)
-        return pb.ListVmsResponse(vms=work.vms(found.rows, caller), next_page_token=found.next_page_token)
+        return pb.ListVmsResponse(vms=convert_vms.vms(found.rows, caller), next_page_token=found.next_page_token)
 
     def UpdateVm(self, request: pb.UpdateVmRequest, context: grpc.ServicerContext) -> pb.Vm:
         caller, fields = caller_of(context), paths(request.update_mask, FIELDS)
-        row: Any = resolve(Vm, request.vm, "vm", caller=caller)
+        row = resolve(Vm, request.vm, "vm", caller=caller)
         drs_skip = request.values.drs_skip if "drs_skip" in fields else None
         groups = _groups(request.values.affinity_groups, row.account_id) if "affinity_groups" in fields else None
         details = dict(request.values.details) if "details" in fields else None
         given = self._given(request, row) if "user_data" in fields else None
-        return work.vm(vms.update(row, caller.actor, drs_skip, groups, details, given, self._keys), caller)
+        return convert_vms.vm(vms.update(row, caller.actor, drs_skip, groups, details, given, self._keys), caller)
 
     def StartVm(self, request: pb.StartVmRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
@@ -111,7 +111,7 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
 
     def FindHosts(self, request: pb.FindHostsRequest, context: grpc.ServicerContext) -> pb.FindHostsResponse:
         row = resolve(Vm, request.vm, "vm", caller=caller_of(context))
-        return pb.FindHostsResponse(candidates=map(work.candidate, vms.find_hosts(row)))
+        return pb.FindHostsResponse(candidates=map(convert_vms.candidate, vms.find_hosts(row)))
 
     def Console(
         self, request_iterator: Iterator[pb.ConsoleInput], context: grpc.ServicerContext
@@ -122,7 +122,7 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
             raise bad_field("vm", "must be in the first message", "REQUIRED")
         with redact_errors_for(caller):
             with session():
-                row: Any = resolve(Vm, first.vm, "vm", caller=caller)
+                row = resolve(Vm, first.vm, "vm", caller=caller)
                 host = address(running_host(row))
             typed = (request.data for request in request_iterator)
             for data in console(self._agents, row.id, host, _after(first.data, typed), first.force, context):
@@ -134,7 +134,7 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         with redact_errors_for(caller):
             return pb.ScreenshotResponse(png=screenshot(self._agents, row))
 
-    def _given(self, request: pb.UpdateVmRequest | pb.ReinstallVmRequest, vm: Any) -> Given:
+    def _given(self, request: pb.UpdateVmRequest | pb.ReinstallVmRequest, vm: Vm) -> Given:
         return userdata.given(request.user_data, vm.account_id, self._keys, vm.name)
 
 

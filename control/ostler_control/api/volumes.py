@@ -15,7 +15,7 @@ from ostler.types.v1 import volume_pb2 as types_pb2
 from ostler_control import volumes
 from ostler_control.agents import Agents
 from ostler_control.api.caller import caller_of
-from ostler_control.api.convert import work
+from ostler_control.api.convert import volumes as convert_volumes
 from ostler_control.api.convert.enums import from_enum
 from ostler_control.api.export_encryption import export_encryption
 from ostler_control.api.paging import page
@@ -72,7 +72,7 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
     def GetVolume(self, request: pb.GetVolumeRequest, context: grpc.ServicerContext) -> pb.Volume:
         caller = caller_of(context)
         row = resolve(Volume, request.volume, "volume", caller=caller)
-        message = work.volume(row, caller)
+        message = convert_volumes.volume(row, caller)
         if request.read_file:
             with redact_errors_for(caller):
                 message.file.CopyFrom(read_file(row, self._agents))
@@ -90,7 +90,9 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
         if request.HasField("encrypted"):
             query = query.where(Volume.passphrase.is_null(not request.encrypted))
         found = page(query, Volume, request, scope=caller.actor)
-        return pb.ListVolumesResponse(volumes=work.volumes(found.rows, caller), next_page_token=found.next_page_token)
+        return pb.ListVolumesResponse(
+            volumes=convert_volumes.volumes(found.rows, caller), next_page_token=found.next_page_token
+        )
 
     def GrowVolume(self, request: pb.GrowVolumeRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
@@ -116,7 +118,7 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
     def ForgetVolume(self, request: pb.ForgetVolumeRequest, context: grpc.ServicerContext) -> pb.ForgetVolumeResponse:
         caller = caller_of(context)
         row = resolve(Volume, request.volume, "volume", caller=caller)
-        answer = pb.ForgetVolumeResponse(volume=work.volume(row, caller))
+        answer = pb.ForgetVolumeResponse(volume=convert_volumes.volume(row, caller))
         with transaction():
             lost = volumes.forget(row, caller.actor, validate_only=request.validate_only)
         answer.lost_snapshots.extend(snapshot.name for snapshot in lost)
@@ -145,7 +147,7 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
         offering = resolve(DiskOffering, request.disk_offering, "disk_offering")
         with transaction():
             changed = volumes.change_offering(row, offering, caller.actor, validate_only=request.validate_only)
-        return work.volume(changed, caller)
+        return convert_volumes.volume(changed, caller)
 
     def CopyVolume(self, request: pb.CopyVolumeRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)

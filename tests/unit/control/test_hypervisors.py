@@ -12,7 +12,9 @@ from ostler.types.v1 import host_pb2, volume_pb2
 from ostler_common.errors import OstlerError
 from ostler_common.hypervisors import Function
 from ostler_control import settings, vms, volumes
-from ostler_control.api.convert import core, work
+from ostler_control.api.convert import core
+from ostler_control.api.convert import templates as convert_templates
+from ostler_control.api.convert import vms as convert_vms
 from ostler_control.api.hypervisors import HypervisorService
 from ostler_control.api.settings import SettingService
 from ostler_control.api.templates import _hypervisor_type
@@ -200,7 +202,7 @@ def test_the_custom_type_is_called_what_the_administrator_says() -> None:
     assert refusal(lambda: new_cluster_of("Old Name")).reason == "UNKNOWN_HYPERVISOR_TYPE"
     assert new_cluster_of("firecracker").hypervisor_display_name == "Firecracker"
     assert new_cluster_of("custom").hypervisor_display_name == "Firecracker", "the type's own word never changes"
-    assert work.template(template).hypervisor_display_name == "Firecracker"
+    assert convert_templates.template(template).hypervisor_display_name == "Firecracker"
     row: Any = Cluster.get_by_id(host.cluster_id)
     assert core.cluster(row, 1, rules.names()).hypervisor_display_name == "Firecracker"
 
@@ -328,7 +330,7 @@ def test_a_vm_of_a_custom_hypervisor_lives_like_any(working: tuple[Site, Engine]
     assert (vm.host.name, vm.hypervisor_type) == ("h4", "custom")
     root: Any = Volume.get(Volume.vm_id == vm.id)
     assert (root.format, root.pool.name) == ("raw", "local4")
-    assert work.vm(vm, site.admin()).hypervisor_display_name == "Custom"
+    assert convert_vms.vm(vm, site.admin()).hypervisor_display_name == "Custom"
     assert outcome(engine, site.record(lambda: vms.stop(vm, "alice", 0, True))) == OK
     new = volumes.NewVolume("data", site.account, site.disks["raw"], size_bytes=4 * MIB, pool=site.pools["local4"])
     qcow2 = volumes.NewVolume("q", site.account, site.disks["plain"], size_bytes=4 * MIB, pool=site.pools["local4"])

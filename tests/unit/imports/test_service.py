@@ -11,7 +11,7 @@ from ostler.control.v1 import import_pb2 as pb
 from ostler_common.errors import OstlerError
 from ostler_common.redaction import redacted
 from ostler_control.api.authorization import TABLE
-from ostler_control.api.convert import work
+from ostler_control.api.convert import vms as convert_vms
 from ostler_control.api.imports import ImportService
 from ostler_control.caller import Role
 from ostler_control.models import Event, Host, ImportSource, Operation, ServiceOffering, Vm, VmOrigin, new_id
@@ -198,7 +198,7 @@ def test_an_import_is_repeated_by_its_request_id(api: Api) -> None:
     assert api.service.ImportVm(request, api.context).name == first.name
     assert Vm.select().count() == 1
     assert PASSWORD not in row.inputs
-    shown = work.vm(Vm.get(), api.site.admin())
+    shown = convert_vms.vm(Vm.get(), api.site.admin())
     assert (shown.guest_os, shown.imported_from) == ("ubuntu", f"web 1 ({VmOrigin.get().source_ref}) on vc1")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ostler.control.v1 import affinity_pb2, drs_pb2
@@ -14,13 +14,13 @@ from ostler_control.api.convert.times import timestamp
 from ostler_control.caller import Caller
 from ostler_control.drs_plans import store
 from ostler_control.drs_plans.status import Status
-from ostler_control.models import Account, Cluster, Host
+from ostler_control.models import Account, AffinityGroup, Cluster, DrsMove, DrsPlan, Host, Vm, tuples
 from ostler_control.scheduling import affinity
 
 OPERATION_PREFIX = "operations/"
 
 
-def plan(row: Any) -> drs_pb2.DrsPlan:
+def plan(row: DrsPlan) -> drs_pb2.DrsPlan:
     """A plan with what led to it."""
     message = plans([row])[0]
     report = json.loads(row.report)
@@ -34,7 +34,7 @@ def plan(row: Any) -> drs_pb2.DrsPlan:
     return message
 
 
-def plans(rows: Sequence[Any]) -> list[drs_pb2.DrsPlan]:
+def plans(rows: Sequence[DrsPlan]) -> list[drs_pb2.DrsPlan]:
     """Plans as lists show them."""
     moves = store.moves_of_all([row.id for row in rows])
     clusters = _names(Cluster, {row.cluster_id for row in rows})
@@ -65,15 +65,16 @@ def plans(rows: Sequence[Any]) -> list[drs_pb2.DrsPlan]:
     ]
 
 
-def _names(model: Any, ids: set[str]) -> dict[str, str]:
-    return dict(model.select(model.id, model.name).where(model.id.in_(list(ids))).tuples())
+def _names(model: type[Account | Cluster | Host], ids: set[str]) -> dict[str, str]:
+    query = model.select(model.id, model.name).where(model.id.in_(list(ids)))
+    return dict(tuples(query, tuple[str, str]))
 
 
 def _operation(operation_id: str) -> str:
     return OPERATION_PREFIX + operation_id if operation_id else ""
 
 
-def _move(row: Any) -> drs_pb2.DrsMove:
+def _move(row: DrsMove) -> drs_pb2.DrsMove:
     considered = [
         drs_pb2.DrsMove.Considered(
             vm_name=other["vm_name"],
@@ -114,7 +115,7 @@ def _broken(rule: dict[str, Any]) -> drs_pb2.BrokenRule:
     return drs_pb2.BrokenRule(**{key: value for key, value in rule.items() if key != "kind"})
 
 
-def status(cluster: Any, found: Status) -> drs_pb2.ClusterStatus:
+def status(cluster: Cluster, found: Status) -> drs_pb2.ClusterStatus:
     return drs_pb2.ClusterStatus(
         cluster_id=cluster.id,
         cluster_name=cluster.name,
@@ -132,7 +133,7 @@ def status(cluster: Any, found: Status) -> drs_pb2.ClusterStatus:
     )
 
 
-def affinity_groups(rows: Sequence[Any], caller: Caller) -> list[affinity_pb2.AffinityGroup]:
+def affinity_groups(rows: Sequence[AffinityGroup], caller: Caller) -> list[affinity_pb2.AffinityGroup]:
     members = affinity.members_of([row.id for row in rows])
     accounts = _names(Account, {row.account_id for row in rows})
     hosts = _names(Host, {vm.host_id for vms in members.values() for vm in vms if vm.host_id})
@@ -151,8 +152,8 @@ def affinity_groups(rows: Sequence[Any], caller: Caller) -> list[affinity_pb2.Af
     ]
 
 
-def _members(vms: Iterable[Any], hosts: dict[str, str]) -> list[affinity_pb2.AffinityGroup.Member]:
+def _members(vms: Iterable[Vm], hosts: Mapping[str, str]) -> list[affinity_pb2.AffinityGroup.Member]:
     return [
-        affinity_pb2.AffinityGroup.Member(vm_id=vm.id, vm_name=vm.name, host_name=hosts.get(vm.host_id, ""))
+        affinity_pb2.AffinityGroup.Member(vm_id=vm.id, vm_name=vm.name, host_name=hosts.get(vm.host_id or "", ""))
         for vm in vms
     ]

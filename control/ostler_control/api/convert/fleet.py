@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from google.protobuf import json_format
 from ostler.control.v1 import account_pb2, host_pb2, pool_pb2
@@ -17,7 +16,7 @@ from peewee import fn
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.times import timestamp
 from ostler_control.hypervisors import rules
-from ostler_control.models import Cluster, Host, PoolHost, UnmanagedVm, User, Vm, Volume, Zone
+from ostler_control.models import Cluster, Host, Pool, PoolHost, UnmanagedVm, User, Vm, Volume, Zone, tuples
 from ostler_control.trust import certificates
 
 
@@ -34,21 +33,20 @@ def user(row: User, expire_times: Mapping[str, datetime.datetime]) -> account_pb
     )
 
 
-def hosts(rows: Sequence[Any], *, whole: bool) -> list[host_pb2.Host]:
+def hosts(rows: Sequence[Host], *, whole: bool) -> list[host_pb2.Host]:
     """whole: with probes and unmanaged VMs, which lists leave out."""
     ids = [row.id for row in rows]
     clusters = {row.id: row for row in Cluster.select(Cluster, Zone).join(Zone)}
-    placed: Any = Vm.select(Vm.host, fn.COUNT(Vm.id)).where(Vm.host.in_(ids)).group_by(Vm.host).tuples()
-    counts: dict[str, int] = dict(placed)
+    placed = Vm.select(Vm.host, fn.COUNT(Vm.id)).where(Vm.host.in_(ids)).group_by(Vm.host)
+    counts = dict(tuples(placed, tuple[str, int]))
     ends = certificates.expire_times(Kind.HOST)
     strangers: dict[str, list[vm_pb2.VmInfo]] = {}
     if whole:
-        found: Any = UnmanagedVm.select().where(UnmanagedVm.host.in_(ids)).order_by(UnmanagedVm.name)
-        for row in found:
-            strangers.setdefault(row.host_id, []).append(_stranger(row))
+        for found in UnmanagedVm.select().where(UnmanagedVm.host.in_(ids)).order_by(UnmanagedVm.name):
+            strangers.setdefault(found.host_id, []).append(_stranger(found))
     names = rules.names()
 
-    def one(row: Any) -> host_pb2.Host:
+    def one(row: Host) -> host_pb2.Host:
         unmanaged = strangers.get(row.id, [])
         return _host(row, clusters[row.cluster_id], counts.get(row.id, 0), ends.get(row.id), unmanaged, whole, names)
 
@@ -56,7 +54,7 @@ def hosts(rows: Sequence[Any], *, whole: bool) -> list[host_pb2.Host]:
 
 
 def _host(
-    row: Any,
+    row: Host,
     cluster: Cluster,
     vm_count: int,
     certificate_end: datetime.datetime | None,
@@ -106,24 +104,24 @@ def _stranger(row: UnmanagedVm) -> vm_pb2.VmInfo:
     )
 
 
-def pools(rows: Sequence[Any]) -> list[pool_pb2.Pool]:
+def pools(rows: Sequence[Pool]) -> list[pool_pb2.Pool]:
     ids = [row.id for row in rows]
-    sums: Any = Volume.select(Volume.pool, fn.SUM(Volume.size_bytes)).where(Volume.pool.in_(ids)).group_by(Volume.pool)
-    provisioned: dict[str, int] = dict(sums.tuples())
+    sums = Volume.select(Volume.pool, fn.SUM(Volume.size_bytes)).where(Volume.pool.in_(ids)).group_by(Volume.pool)
+    provisioned = dict(tuples(sums, tuple[str, int]))
     reaches: dict[str, list[pool_pb2.PoolHost]] = {}
-    proved: Any = PoolHost.select(PoolHost, Host).join(Host).where(PoolHost.pool.in_(ids)).order_by(Host.name)
-    for row in proved:
+    for row in PoolHost.select(PoolHost, Host).join(Host).where(PoolHost.pool.in_(ids)).order_by(Host.name):
         message = pool_pb2.PoolHost(
             host_id=row.host.id, host_name=row.host.name, reachable=row.reachable, reason=row.reason
         )
         reaches.setdefault(row.pool_id, []).append(message)
     names = _scope_names(rows)
     return [
-        _pool(row, names.get(row.scope_id, ""), provisioned.get(row.id, 0), reaches.get(row.id, [])) for row in rows
+        _pool(pool, names.get(pool.scope_id, ""), provisioned.get(pool.id, 0), reaches.get(pool.id, []))
+        for pool in rows
     ]
 
 
-def _pool(row: Any, scope_name: str, provisioned_bytes: int, reach: list[pool_pb2.PoolHost]) -> pool_pb2.Pool:
+def _pool(row: Pool, scope_name: str, provisioned_bytes: int, reach: list[pool_pb2.PoolHost]) -> pool_pb2.Pool:
     return pool_pb2.Pool(
         id=row.id,
         name=row.name,
@@ -144,12 +142,12 @@ def _pool(row: Any, scope_name: str, provisioned_bytes: int, reach: list[pool_pb
     )
 
 
-def _scope_names(rows: Sequence[Any]) -> dict[str, str]:
+def _scope_names(rows: Sequence[Pool]) -> dict[str, str]:
     names: dict[str, str] = {}
-    places: tuple[tuple[Any, str], ...] = ((Host, "host"), (Cluster, "cluster"), (Zone, "zone"))
+    places: tuple[tuple[type[Host | Cluster | Zone], str], ...] = ((Host, "host"), (Cluster, "cluster"), (Zone, "zone"))
     for model, scope in places:
         ids = {row.scope_id for row in rows if row.scope == scope}
         if ids:
-            found: Any = model.select(model.id, model.name).where(model.id.in_(ids)).tuples()
-            names.update(dict(found))
+            query = model.select(model.id, model.name).where(model.id.in_(ids))
+            names.update(tuples(query, tuple[str, str]))
     return names

@@ -90,7 +90,7 @@ def _document(draw: st.DrawFn) -> Given:
         entries = [{"type": stated, "content": content.decode()} for stated, content in parts]
         data = b"#cloud-config-archive\n" + yaml.safe_dump(entries, allow_unicode=draw(st.booleans())).encode()
     if draw(st.booleans()):
-        data = gzip.compress(data)
+        data = gzip.compress(data, mtime=0)
     if draw(st.booleans()):
         data = base64.encodebytes(data)
     return Given(data, tuple(content for _, content in parts))

@@ -80,7 +80,7 @@ def test_plain_text_stays_readable() -> None:
 
 
 def test_compressed_documents_merge_like_others() -> None:
-    assert append(gzip.compress(CONFIG), gzip.compress(SCRIPT)) == append(CONFIG, SCRIPT)
+    assert append(gzip.compress(CONFIG, mtime=0), gzip.compress(SCRIPT, mtime=0)) == append(CONFIG, SCRIPT)
 
 
 def test_the_result_is_compressed_only_when_it_must_shrink() -> None:

@@ -1,0 +1,124 @@
+"""Operations, and the resources that they answer with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+
+from google.longrunning import operations_pb2
+from google.protobuf.message import Message
+from ostler.control.v1 import drs_pb2, operation_pb2, snapshot_pb2, template_pb2, vm_pb2, volume_pb2
+from ostler_common.errors import to_status
+
+from ostler_control.api.convert import drs, keys, templates, vms, volumes
+from ostler_control.api.convert.enums import to_enum
+from ostler_control.api.convert.lookups import shown_to
+from ostler_control.api.convert.times import timestamp
+from ostler_control.api.redact import Conceal, concealed
+from ostler_control.caller import Caller
+from ostler_control.models import DrsPlan, Host, Operation, Snapshot, Template, Vm, Volume
+from ostler_control.operations.records import error_from_json
+from ostler_control.states import OperationState
+
+OPERATION_PREFIX = "operations/"
+_State = operation_pb2.OperationMetadata
+
+
+def operations(rows: Iterable[Operation], caller: Caller) -> list[operations_pb2.Operation]:
+    shown = shown_to(caller)
+    return [_operation(row, caller, shown) for row in rows]
+
+
+def operation(row: Operation, caller: Caller) -> operations_pb2.Operation:
+    return operations([row], caller)[0]
+
+
+def _operation(row: Operation, caller: Caller, shown: Conceal) -> operations_pb2.Operation:
+    metadata = operation_pb2.OperationMetadata(
+        verb=row.verb,
+        resource_type=row.resource_type,
+        resource_id=row.resource_id,
+        resource_name=row.resource_name,
+        state=to_enum(_State.State, "", row.state),
+        user=row.user,
+        create_time=timestamp(row.create_time),
+        end_time=timestamp(row.end_time),
+        cancel_requested=row.cancel_requested,
+    )
+    metadata.progress.phase = shown(row.phase)
+    metadata.progress.bytes_done = row.bytes_done
+    metadata.progress.bytes_total = row.bytes_total
+    metadata.progress.percent = row.percent
+    message = operations_pb2.Operation(name=OPERATION_PREFIX + row.id)
+    message.metadata.Pack(metadata)
+    message.done = row.state.is_over
+    if row.error:
+        error = error_from_json(row.error)
+        message.error.CopyFrom(to_status(error if caller.is_admin else concealed(error, shown)))
+    elif message.done:
+        message.response.Pack(_response(row, caller))
+    return message
+
+
+def validated(row: Operation, caller: Caller) -> operations_pb2.Operation:
+    """The answer to validate_only: done, without a response, because nothing was done. An admin is told the host."""
+    inputs = json.loads(row.inputs)
+    host = Host.get_or_none(Host.id == inputs.get("destination_id", inputs.get("host_id", "")))
+    row.state, row.percent = OperationState.SUCCEEDED, 100
+    row.phase = f"on host {host.name}" if host and caller.is_admin else ""
+    message = operation(row, caller)
+    message.ClearField("name")
+    message.ClearField("response")
+    message.done = True
+    return message
+
+
+def _response(row: Operation, caller: Caller) -> Message:
+    """The resource as it is now; only its id and name once it is deleted."""
+    respond = _RESPONSES.get(row.resource_type, _vm)
+    return respond(row, caller)
+
+
+def _volume(row: Operation, caller: Caller) -> Message:
+    found = Volume.get_or_none(Volume.id == row.resource_id)
+    if found is not None:
+        return volumes.volume(found, caller)
+    return volume_pb2.Volume(id=row.resource_id, name=row.resource_name, state=volume_pb2.Volume.DELETING, slot=-1)
+
+
+def _snapshot(row: Operation, caller: Caller) -> Message:
+    found = Snapshot.get_or_none(Snapshot.id == row.resource_id)
+    if found is not None:
+        return volumes.snapshot(found, caller)
+    gone = snapshot_pb2.Snapshot.DELETING
+    return snapshot_pb2.Snapshot(id=row.resource_id, name=row.resource_name, state=gone)
+
+
+def _template(row: Operation, caller: Caller) -> Message:
+    found = Template.get_or_none(Template.id == row.resource_id)
+    return templates.template(found) if found is not None else template_pb2.Template(name=row.resource_name)
+
+
+def _plan(row: Operation, caller: Caller) -> Message:
+    found = DrsPlan.get_or_none(DrsPlan.id == row.resource_id)
+    return drs.plan(found) if found is not None else drs_pb2.DrsPlan(id=row.resource_id, name=row.resource_name)
+
+
+def _key(row: Operation, caller: Caller) -> Message:
+    return keys.key_after(row.resource_id)
+
+
+def _vm(row: Operation, caller: Caller) -> Message:
+    found = Vm.get_or_none(Vm.id == row.resource_id)
+    if found is not None:
+        return vms.vm(found, caller)
+    return vm_pb2.Vm(id=row.resource_id, name=row.resource_name, state=vm_pb2.Vm.DELETING)
+
+
+_RESPONSES: Mapping[str, Callable[[Operation, Caller], Message]] = {
+    "volume": _volume,
+    "snapshot": _snapshot,
+    "template": _template,
+    "drs": _plan,
+    "key": _key,
+}

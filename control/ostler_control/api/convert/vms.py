@@ -1,0 +1,118 @@
+"""VMs, and the hosts that could take one."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from ostler.control.v1 import vm_pb2
+from ostler.types.v1 import vm_pb2 as types_vm_pb2
+
+from ostler_control.api.convert.enums import to_enum
+from ostler_control.api.convert.lookups import by_id, name_of, shown_to
+from ostler_control.api.convert.times import timestamp
+from ostler_control.caller import Caller
+from ostler_control.hypervisors import rules
+from ostler_control.models import Account, Cluster, Host, Nic, Pool, ServiceOffering, Vm, VmOrigin, Volume
+from ostler_control.placement import Candidate
+from ostler_control.scheduling import affinity
+from ostler_control.userdata import addressing
+from ostler_control.userdata.seed import DHCP
+from ostler_control.vms import details
+
+
+def vms(rows: Sequence[Vm], caller: Caller) -> list[vm_pb2.Vm]:
+    ids = [row.id for row in rows]
+    accounts = by_id(Account, (row.account_id for row in rows))
+    offerings = by_id(ServiceOffering, (row.service_offering_id for row in rows))
+    hosts = by_id(Host, (row.host_id or row.last_host_id for row in rows))
+    clusters = by_id(Cluster, (host.cluster_id for host in hosts.values()))
+    disks: defaultdict[str, list[Volume]] = defaultdict(list)
+    attached = list(Volume.select().where(Volume.vm_id.in_(ids)).order_by(Volume.slot))
+    for disk in attached:
+        disks[disk.vm_id].append(disk)
+    pools = by_id(Pool, (disk.pool_id for disk in attached))
+    groups = affinity.groups_of(ids)
+    vm_details = details.of_vms(ids)
+    origins = {row.vm_id: row for row in VmOrigin.select().where(VmOrigin.vm.in_(ids))}
+    nics: defaultdict[str, list[vm_pb2.VmNic]] = defaultdict(list)
+    interfaces = list(Nic.select().where(Nic.vm.in_(ids)).order_by(Nic.position))
+    static = addressing.of_nics(nic.id for nic in interfaces)
+    for nic in interfaces:
+        own = static.get(nic.id, DHCP)
+        nics[nic.vm_id].append(
+            vm_pb2.VmNic(
+                mac=nic.mac,
+                bridge=nic.bridge,
+                model=nic.model,
+                addresses=own.addresses,
+                gateways=own.gateways,
+                nameservers=own.nameservers,
+            )
+        )
+
+    shown, type_names = shown_to(caller), rules.names()
+
+    def one(row: Vm) -> vm_pb2.Vm:
+        host = hosts.get(row.host_id or row.last_host_id)
+        origin = origins.get(row.id)
+        return vm_pb2.Vm(
+            id=row.id,
+            name=row.name,
+            account_id=row.account_id,
+            account_name=name_of(accounts, row.account_id),
+            state=to_enum(vm_pb2.Vm.State, "", row.state),
+            power_state=to_enum(types_vm_pb2.PowerState, "POWER_STATE_", row.power_state),
+            attention=shown(row.attention),
+            service_offering_name=name_of(offerings, row.service_offering_id),
+            cpus=row.cpus,
+            memory_bytes=row.memory_bytes,
+            firmware=to_enum(types_vm_pb2.Firmware, "FIRMWARE_", row.firmware),
+            template_name=row.template_name,
+            host_id=host.id if host and caller.is_admin else "",
+            host_name=host.name if host and caller.is_admin else "",
+            cluster_name=name_of(clusters, host.cluster_id) if host else "",
+            volumes=[_vm_volume(disk, pools) for disk in disks[row.id]],
+            nics=nics[row.id],
+            create_time=timestamp(row.create_time),
+            state_time=timestamp(row.state_time),
+            drs_skip=row.drs_skip,
+            affinity_groups=[group.name for group in groups.get(row.id, ())],
+            hypervisor_type=row.hypervisor_type,
+            hypervisor_display_name=type_names.get(row.hypervisor_type, row.hypervisor_type),
+            details=vm_details.get(row.id, {}),
+            guest_os=origin.guest_os if origin else "",
+            imported_from=_imported_from(origin) if origin and caller.is_admin else "",
+        )
+
+    return [one(row) for row in rows]
+
+
+def _imported_from(origin: VmOrigin) -> str:
+    return f"{origin.source_vm} ({origin.source_ref}) on {origin.source_name}"
+
+
+def _vm_volume(row: Volume, pools: Mapping[str | None, Pool]) -> vm_pb2.VmVolume:
+    return vm_pb2.VmVolume(
+        volume_id=row.id,
+        volume_name=row.name,
+        slot=row.slot,
+        size_bytes=row.size_bytes,
+        encrypted=row.passphrase_id is not None,
+        pool_name=name_of(pools, row.pool_id),
+    )
+
+
+def vm(row: Vm, caller: Caller) -> vm_pb2.Vm:
+    return vms([row], caller)[0]
+
+
+def candidate(found: Candidate) -> vm_pb2.FindHostsResponse.Candidate:
+    return vm_pb2.FindHostsResponse.Candidate(
+        host_id=found.host_id,
+        host_name=found.host_name,
+        fits=found.refusal is None,
+        refusal=found.refusal.code if found.refusal else "",
+        explanation=found.refusal.explanation if found.refusal else "",
+        score=found.score,
+    )
