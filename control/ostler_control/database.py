@@ -164,6 +164,11 @@ class _Erasure:
 _erasure = _Erasure()
 
 
+def known_migrations() -> list[str]:
+    """The names of all migrations of this program."""
+    return sorted(path.stem for path in _MIGRATIONS.glob("[0-9]*.py"))
+
+
 def migrate() -> list[str]:
     """Brings the schema up to this version; returns the names of the migrations that were applied.
 

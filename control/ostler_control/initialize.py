@@ -80,7 +80,7 @@ def _database(config: ControlConfig) -> Iterator[None]:
             yield
     finally:
         database.disconnect()
-        _hand_over(config.state_dir)
+        give_to_service(config.state_dir)
 
 
 def _check_keys(state: StateDir) -> None:
@@ -179,8 +179,8 @@ def _shown(url: str) -> str:
     return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
-def _hand_over(directory: Path) -> None:
-    """Run by root, for a service that runs as another user: what was made becomes that user's."""
+def give_to_service(directory: Path) -> None:
+    """As root: gives the directory and its files to the user whom the service runs as."""
     if os.geteuid() != 0:
         return
     stat = directory.stat()

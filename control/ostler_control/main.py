@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import sys
 import threading
 from pathlib import Path
@@ -152,6 +153,56 @@ def key_restore(config_path: Path | None, backup: Path, key_path: Path | None) -
         _fail(str(error))
     click.echo(f"{path}: {len(restored)} key{'' if len(restored) == 1 else 's'} restored {' '.join(restored)}".rstrip())
     click.echo("next: start the control plane, then `ostler key verify`")
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.pass_obj
+def backup(config_path: Path | None, file: Path) -> None:
+    """Writes the database and its journal, as of one moment, to FILE. The control plane may be running.
+
+    Passphrases stay sealed in it. Back up the key-encryption key and the CAs apart from it.
+
+    \b
+    Example:
+      ostler-control backup /var/backups/ostler-$(date +%F).backup
+    """
+    from ostler_common.errors import OstlerError
+
+    from ostler_control import backup as backups
+    from ostler_control.config import load_config
+
+    try:
+        manifest = backups.create(load_config(config_path), file.absolute())
+    except (OstlerError, OSError, sqlite3.Error) as error:
+        _fail(f"no backup was written: {error}")
+    click.echo(f"{file}: backup of {manifest.create_time}")
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.option("--replace", is_flag=True, help="Replace an existing database, which is kept beside the new one.")
+@click.pass_obj
+def restore(config_path: Path | None, file: Path, replace: bool) -> None:
+    """Restores what `ostler-control backup` wrote to FILE. Stop the control plane first.
+
+    What has changed since the backup is unknown to the restored database: compare `ostler vm list` with the hosts, and
+    run `ostler key verify`.
+    """
+    from ostler_common.errors import OstlerError
+
+    from ostler_control import backup as backups
+    from ostler_control.config import load_config
+    from ostler_control.initialize import give_to_service
+
+    try:
+        config = load_config(config_path)
+        manifest = backups.restore(config, file.absolute(), replace=replace)
+        give_to_service(config.state_dir)
+    except (OstlerError, OSError, sqlite3.Error) as error:
+        _fail(f"nothing was restored: {error}")
+    click.echo(f"restored the backup of {manifest.create_time}, made by Ostler {manifest.version}")
+    click.echo("next: start the control plane, then `ostler key verify` and `ostler vm list`")
 
 
 @main.command()

@@ -1,0 +1,222 @@
+"""Backups of a control plane on SQLite: the database and its journal as of one moment, in one file.
+
+Passphrases stay sealed in it; the key-encryption key, the CAs and the template files are not in it. On PostgreSQL the
+journal is a schema of the same database, and `pg_dump` does this.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import io
+import json
+import os
+import sqlite3
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ostler_common.errors import FailedPreconditionError, InvalidArgumentError
+from ostler_common.versions import own_version
+
+from ostler_control import database
+from ostler_control.config import ControlConfig
+
+_DATABASE, _JOURNAL, _REPLICA, _MANIFEST = "ostler.sqlite", "dbos.sqlite", "replica_id", "manifest.json"
+_FORMAT = 1
+_LOCK_TIMEOUT_S = 30.0
+_MAX_MANIFEST_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a backup says of itself. create_time: ISO 8601, UTC; migrations: those that its database has applied."""
+
+    create_time: str
+    version: str
+    migrations: tuple[str, ...]
+
+
+def create(config: ControlConfig, path: Path) -> Manifest:
+    """Writes a backup; the control plane may be running. An older file at `path` is replaced once the new one is whole.
+
+    Raises FailedPreconditionError: USE_PG_DUMP, NO_DATABASE; OSError when the file cannot be written.
+    """
+    source = _database_file(config)
+    if not source.exists():
+        raise FailedPreconditionError(f"there is no database {source} (run `ostler-control init`)", "NO_DATABASE")
+    part = path.with_name(f".{path.name}.part")
+    with tempfile.TemporaryDirectory(prefix=".backup-", dir=path.parent) as scratch_name:
+        scratch = Path(scratch_name)
+        # While nobody can write to the database its journal is copied first: every step that the copied journal calls
+        # finished then has its effects in the copied database. The opposite order could lose some.
+        with closing(sqlite3.connect(source, timeout=_LOCK_TIMEOUT_S, isolation_level=None)) as lock:
+            lock.execute("BEGIN IMMEDIATE")
+            journal = config.state_dir / _JOURNAL
+            if journal.exists():
+                _copy(journal, scratch / _JOURNAL)
+            _copy(source, scratch / _DATABASE)
+            lock.execute("ROLLBACK")
+        manifest = Manifest(
+            datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            own_version(),
+            _migrations(scratch / _DATABASE),
+        )
+        try:
+            _write_archive(part, manifest, scratch, config.state_dir / _REPLICA)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    return manifest
+
+
+def restore(config: ControlConfig, path: Path, *, replace: bool = False) -> Manifest:
+    """Puts a backup's database and journal in place, while the control plane is stopped.
+
+    replace: an existing database is kept beside the new one, with the suffix ".before-restore".
+    Raises InvalidArgumentError BAD_BACKUP; FailedPreconditionError: USE_PG_DUMP, RUNS_ALREADY, DATABASE_EXISTS,
+    DATABASE_TOO_NEW. Then nothing has changed.
+    """
+    target = _database_file(config)
+    config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _stopped(config), tempfile.TemporaryDirectory(prefix=".restore-", dir=config.state_dir) as scratch_name:
+        scratch = Path(scratch_name)
+        manifest = _read_archive(path, scratch)
+        _check(scratch, manifest)
+        if target.exists() and not replace:
+            raise FailedPreconditionError(
+                f"there is a database already ({target}); to replace it, repeat this with --replace: the old one is "
+                "kept beside it",
+                "DATABASE_EXISTS",
+            )
+        for name, place in (
+            (_JOURNAL, config.state_dir / _JOURNAL),
+            (_DATABASE, target),
+            (_REPLICA, config.state_dir / _REPLICA),
+        ):
+            _put_aside(place)
+            if (scratch / name).exists():
+                _sync(scratch / name)
+                (scratch / name).replace(place)
+        _sync(config.state_dir)
+    return manifest
+
+
+def _database_file(config: ControlConfig) -> Path:
+    if not config.database.startswith("sqlite:///"):
+        raise FailedPreconditionError(
+            "the database is PostgreSQL: back it up and restore it with pg_dump and pg_restore, whole (the journal is "
+            "its schema dbos)",
+            "USE_PG_DUMP",
+        )
+    return Path(config.database.removeprefix("sqlite:///"))
+
+
+def _copy(source: Path, target: Path) -> None:
+    """SQLite's online backup: consistent while others write."""
+    with (
+        closing(sqlite3.connect(source, timeout=_LOCK_TIMEOUT_S)) as reader,
+        closing(sqlite3.connect(target)) as writer,
+    ):
+        reader.backup(writer)
+        writer.execute("PRAGMA journal_mode = DELETE")  # one file, with nothing beside it
+
+
+def _migrations(path: Path) -> tuple[str, ...]:
+    with closing(sqlite3.connect(path)) as connection:
+        rows = connection.execute("SELECT name FROM schema_migration ORDER BY name").fetchall()
+        return tuple(name for (name,) in rows)
+
+
+def _write_archive(path: Path, manifest: Manifest, scratch: Path, replica: Path) -> None:
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        with tarfile.open(fileobj=file, mode="w:gz") as archive:
+            content = {"format": _FORMAT, **vars(manifest)}
+            data = json.dumps(content, indent=2).encode()
+            info = tarfile.TarInfo(_MANIFEST)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+            for member in (scratch / _DATABASE, scratch / _JOURNAL, replica):
+                if member.exists():
+                    archive.add(member, member.name)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read_archive(path: Path, scratch: Path) -> Manifest:
+    """Unpacks the known members, whatever else is in the archive."""
+    try:
+        with tarfile.open(path, "r:gz") as archive:
+            for name in (_MANIFEST, _DATABASE, _JOURNAL, _REPLICA):
+                try:
+                    member = archive.getmember(name)
+                except KeyError:
+                    if name in (_MANIFEST, _DATABASE):
+                        raise
+                    continue
+                if not member.isfile() or (name == _MANIFEST and member.size > _MAX_MANIFEST_BYTES):
+                    raise KeyError(name)
+                archive.extract(member, scratch, set_attrs=False, filter="data")
+                (scratch / name).chmod(0o600)
+        content = json.loads((scratch / _MANIFEST).read_bytes())
+        if content["format"] != _FORMAT:
+            raise KeyError("format")
+        return Manifest(str(content["create_time"]), str(content["version"]), tuple(map(str, content["migrations"])))
+    except (tarfile.TarError, EOFError, KeyError, TypeError, ValueError) as error:
+        raise InvalidArgumentError(
+            f"{path} is not a whole backup made by `ostler-control backup` ({type(error).__name__})", "BAD_BACKUP"
+        ) from error
+
+
+def _check(scratch: Path, manifest: Manifest) -> None:
+    unknown = sorted(set(manifest.migrations) - set(database.known_migrations()))
+    if unknown:
+        raise FailedPreconditionError(
+            f"Ostler {manifest.version} wrote the backup (it knows {', '.join(unknown)}): restore it with that version",
+            "DATABASE_TOO_NEW",
+        )
+    for name in (_DATABASE, _JOURNAL):
+        if not (scratch / name).exists():
+            continue
+        try:
+            with closing(sqlite3.connect(scratch / name)) as connection:
+                (answer,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+        except sqlite3.DatabaseError as error:
+            answer = str(error)
+        if answer != "ok":
+            raise InvalidArgumentError(f"the backup's {name} is damaged: {answer}", "BAD_BACKUP")
+
+
+def _put_aside(path: Path) -> None:
+    """Renames a file that is in the way; SQLite's files beside it go with it."""
+    for suffix in ("", "-wal", "-shm"):
+        old = path.with_name(path.name + suffix)
+        if old.exists():
+            old.replace(path.with_name(f"{path.name}.before-restore{suffix}"))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _stopped(config: ControlConfig) -> Iterator[None]:
+    """Holds the lock of a running control plane, so that none runs meanwhile."""
+    with (config.state_dir / ".run.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FailedPreconditionError(
+                f"a control plane runs on {config.state_dir}: stop it first (systemctl stop ostler-control)",
+                "RUNS_ALREADY",
+            ) from None
+        yield
