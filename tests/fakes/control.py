@@ -372,6 +372,12 @@ class Imports(import_pb2_grpc.ImportServiceServicer):
         self.control.ask(request)
         return import_pb2.ImportSource(name=request.name, type=request.type, thumbprint=request.thumbprint)
 
+    def UpdateImportSource(
+        self, request: import_pb2.UpdateImportSourceRequest, context: grpc.ServicerContext
+    ) -> import_pb2.ImportSource:
+        self.control.ask(request)
+        return import_pb2.ImportSource(name=request.source, thumbprint=request.thumbprint)
+
     def ListSourceVms(
         self, request: import_pb2.ListSourceVmsRequest, context: grpc.ServicerContext
     ) -> import_pb2.ListSourceVmsResponse:

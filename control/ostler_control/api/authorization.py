@@ -89,6 +89,7 @@ TABLE: Mapping[str, frozenset[Role]] = {
             "CreateImportSource": _ADMINS,
             "GetImportSource": _ADMINS,
             "ListImportSources": _ADMINS,
+            "UpdateImportSource": _ADMINS,
             "DeleteImportSource": _ADMINS,
             "ListSourceVms": _ADMINS,
             "CheckImport": _ADMINS,

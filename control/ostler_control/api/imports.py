@@ -73,6 +73,17 @@ class ImportService(import_pb2_grpc.ImportServiceServicer):
                 sources=map(convert.source, found.rows), next_page_token=found.next_page_token
             )
 
+    def UpdateImportSource(
+        self, request: pb.UpdateImportSourceRequest, context: grpc.ServicerContext
+    ) -> pb.ImportSource:
+        with session():
+            row = resolve(ImportSource, request.source, "source")
+        password = Secret(request.password) if request.password else None
+        new = sources.changed(row, request.username, password, _trust(request), self._keys)
+        sources.prove(new)
+        with session():
+            return convert.source(sources.update(row, new, caller_of(context).actor, self._keys))
+
     def DeleteImportSource(
         self, request: pb.DeleteImportSourceRequest, context: grpc.ServicerContext
     ) -> pb.DeleteImportSourceResponse:
@@ -115,6 +126,9 @@ class ImportService(import_pb2_grpc.ImportServiceServicer):
 def _new_source(request: pb.CreateImportSourceRequest, caller: Caller) -> sources.NewSource:
     if request.type != sources.TYPE:
         raise bad_field("type", f'must be "{sources.TYPE}"', "INVALID_SOURCE_TYPE")
+    trust = _trust(request)
+    if trust is None:
+        raise bad_field("trust", "is required: a CA or the certificate's thumbprint", "REQUIRED")
     # A repeat of the request makes the same row, so that its password stays sealed for that.
     source_id = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{caller.id}/{request.request_id}"))
     return sources.NewSource(
@@ -123,17 +137,17 @@ def _new_source(request: pb.CreateImportSourceRequest, caller: Caller) -> source
         address=request.address,
         username=request.username,
         password=Secret(request.password),
-        trust=_trust(request),
+        trust=trust,
     )
 
 
-def _trust(request: pb.CreateImportSourceRequest) -> Trust:
+def _trust(request: pb.CreateImportSourceRequest | pb.UpdateImportSourceRequest) -> Trust | None:
     kind = request.WhichOneof("trust")
     if kind == "ca_pem":
         return trust_ca(request.ca_pem)
     if kind == "thumbprint":
         return trust_thumbprint(request.thumbprint)
-    raise bad_field("trust", "is required: a CA or the certificate's thumbprint", "REQUIRED")
+    return None
 
 
 def _matches(request: pb.ListSourceVmsRequest, vm: SourceVm) -> bool:

@@ -81,6 +81,34 @@ def create(new: NewSource, actor: str, keys: Keyring) -> ImportSource:
     return row
 
 
+def changed(
+    source: ImportSource, username: str, password: Secret | None, trust: Trust | None, keys: Keyring
+) -> NewSource:
+    """A source as it is to be; what is "" or None stays. Its address stays: the password is for no other server."""
+    return NewSource(
+        id=source.id,
+        name=source.name,
+        address=source.address,
+        username=username or source.username,
+        password=password or keys.open(source),
+        trust=trust or server_of(source).trust,
+    )
+
+
+def update(source: ImportSource, new: NewSource, actor: str, keys: Keyring) -> ImportSource:
+    """Writes down a changed source that was proved. Imports under way use it from their next step on."""
+    with transaction():
+        ImportSource.update(
+            username=new.username,
+            ca_pem=new.trust.ca_pem,
+            thumbprint=new.trust.sha256,
+            passphrase=keys.store(new.password, new.id),
+        ).where(ImportSource.id == source.id).execute()
+        delete_passphrase(source.passphrase_id)
+        events.record("import-source.update", events.Outcome.SUCCEEDED, actor, "import-source", source.id, source.name)
+        return ImportSource.get_by_id(source.id)
+
+
 def delete(source: ImportSource, actor: str) -> None:
     """Forgets a source and its password, and what failed imports may have left there.
 

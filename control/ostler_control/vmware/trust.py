@@ -74,7 +74,7 @@ def pinned(host: str, port: int, algorithm: str, digest: str, timeout_s: float) 
     if not hmac.compare_digest(shown, digest.replace(":", "").lower()):
         raise FailedPreconditionError(
             f"{host}:{port} shows a certificate with {algorithm.upper()} thumbprint {shown}, which is not the expected"
-            " one; if the certificate was renewed, give the source its new thumbprint",
+            " one; if the certificate was renewed, trust the new one (ostler import source update --thumbprint)",
             "VCENTER_UNTRUSTED",
             {"host": host, "thumbprint": shown},
         )

@@ -50,6 +50,16 @@ def test_a_source_is_verified_in_exactly_one_way(control: Control, ostler: Ostle
     assert asked(control, pb.CreateImportSourceRequest).ca_pem == ca.read_text()
 
 
+def test_a_source_is_updated(control: Control, ostler: Ostler) -> None:
+    update = ("import", "source", "update", "vc1")
+    assert ostler(*update).exit_code == 2
+    done = ostler(*update, "--thumbprint", "ab" * 32, "--password-file", "-", input="new-secret\n")
+    assert done.exit_code == 0, done.output
+    request = asked(control, pb.UpdateImportSourceRequest)
+    assert (request.source, request.password, request.thumbprint) == ("vc1", b"new-secret", "ab" * 32)
+    assert "new-secret" not in done.output
+
+
 def test_nobody_is_there_to_type_the_password(control: Control, ostler: Ostler) -> None:
     refused = ostler(*ADD, "--thumbprint", "ab" * 32)
     assert refused.exit_code == 2

@@ -14,7 +14,17 @@ from ostler_control.api.authorization import TABLE
 from ostler_control.api.convert import vms as convert_vms
 from ostler_control.api.imports import ImportService
 from ostler_control.caller import Role
-from ostler_control.models import Event, Host, ImportSource, Operation, ServiceOffering, Vm, VmOrigin, new_id
+from ostler_control.models import (
+    Event,
+    Host,
+    ImportSource,
+    Operation,
+    Passphrase,
+    ServiceOffering,
+    Vm,
+    VmOrigin,
+    new_id,
+)
 from ostler_control.operations import Engine
 
 from tests import databases
@@ -132,6 +142,21 @@ def test_a_source_without_any_trust_is_refused(api: Api) -> None:
     assert reason(lambda: api.service.CreateImportSource(request, api.context)) == "REQUIRED"
 
 
+@pytest.mark.usefixtures("source")
+def test_a_source_gets_another_password_or_trust(api: Api) -> None:
+    before = ImportSource.get()
+    update = api.service.UpdateImportSource
+    request = pb.UpdateImportSourceRequest(source="vc1", ca_pem=api.vcenter.ca_pem)
+    assert update(request, api.context).ca_pem == api.vcenter.ca_pem
+    row = ImportSource.get()
+    assert (row.thumbprint, row.username) == ("", before.username)
+    assert api.engine.keys.open(row).reveal() == PASSWORD.encode()
+    assert Passphrase.select().where(Passphrase.id == before.passphrase_id).count() == 0
+    bad = pb.UpdateImportSourceRequest(source="vc1", password=b"wrong")
+    assert reason(lambda: update(bad, api.context)) == "VCENTER_LOGIN_REFUSED"
+    assert ImportSource.get().passphrase_id == row.passphrase_id, "a change that does not work is not recorded"
+
+
 def test_a_source_may_only_be_checked(api: Api) -> None:
     draft = api.service.CreateImportSource(api.source_request(validate_only=True), api.context)
     assert (draft.name, draft.id) == ("vc1", "")
@@ -204,5 +229,5 @@ def test_an_import_is_repeated_by_its_request_id(api: Api) -> None:
 
 def test_only_admins_import() -> None:
     methods = {name: roles for name, roles in TABLE.items() if "ImportService" in name}
-    assert len(methods) == 7
+    assert len(methods) == 8
     assert set(methods.values()) == {frozenset({Role.ADMIN})}

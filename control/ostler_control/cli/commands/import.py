@@ -94,6 +94,20 @@ SOURCE_VM = View[pb.SourceVm](
 )
 
 
+_ca_option = click.option(
+    "--ca-file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="PEM file of the CA that signs the server's certificate.",
+)
+_thumbprint_option = click.option(
+    "--thumbprint", default="", metavar="SHA256", help="SHA-256 thumbprint of the server's certificate."
+)
+
+
+def _password_option(help: str) -> Callable[[F], F]:
+    return click.option("--password-file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True), help=help)
+
+
 def _password(path: Path | None) -> bytes:
     if path is not None:
         return passphrases.read(path).reveal()
@@ -214,17 +228,9 @@ def add() -> None:
 @click.argument("name")
 @click.option("--vcenter", required=True, metavar="HOST[:PORT]", help="vCenter, or a standalone ESXi host.")
 @click.option("--username", required=True, help="Who logs in.")
-@click.option(
-    "--ca-file",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="PEM file of the CA that signs the server's certificate.",
-)
-@click.option("--thumbprint", default="", metavar="SHA256", help="SHA-256 thumbprint of the server's certificate.")
-@click.option(
-    "--password-file",
-    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
-    help="The password is this file's first line; - is standard input.  [default: it is asked for]",
-)
+@_ca_option
+@_thumbprint_option
+@_password_option("The password is this file's first line; - is standard input.  [default: it is asked for]")
 @dry_run_option
 @request_id_option
 @output_option
@@ -270,6 +276,50 @@ def vmware(
         click.echo(f"import source {name} can be registered")
     else:
         print_one(SOURCE, found, output)
+
+
+@source_group.command("update")
+@click.argument("source", type=IMPORT_SOURCE)
+@click.option("--username", default="", help="Who logs in.")
+@_ca_option
+@_thumbprint_option
+@click.option("--ask-password", is_flag=True, help="Ask for a new password.")
+@_password_option("The new password is this file's first line; - is standard input.")
+@output_option
+@pass_app
+def update(
+    app: App,
+    source: str,
+    username: str,
+    ca_file: Path | None,
+    thumbprint: str,
+    ask_password: bool,
+    password_file: Path | None,
+    output: str,
+) -> None:
+    """Changes the user, password or trust of a source.
+
+    Ostler logs in there to prove that it works.
+
+    \b
+    Examples:
+      ostler import source update vc1 --ask-password
+      ostler import source update esx1 --thumbprint 3b7f...
+    """
+    if ca_file and thumbprint:
+        raise click.UsageError("--ca-file and --thumbprint exclude each other")
+    if not (username or ca_file or thumbprint or ask_password or password_file):
+        raise click.UsageError(
+            "nothing to change: give --username, --ca-file, --thumbprint, --ask-password, --password-file"
+        )
+    request = pb.UpdateImportSourceRequest(source=source, username=username)
+    if ask_password or password_file:
+        request.password = _password(password_file)
+    if ca_file:
+        request.ca_pem = ca_file.read_text()
+    elif thumbprint:
+        request.thumbprint = thumbprint
+    print_one(SOURCE, app.client.imports.UpdateImportSource(request), output)
 
 
 @source_group.command("list")
