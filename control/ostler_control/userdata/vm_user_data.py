@@ -16,10 +16,11 @@ from ostler_common.hypervisors import Function
 from ostler_common.secret import new_passphrase
 
 from ostler_control import settings
+from ostler_control.database import session
 from ostler_control.hypervisors import rules
 from ostler_control.keys import Keyring
 from ostler_control.keys.passphrases import delete_passphrase
-from ostler_control.models import Nic, Template, Vm, VmUserData, new_id
+from ostler_control.models import Host, Nic, Template, Vm, VmUserData, new_id
 from ostler_control.userdata import addressing, rendering, sealing, seed, template_link
 from ostler_control.userdata.rendering import Inputs, Source
 from ostler_control.userdata.seed import DHCP, Addressing, Guest, Seed, SeedNic
@@ -99,6 +100,13 @@ def forget_all(vm_id: str) -> None:
     """Deletes all that a VM was given or was to be given: within the caller's transaction, before its row goes."""
     for row in list(VmUserData.select().where(VmUserData.vm == vm_id)):
         forget(vm_id, row.operation_id)
+
+
+def check_host(vm_id: str, host_id: str) -> None:
+    """Raises FailedPreconditionError FUNCTION_NOT_SUPPORTED when the VM has a seed and the host would leave it out."""
+    with session():
+        if _row(vm_id) is not None:
+            rules.need(Function.USER_DATA, Host.get_by_id(host_id))
 
 
 def seed_of(vm: Vm, keys: Keyring) -> Seed | None:

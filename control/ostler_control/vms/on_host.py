@@ -8,6 +8,7 @@ from ostler_control.agents import power_states
 from ostler_control.hosts.rows import address_of
 from ostler_control.models import PowerState, VmState
 from ostler_control.operations import Run, Undo
+from ostler_control.userdata import vm_user_data
 from ostler_control.vms import wire
 from ostler_control.vms.rows import load, set_state
 
@@ -18,6 +19,7 @@ FORCE_OFF, UNDEFINE = "force-off", "undefine"
 def start_on(run: Run, host_id: str, share: tuple[int, int] = (0, 100)) -> None:
     """Has a host start the VM, and records that it runs. share: the part of the operation's progress, percent."""
     vm = load(run.resource_id)
+    vm_user_data.check_host(vm.id, host_id)
     request = agent_pb2.StartVmRequest(operation=run.ref(), spec=wire.spec(vm, run.keys))
     update = run.job(address_of(host_id), lambda agent: agent.vms.StartVm, request, share)
     power_state = power_states.power_state(update.vm.power_state) or PowerState.RUNNING

@@ -22,6 +22,7 @@ from ostler_control.keys import versions
 from ostler_control.models import (
     Account,
     Event,
+    Host,
     HypervisorType,
     Operation,
     Passphrase,
@@ -327,6 +328,22 @@ def test_a_hypervisor_that_takes_no_user_data_is_named(api: Api) -> None:
             assert caught.value.reason == "FUNCTION_NOT_SUPPORTED"
     finally:
         row.delete_instance()
+
+
+def test_a_host_that_takes_no_user_data_does_not_leave_it_out_in_silence(api: Api, site: Site) -> None:
+    vm = api.create("web-1", pb.VmUserData(data=CONFIG), host="h1")
+    without = ",".join(sorted(set(Function) - {Function.USER_DATA}))
+    Host.update(functions=without).where(Host.name == "h2").execute()
+    try:
+        moved = site.record(lambda: vms.migrate(reload(vm), "alice", site.host("h2")))
+        assert outcome(api.engine, moved) == ("failed", "FUNCTION_NOT_SUPPORTED")
+        assert reload(vm).host.name == "h1"
+        api.stop(vm)
+        started = site.record(lambda: vms.start(reload(vm), "alice", site.host("h2")))
+        assert outcome(api.engine, started) == ("failed", "FUNCTION_NOT_SUPPORTED")
+        assert reload(vm).state == "stopped"
+    finally:
+        Host.update(functions=",".join(sorted(Function))).execute()
 
 
 # -- what a guest will get
