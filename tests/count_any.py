@@ -16,7 +16,7 @@ ALLOWED: dict[str, int] = {
     "control/agents": 1,
     "control/api": 21,
     "control/catalog": 1,
-    "control/cli": 61,
+    "control/cli": 41,
     "control/database": 1,
     "control/drs": 33,
     "control/drs_plans": 96,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import click
 
@@ -38,17 +38,26 @@ class App:
 pass_app = click.make_pass_decorator(App)
 
 
+class _Page(Protocol):
+    next_page_token: str
+
+
 class _Paged(Protocol):
     page_size: int
     page_token: str
 
 
 _Request = TypeVar("_Request", bound=_Paged)
+_Response = TypeVar("_Response", bound=_Page)
+_Row = TypeVar("_Row")
 
 
 def pages(
-    call: Callable[[_Request], Any], request: _Request, rows: Callable[[Any], Any], limit: int | None = None
-) -> Iterator[Any]:
+    call: Callable[[_Request], _Response],
+    request: _Request,
+    rows: Callable[[_Response], Iterable[_Row]],
+    limit: int | None = None,
+) -> Iterator[_Row]:
     """All rows of a list call, page after page, at most `limit`. `rows` takes them out of an answer."""
     left = limit
     while left is None or left > 0:

@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import click
 from ostler_common.units import parse_size
@@ -15,13 +15,16 @@ from ostler_common.units import parse_size
 from ostler_control.cli.table import print_table
 from ostler_control.cli.text import NONE, or_dash
 
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
 T = TypeVar("T")
 Column = tuple[str, Callable[[T], str]]
 
 FORMATS = ("table", "json", "yaml", "csv", "name")
 
 
-def _plain(item: Any) -> Any:
+def _plain(item: Message) -> object:
     from ostler_control.cli.plain import to_plain
 
     return to_plain(item)
@@ -47,7 +50,7 @@ class View(Generic[T]):
     details: Sequence[Column[T]] = ()
     sections: Sequence[Section[T]] = ()
     name: Callable[[T], str] = lambda item: item.name  # type: ignore[attr-defined]  # most have one
-    plain: Callable[[T], Any] = _plain
+    plain: Callable[[T], object] = _plain  # type: ignore[assignment]  # most objects are messages
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,7 @@ def print_changed(view: View[T], item: T, output: str) -> None:
         print_one(view, item, output)
 
 
-def print_data(data: Any, output: str) -> None:
+def print_data(data: object, output: str) -> None:
     """Prints plain data as JSON or YAML."""
     if output == "json":
         click.echo(json.dumps(data, indent=2, ensure_ascii=False))

@@ -8,7 +8,7 @@ absent is null; an Any is its content with `@type`.
 from __future__ import annotations
 
 import base64
-from typing import Any
+from typing import Any  # for descriptors: protobuf has two classes of them, without a common base
 
 from google.protobuf import symbol_database
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -16,16 +16,21 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 
-def to_plain(message: Message) -> Any:
+def to_plain(message: Message) -> object:
     """The message as dicts, lists, strings and numbers."""
     if isinstance(message, Timestamp):
         return message.ToJsonString()
     if isinstance(message, AnyMessage):
         return _any(message)
+    return fields(message)
+
+
+def fields(message: Message) -> dict[str, object]:
+    """The message's fields by name."""
     return {field.name: _field(message, field) for field in message.DESCRIPTOR.fields if not _other_arm(message, field)}
 
 
-def _field(message: Message, field: Any) -> Any:
+def _field(message: Message, field: Any) -> object:
     if field.has_presence and not message.HasField(field.name):
         return None
     value = getattr(message, field.name)
@@ -37,13 +42,13 @@ def _field(message: Message, field: Any) -> Any:
     return [_value(field, item) for item in value]
 
 
-def _value(field: Any, value: Any) -> Any:
+def _value(field: Any, value: object) -> object:
     if isinstance(value, Message):
         return to_plain(value)
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if field.enum_type is not None:
-        known = field.enum_type.values_by_number.get(value)
+        known = field.enum_type.values_by_number.get(value) if isinstance(value, int) else None
         return known.name if known else value
     return value
 
@@ -54,10 +59,10 @@ def _other_arm(message: Message, field: Any) -> bool:
     return oneof is not None and len(oneof.fields) > 1 and not message.HasField(field.name)
 
 
-def _any(message: AnyMessage) -> Any:
+def _any(message: AnyMessage) -> dict[str, object]:
     try:
         content = symbol_database.Default().GetSymbol(message.TypeName())()
     except KeyError:
         return {"@type": message.TypeName(), "value": base64.b64encode(message.value).decode()}
     message.Unpack(content)
-    return {"@type": message.TypeName(), **to_plain(content)}
+    return {"@type": message.TypeName(), **fields(content)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ostler_common.disk_names import disk_name
 from ostler_common.units import format_size
@@ -72,7 +72,7 @@ def span(duration: timedelta) -> str:
     return f"{seconds}s"
 
 
-def joined(values: Iterable[Any]) -> str:
+def joined(values: Iterable[object]) -> str:
     return ", ".join(str(value) for value in values) or NONE
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 from google.protobuf.field_mask_pb2 import FieldMask
 from ostler.control.v1 import host_pb2 as pb
+from ostler.control.v1.drs_pb2 import DrsPlan
 
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
@@ -310,7 +311,7 @@ def leave(app: App, host: str, bring_back: bool | None, call: CallOptions) -> No
     follow_plan(app, app.client.drs.ExecutePlan(ExecutePlanRequest(request_id=call.request_id, plan=plan.id)), call)
 
 
-def _way_back(app: App, host: pb.Host) -> Any | None:
+def _way_back(app: App, host: pb.Host) -> DrsPlan | None:
     """The plan that migrates evacuated VMs back; None when there are none."""
     import grpc
     from ostler.control.v1.drs_pb2 import GenerateReturnPlanRequest

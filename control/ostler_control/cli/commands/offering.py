@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 from ostler.control.v1 import offering_pb2 as pb
 from ostler.types.v1 import volume_pb2 as types
 from ostler_common.errors import NotFoundError
@@ -46,10 +46,10 @@ def _encrypted(offering: Offering) -> str:
     return text.yes(offering.encrypt_root if isinstance(offering, pb.ServiceOffering) else offering.encrypt)
 
 
-def _plain(offering: Offering) -> Any:
-    from ostler_control.cli.plain import to_plain
+def _plain(offering: Offering) -> object:
+    from ostler_control.cli.plain import fields
 
-    return {"kind": _kind(offering), **to_plain(offering)}
+    return {"kind": _kind(offering), **fields(offering)}
 
 
 def _extra_configs(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, str]:
@@ -240,7 +240,7 @@ class _EitherName(click.ParamType[str]):
 
     name = "offering"
 
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         return [
             item for kind in (SERVICE_OFFERING, DISK_OFFERING) for item in kind.shell_complete(ctx, param, incomplete)
         ]

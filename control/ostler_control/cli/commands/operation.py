@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 from google.longrunning import operations_pb2 as lro
 from google.protobuf.message import Message
@@ -47,7 +45,7 @@ def _object(operation: lro.Operation) -> str:
     return metadata.resource_name or metadata.resource_id
 
 
-def _plain(operation: lro.Operation) -> Any:
+def _plain(operation: lro.Operation) -> object:
     from ostler_control.cli.plain import to_plain
 
     return to_plain(operation)
