@@ -59,7 +59,7 @@ log = structlog.get_logger(__name__)
 
 def probe(config: AgentConfig) -> Capabilities:
     """Runs every probe. Needs neither credentials nor a running agent."""
-    driver = registry.load(config.driver)
+    driver = registry.load_configured(config)
     facts = driver.probe(registry.context(config))
     pool_types = tuple(sorted(pool_type.name for pool_type in _pool_types(driver)))
     scratch = _scratch(config)
@@ -86,7 +86,7 @@ class Agent:
     def __init__(self, config: AgentConfig) -> None:
         """Raises ConfigError, FailedPreconditionError: NOT_JOINED, BAD_CREDENTIALS, ALREADY_RUNNING."""
         self._config = config
-        self._driver = registry.load(config.driver)
+        self._driver = registry.load_configured(config)
         self._closing = ExitStack()
         state = config.state_dir
         self._store = CredentialsStore(state)

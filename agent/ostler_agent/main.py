@@ -88,7 +88,7 @@ def join(config: AgentConfig, options: argparse.Namespace) -> int:
     text = sys.stdin.readline() if options.token == "-" else options.token  # noqa: S105 (a dash is not a token)
     port = config.listen.rpartition(":")[2]
     address = options.address or config.address or f"{socket.getfqdn()}:{port}"
-    driver = registry.load(config.driver)
+    driver = registry.load_configured(config)
     consumer = None
     if isinstance(driver, UsesCredentials):
         consumer = driver.credentials_consumer(registry.context(config))

@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TERMINATE_GRACE_S = 5.0
+PIPE = subprocess.PIPE
+Child = subprocess.Popen[bytes]
 _POLL_INTERVAL_S = 0.05
 _BIND_TMP = 'mount --rbind -- "$0" /tmp && exec "$@"'
 
@@ -161,7 +163,7 @@ def run(
 def spawn(
     command: Sequence[str | Path],
     *,
-    stdin: bytes | Secret | None = None,
+    stdin: bytes | Secret | int | None = None,
     env: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
     limits: Limits | None = None,
@@ -171,7 +173,8 @@ def spawn(
     """Starts a command in its own process group; leaving the block ends the group.
 
     The child also dies with the thread that started it, so that a killed agent leaves nothing running: do not leave
-    that thread within the block. Its stderr is a pipe. tmp: a directory that the command sees as /tmp, with what is
+    that thread within the block. stdin: input, or a descriptor to read it from.
+    Its stderr is a pipe. tmp: a directory that the command sees as /tmp, with what is
     mounted below it, for programs that insist on /tmp. Raises FailedPreconditionError (TOOL_MISSING).
     """
     argv = [str(part) for part in command]
@@ -192,7 +195,9 @@ def spawn(
     log.debug("run", command=shlex.join(argv))
     with ExitStack() as stack:
         feed: int = subprocess.DEVNULL
-        if stdin is not None:
+        if isinstance(stdin, int):
+            feed = stdin
+        elif stdin is not None:
             # A file in memory, not a pipe: writing it cannot block, and it has no name in any file system.
             feed = os.memfd_create("stdin", os.MFD_CLOEXEC)
             stack.callback(os.close, feed)

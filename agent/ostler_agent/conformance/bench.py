@@ -307,5 +307,5 @@ def read_until(console: Console, done: Callable[[bytes], bool], timeout_s: float
 
 def open_bench(name: str, context: DriverContext, setup: Setup) -> Bench:
     """Raises ConfigError."""
-    driver = registry.load(name)
+    driver = registry.load_for(name, context)
     return Bench(name, driver, context, setup, driver.probe(context))

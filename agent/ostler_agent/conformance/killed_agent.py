@@ -23,7 +23,7 @@ from ostler_agent.spec import VolumeRef
 
 def main() -> None:
     orders: AgentOrders = pickle.load(sys.stdin.buffer)
-    driver = registry.load(orders.driver).open(orders.context)
+    driver = registry.load_for(orders.driver, orders.context).open(orders.context)
     registry.check_parts(driver)
 
     def path(ref: VolumeRef) -> Path:

@@ -63,6 +63,14 @@ class Driver(Protocol):
         """
 
 
+@runtime_checkable
+class Configurable(Protocol):
+    """Optional part of a driver whose statement depends on its options."""
+
+    def configure(self, context: DriverContext) -> Driver:
+        """Returns the driver with the statement for these options. Raises ConfigError."""
+
+
 class CredentialsConsumer(Protocol):
     """Installs the host's credentials for a hypervisor. Every method is idempotent."""
 

@@ -10,14 +10,17 @@ from ostler_common.config import ConfigError
 
 from ostler_agent.config import AgentConfig
 from ostler_agent.hypervisors.base import PARTS, Hypervisor
-from ostler_agent.hypervisors.driver import Driver, DriverContext
+from ostler_agent.hypervisors.driver import Configurable, Driver, DriverContext
 from ostler_agent.hypervisors.info import INTERFACE_VERSION, DriverInfo
 
 log = structlog.get_logger(__name__)
 
 GROUP = "ostler.hypervisors"
 # For a source tree, where Ostler's own entry point is not installed.
-_OWN = EntryPoint("libvirt", "ostler_agent.hypervisors.libvirt.factory:DRIVER", GROUP)
+_OWN = (
+    EntryPoint("libvirt", "ostler_agent.hypervisors.libvirt.factory:DRIVER", GROUP),
+    EntryPoint("executable", "ostler_agent.hypervisors.executable.factory:DRIVER", GROUP),
+)
 _TYPE = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 
@@ -49,6 +52,17 @@ def load(name: str) -> Driver:
     return checked
 
 
+def load_for(name: str, context: DriverContext) -> Driver:
+    """Imports a driver, and lets it state what it supports with these options. Raises ConfigError."""
+    driver = load(name)
+    return driver.configure(context) if isinstance(driver, Configurable) else driver
+
+
+def load_configured(config: AgentConfig) -> Driver:
+    """The driver that agent.toml configures. Raises ConfigError."""
+    return load_for(config.driver, context(config))
+
+
 def context(config: AgentConfig) -> DriverContext:
     """Returns the configured driver's context and creates its directory."""
     directory = config.state_dir / "drivers" / config.driver
@@ -64,4 +78,4 @@ def check_parts(hypervisor: Hypervisor) -> None:
 
 
 def _points() -> dict[str, EntryPoint]:
-    return {_OWN.name: _OWN} | {point.name: point for point in entry_points(group=GROUP)}
+    return {point.name: point for point in _OWN} | {point.name: point for point in entry_points(group=GROUP)}

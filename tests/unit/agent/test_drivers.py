@@ -69,7 +69,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("installed")
 def test_a_package_brings_a_driver_beside_libvirt() -> None:
-    assert registry.names() == ["broken", "libvirt", "none", "old", "shouting", "tiny"]
+    assert registry.names() == ["broken", "executable", "libvirt", "none", "old", "shouting", "tiny"]
     assert registry.load("tiny").info == TINY.info
     assert registry.load("libvirt").info.type == "kvm"
 
@@ -78,7 +78,7 @@ def test_a_package_brings_a_driver_beside_libvirt() -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("xen", "only broken, libvirt"),
+        ("xen", "only broken, executable, libvirt"),
         ("none", "is not a driver"),
         ("shouting", "'LOUD'"),
         ("old", "old implements version 99 of the driver interface"),

@@ -1,0 +1,1 @@
+"""The driver `executable`: a driver in any language, as a program that speaks JSON lines."""

@@ -1,0 +1,99 @@
+"""The serial consoles of a driver program's VMs: Unix sockets, with one holder each."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from ostler_common.errors import AbortedError, FailedPreconditionError, UnavailableError
+
+CHUNK_BYTES = 64 * 1024
+CONNECT_TIMEOUT_S = 5.0
+
+
+class SocketConsole:
+    """`base.Console` on a Unix socket."""
+
+    def __init__(self, vm_id: str, path: Path) -> None:
+        self._vm_id = vm_id
+        self._closed = self._taken = False
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(CONNECT_TIMEOUT_S)
+        try:
+            # An address has at most 107 characters: connect relative to the directory.
+            parent = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                self._socket.connect(f"/proc/self/fd/{parent}/{path.name}")
+            finally:
+                os.close(parent)
+        except OSError as error:
+            self._socket.close()
+            raise UnavailableError(
+                f"cannot connect to the console of VM {vm_id} at {path}: {error}", "CONSOLE_UNAVAILABLE"
+            ) from error
+        self._socket.settimeout(None)
+
+    @property
+    def is_held(self) -> bool:
+        return not self._closed
+
+    def read(self) -> bytes:
+        data = b""
+        with suppress(OSError):  # a closed socket reads as the end
+            data = self._socket.recv(CHUNK_BYTES)
+        if not data:
+            self.close()
+            if self._taken:
+                raise AbortedError(f"another caller took over the console of VM {self._vm_id}", "CONSOLE_TAKEN")
+        return data
+
+    def write(self, data: bytes) -> None:
+        with suppress(OSError):  # `read` reports the end
+            self._socket.sendall(data)
+
+    def close(self) -> None:
+        self._closed = True
+        with suppress(OSError):  # wakes a reader
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def take_over(self) -> None:
+        self._taken = True
+        self.close()
+
+
+class Consoles:
+    """The holders of consoles."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holders: dict[str, SocketConsole] = {}
+
+    def open(self, vm_id: str, path: Path, force: bool) -> SocketConsole:
+        """Raises FailedPreconditionError CONSOLE_BUSY, UnavailableError CONSOLE_UNAVAILABLE."""
+        with self._lock:
+            holder = self._holders.get(vm_id)
+            if holder and holder.is_held:
+                if not force:
+                    raise FailedPreconditionError(
+                        f"the console of VM {vm_id} is in use (use force to take it over)",
+                        "CONSOLE_BUSY",
+                        {"vm": vm_id},
+                    )
+                holder.take_over()
+            opened = self._holders[vm_id] = SocketConsole(vm_id, path)
+            return opened
+
+    def close_of(self, vm_id: str) -> None:
+        """Ends the console of a VM that has stopped."""
+        with self._lock:
+            holder = self._holders.pop(vm_id, None)
+        if holder:
+            holder.close()
+
+    def close(self) -> None:
+        with self._lock:
+            for holder in self._holders.values():
+                holder.close()

@@ -1,0 +1,3 @@
+module example.org/ostler-driver
+
+go 1.19
