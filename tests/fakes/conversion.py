@@ -78,6 +78,22 @@ class FakeConversion(conversion_pb2_grpc.ConversionServiceServicer):
             self._host.fleet.staging.pop(_key(request.staging), None)
             return pb.DeleteStagingResponse()
 
+    def ExportVm(self, request: pb.ExportVmRequest, context: grpc.ServicerContext) -> Iterator[job_pb2.JobUpdate]:
+        def work(job: JobContext) -> None:
+            self._host.fleet.exported.append(request)
+            directory = self._directory(request.staging)
+            for name, data in self._host.fleet.ovftool.items():
+                directory[name] = Staged(bytearray(data), complete=True)
+
+        return self._host.run_job("ExportVm", "conversion.export", request, context, work)
+
+    def InspectStaging(
+        self, request: pb.InspectStagingRequest, context: grpc.ServicerContext
+    ) -> pb.InspectStagingResponse:
+        with self._host.errors(context):
+            xml = bytes(self._directory(request.staging)["vm.ovf"].data)
+            return pb.InspectStagingResponse(ovf=pb.OvfDescriptor(name="vm.ovf", xml=xml))
+
     def ConvertVm(self, request: pb.ConvertVmRequest, context: grpc.ServicerContext) -> Iterator[job_pb2.JobUpdate]:
         def work(job: JobContext) -> job_pb2.ConversionReport:
             directory = self._directory(request.staging)

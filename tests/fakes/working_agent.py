@@ -19,6 +19,7 @@ from typing import Any
 import grpc
 from grpc_status import rpc_status
 from ostler.agent.v1 import conversion_pb2_grpc, job_pb2_grpc, vm_pb2, vm_pb2_grpc, volume_pb2, volume_pb2_grpc
+from ostler.agent.v1.conversion_pb2 import ExportVmRequest
 from ostler.types.v1 import job_pb2
 from ostler.types.v1 import vm_pb2 as types_vm_pb2
 from ostler.types.v1 import volume_pb2 as types_volume_pb2
@@ -91,7 +92,7 @@ class Fleet:
     """Hosts and the storage behind them. pools: pool id -> volume id -> file; local pools have one host.
 
     template_keys: SHA-256 of a template -> the passphrase that opens it; those not in it are plain. staging: files of
-    imports by pool id and import id.
+    imports by pool id and import id; ovftool: the files that an export by a host brings; exported: what was asked for.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -100,6 +101,8 @@ class Fleet:
         self.pools: dict[str, dict[str, File]] = {}
         self.template_keys: dict[str, bytes] = {}
         self.staging: dict[tuple[str, str], Directory] = {}
+        self.ovftool: dict[str, bytes] = {}
+        self.exported: list[ExportVmRequest] = []
         self.lock = threading.RLock()
 
     def add_host(self, name: str, host_id: str) -> FakeHost:
@@ -154,8 +157,7 @@ class FakeHost(
         volume_pb2_grpc.add_VolumeServiceServicer_to_server(self, server)
         vm_pb2_grpc.add_VmServiceServicer_to_server(self, server)
         vm_pb2_grpc.add_MigrationServiceServicer_to_server(self, server)
-        # The methods that no test calls answer UNIMPLEMENTED.
-        conversion = FakeConversion(self)  # type: ignore[abstract]
+        conversion = FakeConversion(self)
         conversion_pb2_grpc.add_ConversionServiceServicer_to_server(conversion, server)
         job_pb2_grpc.add_JobServiceServicer_to_server(_JobErrors(self._jobs), server)
         self.port = server.add_insecure_port(f"127.0.0.1:{self.port}")

@@ -362,6 +362,58 @@ def test_a_vm_that_does_not_keep_running_fails_its_test_boot(
     check_nothing_left(site, source, source_site)
 
 
+OVF_DISK = """<Item><rasd:AddressOnParent>{unit}</rasd:AddressOnParent>
+<rasd:HostResource>ovf:/disk/d{unit}</rasd:HostResource>
+<rasd:Parent>3</rasd:Parent><rasd:ResourceType>17</rasd:ResourceType></Item>"""
+OVF = (
+    """<Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1" xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1"
+xmlns:rasd="http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData"><References>
+<File ovf:href="vm-disk1.vmdk" ovf:id="f0"/><File ovf:href="vm-disk2.vmdk" ovf:id="f1"/></References><DiskSection>
+<Disk ovf:capacity="8388608" ovf:diskId="d0" ovf:fileRef="f0"/>
+<Disk ovf:capacity="8388608" ovf:diskId="d1" ovf:fileRef="f1"/>
+</DiskSection><VirtualSystem ovf:id="vm"><VirtualHardwareSection>
+<Item><rasd:ResourceType>3</rasd:ResourceType><rasd:VirtualQuantity>2</rasd:VirtualQuantity></Item>
+<Item><rasd:ResourceType>4</rasd:ResourceType><rasd:VirtualQuantity>512</rasd:VirtualQuantity></Item>
+<Item><rasd:Address>0</rasd:Address><rasd:InstanceID>3</rasd:InstanceID>
+<rasd:ResourceSubType>VirtualSCSI</rasd:ResourceSubType>
+<rasd:ResourceType>6</rasd:ResourceType></Item>"""
+    + OVF_DISK.format(unit=1)
+    + OVF_DISK.format(unit=0)
+    + """
+</VirtualHardwareSection></VirtualSystem></Envelope>"""
+)
+
+
+def test_a_host_with_ovftool_downloads_the_disks_itself(
+    site: Site, engine: Engine, source: ImportSource, source_site: FakeVcenter, disks: list[Path]
+) -> None:
+    Host.update(capabilities='{"instanceConversion": true, "probes": [{"name": "ovftool", "ok": true}]}').execute()
+    data = {"vm-disk1.vmdk": disks[0].read_bytes(), "vm-disk2.vmdk": disks[1].read_bytes()}
+    manifest = "".join(f"SHA256({name})= {hashlib.sha256(part).hexdigest()}\n" for name, part in data.items())
+    site.fleet.ovftool = {**data, "vm.ovf": OVF.encode(), "vm.mf": manifest.encode()}
+    assert outcome(engine, record(site, wanted(site, source, "busy"))) == OK
+    (asked,) = site.fleet.exported
+    pairs = ":".join(source_site.sha256[index : index + 2] for index in range(0, 64, 2)).upper()
+    assert (asked.server, asked.username, asked.password) == (source.address, USER, PASSWORD.encode())
+    assert (asked.thumbprint, asked.parallel_threads) == (pairs, 2)
+    with sources.connect(source, site.keys) as connection:
+        assert asked.vm_moref != find_vm(connection, "busy").ref, "a running VM's clone is exported"
+    assert source_site.leases() == []
+    contents = [site.fleet.pools[row.pool_id][row.id].content for row in Volume.select().order_by(Volume.slot)]
+    assert contents == [hashlib.sha256(part).hexdigest() for part in data.values()]
+    assert clones(site, source) == {}
+
+
+def test_the_control_plane_downloads_when_forced(
+    site: Site, engine: Engine, source: ImportSource, source_site: FakeVcenter
+) -> None:
+    Host.update(capabilities='{"instanceConversion": true, "probes": [{"name": "ovftool", "ok": true}]}').execute()
+    what = wanted(site, source, "web 1", force_control_download=True)
+    assert outcome(engine, record(site, what)) == OK
+    assert site.fleet.exported == []
+    assert len(source_site.leases()) == 1
+
+
 def test_an_upload_that_breaks_begins_again(site: Site, engine: Engine, source: ImportSource) -> None:
     for fake in site.fleet.hosts.values():
         fake.fail("UploadFile", Fault(UnavailableError("the agent restarts", "RPC")))
