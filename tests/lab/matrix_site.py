@@ -157,7 +157,8 @@ class Site:
         found = {volume_id_of(name) or name for name in self.array.names()}
         for directory in self.directories():
             names = (path.name for path in directory.iterdir() if not path.name.startswith(".ostler-"))
-            found |= {name.removeprefix(".").removesuffix(".part") for name in names}
+            # A file in the making is hidden, with a suffix: .part, or .incoming of a VM that is migrating.
+            found |= {name.removeprefix(".").partition(".")[0] for name in names}
         return found
 
     def check_no_leftovers(self) -> None:
