@@ -46,6 +46,7 @@ def connect(url: str) -> None:
     Opens nothing yet. Raises InvalidArgumentError for another kind of URL.
     """
     db.initialize(_open(url))
+    _erasure.reset()
 
 
 def disconnect() -> None:
@@ -141,6 +142,10 @@ class _Erasure:
     def __init__(self) -> None:
         self._requested = False
         self._last_attempt_s = -math.inf
+
+    def reset(self) -> None:
+        """For another database."""
+        self._requested, self._last_attempt_s = False, -math.inf
 
     def request(self) -> None:
         self._requested = True

@@ -54,7 +54,7 @@ def names(schedule: Any) -> list[str]:
 @pytest.fixture(autouse=True)
 def no_schedules_left(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Only tests carry schedules out, not the engine at its own times."""
-    monkeypatch.setattr(verbs, "_CHORES", [])
+    monkeypatch.setattr(verbs, "_TASKS", [])
     yield
     SnapshotSchedule.delete().execute()
 
