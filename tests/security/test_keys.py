@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from ostler_common.errors import FailedPreconditionError
-from ostler_control import database
 from ostler_control.database import transaction
 from ostler_control.keys import FileProvider, Keyring, create_key_file, key_file, versions
 from ostler_control.keys.passphrases import delete_volume
@@ -107,8 +106,8 @@ def test_a_key_file_with_other_keys_is_noticed_too(keys: Keyring, tmp_path: Path
     assert len(KeyWatch(keys.provider).check()) == 1
 
 
-def test_a_request_to_erase_does_not_reach_another_database(keys: Keyring, postgresql: str) -> None:
-    with contextlib.closing(sqlite3.connect(database.db.database)) as reader:
+def test_a_request_to_erase_does_not_reach_another_database(keys: Keyring, tmp_path: Path, postgresql: str) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "ostler.sqlite")) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM passphrase").fetchone()
         with transaction():
