@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from ostler.agent.v1 import conversion_pb2
-from ostler.types.v1 import job_pb2
+from ostler.types.v1 import job_pb2, vm_pb2
 from ostler_agent.keyfile import KeyFile
 from ostler_agent.spec import DiskFormat, VolumeRef
 from ostler_agent.tools import qemu_img
@@ -17,7 +17,7 @@ from ostler_common.errors import FailedPreconditionError
 
 from tests.host.conftest import Storage, contents, need, new_key
 from tests.host.imports import Imports, source_disk
-from tests.lab.guest import vmware_guest_image
+from tests.lab.guest import vmware_uefi_guest_image
 
 BOOT_TIMEOUT_S = 180
 State = job_pb2.JobUpdate.State
@@ -26,10 +26,10 @@ State = job_pb2.JobUpdate.State
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_vmware_guest_becomes_encrypted_volumes(storage: Storage, tmp_path: Path) -> None:
-    """The system disk, as vCenter exports it, boots on virtio; the data disk stays as it was; only their keys fit."""
+    """The system disk of a UEFI guest boots on virtio; the data disk stays as it was; only their keys open them."""
     need("virt-v2v-in-place", "nbdkit", "supermin", "qemu-storage-daemon")
     imports = Imports(storage)
-    shutil.copy(vmware_guest_image(), imports.directory / "system.vmdk")
+    shutil.copy(vmware_uefi_guest_image(), imports.directory / "system.vmdk")
     (imports.directory / "data.raw").write_bytes(b"data" + bytes((1 << 20) - 4))
     found = imports.service.InspectStaging(
         conversion_pb2.InspectStagingRequest(staging=imports.wire_ref),
@@ -44,7 +44,9 @@ def test_a_vmware_guest_becomes_encrypted_volumes(storage: Storage, tmp_path: Pa
         source_disk("system.vmdk", system, conversion_pb2.SOURCE_FORMAT_VMDK),
         source_disk("data.raw", data, key="2001"),
     ]
-    updates = list(imports.service.ConvertVm(imports.request(*disks, timeout_s=800), None))  # type: ignore[arg-type]
+    request = imports.request(*disks, timeout_s=800)
+    request.firmware = vm_pb2.FIRMWARE_UEFI
+    updates = list(imports.service.ConvertVm(request, None))  # type: ignore[arg-type]
     assert updates[-1].state == State.SUCCEEDED, updates[-1].error.message
     assert [disk.key for disk in updates[-1].conversion_report.disks] == ["2000", "2001"]
     phases = {update.progress.phase for update in updates}
@@ -53,7 +55,7 @@ def test_a_vmware_guest_becomes_encrypted_volumes(storage: Storage, tmp_path: Pa
     for ref in (system, data):
         refuses_other_keys(storage, ref)
     assert contents(storage.path(data), data, tmp_path / "data") == (imports.directory / "data.raw").read_bytes()
-    assert boots_on_virtio(storage.path(system), system)
+    assert boots_on_virtio(storage.path(system), system, tmp_path / "variables")
 
 
 def refuses_other_keys(storage: Storage, ref: VolumeRef) -> None:
@@ -64,13 +66,16 @@ def refuses_other_keys(storage: Storage, ref: VolumeRef) -> None:
     qemu_img.check_key(storage.path(ref), ref.format, ref.key)
 
 
-def boots_on_virtio(path: Path, ref: VolumeRef) -> bool:
-    """Whether the guest on an encrypted qcow2 volume finds its root disk on virtio and says so on its console."""
+def boots_on_virtio(path: Path, ref: VolumeRef, variables: Path) -> bool:
+    """Whether the UEFI guest on an encrypted qcow2 volume finds its root disk on virtio and says so on its console."""
+    shutil.copy("/usr/share/OVMF/OVMF_VARS_4M.fd", variables)
     assert ref.key
     assert ref.key.passphrase
     with KeyFile(ref.key.passphrase) as key:
         blockdev = f"driver=qcow2,node-name=d,file.driver=file,file.filename={path},encrypt.format=luks"
-        command = ["qemu-system-x86_64", "-accel", "tcg", "-m", "256", "-nodefaults", "-display", "none"]
+        command = ["qemu-system-x86_64", "-machine", "q35,accel=tcg", "-m", "256", "-nodefaults", "-display", "none"]
+        command += ["-drive", "if=pflash,unit=0,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd"]
+        command += ["-drive", f"if=pflash,unit=1,format=raw,file={variables}"]
         command += ["-serial", "stdio", "-object", f"secret,id=k,file={key.path}"]
         command += ["-blockdev", f"{blockdev},encrypt.key-secret=k", "-device", "virtio-blk-pci,drive=d"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, pass_fds=[key.fd]) as machine:

@@ -1,7 +1,7 @@
 #!/bin/bash
-# build-guest.sh [--vmware] OUT: a tiny bootable guest, for the lab and the demo.
+# build-guest.sh [--vmware] [--uefi] OUT: a tiny bootable guest, for the lab and the demo.
 #
-# OUT is qcow2. With --vmware it is a stream-optimized VMDK, as vCenter exports one, of a guest that boots on pvscsi and
+# OUT is qcow2, and boots with BIOS unless --uefi is given. With --vmware it is a stream-optimized VMDK, as vCenter exports one, of a guest that boots on pvscsi and
 # not on virtio: it has what virt-v2v needs to change that (modules, a package database, update-initramfs).
 #
 # Busybox on Debian's cloud kernel: 64 MB disk (MBR, one ext4 partition, GRUB), boots in seconds even without KVM and
@@ -10,12 +10,20 @@
 # disks while it runs; `seed` mounts the CD-ROM and tells the digest of the user data on it. No loop device and no mount
 # are needed, so it builds in a container, too.
 set -euo pipefail
-vmware=
-if [ "${1:-}" = --vmware ]; then vmware=1; shift; fi
+vmware= uefi=
+while [[ "${1:-}" == --* ]]; do
+  case $1 in
+    --vmware) vmware=1 ;;
+    --uefi) uefi=1 ;;
+    *) echo "unknown option $1" >&2; exit 2 ;;
+  esac
+  shift
+done
 out=$(realpath -m "${1:?OUT}")
 size_mb=${vmware:+144}
 size_mb=${size_mb:-64}  # virt-v2v wants 50 MB free
 uuid=11111111-2222-3333-4444-555555555555
+esp_id=0157-1E40
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 root="$work/root"
@@ -156,6 +164,10 @@ GRUB
   tr ' ' '\n' <<<"$drivers button evdev" >"$root/etc/initramfs-tools/modules"
   echo 'GRUB_CMDLINE_LINUX="console=ttyS0"' >"$root/etc/default/grub"
   echo "UUID=$uuid / ext4 rw 0 1" >"$root/etc/fstab"
+  if [ "$uefi" ]; then
+    mkdir "$root/boot/efi"
+    echo "UUID=$esp_id /boot/efi vfat rw 0 1" >>"$root/etc/fstab"
+  fi
   echo 12.0 >"$root/etc/debian_version"
   printf '%s\n' 'ID=debian' 'NAME="Debian GNU/Linux"' 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"' 'VERSION_ID="12"' \
     >"$root/etc/os-release"
@@ -197,14 +209,32 @@ UPDATE
 if [ "$vmware" ]; then vmware_boot; else plain_boot; fi
 
 # --- the disk
-modules=/usr/lib/grub/i386-pc
 raw="$work/guest.raw"
-truncate -s "${size_mb}M" "$raw"
-echo '2048,,L,*' | sfdisk -q "$raw"
-mke2fs -q -t ext4 -U "$uuid" -O ^metadata_csum_seed,^orphan_file -d "$root" -E offset=1048576 "$raw" "$((size_mb - 1))M"
-grub-mkimage -O i386-pc -d "$modules" -p '(hd0,msdos1)/boot/grub' -o "$work/core.img" biosdisk part_msdos ext2 normal linux linux16 configfile
-dd if="$modules/boot.img" of="$raw" bs=440 count=1 conv=notrunc status=none
-dd if="$work/core.img" of="$raw" bs=512 seek=1 conv=notrunc status=none
+file_system() { # file_system START_MB: the root disk's, to the end of the partition
+  mke2fs -q -t ext4 -U "$uuid" -O ^metadata_csum_seed,^orphan_file -d "$root" -E "offset=$(($1 << 20))" "$raw" "$((size_mb - 1))M"
+}
+bios_disk() {
+  local modules=/usr/lib/grub/i386-pc
+  truncate -s "${size_mb}M" "$raw"
+  echo '2048,,L,*' | sfdisk -q "$raw"
+  file_system 1
+  grub-mkimage -O i386-pc -d "$modules" -p '(hd0,msdos1)/boot/grub' -o "$work/core.img" biosdisk part_msdos ext2 normal linux linux16 configfile
+  dd if="$modules/boot.img" of="$raw" bs=440 count=1 conv=notrunc status=none
+  dd if="$work/core.img" of="$raw" bs=512 seek=1 conv=notrunc status=none
+}
+uefi_disk() { # an EFI system partition of 16 MB first, and room for both partition tables
+  truncate -s "$((size_mb + 17))M" "$raw"
+  printf '%s\n' 'label: gpt' '2048,32768,U' '34816,,L' | sfdisk -q "$raw"
+  file_system 17
+  grub-mkimage -O x86_64-efi -d /usr/lib/grub/x86_64-efi -p '(hd0,gpt2)/boot/grub' -o "$work/BOOTX64.EFI" part_gpt ext2 normal linux configfile
+  truncate -s 16M "$work/esp"
+  mkfs.vfat -i "${esp_id/-/}" "$work/esp" >"$work/vfat.log"
+  mmd -i "$work/esp" ::/EFI ::/EFI/BOOT ::/EFI/debian
+  mcopy -i "$work/esp" "$work/BOOTX64.EFI" ::/EFI/BOOT/
+  mcopy -i "$work/esp" "$root/boot/grub/grub.cfg" ::/EFI/debian/  # virt-v2v looks for one there
+  dd if="$work/esp" of="$raw" bs=1M seek=1 conv=notrunc status=none
+}
+if [ "$uefi" ]; then uefi_disk; else bios_disk; fi
 mkdir -p "$(dirname "$out")"
 if [ "$vmware" ]; then
   qemu-img convert -q -O vmdk -o subformat=streamOptimized,adapter_type=lsilogic "$raw" "$out.part"

@@ -23,6 +23,11 @@ def vmware_guest_image() -> Path:
     return _built("vmware-guest", ".vmdk", "--vmware")
 
 
+def vmware_uefi_guest_image() -> Path:
+    """Like `vmware_guest_image`, of a guest that boots with UEFI."""
+    return _built("vmware-uefi-guest", ".vmdk", "--vmware", "--uefi")
+
+
 def _built(name: str, suffix: str, *options: str) -> Path:
     digest = hashlib.sha256(SCRIPT.read_bytes()).hexdigest()[:16]
     image = CACHE / f"{name}-{digest}{suffix}"
