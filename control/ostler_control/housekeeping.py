@@ -1,4 +1,4 @@
-"""What is done now and then: old records go, and the hosts' sums are checked."""
+"""Housekeeping: deletes old records and checks the hosts' sums."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ log = structlog.get_logger(__name__)
 
 
 def tidy() -> None:
-    """Forgets old events and requests; says in the log where a host's sums differ from its VMs'."""
+    """Deletes old events and requests; logs every host whose sums differ from its VMs."""
     with database.session():
         gone = events.prune(datetime.timedelta(days=settings.events.EVENT_RETENTION.get()))
         gone += requests.prune()
         if gone:
-            log.info("old events and requests are forgotten", count=gone)
+            log.info("old events and requests were deleted", count=gone)
         for drift in capacity.audit():
             log.error(
-                "a host's allocated capacity is not that of its VMs: report this as a bug",
+                "a host's allocated capacity differs from that of its VMs: report this as a bug",
                 host=drift.host_name,
                 recorded=drift.recorded,
                 actual=drift.actual,

@@ -1,7 +1,6 @@
-"""What `ostler-control init` does: everything that has to be there before the control plane can run.
+"""What `ostler-control init` does: creates everything that the control plane needs to run.
 
-Each step looks whether its outcome is there and makes it if not, so that a second run completes what a first one
-began. No key is ever overwritten.
+Each step creates what is missing, so that a second run completes a first one. No key is ever overwritten.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ _SERVICE_USER = "ostler"
 
 
 def initialize(config: ControlConfig, admin: str, profile_path: Path) -> Iterator[str]:
-    """Does it, and says line by line what was made and what was there.
+    """Does it, and tells line by line what was created and what existed.
 
-    admin: name of the first admin user and of the account; profile_path: where that user's CLI profile goes.
+    admin: name of the first admin user and of the account; profile_path: where to write that user's CLI profile.
     Raises InvalidArgumentError for a bad name, FailedPreconditionError when something in the way is another fleet's.
     """
     check_user_name("admin", admin)
@@ -46,29 +45,29 @@ def initialize(config: ControlConfig, admin: str, profile_path: Path) -> Iterato
         _check_keys(state)
         yield f"database: {'brought up to date' if applied else 'is up to date'} ({_shown(config.database)})"
         yield from _files(state, config.key_provider)
-        papers = Authority.load(state, config.lifetimes)
-        _write_if_other(state.fleet_trust, papers.fleet_pem)
-        _write_if_other(state.callers_trust, papers.callers_pem)
+        ca = Authority.load(state, config.lifetimes)
+        _write_if_other(state.fleet_trust, ca.fleet_pem)
+        _write_if_other(state.callers_trust, ca.callers_pem)
         _check_profile(profile_path, state)
-        made = renew_control(state, papers)
+        made = renew_control(state, ca)
         yield f"control plane's certificate: {'made' if made else 'is there'}"
         yield from _admin(admin)
-        yield _profile(papers, admin, config.main_address, profile_path)
+        yield _profile(ca, admin, config.main_address, profile_path)
 
 
 def write_user_profile(config: ControlConfig, name: str, profile_path: Path) -> str:
-    """The way back in: a new certificate for a user and a CLI profile with it; returns what to tell.
+    """Issues a user a new certificate and writes a CLI profile with it; returns what to print.
 
     Raises NotFoundError when there is no such user, FailedPreconditionError when the profile is there already.
     """
     if profile_path.exists():
-        raise FailedPreconditionError(f"{profile_path} is there already (give another --profile)", "PROFILE_EXISTS")
-    papers = Authority.load(config.state, config.lifetimes)
+        raise FailedPreconditionError(f"{profile_path} exists already (give another --profile)", "PROFILE_EXISTS")
+    ca = Authority.load(config.state, config.lifetimes)
     with _database(config):
         if not User.select().where(User.name == name).exists():
             known = ", ".join(row.name for row in User.select(User.name).order_by(User.name).limit(20))
             raise NotFoundError(f"there is no user {name} (there are {known or 'none'})", "USER_NOT_FOUND")
-        return _profile(papers, name, config.main_address, profile_path)
+        return _profile(ca, name, config.main_address, profile_path)
 
 
 @contextmanager
@@ -130,17 +129,17 @@ def _admin(name: str) -> Iterator[str]:
     yield f"admin {name}: made, in account {name}"
 
 
-def _profile(papers: Authority, name: str, control_address: str, path: Path) -> str:
+def _profile(authority: Authority, name: str, control_address: str, path: Path) -> str:
     """Writes certificate, key, CA and profile, the profile last: where it is, all is."""
     if path.exists():
         return f"profile: is there ({path})"
     user = User.get(User.name == name)
     key_pem, csr_pem = pki.new_key_and_csr(Identity(Kind.USER, name))
-    certificate_pem = users.issue(papers, user, csr_pem, events.SYSTEM)
+    certificate_pem = users.issue(authority, user, csr_pem, events.SYSTEM)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     pair, ca = path.with_name(f"{path.stem}-{name}.pem"), path.with_name(f"{path.stem}-ca.pem")
     pki.write_private(pair, key_pem + certificate_pem)
-    pki.write_public(ca, papers.fleet_pem)
+    pki.write_public(ca, authority.fleet_pem)
     pki.write_private(path, profile.text(control_address, ca.name, pair.name, pair.name).encode())
     return f"profile: written ({path}), for user {name} at {control_address}"
 

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import click
 
-# Exit codes that systemd does not answer with another try.
+# Exit codes after which systemd does not start the service again.
 _BAD_CONFIG, _NOT_READY = 2, 3
 _TICK_S, _TIDY_EVERY_S = 5.0, 60.0
 
@@ -26,7 +26,7 @@ _TICK_S, _TIDY_EVERY_S = 5.0, 60.0
 @click.pass_context
 def main(context: click.Context, config: Path | None) -> None:
     """Ostler's control plane: `init` once, then `run`."""
-    os.umask(0o077)  # whatever is made here is the service's own
+    os.umask(0o077)  # files created here are for the service alone
     context.obj = config
 
 
@@ -44,13 +44,13 @@ def _profile_option() -> Path:
     type=click.Path(path_type=Path, dir_okay=False),
     default=_profile_option,
     show_default="~/.config/ostler/profile.toml",
-    help="Where the admin's CLI profile goes.",
+    help="Where to write the admin's CLI profile.",
 )
 @click.pass_obj
 def init(config_path: Path | None, admin: str, profile_path: Path) -> None:
-    """Makes all that the control plane needs: CAs, keys, database, the first admin and a CLI profile.
+    """Creates everything that the control plane needs: CAs, keys, database, the first admin and a CLI profile.
 
-    Safe to repeat: what is there stays, what is missing is made.
+    Safe to repeat: what exists stays, what is missing is created.
     """
     from ostler_common.errors import OstlerError
 
@@ -73,11 +73,11 @@ def init(config_path: Path | None, admin: str, profile_path: Path) -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     default=_profile_option,
     show_default="~/.config/ostler/profile.toml",
-    help="Where the CLI profile goes; must not be there yet.",
+    help="Where to write the CLI profile; must not exist yet.",
 )
 @click.pass_obj
 def user_certificate(config_path: Path | None, name: str, profile_path: Path) -> None:
-    """Gives user NAME a new certificate: the way back in when every profile is lost or over."""
+    """Issues user NAME a new certificate: for when every profile is lost or expired."""
     from ostler_common.errors import OstlerError
 
     from ostler_control.config import load_config
@@ -230,7 +230,7 @@ def run(config_path: Path | None) -> None:
         _fail(str(error), _NOT_READY)
     except OSError as error:
         _fail(str(error))
-    notify.ready(f"API on port {control.main_port}, enrolment on port {control.enroll_port}")
+    notify.ready(f"API on port {control.main_port}, enrollment on port {control.enroll_port}")
     tick_s = min(_TICK_S, notify.watchdog_interval_s() or _TICK_S)
     since_tidy_s = 0.0
     while not stop.wait(tick_s):

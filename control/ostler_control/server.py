@@ -1,4 +1,4 @@
-"""The control plane as one running whole: put together, started, and stopped in order."""
+"""The control plane: all its parts, started and stopped in order."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Control:
     """A running control plane. main_port, enroll_port: where it listens, also when 0 was configured."""
 
     def __init__(self, config: ControlConfig, intervals: Intervals | None = None) -> None:
-        """Starts everything; when something fails, what had been started is stopped. Raises OstlerError, OSError."""
+        """Starts everything; when something fails, stops what was started. Raises OstlerError, OSError."""
         self._config = config
         state = config.state
         with ExitStack() as stack:
@@ -102,7 +102,7 @@ class Control:
         log.info("serving", main=main.port, enrollment=enrollment.port, replica=replica)
 
     def renew(self) -> None:
-        """Renews the control plane's own certificate when it is time: to be called now and then. Never raises."""
+        """Renews the control plane's own certificate when it is due. Call it regularly; it never raises."""
         try:
             with database.session():
                 if renew_control(self._config.state, self._authority):
@@ -111,14 +111,14 @@ class Control:
             log.exception("the control plane's certificate could not be renewed; it is tried again")
 
     def cut_unauthorized(self) -> None:
-        """Ends calls of users and hosts that are not let in any more: to be called now and then. Never raises."""
+        """Ends calls of users and hosts that are not authorized any more. Call it regularly; it never raises."""
         try:
             self._main.cut_unauthorized()
         except Exception:
-            log.exception("running calls could not be looked at; it is tried again")
+            log.exception("running calls could not be checked; it is tried again")
 
     def tidy(self) -> None:
-        """Forgets what is old, checks what must add up: to be called now and then. Never raises."""
+        """Does the housekeeping. Call it regularly; it never raises."""
         try:
             housekeeping.tidy()
             _prepare(self._keys, self._key_watch)
@@ -126,12 +126,12 @@ class Control:
             log.exception("housekeeping failed; it is tried again later")
 
     def stop(self) -> None:
-        """Ends calls (after a moment of grace), streams and operations; those go on at the next start."""
+        """Ends calls (after a grace period), streams and operations; operations resume at the next start."""
         self._stack.close()
 
 
 def _prepare(keys: Keyring, watch: KeyWatch) -> None:
-    """The control plane starts without Vault too: what needs a key says so until it is there."""
+    """The control plane starts without Vault too: calls that need a key fail until Vault answers."""
     try:
         with database.session():
             keys.prepare()
@@ -143,7 +143,7 @@ def _prepare(keys: Keyring, watch: KeyWatch) -> None:
 def fleet_services(
     authority: Authority, agents: Agents, keys: Keyring, config: ControlConfig, poke: Callable[[], None]
 ) -> Mapping[str, Registration]:
-    """Users, hosts, pools, and what hosts themselves call."""
+    """Users, hosts, pools, and the service that hosts call."""
     users = UserService(authority)
     hosts = HostService(authority, agents, config.enroll_address, poke)
     pools = PoolService(agents, keys)
@@ -161,7 +161,7 @@ def fleet_services(
 def enrollment_services(
     authority: Authority, config: ControlConfig, poke: Callable[[], None]
 ) -> Mapping[str, Registration]:
-    """What the enrolment port serves."""
+    """The enrollment port's services."""
     service = EnrollmentService(authority, config.main_address, poke)
     return {ENROLLMENT: lambda s: enrollment_pb2_grpc.add_EnrollmentServiceServicer_to_server(service, s)}
 
@@ -173,7 +173,7 @@ def _stop(running: Server) -> None:
 
 
 class _alone:
-    """Two processes on one SQLite file would both carry out its operations."""
+    """Keeps two processes from running the operations of one SQLite file."""
 
     def __init__(self, state: StateDir) -> None:
         self._path = state.path / ".run.lock"
@@ -185,7 +185,7 @@ class _alone:
         except BlockingIOError:
             self._file.close()
             raise FailedPreconditionError(
-                f"a control plane runs already on {self._path.parent} (several need PostgreSQL: database_url)",
+                f"a control plane is already running on {self._path.parent} (several need PostgreSQL: database_url)",
                 "RUNS_ALREADY",
             ) from None
 

@@ -1,4 +1,4 @@
-"""The state directory: what lies where, and who may read it."""
+"""The state directory: its files, and who may read them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ostler_common.tls import TlsFiles
 
-# Where systemd finds credentials by itself; root's alone.
+# Where systemd looks for credentials; only root may read it.
 CREDENTIAL_STORE = "/etc/credstore"
 
 

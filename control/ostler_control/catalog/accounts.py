@@ -11,7 +11,7 @@ from ostler_control.models import Account, Snapshot, User, Vm, Volume
 
 
 def create(name: str, actor: str) -> Account:
-    """Makes an account. Raises AlreadyExistsError when the name is taken."""
+    """Creates an account. Raises AlreadyExistsError when the name is taken."""
     check_name("name", name)
     try:
         with database.transaction():

@@ -15,7 +15,7 @@ from ostler_control.models import DiskOffering, OfferingExtraConfig, ServiceOffe
 
 MIB = 1 << 20
 MAX_CPUS = 512
-# What one VM or volume may be at most: beyond it is a typing error, and sums stay far from 2**63.
+# Limits of one VM or volume: more is a typing error, and sums stay far below 2**63.
 MAX_MEMORY_BYTES = 64 << 40
 MAX_VOLUME_BYTES = 1 << 50
 
@@ -28,7 +28,7 @@ def create_service(
     actor: str,
     extra_configs: Mapping[str, str] = MappingProxyType({}),
 ) -> ServiceOffering:
-    """Makes a service offering. extra_configs: for DPDK, by name.
+    """Creates a service offering. extra_configs: for DPDK, by name.
 
     Raises AlreadyExistsError when the name is taken, and what `check_dpdk` does.
     """
@@ -51,7 +51,7 @@ def create_service(
 
 
 def create_disk(name: str, size_bytes: int, encrypt: bool, provisioning: str, format: str, actor: str) -> DiskOffering:
-    """Makes a disk offering; size_bytes 0: the user says. Raises AlreadyExistsError when the name is taken.
+    """Creates a disk offering; size_bytes 0: the user says. Raises AlreadyExistsError when the name is taken.
 
     provisioning: thin | sparse | thick; format: qcow2 | raw.
     """
@@ -80,7 +80,7 @@ def extra_configs_of(offering_ids: Collection[str]) -> dict[str, dict[str, str]]
 
 
 def retire(offering: ServiceOffering | DiskOffering, actor: str) -> None:
-    """Nobody can choose it any more; what has it keeps it."""
+    """Hides the offering from new VMs and volumes; those that have it keep it."""
     model = type(offering)
     kind = "service_offering" if isinstance(offering, ServiceOffering) else "disk_offering"
     with database.transaction():

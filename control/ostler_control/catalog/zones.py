@@ -1,4 +1,4 @@
-"""Zones and clusters: where hosts stand."""
+"""Zones and clusters."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHANGEABLE = frozenset({"name", "cpu_overcommit", "memory_overcommit", "enabled"
 
 
 def create_zone(name: str, actor: str) -> Zone:
-    """Makes a zone. Raises AlreadyExistsError when the name is taken."""
+    """Creates a zone. Raises AlreadyExistsError when the name is taken."""
     check_name("name", name)
     try:
         with database.transaction():
@@ -44,7 +44,7 @@ def delete_zone(zone: Zone, actor: str) -> None:
 def create_cluster(
     name: str, zone: Zone, cpu_overcommit: float, memory_overcommit: float, actor: str, hypervisor_type: str = ""
 ) -> Cluster:
-    """Makes a cluster; an overcommit of 0 means 1; without a hypervisor type it gets that of its first host.
+    """Creates a cluster; an overcommit of 0 means 1; without a hypervisor type it takes that of its first host.
 
     Raises AlreadyExistsError when its zone has one of this name, FailedPreconditionError HYPERVISOR_NOT_ALLOWED.
     """

@@ -1,1 +1,1 @@
-"""Hosts as rows: how to reach one, which one to choose for work on a volume, what it failed to prove."""
+"""Hosts: their rows and addresses, choosing one for work on a volume, failed probes."""

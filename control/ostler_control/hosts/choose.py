@@ -1,4 +1,4 @@
-"""Which host works on a volume."""
+"""Choosing the host that works on a volume."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def load_of(host: Host) -> float:
 def choose_host(pool: Pool, encrypted: bool, busy: Callable[[str], int], also: Pool | None = None) -> Host:
     """The host to work on a volume of this pool: up, reaching it, able to encrypt if need be, least loaded.
 
-    busy: how many jobs a host does for us now; also: another pool that it must reach, for copies. Raises
-    FailedPreconditionError NO_COMMON_HOST, telling who reaches which of the two, or NO_CAPABLE_HOST, saying why each is
-    none.
+    busy: how many jobs of this process a host runs now; also: another pool that it must reach, for copies. Raises
+    FailedPreconditionError NO_COMMON_HOST, with the hosts that reach each pool, or NO_CAPABLE_HOST, with each host's
+    reason.
     """
     other = also if also is not None and also.id != pool.id else None
     where = f"pool {pool.name}" if other is None else f"pools {pool.name} and {other.name}"
@@ -39,7 +39,7 @@ def choose_host(pool: Pool, encrypted: bool, busy: Callable[[str], int], also: P
             fit.append(host)
     if not fit:
         raise _no_capable_host(where, pool.name, encrypted, refusals)
-    # One in maintenance works only when there is no other.
+    # A host in maintenance is chosen only when there is no other.
     return min(fit, key=lambda host: (host.maintenance, load_of(host) + busy(host.id) / max(host.cpus, 1), host.id))
 
 
@@ -53,8 +53,8 @@ def _reaching_both(pool: Pool, other: Pool) -> list[Host]:
             return ", ".join(host.name for host in hosts) or "no host"
 
         raise FailedPreconditionError(
-            f"no host reaches both pool {pool.name} ({names(first)}) and pool {other.name} ({names(second)}); go by "
-            "way of a pool that a host shares with each",
+            f"no host reaches both pool {pool.name} ({names(first)}) and pool {other.name} ({names(second)}); copy "
+            "through a third pool that a host shares with each",
             "NO_COMMON_HOST",
             {"pool": pool.name, "other_pool": other.name},
         )

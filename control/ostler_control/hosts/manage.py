@@ -1,4 +1,4 @@
-"""Hosts as their operators manage them."""
+"""What administrators do with hosts: update, maintenance, removal."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from ostler_control.trust.enrollment import check_host_name
 def update(host: Host, values: Mapping[str, Any], actor: str) -> Host:
     """Changes name, address or enabled.
 
-    Raises InvalidArgumentError, AlreadyExistsError (HOST_EXISTS), FailedPreconditionError OTHER_HYPERVISOR_TYPE for a
-    host that is to take VMs in a cluster of another type.
+    Raises InvalidArgumentError, AlreadyExistsError (HOST_EXISTS), FailedPreconditionError OTHER_HYPERVISOR_TYPE when
+    a host of another type than its cluster's is to be enabled.
     """
     if values.get("enabled"):
         rules.check_same(host.cluster, str(host.name), host.hypervisor_type)
@@ -40,7 +40,7 @@ def update(host: Host, values: Mapping[str, Any], actor: str) -> Host:
 
 
 def set_maintenance(host: Host, wanted: bool, reason: str, actor: str) -> Host:
-    """Takes a host out of placement, or puts it back; its VMs stay where they are."""
+    """Puts a host into maintenance, or ends that; its VMs stay where they are."""
     with transaction():
         changed = (
             Host.update(maintenance=wanted, maintenance_reason=reason)
@@ -54,13 +54,13 @@ def set_maintenance(host: Host, wanted: bool, reason: str, actor: str) -> Host:
 
 
 def remove(host: Host, actor: str, *, validate_only: bool = False) -> None:
-    """Takes a host out of the fleet: its certificates end at once, its tokens and empty own pools go with it.
+    """Removes a host from the fleet, with its tokens and its own empty pools; revokes its certificates at once.
 
     Raises FailedPreconditionError: HOST_HAS_VMS while VMs are placed on it, HOST_HAS_VOLUMES while a pool of its own
     holds volumes.
     """
     with transaction():
-        # One statement: a placement at the same moment either comes first, and this refuses, or finds the host gone.
+        # One statement: a concurrent placement either comes first, and this refuses, or finds the host gone.
         placed = Vm.select().where((Vm.host == host.id) | (Vm.destination == host.id))
         removed = (
             Host.update(removed=True)
@@ -70,7 +70,7 @@ def remove(host: Host, actor: str, *, validate_only: bool = False) -> None:
         if removed != 1:
             names = [vm.name for vm in placed.order_by(Vm.name).limit(5)]
             raise FailedPreconditionError(
-                f"host {host.name} has VMs placed on it ({', '.join(names) or 'coming now'}): migrate or stop them",
+                f"VMs are placed on host {host.name} ({', '.join(names) or 'some right now'}): migrate or stop them",
                 "HOST_HAS_VMS",
                 {"host": host.name},
             )

@@ -1,4 +1,4 @@
-"""Why a host has not proved what it should be able to do, for people."""
+"""Why a host has not proved a capability, for people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hosts as rows: how to reach one, and which ones reach a pool."""
+"""Hosts' rows: their addresses, whether they are up, and which reach a pool."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ostler_common.errors import FailedPreconditionError, NotFoundError
 from ostler_control.agents import HostAddress
 from ostler_control.database import session
 from ostler_control.hosts.probes import failed_probe
-from ostler_control.models import Host, PoolHost
+from ostler_control.models import Host, HostState, PoolHost
 
 
 def address(host: Host) -> HostAddress:
@@ -16,7 +16,7 @@ def address(host: Host) -> HostAddress:
 
 
 def address_of(host_id: str) -> HostAddress:
-    """The same by id; NotFoundError HOST_REMOVED when it is no longer of the fleet."""
+    """The same by id; NotFoundError HOST_REMOVED when it is not in the fleet any more."""
     with session():
         host = Host.get_or_none((Host.id == host_id) & ~Host.removed)
     if host is None:
@@ -25,14 +25,15 @@ def address_of(host_id: str) -> HostAddress:
 
 
 def is_up(host: Host) -> bool:
-    """Whether the host answers now, as far as the watcher knows."""
-    return host.state == "up" and not host.removed
+    """Whether the host is heard now, as far as the watcher knows."""
+    return host.state is HostState.UP and not host.removed
 
 
 def silent(host: Host, why: str) -> FailedPreconditionError:
-    """The refusal for work that needs a host which does not answer. why: what depends on it."""
+    """The refusal for work that needs a silent host. why: what depends on it."""
     return FailedPreconditionError(
-        f"host {host.name} is silent, {why}; bring it back, or make sure that it is dead and remove it",
+        f"host {host.name} is silent, {why}; bring it back, or make sure that it is off, then remove it with "
+        "`ostler host remove --lost`",
         "HOST_SILENT",
         {"host": host.name},
     )
@@ -42,7 +43,7 @@ def lacks_encryption(host: Host) -> FailedPreconditionError:
     """The refusal for an encrypted volume on a host that has not proved that it can open it."""
     probe = failed_probe(host)
     return FailedPreconditionError(
-        f"host {host.name} cannot open encrypted volumes ({probe}); mend that and probe it again (ostler host probe), "
+        f"host {host.name} cannot open encrypted volumes ({probe}); fix that and probe it again (ostler host probe), "
         "or move the VM to a host that can",
         "LACKS_VOLUME_ENCRYPTION",
         {"host": host.name, "probe": probe},
@@ -50,7 +51,7 @@ def lacks_encryption(host: Host) -> FailedPreconditionError:
 
 
 def reaching(pool_id: str) -> list[Host]:
-    """The hosts that have proved to reach a pool."""
+    """The hosts that have proved that they reach a pool."""
     query = Host.select().join(PoolHost).where((PoolHost.pool == pool_id) & PoolHost.reachable & ~Host.removed)
     return list(query.order_by(Host.name))
 

@@ -1,7 +1,7 @@
 """The types that hosts have reported, and their names.
 
-Its word and its name for people are its driver's choice, but for the type "custom", which the administrator names. Both
-are accepted wherever a type is asked for, case ignored; stored is always the word.
+A driver chooses its type and display name; the administrator names the type "custom". Both are accepted wherever a type
+is given, case ignored; the database holds the type.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NAME_RULE = "1 to 32 letters, digits, spaces and . _ + -, a letter or digit at b
 
 _TYPE = re.compile(r"[a-z][a-z0-9-]{0,31}", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._+-]{0,30}[A-Za-z0-9])?", re.ASCII)
-# Words that would read as something else where a type is asked for.
+# Words that mean something else where a type is given.
 _RESERVED = frozenset({"all", "any", "default", "none"})
 
 
@@ -49,7 +49,7 @@ def known(custom_name: str) -> dict[str, Known]:
         if row.type == CUSTOM:
             name = custom_name
         elif not is_name(name) or name.casefold() in taken | (words - {row.type}):
-            name = row.type  # its driver chose a name that is another's, or none
+            name = row.type  # its driver chose a name that is taken or not valid
         taken.add(name.casefold())
         found[row.type] = Known(row.type, name, split(row.template_formats), split(row.functions))
     return dict(sorted(found.items()))
@@ -62,7 +62,7 @@ def look_up(text: str, types: Mapping[str, Known]) -> Known:
         if of_type is not None and wanted in (of_type.type, of_type.display_name.casefold()):
             return of_type
     names = ", ".join(of_type.display_name for of_type in types.values())
-    raise ValueError(f'"{text.strip()}" is no type of hypervisor that hosts here have reported (known are {names})')
+    raise ValueError(f'"{text.strip()}" is not a hypervisor type that hosts have reported (known: {names})')
 
 
 def parse_list(text: str, types: Mapping[str, Known]) -> str:
@@ -71,7 +71,7 @@ def parse_list(text: str, types: Mapping[str, Known]) -> str:
 
 
 def check_custom_name(name: str, types: Mapping[str, Known]) -> None:
-    """Raises ValueError unless the type "custom" can be named so: a fit name that is no other type's."""
+    """Raises ValueError unless the type "custom" can be named so: a valid name that no other type has."""
     if not is_name(name):
         raise ValueError(f"must be {NAME_RULE}")
     if name.casefold() in _RESERVED:

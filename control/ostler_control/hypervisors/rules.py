@@ -1,4 +1,4 @@
-"""What a type of hypervisor may do here, asked before anything is begun."""
+"""Checks on hypervisor types, made before anything starts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def known() -> dict[str, Known]:
 
 
 def names() -> dict[str, str]:
-    """The names for people by type; one that is not among them is its own."""
+    """Display names by type; a type that is not among them is its own name."""
     return {of_type.type: of_type.display_name for of_type in known().values()}
 
 
@@ -51,14 +51,14 @@ def _not_allowed(types: Iterable[str], may: Iterable[str]) -> FailedPrecondition
     shown = names()
     refused, listed = (", ".join(shown.get(word, word) for word in sorted(words)) for words in (types, may))
     return FailedPreconditionError(
-        f"hypervisors of type {refused} may not be used: the setting hypervisor.list has only {listed}",
+        f"hypervisors of type {refused} are not allowed: the setting hypervisor.list has only {listed}",
         "HYPERVISOR_NOT_ALLOWED",
         {"hypervisor_type": ",".join(sorted(types))},
     )
 
 
 def admit(cluster: Cluster, host_name: str, hypervisor_type: str) -> None:
-    """Lets a host of a type be in a cluster, within the caller's transaction; the first one gives the cluster its type.
+    """Admits a host of a type to a cluster, within the caller's transaction; the first host sets the cluster's type.
 
     Raises FailedPreconditionError OTHER_HYPERVISOR_TYPE, HYPERVISOR_NOT_ALLOWED, BAD_HYPERVISOR_TYPE.
     """
@@ -84,7 +84,7 @@ def check_same(cluster: Cluster, host_name: str, hypervisor_type: str) -> None:
         own, theirs = (shown.get(word, word) for word in (hypervisor_type, cluster.hypervisor_type))
         raise FailedPreconditionError(
             f"the hypervisor of host {host_name} is {own}, and cluster {cluster.name} is of type {theirs}: no VM is "
-            f"placed there (let it join a cluster of its own type)",
+            f"placed there (have it join a cluster of its own type)",
             "OTHER_HYPERVISOR_TYPE",
             {"host": host_name, "hypervisor_type": hypervisor_type, "cluster_type": cluster.hypervisor_type},
         )

@@ -19,13 +19,13 @@ from ostler_common.pki import CertificateAuthority
 from ostler_control.state_dir import StateDir
 from ostler_control.trust import certificates
 
-# The beginning of a certificate is set back a little for clocks that differ, which would eat up a very short life.
+# A certificate starts a little in the past, for clocks that differ; that would use up a very short lifetime.
 _SHORT = datetime.timedelta(hours=1)
 
 
 @dataclass(frozen=True)
 class Lifetimes:
-    """How long certificates are good for."""
+    """How long certificates are valid."""
 
     host: datetime.timedelta = datetime.timedelta(days=7)
     control: datetime.timedelta = datetime.timedelta(days=30)
@@ -36,7 +36,7 @@ class Lifetimes:
 
 
 class Authority:
-    """Signs what the control plane issues and puts it on the list of certificates."""
+    """Signs the certificates that the control plane issues and records them."""
 
     def __init__(self, fleet: CertificateAuthority, users: CertificateAuthority, lifetimes: Lifetimes) -> None:
         self._fleet = fleet
@@ -45,7 +45,7 @@ class Authority:
 
     @classmethod
     def load(cls, state: StateDir, lifetimes: Lifetimes) -> Authority:
-        """Raises FailedPreconditionError when `ostler-control init` has not made the CAs."""
+        """Raises FailedPreconditionError when `ostler-control init` has not created the CAs."""
         return cls(_load(state.fleet_ca), _load(state.users_ca), lifetimes)
 
     @property
@@ -64,9 +64,9 @@ class Authority:
         return self._fleet.certificate_pem + self._users.certificate_pem
 
     def issue(self, csr_pem: bytes, identity: Identity, addresses: Sequence[str] = ()) -> bytes:
-        """A certificate (PEM) for the request's key under `identity`, on the list of certificates.
+        """A certificate (PEM) for the request's key under `identity`, recorded as issued.
 
-        Belongs in the transaction that makes or changes the holder. addresses: names and IP addresses that a host is
+        Call it in the transaction that creates or changes the holder. addresses: names and IP addresses that a host is
         reached at. Raises InvalidArgumentError (BAD_CERTIFICATE_REQUEST).
         """
         ca, name = (
@@ -84,7 +84,7 @@ class Authority:
     def check_request(self, csr_pem: bytes) -> None:
         """Raises InvalidArgumentError (BAD_CERTIFICATE_REQUEST) for what `issue` would refuse."""
         try:
-            self._users.sign(csr_pem, Identity(Kind.USER, "nobody"), _SHORT)  # and thrown away
+            self._users.sign(csr_pem, Identity(Kind.USER, "nobody"), _SHORT)  # only to see whether it could
         except ValueError as error:
             raise _bad_request(error) from error
 
@@ -93,12 +93,12 @@ class Authority:
         revoked = certificates.revoked(certificates.FLEET)
         if not revoked:
             return b""
-        # The time as the number: it grows with every list without being stored.
+        # The time serves as the list's number: it grows without being stored.
         return self._fleet.crl(revoked, int(datetime.datetime.now(datetime.UTC).timestamp() * 1000))
 
 
 def create_ca(path: Path, name: str) -> bool:
-    """Makes a CA's file unless it is there; returns whether it was made."""
+    """Creates a CA's file unless it exists; returns whether it did."""
     if path.exists():
         return False
     ca = CertificateAuthority.create(name)

@@ -25,7 +25,7 @@ class Issued:
 
 
 def record(certificate_pem: bytes, ca: str, identity: Identity) -> None:
-    """Puts a certificate on the list. Belongs in the transaction that makes or changes its holder."""
+    """Records an issued certificate. Call it in the transaction that creates or changes its holder."""
     certificate = x509.load_pem_x509_certificate(certificate_pem)
     Certificate.delete().where(Certificate.expire_time < now() - _KEEP_ENDED).execute()
     Certificate.create(

@@ -15,7 +15,7 @@ from ostler_control import events
 from ostler_control.catalog.names import is_id
 from ostler_control.database import transaction
 from ostler_control.hypervisors import rules
-from ostler_control.models import Cluster, Host, new_id, now
+from ostler_control.models import Cluster, Host, HostState, new_id, now
 from ostler_control.trust import certificates, tokens
 from ostler_control.trust.authority import Authority
 
@@ -50,10 +50,10 @@ def check_host_name(name: str, field: str = "name") -> None:
 def join(
     authority: Authority, token: str, requests: Requests, hostname: str, address: str, hypervisor_type: str = ""
 ) -> HostCertificates:
-    """Admits a host: uses up its token, writes it down, signs its certificates; all of it or nothing.
+    """Admits a host: redeems its token, records it, signs its certificates; all of it or nothing.
 
-    A token that is bound to a host brings that host back under its id, and its older certificates end.
-    hypervisor_type: what the host will report; "" when it does not say yet.
+    A token that is bound to a host brings that host back under its id and revokes its older certificates.
+    hypervisor_type: what the host will report; "" when it does not tell yet.
     Raises UnauthenticatedError (BAD_TOKEN), AlreadyExistsError (HOST_EXISTS), InvalidArgumentError, and what
     `hypervisors.rules.admit` raises.
     """
@@ -108,13 +108,13 @@ def create_token(
         secret, end = tokens.create(cluster.id, ttl, host.id if host else "")
         target = ("host", host.id, host.name) if host else ("cluster", cluster.id, cluster.name)
         events.record(
-            "host.token", events.Outcome.SUCCEEDED, actor, *target, f"join token made for {target[0]} {target[2]}"
+            "host.token", events.Outcome.SUCCEEDED, actor, *target, f"join token created for {target[0]} {target[2]}"
         )
     return secret, end
 
 
 def _issue(authority: Authority, host_id: str, requests: Requests, addresses: tuple[str, ...]) -> HostCertificates:
-    """QEMU's certificate has no address, so that its holder cannot stand in for the host's libvirt either."""
+    """QEMU's certificate names no address, so that its holder cannot impersonate the host's libvirt either."""
     return HostCertificates(
         host_id,
         authority.issue(requests.host, Identity(Kind.HOST, host_id), addresses),
@@ -124,15 +124,15 @@ def _issue(authority: Authority, host_id: str, requests: Requests, addresses: tu
 
 def _new(cluster_id: str, hostname: str, address: str) -> Host:
     if not Cluster.select().where(Cluster.id == cluster_id).exists():
-        raise FailedPreconditionError("the cluster that the token is for is gone (make another token)", "NO_CLUSTER")
+        raise FailedPreconditionError("the cluster that the token is for is gone (create another token)", "NO_CLUSTER")
     return Host.create(id=new_id(), name=hostname, address=address, cluster=cluster_id)
 
 
 def _rejoining(host_id: str, address: str) -> Host:
     host = Host.get_or_none(Host.id == host_id)
     if host is None:
-        raise FailedPreconditionError("the host that the token is for was removed (make a token without it)", "NO_HOST")
-    Host.update(address=address, state="connecting", state_reason="rejoining", state_time=now()).where(
+        raise FailedPreconditionError("the token's host was removed (create a token without --rejoin)", "NO_HOST")
+    Host.update(address=address, state=HostState.CONNECTING, state_reason="rejoining", state_time=now()).where(
         Host.id == host_id
     ).execute()
     certificates.revoke_host(host_id)

@@ -1,4 +1,4 @@
-"""The control plane's own certificate: made by init, renewed while it runs."""
+"""The control plane's own certificate: issued by init, renewed while it runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ostler_control.trust.authority import Authority
 
 
 def renew_control(state: StateDir, authority: Authority) -> bool:
-    """Gives the control plane a certificate if it has none, or if less than a third of its life is left.
+    """Issues the control plane a certificate if it has none, or if less than a third of its lifetime is left.
 
     Returns whether it did.
     """

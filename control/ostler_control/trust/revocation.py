@@ -1,4 +1,4 @@
-"""What hosts are to trust: the fleet CA, less what was revoked."""
+"""What hosts trust: the fleet CA, without what was revoked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ostler_control.trust.authority import Authority
 
 @dataclass(frozen=True)
 class TrustBundle:
-    """Two bundles are equal when they say the same; lists that do are not always the same bytes.
+    """Equal bundles revoke the same serials; their lists need not be the same bytes.
 
     revoked: serials that the list names.
     """

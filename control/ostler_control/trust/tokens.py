@@ -1,4 +1,4 @@
-"""Join tokens: given out once, used once, kept as a digest only."""
+"""Join tokens: shown once, used once, stored as a digest only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _KEEP_ENDED = datetime.timedelta(days=1)
 
 
 def create(cluster_id: str, ttl: datetime.timedelta, host_id: str = "") -> tuple[str, datetime.datetime]:
-    """A new secret and its end (UTC, without zone). host_id: the host that is to rejoin as itself, "" for a new one."""
+    """A new secret and when it expires (UTC, without zone). host_id: the host that may rejoin, "" for a new host."""
     secret, end = secrets.token_urlsafe(32), now() + ttl
     JoinToken.delete().where(JoinToken.expire_time < now() - _KEEP_ENDED).execute()
     JoinToken.create(digest=_digest(secret), cluster_id=cluster_id, host_id=host_id, expire_time=end)
@@ -22,9 +22,9 @@ def create(cluster_id: str, ttl: datetime.timedelta, host_id: str = "") -> tuple
 
 
 def redeem(secret: str) -> JoinToken:
-    """Uses a token up; belongs in the transaction that admits the host, so that a failed join leaves it good.
+    """Uses a token up. Call it in the transaction that admits the host, so that a failed join leaves the token valid.
 
-    Raises UnauthenticatedError (BAD_TOKEN): unknown, used, or over; which of them is not for strangers to know.
+    Raises UnauthenticatedError (BAD_TOKEN) for a token that is unknown, used or expired; strangers do not learn which.
     """
     digest = _digest(secret)
     used = (
@@ -34,14 +34,14 @@ def redeem(secret: str) -> JoinToken:
     )
     if used != 1:
         raise UnauthenticatedError(
-            "the join token is not good: unknown, used already, or over (make another with `ostler host token`)",
+            "the join token is not valid: unknown, used or expired (create another with `ostler host token`)",
             "BAD_TOKEN",
         )
     return JoinToken.get(JoinToken.digest == digest)
 
 
 def withdraw(host_id: str) -> None:
-    """Makes the unused tokens of a host useless."""
+    """Deletes the tokens of a host."""
     JoinToken.delete().where(JoinToken.host_id == host_id).execute()
 
 

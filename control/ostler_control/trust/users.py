@@ -1,4 +1,4 @@
-"""Users: who may call the API, and the certificates they do it with."""
+"""Users of the API, and their certificates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def create(name: str, role: Role, account: Account, actor: str) -> User:
             user: User = User.create(name=name, role=str(role), account=account)
             events.done("user.create", actor, user, f"role {role}, account {account.name}")
     except IntegrityError as error:
-        raise AlreadyExistsError(f"there is a user {name} already", "USER_EXISTS", {"user": name}) from error
+        raise AlreadyExistsError(f"a user named {name} exists already", "USER_EXISTS", {"user": name}) from error
     return user
 
 
@@ -90,7 +90,7 @@ def _keep_an_admin(user: User) -> None:
     others = User.select().where(User.role == str(Role.ADMIN), User.id != user.id, User.id.in_(good))
     if not others.exists():
         raise FailedPreconditionError(
-            f"user {user.name} is the last admin with a good certificate (make another admin first)",
+            f"user {user.name} is the last admin with a valid certificate (create another admin first)",
             "LAST_ADMIN",
             {"user": user.name},
         )

@@ -115,7 +115,7 @@ def test_a_type_is_known_from_the_first_report_on() -> None:
     assert list(listed()) == ["custom"]
     error = refusal(lambda: new_cluster_of("KVM"))
     assert error.reason == "UNKNOWN_HYPERVISOR_TYPE"
-    assert "known are Custom" in error.message
+    assert "known: Custom" in error.message
     host, complaint = says(KVM)
     assert (complaint, host.cluster.hypervisor_type) == ("", "kvm")
     row = listed()["kvm"]
@@ -232,7 +232,7 @@ def test_the_list_follows_a_rename_as_a_list() -> None:
     assert settings.hypervisors.HYPERVISOR_LIST.get() == ("custom", "customplus", "kvm")
     error = refusal(lambda: set_to("hypervisor.list", "KVM, Xen"))
     assert error.reason == "INVALID_SETTING"
-    assert "known are Plus, CustomPlus, KVM" in error.message
+    assert "known: Plus, CustomPlus, KVM" in error.message
     set_to("hypervisor.list", "")
     assert rules.allowed() == frozenset()
 
@@ -247,7 +247,7 @@ def test_a_type_that_is_not_listed_gets_no_new_cluster() -> None:
     assert "has only Custom" in error.message
     assert new_cluster_of("custom").hypervisor_type == "custom"
     late, complaint = says(KVM)
-    assert "may not be used" in complaint
+    assert "are not allowed" in complaint
     assert late.cluster.hypervisor_type == ""
     assert [row.allowed for row in listed().values()] == [True, False]
 
@@ -406,4 +406,4 @@ def test_a_place_of_another_type_is_refused_with_the_reason(working: tuple[Site,
     assert qcow2.reason == "FORMAT_NOT_SUPPORTED"
     set_to("hypervisor.list", "KVM")
     banned = refusal(lambda: site.record(lambda: site.new_vm("x", template=raw, offering=site.plain)))
-    assert (banned.reason, "Custom may not be used" in banned.message) == ("HYPERVISOR_NOT_ALLOWED", True)
+    assert (banned.reason, "Custom are not allowed" in banned.message) == ("HYPERVISOR_NOT_ALLOWED", True)

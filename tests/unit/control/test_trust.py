@@ -229,7 +229,7 @@ def test_way_back_in(tmp_path: Path) -> None:
     path = tmp_path / "again.toml"
     assert str(path) in write_user_profile(fleet.config, "admin", path)
     pki.check_pair((tmp_path / "again-admin.pem").read_bytes(), (tmp_path / "again-admin.pem").read_bytes())
-    with pytest.raises(FailedPreconditionError, match="there already"):
+    with pytest.raises(FailedPreconditionError, match="exists already"):
         write_user_profile(fleet.config, "admin", path)
     with pytest.raises(OstlerError, match="no user nobody"):
         write_user_profile(fleet.config, "nobody", tmp_path / "other.toml")
