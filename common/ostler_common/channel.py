@@ -103,7 +103,7 @@ RETRIED: Mapping[str, tuple[str, ...]] = {
     "ostler.control.v1.AccountService": ("GetAccount", "ListAccounts"),
     "ostler.control.v1.UserService": ("GetUser", "ListUsers", "WhoAmI"),
     "ostler.control.v1.AffinityService": ("GetAffinityGroup", "ListAffinityGroups"),
-    "ostler.control.v1.DrsService": ("GetPlan", "ListPlans", "GetClusterStatus"),
+    "ostler.control.v1.DrsService": ("GetPlan", "ListPlans", "GetClusterStatus", "ListAlgorithms"),
     "ostler.control.v1.EventService": ("ListEvents",),
     "ostler.control.v1.ExtraConfigService": ("ListExtraConfigs",),
     "ostler.control.v1.HostService": ("GetHost", "ListHosts"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import grpc
 from ostler.control.v1 import affinity_pb2 as pb
 from ostler.control.v1 import affinity_pb2_grpc
+from ostler_common.errors import PermissionDeniedError
 
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import drs
@@ -14,7 +15,7 @@ from ostler_control.api.requests import once
 from ostler_control.api.resolve import resolve, visible
 from ostler_control.api.session import with_sessions
 from ostler_control.api.start_operation import account_for
-from ostler_control.models import AffinityGroup
+from ostler_control.models import AffinityGroup, Host
 from ostler_control.scheduling import affinity
 
 
@@ -26,9 +27,12 @@ class AffinityService(affinity_pb2_grpc.AffinityServiceServicer):
         caller = caller_of(context)
         kind = from_enum(pb.AffinityGroup.Kind, "", request.kind, "kind")
         account = account_for(caller, request.account)
+        if (request.hosts or kind in (affinity.RUN_ON, affinity.NOT_RUN_ON)) and not caller.is_admin:
+            raise PermissionDeniedError("only an admin creates groups that name hosts", "ADMIN_ONLY")
+        hosts = [resolve(Host, host, "hosts") for host in request.hosts]
 
         def make() -> AffinityGroup:
-            return affinity.create(request.name, account, kind, not request.preferred, caller.actor)
+            return affinity.create(request.name, account, kind, not request.preferred, caller.actor, hosts)
 
         return drs.affinity_groups([once(AffinityGroup, caller, request, make)], caller)[0]
 
@@ -44,9 +48,20 @@ class AffinityService(affinity_pb2_grpc.AffinityServiceServicer):
         groups = drs.affinity_groups(found.rows, caller)
         return pb.ListAffinityGroupsResponse(affinity_groups=groups, next_page_token=found.next_page_token)
 
+    def SetAffinityGroupHosts(
+        self, request: pb.SetAffinityGroupHostsRequest, context: grpc.ServicerContext
+    ) -> pb.AffinityGroup:
+        caller = caller_of(context)
+        group = resolve(AffinityGroup, request.group, "group", caller=caller)
+        hosts = [resolve(Host, host, "hosts") for host in request.hosts]
+        return drs.affinity_groups([affinity.set_hosts(group, hosts, caller.actor)], caller)[0]
+
     def DeleteAffinityGroup(
         self, request: pb.DeleteAffinityGroupRequest, context: grpc.ServicerContext
     ) -> pb.DeleteAffinityGroupResponse:
         caller = caller_of(context)
-        affinity.delete(resolve(AffinityGroup, request.group, "group", caller=caller), caller.actor)
+        group = resolve(AffinityGroup, request.group, "group", caller=caller)
+        if group.kind in (affinity.RUN_ON, affinity.NOT_RUN_ON) and not caller.is_admin:
+            raise PermissionDeniedError("only an admin deletes groups that name hosts", "ADMIN_ONLY")
+        affinity.delete(group, caller.actor)
         return pb.DeleteAffinityGroupResponse()

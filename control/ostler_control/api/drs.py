@@ -20,6 +20,7 @@ from ostler_control.api.resolve import optional, resolve, visible
 from ostler_control.api.session import with_sessions
 from ostler_control.api.start_operation import start_operation
 from ostler_control.drs import Mode
+from ostler_control.drs.algorithms import installed
 from ostler_control.drs_plans.generate import chosen
 from ostler_control.models import Cluster, DrsPlan, Host, Vm
 from ostler_control.operations import Engine
@@ -85,6 +86,11 @@ class DrsService(drs_pb2_grpc.DrsServiceServicer):
     def CancelPlan(self, request: pb.CancelPlanRequest, context: grpc.ServicerContext) -> pb.DrsPlan:
         plan = resolve(DrsPlan, request.plan, "plan")
         return drs.plan(drs_plans.cancel(plan, caller_of(context).actor, self._engine.cancel))
+
+    def ListAlgorithms(
+        self, request: pb.ListAlgorithmsRequest, context: grpc.ServicerContext
+    ) -> pb.ListAlgorithmsResponse:
+        return pb.ListAlgorithmsResponse(algorithms=drs.algorithms(installed()))
 
     def GetClusterStatus(self, request: pb.GetClusterStatusRequest, context: grpc.ServicerContext) -> pb.ClusterStatus:
         cluster = resolve(Cluster, request.cluster, "cluster")

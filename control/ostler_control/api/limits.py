@@ -43,6 +43,7 @@ MAX_FIELD_ELEMENTS: Mapping[str, int] = {
     "affinity_groups": 64,
     "details": 100,
     "extra_configs": 32,
+    "hosts": 1000,
     "nics": 64,
     "options": 32,
     "ssh_keys": 32,

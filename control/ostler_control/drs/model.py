@@ -80,20 +80,33 @@ class Vm:
 
 
 class GroupKind(StrEnum):
-    """What a group's VMs want of each other: one host, or never the same host."""
+    """What the VMs of a group want: one host, different hosts, only hosts of the group, or only others."""
 
     AFFINITY = "affinity"
     ANTI_AFFINITY = "anti-affinity"
+    RUN_ON = "run-on"
+    NOT_RUN_ON = "not-run-on"
+
+    @property
+    def names_hosts(self) -> bool:
+        """Whether the rule is about hosts rather than about other VMs."""
+        return self in (GroupKind.RUN_ON, GroupKind.NOT_RUN_ON)
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """VMs that want to be together or apart. strict: must; otherwise: preferred."""
+    """VMs that want to be together, apart, on some hosts or off them. strict: must; otherwise: preferred; hosts: ids,
+    for a rule that names hosts."""
 
     id: str
     name: str
     kind: GroupKind
     strict: bool = True
+    hosts: frozenset[str] = NOTHING
+
+    def allows_host(self, host_id: str) -> bool:
+        """Whether the host itself is one for these VMs."""
+        return not self.kind.names_hosts or (host_id in self.hosts) == (self.kind is GroupKind.RUN_ON)
 
 
 @dataclass(frozen=True)
@@ -212,7 +225,8 @@ class HostLoad:
 
 @dataclass(frozen=True)
 class BrokenRule:
-    """A group whose rule does not hold. pairs: how many pairs of its VMs are together or apart that should not be."""
+    """A group whose rule does not hold. pairs: how many pairs of its VMs are together or apart that should not be, or
+    how many VMs are on hosts where they should not be."""
 
     group_id: str
     group_name: str

@@ -28,6 +28,9 @@ class BrokenPairs:
         for id in state.members if groups is None else groups:
             counts = np.bincount(state.at[state.members[id]], minlength=len(state.hosts))
             self._counts[id] = counts
+            if id in state.named:
+                self._pairs[id] = int(counts[~state.named[id]].sum())
+                continue
             self._pairs[id] = broken_pairs(state.groups[id].kind, counts[counts > 0].tolist())
 
     def move(self, vm: int, host: int) -> None:
@@ -65,6 +68,9 @@ class BrokenPairs:
         here = state.at[vm]
         for id in state.vms[vm].groups:
             group, counts = state.groups[id], self._counts[id]
+            if id in state.named:
+                found[group.strict] += state.named[id].astype(float) - float(state.named[id][here])
+                continue
             change = counts - (counts[here] - 1)
             change[here] = 0
             found[group.strict] += change if group.kind is GroupKind.AFFINITY else -change
@@ -78,6 +84,9 @@ class BrokenPairs:
             if not pairs:
                 continue
             group, counts, members = state.groups[id], self._counts[id], state.members[id]
+            if id in state.named:
+                np.add.at(found[group.strict], members, (~state.named[id][state.at[members]]).astype(float))
+                continue
             mates = counts[state.at[members]] - 1
             most = counts.max() - mates if group.kind is GroupKind.AFFINITY else mates
             np.add.at(found[group.strict], members, np.maximum(most, 0))

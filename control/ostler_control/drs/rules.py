@@ -130,6 +130,11 @@ class Neighbours:
         for group in map(self.groups.__getitem__, vm.groups):
             if not (group.strict or preferred):
                 continue
+            if group.kind.names_hosts:
+                if not group.allows_host(host_id):
+                    word = "only" if group.kind is GroupKind.RUN_ON else "not"
+                    return Refusal(_code(group.kind), f'group "{group.name}" runs {word} on the hosts it names')
+                continue
             there = [id for id in self.members[group.id] if id != vm.id and self.host_of[id] == host_id]
             if group.kind is GroupKind.ANTI_AFFINITY:
                 if there:
@@ -154,6 +159,11 @@ class Neighbours:
     def _broken(self, group: Group) -> BrokenRule | None:
         members = self.members[group.id]
         together = Counter(self.host_of[id] for id in members)
+        if group.kind.names_hosts:
+            wrong = sum(number for host, number in together.items() if not group.allows_host(host))
+            word = "off" if group.kind is GroupKind.RUN_ON else "on"
+            explanation = f'{wrong} VMs of "{group.name}" are {word} the hosts it names'
+            return BrokenRule(group.id, group.name, group.kind, group.strict, wrong, explanation) if wrong else None
         pairs = broken_pairs(group.kind, together.values())
         if not pairs:
             return None
@@ -163,6 +173,10 @@ class Neighbours:
         else:
             explanation = f'the {len(members)} VMs of "{group.name}" are on {len(together)} hosts'
         return BrokenRule(group.id, group.name, group.kind, group.strict, pairs, explanation)
+
+
+def _code(kind: GroupKind) -> str:
+    return kind.value.upper().replace("-", "_")
 
 
 def broken_pairs(kind: GroupKind, counts: Iterable[int]) -> int:

@@ -145,6 +145,7 @@ _GROUP: Mapping[str, tuple[str, Parse]] = {
     "name": ("name", _name),
     "kind": ("kind", _kind),
     "strict": ("strict", _truth),
+    "hosts": ("hosts", _set),
 }
 _STATES = ("connecting", "up", "disconnected")
 
@@ -168,6 +169,12 @@ def read(text: str | bytes, changes: Mapping[str, str] | None = None) -> tuple[S
         for index, group in enumerate(vm.groups):
             if group not in known_groups:
                 raise _bad(f"vms[{position}].groups[{index}]", f'there is no group "{group}"')
+    for position, rule in enumerate(groups):
+        for name in sorted(rule.hosts - known_hosts):
+            raise _bad(f"groups[{position}].hosts", f'there is no host "{name}"')
+        if rule.kind.names_hosts != bool(rule.hosts):
+            what = "must name hosts" if rule.kind.names_hosts else f"is not for kind {rule.kind.value}"
+            raise _bad(f"groups[{position}].hosts", what)
     settings = root.get("settings", {})
     if not isinstance(settings, dict) or isinstance(settings, _Repeated):
         _object(settings, "settings", (), ())

@@ -86,6 +86,12 @@ class State:
         groups = {group.id: group for group in snapshot.groups}
         self.groups = groups
         self.grouped = np.array([bool(vm.groups) for vm in self.vms], dtype=bool)
+        # For each group that names hosts, which hosts its VMs may be on.
+        self.named: dict[str, Bools] = {
+            id: np.array([group.allows_host(host.id) for host in self.hosts], dtype=bool)
+            for id, group in groups.items()
+            if group.kind.names_hosts
+        }
         members: dict[str, list[int]] = {}
         for position, vm in enumerate(self.vms):
             for group in vm.groups:
@@ -341,6 +347,10 @@ class State:
     def group_fits(self, row: Bools, vm: int, group_id: str, preferred: bool) -> None:
         """Takes out of the VM's row what this group forbids."""
         group = self.groups[group_id]
+        if group.kind.names_hosts:
+            if group.strict or preferred:
+                row &= self.named[group_id]
+            return
         members = self.members[group_id]
         others = members[members != vm]
         if not len(others) or not (group.strict or preferred):

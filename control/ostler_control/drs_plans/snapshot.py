@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from ostler_control.fleet.smoothing import Smooth
 from ostler_control.models import AffinityGroup, AffinityMember, Nic, Pool, PoolHost, Volume, now
 from ostler_control.models import Host as HostRow
 from ostler_control.models import Vm as VmRow
+from ostler_control.scheduling import affinity
 
 # Capacity is counted in CPUs and the planner counts in MHz: one and the same of either, whatever the CPU's speed.
 MHZ_PER_CPU = 1000
@@ -94,7 +95,7 @@ def take(cluster: Any, time: datetime.datetime | None = None) -> Present:
                 for host in hosts
             ),
             tuple(vms),
-            tuple(map(_group, _distinct(groups.values()))),
+            _with_hosts(_distinct(groups.values())),
         ),
         settings.drs.planner_settings(cluster),
         frozenset(arriving),
@@ -220,5 +221,15 @@ def _distinct(found: Iterable[Iterable[Any]]) -> list[Any]:
     return [by_id[group_id] for group_id in sorted(by_id)]
 
 
-def _group(row: Any) -> Group:
-    return Group(row.id, row.name, GroupKind(row.kind.replace("_", "-")), bool(row.strict))
+def _with_hosts(rows: Sequence[AffinityGroup]) -> tuple[Group, ...]:
+    hosts = affinity.hosts_of([row.id for row in rows])
+    return tuple(
+        Group(
+            row.id,
+            row.name,
+            GroupKind(row.kind.replace("_", "-")),
+            bool(row.strict),
+            frozenset(host.id for host in hosts.get(row.id, ())),
+        )
+        for row in rows
+    )

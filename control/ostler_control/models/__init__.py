@@ -2,7 +2,7 @@
 
 from ostler_control.models.base import BaseModel, db, new_id, now
 from ostler_control.models.columns import first_tuple, tuples
-from ostler_control.models.drs import AffinityGroup, AffinityMember, DrsMove, DrsPlan
+from ostler_control.models.drs import AffinityGroup, AffinityHost, AffinityMember, DrsMove, DrsPlan
 from ostler_control.models.extra_config import OfferingExtraConfig, VmDetail, VmExtraConfig
 from ostler_control.models.imports import ImportFile, ImportSource, VmImport, VmOrigin
 from ostler_control.models.machines import Nic, ServiceOffering, Vm, VmSighting
@@ -69,6 +69,7 @@ ALL: tuple[type[BaseModel], ...] = (
     VmUserData,
     NicAddressing,
     AffinityGroup,
+    AffinityHost,
     AffinityMember,
     DrsPlan,
     DrsMove,
@@ -83,6 +84,7 @@ __all__ = [
     "ALL",
     "Account",
     "AffinityGroup",
+    "AffinityHost",
     "AffinityMember",
     "BaseModel",
     "Certificate",

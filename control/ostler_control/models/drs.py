@@ -16,12 +16,15 @@ from ostler_control.models.base import BaseModel, now
 from ostler_control.models.columns import enum_column
 from ostler_control.models.machines import Vm
 from ostler_control.models.people import Account
-from ostler_control.models.places import Cluster
+from ostler_control.models.places import Cluster, Host
 from ostler_control.states import ACTIVE_PLANS, MoveState, PlanState
 
 
 class AffinityGroup(BaseModel):
-    """VMs that want to be together or apart. kind: affinity | anti_affinity; strict: must, else preferred."""
+    """VMs that want to be together or apart, or on some hosts or off them.
+
+    kind: affinity | anti_affinity | run_on | not_run_on; strict: must, else preferred.
+    """
 
     name = TextField()
     account = ForeignKeyField(Account, backref="affinity_groups", on_delete="RESTRICT")
@@ -43,6 +46,18 @@ class AffinityMember(BaseModel):
 
     class Meta:
         indexes = ((("group", "vm"), True),)
+
+
+class AffinityHost(BaseModel):
+    """A host that a group of kind run_on or not_run_on names."""
+
+    group = ForeignKeyField(AffinityGroup, backref="hosts", on_delete="CASCADE")
+    group_id: str
+    host = ForeignKeyField(Host, backref="affinities", on_delete="CASCADE")
+    host_id: str
+
+    class Meta:
+        indexes = ((("group", "host"), True),)
 
 
 class DrsPlan(BaseModel):

@@ -46,13 +46,15 @@ class AffinityRules:
     """Ids of hosts, as a VM's affinity groups see them.
 
     apart: the VM must not be there; together: it must be on one of each of these sets; avoid, prefer: it should not, or
-    should, be there.
+    should, be there; forbidden, required: as apart and together, of groups that name hosts.
     """
 
     apart: frozenset[str] = frozenset()
     together: tuple[frozenset[str], ...] = ()
     avoid: frozenset[str] = frozenset()
     prefer: frozenset[str] = frozenset()
+    forbidden: frozenset[str] = frozenset()
+    required: tuple[frozenset[str], ...] = ()
 
 
 @dataclass(frozen=True)

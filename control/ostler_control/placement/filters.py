@@ -103,6 +103,10 @@ def _affinity(demand: Demand, host: HostFacts) -> Refusal | None:
         return Refusal("ANTI_AFFINITY", "a VM is there that anti-affinity keeps apart")
     if any(host.id not in hosts for hosts in rules.together):
         return Refusal("AFFINITY", "the VMs that affinity keeps together are on another host")
+    if any(host.id not in hosts for hosts in rules.required):
+        return Refusal("RUN_ON", "it is none of the hosts that the VM must run on")
+    if host.id in rules.forbidden:
+        return Refusal("NOT_RUN_ON", "it is a host that the VM must not run on")
     return None
 
 

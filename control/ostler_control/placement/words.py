@@ -26,6 +26,8 @@ WORDS: Mapping[str, tuple[str, str]] = {
         "does not have the VMs that affinity keeps together",
         "do not have the VMs that affinity keeps together",
     ),
+    "RUN_ON": ("is none of the hosts it must run on", "are none of the hosts it must run on"),
+    "NOT_RUN_ON": ("is a host it must not run on", "are hosts it must not run on"),
     "LACKS_CPUS": ("lacks CPUs", "lack CPUs"),
     "LACKS_MEMORY": ("lacks memory", "lack memory"),
     "LACKS_ENCRYPTION": ("cannot hold encrypted volumes", "cannot hold encrypted volumes"),

@@ -5,29 +5,80 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 
-from ostler_common.errors import AlreadyExistsError, FailedPreconditionError
+from ostler_common.errors import AlreadyExistsError, FailedPreconditionError, bad_field
 from peewee import IntegrityError
 
 from ostler_control import database, events
 from ostler_control.catalog.names import check_name
-from ostler_control.models import Account, AffinityGroup, AffinityMember, Cluster, Host, HostState, Vm, tuples
+from ostler_control.models import (
+    Account,
+    AffinityGroup,
+    AffinityHost,
+    AffinityMember,
+    Cluster,
+    Host,
+    HostState,
+    Vm,
+    tuples,
+)
 from ostler_control.placement import AffinityRules
 
 AFFINITY, ANTI_AFFINITY = "affinity", "anti_affinity"
+RUN_ON, NOT_RUN_ON = "run_on", "not_run_on"
 
 
-def create(name: str, account: Account, kind: str, strict: bool, actor: str) -> AffinityGroup:
-    """A new, empty group. Raises InvalidArgumentError, AlreadyExistsError (AFFINITY_GROUP_EXISTS)."""
+def create(
+    name: str, account: Account, kind: str, strict: bool, actor: str, hosts: Sequence[Host] = ()
+) -> AffinityGroup:
+    """A new group without VMs. hosts: of a group of kind RUN_ON or NOT_RUN_ON, at least one; of others none.
+
+    Raises InvalidArgumentError, AlreadyExistsError (AFFINITY_GROUP_EXISTS).
+    """
     check_name("name", name)
+    _check_hosts(kind, hosts)
     try:
         with database.transaction():
             group: AffinityGroup = AffinityGroup.create(name=name, account=account, kind=kind, strict=strict)
+            _insert_hosts(group, hosts)
             _record("affinity.create", group, actor, f"{'strict' if strict else 'preferred'} {_word(kind)}")
             return group
     except IntegrityError as error:
         raise AlreadyExistsError(
             f"account {account.name} has an affinity group {name} already", "AFFINITY_GROUP_EXISTS"
         ) from error
+
+
+def set_hosts(group: AffinityGroup, hosts: Sequence[Host], actor: str) -> AffinityGroup:
+    """Makes these the hosts that the group names. Nothing moves. Raises InvalidArgumentError HOSTS_NOT_ALLOWED."""
+    _check_hosts(group.kind, hosts)
+    with database.transaction():
+        _lock([group.id])
+        AffinityHost.delete().where(AffinityHost.group == group.id).execute()
+        _insert_hosts(group, hosts)
+        _record("affinity.update", group, actor, f"hosts: {', '.join(sorted(host.name for host in hosts))}")
+    return AffinityGroup.get_by_id(group.id)
+
+
+def _check_hosts(kind: str, hosts: Sequence[Host]) -> None:
+    names_hosts = kind in (RUN_ON, NOT_RUN_ON)
+    if names_hosts and not hosts:
+        raise bad_field("hosts", f"a group of kind {_word(kind)} names at least one host", "HOSTS_NOT_ALLOWED")
+    if hosts and not names_hosts:
+        raise bad_field("hosts", f"a group of kind {_word(kind)} names no hosts", "HOSTS_NOT_ALLOWED")
+
+
+def _insert_hosts(group: AffinityGroup, hosts: Sequence[Host]) -> None:
+    for host_id in sorted({host.id for host in hosts}):
+        AffinityHost.create(group=group.id, host=host_id)
+
+
+def hosts_of(group_ids: Sequence[str]) -> dict[str, list[Host]]:
+    """The hosts that these groups name, by name."""
+    found: dict[str, list[Host]] = defaultdict(list)
+    query = AffinityHost.select(AffinityHost.group, Host).join(Host)
+    for row in query.where(AffinityHost.group.in_(group_ids)).order_by(Host.name, Host.id):
+        found[row.group_id].append(row.host)
+    return found
 
 
 def delete(group: AffinityGroup, actor: str) -> None:
@@ -88,11 +139,15 @@ def affinity_rules_of(vm: Vm) -> AffinityRules | None:
     for group_id, host_id, destination_id in tuples(others, tuple[str, str | None, str | None]):
         # A migrating VM counts on both hosts until it has arrived.
         places[group_id] |= {place for place in (host_id, destination_id) if place}
+    named = hosts_of([group.id for group in groups])
+    for group in groups:
+        if group.kind in (RUN_ON, NOT_RUN_ON):
+            places[group.id] = {host.id for host in named.get(group.id, ())}
     return affinity_rules(((group.kind, group.strict, places[group.id]) for group in groups), _in_service())
 
 
 def affinity_rules(groups: Iterable[tuple[str, bool, Collection[str]]], in_service: Collection[str]) -> AffinityRules:
-    """The same from facts: each group's kind, strictness, and hosts of its other VMs. Pure.
+    """The same from facts: each group's kind, strictness, and the hosts of its other VMs or those that it names. Pure.
 
     A host that is silent or in maintenance does not bind the VMs that must be together: they gather on another.
     """
@@ -100,7 +155,18 @@ def affinity_rules(groups: Iterable[tuple[str, bool, Collection[str]]], in_servi
     together: list[frozenset[str]] = []
     avoid: set[str] = set()
     prefer: set[str] = set()
+    forbidden: set[str] = set()
+    required: list[frozenset[str]] = []
     for kind, strict, places in groups:
+        if kind == NOT_RUN_ON:
+            (forbidden if strict else avoid).update(places)
+            continue
+        if kind == RUN_ON:
+            if strict:
+                required.append(frozenset(places))
+            else:
+                prefer.update(places)
+            continue
         if kind == ANTI_AFFINITY:
             (apart if strict else avoid).update(places)
             continue
@@ -109,7 +175,9 @@ def affinity_rules(groups: Iterable[tuple[str, bool, Collection[str]]], in_servi
             together.append(present)
         elif not strict:
             prefer.update(present)
-    return AffinityRules(frozenset(apart), tuple(together), frozenset(avoid), frozenset(prefer))
+    return AffinityRules(
+        frozenset(apart), tuple(together), frozenset(avoid), frozenset(prefer), frozenset(forbidden), tuple(required)
+    )
 
 
 def _in_service() -> set[str]:

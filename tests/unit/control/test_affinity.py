@@ -34,6 +34,11 @@ def hosts(*ids: str) -> frozenset[str]:
         ([("affinity", True, {"z"})], AffinityRules()),
         ([("affinity", True, {"z", "a"})], AffinityRules(together=(hosts("a"),))),
         ([("affinity", False, {"z", "a"})], AffinityRules(prefer=hosts("a"))),
+        # Hosts that a group names bind also while they are silent.
+        ([("run_on", True, {"z", "a"})], AffinityRules(required=(hosts("a", "z"),))),
+        ([("run_on", False, {"a"})], AffinityRules(prefer=hosts("a"))),
+        ([("not_run_on", True, {"a"})], AffinityRules(forbidden=hosts("a"))),
+        ([("not_run_on", False, {"a"})], AffinityRules(avoid=hosts("a"))),
         (
             [("affinity", True, {"a"}), ("affinity", True, {"b"}), ("anti_affinity", True, {"c"})],
             AffinityRules(apart=hosts("c"), together=(hosts("a"), hosts("b"))),

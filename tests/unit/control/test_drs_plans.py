@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ostler_common.errors import FailedPreconditionError, OstlerError
+from ostler_common.errors import FailedPreconditionError, InvalidArgumentError, OstlerError
 from ostler_control import drs_plans, settings, vms
 from ostler_control.database import transaction
 from ostler_control.drs import Mode
@@ -321,6 +321,28 @@ def test_moves_that_somebody_has_chosen(site: Site, engine: Engine) -> None:
 
 def group(site: Site, name: str, kind: str, strict: bool = True) -> Any:
     return affinity.create(name, site.account, kind, strict, "root")
+
+
+def test_groups_that_name_hosts_bind_placements_moves_and_plans(site: Site, engine: Engine) -> None:
+    h2 = site.host("h2")
+    only = affinity.create("only", site.account, affinity.RUN_ON, True, "root", [h2])
+    made = site.record(partial(site.new_vm, "a", offering=site.plain, affinity_groups=[only]))
+    assert outcome(engine, made) == OK
+    a = vm_of(made)
+    assert a.host_id == h2.id
+    with pytest.raises(FailedPreconditionError, match="none of the hosts it must run on"):
+        site.record(lambda: vms.migrate(a, "root", site.host("h1")))
+    with pytest.raises(FailedPreconditionError, match="none of the hosts it must run on"):
+        chosen(cluster(), [(a.id, site.host("h1").id)], "by ada")
+    affinity.set_hosts(only, [site.host("h1")], "root")
+    found = drs_plans.generate(cluster(), Mode.REPAIR)
+    assert [(move.vm_name, move.destination_name) for move in found.moves] == [("a", site.host("h1").name)]
+    assert [rule.explanation for rule in found.broken_before] == ['1 VMs of "only" are off the hosts it names']
+    never = affinity.create("never", site.account, affinity.NOT_RUN_ON, True, "root", [h2])
+    with pytest.raises(FailedPreconditionError, match="is a host it must not run on"):
+        site.record(partial(site.new_vm, "b", offering=site.plain, affinity_groups=[never], host=h2))
+    with pytest.raises(InvalidArgumentError, match="names at least one host"):
+        affinity.create("none", site.account, affinity.RUN_ON, True, "root")
 
 
 def test_strict_anti_affinity_holds_for_placements_moves_and_plans(site: Site, engine: Engine) -> None:

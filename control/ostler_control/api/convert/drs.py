@@ -12,6 +12,7 @@ from ostler.control.v1 import affinity_pb2, drs_pb2
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.times import timestamp
 from ostler_control.caller import Caller
+from ostler_control.drs.algorithms import Installed
 from ostler_control.drs_plans import store
 from ostler_control.drs_plans.status import Status
 from ostler_control.models import Account, AffinityGroup, Cluster, DrsMove, DrsPlan, Host, Vm, tuples
@@ -135,6 +136,7 @@ def status(cluster: Cluster, found: Status) -> drs_pb2.ClusterStatus:
 
 def affinity_groups(rows: Sequence[AffinityGroup], caller: Caller) -> list[affinity_pb2.AffinityGroup]:
     members = affinity.members_of([row.id for row in rows])
+    named = affinity.hosts_of([row.id for row in rows]) if caller.is_admin else {}
     accounts = _names(Account, {row.account_id for row in rows})
     hosts = _names(Host, {vm.host_id for vms in members.values() for vm in vms if vm.host_id})
     return [
@@ -147,9 +149,15 @@ def affinity_groups(rows: Sequence[AffinityGroup], caller: Caller) -> list[affin
             strict=row.strict,
             vms=_members(members.get(row.id, ()), hosts if caller.is_admin else {}),
             create_time=timestamp(row.create_time),
+            hosts=[host.name for host in named.get(row.id, ())],
         )
         for row in rows
     ]
+
+
+def algorithms(found: Iterable[Installed]) -> list[drs_pb2.Algorithm]:
+    """The algorithms that are there."""
+    return [drs_pb2.Algorithm(name=one.name, package=one.package, error=one.error) for one in found]
 
 
 def _members(vms: Iterable[Vm], hosts: Mapping[str, str]) -> list[affinity_pb2.AffinityGroup.Member]:

@@ -12,11 +12,16 @@ from ostler.control.v1 import vm_pb2
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.lazy import Noun
-from ostler_control.cli.names import ACCOUNT, AFFINITY_GROUP, VM
+from ostler_control.cli.names import ACCOUNT, AFFINITY_GROUP, HOST, VM
 from ostler_control.cli.options import confirm, limit_option, list_options, output_option, request_id_option, yes_option
 from ostler_control.cli.output import Listing, Section, View, print_list, print_one
 
-KINDS = {"affinity": pb.AffinityGroup.AFFINITY, "anti-affinity": pb.AffinityGroup.ANTI_AFFINITY}
+KINDS = {
+    "affinity": pb.AffinityGroup.AFFINITY,
+    "anti-affinity": pb.AffinityGroup.ANTI_AFFINITY,
+    "run-on": pb.AffinityGroup.RUN_ON,
+    "not-run-on": pb.AffinityGroup.NOT_RUN_ON,
+}
 
 
 def _members(group: pb.AffinityGroup) -> Sequence[Sequence[str]]:
@@ -33,6 +38,7 @@ VIEW = View[pb.AffinityGroup](
         ("vms", lambda g: str(len(g.vms))),
     ],
     details=[
+        ("hosts", lambda g: ", ".join(g.hosts)),
         ("created", lambda g: text.when(g, "create_time")),
         ("id", lambda g: g.id),
     ],
@@ -42,7 +48,7 @@ VIEW = View[pb.AffinityGroup](
 
 @click.group(cls=Noun)
 def command() -> None:
-    """Affinity groups: VMs to keep together or apart."""
+    """Affinity groups: VMs to keep together or apart, or on some hosts or off them."""
 
 
 @command.command("create")
@@ -51,8 +57,9 @@ def command() -> None:
     "--kind",
     type=click.Choice(tuple(KINDS)),
     required=True,
-    help="affinity: on one host; anti-affinity: on different hosts.",
+    help="affinity: on one host; anti-affinity: on different hosts; run-on, not-run-on: on the hosts given, or not.",
 )
+@click.option("--host", "hosts", type=HOST, multiple=True, help="A host, for run-on and not-run-on; repeat.")
 @click.option(
     "--preferred",
     is_flag=True,
@@ -62,15 +69,25 @@ def command() -> None:
 @request_id_option
 @output_option
 @pass_app
-def create(app: App, name: str, kind: str, preferred: bool, account: str, request_id: str, output: str) -> None:
+def create(
+    app: App,
+    name: str,
+    kind: str,
+    hosts: tuple[str, ...],
+    preferred: bool,
+    account: str,
+    request_id: str,
+    output: str,
+) -> None:
     """Creates an empty group. Add VMs with `ostler affinity add`, or when you create them.
 
     \b
-    Example:
+    Examples:
       ostler affinity create databases --kind anti-affinity
+      ostler affinity create licensed --kind run-on --host h1 --host h2
     """
     request = pb.CreateAffinityGroupRequest(
-        request_id=request_id, name=name, account=account, kind=KINDS[kind], preferred=preferred
+        request_id=request_id, name=name, account=account, kind=KINDS[kind], preferred=preferred, hosts=hosts
     )
     print_one(VIEW, app.client.affinity.CreateAffinityGroup(request), output)
 
@@ -151,6 +168,24 @@ def remove(app: App, group: str, vms: tuple[str, ...], output: str) -> None:
       ostler affinity remove databases db-2
     """
     print_one(VIEW, _change(app, group, vms, lambda now, name: now - {name}), output)
+
+
+@command.command("set-hosts")
+@click.argument("group", type=AFFINITY_GROUP)
+@click.argument("hosts", type=HOST, nargs=-1, required=True)
+@request_id_option
+@output_option
+@pass_app
+def set_hosts(app: App, group: str, hosts: tuple[str, ...], request_id: str, output: str) -> None:
+    """Replaces the hosts that a run-on or not-run-on group names. Nothing moves; `ostler drs generate --repair` plans
+    the moves that the group needs.
+
+    \b
+    Example:
+      ostler affinity set-hosts licensed h1 h2 h3
+    """
+    request = pb.SetAffinityGroupHostsRequest(request_id=request_id, group=group, hosts=hosts)
+    print_one(VIEW, app.client.affinity.SetAffinityGroupHosts(request), output)
 
 
 @command.command("delete")

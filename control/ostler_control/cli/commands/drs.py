@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 from ostler.control.v1 import drs_pb2 as pb
-from ostler_common.errors import InvalidArgumentError
+from ostler_common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from ostler_common.units import format_size
 
 from ostler_control.cli import bars, plans
@@ -25,7 +25,7 @@ from ostler_control.cli.options import (
     output_option,
     request_id_option,
 )
-from ostler_control.cli.output import Listing, print_data, print_list
+from ostler_control.cli.output import Listing, View, print_data, print_list
 from ostler_control.cli.text import printable
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -309,6 +309,53 @@ def cancel(app: App, plan: str, output: str) -> None:
         print_list(plans.VIEW, [found], Listing(output))
     else:
         plans.print_plan(found, output)
+
+
+@command.group("algorithm")
+def algorithm() -> None:
+    """Algorithms for the setting drs.algorithm: built in, and plug-ins of the control plane."""
+
+
+ALGORITHMS = View[pb.Algorithm](
+    "algorithm",
+    columns=[
+        ("name", lambda a: a.name),
+        ("package", lambda a: a.package or "built in"),
+        ("error", lambda a: a.error),
+    ],
+)
+
+
+@algorithm.command("list")
+@list_options
+@pass_app
+def algorithm_list(app: App, listing: Listing) -> None:
+    """Lists the algorithms. One with an error cannot be used.
+
+    \b
+    Example:
+      ostler drs algorithm list
+    """
+    found = app.client.drs.ListAlgorithms(pb.ListAlgorithmsRequest())
+    print_list(ALGORITHMS, found.algorithms, listing)
+
+
+@algorithm.command("check")
+@click.argument("name")
+@pass_app
+def algorithm_check(app: App, name: str) -> None:
+    """Asks the algorithm NAME all that the planner asks, and fails if an answer is wrong.
+
+    \b
+    Example:
+      ostler drs algorithm check weighted
+    """
+    found = {one.name: one for one in app.client.drs.ListAlgorithms(pb.ListAlgorithmsRequest()).algorithms}
+    if name not in found:
+        raise NotFoundError(f'there is no DRS algorithm "{name}" (there are {", ".join(found)})', "UNKNOWN_ALGORITHM")
+    if found[name].error:
+        raise FailedPreconditionError(found[name].error, "ALGORITHM_UNUSABLE", {"name": name})
+    click.echo(f"algorithm {name} can be used")
 
 
 @command.command("status")

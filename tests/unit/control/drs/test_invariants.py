@@ -47,9 +47,11 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         for i in range(draw(st.integers(1, 6)))
     ]
     kinds = list(GroupKind)
-    groups = [
-        Group(f"g{i}", f"g{i}", chance.choice(kinds), chance.random() < 0.6) for i in range(draw(st.integers(0, 3)))
-    ]
+    groups = []
+    for i in range(draw(st.integers(0, 4))):
+        kind = chance.choice(kinds)
+        named = some([host.id for host in hosts], 0.5) if kind.names_hosts else frozenset()
+        groups.append(Group(f"g{i}", f"g{i}", kind, chance.random() < 0.6, named))
     vms = []
     for i in range(draw(st.integers(0, 24))):
         host = chance.choice(hosts[: chance.choice([1, len(hosts)])])
@@ -107,6 +109,8 @@ def test_plans_keep_every_rule_and_make_nothing_worse(snapshot: Snapshot, settin
         assert placements.refusal(move.vm_id, move.destination_id, preferred=mode is Mode.BALANCE) is None
         assert placements.hosts[move.destination_id].in_service
         assert move.destination_id not in leaving
+        rules = [group for group in snapshot.groups if group.id in placements.vms[move.vm_id].groups]
+        assert all(rule.allows_host(move.destination_id) for rule in rules if rule.strict)
         assert not placements.vms[move.vm_id].skip or mode is Mode.EVACUATE
         assert all(need < number for need in move.needs)
         placements.move(move.vm_id, move.destination_id)

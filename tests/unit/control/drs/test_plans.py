@@ -23,6 +23,9 @@ BALANCED = [
      "a h1>h3"),
     ("strict anti-affinity", "apart! w\nh1 16: a=4,w b=4\nh2 16: c=1,w", "b h1>h2"),
     ("preferred anti-affinity holds as well", "apart w\nh1 16: a=4,w b=4\nh2 16: c=1,w", "b h1>h2"),
+    ("only on its hosts", "on! w h1 h3\nh1 16: a=4,w\nh2 16:\nh3 16: b=1", ""),
+    ("never on a host", "off! w h2\nh1 16: a=4,w b=4,w\nh2 16:\nh3 16:", "a h1>h3"),
+    ("a preference for hosts binds as well", "on w h1\nh1 16: a=4,w b=4\nh2 16:", "b h1>h2"),
     ("affinity keeps together", "together! w\nh1 16: a=4,w b=4,w\nh2 16:", ""),
     ("a full target takes none", "h1 16: a=8 b=8\nh2 16: c=16\nh3 12: d=1", "a h1>h3, d h3>h1"),
     ("a host in maintenance is no target", "h1 16: a=4 b=4\nh2 16 maintenance:\nh3 16: c=8", ""),
@@ -106,6 +109,8 @@ REPAIR = [
     ("apart again, the cheaper one moves", "apart! w\nh1 16: a=4,w b=2,w\nh2 16:", "b h1>h2"),
     ("together again", "together! w\nh1 16: a=4,w b=2,w\nh2 16: c=2,w", "c h2>h1"),
     ("nothing else is moved", "apart! w\nh1 64: a=4,w b=4,w d=9 e=9\nh2 64:", "a h1>h2"),
+    ("back to its hosts", "on! w h2\nh1 16: a=4,w b=4\nh2 16:", "a h1>h2"),
+    ("off a host", "off! w h1\nh1 16: a=4,w b=4\nh2 16:", "a h1>h2"),
     ("nowhere to go", "apart! w\nh1 16: a=4,w b=4,w\nh2 2:", ""),
 ]
 
@@ -118,6 +123,7 @@ def test_repair(text: str, expected: str) -> None:
 EVACUATE = [
     ("to the emptiest", "h1 16: a=4 b=2\nh2 16: c=8\nh3 16:", "a h1>h3, b h1>h3"),
     ("opting out does not hold back maintenance", "h1 16: a=4,skip\nh2 16:", "a h1>h2"),
+    ("only to its hosts", "on! w h1 h3\nh1 16: a=4,w\nh2 16:\nh3 16: b=8", "a h1>h3"),
     ("room is made first", "h1 16: a=8\nh2 10: b=4\nh3 6:", "b h2>h3, a h1>h2"),
     ("a preference gives way", "apart w\nh1 16: a=4,w\nh2 16: b=4,w", "a h1>h2"),
     ("a strict rule does not", "apart! w\nh1 16: a=4,w\nh2 16: b=4,w", ""),

@@ -107,10 +107,22 @@ BAD = [
     ({"hosts": [HOST], "vms": [{**VM, "groups": ["g"]}]}, 'vms[0].groups[0]: there is no group "g"'),
     ({"hosts": [HOST], "vms": [{**VM, "groups": "g"}]}, "vms[0].groups: must be a list of texts"),
     ({"hosts": [HOST], "vms": [{**VM, "moved_ago_s": -1}]}, "vms[0].moved_ago_s: must be a number"),
-    ({"hosts": [HOST], "groups": [{"name": "g", "kind": "near"}]}, "groups[0].kind: must be affinity or anti-affinity"),
+    (
+        {"hosts": [HOST], "groups": [{"name": "g", "kind": "near"}]},
+        "groups[0].kind: must be affinity or anti-affinity or run-on or not-run-on",
+    ),
     ({"hosts": [{**HOST, "name": "\ud800"}]}, "hosts[0].name: holds a character that cannot be printed"),
     ({"hosts": [{**HOST, "name": "h" * 256}]}, "hosts[0].name: has 256 characters; at most 255 are allowed"),
     ({"hosts": [{**HOST, "\ud800": 1}]}, "hosts[0].\\ud800: unknown key"),
+    ({"hosts": [HOST], "groups": [{"name": "g", "kind": "run-on"}]}, "groups[0].hosts: must name hosts"),
+    (
+        {"hosts": [HOST], "groups": [{"name": "g", "kind": "run-on", "hosts": ["h9"]}]},
+        'groups[0].hosts: there is no host "h9"',
+    ),
+    (
+        {"hosts": [HOST], "groups": [{"name": "g", "kind": "affinity", "hosts": ["h1"]}]},
+        "groups[0].hosts: is not for kind affinity",
+    ),
     ({"hosts": [HOST], "settings": []}, "settings: must be an object"),
     ({"hosts": [HOST], "settings": {"drs.algorithm": "\ud800"}}, 'settings["drs.algorithm"] must be a name'),
     (

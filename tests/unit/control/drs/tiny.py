@@ -3,7 +3,7 @@
 A line a host: `h1 16: a=4 b=2,web` is a host of 16 GiB with VMs of 4 and 2 GiB, the second in group web. Words after
 the size of a host or VM: `off`, `maintenance`, `encryption`; `skip`, `encrypted`, `busy`; any other of a VM is a group.
 Every VM has 100 MHz for each GiB, every host twice what that makes. `apart web`, `together! db`: rules of groups, with
-! strict.
+! strict. `on! web h1 h2`, `off web h1`: on those hosts, or off them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,12 @@ from typing import Any
 from ostler_control.drs import Group, GroupKind, Host, Plan, Settings, Snapshot, Vm
 
 GIB = 1 << 30
-_KINDS = {"apart": GroupKind.ANTI_AFFINITY, "together": GroupKind.AFFINITY}
+_KINDS = {
+    "apart": GroupKind.ANTI_AFFINITY,
+    "together": GroupKind.AFFINITY,
+    "on": GroupKind.RUN_ON,
+    "off": GroupKind.NOT_RUN_ON,
+}
 
 
 def cluster(text: str) -> Snapshot:
@@ -21,8 +26,8 @@ def cluster(text: str) -> Snapshot:
     for line in filter(None, map(str.strip, text.splitlines())):
         head, _, tail = line.partition(":")
         if head.split()[0].rstrip("!") in _KINDS:
-            word, name = head.split()
-            groups.append(Group(name, name, _KINDS[word.rstrip("!")], word.endswith("!")))
+            word, name, *named = head.split()
+            groups.append(Group(name, name, _KINDS[word.rstrip("!")], word.endswith("!"), frozenset(named)))
             continue
         name, size, *words = head.split()
         hosts.append(
