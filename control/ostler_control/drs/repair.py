@@ -34,7 +34,7 @@ def repair(state: State, search: Search, vms: Ints, most: int) -> tuple[list[Uni
             break
         pairs.move(*unit.moves[0])
         units.append(unit)
-    if pairs.any and len(vms) * len(state.hosts) <= _MAX_CELLS:
+    if pairs.any and 0 < len(vms) * len(state.hosts) <= _MAX_CELLS:
         units = _Repairer(state, pairs, vms, most).run(units)
     if not pairs.any:
         return units, End.SATISFIED
