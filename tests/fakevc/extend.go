@@ -214,6 +214,8 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		serveNFC(w, r)
+	case r.URL.Path == "/sdk" && faults.get().SoapDown:
+		http.Error(w, "", http.StatusServiceUnavailable)
 	case r.URL.Path == "/sdk" && r.Method == http.MethodPost:
 		body, err := io.ReadAll(r.Body)
 		if err != nil {

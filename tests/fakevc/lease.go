@@ -28,6 +28,7 @@ import (
 type faultSpec struct {
 	CloneMs      int              `json:"clone_ms"`
 	CloneError   string           `json:"clone_error"`
+	SoapDown     bool             `json:"soap_down"` // every API call gets HTTP 503
 	DestroyError string           `json:"destroy_error"`
 	LeaseInitMs  int              `json:"lease_init_ms"`
 	LeaseError   string           `json:"lease_error"`

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
-from ostler_common.errors import AbortedError, FailedPreconditionError, OstlerError
+from ostler_common.errors import AbortedError, FailedPreconditionError, OstlerError, UnavailableError
 
 from ostler_control.vmware.connection import Connection
 from ostler_control.vmware.descriptor import read_descriptor
@@ -53,6 +53,30 @@ def stream_count(setting: int, disks: int) -> int:
 def disk_file_name(key: int) -> str:
     """The name of a disk's file: by its device key, so that it cannot be mistaken for another one."""
     return f"disk-{key}.vmdk"
+
+
+class _Keeper:
+    """Keeps a lease alive, through outages that are shorter than the lease's own limit."""
+
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
+        self._next = 0.0
+        self._last = time.monotonic()
+
+    def tell(self, percent: int) -> None:
+        """To be called often. Raises LeaseLostError, or UnavailableError when the outage lasts."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + self._lease.keep_alive_s
+        try:
+            self._lease.tell_progress(percent)
+            self._last = time.monotonic()
+        except LeaseLostError:
+            raise
+        except UnavailableError:
+            if now > self._last + self._lease.timeout_s:
+                raise
 
 
 @dataclass
@@ -120,7 +144,7 @@ class Exporter:
         fetch = Fetch(self.connection, stop, self._count)
         with ThreadPoolExecutor(self.streams, thread_name_prefix="export") as pool:
             pending: set[Future[None]] = {pool.submit(self._fetch_one, fetch, file) for file in files}
-            next_report = 0.0
+            keeper = _Keeper(lease)
             try:
                 while pending:
                     ended, pending = wait(pending, _TICK_S, FIRST_COMPLETED)
@@ -129,9 +153,7 @@ class Exporter:
                     self.check()
                     done_bytes, total_bytes = self._progress(lease)
                     self.on_progress(done_bytes, total_bytes)
-                    if time.monotonic() >= next_report:
-                        next_report = time.monotonic() + lease.keep_alive_s
-                        lease.tell_progress(min(99, done_bytes * 100 // max(total_bytes, 1)))
+                    keeper.tell(min(99, done_bytes * 100 // max(total_bytes, 1)))
             except BaseException:
                 stop.set()
                 for future in pending:

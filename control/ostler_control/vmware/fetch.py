@@ -16,8 +16,9 @@ from ostler_control.vmware.lease import LeaseFile, LeaseLostError
 from ostler_control.vmware.sink import Digest, Hasher, Part
 from ostler_control.vmware.trust import pinned
 
-_MAX_TRIES = 5
-_FIRST_PAUSE_S = 0.5
+# About a minute in all: a switch that restarts is no reason to give up.
+_MAX_TRIES = 8
+_FIRST_PAUSE_S, _MAX_PAUSE_S = 0.5, 30.0
 # A host that sends nothing for this long is asked again.
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 _SESSION_COOKIE = "vmware_soap_session"
@@ -53,7 +54,7 @@ class Fetch:
         try:
             with httpx.Client(verify=self._context(file), timeout=_TIMEOUT, trust_env=False) as client:
                 for attempt in range(_MAX_TRIES):
-                    if attempt and self.stop.wait(_FIRST_PAUSE_S * 2 ** (attempt - 1)):
+                    if attempt and self.stop.wait(min(_FIRST_PAUSE_S * 2 ** (attempt - 1), _MAX_PAUSE_S)):
                         raise StoppedError
                     try:
                         self._read(client, file, part, hasher)

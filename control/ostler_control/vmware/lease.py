@@ -67,12 +67,17 @@ class ManifestEntry:
 
 @dataclass(frozen=True)
 class Lease:
-    """A lease that is ready. keep_alive_s: how often its progress is to be told."""
+    """A lease that is ready. timeout_s: it ends when its progress is not told for that long."""
 
     connection: Connection
     ref: str
     files: tuple[LeaseFile, ...]
-    keep_alive_s: float
+    timeout_s: float
+
+    @property
+    def keep_alive_s(self) -> float:
+        """How often its progress is to be told."""
+        return min(_MAX_KEEP_ALIVE_S, self.timeout_s / 4)
 
     def tell_progress(self, percent: int) -> None:
         """Keeps the lease alive. Raises LeaseLostError."""
@@ -181,8 +186,7 @@ def _ready(connection: Connection, lease: vim.HttpNfcLease, source: SourceVm) ->
     if keys:
         labels = ", ".join(disk.label for disk in keys.values())
         raise _incomplete(source, f"the export lacks {labels}")
-    timeout_s = int(info.leaseTimeout or 300)
-    return Lease(connection, str(lease._moId), tuple(files), min(_MAX_KEEP_ALIVE_S, timeout_s / 4))
+    return Lease(connection, str(lease._moId), tuple(files), float(info.leaseTimeout or 300))
 
 
 def _incomplete(source: SourceVm, what: str) -> FailedPreconditionError:

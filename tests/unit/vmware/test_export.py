@@ -193,6 +193,28 @@ def test_a_slow_export_keeps_its_lease_alive(
     assert lease["progress"] == sorted(lease["progress"])
 
 
+def test_a_short_outage_of_the_server_is_survived(
+    site: FakeVcenter, connection: Connection, target: Path, vmdks: list[Path]
+) -> None:
+    slow = {DISK_0: vmdks[0].stat().st_size // 4}
+    site.faults(lease_timeout=8, bytes_per_sec=slow)
+    threading.Timer(0.5, lambda: site.faults(lease_timeout=8, bytes_per_sec=slow, soap_down=True)).start()
+    threading.Timer(3.0, lambda: site.faults(lease_timeout=8, bytes_per_sec=slow)).start()
+    check_whole(exporter(connection, "off", target).run(), target, find(connection, "off"), vmdks)
+    assert [lease["state"] for lease in site.leases()] == ["done"]
+
+
+def test_a_server_that_stays_away_ends_the_export(
+    site: FakeVcenter, connection: Connection, target: Path, vmdks: list[Path]
+) -> None:
+    slow = {DISK_0: vmdks[0].stat().st_size // 60}
+    site.faults(lease_timeout=2, bytes_per_sec=slow)
+    threading.Timer(0.5, lambda: site.faults(bytes_per_sec=slow, soap_down=True)).start()
+    with pytest.raises(UnavailableError) as gone:
+        exporter(connection, "off", target).run()
+    assert gone.value.reason == "VCENTER_UNREACHABLE"
+
+
 def test_a_lease_that_fails_says_why(site: FakeVcenter, connection: Connection, target: Path) -> None:
     site.faults(lease_error="the disk is locked")
     with pytest.raises(FailedPreconditionError, match="the disk is locked"):
