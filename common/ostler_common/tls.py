@@ -66,7 +66,7 @@ def peer_of(auth_context: Mapping[str, Any], address: str) -> Peer:
 def server_credentials(files: TlsFiles, *, client_certificates: bool = True) -> grpc.ServerCredentials:
     """Credentials that take up replaced files at the next handshake, without a restart.
 
-    client_certificates: demand one signed by `files.trust`. Only enrolment does not; there the server sends its CA
+    client_certificates: demand one signed by `files.trust`. Only enrollment does not; there the server sends its CA
     along, so that a joining host can hold it against its token. Raises OSError or ValueError when the files are
     missing or do not belong together; later, such files are reported and the last good ones stay.
     """

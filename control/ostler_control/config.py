@@ -158,7 +158,7 @@ class ControlConfig(Settings):
 
     @property
     def enroll_address(self) -> str:
-        """ "host:port" at which the enrolment port is reached from elsewhere."""
+        """ "host:port" at which the enrollment port is reached from elsewhere."""
         host, _, _ = self.main_address.rpartition(":")
         return f"{host}:{self.enroll_listen.rpartition(':')[2]}"
 

@@ -64,8 +64,8 @@ def admit(cluster: Cluster, host_name: str, hypervisor_type: str) -> None:
     """
     if not registry.is_type(hypervisor_type):
         raise FailedPreconditionError(
-            f'host {host_name} reports the hypervisor type "{hypervisor_type}", which is no lower-case word (its '
-            "driver has to be mended)",
+            f'host {host_name} reports the hypervisor type "{hypervisor_type}", which is not a lower-case word: '
+            "tell its driver's authors",
             "BAD_HYPERVISOR_TYPE",
         )
     if not cluster.hypervisor_type:

@@ -244,8 +244,12 @@ class Engine:
 
 def launch(operation: Operation) -> None:
     """`Engine.launch` of this process's engine; without one the operation waits for the next engine's start."""
-    if _engine is not None:
+    if _engine is None:
+        return
+    try:
         _engine.launch(operation)
+    except Exception:  # it is recorded already, so its caller must not take it for failed
+        log.exception("an operation could not be started now; the next sweep starts it", operation=operation.id)
 
 
 def _run_periodic() -> None:

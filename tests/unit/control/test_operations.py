@@ -16,7 +16,7 @@ from ostler_control.agents import Agents
 from ostler_control.database import session, transaction
 from ostler_control.keys import FileProvider, Keyring, create_key_file
 from ostler_control.models import Account, Event, Operation, Pool, Volume, new_id, now
-from ostler_control.operations import Engine, Journal, Run, record_operation, replica_id, workflow
+from ostler_control.operations import Engine, Journal, Run, launch, record_operation, replica_id, workflow
 from ostler_control.operations.records import error_from_json
 
 Body = Callable[[Run], None]
@@ -260,3 +260,15 @@ def test_launching_twice_runs_once(engine: Engine) -> None:
     with session():
         assert Operation.get_by_id(operation.id).attempt == 1
     assert operation.create_time <= now()
+
+
+def test_an_operation_whose_start_fails_is_started_by_a_sweep(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume = new_volume()
+    body(lambda run: None)
+    with monkeypatch.context() as patched:
+        patched.setattr(Engine, "launch", lambda *_: (_ for _ in ()).throw(RuntimeError("the journal is away")))
+        with transaction():
+            operation = record_operation("volume.test", volume, "alice", {})
+        launch(operation)  # raises nothing: the operation is recorded
+    engine._sweep(unstarted_age_s=0)
+    assert ended(engine, operation).state == "succeeded"
