@@ -21,7 +21,7 @@ PACKAGES := gcc pkg-config python3-dev python3-venv libvirt-dev \
 	iproute2 util-linux gnutls-bin \
 	fdisk grub-common grub-pc-bin grub-efi-amd64-bin dosfstools mtools kmod busybox-static cpio e2fsprogs \
 	postgresql postgresql-client systemd libxml2-utils \
-	cloud-init \
+	cloud-init jq \
 	virt-v2v nbdkit supermin linux-image-cloud-amd64 \
 	golang-go golang-github-vmware-govmomi-dev
 
