@@ -77,5 +77,5 @@ class LibvirtConsole:
         except libvirt.libvirtError:
             still_runs = False
         if still_runs:
-            raise AbortedError(f"somebody took over the console of VM {self._vm_id}", "CONSOLE_TAKEN")
+            raise AbortedError(f"another caller took over the console of VM {self._vm_id}", "CONSOLE_TAKEN")
         return b""

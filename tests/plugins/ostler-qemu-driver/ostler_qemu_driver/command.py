@@ -1,4 +1,4 @@
-"""QEMU's command line and its devices, as values: nothing here does anything."""
+"""QEMU's command line and devices as values; pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from ostler_qemu_driver.definition import Definition, Disk
 
 PID_FILE, MONITOR, CONSOLE = "pid", "qmp", "console"
-# Places on the PCI bus, fixed so that a guest sees the same device in the same place after every start.
+# Fixed slots on the PCI bus, so that a guest has the same device in the same slot after every start.
 _VGA, _BALLOON, _RANDOM, _FIRST_DISK, _FIRST_NIC = 0x2, 0x3, 0x4, 0x5, 0x15
 _ACCELERATORS = {"auto": ("kvm", "tcg"), "kvm": ("kvm",), "tcg": ("tcg",)}
 SERIAL_LENGTH = 20  # virtio-blk's limit
@@ -20,7 +20,7 @@ SERIAL_LENGTH = 20  # virtio-blk's limit
 def command(
     qemu: str, accel: str, definition: Definition, directory: Path, sockets: Mapping[str, int], taps: Sequence[int]
 ) -> list[str]:
-    """The command. sockets: the listening ones, by MONITOR and CONSOLE; taps: one for each NIC; both as descriptors."""
+    """The command. sockets: listening sockets for MONITOR and CONSOLE; taps: one per NIC; both as descriptors."""
     argv = [qemu, "-name", f"guest={_plain(definition.name)},debug-threads=on", "-uuid", definition.vm_id]
     argv += ["-nodefaults", "-no-user-config", "-machine", "pc", "-cpu", "max"]
     for accelerator in _ACCELERATORS[accel]:
@@ -39,7 +39,7 @@ def command(
         model = "virtio-net-pci" if nic.model == "virtio" else nic.model
         argv += ["-netdev", f"tap,id=net{number},fd={tap}"]
         argv += ["-device", f"{_plain(model)},netdev=net{number},mac={nic.mac},addr={_FIRST_NIC + number:#x}"]
-    # It tells of a start that fails, and is nobody's child when it has not: it lives on when the agent ends.
+    # -daemonize reports a failed start, and detaches the process from the agent.
     return [
         *argv,
         "-sandbox",
@@ -51,15 +51,15 @@ def command(
 
 
 def node(disk: Disk) -> dict[str, Any]:
-    """The disk's file, as `-blockdev` and `blockdev-add` take it."""
-    # Without the host's page cache memory is not spent twice.
+    """The disk's file, for `-blockdev` and `blockdev-add`."""
+    # Bypassing the host's page cache saves memory.
     cache = {"direct": can_do_direct_io(disk.path), "no-flush": False}
     file = {"driver": "file", "filename": disk.path, "cache": cache, "discard": "unmap"}
     return {"driver": "raw", "node-name": node_name(disk.slot), "cache": cache, "discard": "unmap", "file": file}
 
 
 def device(disk: Disk) -> dict[str, Any]:
-    """The disk as the guest sees it, as `-device` and `device_add` take it."""
+    """The disk as the guest sees it, for `-device` and `device_add`."""
     values: dict[str, Any] = {
         "driver": "virtio-blk-pci",
         "id": device_id(disk.volume_id),
@@ -80,7 +80,7 @@ def device_id(volume_id: str) -> str:
 
 
 def can_do_direct_io(path: str) -> bool:
-    """Whether the file's file system takes O_DIRECT."""
+    """Whether the file's file system supports O_DIRECT."""
     try:
         os.close(os.open(path, os.O_RDONLY | os.O_DIRECT))
     except OSError:
@@ -89,5 +89,5 @@ def can_do_direct_io(path: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    """QEMU's own way to say a comma."""
+    """Escapes commas for QEMU's option parser."""
     return text.replace(",", ",,")

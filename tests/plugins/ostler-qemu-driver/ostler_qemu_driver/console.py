@@ -30,30 +30,30 @@ class QemuConsole:
 
     def read(self) -> bytes:
         data = b""
-        with contextlib.suppress(OSError):  # over, as when nothing comes
+        with contextlib.suppress(OSError):  # an error is the end, too
             data = self._socket.recv(CHUNK_BYTES)
         if not data:
             self.close()
             if self._taken:
-                raise AbortedError(f"somebody took over the console of VM {self._vm_id}", "CONSOLE_TAKEN")
+                raise AbortedError(f"another caller took over the console of VM {self._vm_id}", "CONSOLE_TAKEN")
         return data
 
     def write(self, data: bytes) -> None:
-        with contextlib.suppress(OSError):  # over; read() tells why
+        with contextlib.suppress(OSError):  # closed; read() tells why
             self._socket.sendall(data)
 
     def close(self) -> None:
         self._closed = True
-        with contextlib.suppress(OSError):  # wakes who reads; the descriptor goes when nobody uses it any more
+        with contextlib.suppress(OSError):  # wakes a reader; the descriptor closes with the last reference
             self._socket.shutdown(socket.SHUT_RDWR)
 
-    def take_away(self) -> None:
+    def take_over(self) -> None:
         self._taken = True
         self.close()
 
 
 class Consoles:
-    """Who holds which console."""
+    """The holders of consoles."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -66,11 +66,11 @@ class Consoles:
             if holder and holder.held:
                 if not force:
                     raise FailedPreconditionError(
-                        f"the console of VM {machine.vm_id} is in use (take it over by force)",
+                        f"the console of VM {machine.vm_id} is in use (use force to take it over)",
                         "CONSOLE_BUSY",
                         {"vm": machine.vm_id},
                     )
-                holder.take_away()
+                holder.take_over()
             console = self._held[machine.vm_id] = QemuConsole(machine)
             return console
 

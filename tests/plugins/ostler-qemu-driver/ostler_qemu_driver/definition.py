@@ -1,4 +1,4 @@
-"""What the driver remembers of a VM, one file each."""
+"""VM definitions, one file each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ostler_agent.spec import DiskSpec, VmSpec, VolumeRef
 from ostler_common.errors import FailedPreconditionError, InvalidArgumentError
 
 FILE = "definition.json"
-MAX_DISKS, MAX_NICS = 16, 9  # places on the PCI bus that command.py gives away
+MAX_DISKS, MAX_NICS = 16, 9  # slots on the PCI bus, see command.py
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Nic:
 
 @dataclass(frozen=True)
 class Definition:
-    """A VM as it starts next."""
+    """A VM's configuration for its next start."""
 
     vm_id: str
     name: str
@@ -54,9 +54,9 @@ class Definition:
 
 
 def define(spec: VmSpec, paths: Callable[[VolumeRef], Path]) -> Definition:
-    """The definition for a specification. Raises InvalidArgumentError TOO_MANY_DEVICES, and what `has` does.
+    """Creates the definition for a spec. Raises InvalidArgumentError TOO_MANY_DEVICES, and what `has` raises.
 
-    What the driver does not state (UEFI, encryption, qcow2) is refused before it comes here.
+    The agent has refused what the driver does not state (UEFI, encryption, qcow2).
     """
     if len(spec.nics) > MAX_NICS:
         raise InvalidArgumentError(f"a VM has at most {MAX_NICS} network interfaces here", "TOO_MANY_DEVICES")
@@ -75,38 +75,38 @@ def define(spec: VmSpec, paths: Callable[[VolumeRef], Path]) -> Definition:
 
 
 def disk(spec: DiskSpec, path: Path) -> Disk:
-    """A disk of a definition. Raises InvalidArgumentError TOO_MANY_DEVICES."""
+    """Creates a disk of a definition. Raises InvalidArgumentError TOO_MANY_DEVICES."""
     if spec.slot >= MAX_DISKS:
         raise InvalidArgumentError(f"a VM has at most {MAX_DISKS} disks here", "TOO_MANY_DEVICES")
     return Disk(spec.volume.volume_id, str(path), spec.slot, spec.boot)
 
 
 def has(attached: tuple[Disk, ...], wanted: Disk, vm_id: str) -> bool:
-    """Whether the volume is there in its slot. FailedPreconditionError SLOT_TAKEN, VOLUME_ATTACHED for half of that."""
+    """Whether the volume is attached in its slot. Raises FailedPreconditionError SLOT_TAKEN, VOLUME_ATTACHED."""
     for other in attached:
         same_volume, same_slot = other.volume_id == wanted.volume_id, other.slot == wanted.slot
         if same_volume and same_slot:
             return True
         if same_slot:
             raise FailedPreconditionError(
-                f"slot {other.slot} of VM {vm_id} holds {other.volume_id} (choose a free slot)", "SLOT_TAKEN"
+                f"slot {other.slot} of VM {vm_id} is taken by {other.volume_id} (choose a free slot)", "SLOT_TAKEN"
             )
         if same_volume:
             raise FailedPreconditionError(
-                f"volume {other.volume_id} is attached to VM {vm_id} in slot {other.slot} already", "VOLUME_ATTACHED"
+                f"volume {other.volume_id} is already attached to VM {vm_id} in slot {other.slot}", "VOLUME_ATTACHED"
             )
     return False
 
 
 class Store:
-    """The definitions of all VMs, one directory a VM."""
+    """The definitions of all VMs, one directory per VM."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def directory(self, vm_id: str) -> Path:
-        """The VM's directory, there or not. Raises ValueError for what is no UUID."""
+        """The VM's directory, whether or not it exists. Raises ValueError if vm_id is not a UUID."""
         return self._root / str(UUID(vm_id))
 
     def ids(self) -> list[str]:
@@ -126,7 +126,7 @@ class Store:
         write_file(directory / FILE, json.dumps(asdict(definition), indent=1).encode())
 
     def remove(self, vm_id: str) -> None:
-        """The definition goes first: what a crash leaves then is no VM, and is removed by the next try."""
+        """Deletes the definition first: what a crash leaves then is not a VM, and the next call deletes it."""
         directory = self.directory(vm_id)
         (directory / FILE).unlink(missing_ok=True)
         shutil.rmtree(directory, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Disks of a VM that executes: seen, attached, detached, grown."""
+"""Lists, attaches, detaches and grows the disks of a running VM."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ from ostler_qemu_driver.definition import Disk, has
 from ostler_qemu_driver.machine import Machine
 
 POLL_INTERVAL_S = 0.2
-LET_GO_S = 10.0
+RELEASE_TIMEOUT_S = 10.0
 _PREFIX = f"/machine/peripheral/{device_id('')}"
 
 
 @dataclass(frozen=True)
 class LiveDisk:
-    """A disk that the guest sees now."""
+    """A disk that the guest currently has."""
 
     disk: Disk
     size_bytes: int
 
 
 def live_disks(machine: Machine) -> list[LiveDisk]:
-    """By slot."""
+    """The disks of a running VM, ordered by slot."""
     found = [_live_disk(entry) for entry in machine.execute("query-block") if entry.get("inserted")]
     return sorted((disk for disk in found if disk), key=lambda live: live.disk.slot)
 
 
 def attach(machine: Machine, disk: Disk) -> None:
-    """Attached in its slot already is a success. Raises as `definition.has` does."""
+    """Attaches a disk. Idempotent. Raises what `definition.has` raises."""
     if has(tuple(live.disk for live in live_disks(machine)), disk, machine.vm_id):
         return
     what = f"attaching volume {disk.volume_id} to VM {machine.vm_id}"
-    _forget_node(machine, disk.slot)  # of an earlier try that did not come to its end
+    _close_node(machine, disk.slot)  # left by an earlier attempt
     machine.execute("blockdev-add", node(disk), what)
     try:
-        # The guest boots from what it had when it started.
+        # bootindex cannot be hot-plugged.
         machine.execute("device_add", {key: value for key, value in device(disk).items() if key != "bootindex"}, what)
     except BaseException:
-        _forget_node(machine, disk.slot)
+        _close_node(machine, disk.slot)
         raise
 
 
 def detach(machine: Machine, volume_id: str, slot: int | None, timeout_s: float, progress: Progress) -> None:
-    """Waits until the guest has let go. slot: where the definition has it, for what an earlier try left."""
+    """Detaches a disk and waits until the guest has released it. slot: its slot in the definition, to clean up."""
     device_name = device_id(volume_id)
     disk = _find(machine, volume_id)
     if disk is not None:
@@ -63,26 +63,26 @@ def detach(machine: Machine, volume_id: str, slot: int | None, timeout_s: float,
         try:
             machine.execute("device_del", {"id": device_name})
         except OstlerError as error:
-            # The guest was asked earlier and has yet to answer, or has let go since we looked.
+            # An earlier request is pending in the guest, or the guest has just released the disk.
             if "in the process of unplug" not in error.message and "not found" not in error.message:
                 raise
-        progress.report("waiting for the guest to let go of the disk")
+        progress.report("waiting for the guest to release the disk")
         while _find(machine, volume_id) is not None:
             progress.check()
             if device_name in machine.refused:
                 raise FailedPreconditionError(
-                    f"the guest of VM {machine.vm_id} keeps volume {volume_id} (unmount it in the guest)",
+                    f"the guest of VM {machine.vm_id} refuses to release volume {volume_id} (unmount it in the guest)",
                     "DETACH_REFUSED",
                 )
             if time.monotonic() > deadline:
                 raise DeadlineExceededError(
-                    f"the guest of VM {machine.vm_id} has not let go of volume {volume_id} within {timeout_s:.0f} s "
+                    f"the guest of VM {machine.vm_id} did not release volume {volume_id} within {timeout_s:.0f} s "
                     "(unmount it in the guest, then try again, or stop the VM)",
                     "DETACH_TIMEOUT",
                 )
             time.sleep(POLL_INTERVAL_S)
     if slot is not None:
-        _forget_node(machine, slot)
+        _close_node(machine, slot)
 
 
 def grow(machine: Machine, volume_id: str, size_bytes: int) -> None:
@@ -92,7 +92,7 @@ def grow(machine: Machine, volume_id: str, size_bytes: int) -> None:
         raise NotFoundError(f"volume {volume_id} is not attached to VM {machine.vm_id}", "VOLUME_NOT_ATTACHED")
     if size_bytes < live.size_bytes:
         raise FailedPreconditionError(
-            f"volume {volume_id} has {live.size_bytes} bytes already (a volume cannot shrink)", "VOLUME_SHRINK"
+            f"volume {volume_id} already has {live.size_bytes} bytes (a volume cannot shrink)", "VOLUME_SHRINK"
         )
     if size_bytes > live.size_bytes:
         arguments = {"node-name": node_name(live.disk.slot), "size": size_bytes}
@@ -103,10 +103,10 @@ def _find(machine: Machine, volume_id: str) -> LiveDisk | None:
     return next((live for live in live_disks(machine) if live.disk.volume_id == volume_id), None)
 
 
-def _forget_node(machine: Machine, slot: int) -> None:
-    """Closes a file that no device uses; a device that just went lets go of it a moment later."""
+def _close_node(machine: Machine, slot: int) -> None:
+    """Closes an unused file. A device that was just removed releases it a moment later."""
     name = node_name(slot)
-    deadline = time.monotonic() + LET_GO_S
+    deadline = time.monotonic() + RELEASE_TIMEOUT_S
     while any(node["node-name"] == name for node in machine.execute("query-named-block-nodes", {"flat": True})):
         try:
             machine.execute("blockdev-del", {"node-name": name})

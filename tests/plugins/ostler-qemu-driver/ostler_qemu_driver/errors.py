@@ -1,4 +1,4 @@
-"""QEMU's words as Ostler's errors."""
+"""Maps QEMU's messages to Ostler's errors."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _WORDS: tuple[tuple[str, type[OstlerError], str, str], ...] = (
 
 
 def to_ostler_error(what: str, words: str) -> OstlerError:
-    """The error to raise: message "<what>: <QEMU's words>"."""
+    """Returns the error to raise, with the message "<what>: <QEMU's message>"."""
     for part, kind, reason, advice in _WORDS:
         if part in words:
             return kind(f"{what}: {words} ({advice})", reason)
     return InternalError(f"{what}: {words}", "HYPERVISOR_ERROR")
 
 
-def not_here(vm_id: str) -> OstlerError:
+def not_found(vm_id: str) -> OstlerError:
     return NotFoundError(f"VM {vm_id} is not on this host", "VM_NOT_FOUND", {"vm": vm_id})
 
 
 def running(vm_id: str, advice: str) -> OstlerError:
-    return FailedPreconditionError(f"VM {vm_id} runs ({advice})", "VM_RUNNING", {"vm": vm_id})
+    return FailedPreconditionError(f"VM {vm_id} is running ({advice})", "VM_RUNNING", {"vm": vm_id})
 
 
 def not_running(vm_id: str) -> OstlerError:
-    return FailedPreconditionError(f"VM {vm_id} does not run (start it first)", "VM_NOT_RUNNING", {"vm": vm_id})
+    return FailedPreconditionError(f"VM {vm_id} is not running (start it first)", "VM_NOT_RUNNING", {"vm": vm_id})

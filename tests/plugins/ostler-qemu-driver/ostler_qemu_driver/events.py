@@ -1,4 +1,4 @@
-"""What QEMU says happened, told to listeners from a thread of its own."""
+"""Dispatches QEMU's events to listeners, from a thread of its own."""
 
 from __future__ import annotations
 
@@ -24,49 +24,49 @@ _KINDS = {
 
 
 def kind_of(event: str) -> VmEventKind | None:
-    """What one of QEMU's events says about a VM's state; None: nothing."""
+    """The kind of one of QEMU's events; None if it does not concern a VM's state."""
     return _KINDS.get(event)
 
 
 def stopped_because(shutdown: str) -> str:
-    """The detail of a VM's end, for QEMU's word."""
+    """The detail of a VM's end, from QEMU's shutdown reason."""
     return _STOPPED.get(shutdown, shutdown)
 
 
 @dataclass(frozen=True)
-class _Happened:
+class _RawEvent:
     vm_id: str
     kind: VmEventKind
     detail: str
     time: datetime
 
 
-class Teller:
-    """describe: the VM as it is."""
+class Dispatcher:
+    """Dispatches events in order. describe: returns a VM's current state."""
 
     def __init__(self, describe: Callable[[str], VmInfo]) -> None:
         self._describe = describe
         self._lock = threading.Lock()
         self._listeners: list[Listener] = []
-        self._heard: queue.SimpleQueue[_Happened | Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._tell, name="vm-events", daemon=True)
+        self._pending: queue.SimpleQueue[_RawEvent | Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._dispatch, name="vm-events", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Tells what happened before, then no more."""
-        self._heard.put(None)
+        """Dispatches the pending events, then stops."""
+        self._pending.put(None)
         self._thread.join()
 
-    def happened(self, vm_id: str, kind: VmEventKind, detail: str, time: datetime) -> None:
-        self._heard.put(_Happened(vm_id, kind, detail, time))
+    def emit(self, vm_id: str, kind: VmEventKind, detail: str, time: datetime) -> None:
+        self._pending.put(_RawEvent(vm_id, kind, detail, time))
 
-    def do(self, work: Callable[[], None]) -> None:
-        """Does something on the telling thread, in turn."""
-        self._heard.put(work)
+    def do(self, function: Callable[[], None]) -> None:
+        """Calls a function on the dispatching thread, in turn."""
+        self._pending.put(function)
 
     def reconnected(self) -> None:
-        """Tells the listeners that events may have been missed."""
-        self._heard.put(self._reconnected)
+        """Notifies the listeners that events may have been missed."""
+        self._pending.put(self._reconnected)
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         with self._lock:
@@ -79,17 +79,17 @@ class Teller:
 
         return unsubscribe
 
-    def _tell(self) -> None:
-        while (heard := self._heard.get()) is not None:
+    def _dispatch(self) -> None:
+        while (event := self._pending.get()) is not None:
             try:
-                if isinstance(heard, _Happened):
-                    event = VmEvent(heard.kind, self._describe(heard.vm_id), heard.detail, heard.time)
+                if isinstance(event, _RawEvent):
+                    described = VmEvent(event.kind, self._describe(event.vm_id), event.detail, event.time)
                     for listener in self._current():
-                        listener.vm_event(event)
+                        listener.vm_event(described)
                 else:
-                    heard()
+                    event()
             except Exception:
-                log.exception("an event could not be told", heard=str(heard))
+                log.exception("cannot dispatch an event", vm_event=str(event))
 
     def _reconnected(self) -> None:
         for listener in self._current():

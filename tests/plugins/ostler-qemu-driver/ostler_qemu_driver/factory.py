@@ -1,4 +1,4 @@
-"""What the entry point names: what the driver states, and how it is opened."""
+"""The entry point: what the driver states, and how to open it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The driver at work: `ostler_agent.hypervisors.base.Hypervisor` and its parts for reboot, hot-plug, growing, pictures.
+"""The open driver: `ostler_agent.hypervisors.base.Hypervisor` with reboot, hot-plug, growing and screenshots.
 
-A VM is a directory with its definition; it executes when the process that its pid file names does. Nothing else is
-remembered, so that an agent which starts anew knows all that the one before it knew.
+A VM is a directory with its definition. It runs if the process of its pid file runs. There is no other state, so that
+every run of the agent finds everything.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from ostler_qemu_driver import definition as definitions
 from ostler_qemu_driver import disks, machine, samples
 from ostler_qemu_driver.console import Consoles
 from ostler_qemu_driver.definition import Definition, Store
-from ostler_qemu_driver.errors import not_here, not_running, running
-from ostler_qemu_driver.events import Teller, kind_of, stopped_because
+from ostler_qemu_driver.errors import not_found, not_running, running
+from ostler_qemu_driver.events import Dispatcher, kind_of, stopped_because
 from ostler_qemu_driver.launch import launch
 from ostler_qemu_driver.loop import Loop
 from ostler_qemu_driver.machine import ENDED, RECONNECTED, Machine
@@ -38,20 +38,20 @@ _PAUSED = {"paused", "suspended", "prelaunch", "io-error", "watchdog", "debug", 
 
 
 class QemuHypervisor:
-    """state_dir: where the VMs' directories are."""
+    """state_dir: contains the VMs' directories."""
 
     def __init__(self, info: DriverInfo, state_dir: Path, qemu: str, accel: str) -> None:
         self._info = info
         self._qemu, self._accel = qemu, accel
         self._store = Store(state_dir)
         self._loop = Loop()
-        self._teller = Teller(self.vm)
+        self._dispatcher = Dispatcher(self.vm)
         self._consoles = Consoles()
         self._guard = threading.Lock()
         self._machines: dict[str, Machine] = {}
         self._locks: dict[str, threading.Lock] = {}
         for vm_id in self._store.ids():
-            self._machine(vm_id)  # those that an earlier life of the agent started: to hear of them
+            self._machine(vm_id)  # started by an earlier run of the agent: to receive their events
 
     @property
     def info(self) -> DriverInfo:
@@ -62,10 +62,10 @@ class QemuHypervisor:
         with self._guard:
             for each in self._machines.values():
                 each.close()
-        self._teller.close()
+        self._dispatcher.close()
         self._loop.close()
 
-    # -- what is here
+    # -- inventory
 
     def vm(self, vm_id: str) -> VmInfo:
         definition = self._store.read(vm_id)
@@ -77,7 +77,7 @@ class QemuHypervisor:
                 state = _power_state(live.execute("query-status")["status"])
                 attached = tuple(each.disk for each in disks.live_disks(live))
             except OstlerError:
-                # Ended meanwhile, or so busy that it does not answer; then it executes.
+                # Ended meanwhile, or too busy to answer: then it is running.
                 state = PowerState.RUNNING if live.alive else PowerState.STOPPED
         return VmInfo(
             vm_id,
@@ -107,7 +107,7 @@ class QemuHypervisor:
         return [sample for each in live if (sample := samples.sample(each.vm_id, each.pid))]
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        return self._teller.subscribe(listener)
+        return self._dispatcher.subscribe(listener)
 
     # -- definition and power
 
@@ -115,7 +115,7 @@ class QemuHypervisor:
         definition = definitions.define(spec, paths)
         with self._hold(spec.vm_id):
             if self._machine(spec.vm_id):
-                raise running(spec.vm_id, "stop it before its definition is replaced")
+                raise running(spec.vm_id, "stop it before you replace its definition")
             self._write(definition)
 
     def start(self, spec: VmSpec, paths: Paths) -> None:
@@ -130,13 +130,13 @@ class QemuHypervisor:
                 if half := self._machine(spec.vm_id):
                     half.kill()
                 raise
-            self._tell(spec.vm_id, VmEventKind.STARTED, "booted")
+            self._emit(spec.vm_id, VmEventKind.STARTED, "booted")
             self._machine(spec.vm_id)
 
     def shut_down(self, vm_id: str) -> None:
         self._get(vm_id)
         if live := self._machine(vm_id):
-            live.execute("set-action", {"shutdown": "poweroff"})  # a reboot asked for earlier is off
+            live.execute("set-action", {"shutdown": "poweroff"})  # cancels a pending reboot
             live.execute("system_powerdown")
 
     def power_off(self, vm_id: str) -> None:
@@ -145,7 +145,7 @@ class QemuHypervisor:
                 try:
                     live.execute("quit")
                 except OstlerError as error:
-                    log.info("QEMU is killed, for it does not quit", vm=vm_id, error=str(error))
+                    log.info("QEMU does not quit and is killed", vm=vm_id, error=str(error))
                 if not live.wait(QUIT_TIMEOUT_S):
                     live.kill()
 
@@ -154,17 +154,17 @@ class QemuHypervisor:
         if hard:
             live.execute("system_reset")
         else:
-            # There is no button for it: the guest shuts down, its process stays, and is reset (see _heard).
+            # There is no reboot button: the guest shuts down, its process stays and is reset (see _on_event).
             live.execute("set-action", {"shutdown": "pause"})
             live.execute("system_powerdown")
 
     def delete(self, vm_id: str) -> None:
         with self._hold(vm_id):
             if self._machine(vm_id):
-                raise running(vm_id, "stop it before it is deleted")
+                raise running(vm_id, "stop it before you delete it")
             if self._store.read(vm_id):
                 self._store.remove(vm_id)
-                self._tell(vm_id, VmEventKind.UNDEFINED, "removed")
+                self._emit(vm_id, VmEventKind.UNDEFINED, "removed")
 
     # -- disks
 
@@ -172,7 +172,7 @@ class QemuHypervisor:
         wanted = definitions.disk(disk, path)
         with self._hold(vm_id):
             before = self._get(vm_id)
-            # The definition first: it can be taken back without asking the guest.
+            # The definition first: it can be undone without the guest.
             if not definitions.has(before.disks, wanted, vm_id):
                 self._store.write(before.with_disk(wanted))
             try:
@@ -208,34 +208,36 @@ class QemuHypervisor:
         live = self._get_running(vm_id)
         picture = live.directory / f"screen-{time.monotonic_ns()}.png"
         try:
-            live.execute("screendump", {"filename": str(picture), "format": "png"}, f"taking a picture of VM {vm_id}")
+            live.execute(
+                "screendump", {"filename": str(picture), "format": "png"}, f"taking a screenshot of VM {vm_id}"
+            )
             return picture.read_bytes()
         finally:
             picture.unlink(missing_ok=True)
 
-    # -- inside
+    # -- internals
 
     def _machine(self, vm_id: str) -> Machine | None:
-        """The VM's process, if it lives."""
+        """The VM's process if it is running."""
         with self._guard:
             known = self._machines.get(vm_id)
             if known:
                 if known.alive:
                     return known
-                known.wait(0)  # its end is told before the start of the next
-            found = machine.find(self._loop, vm_id, self._store.directory(vm_id), self._heard)
+                known.wait(0)  # its end is emitted before the next start
+            found = machine.find(self._loop, vm_id, self._store.directory(vm_id), self._on_event)
             if found:
                 self._machines[vm_id] = found
-                if not found.settle():
+                if not found.wait_until_ready():
                     found = None
         if found:
-            self._teller.do(partial(self._finish_reboot, found))
+            self._dispatcher.do(partial(self._finish_reboot, found))
         return found
 
     def _get(self, vm_id: str) -> Definition:
         definition = self._store.read(vm_id)
         if definition is None:
-            raise not_here(vm_id)
+            raise not_found(vm_id)
         return definition
 
     def _get_running(self, vm_id: str) -> Machine:
@@ -247,31 +249,31 @@ class QemuHypervisor:
 
     def _write(self, definition: Definition) -> None:
         self._store.write(definition)
-        self._tell(definition.vm_id, VmEventKind.DEFINED, "defined")
+        self._emit(definition.vm_id, VmEventKind.DEFINED, "defined")
 
-    def _tell(self, vm_id: str, kind: VmEventKind, detail: str) -> None:
-        self._teller.happened(vm_id, kind, detail, datetime.now(UTC))
+    def _emit(self, vm_id: str, kind: VmEventKind, detail: str) -> None:
+        self._dispatcher.emit(vm_id, kind, detail, datetime.now(UTC))
 
     @contextmanager
     def _hold(self, vm_id: str) -> Iterator[None]:
-        """One step at a time changes a VM."""
+        """Serializes changes of a VM."""
         with self._locks.setdefault(vm_id, threading.Lock()):
             yield
 
-    def _heard(self, live: Machine, event: str, data: Mapping[str, Any], time: datetime) -> None:
-        """On the loop's thread."""
+    def _on_event(self, live: Machine, event: str, data: Mapping[str, Any], time: datetime) -> None:
+        """Called on the loop's thread."""
         if event == ENDED:
-            self._teller.happened(live.vm_id, VmEventKind.STOPPED, stopped_because(live.shutdown), time)
-            self._teller.do(partial(self._forget, live))
+            self._dispatcher.emit(live.vm_id, VmEventKind.STOPPED, stopped_because(live.shutdown), time)
+            self._dispatcher.do(partial(self._forget, live))
         elif event == RECONNECTED:
-            self._teller.reconnected()
+            self._dispatcher.reconnected()
         elif event == "SHUTDOWN":
-            self._teller.do(partial(self._finish_reboot, live))
+            self._dispatcher.do(partial(self._finish_reboot, live))
         elif (kind := kind_of(event)) and not (live.shutdown and event in ("STOP", "RESUME")):
-            self._teller.happened(live.vm_id, kind, str(data.get("reason") or data.get("action") or ""), time)
+            self._dispatcher.emit(live.vm_id, kind, str(data.get("reason") or data.get("action") or ""), time)
 
     def _finish_reboot(self, live: Machine) -> None:
-        """A guest that shut down and whose process stays was asked to reboot."""
+        """Resets a guest that shut down for a reboot: its process is still there."""
         try:
             if live.execute("query-status")["status"] == "shutdown":
                 live.execute("set-action", {"shutdown": "poweroff"})

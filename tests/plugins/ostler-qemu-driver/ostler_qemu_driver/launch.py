@@ -19,7 +19,7 @@ START_TIMEOUT_S = 60.0
 
 
 def launch(qemu: str, accel: str, definition: Definition, directory: Path) -> None:
-    """Returns when the VM executes. Raises what `to_ostler_error` makes of QEMU's words."""
+    """Starts QEMU and returns once the VM runs. Raises the errors of `to_ostler_error`."""
     with ExitStack() as stack:
         descriptors = {}
         for name in (MONITOR, CONSOLE):

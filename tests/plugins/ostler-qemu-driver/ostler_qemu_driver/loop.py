@@ -1,4 +1,4 @@
-"""An asyncio event loop on a thread of its own, for the monitors of all VMs."""
+"""An asyncio event loop in a thread of its own, for the monitors of all VMs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Loop:
         self._thread = threading.Thread(target=self.asyncio.run_forever, name="qmp", daemon=True)
         self._thread.start()
 
-    def run(self, work: Coroutine[Any, Any, T], timeout_s: float) -> T:
-        """Waits for the coroutine's end. Raises what it raises; TimeoutError, and then it is cancelled."""
-        future = asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, timeout_s), self.asyncio)
+    def run(self, coroutine: Coroutine[Any, Any, T], timeout_s: float) -> T:
+        """Runs a coroutine and returns its result. At the timeout, cancels it and raises TimeoutError."""
+        future = asyncio.run_coroutine_threadsafe(asyncio.wait_for(coroutine, timeout_s), self.asyncio)
         return future.result()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A QEMU process that lives: found by its pid file, spoken to over QMP."""
+"""A running QEMU process, found by its pid file and controlled over QMP."""
 
 from __future__ import annotations
 
@@ -25,37 +25,37 @@ from ostler_qemu_driver.loop import Loop
 
 EXECUTE_TIMEOUT_S = 20.0
 KILL_TIMEOUT_S = 30.0
-BURIAL_S = 4.0
-SETTLE_S = 5.0
+END_EVENT_TIMEOUT_S = 4.0
+READY_TIMEOUT_S = 5.0
 _RETRY_S = 0.5
-ENDED, RECONNECTED = "ENDED", "RECONNECTED"  # heard like QEMU's own events
+ENDED, RECONNECTED = "ENDED", "RECONNECTED"  # received like QEMU's own events
 
-logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # what matters of it comes as an exception
+logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # relevant errors are exceptions
 
 
-# Called with the machine, the event, its data and its time, on the loop's thread: must not block.
-Hear = Callable[["Machine", str, Mapping[str, Any], datetime], None]
+# Receives the machine, the event, its data and its time, on the loop's thread: must not block.
+OnEvent = Callable[["Machine", str, Mapping[str, Any], datetime], None]
 
 
 class Machine:
-    """Made by `find`. shutdown: QEMU's word for why it is ending, "" while it is not."""
+    """Created by `find`. shutdown: QEMU's reason for its shutdown, "" while it runs."""
 
-    def __init__(self, loop: Loop, vm_id: str, directory: Path, pid: int, pidfd: int, hear: Hear) -> None:
+    def __init__(self, loop: Loop, vm_id: str, directory: Path, pid: int, pidfd: int, on_event: OnEvent) -> None:
         self.vm_id = vm_id
         self.pid = pid
         self.directory = directory
         self.shutdown = ""
-        self.refused: set[str] = set()  # ids of devices that the guest would not let go of
+        self.refused: set[str] = set()  # ids of devices that the guest refused to release
         self._loop = loop
         self._pidfd = pidfd
-        self._hear = hear
+        self._on_event = on_event
         self._client: QMPClient | None = None
         self._ready, self._gone = asyncio.Event(), asyncio.Event()
         self._over = False
         self._monitor: asyncio.Task[None] | None = None
-        self._burial: asyncio.Task[None] | None = None
-        self._buried = threading.Event()
-        # Whoever still asks whether it lives gets an answer, and not that of another descriptor of this number.
+        self._end_task: asyncio.Task[None] | None = None
+        self._end_emitted = threading.Event()
+        # Closed with the last reference: `alive` must never ask about a reused descriptor.
         weakref.finalize(self, os.close, pidfd)
         loop.run(self._begin(), EXECUTE_TIMEOUT_S)
 
@@ -64,10 +64,10 @@ class Machine:
         return not _ended(self._pidfd, 0)
 
     def execute(self, command: str, arguments: Mapping[str, Any] | None = None, what: str = "") -> Any:
-        """One QMP command; its answer. what: what is being done, for the error.
+        """Executes a QMP command and returns its result. what: the action, for the error message.
 
-        Raises FailedPreconditionError VM_NOT_RUNNING when the process ends meanwhile, UnavailableError,
-        DeadlineExceededError, and what `to_ostler_error` makes of QEMU's refusal.
+        Raises FailedPreconditionError VM_NOT_RUNNING if the process ends meanwhile, UnavailableError,
+        DeadlineExceededError, and the errors of `to_ostler_error`.
         """
         try:
             return self._loop.run(self._execute(command, arguments), EXECUTE_TIMEOUT_S)
@@ -75,37 +75,39 @@ class Machine:
             raise to_ostler_error(what or f"VM {self.vm_id}: {command}", str(error)) from error
         except TimeoutError as error:
             raise DeadlineExceededError(
-                f"QEMU of VM {self.vm_id} does not answer to {command}", "HYPERVISOR_TIMEOUT"
+                f"QEMU of VM {self.vm_id} does not answer {command}", "HYPERVISOR_TIMEOUT"
             ) from error
         except QMPError as error:
             if _ended(self._pidfd, 1):
                 raise not_running(self.vm_id) from error
-            raise UnavailableError(f"QEMU of VM {self.vm_id} hung up: {error}", "HYPERVISOR_UNAVAILABLE") from error
+            raise UnavailableError(
+                f"QEMU of VM {self.vm_id} disconnected: {error}", "HYPERVISOR_UNAVAILABLE"
+            ) from error
 
-    def settle(self) -> bool:
-        """Waits until it answers or has ended, or a while; whether it lives.
+    def wait_until_ready(self) -> bool:
+        """Waits until the process answers or has ended, or for the timeout; returns whether it is alive.
 
-        A process whose start was cut short dies when it finds its parent gone, and answers nobody until then.
+        A process whose start was interrupted exits when it finds its parent gone, and does not answer until then.
         """
         with contextlib.suppress(TimeoutError):
-            self._loop.run(self._ready.wait(), SETTLE_S)
+            self._loop.run(self._ready.wait(), READY_TIMEOUT_S)
         return self.alive
 
     def kill(self) -> None:
-        """Returns when the process is gone."""
+        """Kills the process and waits for its end."""
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         if not self.wait(KILL_TIMEOUT_S):
             raise DeadlineExceededError(
-                f"QEMU of VM {self.vm_id} (process {self.pid}) does not die", "HYPERVISOR_TIMEOUT"
+                f"QEMU of VM {self.vm_id} (process {self.pid}) cannot be killed", "HYPERVISOR_TIMEOUT"
             )
 
     def wait(self, timeout_s: float) -> bool:
-        """Waits for the process's end, and until it has been told of; whether it has ended."""
-        return _ended(self._pidfd, timeout_s) and (self._buried.wait(BURIAL_S) or True)
+        """Waits for the process's end and for its event; returns whether it has ended."""
+        return _ended(self._pidfd, timeout_s) and (self._end_emitted.wait(END_EVENT_TIMEOUT_S) or True)
 
     def close(self) -> None:
-        """Hangs up. The process lives on."""
+        """Disconnects. The process keeps running."""
         self._loop.run(self._close(), EXECUTE_TIMEOUT_S)
 
     # -- on the loop's thread
@@ -125,23 +127,23 @@ class Machine:
 
     def _ended(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
-        self._burial = asyncio.create_task(self._bury())
+        self._end_task = asyncio.create_task(self._emit_end())
 
-    async def _bury(self) -> None:
+    async def _emit_end(self) -> None:
         """The end is told after what QEMU said before it."""
         self._gone.set()
         self._ready.set()
         assert self._monitor
-        await asyncio.wait([self._monitor], timeout=BURIAL_S / 2)
-        self._hear(self, ENDED, {}, datetime.now(UTC))
-        self._buried.set()
+        await asyncio.wait([self._monitor], timeout=END_EVENT_TIMEOUT_S / 2)
+        self._on_event(self, ENDED, {}, datetime.now(UTC))
+        self._end_emitted.set()
 
     async def _keep(self) -> None:
         """Stays connected as long as the process lives."""
         again = False
         while self.alive:
             client = QMPClient(self.vm_id)
-            client.register_listener(_Ear(self._event))
+            client.register_listener(_ForwardingListener(self._event))
             try:
                 monitor = sockets.connect(self.directory, MONITOR)
                 monitor.setblocking(False)
@@ -151,7 +153,7 @@ class Machine:
                     await asyncio.wait_for(self._gone.wait(), _RETRY_S)
                 continue
             if again:
-                self._hear(self, RECONNECTED, {}, datetime.now(UTC))
+                self._on_event(self, RECONNECTED, {}, datetime.now(UTC))
             again = True
             self._client = client
             self._ready.set()
@@ -179,31 +181,30 @@ class Machine:
             self.shutdown = data["reason"]
         elif event == "DEVICE_UNPLUG_GUEST_ERROR":
             self.refused.add(data.get("device", ""))
-        self._hear(self, event, data, datetime.fromtimestamp(stamp["seconds"] + stamp["microseconds"] / 1e6, UTC))
+        self._on_event(self, event, data, datetime.fromtimestamp(stamp["seconds"] + stamp["microseconds"] / 1e6, UTC))
 
 
-class _Ear(EventListener):
-    """Hands events on as they come, instead of keeping them."""
+class _ForwardingListener(EventListener):
+    """Forwards events at once instead of queueing them."""
 
-    def __init__(self, heard: Callable[[Message], None]) -> None:
+    def __init__(self, forward: Callable[[Message], None]) -> None:
         super().__init__()
-        self._heard = heard
+        self._forward = forward
 
     async def put(self, event: Message) -> None:
-        self._heard(event)
+        self._forward(event)
 
 
-def find(loop: Loop, vm_id: str, directory: Path, hear: Hear) -> Machine | None:
-    """The VM's process, if it lives; whoever started it."""
+def find(loop: Loop, vm_id: str, directory: Path, on_event: OnEvent) -> Machine | None:
+    """The VM's process if it is running, whichever run of the agent started it."""
     try:
         pid = int((directory / PID_FILE).read_text())
         pidfd = os.pidfd_open(pid)
     except (FileNotFoundError, ProcessLookupError, ValueError):
         return None
-    # A pid file may be left from before, and its number another's by now. The descriptor comes first, so that
-    # what is looked at is what it names.
+    # The pid file may be stale and its number reused. Open the descriptor first, then check the process it names.
     if _is_ours(pid, vm_id, directory) and not _ended(pidfd, 0):
-        return Machine(loop, vm_id, directory, pid, pidfd, hear)
+        return Machine(loop, vm_id, directory, pid, pidfd, on_event)
     os.close(pidfd)
     return None
 

@@ -1,4 +1,4 @@
-"""What QEMU is and can do on this host."""
+"""Probes what QEMU can do on this host."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _QUIT = b'{"execute": "qmp_capabilities"} {"execute": "quit"}'
 
 
 def probe(qemu: str, accel: str) -> HypervisorFacts:
-    """Never raises: what fails is a failed probe."""
+    """Runs the probes. Never raises: a failure is a failed probe."""
     version = attempt("qemu", lambda: _version(qemu))
     accelerators = [name for name in ("kvm", "tcg") if accel in ("auto", name)]
     tried = {name: attempt("accelerator", partial(_accelerate, qemu, name)) for name in accelerators}

@@ -1,4 +1,4 @@
-"""Unix sockets in a VM's directory, however long its path: a socket's address holds some hundred bytes only."""
+"""Unix sockets in a VM's directory, whose path may exceed the 107 bytes of a socket address."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def listen(directory: Path, name: str) -> socket.socket:
-    """A new listening socket in place of any older one: QEMU is given it, so it can be connected to from the start."""
+    """Creates a listening socket, which QEMU inherits: clients can connect from the start."""
     (directory / name).unlink(missing_ok=True)
     server = socket.socket(socket.AF_UNIX)
     with _short(directory, name) as address:

@@ -1,4 +1,4 @@
-"""Network interfaces of VMs: a tap device in a bridge, there as long as QEMU holds it."""
+"""Network interfaces of VMs: tap devices in a bridge, which exist while QEMU has them open."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TAP, _NO_PACKET_INFO, _VIRTIO_HEADER = 0x0002, 0x1000, 0x4000  # of linux/if_tu
 
 
 def open_tap(bridge: str) -> int:
-    """A new tap device in the bridge; the descriptor is the caller's. Raises OSError, RunError."""
+    """Creates a tap device in the bridge; the caller owns the descriptor. Raises OSError, RunError."""
     descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
     try:
         request = struct.pack("16sH22x", b"ostler%d", _TAP | _NO_PACKET_INFO | _VIRTIO_HEADER)
@@ -21,6 +21,6 @@ def open_tap(bridge: str) -> int:
         name = answer[:16].rstrip(b"\0").decode()
         run(["ip", "link", "set", "dev", name, "master", bridge, "up"], timeout_s=10)
     except BaseException:
-        os.close(descriptor)  # and the device is gone
+        os.close(descriptor)  # this deletes the device
         raise
     return descriptor
