@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from ostler_common.errors import FailedPreconditionError, OstlerError, UnavailableError
 from ostler_common.secret import Secret
-from ostler_control import settings, vms
+from ostler_control import settings, vms, volumes
 from ostler_control.database import session
 from ostler_control.imports import sources, sweep, workflow
 from ostler_control.imports.facts import find_vm, preflight
@@ -292,6 +292,31 @@ def test_what_could_not_be_deleted_is_swept_later(
     source_site.faults()
     sweep.sweep()
     wait_until(lambda: VmImport.select().count() == 0)
+    check_nothing_left(site, source, source_site)
+
+
+def test_a_conversion_host_that_dies_leaves_a_failed_vm_to_delete(
+    site: Site, engine: Engine, source: ImportSource, source_site: FakeVcenter
+) -> None:
+    hold = hold_conversion(site)
+    operation = record(site, wanted(site, source, "busy"))
+    wait_until(lambda: any("ConvertVm" in fake.calls for fake in site.fleet.hosts.values()))
+    (name,) = [fake.name for fake in site.fleet.hosts.values() if "ConvertVm" in fake.calls]
+    site.silence(name)
+    assert outcome(engine, operation, 60) == ("failed", "HOST_UNREACHABLE")
+    vm = Vm.get()
+    assert (vm.state, vm.host_id) == ("failed", None), "its volumes may be there, so it is not forgotten"
+    assert "not imported" in vm.attention
+    assert len(site.fleet.staging) == 1
+    sweep.sweep()
+    wait_until(lambda: VmImport.select().count() == 0)
+    assert site.fleet.staging == {}, "another host that reaches the pool has deleted the files"
+    hold.set()
+    site.revive(name)
+    assert outcome(engine, site.record(lambda: vms.delete(vm, "root", force=True))) == OK
+    data = Volume.get()
+    assert (data.state, data.vm_id) == ("failed", "")
+    assert outcome(engine, site.record(lambda: volumes.delete(data, "root"))) == OK
     check_nothing_left(site, source, source_site)
 
 
