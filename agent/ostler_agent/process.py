@@ -235,9 +235,9 @@ def daemon(
 ) -> Iterator[None]:
     """Runs a helper in the background while the block lasts.
 
-    ready: a file that it creates once it is at work. When the block ends well, the helper gets SIGTERM and the time to
-    write out what it holds. Stay in one thread within the block. Raises RunError unless the helper exits with 0 then,
-    and not before; DeadlineExceededError (COMMAND_TIMEOUT); as `spawn` does; what cancel.check() raises.
+    ready: a file that it creates once it is ready. When the block ends without an error, the helper gets SIGTERM and
+    the time to flush its data. Stay in one thread within the block. Raises RunError unless the helper exits with 0
+    then, and not before; DeadlineExceededError (COMMAND_TIMEOUT); as `spawn` does; what cancel.check() raises.
     """
     name = Path(command[0]).name
     with spawn(command, pass_fds=pass_fds) as child:

@@ -42,7 +42,7 @@ def need(*programs: str) -> None:
 class Storage:
     """An agent's storage: one local pool, its volumes, and their service over jobs.
 
-    recover: whether to recover the jobs of an earlier life; False where other services must be there first.
+    recover: whether to recover the jobs of an earlier run; False where other services must exist first.
     """
 
     root: Path

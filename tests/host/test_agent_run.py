@@ -89,8 +89,8 @@ class Machine:
             process.kill()
             process.communicate()
 
-    def hears(self, word: str) -> str:
-        """Waits for systemd to be told a word; returns the message."""
+    def wait_for_message(self, word: str) -> str:
+        """Waits for a message to systemd that contains a word; returns the message."""
         while True:
             message = self.manager.recv(4096).decode()
             if word in message:
@@ -123,8 +123,8 @@ def test_agent_joins_serves_and_stops(machine: Machine) -> None:
     control = machine.control.issuer.issue(Identity(Kind.CONTROL, "c2"))
     with machine.agent() as process:
         port = port_of(process)
-        machine.hears("READY=1")
-        machine.hears("WATCHDOG=1")
+        machine.wait_for_message("READY=1")
+        machine.wait_for_message("WATCHDOG=1")
         with channel.open_channel(f"127.0.0.1:{port}", control, channel.host_server_name(HOST)) as opened:
             stub = host_pb2_grpc.HostServiceStub(opened)
             host = stub.GetHost(host_pb2.GetHostRequest())
@@ -136,7 +136,7 @@ def test_agent_joins_serves_and_stops(machine: Machine) -> None:
             watch = health_pb2_grpc.HealthStub(opened).Watch(health_pb2.HealthCheckRequest())
             assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
             process.send_signal(signal.SIGTERM)  # also with somebody watching
-            machine.hears("STOPPING=1")
+            machine.wait_for_message("STOPPING=1")
             assert process.wait(20) == 0
 
 
@@ -192,10 +192,10 @@ def test_reload_keeps_serving(machine: Machine) -> None:
     machine.join()
     with machine.agent() as process:
         port_of(process)
-        machine.hears("READY=1")
+        machine.wait_for_message("READY=1")
         process.send_signal(signal.SIGHUP)
-        machine.hears("RELOADING=1")
-        machine.hears("READY=1")
+        machine.wait_for_message("RELOADING=1")
+        machine.wait_for_message("READY=1")
         assert process.poll() is None
 
 

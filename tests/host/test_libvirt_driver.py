@@ -142,13 +142,13 @@ def test_a_guest_lives(station: Station) -> None:
     assert sample.rss_bytes > 16 * MIB
     wait_for(lambda: _dirty_rate_is_measured(driver), "how fast it writes memory", 20)
 
-    # The guest obeys the power button; nobody but the event takes the keys away.
+    # The guest obeys the power button; only the event removes the keys.
     driver.shut_down(vm_id)
     wait_for(lambda: not driver.running(vm_id), "the guest's end", 60)
     wait_for(lambda: not station.volatile_keys(), "the end of its keys")
     assert console.read() in (b"",) or not driver.running(vm_id)
-    wait_for(lambda: ("STOPPED", "shutdown") in station.listener.heard(vm_id), "the event")
-    assert ("STARTED", "booted") in station.listener.heard(vm_id)
+    wait_for(lambda: ("STOPPED", "shutdown") in station.listener.received(vm_id), "the event")
+    assert ("STARTED", "booted") in station.listener.received(vm_id)
     driver.delete(vm_id)
 
 
@@ -364,10 +364,10 @@ def test_a_key_follows_its_volume_to_another_vm(station: Station) -> None:
 
 
 def test_keys_for_a_vm_to_come_outlive_one_that_was(station: Station, bare: VmSpec) -> None:
-    """The end of a first try to move here may be heard after the second was prepared."""
+    """The event for the end of a first incoming migration may arrive after the second was prepared."""
     station.driver.install_keys(bare.vm_id, [key := new_key()])
     station.host.virsh("destroy", bare.vm_id)
-    wait_for(lambda: ("STOPPED", "destroyed") in station.listener.heard(bare.vm_id), "the event")
+    wait_for(lambda: ("STOPPED", "destroyed") in station.listener.received(bare.vm_id), "the event")
     assert key.key_id in station.volatile_keys()
     station.driver.remove_keys(bare.vm_id, [key.key_id])
     assert key.key_id not in station.volatile_keys()
@@ -385,4 +385,4 @@ def test_libvirtd_goes_and_comes_back(station: Station, bare: VmSpec) -> None:
     # Events come again, too. The reset waits until libvirtd has found its VM again: what dies before has no event.
     station.driver.reboot(bare.vm_id, hard=True)
     station.driver.power_off(bare.vm_id)
-    wait_for(lambda: ("STOPPED", "destroyed") in station.listener.heard(bare.vm_id), "the event")
+    wait_for(lambda: ("STOPPED", "destroyed") in station.listener.received(bare.vm_id), "the event")

@@ -292,7 +292,7 @@ def test_a_vm_goes_over_to_a_mirror(
         again = station.ref((RAW, False))
         assert reason(lambda: mirrors.begin(job(), vm.vm_id, source, again)) == "DISK_BUSY"
         assert reason(lambda: volumes.copies.copy(job(), source, again, vm_id=vm.vm_id)) == "DISK_BUSY"
-        # The agent starts anew: the mirror keeps its key.
+        # The agent restarts: the mirror keeps its key.
         successor = LibvirtDriver(host.libvirt_uri, "qemu")
         successor.open()
         successor.vms()

@@ -134,6 +134,6 @@ class RecordingListener:
     def reconnected(self) -> None:
         self.reconnections += 1
 
-    def heard(self, vm_id: str) -> list[tuple[str, str]]:
+    def received(self, vm_id: str) -> list[tuple[str, str]]:
         """Kind and detail of each event of a VM."""
         return [(event.kind.value, event.detail) for event in list(self.events) if event.vm.vm_id == vm_id]

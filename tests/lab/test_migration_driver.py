@@ -298,8 +298,8 @@ def test_it_moves_with_its_console_counting_on(where: tuple[Side, Side], guest: 
     assert 0 < report.downtime_ms < report.elapsed_ms <= took_ms
     assert report.transferred_bytes > 10 * MIB
     assert progress.percents == sorted(progress.percents)
-    wait_for(lambda: ("MIGRATED", "migrated") in first.listener.heard(guest.vm_id), "the event of leaving")
-    wait_for(lambda: ("MIGRATED", "migrated") in second.listener.heard(guest.vm_id), "the event of coming")
+    wait_for(lambda: ("MIGRATED", "migrated") in first.listener.received(guest.vm_id), "the event of leaving")
+    wait_for(lambda: ("MIGRATED", "migrated") in second.listener.received(guest.vm_id), "the event of coming")
     assert guest.vm_id in second.host.virsh("list", "--all", "--persistent", "--uuid")
 
 

@@ -28,7 +28,7 @@ Updates = Iterator[job_pb2.JobUpdate]
 
 
 class VmService(vm_pb2_grpc.VmServiceServicer):
-    """paths: where a volume's file is (`Pools.volume_path`); unmap_if_unused: is told of volumes that were detached."""
+    """paths: where a volume's file is (`Pools.volume_path`); unmap_if_unused: called with detached volumes."""
 
     def __init__(
         self,

@@ -34,7 +34,7 @@ METHODS = [(name, method) for name, service in DESCRIPTORS.items() for method in
 
 
 def registration(service: descriptor.ServiceDescriptor) -> server.Registration:
-    """The service with no handler of its own: whoever is let in is answered UNIMPLEMENTED."""
+    """The service with no handler of its own: an authorized call is answered UNIMPLEMENTED."""
     stubs = importlib.import_module(service.file.name.removesuffix(".proto").replace("/", ".") + "_pb2_grpc")
     add: Callable[[object, grpc.Server], None] = getattr(stubs, f"add_{service.name}Servicer_to_server")
     servicer = getattr(stubs, f"{service.name}Servicer")

@@ -132,19 +132,19 @@ def test_prober_probes_again_when_something_was_installed() -> None:
     outcomes = [EMPTY, replace(EMPTY, bridges=("br0",))]
     stamps = [1, 1, 2]
     prober = Prober(lambda: outcomes.pop(0), stamp=lambda: stamps.pop(0))
-    heard: list[Capabilities] = []
-    prober.subscribe(heard.append)
+    received: list[Capabilities] = []
+    prober.subscribe(received.append)
     assert not prober.check_for_changes()
     assert prober.current().bridges == ()
     assert prober.check_for_changes()
     assert prober.current().bridges == ("br0",)
-    assert heard == [prober.current()]
+    assert received == [prober.current()]
 
 
 def test_listeners_hear_of_changes_only() -> None:
     prober = Prober(lambda: replace(EMPTY), stamp=lambda: 1)
-    heard: list[Capabilities] = []
-    end = prober.subscribe(heard.append)
+    received: list[Capabilities] = []
+    end = prober.subscribe(received.append)
     prober.probe()
-    assert heard == []
+    assert received == []
     end()

@@ -101,7 +101,7 @@ def test_prepared(there: Destination) -> None:
     )
     assert there.driver.keys[VM] == KEYS
     assert {MOVED.volume_id, ALSO_MOVED.volume_id} < there.files()
-    # The move failed and is tried anew: the targets of the first try give way.
+    # The migration failed and is retried: the targets of the first attempt are replaced.
     assert there.incoming.prepare(SPEC, MOVING, job()) == endpoint
 
 
@@ -122,7 +122,7 @@ def test_arrived(there: Destination) -> None:
         assert there.incoming.finish(VM, True, sorted(KEYS), [MOVED, ALSO_MOVED], job()).vm_id == VM
     assert there.files() == {SHARED.volume_id, MOVED.volume_id, ALSO_MOVED.volume_id}
     assert there.driver.keys[VM] == KEYS
-    # From now on they are the VM's data, whoever says that it did not arrive.
+    # From now on they are the VM's data, whatever the source reports.
     there.driver.add(VM, PowerState.STOPPED)
     there.incoming.finish(VM, False, [], [MOVED, ALSO_MOVED], job())
     assert {MOVED.volume_id, ALSO_MOVED.volume_id} < there.files()

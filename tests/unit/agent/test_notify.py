@@ -17,8 +17,8 @@ def test_messages_reach_the_manager(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         notify.ready("serving")
         notify.alive()
         notify.stopping()
-        heard = [manager.recv(1000).decode() for _ in range(3)]
-    assert heard == ["READY=1\nSTATUS=serving", "WATCHDOG=1", "STOPPING=1\nSTATUS=stopping"]
+        received = [manager.recv(1000).decode() for _ in range(3)]
+    assert received == ["READY=1\nSTATUS=serving", "WATCHDOG=1", "STOPPING=1\nSTATUS=stopping"]
 
 
 def test_abstract_socket(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -242,8 +242,8 @@ def test_a_console_runs_both_ways(agent: Agent) -> None:
     agent.driver.add(VM)
     agent.driver.terminal = FakeConsole([b"login: ", b"welcome"])
     typed = iter([vm_pb2.ConsoleInput(vm_id=VM, data=b"ro"), vm_pb2.ConsoleInput(data=b"ot\n")])
-    heard = [output.data for output in agent.vms.Console(typed, timeout=10)]
-    assert heard == [b"", b"login: ", b"welcome"]
+    received = [output.data for output in agent.vms.Console(typed, timeout=10)]
+    assert received == [b"", b"login: ", b"welcome"]
     wait_until(lambda: agent.driver.terminal.closed)
     wait_until(lambda: agent.driver.terminal.written.startswith(b"ro"))
 
@@ -293,7 +293,7 @@ def test_nothing_leaves_in_clear(agent: Agent, field_name: str, hypervisor_uri: 
     assert from_rpc_error(caught.value).violations[0].field == field_name
 
 
-# -- what an earlier life of the agent left running
+# -- left running by an earlier run of the agent
 
 
 def settled(root: Path, driver: FakeHypervisor, kind: str, request: Message) -> job_pb2.JobUpdate:

@@ -13,7 +13,7 @@ from ostler_agent.hypervisors.libvirt.secrets import Secrets
 
 @dataclass(frozen=True)
 class Session:
-    """One driver at work.
+    """What all parts of one open driver share.
 
     connect: returns the open virConnect, raises UnavailableError LIBVIRT_UNAVAILABLE; locks: one per VM; domain_type:
     "auto" (kvm if libvirt lists it), "kvm" or "qemu".
