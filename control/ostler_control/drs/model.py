@@ -55,7 +55,8 @@ class Vm:
 
     Empty text and empty sets ask for nothing. pools: ids of the pools that its disks are in; disk_bytes: size of those
     disks; groups: ids; skip: its owner does not want it moved; movable: it runs and nothing else works on it;
-    dirty_rate_bytes_per_s: how fast it writes its memory; moved_ago_s: since its last migration, None: never.
+    dirty_rate_bytes_per_s: how fast it writes its memory; moved_ago_s: since its last migration, None: never;
+    recent_moves: how often DRS moved it within a day.
     """
 
     id: str
@@ -75,6 +76,7 @@ class Vm:
     movable: bool = True
     dirty_rate_bytes_per_s: int = 0
     moved_ago_s: float | None = None
+    recent_moves: int = 0
     measured_cpu_mhz: int | None = None
     measured_memory_bytes: int | None = None
 

@@ -6,10 +6,13 @@ from collections import Counter
 
 import numpy as np
 
-from ostler_control.drs.model import Mode
+from ostler_control.drs.model import Mode, Vm
 from ostler_control.drs.state import State
 
 _CELLS = 4_000_000
+# The cooldown doubles with each further move within a day, up to a day.
+_DAY_S = 86_400.0
+_MAX_DOUBLINGS = 12
 
 
 def left_vms(state: State, mode: Mode) -> dict[int, tuple[str, str]]:
@@ -34,16 +37,24 @@ def left_vms(state: State, mode: Mode) -> dict[int, tuple[str, str]]:
         elif vm.skip:
             found[position] = ("SKIPPED", "its owner keeps it where it is (ostler vm update --no-drs)")
         elif cooling(state, position):
-            found[position] = ("IN_COOLDOWN", "it has moved recently (drs.vm.cooldown)")
+            found[position] = ("IN_COOLDOWN", _cooldown(vm))
         elif state.measured and (vm.measured_cpu_mhz is None or vm.measured_memory_bytes is None):
             found[position] = ("NO_SAMPLES", "its load is not known yet")
     return found
 
 
+def _cooldown(vm: Vm) -> str:
+    often = f", {vm.recent_moves} times within a day" if vm.recent_moves > 1 else ""
+    return f"it has moved recently{often} (drs.vm.cooldown)"
+
+
 def cooling(state: State, position: int) -> bool:
-    """Whether the VM was moved too short a while ago."""
-    ago = state.vms[position].moved_ago_s
-    return ago is not None and ago < state.settings.vm_cooldown * 60
+    """Whether the VM has moved too recently."""
+    vm = state.vms[position]
+    cooldown_s = float(state.settings.vm_cooldown * 60)
+    repeated = min(max(vm.recent_moves - 1, 0), _MAX_DOUBLINGS)
+    cooldown_s = max(min(cooldown_s * 2**repeated, _DAY_S), cooldown_s)
+    return vm.moved_ago_s is not None and vm.moved_ago_s < cooldown_s
 
 
 def counts(state: State) -> dict[str, int]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any
 
 from ostler_common.errors import InvalidArgumentError, Violation
 
+from ostler_control.drs import windows
+
 
 @dataclass(frozen=True)
 class Spec:
-    """One setting. type: bool, int, float or str; choices: for text, empty: any name; unit: for people."""
+    """One setting. type: bool, int, float or str; choices: for text, empty: any name; unit: for people; check: of text,
+    raises ValueError."""
 
     name: str
     type: type
@@ -23,6 +26,7 @@ class Spec:
     unit: str = ""
     choices: tuple[str, ...] = ()
     cluster_scoped: bool = True
+    check: Callable[[Any], object] | None = None
 
     @property
     def attribute(self) -> str:
@@ -46,13 +50,15 @@ class Spec:
             parsed = float(parsed)
         if type(parsed) is not self.type or not self._holds(parsed):
             raise ValueError(f"must be {self.allowed}")
+        if self.check is not None:
+            self.check(parsed)
         return parsed
 
     def _holds(self, value: Any) -> bool:
         if self.type is bool:
             return True
         if self.type is str:
-            return value in self.choices if self.choices else 0 < len(value) <= 64 and value.isprintable()
+            return value in self.choices if self.choices else 0 < len(value) <= 1024 and value.isprintable()
         return bool(self.low <= value <= self.high)
 
 
@@ -68,6 +74,13 @@ def _from_text(type_: type, text: str) -> Any:
 TABLE = (
     Spec("drs.automatic.enable", bool, False, "Whether plans are made and carried out without being asked for."),
     Spec("drs.automatic.interval", int, 60, "How long after a plan the next one is made.", 1, 43_200, "minutes"),
+    Spec(
+        "drs.automatic.window",
+        str,
+        windows.ALWAYS,
+        'When automatic plans may move VMs, in UTC: always, or such as "Mon-Fri 22:00-06:00, Sat 00:00-24:00".',
+        check=windows.parse,
+    ),
     Spec("drs.max.migrations", int, 50, "The most moves of one plan.", 1, 1000),
     Spec("drs.algorithm", str, "balanced", "balanced, condensed, or the name of a plug-in."),
     Spec("drs.imbalance", float, 0.4, "How even a cluster must be: 1.0 allows no imbalance, 0.0 any.", 0, 1),
@@ -91,7 +104,15 @@ TABLE = (
     ),
     Spec("drs.min.gain", float, 0.0, "A move (or swap) that gains less imbalance than this is not made.", 0, 1),
     Spec("drs.cost.weight", float, 0.1, "What sending a share of the cluster's memory costs, in imbalance.", 0, 1000),
-    Spec("drs.vm.cooldown", int, 30, "How long a VM stays where it was moved to.", 0, 43_200, "minutes"),
+    Spec(
+        "drs.vm.cooldown",
+        int,
+        30,
+        "How long a VM stays where it was moved to; twice as long for each further move within a day.",
+        0,
+        43_200,
+        "minutes",
+    ),
     Spec(
         "drs.storage.motion", bool, False, "Whether a VM may move together with disks that its new host cannot reach."
     ),
@@ -123,6 +144,7 @@ class Settings:
 
     automatic_enable: bool = _default("drs.automatic.enable")
     automatic_interval: int = _default("drs.automatic.interval")
+    automatic_window: str = _default("drs.automatic.window")
     max_migrations: int = _default("drs.max.migrations")
     algorithm: str = _default("drs.algorithm")
     imbalance: float = _default("drs.imbalance")

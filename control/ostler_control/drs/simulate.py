@@ -138,6 +138,7 @@ _VM: Mapping[str, tuple[str, Parse]] = {
     "running": ("movable", _truth),
     "dirty_rate_bytes_per_s": ("dirty_rate_bytes_per_s", _size),
     "moved_ago_s": ("moved_ago_s", _seconds),
+    "recent_moves": ("recent_moves", _size),
     "measured_cpu_mhz": ("measured_cpu_mhz", _maybe_size),
     "measured_memory_bytes": ("measured_memory_bytes", _maybe_size),
 }

@@ -12,11 +12,11 @@ from ostler_control import events
 from ostler_control.database import transaction
 from ostler_control.drs import Plan
 from ostler_control.drs_plans import executor, store
-from ostler_control.models import DrsPlan, Operation
+from ostler_control.models import Cluster, DrsPlan, Operation
 from ostler_control.operations import record_operation
 
 
-def execute(plan: Any, user: str) -> Operation:
+def execute(plan: DrsPlan, user: str) -> Operation:
     """Records the operation that carries out a plan under review, within the caller's transaction.
 
     Raises FailedPreconditionError: PLAN_STATE, PLAN_ACTIVE.
@@ -36,7 +36,7 @@ def execute(plan: Any, user: str) -> Operation:
 
 
 def execute_mapping(
-    cluster: Any, found: Plan, user: str, *, type: str = "manual", mode: str = "mapping", host_id: str = ""
+    cluster: Cluster, found: Plan, user: str, *, type: str = "manual", mode: str = "mapping", host_id: str = ""
 ) -> Operation:
     """Writes a plan down and records the operation that carries it out at once, within the caller's transaction.
 
@@ -47,7 +47,7 @@ def execute_mapping(
     return _launchable(plan, user)
 
 
-def _launchable(plan: Any, user: str) -> Operation:
+def _launchable(plan: DrsPlan, user: str) -> Operation:
     operation = record_operation(executor.VERB, plan, user, {})
     DrsPlan.update(operation_id=operation.id).where(DrsPlan.id == plan.id).execute()
     store.supersede(plan)
@@ -86,7 +86,7 @@ def _plan_active(other: DrsPlan | None) -> FailedPreconditionError:
     )
 
 
-def cancel(plan: Any, actor: str, cancel_operation: Callable[[str], None]) -> Any:
+def cancel(plan: DrsPlan, actor: str, cancel_operation: Callable[[str], None]) -> DrsPlan:
     """Ends a plan; moves under way are finished, no further one begins. cancel_operation: the engine's.
 
     Raises FailedPreconditionError PLAN_STATE when it is over.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from ostler_common.errors import FailedPreconditionError
 
@@ -15,7 +14,7 @@ from ostler_control.drs_plans.snapshot import movable
 from ostler_control.models import DrsPlan, Host, Operation, Vm
 
 
-def evacuation(host: Any) -> Plan:
+def evacuation(host: Host) -> Plan:
     """The plan that brings every VM off a host, as far as the rules allow.
 
     Raises FailedPreconditionError NOT_IN_MAINTENANCE: else new VMs would come while the old ones go.
@@ -38,12 +37,12 @@ def evacuate_host(host: Host, actor: str) -> Callable[[], Operation]:
     return lambda: execute_mapping(host.cluster, found, actor, mode=mode, host_id=host.id)
 
 
-def way_back(host: Any) -> Plan:
+def way_back(host: Host) -> Plan:
     """The plan that brings back what the last evacuation of the host took away and is still where that put it.
 
     VMs that cannot come back now are left out. Raises FailedPreconditionError NO_EVACUATION when there was none.
     """
-    query: Any = DrsPlan.select().where((DrsPlan.host_id == host.id) & (DrsPlan.mode == "evacuate"))
+    query = DrsPlan.select().where((DrsPlan.host_id == host.id) & (DrsPlan.mode == "evacuate"))
     last = query.order_by(DrsPlan.create_time.desc()).first()
     if last is None:
         raise FailedPreconditionError(
@@ -51,7 +50,7 @@ def way_back(host: Any) -> Plan:
         )
     pairs: list[tuple[str, str]] = []
     for move in store.moves_of(last.id):
-        vm: Any = Vm.get_or_none(Vm.id == move.vm_id)
+        vm = Vm.get_or_none(Vm.id == move.vm_id)
         if move.state == "done" and vm is not None and vm.host_id == move.destination_id and movable(vm):
             pairs.append((vm.id, host.id))
     return chosen(host.cluster, pairs, f"it was on {host.name} before its maintenance", leave_out=True)

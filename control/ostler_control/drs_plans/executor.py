@@ -19,12 +19,14 @@ from ostler_common.errors import AbortedError, CancelledError, FailedPreconditio
 
 from ostler_control import events, settings, vms
 from ostler_control.database import session, transaction
+from ostler_control.drs import windows
 from ostler_control.drs_plans import store
 from ostler_control.drs_plans.recheck import Recheck, Say
 from ostler_control.drs_plans.snapshot import take
 from ostler_control.models import Cluster, DrsMove, DrsPlan, Host, Operation, Vm, now
 from ostler_control.operations import Json, Run, launch, workflow
 from ostler_control.operations.records import ENDED, attempt_and_cancel, error_from_json
+from ostler_control.states import MoveState
 
 VERB = "drs.execute"
 _LOOK_S = 0.5
@@ -58,15 +60,15 @@ class Execution:
         self._stuck_since: float | None = None
 
     def carry_out(self) -> None:
-        """Inside a step: until every move has ended. Bears to be repeated."""
+        """Inside a step: until every move has ended. Idempotent."""
         store.set_state(self._work.resource_id, ("ready",), "in_progress")
         with session():
             self._plan = DrsPlan.get_by_id(self._work.resource_id)
         while True:
             account(self._plan)
             moves = store.moves_of(self._plan.id)
-            pending = [move for move in moves if move.state == "pending"]
-            running = [move for move in moves if move.state == "running"]
+            pending = [move for move in moves if move.state == MoveState.PENDING]
+            running = [move for move in moves if move.state == MoveState.RUNNING]
             self._show(moves)
             if pending and (why := self._stop(moves)):
                 drop(self._plan, why)
@@ -75,21 +77,25 @@ class Execution:
             elif not (pending and self._advance(moves, pending, running)):
                 self._work.pause(_LOOK_S)
 
-    def _show(self, moves: Sequence[Any]) -> None:
-        over = sum(move.state not in ("pending", "running") for move in moves)
-        done = sum(move.state == "done" for move in moves)
+    def _show(self, moves: Sequence[DrsMove]) -> None:
+        over = sum(move.state.is_over for move in moves)
+        done = sum(move.state == MoveState.DONE for move in moves)
         self._work.phase(f"{done} of {len(moves)} moves made", 100 * over // max(len(moves), 1))
 
-    def _stop(self, moves: Sequence[Any]) -> str:
+    def _stop(self, moves: Sequence[DrsMove]) -> str:
         """Why no further move begins, "" when they do."""
         if _cancelled(self._work):
             return "the plan was cancelled"
-        failed = sum(move.state == "failed" for move in moves)
+        failed = sum(move.state == MoveState.FAILED for move in moves)
+        at = settings.At(cluster_id=self._plan.cluster_id)
         with session():
-            most = settings.drs.PLAN_MAX_FAILURES.get(settings.At(cluster_id=self._plan.cluster_id))
+            most = settings.drs.PLAN_MAX_FAILURES.get(at)
+            window = windows.parse(settings.drs.AUTOMATIC_WINDOW.get(at))
+        if self._plan.type == "automated" and not window.is_open(now()):
+            return "the time window of automatic plans has closed (drs.automatic.window)"
         return f"{failed} moves have failed (drs.plan.max.failures)" if failed >= most else ""
 
-    def _advance(self, moves: Sequence[Any], pending: Sequence[Any], running: Sequence[Any]) -> bool:
+    def _advance(self, moves: Sequence[DrsMove], pending: Sequence[DrsMove], running: Sequence[DrsMove]) -> bool:
         """Begins or skips one move, if one can be; whether it did."""
         key = frozenset(move.id for move in running)
         if self._looked[0] == key and time.monotonic() - self._looked[1] < _LOOK_AGAIN_S:
@@ -100,10 +106,10 @@ class Execution:
             if len(running) >= limits.max_parallel_per_cluster:
                 return False
             recheck = self._recheck(cluster, pending)
-        waiting: list[tuple[Any, Say, str]] = []
+        waiting: list[tuple[DrsMove, Say, str]] = []
         busy = Counter(host for move in running for host in (move.source_id, move.destination_id))
         for move in pending:
-            if why := _widowed(move, moves):
+            if why := _swap_partner_failed(move, moves):
                 return skip(self._plan, move, why)
             if _unmet(move, moves):
                 continue
@@ -125,7 +131,7 @@ class Execution:
         self._looked = (key, time.monotonic())
         return not running and bool(waiting) and self._give_up(waiting)
 
-    def _give_up(self, waiting: Sequence[tuple[Any, Say, str]]) -> bool:
+    def _give_up(self, waiting: Sequence[tuple[DrsMove, Say, str]]) -> bool:
         """Nothing moves, so nothing will make room: the first that waits for that is skipped. What should pass by
         itself is waited for, for a while."""
         self._stuck_since = self._stuck_since or time.monotonic()
@@ -135,22 +141,22 @@ class Execution:
                 return skip(self._plan, move, reason)
         return False
 
-    def _recheck(self, cluster: Any, pending: Sequence[Any]) -> Recheck:
-        query: Any = Vm.select().where(Vm.id.in_([move.vm_id for move in pending]))
+    def _recheck(self, cluster: Cluster, pending: Sequence[DrsMove]) -> Recheck:
+        query = Vm.select().where(Vm.id.in_([move.vm_id for move in pending]))
         rows = {row.id: row for row in query}
         leaving = [self._plan.host_id] if self._plan.mode == "evacuate" else []
         return Recheck(take(cluster), rows, leaving, self._plan.mode in ("balance", "repair"))
 
-    def _begin(self, move: Any) -> tuple[Say, str] | None:
+    def _begin(self, move: DrsMove) -> tuple[Say, str] | None:
         """Begins a move; None when it has begun, else what to do with it and why."""
         operation_id = operation_id_of(self._plan.id, move.id)
         try:
             with transaction():
                 attempt, cancel = attempt_and_cancel(self._work.id)
                 mine = attempt == self._work.attempt and not cancel
-                if not mine or not _change(move, ("pending",), "running", operation_id=operation_id):
+                if not mine or not _change(move, (MoveState.PENDING,), MoveState.RUNNING, operation_id=operation_id):
                     return Say.SOON, "somebody else works on the plan"
-                vm: Any = Vm.get_by_id(move.vm_id)
+                vm = Vm.get_by_id(move.vm_id)
                 host = Host.get_by_id(move.destination_id)
                 if vm.host_id != move.source_id:
                     raise FailedPreconditionError(f"the VM is no longer on {move.source_name}", "MOVED_MEANWHILE")
@@ -173,32 +179,32 @@ def operation_id_of(plan_id: str, move_id: str) -> str:
     return str(uuid.uuid5(uuid.UUID(plan_id), move_id))
 
 
-def _unmet(move: Any, moves: Sequence[Any]) -> bool:
+def _unmet(move: DrsMove, moves: Sequence[DrsMove]) -> bool:
     """Whether moves must end before this one begins."""
-    return any(moves[position].state in ("pending", "running") for position in _needs(move) if position < len(moves))
+    return any(not moves[position].state.is_over for position in _needs(move) if position < len(moves))
 
 
-def _needs(move: Any) -> list[int]:
+def _needs(move: DrsMove) -> list[int]:
     return [int(position) for position in json.loads(move.needs)]
 
 
-def _widowed(move: Any, moves: Sequence[Any]) -> str:
+def _swap_partner_failed(move: DrsMove, moves: Sequence[DrsMove]) -> str:
     """Why a move gains nothing any more: its counterpart was not made."""
     for other in moves:
         tied = move.swap >= 0 and other.swap == move.swap and other.id != move.id
-        if tied and other.state in ("skipped", "failed", "cancelled"):
+        if tied and other.state in (MoveState.SKIPPED, MoveState.FAILED, MoveState.CANCELLED):
             return f"it only helps together with the move of {other.vm_name}, which was not made"
     return ""
 
 
-def account(plan: Any) -> None:
+def account(plan: DrsPlan) -> None:
     """Writes down how moves have ended that were under way."""
     for move in store.moves_of(plan.id):
-        if move.state != "running":
+        if move.state != MoveState.RUNNING:
             continue
         with session():
-            operation: Any = Operation.get_or_none(Operation.id == move.operation_id)
-            vm: Any = Vm.get_or_none(Vm.id == move.vm_id)
+            operation = Operation.get_or_none(Operation.id == move.operation_id)
+            vm = Vm.get_or_none(Vm.id == move.vm_id)
         if operation is not None and operation.state not in ENDED:
             continue
         there = vm is not None and vm.host_id == move.destination_id and vm.destination_id is None
@@ -206,34 +212,34 @@ def account(plan: Any) -> None:
         with transaction():
             if there:
                 # Where the VM is counts; what was left to tidy up behind it is told.
-                if _change(move, ("running",), "done", state_reason=error, end_time=now()):
+                if _change(move, (MoveState.RUNNING,), MoveState.DONE, state_reason=error, end_time=now()):
                     _event(plan, move, events.Outcome.SUCCEEDED, error, move.operation_id)
             else:
                 why = error or ("the VM is gone" if vm is None else "the VM is not at its destination")
-                if _change(move, ("running",), "failed", state_reason=why, end_time=now()):
+                if _change(move, (MoveState.RUNNING,), MoveState.FAILED, state_reason=why, end_time=now()):
                     _event(plan, move, events.Outcome.FAILED, why, move.operation_id)
 
 
-def skip(plan: Any, move: Any, why: str) -> bool:
+def skip(plan: DrsPlan, move: DrsMove, why: str) -> bool:
     """Writes down that a move is not made; true."""
     with transaction():
-        if _change(move, ("pending",), "skipped", state_reason=why, end_time=now()):
+        if _change(move, (MoveState.PENDING,), MoveState.SKIPPED, state_reason=why, end_time=now()):
             _event(plan, move, events.Outcome.NOTICED, f"skipped: {why}", "")
     return True
 
 
-def drop(plan: Any, why: str) -> None:
+def drop(plan: DrsPlan, why: str) -> None:
     """Writes down that no further move begins."""
     with transaction():
-        DrsMove.update(state="cancelled", state_reason=why, end_time=now()).where(
-            (DrsMove.plan == plan.id) & (DrsMove.state == "pending")
+        DrsMove.update(state=MoveState.CANCELLED, state_reason=why, end_time=now()).where(
+            (DrsMove.plan == plan.id) & (DrsMove.state == MoveState.PENDING)
         ).execute()
 
 
 def finish(plan_id: str, cancelled: bool) -> Json:
-    """Ends a plan whose moves have ended; what it came to. Bears to be repeated."""
+    """Ends a plan whose moves have ended; what it came to. Idempotent."""
     with transaction():
-        plan: Any = DrsPlan.get_by_id(plan_id)
+        plan: DrsPlan = DrsPlan.get_by_id(plan_id)
         if plan.state in store.ACTIVE:
             state, outcome = verdict(plan, store.moves_of(plan_id), cancelled)
             store.set_state(plan_id, store.ACTIVE, state, outcome=outcome)
@@ -241,35 +247,36 @@ def finish(plan_id: str, cancelled: bool) -> Json:
         return {"state": plan.state, "outcome": plan.outcome}
 
 
-def verdict(plan: Any, moves: Sequence[Any], cancelled: bool) -> tuple[str, str]:
+def verdict(plan: DrsPlan, moves: Sequence[DrsMove], cancelled: bool) -> tuple[str, str]:
     """State and outcome of a plan by its moves. Pure."""
     counts = Counter(move.state for move in moves)
     stay = json.loads(plan.report).get("left_counts", {}) if plan.mode == "evacuate" else {}
-    told = [f"{counts['done']} of {len(moves)} moves made"]
+    told = [f"{counts[MoveState.DONE]} of {len(moves)} moves made"]
     told += [f"{counts[state]} {word}" for state, word in _WORDS if counts[state]]
     if stay:
         count = sum(stay.values())
         told.append(f"{count} VM{'s' if count > 1 else ''} cannot leave")
-    first = next((move for move in moves if move.state in ("failed", "skipped", "cancelled")), None)
+    missed = (MoveState.FAILED, MoveState.SKIPPED, MoveState.CANCELLED)
+    first = next((move for move in moves if move.state in missed), None)
     if first is not None:
         told.append(f"first {first.vm_name}: {first.state_reason}")
     outcome = "; ".join(told)
-    if counts["done"] == len(moves) and not stay:
+    if counts[MoveState.DONE] == len(moves) and not stay:
         return "completed", outcome
     if cancelled:
         return "cancelled", outcome
-    return ("partial" if counts["done"] else "failed"), outcome
+    return ("partial" if counts[MoveState.DONE] else "failed"), outcome
 
 
-_WORDS = (("failed", "failed"), ("skipped", "skipped"), ("cancelled", "not begun"))
+_WORDS = ((MoveState.FAILED, "failed"), (MoveState.SKIPPED, "skipped"), (MoveState.CANCELLED, "not started"))
 
 
-def _change(move: Any, before: Sequence[str], state: str, **values: Any) -> bool:
+def _change(move: DrsMove, before: Sequence[MoveState], state: MoveState, **values: Any) -> bool:
     held = (DrsMove.id == move.id) & DrsMove.state.in_(list(before))
     return bool(DrsMove.update(state=state, **values).where(held).execute() == 1)
 
 
-def _event(plan: Any, move: Any, outcome: events.Outcome, message: str, operation_id: str) -> None:
+def _event(plan: DrsPlan, move: DrsMove, outcome: events.Outcome, message: str, operation_id: str) -> None:
     way = f"{move.source_name} -> {move.destination_name} ({plan.name})"
     text = f"{way}: {message}" if message else way
     events.record("drs.move", outcome, plan.user, "vm", move.vm_id, move.vm_name, text, operation_id=operation_id)

@@ -15,12 +15,15 @@ from ostler_control.drs.model import LeftOut, Move, Verdict
 from ostler_control.drs.state import State
 from ostler_control.drs_plans.snapshot import Present, take
 from ostler_control.hypervisors import rules
+from ostler_control.models import Cluster
 from ostler_control.placement.words import in_one_word
 
 MOST_MIGRATIONS = 1000
 
 
-def generate(cluster: Any, mode: Mode = Mode.BALANCE, max_migrations: int = 0, *, leaving: Sequence[str] = ()) -> Plan:
+def generate(
+    cluster: Cluster, mode: Mode = Mode.BALANCE, max_migrations: int = 0, *, leaving: Sequence[str] = ()
+) -> Plan:
     """A plan for the cluster as it is now. max_migrations 0: the setting's.
 
     Raises InvalidArgumentError; FailedPreconditionError CLUSTER_DISABLED, FUNCTION_NOT_SUPPORTED, or the planner's.
@@ -42,7 +45,7 @@ def _limited(settings: Settings, max_migrations: int) -> Settings:
     return dataclasses.replace(settings, max_migrations=max_migrations) if max_migrations else settings
 
 
-def chosen(cluster: Any, pairs: Sequence[tuple[str, str]], reason: str, *, leave_out: bool = False) -> Plan:
+def chosen(cluster: Cluster, pairs: Sequence[tuple[str, str]], reason: str, *, leave_out: bool = False) -> Plan:
     """The plan whose moves somebody has chosen: (id of the VM, id of the host), in this order.
 
     leave_out: a move that breaks a rule is left out, and the plan says why, rather than the whole refused.
@@ -137,7 +140,7 @@ def _after(found: Plan, state: State) -> tuple[Any, ...]:
     return tuple(rows)
 
 
-def _check(present: Present, cluster: Any, vm_id: str, host_id: str) -> None:
+def _check(present: Present, cluster: Cluster, vm_id: str, host_id: str) -> None:
     vm = next((vm for vm in present.snapshot.vms if vm.id == vm_id), None)
     host = next((host for host in present.snapshot.hosts if host.id == host_id), None)
     if vm is None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from ostler_control.drs import Placements
 from ostler_control.drs_plans.snapshot import Present
+from ostler_control.models import DrsMove, Vm
 from ostler_control.placement.words import in_one_word
 
 
@@ -38,13 +38,13 @@ class Recheck:
     """Asks about moves against one snapshot. rows: the VMs of these moves as they are, by id; leaving: ids of the hosts
     that the plan empties; binding: whether opting out counts."""
 
-    def __init__(self, present: Present, rows: dict[str, Any], leaving: Collection[str], binding: bool) -> None:
+    def __init__(self, present: Present, rows: dict[str, Vm], leaving: Collection[str], binding: bool) -> None:
         self._present = present
         self._rows = rows
         self._binding = binding
         self._placements = Placements(present.snapshot, present.settings, leaving)
 
-    def check(self, move: Any) -> Check:
+    def check(self, move: DrsMove) -> Check:
         """Whether this move may begin now."""
         row = self._rows.get(move.vm_id)
         if row is None:

@@ -5,21 +5,21 @@ from __future__ import annotations
 import datetime
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import structlog
 from ostler_common.errors import FailedPreconditionError, OstlerError
 from ostler_common.hypervisors import Function
 
 from ostler_control import database, settings
-from ostler_control.drs import Mode, Plan
+from ostler_control.drs import Mode, Plan, windows
 from ostler_control.drs_plans import begin, executor, store
 from ostler_control.drs_plans.generate import generate
 from ostler_control.events import SYSTEM
 from ostler_control.hypervisors import rules
-from ostler_control.models import Cluster, DrsPlan, Host, Operation, now
+from ostler_control.models import Cluster, DrsPlan, Host, Operation, now, tuples
 from ostler_control.operations import launch
 from ostler_control.operations.records import ENDED
+from ostler_control.states import MoveState, OperationState, PlanState
 
 log = structlog.get_logger(__name__)
 
@@ -57,20 +57,30 @@ def tick(time: datetime.datetime) -> None:
     store.expire(time)
     settle()
     with database.session():
-        clusters: list[Any] = list(Cluster.select().where(Cluster.enabled).order_by(Cluster.name))
+        clusters = list(Cluster.select().where(Cluster.enabled).order_by(Cluster.name))
     for cluster in clusters:
         with database.session():
-            due = next_time(cluster)
+            due = next_time(cluster, time)
         if due is not None and due <= time:
             _automatic(cluster)
 
 
-def next_time(cluster: Any) -> datetime.datetime | None:
+def next_time(cluster: Cluster, time: datetime.datetime | None = None) -> datetime.datetime | None:
     """When the next automatic plan of a cluster is due; None when none is: it is switched off, a plan is being carried
     out, the cluster is disabled, its hypervisors cannot move VMs, or it has fewer than two hosts in service.
 
-    After failures the interval doubles, up to `LONGEST_BACK_OFF`.
+    After failures the interval doubles, up to `LONGEST_BACK_OFF`. Outside drs.automatic.window the next opening counts.
+    time: the present, by default the clock's.
     """
+    due = _due(cluster)
+    if due is None:
+        return None
+    window = windows.parse(settings.drs.AUTOMATIC_WINDOW.get(settings.At(cluster_id=cluster.id)))
+    moment = max(due, time or now())
+    return due if window.is_open(moment) else window.next_open(moment)
+
+
+def _due(cluster: Cluster) -> datetime.datetime | None:
     if not rules.may_support(Function.LIVE_MIGRATION, cluster.hypervisor_type):
         return None
     if (
@@ -83,9 +93,10 @@ def next_time(cluster: Any) -> datetime.datetime | None:
     if Host.select().where((Host.cluster == cluster.id) & in_service).count() < 2:
         return None
     over = DrsPlan.state.in_(("completed", "partial", "failed", "cancelled"))
-    query: Any = DrsPlan.select(DrsPlan.type, DrsPlan.state, DrsPlan.state_time)
+    query = DrsPlan.select(DrsPlan.type, DrsPlan.state, DrsPlan.state_time)
     query = query.where((DrsPlan.cluster == cluster.id) & over)
-    last = list(query.order_by(DrsPlan.state_time.desc(), DrsPlan.id).limit(16).tuples())
+    query = query.order_by(DrsPlan.state_time.desc(), DrsPlan.id).limit(16)
+    last = list(tuples(query, tuple[str, PlanState, datetime.datetime]))
     if not last:
         at_once: datetime.datetime = cluster.create_time
         return at_once
@@ -100,7 +111,7 @@ def next_time(cluster: Any) -> datetime.datetime | None:
     return latest + wait
 
 
-def _automatic(cluster: Any) -> None:
+def _automatic(cluster: Cluster) -> None:
     """Makes a plan and carries it out at once. A rule that is broken comes before balance."""
     try:
         with database.session():
@@ -122,7 +133,7 @@ def _automatic(cluster: Any) -> None:
         launch(operation)
 
 
-def _found(cluster: Any) -> tuple[Mode, Plan]:
+def _found(cluster: Cluster) -> tuple[Mode, Plan]:
     found = generate(cluster)
     if any(rule.strict for rule in found.broken_before):
         repair = generate(cluster, Mode.REPAIR)
@@ -131,7 +142,7 @@ def _found(cluster: Any) -> tuple[Mode, Plan]:
     return Mode.BALANCE, found
 
 
-def _failed(cluster: Any, why: str) -> None:
+def _failed(cluster: Cluster, why: str) -> None:
     with database.transaction():
         store.keep_failure(cluster, SYSTEM, why)
 
@@ -139,13 +150,14 @@ def _failed(cluster: Any, why: str) -> None:
 def settle() -> None:
     """Ends plans whose operation has ended without ending them, as by a bug: else they would be in the way for ever."""
     with database.session():
-        plans: list[Any] = list(DrsPlan.select().where(DrsPlan.state.in_(store.ACTIVE)))
-        states: Any = Operation.select(Operation.id, Operation.state)
-        known = dict(states.where(Operation.id.in_([plan.operation_id for plan in plans])).tuples())
+        plans = list(DrsPlan.select().where(DrsPlan.state.in_(store.ACTIVE)))
+        states = Operation.select(Operation.id, Operation.state)
+        states = states.where(Operation.id.in_([plan.operation_id for plan in plans]))
+        known = dict(tuples(states, tuple[str, OperationState]))
     for plan in plans:
         if known.get(plan.operation_id, "failed") not in ENDED:
             continue
         executor.drop(plan, "the plan's operation ended early")
         executor.account(plan)
-        if all(move.state != "running" for move in store.moves_of(plan.id)):
+        if all(move.state is not MoveState.RUNNING for move in store.moves_of(plan.id)):
             executor.finish(plan.id, False)

@@ -10,13 +10,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from peewee import ModelSelect, fn
+
 from ostler_control import settings
 from ostler_control.drs import Group, GroupKind, Host, Settings, Snapshot, Vm
 from ostler_control.fleet.smoothing import Smooth
-from ostler_control.models import AffinityGroup, AffinityMember, Nic, Pool, PoolHost, Volume, now
+from ostler_control.models import (
+    AffinityGroup,
+    AffinityMember,
+    Cluster,
+    DrsMove,
+    DrsPlan,
+    Nic,
+    Pool,
+    PoolHost,
+    Volume,
+    now,
+    tuples,
+)
 from ostler_control.models import Host as HostRow
 from ostler_control.models import Vm as VmRow
 from ostler_control.scheduling import affinity
+from ostler_control.states import MoveState
 
 # Capacity is counted in CPUs and the planner counts in MHz: one and the same of either, whatever the CPU's speed.
 MHZ_PER_CPU = 1000
@@ -47,14 +62,14 @@ class Present:
     arriving: frozenset[str] = frozenset()
 
 
-def take(cluster: Any, time: datetime.datetime | None = None) -> Present:
+def take(cluster: Cluster, time: datetime.datetime | None = None) -> Present:
     """What is true of a cluster at this moment. time: for cooldowns and the age of samples; None: the present.
 
     A VM that is migrating holds its place on two hosts, and its affinity groups see it on both: at its destination
     stands a VM of the same size and groups that nothing moves.
     """
     time = time or now()
-    hosts: list[Any] = list(HostRow.select().where((HostRow.cluster == cluster.id) & ~HostRow.removed))
+    hosts = list(HostRow.select().where((HostRow.cluster == cluster.id) & ~HostRow.removed))
     # Subqueries rather than lists of ids: databases limit how many values a statement may carry.
     within = HostRow.select(HostRow.id).where((HostRow.cluster == cluster.id) & ~HostRow.removed)
     there = VmRow.host.in_(within) | VmRow.destination.in_(within)
@@ -66,6 +81,7 @@ def take(cluster: Any, time: datetime.datetime | None = None) -> Present:
     measured = {host_id: load for host_id, load in loads.items() if load.usable(now_s)}
     samples = {vm_id: sample for load in measured.values() for vm_id, sample in load.vms.items()}
     reach, space = _reach(within)
+    moves = _recent_moves(cluster, time)
     disks, bridges, groups = _disks(vms_there), _bridges(vms_there), _groups(vms_there)
     reserved = settings.agents.HOST_RESERVED_MEMORY.get(settings.At(cluster_id=cluster.id))
     told = {host.id: json.loads(host.capabilities or "{}") for host in hosts}
@@ -75,6 +91,7 @@ def take(cluster: Any, time: datetime.datetime | None = None) -> Present:
     for row in rows:
         vm = _vm(
             row,
+            moves.get(row.id, 0),
             disks.get(row.id, []),
             frozenset(bridges.get(row.id, ())),
             groups.get(row.id, []),
@@ -103,8 +120,8 @@ def take(cluster: Any, time: datetime.datetime | None = None) -> Present:
 
 
 def _host(
-    row: Any,
-    cluster: Any,
+    row: HostRow,
+    cluster: Cluster,
     told: Mapping[str, Any],
     pools: frozenset[str],
     space: Mapping[str, int],
@@ -136,9 +153,10 @@ def _host(
 
 def _vm(
     row: Any,
+    recent_moves: int,
     disks: Iterable[tuple[str, int, bool]],
     bridges: frozenset[str],
-    groups: Iterable[Any],
+    groups: Iterable[AffinityGroup],
     sample: tuple[float, float, float] | None,
     time: datetime.datetime,
 ) -> Vm:
@@ -157,11 +175,20 @@ def _vm(
         groups=tuple(group.id for group in groups),
         skip=bool(row.drs_skip),
         movable=movable(row),
+        recent_moves=recent_moves,
         moved_ago_s=(time - row.move_time).total_seconds() if row.move_time else None,
         measured_cpu_mhz=round(sample[0] * MHZ_PER_CPU) if sample else None,
         measured_memory_bytes=round(sample[1]) if sample else None,
         dirty_rate_bytes_per_s=round(sample[2]) if sample else 0,
     )
+
+
+def _recent_moves(cluster: Cluster, time: datetime.datetime) -> dict[str, int]:
+    """How often DRS moved each VM of the cluster within a day."""
+    query = DrsMove.select(DrsMove.vm_id, fn.COUNT(DrsMove.id)).join(DrsPlan)
+    done = (DrsPlan.cluster == cluster.id) & (DrsMove.state == MoveState.DONE)
+    query = query.where(done & (DrsMove.end_time > time - datetime.timedelta(days=1))).group_by(DrsMove.vm_id)
+    return dict(tuples(query, tuple[str, int]))
 
 
 def movable(row: Any) -> bool:
@@ -180,43 +207,45 @@ def _on(vm: Vm, host_id: str, kinds: Mapping[str, tuple[str, str]]) -> Vm:
     return dataclasses.replace(vm, host_id=host_id, hypervisor_type=hypervisor_type, cpu_model=cpu_model)
 
 
-def _reach(host_ids: Any) -> tuple[dict[str, frozenset[str]], dict[str, int]]:
+def _reach(host_ids: ModelSelect[HostRow]) -> tuple[dict[str, frozenset[str]], dict[str, int]]:
     """For each host the pools that it reaches, and for each pool its free space."""
     found: dict[str, set[str]] = defaultdict(set)
     space: dict[str, int] = {}
-    query: Any = PoolHost.select(PoolHost.host, PoolHost.pool, Pool.available_bytes).join(Pool)
-    for host_id, pool_id, available in query.where(PoolHost.host.in_(host_ids) & PoolHost.reachable).tuples():
+    query = PoolHost.select(PoolHost.host, PoolHost.pool, Pool.available_bytes).join(Pool)
+    query = query.where(PoolHost.host.in_(host_ids) & PoolHost.reachable)
+    for host_id, pool_id, available in tuples(query, tuple[str, str, int]):
         found[host_id].add(pool_id)
         space[pool_id] = available
     return {host_id: frozenset(pools) for host_id, pools in found.items()}, space
 
 
-def _disks(vm_ids: Any) -> dict[str, list[tuple[str, int, bool]]]:
+def _disks(vm_ids: ModelSelect[VmRow]) -> dict[str, list[tuple[str, int, bool]]]:
     """For each VM its disks: pool, size, whether encrypted."""
     found: dict[str, list[tuple[str, int, bool]]] = defaultdict(list)
-    query: Any = Volume.select(Volume.vm_id, Volume.pool, Volume.size_bytes, Volume.passphrase)
-    for vm_id, pool, size_bytes, passphrase in query.where(Volume.vm_id.in_(vm_ids)).tuples():
+    query = Volume.select(Volume.vm_id, Volume.pool, Volume.size_bytes, Volume.passphrase)
+    query = query.where(Volume.vm_id.in_(vm_ids))
+    for vm_id, pool, size_bytes, passphrase in tuples(query, tuple[str, str, int, str | None]):
         found[vm_id].append((pool, size_bytes, passphrase is not None))
     return found
 
 
-def _bridges(vm_ids: Any) -> dict[str, set[str]]:
+def _bridges(vm_ids: ModelSelect[VmRow]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = defaultdict(set)
-    query: Any = Nic.select(Nic.vm, Nic.bridge).where(Nic.vm.in_(vm_ids))
-    for vm_id, bridge in query.tuples():
+    query = Nic.select(Nic.vm, Nic.bridge).where(Nic.vm.in_(vm_ids))
+    for vm_id, bridge in tuples(query, tuple[str, str]):
         found[vm_id].add(bridge)
     return found
 
 
-def _groups(vm_ids: Any) -> dict[str, list[Any]]:
-    found: dict[str, list[Any]] = defaultdict(list)
-    query: Any = AffinityMember.select(AffinityMember, AffinityGroup).join(AffinityGroup)
+def _groups(vm_ids: ModelSelect[VmRow]) -> dict[str, list[AffinityGroup]]:
+    found: dict[str, list[AffinityGroup]] = defaultdict(list)
+    query = AffinityMember.select(AffinityMember, AffinityGroup).join(AffinityGroup)
     for row in query.where(AffinityMember.vm.in_(vm_ids)).order_by(AffinityGroup.name, AffinityGroup.id):
         found[row.vm_id].append(row.group)
     return found
 
 
-def _distinct(found: Iterable[Iterable[Any]]) -> list[Any]:
+def _distinct(found: Iterable[Iterable[AffinityGroup]]) -> list[AffinityGroup]:
     by_id = {group.id: group for groups in found for group in groups}
     return [by_id[group_id] for group_id in sorted(by_id)]
 

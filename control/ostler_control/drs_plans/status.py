@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 from dataclasses import dataclass
-from typing import Any
 
 from ostler_common.errors import FailedPreconditionError
 from ostler_common.hypervisors import Function
@@ -18,6 +17,7 @@ from ostler_control.drs_plans import scheduler, store
 from ostler_control.drs_plans.generate import bare, check_measured
 from ostler_control.drs_plans.snapshot import take
 from ostler_control.hypervisors import rules
+from ostler_control.models import Cluster, DrsPlan
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Status:
     metric: str
     needs_drs: bool
     explanation: str
-    active: Any | None
+    active: DrsPlan | None
     automatic: bool
     next_plan_time: datetime.datetime | None
 
 
-def status(cluster: Any) -> Status:
+def status(cluster: Cluster) -> Status:
     """How evenly the cluster is loaded, and what its plans are up to."""
     present = take(cluster)
     wanted = present.settings

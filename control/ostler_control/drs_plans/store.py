@@ -14,7 +14,7 @@ from peewee import chunked
 from ostler_control import events, settings
 from ostler_control.database import session, transaction
 from ostler_control.drs.model import Plan
-from ostler_control.models import DrsMove, DrsPlan, new_id, now
+from ostler_control.models import Cluster, DrsMove, DrsPlan, new_id, now
 
 ACTIVE = ("ready", "in_progress")
 OVER = ("completed", "partial", "failed", "cancelled", "expired")
@@ -24,11 +24,11 @@ _MOST_LEFT = 500
 
 
 def keep(
-    cluster: Any, found: Plan, *, type: str, mode: str, user: str, host_id: str = "", state: str = "under_review"
-) -> Any:
+    cluster: Cluster, found: Plan, *, type: str, mode: str, user: str, host_id: str = "", state: str = "under_review"
+) -> DrsPlan:
     """Writes a plan down, within the caller's transaction. state: in which it begins, when it has moves."""
     plan_id = new_id()
-    plan: Any = DrsPlan.create(
+    plan: DrsPlan = DrsPlan.create(
         id=plan_id,
         name=f"plan-{plan_id[:8]}",
         cluster=cluster,
@@ -92,10 +92,10 @@ def _report(found: Plan) -> dict[str, Any]:
     }
 
 
-def keep_failure(cluster: Any, user: str, why: str) -> Any:
+def keep_failure(cluster: Cluster, user: str, why: str) -> DrsPlan:
     """Writes down that the scheduler could make no plan, within the caller's transaction: it backs off by that."""
     plan_id = new_id()
-    plan: Any = DrsPlan.create(
+    plan: DrsPlan = DrsPlan.create(
         id=plan_id,
         name=f"plan-{plan_id[:8]}",
         cluster=cluster,
@@ -109,22 +109,22 @@ def keep_failure(cluster: Any, user: str, why: str) -> Any:
     return plan
 
 
-def moves_of(plan_id: str) -> list[Any]:
+def moves_of(plan_id: str) -> list[DrsMove]:
     """A plan's moves, in order."""
     with session():
         return list(DrsMove.select().where(DrsMove.plan == plan_id).order_by(DrsMove.position))
 
 
-def moves_of_all(plan_ids: Sequence[str]) -> dict[str, list[Any]]:
+def moves_of_all(plan_ids: Sequence[str]) -> dict[str, list[DrsMove]]:
     """The same of several plans."""
-    found: dict[str, list[Any]] = {plan_id: [] for plan_id in plan_ids}
-    query: Any = DrsMove.select().where(DrsMove.plan.in_(list(plan_ids))).order_by(DrsMove.plan, DrsMove.position)
+    found: dict[str, list[DrsMove]] = {plan_id: [] for plan_id in plan_ids}
+    query = DrsMove.select().where(DrsMove.plan.in_(list(plan_ids))).order_by(DrsMove.plan, DrsMove.position)
     for row in query:
         found[row.plan_id].append(row)
     return found
 
 
-def active(cluster_id: str) -> Any | None:
+def active(cluster_id: str) -> DrsPlan | None:
     """The plan of the cluster that is carried out now, or None."""
     return DrsPlan.get_or_none((DrsPlan.cluster == cluster_id) & DrsPlan.state.in_(ACTIVE))
 
@@ -140,7 +140,7 @@ def set_state(plan_id: str, before: Sequence[str], state: str, **values: Any) ->
         return bool(changed == 1)
 
 
-def supersede(plan: Any) -> None:
+def supersede(plan: DrsPlan) -> None:
     """Once a plan is carried out, what was reviewed beside it is of another time: within the caller's transaction."""
     DrsPlan.update(state="expired", state_time=now(), outcome=f"{plan.name} came first").where(
         (DrsPlan.cluster == plan.cluster_id) & (DrsPlan.id != plan.id) & (DrsPlan.state == "under_review")
@@ -159,6 +159,6 @@ def expire(time: datetime.datetime) -> int:
         return count
 
 
-def record(plan: Any, type: str, outcome: events.Outcome, message: str) -> None:
+def record(plan: DrsPlan, type: str, outcome: events.Outcome, message: str) -> None:
     """An event of a plan."""
     events.record(type, outcome, plan.user, "drs", plan.id, plan.name, message, operation_id=plan.operation_id)

@@ -72,6 +72,8 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
                 groups=tuple(group.id for group in groups if chance.random() < 0.25),
                 skip=chance.random() < 0.1,
                 movable=chance.random() < 0.95,
+                moved_ago_s=chance.choice([None, None, 2_000.0]),
+                recent_moves=chance.choice([0, 1, 2]),
                 dirty_rate_bytes_per_s=chance.choice([0, 100 << 20]),
             )
         )
@@ -101,9 +103,9 @@ def test_plans_keep_every_rule_and_make_nothing_worse(snapshot: Snapshot, settin
     found = plan(snapshot, settings, mode, leaving=leaving)
     placements = Placements(snapshot, settings, leaving)
     strict_before = {rule.group_id: rule.pairs for rule in placements.neighbours.broken() if rule.strict}
-    moved = [move.vm_id for move in found.moves]
-    assert len(set(moved)) == len(moved)
-    assert mode is Mode.EVACUATE or len(moved) <= settings.max_migrations
+    ids = [move.vm_id for move in found.moves]
+    assert len(set(ids)) == len(ids)
+    assert mode is Mode.EVACUATE or len(ids) <= settings.max_migrations
     for number, move in enumerate(found.moves):
         assert move.source_id == placements.host_of[move.vm_id]
         assert placements.refusal(move.vm_id, move.destination_id, preferred=mode is Mode.BALANCE) is None
@@ -111,7 +113,10 @@ def test_plans_keep_every_rule_and_make_nothing_worse(snapshot: Snapshot, settin
         assert move.destination_id not in leaving
         rules = [group for group in snapshot.groups if group.id in placements.vms[move.vm_id].groups]
         assert all(rule.allows_host(move.destination_id) for rule in rules if rule.strict)
-        assert not placements.vms[move.vm_id].skip or mode is Mode.EVACUATE
+        moved = placements.vms[move.vm_id]
+        assert not moved.skip or mode is Mode.EVACUATE
+        # 2,000 s are more than the cooldown, and less than the doubled one.
+        assert moved.moved_ago_s is None or moved.recent_moves < 2 or mode is Mode.EVACUATE
         assert all(need < number for need in move.needs)
         placements.move(move.vm_id, move.destination_id)
         strict_now = {rule.group_id: rule.pairs for rule in placements.neighbours.broken() if rule.strict}

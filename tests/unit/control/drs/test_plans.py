@@ -92,6 +92,18 @@ def test_min_gain_and_cost_weight_end_a_plan() -> None:
     assert not plan(heavy, perfect(cost_weight=100.0)).moves
 
 
+@pytest.mark.parametrize(
+    ("times", "minutes", "stays"), [(1, 31, False), (2, 31, True), (2, 61, False), (9, 1000, True)]
+)
+def test_cooldown_grows_with_repeated_moves(times: int, minutes: int, stays: bool) -> None:
+    snapshot = cluster("h1 16: a=4 b=4\nh2 16:")
+    vms = tuple(dataclasses.replace(vm, moved_ago_s=minutes * 60, recent_moves=times) for vm in snapshot.vms)
+    found = plan(dataclasses.replace(snapshot, vms=vms), perfect())
+    assert not found.moves if stays else found.moves
+    if times == 9:
+        assert "9 times within a day" in found.left_vms[0].explanation
+
+
 def test_of_equal_moves_the_cheaper() -> None:
     snapshot = cluster("h1 16: a=4 b=4\nh2 16:")
     vms = tuple(dataclasses.replace(vm, dirty_rate_bytes_per_s=500 << 20 if vm.id == "a" else 0) for vm in snapshot.vms)
