@@ -57,7 +57,8 @@ def main() -> int:
     count = 0
     for name in listed.stdout.split():
         path = ROOT / name
-        if path.suffix not in ENDINGS or "migrations/" in name:  # released migrations are frozen
+        # Released migrations are frozen, and the glossary names the words that are not used.
+        if path.suffix not in ENDINGS or "migrations/" in name or name == "docs/glossary.md":
             continue
         for number, word, better in found(path.read_text()):
             print(f"{name}:{number}: {word!r}: {better}")

@@ -60,7 +60,7 @@ class Name(click.ParamType[str]):
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         try:
             names = self._names(App(ctx.find_root().params.get("profile")))
-        except Exception:  # whatever is amiss, a key press is not the moment to tell
+        except Exception:  # completion never reports errors
             return []
         return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 

@@ -96,7 +96,7 @@ class Report:
 
 
 def check(facts: Facts) -> Report:
-    """Looks at everything, also after the first error, so that all can be mended at once."""
+    """Checks everything, even after the first error, so that all can be fixed at once."""
     findings = [finding for part in _PARTS for finding in part(facts)]
     host, refusals = conversion_hosts.choose(
         facts.hosts, facts.cluster_id, windows=facts.vm.is_windows, wanted_id=facts.wanted_host_id
@@ -302,7 +302,7 @@ def _no_host(refusals: Sequence[conversion_hosts.Refusal]) -> Finding:
     return _error(
         "NO_CONVERSION_HOST",
         f"no host can convert it: {said}",
-        "Mend that on a host and probe it again (ostler host probe), or choose another host.",
+        "Fix that on a host and probe it again (ostler host probe), or choose another host.",
     )
 
 

@@ -11,9 +11,9 @@ from ostler_control.userdata.formats import GZIP_MAGIC
 from ostler_control.userdata.problems import problem
 
 DEFAULT_MAX_LENGTH_BYTES = 32_768
-LARGEST_MAX_LENGTH_BYTES = 1 << 20
+MAX_LENGTH_LIMIT_BYTES = 1 << 20
 MAX_UNPACKED_BYTES = 1 << 20
-_MAX_BASE64_BYTES = LARGEST_MAX_LENGTH_BYTES * 3 // 2
+_MAX_BASE64_BYTES = MAX_LENGTH_LIMIT_BYTES * 3 // 2
 _MAX_GZIP_MEMBERS = 16
 # No format of user data has only these characters, so nothing but base64 looks like it.
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]{8,}={0,2}")
@@ -25,7 +25,7 @@ def decode_base64(data: bytes, document: str) -> bytes:
     Raises InvalidArgumentError USERDATA_TOO_LARGE (before decoding) or USERDATA_INVALID_BASE64.
     """
     if len(data) > _MAX_BASE64_BYTES:
-        raise too_large(document, len(data), LARGEST_MAX_LENGTH_BYTES)
+        raise too_large(document, len(data), MAX_LENGTH_LIMIT_BYTES)
     compact = b"".join(data.split())
     if not _BASE64.fullmatch(compact):
         return data
@@ -88,6 +88,6 @@ def too_large(document: str, length: int, max_length_bytes: int) -> Exception:
     return problem(
         document,
         f"has {length} bytes and at most {max_length_bytes} are allowed (setting vm.userdata.max.length, up to "
-        f"{LARGEST_MAX_LENGTH_BYTES}); make it smaller, compress it, or include it from a URL",
+        f"{MAX_LENGTH_LIMIT_BYTES}); make it smaller, compress it, or include it from a URL",
         "USERDATA_TOO_LARGE",
     )

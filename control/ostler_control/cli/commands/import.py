@@ -408,7 +408,7 @@ def _print_report(found: pb.CheckImportResponse) -> None:
         if finding.remedy:
             click.echo(text.printable(f"         {finding.remedy}"))
     if not found.go:
-        click.echo("no-go: mend the errors first")
+        click.echo("no-go: fix the errors first")
         return
     by = "the control plane" if found.download_by == "control" else "the conversion host, with ovftool"
     click.echo(f"go: conversion on host {found.conversion_host_name}, files in pool {found.staging_pool_name},")
