@@ -83,7 +83,7 @@ def test_a_check_tells_every_finding_and_fails_on_a_no_go(control: Control, ostl
         "ERROR    NIC_NOT_MAPPED: Network adapter 1 is mapped to no bridge",
         "         Add --network.",
         "WARNING  SNAPSHOTS: it has snapshots",
-        "no-go: mend the errors first",
+        "no-go: fix the errors first",
     ]
     go = ostler("import", "check", *VM, "--network", "a=b=br0")
     assert go.exit_code == 0, go.output
