@@ -206,3 +206,16 @@ def test_who_cannot_leave_is_told(cli: Cli) -> None:
     shown = cli.run("host maintenance enter h1", code=6)
     assert "stuck: no host takes it: 2 LACKS_POOL" in shown.stdout
     assert "1 VM cannot leave" in shown.stderr
+
+
+def test_algorithms_and_groups_that_name_hosts(served: Cli) -> None:
+    assert [row["name"] for row in served.json("drs algorithm list")] == ["balanced", "condensed"]
+    assert "can be used" in served.run("drs algorithm check balanced").stdout
+    assert "UNKNOWN_ALGORITHM" in served.run("drs algorithm check magic", code=3).stderr
+    served.run("setting set drs.algorithm magic", code=2)
+    served.run("affinity create licensed --kind run-on", code=2)
+    served.run("affinity create licensed --kind run-on --host h1 --host h2")
+    assert served.json("affinity show licensed")["hosts"] == ["h1", "h2"]
+    served.run("affinity set-hosts licensed h2")
+    assert served.json("affinity show licensed")["hosts"] == ["h2"]
+    served.run("affinity delete licensed --yes")
