@@ -75,6 +75,12 @@ TABLE = (
     Spec("drs.automatic.enable", bool, False, "Whether plans are made and carried out without being asked for."),
     Spec("drs.automatic.interval", int, 60, "How long after a plan the next one is made.", 1, 43_200, "minutes"),
     Spec(
+        "drs.automatic.shadow",
+        bool,
+        False,
+        "Whether automatic plans are only recorded, with what they would gain, and not executed.",
+    ),
+    Spec(
         "drs.automatic.window",
         str,
         windows.ALWAYS,
@@ -144,6 +150,7 @@ class Settings:
 
     automatic_enable: bool = _default("drs.automatic.enable")
     automatic_interval: int = _default("drs.automatic.interval")
+    automatic_shadow: bool = _default("drs.automatic.shadow")
     automatic_window: str = _default("drs.automatic.window")
     max_migrations: int = _default("drs.max.migrations")
     algorithm: str = _default("drs.algorithm")

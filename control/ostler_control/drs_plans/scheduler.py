@@ -120,6 +120,9 @@ def _automatic(cluster: Cluster) -> None:
             if not found.moves:
                 store.keep(cluster, found, type="automated", mode=mode.value, user=SYSTEM)
                 return
+            if settings.drs.AUTOMATIC_SHADOW.get(settings.At(cluster_id=cluster.id)):
+                store.keep_shadow(cluster, found, mode.value, SYSTEM)
+                return
             operation = begin.execute_mapping(cluster, found, SYSTEM, type="automated", mode=mode.value)
     except FailedPreconditionError as error:
         if error.reason != "PLAN_ACTIVE":  # else somebody was faster

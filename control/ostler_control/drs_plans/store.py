@@ -15,6 +15,7 @@ from ostler_control import events, settings
 from ostler_control.database import session, transaction
 from ostler_control.drs.model import Plan
 from ostler_control.models import Cluster, DrsMove, DrsPlan, new_id, now
+from ostler_control.states import MoveState
 
 ACTIVE = ("ready", "in_progress")
 OVER = ("completed", "partial", "failed", "cancelled", "expired")
@@ -90,6 +91,18 @@ def _report(found: Plan) -> dict[str, Any]:
         "broken_before": [asdict(rule) for rule in found.broken_before],
         "broken_after": [asdict(rule) for rule in found.broken_after],
     }
+
+
+def keep_shadow(cluster: Cluster, found: Plan, mode: str, user: str) -> DrsPlan:
+    """Records a plan of shadow mode, within the caller's transaction: it is over at once, and nothing moves."""
+    plan = keep(cluster, found, type="automated", mode=mode, user=user, state="completed")
+    why = "shadow mode (drs.automatic.shadow)"
+    change = f"imbalance {found.imbalance_before:.1%} -> {found.imbalance_after:.1%}"
+    outcome = f"{why}: nothing is moved; {len(found.moves)} moves would have changed {change}"
+    DrsMove.update(state=MoveState.CANCELLED, state_reason=why, end_time=now()).where(DrsMove.plan == plan.id).execute()
+    DrsPlan.update(outcome=outcome).where(DrsPlan.id == plan.id).execute()
+    record(plan, "drs.shadow", events.Outcome.NOTICED, outcome)
+    return DrsPlan.get_by_id(plan.id)
 
 
 def keep_failure(cluster: Cluster, user: str, why: str) -> DrsPlan:

@@ -46,6 +46,7 @@ _PLANNER: dict[str, Setting[Any]] = {name: _setting(spec) for name, spec in SPEC
 
 AUTOMATIC_ENABLE: Setting[bool] = _PLANNER["drs.automatic.enable"]
 AUTOMATIC_INTERVAL: Setting[int] = _PLANNER["drs.automatic.interval"]
+AUTOMATIC_SHADOW: Setting[bool] = _PLANNER["drs.automatic.shadow"]
 AUTOMATIC_WINDOW: Setting[str] = _PLANNER["drs.automatic.window"]
 PLAN_EXPIRE_INTERVAL: Setting[int] = _PLANNER["drs.plan.expire.interval"]
 PLAN_MAX_FAILURES = Setting(

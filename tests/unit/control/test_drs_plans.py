@@ -589,6 +589,20 @@ def test_automatic_plans_keep_to_their_window(site: Site) -> None:
     assert later == saturday + datetime.timedelta(days=7)
 
 
+def test_shadow_mode_records_what_it_would_gain_and_moves_nothing(site: Site, engine: Engine) -> None:
+    pile(site, engine, 4)
+    before = spread()
+    tune(site, {"drs.automatic.enable": "true", "drs.automatic.shadow": "true"})
+    scheduler.tick(now())
+    (plan,) = DrsPlan.select()
+    assert (plan.state, plan.type, spread()) == ("completed", "automated", before)
+    assert set(states(plan)) == {"cancelled"}
+    assert "moves would have changed imbalance" in plan.outcome
+    assert Event.select().where(Event.type == "drs.shadow").count() == 1
+    due = scheduler.next_time(cluster())
+    assert due == plan.state_time + datetime.timedelta(minutes=60)
+
+
 def test_a_snapshot_takes_a_handful_of_queries(site: Site, engine: Engine) -> None:
     pile(site, engine, 3)
     counted: list[int] = []
