@@ -1,4 +1,4 @@
-"""DRS plans as people see them: a bar a host, a row a move, and why."""
+"""DRS plans as people see them: a bar per host, a row per move, and why."""
 
 from __future__ import annotations
 
@@ -91,11 +91,11 @@ def print_status(status: pb.ClusterStatus, output: str, *, cpu: bool = False) ->
     lines += bars.lines(_bars(status.hosts, status.left_hosts, cpu), now=True)
     lines += [f"broken rule: {rule.explanation} (ostler drs generate --repair)" for rule in status.broken]
     if status.HasField("active_plan"):
-        lines += ["", f"being carried out: {headline(status.active_plan)}"]
+        lines += ["", f"being executed: {headline(status.active_plan)}"]
     if status.HasField("next_plan_time"):
-        lines += ["", f"next plan by itself: {text.when(status, 'next_plan_time')}"]
+        lines += ["", f"next automatic plan: {text.when(status, 'next_plan_time')}"]
     elif not status.automatic:
-        lines += ["", "plans are made on request only (ostler setting set drs.automatic.enable true)"]
+        lines += ["", "automatic plans are off (ostler setting set drs.automatic.enable true)"]
     _echo(lines)
 
 

@@ -72,8 +72,16 @@ def _from_text(type_: type, text: str) -> Any:
 
 
 TABLE = (
-    Spec("drs.automatic.enable", bool, False, "Whether plans are made and carried out without being asked for."),
-    Spec("drs.automatic.interval", int, 60, "How long after a plan the next one is made.", 1, 43_200, "minutes"),
+    Spec("drs.automatic.enable", bool, False, "Whether plans are generated and executed automatically."),
+    Spec(
+        "drs.automatic.interval",
+        int,
+        60,
+        "Time from a plan to the next automatic one.",
+        1,
+        43_200,
+        "minutes",
+    ),
     Spec(
         "drs.automatic.shadow",
         bool,
@@ -87,10 +95,10 @@ TABLE = (
         'When automatic plans may move VMs, in UTC: always, or such as "Mon-Fri 22:00-06:00, Sat 00:00-24:00".',
         check=windows.parse,
     ),
-    Spec("drs.max.migrations", int, 50, "The most moves of one plan.", 1, 1000),
+    Spec("drs.max.migrations", int, 50, "The maximum number of moves of one plan.", 1, 1000),
     Spec("drs.algorithm", str, "balanced", "balanced, condensed, or the name of a plug-in."),
     Spec("drs.imbalance", float, 0.4, "How even a cluster must be: 1.0 allows no imbalance, 0.0 any.", 0, 1),
-    Spec("drs.metric", str, "memory", "What is evened out.", choices=("memory", "cpu", "both")),
+    Spec("drs.metric", str, "memory", "Which load is evened out.", choices=("memory", "cpu", "both")),
     Spec("drs.metric.type", str, "used", "Whether what is used or what is free counts.", choices=("used", "free")),
     Spec("drs.metric.use.ratio", bool, True, "Whether shares of the host count, not absolute numbers."),
     Spec(
@@ -105,11 +113,18 @@ TABLE = (
         "drs.source",
         str,
         "allocated",
-        "Whose numbers: what VMs were given, or what they use.",
+        "Which numbers count: what is allocated to VMs, or what they use.",
         choices=("allocated", "measured"),
     ),
     Spec("drs.min.gain", float, 0.0, "A move (or swap) that gains less imbalance than this is not made.", 0, 1),
-    Spec("drs.cost.weight", float, 0.1, "What sending a share of the cluster's memory costs, in imbalance.", 0, 1000),
+    Spec(
+        "drs.cost.weight",
+        float,
+        0.1,
+        "Imbalance that sending all of the cluster's memory must at least remove.",
+        0,
+        1000,
+    ),
     Spec(
         "drs.vm.cooldown",
         int,
@@ -131,11 +146,18 @@ TABLE = (
         1_000_000,
         "MiB per second",
     ),
-    Spec("drs.max.parallel.per.host", int, 2, "The most moves of a plan that a host takes part in at once.", 1, 100),
-    Spec("drs.max.parallel.per.cluster", int, 4, "The most moves of a plan at once.", 1, 1000),
+    Spec(
+        "drs.max.parallel.per.host",
+        int,
+        2,
+        "The maximum number of concurrent moves from and to one host.",
+        1,
+        100,
+    ),
+    Spec("drs.max.parallel.per.cluster", int, 4, "The maximum number of concurrent moves of a plan.", 1, 1000),
     Spec("drs.plan.expire.interval", int, 30, "How long plans are kept.", 1, 3650, "days", cluster_scoped=False),
-    Spec("overcommit.cpu", float, 1.0, "CPU given out per CPU that is there.", 1, 100),
-    Spec("overcommit.memory", float, 1.0, "Memory given out per memory that is there.", 1, 100),
+    Spec("overcommit.cpu", float, 1.0, "CPU allocated per CPU of a host.", 1, 100),
+    Spec("overcommit.memory", float, 1.0, "Memory allocated per memory of a host.", 1, 100),
 )
 SPECS = {spec.name: spec for spec in TABLE}
 

@@ -27,7 +27,7 @@ def execute(plan: DrsPlan, user: str) -> Operation:
         plan = DrsPlan.get_by_id(plan.id)
         hint = f"; {plan.outcome}" if plan.outcome else ""
         raise FailedPreconditionError(
-            f"plan {plan.name} is {plan.state.replace('_', ' ')}{hint}: only one under review can be carried out "
+            f"plan {plan.name} is {plan.state.replace('_', ' ')}{hint}: only one under review can be executed "
             "(make a new one: ostler drs generate)",
             "PLAN_STATE",
             {"plan": plan.id, "state": plan.state},

@@ -163,7 +163,7 @@ def supersede(plan: DrsPlan) -> None:
 def expire(time: datetime.datetime) -> int:
     """Ends plans that nobody said go to, and forgets old ones; returns how many were forgotten."""
     with transaction():
-        DrsPlan.update(state="expired", state_time=time, outcome="nobody said go in time").where(
+        DrsPlan.update(state="expired", state_time=time, outcome="not approved in time").where(
             (DrsPlan.state == "under_review") & (DrsPlan.create_time < time - REVIEW)
         ).execute()
         kept = datetime.timedelta(days=settings.drs.PLAN_EXPIRE_INTERVAL.get())

@@ -48,7 +48,7 @@ def command() -> None:
     help="Hosts, VMs, groups and settings as JSON; - is standard input.",
 )
 @click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="A setting instead of the file's; repeat.")
-@click.option("--repair", is_flag=True, help="Only mend broken affinity and anti-affinity rules.")
+@click.option("--repair", is_flag=True, help="Only repair broken affinity rules.")
 @click.option("--evacuate", multiple=True, metavar="HOST", help="Only bring every VM off this host; repeat.")
 @click.option(
     "--svg", type=click.Path(path_type=Path, dir_okay=False, writable=True), help="Also draw before and after here."
@@ -155,7 +155,7 @@ def _moves(answer: dict[str, Any]) -> list[str]:
 def _left_out(answer: dict[str, Any]) -> list[str]:
     out = []
     for rule in answer["broken_rules"]["after"]:
-        out += ["", f"broken rule: {rule['explanation']} (--repair plans to mend it)"]
+        out += ["", f"broken rule: {rule['explanation']} (--repair plans the moves it needs)"]
     for kind in ("vms", "hosts", "moves"):
         counts = answer["refused"][kind]
         if counts:
@@ -180,8 +180,8 @@ def _cpu_option(function: F) -> F:
 @command.command("generate")
 @click.argument("cluster", type=CLUSTER)
 @click.option("--migrations", type=click.IntRange(1), default=None, help="Most moves.  [default: drs.max.migrations]")
-@click.option("--repair", is_flag=True, help="Only mend broken affinity and anti-affinity rules.")
-@click.option("--why", is_flag=True, help="Also say of every move why it was chosen, and what else could have been.")
+@click.option("--repair", is_flag=True, help="Only repair broken affinity rules.")
+@click.option("--why", is_flag=True, help="Also show why each move was chosen, and the next best ones.")
 @_cpu_option
 @_svg_option
 @request_id_option
@@ -213,7 +213,7 @@ def generate(
     plan = app.client.drs.GeneratePlan(request)
     _show(plan, output, cpu, why, svg)
     if output == "table" and plan.state == pb.DrsPlan.UNDER_REVIEW:
-        click.echo(f"\nto carry it out: ostler drs execute {plan.name}", err=True)
+        click.echo(f"\nto execute it: ostler drs execute {plan.name}", err=True)
 
 
 def _show(plan: pb.DrsPlan, output: str, cpu: bool, why: bool, svg: Path | None) -> None:
@@ -229,9 +229,9 @@ def _show(plan: pb.DrsPlan, output: str, cpu: bool, why: bool, svg: Path | None)
 @operation_options()
 @pass_app
 def execute(app: App, plan: str, cluster: str, moves: tuple[str, ...], call: CallOptions) -> None:
-    """Carries out PLAN, or the moves given with --move.
+    """Executes PLAN, or the moves given with --move.
 
-    Each move is checked against the present before it begins; what does not fit any more is skipped, and says why.
+    Each move is checked again just before it starts; one that no longer fits is skipped, with the reason.
 
     \b
     Examples:
@@ -278,7 +278,7 @@ def list_(app: App, cluster: str, state: str | None, limit: int | None, listing:
 
 @command.command("show")
 @click.argument("plan", type=PLAN)
-@click.option("--why", is_flag=True, help="Also say of every move why it was chosen, and what else could have been.")
+@click.option("--why", is_flag=True, help="Also show why each move was chosen, and the next best ones.")
 @_cpu_option
 @_svg_option
 @output_option
@@ -298,7 +298,7 @@ def show(app: App, plan: str, why: bool, cpu: bool, svg: Path | None, output: st
 @output_option
 @pass_app
 def cancel(app: App, plan: str, output: str) -> None:
-    """Ends a plan. Moves under way are finished, no further one begins.
+    """Cancels PLAN. Moves under way finish, no further one starts.
 
     \b
     Example:
@@ -372,7 +372,7 @@ def algorithm_check(app: App, name: str) -> None:
 )
 @pass_app
 def status(app: App, cluster: str, cpu: bool, svg: Path | None, output: str) -> None:
-    """Draws how CLUSTER is loaded now: a bar a host. With --svg a plan that is being carried out is drawn, too.
+    """Draws how CLUSTER is loaded now: a bar per host. With --svg, also draws the plan that is being executed.
 
     \b
     Example:
