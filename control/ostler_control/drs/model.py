@@ -143,8 +143,8 @@ class Mode(StrEnum):
     """What a plan is for."""
 
     BALANCE = "balance"  # what drs.algorithm wants
-    REPAIR = "repair"  # mend broken affinity and anti-affinity rules, nothing else
-    EVACUATE = "evacuate"  # bring every VM off some hosts
+    REPAIR = "repair"  # repair broken affinity rules, nothing else
+    EVACUATE = "evacuate"  # move every VM off some hosts
 
 
 class Verdict(StrEnum):

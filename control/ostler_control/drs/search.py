@@ -25,7 +25,7 @@ from ostler_control.drs.table import Ints, number
 EPSILON = 1e-12
 _FIRST_CHUNK = 4
 _HEAD = 256
-_MOST_CELLS = 1_000_000
+_MAX_CELLS = 1_000_000
 _EXACT_SLOPES = 16
 _COLUMNS = ("vm", "host", "gain", "cost", "score")
 # Up to this many pairs it is quicker to look at all of them.
@@ -110,10 +110,10 @@ class Search:
     def _chunks(self, vms: Ints, bounds: Floats, hopeful: Ints) -> Iterator[Ints]:
         """Positions of the hopeful VMs, the most hopeful first, in chunks that grow."""
         state, parts = self.state, [hopeful]
-        if len(hopeful) > _HEAD:  # the others are not even sorted when these settle it
+        if len(hopeful) > _HEAD:  # the others are not even sorted when these are enough
             least = -np.partition(-bounds[hopeful], _HEAD)[_HEAD]
             parts = [hopeful[bounds[hopeful] >= least - EPSILON], hopeful[bounds[hopeful] < least - EPSILON]]
-        size, most = _FIRST_CHUNK, max(_MOST_CELLS // len(state.hosts), _FIRST_CHUNK)
+        size, most = _FIRST_CHUNK, max(_MAX_CELLS // len(state.hosts), _FIRST_CHUNK)
         for part in parts:
             order = part[np.lexsort((vms[part], state.cost[vms[part]], -np.round(bounds[part] / EPSILON)))]
             begin = 0

@@ -19,7 +19,7 @@ MIB = 1 << 20
 # As many kinds of VM sizes are told apart exactly; more are put into a grid of this many steps for CPU and for memory.
 _EXACT_SIZES = 64
 _GRID = 8
-_MOST_CELLS = 20_000_000
+_MAX_CELLS = 20_000_000
 
 
 class State:
@@ -391,9 +391,9 @@ class Kinds:
         state = self.state
         pairs, exact = np.unique(np.stack([state.cpu, state.memory]), axis=1, return_inverse=True)
         cells = len(state.table.codes) * len(state.hosts)
-        if pairs.shape[1] * cells <= max(_MOST_CELLS, cells) and pairs.shape[1] <= _EXACT_SIZES:
+        if pairs.shape[1] * cells <= max(_MAX_CELLS, cells) and pairs.shape[1] <= _EXACT_SIZES:
             return exact.reshape(-1)
-        grid = _GRID if _GRID * _GRID * cells <= _MOST_CELLS else 1
+        grid = _GRID if _GRID * _GRID * cells <= _MAX_CELLS else 1
         edges = np.linspace(0, 1, grid + 1)[1:-1]
         by_cpu = np.searchsorted(np.quantile(state.cpu, edges), state.cpu, side="right")
         by_memory = np.searchsorted(np.quantile(state.memory, edges), state.memory, side="right")

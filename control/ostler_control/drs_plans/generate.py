@@ -18,7 +18,7 @@ from ostler_control.hypervisors import rules
 from ostler_control.models import Cluster
 from ostler_control.placement.words import in_one_word
 
-MOST_MIGRATIONS = 1000
+MAX_MIGRATIONS = 1000
 
 
 def generate(
@@ -28,8 +28,8 @@ def generate(
 
     Raises InvalidArgumentError; FailedPreconditionError CLUSTER_DISABLED, FUNCTION_NOT_SUPPORTED, or the planner's.
     """
-    if not 0 <= max_migrations <= MOST_MIGRATIONS:
-        raise bad_field("max_migrations", f"must be 1 to {MOST_MIGRATIONS}, or 0 for the setting drs.max.migrations")
+    if not 0 <= max_migrations <= MAX_MIGRATIONS:
+        raise bad_field("max_migrations", f"must be 1 to {MAX_MIGRATIONS}, or 0 for the setting drs.max.migrations")
     if not cluster.enabled and mode is not Mode.EVACUATE:
         raise FailedPreconditionError(
             f"cluster {cluster.name} is disabled: its hosts take no VMs "

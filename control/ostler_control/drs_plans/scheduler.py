@@ -24,7 +24,7 @@ from ostler_control.states import MoveState, OperationState, PlanState
 log = structlog.get_logger(__name__)
 
 _TICK_S = 15.0
-LONGEST_BACK_OFF = datetime.timedelta(days=1)
+MAX_BACK_OFF = datetime.timedelta(days=1)
 
 
 class Scheduler:
@@ -55,7 +55,7 @@ class Scheduler:
 def tick(time: datetime.datetime) -> None:
     """What is due at this time."""
     store.expire(time)
-    settle()
+    finish_abandoned()
     with database.session():
         clusters = list(Cluster.select().where(Cluster.enabled).order_by(Cluster.name))
     for cluster in clusters:
@@ -69,7 +69,7 @@ def next_time(cluster: Cluster, time: datetime.datetime | None = None) -> dateti
     """When the next automatic plan of a cluster is due; None when none is: it is switched off, a plan is being carried
     out, the cluster is disabled, its hypervisors cannot move VMs, or it has fewer than two hosts in service.
 
-    After failures the interval doubles, up to `LONGEST_BACK_OFF`. Outside drs.automatic.window the next opening counts.
+    After failures the interval doubles, up to `MAX_BACK_OFF`. Outside drs.automatic.window the next opening counts.
     time: the present, by default the clock's.
     """
     due = _due(cluster)
@@ -107,7 +107,7 @@ def _due(cluster: Cluster) -> datetime.datetime | None:
             break
         failures += 1
     latest: datetime.datetime = last[0][2]
-    wait: datetime.timedelta = max(min(interval * 2**failures, LONGEST_BACK_OFF), interval)
+    wait: datetime.timedelta = max(min(interval * 2**failures, MAX_BACK_OFF), interval)
     return latest + wait
 
 
@@ -150,7 +150,7 @@ def _failed(cluster: Cluster, why: str) -> None:
         store.keep_failure(cluster, SYSTEM, why)
 
 
-def settle() -> None:
+def finish_abandoned() -> None:
     """Ends plans whose operation has ended without ending them, as by a bug: else they would be in the way for ever."""
     with database.session():
         plans = list(DrsPlan.select().where(DrsPlan.state.in_(store.ACTIVE)))

@@ -19,9 +19,9 @@ from ostler_control.states import MoveState
 
 ACTIVE = ("ready", "in_progress")
 OVER = ("completed", "partial", "failed", "cancelled", "expired")
-# Nobody said go in this time: then the cluster is another one.
+# A plan that is not approved in this time describes a cluster of the past.
 REVIEW = datetime.timedelta(days=1)
-_MOST_LEFT = 500
+_MAX_LEFT = 500
 
 
 def keep(
@@ -84,7 +84,7 @@ def _report(found: Plan) -> dict[str, Any]:
     left = [vm for vm in found.left_vms if vm.code != "ELSEWHERE"]
     return {
         "hosts": [asdict(load) for load in found.loads],
-        "left_vms": [asdict(vm) for vm in left[:_MOST_LEFT]],
+        "left_vms": [asdict(vm) for vm in left[:_MAX_LEFT]],
         "left_counts": dict(Counter(vm.code for vm in left)),
         "left_hosts": [asdict(host) for host in found.left_hosts],
         "refused": found.refused,
@@ -161,7 +161,7 @@ def supersede(plan: DrsPlan) -> None:
 
 
 def expire(time: datetime.datetime) -> int:
-    """Ends plans that nobody said go to, and forgets old ones; returns how many were forgotten."""
+    """Expires plans that were not approved in time, and deletes old ones; returns how many were forgotten."""
     with transaction():
         DrsPlan.update(state="expired", state_time=time, outcome="not approved in time").where(
             (DrsPlan.state == "under_review") & (DrsPlan.create_time < time - REVIEW)
