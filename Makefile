@@ -60,6 +60,7 @@ lint: $(STUBS)
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.stubs_in_step
 	$(BIN)/python -m tests.count_any
+	$(BIN)/python -m tests.plain_words
 
 quick: $(STUBS)
 	$(BIN)/ruff check .

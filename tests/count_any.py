@@ -18,7 +18,7 @@ ALLOWED: dict[str, int] = {
     "control/catalog": 1,
     "control/cli": 41,
     "control/database": 1,
-    "control/drs": 35,
+    "control/drs": 36,
     "control/drs_plans": 96,
     "control/hosts": 1,
     "control/imports": 1,
