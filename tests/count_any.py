@@ -19,7 +19,7 @@ ALLOWED: dict[str, int] = {
     "control/cli": 41,
     "control/database": 1,
     "control/drs": 36,
-    "control/drs_plans": 96,
+    "control/drs_plans": 12,
     "control/hosts": 1,
     "control/imports": 1,
     "control/keys": 1,
