@@ -33,6 +33,7 @@ from ostler_agent.hypervisors import registry
 from ostler_agent.hypervisors.base import Hypervisor, VmEvent
 from ostler_agent.hypervisors.driver import Driver, UsesCredentials
 from ostler_agent.jobs import Jobs
+from ostler_agent.migration.admissions import Admissions
 from ostler_agent.migration.destination import IncomingMigrations
 from ostler_agent.pools import Pools, PoolType
 from ostler_agent.pools import registry as pool_registry
@@ -163,7 +164,7 @@ class Agent:
         own_volumes = Volumes(self._pools, self._templates, hypervisor)
         address = credentials.address.rpartition(":")[0].strip("[]")
         tls_name = pki.qemu_server_name(credentials.host_id)
-        incoming = IncomingMigrations(hypervisor, own_volumes, self._pools.volume_path, address, tls_name)
+        incoming = IncomingMigrations(hypervisor, own_volumes, self._pools.volume_path, address, tls_name, Admissions())
         identity = HostIdentity(self.host_id, _version(), lambda: self._store.load().expire_time)
         host = HostService(hypervisor, prober, self._manager, identity)
         jobs = JobService(self._jobs)

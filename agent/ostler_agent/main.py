@@ -76,6 +76,15 @@ def run(config: AgentConfig, options: argparse.Namespace) -> int:
     return 0
 
 
+def migration_gateway(config: AgentConfig, options: argparse.Namespace) -> int:
+    """Relays incoming migrations to libvirt, until SIGTERM or SIGINT."""
+    from ostler_agent.credentials import CredentialsStore
+    from ostler_agent.migration import gateway
+
+    gateway.run(CredentialsStore(config.state_dir), config.listen.rpartition(":")[0].strip("[]"))
+    return 0
+
+
 def join(config: AgentConfig, options: argparse.Namespace) -> int:
     """Joins a fleet and installs the credentials for the hypervisor."""
     from ostler_common.token import JoinToken
@@ -105,7 +114,6 @@ def join(config: AgentConfig, options: argparse.Namespace) -> int:
     else:
         for line in consumer.configure():
             print(line)
-    consumer.reload()
     return 0
 
 
@@ -200,6 +208,12 @@ def _parser() -> argparse.ArgumentParser:
         help="keep libvirt's keys of running VMs in memory only; ostler-libvirt-keys.service runs this before libvirtd",
     )
     mounting.set_defaults(command=mount_key_directory)
+    relaying = commands.add_parser(
+        "migration-gateway",
+        parents=[shared],
+        help="admit the sources of incoming migrations to libvirt, and nobody else, on port 16514",
+    )
+    relaying.set_defaults(command=migration_gateway)
     _add_driver_commands(commands.add_parser("driver", help="list and check hypervisor drivers"), shared)
     _add_pool_commands(commands.add_parser("pool", help="list and check storage pool types"), shared)
     return parser

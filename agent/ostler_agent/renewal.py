@@ -37,7 +37,6 @@ class CredentialsManager:
         """Installs the current set for the hypervisor; completes an installation that a crash cut short."""
         if self._user:
             self._user.install(self._store.load())
-            self._user.reload()
 
     def renew(self) -> HostCredentials:
         """Obtains certificates for new keys. If it raises OstlerError, the old credentials stay."""

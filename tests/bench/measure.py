@@ -253,6 +253,7 @@ def migration(fleet: Fleet) -> Result:
     bare = []
     for source, target in ((second, first), (first, second)) * 5:
         with key_of(fleet, source, target):
+            target.admit(fleet.host(source).id)
             bare.append(migrate_bare(source, target, qemu_server_name(fleet.host(target).id), vm_id))
     fleet.lab.start_agents()
     fleet.wait_up(*fleet.lab.hosts)

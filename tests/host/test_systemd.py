@@ -19,6 +19,7 @@ SYSTEMD = Path(__file__).parents[2] / "systemd"
 UNITS = {
     "ostler-agent.service": ("ostler-agent run", 46),  # a mount namespace for conversions is a tenth
     "ostler-control.service": ("ostler-control run", 15),
+    "ostler-migration-gateway.service": ("ostler-agent migration-gateway", 20),
     "ostler-libvirt-keys.service": ("ostler-agent mount-key-directory", 60),
 }
 

@@ -93,7 +93,8 @@ class Demo:
                 argv = [sys.executable, "-m", "ostler_agent.main", "join", self.lab.network.gateway, "--token", token]
                 line = f"ostler-agent join {self.lab.network.gateway} --token {token[:12]}..."
                 self.on(host, line, argv, host.agent_environment())
-            say(f"   {DIM}h1# h2# h3# {RESET}{CYAN}libvirtd --listen & ostler-agent run &{RESET}")
+            daemons = "libvirtd & ostler-agent migration-gateway & ostler-agent run &"
+            say(f"   {DIM}h1# h2# h3# {RESET}{CYAN}{daemons}{RESET}")
             self.lab.start_libvirt()
             self.lab.start_agents()
             wait_for(lambda: len(self._quiet("host list -o name --state up").split()) == 3, "three hosts UP", 60, 0.3)

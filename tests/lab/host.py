@@ -14,10 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ostler_agent.migration import admissions
+from ostler_agent.migration.admissions import Admissions, Source
+
 from tests.lab.network import Network
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 AGENT_PORT = 8442
+GATEWAY_PORT = 16514
 DRIVER = "tests/plugins/ostler-qemu-driver"  # installed in the environment; this tree's goes before it
 DRIVER_OPTIONS = {"libvirt": {"domain_type": "qemu"}, "qemu": {"accel": "tcg"}}
 # What each host has for itself.
@@ -38,8 +42,6 @@ LOCAL = "/var/lib/ostler/pool"  # each host sees its own here
 
 LIBVIRTD_CONF = """\
 host_uuid = "{host_uuid}"
-listen_addr = "{address}"
-listen_tcp = 0
 auth_unix_rw = "none"
 auth_unix_ro = "none"
 log_outputs = "2:stderr"
@@ -220,18 +222,52 @@ class Host:
     # -- libvirt
 
     def start_libvirt(self) -> None:
-        """Starts libvirtd and waits until it answers. Its TLS files must be in place."""
+        """Starts libvirtd and waits until it answers."""
         self.run(sys.executable, "-m", "ostler_agent.main", "mount-key-directory")
-        self.start_daemon("libvirtd", ["libvirtd", "--listen"])
+        self.start_daemon("libvirtd", ["libvirtd"])
         try:
             wait_for(self._libvirt_answers, f"libvirtd of {self.name}", 60, 0.2)
         except TimeoutError as error:
             error.add_note(f"{self.log('libvirtd')}")
             raise
 
+    def reaches_libvirt(self, target: Host, query: str = "") -> bool:
+        """Whether a client on this host opens libvirt on another one over the network; query: of libvirt's URI."""
+        virsh = ("virsh", "--connect", f"qemu+tls://{target.address}/system{query}", "hostname")
+        try:
+            return self.run(*virsh, timeout_s=20).strip() == target.name
+        except subprocess.CalledProcessError:
+            return False
+
     def stop_libvirt(self, sig: str = "TERM") -> None:
         """Ends libvirtd; VMs run on."""
         self.stop_daemon("libvirtd", sig)
+
+    # -- the migration gateway
+
+    def start_gateway(self) -> None:
+        """Starts the migration gateway unless it runs, and waits until it listens. The host must have credentials."""
+        if self._gateway_listens():
+            return
+        argv = [sys.executable, "-m", "ostler_agent.main", "migration-gateway"]
+        self.start_daemon("gateway", argv, self.agent_environment())
+        wait_for(lambda: self._gateway_listens() or not self.daemon_alive("gateway"), f"gateway of {self.name}", 60)
+        if not self.daemon_alive("gateway"):
+            raise RuntimeError(f"the gateway of {self.name} ended: {self.log('gateway')}")
+
+    def admit(self, source_id: str, for_s: float = 3600) -> str:
+        """Admits a host as the source of a migration, as its agent does; answers with the VM's id for `expel`."""
+        vm_id = str(uuid.uuid4())
+        self._admissions.admit(vm_id, Source(source_id, for_s))
+        return vm_id
+
+    def expel(self, vm_id: str) -> None:
+        """Ends an admission, as the agent does when the migration has ended."""
+        self._admissions.remove(vm_id)
+
+    @property
+    def _admissions(self) -> Admissions:
+        return Admissions(self.outside(str(admissions.DIRECTORY)))
 
     # -- the agent
 
@@ -249,7 +285,9 @@ class Host:
         self.run(*argv, env=self.agent_environment())
 
     def start_agent(self, env: Mapping[str, str] | None = None) -> None:
-        """Starts the agent; see `agent_listens` for when it is up."""
+        """Starts the agent, and beside it the migration gateway of a libvirt host, as their units do."""
+        if self.driver == "libvirt":
+            self.start_gateway()
         argv = [sys.executable, "-m", "ostler_agent.main", "run"]
         self.start_daemon("agent", argv, {**self.agent_environment(), **(env or {})})
         wait_for(lambda: self.agent_listens() or not self.daemon_alive("agent"), f"agent of {self.name}", 60)
@@ -262,7 +300,13 @@ class Host:
 
     def agent_listens(self) -> bool:
         """Whether something listens on the agent's port."""
-        return bool(self.run("ss", "-Hltn", f"sport = :{AGENT_PORT}"))
+        return self._listens(AGENT_PORT)
+
+    def _gateway_listens(self) -> bool:
+        return self._listens(GATEWAY_PORT)
+
+    def _listens(self, port: int) -> bool:
+        return bool(self.run("ss", "-Hltn", f"sport = :{port}"))
 
     # -- inside
 
@@ -274,8 +318,7 @@ class Host:
         libvirt = self.outside("/etc/libvirt")
         if not (libvirt / "libvirtd.conf").exists():
             shutil.copytree("/etc/libvirt", libvirt, dirs_exist_ok=True, ignore=shutil.ignore_patterns("qemu"))
-            values = {"host_uuid": self.host_uuid, "address": self.address}
-            (libvirt / "libvirtd.conf").write_text(LIBVIRTD_CONF.format(**values))
+            (libvirt / "libvirtd.conf").write_text(LIBVIRTD_CONF.format(host_uuid=self.host_uuid))
             (libvirt / "qemu.conf").write_text(QEMU_CONF)
         names = [f"{self.network.address(i)} h{i}" for i in range(1, 20)]
         hosts = ["127.0.0.1 localhost", f"{self.network.gateway} control", *names]

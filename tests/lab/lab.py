@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ostler_common.identity import Identity, Kind
+from ostler_agent.credentials import CredentialsStore
+from ostler_agent.hypervisors.libvirt.tls import LibvirtTls
 from ostler_common.tls import TlsFiles
 
 from tests.fakes.certificates import ThrowawayCa
@@ -31,20 +32,6 @@ from tests.lab.host import Host, wait_for
 from tests.lab.network import Network, is_lab, mark
 
 TOOLS = ("unshare", "nsenter", "setpriv", "ip", "ss", "libvirtd", "virsh", "qemu-system-x86_64", "qemu-img")
-
-LIBVIRT_TLS = {
-    "libvirtd.conf": """\
-listen_tls = 1
-auth_tls = "none"
-tls_allowed_dn_list = [ "*O=Ostler hosts*" ]
-tls_priority = "NORMAL:-VERS-ALL:+VERS-TLS1.3"
-""",
-    "qemu.conf": """\
-default_tls_x509_cert_dir = "/etc/pki/qemu"
-default_tls_x509_verify = 1
-migrate_tls_force = 1
-""",
-}
 
 
 def missing() -> str | None:
@@ -135,22 +122,26 @@ class Lab:
         return next(host for host in self.hosts if host.name == name)
 
     def trust_each_other(self) -> None:
-        """Without a control plane: gives each host credentials from the throw-away CA and starts its libvirtd."""
+        """Without a control plane: gives each host credentials from the throw-away CA; starts libvirtd and gateway."""
         for host in self.hosts:
-            install_for_libvirt(self.credentials(host), host)
-            install_for_qemu(self.credentials(host, Kind.QEMU), host)
+            self.give_credentials(host)
         self.start_libvirt()
+        for host in self.hosts:
+            host.start_gateway()
+
+    def give_credentials(self, host: Host) -> None:
+        """Gives a host and its QEMU certificates from the throw-away CA, as `join` does."""
+        credentials = self.ca.host_credentials(host.host_uuid, host.agent_address, addresses=(host.address, host.name))
+        CredentialsStore(host.outside("/var/lib/ostler/agent")).save(credentials)
+        pki, config = host.outside("/etc/pki"), host.outside("/etc/libvirt")
+        LibvirtTls(pki, pki / "qemu", config).install(credentials)
+        LibvirtTls(Path("/etc/pki"), Path("/etc/pki/qemu"), config).configure()  # with the names that the host sees
 
     @cached_property
     def ca(self) -> ThrowawayCa:
         """The throw-away CA."""
         (self.directory / "ca").mkdir()
         return ThrowawayCa(self.directory / "ca")
-
-    def credentials(self, host: Host, kind: Kind = Kind.HOST) -> TlsFiles:
-        """A certificate for a host or its QEMU, from the throw-away CA."""
-        addresses = (host.address, host.name) if kind is Kind.HOST else ()
-        return self.ca.issue(Identity(kind, host.host_uuid), addresses=addresses)
 
     def start_libvirt(self) -> None:
         """Starts libvirtd on every host."""
@@ -163,27 +154,11 @@ class Lab:
             list(pool.map(Host.start_agent, self.hosts))
 
 
-def install_for_libvirt(credentials: TlsFiles, host: Host) -> None:
-    """Puts a host's credentials and the settings for them where libvirtd and its clients look, as the agent would."""
-    pki = host.outside("/etc/pki")
-    certificate, key, trust = credentials.certificate, credentials.key, credentials.trust
-    for directory in (pki / "CA", pki / "libvirt" / "private"):
-        directory.mkdir(parents=True, exist_ok=True)
-    shutil.copy(trust, pki / "CA" / "cacert.pem")
-    for role in ("server", "client"):
-        shutil.copy(certificate, pki / "libvirt" / f"{role}cert.pem")
-        shutil.copy(key, pki / "libvirt" / "private" / f"{role}key.pem")
-    for name, lines in LIBVIRT_TLS.items():
-        path = host.outside("/etc/libvirt") / name
-        if lines not in path.read_text():
-            path.write_text(path.read_text() + lines)
-
-
-def install_for_qemu(credentials: TlsFiles, host: Host) -> None:
-    """Puts QEMU's own credentials where it looks, as the agent would."""
-    directory = host.outside("/etc/pki") / "qemu"
-    directory.mkdir(parents=True, exist_ok=True)
-    shutil.copy(credentials.trust, directory / "ca-cert.pem")
-    for role in ("server", "client"):
-        shutil.copy(credentials.certificate, directory / f"{role}-cert.pem")
-        shutil.copy(credentials.key, directory / f"{role}-key.pem")
+def install_client(credentials: TlsFiles, host: Host, name: str) -> str:
+    """Puts a certificate where a client on the host can present it to libvirt; returns the query for libvirt's URI."""
+    directory = host.outside("/etc/pki") / name
+    directory.mkdir()
+    shutil.copy(credentials.certificate, directory / "clientcert.pem")
+    shutil.copy(credentials.key, directory / "clientkey.pem")
+    shutil.copy(credentials.trust, directory / "cacert.pem")
+    return f"?pkipath=/etc/pki/{name}"

@@ -15,7 +15,7 @@ import pytest
 from ostler_common.identity import Identity, Kind
 
 from tests.lab.host import LOCAL, REPOSITORY, SHARED, environment, wait_for
-from tests.lab.lab import Lab, install_for_libvirt
+from tests.lab.lab import Lab, install_client
 
 pytestmark = pytest.mark.lab
 
@@ -39,19 +39,20 @@ def test_a_host_has_its_own_name_disks_and_processes(pair: Lab) -> None:
     assert not first.daemon_alive("dozer")
 
 
-def test_libvirt_takes_hosts_and_nobody_else(pair: Lab) -> None:
+def test_a_hosts_certificate_opens_another_host_only_during_a_migration(pair: Lab) -> None:
     first, second = pair.hosts
-    remote = ("virsh", "--connect", f"qemu+tls://{second.address}/system", "hostname")
-    assert first.run(*remote).strip() == "h2"
-    control = pair.ca.issue(Identity(Kind.CONTROL, str(uuid.uuid4())), addresses=(first.address,))
-    try:
-        for other in (control, pair.credentials(first, Kind.QEMU)):
-            install_for_libvirt(other, first)
-            with pytest.raises(subprocess.CalledProcessError):
-                first.run(*remote)
-    finally:
-        install_for_libvirt(pair.credentials(first), first)
-    assert "Failed to verify peer's certificate" in (second.log("libvirtd") or "")
+    assert "libvirtd" not in second.run("ss", "-Hltnp")
+    assert not first.reaches_libvirt(second)
+    second.admit(str(uuid.uuid4()))  # a migration from a third host
+    assert not first.reaches_libvirt(second)
+    assert "no migration from it is under way" in (second.log("gateway") or "")
+    vm_id = second.admit(first.host_uuid)
+    assert first.reaches_libvirt(second)
+    for kind in (Kind.CONTROL, Kind.QEMU):
+        stolen = pair.ca.issue(Identity(kind, first.host_uuid), addresses=(first.address,))
+        assert not first.reaches_libvirt(second, install_client(stolen, first, kind))
+    second.expel(vm_id)
+    assert not first.reaches_libvirt(second)
 
 
 def test_a_host_that_is_cut_off_runs_on_unseen(pair: Lab) -> None:

@@ -21,9 +21,10 @@ from ostler_agent.spec import Firmware, PowerState, VmSpec, VolumeRef
 from ostler_agent.tools import qemu_img
 from ostler_common import pki
 from ostler_common.errors import AbortedError, CancelledError, DeadlineExceededError
+from ostler_common.identity import Identity, Kind
 
 from tests.lab.host import LOCAL, REPOSITORY, SHARED, Host, environment, wait_for
-from tests.lab.lab import Lab
+from tests.lab.lab import Lab, install_client
 from tests.lab.machines import (
     MIB,
     RecordedProgress,
@@ -32,6 +33,7 @@ from tests.lab.machines import (
     expect,
     guest_disk,
     in_shared,
+    new_id,
     new_key,
     secrets_on,
     spec,
@@ -72,11 +74,19 @@ class Side:
 
 
 @pytest.fixture(scope="module")
-def sides() -> Iterator[tuple[Side, Side]]:
+def lab() -> Iterator[Lab]:
     with Lab.start(hosts=2) as lab:
         lab.trust_each_other()
-        with Side.of(lab.hosts[0]) as first, Side.of(lab.hosts[1]) as second:
-            yield first, second
+        first, second = lab.hosts
+        first.admit(second.host_uuid)
+        second.admit(first.host_uuid)
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def sides(lab: Lab) -> Iterator[tuple[Side, Side]]:
+    with Side.of(lab.hosts[0]) as first, Side.of(lab.hosts[1]) as second:
+        yield first, second
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +194,26 @@ def test_it_is_not_sent_to_another_hosts_qemu(where: tuple[Side, Side], guest: V
         first.driver.migrate(guest.vm_id, other, MigrationLimits(), RecordedProgress())
     second.driver.remove_keys(guest.vm_id, key_ids)
     wait_for(lambda: first.only_here(second, guest.vm_id), "the end over there")
+
+
+def test_a_third_hosts_certificate_opens_nothing_meanwhile(lab: Lab, where: tuple[Side, Side], guest: VmSpec) -> None:
+    """Neither files nor QEMU's monitor, while the destination expects its VM from another host."""
+    first, second = where
+    key_ids = hold(second, guest)
+    third = lab.ca.issue(Identity(Kind.HOST, new_id()), addresses=(first.host.address,))
+    stolen = install_client(third, first.host, "third")
+    opened = []
+
+    def attack() -> None:
+        opened.append((first.host.reaches_libvirt(second.host), first.host.reaches_libvirt(second.host, stolen)))
+        progress.error = CancelledError("no more", "CANCELLED")
+
+    progress = once_copying(attack)
+    with pytest.raises(CancelledError):
+        first.driver.migrate(guest.vm_id, destination(second.host, guest), SLOW, progress)
+    assert opened == [(True, False)]  # the source, and the third host
+    second.driver.remove_keys(guest.vm_id, key_ids)
+    assert first.only_here(second, guest.vm_id)
 
 
 def test_it_stays_when_the_destination_dies(where: tuple[Side, Side], guest: VmSpec) -> None:

@@ -43,8 +43,9 @@ def state(lab: Lab, host: Host) -> str:
 
 
 def libvirt_answers_over_tls(host: Host) -> bool:
-    """The daemon's certificate and the client's are both checked."""
-    return host.run("virsh", "--connect", f"qemu+tls://{host.address}/system", "hostname").strip() == host.name
+    """The gateway's certificate and the client's are both checked."""
+    host.admit(credentials(host).host_id)
+    return host.reaches_libvirt(host)
 
 
 def over(expire_time: datetime) -> bool:
@@ -55,6 +56,7 @@ def test_papers_live_end_and_begin_anew(lab: Lab) -> None:
     host = lab.hosts[0]
     join(lab, host)
     host.start_libvirt()
+    host.start_gateway()
     assert libvirt_answers_over_tls(host)
     host.start_agent()
     wait_for(lambda: state(lab, host) == "up", "the host", 30, 0.5)
@@ -63,7 +65,7 @@ def test_papers_live_end_and_begin_anew(lab: Lab) -> None:
     wait_for(lambda: credentials(host).certificate_pem != first.certificate_pem, "renewal", LIFETIME_S + 10, 0.5)
     assert not over(first.expire_time)  # it was in time
     wait_for(lambda: over(first.expire_time), "end of the first certificate", LIFETIME_S)
-    assert libvirt_answers_over_tls(host)  # libvirtd was told of the new one, without a restart
+    assert libvirt_answers_over_tls(host)  # the gateway uses the new one, without a restart
     assert state(lab, host) == "up"
 
     host.stop_agent()

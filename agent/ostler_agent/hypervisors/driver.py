@@ -77,9 +77,6 @@ class CredentialsConsumer(Protocol):
     def install(self, credentials: HostCredentials) -> bool:
         """Writes certificates, keys and revocation lists for the hypervisor; returns whether any changed."""
 
-    def reload(self) -> None:
-        """Makes running daemons read them again; logs failures."""
-
     def settings(self) -> Mapping[Path, str]:
         """The hypervisor's settings files, with the lines that they must contain."""
 

@@ -13,6 +13,7 @@ from ostler_common.hypervisors import Function
 
 from ostler_agent.hypervisors.base import Addresses, Hypervisor, Paths, live_migration, need
 from ostler_agent.jobs import JobContext
+from ostler_agent.migration.admissions import Admissions, Source
 from ostler_agent.preconditions import check_bridges, check_volume_file
 from ostler_agent.seeds import SEEDS, Seeds
 from ostler_agent.spec import PowerState, Provisioning, VmInfo, VmSpec, VolumeRef
@@ -53,17 +54,27 @@ class IncomingMigrations:
     """
 
     def __init__(
-        self, driver: Hypervisor, volumes: Volumes, paths: Paths, address: str, tls_name: str, seeds: Seeds = SEEDS
+        self,
+        driver: Hypervisor,
+        volumes: Volumes,
+        paths: Paths,
+        address: str,
+        tls_name: str,
+        admissions: Admissions,
+        seeds: Seeds = SEEDS,
     ) -> None:
         self._driver = driver
         self._volumes = volumes
         self._paths = paths
         self._address = f"[{address}]" if ":" in address else address
         self._tls_name = tls_name
+        self._admissions = admissions
         self._seeds = seeds
 
-    def prepare(self, spec: VmSpec, moved: Sequence[MovedVolume], job: JobContext) -> Endpoint:
-        """Creates what the VM needs on this host: keys and target volumes. Undoes its changes if it raises.
+    def prepare(self, spec: VmSpec, moved: Sequence[MovedVolume], source: Source, job: JobContext) -> Endpoint:
+        """Creates what the VM needs on this host: keys and target volumes; then admits the source to the hypervisor.
+
+        Undoes its changes if it raises.
 
         Raises FailedPreconditionError VM_RUNNING, BRIDGE_MISSING, VOLUME_MISSING; AlreadyExistsError TARGET_EXISTS;
         InvalidArgumentError KEY_MISSING.
@@ -86,6 +97,7 @@ class IncomingMigrations:
                 check_volume_file(volume_id, path)
         with ExitStack() as undo:
             keys = [volume.key for volume in volumes.values() if volume.key]
+            undo.callback(self._admissions.remove, spec.vm_id)
             undo.callback(mover.remove_keys, spec.vm_id, [key.key_id for key in keys])
             mover.install_keys(spec.vm_id, keys)
             undo.callback(self._seeds.delete, spec.vm_id)
@@ -97,6 +109,7 @@ class IncomingMigrations:
                 _marker(paths[volume_id]).touch(mode=0o600)
                 self._volumes.create(job, volumes[volume_id], target.size_bytes, target.provisioning)
                 paths[volume_id] = self._paths(volumes[volume_id])  # maps a device for its VM
+            self._admissions.admit(spec.vm_id, source)
             undo.pop_all()
         addresses = mover.addresses(self._address)
         return Endpoint(
@@ -108,11 +121,13 @@ class IncomingMigrations:
     def finish(
         self, vm_id: str, arrived: bool, key_ids: Sequence[str], moved: Sequence[VolumeRef], job: JobContext
     ) -> VmInfo:
-        """Finishes a migration: keeps what a VM that arrived needs, or removes what was prepared.
+        """Finishes a migration: ends the source's admission; keeps what a VM that arrived needs, or removes what was
+        prepared.
 
         Removes only volumes that a `prepare` created. Never affects a running VM: raises FailedPreconditionError
         VM_NOT_HERE if a VM that arrived does not run here, VM_RUNNING if one that did not arrive does.
         """
+        self._admissions.remove(vm_id)
         info = self._driver.vm(vm_id)
         here = info.power_state in (PowerState.RUNNING, PowerState.PAUSED)
         if arrived and not here:
@@ -134,6 +149,7 @@ class IncomingMigrations:
 
     def undo_interrupted_prepare(self, spec: VmSpec, moved: Sequence[MovedVolume]) -> None:
         """Undoes an interrupted `prepare`, unless the VM has arrived."""
+        self._admissions.remove(spec.vm_id)
         if self._driver.running(spec.vm_id):
             return
         self._seeds.delete(spec.vm_id)

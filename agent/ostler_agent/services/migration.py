@@ -15,12 +15,15 @@ from ostler_agent.hypervisors.base import Addresses, Hypervisor, MigrationLimits
 from ostler_agent.jobs import JobContext, Jobs, interrupted
 from ostler_agent.journal import Record
 from ostler_agent.migration import source
+from ostler_agent.migration.admissions import Source
 from ostler_agent.migration.destination import Endpoint, IncomingMigrations, MovedVolume
 from ostler_agent.seeds import SEEDS, Seeds
 from ostler_agent.services import convert
 
 DEFAULT_MAX_DOWNTIME_MS = 300
 DEFAULT_TIMEOUT_S = 3600
+# The migration begins a little after its preparation; a restart of the source's agent allows it its timeout once more.
+ADMITTED_TIMEOUTS, ADMITTED_MARGIN_S = 2, 300
 
 Updates = Iterator[job_pb2.JobUpdate]
 
@@ -35,12 +38,12 @@ class MigrationService(vm_pb2_grpc.MigrationServiceServicer):
         jobs.on_resume("migration.move", self._resume_move)
 
     def PrepareMigration(self, request: vm_pb2.PrepareMigrationRequest, context: grpc.ServicerContext) -> Updates:
-        spec, moved = convert.vm_spec(request.spec), _moved_volumes(request)
+        spec, moved, origin = convert.vm_spec(request.spec), _moved_volumes(request), _origin(request)
         return self._jobs.run(
             request.operation,
             "migration.prepare",
             request,
-            lambda job: _endpoint_message(self._incoming.prepare(spec, moved, job)),
+            lambda job: _endpoint_message(self._incoming.prepare(spec, moved, origin, job)),
         )
 
     def MigrateVm(self, request: vm_pb2.MigrateVmRequest, context: grpc.ServicerContext) -> Updates:
@@ -100,6 +103,13 @@ def _moved_volumes(request: vm_pb2.PrepareMigrationRequest) -> list[MovedVolume]
         )
         for n, volume in enumerate(request.moved_volumes)
     ]
+
+
+def _origin(request: vm_pb2.PrepareMigrationRequest) -> Source:
+    if request.timeout_s < 0:
+        raise bad_field("timeout_s", "must not be negative")
+    admitted_s = ADMITTED_TIMEOUTS * (request.timeout_s or DEFAULT_TIMEOUT_S) + ADMITTED_MARGIN_S
+    return Source(convert.uuid_field(request.source_host_id, "source_host_id"), admitted_s)
 
 
 def _limits(request: vm_pb2.MigrateVmRequest) -> MigrationLimits:

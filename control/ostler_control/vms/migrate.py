@@ -179,6 +179,8 @@ def _prepare(run: Run) -> Json:
             for volume in disks_of(vm.id)
             if volume.id in inputs.moved
         ],
+        source_host_id=inputs.source_id,
+        timeout_s=inputs.limits.timeout_s,
     )
     destination = address_of(inputs.destination_id)
     update = run.job(destination, lambda agent: agent.migration.PrepareMigration, request, (0, 5))

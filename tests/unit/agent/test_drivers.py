@@ -18,6 +18,7 @@ from ostler_agent.hypervisors.driver import DriverContext
 from ostler_agent.hypervisors.info import DriverInfo
 from ostler_agent.hypervisors.libvirt.options import LibvirtOptions
 from ostler_agent.jobs import JobContext
+from ostler_agent.migration.admissions import Admissions, Source
 from ostler_agent.migration.destination import IncomingMigrations
 from ostler_agent.spec import DiskFormat, DiskSpec, ExtraConfig, Firmware, Key, NicSpec, VmSpec, VolumeRef
 from ostler_agent.vms import disks, power
@@ -153,12 +154,12 @@ def test_calls_that_a_driver_lacks_name_the_function() -> None:
     hypervisor = FakeHypervisor()
     hypervisor.info = DriverInfo(interface_version=1)
     hypervisor.add(VM)
-    incoming = IncomingMigrations(hypervisor, None, paths, "h1", "h1")  # type: ignore[arg-type]
+    incoming = IncomingMigrations(hypervisor, None, paths, "h1", "h1", Admissions(Path("/nowhere")))  # type: ignore[arg-type]
     calls: dict[Function, Callable[[], object]] = {
         Function.REBOOT: lambda: power.reboot(hypervisor, VM, hard=True),
         Function.HOT_PLUG: lambda: disks.detach(hypervisor, VM, VOLUME, None, JOB),
         Function.ONLINE_GROW: lambda: online_grow(hypervisor),
-        Function.LIVE_MIGRATION: lambda: incoming.prepare(spec(), (), JOB),
+        Function.LIVE_MIGRATION: lambda: incoming.prepare(spec(), (), Source(VM, 60), JOB),
         Function.EXTRA_CONFIG: lambda: power.start(
             hypervisor, paths, replace(spec(), vm_id=VOLUME, extra=ExtraConfig(("<pm/>",))), JOB
         ),

@@ -48,7 +48,7 @@ def store(tmp_path: Path) -> CredentialsStore:
 def libvirt(tmp_path: Path) -> LibvirtTls:
     config = tmp_path / "libvirt"
     config.mkdir()
-    return LibvirtTls(tmp_path / "pki", tmp_path / "qemu", config, run_dir=tmp_path)
+    return LibvirtTls(tmp_path / "pki", tmp_path / "qemu", config)
 
 
 def join(store: CredentialsStore, token: JoinToken) -> HostCredentials:
@@ -116,7 +116,7 @@ def test_renewal_uses_a_fresh_key_and_keeps_the_identity(
     new = store.load()
     assert new.host_id == HOST
     assert len({old.key_pem, old.qemu_key_pem, new.key_pem, new.qemu_key_pem}) == 4
-    assert (libvirt.pki_dir / "libvirt/servercert.pem").read_bytes() == new.certificate_pem
+    assert (libvirt.pki_dir / "libvirt/clientcert.pem").read_bytes() == new.certificate_pem
 
 
 def renewer(store: CredentialsStore, libvirt: LibvirtTls, now: datetime, jitter: float = 0.0) -> Renewer:
@@ -226,7 +226,7 @@ def test_libvirt_files_can_be_read_by_those_who_must(
     def mode(path: Path) -> int:
         return stat.S_IMODE(os.stat(path).st_mode)
 
-    assert mode(libvirt.pki_dir / "libvirt/private/serverkey.pem") == 0o600
+    assert mode(libvirt.pki_dir / "libvirt/private/clientkey.pem") == 0o600
     assert mode(libvirt.qemu_dir / "server-key.pem") == 0o640
     assert mode(libvirt.qemu_dir) == 0o750
 
@@ -244,7 +244,7 @@ def test_qemu_gets_its_own_certificate_and_nothing_of_the_hosts(
         assert credentials.key_pem not in path.read_bytes()
 
 
-@pytest.mark.parametrize("written", range(10))
+@pytest.mark.parametrize("written", range(8))
 def test_renewal_cut_off_in_the_middle_is_completed(
     control: Enrollment, store: CredentialsStore, libvirt: LibvirtTls, monkeypatch: pytest.MonkeyPatch, written: int
 ) -> None:
@@ -269,11 +269,6 @@ def test_renewal_cut_off_in_the_middle_is_completed(
     credentials.check()
     for certificate, key, pair in (
         (
-            libvirt.pki_dir / "libvirt/servercert.pem",
-            libvirt.pki_dir / "libvirt/private/serverkey.pem",
-            credentials.key_pem,
-        ),
-        (
             libvirt.pki_dir / "libvirt/clientcert.pem",
             libvirt.pki_dir / "libvirt/private/clientkey.pem",
             credentials.key_pem,
@@ -287,13 +282,13 @@ def test_renewal_cut_off_in_the_middle_is_completed(
 
 def test_settings_stand_first_and_only_once(libvirt: LibvirtTls) -> None:
     daemon, qemu = libvirt.config_dir / "libvirtd.conf", libvirt.config_dir / "qemu.conf"
-    daemon.write_text('listen_tls = 0\nhost_uuid = "x"\n')
+    daemon.write_text('listen_tls = 1\nhost_uuid = "x"\n')
     qemu.write_text("")
     assert f"changed {daemon}, {qemu};" in libvirt.configure()[0]
     once = daemon.read_text()
     assert libvirt.configure() == []
     assert daemon.read_text() == once
-    assert once.index("listen_tls = 1") < once.index("listen_tls = 0")
+    assert once.index("listen_tls = 0") < once.index("listen_tls = 1")
     assert 'host_uuid = "x"' in once
     assert "migrate_tls_force = 1" in qemu.read_text()
     assert not (libvirt.config_dir / "virtproxyd.conf").exists()

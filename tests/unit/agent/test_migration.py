@@ -10,6 +10,7 @@ from ostler_agent import preconditions
 from ostler_agent.hypervisors.base import Addresses, MigrationLimits, MigrationOutcome
 from ostler_agent.jobs import JobContext
 from ostler_agent.migration import source
+from ostler_agent.migration.admissions import Admissions, Source
 from ostler_agent.migration.destination import Endpoint, IncomingMigrations, MovedVolume
 from ostler_agent.spec import DiskFormat, DiskSpec, Key, NicSpec, PowerState, Provisioning, VmSpec, VolumeRef
 from ostler_common.errors import (
@@ -43,6 +44,7 @@ SPEC = VmSpec(
 )
 KEYS = {volume.key.key_id for volume in (SHARED, MOVED, ALSO_MOVED) if volume.key}
 MOVING = [MovedVolume(volume.volume_id, 512) for volume in (MOVED, ALSO_MOVED)]
+ORIGIN = Source("11111111-2222-3333-4444-555555555555", 60)
 
 
 class FakeVolumes:
@@ -73,8 +75,14 @@ class Destination:
         (self.pool / SHARED.volume_id).write_text("data")
         self.driver = FakeHypervisor()
         self.volumes = FakeVolumes(self.pool)
+        self.admissions = Admissions(root / "admissions")
         self.incoming = IncomingMigrations(
-            self.driver, self.volumes, lambda ref: self.pool / ref.volume_id, "10.0.0.2", "h2.qemu"
+            self.driver,
+            self.volumes,
+            lambda ref: self.pool / ref.volume_id,
+            "10.0.0.2",
+            "h2.qemu",
+            self.admissions,
         )
 
     def files(self) -> set[str]:
@@ -93,7 +101,7 @@ def job() -> JobContext:
 
 
 def test_prepared(there: Destination) -> None:
-    endpoint = there.incoming.prepare(SPEC, MOVING, job())
+    endpoint = there.incoming.prepare(SPEC, MOVING, ORIGIN, job())
     assert endpoint == Endpoint(
         Addresses("qemu+tls://10.0.0.2/system", "tcp://10.0.0.2", "tcp://10.0.0.2"),
         {volume.volume_id: there.pool / volume.volume_id for volume in (SHARED, MOVED, ALSO_MOVED)},
@@ -102,18 +110,18 @@ def test_prepared(there: Destination) -> None:
     assert there.driver.keys[VM] == KEYS
     assert {MOVED.volume_id, ALSO_MOVED.volume_id} < there.files()
     # The migration failed and is retried: the targets of the first attempt are replaced.
-    assert there.incoming.prepare(SPEC, MOVING, job()) == endpoint
+    assert there.incoming.prepare(SPEC, MOVING, ORIGIN, job()) == endpoint
 
 
 def test_an_ipv6_address_is_bracketed(there: Destination) -> None:
     incoming = IncomingMigrations(
-        there.driver, there.volumes, lambda ref: there.pool / ref.volume_id, "fd00::2", "h2.qemu"
+        there.driver, there.volumes, lambda ref: there.pool / ref.volume_id, "fd00::2", "h2.qemu", there.admissions
     )
-    assert incoming.prepare(SPEC, MOVING, job()).addresses.migrate_uri == "tcp://[fd00::2]"
+    assert incoming.prepare(SPEC, MOVING, ORIGIN, job()).addresses.migrate_uri == "tcp://[fd00::2]"
 
 
 def test_arrived(there: Destination) -> None:
-    there.incoming.prepare(SPEC, MOVING, job())
+    there.incoming.prepare(SPEC, MOVING, ORIGIN, job())
     with pytest.raises(FailedPreconditionError) as error:
         there.incoming.finish(VM, True, sorted(KEYS), [MOVED, ALSO_MOVED], job())
     assert error.value.reason == "VM_NOT_HERE"
@@ -128,8 +136,19 @@ def test_arrived(there: Destination) -> None:
     assert {MOVED.volume_id, ALSO_MOVED.volume_id} < there.files()
 
 
+def test_the_source_is_admitted_while_the_migration_is_under_way(there: Destination) -> None:
+    there.incoming.prepare(SPEC, MOVING, ORIGIN, job())
+    assert there.admissions.admits(ORIGIN.host_id)
+    there.incoming.finish(VM, False, sorted(KEYS), [], job())
+    assert not there.admissions.admits(ORIGIN.host_id)
+    there.incoming.prepare(SPEC, MOVING, ORIGIN, job())
+    there.driver.add(VM)
+    there.incoming.finish(VM, True, sorted(KEYS), [MOVED, ALSO_MOVED], job())
+    assert not there.admissions.admits(ORIGIN.host_id)
+
+
 def test_not_arrived(there: Destination) -> None:
-    there.incoming.prepare(SPEC, MOVING, job())
+    there.incoming.prepare(SPEC, MOVING, ORIGIN, job())
     for _ in range(2):
         there.incoming.finish(VM, False, sorted(KEYS), [MOVED, ALSO_MOVED, SHARED], job())
     assert there.files() == {SHARED.volume_id}  # never a volume that was not made for the move
@@ -138,7 +157,7 @@ def test_not_arrived(there: Destination) -> None:
 
 @pytest.mark.parametrize("state", [PowerState.RUNNING, PowerState.PAUSED])
 def test_a_vm_that_runs_is_never_touched(there: Destination, state: PowerState) -> None:
-    there.incoming.prepare(SPEC, MOVING, job())
+    there.incoming.prepare(SPEC, MOVING, ORIGIN, job())
     there.driver.add(VM, state)
     before = there.files()
     with pytest.raises(FailedPreconditionError) as error:
@@ -148,38 +167,40 @@ def test_a_vm_that_runs_is_never_touched(there: Destination, state: PowerState) 
     assert there.files() == before
     assert there.driver.keys[VM] == KEYS
     with pytest.raises(FailedPreconditionError) as error:
-        there.incoming.prepare(SPEC, MOVING, job())
+        there.incoming.prepare(SPEC, MOVING, ORIGIN, job())
     assert error.value.reason == "VM_RUNNING"
 
 
 def test_a_failure_undoes_what_was_begun(there: Destination) -> None:
     there.volumes.fails_for = ALSO_MOVED.volume_id
     with pytest.raises(ResourceExhaustedError):
-        there.incoming.prepare(SPEC, MOVING, job())
+        there.incoming.prepare(SPEC, MOVING, ORIGIN, job())
     assert there.files() == {SHARED.volume_id}
     assert there.driver.keys[VM] == set()
+    assert not there.admissions.admits(ORIGIN.host_id)
 
 
 def test_a_cancelled_preparation_leaves_nothing(there: Destination) -> None:
     preparing = job()
     preparing.cancel()
     with pytest.raises(CancelledError):
-        there.incoming.prepare(SPEC, MOVING, preparing)
+        there.incoming.prepare(SPEC, MOVING, ORIGIN, preparing)
     assert there.files() == {SHARED.volume_id}
     assert there.driver.keys[VM] == set()
 
 
 def test_a_preparation_that_was_cut_short_is_undone(there: Destination) -> None:
-    there.incoming.prepare(SPEC, MOVING, job())
+    there.incoming.prepare(SPEC, MOVING, ORIGIN, job())
     for _ in range(2):
         there.incoming.undo_interrupted_prepare(SPEC, MOVING)
     assert there.files() == {SHARED.volume_id}
+    assert not there.admissions.admits(ORIGIN.host_id)
 
 
 def test_somebodys_data_is_no_target(there: Destination) -> None:
     (there.pool / MOVED.volume_id).write_text("data")
     with pytest.raises(AlreadyExistsError) as error:
-        there.incoming.prepare(SPEC, MOVING, job())
+        there.incoming.prepare(SPEC, MOVING, ORIGIN, job())
     assert error.value.reason == "TARGET_EXISTS"
     there.incoming.undo_interrupted_prepare(SPEC, MOVING)
     assert (there.pool / MOVED.volume_id).read_text() == "data"
@@ -189,7 +210,7 @@ def test_somebodys_data_is_no_target(there: Destination) -> None:
 def test_what_is_missing_is_found_before_anything_is_done(there: Destination) -> None:
     def reason(error: type[OstlerError], spec: VmSpec = SPEC, moving: list[MovedVolume] = MOVING) -> str:
         with pytest.raises(error) as raised:
-            there.incoming.prepare(spec, moving, job())
+            there.incoming.prepare(spec, moving, ORIGIN, job())
         return raised.value.reason
 
     assert reason(InvalidArgumentError, moving=[MovedVolume(str(uuid.uuid4()), 512)]) == "INVALID_FIELD"

@@ -13,6 +13,7 @@ import pytest
 from ostler.types.v1 import vm_pb2
 from ostler_agent.hypervisors.info import DriverInfo
 from ostler_agent.jobs import JobContext
+from ostler_agent.migration.admissions import Admissions, Source
 from ostler_agent.migration.destination import IncomingMigrations
 from ostler_agent.seeds import Seeds
 from ostler_agent.services import convert
@@ -107,13 +108,16 @@ def test_a_driver_that_takes_no_user_data_is_not_asked(driver: FakeHypervisor, s
 
 
 def test_a_destination_has_the_image_before_the_vm_comes(driver: FakeHypervisor, seeds: Seeds) -> None:
-    incoming = IncomingMigrations(driver, NoVolumes(), lambda ref: Path("/nowhere"), "10.0.0.2", "h2", seeds)
+    admissions = Admissions(seeds.directory.parent / "admissions")
+    incoming = IncomingMigrations(
+        driver, NoVolumes(), lambda ref: Path("/nowhere"), "10.0.0.2", "h2", admissions, seeds
+    )
     job, image = JobContext("test"), seeds.directory / f"{VM}.iso"
-    incoming.prepare(SPEC, [], job)
+    incoming.prepare(SPEC, [], Source(VM, 60), job)
     assert user_data_in(image) == SEED["user-data"]
     incoming.finish(VM, False, [], [], job)
     assert not image.exists(), "the VM has not come"
-    incoming.prepare(SPEC, [], job)
+    incoming.prepare(SPEC, [], Source(VM, 60), job)
     driver.add(VM)
     incoming.finish(VM, True, [], [], job)
     assert image.exists()

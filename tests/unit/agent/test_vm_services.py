@@ -20,6 +20,7 @@ from ostler_agent.hypervisors.base import MigrationOutcome, VmEvent, VmEventKind
 from ostler_agent.hypervisors.libvirt.info import INFO
 from ostler_agent.jobs import JobContext, Jobs
 from ostler_agent.journal import Journal, Record, digest
+from ostler_agent.migration.admissions import Admissions, Source
 from ostler_agent.migration.destination import IncomingMigrations
 from ostler_agent.services.host import HostIdentity, HostService
 from ostler_agent.services.migration import MigrationService
@@ -35,6 +36,7 @@ from tests.fakes.certificates import ThrowawayCa
 from tests.fakes.hypervisor import FakeConsole, FakeHypervisor
 
 HOST = "5b6c9a0c-0000-4000-8000-000000000001"
+OTHER_HOST = "5b6c9a0c-0000-4000-8000-000000000002"
 VM = "7b6c9a0c-0000-4000-8000-000000000001"
 VOLUME = "8b6c9a0c-0000-4000-8000-000000000001"
 State = job_pb2.JobUpdate.State
@@ -88,13 +90,14 @@ class Agent:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.driver, self.prober, self.trust = FakeHypervisor(), FakeProber(), FakeTrust()
+        self.admissions = Admissions(root / "admissions")
         self.jobs = Jobs(root / "jobs")
         self.unmap_if_unused: list[str] = []
         authority = ThrowawayCa(root)
         facts = HostIdentity(HOST, "1.2.3", lambda: datetime(2030, 1, 1, tzinfo=UTC))
         host = HostService(self.driver, self.prober, self.trust, facts)
         vms = VmService(self.jobs, self.driver, self.path, self.unmap_if_unused.append)
-        incoming = IncomingMigrations(self.driver, NoVolumes(), self.path, "10.0.0.2", "h2.qemu")
+        incoming = IncomingMigrations(self.driver, NoVolumes(), self.path, "10.0.0.2", "h2.qemu", self.admissions)
         migration = MigrationService(self.jobs, self.driver, incoming)
         self.server = serve(
             "127.0.0.1:0",
@@ -293,6 +296,31 @@ def test_nothing_leaves_in_clear(agent: Agent, field_name: str, hypervisor_uri: 
     assert from_rpc_error(caught.value).violations[0].field == field_name
 
 
+def prepare(**changes: object) -> vm_pb2.PrepareMigrationRequest:
+    bare = types_pb2.VmSpec(vm_id=VM, name="guest", cpus=1, memory_bytes=128 << 20)
+    request = vm_pb2.PrepareMigrationRequest(operation=operation(), spec=bare, source_host_id=OTHER_HOST, timeout_s=5)
+    for name, value in changes.items():
+        setattr(request, name, value)
+    return request
+
+
+def test_the_source_reaches_the_hypervisor_until_the_migration_is_finished(agent: Agent) -> None:
+    assert last(agent.migration.PrepareMigration(prepare())).state == State.SUCCEEDED
+    assert (agent.admissions.admits(OTHER_HOST), agent.admissions.admits(HOST)) == (True, False)
+    finish = vm_pb2.FinishMigrationRequest(operation=operation(), vm_id=VM, arrived=False)
+    assert last(agent.migration.FinishMigration(finish)).state == State.SUCCEEDED
+    assert not agent.admissions.admits(OTHER_HOST)
+
+
+@pytest.mark.parametrize(
+    ("field_name", "value"), [("source_host_id", ""), ("source_host_id", "../h1"), ("timeout_s", -1)]
+)
+def test_a_preparation_names_its_source(agent: Agent, field_name: str, value: object) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        last(agent.migration.PrepareMigration(prepare(**{field_name: value})))
+    assert from_rpc_error(caught.value).violations[0].field == field_name
+
+
 # -- left running by an earlier run of the agent
 
 
@@ -300,9 +328,9 @@ def settled(root: Path, driver: FakeHypervisor, kind: str, request: Message) -> 
     """The outcome of a job that was running when the agent died."""
     jobs = Jobs(root / "jobs")
     VmService(jobs, driver, lambda ref: root / ref.volume_id, lambda _: None)
-    MigrationService(
-        jobs, driver, IncomingMigrations(driver, NoVolumes(), lambda ref: root / ref.volume_id, "10.0.0.2", "h2.qemu")
-    )
+    admissions = Admissions(root / "admissions")
+    paths = lambda ref: root / ref.volume_id  # noqa: E731
+    MigrationService(jobs, driver, IncomingMigrations(driver, NoVolumes(), paths, "10.0.0.2", "h2.qemu", admissions))
     Journal(root / "jobs").save(Record.begin("op", 1, kind, digest(request), request))
     jobs.recover()
     return last(jobs.watch("op"))
@@ -366,4 +394,6 @@ def test_the_true_outcome_of_a_move(tmp_path: Path, moved: MigrationOutcome, exp
 
 def test_a_preparation_that_was_cut_short_is_undone(tmp_path: Path) -> None:
     request = vm_pb2.PrepareMigrationRequest(spec=spec())
+    Admissions(tmp_path / "admissions").admit(VM, Source(OTHER_HOST, 60))
     assert outcome(settled(tmp_path, FakeHypervisor(), "migration.prepare", request)) == "INTERRUPTED"
+    assert not Admissions(tmp_path / "admissions").admits(OTHER_HOST)

@@ -1,4 +1,4 @@
-"""Installs the host's credentials for libvirt and QEMU: TLS files, settings, reload."""
+"""Installs the host's credentials for libvirt and QEMU: TLS files and settings."""
 
 from __future__ import annotations
 
@@ -8,22 +8,15 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
 from ostler_common import pki
-from ostler_common.errors import OstlerError
 
-from ostler_agent import process
 from ostler_agent.credentials import HostCredentials
 from ostler_agent.hypervisors.libvirt.options import LibvirtOptions
-
-log = structlog.get_logger(__name__)
 
 _BEGIN = "# BEGIN Ostler (managed by ostler-agent; edit only outside this block)"
 _END = "# END Ostler"
 _BLOCK = re.compile(rf"^{re.escape(_BEGIN)}$.*?^{re.escape(_END)}$\n?", re.DOTALL | re.MULTILINE)
 _QEMU_GROUPS = ("libvirt-qemu", "qemu")  # Debian and its children; Fedora and its
-_DAEMONS = ("libvirtd", "virtproxyd")  # either may serve qemu+tls
-_NO_TLS_SERVICE = "no tls service found"  # in virt-admin's error
 
 
 @dataclass(frozen=True)
@@ -32,6 +25,7 @@ class LibvirtTls:
 
     pki_dir: where libvirt reads TLS files (/etc/pki); qemu_dir: QEMU's `default_tls_x509_cert_dir`; config_dir: of
     libvirtd.conf and qemu.conf; qemu_group: group that QEMU runs as and that may read QEMU's own key (empty: detected).
+    libvirt is a client only (the migration gateway serves the network): it and QEMU read the files at every connection.
     Only root may read the host's key: a guest that breaks out of its QEMU must not be able to impersonate the host.
     """
 
@@ -39,7 +33,6 @@ class LibvirtTls:
     qemu_dir: Path
     config_dir: Path
     qemu_group: str = ""
-    run_dir: Path = Path("/run/libvirt")  # the daemons' sockets
 
     @classmethod
     def of(cls, options: LibvirtOptions) -> LibvirtTls:
@@ -61,16 +54,14 @@ class LibvirtTls:
         public = {
             self.pki_dir / "CA" / "cacert.pem": credentials.ca_pem,
             self.pki_dir / "CA" / "cacrl.pem": credentials.crl_pem,
-            libvirt / "servercert.pem": credentials.certificate_pem,
             libvirt / "clientcert.pem": credentials.certificate_pem,
             self.qemu_dir / "ca-cert.pem": credentials.ca_pem,
             self.qemu_dir / "ca-crl.pem": credentials.crl_pem,
             self.qemu_dir / "server-cert.pem": credentials.qemu_certificate_pem,
             self.qemu_dir / "client-cert.pem": credentials.qemu_certificate_pem,
         }
-        keys = (private / "serverkey.pem", private / "clientkey.pem")
         qemu_keys = (self.qemu_dir / "server-key.pem", self.qemu_dir / "client-key.pem")
-        changed = [pki.replace_file(path, credentials.key_pem, 0o600) for path in keys]
+        changed = [pki.replace_file(private / "clientkey.pem", credentials.key_pem, 0o600)]
         changed += [pki.replace_file(path, credentials.qemu_key_pem, 0o640, group) for path in qemu_keys]
         for path, content in public.items():
             if content:
@@ -82,14 +73,7 @@ class LibvirtTls:
 
     def settings(self) -> dict[Path, str]:
         """The settings that libvirt's files must contain, by file."""
-        pairs = {"listen_tls": "1", "auth_tls": '"none"', "tls_allowed_dn_list": '["*O=Ostler hosts*"]'}
-        pairs["tls_priority"] = '"NORMAL:-VERS-ALL:+VERS-TLS1.3"'
-        if self.pki_dir != Path("/etc/pki"):
-            pairs["ca_file"] = f'"{self.pki_dir}/CA/cacert.pem"'
-            pairs["crl_file"] = f'"{self.pki_dir}/CA/cacrl.pem"'
-            pairs["cert_file"] = f'"{self.pki_dir}/libvirt/servercert.pem"'
-            pairs["key_file"] = f'"{self.pki_dir}/libvirt/private/serverkey.pem"'
-        daemon = "".join(f"{key} = {value}\n" for key, value in pairs.items())
+        daemon = "listen_tls = 0\nlisten_tcp = 0\n"
         qemu = f'default_tls_x509_cert_dir = "{self.qemu_dir}"\ndefault_tls_x509_verify = 1\nmigrate_tls_force = 1\n'
         files = {"libvirtd.conf": daemon, "virtproxyd.conf": daemon, "qemu.conf": qemu}
         return {self.config_dir / name: lines for name, lines in files.items()}
@@ -112,24 +96,8 @@ class LibvirtTls:
         return [
             f"changed {', '.join(map(str, changed))}; to keep keys in memory and to migrate over TLS, run:",
             "  systemctl stop libvirtd.service",
-            "  systemctl enable --now ostler-libvirt-keys.service libvirtd-tls.socket",
+            "  systemctl enable --now ostler-libvirt-keys.service ostler-migration-gateway.service",
         ]
-
-    def reload(self) -> None:
-        """Makes running daemons read new certificates; connections and VMs are unaffected. Logs failures."""
-        for daemon in _DAEMONS:
-            sockets = {"libvirtd": "libvirt-admin-sock", "virtproxyd": "virtproxyd-admin-sock"}
-            if not (self.run_dir / sockets[daemon]).exists():
-                continue
-            command = ("virt-admin", "--connect", f"{daemon}:///system", "server-update-tls", daemon)
-            try:
-                process.run(command, timeout_s=30, expected=(_NO_TLS_SERVICE,))
-                log.info("TLS files reloaded", daemon=daemon)
-            except OstlerError as error:
-                if _NO_TLS_SERVICE in error.message:
-                    log.info("the daemon does not serve TLS yet; it reads the files once it does", daemon=daemon)
-                else:
-                    log.error("cannot reload the TLS files (restart the daemon)", daemon=daemon, reason=error.message)
 
     def _qemu_gid(self) -> int:
         for name in [self.qemu_group] if self.qemu_group else _QEMU_GROUPS:
