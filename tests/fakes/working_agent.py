@@ -133,6 +133,7 @@ class FakeHost(
 
     def __init__(self, fleet: Fleet, name: str, host_id: str) -> None:
         self.seeds: dict[str, dict[str, bytes]] = {}  # by VM
+        self.admitted: dict[str, str] = {}  # VM that migrates here -> its source host
         self.fleet = fleet
         self.name = name
         self.host_id = host_id
@@ -422,6 +423,7 @@ class FakeHost(
                     )
             self._check_disks(request.spec)
             self._place_seed(request.spec)
+            self.admitted[request.spec.vm_id] = request.source_host_id
             return job_pb2.MigrationEndpoint(
                 hypervisor_uri=f"qemu+tls://{self.host_id}/system",
                 migrate_uri=f"tcp://{self.host_id}",
@@ -435,6 +437,8 @@ class FakeHost(
             if not self._runs(request.vm_id):
                 raise FailedPreconditionError("the VM does not run here", "VM_NOT_RUNNING")
             destination = self.fleet.hosts[request.endpoint.hypervisor_uri.split("/")[2]]
+            if destination.admitted.get(request.vm_id) != self.host_id:
+                raise AbortedError("the destination does not admit this host", "MIGRATION_FAILED")
             job.report("migrating memory", 1, 2)
             with self.fleet.lock:
                 machine = self.vms.pop(request.vm_id)
@@ -453,6 +457,7 @@ class FakeHost(
         def work(job: JobContext) -> types_vm_pb2.VmInfo:
             if self._runs(request.vm_id) != request.arrived:
                 raise FailedPreconditionError("it is not as you say", "VM_NOT_HERE")
+            self.admitted.pop(request.vm_id, None)
             if not request.arrived:
                 self.secrets -= set(request.key_ids)
                 for ref in request.moved_volumes:

@@ -390,7 +390,7 @@ def test_it_moves_with_its_firmware_variables(sides: tuple[Side, Side]) -> None:
     first, second = sides
     machine = replace(spec(empty_image(first.host, volume(encrypted=False))), firmware=Firmware.UEFI)
     first.driver.start(machine, in_shared)
-    variables = [side.host.outside(f"/var/lib/libvirt/qemu/nvram/{machine.vm_id}_VARS.fd") for side in sides]
+    variables = [side.host.outside(f"/var/lib/ostler/libvirt/nvram/{machine.vm_id}_VARS.fd") for side in sides]
     assert [file.exists() for file in variables] == [True, False]
     first.driver.migrate(machine.vm_id, destination(second.host, machine), MigrationLimits(), RecordedProgress())
     assert [file.exists() for file in variables] == [False, True]
