@@ -25,7 +25,7 @@ from ostler.types.v1 import vm_pb2 as types_vm_pb2
 from ostler.types.v1 import volume_pb2 as types_volume_pb2
 from ostler_agent.jobs import JobContext, Jobs
 from ostler_agent.services.jobs import JobService
-from ostler_common.errors import FailedPreconditionError, NotFoundError, OstlerError, to_status
+from ostler_common.errors import AbortedError, FailedPreconditionError, NotFoundError, OstlerError, to_status
 
 from tests.fakes.conversion import Directory, FakeConversion
 
