@@ -50,7 +50,7 @@ def test_a_hosts_certificate_opens_another_host_only_during_a_migration(pair: La
     assert first.reaches_libvirt(second)
     for kind in (Kind.CONTROL, Kind.QEMU):
         stolen = pair.ca.issue(Identity(kind, first.host_uuid), addresses=(first.address,))
-        assert not first.reaches_libvirt(second, install_client(stolen, first, kind))
+        assert not first.reaches_libvirt(second, install_client(stolen, first, f"stolen-{kind}"))
     second.expel(vm_id)
     assert not first.reaches_libvirt(second)
 
