@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import structlog
 from ostler_common import notify, pki
@@ -263,13 +262,12 @@ async def _run(gateway: Gateway, listener: socket.socket) -> None:
     serving, stopping = asyncio.create_task(gateway.serve(listener)), asyncio.create_task(stop.wait())
     notify.ready(f"listening on port {PORT}")
     log.info("listening", port=PORT)
-    done: set[asyncio.Task[Any]] = set()
-    while not done:
+    while not (serving.done() or stopping.done()):
         notify.alive()
-        done, _ = await asyncio.wait(
+        await asyncio.wait(
             (serving, stopping), timeout=notify.watchdog_interval_s(), return_when=asyncio.FIRST_COMPLETED
         )
-    if serving in done:
+    if serving.done():
         serving.result()  # raises what ended it
     notify.stopping()
     serving.cancel()
