@@ -64,6 +64,7 @@ REFERENCES = {
 }
 # Fields that name what everybody may name, or nothing at all.
 PLAIN = {
+    *("addresses", "gateways", "hosts", "nameservers"),
     *("cluster", "disk_offering", "filter", "host", "page_token", "pool", "request_id", "service_offering", "sha256"),
     *("bridge", "key", "mac", "model", "name", "ssh_keys", "template", "type", "value", "variables", "xml", "zone"),
 }

@@ -205,15 +205,23 @@ class Gateway:
             await _close(writer)
 
     async def _until_refused(self, connection: _Connection) -> None:
+        """Cuts a connection that has not been admitted for `grace_s`. Time in which nobody looked does not count."""
         loop = asyncio.get_running_loop()
-        admitted = loop.time()
-        while loop.time() - admitted < self._limits.grace_s:
+        refused_since: float | None = None
+        while refused_since is None or loop.time() - refused_since < self._limits.grace_s:
             await asyncio.sleep(self._limits.check_s)
-            with contextlib.suppress(OstlerError):  # credentials that cannot be read admit nobody
-                if self._refusal(connection) is None:
-                    admitted = loop.time()
+            if self._is_admitted(connection):
+                refused_since = None
+            elif refused_since is None:
+                refused_since = loop.time()
         log.warning("session cut: its admission has ended")
         connection.writer.transport.abort()
+
+    def _is_admitted(self, connection: _Connection) -> bool:
+        try:
+            return self._refusal(connection) is None
+        except OstlerError:  # credentials that cannot be read admit nobody
+            return False
 
 
 async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:

@@ -162,7 +162,7 @@ def test_names_of_types_never_mean_two() -> None:
 @pytest.mark.parametrize("word", ["KVM", "two words", "none", "a,b", "é"])
 def test_a_type_that_is_no_word_is_not_let_in(word: str) -> None:
     host, complaint = says(report(word, "X"))
-    assert "no lower-case word" in complaint
+    assert "not a lower-case word" in complaint
     assert host.cluster.hypervisor_type == ""
     assert HypervisorType.select().count() == 0
 

@@ -344,7 +344,7 @@ def algorithm_list(app: App, listing: Listing) -> None:
 @click.argument("name")
 @pass_app
 def algorithm_check(app: App, name: str) -> None:
-    """Asks the algorithm NAME all that the planner asks, and fails if an answer is wrong.
+    """Checks the algorithm NAME with every question of the planner.
 
     \b
     Example:
