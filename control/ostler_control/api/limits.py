@@ -6,7 +6,6 @@ A field that is not in the table has the default of its kind, so that a new fiel
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -83,7 +82,7 @@ def _check(message: Message, prefix: str) -> None:
             _check_value(field, value, path)
 
 
-def _check_map(field: FieldDescriptor, entries: Mapping[Any, Any], path: str) -> None:
+def _check_map(field: FieldDescriptor, entries: Mapping[str, object], path: str) -> None:
     _check_count(field.name, len(entries), path)
     for key, value in entries.items():
         _check_size("key", key, MAX_STRING_BYTES, path)
@@ -93,7 +92,7 @@ def _check_map(field: FieldDescriptor, entries: Mapping[Any, Any], path: str) ->
             _check_size(field.name, value, MAX_STRING_BYTES, path)
 
 
-def _check_value(field: FieldDescriptor, value: Any, path: str) -> None:
+def _check_value(field: FieldDescriptor, value: object, path: str) -> None:
     if isinstance(value, Message):
         _check(value, f"{path}.")
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import grpc
 from google.longrunning import operations_pb2 as pb
@@ -11,6 +10,7 @@ from google.longrunning import operations_pb2_grpc
 from google.protobuf.empty_pb2 import Empty
 from ostler.control.v1 import operation_pb2
 from ostler_common.errors import bad_field
+from peewee import Expression
 
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import operations as convert_operations
@@ -75,9 +75,9 @@ def _find(name: str, caller: Caller) -> Operation:
     return resolve(Operation, name.removeprefix(convert_operations.OPERATION_PREFIX), "name", caller=caller)
 
 
-def _conditions(text: str) -> list[Any]:
+def _conditions(text: str) -> list[Expression]:
     """What a filter asks for; InvalidArgumentError for one that is not `resource=ID` and `state=STATE` with AND."""
-    conditions: list[Any] = [Operation.id.is_null(False)]
+    conditions: list[Expression] = [Operation.id.is_null(False)]
     for term in text.strip().split(" AND ") if text.strip() else []:
         match = _TERM.fullmatch(term.strip())
         if match is None:

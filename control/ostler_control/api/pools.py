@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
 
 import grpc
 from ostler.control.v1 import pool_pb2 as pb
@@ -23,7 +22,7 @@ from ostler_control.keys import Keyring
 from ostler_control.models import Cluster, Host, Pool, PoolHost, Zone, new_id
 from ostler_control.pools import manage
 
-_SCOPES: dict[str, Any] = {"host": Host, "cluster": Cluster, "zone": Zone}
+_SCOPES: dict[str, type[Host | Cluster | Zone]] = {"host": Host, "cluster": Cluster, "zone": Zone}
 
 
 class PoolService(pool_pb2_grpc.PoolServiceServicer):

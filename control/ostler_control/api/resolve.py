@@ -11,7 +11,16 @@ from peewee import ModelSelect
 
 from ostler_control.caller import Caller
 from ostler_control.catalog.names import is_id
-from ostler_control.models import Account, BaseModel, DiskOffering, Host, ServiceOffering, SnapshotSchedule, Volume
+from ostler_control.models import (
+    Account,
+    BaseModel,
+    DiskOffering,
+    Host,
+    ServiceOffering,
+    SnapshotSchedule,
+    Volume,
+    tuples,
+)
 
 _Row = TypeVar("_Row", bound=BaseModel)
 
@@ -90,10 +99,11 @@ def _name(model: type[BaseModel]) -> Any:
     return model._meta.fields["name"]
 
 
-def _not_found(model: type[BaseModel], ref: str, query: Any) -> NotFoundError:
+def _not_found(model: type[_Row], ref: str, query: ModelSelect[_Row]) -> NotFoundError:
     hint = ""
     if "name" in model._meta.fields and not is_id(ref) and len(ref) <= _MAX_SUGGESTED:
-        names = [row[0] for row in query.select(_name(model)).limit(_SUGGESTION_POOL).tuples()]
+        found = tuples(query.select(_name(model)).limit(_SUGGESTION_POOL), tuple[str])
+        names = [name for (name,) in found]
         near = difflib.get_close_matches(ref, names, n=3, cutoff=0.7)
         hint = f" (did you mean {' or '.join(near)}?)" if near else ""
     kind = word(model)

@@ -11,7 +11,9 @@ import grpc
 
 from ostler_control import database
 
-_Handler = TypeVar("_Handler", bound=Callable[..., Any])
+# Any: a handler of whatever kind of call.
+_AnyHandler = Callable[..., Any]
+_Handler = TypeVar("_Handler", bound=_AnyHandler)
 _Servicer = TypeVar("_Servicer", bound=type)
 
 
@@ -33,11 +35,11 @@ def lasting(handler: _Handler) -> _Handler:
     return handler
 
 
-def _lasts(handler: Callable[..., Any]) -> bool:
+def _lasts(handler: _AnyHandler) -> bool:
     return inspect.isgeneratorfunction(handler) or getattr(handler, "_lasts", False)
 
 
-def _in_session(handler: Callable[..., Any]) -> Callable[..., Any]:
+def _in_session(handler: _AnyHandler) -> _AnyHandler:
     @functools.wraps(handler)
     def wrapped(self: object, request: object, context: grpc.ServicerContext) -> object:
         with database.session():

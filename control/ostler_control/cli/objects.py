@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
 import click
 
 from ostler_control.cli.app import App
 from ostler_control.cli.names import HOST, VM, VOLUME
-
-F = TypeVar("F", bound=Callable[..., Any])
+from ostler_control.cli.options import F
 
 
 def object_options(function: F) -> F:

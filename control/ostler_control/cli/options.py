@@ -7,14 +7,17 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import update_wrapper
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 from ostler_common import units
 
 from ostler_control.cli.output import FORMATS, Listing
 
+# Any: a command of whatever parameters.
 F = TypeVar("F", bound=Callable[..., Any])
+# Any: options as click parsed them, by name.
+Options = dict[str, Any]
 
 
 class Size(click.ParamType[int]):
@@ -56,19 +59,29 @@ def output_option(function: F) -> F:
     )(function)
 
 
+def collected(function: F, parameter: str, collect: Callable[[Options], object]) -> F:
+    """The command with several options passed as one parameter. collect: takes its options out of all of them."""
+
+    def command(*args: object, **options: object) -> object:
+        options[parameter] = collect(options)
+        return function(*args, **options)
+
+    return cast(F, update_wrapper(command, function))
+
+
 def list_options(function: F) -> F:
     """-o, --columns and --sort, together as parameter `listing`."""
 
-    def with_listing(*args: Any, **kwargs: Any) -> Any:
-        columns = [title for title in (kwargs.pop("columns") or "").split(",") if title]
-        return function(*args, listing=Listing(kwargs.pop("output"), columns, kwargs.pop("sort")), **kwargs)
+    def collect(options: Options) -> Listing:
+        columns = [title for title in (options.pop("columns") or "").split(",") if title]
+        return Listing(options.pop("output"), columns, options.pop("sort"))
 
-    wrapped: Any = update_wrapper(with_listing, function)
+    wrapped = collected(function, "listing", collect)
     wrapped = click.option(
         "--sort", default="", metavar="COLUMN", help="Sort by COLUMN; -COLUMN for descending order."
     )(wrapped)
     wrapped = click.option("--columns", metavar="COLUMN,...", help="Columns to print, in this order.")(wrapped)
-    return output_option(wrapped)  # type: ignore[no-any-return]
+    return output_option(wrapped)
 
 
 def limit_option(default: int | None = None) -> Callable[[F], F]:
@@ -111,16 +124,15 @@ def operation_options(*, dry_run: bool = True) -> Callable[[F], F]:
     """--wait, --request-id, -o and, where the call has it, --dry-run, together as parameter `call`."""
 
     def decorate(function: F) -> F:
-        def with_call(*args: Any, **kwargs: Any) -> Any:
+        def collect(options: Options) -> CallOptions:
             names = ("wait", "request_id", "output", "dry_run")
-            call = CallOptions(**{name: kwargs.pop(name) for name in names if name in kwargs})
-            return function(*args, call=call, **kwargs)
+            return CallOptions(**{name: options.pop(name) for name in names if name in options})
 
-        wrapped: Any = update_wrapper(with_call, function)
+        wrapped = collected(function, "call", collect)
         wrapped = click.option(
             "--wait/--no-wait", default=True, help="Wait for the operation (default), or print its id."
         )(request_id_option(output_option(wrapped)))
-        return dry_run_option(wrapped) if dry_run else wrapped  # type: ignore[no-any-return]
+        return dry_run_option(wrapped) if dry_run else wrapped
 
     return decorate
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 from ostler.control.v1 import snapshot_pb2, volume_pb2
 from ostler.types.v1.volume_pb2 import ENCRYPT_FORMAT_LUKS
 from ostler_common.secret import Secret
 
+from ostler_control.cli.options import F
+
 if TYPE_CHECKING:
     from ostler_control.cli.client import Client
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 def passphrase_file_option(help: str) -> Callable[[F], F]:

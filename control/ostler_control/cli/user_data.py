@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import update_wrapper
 from pathlib import Path
-from typing import Any, TypeVar
 
 import click
 from ostler.control.v1 import userdata_pb2 as pb
 
 from ostler_control.cli.names import USER_DATA
-
-F = TypeVar("F", bound=Callable[..., Any])
+from ostler_control.cli.options import F, Options, collected
 
 MAX_FILE_BYTES = 3 << 19  # of base64; the control plane tells what is too long
 POLICIES = {
@@ -57,17 +54,11 @@ def user_data_options(function: F) -> F:
     """--user-data, --user-data-text, --user-data-file, --variable and --ssh-key-file, together as parameter
     `user_data`."""
 
-    def with_options(*args: Any, **kwargs: Any) -> Any:
-        options = UserDataOptions(
-            kwargs.pop("user_data_name"),
-            kwargs.pop("user_data_text"),
-            kwargs.pop("user_data_file"),
-            kwargs.pop("values"),
-            kwargs.pop("ssh_key_files"),
-        )
-        return function(*args, user_data=options, **kwargs)
+    def collect(options: Options) -> UserDataOptions:
+        names = ("user_data_name", "user_data_text", "user_data_file", "values", "ssh_key_files")
+        return UserDataOptions(*(options.pop(name) for name in names))
 
-    wrapped: Any = update_wrapper(with_options, function)
+    wrapped = collected(function, "user_data", collect)
     for option in reversed(
         (
             click.option("--user-data", "user_data_name", type=USER_DATA, default="", help="Registered user data."),
@@ -95,7 +86,7 @@ def user_data_options(function: F) -> F:
         )
     ):
         wrapped = option(wrapped)
-    return wrapped  # type: ignore[no-any-return]
+    return wrapped
 
 
 def read(path: Path) -> bytes:

@@ -43,9 +43,9 @@ class Spec:
         kind = "a whole number" if self.type is int else "a number"
         return f"{kind}, {self.low:g} to {self.high:g}{' ' + self.unit if self.unit else ''}"
 
-    def parse(self, value: Any) -> Any:
+    def parse(self, value: object) -> Any:
         """The value as its type, from JSON or from text. Raises ValueError, whose text says what it must be."""
-        parsed: Any = _from_text(self.type, value) if isinstance(value, str) and self.type is not str else value
+        parsed: object = _from_text(self.type, value) if isinstance(value, str) and self.type is not str else value
         if self.type is float and type(parsed) is int:
             parsed = float(parsed)
         if type(parsed) is not self.type or not self._holds(parsed):
@@ -54,15 +54,16 @@ class Spec:
             self.check(parsed)
         return parsed
 
-    def _holds(self, value: Any) -> bool:
+    def _holds(self, value: object) -> bool:
         if self.type is bool:
             return True
         if self.type is str:
-            return value in self.choices if self.choices else 0 < len(value) <= 1024 and value.isprintable()
-        return bool(self.low <= value <= self.high)
+            text = str(value)
+            return text in self.choices if self.choices else 0 < len(text) <= 1024 and text.isprintable()
+        return isinstance(value, int | float) and self.low <= value <= self.high
 
 
-def _from_text(type_: type, text: str) -> Any:
+def _from_text(type_: type, text: str) -> object:
     if type_ is bool:
         return {"true": True, "false": False}.get(text)
     try:
@@ -194,7 +195,7 @@ class Settings:
     overcommit_memory: float = _default("overcommit.memory")
 
     @classmethod
-    def of(cls, values: Mapping[str, Any], path: str = "settings") -> Settings:
+    def of(cls, values: Mapping[str, object], path: str = "settings") -> Settings:
         """From values by their full names. Raises InvalidArgumentError (INVALID_SETTING) naming `path`["name"]."""
         parsed = {}
         for name, value in values.items():
@@ -209,7 +210,7 @@ class Settings:
                 raise _invalid(where, str(error)) from None
         return cls(**parsed)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """By full names."""
         by_attribute = {spec.attribute: spec.name for spec in TABLE}
         return {by_attribute[f.name]: getattr(self, f.name) for f in fields(self)}

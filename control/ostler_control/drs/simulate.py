@@ -16,7 +16,10 @@ from ostler_control.drs.planner import plan
 from ostler_control.drs.settings import Settings
 
 T = TypeVar("T")
-Parse = Callable[[Any], Any]
+# Any: what each reader returns is the field's type.
+Parse = Callable[[object], Any]
+# Any: plain data, for JSON and for people.
+Plain = dict[str, Any]
 _MAX_NUMBER = 1 << 53  # the planner's arithmetic is exact up to here
 _MAX_DIGITS = 40
 _MAX_TEXT = 255
@@ -26,19 +29,19 @@ class _HugeNumber:
     """A number of so many digits that it is not even read."""
 
 
-class _Repeated(dict[str, Any]):
+class _Repeated(dict[str, object]):
     """An object that has a key twice."""
 
     key = ""
 
 
-def _name(value: Any) -> str:
+def _name(value: object) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError("must be a text that is not empty")
     return _text(value)
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError("must be a text")
     if len(value) > _MAX_TEXT:
@@ -48,13 +51,13 @@ def _text(value: Any) -> str:
     return value
 
 
-def _truth(value: Any) -> bool:
+def _truth(value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError("must be true or false")
     return value
 
 
-def _size(value: Any) -> int:
+def _size(value: object) -> int:
     if isinstance(value, _HugeNumber):
         raise ValueError(f"must be at most {_MAX_NUMBER}")
     if type(value) is float and value.is_integer():
@@ -68,19 +71,19 @@ def _size(value: Any) -> int:
     return value
 
 
-def _maybe_size(value: Any) -> int | None:
+def _maybe_size(value: object) -> int | None:
     return None if value is None else _size(value)
 
 
-def _seconds(value: Any) -> float | None:
+def _seconds(value: object) -> float | None:
     if value is None:
         return None
-    if type(value) not in (int, float) or not 0 <= value <= _MAX_NUMBER:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= _MAX_NUMBER:
         raise ValueError(f"must be a number from 0 to {_MAX_NUMBER}")
     return float(value)
 
 
-def _names(value: Any) -> tuple[str, ...]:
+def _names(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
         raise ValueError("must be a list of texts")
     if len(set(value)) < len(value):
@@ -88,13 +91,13 @@ def _names(value: Any) -> tuple[str, ...]:
     return tuple(map(_text, value))
 
 
-def _set(value: Any) -> frozenset[str]:
+def _set(value: object) -> frozenset[str]:
     return frozenset(_names(value))
 
 
-def _kind(value: Any) -> GroupKind:
+def _kind(value: object) -> GroupKind:
     try:
-        return GroupKind(value)
+        return GroupKind(str(value))
     except ValueError:
         raise ValueError(f"must be {' or '.join(GroupKind)}") from None
 
@@ -178,25 +181,25 @@ def read(text: str | bytes, changes: Mapping[str, str] | None = None) -> tuple[S
             raise _bad(f"groups[{position}].hosts", what)
     settings = root.get("settings", {})
     if not isinstance(settings, dict) or isinstance(settings, _Repeated):
-        _object(settings, "settings", (), ())
+        settings = _object(settings, "settings", (), ())
     in_file = Settings.of(settings)
     replaced = Settings.of(changes or {}, "--set ")
     values = {**in_file.as_dict(), **{name: replaced.as_dict()[name] for name in changes or {}}}
     return Snapshot(tuple(hosts), tuple(vms), tuple(groups)), Settings.of(values)
 
 
-def _load(text: str | bytes) -> Any:
-    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
+def _load(text: str | bytes) -> object:
+    def pairs(found: list[tuple[str, object]]) -> dict[str, object]:
         keys = dict(found)
         if len(keys) < len(found):  # told where the path is known
             keys = _Repeated(keys)
             keys.key = Counter(key for key, _ in found).most_common(1)[0][0]
         return keys
 
-    def constant(word: str) -> Any:
+    def constant(word: str) -> object:
         raise _bad("", f"{word} is no JSON")
 
-    def whole(digits: str) -> Any:
+    def whole(digits: str) -> object:
         return int(digits) if len(digits) <= _MAX_DIGITS else _HugeNumber()
 
     try:
@@ -209,7 +212,7 @@ def _load(text: str | bytes) -> Any:
         raise _bad("", "is nested too deeply") from None
 
 
-def _object(value: Any, path: str, known: Collection[str], required: Collection[str]) -> dict[str, Any]:
+def _object(value: object, path: str, known: Collection[str], required: Collection[str]) -> dict[str, object]:
     if not isinstance(value, dict):
         raise _bad(path, "must be an object")
     if isinstance(value, _Repeated):
@@ -224,7 +227,7 @@ def _object(value: Any, path: str, known: Collection[str], required: Collection[
 
 
 def _list(
-    root: dict[str, Any],
+    root: dict[str, object],
     key: str,
     make: Callable[..., T],
     fields: Mapping[str, tuple[str, Parse]],
@@ -240,17 +243,18 @@ def _list(
         plain = type(item) is dict and known >= item.keys()
         if not plain or any(key not in item for key in required):
             _object(item, f"{key}[{position}]", fields, required)
-        values: dict[str, Any] = {}
+        values: dict[str, object] = {}
         for name, value in item.items():
             attribute, parse = fields[name]
             try:
                 values[attribute] = parse(value)
             except ValueError as error:
                 raise _bad(f"{key}[{position}].{name}", str(error)) from None
-        if first_with.setdefault(values["name"], position) != position:
-            first = first_with[values["name"]]
-            raise _bad(f"{key}[{position}].name", f'"{values["name"]}" is the name of {key}[{first}] already')
-        found.append(make(id=values["name"], **values))
+        item_name = str(values["name"])
+        if first_with.setdefault(item_name, position) != position:
+            first = first_with[item_name]
+            raise _bad(f"{key}[{position}].name", f'"{item_name}" is the name of {key}[{first}] already')
+        found.append(make(id=item_name, **values))
     return found
 
 
@@ -275,7 +279,7 @@ def simulate(
     *,
     mode: Mode = Mode.BALANCE,
     leaving: Collection[str] = (),
-) -> dict[str, Any]:
+) -> Plain:
     """Reads, plans, and answers with plain data; see docs/drs.md for its keys. Raises like `read` and `plan`."""
     snapshot, settings = read(text, changes)
     known = {host.id for host in snapshot.hosts}
@@ -287,7 +291,7 @@ def simulate(
     return {**as_plain(found), "settings": settings.as_dict(), "elapsed_s": round(time.perf_counter() - begin, 6)}
 
 
-def as_plain(plan: Plan) -> dict[str, Any]:
+def as_plain(plan: Plan) -> Plain:
     """A plan as plain data, by names."""
     return {
         "mode": plan.mode.value,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from types import TracebackType
 
 from ostler_common.errors import FailedPreconditionError
 from peewee import IntegrityError
@@ -64,7 +64,9 @@ class _only_one:
     def __enter__(self) -> None:
         self._savepoint.__enter__()
 
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._savepoint.__exit__(kind, error, trace)
         if not isinstance(error, IntegrityError):
             return

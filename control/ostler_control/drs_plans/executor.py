@@ -13,7 +13,6 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from ostler_common.errors import AbortedError, CancelledError, FailedPreconditionError, OstlerError
 
@@ -55,7 +54,7 @@ class Execution:
 
     def __init__(self, run: Run) -> None:
         self._work = run
-        self._plan: Any = None
+        self._plan = DrsPlan()  # read when the execution begins
         self._looked: tuple[frozenset[str], float] = (frozenset(), 0.0)
         self._stuck_since: float | None = None
 
@@ -271,7 +270,7 @@ def verdict(plan: DrsPlan, moves: Sequence[DrsMove], cancelled: bool) -> tuple[s
 _WORDS = ((MoveState.FAILED, "failed"), (MoveState.SKIPPED, "skipped"), (MoveState.CANCELLED, "not started"))
 
 
-def _change(move: DrsMove, before: Sequence[MoveState], state: MoveState, **values: Any) -> bool:
+def _change(move: DrsMove, before: Sequence[MoveState], state: MoveState, **values: object) -> bool:
     held = (DrsMove.id == move.id) & DrsMove.state.in_(list(before))
     return bool(DrsMove.update(state=state, **values).where(held).execute() == 1)
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 from ostler_common.errors import FailedPreconditionError, bad_field
 from ostler_common.hypervisors import Function
 
 from ostler_control.drs import Mode, Placements, Plan, Settings, plan
 from ostler_control.drs.algorithms import algorithm
-from ostler_control.drs.model import LeftOut, Move, Verdict
+from ostler_control.drs.model import HostLoad, LeftOut, Move, Verdict
 from ostler_control.drs.state import State
 from ostler_control.drs_plans.snapshot import Present, take
 from ostler_control.hypervisors import rules
@@ -122,7 +121,7 @@ def check_measured(present: Present) -> None:
     plan(present.snapshot, present.settings, Mode.EVACUATE)
 
 
-def _after(found: Plan, state: State) -> tuple[Any, ...]:
+def _after(found: Plan, state: State) -> tuple[HostLoad, ...]:
     """The loads with the state's hosts as they are after its moves."""
     rows = []
     cpu, memory = state.shares()

@@ -33,6 +33,9 @@ from ostler_control.models import Vm as VmRow
 from ostler_control.scheduling import affinity
 from ostler_control.states import MoveState
 
+# Any: a VM's row, or the named tuple of `_COLUMNS`, which is made at run time.
+_Row = Any
+
 # Capacity is counted in CPUs and the planner counts in MHz: one and the same of either, whatever the CPU's speed.
 MHZ_PER_CPU = 1000
 _COLUMNS = (
@@ -75,7 +78,7 @@ def take(cluster: Cluster, time: datetime.datetime | None = None) -> Present:
     there = VmRow.host.in_(within) | VmRow.destination.in_(within)
     vms_there = VmRow.select(VmRow.id).where(there)
     # Plain tuples: of tens of thousands of rows, making models out of them would take most of the time.
-    rows: list[Any] = list(VmRow.select(*(getattr(VmRow, name) for name in _COLUMNS)).where(there).namedtuples())
+    rows: list[_Row] = list(VmRow.select(*(getattr(VmRow, name) for name in _COLUMNS)).where(there).namedtuples())
     loads = {host.id: Smooth.from_json(host.smooth_load) for host in hosts}
     now_s = time.replace(tzinfo=datetime.UTC).timestamp()
     measured = {host_id: load for host_id, load in loads.items() if load.usable(now_s)}
@@ -152,7 +155,7 @@ def _host(
 
 
 def _vm(
-    row: Any,
+    row: _Row,
     recent_moves: int,
     disks: Iterable[tuple[str, int, bool]],
     bridges: frozenset[str],
@@ -191,7 +194,7 @@ def _recent_moves(cluster: Cluster, time: datetime.datetime) -> dict[str, int]:
     return dict(tuples(query, tuple[str, int]))
 
 
-def movable(row: Any) -> bool:
+def movable(row: _Row) -> bool:
     """Whether a VM runs and nothing works on it, so that it can migrate."""
     return bool(
         row.state == "running"

@@ -142,7 +142,7 @@ def active(cluster_id: str) -> DrsPlan | None:
     return DrsPlan.get_or_none((DrsPlan.cluster == cluster_id) & DrsPlan.state.in_(ACTIVE))
 
 
-def set_state(plan_id: str, before: Sequence[str], state: str, **values: Any) -> bool:
+def set_state(plan_id: str, before: Sequence[str], state: str, **values: object) -> bool:
     """Brings a plan into a state, if it is in one of these now; whether it was."""
     with transaction():
         changed = (

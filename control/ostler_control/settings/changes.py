@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from ostler_common.errors import FailedPreconditionError, bad_field
 
@@ -12,7 +11,7 @@ from ostler_control.models import Account, Cluster, Zone
 from ostler_control.settings import values
 from ostler_control.settings.registry import find
 from ostler_control.settings.scopes import At
-from ostler_control.settings.setting import Setting
+from ostler_control.settings.setting import AnySetting
 from ostler_control.states import Scope
 
 MAX_LENGTH = 16 << 10
@@ -64,7 +63,7 @@ def reset(name: str, actor: str, owner: Owner = GLOBAL) -> None:
             _record("setting.reset", actor, name, owner, "reset")
 
 
-def _find_scoped(name: str, owner: Owner) -> Setting[Any]:
+def _find_scoped(name: str, owner: Owner) -> AnySetting:
     setting = find(name)
     if owner.scope not in setting.scopes:
         allowed = ", ".join(setting.scopes)

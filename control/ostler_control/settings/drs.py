@@ -10,7 +10,7 @@ from ostler_control.drs.settings import SPECS, Settings, Spec
 from ostler_control.models import Cluster
 from ostler_control.settings.kinds import BOOLEAN, Kind, integer
 from ostler_control.settings.scopes import GLOBAL_ONLY, PER_CLUSTER, At
-from ostler_control.settings.setting import Setting, in_force
+from ostler_control.settings.setting import AnySetting, Setting, in_force
 
 _TYPES = {int: "integer", float: "number", str: "text"}
 
@@ -23,7 +23,7 @@ def _kind(spec: Spec) -> Kind[Any]:
     return Kind(_TYPES[spec.type], spec.parse, f"{spec.low:g} to {spec.high:g}", spec.unit)
 
 
-def _setting(spec: Spec) -> Setting[Any]:
+def _setting(spec: Spec) -> AnySetting:
     default = str(spec.default).lower() if spec.type is bool else str(spec.default)
     scopes = PER_CLUSTER if spec.cluster_scoped else GLOBAL_ONLY
     accept = _usable if spec.name == "drs.algorithm" else str
@@ -42,7 +42,7 @@ def _usable(name: str) -> str:
 
 
 # Overcommit is the cluster's own, not a setting.
-_PLANNER: dict[str, Setting[Any]] = {name: _setting(spec) for name, spec in SPECS.items() if name.startswith("drs.")}
+_PLANNER: dict[str, AnySetting] = {name: _setting(spec) for name, spec in SPECS.items() if name.startswith("drs.")}
 
 AUTOMATIC_ENABLE: Setting[bool] = _PLANNER["drs.automatic.enable"]
 AUTOMATIC_INTERVAL: Setting[int] = _PLANNER["drs.automatic.interval"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
 
 from ostler_common.errors import NotFoundError
 
@@ -19,9 +18,9 @@ from ostler_control.settings import (
     templates,
     vms,
 )
-from ostler_control.settings.setting import Setting
+from ostler_control.settings.setting import AnySetting
 
-SUBJECTS: dict[str, tuple[Setting[Any], ...]] = {
+SUBJECTS: dict[str, tuple[AnySetting, ...]] = {
     "VMs": vms.SETTINGS,
     "Quotas": quotas.SETTINGS,
     "Live migration": migration.SETTINGS,
@@ -33,7 +32,7 @@ SUBJECTS: dict[str, tuple[Setting[Any], ...]] = {
     "Imports": imports.SETTINGS,
     "Events": events.SETTINGS,
 }
-SETTINGS: dict[str, Setting[Any]] = {
+SETTINGS: dict[str, AnySetting] = {
     setting.name: setting
     for setting in sorted(
         (setting for settings in SUBJECTS.values() for setting in settings), key=lambda setting: setting.name
@@ -41,7 +40,7 @@ SETTINGS: dict[str, Setting[Any]] = {
 }
 
 
-def find(name: str) -> Setting[Any]:
+def find(name: str) -> AnySetting:
     """The setting of this name. Raises NotFoundError SETTING_NOT_FOUND, which suggests the nearest names."""
     if name in SETTINGS:
         return SETTINGS[name]

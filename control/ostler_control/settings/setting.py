@@ -45,21 +45,25 @@ class Setting(Generic[T]):
         return {cluster_id: self.kind.parse(value) for cluster_id, value in found.items()}
 
 
+# Any: a setting of whatever type.
+AnySetting = Setting[Any]
+
+
 @dataclass(frozen=True)
 class InForce:
     """A setting's value, as text, where it was asked for, and whose it is. scope None: the default."""
 
-    setting: Setting[Any]
+    setting: AnySetting
     value: str
     scope: Scope | None = None
     scope_id: str = ""
 
 
-def in_force(settings: list[Setting[Any]], at: At = ANYWHERE) -> list[InForce]:
+def in_force(settings: list[AnySetting], at: At = ANYWHERE) -> list[InForce]:
     """These settings with their values at a place."""
     found = values.find([setting.name for setting in settings], at)
 
-    def one(setting: Setting[Any]) -> InForce:
+    def one(setting: AnySetting) -> InForce:
         for stored in found.get(setting.name, ()):
             if stored.scope in setting.scopes:
                 return InForce(setting, stored.value, stored.scope, stored.scope_id)

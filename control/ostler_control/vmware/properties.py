@@ -19,19 +19,23 @@ _MAX_OBJECTS = 500_000
 Collector = vmodl.query.PropertyCollector
 
 
+# Any: pyvmomi makes its classes at run time; their attributes have no types.
+Managed = Any
+
+
 @dataclass(frozen=True)
 class Properties:
     """An object's properties by path. ref: its managed object id ("vm-12")."""
 
     ref: str
-    values: dict[str, Any]
+    values: dict[str, Managed]
 
-    def get(self, path: str, default: Any = None) -> Any:
+    def get(self, path: str, default: Managed = None) -> Managed:
         """A property; `default` where the server has it unset."""
         return self.values.get(path, default)
 
 
-def read_one(connection: Connection, kind: type[Any], ref: str, paths: Sequence[str]) -> Properties:
+def read_one(connection: Connection, kind: type[Managed], ref: str, paths: Sequence[str]) -> Properties:
     """One object's properties. Raises NotFoundError VCENTER_OBJECT_GONE."""
     spec = Collector.FilterSpec(
         objectSet=[Collector.ObjectSpec(obj=kind(ref, connection.stub))],
@@ -44,7 +48,7 @@ def read_one(connection: Connection, kind: type[Any], ref: str, paths: Sequence[
     )
 
 
-def read_all(connection: Connection, kind: type[Any], paths: Sequence[str]) -> Iterator[Properties]:
+def read_all(connection: Connection, kind: type[Managed], paths: Sequence[str]) -> Iterator[Properties]:
     """The properties of all objects of a kind in the inventory, page by page."""
     content = connection.content
     manager = content.viewManager

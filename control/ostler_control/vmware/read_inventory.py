@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from pyVmomi import vim
 
 from ostler_control.vmware.connection import Connection
 from ostler_control.vmware.inventory import Datastore, Disk, DiskKind, Nic, Power, SourceVm, Tools
-from ostler_control.vmware.properties import Properties, read_all, read_one
+from ostler_control.vmware.properties import Managed, Properties, read_all, read_one
 
 _VM_PATHS = (
     "name",
@@ -137,7 +136,7 @@ def _tools(found: Properties) -> Tools:
     return Tools.NOT_INSTALLED if version == "guestToolsNotInstalled" else Tools.NOT_RUNNING
 
 
-def _count_snapshots(tree: Any) -> int:
+def _count_snapshots(tree: Managed) -> int:
     left = list(tree.rootSnapshotList) if tree is not None else []
     count = 0
     while left:
@@ -146,13 +145,13 @@ def _count_snapshots(tree: Any) -> int:
     return count
 
 
-def _label(device: Any) -> str:
+def _label(device: Managed) -> str:
     info = device.deviceInfo
     return str(info.label) if info is not None else f"device {device.key}"
 
 
-def _disks(devices: list[Any]) -> Iterator[Disk]:
-    controllers: dict[int | None, Any] = {
+def _disks(devices: list[Managed]) -> Iterator[Disk]:
+    controllers: dict[int | None, Managed] = {
         device.key: device for device in devices if isinstance(device, vim.vm.device.VirtualController)
     }
     for device in devices:
@@ -182,12 +181,12 @@ def _disks(devices: list[Any]) -> Iterator[Disk]:
         )
 
 
-def _capacity_bytes(disk: Any) -> int:
+def _capacity_bytes(disk: Managed) -> int:
     """Old servers tell it in KiB only."""
     return int(disk.capacityInBytes or (disk.capacityInKB or 0) << 10)
 
 
-def _kind(backing: Any) -> DiskKind:
+def _kind(backing: Managed) -> DiskKind:
     disk = vim.vm.device.VirtualDisk
     if isinstance(backing, (disk.RawDiskMappingVer1BackingInfo, disk.PartitionedRawDiskVer2BackingInfo)):
         physical = str(getattr(backing, "compatibilityMode", None)) == "physicalMode"
@@ -197,7 +196,7 @@ def _kind(backing: Any) -> DiskKind:
     return DiskKind.OTHER
 
 
-def _nics(devices: list[Any], places: Places) -> Iterator[Nic]:
+def _nics(devices: list[Managed], places: Places) -> Iterator[Nic]:
     for device in devices:
         if not isinstance(device, vim.vm.device.VirtualEthernetCard):
             continue
@@ -212,7 +211,7 @@ def _nics(devices: list[Any], places: Places) -> Iterator[Nic]:
         )
 
 
-def _network(backing: Any, places: Places) -> str:
+def _network(backing: Managed, places: Places) -> str:
     port = getattr(backing, "port", None)
     if port is not None:  # a distributed port group
         return places.networks.get(str(port.portgroupKey), str(port.portgroupKey))

@@ -19,6 +19,8 @@ from ostler_control.models import Account, AffinityGroup, Cluster, DrsMove, DrsP
 from ostler_control.scheduling import affinity
 
 OPERATION_PREFIX = "operations/"
+# Any: a part of the planner's report, as plain data.
+Report = dict[str, Any]
 
 
 def plan(row: DrsPlan) -> drs_pb2.DrsPlan:
@@ -108,11 +110,11 @@ def _move(row: DrsMove) -> drs_pb2.DrsMove:
     )
 
 
-def _share(load: dict[str, Any]) -> drs_pb2.HostShare:
+def _share(load: Report) -> drs_pb2.HostShare:
     return drs_pb2.HostShare(host_id=load.pop("id"), host_name=load.pop("name"), **load)
 
 
-def _broken(rule: dict[str, Any]) -> drs_pb2.BrokenRule:
+def _broken(rule: Report) -> drs_pb2.BrokenRule:
     return drs_pb2.BrokenRule(**{key: value for key, value in rule.items() if key != "kind"})
 
 

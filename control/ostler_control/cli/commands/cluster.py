@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 from google.protobuf.field_mask_pb2 import FieldMask
 from ostler.control.v1 import zone_pb2 as pb
@@ -12,7 +10,15 @@ from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import CLUSTER, HYPERVISOR_TYPE, ZONE
-from ostler_control.cli.options import confirm, limit_option, list_options, output_option, request_id_option, yes_option
+from ostler_control.cli.options import (
+    Options,
+    confirm,
+    limit_option,
+    list_options,
+    output_option,
+    request_id_option,
+    yes_option,
+)
 from ostler_control.cli.output import Listing, View, print_list, print_one
 
 VIEW = View[pb.Cluster](
@@ -137,7 +143,7 @@ def update(
     Example:
       ostler cluster update web --cpu-overcommit 6
     """
-    options: dict[str, Any] = {
+    options: Options = {
         "name": name,
         "cpu_overcommit": cpu_overcommit,
         "memory_overcommit": memory_overcommit,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from ostler.control.v1 import drs_pb2 as pb
@@ -19,6 +18,7 @@ from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import CLUSTER, PLAN
 from ostler_control.cli.options import (
     CallOptions,
+    F,
     limit_option,
     list_options,
     operation_options,
@@ -27,8 +27,6 @@ from ostler_control.cli.options import (
 )
 from ostler_control.cli.output import Listing, View, print_data, print_list
 from ostler_control.cli.text import printable
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 _LEFT_OUT_SHOWN = 10
 STATES = ("under-review", "ready", "in-progress", "completed", "partial", "failed", "cancelled", "expired")
@@ -114,12 +112,16 @@ def _settings(changes: tuple[str, ...]) -> dict[str, str]:
     return values
 
 
-def _headline(answer: dict[str, Any]) -> str:
+# Any: what `simulate` answers with, see docs/drs.md.
+Answer = dict[str, Any]
+
+
+def _headline(answer: Answer) -> str:
     numbers = f"imbalance {answer['imbalance_before']:.1%} -> {answer['imbalance_after']:.1%}"
     return f"{answer['explanation']} ({numbers}, planned in {answer['elapsed_s'] * 1000:.0f} ms)"
 
 
-def _bars(answer: dict[str, Any]) -> list[bars.Bar]:
+def _bars(answer: Answer) -> list[bars.Bar]:
     metric = "cpu" if answer["settings"]["drs.metric"] == "cpu" else "memory"
     why = {host["name"]: host["code"] for host in answer["left_out"]["hosts"]}
     return [
@@ -135,7 +137,7 @@ def _bars(answer: dict[str, Any]) -> list[bars.Bar]:
     ]
 
 
-def _moves(answer: dict[str, Any]) -> list[str]:
+def _moves(answer: Answer) -> list[str]:
     out = []
     for number, move in enumerate(answer["migrations"], 1):
         disks = ", with its disks" if move["storage_motion"] else ""
@@ -152,7 +154,7 @@ def _moves(answer: dict[str, Any]) -> list[str]:
     return out
 
 
-def _left_out(answer: dict[str, Any]) -> list[str]:
+def _left_out(answer: Answer) -> list[str]:
     out = []
     for rule in answer["broken_rules"]["after"]:
         out += ["", f"broken rule: {rule['explanation']} (--repair plans the moves it needs)"]

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import update_wrapper
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from ostler.control.v1 import import_pb2 as pb
@@ -30,6 +30,7 @@ from ostler_control.cli.names import (
 )
 from ostler_control.cli.options import (
     CallOptions,
+    F,
     confirm,
     dry_run_option,
     limit_option,
@@ -40,8 +41,6 @@ from ostler_control.cli.options import (
     yes_option,
 )
 from ostler_control.cli.output import Listing, Section, View, print_data, print_list, print_one
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 POWERS = ("on", "off", "suspended")
 

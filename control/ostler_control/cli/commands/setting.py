@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
 import click
 from ostler.control.v1 import setting_pb2 as pb
 
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import ACCOUNT, CLUSTER, SETTING, ZONE
-from ostler_control.cli.options import limit_option, list_options, output_option
+from ostler_control.cli.options import F, limit_option, list_options, output_option
 from ostler_control.cli.output import Listing, View, print_list, print_one
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _scope(scope: pb.Setting.Scope.ValueType) -> str:

@@ -6,7 +6,6 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
 import click
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -22,6 +21,7 @@ from ostler_control.cli.options import (
     DURATION,
     SIZE,
     CallOptions,
+    F,
     confirm,
     limit_option,
     list_options,
@@ -31,8 +31,6 @@ from ostler_control.cli.options import (
 )
 from ostler_control.cli.output import Listing, Section, View, print_list, print_one
 from ostler_control.cli.user_data import UserDataOptions, user_data_options
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _volumes(vm: pb.Vm) -> Sequence[Sequence[str]]:
