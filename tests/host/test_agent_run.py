@@ -24,6 +24,15 @@ from tests.fakes.enrollment import Enrollment, enrollment
 pytestmark = pytest.mark.host
 
 HOST = "5b6c9a0c-0000-4000-8000-000000000001"
+# Like a prepared host: libvirt's keys of running VMs are in memory, in a mount namespace of the agent's own.
+IN_PREPARED_HOST = [
+    "unshare",
+    "--mount",
+    "sh",
+    "-ec",
+    'mkdir -p /var/lib/libvirt/qemu; mount -t ramfs ramfs /var/lib/libvirt/qemu; exec "$@"',
+    "sh",
+]
 
 
 @dataclass
@@ -81,7 +90,11 @@ class Machine:
     @contextmanager
     def agent(self) -> Iterator[subprocess.Popen[str]]:
         process = subprocess.Popen(
-            self.command("run"), env=self.environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*IN_PREPARED_HOST, *self.command("run")],
+            env=self.environment,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         try:
             yield process

@@ -25,7 +25,8 @@ def vm_survives(bench: Bench) -> None:
     killed = time.monotonic()
     hypervisor, own = bench.hypervisor, bench.processes() - before
     require(
-        hypervisor.vm(spec.vm_id).power_state is PowerState.RUNNING, "the VM must keep running when the agent is killed"
+        hypervisor.vm(spec.vm_id).power_state is PowerState.RUNNING,
+        "the VM must keep running after the agent was killed",
     )
     require([vm.vm_id for vm in hypervisor.vms()].count(spec.vm_id) == 1, "the VM must be listed once")
     require(hypervisor.using(spec.disks[0].volume.volume_id) == spec.vm_id, "`using` must return the VM")
