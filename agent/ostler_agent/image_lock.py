@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import struct
+import time
 from pathlib import Path
 
 from ostler_common.errors import FailedPreconditionError
@@ -32,6 +33,21 @@ def check_not_locked(path: Path) -> None:
         _check_not_locked(file, path, _FIRST, _LENGTH)
     finally:
         os.close(file)
+
+
+def wait_until_unlocked(path: Path, timeout_s: float = 10.0) -> None:
+    """Waits until no QEMU has the image open. QEMU closes an image a moment after it reports that a job has ended.
+
+    Raises FailedPreconditionError (VOLUME_IN_USE) after timeout_s.
+    """
+    end = time.monotonic() + timeout_s
+    while True:
+        try:
+            return check_not_locked(path)
+        except FailedPreconditionError:
+            if time.monotonic() > end:
+                raise
+        time.sleep(0.05)
 
 
 def block_writers(file: int, path: Path) -> None:

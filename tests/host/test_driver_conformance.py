@@ -66,6 +66,7 @@ def verdicts() -> dict[str, Verdict]:
         def check(name: str) -> Verdict:
             argv = [sys.executable, "-m", "ostler_agent.main", "driver", "check", name, *DRIVERS[name][0], "-o", "json"]
             argv += ["--bridge", "br0", "--scratch", "/var/lib/ostler"]
+            argv += ["--state-dir", f"/var/lib/ostler/check-{name}"]  # of one agent they would take turns
             argv += ["--image", image, "--ready", "tick 1"] if name == "qemu" else []
             done = subprocess.run(
                 [*host.enter(), *argv], capture_output=True, text=True, env=environment(), timeout=240, check=False

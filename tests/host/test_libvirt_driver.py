@@ -9,6 +9,7 @@ import libvirt
 import pytest
 from ostler_agent.hypervisors.base import Console
 from ostler_agent.hypervisors.libvirt.driver import LibvirtDriver
+from ostler_agent.hypervisors.libvirt.key_directory import PERSISTENT_DIRECTORY
 from ostler_agent.hypervisors.libvirt.png import PNG_MAGIC
 from ostler_agent.spec import DiskFormat, DiskSpec, Firmware, PowerState, VmSpec, VolumeRef
 from ostler_agent.vms import power
@@ -292,7 +293,7 @@ def test_a_disk_opens_once(station: Station, bare: VmSpec) -> None:
 def test_deleting_takes_the_firmware_variables_too(station: Station) -> None:
     machine = replace(spec(empty_image(station.host, volume(encrypted=False))), firmware=Firmware.UEFI)
     station.driver.start(machine, in_shared)
-    variables = station.host.outside(f"/var/lib/libvirt/qemu/nvram/{machine.vm_id}_VARS.fd")
+    variables = station.host.outside(f"{PERSISTENT_DIRECTORY}/nvram/{machine.vm_id}_VARS.fd")
     assert variables.exists()
     station.driver.power_off(machine.vm_id)
     assert variables.exists()

@@ -114,8 +114,9 @@ def test_a_template_is_converted_in_parallel_and_its_zeros_take_no_space(
     made = storage.volumes.create(job(), ref, len(data), template=storage.template(data))
     assert 8 * MIB < made.allocated_bytes < 12 * MIB
     assert contents(storage.path(ref), ref, tmp_path / "out") == data
-    (convert,) = [command for command in commands if command[1] == "convert"]
-    assert "-m 16 -W" in " ".join(convert)
+    converts = [" ".join(command) for command in commands if command[1] == "convert"]
+    assert converts  # more than one where qemu-img could not measure its speed
+    assert all("-m 16 -W" in convert for convert in converts)
 
 
 @pytest.mark.parametrize(("source_format", "target_format"), [(QCOW2, QCOW2), (RAW, RAW)])

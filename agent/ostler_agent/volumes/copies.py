@@ -8,6 +8,7 @@ from pathlib import Path
 from ostler_common.errors import FailedPreconditionError, InvalidArgumentError, bad_field
 
 from ostler_agent.image_header import ImageHeader
+from ostler_agent.image_lock import wait_until_unlocked
 from ostler_agent.jobs import JobContext, interrupted
 from ostler_agent.pools import Pools, Staging
 from ostler_agent.spec import Provisioning, VolumeInfo, VolumeRef
@@ -117,6 +118,7 @@ class Copies:
         create_like(job, header, target, staging.path, provisioning)
         job.remember(**{_DRAFT: str(staging.path)})
         live.copy_disk(vm_id, source.volume_id, target, staging.path, job)
+        wait_until_unlocked(staging.path)
 
 
 def _copy_stopped(
