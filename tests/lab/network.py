@@ -59,11 +59,13 @@ class Network:
         Raises `RuntimeError` when all slots are in use.
         """
         LOCKS.mkdir(parents=True, exist_ok=True)
-        free = [network for network in map(_lock, range(SLOTS)) if network]
-        for network in free:
-            network._sweep()
-        for network in free[1:]:
-            os.close(network.lock_fd)
+        with (LOCKS / "taking").open("w") as taking:  # it holds every free slot for a moment: one at a time
+            fcntl.flock(taking, fcntl.LOCK_EX)
+            free = [network for network in map(_lock, range(SLOTS)) if network]
+            for network in free:
+                network._sweep()
+            for network in free[1:]:
+                os.close(network.lock_fd)
         if not free:
             raise RuntimeError(f"all {SLOTS} slots of {LOCKS} are in use: stop a lab")
         network = free[0]
