@@ -17,7 +17,7 @@ ENDINGS = {".py", ".md", ".proto", ".toml", ".service"}
 # What is not said any more -> what is said. Case matters only where a pattern says so.
 REPLACED = {
     r"\bpapers\b": "credentials",
-    r"\b(MOST|LONGEST|SMALLEST|LARGEST)_[A-Z]": "MAX_, MIN_",
+    r"(\b|_)(MOST|LONGEST|SMALLEST|LARGEST)_[A-Z]": "MAX_, MIN_",
     r"_A_(SWEEP|PRUNING|TICK|SECOND)": "_PER_",
     r"\bbears? (to be )?repeat": "is idempotent",
     r"\b(is|are|be) had by\b": "to ..., or the command itself",
@@ -37,7 +37,7 @@ REPLACED = {
     r"\b(somebody|whoever|nobody) (to |who )?(say|said|says) go\b": "approval",
 }
 _PATTERNS = [
-    (re.compile(pattern, 0 if pattern.startswith(r"\b(MOST") else re.IGNORECASE), better)
+    (re.compile(pattern, 0 if pattern.startswith(r"(\b|_)(MOST") else re.IGNORECASE), better)
     for pattern, better in REPLACED.items()
 ]
 

@@ -47,7 +47,7 @@ from tests.fakes.working_agent import FakeHost, Fleet
 MIB, GIB = 1 << 20, 1 << 30
 
 
-class _Papers(TlsFiles):
+class _ServerCredentials(TlsFiles):
     def version(self) -> tuple[tuple[int, int, int], ...]:
         return ()
 
@@ -56,7 +56,7 @@ def new_engine(url: str, state_dir: Path, unreachable_limit_s: float = 1.0) -> E
     """An engine whose agents are spoken to without TLS."""
     create_key_file(state_dir / "kek")
     agents = Agents(
-        _Papers(state_dir, state_dir, state_dir),
+        _ServerCredentials(state_dir, state_dir, state_dir),
         unreachable_limit_s,
         lambda address, tls, name: grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]),
     )

@@ -23,7 +23,7 @@ _ROUNDS = 3
 
 @dataclass(frozen=True)
 class Best:
-    """imbalance and cost of the best end; proved: whether the solver settled it, otherwise it is a bound that no plan
+    """imbalance and cost of the best end; proved: whether the solver proved it, otherwise it is a bound that no plan
     beats."""
 
     imbalance: float

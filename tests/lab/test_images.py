@@ -74,7 +74,7 @@ def leftovers(fleet: Fleet) -> list[str]:
     return [str(path) for path in found if path.name not in known and not path.name.startswith(".")]
 
 
-def settled(fleet: Fleet) -> None:
+def wait_until_clean(fleet: Fleet) -> None:
     wait_for(lambda: not leftovers(fleet), f"nothing left behind, not {leftovers(fleet)}", 30, 0.5)
 
 
@@ -83,7 +83,7 @@ def test_a_plain_file_becomes_an_encrypted_volume(fleet: Fleet, desk: Path) -> N
     assert volume.file.encrypt_format == volume_types.ENCRYPT_FORMAT_LUKS
     assert volume.size_bytes == len(CONTENT)
     assert CONTENT[:4096] not in fleet.file("brought").read_bytes()
-    settled(fleet)
+    wait_until_clean(fleet)
 
 
 @pytest.mark.parametrize("layout", ["qcow2", "raw"])
@@ -92,7 +92,7 @@ def test_what_leaves_opens_with_my_passphrase_and_is_the_same(fleet: Fleet, desk
     ostler(fleet, "volume", "download", "brought", file, "--format", layout, "--passphrase-file", desk / "passphrase")
     assert CONTENT[:4096] not in file.read_bytes()
     assert opened(file, layout) == CONTENT
-    settled(fleet)
+    wait_until_clean(fleet)
 
 
 def test_what_is_decrypted_is_recorded(fleet: Fleet, desk: Path) -> None:
@@ -104,7 +104,7 @@ def test_what_is_decrypted_is_recorded(fleet: Fleet, desk: Path) -> None:
     event = decrypted(fleet)[0]
     assert len(decrypted(fleet)) == before + 1
     assert (event.actor, event.resource_name) == ("admin", "brought")
-    settled(fleet)
+    wait_until_clean(fleet)
 
 
 def decrypted(fleet: Fleet) -> list[event_pb2.Event]:
@@ -120,7 +120,7 @@ def test_my_encrypted_file_comes_back_and_a_wrong_passphrase_leaves_nothing(flee
     assert "returned" not in [
         volume.name for volume in fleet.api.volumes.ListVolumes(volume_pb2.ListVolumesRequest()).volumes
     ]
-    settled(fleet)
+    wait_until_clean(fleet)
     ostler(fleet, *upload, desk / "passphrase")
     with pytest.raises(subprocess.CalledProcessError):
         opened(fleet.file("returned"))  # not with my passphrase any more
@@ -128,7 +128,7 @@ def test_my_encrypted_file_comes_back_and_a_wrong_passphrase_leaves_nothing(flee
     ostler(fleet, "volume", "download", "returned", again, "--passphrase-file", desk / "passphrase")
     assert opened(again) == CONTENT
     fleet.do(fleet.delete_volume("returned"))
-    settled(fleet)
+    wait_until_clean(fleet)
 
 
 def test_the_disk_of_a_running_guest_leaves_as_of_one_moment(fleet: Fleet, guest: str, desk: Path) -> None:
@@ -143,7 +143,7 @@ def test_the_disk_of_a_running_guest_leaves_as_of_one_moment(fleet: Fleet, guest
     content = opened(file)
     assert content.startswith(wrote)
     assert content[len(wrote) :] == CONTENT[len(wrote) :]
-    settled(fleet)
+    wait_until_clean(fleet)
 
 
 def test_an_encrypted_disk_becomes_an_encrypted_template_that_boots(fleet: Fleet, desk: Path) -> None:

@@ -31,7 +31,7 @@ from ostler_control.trust import enrollment
 from ostler_control.trust.authority import Authority
 from ostler_control.vms.lost_host import remove_lost
 
-_DEFAULT_TTL_S, _LONGEST_TTL_S = 3600, 86400
+_DEFAULT_TTL_S, _MAX_TTL_S = 3600, 86400
 _PROBE_S = 120.0
 
 
@@ -47,8 +47,8 @@ class HostService(host_pb2_grpc.HostServiceServicer):
     def CreateJoinToken(
         self, request: pb.CreateJoinTokenRequest, context: grpc.ServicerContext
     ) -> pb.CreateJoinTokenResponse:
-        if not 0 <= request.ttl_s <= _LONGEST_TTL_S:
-            raise bad_field("ttl_s", f"must be 1 to {_LONGEST_TTL_S} seconds, or 0 for {_DEFAULT_TTL_S}")
+        if not 0 <= request.ttl_s <= _MAX_TTL_S:
+            raise bad_field("ttl_s", f"must be 1 to {_MAX_TTL_S} seconds, or 0 for {_DEFAULT_TTL_S}")
         host = optional(Host, request.host, "host")
         cluster = resolve(Cluster, request.cluster or (host.cluster_id if host else ""), "cluster")
         if host is not None and host.cluster_id != cluster.id:

@@ -23,7 +23,7 @@ from ostler_control.models import Operation
 from ostler_control.operations import Engine
 
 _TERM = re.compile(r"\s*(resource|state)\s*=\s*\"?([A-Za-z0-9_-]+)\"?\s*")
-_LONGEST_WAIT_S = 3600.0
+_MAX_WAIT_S = 3600.0
 
 
 class OperationService(operations_pb2_grpc.OperationsServicer):  # type: ignore[misc]  # googleapis has no types
@@ -49,7 +49,7 @@ class OperationService(operations_pb2_grpc.OperationsServicer):  # type: ignore[
 
     def WaitOperation(self, request: pb.WaitOperationRequest, context: grpc.ServicerContext) -> pb.Operation:
         caller = caller_of(context)
-        timeout_s = request.timeout.ToNanoseconds() / 1e9 if request.HasField("timeout") else _LONGEST_WAIT_S
+        timeout_s = request.timeout.ToNanoseconds() / 1e9 if request.HasField("timeout") else _MAX_WAIT_S
         left_s = context.time_remaining()
         if left_s is not None:
             timeout_s = min(timeout_s, max(left_s - 0.5, 0.0))  # an answer in time rather than none

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 _WIDTH = 18
-_MOST_LINES = 40
+_MAX_LINES = 40
 _NAME = 16
 
 
@@ -30,10 +30,10 @@ def lines(bars: Sequence[Bar], *, now: bool = False) -> list[str]:
     now: nothing changes, so there is one bar per host, and of many hosts the fullest are shown.
     """
     shown = list(bars)
-    if len(shown) > _MOST_LINES:
+    if len(shown) > _MAX_LINES:
         most = sorted(
             range(len(bars)), key=lambda i: (-(bars[i].before if now else abs(bars[i].after - bars[i].before)), i)
-        )[:_MOST_LINES]
+        )[:_MAX_LINES]
         shown = [bars[i] for i in sorted(most)]
     wide = min(max(4, *(len(bar.name) for bar in shown)), _NAME) if shown else 4
     titles = ("LOAD",) if now else ("BEFORE", "AFTER")

@@ -324,7 +324,7 @@ def test_a_preparation_names_its_source(agent: Agent, field_name: str, value: ob
 # -- left running by an earlier run of the agent
 
 
-def settled(root: Path, driver: FakeHypervisor, kind: str, request: Message) -> job_pb2.JobUpdate:
+def recovered_job(root: Path, driver: FakeHypervisor, kind: str, request: Message) -> job_pb2.JobUpdate:
     """The outcome of a job that was running when the agent died."""
     jobs = Jobs(root / "jobs")
     VmService(jobs, driver, lambda ref: root / ref.volume_id, lambda _: None)
@@ -367,15 +367,15 @@ def test_the_true_outcome(
     driver = FakeHypervisor()
     if state:
         driver.add(VM, state)
-    assert outcome(settled(tmp_path, driver, kind, request_of())) == expected
+    assert outcome(recovered_job(tmp_path, driver, kind, request_of())) == expected
 
 
 def test_the_true_outcome_where_the_disk_is_there(tmp_path: Path) -> None:
     driver = FakeHypervisor()
     driver.known[VM] = replace(driver.add(VM), volume_ids=(VOLUME,))
-    assert outcome(settled(tmp_path, driver, "vm.attach", _attach())) == "SUCCEEDED"
+    assert outcome(recovered_job(tmp_path, driver, "vm.attach", _attach())) == "SUCCEEDED"
     detach = vm_pb2.DetachVolumeRequest(vm_id=VM, volume_id=VOLUME)
-    assert outcome(settled(tmp_path, driver, "vm.detach", detach)) == "INTERRUPTED"
+    assert outcome(recovered_job(tmp_path, driver, "vm.detach", detach)) == "INTERRUPTED"
 
 
 @pytest.mark.parametrize(
@@ -389,11 +389,11 @@ def test_the_true_outcome_where_the_disk_is_there(tmp_path: Path) -> None:
 def test_the_true_outcome_of_a_move(tmp_path: Path, moved: MigrationOutcome, expected: str) -> None:
     driver = FakeHypervisor()
     driver.outcome = moved
-    assert outcome(settled(tmp_path, driver, "migration.move", vm_pb2.MigrateVmRequest(vm_id=VM))) == expected
+    assert outcome(recovered_job(tmp_path, driver, "migration.move", vm_pb2.MigrateVmRequest(vm_id=VM))) == expected
 
 
 def test_a_preparation_that_was_cut_short_is_undone(tmp_path: Path) -> None:
     request = vm_pb2.PrepareMigrationRequest(spec=spec())
     Admissions(tmp_path / "admissions").admit(VM, Source(OTHER_HOST, 60))
-    assert outcome(settled(tmp_path, FakeHypervisor(), "migration.prepare", request)) == "INTERRUPTED"
+    assert outcome(recovered_job(tmp_path, FakeHypervisor(), "migration.prepare", request)) == "INTERRUPTED"
     assert not Admissions(tmp_path / "admissions").admits(OTHER_HOST)

@@ -40,7 +40,7 @@ class Context:
         return not self.gone.is_set()
 
 
-def settled() -> None:
+def wait_until_idle() -> None:
     """Waits until no operation is under way, and no export is left."""
     wait_until(lambda: not Operation.select().where(Operation.state.not_in(ENDED)).exists())
     assert list(VolumeFile.select()) == []
@@ -102,7 +102,7 @@ def test_an_encrypted_volume_leaves_under_the_callers_passphrase(
     assert first.file_size_bytes == len(data)
     assert answers[-1].sha256 == hashlib.sha256(data).hexdigest()
     assert (seen[-1].passphrase, seen[-1].format) == (CHOSEN, RAW)
-    settled()
+    wait_until_idle()
     assert Passphrase.select().count() == 1, "the volume's own"
     assert not Event.select().where(Event.type == "volume.decrypted").exists()
     told = [event.outcome for event in Event.select().where(Event.type == "volume.download")]
@@ -176,7 +176,7 @@ def test_a_snapshot_is_downloaded(site: Site, engine: Engine) -> None:
         engine, site.admin(), volume="", snapshot="before", encryption=pb.ExportEncryption(passphrase=CHOSEN)
     )
     assert b"as it was" in b"".join(answer.data for answer in answers)
-    settled()
+    wait_until_idle()
     assert not Snapshot.get_by_id(snapshot.id).operation_id
     del site.fleet.pools[volume.pool_id][snapshot.id]
     snapshot.delete_instance()
@@ -210,7 +210,7 @@ def test_a_failed_copy_is_reported(site: Site, engine: Engine) -> None:
         assert (
             refused(lambda: downloaded(engine, site.admin(), encryption=pb.ExportEncryption(decrypt=True))) == "NO_WAY"
         )
-        settled()
+        wait_until_idle()
         assert len(site.fleet.files()) == 1
 
 
@@ -225,7 +225,7 @@ def test_a_caller_who_goes_away_leaves_nothing(site: Site, engine: Engine) -> No
     wait_until(lambda: any(fault.reached.is_set() for fault in faults))
     context.gone.set()
     assert [answer.data for answer in answers if answer.data] == []
-    settled()
+    wait_until_idle()
     newest: Any = Operation.select().order_by(Operation.create_time.desc()).get()
     assert newest.state == "cancelled"
     for fake in site.hosts.values():
@@ -234,7 +234,7 @@ def test_a_caller_who_goes_away_leaves_nothing(site: Site, engine: Engine) -> No
     while not next(answers).data:
         pass
     cast("Any", answers).close()  # in the middle of the data, as the server does
-    settled()
+    wait_until_idle()
     assert len(site.fleet.files()) == 1
 
 
@@ -258,7 +258,7 @@ def test_after_a_crash_only_the_cleanup_is_done(site: Site, engine: Engine, tmp_
         pass
     operation = site.record(lambda: volumes.download(volume, "raw", how, "alice", lost.operation_id))
     assert outcome(engine, operation)[0] == "cancelled"
-    settled()
+    wait_until_idle()
 
 
 def test_a_disk_on_a_device_is_exported_as_a_file(site: Site, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
