@@ -20,6 +20,7 @@ from ostler.agent.v1 import (
 )
 from ostler_common import pki
 from ostler_common.errors import OstlerError
+from ostler_common.metrics import serve_metrics
 from ostler_common.server import Registration, Server, serve
 from ostler_common.tls import server_credentials
 
@@ -33,6 +34,7 @@ from ostler_agent.hypervisors import registry
 from ostler_agent.hypervisors.base import Hypervisor, VmEvent
 from ostler_agent.hypervisors.driver import Driver, UsesCredentials
 from ostler_agent.jobs import Jobs
+from ostler_agent.metrics import AgentCollector
 from ostler_agent.migration.admissions import Admissions
 from ostler_agent.migration.destination import IncomingMigrations
 from ostler_agent.pools import Pools, PoolType
@@ -141,7 +143,15 @@ class Agent:
             authorize=AgentAuthorizer(self._store),
             workers=self._config.workers,
         )
+        self._serve_metrics(hypervisor, self._prober)
         log.info("serving", host=self.host_id, listen=self._config.listen, port=self._server.port)
+
+    def _serve_metrics(self, hypervisor: Hypervisor, prober: Prober) -> None:
+        expire_time = lambda: self._store.load().expire_time  # noqa: E731
+        collector = AgentCollector(hypervisor.samples, self._jobs.running, prober.current, expire_time)
+        page = serve_metrics(self._config.metrics, [collector])
+        if page:
+            self._closing.callback(page.close)
 
     def reload(self) -> None:
         """Installs the credentials for the hypervisor again and requests a probe."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from ostler_common.config import Settings
+from ostler_common.config import DaemonSettings
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
@@ -14,7 +14,7 @@ DEFAULT_PATH = Path("/etc/ostler/agent.toml")
 DEFAULT_PORT = 8442
 
 
-class AgentConfig(Settings):
+class AgentConfig(DaemonSettings):
     """The keys of agent.toml; the sample file explains each."""
 
     model_config = SettingsConfigDict(env_prefix="OSTLER_AGENT_")
@@ -29,8 +29,7 @@ class AgentConfig(Settings):
     probe_interval_s: float = Field(60, ge=1)
     workers: int = Field(128, ge=8, le=4096)
     stop_grace_s: float = Field(20, ge=0)
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_json: bool = False
+    metrics_listen: str = "127.0.0.1:8444"
 
     @field_validator("listen", "address", "control_address")
     @classmethod

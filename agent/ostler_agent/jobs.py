@@ -14,6 +14,7 @@ import time
 import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -147,6 +148,15 @@ class _Registration:
         self._job._forget(self._callback)
 
 
+@dataclass(frozen=True)
+class RunningJob:
+    """A running job as metrics show it."""
+
+    operation_id: str
+    kind: str
+    progress: job_pb2.Progress
+
+
 class _Running:
     """A running job: its record, its newest update, and the streams that wait for the next update."""
 
@@ -257,6 +267,11 @@ class Jobs:
         if record is None:
             raise NotFoundError(f"this host has no job {operation_id}", "JOB_NOT_FOUND", {"operation": operation_id})
         return iter([record.update()])
+
+    def running(self) -> list[RunningJob]:
+        """The jobs that are running."""
+        with self._lock:
+            return [RunningJob(job.record.id, job.record.kind, job.update.progress) for job in self._running.values()]
 
     def cancel(self, operation_id: str) -> None:
         """Asks a job to stop and undo its changes; no effect on a finished job. Raises NotFoundError JOB_NOT_FOUND."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, Self, TypeVar
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from ostler_common.errors import InvalidArgumentError
+from ostler_common.metrics import PageSettings
 
 
 class Settings(BaseSettings):
@@ -29,6 +31,33 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return env_settings, init_settings
+
+
+class DaemonSettings(Settings):
+    """What the agent and the control plane have in common."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_json: bool = False
+    # Where Prometheus reads metrics, "host:port"; empty: nowhere. Off loopback with both files.
+    metrics_listen: str = ""
+    metrics_certificate: str = ""
+    metrics_client_ca: str = ""
+
+    @property
+    def metrics(self) -> PageSettings:
+        """Where metrics are served."""
+        return PageSettings(self.metrics_listen, _path(self.metrics_certificate), _path(self.metrics_client_ca))
+
+    @model_validator(mode="after")
+    def _metrics_are_safe(self) -> Self:
+        if self.metrics_listen and not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^\s:/\[\]]+):\d{1,5}", self.metrics_listen):
+            raise ValueError('metrics_listen must be "host:port"')
+        self.metrics.check()
+        return self
+
+
+def _path(text: str) -> Path | None:
+    return Path(text) if text else None
 
 
 S = TypeVar("S", bound=Settings)

@@ -31,6 +31,7 @@ from ostler_common.errors import (
     to_status,
 )
 from ostler_common.limits import NO_LIMITS, CallCounter, Limits, ReadDeadlines
+from ostler_common.metrics import count_call
 from ostler_common.tls import Peer, peer_of
 
 __all__ = ["HEALTH", "NO_LIMITS", "Authorize", "Call", "Explain", "Gate", "Limits", "current_call"]
@@ -186,6 +187,8 @@ class Gate(grpc.ServerInterceptor):
             _abort(context, InternalError(message, "INTERNAL", {"incident": incident}))
         finally:
             self._running.discard(context)
+            duration_s = time.monotonic() - begin
+            count_call(method, code, duration_s)
             level = "debug" if method.startswith(f"/{HEALTH}/") and code == "OK" else "info"
             getattr(log, level)(
                 "call",
@@ -193,7 +196,7 @@ class Gate(grpc.ServerInterceptor):
                 caller=peer.identity.uri() if peer.identity else "-",
                 peer=peer.address,
                 code=code,
-                duration_ms=round((time.monotonic() - begin) * 1000, 1),
+                duration_ms=round(duration_s * 1000, 1),
             )
 
     def _admit(self, peer: Peer, method: str) -> object:

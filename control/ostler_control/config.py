@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 from typing import Annotated, Literal
 
-from ostler_common.config import Settings, load
+from ostler_common.config import DaemonSettings, load
 from ostler_common.units import parse_duration
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -72,7 +72,7 @@ VaultPath = Annotated[str, AfterValidator(_vault_path)]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
 
-class ControlConfig(Settings):
+class ControlConfig(DaemonSettings):
     """Every key has a default; `load_config` reads the file."""
 
     model_config = SettingsConfigDict(env_prefix="OSTLER_CONTROL_")
@@ -87,8 +87,8 @@ class ControlConfig(Settings):
     advertise_address: str = ""
     # sqlite:///PATH or postgresql://...; empty: SQLite in the state directory.
     database_url: str = ""
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_json: bool = False
+    # Where Prometheus reads metrics; empty: nowhere.
+    metrics_listen: str = "127.0.0.1:8443"
     # Calls served at once.
     workers: int = Field(default=64, ge=4, le=1024)
     # Where the key comes from that passphrases are sealed under: a file (or systemd's credential), or HashiCorp Vault.

@@ -11,6 +11,7 @@ import structlog
 from ostler.control.v1 import account_pb2_grpc, enrollment_pb2_grpc, host_pb2_grpc, pool_pb2_grpc
 from ostler_common import server, tls
 from ostler_common.errors import FailedPreconditionError, OstlerError
+from ostler_common.metrics import serve_metrics
 from ostler_common.server import Registration, Server
 
 from ostler_control import database, housekeeping
@@ -27,6 +28,7 @@ from ostler_control.fleet.leader import Leader
 from ostler_control.fleet.watcher import Intervals, Watcher
 from ostler_control.keys import Keyring, open_provider
 from ostler_control.keys.watch import KeyWatch
+from ostler_control.monitoring import ControlCollector
 from ostler_control.operations import Engine, Journal, replica_id
 from ostler_control.outage import outage, reported
 from ostler_control.state_dir import StateDir
@@ -41,7 +43,7 @@ ENROLLMENT = "ostler.control.v1.EnrollmentService"
 
 
 class Control:
-    """A running control plane. main_port, enroll_port: where it listens, also when 0 was configured."""
+    """A running control plane. main_port, enroll_port, metrics_port: where it listens, also when 0 was configured."""
 
     def __init__(self, config: ControlConfig, intervals: Intervals | None = None) -> None:
         """Starts everything; when something fails, stops what was started. Raises OstlerError, OSError."""
@@ -97,7 +99,11 @@ class Control:
                 explain=outage,
             )
             stack.callback(_stop, enrollment)
+            page = serve_metrics(config.metrics, [ControlCollector(lambda: self._key_watch.missing, state.control)])
+            if page:
+                stack.callback(page.close)
             self.main_port, self.enroll_port = main.port, enrollment.port
+            self.metrics_port = page.port if page else None
             self._stack = stack.pop_all()
         log.info("serving", main=main.port, enrollment=enrollment.port, replica=replica)
 

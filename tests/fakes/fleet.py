@@ -34,6 +34,7 @@ class Fleet:
             state_dir=directory / "state",
             listen="127.0.0.1:0",
             enroll_listen="127.0.0.1:0",
+            metrics_listen="127.0.0.1:0",
             advertise_address="127.0.0.1",
             database_url=database_url,
             workers=16,

@@ -51,6 +51,7 @@ class Control:
                 "OSTLER_CONTROL_STATE_DIR": str(self.state_dir),
                 "OSTLER_CONTROL_LISTEN": self.address,
                 "OSTLER_CONTROL_ENROLL_LISTEN": f"{self.network.gateway}:{ENROLL_PORT}",
+                "OSTLER_CONTROL_METRICS_LISTEN": "127.0.0.1:0",
                 "OSTLER_CONTROL_ADVERTISE_ADDRESS": self.network.gateway,
                 "OSTLER_PROFILE": str(self.profile),
                 "PATH": f"{Path(sys.executable).parent}:{environment()['PATH']}",

@@ -70,10 +70,35 @@ class Listener(Protocol):
 
 
 @dataclass(frozen=True)
+class DiskCounters:
+    """Counters of a disk since the VM's start. device: the name that the hypervisor has for it."""
+
+    device: str
+    read_bytes: int = 0
+    write_bytes: int = 0
+    reads: int = 0
+    writes: int = 0
+
+
+@dataclass(frozen=True)
+class NicCounters:
+    """Counters of a NIC since the VM's start, as the guest sees them. interface: its name on the host."""
+
+    interface: str
+    receive_bytes: int = 0
+    transmit_bytes: int = 0
+    receive_packets: int = 0
+    transmit_packets: int = 0
+    receive_drops: int = 0
+    transmit_drops: int = 0
+
+
+@dataclass(frozen=True)
 class VmSample:
     """Counters of a running VM. guest_used_bytes: as the balloon device reports it, 0 if it does not.
 
-    dirty_rate_bytes_per_s: last measured rate at which the guest writes its memory, 0 if not measured.
+    dirty_rate_bytes_per_s: last measured rate at which the guest writes its memory, 0 if not measured. disks, nics: ()
+    from a driver that cannot measure them.
     """
 
     vm_id: str
@@ -81,6 +106,8 @@ class VmSample:
     rss_bytes: int
     guest_used_bytes: int
     dirty_rate_bytes_per_s: int = 0
+    disks: tuple[DiskCounters, ...] = ()
+    nics: tuple[NicCounters, ...] = ()
 
 
 class Console(Protocol):

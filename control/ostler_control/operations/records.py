@@ -29,6 +29,7 @@ from ostler_control.models import (
     now,
 )
 from ostler_control.operations.inputs import from_json, to_json
+from ostler_control.operations.metrics import count_operation
 from ostler_control.states import OVER_OPERATIONS, UNFINISHED_OPERATIONS
 
 # Objects that one operation at a time may hold, by their `operation_id` column.
@@ -144,6 +145,7 @@ def finish(operation_id: str, attempt: int, error: OstlerError | None) -> bool:
         release(operation_id)
         operation = Operation.get_by_id(operation_id)
         _event(operation, events.Outcome(state), str(error) if error else "")
+    count_operation(operation.verb, state, (now() - operation.create_time).total_seconds())
     return True
 
 

@@ -294,6 +294,7 @@ def test_a_control_plane_with_vault(running: Vault, settings: VaultSettings, tmp
         state_dir=tmp_path / "state",
         listen="127.0.0.1:0",
         enroll_listen="127.0.0.1:0",
+        metrics_listen="127.0.0.1:0",
         advertise_address="127.0.0.1",
         key_provider="vault",
         vault_url=running.url,
