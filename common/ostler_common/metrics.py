@@ -15,7 +15,6 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram, PlatformCollector, ProcessCollector
@@ -37,6 +36,9 @@ DURATION = Histogram(
 )
 # Of one page: connections at once, and how long one may take, seconds.
 _MAX_CONNECTIONS, _TIMEOUT_S = 8, 10.0
+
+# As socketserver has it, which serves datagrams too.
+_Request = socket.socket | tuple[bytes, socket.socket]
 
 
 def count_call(method: str, code: str, duration_s: float) -> None:
@@ -138,14 +140,14 @@ class _Server(http.server.ThreadingHTTPServer):
         self._places = threading.BoundedSemaphore(_MAX_CONNECTIONS)
         super().__init__(address, handler)
 
-    # The names of socketserver's hooks, and Any because it types its requests so.
-    def process_request(self, request: Any, client_address: Any) -> None:
+    def process_request(self, request: _Request, client_address: object) -> None:
         if not self._places.acquire(blocking=False):
             self.shutdown_request(request)
             return
         super().process_request(request, client_address)
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
+    def process_request_thread(self, request: _Request, client_address: object) -> None:
+        assert isinstance(request, socket.socket)
         try:
             request.settimeout(_TIMEOUT_S)
             if self._tls is not None:
@@ -158,7 +160,7 @@ class _Server(http.server.ThreadingHTTPServer):
         finally:
             self._places.release()
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
+    def handle_error(self, request: _Request, client_address: object) -> None:
         log.info("a reader of metrics failed", exc_info=True)
 
 

@@ -30,7 +30,11 @@ def samples(connection: Any, dirty: DirtyRates) -> list[VmSample]:
         return [sample(domain.UUIDString(), record) for domain, record in found]
 
 
-def sample(vm_id: str, record: Mapping[str, Any]) -> VmSample:
+# libvirt's record: text and numbers by name.
+Record = Mapping[str, Any]
+
+
+def sample(vm_id: str, record: Record) -> VmSample:
     """Converts libvirt's record; its balloon values are in KiB."""
     available, unused = record.get("balloon.available", 0), record.get("balloon.unused", 0)
     usable = record.get("balloon.usable", unused)
@@ -45,7 +49,7 @@ def sample(vm_id: str, record: Mapping[str, Any]) -> VmSample:
     )
 
 
-def _disk(prefix: str, record: Mapping[str, Any]) -> DiskCounters:
+def _disk(prefix: str, record: Record) -> DiskCounters:
     return DiskCounters(
         device=record.get(f"{prefix}name", ""),
         read_bytes=record.get(f"{prefix}rd.bytes", 0),
@@ -55,7 +59,7 @@ def _disk(prefix: str, record: Mapping[str, Any]) -> DiskCounters:
     )
 
 
-def _nic(prefix: str, record: Mapping[str, Any]) -> NicCounters:
+def _nic(prefix: str, record: Record) -> NicCounters:
     """libvirt turns the counters of the host's interface around, so that they are the guest's."""
     return NicCounters(
         interface=record.get(f"{prefix}name", ""),
