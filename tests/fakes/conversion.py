@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from ostler.agent.v1 import conversion_pb2 as pb
 from ostler.agent.v1 import conversion_pb2_grpc
 from ostler.types.v1 import job_pb2
 from ostler_agent.jobs import JobContext
+from ostler_common.disk_capacity import capacity_bytes
 from ostler_common.errors import FailedPreconditionError, NotFoundError, ResourceExhaustedError
 
 if TYPE_CHECKING:
@@ -87,26 +89,51 @@ class FakeConversion(conversion_pb2_grpc.ConversionServiceServicer):
 
         return self._host.run_job("ExportVm", "conversion.export", request, context, work)
 
+    def DownloadArchive(
+        self, request: pb.DownloadArchiveRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        def work(job: JobContext) -> None:
+            directory = self._directory(request.staging)
+            for file in request.files:
+                data = self._host.fleet.archives[request.direct.url][file.name]
+                directory[file.staged_name] = Staged(bytearray(data), complete=True)
+
+        return self._host.run_job("DownloadArchive", "conversion.download", request, context, work)
+
     def InspectStaging(
         self, request: pb.InspectStagingRequest, context: grpc.ServicerContext
     ) -> pb.InspectStagingResponse:
         with self._host.errors(context):
+            if request.images:
+                return pb.InspectStagingResponse(images=[self._image(request.staging, name) for name in request.images])
             xml = bytes(self._directory(request.staging)["vm.ovf"].data)
             return pb.InspectStagingResponse(ovf=pb.OvfDescriptor(name="vm.ovf", xml=xml))
 
     def ConvertVm(self, request: pb.ConvertVmRequest, context: grpc.ServicerContext) -> Iterator[job_pb2.JobUpdate]:
         def work(job: JobContext) -> job_pb2.ConversionReport:
             directory = self._directory(request.staging)
-            manifest = directory["vm.mf"].data.decode()
+            manifest = directory["vm.mf"].data.decode() if "vm.mf" in directory else ""
             report = job_pb2.ConversionReport(elapsed_ms=1)
             for disk in request.disks:
                 digest = _digest(directory[disk.name].data, job)
-                assert f"SHA256({disk.name})= {digest}\n" in manifest
+                assert not manifest or f"SHA256({disk.name})= {digest}\n" in manifest
+                if disk.sha256 not in ("", digest):
+                    raise FailedPreconditionError("the file is corrupt", "FILE_CORRUPT")
                 info = self._host.put_file(disk.target, disk.size_bytes, digest)
                 report.disks.add(key=disk.key, volume=info)
             return report
 
         return self._host.run_job("ConvertVm", "conversion.convert", request, context, work)
+
+    def _image(self, ref: pb.StagingRef, name: str) -> pb.StagedImage:
+        data = bytes(self._directory(ref)[name].data)
+        formats = {".vmdk": pb.SOURCE_FORMAT_VMDK, ".qcow2": pb.SOURCE_FORMAT_QCOW2, ".raw": pb.SOURCE_FORMAT_RAW}
+        return pb.StagedImage(
+            name=name,
+            format=formats[name[name.rindex(".") :]],
+            virtual_size_bytes=capacity_bytes(io.BytesIO(data)),
+            file_size_bytes=len(data),
+        )
 
     def _directory(self, ref: pb.StagingRef) -> Directory:
         directory = self._host.fleet.staging.get(_key(ref))

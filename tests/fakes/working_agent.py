@@ -92,7 +92,8 @@ class Fleet:
     """Hosts and the storage behind them. pools: pool id -> volume id -> file; local pools have one host.
 
     template_keys: SHA-256 of a template -> the passphrase that opens it; those not in it are plain. staging: files of
-    imports by pool id and import id; ovftool: the files that an export by a host brings; exported: what was asked for.
+    imports by pool id and import id; ovftool: the files that an export by a host brings; archives: files by URL;
+    exported: what was asked for.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -102,6 +103,7 @@ class Fleet:
         self.template_keys: dict[str, bytes] = {}
         self.staging: dict[tuple[str, str], Directory] = {}
         self.ovftool: dict[str, bytes] = {}
+        self.archives: dict[str, dict[str, bytes]] = {}
         self.exported: list[ExportVmRequest] = []
         self.lock = threading.RLock()
 

@@ -59,7 +59,7 @@ class Uploads:
         `StagingDirectories.using` raises; what pieces raises.
         """
         check_name(begin.name, "begin.name")
-        with self._staging.using(begin.staging) as directory, self._exclusive(begin), _disk_errors(begin.name):
+        with self._staging.using(begin.staging) as directory, self._exclusive(begin), disk_errors(begin.name):
             part, final = part_of(directory, begin.name), directory / begin.name
             if not part.exists() and len(os.listdir(directory)) >= MAX_FILES:
                 raise ResourceExhaustedError(
@@ -145,7 +145,8 @@ def _write(part: Path, begin: Begin, pieces: Iterator[bytes | End]) -> tuple[End
 
 
 @contextmanager
-def _disk_errors(name: str) -> Iterator[None]:
+def disk_errors(name: str) -> Iterator[None]:
+    """Turns the error of a full disk into ResourceExhaustedError POOL_FULL. name: of the file."""
     try:
         yield
     except OSError as error:

@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from ostler.agent.v1 import conversion_pb2, conversion_pb2_grpc
 from ostler.types.v1 import job_pb2
 
-from ostler_agent.conversion import Conversions, Exports, StagingDirectories, Uploads, inspection
+from ostler_agent.conversion import Archives, Conversions, Exports, StagingDirectories, Uploads, inspection
 from ostler_agent.jobs import Jobs
 from ostler_agent.journal import Record
 from ostler_agent.services import conversion_convert, convert
@@ -23,8 +23,10 @@ class ConversionService(conversion_pb2_grpc.ConversionServiceServicer):
         self._staging = staging
         self._uploads = Uploads(staging)
         self._exports = Exports(staging)
+        self._archives = Archives(staging)
         self._conversions = conversions
         jobs.on_recover("conversion.export", self._recover_export)
+        jobs.on_recover("conversion.download", self._recover_download)
         jobs.on_recover("conversion.convert", self._recover_convert)
 
     def CreateStaging(
@@ -61,6 +63,18 @@ class ConversionService(conversion_pb2_grpc.ConversionServiceServicer):
             lambda job: self._exports.export(job, ref, source, request.parallel_threads or 1, request.timeout_s),
         )
 
+    def DownloadArchive(self, request: conversion_pb2.DownloadArchiveRequest, context: grpc.ServicerContext) -> Updates:
+        ref = conversion_convert.staging_ref(request.staging)
+        source = convert.direct_source(request.direct, "direct")
+        size_bytes = convert.size_field(request.archive_size_bytes, "archive_size_bytes")
+        files = conversion_convert.archive_files(request)
+        return self._jobs.run(
+            request.operation,
+            "conversion.download",
+            request,
+            lambda job: self._archives.download(job, ref, source, size_bytes, files, request.timeout_s),
+        )
+
     def InspectStaging(
         self, request: conversion_pb2.InspectStagingRequest, context: grpc.ServicerContext
     ) -> conversion_pb2.InspectStagingResponse:
@@ -84,6 +98,12 @@ class ConversionService(conversion_pb2_grpc.ConversionServiceServicer):
     def _recover_export(self, record: Record) -> None:
         request = record.request_as(conversion_pb2.ExportVmRequest)
         self._exports.recover(conversion_convert.staging_ref(request.staging))
+
+    def _recover_download(self, record: Record) -> None:
+        request = record.request_as(conversion_pb2.DownloadArchiveRequest)
+        self._archives.recover(
+            conversion_convert.staging_ref(request.staging), conversion_convert.archive_files(request)
+        )
 
     def _recover_convert(self, record: Record) -> Message:
         disks = conversion_convert.source_disks(record.request_as(conversion_pb2.ConvertVmRequest))

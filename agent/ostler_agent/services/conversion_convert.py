@@ -9,6 +9,7 @@ from ostler.types.v1 import job_pb2
 from ostler_common.errors import bad_field
 from ostler_common.secret import Secret
 
+from ostler_agent.conversion.archives import ArchiveFile
 from ostler_agent.conversion.conversions import ConversionReport
 from ostler_agent.conversion.disks import SourceDisk
 from ostler_agent.conversion.guest_conversion import GuestOptions
@@ -72,6 +73,14 @@ def export_source(message: conversion_pb2.ExportVmRequest) -> ovftool.Source:
         thumbprint=message.thumbprint,
         moref=message.vm_moref,
     )
+
+
+def archive_files(message: conversion_pb2.DownloadArchiveRequest) -> list[ArchiveFile]:
+    """Raises InvalidArgumentError."""
+    return [
+        ArchiveFile(file.name, file.staged_name, convert.size_field(file.size_bytes, f"files[{number}].size_bytes"))
+        for number, file in enumerate(message.files)
+    ]
 
 
 def inspection(value: Inspection) -> conversion_pb2.InspectStagingResponse:

@@ -96,6 +96,9 @@ TABLE: Mapping[str, frozenset[Role]] = {
             "ListSourceVms": _ADMINS,
             "CheckImport": _ADMINS,
             "ImportVm": _ADMINS,
+            "ImportFiles": _ADMINS,
+            "GetImportFiles": _ADMINS,
+            "UploadImportFile": _ADMINS,
         },
     ),
     **_service(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 
 import grpc
 from google.longrunning.operations_pb2 import Operation as LongRunning
@@ -11,6 +12,8 @@ from ostler.control.v1 import import_pb2_grpc
 from ostler_common.errors import bad_field
 from ostler_common.secret import Secret
 
+from ostler_control.agents import Agents
+from ostler_control.api import import_files
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import imports as convert
 from ostler_control.api.paging import list_page, page
@@ -45,8 +48,9 @@ _MAX_TEXT = 255
 class ImportService(import_pb2_grpc.ImportServiceServicer):
     """Handlers that ask a source hold no database connection meanwhile."""
 
-    def __init__(self, keys: Keyring) -> None:
+    def __init__(self, keys: Keyring, agents: Agents) -> None:
         self._keys = keys
+        self._agents = agents
 
     def CreateImportSource(
         self, request: pb.CreateImportSourceRequest, context: grpc.ServicerContext
@@ -102,7 +106,7 @@ class ImportService(import_pb2_grpc.ImportServiceServicer):
         return pb.ListSourceVmsResponse(vms=map(convert.source_vm, found.rows), next_page_token=found.next_page_token)
 
     def CheckImport(self, request: pb.CheckImportRequest, context: grpc.ServicerContext) -> pb.CheckImportResponse:
-        wanted = _wanted(request.spec, caller_of(context))
+        wanted = _wanted(request.spec, caller_of(context), _source(request.spec))
         vm, is_vcenter = self._read(wanted)
         with session():
             found = preflight(wanted, vm, is_vcenter)
@@ -110,15 +114,32 @@ class ImportService(import_pb2_grpc.ImportServiceServicer):
 
     def ImportVm(self, request: pb.ImportVmRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
-        wanted = _wanted(request.spec, caller)
+        wanted = _wanted(request.spec, caller, _source(request.spec))
         vm, is_vcenter = self._read(wanted)
         with session():
             return start_operation(
                 caller, request, lambda: record_import(wanted, vm, is_vcenter, caller.actor, self._keys)
             )
 
+    def ImportFiles(self, request: pb.ImportFilesRequest, context: grpc.ServicerContext) -> LongRunning:
+        caller = caller_of(context)
+        vm, wanted = import_files.prepare(request, _wanted(request.spec, caller, None), self._agents)
+        with session():
+            return start_operation(caller, request, lambda: record_import(wanted, vm, False, caller.actor, self._keys))
+
+    def GetImportFiles(
+        self, request: pb.GetImportFilesRequest, context: grpc.ServicerContext
+    ) -> pb.GetImportFilesResponse:
+        return import_files.states(request, self._agents)
+
+    def UploadImportFile(
+        self, request_iterator: Iterator[pb.UploadImportFileRequest], context: grpc.ServicerContext
+    ) -> pb.UploadImportFileResponse:
+        return import_files.upload(request_iterator, self._agents)
+
     def _read(self, wanted: Wanted) -> tuple[SourceVm, bool]:
         """The VM as it is now, and whether its source is a vCenter."""
+        assert wanted.source is not None
         with sources.connect(wanted.source, self._keys) as connection:
             return find_vm(connection, wanted.source_vm), connection.is_vcenter
 
@@ -158,7 +179,12 @@ def _matches(request: pb.ListSourceVmsRequest, vm: SourceVm) -> bool:
     )
 
 
-def _wanted(spec: pb.ImportSpec, caller: Caller) -> Wanted:
+def _source(spec: pb.ImportSpec) -> ImportSource:
+    with session():
+        return resolve(ImportSource, spec.source, "spec.source")
+
+
+def _wanted(spec: pb.ImportSpec, caller: Caller, source: ImportSource | None) -> Wanted:
     places = [name for name in (spec.zone, spec.cluster, spec.host) if name]
     if len(places) > 1:
         raise bad_field("spec.zone", "at most one of zone, cluster and host", "CONFLICTING_FIELDS")
@@ -172,7 +198,7 @@ def _wanted(spec: pb.ImportSpec, caller: Caller) -> Wanted:
         raise bad_field("spec.disks", f"must name at most {_MAX_DISKS} disks, each once", "INVALID_DISK")
     with session():
         return Wanted(
-            source=resolve(ImportSource, spec.source, "spec.source"),
+            source=source,
             source_vm=spec.source_vm[:_MAX_TEXT],
             account=account_for(caller, spec.account),
             offering=resolve(ServiceOffering, spec.service_offering, "spec.service_offering"),

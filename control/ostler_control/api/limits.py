@@ -29,6 +29,7 @@ MAX_FIELD_BYTES: Mapping[str, int] = {
     "details": 4 * KIB,
     "extra_configs": 64 * KIB,
     "filter": 256,
+    "ovf": MIB,
     "qemu_csr_pem": 16 * KIB,
     "ssh_keys": 8 * KIB,
     "token": 2 * KIB,

@@ -59,7 +59,7 @@ def services(engine: Engine) -> Mapping[str, Registration]:
             drs_service, server
         ),
         "ostler.control.v1.ImportService": lambda server: import_pb2_grpc.add_ImportServiceServicer_to_server(
-            ImportService(engine.keys), server
+            ImportService(engine.keys, engine.agents), server
         ),
         "ostler.control.v1.AffinityService": lambda server: affinity_pb2_grpc.add_AffinityServiceServicer_to_server(
             AffinityService(), server

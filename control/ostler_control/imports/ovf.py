@@ -35,13 +35,15 @@ _CPU, _MEMORY, _NIC, _DISK = "3", "4", "10", "17"
 @dataclass(frozen=True)
 class OvfDisk:
     """A disk. file_name: "" for one without content; capacity_bytes: what the guest sees; controller: its type in lower
-    case ("virtualscsi", "lsilogic"), "" when not told; bus_number, unit: its place there."""
+    case ("virtualscsi", "lsilogic"), "" when not told; bus_number, unit: its place there; file_bytes: size of the file,
+    0 when not told."""
 
     file_name: str
     capacity_bytes: int
     controller: str = ""
     bus_number: int = 0
     unit: int = 0
+    file_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ def _disks(root: _Element, items: list[_Element]) -> Iterator[OvfDisk]:
         disk = disks.get(resource.rpartition("/")[2])
         if disk is None:
             raise _refused(f"its disk {resource[:80]!r} is not described")
+        file = files.get(disk.get("fileRef"))
         controller = controllers.get(item.text_of("Parent")) or _Element("Item")
         yield OvfDisk(
             file_name=_file_name(disk, files),
@@ -125,6 +128,7 @@ def _disks(root: _Element, items: list[_Element]) -> Iterator[OvfDisk]:
             controller=controller.text_of("ResourceSubType").lower()[:32],
             bus_number=_small_number(controller.text_of("Address")),
             unit=_small_number(item.text_of("AddressOnParent")),
+            file_bytes=_file_bytes(file) if file is not None else 0,
         )
 
 
@@ -141,6 +145,11 @@ def _file_name(disk: _Element, files: dict[str, _Element]) -> str:
     if file.get("compression") not in ("", "identity") or file.get("chunkSize"):
         raise _refused(f"the file {name} is compressed or cut in chunks, which is not supported")
     return name
+
+
+def _file_bytes(file: _Element) -> int:
+    size = file.get("size")
+    return int(size) if _NUMBER.fullmatch(size) else 0
 
 
 def _capacity_bytes(disk: _Element) -> int:

@@ -253,7 +253,7 @@ def _check_nics(facts: Facts) -> Iterator[Finding]:
             yield _error(
                 "MAC_TAKEN",
                 f"{nic.label}: another network interface has the MAC address {nic.mac}",
-                "Delete the VM that has it, or change the address in vCenter.",
+                "Delete the VM that has it, or change the address at the source.",
             )
 
 

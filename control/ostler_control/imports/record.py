@@ -16,7 +16,7 @@ from ostler_control.imports.disks import DiskPlan
 from ostler_control.imports.facts import Preflight, name_of, preflight, vm_exists
 from ostler_control.imports.mapping import TargetVm, target_vm
 from ostler_control.imports.preflight import Report, Severity
-from ostler_control.imports.wanted import Wanted
+from ostler_control.imports.wanted import SourceFile, Wanted
 from ostler_control.keys import Keyring
 from ostler_control.models import Host, Nic, Operation, Vm, VmImport, VmOrigin, Volume, new_id
 from ostler_control.operations import record_operation
@@ -25,6 +25,7 @@ from ostler_control.scheduling import placement_query
 from ostler_control.vmware.inventory import SourceVm
 
 _MAX_FINDINGS_TOLD = 5
+_MAX_URL_TOLD = 500
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,22 @@ class ImportedDisk:
 
 
 @dataclass(frozen=True)
+class ImportedFiles:
+    """The files of an import that has no source. vm: as described by them; by_key: the file of each disk."""
+
+    vm: SourceVm
+    by_key: dict[int, SourceFile]
+    url: str
+    ca_pem: str
+    archive_bytes: int
+    convert: bool
+
+
+@dataclass(frozen=True)
 class ImportInputs:
-    """What the operation works with. host_id: where the VM was placed; conversion_host_id: see the name; by_host: the
-    conversion host downloads the disks itself; streams: the setting; timeout_s: of the conversion."""
+    """What the operation works with. source_id: "" with files; host_id: where the VM was placed; conversion_host_id:
+    see the name; by_host: the conversion host downloads the disks itself; streams: the setting; timeout_s: of the
+    conversion."""
 
     source_id: str
     source_ref: str
@@ -53,6 +67,7 @@ class ImportInputs:
     timeout_s: int
     iter_time_ms: int
     test_boot: bool = False
+    files: ImportedFiles | None = None
 
 
 def record_import(wanted: Wanted, vm: SourceVm, is_vcenter: bool, user: str, keys: Keyring) -> Operation:
@@ -86,7 +101,7 @@ def record_import(wanted: Wanted, vm: SourceVm, is_vcenter: bool, user: str, key
     Vm.update(hypervisor_type=host.hypervisor_type).where(Vm.id == row.id).execute()
     VmOrigin.create(
         vm=row,
-        source_name=wanted.source.name,
+        source_name=source_name(wanted),
         source_vm=vm.name,
         source_ref=vm.ref,
         guest_id=vm.guest_id,
@@ -96,7 +111,7 @@ def record_import(wanted: Wanted, vm: SourceVm, is_vcenter: bool, user: str, key
     operation_id = new_id()
     _claim_staging(operation_id, wanted, vm, row.id, found)
     inputs = ImportInputs(
-        source_id=wanted.source.id,
+        source_id=wanted.source.id if wanted.source else "",
         source_ref=vm.ref,
         host_id=placement.host_id,
         conversion_host_id=found.report.host_id,
@@ -113,8 +128,23 @@ def record_import(wanted: Wanted, vm: SourceVm, is_vcenter: bool, user: str, key
         ),
         timeout_s=settings.imports.VMWARE_CONVERT_TIMEOUT.get() * 3600,
         iter_time_ms=settings.encryption.LUKS_ITER_TIME.get(),
+        files=_files(wanted, vm),
     )
     return record_operation("vm.import", row, user, inputs, also=volumes, operation_id=operation_id)
+
+
+def source_name(wanted: Wanted) -> str:
+    """What the VM's origin is called."""
+    if wanted.source is not None:
+        return wanted.source.name
+    return wanted.files.url[:_MAX_URL_TOLD] if wanted.files and wanted.files.url else "files"
+
+
+def _files(wanted: Wanted, vm: SourceVm) -> ImportedFiles | None:
+    files = wanted.files
+    if files is None:
+        return None
+    return ImportedFiles(vm, dict(files.files), files.url, files.ca_pem, files.archive_bytes, files.convert)
 
 
 def _resources(target: TargetVm, disks: Sequence[DiskPlan]) -> Resources:
@@ -168,7 +198,7 @@ def _claim_staging(operation_id: str, wanted: Wanted, vm: SourceVm, vm_id: str, 
         VmImport.create(
             id=operation_id,
             source=wanted.source,
-            source_ref=vm.ref,
+            source_ref=vm.ref or operation_id,
             vm_id=vm_id,
             pool=found.report.pool_id,
             host_id=found.report.host_id,

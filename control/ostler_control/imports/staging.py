@@ -39,6 +39,8 @@ class Refusal:
 
 def needed_bytes(vm: SourceVm) -> int:
     """Space that the exported files may take at most."""
+    if vm.export_bytes:
+        return vm.export_bytes + _MARGIN_BYTES
     size_bytes = min(vm.used_bytes, vm.capacity_bytes) if vm.used_bytes else vm.capacity_bytes
     return size_bytes + size_bytes * _OVERHEAD_PERCENT // 100 + _MARGIN_BYTES
 

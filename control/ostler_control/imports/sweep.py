@@ -61,7 +61,7 @@ def _sweep(run: Run) -> None:
 def _delete_clone(run: Run, import_id: str) -> None:
     with session():
         row = VmImport.get_or_none(VmImport.id == import_id)
-        source = ImportSource.get_by_id(row.source_id) if row is not None else None
+        source = ImportSource.get_by_id(row.source_id) if row is not None and row.source_id else None
     if row is None or source is None:
         return
     with sources.connect(source, run.keys) as connection:

@@ -26,18 +26,42 @@ class DiskChoice:
 
 
 @dataclass(frozen=True)
+class FileSource:
+    """Files to import. files: those that are needed, by the key of their disk; url: where a host downloads the archive
+    that has them, "" when the caller sends them; ca_pem: the CA to trust instead of the system's; archive_bytes: size
+    of the archive; convert: the guest is made to boot here, else its disks are copied as they are."""
+
+    files: Mapping[int, SourceFile]
+    url: str = ""
+    ca_pem: str = ""
+    archive_bytes: int = 0
+    convert: bool = True
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A disk's file. name: where it comes from; staged_name: in the staging directory; sha256: hex, "" when unknown."""
+
+    name: str
+    staged_name: str
+    size_bytes: int
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
 class Wanted:
     """An import that is wanted.
 
-    source_vm: the VM's ref or name at the source; name "": the source's; disk_offering, pool: for all disks that
-    `disks` says nothing of; disks: by VMware's device key; bridges: by name of the source's network;
+    source: None for files; source_vm: the VM's ref or name at the source; name "": the source's;
+    disk_offering, pool: for all disks that `disks` says nothing of; disks: by VMware's device key; bridges: by name of
+    the source's network;
     zone, cluster, host, pool: where to, None for anywhere; conversion_host, staging_pool: None for chosen ones;
     shutdown: the guest may be shut down; stopped: the new VM stays off; test_boot: it boots once without network, and
     stays off then; force_control_download: the control plane
     downloads the disks even where the conversion host could.
     """
 
-    source: ImportSource
+    source: ImportSource | None
     source_vm: str
     account: Account
     offering: ServiceOffering
@@ -55,3 +79,4 @@ class Wanted:
     stopped: bool = False
     test_boot: bool = False
     force_control_download: bool = False
+    files: FileSource | None = None

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import structlog
 from ostler.agent.v1 import conversion_pb2 as pb
@@ -19,10 +20,11 @@ from ostler_control import events
 from ostler_control.agents import power_states
 from ostler_control.database import session, transaction
 from ostler_control.hosts.rows import address_of
-from ostler_control.imports import sources
+from ostler_control.imports import receive, sources
 from ostler_control.imports.agent_sink import AgentSink
 from ostler_control.imports.host_export import export_by_host
-from ostler_control.imports.record import ImportInputs
+from ostler_control.imports.receive import StagedDisk
+from ostler_control.imports.record import ImportedFiles, ImportInputs
 from ostler_control.imports.staging import needed_bytes
 from ostler_control.keys.passphrases import delete_volume
 from ostler_control.models import (
@@ -68,20 +70,13 @@ def _import(run: Run) -> None:
     with run.undoing() as undo:
         undo.push("record-failure", lambda: _record_failure(run, undo, inputs))
         undo.push(_UNSTAGE, lambda: _delete_staging(run, inputs))
-        if inputs.shutdown:
-            run.step("shut-down", lambda: _shut_down(run, inputs))
-        vm = from_json(SourceVm, run.step("inspect", lambda: _inspect(run, inputs)))
-        ref = vm.ref
-        if vm.power is Power.ON:
-            undo.push(_DELETE_CLONE, lambda: _delete_clone(run, inputs))
-            ref = run.step("clone", lambda: _clone(run, inputs, vm))
-        run.step("stage", lambda: _create_staging(run, inputs, vm))
-        files: dict[str, str] = run.step("export", lambda: _export(run, inputs, vm, ref))
-        if vm.power is Power.ON:
-            run.step("drop-clone", lambda: _delete_clone(run, inputs))
+        if inputs.files is not None:
+            vm, staged = inputs.files.vm, _receive(run, inputs, inputs.files)
+        else:
+            vm, staged = _export_from_source(run, undo, inputs)
         for disk in inputs.disks:
             _push_delete(run, undo, inputs, disk.volume_id)
-        run.step("convert", lambda: _convert(run, inputs, files))
+        run.step("convert", lambda: _convert(run, inputs, staged))
         run.step("unstage-done", lambda: _finish_staging(run, inputs))
         if inputs.test_boot:
             push_undo_of_start(run, undo, inputs.host_id)
@@ -94,6 +89,31 @@ def _import(run: Run) -> None:
             run.step("start", lambda: start_on(run, inputs.host_id, _START))
         undo.clear()
         run.always("report", lambda: _report(run, vm))
+
+
+def _export_from_source(run: Run, undo: Undo, inputs: ImportInputs) -> tuple[SourceVm, dict[str, StagedDisk]]:
+    if inputs.shutdown:
+        run.step("shut-down", lambda: _shut_down(run, inputs))
+    vm = from_json(SourceVm, run.step("inspect", lambda: _inspect(run, inputs)))
+    ref = vm.ref
+    if vm.power is Power.ON:
+        undo.push(_DELETE_CLONE, lambda: _delete_clone(run, inputs))
+        ref = run.step("clone", lambda: _clone(run, inputs, vm))
+    run.step("stage", lambda: _create_staging(run, inputs, vm))
+    names: dict[str, str] = run.step("export", lambda: _export(run, inputs, vm, ref))
+    if vm.power is Power.ON:
+        run.step("drop-clone", lambda: _delete_clone(run, inputs))
+    return vm, {key: StagedDisk(name, pb.SOURCE_FORMAT_VMDK) for key, name in names.items()}
+
+
+def _receive(run: Run, inputs: ImportInputs, files: ImportedFiles) -> dict[str, StagedDisk]:
+    run.step("stage", lambda: _create_staging(run, inputs, files.vm))
+    if files.url:
+        run.step("download", lambda: receive.download(run, inputs, files))
+    else:
+        run.step("receive", lambda: receive.receive(run, inputs, files))
+    found: dict[str, dict[str, Any]] = run.step("inspect-files", lambda: receive.inspect(run, inputs, files))
+    return {key: StagedDisk(**disk) for key, disk in found.items()}
 
 
 def _push_delete(run: Run, undo: Undo, inputs: ImportInputs, volume_id: str) -> None:
@@ -174,7 +194,7 @@ def _export(run: Run, inputs: ImportInputs, vm: SourceVm, ref: str) -> dict[str,
         return {str(key): name for key, name in exporter.run().disks.items()}
 
 
-def _convert(run: Run, inputs: ImportInputs, files: dict[str, str]) -> None:
+def _convert(run: Run, inputs: ImportInputs, staged: Mapping[str, StagedDisk]) -> None:
     with session():
         volumes = [Volume.get_by_id(disk.volume_id) for disk in inputs.disks]
     vm = load(run.resource_id)
@@ -184,15 +204,16 @@ def _convert(run: Run, inputs: ImportInputs, files: dict[str, str]) -> None:
         disks=[
             pb.SourceDisk(
                 key=str(disk.key),
-                name=files[str(disk.key)],
-                format=pb.SOURCE_FORMAT_VMDK,
+                name=staged[str(disk.key)].name,
+                format=pb.SourceFormat.ValueType(staged[str(disk.key)].format),
+                sha256=staged[str(disk.key)].sha256,
                 target=wire.keyed_ref(volume, run.keys, inputs.iter_time_ms),
                 size_bytes=volume.size_bytes,
                 provisioning=wire.PROVISIONINGS[volume.provisioning],
             )
             for disk, volume in zip(inputs.disks, volumes, strict=True)
         ],
-        mode=pb.ConvertVmRequest.CONVERT,
+        mode=pb.ConvertVmRequest.COPY if inputs.files and not inputs.files.convert else pb.ConvertVmRequest.CONVERT,
         firmware=vm_wire.FIRMWARES[vm.firmware],
         timeout_s=inputs.timeout_s,
     )

@@ -29,12 +29,13 @@ class ImportSource(BaseModel):
 class VmImport(BaseModel):
     """An import under way: its hold on the source's VM and on space in the staging pool. It goes with its end.
 
-    id: the operation's, and the staging directory's name; source_ref: the source's id of the VM ("vm-12");
+    id: the operation's, and the staging directory's name; source: None for an import of files; source_ref: the source's
+    id of the VM ("vm-12"), for files the operation's id;
     host_id: the host that converts; claimed_bytes: space that the exported files may take.
     """
 
-    source = ForeignKeyField(ImportSource, backref="imports", on_delete="RESTRICT")
-    source_id: str
+    source = ForeignKeyField(ImportSource, backref="imports", on_delete="RESTRICT", null=True)
+    source_id: str | None
     source_ref = TextField()
     vm_id = TextField(index=True)
     pool = ForeignKeyField(Pool, backref="imports", on_delete="RESTRICT")

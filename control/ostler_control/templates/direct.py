@@ -18,6 +18,7 @@ from ostler_common.units import format_size
 from ostler_control import events, settings
 from ostler_control.agents import Agents
 from ostler_control.catalog.names import check_name
+from ostler_control.database import session
 from ostler_control.hosts.rows import address
 from ostler_control.hypervisors import rules
 from ostler_control.models import Host, Template, new_id
@@ -77,33 +78,39 @@ def inspect(wanted: NewDirectTemplate, agents: Agents) -> InspectedFile:
 
     Raises FailedPreconditionError: NO_CAPABLE_HOST, DOWNLOAD_TOO_LARGE; what the hosts and `check_image` raise.
     """
-    up = Host.select().where((Host.state == HostState.UP) & ~Host.removed).order_by(Host.maintenance, Host.name)
-    hosts = [
-        host
-        for host in up
-        if wanted.hypervisor_type in ("", host.hypervisor_type) and rules.supports(Function.DIRECT_DOWNLOAD, host)
-    ]
+    answer = inspect_url(wanted.url, wanted.ca_pem, agents, wanted.hypervisor_type)
+    if answer.file_size_bytes > (limit := _limit_bytes()):
+        raise FailedPreconditionError(
+            f"the file has {format_size(answer.file_size_bytes)}, but setting direct.download.max.size allows only "
+            f"{format_size(limit)}",
+            "DOWNLOAD_TOO_LARGE",
+        )
+    return InspectedFile(check_image(answer.head, answer.file_size_bytes, wanted.format), answer.file_size_bytes)
+
+
+def inspect_url(url: str, ca_pem: str, agents: Agents, hypervisor_type: str = "") -> volume_pb2.InspectTemplateResponse:
+    """Makes a host read the beginning of a file: call it outside of transactions. hypervisor_type: "" for any.
+
+    Raises FailedPreconditionError NO_CAPABLE_HOST, and what the hosts raise.
+    """
+    with session():
+        up = Host.select().where((Host.state == HostState.UP) & ~Host.removed).order_by(Host.maintenance, Host.name)
+        hosts = [
+            host
+            for host in up
+            if hypervisor_type in ("", host.hypervisor_type) and rules.supports(Function.DIRECT_DOWNLOAD, host)
+        ]
     failure: OstlerError = FailedPreconditionError(
         "no host that is up can download the file; try again later", "NO_CAPABLE_HOST"
     )
     for host in hosts[:_MAX_HOSTS_ASKED]:
-        request = volume_pb2.InspectTemplateRequest(direct=direct_source(wanted.url, wanted.ca_pem))
+        request = volume_pb2.InspectTemplateRequest(direct=direct_source(url, ca_pem))
         try:
-            answer = agents.call(
-                address(host), lambda agent: agent.volumes.InspectTemplate, request, _INSPECT_DEADLINE_S
-            )
+            return agents.call(address(host), lambda agent: agent.volumes.InspectTemplate, request, _INSPECT_DEADLINE_S)
         except OstlerError as error:
             if error.code not in ("UNAVAILABLE", "UNIMPLEMENTED"):
                 raise
             failure = error
-            continue
-        if answer.file_size_bytes > (limit := _limit_bytes()):
-            raise FailedPreconditionError(
-                f"the file has {format_size(answer.file_size_bytes)}, but setting direct.download.max.size allows only "
-                f"{format_size(limit)}",
-                "DOWNLOAD_TOO_LARGE",
-            )
-        return InspectedFile(check_image(answer.head, answer.file_size_bytes, wanted.format), answer.file_size_bytes)
     raise failure
 
 

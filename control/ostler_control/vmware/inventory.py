@@ -81,7 +81,8 @@ class SourceVm:
 
     ref: managed object id ("vm-12"), which stays when the VM is renamed; guest_id: "ubuntu64Guest"; firmware: "bios"
     or "efi"; snapshots: how many; host and cluster: names, "" when unknown; used_bytes: what its files take on
-    datastores; accessible: whether its host answers; passthrough: labels of devices that belong to a host;
+    datastores; export_bytes: what its exported files take, 0 when unknown; accessible: whether its host answers;
+    passthrough: labels of devices that belong to a host;
     revision: changes with the VM's configuration.
     """
 
@@ -103,6 +104,7 @@ class SourceVm:
     host_ref: str = ""
     cluster: str = ""
     used_bytes: int = 0
+    export_bytes: int = 0
     template: bool = False
     accessible: bool = True
     encrypted: bool = False

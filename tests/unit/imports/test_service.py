@@ -72,7 +72,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
         Host.update(capabilities='{"instanceConversion": true}').where(Host.name != "h3").execute()
         ServiceOffering.create(name="two", cpus=2, memory_bytes=GIB)
         context = calls.context(site.admin())
-        yield Api(ImportService(engine.keys), context, site, engine, server)
+        yield Api(ImportService(engine.keys, engine.agents), context, site, engine, server)
 
 
 @pytest.fixture

@@ -111,6 +111,7 @@ def wanted(site: Site, source: ImportSource, vm: str, **changes: Any) -> Wanted:
 
 def record(site: Site, what: Wanted) -> Any:
     """What the handler does."""
+    assert what.source is not None
     with sources.connect(what.source, site.keys) as connection:
         vm, is_vcenter = find_vm(connection, what.source_vm), connection.is_vcenter
     return site.record(lambda: record_import(what, vm, is_vcenter, "root", site.keys))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from functools import update_wrapper
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 from ostler.control.v1 import import_pb2 as pb
@@ -14,20 +12,13 @@ from ostler.control.v1 import vm_pb2
 
 from ostler_control.cli import passphrases, text
 from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.commands._import_files import image_command, ova_command
+from ostler_control.cli.commands._import_spec import spec_options
 from ostler_control.cli.commands.vm import VIEW as VM_VIEW
 from ostler_control.cli.exits import Exit
 from ostler_control.cli.finish import finish
 from ostler_control.cli.lazy import Noun
-from ostler_control.cli.names import (
-    ACCOUNT,
-    CLUSTER,
-    DISK_OFFERING,
-    HOST,
-    IMPORT_SOURCE,
-    POOL,
-    SERVICE_OFFERING,
-    ZONE,
-)
+from ostler_control.cli.names import IMPORT_SOURCE
 from ostler_control.cli.options import (
     CallOptions,
     F,
@@ -116,101 +107,9 @@ def _password(path: Path | None) -> bytes:
     return typed.encode()
 
 
-def _bridges(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, str]:
-    """NETWORK=BRIDGE; a network's name may have an equals sign in it."""
-    bridges = {}
-    for value in values:
-        network, equals, bridge = value.rpartition("=")
-        if not network or not equals or not bridge:
-            raise click.BadParameter("must be NETWORK=BRIDGE", ctx, param)
-        bridges[network] = bridge
-    return bridges
-
-
-def _disk_choices(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> list[pb.ImportDisk]:
-    """KEY[,offering=OFFERING][,pool=POOL]."""
-    disks = []
-    for value in values:
-        key, *rest = value.split(",")
-        pairs = dict(part.partition("=")[::2] for part in rest)
-        if not key.isdecimal() or not rest or not pairs.keys() <= {"offering", "pool"}:
-            raise click.BadParameter("must be KEY[,offering=OFFERING][,pool=POOL]", ctx, param)
-        disks.append(pb.ImportDisk(key=int(key), disk_offering=pairs.get("offering", ""), pool=pairs.get("pool", "")))
-    return disks
-
-
-def _spec_options(function: F) -> F:
-    """What is imported, and what it becomes: together as parameter `spec`, a pb.ImportSpec."""
-
-    def with_spec(*args: Any, **kwargs: Any) -> Any:
-        fields: Mapping[str, Any] = {name: kwargs.pop(name) for name in _SPEC}
-        return function(*args, spec=pb.ImportSpec(**fields), **kwargs)
-
-    wrapped: Any = update_wrapper(with_spec, function)
-    for decorate in reversed(_SPEC.values()):
-        wrapped = decorate(wrapped)
-    return wrapped  # type: ignore[no-any-return]
-
-
-_SPEC: dict[str, Callable[[Any], Any]] = {
-    "source": click.argument("source", type=IMPORT_SOURCE),
-    "source_vm": click.argument("source_vm", metavar="VM"),
-    "name": click.option("--name", default="", help="Name of the new VM.  [default: the source's]"),
-    "account": click.option("--account", type=ACCOUNT, default="", help="Owner.  [default: your account]"),
-    "service_offering": click.option(
-        "--offering",
-        "service_offering",
-        type=SERVICE_OFFERING,
-        required=True,
-        help="Service offering, at least as large as the VM. It says whether the first disk is encrypted.",
-    ),
-    "disk_offering": click.option(
-        "--disk-offering", type=DISK_OFFERING, default="", help="Disk offering of all further disks."
-    ),
-    "zone": click.option("--zone", type=ZONE, default="", help="Zone.  [default: any]"),
-    "cluster": click.option("--cluster", type=CLUSTER, default="", help="Cluster.  [default: any]"),
-    "host": click.option("--host", type=HOST, default="", help="Host.  [default: chosen]"),
-    "pool": click.option("--pool", type=POOL, default="", help="Pool for the volumes.  [default: chosen]"),
-    "disks": click.option(
-        "--disk",
-        "disks",
-        multiple=True,
-        metavar="KEY[,offering=OFFERING][,pool=POOL]",
-        callback=_disk_choices,
-        help="Offering or pool of one disk, by its key in `list-vms -o json`; may be repeated.",
-    ),
-    "bridges": click.option(
-        "--network",
-        "bridges",
-        multiple=True,
-        metavar="NETWORK=BRIDGE",
-        callback=_bridges,
-        help="Bridge for a network of the source; once for each network of the VM.",
-    ),
-    "conversion_host": click.option(
-        "--conversion-host", type=HOST, default="", help="Host that converts.  [default: the least loaded capable one]"
-    ),
-    "staging_pool": click.option(
-        "--staging-pool", type=POOL, default="", help="Pool for the exported files.  [default: the most free space]"
-    ),
-    "shutdown": click.option(
-        "--shutdown", is_flag=True, help="Shut the guest down first. Without it, a clone of a running VM is exported."
-    ),
-    "stopped": click.option("--stopped", is_flag=True, help="Do not start the new VM."),
-    "test_boot": click.option(
-        "--test-boot", is_flag=True, help="Boot the new VM once without network, for a minute, and leave it off."
-    ),
-    "force_control_download": click.option(
-        "--force-control-download",
-        is_flag=True,
-        help="Download through the control plane even where the conversion host has ovftool.",
-    ),
-}
-
-
 @click.group(cls=Noun)
 def command() -> None:
-    """Imports: sources, checks, VMs from VMware."""
+    """Imports: VMs from VMware and from files."""
 
 
 @command.group("source", cls=Noun)
@@ -379,7 +278,7 @@ def list_vms(
 
 
 @command.command("check")
-@_spec_options
+@spec_options
 @output_option
 @pass_app
 def check(app: App, spec: pb.ImportSpec, output: str) -> None:
@@ -415,7 +314,7 @@ def _print_report(found: pb.CheckImportResponse) -> None:
 
 
 @command.command("vm")
-@_spec_options
+@spec_options
 @operation_options()
 @pass_app
 def vm(app: App, spec: pb.ImportSpec, call: CallOptions) -> None:
@@ -429,3 +328,7 @@ def vm(app: App, spec: pb.ImportSpec, call: CallOptions) -> None:
     """
     request = pb.ImportVmRequest(request_id=call.request_id, spec=spec, validate_only=call.dry_run)
     finish(app, app.client.imports.ImportVm(request), VM_VIEW, vm_pb2.Vm(), call)
+
+
+command.add_command(ova_command)
+command.add_command(image_command)
