@@ -73,6 +73,8 @@ class Control:
     forever: bool = False  # operations run until cancelled
     asked: list[Message] = field(default_factory=list)
     uploaded: bytes = b""
+    wanted_files: dict[str, int] = field(default_factory=dict)  # of an import: sizes by name
+    received: dict[str, bytes] = field(default_factory=dict)
     stored: bytes = b"what is in the volume"
     sent: int | None = None
     waiting: threading.Event = field(default_factory=threading.Event)  # set once somebody waits for an operation
@@ -413,6 +415,34 @@ class Imports(import_pb2_grpc.ImportServiceServicer):
     def ImportVm(self, request: import_pb2.ImportVmRequest, context: grpc.ServicerContext) -> lro.Operation:
         self.control.ask(request)
         return self.control.operation()
+
+    def ImportFiles(self, request: import_pb2.ImportFilesRequest, context: grpc.ServicerContext) -> lro.Operation:
+        self.control.ask(request)
+        self.control.wanted_files = {file.name: file.size_bytes for file in request.files if file.name.endswith("k")}
+        return self.control.operation()
+
+    def GetImportFiles(
+        self, request: import_pb2.GetImportFilesRequest, context: grpc.ServicerContext
+    ) -> import_pb2.GetImportFilesResponse:
+        """It waits for the files with names like "x.vmdk", and has 5 bytes of each."""
+        self.control.ask(request)
+        files = [
+            import_pb2.GetImportFilesResponse.File(name=name, size_bytes=size_bytes, received_bytes=5)
+            for name, size_bytes in self.control.wanted_files.items()
+        ]
+        return import_pb2.GetImportFilesResponse(files=files)
+
+    def UploadImportFile(
+        self, request_iterator: Iterator[import_pb2.UploadImportFileRequest], context: grpc.ServicerContext
+    ) -> import_pb2.UploadImportFileResponse:
+        header = next(request_iterator).header
+        self.control.ask(header)
+        received, complete = bytearray(), False
+        for piece in request_iterator:
+            received += piece.data
+            complete = piece.HasField("end")
+        self.control.received[header.name] = bytes(received)
+        return import_pb2.UploadImportFileResponse(received_bytes=header.offset + len(received), complete=complete)
 
 
 class Snapshots(snapshot_pb2_grpc.SnapshotServiceServicer):

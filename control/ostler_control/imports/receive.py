@@ -89,7 +89,7 @@ def download(run: Run, inputs: ImportInputs, files: ImportedFiles) -> None:
     run.job(host, lambda agent: agent.conversion.DownloadArchive, request, _SHARE)
 
 
-def inspect(run: Run, inputs: ImportInputs, files: ImportedFiles) -> dict[str, dict[str, str | int]]:
+def inspect(run: Run, inputs: ImportInputs, files: ImportedFiles) -> dict[str, tuple[str, int, str]]:
     """Inside a step: what the images are, by the disk's key, as `StagedDisk` has it.
 
     Raises FailedPreconditionError SOURCE_LARGER, SOURCE_ENCRYPTED, and what the host finds wrong with an image.
@@ -106,8 +106,7 @@ def inspect(run: Run, inputs: ImportInputs, files: ImportedFiles) -> dict[str, d
     for key, file in files.by_key.items():
         _check(file, images[file.staged_name], sizes[key])
     return {
-        str(key): {"name": file.staged_name, "format": images[file.staged_name].format, "sha256": file.sha256}
-        for key, file in files.by_key.items()
+        str(key): (file.staged_name, images[file.staged_name].format, file.sha256) for key, file in files.by_key.items()
     }
 
 

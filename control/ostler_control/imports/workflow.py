@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import structlog
 from ostler.agent.v1 import conversion_pb2 as pb
@@ -112,8 +111,8 @@ def _receive(run: Run, inputs: ImportInputs, files: ImportedFiles) -> dict[str, 
         run.step("download", lambda: receive.download(run, inputs, files))
     else:
         run.step("receive", lambda: receive.receive(run, inputs, files))
-    found: dict[str, dict[str, Any]] = run.step("inspect-files", lambda: receive.inspect(run, inputs, files))
-    return {key: StagedDisk(**disk) for key, disk in found.items()}
+    found: dict[str, tuple[str, int, str]] = run.step("inspect-files", lambda: receive.inspect(run, inputs, files))
+    return {key: StagedDisk(*disk) for key, disk in found.items()}
 
 
 def _push_delete(run: Run, undo: Undo, inputs: ImportInputs, volume_id: str) -> None:

@@ -24,7 +24,7 @@ def archive(files: dict[str, bytes], format: int = tarfile.USTAR_FORMAT) -> byte
     with tarfile.open(fileobj=buffer, mode="w", format=format) as made:
         for name, data in files.items():
             member = tarfile.TarInfo(name)
-            member.size, member.mtime = len(data), 1.5 if format == tarfile.PAX_FORMAT else 1  # type: ignore[assignment]
+            member.size, member.mtime = len(data), 1.5 if format == tarfile.PAX_FORMAT else 1
             made.addfile(member, io.BytesIO(data))
     return buffer.getvalue()
 

@@ -8,7 +8,7 @@ import peewee
 import pytest
 from ostler_common.errors import FailedPreconditionError, InvalidArgumentError
 from ostler_control import database
-from ostler_control.models import ALL, Host, VmSighting, Zone, db
+from ostler_control.models import ALL, Host, ImportFile, VmImport, VmSighting, Zone, db
 from playhouse.migrations import Runner
 
 from tests import databases
@@ -24,6 +24,8 @@ FROZEN = {
     "0005_extra_config": "5570b39de6c6ae4229627786630ca62a52eecb4475c5c4d92e016da54669ea81",
     "0006_imports": "be1a5c090fa6fcfab59617b1cd03abf3c27e14d24bc8faf33c6ee8b758a1df8e",
     "0007_user_data": "c91eaaa483c07b4b16111d6f0e95fd95162f3ec8a505a16a3331fc0d71f209ba",
+    "0008_affinity_hosts": "6845f757922a1a84f408cb39f0816b464e59ffef6406288c4428f99225a6c300",
+    "0009_file_imports": "4c80107d2d10b759ecf4715b75d777b2e51de6ca6af7843f22555eeef4650bf6",
 }
 _OLD_VM = (
     "INSERT INTO zone (id, create_time, name) VALUES ('z', '2026-01-01', 'zone')",
@@ -53,6 +55,19 @@ _CONSTRAINTS = """
     SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint
     WHERE connamespace = 'public'::regnamespace AND conrelid <> 'schema_migration'::regclass ORDER BY 1
 """
+_OLD_IMPORT = (
+    "INSERT INTO kek (id, create_time, name, current, operation_id) VALUES ('e', '2026-01-01', 'e', 1, '')",
+    "INSERT INTO passphrase (id, create_time, kek_id, sealed, bound_id) VALUES ('k', '2026-01-01', 'e', X'00', 's')",
+    "INSERT INTO import_source (id, create_time, name, type, address, username, ca_pem, thumbprint, passphrase_id) "
+    "VALUES ('s', '2026-01-01', 'vc1', 'vmware', 'vc', 'u', '', '', 'k')",
+    "INSERT INTO pool (id, create_time, name, type, path, source, options, scope, scope_id, shared, encryption, "
+    "fingerprint, capacity_bytes, available_bytes) "
+    "VALUES ('p', '2026-01-01', 'p1', 'nfs', '/p', '', '{}', 'zone', 'z', 1, 1, '', 1, 1)",
+    "INSERT INTO vm_import (id, create_time, source_id, source_ref, vm_id, pool_id, host_id, claimed_bytes) "
+    "VALUES ('i', '2026-01-01', 's', 'vm-1', 'v', 'p', 'h', 5)",
+    "INSERT INTO import_file (id, create_time, vm_import_id, name, size_bytes, sha1, sha256) "
+    "VALUES ('f', '2026-01-01', 'i', 'disk.vmdk', 1, '', '')",
+)
 
 
 def _schema() -> list[list[tuple[object, ...]]]:
@@ -88,6 +103,22 @@ def test_a_sighting_can_be_recorded_of_a_vm_from_before_there_were_any(tmp_path:
             assert [row.vm.name for row in VmSighting.select()] == ["web"]
             Host.delete().where(Host.id == "h").execute()
             assert VmSighting.select().count() == 0
+
+
+def test_imports_under_way_keep_their_source_and_files_when_others_need_none(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0008_affinity_hosts")
+            for statement in _OLD_IMPORT:
+                db.execute_sql(statement)
+        assert "0009_file_imports" in database.migrate()
+        with database.session():
+            [kept] = VmImport.select()
+            assert (kept.id, kept.source_id, kept.pool_id, kept.claimed_bytes) == ("i", "s", "p", 5)
+            assert [file.name for file in ImportFile.select()] == ["disk.vmdk"]
+            VmImport.create(source=None, source_ref="web.ovf", vm_id="w", pool="p", host_id="h", claimed_bytes=1)
+            VmImport.delete().execute()
+            assert ImportFile.select().count() == 0
 
 
 def test_migrating_again_does_nothing(fresh_database: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,7 @@ from ostler_common.errors import FailedPreconditionError, OstlerError
 
 from ostler_control.cli import text, transfers
 from ostler_control.cli.app import App, pass_app
-from ostler_control.cli.commands._import_spec import file_spec_options
+from ostler_control.cli.commands._import_spec import file_spec_options, image_spec_options
 from ostler_control.cli.commands.vm import VIEW
 from ostler_control.cli.finish import finish
 from ostler_control.cli.options import CallOptions, operation_options
@@ -105,8 +106,10 @@ def ova_command(
 
 
 @click.command("image")
-@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
-@file_spec_options
+@click.argument(
+    "files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False)
+)
+@image_spec_options
 @click.option("--bridge", "bridges", multiple=True, help="Bridge of a network interface; may be repeated.")
 @click.option(
     "--firmware",
@@ -240,7 +243,9 @@ def _import(app: App, request: pb.ImportFilesRequest, local: Sequence[LocalFile]
         try:
             _send_all(app, operation, {file.name: file for file in local})
         except OstlerError as error:
-            if error.code != "UNAVAILABLE":  # else a repeat with the same request id may go on
+            if error.code == "UNAVAILABLE":  # a repeat with the same request id may go on
+                raise
+            with contextlib.suppress(OstlerError):
                 app.client.operations.CancelOperation(CancelOperationRequest(name=operation.name))
             raise
     finish(app, operation, VIEW, vm_pb2.Vm(), call)

@@ -21,6 +21,8 @@ from ostler_control.cli.names import (
 )
 from ostler_control.cli.options import F
 
+_Option = Callable[[Any], Any]
+
 
 def _bridges(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, str]:
     """NETWORK=BRIDGE; a network's name may have an equals sign in it."""
@@ -55,7 +57,13 @@ def file_spec_options(function: F) -> F:
     return _add(function, {name: option for name, option in _SPEC.items() if name not in _OF_SOURCE})
 
 
-def _add(function: F, options: Mapping[str, Callable[[Any], Any]]) -> F:
+def image_spec_options(function: F) -> F:
+    """The same for images, whose networks have no names."""
+    names = _SPEC.keys() - {*_OF_SOURCE, "bridges"}
+    return _add(function, {name: option for name, option in _SPEC.items() if name in names})
+
+
+def _add(function: F, options: Mapping[str, _Option]) -> F:
     def with_spec(*args: Any, **kwargs: Any) -> Any:
         fields: Mapping[str, Any] = {name: kwargs.pop(name) for name in options}
         return function(*args, spec=pb.ImportSpec(**fields), **kwargs)
@@ -69,7 +77,7 @@ def _add(function: F, options: Mapping[str, Callable[[Any], Any]]) -> F:
 _OF_SOURCE = ("source", "source_vm", "shutdown", "force_control_download")
 
 
-_SPEC: dict[str, Callable[[Any], Any]] = {
+_SPEC: dict[str, _Option] = {
     "source": click.argument("source", type=IMPORT_SOURCE),
     "source_vm": click.argument("source_vm", metavar="VM"),
     "name": click.option("--name", default="", help="Name of the new VM.  [default: the source's]"),

@@ -1,0 +1,116 @@
+"""`ostler import ova`, `ostler import image`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from ostler.control.v1 import import_pb2 as pb
+from ostler_control.cli.exits import Exit
+
+from tests.fakes.control import Control
+from tests.unit.cli.conftest import Ostler
+from tests.unit.cli.test_imports import asked
+from tests.unit.common.test_ova import archive
+
+OPTIONS = ("--offering", "medium", "--network", "lan=br0")
+XML = b"<Envelope/>"
+DISK = os.urandom(3_000_000)
+
+
+def manifest(disk: bytes = DISK) -> bytes:
+    return (
+        f"SHA1(web.ovf)= {hashlib.sha1(XML).hexdigest()}\nSHA256(disk 1.vmdk)= {hashlib.sha256(disk).hexdigest()}\n"
+    ).encode()
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """An archive, and a folder with the same files."""
+    files = {"web.ovf": XML, "web.mf": manifest(), "disk 1.vmdk": DISK, "notes.txt": b"x"}
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "web.ova").write_bytes(archive(files))
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["web.ova", "web.ovf", "."])
+def test_a_package_is_sent_as_its_descriptor_and_the_files_that_are_missing(
+    control: Control, ostler: Ostler, package: Path, name: str
+) -> None:
+    done = ostler("import", "ova", str(package / name), *OPTIONS, "--new-macs", "--stopped")
+    assert done.exit_code == 0, done.output
+    request = asked(control, pb.ImportFilesRequest)
+    assert (request.ovf, request.new_macs, request.spec.stopped) == (XML, True, True)
+    assert (request.spec.service_offering, dict(request.spec.bridges)) == ("medium", {"lan": "br0"})
+    announced = {file.name: file for file in request.files}
+    assert announced["disk 1.vmdk"].sha256 == hashlib.sha256(DISK).hexdigest()
+    assert control.received == {"disk 1.vmdk": DISK[5:]}, "what the host has already is not sent again"
+    header = asked(control, pb.UploadImportFileRequest.Header)
+    assert (header.name, header.offset) == ("disk 1.vmdk", 5)
+
+
+def test_a_file_that_the_manifest_contradicts_cancels_the_import(
+    control: Control, ostler: Ostler, package: Path
+) -> None:
+    control.forever = True
+    (package / "disk 1.vmdk").write_bytes(b"\0" + DISK[1:])
+    refused = ostler("import", "ova", str(package / "web.ovf"), *OPTIONS)
+    assert refused.exit_code == Exit.CONFLICT
+    assert "not what the manifest says" in refused.output
+    assert control.cancelled
+
+
+def test_a_descriptor_that_the_manifest_contradicts_is_not_sent(
+    control: Control, ostler: Ostler, package: Path
+) -> None:
+    (package / "web.ovf").write_bytes(b"<Envelope />")
+    assert "not what the manifest says" in ostler("import", "ova", str(package / "web.ovf"), *OPTIONS).output
+    assert not control.asked
+
+
+def test_a_dry_run_sends_no_file(control: Control, ostler: Ostler, package: Path) -> None:
+    assert ostler("import", "ova", str(package / "web.ova"), *OPTIONS, "--dry-run").exit_code == 0
+    assert asked(control, pb.ImportFilesRequest).validate_only
+    assert control.received == {}
+
+
+def test_what_is_no_package_is_told(ostler: Ostler, package: Path, control: Control) -> None:
+    assert "not one" in ostler("import", "ova", str(package.parent), *OPTIONS).output
+    assert "no tar archive" in ostler("import", "ova", str(package / "disk 1.vmdk"), *OPTIONS).output
+    assert "there is no file" in ostler("import", "ova", str(package / "x.ova"), *OPTIONS).output
+    assert not control.asked
+
+
+def test_a_url_is_left_to_a_host(control: Control, ostler: Ostler, tmp_path: Path) -> None:
+    ca = tmp_path / "ca.pem"
+    ca.write_text("PEM")
+    done = ostler("import", "ova", "https://example.org/web.ova", *OPTIONS, "--ca-file", str(ca))
+    assert done.exit_code == 0, done.output
+    request = asked(control, pb.ImportFilesRequest)
+    assert (request.url, request.ca_pem, list(request.files)) == ("https://example.org/web.ova", "PEM", [])
+    assert ostler("import", "ova", str(tmp_path), *OPTIONS, "--ca-file", str(ca)).exit_code == 2
+
+
+def test_images_are_announced_with_the_sizes_of_their_disks(control: Control, ostler: Ostler, tmp_path: Path) -> None:
+    paths = []
+    for name, size in (("root.qcow2", "20M"), ("data.vhdx", "8M")):
+        paths.append(tmp_path / name)
+        format = name.rpartition(".")[2]
+        subprocess.run(["qemu-img", "create", "-q", "-f", format, paths[-1], size], check=True)
+    words = ("--offering", "medium", "--disk-offering", "plain", "--bridge", "br0", "--firmware", "uefi", "--windows")
+    done = ostler("import", "image", *map(str, paths), *words, "--no-conversion")
+    assert done.exit_code == 0, done.output
+    request = asked(control, pb.ImportFilesRequest)
+    assert [(file.name, file.capacity_bytes >> 20) for file in request.files] == [("root.qcow2", 20), ("data.vhdx", 8)]
+    machine = request.images
+    assert (machine.name, machine.firmware, machine.guest_id, list(machine.bridges)) == (
+        "root",
+        "uefi",
+        "windows",
+        ["br0"],
+    )
+    assert request.no_conversion

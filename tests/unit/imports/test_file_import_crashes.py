@@ -1,0 +1,89 @@
+"""Control is killed at every point of an import of files; another process goes on, and the caller sends the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ostler_common.errors import FailedPreconditionError
+from ostler_control.imports import files
+from ostler_control.imports.files import Announced, Machine
+from ostler_control.imports.record import record_import
+from ostler_control.imports.wanted import FileSource, Wanted
+from ostler_control.models import Operation, ServiceOffering, Vm, VmImport, Volume
+
+from tests import databases
+from tests.fakes.conversion import Staged
+from tests.fakes.working_agent import Fault, wait_until
+from tests.sites import Site
+from tests.unit.control.crashes import are_over, control, kill_at_every_point, names, record
+from tests.unit.imports.test_import_crashes import kept_site
+
+pytestmark = pytest.mark.slow
+
+URL = "https://example.org/web.ova"
+DISK = bytes(1 << 20)
+# Three a step (stage, download, inspect-files, convert, unstage-done, start, report; undone: delete-volume, unstage,
+# record-failure), the end, and one that is never killed.
+POINTS = {"good": 23, "doomed": 23}
+
+
+def begin(site: Site, name: str, url: str = URL) -> Any:
+    machine = Machine(name, "bios", 1, 1 << 28)
+    vm, used = files.of_images(machine, [Announced("disk.raw", len(DISK))], lambda: "")
+    wanted = Wanted(
+        None,
+        "",
+        account=site.account,
+        offering=ServiceOffering.get(ServiceOffering.name == "two"),
+        files=FileSource(used, url=url, archive_bytes=len(DISK)),
+    )
+    return record(lambda: record_import(wanted, vm, False, "root", site.keys))
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    state_dir = tmp_path / "site"
+    state_dir.mkdir()
+    with databases.bound(f"sqlite:///{state_dir}/ostler.sqlite") as url:
+        site = kept_site(state_dir, url)
+        site.fleet.archives[URL] = {"disk.raw": DISK}
+        yield site
+        site.fleet.stop()
+
+
+def test_killed_at_every_point(site: Site) -> None:
+    group = {kind: names(kind, points) for kind, points in POINTS.items()}
+    operations = {kind: [begin(site, name) for name in members] for kind, members in group.items()}
+    doomed = {row.id for row in Volume.select().where(Volume.name.startswith("doomed"))}
+    no = Fault(
+        FailedPreconditionError("no", "NO_WAY"),
+        before=False,
+        times=1000,
+        only=lambda request: request.disks[0].target.volume_id in doomed,
+    )
+    for fake in site.hosts.values():
+        fake.fail("ConvertVm", no)
+    every = kill_at_every_point(site, operations)
+    with control(site, {}):
+        wait_until(lambda: are_over(every), 240)
+    states = {kind: {Operation.get_by_id(o.id).state for o in members} for kind, members in operations.items()}
+    assert states == {"good": {"succeeded"}, "doomed": {"failed"}}
+    assert {vm.name for vm in Vm.select()} == set(group["good"])
+    assert set(site.fleet.files()) == {row.id for row in Volume.select()}
+    assert site.fleet.staging == {}
+    assert VmImport.select().count() == 0
+
+
+def test_a_process_that_dies_while_it_waits_for_files_waits_on(site: Site) -> None:
+    operation = begin(site, "web", url="")
+    with control(site, {}):
+        wait_until(lambda: bool(site.fleet.staging), 60)
+    [directory] = site.fleet.staging.values()
+    directory["disk1.raw"] = Staged(bytearray(DISK), complete=True)
+    with control(site, {}):
+        wait_until(lambda: are_over([operation]), 60)
+    assert Operation.get_by_id(operation.id).state == "succeeded"
+    assert site.fleet.staging == {}
