@@ -62,8 +62,8 @@ def test_a_descriptor_tells_what_the_vm_is() -> None:
 
 def test_disks_stand_in_the_order_of_their_items_not_of_their_files() -> None:
     assert parse(GOOD.encode()).disks == (
-        OvfDisk("second.vmdk", 1 << 20, "virtualscsi", 1, 2),
-        OvfDisk("first.vmdk", 8 << 30),
+        OvfDisk("second.vmdk", 1 << 20, "virtualscsi", 1, 2, file_bytes=10),
+        OvfDisk("first.vmdk", 8 << 30, file_bytes=10),
         OvfDisk("", 1 << 30),
     )
 
