@@ -121,15 +121,18 @@ def vcenter(
     spec = directory / "vms.json"
     spec.write_text(json.dumps(vms))
     command: list[str | Path] = [built, "-cert", files.certificate, "-key", files.key, "-spec", spec]
-    command += ["-user", USER, "-pass", PASSWORD, f"-standalone={str(standalone).lower()}"]
+    command += ["-user", USER, f"-standalone={str(standalone).lower()}"]
     if esx:
         (directory / "esx").mkdir()
         other = ThrowawayCa(directory / "esx", "esx").issue(Identity(Kind.HOST, "esx"), addresses=("127.0.0.1",))
         command += ["-esx-cert", other.certificate, "-esx-key", other.key]
     with (directory / "vcenter.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
     try:
+        assert process.stdin is not None
         assert process.stdout is not None
+        process.stdin.write(f"{PASSWORD}\n")
+        process.stdin.close()
         line = process.stdout.readline()
         assert line, (directory / "vcenter.log").read_text()
         said = json.loads(line)

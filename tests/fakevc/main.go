@@ -4,6 +4,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -17,6 +18,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/vmware/govmomi/find"
@@ -117,7 +119,6 @@ func addVM(ctx context.Context, c *vim25.Client, v vmSpec) {
 func main() {
 	addr := flag.String("addr", "127.0.0.1:0", "listen address")
 	user := flag.String("user", "administrator@vsphere.local", "the only accepted user")
-	pass := flag.String("pass", "secret", "its password")
 	cert := flag.String("cert", "", "TLS certificate (PEM)")
 	key := flag.String("key", "", "TLS key (PEM)")
 	esxCert := flag.String("esx-cert", "", "certificate of a second listener that serves the disks, as an ESXi host would")
@@ -127,6 +128,10 @@ func main() {
 	flag.DurationVar(&simulator.SessionIdleTimeout, "session-idle", 0, "sessions end after so long unused")
 	flag.Parse()
 
+	// On standard input, for an argument list is public.
+	pass, err := bufio.NewReader(os.Stdin).ReadString('\n')
+	must(err)
+	pass = strings.TrimSpace(pass)
 	pair, err := tls.LoadX509KeyPair(*cert, *key)
 	must(err)
 	raw, err := os.ReadFile(*specs)
@@ -150,7 +155,7 @@ func main() {
 	}
 
 	model.Service.TLS = &tls.Config{Certificates: []tls.Certificate{pair}}
-	model.Service.Listen = &url.URL{Host: *addr, User: url.UserPassword(*user, *pass)}
+	model.Service.Listen = &url.URL{Host: *addr, User: url.UserPassword(*user, pass)}
 	srv := model.Service.NewServer()
 	defer srv.CloseClientConnections()
 	srv.Config.Handler = &front{next: srv.Config.Handler, user: *user}
