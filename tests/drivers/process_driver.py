@@ -310,10 +310,16 @@ def wait_for_end(pid: int) -> None:
         finally:
             os.close(pidfd)
     deadline = time.monotonic() + 5
-    while Path(f"/proc/{pid}/cmdline").exists() and time.monotonic() < deadline:
-        if not Path(f"/proc/{pid}/cmdline").read_bytes():
-            return  # a zombie
+    while _command_line(pid) and time.monotonic() < deadline:
         time.sleep(0.01)
+
+
+def _command_line(pid: int) -> bytes:
+    """Empty for a zombie, and for a process that is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # also while it is being read
+        return b""
 
 
 def _sample(vm_id: str, pid: int) -> VmSample | None:
