@@ -424,8 +424,11 @@ class Imports(import_pb2_grpc.ImportServiceServicer):
     def GetImportFiles(
         self, request: import_pb2.GetImportFilesRequest, context: grpc.ServicerContext
     ) -> import_pb2.GetImportFilesResponse:
-        """It waits for the files with names like "x.vmdk", and has 5 bytes of each."""
+        """It waits for the files with names like "x.vmdk", and has 5 bytes of each; not ready at the first call."""
+        first = request not in self.control.asked
         self.control.ask(request)
+        if first:
+            raise NotFoundError("there is no staging directory", "STAGING_NOT_FOUND")
         files = [
             import_pb2.GetImportFilesResponse.File(name=name, size_bytes=size_bytes, received_bytes=5)
             for name, size_bytes in self.control.wanted_files.items()

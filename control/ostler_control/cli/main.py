@@ -26,7 +26,7 @@ COMMANDS = {
     "affinity": "Affinity groups: VMs to keep together or apart, or on some hosts or off them.",
     "volume": "Volumes: create, grow, attach, encrypt.",
     "snapshot": "Volume snapshots: create, revert, schedule.",
-    "import": "Imports: sources, checks, VMs from VMware.",
+    "import": "Imports: VMs from VMware and from files.",
     "drs": "Load balancing: plan and execute live migrations.",
     "key": "Key-encryption keys, which seal the passphrases of volumes.",
     "operation": "Long-running operations: list, wait, cancel.",

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 import click
+import grpc
 from google.longrunning.operations_pb2 import CancelOperationRequest, Operation
 from ostler.control.v1 import import_pb2 as pb
 from ostler.control.v1 import vm_pb2
 from ostler_common import ova
 from ostler_common.disk_capacity import capacity_bytes
-from ostler_common.errors import FailedPreconditionError, OstlerError
+from ostler_common.errors import FailedPreconditionError, OstlerError, from_rpc_error
 
 from ostler_control.cli import text, transfers
 from ostler_control.cli.app import App, pass_app
@@ -26,7 +27,7 @@ from ostler_control.cli.commands.vm import VIEW
 from ostler_control.cli.finish import finish
 from ostler_control.cli.options import CallOptions, operation_options
 
-_POLL_S = 1.0
+_POLL_S = 0.3
 _READY_S = 300.0
 _DESCRIPTOR, _MANIFEST = ".ovf", ".mf"
 _no_conversion_option = click.option(
@@ -245,7 +246,7 @@ def _import(app: App, request: pb.ImportFilesRequest, local: Sequence[LocalFile]
         except OstlerError as error:
             if error.code == "UNAVAILABLE":  # a repeat with the same request id may go on
                 raise
-            with contextlib.suppress(OstlerError):
+            with contextlib.suppress(OstlerError), _own_errors():
                 app.client.operations.CancelOperation(CancelOperationRequest(name=operation.name))
             raise
     finish(app, operation, VIEW, vm_pb2.Vm(), call)
@@ -258,17 +259,28 @@ def _send_all(app: App, operation: Operation, local: dict[str, LocalFile]) -> No
         waiting = _wait_until_ready(app, operation_id)
         for wanted in waiting.files:
             if not wanted.complete:
-                _send(app, operation_id, local[wanted.name], wanted.received_bytes)
+                with _own_errors():
+                    _send(app, operation_id, local[wanted.name], wanted.received_bytes)
     except OstlerError as error:
         if error.reason != "IMPORT_NOT_RECEIVING":
             raise
+
+
+@contextlib.contextmanager
+def _own_errors() -> Iterator[None]:
+    """Raises what a failed call carries."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise from_rpc_error(error) from None
 
 
 def _wait_until_ready(app: App, operation_id: str) -> pb.GetImportFilesResponse:
     end = time.monotonic() + _READY_S
     while True:
         try:
-            return app.client.imports.GetImportFiles(pb.GetImportFilesRequest(operation=operation_id))
+            with _own_errors():
+                return app.client.imports.GetImportFiles(pb.GetImportFilesRequest(operation=operation_id))
         except OstlerError as error:
             if error.reason != "STAGING_NOT_FOUND" or time.monotonic() > end:
                 raise
