@@ -421,6 +421,10 @@ class Imports(import_pb2_grpc.ImportServiceServicer):
         self.control.wanted_files = {file.name: file.size_bytes for file in request.files if file.name.endswith("k")}
         return self.control.operation()
 
+    def ImportVolume(self, request: import_pb2.ImportVolumeRequest, context: grpc.ServicerContext) -> lro.Operation:
+        self.control.ask(request)
+        return self.control.operation()
+
     def GetImportFiles(
         self, request: import_pb2.GetImportFilesRequest, context: grpc.ServicerContext
     ) -> import_pb2.GetImportFilesResponse:

@@ -312,6 +312,37 @@ class FakeHost(
             size_bytes, head = self.web[request.direct.url]
             return volume_pb2.InspectTemplateResponse(file_size_bytes=size_bytes, head=head)
 
+    def InspectFile(
+        self, request: volume_pb2.InspectFileRequest, context: grpc.ServicerContext
+    ) -> types_volume_pb2.VolumeInfo:
+        with _errors(context):
+            ref = types_volume_pb2.VolumeRef(
+                pool_id=request.pool_id, volume_id=request.file_name, format=request.format, key=request.key
+            )
+            self._open(self._file(ref), ref)
+            return self._volume_info(ref)
+
+    def AdoptVolume(
+        self, request: volume_pb2.AdoptVolumeRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        def work(job: JobContext) -> types_volume_pb2.VolumeInfo:
+            files = self._files(request.volume)
+            if request.file_name in files:
+                files[request.volume.volume_id] = files.pop(request.file_name)
+            return self._volume_info(request.volume)
+
+        return self._job("AdoptVolume", "volume.adopt", request, context, work)
+
+    def ReleaseVolume(
+        self, request: volume_pb2.ReleaseVolumeRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        def work(job: JobContext) -> None:
+            files = self._files(request.volume)
+            if request.volume.volume_id in files:
+                files[request.file_name] = files.pop(request.volume.volume_id)
+
+        return self._job("ReleaseVolume", "volume.release", request, context, work)
+
     def ReadVolume(
         self, request: volume_pb2.ReadVolumeRequest, context: grpc.ServicerContext
     ) -> Iterator[volume_pb2.ReadVolumeResponse]:

@@ -200,6 +200,10 @@ class Pools:
         store = self._volumes(volume.pool_id)
         return store.exists(volume) and facts.get(_identity_fact(volume)) == store.identity(volume)
 
+    def identity_fact(self, volume: VolumeRef, path: Path) -> dict[str, str]:
+        """The fact by which a job recognizes that it made a volume of the file at this path, see `created_by`."""
+        return {_identity_fact(volume): str(path.lstat().st_ino)}
+
     def expand(self, volume: VolumeRef, size_bytes: int) -> None:
         """Makes a volume's storage large enough for a new size. Raises what `hold` raises."""
         self._volumes(volume.pool_id).expand(volume, size_bytes)

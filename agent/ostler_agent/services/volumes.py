@@ -143,6 +143,36 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
         found = self._downloader.inspect(convert.direct_source(request.direct, "direct"), _HEAD_BYTES)
         return volume_pb2.InspectTemplateResponse(file_size_bytes=found.size_bytes, head=found.head)
 
+    def InspectFile(
+        self, request: volume_pb2.InspectFileRequest, context: grpc.ServicerContext
+    ) -> types_pb2.VolumeInfo:
+        pool_id = convert.uuid_field(request.pool_id, "pool_id")
+        key = convert.key(request.key, "key") if request.HasField("key") else None
+        format = convert.disk_format(request.format, "format")
+        return convert.volume_info(self._volumes.adoption.inspect(pool_id, request.file_name, format, key))
+
+    def AdoptVolume(
+        self, request: volume_pb2.AdoptVolumeRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        ref = convert.volume_ref(request.volume)
+        return self._jobs.run(
+            request.operation,
+            "volume.adopt",
+            request,
+            lambda job: convert.volume_info(self._volumes.adoption.adopt(job, ref, request.file_name)),
+        )
+
+    def ReleaseVolume(
+        self, request: volume_pb2.ReleaseVolumeRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        ref = convert.volume_ref(request.volume)
+        return self._jobs.run(
+            request.operation,
+            "volume.release",
+            request,
+            lambda job: self._volumes.adoption.release(job, ref, request.file_name),
+        )
+
     def ReadVolume(
         self, request: volume_pb2.ReadVolumeRequest, context: grpc.ServicerContext
     ) -> Iterator[volume_pb2.ReadVolumeResponse]:

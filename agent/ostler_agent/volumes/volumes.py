@@ -16,6 +16,7 @@ from ostler_agent.pools import Pools
 from ostler_agent.spec import DiskFormat, Provisioning, VolumeInfo, VolumeRef
 from ostler_agent.templates import Template, Templates, TemplateSource
 from ostler_agent.tools import qemu_img
+from ostler_agent.volumes.adoption import Adoption
 from ostler_agent.volumes.checks import (
     check_free_space,
     check_grows,
@@ -37,7 +38,8 @@ _PIECE_BYTES = 1 << 20
 class Volumes:
     """Operations on volumes. Thread-safe: one change of a volume at a time.
 
-    copies, mirrors: operations that copy a volume's content to another; keys: operations on keys; locks: for other
+    copies, mirrors: operations that copy a volume's content to another; keys: operations on keys; adoption: of
+    files that are no volumes yet; locks: for other
     operations that change volumes.
     """
 
@@ -49,6 +51,7 @@ class Volumes:
         self.copies = Copies(pools, runtime, self.locks)
         self.mirrors = Mirrors(pools, runtime, self.locks)
         self.keys = VolumeKeys(pools, runtime, self.locks)
+        self.adoption = Adoption(pools, self.locks)
 
     def create(
         self,

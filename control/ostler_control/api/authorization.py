@@ -99,6 +99,7 @@ TABLE: Mapping[str, frozenset[Role]] = {
             "ImportFiles": _ADMINS,
             "GetImportFiles": _ADMINS,
             "UploadImportFile": _ADMINS,
+            "ImportVolume": _ADMINS,
         },
     ),
     **_service(

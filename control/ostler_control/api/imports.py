@@ -12,6 +12,7 @@ from ostler.control.v1 import import_pb2_grpc
 from ostler_common.errors import bad_field
 from ostler_common.secret import Secret
 
+from ostler_control import volumes
 from ostler_control.agents import Agents
 from ostler_control.api import import_files
 from ostler_control.api.caller import caller_of
@@ -40,6 +41,7 @@ from ostler_control.models import (
 from ostler_control.vmware.inventory import SourceVm
 from ostler_control.vmware.read_inventory import list_vms
 from ostler_control.vmware.trust import Trust, trust_ca, trust_thumbprint
+from ostler_control.volumes.export_encryption import check_known_passphrase
 
 _MAX_BRIDGES, _MAX_DISKS = 64, 64
 _MAX_TEXT = 255
@@ -137,6 +139,14 @@ class ImportService(import_pb2_grpc.ImportServiceServicer):
     ) -> pb.UploadImportFileResponse:
         return import_files.upload(request_iterator, self._agents)
 
+    def ImportVolume(self, request: pb.ImportVolumeRequest, context: grpc.ServicerContext) -> LongRunning:
+        caller = caller_of(context)
+        with session():
+            wanted = _adopted(request, caller)
+        found = volumes.inspect_file(wanted, self._agents)
+        with session():
+            return start_operation(caller, request, lambda: volumes.adopt(wanted, found, caller.actor, self._keys))
+
     def _read(self, wanted: Wanted) -> tuple[SourceVm, bool]:
         """The VM as it is now, and whether its source is a vCenter."""
         assert wanted.source is not None
@@ -176,6 +186,18 @@ def _matches(request: pb.ListSourceVmsRequest, vm: SourceVm) -> bool:
         request.name_contains.lower() in vm.name.lower()
         and request.power in (pb.SourceVm.POWER_UNSPECIFIED, convert.POWERS[vm.power])
         and request.place in ("", vm.host, vm.cluster)
+    )
+
+
+def _adopted(request: pb.ImportVolumeRequest, caller: Caller) -> volumes.NewAdoption:
+    return volumes.NewAdoption(
+        name=request.name,
+        account=account_for(caller, request.account),
+        pool=resolve(Pool, request.pool, "pool"),
+        file_name=request.file_name,
+        format=request.format,
+        offering=optional(DiskOffering, request.disk_offering, "disk_offering"),
+        passphrase=check_known_passphrase("passphrase", request.passphrase),
     )
 
 

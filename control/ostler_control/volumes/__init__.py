@@ -4,6 +4,7 @@ Every request function here (`create`, `grow`, ...) works within the caller's tr
 claims them, and returns the operation that it recorded. Nothing else happens before that transaction has committed.
 """
 
+from ostler_control.volumes.adopt import NewAdoption, adopt, inspect_file
 from ostler_control.volumes.attach import attach, detach
 from ostler_control.volumes.copy import NewCopy, copy
 from ostler_control.volumes.create import create
@@ -18,9 +19,11 @@ from ostler_control.volumes.rekey import rekey
 from ostler_control.volumes.upload import NewUpload, check_upload, upload
 
 __all__ = [
+    "NewAdoption",
     "NewCopy",
     "NewUpload",
     "NewVolume",
+    "adopt",
     "attach",
     "change_offering",
     "check_upload",
@@ -32,6 +35,7 @@ __all__ = [
     "encrypt",
     "forget",
     "grow",
+    "inspect_file",
     "migrate",
     "rekey",
     "upload",

@@ -114,3 +114,13 @@ def test_images_are_announced_with_the_sizes_of_their_disks(control: Control, os
         ["br0"],
     )
     assert request.no_conversion
+
+
+def test_an_image_in_a_pool_becomes_a_volume(control: Control, ostler: Ostler, tmp_path: Path) -> None:
+    words = ("import", "volume", "nfs1", "old.img", "data-1", "--format", "raw", "--offering", "secret")
+    done = ostler(*words, "--passphrase-file", "-", input="open sesame\n")
+    assert done.exit_code == 0, done.output
+    request = asked(control, pb.ImportVolumeRequest)
+    assert (request.pool, request.file_name, request.name, request.format) == ("nfs1", "old.img", "data-1", "raw")
+    assert (request.disk_offering, request.passphrase) == ("secret", b"open sesame")
+    assert "sesame" not in done.output

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ostler.types.v1 import volume_pb2 as types_pb2
 from ostler_common.errors import FailedPreconditionError
+from ostler_control import volumes
 from ostler_control.imports import files
 from ostler_control.imports.files import Announced, Machine
 from ostler_control.imports.record import record_import
 from ostler_control.imports.wanted import FileSource, Wanted
-from ostler_control.models import Operation, ServiceOffering, Vm, VmImport, Volume
+from ostler_control.models import Operation, Pool, ServiceOffering, Vm, VmImport, Volume
 
 from tests import databases
 from tests.fakes.conversion import Staged
-from tests.fakes.working_agent import Fault, wait_until
+from tests.fakes.working_agent import Fault, File, wait_until
 from tests.sites import Site
 from tests.unit.control.crashes import are_over, control, kill_at_every_point, names, record
 from tests.unit.imports.test_import_crashes import kept_site
@@ -87,3 +90,33 @@ def test_a_process_that_dies_while_it_waits_for_files_waits_on(site: Site) -> No
         wait_until(lambda: are_over([operation]), 60)
     assert Operation.get_by_id(operation.id).state == "succeeded"
     assert site.fleet.staging == {}
+
+
+# Three a step (choose, adopt; undone: release, record-failure), the end, and one that is never killed.
+ADOPTION_POINTS = {"good": 8, "doomed": 14}
+
+
+def test_an_adoption_that_is_killed_at_every_point_loses_no_file(site: Site) -> None:
+    pool = Pool.get(Pool.name == "shared")
+    files = site.fleet.pools.setdefault(pool.id, {})
+    group = {kind: names(kind, points) for kind, points in ADOPTION_POINTS.items()}
+    found = types_pb2.VolumeInfo(virtual_size_bytes=1 << 20)
+    operations = {}
+    for kind, members in group.items():
+        for name in members:
+            files[name] = File(1 << 20, types_pb2.DISK_FORMAT_QCOW2, b"")
+        wanted = [volumes.NewAdoption(name, site.account, pool, name, "qcow2") for name in members]
+        operations[kind] = [record(partial(volumes.adopt, w, found, "root", site.keys)) for w in wanted]
+    no = Fault(
+        FailedPreconditionError("no", "NO_WAY"),
+        before=False,
+        times=1000,
+        only=lambda request: request.file_name.startswith("doomed"),
+    )
+    for fake in site.hosts.values():
+        fake.fail("AdoptVolume", no)
+    every = kill_at_every_point(site, operations)
+    with control(site, {}):
+        wait_until(lambda: are_over(every), 240)
+    assert {row.name for row in Volume.select()} == set(group["good"])
+    assert set(files) == {row.file_id for row in Volume.select()} | set(group["doomed"])

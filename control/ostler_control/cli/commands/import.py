@@ -14,6 +14,7 @@ from ostler_control.cli import passphrases, text
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.commands._import_files import image_command, ova_command
 from ostler_control.cli.commands._import_spec import spec_options
+from ostler_control.cli.commands._import_volume import volume_command
 from ostler_control.cli.commands.vm import VIEW as VM_VIEW
 from ostler_control.cli.exits import Exit
 from ostler_control.cli.finish import finish
@@ -332,3 +333,4 @@ def vm(app: App, spec: pb.ImportSpec, call: CallOptions) -> None:
 
 command.add_command(ova_command)
 command.add_command(image_command)
+command.add_command(volume_command)
