@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc
 import structlog
 from ostler.agent.v1 import (
+    adoption_pb2_grpc,
     conversion_pb2_grpc,
     host_pb2_grpc,
     job_pb2_grpc,
@@ -24,6 +25,7 @@ from ostler_common.metrics import serve_metrics
 from ostler_common.server import Registration, Server, serve
 from ostler_common.tls import server_credentials
 
+from ostler_agent.adoption import VmAdoption
 from ostler_agent.authorize import AgentAuthorizer
 from ostler_agent.capabilities import Capabilities, Prober, probe_all
 from ostler_agent.config import AgentConfig
@@ -42,6 +44,7 @@ from ostler_agent.pools import registry as pool_registry
 from ostler_agent.pools.unmapper import Unmapper
 from ostler_agent.renewal import CredentialsManager, Renewer
 from ostler_agent.seeds import SEEDS
+from ostler_agent.services.adoption import AdoptionService
 from ostler_agent.services.conversion import ConversionService
 from ostler_agent.services.host import HostIdentity, HostService
 from ostler_agent.services.jobs import JobService
@@ -198,6 +201,11 @@ class Agent:
         conversions = Conversions(self._pools, staging, own_volumes.locks, guest_converter)
         conversion = ConversionService(self._jobs, staging, conversions)
 
+        adoption = AdoptionService(self._jobs, VmAdoption(hypervisor, self._pools, own_volumes.adoption))
+
+        def add_adoption(server: grpc.Server) -> None:
+            adoption_pb2_grpc.add_AdoptionServiceServicer_to_server(adoption, server)
+
         def add_conversion(server: grpc.Server) -> None:
             conversion_pb2_grpc.add_ConversionServiceServicer_to_server(conversion, server)
 
@@ -220,6 +228,7 @@ class Agent:
             volume_pb2_grpc.add_VolumeServiceServicer_to_server(volumes, server)
 
         return {
+            "ostler.agent.v1.AdoptionService": add_adoption,
             "ostler.agent.v1.ConversionService": add_conversion,
             "ostler.agent.v1.HostService": add_host,
             "ostler.agent.v1.JobService": add_jobs,

@@ -13,6 +13,7 @@ from ostler_agent.credentials import REJOIN_HINT, CredentialsStore
 # Service -> the kinds of identity that may call it. Nobody may call a service that is not listed.
 SERVICES: dict[str, frozenset[Kind]] = dict.fromkeys(
     (
+        "ostler.agent.v1.AdoptionService",
         "ostler.agent.v1.ConversionService",
         "ostler.agent.v1.HostService",
         "ostler.agent.v1.JobService",

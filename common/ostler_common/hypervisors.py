@@ -26,6 +26,7 @@ class Function(StrEnum):
     NICS = "nics"
     EXTRA_CONFIG = "extra-config"
     USER_DATA = "user-data"
+    ADOPTION = "adoption"
 
     @property
     def summary(self) -> str:
@@ -47,6 +48,7 @@ _SUMMARIES = {
     Function.NICS: "VMs with network interfaces",
     Function.EXTRA_CONFIG: "extra configuration in libvirt's XML",
     Function.USER_DATA: "giving guests user data on a CD-ROM",
+    Function.ADOPTION: "taking VMs over from other tools, and handing them back",
 }
 
 

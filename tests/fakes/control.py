@@ -166,6 +166,14 @@ class Vms(vm_pb2_grpc.VmServiceServicer):
         self.control.ask(request)
         return self.control.operation()
 
+    def AdoptVm(self, request: vm_pb2.AdoptVmRequest, context: grpc.ServicerContext) -> lro.Operation:
+        self.control.ask(request)
+        return self.control.operation()
+
+    def UnmanageVm(self, request: vm_pb2.UnmanageVmRequest, context: grpc.ServicerContext) -> lro.Operation:
+        self.control.ask(request)
+        return self.control.operation()
+
     def FindHosts(self, request: vm_pb2.FindHostsRequest, context: grpc.ServicerContext) -> vm_pb2.FindHostsResponse:
         self.control.ask(request)
         return vm_pb2.FindHostsResponse(candidates=self.control.candidates)

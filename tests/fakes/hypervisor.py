@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from ostler_agent.hypervisors.base import (
     Progress,
     VmSample,
 )
+from ostler_agent.hypervisors.foreign import ForeignVm
 from ostler_agent.hypervisors.libvirt.addresses import check, own
 from ostler_agent.hypervisors.libvirt.info import INFO
 from ostler_agent.spec import DiskSpec, Key, PowerState, VmInfo, VmSpec, VolumeRef
@@ -60,6 +61,8 @@ class FakeHypervisor:
         self.error: OstlerError | None = None
         self.outcome = MigrationOutcome.MOVED
         self.mirror = MirrorState.NONE
+        self.foreign: ForeignVm | None = None  # what it describes
+        self.old_names: dict[Path, str] = {}  # of the VM adopted last
         self.listeners: list[Listener] = []
         self.counters: list[VmSample] = []
         self.terminal = FakeConsole([])
@@ -134,6 +137,21 @@ class FakeHypervisor:
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         self.listeners.append(listener)
         return lambda: self.listeners.remove(listener)
+
+    def describe(self, vm: str) -> ForeignVm:
+        if self.foreign is None or vm not in (self.foreign.vm_id, self.foreign.name):
+            raise NotFoundError("no such VM", "VM_NOT_FOUND")
+        return self.foreign
+
+    def adopt(self, vm_id: str, title: str, volumes: Mapping[Path, str]) -> None:
+        self._do("adopt")
+        self.known[vm_id] = replace(self.known[vm_id], managed=True, name=title)
+        self.old_names = dict(volumes)
+
+    def release(self, vm_id: str) -> None:
+        self._do("release")
+        if vm_id in self.known:
+            self.known[vm_id] = replace(self.known[vm_id], managed=False)
 
     def addresses(self, host: str) -> Addresses:
         return own(host)

@@ -18,7 +18,16 @@ from typing import Any
 
 import grpc
 from grpc_status import rpc_status
-from ostler.agent.v1 import conversion_pb2_grpc, job_pb2_grpc, vm_pb2, vm_pb2_grpc, volume_pb2, volume_pb2_grpc
+from ostler.agent.v1 import (
+    adoption_pb2,
+    adoption_pb2_grpc,
+    conversion_pb2_grpc,
+    job_pb2_grpc,
+    vm_pb2,
+    vm_pb2_grpc,
+    volume_pb2,
+    volume_pb2_grpc,
+)
 from ostler.agent.v1.conversion_pb2 import ExportVmRequest
 from ostler.types.v1 import job_pb2
 from ostler.types.v1 import vm_pb2 as types_vm_pb2
@@ -27,6 +36,7 @@ from ostler_agent.jobs import JobContext, Jobs
 from ostler_agent.services.jobs import JobService
 from ostler_common.errors import AbortedError, FailedPreconditionError, NotFoundError, OstlerError, to_status
 
+from tests.fakes.adoption import FakeAdoption
 from tests.fakes.conversion import Directory, FakeConversion
 
 RUNNING, STOPPED, ABSENT = (
@@ -147,6 +157,8 @@ class FakeHost(
         self.faults: dict[str, Fault] = {}
         self.calls: list[str] = []
         self.port = 0
+        self.foreign: dict[str, adoption_pb2.InspectVmResponse] = {}
+        self.marked: set[str] = set()
         self._jobs = Jobs(fleet.directory / f"jobs-{host_id}")
         self._server: grpc.Server | None = None
 
@@ -162,6 +174,7 @@ class FakeHost(
         vm_pb2_grpc.add_MigrationServiceServicer_to_server(self, server)
         conversion = FakeConversion(self)
         conversion_pb2_grpc.add_ConversionServiceServicer_to_server(conversion, server)
+        adoption_pb2_grpc.add_AdoptionServiceServicer_to_server(FakeAdoption(self), server)
         job_pb2_grpc.add_JobServiceServicer_to_server(_JobErrors(self._jobs), server)
         self.port = server.add_insecure_port(f"127.0.0.1:{self.port}")
         server.start()

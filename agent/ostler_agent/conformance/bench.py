@@ -21,6 +21,7 @@ from ostler_agent.conformance.assertions import SkippedError, require, wait_for
 from ostler_agent.hypervisors import registry
 from ostler_agent.hypervisors.base import Console, HotPlug, Hypervisor, OnlineGrow, Reboot, Screenshot, VmEvent
 from ostler_agent.hypervisors.driver import Driver, DriverContext
+from ostler_agent.hypervisors.foreign import Adoption
 from ostler_agent.process import run
 from ostler_agent.spec import DiskFormat, DiskSpec, Key, NicSpec, VmSpec, VolumeRef
 from ostler_agent.tools import qemu_img
@@ -256,6 +257,10 @@ class Bench:
 
     def screen(self) -> Screenshot:
         assert isinstance(self.hypervisor, Screenshot)
+        return self.hypervisor
+
+    def adoption(self) -> Adoption:
+        assert isinstance(self.hypervisor, Adoption)
         return self.hypervisor
 
     def need_probe(self, function: Function) -> None:

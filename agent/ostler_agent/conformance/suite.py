@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ostler_common.config import ConfigError
 from ostler_common.hypervisors import Function
 
-from ostler_agent.conformance import copies, disks, leftovers, life_cycle, restart, screen, statement
+from ostler_agent.conformance import adopting, copies, disks, leftovers, life_cycle, restart, screen, statement
 from ostler_agent.conformance.bench import Bench
 from ostler_agent.conformance.results import Outcome, Result, attempt
 
@@ -70,6 +70,8 @@ CHECKS: tuple[Check, ...] = (
     _check("nics.start", disks.nics, Function.NICS),
     _check("user-data.start", disks.user_data, Function.USER_DATA),
     _check("extra-config.start", disks.extra_config, Function.EXTRA_CONFIG),
+    _check("adoption.hand-back", adopting.hand_back, Function.ADOPTION),
+    _check("adoption.unknown", adopting.unknown, Function.ADOPTION),
     _check("guest.console", screen.guest_console, guest=True),
     _check("guest.unplug", disks.guest_unplug, Function.HOT_PLUG, guest=True),
     _check("guest.reboot", screen.guest_reboot, Function.REBOOT, guest=True),

@@ -19,6 +19,7 @@ from typing import Protocol, runtime_checkable
 
 from ostler_common.hypervisors import Function, not_supported
 
+from ostler_agent.hypervisors.foreign import Adoption
 from ostler_agent.hypervisors.info import DriverInfo
 from ostler_agent.spec import DiskSpec, Key, VmInfo, VmSpec, VolumeRef
 
@@ -369,6 +370,7 @@ PARTS: Mapping[Function, type] = {
     Function.ONLINE_COPY: LiveCopy,
     Function.SCREENSHOT: Screenshot,
     Function.LIVE_MIGRATION: LiveMigration,
+    Function.ADOPTION: Adoption,
 }
 
 

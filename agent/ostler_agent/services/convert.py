@@ -55,7 +55,7 @@ _VHOST_USER = {
     vm_pb2.ExtraConfig.VHOST_USER_CLIENT: VhostUser.CLIENT,
     vm_pb2.ExtraConfig.VHOST_USER_SERVER: VhostUser.SERVER,
 }
-_POWER_STATES = {
+POWER_STATES = {
     PowerState.STOPPED: vm_pb2.POWER_STATE_STOPPED,
     PowerState.RUNNING: vm_pb2.POWER_STATE_RUNNING,
     PowerState.PAUSED: vm_pb2.POWER_STATE_PAUSED,
@@ -247,7 +247,7 @@ def vm_info(info: VmInfo) -> vm_pb2.VmInfo:
     return vm_pb2.VmInfo(
         vm_id=info.vm_id,
         name=info.name,
-        power_state=_POWER_STATES[info.power_state],
+        power_state=POWER_STATES[info.power_state],
         cpus=info.cpus,
         memory_bytes=info.memory_bytes,
         volume_ids=info.volume_ids,

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import grpc
 from ostler.agent.v1 import (
+    adoption_pb2_grpc,
     conversion_pb2_grpc,
     host_pb2_grpc,
     job_pb2_grpc,
@@ -50,6 +51,7 @@ class Agent:
         self.volumes = volume_pb2_grpc.VolumeServiceStub(channel)
         self.vms = vm_pb2_grpc.VmServiceStub(channel)
         self.conversion = conversion_pb2_grpc.ConversionServiceStub(channel)
+        self.adoption = adoption_pb2_grpc.AdoptionServiceStub(channel)
         self.migration = vm_pb2_grpc.MigrationServiceStub(channel)
 
 

@@ -167,6 +167,8 @@ TABLE: Mapping[str, frozenset[Role]] = {
             "RebootVm": _USERS,
             "MigrateVm": _ADMINS,
             "DeleteVm": _USERS,
+            "AdoptVm": _ADMINS,
+            "UnmanageVm": _ADMINS,
             "ReinstallVm": _USERS,
             "FindHosts": _ADMINS,
             "Console": _USERS,

@@ -109,6 +109,24 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         row = resolve(Vm, request.vm, "vm", caller=caller)
         return start_operation(caller, request, lambda: vms.delete(row, caller.actor, request.force))
 
+    def AdoptVm(self, request: pb.AdoptVmRequest, context: grpc.ServicerContext) -> LongRunning:
+        caller = caller_of(context)
+        wanted = vms.NewVmAdoption(
+            host=resolve(Host, request.host, "host"),
+            vm=request.vm,
+            account=account_for(caller, request.account),
+            name=request.name,
+            offering=optional(ServiceOffering, request.service_offering, "service_offering"),
+            accept_losses=request.accept_losses,
+        )
+        found = vms.inspect_vm(wanted, self._agents)
+        return start_operation(caller, request, lambda: vms.adopt(wanted, found, caller.actor))
+
+    def UnmanageVm(self, request: pb.UnmanageVmRequest, context: grpc.ServicerContext) -> LongRunning:
+        caller = caller_of(context)
+        row = resolve(Vm, request.vm, "vm", caller=caller)
+        return start_operation(caller, request, lambda: vms.unmanage(row, caller.actor))
+
     def FindHosts(self, request: pb.FindHostsRequest, context: grpc.ServicerContext) -> pb.FindHostsResponse:
         row = resolve(Vm, request.vm, "vm", caller=caller_of(context))
         return pb.FindHostsResponse(candidates=map(convert_vms.candidate, vms.find_hosts(row)))

@@ -4,6 +4,7 @@ Every request function here (`create`, `start`, ...) works within the caller's t
 claims capacity, and gives the operation that was recorded; nothing else happens before that transaction has committed.
 """
 
+from ostler_control.vms.adopt import NewVmAdoption, adopt, inspect_vm
 from ostler_control.vms.create import create
 from ostler_control.vms.delete import delete
 from ostler_control.vms.find import find_hosts
@@ -13,20 +14,25 @@ from ostler_control.vms.reinstall import reinstall
 from ostler_control.vms.resolve import resolve_stranded
 from ostler_control.vms.start import start
 from ostler_control.vms.stop import stop
+from ostler_control.vms.unmanage import unmanage
 from ostler_control.vms.update import update
 from ostler_control.vms.wanted import NewNic, NewVm
 
 __all__ = [
     "NewNic",
     "NewVm",
+    "NewVmAdoption",
+    "adopt",
     "create",
     "delete",
     "find_hosts",
+    "inspect_vm",
     "migrate",
     "reboot",
     "reinstall",
     "resolve_stranded",
     "start",
     "stop",
+    "unmanage",
     "update",
 ]

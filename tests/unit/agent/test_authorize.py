@@ -21,7 +21,7 @@ from tests.fakes.certificates import ThrowawayCa
 
 HOST = "5b6c9a0c-0000-4000-8000-000000000001"
 CONTROL = Identity(Kind.CONTROL, "c1")
-MODULES = ("conversion", "host", "job", "pool", "vm", "volume")
+MODULES = ("adoption", "conversion", "host", "job", "pool", "vm", "volume")
 
 
 def agent_services() -> dict[str, descriptor.ServiceDescriptor]:

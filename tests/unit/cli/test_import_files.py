@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from ostler.control.v1 import import_pb2 as pb
+from ostler.control.v1 import vm_pb2
 from ostler_control.cli.exits import Exit
 
 from tests.fakes.control import Control
@@ -124,3 +125,15 @@ def test_an_image_in_a_pool_becomes_a_volume(control: Control, ostler: Ostler, t
     assert (request.pool, request.file_name, request.name, request.format) == ("nfs1", "old.img", "data-1", "raw")
     assert (request.disk_offering, request.passphrase) == ("secret", b"open sesame")
     assert "sesame" not in done.output
+
+
+def test_a_vm_of_libvirts_is_adopted_and_handed_back(control: Control, ostler: Ostler) -> None:
+    done = ostler("vm", "adopt", "h1", "web", "--name", "web-1", "--offering", "small", "--accept-losses")
+    assert done.exit_code == 0, done.output
+    request = asked(control, vm_pb2.AdoptVmRequest)
+    assert (request.host, request.vm, request.name, request.service_offering) == ("h1", "web", "web-1", "small")
+    assert request.accept_losses
+    assert ostler("vm", "unmanage", "web-1", input="n\n").exit_code != 0
+    assert not [call for call in control.asked if isinstance(call, vm_pb2.UnmanageVmRequest)]
+    assert ostler("vm", "unmanage", "web-1", "--yes").exit_code == 0
+    assert asked(control, vm_pb2.UnmanageVmRequest).vm == "web-1"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import libvirt
 from ostler_common.errors import FailedPreconditionError, NotFoundError
@@ -12,6 +14,7 @@ from ostler_agent.hypervisors.libvirt import inventory
 from ostler_agent.hypervisors.libvirt.errors import is_code, translated
 from ostler_agent.hypervisors.libvirt.host import choose_domain_type, disk_file, keys_of
 from ostler_agent.hypervisors.libvirt.session import Session
+from ostler_agent.hypervisors.libvirt.xml import metadata
 from ostler_agent.hypervisors.libvirt.xml.domain import domain_xml
 from ostler_agent.spec import VmSpec
 
@@ -62,6 +65,10 @@ def define(session: Session, spec: VmSpec, paths: Paths) -> Any:
         files = {disk.volume.volume_id: disk_file(paths(disk.volume)) for disk in spec.disks}
         xml = domain_xml(spec, files, choose_domain_type(connection, session.domain_type))
         # libvirt validates the XML against its schema, so that a mistake shows here and not at the first start.
+        if old is not None:
+            drop_old_names(old)
+            if old.name() != spec.vm_id:  # another tool has defined it; a name cannot change
+                old.undefineFlags(_UNDEFINE)
         try:
             return connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
         except libvirt.libvirtError as error:
@@ -130,12 +137,22 @@ def delete(session: Session, vm_id: str) -> None:
         if domain is not None:
             if inventory.is_active(domain):
                 raise _running(vm_id, "stop it before you delete it")
+            drop_old_names(domain)
             try:
                 domain.undefineFlags(_UNDEFINE)
             except libvirt.libvirtError as error:
                 if not is_code(error, libvirt.VIR_ERR_NO_DOMAIN):
                     raise
         session.secrets.remove(vm_id)
+
+
+def drop_old_names(domain: libvirt.virDomain) -> None:
+    """Removes the names that the files of an adopted VM had, once it is stopped: they have their volumes' names."""
+    for path, volume_id in metadata.old_names(ElementTree.fromstring(domain.XMLDesc())).items():
+        old = Path(path)
+        new = old.with_name(volume_id)
+        if old.exists() and new.exists() and old.samefile(new):
+            old.unlink()
 
 
 def remove_unused_keys(session: Session, vm_id: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ from ostler_agent.hypervisors.base import (
     VmEventKind,
     VmSample,
 )
+from ostler_agent.hypervisors.foreign import ForeignVm
 from ostler_agent.hypervisors.libvirt import (
+    adoption,
     backup,
     devices,
     domains,
@@ -199,6 +201,17 @@ class LibvirtDriver:
 
     def cancel_mirror(self, vm_id: str, source: VolumeRef, target: VolumeRef) -> None:
         mirror.cancel_mirror(self._session, vm_id, source, target)
+
+    # -- Adoption
+
+    def describe(self, vm: str) -> ForeignVm:
+        return adoption.describe(self._session, vm)
+
+    def adopt(self, vm_id: str, title: str, volumes: Mapping[Path, str]) -> None:
+        adoption.adopt(self._session, vm_id, title, volumes)
+
+    def release(self, vm_id: str) -> None:
+        adoption.release(self._session, vm_id)
 
     # -- internals
 

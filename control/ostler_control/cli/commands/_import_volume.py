@@ -43,9 +43,9 @@ def volume_command(
     account: str,
     call: CallOptions,
 ) -> None:
-    """Makes volume NAME of the image FILE that lies in the directory of POOL.
+    """Makes a volume of an image that lies on a pool.
 
-    The file is renamed and not copied; its content stays as it is. Refused: a file that a VM has open, one that belongs
+    FILE is its name in the directory of POOL; the volume is called NAME. The file is renamed and not copied; its content stays as it is. Refused: a file that a VM has open, one that belongs
     to a volume already, a link, an image with a backing file or of another format. If it fails, the file gets its name
     back. Volumes are deleted with their files, adopted ones too.
 

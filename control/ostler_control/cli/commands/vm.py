@@ -13,6 +13,7 @@ from ostler.control.v1 import vm_pb2 as pb
 
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.commands._vm_adoption import adopt_command, unmanage_command
 from ostler_control.cli.commands._vm_extraconfig import extraconfig
 from ostler_control.cli.finish import finish
 from ostler_control.cli.lazy import Noun
@@ -509,3 +510,5 @@ def screenshot(app: App, vm: str, file: Path | None) -> None:
 
 
 command.add_command(extraconfig)
+command.add_command(adopt_command(VIEW))
+command.add_command(unmanage_command(VIEW))

@@ -9,6 +9,7 @@ from xml.etree.ElementTree import Element
 
 from ostler_common.disk_names import disk_name
 
+from ostler_agent.hypervisors.libvirt.xml import metadata
 from ostler_agent.hypervisors.libvirt.xml.element import element
 from ostler_agent.spec import DiskSpec
 
@@ -112,6 +113,7 @@ class AttachedDisk:
 def attached_disks(domain: Element) -> list[AttachedDisk]:
     """The disks of a domain that are files or devices of the host."""
     found = []
+    names = metadata.old_names(domain)
     for item in domain.findall("devices/disk[@device='disk']"):
         source = item.find("source")
         path = path_of(source)
@@ -120,7 +122,7 @@ def attached_disks(domain: Element) -> list[AttachedDisk]:
         alias = item.find("alias")
         found.append(
             AttachedDisk(
-                volume_id=volume_of(path),
+                volume_id=names.get(path) or volume_of(path),
                 path=path,
                 target=_get(item.find("target"), "dev") or "",
                 key_id=_key_of(source) or _key_of(item),

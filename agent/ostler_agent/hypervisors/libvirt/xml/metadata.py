@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from ostler_agent.hypervisors.libvirt.xml.element import OSTLER_NS, element
@@ -16,6 +18,20 @@ def identity(spec: VmSpec) -> list[Element]:
 def metadata() -> Element:
     """The marker element."""
     return element("metadata", element(f"{{{OSTLER_NS}}}vm"))
+
+
+def mark(volumes: Mapping[Path, str]) -> Element:
+    """The marker element of an adopted domain, as libvirt takes it, which adds the namespace to the outermost element.
+
+    volumes: ids by path, of files whose names are no volume ids.
+    """
+    return element("vm", *(element("file", path=str(path), volume=id) for path, id in volumes.items()))
+
+
+def old_names(domain: Element) -> dict[str, str]:
+    """Volume ids by path, as an adopted domain's marker has them."""
+    found = domain.findall(f"metadata/{{{OSTLER_NS}}}vm/{{*}}file")
+    return {item.get("path", ""): item.get("volume", "") for item in found}
 
 
 def is_managed(domain: Element) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
-from ostler_agent.hypervisors.libvirt.xml import disks
+from ostler_agent.hypervisors.libvirt.xml import disks, metadata
 from ostler_agent.hypervisors.libvirt.xml.element import to_text
 
 DEVICES = Path("/dev")  # paths below it, and only those, are devices on every host
@@ -18,9 +18,11 @@ def for_destination(xml: str, paths: Mapping[str, Path], keys: Mapping[str, str]
     Changes nothing else: the guest must see the same machine on the destination.
     """
     root = ElementTree.fromstring(xml)
+    names = metadata.old_names(root)
     for disk in root.findall("devices/disk"):
         source = disk.find("source")
-        volume_id = disks.volume_of(disks.path_of(source) or "")
+        path_here = disks.path_of(source) or ""
+        volume_id = names.get(path_here) or disks.volume_of(path_here)
         if source is None or volume_id is None:
             continue
         if volume_id in paths:
