@@ -187,7 +187,7 @@ def _offering(wanted: NewVmAdoption, found: pb.InspectVmResponse) -> ServiceOffe
     if smallest is None:
         raise FailedPreconditionError(
             f"no service offering without encryption has {found.cpus} CPUs and {found.memory_bytes >> 20} MiB of "
-            "memory; create one (ostler offering create)",
+            "memory; create one (ostler offering create-service)",
             "NO_OFFERING",
         )
     return smallest

@@ -45,9 +45,10 @@ def volume_command(
 ) -> None:
     """Makes a volume of an image that lies on a pool.
 
-    FILE is its name in the directory of POOL; the volume is called NAME. The file is renamed and not copied; its content stays as it is. Refused: a file that a VM has open, one that belongs
-    to a volume already, a link, an image with a backing file or of another format. If it fails, the file gets its name
-    back. Volumes are deleted with their files, adopted ones too.
+    FILE is its name in the directory of POOL; the volume is called NAME. The file is renamed and not copied; its
+    content stays as it is. Refused: a file that a VM has open, one that belongs to a volume already, a link, an image
+    with a backing file or of another format. If it fails, the file gets its name back. Volumes are deleted with their
+    files, adopted ones too.
 
     \b
     Examples:
