@@ -22,6 +22,8 @@ from ostler_control.models import (
     Cluster,
     DiskOffering,
     Host,
+    HostFunction,
+    Network,
     Operation,
     Passphrase,
     Pool,
@@ -73,6 +75,7 @@ class Site:
     fleet: Fleet
     keys: Keyring
     account: Any
+    network: Any
     pools: dict[str, Any]
     template: Any
     plain: Any
@@ -169,6 +172,7 @@ def new_site(url: str, state_dir: Path) -> Site:
             template_formats="qcow2,raw", functions=",".join(sorted(Function)),
             capabilities="" if capable else _FAILED_PROBE,
         )  # fmt: skip
+        HostFunction.create(host=host_id, function=Function.NIC_FILTER)
     pools = {}
     for name, members in (("shared", ("h1", "h2", "h3")), ("local1", ("h1",)), ("local2", ("h2",))):
         shared = name == "shared"
@@ -187,6 +191,7 @@ def new_site(url: str, state_dir: Path) -> Site:
         fleet=fleet,
         keys=Keyring(open_provider(state_dir)),
         account=Account.create(name="acme"),
+        network=Network.create(name="public", zone=zone, bridge="br0", all_accounts=True),
         pools=pools,
         template=Template.create(
             name="tiny", format="qcow2", virtual_size_bytes=10 * MIB, file_size_bytes=MIB, sha256="0" * 64

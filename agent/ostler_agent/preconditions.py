@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ostler_common.errors import FailedPreconditionError
 
+from ostler_agent import vlan_bridges
 from ostler_agent.spec import NicSpec
 
 NETWORK_DEVICES = Path("/sys/class/net")  # the kernel's list
@@ -22,14 +23,29 @@ def check_volume_file(volume_id: str, path: Path) -> None:
         )
 
 
-def check_bridges(nics: Iterable[NicSpec]) -> None:
-    """Raises FailedPreconditionError BRIDGE_MISSING."""
+def check_networks(nics: Iterable[NicSpec]) -> None:
+    """Checks the bridges of interfaces; creates those of VLANs.
+
+    Raises FailedPreconditionError BRIDGE_MISSING, MTU_TOO_LARGE, and what `vlan_bridges.ensure` raises.
+    """
+    nics = list(nics)
     for nic in nics:
-        device = NETWORK_DEVICES / nic.bridge
-        # An Open vSwitch bridge has no "bridge" directory; libvirt cannot use it by this name.
-        if "/" in nic.bridge or not (device / "bridge").is_dir():
-            raise FailedPreconditionError(
-                f"this host has no bridge {nic.bridge} (create it, or choose another network)",
-                "BRIDGE_MISSING",
-                {"bridge": nic.bridge},
-            )
+        _check_bridge(nic.trunk or nic.bridge, nic.mtu)
+    vlan_bridges.ensure(nics, NETWORK_DEVICES)
+
+
+def _check_bridge(bridge: str, mtu: int) -> None:
+    device = NETWORK_DEVICES / bridge
+    # An Open vSwitch bridge has no "bridge" directory; libvirt cannot use it by this name.
+    if "/" in bridge or not (device / "bridge").is_dir():
+        raise FailedPreconditionError(
+            f"this host has no bridge {bridge} (create it, or choose another network)",
+            "BRIDGE_MISSING",
+            {"bridge": bridge},
+        )
+    if mtu and int((device / "mtu").read_text()) < mtu:
+        raise FailedPreconditionError(
+            f"bridge {bridge} of this host has a smaller MTU than the network's {mtu} (raise it on its uplink)",
+            "MTU_TOO_LARGE",
+            {"bridge": bridge, "mtu": str(mtu)},
+        )

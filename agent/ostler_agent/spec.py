@@ -95,11 +95,21 @@ class DiskSpec:
 
 @dataclass(frozen=True)
 class NicSpec:
-    """A network interface of a VM."""
+    """A network interface of a VM.
+
+    bridge: of this host, which it is on; vlan, trunk: with a VLAN tag, the tag and the bridge that has the uplink;
+    mtu 0: the bridge's; filter: the host drops frames that have another sender than the VM; addresses: the IP addresses
+    that the VM may then send from (a family without one is not filtered).
+    """
 
     mac: str
     bridge: str
     model: str = "virtio"
+    vlan: int = 0
+    trunk: str = ""
+    mtu: int = 0
+    filter: bool = False
+    addresses: tuple[str, ...] = ()
 
 
 class VhostUser(StrEnum):

@@ -110,6 +110,7 @@ RETRIED: Mapping[str, tuple[str, ...]] = {
     "ostler.control.v1.HypervisorService": ("GetHypervisorType", "ListHypervisorTypes"),
     "ostler.control.v1.ImportService": ("GetImportSource", "ListImportSources", "ListSourceVms"),
     "ostler.control.v1.KeyService": ("ListKeys", "VerifyKeys"),
+    "ostler.control.v1.NetworkService": ("GetNetwork", "ListNetworks"),
     "ostler.control.v1.OfferingService": (
         *("GetServiceOffering", "ListServiceOfferings"),
         *("GetDiskOffering", "ListDiskOfferings"),

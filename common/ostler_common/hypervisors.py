@@ -24,6 +24,7 @@ class Function(StrEnum):
     SCREENSHOT = "screenshot"
     UEFI = "uefi"
     NICS = "nics"
+    NIC_FILTER = "nic-filter"
     EXTRA_CONFIG = "extra-config"
     USER_DATA = "user-data"
     ADOPTION = "adoption"
@@ -46,6 +47,7 @@ _SUMMARIES = {
     Function.SCREENSHOT: "pictures of a VM's screen",
     Function.UEFI: "booting VMs with UEFI",
     Function.NICS: "VMs with network interfaces",
+    Function.NIC_FILTER: "dropping frames of VMs that have another sender than the VM",
     Function.EXTRA_CONFIG: "extra configuration in libvirt's XML",
     Function.USER_DATA: "giving guests user data on a CD-ROM",
     Function.ADOPTION: "taking VMs over from other tools, and handing them back",

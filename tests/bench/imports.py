@@ -88,7 +88,7 @@ def memory() -> Result:
             Host.update(capabilities='{"instanceConversion": true}').where(Host.name != "h3").execute()
             offering = ServiceOffering.create(name="two", cpus=2, memory_bytes=GIB)
             source = sources.create(new_source(server, id=new_id()), "root", site.keys)
-            wanted = Wanted(source, "vm", site.account, offering, bridges={NETWORK: "br0"})
+            wanted = Wanted(source, "vm", site.account, offering, networks={NETWORK: site.network})
             with sources.connect(source, site.keys) as connection:
                 vm = find_vm(connection, "vm")
             operation = record(lambda: record_import(wanted, vm, True, "root", site.keys))

@@ -401,14 +401,14 @@ class Imports(import_pb2_grpc.ImportServiceServicer):
         self, request: import_pb2.CheckImportRequest, context: grpc.ServicerContext
     ) -> import_pb2.CheckImportResponse:
         self.control.ask(request)
-        go = bool(request.spec.bridges)
+        go = bool(request.spec.networks)
         warning = import_pb2.ImportFinding(
             code="SNAPSHOTS", severity=import_pb2.ImportFinding.WARNING, message="it has snapshots"
         )
         error = import_pb2.ImportFinding(
             code="NIC_NOT_MAPPED",
             severity=import_pb2.ImportFinding.ERROR,
-            message="Network adapter 1 is mapped to no bridge",
+            message="Network adapter 1 is mapped to no network",
             remedy="Add --network.",
         )
         return import_pb2.CheckImportResponse(

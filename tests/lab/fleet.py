@@ -16,6 +16,7 @@ from google.longrunning import operations_pb2 as lro
 from google.protobuf.duration_pb2 import Duration
 from ostler.control.v1 import (
     host_pb2,
+    network_pb2,
     offering_pb2,
     operation_pb2,
     pool_pb2,
@@ -35,10 +36,11 @@ from tests.lab.console import Console
 from tests.lab.guest import guest_image
 from tests.lab.host import LOCAL, SHARED, Host, wait_for
 from tests.lab.lab import Lab
+from tests.lab.machines import BRIDGE
 from tests.lab.secrets import Watch
 
 MIB = 1 << 20
-CLUSTER, SHARED_POOL = "tcg", "shared"
+CLUSTER, SHARED_POOL, LAN = "tcg", "shared", "lan"
 SECRET, PLAIN = "secret", "plain"  # service offerings
 # Short, so that renewals happen all through the tests.
 CERTIFICATE_LIFETIME = "4m"
@@ -79,6 +81,9 @@ class Fleet:
         fleet.wait_up(*lab.hosts)
         for host in lab.hosts:
             fleet.first_certificates_end[host.name] = fleet.host(host).certificate_expire_time.ToDatetime()
+        api.networks.CreateNetwork(
+            network_pb2.CreateNetworkRequest(request_id=fresh(), name=LAN, bridge=BRIDGE, all_accounts=True)
+        )
         api.pools.CreatePool(
             pool_pb2.CreatePoolRequest(
                 request_id=fresh(), name=SHARED_POOL, type="shared-mount-point", path=SHARED, cluster=CLUSTER

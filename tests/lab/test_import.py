@@ -12,7 +12,7 @@ from ostler.control.v1 import event_pb2
 from ostler.types.v1 import volume_pb2
 
 from tests.fakes.vcenter import PASSWORD, USER, FakeVcenter, vcenter
-from tests.lab.fleet import SECRET, SHARED_POOL, Fleet
+from tests.lab.fleet import LAN, SECRET, SHARED_POOL, Fleet
 from tests.lab.guest import vmware_guest_image
 from tests.lab.host import SHARED
 from tests.unit.vmware.conftest import NETWORK
@@ -54,7 +54,7 @@ def test_a_vm_is_imported_into_an_encrypted_volume_and_boots(fleet: Fleet, site:
     ostler("import", "source", "add", "vmware", "vc1", "--vcenter", f"{site.host}:{site.port}", "--username", USER,
            "--thumbprint", site.sha256, "--password-file", str(password))  # fmt: skip
     assert "legacy app" in ostler("import", "list-vms", "vc1")
-    what = ("vc1", "legacy app", "--offering", SECRET, "--pool", SHARED_POOL, "--network", f"{NETWORK}=br0")
+    what = ("vc1", "legacy app", "--offering", SECRET, "--pool", SHARED_POOL, "--network", f"{NETWORK}={LAN}")
     checked = ostler("import", "check", *what)
     assert "go: " in checked, checked
     ostler("import", "vm", *what)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from ostler.types.v1 import volume_pb2
 
-from tests.lab.fleet import PLAIN, SECRET, SHARED_POOL, Fleet
+from tests.lab.fleet import LAN, PLAIN, SECRET, SHARED_POOL, Fleet
 from tests.lab.guest import guest_image, vmware_guest_image
 from tests.lab.host import SHARED
 from tests.unit.imports.test_file_import import DESCRIPTOR
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
 # The conversion alone takes two minutes without KVM, on a quiet machine.
 IMPORT_S = 700
-LAN = ("--network", "VM Network=br0")
+ONTO_LAN = ("--network", f"VM Network={LAN}")
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_an_archive_is_imported_into_an_encrypted_volume_and_boots(fleet: Fleet,
         fleet.watch.remember()
         return fleet.lab.control.ostler(*words, timeout_s=IMPORT_S)
 
-    ostler("import", "ova", str(appliance), "--offering", SECRET, "--pool", SHARED_POOL, *LAN)
+    ostler("import", "ova", str(appliance), "--offering", SECRET, "--pool", SHARED_POOL, *ONTO_LAN)
     vm = fleet.vm("appliance")
     with fleet.console("appliance") as console:
         console.wait("tick", 120)
@@ -72,7 +72,7 @@ def test_images_with_drivers_are_imported_as_they_are(fleet: Fleet, tmp_path: Pa
     subprocess.run(["qemu-img", "create", "-q", "-f", "vhdx", data, "16M"], check=True)
     fleet.lab.control.ostler(
         "import", "image", str(guest_image()), str(data), "--name", "plain-image", "--offering", PLAIN,
-        "--disk-offering", f"{SECRET}-data", "--pool", SHARED_POOL, "--bridge", "br0", "--no-conversion",
+        "--disk-offering", f"{SECRET}-data", "--pool", SHARED_POOL, "--network", LAN, "--no-conversion",
         timeout_s=120,
     )  # fmt: skip
     with fleet.console("plain-image") as console:

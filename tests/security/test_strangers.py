@@ -28,6 +28,8 @@ from ostler_control.models import (
     AffinityGroup,
     BaseModel,
     DiskOffering,
+    Network,
+    NetworkAccount,
     Operation,
     Pool,
     ServiceOffering,
@@ -54,6 +56,7 @@ REFERENCES = {
     "account": "account",
     "affinity_groups": "affinity-group",
     "group": "affinity-group",
+    "network": "network",
     "resource_id": "vm",
     "schedule": "schedule",
     "snapshot": "snapshot",
@@ -66,7 +69,7 @@ REFERENCES = {
 PLAIN = {
     *("addresses", "gateways", "hosts", "nameservers"),
     *("cluster", "disk_offering", "filter", "host", "page_token", "pool", "request_id", "service_offering", "sha256"),
-    *("bridge", "key", "mac", "model", "name", "ssh_keys", "template", "type", "value", "variables", "xml", "zone"),
+    *("key", "mac", "model", "name", "ssh_keys", "template", "type", "value", "variables", "xml", "zone"),
 }
 # Fields of a resource that an update does not read.
 OUTPUT_ONLY = "values."
@@ -179,6 +182,8 @@ def belongings(fleet: Fleet, control: Control, name: str) -> Belongings:
         )
         schedule = SnapshotSchedule.create(volume=volume, interval="daily", keep=1, next_time=now())
         group = AffinityGroup.create(name=label("group"), account=account, kind="affinity")
+        network = Network.create(name=label("network"), zone=zone, bridge="br0")
+        NetworkAccount.create(network=network, account=account)
         VmExtraConfig.create(vm=vm, name=label("extra"), xml="<pm/>")
         operation = Operation.create(
             verb="vm.start", resource_type="vm", resource_id=vm.id, resource_name=vm.name, account_id=account.id,
@@ -189,6 +194,7 @@ def belongings(fleet: Fleet, control: Control, name: str) -> Belongings:
     rows: dict[str, BaseModel] = {
         "account": account,
         "affinity-group": group,
+        "network": network,
         "snapshot": snapshot,
         "user": user,
         "vm": vm,
@@ -247,7 +253,8 @@ def with_reference(method: MethodDescriptor, own: Belongings, path: tuple[str, .
     if "update_mask" in method.input_type.fields_by_name and len(path) > 1:
         request.update_mask.paths[:] = [path[1] if path[0] == "values" else path[0]]
     for name in path[:-1]:
-        inner = getattr(inner, name)
+        repeated = inner.DESCRIPTOR.fields_by_name[name].is_repeated
+        inner = getattr(inner, name).add() if repeated else getattr(inner, name)
     field = inner.DESCRIPTOR.fields_by_name[path[-1]]
     if field.is_repeated:
         getattr(inner, path[-1]).append(value)
@@ -328,7 +335,7 @@ def test_the_owner_is_answered_otherwise(
                 theirs = with_reference(method, stranger, path, owner.things[reference.kind][0])
                 got_past[reference.kind] = got_past.get(reference.kind, 0) + (own != answer(on, method, theirs))
     assert {kind for kind, count in got_past.items() if count} >= {
-        *("account", "affinity-group", "operation", "snapshot", "user-data", "vm", "volume"),
+        *("account", "affinity-group", "network", "operation", "snapshot", "user-data", "vm", "volume"),
     }
 
 

@@ -82,6 +82,16 @@ CASES = {
         ),
         "kvm",
     ),
+    "networks": (
+        spec(
+            DiskSpec(volume(0), 0, boot=True),
+            nics=(
+                NicSpec(MACS[0], "br0v100", vlan=100, trunk="br0", mtu=9000, filter=True),
+                NicSpec(MACS[1], "br1", filter=True, addresses=("192.0.2.7", "2001:db8::7")),
+            ),
+        ),
+        "kvm",
+    ),
 }
 
 

@@ -73,6 +73,10 @@ class Capabilities:
         return self._supports(Function.UEFI)
 
     @property
+    def nic_filter(self) -> bool:
+        return self._supports(Function.NIC_FILTER)
+
+    @property
     def instance_conversion(self) -> bool:
         return self._supports(Function.INSTANCE_CONVERSION)
 

@@ -79,6 +79,11 @@ def unstated(bench: Bench) -> None:
         with refused("a VM with a network interface", REFUSAL):
             nics = (NicSpec("52:54:00:00:00:01", "br0"),)
             power.start(hypervisor, bench.paths, replace(stopped, nics=nics), progress)
+    elif Function.NIC_FILTER not in stated.functions:
+        refusals += 1
+        with refused("a VM whose network filters spoofed frames", REFUSAL):
+            nics = (NicSpec("52:54:00:00:00:01", "br0", filter=True),)
+            power.start(hypervisor, bench.paths, replace(stopped, nics=nics), progress)
     if Function.EXTRA_CONFIG not in stated.functions:
         refusals += 1
         with refused("a VM with extra configuration", REFUSAL):

@@ -14,7 +14,7 @@ from ostler_common.hypervisors import Function
 from ostler_agent.hypervisors.base import Addresses, Hypervisor, Paths, live_migration, need
 from ostler_agent.jobs import JobContext
 from ostler_agent.migration.admissions import Admissions, Source
-from ostler_agent.preconditions import check_bridges, check_volume_file
+from ostler_agent.preconditions import check_networks, check_volume_file
 from ostler_agent.seeds import SEEDS, Seeds
 from ostler_agent.spec import PowerState, Provisioning, VmInfo, VmSpec, VolumeRef
 
@@ -88,7 +88,7 @@ class IncomingMigrations:
             raise FailedPreconditionError(f"VM {spec.vm_id} already runs on this host", "VM_RUNNING")
         if spec.seed is not None:
             need(self._driver, Function.USER_DATA)
-        check_bridges(spec.nics)
+        check_networks(spec.nics)
         paths = {volume_id: self._paths(volume) for volume_id, volume in volumes.items()}
         for volume_id, path in paths.items():
             if volume_id in targets:

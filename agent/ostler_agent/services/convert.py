@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from ipaddress import ip_address
 
 from ostler.agent.v1 import pool_pb2
 from ostler.agent.v1 import volume_pb2 as agent_volume_pb2
@@ -11,6 +12,7 @@ from ostler_common import xml_fragment
 from ostler_common.errors import bad_field
 from ostler_common.secret import Secret
 
+from ostler_agent import vlan_bridges
 from ostler_agent.direct_download import DirectSource, checked_url
 from ostler_agent.pools import Pool, PoolSpec
 from ostler_agent.spec import (
@@ -32,6 +34,7 @@ from ostler_agent.templates import TemplateSource
 
 DEFAULT_ITER_TIME_MS = 10
 MAX_FRAGMENTS = 64
+MAX_VLAN, MAX_MTU = 4094, 65535
 MAX_SEED_BYTES = 4 << 20
 _SEED_FILES = {"meta-data", "network-config", "user-data", "vendor-data"}
 
@@ -196,8 +199,26 @@ def disk_spec(message: vm_pb2.DiskSpec, path: str = "disk") -> DiskSpec:
     return DiskSpec(volume_ref(message.volume, f"{path}.volume"), message.slot, message.boot, serial)
 
 
-def nic_spec(message: vm_pb2.NicSpec) -> NicSpec:
-    return NicSpec(message.mac, message.bridge, message.model or "virtio")
+def nic_spec(message: vm_pb2.NicSpec, path: str = "nic") -> NicSpec:
+    """Raises InvalidArgumentError."""
+    if not 0 <= message.vlan <= MAX_VLAN:
+        raise bad_field(f"{path}.vlan", f"must be 0 to {MAX_VLAN}")
+    if not 0 <= message.mtu <= MAX_MTU:
+        raise bad_field(f"{path}.mtu", f"must be 0 to {MAX_MTU}")
+    try:
+        addresses = tuple(str(ip_address(address)) for address in message.addresses)
+    except ValueError:
+        raise bad_field(f"{path}.addresses", "must be IP addresses") from None
+    return NicSpec(
+        mac=message.mac,
+        bridge=vlan_bridges.name_of(message.bridge, message.vlan) if message.vlan else message.bridge,
+        model=message.model or "virtio",
+        vlan=message.vlan,
+        trunk=message.bridge if message.vlan else "",
+        mtu=message.mtu,
+        filter=message.filter,
+        addresses=addresses,
+    )
 
 
 def extra_config(message: vm_pb2.ExtraConfig, path: str) -> ExtraConfig:
@@ -227,7 +248,7 @@ def vm_spec(message: vm_pb2.VmSpec, path: str = "spec") -> VmSpec:
         memory_bytes=message.memory_bytes,
         firmware=firmware(message.firmware, f"{path}.firmware"),
         disks=tuple(disk_spec(disk, f"{path}.disks[{n}]") for n, disk in enumerate(message.disks)),
-        nics=tuple(nic_spec(nic) for nic in message.nics),
+        nics=tuple(nic_spec(nic, f"{path}.nics[{n}]") for n, nic in enumerate(message.nics)),
         extra=extra_config(message.extra_config, f"{path}.extra_config"),
         seed=seed(message.seed, f"{path}.seed") if message.HasField("seed") else None,
     )

@@ -8,7 +8,7 @@ from ostler_common.errors import FailedPreconditionError
 from ostler_common.hypervisors import Function
 
 from ostler_agent.hypervisors.base import Hypervisor, Paths, Progress, Reboot, need
-from ostler_agent.preconditions import check_bridges, check_volume_file
+from ostler_agent.preconditions import check_networks, check_volume_file
 from ostler_agent.seeds import SEEDS, Seeds
 from ostler_agent.spec import Firmware, VmInfo, VmSpec
 from ostler_agent.vms.disks import check_disk
@@ -40,7 +40,7 @@ def start(driver: Hypervisor, paths: Paths, spec: VmSpec, progress: Progress, se
         _check_supported(driver, spec)
         for disk in spec.disks:
             check_volume_file(disk.volume.volume_id, paths(disk.volume))
-        check_bridges(spec.nics)
+        check_networks(spec.nics)
         progress.report("starting")
         driver.start(seeds.place(spec), paths)
     return driver.vm(spec.vm_id)
@@ -93,6 +93,8 @@ def _check_supported(driver: Hypervisor, spec: VmSpec) -> None:
         need(driver, Function.UEFI)
     if spec.nics:
         need(driver, Function.NICS)
+    if any(nic.filter for nic in spec.nics):
+        need(driver, Function.NIC_FILTER)
     if spec.extra:
         need(driver, Function.EXTRA_CONFIG)
     if spec.seed is not None:

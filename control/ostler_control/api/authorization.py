@@ -107,6 +107,16 @@ TABLE: Mapping[str, frozenset[Role]] = {
         {"ListKeys": _ADMINS, "RotateKey": _ADMINS, "DeleteKey": _ADMINS, "BackupKeys": _ADMINS, "VerifyKeys": _ADMINS},
     ),
     **_service(
+        "ostler.control.v1.NetworkService",
+        {
+            "CreateNetwork": _ADMINS,
+            "GetNetwork": _USERS,
+            "ListNetworks": _USERS,
+            "UpdateNetwork": _ADMINS,
+            "DeleteNetwork": _ADMINS,
+        },
+    ),
+    **_service(
         "ostler.control.v1.OfferingService",
         {
             "CreateServiceOffering": _ADMINS,

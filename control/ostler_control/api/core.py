@@ -9,6 +9,7 @@ from ostler.control.v1 import (
     event_pb2_grpc,
     extra_config_pb2_grpc,
     hypervisor_pb2_grpc,
+    network_pb2_grpc,
     offering_pb2_grpc,
     setting_pb2_grpc,
     zone_pb2_grpc,
@@ -19,6 +20,7 @@ from ostler_control.api.accounts import AccountService
 from ostler_control.api.events import EventService
 from ostler_control.api.extra_configs import ExtraConfigService
 from ostler_control.api.hypervisors import HypervisorService
+from ostler_control.api.networks import NetworkService
 from ostler_control.api.offerings import OfferingService
 from ostler_control.api.settings import SettingService
 from ostler_control.api.zones import ClusterService, ZoneService
@@ -32,6 +34,9 @@ SERVICES: Mapping[str, Registration] = {
     ),
     "ostler.control.v1.ClusterService": lambda server: zone_pb2_grpc.add_ClusterServiceServicer_to_server(
         ClusterService(), server
+    ),
+    "ostler.control.v1.NetworkService": lambda server: network_pb2_grpc.add_NetworkServiceServicer_to_server(
+        NetworkService(), server
     ),
     "ostler.control.v1.HypervisorService": lambda server: hypervisor_pb2_grpc.add_HypervisorServiceServicer_to_server(
         HypervisorService(), server

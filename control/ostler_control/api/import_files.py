@@ -11,6 +11,7 @@ from ostler.control.v1 import import_pb2 as pb
 from ostler_common.errors import FailedPreconditionError, bad_field
 
 from ostler_control.agents import Agents
+from ostler_control.api.networks import resolve_networks
 from ostler_control.database import session
 from ostler_control.imports import files, receive
 from ostler_control.imports import ovf as descriptors
@@ -39,8 +40,11 @@ def prepare(request: pb.ImportFilesRequest, wanted: Wanted, agents: Agents) -> t
     source = FileSource({}, convert=not request.no_conversion)
     if kind == "images":
         vm, used = _of_images(request.images, announced, wanted)
-        bridges = {nic.network: nic.network for nic in vm.nics}
-        return vm, dataclasses.replace(wanted, bridges=bridges, files=dataclasses.replace(source, files=used))
+        with session():
+            networks = resolve_networks(
+                {name: name for name in request.images.networks}, "images.networks", wanted.account
+            )
+        return vm, dataclasses.replace(wanted, networks=networks, files=dataclasses.replace(source, files=used))
     xml = request.ovf
     if kind == "url":
         if announced:
@@ -68,7 +72,7 @@ def _of_images(
         cpus=wanted.offering.cpus,
         memory_bytes=wanted.offering.memory_bytes,
         guest_id=machine.guest_id or "linux",
-        bridges=tuple(machine.bridges),
+        networks=tuple(machine.networks),
     )
     return files.of_images(described, announced, _new_mac)
 

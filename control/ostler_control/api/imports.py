@@ -17,6 +17,7 @@ from ostler_control.agents import Agents
 from ostler_control.api import import_files
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import imports as convert
+from ostler_control.api.networks import resolve_networks
 from ostler_control.api.paging import list_page, page
 from ostler_control.api.requests import once
 from ostler_control.api.resolve import optional, resolve, visible
@@ -43,7 +44,7 @@ from ostler_control.vmware.read_inventory import list_vms
 from ostler_control.vmware.trust import Trust, trust_ca, trust_thumbprint
 from ostler_control.volumes.export_encryption import check_known_passphrase
 
-_MAX_BRIDGES, _MAX_DISKS = 64, 64
+_MAX_NETWORKS, _MAX_DISKS = 64, 64
 _MAX_TEXT = 255
 
 
@@ -210,19 +211,22 @@ def _wanted(spec: pb.ImportSpec, caller: Caller, source: ImportSource | None) ->
     places = [name for name in (spec.zone, spec.cluster, spec.host) if name]
     if len(places) > 1:
         raise bad_field("spec.zone", "at most one of zone, cluster and host", "CONFLICTING_FIELDS")
-    if len(spec.bridges) > _MAX_BRIDGES or any(len(text) > _MAX_TEXT for pair in spec.bridges.items() for text in pair):
+    if len(spec.networks) > _MAX_NETWORKS or any(
+        len(text) > _MAX_TEXT for pair in spec.networks.items() for text in pair
+    ):
         raise bad_field(
-            "spec.bridges", f"must be at most {_MAX_BRIDGES}, of {_MAX_TEXT} characters", "TOO_MANY_BRIDGES"
+            "spec.networks", f"must be at most {_MAX_NETWORKS}, of {_MAX_TEXT} characters", "TOO_MANY_NETWORKS"
         )
     if spec.stopped and spec.test_boot:
         raise bad_field("spec.test_boot", "excludes stopped: the VM is left off in both cases", "CONFLICTING_FIELDS")
     if len(spec.disks) > _MAX_DISKS or len({disk.key for disk in spec.disks}) < len(spec.disks):
         raise bad_field("spec.disks", f"must name at most {_MAX_DISKS} disks, each once", "INVALID_DISK")
     with session():
+        account = account_for(caller, spec.account)
         return Wanted(
             source=source,
             source_vm=spec.source_vm[:_MAX_TEXT],
-            account=account_for(caller, spec.account),
+            account=account,
             offering=resolve(ServiceOffering, spec.service_offering, "spec.service_offering"),
             name=spec.name,
             disk_offering=optional(DiskOffering, spec.disk_offering, "spec.disk_offering"),
@@ -237,7 +241,7 @@ def _wanted(spec: pb.ImportSpec, caller: Caller, source: ImportSource | None) ->
                 )
                 for number, disk in enumerate(spec.disks)
             },
-            bridges=dict(spec.bridges),
+            networks=resolve_networks(spec.networks, "spec.networks", account),
             conversion_host=optional(Host, spec.conversion_host, "spec.conversion_host"),
             staging_pool=optional(Pool, spec.staging_pool, "spec.staging_pool"),
             shutdown=spec.shutdown,

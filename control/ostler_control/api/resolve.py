@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from ostler_common.errors import FailedPreconditionError, NotFoundError, bad_field
 from peewee import ModelSelect
 
+from ostler_control import networks
 from ostler_control.caller import Caller
 from ostler_control.catalog.names import is_id
 from ostler_control.models import (
@@ -16,6 +17,7 @@ from ostler_control.models import (
     BaseModel,
     DiskOffering,
     Host,
+    Network,
     ServiceOffering,
     SnapshotSchedule,
     Volume,
@@ -35,8 +37,8 @@ def resolve(model: type[_Row], ref: str, field: str, *, caller: Caller | None = 
     """The one object of this model whose id or name is `ref`.
 
     field: the request's field, for the error. caller: given for what accounts own (VMs, volumes, operations, events):
-    a member finds only the own account's. account_id: only this account's are found. Retired offerings and
-    removed hosts are not found.
+    a member finds only the own account's, and of networks those that the account may use. account_id: only this
+    account's are found. Retired offerings and removed hosts are not found.
     Raises InvalidArgumentError (empty), NotFoundError (reason VM_NOT_FOUND for a Vm, and so on; the same whether the
     object is not there or another account's) or FailedPreconditionError (AMBIGUOUS_NAME, with the ids).
     """
@@ -79,6 +81,8 @@ def visible(model: type[_Row], caller: Caller | None) -> ModelSelect[_Row]:
         query = query.where(~Host.removed)
     if model is SnapshotSchedule and caller is not None and not caller.is_admin:
         return query.where(SnapshotSchedule.volume.in_(visible(Volume, caller).select(Volume.id)))
+    if caller is not None and not caller.is_admin and model is Network:
+        return query.where(networks.usable_by(caller.account_id))
     if caller is not None and not caller.is_admin:
         query = query.where(owner(model) == caller.account_id)
     return query

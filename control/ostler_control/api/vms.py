@@ -26,7 +26,18 @@ from ostler_control.caller import Caller
 from ostler_control.database import session
 from ostler_control.hosts.rows import address
 from ostler_control.keys import Keyring
-from ostler_control.models import Account, AffinityGroup, Cluster, Host, Pool, ServiceOffering, Template, Vm, Zone
+from ostler_control.models import (
+    Account,
+    AffinityGroup,
+    Cluster,
+    Host,
+    Network,
+    Pool,
+    ServiceOffering,
+    Template,
+    Vm,
+    Zone,
+)
 from ostler_control.userdata.seed import Addressing
 from ostler_control.userdata.vm_user_data import Given
 from ostler_control.vms.console import console, screenshot
@@ -169,7 +180,7 @@ def _wanted(request: pb.CreateVmRequest, caller: Caller, keys: Keyring) -> vms.N
         cluster=optional(Cluster, request.cluster, "cluster"),
         host=optional(Host, request.host, "host"),
         pool=optional(Pool, request.pool, "pool"),
-        nics=list(map(_nic, request.nics)),
+        nics=_nics(request.nics, caller),
         stopped=request.stopped,
         affinity_groups=_groups(request.affinity_groups, account.id),
         details=dict(request.details),
@@ -177,9 +188,15 @@ def _wanted(request: pb.CreateVmRequest, caller: Caller, keys: Keyring) -> vms.N
     )
 
 
-def _nic(message: pb.VmNic) -> vms.NewNic:
+def _nics(messages: Iterable[pb.VmNic], caller: Caller) -> list[vms.NewNic]:
+    return [_nic(message, f"nics[{number}]", caller) for number, message in enumerate(messages)]
+
+
+def _nic(message: pb.VmNic, path: str, caller: Caller) -> vms.NewNic:
+    admins_only(caller, **{f"{path}.mac": message.mac})
     addressing = Addressing(tuple(message.addresses), tuple(message.gateways), tuple(message.nameservers))
-    return vms.NewNic(message.bridge, message.mac, message.model, addressing)
+    network = resolve(Network, message.network, f"{path}.network", caller=caller)
+    return vms.NewNic(network, message.mac, message.model, addressing)
 
 
 def _groups(refs: Iterable[str], account_id: str) -> list[AffinityGroup]:

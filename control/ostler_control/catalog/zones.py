@@ -12,7 +12,7 @@ from peewee import IntegrityError, fn
 from ostler_control import database, events, settings
 from ostler_control.catalog.names import check_name
 from ostler_control.hypervisors import rules
-from ostler_control.models import Cluster, Host, JoinToken, Pool, Zone, tuples
+from ostler_control.models import Cluster, Host, JoinToken, Network, Pool, Zone, tuples
 
 # More virtual CPUs or memory per real one than this is a typing error.
 MAX_OVERCOMMIT = 64.0
@@ -32,10 +32,12 @@ def create_zone(name: str, actor: str) -> Zone:
 
 
 def delete_zone(zone: Zone, actor: str) -> None:
-    """Deletes a zone that holds no cluster and no pool; FailedPreconditionError (NOT_EMPTY) otherwise."""
+    """Deletes a zone that holds no cluster, pool or network; FailedPreconditionError (NOT_EMPTY) otherwise."""
     with database.transaction():
         clusters = Cluster.select().where(Cluster.zone == zone).count()
-        _refuse_if_used(f'zone "{zone.name}"', zone, {"clusters": clusters, "pools": _pools("zone", zone)})
+        networks = Network.select().where(Network.zone == zone).count()
+        counts = {"clusters": clusters, "pools": _pools("zone", zone), "networks": networks}
+        _refuse_if_used(f'zone "{zone.name}"', zone, counts)
         settings.forget(settings.Scope.ZONE, zone.id)
         zone.delete_instance()
         events.done("zone.delete", actor, zone)

@@ -16,6 +16,7 @@ from ostler.control.v1 import (
     hypervisor_pb2_grpc,
     import_pb2_grpc,
     key_pb2_grpc,
+    network_pb2_grpc,
     offering_pb2_grpc,
     pool_pb2_grpc,
     setting_pb2_grpc,
@@ -58,6 +59,10 @@ class Client:
     @cached_property
     def clusters(self) -> zone_pb2_grpc.ClusterServiceStub:
         return zone_pb2_grpc.ClusterServiceStub(self.channel)
+
+    @cached_property
+    def networks(self) -> network_pb2_grpc.NetworkServiceStub:
+        return network_pb2_grpc.NetworkServiceStub(self.channel)
 
     @cached_property
     def hosts(self) -> host_pb2_grpc.HostServiceStub:

@@ -18,6 +18,7 @@ COMMANDS = {
     "zone": "Zones: locations with their own network and storage.",
     "cluster": "Clusters: hosts of one kind that VMs migrate between.",
     "hypervisor": "Hypervisor types that hosts report, and what each supports.",
+    "network": "Networks: bridges that accounts may put their VMs on.",
     "pool": "Storage pools, which hold volumes.",
     "offering": "Service offerings (VM sizes) and disk offerings (volume kinds).",
     "template": "Templates: disk images to create VMs from.",

@@ -36,6 +36,7 @@ _LISTINGS = {
         "hypervisors", "ListHypervisorTypes", "hypervisor_pb2", "hypervisor_types", "display_name"
     ),
     "import-source": _Listing("imports", "ListImportSources", "import_pb2", "sources"),
+    "network": _Listing("networks", "ListNetworks", "network_pb2", "networks"),
     "plan": _Listing("drs", "ListPlans", "drs_pb2", "plans"),
     "pool": _Listing("pools", "ListPools", "pool_pb2", "pools"),
     "service-offering": _Listing("offerings", "ListServiceOfferings", "offering_pb2", "service_offerings"),
@@ -82,6 +83,7 @@ HOST = Name("host")
 KEY = Name("key")
 HYPERVISOR_TYPE = Name("hypervisor-type")
 IMPORT_SOURCE = Name("import-source")
+NETWORK = Name("network")
 PLAN = Name("plan")
 POOL = Name("pool")
 SERVICE_OFFERING = Name("service-offering")

@@ -38,6 +38,7 @@ class Host:
     hypervisor_type: str = ""
     cpu_models: frozenset[str] = NOTHING
     bridges: frozenset[str] = NOTHING
+    nic_filter: bool = False
     pools: frozenset[str] = NOTHING
     storage_free_bytes: int = 0
     measured_cpu_mhz: int | None = None
@@ -69,6 +70,7 @@ class Vm:
     hypervisor_type: str = ""
     cpu_model: str = ""
     bridges: frozenset[str] = NOTHING
+    nic_filter: bool = False
     pools: frozenset[str] = NOTHING
     disk_bytes: int = 0
     groups: tuple[str, ...] = ()

@@ -53,6 +53,7 @@ def _placement(vm: Vm, host: Host, room: Room, with_disks: bool) -> Refusal | No
         uefi=vm.uefi,
         hypervisor_type=vm.hypervisor_type,
         bridges=vm.bridges,
+        nic_filter=vm.nic_filter,
         pool_choices=() if with_disks else tuple((pool,) for pool in sorted(vm.pools)),
     )
     facts = HostFacts(
@@ -72,6 +73,7 @@ def _placement(vm: Vm, host: Host, room: Room, with_disks: bool) -> Refusal | No
         room.cpu_mhz,
         room.memory_bytes,
         host.pools,
+        nic_filter=host.nic_filter,
     )
     return placement_refusal(demand, facts)
 

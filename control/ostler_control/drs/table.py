@@ -54,11 +54,21 @@ class Table:
 def build(vms: Sequence[Vm], hosts: Sequence[Host], at: Ints, settings: Settings) -> Table:
     """Asks `static_refusal` for each kind of pair. at: position of each VM's host; nobody asks about that one."""
     host_kind, _ = number(
-        (h.hypervisor_type, h.state, h.enabled, h.maintenance, h.encryption, h.uefi, h.bridges, h.cpu_models)
+        (
+            h.hypervisor_type,
+            h.state,
+            h.enabled,
+            h.maintenance,
+            h.encryption,
+            h.uefi,
+            h.bridges,
+            h.nic_filter,
+            h.cpu_models,
+        )
         for h in hosts
     )
     vm_kind, firsts = number(
-        (vm.hypervisor_type, vm.encrypted, vm.uefi, vm.bridges, vm.cpu_model, vm.pools) for vm in vms
+        (vm.hypervisor_type, vm.encrypted, vm.uefi, vm.bridges, vm.nic_filter, vm.cpu_model, vm.pools) for vm in vms
     )
     reach = _reach(hosts)
     first_at = at[firsts] if firsts else at

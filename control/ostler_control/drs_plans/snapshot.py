@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ostler_common.hypervisors import Function
 from peewee import ModelSelect, fn
 
 from ostler_control import settings
@@ -21,7 +22,7 @@ from ostler_control.models import (
     Cluster,
     DrsMove,
     DrsPlan,
-    Nic,
+    HostFunction,
     Pool,
     PoolHost,
     Volume,
@@ -30,6 +31,7 @@ from ostler_control.models import (
 )
 from ostler_control.models import Host as HostRow
 from ostler_control.models import Vm as VmRow
+from ostler_control.networks.needs import Needs, needs_of_vms
 from ostler_control.scheduling import affinity
 from ostler_control.states import MoveState
 
@@ -85,7 +87,8 @@ def take(cluster: Cluster, time: datetime.datetime | None = None) -> Present:
     samples = {vm_id: sample for load in measured.values() for vm_id, sample in load.vms.items()}
     reach, space = _reach(within)
     moves = _recent_moves(cluster, time)
-    disks, bridges, groups = _disks(vms_there), _bridges(vms_there), _groups(vms_there)
+    disks, networks, groups = _disks(vms_there), needs_of_vms(vms_there), _groups(vms_there)
+    filtering = _filtering(within)
     reserved = settings.agents.HOST_RESERVED_MEMORY.get(settings.At(cluster_id=cluster.id))
     told = {host.id: json.loads(host.capabilities or "{}") for host in hosts}
     kinds = {host.id: (host.hypervisor_type, told[host.id].get("cpuModel", "")) for host in hosts}
@@ -96,7 +99,7 @@ def take(cluster: Cluster, time: datetime.datetime | None = None) -> Present:
             row,
             moves.get(row.id, 0),
             disks.get(row.id, []),
-            frozenset(bridges.get(row.id, ())),
+            networks.get(row.id, Needs()),
             groups.get(row.id, []),
             samples.get(row.id),
             time,
@@ -111,7 +114,16 @@ def take(cluster: Cluster, time: datetime.datetime | None = None) -> Present:
     return Present(
         Snapshot(
             tuple(
-                _host(host, cluster, told[host.id], reach.get(host.id, frozenset()), space, reserved, measured)
+                _host(
+                    host,
+                    cluster,
+                    told[host.id],
+                    reach.get(host.id, frozenset()),
+                    space,
+                    reserved,
+                    measured,
+                    host.id in filtering,
+                )
                 for host in hosts
             ),
             tuple(vms),
@@ -130,6 +142,7 @@ def _host(
     space: Mapping[str, int],
     reserved_memory_bytes: int,
     measured: Mapping[str, Smooth],
+    nic_filter: bool,
 ) -> Host:
     load = measured.get(row.id)
     model = told.get("cpuModel", "")
@@ -147,6 +160,7 @@ def _host(
         hypervisor_type=row.hypervisor_type,
         cpu_models=frozenset({model} if model else ()),
         bridges=frozenset(filter(None, row.bridges.split(","))),
+        nic_filter=nic_filter,
         pools=pools,
         storage_free_bytes=max((space[pool] for pool in pools), default=0),
         measured_cpu_mhz=round(load.cpu_used * MHZ_PER_CPU) if load else None,
@@ -158,7 +172,7 @@ def _vm(
     row: _Row,
     recent_moves: int,
     disks: Iterable[tuple[str, int, bool]],
-    bridges: frozenset[str],
+    network: Needs,
     groups: Iterable[AffinityGroup],
     sample: tuple[float, float, float] | None,
     time: datetime.datetime,
@@ -172,7 +186,8 @@ def _vm(
         memory_bytes=row.memory_bytes,
         encrypted=any(encrypted for _, _, encrypted in disks),
         uefi=row.firmware == "uefi",
-        bridges=bridges,
+        bridges=network.bridges,
+        nic_filter=network.nic_filter,
         pools=frozenset(pool for pool, _, _ in disks),
         disk_bytes=sum(size for _, size, _ in disks),
         groups=tuple(group.id for group in groups),
@@ -232,12 +247,11 @@ def _disks(vm_ids: ModelSelect[VmRow]) -> dict[str, list[tuple[str, int, bool]]]
     return found
 
 
-def _bridges(vm_ids: ModelSelect[VmRow]) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = defaultdict(set)
-    query = Nic.select(Nic.vm, Nic.bridge).where(Nic.vm.in_(vm_ids))
-    for vm_id, bridge in tuples(query, tuple[str, str]):
-        found[vm_id].add(bridge)
-    return found
+def _filtering(host_ids: ModelSelect[HostRow]) -> set[str]:
+    """Those of these hosts that can filter spoofed frames."""
+    query = HostFunction.select(HostFunction.host)
+    query = query.where(HostFunction.host.in_(host_ids) & (HostFunction.function == Function.NIC_FILTER))
+    return {host_id for (host_id,) in tuples(query, tuple[str])}
 
 
 def _groups(vm_ids: ModelSelect[VmRow]) -> dict[str, list[AffinityGroup]]:

@@ -11,6 +11,7 @@ from google.protobuf import json_format
 from ostler.types.v1 import host_pb2, vm_pb2
 from ostler_common import versions
 from ostler_common.errors import OstlerError
+from ostler_common.hypervisors import Function
 from peewee import ModelSelect
 
 from ostler_control import events, settings
@@ -21,6 +22,7 @@ from ostler_control.hypervisors import registry, rules
 from ostler_control.models import (
     Cluster,
     Host,
+    HostFunction,
     HostState,
     PowerState,
     UnmanagedVm,
@@ -103,6 +105,7 @@ def set_facts(host: WatchedHost, agent_version: str, capabilities: host_pb2.Capa
     with transaction():
         if not Host.update(**values).where(Host.id == host.host_id).execute() or not capabilities.hypervisor_type:
             return wrong_version
+        _set_proved(host.host_id, capabilities)
         cluster = Cluster.select().join(Host).where(Host.id == host.host_id).get()
         if registry.is_type(capabilities.hypervisor_type):
             registry.learn(capabilities)
@@ -111,6 +114,15 @@ def set_facts(host: WatchedHost, agent_version: str, capabilities: host_pb2.Capa
         except OstlerError as error:
             return error.message
     return wrong_version
+
+
+def _set_proved(host_id: str, capabilities: host_pb2.Capabilities) -> None:
+    proved = {str(Function.NIC_FILTER)} if capabilities.nic_filter else set()
+    known = {row.function for row in HostFunction.select().where(HostFunction.host == host_id)}
+    for function in proved - known:
+        HostFunction.create(host=host_id, function=function)
+    for function in known - proved:
+        HostFunction.delete().where(HostFunction.host == host_id, HostFunction.function == function).execute()
 
 
 def set_loads(loads: Mapping[str, vm_pb2.HostLoad]) -> None:

@@ -20,6 +20,7 @@ from ostler_control.imports.preflight import Facts, Report, TargetPool, check
 from ostler_control.imports.staging import PoolFacts
 from ostler_control.imports.wanted import Wanted
 from ostler_control.models import Cluster, Host, Nic, Pool, PoolHost, Vm, VmImport, new_id, tuples
+from ostler_control.networks.needs import needs
 from ostler_control.placement import Demand, Placement
 from ostler_control.scheduling import placement_query
 from ostler_control.vmware.connection import Connection
@@ -82,7 +83,7 @@ def preflight(wanted: Wanted, vm: SourceVm, is_vcenter: bool) -> Preflight:
         vm=vm,
         is_vcenter=is_vcenter,
         shutdown=wanted.shutdown,
-        bridges=wanted.bridges,
+        bridges={name: network.bridge for name, network in wanted.networks.items()},
         taken_macs=_taken_macs(vm),
         fleet_bridges=frozenset(bridge for host in candidates for bridge in registry.split(host.bridges)),
         uefi_host=any(host.uefi for host in candidates),
@@ -119,6 +120,7 @@ def _demand(wanted: Wanted, vm: SourceVm, disks: Sequence[DiskPlan]) -> tuple[De
             )
         except FailedPreconditionError as error:
             refusal = refusal or error.message
+    network_needs = needs(wanted.networks[nic.network] for nic in vm.nics if nic.network in wanted.networks)
     demand = Demand(
         name=vm.name,
         cpus=vm.cpus,
@@ -128,7 +130,9 @@ def _demand(wanted: Wanted, vm: SourceVm, disks: Sequence[DiskPlan]) -> tuple[De
         allowed_types=_types(),
         formats=frozenset(plan.format for plan in disks),
         host_id=wanted.host.id if wanted.host else "",
-        bridges=frozenset(wanted.bridges[nic.network] for nic in vm.nics if nic.network in wanted.bridges),
+        bridges=network_needs.bridges,
+        network_zones=network_needs.network_zones,
+        nic_filter=network_needs.nic_filter,
         pool_choices=tuple(choices),
         zone_id=zone_id,
         cluster_id=cluster_id,

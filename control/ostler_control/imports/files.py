@@ -23,7 +23,6 @@ SUFFIXES = (".vmdk", ".qcow2", ".raw", ".img", ".vhdx", ".vdi")
 _MAX_BYTES = 64 << 40
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,127}", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_BRIDGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Announced:
 
 @dataclass(frozen=True)
 class Machine:
-    """What images do not say of their VM. guest_id: as in an OVF, "" when unknown; bridges: one for each network
+    """What images do not say of their VM. guest_id: as in an OVF, "" when unknown; networks: one for each network
     interface."""
 
     name: str
@@ -46,7 +45,7 @@ class Machine:
     cpus: int
     memory_bytes: int
     guest_id: str = ""
-    bridges: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
 
 
 def check_announced(files: Sequence[Announced], field: str = "files") -> None:
@@ -120,8 +119,8 @@ def of_images(
     """The VM of images, the boot disk first. Raises InvalidArgumentError; FailedPreconditionError NOT_AN_IMAGE."""
     if not 1 <= len(files) <= MAX_DISKS:
         raise bad_field("files", f"must be 1 to {MAX_DISKS}", "INVALID_FILES")
-    if len(machine.bridges) > MAX_NICS or not all(_BRIDGE.fullmatch(bridge) for bridge in machine.bridges):
-        raise bad_field("machine.bridges", f"must name at most {MAX_NICS} bridges on the hosts", "INVALID_BRIDGE")
+    if len(machine.networks) > MAX_NICS:
+        raise bad_field("machine.networks", f"must be at most {MAX_NICS}", "TOO_MANY_NICS")
     used = {key: _source_file(key, file) for key, file in enumerate(files, start=1)}
     vm = SourceVm(
         ref=files[0].name,
@@ -136,8 +135,8 @@ def of_images(
             for key, file in enumerate(files, start=1)
         ),
         nics=tuple(
-            Nic(key, f"network interface {key}", "virtio", new_mac(), bridge)
-            for key, bridge in enumerate(machine.bridges, start=1)
+            Nic(key, f"network interface {key}", "virtio", new_mac(), network)
+            for key, network in enumerate(machine.networks, start=1)
         ),
         export_bytes=sum(file.size_bytes for file in files),
     )

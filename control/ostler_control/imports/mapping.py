@@ -36,9 +36,9 @@ _GUEST_IDS = (
 
 @dataclass(frozen=True)
 class TargetNic:
-    """A network interface of the new VM."""
+    """A network interface of the new VM. network: its id."""
 
-    bridge: str
+    network: str
     mac: str
     model: str
 
@@ -55,16 +55,16 @@ class TargetVm:
     nics: tuple[TargetNic, ...]
 
 
-def target_vm(source: SourceVm, name: str, bridges: Mapping[str, str]) -> TargetVm:
-    """What a VM becomes. bridges: the fleet's bridge by the name of VMware's network; all are mapped, as `preflight`
-    has found."""
+def target_vm(source: SourceVm, name: str, networks: Mapping[str, str]) -> TargetVm:
+    """What a VM becomes. networks: ids of the fleet's by the names of VMware's; all are mapped, as `preflight` has
+    found."""
     return TargetVm(
         name=name,
         cpus=source.cpus,
         memory_bytes=source.memory_bytes,
         firmware=_FIRMWARE.get(source.firmware, "bios"),
         guest_os=guest_os(source.guest_id),
-        nics=tuple(TargetNic(bridges[nic.network], nic.mac, nic_model(nic.model)) for nic in source.nics),
+        nics=tuple(TargetNic(networks[nic.network], nic.mac, nic_model(nic.model)) for nic in source.nics),
     )
 
 

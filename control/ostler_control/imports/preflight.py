@@ -53,7 +53,8 @@ class TargetPool:
 class Facts:
     """All that a preflight looks at.
 
-    is_vcenter: whether the source can clone; shutdown: the guest may be shut down; bridges: by network name;
+    is_vcenter: whether the source can clone; shutdown: the guest may be shut down; bridges: of the networks that those
+    of the source are mapped to, by the source's names;
     taken_macs: those of other VMs; fleet_bridges: of the hosts that the VM may run on; uefi_host: whether one of them
     boots UEFI;
     hosts and pools: see `conversion_hosts` and `staging`; offering_cpus, offering_memory_bytes: its limits;
@@ -244,8 +245,8 @@ def _check_nics(facts: Facts) -> Iterator[Finding]:
         if bridge is None:
             yield _error(
                 "NIC_NOT_MAPPED",
-                f"{nic.label} is on the network {nic.network!r}, which is mapped to no bridge",
-                f"Add --network '{nic.network}=BRIDGE'.",
+                f"{nic.label} is on the network {nic.network!r}, which is mapped to no network",
+                f"Add --network '{nic.network}=NETWORK'.",
             )
         elif bridge not in facts.fleet_bridges:
             yield _error("NO_SUCH_BRIDGE", f"{nic.label}: no host there has the bridge {bridge}")

@@ -84,7 +84,7 @@ def record_import(wanted: Wanted, vm: SourceVm, is_vcenter: bool, user: str, key
     found = preflight(wanted, vm, is_vcenter)
     if not found.report.is_go or found.placement is None:
         raise _refused(vm, found.report)
-    target = target_vm(vm, name, wanted.bridges)
+    target = target_vm(vm, name, {name: network.id for name, network in wanted.networks.items()})
     check_quota(wanted.account.id, _resources(target, found.disks))
     row = Vm.create(
         name=name,
@@ -95,7 +95,7 @@ def record_import(wanted: Wanted, vm: SourceVm, is_vcenter: bool, user: str, key
         firmware=target.firmware,
     )
     for position, nic in enumerate(target.nics):
-        Nic.create(vm=row, position=position, mac=nic.mac, bridge=nic.bridge, model=nic.model)
+        Nic.create(vm=row, position=position, mac=nic.mac, network=nic.network, model=nic.model)
     placement = placement_query.find_and_claim(row, found.demand)
     host = Host.get_by_id(placement.host_id)
     Vm.update(hypervisor_type=host.hypervisor_type).where(Vm.id == row.id).execute()

@@ -11,6 +11,7 @@ from ostler_control.models import (
     DiskOffering,
     Host,
     ImportSource,
+    Network,
     Pool,
     ServiceOffering,
     Zone,
@@ -53,7 +54,7 @@ class Wanted:
     """An import that is wanted.
 
     source: None for files; source_vm: the VM's ref or name at the source; name "": the source's;
-    disk_offering, pool: for all disks that `disks` says nothing of; disks: by VMware's device key; bridges: by name of
+    disk_offering, pool: for all disks that `disks` says nothing of; disks: by VMware's device key; networks: by name of
     the source's network;
     zone, cluster, host, pool: where to, None for anywhere; conversion_host, staging_pool: None for chosen ones;
     shutdown: the guest may be shut down; stopped: the new VM stays off; test_boot: it boots once without network, and
@@ -72,7 +73,7 @@ class Wanted:
     host: Host | None = None
     pool: Pool | None = None
     disks: Mapping[int, DiskChoice] = field(default_factory=dict)
-    bridges: Mapping[str, str] = field(default_factory=dict)
+    networks: Mapping[str, Network] = field(default_factory=dict)
     conversion_host: Host | None = None
     staging_pool: Pool | None = None
     shutdown: bool = False

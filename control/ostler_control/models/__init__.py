@@ -5,9 +5,9 @@ from ostler_control.models.columns import first_tuple, tuples
 from ostler_control.models.drs import AffinityGroup, AffinityHost, AffinityMember, DrsMove, DrsPlan
 from ostler_control.models.extra_config import OfferingExtraConfig, VmDetail, VmExtraConfig
 from ostler_control.models.imports import ImportFile, ImportSource, VmImport, VmOrigin
-from ostler_control.models.machines import Nic, ServiceOffering, Vm, VmSighting
+from ostler_control.models.machines import Network, NetworkAccount, Nic, ServiceOffering, Vm, VmSighting
 from ostler_control.models.people import Account, Certificate, JoinToken, User
-from ostler_control.models.places import Cluster, Host, HypervisorType, UnmanagedVm, Zone
+from ostler_control.models.places import Cluster, Host, HostFunction, HypervisorType, UnmanagedVm, Zone
 from ostler_control.models.records import Event, Operation, Replica, Request, SettingValue
 from ostler_control.models.storage import (
     DiskOffering,
@@ -42,6 +42,7 @@ ALL: tuple[type[BaseModel], ...] = (
     Cluster,
     HypervisorType,
     Host,
+    HostFunction,
     UnmanagedVm,
     Pool,
     PoolHost,
@@ -56,6 +57,8 @@ ALL: tuple[type[BaseModel], ...] = (
     ServiceOffering,
     Vm,
     VmSighting,
+    Network,
+    NetworkAccount,
     Nic,
     VmDetail,
     VmExtraConfig,
@@ -94,6 +97,7 @@ __all__ = [
     "DrsPlan",
     "Event",
     "Host",
+    "HostFunction",
     "HostState",
     "HypervisorType",
     "ImportFile",
@@ -101,6 +105,8 @@ __all__ = [
     "JoinToken",
     "Kek",
     "MoveState",
+    "Network",
+    "NetworkAccount",
     "Nic",
     "NicAddressing",
     "OfferingExtraConfig",

@@ -7,7 +7,7 @@ from peewee import BigIntegerField, BooleanField, DateTimeField, ForeignKeyField
 from ostler_control.models.base import BaseModel, now
 from ostler_control.models.columns import enum_column
 from ostler_control.models.people import Account
-from ostler_control.models.places import Host
+from ostler_control.models.places import Host, Zone
 from ostler_control.models.storage import Template
 from ostler_control.states import PowerState, VmState
 
@@ -89,6 +89,32 @@ class VmSighting(BaseModel):
         indexes = ((("vm", "host"), True),)
 
 
+class Network(BaseModel):
+    """A bridge on the hosts of a zone. vlan 0: untagged; mtu 0: the bridge's; spoof_filter: hosts drop frames of a VM
+    that have another sender; all_accounts: every account may use it, else those of `NetworkAccount`."""
+
+    name = TextField(unique=True)
+    zone = ForeignKeyField(Zone, backref="networks", on_delete="RESTRICT")
+    zone_id: str
+    bridge = TextField()
+    vlan = IntegerField(default=0)
+    mtu = IntegerField(default=0)
+    spoof_filter = BooleanField(default=True)
+    all_accounts = BooleanField(default=False)
+
+
+class NetworkAccount(BaseModel):
+    """An account that may use a network."""
+
+    network = ForeignKeyField(Network, backref="allowed", on_delete="CASCADE")
+    network_id: str
+    account = ForeignKeyField(Account, backref="networks", on_delete="CASCADE")
+    account_id: str
+
+    class Meta:
+        indexes = ((("network", "account"), True),)
+
+
 class Nic(BaseModel):
     """A network interface. position: order in the VM, from 0."""
 
@@ -96,7 +122,8 @@ class Nic(BaseModel):
     vm_id: str
     position = IntegerField()
     mac = TextField(unique=True)
-    bridge = TextField()
+    network = ForeignKeyField(Network, backref="nics", on_delete="RESTRICT")
+    network_id: str
     model = TextField(default="virtio")
 
     class Meta:

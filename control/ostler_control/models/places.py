@@ -92,6 +92,17 @@ class Host(BaseModel):
 Host.add_index(Host.index(Host.name, unique=True, where=~Host.removed, name="host_live_name"))
 
 
+class HostFunction(BaseModel):
+    """A function that a host has proved, of those that have no column of their own in `Host`: "nic-filter"."""
+
+    host = ForeignKeyField(Host, backref="proved", on_delete="CASCADE")
+    host_id: str
+    function = TextField()
+
+    class Meta:
+        indexes = ((("host", "function"), True),)
+
+
 class UnmanagedVm(BaseModel):
     """A VM found on a host that Ostler does not manage: shown, never touched."""
 

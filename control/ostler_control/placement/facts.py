@@ -14,7 +14,8 @@ class HostFacts(NamedTuple):
     enabled: it and its cluster are; usable_*: what all its VMs together may have, with overcommit and without the
     memory reserved for the host; free_*: the part not allocated, below 0 after the overcommit was lowered; pools: ids
     of the demand's pools that it reaches; cluster_type: the hypervisor type of its cluster, "" when that has none yet;
-    template_formats: disk formats that it supports, empty when it has not reported.
+    template_formats: disk formats that it supports, empty when it has not reported; nic_filter: it can drop spoofed
+    frames.
     """
 
     id: str
@@ -35,6 +36,7 @@ class HostFacts(NamedTuple):
     pools: frozenset[str] = frozenset()
     cluster_type: str = ""
     template_formats: frozenset[str] = frozenset()
+    nic_filter: bool = False
 
     def with_vm(self, cpus: int, memory_bytes: int) -> HostFacts:
         """The host with this much more allocated."""
@@ -62,9 +64,10 @@ class Demand:
     """What to place. Empty text and empty sets demand nothing.
 
     name: of the VM or volume, for messages; cpus and memory_bytes 0 for volume work; allowed_types:
-    hypervisor types that may be used; formats: of all its disks; pool_choices: for each disk the eligible pools, best
-    first: the host must reach one of each; excluded_host_id: its present host; preferred_host_id: chosen whenever it
-    fits; affinity: the hosts that its affinity groups require, forbid, prefer and avoid.
+    hypervisor types that may be used; formats: of all its disks; bridges, network_zones, nic_filter: what its networks
+    need, namely bridges, hosts of their zones, and a filter of spoofed frames; pool_choices: for each disk the eligible
+    pools, best first: the host must reach one of each; excluded_host_id: its present host; preferred_host_id: chosen
+    whenever it fits; affinity: the hosts that its affinity groups require, forbid, prefer and avoid.
     """
 
     name: str
@@ -79,6 +82,8 @@ class Demand:
     cluster_id: str = ""
     host_id: str = ""
     bridges: frozenset[str] = frozenset()
+    network_zones: frozenset[str] = frozenset()
+    nic_filter: bool = False
     pool_choices: tuple[tuple[str, ...], ...] = ()
     excluded_host_id: str = ""
     preferred_host_id: str = ""

@@ -32,6 +32,8 @@ def _requested(demand: Demand, host: HostFacts) -> Refusal | None:
         return Refusal("EXCLUDED_BY_REQUEST", "the request names another cluster")
     if demand.zone_id and demand.zone_id != host.zone_id:
         return Refusal("EXCLUDED_BY_REQUEST", "the request names another zone")
+    if demand.network_zones - {host.zone_id}:
+        return Refusal("OTHER_ZONE", "a network of the VM is in another zone")
     return None
 
 
@@ -88,6 +90,12 @@ def _bridges(demand: Demand, host: HostFacts) -> Refusal | None:
     return Refusal("LACKS_BRIDGE", f"it has no bridge {', '.join(sorted(demand.bridges - host.bridges))}")
 
 
+def _nic_filter(demand: Demand, host: HostFacts) -> Refusal | None:
+    if demand.nic_filter and not host.nic_filter:
+        return Refusal("LACKS_NIC_FILTER", "it has not proved that it can filter spoofed frames")
+    return None
+
+
 def _pools(demand: Demand, host: HostFacts) -> Refusal | None:
     for choices in demand.pool_choices:
         if host.pools.isdisjoint(choices):
@@ -128,6 +136,7 @@ FILTERS: tuple[Filter, ...] = (
     _volume_encryption,
     _uefi,
     _bridges,
+    _nic_filter,
     _pools,
     _affinity,
     _capacity,

@@ -10,6 +10,7 @@ from ostler_control.placement.facts import Refusal
 # The text for one host and for several, in the order of the filters.
 WORDS: Mapping[str, tuple[str, str]] = {
     "EXCLUDED_BY_REQUEST": ("is excluded by the request", "are excluded by the request"),
+    "OTHER_ZONE": ("is in another zone than the VM's network", "are in another zone than the VM's network"),
     "ALREADY_THERE": ("has it already", "have it already"),
     "NOT_UP": ("is not up", "are not up"),
     "DISABLED": ("is disabled", "are disabled"),
@@ -20,6 +21,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "LACKS_VOLUME_ENCRYPTION": ("lacks volume encryption", "lack volume encryption"),
     "LACKS_UEFI": ("lacks UEFI", "lack UEFI"),
     "LACKS_BRIDGE": ("lacks a bridge", "lack a bridge"),
+    "LACKS_NIC_FILTER": ("cannot filter spoofed frames", "cannot filter spoofed frames"),
     "LACKS_POOL": ("does not reach the storage pool", "do not reach the storage pool"),
     "ANTI_AFFINITY": ("has a VM that anti-affinity keeps apart", "have a VM that anti-affinity keeps apart"),
     "AFFINITY": (

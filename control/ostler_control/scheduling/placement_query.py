@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ostler_common.errors import AbortedError, FailedPreconditionError
+from ostler_common.hypervisors import Function
 from peewee import SQL, AsIs, Case, ColumnBase, Select
 
 from ostler_control import database, settings
 from ostler_control.hosts.probes import failed_probes
 from ostler_control.hypervisors import rules
-from ostler_control.models import Cluster, Host, HostState, Nic, Pool, PoolHost, Vm, Volume, db, tuples
+from ostler_control.models import Cluster, Host, HostFunction, HostState, Pool, PoolHost, Vm, Volume, db, tuples
+from ostler_control.networks.needs import needs_of
 from ostler_control.placement import (
     Candidate,
     Demand,
@@ -42,7 +44,7 @@ _SCORE = SQL(f"{_MEMORY_SHARE} + 0.5 * {_CPU_SHARE} + 0.25 * (1 - ABS({_MEMORY_S
 
 
 def demand_of(vm: Vm, **changes: object) -> Demand:
-    """What this VM demands of a host: size, type, firmware, bridges, its volumes' pools and encryption, its affinity.
+    """What this VM demands of a host: size, type, firmware, networks, its volumes' pools and encryption, its affinity.
 
     Of two concurrent placements in one affinity group the second waits for the first's transaction.
 
@@ -50,7 +52,6 @@ def demand_of(vm: Vm, **changes: object) -> Demand:
     """
     volumes = Volume.select(Volume.pool, Volume.passphrase, Volume.format).where(Volume.vm_id == vm.id)
     rows = tuples(volumes, tuple[str, str | None, str])
-    nics = tuples(Nic.select(Nic.bridge).where(Nic.vm == vm), tuple[str])
     fields: dict[str, Any] = {  # Any: Demand checks none of them, its tests do
         "name": vm.name,
         "cpus": vm.cpus,
@@ -59,7 +60,7 @@ def demand_of(vm: Vm, **changes: object) -> Demand:
         "hypervisor_type": vm.hypervisor_type,
         "formats": frozenset(disk_format for _, _, disk_format in rows),
         "uefi": vm.firmware == "uefi",
-        "bridges": frozenset(bridge for (bridge,) in nics),
+        **dataclasses.asdict(needs_of(vm.id)),
         "pool_choices": tuple((pool,) for pool in sorted({pool for pool, _, _ in rows})),
         "affinity": affinity.affinity_rules_of(vm),
     }
@@ -146,7 +147,8 @@ def facts(demand: Demand) -> list[HostFacts]:
     query = Host.select(*_columns(capacity.usable_memory(reserved))).join(Cluster).where(~Host.removed)
     rows = db.execute_sql(*query.sql()).fetchall()
     reach = _reach(demand)
-    return [_host(row, reach.get(row[0], _NOTHING)) for row in rows]
+    filtering = _filtering(demand)
+    return [_host(row, reach.get(row[0], _NOTHING), row[0] in filtering) for row in rows]
 
 
 def _best_facts(demand: Demand) -> list[HostFacts]:
@@ -173,11 +175,12 @@ def _best_facts(demand: Demand) -> list[HostFacts]:
         values[number] = pool_id
     bound = [values[p.name] if isinstance(p, _Parameter) else p for p in parameters]
     rows = db.execute_sql(text, bound).fetchall()
+    filtering = _filtering(demand)
     if max(choices, default=0) <= 1:  # the query has seen to it that they reach the only pool of each disk
         reached = frozenset(pools.values())
-        return [_host(row, reached) for row in rows]
+        return [_host(row, reached, row[0] in filtering) for row in rows]
     reach = _reach(demand, [row[0] for row in rows])
-    return [_host(row, reach.get(row[0], _NOTHING)) for row in rows]
+    return [_host(row, reach.get(row[0], _NOTHING), row[0] in filtering) for row in rows]
 
 
 _Name = str | tuple[int, int]
@@ -255,7 +258,7 @@ def _columns(usable_memory: ColumnBase) -> list[ColumnBase]:
 
 
 # Any: the columns of `_columns`, in raw SQL's order.
-def _host(row: tuple[Any, ...], pools: frozenset[str]) -> HostFacts:
+def _host(row: tuple[Any, ...], pools: frozenset[str], nic_filter: bool) -> HostFacts:
     (host_id, name, cluster_id, zone_id, hypervisor_type, state, enabled, cluster_enabled, maintenance) = row[:9]
     (volume_encryption, uefi, bridges, cluster_type, formats) = row[9:14]
     (usable_cpus, usable_memory, free_cpus, free_memory) = row[14:18]
@@ -278,12 +281,21 @@ def _host(row: tuple[Any, ...], pools: frozenset[str]) -> HostFacts:
         pools,
         cluster_type,
         _words(formats),
+        nic_filter,
     )
 
 
 @functools.lru_cache(maxsize=4096)
 def _words(text: str) -> frozenset[str]:
     return frozenset(filter(None, text.split(",")))
+
+
+def _filtering(demand: Demand) -> set[str]:
+    """The hosts that can filter spoofed frames, where the demand needs it."""
+    if not demand.nic_filter:
+        return set()
+    query = HostFunction.select(HostFunction.host).where(HostFunction.function == Function.NIC_FILTER)
+    return {host_id for (host_id,) in tuples(query, tuple[str])}
 
 
 def _reach(demand: Demand, host_ids: list[str] | None = None) -> dict[str, frozenset[str]]:

@@ -85,7 +85,7 @@ def _record_vm(wanted: NewVm, checked: Checked) -> Vm:
     )
     for position, nic in enumerate(checked.nics):
         taken = mac_taken(f"nics[{position}]", nic.mac)
-        values = {"vm": vm, "position": position, "mac": nic.mac, "bridge": nic.bridge, "model": nic.model}
+        values = {"vm": vm, "position": position, "mac": nic.mac, "network": nic.network, "model": nic.model}
         row = _insert_or_raise(taken, Nic.mac == nic.mac, Nic, **values)
         addressing.record(row.id, nic.addressing)
     affinity.put(vm, wanted.affinity_groups)

@@ -6,7 +6,7 @@ from ostler_common.errors import FailedPreconditionError
 
 from ostler_control.database import session, transaction
 from ostler_control.hosts.rows import is_up, silent
-from ostler_control.models import Host, Nic, Vm, VmSighting, VmState, Volume, now
+from ostler_control.models import Host, Network, Nic, Vm, VmSighting, VmState, Volume, now
 
 
 def load(vm_id: str) -> Vm:
@@ -22,9 +22,9 @@ def disks_of(vm_id: str) -> list[Volume]:
 
 
 def nics_of(vm_id: str) -> list[Nic]:
-    """A VM's network interfaces, in order."""
+    """A VM's network interfaces with their networks, in order."""
     with session():
-        return list(Nic.select().where(Nic.vm == vm_id).order_by(Nic.position))
+        return list(Nic.select(Nic, Network).join(Network).where(Nic.vm == vm_id).order_by(Nic.position))
 
 
 def set_state(vm_id: str, state: VmState, **values: object) -> None:

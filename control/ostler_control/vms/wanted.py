@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from ostler_common.errors import AlreadyExistsError, bad_field
 from ostler_common.hypervisors import Function
 
+from ostler_control import networks
 from ostler_control.catalog.names import check_name
 from ostler_control.hypervisors.supported import check_supported
 from ostler_control.models import (
@@ -17,6 +18,7 @@ from ostler_control.models import (
     AffinityGroup,
     Cluster,
     Host,
+    Network,
     Nic,
     Pool,
     ServiceOffering,
@@ -32,7 +34,6 @@ from ostler_control.vms import details, extra_configs
 from ostler_control.volumes.new_volume import MAX_SIZE_BYTES, MIB
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
-_BRIDGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}", re.ASCII)
 MODELS = ("virtio", "e1000e", "e1000", "rtl8139")
 MAX_NICS = 16
 
@@ -41,7 +42,7 @@ MAX_NICS = 16
 class NewNic:
     """A network interface of a new VM. mac "": generated; model "": virtio."""
 
-    bridge: str
+    network: Network
     mac: str = ""
     model: str = ""
     addressing: Addressing = DHCP
@@ -78,7 +79,8 @@ class Checked:
 def check(wanted: NewVm) -> Checked:
     """Checks everything about a new VM that does not depend on free capacity; changes nothing.
 
-    Raises InvalidArgumentError, AlreadyExistsError VM_EXISTS or MAC_TAKEN, and what `check_supported` and
+    Raises InvalidArgumentError, AlreadyExistsError VM_EXISTS or MAC_TAKEN,
+    FailedPreconditionError NETWORK_NOT_ALLOWED, and what `check_supported` and
     `extra_configs.of_offering` raise.
     """
     check_name("name", wanted.name)
@@ -88,7 +90,7 @@ def check(wanted: NewVm) -> Checked:
     details.check_new(wanted.details)
     check_supported(wanted.template, _functions(wanted), host=wanted.host, cluster=wanted.cluster, zone=wanted.zone)
     template_store.check_encryption(wanted.template, wanted.offering.encrypt_root)
-    return Checked(size_bytes, _nics(wanted.nics))
+    return Checked(size_bytes, _nics(wanted.nics, wanted.account))
 
 
 def vm_exists(wanted: NewVm) -> AlreadyExistsError:
@@ -105,6 +107,7 @@ def _functions(wanted: NewVm) -> list[Function]:
         Function.UEFI: wanted.template.firmware == "uefi",
         Function.VOLUME_ENCRYPTION: wanted.offering.encrypt_root,
         Function.NICS: bool(wanted.nics),
+        Function.NIC_FILTER: any(nic.network.spoof_filter for nic in wanted.nics),
         Function.DIRECT_DOWNLOAD: bool(wanted.template.url),
         Function.EXTRA_CONFIG: not extra_configs.of_offering(wanted.offering.id, wanted.offering.memory_bytes).is_empty,
         Function.USER_DATA: vm_user_data.is_needed(wanted.user_data, wanted.template, addressing),
@@ -128,14 +131,13 @@ def _root_size(wanted: NewVm) -> int:
     return size_bytes
 
 
-def _nics(wanted: Sequence[NewNic]) -> list[NewNic]:
+def _nics(wanted: Sequence[NewNic], account: Account) -> list[NewNic]:
     if len(wanted) > MAX_NICS:
         raise bad_field("nics", f"a VM has at most {MAX_NICS} network interfaces", "TOO_MANY_NICS")
     nics: list[NewNic] = []
     for number, nic in enumerate(wanted):
         path = f"nics[{number}]"
-        if not _BRIDGE.fullmatch(nic.bridge):
-            raise bad_field(f"{path}.bridge", "must name a bridge on the hosts", "INVALID_BRIDGE")
+        networks.check_allowed(nic.network, account)
         if nic.model and nic.model not in MODELS:
             raise bad_field(f"{path}.model", f"must be one of {', '.join(MODELS)}", "INVALID_NIC_MODEL")
         mac = nic.mac.lower() or _new_mac()
@@ -144,7 +146,7 @@ def _nics(wanted: Sequence[NewNic]) -> list[NewNic]:
         if mac in [other.mac for other in nics] or Nic.select().where(Nic.mac == mac).exists():
             raise mac_taken(path, mac)
         check_addressing(nic.addressing, path)
-        nics.append(NewNic(nic.bridge, mac, nic.model or "virtio", nic.addressing))
+        nics.append(NewNic(nic.network, mac, nic.model or "virtio", nic.addressing))
     return nics
 
 

@@ -11,7 +11,8 @@ from ostler_control.agents import Agents, HostAddress
 from ostler_control.database import session
 from ostler_control.keys import Keyring
 from ostler_control.models import Vm, Volume
-from ostler_control.userdata import vm_user_data
+from ostler_control.userdata import addressing, vm_user_data
+from ostler_control.userdata.seed import DHCP
 from ostler_control.vms import extra_configs
 from ostler_control.vms.rows import disks_of, nics_of
 from ostler_control.volumes import wire
@@ -41,7 +42,7 @@ def spec(vm: Vm, keys: Keyring | None, pools: Mapping[str, str] | None = None) -
             vm_pb2.DiskSpec(volume=ref(volume), slot=volume.slot, boot=bool(volume.root), serial=volume.id)
             for volume in disks_of(vm.id)
         ],
-        nics=[vm_pb2.NicSpec(mac=nic.mac, bridge=nic.bridge, model=nic.model) for nic in nics_of(vm.id)],
+        nics=_nics(vm.id),
         extra_config=extra_configs.to_wire(vm),
         seed=_seed(vm, keys) if keys else None,
     )
@@ -53,6 +54,24 @@ def _seed(vm: Vm, keys: Keyring) -> vm_pb2.Seed | None:
     if seed is None:
         return None
     return vm_pb2.Seed(files=[vm_pb2.Seed.File(name=name, content=data) for name, data in seed.files().items()])
+
+
+def _nics(vm_id: str) -> list[vm_pb2.NicSpec]:
+    with session():
+        nics = nics_of(vm_id)
+        static = addressing.of_nics(nic.id for nic in nics)
+    return [
+        vm_pb2.NicSpec(
+            mac=nic.mac,
+            bridge=nic.network.bridge,
+            model=nic.model,
+            vlan=nic.network.vlan,
+            mtu=nic.network.mtu,
+            filter=nic.network.spoof_filter,
+            addresses=[address.partition("/")[0] for address in static.get(nic.id, DHCP).addresses],
+        )
+        for nic in nics
+    ]
 
 
 def ask(agents: Agents, host: HostAddress, vm_id: str) -> vm_pb2.VmInfo:

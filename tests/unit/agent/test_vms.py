@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from ostler_agent.jobs import JobContext
 from ostler_agent.spec import DiskFormat, DiskSpec, NicSpec, PowerState, VmSpec, VolumeRef
 from ostler_agent.vms import disks, power
 from ostler_common.errors import CancelledError, FailedPreconditionError
+from ostler_common.hypervisors import Function
 
 from tests.fakes.hypervisor import FakeHypervisor
 
@@ -47,6 +49,32 @@ def test_start(driver: FakeHypervisor, tmp_path: Path, bridges: Path) -> None:
         info = power.start(driver, lambda ref: tmp_path / ref.volume_id, machine, job())
         assert info.power_state is PowerState.RUNNING
     assert driver.done == ["start"]
+
+
+def test_a_filter_that_the_driver_lacks_is_refused(tmp_path: Path, bridges: Path) -> None:
+    driver = FakeHypervisor()
+    driver.info = replace(driver.info, functions=driver.info.functions - {Function.NIC_FILTER})
+    (tmp_path / VOLUME.volume_id).touch()
+    nic = NicSpec("52:54:00:00:00:01", "br0", filter=True)
+    with pytest.raises(FailedPreconditionError) as error:
+        power.start(driver, lambda ref: tmp_path / ref.volume_id, spec(nic), job())
+    assert error.value.reason == "FUNCTION_NOT_SUPPORTED"
+
+
+def test_a_bridge_with_a_smaller_mtu_than_the_networks_is_refused(
+    driver: FakeHypervisor, tmp_path: Path, bridges: Path
+) -> None:
+    (tmp_path / VOLUME.volume_id).touch()
+    (bridges / "br0" / "mtu").write_text("1500\n")
+    for mtu in (1500, 9000):
+        nic = NicSpec("52:54:00:00:00:01", "br0", mtu=mtu)
+        if mtu == 9000:
+            driver.power_off(VM)
+            with pytest.raises(FailedPreconditionError) as error:
+                power.start(driver, lambda ref: tmp_path / ref.volume_id, spec(nic), job())
+            assert error.value.reason == "MTU_TOO_LARGE"
+        else:
+            power.start(driver, lambda ref: tmp_path / ref.volume_id, spec(nic), job())
 
 
 @pytest.mark.parametrize(

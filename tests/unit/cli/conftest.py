@@ -62,7 +62,7 @@ def control(canned: tuple[Control, Path]) -> Control:
             ),
             vm_pb2.VmVolume(volume_id="5b", volume_name="data-1", slot=1, size_bytes=1536 << 20, pool_name="shared"),
         ],
-        nics=[vm_pb2.VmNic(mac="52:54:00:12:34:56", bridge="br0")],
+        nics=[vm_pb2.VmNic(mac="52:54:00:12:34:56", network="br0")],
         create_time=at(0),
         state_time=at(60),
     )

@@ -46,7 +46,7 @@ def test_a_package_is_sent_as_its_descriptor_and_the_files_that_are_missing(
     assert done.exit_code == 0, done.output
     request = asked(control, pb.ImportFilesRequest)
     assert (request.ovf, request.new_macs, request.spec.stopped) == (XML, True, True)
-    assert (request.spec.service_offering, dict(request.spec.bridges)) == ("medium", {"lan": "br0"})
+    assert (request.spec.service_offering, dict(request.spec.networks)) == ("medium", {"lan": "br0"})
     announced = {file.name: file for file in request.files}
     assert announced["disk 1.vmdk"].sha256 == hashlib.sha256(DISK).hexdigest()
     assert control.received == {"disk 1.vmdk": DISK[5:]}, "what the host has already is not sent again"
@@ -102,13 +102,13 @@ def test_images_are_announced_with_the_sizes_of_their_disks(control: Control, os
         paths.append(tmp_path / name)
         format = name.rpartition(".")[2]
         subprocess.run(["qemu-img", "create", "-q", "-f", format, paths[-1], size], check=True)
-    words = ("--offering", "medium", "--disk-offering", "plain", "--bridge", "br0", "--firmware", "uefi", "--windows")
+    words = ("--offering", "medium", "--disk-offering", "plain", "--network", "br0", "--firmware", "uefi", "--windows")
     done = ostler("import", "image", *map(str, paths), *words, "--no-conversion")
     assert done.exit_code == 0, done.output
     request = asked(control, pb.ImportFilesRequest)
     assert [(file.name, file.capacity_bytes >> 20) for file in request.files] == [("root.qcow2", 20), ("data.vhdx", 8)]
     machine = request.images
-    assert (machine.name, machine.firmware, machine.guest_id, list(machine.bridges)) == (
+    assert (machine.name, machine.firmware, machine.guest_id, list(machine.networks)) == (
         "root",
         "uefi",
         "windows",

@@ -80,7 +80,7 @@ def test_a_check_tells_every_finding_and_fails_on_a_no_go(control: Control, ostl
     refused = ostler("import", "check", *VM)
     assert refused.exit_code == 1
     assert refused.output.splitlines() == [
-        "ERROR    NIC_NOT_MAPPED: Network adapter 1 is mapped to no bridge",
+        "ERROR    NIC_NOT_MAPPED: Network adapter 1 is mapped to no network",
         "         Add --network.",
         "WARNING  SNAPSHOTS: it has snapshots",
         "no-go: fix the errors first",
@@ -89,7 +89,7 @@ def test_a_check_tells_every_finding_and_fails_on_a_no_go(control: Control, ostl
     assert go.exit_code == 0, go.output
     assert "go: conversion on host h1, files in pool nfs1" in go.output
     assert "the control plane; it may take about 10 min" in go.output
-    assert dict(asked(control, pb.CheckImportRequest).spec.bridges) == {"a=b": "br0"}
+    assert dict(asked(control, pb.CheckImportRequest).spec.networks) == {"a=b": "br0"}
     as_json = json.loads(ostler("import", "check", *VM, "-o", "json").output)
     assert [finding["code"] for finding in as_json["findings"]] == ["SNAPSHOTS", "NIC_NOT_MAPPED"]
 

@@ -31,7 +31,7 @@ def test_waits_and_prints_the_object(control: Control, ostler: Ostler) -> None:
     [request] = control.asked
     assert isinstance(request, vm_pb2.CreateVmRequest)
     assert request.root_size_bytes == 20 << 30
-    assert [(nic.bridge, nic.mac) for nic in request.nics] == [("br0", "52:54:00:00:00:01"), ("br1", "")]
+    assert [(nic.network, nic.mac) for nic in request.nics] == [("br0", "52:54:00:00:00:01"), ("br1", "")]
     assert len(request.request_id) == 36
 
 

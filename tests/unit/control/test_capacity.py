@@ -7,7 +7,20 @@ from collections.abc import Callable
 import pytest
 from ostler_common.errors import AbortedError, FailedPreconditionError, OstlerError
 from ostler_control import database, settings
-from ostler_control.models import Cluster, Host, HostState, Kek, Nic, Passphrase, Pool, PoolHost, Vm, Volume, Zone
+from ostler_control.models import (
+    Cluster,
+    Host,
+    HostState,
+    Kek,
+    Network,
+    Nic,
+    Passphrase,
+    Pool,
+    PoolHost,
+    Vm,
+    Volume,
+    Zone,
+)
 from ostler_control.placement import Demand, place, refusal
 from ostler_control.scheduling import capacity, placement_query
 
@@ -139,7 +152,8 @@ def test_what_a_vm_asks_for_is_read_from_its_volumes_and_nics() -> None:
     assert (plain.volume_encryption, plain.pool_choices) == (False, ((fleet.pool.id,),))
     passphrase = Passphrase.create(kek=Kek.create(name="k"), sealed=b"x", bound_id="v")
     Volume.create(name="data", pool=other, slot=1, passphrase=passphrase, **common)
-    Nic.create(vm=vm, position=0, mac="52:54:00:00:00:01", bridge="br7")
+    network = Network.create(name="lan", zone=Zone.get(), bridge="br7")
+    Nic.create(vm=vm, position=0, mac="52:54:00:00:00:01", network=network)
     demand = placement_query.demand_of(Vm.get_by_id(vm.id), host_id="h")
     assert demand == Demand(
         "web1",
@@ -149,6 +163,8 @@ def test_what_a_vm_asks_for_is_read_from_its_volumes_and_nics() -> None:
         uefi=True,
         host_id="h",
         bridges=frozenset({"br7"}),
+        network_zones=frozenset({network.zone_id}),
+        nic_filter=True,
         formats=frozenset({"qcow2"}),
         pool_choices=tuple((pool,) for pool in sorted([fleet.pool.id, other.id])),
     )

@@ -8,7 +8,19 @@ import peewee
 import pytest
 from ostler_common.errors import FailedPreconditionError, InvalidArgumentError
 from ostler_control import database
-from ostler_control.models import ALL, Host, ImportFile, VmImport, VmSighting, Zone, db
+from ostler_control.models import (
+    ALL,
+    Host,
+    ImportFile,
+    Network,
+    NetworkAccount,
+    Nic,
+    NicAddressing,
+    VmImport,
+    VmSighting,
+    Zone,
+    db,
+)
 from playhouse.migrations import Runner
 
 from tests import databases
@@ -68,6 +80,31 @@ _OLD_IMPORT = (
     "INSERT INTO import_file (id, create_time, vm_import_id, name, size_bytes, sha1, sha256) "
     "VALUES ('f', '2026-01-01', 'i', 'disk.vmdk', 1, '', '')",
 )
+_OLD_NICS = (
+    "UPDATE vm SET host_id = 'h' WHERE id = 'v'",
+    "INSERT INTO zone (id, create_time, name) VALUES ('y', '2026-01-02', 'far')",
+    "INSERT INTO cluster (id, create_time, name, zone_id, hypervisor_type, cpu_overcommit, memory_overcommit, enabled) "
+    "VALUES ('d', '2026-01-01', 'far', 'y', 'kvm', 1, 1, 1)",
+    "INSERT INTO host (id, create_time, name, address, cluster_id, state, state_reason, state_time, enabled, "
+    "maintenance, maintenance_reason, removed, agent_version, hypervisor_type, cpus, memory_bytes, volume_encryption, "
+    "uefi, bridges, template_formats, functions, allocated_cpus, allocated_memory_bytes, capabilities, load, "
+    "smooth_load) VALUES ('g', '2026-01-01', 'h2', 'h2:1', 'd', 'up', '', '2026-01-01', 1, 0, '', 0, '', 'kvm', 1, 1, "
+    "1, 1, '', '', '', 0, 0, '', '', '')",
+    "INSERT INTO vm (id, create_time, name, account_id, service_offering_id, template_name, cpus, memory_bytes, "
+    "firmware, hypervisor_type, state, state_time, power_state, attention, operation_id, drs_skip, last_host_id) "
+    "VALUES ('w', '2026-01-01', 'db', 'a', 'o', '', 1, 1, 'bios', 'kvm', 'stopped', '2026-01-01', '', '', '', 0, 'g')",
+    *(
+        "INSERT INTO nic (id, create_time, vm_id, position, mac, bridge, model) "
+        f"VALUES ('n{number}', '2026-01-01', '{vm}', {position}, '52:54:00:00:00:0{number}', '{bridge}', '{model}')"
+        for number, vm, position, bridge, model in (
+            (1, "v", 0, "br0", "virtio"),
+            (2, "v", 1, "br1", "e1000"),
+            (3, "w", 0, "br0", "virtio"),
+        )
+    ),
+    "INSERT INTO nic_addressing (id, create_time, nic_id, addresses, gateways, nameservers) "
+    "VALUES ('s', '2026-01-01', 'n1', '[\"192.0.2.7/24\"]', '[]', '[]')",
+)
 
 
 def _schema() -> list[list[tuple[object, ...]]]:
@@ -119,6 +156,33 @@ def test_imports_under_way_keep_their_source_and_files_when_others_need_none(tmp
             VmImport.create(source=None, source_ref="web.ovf", vm_id="w", pool="p", host_id="h", claimed_bytes=1)
             VmImport.delete().execute()
             assert ImportFile.select().count() == 0
+
+
+def test_interfaces_from_before_networks_get_one_for_each_bridge_of_a_zone(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0009_file_imports")
+            for statement in (*_OLD_VM, *_OLD_NICS):
+                db.execute_sql(statement)
+        assert "0010_networks" in database.migrate()
+        with database.session():
+            networks = {network.name: network for network in Network.select()}
+            assert {name: (row.zone_id, row.bridge) for name, row in networks.items()} == {
+                "br1": ("z", "br1"),
+                "br0-zone": ("z", "br0"),
+                "br0-far": ("y", "br0"),
+            }
+            # Guests from then may rely on sending what they like; only the accounts that were there may use it.
+            assert not any(network.spoof_filter or network.all_accounts for network in networks.values())
+            assert {row.network.name: row.account_id for row in NetworkAccount.select()} == dict.fromkeys(networks, "a")
+            found = {(nic.mac, nic.network.name, nic.position, nic.model) for nic in Nic.select()}
+            assert found == {
+                ("52:54:00:00:00:01", "br0-zone", 0, "virtio"),
+                ("52:54:00:00:00:02", "br1", 1, "e1000"),
+                ("52:54:00:00:00:03", "br0-far", 0, "virtio"),
+            }
+            [kept] = NicAddressing.select()
+            assert (kept.nic.mac, kept.addresses) == ("52:54:00:00:00:01", '["192.0.2.7/24"]')
 
 
 def test_migrating_again_does_nothing(fresh_database: str) -> None:

@@ -382,7 +382,7 @@ def test_what_a_type_cannot_do_is_refused_by_name(working: tuple[Site, Engine], 
         Function.VOLUME_ENCRYPTION: [lambda: site.record(lambda: site.new_vm("x", template=raw))],
         Function.NICS: [
             lambda: site.record(
-                lambda: site.new_vm("x", template=raw, offering=site.plain, nics=[vms.NewNic("br0")])
+                lambda: site.new_vm("x", template=raw, offering=site.plain, nics=[vms.NewNic(site.network)])
             )
         ],
     }  # fmt: skip

@@ -14,7 +14,19 @@ from ostler_control import vms, volumes
 from ostler_control.api.start_operation import start_operation
 from ostler_control.caller import Caller, Role
 from ostler_control.database import session, transaction
-from ostler_control.models import Event, Host, Operation, Passphrase, Vm, VmSighting, Volume, now
+from ostler_control.models import (
+    Event,
+    Host,
+    HostFunction,
+    Network,
+    Operation,
+    Passphrase,
+    Vm,
+    VmSighting,
+    Volume,
+    Zone,
+    now,
+)
 from ostler_control.operations import Engine
 
 from tests.fakes.working_agent import Fault, wait_until
@@ -51,7 +63,7 @@ def fresh(row: Any) -> Any:
 
 
 def test_a_vm_is_placed_encrypted_and_started(site: Site, engine: Engine) -> None:
-    vm = running(site, engine, "web", nics=[vms.NewNic("br0")])
+    vm = running(site, engine, "web", nics=[vms.NewNic(site.network)])
     assert (vm.state, vm.power_state, vm.host.name in ("h1", "h2")) == ("running", "running", True)
     root: Any = Volume.get(Volume.vm_id == vm.id)
     assert (root.name, root.root, root.slot, root.state, root.encrypt_format) == ("web-root", True, 0, "ready", "luks")
@@ -78,7 +90,14 @@ def test_a_vm_that_fits_nowhere_changes_nothing(site: Site) -> None:
     assert refusal(site, lambda: site.new_vm("there", host=site.host("h3"))) == "NO_FEASIBLE_HOST"
     assert refusal(site, lambda: site.new_vm("huge", root_size_bytes=1)) == "INVALID_SIZE"
     assert refusal(site, lambda: site.new_vm("bad name!")) == "INVALID_NAME"
-    assert refusal(site, lambda: site.new_vm("nic", nics=[vms.NewNic("nobridge")])) == "NO_FEASIBLE_HOST"
+    nowhere = Network.create(name="nowhere", zone=site.network.zone, bridge="br7", all_accounts=True)
+    assert refusal(site, lambda: site.new_vm("nic", nics=[vms.NewNic(nowhere)])) == "NO_FEASIBLE_HOST"
+    theirs = Network.create(name="theirs", zone=site.network.zone, bridge="br0")
+    assert refusal(site, lambda: site.new_vm("nic", nics=[vms.NewNic(theirs)])) == "NETWORK_NOT_ALLOWED"
+    abroad = Network.create(name="abroad", zone=Zone.create(name="far"), bridge="br0", all_accounts=True)
+    assert refusal(site, lambda: site.new_vm("nic", nics=[vms.NewNic(abroad)])) == "NO_FEASIBLE_HOST"
+    HostFunction.delete().execute()
+    assert refusal(site, lambda: site.new_vm("nic", nics=[vms.NewNic(site.network)])) == "NO_FEASIBLE_HOST"
     site.check_whole()
 
 

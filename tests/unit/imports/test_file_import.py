@@ -95,7 +95,7 @@ class Api:
             "service_offering": "two",
             "disk_offering": "plain",
             "account": "acme",
-            "bridges": {"VM Network": "br0"},
+            "networks": {"VM Network": "public"},
         }
         return pb.ImportSpec(**(fields | changes))
 
@@ -179,7 +179,7 @@ def test_a_vm_is_imported_from_a_descriptor_and_its_disks(api: Api) -> None:
         ("ready", 8 * MIB, "luks"),
         ("ready", 8 * MIB, "none"),
     ]
-    assert (Nic.get().mac, Nic.get().bridge) == (MAC, "br0")
+    assert (Nic.get().mac, Nic.get().network.bridge) == (MAC, "br0")
     assert (VmOrigin.get().source_name, VmOrigin.get().source_ref) == ("files", "first.vmdk")
     assert api.site.fleet.staging == {}
     assert VmImport.select().count() == 0
@@ -187,9 +187,9 @@ def test_a_vm_is_imported_from_a_descriptor_and_its_disks(api: Api) -> None:
 
 def test_images_are_imported_as_they_are(api: Api) -> None:
     disk = bytes(3 * MIB)
-    machine = pb.ImageMachine(name="plain", firmware="bios", bridges=["br0"])
+    machine = pb.ImageMachine(name="plain", firmware="bios", networks=["public"])
     files = [pb.AnnouncedFile(name="root.raw", size_bytes=len(disk))]
-    spec = api.spec(bridges={}, stopped=True)
+    spec = api.spec(networks={}, stopped=True)
     operation = api.begin(ovf=None, images=machine, files=files, spec=spec, no_conversion=True)
     api.waiting(operation)
     api.send(operation, "root.raw", disk)
@@ -282,7 +282,7 @@ def test_cancelling_while_it_waits_leaves_nothing(api: Api) -> None:
         ({"ovf": None, "url": "https://example.org/404", "files": []}, "DOWNLOAD_REFUSED"),
         ({"ovf": None, "images": pb.ImageMachine(name="x", firmware="coreboot")}, "INVALID_FIRMWARE"),
         ({"spec": pb.ImportSpec(service_offering="two", account="acme", disk_offering="plain")}, "IMPORT_REFUSED"),
-        ({"spec": pb.ImportSpec(service_offering="two", bridges={"VM Network": "br0"})}, "REQUIRED"),
+        ({"spec": pb.ImportSpec(service_offering="two", networks={"VM Network": "public"})}, "REQUIRED"),
     ],
 )
 def test_what_cannot_be_imported_is_refused_before_a_byte_is_sent(

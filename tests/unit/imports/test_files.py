@@ -89,7 +89,7 @@ def test_a_name_is_announced_once() -> None:
 
 
 def test_images_become_a_vm_with_the_first_as_its_boot_disk() -> None:
-    machine = Machine("web", "bios", 2, MIB, bridges=("br0", "br1"))
+    machine = Machine("web", "bios", 2, MIB, networks=("br0", "br1"))
     vm, used = files.of_images(
         machine, [Announced("b.QCOW2", 5, capacity_bytes=3 * MIB), Announced("a.raw", 9)], macs()
     )
@@ -102,8 +102,8 @@ def test_images_are_checked() -> None:
     image = [Announced("a.raw", 9)]
     assert reason(lambda: files.of_images(Machine("w", "bios", 1, 1), [], macs())) == "INVALID_FILES"
     assert reason(lambda: files.of_images(Machine("w", "bios", 1, 1), [Announced("a.sh", 9)], macs())) == "NOT_AN_IMAGE"
-    bad = Machine("w", "bios", 1, 1, bridges=("br0 && reboot",))
-    assert reason(lambda: files.of_images(bad, image, macs())) == "INVALID_BRIDGE"
+    bad = Machine("w", "bios", 1, 1, networks=("br0",) * 17)
+    assert reason(lambda: files.of_images(bad, image, macs())) == "TOO_MANY_NICS"
 
 
 def test_the_descriptor_is_found_at_the_beginning_of_an_archive() -> None:

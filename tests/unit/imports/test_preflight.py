@@ -202,7 +202,7 @@ def test_a_vm_keeps_its_hardware() -> None:
     vm = replace(VM, firmware="efi", nics=(NIC, replace(NIC, model="e1000", mac="00:50:56:00:00:02")))
     target = target_vm(vm, "web-1", {"VM Network": "br0"})
     assert (target.name, target.cpus, target.memory_bytes, target.firmware) == ("web-1", 2, 2 * GIB, "uefi")
-    assert [(nic.bridge, nic.mac, nic.model) for nic in target.nics] == [
+    assert [(nic.network, nic.mac, nic.model) for nic in target.nics] == [
         ("br0", "00:50:56:00:00:01", "virtio"),
         ("br0", "00:50:56:00:00:02", "e1000"),
     ]

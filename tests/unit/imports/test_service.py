@@ -93,7 +93,7 @@ def spec(**changes: object) -> pb.ImportSpec:
         "source_vm": "web 1",
         "service_offering": "two",
         "account": "acme",
-        "bridges": {NETWORK: "br0"},
+        "networks": {NETWORK: "public"},
     }
     return pb.ImportSpec(**(fields | changes))  # type: ignore[arg-type]
 
@@ -188,7 +188,7 @@ def test_a_check_answers_go_or_no_go(api: Api) -> None:
     go = api.service.CheckImport(pb.CheckImportRequest(spec=spec()), api.context)
     assert (go.go, list(go.findings), go.download_by, go.staging_pool_name) == (True, [], "control", "shared")
     assert go.conversion_host_name in ("h1", "h2")
-    no = api.service.CheckImport(pb.CheckImportRequest(spec=spec(bridges={})), api.context)
+    no = api.service.CheckImport(pb.CheckImportRequest(spec=spec(networks={})), api.context)
     assert (no.go, no.findings[0].code, no.findings[0].severity) == (False, "NIC_NOT_MAPPED", pb.ImportFinding.ERROR)
     assert "--network" in no.findings[0].remedy
 
@@ -204,8 +204,8 @@ def test_a_check_answers_go_or_no_go(api: Api) -> None:
         ({"name": "a b"}, "INVALID_NAME"),
         ({"service_offering": "none"}, "SERVICE_OFFERING_NOT_FOUND"),
         ({"zone": "zone", "cluster": "cluster"}, "CONFLICTING_FIELDS"),
-        ({"bridges": {str(number): "br0" for number in range(65)}}, "TOO_MANY_BRIDGES"),
-        ({"bridges": {}}, "IMPORT_REFUSED"),
+        ({"networks": {str(number): "public" for number in range(65)}}, "TOO_MANY_NETWORKS"),
+        ({"networks": {}}, "IMPORT_REFUSED"),
     ],
 )
 def test_a_bad_import_is_refused_and_changes_nothing(api: Api, changes: dict[str, object], expected: str) -> None:

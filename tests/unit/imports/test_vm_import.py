@@ -104,7 +104,7 @@ def wanted(site: Site, source: ImportSource, vm: str, **changes: Any) -> Wanted:
         "account": site.account,
         "offering": ServiceOffering.get(ServiceOffering.name == "two"),
         "disk_offering": site.disks["plain"],
-        "bridges": {NETWORK: "br0"},
+        "networks": {NETWORK: site.network},
     }
     return Wanted(source, vm, **(fields | changes))
 
@@ -155,7 +155,7 @@ def test_a_vm_is_imported_with_its_disks_and_hardware(
         file = site.fleet.pools[volume.pool_id][volume.id]
         assert file.content == hashlib.sha256(disk.read_bytes()).hexdigest(), "each volume has its own disk's data"
     nic = Nic.get()
-    assert (nic.bridge, nic.model) == ("br0", "virtio")
+    assert (nic.network.bridge, nic.model) == ("br0", "virtio")
     assert nic.mac == site.at(vm.host_id).vms[vm.id].spec.nics[0].mac
     origin = VmOrigin.get()
     assert (origin.source_name, origin.source_vm, origin.guest_os) == ("vc1", "web 1", "ubuntu")
@@ -185,7 +185,7 @@ def test_a_running_windows_vm_is_refused_or_shut_down(site: Site, engine: Engine
 
 
 def test_a_check_tells_all_and_changes_nothing(site: Site, source: ImportSource) -> None:
-    what = wanted(site, source, "busy", bridges={}, offering=site.plain, staging_pool=site.pools["local1"])
+    what = wanted(site, source, "busy", networks={}, offering=site.plain, staging_pool=site.pools["local1"])
     with sources.connect(source, site.keys) as connection:
         vm = find_vm(connection, "busy")
     with session():

@@ -10,7 +10,7 @@ import libvirt
 from ostler_common.errors import FailedPreconditionError, NotFoundError
 
 from ostler_agent.hypervisors.base import Paths
-from ostler_agent.hypervisors.libvirt import inventory
+from ostler_agent.hypervisors.libvirt import filters, inventory
 from ostler_agent.hypervisors.libvirt.errors import is_code, translated
 from ostler_agent.hypervisors.libvirt.host import choose_domain_type, disk_file, keys_of
 from ostler_agent.hypervisors.libvirt.session import Session
@@ -62,6 +62,7 @@ def define(session: Session, spec: VmSpec, paths: Paths) -> Any:
         old = inventory.find(connection, spec.vm_id)
         if old is not None and inventory.is_active(old):
             raise _running(spec.vm_id, "stop it before you replace its definition")
+        filters.ensure(connection, spec.nics)
         files = {disk.volume.volume_id: disk_file(paths(disk.volume)) for disk in spec.disks}
         xml = domain_xml(spec, files, choose_domain_type(connection, session.domain_type))
         # libvirt validates the XML against its schema, so that a mistake shows here and not at the first start.

@@ -11,7 +11,7 @@ import libvirt
 from ostler_common.errors import FailedPreconditionError
 
 from ostler_agent.capabilities.facts import DOMAIN_TYPE_PROBE, HypervisorFacts, attempt
-from ostler_agent.hypervisors.libvirt import key_directory
+from ostler_agent.hypervisors.libvirt import filters, key_directory
 
 
 def probe(uri: str, domain_type: str, key_directory_path: Path) -> HypervisorFacts:
@@ -63,6 +63,7 @@ def _facts(connection: libvirt.virConnect, domain_type: str) -> HypervisorFacts:
         numa_nodes=int(nodes),
         probes=(
             attempt(DOMAIN_TYPE_PROBE, lambda: _domain_type(preferred, types)),
+            attempt(filters.PROBE, lambda: filters.probe(connection)),
             attempt("uefi", lambda: _uefi(connection, architecture, preferred)),
         ),
     )

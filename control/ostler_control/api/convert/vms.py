@@ -13,7 +13,7 @@ from ostler_control.api.convert.lookups import by_id, name_of, shown_to
 from ostler_control.api.convert.times import timestamp
 from ostler_control.caller import Caller
 from ostler_control.hypervisors import rules
-from ostler_control.models import Account, Cluster, Host, Nic, Pool, ServiceOffering, Vm, VmOrigin, Volume
+from ostler_control.models import Account, Cluster, Host, Network, Nic, Pool, ServiceOffering, Vm, VmOrigin, Volume
 from ostler_control.placement import Candidate
 from ostler_control.scheduling import affinity
 from ostler_control.userdata import addressing
@@ -36,14 +36,14 @@ def vms(rows: Sequence[Vm], caller: Caller) -> list[vm_pb2.Vm]:
     vm_details = details.of_vms(ids)
     origins = {row.vm_id: row for row in VmOrigin.select().where(VmOrigin.vm.in_(ids))}
     nics: defaultdict[str, list[vm_pb2.VmNic]] = defaultdict(list)
-    interfaces = list(Nic.select().where(Nic.vm.in_(ids)).order_by(Nic.position))
+    interfaces = list(Nic.select(Nic, Network).join(Network).where(Nic.vm.in_(ids)).order_by(Nic.position))
     static = addressing.of_nics(nic.id for nic in interfaces)
     for nic in interfaces:
         own = static.get(nic.id, DHCP)
         nics[nic.vm_id].append(
             vm_pb2.VmNic(
                 mac=nic.mac,
-                bridge=nic.bridge,
+                network=nic.network.name,
                 model=nic.model,
                 addresses=own.addresses,
                 gateways=own.gateways,

@@ -25,6 +25,7 @@ from ostler_control.cli.app import App, pass_app
 from ostler_control.cli.commands._import_spec import file_spec_options, image_spec_options
 from ostler_control.cli.commands.vm import VIEW
 from ostler_control.cli.finish import finish
+from ostler_control.cli.names import NETWORK
 from ostler_control.cli.options import CallOptions, operation_options
 
 _POLL_S = 0.3
@@ -111,7 +112,7 @@ def ova_command(
     "files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False)
 )
 @image_spec_options
-@click.option("--bridge", "bridges", multiple=True, help="Bridge of a network interface; may be repeated.")
+@click.option("--network", "networks", type=NETWORK, multiple=True, help="Network of an interface; may be repeated.")
 @click.option(
     "--firmware",
     type=click.Choice(["bios", "uefi"]),
@@ -127,7 +128,7 @@ def image_command(
     app: App,
     files: Sequence[Path],
     spec: pb.ImportSpec,
-    bridges: Sequence[str],
+    networks: Sequence[str],
     firmware: str,
     windows: bool,
     no_conversion: bool,
@@ -142,7 +143,7 @@ def image_command(
 
     \b
     Examples:
-      ostler import image web.vhdx --offering medium --bridge br0
+      ostler import image web.vhdx --offering medium --network public
       ostler import image root.qcow2 data.raw --offering medium --disk-offering plain --no-conversion
     """
     local = [LocalFile(path.name, path, 0, path.stat().st_size) for path in files]
@@ -155,7 +156,7 @@ def image_command(
             name=spec.name or files[0].stem,
             firmware=firmware,
             guest_id="windows" if windows else "",
-            bridges=bridges,
+            networks=networks,
         ),
     )
     for file in local:

@@ -24,15 +24,15 @@ from ostler_control.cli.options import F
 _Option = Callable[[Any], Any]
 
 
-def _bridges(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, str]:
-    """NETWORK=BRIDGE; a network's name may have an equals sign in it."""
-    bridges = {}
+def _networks(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, str]:
+    """SOURCE=NETWORK; the source's name may have an equals sign in it."""
+    networks = {}
     for value in values:
-        network, equals, bridge = value.rpartition("=")
-        if not network or not equals or not bridge:
-            raise click.BadParameter("must be NETWORK=BRIDGE", ctx, param)
-        bridges[network] = bridge
-    return bridges
+        source, equals, network = value.rpartition("=")
+        if not source or not equals or not network:
+            raise click.BadParameter("must be SOURCE=NETWORK", ctx, param)
+        networks[source] = network
+    return networks
 
 
 def _disk_choices(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> list[pb.ImportDisk]:
@@ -59,7 +59,7 @@ def file_spec_options(function: F) -> F:
 
 def image_spec_options(function: F) -> F:
     """The same for images, whose networks have no names."""
-    names = _SPEC.keys() - {*_OF_SOURCE, "bridges"}
+    names = _SPEC.keys() - {*_OF_SOURCE, "networks"}
     return _add(function, {name: option for name, option in _SPEC.items() if name in names})
 
 
@@ -104,13 +104,13 @@ _SPEC: dict[str, _Option] = {
         callback=_disk_choices,
         help="Offering or pool of one disk, by its key in `list-vms -o json`; may be repeated.",
     ),
-    "bridges": click.option(
+    "networks": click.option(
         "--network",
-        "bridges",
+        "networks",
         multiple=True,
-        metavar="NETWORK=BRIDGE",
-        callback=_bridges,
-        help="Bridge for a network of the source; once for each network of the VM.",
+        metavar="SOURCE=NETWORK",
+        callback=_networks,
+        help="Network for a network of the source, by its name there; once for each network of the VM.",
     ),
     "conversion_host": click.option(
         "--conversion-host", type=HOST, default="", help="Host that converts.  [default: the least loaded capable one]"

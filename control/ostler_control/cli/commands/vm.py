@@ -43,8 +43,8 @@ def _volumes(vm: pb.Vm) -> Sequence[Sequence[str]]:
 
 
 def _nics(vm: pb.Vm) -> Sequence[Sequence[str]]:
-    rows = [(n.mac, n.bridge, n.model or "virtio", text.joined(n.addresses)) for n in vm.nics]
-    return [("mac", "bridge", "model", "addresses"), *rows]
+    rows = [(n.mac, n.network, n.model or "virtio", text.joined(n.addresses)) for n in vm.nics]
+    return [("mac", "network", "model", "addresses"), *rows]
 
 
 def _detail_rows(vm: pb.Vm) -> Sequence[Sequence[str]]:
@@ -111,20 +111,20 @@ def _how_encrypted(vm: pb.Vm) -> str:
 
 
 def _nic(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> list[pb.VmNic]:
-    """BRIDGE, then KEY=VALUE; address, gateway and dns may be repeated."""
+    """NETWORK, then KEY=VALUE; address, gateway and dns may be repeated."""
     nics = []
     for value in values:
-        bridge, *rest = value.split(",")
+        network, *rest = value.split(",")
         pairs = defaultdict[str, list[str]](list)
         for part in rest:
             key, _, text = part.partition("=")
             pairs[key].append(text)
-        if not bridge or not pairs.keys() <= {"mac", "model", "address", "gateway", "dns"}:
-            wanted = "BRIDGE[,mac=MAC][,model=MODEL][,address=ADDRESS/PREFIX][,gateway=ADDRESS][,dns=ADDRESS]"
+        if not network or not pairs.keys() <= {"mac", "model", "address", "gateway", "dns"}:
+            wanted = "NETWORK[,mac=MAC][,model=MODEL][,address=ADDRESS/PREFIX][,gateway=ADDRESS][,dns=ADDRESS]"
             raise click.BadParameter(f"must be {wanted}", ctx, param)
         nics.append(
             pb.VmNic(
-                bridge=bridge,
+                network=network,
                 mac=pairs["mac"][-1] if pairs["mac"] else "",
                 model=pairs["model"][-1] if pairs["model"] else "",
                 addresses=pairs["address"],
@@ -164,9 +164,9 @@ def command() -> None:
     "--nic",
     "nics",
     multiple=True,
-    metavar="BRIDGE[,KEY=VALUE]",
+    metavar="NETWORK[,KEY=VALUE]",
     callback=_nic,
-    help="Network interface; keys are mac, model, and address, gateway, dns for a static one; may be repeated.",
+    help="Interface on a network; keys are model, mac (admins), and address, gateway, dns for a static one; repeat.",
 )
 @click.option("--account", type=ACCOUNT, default="", help="Owner.  [default: your account]")
 @click.option("--zone", type=ZONE, default="", help="Zone.  [default: any]")
@@ -204,7 +204,7 @@ def create(
 
     \b
     Examples:
-      ostler vm create web-1 --template debian-13 --offering small --nic br0
+      ostler vm create web-1 --template debian-13 --offering small --nic public
       ostler vm create web-2 --template debian-13 --offering small --user-data-file web.yaml --ssh-key-file id.pub
     """
     request = pb.CreateVmRequest(

@@ -188,7 +188,7 @@ def test_another_accounts_document_is_not_there(api: Api, site: Site) -> None:
 
 def test_a_guest_gets_its_user_data_at_every_start_and_wherever_it_moves(api: Api, site: Site) -> None:
     given = pb.VmUserData(data=CONFIG, ssh_keys=[KEY], variables=["role"], values={"role": "db"})
-    vm = api.create("web-1", given, nics=[vm_pb2.VmNic(bridge="br0", mac="52:54:00:00:00:09")])
+    vm = api.create("web-1", given, nics=[vm_pb2.VmNic(network="public", mac="52:54:00:00:00:09")])
     seed = api.seed(vm)
     assert seed["user-data"] == CONFIG
     assert yaml.safe_load(seed["meta-data"]) == {
@@ -364,14 +364,16 @@ def test_rendering_shows_what_would_be(api: Api) -> None:
 
 
 def test_static_addresses_reach_the_guest(api: Api) -> None:
-    static = vm_pb2.VmNic(bridge="br0", addresses=["192.0.2.7/24"], gateways=["192.0.2.1"], nameservers=["192.0.2.53"])
-    vm = api.create("web-1", nics=[vm_pb2.VmNic(bridge="br0"), static])
+    static = vm_pb2.VmNic(
+        network="public", addresses=["192.0.2.7/24"], gateways=["192.0.2.1"], nameservers=["192.0.2.53"]
+    )
+    vm = api.create("web-1", nics=[vm_pb2.VmNic(network="public"), static])
     ethernets = yaml.safe_load(api.seed(vm)["network-config"])["ethernets"]
     assert [ethernets[name].get("addresses") for name in ("nic0", "nic1")] == [None, ["192.0.2.7/24"]]
     assert api.seed(vm)["user-data"] == b"", "addresses alone are a reason for a seed"
     shown = api.vms.GetVm(vm_pb2.GetVmRequest(vm=vm.id), api.context)
     assert list(shown.nics[1].addresses) == ["192.0.2.7/24"]
-    bad = vm_pb2.VmNic(bridge="br0", addresses=["192.0.2.8"])
+    bad = vm_pb2.VmNic(network="public", addresses=["192.0.2.8"])
     with pytest.raises(InvalidArgumentError) as caught:
         api.create("web-2", nics=[bad])
     assert caught.value.metadata["field"] == "nics[0].addresses"

@@ -1,0 +1,6 @@
+"""Networks: what admins create, who may use them, and what they need of hosts."""
+
+from ostler_control.networks.access import check_allowed, usable_by
+from ostler_control.networks.change import CHANGEABLE, NewNetwork, create, delete, update
+
+__all__ = ["CHANGEABLE", "NewNetwork", "check_allowed", "create", "delete", "update", "usable_by"]

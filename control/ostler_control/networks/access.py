@@ -1,0 +1,25 @@
+"""Which accounts may use a network."""
+
+from __future__ import annotations
+
+from ostler_common.errors import FailedPreconditionError
+from peewee import ColumnBase
+
+from ostler_control.models import Account, Network, NetworkAccount
+
+
+def usable_by(account_id: str) -> ColumnBase:
+    """The condition on `Network` that this account may use it."""
+    allowed = NetworkAccount.select(NetworkAccount.network).where(NetworkAccount.account == account_id)
+    return Network.all_accounts | Network.id.in_(allowed)
+
+
+def check_allowed(network: Network, account: Account) -> None:
+    """Raises FailedPreconditionError NETWORK_NOT_ALLOWED."""
+    if not Network.select().where((Network.id == network.id) & usable_by(account.id)).exists():
+        raise FailedPreconditionError(
+            f"account {account.name} may not use network {network.name} "
+            f"(ostler network update {network.name} --allow {account.name})",
+            "NETWORK_NOT_ALLOWED",
+            {"network": network.id, "account": account.id},
+        )
