@@ -34,6 +34,7 @@ pytestmark = [
 MAC, OTHER = "52:54:00:0a:0b:0c", "52:54:00:ff:ff:ff"
 EVERYBODY = "ff:ff:ff:ff:ff:ff"
 ARP, IPV4, IPV6, VLAN = 0x0806, 0x0800, 0x86DD, 0x8100
+PAYLOAD = 46  # the least that Ethernet has
 _PIDFD_GETFD = 438
 _TUNGETVNETHDRSZ = 0x800454D7
 _ETH_P_ALL = 3
@@ -66,7 +67,7 @@ def octets(mac: str) -> bytes:
 
 
 def ether(source: str, kind: int, payload: bytes) -> bytes:
-    return octets(EVERYBODY) + octets(source) + struct.pack("!H", kind) + payload.ljust(46, b"\0")
+    return octets(EVERYBODY) + octets(source) + struct.pack("!H", kind) + payload.ljust(PAYLOAD, b"\0")
 
 
 def arp(source: str, sender: str, address: str) -> bytes:
@@ -76,7 +77,7 @@ def arp(source: str, sender: str, address: str) -> bytes:
 
 def ipv4(address: str) -> bytes:
     def head(checksum: int) -> bytes:
-        fixed = struct.pack("!BBHHHBBH", 0x45, 0, 20, 0, 0, 64, 253, checksum)
+        fixed = struct.pack("!BBHHHBBH", 0x45, 0, PAYLOAD, 0, 0, 64, 253, checksum)
         return fixed + socket.inet_aton(address) + socket.inet_aton("192.0.2.255")
 
     total = sum(struct.unpack("!10H", head(0)))  # RFC 1071; bridges with netfilter drop what is not right
@@ -85,7 +86,7 @@ def ipv4(address: str) -> bytes:
 
 def ipv6(address: str) -> bytes:
     source, everybody = socket.inet_pton(socket.AF_INET6, address), socket.inet_pton(socket.AF_INET6, "ff02::1")
-    return ether(MAC, IPV6, struct.pack("!IHBB", 6 << 28, 0, 59, 64) + source + everybody)
+    return ether(MAC, IPV6, struct.pack("!IHBB", 6 << 28, PAYLOAD - 40, 59, 64) + source + everybody)
 
 
 @pytest.fixture(scope="module")

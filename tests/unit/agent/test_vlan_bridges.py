@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ostler_agent import vlan_bridges
+from ostler_agent import process, vlan_bridges
 from ostler_agent.process import Result
 from ostler_agent.spec import NicSpec
 from ostler_common.errors import FailedPreconditionError
@@ -51,7 +51,7 @@ class Kernel:
 @pytest.fixture
 def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
     kernel = Kernel(tmp_path)
-    monkeypatch.setattr(vlan_bridges.process, "run", kernel.run)
+    monkeypatch.setattr(process, "run", kernel.run)
     kernel.add("br0")
     kernel.add("eth0", master="br0")
     kernel.add("vnet0", master="br0", tap=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
-from typing import Any
 
 import libvirt
 from ostler_common.errors import FailedPreconditionError
@@ -18,13 +17,13 @@ PROBE = "nic-filter"
 _PROGRAMS = ("ebtables", "iptables", "ip6tables")
 
 
-def define_all(connection: Any) -> None:
+def define_all(connection: libvirt.virConnect) -> None:
     """Defines every filter, or replaces it. Raises libvirtError."""
     for _, xml in nwfilters.definitions():
         connection.nwfilterDefineXML(xml)
 
 
-def ensure(connection: Any, nics: Iterable[NicSpec]) -> None:
+def ensure(connection: libvirt.virConnect, nics: Iterable[NicSpec]) -> None:
     """Defines the filters when interfaces need them and one is missing."""
     if not any(nic.filter for nic in nics):
         return
@@ -34,7 +33,7 @@ def ensure(connection: Any, nics: Iterable[NicSpec]) -> None:
             define_all(connection)
 
 
-def probe(connection: Any) -> str:
+def probe(connection: libvirt.virConnect) -> str:
     """Defines every filter, and looks for what libvirt needs to install them.
 
     Raises FailedPreconditionError NIC_FILTER_MISSING.
