@@ -14,6 +14,24 @@ def usable_by(account_id: str) -> ColumnBase:
     return Network.all_accounts | Network.id.in_(allowed)
 
 
+def find_on_bridge(zone_id: str, bridge: str, account: Account) -> Network:
+    """The network behind a bridge of a zone's hosts that this account may use; of several the first by name.
+
+    Raises FailedPreconditionError NO_NETWORK.
+    """
+    query = Network.select().where((Network.zone == zone_id) & usable_by(account.id)).order_by(Network.name)
+    for network in query:
+        # What the agent calls the bridge of a VLAN: see docs/networks.md.
+        if bridge == (f"{network.bridge}v{network.vlan}" if network.vlan else network.bridge):
+            return network
+    raise FailedPreconditionError(
+        f"account {account.name} may use no network on bridge {bridge} "
+        f"(ostler network create NAME --bridge {bridge} --allow {account.name})",
+        "NO_NETWORK",
+        {"bridge": bridge, "account": account.id},
+    )
+
+
 def check_allowed(network: Network, account: Account) -> None:
     """Raises FailedPreconditionError NETWORK_NOT_ALLOWED."""
     if not Network.select().where((Network.id == network.id) & usable_by(account.id)).exists():

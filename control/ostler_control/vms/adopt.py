@@ -15,6 +15,7 @@ from ostler.types.v1 import vm_pb2 as types_pb2
 from ostler_common.errors import AlreadyExistsError, FailedPreconditionError, bad_field
 from ostler_common.hypervisors import Function
 
+from ostler_control import networks
 from ostler_control.agents import Agents, power_states
 from ostler_control.catalog.names import check_name
 from ostler_control.catalog.quotas import Resources, check_quota
@@ -97,7 +98,8 @@ def adopt(wanted: NewVmAdoption, found: pb.InspectVmResponse, user: str) -> Oper
     """Records a VM as its host described it, with its volumes, and the operation that adopts it.
 
     Raises FailedPreconditionError: VM_KNOWN, VM_MANAGED, ADOPTION_REFUSED with all that cannot be mapped,
-    ADOPTION_LOSSES with what would be lost, NO_OFFERING, OFFERING_TOO_SMALL, ENCRYPTION_MISMATCH, VOLUME_KNOWN;
+    ADOPTION_LOSSES with what would be lost, NO_OFFERING, OFFERING_TOO_SMALL, ENCRYPTION_MISMATCH, VOLUME_KNOWN,
+    NO_NETWORK;
     AlreadyExistsError VM_EXISTS, MAC_TAKEN; ResourceExhaustedError QUOTA_EXCEEDED; AbortedError HOST_TAKEN.
     """
     name = check_name("name", wanted.name or found.name)
@@ -122,7 +124,8 @@ def adopt(wanted: NewVmAdoption, found: pb.InspectVmResponse, user: str) -> Oper
     for position, nic in enumerate(found.nics):
         if Nic.select().where(Nic.mac == nic.mac).exists():
             raise AlreadyExistsError(f"another network interface has the address {nic.mac}", "MAC_TAKEN")
-        Nic.create(vm=vm, position=position, mac=nic.mac, bridge=nic.bridge, model=nic.model)
+        network = networks.find_on_bridge(wanted.host.cluster.zone_id, nic.bridge, wanted.account)
+        Nic.create(vm=vm, position=position, mac=nic.mac, network=network, model=nic.model)
     VmOrigin.create(vm=vm, source_name=wanted.host.name, source_vm=found.name, source_ref=found.vm_id)
     capacity.claim(vm, wanted.host.id)
     volumes = [_volume(vm, disk, min(d.slot for d in found.disks)) for disk in found.disks]

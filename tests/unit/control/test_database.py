@@ -38,6 +38,7 @@ FROZEN = {
     "0007_user_data": "c91eaaa483c07b4b16111d6f0e95fd95162f3ec8a505a16a3331fc0d71f209ba",
     "0008_affinity_hosts": "6845f757922a1a84f408cb39f0816b464e59ffef6406288c4428f99225a6c300",
     "0009_file_imports": "4c80107d2d10b759ecf4715b75d777b2e51de6ca6af7843f22555eeef4650bf6",
+    "0010_networks": "b3fa3218436ba544b21296a11b01ca4e7906d4858d17685c55ef82cf3a2ec151",
 }
 _OLD_VM = (
     "INSERT INTO zone (id, create_time, name) VALUES ('z', '2026-01-01', 'zone')",

@@ -17,6 +17,7 @@ from ostler_control import vms
 from ostler_control.models import (
     Event,
     Host,
+    Network,
     Nic,
     Operation,
     Pool,
@@ -111,7 +112,7 @@ def test_a_running_vm_is_adopted_with_its_disks_and_interfaces(place: Place) -> 
     volume = Volume.get()
     assert (volume.root, volume.slot, volume.vm_id, volume.state) == (True, 0, vm.id, "ready")
     assert set(place.files) == {"web.qcow2", volume.file_id}
-    assert (Nic.get().mac, Nic.get().bridge) == (found.nics[0].mac, "br0")
+    assert (Nic.get().mac, Nic.get().network.bridge) == (found.nics[0].mac, "br0")
     assert place.site.hosts["h1"].marked == {vm.id}
     assert (VmOrigin.get().source_name, VmOrigin.get().source_vm) == ("h1", "web")
     assert "StartVm" not in place.site.hosts["h1"].calls
@@ -186,6 +187,18 @@ def test_a_vm_is_adopted_once(place: Place) -> None:
     other = place.put("other")
     other.nics[0].mac = Nic.get().mac
     assert reason(lambda: place.adopt("other")) == "MAC_TAKEN"
+
+
+def test_an_interface_needs_a_network_of_its_bridge(place: Place) -> None:
+    found = place.put()
+    Network.update(all_accounts=False).execute()
+    assert reason(place.adopt) == "NO_NETWORK"
+    tagged = Network.create(name="tagged", zone=place.site.network.zone, bridge="br0", vlan=7, all_accounts=True)
+    assert reason(place.adopt) == "NO_NETWORK"
+    place.check_untouched()
+    found.nics[0].bridge = "br0v7"
+    assert outcome(place.engine, place.adopt()) == OK
+    assert Nic.get().network_id == tagged.id
 
 
 @pytest.mark.parametrize("before", [True, False])
