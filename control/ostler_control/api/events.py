@@ -28,7 +28,7 @@ class EventService(event_pb2_grpc.EventServiceServicer):
         found = page(query, Event, request, scope=caller.actor, newest_first=True)
         messages = [core.event(row) for row in found.rows]
         if not caller.is_admin:
-            conceal = concealer()
+            conceal = concealer(caller.account_id)
             for message in messages:
                 message.message, message.actor = conceal(message.message), conceal(message.actor)
         return pb.ListEventsResponse(events=messages, next_page_token=found.next_page_token)

@@ -6,20 +6,30 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator
 
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 from ostler_common.errors import OstlerError
 
 from ostler_control.caller import Caller
 from ostler_control.database import session
-from ostler_control.models import Host
+from ostler_control.models import AffinityGroup, Host, Snapshot, Vm, Volume, tuples
 
 HIDDEN = "(hidden)"
 _WORD = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?")
 
+# The word "host" and what can only be a name, for prose has no digits, dots or hyphens there.
+_NAMED = re.compile(r'\b(hosts? "?)(?=[A-Za-z]*(?:[0-9]|[.-][A-Za-z0-9]))[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?')
+
 Conceal = Callable[[str], str]
 
 
-def concealer() -> Conceal:
-    """Removes host names from texts. It knows the present hosts: create one per response."""
+def concealer(account_id: str, given: Message | None = None) -> Conceal:
+    """Removes host names from texts for members of an account. It knows the present hosts: create one per response.
+
+    given: the request. What a member named, in it or as something of the account, stays as it is, whether or not a host
+    has that name: otherwise its absence would tell. What follows the word "host" goes, whether or not there is such a
+    host.
+    """
     names: set[str] | None = None
 
     def conceal(text: str) -> str:
@@ -29,10 +39,34 @@ def concealer() -> Conceal:
         if names is None:
             with session():
                 names = {row.name for row in Host.select(Host.name)}
+                names -= _texts(given) if given is not None else set()
+                names -= _own_names(account_id, names)
         known = names
+        text = _NAMED.sub(rf"\1{HIDDEN}", text)
         return _WORD.sub(lambda match: HIDDEN if match.group() in known else match.group(), text)
 
     return conceal
+
+
+def _texts(message: Message) -> set[str]:
+    """Every text field of a request, also within its own messages."""
+    found: set[str] = set()
+    for field, value in message.ListFields():
+        for item in value if field.is_repeated else [value]:
+            if isinstance(item, Message):
+                found |= _texts(item)
+            elif field.type == FieldDescriptor.TYPE_STRING:
+                found.add(item)
+    return found
+
+
+def _own_names(account_id: str, names: set[str]) -> set[str]:
+    """Those of these names that something of the account has."""
+    found: set[str] = set()
+    for model in (Vm, Volume, Snapshot, AffinityGroup):
+        query = model.select(model.name).where(model.account == account_id).distinct()
+        found.update(name for (name,) in tuples(query, tuple[str]) if name in names)
+    return found
 
 
 def concealed(error: OstlerError, conceal: Conceal) -> OstlerError:
@@ -43,11 +77,11 @@ def concealed(error: OstlerError, conceal: Conceal) -> OstlerError:
 
 
 @contextlib.contextmanager
-def redact_errors_for(caller: Caller) -> Iterator[None]:
-    """Redacts errors raised inside to what the caller may see."""
+def redact_errors_for(caller: Caller, request: Message) -> Iterator[None]:
+    """Redacts errors raised inside to what the caller of this request may see."""
     try:
         yield
     except OstlerError as error:
         if caller.is_admin:
             raise
-        raise concealed(error, concealer()) from None
+        raise concealed(error, concealer(caller.account_id, request)) from None

@@ -20,7 +20,7 @@ from ostler_control.operations import launch
 
 def start_operation(caller: Caller, request: Message, make: Callable[[], Operation]) -> operations_pb2.Operation:
     """Runs `make` in one transaction and launches the operation; with validate_only rolls everything back."""
-    with redact_errors_for(caller):
+    with redact_errors_for(caller, request):
         if getattr(request, "validate_only", False):
             return convert_operations.validated(_tried(make), caller)
         operation = once(Operation, caller, request, make)

@@ -149,7 +149,7 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         first = next(request_iterator, None)
         if first is None:
             raise bad_field("vm", "must be in the first message", "REQUIRED")
-        with redact_errors_for(caller):
+        with redact_errors_for(caller, first):
             with session():
                 row = resolve(Vm, first.vm, "vm", caller=caller)
                 host = address(running_host(row))
@@ -160,7 +160,7 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
     def Screenshot(self, request: pb.ScreenshotRequest, context: grpc.ServicerContext) -> pb.ScreenshotResponse:
         caller = caller_of(context)
         row = resolve(Vm, request.vm, "vm", caller=caller)
-        with redact_errors_for(caller):
+        with redact_errors_for(caller, request):
             return pb.ScreenshotResponse(png=screenshot(self._agents, row))
 
     def _given(self, request: pb.UpdateVmRequest | pb.ReinstallVmRequest, vm: Vm) -> Given:

@@ -74,12 +74,13 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
         row = resolve(Volume, request.volume, "volume", caller=caller)
         message = convert_volumes.volume(row, caller)
         if request.read_file:
-            with redact_errors_for(caller):
+            with redact_errors_for(caller, request):
                 message.file.CopyFrom(read_file(row, self._agents))
         return message
 
     def ListVolumes(self, request: pb.ListVolumesRequest, context: grpc.ServicerContext) -> pb.ListVolumesResponse:
         caller = caller_of(context)
+        admins_only(caller, pool=request.pool)
         query = visible(Volume, caller)
         if request.account:
             query = query.where(Volume.account == resolve(Account, request.account, "account", caller=caller))
@@ -163,7 +164,7 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
         caller = caller_of(context)
         how = export_encryption(request.encryption)
         layout = from_enum(types_pb2.DiskFormat, "DISK_FORMAT_", request.format, "format", default="qcow2")
-        with redact_errors_for(caller), transfer(how.passphrase) as at_work:
+        with redact_errors_for(caller, request), transfer(how.passphrase) as at_work:
             with session():
                 volume = optional(Volume, request.volume, "volume", caller=caller)
                 snapshot = optional(Snapshot, request.snapshot, "snapshot", caller=caller)
@@ -180,7 +181,7 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
     ) -> LongRunning:
         caller = caller_of(context)
         header = first_header(request_iterator)
-        with redact_errors_for(caller):
+        with redact_errors_for(caller, header):
             with session():
                 wanted = _uploaded(header, caller)
                 volumes.check_upload(wanted, repeated=bool(header.request_id))

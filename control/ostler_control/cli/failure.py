@@ -8,10 +8,10 @@ from typing import IO, Any
 
 import click
 from ostler_common.errors import OstlerError, UnavailableError, Violation
+from ostler_common.text import printable
 
 from ostler_control.cli.app import App
 from ostler_control.cli.exits import Exit, exit_of
-from ostler_control.cli.text import printable
 
 # The next command to try, by the error's reason.
 _HINTS = {

@@ -20,6 +20,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 Options = dict[str, Any]
 
 
+# What the wire can carry: sizes in 64 bits, seconds in 32.
+MAX_SIZE_BYTES = 2**63 - 1
+MAX_DURATION_S = 2**31 - 1
+
+
 class Size(click.ParamType[int]):
     """`10GiB`, `512M` or a number of bytes."""
 
@@ -29,9 +34,12 @@ class Size(click.ParamType[int]):
         if isinstance(value, int):
             return value
         try:
-            return units.parse_size(value)
-        except ValueError as e:
+            size_bytes = units.parse_size(value)
+        except (ValueError, OverflowError) as e:
             self.fail(str(e), param, ctx)
+        if size_bytes > MAX_SIZE_BYTES:
+            self.fail(f"{value!r} is too large (it must be less than 8 EiB)", param, ctx)
+        return size_bytes
 
 
 class Duration(click.ParamType[int]):
@@ -43,9 +51,12 @@ class Duration(click.ParamType[int]):
         if isinstance(value, int):
             return value
         try:
-            return int(units.parse_duration(value))
-        except ValueError as e:
+            seconds = int(units.parse_duration(value))
+        except (ValueError, OverflowError) as e:
             self.fail(str(e), param, ctx)
+        if seconds > MAX_DURATION_S:
+            self.fail(f"{value!r} is too long (at most {MAX_DURATION_S} seconds)", param, ctx)
+        return seconds
 
 
 SIZE = Size()

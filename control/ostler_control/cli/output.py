@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import click
+from ostler_common.text import printable
 from ostler_common.units import parse_size
 
 from ostler_control.cli.table import print_table
@@ -84,7 +84,7 @@ def print_list(view: View[T], items: Iterable[T], listing: Listing) -> None:
         _print_csv([title for title, _ in columns], ([cell(item) for _, cell in columns] for item in items))
     elif listing.output == "name":
         for item in items:
-            click.echo(view.name(item))
+            click.echo(_one_line(view.name(item)))
     else:
         print_data([view.plain(item) for item in items], listing.output)
 
@@ -124,7 +124,7 @@ def _print_csv(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(titles)
-    writer.writerows(["" if cell == NONE else cell for cell in row] for row in rows)
+    writer.writerows(["" if cell == NONE else printable(cell) for cell in row] for row in rows)
     click.echo(text.getvalue(), nl=False)
 
 
@@ -144,7 +144,7 @@ def print_one(view: View[T], item: T, output: str) -> None:
         columns = dict((*view.columns, *view.details)).items()
         _print_csv([title for title, _ in columns], [[cell(item) for _, cell in columns]])
     elif output == "name":
-        click.echo(view.name(item))
+        click.echo(_one_line(view.name(item)))
     else:
         print_data(view.plain(item), output)
 
@@ -159,9 +159,10 @@ def print_changed(view: View[T], item: T, output: str) -> None:
 
 def print_data(data: object, output: str) -> None:
     """Prints plain data as JSON or YAML."""
-    if output == "json":
-        click.echo(json.dumps(data, indent=2, ensure_ascii=False))
-    else:
-        import yaml
+    from ostler_control.cli.documents import to_json, to_yaml
 
-        click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), nl=False)
+    click.echo(to_json(data) + "\n" if output == "json" else to_yaml(data), nl=False)
+
+
+def _one_line(name: str) -> str:
+    return printable(name).replace("\n", " ")

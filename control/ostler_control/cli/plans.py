@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 from ostler.control.v1 import drs_pb2 as pb
 from ostler_common.errors import InvalidArgumentError
+from ostler_common.text import printable
 
 from ostler_control.cli import bars, text
 from ostler_control.cli.output import Listing, View, print_data, print_list
@@ -63,9 +64,9 @@ def print_plan(plan: pb.DrsPlan, output: str, *, cpu: bool = False, why: bool = 
     if output != "table":
         print_data(to_plain(plan), output)
         return
-    click.echo(text.printable(headline(plan)))
+    click.echo(printable(headline(plan)))
     if plan.outcome:
-        click.echo(text.printable(plan.outcome))
+        click.echo(printable(plan.outcome))
     if plan.hosts:
         _echo(["", *bars.lines(_bars(plan.hosts, plan.left_hosts, cpu), now=not plan.moves)])
     if plan.moves:
@@ -152,4 +153,4 @@ def _code(code: str) -> str:
 
 def _echo(lines: Iterable[str]) -> None:
     for line in lines:
-        click.echo(text.printable(line))
+        click.echo(printable(line))

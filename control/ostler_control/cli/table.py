@@ -7,8 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 import click
-
-from ostler_control.cli.text import printable
+from ostler_common.text import printable
 
 MAX_UNFOLDED = 9  # columns up to this width are never wrapped: sizes, states, counts
 GAP = 2

@@ -76,11 +76,6 @@ def joined(values: Iterable[object]) -> str:
     return ", ".join(str(value) for value in values) or NONE
 
 
-def printable(text: str) -> str:
-    """The text with what could steer a terminal made visible; line breaks stay."""
-    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
-
-
 def disk(slot: int) -> str:
     """`vda` for slot 0; "-" for a volume without a slot."""
     return disk_name("vd", slot) if slot >= 0 else NONE

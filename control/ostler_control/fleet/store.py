@@ -16,6 +16,7 @@ from peewee import ModelSelect
 
 from ostler_control import events, settings
 from ostler_control.database import session, transaction
+from ostler_control.fleet import reports
 from ostler_control.fleet.reconcile import HostView, Seen, Verdict, VmRow
 from ostler_control.fleet.smoothing import Smooth, smooth
 from ostler_control.hypervisors import registry, rules
@@ -84,8 +85,13 @@ def set_state(host: WatchedHost, state: HostState, reason: str) -> None:
 def set_facts(host: WatchedHost, agent_version: str, capabilities: host_pb2.Capabilities) -> str:
     """Records what a host can do. Returns what is wrong with it, for people; "" when nothing is.
 
-    agent_version: "" when this report does not tell; then the recorded one counts.
+    agent_version: "" when this report does not tell; then the recorded one counts. A report with a wrong value is not
+    recorded at all.
     """
+    if wrong := reports.find_wrong(capabilities):
+        return reports.complaint(wrong)
+    reports.clean(capabilities)
+    agent_version = reports.clean_text(agent_version)
     if not agent_version:
         with session():
             recorded = Host.get_or_none(Host.id == host.host_id)
@@ -123,6 +129,13 @@ def _set_proved(host_id: str, capabilities: host_pb2.Capabilities) -> None:
         HostFunction.create(host=host_id, function=function)
     for function in known - proved:
         HostFunction.delete().where(HostFunction.host == host_id, HostFunction.function == function).execute()
+
+
+def record_bad_report(host: WatchedHost, complaint: str) -> None:
+    """Records that a host began to report what cannot be."""
+    with transaction():
+        if Host.select().where(Host.id == host.host_id).exists():
+            _host_event("host.report.bad", host, f"host {host.name} {complaint}")
 
 
 def set_loads(loads: Mapping[str, vm_pb2.HostLoad]) -> None:

@@ -27,7 +27,7 @@ from ostler_common.errors import OstlerError, from_rpc_error
 from ostler_common.tls import TlsFiles
 
 from ostler_control.agents.power_states import power_state
-from ostler_control.fleet import backoff, store
+from ostler_control.fleet import backoff, reports, store
 from ostler_control.fleet.reconcile import HostView, Seen, reconcile, unmanaged
 from ostler_control.fleet.store import WatchedHost
 from ostler_control.keys import Keyring
@@ -73,6 +73,7 @@ class _Watch:
     heard: bool = False
     silent: bool = False
     vms: dict[str, Seen] = field(default_factory=dict)
+    complaints: dict[str, str] = field(default_factory=dict)
     try_now: asyncio.Event = field(default_factory=asyncio.Event)
 
     def view(self) -> HostView:
@@ -281,7 +282,9 @@ class Watcher:
     async def _on(self, watch: _Watch, update: host_pb2.HostUpdate) -> None:
         match update.WhichOneof("update"):
             case "snapshot":
-                watch.vms = {vm.vm_id: _seen(vm) for vm in update.snapshot.vms if _is_there(vm)}
+                vms, wrong = reports.good_vms(update.snapshot.vms)
+                watch.vms = {vm.vm_id: _seen(vm) for vm in vms if _is_there(vm)}
+                watch.complaints["vms"] = reports.complaint(wrong) if wrong else ""
                 watch.heard, watch.silent = True, False
                 host = update.snapshot.host
                 await self._set_facts(watch, host.agent_version, host.capabilities)
@@ -289,18 +292,36 @@ class Watcher:
             case "capabilities":
                 await self._set_facts(watch, "", update.capabilities)
             case "load":
-                self._loads[watch.host.host_id] = update.load
+                wrong = reports.find_wrong_load(update.load)
+                if not wrong:
+                    self._loads[watch.host.host_id] = update.load
+                await self._complain(watch, "load", reports.complaint(wrong) if wrong else "")
             case "vm_event":
                 event = update.vm_event
-                if event.kind == host_pb2.VmEvent.UNDEFINED or not _is_there(event.vm):
+                if wrong := reports.find_wrong(event.vm):
+                    await self._complain(watch, "vms", reports.complaint(wrong))
+                elif event.kind == host_pb2.VmEvent.UNDEFINED or not _is_there(event.vm):
                     watch.vms.pop(event.vm.vm_id, None)
                 else:
-                    watch.vms[event.vm.vm_id] = _seen(event.vm, event.detail)
+                    watch.vms[event.vm.vm_id] = _seen(event.vm, reports.clean_text(event.detail))
                 self._mark(watch)
 
     async def _set_facts(self, watch: _Watch, version: str, capabilities: types_host_pb2.Capabilities) -> None:
         complaint = await self._in_database(store.set_facts, watch.host, version, capabilities)
-        await self._set_state(watch, HostState.UP, complaint)
+        await self._complain(watch, "facts", complaint)
+
+    async def _complain(self, watch: _Watch, about: str, complaint: str) -> None:
+        """Records that a host is up, and what is wrong with it; complaint: "" when nothing is wrong any more.
+
+        Loads come every few seconds: of several wrong ones the first is told.
+        """
+        before = watch.complaints.get(about, "")
+        if about != "facts" and (not watch.heard or bool(before) == bool(complaint)):
+            return
+        watch.complaints[about] = complaint
+        if reports.is_complaint(complaint) and not reports.is_complaint(before):
+            await self._in_database(store.record_bad_report, watch.host, complaint)
+        await self._set_state(watch, HostState.UP, next(filter(None, watch.complaints.values()), ""))
 
     async def _set_state(self, watch: _Watch, state: HostState, reason: str) -> None:
         if (watch.state, watch.reason) != (state, reason) or watch.host.state is not state:
@@ -426,4 +447,5 @@ def _is_there(vm: vm_pb2.VmInfo) -> bool:
 
 
 def _seen(vm: vm_pb2.VmInfo, detail: str = "") -> Seen:
+    reports.clean(vm)
     return Seen(vm.vm_id, vm.name, power_state(vm.power_state), vm.cpus, vm.memory_bytes, vm.managed, detail)

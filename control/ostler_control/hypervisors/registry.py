@@ -6,6 +6,7 @@ is given, case ignored; the database holds the type.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -105,12 +106,15 @@ def columns(capabilities: host_pb2.Capabilities) -> dict[str, str]:
 
 
 def learn(capabilities: host_pb2.Capabilities) -> None:
-    """Records what a type's hosts report, within the caller's transaction, after the host's own row."""
+    """Records what a type's hosts report, within the caller's transaction, after the host's own row.
+
+    A type keeps its name until all of its hosts report another one, so that no host alone renames it for the fleet.
+    """
     query = Host.select(Host.template_formats, Host.functions).distinct()
     query = query.where((Host.hypervisor_type == capabilities.hypervisor_type) & ~Host.removed)
     reports = tuples(query, tuple[str, str])
     values = {
-        "display_name": capabilities.hypervisor_display_name,
+        "display_name": _name_to_keep(capabilities),
         "template_formats": _join(word for formats, _ in reports for word in split(formats)),
         "functions": _join(word for _, functions in reports for word in split(functions)),
     }
@@ -119,6 +123,20 @@ def learn(capabilities: host_pb2.Capabilities) -> None:
         .on_conflict(conflict_target=[HypervisorType.type], update=values)
         .execute()
     )
+
+
+def _name_to_keep(capabilities: host_pb2.Capabilities) -> str:
+    reported = capabilities.hypervisor_display_name
+    row = HypervisorType.get_or_none(HypervisorType.type == capabilities.hypervisor_type)
+    if row is None or row.display_name in ("", reported):
+        return reported
+    query = Host.select(Host.capabilities).where(
+        (Host.hypervisor_type == capabilities.hypervisor_type) & ~Host.removed & (Host.capabilities != "")
+    )
+    for (text,) in tuples(query, tuple[str]):
+        if json.loads(text).get("hypervisorDisplayName", "") != reported:
+            return row.display_name
+    return reported
 
 
 def _join(words: Iterable[str]) -> str:

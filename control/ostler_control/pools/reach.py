@@ -9,6 +9,7 @@ from ostler.agent.v1 import pool_pb2
 from ostler_common.secret import Secret
 
 from ostler_control.database import session, transaction
+from ostler_control.fleet import reports
 from ostler_control.keys import Keyring
 from ostler_control.models import Cluster, Host, Pool, PoolHost, now
 from ostler_control.models.columns import first_tuple
@@ -63,7 +64,11 @@ def record(pool_id: str, host_id: str, answer: pool_pb2.Pool | None, reason: str
         if pool is None or not Host.select().where(Host.id == host_id).exists():
             return
         if answer is not None:
-            reason = mismatch(answer, shared=pool.shared, encryption=pool.encryption, fingerprint=pool.fingerprint)
+            wrong = reports.find_wrong_pool(answer)
+            reason = reports.complaint(wrong) if wrong else ""
+            reason = reason or mismatch(
+                answer, shared=pool.shared, encryption=pool.encryption, fingerprint=pool.fingerprint
+            )
             if not reason and (pool.measure_time is None or pool.measure_time < now() - _MEASURE_INTERVAL):
                 Pool.update(
                     capacity_bytes=answer.capacity_bytes, available_bytes=answer.available_bytes, measure_time=now()

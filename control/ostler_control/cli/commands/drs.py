@@ -9,6 +9,7 @@ from typing import Any
 import click
 from ostler.control.v1 import drs_pb2 as pb
 from ostler_common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from ostler_common.text import printable
 from ostler_common.units import format_size
 
 from ostler_control.cli import bars, plans
@@ -26,7 +27,6 @@ from ostler_control.cli.options import (
     request_id_option,
 )
 from ostler_control.cli.output import Listing, View, print_data, print_list
-from ostler_control.cli.text import printable
 
 _LEFT_OUT_SHOWN = 10
 STATES = ("under-review", "ready", "in-progress", "completed", "partial", "failed", "cancelled", "expired")

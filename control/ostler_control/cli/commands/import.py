@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 from ostler.control.v1 import import_pb2 as pb
 from ostler.control.v1 import vm_pb2
+from ostler_common.text import printable
 
 from ostler_control.cli import passphrases, text
 from ostler_control.cli.app import App, pages, pass_app
@@ -303,9 +304,9 @@ def check(app: App, spec: pb.ImportSpec, output: str) -> None:
 def _print_report(found: pb.CheckImportResponse) -> None:
     for finding in sorted(found.findings, key=lambda finding: -finding.severity):
         severity = text.enum_of(finding, "severity").upper()
-        click.echo(text.printable(f"{severity:8} {finding.code}: {finding.message}"))
+        click.echo(printable(f"{severity:8} {finding.code}: {finding.message}"))
         if finding.remedy:
-            click.echo(text.printable(f"         {finding.remedy}"))
+            click.echo(printable(f"         {finding.remedy}"))
     if not found.go:
         click.echo("no-go: fix the errors first")
         return

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 from ostler.control.v1 import userdata_pb2 as pb
+from ostler_common.text import printable
 
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
@@ -168,7 +169,7 @@ def _print_bytes(data: bytes, encode: bool) -> None:
 def _print_text(data: bytes) -> None:
     """What people can read; anything else by its size."""
     try:
-        shown = data.decode()
+        shown = "\t".join(map(printable, data.decode().split("\t")))
     except UnicodeDecodeError:
         shown = f"({len(data)} bytes; print them with --file)"
     click.echo(shown if shown.endswith("\n") else f"{shown}\n", nl=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 from ostler.control.v1 import volume_pb2 as pb
+from ostler_common.text import printable
 
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
@@ -132,7 +133,7 @@ def _get(app: App, volume: str, read_file: bool | None) -> pb.Volume:
         if error is None or read_file is not None:
             raise
     row = app.client.volumes.GetVolume(pb.GetVolumeRequest(volume=volume))
-    click.echo(text.printable(f"the file's header could not be read: {error.message}"), err=True)
+    click.echo(printable(f"the file's header could not be read: {error.message}"), err=True)
     return row
 
 

@@ -1,0 +1,64 @@
+"""Members learn no host's and no pool's name: neither from what is hidden, nor from what is suggested."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from ostler.control.v1 import vm_pb2, volume_pb2, volume_pb2_grpc
+from ostler_common.errors import FailedPreconditionError, from_rpc_error
+from ostler_control import database
+from ostler_control.api.redact import HIDDEN, concealed, concealer
+from ostler_control.caller import Role
+from ostler_control.models import Account, AffinityGroup, Cluster, Host, Pool, Zone
+
+from tests import databases
+from tests.fakes.fleet import Fleet, channel
+
+
+@pytest.fixture
+def account(tmp_path: Path) -> Iterator[Account]:
+    """An account with a group named as a host, h2; the hosts are h1, h2 and rack-7."""
+    with databases.bound(f"sqlite:///{tmp_path}/ostler.sqlite"), database.transaction():
+        cluster = Cluster.create(name="c", zone=Zone.create(name="z"))
+        for name in ("h1", "h2", "rack-7"):
+            Host.create(name=name, address=f"{name}:8442", cluster=cluster)
+        account = Account.create(name="acme")
+        AffinityGroup.create(name="h2", account=account, kind="affinity")
+        yield account
+
+
+def test_hosts_are_hidden(account: Account) -> None:
+    conceal = concealer(account.id)
+    assert conceal("h1 is on fire") == f"{HIDDEN} is on fire"
+    assert conceal("it ran on rack-7.") == f"it ran on {HIDDEN}."
+    assert conceal("host h1 is silent") == f"host {HIDDEN} is silent"
+    assert conceal("no host fits: 3 lack memory") == "no host fits: 3 lack memory"
+
+
+def test_a_guessed_name_reads_the_same_whether_or_not_there_is_such_a_host(account: Account) -> None:
+    def told(name: str) -> str:
+        error = FailedPreconditionError(f'VM "{name}" does not exist', "VM_NOT_FOUND", {"name": name})
+        redacted = concealed(error, concealer(account.id, vm_pb2.StopVmRequest(vm=name)))
+        return repr((redacted.message, redacted.metadata)).replace(name, "NAME")
+
+    assert told("rack-7") == told("rack-8")
+    conceal = concealer(account.id)
+    assert conceal("group h2 deleted") == "group h2 deleted", "it is the account's own"
+    assert conceal("host h2 is silent") == conceal("host h9 is silent") == f"host {HIDDEN} is silent"
+
+
+def test_members_get_no_pool_suggested(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path)
+    with fleet.running() as control:
+        member = fleet.user("mia", Role.MEMBER)
+        with database.transaction():
+            zone = Zone.create(name="z")
+            Pool.create(name="secret-pool", type="nfs", path="/p", scope="zone", scope_id=zone.id)
+        with channel(control.main_port, member) as on, pytest.raises(grpc.RpcError) as refused:
+            volume_pb2_grpc.VolumeServiceStub(on).ListVolumes(volume_pb2.ListVolumesRequest(pool="secret-poo"))
+        error = from_rpc_error(refused.value)
+        assert error.reason == "ADMINS_ONLY_FIELD"
+        assert "secret-pool" not in str(error)
