@@ -10,7 +10,8 @@ from ostler.agent.v1 import host_pb2 as agent_pb
 from ostler.agent.v1 import pool_pb2
 from ostler.types.v1 import host_pb2, vm_pb2
 from ostler_control import database
-from ostler_control.fleet import reports, store
+from ostler_control.agents import reports
+from ostler_control.fleet import store
 from ostler_control.models import Event, Host, HostState, HypervisorType, Pool, PoolHost, UnmanagedVm
 from ostler_control.pools import reach
 from ostler_control.server import Control

@@ -15,8 +15,8 @@ from ostler_common.hypervisors import Function
 from peewee import ModelSelect
 
 from ostler_control import events, settings
+from ostler_control.agents import reports
 from ostler_control.database import session, transaction
-from ostler_control.fleet import reports
 from ostler_control.fleet.reconcile import HostView, Seen, Verdict, VmRow
 from ostler_control.fleet.smoothing import Smooth, smooth
 from ostler_control.hypervisors import registry, rules

@@ -26,8 +26,9 @@ from ostler_common.channel import host_server_name, open_aio_channel
 from ostler_common.errors import OstlerError, from_rpc_error
 from ostler_common.tls import TlsFiles
 
+from ostler_control.agents import reports
 from ostler_control.agents.power_states import power_state
-from ostler_control.fleet import backoff, reports, store
+from ostler_control.fleet import backoff, store
 from ostler_control.fleet.reconcile import HostView, Seen, reconcile, unmanaged
 from ostler_control.fleet.store import WatchedHost
 from ostler_control.keys import Keyring

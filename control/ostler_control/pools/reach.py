@@ -8,8 +8,8 @@ import json
 from ostler.agent.v1 import pool_pb2
 from ostler_common.secret import Secret
 
+from ostler_control.agents import reports
 from ostler_control.database import session, transaction
-from ostler_control.fleet import reports
 from ostler_control.keys import Keyring
 from ostler_control.models import Cluster, Host, Pool, PoolHost, now
 from ostler_control.models.columns import first_tuple
