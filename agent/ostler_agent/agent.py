@@ -30,7 +30,7 @@ from ostler_agent.authorize import AgentAuthorizer
 from ostler_agent.capabilities import Capabilities, Prober, probe_all
 from ostler_agent.config import AgentConfig
 from ostler_agent.control_link import ControlLink
-from ostler_agent.conversion import Conversions, GuestConverter, StagingDirectories
+from ostler_agent.conversion import Conversions, DiskWrites, GuestConverter, InPlaceConversions, StagingDirectories
 from ostler_agent.credentials import CredentialsStore
 from ostler_agent.hypervisors import registry
 from ostler_agent.hypervisors.base import Hypervisor, VmEvent
@@ -199,7 +199,9 @@ class Agent:
         guest_converter.clear()
         staging = StagingDirectories(self._pools)
         conversions = Conversions(self._pools, staging, own_volumes.locks, guest_converter)
-        conversion = ConversionService(self._jobs, staging, conversions)
+        writes = DiskWrites(self._pools, hypervisor, own_volumes.locks, guest_converter.work_dir)
+        in_place = InPlaceConversions(self._pools, hypervisor, own_volumes.locks, guest_converter)
+        conversion = ConversionService(self._jobs, staging, conversions, writes, in_place)
 
         adoption = AdoptionService(self._jobs, VmAdoption(hypervisor, self._pools, own_volumes.adoption))
 

@@ -43,10 +43,12 @@ DEFAULT_DEADLINE_S = 30
 # is gone, and a job can be cancelled.
 DEADLINE_S: Mapping[tuple[str, str], int | None] = {
     ("ostler.agent.v1.ConversionService", "ConvertVm"): None,
+    ("ostler.agent.v1.ConversionService", "ConvertVolumes"): None,
     ("ostler.agent.v1.ConversionService", "DeleteStaging"): 600,
     ("ostler.agent.v1.ConversionService", "ExportVm"): None,
     ("ostler.agent.v1.ConversionService", "InspectStaging"): 600,
     ("ostler.agent.v1.ConversionService", "UploadFile"): None,
+    ("ostler.agent.v1.ConversionService", "WriteDisk"): None,
     ("ostler.agent.v1.HostService", "ProbeCapabilities"): 120,
     ("ostler.agent.v1.HostService", "WatchHost"): None,
     ("ostler.agent.v1.JobService", "WatchJob"): None,

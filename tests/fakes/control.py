@@ -424,6 +424,12 @@ class Imports(import_pb2_grpc.ImportServiceServicer):
         self.control.ask(request)
         return self.control.operation()
 
+    def CutOverImport(
+        self, request: import_pb2.CutOverImportRequest, context: grpc.ServicerContext
+    ) -> import_pb2.CutOverImportResponse:
+        self.control.ask(request)
+        return import_pb2.CutOverImportResponse()
+
     def ImportFiles(self, request: import_pb2.ImportFilesRequest, context: grpc.ServicerContext) -> lro.Operation:
         self.control.ask(request)
         self.control.wanted_files = {file.name: file.size_bytes for file in request.files if file.name.endswith("k")}

@@ -125,6 +125,42 @@ class FakeConversion(conversion_pb2_grpc.ConversionServiceServicer):
 
         return self._host.run_job("ConvertVm", "conversion.convert", request, context, work)
 
+    def WriteDisk(
+        self, request_iterator: Iterator[pb.WriteDiskRequest], context: grpc.ServicerContext
+    ) -> pb.WriteDiskResponse:
+        with self._host.errors(context):
+            self._host.calls.append("WriteDisk")
+            ref = next(request_iterator).begin.volume
+            size_bytes, passphrase = self._host.size_and_passphrase(ref)
+            assert passphrase == ref.key.passphrase
+            self._host.fail_now("WriteDisk")
+            written = self._host.fleet.written.setdefault(ref.volume_id, bytearray(size_bytes))
+            digest = hashlib.sha256()
+            for request in request_iterator:
+                if request.HasField("end"):
+                    assert request.end.sha256 == digest.hexdigest()
+                    return pb.WriteDiskResponse()
+                data = request.data.data or bytes(request.zero.length)
+                offset = request.data.offset or request.zero.offset
+                assert offset + len(data) <= size_bytes
+                written[offset : offset + len(data)] = data
+                digest.update(request.data.data)
+            raise NotFoundError("the stream broke", "END_MISSING")
+
+    def ConvertVolumes(
+        self, request: pb.ConvertVolumesRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        def work(job: JobContext) -> job_pb2.ConversionReport:
+            report = job_pb2.ConversionReport(elapsed_ms=1)
+            for disk in request.disks:
+                content = bytes(self._host.fleet.written[disk.volume.volume_id])
+                size_bytes, _ = self._host.size_and_passphrase(disk.volume)
+                info = self._host.put_file(disk.volume, size_bytes, hashlib.sha256(content).hexdigest())
+                report.disks.add(key=disk.key, volume=info)
+            return report
+
+        return self._host.run_job("ConvertVolumes", "conversion.in-place", request, context, work)
+
     def _image(self, ref: pb.StagingRef, name: str) -> pb.StagedImage:
         data = bytes(self._directory(ref)[name].data)
         formats = {".vmdk": pb.SOURCE_FORMAT_VMDK, ".qcow2": pb.SOURCE_FORMAT_QCOW2, ".raw": pb.SOURCE_FORMAT_RAW}

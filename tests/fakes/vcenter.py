@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fcntl
 import hashlib
@@ -100,6 +101,14 @@ class FakeVcenter:
     def end_sessions(self) -> None:
         """Ends every session, and with it its leases."""
         self._post("/end-sessions")
+
+    def write(self, vm: str, offset: int, data: bytes, disk: int = 0) -> None:
+        """A running guest writes to a disk that has a flat file. disk: 0 for the first."""
+        self._post("/write", {"vm": vm, "disk": disk, "offset": offset, "data": base64.b64encode(data).decode()})
+
+    def reset_tracking(self) -> None:
+        """Makes all change ids invalid."""
+        self._post("/reset-tracking")
 
     def leases(self) -> list[Json]:
         """Every lease there ever was: vm, state, progress, files."""

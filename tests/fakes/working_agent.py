@@ -103,7 +103,7 @@ class Fleet:
 
     template_keys: SHA-256 of a template -> the passphrase that opens it; those not in it are plain. staging: files of
     imports by pool id and import id; ovftool: the files that an export by a host brings; archives: files by URL;
-    exported: what was asked for.
+    exported: what was asked for; written: by volume id, what warm copies have written.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -115,6 +115,7 @@ class Fleet:
         self.ovftool: dict[str, bytes] = {}
         self.archives: dict[str, dict[str, bytes]] = {}
         self.exported: list[ExportVmRequest] = []
+        self.written: dict[str, bytearray] = {}
         self.lock = threading.RLock()
 
     def add_host(self, name: str, host_id: str) -> FakeHost:
@@ -529,6 +530,11 @@ class FakeHost(
 
     def run_job(self, method: str, kind: str, request: Any, context: grpc.ServicerContext, work: Any) -> Iterator[Any]:
         return self._job(method, kind, request, context, work)
+
+    def size_and_passphrase(self, ref: types_volume_pb2.VolumeRef) -> tuple[int, bytes]:
+        """Of a volume that is there."""
+        file = self._file(ref)
+        return file.size_bytes, file.passphrase
 
     def put_file(self, ref: types_volume_pb2.VolumeRef, size_bytes: int, content: str) -> types_volume_pb2.VolumeInfo:
         """Makes a volume of converted data."""

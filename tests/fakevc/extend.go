@@ -78,8 +78,9 @@ func (x *vmExt) vm() *simulator.VirtualMachine {
 }
 
 var (
-	redirected = regexp.MustCompile(`<(?:\w+:)?(?:ExportVm|CloneVM_Task|Destroy_Task|PowerOnVM_Task)[ >/]`)
-	thisVM     = regexp.MustCompile(`(<(?:\w+:)?_this\b[^>]*\btype=")VirtualMachine("[^>]*>)([^<]+)<`)
+	redirected = regexp.MustCompile(`<(?:\w+:)?(?:ExportVm|CloneVM_Task|Destroy_Task|PowerOnVM_Task|CreateSnapshot_Task|` +
+		`QueryChangedDiskAreas|ReconfigVM_Task|RemoveSnapshot_Task)[ >/]`)
+	thisVM = regexp.MustCompile(`(<(?:\w+:)?_this\b[^>]*\btype=")(VirtualMachine|VirtualMachineSnapshot)("[^>]*>)([^<]+)<`)
 )
 
 // redirect points a call of one of vmExt's methods at the vmExt.
@@ -88,12 +89,16 @@ func redirect(body []byte) []byte {
 	if m == nil || !redirected.Match(body) {
 		return body
 	}
-	id := string(m[3])
-	if _, ok := simulator.Map.Get(types.ManagedObjectReference{Type: "VirtualMachine", Value: id}).(*simulator.VirtualMachine); !ok {
+	kind, id := string(m[2]), string(m[4])
+	switch simulator.Map.Get(types.ManagedObjectReference{Type: kind, Value: id}).(type) {
+	case *simulator.VirtualMachine:
+		simulator.Map.Put(&vmExt{Self: types.ManagedObjectReference{Type: vmExtType, Value: id}})
+	case *simulator.VirtualMachineSnapshot:
+		simulator.Map.Put(&snapshotExt{Self: types.ManagedObjectReference{Type: snapshotExtType, Value: id}})
+	default:
 		return body // the simulator answers that it is gone
 	}
-	simulator.Map.Put(&vmExt{Self: types.ManagedObjectReference{Type: vmExtType, Value: id}})
-	return bytes.Replace(body, m[0], thisVM.ReplaceAll(m[0], []byte("${1}"+vmExtType+"${2}${3}<")), 1)
+	return bytes.Replace(body, m[0], thisVM.ReplaceAll(m[0], []byte("${1}Test${2}${3}${4}<")), 1)
 }
 
 // CloneVMTask runs the simulator's clone as a task that takes clone_ms, gives
@@ -110,14 +115,9 @@ func (x *vmExt) CloneVMTask(ctx *simulator.Context, req *types.CloneVM_Task) soa
 		}
 		var inner types.TaskInfo
 		simulator.Map.WithLock(vm, func() {
-			var saved types.ArrayOfVirtualDevice
-			raw, err := xml.Marshal(types.ArrayOfVirtualDevice{VirtualDevice: vm.Config.Hardware.Device})
-			must(err)
-			dec := xml.NewDecoder(bytes.NewReader(raw))
-			dec.TypeFunc = types.TypeFunc()
-			must(dec.Decode(&saved))
+			saved := copied(vm.Config.Hardware.Device)
 			ref := vm.CloneVMTask(ctx, req).(*methods.CloneVM_TaskBody).Res.Returnval
-			vm.Config.Hardware.Device = saved.VirtualDevice
+			vm.Config.Hardware.Device = saved
 			inner = simulator.Map.Get(ref).(*simulator.Task).Info
 		})
 		if inner.Error != nil {
@@ -170,6 +170,17 @@ func (x *vmExt) PowerOnVMTask(ctx *simulator.Context, req *types.PowerOnVM_Task)
 	return res
 }
 
+// copied makes devices of their own: the simulator shares the pointers.
+func copied(devices []types.BaseVirtualDevice) []types.BaseVirtualDevice {
+	var saved types.ArrayOfVirtualDevice
+	raw, err := xml.Marshal(types.ArrayOfVirtualDevice{VirtualDevice: devices})
+	must(err)
+	dec := xml.NewDecoder(bytes.NewReader(raw))
+	dec.TypeFunc = types.TypeFunc()
+	must(dec.Decode(&saved))
+	return saved.VirtualDevice
+}
+
 func disksOf(vm *simulator.VirtualMachine) (out []*types.VirtualDisk) {
 	for _, d := range vm.Config.Hardware.Device {
 		if disk, ok := d.(*types.VirtualDisk); ok {
@@ -208,6 +219,8 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case len(r.URL.Path) > 8 && r.URL.Path[:8] == "/folder/" && !f.loggedIn(r): // 0.24.2 serves it to anyone
 		http.Error(w, "", http.StatusUnauthorized)
+	case len(r.URL.Path) > 8 && r.URL.Path[:8] == "/folder/":
+		serveFolder(w, r, f.next)
 	case len(r.URL.Path) > 5 && r.URL.Path[:5] == "/nfc/":
 		if faults.get().NFCSession && !f.loggedIn(r) {
 			http.Error(w, "", http.StatusUnauthorized)

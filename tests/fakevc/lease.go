@@ -42,6 +42,14 @@ type faultSpec struct {
 	CutAfter     map[string]int64 `json:"cut_after"` // bytes, then a TCP reset
 	CutTimes     map[string]int   `json:"cut_times"` // how many times; 0: each time
 	BytesPerSec  map[string]int64 `json:"bytes_per_sec"`
+
+	FolderBytesPerSec int64  `json:"folder_bytes_per_sec"` // of /folder
+	FolderStatus      int    `json:"folder_status"`        // every answer of /folder
+	FolderCuts        int    `json:"folder_cuts"`          // how many answers of /folder break off half way
+	SnapshotError     string `json:"snapshot_error"`
+	SnapshotMs        int    `json:"snapshot_ms"`
+	RemoveError       string `json:"remove_error"` // snapshots cannot be removed
+	NoAllocated       bool   `json:"no_allocated"` // the datastore does not tell what is allocated, as NFS does not
 }
 
 type faultBox struct {
@@ -337,7 +345,8 @@ func serveNFC(w http.ResponseWriter, r *http.Request) {
 	l.mu.Unlock()
 }
 
-// control is the tests' side door: POST /faults, POST /end-sessions, GET /leases.
+// control is the tests' side door: POST /faults, POST /end-sessions, GET /leases,
+// POST /write (a guest writes to its disk), POST /reset-tracking (all change ids become invalid).
 func control(w http.ResponseWriter, r *http.Request) {
 	switch r.Method + " " + r.URL.Path {
 	case "POST /faults":
@@ -371,6 +380,10 @@ func control(w http.ResponseWriter, r *http.Request) {
 			l.mu.Unlock()
 		}
 		_ = json.NewEncoder(w).Encode(out)
+	case "POST /write":
+		guestWrite(w, r)
+	case "POST /reset-tracking":
+		resetTracking()
 	default:
 		http.NotFound(w, r)
 	}

@@ -37,11 +37,13 @@ type vmSpec struct {
 	Firmware string   `json:"firmware"` // bios or efi
 	Secure   bool     `json:"secure_boot"`
 	On       bool     `json:"on"`
-	Tools    bool     `json:"tools"` // VMware Tools run
-	Nics     []string `json:"nics"`  // network names
+	Tools    bool     `json:"tools"`       // VMware Tools run
+	NoTrack  bool     `json:"no_tracking"` // its hardware is too old for changed block tracking
+	Nics     []string `json:"nics"`        // network names
 	Disks    []struct {
 		KB   int64  `json:"kb"`
 		File string `json:"file"` // the VMDK that an export of the disk serves
+		Flat string `json:"flat"` // the raw file that /folder serves as its -flat.vmdk, and that the guest writes to
 	} `json:"disks"`
 }
 
@@ -103,9 +105,16 @@ func addVM(ctx context.Context, c *vim25.Client, v vmSpec) {
 			must(os.Remove(diskFile(d)))
 			must(os.Symlink(f, diskFile(d)))
 		}
+		if f := v.Disks[i].Flat; f != "" {
+			f, err = filepath.Abs(f)
+			must(err)
+			_ = os.Remove(flatFile(d))
+			must(os.Symlink(f, flatFile(d)))
+		}
 	}
 	vm := simulator.Map.Get(ref).(*simulator.VirtualMachine)
 	vm.Config.BootOptions = &types.VirtualMachineBootOptions{EfiSecureBootEnabled: types.NewBool(v.Secure)}
+	vm.Capability.ChangeTrackingSupported = types.NewBool(!v.NoTrack)
 	if v.Tools {
 		vm.Guest.ToolsRunningStatus = string(types.VirtualMachineToolsRunningStatusGuestToolsRunning)
 	}

@@ -11,7 +11,14 @@ from pathlib import Path
 
 from ostler.agent.v1 import conversion_pb2
 from ostler.types.v1 import job_pb2
-from ostler_agent.conversion import Conversions, GuestConverter, StagingDirectories, StagingRef
+from ostler_agent.conversion import (
+    Conversions,
+    DiskWrites,
+    GuestConverter,
+    InPlaceConversions,
+    StagingDirectories,
+    StagingRef,
+)
 from ostler_agent.services.conversion import ConversionService
 from ostler_agent.spec import VolumeRef
 
@@ -32,7 +39,9 @@ class Imports:
         converter.clear()
         self.staging.create(self.ref)
         conversions = Conversions(storage.pools, self.staging, storage.volumes.locks, converter)
-        self.service = ConversionService(storage.jobs, self.staging, conversions)
+        shared = (storage.pools, storage.guests, storage.volumes.locks)
+        writes, in_place = DiskWrites(*shared, self.work_dir), InPlaceConversions(*shared, converter)
+        self.service = ConversionService(storage.jobs, self.staging, conversions, writes, in_place)
 
     @property
     def directory(self) -> Path:

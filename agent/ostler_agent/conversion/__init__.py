@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from ostler_agent.conversion.archives import Archives
 from ostler_agent.conversion.conversions import Conversions
+from ostler_agent.conversion.disk_writes import DiskWrites
 from ostler_agent.conversion.exports import Exports
 from ostler_agent.conversion.guest_conversion import GuestConverter
+from ostler_agent.conversion.in_place import InPlaceConversions
 from ostler_agent.conversion.staging import StagingDirectories, StagingRef
 from ostler_agent.conversion.uploads import Uploads
 
-__all__ = ["Archives", "Conversions", "Exports", "GuestConverter", "StagingDirectories", "StagingRef", "Uploads"]
+__all__ = [
+    "Archives",
+    "Conversions",
+    "DiskWrites",
+    "Exports",
+    "GuestConverter",
+    "InPlaceConversions",
+    "StagingDirectories",
+    "StagingRef",
+    "Uploads",
+]

@@ -7,18 +7,18 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
-from ostler_agent.conversion.disks import SourceDisk
 from ostler_agent.conversion.guest import domain_xml
 from ostler_agent.jobs import JobContext
-from ostler_agent.spec import Firmware, Provisioning
+from ostler_agent.spec import Firmware, Provisioning, VolumeRef
 from ostler_agent.tools import qemu_storage_daemon, virt_v2v
 from ostler_agent.tools.qemu_storage_daemon import Export
 
 MAX_WARNINGS = 50
 FIRST_PERCENT = 50  # of the whole conversion, when the disks are copied
 _DOMAIN = "guest.xml"
-_DISKS = "disks"
+DISKS = "disks"  # the directory of a conversion in which its disks are mounted
 
 # virt-v2v's messages, by their beginning: the phase that begins, percent of the whole conversion.
 _PHASES = (
@@ -30,6 +30,16 @@ _PHASES = (
     ("Mapping", "trimming the guest's disks", 90),
     ("Closing", "finishing the conversion", 95),
 )
+
+
+class GuestDisk(Protocol):
+    """A disk of a guest, as far as a conversion is concerned."""
+
+    @property
+    def target(self) -> VolumeRef: ...
+
+    @property
+    def provisioning(self) -> Provisioning: ...
 
 
 @dataclass(frozen=True)
@@ -58,12 +68,12 @@ class GuestConverter:
         """Removes the files and mounts of conversions that a killed agent left. Call it before any conversion runs."""
         self.work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         for directory in self.work_dir.iterdir():
-            disks = directory / _DISKS
+            disks = directory / DISKS
             qemu_storage_daemon.unmount(list(disks.iterdir()) if disks.is_dir() else [])
             shutil.rmtree(directory)
 
     def convert(
-        self, job: JobContext, disks: Sequence[SourceDisk], images: Sequence[Path], options: GuestOptions
+        self, job: JobContext, disks: Sequence[GuestDisk], images: Sequence[Path], options: GuestOptions
     ) -> tuple[str, ...]:
         """Converts a guest in place. Returns virt-v2v's warnings.
 
@@ -74,13 +84,13 @@ class GuestConverter:
         self.cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="conversion.", dir=self.work_dir) as name:
             directory = Path(name)
-            (directory / _DISKS).mkdir()
+            (directory / DISKS).mkdir()
             exports = [
                 Export(
                     image,
                     disk.target.format,
                     disk.target.key,
-                    directory / _DISKS / str(number),
+                    directory / DISKS / str(number),
                     frees_space=disk.provisioning is not Provisioning.THICK,
                 )
                 for number, (disk, image) in enumerate(zip(disks, images, strict=True))
@@ -88,7 +98,7 @@ class GuestConverter:
             for export in exports:
                 export.mount_point.touch()
             # virt-v2v sees the directory as /tmp.
-            shown = [Path("/tmp", _DISKS, export.mount_point.name) for export in exports]  # noqa: S108
+            shown = [Path("/tmp", DISKS, export.mount_point.name) for export in exports]  # noqa: S108
             (directory / _DOMAIN).write_text(domain_xml(shown, options.firmware))
             job.report("preparing the conversion", percent=FIRST_PERCENT)
             with qemu_storage_daemon.mounted(exports, job):

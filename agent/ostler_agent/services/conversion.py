@@ -9,7 +9,16 @@ from google.protobuf.message import Message
 from ostler.agent.v1 import conversion_pb2, conversion_pb2_grpc
 from ostler.types.v1 import job_pb2
 
-from ostler_agent.conversion import Archives, Conversions, Exports, StagingDirectories, Uploads, inspection
+from ostler_agent.conversion import (
+    Archives,
+    Conversions,
+    DiskWrites,
+    Exports,
+    InPlaceConversions,
+    StagingDirectories,
+    Uploads,
+    inspection,
+)
 from ostler_agent.jobs import Jobs
 from ostler_agent.journal import Record
 from ostler_agent.services import conversion_convert, convert
@@ -18,16 +27,26 @@ Updates = Iterator[job_pb2.JobUpdate]
 
 
 class ConversionService(conversion_pb2_grpc.ConversionServiceServicer):
-    def __init__(self, jobs: Jobs, staging: StagingDirectories, conversions: Conversions) -> None:
+    def __init__(
+        self,
+        jobs: Jobs,
+        staging: StagingDirectories,
+        conversions: Conversions,
+        writes: DiskWrites,
+        in_place: InPlaceConversions,
+    ) -> None:
         self._jobs = jobs
         self._staging = staging
         self._uploads = Uploads(staging)
         self._exports = Exports(staging)
         self._archives = Archives(staging)
         self._conversions = conversions
+        self._writes = writes
+        self._in_place = in_place
         jobs.on_recover("conversion.export", self._recover_export)
         jobs.on_recover("conversion.download", self._recover_download)
         jobs.on_recover("conversion.convert", self._recover_convert)
+        jobs.on_recover("conversion.in-place", self._recover_in_place)
 
     def CreateStaging(
         self, request: conversion_pb2.CreateStagingRequest, context: grpc.ServicerContext
@@ -94,6 +113,28 @@ class ConversionService(conversion_pb2_grpc.ConversionServiceServicer):
                 disks, self._conversions.convert(job, ref, disks, options, request.timeout_s)
             ),
         )
+
+    def WriteDisk(
+        self, requests: Iterator[conversion_pb2.WriteDiskRequest], context: grpc.ServicerContext
+    ) -> conversion_pb2.WriteDiskResponse:
+        ref, pieces = conversion_convert.disk_write(requests)
+        return conversion_pb2.WriteDiskResponse(data_bytes=self._writes.receive(ref, pieces))
+
+    def ConvertVolumes(self, request: conversion_pb2.ConvertVolumesRequest, context: grpc.ServicerContext) -> Updates:
+        disks = conversion_convert.guest_volumes(request)
+        options = conversion_convert.in_place_options(request)
+        return self._jobs.run(
+            request.operation,
+            "conversion.in-place",
+            request,
+            lambda job: conversion_convert.report(
+                disks, self._in_place.convert(job, disks, options, request.timeout_s)
+            ),
+        )
+
+    def _recover_in_place(self, record: Record) -> Message:
+        disks = conversion_convert.guest_volumes(record.request_as(conversion_pb2.ConvertVolumesRequest))
+        return conversion_convert.report(disks, self._in_place.recover([disk.target for disk in disks], record.facts))
 
     def _recover_export(self, record: Record) -> None:
         request = record.request_as(conversion_pb2.ExportVmRequest)

@@ -11,13 +11,16 @@ from ostler_common.secret import Secret
 
 from ostler_agent.conversion.archives import ArchiveFile
 from ostler_agent.conversion.conversions import ConversionReport
+from ostler_agent.conversion.disk_writes import Data, Zero
+from ostler_agent.conversion.disk_writes import End as EndOfDisk
 from ostler_agent.conversion.disks import SourceDisk
 from ostler_agent.conversion.guest_conversion import GuestOptions
+from ostler_agent.conversion.in_place import GuestVolume
 from ostler_agent.conversion.inspection import Inspection
 from ostler_agent.conversion.staging import StagedFile, Staging, StagingRef
 from ostler_agent.conversion.uploads import Begin, End
 from ostler_agent.services import convert
-from ostler_agent.spec import SourceFormat
+from ostler_agent.spec import SourceFormat, VolumeRef
 from ostler_agent.tools import ovftool
 
 _FORMATS = {
@@ -119,7 +122,44 @@ def guest_options(message: conversion_pb2.ConvertVmRequest) -> GuestOptions | No
     return GuestOptions(convert.firmware(message.firmware, "firmware"), tuple(message.extra_arguments))
 
 
-def report(disks: Sequence[SourceDisk], value: ConversionReport) -> job_pb2.ConversionReport:
+def disk_write(
+    requests: Iterator[conversion_pb2.WriteDiskRequest],
+) -> tuple[VolumeRef, Iterator[Data | Zero | EndOfDisk]]:
+    """The volume that is written, and the pieces that follow. Raises InvalidArgumentError, then and later."""
+    first = next(requests, None)
+    if first is None or not first.HasField("begin"):
+        raise bad_field("begin", "must be the first message")
+    return convert.volume_ref(first.begin.volume, "begin.volume"), (_disk_piece(request) for request in requests)
+
+
+def _disk_piece(message: conversion_pb2.WriteDiskRequest) -> Data | Zero | EndOfDisk:
+    if message.HasField("data"):
+        return Data(message.data.offset, message.data.data)
+    if message.HasField("zero"):
+        return Zero(message.zero.offset, message.zero.length)
+    if message.HasField("end"):
+        return EndOfDisk(message.end.sha256.lower())
+    raise bad_field("piece", "must be data, zero or end after the first message")
+
+
+def guest_volumes(message: conversion_pb2.ConvertVolumesRequest) -> list[GuestVolume]:
+    """Raises InvalidArgumentError."""
+    return [
+        GuestVolume(
+            key=disk.key,
+            target=convert.volume_ref(disk.volume, f"disks[{number}].volume"),
+            provisioning=convert.provisioning(disk.provisioning, f"disks[{number}].provisioning"),
+        )
+        for number, disk in enumerate(message.disks)
+    ]
+
+
+def in_place_options(message: conversion_pb2.ConvertVolumesRequest) -> GuestOptions:
+    """Raises InvalidArgumentError."""
+    return GuestOptions(convert.firmware(message.firmware, "firmware"), tuple(message.extra_arguments))
+
+
+def report(disks: Sequence[SourceDisk | GuestVolume], value: ConversionReport) -> job_pb2.ConversionReport:
     return job_pb2.ConversionReport(
         disks=[
             job_pb2.ConvertedDisk(key=disk.key, volume=convert.volume_info(volume))

@@ -96,6 +96,7 @@ TABLE: Mapping[str, frozenset[Role]] = {
             "ListSourceVms": _ADMINS,
             "CheckImport": _ADMINS,
             "ImportVm": _ADMINS,
+            "CutOverImport": _ADMINS,
             "ImportFiles": _ADMINS,
             "GetImportFiles": _ADMINS,
             "UploadImportFile": _ADMINS,

@@ -23,11 +23,12 @@ from ostler_control.api.requests import once
 from ostler_control.api.resolve import optional, resolve, visible
 from ostler_control.api.start_operation import account_for, start_operation
 from ostler_control.caller import Caller
-from ostler_control.database import session
+from ostler_control.database import session, transaction
 from ostler_control.imports import sources
 from ostler_control.imports.facts import find_vm, preflight
 from ostler_control.imports.record import is_by_host, record_import
 from ostler_control.imports.wanted import DiskChoice, Wanted
+from ostler_control.imports.warm import request_cut_over
 from ostler_control.keys import Keyring
 from ostler_control.models import (
     Cluster,
@@ -36,6 +37,7 @@ from ostler_control.models import (
     ImportSource,
     Pool,
     ServiceOffering,
+    Vm,
     Zone,
     new_id,
 )
@@ -123,6 +125,13 @@ class ImportService(import_pb2_grpc.ImportServiceServicer):
             return start_operation(
                 caller, request, lambda: record_import(wanted, vm, is_vcenter, caller.actor, self._keys)
             )
+
+    def CutOverImport(
+        self, request: pb.CutOverImportRequest, context: grpc.ServicerContext
+    ) -> pb.CutOverImportResponse:
+        with transaction():
+            request_cut_over(resolve(Vm, request.vm, "vm", caller=caller_of(context)).id)
+        return pb.CutOverImportResponse()
 
     def ImportFiles(self, request: pb.ImportFilesRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
@@ -219,6 +228,15 @@ def _wanted(spec: pb.ImportSpec, caller: Caller, source: ImportSource | None) ->
         )
     if spec.stopped and spec.test_boot:
         raise bad_field("spec.test_boot", "excludes stopped: the VM is left off in both cases", "CONFLICTING_FIELDS")
+    if spec.cut_over and not spec.warm:
+        raise bad_field("spec.cut_over", "is of no use without warm", "CONFLICTING_FIELDS")
+    if spec.warm and (source is None or spec.shutdown or spec.staging_pool or spec.force_control_download):
+        raise bad_field(
+            "spec.warm",
+            "is for VMs of a source, and excludes shutdown, staging_pool and force_control_download: the guest is shut"
+            " down at the cut-over, and nothing is staged",
+            "CONFLICTING_FIELDS",
+        )
     if len(spec.disks) > _MAX_DISKS or len({disk.key for disk in spec.disks}) < len(spec.disks):
         raise bad_field("spec.disks", f"must name at most {_MAX_DISKS} disks, each once", "INVALID_DISK")
     with session():
@@ -248,4 +266,6 @@ def _wanted(spec: pb.ImportSpec, caller: Caller, source: ImportSource | None) ->
             stopped=spec.stopped,
             test_boot=spec.test_boot,
             force_control_download=spec.force_control_download,
+            warm=spec.warm,
+            auto_cut_over=spec.cut_over == pb.AUTO,
         )

@@ -83,6 +83,7 @@ def preflight(wanted: Wanted, vm: SourceVm, is_vcenter: bool) -> Preflight:
         vm=vm,
         is_vcenter=is_vcenter,
         shutdown=wanted.shutdown,
+        warm=wanted.warm,
         bridges={name: network.bridge for name, network in wanted.networks.items()},
         taken_macs=_taken_macs(vm),
         fleet_bridges=frozenset(bridge for host in candidates for bridge in registry.split(host.bridges)),

@@ -53,8 +53,8 @@ class TargetPool:
 class Facts:
     """All that a preflight looks at.
 
-    is_vcenter: whether the source can clone; shutdown: the guest may be shut down; bridges: of the networks that those
-    of the source are mapped to, by the source's names;
+    is_vcenter: whether the source can clone; shutdown: the guest may be shut down; warm: the disks are copied while it
+    runs; bridges: of the networks that those of the source are mapped to, by the source's names;
     taken_macs: those of other VMs; fleet_bridges: of the hosts that the VM may run on; uefi_host: whether one of them
     boots UEFI;
     hosts and pools: see `conversion_hosts` and `staging`; offering_cpus, offering_memory_bytes: its limits;
@@ -64,6 +64,7 @@ class Facts:
     vm: SourceVm
     is_vcenter: bool = True
     shutdown: bool = False
+    warm: bool = False
     bridges: Mapping[str, str] = field(default_factory=dict)
     taken_macs: frozenset[str] = frozenset()
     fleet_bridges: frozenset[str] = frozenset()
@@ -107,12 +108,12 @@ def check(facts: Facts) -> Report:
     pool, pool_refusals = staging.choose(
         facts.pools, host.id if host else "", staging.needed_bytes(facts.vm), wanted_id=facts.wanted_pool_id
     )
-    if pool is None:
+    if pool is None and not facts.warm:
         findings.append(_no_pool(pool_refusals))
     return Report(
         findings=tuple(findings),
         host_id=host.id if host else "",
-        pool_id=pool.id if pool else "",
+        pool_id=pool.id if pool and not facts.warm else "",
         has_ovftool=host is not None and host.has_ovftool,
         estimated_s=estimate_s(facts.vm),
     )
@@ -147,7 +148,7 @@ def _check_power(facts: Facts) -> Iterator[Finding]:
     vm = facts.vm
     if vm.power is Power.SUSPENDED:
         yield _error("VM_SUSPENDED", "it is suspended", "Resume it and shut it down.")
-    elif vm.power is Power.OFF:
+    elif vm.power is Power.OFF or facts.warm:
         return
     elif facts.shutdown:
         if vm.tools is not Tools.RUNNING:
@@ -175,6 +176,41 @@ def _check_power(facts: Facts) -> Iterator[Finding]:
             " not imported",
             "To import its last state use --shutdown.",
         )
+
+
+def _check_warm(facts: Facts) -> Iterator[Finding]:
+    vm = facts.vm
+    if not facts.warm:
+        return
+    if vm.power is Power.OFF:
+        yield _error(
+            "WARM_VM_OFF", "it is off, so that there is nothing to gain by --warm", "Import it without --warm."
+        )
+    elif vm.tools is not Tools.RUNNING:
+        yield _error(
+            "NO_TOOLS",
+            "its guest cannot be asked to shut down at the cut-over: VMware Tools do not run",
+            "Start VMware Tools in the guest, or import it without --warm.",
+        )
+    else:
+        yield Finding("WILL_CUT_OVER", Severity.INFO, "its guest is shut down at the cut-over, and stays off")
+    if vm.snapshots or any(disk.has_parent for disk in vm.disks):
+        yield _error("WARM_SNAPSHOTS", "it has snapshots", "Delete its snapshots, or import it without --warm.")
+    if not vm.tracking_supported:
+        yield _error(
+            "WARM_NO_TRACKING",
+            "its virtual hardware is too old for changed block tracking",
+            "Upgrade its compatibility (version 7 or newer), or import it without --warm.",
+        )
+    elif not vm.change_tracking:
+        yield Finding(
+            "WILL_TRACK", Severity.INFO, "changed block tracking is turned on for the import, and off again afterwards"
+        )
+    for disk in vm.disks:
+        if disk.kind is DiskKind.RDM_VIRTUAL:
+            yield _error(
+                "WARM_RAW_DEVICE", f"{disk.label} maps a raw device", "Import it without --warm, or detach the disk."
+            )
 
 
 def _check_disks(facts: Facts) -> Iterator[Finding]:
@@ -215,7 +251,7 @@ def _check_disks(facts: Facts) -> Iterator[Finding]:
 
 def _check_snapshots(facts: Facts) -> Iterator[Finding]:
     vm = facts.vm
-    if vm.snapshots or any(disk.has_parent for disk in vm.disks):
+    if not facts.warm and (vm.snapshots or any(disk.has_parent for disk in vm.disks)):
         yield _warning("SNAPSHOTS", "it has snapshots; only its present state is imported")
 
 
@@ -288,6 +324,7 @@ def _check_targets(facts: Facts) -> Iterator[Finding]:
 _PARTS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     _check_access,
     _check_power,
+    _check_warm,
     _check_disks,
     _check_snapshots,
     _check_devices,

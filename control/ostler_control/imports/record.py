@@ -18,7 +18,7 @@ from ostler_control.imports.mapping import TargetVm, target_vm
 from ostler_control.imports.preflight import Report, Severity
 from ostler_control.imports.wanted import SourceFile, Wanted
 from ostler_control.keys import Keyring
-from ostler_control.models import Host, Nic, Operation, Vm, VmImport, VmOrigin, Volume, new_id
+from ostler_control.models import Host, Nic, Operation, Vm, VmImport, VmOrigin, Volume, WarmImport, new_id
 from ostler_control.operations import record_operation
 from ostler_control.placement import Placement
 from ostler_control.scheduling import placement_query
@@ -49,10 +49,22 @@ class ImportedFiles:
 
 
 @dataclass(frozen=True)
+class WarmInputs:
+    """How a warm import goes. auto: cut over as soon as it is quiet, see `warm_rule`; wait_s: how long the cut-over may
+    be waited for; interval_s: between two rounds meanwhile."""
+
+    auto: bool
+    quiet_bytes: int
+    max_rounds: int
+    wait_s: int
+    interval_s: int
+
+
+@dataclass(frozen=True)
 class ImportInputs:
     """What the operation works with. source_id: "" with files; host_id: where the VM was placed; conversion_host_id:
     see the name; by_host: the conversion host downloads the disks itself; streams: the setting; timeout_s: of the
-    conversion."""
+    conversion; warm: None for a cold import."""
 
     source_id: str
     source_ref: str
@@ -68,6 +80,7 @@ class ImportInputs:
     iter_time_ms: int
     test_boot: bool = False
     files: ImportedFiles | None = None
+    warm: WarmInputs | None = None
 
 
 def record_import(wanted: Wanted, vm: SourceVm, is_vcenter: bool, user: str, keys: Keyring) -> Operation:
@@ -115,7 +128,7 @@ def record_import(wanted: Wanted, vm: SourceVm, is_vcenter: bool, user: str, key
         source_ref=vm.ref,
         host_id=placement.host_id,
         conversion_host_id=found.report.host_id,
-        pool_id=found.report.pool_id,
+        pool_id=_staging_pool_id(wanted, found),
         disks=tuple(ImportedDisk(disk.key, volume.id) for disk, volume in zip(vm.disks, volumes, strict=True)),
         shutdown=wanted.shutdown,
         stopped=wanted.stopped or wanted.test_boot,
@@ -129,6 +142,7 @@ def record_import(wanted: Wanted, vm: SourceVm, is_vcenter: bool, user: str, key
         timeout_s=settings.imports.VMWARE_CONVERT_TIMEOUT.get() * 3600,
         iter_time_ms=settings.encryption.LUKS_ITER_TIME.get(),
         files=_files(wanted, vm),
+        warm=_warm(wanted),
     )
     return record_operation("vm.import", row, user, inputs, also=volumes, operation_id=operation_id)
 
@@ -147,6 +161,18 @@ def _files(wanted: Wanted, vm: SourceVm) -> ImportedFiles | None:
     return ImportedFiles(vm, dict(files.files), files.url, files.ca_pem, files.archive_bytes, files.convert)
 
 
+def _warm(wanted: Wanted) -> WarmInputs | None:
+    if not wanted.warm:
+        return None
+    return WarmInputs(
+        auto=wanted.auto_cut_over,
+        quiet_bytes=settings.imports.WARM_QUIET_SIZE.get() << 20,
+        max_rounds=settings.imports.WARM_MAX_ROUNDS.get(),
+        wait_s=settings.imports.WARM_WAIT.get() * 3600,
+        interval_s=settings.imports.WARM_INTERVAL.get() * 60,
+    )
+
+
 def _resources(target: TargetVm, disks: Sequence[DiskPlan]) -> Resources:
     """What the account will own more of."""
     return Resources(
@@ -160,7 +186,7 @@ def _resources(target: TargetVm, disks: Sequence[DiskPlan]) -> Resources:
 
 def is_by_host(wanted: Wanted, report: Report) -> bool:
     """Whether the conversion host downloads the disks: where it has ovftool, unless told otherwise."""
-    return report.has_ovftool and not wanted.force_control_download
+    return report.has_ovftool and not wanted.force_control_download and not wanted.warm
 
 
 def _volumes(vm: Vm, disks: Sequence[DiskPlan], placement: Placement, keys: Keyring) -> list[Volume]:
@@ -200,14 +226,23 @@ def _claim_staging(operation_id: str, wanted: Wanted, vm: SourceVm, vm_id: str, 
             source=wanted.source,
             source_ref=vm.ref or operation_id,
             vm_id=vm_id,
-            pool=found.report.pool_id,
+            pool=_staging_pool_id(wanted, found),
             host_id=found.report.host_id,
-            claimed_bytes=staging.needed_bytes(vm),
+            claimed_bytes=0 if wanted.warm else staging.needed_bytes(vm),
         )
+        if wanted.warm:
+            WarmImport.create(vm_import=operation_id)
     except IntegrityError:
         raise AbortedError(
             f"VM {vm.name} is being imported already (ostler operation list)", "IMPORT_UNDER_WAY", {"vm": vm.name}
         ) from None
+
+
+def _staging_pool_id(wanted: Wanted, found: Preflight) -> str:
+    """A warm import stages nothing: its volumes' pool stands for the one that it uses."""
+    if wanted.warm and found.placement is not None:
+        return found.placement.pool_ids[0]
+    return found.report.pool_id
 
 
 def _refused(vm: SourceVm, report: Report) -> FailedPreconditionError:

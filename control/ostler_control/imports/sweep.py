@@ -12,8 +12,8 @@ from ostler_common.errors import FailedPreconditionError, OstlerError
 from ostler_control.database import session, transaction
 from ostler_control.events import SYSTEM
 from ostler_control.hosts.rows import address, has_hosts, is_up, reaching
-from ostler_control.imports import sources
-from ostler_control.models import ImportSource, Operation, Pool, VmImport, now
+from ostler_control.imports import sources, warm_source
+from ostler_control.models import ImportSource, Operation, Pool, VmImport, WarmImport, now
 from ostler_control.operations import Run, launch, periodic, record_operation, workflow
 from ostler_control.states import UNFINISHED_OPERATIONS
 from ostler_control.vmware.clone import delete_clones
@@ -66,6 +66,7 @@ def _delete_clone(run: Run, import_id: str) -> None:
         return
     with sources.connect(source, run.keys) as connection:
         delete_clones(connection, row.source_ref, import_id, run.check)
+        warm_source.restore(connection, import_id, run.check)
 
 
 def _delete_staging(run: Run, import_id: str) -> None:
@@ -74,8 +75,10 @@ def _delete_staging(run: Run, import_id: str) -> None:
         row = VmImport.get_or_none(VmImport.id == import_id)
         if row is None:
             return
-        host = next((host for host in reaching(row.pool_id) if is_up(host)), None)
-        if host is None and has_hosts(row.pool_id):
+        # A warm import stages nothing.
+        is_warm = WarmImport.select().where(WarmImport.vm_import == import_id).exists()
+        host = None if is_warm else next((host for host in reaching(row.pool_id) if is_up(host)), None)
+        if host is None and not is_warm and has_hosts(row.pool_id):
             pool = Pool.get_by_id(row.pool_id)
             raise FailedPreconditionError(f"no host that reaches pool {pool.name} is up", "NO_CAPABLE_HOST")
     if host is not None:

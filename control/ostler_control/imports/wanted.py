@@ -59,7 +59,8 @@ class Wanted:
     zone, cluster, host, pool: where to, None for anywhere; conversion_host, staging_pool: None for chosen ones;
     shutdown: the guest may be shut down; stopped: the new VM stays off; test_boot: it boots once without network, and
     stays off then; force_control_download: the control plane
-    downloads the disks even where the conversion host could.
+    downloads the disks even where the conversion host could; warm: the disks are copied while the VM runs;
+    auto_cut_over: it is shut down as soon as little changes.
     """
 
     source: ImportSource | None
@@ -81,3 +82,5 @@ class Wanted:
     test_boot: bool = False
     force_control_download: bool = False
     files: FileSource | None = None
+    warm: bool = False
+    auto_cut_over: bool = False

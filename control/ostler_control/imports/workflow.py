@@ -6,9 +6,8 @@ attempt left is gone on with: the clone, the staged files that are whole, the co
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import structlog
 from ostler.agent.v1 import conversion_pb2 as pb
@@ -19,15 +18,16 @@ from ostler_control import events
 from ostler_control.agents import power_states
 from ostler_control.database import session, transaction
 from ostler_control.hosts.rows import address_of
-from ostler_control.imports import receive, sources
+from ostler_control.imports import receive, warm
 from ostler_control.imports.agent_sink import AgentSink
 from ostler_control.imports.host_export import export_by_host
 from ostler_control.imports.receive import StagedDisk
 from ostler_control.imports.record import ImportedFiles, ImportInputs
 from ostler_control.imports.staging import needed_bytes
+from ostler_control.imports.volumes_made import record_made
+from ostler_control.imports.warm_source import connected
 from ostler_control.keys.passphrases import delete_volume
 from ostler_control.models import (
-    ImportSource,
     Operation,
     PowerState,
     Vm,
@@ -45,7 +45,6 @@ from ostler_control.vms import wire as vm_wire
 from ostler_control.vms.on_host import FORCE_OFF, UNDEFINE, force_off, push_undo_of_start, start_on
 from ostler_control.vms.rows import load, set_state
 from ostler_control.vmware.clone import clone, delete_clones
-from ostler_control.vmware.connection import Connection
 from ostler_control.vmware.export import Exporter, stream_count
 from ostler_control.vmware.inventory import Power, SourceVm
 from ostler_control.vmware.power import shut_down
@@ -68,15 +67,7 @@ def _import(run: Run) -> None:
     inputs = run.read(ImportInputs)
     with run.undoing() as undo:
         undo.push("record-failure", lambda: _record_failure(run, undo, inputs))
-        undo.push(_UNSTAGE, lambda: _delete_staging(run, inputs))
-        if inputs.files is not None:
-            vm, staged = inputs.files.vm, _receive(run, inputs, inputs.files)
-        else:
-            vm, staged = _export_from_source(run, undo, inputs)
-        for disk in inputs.disks:
-            _push_delete(run, undo, inputs, disk.volume_id)
-        run.step("convert", lambda: _convert(run, inputs, staged))
-        run.step("unstage-done", lambda: _finish_staging(run, inputs))
+        vm = warm.import_warm(run, undo, inputs) if inputs.warm is not None else _import_cold(run, undo, inputs)
         if inputs.test_boot:
             push_undo_of_start(run, undo, inputs.host_id)
             run.step("test-boot", lambda: _test_boot(run, inputs.host_id))
@@ -87,7 +78,23 @@ def _import(run: Run) -> None:
             push_undo_of_start(run, undo, inputs.host_id)
             run.step("start", lambda: start_on(run, inputs.host_id, _START))
         undo.clear()
+        if inputs.warm is not None:
+            run.always("forget", lambda: warm.forget(run))
         run.always("report", lambda: _report(run, vm))
+
+
+def _import_cold(run: Run, undo: Undo, inputs: ImportInputs) -> SourceVm:
+    """By way of a staging directory. The volumes are made when this ends."""
+    undo.push(_UNSTAGE, lambda: _delete_staging(run, inputs))
+    if inputs.files is not None:
+        vm, staged = inputs.files.vm, _receive(run, inputs, inputs.files)
+    else:
+        vm, staged = _export_from_source(run, undo, inputs)
+    for disk in inputs.disks:
+        _push_delete(run, undo, inputs, disk.volume_id)
+    run.step("convert", lambda: _convert(run, inputs, staged))
+    run.step("unstage-done", lambda: _finish_staging(run, inputs))
+    return vm
 
 
 def _export_from_source(run: Run, undo: Undo, inputs: ImportInputs) -> tuple[SourceVm, dict[str, StagedDisk]]:
@@ -119,23 +126,15 @@ def _push_delete(run: Run, undo: Undo, inputs: ImportInputs, volume_id: str) -> 
     undo.push(f"delete-{volume_id}", lambda: delete_file(run, inputs.conversion_host_id, volume_id))
 
 
-@contextlib.contextmanager
-def _connected(run: Run, inputs: ImportInputs) -> Iterator[Connection]:
-    with session():
-        source = ImportSource.get_by_id(inputs.source_id)
-    with sources.connect(source, run.keys) as connection:
-        yield connection
-
-
 def _shut_down(run: Run, inputs: ImportInputs) -> None:
     run.phase("shutting down the guest", 0)
-    with _connected(run, inputs) as connection:
+    with connected(run, inputs) as connection:
         shut_down(connection, inputs.source_ref, run.check)
 
 
 def _inspect(run: Run, inputs: ImportInputs) -> str:
     """The VM as it is exported; its disks are still those that volumes were made for."""
-    with _connected(run, inputs) as connection:
+    with connected(run, inputs) as connection:
         vm = read_vm(connection, inputs.source_ref)
     if vm.power is Power.SUSPENDED or (vm.power is Power.ON and vm.is_windows):
         raise FailedPreconditionError(
@@ -148,12 +147,12 @@ def _inspect(run: Run, inputs: ImportInputs) -> str:
 
 def _clone(run: Run, inputs: ImportInputs, vm: SourceVm) -> str:
     run.phase("cloning", 1)
-    with _connected(run, inputs) as connection:
+    with connected(run, inputs) as connection:
         return clone(connection, vm, run.id, run.check)
 
 
 def _delete_clone(run: Run, inputs: ImportInputs) -> None:
-    with _connected(run, inputs) as connection:
+    with connected(run, inputs) as connection:
         # Undoing goes on when the operation is to be cancelled; only the end of this process stops it.
         delete_clones(connection, inputs.source_ref, run.id, lambda: run.pause(0))
 
@@ -174,7 +173,7 @@ def _export(run: Run, inputs: ImportInputs, vm: SourceVm, ref: str) -> dict[str,
     run.phase("exporting", _EXPORT[0])
     host = address_of(inputs.conversion_host_id)
     staging = _staging(run, inputs)
-    with _connected(run, inputs) as connection:
+    with connected(run, inputs) as connection:
         if inputs.by_host:
             return export_by_host(run, connection, host, staging, vm, ref, inputs)
         staged = run.agents.call(
@@ -218,18 +217,7 @@ def _convert(run: Run, inputs: ImportInputs, staged: Mapping[str, StagedDisk]) -
     )
     host = address_of(inputs.conversion_host_id)
     update = run.job(host, lambda agent: agent.conversion.ConvertVm, request, _CONVERT)
-    report = update.conversion_report
-    for warning in report.warnings:
-        log.info("a warning of virt-v2v", operation=run.id, warning=warning)
-    made = {disk.key: disk.volume for disk in report.disks}
-    with transaction():
-        for disk, volume in zip(inputs.disks, volumes, strict=True):
-            info = made[str(disk.key)]
-            found = wire.encrypt_format(volume, info)
-            size_bytes = max(volume.size_bytes, info.virtual_size_bytes)
-            Volume.update(state=VolumeState.READY, state_reason="", encrypt_format=found, size_bytes=size_bytes).where(
-                Volume.id == volume.id
-            ).execute()
+    record_made(run, inputs, volumes, update.conversion_report)
 
 
 def _finish_staging(run: Run, inputs: ImportInputs) -> None:
@@ -307,7 +295,7 @@ def _record_failure(run: Run, undo: Undo, inputs: ImportInputs) -> None:
     clean = off and not undo.failed(*(f"delete-{disk.volume_id}" for disk in inputs.disks))
     with transaction():
         vm = load(run.resource_id)
-        if not undo.failed(_DELETE_CLONE, _UNSTAGE):
+        if not undo.failed(_DELETE_CLONE, _UNSTAGE, warm.RESTORE):
             VmImport.delete().where(VmImport.id == run.id).execute()
         if off:
             capacity.release(vm)

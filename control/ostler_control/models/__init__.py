@@ -4,7 +4,7 @@ from ostler_control.models.base import BaseModel, db, new_id, now
 from ostler_control.models.columns import first_tuple, tuples
 from ostler_control.models.drs import AffinityGroup, AffinityHost, AffinityMember, DrsMove, DrsPlan
 from ostler_control.models.extra_config import OfferingExtraConfig, VmDetail, VmExtraConfig
-from ostler_control.models.imports import ImportFile, ImportSource, VmImport, VmOrigin
+from ostler_control.models.imports import ImportFile, ImportSource, VmImport, VmOrigin, WarmImport
 from ostler_control.models.machines import Network, NetworkAccount, Nic, ServiceOffering, Vm, VmSighting
 from ostler_control.models.people import Account, Certificate, JoinToken, User
 from ostler_control.models.places import Cluster, Host, HostFunction, HypervisorType, UnmanagedVm, Zone
@@ -67,6 +67,7 @@ ALL: tuple[type[BaseModel], ...] = (
     VmImport,
     ImportFile,
     VmOrigin,
+    WarmImport,
     UserData,
     TemplateUserData,
     VmUserData,
@@ -140,6 +141,7 @@ __all__ = [
     "Volume",
     "VolumeFile",
     "VolumeState",
+    "WarmImport",
     "Zone",
     "db",
     "first_tuple",

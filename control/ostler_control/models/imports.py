@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peewee import BigIntegerField, ForeignKeyField, TextField
+from peewee import BigIntegerField, BooleanField, ForeignKeyField, TextField
 
 from ostler_control.models.base import BaseModel
 from ostler_control.models.machines import Vm
@@ -59,6 +59,19 @@ class ImportFile(BaseModel):
 
     class Meta:
         indexes = ((("vm_import", "name"), True),)
+
+
+class WarmImport(BaseModel):
+    """What a warm import has done at its source, and whether its cut-over was asked for.
+
+    enabled_tracking: Ostler turned changed block tracking on; shut_down: Ostler shuts, or has shut, the guest down.
+    """
+
+    vm_import = ForeignKeyField(VmImport, backref="warm", unique=True, on_delete="CASCADE")
+    vm_import_id: str
+    cut_over = BooleanField(default=False)
+    enabled_tracking = BooleanField(default=False)
+    shut_down = BooleanField(default=False)
 
 
 class VmOrigin(BaseModel):

@@ -34,4 +34,38 @@ REMOTE_COPY_TIMEOUT = Setting(
     "How long it may take to copy one disk of a VM from another KVM host.",
 )
 
-SETTINGS = (VMWARE_CONVERT_TIMEOUT, CONTROL_DOWNLOAD_THREADS, HOST_DOWNLOAD_THREADS, REMOTE_COPY_TIMEOUT)
+WARM_QUIET_SIZE = Setting(
+    "vmware.warm.import.quiet.size",
+    integer(0, 1 << 20, "MiB"),
+    "256",
+    "A warm import is quiet when at most this much changed since the round before.",
+)
+WARM_MAX_ROUNDS = Setting(
+    "vmware.warm.import.max.rounds",
+    integer(1, 100, "rounds"),
+    "10",
+    "A warm import is taken as quiet after this many rounds, however much changes.",
+)
+WARM_INTERVAL = Setting(
+    "vmware.warm.import.interval",
+    integer(1, 1440, "minutes"),
+    "10",
+    "Pause between two rounds of a quiet warm import that waits for its cut-over.",
+)
+WARM_WAIT = Setting(
+    "vmware.warm.import.wait",
+    integer(1, 720, "hours"),
+    "72",
+    "How long a warm import may wait for its cut-over before it is undone.",
+)
+
+SETTINGS = (
+    VMWARE_CONVERT_TIMEOUT,
+    CONTROL_DOWNLOAD_THREADS,
+    HOST_DOWNLOAD_THREADS,
+    REMOTE_COPY_TIMEOUT,
+    WARM_QUIET_SIZE,
+    WARM_MAX_ROUNDS,
+    WARM_INTERVAL,
+    WARM_WAIT,
+)

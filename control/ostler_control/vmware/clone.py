@@ -58,7 +58,7 @@ def clone(connection: Connection, vm: SourceVm, operation_id: str, check: Check)
             "CLONE_NEEDS_VCENTER",
             {"vm": vm.name},
         )
-    _wait_for_tasks(connection, vm.ref, check)
+    wait_for_tasks(connection, vm.ref, check)
     name = clone_name(operation_id)
     found = _find(connection, name)
     if found:
@@ -84,7 +84,7 @@ def delete_clones(connection: Connection, source_ref: str, operation_id: str, ch
 
     Waits for a clone that is still being made. Raises DeadlineExceededError VCENTER_TASK_TIMEOUT.
     """
-    _wait_for_tasks(connection, source_ref, check)
+    wait_for_tasks(connection, source_ref, check)
     end = time.monotonic() + DESTROY_TIMEOUT_S
     for ref in _find(connection, clone_name(operation_id)):
         while True:
@@ -113,8 +113,8 @@ def _find(connection: Connection, name: str) -> list[str]:
     return [ref for ref, operation_id in list_clones(connection).items() if _PREFIX + operation_id == name]
 
 
-def _wait_for_tasks(connection: Connection, ref: str, check: Check) -> None:
-    """A clone that a dead process began goes on in vCenter, as a task of its source."""
+def wait_for_tasks(connection: Connection, ref: str, check: Check) -> None:
+    """Waits for a VM's tasks: a clone that a dead process began goes on in vCenter, as a task of its source."""
     end = time.monotonic() + CLONE_TIMEOUT_S
     while True:
         tasks = read_one(connection, vim.VirtualMachine, ref, ("recentTask",)).get("recentTask", ())

@@ -82,7 +82,8 @@ class SourceVm:
     ref: managed object id ("vm-12"), which stays when the VM is renamed; guest_id: "ubuntu64Guest"; firmware: "bios"
     or "efi"; snapshots: how many; host and cluster: names, "" when unknown; used_bytes: what its files take on
     datastores; export_bytes: what its exported files take, 0 when unknown; accessible: whether its host answers;
-    passthrough: labels of devices that belong to a host;
+    passthrough: labels of devices that belong to a host; change_tracking: whether changed block tracking is on;
+    tracking_supported: whether it could be;
     revision: changes with the VM's configuration.
     """
 
@@ -112,6 +113,7 @@ class SourceVm:
     fault_tolerant: bool = False
     passthrough: tuple[str, ...] = ()
     change_tracking: bool = False
+    tracking_supported: bool = True
     revision: str = ""
 
     @property

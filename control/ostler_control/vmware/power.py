@@ -1,18 +1,19 @@
-"""Shutting a guest down cleanly."""
+"""Shutting a guest down cleanly, and starting it again."""
 
 from __future__ import annotations
 
 import time
 
-from ostler_common.errors import DeadlineExceededError, FailedPreconditionError
+from ostler_common.errors import DeadlineExceededError, FailedPreconditionError, NotFoundError
 from pyVmomi import vim
 
 from ostler_control.vmware.connection import Connection
 from ostler_control.vmware.inventory import Power, Tools
 from ostler_control.vmware.read_inventory import read_vm
-from ostler_control.vmware.tasks import POLL_S, Check
+from ostler_control.vmware.tasks import POLL_S, Check, wait
 
 SHUTDOWN_TIMEOUT_S = 600.0
+POWER_ON_TIMEOUT_S = 600.0
 
 
 def shut_down(connection: Connection, ref: str, check: Check, timeout_s: float = SHUTDOWN_TIMEOUT_S) -> None:
@@ -42,3 +43,14 @@ def shut_down(connection: Connection, ref: str, check: Check, timeout_s: float =
             )
         check()
         time.sleep(POLL_S)
+
+
+def power_on(connection: Connection, ref: str, check: Check) -> None:
+    """Starts a VM; one that runs already, or is gone, is a success."""
+    try:
+        if read_vm(connection, ref).power is Power.ON:
+            return
+    except NotFoundError:
+        return
+    task = connection.call(vim.VirtualMachine(ref, connection.stub).PowerOnVM_Task)
+    wait(connection, task, POWER_ON_TIMEOUT_S, check)

@@ -22,6 +22,7 @@ _VM_PATHS = (
     "config.keyId",
     "config.changeTrackingEnabled",
     "config.changeVersion",
+    "capability.changeTrackingSupported",
     "runtime.powerState",
     "runtime.connectionState",
     "runtime.host",
@@ -110,7 +111,7 @@ def vm_from_properties(found: Properties, places: Places) -> SourceVm:
         cpus=int(hardware.numCPU) if hardware is not None else 0,
         cores_per_socket=int(hardware.numCoresPerSocket or 1) if hardware is not None else 1,
         memory_bytes=int(hardware.memoryMB) << 20 if hardware is not None else 0,
-        disks=tuple(_disks(devices)),
+        disks=tuple(disks_of(devices)),
         nics=tuple(_nics(devices, places)),
         snapshots=_count_snapshots(found.get("snapshot")),
         tools=_tools(found),
@@ -125,6 +126,7 @@ def vm_from_properties(found: Properties, places: Places) -> SourceVm:
         fault_tolerant=str(found.get("runtime.faultToleranceState") or "notConfigured") != "notConfigured",
         passthrough=tuple(_label(d) for d in devices if isinstance(d, vim.vm.device.VirtualPCIPassthrough)),
         change_tracking=bool(found.get("config.changeTrackingEnabled")),
+        tracking_supported=found.get("capability.changeTrackingSupported") is not False,
         revision=str(found.get("config.changeVersion") or ""),
     )
 
@@ -150,7 +152,8 @@ def _label(device: Managed) -> str:
     return str(info.label) if info is not None else f"device {device.key}"
 
 
-def _disks(devices: list[Managed]) -> Iterator[Disk]:
+def disks_of(devices: list[Managed]) -> Iterator[Disk]:
+    """The disks among a VM's or a snapshot's devices."""
     controllers: dict[int | None, Managed] = {
         device.key: device for device in devices if isinstance(device, vim.vm.device.VirtualController)
     }

@@ -122,3 +122,12 @@ def test_a_network_needs_its_bridge(control: Control, ostler: Ostler) -> None:
     for network in ("VM Network", "=br0", "VM Network="):
         assert ostler("import", "vm", *VM, "--network", network).exit_code == 2
     assert not control.asked
+
+
+def test_a_vm_is_imported_warm_and_cut_over(control: Control, ostler: Ostler) -> None:
+    done = ostler("import", "vm", *VM, "--warm", "--cut-over", "auto", "--no-wait")
+    assert done.exit_code == 0, done.output
+    spec = asked(control, pb.ImportVmRequest).spec
+    assert (spec.warm, spec.cut_over) == (True, pb.AUTO)
+    done = ostler("import", "cut-over", "web-1", "--yes")
+    assert (done.exit_code, asked(control, pb.CutOverImportRequest).vm) == (0, "web-1")

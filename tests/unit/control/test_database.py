@@ -18,6 +18,7 @@ from ostler_control.models import (
     NicAddressing,
     VmImport,
     VmSighting,
+    WarmImport,
     Zone,
     db,
 )
@@ -39,6 +40,7 @@ FROZEN = {
     "0008_affinity_hosts": "6845f757922a1a84f408cb39f0816b464e59ffef6406288c4428f99225a6c300",
     "0009_file_imports": "4c80107d2d10b759ecf4715b75d777b2e51de6ca6af7843f22555eeef4650bf6",
     "0010_networks": "b3fa3218436ba544b21296a11b01ca4e7906d4858d17685c55ef82cf3a2ec151",
+    "0011_warm_imports": "c3480ce1bd67ed645e1fac70d67ec00f634201339fe52d21f9dfb10ee9c79669",
 }
 _OLD_VM = (
     "INSERT INTO zone (id, create_time, name) VALUES ('z', '2026-01-01', 'zone')",
@@ -184,6 +186,21 @@ def test_interfaces_from_before_networks_get_one_for_each_bridge_of_a_zone(tmp_p
             }
             [kept] = NicAddressing.select()
             assert (kept.nic.mac, kept.addresses) == ("52:54:00:00:00:01", '["192.0.2.7/24"]')
+
+
+def test_imports_under_way_are_cold(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0008_affinity_hosts")
+            for statement in _OLD_IMPORT:
+                db.execute_sql(statement)
+            Runner(db.obj, str(_MIGRATIONS)).up("0010_networks")
+        assert "0011_warm_imports" in database.migrate()
+        with database.session():
+            assert (VmImport.select().count(), WarmImport.select().count()) == (1, 0)
+            WarmImport.create(vm_import="i")
+            VmImport.delete().execute()
+            assert WarmImport.select().count() == 0
 
 
 def test_migrating_again_does_nothing(fresh_database: str) -> None:

@@ -229,5 +229,5 @@ def test_an_import_is_repeated_by_its_request_id(api: Api) -> None:
 
 def test_only_admins_import() -> None:
     methods = {name: roles for name, roles in TABLE.items() if "ImportService" in name}
-    assert len(methods) == 12
+    assert len(methods) == 13
     assert set(methods.values()) == {frozenset({Role.ADMIN})}

@@ -74,7 +74,12 @@ def _add(function: F, options: Mapping[str, _Option]) -> F:
     return wrapped  # type: ignore[no-any-return]
 
 
-_OF_SOURCE = ("source", "source_vm", "shutdown", "force_control_download")
+_OF_SOURCE = ("source", "source_vm", "shutdown", "force_control_download", "warm", "cut_over")
+_CUT_OVERS = {"manual": pb.MANUAL, "auto": pb.AUTO}
+
+
+def _cut_over(ctx: click.Context, param: click.Parameter, value: str | None) -> pb.CutOver.ValueType:
+    return _CUT_OVERS[value] if value else pb.CUT_OVER_UNSPECIFIED
 
 
 _SPEC: dict[str, _Option] = {
@@ -129,5 +134,14 @@ _SPEC: dict[str, _Option] = {
         "--force-control-download",
         is_flag=True,
         help="Download through the control plane even where the conversion host has ovftool.",
+    ),
+    "warm": click.option(
+        "--warm", is_flag=True, help="Copy the disks while the VM runs, and only what changed once it is shut down."
+    ),
+    "cut_over": click.option(
+        "--cut-over",
+        type=click.Choice(list(_CUT_OVERS)),
+        callback=_cut_over,
+        help="With --warm, when the VM is shut down: on `ostler import cut-over` (default), or once little changes.",
     ),
 }

@@ -20,7 +20,7 @@ from ostler_control.cli.commands.vm import VIEW as VM_VIEW
 from ostler_control.cli.exits import Exit
 from ostler_control.cli.finish import finish
 from ostler_control.cli.lazy import Noun
-from ostler_control.cli.names import IMPORT_SOURCE
+from ostler_control.cli.names import IMPORT_SOURCE, VM
 from ostler_control.cli.options import (
     CallOptions,
     F,
@@ -322,14 +322,34 @@ def _print_report(found: pb.CheckImportResponse) -> None:
 def vm(app: App, spec: pb.ImportSpec, call: CallOptions) -> None:
     """Imports a VM: exports it, converts it, and starts it here. The source is not changed.
 
-    A running VM is cloned, and the clone is exported; a running Windows VM needs --shutdown.
+    A running VM is cloned, and the clone is exported; a running Windows VM needs --shutdown. With --warm the VM runs
+    until almost all of its data is here, and is shut down for the rest.
 
     \b
-    Example:
+    Examples:
       ostler import vm vc1 web-1 --offering medium --network "VM Network=br0"
+      ostler import vm vc1 db-1 --offering large --network "VM Network=br0" --warm --no-wait
     """
     request = pb.ImportVmRequest(request_id=call.request_id, spec=spec, validate_only=call.dry_run)
     finish(app, app.client.imports.ImportVm(request), VM_VIEW, vm_pb2.Vm(), call)
+
+
+@command.command("cut-over")
+@click.argument("vm", type=VM)
+@yes_option
+@pass_app
+def cut_over(app: App, vm: str, yes: bool) -> None:
+    """Has a warm import shut its source VM down and finish, as soon as its first copy is complete.
+
+    VM is the new VM, as in `ostler vm list`.
+
+    \b
+    Example:
+      ostler import cut-over db-1 --yes
+    """
+    confirm(f"Shut down the source of VM {vm} and start the VM here?", yes)
+    app.client.imports.CutOverImport(pb.CutOverImportRequest(vm=vm))
+    click.echo(f"VM {vm} is cut over (ostler operation list)")
 
 
 command.add_command(ova_command)

@@ -11,7 +11,7 @@ import grpc
 import pytest
 from ostler.agent.v1 import conversion_pb2, conversion_pb2_grpc
 from ostler.types.v1 import job_pb2, volume_pb2
-from ostler_agent.conversion import Conversions, GuestConverter
+from ostler_agent.conversion import Conversions, DiskWrites, GuestConverter, InPlaceConversions
 from ostler_agent.jobs import Jobs
 from ostler_agent.journal import Journal
 from ostler_agent.services.conversion import ConversionService
@@ -21,6 +21,7 @@ from ostler_common.identity import Identity, Kind
 from ostler_common.tls import server_credentials
 
 from tests.fakes.certificates import ThrowawayCa
+from tests.fakes.runtime import FakeRuntime
 from tests.unit.agent.conversion.conftest import Staged
 
 HOST = "5b6c9a0c-0000-4000-8000-000000000001"
@@ -33,8 +34,13 @@ Stub = conversion_pb2_grpc.ConversionServiceStub
 def stub(staged: Staged, tmp_path: Path) -> Iterator[Stub]:
     jobs = Jobs(tmp_path / "jobs")
     converter = GuestConverter(tmp_path / "work", tmp_path / "cache", tmp_path / "virtio-win")
+    shared = (staged.pools, FakeRuntime(), VolumeLocks())
     service = ConversionService(
-        jobs, staged.staging, Conversions(staged.pools, staged.staging, VolumeLocks(), converter)
+        jobs,
+        staged.staging,
+        Conversions(staged.pools, staged.staging, VolumeLocks(), converter),
+        DiskWrites(*shared, tmp_path / "work"),
+        InPlaceConversions(*shared, converter),
     )
     fleet = ThrowawayCa(tmp_path)
     running = server.serve(
