@@ -117,8 +117,8 @@ class DiskReader:
                 raise _not_flat(self._disk, "its base file has another size than the disk")
             return
         if status == httpx.codes.UNAUTHORIZED:
-            # Any call that needs a session logs in again.
-            read_one(self._connection, vim.Folder, str(self._connection.content.rootFolder._moId), ("name",))
+            # The cheapest call that needs a session, so that `call` logs in again.
+            self._connection.call(vim.ServiceInstance("ServiceInstance", self._connection.stub).CurrentTime)
             raise _AgainError("the session had expired")
         if status == httpx.codes.NOT_FOUND:
             raise AbortedError(f"{server} does not have the file of {self._disk.label} any more", "DISK_MOVED")

@@ -206,6 +206,10 @@ def test_a_check_answers_go_or_no_go(api: Api) -> None:
         ({"zone": "zone", "cluster": "cluster"}, "CONFLICTING_FIELDS"),
         ({"networks": {str(number): "public" for number in range(65)}}, "TOO_MANY_NETWORKS"),
         ({"networks": {}}, "IMPORT_REFUSED"),
+        ({"cut_over": pb.AUTO}, "CONFLICTING_FIELDS"),
+        ({"warm": True, "shutdown": True}, "CONFLICTING_FIELDS"),
+        ({"warm": True, "staging_pool": "shared"}, "CONFLICTING_FIELDS"),
+        ({"warm": True}, "IMPORT_REFUSED"),
     ],
 )
 def test_a_bad_import_is_refused_and_changes_nothing(api: Api, changes: dict[str, object], expected: str) -> None:
@@ -225,6 +229,12 @@ def test_an_import_is_repeated_by_its_request_id(api: Api) -> None:
     assert PASSWORD not in row.inputs
     shown = convert_vms.vm(Vm.get(), api.site.admin())
     assert (shown.guest_os, shown.imported_from) == ("ubuntu", f"web 1 ({VmOrigin.get().source_ref}) on vc1")
+
+
+def test_a_cut_over_needs_a_vm_that_is_imported_warm(api: Api) -> None:
+    for vm, expected in (("", "REQUIRED"), ("nobody", "VM_NOT_FOUND")):
+        request = pb.CutOverImportRequest(vm=vm)
+        assert reason(lambda request=request: api.service.CutOverImport(request, api.context)) == expected  # type: ignore[misc]
 
 
 def test_only_admins_import() -> None:
