@@ -81,4 +81,10 @@ def test_a_vm_that_virsh_has_started_is_adopted_migrated_and_started_anew(fleet:
     assert "foreign.qcow2" not in {path.name for path in shared.iterdir()}, "it has the volume's name only"
     with fleet.console("foreign") as console:
         console.wait("tick", 60)
+    fleet.do(fleet.stop("foreign", force=True))
+    place = next(host for host in fleet.lab.hosts if host.name == fleet.vm("foreign").host_name)
+    ostler("vm", "unmanage", "foreign", "--yes")
+    assert "shut off" in place.virsh("domstate", vm_id)
+    ostler("vm", "adopt", place.name, vm_id, "--name", "foreign")
+    fleet.do(fleet.start("foreign"))
     fleet.delete_vm("foreign")

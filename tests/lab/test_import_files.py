@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from ostler.types.v1 import volume_pb2
 
+from tests.fakes.web import serving
 from tests.lab.fleet import LAN, PLAIN, SECRET, SHARED_POOL, Fleet
 from tests.lab.guest import guest_image, vmware_guest_image
 from tests.lab.host import SHARED
@@ -27,18 +28,28 @@ ONTO_LAN = ("--network", f"VM Network={LAN}")
 @pytest.fixture
 def appliance(tmp_path: Path) -> Path:
     """An archive of a VM with one disk, whose guest boots on VMware's devices only."""
-    image = vmware_guest_image()
+    return pack(tmp_path / "appliance.ova", vmware_guest_image())
+
+
+def pack(path: Path, image: Path) -> Path:
+    """An archive of a VM with this disk."""
+    name = f"first{image.suffix}"
     info = subprocess.run(["qemu-img", "info", "--output=json", image], capture_output=True, check=True).stdout
     capacity = json.loads(info)["virtual-size"]
     disk = image.read_bytes()
     lines = [line for line in DESCRIPTOR.splitlines() if "d2" not in line and "f2" not in line]
     text = "\n".join(lines).format(first=len(disk)).replace("8388608", str(capacity))
-    xml = text.replace(">512<", ">128<").replace(">2<", ">1<").replace("web 1", "appliance").encode()
-    manifest = f"SHA256(appliance.ovf)= {hashlib.sha256(xml).hexdigest()}\nSHA1(first.vmdk)= {_sha1(disk)}\n"
-    path = tmp_path / "appliance.ova"
+    xml = (
+        text.replace("first.vmdk", name)
+        .replace(">512<", ">128<")
+        .replace(">2<", ">1<")
+        .replace("web 1", "appliance")
+        .encode()
+    )
+    manifest = f"SHA256(appliance.ovf)= {hashlib.sha256(xml).hexdigest()}\nSHA1({name})= {_sha1(disk)}\n"
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
-        for name, data in (("appliance.ovf", xml), ("appliance.mf", manifest.encode()), ("first.vmdk", disk)):
-            member = tarfile.TarInfo(name)
+        for file, data in (("appliance.ovf", xml), ("appliance.mf", manifest.encode()), (name, disk)):
+            member = tarfile.TarInfo(file)
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
     return path
@@ -80,3 +91,21 @@ def test_images_with_drivers_are_imported_as_they_are(fleet: Fleet, tmp_path: Pa
     volumes = {v.slot: v.encrypted for v in fleet.vm("plain-image").volumes}
     assert volumes == {0: False, 1: True}
     fleet.delete_vm("plain-image")
+
+
+def test_a_host_downloads_an_archive_itself(fleet: Fleet, tmp_path: Path) -> None:
+    data = pack(tmp_path / "plain.ova", guest_image()).read_bytes()
+    gateway, ca = fleet.lab.network.gateway, tmp_path / "ca.pem"
+    with serving(tmp_path, gateway, data, listen=gateway) as web:
+        ca.write_bytes(web.ca_pem)
+        words = ("import", "ova", web.url(), "--name", "fetched", "--offering", PLAIN, "--pool", SHARED_POOL, *ONTO_LAN)
+        more = ("--ca-file", str(ca), "--no-conversion", "--new-macs")
+        with pytest.raises(subprocess.CalledProcessError) as refused:
+            fleet.lab.control.ostler(*words, *more)
+        assert "PRIVATE_ADDRESS" in refused.value.stderr
+        with fleet.setting("direct.download.allow.private", "true"):
+            web.breaks = [len(data) // 3]
+            fleet.lab.control.ostler(*words, *more)
+    with fleet.console("fetched") as console:
+        console.wait("tick", 60)
+    fleet.delete_vm("fetched")

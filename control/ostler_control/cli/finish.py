@@ -15,10 +15,19 @@ from ostler_control.cli.output import View, print_changed, print_data
 M = TypeVar("M", bound=Message)
 
 
-def finish(app: App, operation: lro.Operation, view: View[M], answer: M, call: CallOptions, gone: bool = False) -> None:
+def finish(
+    app: App,
+    operation: lro.Operation,
+    view: View[M],
+    answer: M,
+    call: CallOptions,
+    gone: bool = False,
+    done: str = "deleted",
+) -> None:
     """Follows the operation and prints the object that it answers with, or what `call` asks for instead.
 
-    answer: an empty message of the answer's type. gone: the object does not exist any more afterwards.
+    answer: an empty message of the answer's type. gone: the object does not exist any more afterwards; done: what it is
+    then.
     """
     from ostler_control.cli import waiting
 
@@ -33,7 +42,7 @@ def finish(app: App, operation: lro.Operation, view: View[M], answer: M, call: C
     waiting.raise_for_error(operation)
     operation.response.Unpack(answer)
     if gone and call.output == "table":
-        click.echo(f"{view.noun} {view.name(answer)} is deleted")
+        click.echo(f"{view.noun} {view.name(answer)} is {done}")
     else:
         print_changed(view, answer, call.output)
 

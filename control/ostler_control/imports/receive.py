@@ -97,9 +97,12 @@ def inspect(run: Run, inputs: ImportInputs, files: ImportedFiles) -> dict[str, t
     run.phase("inspecting the files", _SHARE[1])
     names = [file.staged_name for file in files.by_key.values()]
     request = pb.InspectStagingRequest(staging=staging_of(run.id, inputs), images=names)
-    found = run.agents.call(
-        address_of(inputs.conversion_host_id), lambda agent: agent.conversion.InspectStaging, request, _INSPECT_S
-    )
+    try:
+        found = run.agents.call(
+            address_of(inputs.conversion_host_id), lambda agent: agent.conversion.InspectStaging, request, _INSPECT_S
+        )
+    except FailedPreconditionError as error:
+        raise _with_own_names(error, files) from None
     images = {image.name: image for image in found.images}
     with session():
         sizes = {disk.key: Volume.get_by_id(disk.volume_id).size_bytes for disk in inputs.disks}
@@ -108,6 +111,14 @@ def inspect(run: Run, inputs: ImportInputs, files: ImportedFiles) -> dict[str, t
     return {
         str(key): (file.staged_name, images[file.staged_name].format, file.sha256) for key, file in files.by_key.items()
     }
+
+
+def _with_own_names(error: FailedPreconditionError, files: ImportedFiles) -> FailedPreconditionError:
+    """The error with the names that the caller knows the files by."""
+    message = error.message
+    for file in files.by_key.values():
+        message = message.replace(file.staged_name, file.name)
+    return FailedPreconditionError(message, error.reason, error.metadata)
 
 
 def _check(file: SourceFile, image: pb.StagedImage, size_bytes: int) -> None:

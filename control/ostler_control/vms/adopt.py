@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ostler.agent.v1 import adoption_pb2 as pb
 from ostler.types.v1 import vm_pb2 as types_pb2
-from ostler_common.errors import AlreadyExistsError, FailedPreconditionError, bad_field
+from ostler_common.errors import AbortedError, AlreadyExistsError, FailedPreconditionError, bad_field
 from ostler_common.hypervisors import Function
 
 from ostler_control import networks
@@ -99,8 +99,7 @@ def adopt(wanted: NewVmAdoption, found: pb.InspectVmResponse, user: str) -> Oper
 
     Raises FailedPreconditionError: VM_KNOWN, VM_MANAGED, ADOPTION_REFUSED with all that cannot be mapped,
     ADOPTION_LOSSES with what would be lost, NO_OFFERING, OFFERING_TOO_SMALL, ENCRYPTION_MISMATCH, VOLUME_KNOWN,
-    NO_NETWORK;
-    AlreadyExistsError VM_EXISTS, MAC_TAKEN; ResourceExhaustedError QUOTA_EXCEEDED; AbortedError HOST_TAKEN.
+    NO_NETWORK, HOST_FULL; AlreadyExistsError VM_EXISTS, MAC_TAKEN; ResourceExhaustedError QUOTA_EXCEEDED.
     """
     name = check_name("name", wanted.name or found.name)
     _check(wanted, found, name)
@@ -127,10 +126,24 @@ def adopt(wanted: NewVmAdoption, found: pb.InspectVmResponse, user: str) -> Oper
         network = networks.find_on_bridge(wanted.host.cluster.zone_id, nic.bridge, wanted.account)
         Nic.create(vm=vm, position=position, mac=nic.mac, network=network, model=nic.model)
     VmOrigin.create(vm=vm, source_name=wanted.host.name, source_vm=found.name, source_ref=found.vm_id)
-    capacity.claim(vm, wanted.host.id)
+    _claim(vm, wanted.host)
     volumes = [_volume(vm, disk, min(d.slot for d in found.disks)) for disk in found.disks]
     files = tuple(AdoptedFile(volume.id, disk.file_name) for volume, disk in zip(volumes, found.disks, strict=True))
     return record_operation("vm.adopt", vm, user, AdoptInputs(wanted.host.id, files), also=volumes)
+
+
+def _claim(vm: Vm, host: Host) -> None:
+    try:
+        capacity.claim(vm, host.id)
+    except AbortedError as error:
+        if error.reason != "HOST_TAKEN":
+            raise
+        raise FailedPreconditionError(
+            f"host {host.name} has no room for {vm.cpus} CPUs and {vm.memory_bytes >> 20} MiB of memory, or takes no "
+            "VMs (is it enabled, and not in maintenance?)",
+            "HOST_FULL",
+            {"host": host.name},
+        ) from None
 
 
 def _check(wanted: NewVmAdoption, found: pb.InspectVmResponse, name: str) -> None:

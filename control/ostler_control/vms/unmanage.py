@@ -5,18 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ostler.agent.v1 import adoption_pb2 as pb
+from ostler.agent.v1 import vm_pb2
 from ostler_common.errors import FailedPreconditionError
 from ostler_common.hypervisors import Function
 
 from ostler_control import events
+from ostler_control.agents import power_states
 from ostler_control.database import transaction
 from ostler_control.hosts.rows import address_of, is_up, silent
 from ostler_control.hypervisors import rules
-from ostler_control.models import Host, Operation, Snapshot, Vm, VmState, Volume
+from ostler_control.models import Host, Operation, PowerState, Snapshot, Vm, VmState, Volume
 from ostler_control.operations import Run, lock_row, record_operation, workflow
 from ostler_control.userdata import vm_user_data
+from ostler_control.vms import wire
 from ostler_control.vms.adopt import forget
-from ostler_control.vms.rows import check_not_elsewhere, disks_of, wrong_state
+from ostler_control.vms.rows import check_not_elsewhere, disks_of, load, wrong_state
 from ostler_control.volumes.files import check_mirrors_resolved
 
 _DEVICE_POOLS = ("powerflex",)
@@ -24,9 +27,10 @@ _DEVICE_POOLS = ("powerflex",)
 
 @dataclass(frozen=True)
 class UnmanageInputs:
-    """host_id: where the VM is defined, and stays."""
+    """host_id: where the VM is defined, and stays; define: it is stopped, and its definition is written anew first."""
 
     host_id: str
+    define: bool
 
 
 def unmanage(vm: Vm, user: str) -> Operation:
@@ -43,7 +47,7 @@ def unmanage(vm: Vm, user: str) -> Operation:
     check_mirrors_resolved(volumes)
     for volume in volumes:
         _check_volume(vm, volume)
-    return record_operation("vm.unmanage", vm, user, UnmanageInputs(host.id), also=volumes)
+    return record_operation("vm.unmanage", vm, user, UnmanageInputs(host.id, vm.state is VmState.STOPPED), also=volumes)
 
 
 def _host(vm: Vm) -> Host:
@@ -88,13 +92,24 @@ def _unmanage(run: Run) -> None:
     """Nothing is undone: a VM whose mark is gone and whose rows are still there is unmanaged again, or stays as it
     is; its host gives it the mark anew at its next start."""
     inputs = run.read(UnmanageInputs)
+    if inputs.define:
+        run.step("define", lambda: _define(run, inputs))
     run.step("release", lambda: _release(run, inputs))
     run.always("forget", lambda: _forget(run))
 
 
+def _define(run: Run, inputs: UnmanageInputs) -> None:
+    """A VM that was never started, or not lately, may have no definition, or an old one."""
+    vm = load(run.resource_id)
+    request = vm_pb2.DefineVmRequest(operation=run.ref(), spec=wire.spec(vm, run.keys))
+    run.job(address_of(inputs.host_id), lambda agent: agent.vms.DefineVm, request)
+
+
 def _release(run: Run, inputs: UnmanageInputs) -> None:
     request = pb.ReleaseVmRequest(operation=run.ref(), vm_id=run.resource_id)
-    run.job(address_of(inputs.host_id), lambda agent: agent.adoption.ReleaseVm, request)
+    update = run.job(address_of(inputs.host_id), lambda agent: agent.adoption.ReleaseVm, request)
+    if power_states.power_state(update.vm.power_state) is PowerState.ABSENT:
+        raise FailedPreconditionError("the VM is not on its host any more; nothing was forgotten", "VM_ABSENT")
 
 
 def _forget(run: Run) -> None:

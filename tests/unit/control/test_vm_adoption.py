@@ -157,6 +157,7 @@ def test_what_cannot_be_mapped_is_listed(place: Place) -> None:
         ({"managed": True}, {}, "VM_MANAGED"),
         ({"disks": []}, {}, "ADOPTION_REFUSED"),
         ({"cpus": 99}, {}, "NO_OFFERING"),
+        ({"memory_bytes": 2 << 40}, {"offering": "huge"}, "HOST_FULL"),
         ({"cpus": 99}, {"offering": "plain"}, "OFFERING_TOO_SMALL"),
         ({}, {"offering": "encrypted"}, "ENCRYPTION_MISMATCH"),
         ({}, {"name": "a b"}, "INVALID_NAME"),
@@ -165,6 +166,7 @@ def test_what_cannot_be_mapped_is_listed(place: Place) -> None:
 def test_a_vm_that_does_not_fit_is_refused(
     place: Place, changes: dict[str, Any], wanted: dict[str, Any], expected: str
 ) -> None:
+    ServiceOffering.create(name="huge", cpus=1, memory_bytes=4 << 40)
     place.put(**changes)
     if "offering" in wanted:
         wanted = {"offering": ServiceOffering.get(ServiceOffering.name == wanted["offering"])}
@@ -259,3 +261,18 @@ def test_a_host_that_cannot_be_asked_keeps_its_vm(place: Place) -> None:
     assert Vm.get().state == "running"
     Host.update(state="disconnected").where(Host.name == "h1").execute()
     assert reason(partial(place.unmanage)) == "HOST_SILENT"
+
+
+def test_a_stopped_vm_is_defined_before_it_goes(place: Place) -> None:
+    place.put(power_state=types_pb2.POWER_STATE_STOPPED)
+    assert outcome(place.engine, place.adopt()) == OK
+    assert outcome(place.engine, place.unmanage()) == OK
+    assert place.site.hosts["h1"].calls[-2:] == ["DefineVm", "ReleaseVm"]
+
+
+def test_a_vm_that_its_host_does_not_know_is_not_forgotten(place: Place) -> None:
+    found = place.put()
+    assert outcome(place.engine, place.adopt()) == OK
+    found.power_state = types_pb2.POWER_STATE_ABSENT
+    assert outcome(place.engine, place.unmanage()) == ("failed", "VM_ABSENT")
+    assert Vm.get().id == found.vm_id

@@ -54,13 +54,12 @@ def spec_options(function: F) -> F:
 
 def file_spec_options(function: F) -> F:
     """The same for a VM that comes from files."""
-    return _add(function, {name: option for name, option in _SPEC.items() if name not in _OF_SOURCE})
+    return _add(function, _OF_FILES)
 
 
 def image_spec_options(function: F) -> F:
     """The same for images, whose networks have no names."""
-    names = _SPEC.keys() - {*_OF_SOURCE, "networks"}
-    return _add(function, {name: option for name, option in _SPEC.items() if name in names})
+    return _add(function, {name: option for name, option in _OF_FILES.items() if name != "networks"})
 
 
 def _add(function: F, options: Mapping[str, _Option]) -> F:
@@ -144,4 +143,14 @@ _SPEC: dict[str, _Option] = {
         callback=_cut_over,
         help="With --warm, when the VM is shut down: on `ostler import cut-over` (default), or once little changes.",
     ),
+}
+_OF_FILES = {name: option for name, option in _SPEC.items() if name not in _OF_SOURCE} | {
+    "disks": click.option(
+        "--disk",
+        "disks",
+        multiple=True,
+        metavar="NUMBER[,offering=OFFERING][,pool=POOL]",
+        callback=_disk_choices,
+        help="Offering or pool of one disk, by its number from 1; may be repeated.",
+    )
 }

@@ -83,6 +83,6 @@ def unmanage_command(view: View[pb.Vm]) -> click.Command:
         if not call.dry_run:
             confirm(f"Hand VM {vm} back to libvirt and forget it?", yes)
         request = pb.UnmanageVmRequest(request_id=call.request_id, vm=vm, validate_only=call.dry_run)
-        finish(app, app.client.vms.UnmanageVm(request), view, pb.Vm(), call, gone=True)
+        finish(app, app.client.vms.UnmanageVm(request), view, pb.Vm(), call, gone=True, done="unmanaged")
 
     return unmanage
