@@ -42,7 +42,7 @@ from ostler.control.v1 import (
 from ostler.types.v1 import job_pb2
 from ostler.types.v1 import volume_pb2 as volume_types
 from ostler_common import pki, server
-from ostler_common.errors import CancelledError, NotFoundError, OstlerError, to_status
+from ostler_common.errors import CancelledError, NotFoundError, OstlerError, UnavailableError, to_status
 from ostler_common.identity import Identity, Kind
 from ostler_common.tls import server_credentials
 from ostler_control.cli import profile
@@ -75,6 +75,7 @@ class Control:
     uploaded: bytes = b""
     wanted_files: dict[str, int] = field(default_factory=dict)  # of an import: sizes by name
     received: dict[str, bytes] = field(default_factory=dict)
+    breaks: int = 0  # how many uploads of imports break
     stored: bytes = b"what is in the volume"
     sent: int | None = None
     waiting: threading.Event = field(default_factory=threading.Event)  # set once somebody waits for an operation
@@ -458,6 +459,9 @@ class Imports(import_pb2_grpc.ImportServiceServicer):
     ) -> import_pb2.UploadImportFileResponse:
         header = next(request_iterator).header
         self.control.ask(header)
+        if self.control.breaks:
+            self.control.breaks -= 1
+            raise UnavailableError("the host is gone for a moment", "HOST_UNREACHABLE")
         received, complete = bytearray(), False
         for piece in request_iterator:
             received += piece.data

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from ostler.control.v1 import import_pb2 as pb
 from ostler.control.v1 import vm_pb2
+from ostler_control.cli.commands import _import_files
 from ostler_control.cli.exits import Exit
 
 from tests.fakes.control import Control
@@ -63,6 +64,21 @@ def test_a_file_that_the_manifest_contradicts_cancels_the_import(
     assert refused.exit_code == Exit.CONFLICT
     assert "not what the manifest says" in refused.output
     assert control.cancelled
+
+
+def test_an_upload_that_breaks_goes_on_and_says_how_when_it_cannot(
+    control: Control, ostler: Ostler, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_import_files, "_POLL_S", 0.01)
+    control.breaks = 2
+    done = ostler("import", "ova", str(package / "web.ova"), *OPTIONS)
+    assert done.exit_code == 0, done.output
+    assert control.received == {"disk 1.vmdk": DISK[5:]}
+    control.breaks = 100
+    failed = ostler("import", "ova", str(package / "web.ova"), *OPTIONS)
+    assert failed.exit_code != 0
+    assert f"--request-id {asked(control, pb.ImportFilesRequest).request_id}" in failed.output
+    assert not control.cancelled
 
 
 def test_a_descriptor_that_the_manifest_contradicts_is_not_sent(

@@ -30,6 +30,7 @@ from ostler_control.cli.options import CallOptions, operation_options
 
 _POLL_S = 0.3
 _READY_S = 300.0
+_TRIES = 6
 _DESCRIPTOR, _MANIFEST = ".ovf", ".mf"
 _no_conversion_option = click.option(
     "--no-conversion", is_flag=True, help="Copy the disks as they are: for guests that have virtio drivers already."
@@ -245,7 +246,8 @@ def _import(app: App, request: pb.ImportFilesRequest, local: Sequence[LocalFile]
         try:
             _send_all(app, operation, {file.name: file for file in local})
         except OstlerError as error:
-            if error.code == "UNAVAILABLE":  # a repeat with the same request id may go on
+            if _may_go_on(error):
+                click.echo(f"to go on where it stopped, add --request-id {request.request_id}", err=True)
                 raise
             with contextlib.suppress(OstlerError), _own_errors():
                 app.client.operations.CancelOperation(CancelOperationRequest(name=operation.name))
@@ -256,15 +258,25 @@ def _import(app: App, request: pb.ImportFilesRequest, local: Sequence[LocalFile]
 def _send_all(app: App, operation: Operation, local: dict[str, LocalFile]) -> None:
     """Sends what is missing. An operation that is over meanwhile is left to `finish`, which says why."""
     operation_id = operation.name.rpartition("/")[2]
-    try:
-        waiting = _wait_until_ready(app, operation_id)
-        for wanted in waiting.files:
-            if not wanted.complete:
-                with _own_errors():
-                    _send(app, operation_id, local[wanted.name], wanted.received_bytes)
-    except OstlerError as error:
-        if error.reason != "IMPORT_NOT_RECEIVING":
-            raise
+    for attempt in range(1, _TRIES + 1):
+        try:
+            for wanted in _wait_until_ready(app, operation_id).files:
+                if not wanted.complete:
+                    with _own_errors():
+                        _send(app, operation_id, local[wanted.name], wanted.received_bytes)
+            return
+        except OstlerError as error:
+            if error.reason == "IMPORT_NOT_RECEIVING":
+                return
+            if attempt == _TRIES or not _may_go_on(error):
+                raise
+            click.echo(f"{error.message}; trying again", err=True)
+        time.sleep(_POLL_S * 2**attempt)
+
+
+def _may_go_on(error: OstlerError) -> bool:
+    """Whether a later upload may go on where this one broke. FILE_BUSY: the host has not noticed yet that it broke."""
+    return error.code == "UNAVAILABLE" or error.reason == "FILE_BUSY"
 
 
 @contextlib.contextmanager
