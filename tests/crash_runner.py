@@ -19,6 +19,7 @@ from typing import Any
 
 import structlog
 from ostler_control import database
+from ostler_control.ha import run_agent
 from ostler_control.operations import engine as engine_module
 from ostler_control.operations import records, replicas
 from ostler_control.operations.run import Run
@@ -80,6 +81,7 @@ def main(url: str, state_dir: Path, plan: Path) -> None:
     _reached = state_dir / "reached"
     _reached.mkdir(exist_ok=True)
     _stand_still_at_points()
+    run_agent._DIRECTORY = state_dir.parent / "fence"  # see `tests.fakes.fence`
     if _plan:
         vars(import_module("ostler_control.volumes.download"))["_transfers"] = _Callers()
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # standard output is for "ready"

@@ -21,6 +21,7 @@ from ostler_control.models import (
     Account,
     Cluster,
     DiskOffering,
+    FenceDevice,
     Host,
     HostFunction,
     Network,
@@ -125,7 +126,8 @@ class Site:
         kept: list[Any] = [*rows, *Snapshot.select()]
         assert list(VolumeFile.select()) == [], "files that were not swept"
         documents: list[Any] = [*UserData.select(), *VmUserData.select()]
-        assert keys == {row.passphrase_id for row in (*kept, *documents) if row.passphrase_id}
+        others = {row.passphrase_id for row in FenceDevice.select()}
+        assert keys == {row.passphrase_id for row in (*kept, *documents) if row.passphrase_id} | others
         assert [row.id for row in VmUserData.select() if row.operation_id] == [], "user data that waits for nothing"
         files = self.fleet.files()
         assert set(files) <= {row.file_id for row in kept}, "files that no volume or snapshot knows"

@@ -26,6 +26,7 @@ from ostler_control.config import ControlConfig
 from ostler_control.drs_plans import Scheduler
 from ostler_control.fleet.leader import Leader
 from ostler_control.fleet.watcher import Intervals, Watcher
+from ostler_control.ha.monitor import Monitor
 from ostler_control.keys import Keyring, open_provider
 from ostler_control.keys.watch import KeyWatch
 from ostler_control.monitoring import ControlCollector
@@ -77,6 +78,9 @@ class Control:
             scheduler = Scheduler(Leader(replica).is_me)
             stack.callback(scheduler.stop)
             scheduler.start()
+            monitor = Monitor(Leader(replica).is_me)
+            stack.callback(monitor.stop)
+            monitor.start()
             services = fleet_services(self._authority, agents, keys, config, watcher.rescan)
             main = server.serve(
                 config.listen,

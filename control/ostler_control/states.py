@@ -43,11 +43,12 @@ class PowerState(StrEnum):
 
 
 class HostState(StrEnum):
-    """Whether the control plane hears a host's agent."""
+    """Whether the control plane hears a host's agent. FENCED: it is being fenced or proved off, heard or not."""
 
     CONNECTING = "connecting"
     UP = "up"
     DISCONNECTED = "disconnected"
+    FENCED = "fenced"
 
 
 class VolumeState(StrEnum):
@@ -136,3 +137,25 @@ class Scope(StrEnum):
     ZONE = "zone"
     CLUSTER = "cluster"
     ACCOUNT = "account"
+
+
+class Priority(StrEnum):
+    """How early a VM restarts after its host was proved off; OFF: it does not restart by itself."""
+
+    OFF = "off"
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+    @property
+    def rank(self) -> int:
+        """Larger restarts earlier."""
+        return list(Priority).index(self)
+
+
+class FenceState(StrEnum):
+    """How far the fencing of a host has come. OFF: it is proved off."""
+
+    FENCING = "fencing"
+    FAILED = "failed"
+    OFF = "off"

@@ -65,6 +65,18 @@ TABLE: Mapping[str, frozenset[Role]] = {
             "ListAlgorithms": _ADMINS,
         },
     ),
+    **_service(
+        "ostler.control.v1.HaService",
+        {
+            "SetPriority": _ADMINS,
+            "GetHaStatus": _ADMINS,
+            "AddFenceDevice": _ADMINS,
+            "ListFenceDevices": _ADMINS,
+            "TestFenceDevice": _ADMINS,
+            "RemoveFenceDevice": _ADMINS,
+            "DeclareHostDead": _ADMINS,
+        },
+    ),
     **_service("ostler.control.v1.HostAgentService", {"RenewCertificate": _HOSTS, "DownloadTemplate": _HOSTS}),
     **_service("ostler.control.v1.EventService", {"ListEvents": _USERS}),
     **_service(

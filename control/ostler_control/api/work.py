@@ -8,6 +8,7 @@ from google.longrunning import operations_pb2_grpc
 from ostler.control.v1 import (
     affinity_pb2_grpc,
     drs_pb2_grpc,
+    ha_pb2_grpc,
     import_pb2_grpc,
     key_pb2_grpc,
     snapshot_pb2_grpc,
@@ -20,6 +21,7 @@ from ostler_common.server import Registration
 
 from ostler_control.api.affinity import AffinityService
 from ostler_control.api.drs import DrsService
+from ostler_control.api.ha import HaService
 from ostler_control.api.imports import ImportService
 from ostler_control.api.keys import KeyService
 from ostler_control.api.operations import OperationService
@@ -57,6 +59,9 @@ def services(engine: Engine) -> Mapping[str, Registration]:
         "ostler.control.v1.VmService": lambda server: vm_pb2_grpc.add_VmServiceServicer_to_server(vm_service, server),
         "ostler.control.v1.DrsService": lambda server: drs_pb2_grpc.add_DrsServiceServicer_to_server(
             drs_service, server
+        ),
+        "ostler.control.v1.HaService": lambda server: ha_pb2_grpc.add_HaServiceServicer_to_server(
+            HaService(engine.keys), server
         ),
         "ostler.control.v1.ImportService": lambda server: import_pb2_grpc.add_ImportServiceServicer_to_server(
             ImportService(engine.keys, engine.agents), server

@@ -12,6 +12,7 @@ from ostler.control.v1 import (
     drs_pb2_grpc,
     event_pb2_grpc,
     extra_config_pb2_grpc,
+    ha_pb2_grpc,
     host_pb2_grpc,
     hypervisor_pb2_grpc,
     import_pb2_grpc,
@@ -103,6 +104,10 @@ class Client:
     @cached_property
     def drs(self) -> drs_pb2_grpc.DrsServiceStub:
         return drs_pb2_grpc.DrsServiceStub(self.channel)
+
+    @cached_property
+    def ha(self) -> ha_pb2_grpc.HaServiceStub:
+        return ha_pb2_grpc.HaServiceStub(self.channel)
 
     @cached_property
     def affinity(self) -> affinity_pb2_grpc.AffinityServiceStub:

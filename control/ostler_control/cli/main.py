@@ -29,6 +29,8 @@ COMMANDS = {
     "snapshot": "Volume snapshots: create, revert, schedule.",
     "import": "Imports: VMs from VMware and from files.",
     "drs": "Load balancing: plan and execute live migrations.",
+    "ha": "High availability: VMs of a failed host start on other hosts.",
+    "fence": "Fence devices, which switch the power of hosts.",
     "key": "Key-encryption keys, which seal the passphrases of volumes.",
     "operation": "Long-running operations: list, wait, cancel.",
     "event": "Audit log: who did what to which object, and when.",

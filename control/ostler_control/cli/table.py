@@ -15,7 +15,7 @@ MIN_WIDTH = 6  # the others are wrapped down to this, or to their title
 
 _STYLES = {
     "green": {"running", "up", "ready", "succeeded", "yes", "completed", "done"},
-    "red": {"failed", "disconnected", "crashed", "partial"},
+    "red": {"failed", "disconnected", "fenced", "crashed", "partial"},
     "yellow": {
         "connecting",
         "creating",

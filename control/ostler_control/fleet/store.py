@@ -23,6 +23,7 @@ from ostler_control.hypervisors import registry, rules
 from ostler_control.models import (
     Cluster,
     Host,
+    HostFence,
     HostFunction,
     HostState,
     PowerState,
@@ -65,10 +66,16 @@ def load_interval_s() -> int:
 
 
 def set_state(host: WatchedHost, state: HostState, reason: str) -> None:
-    """Records a host's state; an event tells when it falls silent or comes back."""
+    """Records a host's state; an event tells when it falls silent or comes back.
+
+    A fenced host stays fenced: only whether it is heard is recorded, and high availability gives it back.
+    """
     with transaction():
         before = Host.get_or_none(Host.id == host.host_id)
         if before is None or (before.state, before.state_reason) == (state, reason):
+            return
+        if before.state is HostState.FENCED:
+            HostFence.update(heard=state is HostState.UP).where(HostFence.host == host.host_id).execute()
             return
         values: dict[str, object] = {"state": state, "state_reason": reason}
         if before.state is not state:

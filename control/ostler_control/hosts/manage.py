@@ -12,7 +12,8 @@ from peewee import IntegrityError, fn
 from ostler_control import events
 from ostler_control.database import transaction
 from ostler_control.hypervisors import rules
-from ostler_control.models import Host, Pool, PoolHost, UnmanagedVm, Vm, Volume
+from ostler_control.keys.passphrases import delete_passphrase
+from ostler_control.models import FenceDevice, Host, Pool, PoolHost, UnmanagedVm, Vm, Volume
 from ostler_control.trust import certificates, tokens
 from ostler_control.trust.enrollment import check_host_name
 
@@ -99,6 +100,10 @@ def delete_rows(host: Host, actor: str, message: str) -> None:
     PoolHost.delete().where((PoolHost.host == host.id) | PoolHost.pool.in_(own)).execute()
     Pool.delete().where(Pool.id.in_(own)).execute()
     UnmanagedVm.delete().where(UnmanagedVm.host == host.id).execute()
+    device = FenceDevice.get_or_none(FenceDevice.host == host.id)
+    if device is not None:
+        FenceDevice.delete().where(FenceDevice.id == device.id).execute()
+        delete_passphrase(device.passphrase_id)
     Host.delete().where(Host.id == host.id).execute()
     _record("host.remove", host, actor, message)
 

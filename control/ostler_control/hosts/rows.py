@@ -7,7 +7,7 @@ from ostler_common.errors import FailedPreconditionError, NotFoundError
 from ostler_control.agents import HostAddress
 from ostler_control.database import session
 from ostler_control.hosts.probes import failed_probe
-from ostler_control.models import Host, HostState, PoolHost
+from ostler_control.models import FenceState, Host, HostFence, HostState, PoolHost
 
 
 def address(host: Host) -> HostAddress:
@@ -29,11 +29,19 @@ def is_up(host: Host) -> bool:
     return host.state is HostState.UP and not host.removed
 
 
+def is_proved_off(host: Host) -> bool:
+    """Whether a host was switched off, or an admin has declared it dead, and it has not been heard since."""
+    if host.state is not HostState.FENCED:
+        return False
+    off = (HostFence.host == host.id) & (HostFence.state == FenceState.OFF) & ~HostFence.heard
+    return bool(HostFence.select().where(off).exists())
+
+
 def silent(host: Host, why: str) -> FailedPreconditionError:
     """The refusal for work that needs a silent host. why: what depends on it."""
     return FailedPreconditionError(
-        f"host {host.name} is silent, {why}; bring it back, or make sure that it is off, then remove it with "
-        "`ostler host remove --lost`",
+        f"host {host.name} is silent, {why}; bring it back, or make sure that it is off and say so "
+        f"(ostler host declare-dead {host.name}), or remove it (ostler host remove --lost {host.name})",
         "HOST_SILENT",
         {"host": host.name},
     )

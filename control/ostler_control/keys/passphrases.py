@@ -15,6 +15,7 @@ from ostler_control import events
 from ostler_control.database import erase_deleted, session, transaction
 from ostler_control.keys.providers import KeyProvider
 from ostler_control.models import (
+    FenceDevice,
     ImportSource,
     Kek,
     Passphrase,
@@ -28,7 +29,7 @@ from ostler_control.models import (
 )
 
 # The rows that may refer to a passphrase.
-KeyHolder = Volume | VolumeFile | Snapshot | Template | Pool | ImportSource | UserData | VmUserData
+KeyHolder = Volume | VolumeFile | Snapshot | Template | Pool | ImportSource | UserData | VmUserData | FenceDevice
 HOLDERS: tuple[type[KeyHolder], ...] = (
     Volume,
     VolumeFile,
@@ -38,6 +39,7 @@ HOLDERS: tuple[type[KeyHolder], ...] = (
     ImportSource,
     UserData,
     VmUserData,
+    FenceDevice,
 )
 
 

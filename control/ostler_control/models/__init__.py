@@ -4,6 +4,7 @@ from ostler_control.models.base import BaseModel, db, new_id, now
 from ostler_control.models.columns import first_tuple, tuples
 from ostler_control.models.drs import AffinityGroup, AffinityHost, AffinityMember, DrsMove, DrsPlan
 from ostler_control.models.extra_config import OfferingExtraConfig, VmDetail, VmExtraConfig
+from ostler_control.models.ha import FenceDevice, HostFence, OfferingPriority, VmPriority, VmRestart
 from ostler_control.models.imports import ImportFile, ImportSource, VmImport, VmOrigin, WarmImport
 from ostler_control.models.machines import Network, NetworkAccount, Nic, ServiceOffering, Vm, VmSighting
 from ostler_control.models.people import Account, Certificate, JoinToken, User
@@ -23,11 +24,13 @@ from ostler_control.models.storage import (
 )
 from ostler_control.models.userdata import NicAddressing, TemplateUserData, UserData, VmUserData
 from ostler_control.states import (
+    FenceState,
     HostState,
     MoveState,
     OperationState,
     PlanState,
     PowerState,
+    Priority,
     SnapshotState,
     VmState,
     VolumeState,
@@ -72,6 +75,11 @@ ALL: tuple[type[BaseModel], ...] = (
     TemplateUserData,
     VmUserData,
     NicAddressing,
+    FenceDevice,
+    HostFence,
+    VmPriority,
+    OfferingPriority,
+    VmRestart,
     AffinityGroup,
     AffinityHost,
     AffinityMember,
@@ -97,7 +105,10 @@ __all__ = [
     "DrsMove",
     "DrsPlan",
     "Event",
+    "FenceDevice",
+    "FenceState",
     "Host",
+    "HostFence",
     "HostFunction",
     "HostState",
     "HypervisorType",
@@ -111,6 +122,7 @@ __all__ = [
     "Nic",
     "NicAddressing",
     "OfferingExtraConfig",
+    "OfferingPriority",
     "Operation",
     "OperationState",
     "Passphrase",
@@ -118,6 +130,7 @@ __all__ = [
     "Pool",
     "PoolHost",
     "PowerState",
+    "Priority",
     "Replica",
     "Request",
     "ServiceOffering",
@@ -135,6 +148,8 @@ __all__ = [
     "VmExtraConfig",
     "VmImport",
     "VmOrigin",
+    "VmPriority",
+    "VmRestart",
     "VmSighting",
     "VmState",
     "VmUserData",

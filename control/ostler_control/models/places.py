@@ -53,7 +53,7 @@ class HypervisorType(BaseModel):
 class Host(BaseModel):
     """A hypervisor.
 
-    state: connecting | up | disconnected (the watcher's word); maintenance and enabled: the operator's.
+    state: connecting | up | disconnected (the watcher's word) | fenced; maintenance and enabled: the operator's.
     capabilities and load: ostler.types.v1 messages as protobuf JSON, "" when not heard yet.
     smooth_load: JSON of `fleet.smoothing`, "" when not heard yet.
     allocated_*: running sums of the VMs placed here, changed only by `ostler_control.scheduling.capacity`.

@@ -15,7 +15,8 @@ class HostFacts(NamedTuple):
     memory reserved for the host; free_*: the part not allocated, below 0 after the overcommit was lowered; pools: ids
     of the demand's pools that it reaches; cluster_type: the hypervisor type of its cluster, "" when that has none yet;
     template_formats: disk formats that it supports, empty when it has not reported; nic_filter: it can drop spoofed
-    frames.
+    frames; headroom: CPUs and memory in bytes that may still be placed in its cluster before the reserve for failed
+    hosts is touched, None without a reserve.
     """
 
     id: str
@@ -37,6 +38,7 @@ class HostFacts(NamedTuple):
     cluster_type: str = ""
     template_formats: frozenset[str] = frozenset()
     nic_filter: bool = False
+    headroom: tuple[int, int] | None = None
 
     def with_vm(self, cpus: int, memory_bytes: int) -> HostFacts:
         """The host with this much more allocated."""
@@ -67,7 +69,9 @@ class Demand:
     hypervisor types that may be used; formats: of all its disks; bridges, network_zones, nic_filter: what its networks
     need, namely bridges, hosts of their zones, and a filter of spoofed frames; pool_choices: for each disk the eligible
     pools, best first: the host must reach one of each; excluded_host_id: its present host; preferred_host_id: chosen
-    whenever it fits; affinity: the hosts that its affinity groups require, forbid, prefer and avoid.
+    whenever it fits; affinity: the hosts that its affinity groups require, forbid, prefer and avoid;
+    reserve_of: id of the cluster whose reserve it may use, for it is in that cluster already or its host there has
+    failed.
     """
 
     name: str
@@ -88,6 +92,7 @@ class Demand:
     excluded_host_id: str = ""
     preferred_host_id: str = ""
     affinity: AffinityRules | None = None
+    reserve_of: str = ""
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,15 @@ def _capacity(demand: Demand, host: HostFacts) -> Refusal | None:
     return None
 
 
+def _reserve(demand: Demand, host: HostFacts) -> Refusal | None:
+    if host.headroom is None or demand.reserve_of == host.cluster_id or not (demand.cpus or demand.memory_bytes):
+        return None
+    cpus, memory_bytes = host.headroom
+    if demand.cpus <= cpus and demand.memory_bytes <= memory_bytes:
+        return None
+    return Refusal("RESERVED", "its cluster keeps the rest free for VMs of failed hosts (ha.reserve.hosts)")
+
+
 FILTERS: tuple[Filter, ...] = (
     _requested,
     _elsewhere,
@@ -140,4 +149,5 @@ FILTERS: tuple[Filter, ...] = (
     _pools,
     _affinity,
     _capacity,
+    _reserve,
 )

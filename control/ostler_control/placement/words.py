@@ -32,6 +32,10 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "NOT_RUN_ON": ("is a host it must not run on", "are hosts it must not run on"),
     "LACKS_CPUS": ("lacks CPUs", "lack CPUs"),
     "LACKS_MEMORY": ("lacks memory", "lack memory"),
+    "RESERVED": (
+        "keeps its capacity for VMs of failed hosts (ha.reserve.hosts)",
+        "keep their capacity for VMs of failed hosts (ha.reserve.hosts)",
+    ),
     "LACKS_ENCRYPTION": ("cannot hold encrypted volumes", "cannot hold encrypted volumes"),
     "LACKS_SPACE": ("lacks space", "lack space"),
 }

@@ -30,7 +30,7 @@ from ostler_control.placement import (
     place,
     refusal,
 )
-from ostler_control.scheduling import affinity, capacity
+from ostler_control.scheduling import affinity, capacity, reserve
 
 # Two concurrent placements may choose the same last capacity; the loser places again.
 _MAX_ATTEMPTS = 20
@@ -147,8 +147,8 @@ def facts(demand: Demand) -> list[HostFacts]:
     query = Host.select(*_columns(capacity.usable_memory(reserved))).join(Cluster).where(~Host.removed)
     rows = db.execute_sql(*query.sql()).fetchall()
     reach = _reach(demand)
-    filtering = _filtering(demand)
-    return [_host(row, reach.get(row[0], _NOTHING), row[0] in filtering) for row in rows]
+    filtering, spare = _filtering(demand), reserve.headroom()
+    return [_host(row, reach.get(row[0], _NOTHING), row[0] in filtering, spare.get(row[2])) for row in rows]
 
 
 def _best_facts(demand: Demand) -> list[HostFacts]:
@@ -175,12 +175,12 @@ def _best_facts(demand: Demand) -> list[HostFacts]:
         values[number] = pool_id
     bound = [values[p.name] if isinstance(p, _Parameter) else p for p in parameters]
     rows = db.execute_sql(text, bound).fetchall()
-    filtering = _filtering(demand)
+    filtering, spare = _filtering(demand), reserve.headroom()
     if max(choices, default=0) <= 1:  # the query has seen to it that they reach the only pool of each disk
         reached = frozenset(pools.values())
-        return [_host(row, reached, row[0] in filtering) for row in rows]
+        return [_host(row, reached, row[0] in filtering, spare.get(row[2])) for row in rows]
     reach = _reach(demand, [row[0] for row in rows])
-    return [_host(row, reach.get(row[0], _NOTHING), row[0] in filtering) for row in rows]
+    return [_host(row, reach.get(row[0], _NOTHING), row[0] in filtering, spare.get(row[2])) for row in rows]
 
 
 _Name = str | tuple[int, int]
@@ -258,7 +258,9 @@ def _columns(usable_memory: ColumnBase) -> list[ColumnBase]:
 
 
 # Any: the columns of `_columns`, in raw SQL's order.
-def _host(row: tuple[Any, ...], pools: frozenset[str], nic_filter: bool) -> HostFacts:
+def _host(
+    row: tuple[Any, ...], pools: frozenset[str], nic_filter: bool, headroom: reserve.Headroom | None
+) -> HostFacts:
     (host_id, name, cluster_id, zone_id, hypervisor_type, state, enabled, cluster_enabled, maintenance) = row[:9]
     (volume_encryption, uefi, bridges, cluster_type, formats) = row[9:14]
     (usable_cpus, usable_memory, free_cpus, free_memory) = row[14:18]
@@ -282,6 +284,7 @@ def _host(row: tuple[Any, ...], pools: frozenset[str], nic_filter: bool) -> Host
         cluster_type,
         _words(formats),
         nic_filter,
+        headroom,
     )
 
 

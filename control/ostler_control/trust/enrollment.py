@@ -132,8 +132,9 @@ def _rejoining(host_id: str, address: str) -> Host:
     host = Host.get_or_none(Host.id == host_id)
     if host is None:
         raise FailedPreconditionError("the token's host was removed (create a token without --rejoin)", "NO_HOST")
-    Host.update(address=address, state=HostState.CONNECTING, state_reason="rejoining", state_time=now()).where(
-        Host.id == host_id
+    Host.update(address=address).where(Host.id == host_id).execute()
+    Host.update(state=HostState.CONNECTING, state_reason="rejoining", state_time=now()).where(
+        Host.id == host_id, Host.state != HostState.FENCED
     ).execute()
     certificates.revoke_host(host_id)
     return host

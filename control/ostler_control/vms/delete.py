@@ -12,7 +12,7 @@ from functools import partial
 from ostler_common.errors import FailedPreconditionError
 
 from ostler_control.database import session, transaction
-from ostler_control.hosts.rows import is_up, silent
+from ostler_control.hosts.rows import is_proved_off, is_up, silent
 from ostler_control.keys.passphrases import delete_volume
 from ostler_control.models import Host, Operation, PowerState, Vm, VmState, Volume, VolumeState
 from ostler_control.operations import Run, Undo, lock_row, record_operation, workflow
@@ -48,7 +48,7 @@ def delete(vm: Vm, user: str, force: bool = False) -> Operation:
             "with force, which powers it off",
             "VM_RUNNING",
         )
-    hosts = [host for host in _hosts_of(vm, elsewhere) if not host.removed]
+    hosts = [host for host in _hosts_of(vm, elsewhere) if not (host.removed or is_proved_off(host))]
     for host in hosts:
         if not is_up(host):
             raise silent(host, f"and VM {vm.name} is defined there, or may be running")

@@ -18,6 +18,7 @@ def migration_demand(vm: Vm, **changes: object) -> Demand:
     host = Host.get_by_id(vm.host_id)
     fields = {
         "excluded_host_id": host.id,
+        "reserve_of": host.cluster_id,
         "zone_id": host.cluster.zone_id,
         "hypervisor_type": host.hypervisor_type,
     }

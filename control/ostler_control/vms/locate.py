@@ -14,9 +14,9 @@ from ostler.types.v1 import vm_pb2
 from ostler_common.errors import NotFoundError, OstlerError
 
 from ostler_control.agents import HostAddress, power_states
-from ostler_control.database import transaction
-from ostler_control.hosts.rows import address_of
-from ostler_control.models import PowerState, VmState, Volume, now
+from ostler_control.database import session, transaction
+from ostler_control.hosts.rows import address_of, is_proved_off
+from ostler_control.models import Host, PowerState, VmState, Volume, now
 from ostler_control.operations import Run
 from ostler_control.scheduling import capacity
 from ostler_control.vms import wire
@@ -97,8 +97,11 @@ def locate(run: Run) -> Found:
     inputs = run.read(MigrateInputs)
     source, destination = address_of(inputs.source_id), address_of(inputs.destination_id)
     silent_since = time.monotonic()
+    # A source that is proved off runs nothing; whether it had handed the VM over, the destination knows. A destination
+    # that is proved off had the VM if the source has it no more.
+    absent, stopped = vm_pb2.POWER_STATE_ABSENT, vm_pb2.POWER_STATE_STOPPED
     while True:
-        infos = {Where.SOURCE: _ask(run, source), Where.DESTINATION: _ask(run, destination)}
+        infos = {Where.SOURCE: _ask(run, source, absent), Where.DESTINATION: _ask(run, destination, stopped)}
         where = verdict(infos[Where.SOURCE], infos[Where.DESTINATION])
         if where is None:
             _cancel_migration(run, source, inputs)
@@ -110,13 +113,16 @@ def locate(run: Run) -> Found:
         run.pause(_ASK_INTERVAL_S)
 
 
-def _ask(run: Run, host: HostAddress) -> vm_pb2.VmInfo | None:
+def _ask(run: Run, host: HostAddress, if_off: vm_pb2.PowerState.ValueType) -> vm_pb2.VmInfo | None:
+    """if_off: what counts as the answer of a host that is proved off."""
     try:
         return wire.ask(run.agents, host, run.resource_id)
     except NotFoundError:
         return vm_pb2.VmInfo(vm_id=run.resource_id, power_state=vm_pb2.POWER_STATE_ABSENT)
     except OstlerError:
-        return None
+        with session():
+            off = is_proved_off(Host.get_by_id(host.host_id))
+        return vm_pb2.VmInfo(vm_id=run.resource_id, power_state=if_off) if off else None
 
 
 def _cancel_migration(run: Run, source: HostAddress, inputs: MigrateInputs) -> None:

@@ -30,11 +30,12 @@ class StartInputs:
     last_host_id: str
 
 
-def start(vm: Vm, user: str, host: Host | None = None) -> Operation:
+def start(vm: Vm, user: str, host: Host | None = None, lost_host: Host | None = None) -> Operation:
     """Records the operation that starts a VM: on `host`, else on its last host if it fits, else on another.
 
     A VM that is recorded as running, and whose host reports that it has stopped, starts there again; one that was
-    started outside Ostler is adopted where it runs.
+    started outside Ostler is adopted where it runs. lost_host: the VM ran there and the host has failed, so that it
+    may use what that host's cluster keeps in reserve.
     Raises FailedPreconditionError: VM_STATE, HOST_SILENT, RUNS_ELSEWHERE, MIRROR_UNRESOLVED, NO_FEASIBLE_HOST, and what
     `extra_configs.check_start` raises.
     """
@@ -50,7 +51,12 @@ def start(vm: Vm, user: str, host: Host | None = None) -> Operation:
     elif vm.state is VmState.STOPPED:
         extra_configs.check_start(vm)
         matrix.check_all(matrix.Operation.START_VM, disks, False)
-        demand = placement_query.demand_of(vm, host_id=host.id if host else "", preferred_host_id=vm.last_host_id or "")
+        demand = placement_query.demand_of(
+            vm,
+            host_id=host.id if host else "",
+            preferred_host_id=vm.last_host_id or "",
+            reserve_of=lost_host.cluster_id if lost_host else "",
+        )
         host_id = placement_query.find_and_claim(vm, demand).host_id
     else:
         raise wrong_state(vm, "stopped")
@@ -78,7 +84,9 @@ def _adoption_host(vm: Vm, wanted: Host | None) -> str:
     last = Host.get_by_id(vm.last_host_id)
     if vm.power_state is not PowerState.RUNNING or (wanted is not None and wanted.id != last.id):
         raise wrong_state(vm, "stopped")
-    return placement_query.find_and_claim(vm, placement_query.demand_of(vm, host_id=last.id)).host_id
+    return placement_query.find_and_claim(
+        vm, placement_query.demand_of(vm, host_id=last.id, reserve_of=last.cluster_id)
+    ).host_id
 
 
 @workflow("vm.start")

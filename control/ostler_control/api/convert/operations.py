@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping
 
 from google.longrunning import operations_pb2
 from google.protobuf.message import Message
-from ostler.control.v1 import drs_pb2, operation_pb2, snapshot_pb2, template_pb2, vm_pb2, volume_pb2
+from ostler.control.v1 import drs_pb2, host_pb2, operation_pb2, snapshot_pb2, template_pb2, vm_pb2, volume_pb2
 from ostler_common.errors import to_status
 
-from ostler_control.api.convert import drs, keys, templates, vms, volumes
+from ostler_control.api.convert import drs, fleet, keys, templates, vms, volumes
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.lookups import shown_to
 from ostler_control.api.convert.times import timestamp
@@ -108,6 +108,13 @@ def _key(row: Operation, caller: Caller) -> Message:
     return keys.key_after(row.resource_id)
 
 
+def _host(row: Operation, caller: Caller) -> Message:
+    found = Host.get_or_none(Host.id == row.resource_id)
+    if found is not None:
+        return fleet.hosts([found], whole=False)[0]
+    return host_pb2.Host(id=row.resource_id, name=row.resource_name)
+
+
 def _vm(row: Operation, caller: Caller) -> Message:
     found = Vm.get_or_none(Vm.id == row.resource_id)
     if found is not None:
@@ -121,4 +128,5 @@ _RESPONSES: Mapping[str, Callable[[Operation, Caller], Message]] = {
     "template": _template,
     "drs": _plan,
     "key": _key,
+    "host": _host,
 }

@@ -13,6 +13,7 @@ from ostler.control.v1.drs_pb2 import DrsPlan
 
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.finish import finish
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import CLUSTER, HOST
 from ostler_control.cli.options import (
@@ -104,7 +105,7 @@ VIEW = View[pb.Host](
     ],
     sections=[Section("Probes", _probes), Section("VMs that Ostler does not manage", _unmanaged)],
 )
-STATES = ("connecting", "up", "disconnected", "maintenance")
+STATES = ("connecting", "up", "disconnected", "maintenance", "fenced")
 
 
 @click.group(cls=Noun)
@@ -324,6 +325,46 @@ def _way_back(app: App, host: pb.Host) -> DrsPlan | None:
             raise
         return None
     return plan if plan.moves else None
+
+
+@command.command("declare-dead")
+@click.argument("host", type=HOST)
+@click.option(
+    "--confirm", "typed", default="", metavar="NAME", help="The host's name, instead of typing it when asked."
+)
+@click.option(
+    "--without-fencing",
+    is_flag=True,
+    help="Do not use its fence device. You have made sure that the host is off and stays off.",
+)
+@operation_options()
+@pass_app
+def declare_dead(app: App, host: str, typed: str, without_fencing: bool, call: CallOptions) -> None:
+    """Declares a silent host dead: its VMs may start elsewhere.
+
+    Protected VMs restart by themselves. A host with a fence device is switched off first. For one without, you are the
+    proof: make sure that it is off.
+    If it still runs, its VMs run twice and destroy their disks.
+
+    \b
+    Examples:
+      ostler host declare-dead h1
+      ostler host declare-dead h1 --confirm h1 --without-fencing
+    """
+    from ostler.control.v1 import ha_pb2
+
+    if not typed:
+        if not sys.stdin.isatty():
+            raise click.UsageError("standard input is no terminal to type the host's name: add --confirm NAME")
+        typed = click.prompt(f"Type the name of host {host} to declare it dead", err=True)
+    request = ha_pb2.DeclareHostDeadRequest(
+        request_id=call.request_id,
+        host=host,
+        confirm=typed,
+        without_fencing=without_fencing,
+        validate_only=call.dry_run,
+    )
+    finish(app, app.client.ha.DeclareHostDead(request), VIEW, pb.Host(), call)
 
 
 @command.command("remove")

@@ -1,0 +1,148 @@
+"""Which silent hosts to fence now, and why the others are not. Pure: facts in, decisions out.
+
+Silence alone proves nothing: a host that is fenced is switched off first, and only then its VMs start elsewhere. What
+this module guards against is the opposite mistake: that a control plane which has lost its own network switches off a
+fleet that works.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ostler_control.states import FenceState, HostState
+
+# After a failed attempt: 1, 2, 4, ... minutes, at most this.
+MAX_RETRY_S = 600.0
+_FIRST_RETRY_S = 60.0
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """A host as this decision sees it.
+
+    silent_s: for how long this process has seen it silent without a break, 0 when it is heard; in_service: not in
+    maintenance; protected_vms: VMs placed on it that restart by themselves; has_device: a fence device is configured;
+    fence: how far its fencing is, None for not fenced; attempts and failed_s: failed fencings, and the time since the
+    latest.
+    """
+
+    id: str
+    cluster_id: str
+    state: HostState
+    silent_s: float = 0.0
+    in_service: bool = True
+    protected_vms: int = 0
+    has_device: bool = False
+    fence: FenceState | None = None
+    attempts: int = 0
+    failed_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Rules:
+    """A cluster's settings. delay_s: how long a host is silent before it is fenced; limit: fencings an hour; recent:
+    how many there were in the last hour."""
+
+    enabled: bool
+    delay_s: float
+    limit: int
+    recent: int = 0
+
+
+class Hold(StrEnum):
+    """Why a silent host is not fenced by itself now."""
+
+    OFF = "off"
+    FENCING = "fencing"
+    DISABLED = "disabled"
+    MAINTENANCE = "maintenance"
+    NO_VMS = "no_vms"
+    NO_DEVICE = "no_device"
+    TOO_MANY_SILENT = "too_many_silent"
+    WAITING = "waiting"
+    RETRY_LATER = "retry_later"
+    RATE_LIMIT = "rate_limit"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do with a silent host: fence it now, or why not."""
+
+    host_id: str
+    hold: Hold | None
+
+    @property
+    def fence(self) -> bool:
+        return self.hold is None
+
+
+def decide(hosts: Iterable[HostFacts], rules: Mapping[str, Rules]) -> list[Decision]:
+    """A decision for every host that is silent, in the order in which they are to be fenced: most protected VMs first.
+
+    rules: by cluster id. Hosts that are heard have no decision.
+    """
+    known = sorted(hosts, key=lambda host: (-host.protected_vms, host.id))
+    crowded = too_many_silent(known)
+    started: Counter[str] = Counter()
+    decisions = []
+    for host in known:
+        if not is_silent(host):
+            continue
+        rule = rules[host.cluster_id]
+        hold = _hold(host, rule, crowded, started[host.cluster_id])
+        if hold is None:
+            started[host.cluster_id] += 1
+        decisions.append(Decision(host.id, hold))
+    return decisions
+
+
+def is_silent(host: HostFacts) -> bool:
+    """Whether a host counts as silent."""
+    return host.state in (HostState.DISCONNECTED, HostState.FENCED)
+
+
+def too_many_silent(hosts: Iterable[HostFacts]) -> frozenset[str]:
+    """Ids of the clusters in which nothing is fenced without an admin: more than half of their hosts, or of all the
+    fleet's, do not answer. Then it is likely that the control plane is cut off rather than they.
+
+    A host that is only being connected does not answer either. Hosts in maintenance and hosts proved off are left out.
+    """
+    known = [host for host in hosts if host.in_service and host.fence is not FenceState.OFF]
+    total = Counter(host.cluster_id for host in known)
+    missing = Counter(host.cluster_id for host in known if host.state is not HostState.UP)
+    if 2 * missing.total() > total.total():
+        return frozenset(total)
+    return frozenset(cluster_id for cluster_id in total if 2 * missing[cluster_id] > total[cluster_id])
+
+
+def retry_s(attempts: int) -> float:
+    """How long to wait after this many failed attempts."""
+    doubled: float = _FIRST_RETRY_S * 2.0 ** min(max(attempts - 1, 0), 10)
+    return min(doubled, MAX_RETRY_S)
+
+
+def _hold(host: HostFacts, rule: Rules, crowded: frozenset[str], started: int) -> Hold | None:
+    if host.fence is FenceState.OFF:
+        return Hold.OFF
+    if host.fence is FenceState.FENCING:
+        return Hold.FENCING
+    if not rule.enabled:
+        return Hold.DISABLED
+    if not host.in_service:
+        return Hold.MAINTENANCE
+    if not host.protected_vms:
+        return Hold.NO_VMS
+    if not host.has_device:
+        return Hold.NO_DEVICE
+    if host.cluster_id in crowded:
+        return Hold.TOO_MANY_SILENT
+    if host.silent_s < rule.delay_s:
+        return Hold.WAITING
+    if host.attempts and host.failed_s < retry_s(host.attempts):
+        return Hold.RETRY_LATER
+    if rule.recent + started >= rule.limit:
+        return Hold.RATE_LIMIT
+    return None

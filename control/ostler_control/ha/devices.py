@@ -1,0 +1,101 @@
+"""Fence devices: their rows, with the password sealed like a passphrase."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from ostler_common.errors import AlreadyExistsError, NotFoundError, OstlerError
+from ostler_common.secret import Secret
+from peewee import IntegrityError
+
+from ostler_control import events
+from ostler_control.database import session, transaction
+from ostler_control.ha import run_agent
+from ostler_control.ha.fence_agents import Device, Power, check
+from ostler_control.keys import Keyring
+from ostler_control.keys.passphrases import delete_passphrase
+from ostler_control.models import FenceDevice, Host, now
+
+
+@dataclass(frozen=True)
+class NewDevice:
+    """A fence device to be recorded. power_on: whether a fenced host is switched on again."""
+
+    id: str
+    device: Device
+    password: Secret
+    power_on: bool
+
+
+def prove(new: NewDevice) -> Power:
+    """Asks the device for its host's power: outside of transactions. Raises what `check` and `run_agent` raise."""
+    check(new.device, new.password)
+    return run_agent.ask_power(new.device, new.password)
+
+
+def create(host: Host, new: NewDevice, power: Power, actor: str, keys: Keyring) -> FenceDevice:
+    """Records a device that was proved. Raises AlreadyExistsError FENCE_EXISTS."""
+    try:
+        with transaction():
+            row = FenceDevice.create(
+                id=new.id,
+                host=host,
+                agent=new.device.agent,
+                address=new.device.address,
+                username=new.device.username,
+                options=json.dumps(dict(new.device.options), sort_keys=True),
+                power_on=new.power_on,
+                passphrase=keys.store(new.password, new.id),
+                test_time=now(),
+                test_power=power.value,
+            )
+            events.done("fence.add", actor, row, f"host {host.name}: {new.device.agent} at {new.device.address}")
+    except IntegrityError:
+        raise AlreadyExistsError(
+            f"host {host.name} has a fence device already; remove it first (ostler fence remove {host.name})",
+            "FENCE_EXISTS",
+            {"host": host.name},
+        ) from None
+    return row
+
+
+def of_host(host: Host) -> FenceDevice:
+    """A host's device. Raises NotFoundError FENCE_NOT_FOUND."""
+    row = FenceDevice.get_or_none(FenceDevice.host == host.id)
+    if row is None:
+        raise NotFoundError(
+            f"host {host.name} has no fence device (add one: ostler fence add {host.name} ...)", "FENCE_NOT_FOUND"
+        )
+    return row
+
+
+def delete(host: Host, actor: str) -> None:
+    """Deletes a host's device and its password. Raises NotFoundError FENCE_NOT_FOUND."""
+    with transaction():
+        row = of_host(host)
+        FenceDevice.delete().where(FenceDevice.id == row.id).execute()
+        delete_passphrase(row.passphrase_id)
+        events.done("fence.remove", actor, row, f"host {host.name}: {row.agent} at {row.address}")
+
+
+def device(row: FenceDevice) -> Device:
+    """How to reach a device."""
+    return Device(row.agent, row.address, row.username, json.loads(row.options))
+
+
+def test(row: FenceDevice, keys: Keyring) -> FenceDevice:
+    """Asks the device for its host's power, records the answer and returns the row: outside of transactions.
+
+    A device that does not answer is recorded too, and nothing is raised.
+    """
+    power, error = Power.UNKNOWN, ""
+    try:
+        power = run_agent.ask_power(device(row), keys.open(row))
+    except OstlerError as failure:
+        error = failure.message
+    with transaction():
+        values = {"test_time": now(), "test_power": power.value, "test_error": error}
+        FenceDevice.update(values).where(FenceDevice.id == row.id).execute()
+    with session():
+        return FenceDevice.get_by_id(row.id)

@@ -1,0 +1,91 @@
+"""Reads what `decide` asks for."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from peewee import fn
+
+from ostler_control import settings
+from ostler_control.events import SYSTEM
+from ostler_control.ha import priorities
+from ostler_control.ha.decide import HostFacts, Rules
+from ostler_control.models import Cluster, FenceDevice, Host, HostFence, HostState, Operation, now, tuples
+
+FENCE_VERB = "host.fence"
+_WINDOW = datetime.timedelta(hours=1)
+
+
+@dataclass
+class Silence:
+    """Since when this process has seen each host silent, by its own monotonic clock.
+
+    What other processes saw, or this one before its restart, does not count: a control plane that was away itself
+    begins anew, and a clock that jumps changes nothing.
+    """
+
+    _since: dict[str, tuple[datetime.datetime, float]] = field(default_factory=dict)
+
+    def update(self, clock_s: float) -> None:
+        """Reads the hosts' states."""
+        silent = Host.select(Host.id, Host.state_time).where(Host.state == HostState.DISCONNECTED, ~Host.removed)
+        rows = dict(tuples(silent, tuple[str, datetime.datetime]))
+        self._since = {host_id: self._first(host_id, time, clock_s) for host_id, time in rows.items()}
+
+    def _first(self, host_id: str, state_time: datetime.datetime, clock_s: float) -> tuple[datetime.datetime, float]:
+        before = self._since.get(host_id)
+        return before if before and before[0] == state_time else (state_time, clock_s)
+
+    def seconds(self, clock_s: float) -> dict[str, float]:
+        """For how long each silent host has been silent."""
+        return {host_id: clock_s - since for host_id, (_, since) in self._since.items()}
+
+
+def hosts(silent_s: Mapping[str, float]) -> list[HostFacts]:
+    """The facts of every host. silent_s: of `Silence`."""
+    protected = priorities.protected_by_host()
+    devices = {host_id for (host_id,) in tuples(FenceDevice.select(FenceDevice.host), tuple[str])}
+    fences = {row.host_id: row for row in HostFence.select()}
+    time = now()
+
+    def one(host: Host) -> HostFacts:
+        fence = fences.get(host.id)
+        return HostFacts(
+            id=host.id,
+            cluster_id=host.cluster_id,
+            state=host.state,
+            silent_s=silent_s.get(host.id, 0.0),
+            in_service=not host.maintenance,
+            protected_vms=protected.get(host.id, 0),
+            has_device=host.id in devices,
+            fence=fence.state if fence else None,
+            attempts=fence.attempts if fence else 0,
+            failed_s=(time - fence.state_time).total_seconds() if fence else 0.0,
+        )
+
+    return [one(host) for host in Host.select().where(~Host.removed).order_by(Host.id)]
+
+
+def rules() -> dict[str, Rules]:
+    """The settings of every cluster, and how many of its hosts were fenced lately without an admin."""
+    recent = Operation.select(Host.cluster, fn.COUNT(Operation.id)).join(Host, on=(Host.id == Operation.resource_id))
+    recent = recent.where(
+        Operation.verb == FENCE_VERB, Operation.user == SYSTEM, Operation.create_time > now() - _WINDOW
+    )
+    counts = dict(tuples(recent.group_by(Host.cluster), tuple[str, int]))
+    enabled, delays, limits = (
+        settings.ha.ENABLE.by_cluster(),
+        settings.ha.FENCE_DELAY.by_cluster(),
+        settings.ha.FENCE_LIMIT.by_cluster(),
+    )
+    return {
+        cluster_id: Rules(
+            enabled.get(cluster_id, enabled[""]),
+            delays.get(cluster_id, delays[""]),
+            limits.get(cluster_id, limits[""]),
+            counts.get(cluster_id, 0),
+        )
+        for (cluster_id,) in tuples(Cluster.select(Cluster.id), tuple[str])
+    }

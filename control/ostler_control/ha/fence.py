@@ -1,0 +1,189 @@
+"""Fencing a host: proving that it runs no VM any more, by switching it off or by an admin's word.
+
+The operation is journaled. Killed at any line it goes on from the last finished step: switching off and asking are
+repeated without harm, and whether the host is still silent is asked again right before every switching off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ostler.agent.v1 import host_pb2 as agent_pb
+from ostler_common.errors import AbortedError, FailedPreconditionError, OstlerError
+from peewee import IntegrityError
+
+from ostler_control import events
+from ostler_control.database import session, transaction
+from ostler_control.ha import devices, facts, run_agent
+from ostler_control.ha.decide import too_many_silent
+from ostler_control.ha.fence_agents import Action, Power
+from ostler_control.ha.free import free_vms
+from ostler_control.hosts.rows import address
+from ostler_control.models import FenceDevice, FenceState, Host, HostFence, HostState, Operation, now
+from ostler_control.operations import Run, Undo, record_operation, workflow
+from ostler_control.states import UNFINISHED_OPERATIONS
+
+_ASK_S = 5.0
+
+
+@dataclass(frozen=True)
+class FenceInputs:
+    """device: the host's fence device proves it, else the admin who declares it dead. automatic: no admin asked."""
+
+    device: bool
+    automatic: bool
+
+
+def fence(host: Host, actor: str, *, device: bool, automatic: bool) -> Operation:
+    """Records the operation that fences a silent host, within the caller's transaction. From now on nothing is placed
+    on the host and nothing starts there.
+
+    Raises FailedPreconditionError HOST_UP, HOST_OFF when it is proved off already, AbortedError RESOURCE_BUSY while
+    it is being fenced.
+    """
+    operation = record_operation(facts.FENCE_VERB, host, actor, FenceInputs(device, automatic))
+    before = HostFence.get_or_none(HostFence.host == host.id)
+    if before is not None and before.state is FenceState.OFF:
+        raise FailedPreconditionError(
+            f"host {host.name} is proved off already; its VMs may start elsewhere", "HOST_OFF", {"host": host.name}
+        )
+    silent = Host.state.in_((HostState.CONNECTING, HostState.DISCONNECTED))
+    changes = {"state": HostState.FENCED, "state_time": now(), "state_reason": "it is being fenced"}
+    if before is not None and before.state is FenceState.FENCING:
+        raise _being_fenced(host)
+    if Host.update(**changes).where(Host.id == host.id, silent).execute() != 1:
+        raise FailedPreconditionError(
+            f"host {host.name} is up, so it is not dead; put it into maintenance to take it out of service",
+            "HOST_UP",
+            {"host": host.name},
+        )
+    values = {"state": FenceState.FENCING, "state_time": now(), "operation_id": operation.id, "heard": False}
+    failed = (HostFence.host == host.id) & (HostFence.state == FenceState.FAILED)
+    try:
+        if before is None:
+            HostFence.create(host=host, **values)
+        elif HostFence.update(**values).where(failed).execute() != 1:
+            raise _being_fenced(host)
+    except IntegrityError:
+        raise _being_fenced(host) from None
+    return operation
+
+
+def _being_fenced(host: Host) -> AbortedError:
+    return AbortedError(f"host {host.name} is being fenced already", "RESOURCE_BUSY", {"host": host.name})
+
+
+@workflow(facts.FENCE_VERB)
+def _fence(run: Run) -> None:
+    inputs = run.read(FenceInputs)
+    with run.undoing() as undo:
+        undo.push("record-failure", lambda: _record_failure(run, undo))
+        if inputs.device:
+            run.step("power-off", lambda: _power_off(run, inputs))
+            run.step("verify-off", lambda: _verify_off(run))
+        else:
+            run.step("check-silent", lambda: _check_silent(run, inputs))
+        run.always("record-off", lambda: _record_off(run, "device" if inputs.device else "admin"))
+        undo.clear()
+    run.always("free", lambda: free_vms(run.resource_id))
+    if inputs.device:
+        run.always("power-on", lambda: _power_on(run))
+
+
+def _power_off(run: Run, inputs: FenceInputs) -> None:
+    """Asks the host once more, then switches it off: one step, so that after a crash it asks again."""
+    run.phase("asking the host once more", 10)
+    _check_silent(run, inputs)
+    run.phase("switching it off", 20)
+    row = _device(run)
+    run_agent.switch(devices.device(row), run.keys.open(row), Action.OFF)
+
+
+def _check_silent(run: Run, inputs: FenceInputs) -> None:
+    """Raises FailedPreconditionError HOST_ANSWERS, or TOO_MANY_SILENT when nobody asked for it and the control plane
+    may be cut off itself."""
+    with session():
+        host = Host.get_by_id(run.resource_id)
+        crowded = too_many_silent(facts.hosts({})) if inputs.automatic else frozenset()
+    if host.cluster_id in crowded:
+        raise FailedPreconditionError(
+            "more than half of the hosts do not answer, so that the control plane itself may be cut off",
+            "TOO_MANY_SILENT",
+        )
+    try:
+        run.agents.call(address(host), lambda agent: agent.host.GetHost, agent_pb.GetHostRequest(), _ASK_S)
+    except OstlerError as error:
+        if error.reason == "HOST_UNREACHABLE":
+            return
+    raise FailedPreconditionError(
+        f"host {host.name} answers again: it is not fenced", "HOST_ANSWERS", {"host": host.name}
+    )
+
+
+def _verify_off(run: Run) -> None:
+    """Raises FailedPreconditionError NOT_OFF unless the device says in so many words that the host is off."""
+    run.phase("asking whether it is off", 60)
+    row = _device(run)
+    if run_agent.ask_power(devices.device(row), run.keys.open(row)) is not Power.OFF:
+        raise FailedPreconditionError(
+            f"the fence device at {row.address} says that host {row.name} is on, although it was switched off",
+            "NOT_OFF",
+        )
+
+
+def _device(run: Run) -> FenceDevice:
+    with session():
+        row = devices.of_host(Host.get_by_id(run.resource_id))
+        assert row.name  # reads the host while there is a session
+        return row
+
+
+def _record_off(run: Run, proof: str) -> None:
+    with transaction():
+        values = {"state": FenceState.OFF, "state_time": now(), "proof": proof, "attempts": 0, "reason": ""}
+        HostFence.update(**values).where(HostFence.operation_id == run.id).execute()
+        reason = "it was switched off by its fence device" if proof == "device" else "an admin declared it dead"
+        Host.update(state_reason=reason).where(Host.id == run.resource_id).execute()
+
+
+def _record_failure(run: Run, undo: Undo) -> None:
+    with transaction():
+        _fail(HostFence.operation_id == run.id, str(undo.error))
+
+
+def _fail(condition: object, reason: str) -> None:
+    """The host may be used again if it returns: none of its VMs was taken off it."""
+    for row in HostFence.select().where(condition, HostFence.state == FenceState.FENCING):
+        values = {"state": FenceState.FAILED, "state_time": now(), "attempts": row.attempts + 1, "reason": reason}
+        HostFence.update(**values).where(HostFence.id == row.id).execute()
+        state = HostState.UP if row.heard else HostState.DISCONNECTED
+        Host.update(state=state, state_time=now(), state_reason=f"not fenced: {reason}").where(
+            Host.id == row.host_id, Host.state == HostState.FENCED
+        ).execute()
+
+
+def _power_on(run: Run) -> None:
+    """Switches the host on again if that is wanted. A failure is an event and no more: the VMs are safe elsewhere."""
+    with session():
+        row = FenceDevice.get_or_none(FenceDevice.host == run.resource_id)
+        if row is None or not row.power_on:
+            return
+        host_name = row.name
+    run.phase("switching it on again", 90)
+    try:
+        run_agent.switch(devices.device(row), run.keys.open(row), Action.ON)
+    except OstlerError as error:
+        with transaction():
+            events.record(
+                "host.power-on", events.Outcome.FAILED, run.user, "host", run.resource_id, host_name, error.message
+            )
+
+
+def tidy() -> None:
+    """Ends fencings whose operation is over without having said so, as by a bug, and forgets failed ones of hosts
+    that are heard again."""
+    with transaction():
+        unfinished = Operation.select(Operation.id).where(Operation.state.in_(UNFINISHED_OPERATIONS))
+        _fail(HostFence.operation_id.not_in(unfinished), "the operation ended early")
+        up = Host.select(Host.id).where(Host.state == HostState.UP)
+        HostFence.delete().where(HostFence.state == FenceState.FAILED, HostFence.host.in_(up)).execute()

@@ -1,0 +1,108 @@
+"""Takes VMs off a host that is proved off, so that they may start elsewhere, and gives the host back when it returns.
+
+Every function is one transaction and idempotent: it is called again and again while the host is off, because VMs that
+an operation held at first are free later.
+"""
+
+from __future__ import annotations
+
+from ostler_control import events
+from ostler_control.database import transaction
+from ostler_control.ha import priorities
+from ostler_control.models import (
+    FenceState,
+    Host,
+    HostFence,
+    HostState,
+    PowerState,
+    Priority,
+    Vm,
+    VmRestart,
+    VmSighting,
+    VmState,
+    now,
+)
+from ostler_control.scheduling import capacity
+from ostler_control.vms.rows import set_state
+
+_OFF = (PowerState.STOPPED, PowerState.ABSENT, PowerState.CRASHED)
+
+
+def free_vms(host_id: str) -> int:
+    """Records the VMs of a host that is proved off as stopped, releases their capacity, and queues the restart of the
+    protected ones; returns how many.
+
+    Leaves a VM that an operation holds. When the host is heard again, it frees only VMs that it reports as not running.
+    """
+    with transaction():
+        host = Host.get_or_none((Host.id == host_id) & ~Host.removed)
+        fence = HostFence.get_or_none((HostFence.host == host_id) & (HostFence.state == FenceState.OFF))
+        if host is None or fence is None:
+            return 0
+        heard = fence.heard
+        query = Vm.select().where(Vm.host == host.id, Vm.operation_id == "", Vm.state == VmState.RUNNING)
+        vms = list(query.where(Vm.power_state.in_(_OFF)) if heard else query)
+        found = priorities.of_vms([vm.id for vm in vms])
+        for vm in vms:
+            _free(vm, host, found[vm.id])
+        if not heard:
+            VmSighting.delete().where(VmSighting.host == host.id).execute()
+            stopped = (Vm.last_host == host.id) & Vm.host.is_null() & (Vm.state == VmState.STOPPED)
+            Vm.update(power_state=PowerState.ABSENT, last_host=None, attention="").where(
+                stopped & (Vm.operation_id == "")
+            ).execute()
+        return len(vms)
+
+
+def _free(vm: Vm, host: Host, priority: Priority) -> None:
+    capacity.release(vm)
+    # Not its last host any more: its definition there is not to be touched when it starts.
+    set_state(vm.id, VmState.STOPPED, power_state=PowerState.ABSENT, last_host=None)
+    what = "is stopped"
+    if priority is not Priority.OFF:
+        VmRestart.insert(vm=vm, lost_host_id=host.id, priority=priority).on_conflict_ignore().execute()
+        what = f"restarts on another host (priority {priority})"
+    events.record(
+        "vm.host-off",
+        events.Outcome.NOTICED,
+        events.SYSTEM,
+        "vm",
+        vm.id,
+        vm.name,
+        f"its host {host.name} is proved off: it {what}",
+        account_id=str(vm.account_id),
+    )
+
+
+def take_back(host_id: str) -> bool:
+    """Ends the fencing of a host that is heard again, once nothing of it is in doubt; returns whether it did.
+
+    In doubt are: a VM that is placed there while an operation holds it, or whose power state the host has not reported
+    yet, and a VM that runs there although it is placed elsewhere.
+    """
+    with transaction():
+        host = Host.get_or_none((Host.id == host_id) & ~Host.removed)
+        heard = (HostFence.host == host_id) & (HostFence.state == FenceState.OFF) & HostFence.heard
+        if host is None or not HostFence.select().where(heard).exists():
+            return False
+        placed = (Vm.host == host.id) | (Vm.destination == host.id)
+        unknown = (Vm.operation_id != "") | (Vm.state == VmState.MIGRATING) | ~Vm.power_state.in_(_EXECUTING)
+        if Vm.select().where(placed & unknown & (Vm.state != VmState.FAILED)).exists():
+            return False
+        if VmSighting.select().where(VmSighting.host == host.id).exists():
+            return False
+        HostFence.delete().where(HostFence.host == host.id).execute()
+        Host.update(state=HostState.UP, state_reason="", state_time=now()).where(Host.id == host.id).execute()
+        events.record(
+            "host.fence.end",
+            events.Outcome.NOTICED,
+            events.SYSTEM,
+            "host",
+            host.id,
+            host.name,
+            f"host {host.name} is back: VMs may be placed on it again",
+        )
+        return True
+
+
+_EXECUTING = (PowerState.RUNNING, PowerState.PAUSED)

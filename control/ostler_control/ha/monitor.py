@@ -1,0 +1,92 @@
+"""The thread that watches for hosts that are to be fenced and VMs that are to be restarted. One replica does it; two at
+once would cost one of them its attempt and nothing else."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+from ostler_common.errors import OstlerError
+
+from ostler_control.database import session, transaction
+from ostler_control.events import SYSTEM
+from ostler_control.ha import facts
+from ostler_control.ha.decide import Decision, decide
+from ostler_control.ha.fence import fence, tidy
+from ostler_control.ha.free import free_vms, take_back
+from ostler_control.ha.restart import restart_vms
+from ostler_control.models import FenceState, Host, HostFence, tuples
+from ostler_control.operations import launch
+
+log = structlog.get_logger(__name__)
+
+_TICK_S = 2.0
+
+
+class Monitor:
+    """Looks at the fleet every few seconds. leads: whether this replica is to do it."""
+
+    def __init__(
+        self, leads: Callable[[], bool], tick_s: float = _TICK_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._leads = leads
+        self._tick_s = tick_s
+        self._clock = clock
+        self._silence = facts.Silence()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ha", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._tick_s):
+            try:
+                if self._leads():
+                    self.tick()
+                else:
+                    self._silence = facts.Silence()
+            except Exception:
+                log.exception("high availability failed by a bug; it is tried again")
+
+    def tick(self) -> None:
+        """Does what is due now."""
+        tidy()
+        self._free()
+        for decision in self.decisions():
+            if decision.fence:
+                _fence(decision.host_id)
+        restart_vms()
+
+    def decisions(self) -> list[Decision]:
+        """What is to be done with each silent host now."""
+        clock_s = self._clock()
+        with session():
+            self._silence.update(clock_s)
+            return decide(facts.hosts(self._silence.seconds(clock_s)), facts.rules())
+
+    def _free(self) -> None:
+        with session():
+            query = HostFence.select(HostFence.host).where(HostFence.state == FenceState.OFF)
+            host_ids = [host_id for (host_id,) in tuples(query, tuple[str])]
+        for host_id in host_ids:
+            free_vms(host_id)
+            take_back(host_id)
+
+
+def _fence(host_id: str) -> None:
+    try:
+        with transaction():
+            host = Host.get_by_id(host_id)
+            operation = fence(host, SYSTEM, device=True, automatic=True)
+    except OstlerError as error:  # somebody else was faster, or the host is back
+        log.info("a host is not fenced", host=host_id, reason=error.reason)
+        return
+    log.warning("fencing a silent host", host=host.name)
+    launch(operation)

@@ -1,0 +1,89 @@
+"""High availability: fence devices, hosts that are fenced, VMs that restart, and priorities."""
+
+from __future__ import annotations
+
+from peewee import BooleanField, DateTimeField, ForeignKeyField, IntegerField, TextField
+
+from ostler_control.models.base import BaseModel, now
+from ostler_control.models.columns import enum_column
+from ostler_control.models.machines import ServiceOffering, Vm
+from ostler_control.models.places import Host
+from ostler_control.models.storage import Passphrase
+from ostler_control.states import FenceState, Priority
+
+
+class FenceDevice(BaseModel):
+    """What switches a host's power: a BMC or a power strip, and the fence agent that speaks its protocol.
+
+    options: JSON object of text, see `ha.fence_agents`; passphrase: the device's password (the associated data is the
+    row's id); power_on: whether a fenced host is switched on again; test_*: the last answer to a test, test_error: ""
+    when it answered.
+    """
+
+    host = ForeignKeyField(Host, unique=True, on_delete="CASCADE")
+    host_id: str
+    agent = TextField()
+    address = TextField()
+    username = TextField()
+    options = TextField(default="{}")
+    power_on = BooleanField(default=False)
+    passphrase = ForeignKeyField(Passphrase, unique=True, on_delete="RESTRICT")
+    passphrase_id: str
+    test_time = DateTimeField(null=True)
+    test_power = TextField(default="")
+    test_error = TextField(default="")
+
+    @property
+    def name(self) -> str:
+        """Its host's."""
+        return self.host.name
+
+
+class HostFence(BaseModel):
+    """A host that is being fenced or proved off (`Host.state` is fenced then), or whose fencing has failed.
+
+    operation_id: the latest that fenced it; heard: it has been heard again, as far as the watcher knows; proof:
+    device | admin, "" until it is proved off; attempts: how often fencing has failed; reason: why it failed last.
+    """
+
+    host = ForeignKeyField(Host, unique=True, on_delete="CASCADE")
+    host_id: str
+    state = enum_column(FenceState, FenceState.FENCING)
+    state_time = DateTimeField(default=now)
+    operation_id = TextField()
+    heard = BooleanField(default=False)
+    proof = TextField(default="")
+    attempts = IntegerField(default=0)
+    reason = TextField(default="")
+
+
+class VmPriority(BaseModel):
+    """A VM's own priority; without a row its service offering's counts."""
+
+    vm = ForeignKeyField(Vm, unique=True, on_delete="CASCADE")
+    vm_id: str
+    priority = enum_column(Priority)
+
+
+class OfferingPriority(BaseModel):
+    """The priority of the VMs of a service offering; without a row they are not protected."""
+
+    service_offering = ForeignKeyField(ServiceOffering, unique=True, on_delete="CASCADE")
+    service_offering_id: str
+    priority = enum_column(Priority)
+
+
+class VmRestart(BaseModel):
+    """A protected VM whose host was proved off, until it runs again.
+
+    lost_host_id: that host; operation_id: of the latest start; attempts: starts that failed; reason: why it waits.
+    """
+
+    vm = ForeignKeyField(Vm, unique=True, on_delete="CASCADE")
+    vm_id: str
+    lost_host_id = TextField()
+    priority = enum_column(Priority)
+    operation_id = TextField(default="")
+    attempts = IntegerField(default=0)
+    next_time = DateTimeField(default=now)
+    reason = TextField(default="")
