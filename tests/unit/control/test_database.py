@@ -11,12 +11,17 @@ from ostler_control import database
 from ostler_control.models import (
     ALL,
     Host,
+    HostFence,
     ImportFile,
     Network,
     NetworkAccount,
     Nic,
     NicAddressing,
+    Priority,
+    Vm,
     VmImport,
+    VmPriority,
+    VmRestart,
     VmSighting,
     WarmImport,
     Zone,
@@ -41,6 +46,7 @@ FROZEN = {
     "0009_file_imports": "4c80107d2d10b759ecf4715b75d777b2e51de6ca6af7843f22555eeef4650bf6",
     "0010_networks": "b3fa3218436ba544b21296a11b01ca4e7906d4858d17685c55ef82cf3a2ec151",
     "0011_warm_imports": "c3480ce1bd67ed645e1fac70d67ec00f634201339fe52d21f9dfb10ee9c79669",
+    "0012_ha": "391eab248c30deb0c2b090886a02b2af2a8313c4808dc1997ad66fc82085b379",
 }
 _OLD_VM = (
     "INSERT INTO zone (id, create_time, name) VALUES ('z', '2026-01-01', 'zone')",
@@ -201,6 +207,23 @@ def test_imports_under_way_are_cold(tmp_path: Path) -> None:
             WarmImport.create(vm_import="i")
             VmImport.delete().execute()
             assert WarmImport.select().count() == 0
+
+
+def test_vms_and_hosts_get_high_availability(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0011_warm_imports")
+            for statement in _OLD_VM:
+                db.execute_sql(statement)
+        assert "0012_ha" in database.migrate()
+        with database.session():
+            VmPriority.create(vm="v", priority=Priority.HIGH)
+            VmRestart.create(vm="v", lost_host_id="h", priority=Priority.HIGH)
+            HostFence.create(host="h", operation_id="x")
+            assert [row.vm.name for row in VmRestart.select()] == ["web"]
+            Host.delete().where(Host.id == "h").execute()
+            Vm.delete().where(Vm.id == "v").execute()
+            assert [model.select().count() for model in (VmPriority, VmRestart, HostFence)] == [0, 0, 0]
 
 
 def test_migrating_again_does_nothing(fresh_database: str) -> None:
