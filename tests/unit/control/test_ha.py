@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ostler_control.ha.status import status
 from ostler_control.models import (
     Cluster,
     Event,
+    FenceDevice,
     FenceState,
     Host,
     HostFence,
@@ -29,8 +31,10 @@ from ostler_control.models import (
     Priority,
     Vm,
     VmRestart,
+    VmSighting,
     VmState,
     new_id,
+    now,
 )
 from ostler_control.operations import Engine
 from ostler_control.states import UNFINISHED_OPERATIONS
@@ -61,7 +65,7 @@ def site(working: tuple[Site, Engine]) -> Site:
     site, engine = working
     Host.update(volume_encryption=True).execute()
     for name in ("high", "low", "other"):
-        operation = site.record(lambda name=name: site.new_vm(name, host=site.host("h1"), pool=site.pools["shared"]))
+        operation = site.record(partial(site.new_vm, name, host=site.host("h1"), pool=site.pools["shared"]))
         assert outcome(engine, operation) == OK
     priorities.set_vm(vm("high"), Priority.HIGH, "root")
     priorities.set_offering(site.encrypted, Priority.LOW, "root")
@@ -262,7 +266,7 @@ def test_a_host_that_still_runs_a_vm_of_another_host_is_not_given_back(
     h1 = site.host("h1")
     row = vm("other")
     with transaction():
-        store.VmSighting.create(vm=row, host=h1)
+        VmSighting.create(vm=row, host=h1)
     store.set_state(store.WatchedHost(h1.id, h1.name, h1.address, h1.state), HostState.UP, "")
     clock.tick()
     assert site.host("h1").state is HostState.FENCED
@@ -272,7 +276,7 @@ def test_a_host_that_still_runs_a_vm_of_another_host_is_not_given_back(
 def test_a_silence_that_breaks_off_begins_anew(site: Site, engine: Engine, bmc: FakeDevice, clock: Clock) -> None:
     for _ in range(5):
         site.silence("h1")
-        Host.update(state_time=store.now()).where(Host.name == "h1").execute()
+        Host.update(state_time=now()).where(Host.name == "h1").execute()
         clock.tick()
         clock.tick(59)
         site.revive("h1")
@@ -304,7 +308,7 @@ def test_a_vm_without_a_place_waits_and_starts_when_there_is_one(
     assert "lack memory" in waiting["high"]
     assert [row.vm.name for row in status(Cluster.get()).restarts] == ["high", "low"]
     Host.update(memory_bytes=64 * GIB).where(Host.name == "h2").execute()
-    VmRestart.update(next_time=store.now()).execute()
+    VmRestart.update(next_time=now()).execute()
     clock.tick()
     finish_all(engine)
     assert {host_of("high"), host_of("low")} == {"h2"}
@@ -323,7 +327,7 @@ def test_a_start_that_fails_is_repeated_and_never_twice_at_once(
     assert [row.attempts for row in VmRestart.select()] == [1, 1]
     for name in ("h2", "h3"):
         site.hosts[name].faults.clear()
-    VmRestart.update(next_time=store.now()).execute()
+    VmRestart.update(next_time=now()).execute()
     clock.tick()
     finish_all(engine)
     clock.tick()
@@ -356,7 +360,7 @@ def test_placement_leaves_the_reserve_free_and_a_restart_may_use_it(
     settings.change("host.reserved.memory", "0", "root")
     settings.change("ha.reserve.hosts", "1", "root")
     for number in range(3, 8):
-        operation = site.record(lambda number=number: site.new_vm(f"filler-{number}", pool=site.pools["shared"]))
+        operation = site.record(partial(site.new_vm, f"filler-{number}", pool=site.pools["shared"]))
         assert outcome(engine, operation) == OK
     with pytest.raises(OstlerError, match="keep their capacity for VMs of failed hosts") as caught, transaction():
         site.new_vm("one-more", pool=site.pools["shared"])
@@ -371,7 +375,7 @@ def test_placement_leaves_the_reserve_free_and_a_restart_may_use_it(
 
 
 def test_the_password_is_sealed_and_no_argument(site: Site, engine: Engine, bmc: FakeDevice) -> None:
-    [row] = devices.FenceDevice.select()
+    [row] = FenceDevice.select()
     assert PASSWORD not in bytes(Passphrase.get_by_id(row.passphrase_id).sealed)
     assert devices.test(row, site.keys).test_power == "on"
     assert PASSWORD.decode() not in bmc.arguments()

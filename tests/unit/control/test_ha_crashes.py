@@ -82,6 +82,6 @@ def test_a_host_that_is_back_when_the_control_plane_is_back_is_not_switched_off_
             wait_until(lambda: are_over([operation]), 60)
         assert Operation.get_by_id(operation.id).state == "failed"
         assert bmc.calls() == ["off"]
-        assert Vm.get().host.name == "h1"
+        assert Vm.get().host == site.host("h1")
         assert Host.get(Host.name == "h1").state is HostState.DISCONNECTED, "the watcher says when it is up"
         site.fleet.stop()
