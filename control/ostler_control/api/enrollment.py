@@ -18,6 +18,7 @@ from ostler_control.api.session import with_sessions
 from ostler_control.templates import store as template_store
 from ostler_control.trust import enrollment, revocation
 from ostler_control.trust.authority import Authority
+from ostler_control.trust.host_names import one_spelling
 
 _PIECE_BYTES = 1 << 20
 
@@ -25,7 +26,7 @@ _PIECE_BYTES = 1 << 20
 @with_sessions
 class EnrollmentService(enrollment_pb2_grpc.EnrollmentServiceServicer):
     def __init__(self, authority: Authority, control_address: str, poke: Callable[[], None]) -> None:
-        """control_address: where the main port is reached; poke: called when a host has joined."""
+        """control_address: where the main port is reached, which no host may claim; poke: called when a host joined."""
         self._authority = authority
         self._control_address = control_address
         self._poke = poke
@@ -39,6 +40,7 @@ class EnrollmentService(enrollment_pb2_grpc.EnrollmentServiceServicer):
             request.hostname,
             request.address,
             request.hypervisor_type,
+            {one_spelling(self._control_address.rpartition(":")[0].strip("[]"))},
         )
         self._poke()
         trust = revocation.current(self._authority)

@@ -56,7 +56,9 @@ class HostService(host_pb2_grpc.HostServiceServicer):
                 f"host {host.name} is in cluster {host.cluster.name}, and rejoins there", "OTHER_CLUSTER"
             )
         ttl = datetime.timedelta(seconds=request.ttl_s or _DEFAULT_TTL_S)
-        secret, end = enrollment.create_token(cluster, host, ttl, caller_of(context).actor)
+        secret, end = enrollment.create_token(
+            cluster, host, ttl, caller_of(context).actor, request.host_name, request.address
+        )
         token = JoinToken(secret, self._authority.fleet_fingerprint, self._enroll_address).encode()
         command = f"ostler-agent join {self._enroll_address} --token {token}"
         return pb.CreateJoinTokenResponse(token=token, expire_time=timestamp(end), command=command)

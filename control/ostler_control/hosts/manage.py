@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ostler_common.address import split_address
 from ostler_common.errors import AlreadyExistsError, FailedPreconditionError
 from peewee import IntegrityError, fn
 
@@ -14,24 +13,26 @@ from ostler_control.database import transaction
 from ostler_control.hypervisors import rules
 from ostler_control.keys.passphrases import delete_passphrase
 from ostler_control.models import FenceDevice, Host, Pool, PoolHost, UnmanagedVm, Vm, Volume
-from ostler_control.trust import certificates, tokens
-from ostler_control.trust.enrollment import check_host_name
+from ostler_control.trust import certificates, host_names, tokens
 
 
 def update(host: Host, values: Mapping[str, Any], actor: str) -> Host:
     """Changes name, address or enabled.
 
-    Raises InvalidArgumentError, AlreadyExistsError (HOST_EXISTS), FailedPreconditionError OTHER_HYPERVISOR_TYPE when
-    a host of another type than its cluster's is to be enabled.
+    Raises InvalidArgumentError, AlreadyExistsError (HOST_EXISTS, HOST_ADDRESS_TAKEN), FailedPreconditionError
+    OTHER_HYPERVISOR_TYPE when a host of another type than its cluster's is to be enabled.
     """
     if values.get("enabled"):
         rules.check_same(host.cluster, str(host.name), host.hypervisor_type)
+    values, own = dict(values), set()
     if "name" in values:
-        check_host_name(values["name"], "values.name")
+        values["name"] = host_names.host_name(values["name"], "values.name")
+        own.add(values["name"])
     if "address" in values:
-        split_address(values["address"], "values.address")
+        own.add(host_names.address_name(values["address"], "values.address"))
     try:
         with transaction():
+            host_names.check_free(own, host.id)
             Host.update(**values).where(Host.id == host.id).execute()
             changes = ", ".join(f"{key} {value}" for key, value in sorted(values.items()))
             _record("host.update", host, actor, f"host {host.name}: {changes}")

@@ -37,10 +37,16 @@ class Certificate(BaseModel):
 
 
 class JoinToken(BaseModel):
-    """A one-time token: only its digest is kept. host_id: the host that rejoins, else empty."""
+    """A one-time token: only its digest is kept.
+
+    host_id: the host that rejoins, else empty; host_name, address: what the joining host must be called and reached at,
+    empty when it may say so itself.
+    """
 
     digest = TextField(unique=True)
     cluster_id = TextField()
     host_id = TextField(default="")
+    host_name = TextField(default="")
+    address = TextField(default="")
     expire_time = DateTimeField()
     use_time = DateTimeField(null=True)

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import datetime
-import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from ostler_common.address import split_address
-from ostler_common.errors import AlreadyExistsError, FailedPreconditionError, UnauthenticatedError, bad_field
+from ostler_common.errors import (
+    AlreadyExistsError,
+    FailedPreconditionError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+    bad_field,
+)
 from ostler_common.identity import Identity, Kind
 from peewee import IntegrityError
 
 from ostler_control import events
-from ostler_control.catalog.names import is_id
 from ostler_control.database import transaction
 from ostler_control.hypervisors import rules
-from ostler_control.models import Cluster, Host, HostState, new_id, now
-from ostler_control.trust import certificates, tokens
+from ostler_control.models import Cluster, Host, HostState, JoinToken, new_id, now
+from ostler_control.trust import certificates, host_names, tokens
 from ostler_control.trust.authority import Authority
-
-_HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,61}[A-Za-z0-9])?")
 
 
 @dataclass(frozen=True)
@@ -39,33 +42,34 @@ class HostCertificates:
     qemu_certificate_pem: bytes
 
 
-def check_host_name(name: str, field: str = "name") -> None:
-    """Raises InvalidArgumentError unless the name can be a host's."""
-    if not _HOST_NAME.fullmatch(name):
-        raise bad_field(field, "must be 1 to 63 letters, digits, dots and hyphens, as host names are", "INVALID_NAME")
-    if is_id(name):
-        raise bad_field(field, "must not look like an id (a UUID)", "INVALID_NAME")
-
-
 def join(
-    authority: Authority, token: str, requests: Requests, hostname: str, address: str, hypervisor_type: str = ""
+    authority: Authority,
+    token: str,
+    requests: Requests,
+    hostname: str,
+    address: str,
+    hypervisor_type: str = "",
+    reserved: Collection[str] = (),
 ) -> HostCertificates:
     """Admits a host: redeems its token, records it, signs its certificates; all of it or nothing.
 
     A token that is bound to a host brings that host back under its id and revokes its older certificates.
-    hypervisor_type: what the host will report; "" when it does not tell yet.
-    Raises UnauthenticatedError (BAD_TOKEN), AlreadyExistsError (HOST_EXISTS), InvalidArgumentError, and what
+    hypervisor_type: what the host will report; "" when it does not tell yet. reserved: names and addresses that no
+    host has unless its token says so. Raises UnauthenticatedError (BAD_TOKEN), AlreadyExistsError (HOST_EXISTS,
+    HOST_ADDRESS_TAKEN), PermissionDeniedError (NOT_THE_TOKENS_HOST), InvalidArgumentError, and what
     `hypervisors.rules.admit` raises.
     """
-    check_host_name(hostname, "hostname")
-    ip, _ = split_address(address)
+    name, place = host_names.host_name(hostname, "hostname"), host_names.address_name(address)
     try:
         with transaction():
             used = tokens.redeem(token)
-            host = _rejoining(used.host_id, address) if used.host_id else _new(used.cluster_id, hostname, address)
+            _check_pinned(used, name, place)
+            own = {place} if used.host_id else {name, place}
+            host_names.check_free(own, used.host_id, set(reserved) - {used.host_name, used.address})
+            host = _rejoining(used.host_id, address) if used.host_id else _new(used.cluster_id, name, address)
             if hypervisor_type:
-                rules.admit(host.cluster, hostname, hypervisor_type)
-            issued = _issue(authority, host.id, requests, (ip, hostname))
+                rules.admit(host.cluster, host.name, hypervisor_type)
+            issued = _issue(authority, host.id, requests, (place, host.name))
             verb, message = ("host.rejoin", "rejoined") if used.host_id else ("host.join", "joined")
             events.record(
                 verb,
@@ -78,9 +82,9 @@ def join(
             )
     except IntegrityError as error:
         raise AlreadyExistsError(
-            f"there is a host {hostname} already (to let it rejoin: `ostler host token CLUSTER --rejoin {hostname}`)",
+            f"there is a host {name} already (to let it rejoin: `ostler host token CLUSTER --rejoin {name}`)",
             "HOST_EXISTS",
-            {"host": hostname},
+            {"host": name},
         ) from error
     return issued
 
@@ -101,11 +105,19 @@ def renew(authority: Authority, host_id: str, requests: Requests, caller_serial:
 
 
 def create_token(
-    cluster: Cluster, host: Host | None, ttl: datetime.timedelta, actor: str
+    cluster: Cluster, host: Host | None, ttl: datetime.timedelta, actor: str, name: str = "", address: str = ""
 ) -> tuple[str, datetime.datetime]:
-    """The secret of a new join token, and its end (UTC, without zone). host: who is to rejoin as itself."""
+    """The secret of a new join token, and its end (UTC, without zone).
+
+    host: who is to rejoin as itself; name, address: what a host must be called and reached at (without a port) to join
+    with it, "" when it may say so itself. Raises InvalidArgumentError.
+    """
+    if host is not None and name:
+        raise bad_field("host_name", "must be empty when a host rejoins, which keeps its name")
+    name = host_names.host_name(name, "host_name") if name else ""
+    address = host_names.pinned_address(address, "address")
     with transaction():
-        secret, end = tokens.create(cluster.id, ttl, host.id if host else "")
+        secret, end = tokens.create(cluster.id, ttl, host.id if host else "", name, address)
         target = ("host", host.id, host.name) if host else ("cluster", cluster.id, cluster.name)
         events.record(
             "host.token", events.Outcome.SUCCEEDED, actor, *target, f"join token created for {target[0]} {target[2]}"
@@ -120,6 +132,16 @@ def _issue(authority: Authority, host_id: str, requests: Requests, addresses: tu
         authority.issue(requests.host, Identity(Kind.HOST, host_id), addresses),
         authority.issue(requests.qemu, Identity(Kind.QEMU, host_id)),
     )
+
+
+def _check_pinned(token: JoinToken, name: str, place: str) -> None:
+    for wanted, given in ((token.host_name, name), (token.address, place)):
+        if wanted and given != wanted:
+            raise PermissionDeniedError(
+                f"the token is for {wanted}, and this host says that it is {given} (correct its host name or "
+                "--address, or create another token)",
+                "NOT_THE_TOKENS_HOST",
+            )
 
 
 def _new(cluster_id: str, hostname: str, address: str) -> Host:

@@ -13,11 +13,24 @@ from ostler_control.models import JoinToken, now
 _KEEP_ENDED = datetime.timedelta(days=1)
 
 
-def create(cluster_id: str, ttl: datetime.timedelta, host_id: str = "") -> tuple[str, datetime.datetime]:
-    """A new secret and when it expires (UTC, without zone). host_id: the host that may rejoin, "" for a new host."""
+def create(
+    cluster_id: str, ttl: datetime.timedelta, host_id: str = "", host_name: str = "", address: str = ""
+) -> tuple[str, datetime.datetime]:
+    """A new secret and when it expires (UTC, without zone).
+
+    host_id: the host that may rejoin, "" for a new host; host_name, address: what the host must be called and reached
+    at, "" when it says so itself.
+    """
     secret, end = secrets.token_urlsafe(32), now() + ttl
     JoinToken.delete().where(JoinToken.expire_time < now() - _KEEP_ENDED).execute()
-    JoinToken.create(digest=_digest(secret), cluster_id=cluster_id, host_id=host_id, expire_time=end)
+    JoinToken.create(
+        digest=_digest(secret),
+        cluster_id=cluster_id,
+        host_id=host_id,
+        host_name=host_name,
+        address=address,
+        expire_time=end,
+    )
     return secret, end
 
 

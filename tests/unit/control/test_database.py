@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime
 import hashlib
 import threading
 from pathlib import Path
@@ -13,6 +14,7 @@ from ostler_control.models import (
     Host,
     HostFence,
     ImportFile,
+    JoinToken,
     Network,
     NetworkAccount,
     Nic,
@@ -47,6 +49,7 @@ FROZEN = {
     "0010_networks": "b3fa3218436ba544b21296a11b01ca4e7906d4858d17685c55ef82cf3a2ec151",
     "0011_warm_imports": "c3480ce1bd67ed645e1fac70d67ec00f634201339fe52d21f9dfb10ee9c79669",
     "0012_ha": "391eab248c30deb0c2b090886a02b2af2a8313c4808dc1997ad66fc82085b379",
+    "0013_pinned_tokens": "0ddab81f02be076c14dd9285fe1f20ca45fbfab04a3bc29ac09941e61f899605",
 }
 _OLD_VM = (
     "INSERT INTO zone (id, create_time, name) VALUES ('z', '2026-01-01', 'zone')",
@@ -224,6 +227,21 @@ def test_vms_and_hosts_get_high_availability(tmp_path: Path) -> None:
             Host.delete().where(Host.id == "h").execute()
             Vm.delete().where(Vm.id == "v").execute()
             assert [model.select().count() for model in (VmPriority, VmRestart, HostFence)] == [0, 0, 0]
+
+
+def test_tokens_from_before_hosts_could_be_named_name_none(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0012_ha")
+            db.execute_sql(
+                "INSERT INTO join_token (id, create_time, digest, cluster_id, host_id, expire_time) "
+                "VALUES ('t', '2026-01-01 00:00:00', 'd', 'c', '', '2026-01-01 01:00:00')"
+            )
+        assert "0013_pinned_tokens" in database.migrate()
+        with database.session():
+            [kept] = JoinToken.select()
+            assert (kept.digest, kept.cluster_id, kept.host_name, kept.address) == ("d", "c", "", "")
+            assert (kept.expire_time, kept.use_time) == (datetime.datetime(2026, 1, 1, 1), None)
 
 
 def test_migrating_again_does_nothing(fresh_database: str) -> None:

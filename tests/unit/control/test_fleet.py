@@ -428,7 +428,7 @@ def test_host_joins_renews_and_downloads(fleet: Fleet, control: Control, admin: 
     key, csr = pki.new_key_and_csr(None)
     qemu_key, qemu_csr = pki.new_key_and_csr(None)
     request = enrollment_pb2.JoinHostRequest(
-        token=parts.secret, csr_pem=csr, qemu_csr_pem=qemu_csr, hostname="h9", address="127.0.0.1:1"
+        token=parts.secret, csr_pem=csr, qemu_csr_pem=qemu_csr, hostname="h9", address="10.0.0.9:1"
     )
     with database.session():
         Cluster.update(hypervisor_type="kvm").execute()

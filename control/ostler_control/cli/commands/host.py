@@ -119,16 +119,20 @@ def command() -> None:
 @click.option(
     "--rejoin", "host", type=HOST, default="", help="Let this host join again as itself, after its certificate expired."
 )
+@click.option("--name", default="", help="Only a host of this name may use the token.")
+@click.option("--address", default="", help="Only a host that is reached at this IP address or name may use the token.")
 @output_option
 @pass_app
-def token(app: App, cluster: str, ttl: int, host: str, output: str) -> None:
+def token(app: App, cluster: str, ttl: int, host: str, name: str, address: str, output: str) -> None:
     """Creates a one-time token that lets a host join CLUSTER. `-o name` prints only the token.
 
     \b
-    Example:
+    Examples:
       ostler host token web --ttl 15m
+      ostler host token web --name h7 --address 10.0.0.17
     """
-    answer = app.client.hosts.CreateJoinToken(pb.CreateJoinTokenRequest(cluster=cluster, ttl_s=ttl, host=host))
+    request = pb.CreateJoinTokenRequest(cluster=cluster, ttl_s=ttl, host=host, host_name=name, address=address)
+    answer = app.client.hosts.CreateJoinToken(request)
     if output == "table":
         until = text.when(answer, "expire_time")
         click.echo(f"Run this on the host before {until}; it works once:", err=True)
