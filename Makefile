@@ -23,7 +23,7 @@ PACKAGES := gcc pkg-config python3-dev python3-venv libvirt-dev \
 	postgresql postgresql-client systemd libxml2-utils \
 	cloud-init jq \
 	virt-v2v nbdkit supermin linux-image-cloud-amd64 \
-	prometheus \
+	prometheus fence-agents \
 	golang-go golang-github-vmware-govmomi-dev
 
 .PHONY: setup demo demo-down test quick lint bench protos matrix userdata-table clean

@@ -80,8 +80,9 @@ def set_state(host: WatchedHost, state: HostState, reason: str) -> None:
         values: dict[str, object] = {"state": state, "state_reason": reason}
         if before.state is not state:
             values["state_time"] = now()
-        Host.update(**values).where(Host.id == host.host_id).execute()
-        if before.state is state:
+        # Only if nobody has begun to fence the host meanwhile.
+        written = Host.update(**values).where(Host.id == host.host_id, Host.state == before.state).execute()
+        if before.state is state or not written:
             return
         if state is HostState.DISCONNECTED:
             _host_event("host.disconnected", host, f"host {host.name} is silent: {reason}")

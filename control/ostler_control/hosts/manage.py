@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ostler_common.errors import AlreadyExistsError, FailedPreconditionError
+from ostler_common.errors import AbortedError, AlreadyExistsError, FailedPreconditionError
 from peewee import IntegrityError, fn
 
 from ostler_control import events
 from ostler_control.database import transaction
 from ostler_control.hypervisors import rules
 from ostler_control.keys.passphrases import delete_passphrase
-from ostler_control.models import FenceDevice, Host, Pool, PoolHost, UnmanagedVm, Vm, Volume
+from ostler_control.models import FenceDevice, FenceState, Host, HostFence, Pool, PoolHost, UnmanagedVm, Vm, Volume
 from ostler_control.trust import certificates, host_names, tokens
 
 
@@ -93,8 +93,12 @@ def remove(host: Host, actor: str, *, validate_only: bool = False) -> None:
 def delete_rows(host: Host, actor: str, message: str) -> None:
     """Deletes the rows of a host that nothing needs, and of its own pools: within the caller's transaction.
 
-    Its certificates and tokens end at once. message: the event's.
+    Its certificates and tokens end at once. message: the event's. Raises AbortedError RESOURCE_BUSY while the host is
+    being fenced.
     """
+    fencing = (HostFence.host == host.id) & (HostFence.state == FenceState.FENCING)
+    if HostFence.select().where(fencing).exists():
+        raise AbortedError(f"host {host.name} is being fenced; wait for that", "RESOURCE_BUSY", {"host": host.name})
     certificates.revoke_host(host.id)
     tokens.withdraw(host.id)
     own = [pool.id for pool in own_pools(host)]

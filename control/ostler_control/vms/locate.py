@@ -121,7 +121,8 @@ def _ask(run: Run, host: HostAddress, if_off: vm_pb2.PowerState.ValueType) -> vm
         return vm_pb2.VmInfo(vm_id=run.resource_id, power_state=vm_pb2.POWER_STATE_ABSENT)
     except OstlerError:
         with session():
-            off = is_proved_off(Host.get_by_id(host.host_id))
+            row = Host.get_or_none(Host.id == host.host_id)
+            off = row is not None and is_proved_off(row)
         return vm_pb2.VmInfo(vm_id=run.resource_id, power_state=if_off) if off else None
 
 

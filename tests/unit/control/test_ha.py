@@ -38,6 +38,7 @@ from ostler_control.models import (
 )
 from ostler_control.operations import Engine
 from ostler_control.states import UNFINISHED_OPERATIONS
+from ostler_control.vms.lost_host import remove_lost
 
 from tests import databases
 from tests.fakes.fence import PASSWORD, FakeDevice
@@ -234,6 +235,7 @@ def test_two_do_not_fence_one_host(site: Site, engine: Engine, bmc: FakeDevice) 
     site.silence("h1")
     first = site.record(lambda: fence(site.host("h1"), "root", device=True, automatic=False))
     assert refused(lambda: fence(site.host("h1"), "system", device=True, automatic=True)) == "RESOURCE_BUSY"
+    assert refused(lambda: remove_lost(site.host("h1"), "root")) == "RESOURCE_BUSY"
     bmc.fault("slow", present=False)
     engine.cancel(first.id)
 
