@@ -21,6 +21,8 @@ from ostler_common.image_header import (
 
 from ostler_agent.spec import DiskFormat
 
+DEVICES = Path("/dev")
+
 
 @dataclass(frozen=True)
 class ImageHeader:
@@ -73,22 +75,30 @@ def check_stretching(path: Path) -> None:
         raise FailedPreconditionError(str(error), error.reason, {"file": path.name}) from None
 
 
+def is_device(path: Path) -> bool:
+    """Whether a volume is a block device of an array: these are links below /dev, which only this host writes.
+
+    A device, or a link to one, in the directory of a pool is not a volume: another host may have put it there.
+    """
+    return path.is_relative_to(DEVICES) and path.is_block_device()
+
+
 def open_image(path: Path) -> int:
     """Opens a volume's file or device for reading and returns the descriptor.
 
     Raises NotFoundError (VOLUME_NOT_FOUND), FailedPreconditionError (NOT_AN_IMAGE) if it is neither.
     """
-    is_device = path.is_block_device()
+    device = is_device(path)
     try:
         # O_NONBLOCK: a FIFO would wait for its other end. A device is a symbolic link named like its volume.
-        follow = 0 if is_device else os.O_NOFOLLOW
+        follow = 0 if device else os.O_NOFOLLOW
         file = os.open(path, os.O_RDONLY | follow | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         raise NotFoundError(f"{path.name} is not in its pool", "VOLUME_NOT_FOUND", {"file": path.name}) from None
     except OSError as error:
         _refuse(path, f"cannot be opened as a file: {os.strerror(error.errno or 0)}")
     mode = os.fstat(file).st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+    if not (stat.S_ISBLK(mode) if device else stat.S_ISREG(mode)):
         os.close(file)
         _refuse(path, "is not a regular file")
     return file

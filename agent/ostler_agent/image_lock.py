@@ -11,6 +11,8 @@ from pathlib import Path
 
 from ostler_common.errors import FailedPreconditionError
 
+from ostler_agent.image_header import is_device
+
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock: type, whence, start, length, pid
 # The bytes that QEMU locks (block/file-posix.c): from 100 the permissions it uses, from 200 those it denies others.
 _FIRST, _LENGTH = 100, 200
@@ -24,7 +26,7 @@ def check_not_locked(path: Path) -> None:
 
     A missing file, or one on a file system without locks, counts as unused.
     """
-    follow = 0 if path.is_block_device() else os.O_NOFOLLOW
+    follow = 0 if is_device(path) else os.O_NOFOLLOW
     try:
         file = os.open(path, os.O_RDWR | follow | os.O_CLOEXEC)
     except OSError:

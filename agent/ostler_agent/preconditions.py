@@ -5,21 +5,40 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from ostler_common.errors import FailedPreconditionError
+from ostler_common.errors import FailedPreconditionError, NotFoundError
 
 from ostler_agent import vlan_bridges
-from ostler_agent.spec import NicSpec
+from ostler_agent.image_header import read_header
+from ostler_agent.spec import NicSpec, VolumeRef
 
 NETWORK_DEVICES = Path("/sys/class/net")  # the kernel's list
 
 
-def check_volume_file(volume_id: str, path: Path) -> None:
-    """Raises FailedPreconditionError VOLUME_MISSING."""
-    if not path.is_file() and not path.is_block_device():
+def check_volume(volume: VolumeRef, path: Path) -> None:
+    """Checks the header of a volume before a hypervisor opens it: others may write to its pool.
+
+    Raises FailedPreconditionError VOLUME_MISSING; NOT_AN_IMAGE for a link, a device or what has another format;
+    BACKING_FILE_REFUSED, NOT_ENCRYPTED, KEY_MISSING.
+    """
+    try:
+        header = read_header(path, volume.format, encrypted=volume.key is not None)
+    except NotFoundError:
         raise FailedPreconditionError(
-            f"volume {volume_id} is not on this host: no file or device {path} (is its pool mounted?)",
+            f"volume {volume.volume_id} is not on this host: no file or device {path} (is its pool mounted?)",
             "VOLUME_MISSING",
-            {"volume": volume_id, "path": str(path)},
+            {"volume": volume.volume_id, "path": str(path)},
+        ) from None
+    if header.encrypted and not volume.key:
+        raise FailedPreconditionError(
+            f"volume {volume.volume_id} is encrypted, but came without a key (was its file replaced?)",
+            "KEY_MISSING",
+            {"volume": volume.volume_id},
+        )
+    if volume.key and not header.encrypted:
+        raise FailedPreconditionError(
+            f"volume {volume.volume_id} is not encrypted, but a key was given (was its file replaced?)",
+            "NOT_ENCRYPTED",
+            {"volume": volume.volume_id},
         )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import os
 import random
+import shutil
 import subprocess
+import tempfile
 import threading
 import time
 import uuid
@@ -35,6 +38,13 @@ FORMATS = [(disk_format, encrypted) for disk_format in DiskFormat for encrypted 
 NOISE = random.Random(7).randbytes(MIB)
 
 
+def new_link_directory() -> Path:
+    """Below /dev: a device anywhere else is no volume."""
+    made = Path(tempfile.mkdtemp(prefix="ostler-links-", dir="/dev/shm"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made
+
+
 @dataclass
 class Host:
     """An agent's storage on an array."""
@@ -43,6 +53,7 @@ class Host:
     array: FakeGateway
     sdc: Sdc
     pool_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    link_directory: Path = field(default_factory=lambda: new_link_directory())
 
     def __post_init__(self) -> None:
         self.guests = FakeRuntime()
@@ -53,7 +64,7 @@ class Host:
         """As an agent's start does: the password is gone."""
         pool_type = PowerFlex(
             devices=self.sdc.by_id,
-            links=self.root / "links",
+            links=self.link_directory,
             zeroing_dir=self.root / "zeroing",
             drv_cfg=self._drv_cfg(),
             device_timeout_s=1.0,
@@ -90,7 +101,7 @@ class Host:
             return read(path, ref, size_bytes, self.root / "read")
 
     def links(self) -> set[str]:
-        return {link.name for link in (self.root / "links" / self.pool_id).iterdir()}
+        return {link.name for link in (self.link_directory / self.pool_id).iterdir()}
 
 
 NOISE_TEMPLATE = TemplateSource(str(uuid.uuid4()), hashlib.sha256(NOISE).hexdigest(), MIB, DiskFormat.RAW)

@@ -14,7 +14,7 @@ from ostler_common.hypervisors import Function
 from ostler_agent.hypervisors.base import Addresses, Hypervisor, Paths, live_migration, need
 from ostler_agent.jobs import JobContext
 from ostler_agent.migration.admissions import Admissions, Source
-from ostler_agent.preconditions import check_networks, check_volume_file
+from ostler_agent.preconditions import check_networks, check_volume
 from ostler_agent.seeds import SEEDS, Seeds
 from ostler_agent.spec import PowerState, Provisioning, VmInfo, VmSpec, VolumeRef
 
@@ -76,8 +76,8 @@ class IncomingMigrations:
 
         Undoes its changes if it raises.
 
-        Raises FailedPreconditionError VM_RUNNING, BRIDGE_MISSING, VOLUME_MISSING; AlreadyExistsError TARGET_EXISTS;
-        InvalidArgumentError KEY_MISSING.
+        Raises what `check_volume` and `check_networks` raise; FailedPreconditionError VM_RUNNING; AlreadyExistsError
+        TARGET_EXISTS; InvalidArgumentError KEY_MISSING.
         """
         mover = live_migration(self._driver)
         volumes = {disk.volume.volume_id: disk.volume for disk in spec.disks}
@@ -94,7 +94,7 @@ class IncomingMigrations:
             if volume_id in targets:
                 _check_target(volume_id, path)
             else:
-                check_volume_file(volume_id, path)
+                check_volume(volumes[volume_id], path)
         with ExitStack() as undo:
             keys = [volume.key for volume in volumes.values() if volume.key]
             undo.callback(self._admissions.remove, spec.vm_id)

@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 from ostler_common.errors import FailedPreconditionError, OstlerError, ResourceExhaustedError
 
+from ostler_agent.image_header import is_device
 from ostler_agent.keyfile import KeyFile
 from ostler_agent.process import Cancellation, Limits, RunError, run
 from ostler_agent.spec import DiskFormat, Key, Provisioning, SourceFormat
@@ -87,7 +88,7 @@ def create(
 
     Raises ResourceExhaustedError (POOL_FULL), RunError.
     """
-    if path.is_block_device() and disk_format is DiskFormat.RAW:
+    if is_device(path) and disk_format is DiskFormat.RAW:
         if key and key.passphrase:
             cryptsetup.luks_format(path, key.passphrase)
         return
@@ -122,7 +123,7 @@ def convert(
         # -m, -W: 16 concurrent, out-of-order requests.
         flags = ["-p", "-m", "16", "-W"]
         opened = ["--image-opts", image_opts(source, source_format, source_key, _OTHER_SECRET)]
-        if target.is_block_device() and target_format is DiskFormat.RAW and key and key.passphrase:
+        if is_device(target) and target_format is DiskFormat.RAW and key and key.passphrase:
             # The same header as in `create`: QEMU's own is shorter, so that the volumes would differ in size.
             cryptsetup.luks_format(target, key.passphrase)
             flags += ["-n", "--target-image-opts"]
@@ -153,10 +154,10 @@ def resize(
     No effect on a raw image on a device, which always has the device's size. Raises ResourceExhaustedError (POOL_FULL),
     FailedPreconditionError (WRONG_KEY, VOLUME_IN_USE), RunError.
     """
-    if disk_format is DiskFormat.RAW and path.is_block_device():
+    if disk_format is DiskFormat.RAW and is_device(path):
         return
     with _Command(path, key) as command:
-        preallocation = f"--preallocation={'falloc' if allocate and not path.is_block_device() else 'off'}"
+        preallocation = f"--preallocation={'falloc' if allocate and not is_device(path) else 'off'}"
         opened = ["--image-opts", image_opts(path, disk_format, key)]
         command.run(["resize", "-q", preallocation, *command.secret, *opened, str(size_bytes)], cancel=cancel)
 
@@ -306,7 +307,7 @@ def _driver(disk_format: DiskFormat | SourceFormat, key: Key | None) -> str:
 def image_opts(path: Path, disk_format: DiskFormat | SourceFormat, key: Key | None, secret: str = _SECRET) -> str:
     """The --image-opts argument for an image: names the driver, doubles commas. secret: id of the key's object."""
     driver = _driver(disk_format, key)
-    protocol = "host_device" if path.is_block_device() else "file"
+    protocol = "host_device" if is_device(path) else "file"
     options = [f"driver={driver}", f"file.driver={protocol}", f"file.filename={str(path).replace(',', ',,')}"]
     if key:
         options.append(f"key-secret={secret}" if driver == "luks" else f"encrypt.key-secret={secret}")
@@ -324,8 +325,8 @@ def _create_options(path: Path, disk_format: DiskFormat, key: Key | None, provis
         prefix = "encrypt." if disk_format is DiskFormat.QCOW2 else ""
         options += ["encrypt.format=luks"] if disk_format is DiskFormat.QCOW2 else []
         options += [f"{prefix}key-secret={_SECRET}", f"{prefix}iter-time={key.iter_time_ms}"]
-    if provisioning is Provisioning.THICK and not path.is_block_device():
+    if provisioning is Provisioning.THICK and not is_device(path):
         options.append("preallocation=falloc")
-    elif provisioning is Provisioning.SPARSE and disk_format is DiskFormat.QCOW2 and not path.is_block_device():
+    elif provisioning is Provisioning.SPARSE and disk_format is DiskFormat.QCOW2 and not is_device(path):
         options.append("preallocation=metadata")
     return ["-o", ",".join(options)] if options else []

@@ -6,7 +6,7 @@ from ostler_common.errors import FailedPreconditionError
 from ostler_common.hypervisors import Function
 
 from ostler_agent.hypervisors.base import HotPlug, Hypervisor, Paths, Progress, Stated, need
-from ostler_agent.preconditions import check_volume_file
+from ostler_agent.preconditions import check_volume
 from ostler_agent.spec import DiskSpec, VmInfo
 
 DETACH_TIMEOUT_S = 60.0
@@ -16,11 +16,11 @@ def attach(driver: Hypervisor, paths: Paths, vm_id: str, disk: DiskSpec, progres
     """Attaches a volume, live if the VM is running. Idempotent.
 
     Without hot-plug, a stopped VM gets its disks from the spec of its next start. Raises NotFoundError VM_NOT_FOUND;
-    FailedPreconditionError VOLUME_MISSING, SLOT_TAKEN, VOLUME_ATTACHED, WRONG_KEY, FUNCTION_NOT_SUPPORTED,
+    what `check_volume` raises; FailedPreconditionError SLOT_TAKEN, VOLUME_ATTACHED, WRONG_KEY, FUNCTION_NOT_SUPPORTED,
     FORMAT_NOT_SUPPORTED.
     """
     path = paths(disk.volume)
-    check_volume_file(disk.volume.volume_id, path)
+    check_volume(disk.volume, path)
     check_disk(driver, disk)
     if plug := _hot_plug_or_none(driver, vm_id):
         progress.report("attaching")

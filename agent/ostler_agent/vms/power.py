@@ -8,7 +8,7 @@ from ostler_common.errors import FailedPreconditionError
 from ostler_common.hypervisors import Function
 
 from ostler_agent.hypervisors.base import Hypervisor, Paths, Progress, Reboot, need
-from ostler_agent.preconditions import check_networks, check_volume_file
+from ostler_agent.preconditions import check_networks, check_volume
 from ostler_agent.seeds import SEEDS, Seeds
 from ostler_agent.spec import Firmware, VmInfo, VmSpec
 from ostler_agent.vms.disks import check_disk
@@ -33,13 +33,14 @@ def define(driver: Hypervisor, paths: Paths, spec: VmSpec, progress: Progress, s
 def start(driver: Hypervisor, paths: Paths, spec: VmSpec, progress: Progress, seeds: Seeds = SEEDS) -> VmInfo:
     """Starts the VM with this spec. No effect on a running VM.
 
-    Raises FailedPreconditionError VOLUME_MISSING, BRIDGE_MISSING, WRONG_KEY, DISK_IN_USE, FUNCTION_NOT_SUPPORTED,
-    FORMAT_NOT_SUPPORTED, EXTRA_CONFIG_OWNED, EXTRA_CONFIG_INVALID; InvalidArgumentError KEY_MISSING.
+    Raises what `check_volume` and `check_networks` raise; FailedPreconditionError WRONG_KEY, DISK_IN_USE,
+    FUNCTION_NOT_SUPPORTED, FORMAT_NOT_SUPPORTED, EXTRA_CONFIG_OWNED, EXTRA_CONFIG_INVALID; InvalidArgumentError
+    KEY_MISSING.
     """
     if not driver.running(spec.vm_id):
         _check_supported(driver, spec)
         for disk in spec.disks:
-            check_volume_file(disk.volume.volume_id, paths(disk.volume))
+            check_volume(disk.volume, paths(disk.volume))
         check_networks(spec.nics)
         progress.report("starting")
         driver.start(seeds.place(spec), paths)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ostler_common.errors import InvalidArgumentError, bad_field
 
-from ostler_agent.image_header import open_image, read_header
+from ostler_agent.image_header import is_device, open_image, read_header
 from ostler_agent.image_lock import block_writers, check_not_locked
 from ostler_agent.jobs import JobContext, interrupted
 from ostler_agent.pools import Pools
@@ -106,7 +106,7 @@ class Volumes:
                 # Also at the same size: an earlier attempt may have grown the volume without the guest.
                 job.report("growing the running disk")
                 self._pools.expand(ref, size_bytes)
-                if ref.format is DiskFormat.RAW and path.is_block_device():
+                if ref.format is DiskFormat.RAW and is_device(path):
                     size_bytes = header_of(ref, path).virtual_size_bytes  # the whole device
                 grower.grow_disk(vm_id, ref.volume_id, size_bytes)
             elif size_bytes > header.virtual_size_bytes:

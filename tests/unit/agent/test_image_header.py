@@ -1,5 +1,4 @@
 import os
-import struct
 from pathlib import Path
 
 import pytest
@@ -7,17 +6,7 @@ from ostler_agent.image_header import read_header
 from ostler_agent.spec import DiskFormat
 from ostler_common.errors import FailedPreconditionError, NotFoundError
 
-
-def qcow2(
-    *, version: int = 3, backing: int = 0, size: int = 1 << 30, encryption: int = 0, incompatible: int = 0
-) -> bytes:
-    head = struct.pack(">4sIQIIQI", b"QFI\xfb", version, backing, 9, 16, size, encryption)
-    return head.ljust(72, b"\0") + struct.pack(">Q", incompatible) + bytes(24)
-
-
-def luks(payload_sectors: int = 8, version: int = 1) -> bytes:
-    head = b"LUKS\xba\xbe" + struct.pack(">H", version)
-    return head.ljust(104, b"\0") + struct.pack(">I", payload_sectors) + bytes(512 * payload_sectors - 108 + 1024)
+from tests.images import luks, qcow2
 
 
 def written(tmp_path: Path, data: bytes) -> Path:

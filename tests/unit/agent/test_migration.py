@@ -25,6 +25,7 @@ from ostler_common.errors import (
 from ostler_common.secret import Secret
 
 from tests.fakes.hypervisor import FakeHypervisor
+from tests.images import qcow2
 
 VM = str(uuid.uuid4())
 
@@ -72,7 +73,7 @@ class Destination:
     def __init__(self, root: Path) -> None:
         self.pool = root / "pool"
         self.pool.mkdir()
-        (self.pool / SHARED.volume_id).write_text("data")
+        (self.pool / SHARED.volume_id).write_bytes(qcow2(encryption=2))
         self.driver = FakeHypervisor()
         self.volumes = FakeVolumes(self.pool)
         self.admissions = Admissions(root / "admissions")

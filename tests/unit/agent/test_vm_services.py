@@ -34,6 +34,7 @@ from ostler_common.tls import server_credentials
 
 from tests.fakes.certificates import ThrowawayCa
 from tests.fakes.hypervisor import FakeConsole, FakeHypervisor
+from tests.images import qcow2
 
 HOST = "5b6c9a0c-0000-4000-8000-000000000001"
 OTHER_HOST = "5b6c9a0c-0000-4000-8000-000000000002"
@@ -203,7 +204,7 @@ def test_trust_is_handed_on(agent: Agent) -> None:
 
 
 def test_a_vm_by_way_of_jobs(agent: Agent) -> None:
-    (agent.root / VOLUME).touch()
+    (agent.root / VOLUME).write_bytes(qcow2())
     started = vm_pb2.StartVmRequest(operation=operation(), spec=spec())
     for _ in range(2):  # a repeated call answers with what is recorded
         final = last(agent.vms.StartVm(started))

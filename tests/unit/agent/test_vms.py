@@ -15,6 +15,7 @@ from ostler_common.errors import CancelledError, FailedPreconditionError
 from ostler_common.hypervisors import Function
 
 from tests.fakes.hypervisor import FakeHypervisor
+from tests.images import qcow2
 
 VM = str(uuid.uuid4())
 VOLUME = VolumeRef(str(uuid.uuid4()), str(uuid.uuid4()), DiskFormat.QCOW2)
@@ -43,7 +44,7 @@ def spec(*nics: NicSpec) -> VmSpec:
 
 
 def test_start(driver: FakeHypervisor, tmp_path: Path, bridges: Path) -> None:
-    (tmp_path / VOLUME.volume_id).touch()
+    (tmp_path / VOLUME.volume_id).write_bytes(qcow2())
     machine = spec(NicSpec("52:54:00:00:00:01", "br0"))
     for _ in range(2):
         info = power.start(driver, lambda ref: tmp_path / ref.volume_id, machine, job())
@@ -54,7 +55,7 @@ def test_start(driver: FakeHypervisor, tmp_path: Path, bridges: Path) -> None:
 def test_a_filter_that_the_driver_lacks_is_refused(tmp_path: Path, bridges: Path) -> None:
     driver = FakeHypervisor()
     driver.info = replace(driver.info, functions=driver.info.functions - {Function.NIC_FILTER})
-    (tmp_path / VOLUME.volume_id).touch()
+    (tmp_path / VOLUME.volume_id).write_bytes(qcow2())
     nic = NicSpec("52:54:00:00:00:01", "br0", filter=True)
     with pytest.raises(FailedPreconditionError) as error:
         power.start(driver, lambda ref: tmp_path / ref.volume_id, spec(nic), job())
@@ -64,7 +65,7 @@ def test_a_filter_that_the_driver_lacks_is_refused(tmp_path: Path, bridges: Path
 def test_a_bridge_with_a_smaller_mtu_than_the_networks_is_refused(
     driver: FakeHypervisor, tmp_path: Path, bridges: Path
 ) -> None:
-    (tmp_path / VOLUME.volume_id).touch()
+    (tmp_path / VOLUME.volume_id).write_bytes(qcow2())
     (bridges / "br0" / "mtu").write_text("1500\n")
     for mtu in (1500, 9000):
         nic = NicSpec("52:54:00:00:00:01", "br0", mtu=mtu)
@@ -83,7 +84,7 @@ def test_a_bridge_with_a_smaller_mtu_than_the_networks_is_refused(
 def test_nothing_starts_without_its_bridge(
     driver: FakeHypervisor, tmp_path: Path, bridges: Path, bridge: str, reason: str
 ) -> None:
-    (tmp_path / VOLUME.volume_id).touch()
+    (tmp_path / VOLUME.volume_id).write_bytes(qcow2())
     with pytest.raises(FailedPreconditionError) as error:
         power.start(driver, lambda ref: tmp_path / ref.volume_id, spec(NicSpec("52:54:00:00:00:01", bridge)), job())
     assert error.value.reason == reason
@@ -91,10 +92,13 @@ def test_nothing_starts_without_its_bridge(
 
 
 def test_nothing_starts_or_is_attached_without_its_file(driver: FakeHypervisor, tmp_path: Path) -> None:
-    (tmp_path / VOLUME.volume_id).mkdir()  # a directory is no volume
     with pytest.raises(FailedPreconditionError) as error:
         power.start(driver, lambda ref: tmp_path / ref.volume_id, spec(), job())
     assert error.value.reason == "VOLUME_MISSING"
+    (tmp_path / VOLUME.volume_id).mkdir()  # a directory is no volume
+    with pytest.raises(FailedPreconditionError) as error:
+        power.start(driver, lambda ref: tmp_path / ref.volume_id, spec(), job())
+    assert error.value.reason == "NOT_AN_IMAGE"
     with pytest.raises(FailedPreconditionError):
         disks.attach(driver, lambda ref: tmp_path / ref.volume_id, VM, DiskSpec(VOLUME, 1), job())
     assert driver.done == []

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 from ostler_common.errors import FailedPreconditionError
 
 from ostler_agent.hypervisors.libvirt.xml.disks import DiskFile
+from ostler_agent.image_header import is_device
 from ostler_agent.spec import Key, VmSpec
 
 
@@ -45,7 +46,8 @@ def choose_domain_type(connection: Any, configured: str) -> str:
 def can_do_direct_io(path: Path) -> bool:
     """Whether the file's file system supports O_DIRECT; True if the file does not exist."""
     try:
-        os.close(os.open(path, os.O_RDONLY | os.O_DIRECT))
+        follow = 0 if is_device(path) else os.O_NOFOLLOW
+        os.close(os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_NONBLOCK | follow))
     except FileNotFoundError:
         return True
     except OSError:
@@ -55,7 +57,7 @@ def can_do_direct_io(path: Path) -> bool:
 
 def disk_file(path: Path) -> DiskFile:
     """Returns the file or device with its properties."""
-    return DiskFile(path, can_do_direct_io(path), path.is_block_device())
+    return DiskFile(path, can_do_direct_io(path), is_device(path))
 
 
 def keys_of(spec: VmSpec) -> list[Key]:

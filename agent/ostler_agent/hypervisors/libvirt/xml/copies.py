@@ -30,6 +30,6 @@ def backup_targets(xml: str) -> list[Path]:
 def mirror_xml(target: VolumeRef, file: DiskFile) -> str:
     """The image to mirror a disk to."""
     source: Element = element("source", disks.encryption(target.key.key_id) if target.key else None)
-    disk = element("disk", element("driver", name="qemu", type=target.format.value), source)
+    disk = element("disk", element("driver", name="qemu", type=target.format.value), source, element("backingStore"))
     set_path(disk, source, file.path, device=file.device)
     return to_text(disk)

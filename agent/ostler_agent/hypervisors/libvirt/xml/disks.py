@@ -50,6 +50,7 @@ def disk(spec: DiskSpec, file: DiskFile) -> Element:
             discard="unmap",
         ),
         source,
+        element("backingStore"),  # nothing behind it, whatever its header says
         element("target", dev=target(spec.slot), bus="virtio"),
         element("serial", serial(spec.serial or volume.volume_id)),
         element("boot", order="1") if spec.boot else None,
