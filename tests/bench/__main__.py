@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from tests.bench import copies, imports, measure, placement
+from tests.bench import copies, imports, measure, placement, warm_imports
 from tests.bench.measure import Result
 from tests.lab.fleet import Fleet
 from tests.lab.host import REPOSITORY
@@ -43,6 +43,7 @@ def placements() -> Iterator[Result]:
 def results() -> Iterator[Result]:
     yield from placements()
     yield from imports.results()
+    yield warm_imports.downtime()
     with Lab.start(hosts=2) as lab:
         fleet = Fleet.make(lab)
         yield from measure.create_and_grow(fleet)

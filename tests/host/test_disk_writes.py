@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +19,30 @@ from ostler_agent.tools import qemu_img
 from ostler_common.errors import FailedPreconditionError, InvalidArgumentError, OstlerError
 
 from tests.host.conftest import Storage, contents, need, new_key, wire
-from tests.host.imports import Imports
-from tests.host.test_conversion_faults import CONVERTS, SAYS, reason, virt_v2v
-from tests.host.test_volumes import MIB
+from tests.host.imports import Imports, processes
+from tests.host.test_conversion_faults import CONVERTS, HANGS_ALONE, SAYS, reason, virt_v2v
+from tests.host.test_volumes import MIB, wait_for
 
 SIZE = 4 * MIB
+AGENT = """
+import sys, time
+from pathlib import Path
+from ostler.agent.v1 import conversion_pb2 as pb
+from tests.host.conftest import Storage
+from tests.host.imports import Imports, processes
+
+root, pool_id, staging_id, method, request = sys.argv[1:]
+imports = Imports(Storage(Path(root), pool_id), staging_id)
+if method == "ConvertVolumes":
+    list(imports.service.ConvertVolumes(pb.ConvertVolumesRequest.FromString(bytes.fromhex(request)), None))
+
+def pieces():
+    yield pb.WriteDiskRequest.FromString(bytes.fromhex(request))
+    yield pb.WriteDiskRequest(data=pb.WriteDiskRequest.Data(offset=0, data=b"half"))
+    time.sleep(600)
+
+imports.service.WriteDisk(pieces(), None)
+"""
 State = job_pb2.JobUpdate.State
 
 
@@ -102,8 +124,8 @@ def test_a_volume_that_a_vm_uses_is_not_written(imports: Imports) -> None:
     assert refused.value.reason == "VOLUME_IN_USE"
 
 
-def convert(imports: Imports, *refs: VolumeRef) -> job_pb2.JobUpdate:
-    request = pb.ConvertVolumesRequest(
+def conversion_of(*refs: VolumeRef) -> pb.ConvertVolumesRequest:
+    return pb.ConvertVolumesRequest(
         operation=job_pb2.OperationRef(id=f"convert.{uuid.uuid4()}", attempt=1),
         disks=[
             pb.GuestVolume(key=str(number), volume=wire(ref), provisioning=volume_pb2.PROVISIONING_THIN)
@@ -112,7 +134,10 @@ def convert(imports: Imports, *refs: VolumeRef) -> job_pb2.JobUpdate:
         firmware=vm_pb2.FIRMWARE_BIOS,
         timeout_s=60,
     )
-    *_, last = imports.service.ConvertVolumes(request, None)  # type: ignore[arg-type]
+
+
+def convert(imports: Imports, *refs: VolumeRef) -> job_pb2.JobUpdate:
+    *_, last = imports.service.ConvertVolumes(conversion_of(*refs), None)  # type: ignore[arg-type]
     return last
 
 
@@ -135,3 +160,37 @@ def test_a_failed_conversion_keeps_the_volumes_to_be_written_anew(imports: Impor
     with virt_v2v(CONVERTS.replace("printf converted", "printf ok")):
         assert convert(imports, ref).state == State.SUCCEEDED
     assert contents(imports.storage.path(ref), ref, tmp_path / "clear").startswith(b"okain\0")
+
+
+@pytest.mark.parametrize("method", ["WriteDisk", "ConvertVolumes"])
+def test_an_agent_that_is_killed_leaves_volumes_that_can_be_written_anew(tmp_path: Path, method: str) -> None:
+    need("qemu-storage-daemon")
+    pool_id, staging_id = str(uuid.uuid4()), str(uuid.uuid4())
+    first = Imports(Storage(tmp_path, pool_id), staging_id)
+    ref = volume(first, DiskFormat.QCOW2, new_key())
+    request = conversion_of(ref)
+    begin = pb.WriteDiskRequest(begin=pb.WriteDiskRequest.Begin(volume=wire(ref)))
+    sent = begin.SerializeToString() if method == "WriteDisk" else request.SerializeToString()
+    arguments = [str(tmp_path), pool_id, staging_id, method, sent.hex()]
+    with virt_v2v(HANGS_ALONE):
+        environment = os.environ | {"PYTHONPATH": ":".join(sys.path)}
+        with subprocess.Popen([sys.executable, "-c", AGENT, *arguments], env=environment) as agent:
+            if method == "ConvertVolumes":
+                wait_for(lambda: any(first.work_dir.rglob("v2v.part")))
+            else:
+                wait_for(lambda: any(first.work_dir.rglob("0")))
+            agent.kill()
+        wait_for(lambda: not processes("sleep 701"))
+        wait_for(lambda: not processes(ref.volume_id))
+        after = Imports(Storage(tmp_path, pool_id, recover=False), staging_id)
+    after.storage.jobs.recover()
+    assert list(after.work_dir.iterdir()) == []
+    if method == "ConvertVolumes":
+        assert reason(after.storage.jobs.get(request.operation.id)) == "INTERRUPTED"
+        request.operation.attempt = 2
+        with virt_v2v(CONVERTS):
+            *_, last = after.service.ConvertVolumes(request, None)  # type: ignore[arg-type]
+        assert reason(last) == "INTERRUPTED", "a guest that may be half converted is not converted again"
+    write(after, ref, Zero(0, SIZE), Data(0, b"again"))
+    with virt_v2v(CONVERTS):
+        assert convert(after, ref).state == State.SUCCEEDED

@@ -27,6 +27,7 @@ from ostler_agent.volumes.runtime import VmRuntime, check_unused
 
 _KEY = re.compile(r"[\x20-\x7e]{1,64}")
 _WARNINGS, _ELAPSED = "warnings", "elapsed"  # facts by which a later life of the agent reports what was complete
+_BEGUN = "begun"  # a fact of a job whose volumes may have been changed
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class InPlaceConversions:
     ) -> ConversionReport:
         """Runs virt-v2v on the volumes. When it raises, they are of no use until all of them are written anew.
 
+        A job that was interrupted does not run again, for the guest may be half converted: UnavailableError
+        (INTERRUPTED).
         Raises InvalidArgumentError (INVALID_FIELD, KEY_MISSING, ARGUMENT_REFUSED); FailedPreconditionError
         (VOLUME_IN_USE, NOT_ENCRYPTED); NotFoundError (VOLUME_NOT_FOUND); AbortedError (VOLUME_BUSY);
         DeadlineExceededError (CONVERSION_TIMEOUT); what `GuestConverter.convert` raises.
@@ -67,6 +70,9 @@ class InPlaceConversions:
                 check_unused(self.runtime, ref)
                 check_not_locked(path)
                 check_key_matches(ref, header_of(ref, path))
+            if _BEGUN in job.facts:
+                return self.recover(refs, job.facts)
+            job.remember(**{_BEGUN: "1"})
             stack.enter_context(deadline(job, timeout_s, "conversion"))
             warnings = self.guest_converter.convert(job, disks, paths, options)
             volumes = tuple(info_of(ref, header_of(ref, path)) for ref, path in zip(refs, paths, strict=True))

@@ -228,6 +228,8 @@ def _wanted(spec: pb.ImportSpec, caller: Caller, source: ImportSource | None) ->
         )
     if spec.stopped and spec.test_boot:
         raise bad_field("spec.test_boot", "excludes stopped: the VM is left off in both cases", "CONFLICTING_FIELDS")
+    if spec.cut_over not in pb.CutOver.values():
+        raise bad_field("spec.cut_over", "must be MANUAL or AUTO", "INVALID_FIELD")
     if spec.cut_over and not spec.warm:
         raise bad_field("spec.cut_over", "is of no use without warm", "CONFLICTING_FIELDS")
     if spec.warm and (source is None or spec.shutdown or spec.staging_pool or spec.force_control_download):

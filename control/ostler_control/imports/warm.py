@@ -70,10 +70,11 @@ class Round:
 
 
 def import_warm(run: Run, undo: Undo, inputs: ImportInputs) -> SourceVm:
-    """The part of the workflow `vm.import` that ends with converted volumes and a source that is off."""
+    """The part of the workflow `vm.import` that ends with converted volumes and a source that is off; `finish` is the
+    other one."""
     assert inputs.warm is not None
     rule = QuietRule(inputs.warm.quiet_bytes, inputs.warm.max_rounds)
-    undo.push(RESTORE, lambda: release_source(run, inputs, failed=True))
+    undo.push(RESTORE, lambda: release_source(run, inputs))
     vm = from_json(SourceVm, run.step("inspect", lambda: _inspect(run, inputs)))
     run.step("track-changes", lambda: start_tracking(run, inputs, vm))
     for disk in inputs.disks:
@@ -95,12 +96,28 @@ def import_warm(run: Run, undo: Undo, inputs: ImportInputs) -> SourceVm:
                 raise
             # The agent died half way: what virt-v2v changed is not known, so everything is copied again.
             _round(run, inputs, f"round-again-{attempt}", {}, _LAST)
-    run.step("release-source", lambda: release_source(run, inputs, failed=False))
     return vm
 
 
-def forget(run: Run) -> None:
-    """Inside a step, at the very end: a warm import's rows."""
+def finish(run: Run, inputs: ImportInputs) -> None:
+    """At the very end, when nothing is undone any more: the source stays off, and what the import made there goes."""
+    run.always("keep-source-off", lambda: _keep_off(run))
+    run.always("release-source", lambda: _release(run, inputs))
+
+
+def _keep_off(run: Run) -> None:
+    """Before anything else can go wrong: whoever cleans up from now on must not start the source."""
+    with transaction():
+        WarmImport.update(shut_down=False).where(WarmImport.vm_import == run.id).execute()
+
+
+def _release(run: Run, inputs: ImportInputs) -> None:
+    """The VM runs here: a vCenter that does not answer now is no reason to fail. Then `sweep` does this later."""
+    try:
+        release_source(run, inputs)
+    except OstlerError as error:
+        log.warning("the source of an import is cleaned up later", operation=run.id, reason=error.reason)
+        return
     with transaction():
         VmImport.delete().where(VmImport.id == run.id).execute()
 

@@ -91,20 +91,23 @@ def shut_down_source(run: Run, inputs: ImportInputs) -> None:
         shut_down(connection, inputs.source_ref, run.check)
 
 
-def release_source(run: Run, inputs: ImportInputs, *, failed: bool) -> None:
-    """Inside a step: removes what the import made at the source. failed: also starts the VM if it was shut down."""
+def release_source(run: Run, inputs: ImportInputs) -> None:
+    """Inside a step: see `restore`."""
     with connected(run, inputs) as connection:
-        restore(connection, run.id, lambda: run.pause(0), failed=failed)
+        restore(connection, run.id, lambda: run.pause(0))
 
 
-def restore(connection: Connection, import_id: str, check: Check, *, failed: bool = True) -> None:
-    """Makes a source as it was before its warm import. Idempotent. Raises an OstlerError."""
+def restore(connection: Connection, import_id: str, check: Check) -> None:
+    """Makes a source as it was before its warm import, and starts it if the import shut it down and did not succeed.
+
+    Idempotent. Raises an OstlerError.
+    """
     with session():
         row = VmImport.get_or_none(VmImport.id == import_id)
         warm = WarmImport.get_or_none(WarmImport.vm_import == import_id)
     if row is None or warm is None:
         return
-    if warm.shut_down and failed:  # first: everything else can wait
+    if warm.shut_down:  # first: everything else can wait
         power_on(connection, row.source_ref, check)
     delete_snapshots(connection, row.source_ref, import_id, check)
     if warm.enabled_tracking:

@@ -79,7 +79,7 @@ def _import(run: Run) -> None:
             run.step("start", lambda: start_on(run, inputs.host_id, _START))
         undo.clear()
         if inputs.warm is not None:
-            run.always("forget", lambda: warm.forget(run))
+            warm.finish(run, inputs)
         run.always("report", lambda: _report(run, vm))
 
 

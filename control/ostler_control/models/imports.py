@@ -64,7 +64,8 @@ class ImportFile(BaseModel):
 class WarmImport(BaseModel):
     """What a warm import has done at its source, and whether its cut-over was asked for.
 
-    enabled_tracking: Ostler turned changed block tracking on; shut_down: Ostler shuts, or has shut, the guest down.
+    enabled_tracking: Ostler turned changed block tracking on; shut_down: Ostler shuts, or has shut, the guest down,
+    and starts it again if the import fails.
     """
 
     vm_import = ForeignKeyField(VmImport, backref="warm", unique=True, on_delete="CASCADE")

@@ -191,6 +191,8 @@ def test_a_check_answers_go_or_no_go(api: Api) -> None:
     no = api.service.CheckImport(pb.CheckImportRequest(spec=spec(networks={})), api.context)
     assert (no.go, no.findings[0].code, no.findings[0].severity) == (False, "NIC_NOT_MAPPED", pb.ImportFinding.ERROR)
     assert "--network" in no.findings[0].remedy
+    warm = api.service.CheckImport(pb.CheckImportRequest(spec=spec(warm=True)), api.context)
+    assert (warm.go, warm.findings[0].code, warm.staging_pool_name) == (False, "WARM_VM_OFF", "")
 
 
 @pytest.mark.usefixtures("source")
@@ -207,6 +209,7 @@ def test_a_check_answers_go_or_no_go(api: Api) -> None:
         ({"networks": {str(number): "public" for number in range(65)}}, "TOO_MANY_NETWORKS"),
         ({"networks": {}}, "IMPORT_REFUSED"),
         ({"cut_over": pb.AUTO}, "CONFLICTING_FIELDS"),
+        ({"warm": True, "cut_over": 7}, "INVALID_FIELD"),
         ({"warm": True, "shutdown": True}, "CONFLICTING_FIELDS"),
         ({"warm": True, "staging_pool": "shared"}, "CONFLICTING_FIELDS"),
         ({"warm": True}, "IMPORT_REFUSED"),

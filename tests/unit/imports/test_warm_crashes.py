@@ -28,8 +28,8 @@ from tests.unit.vmware.conftest import MIB
 pytestmark = pytest.mark.slow
 
 # Three a step (inspect, track-changes, create, round-0, decide-0, round-1, decide-1, shut-down, round-last, convert-0,
-# release-source, start, forget, report; undone: up to convert-0, delete, restore-source, record-failure), the end, and
-# one that is never killed.
+# start, keep-source-off, release-source, report; undone: up to convert-0, delete, restore-source, record-failure), the
+# end, and one that is never killed.
 POINTS = {"good": 44, "doomed": 41}
 
 

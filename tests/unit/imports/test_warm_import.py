@@ -278,6 +278,26 @@ def test_what_vcenter_could_not_remove_is_swept_later(
     check_source_untouched(site, source, "busy")
 
 
+def test_a_vcenter_that_is_away_at_the_end_is_cleaned_up_later(
+    site: Site, engine: Engine, source: ImportSource, server: FakeVcenter
+) -> None:
+    """The VM runs here by then. The source must not be started, neither now nor by the sweep."""
+    hold = threading.Event()
+    faults = [fake.fail("StartVm", Fault(hold=hold)) for fake in site.fleet.hosts.values()]
+    operation = begin(site, source, auto_cut_over=True)
+    wait_until(lambda: any(fault.reached.is_set() for fault in faults))
+    server.faults(soap_down=True)
+    hold.set()
+    assert outcome(engine, operation, 60) == OK
+    assert VmImport.select().count() == 1
+    server.faults()
+    sweep.sweep()
+    wait_until(lambda: VmImport.select().count() == 0)
+    vm = source_vm(site, source, "busy")
+    assert (vm.power, vm.change_tracking, vm.snapshots) == (Power.OFF, False, 0)
+    assert Vm.get_by_id(operation.resource_id).state == "running"
+
+
 def test_nobody_waits_for_a_cut_over_for_ever(
     site: Site, engine: Engine, source: ImportSource, server: FakeVcenter
 ) -> None:

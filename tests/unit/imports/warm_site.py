@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from ostler_control.vmware.changed_blocks import list_snapshots
 from ostler_control.vmware.inventory import Power, SourceVm
 from ostler_control.vmware.read_inventory import list_vms
 
-from tests.fakes.vcenter import FakeVcenter
 from tests.fakes.working_agent import wait_until
 from tests.sites import Site
 from tests.unit.vmware.conftest import MIB, vm_spec
@@ -59,8 +57,8 @@ def cut_over(operation: Operation) -> None:
     WarmImport.update(cut_over=True).where(WarmImport.vm_import == operation.id).execute()
 
 
-def wait_for_phase(operation: Operation, phase: str) -> None:
-    wait_until(lambda: Operation.get_by_id(operation.id).phase.startswith(phase))
+def wait_for_phase(operation: Operation, phase: str, timeout_s: float = 30) -> None:
+    wait_until(lambda: Operation.get_by_id(operation.id).phase.startswith(phase), timeout_s)
 
 
 def content(site: Site, volume_id: str) -> bytes:
@@ -73,11 +71,3 @@ def check_source_untouched(site: Site, source: ImportSource, name: str) -> None:
     vm = source_vm(site, source, name)
     assert (vm.power, vm.snapshots, vm.change_tracking) == (Power.ON, 0, False)
     assert VmImport.select().count() == WarmImport.select().count() == 0
-
-
-Write = Callable[[int, bytes], None]
-
-
-def writer(server: FakeVcenter, name: str) -> Write:
-    """Writes to the first disk of a guest."""
-    return lambda offset, data: server.write(name, offset, data)

@@ -310,6 +310,9 @@ def _print_report(found: pb.CheckImportResponse) -> None:
     if not found.go:
         click.echo("no-go: fix the errors first")
         return
+    if not found.staging_pool_name:
+        click.echo(f"go: conversion on host {found.conversion_host_name}, copied while the VM runs")
+        return
     by = "the control plane" if found.download_by == "control" else "the conversion host, with ovftool"
     click.echo(f"go: conversion on host {found.conversion_host_name}, files in pool {found.staging_pool_name},")
     click.echo(f"downloaded by {by}; it may take about {max(1, found.estimated_s // 60)} min")
@@ -328,7 +331,7 @@ def vm(app: App, spec: pb.ImportSpec, call: CallOptions) -> None:
     \b
     Examples:
       ostler import vm vc1 web-1 --offering medium --network "VM Network=br0"
-      ostler import vm vc1 db-1 --offering large --network "VM Network=br0" --warm --no-wait
+      ostler import vm vc1 db-1 --offering large --network "VM Network=public" --warm --no-wait
     """
     request = pb.ImportVmRequest(request_id=call.request_id, spec=spec, validate_only=call.dry_run)
     finish(app, app.client.imports.ImportVm(request), VM_VIEW, vm_pb2.Vm(), call)
