@@ -66,12 +66,18 @@ def run_copy(
         try:
             stream.run(agents, host)
             return
-        except (UnavailableError, AbortedError) as error:
-            if error is stream.failure or attempt + 1 == _MAX_TRIES:
+        except OstlerError as error:
+            if error is stream.failure or not _is_passing(error) or attempt + 1 == _MAX_TRIES:
                 raise
             on_bytes(-stream.read_bytes)
+            agents.forget(host)
             if stop.wait(_FIRST_PAUSE_S * 2**attempt):
                 raise StoppedError from None
+
+
+def _is_passing(error: OstlerError) -> bool:
+    """Whether a host may be about to recover: it restarts, or what a dead agent had open is not closed yet."""
+    return isinstance(error, (UnavailableError, AbortedError)) or error.reason == "VOLUME_IN_USE"
 
 
 class _Stream:
