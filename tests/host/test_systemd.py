@@ -17,7 +17,7 @@ from ostler_control.config import ControlConfig
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 # What each unit runs, and how exposed it may be by systemd's own measure, tenths.
 UNITS = {
-    "ostler-agent.service": ("ostler-agent run", 48),  # bridges of VLANs: 2, conversions' mount namespace: 1
+    "ostler-agent.service": ("ostler-agent run", 47),  # bridges of VLANs: 2, conversions' mount namespace: 1
     "ostler-control.service": ("ostler-control run", 15),
     "ostler-migration-gateway.service": ("ostler-agent migration-gateway", 20),
     "ostler-libvirt-keys.service": ("ostler-agent mount-key-directory", 60),

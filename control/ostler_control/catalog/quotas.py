@@ -14,6 +14,7 @@ from ostler_common.units import format_size
 from peewee import Case, fn
 
 from ostler_control import settings
+from ostler_control.catalog.row_limits import check_rows
 from ostler_control.database import is_sqlite
 from ostler_control.models import (
     Account,
@@ -69,8 +70,11 @@ def check_quota(account_id: str, wanted: Resources) -> None:
     """Refuses what would exceed a quota; locks the account's row until the caller's transaction ends.
 
     The caller records what is wanted in the same transaction, so that concurrent requests never exceed a quota
-    together. It locks rows of VMs and volumes before. Raises ResourceExhaustedError QUOTA_EXCEEDED.
+    together. It locks rows of VMs and volumes before. Raises ResourceExhaustedError QUOTA_EXCEEDED, TOO_MANY_OBJECTS.
     """
+    for model, count in ((Vm, wanted.vms), (Volume, wanted.volumes), (Snapshot, wanted.snapshots)):
+        if count > 0:
+            check_rows(model, account_id)
     limits = find_limits(account_id)
     limited = [resource for resource in RESOURCES if wanted.get(resource) > 0 and resource in limits]
     if not limited:

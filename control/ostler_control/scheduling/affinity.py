@@ -10,6 +10,7 @@ from peewee import IntegrityError
 
 from ostler_control import database, events
 from ostler_control.catalog.names import check_name
+from ostler_control.catalog.row_limits import check_rows
 from ostler_control.models import (
     Account,
     AffinityGroup,
@@ -32,12 +33,13 @@ def create(
 ) -> AffinityGroup:
     """A new group without VMs. hosts: of a group of kind RUN_ON or NOT_RUN_ON, at least one; of others none.
 
-    Raises InvalidArgumentError, AlreadyExistsError (AFFINITY_GROUP_EXISTS).
+    Raises InvalidArgumentError, AlreadyExistsError (AFFINITY_GROUP_EXISTS), ResourceExhaustedError TOO_MANY_OBJECTS.
     """
     check_name("name", name)
     _check_hosts(kind, hosts)
     try:
         with database.transaction():
+            check_rows(AffinityGroup, account.id)
             group: AffinityGroup = AffinityGroup.create(name=name, account=account, kind=kind, strict=strict)
             _insert_hosts(group, hosts)
             _record("affinity.create", group, actor, f"{'strict' if strict else 'preferred'} {_word(kind)}")

@@ -6,12 +6,13 @@ import datetime
 from dataclasses import dataclass
 
 from cryptography import x509
-from ostler_common.errors import UnauthenticatedError
+from ostler_common.errors import ResourceExhaustedError, UnauthenticatedError
 from ostler_common.identity import Identity, Kind
 
 from ostler_control.models import Certificate, first_tuple, now, tuples
 
 FLEET, USERS = "fleet", "users"
+MAX_VALID = 100
 # How long rows of expired certificates are kept, for operators.
 _KEEP_ENDED = datetime.timedelta(days=30)
 
@@ -54,6 +55,25 @@ def check_good(serial: int) -> None:
     """
     if find_good(serial) is None:
         raise UnauthenticatedError("the client certificate was revoked during the call", "CERTIFICATE_REVOKED")
+
+
+def check_few(identity: Identity) -> None:
+    """Raises ResourceExhaustedError TOO_MANY_CERTIFICATES when the identity has as many valid ones as it may.
+
+    Renewals leave earlier certificates valid: a holder who renews in a loop would fill the table.
+    """
+    query = Certificate.select().where(
+        Certificate.kind == str(identity.kind),
+        Certificate.name == identity.name,
+        Certificate.revoke_time.is_null(),
+        Certificate.expire_time > now(),
+    )
+    if query.count() >= MAX_VALID:
+        raise ResourceExhaustedError(
+            f"there are {MAX_VALID} valid certificates of this {identity.kind}, the most there may be; have an admin "
+            "revoke them, and find out who renews them",
+            "TOO_MANY_CERTIFICATES",
+        )
 
 
 def revoke(identity: Identity) -> int:

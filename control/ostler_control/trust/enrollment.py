@@ -99,6 +99,7 @@ def renew(authority: Authority, host_id: str, requests: Requests, caller_serial:
         if Host.update(name=Host.name).where(Host.id == host_id, ~Host.removed).execute() != 1:
             raise UnauthenticatedError("the host was removed from the fleet", "NO_SUCH_HOST")
         certificates.check_good(caller_serial)
+        certificates.check_few(Identity(Kind.HOST, host_id))
         host = Host.get_by_id(host_id)
         ip, _ = split_address(host.address)
         return _issue(authority, host_id, requests, (ip, host.name))

@@ -32,12 +32,13 @@ def issue(authority: Authority, user: User, csr_pem: bytes, actor: str, caller_s
 
     caller_serial: of the caller's certificate; None for a local command.
     Raises InvalidArgumentError for a bad request, NotFoundError USER_NOT_FOUND, UnauthenticatedError
-    CERTIFICATE_REVOKED.
+    CERTIFICATE_REVOKED, ResourceExhaustedError TOO_MANY_CERTIFICATES.
     """
     with transaction():
         _lock(user)
         if caller_serial is not None:
             certificates.check_good(caller_serial)
+            certificates.check_few(identity(user))
         certificate_pem = authority.issue(csr_pem, identity(user))
         events.done("user.issue", actor, user)
     return certificate_pem

@@ -12,6 +12,7 @@ from peewee import IntegrityError
 
 from ostler_control import database, events, settings
 from ostler_control.catalog.names import check_name
+from ostler_control.catalog.row_limits import check_rows
 from ostler_control.keys import Keyring
 from ostler_control.keys.passphrases import delete_passphrase
 from ostler_control.models import Account, Template, TemplateUserData, UserData, new_id
@@ -25,7 +26,7 @@ def register(name: str, account: Account, data: bytes, declared: list[str], acto
     """Keeps a document that cloud-init can read.
 
     Raises InvalidArgumentError (reasons that begin with USERDATA_, INVALID_VARIABLE, INVALID_NAME) and
-    AlreadyExistsError USERDATA_EXISTS.
+    AlreadyExistsError USERDATA_EXISTS; ResourceExhaustedError TOO_MANY_OBJECTS.
     """
     check_name("name", name)
     title = f"user data {name}"
@@ -35,6 +36,7 @@ def register(name: str, account: Account, data: bytes, declared: list[str], acto
     names = variables.check_declared(declared)
     try:
         with database.transaction():
+            check_rows(UserData, account.id)
             row: UserData = UserData.create(
                 id=row_id,
                 name=name,
