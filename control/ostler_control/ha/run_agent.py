@@ -19,6 +19,8 @@ _DIRECTORY = Path("/usr/sbin")
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 _MAX_SAID = 300
 _TIMESTAMP = re.compile(r"^\d{4}-\d\d-\d\d [\d:,]+ \w+: ")
+# What fence_redfish ends with when the device refuses the user.
+_TRANSLATED = {"KeyError: 'Members'": "it does not list its systems, so user or password may be wrong"}
 _HINT = "Please use '-h' for usage"
 
 
@@ -75,6 +77,7 @@ def _failed(device: Device, password: Secret, action: Action, out: str, err: str
     """The agent's last word, without what it may have repeated of the password."""
     lines = [_TIMESTAMP.sub("", line.strip()) for line in (out + "\n" + err).splitlines()]
     said = next((line for line in reversed(lines) if line and line != _HINT), "it said nothing")
+    said = _TRANSLATED.get(said, said)
     said = said.replace(password.reveal().decode(errors="replace"), "***")[:_MAX_SAID]
     return UnavailableError(
         f"fence device {device.address} ({device.agent}) did not answer {action}: {said} "

@@ -50,9 +50,18 @@ DEVICE = Device("redfish", "bmc.example.org", "ostler", {"plug": "1"})
 
 
 @pytest.fixture
-def working(tmp_path: Path) -> Iterator[tuple[Site, Engine]]:
-    with databases.bound(f"sqlite:///{tmp_path}/ostler.sqlite") as url, site_at_work(url, tmp_path) as working:
+def working(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Site, Engine]]:
+    """On SQLite, or on PostgreSQL where the test asks for it."""
+    url = f"sqlite:///{tmp_path}/ostler.sqlite"
+    if getattr(request, "param", "") == "postgresql":
+        server: str = request.getfixturevalue("postgresql")
+        databases.run_sql(server + "postgres", f"CREATE DATABASE {request.node.originalname[:40]}")
+        url = server + request.node.originalname[:40]
+    with databases.bound(url) as url, site_at_work(url, tmp_path) as working:
         yield working
+
+
+ON_BOTH = pytest.mark.parametrize("working", ["sqlite", "postgresql"], indirect=True)
 
 
 @pytest.fixture
@@ -131,6 +140,7 @@ def refused(call: Callable[[], object]) -> str:
     return caught.value.reason
 
 
+@ON_BOTH
 def test_vms_of_a_dead_host_start_elsewhere_once_it_is_proved_off(
     site: Site, engine: Engine, bmc: FakeDevice, clock: Clock
 ) -> None:
@@ -353,6 +363,7 @@ def test_a_fenced_host_is_switched_on_again_if_that_is_wanted(site: Site, engine
     assert bmc.power == "on"
 
 
+@ON_BOTH
 def test_placement_leaves_the_reserve_free_and_a_restart_may_use_it(
     site: Site, engine: Engine, bmc: FakeDevice, clock: Clock
 ) -> None:
