@@ -82,6 +82,7 @@ DEADLINE_S: Mapping[tuple[str, str], int | None] = {
     ("ostler.control.v1.HostAgentService", "DownloadTemplate"): None,
     ("ostler.control.v1.HostService", "EnterMaintenance"): 300,
     ("ostler.control.v1.HostService", "ProbeHost"): 150,
+    ("ostler.control.v1.ImportPlanService", "CheckImportPlan"): 300,
     ("ostler.control.v1.KeyService", "VerifyKeys"): 600,
     ("ostler.control.v1.PoolService", "CreatePool"): 150,
     ("ostler.control.v1.TemplateService", "UploadTemplate"): None,
@@ -111,6 +112,7 @@ RETRIED: Mapping[str, tuple[str, ...]] = {
     "ostler.control.v1.HostService": ("GetHost", "ListHosts"),
     "ostler.control.v1.HypervisorService": ("GetHypervisorType", "ListHypervisorTypes"),
     "ostler.control.v1.ImportService": ("GetImportSource", "ListImportSources", "ListSourceVms"),
+    "ostler.control.v1.ImportPlanService": ("ValidateImportPlan", "GetImportPlan", "ListImportPlans"),
     "ostler.control.v1.KeyService": ("ListKeys", "VerifyKeys"),
     "ostler.control.v1.NetworkService": ("GetNetwork", "ListNetworks"),
     "ostler.control.v1.OfferingService": (

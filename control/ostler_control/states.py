@@ -123,11 +123,47 @@ class MoveState(StrEnum):
         return self not in (MoveState.PENDING, MoveState.RUNNING)
 
 
+class ImportPlanState(StrEnum):
+    """How far an import plan has come; PAUSING: waits for the imports under way."""
+
+    READY = "ready"
+    RUNNING = "running"
+    PAUSING = "pausing"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    PARTIAL = "partial"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_active(self) -> bool:
+        """Whether an operation carries the plan out."""
+        return self in (ImportPlanState.RUNNING, ImportPlanState.PAUSING)
+
+
+class ImportPlanVmState(StrEnum):
+    """How far a VM of an import plan has come; REFUSED: the check said no-go."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    IMPORTED = "imported"
+    FAILED = "failed"
+    REFUSED = "refused"
+    SKIPPED = "skipped"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will happen unless the VM is retried."""
+        return self not in (ImportPlanVmState.WAITING, ImportPlanVmState.RUNNING)
+
+
 # For queries: `Operation.state.in_(OVER_OPERATIONS)`.
 OVER_OPERATIONS = tuple(state for state in OperationState if state.is_over)
 UNFINISHED_OPERATIONS = tuple(state for state in OperationState if not state.is_over)
 ACTIVE_PLANS = tuple(state for state in PlanState if state.is_active)
 OVER_PLANS = tuple(state for state in PlanState if state.is_over)
+ACTIVE_IMPORT_PLANS = tuple(state for state in ImportPlanState if state.is_active)
 
 
 class Scope(StrEnum):

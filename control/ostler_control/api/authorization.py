@@ -116,6 +116,22 @@ TABLE: Mapping[str, frozenset[Role]] = {
         },
     ),
     **_service(
+        "ostler.control.v1.ImportPlanService",
+        {
+            "ValidateImportPlan": _ADMINS,
+            "CreateImportPlan": _ADMINS,
+            "GetImportPlan": _ADMINS,
+            "ListImportPlans": _ADMINS,
+            "CheckImportPlan": _ADMINS,
+            "StartImportPlan": _ADMINS,
+            "PauseImportPlan": _ADMINS,
+            "ResumeImportPlan": _ADMINS,
+            "RetryImportPlan": _ADMINS,
+            "CancelImportPlan": _ADMINS,
+            "DeleteImportPlan": _ADMINS,
+        },
+    ),
+    **_service(
         "ostler.control.v1.KeyService",
         {"ListKeys": _ADMINS, "RotateKey": _ADMINS, "DeleteKey": _ADMINS, "BackupKeys": _ADMINS, "VerifyKeys": _ADMINS},
     ),

@@ -27,6 +27,7 @@ MAX_FIELD_BYTES: Mapping[str, int] = {
     "data": 3 * MIB // 2,  # a piece of an upload (1 MiB), or user data (1 MiB at most) in base64
     "description": 4 * KIB,
     "details": 4 * KIB,
+    "document": 256 * KIB,
     "extra_configs": 64 * KIB,
     "filter": 256,
     "ovf": MIB,

@@ -10,6 +10,7 @@ from ostler.control.v1 import (
     drs_pb2_grpc,
     ha_pb2_grpc,
     import_pb2_grpc,
+    import_plan_pb2_grpc,
     key_pb2_grpc,
     snapshot_pb2_grpc,
     template_pb2_grpc,
@@ -22,6 +23,7 @@ from ostler_common.server import Registration
 from ostler_control.api.affinity import AffinityService
 from ostler_control.api.drs import DrsService
 from ostler_control.api.ha import HaService
+from ostler_control.api.import_plans import ImportPlanService
 from ostler_control.api.imports import ImportService
 from ostler_control.api.keys import KeyService
 from ostler_control.api.operations import OperationService
@@ -65,6 +67,9 @@ def services(engine: Engine) -> Mapping[str, Registration]:
         ),
         "ostler.control.v1.ImportService": lambda server: import_pb2_grpc.add_ImportServiceServicer_to_server(
             ImportService(engine.keys, engine.agents), server
+        ),
+        "ostler.control.v1.ImportPlanService": lambda server: (
+            import_plan_pb2_grpc.add_ImportPlanServiceServicer_to_server(ImportPlanService(engine), server)
         ),
         "ostler.control.v1.AffinityService": lambda server: affinity_pb2_grpc.add_AffinityServiceServicer_to_server(
             AffinityService(), server

@@ -16,6 +16,7 @@ from ostler.control.v1 import (
     host_pb2_grpc,
     hypervisor_pb2_grpc,
     import_pb2_grpc,
+    import_plan_pb2_grpc,
     key_pb2_grpc,
     network_pb2_grpc,
     offering_pb2_grpc,
@@ -120,6 +121,10 @@ class Client:
     @cached_property
     def extra_configs(self) -> extra_config_pb2_grpc.ExtraConfigServiceStub:
         return extra_config_pb2_grpc.ExtraConfigServiceStub(self.channel)
+
+    @cached_property
+    def import_plans(self) -> import_plan_pb2_grpc.ImportPlanServiceStub:
+        return import_plan_pb2_grpc.ImportPlanServiceStub(self.channel)
 
     @cached_property
     def imports(self) -> import_pb2_grpc.ImportServiceStub:

@@ -35,6 +35,7 @@ _LISTINGS = {
     "hypervisor-type": _Listing(
         "hypervisors", "ListHypervisorTypes", "hypervisor_pb2", "hypervisor_types", "display_name"
     ),
+    "import-plan": _Listing("import_plans", "ListImportPlans", "import_plan_pb2", "plans"),
     "import-source": _Listing("imports", "ListImportSources", "import_pb2", "sources"),
     "network": _Listing("networks", "ListNetworks", "network_pb2", "networks"),
     "plan": _Listing("drs", "ListPlans", "drs_pb2", "plans"),
@@ -82,6 +83,7 @@ DISK_OFFERING = Name("disk-offering")
 HOST = Name("host")
 KEY = Name("key")
 HYPERVISOR_TYPE = Name("hypervisor-type")
+IMPORT_PLAN = Name("import-plan")
 IMPORT_SOURCE = Name("import-source")
 NETWORK = Name("network")
 PLAN = Name("plan")

@@ -18,8 +18,10 @@ from ostler_control.vmware.inventory import DiskKind, Power, SourceVm, Tools
 MAX_DISKS, MAX_NICS = 64, 16
 
 # Rough rates on a 1 Gbit/s network and one disk; an estimate only has to tell minutes from hours.
-_EXPORT_BYTES_PER_S, _CONVERT_BYTES_PER_S = 80 << 20, 120 << 20
+_EXPORT_BYTES_PER_S, CONVERT_BYTES_PER_S = 80 << 20, 120 << 20
 _FIXED_S, _FIXED_WITH_CLONE_S = 120, 180
+# The part of that after the conversion.
+START_S = 15
 
 
 class Severity(StrEnum):
@@ -123,7 +125,7 @@ def estimate_s(vm: SourceVm) -> int:
     """A rough guess at how long an import takes, seconds."""
     size_bytes = vm.used_bytes or vm.capacity_bytes
     fixed_s = _FIXED_WITH_CLONE_S if vm.power is Power.ON else _FIXED_S
-    return fixed_s + size_bytes // _EXPORT_BYTES_PER_S + size_bytes // _CONVERT_BYTES_PER_S
+    return fixed_s + size_bytes // _EXPORT_BYTES_PER_S + size_bytes // CONVERT_BYTES_PER_S
 
 
 def _error(code: str, message: str, remedy: str = "") -> Finding:

@@ -14,8 +14,8 @@ from ostler_control.catalog.names import check_name
 from ostler_control.database import transaction
 from ostler_control.keys import Keyring
 from ostler_control.keys.passphrases import delete_passphrase
-from ostler_control.models import ImportSource, Operation, VmImport
-from ostler_control.states import UNFINISHED_OPERATIONS
+from ostler_control.models import ImportPlan, ImportSource, Operation, VmImport, tuples
+from ostler_control.states import ACTIVE_IMPORT_PLANS, UNFINISHED_OPERATIONS
 from ostler_control.vmware.connection import Connection, Server, connected, parse_address
 from ostler_control.vmware.trust import Trust
 
@@ -120,6 +120,15 @@ def delete(source: ImportSource, actor: str) -> None:
         if VmImport.select().where(mine & VmImport.id.in_(unfinished)).exists():
             raise FailedPreconditionError(
                 f"VMs are being imported from {source.name}; wait for them, or cancel them (ostler operation list)",
+                "SOURCE_IN_USE",
+                {"source": source.name},
+            )
+        plans = ImportPlan.select(ImportPlan.name).where(ImportPlan.source_id == source.id)
+        active = tuples(plans.where(ImportPlan.state.in_(ACTIVE_IMPORT_PLANS)), tuple[str])
+        if active:
+            raise FailedPreconditionError(
+                f"import plan {active[0][0]} imports from {source.name}; cancel it first"
+                f" (ostler import plan cancel {active[0][0]})",
                 "SOURCE_IN_USE",
                 {"source": source.name},
             )

@@ -5,6 +5,7 @@ from ostler_control.models.columns import first_tuple, tuples
 from ostler_control.models.drs import AffinityGroup, AffinityHost, AffinityMember, DrsMove, DrsPlan
 from ostler_control.models.extra_config import OfferingExtraConfig, VmDetail, VmExtraConfig
 from ostler_control.models.ha import FenceDevice, HostFence, OfferingPriority, VmPriority, VmRestart
+from ostler_control.models.import_plans import ImportPlan, ImportPlanVm
 from ostler_control.models.imports import ImportFile, ImportSource, VmImport, VmOrigin, WarmImport
 from ostler_control.models.machines import Network, NetworkAccount, Nic, ServiceOffering, Vm, VmSighting
 from ostler_control.models.people import Account, Certificate, JoinToken, User
@@ -26,6 +27,8 @@ from ostler_control.models.userdata import NicAddressing, TemplateUserData, User
 from ostler_control.states import (
     FenceState,
     HostState,
+    ImportPlanState,
+    ImportPlanVmState,
     MoveState,
     OperationState,
     PlanState,
@@ -71,6 +74,8 @@ ALL: tuple[type[BaseModel], ...] = (
     ImportFile,
     VmOrigin,
     WarmImport,
+    ImportPlan,
+    ImportPlanVm,
     UserData,
     TemplateUserData,
     VmUserData,
@@ -113,6 +118,10 @@ __all__ = [
     "HostState",
     "HypervisorType",
     "ImportFile",
+    "ImportPlan",
+    "ImportPlanState",
+    "ImportPlanVm",
+    "ImportPlanVmState",
     "ImportSource",
     "JoinToken",
     "Kek",

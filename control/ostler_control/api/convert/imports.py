@@ -6,7 +6,7 @@ from ostler.control.v1 import import_pb2 as pb
 
 from ostler_control.api.convert.times import timestamp
 from ostler_control.imports import sources
-from ostler_control.imports.preflight import Report, Severity
+from ostler_control.imports.preflight import Finding, Report, Severity
 from ostler_control.models import Host, ImportSource, Pool
 from ostler_control.vmware.inventory import Power, SourceVm
 
@@ -75,21 +75,20 @@ def source_vm(vm: SourceVm) -> pb.SourceVm:
     )
 
 
+def finding(found: Finding) -> pb.ImportFinding:
+    """Something that a check found."""
+    return pb.ImportFinding(
+        code=found.code, severity=_SEVERITIES[found.severity], message=found.message, remedy=found.remedy
+    )
+
+
 def report(found: Report, by_host: bool) -> pb.CheckImportResponse:
     """What a preflight found. Within a session."""
     host = Host.get_or_none(Host.id == found.host_id)
     pool = Pool.get_or_none(Pool.id == found.pool_id)
     return pb.CheckImportResponse(
         go=found.is_go,
-        findings=[
-            pb.ImportFinding(
-                code=finding.code,
-                severity=_SEVERITIES[finding.severity],
-                message=finding.message,
-                remedy=finding.remedy,
-            )
-            for finding in found.findings
-        ],
+        findings=map(finding, found.findings),
         conversion_host_id=found.host_id,
         conversion_host_name=host.name if host else "",
         staging_pool_id=found.pool_id,

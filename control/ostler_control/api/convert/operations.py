@@ -7,16 +7,25 @@ from collections.abc import Callable, Iterable, Mapping
 
 from google.longrunning import operations_pb2
 from google.protobuf.message import Message
-from ostler.control.v1 import drs_pb2, host_pb2, operation_pb2, snapshot_pb2, template_pb2, vm_pb2, volume_pb2
+from ostler.control.v1 import (
+    drs_pb2,
+    host_pb2,
+    import_plan_pb2,
+    operation_pb2,
+    snapshot_pb2,
+    template_pb2,
+    vm_pb2,
+    volume_pb2,
+)
 from ostler_common.errors import to_status
 
-from ostler_control.api.convert import drs, fleet, keys, templates, vms, volumes
+from ostler_control.api.convert import drs, fleet, import_plans, keys, templates, vms, volumes
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.lookups import shown_to
 from ostler_control.api.convert.times import timestamp
 from ostler_control.api.redact import Conceal, concealed
 from ostler_control.caller import Caller
-from ostler_control.models import DrsPlan, Host, Operation, Snapshot, Template, Vm, Volume
+from ostler_control.models import DrsPlan, Host, ImportPlan, Operation, Snapshot, Template, Vm, Volume
 from ostler_control.operations.records import error_from_json
 from ostler_control.states import OperationState
 
@@ -104,6 +113,13 @@ def _plan(row: Operation, caller: Caller) -> Message:
     return drs.plan(found) if found is not None else drs_pb2.DrsPlan(id=row.resource_id, name=row.resource_name)
 
 
+def _import_plan(row: Operation, caller: Caller) -> Message:
+    found = ImportPlan.get_or_none(ImportPlan.id == row.resource_id)
+    if found is not None:
+        return import_plans.plans([found])[0]
+    return import_plan_pb2.ImportPlan(id=row.resource_id, name=row.resource_name)
+
+
 def _key(row: Operation, caller: Caller) -> Message:
     return keys.key_after(row.resource_id)
 
@@ -127,6 +143,7 @@ _RESPONSES: Mapping[str, Callable[[Operation, Caller], Message]] = {
     "snapshot": _snapshot,
     "template": _template,
     "drs": _plan,
+    "import-plan": _import_plan,
     "key": _key,
     "host": _host,
 }
