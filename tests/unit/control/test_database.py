@@ -14,6 +14,8 @@ from ostler_control.models import (
     Host,
     HostFence,
     ImportFile,
+    ImportPlan,
+    ImportPlanVm,
     JoinToken,
     Network,
     NetworkAccount,
@@ -50,6 +52,7 @@ FROZEN = {
     "0011_warm_imports": "c3480ce1bd67ed645e1fac70d67ec00f634201339fe52d21f9dfb10ee9c79669",
     "0012_ha": "391eab248c30deb0c2b090886a02b2af2a8313c4808dc1997ad66fc82085b379",
     "0013_pinned_tokens": "0ddab81f02be076c14dd9285fe1f20ca45fbfab04a3bc29ac09941e61f899605",
+    "0014_import_plans": "dea5781e6737b9dbee7f40feaedb0af0deaa64a20d8ffa2805a371067e119a4f",
 }
 _OLD_VM = (
     "INSERT INTO zone (id, create_time, name) VALUES ('z', '2026-01-01', 'zone')",
@@ -242,6 +245,20 @@ def test_tokens_from_before_hosts_could_be_named_name_none(tmp_path: Path) -> No
             [kept] = JoinToken.select()
             assert (kept.digest, kept.cluster_id, kept.host_name, kept.address) == ("d", "c", "", "")
             assert (kept.expire_time, kept.use_time) == (datetime.datetime(2026, 1, 1, 1), None)
+
+
+def test_import_plans_are_kept_with_their_vms(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0013_pinned_tokens")
+        assert "0014_import_plans" in database.migrate()
+        with database.session():
+            limits = {"max_vms": 4, "max_per_esxi_host": 2, "max_per_vcenter": 8, "max_per_conversion_host": 2}
+            plan = ImportPlan.create(name="w", source_id="s", source_name="vc1", user="ada", document="", **limits)
+            ImportPlanVm.create(plan=plan, position=0, source_vm="web", spec="{}")
+            assert [(row.state, row.vms.count()) for row in ImportPlan.select()] == [("ready", 1)]
+            ImportPlan.delete().execute()
+            assert ImportPlanVm.select().count() == 0
 
 
 def test_migrating_again_does_nothing(fresh_database: str) -> None:

@@ -14,6 +14,7 @@ from ostler_common.text import printable
 from ostler_control.cli import passphrases, text
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.commands._import_files import image_command, ova_command
+from ostler_control.cli.commands._import_plan import plan_group
 from ostler_control.cli.commands._import_spec import spec_options
 from ostler_control.cli.commands._import_volume import volume_command
 from ostler_control.cli.commands.vm import VIEW as VM_VIEW
@@ -358,3 +359,4 @@ def cut_over(app: App, vm: str, yes: bool) -> None:
 command.add_command(ova_command)
 command.add_command(image_command)
 command.add_command(volume_command)
+command.add_command(plan_group, "plan")

@@ -18,7 +18,6 @@ from ostler_control.operations import Engine
 
 from tests import databases
 from tests.fakes.vcenter import FakeVcenter, vcenter
-from tests.fakes.working_agent import wait_until
 from tests.sites import GIB, Site, outcome, site_at_work
 from tests.unit.control import calls
 from tests.unit.imports.test_vm_import import new_source
@@ -64,10 +63,6 @@ class Plans:
 
     def states(self, plan: str = "wave") -> dict[str, str]:
         return {vm.source_vm: pb.ImportPlanVm.State.Name(vm.state) for vm in self.get(plan).vms}
-
-    def wait(self, plan: str, *states: pb.ImportPlan.State) -> pb.ImportPlan:
-        wait_until(lambda: self.get(plan).state in states, 60)
-        return self.get(plan)
 
     def ended(self, operation: Operation) -> tuple[str, str]:
         return outcome(self.engine, operation, 90)
