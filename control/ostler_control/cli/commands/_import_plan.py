@@ -129,7 +129,7 @@ def list_(app: App, state: str | None, limit: int | None, listing: Listing) -> N
 @output_option
 @pass_app
 def show(app: App, plan: str, only_file: bool, output: str) -> None:
-    """Shows a plan: limits, order, and what the last check found of each VM.
+    """Shows a plan: limits, order, findings of the last check.
 
     \b
     Example:
@@ -212,7 +212,7 @@ def resume(app: App, plan: str, call: CallOptions) -> None:
 @operation_options(dry_run=False)
 @pass_app
 def retry(app: App, plan: str, vms: tuple[str, ...], call: CallOptions) -> None:
-    """Imports the VMs of PLAN again that were not imported: all of them, or the named ones.
+    """Imports again what was not imported: all, or the named VMs.
 
     \b
     Example:
@@ -243,7 +243,7 @@ def _follow(app: App, plan: str, operation: lro.Operation, call: CallOptions) ->
 @output_option
 @pass_app
 def status(app: App, plan: str, watch: bool, output: str) -> None:
-    """Shows how far PLAN has come: phase, MiB/s and time left of each VM.
+    """Shows phase, MiB/s and time left of each VM.
 
     \b
     Example:
@@ -263,7 +263,7 @@ def status(app: App, plan: str, watch: bool, output: str) -> None:
 @output_option
 @pass_app
 def report(app: App, plan: str, output: str) -> None:
-    """Tells what was imported, how long it took, what failed, why, and what to do.
+    """Tells what was imported, what failed and why, and what to do.
 
     \b
     Example:
@@ -278,7 +278,7 @@ def report(app: App, plan: str, output: str) -> None:
 @output_option
 @pass_app
 def cancel(app: App, plan: str, yes: bool, output: str) -> None:
-    """Cancels PLAN: imports under way are undone, no further one starts. Imported VMs stay.
+    """Cancels PLAN and undoes the imports under way. Imported VMs stay.
 
     \b
     Example:
