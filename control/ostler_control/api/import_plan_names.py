@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from ostler_common.errors import InvalidArgumentError, OstlerError, Violation
 
+from ostler_control import networks
 from ostler_control.api.resolve import resolve
 from ostler_control.api.start_operation import account_for
 from ostler_control.caller import Caller
@@ -16,12 +17,14 @@ from ostler_control.imports.waves.planned import PlannedDisk, PlannedVm
 from ostler_control.imports.waves.store import NewPlan
 from ostler_control.imports.waves.yaml_nodes import Problem
 from ostler_control.models import (
+    Account,
     BaseModel,
     Cluster,
     DiskOffering,
     Host,
     ImportPlan,
     ImportSource,
+    Network,
     Pool,
     ServiceOffering,
     Zone,
@@ -74,10 +77,11 @@ class _Names:
 
     def vm(self, entry: VmEntry) -> PlannedVm:
         texts, flags = entry.texts, entry.flags
+        account = self._account(texts.get("account"))
         return PlannedVm(
             source_vm=entry.source_vm.value,
             name=texts["name"].value if "name" in texts else "",
-            account_id=self._account(texts.get("account")),
+            account_id=str(account.id) if account is not None else "",
             offering_id=self._id(ServiceOffering, texts.get("offering")),
             disk_offering_id=self._id(DiskOffering, texts.get("disk_offering")),
             zone_id=self._id(Zone, texts.get("zone")),
@@ -90,7 +94,7 @@ class _Names:
                 PlannedDisk(disk.key, self._id(DiskOffering, disk.offering), self._id(Pool, disk.pool))
                 for disk in entry.disks
             ),
-            networks=entry.networks,
+            network_ids=self._networks(entry, account),
             shutdown=flags.get("shutdown", False),
             stopped=flags.get("stopped", False),
             test_boot=flags.get("test_boot", False),
@@ -116,12 +120,26 @@ class _Names:
         found = self.row(model, text) if text is not None else None
         return str(found.id) if found is not None else ""
 
-    def _account(self, text: Text | None) -> str:
+    def _account(self, text: Text | None) -> Account | None:
         try:
-            return str(account_for(self._caller, text.value if text is not None else "").id)
+            return account_for(self._caller, text.value if text is not None else "")
         except OstlerError as error:
             self._problem(text or Text("", 1, "account"), error)
-            return ""
+            return None
+
+    def _networks(self, entry: VmEntry, account: Account | None) -> Mapping[str, str]:
+        """Ids of networks that the account may use, by name of the source's."""
+        ids = {}
+        for name, text in entry.networks.items():
+            network = self.row(Network, text)
+            if network is None or account is None:
+                continue
+            try:
+                networks.check_allowed(network, account)
+            except OstlerError as error:
+                self._problem(text, error)
+            ids[name] = str(network.id)
+        return ids
 
     def _problem(self, text: Text, error: OstlerError) -> None:
         self.problems.append(Problem(text.line, text.path, error.reason, error.message))

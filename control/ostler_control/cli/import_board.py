@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import click
 import grpc
 from ostler.control.v1 import import_plan_pb2 as pb
+from ostler_common.text import printable
 from ostler_common.units import format_size
 
 from ostler_control.cli import import_plans, text
@@ -89,7 +90,7 @@ class Lines:
     def note(self, message: str) -> None:
         if message != self._last:
             self._last = message
-            click.echo(text.printable(f"{datetime.now():%H:%M:%S} {message}"), err=True)
+            click.echo(printable(f"{datetime.now():%H:%M:%S} {message}"), err=True)
 
 
 def _line(vm: pb.ImportPlanVm) -> str:
@@ -130,7 +131,7 @@ def board(plan: pb.ImportPlan, height: int) -> Table:
     columns = import_plans.BOARD.columns
     table = Table(
         box=None,
-        title=text.printable(import_plans.headline(plan)),
+        title=printable(import_plans.headline(plan)),
         title_justify="left",
         title_style="bold",
         header_style="bold",
@@ -142,7 +143,7 @@ def board(plan: pb.ImportPlan, height: int) -> Table:
     room = max(height - 4, _MAX_ROWS_KEPT)
     shown = plan.vms if len(plan.vms) <= room else sorted(plan.vms, key=_rank)[:room]
     for vm in sorted(shown, key=lambda vm: vm.position):
-        cells = [text.printable(text.or_dash(cell(vm))) for _, cell in columns]
+        cells = [printable(text.or_dash(cell(vm))) for _, cell in columns]
         table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in cells))
     if len(shown) < len(plan.vms):
         table.caption = f"and {len(plan.vms) - len(shown)} more: ostler import plan status {plan.name}"

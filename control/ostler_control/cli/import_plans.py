@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import click
 from ostler.control.v1 import import_plan_pb2 as pb
+from ostler_common.text import printable
 from ostler_common.units import format_duration
 
 from ostler_control.cli import text
@@ -141,9 +142,9 @@ def print_board(plan: pb.ImportPlan, output: str) -> None:
         print_data(_plain(plan), output)
         return
     if output == "table":
-        click.echo(text.printable(headline(plan)))
+        click.echo(printable(headline(plan)))
         if plan.outcome and plan.state == pb.ImportPlan.PAUSED:
-            click.echo(text.printable(plan.outcome))
+            click.echo(printable(plan.outcome))
         click.echo()
     print_list(BOARD, plan.vms, Listing(output))
 
@@ -158,11 +159,11 @@ def print_plan(plan: pb.ImportPlan, output: str) -> None:
         print_list(CHECKS, plan.vms, Listing(output))
     else:
         for line in _about(plan):
-            click.echo(text.printable(line))
+            click.echo(printable(line))
         click.echo()
         print_list(CHECKS, plan.vms, Listing(output))
         for line in _findings(plan.vms):
-            click.echo(text.printable(line))
+            click.echo(printable(line))
 
 
 def print_report(plan: pb.ImportPlan, output: str) -> None:
@@ -172,14 +173,14 @@ def print_report(plan: pb.ImportPlan, output: str) -> None:
         print_data({"plan": plan.name, "source": plan.source_name, "outcome": plan.outcome, "vms": rows}, output)
         return
     if output == "table":
-        click.echo(text.printable(headline(plan)))
+        click.echo(printable(headline(plan)))
         click.echo()
         print_list(_SHORT_REPORT, plan.vms, Listing(output))
         for vm in plan.vms:
             if vm.state in (_VM.FAILED, _VM.REFUSED):
-                click.echo(text.printable(f"\n{vm.source_vm}: {note(vm)}"))
+                click.echo(printable(f"\n{vm.source_vm}: {note(vm)}"))
                 if vm.remedy:
-                    click.echo(text.printable(f"  {vm.remedy}"))
+                    click.echo(printable(f"  {vm.remedy}"))
         if any(vm.state not in (_VM.IMPORTED, _VM.RUNNING, _VM.WAITING) for vm in plan.vms):
             click.echo(f"\nto try again what was not imported: ostler import plan retry {plan.name}", err=True)
         return

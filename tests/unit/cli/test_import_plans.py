@@ -91,7 +91,7 @@ def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
 def written(directory: Path, *vms: str, name: str) -> Path:
     file = directory / f"{name}.yaml"
     lines = "".join(f"  - {vm}\n" for vm in vms)
-    defaults = f"defaults: {{offering: medium, networks: {{{NETWORK}: br0}}, stopped: true}}"
+    defaults = f"defaults: {{offering: medium, networks: {{{NETWORK}: public}}, stopped: true}}"
     file.write_text(f"name: {name}\nsource: vc1\n{defaults}\nvms:\n{lines}")
     return file
 

@@ -8,8 +8,9 @@ import click
 from google.longrunning import operations_pb2 as lro
 from ostler.control.v1 import import_plan_pb2 as pb
 from ostler_common.errors import InvalidArgumentError
+from ostler_common.text import printable
 
-from ostler_control.cli import import_plans, text
+from ostler_control.cli import import_plans
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.exits import Exit
 from ostler_control.cli.finish import finish
@@ -99,7 +100,7 @@ def _print_errors(file: Path, found: pb.ValidateImportPlanResponse, output: str)
     name = "standard input" if str(file) == "-" else str(file)
     for error in found.errors:
         where = f"{error.path}: " if error.path else ""
-        click.echo(text.printable(f"{name}:{error.line}: {where}{error.message} [{error.reason}]"), err=True)
+        click.echo(printable(f"{name}:{error.line}: {where}{error.message} [{error.reason}]"), err=True)
     count = len(found.errors)
     click.echo(f"{count} error{'s' if count > 1 else ''}; nothing was stored", err=True)
 

@@ -39,13 +39,16 @@ class DiskEntry:
 
 @dataclass(frozen=True)
 class VmEntry:
-    """A VM of the file, with the defaults filled in. source_vm: its ref or name at the source; texts: fields that name
-    something, by name; flags: those that are true or false; after: positions of other VMs."""
+    """A VM of the file, with the defaults filled in.
+
+    source_vm: its ref or name at the source; texts: fields that name something, by name; flags: those that are true or
+    false; networks: by name of the source's network; after: positions of other VMs.
+    """
 
     source_vm: Text
     texts: Mapping[str, Text]
     flags: Mapping[str, bool]
-    networks: Mapping[str, str]
+    networks: Mapping[str, Text]
     disks: Sequence[DiskEntry]
     after: tuple[int, ...] = ()
 
@@ -86,7 +89,7 @@ class _Fields:
 
     texts: dict[str, Text] = field(default_factory=dict)
     flags: dict[str, bool] = field(default_factory=dict)
-    networks: dict[str, str] = field(default_factory=dict)
+    networks: dict[str, Text] = field(default_factory=dict)
 
 
 class _Reader:
@@ -213,15 +216,12 @@ class _Reader:
             found.networks.update(self._networks(fields["networks"], f"{path}.networks"))
         return found
 
-    def _networks(self, node: yaml.Node, path: str) -> Mapping[str, str]:
+    def _networks(self, node: yaml.Node, path: str) -> Mapping[str, Text]:
         pairs = self._mapping(node, path, None) or {}
         if len(pairs) > _MAX_NETWORKS:
             self._problem(line_of(node), path, "TOO_MANY", f"has more than {_MAX_NETWORKS} networks")
-        found = {}
-        for network, value in pairs.items():
-            if bridge := self._text(value, f"{path}.{network}"):
-                found[network] = bridge.value
-        return found
+        texts = {network: self._text(value, f"{path}.{network}") for network, value in pairs.items()}
+        return {network: text for network, text in texts.items() if text is not None}
 
     def _disks(self, node: yaml.Node | None, path: str) -> list[DiskEntry]:
         found: list[DiskEntry] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from ostler_common.errors import NotFoundError
@@ -16,6 +16,7 @@ from ostler_control.models import (
     DiskOffering,
     Host,
     ImportSource,
+    Network,
     Pool,
     ServiceOffering,
     Zone,
@@ -35,7 +36,7 @@ class PlannedDisk:
 
 @dataclass(frozen=True)
 class PlannedVm:
-    """As `wanted.Wanted`, with ids, "" for none."""
+    """As `wanted.Wanted`, with ids, "" for none. network_ids: by name of the source's network."""
 
     source_vm: str
     account_id: str
@@ -49,7 +50,7 @@ class PlannedVm:
     conversion_host_id: str = ""
     staging_pool_id: str = ""
     disks: tuple[PlannedDisk, ...] = ()
-    networks: Mapping[str, str] | None = None
+    network_ids: Mapping[str, str] = field(default_factory=dict)
     shutdown: bool = False
     stopped: bool = False
     test_boot: bool = False
@@ -79,7 +80,7 @@ def wanted_of(planned: PlannedVm, source: ImportSource) -> Wanted:
             )
             for disk in planned.disks
         },
-        bridges=planned.networks or {},
+        networks={name: _load(Network, row_id, "network") for name, row_id in planned.network_ids.items()},
         conversion_host=_find(Host, planned.conversion_host_id, "conversion host"),
         staging_pool=_find(Pool, planned.staging_pool_id, "staging pool"),
         shutdown=planned.shutdown,

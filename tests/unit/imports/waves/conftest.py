@@ -75,7 +75,7 @@ def document(*vms: str, more: str = "", name: str = "wave") -> bytes:
     """A plan's file."""
     lines = "".join(f"  - {vm if vm.startswith('{') else f'{{vm: {vm}}}'}\n" for vm in vms)
     head = f"name: {name}\nsource: vc1\n{more}"
-    defaults = f"defaults: {{offering: two, account: acme, networks: {{{NETWORK}: br0}}, stopped: true}}"
+    defaults = f"defaults: {{offering: two, account: acme, networks: {{{NETWORK}: public}}, stopped: true}}"
     return f"{head}{defaults}\nvms:\n{lines}".encode()
 
 

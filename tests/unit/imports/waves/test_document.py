@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ostler_control.imports.waves.document import MAX_VMS, PARALLEL_DEFAULTS, parse
+from ostler_control.imports.waves.document import MAX_VMS, PARALLEL_DEFAULTS, VmEntry, parse
 from ostler_control.imports.waves.yaml_nodes import MAX_BYTES
 
 GOOD = """\
@@ -13,7 +13,7 @@ on_no_go: stop
 parallel: {vms: 6, per_esxi_host: 1}
 defaults:
   offering: medium
-  networks: {VM Network: br0}
+  networks: {VM Network: lan}
   cluster: web
 vms:
   - vm: db-1
@@ -23,9 +23,13 @@ vms:
       - {key: 2001, offering: secret, pool: nfs2}
   - vm: "4711"
     host: h1
-    networks: {Backup: br1}
+    networks: {Backup: backup}
     after: db-1
 """
+
+
+def networks(vm: VmEntry) -> dict[str, str]:
+    return {name: text.value for name, text in vm.networks.items()}
 
 
 def told(text: str | bytes) -> list[tuple[int, str, str]]:
@@ -41,13 +45,13 @@ def test_defaults_are_filled_in_and_order_becomes_positions() -> None:
     assert plan.parallel == {**PARALLEL_DEFAULTS, "vms": 6, "per_esxi_host": 1}
     db, web = plan.vms
     assert {key: text.value for key, text in db.texts.items()} == {"offering": "medium", "cluster": "web", "name": "db"}
-    assert (db.flags, db.networks, db.after) == ({"shutdown": True}, {"VM Network": "br0"}, ())
+    assert (db.flags, networks(db), db.after) == ({"shutdown": True}, {"VM Network": "lan"}, ())
     [disk] = db.disks
     assert disk.offering is not None
     assert (disk.key, disk.offering.value, disk.offering.line) == (2001, "secret", 14)
     assert (web.source_vm.value, web.after) == ("4711", (0,))
     assert {key: text.value for key, text in web.texts.items()} == {"offering": "medium", "host": "h1"}, "one place"
-    assert web.networks == {"VM Network": "br0", "Backup": "br1"}
+    assert networks(web) == {"VM Network": "lan", "Backup": "backup"}
 
 
 def test_every_error_is_told_in_one_answer_with_its_line() -> None:

@@ -118,7 +118,7 @@ def test_a_plan_is_created_once(plans: Plans) -> None:
 
 
 def test_a_check_tells_go_or_no_go_for_each_and_changes_nothing(plans: Plans) -> None:
-    plans.create("db-1", "{vm: web-1, networks: {Other: br0}, offering: plain}", "nobody")
+    plans.create("db-1", "{vm: web-1, networks: {Other: public}, offering: plain}", "nobody")
     found = plans.service.CheckImportPlan(pb.CheckImportPlanRequest(plan="wave"), plans.context)
     assert [vm.go for vm in found.vms] == [True, False, False]
     assert {finding.code for finding in found.vms[1].findings} == {"OFFERING_TOO_SMALL"}
