@@ -17,7 +17,7 @@ from tests.lab.test_import import IMPORT_S
 from tests.unit.imports.warm_site import warm_spec
 from tests.unit.vmware.conftest import NETWORK
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture

@@ -48,6 +48,12 @@ def with_vm(**changes: Any) -> Facts:
     return replace(GOOD, vm=replace(VM, **changes))
 
 
+def warm(**changes: Any) -> Facts:
+    """A VM that runs, with VMware Tools, and is to be copied meanwhile; no pool can stage."""
+    running = with_vm(**{"power": Power.ON, "tools": Tools.RUNNING, **changes})
+    return replace(running, warm=True, pools=())
+
+
 def with_disk(**changes: Any) -> Facts:
     return with_vm(disks=(replace(DISK, **changes),))
 
@@ -92,6 +98,13 @@ def test_nothing_stands_against_a_plain_vm() -> None:
         ("NO_CONVERSION_HOST", replace(GOOD, hosts=(replace(HOST, reaches_pools=False),))),
         ("NO_CONVERSION_HOST", replace(GOOD, hosts=(replace(HOST, up=False),))),
         ("NO_STAGING_POOL", replace(GOOD, pools=(replace(POOL, free_bytes=GIB),))),
+        ("WARM_VM_OFF", warm(power=Power.OFF)),
+        ("WARM_SNAPSHOTS", warm(snapshots=1)),
+        ("WARM_SNAPSHOTS", warm(disks=(replace(DISK, has_parent=True),))),
+        ("WARM_NO_TRACKING", warm(tracking_supported=False)),
+        ("WARM_RAW_DEVICE", warm(disks=(replace(DISK, kind=DiskKind.RDM_VIRTUAL),))),
+        ("DISK_INDEPENDENT", warm(disks=(replace(DISK, independent=True),))),
+        ("NO_TOOLS", warm(tools=Tools.NOT_RUNNING)),
     ],
 )
 def test_each_error_is_a_no_go_of_its_own(code: str, facts: Facts) -> None:
@@ -125,6 +138,14 @@ def test_a_guest_with_tools_may_be_shut_down_instead() -> None:
     )
     assert codes(replace(running, shutdown=True), Severity.INFO) == ["WILL_SHUT_DOWN"]
     assert check(replace(running, shutdown=True, is_vcenter=False)).is_go
+
+
+def test_a_running_vm_may_be_copied_warm() -> None:
+    """Windows too, for its disks are converted after a clean shutdown. Nothing is staged."""
+    for facts in (warm(), warm(guest_id="windows9Server64Guest"), replace(warm(), is_vcenter=False)):
+        report = check(replace(facts, hosts=(replace(HOST, failed_probes={}),)))
+        assert [finding.code for finding in report.findings] == ["WILL_CUT_OVER", "WILL_TRACK"]
+        assert (report.is_go, report.host_id, report.pool_id) == (True, "h1", "")
 
 
 def test_two_of_its_own_nics_with_one_mac_are_told() -> None:

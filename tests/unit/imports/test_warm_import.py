@@ -298,6 +298,17 @@ def test_a_vcenter_that_is_away_at_the_end_is_cleaned_up_later(
     assert Vm.get_by_id(operation.resource_id).state == "running"
 
 
+def test_a_disk_that_grew_beyond_its_volume_ends_the_import(
+    site: Site, engine: Engine, source: ImportSource, server: FakeVcenter
+) -> None:
+    operation = begin(site, source)
+    wait_for_phase(operation, WAITING)
+    Volume.update(size_bytes=DISK_BYTES - MIB).execute()
+    cut_over(operation)
+    assert outcome(engine, operation) == ("failed", "DISK_RESIZED")
+    check_source_untouched(site, source, "busy")
+
+
 def test_nobody_waits_for_a_cut_over_for_ever(
     site: Site, engine: Engine, source: ImportSource, server: FakeVcenter
 ) -> None:
