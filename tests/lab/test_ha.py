@@ -1,0 +1,108 @@
+"""VMs of a host that is fenced start on other hosts: real Debian fence agent, real Redfish, real QEMUs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from ostler.control.v1 import ha_pb2, host_pb2, vm_pb2
+
+from tests.lab.bmc import PASSWORD, USER, Bmc
+from tests.lab.fleet import CLUSTER, Fleet
+from tests.lab.host import wait_for
+
+pytestmark = pytest.mark.lab
+NAME = "protected"
+
+
+@contextmanager
+def counting(fleet: Fleet, vm_id: str) -> Iterator[list[int]]:
+    """How many QEMU processes of the VM there were at once, at each look."""
+    counts: list[int] = []
+    stop = threading.Event()
+
+    def count() -> None:
+        while not stop.wait(0.02):
+            counts.append(fleet.processes(vm_id))
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    try:
+        yield counts
+    finally:
+        stop.set()
+        thread.join()
+
+
+def status_of(fleet: Fleet, host: str) -> ha_pb2.HaStatus.HostStatus:
+    found = fleet.api.ha.GetHaStatus(ha_pb2.GetHaStatusRequest(cluster=CLUSTER))
+    return next(row for row in found.hosts if row.host_name == host)
+
+
+def test_a_host_whose_network_is_cut_is_fenced_and_its_running_vm_restarts_once(fleet: Fleet, tmp_path: Path) -> None:
+    host = fleet.lab.host("h3")
+    vm = fleet.create_vm(NAME, host="h3")
+    with fleet.console(NAME) as console:
+        console.wait("tick 1", 90)
+    ostler = fleet.lab.control.ostler
+    ostler("ha", "enable", NAME, "--priority", "high")
+    password = tmp_path / "password"
+    password.write_text(f"{PASSWORD}\n")
+    add = ["fence", "add", "h3", "--agent", "redfish", "--user", USER, "--password-file", str(password), "--power-on"]
+    with (
+        fleet.setting("ha.fence.delay", "10"),
+        Bmc(host, tmp_path / "bmc") as bmc,
+        counting(fleet, vm.id) as counts,
+    ):
+        ostler(*add, "--address", bmc.address, "--plug", host.host_uuid, "--insecure")
+        assert "on" in ostler("fence", "test", "h3")
+        host.cut()
+        fleet.wait_state(host, host_pb2.Host.FENCED, 120)
+        assert fleet.processes(vm.id) == 1, "it runs on unseen, until its host is switched off"
+        wait_for(lambda: fleet.vm(NAME).host_name in ("h1", "h2"), "the restart", 90, 0.2)
+        wait_for(lambda: fleet.vm(NAME).state == vm_pb2.Vm.RUNNING, "the VM running", 60, 0.2)
+        assert bmc.cut_at, "the host was switched off"
+        assert fleet.processes(vm.id) == 1
+        with fleet.console(NAME) as console:
+            console.wait("tick", 90)
+        print(ostler("ha", "status"))
+        wait_for(lambda: bmc.power() == "On", "the power on again", 60, 0.5)
+    assert set(counts) == {0, 1}, "never two, and none between the two"
+    ostler("fence", "remove", "h3", "--yes")
+    host.boot()
+    host.start_libvirt()
+    host.start_agent()
+    wait_for(lambda: fleet.host(host).state == host_pb2.Host.UP, "h3 up again", 120, 0.3)
+    assert status_of(fleet, "h3").verdict == ""
+    assert fleet.assert_runs_once(NAME) in ("h1", "h2")
+    assert PASSWORD not in fleet.lab.control.log()
+    fleet.delete_vm(NAME)
+
+
+def test_a_host_without_a_fence_device_waits_for_an_admin(fleet: Fleet) -> None:
+    host = fleet.lab.host("h3")
+    vm = fleet.create_vm(NAME, template="blank", host="h3")
+    ostler = fleet.lab.control.ostler
+    ostler("ha", "enable", NAME)
+    host.kill()
+    try:
+        with fleet.setting("ha.fence.delay", "10"):
+            fleet.wait_state(host, host_pb2.Host.DISCONNECTED, 120)
+            time.sleep(12)
+            assert status_of(fleet, "h3").verdict == "no_device"
+            assert fleet.vm(NAME).host_name == "h3"
+            ostler("host", "declare-dead", "h3", "--confirm", "h3")
+            wait_for(lambda: fleet.vm(NAME).host_name in ("h1", "h2"), "the restart", 60, 0.2)
+            wait_for(lambda: fleet.vm(NAME).state == vm_pb2.Vm.RUNNING, "the VM running", 60, 0.2)
+            assert fleet.processes(vm.id) == 1
+    finally:
+        host.boot()
+        host.start_libvirt()
+        host.start_agent()
+    wait_for(lambda: fleet.host(host).state == host_pb2.Host.UP, "h3 up again", 120, 0.3)
+    assert fleet.assert_runs_once(NAME) in ("h1", "h2")
+    fleet.delete_vm(NAME)
