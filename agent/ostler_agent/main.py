@@ -262,6 +262,13 @@ def _add_driver_commands(parser: argparse.ArgumentParser, shared: argparse.Argum
         "--option", action="append", default=[], metavar="KEY=VALUE", help="set a driver option; repeatable"
     )
     checking.add_argument(
+        "--detail",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="set a detail of every VM, which the driver states; repeatable",
+    )
+    checking.add_argument(
         "--image", type=Path, metavar="FILE", help="a bootable disk image, for the checks that need a guest"
     )
     checking.add_argument(

@@ -137,7 +137,7 @@ class VmSpec:
     """Everything a host needs to run a VM.
 
     seed: the files that cloud-init in the guest reads, by name; cdrom: the image that holds them on this host, once it
-    is there (`seeds.Seeds`).
+    is there (`seeds.Seeds`); details: those that the driver states (`DriverInfo.details`), checked against its schema.
     """
 
     vm_id: str
@@ -150,6 +150,7 @@ class VmSpec:
     extra: ExtraConfig = ExtraConfig()
     seed: Mapping[str, bytes] | None = field(default=None, repr=False)
     cdrom: Path | None = None
+    details: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

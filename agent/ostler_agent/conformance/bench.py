@@ -7,7 +7,7 @@ import pickle
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +35,8 @@ AGENT_TIMEOUT_S = 60.0
 class Setup:
     """What checks may use. image: a bootable disk, None for none; ready: text that its guest prints on the serial
     console once it has booted; bridge: for network interfaces, "" for none; supervisor: id of the process whose
-    descendants are the checks' processes (0: this process); unit_kill_mode: KillMode of the agent's unit, if known."""
+    descendants are the checks' processes (0: this process); unit_kill_mode: KillMode of the agent's unit, if known;
+    details: of every VM, those that the driver states."""
 
     scratch: Path
     image: Path | None = None
@@ -44,6 +45,7 @@ class Setup:
     bridge: str = ""
     supervisor: int = 0
     unit_kill_mode: str = ""
+    details: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,9 @@ class Bench:
         vm_id = str(uuid.uuid4())
         self._created.append(vm_id)
         disks = tuple(DiskSpec(ref, slot, boot=slot == 0) for slot, ref in enumerate(volumes))
-        return VmSpec(vm_id, f"check-{vm_id[:8]}", 1, 128 * MIB, disks=disks, nics=tuple(nics))
+        return VmSpec(
+            vm_id, f"check-{vm_id[:8]}", 1, 128 * MIB, disks=disks, nics=tuple(nics), details=self.setup.details
+        )
 
     def start(self, spec: VmSpec | None = None) -> VmSpec:
         """Starts a VM; by default one with an empty disk, whose guest never responds."""

@@ -44,7 +44,7 @@ def list_drivers(config: AgentConfig, options: argparse.Namespace) -> int:
             print(f"    unusable: {row['error']}")
             continue
         print(f"    type       {row['type']} ({row['display_name']})")
-        for key in ("formats", "pool_types", "functions"):
+        for key in ("formats", "pool_types", "functions", "details"):
             print(f"    {key.replace('_', ' '):<10} {', '.join(row[key])}")
     return 0
 
@@ -86,7 +86,7 @@ def _run(config: AgentConfig, options: argparse.Namespace, scratch: Path, superv
     configured = config.driver_options if config.driver == options.name else {}
     state_dir = scratch / "driver"
     state_dir.mkdir(mode=0o700)
-    context = DriverContext(state_dir, {**configured, **dict(map(_option, options.option))})
+    context = DriverContext(state_dir, {**configured, **dict(_pair("--option", text) for text in options.option)})
     setup = Setup(
         scratch,
         options.image and options.image.absolute(),
@@ -95,6 +95,7 @@ def _run(config: AgentConfig, options: argparse.Namespace, scratch: Path, superv
         options.bridge,
         supervisor,
         options.unit_kill_mode,
+        dict(_pair("--detail", text) for text in options.detail),
     )
     bench = open_bench(options.name, context, setup)
     try:
@@ -103,10 +104,10 @@ def _run(config: AgentConfig, options: argparse.Namespace, scratch: Path, superv
         bench.close()
 
 
-def _option(text: str) -> tuple[str, str]:
+def _pair(option: str, text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not key or not equals:
-        raise ConfigError(f"--option {text}: must be KEY=VALUE")
+        raise ConfigError(f"{option} {text}: must be KEY=VALUE")
     return key, value
 
 
@@ -123,4 +124,5 @@ def _row(name: str, config: AgentConfig) -> dict[str, Any]:
         "formats": sorted(info.template_formats),
         "pool_types": ["all"] if info.pool_types is None else sorted(info.pool_types),
         "functions": sorted(info.functions),
+        "details": [field.key for field in info.details],
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ostler_common.config import ConfigError
+from ostler_common.driver_details import check_schema, check_values
 from ostler_common.errors import OstlerError
 from ostler_common.hypervisors import Function
 
@@ -28,6 +29,11 @@ def info(bench: Bench) -> None:
     unknown = (stated.pool_types or frozenset()) - known
     require(not unknown, f"pool types must be among {', '.join(sorted(known))}, not {', '.join(sorted(unknown))}")
     require(bench.hypervisor.info == stated, "the open driver must state the same")
+    try:
+        check_schema(stated.details)
+        check_values(bench.setup.details, stated.details, "the driver")
+    except ValueError as error:
+        raise CheckFailedError(f"the details that it states are not valid: {error}") from None
 
 
 def parts(bench: Bench) -> None:
@@ -93,6 +99,9 @@ def unstated(bench: Bench) -> None:
         refusals += 1
         with refused("a VM with user data", REFUSAL):
             power.start(hypervisor, bench.paths, replace(stopped, seed={"user-data": b"#cloud-config\n"}), progress)
+    refusals += 1
+    with refused("a VM with a detail that is not stated", "DETAIL_UNKNOWN"):
+        power.start(hypervisor, bench.paths, replace(stopped, details={"no-such-detail": "1"}), progress)
     if Function.VOLUME_ENCRYPTION not in stated.functions:
         refusals += 1
         disk = replace(stopped.disks[0], volume=replace(stopped.disks[0].volume, key=Key(spec.vm_id, None)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ostler_common.driver_details import DetailField
 from ostler_common.hypervisors import Function
 
 from ostler_agent.spec import DiskFormat
@@ -20,7 +21,7 @@ class DriverInfo:
     that names the type of hypervisor everywhere ("kvm"); display_name: its name for people (the fleet's administrator
     may change that of the type "custom"); template_formats: formats that a VM's disks may have; functions: what the
     driver supports beyond the core of `base.Hypervisor`; pool_types: storage pool types that it can use (None: all that
-    the agent knows).
+    the agent knows); details: settings of VMs that only this driver has.
 
     The other defaults are those of a custom hypervisor.
     """
@@ -31,3 +32,4 @@ class DriverInfo:
     template_formats: frozenset[DiskFormat] = frozenset({DiskFormat.RAW})
     functions: frozenset[Function] = frozenset({Function.DIRECT_DOWNLOAD})
     pool_types: frozenset[str] | None = frozenset({"local"})
+    details: tuple[DetailField, ...] = ()

@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 import structlog
 from ostler_common.config import ConfigError
+from ostler_common.driver_details import check_schema
 
 from ostler_agent.config import AgentConfig
 from ostler_agent.hypervisors.base import PARTS, Hypervisor
@@ -48,6 +49,10 @@ def load(name: str) -> Driver:
         )
     if not _TYPE.fullmatch(info.type):
         raise ConfigError(f"driver: {name} states the type {info.type!r}, which is not a lower-case word")
+    try:
+        check_schema(info.details)
+    except ValueError as error:
+        raise ConfigError(f"driver: {name} states details that are not valid: {error}") from None
     checked: Driver = driver
     return checked
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from ipaddress import ip_address
 
 from ostler.agent.v1 import pool_pb2
 from ostler.agent.v1 import volume_pb2 as agent_volume_pb2
 from ostler.types.v1 import vm_pb2, volume_pb2
 from ostler_common import xml_fragment
+from ostler_common.driver_details import MAX_FIELDS, MAX_LENGTH
 from ostler_common.errors import bad_field
 from ostler_common.secret import Secret
 
@@ -251,7 +253,15 @@ def vm_spec(message: vm_pb2.VmSpec, path: str = "spec") -> VmSpec:
         nics=tuple(nic_spec(nic, f"{path}.nics[{n}]") for n, nic in enumerate(message.nics)),
         extra=extra_config(message.extra_config, f"{path}.extra_config"),
         seed=seed(message.seed, f"{path}.seed") if message.HasField("seed") else None,
+        details=details(message.details, f"{path}.details"),
     )
+
+
+def details(values: Mapping[str, str], path: str) -> dict[str, str]:
+    """Raises InvalidArgumentError when there are too many or too long ones; the driver's schema is checked later."""
+    if len(values) > MAX_FIELDS or any(len(value) > MAX_LENGTH for value in values.values()):
+        raise bad_field(path, f"must be at most {MAX_FIELDS} values of at most {MAX_LENGTH} characters")
+    return dict(values)
 
 
 def seed(message: vm_pb2.Seed, path: str) -> dict[str, bytes]:

@@ -8,6 +8,7 @@ from google.protobuf import timestamp_pb2
 from ostler.agent.v1 import host_pb2
 from ostler.types.v1 import host_pb2 as types_pb2
 from ostler.types.v1 import vm_pb2 as vm_types_pb2
+from ostler_common.driver_details import DetailField
 
 from ostler_agent.capabilities import Capabilities
 from ostler_agent.host_load import HostLoad
@@ -75,9 +76,24 @@ def capabilities_message(found: Capabilities) -> types_pb2.Capabilities:
         pool_types=found.pool_types,
         template_formats=[convert.to_format(disk_format) for disk_format in sorted(found.driver.template_formats)],
         functions=sorted(found.driver.functions),
+        driver_details=map(_driver_detail, found.driver.details),
         probes=[
             types_pb2.Probe(name=probe.name, ok=probe.ok, reason=probe.reason, detail=probe.detail)
             for probe in found.probes
         ],
         probe_time=timestamp(found.probe_time),
+    )
+
+
+def _driver_detail(field: DetailField) -> types_pb2.DriverDetail:
+    return types_pb2.DriverDetail(
+        key=field.key,
+        summary=field.summary,
+        kind=types_pb2.DriverDetail.Kind.Value(field.kind.name),
+        required=field.required,
+        per_vm=field.per_vm,
+        values=field.values,
+        max_length=field.max_length,
+        minimum=field.minimum,
+        maximum=field.maximum,
     )

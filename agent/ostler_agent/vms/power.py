@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from ostler_common.driver_details import check_values
 from ostler_common.errors import FailedPreconditionError
 from ostler_common.hypervisors import Function
 
@@ -100,6 +101,7 @@ def _check_supported(driver: Hypervisor, spec: VmSpec) -> None:
         need(driver, Function.EXTRA_CONFIG)
     if spec.seed is not None:
         need(driver, Function.USER_DATA)
+    check_values(spec.details, driver.info.details, f"the driver for {driver.info.type}")
     for disk in spec.disks:
         check_disk(driver, disk)
 

@@ -33,6 +33,7 @@ class OfferingService(offering_pb2_grpc.OfferingServiceServicer):
                 request.encrypt_root,
                 caller.actor,
                 dict(request.extra_configs),
+                dict(request.details),
             )
 
         return core.service_offerings([once(ServiceOffering, caller, request, make)], caller)[0]

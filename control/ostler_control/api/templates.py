@@ -25,6 +25,7 @@ from ostler_control.api.requests import once
 from ostler_control.api.resolve import optional, resolve, visible
 from ostler_control.api.start_operation import start_operation
 from ostler_control.caller import Caller
+from ostler_control.catalog import driver_details
 from ostler_control.database import session
 from ostler_control.hypervisors import rules
 from ostler_control.hypervisors.supported import format_not_supported
@@ -53,11 +54,13 @@ class TemplateService(template_pb2_grpc.TemplateServiceServicer):
         caller = caller_of(context)
         header = first_header(request_iterator)
         with session():
+            driver_details.check_given(header.details)
             wanted, linked = _wanted(header), _link(header, caller)
 
         def make() -> Template:
             template = template_store.record(upload, caller.actor)
             template_link.link(template, *linked)
+            driver_details.add_to_template(template, header.details)
             return template
 
         if not header.request_id:
@@ -65,11 +68,11 @@ class TemplateService(template_pb2_grpc.TemplateServiceServicer):
                 if Template.get_or_none(Template.name == wanted.name) is not None:
                     raise template_store.name_taken(wanted.name)
         with template_store.receive(wanted, data_of(request_iterator), self._directory) as upload, session():
-            return convert_templates.template(once(Template, caller, header, make))
+            return convert_templates.template(once(Template, caller, header, make), caller)
 
     def GetTemplate(self, request: pb.GetTemplateRequest, context: grpc.ServicerContext) -> pb.Template:
         with session():
-            return convert_templates.template(resolve(Template, request.template, "template"))
+            return convert_templates.template(resolve(Template, request.template, "template"), caller_of(context))
 
     def ListTemplates(
         self, request: pb.ListTemplatesRequest, context: grpc.ServicerContext
@@ -77,7 +80,8 @@ class TemplateService(template_pb2_grpc.TemplateServiceServicer):
         with session():
             found = page(visible(Template, None), Template, request)
             return pb.ListTemplatesResponse(
-                templates=convert_templates.templates(found.rows), next_page_token=found.next_page_token
+                templates=convert_templates.templates(found.rows, caller_of(context)),
+                next_page_token=found.next_page_token,
             )
 
     def DeleteTemplate(
@@ -91,11 +95,13 @@ class TemplateService(template_pb2_grpc.TemplateServiceServicer):
     def RegisterTemplate(self, request: pb.RegisterTemplateRequest, context: grpc.ServicerContext) -> pb.Template:
         caller = caller_of(context)
         with session():
+            driver_details.check_given(request.details)
             wanted, linked = _registered(request), _link(request, caller)
 
         def make() -> Template:
             template = direct_templates.record(wanted, inspected, caller.actor)
             template_link.link(template, *linked)
+            driver_details.add_to_template(template, request.details)
             return template
 
         with session():
@@ -106,14 +112,14 @@ class TemplateService(template_pb2_grpc.TemplateServiceServicer):
             if request.validate_only:
                 virtual_size_bytes = inspected.image.virtual_size_bytes
                 return pb.Template(name=wanted.name, url=wanted.url, virtual_size_bytes=virtual_size_bytes)
-            return convert_templates.template(once(Template, caller, request, make))
+            return convert_templates.template(once(Template, caller, request, make), caller)
 
     def UpdateTemplate(self, request: pb.UpdateTemplateRequest, context: grpc.ServicerContext) -> pb.Template:
         caller = caller_of(context)
         with session():
             template = resolve(Template, request.template, "template")
             template_link.update(template, *_link(request, caller), caller.actor)
-            return convert_templates.template(template)
+            return convert_templates.template(template, caller)
 
     def CreateTemplate(self, request: pb.CreateTemplateRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)

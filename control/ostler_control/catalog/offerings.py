@@ -9,6 +9,7 @@ from ostler_common.errors import AlreadyExistsError, bad_field
 from peewee import IntegrityError
 
 from ostler_control import database, events
+from ostler_control.catalog import driver_details
 from ostler_control.catalog.names import check_name
 from ostler_control.extraconfig.dpdk import check_dpdk
 from ostler_control.models import DiskOffering, OfferingExtraConfig, ServiceOffering, now, tuples
@@ -27,16 +28,18 @@ def create_service(
     encrypt_root: bool,
     actor: str,
     extra_configs: Mapping[str, str] = MappingProxyType({}),
+    details: Mapping[str, str] = MappingProxyType({}),
 ) -> ServiceOffering:
-    """Creates a service offering. extra_configs: for DPDK, by name.
+    """Creates a service offering. extra_configs: for DPDK, by name; details: for drivers.
 
-    Raises AlreadyExistsError when the name is taken, and what `check_dpdk` does.
+    Raises AlreadyExistsError when the name is taken, and what `check_dpdk` and `driver_details.check_given` do.
     """
     check_name("name", name)
     if not 1 <= cpus <= MAX_CPUS:
         raise bad_field("cpus", f"must be 1 to {MAX_CPUS}", reason="INVALID_SIZE")
     _check_size("memory_bytes", memory_bytes, MAX_MEMORY_BYTES)
     check_dpdk(extra_configs, memory_bytes)
+    driver_details.check_given(details)
     try:
         with database.transaction():
             offering: ServiceOffering = ServiceOffering.create(
@@ -44,6 +47,7 @@ def create_service(
             )
             for config, value in extra_configs.items():
                 OfferingExtraConfig.create(service_offering=offering, name=config, value=value)
+            driver_details.add_to_offering(offering, details)
             events.done("service_offering.create", actor, offering)
             return offering
     except IntegrityError:

@@ -3,7 +3,13 @@
 from ostler_control.models.base import BaseModel, db, new_id, now
 from ostler_control.models.columns import first_tuple, tuples
 from ostler_control.models.drs import AffinityGroup, AffinityHost, AffinityMember, DrsMove, DrsPlan
-from ostler_control.models.extra_config import OfferingExtraConfig, VmDetail, VmExtraConfig
+from ostler_control.models.extra_config import (
+    OfferingDetail,
+    OfferingExtraConfig,
+    TemplateDetail,
+    VmDetail,
+    VmExtraConfig,
+)
 from ostler_control.models.ha import FenceDevice, HostFence, OfferingPriority, VmPriority, VmRestart
 from ostler_control.models.import_plans import ImportPlan, ImportPlanVm
 from ostler_control.models.imports import ImportFile, ImportSource, VmImport, VmOrigin, WarmImport
@@ -69,6 +75,8 @@ ALL: tuple[type[BaseModel], ...] = (
     VmDetail,
     VmExtraConfig,
     OfferingExtraConfig,
+    OfferingDetail,
+    TemplateDetail,
     ImportSource,
     VmImport,
     ImportFile,
@@ -130,6 +138,7 @@ __all__ = [
     "NetworkAccount",
     "Nic",
     "NicAddressing",
+    "OfferingDetail",
     "OfferingExtraConfig",
     "OfferingPriority",
     "Operation",
@@ -148,6 +157,7 @@ __all__ = [
     "SnapshotSchedule",
     "SnapshotState",
     "Template",
+    "TemplateDetail",
     "TemplateUserData",
     "UnmanagedVm",
     "User",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from peewee import ForeignKeyField, TextField
 
 from ostler_control.models.base import BaseModel
-from ostler_control.models.machines import ServiceOffering, Vm
+from ostler_control.models.machines import ServiceOffering, Template, Vm
 
 
 class VmDetail(BaseModel):
@@ -43,3 +43,27 @@ class OfferingExtraConfig(BaseModel):
 
     class Meta:
         indexes = ((("service_offering", "name"), True),)
+
+
+class TemplateDetail(BaseModel):
+    """A detail for drivers that every VM from a template gets. key: without "driver."."""
+
+    template = ForeignKeyField(Template, backref="details", on_delete="CASCADE")
+    template_id: str
+    key = TextField()
+    value = TextField()
+
+    class Meta:
+        indexes = ((("template", "key"), True),)
+
+
+class OfferingDetail(BaseModel):
+    """A detail for drivers that every VM of a service offering gets. key: without "driver."."""
+
+    service_offering = ForeignKeyField(ServiceOffering, backref="details", on_delete="CASCADE")
+    service_offering_id: str
+    key = TextField()
+    value = TextField()
+
+    class Meta:
+        indexes = ((("service_offering", "key"), True),)

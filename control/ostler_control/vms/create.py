@@ -20,7 +20,7 @@ from ostler_control.operations import Run, Undo, record_operation, workflow
 from ostler_control.placement import Demand, Placement
 from ostler_control.scheduling import affinity, capacity, placement_query
 from ostler_control.userdata import addressing, vm_user_data
-from ostler_control.vms import details
+from ostler_control.vms import details, driver_details
 from ostler_control.vms.on_host import FORCE_OFF, UNDEFINE, push_undo_of_start, start_on
 from ostler_control.vms.rows import load, set_state
 from ostler_control.vms.wanted import Checked, NewVm, check, mac_taken, vm_exists
@@ -109,6 +109,7 @@ def _place(vm: Vm, wanted: NewVm) -> Placement:
     placement = placement_query.find_and_claim(vm, _demand(vm, wanted))
     host = Host.get_by_id(placement.host_id)
     Vm.update(hypervisor_type=host.hypervisor_type).where(Vm.id == vm.id).execute()
+    driver_details.check(vm, host.id)
     return placement
 
 

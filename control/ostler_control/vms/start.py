@@ -13,7 +13,7 @@ from ostler_control.hosts.rows import address, is_up, silent
 from ostler_control.models import Host, Operation, PowerState, Vm, VmState
 from ostler_control.operations import Run, Undo, lock_row, record_operation, workflow
 from ostler_control.scheduling import capacity, placement_query
-from ostler_control.vms import extra_configs, wire
+from ostler_control.vms import driver_details, extra_configs, wire
 from ostler_control.vms.on_host import FORCE_OFF, force_off, start_on, undefine
 from ostler_control.vms.rows import check_not_elsewhere, disks_of, load, set_state, wrong_state
 from ostler_control.volumes import matrix
@@ -37,7 +37,7 @@ def start(vm: Vm, user: str, host: Host | None = None, lost_host: Host | None = 
     started outside Ostler is adopted where it runs. lost_host: the VM ran there and the host has failed, so that it
     may use what that host's cluster keeps in reserve.
     Raises FailedPreconditionError: VM_STATE, HOST_SILENT, RUNS_ELSEWHERE, MIRROR_UNRESOLVED, NO_FEASIBLE_HOST, and what
-    `extra_configs.check_start` raises.
+    `extra_configs.check_start` and `driver_details.check` raise.
     """
     vm = lock_row(vm)
     check_not_elsewhere(vm)
@@ -60,6 +60,7 @@ def start(vm: Vm, user: str, host: Host | None = None, lost_host: Host | None = 
         host_id = placement_query.find_and_claim(vm, demand).host_id
     else:
         raise wrong_state(vm, "stopped")
+    driver_details.check(vm, host_id)
     operation = record_operation("vm.start", vm, user, StartInputs(host_id, vm.last_host_id or ""))
     set_state(vm.id, VmState.STARTING)
     return operation

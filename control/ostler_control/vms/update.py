@@ -12,7 +12,7 @@ from ostler_control.operations import lock_row
 from ostler_control.scheduling import affinity
 from ostler_control.userdata import vm_user_data
 from ostler_control.userdata.vm_user_data import Given
-from ostler_control.vms import details
+from ostler_control.vms import details, driver_details
 from ostler_control.vms.rows import wrong_state
 
 
@@ -28,7 +28,8 @@ def update(
     """Changes what is not None. Nothing moves: DRS repairs a rule that is broken now, or an operator moves the VM.
 
     given: what the guest of a stopped VM gets at its next start, which needs keys. Raises FailedPreconditionError
-    OTHER_ACCOUNT, VM_STATE, AbortedError RESOURCE_BUSY, and what `details.replace` and `vm_user_data.assign` raise.
+    OTHER_ACCOUNT, VM_STATE, AbortedError RESOURCE_BUSY, and what `details.replace`,
+    `driver_details.check` and `vm_user_data.assign` raise.
     """
     changes = []
     with transaction():
@@ -46,6 +47,8 @@ def update(
             changes.append(f"affinity groups: {', '.join(group.name for group in groups) or 'none'}")
         if new_details is not None:
             skipped = details.replace(vm, new_details)
+            if host_id := vm.host_id or vm.last_host_id:
+                driver_details.check(vm, host_id)
             changes.append(f"details (skipped: {', '.join(skipped)})" if skipped else "details")
         outcome = events.Outcome.SUCCEEDED
         events.record("vm.update", outcome, actor, "vm", vm.id, vm.name, "; ".join(changes), account_id=vm.account_id)

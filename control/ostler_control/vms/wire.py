@@ -13,7 +13,7 @@ from ostler_control.keys import Keyring
 from ostler_control.models import Vm, Volume
 from ostler_control.userdata import addressing, vm_user_data
 from ostler_control.userdata.seed import DHCP
-from ostler_control.vms import extra_configs
+from ostler_control.vms import driver_details, extra_configs
 from ostler_control.vms.rows import disks_of, nics_of
 from ostler_control.volumes import wire
 
@@ -45,7 +45,13 @@ def spec(vm: Vm, keys: Keyring | None, pools: Mapping[str, str] | None = None) -
         nics=_nics(vm.id),
         extra_config=extra_configs.to_wire(vm),
         seed=_seed(vm, keys) if keys else None,
+        details=_details(vm),
     )
+
+
+def _details(vm: Vm) -> dict[str, str]:
+    with session():
+        return driver_details.merged(vm)
 
 
 def _seed(vm: Vm, keys: Keyring) -> vm_pb2.Seed | None:

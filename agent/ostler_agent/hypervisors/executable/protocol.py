@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from ostler_common.driver_details import MAX_LENGTH, MAX_NUMBER, DetailField, DetailKind, check_schema
 from ostler_common.errors import (
     AbortedError,
     AlreadyExistsError,
@@ -113,6 +114,35 @@ def driver_info(hello: object) -> DriverInfo:
         template_formats=frozenset(map(DiskFormat, formats)),
         functions=frozenset(map(Function, functions)),
         pool_types=frozenset(_texts(fields, "pool_types")),
+        details=_details(fields),
+    )
+
+
+def _details(fields: Mapping[str, Any]) -> tuple[DetailField, ...]:
+    if "details" not in fields:
+        return ()
+    found = tuple(_detail(_object(item, "a detail")) for item in _list(fields["details"], "details"))
+    try:
+        check_schema(found)
+    except ValueError as error:
+        raise ProtocolError(f"details: {error}") from None
+    return found
+
+
+def _detail(fields: Mapping[str, Any]) -> DetailField:
+    kind = _text(fields, "kind") if "kind" in fields else DetailKind.TEXT.value
+    if kind not in set(DetailKind):
+        raise ProtocolError(f"the kind of a detail must be among {', '.join(DetailKind)}")
+    return DetailField(
+        key=_text(fields, "key"),
+        summary=_text(fields, "summary"),
+        kind=DetailKind(kind),
+        required=_boolean(fields, "required"),
+        per_vm=_boolean(fields, "per_vm"),
+        values=tuple(_texts(fields, "values")) if "values" in fields else (),
+        max_length=_number(fields, "max_length") if "max_length" in fields else MAX_LENGTH,
+        minimum=_number(fields, "minimum") if "minimum" in fields else 0,
+        maximum=_number(fields, "maximum") if "maximum" in fields else MAX_NUMBER,
     )
 
 
@@ -126,6 +156,7 @@ def vm_args(spec: VmSpec, paths: Paths) -> dict[str, Any]:
         "firmware": spec.firmware.value,
         "disks": [disk_args(disk, str(paths(disk.volume))) for disk in spec.disks],
         "nics": [{"mac": nic.mac, "bridge": nic.bridge, "model": nic.model} for nic in spec.nics],
+        "details": dict(spec.details),
     }
 
 
@@ -220,6 +251,13 @@ def _number(fields: Mapping[str, Any], name: str) -> int:
     value = fields.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise ProtocolError(f"{name} must be a number, 0 or more")
+    return value
+
+
+def _boolean(fields: Mapping[str, Any], name: str) -> bool:
+    value = fields.get(name, False)
+    if not isinstance(value, bool):
+        raise ProtocolError(f"{name} must be true or false")
     return value
 
 

@@ -10,7 +10,7 @@ from ostler.types.v1 import volume_pb2
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.times import timestamp
 from ostler_control.caller import Caller
-from ostler_control.catalog import quotas
+from ostler_control.catalog import driver_details, quotas
 from ostler_control.catalog.offerings import extra_configs_of
 from ostler_control.hypervisors.listing import Listed
 from ostler_control.models import Account, Cluster, DiskOffering, Event, ServiceOffering, Zone
@@ -79,7 +79,7 @@ def hypervisor_type(row: Listed) -> hypervisor_pb2.HypervisorType:
 
 
 def service_offerings(rows: Sequence[ServiceOffering], caller: Caller) -> list[offering_pb2.ServiceOffering]:
-    """Members do not see what extra configuration tells of the hosts."""
+    """Members do not see what extra configuration and details tell of the hosts."""
     configs = extra_configs_of([row.id for row in rows]) if caller.is_admin else {}
     return [
         offering_pb2.ServiceOffering(
@@ -90,6 +90,7 @@ def service_offerings(rows: Sequence[ServiceOffering], caller: Caller) -> list[o
             encrypt_root=row.encrypt_root,
             create_time=timestamp(row.create_time),
             extra_configs=configs.get(row.id, {}),
+            details=driver_details.prefixed(driver_details.of_offering(row.id)) if caller.is_admin else {},
         )
         for row in rows
     ]

@@ -11,12 +11,15 @@ from ostler.types.v1 import volume_pb2 as types_volume_pb2
 from ostler_control.api.convert import userdata
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.times import timestamp
+from ostler_control.caller import Caller
+from ostler_control.catalog import driver_details
 from ostler_control.hypervisors import rules
 from ostler_control.models import Template
 from ostler_control.userdata import template_link
 
 
-def templates(rows: Sequence[Template]) -> list[template_pb2.Template]:
+def templates(rows: Sequence[Template], caller: Caller) -> list[template_pb2.Template]:
+    """Members do not see what details tell of the hosts."""
     names = rules.names()
     links = template_link.of_templates(row.id for row in rows)
     return [
@@ -36,10 +39,11 @@ def templates(rows: Sequence[Template]) -> list[template_pb2.Template]:
             hypervisor_display_name=names.get(row.hypervisor_type, row.hypervisor_type),
             user_data_name=links[row.id].user_data.name if row.id in links else "",
             user_data_policy=userdata.to_policy(links[row.id].policy if row.id in links else ""),
+            details=driver_details.prefixed(driver_details.of_template(row.id)) if caller.is_admin else {},
         )
         for row in rows
     ]
 
 
-def template(row: Template) -> template_pb2.Template:
-    return templates([row])[0]
+def template(row: Template, caller: Caller) -> template_pb2.Template:
+    return templates([row], caller)[0]

@@ -13,6 +13,7 @@ from ostler_common.errors import NotFoundError
 
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.details import detail_option
 from ostler_control.cli.failure import ostler_error
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import DISK_OFFERING, SERVICE_OFFERING
@@ -82,6 +83,7 @@ VIEW = View[Offering](
             "extra configuration",
             lambda o: text.joined(sorted(o.extra_configs)) if isinstance(o, pb.ServiceOffering) else "",
         ),
+        ("details", lambda o: text.joined(sorted(o.details)) if isinstance(o, pb.ServiceOffering) else ""),
         ("id", lambda o: o.id),
     ],
     plain=_plain,
@@ -112,6 +114,7 @@ def command() -> None:
     callback=_extra_configs,
     help="For DPDK: dpdk-numa=@FILE, dpdk-hugepages=@FILE, dpdk-interface-NAME=@FILE, dpdk-vhost-user=client|server.",
 )
+@detail_option("Setting that only one hypervisor type has, e.g. driver.kernel=...; repeatable, not for secrets.")
 @request_id_option
 @output_option
 @pass_app
@@ -122,6 +125,7 @@ def create_service(
     memory: int,
     encrypt_root: bool,
     extra_configs: dict[str, str],
+    details: dict[str, str],
     request_id: str,
     output: str,
 ) -> None:
@@ -139,6 +143,7 @@ def create_service(
         memory_bytes=memory,
         encrypt_root=encrypt_root,
         extra_configs={key: _text(value) for key, value in extra_configs.items()},
+        details=details,
     )
     print_one(VIEW, app.client.offerings.CreateServiceOffering(request), output)
 

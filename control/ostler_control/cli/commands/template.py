@@ -14,6 +14,7 @@ from ostler.types.v1 import vm_pb2, volume_pb2
 
 from ostler_control.cli import passphrases, text, transfers
 from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.details import detail_option
 from ostler_control.cli.finish import finish
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import HYPERVISOR_TYPE, SNAPSHOT, TEMPLATE, USER_DATA, VOLUME
@@ -48,6 +49,7 @@ VIEW = View[pb.Template](
         ("url", lambda t: t.url),
         ("user data", lambda t: t.user_data_name),
         ("user data policy", lambda t: text.enum_of(t, "user_data_policy").upper() if t.user_data_name else ""),
+        ("details", lambda t: text.joined(f"{key}={value}" for key, value in sorted(t.details.items()))),
         ("id", lambda t: t.id),
     ],
 )
@@ -85,6 +87,7 @@ def command() -> None:
     type=click.Choice(tuple(POLICIES), case_sensitive=False),
     help="Policy for user data given with a VM.  [default: ALLOWOVERRIDE]",
 )
+@detail_option("Setting that only one hypervisor type has, e.g. driver.kernel=...; repeatable, not for secrets.")
 @request_id_option
 @output_option
 @pass_app
@@ -98,6 +101,7 @@ def upload(
     sha256: str | None,
     user_data: str,
     policy: str | None,
+    details: dict[str, str],
     request_id: str,
     output: str,
 ) -> None:
@@ -122,6 +126,7 @@ def upload(
             sha256=digest,
             user_data=user_data,
             user_data_policy=_policy(policy),
+            details=details,
         )
         with transfers.progress(f"{name}: upload", size_bytes) as advance:
             template = app.client.templates.UploadTemplate(_parts(header, source, advance))
@@ -160,6 +165,7 @@ def upload(
     help="Policy for user data given with a VM.  [default: ALLOWOVERRIDE]",
 )
 @click.option("--dry-run", is_flag=True, help="Only check, including from a host.")
+@detail_option("Setting that only one hypervisor type has, e.g. driver.kernel=...; repeatable, not for secrets.")
 @request_id_option
 @output_option
 @pass_app
@@ -176,6 +182,7 @@ def register(
     user_data: str,
     policy: str | None,
     dry_run: bool,
+    details: dict[str, str],
     request_id: str,
     output: str,
 ) -> None:
@@ -202,6 +209,7 @@ def register(
         validate_only=dry_run,
         user_data=user_data,
         user_data_policy=_policy(policy),
+        details=details,
     )
     print_one(VIEW, app.client.templates.RegisterTemplate(request), output)
 

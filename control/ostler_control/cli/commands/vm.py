@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -22,7 +22,6 @@ from ostler_control.cli.options import (
     DURATION,
     SIZE,
     CallOptions,
-    F,
     confirm,
     limit_option,
     list_options,
@@ -135,21 +134,6 @@ def _nic(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> l
     return nics
 
 
-def _details(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, str]:
-    """KEY=VALUE."""
-    details = {}
-    for value in values:
-        key, equals, rest = value.partition("=")
-        if not key or not equals:
-            raise click.BadParameter("must be KEY=VALUE", ctx, param)
-        details[key] = rest
-    return details
-
-
-def _detail_option(text: str) -> Callable[[F], F]:
-    return click.option("--detail", "details", multiple=True, metavar="KEY=VALUE", callback=_details, help=text)
-
-
 @click.group(cls=Noun)
 def command() -> None:
     """Virtual machines: create, start, migrate, console."""
@@ -175,7 +159,7 @@ def command() -> None:
 @click.option("--pool", type=POOL, default="", help="Pool for the root disk.  [default: chosen]")
 @click.option("--affinity-group", "groups", type=AFFINITY_GROUP, multiple=True, help="Affinity group; may be repeated.")
 @click.option("--stopped", is_flag=True, help="Create the VM without starting it.")
-@_detail_option("Key and value to keep with the VM; may be repeated.")
+@detail_option("Key and value to keep with the VM; may be repeated.")
 @user_data_options
 @operation_options()
 @pass_app
@@ -273,7 +257,7 @@ def show(app: App, vm: str, output: str) -> None:
     help="Affinity groups that replace the present ones; may be repeated.",
 )
 @click.option("--no-affinity-groups", "none", is_flag=True, help="Remove the VM from all affinity groups.")
-@_detail_option("Keys and values that replace the present ones; may be repeated.")
+@detail_option("Keys and values that replace the present ones; may be repeated.")
 @click.option("--no-details", is_flag=True, help="Remove all keys and values.")
 @user_data_options
 @click.option("--no-user-data", is_flag=True, help="Give the VM nothing beside what its template links.")

@@ -1,0 +1,77 @@
+"""Details of VMs for their hypervisor's driver: merged from template, service offering and VM, in this order.
+
+In the details of a VM their keys begin with "driver."; the driver of the VM's host states which there are.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from google.protobuf import json_format
+from ostler.types.v1 import host_pb2
+from ostler_common.driver_details import DetailField, DetailKind, check_schema, check_values
+from ostler_common.errors import FailedPreconditionError
+
+from ostler_control.catalog.driver_details import PREFIX, of_offering, of_template
+from ostler_control.hypervisors import rules
+from ostler_control.models import Host, Vm, VmDetail, tuples
+
+
+def merged(vm: Vm) -> dict[str, str]:
+    """All details that the driver receives for a VM, by its own keys."""
+    return of_template(vm.template_id) | of_offering(vm.service_offering_id) | _own(vm)
+
+
+def check(vm: Vm, host_id: str) -> None:
+    """Refuses a VM whose details the driver of the host does not accept.
+
+    Raises FailedPreconditionError DETAIL_UNKNOWN, DETAIL_INVALID, DETAIL_MISSING, DETAIL_NOT_ALLOWED.
+    """
+    host = Host.get_by_id(host_id)
+    if not host.capabilities:
+        return
+    schema = schema_of(host.capabilities)
+    per_vm = {field.key: field.per_vm for field in schema}
+    for key in _own(vm):
+        if not per_vm.get(key, True):
+            raise FailedPreconditionError(
+                f"VMs must not set the detail {PREFIX}{key}: an admin sets it in a template or service offering",
+                "DETAIL_NOT_ALLOWED",
+                {"detail": PREFIX + key},
+            )
+    check_values(merged(vm), schema, f"hypervisors of type {rules.name_of(host.hypervisor_type)}")
+
+
+def schema_of(capabilities: str) -> tuple[DetailField, ...]:
+    """The details that a host's driver accepts, from its report; none if the report is not valid."""
+    reported: Any = json.loads(capabilities).get("driverDetails", [])
+    message = json_format.ParseDict({"driverDetails": reported}, host_pb2.Capabilities(), ignore_unknown_fields=True)
+    schema = tuple(map(_field, message.driver_details))
+    try:
+        check_schema(schema)
+    except ValueError:
+        return ()
+    return schema
+
+
+def _field(message: host_pb2.DriverDetail) -> DetailField:
+    kinds = {host_pb2.DriverDetail.NUMBER: DetailKind.NUMBER, host_pb2.DriverDetail.BOOLEAN: DetailKind.BOOLEAN}
+    return DetailField(
+        key=message.key,
+        summary=message.summary,
+        kind=kinds.get(message.kind, DetailKind.TEXT),
+        required=message.required,
+        per_vm=message.per_vm,
+        values=tuple(message.values),
+        max_length=message.max_length,
+        minimum=message.minimum,
+        maximum=message.maximum,
+    )
+
+
+def _own(vm: Vm) -> dict[str, str]:
+    query = VmDetail.select(VmDetail.key, VmDetail.value).where(
+        (VmDetail.vm == vm.id) & VmDetail.key.startswith(PREFIX)
+    )
+    return {key.removeprefix(PREFIX): value for key, value in tuples(query, tuple[str, str])}
