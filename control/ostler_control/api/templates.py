@@ -79,10 +79,8 @@ class TemplateService(template_pb2_grpc.TemplateServiceServicer):
     ) -> pb.ListTemplatesResponse:
         with session():
             found = page(visible(Template, None), Template, request)
-            return pb.ListTemplatesResponse(
-                templates=convert_templates.templates(found.rows, caller_of(context)),
-                next_page_token=found.next_page_token,
-            )
+            rows = convert_templates.templates(found.rows, caller_of(context))
+            return pb.ListTemplatesResponse(templates=rows, next_page_token=found.next_page_token)
 
     def DeleteTemplate(
         self, request: pb.DeleteTemplateRequest, context: grpc.ServicerContext

@@ -1,8 +1,8 @@
-"""Details for drivers that templates and service offerings give to their VMs. People write their keys with "driver."."""
+"""Details for drivers that templates and service offerings give to their VMs; their keys begin with PREFIX."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from ostler_common.driver_details import MAX_FIELDS, MAX_LENGTH
 from ostler_common.errors import bad_field
@@ -39,18 +39,22 @@ def add_to_offering(offering: ServiceOffering, details: Mapping[str, str]) -> No
         OfferingDetail.create(service_offering=offering, key=key.removeprefix(PREFIX), value=value)
 
 
-def of_template(template_id: str | None) -> dict[str, str]:
-    """The details that VMs from this template get, by the driver's keys."""
-    query = TemplateDetail.select(TemplateDetail.key, TemplateDetail.value).order_by(TemplateDetail.key)
-    return dict(tuples(query.where(TemplateDetail.template == template_id), tuple[str, str]))
+def of_templates(template_ids: Collection[str]) -> dict[str, dict[str, str]]:
+    """The details that VMs from these templates get, by template; templates without any are left out."""
+    query = TemplateDetail.select(TemplateDetail.template, TemplateDetail.key, TemplateDetail.value)
+    query = query.where(TemplateDetail.template.in_(list(template_ids))).order_by(TemplateDetail.key)
+    return _by_owner(tuples(query, tuple[str, str, str]))
 
 
-def of_offering(offering_id: str) -> dict[str, str]:
-    """The details that VMs of this service offering get, by the driver's keys."""
-    query = OfferingDetail.select(OfferingDetail.key, OfferingDetail.value).order_by(OfferingDetail.key)
-    return dict(tuples(query.where(OfferingDetail.service_offering == offering_id), tuple[str, str]))
+def of_offerings(offering_ids: Collection[str]) -> dict[str, dict[str, str]]:
+    """The details that VMs of these service offerings get, by offering; offerings without any are left out."""
+    query = OfferingDetail.select(OfferingDetail.service_offering, OfferingDetail.key, OfferingDetail.value)
+    query = query.where(OfferingDetail.service_offering.in_(list(offering_ids))).order_by(OfferingDetail.key)
+    return _by_owner(tuples(query, tuple[str, str, str]))
 
 
-def prefixed(details: Mapping[str, str]) -> dict[str, str]:
-    """The same with the keys that people use."""
-    return {PREFIX + key: value for key, value in details.items()}
+def _by_owner(rows: Iterable[tuple[str, str, str]]) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for owner_id, key, value in rows:
+        found.setdefault(owner_id, {})[PREFIX + key] = value
+    return found

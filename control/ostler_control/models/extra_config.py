@@ -5,7 +5,8 @@ from __future__ import annotations
 from peewee import ForeignKeyField, TextField
 
 from ostler_control.models.base import BaseModel
-from ostler_control.models.machines import ServiceOffering, Template, Vm
+from ostler_control.models.machines import ServiceOffering, Vm
+from ostler_control.models.storage import Template
 
 
 class VmDetail(BaseModel):

@@ -13,14 +13,17 @@ from ostler.types.v1 import host_pb2
 from ostler_common.driver_details import DetailField, DetailKind, check_schema, check_values
 from ostler_common.errors import FailedPreconditionError
 
-from ostler_control.catalog.driver_details import PREFIX, of_offering, of_template
+from ostler_control.catalog.driver_details import PREFIX, of_offerings, of_templates
 from ostler_control.hypervisors import rules
 from ostler_control.models import Host, Vm, VmDetail, tuples
 
 
 def merged(vm: Vm) -> dict[str, str]:
     """All details that the driver receives for a VM, by its own keys."""
-    return of_template(vm.template_id) | of_offering(vm.service_offering_id) | _own(vm)
+    of_template = of_templates([vm.template_id]).get(vm.template_id, {}) if vm.template_id else {}
+    of_offering = of_offerings([vm.service_offering_id]).get(vm.service_offering_id, {})
+    given = of_template | of_offering
+    return {key.removeprefix(PREFIX): value for key, value in given.items()} | _own(vm)
 
 
 def check(vm: Vm, host_id: str) -> None:

@@ -21,7 +21,9 @@ from ostler_control.models import (
     NetworkAccount,
     Nic,
     NicAddressing,
+    OfferingDetail,
     Priority,
+    ServiceOffering,
     Vm,
     VmImport,
     VmPriority,
@@ -53,6 +55,7 @@ FROZEN = {
     "0012_ha": "391eab248c30deb0c2b090886a02b2af2a8313c4808dc1997ad66fc82085b379",
     "0013_pinned_tokens": "0ddab81f02be076c14dd9285fe1f20ca45fbfab04a3bc29ac09941e61f899605",
     "0014_import_plans": "dea5781e6737b9dbee7f40feaedb0af0deaa64a20d8ffa2805a371067e119a4f",
+    "0015_driver_details": "6cf115810f1fe2d11fea23979bda91359ec93e11d452fb41718903e036235696",
 }
 _OLD_VM = (
     "INSERT INTO zone (id, create_time, name) VALUES ('z', '2026-01-01', 'zone')",
@@ -260,6 +263,21 @@ def test_import_plans_are_kept_with_their_vms(tmp_path: Path) -> None:
             assert [row.state for row in ImportPlanVm.select()] == ["waiting"]
             ImportPlan.delete().execute()
             assert ImportPlanVm.select().count() == 0
+
+
+def test_templates_and_offerings_get_details_for_drivers(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0014_import_plans")
+            for statement in _OLD_VM:
+                db.execute_sql(statement)
+        assert "0015_driver_details" in database.migrate()
+        with database.session():
+            OfferingDetail.create(service_offering="o", key="kernel", value="/k")
+            assert [row.service_offering.name for row in OfferingDetail.select()] == ["small"]
+            Vm.delete().where(Vm.id == "v").execute()
+            ServiceOffering.delete().where(ServiceOffering.id == "o").execute()
+            assert OfferingDetail.select().count() == 0
 
 
 def test_migrating_again_does_nothing(fresh_database: str) -> None:

@@ -81,6 +81,7 @@ def hypervisor_type(row: Listed) -> hypervisor_pb2.HypervisorType:
 def service_offerings(rows: Sequence[ServiceOffering], caller: Caller) -> list[offering_pb2.ServiceOffering]:
     """Members do not see what extra configuration and details tell of the hosts."""
     configs = extra_configs_of([row.id for row in rows]) if caller.is_admin else {}
+    details = driver_details.of_offerings([row.id for row in rows]) if caller.is_admin else {}
     return [
         offering_pb2.ServiceOffering(
             id=row.id,
@@ -90,7 +91,7 @@ def service_offerings(rows: Sequence[ServiceOffering], caller: Caller) -> list[o
             encrypt_root=row.encrypt_root,
             create_time=timestamp(row.create_time),
             extra_configs=configs.get(row.id, {}),
-            details=driver_details.prefixed(driver_details.of_offering(row.id)) if caller.is_admin else {},
+            details=details.get(row.id, {}),
         )
         for row in rows
     ]

@@ -105,7 +105,7 @@ def _snapshot(row: Operation, caller: Caller) -> Message:
 
 def _template(row: Operation, caller: Caller) -> Message:
     found = Template.get_or_none(Template.id == row.resource_id)
-    return templates.template(found) if found is not None else template_pb2.Template(name=row.resource_name)
+    return templates.template(found, caller) if found is not None else template_pb2.Template(name=row.resource_name)
 
 
 def _plan(row: Operation, caller: Caller) -> Message:

@@ -15,6 +15,7 @@ from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.commands._vm_adoption import adopt_command, unmanage_command
 from ostler_control.cli.commands._vm_extraconfig import extraconfig
+from ostler_control.cli.details import detail_option
 from ostler_control.cli.finish import finish
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import ACCOUNT, AFFINITY_GROUP, CLUSTER, HOST, POOL, SERVICE_OFFERING, TEMPLATE, VM, ZONE
