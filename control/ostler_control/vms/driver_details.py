@@ -5,9 +5,6 @@ In the details of a VM their keys begin with "driver."; the driver of the VM's h
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from google.protobuf import json_format
 from ostler.types.v1 import host_pb2
 from ostler_common.driver_details import DetailField, DetailKind, check_schema, check_values
@@ -48,8 +45,7 @@ def check(vm: Vm, host_id: str) -> None:
 
 def schema_of(capabilities: str) -> tuple[DetailField, ...]:
     """The details that a host's driver accepts, from its report; none if the report is not valid."""
-    reported: Any = json.loads(capabilities).get("driverDetails", [])
-    message = json_format.ParseDict({"driverDetails": reported}, host_pb2.Capabilities(), ignore_unknown_fields=True)
+    message = json_format.Parse(capabilities, host_pb2.Capabilities(), ignore_unknown_fields=True)
     schema = tuple(map(_field, message.driver_details))
     try:
         check_schema(schema)

@@ -20,7 +20,9 @@ from ostler_agent.hypervisors.executable.driver import ExecutableHypervisor
 from ostler_agent.hypervisors.executable.factory import DRIVER
 from ostler_agent.hypervisors.executable.protocol import ProtocolError
 from ostler_agent.hypervisors.registry import check_parts
+from ostler_agent.spec import VmSpec
 from ostler_common.config import ConfigError
+from ostler_common.driver_details import DetailField, DetailKind
 from ostler_common.errors import DeadlineExceededError, FailedPreconditionError, UnavailableError
 from ostler_common.hypervisors import Function
 
@@ -259,3 +261,31 @@ def test_a_vm_that_ends_by_itself_is_noticed(tmp_path: Path) -> None:
         assert [event.kind for event in listener.events][-1] == "STOPPED"
     finally:
         hypervisor.close()
+
+
+def test_a_program_states_details_and_receives_them() -> None:
+    kernel = {"key": "kernel", "summary": "path of the kernel", "required": True, "per_vm": False}
+    queues = {"key": "queues", "summary": "of a disk", "kind": "number", "minimum": 1, "maximum": 8}
+    info = protocol.driver_info({**HELLO, "details": [kernel, queues]})
+    assert info.details == (
+        DetailField("kernel", "path of the kernel", required=True),
+        DetailField("queues", "of a disk", DetailKind.NUMBER, minimum=1, maximum=8),
+    )
+    spec = VmSpec(VM, "web", 1, 1 << 20, details={"kernel": "/k"})
+    assert protocol.vm_args(spec, lambda volume: Path("/"))["details"] == {"kernel": "/k"}
+
+
+@pytest.mark.parametrize(
+    ("detail", "said"),
+    [
+        ("kernel", "must be an object"),
+        ({"key": "kernel"}, "summary must be a text"),
+        ({"key": "kernel", "summary": "x", "kind": "blob"}, "text, number, boolean"),
+        ({"key": "kernel", "summary": "x", "required": 1}, "required must be true or false"),
+        ({"key": "password", "summary": "x"}, "must not contain secrets"),
+        ({"key": "kernel", "summary": "x", "max_length": 10**9}, "max_length must be"),
+    ],
+)
+def test_details_that_a_program_cannot_state_are_refused_by_name(detail: object, said: str) -> None:
+    with pytest.raises(ProtocolError, match=said):
+        protocol.driver_info({**HELLO, "details": [detail]})

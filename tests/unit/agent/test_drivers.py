@@ -24,6 +24,7 @@ from ostler_agent.spec import DiskFormat, DiskSpec, ExtraConfig, Firmware, Key, 
 from ostler_agent.vms import disks, power
 from ostler_agent.volumes.runtime import online_grow
 from ostler_common.config import ConfigError
+from ostler_common.driver_details import DetailField
 from ostler_common.errors import FailedPreconditionError, OstlerError
 from ostler_common.hypervisors import Function
 
@@ -139,6 +140,21 @@ def test_what_a_driver_does_not_state_is_not_asked_of_it(asked: VmSpec, function
         assert caught.value.reason == "FUNCTION_NOT_SUPPORTED"
         assert caught.value.metadata == {"function": function, "hypervisor_type": "custom"}
     assert hypervisor.done == []
+
+
+@pytest.mark.parametrize(
+    ("details", "reason"), [({}, "DETAIL_MISSING"), ({"kernel": "/k", "initrd": "/i"}, "DETAIL_UNKNOWN")]
+)
+def test_details_that_a_driver_does_not_accept_never_reach_it(details: dict[str, str], reason: str) -> None:
+    hypervisor = FakeHypervisor()
+    hypervisor.info = DriverInfo(interface_version=1, details=(DetailField("kernel", "its path", required=True),))
+    for refused in (power.define, power.start):
+        with pytest.raises(FailedPreconditionError) as caught:
+            refused(hypervisor, paths, spec(details=details), JOB)
+        assert caught.value.reason == reason
+    assert hypervisor.done == []
+    power.define(hypervisor, paths, spec(details={"kernel": "/k"}), JOB)
+    assert hypervisor.specs[VM].details == {"kernel": "/k"}
 
 
 def test_a_format_that_a_driver_does_not_state_is_refused() -> None:

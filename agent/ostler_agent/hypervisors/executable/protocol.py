@@ -118,7 +118,7 @@ def driver_info(hello: object) -> DriverInfo:
     )
 
 
-def _details(fields: Mapping[str, Any]) -> tuple[DetailField, ...]:
+def _details(fields: Mapping[str, object]) -> tuple[DetailField, ...]:
     if "details" not in fields:
         return ()
     found = tuple(_detail(_object(item, "a detail")) for item in _list(fields["details"], "details"))
@@ -129,7 +129,7 @@ def _details(fields: Mapping[str, Any]) -> tuple[DetailField, ...]:
     return found
 
 
-def _detail(fields: Mapping[str, Any]) -> DetailField:
+def _detail(fields: Mapping[str, object]) -> DetailField:
     kind = _text(fields, "kind") if "kind" in fields else DetailKind.TEXT.value
     if kind not in set(DetailKind):
         raise ProtocolError(f"the kind of a detail must be among {', '.join(DetailKind)}")
@@ -254,7 +254,7 @@ def _number(fields: Mapping[str, Any], name: str) -> int:
     return value
 
 
-def _boolean(fields: Mapping[str, Any], name: str) -> bool:
+def _boolean(fields: Mapping[str, object], name: str) -> bool:
     value = fields.get(name, False)
     if not isinstance(value, bool):
         raise ProtocolError(f"{name} must be true or false")
