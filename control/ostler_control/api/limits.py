@@ -56,7 +56,8 @@ MAX_READ_S = 10.0
 
 
 def check(message: Message) -> None:
-    """Raises InvalidArgumentError FIELD_TOO_LARGE, naming the first field that is larger than it may be."""
+    """Raises InvalidArgumentError FIELD_TOO_LARGE, naming the first field that is larger than it may be, and
+    INVALID_CHARACTER."""
     _check(message, "")
 
 
@@ -108,6 +109,8 @@ def _check_size(name: str, value: object, default: int, path: str) -> None:
     # A string of N characters has at least N bytes: what is far too long is not encoded first.
     if len(value) > limit or (isinstance(value, str) and len(value.encode()) > limit):
         raise _too_large(path, f"is longer than {limit} bytes")
+    if isinstance(value, str) and "\0" in value:  # PostgreSQL stores no text with it
+        raise bad_field(path, "must not contain the character NUL", "INVALID_CHARACTER")
 
 
 def _check_count(name: str, count: int, path: str) -> None:

@@ -79,7 +79,7 @@ def list_page(items: list[_Row], request: ListRequest) -> Page[_Row]:
     """The same for a list that is not in the database and does not change; the token is a position."""
     size = page_size_of(request)
     digest = _digest(request, "")
-    begin = int(_decode(request.page_token, digest)[1]) if request.page_token else 0
+    begin = _position(request.page_token, digest) if request.page_token else 0
     end = begin + size
     token = _encode(digest, datetime.datetime.min, str(end)) if end < len(items) else ""
     return Page(items[begin:end], token)
@@ -99,6 +99,15 @@ def _encode(digest: str, time: datetime.datetime, row_id: str) -> str:
     return base64.urlsafe_b64encode(json.dumps([digest, time.isoformat(), row_id]).encode()).decode().rstrip("=")
 
 
+def _position(token: str, digest: str) -> int:
+    position = _decode(token, digest)[1]
+    if not (position.isascii() and position.isdecimal()):
+        raise bad_field(
+            "page_token", "is not a page token of this server; start from the first page", "INVALID_PAGE_TOKEN"
+        )
+    return int(position)
+
+
 def _decode(token: str, digest: str) -> tuple[datetime.datetime, str]:
     try:
         given, time, row_id = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
@@ -107,7 +116,7 @@ def _decode(token: str, digest: str) -> tuple[datetime.datetime, str]:
         raise bad_field(
             "page_token", "is not a page token of this server; start from the first page", "INVALID_PAGE_TOKEN"
         ) from None
-    if given != digest or not isinstance(row_id, str) or at.tzinfo:
+    if given != digest or not isinstance(row_id, str) or not row_id.isprintable() or at.tzinfo:
         raise bad_field(
             "page_token",
             "belongs to another request; keep the filters or start from the first page",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import grpc
@@ -24,6 +24,7 @@ from ostler_control.trust import users
 
 from tests.fakes.fleet import Fleet, bare_channel, channel
 from tests.rpcs import DEADLINE_S, Method, methods, who_am_i
+from tests.security import access_matrix
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,24 @@ def callers(fleet: Fleet, control: Control) -> dict[Role, TlsFiles]:
         Role.MEMBER: fleet.user("mia", Role.MEMBER),
         Role.HOST: fleet.host("h1")[1],
     }
+
+
+def expected(roles: Mapping[str, frozenset[str]]) -> set[str]:
+    """The paths of methods of a part of the access matrix."""
+    return {
+        f"/{service if '.' in service else f'ostler.control.v1.{service}'}/{method}"
+        for service, methods in roles.items()
+        for method in methods
+    }
+
+
+@pytest.mark.parametrize(
+    ("role", "methods"),
+    [(Role.MEMBER, access_matrix.MEMBERS), (Role.HOST, access_matrix.HOSTS)],
+    ids=["members", "hosts"],
+)
+def test_nobody_but_admins_may_call_more_than_expected(role: Role, methods: Mapping[str, frozenset[str]]) -> None:
+    assert {path for path, roles in TABLE.items() if role in roles} == expected(methods)
 
 
 def test_the_table_has_every_served_method_and_no_other(served: list[Method]) -> None:
