@@ -54,7 +54,7 @@ def callers(fleet: Fleet, control: Control) -> dict[str, TlsFiles]:
     return {"admin": fleet.user("ada", Role.ADMIN), "member": fleet.user("mia", Role.MEMBER)}
 
 
-def value(field: FieldDescriptor, rng: random.Random) -> Any:
+def value(field: Any, rng: random.Random) -> Any:
     """A value of a field that is no message."""
     if field.enum_type is not None:
         return rng.choice([*field.enum_type.values_by_number, 99])
@@ -77,7 +77,8 @@ def value(field: FieldDescriptor, rng: random.Random) -> Any:
 
 def fill(message: Message, rng: random.Random, depth: int = 0) -> None:
     """Sets about two of three fields, some of them more than once."""
-    for field in message.DESCRIPTOR.fields:
+    fields: Any = message.DESCRIPTOR.fields  # protobuf has two classes of descriptors, without a common base
+    for field in fields:
         if rng.random() < 0.33 or depth > 3:
             continue
         is_map = field.message_type is not None and field.message_type.GetOptions().map_entry
