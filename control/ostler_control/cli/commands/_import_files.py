@@ -84,9 +84,9 @@ def ova_command(
 
     \b
     Examples:
-      ostler import ova appliance.ova --offering medium --network "VM Network=br0"
-      ostler import ova exported/web.ovf --offering medium --network "VM Network=br0" --stopped
-      ostler import ova https://example.org/appliance.ova --offering medium --network "VM Network=br0"
+      ostler import ova appliance.ova --offering medium --network "VM Network=public"
+      ostler import ova exported/web.ovf --offering medium --network "VM Network=public" --stopped
+      ostler import ova https://example.org/appliance.ova --offering medium --network "VM Network=public"
     """
     request = pb.ImportFilesRequest(
         request_id=call.request_id,
