@@ -25,6 +25,7 @@ class Function(StrEnum):
     UEFI = "uefi"
     NICS = "nics"
     NIC_FILTER = "nic-filter"
+    NIC_HOT_PLUG = "nic-hot-plug"
     EXTRA_CONFIG = "extra-config"
     USER_DATA = "user-data"
     ADOPTION = "adoption"
@@ -48,6 +49,7 @@ _SUMMARIES = {
     Function.UEFI: "booting VMs with UEFI",
     Function.NICS: "VMs with network interfaces",
     Function.NIC_FILTER: "dropping frames of VMs that have another sender than the VM",
+    Function.NIC_HOT_PLUG: "adding and removing network interfaces while the VM runs",
     Function.EXTRA_CONFIG: "extra configuration in libvirt's XML",
     Function.USER_DATA: "giving guests user data on a CD-ROM",
     Function.ADOPTION: "taking VMs over from other tools, and handing them back",

@@ -21,7 +21,7 @@ from ostler_agent.hypervisors.base import (
 from ostler_agent.hypervisors.foreign import ForeignVm
 from ostler_agent.hypervisors.libvirt.addresses import check, own
 from ostler_agent.hypervisors.libvirt.info import INFO
-from ostler_agent.spec import DiskSpec, Key, PowerState, VmInfo, VmSpec, VolumeRef
+from ostler_agent.spec import DiskSpec, Key, NicSpec, PowerState, VmInfo, VmSpec, VolumeRef
 from ostler_common.errors import NotFoundError, OstlerError
 
 
@@ -119,6 +119,12 @@ class FakeHypervisor:
 
     def detach(self, vm_id: str, volume_id: str, key_id: str | None, timeout_s: float, progress: Progress) -> None:
         self._do("detach")
+
+    def attach_nic(self, vm_id: str, nic: NicSpec) -> None:
+        self._do("attach_nic")
+
+    def detach_nic(self, vm_id: str, mac: str, timeout_s: float, progress: Progress) -> None:
+        self._do("detach_nic")
 
     def grow_disk(self, vm_id: str, volume_id: str, size_bytes: int) -> None:
         self._do("grow_disk")

@@ -426,6 +426,25 @@ class FakeHost(
 
         return self._job("AttachVolume", "vm.attach", request, context, work)
 
+    def AttachNic(self, request: vm_pb2.AttachNicRequest, context: grpc.ServicerContext) -> Iterator[job_pb2.JobUpdate]:
+        def work(job: JobContext) -> types_vm_pb2.VmInfo:
+            machine = self._machine(request.vm_id)
+            if request.nic.mac not in [nic.mac for nic in machine.spec.nics]:
+                machine.spec.nics.add().CopyFrom(request.nic)
+            return self._vm_info(request.vm_id)
+
+        return self._job("AttachNic", "vm.attach-nic", request, context, work)
+
+    def DetachNic(self, request: vm_pb2.DetachNicRequest, context: grpc.ServicerContext) -> Iterator[job_pb2.JobUpdate]:
+        def work(job: JobContext) -> types_vm_pb2.VmInfo:
+            machine = self._machine(request.vm_id)
+            kept = [nic for nic in machine.spec.nics if nic.mac != request.mac]
+            del machine.spec.nics[:]
+            machine.spec.nics.extend(kept)
+            return self._vm_info(request.vm_id)
+
+        return self._job("DetachNic", "vm.detach-nic", request, context, work)
+
     def DetachVolume(
         self, request: vm_pb2.DetachVolumeRequest, context: grpc.ServicerContext
     ) -> Iterator[job_pb2.JobUpdate]:

@@ -11,7 +11,7 @@ from ostler_agent.hypervisors.base import Console
 from ostler_agent.hypervisors.libvirt.driver import LibvirtDriver
 from ostler_agent.hypervisors.libvirt.key_directory import PERSISTENT_DIRECTORY
 from ostler_agent.hypervisors.libvirt.png import PNG_MAGIC
-from ostler_agent.spec import DiskFormat, DiskSpec, Firmware, PowerState, VmSpec, VolumeRef
+from ostler_agent.spec import DiskFormat, DiskSpec, Firmware, NicSpec, PowerState, VmSpec, VolumeRef
 from ostler_agent.vms import power
 from ostler_common.errors import (
     AbortedError,
@@ -27,6 +27,7 @@ from ostler_common.errors import (
 from tests.lab.host import Host, wait_for
 from tests.lab.lab import Lab
 from tests.lab.machines import (
+    BRIDGE,
     MIB,
     RecordedProgress,
     RecordingListener,
@@ -108,6 +109,14 @@ def test_a_guest_lives(station: Station) -> None:
     expect(console, "tick")
 
     assert driver.screenshot(vm_id).startswith(PNG_MAGIC)
+
+    extra = NicSpec("52:54:00:00:0a:01", BRIDGE, filter=True)
+    for _ in range(2):
+        driver.attach_nic(vm_id, extra)
+    assert host.virsh("domiflist", vm_id).count(extra.mac) == 1
+    for _ in range(2):
+        driver.detach_nic(vm_id, extra.mac, 30, RecordedProgress())
+    assert extra.mac not in host.virsh("domiflist", vm_id) + host.virsh("domiflist", vm_id, "--inactive")
 
     # Disks come, and come only once.
     for slot, ref in ((1, data), (2, raw)):

@@ -21,10 +21,11 @@ import pytest
 from ostler_agent.hypervisors.libvirt.driver import LibvirtDriver
 from ostler_agent.hypervisors.libvirt.xml import nwfilters
 from ostler_agent.spec import NicSpec, VmSpec
+from ostler_common.errors import DeadlineExceededError
 
 from tests.lab.host import Host, wait_for
 from tests.lab.lab import Lab
-from tests.lab.machines import BRIDGE, empty_image, in_shared, spec, volume
+from tests.lab.machines import BRIDGE, RecordedProgress, empty_image, in_shared, spec, volume
 
 pytestmark = [
     pytest.mark.host,
@@ -110,7 +111,18 @@ def wire(lab: Lab, driver: LibvirtDriver, nic: NicSpec) -> Iterator[Wire]:
     host = lab.hosts[0]
     machine = replace(spec(empty_image(host, volume())), nics=(nic,))
     driver.start(machine, in_shared)
-    tap = tap_of(host, machine)
+    try:
+        with on_tap(lab, machine) as vm:
+            yield vm
+    finally:
+        driver.power_off(machine.vm_id)
+        driver.delete(machine.vm_id)
+
+
+@contextmanager
+def on_tap(lab: Lab, machine: VmSpec) -> Iterator[Wire]:
+    """Of a running VM with one interface."""
+    tap = tap_of(lab.hosts[0], machine)
     try:
         with closing(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))) as cable:
             cable.bind((lab.network.port(1), 0))
@@ -118,8 +130,6 @@ def wire(lab: Lab, driver: LibvirtDriver, nic: NicSpec) -> Iterator[Wire]:
             yield Wire(tap, cable)
     finally:
         os.close(tap)
-        driver.power_off(machine.vm_id)
-        driver.delete(machine.vm_id)
 
 
 def tap_of(host: Host, machine: VmSpec) -> int:
@@ -171,6 +181,27 @@ def test_a_network_without_filter_lets_everything_pass(lab: Lab, driver: Libvirt
     with wire(lab, driver, NicSpec(MAC, BRIDGE)) as vm:
         assert vm.passes(ether(OTHER, 0x88B6, b"spoofed"))
         assert vm.passes(arp(MAC, OTHER, "192.0.2.1"))
+
+
+def test_an_interface_that_a_running_vm_gets_is_filtered(lab: Lab, driver: LibvirtDriver) -> None:
+    host = lab.hosts[0]
+    machine = spec(empty_image(host, volume()))
+    driver.start(machine, in_shared)
+    try:
+        for _ in range(2):
+            driver.attach_nic(machine.vm_id, NicSpec(MAC, BRIDGE, filter=True))
+        assert host.virsh("domiflist", machine.vm_id).count(MAC) == 1
+        assert host.virsh("domiflist", machine.vm_id, "--inactive").count(MAC) == 1
+        with on_tap(lab, machine) as vm:
+            assert not vm.passes(ether(OTHER, 0x88B6, b"spoofed"))
+        with pytest.raises(DeadlineExceededError):  # nobody in the VM answers
+            driver.detach_nic(machine.vm_id, MAC, 1, RecordedProgress())
+    finally:
+        driver.power_off(machine.vm_id)
+    for _ in range(2):
+        driver.detach_nic(machine.vm_id, MAC, 1, RecordedProgress())
+    assert MAC not in host.virsh("domiflist", machine.vm_id, "--inactive")
+    driver.delete(machine.vm_id)
 
 
 def test_filters_return_when_somebody_has_removed_them(lab: Lab, driver: LibvirtDriver) -> None:

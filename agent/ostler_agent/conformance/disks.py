@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from ostler_common.secret import new_passphrase
 
 from ostler_agent.conformance.assertions import SkippedError, refused, require
 from ostler_agent.conformance.bench import MIB, Bench, NeverCancelled, new_id
+from ostler_agent.hypervisors.base import NicHotPlug
 from ostler_agent.spec import DiskSpec, ExtraConfig, Firmware, Key, NicSpec, PowerState
 from ostler_agent.tools import iso, qemu_img
 
@@ -142,6 +144,21 @@ def nics(bench: Bench) -> None:
         bench.start(spec)
         require(bench.hypervisor.vm(spec.vm_id).power_state is PowerState.RUNNING, "the VM must run")
         bench.hypervisor.power_off(spec.vm_id)
+
+
+def plug_nic(bench: Bench) -> None:
+    """A running VM gets a network interface once, however often it is added; a guest that does not respond keeps it."""
+    if not bench.setup.bridge:
+        raise SkippedError("needs a bridge (--bridge NAME)")
+    assert isinstance(bench.hypervisor, NicHotPlug)
+    spec, nic = bench.start(), NicSpec("52:54:00:c0:ff:02", bench.setup.bridge)
+    for _ in range(2):
+        bench.hypervisor.attach_nic(spec.vm_id, nic)
+    with contextlib.suppress(DeadlineExceededError):
+        bench.hypervisor.detach_nic(spec.vm_id, nic.mac, 1, NeverCancelled())
+    bench.hypervisor.power_off(spec.vm_id)
+    for _ in range(2):
+        bench.hypervisor.detach_nic(spec.vm_id, nic.mac, 1, NeverCancelled())
 
 
 def user_data(bench: Bench) -> None:

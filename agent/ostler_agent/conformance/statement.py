@@ -15,6 +15,7 @@ from ostler_agent.hypervisors.base import PARTS
 from ostler_agent.pools import registry as pool_registry
 from ostler_agent.spec import DiskFormat, DiskSpec, ExtraConfig, Firmware, Key, NicSpec
 from ostler_agent.vms import disks, power
+from ostler_agent.vms import nics as vm_nics
 
 REFUSAL = "FUNCTION_NOT_SUPPORTED"
 
@@ -90,6 +91,10 @@ def unstated(bench: Bench) -> None:
         with refused("a VM whose network filters spoofed frames", REFUSAL):
             nics = (NicSpec("52:54:00:00:00:01", "br0", filter=True),)
             power.start(hypervisor, bench.paths, replace(stopped, nics=nics), progress)
+    if Function.NIC_HOT_PLUG not in stated.functions:
+        refusals += 1
+        with refused("a network interface for a running VM", REFUSAL):
+            vm_nics.attach(hypervisor, spec.vm_id, NicSpec("52:54:00:00:00:01", "br0"), progress)
     if Function.EXTRA_CONFIG not in stated.functions:
         refusals += 1
         with refused("a VM with extra configuration", REFUSAL):

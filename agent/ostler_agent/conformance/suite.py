@@ -68,6 +68,7 @@ CHECKS: tuple[Check, ...] = (
     _check("volume-encryption.key", disks.encryption, Function.VOLUME_ENCRYPTION),
     _check("uefi.start", disks.uefi, Function.UEFI),
     _check("nics.start", disks.nics, Function.NICS),
+    _check("nic-hot-plug.running", disks.plug_nic, Function.NIC_HOT_PLUG),
     _check("user-data.start", disks.user_data, Function.USER_DATA),
     _check("extra-config.start", disks.extra_config, Function.EXTRA_CONFIG),
     _check("adoption.hand-back", adopting.hand_back, Function.ADOPTION),

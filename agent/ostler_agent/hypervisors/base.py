@@ -21,7 +21,7 @@ from ostler_common.hypervisors import Function, not_supported
 
 from ostler_agent.hypervisors.foreign import Adoption
 from ostler_agent.hypervisors.info import DriverInfo
-from ostler_agent.spec import DiskSpec, Key, VmInfo, VmSpec, VolumeRef
+from ostler_agent.spec import DiskSpec, Key, NicSpec, VmInfo, VmSpec, VolumeRef
 
 Paths = Callable[[VolumeRef], Path]
 
@@ -211,6 +211,24 @@ class HotPlug(Protocol):
 
 
 @runtime_checkable
+class NicHotPlug(Protocol):
+    """Optional part of a driver: `Function.NIC_HOT_PLUG`."""
+
+    def attach_nic(self, vm_id: str, nic: NicSpec) -> None:
+        """Adds a network interface to a running VM and to its definition. Idempotent.
+
+        Raises NotFoundError VM_NOT_FOUND, FailedPreconditionError VM_NOT_RUNNING.
+        """
+
+    def detach_nic(self, vm_id: str, mac: str, timeout_s: float, progress: Progress) -> None:
+        """Removes a network interface from a running VM and from its definition. Idempotent.
+
+        Waits for the guest to release it. Raises DeadlineExceededError DETACH_TIMEOUT, FailedPreconditionError
+        DETACH_REFUSED.
+        """
+
+
+@runtime_checkable
 class OnlineGrow(Protocol):
     """Optional part of a driver: `Function.ONLINE_GROW`."""
 
@@ -366,6 +384,7 @@ class LiveMigration(Protocol):
 PARTS: Mapping[Function, type] = {
     Function.REBOOT: Reboot,
     Function.HOT_PLUG: HotPlug,
+    Function.NIC_HOT_PLUG: NicHotPlug,
     Function.ONLINE_GROW: OnlineGrow,
     Function.ONLINE_COPY: LiveCopy,
     Function.SCREENSHOT: Screenshot,

@@ -20,7 +20,7 @@ from ostler_agent.journal import Record
 from ostler_agent.seeds import SEEDS, Seeds
 from ostler_agent.services import convert
 from ostler_agent.spec import PowerState, VmInfo
-from ostler_agent.vms import disks, power
+from ostler_agent.vms import disks, nics, power
 
 log = structlog.get_logger(__name__)
 
@@ -116,6 +116,24 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
             "vm.detach",
             request,
             lambda job: convert.vm_info(self._detach(vm_id, volume_id, key_id, job)),
+        )
+
+    def AttachNic(self, request: vm_pb2.AttachNicRequest, context: grpc.ServicerContext) -> Updates:
+        vm_id, nic = convert.uuid_field(request.vm_id, "vm_id"), convert.nic_spec(request.nic)
+        return self._jobs.run(
+            request.operation,
+            "vm.attach-nic",
+            request,
+            lambda job: convert.vm_info(nics.attach(self._driver, vm_id, nic, job)),
+        )
+
+    def DetachNic(self, request: vm_pb2.DetachNicRequest, context: grpc.ServicerContext) -> Updates:
+        vm_id = convert.uuid_field(request.vm_id, "vm_id")
+        return self._jobs.run(
+            request.operation,
+            "vm.detach-nic",
+            request,
+            lambda job: convert.vm_info(nics.detach(self._driver, vm_id, request.mac, job)),
         )
 
     def GetVm(self, request: vm_pb2.GetVmRequest, context: grpc.ServicerContext) -> types_pb2.VmInfo:

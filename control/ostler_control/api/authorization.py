@@ -209,6 +209,8 @@ TABLE: Mapping[str, frozenset[Role]] = {
             "AdoptVm": _ADMINS,
             "UnmanageVm": _ADMINS,
             "ReinstallVm": _USERS,
+            "AddNic": _USERS,
+            "RemoveNic": _USERS,
             "FindHosts": _ADMINS,
             "Console": _USERS,
             "Screenshot": _USERS,

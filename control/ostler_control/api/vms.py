@@ -138,6 +138,17 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         row = resolve(Vm, request.vm, "vm", caller=caller)
         return start_operation(caller, request, lambda: vms.unmanage(row, caller.actor))
 
+    def AddNic(self, request: pb.AddNicRequest, context: grpc.ServicerContext) -> LongRunning:
+        caller = caller_of(context)
+        row = resolve(Vm, request.vm, "vm", caller=caller)
+        nic = _nic(request.nic, "nic", caller)
+        return start_operation(caller, request, lambda: vms.add_nic(row, nic, caller.actor))
+
+    def RemoveNic(self, request: pb.RemoveNicRequest, context: grpc.ServicerContext) -> LongRunning:
+        caller = caller_of(context)
+        row = resolve(Vm, request.vm, "vm", caller=caller)
+        return start_operation(caller, request, lambda: vms.remove_nic(row, request.mac, caller.actor))
+
     def FindHosts(self, request: pb.FindHostsRequest, context: grpc.ServicerContext) -> pb.FindHostsResponse:
         row = resolve(Vm, request.vm, "vm", caller=caller_of(context))
         return pb.FindHostsResponse(candidates=map(convert_vms.candidate, vms.find_hosts(row)))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ostler_common.errors import FailedPreconditionError
+from ostler_common.hypervisors import Function
 from peewee import ColumnBase
 
-from ostler_control.models import Account, Network, NetworkAccount
+from ostler_control.models import Account, Host, HostFunction, Network, NetworkAccount
 
 
 def usable_by(account_id: str) -> ColumnBase:
@@ -30,6 +31,28 @@ def find_on_bridge(zone_id: str, bridge: str, account: Account) -> Network:
         "NO_NETWORK",
         {"bridge": bridge, "account": account.id},
     )
+
+
+def check_host(host: Host, network: Network) -> None:
+    """Raises FailedPreconditionError OTHER_ZONE, LACKS_BRIDGE, LACKS_NIC_FILTER."""
+    reason = ""
+    if host.cluster.zone_id != network.zone_id:
+        reason, lack = "OTHER_ZONE", "is in another zone"
+    elif network.bridge not in host.bridges.split(","):
+        reason, lack = "LACKS_BRIDGE", f"has no bridge {network.bridge}"
+    elif network.spoof_filter and not _filters(host):
+        reason, lack = "LACKS_NIC_FILTER", "has not proved that it can filter spoofed frames"
+    if reason:
+        raise FailedPreconditionError(
+            f"host {host.name} {lack}: network {network.name} needs it (migrate the VM to another host)",
+            reason,
+            {"host": host.id, "network": network.id},
+        )
+
+
+def _filters(host: Host) -> bool:
+    query = HostFunction.select().where(HostFunction.host == host.id, HostFunction.function == Function.NIC_FILTER)
+    return bool(query.exists())
 
 
 def check_allowed(network: Network, account: Account) -> None:

@@ -9,6 +9,7 @@ from ostler_control.vms.create import create
 from ostler_control.vms.delete import delete
 from ostler_control.vms.find import find_hosts
 from ostler_control.vms.migrate import migrate
+from ostler_control.vms.nics import add_nic, remove_nic
 from ostler_control.vms.reboot import reboot
 from ostler_control.vms.reinstall import reinstall
 from ostler_control.vms.resolve import resolve_stranded
@@ -22,6 +23,7 @@ __all__ = [
     "NewNic",
     "NewVm",
     "NewVmAdoption",
+    "add_nic",
     "adopt",
     "create",
     "delete",
@@ -30,6 +32,7 @@ __all__ = [
     "migrate",
     "reboot",
     "reinstall",
+    "remove_nic",
     "resolve_stranded",
     "start",
     "stop",

@@ -33,6 +33,12 @@ def set_state(vm_id: str, state: VmState, **values: object) -> None:
         Vm.update(**{"state": state, "state_time": now(), "attention": "", **values}).where(Vm.id == vm_id).execute()
 
 
+def set_attention(vm_id: str, attention: str) -> None:
+    """Records what differs between a VM's rows and what its host may have."""
+    with transaction():
+        Vm.update(attention=attention).where(Vm.id == vm_id).execute()
+
+
 def wrong_state(vm: Vm, wanted: str) -> FailedPreconditionError:
     """The refusal for a VM in another state."""
     attention = f" ({vm.attention})" if vm.attention else ""

@@ -90,7 +90,7 @@ def check(wanted: NewVm) -> Checked:
     details.check_new(wanted.details)
     check_supported(wanted.template, _functions(wanted), host=wanted.host, cluster=wanted.cluster, zone=wanted.zone)
     template_store.check_encryption(wanted.template, wanted.offering.encrypt_root)
-    return Checked(size_bytes, _nics(wanted.nics, wanted.account))
+    return Checked(size_bytes, check_nics(wanted.nics, wanted.account))
 
 
 def vm_exists(wanted: NewVm) -> AlreadyExistsError:
@@ -131,8 +131,12 @@ def _root_size(wanted: NewVm) -> int:
     return size_bytes
 
 
-def _nics(wanted: Sequence[NewNic], account: Account) -> list[NewNic]:
-    if len(wanted) > MAX_NICS:
+def check_nics(wanted: Sequence[NewNic], account: Account, present: int = 0) -> list[NewNic]:
+    """New network interfaces with MAC and model filled in. present: how many the VM has already.
+
+    Raises InvalidArgumentError; AlreadyExistsError MAC_TAKEN; FailedPreconditionError NETWORK_NOT_ALLOWED.
+    """
+    if present + len(wanted) > MAX_NICS:
         raise bad_field("nics", f"a VM has at most {MAX_NICS} network interfaces", "TOO_MANY_NICS")
     nics: list[NewNic] = []
     for number, nic in enumerate(wanted):

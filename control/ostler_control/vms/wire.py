@@ -42,7 +42,7 @@ def spec(vm: Vm, keys: Keyring | None, pools: Mapping[str, str] | None = None) -
             vm_pb2.DiskSpec(volume=ref(volume), slot=volume.slot, boot=bool(volume.root), serial=volume.id)
             for volume in disks_of(vm.id)
         ],
-        nics=_nics(vm.id),
+        nics=nics(vm.id),
         extra_config=extra_configs.to_wire(vm),
         seed=_seed(vm, keys) if keys else None,
         details=_details(vm),
@@ -62,10 +62,11 @@ def _seed(vm: Vm, keys: Keyring) -> vm_pb2.Seed | None:
     return vm_pb2.Seed(files=[vm_pb2.Seed.File(name=name, content=data) for name, data in seed.files().items()])
 
 
-def _nics(vm_id: str) -> list[vm_pb2.NicSpec]:
+def nics(vm_id: str) -> list[vm_pb2.NicSpec]:
+    """A VM's network interfaces as a host needs them."""
     with session():
-        nics = nics_of(vm_id)
-        static = addressing.of_nics(nic.id for nic in nics)
+        rows = nics_of(vm_id)
+        static = addressing.of_nics(nic.id for nic in rows)
     return [
         vm_pb2.NicSpec(
             mac=nic.mac,
@@ -76,7 +77,7 @@ def _nics(vm_id: str) -> list[vm_pb2.NicSpec]:
             filter=nic.network.spoof_filter,
             addresses=[address.partition("/")[0] for address in static.get(nic.id, DHCP).addresses],
         )
-        for nic in nics
+        for nic in rows
     ]
 
 

@@ -120,7 +120,7 @@ def _detach_live(
         try:
             domain.detachDeviceFlags(_device_xml(domain, disk.path), _LIVE)
         except libvirt.libvirtError as error:
-            if not _unplug_pending(error):
+            if not unplug_pending(error):
                 raise
         progress.report("waiting for the guest to release the disk")
         while _live_disk(domain, volume_id) is not None:
@@ -131,7 +131,7 @@ def _detach_live(
                     "(unmount it in the guest, then try again, or stop the VM)",
                     "DETACH_TIMEOUT",
                 )
-            if _refused(events, disk.alias):
+            if refused(events, disk.alias):
                 raise FailedPreconditionError(
                     f"the guest of VM {vm_id} refuses to release volume {volume_id} (unmount it in the guest)",
                     "DETACH_REFUSED",
@@ -159,13 +159,13 @@ def _device_xml(domain: Any, path: str, flags: int = 0) -> str:
     raise NotFoundError(f"the VM has no disk {path}", "VOLUME_NOT_ATTACHED")
 
 
-def _unplug_pending(error: libvirt.libvirtError) -> bool:
+def unplug_pending(error: libvirt.libvirtError) -> bool:
     """Whether an earlier unplug request is pending in the guest, or the guest has just released the disk."""
     pending = is_code(error, libvirt.VIR_ERR_OPERATION_FAILED) and "unplug" in error.get_error_message()
     return pending or is_code(error, libvirt.VIR_ERR_DEVICE_MISSING)
 
 
-def _refused(events: queue.SimpleQueue[RawEvent], alias: str | None) -> bool:
+def refused(events: queue.SimpleQueue[RawEvent], alias: str | None) -> bool:
     """Waits briefly for an event; returns whether it was the guest's refusal."""
     try:
         event = events.get(timeout=POLL_INTERVAL_S)

@@ -32,6 +32,7 @@ from ostler_agent.hypervisors.libvirt import (
     inventory,
     migrate,
     mirror,
+    nic_devices,
     samples,
     screenshot,
 )
@@ -45,7 +46,7 @@ from ostler_agent.hypervisors.libvirt.info import INFO
 from ostler_agent.hypervisors.libvirt.locks import VmLocks
 from ostler_agent.hypervisors.libvirt.secrets import Secrets
 from ostler_agent.hypervisors.libvirt.session import Session
-from ostler_agent.spec import DiskSpec, Key, VmInfo, VmSpec, VolumeRef
+from ostler_agent.spec import DiskSpec, Key, NicSpec, VmInfo, VmSpec, VolumeRef
 
 log = structlog.get_logger(__name__)
 
@@ -134,6 +135,13 @@ class LibvirtDriver:
 
     def detach(self, vm_id: str, volume_id: str, key_id: str | None, timeout_s: float, progress: Progress) -> None:
         devices.detach(self._session, vm_id, volume_id, key_id, timeout_s, progress)
+
+    def attach_nic(self, vm_id: str, nic: NicSpec) -> None:
+        with self._session.locks.hold(vm_id):
+            nic_devices.attach(self._session, vm_id, nic)
+
+    def detach_nic(self, vm_id: str, mac: str, timeout_s: float, progress: Progress) -> None:
+        nic_devices.detach(self._session, vm_id, mac, timeout_s, progress)
 
     def grow_disk(self, vm_id: str, volume_id: str, size_bytes: int) -> None:
         devices.grow(self._session, vm_id, volume_id, size_bytes)

@@ -110,29 +110,28 @@ def _how_encrypted(vm: pb.Vm) -> str:
     return text.yes(bool(count)) if count in (0, len(vm.volumes)) else f"{count} of {len(vm.volumes)}"
 
 
-def _nic(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> list[pb.VmNic]:
+def parse_nic(ctx: click.Context, param: click.Parameter, value: str) -> pb.VmNic:
     """NETWORK, then KEY=VALUE; address, gateway and dns may be repeated."""
-    nics = []
-    for value in values:
-        network, *rest = value.split(",")
-        pairs = defaultdict[str, list[str]](list)
-        for part in rest:
-            key, _, text = part.partition("=")
-            pairs[key].append(text)
-        if not network or not pairs.keys() <= {"mac", "model", "address", "gateway", "dns"}:
-            wanted = "NETWORK[,mac=MAC][,model=MODEL][,address=ADDRESS/PREFIX][,gateway=ADDRESS][,dns=ADDRESS]"
-            raise click.BadParameter(f"must be {wanted}", ctx, param)
-        nics.append(
-            pb.VmNic(
-                network=network,
-                mac=pairs["mac"][-1] if pairs["mac"] else "",
-                model=pairs["model"][-1] if pairs["model"] else "",
-                addresses=pairs["address"],
-                gateways=pairs["gateway"],
-                nameservers=pairs["dns"],
-            )
-        )
-    return nics
+    network, *rest = value.split(",")
+    pairs = defaultdict[str, list[str]](list)
+    for part in rest:
+        key, _, text = part.partition("=")
+        pairs[key].append(text)
+    if not network or not pairs.keys() <= {"mac", "model", "address", "gateway", "dns"}:
+        wanted = "NETWORK[,mac=MAC][,model=MODEL][,address=ADDRESS/PREFIX][,gateway=ADDRESS][,dns=ADDRESS]"
+        raise click.BadParameter(f"must be {wanted}", ctx, param)
+    return pb.VmNic(
+        network=network,
+        mac=pairs["mac"][-1] if pairs["mac"] else "",
+        model=pairs["model"][-1] if pairs["model"] else "",
+        addresses=pairs["address"],
+        gateways=pairs["gateway"],
+        nameservers=pairs["dns"],
+    )
+
+
+def _nics_option(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> list[pb.VmNic]:
+    return [parse_nic(ctx, param, value) for value in values]
 
 
 @click.group(cls=Noun)
@@ -150,7 +149,7 @@ def command() -> None:
     "nics",
     multiple=True,
     metavar="NETWORK[,KEY=VALUE]",
-    callback=_nic,
+    callback=_nics_option,
     help="Interface on a network; keys are model, mac (admins), and address, gateway, dns for a static one; repeat.",
 )
 @click.option("--account", type=ACCOUNT, default="", help="Owner.  [default: your account]")
