@@ -38,6 +38,7 @@ MEMBERS: Mapping[str, frozenset[str]] = {
     "UserService": frozenset({"IssueUserCertificate", "WhoAmI"}),
     "VmService": frozenset(
         {
+            "AddNic",
             "Console",
             "CreateVm",
             "DeleteVm",
@@ -45,6 +46,7 @@ MEMBERS: Mapping[str, frozenset[str]] = {
             "ListVms",
             "RebootVm",
             "ReinstallVm",
+            "RemoveNic",
             "Screenshot",
             "StartVm",
             "StopVm",
