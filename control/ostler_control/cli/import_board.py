@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import click
 import grpc
 from ostler.control.v1 import import_plan_pb2 as pb
+from ostler_common.errors import shortened
 from ostler_common.text import printable
 from ostler_common.units import format_size
 
@@ -27,6 +28,7 @@ POLL_S = 1.0
 # Off a terminal, how often a line tells how far the whole plan is.
 SUMMARY_S = 60.0
 _MAX_ROWS_KEPT = 6
+_MIN_NOTE = 12
 
 
 def follow(app: App, name: str) -> pb.ImportPlan:
@@ -114,17 +116,18 @@ class _Board:
 
     def show(self, plan: pb.ImportPlan) -> None:
         self._plan = plan
-        self._live.update(board(plan, self._live.console.height), refresh=True)
+        self._live.update(board(plan, *self._live.console.size), refresh=True)
 
     def note(self, message: str) -> None:
         if self._plan is not None:
-            table = board(self._plan, self._live.console.height)
+            table = board(self._plan, *self._live.console.size)
             table.caption = message
             self._live.update(table, refresh=True)
 
 
-def board(plan: pb.ImportPlan, height: int) -> Table:
-    """The board in at most `height` lines: VMs under way and those that failed before the others."""
+def board(plan: pb.ImportPlan, width: int, height: int) -> Table:
+    """The board in at most `height` lines of `width` characters; where it is too long, VMs under way and those that
+    failed are shown."""
     from rich.table import Table
     from rich.text import Text
 
@@ -138,13 +141,21 @@ def board(plan: pb.ImportPlan, height: int) -> Table:
         pad_edge=False,
         padding=(0, 2, 0, 0),
     )
-    for title, _ in columns:
-        table.add_column(title.upper(), overflow="ellipsis", no_wrap=True)
     room = max(height - 4, _MAX_ROWS_KEPT)
     shown = plan.vms if len(plan.vms) <= room else sorted(plan.vms, key=_rank)[:room]
-    for vm in sorted(shown, key=lambda vm: vm.position):
-        cells = [printable(text.or_dash(cell(vm))) for _, cell in columns]
-        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in cells))
+    rows = [
+        [printable(text.or_dash(cell(vm))) for _, cell in columns] for vm in sorted(shown, key=lambda vm: vm.position)
+    ]
+    widths = [max(map(len, column)) for column in zip([title for title, _ in columns], *rows, strict=True)]
+    # Only the note, which is the last, gives way where the terminal is narrow.
+    widths[-1] = max(_MIN_NOTE, min(widths[-1], width - sum(widths[:-1]) - 2 * len(widths)))
+    for (title, _), needed in zip(columns, widths, strict=True):
+        table.add_column(title.upper(), no_wrap=True, width=needed)
+    for row in rows:
+        row[-1] = shortened(row[-1], widths[-1])
+        table.add_row(
+            *(Text(cell, style=_STYLES.get(cell, "")) for cell in (*row[:-1], shortened(row[-1], widths[-1])))
+        )
     if len(shown) < len(plan.vms):
         table.caption = f"and {len(plan.vms) - len(shown)} more: ostler import plan status {plan.name}"
     return table

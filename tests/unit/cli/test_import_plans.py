@@ -24,6 +24,7 @@ from ostler_control.cli.main import root
 from ostler_control.imports import sources
 from ostler_control.imports.waves import executor
 from ostler_control.models import Host, ServiceOffering
+from rich.console import Console
 
 from tests import databases
 from tests.fakes.certificates import ThrowawayCa
@@ -177,8 +178,17 @@ def test_the_board_shows_what_is_under_way_when_there_are_too_many_rows() -> Non
     vms = [pb.ImportPlanVm(position=n, source_vm=f"vm{n}", state=pb.ImportPlanVm.WAITING) for n in range(50)]
     vms[40].state = pb.ImportPlanVm.RUNNING
     vms[41].state = pb.ImportPlanVm.FAILED
-    table = import_board.board(pb.ImportPlan(name="w", state=pb.ImportPlan.RUNNING, vms=vms), 14)
+    table = import_board.board(pb.ImportPlan(name="w", state=pb.ImportPlan.RUNNING, vms=vms), 100, 14)
     assert table.row_count == 10
     cells = [str(cell) for cell in table.columns[0].cells]
     assert {"vm40", "vm41", "vm0"} <= set(cells)
     assert table.caption == "and 40 more: ostler import plan status w"
+
+
+def test_only_the_note_of_the_board_gives_way() -> None:
+    vm = pb.ImportPlanVm(source_vm="web-1", state=pb.ImportPlanVm.FAILED, reason="no operating system " * 10)
+    console = Console(file=io.StringIO(), width=80)
+    console.print(import_board.board(pb.ImportPlan(name="w", state=pb.ImportPlan.RUNNING, vms=[vm]), 80, 24))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
+    assert re.search(r"^VM +STATE +PHASE +DONE +SPEED +LEFT +TOOK +NOTE", shown, re.MULTILINE)
+    assert re.search(r"^web-1 +failed .*no oper.*\u2026$", shown.replace(" \n", "\n"), re.MULTILINE), shown
