@@ -343,7 +343,9 @@ def vm(app: App, spec: pb.ImportSpec, call: CallOptions) -> None:
 @yes_option
 @pass_app
 def cut_over(app: App, vm: str, yes: bool) -> None:
-    """Has a warm import shut its source VM down and finish, as soon as its first copy is complete.
+    """Ends a warm import: its source VM is shut down.
+
+    That begins as soon as the first copy is complete.
 
     VM is the new VM, as in `ostler vm list`.
 
