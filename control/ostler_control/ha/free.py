@@ -74,22 +74,27 @@ def _free(vm: Vm, host: Host, priority: Priority) -> None:
     )
 
 
-def take_back(host_id: str) -> bool:
-    """Ends the fencing of a host that is heard again, once nothing of it is in doubt; returns whether it did.
+def is_in_doubt(host_id: str) -> bool:
+    """Whether a host is not to be given back yet; within the caller's transaction.
 
-    In doubt are: a VM that is placed there while an operation holds it, or whose power state the host has not reported
-    yet, and a VM that runs there although it is placed elsewhere.
+    It is not proved off or not heard again, an operation holds a VM that is placed there, it has not reported the
+    power state of one, or it runs a VM that is placed elsewhere.
     """
+    heard = (HostFence.host == host_id) & (HostFence.state == FenceState.OFF) & HostFence.heard
+    if not HostFence.select().where(heard).exists():
+        return True
+    placed = (Vm.host == host_id) | (Vm.destination == host_id)
+    unknown = (Vm.operation_id != "") | (Vm.state == VmState.MIGRATING) | ~Vm.power_state.in_(_EXECUTING)
+    if Vm.select().where(placed & unknown & (Vm.state != VmState.FAILED)).exists():
+        return True
+    return bool(VmSighting.select().where(VmSighting.host == host_id).exists())
+
+
+def take_back(host_id: str) -> bool:
+    """Ends the fencing of a host that is not in doubt; returns whether it did."""
     with transaction():
         host = Host.get_or_none((Host.id == host_id) & ~Host.removed)
-        heard = (HostFence.host == host_id) & (HostFence.state == FenceState.OFF) & HostFence.heard
-        if host is None or not HostFence.select().where(heard).exists():
-            return False
-        placed = (Vm.host == host.id) | (Vm.destination == host.id)
-        unknown = (Vm.operation_id != "") | (Vm.state == VmState.MIGRATING) | ~Vm.power_state.in_(_EXECUTING)
-        if Vm.select().where(placed & unknown & (Vm.state != VmState.FAILED)).exists():
-            return False
-        if VmSighting.select().where(VmSighting.host == host.id).exists():
+        if host is None or is_in_doubt(host_id):
             return False
         HostFence.delete().where(HostFence.host == host.id).execute()
         Host.update(state=HostState.UP, state_reason="", state_time=now()).where(Host.id == host.id).execute()

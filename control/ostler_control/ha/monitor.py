@@ -15,7 +15,8 @@ from ostler_control.events import SYSTEM
 from ostler_control.ha import facts
 from ostler_control.ha.decide import Decision, decide
 from ostler_control.ha.fence import fence, tidy
-from ostler_control.ha.free import free_vms, take_back
+from ostler_control.ha.free import free_vms
+from ostler_control.ha.give_back import give_back
 from ostler_control.ha.restart import restart_vms
 from ostler_control.models import FenceState, Host, HostFence, tuples
 from ostler_control.operations import launch
@@ -77,7 +78,7 @@ class Monitor:
             host_ids = [host_id for (host_id,) in tuples(query, tuple[str])]
         for host_id in host_ids:
             free_vms(host_id)
-            take_back(host_id)
+            give_back(host_id)
 
 
 def _fence(host_id: str) -> None:

@@ -253,16 +253,21 @@ def test_two_do_not_fence_one_host(site: Site, engine: Engine, bmc: FakeDevice) 
 def test_a_fenced_host_that_returns_is_up_again_once_nothing_is_in_doubt(
     site: Site, engine: Engine, bmc: FakeDevice, clock: Clock
 ) -> None:
+    definitions = dict(site.hosts["h1"].vms)
     die(site, "h1")
     assert outcome(engine, site.record(lambda: fence(site.host("h1"), "root", device=True, automatic=False))) == OK
+    for machine in definitions.values():
+        machine.running = False
+    site.hosts["h1"].vms.update(definitions)
     site.hosts["h1"].start()
     h1 = site.host("h1")
     watched = store.WatchedHost(h1.id, h1.name, h1.address, h1.state)
     store.set_state(watched, HostState.UP, "")
     assert site.host("h1").state is HostState.FENCED, "the watcher does not give it back"
     clock.tick()
-    assert site.host("h1").state is HostState.UP
+    wait_until(lambda: site.host("h1").state is HostState.UP)
     assert not HostFence.select().exists()
+    assert set(site.hosts["h1"].vms) <= {row.id for row in Vm.select() if row.host_id == site.host("h1").id}
     finish_all(engine)
     clock.tick()
     assert vm("high").state is VmState.RUNNING
