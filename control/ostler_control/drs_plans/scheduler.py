@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 from ostler_common.errors import FailedPreconditionError, OstlerError
@@ -16,7 +16,7 @@ from ostler_control.drs_plans import begin, executor, store
 from ostler_control.drs_plans.generate import generate
 from ostler_control.events import SYSTEM
 from ostler_control.hypervisors import rules
-from ostler_control.models import Cluster, DrsPlan, Host, Operation, now, tuples
+from ostler_control.models import Cluster, DrsPlan, Event, Host, Operation, now, tuples
 from ostler_control.operations import launch
 from ostler_control.operations.records import ENDED
 from ostler_control.states import MoveState, OperationState, PlanState
@@ -25,6 +25,8 @@ log = structlog.get_logger(__name__)
 
 _TICK_S = 15.0
 MAX_BACK_OFF = datetime.timedelta(days=1)
+# A host that came into service must stay for so long before a plan counts on it.
+HOST_STAYS = datetime.timedelta(minutes=5)
 
 
 class Scheduler:
@@ -69,7 +71,8 @@ def next_time(cluster: Cluster, time: datetime.datetime | None = None) -> dateti
     """When the next automatic plan of a cluster is due; None when none is: it is switched off, a plan is being carried
     out, the cluster is disabled, its hypervisors cannot move VMs, or it has fewer than two hosts in service.
 
-    After failures the interval doubles, up to `MAX_BACK_OFF`. Outside drs.automatic.window the next opening counts.
+    A host that has come into service since the last plan makes the next one due once it has stayed for `HOST_STAYS`.
+    After failures the interval doubles, up to `MAX_BACK_OFF`, and hosts no longer shorten it. Outside drs.automatic.window the next opening counts.
     time: the present, by default the clock's.
     """
     due = _due(cluster)
@@ -90,7 +93,8 @@ def _due(cluster: Cluster) -> datetime.datetime | None:
     ):
         return None
     in_service = (Host.state == "up") & Host.enabled & ~Host.maintenance & ~Host.removed
-    if Host.select().where((Host.cluster == cluster.id) & in_service).count() < 2:
+    hosts = list(Host.select(Host.id, Host.state_time).where((Host.cluster == cluster.id) & in_service))
+    if len(hosts) < 2:
         return None
     over = DrsPlan.state.in_(("completed", "partial", "failed", "cancelled"))
     query = DrsPlan.select(DrsPlan.type, DrsPlan.state, DrsPlan.state_time)
@@ -108,7 +112,18 @@ def _due(cluster: Cluster) -> datetime.datetime | None:
         failures += 1
     latest: datetime.datetime = last[0][2]
     wait: datetime.timedelta = max(min(interval * 2**failures, MAX_BACK_OFF), interval)
+    came = _last_arrival(hosts, latest)
+    if came is not None and not failures:
+        return min(latest + wait, came + HOST_STAYS)
     return latest + wait
+
+
+def _last_arrival(hosts: Sequence[Host], since: datetime.datetime) -> datetime.datetime | None:
+    """When the last of these hosts, which are in service, was connected or left maintenance; None: not since then."""
+    query = Event.select(Event.create_time).where((Event.type == "host.maintenance") & (Event.create_time > since))
+    left = tuples(query.where(Event.resource_id.in_([host.id for host in hosts])), tuple[datetime.datetime])
+    times = [host.state_time for host in hosts if host.state_time > since] + [time for (time,) in left]
+    return max(times, default=None)
 
 
 def _automatic(cluster: Cluster) -> None:

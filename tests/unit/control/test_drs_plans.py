@@ -20,6 +20,7 @@ from ostler_control.database import transaction
 from ostler_control.drs import Mode
 from ostler_control.drs_plans import executor, scheduler, snapshot, store
 from ostler_control.drs_plans.generate import chosen
+from ostler_control.hosts import manage as manage_hosts
 from ostler_control.models import Account, AffinityGroup, Cluster, DrsMove, DrsPlan, Event, Host, Operation, Vm, db, now
 from ostler_control.operations import Engine
 from ostler_control.scheduling import affinity
@@ -587,6 +588,29 @@ def test_automatic_plans_keep_to_their_window(site: Site) -> None:
     assert scheduler.next_time(cluster(), saturday + datetime.timedelta(minutes=30)) == monday
     later = scheduler.next_time(cluster(), saturday + datetime.timedelta(hours=1))
     assert later == saturday + datetime.timedelta(days=7)
+
+
+def test_a_host_that_comes_into_service_brings_a_plan_forward(site: Site) -> None:
+    tune(site, {"drs.automatic.enable": "true", "drs.automatic.interval": "60"})
+    scheduler.tick(now())
+    plan: Any = DrsPlan.get()
+    hour, minutes = datetime.timedelta(hours=1), datetime.timedelta(minutes=5)
+    assert scheduler.next_time(cluster()) == plan.state_time + hour
+    h3 = site.host("h3")
+    manage_hosts.set_maintenance(h3, True, "", "root")
+    assert scheduler.next_time(cluster()) == plan.state_time + hour, "a host that leaves brings nothing"
+    manage_hosts.set_maintenance(h3, False, "", "root")
+    left: Any = Event.select().where(Event.type == "host.maintenance").order_by(Event.create_time.desc()).first()
+    assert scheduler.next_time(cluster()) == left.create_time + minutes
+    joined = plan.state_time + datetime.timedelta(minutes=20)
+    Host.update(state_time=joined).where(Host.name == "h2").execute()
+    assert scheduler.next_time(cluster()) == joined + minutes, "the host that came last has to stay as well"
+    Host.update(state_time=plan.state_time + 2 * hour).where(Host.name == "h2").execute()
+    assert scheduler.next_time(cluster()) == plan.state_time + hour, "never later than the interval"
+    DrsPlan.update(state="failed").execute()
+    assert scheduler.next_time(cluster()) == plan.state_time + 2 * hour, "hosts do not shorten the wait after a failure"
+    Host.update(state_time=joined - hour).where(Host.name == "h2").execute()
+    Event.delete().where(Event.type == "host.maintenance").execute()
 
 
 def test_shadow_mode_records_what_it_would_gain_and_moves_nothing(site: Site, engine: Engine) -> None:
