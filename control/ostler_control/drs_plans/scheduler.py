@@ -72,7 +72,8 @@ def next_time(cluster: Cluster, time: datetime.datetime | None = None) -> dateti
     out, the cluster is disabled, its hypervisors cannot move VMs, or it has fewer than two hosts in service.
 
     A host that has come into service since the last plan makes the next one due once it has stayed for `HOST_STAYS`.
-    After failures the interval doubles, up to `MAX_BACK_OFF`, and hosts no longer shorten it. Outside drs.automatic.window the next opening counts.
+    After failures the interval doubles, up to `MAX_BACK_OFF`, and hosts no longer shorten it. Outside
+    drs.automatic.window the next opening counts.
     time: the present, by default the clock's.
     """
     due = _due(cluster)
