@@ -13,6 +13,8 @@ import yaml
 MAX_BYTES = 256 << 10
 MAX_ERRORS = 1000
 _MAX_DEPTH, _MAX_NODES = 8, 50_000
+# libyaml's parser where there is one: ten times as fast, so that the largest document does not hold up other calls.
+_Loader: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ def read(content: bytes) -> yaml.Node | Problem:
     try:
         if problem := _check_events(text):
             return problem
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         return Problem(mark.line + 1 if mark else 1, "", "NOT_YAML", error.problem or "the file is not YAML")
@@ -49,7 +51,7 @@ def read(content: bytes) -> yaml.Node | Problem:
 def _check_events(text: str) -> Problem | None:
     """Refuses what is too deep or too large before nodes are made of it."""
     depth = count = documents = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+    for event in yaml.parse(text, Loader=_Loader):
         line = event.start_mark.line + 1 if event.start_mark else 1
         if isinstance(event, yaml.DocumentStartEvent):
             documents += 1
