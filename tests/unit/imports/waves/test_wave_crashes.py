@@ -1,11 +1,8 @@
-"""Control is killed in the middle of a wave, and at many points of its executor; another process goes on."""
+"""Control is killed in the middle of a wave; another process goes on."""
 
 from __future__ import annotations
 
 import contextlib
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,11 +14,10 @@ from ostler_control.imports.waves import actions, store
 from ostler_control.models import ImportPlan, ImportPlanVm, ImportSource, Operation, ServiceOffering, Vm
 from ostler_control.states import ImportPlanVmState
 
-from tests import databases
 from tests.fakes.vcenter import FakeVcenter, vcenter
 from tests.fakes.working_agent import wait_until
 from tests.sites import Site
-from tests.unit.control.crashes import ROOT, control
+from tests.unit.control.crashes import control
 from tests.unit.imports.test_import_crashes import check_source_clean, kept_site
 from tests.unit.imports.test_vm_import import new_source
 from tests.unit.imports.waves.conftest import document
@@ -79,34 +75,3 @@ def test_a_wave_of_ten_vms_survives_control_being_killed_twice(fresh_database: s
             wait_until(lambda: ImportPlan.get().state == "completed", 120)
             wait_until(lambda: Operation.get_by_id(operation.id).state == "succeeded", 30)
         check_all_imported_once(site, server, TEN)
-
-
-def test_a_wave_survives_control_being_killed_at_many_points(tmp_path: Path, disk: Path) -> None:
-    names = TEN[:4]
-    with (
-        databases.bound(f"sqlite:///{tmp_path}/ostler.sqlite") as url,
-        waves(tmp_path, url, disk, names) as (site, server, operation),
-    ):
-        # Further from one life to the next, so that each one comes a little further, and dies somewhere else.
-        deaths, point = 0, 3.0
-        while run_until_death(site, operation, int(point)):
-            deaths, point = deaths + 1, point * 1.6
-        assert deaths >= 5
-        check_all_imported_once(site, server, names)
-
-
-def run_until_death(site: Site, operation: Operation, point: int) -> bool:
-    """Whether the process has killed itself before the plan's end."""
-    command = [sys.executable, "-m", "tests.wave_runner", site.url, str(site.state_dir), str(point)]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, cwd=ROOT) as process:
-
-        def over() -> bool:
-            with session():
-                return process.poll() is not None or Operation.get_by_id(operation.id).state.is_over
-
-        try:
-            wait_until(over, 90)
-            return process.poll() == -signal.SIGKILL
-        finally:
-            process.send_signal(signal.SIGKILL)
