@@ -39,8 +39,8 @@ def test_unit_is_well_formed(unit: str, tmp_path: Path) -> None:
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     text = (SYSTEMD / unit).read_text()
-    assert f"ExecStart=/opt/ostler/bin/{command}\n" in text
-    (tmp_path / unit).write_text(text.replace("/opt/ostler/bin", str(tmp_path)))
+    assert f"ExecStart=/usr/bin/{command}\n" in text
+    (tmp_path / unit).write_text(text.replace("/usr/bin", str(tmp_path)))
     done = run("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", tmp_path / unit)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
