@@ -1,6 +1,7 @@
 # make setup   installs system packages (with sudo where needed) and the virtual environment; safe to run again
 # make demo    three real hosts on this machine, encrypted VMs, a live migration; `make demo-down` removes all
 # make test    every test;  make quick  what needs neither root, PostgreSQL nor killed processes, in 90 s
+# make packages   .deb packages in dist/, checked by lintian
 # make lint    every check;  make bench  the benchmarks;  make protos  the stubs
 SHELL := /bin/bash
 VENV := .venv
@@ -15,7 +16,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export PYTHONPATH := $(CURDIR)/common:$(CURDIR)/agent:$(CURDIR)/control:$(CURDIR):$(CURDIR)/$(DRIVER)
 
 # Building libvirt-python; the hypervisor; the lab; the guest image; the database; the checks; what reads user data;
-# conversion, with a kernel for its appliance; the tests' vCenter.
+# conversion, with a kernel for its appliance; the tests' vCenter; alert rules; packages, and machines to install them on.
 PACKAGES := gcc pkg-config python3-dev python3-venv libvirt-dev \
 	libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils cryptsetup-bin ovmf \
 	iproute2 util-linux gnutls-bin \
@@ -24,9 +25,10 @@ PACKAGES := gcc pkg-config python3-dev python3-venv libvirt-dev \
 	cloud-init jq \
 	virt-v2v nbdkit supermin linux-image-cloud-amd64 \
 	prometheus fence-agents \
+	prometheus debhelper lintian help2man debootstrap systemd-container \
 	golang-go golang-github-vmware-govmomi-dev
 
-.PHONY: setup demo demo-down test quick lint bench protos matrix userdata-table clean
+.PHONY: setup demo demo-down test quick lint bench packages protos matrix userdata-table clean
 
 setup: $(VENV)/.ready
 
@@ -73,6 +75,10 @@ test: $(STUBS)
 	$(BIN)/python -m pytest $(PARALLEL) --durations=20 tests/unit tests/security
 	$(BIN)/python -m pytest $(PARALLEL) --durations=20 tests/host
 	$(BIN)/python -m pytest --durations=20 tests/lab
+	$(BIN)/python -m pytest --durations=20 tests/system
+
+packages: $(STUBS)
+	$(BIN)/python systemd/packages.py
 
 # Root, because the lab makes namespaces; the environment that the commands come from is this one.
 demo demo-down: $(STUBS)

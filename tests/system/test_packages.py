@@ -178,9 +178,7 @@ def test_an_upgrade_leaves_vms_and_operations_alone(site: Site) -> None:
         for package in site.new:
             if package.name.startswith(CONTROL_PACKAGES if machine is site.ctl else AGENT_PACKAGES):
                 machine.copy_in(package)
-    operation = site.ctl.run(
-        "ostler volume create later --offering secret --size 1GiB --async -o json 2>/dev/null || true"
-    )
+    site.ctl.run("ostler volume create later --offering secret --size 1GiB --no-wait")
     for block in page("9"):
         for machine in (site.h1, site.h2) if block.where.startswith("the host") else (site.ctl,):
             site.run(block, machine)
@@ -188,8 +186,7 @@ def test_an_upgrade_leaves_vms_and_operations_alone(site: Site) -> None:
     assert site.qemu(host) == before
     assert site.ticks()
     assert "ostler-agent" in host.run(f"dpkg-query -W ostler-agent | grep {packages.version()}")
-    site.ctl.run("ostler volume show later || ostler volume create later --offering secret --size 1GiB")
-    assert operation is not None
+    wait_for(lambda: "ready" in site.ctl.run("ostler volume show later"), "the volume", 60, every_s=1)
 
 
 def test_a_purge_leaves_the_keys_and_says_so(site: Site) -> None:
