@@ -19,7 +19,7 @@ from tests.lab.network import Network
 CACHE = REPOSITORY / ".cache/system"
 _BASE = "systemd,systemd-sysv,dbus,iproute2,ca-certificates,python3,python3-venv,bsdutils"
 # What the packages depend on, so that installing them needs no network.
-_LIBRARIES = "ebtables iptables libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils cryptsetup-bin ovmf"
+_LIBRARIES = "iptables libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils cryptsetup-bin ovmf"
 
 
 class CommandError(Exception):
