@@ -24,7 +24,7 @@ PACKAGES := gcc pkg-config python3-dev python3-venv libvirt-dev \
 	postgresql postgresql-client systemd libxml2-utils \
 	cloud-init jq \
 	virt-v2v nbdkit supermin linux-image-cloud-amd64 \
-	prometheus fence-agents \
+	fence-agents \
 	prometheus debhelper lintian help2man debootstrap systemd-container \
 	golang-go golang-github-vmware-govmomi-dev
 
