@@ -43,7 +43,9 @@ def add(app: App, vm: str, nic: pb.VmNic, call: CallOptions) -> None:
 @operation_options()
 @pass_app
 def remove(app: App, vm: str, mac: str, call: CallOptions) -> None:
-    """Removes the network interface with this MAC address from a VM, also while it runs (ostler vm show VM).
+    """Removes a network interface from a VM, also while it runs.
+
+    MAC is the interface's address; `ostler vm show VM` lists them.
 
     \b
     Example:
