@@ -1,9 +1,9 @@
 """A control process to be killed: `python -m tests.crash_runner URL STATE_DIR PLAN`.
 
 PLAN is a JSON file: operation id -> the number of the point at which that operation stands still, counted from 1 over
-everything its workflow does (before a step, in it once its effects are there, and after its journal entry), so that a
-kill finds each operation exactly there. A file `STATE_DIR/reached/OPERATION` says that it stands. An empty plan just
-carries out what there is.
+everything its workflow does (before a step, in it once its effects are there, and after its journal entry; and inside
+the long step of an import plan, see `_stand_still_in_waves`), so that a kill finds each operation exactly there. A file
+`STATE_DIR/reached/OPERATION` says that it stands. An empty plan just carries out what there is.
 """
 
 from __future__ import annotations
@@ -12,17 +12,21 @@ import json
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import structlog
 from ostler_control import database
+from ostler_control.database import session
 from ostler_control.ha import run_agent
+from ostler_control.imports.waves import begin, executor, store
+from ostler_control.models import ImportPlan, ImportPlanVm, Operation
+from ostler_control.operations import Json, launch, records, replicas
 from ostler_control.operations import engine as engine_module
-from ostler_control.operations import records, replicas
 from ostler_control.operations.run import Run
+from ostler_control.states import ImportPlanVmState
 from ostler_control.volumes.download import Transfer
 
 from tests.sites import new_engine
@@ -64,6 +68,43 @@ def _stand_still_at_points() -> None:
     records.finish = finishing
 
 
+def _stand_still_in_waves() -> None:
+    """Before an import begins; before and after its launch, when its record is there already; before and after its end
+    is written down; and when the plan's end is."""
+    begin_one, change_vm, conclude = begin.begin, store.change_vm, executor.conclude
+
+    def beginning(run: Run, plan: ImportPlan, row: ImportPlanVm, others_run: bool) -> begin.Answer:
+        _point(run.id)
+        return begin_one(run, plan, row, others_run)
+
+    def launching(operation: Operation) -> None:
+        with session():
+            row = ImportPlanVm.select().join(ImportPlan).where(ImportPlanVm.operation_id == operation.id).get()
+            plan_operation_id = row.plan.operation_id
+        _point(plan_operation_id)
+        launch(operation)
+        _point(plan_operation_id)
+
+    def changing(row: ImportPlanVm, before: Collection[ImportPlanVmState], **values: object) -> bool:
+        if before != (ImportPlanVmState.RUNNING,) or "state" not in values:
+            return change_vm(row, before, **values)
+        with session():
+            plan_operation_id = ImportPlan.get_by_id(row.plan_id).operation_id
+        _point(plan_operation_id)
+        changed = change_vm(row, before, **values)
+        _point(plan_operation_id)
+        return changed
+
+    def concluding(plan: ImportPlan, run: Run) -> Json:
+        end = conclude(plan, run)
+        if end is not None:
+            _point(run.id)
+        return end
+
+    begin.begin, store.change_vm, executor.conclude = beginning, changing, concluding
+    vars(begin)["launch"] = launching
+
+
 class _Callers(dict[str, Transfer]):
     """Every download has a caller who reads it at once: in the process that is killed, and not in the next one."""
 
@@ -81,6 +122,7 @@ def main(url: str, state_dir: Path, plan: Path) -> None:
     _reached = state_dir / "reached"
     _reached.mkdir(exist_ok=True)
     _stand_still_at_points()
+    _stand_still_in_waves()
     run_agent._DIRECTORY = state_dir.parent / "fence"  # see `tests.fakes.fence`
     if _plan:
         vars(import_module("ostler_control.volumes.download"))["_transfers"] = _Callers()
