@@ -146,6 +146,13 @@ def mount_key_directory(config: AgentConfig, options: argparse.Namespace) -> int
     return 0
 
 
+def make_vlan_bridges(config: AgentConfig, options: argparse.Namespace) -> int:
+    """Creates the bridges of VLANs that the agent has asked for."""
+    from ostler_agent import vlan_requests
+
+    return FAILED if vlan_requests.serve() else 0
+
+
 def driver_list(config: AgentConfig, options: argparse.Namespace) -> int:
     """Prints the installed drivers."""
     from ostler_agent.conformance import command
@@ -208,6 +215,12 @@ def _parser() -> argparse.ArgumentParser:
         help="keep libvirt's keys of running VMs in memory only; ostler-libvirt-keys.service runs this before libvirtd",
     )
     mounting.set_defaults(command=mount_key_directory)
+    bridging = commands.add_parser(
+        "make-vlan-bridges",
+        parents=[shared],
+        help="create the bridges of VLANs that the agent asks for; ostler-vlan-bridges.path starts this",
+    )
+    bridging.set_defaults(command=make_vlan_bridges)
     relaying = commands.add_parser(
         "migration-gateway",
         parents=[shared],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ostler_common.errors import FailedPreconditionError, NotFoundError
 
-from ostler_agent import vlan_bridges
+from ostler_agent import vlan_requests
 from ostler_agent.image_header import read_header
 from ostler_agent.spec import NicSpec, VolumeRef
 
@@ -45,12 +45,12 @@ def check_volume(volume: VolumeRef, path: Path) -> None:
 def check_networks(nics: Iterable[NicSpec]) -> None:
     """Checks the bridges of interfaces; creates those of VLANs.
 
-    Raises FailedPreconditionError BRIDGE_MISSING, MTU_TOO_LARGE, and what `vlan_bridges.ensure` raises.
+    Raises FailedPreconditionError BRIDGE_MISSING, MTU_TOO_LARGE, and what `vlan_requests.ensure` raises.
     """
     nics = list(nics)
     for nic in nics:
         _check_bridge(nic.trunk or nic.bridge, nic.mtu)
-    vlan_bridges.ensure(nics, NETWORK_DEVICES)
+    vlan_requests.ensure(nics, NETWORK_DEVICES)
 
 
 def _check_bridge(bridge: str, mtu: int) -> None:

@@ -1,4 +1,4 @@
-"""Bridges of VLANs: created when the first VM needs one, and kept until the host restarts.
+"""Bridges of VLANs: created when the first VM needs one (`vlan_requests`), and kept until the host restarts.
 
 A VLAN has a bridge of its own, on a VLAN device of each uplink of the bridge that the network names. So guests never
 see tags, and the kernel keeps the VLANs apart: no port of the untagged bridge leads into a VLAN.
@@ -6,8 +6,6 @@ see tags, and the kernel keeps the VLANs apart: no port of the untagged bridge l
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable
 from pathlib import Path
 
 from ostler_common.errors import FailedPreconditionError
@@ -17,7 +15,7 @@ from ostler_agent.spec import NicSpec
 
 NETWORK_DEVICES = Path("/sys/class/net")  # the kernel's list
 _TIMEOUT_S = 10
-_lock = threading.Lock()
+_IFF_UP = 1  # linux/if.h
 
 
 def name_of(trunk: str, vlan: int) -> str:
@@ -25,18 +23,8 @@ def name_of(trunk: str, vlan: int) -> str:
     return f"{trunk}v{vlan}"
 
 
-def ensure(nics: Iterable[NicSpec], devices: Path = NETWORK_DEVICES) -> None:
-    """Creates the bridges of VLANs that these interfaces are on. Idempotent: completes what a crash left half done.
-
-    Raises FailedPreconditionError VLAN_UPLINK_MISSING, and `process.RunError`.
-    """
-    with _lock:
-        for nic in nics:
-            if nic.vlan:
-                _ensure(nic, devices)
-
-
-def _ensure(nic: NicSpec, devices: Path) -> None:
+def check_uplinks(nic: NicSpec, devices: Path) -> list[Path]:
+    """The devices that carry the interface's VLAN. Raises FailedPreconditionError VLAN_UPLINK_MISSING."""
     uplinks = _uplinks(devices / nic.trunk)
     if not uplinks:
         raise FailedPreconditionError(
@@ -44,13 +32,41 @@ def _ensure(nic: NicSpec, devices: Path) -> None:
             "VLAN_UPLINK_MISSING",
             {"bridge": nic.trunk, "vlan": str(nic.vlan)},
         )
+    return uplinks
+
+
+def is_up(nic: NicSpec, devices: Path) -> bool:
+    """Whether the bridge of the interface's VLAN is complete and up, with every uplink."""
+    bridge = devices / nic.bridge
+    parts = [bridge, *(bridge.parent / _device(nic, uplink) for uplink in _uplinks(devices / nic.trunk))]
+    joined = all((bridge / "brif" / part.name).exists() for part in parts[1:])
+    return joined and all(_is_device_up(part) for part in parts)
+
+
+def _is_device_up(device: Path) -> bool:
+    try:
+        return bool(int((device / "flags").read_text(), 16) & _IFF_UP)
+    except OSError:  # it does not exist
+        return False
+
+
+def _device(nic: NicSpec, uplink: Path) -> str:
+    """Name of the VLAN device on an uplink, whose own name may be too long to add the tag to it."""
+    return f"v{nic.vlan}i{(uplink / 'ifindex').read_text().strip()}"
+
+
+def create(nic: NicSpec, devices: Path = NETWORK_DEVICES) -> None:
+    """Creates the bridge of the interface's VLAN. Idempotent: completes what a crash left half done.
+
+    Needs CAP_NET_ADMIN. Raises FailedPreconditionError VLAN_UPLINK_MISSING, and `process.RunError`.
+    """
+    uplinks = check_uplinks(nic, devices)
     if not (devices / nic.bridge).exists():
         _ip("link", "add", nic.bridge, "type", "bridge")
     # Before it is up: the host itself has no address in the VLAN.
     _ip("link", "set", nic.bridge, "addrgenmode", "none")
     for uplink in uplinks:
-        # An uplink's own name may be too long to add the tag to it.
-        device = f"v{nic.vlan}i{(uplink / 'ifindex').read_text().strip()}"
+        device = _device(nic, uplink)
         if not (devices / device).exists():
             _ip("link", "add", "link", uplink.name, "name", device, "type", "vlan", "id", str(nic.vlan))
         if not (devices / nic.bridge / "brif" / device).exists():

@@ -17,9 +17,10 @@ from ostler_control.config import ControlConfig
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 # What each unit runs, and how exposed it may be by systemd's own measure, tenths.
 UNITS = {
-    "ostler-agent.service": ("ostler-agent run", 47),  # bridges of VLANs: 2, conversions' mount namespace: 1
+    "ostler-agent.service": ("ostler-agent run", 45),
     "ostler-control.service": ("ostler-control run", 15),
     "ostler-migration-gateway.service": ("ostler-agent migration-gateway", 20),
+    "ostler-vlan-bridges.service": ("ostler-agent make-vlan-bridges", 20),
     "ostler-libvirt-keys.service": ("ostler-agent mount-key-directory", 60),
 }
 

@@ -23,7 +23,7 @@ from tests.system.machine import Machine, machines
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
 OLD = "0.0.9"
-HOST_UNITS = ("ostler-agent", "ostler-migration-gateway", "ostler-libvirt-keys")
+HOST_UNITS = ("ostler-agent", "ostler-migration-gateway", "ostler-libvirt-keys", "ostler-vlan-bridges.path")
 AGENT_PACKAGES = ("ostler_", "ostler-agent_")
 CONTROL_PACKAGES = ("ostler_", "ostler-control_")
 

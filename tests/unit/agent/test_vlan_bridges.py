@@ -1,12 +1,13 @@
-"""Bridges of VLANs: the commands that create them, with a kernel made of files."""
+"""Bridges of VLANs: the commands that create them, with a kernel made of files, and how the agent asks for them."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ostler_agent import process, vlan_bridges
+from ostler_agent import process, vlan_bridges, vlan_requests
 from ostler_agent.process import Result
 from ostler_agent.spec import NicSpec
 from ostler_common.errors import FailedPreconditionError
@@ -45,12 +46,14 @@ class Kernel:
                 self.add(name)
             case ["set", name, "master", master]:
                 self._join(name, master)
+            case ["set", name, "up"]:
+                (self.devices / name / "flags").write_text("0x1003\n")
         return Result(argv, 0, "", "")
 
 
 @pytest.fixture
 def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
-    kernel = Kernel(tmp_path)
+    kernel = Kernel(tmp_path / "devices")
     monkeypatch.setattr(process, "run", kernel.run)
     kernel.add("br0")
     kernel.add("eth0", master="br0")
@@ -69,10 +72,12 @@ COMMANDS = [
 
 
 def test_a_vlan_gets_a_bridge_on_the_uplink_and_not_on_vms(kernel: Kernel) -> None:
-    vlan_bridges.ensure([NIC, NicSpec("52:54:00:00:00:02", "br0")], kernel.devices)
+    assert not vlan_bridges.is_up(NIC, kernel.devices)
+    vlan_bridges.create(NIC, kernel.devices)
     assert kernel.commands == COMMANDS
+    assert vlan_bridges.is_up(NIC, kernel.devices)
     kernel.commands.clear()
-    vlan_bridges.ensure([NIC], kernel.devices)
+    vlan_bridges.create(NIC, kernel.devices)
     assert kernel.commands == ["set br0v100 addrgenmode none", "set v100i2 up", "set br0v100 up"]
 
 
@@ -80,9 +85,10 @@ def test_a_vlan_gets_a_bridge_on_the_uplink_and_not_on_vms(kernel: Kernel) -> No
 def test_what_a_crash_left_half_done_is_completed(kernel: Kernel, died_at: int) -> None:
     kernel.fails_at = died_at
     with pytest.raises(OSError, match="dies here"):
-        vlan_bridges.ensure([NIC], kernel.devices)
+        vlan_bridges.create(NIC, kernel.devices)
     kernel.fails_at = -1
-    vlan_bridges.ensure([NIC], kernel.devices)
+    assert not vlan_bridges.is_up(NIC, kernel.devices)
+    vlan_bridges.create(NIC, kernel.devices)
     assert (kernel.devices / "br0v100" / "brif" / "v100i2").is_dir()
     assert kernel.commands[-2:] == COMMANDS[-2:]
     assert COMMANDS[1] in kernel.commands, "the host would have an address in the VLAN"
@@ -91,10 +97,54 @@ def test_what_a_crash_left_half_done_is_completed(kernel: Kernel, died_at: int) 
 def test_a_bridge_without_uplink_carries_no_vlan(kernel: Kernel) -> None:
     (kernel.devices / "br0" / "brif" / "eth0").rmdir()
     with pytest.raises(FailedPreconditionError) as error:
-        vlan_bridges.ensure([NIC], kernel.devices)
+        vlan_bridges.create(NIC, kernel.devices)
     assert error.value.reason == "VLAN_UPLINK_MISSING"
     assert kernel.commands == []
 
 
 def test_the_longest_names_are_names_of_devices() -> None:
     assert len(vlan_bridges.name_of("bridge-123", 4094)) == 15
+
+
+def test_the_agent_asks_and_the_unit_creates(kernel: Kernel, tmp_path: Path) -> None:
+    requests = tmp_path / "run/requests"
+    untagged = NicSpec("52:54:00:00:00:02", "br0")
+    with ThreadPoolExecutor() as pool:
+        asking = pool.submit(vlan_requests.ensure, [NIC, untagged], kernel.devices, requests, 10)
+        while not asking.done():
+            if requests.exists():
+                assert vlan_requests.serve(kernel.devices, requests) == 0
+        asking.result()
+    assert kernel.commands == COMMANDS
+    assert list(requests.iterdir()) == []
+    vlan_requests.ensure([NIC], kernel.devices, requests, 0)  # nobody serves, and nobody need
+    assert list((tmp_path / "run").iterdir()) == [requests]
+
+
+def test_a_host_without_the_unit_says_so(kernel: Kernel, tmp_path: Path) -> None:
+    requests = tmp_path / "run/requests"
+    with pytest.raises(FailedPreconditionError) as error:
+        vlan_requests.ensure([NIC], kernel.devices, requests, 0.1)
+    assert error.value.reason == "VLAN_BRIDGE_MISSING"
+    assert "ostler-vlan-bridges.path" in error.value.message
+    assert list(requests.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"trunk": "../br0", "vlan": 1}',
+        '{"trunk": "br0", "vlan": 4095}',
+        '{"trunk": "br0", "vlan": "1"}',
+    ],
+)
+def test_a_request_that_the_agent_would_not_write_is_dropped(kernel: Kernel, tmp_path: Path, text: str) -> None:
+    requests = tmp_path / "requests"
+    requests.mkdir()
+    (requests / "br0v1").write_text(text)
+    assert vlan_requests.serve(kernel.devices, requests) == 1
+    assert list(requests.iterdir()) == []
+    assert kernel.commands == []
