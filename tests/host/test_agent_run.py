@@ -58,6 +58,7 @@ class Machine:
         path.write_text(
             f"""
             listen = "127.0.0.1:0"
+            metrics_listen = ""
             state_dir = "{self.root}/state"
             stop_grace_s = 1
             [driver_options]

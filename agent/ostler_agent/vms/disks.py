@@ -19,9 +19,9 @@ def attach(driver: Hypervisor, paths: Paths, vm_id: str, disk: DiskSpec, progres
     what `check_volume` raises; FailedPreconditionError SLOT_TAKEN, VOLUME_ATTACHED, WRONG_KEY, FUNCTION_NOT_SUPPORTED,
     FORMAT_NOT_SUPPORTED.
     """
+    check_disk(driver, disk)
     path = paths(disk.volume)
     check_volume(disk.volume, path)
-    check_disk(driver, disk)
     if plug := _hot_plug_or_none(driver, vm_id):
         progress.report("attaching")
         plug.attach(vm_id, disk, path)
