@@ -97,6 +97,7 @@ class LibvirtTls:
             f"changed {', '.join(map(str, changed))}; to keep keys in memory and to migrate over TLS, run:",
             "  systemctl stop libvirtd.service",
             "  systemctl enable --now ostler-libvirt-keys.service ostler-migration-gateway.service",
+            "  systemctl enable --now ostler-vlan-bridges.path",
         ]
 
     def _qemu_gid(self) -> int:
