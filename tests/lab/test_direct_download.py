@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def register(web: Web, name: str, sha256: str) -> template_pb2.RegisterTemplateR
 
 
 def test_a_vm_boots_from_an_image_that_its_host_fetched(fleet: Fleet, tmp_path: Path) -> None:
-    image = guest_image().read_bytes()
+    image = guest_image().read_bytes() + os.urandom(1 << 16)  # one that no host has in its cache
     digest = hashlib.sha256(image).hexdigest()
     gateway = fleet.lab.network.gateway
     with serving(tmp_path, gateway, image, listen=gateway) as web:

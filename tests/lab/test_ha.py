@@ -64,7 +64,7 @@ def test_a_host_whose_network_is_cut_is_fenced_and_its_running_vm_restarts_once(
         fleet.wait_state(host, host_pb2.Host.FENCED, 120)
         assert fleet.processes(vm.id) == 1, "it runs on unseen, until its host is switched off"
         wait_for(lambda: fleet.vm(NAME).host_name in ("h1", "h2"), "the restart", 90, 0.2)
-        wait_for(lambda: fleet.vm(NAME).state == vm_pb2.Vm.RUNNING, "the VM running", 60, 0.2)
+        wait_for(lambda: fleet.vm(NAME).state == vm_pb2.Vm.RUNNING, "the VM running", 150, 0.2)
         assert bmc.cut_at, "the host was switched off"
         assert fleet.processes(vm.id) == 1
         with fleet.console(NAME) as console:
@@ -97,7 +97,7 @@ def test_a_host_without_a_fence_device_waits_for_an_admin(fleet: Fleet) -> None:
             assert fleet.vm(NAME).host_name == "h3"
             ostler("host", "declare-dead", "h3", "--confirm", "h3")
             wait_for(lambda: fleet.vm(NAME).host_name in ("h1", "h2"), "the restart", 60, 0.2)
-            wait_for(lambda: fleet.vm(NAME).state == vm_pb2.Vm.RUNNING, "the VM running", 60, 0.2)
+            wait_for(lambda: fleet.vm(NAME).state == vm_pb2.Vm.RUNNING, "the VM running", 150, 0.2)
             assert fleet.processes(vm.id) == 1
     finally:
         host.boot()

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,8 @@ def machines(names: Sequence[str], directory: Path, shared: Path) -> Iterator[di
             mounted.append(root)
             (root / "etc/hostname").write_text(f"{name}\n")
             (root / "etc/hosts").write_text(f"127.0.0.1 localhost\n{hosts}")
+            # The machines have no network to fetch what is only recommended.
+            (root / "etc/apt/apt.conf.d/99-offline").write_text('APT::Install-Recommends "false";\n')
             machine = _boot(name, root, shared, network)
             running.append(machine)
             network.connect(index, machine.pid)
@@ -109,7 +112,10 @@ def _root(base: Path, directory: Path) -> Path:
 
 
 def _boot(name: str, root: Path, shared: Path, network: Network) -> Machine:
-    argv = ["setpriv", "--pdeathsig", "KILL", "systemd-nspawn", "--quiet", "--directory", str(root), "--machine", name]
+    # In a PID namespace of its own, and dying with the tests: a container outlives a systemd-nspawn that is killed.
+    argv = ["setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    argv += ["systemd-nspawn", "--quiet", "--directory", str(root), "--hostname", name]
+    argv += ["--machine", f"{name}-{uuid.uuid4().hex[:8]}"]  # a killed machine leaves traces under its name
     # No machined and no unit: this machine may run another init. Hosts make mounts, bridges and VMs of their own.
     argv += ["--register=no", "--keep-unit", "--private-network", "--capability=all", "--boot", "--console=pipe"]
     argv += [f"--bind={shared}:/mnt/san", "--system-call-filter=@mount bpf keyctl add_key"]
