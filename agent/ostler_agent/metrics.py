@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 
 class AgentCollector(Collector):
-    """Collects at each read of the page. A hypervisor that cannot be reached is told by `ostler_hypervisor_up` 0."""
+    """What the agent tells. A hypervisor that cannot be reached is told by `ostler_hypervisor_up` 0."""
 
     def __init__(
         self,
@@ -36,10 +36,6 @@ class AgentCollector(Collector):
         self._jobs = jobs
         self._capabilities = capabilities
         self._certificate_expire_time = certificate_expire_time
-
-    def describe(self) -> Iterator[Metric]:
-        """Nothing, so that registering does not ask the hypervisor."""
-        return iter(())
 
     def collect(self) -> Iterator[Metric]:
         yield from self._vms()

@@ -12,12 +12,13 @@ import ipaddress
 import socket
 import ssl
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
@@ -87,7 +88,7 @@ class MetricsPage:
         """Raises OSError: the address is in use, or a file cannot be read."""
         settings.check()
         registry = CollectorRegistry()
-        for collector in (HANDLED, DURATION, *collectors):
+        for collector in (HANDLED, DURATION, *map(Cached, collectors)):
             registry.register(collector)
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -104,6 +105,30 @@ class MetricsPage:
         """Serves no more."""
         self._server.shutdown()
         self._server.server_close()
+
+
+class Cached(Collector):
+    """What another collector has found, for all who read within `MAX_AGE_S`: reading often costs nothing."""
+
+    MAX_AGE_S = 5.0
+
+    def __init__(self, inner: Collector, clock: Callable[[], float] = time.monotonic) -> None:
+        self._inner = inner
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._found: list[Metric] = []
+        self._found_at = -self.MAX_AGE_S
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing, so that registering collects nothing."""
+        return iter(())
+
+    def collect(self) -> list[Metric]:
+        with self._lock:
+            if self._clock() - self._found_at >= self.MAX_AGE_S:
+                self._found = list(self._inner.collect())
+                self._found_at = self._clock()
+            return self._found
 
 
 def serve_metrics(settings: PageSettings, collectors: Sequence[Collector]) -> MetricsPage | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -23,49 +21,29 @@ from ostler_control.trust import certificates
 
 log = structlog.get_logger(__name__)
 
-# Readers of the page share one round of queries for this long, seconds.
-_MAX_AGE_S = 5.0
 _EXPIRY = "ostler_certificate_expiry_timestamp_seconds"
 
 
 class ControlCollector(Collector):
     """missing_keys: the key-encryption keys that a restart would not find; certificate: the control plane's own."""
 
-    def __init__(
-        self, missing_keys: Callable[[], Iterable[str]], certificate: Path, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, missing_keys: Callable[[], Iterable[str]], certificate: Path) -> None:
         self._missing_keys = missing_keys
         self._certificate = certificate
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._read: list[Metric] = []
-        self._read_at = -_MAX_AGE_S
-
-    def describe(self) -> Iterator[Metric]:
-        """Nothing, so that registering queries nothing."""
-        return iter(())
 
     def collect(self) -> Iterator[Metric]:
         yield from ENDED.collect()
         yield from DURATION.collect()
-        yield from self._from_database()
+        try:
+            with session():
+                found = list(self._from_database())
+        except (PeeweeException, OSError) as error:
+            log.warning("metrics could not be read from the database", error=type(error).__name__)
+            found = []
+        yield _gauge("ostler_database_up", "Whether the database answers.", int(bool(found)))
+        yield from found
 
-    def _from_database(self) -> Sequence[Metric]:
-        with self._lock:
-            if self._clock() - self._read_at >= _MAX_AGE_S:
-                try:
-                    with session():
-                        self._read = [
-                            *self._collect(),
-                            _gauge("ostler_database_up", "Whether the database answers.", 1),
-                        ]
-                except (PeeweeException, OSError) as error:
-                    log.warning("metrics could not be read from the database", error=type(error).__name__)
-                    self._read = [_gauge("ostler_database_up", "Whether the database answers.", 0)]
-                self._read_at = self._clock()
-            return self._read
-
-    def _collect(self) -> Iterator[Metric]:
+    def _from_database(self) -> Iterator[Metric]:
         yield from host_metrics(rows.hosts())
         yield from pool_metrics(rows.pools())
         yield _counts("ostler_vms", "VMs by state.", "state", rows.vms_by_state())

@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 from ostler_common import metrics
 from ostler_common.identity import Identity, Kind
-from ostler_common.metrics import MetricsPage, PageSettings, serve_metrics
+from ostler_common.metrics import Cached, MetricsPage, PageSettings, serve_metrics
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from tests.fakes.certificates import ThrowawayCa
 
@@ -88,3 +91,20 @@ def test_with_tls_only_the_named_ca_reads(tmp_path: Path) -> None:
 def test_a_used_address_costs_the_page_alone(page: MetricsPage) -> None:
     assert serve_metrics(PageSettings(f"127.0.0.1:{page.port}"), []) is None
     assert serve_metrics(PageSettings(""), []) is None
+
+
+def test_readers_share_what_was_found() -> None:
+    class Counting(Collector):
+        asked = 0
+
+        def collect(self) -> list[Metric]:
+            self.asked += 1
+            return [GaugeMetricFamily("asked", "", self.asked)]
+
+    clock, counting = [0.0], Counting()
+    cached = Cached(counting, lambda: clock[0])
+    assert list(cached.describe()) == []
+    assert cached.collect() == cached.collect()
+    clock[0] = Cached.MAX_AGE_S
+    cached.collect()
+    assert counting.asked == 2
