@@ -415,7 +415,7 @@ def test_the_password_is_sealed_and_no_argument(site: Site, engine: Engine, bmc:
         (Device("redfish", "bmc", "u", {}), b"", "INVALID_PASSWORD"),
         (Device("redfish", "bmc", "u", {"plug": "1\naction=on"}), b"p", "INVALID_OPTION"),
         (Device("redfish", "bmc", "u", {"debug_file": "/etc/passwd"}), b"p", "UNKNOWN_OPTION"),
-        (Device("ipmilan", "bmc", "u", {"plug": "1"}), b"p", "UNKNOWN_OPTION"),
+        (Device("ipmilan", "bmc", "u", {}), b"p", "UNKNOWN_FENCE_AGENT"),
     ],
 )
 def test_no_value_becomes_another_parameter(device: Device, password: bytes, reason: str) -> None:

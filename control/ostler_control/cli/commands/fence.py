@@ -15,7 +15,7 @@ from ostler_control.cli.names import HOST
 from ostler_control.cli.options import confirm, limit_option, list_options, output_option, yes_option
 from ostler_control.cli.output import Listing, View, print_list, print_one
 
-AGENTS = ("redfish", "ipmilan", "idrac", "ilo4", "ilo5")
+AGENTS = ("redfish",)
 
 VIEW = View[pb.FenceDevice](
     "fence device",
