@@ -15,14 +15,13 @@ from ostler_control.imports import files
 from ostler_control.imports.files import Announced, Machine
 from ostler_control.imports.record import record_import
 from ostler_control.imports.wanted import FileSource, Wanted
-from ostler_control.models import Operation, Pool, ServiceOffering, Vm, VmImport, Volume
+from ostler_control.models import Operation, Pool, ServiceOffering, VmImport, Volume
 
-from tests import databases
 from tests.fakes.conversion import Staged
 from tests.fakes.working_agent import Fault, File, wait_until
 from tests.sites import Site
 from tests.unit.control.crashes import are_over, control, kill_at_every_point, names, record
-from tests.unit.imports.test_import_crashes import kept_site
+from tests.unit.imports.crashes import sqlite_site, survive_kills
 
 pytestmark = pytest.mark.slow
 
@@ -48,34 +47,15 @@ def begin(site: Site, name: str, url: str = URL) -> Any:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    state_dir = tmp_path / "site"
-    state_dir.mkdir()
-    with databases.bound(f"sqlite:///{state_dir}/ostler.sqlite") as url:
-        site = kept_site(state_dir, url)
+    with sqlite_site(tmp_path) as site:
         site.fleet.archives[URL] = {"disk.raw": DISK}
         yield site
-        site.fleet.stop()
 
 
 def test_killed_at_every_point(site: Site) -> None:
     group = {kind: names(kind, points) for kind, points in POINTS.items()}
     operations = {kind: [begin(site, name) for name in members] for kind, members in group.items()}
-    doomed = {row.id for row in Volume.select().where(Volume.name.startswith("doomed"))}
-    no = Fault(
-        FailedPreconditionError("no", "NO_WAY"),
-        before=False,
-        times=1000,
-        only=lambda request: request.disks[0].target.volume_id in doomed,
-    )
-    for fake in site.hosts.values():
-        fake.fail("ConvertVm", no)
-    every = kill_at_every_point(site, operations)
-    with control(site, {}):
-        wait_until(lambda: are_over(every), 240)
-    states = {kind: {Operation.get_by_id(o.id).state for o in members} for kind, members in operations.items()}
-    assert states == {"good": {"succeeded"}, "doomed": {"failed"}}
-    assert {vm.name for vm in Vm.select()} == set(group["good"])
-    assert set(site.fleet.files()) == {row.id for row in Volume.select()}
+    survive_kills(site, operations, "ConvertVm", lambda request: str(request.disks[0].target.volume_id))
     assert site.fleet.staging == {}
     assert VmImport.select().count() == 0
 

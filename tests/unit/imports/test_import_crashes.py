@@ -7,28 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ostler_common.errors import FailedPreconditionError
 from ostler_control.imports import sources
 from ostler_control.imports.facts import find_vm
 from ostler_control.imports.record import record_import
 from ostler_control.models import (
-    Host,
     ImportFile,
     ImportSource,
     Operation,
     Passphrase,
-    ServiceOffering,
     Vm,
-    VmImport,
     Volume,
 )
-from ostler_control.vmware.clone import list_clones
 
-from tests import databases
-from tests.fakes.vcenter import FakeVcenter, vcenter
-from tests.fakes.working_agent import Fault, wait_until
-from tests.sites import Site, new_site
-from tests.unit.control.crashes import are_over, control, kill_at_every_point, names, record
+from tests.fakes.vcenter import vcenter
+from tests.fakes.working_agent import wait_until
+from tests.sites import Site
+from tests.unit.control.crashes import are_over, control, names, record
+from tests.unit.imports.crashes import check_source_clean, sqlite_site, survive_kills
 from tests.unit.imports.test_vm_import import MIB, new_source, wanted
 from tests.unit.vmware.conftest import make_vmdk, vm_spec
 
@@ -39,13 +34,6 @@ pytestmark = pytest.mark.slow
 POINTS = {"good": 29, "doomed": 32}
 
 
-def kept_site(state_dir: Path, url: str) -> Site:
-    site = new_site(url, state_dir)
-    Host.update(capabilities='{"instanceConversion": true}').where(Host.name != "h3").execute()
-    ServiceOffering.create(name="two", cpus=2, memory_bytes=1 << 30, encrypt_root=True)
-    return site
-
-
 def begin(site: Site, source: ImportSource, name: str) -> Any:
     what = wanted(site, source, name)
     with sources.connect(source, site.keys) as connection:
@@ -53,22 +41,10 @@ def begin(site: Site, source: ImportSource, name: str) -> Any:
     return record(lambda: record_import(what, vm, True, "root", site.keys))
 
 
-def check_source_clean(site: Site, source: ImportSource, server: FakeVcenter) -> None:
-    with sources.connect(source, site.keys) as connection:
-        assert list_clones(connection) == {}
-    assert {lease["state"] for lease in server.leases()} <= {"done", "error"}
-    assert site.fleet.staging == {}
-    assert VmImport.select().count() == ImportFile.select().count() == 0
-
-
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    state_dir = tmp_path / "site"
-    state_dir.mkdir()
-    with databases.bound(f"sqlite:///{state_dir}/ostler.sqlite") as url:
-        site = kept_site(state_dir, url)
+    with sqlite_site(tmp_path) as site:
         yield site
-        site.fleet.stop()
 
 
 def test_killed_at_every_point(site: Site, tmp_path: Path) -> None:
@@ -79,26 +55,11 @@ def test_killed_at_every_point(site: Site, tmp_path: Path) -> None:
     with vcenter(tmp_path / "vc", machines) as server:
         source = sources.create(new_source(server), "root", site.keys)
         operations = {kind: [begin(site, source, name) for name in members] for kind, members in group.items()}
-        doomed = {row.id for row in Volume.select().where(Volume.name.startswith("doomed"))}
-        no = Fault(
-            FailedPreconditionError("no", "NO_WAY"),
-            before=False,
-            times=1000,
-            only=lambda request: request.disks[0].target.volume_id in doomed,
-        )
-        for fake in site.hosts.values():
-            fake.fail("ConvertVm", no)
-        every = kill_at_every_point(site, operations)
-        with control(site, {}):
-            wait_until(lambda: are_over(every), 240)
-        states = {kind: {Operation.get_by_id(o.id).state for o in members} for kind, members in operations.items()}
-        assert states == {"good": {"succeeded"}, "doomed": {"failed"}}
-        assert {vm.name for vm in Vm.select()} == set(group["good"])
+        survive_kills(site, operations, "ConvertVm", lambda request: str(request.disks[0].target.volume_id))
         assert {vm.state for vm in Vm.select()} == {"running"}
         check_source_clean(site, source, server)
         keys = {row.passphrase_id for row in Volume.select()} | {source.passphrase_id}
         assert {row.id for row in Passphrase.select()} == keys
-        assert set(site.fleet.files()) == {row.id for row in Volume.select()}
 
 
 def test_killed_in_the_middle_of_an_export(site: Site, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ostler_common.errors import FailedPreconditionError
 from ostler_control.imports import sources
 from ostler_control.imports.facts import find_vm
 from ostler_control.imports.record import record_import
@@ -15,12 +14,11 @@ from ostler_control.models import ImportSource, Operation, Passphrase, Vm, VmImp
 from ostler_control.vmware.inventory import Power
 from ostler_control.vmware.read_inventory import list_vms
 
-from tests import databases
 from tests.fakes.vcenter import vcenter
-from tests.fakes.working_agent import Fault, wait_until
+from tests.fakes.working_agent import wait_until
 from tests.sites import Site
-from tests.unit.control.crashes import are_over, control, kill_at_every_point, names, record
-from tests.unit.imports.test_import_crashes import kept_site
+from tests.unit.control.crashes import are_over, control, names, record
+from tests.unit.imports.crashes import sqlite_site, survive_kills
 from tests.unit.imports.test_vm_import import new_source, wanted
 from tests.unit.imports.warm_site import content, cut_over, hurry, make_flat, wait_for_phase, warm_spec
 from tests.unit.vmware.conftest import MIB
@@ -35,12 +33,8 @@ POINTS = {"good": 38, "doomed": 35}
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    state_dir = tmp_path / "site"
-    state_dir.mkdir()
-    with databases.bound(f"sqlite:///{state_dir}/ostler.sqlite") as url:
-        site = kept_site(state_dir, url)
+    with sqlite_site(tmp_path) as site:
         yield site
-        site.fleet.stop()
 
 
 def begin(site: Site, source: ImportSource, name: str, **changes: Any) -> Operation:
@@ -62,21 +56,7 @@ def test_killed_at_every_point(site: Site, tmp_path: Path) -> None:
         source = sources.create(new_source(server), "root", site.keys)
         operations = {kind: [begin(site, source, name) for name in members] for kind, members in group.items()}
         WarmImport.update(cut_over=True).execute()
-        doomed = {row.id for row in Volume.select().where(Volume.name.startswith("doomed"))}
-        no = Fault(
-            FailedPreconditionError("no", "NO_WAY"),
-            before=False,
-            times=1000,
-            only=lambda request: request.disks[0].volume.volume_id in doomed,
-        )
-        for fake in site.hosts.values():
-            fake.fail("ConvertVolumes", no)
-        every = kill_at_every_point(site, operations)
-        with control(site, {}):
-            wait_until(lambda: are_over(every), 240)
-        states = {kind: {Operation.get_by_id(o.id).state for o in members} for kind, members in operations.items()}
-        assert states == {"good": {"succeeded"}, "doomed": {"failed"}}
-        assert {vm.name for vm in Vm.select()} == set(group["good"])
+        survive_kills(site, operations, "ConvertVolumes", lambda request: str(request.disks[0].volume.volume_id))
         for volume in Volume.select():
             vm = Vm.get_by_id(volume.vm_id)
             assert content(site, volume.id) == flats[vm.name].read_bytes()
@@ -88,7 +68,6 @@ def test_killed_at_every_point(site: Site, tmp_path: Path) -> None:
         assert VmImport.select().count() == WarmImport.select().count() == 0
         keys = {row.passphrase_id for row in Volume.select()} | {source.passphrase_id}
         assert {row.id for row in Passphrase.select()} == keys
-        assert set(site.fleet.files()) == {row.id for row in Volume.select()}
 
 
 def test_killed_in_the_middle_of_a_round(site: Site, tmp_path: Path) -> None:
