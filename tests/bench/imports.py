@@ -24,7 +24,7 @@ from tests.fakes.vcenter import FakeVcenter, vcenter
 from tests.fakes.working_agent import wait_until
 from tests.sites import new_site
 from tests.unit.control.crashes import are_over, control, record
-from tests.unit.imports.test_vm_import import new_source
+from tests.unit.imports.vm_imports import new_source
 from tests.unit.vmware.conftest import NETWORK, vm_spec
 
 MIB, GIB = 1 << 20, 1 << 30

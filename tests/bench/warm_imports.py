@@ -23,7 +23,7 @@ from tests import databases
 from tests.bench.measure import Result
 from tests.fakes.vcenter import FakeVcenter, vcenter
 from tests.sites import Site, outcome, site_at_work
-from tests.unit.imports.test_vm_import import new_source
+from tests.unit.imports.vm_imports import new_source
 from tests.unit.imports.warm_site import cut_over, wait_for_phase, warm_spec
 from tests.unit.vmware.conftest import NETWORK
 

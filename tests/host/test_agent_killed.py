@@ -12,7 +12,8 @@ from ostler_agent.spec import DiskFormat
 from ostler_common.errors import from_status
 
 from tests.host.conftest import Storage, new_key
-from tests.host.test_volumes import MIB, wait_for
+from tests.host.killed_agent import children_of
+from tests.host.volumes import MIB, wait_for
 
 AGENT = """
 import sys
@@ -25,21 +26,6 @@ storage = Storage(Path(root), pool_id)
 list(storage.service.CreateVolume(volume_pb2.CreateVolumeRequest.FromString(bytes.fromhex(request)), None))
 """
 State = job_pb2.JobUpdate.State
-
-
-def children_of(name: str, argument: str) -> list[Path]:
-    return [
-        process
-        for process in Path("/proc").glob("[0-9]*")
-        if (words := _read(process / "cmdline")) and name.encode() in words and argument.encode() in words
-    ]
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
 
 
 def test_killed_while_qemu_img_runs(storage: Storage, tmp_path: Path) -> None:

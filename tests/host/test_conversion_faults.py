@@ -6,29 +6,22 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 from ostler.agent.v1 import conversion_pb2
 from ostler.types.v1 import job_pb2
 from ostler_agent.spec import DiskFormat, Key
-from ostler_common.errors import from_status
 
 from tests.host.conftest import Storage, contents, need, new_key
-from tests.host.imports import Imports, processes, program, source_disk
-from tests.host.test_volumes import MIB, wait_for
+from tests.host.fake_virt_v2v import CONVERTS, HANGS_ALONE, SAYS, reason, virt_v2v
+from tests.host.imports import Imports, processes, source_disk
+from tests.host.volumes import MIB, wait_for
 
 State = job_pb2.JobUpdate.State
 VMDK = conversion_pb2.SOURCE_FORMAT_VMDK
-SAYS = """say() { printf '{ "message": "%s", "timestamp": "t", "type": "%s" }\\n' "$2" "$1"; }
-say message 'Opening the source'
-"""
-CONVERTS = SAYS + "printf converted | dd of=/tmp/disks/0 conv=notrunc status=none; say warning 'no grub'"
 # As libguestfs does: files in /tmp, and children.
 HANGS = SAYS + "mkdir /tmp/libguestfsabcdef /tmp/v2v.part; sleep 700 & sleep 701"
-HANGS_ALONE = SAYS + "mkdir /tmp/libguestfsabcdef /tmp/v2v.part; exec sleep 701"
 
 AGENT = """
 import sys
@@ -49,19 +42,6 @@ def imports(storage: Storage) -> Imports:
     made = Imports(storage)
     (made.directory / "disk.raw").write_bytes(b"guest" + bytes(MIB - 5))
     return made
-
-
-@contextmanager
-def virt_v2v(script: str) -> Iterator[None]:
-    with ExitStack() as stack:
-        directory = stack.enter_context(program("virt-v2v-in-place", script))
-        patch = stack.enter_context(pytest.MonkeyPatch.context())
-        patch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
-        yield
-
-
-def reason(update: job_pb2.JobUpdate) -> str:
-    return from_status(update.error).reason if update.HasField("error") else ""
 
 
 @pytest.mark.parametrize("disk_format", list(DiskFormat))

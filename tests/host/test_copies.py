@@ -17,8 +17,8 @@ from ostler_agent.spec import DiskFormat, Key, VolumeRef
 from ostler_common.errors import CancelledError, FailedPreconditionError, from_status
 
 from tests.host.conftest import Storage, contents, job, need, new_key, wire
-from tests.host.test_agent_killed import children_of
-from tests.host.test_volumes import MARKER, MIB, QCOW2, RAW, THICK, image, reason, wait_for
+from tests.host.killed_agent import children_of
+from tests.host.volumes import MARKER, MIB, QCOW2, RAW, THICK, image, reason, wait_for
 
 Kind = tuple[DiskFormat, bool]
 KINDS: list[Kind] = list(product(DiskFormat, (False, True)))

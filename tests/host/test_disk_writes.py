@@ -19,9 +19,9 @@ from ostler_agent.tools import qemu_img
 from ostler_common.errors import FailedPreconditionError, InvalidArgumentError, OstlerError
 
 from tests.host.conftest import Storage, contents, need, new_key, wire
+from tests.host.fake_virt_v2v import CONVERTS, HANGS_ALONE, SAYS, reason, virt_v2v
 from tests.host.imports import Imports, processes
-from tests.host.test_conversion_faults import CONVERTS, HANGS_ALONE, SAYS, reason, virt_v2v
-from tests.host.test_volumes import MIB, wait_for
+from tests.host.volumes import MIB, wait_for
 
 SIZE = 4 * MIB
 AGENT = """

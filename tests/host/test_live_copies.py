@@ -13,79 +13,30 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import libvirt_qemu
 import pytest
 from google.protobuf.message import Message
 from ostler.agent.v1 import volume_pb2
 from ostler.types.v1 import job_pb2
 from ostler_agent.hypervisors.base import Addresses, Destination, MigrationLimits
 from ostler_agent.hypervisors.libvirt.driver import LibvirtDriver
-from ostler_agent.jobs import JobContext, Jobs
+from ostler_agent.jobs import JobContext
 from ostler_agent.journal import Journal, Record, digest
-from ostler_agent.pools import POOL_TYPES, Pools, PoolSpec
-from ostler_agent.services.volumes import VolumeService
 from ostler_agent.spec import DiskFormat, Key, PowerState, VmSpec, VolumeRef
-from ostler_agent.templates import Templates
-from ostler_agent.volumes import Volumes
-from ostler_common.errors import AbortedError, CancelledError, NotFoundError, from_status
+from ostler_common.errors import AbortedError, CancelledError, from_status
 from ostler_common.redaction import redacted
 
 from tests.host.conftest import contents, need, wire
-from tests.host.test_volumes import reason
+from tests.host.live_copy_station import Kind, Station
+from tests.host.volumes import reason
 from tests.lab.host import Host, wait_for
 from tests.lab.lab import Lab
-from tests.lab.machines import MIB, PASSPHRASE, RecordedProgress, new_id, new_key, secrets_on, spec
+from tests.lab.machines import MIB, PASSPHRASE, RecordedProgress, new_id, secrets_on, spec
 
 QCOW2, RAW = DiskFormat.QCOW2, DiskFormat.RAW
 SIZE = 16 * MIB
 BIG = 384 * MIB  # copying it, encrypted, takes long enough to do something meanwhile
 BLOCK = 64 << 10
 State = job_pb2.JobUpdate.State
-Kind = tuple[DiskFormat, bool]
-
-
-class Station:
-    """A lab host and the part of an agent that deals with its volumes, in one of that agent's lives."""
-
-    def __init__(self, uri: str, root: Path) -> None:
-        self.root = root
-        self.driver = LibvirtDriver(uri, "qemu")
-        self.driver.open()
-        self.driver.vms()
-        self.pools = Pools(root / "state", POOL_TYPES)
-        self.pool, self.small = (
-            self.pools.ensure(PoolSpec(f"{number}0000000-0000-4000-8000-000000000000", "local", str(root / name)))
-            for number, name in ((1, "pool"), (2, "small"))
-        )
-        self.volumes = Volumes(self.pools, Templates(root / "templates", _no_templates), self.driver)
-        self.jobs = Jobs(root / "jobs")
-        self.service = VolumeService(self.jobs, self.volumes)
-        self.jobs.recover()
-
-    def close(self) -> None:
-        self.jobs.stop(10)
-        self.driver.close()
-
-    def ref(self, kind: Kind, *, small: bool = False, key: Key | None = None) -> VolumeRef:
-        pool = self.small if small else self.pool
-        return VolumeRef(pool.spec.pool_id, new_id(), kind[0], (key or new_key()) if kind[1] else None)
-
-    def path(self, ref: VolumeRef) -> Path:
-        return self.pools.volume_path(ref)
-
-    def files(self) -> set[str]:
-        return {path.name for name in ("pool", "small") for path in (self.root / name).iterdir()} - {".ostler-pool"}
-
-    def io(self, vm: VmSpec, command: str) -> None:
-        """What a guest would do with its first disk, in qemu-io's words."""
-        domain = self.driver.connection.lookupByUUIDString(vm.vm_id)
-        line = f'qemu-io -d /machine/peripheral/virtio-disk0/virtio-backend "{command}"'
-        said = libvirt_qemu.qemuMonitorCommand(domain, line, libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP)
-        assert "rror" not in said, said
-
-
-def _no_templates(*arguments: object) -> Iterator[bytes]:
-    raise NotFoundError("there are none", "TEMPLATE_NOT_FOUND")
 
 
 @pytest.fixture(scope="module")
@@ -394,7 +345,7 @@ AGENT = """
 import sys
 from pathlib import Path
 from ostler.agent.v1 import volume_pb2
-from tests.host.test_live_copies import Station
+from tests.host.live_copy_station import Station
 
 uri, root, name, request = sys.argv[1:]
 station = Station(uri, Path(root))

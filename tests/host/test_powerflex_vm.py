@@ -16,7 +16,7 @@ from ostler_agent.volumes import Volumes
 
 from tests.fakes.powerflex import GIB, FakeGateway, Sdc, gateway
 from tests.host.conftest import job, need, new_key
-from tests.host.test_powerflex import MIB, NOISE, Host, reason
+from tests.host.powerflex_host import MIB, NOISE, Host, reason
 from tests.lab.host import wait_for
 from tests.lab.lab import Lab
 from tests.lab.machines import new_id

@@ -15,7 +15,7 @@ from ostler_common.errors import FailedPreconditionError, OstlerError, from_stat
 
 from tests.host.conftest import Storage, contents, new_key, wire
 from tests.host.imports import Imports, source_disk
-from tests.host.test_volumes import MIB
+from tests.host.volumes import MIB
 
 COPY = conversion_pb2.ConvertVmRequest.COPY
 State = job_pb2.JobUpdate.State

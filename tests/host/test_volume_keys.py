@@ -13,8 +13,8 @@ from ostler_common.errors import from_status
 from ostler_common.secret import Secret
 
 from tests.host.conftest import Storage, contents, job, new_key, wire
-from tests.host.test_agent_killed import children_of
-from tests.host.test_volumes import MIB, QCOW2, RAW, Images, encrypted, image, reason, wait_for
+from tests.host.killed_agent import children_of
+from tests.host.volumes import MIB, QCOW2, RAW, Images, encrypted, image, reason, wait_for
 
 
 def with_key(ref: VolumeRef, key: Key) -> VolumeRef:

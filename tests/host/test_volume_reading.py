@@ -6,7 +6,7 @@ import subprocess
 from ostler.agent.v1 import volume_pb2
 
 from tests.host.conftest import Storage, job, need, wire
-from tests.host.test_volumes import MIB, QCOW2, RAW, Images, encrypted, reason
+from tests.host.volumes import MIB, QCOW2, RAW, Images, encrypted, reason
 
 
 def read(storage: Storage, request: volume_pb2.ReadVolumeRequest) -> bytes:

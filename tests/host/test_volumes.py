@@ -1,12 +1,11 @@
 """Volumes by real tools."""
 
 import os
-import shutil
 import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,27 +15,11 @@ from ostler_agent.jobs import JobContext
 from ostler_agent.process import run as run_process
 from ostler_agent.spec import DiskFormat, Key, Provisioning, VolumeRef
 from ostler_agent.tools import cryptsetup, qemu_img
-from ostler_common.errors import CancelledError, OstlerError
+from ostler_common.errors import CancelledError
 from ostler_common.secret import Secret
 
 from tests.host.conftest import Storage, contents, job, need, new_key
-
-MIB = 1 << 20
-MARKER = b"the guest's secret words, in clear, "
-QCOW2, RAW = DiskFormat.QCOW2, DiskFormat.RAW
-THIN, SPARSE, THICK = Provisioning.THIN, Provisioning.SPARSE, Provisioning.THICK
-
-
-def reason(call: Callable[[], object]) -> str:
-    with pytest.raises(OstlerError) as caught:
-        call()
-    return caught.value.reason
-
-
-def image(size: int = 4 * MIB) -> bytes:
-    """A template with recognizable data, zeros in the middle, and data to the end."""
-    data = (MARKER * (size // 4 // len(MARKER) + 1))[: size // 4]
-    return data + bytes(size // 2) + data
+from tests.host.volumes import MARKER, MIB, QCOW2, RAW, SPARSE, THICK, THIN, Images, encrypted, image, reason, wait_for
 
 
 @pytest.mark.parametrize(
@@ -67,17 +50,6 @@ def test_an_empty_volume(
     assert (made.allocated_bytes >= size) == (provisioning is THICK)
     if not encrypted:
         assert contents(storage.path(ref), ref, tmp_path / "out") == bytes(size)
-
-
-Images = dict[DiskFormat, tuple[Key, Path]]
-
-
-def encrypted(storage: Storage, images: Images, disk_format: DiskFormat) -> VolumeRef:
-    """An encrypted volume of 1 MiB in the pool."""
-    key, file = images[disk_format]
-    ref = storage.ref(disk_format, key)
-    shutil.copy(file, storage.path(ref))
-    return ref
 
 
 def test_a_raw_encrypted_volume_is_luks1(encrypted_images: Images) -> None:
@@ -412,10 +384,3 @@ def visible(secret: bytes) -> list[bytes]:
             continue
     assert not any(secret in text for text in found)
     return found
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 20) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it never came about"
-        time.sleep(0.005)

@@ -15,12 +15,10 @@ from tests.fakes.vcenter import PASSWORD, USER, FakeVcenter, vcenter
 from tests.lab.fleet import LAN, SECRET, SHARED_POOL, Fleet
 from tests.lab.guest import vmware_guest_image
 from tests.lab.host import SHARED
+from tests.lab.imports import IMPORT_S
 from tests.unit.vmware.conftest import NETWORK
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
-
-# The conversion alone takes two minutes without KVM, on a quiet machine.
-IMPORT_S = 700
 
 
 @pytest.fixture

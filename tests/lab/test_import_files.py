@@ -16,7 +16,7 @@ from tests.fakes.web import serving
 from tests.lab.fleet import LAN, PLAIN, SECRET, SHARED_POOL, Fleet
 from tests.lab.guest import guest_image, vmware_guest_image
 from tests.lab.host import SHARED
-from tests.unit.imports.test_file_import import DESCRIPTOR
+from tests.unit.imports.ovf_documents import DESCRIPTOR
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 

@@ -13,7 +13,7 @@ from ostler.types.v1 import volume_pb2
 from tests.fakes.vcenter import PASSWORD, USER, FakeVcenter, vcenter
 from tests.lab.fleet import LAN, MIB, SECRET, SHARED_POOL, Fleet, fresh
 from tests.lab.guest import vmware_guest_image
-from tests.lab.test_import import IMPORT_S
+from tests.lab.imports import IMPORT_S
 from tests.unit.imports.warm_site import warm_spec
 from tests.unit.vmware.conftest import NETWORK
 

@@ -5,24 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 from ostler.control.v1 import vm_pb2
-from ostler_control.cli.main import root
 
 from tests.fakes.control import Control
+from tests.unit.cli.completions import complete
 from tests.unit.cli.conftest import Ostler
-
-
-def complete(profile: Path, line: str) -> list[str]:
-    """What bash would offer for the last word of the line."""
-    environment = {
-        "OSTLER_PROFILE": str(profile),
-        "_OSTLER_COMPLETE": "bash_complete",
-        "COMP_WORDS": line,
-        "COMP_CWORD": str(len(line.split(" ")) - 1),
-    }
-    result = CliRunner(env=environment).invoke(root, [], prog_name="ostler")
-    return [item.partition(",")[2] for item in result.stdout.splitlines() if item]
 
 
 def test_commands_and_options(profile: Path) -> None:

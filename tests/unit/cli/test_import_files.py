@@ -15,8 +15,8 @@ from ostler_control.cli.exits import Exit
 
 from tests.fakes.control import Control
 from tests.unit.cli.conftest import Ostler
-from tests.unit.cli.test_imports import asked
-from tests.unit.common.test_ova import archive
+from tests.unit.cli.import_calls import asked
+from tests.unit.common.ova_archives import archive
 
 OPTIONS = ("--offering", "medium", "--network", "lan=br0")
 XML = b"<Envelope/>"

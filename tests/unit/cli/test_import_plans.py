@@ -30,7 +30,7 @@ from tests import databases
 from tests.fakes.certificates import ThrowawayCa
 from tests.fakes.vcenter import vcenter
 from tests.sites import GIB, Site, site_at_work
-from tests.unit.imports.test_vm_import import new_source
+from tests.unit.imports.vm_imports import new_source
 from tests.unit.vmware.conftest import MIB, NETWORK, make_vmdk, vm_spec
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "import-plan.yaml"

@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TypeVar
 
-from google.protobuf.message import Message
 from ostler.control.v1 import import_pb2 as pb
 
 from tests.fakes.control import Control
 from tests.unit.cli.conftest import Ostler
+from tests.unit.cli.import_calls import asked
 
 ADD = ("import", "source", "add", "vmware", "vc1", "--vcenter", "vc.example.org", "--username", "import")
 VM = ("vc1", "web 1", "--offering", "medium")
-
-
-M = TypeVar("M", bound=Message)
-
-
-def asked(control: Control, kind: type[M]) -> M:
-    """The last request of a kind."""
-    return [call for call in control.asked if isinstance(call, kind)][-1]
 
 
 def test_a_source_is_added_with_its_password_from_a_file(control: Control, ostler: Ostler) -> None:

@@ -11,8 +11,8 @@ from ostler.control.v1 import snapshot_pb2 as pb
 from ostler.control.v1 import volume_pb2
 
 from tests.fakes.control import Control
+from tests.unit.cli.completions import complete
 from tests.unit.cli.conftest import Ostler
-from tests.unit.cli.test_completion import complete
 
 
 def asked(control: Control, kind: type[Any]) -> Any:

@@ -12,8 +12,8 @@ from ostler.control.v1 import template_pb2, vm_pb2
 from ostler.control.v1 import userdata_pb2 as pb
 
 from tests.fakes.control import Control
+from tests.unit.cli.completions import complete
 from tests.unit.cli.conftest import Ostler
-from tests.unit.cli.test_completion import complete
 
 CREATE = ("vm", "create", "web-2", "--template", "debian", "--offering", "small", "--no-wait")
 KEYS = "# mine\nssh-ed25519 AAAA ann\n\nssh-rsa BBBB bob\n"

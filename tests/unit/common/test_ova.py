@@ -16,26 +16,9 @@ from hypothesis import strategies as st
 from ostler_common import ova
 from ostler_common.errors import FailedPreconditionError
 
+from tests.unit.common.ova_archives import archive, entry
+
 FILES = {"web.ovf": b"<Envelope/>", "web.mf": b"", "disk 1.vmdk": os.urandom(70_000), "empty.iso": b""}
-
-
-def archive(files: dict[str, bytes], format: int = tarfile.USTAR_FORMAT) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=format) as made:
-        for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size, member.mtime = len(data), 1.5 if format == tarfile.PAX_FORMAT else 1
-            made.addfile(member, io.BytesIO(data))
-    return buffer.getvalue()
-
-
-def entry(name: str, kind: bytes, target: str = "") -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as made:
-        member = tarfile.TarInfo(name)
-        member.type, member.linkname = kind, target
-        made.addfile(member)
-    return buffer.getvalue()
 
 
 def unpack(data: bytes) -> dict[str, bytes]:

@@ -14,7 +14,7 @@ from tests import databases
 from tests.fakes.working_agent import wait_until
 from tests.sites import MIB, Site, new_site
 from tests.unit.control.crashes import are_over, control, reached, record
-from tests.unit.control.test_key_rotation import Vault
+from tests.unit.control.encrypted_volumes import Vault
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,6 @@ import contextlib
 import random
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,32 +24,13 @@ from peewee import IntegrityError
 from tests import databases
 from tests.sites import MIB, Site, outcome, site_at_work
 from tests.unit.control import calls
-from tests.unit.control.test_keys import encrypted_volume
+from tests.unit.control.encrypted_volumes import Vault
 
 OK = ("succeeded", "")
 
 
 class _TakeBackError(Exception):
     pass
-
-
-@dataclass
-class Vault:
-    """Volumes, and the passphrases that they had at first."""
-
-    keys: Keyring
-    expected: dict[str, bytes]
-
-    def grow(self, count: int) -> None:
-        for _ in range(count):
-            volume = encrypted_volume(self.keys, f"v{len(self.expected)}")
-            self.expected[volume.id] = self.keys.open(volume).reveal()
-
-    def check(self, keys: Keyring | None = None) -> None:
-        found = {row.id: (keys or self.keys).open(row).reveal() for row in Volume.select()}
-        assert found == self.expected
-        count, broken = versions.verify((keys or self.keys).provider)
-        assert (count, broken) == (len(self.expected), [])
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ostler_common.errors import FailedPreconditionError, InternalError
@@ -11,24 +10,16 @@ from ostler_common.secret import Secret
 from ostler_control.database import transaction
 from ostler_control.keys import FileProvider, Keyring, create_key_file, open_provider
 from ostler_control.keys.passphrases import delete_volume
-from ostler_control.models import Account, Passphrase, Pool, Volume, new_id
+from ostler_control.models import Passphrase, Volume, new_id
 from peewee import IntegrityError
+
+from tests.unit.control.encrypted_volumes import encrypted_volume
 
 
 @pytest.fixture
 def provider(tmp_path: Path) -> FileProvider:
     create_key_file(tmp_path / "kek")
     return FileProvider(tmp_path / "kek")
-
-
-def encrypted_volume(keys: Keyring, name: str = "data") -> Any:
-    account = Account.get_or_none() or Account.create(name="acme")
-    pool = Pool.get_or_none() or Pool.create(name="p", type="local", scope="host", scope_id=new_id())
-    volume_id = new_id()
-    with transaction():
-        return Volume.create(
-            id=volume_id, name=name, account=account, pool=pool, passphrase=keys.create(volume_id), size_bytes=1 << 20
-        )
 
 
 def test_a_key_file_is_private_and_never_replaced(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from ostler_control.server import Control
 
 from tests.fakes.vault import ROLE_ID, SECRET_ID, TOKEN, Key, Vault, vault
 from tests.fakes.working_agent import wait_until
-from tests.unit.control.test_key_rotation import Vault as Volumes
+from tests.unit.control.encrypted_volumes import Vault as Volumes
 
 V1, V2, V3 = (f"vault:transit/ostler:v{number}" for number in (1, 2, 3))
 

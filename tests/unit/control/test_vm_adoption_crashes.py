@@ -16,7 +16,7 @@ from tests import databases
 from tests.fakes.working_agent import Fault, wait_until
 from tests.sites import Site, new_engine, new_site
 from tests.unit.control.crashes import are_over, control, kill_at_every_point, names, record, run_without_crash
-from tests.unit.control.test_vm_adoption import Place
+from tests.unit.control.vm_adoption import Place
 
 pytestmark = pytest.mark.slow
 

@@ -34,36 +34,15 @@ from ostler_control.operations import Engine
 from tests import databases
 from tests.fakes.working_agent import Fault, wait_until
 from tests.sites import GIB, Site, outcome, site_at_work
-from tests.unit.common.test_ova import archive
+from tests.unit.common.ova_archives import archive
 from tests.unit.control import calls
+from tests.unit.imports.ovf_documents import DESCRIPTOR
 from tests.unit.vmware.conftest import make_vmdk
 
 MIB = 1 << 20
 URL = "https://example.org/web.ova"
 OK = ("succeeded", "")
 MAC = "00:50:56:aa:bb:01"
-
-DESCRIPTOR = """<?xml version="1.0"?>
-<Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1" xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1"
-  xmlns:rasd="http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData">
-  <References>
-    <File ovf:href="first.vmdk" ovf:id="f1" ovf:size="{first}"/>
-    <File ovf:href="second.vmdk" ovf:id="f2" ovf:size="{second}"/>
-  </References>
-  <DiskSection>
-    <Disk ovf:capacity="8388608" ovf:diskId="d1" ovf:fileRef="f1"/>
-    <Disk ovf:capacity="8388608" ovf:diskId="d2" ovf:fileRef="f2"/>
-  </DiskSection>
-  <VirtualSystem ovf:id="web"><Name>web 1</Name><VirtualHardwareSection>
-    <Item><rasd:ResourceType>3</rasd:ResourceType><rasd:VirtualQuantity>2</rasd:VirtualQuantity></Item>
-    <Item><rasd:ResourceType>4</rasd:ResourceType><rasd:VirtualQuantity>512</rasd:VirtualQuantity></Item>
-    <Item><rasd:ResourceType>17</rasd:ResourceType><rasd:HostResource>ovf:/disk/d1</rasd:HostResource></Item>
-    <Item><rasd:ResourceType>17</rasd:ResourceType><rasd:HostResource>ovf:/disk/d2</rasd:HostResource></Item>
-    <Item><rasd:ResourceType>10</rasd:ResourceType><rasd:Connection>VM Network</rasd:Connection>
-      <rasd:Address>00:50:56:aa:bb:01</rasd:Address></Item>
-  </VirtualHardwareSection></VirtualSystem>
-</Envelope>
-"""
 
 
 @dataclasses.dataclass

@@ -13,8 +13,8 @@ from ostler_control.imports.files import Announced, Machine
 from ostler_control.imports.ovf import Ovf, OvfDisk, OvfNic, parse
 from ostler_control.imports.wanted import SourceFile
 
-from tests.unit.common.test_ova import archive
-from tests.unit.imports.test_ovf import GOOD
+from tests.unit.common.ova_archives import archive
+from tests.unit.imports.ovf_documents import GOOD
 
 MIB = 1 << 20
 DISK = OvfDisk("web-disk1.vmdk", 8 * MIB)

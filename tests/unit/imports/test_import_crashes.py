@@ -24,7 +24,7 @@ from tests.fakes.working_agent import wait_until
 from tests.sites import Site
 from tests.unit.control.crashes import are_over, control, names, record
 from tests.unit.imports.crashes import check_source_clean, sqlite_site, survive_kills
-from tests.unit.imports.test_vm_import import MIB, new_source, wanted
+from tests.unit.imports.vm_imports import MIB, new_source, wanted
 from tests.unit.vmware.conftest import make_vmdk, vm_spec
 
 pytestmark = pytest.mark.slow

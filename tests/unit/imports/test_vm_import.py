@@ -10,14 +10,12 @@ from typing import Any
 
 import pytest
 from ostler_common.errors import FailedPreconditionError, OstlerError, UnavailableError
-from ostler_common.secret import Secret
 from ostler_control import settings, vms, volumes
 from ostler_control.database import session
 from ostler_control.imports import sources, sweep, workflow
 from ostler_control.imports.facts import find_vm, preflight
 from ostler_control.imports.preflight import Severity
-from ostler_control.imports.record import record_import
-from ostler_control.imports.wanted import DiskChoice, Wanted
+from ostler_control.imports.wanted import DiskChoice
 from ostler_control.models import (
     ALL,
     DiskOffering,
@@ -33,21 +31,16 @@ from ostler_control.models import (
     VmImport,
     VmOrigin,
     Volume,
-    new_id,
 )
 from ostler_control.operations import Engine
-from ostler_control.vmware.clone import list_clones
-from ostler_control.vmware.trust import Trust
 
 from tests import databases
 from tests.fakes.conversion import pool_full
 from tests.fakes.vcenter import PASSWORD, USER, FakeVcenter, vcenter
 from tests.fakes.working_agent import Fault, wait_until
 from tests.sites import GIB, Site, outcome, site_at_work
-from tests.unit.vmware.conftest import NETWORK, make_vmdk, vm_spec
-
-OK = ("succeeded", "")
-MIB = 1 << 20
+from tests.unit.imports.vm_imports import MIB, OK, check_nothing_left, clones, new_source, record, refusal, wanted
+from tests.unit.vmware.conftest import make_vmdk, vm_spec
 
 
 @pytest.fixture(scope="module")
@@ -91,53 +84,6 @@ def engine(working: tuple[Site, Engine]) -> Engine:
 @pytest.fixture
 def source(site: Site, source_site: FakeVcenter) -> ImportSource:
     return sources.create(new_source(source_site), "root", site.keys)
-
-
-def new_source(server: FakeVcenter, password: str = PASSWORD, **changes: Any) -> sources.NewSource:
-    address = f"{server.host}:{server.port}"
-    fields = {"id": new_id(), "name": "vc1", "address": address, "username": USER, **changes}
-    return sources.NewSource(**fields, password=Secret(password.encode()), trust=Trust(sha256=server.sha256))
-
-
-def wanted(site: Site, source: ImportSource, vm: str, **changes: Any) -> Wanted:
-    fields: dict[str, Any] = {
-        "account": site.account,
-        "offering": ServiceOffering.get(ServiceOffering.name == "two"),
-        "disk_offering": site.disks["plain"],
-        "networks": {NETWORK: site.network},
-    }
-    return Wanted(source, vm, **(fields | changes))
-
-
-def record(site: Site, what: Wanted) -> Any:
-    """What the handler does."""
-    assert what.source is not None
-    with sources.connect(what.source, site.keys) as connection:
-        vm, is_vcenter = find_vm(connection, what.source_vm), connection.is_vcenter
-    return site.record(lambda: record_import(what, vm, is_vcenter, "root", site.keys))
-
-
-def refusal(site: Site, what: Wanted) -> OstlerError:
-    with pytest.raises(OstlerError) as refused:
-        record(site, what)
-    return refused.value
-
-
-def clones(site: Site, source: ImportSource) -> dict[str, str]:
-    with sources.connect(source, site.keys) as connection:
-        return list_clones(connection)
-
-
-def check_nothing_left(site: Site, source: ImportSource, server: FakeVcenter) -> None:
-    """Neither on vCenter, nor on staging, hosts and pools, nor in the database."""
-    assert clones(site, source) == {}
-    assert all(lease["state"] in ("done", "error") for lease in server.leases())
-    assert site.fleet.staging == {}
-    assert VmImport.select().count() == 0
-    assert Vm.select().count() == Volume.select().count() == VmOrigin.select().count() == Nic.select().count() == 0
-    assert site.fleet.files() == {}
-    assert [key.id for key in Passphrase.select()] == [source.passphrase_id]
-    assert all(not fake.vms for fake in site.fleet.hosts.values())
 
 
 def test_a_vm_is_imported_with_its_disks_and_hardware(

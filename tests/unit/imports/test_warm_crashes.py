@@ -19,7 +19,7 @@ from tests.fakes.working_agent import wait_until
 from tests.sites import Site
 from tests.unit.control.crashes import are_over, control, names, record
 from tests.unit.imports.crashes import sqlite_site, survive_kills
-from tests.unit.imports.test_vm_import import new_source, wanted
+from tests.unit.imports.vm_imports import new_source, wanted
 from tests.unit.imports.warm_site import content, cut_over, hurry, make_flat, wait_for_phase, warm_spec
 from tests.unit.vmware.conftest import MIB
 

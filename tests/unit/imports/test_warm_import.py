@@ -20,7 +20,7 @@ from tests import databases
 from tests.fakes.vcenter import FakeVcenter, vcenter
 from tests.fakes.working_agent import Fault, wait_until
 from tests.sites import GIB, Site, outcome, site_at_work
-from tests.unit.imports.test_vm_import import OK, check_nothing_left, new_source, record, refusal, wanted
+from tests.unit.imports.vm_imports import OK, check_nothing_left, new_source, record, refusal, wanted
 from tests.unit.imports.warm_site import (
     DISK_BYTES,
     check_source_untouched,

@@ -22,7 +22,7 @@ from ostler_control.vmware.trust import Trust, pinned, trust_ca, trust_thumbprin
 
 from tests.fakes.certificates import ThrowawayCa
 from tests.fakes.vcenter import PASSWORD, FakeVcenter
-from tests.unit.vmware.test_export import find, never
+from tests.unit.vmware.exports import find, never
 
 
 def names(connection: Connection) -> list[str]:

@@ -15,21 +15,14 @@ from ostler_control.vmware.clone import clone, clone_name, delete_clones, list_c
 from ostler_control.vmware.connection import Connection, connected
 from ostler_control.vmware.export import Export, Exporter, manifest_text, stream_count
 from ostler_control.vmware.inventory import Power, SourceVm
-from ostler_control.vmware.read_inventory import list_vms, read_vm
+from ostler_control.vmware.read_inventory import read_vm
 from ostler_control.vmware.sink import Digest, DirectorySink
 
 from tests.fakes.vcenter import FakeVcenter, vcenter
 from tests.unit.vmware.conftest import vm_spec
+from tests.unit.vmware.exports import find, never
 
 DISK_0, DISK_1 = "disk-0.vmdk", "disk-1.vmdk"
-
-
-def never() -> None:
-    """A check that lets everything go on."""
-
-
-def find(connection: Connection, name: str) -> SourceVm:
-    return next(vm for vm in list_vms(connection) if vm.name == name)
 
 
 def exporter(connection: Connection, name: str, directory: Path, *, streams: int = 2) -> Exporter:

@@ -14,7 +14,7 @@ from ostler_control.vmware.read_inventory import Places, list_datastores, list_v
 from pyVmomi import vim as typed_vim
 
 from tests.unit.vmware.conftest import NETWORK
-from tests.unit.vmware.test_export import find
+from tests.unit.vmware.exports import find
 
 GIB = 1 << 30
 # Their constructors have no annotations.

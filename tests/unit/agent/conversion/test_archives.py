@@ -15,7 +15,7 @@ from ostler_agent.jobs import JobContext
 from ostler_common.errors import FailedPreconditionError, OstlerError, UnavailableError
 
 from tests.unit.agent.conversion.conftest import Staged
-from tests.unit.common.test_ova import archive, entry
+from tests.unit.common.ova_archives import archive, entry
 
 DISK = os.urandom(300_000)
 URL = DirectSource("https://example.org/web.ova")

@@ -20,7 +20,7 @@ from tests import databases
 from tests.fakes.vcenter import FakeVcenter, vcenter
 from tests.sites import GIB, Site, outcome, site_at_work
 from tests.unit.control import calls
-from tests.unit.imports.test_vm_import import new_source
+from tests.unit.imports.vm_imports import new_source
 from tests.unit.vmware.conftest import MIB, NETWORK, make_vmdk, vm_spec
 
 NAMES = ("db-1", "web-1", "web-2", "web-3")

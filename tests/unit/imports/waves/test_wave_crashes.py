@@ -20,7 +20,7 @@ from tests.fakes.working_agent import wait_until
 from tests.sites import Site
 from tests.unit.control.crashes import are_over, control, kill_at_every_point, names
 from tests.unit.imports.crashes import check_source_clean, kept_site
-from tests.unit.imports.test_vm_import import new_source
+from tests.unit.imports.vm_imports import new_source
 from tests.unit.imports.waves.conftest import document
 from tests.unit.vmware.conftest import vm_spec
 
