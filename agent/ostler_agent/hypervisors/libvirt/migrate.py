@@ -32,6 +32,7 @@ from ostler_agent.hypervisors.libvirt.xml.rewrite import for_destination
 log = structlog.get_logger(__name__)
 
 POLL_INTERVAL_S = 0.25
+STATISTICS_WAIT_S = 5.0
 MIB = 1024 * 1024
 
 
@@ -51,7 +52,7 @@ def migrate(
     with session.events.tap(vm_id) as events:
         call = _Call(lambda: domain.migrateToURI3(destination.addresses.hypervisor_uri, parameters, flags))
         stopped_by = _watch(domain, call.wait, memory_bytes, limits.timeout_s, progress)
-        completed = _completed(events)
+        completed = _completed(events, STATISTICS_WAIT_S if call.error is None else 0)
     outcome = retry_while_unavailable(lambda: _outcome(session, vm_id))
     if outcome is MigrationOutcome.MOVED:
         return report(completed, round((time.monotonic() - began) * 1000))
@@ -223,14 +224,16 @@ def _abort(domain: Any) -> None:
         log.info("cannot abort the migration yet", error=error.get_error_message())
 
 
-def _completed(events: queue.SimpleQueue[RawEvent]) -> Mapping[str, Any]:
-    """The statistics of the completed job, if libvirt sent them."""
-    stats: Mapping[str, Any] = {}
-    while not events.empty():
-        event = events.get()
+def _completed(events: queue.SimpleQueue[RawEvent], wait_s: float) -> Mapping[str, Any]:
+    """The statistics of the completed job, or none. Another thread receives them: up to wait_s later than the call."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            event = events.get(timeout=max(0.001, deadline - time.monotonic()))
+        except queue.Empty:
+            return {}
         if event.kind == "job-completed":
-            stats = event.stats
-    return stats
+            return event.stats
 
 
 def _outcome(session: Session, vm_id: str) -> MigrationOutcome:

@@ -1,0 +1,87 @@
+"""A fencing is killed in every step, and no VM is freed without proof or runs twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ostler_common.secret import Secret
+from ostler_control.ha import devices
+from ostler_control.ha.fence import fence
+from ostler_control.ha.fence_agents import Device, Power
+from ostler_control.ha.priorities import set_offering
+from ostler_control.models import (
+    FenceState,
+    Host,
+    HostFence,
+    HostState,
+    Operation,
+    Priority,
+    Vm,
+    VmRestart,
+    VmState,
+    new_id,
+)
+
+from tests import databases
+from tests.fakes.fence import PASSWORD, FakeDevice
+from tests.fakes.working_agent import wait_until
+from tests.sites import Site, new_site
+from tests.unit.control.crashes import are_over, control, reached, record, run_without_crash
+
+pytestmark = pytest.mark.slow
+
+# The point of each try at which it is killed: in the steps power-off, verify-off, record-off, free and power-on, with
+# their effects there and not yet in the journal. A step that the journal knows has two points, another one three.
+IN_STEPS = (2, 5, 7, 9, 11)
+
+
+def prepare(directory: Path, url: str) -> tuple[Site, FakeDevice]:
+    """A protected VM runs on h1, which has a fence device; then h1 dies."""
+    site = new_site(url, directory)
+    set_offering(site.encrypted, Priority.HIGH, "root")
+    run_without_crash(site, [record(lambda: site.new_vm("web", host=site.host("h1"), pool=site.pools["shared"]))])
+    bmc = FakeDevice(directory / "fence")
+    new = devices.NewDevice(new_id(), Device("redfish", "bmc", "u", {"plug": "1"}), Secret(PASSWORD), power_on=True)
+    devices.create(site.host("h1"), new, Power.ON, "root", site.keys)
+    site.silence("h1")
+    return site, bmc
+
+
+def test_killed_anywhere_in_a_fencing(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/ostler.sqlite") as url:
+        site, bmc = prepare(tmp_path, url)
+        operation = record(lambda: fence(site.host("h1"), "system", device=True, automatic=True))
+        for number in IN_STEPS:
+            with control(site, {operation.id: number}):
+                wait_until(lambda: reached(site, operation), 60)
+            (tmp_path / "control" / "reached" / operation.id).unlink()
+            proved = HostFence.get().state is FenceState.OFF
+            assert proved or Vm.get().state is VmState.RUNNING, "freed without proof"
+            assert "off" in bmc.calls()
+            assert Vm.get().state is VmState.RUNNING or VmRestart.select().count() == 1
+            assert site.host("h1").state is HostState.FENCED
+        with control(site, {}):
+            wait_until(lambda: are_over([operation]), 60)
+        assert Operation.get_by_id(operation.id).state == "succeeded"
+        assert (Vm.get().state, Vm.get().host) == (VmState.STOPPED, None)
+        assert [row.vm.name for row in VmRestart.select()] == ["web"]
+        assert bmc.calls() == ["off", "off", "status", "status", "on", "on"]
+        site.fleet.stop()
+
+
+def test_a_host_that_is_back_when_the_control_plane_is_back_is_not_switched_off_again(tmp_path: Path) -> None:
+    """Killed after switching off; before it comes back somebody has switched the host on."""
+    with databases.bound(f"sqlite:///{tmp_path}/ostler.sqlite") as url:
+        site, bmc = prepare(tmp_path, url)
+        operation = record(lambda: fence(site.host("h1"), "system", device=True, automatic=True))
+        with control(site, {operation.id: 2}):
+            wait_until(lambda: reached(site, operation), 60)
+        site.hosts["h1"].start()
+        with control(site, {}):
+            wait_until(lambda: are_over([operation]), 60)
+        assert Operation.get_by_id(operation.id).state == "failed"
+        assert bmc.calls() == ["off"]
+        assert Vm.get().host == site.host("h1")
+        assert Host.get(Host.name == "h1").state is HostState.DISCONNECTED, "the watcher says when it is up"
+        site.fleet.stop()

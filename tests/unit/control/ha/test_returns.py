@@ -1,0 +1,147 @@
+"""Hosts that were proved off and come back, at awkward moments: no VM runs twice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from threading import Thread
+
+import pytest
+from ostler.types.v1 import vm_pb2
+from ostler_common.errors import OstlerError
+from ostler_control import vms
+from ostler_control.agents import reports
+from ostler_control.database import transaction
+from ostler_control.fleet import store
+from ostler_control.ha import devices, facts, priorities
+from ostler_control.ha.fence import fence
+from ostler_control.ha.fence_agents import Power
+from ostler_control.ha.free import free_vms
+from ostler_control.models import FenceState, Host, HostFence, HostState, Operation, Priority, VmSighting, VmState
+from ostler_control.operations import Engine, launch
+
+from tests.fakes.fence import FakeDevice
+from tests.sites import Site, outcome
+from tests.unit.control.ha.place import OK, ON_BOTH, Clock, die, finish_all, host_of, new_device, refused, vm
+
+
+def watched(site: Site, name: str) -> store.WatchedHost:
+    row = site.host(name)
+    return store.WatchedHost(row.id, row.name, row.address, row.state)
+
+
+def declare_dead(site: Site, engine: Engine, name: str) -> tuple[str, str]:
+    return outcome(engine, site.record(lambda: fence(site.host(name), "root", device=False, automatic=False)))
+
+
+def test_a_proof_does_not_revive_when_the_stream_of_a_returned_host_breaks(
+    site: Site, engine: Engine, clock: Clock
+) -> None:
+    """An admin was wrong, and the host is heard again; then its agent restarts."""
+    site.silence("h1")
+    assert declare_dead(site, engine, "h1") == OK
+    store.set_state(watched(site, "h1"), HostState.UP, "")
+    with transaction():
+        VmSighting.create(vm=vm("other"), host=site.host("h1"))
+    store.set_state(watched(site, "h1"), HostState.CONNECTING, "Connection refused")
+    clock.tick()
+    finish_all(engine)
+    assert VmSighting.select().count() == 1
+    assert refused(lambda: vms.start(vm("other"), "alice")) == "RUNS_ELSEWHERE"
+
+
+def test_a_returned_host_that_falls_silent_again_needs_a_new_proof(site: Site, engine: Engine, clock: Clock) -> None:
+    site.silence("h1")
+    assert declare_dead(site, engine, "h1") == OK
+    with pytest.raises(OstlerError) as caught, transaction():
+        fence(site.host("h1"), "root", device=False, automatic=False)
+    assert caught.value.reason == "HOST_OFF"
+    store.set_state(watched(site, "h1"), HostState.UP, "")
+    with transaction():
+        VmSighting.create(vm=vm("other"), host=site.host("h1"))
+    assert declare_dead(site, engine, "h1") == OK
+    clock.tick()
+    assert not VmSighting.select().exists()
+
+
+def test_a_new_proof_that_fails_leaves_the_old_one_without_effect(site: Site, engine: Engine) -> None:
+    site.silence("h1")
+    assert declare_dead(site, engine, "h1") == OK
+    store.set_state(watched(site, "h1"), HostState.UP, "")
+    site.hosts["h1"].start()
+    assert declare_dead(site, engine, "h1") == ("failed", "HOST_ANSWERS")
+    row = HostFence.get()
+    assert (row.state, row.heard, site.host("h1").state) == (FenceState.OFF, True, HostState.FENCED)
+
+
+def test_a_start_that_was_under_way_reaches_the_host_before_the_watcher_does(
+    site: Site, engine: Engine, bmc: FakeDevice, clock: Clock
+) -> None:
+    assert outcome(engine, site.record(lambda: vms.stop(vm("other"), "alice", 0))) == OK
+    with transaction():
+        starting = vms.start(vm("other"), "alice", host=site.host("h1"))
+    die(site, "h1")
+    assert outcome(engine, site.record(lambda: fence(site.host("h1"), "root", device=True, automatic=False))) == OK
+    site.hosts["h1"].start()
+    launch(starting)
+    assert outcome(engine, starting) == OK
+    clock.tick()
+    finish_all(engine)
+    assert (vm("other").state, host_of("other")) == (VmState.RUNNING, "h1")
+
+
+@ON_BOTH
+def test_two_that_free_a_host_at_once_do_it_once(site: Site, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second waits, and reads what the first has left: by then a VM may run elsewhere."""
+    site.silence("h1")
+    host_id = site.host("h1").id
+    with transaction():
+        Host.update(state=HostState.FENCED).where(Host.id == host_id).execute()
+        HostFence.create(host=host_id, state=FenceState.OFF, operation_id="done", proof="admin")
+    of_vms, freed = priorities.of_vms, []
+    second = Thread(target=lambda: freed.append(free_vms(host_id)))
+
+    def meanwhile(ids: Sequence[str]) -> dict[str, Priority]:
+        if not second.ident:
+            second.start()
+            second.join(0.5)
+            assert second.is_alive(), "it has read the rows that the first is about to change"
+        return of_vms(ids)
+
+    monkeypatch.setattr(priorities, "of_vms", meanwhile)
+    assert free_vms(host_id) == 3
+    second.join(30)
+    assert freed == [0]
+
+
+def test_another_hosts_device_is_refused(site: Site, engine: Engine, bmc: FakeDevice) -> None:
+    with pytest.raises(OstlerError) as caught:
+        devices.create(site.host("h2"), new_device(), Power.ON, "root", site.keys)
+    assert caught.value.reason == "FENCE_DEVICE_TAKEN"
+    devices.delete(site.host("h1"), "root")
+    with pytest.raises(OstlerError) as caught:
+        devices.create(site.host("h2"), new_device(), Power.OFF, "root", site.keys)
+    assert caught.value.reason == "WRONG_FENCE_DEVICE"
+
+
+def test_a_dead_device_does_not_use_up_the_limit_of_its_cluster(site: Site, engine: Engine, bmc: FakeDevice) -> None:
+    bmc.fault("dead")
+    site.silence("h1")
+    for _ in range(3):
+        operation = site.record(lambda: fence(site.host("h1"), "system", device=True, automatic=True))
+        assert outcome(engine, operation)[0] == "failed"
+    assert Operation.select().where(Operation.verb == facts.FENCE_VERB).count() == 3
+    assert {rules.recent for rules in facts.rules().values()} == {1}
+
+
+def test_a_vm_with_a_wrong_value_is_there_all_the_same() -> None:
+    wrong = vm_pb2.VmInfo(vm_id="v", power_state=vm_pb2.POWER_STATE_RUNNING, cpus=-4, managed=True)
+    [kept], complaint = reports.good_vms([wrong])
+    assert (kept.vm_id, kept.power_state, kept.managed, kept.cpus) == ("v", vm_pb2.POWER_STATE_RUNNING, True, 0)
+    assert "cpus is -4" in complaint
+
+
+def test_a_fleet_without_silent_hosts_costs_one_query(
+    site: Site, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facts, "hosts", lambda _: pytest.fail("the hosts were read"))
+    assert clock.monitor.decisions() == []
