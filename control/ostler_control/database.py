@@ -13,11 +13,11 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from ostler_common.errors import FailedPreconditionError, InvalidArgumentError
-from peewee import OperationalError
+from peewee import Model, ModelSelect, OperationalError
 from playhouse.migrations import Runner
 from playhouse.pool import PooledPostgresqlDatabase, PooledSqliteDatabase
 from psycopg.conninfo import conninfo_to_dict
@@ -26,6 +26,8 @@ from ostler_control.models import db
 from ostler_control.outage import outage
 
 log = structlog.get_logger(__name__)
+
+M = TypeVar("M", bound=Model)
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _BUSY_TIMEOUT_S = 30
@@ -92,6 +94,11 @@ def _open(url: str) -> PooledSqliteDatabase | PooledPostgresqlDatabase:
 def is_sqlite() -> bool:
     """Whether the bound database is SQLite."""
     return isinstance(db.obj, PooledSqliteDatabase)
+
+
+def locked(query: ModelSelect[M]) -> ModelSelect[M]:
+    """The query, with its rows locked until the caller's transaction ends. SQLite locks the whole database anyway."""
+    return query if is_sqlite() else query.for_update()
 
 
 @contextlib.contextmanager

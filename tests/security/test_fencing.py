@@ -49,7 +49,9 @@ ROOT = calls.context(calls.admin())
 
 
 def add(**changes: object) -> pb.AddFenceDeviceRequest:
-    request = pb.AddFenceDeviceRequest(host="h1", agent="redfish", address="bmc", username="u", password=PASSWORD)
+    request = pb.AddFenceDeviceRequest(
+        host="h1", agent="redfish", address="bmc", username="u", password=PASSWORD, options={"plug": "1"}
+    )
     for name, value in changes.items():
         setattr(request, name, value)
     return request

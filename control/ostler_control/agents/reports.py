@@ -86,13 +86,21 @@ def find_wrong_pool(pool: pool_pb2.Pool) -> str:
 
 
 def good_vms(vms: Iterable[vm_pb2.VmInfo]) -> tuple[list[vm_pb2.VmInfo], str]:
-    """The VMs of a report without wrong values, and the first wrong value of the others."""
+    """The VMs of a report, and its first wrong value.
+
+    Of a VM with a wrong value only its id and power state count: to leave it out would say that it is not there.
+    """
     good: list[vm_pb2.VmInfo] = []
     first = ""
     for vm in vms:
         wrong = find_wrong(vm)
-        if not wrong and len(good) < MAX_VMS:
-            good.append(vm)
+        if len(good) < MAX_VMS:
+            kept = (
+                vm_pb2.VmInfo(vm_id=vm.vm_id, power_state=vm.power_state, managed=vm.managed, migrating=vm.migrating)
+                if wrong
+                else vm
+            )
+            good.append(kept)
         first = first or (wrong and f"of VM {shortened(vm.vm_id, 40)}, {wrong}")
         if len(good) == MAX_VMS and not first:
             first = f"vms has {MAX_VMS} elements or more"

@@ -19,11 +19,11 @@ from ostler_control.agents import reports
 from ostler_control.database import session, transaction
 from ostler_control.fleet.reconcile import HostView, Seen, Verdict, VmRow
 from ostler_control.fleet.smoothing import Smooth, smooth
+from ostler_control.hosts.rows import record_heard
 from ostler_control.hypervisors import registry, rules
 from ostler_control.models import (
     Cluster,
     Host,
-    HostFence,
     HostFunction,
     HostState,
     PowerState,
@@ -68,14 +68,15 @@ def load_interval_s() -> int:
 def set_state(host: WatchedHost, state: HostState, reason: str) -> None:
     """Records a host's state; an event tells when it falls silent or comes back.
 
-    A fenced host stays fenced: only whether it is heard is recorded, and high availability gives it back.
+    A fenced host stays fenced: only that it was heard is recorded, and high availability gives it back.
     """
     with transaction():
         before = Host.get_or_none(Host.id == host.host_id)
         if before is None or (before.state, before.state_reason) == (state, reason):
             return
         if before.state is HostState.FENCED:
-            HostFence.update(heard=state is HostState.UP).where(HostFence.host == host.host_id).execute()
+            if state is HostState.UP:
+                record_heard(host.host_id)
             return
         values: dict[str, object] = {"state": state, "state_reason": reason}
         if before.state is not state:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from ostler_common.errors import AlreadyExistsError, NotFoundError, OstlerError
+from ostler_common.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError, OstlerError
 from ostler_common.secret import Secret
 from peewee import IntegrityError
 
 from ostler_control import events
 from ostler_control.database import session, transaction
 from ostler_control.ha import run_agent
-from ostler_control.ha.fence_agents import Device, Power, check
+from ostler_control.ha.fence_agents import PLUG, Device, Power, check
+from ostler_control.hosts.rows import is_up
 from ostler_control.keys import Keyring
 from ostler_control.keys.passphrases import delete_passphrase
 from ostler_control.models import FenceDevice, Host, now
@@ -35,9 +36,21 @@ def prove(new: NewDevice) -> Power:
 
 
 def create(host: Host, new: NewDevice, power: Power, actor: str, keys: Keyring) -> FenceDevice:
-    """Records a device that was proved. Raises AlreadyExistsError FENCE_EXISTS."""
+    """Records a device that was proved.
+
+    Raises AlreadyExistsError FENCE_EXISTS, FENCE_DEVICE_TAKEN; FailedPreconditionError WRONG_FENCE_DEVICE: it says that
+    a host that is up is off.
+    """
+    if power is Power.OFF and is_up(Host.get_by_id(host.id)):
+        raise FailedPreconditionError(
+            f"the device says that its host is off, but host {host.name} is up: it is another host's "
+            "(check address and plug)",
+            "WRONG_FENCE_DEVICE",
+            {"host": host.name},
+        )
     try:
         with transaction():
+            _check_not_taken(host, new.device)
             row = FenceDevice.create(
                 id=new.id,
                 host=host,
@@ -58,6 +71,17 @@ def create(host: Host, new: NewDevice, power: Power, actor: str, keys: Keyring) 
             {"host": host.name},
         ) from None
     return row
+
+
+def _check_not_taken(host: Host, device: Device) -> None:
+    same = (FenceDevice.address == device.address) & (FenceDevice.host != host.id)
+    for other in FenceDevice.select().where(same):
+        if json.loads(other.options).get(PLUG) == device.options.get(PLUG):
+            raise AlreadyExistsError(
+                f"this is the fence device of host {other.name} already (check address and plug)",
+                "FENCE_DEVICE_TAKEN",
+                {"host": other.name},
+            )
 
 
 def of_host(host: Host) -> FenceDevice:

@@ -38,6 +38,10 @@ class Silence:
         before = self._since.get(host_id)
         return before if before and before[0] == state_time else (state_time, clock_s)
 
+    def is_quiet(self) -> bool:
+        """Whether no host is silent."""
+        return not self._since
+
     def seconds(self, clock_s: float) -> dict[str, float]:
         """For how long each silent host has been silent."""
         return {host_id: clock_s - since for host_id, (_, since) in self._since.items()}
@@ -69,8 +73,11 @@ def hosts(silent_s: Mapping[str, float]) -> list[HostFacts]:
 
 
 def rules() -> dict[str, Rules]:
-    """The settings of every cluster, and how many of its hosts were fenced lately without an admin."""
-    recent = Operation.select(Host.cluster, fn.COUNT(Operation.id)).join(Host, on=(Host.id == Operation.resource_id))
+    """The settings of every cluster, and how many of its hosts were fenced lately without an admin: a host whose device
+    does not answer counts once, however often it is tried."""
+    recent = Operation.select(Host.cluster, fn.COUNT(Operation.resource_id.distinct())).join(
+        Host, on=(Host.id == Operation.resource_id)
+    )
     recent = recent.where(
         Operation.verb == FENCE_VERB, Operation.user == SYSTEM, Operation.create_time > now() - _WINDOW
     )

@@ -38,16 +38,18 @@ def fence(host: Host, actor: str, *, device: bool, automatic: bool) -> Operation
     """Records the operation that fences a silent host, within the caller's transaction. From now on nothing is placed
     on the host and nothing starts there.
 
+    A host that was proved off and was heard since needs a new proof: the old one says nothing of the VMs that it runs.
     Raises FailedPreconditionError HOST_UP, HOST_OFF when it is proved off already, AbortedError RESOURCE_BUSY while
     it is being fenced.
     """
     operation = record_operation(facts.FENCE_VERB, host, actor, FenceInputs(device, automatic))
     before = HostFence.get_or_none(HostFence.host == host.id)
-    if before is not None and before.state is FenceState.OFF:
+    if before is not None and before.state is FenceState.OFF and not before.heard:
         raise FailedPreconditionError(
             f"host {host.name} is proved off already; its VMs may start elsewhere", "HOST_OFF", {"host": host.name}
         )
-    silent = Host.state.in_((HostState.CONNECTING, HostState.DISCONNECTED))
+    again = before is not None and before.state is FenceState.OFF
+    silent = Host.state.in_((HostState.CONNECTING, HostState.DISCONNECTED, *((HostState.FENCED,) if again else ())))
     changes = {"state": HostState.FENCED, "state_time": now(), "state_reason": "it is being fenced"}
     if before is not None and before.state is FenceState.FENCING:
         raise _being_fenced(host)
@@ -58,11 +60,11 @@ def fence(host: Host, actor: str, *, device: bool, automatic: bool) -> Operation
             {"host": host.name},
         )
     values = {"state": FenceState.FENCING, "state_time": now(), "operation_id": operation.id, "heard": False}
-    failed = (HostFence.host == host.id) & (HostFence.state == FenceState.FAILED)
+    renewable = (HostFence.state == FenceState.FAILED) | ((HostFence.state == FenceState.OFF) & HostFence.heard)
     try:
         if before is None:
             HostFence.create(host=host, **values)
-        elif HostFence.update(**values).where(failed).execute() != 1:
+        elif HostFence.update(**values).where((HostFence.host == host.id) & renewable).execute() != 1:
             raise _being_fenced(host)
     except IntegrityError:
         raise _being_fenced(host) from None
@@ -97,6 +99,8 @@ def _power_off(run: Run, inputs: FenceInputs) -> None:
     run.phase("switching it off", 20)
     row = _device(run)
     run_agent.switch(devices.device(row), run.keys.open(row), Action.OFF)
+    with transaction():  # whatever was heard before the power was cut counts no more; what is heard from now on does
+        HostFence.update(heard=False).where(HostFence.operation_id == run.id).execute()
 
 
 def _check_silent(run: Run, inputs: FenceInputs) -> None:
@@ -152,8 +156,13 @@ def _record_failure(run: Run, undo: Undo) -> None:
 
 
 def _fail(condition: object, reason: str) -> None:
-    """The host may be used again if it returns: none of its VMs was taken off it."""
+    """The host may be used again if it returns: none of its VMs was taken off it. One that was proved off before stays
+    so, and counts as heard: its VMs stay where they are until it is given back or proved off anew."""
     for row in HostFence.select().where(condition, HostFence.state == FenceState.FENCING):
+        if row.proof:
+            values = {"state": FenceState.OFF, "state_time": now(), "heard": True, "reason": reason}
+            HostFence.update(**values).where(HostFence.id == row.id).execute()
+            continue
         values = {"state": FenceState.FAILED, "state_time": now(), "attempts": row.attempts + 1, "reason": reason}
         HostFence.update(**values).where(HostFence.id == row.id).execute()
         state = HostState.UP if row.heard else HostState.DISCONNECTED

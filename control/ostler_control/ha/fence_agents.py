@@ -81,6 +81,10 @@ def check(device: Device, password: Secret) -> FenceAgent:
         valid = form.fullmatch(value) is not None if form else value in ("true", "false")
         if not valid:
             raise bad_field(f"options[{name}]", "has characters that it may not have, or too many", "INVALID_OPTION")
+    if agent.name == "redfish" and PLUG not in device.options:
+        raise bad_field(
+            "options[plug]", "must be the id of the host's system, a name below /redfish/v1/Systems", "PLUG_REQUIRED"
+        )
     return agent
 
 
@@ -92,9 +96,9 @@ def parameters(device: Device, password: Secret, action: Action) -> Secret:
     values |= {"ip": host, "ipport": str(port), "username": device.username, "action": action.value}
     if agent.name == "redfish":
         values["ssl_insecure" if device.options.get(INSECURE) == "true" else "ssl_secure"] = "1"
-        values["redfish_uri"] = device.options.get(REDFISH_URI, "/redfish/v1")
-        if PLUG in device.options:
-            values["plug"] = device.options[PLUG]
+        # fence_redfish ignores `plug`: without systems_uri it takes the last system that the device lists.
+        root = device.options.get(REDFISH_URI, "/redfish/v1").rstrip("/")
+        values["systems_uri"] = f"{root}/Systems/{device.options[PLUG]}"
     lines = [f"{name}={value}".encode() for name, value in values.items()]
     return Secret(b"\n".join([*lines, b"password=" + password.reveal(), b""]))
 

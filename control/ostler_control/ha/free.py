@@ -7,7 +7,7 @@ an operation held at first are free later.
 from __future__ import annotations
 
 from ostler_control import events
-from ostler_control.database import transaction
+from ostler_control.database import locked, transaction
 from ostler_control.ha import priorities
 from ostler_control.models import (
     FenceState,
@@ -36,12 +36,14 @@ def free_vms(host_id: str) -> int:
     """
     with transaction():
         host = Host.get_or_none((Host.id == host_id) & ~Host.removed)
-        fence = HostFence.get_or_none((HostFence.host == host_id) & (HostFence.state == FenceState.OFF))
+        fence = locked(HostFence.select().where(HostFence.host == host_id, HostFence.state == FenceState.OFF)).first()
         if host is None or fence is None:
             return 0
         heard = fence.heard
         query = Vm.select().where(Vm.host == host.id, Vm.operation_id == "", Vm.state == VmState.RUNNING)
-        vms = list(query.where(Vm.power_state.in_(_OFF)) if heard else query)
+        query = query.where(Vm.power_state.in_(_OFF)) if heard else query
+        # Locked: the operation that fences and the monitor are here at once, and a VM may be running elsewhere by now.
+        vms = list(locked(query.order_by(Vm.id)))
         found = priorities.of_vms([vm.id for vm in vms])
         for vm in vms:
             _free(vm, host, found[vm.id])

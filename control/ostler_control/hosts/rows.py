@@ -37,6 +37,12 @@ def is_proved_off(host: Host) -> bool:
     return bool(HostFence.select().where(off).exists())
 
 
+def record_heard(host_id: str) -> None:
+    """Records that a fenced host was heard: within the caller's transaction. It stays so until the host is proved off
+    anew, for silence after that is no proof."""
+    HostFence.update(heard=True).where(HostFence.host == host_id, ~HostFence.heard).execute()
+
+
 def silent(host: Host, why: str) -> FailedPreconditionError:
     """The refusal for work that needs a silent host. why: what depends on it."""
     return FailedPreconditionError(

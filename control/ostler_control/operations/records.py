@@ -14,7 +14,7 @@ from ostler_common.errors import AbortedError, CancelledError, NotFoundError, Os
 from peewee import ColumnBase
 
 from ostler_control import events
-from ostler_control.database import is_sqlite, session, transaction
+from ostler_control.database import locked, session, transaction
 from ostler_control.models import (
     BaseModel,
     Kek,
@@ -101,7 +101,7 @@ def lock_row(row: R) -> R:
     """
     model = type(row)
     query = model.select().where(model.id == row.id)
-    fresh = (query if is_sqlite() else query.for_update()).get_or_none()
+    fresh = locked(query).get_or_none()
     if fresh is None:
         raise NotFoundError(f"{model.__name__.lower()} {row.name} is gone", f"{model.__name__.upper()}_NOT_FOUND")
     if fresh.operation_id:

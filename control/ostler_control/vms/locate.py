@@ -15,7 +15,7 @@ from ostler_common.errors import NotFoundError, OstlerError
 
 from ostler_control.agents import HostAddress, power_states
 from ostler_control.database import session, transaction
-from ostler_control.hosts.rows import address_of, is_proved_off
+from ostler_control.hosts.rows import address_of, is_proved_off, record_heard
 from ostler_control.models import Host, PowerState, VmState, Volume, now
 from ostler_control.operations import Run
 from ostler_control.scheduling import capacity
@@ -137,6 +137,8 @@ def _cancel_migration(run: Run, source: HostAddress, inputs: MigrateInputs) -> N
 def record_arrival(run: Run, power_state: str = PowerState.RUNNING) -> None:
     """Inside a step: the VM and the disks that moved with it are at the destination now."""
     with transaction():
+        if PowerState(power_state).is_executing:
+            record_heard(run.read(MigrateInputs).destination_id)  # it was fenced meanwhile, and is back
         capacity.arrive(load(run.resource_id))
         set_state(run.resource_id, VmState.RUNNING, power_state=power_state, move_time=now())
         for volume_id, pool_id in run.read(MigrateInputs).moved.items():

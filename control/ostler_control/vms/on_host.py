@@ -5,7 +5,8 @@ from __future__ import annotations
 from ostler.agent.v1 import vm_pb2 as agent_pb2
 
 from ostler_control.agents import power_states
-from ostler_control.hosts.rows import address_of
+from ostler_control.database import transaction
+from ostler_control.hosts.rows import address_of, record_heard
 from ostler_control.models import PowerState, VmState
 from ostler_control.operations import Run, Undo
 from ostler_control.userdata import vm_user_data
@@ -23,7 +24,9 @@ def start_on(run: Run, host_id: str, share: tuple[int, int] = (0, 100)) -> None:
     request = agent_pb2.StartVmRequest(operation=run.ref(), spec=wire.spec(vm, run.keys))
     update = run.job(address_of(host_id), lambda agent: agent.vms.StartVm, request, share)
     power_state = power_states.power_state(update.vm.power_state) or PowerState.RUNNING
-    set_state(vm.id, VmState.RUNNING, power_state=power_state, last_host=host_id)
+    with transaction():
+        record_heard(host_id)  # it was fenced meanwhile, and is back
+        set_state(vm.id, VmState.RUNNING, power_state=power_state, last_host=host_id)
 
 
 def push_undo_of_start(run: Run, undo: Undo, host_id: str) -> None:

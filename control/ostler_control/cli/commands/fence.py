@@ -49,7 +49,7 @@ def command() -> None:
     type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
     help="The password is this file's first line; - is standard input.  [default: it is asked for]",
 )
-@click.option("--plug", default="", help="Redfish: the system's id, if the device has several systems.")
+@click.option("--plug", required=True, help="Redfish: id of the host's system, such as 1 or System.Embedded.1.")
 @click.option("--redfish-uri", default="", help="Redfish: path of the service root.  [default: /redfish/v1]")
 @click.option(
     "--insecure", is_flag=True, help="Redfish: accept any TLS certificate. Whoever is in between may read the password."
@@ -74,7 +74,7 @@ def add(
 
     \b
     Example:
-      ostler fence add h1 --agent redfish --address h1-bmc.example.org --user ostler --password-file h1.password
+      ostler fence add h1 --agent redfish --address h1-bmc.example.org --plug 1 --user ostler --password-file h1.bmc
     """
     options = {"plug": plug, "redfish_uri": redfish_uri, "insecure": "true" if insecure else ""}
     request = pb.AddFenceDeviceRequest(

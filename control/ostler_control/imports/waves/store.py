@@ -10,7 +10,7 @@ from ostler_common.errors import AlreadyExistsError, FailedPreconditionError
 from peewee import IntegrityError, chunked
 
 from ostler_control import events
-from ostler_control.database import is_sqlite, session, transaction
+from ostler_control.database import locked, session, transaction
 from ostler_control.imports.preflight import Finding
 from ostler_control.imports.waves.order import Entry, Limits
 from ostler_control.imports.waves.planned import PlannedVm
@@ -95,7 +95,7 @@ def vms_of(plan_id: str) -> list[ImportPlanVm]:
 def lock(plan_id: str) -> ImportPlan:
     """The plan as it is now, locked until the caller's transaction ends."""
     query = ImportPlan.select().where(ImportPlan.id == plan_id)
-    return (query if is_sqlite() else query.for_update()).get()
+    return locked(query).get()
 
 
 def set_state(
