@@ -19,7 +19,8 @@ class Host:
     reserved_*: kept for the host itself; other_*: given to what is not among the snapshot's VMs (a VM on its way in);
     state: connecting | up | disconnected; enabled: it and its cluster are; encryption: it has proved that it can open
     encrypted volumes; pools: ids of the storage pools it reaches; storage_free_bytes: room for disks that come along
-    with a VM; cpu_models: CPUs it can give a guest; measured_*: smoothed load, None without enough samples.
+    with a VM; cpu_models: CPUs it can give a guest; measured_*: smoothed load, None without enough samples;
+    *_pressure: the share of time in which some task waited for it (PSI), 1.0 is always, None without samples.
     """
 
     id: str
@@ -43,6 +44,9 @@ class Host:
     storage_free_bytes: int = 0
     measured_cpu_mhz: int | None = None
     measured_memory_bytes: int | None = None
+    cpu_pressure: float | None = None
+    memory_pressure: float | None = None
+    io_pressure: float | None = None
 
     @property
     def in_service(self) -> bool:

@@ -23,7 +23,7 @@ from ostler_control.drs.model import (
 )
 from ostler_control.drs.rules import Placements
 from ostler_control.drs.search import Choice, Search
-from ostler_control.drs.settings import Settings
+from ostler_control.drs.settings import PRESSURES, Settings
 from ostler_control.drs.state import State
 from ostler_control.drs.steps import End, Unit, apply, undo
 
@@ -40,8 +40,8 @@ def plan(
 
     leaving: ids of the hosts to empty (mode EVACUATE); using: the algorithm, by default the one of drs.algorithm.
 
-    Raises FailedPreconditionError (UNKNOWN_ALGORITHM; MEASUREMENTS_MISSING with drs.source measured), NotFoundError
-    (HOST_NOT_FOUND).
+    Raises FailedPreconditionError (UNKNOWN_ALGORITHM; MEASUREMENTS_MISSING, PRESSURE_MISSING when load is measured),
+    NotFoundError (HOST_NOT_FOUND).
     """
     chosen = using or algorithm(settings.algorithm)
     _check(snapshot, settings, leaving)
@@ -79,7 +79,17 @@ def _check(snapshot: Snapshot, settings: Settings, leaving: Collection[str]) -> 
     for id in leaving:
         if id not in known:
             raise NotFoundError(f'there is no host "{id}" in this cluster', "HOST_NOT_FOUND", {"id": id})
-    if settings.source == "measured":
+    if settings.metric in PRESSURES:
+        attribute = settings.metric.replace("-", "_")
+        silent = [host.name for host in snapshot.hosts if host.in_service and getattr(host, attribute) is None]
+        if silent:
+            raise FailedPreconditionError(
+                f"drs.metric is {settings.metric}, but {len(silent)} hosts do not report it: {', '.join(silent[:5])} "
+                "(wait for their agents, boot kernels that lack it with psi=1, or choose another drs.metric)",
+                "PRESSURE_MISSING",
+                {"hosts": str(len(silent))},
+            )
+    if settings.measures:
         silent = [
             host.name
             for host in snapshot.hosts
@@ -87,8 +97,8 @@ def _check(snapshot: Snapshot, settings: Settings, leaving: Collection[str]) -> 
         ]
         if silent:
             raise FailedPreconditionError(
-                f"drs.source is measured, but {len(silent)} hosts lack samples: {', '.join(silent[:5])} (wait for "
-                "their agents to report, or set drs.source to allocated)",
+                f"load is to be measured, but {len(silent)} hosts lack samples: {', '.join(silent[:5])} (wait for "
+                "their agents to report, or set drs.source to allocated and drs.metric to no pressure)",
                 "MEASUREMENTS_MISSING",
                 {"hosts": str(len(silent))},
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -72,6 +72,10 @@ def _from_text(type_: type, text: str) -> object:
         return None
 
 
+# Metrics that add the time in which work waits to what is used -> the resource whose use that is. No kernel says which
+# VM waits for I/O; a VM's use of CPU stands for it.
+PRESSURES = {"cpu-pressure": "cpu", "memory-pressure": "memory", "io-pressure": "cpu"}
+
 TABLE = (
     Spec("drs.automatic.enable", bool, False, "Whether plans are generated and executed automatically."),
     Spec(
@@ -99,7 +103,13 @@ TABLE = (
     Spec("drs.max.migrations", int, 50, "The maximum number of moves of one plan.", 1, 1000),
     Spec("drs.algorithm", str, "balanced", "balanced, condensed, or the name of a plug-in."),
     Spec("drs.imbalance", float, 0.4, "How even a cluster must be: 1.0 allows no imbalance, 0.0 any.", 0, 1),
-    Spec("drs.metric", str, "memory", "Which load is evened out.", choices=("memory", "cpu", "both")),
+    Spec(
+        "drs.metric",
+        str,
+        "memory",
+        "Which load is evened out; a pressure is measured use and the share of time in which work waits, together.",
+        choices=("memory", "cpu", "both", *PRESSURES),
+    ),
     Spec("drs.metric.type", str, "used", "Whether what is used or what is free counts.", choices=("used", "free")),
     Spec("drs.metric.use.ratio", bool, True, "Whether shares of the host count, not absolute numbers."),
     Spec(
@@ -209,6 +219,20 @@ class Settings:
             except ValueError as error:
                 raise _invalid(where, str(error)) from None
         return cls(**parsed)
+
+    @property
+    def resource(self) -> str:
+        """Whose use is evened out: cpu, memory or both."""
+        return PRESSURES.get(self.metric, self.metric)
+
+    @property
+    def measures(self) -> bool:
+        """Whether numbers come from the hosts' load rather than from what is allocated."""
+        return self.source == "measured" or self.metric in PRESSURES
+
+    def of_allocated(self) -> Settings:
+        """The same on what is allocated, for hosts whose load is not known."""
+        return replace(self, source="allocated", metric=self.resource)
 
     def as_dict(self) -> dict[str, object]:
         """By full names."""

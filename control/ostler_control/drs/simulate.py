@@ -75,6 +75,14 @@ def _maybe_size(value: object) -> int | None:
     return None if value is None else _size(value)
 
 
+def _maybe_share(value: object) -> float | None:
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise ValueError("must be a number from 0 to 1")
+    return float(value)
+
+
 def _seconds(value: object) -> float | None:
     if value is None:
         return None
@@ -124,6 +132,9 @@ _HOST: Mapping[str, tuple[str, Parse]] = {
     "storage_free_bytes": ("storage_free_bytes", _size),
     "measured_cpu_mhz": ("measured_cpu_mhz", _maybe_size),
     "measured_memory_bytes": ("measured_memory_bytes", _maybe_size),
+    "cpu_pressure": ("cpu_pressure", _maybe_share),
+    "memory_pressure": ("memory_pressure", _maybe_share),
+    "io_pressure": ("io_pressure", _maybe_share),
 }
 _VM: Mapping[str, tuple[str, Parse]] = {
     "name": ("name", _name),

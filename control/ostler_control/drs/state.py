@@ -12,7 +12,7 @@ from ostler_control.drs.algorithms.base import Algorithm
 from ostler_control.drs.imbalance import Bools, Floats, from_moments, imbalance
 from ostler_control.drs.model import GroupKind, Snapshot
 from ostler_control.drs.rules import usable
-from ostler_control.drs.settings import Settings
+from ostler_control.drs.settings import PRESSURES, Settings
 from ostler_control.drs.table import Ints, build, number
 
 MIB = 1 << 20
@@ -66,7 +66,7 @@ class State:
         self.disk = np.array([vm.disk_bytes for vm in vms], dtype=float)
         self.storage_free = np.array([host.storage_free_bytes for host in hosts], dtype=float)
         # What the gauges measure: either what was given, or what is used.
-        self.measured = settings.source == "measured"
+        self.measured = settings.measures
         if self.measured:
             self.load_cpu = np.array([vm.measured_cpu_mhz or 0 for vm in vms], dtype=float)
             self.load_memory = np.array([vm.measured_memory_bytes or 0 for vm in vms], dtype=float)
@@ -74,10 +74,22 @@ class State:
             self.host_memory = np.array([host.measured_memory_bytes or 0 for host in hosts], dtype=float)
             self.total_cpu = np.array([host.cpu_mhz - host.reserved_cpu_mhz for host in hosts], dtype=float)
             self.total_memory = np.array([h.memory_bytes - h.reserved_memory_bytes for h in hosts], dtype=float)
+            self._pressures()
         else:
             self.load_cpu, self.load_memory = self.cpu, self.memory
             self.host_cpu, self.host_memory = self.used_cpu.copy(), self.used_memory.copy()
             self.total_cpu, self.total_memory = self.usable_cpu, self.usable_memory
+
+    def _pressures(self) -> None:
+        """Work that waits is load as well, which no VM takes along: only what was measured afterwards can tell."""
+        metric = self.settings.metric
+        if metric not in PRESSURES:
+            return
+        waiting = [getattr(host, metric.replace("-", "_")) or 0.0 for host in self.hosts]
+        if self.settings.resource == "cpu":
+            self.host_cpu += np.array(waiting) * self.total_cpu
+        else:
+            self.host_memory += np.array(waiting) * self.total_memory
 
     def _per_host(self, of_vms: Floats) -> Floats:
         return np.bincount(self.at, weights=of_vms, minlength=len(self.hosts)).astype(float)

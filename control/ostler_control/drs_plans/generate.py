@@ -97,7 +97,7 @@ def chosen(cluster: Cluster, pairs: Sequence[tuple[str, str]], reason: str, *, l
             )
         )
     return dataclasses.replace(
-        bare(present, present.settings.source),
+        bare(present),
         algorithm="",
         verdict=Verdict.MOVES if made else Verdict.SATISFIED,
         explanation=f"{len(made)} moves: {reason}" if made else "nothing to move",
@@ -106,18 +106,19 @@ def chosen(cluster: Cluster, pairs: Sequence[tuple[str, str]], reason: str, *, l
         moves=tuple(made),
         left_vms=tuple(left),
         broken_after=placements.neighbours.broken(),
-        loads=_after(bare(present, present.settings.source), state),
+        loads=_after(bare(present), state),
     )
 
 
-def bare(present: Present, source: str = "allocated") -> Plan:
-    """Hosts, loads and rules as they are, with no move looked for."""
-    found = plan(present.snapshot, dataclasses.replace(present.settings, source=source), Mode.EVACUATE)
+def bare(present: Present) -> Plan:
+    """Hosts, loads and rules as they are, with no move looked for. Raises as `check_measured`."""
+    found = plan(present.snapshot, present.settings, Mode.EVACUATE)
     return dataclasses.replace(found, left_vms=())
 
 
 def check_measured(present: Present) -> None:
-    """Raises FailedPreconditionError (MEASUREMENTS_MISSING) when load is to be measured and hosts lack samples."""
+    """Raises FailedPreconditionError (MEASUREMENTS_MISSING, PRESSURE_MISSING) when load is to be measured and hosts do
+    not report it."""
     plan(present.snapshot, present.settings, Mode.EVACUATE)
 
 

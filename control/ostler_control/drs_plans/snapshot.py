@@ -165,6 +165,9 @@ def _host(
         storage_free_bytes=max((space[pool] for pool in pools), default=0),
         measured_cpu_mhz=round(load.cpu_used * MHZ_PER_CPU) if load else None,
         measured_memory_bytes=round(load.memory_bytes) if load else None,
+        cpu_pressure=load.cpu_pressure if load else None,
+        memory_pressure=load.memory_pressure if load else None,
+        io_pressure=load.io_pressure if load else None,
     )
 
 

@@ -42,11 +42,11 @@ def status(cluster: Cluster) -> Status:
         check_measured(present)
     except FailedPreconditionError as error:
         told.append(f"{error.message}; shown is what is allocated")
-        wanted = dataclasses.replace(wanted, source="allocated")
+        wanted = wanted.of_allocated()
     state = State(present.snapshot, wanted, algorithm(wanted.algorithm))
     can_migrate = rules.may_support(Function.LIVE_MIGRATION, cluster.hypervisor_type)
     needs = can_migrate and state.count >= 2 and state.needs_drs()
-    found = bare(dataclasses.replace(present, settings=wanted), wanted.source)
+    found = bare(dataclasses.replace(present, settings=wanted))
     if not can_migrate:
         told.append(
             f"imbalance {state.judged:.1%}; DRS moves nothing here: hypervisor type {cluster.hypervisor_type} cannot "
@@ -60,7 +60,7 @@ def status(cluster: Cluster) -> Status:
         told.append(f"imbalance {state.judged:.1%} {word} for {aim}")
     return Status(
         found,
-        f"{wanted.source} {wanted.metric_type} {wanted.metric}",
+        f"{'measured' if wanted.measures else 'allocated'} {wanted.metric_type} {wanted.metric}",
         needs,
         "; ".join(told),
         store.active(cluster.id),

@@ -21,7 +21,8 @@ ENOUGH, STALE_S = 3, 120.0
 class Smooth:
     """The average of a host's load and of its VMs' (id -> CPUs, bytes of memory, bytes of it written in a second).
 
-    time_s: of the last sample, Unix.
+    time_s: of the last sample, Unix; *_pressure: the share of time in which some task waited (PSI), None where the
+    host's kernel does not tell.
     """
 
     cpu_used: float = 0.0
@@ -29,6 +30,9 @@ class Smooth:
     samples: int = 0
     time_s: float = 0.0
     vms: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    cpu_pressure: float | None = None
+    memory_pressure: float | None = None
+    io_pressure: float | None = None
 
     def usable(self, now_s: float) -> bool:
         """Whether there is enough of it, and new enough."""
@@ -59,6 +63,12 @@ def smooth(before: Smooth, load: vm_pb2.HostLoad, now_s: float) -> Smooth:
     def mix(old: float, new: float) -> float:
         return old + share * (new - old)
 
+    def pressure(resource: str, old: float | None) -> float | None:
+        if not load.HasField(f"{resource}_pressure"):  # type: ignore[arg-type]  # one of three literals
+            return None
+        new: float = getattr(load, f"{resource}_pressure") / 100.0
+        return new if old is None else mix(old, new)
+
     vms = {}
     for vm in load.vms:
         memory = float(vm.memory_guest_used_bytes or vm.memory_rss_bytes)
@@ -72,4 +82,7 @@ def smooth(before: Smooth, load: vm_pb2.HostLoad, now_s: float) -> Smooth:
         before.samples + 1,
         now_s,
         vms,
+        pressure("cpu", before.cpu_pressure),
+        pressure("memory", before.memory_pressure),
+        pressure("io", before.io_pressure),
     )

@@ -29,6 +29,18 @@ def test_an_average_that_forgets() -> None:
     assert found.vms == {}
 
 
+def test_pressure_is_smoothed_and_kept() -> None:
+    pressed = load(1.0, 1)
+    pressed.cpu_pressure, pressed.io_pressure = 50.0, 0.0
+    found = smooth(Smooth(), pressed, 1000.0)
+    assert (found.cpu_pressure, found.memory_pressure, found.io_pressure) == (0.5, None, 0.0)
+    pressed.cpu_pressure = 100.0
+    found = smooth(found, pressed, 1000.0 + WINDOW_S / 100)
+    assert found.cpu_pressure == pytest.approx(0.505, abs=0.001)
+    assert Smooth.from_json(found.to_json()) == found
+    assert smooth(found, load(1.0, 1), 1010.0).cpu_pressure is None
+
+
 def test_one_second_more_or_less_makes_no_difference_in_the_end() -> None:
     often = rarely = smooth(Smooth(), load(0.0, 1), 0.0)
     for step in range(60):

@@ -122,7 +122,7 @@ def _headline(answer: Answer) -> str:
 
 
 def _bars(answer: Answer) -> list[bars.Bar]:
-    metric = "cpu" if answer["settings"]["drs.metric"] == "cpu" else "memory"
+    metric = "cpu" if answer["settings"]["drs.metric"] in ("cpu", "cpu-pressure", "io-pressure") else "memory"
     why = {host["name"]: host["code"] for host in answer["left_out"]["hosts"]}
     return [
         bars.Bar(

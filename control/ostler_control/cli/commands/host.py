@@ -37,6 +37,21 @@ def _load(host: pb.Host) -> str:
     return f"{load.cpu_used:.1f} of {load.cpus} CPUs, {memory} memory"
 
 
+def _pressure(host: pb.Host) -> str:
+    """How long work waited, as the kernel tells (PSI)."""
+    load = host.load
+    told = [
+        (word, share)
+        for word, field, share in (
+            ("CPU", "cpu_pressure", load.cpu_pressure),
+            ("memory", "memory_pressure", load.memory_pressure),
+            ("I/O", "io_pressure", load.io_pressure),
+        )
+        if load.HasField(field)  # type: ignore[arg-type]  # one of three literals
+    ]
+    return ", ".join(f"{word} {share:.1f}%" for word, share in told) or text.NONE
+
+
 def _memory(host: pb.Host, between: str) -> str:
     return f"{text.size(host.allocated_memory_bytes, '0')}{between}{text.size(host.capabilities.memory_bytes)}"
 
@@ -87,6 +102,7 @@ VIEW = View[pb.Host](
             lambda h: f"{_memory(h, ' of ')} allocated",
         ),
         ("load", _load),
+        ("pressure", _pressure),
         (
             "hypervisor",
             lambda h: f"{h.capabilities.hypervisor_display_name} {h.capabilities.hypervisor_version}".strip(),

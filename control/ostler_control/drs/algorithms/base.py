@@ -29,7 +29,7 @@ class Algorithm:
             return Gauge(base, slope, none) if is_cpu else Gauge(base, none, slope)
 
         every = {"cpu": gauge(cpu, True), "memory": gauge(memory, False)}
-        return [every[name] for name in every if settings.metric in (name, "both")]
+        return [every[name] for name in every if settings.resource in (name, "both")]
 
     def penalty(self, values: Floats, settings: Settings) -> Floats | None:
         """What each host's number costs the cluster, for other measures than evenness: the imbalance of a gauge is then

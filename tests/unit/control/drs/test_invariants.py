@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ostler_control.drs import Group, GroupKind, Host, Mode, Placements, Settings, Snapshot, Vm, plan
 from ostler_control.drs.algorithms import algorithm
 from ostler_control.drs.search import EPSILON, Search
+from ostler_control.drs.settings import PRESSURES
 from ostler_control.drs.state import State
 
 GIB = 1 << 30
@@ -43,6 +44,11 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
             bridges=some(bridges, 0.9),
             pools=some(pools, 0.8),
             storage_free_bytes=chance.choice([0, 20 * GIB]),
+            measured_cpu_mhz=chance.randrange(2000),
+            measured_memory_bytes=chance.randrange(16 * GIB),
+            cpu_pressure=chance.choice([0.0, 0.4]),
+            memory_pressure=chance.choice([0.0, 0.1]),
+            io_pressure=chance.random(),
         )
         for i in range(draw(st.integers(1, 6)))
     ]
@@ -75,6 +81,8 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
                 moved_ago_s=chance.choice([None, None, 2_000.0]),
                 recent_moves=chance.choice([0, 1, 2]),
                 dirty_rate_bytes_per_s=chance.choice([0, 100 << 20]),
+                measured_cpu_mhz=chance.randrange(200),
+                measured_memory_bytes=chance.randrange(2 * GIB),
             )
         )
     return Snapshot(tuple(hosts), tuple(vms), tuple(groups))
@@ -85,7 +93,8 @@ def every_settings(draw: st.DrawFn) -> Settings:
     return Settings(
         algorithm=draw(st.sampled_from(["balanced", "condensed"])),
         imbalance=draw(st.sampled_from([0.4, 0.8, 1.0])),
-        metric=draw(st.sampled_from(["memory", "cpu", "both"])),
+        metric=draw(st.sampled_from(["memory", "cpu", "both", *PRESSURES])),
+        source=draw(st.sampled_from(["allocated", "measured"])),
         metric_type=draw(st.sampled_from(["used", "free"])),
         metric_use_ratio=draw(st.booleans()),
         max_migrations=draw(st.sampled_from([1, 3, 50])),
