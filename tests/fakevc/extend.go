@@ -79,7 +79,7 @@ func (x *vmExt) vm() *simulator.VirtualMachine {
 
 var (
 	redirected = regexp.MustCompile(`<(?:\w+:)?(?:ExportVm|CloneVM_Task|Destroy_Task|PowerOnVM_Task|CreateSnapshot_Task|` +
-		`QueryChangedDiskAreas|ReconfigVM_Task|RemoveSnapshot_Task)[ >/]`)
+		`QueryChangedDiskAreas|ReconfigVM_Task|RemoveSnapshot_Task|ShutdownGuest)[ >/]`)
 	thisVM = regexp.MustCompile(`(<(?:\w+:)?_this\b[^>]*\btype=")(VirtualMachine|VirtualMachineSnapshot)("[^>]*>)([^<]+)<`)
 )
 
@@ -168,6 +168,27 @@ func (x *vmExt) PowerOnVMTask(ctx *simulator.Context, req *types.PowerOnVM_Task)
 	req.This, ctx.Caller = vm.Self, &vm.Self
 	simulator.Map.WithLock(vm, func() { res = vm.PowerOnVMTask(ctx, req) })
 	return res
+}
+
+// ShutdownGuest only asks the guest: it answers at once, and the VM is off when
+// the guest has ended, which shutdown_held puts off.
+func (x *vmExt) ShutdownGuest(ctx *simulator.Context, req *types.ShutdownGuest) (res soap.HasFault) {
+	vm := x.vm()
+	req.This, ctx.Caller = vm.Self, &vm.Self
+	if !faults.get().ShutdownHeld || vm.Runtime.PowerState != types.VirtualMachinePowerStatePoweredOn {
+		simulator.Map.WithLock(vm, func() { res = vm.ShutdownGuest(ctx, req) })
+		return res
+	}
+	simulator.Map.WithLock(vm, func() {
+		simulator.Map.Update(vm, []types.PropertyChange{{Name: "guest.guestState", Val: "shuttingDown"}})
+	})
+	go func() {
+		for faults.get().ShutdownHeld {
+			time.Sleep(20 * time.Millisecond)
+		}
+		simulator.Map.WithLock(vm, func() { vm.ShutdownGuest(ctx, req) })
+	}()
+	return &methods.ShutdownGuestBody{Res: new(types.ShutdownGuestResponse)}
 }
 
 // copied makes devices of their own: the simulator shares the pointers.

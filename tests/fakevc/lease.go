@@ -48,8 +48,9 @@ type faultSpec struct {
 	FolderCuts        int    `json:"folder_cuts"`          // how many answers of /folder break off half way
 	SnapshotError     string `json:"snapshot_error"`
 	SnapshotMs        int    `json:"snapshot_ms"`
-	RemoveError       string `json:"remove_error"` // snapshots cannot be removed
-	NoAllocated       bool   `json:"no_allocated"` // the datastore does not tell what is allocated, as NFS does not
+	RemoveError       string `json:"remove_error"`  // snapshots cannot be removed
+	ShutdownHeld      bool   `json:"shutdown_held"` // a guest that was asked to shut down does not end yet
+	NoAllocated       bool   `json:"no_allocated"`  // the datastore does not tell what is allocated, as NFS does not
 }
 
 type faultBox struct {

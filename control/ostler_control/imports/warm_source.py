@@ -16,7 +16,7 @@ from ostler_control.operations import Run
 from ostler_control.vmware.changed_blocks import create_snapshot, delete_snapshots, set_tracking, snapshot_disks
 from ostler_control.vmware.connection import Connection
 from ostler_control.vmware.inventory import Disk, SourceVm
-from ostler_control.vmware.power import power_on, shut_down
+from ostler_control.vmware.power import restart, shut_down
 from ostler_control.vmware.tasks import Check
 
 
@@ -84,15 +84,19 @@ def start_tracking(run: Run, inputs: ImportInputs, vm: SourceVm) -> None:
 
 def shut_down_source(run: Run, inputs: ImportInputs) -> None:
     """Inside a step: shuts the guest down; recorded first, so that it is started again when the import fails."""
+
+    def record() -> None:
+        with transaction():
+            WarmImport.update(shut_down=True).where(WarmImport.vm_import == run.id).execute()
+
     run.phase("shutting down the guest", 70)
-    with transaction():
-        WarmImport.update(shut_down=True).where(WarmImport.vm_import == run.id).execute()
     with connected(run, inputs) as connection:
-        shut_down(connection, inputs.source_ref, run.check)
+        shut_down(connection, inputs.source_ref, run.check, before_request=record)
 
 
 def release_source(run: Run, inputs: ImportInputs) -> None:
     """Inside a step: see `restore`."""
+    run.phase("restoring the source", 0)
     with connected(run, inputs) as connection:
         restore(connection, run.id, lambda: run.pause(0))
 
@@ -108,7 +112,7 @@ def restore(connection: Connection, import_id: str, check: Check) -> None:
     if row is None or warm is None:
         return
     if warm.shut_down:  # first: everything else can wait
-        power_on(connection, row.source_ref, check)
+        restart(connection, row.source_ref, check)
     delete_snapshots(connection, row.source_ref, import_id, check)
     if warm.enabled_tracking:
         set_tracking(connection, row.source_ref, check, enabled=False)

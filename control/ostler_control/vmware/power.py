@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
+import structlog
 from ostler_common.errors import DeadlineExceededError, FailedPreconditionError, NotFoundError
 from pyVmomi import vim
 
@@ -12,12 +14,22 @@ from ostler_control.vmware.inventory import Power, Tools
 from ostler_control.vmware.read_inventory import read_vm
 from ostler_control.vmware.tasks import POLL_S, Check, wait
 
+log = structlog.get_logger(__name__)
+
 SHUTDOWN_TIMEOUT_S = 600.0
 POWER_ON_TIMEOUT_S = 600.0
 
 
-def shut_down(connection: Connection, ref: str, check: Check, timeout_s: float = SHUTDOWN_TIMEOUT_S) -> None:
+def shut_down(
+    connection: Connection,
+    ref: str,
+    check: Check,
+    timeout_s: float = SHUTDOWN_TIMEOUT_S,
+    before_request: Callable[[], None] = lambda: None,
+) -> None:
     """Asks a VM's guest to shut down and waits until it is off; one that is off already is a success.
+
+    before_request: is called right before the guest is asked, and not if it never is.
 
     Raises FailedPreconditionError VCENTER_NO_TOOLS when nothing in the guest listens, DeadlineExceededError
     GUEST_SHUTDOWN_TIMEOUT.
@@ -31,18 +43,40 @@ def shut_down(connection: Connection, ref: str, check: Check, timeout_s: float =
             "VCENTER_NO_TOOLS",
             {"vm": vm.name},
         )
+    before_request()
     connection.call(vim.VirtualMachine(ref, connection.stub).ShutdownGuest)
+    if not _is_off_within(connection, ref, check, timeout_s):
+        raise DeadlineExceededError(
+            f"VM {vm.name} is not off {timeout_s:.0f} s after its guest was asked to shut down; see to it in the"
+            " guest and try again",
+            "GUEST_SHUTDOWN_TIMEOUT",
+            {"vm": vm.name},
+        )
+
+
+def restart(connection: Connection, ref: str, check: Check, timeout_s: float = SHUTDOWN_TIMEOUT_S) -> None:
+    """Starts a VM whose guest was asked to shut down. The guest may not have ended yet, and a request cannot be taken
+    back, so this waits until the VM is off. A guest that still runs at the end of that has ignored the request, which
+    is a success, as is a VM that is gone.
+    """
+    try:
+        is_off = _is_off_within(connection, ref, check, timeout_s)
+    except NotFoundError:
+        return
+    if is_off:
+        power_on(connection, ref, check)
+    else:
+        log.warning("a guest ignores the request to shut down", vm=ref, waited_s=timeout_s)
+
+
+def _is_off_within(connection: Connection, ref: str, check: Check, timeout_s: float) -> bool:
     end = time.monotonic() + timeout_s
     while read_vm(connection, ref).power is not Power.OFF:
         if time.monotonic() > end:
-            raise DeadlineExceededError(
-                f"VM {vm.name} is not off {timeout_s:.0f} s after its guest was asked to shut down; see to it in the"
-                " guest and try again",
-                "GUEST_SHUTDOWN_TIMEOUT",
-                {"vm": vm.name},
-            )
+            return False
         check()
         time.sleep(POLL_S)
+    return True
 
 
 def power_on(connection: Connection, ref: str, check: Check) -> None:

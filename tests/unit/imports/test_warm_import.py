@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from ostler_common.errors import FailedPreconditionError, OstlerError, UnavailableError
 from ostler_control.database import transaction
-from ostler_control.imports import sources, sweep
+from ostler_control.imports import sources, sweep, warm_source
 from ostler_control.imports.warm import request_cut_over
 from ostler_control.models import Host, ImportSource, Operation, ServiceOffering, Vm, VmImport, Volume, WarmImport
 from ostler_control.operations import Engine
+from ostler_control.vmware.connection import Connection
 from ostler_control.vmware.inventory import Power
+from ostler_control.vmware.tasks import Check
 
 from tests import databases
 from tests.fakes.vcenter import FakeVcenter, vcenter
@@ -26,6 +28,7 @@ from tests.unit.imports.warm_site import (
     check_source_untouched,
     content,
     cut_over,
+    guest_state,
     hurry,
     make_flat,
     snapshots,
@@ -231,6 +234,33 @@ def test_cancelling_leaves_the_source_running_and_nothing_else(
     engine.cancel(operation.id)
     assert outcome(engine, operation, 60) == ("cancelled", "CANCELLED")
     check_nothing_left(site, source, server)
+    check_source_untouched(site, source, "busy")
+
+
+def test_a_source_that_is_still_shutting_down_is_started_again(
+    site: Site, engine: Engine, source: ImportSource, server: FakeVcenter
+) -> None:
+    """The import is cancelled after the guest was asked, and before it has ended: then it runs for a while yet."""
+    server.faults(shutdown_held=True)
+    operation = begin(site, source, auto_cut_over=True)
+    wait_until(lambda: guest_state(site, source, "busy") == "shuttingDown", 60)
+    engine.cancel(operation.id)
+    wait_for_phase(operation, "restoring the source")
+    server.faults()
+    assert outcome(engine, operation, 60) == ("cancelled", "CANCELLED")
+    check_nothing_left(site, source, server)
+    check_source_untouched(site, source, "busy")
+
+
+def test_a_guest_that_was_never_asked_to_shut_down_is_not_waited_for(
+    site: Site, engine: Engine, source: ImportSource, server: FakeVcenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(connection: Connection, ref: str, check: Check, **arguments: Any) -> None:
+        raise FailedPreconditionError("no tools", "VCENTER_NO_TOOLS")
+
+    monkeypatch.setattr(warm_source, "shut_down", refuse)
+    monkeypatch.setattr(warm_source, "restart", None)
+    assert outcome(engine, begin(site, source, auto_cut_over=True), 60) == ("failed", "VCENTER_NO_TOOLS")
     check_source_untouched(site, source, "busy")
 
 

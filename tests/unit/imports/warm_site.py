@@ -10,7 +10,9 @@ from ostler_control.imports import sources
 from ostler_control.models import ImportSource, Operation, VmImport, WarmImport
 from ostler_control.vmware.changed_blocks import list_snapshots
 from ostler_control.vmware.inventory import Power, SourceVm
+from ostler_control.vmware.properties import read_one
 from ostler_control.vmware.read_inventory import list_vms
+from pyVmomi import vim
 
 from tests.fakes.working_agent import wait_until
 from tests.sites import Site
@@ -46,6 +48,13 @@ def source_vm(site: Site, source: ImportSource, name: str) -> SourceVm:
     with sources.connect(source, site.keys) as connection:
         [vm] = [vm for vm in list_vms(connection) if vm.name == name]
         return vm
+
+
+def guest_state(site: Site, source: ImportSource, name: str) -> str:
+    """What VMware Tools say the guest does."""
+    with sources.connect(source, site.keys) as connection:
+        [vm] = [vm for vm in list_vms(connection) if vm.name == name]
+        return str(read_one(connection, vim.VirtualMachine, vm.ref, ("guest.guestState",)).get("guest.guestState"))
 
 
 def snapshots(site: Site, source: ImportSource, ref: str) -> list[str]:

@@ -11,12 +11,18 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ostler_common.errors import FailedPreconditionError, InvalidArgumentError, OstlerError, UnavailableError
+from ostler_common.errors import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    OstlerError,
+    UnavailableError,
+)
 from ostler_common.secret import Secret
 from ostler_control.vmware import connection as connection_module
 from ostler_control.vmware.connection import Connection, connected, parse_address
 from ostler_control.vmware.inventory import Power
-from ostler_control.vmware.power import shut_down
+from ostler_control.vmware.power import restart, shut_down
 from ostler_control.vmware.read_inventory import list_vms, read_vm
 from ostler_control.vmware.trust import Trust, pinned, trust_ca, trust_thumbprint
 
@@ -125,6 +131,21 @@ def test_a_guest_without_tools_cannot_be_shut_down(site: FakeVcenter, connection
         shut_down(connection, find(connection, "on").ref, never)
     assert refused.value.reason == "VCENTER_NO_TOOLS"
     assert find(connection, "on").power is Power.ON
+
+
+def test_a_guest_that_ignores_the_request_is_waited_for_within_a_limit(
+    site: FakeVcenter, connection: Connection
+) -> None:
+    windows = find(connection, "windows")
+    shut_down(connection, windows.ref, never)
+    restart(connection, windows.ref, never)
+    assert read_vm(connection, windows.ref).power is Power.ON
+    site.faults(shutdown_held=True)
+    with pytest.raises(DeadlineExceededError) as refused:
+        shut_down(connection, windows.ref, never, timeout_s=0)
+    assert refused.value.reason == "GUEST_SHUTDOWN_TIMEOUT"
+    restart(connection, windows.ref, never, timeout_s=0)
+    assert read_vm(connection, windows.ref).power is Power.ON
 
 
 @pytest.mark.parametrize(
