@@ -76,6 +76,11 @@ class Adoption:
                     os.link(path, final, follow_symlinks=False)
                 except FileExistsError:
                     raise already_exists(ref) from None
+                # Another adoption may have linked the file after this one inspected it; at least one of the two sees
+                # the third name.
+                if final.lstat().st_nlink != 2:
+                    final.unlink()
+                    raise _linked(name)
                 fsync_directory(final.parent)
                 found = inspect(self._pools, ref)
             if not keep_name and path.exists():
@@ -126,12 +131,16 @@ def _check_file(path: Path, name: str, disk_format: DiskFormat, *, encrypted: bo
     finally:
         os.close(file)
     if status.st_nlink > 1:
-        raise FailedPreconditionError(
-            f"{name} has other names, too, so that somebody else may change it (remove the other links)",
-            "FILE_LINKED",
-            {"file": name},
-        )
+        raise _linked(name)
     try:
         check_image(head, status.st_size, disk_format, encrypted)
     except InvalidArgumentError as error:
         raise FailedPreconditionError(f"{name}: {error.message}", error.reason, {"file": name}) from None
+
+
+def _linked(name: str) -> FailedPreconditionError:
+    return FailedPreconditionError(
+        f"{name} has other names, too, so that somebody else may change it (remove the other links)",
+        "FILE_LINKED",
+        {"file": name},
+    )

@@ -90,6 +90,19 @@ def test_a_file_that_is_open_keeps_its_name_beside_the_volumes(place: Place) -> 
     assert place.names() == {NAME}
 
 
+def test_two_adoptions_of_a_file_make_no_two_volumes_of_it(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one links the file after this one has inspected it, and before this one links it."""
+    link, other = os.link, str(uuid.uuid4())
+
+    def link_after_another(source: Path, target: Path, **options: bool) -> None:
+        link(source, place.directory / other)
+        link(source, target, **options)
+
+    monkeypatch.setattr(os, "link", link_after_another)
+    assert refused(lambda: place.adoption.adopt(JobContext("adopt"), place.ref(), NAME)) == "FILE_LINKED"
+    assert place.names() == {NAME, other}
+
+
 def test_a_file_that_qemu_has_open_is_refused(place: Place) -> None:
     command = ["qemu-io", "-f", "qcow2", str(place.directory / NAME)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as qemu:
