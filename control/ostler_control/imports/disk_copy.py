@@ -128,12 +128,12 @@ class _Stream:
         yield pb.WriteDiskRequest(begin=pb.WriteDiskRequest.Begin(volume=copy.target))
         if copy.full:
             for gap in complement(copy.areas, copy.capacity_bytes):
-                yield from _zeros(gap)
+                yield from self._zeros(gap)
         for area in copy.areas:
             for part in split(area, _REQUEST_BYTES):
                 for offset, data in self._read(part):
                     if data == _ZEROS[: len(data)]:
-                        yield from _zeros(Area(offset, len(data)))
+                        yield from self._zeros(Area(offset, len(data)))
                         continue
                     digest.update(data)
                     yield pb.WriteDiskRequest(data=pb.WriteDiskRequest.Data(offset=offset, data=data))
@@ -154,7 +154,7 @@ class _Stream:
         if buffer:
             yield offset, bytes(buffer)
 
-
-def _zeros(area: Area) -> Iterator[pb.WriteDiskRequest]:
-    for part in split(area, _ZERO_BYTES):
-        yield pb.WriteDiskRequest(zero=pb.WriteDiskRequest.Zero(offset=part.start, length=part.length))
+    def _zeros(self, area: Area) -> Iterator[pb.WriteDiskRequest]:
+        for part in split(area, _ZERO_BYTES):
+            self._last = time.monotonic()  # the host has accepted the request before
+            yield pb.WriteDiskRequest(zero=pb.WriteDiskRequest.Zero(offset=part.start, length=part.length))
