@@ -19,6 +19,8 @@ MAX_DEPTH = 32
 MAX_ELEMENTS = 20_000
 MAX_DISKS, MAX_NICS = 64, 16
 _MAX_TEXT = 4096
+# Far above any real VM, and far below what a 64-bit number holds.
+_MAX_CPUS, _MAX_BYTES_OF_A_PART = 100_000, 1 << 60
 
 _OVF = "http://schemas.dmtf.org/ovf/envelope/"
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,127}", re.ASCII)
@@ -95,7 +97,7 @@ def parse(data: bytes) -> Ovf:
     }
     return Ovf(
         name=(system.text_of("Name") or system.get("id"))[:255],
-        cpus=_quantity(items, _CPU, "CPUs", 1),
+        cpus=_cpus(items),
         memory_bytes=_memory_bytes(items),
         os_type=os_section.get("osType")[:64] if os_section is not None else "",
         os_description=os_section.text_of("Description")[:255] if os_section is not None else "",
@@ -156,13 +158,21 @@ def _capacity_bytes(disk: _Element) -> int:
     capacity = disk.get("capacity")
     if not _NUMBER.fullmatch(capacity):
         raise _refused("a disk's capacity is no number")
-    return int(capacity) << _shift(disk.get("capacityAllocationUnits") or "byte")
+    return _in_bytes(int(capacity), disk.get("capacityAllocationUnits") or "byte", "a disk's capacity")
+
+
+def _cpus(items: list[_Element]) -> int:
+    cpus = _quantity(items, _CPU, "CPUs", 1)
+    if cpus > _MAX_CPUS:
+        raise _refused(f"the VM has more than {_MAX_CPUS} CPUs")
+    return cpus
 
 
 def _memory_bytes(items: list[_Element]) -> int:
     for item in items:
         if item.text_of("ResourceType") == _MEMORY:
-            return _quantity([item], _MEMORY, "memory", 0) << _shift(item.text_of("AllocationUnits") or "byte * 2^20")
+            quantity = _quantity([item], _MEMORY, "memory", 0)
+            return _in_bytes(quantity, item.text_of("AllocationUnits") or "byte * 2^20", "the memory")
     raise _refused("it does not say how much memory the VM has")
 
 
@@ -194,6 +204,13 @@ def _small_number(text: str) -> int:
     if text and not _PLACE.fullmatch(text):
         raise _refused(f"the place {text[:40]!r} of a disk is no number")
     return int(text or 0)
+
+
+def _in_bytes(quantity: int, units: str, what: str) -> int:
+    size_bytes = quantity << _shift(units)
+    if size_bytes > _MAX_BYTES_OF_A_PART:
+        raise _refused(f"{what} is larger than {_MAX_BYTES_OF_A_PART >> 50} PiB")
+    return size_bytes
 
 
 def _shift(units: str) -> int:

@@ -42,6 +42,20 @@ def test_a_path_is_never_a_file_name(href: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ("<rasd:VirtualQuantity>4<", f"<rasd:VirtualQuantity>{10**17}<", "CPUs"),
+        ("<rasd:VirtualQuantity>2048<", f"<rasd:VirtualQuantity>{10**17}<", "memory"),
+        ("byte * 2^20<", "byte * 2^50<", "memory"),
+        ('ovf:capacity="8" ', f'ovf:capacity="{10**17}" ', "capacity"),
+    ],
+)
+def test_a_number_that_no_field_holds_is_refused(old: str, new: str, what: str) -> None:
+    assert old in GOOD
+    assert what in refused(GOOD.replace(old, new))
+
+
+@pytest.mark.parametrize(
     "beginning",
     [
         "<!DOCTYPE Envelope>",

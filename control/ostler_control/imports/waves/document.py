@@ -5,7 +5,7 @@ What it names (offerings, pools, hosts) is looked up by its caller, who has the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import yaml
@@ -338,12 +338,27 @@ def _without_other_places(defaults: Mapping[str, Text], own: Mapping[str, Text])
 
 def _in_cycles(needs: Sequence[Sequence[int]]) -> list[int]:
     """Positions that wait for themselves, directly or through others."""
-    left = set(range(len(needs)))
-    is_free: Callable[[int], bool] = lambda number: not any(need in left for need in needs[number])  # noqa: E731
-    while free := {number for number in left if is_free(number)}:
-        left -= free
+    needed_by: list[list[int]] = [[] for _ in needs]
+    for number, wanted in enumerate(needs):
+        for need in wanted:
+            needed_by[need].append(number)
+    left = _without_ends(set(range(len(needs))), needs, needed_by)
     # What is left waits for a cycle or is in one; only those that nobody else's removal frees are in it.
-    waited_for = set(left)
-    while unneeded := {n for n in waited_for if not any(n in needs[other] for other in waited_for)}:
-        waited_for -= unneeded
-    return sorted(waited_for)
+    return sorted(_without_ends(left, needed_by, needs))
+
+
+def _without_ends(among: set[int], edges: Sequence[Sequence[int]], edges_back: Sequence[Sequence[int]]) -> set[int]:
+    """What is left of some positions once those without an edge to another are removed, again and again. Takes time in
+    proportion to the edges."""
+    left = set(among)
+    counts = {number: sum(other in left for other in edges[number]) for number in left}
+    ends = [number for number, count in counts.items() if not count]
+    while ends:
+        end = ends.pop()
+        left.discard(end)
+        for number in edges_back[end]:
+            if number in left:
+                counts[number] -= 1
+                if not counts[number]:
+                    ends.append(number)
+    return left

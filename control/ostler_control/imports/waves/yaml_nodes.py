@@ -6,6 +6,7 @@ a small file a large one, are refused.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import yaml
@@ -13,6 +14,7 @@ import yaml
 MAX_BYTES = 256 << 10
 MAX_ERRORS = 1000
 _MAX_DEPTH, _MAX_NODES = 8, 50_000
+_INTEGER = re.compile(r"[+-]?[0-9]{1,12}")
 # libyaml's parser where there is one: ten times as fast, so that the largest document does not hold up other calls.
 _Loader: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -88,7 +90,7 @@ def integer(node: yaml.Node) -> int | None:
     if not isinstance(node, yaml.ScalarNode) or node.tag != "tag:yaml.org,2002:int":
         return None
     text = node.value.replace("_", "")
-    return int(text) if len(text) <= 12 and text.lstrip("+-").isdecimal() else None
+    return int(text) if _INTEGER.fullmatch(text) else None
 
 
 def truth(node: yaml.Node) -> bool | None:

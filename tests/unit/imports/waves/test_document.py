@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
-from ostler_control.imports.waves.document import MAX_VMS, PARALLEL_DEFAULTS, VmEntry, parse
+from ostler_control.imports.waves.document import MAX_VMS, PARALLEL_DEFAULTS, VmEntry, _in_cycles, parse
 from ostler_control.imports.waves.yaml_nodes import MAX_BYTES
 
 GOOD = """\
@@ -107,6 +109,27 @@ def plan_of(*vms: str) -> str:
 def test_only_the_vms_in_a_cycle_are_told() -> None:
     cycle = plan_of("{vm: a, after: c}", "{vm: b, after: a}", "{vm: c, after: b}", "{vm: d, after: a}", "{vm: e}")
     assert told(cycle) == [(number + 5, f"vms[{number}].after", "AFTER_CYCLE") for number in range(3)]
+
+
+def test_looking_for_cycles_reads_each_list_a_few_times_only() -> None:
+    """A plan of a stranger may be one long chain; its end decides about all the others."""
+
+    class Counted(list[int]):
+        reads = 0
+
+        def __iter__(self) -> Iterator[int]:
+            self.reads += 1
+            return super().__iter__()
+
+    needs = [Counted([number + 1]) for number in range(1000)] + [Counted([999])]
+    assert _in_cycles(needs) == [999, 1000]
+    assert max(wanted.reads for wanted in needs) <= 4
+
+
+@pytest.mark.parametrize("number", ["'+-5'", "'++5'", "'-'", "''"])
+def test_what_is_tagged_as_a_number_and_is_none_is_refused(number: str) -> None:
+    text = f"parallel: {{vms: !!int {number}}}\n" + plan_of("{vm: a}")
+    assert told(text) == [(1, "parallel.vms", "INVALID_LIMIT")]
 
 
 @pytest.mark.parametrize(
