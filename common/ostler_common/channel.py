@@ -92,6 +92,10 @@ DEADLINE_S: Mapping[tuple[str, str], int | None] = {
     ("ostler.control.v1.HostService", "EnterMaintenance"): 300,
     ("ostler.control.v1.HostService", "ProbeHost"): 150,
     ("ostler.control.v1.ImportPlanService", "CheckImportPlan"): 300,
+    ("ostler.control.v1.ImportService", "ImportFiles"): 90,  # these have a host inspect, which may take 60 s
+    ("ostler.control.v1.ImportService", "ImportVolume"): 90,
+    ("ostler.control.v1.TemplateService", "RegisterTemplate"): 90,
+    ("ostler.control.v1.VmService", "AdoptVm"): 90,
     ("ostler.control.v1.ImportService", "UploadImportFile"): None,
     ("ostler.control.v1.KeyService", "VerifyKeys"): 600,
     ("ostler.control.v1.PoolService", "CreatePool"): 150,

@@ -61,6 +61,21 @@ def test_streams_have_no_short_deadline() -> None:
     assert streams <= {pair for pair, deadline_s in channel.DEADLINE_S.items() if deadline_s is None}
 
 
+@pytest.mark.parametrize(
+    ("service", "method"),
+    [
+        ("ImportService", "ImportFiles"),
+        ("ImportService", "ImportVolume"),
+        ("TemplateService", "RegisterTemplate"),
+        ("VmService", "AdoptVm"),
+    ],
+)
+def test_calls_that_have_a_host_inspect_outlast_the_inspection(service: str, method: str) -> None:
+    deadline_s = channel.DEADLINE_S[f"ostler.control.v1.{service}", method]
+    assert deadline_s is not None
+    assert deadline_s > 60
+
+
 @pytest.mark.parametrize("service", sorted(channel.RETRIED))
 def test_control_planes_changing_calls_are_not_retried_unseen(service: str) -> None:
     if service.startswith("ostler.control"):
