@@ -128,7 +128,7 @@ def add() -> None:
 @add.command("vmware")
 @click.argument("name")
 @click.option("--vcenter", required=True, metavar="HOST[:PORT]", help="vCenter, or a standalone ESXi host.")
-@click.option("--username", required=True, help="Who logs in.")
+@click.option("--username", required=True, help="User that Ostler logs in as.")
 @_ca_option
 @_thumbprint_option
 @_password_option("The password is this file's first line; - is standard input.  [default: it is asked for]")
@@ -181,7 +181,7 @@ def vmware(
 
 @source_group.command("update")
 @click.argument("source", type=IMPORT_SOURCE)
-@click.option("--username", default="", help="Who logs in.")
+@click.option("--username", default="", help="User that Ostler logs in as.")
 @_ca_option
 @_thumbprint_option
 @click.option("--ask-password", is_flag=True, help="Ask for a new password.")
@@ -243,13 +243,13 @@ def list_sources(app: App, limit: int | None, listing: Listing) -> None:
 @yes_option
 @pass_app
 def remove(app: App, source: str, yes: bool) -> None:
-    """Forgets an import source and its password. Imported VMs stay.
+    """Deletes an import source and its password. Imported VMs stay.
 
     \b
     Example:
       ostler import source remove vc1 --yes
     """
-    confirm(f"Forget import source {source}?", yes)
+    confirm(f"Delete import source {source}?", yes)
     app.client.imports.DeleteImportSource(pb.DeleteImportSourceRequest(source=source))
     click.echo(f"import source {source} is removed")
 
@@ -289,7 +289,7 @@ def check(app: App, spec: pb.ImportSpec, output: str) -> None:
 
     \b
     Example:
-      ostler import check vc1 web-1 --offering medium --network "VM Network=br0"
+      ostler import check vc1 web-1 --offering medium --network "VM Network=public"
     """
     found = app.client.imports.CheckImport(pb.CheckImportRequest(spec=spec))
     if output == "table":
@@ -331,7 +331,7 @@ def vm(app: App, spec: pb.ImportSpec, call: CallOptions) -> None:
 
     \b
     Examples:
-      ostler import vm vc1 web-1 --offering medium --network "VM Network=br0"
+      ostler import vm vc1 web-1 --offering medium --network "VM Network=public"
       ostler import vm vc1 db-1 --offering large --network "VM Network=public" --warm --no-wait
     """
     request = pb.ImportVmRequest(request_id=call.request_id, spec=spec, validate_only=call.dry_run)
