@@ -186,8 +186,7 @@ def backup(config_path: Path | None, file: Path) -> None:
 def restore(config_path: Path | None, file: Path, replace: bool) -> None:
     """Restores what `ostler-control backup` wrote to FILE. Stop the control plane first.
 
-    What has changed since the backup is unknown to the restored database: compare `ostler vm list` with the hosts, and
-    run `ostler key verify`.
+    What has changed since the backup is unknown to the restored database: run `ostler-control check` afterwards.
     """
     from ostler_common.errors import OstlerError
 
@@ -202,7 +201,67 @@ def restore(config_path: Path | None, file: Path, replace: bool) -> None:
     except (OstlerError, OSError, sqlite3.Error) as error:
         _fail(f"nothing was restored: {error}")
     click.echo(f"restored the backup of {manifest.create_time}, made by Ostler {manifest.version}")
-    click.echo("next: start the control plane, then `ostler key verify` and `ostler vm list`")
+    click.echo("next: start the control plane, then `ostler-control check`")
+
+
+@main.command()
+@click.option(
+    "-o", "--output", type=click.Choice(("table", "json")), default="table", show_default=True, help="Output format."
+)
+@click.pass_obj
+def check(config_path: Path | None, output: str) -> None:
+    """Compares the database with files, VMs and the journal. Changes nothing; the control plane may be running.
+
+    Each finding has a reason code, a severity and the command that repairs it. Exit codes: 0, nothing is wrong; 4,
+    there are findings; 5, there are none, but some hosts or files could not be looked at.
+
+    \b
+    Examples:
+      ostler-control check
+      ostler-control check -o json
+    """
+    from ostler_common.errors import OstlerError
+
+    from ostler_control.check.command import EXIT_FINDINGS, EXIT_UNCHECKED, check_fleet, print_report
+    from ostler_control.config import load_config
+
+    try:
+        report = check_fleet(load_config(config_path))
+    except (OstlerError, OSError, sqlite3.Error) as error:
+        _fail(f"nothing was checked: {error}")
+    print_report(report, output)
+    if report.findings:
+        raise SystemExit(EXIT_FINDINGS)
+    if report.unchecked:
+        raise SystemExit(EXIT_UNCHECKED)
+
+
+@main.command("correct-claims")
+@click.pass_obj
+def correct_claims(config_path: Path | None) -> None:
+    """Sets the allocated capacity of hosts to that of their VMs, where `ostler-control check` says that they differ.
+
+    The control plane may be running.
+
+    \b
+    Example:
+      ostler-control correct-claims
+    """
+    from ostler_common.errors import OstlerError
+
+    from ostler_control.check.command import open_database
+    from ostler_control.config import load_config
+    from ostler_control.scheduling import capacity
+
+    try:
+        open_database(load_config(config_path))
+        corrected = capacity.correct()
+    except (OstlerError, OSError, sqlite3.Error) as error:
+        _fail(str(error))
+    for drift in corrected:
+        click.echo(f"host {drift.host_name}: {drift.actual[0]} CPUs, {drift.actual[1]} bytes")
+    if not corrected:
+        click.echo("nothing differs", err=True)
 
 
 @main.command()

@@ -241,6 +241,11 @@ class FakeHost(
         self, request: volume_pb2.GetVolumeRequest, context: grpc.ServicerContext
     ) -> types_volume_pb2.VolumeInfo:
         with _errors(context):
+            file = self._file(request.volume)
+            if request.volume.HasField("key") and not file.passphrase:
+                raise FailedPreconditionError("the volume is not encrypted", "NOT_ENCRYPTED")
+            if request.volume.key.passphrase:
+                self._open(file, request.volume)
             return self._volume_info(request.volume)
 
     def CopyVolume(

@@ -116,6 +116,7 @@ class Engine:
         }
         DBOS(config=config)
         DBOS.launch()
+        self._restart_unknown()
         self._sweep(unstarted_age_s=0)
         self._thread = threading.Thread(target=self._look_after, name="operations", daemon=True)
         self._thread.start()
@@ -200,6 +201,16 @@ class Engine:
         if not wait_out(lambda: records.finish(run.id, run.attempt, outcome), self.interrupts.sleep):
             raise StoppedError
         waiting.ended(operation.id)
+
+    def _restart_unknown(self) -> None:
+        """Starts again what this replica had under way and the journal does not know: the journal was lost or is
+        older than the database. Steps are written to be run twice."""
+        for operation_id in replicas.own(self._replica):
+            if DBOS.get_workflow_status(operation_id) is None:
+                with session():
+                    operation = Operation.get_by_id(operation_id)
+                log.warning("an operation is not in the journal and starts again", operation=operation_id)
+                self.launch(operation)
 
     def _look_after(self) -> None:
         ticks = 0

@@ -75,6 +75,21 @@ def audit() -> list[Drift]:
     ]
 
 
+def correct() -> list[Drift]:
+    """Sets the running sums that differ to those of the hosts' VMs; returns what was wrong.
+
+    A host whose sums change meanwhile stays as it is: call it again.
+    """
+    with database.transaction():
+        corrected = []
+        for drift in audit():
+            sums = {Host.allocated_cpus: drift.actual[0], Host.allocated_memory_bytes: drift.actual[1]}
+            same = (Host.allocated_cpus == drift.recorded[0]) & (Host.allocated_memory_bytes == drift.recorded[1])
+            if Host.update(sums).where((Host.id == drift.host_id) & same).execute():
+                corrected.append(drift)
+        return corrected
+
+
 _AUDIT = """
     SELECT host.id, host.name, host.allocated_cpus, host.allocated_memory_bytes,
         COALESCE(SUM(share.cpus), 0), COALESCE(SUM(share.memory_bytes), 0)

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 from ostler_control.cli.main import COMMANDS, root
+from ostler_control.main import main as control_main
 
 ROOT = Path(__file__).parents[3]
 SOURCES = sorted(path for part in ("agent", "control", "common") for path in (ROOT / part).rglob("*.py"))
@@ -83,6 +84,31 @@ def test_a_command_in_a_text_is_one(place: str, command: str) -> None:
         check(command)
     except click.UsageError as error:
         pytest.fail(f"{place}: {command}: {error.format_message()}")
+
+
+def _of_findings() -> list[str]:
+    """What `ostler-control check` advises, with names in place of what is filled in."""
+    source = "".join(path.read_text() for path in sorted((ROOT / "control/ostler_control/check").glob("*.py")))
+    return sorted(set(re.findall(r'f?"((?:ostler|ostler-control) [a-z][^"]*)"', source)))
+
+
+@pytest.mark.parametrize("command", _of_findings())
+def test_a_command_that_a_finding_advises_is_one(command: str) -> None:
+    if command.startswith("ostler-control "):
+        name = command.split()[1]
+        assert name in control_main.commands
+        check_options(control_main.commands[name], shlex.split(command)[2:])
+    else:
+        for noun in ("snapshot", "volume"):
+            check(command.replace("{noun}", noun).replace("{info.virtual_size_bytes}", "1024"))
+
+
+def check_options(command: click.Command, words: list[str]) -> None:
+    """Raises click.UsageError for options that the command does not have; its files need not exist."""
+    known = {option for parameter in command.params for option in parameter.opts}
+    unknown = [word for word in words if word.startswith("-") and word not in known]
+    if unknown:
+        raise click.UsageError(f"{command.name} has no option {unknown[0]}")
 
 
 def test_there_are_commands_in_texts_and_a_wrong_one_is_found() -> None:

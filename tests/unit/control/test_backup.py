@@ -169,4 +169,4 @@ def test_the_commands(bound: ControlConfig, tmp_path: Path, monkeypatch: pytest.
     assert "--replace" in refused.stderr
     restored = CliRunner().invoke(main, ["restore", str(file), "--replace"])
     assert restored.exit_code == 0, restored.output
-    assert "ostler key verify" in restored.output
+    assert "ostler-control check" in restored.output

@@ -1,0 +1,6 @@
+"""Compares what the database says with what hosts have, and with the journal. Changes nothing."""
+
+from ostler_control.check.findings import Finding, Reason, Report, Severity
+from ostler_control.check.inspect import inspect
+
+__all__ = ["Finding", "Reason", "Report", "Severity", "inspect"]
