@@ -15,6 +15,7 @@ MEMBERS: Mapping[str, frozenset[str]] = {
     ),
     "EventService": frozenset({"ListEvents"}),
     "ExtraConfigService": frozenset({"ListExtraConfigs", "RemoveExtraConfig", "SetExtraConfig"}),
+    "LabelService": frozenset({"UpdateLabels"}),
     "NetworkService": frozenset({"GetNetwork", "ListNetworks"}),
     "OfferingService": frozenset(
         {"GetDiskOffering", "GetServiceOffering", "ListDiskOfferings", "ListServiceOfferings"}

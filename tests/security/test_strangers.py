@@ -67,8 +67,19 @@ REFERENCES = {
 }
 # Fields that name what everybody may name, or nothing at all.
 PLAIN = {
-    *("addresses", "gateways", "hosts", "nameservers"),
-    *("cluster", "disk_offering", "filter", "host", "page_token", "pool", "request_id", "service_offering", "sha256"),
+    *("addresses", "gateways", "hosts", "nameservers", "remove"),
+    *(
+        "cluster",
+        "disk_offering",
+        "filter",
+        "host",
+        "page_token",
+        "pool",
+        "request_id",
+        "selector",
+        "service_offering",
+        "sha256",
+    ),
     *("key", "mac", "model", "name", "ssh_keys", "template", "type", "value", "variables", "xml", "zone"),
 }
 # Fields of a resource that an update does not read.

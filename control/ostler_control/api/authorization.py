@@ -135,6 +135,7 @@ TABLE: Mapping[str, frozenset[Role]] = {
         "ostler.control.v1.KeyService",
         {"ListKeys": _ADMINS, "RotateKey": _ADMINS, "DeleteKey": _ADMINS, "BackupKeys": _ADMINS, "VerifyKeys": _ADMINS},
     ),
+    **_service("ostler.control.v1.LabelService", {"UpdateLabels": _USERS}),
     **_service(
         "ostler.control.v1.NetworkService",
         {

@@ -9,6 +9,7 @@ from ostler.control.v1 import (
     event_pb2_grpc,
     extra_config_pb2_grpc,
     hypervisor_pb2_grpc,
+    label_pb2_grpc,
     network_pb2_grpc,
     offering_pb2_grpc,
     setting_pb2_grpc,
@@ -20,6 +21,7 @@ from ostler_control.api.accounts import AccountService
 from ostler_control.api.events import EventService
 from ostler_control.api.extra_configs import ExtraConfigService
 from ostler_control.api.hypervisors import HypervisorService
+from ostler_control.api.labels import LabelService
 from ostler_control.api.networks import NetworkService
 from ostler_control.api.offerings import OfferingService
 from ostler_control.api.settings import SettingService
@@ -37,6 +39,9 @@ SERVICES: Mapping[str, Registration] = {
     ),
     "ostler.control.v1.NetworkService": lambda server: network_pb2_grpc.add_NetworkServiceServicer_to_server(
         NetworkService(), server
+    ),
+    "ostler.control.v1.LabelService": lambda server: label_pb2_grpc.add_LabelServiceServicer_to_server(
+        LabelService(), server
     ),
     "ostler.control.v1.HypervisorService": lambda server: hypervisor_pb2_grpc.add_HypervisorServiceServicer_to_server(
         HypervisorService(), server

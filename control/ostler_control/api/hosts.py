@@ -18,6 +18,7 @@ from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import fleet
 from ostler_control.api.convert.enums import from_enum
 from ostler_control.api.convert.times import timestamp
+from ostler_control.api.labels import select
 from ostler_control.api.masks import paths
 from ostler_control.api.paging import page
 from ostler_control.api.resolve import optional, resolve, visible
@@ -77,7 +78,7 @@ class HostService(host_pb2_grpc.HostServiceServicer):
                 query = query.where(Host.maintenance == (state == "maintenance"))
         if request.HasField("encryption"):
             query = query.where(Host.volume_encryption == request.encryption)
-        found = page(query, Host, request)
+        found = page(select(query, Host, request.selector), Host, request)
         return pb.ListHostsResponse(hosts=fleet.hosts(found.rows, whole=False), next_page_token=found.next_page_token)
 
     def UpdateHost(self, request: pb.UpdateHostRequest, context: grpc.ServicerContext) -> pb.Host:

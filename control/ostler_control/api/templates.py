@@ -19,6 +19,7 @@ from ostler_control.api.convert import templates as convert_templates
 from ostler_control.api.convert import userdata
 from ostler_control.api.convert.enums import from_enum
 from ostler_control.api.export_encryption import export_encryption
+from ostler_control.api.labels import select
 from ostler_control.api.paging import page
 from ostler_control.api.pieces import data_of, first_header
 from ostler_control.api.requests import once
@@ -78,7 +79,7 @@ class TemplateService(template_pb2_grpc.TemplateServiceServicer):
         self, request: pb.ListTemplatesRequest, context: grpc.ServicerContext
     ) -> pb.ListTemplatesResponse:
         with session():
-            found = page(visible(Template, None), Template, request)
+            found = page(select(visible(Template, None), Template, request.selector), Template, request)
             rows = convert_templates.templates(found.rows, caller_of(context))
             return pb.ListTemplatesResponse(templates=rows, next_page_token=found.next_page_token)
 

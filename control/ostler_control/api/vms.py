@@ -16,6 +16,7 @@ from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import userdata
 from ostler_control.api.convert import vms as convert_vms
 from ostler_control.api.convert.enums import from_enum
+from ostler_control.api.labels import select
 from ostler_control.api.masks import paths
 from ostler_control.api.paging import page
 from ostler_control.api.redact import redact_errors_for
@@ -43,7 +44,7 @@ from ostler_control.userdata.vm_user_data import Given
 from ostler_control.vms.console import console, screenshot
 from ostler_control.vms.rows import running_host
 
-FIELDS = ("drs_skip", "affinity_groups", "details", "user_data")
+FIELDS = ("name", "description", "drs_skip", "affinity_groups", "details", "user_data")
 
 
 @with_sessions
@@ -71,17 +72,26 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
             query = query.where(Vm.host == resolve(Host, request.host, "host"))
         if request.state:
             query = query.where(Vm.state == from_enum(pb.Vm.State, "", request.state, "state"))
+        query = select(query, Vm, request.selector)
         found = page(query, Vm, request, scope=caller.actor)
         return pb.ListVmsResponse(vms=convert_vms.vms(found.rows, caller), next_page_token=found.next_page_token)
 
     def UpdateVm(self, request: pb.UpdateVmRequest, context: grpc.ServicerContext) -> pb.Vm:
         caller, fields = caller_of(context), paths(request.update_mask, FIELDS)
         row = resolve(Vm, request.vm, "vm", caller=caller)
-        drs_skip = request.values.drs_skip if "drs_skip" in fields else None
-        groups = _groups(request.values.affinity_groups, row.account_id) if "affinity_groups" in fields else None
-        details = dict(request.values.details) if "details" in fields else None
-        given = self._given(request, row) if "user_data" in fields else None
-        return convert_vms.vm(vms.update(row, caller.actor, drs_skip, groups, details, given, self._keys), caller)
+        values = request.values
+        row = vms.update(
+            row,
+            caller.actor,
+            drs_skip=values.drs_skip if "drs_skip" in fields else None,
+            groups=_groups(values.affinity_groups, row.account_id) if "affinity_groups" in fields else None,
+            new_details=dict(values.details) if "details" in fields else None,
+            given=self._given(request, row) if "user_data" in fields else None,
+            keys=self._keys,
+            name=values.name if "name" in fields else None,
+            description=values.description if "description" in fields else None,
+        )
+        return convert_vms.vm(row, caller)
 
     def StartVm(self, request: pb.StartVmRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
@@ -195,6 +205,7 @@ def _wanted(request: pb.CreateVmRequest, caller: Caller, keys: Keyring) -> vms.N
         stopped=request.stopped,
         affinity_groups=_groups(request.affinity_groups, account.id),
         details=dict(request.details),
+        labels=dict(request.labels),
         user_data=userdata.given(request.user_data, account.id, keys, request.name),
     )
 

@@ -18,6 +18,7 @@ from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import volumes as convert_volumes
 from ostler_control.api.convert.enums import from_enum
 from ostler_control.api.export_encryption import export_encryption
+from ostler_control.api.labels import select
 from ostler_control.api.paging import page
 from ostler_control.api.pieces import data_of, first_header
 from ostler_control.api.redact import redact_errors_for
@@ -90,6 +91,7 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
             query = query.where(Volume.pool == resolve(Pool, request.pool, "pool"))
         if request.HasField("encrypted"):
             query = query.where(Volume.passphrase.is_null(not request.encrypted))
+        query = select(query, Volume, request.selector)
         found = page(query, Volume, request, scope=caller.actor)
         return pb.ListVolumesResponse(
             volumes=convert_volumes.volumes(found.rows, caller), next_page_token=found.next_page_token

@@ -18,6 +18,7 @@ from ostler.control.v1 import (
     import_pb2_grpc,
     import_plan_pb2_grpc,
     key_pb2_grpc,
+    label_pb2_grpc,
     network_pb2_grpc,
     offering_pb2_grpc,
     pool_pb2_grpc,
@@ -121,6 +122,10 @@ class Client:
     @cached_property
     def extra_configs(self) -> extra_config_pb2_grpc.ExtraConfigServiceStub:
         return extra_config_pb2_grpc.ExtraConfigServiceStub(self.channel)
+
+    @cached_property
+    def labels(self) -> label_pb2_grpc.LabelServiceStub:
+        return label_pb2_grpc.LabelServiceStub(self.channel)
 
     @cached_property
     def import_plans(self) -> import_plan_pb2_grpc.ImportPlanServiceStub:

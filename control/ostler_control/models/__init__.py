@@ -13,6 +13,7 @@ from ostler_control.models.extra_config import (
 from ostler_control.models.ha import FenceDevice, HostFence, OfferingPriority, VmPriority, VmRestart
 from ostler_control.models.import_plans import ImportPlan, ImportPlanVm
 from ostler_control.models.imports import ImportFile, ImportSource, VmImport, VmOrigin, WarmImport
+from ostler_control.models.labels import HostLabel, TemplateLabel, VmDescription, VmLabel, VolumeLabel
 from ostler_control.models.machines import Network, NetworkAccount, Nic, ServiceOffering, Vm, VmSighting
 from ostler_control.models.people import Account, Certificate, JoinToken, User
 from ostler_control.models.places import Cluster, Host, HostFunction, HypervisorType, UnmanagedVm, Zone
@@ -77,6 +78,11 @@ ALL: tuple[type[BaseModel], ...] = (
     OfferingExtraConfig,
     OfferingDetail,
     TemplateDetail,
+    VmDescription,
+    VmLabel,
+    VolumeLabel,
+    HostLabel,
+    TemplateLabel,
     ImportSource,
     VmImport,
     ImportFile,
@@ -123,6 +129,7 @@ __all__ = [
     "Host",
     "HostFence",
     "HostFunction",
+    "HostLabel",
     "HostState",
     "HypervisorType",
     "ImportFile",
@@ -158,14 +165,17 @@ __all__ = [
     "SnapshotState",
     "Template",
     "TemplateDetail",
+    "TemplateLabel",
     "TemplateUserData",
     "UnmanagedVm",
     "User",
     "UserData",
     "Vm",
+    "VmDescription",
     "VmDetail",
     "VmExtraConfig",
     "VmImport",
+    "VmLabel",
     "VmOrigin",
     "VmPriority",
     "VmRestart",
@@ -174,6 +184,7 @@ __all__ = [
     "VmUserData",
     "Volume",
     "VolumeFile",
+    "VolumeLabel",
     "VolumeState",
     "WarmImport",
     "Zone",

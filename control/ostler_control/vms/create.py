@@ -9,7 +9,7 @@ from typing import TypeVar
 from ostler_common.errors import AlreadyExistsError, CancelledError
 from peewee import ColumnBase, IntegrityError
 
-from ostler_control import settings
+from ostler_control import labels, settings
 from ostler_control.catalog.quotas import Resources, check_quota
 from ostler_control.database import transaction
 from ostler_control.hypervisors import registry, rules
@@ -71,7 +71,7 @@ def _resources(wanted: NewVm, checked: Checked) -> Resources:
 
 def _record_vm(wanted: NewVm, checked: Checked) -> Vm:
     vm = _insert_or_raise(
-        vm_exists(wanted),
+        vm_exists(wanted.account, wanted.name),
         (Vm.account == wanted.account) & (Vm.name == wanted.name),
         Vm,
         name=wanted.name,
@@ -90,6 +90,7 @@ def _record_vm(wanted: NewVm, checked: Checked) -> Vm:
         addressing.record(row.id, nic.addressing)
     affinity.put(vm, wanted.affinity_groups)
     details.add(vm, wanted.details)
+    labels.add(vm, wanted.labels)
     return vm
 
 

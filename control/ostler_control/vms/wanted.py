@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from ostler_common.errors import AlreadyExistsError, bad_field
 from ostler_common.hypervisors import Function
 
-from ostler_control import networks
+from ostler_control import labels, networks
 from ostler_control.catalog.names import check_name
 from ostler_control.hypervisors.supported import check_supported
 from ostler_control.models import (
@@ -65,6 +65,7 @@ class NewVm:
     stopped: bool = False
     affinity_groups: Sequence[AffinityGroup] = ()
     details: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
     user_data: Given = field(default_factory=Given)
 
 
@@ -85,19 +86,18 @@ def check(wanted: NewVm) -> Checked:
     """
     check_name("name", wanted.name)
     if Vm.select().where((Vm.account == wanted.account) & (Vm.name == wanted.name)).exists():
-        raise vm_exists(wanted)
+        raise vm_exists(wanted.account, wanted.name)
     size_bytes = _root_size(wanted)
     details.check_new(wanted.details)
+    labels.check_new("labels", wanted.labels)
     check_supported(wanted.template, _functions(wanted), host=wanted.host, cluster=wanted.cluster, zone=wanted.zone)
     template_store.check_encryption(wanted.template, wanted.offering.encrypt_root)
     return Checked(size_bytes, check_nics(wanted.nics, wanted.account))
 
 
-def vm_exists(wanted: NewVm) -> AlreadyExistsError:
+def vm_exists(account: Account, name: str) -> AlreadyExistsError:
     """The error for a name that the account uses already."""
-    return AlreadyExistsError(
-        f"account {wanted.account.name} has a VM named {wanted.name} already; choose another name", "VM_EXISTS"
-    )
+    return AlreadyExistsError(f"account {account.name} has a VM named {name} already; choose another name", "VM_EXISTS")
 
 
 def _functions(wanted: NewVm) -> list[Function]:

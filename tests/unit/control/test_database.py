@@ -25,7 +25,9 @@ from ostler_control.models import (
     Priority,
     ServiceOffering,
     Vm,
+    VmDescription,
     VmImport,
+    VmLabel,
     VmPriority,
     VmRestart,
     VmSighting,
@@ -56,6 +58,7 @@ FROZEN = {
     "0013_pinned_tokens": "0ddab81f02be076c14dd9285fe1f20ca45fbfab04a3bc29ac09941e61f899605",
     "0014_import_plans": "dea5781e6737b9dbee7f40feaedb0af0deaa64a20d8ffa2805a371067e119a4f",
     "0015_driver_details": "6cf115810f1fe2d11fea23979bda91359ec93e11d452fb41718903e036235696",
+    "0016_labels": "95f8e5524469842581055df388cd0ef0911c6d68e70f3b7166988eb2d87d43c4",
 }
 _OLD_VM = (
     "INSERT INTO zone (id, create_time, name) VALUES ('z', '2026-01-01', 'zone')",
@@ -278,6 +281,21 @@ def test_templates_and_offerings_get_details_for_drivers(tmp_path: Path) -> None
             Vm.delete().where(Vm.id == "v").execute()
             ServiceOffering.delete().where(ServiceOffering.id == "o").execute()
             assert OfferingDetail.select().count() == 0
+
+
+def test_vms_get_labels_and_descriptions(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0015_driver_details")
+            for statement in _OLD_VM:
+                db.execute_sql(statement)
+        assert "0016_labels" in database.migrate()
+        with database.session():
+            VmLabel.create(object="v", key="env", value="prod")
+            VmDescription.create(vm="v", text="shop")
+            assert [row.object.name for row in VmLabel.select()] == ["web"]
+            Vm.delete().where(Vm.id == "v").execute()
+            assert [model.select().count() for model in (VmLabel, VmDescription)] == [0, 0]
 
 
 def test_migrating_again_does_nothing(fresh_database: str) -> None:

@@ -13,6 +13,7 @@ from ostler.types.v1 import vm_pb2
 from ostler_common.identity import Kind
 from peewee import fn
 
+from ostler_control import labels
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.times import timestamp
 from ostler_control.hypervisors import rules
@@ -45,10 +46,13 @@ def hosts(rows: Sequence[Host], *, whole: bool) -> list[host_pb2.Host]:
         for found in UnmanagedVm.select().where(UnmanagedVm.host.in_(ids)).order_by(UnmanagedVm.name):
             strangers.setdefault(found.host_id, []).append(_stranger(found))
     names = rules.names()
+    own_labels = labels.of_objects(Host, ids)
 
     def one(row: Host) -> host_pb2.Host:
         unmanaged = strangers.get(row.id, [])
-        return _host(row, clusters[row.cluster_id], counts.get(row.id, 0), ends.get(row.id), unmanaged, whole, names)
+        message = _host(row, clusters[row.cluster_id], counts.get(row.id, 0), ends.get(row.id), unmanaged, whole, names)
+        message.labels.update(own_labels.get(row.id, {}))
+        return message
 
     return [one(row) for row in rows]
 

@@ -8,6 +8,7 @@ from ostler.control.v1 import template_pb2
 from ostler.types.v1 import vm_pb2 as types_vm_pb2
 from ostler.types.v1 import volume_pb2 as types_volume_pb2
 
+from ostler_control import labels
 from ostler_control.api.convert import userdata
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.times import timestamp
@@ -22,6 +23,7 @@ def templates(rows: Sequence[Template], caller: Caller) -> list[template_pb2.Tem
     """Members do not see what details tell of the hosts."""
     names = rules.names()
     details = driver_details.of_templates([row.id for row in rows]) if caller.is_admin else {}
+    own_labels = labels.of_objects(Template, [row.id for row in rows])
     links = template_link.of_templates(row.id for row in rows)
     return [
         template_pb2.Template(
@@ -41,6 +43,7 @@ def templates(rows: Sequence[Template], caller: Caller) -> list[template_pb2.Tem
             user_data_name=links[row.id].user_data.name if row.id in links else "",
             user_data_policy=userdata.to_policy(links[row.id].policy if row.id in links else ""),
             details=details.get(row.id, {}),
+            labels=own_labels.get(row.id, {}),
         )
         for row in rows
     ]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from ostler.control.v1 import vm_pb2
 from ostler.types.v1 import vm_pb2 as types_vm_pb2
 
+from ostler_control import labels
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.lookups import by_id, name_of, shown_to
 from ostler_control.api.convert.times import timestamp
@@ -18,7 +19,7 @@ from ostler_control.placement import Candidate
 from ostler_control.scheduling import affinity
 from ostler_control.userdata import addressing
 from ostler_control.userdata.seed import DHCP
-from ostler_control.vms import details
+from ostler_control.vms import descriptions, details
 
 
 def vms(rows: Sequence[Vm], caller: Caller) -> list[vm_pb2.Vm]:
@@ -34,6 +35,8 @@ def vms(rows: Sequence[Vm], caller: Caller) -> list[vm_pb2.Vm]:
     pools = by_id(Pool, (disk.pool_id for disk in attached))
     groups = affinity.groups_of(ids)
     vm_details = details.of_vms(ids)
+    vm_labels = labels.of_objects(Vm, ids)
+    texts = descriptions.of_vms(ids)
     origins = {row.vm_id: row for row in VmOrigin.select().where(VmOrigin.vm.in_(ids))}
     nics: defaultdict[str, list[vm_pb2.VmNic]] = defaultdict(list)
     interfaces = list(Nic.select(Nic, Network).join(Network).where(Nic.vm.in_(ids)).order_by(Nic.position))
@@ -81,6 +84,8 @@ def vms(rows: Sequence[Vm], caller: Caller) -> list[vm_pb2.Vm]:
             hypervisor_type=row.hypervisor_type,
             hypervisor_display_name=type_names.get(row.hypervisor_type, row.hypervisor_type),
             details=vm_details.get(row.id, {}),
+            description=texts.get(row.id, ""),
+            labels=vm_labels.get(row.id, {}),
             guest_os=origin.guest_os if origin else "",
             imported_from=_imported_from(origin) if origin and caller.is_admin else "",
         )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ostler.control.v1 import snapshot_pb2, volume_pb2
 from ostler.types.v1 import volume_pb2 as types_volume_pb2
 
+from ostler_control import labels
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.lookups import by_id, name_of, shown_to
 from ostler_control.api.convert.times import timestamp
@@ -20,6 +21,7 @@ def volumes(rows: Sequence[Volume], caller: Caller) -> list[volume_pb2.Volume]:
     offerings = by_id(DiskOffering, (row.disk_offering_id for row in rows))
     vms = by_id(Vm, (row.vm_id for row in rows))
     shown = shown_to(caller)
+    own_labels = labels.of_objects(Volume, [row.id for row in rows])
     return [
         volume_pb2.Volume(
             id=row.id,
@@ -41,6 +43,7 @@ def volumes(rows: Sequence[Volume], caller: Caller) -> list[volume_pb2.Volume]:
             state_reason=shown(row.state_reason),
             create_time=timestamp(row.create_time),
             path=_path(pools[row.pool_id], row.file_id) if caller.is_admin else "",
+            labels=own_labels.get(row.id, {}),
         )
         for row in rows
     ]

@@ -6,6 +6,7 @@ from ostler.control.v1 import volume_pb2 as pb
 from ostler.types.v1.volume_pb2 import ENCRYPT_FORMAT_LUKS
 
 from ostler_control.cli import text
+from ostler_control.cli.labels import joined as labels_joined
 from ostler_control.cli.output import View
 
 
@@ -46,6 +47,7 @@ VIEW = View[pb.Volume](
         ("provisioning", lambda v: text.enum_of(v, "provisioning")),
         ("path", lambda v: v.path),
         ("file", _file),
+        ("labels", lambda v: labels_joined(v.labels)),
         ("created", lambda v: text.when(v, "create_time")),
         ("id", lambda v: v.id),
     ],

@@ -14,6 +14,8 @@ from ostler.control.v1.drs_pb2 import DrsPlan
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.finish import finish
+from ostler_control.cli.labels import joined as labels_joined
+from ostler_control.cli.labels import label_command, selector_option
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import CLUSTER, HOST
 from ostler_control.cli.options import (
@@ -116,6 +118,7 @@ VIEW = View[pb.Host](
         ("pool types", lambda h: text.joined(h.capabilities.pool_types)),
         ("agent", lambda h: h.agent_version),
         ("certificate ends", lambda h: text.when(h, "certificate_expire_time")),
+        ("labels", lambda h: labels_joined(h.labels)),
         ("joined", lambda h: text.when(h, "create_time")),
         ("id", lambda h: h.id),
     ],
@@ -165,11 +168,18 @@ def token(app: App, cluster: str, ttl: int, host: str, name: str, address: str, 
 @click.option("--cluster", type=CLUSTER, default="", help="Only those of this cluster.")
 @click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
 @click.option("--encryption/--no-encryption", default=None, help="Only those that have, or lack, volume encryption.")
+@selector_option
 @limit_option()
 @list_options
 @pass_app
 def list_(
-    app: App, cluster: str, state: str | None, encryption: bool | None, limit: int | None, listing: Listing
+    app: App,
+    cluster: str,
+    state: str | None,
+    encryption: bool | None,
+    selector: str,
+    limit: int | None,
+    listing: Listing,
 ) -> None:
     """Lists hosts. CPUS and MEMORY show what is allocated to VMs and the total.
 
@@ -178,7 +188,10 @@ def list_(
       ostler host list --cluster web --state up
     """
     request = pb.ListHostsRequest(
-        cluster=cluster, state=pb.Host.State.Value((state or "state_unspecified").upper()), encryption=encryption
+        cluster=cluster,
+        state=pb.Host.State.Value((state or "state_unspecified").upper()),
+        encryption=encryption,
+        selector=selector,
     )
     print_list(VIEW, pages(app.client.hosts.ListHosts, request, lambda a: a.hosts, limit), listing)
 
@@ -424,3 +437,6 @@ def _show_lost(answer: pb.RemoveHostResponse, verb: str) -> None:
     ):
         if names:
             click.echo(f"{what}: {', '.join(names)}")
+
+
+command.add_command(label_command("host"))

@@ -16,6 +16,8 @@ from ostler_control.cli import passphrases, text, transfers
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.details import detail_option
 from ostler_control.cli.finish import finish
+from ostler_control.cli.labels import joined as labels_joined
+from ostler_control.cli.labels import label_command, selector_option
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import HYPERVISOR_TYPE, SNAPSHOT, TEMPLATE, USER_DATA, VOLUME
 from ostler_control.cli.options import (
@@ -50,6 +52,7 @@ VIEW = View[pb.Template](
         ("user data", lambda t: t.user_data_name),
         ("user data policy", lambda t: text.enum_of(t, "user_data_policy").upper() if t.user_data_name else ""),
         ("details", lambda t: text.joined(f"{key}={value}" for key, value in sorted(t.details.items()))),
+        ("labels", lambda t: labels_joined(t.labels)),
         ("id", lambda t: t.id),
     ],
 )
@@ -306,17 +309,18 @@ def create(
 
 
 @command.command("list")
+@selector_option
 @limit_option()
 @list_options
 @pass_app
-def list_(app: App, limit: int | None, listing: Listing) -> None:
+def list_(app: App, selector: str, limit: int | None, listing: Listing) -> None:
     """Lists templates. DISK is the virtual size, FILE the size of the file.
 
     \b
     Example:
       ostler template list
     """
-    request = pb.ListTemplatesRequest()
+    request = pb.ListTemplatesRequest(selector=selector)
     print_list(VIEW, pages(app.client.templates.ListTemplates, request, lambda a: a.templates, limit), listing)
 
 
@@ -348,3 +352,6 @@ def delete(app: App, template: str, yes: bool) -> None:
     confirm(f"Delete template {template}?", yes)
     app.client.templates.DeleteTemplate(pb.DeleteTemplateRequest(template=template))
     click.echo(f"template {template} is deleted")
+
+
+command.add_command(label_command("template"))

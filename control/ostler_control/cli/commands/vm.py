@@ -17,6 +17,8 @@ from ostler_control.cli.commands._vm_adoption import adopt_command, unmanage_com
 from ostler_control.cli.commands._vm_extraconfig import extraconfig
 from ostler_control.cli.details import detail_option
 from ostler_control.cli.finish import finish
+from ostler_control.cli.labels import joined as labels_joined
+from ostler_control.cli.labels import label_command, label_option, selector_option
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import ACCOUNT, AFFINITY_GROUP, CLUSTER, HOST, POOL, SERVICE_OFFERING, TEMPLATE, VM, ZONE
 from ostler_control.cli.options import (
@@ -76,6 +78,8 @@ VIEW = View[pb.Vm](
         ("hypervisor", lambda v: v.hypervisor_display_name),
         ("affinity groups", lambda v: text.joined(v.affinity_groups)),
         ("drs", lambda v: "disabled" if v.drs_skip else "enabled"),
+        ("description", lambda v: v.description),
+        ("labels", lambda v: labels_joined(v.labels)),
         ("created", lambda v: text.when(v, "create_time")),
         ("id", lambda v: v.id),
     ],
@@ -93,6 +97,7 @@ CANDIDATES = View[pb.FindHostsResponse.Candidate](
     name=lambda c: c.host_name,
 )
 UPDATES = (
+    "--description",
     "--drs",
     "--no-drs",
     "--affinity-group",
@@ -160,6 +165,7 @@ def command() -> None:
 @click.option("--affinity-group", "groups", type=AFFINITY_GROUP, multiple=True, help="Affinity group; may be repeated.")
 @click.option("--stopped", is_flag=True, help="Create the VM without starting it.")
 @detail_option("Key and value to keep with the VM; may be repeated.")
+@label_option
 @user_data_options
 @operation_options()
 @pass_app
@@ -178,6 +184,7 @@ def create(
     groups: tuple[str, ...],
     stopped: bool,
     details: dict[str, str],
+    labels: dict[str, str],
     user_data: UserDataOptions,
     call: CallOptions,
 ) -> None:
@@ -207,6 +214,7 @@ def create(
         validate_only=call.dry_run,
         affinity_groups=groups,
         details=details,
+        labels=labels,
         user_data=user_data.message(),
     )
     finish(app, app.client.vms.CreateVm(request), VIEW, pb.Vm(), call)
@@ -216,18 +224,25 @@ def create(
 @click.option("--account", type=ACCOUNT, default="", help="Only those of this account.")
 @click.option("--host", type=HOST, default="", help="Only those on this host.")
 @click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
+@selector_option
 @limit_option()
 @list_options
 @pass_app
-def list_(app: App, account: str, host: str, state: str | None, limit: int | None, listing: Listing) -> None:
+def list_(
+    app: App, account: str, host: str, state: str | None, selector: str, limit: int | None, listing: Listing
+) -> None:
     """Lists VMs. ATTENTION shows where Ostler and the hypervisor disagree.
 
     \b
-    Example:
+    Examples:
       ostler vm list --host h1 --state running
+      ostler vm list --selector "env=prod,tier in (web,db),!retired"
     """
     request = pb.ListVmsRequest(
-        account=account, host=host, state=pb.Vm.State.Value((state or "state_unspecified").upper())
+        account=account,
+        host=host,
+        state=pb.Vm.State.Value((state or "state_unspecified").upper()),
+        selector=selector,
     )
     print_list(VIEW, pages(app.client.vms.ListVms, request, lambda a: a.vms, limit), listing)
 
@@ -248,6 +263,7 @@ def show(app: App, vm: str, output: str) -> None:
 
 @command.command("update")
 @click.argument("vm", type=VM)
+@click.option("--description", help='What people shall know about the VM; "" removes it.')
 @click.option("--drs/--no-drs", "drs", default=None, help="Whether DRS may migrate the VM; evacuation always may.")
 @click.option(
     "--affinity-group",
@@ -266,6 +282,7 @@ def show(app: App, vm: str, output: str) -> None:
 def update(
     app: App,
     vm: str,
+    description: str | None,
     drs: bool | None,
     groups: tuple[str, ...],
     none: bool,
@@ -275,7 +292,7 @@ def update(
     no_user_data: bool,
     output: str,
 ) -> None:
-    """Changes the placement rules, details or user data of a VM.
+    """Changes description, placement, details or user data of a VM.
 
     Nothing moves. User data is for stopped VMs: it replaces all that the VM was given before, with values and SSH keys,
     and the guest gets it at its next start.
@@ -293,6 +310,7 @@ def update(
     if details and no_details:
         raise click.UsageError("--detail and --no-details exclude each other")
     changed = {
+        "description": description is not None,
         "drs_skip": drs is not None,
         "affinity_groups": groups or none,
         "details": details or no_details,
@@ -301,8 +319,24 @@ def update(
     paths = [path for path, is_changed in changed.items() if is_changed]
     if not paths:
         raise click.UsageError(f"nothing to change: give {', '.join(UPDATES)}")
-    values = pb.Vm(drs_skip=drs is False, affinity_groups=groups, details=details)
+    values = pb.Vm(description=description or "", drs_skip=drs is False, affinity_groups=groups, details=details)
     request = pb.UpdateVmRequest(vm=vm, values=values, update_mask=FieldMask(paths=paths), user_data=given)
+    print_one(VIEW, app.client.vms.UpdateVm(request), output)
+
+
+@command.command("rename")
+@click.argument("vm", type=VM)
+@click.argument("name")
+@output_option
+@pass_app
+def rename(app: App, vm: str, name: str, output: str) -> None:
+    """Renames a VM, also while it runs. Its volumes keep their names, and its guest keeps its host name.
+
+    \b
+    Example:
+      ostler vm rename web-1 shop-1
+    """
+    request = pb.UpdateVmRequest(vm=vm, values=pb.Vm(name=name), update_mask=FieldMask(paths=["name"]))
     print_one(VIEW, app.client.vms.UpdateVm(request), output)
 
 
@@ -493,6 +527,7 @@ def screenshot(app: App, vm: str, file: Path | None) -> None:
     click.echo(target)
 
 
+command.add_command(label_command("vm"))
 command.add_command(extraconfig)
 command.add_command(adopt_command(VIEW))
 command.add_command(unmanage_command(VIEW))

@@ -11,6 +11,7 @@ from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.commands import _volume_changes, _volume_files
 from ostler_control.cli.commands._volume_view import VIEW
 from ostler_control.cli.finish import finish
+from ostler_control.cli.labels import label_command, selector_option
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import ACCOUNT, DISK_OFFERING, POOL, SNAPSHOT, VM, VOLUME, ZONE
 from ostler_control.cli.options import (
@@ -83,6 +84,7 @@ def create(
 @click.option("--vm", type=VM, default="", help="Only those of this VM.")
 @click.option("--pool", type=POOL, default="", help="Only those in this pool.")
 @click.option("--encrypted/--plain", default=None, help="Only encrypted, or only plain ones.")
+@selector_option
 @limit_option()
 @list_options
 @pass_app
@@ -92,6 +94,7 @@ def list_(
     vm: str,
     pool: str,
     encrypted: bool | None,
+    selector: str,
     limit: int | None,
     listing: Listing,
 ) -> None:
@@ -101,7 +104,7 @@ def list_(
     Example:
       ostler volume list --vm web-1
     """
-    request = pb.ListVolumesRequest(account=account, vm=vm, pool=pool, encrypted=encrypted)
+    request = pb.ListVolumesRequest(account=account, vm=vm, pool=pool, encrypted=encrypted, selector=selector)
     print_list(VIEW, pages(app.client.volumes.ListVolumes, request, lambda a: a.volumes, limit), listing)
 
 
@@ -259,3 +262,6 @@ for verb in (
     _volume_changes.change_offering,
 ):
     command.add_command(verb)
+
+
+command.add_command(label_command("volume"))

@@ -1,0 +1,66 @@
+"""Labels, a table for each kind of object that has them, and descriptions of VMs."""
+
+from __future__ import annotations
+
+from peewee import ForeignKeyField, TextField
+
+from ostler_control.models.base import BaseModel
+from ostler_control.models.machines import Vm
+from ostler_control.models.places import Host
+from ostler_control.models.storage import Template, Volume
+
+
+class VmDescription(BaseModel):
+    """What people say about a VM; a VM without a description has no row."""
+
+    vm = ForeignKeyField(Vm, unique=True, on_delete="CASCADE")
+    vm_id: str
+    text = TextField()
+
+
+class VmLabel(BaseModel):
+    """A label of a VM."""
+
+    object = ForeignKeyField(Vm, backref="labels", on_delete="CASCADE")
+    object_id: str
+    key = TextField()
+    value = TextField()
+
+    class Meta:
+        indexes = ((("object", "key"), True), (("key", "value"), False))
+
+
+class VolumeLabel(BaseModel):
+    """A label of a volume."""
+
+    object = ForeignKeyField(Volume, backref="labels", on_delete="CASCADE")
+    object_id: str
+    key = TextField()
+    value = TextField()
+
+    class Meta:
+        indexes = ((("object", "key"), True), (("key", "value"), False))
+
+
+class HostLabel(BaseModel):
+    """A label of a host."""
+
+    object = ForeignKeyField(Host, backref="labels", on_delete="CASCADE")
+    object_id: str
+    key = TextField()
+    value = TextField()
+
+    class Meta:
+        indexes = ((("object", "key"), True), (("key", "value"), False))
+
+
+class TemplateLabel(BaseModel):
+    """A label of a template."""
+
+    object = ForeignKeyField(Template, backref="labels", on_delete="CASCADE")
+    object_id: str
+    key = TextField()
+    value = TextField()
+
+    class Meta:
+        indexes = ((("object", "key"), True), (("key", "value"), False))
