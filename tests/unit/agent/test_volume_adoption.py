@@ -13,6 +13,7 @@ import pytest
 from ostler_agent.jobs import JobContext
 from ostler_agent.pools import POOL_TYPES, Pools, PoolSpec
 from ostler_agent.spec import DiskFormat, Key, VolumeRef
+from ostler_agent.tools import qemu_img
 from ostler_agent.volumes.adoption import Adoption
 from ostler_agent.volumes.locks import VolumeLocks
 from ostler_common.errors import OstlerError
@@ -145,14 +146,18 @@ def test_what_is_no_image_of_the_pools_own_is_refused(place: Place, tmp_path: Pa
     assert reason(NAME) == "FILE_LINKED"
 
 
-def test_an_encrypted_file_needs_its_passphrase(place: Place, tmp_path: Path) -> None:
-    secret = tmp_path / "secret"
-    secret.write_bytes(b"open sesame")
-    image(
-        place.directory / "secret.qcow2",
-        *("--object", f"secret,id=s,file={secret}", "-o", "encrypt.format=luks,encrypt.key-secret=s"),
-        *("-o", "encrypt.iter-time=10"),
-    )
+def test_deleting_an_adopted_volume_leaves_no_name_of_its_file(place: Place) -> None:
+    ref = place.ref()
+    image(place.directory / "neighbour.qcow2")
+    place.adoption.adopt(JobContext("adopt"), ref, NAME, keep_name=True)
+    place.pools.delete(ref)
+    assert place.names() == {"neighbour.qcow2"}
+    place.pools.delete(ref)
+
+
+def test_an_encrypted_file_needs_its_passphrase(place: Place) -> None:
+    key = Key(str(uuid.uuid4()), Secret(b"open sesame"))
+    qemu_img.create(place.directory / "secret.qcow2", DiskFormat.QCOW2, 4 * MIB, key=key)
 
     def adopt(passphrase: bytes) -> object:
         key = Key(str(uuid.uuid4()), Secret(passphrase)) if passphrase else None
