@@ -21,7 +21,7 @@ from ostler_control.api.networks import resolve_networks
 from ostler_control.api.paging import list_page, page
 from ostler_control.api.requests import once
 from ostler_control.api.resolve import optional, resolve, visible
-from ostler_control.api.start_operation import account_for, start_operation
+from ostler_control.api.start_operation import account_for, start_operation, started_earlier
 from ostler_control.caller import Caller
 from ostler_control.database import session, transaction
 from ostler_control.imports import sources
@@ -152,6 +152,9 @@ class ImportService(import_pb2_grpc.ImportServiceServicer):
     def ImportVolume(self, request: pb.ImportVolumeRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
         with session():
+            earlier = started_earlier(caller, request)
+            if earlier is not None:  # the file may have its volume's name by now
+                return earlier
             wanted = _adopted(request, caller)
         found = volumes.inspect_file(wanted, self._agents)
         with session():

@@ -37,8 +37,7 @@ def once(model: type[_Row], caller: Caller, request: Message, make: Callable[[],
             return make()
     if not is_id(request_id):
         raise bad_field("request_id", "must be a UUID", reason="INVALID_REQUEST_ID")
-    digest = hashlib.sha256(redacted(request).SerializeToString(deterministic=True)).hexdigest()
-    method = request.DESCRIPTOR.full_name
+    method, digest = request.DESCRIPTOR.full_name, _digest(request)
     with database.transaction():
         try:
             with database.transaction():
@@ -48,6 +47,21 @@ def once(model: type[_Row], caller: Caller, request: Message, make: Callable[[],
         row = make()
         Request.update(resource_id=row.id).where(Request.id == entry.id).execute()
         return row
+
+
+def made_earlier(model: type[_Row], caller: Caller, request: Message) -> _Row | None:
+    """What `once` made for an earlier request with this id; None when there was none. For a handler that asks a host
+    before it makes anything: what was made may have changed the host's answer. Raises as `once` does.
+    """
+    request_id: str = getattr(request, "request_id").lower()  # noqa: B009 - Message declares no fields
+    mine = (Request.user == caller.actor) & (Request.request_id == request_id)
+    if not request_id or not Request.select().where(mine).exists():
+        return None
+    return _earlier(model, caller, request_id, request.DESCRIPTOR.full_name, _digest(request))
+
+
+def _digest(request: Message) -> str:
+    return hashlib.sha256(redacted(request).SerializeToString(deterministic=True)).hexdigest()
 
 
 def _earlier(model: type[_Row], caller: Caller, request_id: str, method: str, digest: str) -> _Row:

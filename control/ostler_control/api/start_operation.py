@@ -10,7 +10,7 @@ from ostler_common.errors import PermissionDeniedError
 
 from ostler_control.api.convert import operations as convert_operations
 from ostler_control.api.redact import redact_errors_for
-from ostler_control.api.requests import once
+from ostler_control.api.requests import made_earlier, once
 from ostler_control.api.resolve import resolve
 from ostler_control.caller import Caller
 from ostler_control.database import transaction
@@ -26,6 +26,13 @@ def start_operation(caller: Caller, request: Message, make: Callable[[], Operati
         operation = once(Operation, caller, request, make)
         launch(operation)
         return convert_operations.operation(Operation.get_by_id(operation.id), caller)
+
+
+def started_earlier(caller: Caller, request: Message) -> operations_pb2.Operation | None:
+    """The operation that an earlier request with this id started; None when there was none. Raises as `once` does."""
+    with redact_errors_for(caller, request):
+        operation = made_earlier(Operation, caller, request)
+        return None if operation is None else convert_operations.operation(operation, caller)
 
 
 class _TakeBack(Exception):

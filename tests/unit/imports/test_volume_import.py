@@ -13,7 +13,7 @@ from ostler.control.v1 import import_pb2 as pb
 from ostler.types.v1 import volume_pb2
 from ostler_common.errors import FailedPreconditionError, OstlerError, UnavailableError
 from ostler_control.api.imports import ImportService
-from ostler_control.models import Operation, Passphrase, Pool, Volume
+from ostler_control.models import Operation, Passphrase, Pool, Volume, new_id
 from ostler_control.operations import Engine
 
 from tests import databases
@@ -70,6 +70,16 @@ def test_a_file_becomes_a_volume(api: Api) -> None:
     volume = Volume.get()
     assert (volume.name, volume.state, volume.size_bytes, volume.encrypt_format) == ("data", "ready", 4 * MIB, "none")
     assert set(api.files) == {volume.file_id}
+
+
+def test_a_repeated_request_gets_the_operation_of_the_first(api: Api) -> None:
+    request_id = new_id()
+    first = api.begin(request_id=request_id)
+    assert outcome(api.engine, first) == OK
+    assert NAME not in api.files
+    assert api.begin(request_id=request_id).id == first.id
+    assert reason(lambda: api.begin(request_id=request_id, name="other")) == "REQUEST_ID_REUSED"
+    assert Volume.select().count() == 1
 
 
 def test_an_encrypted_file_keeps_its_passphrase_as_the_volumes(api: Api) -> None:
