@@ -9,9 +9,8 @@ from ostler_common.errors import FailedPreconditionError, NotFoundError
 
 from ostler_agent import vlan_requests
 from ostler_agent.image_header import read_header
+from ostler_agent.network_devices import SYS_CLASS_NET
 from ostler_agent.spec import NicSpec, VolumeRef
-
-NETWORK_DEVICES = Path("/sys/class/net")  # the kernel's list
 
 
 def check_volume(volume: VolumeRef, path: Path) -> None:
@@ -50,11 +49,11 @@ def check_networks(nics: Iterable[NicSpec]) -> None:
     nics = list(nics)
     for nic in nics:
         _check_bridge(nic.trunk or nic.bridge, nic.mtu)
-    vlan_requests.ensure(nics, NETWORK_DEVICES)
+    vlan_requests.ensure(nics, SYS_CLASS_NET)
 
 
 def _check_bridge(bridge: str, mtu: int) -> None:
-    device = NETWORK_DEVICES / bridge
+    device = SYS_CLASS_NET / bridge
     # An Open vSwitch bridge has no "bridge" directory; libvirt cannot use it by this name.
     if "/" in bridge or not (device / "bridge").is_dir():
         raise FailedPreconditionError(

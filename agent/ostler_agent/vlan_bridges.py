@@ -1,7 +1,10 @@
 """Bridges of VLANs: created when the first VM needs one (`vlan_requests`), and kept until the host restarts.
 
-A VLAN has a bridge of its own, on a VLAN device of each uplink of the bridge that the network names. So guests never
-see tags, and the kernel keeps the VLANs apart: no port of the untagged bridge leads into a VLAN.
+A VLAN has a bridge of its own, on a VLAN device of each uplink of the bridge that the network names. Its guests never
+see the tag, and whatever they send leaves the host in this VLAN.
+
+What keeps guests of the untagged bridge out of a VLAN is the filter of their interfaces (`nwfilters`), which drops
+tagged frames. The bridge itself does not: a tagged frame that is not filtered leaves by the uplink as it is.
 """
 
 from __future__ import annotations
@@ -11,16 +14,11 @@ from pathlib import Path
 from ostler_common.errors import FailedPreconditionError
 
 from ostler_agent import process
+from ostler_agent.network_devices import SYS_CLASS_NET
 from ostler_agent.spec import NicSpec
 
-NETWORK_DEVICES = Path("/sys/class/net")  # the kernel's list
 _TIMEOUT_S = 10
 _IFF_UP = 1  # linux/if.h
-
-
-def name_of(trunk: str, vlan: int) -> str:
-    """Name of the bridge of a VLAN."""
-    return f"{trunk}v{vlan}"
 
 
 def check_uplinks(nic: NicSpec, devices: Path) -> list[Path]:
@@ -55,7 +53,7 @@ def _device(nic: NicSpec, uplink: Path) -> str:
     return f"v{nic.vlan}i{(uplink / 'ifindex').read_text().strip()}"
 
 
-def create(nic: NicSpec, devices: Path = NETWORK_DEVICES) -> None:
+def create(nic: NicSpec, devices: Path = SYS_CLASS_NET) -> None:
     """Creates the bridge of the interface's VLAN. Idempotent: completes what a crash left half done.
 
     Needs CAP_NET_ADMIN. Raises FailedPreconditionError VLAN_UPLINK_MISSING, and `process.RunError`.

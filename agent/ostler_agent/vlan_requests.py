@@ -14,9 +14,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import structlog
+from ostler_common.bridges import MAX_VLAN, bridge_of
 from ostler_common.errors import FailedPreconditionError, OstlerError
 
 from ostler_agent import vlan_bridges
+from ostler_agent.network_devices import SYS_CLASS_NET
 from ostler_agent.spec import NicSpec
 
 REQUESTS = Path("/run/ostler/vlan-bridges")
@@ -60,7 +62,7 @@ def _ask(nic: NicSpec, requests: Path) -> None:
     os.replace(file.name, requests / nic.bridge)
 
 
-def serve(devices: Path = vlan_bridges.NETWORK_DEVICES, requests: Path = REQUESTS) -> int:
+def serve(devices: Path = SYS_CLASS_NET, requests: Path = REQUESTS) -> int:
     """Creates the bridges that are asked for; returns how many could not be created. A request is removed either way:
     the agent asks again."""
     failed = 0
@@ -81,6 +83,6 @@ def _read(path: Path) -> NicSpec:
     trunk, vlan = request["trunk"], request["vlan"]
     if not isinstance(trunk, str) or not _NAME.fullmatch(trunk):
         raise ValueError(f"{trunk!r} is no name of a bridge")
-    if not isinstance(vlan, int) or not 1 <= vlan <= 4094:
+    if not isinstance(vlan, int) or not 1 <= vlan <= MAX_VLAN:
         raise ValueError(f"{vlan!r} is no VLAN tag")
-    return NicSpec("", vlan_bridges.name_of(trunk, vlan), vlan=vlan, trunk=trunk)
+    return NicSpec("", bridge_of(trunk, vlan), vlan=vlan, trunk=trunk)

@@ -54,6 +54,13 @@ def test_unit_exposes_little(unit: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_requests_for_vlan_bridges_are_not_limited() -> None:
+    """The unit starts for each request; systemd's limit of 5 starts in 10 s would stop its path unit for good."""
+    text = (SYSTEMD / "ostler-vlan-bridges.service").read_text()
+    [unit, _] = text.split("[Service]")
+    assert "\nStartLimitIntervalSec=0\n" in unit
+
+
 def test_agent_has_no_mount_namespace() -> None:
     """An NFS pool that the agent mounts must be seen by QEMU, which runs outside."""
     text = (SYSTEMD / "ostler-agent.service").read_text()

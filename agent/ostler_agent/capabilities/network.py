@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-SYS_CLASS_NET = Path("/sys/class/net")
+from ostler_agent.network_devices import SYS_CLASS_NET
 
 
 def bridges(sys_class_net: Path = SYS_CLASS_NET) -> tuple[str, ...]:

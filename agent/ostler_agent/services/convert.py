@@ -10,11 +10,11 @@ from ostler.agent.v1 import pool_pb2
 from ostler.agent.v1 import volume_pb2 as agent_volume_pb2
 from ostler.types.v1 import vm_pb2, volume_pb2
 from ostler_common import xml_fragment
+from ostler_common.bridges import bridge_of
 from ostler_common.driver_details import MAX_FIELDS, MAX_LENGTH
 from ostler_common.errors import bad_field
 from ostler_common.secret import Secret
 
-from ostler_agent import vlan_bridges
 from ostler_agent.direct_download import DirectSource, checked_url
 from ostler_agent.pools import Pool, PoolSpec
 from ostler_agent.spec import (
@@ -213,7 +213,7 @@ def nic_spec(message: vm_pb2.NicSpec, path: str = "nic") -> NicSpec:
         raise bad_field(f"{path}.addresses", "must be IP addresses") from None
     return NicSpec(
         mac=message.mac,
-        bridge=vlan_bridges.name_of(message.bridge, message.vlan) if message.vlan else message.bridge,
+        bridge=bridge_of(message.bridge, message.vlan),
         model=message.model or "virtio",
         vlan=message.vlan,
         trunk=message.bridge if message.vlan else "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ostler_common.bridges import bridge_of
 from ostler_common.errors import FailedPreconditionError
 from ostler_common.hypervisors import Function
 from peewee import ColumnBase
@@ -22,8 +23,7 @@ def find_on_bridge(zone_id: str, bridge: str, account: Account) -> Network:
     """
     query = Network.select().where((Network.zone == zone_id) & usable_by(account.id)).order_by(Network.name)
     for network in query:
-        # What the agent calls the bridge of a VLAN: see docs/networks.md.
-        if bridge == (f"{network.bridge}v{network.vlan}" if network.vlan else network.bridge):
+        if bridge == bridge_of(network.bridge, network.vlan):
             return network
     raise FailedPreconditionError(
         f"account {account.name} may use no network on bridge {bridge} "

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ostler_common.bridges import MAX_VLAN, MAX_VLAN_TRUNK_NAME
 from ostler_common.errors import AlreadyExistsError, FailedPreconditionError, bad_field
 from peewee import IntegrityError
 
@@ -16,11 +17,8 @@ from ostler_control.models import Account, Network, NetworkAccount, Nic, Zone
 # Of the fields of a network. "accounts" are given apart.
 CHANGEABLE = frozenset({"name", "bridge", "vlan", "mtu", "filter", "all_accounts", "accounts"})
 _COLUMNS = {"filter": "spoof_filter"}
-MAX_VLAN = 4094
 MIN_MTU, MAX_MTU = 576, 65535
 _BRIDGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}", re.ASCII)
-# The agent's bridge of a VLAN is named "<bridge>v<tag>", and Linux names devices with at most 15 characters.
-_MAX_VLAN_BRIDGE = 10
 
 
 @dataclass(frozen=True)
@@ -108,9 +106,9 @@ def _check(prefix: str, bridge: str, vlan: int, mtu: int) -> None:
         raise bad_field(f"{prefix}bridge", "must name a bridge on the hosts: at most 15 characters", "INVALID_BRIDGE")
     if not 0 <= vlan <= MAX_VLAN:
         raise bad_field(f"{prefix}vlan", f"must be 1 to {MAX_VLAN}, or 0 for untagged", "INVALID_VLAN")
-    if vlan and len(bridge) > _MAX_VLAN_BRIDGE:
+    if vlan and len(bridge) > MAX_VLAN_TRUNK_NAME:
         raise bad_field(
-            f"{prefix}bridge", f"must have at most {_MAX_VLAN_BRIDGE} characters with a VLAN tag", "INVALID_BRIDGE"
+            f"{prefix}bridge", f"must have at most {MAX_VLAN_TRUNK_NAME} characters with a VLAN tag", "INVALID_BRIDGE"
         )
     if mtu and not MIN_MTU <= mtu <= MAX_MTU:
         raise bad_field(f"{prefix}mtu", f"must be {MIN_MTU} to {MAX_MTU}, or 0 for the bridge's", "INVALID_MTU")

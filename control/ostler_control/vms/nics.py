@@ -22,7 +22,7 @@ from ostler_control.operations import Run, Undo, lock_row, record_operation, wor
 from ostler_control.userdata import addressing
 from ostler_control.vms import wire
 from ostler_control.vms.rows import set_attention
-from ostler_control.vms.wanted import NewNic, check_nics
+from ostler_control.vms.wanted import NewNic, check_count, check_nic
 from ostler_control.volumes.rows import running_host
 
 _DETACH = "detach"
@@ -40,12 +40,13 @@ class NicInputs:
 def add_nic(vm: Vm, wanted: NewNic, user: str) -> Operation:
     """Records the operation that adds a network interface to a VM.
 
-    Raises what `wanted.check_nics` and `networks.check_host` raise; FailedPreconditionError VM_STATE, HOST_SILENT,
+    Raises what `wanted.check_nic` and `networks.check_host` raise; FailedPreconditionError VM_STATE, HOST_SILENT,
     FUNCTION_NOT_SUPPORTED, OTHER_ZONE.
     """
     vm = lock_row(vm)
     host = running_host(vm)
-    [nic] = check_nics([wanted], vm.account, present=Nic.select().where(Nic.vm == vm).count())
+    check_count("nic", Nic.select().where(Nic.vm == vm).count() + 1)
+    nic = check_nic("nic", wanted, vm.account)
     _check_zone(vm, nic)
     _check_functions(vm, host, nic)
     nic_id = new_id()

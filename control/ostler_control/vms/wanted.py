@@ -131,27 +131,43 @@ def _root_size(wanted: NewVm) -> int:
     return size_bytes
 
 
-def check_nics(wanted: Sequence[NewNic], account: Account, present: int = 0) -> list[NewNic]:
-    """New network interfaces with MAC and model filled in. present: how many the VM has already.
+def check_nics(wanted: Sequence[NewNic], account: Account) -> list[NewNic]:
+    """The network interfaces of a new VM with MAC and model filled in.
 
     Raises InvalidArgumentError; AlreadyExistsError MAC_TAKEN; FailedPreconditionError NETWORK_NOT_ALLOWED.
     """
-    if present + len(wanted) > MAX_NICS:
-        raise bad_field("nics", f"a VM has at most {MAX_NICS} network interfaces", "TOO_MANY_NICS")
+    check_count("nics", len(wanted))
     nics: list[NewNic] = []
     for number, nic in enumerate(wanted):
         path = f"nics[{number}]"
-        networks.check_allowed(nic.network, account)
-        if nic.model and nic.model not in MODELS:
-            raise bad_field(f"{path}.model", f"must be one of {', '.join(MODELS)}", "INVALID_NIC_MODEL")
-        mac = nic.mac.lower() or _new_mac()
-        if not _MAC.fullmatch(mac) or int(mac[:2], 16) & 1:
-            raise bad_field(f"{path}.mac", "must be a unicast MAC address such as 52:54:00:12:34:56", "INVALID_MAC")
-        if mac in [other.mac for other in nics] or Nic.select().where(Nic.mac == mac).exists():
-            raise mac_taken(path, mac)
-        check_addressing(nic.addressing, path)
-        nics.append(NewNic(nic.network, mac, nic.model or "virtio", nic.addressing))
+        checked = check_nic(path, nic, account)
+        if checked.mac in [other.mac for other in nics]:
+            raise mac_taken(path, checked.mac)
+        nics.append(checked)
     return nics
+
+
+def check_nic(path: str, nic: NewNic, account: Account) -> NewNic:
+    """One network interface with MAC and model filled in. path: the request's field that has it.
+
+    Raises like `check_nics`.
+    """
+    networks.check_allowed(nic.network, account)
+    if nic.model and nic.model not in MODELS:
+        raise bad_field(f"{path}.model", f"must be one of {', '.join(MODELS)}", "INVALID_NIC_MODEL")
+    mac = nic.mac.lower() or _new_mac()
+    if not _MAC.fullmatch(mac) or int(mac[:2], 16) & 1:
+        raise bad_field(f"{path}.mac", "must be a unicast MAC address such as 52:54:00:12:34:56", "INVALID_MAC")
+    if Nic.select().where(Nic.mac == mac).exists():
+        raise mac_taken(path, mac)
+    check_addressing(nic.addressing, path)
+    return NewNic(nic.network, mac, nic.model or "virtio", nic.addressing)
+
+
+def check_count(path: str, count: int) -> None:
+    """Whether a VM may have this many network interfaces. Raises InvalidArgumentError TOO_MANY_NICS."""
+    if count > MAX_NICS:
+        raise bad_field(path, f"a VM has at most {MAX_NICS} network interfaces", "TOO_MANY_NICS")
 
 
 def mac_taken(path: str, mac: str) -> AlreadyExistsError:

@@ -93,7 +93,7 @@ class Destination:
 @pytest.fixture
 def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Destination:
     (tmp_path / "net" / "br0" / "bridge").mkdir(parents=True)
-    monkeypatch.setattr(preconditions, "NETWORK_DEVICES", tmp_path / "net")
+    monkeypatch.setattr(preconditions, "SYS_CLASS_NET", tmp_path / "net")
     return Destination(tmp_path)
 
 

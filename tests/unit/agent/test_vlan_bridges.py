@@ -10,6 +10,7 @@ import pytest
 from ostler_agent import process, vlan_bridges, vlan_requests
 from ostler_agent.process import Result
 from ostler_agent.spec import NicSpec
+from ostler_common import bridges
 from ostler_common.errors import FailedPreconditionError
 
 NIC = NicSpec("52:54:00:00:00:01", "br0v100", vlan=100, trunk="br0")
@@ -103,7 +104,8 @@ def test_a_bridge_without_uplink_carries_no_vlan(kernel: Kernel) -> None:
 
 
 def test_the_longest_names_are_names_of_devices() -> None:
-    assert len(vlan_bridges.name_of("bridge-123", 4094)) == 15
+    longest = "bridge-123456789"[: bridges.MAX_VLAN_TRUNK_NAME]
+    assert len(bridges.bridge_of(longest, bridges.MAX_VLAN)) == bridges.MAX_BRIDGE_NAME
 
 
 def test_the_agent_asks_and_the_unit_creates(kernel: Kernel, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def bridges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A host whose only bridge is br0; eth0 is no bridge."""
     (tmp_path / "net" / "br0" / "bridge").mkdir(parents=True)
     (tmp_path / "net" / "eth0").mkdir()
-    monkeypatch.setattr(preconditions, "NETWORK_DEVICES", tmp_path / "net")
+    monkeypatch.setattr(preconditions, "SYS_CLASS_NET", tmp_path / "net")
     return tmp_path / "net"
 
 

@@ -98,6 +98,19 @@ def test_what_a_vm_may_not_have_is_refused(place: Place) -> None:
     assert reason(place.add) == "TOO_MANY_NICS"
 
 
+def test_an_error_names_the_field_that_the_caller_gave(place: Place) -> None:
+    for fields, reason_code, field in (
+        ({"mac": "no"}, "INVALID_MAC", "nic.mac"),
+        ({"model": "no"}, "INVALID_NIC_MODEL", "nic.model"),
+        ({"mac": place.macs()[0]}, "MAC_TAKEN", "nic.mac"),
+    ):
+        with pytest.raises(OstlerError) as caught:
+            place.add(**fields)  # type: ignore[arg-type]
+        assert caught.value.reason == reason_code
+        assert f"{field}:" in str(caught.value)
+        assert "nics[" not in str(caught.value)
+
+
 def test_the_host_of_a_running_vm_must_have_the_network(running: Place) -> None:
     nowhere = Network.create(name="nowhere", zone=running.site.network.zone, bridge="br7", all_accounts=True)
     assert reason(lambda: running.add(nowhere)) == "LACKS_BRIDGE"

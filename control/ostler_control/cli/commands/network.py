@@ -53,7 +53,7 @@ def command() -> None:
 @click.option("--mtu", type=MTU, default=0, help="MTU, bytes.  [default: that of the bridge]")
 @click.option("--allow", "accounts", type=ACCOUNT, multiple=True, help="Account that may use it; may be repeated.")
 @click.option("--all-accounts", is_flag=True, help="Every account may use it.")
-@click.option("--no-filter", is_flag=True, help="Let VMs send frames with any sender: for routers, nested hypervisors.")
+@click.option("--no-filter", is_flag=True, help="Let VMs send frames with any sender and VLAN tag: for routers.")
 @request_id_option
 @output_option
 @pass_app
@@ -73,7 +73,8 @@ def create(
     """Creates a network.
 
     VMs on it run on hosts of the zone that have the bridge. Hosts drop frames of a VM that have another sender than the
-    VM, unless you say --no-filter.
+    VM or a VLAN tag, unless you say --no-filter. Without the filter and without --vlan, a VM reaches every VLAN that
+    the bridge's uplink carries.
 
     \b
     Examples:
@@ -130,7 +131,9 @@ def show(app: App, network: str, output: str) -> None:
 @click.option("--bridge", help="Bridge, while no VM is on the network.")
 @click.option("--vlan", type=VLAN, help="VLAN tag, or 0 for none, while no VM is on the network.")
 @click.option("--mtu", type=MTU, help="MTU, bytes, or 0 for that of the bridge.")
-@click.option("--filter/--no-filter", "filter_", default=None, help="Whether hosts drop spoofed frames.")
+@click.option(
+    "--filter/--no-filter", "filter_", default=None, help="Whether hosts drop frames with another sender or a VLAN tag."
+)
 @click.option("--all-accounts/--no-all-accounts", default=None, help="Whether every account may use it.")
 @click.option("--allow", type=ACCOUNT, multiple=True, help="Account that may use it from now on; may be repeated.")
 @click.option("--disallow", type=ACCOUNT, multiple=True, help="Account that may add no more VMs; may be repeated.")
