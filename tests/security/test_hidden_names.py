@@ -1,4 +1,4 @@
-"""Members learn no host's and no pool's name: neither from what is hidden, nor from what is suggested."""
+"""Members learn no host's, no bridge's and no pool's name: neither from what is hidden, nor from what is suggested."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ostler_common.errors import FailedPreconditionError, from_rpc_error
 from ostler_control import database
 from ostler_control.api.redact import HIDDEN, concealed, concealer
 from ostler_control.caller import Role
-from ostler_control.models import Account, AffinityGroup, Cluster, Host, Pool, Zone
+from ostler_control.models import Account, AffinityGroup, Cluster, Host, Network, NetworkAccount, Pool, Zone
 
 from tests import databases
 from tests.fakes.fleet import Fleet, channel
@@ -48,6 +48,37 @@ def test_a_guessed_name_reads_the_same_whether_or_not_there_is_such_a_host(accou
     conceal = concealer(account.id)
     assert conceal("group h2 deleted") == "group h2 deleted", "it is the account's own"
     assert conceal("host h2 is silent") == conceal("host h9 is silent") == f"host {HIDDEN} is silent"
+
+
+@pytest.mark.parametrize(
+    ("message", "reason", "metadata", "shown"),
+    [
+        ("this host has no bridge uplink (create it)", "BRIDGE_MISSING", {"bridge": "uplink"}, "no bridge (hidden)"),
+        (
+            "bridge br9 has no uplink that could carry VLAN 77 (add it)", "VLAN_UPLINK_MISSING",
+            {"bridge": "br9", "vlan": "77"}, "bridge (hidden) has no uplink that could carry VLAN (hidden)",
+        ),
+        ("bridge uplinkv77 was not created", "VLAN_BRIDGE_MISSING", {"bridge": "uplinkv77"}, "bridge (hidden) was"),
+        ("host h1 has no bridge uplink: network lan needs it", "LACKS_BRIDGE", {}, "bridge (hidden): network lan"),
+        ("--bridge uplink --allow acme", "NO_NETWORK", {"bridge": "uplink"}, "--bridge (hidden) --allow acme"),
+    ],
+)  # fmt: skip
+def test_bridges_and_vlan_tags_are_hidden(
+    account: Account, message: str, reason: str, metadata: dict[str, str], shown: str
+) -> None:
+    network = Network.create(name="lan", zone=Zone.get(), bridge="uplink")
+    Network.create(name="tagged", zone=Zone.get(), bridge="uplink", vlan=77)
+    NetworkAccount.create(network=network, account=account)
+    redacted = concealed(FailedPreconditionError(message, reason, metadata), concealer(account.id))
+    assert shown in redacted.message
+    assert (redacted.reason, redacted.metadata) == (reason, {})
+
+
+def test_a_network_that_is_named_as_its_bridge_keeps_its_name(account: Account) -> None:
+    Network.create(name="br0", zone=Zone.get(), bridge="br0", all_accounts=True)
+    conceal = concealer(account.id)
+    assert conceal("network br0 is in another zone") == "network br0 is in another zone"
+    assert conceal("it has no bridge br0") == f"it has no bridge {HIDDEN}"
 
 
 def test_members_get_no_pool_suggested(tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def facts(demand: Demand) -> list[HostFacts]:
     query = Host.select(*_columns(capacity.usable_memory(reserved))).join(Cluster).where(~Host.removed)
     rows = db.execute_sql(*query.sql()).fetchall()
     reach = _reach(demand)
-    filtering, spare = _filtering(demand), reserve.headroom()
+    filtering, spare = _filtering(demand), reserve.headroom(demand)
     return [_host(row, reach.get(row[0], _NOTHING), row[0] in filtering, spare.get(row[2])) for row in rows]
 
 
@@ -175,7 +175,7 @@ def _best_facts(demand: Demand) -> list[HostFacts]:
         values[number] = pool_id
     bound = [values[p.name] if isinstance(p, _Parameter) else p for p in parameters]
     rows = db.execute_sql(text, bound).fetchall()
-    filtering, spare = _filtering(demand), reserve.headroom()
+    filtering, spare = _filtering(demand), reserve.headroom(demand)
     if max(choices, default=0) <= 1:  # the query has seen to it that they reach the only pool of each disk
         reached = frozenset(pools.values())
         return [_host(row, reached, row[0] in filtering, spare.get(row[2])) for row in rows]

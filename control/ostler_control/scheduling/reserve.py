@@ -11,8 +11,11 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from peewee import ModelSelect
+
 from ostler_control import database, settings
 from ostler_control.models import Cluster, Host, HostState, tuples
+from ostler_control.placement import Demand
 from ostler_control.scheduling import capacity
 
 
@@ -23,15 +26,30 @@ class Headroom(NamedTuple):
     memory_bytes: int
 
 
-def headroom() -> dict[str, Headroom]:
-    """By cluster id, for those that have a reserve. Within the caller's transaction; until it ends nobody else places a
-    VM in these clusters."""
+def headroom(demand: Demand) -> dict[str, Headroom]:
+    """By cluster id, for those that have a reserve which binds this demand. Within the caller's transaction; until it
+    ends nobody else places a VM in these clusters."""
+    if not (demand.cpus or demand.memory_bytes):
+        return {}
     wanted = settings.ha.RESERVE_HOSTS.by_cluster()
     if not any(wanted.values()):
         return {}
-    clusters = {row_id for (row_id,) in tuples(Cluster.select(Cluster.id), tuple[str])}
+    clusters = {row_id for (row_id,) in tuples(_clusters(demand), tuple[str])}
     reserves = {row_id: wanted.get(row_id, wanted[""]) for row_id in clusters}
     return _headroom({row_id: hosts for row_id, hosts in reserves.items() if hosts})
+
+
+def _clusters(demand: Demand) -> ModelSelect[Cluster]:
+    """Ids of the clusters where it may be placed. They depend on the demand alone: a transaction that asks again locks
+    the same ones, so that two transactions never wait for each other."""
+    query = Cluster.select(Cluster.id).where(Cluster.id != demand.reserve_of)
+    if demand.zone_id:
+        query = query.where(Cluster.zone == demand.zone_id)
+    if demand.cluster_id:
+        query = query.where(Cluster.id == demand.cluster_id)
+    if demand.host_id:
+        query = query.where(Cluster.id.in_(Host.select(Host.cluster).where(Host.id == demand.host_id)))
+    return query
 
 
 def _headroom(reserves: Mapping[str, int]) -> dict[str, Headroom]:

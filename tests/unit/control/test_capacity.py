@@ -22,7 +22,7 @@ from ostler_control.models import (
     Zone,
 )
 from ostler_control.placement import Demand, place, refusal
-from ostler_control.scheduling import capacity, placement_query
+from ostler_control.scheduling import capacity, placement_query, reserve
 
 from tests.fleets import GIB, Fleet, make_fleet
 
@@ -139,6 +139,26 @@ def test_overcommit_and_reserved_memory_are_each_clusters_own() -> None:
     # h1: (2 GiB - 1 GiB) * 2.0 = 2 VMs by memory, 2 * 1.5 = 3 by CPU; s1: 1 VM.
     assert sorted(placed) == ["h1", "h1", "s1"]
     assert capacity.audit() == []
+
+
+def test_the_reserve_of_other_clusters_is_not_asked_for() -> None:
+    fleet = make_fleet(1)
+    near = Cluster.create(name="near", zone=fleet.zone)
+    far = Cluster.create(name="far", zone=Zone.create(name="elsewhere"))
+    settings.change("ha.reserve.hosts", "1", "test")
+
+    def asked(**fields: object) -> set[str]:
+        with database.transaction():
+            return set(reserve.headroom(Demand("x", cpus=1, memory_bytes=GIB, **fields)))  # type: ignore[arg-type]
+
+    assert asked() == {fleet.cluster.id, near.id, far.id}
+    assert asked(zone_id=fleet.zone.id) == {fleet.cluster.id, near.id}
+    assert asked(cluster_id=near.id) == {near.id}
+    assert asked(host_id=fleet.hosts[0].id) == {fleet.cluster.id}
+    assert asked(reserve_of=far.id) == {fleet.cluster.id, near.id}
+    assert asked(cluster_id=far.id, reserve_of=far.id) == set()
+    with database.transaction():
+        assert reserve.headroom(Demand("work on a volume")) == {}
 
 
 def test_what_a_vm_asks_for_is_read_from_its_volumes_and_nics() -> None:

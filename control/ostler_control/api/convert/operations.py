@@ -11,6 +11,7 @@ from ostler.control.v1 import (
     drs_pb2,
     host_pb2,
     import_plan_pb2,
+    key_pb2,
     operation_pb2,
     snapshot_pb2,
     template_pb2,
@@ -34,15 +35,19 @@ _State = operation_pb2.OperationMetadata
 
 
 def operations(rows: Iterable[Operation], caller: Caller) -> list[operations_pb2.Operation]:
+    """Operations as lists show them: the response has only the resource's id and name, which needs no query."""
     shown = shown_to(caller)
-    return [_operation(row, caller, shown) for row in rows]
+    return [_operation(row, caller, shown, _named) for row in rows]
 
 
 def operation(row: Operation, caller: Caller) -> operations_pb2.Operation:
-    return operations([row], caller)[0]
+    """One operation with the whole resource as its response."""
+    return _operation(row, caller, shown_to(caller), lambda row: _response(row, caller))
 
 
-def _operation(row: Operation, caller: Caller, shown: Conceal) -> operations_pb2.Operation:
+def _operation(
+    row: Operation, caller: Caller, shown: Conceal, respond: Callable[[Operation], Message]
+) -> operations_pb2.Operation:
     metadata = operation_pb2.OperationMetadata(
         verb=row.verb,
         resource_type=row.resource_type,
@@ -65,7 +70,7 @@ def _operation(row: Operation, caller: Caller, shown: Conceal) -> operations_pb2
         error = error_from_json(row.error)
         message.error.CopyFrom(to_status(error if caller.is_admin else concealed(error, shown)))
     elif message.done:
-        message.response.Pack(_response(row, caller))
+        message.response.Pack(respond(row))
     return message
 
 
@@ -80,6 +85,27 @@ def validated(row: Operation, caller: Caller) -> operations_pb2.Operation:
     message.ClearField("response")
     message.done = True
     return message
+
+
+def _named(row: Operation) -> Message:
+    """The resource with its id and name only. A version of the key-encryption key is named by its id."""
+    match row.resource_type:
+        case "volume":
+            return volume_pb2.Volume(id=row.resource_id, name=row.resource_name)
+        case "snapshot":
+            return snapshot_pb2.Snapshot(id=row.resource_id, name=row.resource_name)
+        case "template":
+            return template_pb2.Template(id=row.resource_id, name=row.resource_name)
+        case "drs":
+            return drs_pb2.DrsPlan(id=row.resource_id, name=row.resource_name)
+        case "import-plan":
+            return import_plan_pb2.ImportPlan(id=row.resource_id, name=row.resource_name)
+        case "key":
+            return key_pb2.Key(name=row.resource_id)
+        case "host":
+            return host_pb2.Host(id=row.resource_id, name=row.resource_name)
+        case _:
+            return vm_pb2.Vm(id=row.resource_id, name=row.resource_name)
 
 
 def _response(row: Operation, caller: Caller) -> Message:
