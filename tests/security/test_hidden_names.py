@@ -53,21 +53,21 @@ def test_a_guessed_name_reads_the_same_whether_or_not_there_is_such_a_host(accou
 @pytest.mark.parametrize(
     ("message", "reason", "metadata", "shown"),
     [
-        ("this host has no bridge uplink (create it)", "BRIDGE_MISSING", {"bridge": "uplink"}, "no bridge (hidden)"),
+        ("this host has no bridge lanbr (create it)", "BRIDGE_MISSING", {"bridge": "lanbr"}, "no bridge (hidden)"),
         (
             "bridge br9 has no uplink that could carry VLAN 77 (add it)", "VLAN_UPLINK_MISSING",
             {"bridge": "br9", "vlan": "77"}, "bridge (hidden) has no uplink that could carry VLAN (hidden)",
         ),
-        ("bridge uplinkv77 was not created", "VLAN_BRIDGE_MISSING", {"bridge": "uplinkv77"}, "bridge (hidden) was"),
-        ("host h1 has no bridge uplink: network lan needs it", "LACKS_BRIDGE", {}, "bridge (hidden): network lan"),
-        ("--bridge uplink --allow acme", "NO_NETWORK", {"bridge": "uplink"}, "--bridge (hidden) --allow acme"),
+        ("bridge lanbrv77 was not created", "VLAN_BRIDGE_MISSING", {"bridge": "lanbrv77"}, "bridge (hidden) was"),
+        ("host h1 has no bridge lanbr: network lan needs it", "LACKS_BRIDGE", {}, "bridge (hidden): network lan"),
+        ("--bridge lanbr --allow acme", "NO_NETWORK", {"bridge": "lanbr"}, "--bridge (hidden) --allow acme"),
     ],
 )  # fmt: skip
 def test_bridges_and_vlan_tags_are_hidden(
     account: Account, message: str, reason: str, metadata: dict[str, str], shown: str
 ) -> None:
-    network = Network.create(name="lan", zone=Zone.get(), bridge="uplink")
-    Network.create(name="tagged", zone=Zone.get(), bridge="uplink", vlan=77)
+    network = Network.create(name="lan", zone=Zone.get(), bridge="lanbr")
+    Network.create(name="tagged", zone=Zone.get(), bridge="lanbr", vlan=77)
     NetworkAccount.create(network=network, account=account)
     redacted = concealed(FailedPreconditionError(message, reason, metadata), concealer(account.id))
     assert shown in redacted.message
