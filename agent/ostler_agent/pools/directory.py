@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,26 +81,9 @@ class Files:
         """Nothing to do: a file grows as it is written."""
 
     def delete(self, volume: VolumeRef) -> None:
-        """Deletes the volume, and the name that an adopted file had in the directory: its data would stay under that.
-
-        The volume's own name goes last, so that a repeat completes what was cut off.
-        """
-        path = self.path(volume)
-        for other in self._other_names(path):
-            other.unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
+        self.path(volume).unlink(missing_ok=True)
         self.discard(volume)
         fsync_directory(self.directory)
-
-    def _other_names(self, path: Path) -> list[Path]:
-        try:
-            status = path.lstat()
-        except FileNotFoundError:
-            return []
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink == 1:
-            return []
-        with os.scandir(self.directory) as entries:
-            return [Path(entry.path) for entry in entries if entry.name != path.name and _is_same(entry, status)]
 
     def discard(self, volume: VolumeRef) -> None:
         self._part(volume).unlink(missing_ok=True)
@@ -120,13 +102,6 @@ class _StagedFile:
 
     def publish(self) -> None:
         publish(self.path, self.final)
-
-
-def _is_same(entry: os.DirEntry[str], status: os.stat_result) -> bool:
-    try:
-        return os.path.samestat(entry.stat(follow_symlinks=False), status)
-    except FileNotFoundError:
-        return False
 
 
 def _inode(path: Path) -> str:

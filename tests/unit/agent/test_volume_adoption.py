@@ -146,13 +146,12 @@ def test_what_is_no_image_of_the_pools_own_is_refused(place: Place, tmp_path: Pa
     assert reason(NAME) == "FILE_LINKED"
 
 
-def test_deleting_an_adopted_volume_leaves_no_name_of_its_file(place: Place) -> None:
+def test_deleting_a_volume_leaves_the_name_that_its_file_had(place: Place) -> None:
+    """An adoption that failed half way ends so, and the VM that the file is from needs it."""
     ref = place.ref()
-    image(place.directory / "neighbour.qcow2")
     place.adoption.adopt(JobContext("adopt"), ref, NAME, keep_name=True)
     place.pools.delete(ref)
-    assert place.names() == {"neighbour.qcow2"}
-    place.pools.delete(ref)
+    assert place.names() == {NAME}
 
 
 def test_an_encrypted_file_needs_its_passphrase(place: Place) -> None:
