@@ -26,6 +26,8 @@ TERMINATE_GRACE_S = 5.0
 PIPE = subprocess.PIPE
 Child = subprocess.Popen[bytes]
 _POLL_INTERVAL_S = 0.05
+# An agent that died before setpriv asked for the signal sends none: the command runs only if its parent still lives.
+_IF_PARENT_LIVES = 'test "$PPID" = "$0" && exec "$@"'
 _BIND_TMP = 'mount --rbind -- "$0" /tmp && exec "$@"'
 
 
@@ -186,7 +188,7 @@ def spawn(
             "TOOL_MISSING",
             {"program": argv[0]},
         )
-    wrapper = ["setpriv", "--pdeathsig", "KILL", "--"]
+    wrapper = ["setpriv", "--pdeathsig", "KILL", "--", "sh", "-c", _IF_PARENT_LIVES, str(os.getpid())]
     if tmp:
         # A mount namespace of its own, which ends with the command's processes.
         wrapper += ["unshare", "--mount", "--propagation", "private", "--", "sh", "-c", _BIND_TMP, str(tmp)]

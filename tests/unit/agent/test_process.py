@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import threading
@@ -140,6 +141,14 @@ def test_child_dies_with_the_agent() -> None:
     while _alive(pid) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not _alive(pid)
+
+
+def test_a_child_whose_agent_died_at_once_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agent may die before the child has asked to die with it."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    with pytest.raises(RunError):
+        run(["touch", tmp_path / "ran"])
+    assert not (tmp_path / "ran").exists()
 
 
 def test_limits_hold() -> None:
