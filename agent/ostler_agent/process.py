@@ -188,7 +188,7 @@ def spawn(
             "TOOL_MISSING",
             {"program": argv[0]},
         )
-    wrapper = ["setpriv", "--pdeathsig", "KILL", "--", "sh", "-c", _IF_PARENT_LIVES, str(os.getpid())]
+    wrapper = ["setpriv", "--pdeathsig", "KILL", "--", "/bin/sh", "-c", _IF_PARENT_LIVES, str(os.getpid())]
     if tmp:
         # A mount namespace of its own, which ends with the command's processes.
         wrapper += ["unshare", "--mount", "--propagation", "private", "--", "sh", "-c", _BIND_TMP, str(tmp)]
