@@ -11,6 +11,7 @@ from pyVmomi import vim
 
 from ostler_control.vmware.connection import Connection
 from ostler_control.vmware.inventory import Power, Tools
+from ostler_control.vmware.properties import read_one
 from ostler_control.vmware.read_inventory import read_vm
 from ostler_control.vmware.tasks import POLL_S, Check, wait
 
@@ -18,6 +19,8 @@ log = structlog.get_logger(__name__)
 
 SHUTDOWN_TIMEOUT_S = 600.0
 POWER_ON_TIMEOUT_S = 600.0
+# How long the tools in a guest may take to tell that it shuts down.
+REQUEST_GRACE_S = 10.0
 
 
 def shut_down(
@@ -55,18 +58,27 @@ def shut_down(
 
 
 def restart(connection: Connection, ref: str, check: Check, timeout_s: float = SHUTDOWN_TIMEOUT_S) -> None:
-    """Starts a VM whose guest was asked to shut down. The guest may not have ended yet, and a request cannot be taken
-    back, so this waits until the VM is off. A guest that still runs at the end of that has ignored the request, which
-    is a success, as is a VM that is gone.
+    """Starts a VM whose guest may have been asked to shut down. The guest may not have ended yet, and a request cannot
+    be taken back, so this waits until a guest that is shutting down is off. One that runs on was never asked, or has
+    ignored the request, which is a success, as is a VM that is gone.
     """
+    begin = time.monotonic()
     try:
-        is_off = _is_off_within(connection, ref, check, timeout_s)
+        while read_vm(connection, ref).power is not Power.OFF:
+            waited_s = time.monotonic() - begin
+            if waited_s > (timeout_s if _is_shutting_down(connection, ref) else REQUEST_GRACE_S):
+                log.warning("a guest was not asked to shut down, or does not", vm=ref, waited_s=round(waited_s))
+                return
+            check()
+            time.sleep(POLL_S)
     except NotFoundError:
         return
-    if is_off:
-        power_on(connection, ref, check)
-    else:
-        log.warning("a guest ignores the request to shut down", vm=ref, waited_s=timeout_s)
+    power_on(connection, ref, check)
+
+
+def _is_shutting_down(connection: Connection, ref: str) -> bool:
+    found = read_one(connection, vim.VirtualMachine, ref, ("guest.guestState",))
+    return bool(found.get("guest.guestState") == "shuttingDown")
 
 
 def _is_off_within(connection: Connection, ref: str, check: Check, timeout_s: float) -> bool:
