@@ -242,9 +242,9 @@ class FakeHost(
     ) -> types_volume_pb2.VolumeInfo:
         with _errors(context):
             file = self._file(request.volume)
-            if request.volume.HasField("key") and not file.passphrase:
-                raise FailedPreconditionError("the volume is not encrypted", "NOT_ENCRYPTED")
-            if request.volume.key.passphrase:
+            if request.volume.key.passphrase:  # without one the header is read, and no key is tried
+                if not file.passphrase:
+                    raise FailedPreconditionError("the volume is not encrypted", "NOT_ENCRYPTED")
                 self._open(file, request.volume)
             return self._volume_info(request.volume)
 
