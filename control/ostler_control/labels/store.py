@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from ostler_common.errors import FailedPreconditionError, bad_field
+from ostler_common.errors import FailedPreconditionError, NotFoundError, bad_field
 from peewee import ModelSelect
 
 from ostler_control import events
-from ostler_control.database import transaction
+from ostler_control.database import locked, transaction
 from ostler_control.labels.selector import Operator, Requirement, check_key, check_value
 from ostler_control.models import (
     BaseModel,
@@ -57,8 +57,8 @@ def update(row: Labeled, labels: Mapping[str, str], remove: Collection[str], act
     """Adds or changes some labels of an object and removes others; returns all that it has then.
 
     Raises InvalidArgumentError INVALID_LABEL, TOO_MANY_LABELS (in the request), REQUIRED, or for a key that is both in
-    labels and in remove; FailedPreconditionError TOO_MANY_LABELS (with those that the object has). Then nothing has
-    changed.
+    labels and in remove; FailedPreconditionError TOO_MANY_LABELS (with those that the object has); NotFoundError when
+    it is gone. Then nothing has changed.
     """
     if not labels and not remove:
         raise bad_field("set", "must have a label, or remove a key", "REQUIRED")
@@ -69,6 +69,7 @@ def update(row: Labeled, labels: Mapping[str, str], remove: Collection[str], act
             raise bad_field("remove", f"the key {key} is in `set`, too", "INVALID_LABEL")
     table = _TABLES[type(row)]
     with transaction():
+        _lock(row)
         table.delete().where(table.object == row.id, table.key.in_([*labels, *remove])).execute()
         add(row, labels)
         present = of_objects(type(row), [row.id]).get(row.id, {})
@@ -84,6 +85,13 @@ def update(row: Labeled, labels: Mapping[str, str], remove: Collection[str], act
         message = ", ".join(changed)
         events.record(f"{noun}.label", outcome, actor, noun, row.id, row.name, message, account_id=account_id)
     return present
+
+
+def _lock(row: BaseModel) -> None:
+    """Of two changes of one object's labels at once the second waits: both would insert the same key otherwise."""
+    model = type(row)
+    if locked(model.select(model.id).where(model.id == row.id)).get_or_none() is None:
+        raise NotFoundError(f"{model.__name__.lower()} {row.id} is gone", f"{model.__name__.upper()}_NOT_FOUND")
 
 
 def of_objects(model: type[Labeled], ids: Iterable[str]) -> dict[str, dict[str, str]]:

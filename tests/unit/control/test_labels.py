@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ostler_common.errors import InvalidArgumentError, OstlerError
-from ostler_control import labels, vms
+from ostler_control import database, labels, vms
 from ostler_control.labels import store
 from ostler_control.labels.selector import MAX_REQUIREMENTS, MAX_VALUES, Operator, Requirement
 from ostler_control.models import Event, Host, Template, Vm, VmLabel, db
@@ -150,3 +152,21 @@ def test_a_vm_is_renamed_and_described(site: Site) -> None:
     assert (vm("shop").id, descriptions.of_vms([row.id])) == (row.id, {row.id: "ask ada"})
     vms.update(row, "ada", description="")
     assert descriptions.of_vms([row.id]) == {}
+
+
+@pytest.mark.slow
+def test_two_changes_of_one_label_at_once_both_succeed(postgresql: str, tmp_path: Path) -> None:
+    databases.run_sql(postgresql + "postgres", "CREATE DATABASE labeled")
+    with databases.bound(postgresql + "labeled") as url, site_at_work(url, tmp_path) as (site, engine):
+        make(site, engine, "web")
+        barrier = Barrier(4)
+
+        def change(value: str) -> None:
+            with database.session():
+                barrier.wait(30)
+                labels.update(vm("web"), {"env": value}, [], "root")
+
+        with ThreadPoolExecutor(4) as pool:
+            for number in range(5):
+                list(pool.map(change, [f"v{number}-{worker}" for worker in range(4)]))
+        assert VmLabel.select().count() == 1
