@@ -30,7 +30,7 @@ def with_sessions(servicer: _Servicer) -> _Servicer:
 
 
 def lasting(handler: _Handler) -> _Handler:
-    """Marks a handler that reads a stream."""
+    """Marks a handler that reads a stream or asks a host."""
     handler._lasts = True  # type: ignore[attr-defined]
     return handler
 

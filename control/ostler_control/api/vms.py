@@ -21,8 +21,8 @@ from ostler_control.api.masks import paths
 from ostler_control.api.paging import page
 from ostler_control.api.redact import redact_errors_for
 from ostler_control.api.resolve import optional, resolve, visible
-from ostler_control.api.session import with_sessions
-from ostler_control.api.start_operation import account_for, admins_only, start_operation
+from ostler_control.api.session import lasting, with_sessions
+from ostler_control.api.start_operation import account_for, admins_only, start_operation, started_earlier
 from ostler_control.caller import Caller
 from ostler_control.database import session
 from ostler_control.hosts.rows import address
@@ -130,18 +130,17 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         row = resolve(Vm, request.vm, "vm", caller=caller)
         return start_operation(caller, request, lambda: vms.delete(row, caller.actor, request.force))
 
+    @lasting  # the host may take a while to describe the VM
     def AdoptVm(self, request: pb.AdoptVmRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
-        wanted = vms.NewVmAdoption(
-            host=resolve(Host, request.host, "host"),
-            vm=request.vm,
-            account=account_for(caller, request.account),
-            name=request.name,
-            offering=optional(ServiceOffering, request.service_offering, "service_offering"),
-            accept_losses=request.accept_losses,
-        )
+        with session():
+            # By then the VM is a VM of the fleet, which a host describes otherwise.
+            if (earlier := started_earlier(caller, request)) is not None:
+                return earlier
+            wanted = _adopted(request, caller)
         found = vms.inspect_vm(wanted, self._agents)
-        return start_operation(caller, request, lambda: vms.adopt(wanted, found, caller.actor))
+        with session():
+            return start_operation(caller, request, lambda: vms.adopt(wanted, found, caller.actor))
 
     def UnmanageVm(self, request: pb.UnmanageVmRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
@@ -186,6 +185,17 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
 
     def _given(self, request: pb.UpdateVmRequest | pb.ReinstallVmRequest, vm: Vm) -> Given:
         return userdata.given(request.user_data, vm.account_id, self._keys, vm.name)
+
+
+def _adopted(request: pb.AdoptVmRequest, caller: Caller) -> vms.NewVmAdoption:
+    return vms.NewVmAdoption(
+        host=resolve(Host, request.host, "host"),
+        vm=request.vm,
+        account=account_for(caller, request.account),
+        name=request.name,
+        offering=optional(ServiceOffering, request.service_offering, "service_offering"),
+        accept_losses=request.accept_losses,
+    )
 
 
 def _wanted(request: pb.CreateVmRequest, caller: Caller, keys: Keyring) -> vms.NewVm:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ostler.control.v1 import vm_pb2 as pb
 from ostler.types.v1 import vm_pb2 as types_pb2
 from ostler_common.errors import FailedPreconditionError, OstlerError, UnavailableError
+from ostler_control.api.vms import VmService
 from ostler_control.models import (
     Event,
     Host,
@@ -29,6 +32,7 @@ from ostler_control.scheduling import capacity
 from tests import databases
 from tests.fakes.working_agent import Fault
 from tests.sites import GIB, MIB, outcome, site_at_work
+from tests.unit.control.calls import context
 from tests.unit.control.vm_adoption import Place, Response
 
 OK = ("succeeded", "")
@@ -132,6 +136,16 @@ def test_a_vm_is_adopted_once(place: Place) -> None:
     other = place.put("other")
     other.nics[0].mac = Nic.get().mac
     assert reason(lambda: place.adopt("other")) == "MAC_TAKEN"
+
+
+def test_a_repeated_request_asks_the_host_nothing(place: Place) -> None:
+    place.put()
+    service, admin = VmService(place.engine.agents, place.site.keys), context(place.site.admin())
+    request = pb.AdoptVmRequest(host="h1", vm="web", account=place.site.account.name, request_id=str(uuid.uuid4()))
+    first = service.AdoptVm(request, admin)
+    assert outcome(place.engine, Operation.get_by_id(first.name.rpartition("/")[2])) == OK
+    del place.site.hosts["h1"].foreign["web"]  # to ask now would fail
+    assert service.AdoptVm(request, admin).name == first.name
 
 
 def test_an_interface_needs_a_network_of_its_bridge(place: Place) -> None:
