@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from ostler.control.v1 import key_pb2, vm_pb2
+from google.protobuf.field_mask_pb2 import FieldMask
+from ostler.control.v1 import key_pb2, label_pb2, vm_pb2
 from ostler.types.v1 import volume_pb2
 
 from tests.lab.fleet import MIB, PLAIN, SECRET, SHARED_POOL, Fleet, fresh, refused
@@ -83,6 +84,21 @@ def test_a_guest_counts_on_through_a_live_migration(fleet: Fleet, guest: str) ->
     # The source forgets the key when the VM has gone.
     wait_for(lambda: not fleet.has_key(fleet.lab.host(source), guest), "the key's end on the source")
     assert fleet.has_key(fleet.lab.host(target), guest)
+
+
+def test_a_running_vm_is_renamed_and_found_by_its_label(fleet: Fleet, guest: str) -> None:
+    client, renamed = fleet.api, FieldMask(paths=["name"])
+    client.labels.UpdateLabels(label_pb2.UpdateLabelsRequest(vm=guest, set={"env": "prod"}))
+    client.vms.UpdateVm(vm_pb2.UpdateVmRequest(vm=guest, values=vm_pb2.Vm(name="shop"), update_mask=renamed))
+    try:
+        with fleet.console("shop") as console:
+            console.tick()
+        fleet.assert_runs_once("shop")
+        [found] = client.vms.ListVms(vm_pb2.ListVmsRequest(selector="env in (prod,test)")).vms
+        assert found.name == "shop"
+        assert not client.vms.ListVms(vm_pb2.ListVmsRequest(selector="env=test")).vms
+    finally:
+        client.vms.UpdateVm(vm_pb2.UpdateVmRequest(vm="shop", values=vm_pb2.Vm(name=guest), update_mask=renamed))
 
 
 def test_an_encrypted_vm_moves_with_its_disk_between_hosts_that_share_nothing(fleet: Fleet) -> None:
