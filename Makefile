@@ -37,7 +37,7 @@ $(VENV)/.ready: pyproject.toml $(DRIVER)/pyproject.toml constraints.txt Makefile
 	if [ -n "$$missing" ]; then echo "installing:" $$missing; \
 	  $(SUDO) apt-get update -q && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; fi
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install -q --disable-pip-version-check -e '.[agent,control,dev]' -e $(DRIVER)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install -q --disable-pip-version-check -e '.[agent,control,web,dev]' -e $(DRIVER)
 	touch $@
 
 protos: $(VENV)/.ready

@@ -1,0 +1,141 @@
+"""Hosts with how full they are, zones, clusters and pools; and a host's own page with its probes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ostler.control.v1 import host_pb2 as pb
+from ostler.control.v1.pool_pb2 import ListPoolsRequest
+from ostler.control.v1.zone_pb2 import ListClustersRequest, ListZonesRequest
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ostler_control.cli import text
+from ostler_control.cli.app import pages
+from ostler_control.cli.commands import cluster, host, pool, zone
+from ostler_control.web import tables
+from ostler_control.web.context import Console, command
+
+PAGE_SIZE = 100
+MAX_PLACES = 200  # zones, clusters and pools on the fleet's page
+
+
+@dataclass(frozen=True)
+class Meter:
+    """How full something is. share: 1.0 is all of it; it may be more, with overcommit."""
+
+    name: str
+    share: float
+    text: str
+
+    @property
+    def percent(self) -> int:
+        return round(self.share * 100)
+
+
+@dataclass(frozen=True)
+class HostRow:
+    """A host on the fleet's page."""
+
+    name: str
+    href: str
+    cluster: str
+    state: str
+    tone: str
+    reason: str
+    vms: int
+    capabilities: str
+    meters: list[Meter]
+
+
+def fleet(console: Console, request: Request) -> Response:
+    """The page of the fleet; ?cluster= and ?state= filter hosts, ?page= is the API's page token."""
+    filters = {name: request.query_params.get(name, "") for name in ("cluster", "state")}
+    state = pb.Host.State.Value(filters["state"].upper()) if filters["state"] in host.STATES else 0
+    wanted = pb.ListHostsRequest(
+        page_size=PAGE_SIZE,
+        page_token=request.query_params.get("page", ""),
+        cluster=filters["cluster"],
+        state=pb.Host.State.ValueType(state),
+    )
+    client = console.app.client
+    answer = client.hosts.ListHosts(wanted)
+    clusters = list(pages(client.clusters.ListClusters, ListClustersRequest(), lambda a: a.clusters, MAX_PLACES))
+    zones = pages(client.zones.ListZones, ListZonesRequest(), lambda a: a.zones, MAX_PLACES)
+    pools = pages(client.pools.ListPools, ListPoolsRequest(), lambda a: a.pools, MAX_PLACES)
+    return console.render(
+        request,
+        "fleet.html",
+        title="Fleet",
+        here="/",
+        command=command("host", "list", *tables.options(filters)),
+        filters=filters,
+        states=host.STATES,
+        cluster_names=[c.name for c in clusters],
+        hosts=[_row(h) for h in answer.hosts],
+        next=tables.next_page("/", filters, answer.next_page_token),
+        places=[
+            tables.table(zone.VIEW, zones, "Zones"),
+            tables.table(cluster.VIEW, clusters, "Clusters"),
+            tables.table(pool.VIEW, pools, "Storage pools"),
+        ],
+    )
+
+
+def one_host(console: Console, request: Request) -> Response:
+    """The page of a host."""
+    name = request.path_params["host"]
+    found = console.app.client.hosts.GetHost(pb.GetHostRequest(host=name))
+    return console.render(
+        request,
+        "object.html",
+        title=found.name,
+        kind="Host",
+        here="/",
+        command=command("host", "show", found.name),
+        state=text.enum_of(found, "state"),
+        tone=tables.tone(text.enum_of(found, "state")),
+        notice=found.state_reason,
+        meters=_meters(found),
+        facts=tables.facts(host.VIEW, found),
+        tables=tables.sections(host.VIEW, found),
+    )
+
+
+def _row(found: pb.Host) -> HostRow:
+    state = text.enum_of(found, "state")
+    able = found.capabilities
+    known = (("encryption", able.volume_encryption), ("conversion", able.instance_conversion), ("UEFI", able.uefi))
+    return HostRow(
+        name=found.name,
+        href=tables.path("hosts", found.name),
+        cluster=found.cluster_name,
+        state=state if found.enabled else f"{state}, disabled",
+        tone=tables.tone(state),
+        reason=found.state_reason,
+        vms=found.vm_count,
+        capabilities=text.joined(name for name, has in known if has),
+        meters=_meters(found),
+    )
+
+
+def _meters(found: pb.Host) -> list[Meter]:
+    able, load = found.capabilities, found.load
+    meters = []
+    if able.cpus:  # known once the host was up
+        of = f"{text.size(found.allocated_memory_bytes, '0')} of {text.size(able.memory_bytes)} allocated"
+        meters += [
+            Meter("CPUs", _share(found.allocated_cpus, able.cpus), f"{found.allocated_cpus} of {able.cpus} allocated"),
+            Meter("memory", _share(found.allocated_memory_bytes, able.memory_bytes), of),
+        ]
+    if found.HasField("load"):
+        used = f"{text.size(load.memory_used_bytes)} of {text.size(load.memory_total_bytes)} in use"
+        meters += [
+            Meter("CPU load", _share(load.cpu_used, load.cpus), f"{load.cpu_used:.1f} of {load.cpus} CPUs in use"),
+            Meter("memory load", _share(load.memory_used_bytes, load.memory_total_bytes), used),
+        ]
+    return meters
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0

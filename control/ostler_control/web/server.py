@@ -1,0 +1,94 @@
+"""The console's server: routes, errors, and the loopback port."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+import grpc
+import uvicorn
+from ostler_common.errors import NotFoundError, OstlerError, from_rpc_error
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from ostler_control.cli.app import App
+from ostler_control.web.context import HERE, Console
+from ostler_control.web.pages import fleet, vms
+from ostler_control.web.security import ENTRANCE, Gate, Sessions
+
+Page = Callable[[Console, Request], Response]
+LOOPBACK = "127.0.0.1"
+
+PAGES: dict[str, Page] = {
+    "/": fleet.fleet,
+    "/hosts/{host}": fleet.one_host,
+    "/vms": vms.vms,
+    "/vms/{vm}": vms.one_vm,
+}
+
+
+def make_app(app: App, port: int, sessions: Sessions, entered: Callable[[], None]) -> ASGIApp:
+    """The console as an ASGI application, behind its gate."""
+    console = Console.make(app)
+
+    def not_found(request: Request, error: Exception) -> Response:
+        return console.failure(request, NotFoundError("there is no such page", "PAGE_NOT_FOUND"))
+
+    def failed(request: Request, error: Exception) -> Response:
+        return console.failure(request, error if isinstance(error, OstlerError) else _of_call(error))
+
+    inner = Starlette(
+        routes=[
+            *(Route(path, _endpoint(console, page)) for path, page in PAGES.items()),
+            Mount("/static", StaticFiles(directory=HERE / "static")),
+        ],
+        exception_handlers={HTTPException: not_found, OstlerError: failed, grpc.RpcError: failed},
+    )
+    return Gate(inner, port, sessions, entered)
+
+
+def _of_call(error: Exception) -> OstlerError:
+    if not isinstance(error, grpc.RpcError):
+        raise error
+    return from_rpc_error(error)
+
+
+def _endpoint(console: Console, page: Page) -> Callable[[Request], Response]:
+    """Not async, so that Starlette calls it in a thread: the client's calls block."""
+
+    def endpoint(request: Request) -> Response:
+        return page(console, request)
+
+    return endpoint
+
+
+def bind(port: int) -> socket.socket:
+    """A socket on loopback; port 0 is a free one. Raises OSError."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((LOOPBACK, port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def serve(app: App, listener: socket.socket, show: Callable[[str], None]) -> None:
+    """Serves until SIGINT or SIGTERM. show: is given the link, and a new one each time a link was used."""
+    port = listener.getsockname()[1]
+    sessions = Sessions()
+
+    def show_link() -> None:
+        show(f"http://{LOOPBACK}:{port}{ENTRANCE}?token={sessions.new_token()}")
+
+    config = uvicorn.Config(
+        make_app(app, port, sessions, show_link), log_config=None, access_log=False, server_header=False, lifespan="off"
+    )
+    show_link()
+    uvicorn.Server(config).run(sockets=[listener])

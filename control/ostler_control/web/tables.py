@@ -1,0 +1,88 @@
+"""The command line's views of objects as tables of a page: the same columns, the same words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+from urllib.parse import quote, urlencode
+
+from ostler_control.cli.output import View
+from ostler_control.cli.text import or_dash
+
+T = TypeVar("T")
+
+GOOD = frozenset({"up", "running", "succeeded", "completed", "done", "ready"})
+BAD = frozenset({"failed", "disconnected", "fenced", "crashed"})
+
+
+@dataclass(frozen=True)
+class Cell:
+    """href: where it leads, or ""; tone: "good", "bad" or ""."""
+
+    text: str
+    href: str = ""
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """caption: what a screen reader calls it."""
+
+    caption: str
+    titles: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    next: str = ""
+
+
+def path(*parts: str) -> str:
+    """An address of ours; the parts may be anything."""
+    return "/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def next_page(base: str, filters: dict[str, str], token: str) -> str:
+    """The address of a list's next page; "" when there is none."""
+    return f"{base}?{urlencode({**{k: v for k, v in filters.items() if v}, 'page': token})}" if token else ""
+
+
+def options(filters: dict[str, str]) -> list[str]:
+    """The same filters as options of the command line."""
+    return [word for name, value in filters.items() if value for word in (f"--{name}", value)]
+
+
+def table(
+    view: View[T],
+    items: Iterable[T],
+    caption: str,
+    href: Callable[[T], str] | None = None,
+    next: str = "",
+) -> Table:
+    """A row per object; the first column leads to its page."""
+    rows = []
+    for item in items:
+        cells = [or_dash(cell(item)) for _, cell in view.columns]
+        first = Cell(cells[0], href(item) if href else "")
+        rows.append([first, *(Cell(cell, tone=tone(cell)) for cell in cells[1:])])
+    return Table(caption, [title for title, _ in view.columns], rows, next)
+
+
+def facts(view: View[T], item: T) -> list[tuple[str, str]]:
+    """Titles and values of one object, as `show` prints them."""
+    shown = {title for title, _ in view.details}
+    columns = [*(column for column in view.columns if column[0] not in shown), *view.details]
+    return [(title, or_dash(cell(item))) for title, cell in columns]
+
+
+def sections(view: View[T], item: T) -> list[Table]:
+    """The tables below them, those without rows left out."""
+    found = []
+    for section in view.sections:
+        titles, *rows = section.rows(item)
+        if rows:
+            found.append(Table(section.title, titles, [[Cell(or_dash(c), tone=tone(c)) for c in row] for row in rows]))
+    return found
+
+
+def tone(text: str) -> str:
+    """How a state is colored. The word itself stays beside the color."""
+    return "good" if text in GOOD else "bad" if text in BAD else ""
