@@ -13,6 +13,7 @@ from ostler_control.cli.text import or_dash
 T = TypeVar("T")
 
 GOOD = frozenset({"up", "running", "succeeded", "completed", "done", "ready"})
+MAX_LINE = 40  # characters of a cell
 BAD = frozenset({"failed", "disconnected", "fenced", "crashed"})
 
 
@@ -23,6 +24,11 @@ class Cell:
     text: str
     href: str = ""
     tone: str = ""
+
+    @property
+    def classes(self) -> str:
+        """Short texts stay on one line, so that rows are low on narrow screens; long ones wrap."""
+        return f"{self.tone} {'long' if len(self.text) > MAX_LINE else ''}".strip()
 
 
 @dataclass(frozen=True)
