@@ -94,4 +94,4 @@ bench: $(STUBS)
 	$(SUDO) env PYTHONPATH=$(PYTHONPATH) $(BIN)/python -m tests.bench
 
 clean:
-	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache common/ostler
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache $(filter-out common/ostler/client,$(wildcard common/ostler/*))

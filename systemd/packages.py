@@ -44,7 +44,8 @@ def sources() -> list[Path]:
     for folder in FOLDERS:
         for path in sorted((ROOT / folder).rglob("*")):
             relative = path.relative_to(ROOT)
-            generated = relative.parts[:2] == ("common", "ostler") or "__pycache__" in relative.parts
+            stub = relative.parts[:2] == ("common", "ostler") and relative.parts[2] != "client"
+            generated = stub or "__pycache__" in relative.parts
             if path.is_file() and not generated:
                 found.append(relative)
     return found

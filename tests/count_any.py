@@ -48,7 +48,7 @@ def room_of(path: Path) -> str:
 def count() -> dict[str, int]:
     """Uses of `Any` in each room that has some. Migrations are frozen copies and count for nothing."""
     found: dict[str, int] = {}
-    for package in ("agent/ostler_agent", "common/ostler_common", "control/ostler_control"):
+    for package in ("agent/ostler_agent", "common/ostler/client", "common/ostler_common", "control/ostler_control"):
         for path in (ROOT / package).rglob("*.py"):
             if "migrations" not in path.parts and (number := uses(path)):
                 found[room_of(path)] = found.get(room_of(path), 0) + number

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ostler.client import profile
 from ostler_common import pki
 from ostler_common.errors import FailedPreconditionError, NotFoundError
 from ostler_common.identity import Identity, Kind
@@ -19,7 +20,6 @@ from ostler_common.identity import Identity, Kind
 from ostler_control import database, events
 from ostler_control.caller import Role
 from ostler_control.catalog.names import check_user_name
-from ostler_control.cli import profile
 from ostler_control.config import ControlConfig
 from ostler_control.keys import create_key_file
 from ostler_control.models import Account, Certificate, Passphrase, User

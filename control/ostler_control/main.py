@@ -31,7 +31,7 @@ def main(context: click.Context, config: Path | None) -> None:
 
 
 def _profile_option() -> Path:
-    from ostler_control.cli.profile import default_path
+    from ostler.client.profile import default_path
 
     return default_path()
 

@@ -16,6 +16,7 @@ from google.longrunning import operations_pb2_grpc
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
+from ostler.client import profile
 from ostler.control.v1 import (
     account_pb2,
     account_pb2_grpc,
@@ -45,7 +46,6 @@ from ostler_common import pki, server
 from ostler_common.errors import CancelledError, NotFoundError, OstlerError, UnavailableError, to_status
 from ostler_common.identity import Identity, Kind
 from ostler_common.tls import server_credentials
-from ostler_control.cli import profile
 
 from tests.fakes.certificates import ThrowawayCa
 

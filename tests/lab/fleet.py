@@ -14,6 +14,9 @@ from pathlib import Path
 import grpc
 from google.longrunning import operations_pb2 as lro
 from google.protobuf.duration_pb2 import Duration
+from ostler.client import profile
+from ostler.client.client import open_to
+from ostler.client.services import Services
 from ostler.control.v1 import (
     host_pb2,
     network_pb2,
@@ -29,8 +32,6 @@ from ostler.control.v1 import (
 from ostler.types.v1 import vm_pb2 as vm_types
 from ostler.types.v1 import volume_pb2 as volume_types
 from ostler_common.errors import OstlerError, from_rpc_error, from_status
-from ostler_control.cli import profile
-from ostler_control.cli.client import Client
 
 from tests.lab.console import Console
 from tests.lab.guest import guest_image
@@ -61,8 +62,8 @@ class Fleet:
     first_certificates_end: dict[str, datetime.datetime] = field(default_factory=dict)
 
     @cached_property
-    def api(self) -> Client:
-        return Client(profile.load(self.lab.control.profile))
+    def api(self) -> Services:
+        return Services(open_to(profile.load(self.lab.control.profile)))
 
     @classmethod
     def make(cls, lab: Lab) -> Fleet:

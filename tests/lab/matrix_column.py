@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from google.longrunning import operations_pb2 as lro
+from ostler.client.services import Services
 from ostler.control.v1 import snapshot_pb2, vm_pb2, volume_pb2
 from ostler_common.errors import OstlerError
 from ostler_common.secret import Secret, new_passphrase
-from ostler_control.cli.client import Client
 from ostler_control.volumes.matrix import Operation, Refused, Verdict
 
 from tests.lab.fleet import PLAIN, SECRET, Fleet, fresh, refused
@@ -51,7 +51,7 @@ class Column:
         return self.site.fleet
 
     @property
-    def api(self) -> Client:
+    def api(self) -> Services:
         return self.site.fleet.api
 
     @property

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
-import grpc
 from ostler.control.v1.vm_pb2 import ConsoleInput
+from ostler_common.errors import DeadlineExceededError, OstlerError
 
 if TYPE_CHECKING:
     from ostler.control.v1.vm_pb2_grpc import VmServiceStub
@@ -30,7 +30,7 @@ def converse(stub: VmServiceStub, vm: str, force: bool, duration_s: float | None
     """Joins standard input and output to the console until Ctrl-], the time's or the console's end.
 
     On a terminal keys go through as they are typed, and the terminal is as before when this returns or raises.
-    Raises grpc.RpcError when the console cannot be had or breaks off.
+    Raises OstlerError when the console cannot be had or breaks off.
     """
     typed: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
     left = threading.Event()
@@ -50,8 +50,8 @@ def converse(stub: VmServiceStub, vm: str, force: bool, duration_s: float | None
         try:
             for output in call:
                 _write(output.data)
-        except grpc.RpcError as e:
-            over = duration_s is not None and e.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        except OstlerError as e:
+            over = duration_s is not None and isinstance(e, DeadlineExceededError)
             if not (left.is_set() or over):
                 raise
         finally:

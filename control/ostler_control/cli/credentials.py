@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+from ostler.client import profile
+from ostler.client.profile import Profile
 from ostler_common import pki
 from ostler_common.identity import Identity, Kind
-
-from ostler_control.cli import profile
-from ostler_control.cli.profile import Profile
 
 CA = "ca.pem"
 PROFILE = "profile.toml"

@@ -51,18 +51,6 @@ class Interrupted(click.ClickException):
         """Says nothing: the user knows."""
 
 
-def ostler_error(error: BaseException) -> OstlerError | None:
-    """The OstlerError that an exception is or, as the failure of a call, carries; None for any other."""
-    if isinstance(error, OstlerError):
-        return error
-    grpc = sys.modules.get("grpc")  # not imported: no call was made
-    if grpc is not None and isinstance(error, grpc.RpcError):
-        from ostler_common.errors import from_rpc_error
-
-        return from_rpc_error(error)
-    return None
-
-
 def lines(error: OstlerError, app: App) -> list[str]:
     """The message as lines."""
     out: list[str]

@@ -29,17 +29,19 @@ def finish(
     answer: an empty message of the answer's type. gone: the object does not exist any more afterwards; done: what it is
     then.
     """
+    from ostler.client.operations import raise_for_error
+
     from ostler_control.cli import waiting
 
     if call.dry_run:
-        waiting.raise_for_error(operation)
+        raise_for_error(operation)
         _print_dry_run(operation, call)
         return
     if not call.wait:
         _print_operation(operation, call)
         return
     operation = waiting.follow(app.client.operations, operation)
-    waiting.raise_for_error(operation)
+    raise_for_error(operation)
     operation.response.Unpack(answer)
     if gone and call.output == "table":
         click.echo(f"{view.noun} {view.name(answer)} is {done}")
@@ -48,8 +50,9 @@ def finish(
 
 
 def _print_operation(operation: lro.Operation, call: CallOptions) -> None:
+    from ostler.client.operations import bare_id
+
     from ostler_control.cli.plain import to_plain
-    from ostler_control.cli.waiting import bare_id
 
     if call.output in ("json", "yaml"):
         print_data(to_plain(operation), call.output)
@@ -58,8 +61,9 @@ def _print_operation(operation: lro.Operation, call: CallOptions) -> None:
 
 
 def _print_dry_run(operation: lro.Operation, call: CallOptions) -> None:
+    from ostler.client.operations import metadata_of, title_of
+
     from ostler_control.cli.plain import to_plain
-    from ostler_control.cli.waiting import metadata_of, title_of
 
     if call.output in ("json", "yaml"):
         print_data(to_plain(metadata_of(operation)), call.output)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 from google.longrunning import operations_pb2 as lro
+from ostler.client.operations import metadata_of, raise_for_error
 from ostler.control.v1 import drs_pb2 as pb
-from ostler.control.v1.operation_pb2 import OperationMetadata
 
 from ostler_control.cli import plans
 from ostler_control.cli.app import App
@@ -22,10 +22,8 @@ def follow_plan(app: App, operation: lro.Operation, call: CallOptions) -> None:
         finish(app, operation, plans.VIEW, pb.DrsPlan(), call)
         return
     operation = waiting.follow(app.client.operations, operation)
-    metadata = OperationMetadata()
-    operation.metadata.Unpack(metadata)
-    plan = app.client.drs.GetPlan(pb.GetPlanRequest(plan=metadata.resource_id))
+    plan = app.client.drs.GetPlan(pb.GetPlanRequest(plan=metadata_of(operation).resource_id))
     plans.print_plan(plan, call.output)
     if call.output == "table":
         click.echo()
-    waiting.raise_for_error(operation)
+    raise_for_error(operation)

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
 import click
-import grpc
+from ostler.client import watching
 from ostler.control.v1 import import_plan_pb2 as pb
 from ostler_common.errors import shortened
 from ostler_common.text import printable
@@ -18,7 +18,7 @@ from ostler_common.units import format_size
 
 from ostler_control.cli import import_plans, text
 from ostler_control.cli.app import App
-from ostler_control.cli.waiting import AWAY, UNREACHABLE_S
+from ostler_control.cli.waiting import SILENCE
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -37,31 +37,19 @@ def follow(app: App, name: str) -> pb.ImportPlan:
     Ctrl-C stops following only. A control plane that cannot be reached is tried for a minute: plans outlive it.
     """
     request = pb.GetImportPlanRequest(plan=name)
-    plan = app.client.import_plans.GetImportPlan(request)
+    plan = app.client.import_plans.GetImportPlan(request)  # fails at once where nobody answers
     try:
         with _display() as display:
-            display.show(plan)
-            while plan.state in import_plans.ACTIVE:
-                time.sleep(POLL_S)
-                plan = _get(app, request, display)
+            for plan in watching.states(
+                lambda: app.client.import_plans.GetImportPlan(request), POLL_S, lambda: display.note(SILENCE)
+            ):
                 display.show(plan)
+                if plan.state not in import_plans.ACTIVE:
+                    break
     except KeyboardInterrupt:
         click.echo(f"\nIt continues. To see it again: ostler import plan status {plan.name} --watch", err=True)
         raise click.Abort from None
     return plan
-
-
-def _get(app: App, request: pb.GetImportPlanRequest, display: _Display) -> pb.ImportPlan:
-    begin = time.monotonic()
-    while True:
-        asked = time.monotonic()
-        try:
-            return app.client.import_plans.GetImportPlan(request)
-        except grpc.RpcError as error:
-            if error.code() not in AWAY or asked - begin > UNREACHABLE_S:
-                raise
-            display.note("the control plane does not answer; retrying")
-            time.sleep(1)
 
 
 class _Display(Protocol):

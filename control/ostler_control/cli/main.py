@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+from ostler.client.profile import VARIABLE
 
 from ostler_control.cli.app import App
 from ostler_control.cli.lazy import LazyGroup
-from ostler_control.cli.profile import VARIABLE
 
 COMMANDS = {
     "host": "Hosts: join, capabilities, maintenance.",
@@ -47,17 +47,16 @@ class Root(LazyGroup):
     """Turns whatever a command fails with into a message and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        from ostler_control.cli.failure import Failure, Interrupted, ostler_error
+        from ostler_common.errors import OstlerError
+
+        from ostler_control.cli.failure import Failure, Interrupted
 
         try:
             return super().invoke(ctx)
         except (KeyboardInterrupt, click.Abort):
             raise Interrupted from None
-        except Exception as e:
-            error = ostler_error(e)
-            if error is None:
-                raise
-            raise Failure(error, ctx.obj) from e
+        except OstlerError as error:
+            raise Failure(error, ctx.obj) from error
 
 
 @click.group(

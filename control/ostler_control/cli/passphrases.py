@@ -15,7 +15,7 @@ from ostler_common.secret import Secret
 from ostler_control.cli.options import F
 
 if TYPE_CHECKING:
-    from ostler_control.cli.client import Client
+    from ostler.client.client import Client
 
 
 def passphrase_file_option(help: str) -> Callable[[F], F]:

@@ -3,44 +3,21 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 import click
-import grpc
 from google.longrunning import operations_pb2 as lro
-from google.protobuf.duration_pb2 import Duration
+from ostler.client.operations import bare_id, metadata_of, next_state, title_of
 from ostler.control.v1.operation_pb2 import OperationMetadata
-from ostler_common.errors import from_status
 
 if TYPE_CHECKING:
     from google.longrunning.operations_pb2_grpc import OperationsStub
     from rich.progress import Progress
 
-POLL_S = 0.25
-UNREACHABLE_S = 60.0
-# What a control plane that is stopping, away, or starting makes of a call.
-AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
-
-
-def bare_id(name: str) -> str:
-    """The operation's id, as commands take and print it."""
-    return name.removeprefix("operations/")
-
-
-def metadata_of(operation: lro.Operation) -> OperationMetadata:
-    """What Ostler says of an operation; empty where it says nothing."""
-    metadata = OperationMetadata()
-    operation.metadata.Unpack(metadata)
-    return metadata
-
-
-def title_of(operation: lro.Operation) -> str:
-    """`vm.create web-1`."""
-    metadata = metadata_of(operation)
-    return f"{metadata.verb} {metadata.resource_name or metadata.resource_id}".strip() or bare_id(operation.name)
+# Shown while the control plane does not answer.
+SILENCE = "the control plane does not answer; retrying"
 
 
 def reattach(operation: lro.Operation) -> str:
@@ -57,38 +34,12 @@ def follow(stub: OperationsStub, operation: lro.Operation) -> lro.Operation:
         while not operation.done:
             display.show(metadata_of(operation))
             try:
-                operation = _next_state(stub, operation.name, display)
+                operation = next_state(stub, operation.name, lambda: display.note(SILENCE))
             except KeyboardInterrupt:
                 with display.paused():
                     _ask(stub, operation)
         display.show(metadata_of(operation))
     return operation
-
-
-def raise_for_error(operation: lro.Operation) -> None:
-    """Raises the OstlerError that a done operation ended with, if it did."""
-    if operation.HasField("error"):
-        error = from_status(operation.error)
-        error.add_note(f"operation: {bare_id(operation.name)}")
-        raise error
-
-
-def _next_state(stub: OperationsStub, name: str, display: _Display) -> lro.Operation:
-    wait = lro.WaitOperationRequest(name=name, timeout=Duration(nanos=int(POLL_S * 1e9)))
-    begin = time.monotonic()
-    while True:
-        asked = time.monotonic()
-        try:
-            operation = stub.WaitOperation(wait, timeout=POLL_S + 10)
-        except grpc.RpcError as e:
-            if e.code() not in AWAY or asked - begin > UNREACHABLE_S:
-                raise
-            display.note("the control plane does not answer; retrying")
-            time.sleep(1)
-            continue
-        if not operation.done:  # a server that answers at once must not be asked without a pause
-            time.sleep(max(0.0, POLL_S - (time.monotonic() - asked)))
-        return operation
 
 
 def _ask(stub: OperationsStub, operation: lro.Operation) -> None:

@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 import structlog
 from click.testing import CliRunner, Result
+from ostler.client import profile
 from ostler.control.v1 import host_pb2_grpc
 from ostler_common import pki, server
 from ostler_common.identity import Identity, Kind
@@ -19,7 +20,6 @@ from ostler_control import database, settings, vms
 from ostler_control.api import core, work
 from ostler_control.api.hosts import HostService
 from ostler_control.caller import Caller, Role
-from ostler_control.cli import profile
 from ostler_control.cli.main import root
 from ostler_control.models import Cluster, DrsPlan, Host, Vm
 from ostler_control.operations import Engine

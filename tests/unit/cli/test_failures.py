@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from ostler.client import profile as profiles
 from ostler_common import errors
 from ostler_common.identity import Identity, Kind
-from ostler_control.cli import profile as profiles
 from ostler_control.cli.exits import Exit
 from ostler_control.cli.main import root
 

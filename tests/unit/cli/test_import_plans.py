@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 import structlog
 from click.testing import CliRunner, Result
+from ostler.client import profile
 from ostler.control.v1 import import_plan_pb2 as pb
 from ostler_common import pki, server
 from ostler_common.identity import Identity, Kind
 from ostler_common.tls import server_credentials
 from ostler_control.api import core, work
 from ostler_control.caller import Caller, Role
-from ostler_control.cli import import_board, profile
+from ostler_control.cli import import_board
 from ostler_control.cli.main import root
 from ostler_control.imports import sources
 from ostler_control.imports.waves import executor

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import structlog
 from click.testing import CliRunner, Result
+from ostler.client import profile
 from ostler_common import pki, server
 from ostler_common.identity import Identity, Kind
 from ostler_common.tls import server_credentials
 from ostler_control import volumes
 from ostler_control.api import work
 from ostler_control.caller import Caller, Role
-from ostler_control.cli import profile
 from ostler_control.cli.main import root
 from ostler_control.keys import Keyring, key_file, open_provider
 from ostler_control.main import main as control_command

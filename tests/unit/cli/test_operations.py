@@ -9,11 +9,10 @@ import select
 import signal
 import subprocess
 
-import grpc
 import pytest
 from google.longrunning import operations_pb2 as lro
 from ostler.control.v1 import vm_pb2
-from ostler_common.errors import ResourceExhaustedError
+from ostler_common.errors import ResourceExhaustedError, UnavailableError
 from ostler_control.cli import waiting
 
 from tests.fakes.control import Control
@@ -81,12 +80,8 @@ def test_operation_wait_takes_up_again(control: Control, ostler: Ostler) -> None
 def test_a_control_plane_that_restarts_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Unavailable(grpc.RpcError):
-        def code(self) -> grpc.StatusCode:
-            return grpc.StatusCode.UNAVAILABLE
-
     class Stub:
-        answers = [Unavailable(), lro.Operation(name="op-1", done=True)]
+        answers = [UnavailableError("it restarts", "RPC"), lro.Operation(name="op-1", done=True)]
 
         def WaitOperation(self, request: lro.WaitOperationRequest, timeout: float) -> lro.Operation:
             answer = self.answers.pop(0)

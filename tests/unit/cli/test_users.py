@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from ostler.client import profile as profiles
 from ostler.control.v1 import account_pb2, template_pb2
 from ostler.types.v1 import vm_pb2, volume_pb2
 from ostler_common import pki
 from ostler_common.errors import AlreadyExistsError
-from ostler_control.cli import profile as profiles
 from ostler_control.cli.main import root
 
 from tests.fakes.control import Control

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 import click
-import grpc
 from google.longrunning.operations_pb2 import CancelOperationRequest, Operation
 from ostler.control.v1 import import_pb2 as pb
 from ostler.control.v1 import vm_pb2
 from ostler_common import ova
 from ostler_common.disk_capacity import capacity_bytes
-from ostler_common.errors import FailedPreconditionError, OstlerError, from_rpc_error
+from ostler_common.errors import FailedPreconditionError, OstlerError
 
 from ostler_control.cli import text, transfers
 from ostler_control.cli.app import App, pass_app
@@ -249,7 +248,7 @@ def _import(app: App, request: pb.ImportFilesRequest, local: Sequence[LocalFile]
             if _may_go_on(error):
                 click.echo(f"to go on where it stopped, add --request-id {request.request_id}", err=True)
                 raise
-            with contextlib.suppress(OstlerError), _own_errors():
+            with contextlib.suppress(OstlerError):
                 app.client.operations.CancelOperation(CancelOperationRequest(name=operation.name))
             raise
     finish(app, operation, VIEW, vm_pb2.Vm(), call)
@@ -262,8 +261,7 @@ def _send_all(app: App, operation: Operation, local: dict[str, LocalFile]) -> No
         try:
             for wanted in _wait_until_ready(app, operation_id).files:
                 if not wanted.complete:
-                    with _own_errors():
-                        _send(app, operation_id, local[wanted.name], wanted.received_bytes)
+                    _send(app, operation_id, local[wanted.name], wanted.received_bytes)
             return
         except OstlerError as error:
             if error.reason == "IMPORT_NOT_RECEIVING":
@@ -279,21 +277,11 @@ def _may_go_on(error: OstlerError) -> bool:
     return error.code == "UNAVAILABLE" or error.reason == "FILE_BUSY"
 
 
-@contextlib.contextmanager
-def _own_errors() -> Iterator[None]:
-    """Raises what a failed call carries."""
-    try:
-        yield
-    except grpc.RpcError as error:
-        raise from_rpc_error(error) from None
-
-
 def _wait_until_ready(app: App, operation_id: str) -> pb.GetImportFilesResponse:
     end = time.monotonic() + _READY_S
     while True:
         try:
-            with _own_errors():
-                return app.client.imports.GetImportFiles(pb.GetImportFilesRequest(operation=operation_id))
+            return app.client.imports.GetImportFiles(pb.GetImportFilesRequest(operation=operation_id))
         except OstlerError as error:
             if error.reason != "STAGING_NOT_FOUND" or time.monotonic() > end:
                 raise

@@ -225,6 +225,8 @@ def retry(app: App, plan: str, vms: tuple[str, ...], call: CallOptions) -> None:
 
 def _follow(app: App, plan: str, operation: lro.Operation, call: CallOptions) -> None:
     """Shows the board until the plan ends or is paused, then the report."""
+    from ostler.client.operations import raise_for_error
+
     from ostler_control.cli import import_board, waiting
 
     if not call.wait:
@@ -235,7 +237,7 @@ def _follow(app: App, plan: str, operation: lro.Operation, call: CallOptions) ->
         import_plans.print_board(found, call.output)
     else:
         import_plans.print_report(found, call.output)
-    waiting.raise_for_error(waiting.follow(app.client.operations, operation))
+    raise_for_error(waiting.follow(app.client.operations, operation))
 
 
 @plan_group.command("status")

@@ -347,14 +347,13 @@ def leave(app: App, host: str, bring_back: bool | None, call: CallOptions) -> No
 
 def _way_back(app: App, host: pb.Host) -> DrsPlan | None:
     """The plan that migrates evacuated VMs back; None when there are none."""
-    import grpc
     from ostler.control.v1.drs_pb2 import GenerateReturnPlanRequest
-    from ostler_common.errors import from_rpc_error
+    from ostler_common.errors import OstlerError
 
     try:
         plan = app.client.drs.GenerateReturnPlan(GenerateReturnPlanRequest(host=host.id))
-    except grpc.RpcError as error:
-        if from_rpc_error(error).reason != "NO_EVACUATION":
+    except OstlerError as error:
+        if error.reason != "NO_EVACUATION":
             raise
         return None
     return plan if plan.moves else None

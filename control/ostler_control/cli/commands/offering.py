@@ -14,7 +14,6 @@ from ostler_common.errors import NotFoundError
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.details import detail_option
-from ostler_control.cli.failure import ostler_error
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import DISK_OFFERING, SERVICE_OFFERING
 from ostler_control.cli.options import (
@@ -217,7 +216,7 @@ def list_(app: App, service: bool | None, encrypted: bool | None, limit: int | N
 def _find(app: App, name: str, service: bool | None) -> Offering:
     """The offering of that name: of the kind asked for, or of the only kind that has it."""
     found: list[Offering] = []
-    missing: Exception | None = None
+    missing: NotFoundError | None = None
     for kind in (True, False) if service is None else (service,):
         try:
             if kind:
@@ -226,9 +225,7 @@ def _find(app: App, name: str, service: bool | None) -> Offering:
                 )
             else:
                 found.append(app.client.offerings.GetDiskOffering(pb.GetDiskOfferingRequest(disk_offering=name)))
-        except Exception as e:
-            if not isinstance(ostler_error(e), NotFoundError):
-                raise
+        except NotFoundError as e:
             missing = e
     if len(found) > 1:
         raise click.UsageError(f"{name} is a service offering and a disk offering: add --service or --disk")

@@ -20,13 +20,13 @@ ANSWERS: tuple[type[Message], ...] = (vm_pb2.Vm, volume_pb2.Volume)
 
 
 def _metadata(operation: lro.Operation) -> OperationMetadata:
-    from ostler_control.cli.waiting import metadata_of
+    from ostler.client.operations import metadata_of
 
     return metadata_of(operation)
 
 
 def _id(operation: lro.Operation) -> str:
-    from ostler_control.cli.waiting import bare_id
+    from ostler.client.operations import bare_id
 
     return bare_id(operation.name)
 
@@ -133,11 +133,13 @@ def wait(app: App, operation: str, output: str) -> None:
     Example:
       ostler operation wait 6f1c2d0a-2a52-4d0e-9f25-0a41c7a2f6de
     """
+    from ostler.client.operations import raise_for_error
+
     from ostler_control.cli import waiting
 
     stub = app.client.operations
     done = waiting.follow(stub, stub.GetOperation(lro.GetOperationRequest(name=operation)))
-    waiting.raise_for_error(done)
+    raise_for_error(done)
     print_one(VIEW, done, output)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 from ostler.control.v1 import volume_pb2 as pb
+from ostler_common.errors import OstlerError
 from ostler_common.text import printable
 
 from ostler_control.cli import text
@@ -127,14 +128,12 @@ def show(app: App, volume: str, read_file: bool | None, output: str) -> None:
 
 def _get(app: App, volume: str, read_file: bool | None) -> pb.Volume:
     """The volume; read_file None: with its file's header if that can be read, and a word on stderr if not."""
-    from ostler_control.cli.failure import ostler_error
-
     try:
         return app.client.volumes.GetVolume(pb.GetVolumeRequest(volume=volume, read_file=read_file is not False))
-    except Exception as failure:
-        error = ostler_error(failure)
-        if error is None or read_file is not None:
+    except OstlerError as failure:
+        if read_file is not None:
             raise
+        error = failure
     row = app.client.volumes.GetVolume(pb.GetVolumeRequest(volume=volume))
     click.echo(printable(f"the file's header could not be read: {error.message}"), err=True)
     return row

@@ -1,4 +1,4 @@
-"""The control plane's services over one connection, opened at first use. Imports grpc: only for commands that call."""
+"""The control plane's services over one connection."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from functools import cached_property
 
 import grpc
 from google.longrunning import operations_pb2_grpc
+
 from ostler.control.v1 import (
     account_pb2_grpc,
     affinity_pb2_grpc,
@@ -30,22 +31,13 @@ from ostler.control.v1 import (
     volume_pb2_grpc,
     zone_pb2_grpc,
 )
-from ostler_common.channel import CONTROL_SERVER_NAME, open_channel
-from ostler_common.tls import TlsFiles
-
-from ostler_control.cli.profile import Profile
 
 
-class Client:
-    """One stub a service, named by its noun. Calls raise grpc.RpcError, which `main` turns into a message."""
+class Services:
+    """One stub per service, named by its noun, over a channel. Calls fail as the channel makes them fail."""
 
-    def __init__(self, profile: Profile) -> None:
-        self._profile = profile
-
-    @cached_property
-    def channel(self) -> grpc.Channel:
-        files = TlsFiles(certificate=self._profile.certificate, key=self._profile.key, trust=self._profile.ca)
-        return open_channel(self._profile.control_address, files, CONTROL_SERVER_NAME)
+    def __init__(self, channel: grpc.Channel) -> None:
+        self.channel = channel
 
     @cached_property
     def accounts(self) -> account_pb2_grpc.AccountServiceStub:

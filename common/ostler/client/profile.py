@@ -7,17 +7,13 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
-
-from ostler_control.cli.exits import Exit
+from ostler_common.errors import InvalidArgumentError
 
 VARIABLE = "OSTLER_PROFILE"
 
 
-class ProfileError(click.ClickException):
-    """The profile is absent or says nothing usable."""
-
-    exit_code = Exit.USAGE
+class ProfileError(InvalidArgumentError):
+    """The profile is absent (reason NO_PROFILE) or says nothing usable (BAD_PROFILE)."""
 
 
 @dataclass(frozen=True)
@@ -37,29 +33,34 @@ def default_path() -> Path:
     return (Path(config) if config else Path.home() / ".config") / "ostler" / "profile.toml"
 
 
+def find() -> Path:
+    """The profile that $OSTLER_PROFILE names, or else the default one."""
+    named = os.environ.get(VARIABLE)
+    return Path(named) if named else default_path()
+
+
 def load(path: Path) -> Profile:
     """Reads a profile. Raises ProfileError with what to do when it is absent, wrong or names absent files."""
     try:
         values = tomllib.loads(path.read_text())
     except FileNotFoundError:
-        raise ProfileError(
-            f"there is no profile at {path}.\n"
-            "  `ostler-control init` writes the first one, `ostler user create NAME` those of others.\n"
-            f"  Then pass --profile FILE, set {VARIABLE}, or put it there."
-        ) from None
+        error = ProfileError(f"there is no profile at {path}", "NO_PROFILE")
+        error.add_note("`ostler-control init` writes the first one, `ostler user create NAME` those of others.")
+        error.add_note(f"Then pass --profile FILE, set {VARIABLE}, or put it there.")
+        raise error from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
-        raise ProfileError(f"cannot read the profile {path}: {e}") from None
+        raise ProfileError(f"cannot read the profile {path}: {e}", "BAD_PROFILE") from None
     texts: dict[str, str] = {}
     for name in ("control_address", "ca", "certificate", "key"):
         value = values.get(name)
         if not isinstance(value, str) or not value:
-            raise ProfileError(f"the profile {path} lacks `{name}`")
+            raise ProfileError(f"the profile {path} lacks `{name}`", "BAD_PROFILE")
         texts[name] = value
     # An absolute path stays as it is.
     ca, certificate, key = (path.absolute().parent / texts[name] for name in ("ca", "certificate", "key"))
     for name, file in (("ca", ca), ("certificate", certificate), ("key", key)):
         if not os.access(file, os.R_OK):
-            raise ProfileError(f"the profile {path} names {file} as `{name}`, which cannot be read")
+            raise ProfileError(f"the profile {path} names {file} as `{name}`, which cannot be read", "BAD_PROFILE")
     return Profile(path, texts["control_address"], ca, certificate, key)
 
 
