@@ -20,6 +20,8 @@ from ostler.client import profile
 from ostler.control.v1 import (
     account_pb2,
     account_pb2_grpc,
+    event_pb2,
+    event_pb2_grpc,
     host_pb2,
     host_pb2_grpc,
     import_pb2,
@@ -67,6 +69,7 @@ class Control:
     vms: dict[str, vm_pb2.Vm] = field(default_factory=dict)
     hosts: list[host_pb2.Host] = field(default_factory=list)
     candidates: list[vm_pb2.FindHostsResponse.Candidate] = field(default_factory=list)
+    events: list[event_pb2.Event] = field(default_factory=list)  # the newest first
     error: OstlerError | None = None  # what every call of VmService fails with
     phases: list[Phase] = field(default_factory=lambda: [("placing", 10), ("copying template", 60)])
     outcome: OstlerError | None = None  # what operations end with
@@ -120,6 +123,19 @@ class Control:
         operation.metadata.Pack(metadata)
         self.steps += 1
         return operation
+
+
+class Events(event_pb2_grpc.EventServiceServicer):
+    def __init__(self, control: Control) -> None:
+        self.control = control
+
+    def ListEvents(
+        self, request: event_pb2.ListEventsRequest, context: grpc.ServicerContext
+    ) -> event_pb2.ListEventsResponse:
+        self.control.ask(request)
+        start = request.start_time.ToNanoseconds()
+        found = [event for event in self.control.events if event.time.ToNanoseconds() >= start]
+        return event_pb2.ListEventsResponse(events=found)
 
 
 class Pools(pool_pb2_grpc.PoolServiceServicer):
@@ -565,6 +581,9 @@ def serving(directory: Path) -> Iterator[tuple[Control, Path]]:
             snapshots, s
         ),
         "ostler.control.v1.ImportService": lambda s: import_pb2_grpc.add_ImportServiceServicer_to_server(imports, s),
+        "ostler.control.v1.EventService": lambda s: event_pb2_grpc.add_EventServiceServicer_to_server(
+            Events(control), s
+        ),
         "ostler.control.v1.VmService": lambda s: vm_pb2_grpc.add_VmServiceServicer_to_server(vms, s),
         "ostler.control.v1.HostService": lambda s: host_pb2_grpc.add_HostServiceServicer_to_server(hosts, s),
         "ostler.control.v1.ZoneService": lambda s: zone_pb2_grpc.add_ZoneServiceServicer_to_server(zones, s),

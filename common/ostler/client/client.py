@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import TypeVar
 
 import grpc
@@ -11,10 +12,11 @@ from google.protobuf.message import Message
 from ostler_common.channel import CONTROL_SERVER_NAME, open_channel
 from ostler_common.tls import TlsFiles
 
-from ostler.client import operations
+from ostler.client import operations, watching
 from ostler.client.failures import RaisesOstlerErrors
 from ostler.client.profile import Profile
 from ostler.client.services import Services
+from ostler.control.v1.event_pb2 import Event
 from ostler.control.v1.operation_pb2 import OperationMetadata
 
 M = TypeVar("M", bound=Message)
@@ -64,3 +66,18 @@ class Client(Services):
         done = operations.wait(self.operations, operation, timeout_s, on_progress)
         operations.raise_for_error(done)
         return operations.answer_of(done, answer)
+
+    def watch_events(
+        self,
+        *,
+        resource_id: str = "",
+        type: str = "",  # the field's name
+        since: datetime | None = None,
+        interval_s: float = watching.POLL_S,
+    ) -> Iterator[Event]:
+        """Events as they happen, the oldest first, each once, for as long as the caller wants.
+
+        resource_id: only of this object; type: only of this type and its subtypes ("vm"); since: from then on, with
+        time zone (default: now). Outlives a minute of silence; raises what the call fails with.
+        """
+        return watching.events(self.events, resource_id=resource_id, type=type, since=since, interval_s=interval_s)
