@@ -5,9 +5,8 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 
-import grpc
 import uvicorn
-from ostler_common.errors import NotFoundError, OstlerError, from_rpc_error
+from ostler_common.errors import NotFoundError, OstlerError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -40,22 +39,18 @@ def make_app(app: App, port: int, sessions: Sessions, entered: Callable[[], None
         return console.failure(request, NotFoundError("there is no such page", "PAGE_NOT_FOUND"))
 
     def failed(request: Request, error: Exception) -> Response:
-        return console.failure(request, error if isinstance(error, OstlerError) else _of_call(error))
+        if not isinstance(error, OstlerError):
+            raise error
+        return console.failure(request, error)
 
     inner = Starlette(
         routes=[
             *(Route(path, _endpoint(console, page)) for path, page in PAGES.items()),
             Mount("/static", StaticFiles(directory=HERE / "static")),
         ],
-        exception_handlers={HTTPException: not_found, OstlerError: failed, grpc.RpcError: failed},
+        exception_handlers={HTTPException: not_found, OstlerError: failed},
     )
     return Gate(inner, port, sessions, entered)
-
-
-def _of_call(error: Exception) -> OstlerError:
-    if not isinstance(error, grpc.RpcError):
-        raise error
-    return from_rpc_error(error)
 
 
 def _endpoint(console: Console, page: Page) -> Callable[[Request], Response]:
