@@ -34,11 +34,13 @@ def plan(
     mode: Mode = Mode.BALANCE,
     *,
     leaving: Collection[str] = (),
+    sources: Collection[str] | None = None,
     using: Algorithm | None = None,
 ) -> Plan:
     """What to move where, and why.
 
-    leaving: ids of the hosts to empty (mode EVACUATE); using: the algorithm, by default the one of drs.algorithm.
+    leaving: ids of the hosts to empty (mode EVACUATE); sources: ids of the hosts whose VMs may move, None: all;
+    using: the algorithm, by default the one of drs.algorithm.
 
     Raises FailedPreconditionError (UNKNOWN_ALGORITHM; MEASUREMENTS_MISSING, PRESSURE_MISSING when load is measured),
     NotFoundError (HOST_NOT_FOUND).
@@ -47,7 +49,10 @@ def plan(
     _check(snapshot, settings, leaving)
     state = State(snapshot, settings, chosen, leaving)
     left = refusals.left_vms(state, mode)
-    vms = np.array([vm for vm in range(len(state.vms)) if vm not in left], dtype=np.int64)
+    movable_at = [sources is None or host.id in sources for host in state.hosts]
+    vms = np.array(
+        [vm for vm, host in enumerate(state.at.tolist()) if vm not in left and movable_at[host]], dtype=np.int64
+    )
     start = _Start(state)
     kept: dict[int, tuple[str, str]] = {}
     units: list[Unit] = []
@@ -79,6 +84,12 @@ def _check(snapshot: Snapshot, settings: Settings, leaving: Collection[str]) -> 
     for id in leaving:
         if id not in known:
             raise NotFoundError(f'there is no host "{id}" in this cluster', "HOST_NOT_FOUND", {"id": id})
+    check_measured(snapshot, settings)
+
+
+def check_measured(snapshot: Snapshot, settings: Settings) -> None:
+    """Raises FailedPreconditionError (MEASUREMENTS_MISSING, PRESSURE_MISSING) when load is to be measured and hosts do
+    not report it."""
     if settings.metric in PRESSURES:
         attribute = settings.metric.replace("-", "_")
         silent = [host.name for host in snapshot.hosts if host.in_service and getattr(host, attribute) is None]

@@ -88,6 +88,23 @@ TABLE = (
         "minutes",
     ),
     Spec(
+        "drs.automatic.hold",
+        int,
+        5,
+        "How long a cluster must be unbalanced, or a host hot, before an automatic plan acts.",
+        0,
+        1440,
+        "minutes",
+    ),
+    Spec(
+        "drs.hot.threshold",
+        float,
+        0.9,
+        "A host that uses more than this share of its CPUs or memory is hot, which brings a plan forward. 1: none is.",
+        0,
+        1,
+    ),
+    Spec(
         "drs.automatic.shadow",
         bool,
         False,
@@ -183,6 +200,8 @@ class Settings:
 
     automatic_enable: bool = _default("drs.automatic.enable")
     automatic_interval: int = _default("drs.automatic.interval")
+    automatic_hold: int = _default("drs.automatic.hold")
+    hot_threshold: float = _default("drs.hot.threshold")
     automatic_shadow: bool = _default("drs.automatic.shadow")
     automatic_window: str = _default("drs.automatic.window")
     max_migrations: int = _default("drs.max.migrations")

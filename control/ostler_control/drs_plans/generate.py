@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from ostler_common.errors import FailedPreconditionError, bad_field
 from ostler_common.hypervisors import Function
@@ -11,6 +11,7 @@ from ostler_common.hypervisors import Function
 from ostler_control.drs import Mode, Placements, Plan, Settings, plan
 from ostler_control.drs.algorithms import algorithm
 from ostler_control.drs.model import HostLoad, LeftOut, Move, Verdict
+from ostler_control.drs.relief import Resource, relieve
 from ostler_control.drs.state import State
 from ostler_control.drs_plans.snapshot import Present, take
 from ostler_control.hypervisors import rules
@@ -38,6 +39,14 @@ def generate(
     rules.need_of_type(Function.LIVE_MIGRATION, cluster.hypervisor_type)
     present = take(cluster)
     return plan(present.snapshot, _limited(present.settings, max_migrations), mode, leaving=leaving)
+
+
+def relief(cluster: Cluster, hot: Mapping[str, Collection[Resource]]) -> Plan:
+    """A plan that moves VMs away from hot hosts of the cluster, by their ids. Raises FailedPreconditionError
+    FUNCTION_NOT_SUPPORTED, or the planner's."""
+    rules.need_of_type(Function.LIVE_MIGRATION, cluster.hypervisor_type)
+    present = take(cluster)
+    return relieve(present.snapshot, present.settings, hot)
 
 
 def _limited(settings: Settings, max_migrations: int) -> Settings:
@@ -111,15 +120,9 @@ def chosen(cluster: Cluster, pairs: Sequence[tuple[str, str]], reason: str, *, l
 
 
 def bare(present: Present) -> Plan:
-    """Hosts, loads and rules as they are, with no move looked for. Raises as `check_measured`."""
+    """Hosts, loads and rules as they are, with no move looked for. Raises as `planner.check_measured`."""
     found = plan(present.snapshot, present.settings, Mode.EVACUATE)
     return dataclasses.replace(found, left_vms=())
-
-
-def check_measured(present: Present) -> None:
-    """Raises FailedPreconditionError (MEASUREMENTS_MISSING, PRESSURE_MISSING) when load is to be measured and hosts do
-    not report it."""
-    plan(present.snapshot, present.settings, Mode.EVACUATE)
 
 
 def _after(found: Plan, state: State) -> tuple[HostLoad, ...]:

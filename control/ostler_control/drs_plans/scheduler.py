@@ -12,8 +12,9 @@ from ostler_common.hypervisors import Function
 
 from ostler_control import database, settings
 from ostler_control.drs import Mode, Plan, windows
-from ostler_control.drs_plans import begin, executor, store
-from ostler_control.drs_plans.generate import generate
+from ostler_control.drs_plans import begin, conditions, executor, store
+from ostler_control.drs_plans.conditions import Kind
+from ostler_control.drs_plans.generate import generate, relief
 from ostler_control.events import SYSTEM
 from ostler_control.hypervisors import rules
 from ostler_control.models import Cluster, DrsPlan, Event, Host, Operation, now, tuples
@@ -27,6 +28,8 @@ _TICK_S = 15.0
 MAX_BACK_OFF = datetime.timedelta(days=1)
 # A host that came into service must stay for so long before a plan counts on it.
 HOST_STAYS = datetime.timedelta(minutes=5)
+# How often the conditions of a cluster are checked.
+_CHECK_EVERY = datetime.timedelta(minutes=1)
 
 
 class Scheduler:
@@ -36,6 +39,7 @@ class Scheduler:
         self._leads = leads
         self._tick_s = tick_s
         self._stop = threading.Event()
+        self._checked: dict[str, datetime.datetime] = {}
         self._thread = threading.Thread(target=self._run, name="drs", daemon=True)
 
     def start(self) -> None:
@@ -49,13 +53,15 @@ class Scheduler:
         while not self._stop.wait(self._tick_s):
             try:
                 if self._leads():
-                    tick(now())
+                    tick(now(), self._checked)
             except Exception:
                 log.exception("the DRS scheduler failed; it is tried again")
 
 
-def tick(time: datetime.datetime) -> None:
-    """What is due at this time."""
+def tick(time: datetime.datetime, checked: dict[str, datetime.datetime] | None = None) -> None:
+    """What is due at this time. checked: when the conditions of each cluster were last checked; this call updates
+    it."""
+    checked = {} if checked is None else checked
     store.expire(time)
     finish_abandoned()
     with database.session():
@@ -63,15 +69,24 @@ def tick(time: datetime.datetime) -> None:
     for cluster in clusters:
         with database.session():
             due = next_time(cluster, time)
+        if due is None:
+            continue
+        last = checked.get(cluster.id)
+        if due <= time or last is None or time - last >= _CHECK_EVERY:
+            conditions.update(cluster, time)
+            checked[cluster.id] = time
+            with database.session():
+                due = next_time(cluster, time)
         if due is not None and due <= time:
-            _automatic(cluster)
+            _automatic(cluster, time)
 
 
 def next_time(cluster: Cluster, time: datetime.datetime | None = None) -> datetime.datetime | None:
     """When the next automatic plan of a cluster is due; None when none is: it is switched off, a plan is being carried
     out, the cluster is disabled, its hypervisors cannot move VMs, or it has fewer than two hosts in service.
 
-    A host that has come into service since the last plan makes the next one due once it has stayed for `HOST_STAYS`.
+    A host that has come into service since the last plan makes the next one due once it has stayed for `HOST_STAYS`, a
+    host that is hot once it has been so for drs.automatic.hold. A cluster that is unbalanced has to be so for as long.
     After failures the interval doubles, up to `MAX_BACK_OFF`, and hosts no longer shorten it. Outside
     drs.automatic.window the next opening counts.
     time: the present, by default the clock's.
@@ -97,14 +112,15 @@ def _due(cluster: Cluster) -> datetime.datetime | None:
     hosts = list(Host.select(Host.id, Host.state_time).where((Host.cluster == cluster.id) & in_service))
     if len(hosts) < 2:
         return None
+    found = conditions.of_cluster(cluster)
+    held = [one.held_time for one in found if one.kind is Kind.UNBALANCED and one.held_time > one.start_time]
     over = DrsPlan.state.in_(("completed", "partial", "failed", "cancelled"))
     query = DrsPlan.select(DrsPlan.type, DrsPlan.state, DrsPlan.state_time)
     query = query.where((DrsPlan.cluster == cluster.id) & over)
     query = query.order_by(DrsPlan.state_time.desc(), DrsPlan.id).limit(16)
     last = list(tuples(query, tuple[str, PlanState, datetime.datetime]))
     if not last:
-        at_once: datetime.datetime = cluster.create_time
-        return at_once
+        return max([cluster.create_time, *held])
     interval = datetime.timedelta(minutes=settings.drs.AUTOMATIC_INTERVAL.get(settings.At(cluster_id=cluster.id)))
     failures = 0
     for type_, state, _ in last:
@@ -113,10 +129,13 @@ def _due(cluster: Cluster) -> datetime.datetime | None:
         failures += 1
     latest: datetime.datetime = last[0][2]
     wait: datetime.timedelta = max(min(interval * 2**failures, MAX_BACK_OFF), interval)
+    if failures:
+        return max([latest + wait, *held])
     came = _last_arrival(hosts, latest)
-    if came is not None and not failures:
-        return min(latest + wait, came + HOST_STAYS)
-    return latest + wait
+    due = latest + wait if came is None else min(latest + wait, came + HOST_STAYS)
+    # The last plan has dealt with what had lasted by then, as far as that can be.
+    hot = [one.held_time for one in found if one.kind is not Kind.UNBALANCED and one.held_time > latest]
+    return min([max([due, *held]), *hot])
 
 
 def _last_arrival(hosts: Sequence[Host], since: datetime.datetime) -> datetime.datetime | None:
@@ -127,11 +146,11 @@ def _last_arrival(hosts: Sequence[Host], since: datetime.datetime) -> datetime.d
     return max(times, default=None)
 
 
-def _automatic(cluster: Cluster) -> None:
-    """Makes a plan and carries it out at once. A rule that is broken comes before balance."""
+def _automatic(cluster: Cluster, time: datetime.datetime) -> None:
+    """Makes a plan and carries it out at once. A rule that is broken comes first, then hot hosts, then balance."""
     try:
         with database.session():
-            mode, found = _found(cluster)
+            mode, found = _found(cluster, time)
         with database.transaction():
             if not found.moves:
                 store.keep(cluster, found, type="automated", mode=mode.value, user=SYSTEM)
@@ -152,12 +171,18 @@ def _automatic(cluster: Cluster) -> None:
         launch(operation)
 
 
-def _found(cluster: Cluster) -> tuple[Mode, Plan]:
+def _found(cluster: Cluster, time: datetime.datetime) -> tuple[Mode, Plan]:
     found = generate(cluster)
     if any(rule.strict for rule in found.broken_before):
         repair = generate(cluster, Mode.REPAIR)
         if repair.moves:
             return Mode.REPAIR, repair
+    holding = conditions.of_cluster(cluster)
+    if hot := conditions.hot(holding, time):
+        relieving = relief(cluster, hot)
+        waits = any(one.kind is Kind.UNBALANCED and one.held_time > time for one in holding)
+        if relieving.moves or waits:
+            return Mode.BALANCE, relieving
     return Mode.BALANCE, found
 
 

@@ -12,9 +12,10 @@ from ostler_common.hypervisors import Function
 from ostler_control import settings
 from ostler_control.drs import Plan
 from ostler_control.drs.algorithms import algorithm
+from ostler_control.drs.planner import check_measured
 from ostler_control.drs.state import State
-from ostler_control.drs_plans import scheduler, store
-from ostler_control.drs_plans.generate import bare, check_measured
+from ostler_control.drs_plans import conditions, scheduler, store
+from ostler_control.drs_plans.generate import bare
 from ostler_control.drs_plans.snapshot import take
 from ostler_control.hypervisors import rules
 from ostler_control.models import Cluster, DrsPlan
@@ -39,7 +40,7 @@ def status(cluster: Cluster) -> Status:
     wanted = present.settings
     told = []
     try:
-        check_measured(present)
+        check_measured(present.snapshot, present.settings)
     except FailedPreconditionError as error:
         told.append(f"{error.message}; shown is what is allocated")
         wanted = wanted.of_allocated()
@@ -58,6 +59,7 @@ def status(cluster: Cluster) -> Status:
         word = "calls for moves" if needs else "is enough"
         aim = f"{wanted.algorithm} with drs.imbalance {wanted.imbalance:g}"
         told.append(f"imbalance {state.judged:.1%} {word} for {aim}")
+    told += conditions.words(cluster)
     return Status(
         found,
         f"{'measured' if wanted.measures else 'allocated'} {wanted.metric_type} {wanted.metric}",

@@ -2,7 +2,7 @@
 
 from ostler_control.models.base import BaseModel, db, new_id, now
 from ostler_control.models.columns import first_tuple, tuples
-from ostler_control.models.drs import AffinityGroup, AffinityHost, AffinityMember, DrsMove, DrsPlan
+from ostler_control.models.drs import AffinityGroup, AffinityHost, AffinityMember, DrsCondition, DrsMove, DrsPlan
 from ostler_control.models.extra_config import (
     OfferingDetail,
     OfferingExtraConfig,
@@ -104,6 +104,7 @@ ALL: tuple[type[BaseModel], ...] = (
     AffinityMember,
     DrsPlan,
     DrsMove,
+    DrsCondition,
     Operation,
     Event,
     SettingValue,
@@ -121,6 +122,7 @@ __all__ = [
     "Certificate",
     "Cluster",
     "DiskOffering",
+    "DrsCondition",
     "DrsMove",
     "DrsPlan",
     "Event",

@@ -126,3 +126,21 @@ class DrsMove(BaseModel):
 
     class Meta:
         indexes = ((("plan", "position"), True),)
+
+
+class DrsCondition(BaseModel):
+    """Something that an automatic plan acts on once it has lasted: the row is there as long as it holds.
+
+    kind: unbalanced | hot_cpu | hot_memory (`drs_plans.conditions.Kind`); host_id: of a hot host, "" otherwise;
+    start_time: since when it holds; seen_time: when it was last checked.
+    """
+
+    cluster = ForeignKeyField(Cluster, backref="drs_conditions", on_delete="CASCADE")
+    cluster_id: str
+    kind = TextField()
+    host_id = TextField(default="")
+    start_time = DateTimeField()
+    seen_time = DateTimeField()
+
+    class Meta:
+        indexes = ((("cluster", "kind", "host_id"), True),)

@@ -46,6 +46,7 @@ _PLANNER: dict[str, AnySetting] = {name: _setting(spec) for name, spec in SPECS.
 
 AUTOMATIC_ENABLE: Setting[bool] = _PLANNER["drs.automatic.enable"]
 AUTOMATIC_INTERVAL: Setting[int] = _PLANNER["drs.automatic.interval"]
+AUTOMATIC_HOLD: Setting[int] = _PLANNER["drs.automatic.hold"]
 AUTOMATIC_SHADOW: Setting[bool] = _PLANNER["drs.automatic.shadow"]
 AUTOMATIC_WINDOW: Setting[str] = _PLANNER["drs.automatic.window"]
 PLAN_EXPIRE_INTERVAL: Setting[int] = _PLANNER["drs.plan.expire.interval"]

@@ -11,6 +11,8 @@ from ostler_common.errors import FailedPreconditionError, InvalidArgumentError
 from ostler_control import database
 from ostler_control.models import (
     ALL,
+    Cluster,
+    DrsCondition,
     Host,
     HostFence,
     ImportFile,
@@ -59,6 +61,7 @@ FROZEN = {
     "0014_import_plans": "dea5781e6737b9dbee7f40feaedb0af0deaa64a20d8ffa2805a371067e119a4f",
     "0015_driver_details": "6cf115810f1fe2d11fea23979bda91359ec93e11d452fb41718903e036235696",
     "0016_labels": "95f8e5524469842581055df388cd0ef0911c6d68e70f3b7166988eb2d87d43c4",
+    "0017_drs_conditions": "db317895f74230eb7eac9149f97575f596a092195247e6b9f6fc548cf5db0f2c",
 }
 _OLD_VM = (
     "INSERT INTO zone (id, create_time, name) VALUES ('z', '2026-01-01', 'zone')",
@@ -296,6 +299,21 @@ def test_vms_get_labels_and_descriptions(tmp_path: Path) -> None:
             assert [row.object.name for row in VmLabel.select()] == ["web"]
             Vm.delete().where(Vm.id == "v").execute()
             assert [model.select().count() for model in (VmLabel, VmDescription)] == [0, 0]
+
+
+def test_drs_gets_conditions(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0016_labels")
+            for statement in _OLD_VM[:2]:
+                db.execute_sql(statement)
+        assert "0017_drs_conditions" in database.migrate()
+        with database.session():
+            time = datetime.datetime(2026, 1, 1)
+            DrsCondition.create(cluster="c", kind="unbalanced", start_time=time, seen_time=time)
+            assert [row.cluster.name for row in DrsCondition.select()] == ["cluster"]
+            Cluster.delete().where(Cluster.id == "c").execute()
+            assert DrsCondition.select().count() == 0
 
 
 def test_migrating_again_does_nothing(fresh_database: str) -> None:

@@ -20,8 +20,22 @@ from ostler_control.database import transaction
 from ostler_control.drs import Mode
 from ostler_control.drs_plans import executor, scheduler, snapshot, store
 from ostler_control.drs_plans.generate import chosen
+from ostler_control.fleet.smoothing import Smooth
 from ostler_control.hosts import manage as manage_hosts
-from ostler_control.models import Account, AffinityGroup, Cluster, DrsMove, DrsPlan, Event, Host, Operation, Vm, db, now
+from ostler_control.models import (
+    Account,
+    AffinityGroup,
+    Cluster,
+    DrsCondition,
+    DrsMove,
+    DrsPlan,
+    Event,
+    Host,
+    Operation,
+    Vm,
+    db,
+    now,
+)
 from ostler_control.operations import Engine
 from ostler_control.scheduling import affinity
 
@@ -46,7 +60,7 @@ def site(working: tuple[Site, Engine]) -> Iterator[Site]:
     """A cluster that is to be as level as can be; every test leaves it whole and empty."""
     site, engine = working
     executor.PATIENCE_S, executor._LOOK_S, executor._LOOK_AGAIN_S = 1.0, 0.05, 0.2
-    tune(site, {"drs.imbalance": "1.0", "drs.cost.weight": "0", "drs.vm.cooldown": "0"})
+    tune(site, {"drs.imbalance": "1.0", "drs.cost.weight": "0", "drs.vm.cooldown": "0", "drs.automatic.hold": "0"})
     yield site
     for fake in site.hosts.values():
         fake.faults.clear()
@@ -54,13 +68,14 @@ def site(working: tuple[Site, Engine]) -> Iterator[Site]:
         assert outcome(engine, site.record(partial(vms.delete, vm, "root", force=True))) == OK
     site.check_whole()
     DrsPlan.delete().execute()
+    DrsCondition.delete().execute()
     Event.delete().execute()
     for group in list(AffinityGroup.select()):
         affinity.delete(group, "root")
     for name in settings.SETTINGS:
         if name.startswith("drs."):
             settings.reset(name, "root")
-    Host.update(maintenance=False, enabled=True).execute()
+    Host.update(maintenance=False, enabled=True, smooth_load="").execute()
 
 
 @pytest.fixture
@@ -611,6 +626,78 @@ def test_a_host_that_comes_into_service_brings_a_plan_forward(site: Site) -> Non
     assert scheduler.next_time(cluster()) == plan.state_time + 2 * hour, "hosts do not shorten the wait after a failure"
     Host.update(state_time=joined - hour).where(Host.name == "h2").execute()
     Event.delete().where(Event.type == "host.maintenance").execute()
+
+
+MINUTE = datetime.timedelta(minutes=1)
+
+
+def checked_until(time: datetime.datetime, minutes: int) -> datetime.datetime:
+    """The scheduler once a minute, as many times; when it ended."""
+    for _ in range(minutes):
+        time += MINUTE
+        scheduler.tick(time)
+    return time
+
+
+def test_an_imbalance_must_last_before_a_plan_acts(site: Site, engine: Engine) -> None:
+    pile(site, engine, 6)
+    tune(site, {"drs.automatic.enable": "true", "drs.automatic.hold": "5"})
+    start = now()
+    scheduler.tick(start)
+    assert scheduler.next_time(cluster(), start) == start + 5 * MINUTE
+    assert "unbalanced since" in drs_plans.status(cluster()).explanation
+    time = checked_until(start, 3)
+    tune(site, {"drs.imbalance": "0"})
+    time = checked_until(time, 1)
+    assert (DrsCondition.select().count(), DrsPlan.select().count()) == (0, 1), "balanced: a plan without moves"
+    tune(site, {"drs.imbalance": "1.0"})
+    DrsPlan.delete().execute()
+    time = checked_until(time, 5)
+    assert DrsPlan.select().count() == 0, "it begins anew"
+    time = checked_until(time, 1)
+    plan: Any = DrsPlan.get()
+    assert outcome(engine, Operation.get_by_id(plan.operation_id)) == OK
+    assert spread() == {"h1": 2, "h2": 2, "h3": 2}
+
+
+def test_a_condition_that_was_not_checked_for_long_begins_anew(site: Site, engine: Engine) -> None:
+    pile(site, engine, 6)
+    tune(site, {"drs.automatic.enable": "true", "drs.automatic.hold": "20"})
+    start = now()
+    scheduler.tick(start)
+    scheduler.tick(start + 30 * MINUTE)
+    assert DrsPlan.select().count() == 0
+    assert scheduler.next_time(cluster(), start) == start + 50 * MINUTE
+
+
+def load(site: Site, name: str, cpus: float, vms: list[Any], time: datetime.datetime) -> None:
+    """What a host and, in equal parts, these VMs of it use."""
+    at_s = time.replace(tzinfo=datetime.UTC).timestamp()
+    each = {vm.id: (cpus / max(len(vms), 1), float(1 << 20), 0.0) for vm in vms}
+    found = Smooth(cpu_used=cpus, memory_bytes=float(1 << 20), samples=9, time_s=at_s, vms=each)
+    Host.update(smooth_load=found.to_json()).where(Host.name == name).execute()
+
+
+def test_a_host_that_stays_hot_brings_a_plan_forward_that_relieves_it(site: Site, engine: Engine) -> None:
+    made = pile(site, engine, 4)
+    tune(site, {"drs.automatic.enable": "true", "drs.automatic.hold": "5", "drs.imbalance": "0"})
+    scheduler.tick(now())
+    first: Any = DrsPlan.get()
+    assert (first.state, first.explanation[:8]) == ("completed", "balanced")
+    cpus = site.host("h1").cpus
+    time = first.state_time + MINUTE
+    for _ in range(6):
+        load(site, "h1", 0.95 * cpus, made, time)
+        for other in ("h2", "h3"):
+            load(site, other, 0.1 * cpus, [], time)
+        scheduler.tick(time)
+        time += MINUTE
+    plan: Any = DrsPlan.select().where(DrsPlan.id != first.id).get()
+    assert outcome(engine, Operation.get_by_id(plan.operation_id)) == OK
+    assert "host h1 uses 95% of its CPUs (drs.hot.threshold 0.9)" in plan.explanation
+    assert [move.source_name for move in store.moves_of(plan.id)] == ["h1"], "no more than it takes"
+    DrsPlan.update(state_time=time).where(DrsPlan.id == plan.id).execute()  # it ended by the test's clock
+    assert scheduler.next_time(cluster(), time) == time + 60 * MINUTE, "once, not again and again"
 
 
 def test_shadow_mode_records_what_it_would_gain_and_moves_nothing(site: Site, engine: Engine) -> None:
