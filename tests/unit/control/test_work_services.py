@@ -125,6 +125,7 @@ def test_a_vms_life(api: Api) -> None:
     vm = response(operation, vm_pb2.Vm())
     assert (vm.name, vm.state, vm.power_state, vm.account_name) == ("life", vm_pb2.Vm.RUNNING, 2, "acme")
     assert (vm.host_id, vm.host_name, vm.cluster_name) == ("", "", "cluster"), "members do not see hosts"
+    assert vm.zone_name == "zone"
     assert [(disk.slot, disk.encrypted, disk.pool_name) for disk in vm.volumes] == [(0, True, "shared")]
     seen = api.vms.GetVm(vm_pb2.GetVmRequest(vm="life"), api.admin)
     assert seen.host_name in ("h1", "h2")

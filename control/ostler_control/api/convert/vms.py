@@ -14,7 +14,19 @@ from ostler_control.api.convert.lookups import by_id, name_of, shown_to
 from ostler_control.api.convert.times import timestamp
 from ostler_control.caller import Caller
 from ostler_control.hypervisors import rules
-from ostler_control.models import Account, Cluster, Host, Network, Nic, Pool, ServiceOffering, Vm, VmOrigin, Volume
+from ostler_control.models import (
+    Account,
+    Cluster,
+    Host,
+    Network,
+    Nic,
+    Pool,
+    ServiceOffering,
+    Vm,
+    VmOrigin,
+    Volume,
+    Zone,
+)
 from ostler_control.placement import Candidate
 from ostler_control.scheduling import affinity
 from ostler_control.userdata import addressing
@@ -28,6 +40,7 @@ def vms(rows: Sequence[Vm], caller: Caller) -> list[vm_pb2.Vm]:
     offerings = by_id(ServiceOffering, (row.service_offering_id for row in rows))
     hosts = by_id(Host, (row.host_id or row.last_host_id for row in rows))
     clusters = by_id(Cluster, (host.cluster_id for host in hosts.values()))
+    zones = by_id(Zone, (cluster.zone_id for cluster in clusters.values()))
     disks: defaultdict[str, list[Volume]] = defaultdict(list)
     attached = list(Volume.select().where(Volume.vm_id.in_(ids)).order_by(Volume.slot))
     for disk in attached:
@@ -58,6 +71,7 @@ def vms(rows: Sequence[Vm], caller: Caller) -> list[vm_pb2.Vm]:
 
     def one(row: Vm) -> vm_pb2.Vm:
         host = hosts.get(row.host_id or row.last_host_id)
+        cluster = clusters.get(host.cluster_id) if host else None
         origin = origins.get(row.id)
         return vm_pb2.Vm(
             id=row.id,
@@ -74,7 +88,8 @@ def vms(rows: Sequence[Vm], caller: Caller) -> list[vm_pb2.Vm]:
             template_name=row.template_name,
             host_id=host.id if host and caller.is_admin else "",
             host_name=host.name if host and caller.is_admin else "",
-            cluster_name=name_of(clusters, host.cluster_id) if host else "",
+            cluster_name=cluster.name if cluster else "",
+            zone_name=name_of(zones, cluster.zone_id) if cluster else "",
             volumes=[_vm_volume(disk, pools) for disk in disks[row.id]],
             nics=nics[row.id],
             create_time=timestamp(row.create_time),

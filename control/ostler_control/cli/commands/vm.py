@@ -74,6 +74,7 @@ VIEW = View[pb.Vm](
         ("firmware", lambda v: text.enum_of(v, "firmware")),
         ("guest os", lambda v: v.guest_os),
         ("imported from", lambda v: v.imported_from),
+        ("zone", lambda v: v.zone_name),
         ("cluster", lambda v: v.cluster_name),
         ("hypervisor", lambda v: v.hypervisor_display_name),
         ("affinity groups", lambda v: text.joined(v.affinity_groups)),
