@@ -7,22 +7,20 @@ journal is a schema of the same database, and `pg_dump` does this.
 from __future__ import annotations
 
 import datetime
-import fcntl
 import io
 import json
 import os
 import sqlite3
 import tarfile
 import tempfile
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from ostler_common.errors import FailedPreconditionError, InvalidArgumentError
 from ostler_common.versions import own_version
 
-from ostler_control import database
+from ostler_control import database, run_lock
 from ostler_control.config import ControlConfig
 
 _DATABASE, _JOURNAL, _REPLICA, _MANIFEST = "ostler.sqlite", "dbos.sqlite", "replica_id", "manifest.json"
@@ -82,7 +80,10 @@ def restore(config: ControlConfig, path: Path, *, replace: bool = False) -> Mani
     """
     target = _database_file(config)
     config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _stopped(config), tempfile.TemporaryDirectory(prefix=".restore-", dir=config.state_dir) as scratch_name:
+    with (
+        run_lock.alone(config.state),
+        tempfile.TemporaryDirectory(prefix=".restore-", dir=config.state_dir) as scratch_name,
+    ):
         scratch = Path(scratch_name)
         manifest = _read_archive(path, scratch)
         _check(scratch, manifest)
@@ -206,17 +207,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _stopped(config: ControlConfig) -> Iterator[None]:
-    """Holds the lock of a running control plane, so that none runs meanwhile."""
-    with (config.state_dir / ".run.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FailedPreconditionError(
-                f"a control plane runs on {config.state_dir}: stop it first (systemctl stop ostler-control)",
-                "RUNS_ALREADY",
-            ) from None
-        yield

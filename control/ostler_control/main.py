@@ -204,6 +204,45 @@ def restore(config_path: Path | None, file: Path, replace: bool) -> None:
     click.echo("next: start the control plane, then `ostler-control check`")
 
 
+@main.command("migrate-database")
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="The SQLite file.  [default: ostler.db in the state directory]",
+)
+@click.pass_obj
+def migrate_database(config_path: Path | None, source: Path | None) -> None:
+    """Moves a control plane from SQLite to the empty PostgreSQL database that database_url names.
+
+    Stop the control plane first. All rows and the journal are copied in one transaction and compared, and every
+    passphrase is opened; then the SQLite file is renamed (.migrated). Safe to repeat after a failure.
+
+    \b
+    Example:
+      systemctl stop ostler-control
+      ostler-control migrate-database      # database_url = "postgresql://..." is in control.toml
+      systemctl start ostler-control
+    """
+    from ostler_common.errors import OstlerError
+
+    from ostler_control import migrate_database as migration
+    from ostler_control.config import load_config
+    from ostler_control.initialize import give_to_service
+
+    try:
+        config = load_config(config_path)
+        migrated = migration.migrate_database(config, source and source.absolute())
+        give_to_service(config.state_dir)
+    except (OstlerError, OSError, sqlite3.Error) as error:
+        _fail(f"the database was not migrated: {error}")
+    click.echo(
+        f"copied {migrated.rows} rows of {migrated.tables} tables and compared them; opened {migrated.passphrases} "
+        f"passphrases; the SQLite file is kept as {migrated.source}"
+    )
+    click.echo("next: start the control plane, then `ostler-control check`")
+
+
 @main.command()
 @click.option(
     "-o", "--output", type=click.Choice(("table", "json")), default="table", show_default=True, help="Output format."
@@ -294,6 +333,11 @@ def run(config_path: Path | None) -> None:
     since_tidy_s = 0.0
     while not stop.wait(tick_s):
         notify.alive()
+        try:
+            control.check_replica()
+        except OstlerError as error:
+            control.stop()
+            _fail(str(error), _NOT_READY)
         control.renew()
         control.cut_unauthorized()
         since_tidy_s += tick_s

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -10,11 +9,11 @@ from contextlib import ExitStack
 import structlog
 from ostler.control.v1 import account_pb2_grpc, enrollment_pb2_grpc, host_pb2_grpc, pool_pb2_grpc
 from ostler_common import server, tls
-from ostler_common.errors import FailedPreconditionError, OstlerError
+from ostler_common.errors import OstlerError
 from ostler_common.metrics import serve_metrics
 from ostler_common.server import Registration, Server
 
-from ostler_control import database, housekeeping
+from ostler_control import database, housekeeping, run_lock
 from ostler_control.agents import Agents
 from ostler_control.api import core, limits, work
 from ostler_control.api.authorization import authorize
@@ -32,7 +31,7 @@ from ostler_control.keys.watch import KeyWatch
 from ostler_control.monitoring import ControlCollector
 from ostler_control.operations import Engine, Journal, replica_id
 from ostler_control.outage import outage, reported
-from ostler_control.state_dir import StateDir
+from ostler_control.run_lock import ReplicaLock
 from ostler_control.trust import revocation
 from ostler_control.trust.authority import Authority
 from ostler_control.trust.renewal import renew_control
@@ -49,20 +48,23 @@ class Control:
     def __init__(self, config: ControlConfig, intervals: Intervals | None = None) -> None:
         """Starts everything; when something fails, stops what was started. Raises OstlerError, OSError."""
         self._config = config
+        self._replica_lock: ReplicaLock | None = None
         state = config.state
         with ExitStack() as stack:
             self._authority = Authority.load(state, config.lifetimes)
             stack.callback(database.disconnect)
             database.connect(config.database)
-            if database.is_sqlite():
-                stack.enter_context(_alone(state))
+            stack.enter_context(run_lock.alone(state))
+            replica = replica_id(config.state_dir)
+            if not database.is_sqlite():
+                self._replica_lock = ReplicaLock(config.database, replica)
+                stack.callback(self._replica_lock.close)
             with reported():
                 database.migrate()
                 with database.session():
                     renew_control(state, self._authority)
             agents = Agents(state.client_tls())
             stack.callback(agents.close)
-            replica = replica_id(config.state_dir)
             journal = Journal.beside(config.database, config.state_dir)
             keys = self._keys = Keyring(open_provider(config.state_dir, config.vault, config.key_provider))
             self._key_watch = KeyWatch(keys.provider)
@@ -110,6 +112,14 @@ class Control:
             self.metrics_port = page.port if page else None
             self._stack = stack.pop_all()
         log.info("serving", main=main.port, enrollment=enrollment.port, replica=replica)
+
+    def check_replica(self) -> None:
+        """Claims the replica id again after PostgreSQL was away. Call it regularly.
+
+        Raises FailedPreconditionError REPLICA_RUNS_ALREADY when another process has claimed it: then stop.
+        """
+        if self._replica_lock is not None:
+            self._replica_lock.check()
 
     def renew(self) -> None:
         """Renews the control plane's own certificate when it is due. Call it regularly; it never raises."""
@@ -180,24 +190,3 @@ def _stop(running: Server) -> None:
     running.set_serving(False)
     done: threading.Event = running.stop(_GRACE_S)
     done.wait()
-
-
-class _alone:
-    """Keeps two processes from running the operations of one SQLite file."""
-
-    def __init__(self, state: StateDir) -> None:
-        self._path = state.path / ".run.lock"
-
-    def __enter__(self) -> None:
-        self._file = self._path.open("w")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
-            raise FailedPreconditionError(
-                f"a control plane is already running on {self._path.parent} (several need PostgreSQL: database_url)",
-                "RUNS_ALREADY",
-            ) from None
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()

@@ -49,6 +49,11 @@ class StateDir:
         return self.path / "ostler.db"
 
     @property
+    def journal(self) -> Path:
+        """The workflows' steps, when the database is SQLite."""
+        return self.path / "dbos.sqlite"
+
+    @property
     def templates(self) -> Path:
         """Template files, each named by its id."""
         return self.path / "templates"

@@ -30,6 +30,7 @@ from ostler_control.operations.interrupts import Interrupts, StoppedError
 from ostler_control.operations.run import Run, bug
 from ostler_control.operations.verbs import body_of, periodic_tasks
 from ostler_control.outage import wait_out
+from ostler_control.state_dir import StateDir
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +38,9 @@ _TICK_S = 0.5
 _TICKS_PER_SWEEP = 20
 _TICKS_PER_PRUNING = 7200
 _STOP_GRACE_S = 5.0
-# Connections to a journal on PostgreSQL, beside `database.MAX_CONNECTIONS` and one that listens.
+# The journal's schema on PostgreSQL.
+JOURNAL_SCHEMA = "dbos"
+# Connections to a journal on PostgreSQL, beside `database.MAX_CONNECTIONS`, one that listens and the replica lock's.
 JOURNAL_CONNECTIONS = 8
 
 
@@ -51,7 +54,7 @@ class Journal:
     def beside(cls, database_url: str, state_dir: Path) -> Journal:
         """The journal that belongs to a database."""
         if database_url.startswith("sqlite:"):
-            return cls(f"sqlite:///{state_dir / 'dbos.sqlite'}")
+            return cls(f"sqlite:///{StateDir(state_dir).journal}")
         return cls(database_url.replace("postgres://", "postgresql://", 1))
 
     @property
@@ -106,7 +109,7 @@ class Engine:
         config: DBOSConfig = {
             "name": "ostler",
             "system_database_url": self._journal.url,
-            "dbos_system_schema": "dbos",
+            "dbos_system_schema": JOURNAL_SCHEMA,
             "application_version": "1",  # else every new build would abandon the workflows of the last one
             "executor_id": self._replica,
             "log_level": "ERROR",

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from ostler_common.errors import FailedPreconditionError, OstlerError
-from ostler_control import backup, database
+from ostler_control import backup, database, run_lock
 from ostler_control.config import ControlConfig
 from ostler_control.main import main
 from ostler_control.models import Account, Volume
@@ -111,7 +111,7 @@ def _check_sealed(file: Path, passphrase: bytes, site: Site) -> None:
 
 def test_nothing_is_restored_under_a_running_control_plane(bound: ControlConfig, tmp_path: Path) -> None:
     backup.create(bound, tmp_path / "x")
-    with backup._stopped(bound), pytest.raises(FailedPreconditionError) as caught:
+    with run_lock.alone(bound.state), pytest.raises(FailedPreconditionError) as caught:
         backup.restore(bound, tmp_path / "x", replace=True)
     assert reason(caught) == "RUNS_ALREADY"
 

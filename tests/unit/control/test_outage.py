@@ -129,5 +129,5 @@ def _create_zones(count: int) -> None:
 def test_three_replicas_fit_into_postgresqls_default_of_connections() -> None:
     from ostler_control.operations.engine import JOURNAL_CONNECTIONS
 
-    listening = 1
-    assert 3 * (database.MAX_CONNECTIONS + JOURNAL_CONNECTIONS + listening) <= 97
+    listening, replica_lock = 1, 1
+    assert 3 * (database.MAX_CONNECTIONS + JOURNAL_CONNECTIONS + listening + replica_lock) <= 97
