@@ -232,8 +232,10 @@ def migrate_database(config_path: Path | None, source: Path | None) -> None:
 
     try:
         config = load_config(config_path)
-        migrated = migration.migrate_database(config, source and source.absolute())
-        give_to_service(config.state_dir)
+        try:
+            migrated = migration.migrate_database(config, source and source.absolute())
+        finally:
+            give_to_service(config.state_dir)
     except (OstlerError, OSError, sqlite3.Error) as error:
         _fail(f"the database was not migrated: {error}")
     click.echo(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import uuid
-from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -40,7 +39,7 @@ def config(tmp_path: Path, target: str) -> ControlConfig:
 
 
 @pytest.fixture
-def filled(config: ControlConfig) -> Iterator[Site]:
+def filled(config: ControlConfig) -> Site:
     """A state directory on SQLite that a control plane has worked on."""
     url = f"sqlite:///{config.state.database}"
     with databases.bound(url), site_at_work(url, config.state_dir) as (site, engine):
