@@ -131,6 +131,10 @@ def make_broken(shape: Broken) -> Snapshot:
     vms: list[Vm] = []
 
     def add(host: str, gib: int, *group: str) -> None:
+        while gib * GIB > free[host]:  # a VM that is on a full host could not have been started there
+            gib //= 2
+        if not gib:
+            return
         free[host] -= gib * GIB
         vms.append(Vm(f"v{len(vms):03}", f"v{len(vms):03}", host, gib * 60, gib * GIB, groups=group))
 

@@ -61,7 +61,7 @@ class Vm:
     Empty text and empty sets ask for nothing. pools: ids of the pools that its disks are in; disk_bytes: size of those
     disks; groups: ids; skip: its owner does not want it moved; movable: it runs and nothing else works on it;
     dirty_rate_bytes_per_s: how fast it writes its memory; moved_ago_s: since its last migration, None: never;
-    recent_moves: how often DRS moved it within a day.
+    recent_moves: how often DRS moved it within a day; protected: it restarts on another host when its own fails.
     """
 
     id: str
@@ -85,6 +85,7 @@ class Vm:
     recent_moves: int = 0
     measured_cpu_mhz: int | None = None
     measured_memory_bytes: int | None = None
+    protected: bool = False
 
 
 class GroupKind(StrEnum):

@@ -21,11 +21,16 @@ from ostler_control.drs.model import (
     Snapshot,
     Verdict,
 )
+from ostler_control.drs.reserve import Reserve
 from ostler_control.drs.rules import Placements
 from ostler_control.drs.search import Choice, Search
 from ostler_control.drs.settings import PRESSURES, Settings
 from ostler_control.drs.state import State
-from ostler_control.drs.steps import End, Unit, apply, undo
+from ostler_control.drs.steps import End, Unit, apply, undo, undo_all
+from ostler_control.drs.table import Ints
+
+# How often others are looked for in place of moves that would not keep the reserve.
+_RESERVE_TRIES = 8
 
 
 def plan(
@@ -54,29 +59,67 @@ def plan(
         [vm for vm, host in enumerate(state.at.tolist()) if vm not in left and movable_at[host]], dtype=np.int64
     )
     start = _Start(state)
-    kept: dict[int, tuple[str, str]] = {}
-    units: list[Unit] = []
-    end = End.SATISFIED
-    if state.count >= (1 if mode is Mode.EVACUATE else 2):
-        if mode is Mode.EVACUATE:
-            movable = np.zeros(len(state.vms), dtype=bool)
-            movable[vms] = True
-            leavers = vms[state.leaving[state.at[vms]]]
-            # Opting out and cooling down hold back balancing, not maintenance; but nobody else is pushed about for it.
-            movable[[vm for vm in vms if state.vms[vm].skip or refusals.cooling(state, vm)]] = False
-            units, stays = emptying.evacuate(state, leavers, movable)
-            reasons = {vm: left.get(vm) or refusals.stuck(state, vm) for vm in set(stays.values())}
-            left.update(emptying.why_held(state, stays, reasons))
-            held = any(state.leaving[state.at[vm]] for vm in range(len(state.vms)))
-            end = End.NO_GAIN if held else End.SATISFIED
-        elif mode is Mode.REPAIR:
-            units, end = repair.repair(state, Search(state), vms, settings.max_migrations)
-        elif chosen.empties_hosts:
-            why_not = {vm: explanation for vm, (_, explanation) in left.items()}
-            units, end, kept = packing.pack(state, vms, settings.max_migrations, why_not)
-        elif state.needs_drs():
-            units, end = leveling.level(state, Search(state), vms, settings.max_migrations)
+    units, end, kept = _keeping_reserve(snapshot, state, mode, vms, left)
     return _Report(snapshot, state, start, mode, units, end).plan(left, kept)
+
+
+Left = dict[int, tuple[str, str]]
+
+
+def _keeping_reserve(
+    snapshot: Snapshot, state: State, mode: Mode, vms: Ints, left: Left
+) -> tuple[list[Unit], End, Left]:
+    """Units that keep what is free for VMs of failed hosts. VMs whose moves would not are left out, and others are
+    looked for; an evacuation is not held back."""
+    reserve = Reserve(snapshot, state.settings)
+    for tries_left in range(_RESERVE_TRIES, -1, -1):
+        units, end, kept = _units(state, mode, vms, left)
+        broken = None if mode is Mode.EVACUATE else reserve.first_broken(state, units)
+        if broken is None:
+            return units, end, kept
+        out = {
+            vm for unit in (units[broken:] if not tries_left else units[broken : broken + 1]) for vm, _ in unit.moves
+        }
+        left.update(
+            dict.fromkeys(out, ("RESERVED", "too little would stay free for VMs of failed hosts (ha.reserve.hosts)"))
+        )
+        if not tries_left:
+            break
+        undo_all(state)
+        vms = np.array([vm for vm in vms.tolist() if vm not in out], dtype=np.int64)
+    for unit in reversed(units[broken:]):
+        undo(state, unit)
+    return units[:broken], End.NO_GAIN, kept
+
+
+def _units(state: State, mode: Mode, vms: Ints, left: Left) -> tuple[list[Unit], End, Left]:
+    """What to move, as the mode asks; the state is where that leads. The third: hosts that could not be emptied."""
+    most = state.settings.max_migrations
+    if state.count < (1 if mode is Mode.EVACUATE else 2):
+        return [], End.SATISFIED, {}
+    if mode is Mode.EVACUATE:
+        return *_evacuate(state, vms, left), {}
+    if mode is Mode.REPAIR:
+        return *repair.repair(state, Search(state), vms, most), {}
+    if state.algorithm.empties_hosts:
+        why_not = {vm: explanation for vm, (_, explanation) in left.items()}
+        return packing.pack(state, vms, most, why_not)
+    if state.needs_drs():
+        return *leveling.level(state, Search(state), vms, most), {}
+    return [], End.SATISFIED, {}
+
+
+def _evacuate(state: State, vms: Ints, left: Left) -> tuple[list[Unit], End]:
+    movable = np.zeros(len(state.vms), dtype=bool)
+    movable[vms] = True
+    leavers = vms[state.leaving[state.at[vms]]]
+    # Opting out and cooling down hold back balancing, not maintenance; but nobody else is pushed about for it.
+    movable[[vm for vm in vms if state.vms[vm].skip or refusals.cooling(state, vm)]] = False
+    units, stays = emptying.evacuate(state, leavers, movable)
+    reasons = {vm: left.get(vm) or refusals.stuck(state, vm) for vm in set(stays.values())}
+    left.update(emptying.why_held(state, stays, reasons))
+    held = any(state.leaving[state.at[vm]] for vm in range(len(state.vms)))
+    return units, End.NO_GAIN if held else End.SATISFIED
 
 
 def _check(snapshot: Snapshot, settings: Settings, leaving: Collection[str]) -> None:

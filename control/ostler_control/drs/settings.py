@@ -184,6 +184,15 @@ TABLE = (
     ),
     Spec("drs.max.parallel.per.cluster", int, 4, "The maximum number of concurrent moves of a plan.", 1, 1000),
     Spec("drs.plan.expire.interval", int, 30, "How long plans are kept.", 1, 3650, "days", cluster_scoped=False),
+    Spec(
+        "ha.reserve.hosts",
+        int,
+        0,
+        "For how many failed hosts the others keep capacity free: a plan leaves no more protected VMs without a place.",
+        0,
+        16,
+        "hosts",
+    ),
     Spec("overcommit.cpu", float, 1.0, "CPU allocated per CPU of a host.", 1, 100),
     Spec("overcommit.memory", float, 1.0, "Memory allocated per memory of a host.", 1, 100),
 )
@@ -220,6 +229,7 @@ class Settings:
     max_parallel_per_host: int = _default("drs.max.parallel.per.host")
     max_parallel_per_cluster: int = _default("drs.max.parallel.per.cluster")
     plan_expire_interval: int = _default("drs.plan.expire.interval")
+    ha_reserve_hosts: int = _default("ha.reserve.hosts")
     overcommit_cpu: float = _default("overcommit.cpu")
     overcommit_memory: float = _default("overcommit.memory")
 

@@ -157,6 +157,7 @@ _VM: Mapping[str, tuple[str, Parse]] = {
     "recent_moves": ("recent_moves", _size),
     "measured_cpu_mhz": ("measured_cpu_mhz", _maybe_size),
     "measured_memory_bytes": ("measured_memory_bytes", _maybe_size),
+    "protected": ("protected", _truth),
 }
 _GROUP: Mapping[str, tuple[str, Parse]] = {
     "name": ("name", _name),

@@ -32,7 +32,7 @@ from ostler_control.models import (
 from ostler_control.models import Host as HostRow
 from ostler_control.models import Vm as VmRow
 from ostler_control.networks.needs import Needs, needs_of_vms
-from ostler_control.scheduling import affinity
+from ostler_control.scheduling import affinity, protection
 from ostler_control.states import MoveState
 
 # Any: a VM's row, or the named tuple of `_COLUMNS`, which is made at run time.
@@ -89,6 +89,8 @@ def take(cluster: Cluster, time: datetime.datetime | None = None) -> Present:
     moves = _recent_moves(cluster, time)
     disks, networks, groups = _disks(vms_there), needs_of_vms(vms_there), _groups(vms_there)
     filtering = _filtering(within)
+    wanted = settings.drs.planner_settings(cluster)
+    protected = _protected(vms_there) if wanted.ha_reserve_hosts else set()
     reserved = settings.agents.HOST_RESERVED_MEMORY.get(settings.At(cluster_id=cluster.id))
     told = {host.id: json.loads(host.capabilities or "{}") for host in hosts}
     kinds = {host.id: (host.hypervisor_type, told[host.id].get("cpuModel", "")) for host in hosts}
@@ -102,6 +104,7 @@ def take(cluster: Cluster, time: datetime.datetime | None = None) -> Present:
             networks.get(row.id, Needs()),
             groups.get(row.id, []),
             samples.get(row.id),
+            row.id in protected,
             time,
         )
         if row.host in kinds:
@@ -129,7 +132,7 @@ def take(cluster: Cluster, time: datetime.datetime | None = None) -> Present:
             tuple(vms),
             _with_hosts(_distinct(groups.values())),
         ),
-        settings.drs.planner_settings(cluster),
+        wanted,
         frozenset(arriving),
     )
 
@@ -178,6 +181,7 @@ def _vm(
     network: Needs,
     groups: Iterable[AffinityGroup],
     sample: tuple[float, float, float] | None,
+    protected: bool,
     time: datetime.datetime,
 ) -> Vm:
     disks = list(disks)
@@ -201,6 +205,7 @@ def _vm(
         measured_cpu_mhz=round(sample[0] * MHZ_PER_CPU) if sample else None,
         measured_memory_bytes=round(sample[1]) if sample else None,
         dirty_rate_bytes_per_s=round(sample[2]) if sample else 0,
+        protected=protected,
     )
 
 
@@ -248,6 +253,12 @@ def _disks(vm_ids: ModelSelect[VmRow]) -> dict[str, list[tuple[str, int, bool]]]
     for vm_id, pool, size_bytes, passphrase in tuples(query, tuple[str, str, int, str | None]):
         found[vm_id].append((pool, size_bytes, passphrase is not None))
     return found
+
+
+def _protected(vm_ids: ModelSelect[VmRow]) -> set[str]:
+    """Those of these VMs that restart by themselves when their host fails."""
+    query = protection.with_priority(VmRow.select(VmRow.id)).where(VmRow.id.in_(vm_ids), protection.is_protected())
+    return {vm_id for (vm_id,) in tuples(query, tuple[str])}
 
 
 def _filtering(host_ids: ModelSelect[HostRow]) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from peewee import JOIN, ColumnBase, ModelSelect, Value, fn
+from peewee import fn
 
 from ostler_control import events
 from ostler_control.database import transaction
@@ -17,6 +17,7 @@ from ostler_control.models import (
     VmRestart,
     tuples,
 )
+from ostler_control.scheduling.protection import in_force, is_protected, with_priority
 
 
 def set_vm(vm: Vm, priority: Priority | None, actor: str) -> None:
@@ -56,21 +57,3 @@ def protected_by_host() -> dict[str, int]:
     """How many VMs that restart by themselves are placed on each host."""
     query = with_priority(Vm.select(Vm.host, fn.COUNT(Vm.id))).where(Vm.host.is_null(False), is_protected())
     return dict(tuples(query.group_by(Vm.host), tuple[str, int]))
-
-
-def in_force() -> ColumnBase:
-    """The priority in force, in a query that joins both tables."""
-    return fn.COALESCE(VmPriority.priority, OfferingPriority.priority, Value(Priority.OFF.value, converter=False))
-
-
-def is_protected() -> ColumnBase:
-    """The condition on such a query that the VM restarts by itself."""
-    condition: ColumnBase = in_force() != Value(Priority.OFF.value, converter=False)
-    return condition
-
-
-def with_priority(query: ModelSelect[Vm]) -> ModelSelect[Vm]:
-    """Joins both tables to a select of VMs."""
-    query = query.join(VmPriority, JOIN.LEFT_OUTER, on=(VmPriority.vm == Vm.id)).switch(Vm)
-    own = OfferingPriority.service_offering == Vm.service_offering
-    return query.join(OfferingPriority, JOIN.LEFT_OUTER, on=own).switch(Vm)

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from peewee import Case
 
 from ostler_control import settings
-from ostler_control.ha import facts, priorities
+from ostler_control.ha import facts
 from ostler_control.ha.decide import Hold, HostFacts, decide
-from ostler_control.ha.reserve import Load, Room, Shortfall, shortfall
 from ostler_control.models import Cluster, FenceDevice, Host, HostFence, Priority, Vm, VmRestart, now, tuples
 from ostler_control.placement import Demand
-from ostler_control.scheduling import placement_query
+from ostler_control.placement.reserve import Load, Room, Shortfall, shortfall
+from ostler_control.scheduling import placement_query, protection
 from ostler_control.states import FenceState, HostState
 
 EXPLANATIONS: Mapping[Hold, str] = {
@@ -99,8 +99,8 @@ def status(cluster: Cluster) -> Status:
 def _shortfall(cluster: Cluster, rows: list[Host], reserve_hosts: int) -> Shortfall | None:
     """A host that is down counts as one of the failures that the reserve is for."""
     in_service = {row.id for row in rows if row.state is HostState.UP and not row.maintenance}
-    query = priorities.with_priority(Vm.select(Vm.host, Vm.cpus, Vm.memory_bytes))
-    query = query.where(Vm.host.in_(sorted(in_service)), priorities.is_protected())
+    query = protection.with_priority(Vm.select(Vm.host, Vm.cpus, Vm.memory_bytes))
+    query = query.where(Vm.host.in_(sorted(in_service)), protection.is_protected())
     loads: defaultdict[str, list[Load]] = defaultdict(list)
     for host_id, cpus, memory_bytes in tuples(query, tuple[str, int, int]):
         loads[host_id].append(Load(cpus, memory_bytes))

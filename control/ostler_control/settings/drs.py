@@ -8,6 +8,7 @@ from ostler_common.errors import FailedPreconditionError
 
 from ostler_control.drs.settings import SPECS, Settings, Spec
 from ostler_control.models import Cluster
+from ostler_control.settings import ha
 from ostler_control.settings.kinds import BOOLEAN, Kind, integer
 from ostler_control.settings.scopes import GLOBAL_ONLY, PER_CLUSTER, At
 from ostler_control.settings.setting import AnySetting, Setting, in_force
@@ -41,7 +42,7 @@ def _usable(name: str) -> str:
     return name
 
 
-# Overcommit is the cluster's own, not a setting.
+# Overcommit is the cluster's own, not a setting; the reserve is a setting of high availability.
 _PLANNER: dict[str, AnySetting] = {name: _setting(spec) for name, spec in SPECS.items() if name.startswith("drs.")}
 
 AUTOMATIC_ENABLE: Setting[bool] = _PLANNER["drs.automatic.enable"]
@@ -63,7 +64,7 @@ SETTINGS = (*_PLANNER.values(), PLAN_MAX_FAILURES)
 
 def planner_settings(cluster: Cluster) -> Settings:
     """The planner's settings for a cluster."""
-    found = in_force(list(_PLANNER.values()), At(cluster_id=cluster.id))
+    found = in_force([*_PLANNER.values(), ha.RESERVE_HOSTS], At(cluster_id=cluster.id))
     overcommit = {
         "overcommit.cpu": float(cluster.cpu_overcommit),
         "overcommit.memory": float(cluster.memory_overcommit),

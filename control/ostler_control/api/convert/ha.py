@@ -9,9 +9,9 @@ from ostler.control.v1 import host_pb2
 
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.times import timestamp
-from ostler_control.ha.reserve import Shortfall
 from ostler_control.ha.status import HostStatus, Status
 from ostler_control.models import FenceDevice, Priority, VmRestart
+from ostler_control.placement.reserve import Shortfall
 
 PREFIX = "PRIORITY_"
 

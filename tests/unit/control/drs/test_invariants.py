@@ -11,6 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from ostler_control.drs import Group, GroupKind, Host, Mode, Placements, Settings, Snapshot, Vm, plan
 from ostler_control.drs.algorithms import algorithm
+from ostler_control.drs.reserve import Reserve
 from ostler_control.drs.search import EPSILON, Search
 from ostler_control.drs.settings import PRESSURES
 from ostler_control.drs.state import State
@@ -83,6 +84,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
                 dirty_rate_bytes_per_s=chance.choice([0, 100 << 20]),
                 measured_cpu_mhz=chance.randrange(200),
                 measured_memory_bytes=chance.randrange(2 * GIB),
+                protected=chance.random() < 0.5,
             )
         )
     return Snapshot(tuple(hosts), tuple(vms), tuple(groups))
@@ -101,6 +103,7 @@ def every_settings(draw: st.DrawFn) -> Settings:
         cost_weight=draw(st.sampled_from([0.0, 0.25, 2.0])),
         min_gain=draw(st.sampled_from([0.0, 0.01])),
         storage_motion=draw(st.booleans()),
+        ha_reserve_hosts=draw(st.sampled_from([0, 0, 1, 2])),
         overcommit_memory=draw(st.sampled_from([1.0, 1.5])),
     )
 
@@ -111,6 +114,8 @@ def test_plans_keep_every_rule_and_make_nothing_worse(snapshot: Snapshot, settin
     leaving = [snapshot.hosts[0].id] if mode is Mode.EVACUATE else []
     found = plan(snapshot, settings, mode, leaving=leaving)
     placements = Placements(snapshot, settings, leaving)
+    reserve = Reserve(snapshot, settings)
+    without_place = reserve.missing
     strict_before = {rule.group_id: rule.pairs for rule in placements.neighbours.broken() if rule.strict}
     ids = [move.vm_id for move in found.moves]
     assert len(set(ids)) == len(ids)
@@ -128,6 +133,8 @@ def test_plans_keep_every_rule_and_make_nothing_worse(snapshot: Snapshot, settin
         assert moved.moved_ago_s is None or moved.recent_moves < 2 or mode is Mode.EVACUATE
         assert all(need < number for need in move.needs)
         placements.move(move.vm_id, move.destination_id)
+        reserve.move(move.vm_id, move.destination_id)
+        assert mode is Mode.EVACUATE or reserve.missing <= without_place
         strict_now = {rule.group_id: rule.pairs for rule in placements.neighbours.broken() if rule.strict}
         if mode is not Mode.EVACUATE:  # a group that must stay together cannot leave a host in one piece
             assert all(pairs <= strict_before.get(id, 0) for id, pairs in strict_now.items())

@@ -77,6 +77,21 @@ def test_nothing_allowed_helps_is_an_answer_with_reasons() -> None:
     assert [(vm.name, vm.code) for vm in found.left_vms] == [("b", "SKIPPED")]
 
 
+def test_a_plan_leaves_room_for_vms_of_a_failed_host() -> None:
+    crowded = cluster("h1 16: a=8,protected b=4 c=4\nh2 16: d=6\nh3 16: e=9")
+    assert moves(plan(crowded, perfect())) == "b h1>h2", "then no host has room for a"
+    kept = plan(crowded, perfect(ha_reserve_hosts=1))
+    assert moves(kept) == "a h1>h2"
+    assert {vm.name: vm.code for vm in kept.left_vms} == {"b": "RESERVED", "c": "RESERVED"}
+
+
+def test_without_a_plan_that_keeps_the_reserve_nothing_moves() -> None:
+    crowded = cluster("h1 16: a=8,protected,skip b=4\nh2 16: d=6\nh3 16: e=9")
+    assert moves(plan(crowded, perfect())) == "b h1>h2"
+    kept = plan(crowded, perfect(ha_reserve_hosts=1))
+    assert (moves(kept), kept.verdict) == ("", Verdict.NOTHING_HELPS)
+
+
 def test_at_most_max_migrations() -> None:
     crowded = cluster("h1 64: a=4 b=4 c=4 d=4 e=4 f=4\nh2 64:\nh3 64:")
     assert len(plan(crowded, perfect(max_migrations=2)).moves) == 2

@@ -1,7 +1,8 @@
 """Clusters and plans as text.
 
 A line a host: `h1 16: a=4 b=2,web` is a host of 16 GiB with VMs of 4 and 2 GiB, the second in group web. Words after
-the size of a host or VM: `off`, `maintenance`, `encryption`; `skip`, `encrypted`, `busy`; any other of a VM is a group.
+the size of a host or VM: `off`, `maintenance`, `encryption`; `skip`, `encrypted`, `busy`, `protected`; any other of a
+VM is a group.
 Every VM has 100 MHz for each GiB, every host twice what that makes. `apart web`, `together! db`: rules of groups, with
 ! strict. `on! web h1 h2`, `off web h1`: on those hosts, or off them.
 """
@@ -54,7 +55,8 @@ def cluster(text: str) -> Snapshot:
                     encrypted="encrypted" in tags,
                     skip="skip" in tags,
                     movable="busy" not in tags,
-                    groups=tuple(tag for tag in tags if tag not in ("encrypted", "skip", "busy")),
+                    protected="protected" in tags,
+                    groups=tuple(tag for tag in tags if tag not in ("encrypted", "skip", "busy", "protected")),
                 )
             )
     return Snapshot(tuple(hosts), tuple(vms), tuple(groups))

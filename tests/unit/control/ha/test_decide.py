@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ostler_control.ha.decide import MAX_RETRY_S, Hold, HostFacts, Rules, decide, retry_s
-from ostler_control.ha.reserve import Load, Room, shortfall
+from ostler_control.placement.reserve import Load, Room, shortfall
 from ostler_control.states import FenceState, HostState
 
 UP = HostFacts("h1", "c", HostState.UP, protected_vms=2, has_device=True)
