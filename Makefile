@@ -2,6 +2,7 @@
 # make demo    three real hosts on this machine, encrypted VMs, a live migration; `make demo-down` removes all
 # make test    every test;  make quick  what needs neither root, PostgreSQL nor killed processes, in 90 s
 # make packages   .deb packages in dist/, checked by lintian;  make system-test installs them on machines with systemd
+# make web-assets   the web console's scripts, from npm
 # make lint    every check;  make bench  the benchmarks;  make protos  the stubs
 SHELL := /bin/bash
 VENV := .venv
@@ -16,7 +17,8 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export PYTHONPATH := $(CURDIR)/common:$(CURDIR)/agent:$(CURDIR)/control:$(CURDIR):$(CURDIR)/$(DRIVER)
 
 # Building libvirt-python; the hypervisor; the lab; the guest image; the database; the checks; what reads user data;
-# conversion, with a kernel for its appliance; the tests' vCenter; alert rules; packages, and machines to install them on.
+# conversion, with a kernel for its appliance; fencing; the console's browser; alert rules; packages,
+# and machines to install them on.
 PACKAGES := gcc pkg-config python3-dev python3-venv libvirt-dev \
 	libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils cryptsetup-bin ovmf \
 	iproute2 iptables util-linux gnutls-bin \
@@ -25,10 +27,11 @@ PACKAGES := gcc pkg-config python3-dev python3-venv libvirt-dev \
 	cloud-init jq \
 	virt-v2v nbdkit supermin linux-image-cloud-amd64 \
 	fence-agents \
+	chromium \
 	prometheus debhelper lintian help2man debootstrap systemd-container \
 	golang-go golang-github-vmware-govmomi-dev
 
-.PHONY: setup demo demo-down test quick lint bench packages system-test protos matrix userdata-table clean
+.PHONY: setup demo demo-down test quick lint bench packages system-test protos matrix userdata-table web-assets clean
 
 setup: $(VENV)/.ready
 
@@ -55,6 +58,10 @@ matrix: $(STUBS)
 # The table of how formats of user data merge, from the merge itself.
 userdata-table: $(STUBS)
 	$(BIN)/python -c 'from ostler_control.userdata.matrix import write; write("docs/user-data.md")'
+
+# The console's scripts are kept in the tree; this fetches them again at the pinned versions. Needs npm.
+web-assets:
+	$(PYTHON) control/web_assets.py
 
 lint: $(STUBS)
 	$(BIN)/ruff check .

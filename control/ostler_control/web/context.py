@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import jinja2
+from ostler.control.v1.account_pb2 import User, WhoAmIRequest
 from ostler_common.errors import OstlerError
 from ostler_common.text import printable
 from starlette.requests import Request
@@ -17,8 +19,25 @@ from ostler_control.cli.failure import lines
 from ostler_control.web.security import CSRF_FIELD, Session
 
 HERE = Path(__file__).parent
-# Title and address of each page, in the order of the menu.
-MENU = (("Fleet", "/"), ("VMs", "/vms"))
+# Request header of a browser that wants to follow a page, see `live`.
+EVENT_STREAM = "text/event-stream"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry of the menu. admins: whether only they may see the page."""
+
+    title: str
+    href: str
+    admins: bool = False
+
+
+MENU = (
+    Entry("Fleet", "/", admins=True),
+    Entry("VMs", "/vms"),
+    Entry("Operations", "/operations"),
+    Entry("Events", "/events"),
+)
 
 _HTTP = {
     "INVALID_ARGUMENT": 400,
@@ -40,12 +59,19 @@ def command(*words: str) -> str:
     return shlex.join(("ostler", *(word for word in words if word)))
 
 
-@dataclass(frozen=True)
+def form_of(request: Request) -> dict[str, str]:
+    """The form that the gate has read; empty for a GET."""
+    form: dict[str, str] = request.scope["state"].get("form", {})
+    return form
+
+
+@dataclass
 class Console:
     """A running console."""
 
     app: App
     environment: jinja2.Environment
+    _role: list[int] = field(default_factory=list)
 
     @classmethod
     def make(cls, app: App) -> Console:
@@ -58,14 +84,42 @@ class Console:
             # What hosts and guests report must not hide or reorder what stands beside it.
             finalize=lambda value: printable(value) if type(value) is str else value,
         )
+        # A global, because a block that is rendered alone has no imports of its template.
+        environment.globals["ui"] = environment.get_template("parts.html").module
         return cls(app, environment)
 
+    @property
+    def is_admin(self) -> bool:
+        """Whether the profile is an admin's. Asked once."""
+        if not self._role:
+            self._role.append(self.app.client.users.WhoAmI(WhoAmIRequest()).role)
+        return self._role[0] == User.ADMIN
+
     def render(self, request: Request, template: str, status: int = 200, **values: object) -> HTMLResponse:
-        """A page. `here` marks its place in the menu; `command` is what does the same on the command line."""
+        """A page, or only its block `live` for who follows it.
+
+        `here` marks its place in the menu; `command` is what does the same on the command line.
+        """
         session: Session = request.scope["state"]["session"]
-        base = {"menu": MENU, "here": "", "command": "", "csrf": session.csrf, "csrf_field": CSRF_FIELD}
-        text = self.environment.get_template(template).render({**base, **values})
+        base = {
+            "here": "",
+            "command": "",
+            "csrf": session.csrf,
+            "csrf_field": CSRF_FIELD,
+            "nonce": request.scope["state"]["nonce"],
+        }
+        found = self.environment.get_template(template)
+        if request.headers.get("accept") == EVENT_STREAM:
+            live = found.blocks["live"](found.new_context({**base, **values}))
+            return HTMLResponse("".join(live), status)
+        text = found.render({"menu": self._menu(), **base, **values})
         return HTMLResponse(text, status)
+
+    def _menu(self) -> Sequence[Entry]:
+        try:
+            return MENU if self.is_admin else [entry for entry in MENU if not entry.admins]
+        except OstlerError:  # the page itself says that the control plane is away
+            return MENU
 
     def failure(self, request: Request, error: OstlerError) -> HTMLResponse:
         """The page of an error: the lines that the command line prints."""

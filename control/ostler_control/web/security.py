@@ -33,7 +33,7 @@ _CSP = "; ".join(
     (
         "default-src 'none'",
         "script-src 'self'",
-        "style-src 'self'",
+        "style-src 'self' 'nonce-{nonce}'",
         "img-src 'self'",
         "connect-src 'self'",
         "form-action 'self'",
@@ -41,9 +41,11 @@ _CSP = "; ".join(
         "frame-ancestors 'none'",
     )
 )
+# Of every response. {nonce}: changes with each of them; the terminal makes its style sheets with it.
 HEADERS = {
     "content-security-policy": _CSP,
-    "referrer-policy": "no-referrer",
+    # Not no-referrer, with which browsers send forms with `Origin: null`.
+    "referrer-policy": "same-origin",
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
     "cross-origin-opener-policy": "same-origin",
@@ -93,7 +95,8 @@ class Sessions:
 class Gate:
     """ASGI middleware: lets in the requests of sessions, and adds the headers to every response.
 
-    In the scope of what it lets in, `state` has the session, and of a POST the form as `dict[str, str]`.
+    In the scope of what it lets in, `state` has the session, the nonce of styles, and of a POST the form as
+    `dict[str, str]`.
     entered: called when a link was used.
     """
 
@@ -110,8 +113,10 @@ class Gate:
             await self._app(scope, receive, send)
             return
         is_http = scope["type"] == "http"
+        nonce = secrets.token_urlsafe()
+        scope.setdefault("state", {})["nonce"] = nonce
         if is_http:
-            send = _with_headers(send)
+            send = _with_headers(send, nonce)
         answer = self._refusal(scope)
         if answer is None and is_http and scope["method"] not in _SAFE:
             body = await _read(receive)
@@ -142,7 +147,7 @@ class Gate:
         session = self._sessions.find(HTTPConnection(scope).cookies.get(self.cookie_name, ""))
         if session is None:
             return _no(401, "NO_SESSION", "open the link that `ostler web` printed; each link works once")
-        scope.setdefault("state", {})["session"] = session
+        scope["state"]["session"] = session
         return None
 
     def _enter(self, scope: Scope) -> Response:
@@ -185,12 +190,12 @@ def _no(status: int, reason: str, message: str) -> Response:
     return PlainTextResponse(f"{message} [{reason}]\n", status)
 
 
-def _with_headers(send: Send) -> Send:
+def _with_headers(send: Send, nonce: str) -> Send:
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             for name, value in HEADERS.items():
-                headers[name] = value
+                headers[name] = value.format(nonce=nonce)
         await send(message)
 
     return sending

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import uvicorn
 from ostler_common.errors import NotFoundError, OstlerError
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,8 +18,10 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from ostler_control.cli.app import App
-from ostler_control.web.context import HERE, Console
-from ostler_control.web.pages import fleet, vms
+from ostler_control.web import live
+from ostler_control.web.actions import Actions
+from ostler_control.web.context import EVENT_STREAM, HERE, Console
+from ostler_control.web.pages import events, fleet, operations, vm_actions, vms
 from ostler_control.web.security import ENTRANCE, Gate, Sessions
 
 Page = Callable[[Console, Request], Response]
@@ -28,7 +32,17 @@ PAGES: dict[str, Page] = {
     "/hosts/{host}": fleet.one_host,
     "/vms": vms.vms,
     "/vms/{vm}": vms.one_vm,
+    "/vms/{vm}/hosts": vms.hosts_for,
+    "/operations": operations.operations,
+    "/operations/{operation}": operations.one_operation,
+    "/events": events.events,
 }
+ACTIONS: dict[str, Actions] = {
+    "/vms": vm_actions.ACTIONS,
+    "/operations": operations.ACTIONS,
+}
+# How long open streams and consoles may take to end once the console is stopped.
+STOP_S = 2
 
 
 def make_app(app: App, port: int, sessions: Sessions, entered: Callable[[], None]) -> ASGIApp:
@@ -46,6 +60,7 @@ def make_app(app: App, port: int, sessions: Sessions, entered: Callable[[], None
     inner = Starlette(
         routes=[
             *(Route(path, _endpoint(console, page)) for path, page in PAGES.items()),
+            *(route for path, actions in ACTIONS.items() for route in _routes(console, path, actions)),
             Mount("/static", StaticFiles(directory=HERE / "static")),
         ],
         exception_handlers={HTTPException: not_found, OstlerError: failed},
@@ -53,13 +68,23 @@ def make_app(app: App, port: int, sessions: Sessions, entered: Callable[[], None
     return Gate(inner, port, sessions, entered)
 
 
-def _endpoint(console: Console, page: Page) -> Callable[[Request], Response]:
-    """Not async, so that Starlette calls it in a thread: the client's calls block."""
+def _endpoint(console: Console, page: Page) -> Callable[[Request], Awaitable[Response]]:
+    """In a thread, because the client's calls block. Who accepts an event stream follows the page."""
 
-    def endpoint(request: Request) -> Response:
-        return page(console, request)
+    async def endpoint(request: Request) -> Response:
+        if request.headers.get("accept") == EVENT_STREAM:
+            return live.follow(partial(page, console, request))
+        return await run_in_threadpool(page, console, request)
 
     return endpoint
+
+
+def _routes(console: Console, path: str, actions: Actions) -> list[Route]:
+    address = path + "/{id}/do/{action}"
+    return [
+        Route(address, _endpoint(console, actions.form), methods=["GET"]),
+        Route(address, _endpoint(console, actions.perform), methods=["POST"]),
+    ]
 
 
 def bind(port: int) -> socket.socket:
@@ -83,7 +108,12 @@ def serve(app: App, listener: socket.socket, show: Callable[[str], None]) -> Non
         show(f"http://{LOOPBACK}:{port}{ENTRANCE}?token={sessions.new_token()}")
 
     config = uvicorn.Config(
-        make_app(app, port, sessions, show_link), log_config=None, access_log=False, server_header=False, lifespan="off"
+        make_app(app, port, sessions, show_link),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        timeout_graceful_shutdown=STOP_S,
     )
     show_link()
     uvicorn.Server(config).run(sockets=[listener])

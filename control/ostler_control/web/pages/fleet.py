@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import urlencode
 
 from ostler.control.v1 import host_pb2 as pb
 from ostler.control.v1.pool_pb2 import ListPoolsRequest
 from ostler.control.v1.zone_pb2 import ListClustersRequest, ListZonesRequest
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from ostler_control.cli import text
 from ostler_control.cli.app import pages
@@ -16,7 +17,6 @@ from ostler_control.cli.commands import cluster, host, pool, zone
 from ostler_control.web import tables
 from ostler_control.web.context import Console, command
 
-PAGE_SIZE = 100
 MAX_PLACES = 200  # zones, clusters and pools on the fleet's page
 
 
@@ -50,10 +50,12 @@ class HostRow:
 
 def fleet(console: Console, request: Request) -> Response:
     """The page of the fleet; ?cluster= and ?state= filter hosts, ?page= is the API's page token."""
-    filters = {name: request.query_params.get(name, "") for name in ("cluster", "state")}
+    if not console.is_admin:
+        return RedirectResponse("/vms", 303)
+    filters = tables.filters(request, "cluster", "state")
     state = pb.Host.State.Value(filters["state"].upper()) if filters["state"] in host.STATES else 0
     wanted = pb.ListHostsRequest(
-        page_size=PAGE_SIZE,
+        page_size=tables.PAGE_SIZE,
         page_token=request.query_params.get("page", ""),
         cluster=filters["cluster"],
         state=pb.Host.State.ValueType(state),
@@ -69,9 +71,10 @@ def fleet(console: Console, request: Request) -> Response:
         title="Fleet",
         here="/",
         command=command("host", "list", *tables.options(filters)),
-        filters=filters,
-        states=host.STATES,
-        cluster_names=[c.name for c in clusters],
+        filters=[
+            tables.Filter("cluster", "Cluster", filters["cluster"], [c.name for c in clusters]),
+            tables.Filter("state", "State", filters["state"], host.STATES),
+        ],
         hosts=[_row(h) for h in answer.hosts],
         next=tables.next_page("/", filters, answer.next_page_token),
         places=[
@@ -97,6 +100,8 @@ def one_host(console: Console, request: Request) -> Response:
         tone=tables.tone(text.enum_of(found, "state")),
         notice=found.state_reason,
         meters=_meters(found),
+        buttons=[],
+        links=[("Its VMs", f"/vms?{urlencode({'host': found.name})}")],
         facts=tables.facts(host.VIEW, found),
         tables=tables.sections(host.VIEW, found),
     )

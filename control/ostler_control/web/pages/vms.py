@@ -1,40 +1,46 @@
-"""The list of VMs, and a VM's own page."""
+"""The list of VMs, a VM's own page, and the hosts that could take it."""
 
 from __future__ import annotations
 
 from ostler.control.v1 import vm_pb2 as pb
+from ostler.control.v1.event_pb2 import ListEventsRequest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ostler_control.cli import text
-from ostler_control.cli.commands import vm
+from ostler_control.cli.commands import event, vm
 from ostler_control.web import tables
 from ostler_control.web.context import Console, command
+from ostler_control.web.pages.vm_actions import ACTIONS, target_of
 
-PAGE_SIZE = 100
+LAST_EVENTS = 10
 
 
 def vms(console: Console, request: Request) -> Response:
-    """The page of VMs; ?state=, ?host= and ?account= filter, ?page= is the API's page token."""
-    filters = {name: request.query_params.get(name, "") for name in ("state", "host", "account")}
+    """The page of VMs; ?state=, ?host=, ?account= and ?selector= filter, ?page= is the API's page token."""
+    filters = tables.filters(request, "state", "host", "account", "selector")
     state = pb.Vm.State.Value(filters["state"].upper()) if filters["state"] in vm.STATES else 0
     wanted = pb.ListVmsRequest(
-        page_size=PAGE_SIZE,
+        page_size=tables.PAGE_SIZE,
         page_token=request.query_params.get("page", ""),
         account=filters["account"],
         host=filters["host"],
         state=pb.Vm.State.ValueType(state),
+        selector=filters["selector"],
     )
     answer = console.app.client.vms.ListVms(wanted)
     following = tables.next_page("/vms", filters, answer.next_page_token)
     return console.render(
         request,
-        "vms.html",
+        "list.html",
         title="VMs",
         here="/vms",
         command=command("vm", "list", *tables.options(filters)),
-        filters=filters,
-        states=vm.STATES,
+        filters=[
+            tables.Filter("state", "State", filters["state"], vm.STATES),
+            tables.Filter("host", "Host", filters["host"]),
+            tables.Filter("account", "Account", filters["account"]),
+            tables.Filter("selector", "Labels", filters["selector"]),
+        ],
         table=tables.table(vm.VIEW, answer.vms, "VMs", lambda v: tables.path("vms", v.id), next=following),
     )
 
@@ -42,6 +48,9 @@ def vms(console: Console, request: Request) -> Response:
 def one_vm(console: Console, request: Request) -> Response:
     """The page of a VM."""
     found = console.app.client.vms.GetVm(pb.GetVmRequest(vm=request.path_params["vm"]))
+    target = target_of(found)
+    last = ListEventsRequest(resource_id=found.id, page_size=LAST_EVENTS)
+    links = [("Which hosts could take it", f"{target.href}/hosts")] if console.is_admin else []
     return console.render(
         request,
         "object.html",
@@ -49,10 +58,39 @@ def one_vm(console: Console, request: Request) -> Response:
         kind="VM",
         here="/vms",
         command=command("vm", "show", found.name),
-        state=text.enum_of(found, "state"),
-        tone=tables.tone(text.enum_of(found, "state")),
+        state=target.state,
+        tone=tables.tone(target.state),
         notice=found.attention,
         meters=[],
+        buttons=ACTIONS.buttons(target),
+        links=[*links, ("Its operations", f"/operations?resource={found.id}")],
         facts=tables.facts(vm.VIEW, found),
-        tables=tables.sections(vm.VIEW, found),
+        tables=[
+            *tables.sections(vm.VIEW, found),
+            tables.table(event.VIEW, console.app.client.events.ListEvents(last).events, "Last events"),
+        ],
+    )
+
+
+def hosts_for(console: Console, request: Request) -> Response:
+    """Which hosts could take a VM, and why the others could not."""
+    found = console.app.client.vms.GetVm(pb.GetVmRequest(vm=request.path_params["vm"]))
+    candidates = console.app.client.vms.FindHosts(pb.FindHostsRequest(vm=found.id)).candidates
+    refusals: dict[str, int] = {}
+    for one in candidates:
+        if not one.fits:
+            refusals[one.refusal] = refusals.get(one.refusal, 0) + 1
+    counts = [f"{number} x {refusal.lower().replace('_', ' ')}" for refusal, number in sorted(refusals.items())]
+    base = tables.path("vms", found.id, "hosts")
+    rows, following = tables.cut(request, candidates, base, {})
+    fitting = sum(one.fits for one in candidates)
+    return console.render(
+        request,
+        "table.html",
+        title=f"Hosts for {found.name}",
+        here="/vms",
+        command=command("vm", "hosts", found.name),
+        back=(found.name, tables.path("vms", found.id)),
+        summary=f"{fitting} of {len(candidates)} hosts could take it now. {'; '.join(counts)}",
+        table=tables.table(vm.CANDIDATES, rows, "Hosts", lambda c: tables.path("hosts", c.host_name), next=following),
     )

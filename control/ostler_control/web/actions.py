@@ -1,0 +1,146 @@
+"""What a page lets its user do: a form with options, the command that does the same, and the call itself."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from google.longrunning.operations_pb2 import Operation
+from ostler_common.errors import NotFoundError
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from ostler_control.cli.app import App
+from ostler_control.web import tables
+from ostler_control.web.context import Console, command, form_of
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of the command as a field of the form. is_flag: a check box, else a text."""
+
+    name: str
+    label: str
+    is_flag: bool = False
+
+    @property
+    def flag(self) -> str:
+        """How the command line names it: `--with-storage`."""
+        return f"--{self.name}"
+
+
+@dataclass(frozen=True)
+class Call:
+    """A form that was sent. target: id of the object; request_id: makes it idempotent; options: those that were set."""
+
+    target: str
+    request_id: str
+    options: Mapping[str, str]
+
+    def text(self, name: str) -> str:
+        return self.options.get(name, "")
+
+    def flag(self, name: str) -> bool:
+        return name in self.options
+
+
+# Begins it, and answers with its operation; None when it is done at once.
+Run = Callable[[App, Call], Operation | None]
+
+
+@dataclass(frozen=True)
+class Action:
+    """Something that can be done to an object.
+
+    words: of the command, e.g. ("vm", "stop"); label: of the button; question: asked in the form, about {name};
+    states: in which it is offered (none: in all); fixed: options that it always has, as the command line writes them;
+    is_dangerous: whether something is lost by it.
+    """
+
+    name: str
+    words: Sequence[str]
+    label: str
+    question: str
+    run: Run
+    states: frozenset[str] = frozenset()
+    options: Sequence[Option] = ()
+    fixed: Sequence[str] = ()
+    is_dangerous: bool = False
+
+    def command(self, target: str, options: Mapping[str, str]) -> str:
+        """The command with these options."""
+        words = [*self.words, target, *self.fixed]
+        for option in self.options:
+            if option.name in options:
+                words += [option.flag] if option.is_flag else [option.flag, options[option.name]]
+        return command(*words)
+
+
+@dataclass(frozen=True)
+class Button:
+    """A link to an action's form."""
+
+    label: str
+    href: str
+    is_dangerous: bool
+
+
+@dataclass(frozen=True)
+class Target:
+    """The object that an action is for. here: its entry of the menu; href: its page."""
+
+    id: str
+    name: str
+    kind: str
+    state: str
+    here: str
+    href: str
+
+
+@dataclass(frozen=True)
+class Actions:
+    """The actions on objects of one kind, at `/KIND/{id}/do/{action}`. find: the object of an id."""
+
+    find: Callable[[App, str], Target]
+    members: Sequence[Action]
+
+    def buttons(self, target: Target) -> list[Button]:
+        """What the object's page offers."""
+        return [
+            Button(action.label, f"{target.href}/do/{action.name}", action.is_dangerous)
+            for action in self.members
+            if not action.states or target.state in action.states
+        ]
+
+    def form(self, console: Console, request: Request) -> Response:
+        """The page that asks."""
+        target, action = self._named(console, request)
+        return console.render(
+            request,
+            "action.html",
+            title=f"{action.label}: {target.name}",
+            here=target.here,
+            target=target,
+            action=action,
+            question=action.question.format(name=target.name),
+            command=action.command(target.name, {}),
+            request_id=str(uuid.uuid4()),
+        )
+
+    def perform(self, console: Console, request: Request) -> Response:
+        """What the form's button does: leads to the operation, or back to the object."""
+        target, action = self._named(console, request)
+        form = form_of(request)
+        known = {option.name for option in action.options}
+        options = {name: value.strip() for name, value in form.items() if name in known and value.strip()}
+        operation = action.run(console.app, Call(target.id, form.get("request_id", ""), options))
+        href = tables.path("operations", operation.name.removeprefix("operations/")) if operation else target.href
+        return RedirectResponse(href, 303)
+
+    def _named(self, console: Console, request: Request) -> tuple[Target, Action]:
+        name = request.path_params["action"]
+        found = next((action for action in self.members if action.name == name), None)
+        if found is None:
+            raise NotFoundError("there is no such page", "PAGE_NOT_FOUND")
+        return self.find(console.app, request.path_params["id"]), found

@@ -1,0 +1,47 @@
+"""Live pages: the server asks the API again, and sends the page's block `live` whenever it has changed.
+
+A page is followed at its own address by a request that accepts `text/event-stream`: the browser's EventSource, see
+static/live.js. The events are `content`, HTML of the block, and `failure`, why the API did not answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+
+from ostler_common.errors import OstlerError
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response, StreamingResponse
+
+from ostler_control.web.context import EVENT_STREAM
+
+PERIOD_S = 1.0
+# The browser connects again by itself; a connection that nobody reads is gone by then.
+MAX_STREAM_S = 600.0
+
+
+def follow(page: Callable[[], Response], period_s: float = PERIOD_S) -> StreamingResponse:
+    """A stream of what `page` answers. page: blocks, and is called in a thread."""
+    return StreamingResponse(_events(page, period_s), media_type=EVENT_STREAM)
+
+
+async def _events(page: Callable[[], Response], period_s: float) -> AsyncIterator[str]:
+    end = time.monotonic() + MAX_STREAM_S
+    last = ""
+    while time.monotonic() < end:
+        try:
+            response = await run_in_threadpool(page)
+            event = message("content", bytes(response.body).decode())
+        except OstlerError as error:
+            event = message("failure", f"{error.message} [{error.reason}]")
+        # A comment: what is sent finds out whether the browser is there.
+        yield event if event != last else ":\n\n"
+        last = event
+        await asyncio.sleep(period_s)
+
+
+def message(event: str, data: str) -> str:
+    """A message of an event stream, as the HTML standard has it: a line `data` for each line of the text."""
+    lines = "".join(f"data: {line}\n" for line in data.splitlines())
+    return f"event: {event}\n{lines}\n"

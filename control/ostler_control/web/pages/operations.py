@@ -1,0 +1,104 @@
+"""Operations: the list, and one with its progress."""
+
+from __future__ import annotations
+
+from google.longrunning import operations_pb2 as lro
+from ostler.client.operations import bare_id, metadata_of
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ostler_control.cli import text
+from ostler_control.cli.app import App
+from ostler_control.cli.commands import operation
+from ostler_control.web import tables
+from ostler_control.web.actions import Action, Actions, Call, Target
+from ostler_control.web.context import Console, command
+
+# The pages of objects that operations are about.
+PLACES = {"vm": "vms", "volume": "volumes", "host": "hosts", "drs-plan": "drs", "import-plan": "imports"}
+
+
+def _target(found: lro.Operation) -> Target:
+    name, state = bare_id(found.name), text.enum_of(metadata_of(found), "state")
+    return Target(name, name, "operation", state, "/operations", tables.path("operations", name))
+
+
+def _find(app: App, name: str) -> Target:
+    return _target(app.client.operations.GetOperation(lro.GetOperationRequest(name=name)))
+
+
+def _cancel(app: App, call: Call) -> None:
+    app.client.operations.CancelOperation(lro.CancelOperationRequest(name=call.target))
+
+
+ACTIONS = Actions(
+    _find,
+    (
+        Action(
+            "cancel",
+            ("operation", "cancel"),
+            "Cancel it",
+            "Cancel operation {name} and undo what it has done? Past its point of no return it completes.",
+            _cancel,
+            frozenset({"pending", "running"}),
+            is_dangerous=True,
+        ),
+    ),
+)
+
+
+def operations(console: Console, request: Request) -> Response:
+    """The page of operations; ?state= and ?resource= filter."""
+    filters = tables.filters(request, "state", "resource")
+    terms = [f"resource={filters['resource']}"] if filters["resource"] else []
+    terms += [f"state={filters['state'].upper()}"] if filters["state"] in operation.STATES else []
+    wanted = lro.ListOperationsRequest(
+        filter=" AND ".join(terms),
+        page_size=tables.PAGE_SIZE,
+        page_token=request.query_params.get("page", ""),
+    )
+    answer = console.app.client.operations.ListOperations(wanted)
+    return console.render(
+        request,
+        "list.html",
+        title="Operations",
+        here="/operations",
+        command=command("operation", "list", *tables.options(filters)),
+        filters=[
+            tables.Filter("state", "State", filters["state"], operation.STATES),
+            tables.Filter("resource", "Id of the object", filters["resource"]),
+        ],
+        table=tables.table(
+            operation.VIEW,
+            answer.operations,
+            "Operations",
+            lambda o: tables.path("operations", bare_id(o.name)),
+            next=tables.next_page("/operations", filters, answer.next_page_token),
+        ),
+    )
+
+
+def one_operation(console: Console, request: Request) -> Response:
+    """The page of an operation: followed, it shows the progress."""
+    name = request.path_params["operation"]
+    found = console.app.client.operations.GetOperation(lro.GetOperationRequest(name=name))
+    metadata, target = metadata_of(found), _target(found)
+    place = PLACES.get(metadata.resource_type, "")
+    return console.render(
+        request,
+        "operation.html",
+        title=f"{metadata.verb} {metadata.resource_name}",
+        here="/operations",
+        command=command("operation", "wait", target.name),
+        state=target.state,
+        tone=tables.tone(target.state),
+        failure=found.error.message if found.HasField("error") else "",
+        done=found.done,
+        percent=metadata.progress.percent,
+        phase=metadata.progress.phase,
+        buttons=ACTIONS.buttons(target),
+        facts=tables.facts(operation.VIEW, found),
+        href=tables.path(place, metadata.resource_id) if place else "",
+        kind=metadata.resource_type,
+        name=metadata.resource_name,
+    )

@@ -1,0 +1,118 @@
+"""What can be done to a VM."""
+
+from __future__ import annotations
+
+from google.longrunning.operations_pb2 import Operation
+from ostler.control.v1 import vm_pb2 as pb
+
+from ostler_control.cli import text
+from ostler_control.cli.app import App
+from ostler_control.web import tables
+from ostler_control.web.actions import Action, Actions, Call, Option, Target
+
+_RUNNING, _STOPPED = frozenset({"running"}), frozenset({"stopped"})
+_HOST = Option("host", "Host (empty: chosen)")
+
+
+def target_of(vm: pb.Vm) -> Target:
+    """A VM as what actions are for."""
+    return Target(vm.id, vm.name, "VM", text.enum_of(vm, "state"), "/vms", tables.path("vms", vm.id))
+
+
+def _find(app: App, vm: str) -> Target:
+    return target_of(app.client.vms.GetVm(pb.GetVmRequest(vm=vm)))
+
+
+def _start(app: App, call: Call) -> Operation:
+    return app.client.vms.StartVm(pb.StartVmRequest(request_id=call.request_id, vm=call.target, host=call.text("host")))
+
+
+def _stop(app: App, call: Call) -> Operation:
+    return app.client.vms.StopVm(pb.StopVmRequest(request_id=call.request_id, vm=call.target))
+
+
+def _force_off(app: App, call: Call) -> Operation:
+    return app.client.vms.StopVm(pb.StopVmRequest(request_id=call.request_id, vm=call.target, force=True))
+
+
+def _reboot(app: App, call: Call) -> Operation:
+    return app.client.vms.RebootVm(
+        pb.RebootVmRequest(request_id=call.request_id, vm=call.target, hard=call.flag("hard"))
+    )
+
+
+def _migrate(app: App, call: Call) -> Operation:
+    return app.client.vms.MigrateVm(
+        pb.MigrateVmRequest(
+            request_id=call.request_id,
+            vm=call.target,
+            host=call.text("host"),
+            with_storage=call.flag("with-storage"),
+            pool=call.text("pool"),
+        )
+    )
+
+
+def _delete(app: App, call: Call) -> Operation:
+    return app.client.vms.DeleteVm(
+        pb.DeleteVmRequest(request_id=call.request_id, vm=call.target, force=call.flag("force"))
+    )
+
+
+ACTIONS = Actions(
+    _find,
+    (
+        Action("start", ("vm", "start"), "Start", "Start VM {name}?", _start, _STOPPED, (_HOST,)),
+        Action(
+            "stop",
+            ("vm", "stop"),
+            "Stop",
+            "Shut VM {name} down? A guest that does not shut down in time is powered off.",
+            _stop,
+            _RUNNING,
+        ),
+        Action(
+            "reboot",
+            ("vm", "reboot"),
+            "Reboot",
+            "Reboot VM {name}?",
+            _reboot,
+            _RUNNING,
+            (Option("hard", "Reset at once, without asking the guest", is_flag=True),),
+        ),
+        Action(
+            "migrate",
+            ("vm", "migrate"),
+            "Migrate",
+            "Migrate VM {name} to another host while it runs?",
+            _migrate,
+            _RUNNING,
+            (
+                _HOST,
+                Option("with-storage", "Copy disks that the destination cannot reach", is_flag=True),
+                Option("pool", "Pool for copied disks (empty: chosen)"),
+            ),
+        ),
+        Action(
+            "force-off",
+            ("vm", "stop"),
+            "Force off",
+            "Power VM {name} off at once? Its guest loses what it has not written.",
+            _force_off,
+            _RUNNING,
+            fixed=("--force",),
+            is_dangerous=True,
+        ),
+        Action(
+            "delete",
+            ("vm", "delete"),
+            "Delete",
+            "Delete VM {name} and its root disk? Data volumes are detached and stay.",
+            _delete,
+            _RUNNING | _STOPPED | frozenset({"failed"}),
+            (Option("force", "Power it off first", is_flag=True),),
+            fixed=("--yes",),
+            is_dangerous=True,
+        ),
+    ),
+)

@@ -1,0 +1,92 @@
+"""A whole site whose hosts work in memory, served with TLS, and `ostler web` before it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+from ostler.client import connect
+from ostler.client.client import Client
+from ostler.control.v1.vm_pb2 import CreateVmRequest, Vm
+from ostler_common import server, tls
+from ostler_control import database
+from ostler_control.api import core, work
+from ostler_control.api.authorization import authorize
+from ostler_control.cli.app import App
+from ostler_control.operations import Engine
+from ostler_control.server import fleet_services
+from ostler_control.web.security import ENTRANCE, Sessions
+from ostler_control.web.server import LOOPBACK, bind, make_app
+
+from tests.fakes.fleet import Fleet
+from tests.sites import Site, new_engine, new_site
+
+START_S = 30.0
+
+
+@dataclass
+class Served:
+    """A site with its engine, and the admin's profile for its services."""
+
+    site: Site
+    engine: Engine
+    profile: Path
+    client: Client
+
+    def create_vm(self, name: str) -> Vm:
+        """A running VM."""
+        request = CreateVmRequest(name=name, template="tiny", service_offering="encrypted")
+        return self.client.wait(self.client.vms.CreateVm(request), Vm)
+
+
+@contextlib.contextmanager
+def served_site(directory: Path) -> Iterator[Served]:
+    """A site whose services answer the admin's profile."""
+    fleet = Fleet(directory)
+    state = fleet.config.state
+    with contextlib.ExitStack() as stack:
+        stack.callback(database.disconnect)
+        database.connect(fleet.config.database)
+        stack.enter_context(database.session())
+        site = new_site(fleet.config.database, fleet.config.state_dir)
+        stack.callback(site.fleet.stop)
+        engine = new_engine(site.url, site.state_dir)
+        stack.callback(engine.agents.close)
+        stack.callback(engine.stop)
+        engine.start()
+        services = fleet_services(fleet.authority, engine.agents, engine.keys, fleet.config, lambda: None)
+        main = server.serve(
+            fleet.config.listen,
+            credentials=tls.server_credentials(state.server_tls()),
+            services={**core.SERVICES, **services, **work.services(engine)},
+            authorize=authorize,
+            workers=16,
+        )
+        stack.callback(lambda: main.stop(1.0).wait())
+        profile = directory / "profile.toml"
+        profile.write_text(profile.read_text().replace("127.0.0.1:0", f"127.0.0.1:{main.port}"))
+        yield Served(site, engine, profile, stack.enter_context(connect(profile)))
+
+
+@contextlib.contextmanager
+def console(profile: Path) -> Iterator[str]:
+    """The console on a free port of loopback; yields the link that opens it."""
+    listener = bind(0)
+    port = listener.getsockname()[1]
+    sessions = Sessions()
+    config = uvicorn.Config(
+        make_app(App(profile), port, sessions, lambda: None), log_config=None, access_log=False, lifespan="off"
+    )
+    running = uvicorn.Server(config)
+    thread = threading.Thread(target=running.run, args=([listener],), name="console", daemon=True)
+    thread.start()
+    try:
+        yield f"http://{LOOPBACK}:{port}{ENTRANCE}?token={sessions.new_token()}"
+    finally:
+        running.should_exit = True
+        thread.join(START_S)
+        listener.close()

@@ -1,0 +1,60 @@
+"""The console as its user sees it: in Chromium, before a site whose hosts work in memory."""
+
+from __future__ import annotations
+
+import pytest
+from ostler.control.v1.vm_pb2 import GetVmRequest, StopVmRequest, Vm
+from playwright.sync_api import expect
+
+from tests.browsers import Visit
+from tests.consoles import Served
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _vms(served: Served) -> None:
+    for name in ("web-1", "web-2", "db-1"):
+        served.create_vm(name)
+
+
+def test_a_vm_is_stopped_and_started(visit: Visit) -> None:
+    page = visit.page
+    visit.open_vm("web-1")
+    page.get_by_role("link", name="Stop", exact=True).click()
+    expect(page.locator("#command")).to_have_text("ostler vm stop web-1")
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("h1")).to_contain_text("vm.stop web-1")
+    expect(page.locator("h1")).to_contain_text("succeeded")
+    page.get_by_role("link", name="To the vm web-1").click()
+    expect(page.locator("h1")).to_contain_text("stopped")
+    page.get_by_role("link", name="Start", exact=True).click()
+    page.get_by_role("button", name="Start").click()
+    expect(page.locator("h1")).to_contain_text("succeeded")
+
+
+def test_a_page_shows_what_happens_elsewhere(visit: Visit, served: Served) -> None:
+    page = visit.page
+    visit.open_vm("web-2")
+    expect(page.locator("h1")).to_contain_text("running")
+    served.client.wait(served.client.vms.StopVm(StopVmRequest(vm="web-2")), Vm)
+    expect(page.locator("h1")).to_contain_text("stopped")
+    expect(page.get_by_role("link", name="Start", exact=True)).to_be_visible()
+
+
+def test_a_vm_migrates_where_the_form_says(visit: Visit, served: Served) -> None:
+    page = visit.page
+    before = served.client.vms.GetVm(GetVmRequest(vm="db-1")).host_name
+    target = "h2" if before == "h1" else "h1"
+    visit.open_vm("db-1")
+    page.get_by_role("link", name="Migrate").click()
+    page.get_by_label("Copy disks").check()
+    page.get_by_label("Host").fill("no such")
+    expect(page.locator("#command")).to_have_text("ostler vm migrate db-1 --host 'no such' --with-storage")
+    page.get_by_role("button", name="Migrate").click()
+    expect(page.get_by_role("alert")).to_contain_text("HOST_NOT_FOUND")
+    page.go_back()
+    page.get_by_label("Host").fill(target)
+    page.get_by_role("button", name="Migrate").click()
+    expect(page.locator("h1")).to_contain_text("succeeded")
+    assert served.client.vms.GetVm(GetVmRequest(vm="db-1")).host_name == target
