@@ -58,7 +58,8 @@ def served_site(directory: Path) -> Iterator[Served]:
         stack.callback(engine.agents.close)
         stack.callback(engine.stop)
         engine.start()
-        services = fleet_services(fleet.authority, engine.agents, engine.keys, fleet.config, lambda: None)
+        stopping = threading.Event()
+        services = fleet_services(fleet.authority, engine.agents, engine.keys, fleet.config, lambda: None, stopping)
         main = server.serve(
             fleet.config.listen,
             credentials=tls.server_credentials(state.server_tls()),
@@ -67,6 +68,7 @@ def served_site(directory: Path) -> Iterator[Served]:
             workers=16,
         )
         stack.callback(lambda: main.stop(1.0).wait())
+        stack.callback(stopping.set)
         profile = directory / "profile.toml"
         profile.write_text(profile.read_text().replace("127.0.0.1:0", f"127.0.0.1:{main.port}"))
         yield Served(site, engine, profile, stack.enter_context(connect(profile)))

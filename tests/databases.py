@@ -52,7 +52,7 @@ class PostgresServer:
             check=True,
             capture_output=True,
         )
-        self._port = _free_port()
+        self._port = free_port()
         self.url = f"postgresql://ostler@127.0.0.1:{self._port}/"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -97,7 +97,7 @@ def postgresql_server() -> Iterator[PostgresServer]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]

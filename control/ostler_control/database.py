@@ -101,6 +101,11 @@ def locked(query: ModelSelect[M]) -> ModelSelect[M]:
     return query if is_sqlite() else query.for_update()
 
 
+def skip_locked(query: ModelSelect[M]) -> ModelSelect[M]:
+    """Like `locked`, without the rows that another transaction has locked."""
+    return query if is_sqlite() else query.for_update(skip_locked=True)
+
+
 @contextlib.contextmanager
 def session() -> Iterator[None]:
     """A connection for this thread; inside another session it does nothing."""

@@ -6,8 +6,9 @@ import datetime
 
 import structlog
 
-from ostler_control import database, events, settings
+from ostler_control import database, settings
 from ostler_control.api import requests
+from ostler_control.events import linking
 from ostler_control.scheduling import capacity
 
 log = structlog.get_logger(__name__)
@@ -16,7 +17,7 @@ log = structlog.get_logger(__name__)
 def tidy() -> None:
     """Deletes old events and requests; logs every host whose sums differ from its VMs."""
     with database.session():
-        gone = events.prune(datetime.timedelta(days=settings.events.EVENT_RETENTION.get()))
+        gone = linking.prune(datetime.timedelta(days=settings.events.EVENT_RETENTION.get()))
         gone += requests.prune()
         if gone:
             log.info("old events and requests were deleted", count=gone)

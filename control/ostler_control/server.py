@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 
 import structlog
-from ostler.control.v1 import account_pb2_grpc, enrollment_pb2_grpc, host_pb2_grpc, pool_pb2_grpc
+from ostler.control.v1 import account_pb2_grpc, enrollment_pb2_grpc, event_pb2_grpc, host_pb2_grpc, pool_pb2_grpc
 from ostler_common import server, tls
 from ostler_common.errors import OstlerError
 from ostler_common.metrics import serve_metrics
@@ -18,11 +18,13 @@ from ostler_control.agents import Agents
 from ostler_control.api import core, limits, work
 from ostler_control.api.authorization import authorize
 from ostler_control.api.enrollment import EnrollmentService, HostAgentService
+from ostler_control.api.events import EventService
 from ostler_control.api.hosts import HostService
 from ostler_control.api.pools import PoolService
 from ostler_control.api.users import UserService
 from ostler_control.config import ControlConfig
 from ostler_control.drs_plans import Scheduler
+from ostler_control.events.linking import Linker
 from ostler_control.fleet.leader import Leader
 from ostler_control.fleet.watcher import Intervals, Watcher
 from ostler_control.ha.monitor import Monitor
@@ -77,13 +79,17 @@ class Control:
             )
             stack.callback(watcher.stop)
             watcher.start()
+            linker = Linker()
+            stack.callback(linker.stop)
+            linker.start()
             scheduler = Scheduler(Leader(replica).is_me)
             stack.callback(scheduler.stop)
             scheduler.start()
             monitor = Monitor(Leader(replica).is_me)
             stack.callback(monitor.stop)
             monitor.start()
-            services = fleet_services(self._authority, agents, keys, config, watcher.rescan)
+            stopping = threading.Event()
+            services = fleet_services(self._authority, agents, keys, config, watcher.rescan, stopping)
             main = server.serve(
                 config.listen,
                 credentials=tls.server_credentials(state.server_tls()),
@@ -94,6 +100,7 @@ class Control:
                 explain=outage,
             )
             stack.callback(_stop, main)
+            stack.callback(stopping.set)
             self._main = main
             enrollment = server.serve(
                 config.enroll_listen,
@@ -161,14 +168,21 @@ def _prepare(keys: Keyring, watch: KeyWatch) -> None:
 
 
 def fleet_services(
-    authority: Authority, agents: Agents, keys: Keyring, config: ControlConfig, poke: Callable[[], None]
+    authority: Authority,
+    agents: Agents,
+    keys: Keyring,
+    config: ControlConfig,
+    poke: Callable[[], None],
+    stopping: threading.Event,
 ) -> Mapping[str, Registration]:
-    """Users, hosts, pools, and the service that hosts call."""
+    """Users, hosts, pools, events, and the service that hosts call. stopping: set when the control plane stops."""
     users = UserService(authority)
     hosts = HostService(authority, agents, config.enroll_address, poke)
     pools = PoolService(agents, keys)
     host_agents = HostAgentService(authority, config.state.templates)
+    events = EventService(stopping)
     return {
+        "ostler.control.v1.EventService": lambda s: event_pb2_grpc.add_EventServiceServicer_to_server(events, s),
         "ostler.control.v1.UserService": lambda s: account_pb2_grpc.add_UserServiceServicer_to_server(users, s),
         "ostler.control.v1.HostService": lambda s: host_pb2_grpc.add_HostServiceServicer_to_server(hosts, s),
         "ostler.control.v1.PoolService": lambda s: pool_pb2_grpc.add_PoolServiceServicer_to_server(pools, s),

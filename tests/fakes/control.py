@@ -70,6 +70,8 @@ class Control:
     hosts: list[host_pb2.Host] = field(default_factory=list)
     candidates: list[vm_pb2.FindHostsResponse.Candidate] = field(default_factory=list)
     events: list[event_pb2.Event] = field(default_factory=list)  # the newest first
+    end: OstlerError | None = None  # of a stream of events
+    verdict: event_pb2.VerifyEventsResponse = field(default_factory=event_pb2.VerifyEventsResponse)
     error: OstlerError | None = None  # what every call of VmService fails with
     phases: list[Phase] = field(default_factory=lambda: [("placing", 10), ("copying template", 60)])
     outcome: OstlerError | None = None  # what operations end with
@@ -136,6 +138,24 @@ class Events(event_pb2_grpc.EventServiceServicer):
         start = request.start_time.ToNanoseconds()
         found = [event for event in self.control.events if event.time.ToNanoseconds() >= start]
         return event_pb2.ListEventsResponse(events=found)
+
+    def WatchEvents(
+        self, request: event_pb2.WatchEventsRequest, context: grpc.ServicerContext
+    ) -> Iterator[event_pb2.WatchEventsResponse]:
+        """The events that there are; then the stream breaks, or ends with `end`."""
+        self.control.ask(request)
+        yield event_pb2.WatchEventsResponse(sequence=request.after_sequence)
+        start = request.start_time.ToNanoseconds()
+        for event in reversed(self.control.events):
+            if event.sequence > request.after_sequence and event.time.ToNanoseconds() >= start:
+                yield event_pb2.WatchEventsResponse(event=event, sequence=event.sequence)
+        raise self.control.end or UnavailableError("the control plane is stopping", "STOPPING")
+
+    def VerifyEvents(
+        self, request: event_pb2.VerifyEventsRequest, context: grpc.ServicerContext
+    ) -> event_pb2.VerifyEventsResponse:
+        self.control.ask(request)
+        return self.control.verdict
 
 
 class Pools(pool_pb2_grpc.PoolServiceServicer):

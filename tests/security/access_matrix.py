@@ -13,7 +13,7 @@ MEMBERS: Mapping[str, frozenset[str]] = {
     "AffinityService": frozenset(
         {"CreateAffinityGroup", "DeleteAffinityGroup", "GetAffinityGroup", "ListAffinityGroups"}
     ),
-    "EventService": frozenset({"ListEvents"}),
+    "EventService": frozenset({"ListEvents", "WatchEvents"}),
     "ExtraConfigService": frozenset({"ListExtraConfigs", "RemoveExtraConfig", "SetExtraConfig"}),
     "LabelService": frozenset({"UpdateLabels"}),
     "NetworkService": frozenset({"GetNetwork", "ListNetworks"}),

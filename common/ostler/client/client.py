@@ -73,11 +73,15 @@ class Client(Services):
         resource_id: str = "",
         type: str = "",  # the field's name
         since: datetime | None = None,
-        interval_s: float = watching.POLL_S,
+        after: int | None = None,
+        on_silence: Callable[[], None] | None = None,
     ) -> Iterator[Event]:
         """Events as they happen, the oldest first, each once, for as long as the caller wants.
 
         resource_id: only of this object; type: only of this type and its subtypes ("vm"); since: from then on, with
-        time zone (default: now). Outlives a minute of silence; raises what the call fails with.
+        time zone (default: now); after: instead, after the event with this sequence number. Outlives a minute in which
+        the control plane does not answer, at whose begin it calls on_silence; raises what the call fails with.
         """
-        return watching.events(self.events, resource_id=resource_id, type=type, since=since, interval_s=interval_s)
+        return watching.events(
+            self.events, resource_id=resource_id, type=type, since=since, after=after, on_silence=on_silence
+        )

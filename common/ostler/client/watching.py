@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
-from ostler.client.paging import pages
-from ostler.client.reaching import reached
-from ostler.control.v1.event_pb2 import Event, ListEventsRequest
+from ostler.client.reaching import AWAY, PAUSE_S, SILENCE_S, reached
+from ostler.control.v1.event_pb2 import Event, WatchEventsRequest
 
 if TYPE_CHECKING:
     from ostler.control.v1.event_pb2_grpc import EventServiceStub
@@ -19,8 +16,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 POLL_S = 1.0
-# Events of operations that end together may be recorded in another order than their times.
-OVERLAP = timedelta(seconds=30)
 
 
 def states(
@@ -41,32 +36,33 @@ def events(
     resource_id: str = "",
     type: str = "",  # the field's name
     since: datetime | None = None,
-    interval_s: float = POLL_S,
+    after: int | None = None,
+    on_silence: Callable[[], None] | None = None,
 ) -> Iterator[Event]:
     """Events as they happen, the oldest first, each once, for as long as the caller wants.
 
     resource_id: only of this object; type: only of this type and its subtypes ("vm"); since: from then on, with time
-    zone (default: now).
+    zone (default: now); after: instead, after the event with this sequence number. on_silence: see `reached`.
     """
-    start = since or datetime.now(UTC)
-    known: dict[str, datetime] = {}
+    request = WatchEventsRequest(resource_id=resource_id, type=type, after_sequence=after)
+    if since is not None:
+        request.start_time.FromDatetime(since)
+    heard = time.monotonic()
     while True:
-        for event in reversed(_since(stub, start, resource_id, type)):
-            if event.id not in known:
-                known[event.id] = event.time.ToDatetime(tzinfo=UTC)
-                yield event
-        if known:
-            start = max(start, max(known.values()) - OVERLAP)
-            known = {id_: time for id_, time in known.items() if time >= start}
-        time.sleep(interval_s)
-
-
-def _since(stub: EventServiceStub, start: datetime, resource_id: str, type_: str) -> list[Event]:
-    begin = Timestamp()
-    begin.FromDatetime(start)
-
-    def rows() -> list[Event]:
-        request = ListEventsRequest(resource_id=resource_id, type=type_, start_time=begin)
-        return list(pages(stub.ListEvents, request, lambda answer: answer.events))
-
-    return reached(rows)
+        asked = time.monotonic()
+        call = stub.WatchEvents(request)
+        try:
+            for answer in call:
+                heard = time.monotonic()
+                request.after_sequence = answer.sequence
+                request.ClearField("start_time")
+                if answer.HasField("event"):
+                    yield answer.event
+        except AWAY:
+            if asked - heard > SILENCE_S:
+                raise
+        finally:
+            call.cancel()
+        if on_silence is not None:
+            on_silence()
+        time.sleep(PAUSE_S)

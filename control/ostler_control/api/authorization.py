@@ -78,7 +78,9 @@ TABLE: Mapping[str, frozenset[Role]] = {
         },
     ),
     **_service("ostler.control.v1.HostAgentService", {"RenewCertificate": _HOSTS, "DownloadTemplate": _HOSTS}),
-    **_service("ostler.control.v1.EventService", {"ListEvents": _USERS}),
+    **_service(
+        "ostler.control.v1.EventService", {"ListEvents": _USERS, "WatchEvents": _USERS, "VerifyEvents": _ADMINS}
+    ),
     **_service(
         "ostler.control.v1.HostService",
         {

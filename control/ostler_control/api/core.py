@@ -1,4 +1,4 @@
-"""The services of accounts, places, types of hypervisor, offerings, settings and events, ready to be served."""
+"""The services of accounts, places, types of hypervisor, offerings and settings, ready to be served."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from ostler.control.v1 import (
     account_pb2_grpc,
-    event_pb2_grpc,
     extra_config_pb2_grpc,
     hypervisor_pb2_grpc,
     label_pb2_grpc,
@@ -18,7 +17,6 @@ from ostler.control.v1 import (
 from ostler_common.server import Registration
 
 from ostler_control.api.accounts import AccountService
-from ostler_control.api.events import EventService
 from ostler_control.api.extra_configs import ExtraConfigService
 from ostler_control.api.hypervisors import HypervisorService
 from ostler_control.api.labels import LabelService
@@ -54,8 +52,5 @@ SERVICES: Mapping[str, Registration] = {
     ),
     "ostler.control.v1.ExtraConfigService": lambda server: (
         extra_config_pb2_grpc.add_ExtraConfigServiceServicer_to_server(ExtraConfigService(), server)
-    ),
-    "ostler.control.v1.EventService": lambda server: event_pb2_grpc.add_EventServiceServicer_to_server(
-        EventService(), server
     ),
 }

@@ -11,8 +11,9 @@ import yaml
 _NOT_ASCII = re.compile(r"[^\n -~]")
 
 
-def to_json(data: object) -> str:
-    return _NOT_ASCII.sub(_json_escape, json.dumps(data, indent=2, ensure_ascii=False))
+def to_json(data: object, indent: int | None = 2) -> str:
+    """indent: None for one line."""
+    return _NOT_ASCII.sub(_json_escape, json.dumps(data, indent=indent, ensure_ascii=False))
 
 
 def to_yaml(data: object) -> str:

@@ -17,7 +17,7 @@ from ostler_control.models.labels import HostLabel, TemplateLabel, VmDescription
 from ostler_control.models.machines import Network, NetworkAccount, Nic, ServiceOffering, Vm, VmSighting
 from ostler_control.models.people import Account, Certificate, JoinToken, User
 from ostler_control.models.places import Cluster, Host, HostFunction, HypervisorType, UnmanagedVm, Zone
-from ostler_control.models.records import Event, Operation, Replica, Request, SettingValue
+from ostler_control.models.records import Event, EventChain, Operation, Replica, Request, SettingValue
 from ostler_control.models.storage import (
     DiskOffering,
     Kek,
@@ -107,6 +107,7 @@ ALL: tuple[type[BaseModel], ...] = (
     DrsCondition,
     Operation,
     Event,
+    EventChain,
     SettingValue,
     Request,
     Replica,
@@ -126,6 +127,7 @@ __all__ = [
     "DrsMove",
     "DrsPlan",
     "Event",
+    "EventChain",
     "FenceDevice",
     "FenceState",
     "Host",

@@ -37,7 +37,10 @@ class Operation(BaseModel):
 
 
 class Event(BaseModel):
-    """Who did what to which object, when, with what outcome (started | succeeded | failed | cancelled | noticed)."""
+    """Who did what to which object, when, with what outcome (started | succeeded | failed | cancelled | noticed).
+
+    sequence, digest: its place in the hash chain; none in its first moments (see `events.linking`).
+    """
 
     type = TextField(index=True)
     outcome = TextField()
@@ -48,6 +51,22 @@ class Event(BaseModel):
     account_id = TextField(default="", index=True)
     message = TextField(default="")
     operation_id = TextField(default="")
+    sequence = BigIntegerField(null=True)
+    digest = TextField(null=True)
+
+    class Meta:
+        indexes = ((("sequence", "create_time"), False),)
+
+
+class EventChain(BaseModel):
+    """The hash chain over the events: one row. sequence, digest: of the last linked event; anchor: of the last one that
+    was deleted because it had expired, and when."""
+
+    sequence = BigIntegerField()
+    digest = TextField()
+    anchor_sequence = BigIntegerField(default=0)
+    anchor_digest = TextField(default="")
+    anchor_time = DateTimeField(null=True)
 
 
 class SettingValue(BaseModel):

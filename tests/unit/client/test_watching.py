@@ -8,7 +8,7 @@ from itertools import islice
 import pytest
 from ostler.client import PermissionDeniedError, watching
 from ostler.client.client import Client
-from ostler.control.v1.event_pb2 import Event, ListEventsRequest
+from ostler.control.v1.event_pb2 import Event, WatchEventsRequest
 from ostler.control.v1.vm_pb2 import GetVmRequest, Vm
 from ostler_common import errors
 
@@ -17,33 +17,51 @@ from tests.fakes.control import Control, at
 BEGIN = datetime.fromtimestamp(at(0).seconds, UTC)
 
 
-def happen(control: Control, id_: str, seconds: int) -> None:
-    control.events.insert(0, Event(id=id_, time=at(seconds), type="vm.start"))
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "PAUSE_S", 0.01)
 
 
-def test_events_come_once_and_oldest_first(control: Control, client: Client) -> None:
+def happen(control: Control, id_: str, sequence: int) -> None:
+    control.events.insert(0, Event(id=id_, time=at(sequence), type="vm.start", sequence=sequence))
+
+
+def test_events_come_once_and_oldest_first_also_when_the_stream_breaks(control: Control, client: Client) -> None:
     happen(control, "a", 1)
     happen(control, "b", 2)
-    events = client.watch_events(since=BEGIN, interval_s=0)
+    silences: list[None] = []
+    events = client.watch_events(since=BEGIN, on_silence=lambda: silences.append(None))
     assert [event.id for event in islice(events, 2)] == ["a", "b"]
     happen(control, "c", 3)
     assert next(events).id == "c"
-
-
-def test_an_event_that_is_recorded_late_is_not_missed(control: Control, client: Client) -> None:
-    happen(control, "a", 60)
-    events = client.watch_events(since=BEGIN, interval_s=0)
-    assert next(events).id == "a"
-    control.events.append(Event(id="late", time=at(59)))
-    assert next(events).id == "late"
+    assert silences
+    last = control.asked[-1]
+    assert isinstance(last, WatchEventsRequest)
+    assert (last.after_sequence, last.HasField("start_time")) == (2, False)
 
 
 def test_only_events_of_one_object_are_asked_for(control: Control, client: Client) -> None:
     happen(control, "a", 1)
     next(client.watch_events(resource_id="9d1b", type="vm", since=BEGIN))
     [request] = control.asked
-    assert isinstance(request, ListEventsRequest)
+    assert isinstance(request, WatchEventsRequest)
     assert (request.resource_id, request.type, request.start_time) == ("9d1b", "vm", at(0))
+    assert not request.HasField("after_sequence")
+
+
+def test_watching_goes_on_after_an_event(control: Control, client: Client) -> None:
+    happen(control, "a", 1)
+    happen(control, "b", 2)
+    assert next(client.watch_events(after=1)).id == "b"
+
+
+def test_a_control_plane_that_stays_away_is_an_error(
+    control: Control, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "SILENCE_S", 0.0)
+    control.error = errors.UnavailableError("gone", "STOPPING")
+    with pytest.raises(errors.UnavailableError):
+        next(client.watch_events())
 
 
 def test_watching_raises_what_the_call_fails_with(control: Control, client: Client) -> None:

@@ -67,7 +67,7 @@ def test_a_token_is_good_only_for_its_own_query_and_caller(sqlite_database: str)
     for i in range(3):
         events.record("vm.start", events.Outcome.SUCCEEDED, "u", "vm", new_id(), f"v{i}", account_id=account.id)
     member = calls.context(calls.user("u", account))
-    service = EventService()
+    service = EventService(threading.Event())
     token = service.ListEvents(event_pb2.ListEventsRequest(page_size=1, type="vm"), member).next_page_token
     request = event_pb2.ListEventsRequest(page_size=2, type="vm", page_token=token)
     assert len(service.ListEvents(request, member).events) == 2  # the size may change

@@ -9,10 +9,12 @@ import peewee
 import pytest
 from ostler_common.errors import FailedPreconditionError, InvalidArgumentError
 from ostler_control import database
+from ostler_control.events import verify
 from ostler_control.models import (
     ALL,
     Cluster,
     DrsCondition,
+    Event,
     Host,
     HostFence,
     ImportFile,
@@ -62,6 +64,7 @@ FROZEN = {
     "0015_driver_details": "6cf115810f1fe2d11fea23979bda91359ec93e11d452fb41718903e036235696",
     "0016_labels": "95f8e5524469842581055df388cd0ef0911c6d68e70f3b7166988eb2d87d43c4",
     "0017_drs_conditions": "db317895f74230eb7eac9149f97575f596a092195247e6b9f6fc548cf5db0f2c",
+    "0018_event_chain": "0d636d9bec150200b62414504d9d3916a38a676787f7a9ff19e2fbd0981756a5",
 }
 _OLD_VM = (
     "INSERT INTO zone (id, create_time, name) VALUES ('z', '2026-01-01', 'zone')",
@@ -314,6 +317,23 @@ def test_drs_gets_conditions(tmp_path: Path) -> None:
             assert [row.cluster.name for row in DrsCondition.select()] == ["cluster"]
             Cluster.delete().where(Cluster.id == "c").execute()
             assert DrsCondition.select().count() == 0
+
+
+def test_events_from_before_the_chain_are_linked_in_their_order(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0017_drs_conditions")
+            for name, day in (("late", 2), ("early", 1)):
+                db.execute_sql(
+                    "INSERT INTO event (id, create_time, type, outcome, actor, resource_type, resource_id, "
+                    "resource_name, account_id, message, operation_id) "
+                    "VALUES (?, ?, 'vm.start', 'started', 'ada', 'vm', 'v', 'web', '', '', '')",
+                    (name, f"2026-01-0{day} 00:00:00"),
+                )
+        assert "0018_event_chain" in database.migrate()
+        with database.session():
+            assert (verify.verify().checked_count, verify.verify().first_break) == (2, None)
+            assert [row.id for row in Event.select().order_by(Event.sequence)] == ["early", "late"]
 
 
 def test_migrating_again_does_nothing(fresh_database: str) -> None:

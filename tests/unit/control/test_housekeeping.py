@@ -23,7 +23,10 @@ def test_old_records_go_and_drift_is_told() -> None:
         housekeeping.tidy()
     assert [line["log_level"] for line in quiet] == ["info"]
     assert quiet[0]["count"] == 2
-    assert [event.resource_name for event in Event.select()] == ["new"]
+    assert [(event.type, event.resource_name) for event in Event.select().order_by(Event.create_time)] == [
+        ("a.b", "new"),
+        ("event.prune", "1"),
+    ]
     Host.update(allocated_cpus=3).where(Host.name == "h2").execute()
     with capture_logs() as loud:
         housekeeping.tidy()

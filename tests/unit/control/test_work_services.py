@@ -235,7 +235,9 @@ def test_members_do_not_hear_hosts_names(api: Api) -> None:
         as_told.SerializeToString()
         + api.operations.ListOperations(operations_pb2.ListOperationsRequest(), api.member).SerializeToString()
     )
-    everything += EventService().ListEvents(event_pb2.ListEventsRequest(), api.member).SerializeToString()
+    everything += (
+        EventService(threading.Event()).ListEvents(event_pb2.ListEventsRequest(), api.member).SerializeToString()
+    )
     everything += api.vms.ListVms(vm_pb2.ListVmsRequest(), api.member).SerializeToString()
     assert b"(hidden)" in everything
     for name in (b"h1", b"h2", b"h3"):

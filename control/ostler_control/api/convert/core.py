@@ -12,6 +12,7 @@ from ostler_control.api.convert.times import timestamp
 from ostler_control.caller import Caller
 from ostler_control.catalog import driver_details, quotas
 from ostler_control.catalog.offerings import extra_configs_of
+from ostler_control.events.verify import Verdict
 from ostler_control.hypervisors.listing import Listed
 from ostler_control.models import Account, Cluster, DiskOffering, Event, ServiceOffering, Zone
 
@@ -121,4 +122,20 @@ def event(row: Event) -> event_pb2.Event:
         resource_name=row.resource_name,
         message=row.message,
         operation_id=row.operation_id,
+        sequence=row.sequence or 0,
+        digest=row.digest or "",
     )
+
+
+def verdict(found: Verdict) -> event_pb2.VerifyEventsResponse:
+    message = event_pb2.VerifyEventsResponse(
+        checked_count=found.checked_count,
+        first_sequence=found.start.sequence + 1 if found.checked_count else 0,
+        last_sequence=found.end.sequence,
+        last_digest=found.end.digest,
+    )
+    if broken := found.first_break:
+        reason = to_enum(event_pb2.VerifyEventsResponse.Break.Reason, "", broken.reason)
+        message.first_break.reason, message.first_break.sequence = reason, broken.sequence
+        message.first_break.event_id, message.first_break.message = broken.event_id, broken.message
+    return message

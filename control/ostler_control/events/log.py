@@ -1,4 +1,4 @@
-"""The audit log: who did what to which object, when, with what outcome."""
+"""Writing and selecting events: who did what to which object, when, with what outcome."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 
 from peewee import ModelSelect, fn
 
-from ostler_control.models import Event, now
+from ostler_control.models import Event
 
 SYSTEM = "system"
 
@@ -79,9 +79,3 @@ def matching(
     if start_time:
         query = query.where(Event.create_time >= start_time)
     return query
-
-
-def prune(retention: datetime.timedelta) -> int:
-    """Deletes events older than this; returns how many."""
-    count: int = Event.delete().where(Event.create_time < now() - retention).execute()
-    return count
