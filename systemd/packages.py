@@ -44,7 +44,7 @@ def sources() -> list[Path]:
     for folder in FOLDERS:
         for path in sorted((ROOT / folder).rglob("*")):
             relative = path.relative_to(ROOT)
-            stub = relative.parts[:2] == ("common", "ostler") and relative.parts[2] != "client"
+            stub = relative.parts[:2] == ("common", "ostler") and relative.parts[2:3] != ("client",)
             generated = stub or "__pycache__" in relative.parts
             if path.is_file() and not generated:
                 found.append(relative)
