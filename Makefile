@@ -18,7 +18,7 @@ export PYTHONPATH := $(CURDIR)/common:$(CURDIR)/agent:$(CURDIR)/control:$(CURDIR
 
 # Building libvirt-python; the hypervisor; the lab; the guest image; the database; the checks; what reads user data;
 # conversion, with a kernel for its appliance; fencing; the console's browser; alert rules; packages,
-# and machines to install them on.
+# and machines to install them on; the tests' vCenter and the Go example.
 PACKAGES := gcc pkg-config python3-dev python3-venv libvirt-dev \
 	libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils cryptsetup-bin ovmf \
 	iproute2 iptables util-linux gnutls-bin \
@@ -29,7 +29,9 @@ PACKAGES := gcc pkg-config python3-dev python3-venv libvirt-dev \
 	fence-agents \
 	chromium \
 	prometheus debhelper lintian help2man debootstrap systemd-container \
-	golang-go golang-github-vmware-govmomi-dev
+	golang-go golang-github-vmware-govmomi-dev \
+	protoc-gen-go protoc-gen-go-grpc golang-google-grpc-dev golang-google-genproto-dev golang-google-protobuf-dev \
+	golang-github-golang-protobuf-1-5-dev
 
 .PHONY: setup demo demo-down test quick lint bench packages system-test protos matrix userdata-table web-assets clean
 

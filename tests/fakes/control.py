@@ -182,12 +182,16 @@ class Vms(vm_pb2_grpc.VmServiceServicer):
     def ListVms(self, request: vm_pb2.ListVmsRequest, context: grpc.ServicerContext) -> vm_pb2.ListVmsResponse:
         self.control.ask(request)
         begin = int(request.page_token or 0)
-        end = begin + min(PAGE_ROWS, request.page_size)
-        rows = list(self.control.vms.values())
+        end = begin + min(PAGE_ROWS, request.page_size or PAGE_ROWS)
+        rows = [vm for vm in self.control.vms.values() if request.state in (0, vm.state)]
         token = str(end) if end < len(rows) else ""
         return vm_pb2.ListVmsResponse(vms=rows[begin:end], next_page_token=token)
 
     def CreateVm(self, request: vm_pb2.CreateVmRequest, context: grpc.ServicerContext) -> lro.Operation:
+        self.control.ask(request)
+        return self.control.operation()
+
+    def StartVm(self, request: vm_pb2.StartVmRequest, context: grpc.ServicerContext) -> lro.Operation:
         self.control.ask(request)
         return self.control.operation()
 

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import click
 import pytest
-from ostler_control.cli.main import COMMANDS, root
+from ostler_control.cli.main import COMMANDS
 from ostler_control.main import main as control_main
+
+from tests.unit.cli.command_lines import check
 
 ROOT = Path(__file__).parents[3]
 SOURCES = sorted(path for part in ("agent", "control", "common") for path in (ROOT / part).rglob("*.py"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# Where a command ends in the middle of a shell line or of a sentence.
-_END = re.compile(r"\s(?:\||>|<|&&|#|;|\\)(?:\s|$)|\s\\$")
+TF = ROOT / "examples" / "opentofu" / "main.tf"
 
 
 def _in_sources() -> Iterator[tuple[str, str]]:
@@ -46,36 +47,14 @@ def _in_pages() -> Iterator[tuple[str, str]]:
                     yield path.name, mention
 
 
-def check(text: str) -> None:
-    """Raises click.UsageError when the command line would not take it. Files need not exist, values may be words in
-    capitals, and a mention may leave arguments out."""
-    text = _END.split(text)[0]
-    words = [word for word in shlex.split(re.sub(r"\{[^}]*\}", "X", text.replace("...", " "))) if word != "[OPTIONS]"][
-        1:
-    ]
-    command: click.Command = root
-    context = click.Context(root, info_name="ostler")
-    while isinstance(command, click.Group) and words and words[0].islower() and not words[0].startswith("-"):
-        name, found, words = command.resolve_command(context, words)
-        assert found is not None
-        command, context = found, click.Context(found, info_name=name, parent=context)
-    if isinstance(command, click.Group):
-        return
-    try:
-        command.make_context(command.name, words, parent=context.parent)
-    except (click.MissingParameter, click.exceptions.Exit):  # --help exits
-        return
-    except click.BadOptionUsage as error:
-        if "requires an argument" not in error.message:
-            raise
-    except click.BadParameter as error:
-        placeholder = any(word.isupper() or "NAME" in word for word in words)
-        if not placeholder and "does not exist" not in error.message:
-            raise
+def _in_opentofu() -> Iterator[tuple[str, str]]:
+    """Commands that OpenTofu runs, with a word for each expression."""
+    for command in re.findall(r'"(ostler [^"]*)"', TF.read_text()):
+        yield TF.name, re.sub(r"\$\{[^}]*\}", "X", command)
 
 
 def _all() -> list[tuple[str, str]]:
-    return sorted({*_in_sources(), *_in_pages()})
+    return sorted({*_in_sources(), *_in_pages(), *_in_opentofu()})
 
 
 @pytest.mark.parametrize(("place", "command"), _all(), ids=lambda value: value)
