@@ -39,6 +39,13 @@ ASSETS = (
         {"dist/idiomorph.min.js": "idiomorph.min.js", "LICENSE": "idiomorph.LICENSE"},
     ),
     Asset(
+        "@xterm/xterm",
+        "6.0.0",
+        "TQwDdQGtwwDt+2cgKDLn0IRaSxYu1tSUjgKarSDkUM0ZNiSRXFpjxEsvc/Zgc5kq5omJ+V0a8/kIM2WD3sMOYg==",
+        CONSOLE,
+        {"lib/xterm.js": "xterm.js", "css/xterm.css": "xterm.css", "LICENSE": "xterm.LICENSE"},
+    ),
+    Asset(
         "axe-core",
         "4.14.1",
         "FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ==",
@@ -63,10 +70,10 @@ def fetch(asset: Asset, directory: Path) -> None:
             member = tar.extractfile(f"package/{path}")
             if member is None:
                 raise ValueError(f"{name} has no file {path}")
-            text = member.read().decode()
             # Maps of the sources are not kept; browsers would ask for them.
-            kept = [line for line in text.splitlines() if not line.startswith("//# sourceMappingURL=")]
-            (asset.folder / target).write_text("\n".join(kept) + "\n")
+            lines = member.read().split(b"\n")
+            kept = [line for line in lines if not line.startswith(b"//# sourceMappingURL=")]
+            (asset.folder / target).write_bytes(b"\n".join(kept))
 
 
 if __name__ == "__main__":

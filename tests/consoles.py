@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import uvicorn
 from ostler.client import connect
 from ostler.client.client import Client
 from ostler.control.v1.vm_pb2 import CreateVmRequest, Vm
@@ -20,7 +19,7 @@ from ostler_control.cli.app import App
 from ostler_control.operations import Engine
 from ostler_control.server import fleet_services
 from ostler_control.web.security import ENTRANCE, Sessions
-from ostler_control.web.server import LOOPBACK, bind, make_app
+from ostler_control.web.server import LOOPBACK, bind, make_app, new_server
 
 from tests.fakes.fleet import Fleet
 from tests.sites import Site, new_engine, new_site
@@ -80,10 +79,7 @@ def console(profile: Path) -> Iterator[str]:
     listener = bind(0)
     port = listener.getsockname()[1]
     sessions = Sessions()
-    config = uvicorn.Config(
-        make_app(App(profile), port, sessions, lambda: None), log_config=None, access_log=False, lifespan="off"
-    )
-    running = uvicorn.Server(config)
+    running = new_server(make_app(App(profile), port, sessions, lambda: None))
     thread = threading.Thread(target=running.run, args=([listener],), name="console", daemon=True)
     thread.start()
     try:

@@ -79,11 +79,11 @@ class Action:
 
 @dataclass(frozen=True)
 class Button:
-    """A link to an action's form."""
+    """A link, to an action's form or another page."""
 
     label: str
     href: str
-    is_dangerous: bool
+    is_dangerous: bool = False
 
 
 @dataclass(frozen=True)

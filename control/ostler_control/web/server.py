@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Mount, Route
+from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
@@ -23,6 +23,7 @@ from ostler_control.web.actions import Actions
 from ostler_control.web.context import EVENT_STREAM, HERE, Console
 from ostler_control.web.pages import events, fleet, operations, vm_actions, vms
 from ostler_control.web.security import ENTRANCE, Gate, Sessions
+from ostler_control.web.terminal import MAX_MESSAGE_BYTES, Terminals
 
 Page = Callable[[Console, Request], Response]
 LOOPBACK = "127.0.0.1"
@@ -33,6 +34,7 @@ PAGES: dict[str, Page] = {
     "/vms": vms.vms,
     "/vms/{vm}": vms.one_vm,
     "/vms/{vm}/hosts": vms.hosts_for,
+    "/vms/{vm}/console": vms.console_of,
     "/operations": operations.operations,
     "/operations/{operation}": operations.one_operation,
     "/events": events.events,
@@ -61,6 +63,7 @@ def make_app(app: App, port: int, sessions: Sessions, entered: Callable[[], None
         routes=[
             *(Route(path, _endpoint(console, page)) for path, page in PAGES.items()),
             *(route for path, actions in ACTIONS.items() for route in _routes(console, path, actions)),
+            WebSocketRoute("/vms/{vm}/terminal", Terminals(app).converse),
             Mount("/static", StaticFiles(directory=HERE / "static")),
         ],
         exception_handlers={HTTPException: not_found, OstlerError: failed},
@@ -99,6 +102,20 @@ def bind(port: int) -> socket.socket:
     return listener
 
 
+def new_server(app: ASGIApp) -> uvicorn.Server:
+    """What serves the console, with its limits."""
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        timeout_graceful_shutdown=STOP_S,
+        ws_max_size=MAX_MESSAGE_BYTES,
+    )
+    return uvicorn.Server(config)
+
+
 def serve(app: App, listener: socket.socket, show: Callable[[str], None]) -> None:
     """Serves until SIGINT or SIGTERM. show: is given the link, and a new one each time a link was used."""
     port = listener.getsockname()[1]
@@ -107,13 +124,5 @@ def serve(app: App, listener: socket.socket, show: Callable[[str], None]) -> Non
     def show_link() -> None:
         show(f"http://{LOOPBACK}:{port}{ENTRANCE}?token={sessions.new_token()}")
 
-    config = uvicorn.Config(
-        make_app(app, port, sessions, show_link),
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        lifespan="off",
-        timeout_graceful_shutdown=STOP_S,
-    )
     show_link()
-    uvicorn.Server(config).run(sockets=[listener])
+    new_server(make_app(app, port, sessions, show_link)).run(sockets=[listener])

@@ -44,6 +44,7 @@ PAGES: dict[str, Callable[[str], str]] = {
     "vms": lambda vm: "/vms",
     "vm": lambda vm: vm,
     "hosts-for": lambda vm: f"{vm}/hosts",
+    "console": lambda vm: f"{vm}/console",
     "migrate": lambda vm: f"{vm}/do/migrate",
     "operations": lambda vm: "/operations",
     "events": lambda vm: "/events",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ostler.control.v1.vm_pb2 import GetVmRequest, StopVmRequest, Vm
+from ostler.control.v1.vm_pb2 import GetVmRequest, StartVmRequest, StopVmRequest, Vm
 from playwright.sync_api import expect
 
 from tests.browsers import Visit
@@ -58,3 +58,27 @@ def test_a_vm_migrates_where_the_form_says(visit: Visit, served: Served) -> None
     page.get_by_role("button", name="Migrate").click()
     expect(page.locator("h1")).to_contain_text("succeeded")
     assert served.client.vms.GetVm(GetVmRequest(vm="db-1")).host_name == target
+
+
+def test_the_serial_console_is_in_the_page(visit: Visit) -> None:
+    page = visit.page
+    visit.open_vm("db-1")
+    page.get_by_role("link", name="Console").click()
+    expect(page.locator("#state")).to_have_text("Connected.")
+    page.keyboard.type("a")
+    expect(page.locator("#terminal")).to_contain_text("echo a")
+    page.keyboard.press("Control+]")
+    expect(page.get_by_role("link", name="db-1")).to_be_focused()
+
+
+def test_a_console_that_ends_says_why_and_connects_again(visit: Visit, served: Served) -> None:
+    page = visit.page
+    vm = served.create_vm("short").id
+    page.goto(f"/vms/{vm}/console")
+    expect(page.locator("#state")).to_have_text("Connected.")
+    served.client.wait(served.client.vms.StopVm(StopVmRequest(vm=vm, force=True)), Vm)
+    page.reload()
+    expect(page.locator("#state")).to_contain_text("VM_STATE")
+    served.client.wait(served.client.vms.StartVm(StartVmRequest(vm=vm)), Vm)
+    page.get_by_role("button", name="Connect again").click()
+    expect(page.locator("#state")).to_have_text("Connected.")

@@ -11,6 +11,7 @@ from httpx import Response
 from ostler_control import database
 from ostler_control.cli.app import App
 from ostler_control.models import Account, ServiceOffering, Vm
+from ostler_control.web import terminal
 from ostler_control.web.context import EVENT_STREAM, Console
 from ostler_control.web.pages import vms
 from ostler_control.web.security import Session, Sessions
@@ -165,3 +166,16 @@ def vm_path(browser: TestClient, name: str) -> str:
     found = re.search(rf'href="(/vms/[^"]+)">{name}<', browser.get("/vms").text)
     assert found
     return found.group(1)
+
+
+def test_consoles_are_limited(browser: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "MAX_TERMINALS", 0)
+    headers = {"origin": f"http://127.0.0.1:{PORT}"}
+    with browser.websocket_connect(f"ws://127.0.0.1:{PORT}/vms/any/terminal", headers=headers) as socket:
+        assert "[TOO_MANY_CONSOLES]" in socket.receive_text()
+
+
+def test_a_console_that_cannot_be_opened_says_why(browser: TestClient) -> None:
+    headers = {"origin": f"http://127.0.0.1:{PORT}"}
+    with browser.websocket_connect(f"ws://127.0.0.1:{PORT}/vms/absent/terminal", headers=headers) as socket:
+        assert "[VM_NOT_FOUND]" in socket.receive_text()

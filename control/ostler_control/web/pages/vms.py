@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from ostler_control.cli.commands import event, vm
 from ostler_control.web import tables
+from ostler_control.web.actions import Button
 from ostler_control.web.context import Console, command
 from ostler_control.web.pages.vm_actions import ACTIONS, target_of
 
@@ -50,6 +51,7 @@ def one_vm(console: Console, request: Request) -> Response:
     found = console.app.client.vms.GetVm(pb.GetVmRequest(vm=request.path_params["vm"]))
     target = target_of(found)
     last = ListEventsRequest(resource_id=found.id, page_size=LAST_EVENTS)
+    console_button = [Button("Console", f"{target.href}/console")] if target.state == "running" else []
     links = [("Which hosts could take it", f"{target.href}/hosts")] if console.is_admin else []
     return console.render(
         request,
@@ -62,13 +64,28 @@ def one_vm(console: Console, request: Request) -> Response:
         tone=tables.tone(target.state),
         notice=found.attention,
         meters=[],
-        buttons=ACTIONS.buttons(target),
+        buttons=[*console_button, *ACTIONS.buttons(target)],
         links=[*links, ("Its operations", f"/operations?resource={found.id}")],
         facts=tables.facts(vm.VIEW, found),
         tables=[
             *tables.sections(vm.VIEW, found),
             tables.table(event.VIEW, console.app.client.events.ListEvents(last).events, "Last events"),
         ],
+    )
+
+
+def console_of(console: Console, request: Request) -> Response:
+    """A VM's serial console, see `terminal`."""
+    found = console.app.client.vms.GetVm(pb.GetVmRequest(vm=request.path_params["vm"]))
+    return console.render(
+        request,
+        "console.html",
+        title=f"Console of {found.name}",
+        here="/vms",
+        command=command("vm", "console", found.name),
+        name=found.name,
+        back=tables.path("vms", found.id),
+        socket=tables.path("vms", found.id, "terminal"),
     )
 
 

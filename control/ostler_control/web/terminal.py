@@ -1,0 +1,96 @@
+"""A VM's serial console in the browser: a WebSocket joined to the API's stream.
+
+Binary messages are the guest's bytes, in both directions. A text message tells why the console ended; the socket is
+closed after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+from collections.abc import Iterator
+
+from anyio import CapacityLimiter, to_thread
+from ostler.control.v1.vm_pb2 import ConsoleInput
+from ostler_common.errors import OstlerError
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from ostler_control.cli.app import App
+
+# Consoles at once. Each holds a thread, and none of the pages' threads.
+MAX_TERMINALS = 16
+MAX_MESSAGE_BYTES = 64 << 10
+# Messages that wait for a guest that does not read; then the browser waits.
+MAX_WAITING = 64
+WAITING_S = 0.05
+# How long the browser may take to accept what the guest prints.
+SEND_S = 60.0
+
+
+class Terminals:
+    """The open consoles."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._open = 0
+
+    async def converse(self, socket: WebSocket) -> None:
+        """Joins an accepted socket to the console of {vm} until one of both ends. ?force=yes takes the console over."""
+        await socket.accept()
+        if self._open >= MAX_TERMINALS:
+            why = f"{MAX_TERMINALS} consoles are open already [TOO_MANY_CONSOLES]"
+        else:
+            self._open += 1
+            try:
+                why = await self._join(socket)
+            finally:
+                self._open -= 1
+        try:
+            await socket.send_text(why)
+            await socket.close()
+        except (WebSocketDisconnect, RuntimeError):  # the browser has gone
+            pass
+
+    async def _join(self, socket: WebSocket) -> str:
+        """Why it ended."""
+        typed: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        force = socket.query_params.get("force") == "yes"
+        call = self._app.client.vms.Console(_inputs(socket.path_params["vm"], force, typed))
+        loop = asyncio.get_running_loop()
+
+        def read() -> str:
+            try:
+                for output in call:
+                    asyncio.run_coroutine_threadsafe(socket.send_bytes(output.data), loop).result(SEND_S)
+            except OstlerError as error:
+                return f"{error.message} [{error.reason}]"
+            except (WebSocketDisconnect, RuntimeError, TimeoutError):
+                return "the browser does not answer"
+            return "the console has ended"
+
+        reading = asyncio.ensure_future(to_thread.run_sync(read, limiter=CapacityLimiter(1)))
+        writing = asyncio.ensure_future(_receive(socket, typed))
+        try:
+            await asyncio.wait((reading, writing), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            call.cancel()
+            typed.put(None)
+            writing.cancel()
+        return await reading
+
+
+async def _receive(socket: WebSocket, typed: queue.SimpleQueue[bytes | None]) -> None:
+    """Passes on what the browser sends until it leaves."""
+    try:
+        async for data in socket.iter_bytes():
+            while typed.qsize() >= MAX_WAITING:
+                await asyncio.sleep(WAITING_S)
+            typed.put(data)
+    except (KeyError, RuntimeError):  # text, which no page of ours sends
+        return
+
+
+def _inputs(vm: str, force: bool, typed: queue.SimpleQueue[bytes | None]) -> Iterator[ConsoleInput]:
+    yield ConsoleInput(vm=vm, force=force)
+    while (data := typed.get()) is not None:
+        yield ConsoleInput(data=data)
