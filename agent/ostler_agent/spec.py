@@ -137,7 +137,8 @@ class VmSpec:
     """Everything a host needs to run a VM.
 
     seed: the files that cloud-init in the guest reads, by name; cdrom: the image that holds them on this host, once it
-    is there (`seeds.Seeds`); details: those that the driver states (`DriverInfo.details`), checked against its schema.
+    is there (`seeds.Seeds`); details: those that the driver states (`DriverInfo.details`), checked against its schema;
+    max_cpus, max_memory_bytes: what it may get while it runs, 0: no more than it has.
     """
 
     vm_id: str
@@ -151,6 +152,8 @@ class VmSpec:
     seed: Mapping[str, bytes] | None = field(default=None, repr=False)
     cdrom: Path | None = None
     details: Mapping[str, str] = field(default_factory=dict)
+    max_cpus: int = 0
+    max_memory_bytes: int = 0
 
 
 @dataclass(frozen=True)

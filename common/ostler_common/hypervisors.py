@@ -6,6 +6,9 @@ from enum import StrEnum
 
 from ostler_common.errors import FailedPreconditionError
 
+# Running VMs get memory in multiples of this: Linux guests on x86 add it in blocks of this size.
+MEMORY_STEP_BYTES = 128 << 20
+
 
 class Function(StrEnum):
     """Something that a type of hypervisor supports or does not; each type's driver states which.
@@ -20,6 +23,7 @@ class Function(StrEnum):
     VOLUME_ENCRYPTION = "volume-encryption"
     DIRECT_DOWNLOAD = "direct-download"
     INSTANCE_CONVERSION = "instance-conversion"
+    LIVE_RESIZE = "live-resize"
     REBOOT = "reboot"
     SCREENSHOT = "screenshot"
     UEFI = "uefi"
@@ -44,6 +48,7 @@ _SUMMARIES = {
     Function.VOLUME_ENCRYPTION: "VMs with encrypted volumes",
     Function.DIRECT_DOWNLOAD: "downloading templates directly into a pool",
     Function.INSTANCE_CONVERSION: "converting guests of other hypervisors",
+    Function.LIVE_RESIZE: "adding CPUs and memory while the VM runs",
     Function.REBOOT: "rebooting and resetting a running VM",
     Function.SCREENSHOT: "pictures of a VM's screen",
     Function.UEFI: "booting VMs with UEFI",

@@ -126,6 +126,10 @@ class FakeHypervisor:
     def detach_nic(self, vm_id: str, mac: str, timeout_s: float, progress: Progress) -> None:
         self._do("detach_nic")
 
+    def resize(self, vm_id: str, cpus: int, memory_bytes: int) -> None:
+        self._do("resize")
+        self.known[vm_id] = replace(self.known[vm_id], cpus=cpus, memory_bytes=memory_bytes)
+
     def grow_disk(self, vm_id: str, volume_id: str, size_bytes: int) -> None:
         self._do("grow_disk")
 

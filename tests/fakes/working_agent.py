@@ -450,6 +450,16 @@ class FakeHost(
 
         return self._job("DetachNic", "vm.detach-nic", request, context, work)
 
+    def ResizeVm(self, request: vm_pb2.ResizeVmRequest, context: grpc.ServicerContext) -> Iterator[job_pb2.JobUpdate]:
+        def work(job: JobContext) -> types_vm_pb2.VmInfo:
+            spec = self._machine(request.vm_id).spec
+            if request.cpus > max(spec.cpus, spec.max_cpus):
+                raise FailedPreconditionError("more than its maximum", "RESIZE_NEEDS_STOP")
+            spec.cpus, spec.memory_bytes = request.cpus, request.memory_bytes
+            return self._vm_info(request.vm_id)
+
+        return self._job("ResizeVm", "vm.resize", request, context, work)
+
     def DetachVolume(
         self, request: vm_pb2.DetachVolumeRequest, context: grpc.ServicerContext
     ) -> Iterator[job_pb2.JobUpdate]:
@@ -685,7 +695,15 @@ class FakeHost(
             machine = self.vms.get(vm_id)
             state = ABSENT if machine is None else RUNNING if machine.running else STOPPED
             migrating = machine is not None and machine.migrating
-            return types_vm_pb2.VmInfo(vm_id=vm_id, power_state=state, managed=True, migrating=migrating)
+            spec = machine.spec if machine else types_vm_pb2.VmSpec()
+            return types_vm_pb2.VmInfo(
+                vm_id=vm_id,
+                power_state=state,
+                managed=True,
+                migrating=migrating,
+                cpus=spec.cpus,
+                memory_bytes=spec.memory_bytes,
+            )
 
 
 def _without_keys(spec: types_vm_pb2.VmSpec) -> types_vm_pb2.VmSpec:

@@ -52,7 +52,7 @@ DRIVERS = {
         ["--option", "accel=tcg"],
         {
             *("volume-encryption.key", "uefi.start", "user-data.start", "extra-config.start", "restart.mirror"),
-            *("nic-hot-plug.running", "adoption.hand-back", "adoption.unknown", *COPIES),
+            *("live-resize.running", "nic-hot-plug.running", "adoption.hand-back", "adoption.unknown", *COPIES),
         },
     ),
 }

@@ -7,7 +7,7 @@
 # Busybox on Debian's cloud kernel: 64 MB disk (MBR, one ext4 partition, GRUB), boots in seconds even without KVM and
 # runs in 128 MB. On the serial console it prints GUEST-UP, then "tick N" every second, and there is a root shell;
 # `mark TEXT` writes a text to the root disk, `disks` tells the disks' sizes. It obeys the ACPI power button and takes
-# disks while it runs; `seed` mounts the CD-ROM and tells the digest of the user data on it. No loop device and no mount
+# disks, CPUs and memory while it runs (`size`); `seed` mounts the CD-ROM and tells the digest of the user data on it. No loop device and no mount
 # are needed, so it builds in a container, too.
 set -euo pipefail
 vmware= uefi=
@@ -111,6 +111,13 @@ cat >"$root/bin/disks" <<'DISKS'
 #!/bin/sh
 for disk in /sys/class/block/vd?; do echo "DISK=${disk##*/} BYTES=$(($(cat "$disk/size") * 512))"; done
 DISKS
+cat >"$root/bin/size" <<'SIZE'
+#!/bin/sh
+# size: takes the CPUs and the memory that were plugged in, and tells how much there is
+for cpu in /sys/devices/system/cpu/cpu[0-9]*/online; do echo 1 >"$cpu"; done 2>/dev/null
+for block in /sys/devices/system/memory/memory*/state; do echo online >"$block"; done 2>/dev/null
+echo "CPUS=$(grep -c ^processor /proc/cpuinfo) MIB=$(($(awk '/MemTotal/ {print $2}' /proc/meminfo) / 1024))"
+SIZE
 cat >"$root/bin/seed" <<'SEED'
 #!/bin/sh
 umount /seed 2>/dev/null
@@ -126,7 +133,7 @@ cat >"$root/etc/profile" <<'PROFILE'
 PS1='guest# '
 PROFILE
 printf 'root:x:0:0:root:/root:/bin/sh\n' >"$root/etc/passwd"
-chmod 755 "$root"/etc/rc "$root"/etc/acpi/PWRF/* "$root"/bin/{ticker,mark,disks,seed}
+chmod 755 "$root"/etc/rc "$root"/etc/acpi/PWRF/* "$root"/bin/{ticker,mark,disks,size,seed}
 
 pack() { (cd "$1" && find . | cpio -o -H newc --quiet | gzip -1); }
 plain_boot() {

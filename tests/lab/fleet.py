@@ -207,6 +207,9 @@ class Fleet:
         request = vm_pb2.StopVmRequest(request_id=fresh(), vm=name, timeout_s=timeout_s, force=force)
         return self.api.vms.StopVm(request)
 
+    def resize(self, name: str, offering: str) -> lro.Operation:
+        return self.api.vms.ResizeVm(vm_pb2.ResizeVmRequest(request_id=fresh(), vm=name, service_offering=offering))
+
     def migrate(self, name: str, host: str = "", with_storage: bool = False, pool: str = "") -> lro.Operation:
         request = vm_pb2.MigrateVmRequest(request_id=fresh(), vm=name, host=host, with_storage=with_storage, pool=pool)
         return self.api.vms.MigrateVm(request)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
-from ostler.control.v1 import key_pb2, label_pb2, vm_pb2
+from ostler.control.v1 import key_pb2, label_pb2, offering_pb2, vm_pb2
 from ostler.types.v1 import volume_pb2
 
 from tests.lab.fleet import MIB, PLAIN, SECRET, SHARED_POOL, Fleet, fresh, refused
@@ -99,6 +99,38 @@ def test_a_running_vm_is_renamed_and_found_by_its_label(fleet: Fleet, guest: str
         assert not client.vms.ListVms(vm_pb2.ListVmsRequest(selector="env=test")).vms
     finally:
         client.vms.UpdateVm(vm_pb2.UpdateVmRequest(vm="shop", values=vm_pb2.Vm(name=guest), update_mask=renamed))
+
+
+def test_a_running_vm_grows_and_keeps_its_size_through_a_migration(fleet: Fleet, guest: str) -> None:
+    for name, cpus, mib in (("grows", 1, 128), ("grown", 2, 256)):
+        fleet.api.offerings.CreateServiceOffering(
+            offering_pb2.CreateServiceOfferingRequest(
+                request_id=fresh(),
+                name=name,
+                cpus=cpus,
+                memory_bytes=mib * MIB,
+                encrypt_root=True,
+                max_cpus=2,
+                max_memory_bytes=256 * MIB,
+            )
+        )
+    assert refused(fleet.resize, guest, "grown").reason == "RESIZE_NEEDS_STOP"
+    fleet.do(fleet.stop(guest, force=True))
+    fleet.do(fleet.resize(guest, "grows"))
+    fleet.do(fleet.start(guest))
+    with fleet.console(guest) as console:
+        console.wait("tick 1", 90)
+        console.run("size", r"CPUS=1 MIB=\d\d\r")  # of 128: the kernel has the rest
+        fleet.do(fleet.resize(guest, "grown"))
+        console.run("size", r"CPUS=2 MIB=1[5-9]\d")
+        fleet.do(fleet.migrate(guest, fleet.other_host(guest).name))
+        console.tick()
+        console.run("size", r"CPUS=2 MIB=1[5-9]\d")
+    vm = fleet.vm(guest)
+    assert (vm.cpus, vm.memory_bytes, vm.service_offering_name) == (2, 256 * MIB, "grown")
+    assert refused(fleet.resize, guest, "grows").reason == "RESIZE_NEEDS_STOP"
+    fleet.do(fleet.stop(guest, force=True))
+    fleet.do(fleet.resize(guest, SECRET))
 
 
 def test_an_encrypted_vm_moves_with_its_disk_between_hosts_that_share_nothing(fleet: Fleet) -> None:

@@ -48,6 +48,7 @@ MEMBERS: Mapping[str, frozenset[str]] = {
             "RebootVm",
             "ReinstallVm",
             "RemoveNic",
+            "ResizeVm",
             "Screenshot",
             "StartVm",
             "StopVm",

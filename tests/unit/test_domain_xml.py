@@ -34,6 +34,10 @@ CASES = {
     "plain": (spec(DiskSpec(volume(0), 0, boot=True)), "kvm"),
     "emulated": (spec(DiskSpec(volume(0), 0, boot=True)), "qemu"),
     "diskless": (spec(), "kvm"),
+    "growing": (
+        replace(spec(DiskSpec(volume(0), 0, boot=True), cpus=2), max_cpus=4, max_memory_bytes=1 << 30),
+        "kvm",
+    ),
     "uefi": (spec(DiskSpec(volume(0), 0, boot=True), firmware=Firmware.UEFI, cpus=4), "kvm"),
     "encrypted": (
         spec(

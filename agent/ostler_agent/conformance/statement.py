@@ -14,7 +14,7 @@ from ostler_agent.conformance.bench import Bench, NeverCancelled
 from ostler_agent.hypervisors.base import PARTS
 from ostler_agent.pools import registry as pool_registry
 from ostler_agent.spec import DiskFormat, DiskSpec, ExtraConfig, Firmware, Key, NicSpec
-from ostler_agent.vms import disks, power
+from ostler_agent.vms import disks, power, resizing
 from ostler_agent.vms import nics as vm_nics
 
 REFUSAL = "FUNCTION_NOT_SUPPORTED"
@@ -77,6 +77,10 @@ def unstated(bench: Bench) -> None:
         refusals += 1
         with refused("attaching to a running VM", REFUSAL):
             disks.attach(hypervisor, bench.paths, spec.vm_id, DiskSpec(data, 1), progress)
+    if Function.LIVE_RESIZE not in stated.functions:
+        refusals += 1
+        with refused("CPUs for a running VM", REFUSAL):
+            resizing.resize(hypervisor, spec.vm_id, spec.cpus + 1, spec.memory_bytes, progress)
     if Function.UEFI not in stated.functions:
         refusals += 1
         with refused("a VM with UEFI", REFUSAL):

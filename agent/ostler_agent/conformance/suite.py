@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from ostler_common.config import ConfigError
 from ostler_common.hypervisors import Function
 
-from ostler_agent.conformance import adopting, copies, disks, leftovers, life_cycle, restart, screen, statement
+from ostler_agent.conformance import (
+    adopting,
+    copies,
+    disks,
+    leftovers,
+    life_cycle,
+    resizing,
+    restart,
+    screen,
+    statement,
+)
 from ostler_agent.conformance.bench import Bench
 from ostler_agent.conformance.results import Outcome, Result, attempt
 
@@ -61,6 +71,7 @@ CHECKS: tuple[Check, ...] = (
     _check("hot-plug.stopped", disks.plug_stopped, Function.HOT_PLUG),
     _check("hot-plug.running", disks.plug_running, Function.HOT_PLUG),
     _check("hot-plug.unheard", disks.unplug_unheard, Function.HOT_PLUG),
+    _check("live-resize.running", resizing.running, Function.LIVE_RESIZE),
     _check("online-grow.grow", disks.grow, Function.ONLINE_GROW),
     _check("online-copy.copy", copies.copy, Function.ONLINE_COPY),
     _check("online-copy.cancelled", copies.cancelled_mirror, Function.ONLINE_COPY),

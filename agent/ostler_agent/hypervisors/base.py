@@ -229,6 +229,19 @@ class NicHotPlug(Protocol):
 
 
 @runtime_checkable
+class LiveResize(Protocol):
+    """Optional part of a driver: `Function.LIVE_RESIZE`. A VM can grow to `VmSpec.max_cpus` and `max_memory_bytes`."""
+
+    def resize(self, vm_id: str, cpus: int, memory_bytes: int) -> None:
+        """Gives a running VM this many CPUs and this much memory, also in its definition. Idempotent.
+
+        `vm` reports the new size at once; the guest may take its time. Raises FailedPreconditionError VM_NOT_RUNNING;
+        RESIZE_NEEDS_STOP for less than the VM has, more than its maximum, or memory in other steps than
+        MEMORY_STEP_BYTES: then nothing has changed.
+        """
+
+
+@runtime_checkable
 class OnlineGrow(Protocol):
     """Optional part of a driver: `Function.ONLINE_GROW`."""
 
@@ -385,6 +398,7 @@ PARTS: Mapping[Function, type] = {
     Function.REBOOT: Reboot,
     Function.HOT_PLUG: HotPlug,
     Function.NIC_HOT_PLUG: NicHotPlug,
+    Function.LIVE_RESIZE: LiveResize,
     Function.ONLINE_GROW: OnlineGrow,
     Function.ONLINE_COPY: LiveCopy,
     Function.SCREENSHOT: Screenshot,

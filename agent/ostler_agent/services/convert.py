@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 
 from ostler.agent.v1 import pool_pb2
+from ostler.agent.v1 import vm_pb2 as agent_vm_pb2
 from ostler.agent.v1 import volume_pb2 as agent_volume_pb2
 from ostler.types.v1 import vm_pb2, volume_pb2
 from ostler_common import xml_fragment
@@ -243,6 +244,10 @@ def vm_spec(message: vm_pb2.VmSpec, path: str = "spec") -> VmSpec:
         raise bad_field(f"{path}.cpus", "must be 1 or more")
     if message.memory_bytes < 1 or message.memory_bytes % (1 << 20):
         raise bad_field(f"{path}.memory_bytes", "must be a positive multiple of 1 MiB")
+    if message.max_cpus < 0:
+        raise bad_field(f"{path}.max_cpus", "must not be negative")
+    if message.max_memory_bytes < 0 or message.max_memory_bytes % (1 << 20):
+        raise bad_field(f"{path}.max_memory_bytes", "must be a multiple of 1 MiB")
     return VmSpec(
         vm_id=uuid_field(message.vm_id, f"{path}.vm_id"),
         name=message.name,
@@ -254,7 +259,18 @@ def vm_spec(message: vm_pb2.VmSpec, path: str = "spec") -> VmSpec:
         extra=extra_config(message.extra_config, f"{path}.extra_config"),
         seed=seed(message.seed, f"{path}.seed") if message.HasField("seed") else None,
         details=details(message.details, f"{path}.details"),
+        max_cpus=message.max_cpus,
+        max_memory_bytes=message.max_memory_bytes,
     )
+
+
+def vm_size(message: agent_vm_pb2.ResizeVmRequest) -> tuple[int, int]:
+    """CPUs, and memory in bytes. Raises InvalidArgumentError."""
+    if message.cpus < 1:
+        raise bad_field("cpus", "must be 1 or more")
+    if message.memory_bytes < 1 or message.memory_bytes % (1 << 20):
+        raise bad_field("memory_bytes", "must be a positive multiple of 1 MiB")
+    return message.cpus, message.memory_bytes
 
 
 def details(values: Mapping[str, str], path: str) -> dict[str, str]:

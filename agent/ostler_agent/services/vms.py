@@ -20,7 +20,7 @@ from ostler_agent.journal import Record
 from ostler_agent.seeds import SEEDS, Seeds
 from ostler_agent.services import convert
 from ostler_agent.spec import PowerState, VmInfo
-from ostler_agent.vms import disks, nics, power
+from ostler_agent.vms import disks, nics, power, resizing
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +48,7 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         jobs.on_recover("vm.delete", self._recover_delete)
         jobs.on_recover("vm.attach", self._recover_attach)
         jobs.on_recover("vm.detach", self._recover_detach)
+        jobs.on_recover("vm.resize", self._recover_resize)
 
     def DefineVm(self, request: vm_pb2.DefineVmRequest, context: grpc.ServicerContext) -> Updates:
         spec = convert.vm_spec(request.spec)
@@ -136,6 +137,15 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
             lambda job: convert.vm_info(nics.detach(self._driver, vm_id, request.mac, job)),
         )
 
+    def ResizeVm(self, request: vm_pb2.ResizeVmRequest, context: grpc.ServicerContext) -> Updates:
+        vm_id, size = convert.uuid_field(request.vm_id, "vm_id"), convert.vm_size(request)
+        return self._jobs.run(
+            request.operation,
+            "vm.resize",
+            request,
+            lambda job: convert.vm_info(resizing.resize(self._driver, vm_id, *size, job)),
+        )
+
     def GetVm(self, request: vm_pb2.GetVmRequest, context: grpc.ServicerContext) -> types_pb2.VmInfo:
         return convert.vm_info(self._driver.vm(convert.uuid_field(request.vm_id, "vm_id")))
 
@@ -198,6 +208,13 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         return convert.vm_info(
             disks.detach(self._driver, request.vm_id, request.volume_id, request.key_id or None, context)
         )
+
+    def _recover_resize(self, record: Record) -> Message:
+        request = record.request_as(vm_pb2.ResizeVmRequest)
+        info = self._driver.vm(request.vm_id)
+        if (info.cpus, info.memory_bytes) != (request.cpus, request.memory_bytes):
+            raise interrupted()
+        return convert.vm_info(info)
 
     def _resolve_power_state(self, vm_id: str, *, running: bool) -> Message:
         if self._driver.running(vm_id) is not running:

@@ -207,6 +207,7 @@ TABLE: Mapping[str, frozenset[Role]] = {
             "StartVm": _USERS,
             "StopVm": _USERS,
             "RebootVm": _USERS,
+            "ResizeVm": _USERS,
             "MigrateVm": _ADMINS,
             "DeleteVm": _USERS,
             "AdoptVm": _ADMINS,

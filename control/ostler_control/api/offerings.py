@@ -15,6 +15,7 @@ from ostler_control.api.requests import once
 from ostler_control.api.resolve import resolve, visible
 from ostler_control.api.session import with_sessions
 from ostler_control.catalog import offerings
+from ostler_control.catalog.sizes import Size
 from ostler_control.models import DiskOffering, ServiceOffering
 
 
@@ -34,6 +35,7 @@ class OfferingService(offering_pb2_grpc.OfferingServiceServicer):
                 caller.actor,
                 dict(request.extra_configs),
                 dict(request.details),
+                Size(request.max_cpus, request.max_memory_bytes),
             )
 
         return core.service_offerings([once(ServiceOffering, caller, request, make)], caller)[0]

@@ -105,6 +105,12 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         row = resolve(Vm, request.vm, "vm", caller=caller)
         return start_operation(caller, request, lambda: vms.stop(row, caller.actor, request.timeout_s, request.force))
 
+    def ResizeVm(self, request: pb.ResizeVmRequest, context: grpc.ServicerContext) -> LongRunning:
+        caller = caller_of(context)
+        row = resolve(Vm, request.vm, "vm", caller=caller)
+        offering = resolve(ServiceOffering, request.service_offering, "service_offering")
+        return start_operation(caller, request, lambda: vms.resize(row, offering, caller.actor))
+
     def RebootVm(self, request: pb.RebootVmRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
         row = resolve(Vm, request.vm, "vm", caller=caller)

@@ -11,6 +11,7 @@ from peewee import IntegrityError
 from ostler_control import database, events
 from ostler_control.catalog import driver_details
 from ostler_control.catalog.names import check_name
+from ostler_control.catalog.sizes import NO_SIZE, Size, set_maximum
 from ostler_control.extraconfig.dpdk import check_dpdk
 from ostler_control.models import DiskOffering, OfferingExtraConfig, ServiceOffering, now, tuples
 
@@ -29,15 +30,19 @@ def create_service(
     actor: str,
     extra_configs: Mapping[str, str] = MappingProxyType({}),
     details: Mapping[str, str] = MappingProxyType({}),
+    maximum: Size = NO_SIZE,
 ) -> ServiceOffering:
-    """Creates a service offering. extra_configs: for DPDK, by name; details: for drivers.
+    """Creates a service offering. extra_configs: for DPDK, by name; details: for drivers; maximum: what its VMs may get
+    while they run, 0: no more than they have.
 
-    Raises AlreadyExistsError when the name is taken, and what `check_dpdk` and `driver_details.check_given` do.
+    Raises InvalidArgumentError INVALID_SIZE, AlreadyExistsError when the name is taken, and what `check_dpdk` and
+    `driver_details.check_given` do.
     """
     check_name("name", name)
     if not 1 <= cpus <= MAX_CPUS:
         raise bad_field("cpus", f"must be 1 to {MAX_CPUS}", reason="INVALID_SIZE")
     _check_size("memory_bytes", memory_bytes, MAX_MEMORY_BYTES)
+    most = _checked_maximum(maximum, Size(cpus, memory_bytes))
     check_dpdk(extra_configs, memory_bytes)
     driver_details.check_given(details)
     try:
@@ -45,6 +50,7 @@ def create_service(
             offering: ServiceOffering = ServiceOffering.create(
                 name=name, cpus=cpus, memory_bytes=memory_bytes, encrypt_root=encrypt_root
             )
+            set_maximum(offering, most)
             for config, value in extra_configs.items():
                 OfferingExtraConfig.create(service_offering=offering, name=config, value=value)
             driver_details.add_to_offering(offering, details)
@@ -91,6 +97,17 @@ def retire(offering: ServiceOffering | DiskOffering, actor: str) -> None:
         count = model.update(retire_time=now()).where(model.id == offering.id, model.retire_time.is_null()).execute()
         if count:
             events.done(f"{kind}.delete", actor, offering)
+
+
+def _checked_maximum(maximum: Size, size: Size) -> Size:
+    """The maximum with its zeros filled in."""
+    most = Size(maximum.cpus or size.cpus, maximum.memory_bytes or size.memory_bytes)
+    if not size.cpus <= most.cpus <= MAX_CPUS:
+        raise bad_field("max_cpus", f"must be {size.cpus} (the CPUs of a VM) to {MAX_CPUS}", reason="INVALID_SIZE")
+    _check_size("max_memory_bytes", most.memory_bytes, MAX_MEMORY_BYTES)
+    if most.memory_bytes < size.memory_bytes:
+        raise bad_field("max_memory_bytes", "must be at least the memory of a VM", reason="INVALID_SIZE")
+    return most
 
 
 def _check_size(field: str, size_bytes: int, most: int) -> None:

@@ -14,7 +14,16 @@ from ostler_control.models.ha import FenceDevice, HostFence, OfferingPriority, V
 from ostler_control.models.import_plans import ImportPlan, ImportPlanVm
 from ostler_control.models.imports import ImportFile, ImportSource, VmImport, VmOrigin, WarmImport
 from ostler_control.models.labels import HostLabel, TemplateLabel, VmDescription, VmLabel, VolumeLabel
-from ostler_control.models.machines import Network, NetworkAccount, Nic, ServiceOffering, Vm, VmSighting
+from ostler_control.models.machines import (
+    Network,
+    NetworkAccount,
+    Nic,
+    OfferingMaximum,
+    ServiceOffering,
+    Vm,
+    VmMaximum,
+    VmSighting,
+)
 from ostler_control.models.people import Account, Certificate, JoinToken, User
 from ostler_control.models.places import Cluster, Host, HostFunction, HypervisorType, UnmanagedVm, Zone
 from ostler_control.models.records import Event, EventChain, Operation, Replica, Request, SettingValue
@@ -68,7 +77,9 @@ ALL: tuple[type[BaseModel], ...] = (
     SnapshotSchedule,
     Snapshot,
     ServiceOffering,
+    OfferingMaximum,
     Vm,
+    VmMaximum,
     VmSighting,
     Network,
     NetworkAccount,
@@ -151,6 +162,7 @@ __all__ = [
     "NicAddressing",
     "OfferingDetail",
     "OfferingExtraConfig",
+    "OfferingMaximum",
     "OfferingPriority",
     "Operation",
     "OperationState",
@@ -180,6 +192,7 @@ __all__ = [
     "VmExtraConfig",
     "VmImport",
     "VmLabel",
+    "VmMaximum",
     "VmOrigin",
     "VmPriority",
     "VmRestart",

@@ -33,6 +33,15 @@ ServiceOffering.add_index(
 )
 
 
+class OfferingMaximum(BaseModel):
+    """What VMs of a service offering may get while they run; one without a row: no more than they have."""
+
+    service_offering = ForeignKeyField(ServiceOffering, unique=True, on_delete="CASCADE")
+    service_offering_id: str
+    cpus = IntegerField()
+    memory_bytes = BigIntegerField()
+
+
 class Vm(BaseModel):
     """A virtual machine.
 
@@ -72,6 +81,15 @@ class Vm(BaseModel):
 
     class Meta:
         indexes = ((("account", "name"), True),)
+
+
+class VmMaximum(BaseModel):
+    """What a VM may get while it runs, as it last started; one without a row: no more than it has."""
+
+    vm = ForeignKeyField(Vm, unique=True, on_delete="CASCADE")
+    vm_id: str
+    cpus = IntegerField()
+    memory_bytes = BigIntegerField()
 
 
 class VmSighting(BaseModel):

@@ -31,6 +31,23 @@ def claim_destination(vm: Vm, host_id: str) -> None:
     _claim(vm, host_id, Vm.destination)
 
 
+def resize(vm: Vm, cpus: int, memory_bytes: int) -> None:
+    """Gives the VM another size, and changes its claim on its host, if it has one, by the difference.
+
+    Raises AbortedError HOST_TAKEN when the host lacks the capacity or accepts no VMs any more; what a VM gives back is
+    always accepted.
+    """
+    with database.transaction():
+        share = _share(vm)
+        more_cpus, more_bytes = cpus - share.cpus, memory_bytes - share.memory_bytes
+        if share.host_id is not None:
+            grows = more_cpus > 0 or more_bytes > 0
+            granted = _granted(max(more_cpus, 0), max(more_bytes, 0)) if grows else True
+            if not _add(share.host_id, more_cpus, more_bytes, granted):
+                raise _taken(vm, share.host_id)
+        Vm.update(cpus=cpus, memory_bytes=memory_bytes).where(Vm.id == vm.id).execute()
+
+
 def release(vm: Vm) -> None:
     """Releases the VM's claim on its host, which becomes its `last_host`."""
     _release(vm, Vm.host)
@@ -163,17 +180,21 @@ def _claim(vm: Vm, host_id: str, place: ForeignKeyField[Host | None]) -> None:
             raise FailedPreconditionError(
                 f'VM "{vm.name}" has claimed capacity on another host already', "ALREADY_PLACED", {"host_id": claimed}
             )
-        room = room_for(
-            share.cpus, share.memory_bytes, usable_memory(settings.agents.HOST_RESERVED_MEMORY.by_cluster())
-        )
-        granted = fn.EXISTS(Cluster.select(Cluster.id).where((Cluster.id == Host.cluster) & room))
-        if not _add(host_id, share.cpus, share.memory_bytes, granted):
-            raise AbortedError(
-                f'the host chosen for VM "{vm.name}" does not have the capacity any more',
-                "HOST_TAKEN",
-                {"host_id": host_id},
-            )
+        if not _add(host_id, share.cpus, share.memory_bytes, _granted(share.cpus, share.memory_bytes)):
+            raise _taken(vm, host_id)
         Vm.update({place: host_id}).where(Vm.id == vm.id).execute()
+
+
+def _granted(cpus: int, memory_bytes: int) -> ColumnBase:
+    """The condition on a host alone that it accepts VMs and has this much free."""
+    room = room_for(cpus, memory_bytes, usable_memory(settings.agents.HOST_RESERVED_MEMORY.by_cluster()))
+    return fn.EXISTS(Cluster.select(Cluster.id).where((Cluster.id == Host.cluster) & room))
+
+
+def _taken(vm: Vm, host_id: str) -> AbortedError:
+    return AbortedError(
+        f'the host chosen for VM "{vm.name}" does not have the capacity any more', "HOST_TAKEN", {"host_id": host_id}
+    )
 
 
 def _release(vm: Vm, place: ForeignKeyField[Host | None]) -> None:

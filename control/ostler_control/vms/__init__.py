@@ -12,6 +12,7 @@ from ostler_control.vms.migrate import migrate
 from ostler_control.vms.nics import add_nic, remove_nic
 from ostler_control.vms.reboot import reboot
 from ostler_control.vms.reinstall import reinstall
+from ostler_control.vms.resize import resize
 from ostler_control.vms.resolve import resolve_stranded
 from ostler_control.vms.start import start
 from ostler_control.vms.stop import stop
@@ -33,6 +34,7 @@ __all__ = [
     "reboot",
     "reinstall",
     "remove_nic",
+    "resize",
     "resolve_stranded",
     "start",
     "stop",

@@ -11,6 +11,7 @@ from peewee import ColumnBase, IntegrityError
 
 from ostler_control import labels, settings
 from ostler_control.catalog.quotas import Resources, check_quota
+from ostler_control.catalog.sizes import renew_maximum
 from ostler_control.database import transaction
 from ostler_control.hypervisors import registry, rules
 from ostler_control.keys import Keyring
@@ -88,6 +89,7 @@ def _record_vm(wanted: NewVm, checked: Checked) -> Vm:
         values = {"vm": vm, "position": position, "mac": nic.mac, "network": nic.network, "model": nic.model}
         row = _insert_or_raise(taken, Nic.mac == nic.mac, Nic, **values)
         addressing.record(row.id, nic.addressing)
+    renew_maximum(vm)
     affinity.put(vm, wanted.affinity_groups)
     details.add(vm, wanted.details)
     labels.add(vm, wanted.labels)

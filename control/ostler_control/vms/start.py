@@ -8,6 +8,7 @@ import structlog
 from ostler_common.errors import FailedPreconditionError, UnavailableError
 
 from ostler_control.agents import power_states
+from ostler_control.catalog.sizes import renew_maximum
 from ostler_control.database import session, transaction
 from ostler_control.hosts.rows import address, is_up, silent
 from ostler_control.models import Host, Operation, PowerState, Vm, VmState
@@ -46,6 +47,7 @@ def start(vm: Vm, user: str, host: Host | None = None, lost_host: Host | None = 
     if vm.state is VmState.RUNNING:
         extra_configs.check_start(vm)
         host_id = _restart_host(vm, host)
+        renew_maximum(vm)
     elif vm.state is VmState.STOPPED and vm.power_state.is_executing:
         host_id = _adoption_host(vm, host)
     elif vm.state is VmState.STOPPED:
@@ -58,6 +60,7 @@ def start(vm: Vm, user: str, host: Host | None = None, lost_host: Host | None = 
             reserve_of=lost_host.cluster_id if lost_host else "",
         )
         host_id = placement_query.find_and_claim(vm, demand).host_id
+        renew_maximum(vm)
     else:
         raise wrong_state(vm, "stopped")
     driver_details.check(vm, host_id)

@@ -8,6 +8,7 @@ from ostler.agent.v1 import vm_pb2 as agent_pb2
 from ostler.types.v1 import vm_pb2, volume_pb2
 
 from ostler_control.agents import Agents, HostAddress
+from ostler_control.catalog.sizes import maximum_of
 from ostler_control.database import session
 from ostler_control.keys import Keyring
 from ostler_control.models import Vm, Volume
@@ -32,6 +33,8 @@ def spec(vm: Vm, keys: Keyring | None, pools: Mapping[str, str] | None = None) -
         pool_id = moved.get(volume.id, "")
         return wire.keyed_ref(volume, keys, pool_id=pool_id) if keys else wire.plain_ref(volume, pool_id)
 
+    with session():
+        most = maximum_of(vm)
     return vm_pb2.VmSpec(
         vm_id=vm.id,
         name=vm.name,
@@ -46,6 +49,8 @@ def spec(vm: Vm, keys: Keyring | None, pools: Mapping[str, str] | None = None) -
         extra_config=extra_configs.to_wire(vm),
         seed=_seed(vm, keys) if keys else None,
         details=_details(vm),
+        max_cpus=most.cpus,
+        max_memory_bytes=most.memory_bytes,
     )
 
 

@@ -215,11 +215,14 @@ def test_a_vm_by_way_of_jobs(agent: Agent) -> None:
         )
     assert agent.driver.done == ["start"]
     assert [vm.vm_id for vm in agent.vms.ListVms(vm_pb2.ListVmsRequest()).vms] == [VM]
+    size = {"cpus": 2, "memory_bytes": 256 << 20}
+    resized = last(agent.vms.ResizeVm(vm_pb2.ResizeVmRequest(operation=operation(), vm_id=VM, **size)))
+    assert (resized.vm.cpus, resized.vm.memory_bytes) == (2, 256 << 20)
     last(agent.vms.RebootVm(vm_pb2.RebootVmRequest(operation=operation(), vm_id=VM, hard=True)))
     stopped = last(agent.vms.StopVm(vm_pb2.StopVmRequest(operation=operation(), vm_id=VM, timeout_s=10)))
     assert stopped.vm.power_state == types_pb2.POWER_STATE_STOPPED
     last(agent.vms.DeleteVm(vm_pb2.DeleteVmRequest(operation=operation(), vm_id=VM)))
-    assert agent.driver.done == ["start", "reset", "shut_down", "delete"]
+    assert agent.driver.done == ["start", "resize", "reset", "shut_down", "delete"]
     assert agent.vms.GetVm(vm_pb2.GetVmRequest(vm_id=VM)).power_state == types_pb2.POWER_STATE_ABSENT
 
 
@@ -348,6 +351,10 @@ def _attach() -> vm_pb2.AttachVolumeRequest:
     return vm_pb2.AttachVolumeRequest(vm_id=VM, disk=spec().disks[0])
 
 
+def _resize(cpus: int, mib: int) -> vm_pb2.ResizeVmRequest:
+    return vm_pb2.ResizeVmRequest(vm_id=VM, cpus=cpus, memory_bytes=mib << 20)
+
+
 @pytest.mark.parametrize(
     ("kind", "request_of", "state", "expected"),
     [
@@ -358,6 +365,8 @@ def _attach() -> vm_pb2.AttachVolumeRequest:
         ("vm.delete", lambda: vm_pb2.DeleteVmRequest(vm_id=VM), None, "SUCCEEDED"),
         ("vm.delete", lambda: vm_pb2.DeleteVmRequest(vm_id=VM), PowerState.STOPPED, "INTERRUPTED"),
         ("vm.define", lambda: vm_pb2.DefineVmRequest(spec=spec()), PowerState.STOPPED, "INTERRUPTED"),
+        ("vm.resize", lambda: _resize(1, 128), PowerState.RUNNING, "SUCCEEDED"),
+        ("vm.resize", lambda: _resize(2, 128), PowerState.RUNNING, "INTERRUPTED"),
         ("vm.attach", _attach, PowerState.RUNNING, "INTERRUPTED"),
         ("vm.detach", lambda: vm_pb2.DetachVolumeRequest(vm_id=VM, volume_id=VOLUME), PowerState.RUNNING, "SUCCEEDED"),
     ],

@@ -26,12 +26,14 @@ from ostler_control.models import (
     Nic,
     NicAddressing,
     OfferingDetail,
+    OfferingMaximum,
     Priority,
     ServiceOffering,
     Vm,
     VmDescription,
     VmImport,
     VmLabel,
+    VmMaximum,
     VmPriority,
     VmRestart,
     VmSighting,
@@ -65,6 +67,7 @@ FROZEN = {
     "0016_labels": "95f8e5524469842581055df388cd0ef0911c6d68e70f3b7166988eb2d87d43c4",
     "0017_drs_conditions": "db317895f74230eb7eac9149f97575f596a092195247e6b9f6fc548cf5db0f2c",
     "0018_event_chain": "0d636d9bec150200b62414504d9d3916a38a676787f7a9ff19e2fbd0981756a5",
+    "0019_maximum_sizes": "be622ac71665649655d9f2012ccbee546e0b8fafc7239530f48e058b5a0c2048",
 }
 _OLD_VM = (
     "INSERT INTO zone (id, create_time, name) VALUES ('z', '2026-01-01', 'zone')",
@@ -334,6 +337,22 @@ def test_events_from_before_the_chain_are_linked_in_their_order(tmp_path: Path) 
         with database.session():
             assert (verify.verify().checked_count, verify.verify().first_break) == (2, None)
             assert [row.id for row in Event.select().order_by(Event.sequence)] == ["early", "late"]
+
+
+def test_vms_and_offerings_get_maximum_sizes(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0018_event_chain")
+            for statement in _OLD_VM:
+                db.execute_sql(statement)
+        assert "0019_maximum_sizes" in database.migrate()
+        with database.session():
+            OfferingMaximum.create(service_offering="o", cpus=4, memory_bytes=1 << 34)
+            VmMaximum.create(vm="v", cpus=4, memory_bytes=1 << 34)
+            assert [row.vm.name for row in VmMaximum.select()] == ["web"]
+            Vm.delete().where(Vm.id == "v").execute()
+            ServiceOffering.delete().where(ServiceOffering.id == "o").execute()
+            assert [model.select().count() for model in (VmMaximum, OfferingMaximum)] == [0, 0]
 
 
 def test_migrating_again_does_nothing(fresh_database: str) -> None:

@@ -33,6 +33,7 @@ from ostler_agent.hypervisors.libvirt import (
     migrate,
     mirror,
     nic_devices,
+    resize,
     samples,
     screenshot,
 )
@@ -142,6 +143,10 @@ class LibvirtDriver:
 
     def detach_nic(self, vm_id: str, mac: str, timeout_s: float, progress: Progress) -> None:
         nic_devices.detach(self._session, vm_id, mac, timeout_s, progress)
+
+    def resize(self, vm_id: str, cpus: int, memory_bytes: int) -> None:
+        with self._session.locks.hold(vm_id):
+            resize.resize(self._session, vm_id, cpus, memory_bytes)
 
     def grow_disk(self, vm_id: str, volume_id: str, size_bytes: int) -> None:
         devices.grow(self._session, vm_id, volume_id, size_bytes)

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import libvirt
 
 from ostler_agent.hypervisors.libvirt.errors import is_code
-from ostler_agent.hypervisors.libvirt.xml import disks, metadata
+from ostler_agent.hypervisors.libvirt.xml import disks, metadata, size
 from ostler_agent.spec import PowerState, VmInfo
 
 _STATES = {
@@ -63,8 +63,8 @@ def describe(domain: Any) -> VmInfo:
         vm_id=vm_id,
         name=root.findtext("title") or root.findtext("name") or vm_id,
         power_state=power_state,
-        cpus=int(root.findtext("vcpu") or 0),
-        memory_bytes=int(root.findtext("memory") or 0) * 1024,  # libvirt always reports KiB
+        cpus=size.cpus(root),
+        memory_bytes=size.memory_bytes(root),
         volume_ids=tuple(disk.volume_id for disk in attached if disk.volume_id),
         managed=metadata.is_managed(root),
         migrating=power_state in (PowerState.RUNNING, PowerState.PAUSED) and is_migrating_out(domain),

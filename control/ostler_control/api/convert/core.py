@@ -12,6 +12,7 @@ from ostler_control.api.convert.times import timestamp
 from ostler_control.caller import Caller
 from ostler_control.catalog import driver_details, quotas
 from ostler_control.catalog.offerings import extra_configs_of
+from ostler_control.catalog.sizes import maximums_of_offerings, size_of
 from ostler_control.events.verify import Verdict
 from ostler_control.hypervisors.listing import Listed
 from ostler_control.models import Account, Cluster, DiskOffering, Event, ServiceOffering, Zone
@@ -83,6 +84,7 @@ def service_offerings(rows: Sequence[ServiceOffering], caller: Caller) -> list[o
     """Members do not see what extra configuration and details tell of the hosts."""
     configs = extra_configs_of([row.id for row in rows]) if caller.is_admin else {}
     details = driver_details.of_offerings([row.id for row in rows]) if caller.is_admin else {}
+    maximums = maximums_of_offerings([row.id for row in rows])
     return [
         offering_pb2.ServiceOffering(
             id=row.id,
@@ -93,6 +95,8 @@ def service_offerings(rows: Sequence[ServiceOffering], caller: Caller) -> list[o
             create_time=timestamp(row.create_time),
             extra_configs=configs.get(row.id, {}),
             details=details.get(row.id, {}),
+            max_cpus=maximums.get(row.id, size_of(row)).cpus,
+            max_memory_bytes=maximums.get(row.id, size_of(row)).memory_bytes,
         )
         for row in rows
     ]

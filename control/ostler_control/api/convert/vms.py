@@ -13,6 +13,7 @@ from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.lookups import by_id, name_of, shown_to
 from ostler_control.api.convert.times import timestamp
 from ostler_control.caller import Caller
+from ostler_control.catalog.sizes import maximums_of_vms, size_of
 from ostler_control.hypervisors import rules
 from ostler_control.models import (
     Account,
@@ -50,6 +51,7 @@ def vms(rows: Sequence[Vm], caller: Caller) -> list[vm_pb2.Vm]:
     vm_details = details.of_vms(ids)
     vm_labels = labels.of_objects(Vm, ids)
     texts = descriptions.of_vms(ids)
+    maximums = maximums_of_vms(ids)
     origins = {row.vm_id: row for row in VmOrigin.select().where(VmOrigin.vm.in_(ids))}
     nics: defaultdict[str, list[vm_pb2.VmNic]] = defaultdict(list)
     interfaces = list(Nic.select(Nic, Network).join(Network).where(Nic.vm.in_(ids)).order_by(Nic.position))
@@ -73,6 +75,7 @@ def vms(rows: Sequence[Vm], caller: Caller) -> list[vm_pb2.Vm]:
         host = hosts.get(row.host_id or row.last_host_id)
         cluster = clusters.get(host.cluster_id) if host else None
         origin = origins.get(row.id)
+        most = maximums.get(row.id, size_of(row))
         return vm_pb2.Vm(
             id=row.id,
             name=row.name,
@@ -101,6 +104,8 @@ def vms(rows: Sequence[Vm], caller: Caller) -> list[vm_pb2.Vm]:
             details=vm_details.get(row.id, {}),
             description=texts.get(row.id, ""),
             labels=vm_labels.get(row.id, {}),
+            max_cpus=max(most.cpus, row.cpus),
+            max_memory_bytes=max(most.memory_bytes, row.memory_bytes),
             guest_os=origin.guest_os if origin else "",
             imported_from=_imported_from(origin) if origin and caller.is_admin else "",
         )

@@ -42,6 +42,10 @@ def _what(offering: Offering) -> str:
     return f"{size}, {text.enum_of(offering, 'format')}, {text.enum_of(offering, 'provisioning')}"
 
 
+def _maximum(offering: pb.ServiceOffering) -> str:
+    return f"{offering.max_cpus} CPUs, {text.size(offering.max_memory_bytes)}"
+
+
 def _encrypted(offering: Offering) -> str:
     return text.yes(offering.encrypt_root if isinstance(offering, pb.ServiceOffering) else offering.encrypt)
 
@@ -78,6 +82,7 @@ VIEW = View[Offering](
         ("age", lambda o: text.age(o, "create_time")),
     ],
     details=[
+        ("may grow to", lambda o: _maximum(o) if isinstance(o, pb.ServiceOffering) else ""),
         (
             "extra configuration",
             lambda o: text.joined(sorted(o.extra_configs)) if isinstance(o, pb.ServiceOffering) else "",
@@ -104,6 +109,8 @@ def command() -> None:
 @click.argument("name")
 @click.option("--cpus", type=click.IntRange(1, 512), required=True, help="Virtual CPUs.")
 @click.option("--memory", type=SIZE, required=True, help="Memory, e.g. 4GiB.")
+@click.option("--max-cpus", type=click.IntRange(1, 512), help="CPUs that a running VM may get.  [default: --cpus]")
+@click.option("--max-memory", type=SIZE, default=0, help="Memory that a running VM may get.  [default: --memory]")
 @click.option("--encrypt-root", is_flag=True, help="Encrypt the root disk.")
 @click.option(
     "--extra-config",
@@ -122,6 +129,8 @@ def create_service(
     name: str,
     cpus: int,
     memory: int,
+    max_cpus: int | None,
+    max_memory: int,
     encrypt_root: bool,
     extra_configs: dict[str, str],
     details: dict[str, str],
@@ -133,6 +142,7 @@ def create_service(
     \b
     Examples:
       ostler offering create-service small --cpus 2 --memory 4GiB --encrypt-root
+      ostler offering create-service grows --cpus 2 --memory 4GiB --max-cpus 8 --max-memory 32GiB
       ostler offering create-service fast --cpus 4 --memory 8GiB --extra-config dpdk-numa=@numa.xml
     """
     request = pb.CreateServiceOfferingRequest(
@@ -143,6 +153,8 @@ def create_service(
         encrypt_root=encrypt_root,
         extra_configs={key: _text(value) for key, value in extra_configs.items()},
         details=details,
+        max_cpus=max_cpus or 0,
+        max_memory_bytes=max_memory,
     )
     print_one(VIEW, app.client.offerings.CreateServiceOffering(request), output)
 

@@ -70,6 +70,7 @@ VIEW = View[pb.Vm](
         ("in this state since", lambda v: text.when(v, "state_time")),
         ("account", lambda v: v.account_name),
         ("offering", lambda v: v.service_offering_name),
+        ("may grow to", lambda v: f"{v.max_cpus} CPUs, {text.size(v.max_memory_bytes)}"),
         ("template", lambda v: v.template_name),
         ("firmware", lambda v: text.enum_of(v, "firmware")),
         ("guest os", lambda v: v.guest_os),
@@ -376,6 +377,28 @@ def stop(app: App, vm: str, timeout: int, force: bool, call: CallOptions) -> Non
         request_id=call.request_id, vm=vm, timeout_s=timeout, force=force, validate_only=call.dry_run
     )
     finish(app, app.client.vms.StopVm(request), VIEW, pb.Vm(), call)
+
+
+@command.command("resize")
+@click.argument("vm", type=VM)
+@click.option("--offering", type=SERVICE_OFFERING, required=True, help="Service offering that it gets.")
+@operation_options()
+@pass_app
+def resize(app: App, vm: str, offering: str, call: CallOptions) -> None:
+    """Gives a VM another service offering.
+
+    A stopped VM has the new size when it starts. A running VM gets more CPUs and memory at once, up to the maximum of
+    the offering that it started with (`ostler vm show`); for anything else, stop it first.
+
+    \b
+    Examples:
+      ostler vm resize web-1 --offering large
+      ostler vm resize web-1 --offering large --dry-run
+    """
+    request = pb.ResizeVmRequest(
+        request_id=call.request_id, vm=vm, service_offering=offering, validate_only=call.dry_run
+    )
+    finish(app, app.client.vms.ResizeVm(request), VIEW, pb.Vm(), call)
 
 
 @command.command("reboot")

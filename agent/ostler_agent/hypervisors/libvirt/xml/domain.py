@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from xml.etree.ElementTree import Element
 
-from ostler_agent.hypervisors.libvirt.xml import buses, cdrom, console, cpu, disks, extra, memory, metadata, nics, os
+from ostler_agent.hypervisors.libvirt.xml import (
+    buses,
+    cdrom,
+    console,
+    cpu,
+    disks,
+    extra,
+    memory,
+    metadata,
+    nics,
+    os,
+    size,
+)
 from ostler_agent.hypervisors.libvirt.xml.element import element, to_text
 from ostler_agent.spec import VmSpec
 
@@ -29,11 +41,11 @@ def domain(spec: VmSpec, files: Mapping[str, disks.DiskFile], domain_type: str) 
         "domain",
         *metadata.identity(spec),
         metadata.metadata(),
-        *memory.memory(spec.memory_bytes),
-        cpu.vcpu(spec.cpus),
+        *size.memory(spec),
+        size.vcpu(spec),
         os.boot(spec.firmware),
         os.features(),
-        cpu.model(spec.cpus, domain_type),
+        cpu.model(spec, domain_type),
         os.clock(),
         *os.lifecycle(),
         element("devices", *devices),
