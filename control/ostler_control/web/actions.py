@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from google.longrunning.operations_pb2 import Operation
+from ostler.client.operations import bare_id
 from ostler_common.errors import NotFoundError
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -18,16 +19,20 @@ from ostler_control.web.context import Console, command, form_of
 
 @dataclass(frozen=True)
 class Option:
-    """An option of the command as a field of the form. is_flag: a check box, else a text."""
+    """An option of the command as a field of the form.
+
+    is_flag: a check box, else a text; is_argument: it has no name on the command line, and must be given.
+    """
 
     name: str
     label: str
     is_flag: bool = False
+    is_argument: bool = False
 
     @property
     def flag(self) -> str:
-        """How the command line names it: `--with-storage`."""
-        return f"--{self.name}"
+        """How the command line names it: `--with-storage`; "" for an argument."""
+        return "" if self.is_argument else f"--{self.name}"
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,8 @@ class Call:
         return name in self.options
 
 
-# Begins it, and answers with its operation; None when it is done at once.
-Run = Callable[[App, Call], Operation | None]
+# Begins it, and answers with its operation; where it is done at once, with the address to go to, None for the object's.
+Run = Callable[[App, Call], Operation | str | None]
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,8 @@ class Action:
     """Something that can be done to an object.
 
     words: of the command, e.g. ("vm", "stop"); label: of the button; question: asked in the form, about {name};
-    states: in which it is offered (none: in all); fixed: options that it always has, as the command line writes them;
-    is_dangerous: whether something is lost by it.
+    states: in which it is offered (none: in all); needs: traits that the object must have; fixed: options that it
+    always has, as the command line writes them; is_dangerous: whether something is lost by it.
     """
 
     name: str
@@ -65,16 +70,13 @@ class Action:
     run: Run
     states: frozenset[str] = frozenset()
     options: Sequence[Option] = ()
+    needs: frozenset[str] = frozenset()
     fixed: Sequence[str] = ()
     is_dangerous: bool = False
 
-    def command(self, target: str, options: Mapping[str, str]) -> str:
-        """The command with these options."""
-        words = [*self.words, target, *self.fixed]
-        for option in self.options:
-            if option.name in options:
-                words += [option.flag] if option.is_flag else [option.flag, options[option.name]]
-        return command(*words)
+    def command(self, target: str) -> str:
+        """The command without options; form.js adds those that are chosen."""
+        return command(*self.words, target, *self.fixed)
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Button:
 
 @dataclass(frozen=True)
 class Target:
-    """The object that an action is for. here: its entry of the menu; href: its page."""
+    """The object that an action is for. here: its entry of the menu; href: its page; traits: see Action.needs."""
 
     id: str
     name: str
@@ -96,6 +98,7 @@ class Target:
     state: str
     here: str
     href: str
+    traits: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ class Actions:
         return [
             Button(action.label, f"{target.href}/do/{action.name}", action.is_dangerous)
             for action in self.members
-            if not action.states or target.state in action.states
+            if (not action.states or target.state in action.states) and action.needs <= target.traits
         ]
 
     def form(self, console: Console, request: Request) -> Response:
@@ -124,7 +127,7 @@ class Actions:
             target=target,
             action=action,
             question=action.question.format(name=target.name),
-            command=action.command(target.name, {}),
+            command=action.command(target.name),
             request_id=str(uuid.uuid4()),
         )
 
@@ -134,9 +137,10 @@ class Actions:
         form = form_of(request)
         known = {option.name for option in action.options}
         options = {name: value.strip() for name, value in form.items() if name in known and value.strip()}
-        operation = action.run(console.app, Call(target.id, form.get("request_id", ""), options))
-        href = tables.path("operations", operation.name.removeprefix("operations/")) if operation else target.href
-        return RedirectResponse(href, 303)
+        done = action.run(console.app, Call(target.id, form.get("request_id", ""), options))
+        if isinstance(done, Operation):
+            done = tables.path("operations", bare_id(done.name))
+        return RedirectResponse(done or target.href, 303)
 
     def _named(self, console: Console, request: Request) -> tuple[Target, Action]:
         name = request.path_params["action"]

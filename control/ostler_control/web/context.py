@@ -35,6 +35,7 @@ class Entry:
 MENU = (
     Entry("Fleet", "/", admins=True),
     Entry("VMs", "/vms"),
+    Entry("Volumes", "/volumes"),
     Entry("Operations", "/operations"),
     Entry("Events", "/events"),
 )

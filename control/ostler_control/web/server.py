@@ -21,7 +21,7 @@ from ostler_control.cli.app import App
 from ostler_control.web import live
 from ostler_control.web.actions import Actions
 from ostler_control.web.context import EVENT_STREAM, HERE, Console
-from ostler_control.web.pages import events, fleet, operations, vm_actions, vms
+from ostler_control.web.pages import events, fleet, operations, vm_actions, vms, volumes
 from ostler_control.web.security import ENTRANCE, Gate, Sessions
 from ostler_control.web.terminal import MAX_MESSAGE_BYTES, Terminals
 
@@ -35,12 +35,15 @@ PAGES: dict[str, Page] = {
     "/vms/{vm}": vms.one_vm,
     "/vms/{vm}/hosts": vms.hosts_for,
     "/vms/{vm}/console": vms.console_of,
+    "/volumes": volumes.volumes,
+    "/volumes/{volume}": volumes.one_volume,
     "/operations": operations.operations,
     "/operations/{operation}": operations.one_operation,
     "/events": events.events,
 }
 ACTIONS: dict[str, Actions] = {
     "/vms": vm_actions.ACTIONS,
+    "/volumes": volumes.ACTIONS,
     "/operations": operations.ACTIONS,
 }
 # How long open streams and consoles may take to end once the console is stopped.

@@ -47,17 +47,57 @@ class Table:
 
 @dataclass(frozen=True)
 class Filter:
-    """A field that narrows a list. choices: the values there are; none: any text."""
+    """A field that narrows a list.
+
+    choices: the values there are; none: any text. is_flag: the command line has an option for each value.
+    """
 
     name: str
     label: str
     value: str
     choices: Sequence[str] = ()
+    is_flag: bool = False
+
+    def words(self) -> list[str]:
+        """The same as an option of the command line; nothing where it is not set."""
+        if not self.value:
+            return []
+        return [f"--{self.value}"] if self.is_flag else [f"--{self.name}", self.value]
 
 
-def filters(request: Request, *names: str) -> dict[str, str]:
-    """The filters of an address."""
-    return {name: request.query_params.get(name, "").strip() for name in names}
+class Filters:
+    """The filters of a list's address, and its page.
+
+    texts: name and label of fields for any text; choices: the values of the others, whose label is their name; flags:
+    names of those that are flags on the command line.
+    """
+
+    def __init__(
+        self, request: Request, *texts: tuple[str, str], flags: Sequence[str] = (), **choices: Sequence[str]
+    ) -> None:
+        given = request.query_params
+        self._path = request.url.path
+        self.page = given.get("page", "")
+        self.fields = [
+            *(
+                Filter(
+                    name,
+                    name.capitalize(),
+                    given.get(name, "") if given.get(name) in values else "",
+                    values,
+                    name in flags,
+                )
+                for name, values in choices.items()
+            ),
+            *(Filter(name, label, given.get(name, "").strip()) for name, label in texts),
+        ]
+
+    def __getitem__(self, name: str) -> str:
+        return next(one.value for one in self.fields if one.name == name)
+
+    def next(self, token: str) -> str:
+        """The address of the next page; "" when there is none."""
+        return next_page(self._path, {one.name: one.value for one in self.fields}, token)
 
 
 def path(*parts: str) -> str:
@@ -70,17 +110,11 @@ def next_page(base: str, filters: dict[str, str], token: str) -> str:
     return f"{base}?{urlencode({**{k: v for k, v in filters.items() if v}, 'page': token})}" if token else ""
 
 
-def cut(request: Request, items: Sequence[T], base: str, filters: dict[str, str]) -> tuple[Sequence[T], str]:
-    """A page of a list that came whole, and the address of the next one."""
-    number = request.query_params.get("page", "")
-    begin = int(number) if number.isascii() and number.isdigit() and len(number) < MAX_DIGITS else 0
+def cut(page: str, items: Sequence[T]) -> tuple[Sequence[T], str]:
+    """A page of a list that came whole, and the token of the next one."""
+    begin = int(page) if page.isascii() and page.isdigit() and len(page) < MAX_DIGITS else 0
     end = begin + PAGE_SIZE
-    return items[begin:end], next_page(base, filters, str(end) if end < len(items) else "")
-
-
-def options(filters: dict[str, str]) -> list[str]:
-    """The same filters as options of the command line."""
-    return [word for name, value in filters.items() if value for word in (f"--{name}", value)]
+    return items[begin:end], str(end) if end < len(items) else ""
 
 
 def table(

@@ -46,6 +46,7 @@ PAGES: dict[str, Callable[[str], str]] = {
     "hosts-for": lambda vm: f"{vm}/hosts",
     "console": lambda vm: f"{vm}/console",
     "migrate": lambda vm: f"{vm}/do/migrate",
+    "volumes": lambda vm: "/volumes?encryption=encrypted",
     "operations": lambda vm: "/operations",
     "events": lambda vm: "/events",
     "failure": lambda vm: "/vms/absent",

@@ -122,6 +122,7 @@ def test_a_followed_page_is_sent_without_its_frame(browser: TestClient) -> None:
     console = Console.make(App(browser.app_state["profile"]))
     scope = {
         "type": "http",
+        "path": "/vms",
         "headers": [(b"accept", EVENT_STREAM.encode())],
         "query_string": b"state=running",
         "state": {"session": Session(), "nonce": ""},

@@ -8,33 +8,16 @@ from starlette.responses import Response
 
 from ostler_control.cli.commands import event
 from ostler_control.web import tables
-from ostler_control.web.context import Console, command
+from ostler_control.web.context import Console
+from ostler_control.web.lists import render_list
 
 
 def events(console: Console, request: Request) -> Response:
-    """The page of events; ?type= and ?resource= filter."""
-    filters = tables.filters(request, "type", "resource")
+    """The page of events."""
+    filters = tables.Filters(request, ("type", "Type (vm, host.disconnected)"), ("resource", "Id of the object"))
     wanted = ListEventsRequest(
-        page_size=tables.PAGE_SIZE,
-        page_token=request.query_params.get("page", ""),
-        resource_id=filters["resource"],
-        type=filters["type"],
+        page_size=tables.PAGE_SIZE, page_token=filters.page, resource_id=filters["resource"], type=filters["type"]
     )
     answer = console.app.client.events.ListEvents(wanted)
-    return console.render(
-        request,
-        "list.html",
-        title="Events",
-        here="/events",
-        command=command("event", "list", *tables.options(filters)),
-        filters=[
-            tables.Filter("type", "Type (vm, host.disconnected)", filters["type"]),
-            tables.Filter("resource", "Id of the object", filters["resource"]),
-        ],
-        table=tables.table(
-            event.VIEW,
-            answer.events,
-            "Events",
-            next=tables.next_page("/events", filters, answer.next_page_token),
-        ),
-    )
+    table = tables.table(event.VIEW, answer.events, "Events", next=filters.next(answer.next_page_token))
+    return render_list(console, request, ("event", "list"), filters.fields, table)

@@ -52,17 +52,16 @@ def fleet(console: Console, request: Request) -> Response:
     """The page of the fleet; ?cluster= and ?state= filter hosts, ?page= is the API's page token."""
     if not console.is_admin:
         return RedirectResponse("/vms", 303)
-    filters = tables.filters(request, "cluster", "state")
-    state = pb.Host.State.Value(filters["state"].upper()) if filters["state"] in host.STATES else 0
+    client = console.app.client
+    clusters = list(pages(client.clusters.ListClusters, ListClustersRequest(), lambda a: a.clusters, MAX_PLACES))
+    filters = tables.Filters(request, cluster=[c.name for c in clusters], state=host.STATES)
     wanted = pb.ListHostsRequest(
         page_size=tables.PAGE_SIZE,
-        page_token=request.query_params.get("page", ""),
+        page_token=filters.page,
         cluster=filters["cluster"],
-        state=pb.Host.State.ValueType(state),
+        state=pb.Host.State.Value((filters["state"] or "state_unspecified").upper()),
     )
-    client = console.app.client
     answer = client.hosts.ListHosts(wanted)
-    clusters = list(pages(client.clusters.ListClusters, ListClustersRequest(), lambda a: a.clusters, MAX_PLACES))
     zones = pages(client.zones.ListZones, ListZonesRequest(), lambda a: a.zones, MAX_PLACES)
     pools = pages(client.pools.ListPools, ListPoolsRequest(), lambda a: a.pools, MAX_PLACES)
     return console.render(
@@ -70,13 +69,10 @@ def fleet(console: Console, request: Request) -> Response:
         "fleet.html",
         title="Fleet",
         here="/",
-        command=command("host", "list", *tables.options(filters)),
-        filters=[
-            tables.Filter("cluster", "Cluster", filters["cluster"], [c.name for c in clusters]),
-            tables.Filter("state", "State", filters["state"], host.STATES),
-        ],
+        command=command("host", "list", *(word for one in filters.fields for word in one.words())),
+        filters=filters.fields,
         hosts=[_row(h) for h in answer.hosts],
-        next=tables.next_page("/", filters, answer.next_page_token),
+        next=filters.next(answer.next_page_token),
         places=[
             tables.table(zone.VIEW, zones, "Zones"),
             tables.table(cluster.VIEW, clusters, "Clusters"),

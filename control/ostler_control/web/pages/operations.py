@@ -13,6 +13,7 @@ from ostler_control.cli.commands import operation
 from ostler_control.web import tables
 from ostler_control.web.actions import Action, Actions, Call, Target
 from ostler_control.web.context import Console, command
+from ostler_control.web.lists import render_list
 
 # The pages of objects that operations are about.
 PLACES = {"vm": "vms", "volume": "volumes", "host": "hosts", "drs-plan": "drs", "import-plan": "imports"}
@@ -48,34 +49,20 @@ ACTIONS = Actions(
 
 
 def operations(console: Console, request: Request) -> Response:
-    """The page of operations; ?state= and ?resource= filter."""
-    filters = tables.filters(request, "state", "resource")
+    """The page of operations."""
+    filters = tables.Filters(request, ("resource", "Id of the object"), state=operation.STATES)
     terms = [f"resource={filters['resource']}"] if filters["resource"] else []
-    terms += [f"state={filters['state'].upper()}"] if filters["state"] in operation.STATES else []
-    wanted = lro.ListOperationsRequest(
-        filter=" AND ".join(terms),
-        page_size=tables.PAGE_SIZE,
-        page_token=request.query_params.get("page", ""),
-    )
+    terms += [f"state={filters['state'].upper()}"] if filters["state"] else []
+    wanted = lro.ListOperationsRequest(filter=" AND ".join(terms), page_size=tables.PAGE_SIZE, page_token=filters.page)
     answer = console.app.client.operations.ListOperations(wanted)
-    return console.render(
-        request,
-        "list.html",
-        title="Operations",
-        here="/operations",
-        command=command("operation", "list", *tables.options(filters)),
-        filters=[
-            tables.Filter("state", "State", filters["state"], operation.STATES),
-            tables.Filter("resource", "Id of the object", filters["resource"]),
-        ],
-        table=tables.table(
-            operation.VIEW,
-            answer.operations,
-            "Operations",
-            lambda o: tables.path("operations", bare_id(o.name)),
-            next=tables.next_page("/operations", filters, answer.next_page_token),
-        ),
+    table = tables.table(
+        operation.VIEW,
+        answer.operations,
+        "Operations",
+        lambda o: tables.path("operations", bare_id(o.name)),
+        next=filters.next(answer.next_page_token),
     )
+    return render_list(console, request, ("operation", "list"), filters.fields, table)
 
 
 def one_operation(console: Console, request: Request) -> Response:

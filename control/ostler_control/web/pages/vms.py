@@ -11,39 +11,28 @@ from ostler_control.cli.commands import event, vm
 from ostler_control.web import tables
 from ostler_control.web.actions import Button
 from ostler_control.web.context import Console, command
+from ostler_control.web.lists import render_list
 from ostler_control.web.pages.vm_actions import ACTIONS, target_of
 
 LAST_EVENTS = 10
 
 
 def vms(console: Console, request: Request) -> Response:
-    """The page of VMs; ?state=, ?host=, ?account= and ?selector= filter, ?page= is the API's page token."""
-    filters = tables.filters(request, "state", "host", "account", "selector")
-    state = pb.Vm.State.Value(filters["state"].upper()) if filters["state"] in vm.STATES else 0
+    """The page of VMs."""
+    filters = tables.Filters(request, ("host", "Host"), ("account", "Account"), ("selector", "Labels"), state=vm.STATES)
+    state = pb.Vm.State.Value((filters["state"] or "state_unspecified").upper())
     wanted = pb.ListVmsRequest(
         page_size=tables.PAGE_SIZE,
-        page_token=request.query_params.get("page", ""),
+        page_token=filters.page,
         account=filters["account"],
         host=filters["host"],
-        state=pb.Vm.State.ValueType(state),
+        state=state,
         selector=filters["selector"],
     )
     answer = console.app.client.vms.ListVms(wanted)
-    following = tables.next_page("/vms", filters, answer.next_page_token)
-    return console.render(
-        request,
-        "list.html",
-        title="VMs",
-        here="/vms",
-        command=command("vm", "list", *tables.options(filters)),
-        filters=[
-            tables.Filter("state", "State", filters["state"], vm.STATES),
-            tables.Filter("host", "Host", filters["host"]),
-            tables.Filter("account", "Account", filters["account"]),
-            tables.Filter("selector", "Labels", filters["selector"]),
-        ],
-        table=tables.table(vm.VIEW, answer.vms, "VMs", lambda v: tables.path("vms", v.id), next=following),
-    )
+    following = filters.next(answer.next_page_token)
+    table = tables.table(vm.VIEW, answer.vms, "VMs", lambda v: tables.path("vms", v.id), next=following)
+    return render_list(console, request, ("vm", "list"), filters.fields, table)
 
 
 def one_vm(console: Console, request: Request) -> Response:
@@ -98,8 +87,8 @@ def hosts_for(console: Console, request: Request) -> Response:
         if not one.fits:
             refusals[one.refusal] = refusals.get(one.refusal, 0) + 1
     counts = [f"{number} x {refusal.lower().replace('_', ' ')}" for refusal, number in sorted(refusals.items())]
-    base = tables.path("vms", found.id, "hosts")
-    rows, following = tables.cut(request, candidates, base, {})
+    filters = tables.Filters(request)
+    rows, following = tables.cut(filters.page, candidates)
     fitting = sum(one.fits for one in candidates)
     return console.render(
         request,

@@ -11,11 +11,14 @@ function quoted(word) {
 function show() {
   const words = [form.dataset.command];
   for (const field of form.querySelectorAll("[data-flag]")) {
-    if (field.type === "checkbox" && field.checked) words.push(field.dataset.flag);
-    if (field.type !== "checkbox" && field.value.trim()) words.push(field.dataset.flag, quoted(field.value.trim()));
+    const value = field.value.trim();
+    if (field.required) words.push(value ? quoted(value) : field.name.toUpperCase());
+    else if (field.type !== "checkbox" && value) words.push(field.dataset.flag, quoted(value));
+    else if (field.type === "checkbox" && field.checked) words.push(field.dataset.flag);
   }
   command.textContent = words.join(" ");
 }
 
 form.addEventListener("input", show);
 form.addEventListener("submit", () => { form.querySelector("button").disabled = true; });
+show();

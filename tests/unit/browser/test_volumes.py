@@ -1,0 +1,40 @@
+"""Volumes in the browser."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browsers import Visit
+from tests.consoles import Served
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_volume_grows_and_gets_a_snapshot(visit: Visit, served: Served) -> None:
+    page = visit.page
+    served.create_vm("files")
+    page.goto("/volumes")
+    page.get_by_label("VM").fill("files")
+    page.get_by_role("button", name="Filter").click()
+    expect(page.locator("#command")).to_have_text("ostler volume list --vm files")
+    page.get_by_role("link", name="files-root").click()
+    expect(page.get_by_role("link", name="Delete")).to_have_count(0)
+    page.get_by_role("link", name="Grow").click()
+    page.get_by_label("New size").fill("large")
+    page.get_by_role("button", name="Grow").click()
+    expect(page.get_by_role("alert")).to_contain_text("BAD_SIZE")
+    page.go_back()
+    page.get_by_label("New size").fill("20MiB")
+    expect(page.locator("#command")).to_have_text("ostler volume grow files-root 20MiB")
+    page.get_by_role("button", name="Grow").click()
+    expect(page.locator("h1")).to_contain_text("succeeded")
+    page.get_by_role("link", name="To the volume files-root").click()
+    expect(page.locator("#live")).to_contain_text("20 MiB")
+    page.get_by_role("link", name="Snapshot").click()
+    page.get_by_label("Name").fill("before")
+    page.get_by_role("button", name="Snapshot").click()
+    expect(page.locator("h1")).to_contain_text("succeeded")
+    page.goto("/volumes")
+    page.get_by_role("link", name="files-root").click()
+    expect(page.get_by_role("cell", name="before")).to_be_visible()
