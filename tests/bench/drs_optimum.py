@@ -126,29 +126,33 @@ class _Model:
 def fewest_hosts(snapshot: Snapshot, time_limit_s: float) -> tuple[int, int] | None:
     """How many hosts can be free of VMs at most, and the fewest moves to that; None when it was not proved in time.
 
-    Only memory is looked at. Hosts that hold others cannot be free.
+    Only CPUs and memory are looked at. Hosts that hold others cannot be free.
     """
     hosts = snapshot.hosts
     unit = math.gcd(*(vm.memory_bytes for vm in snapshot.vms))
     position = {host.id: index for index, host in enumerate(hosts)}
-    kinds = Counter((position[vm.host_id], vm.memory_bytes // unit) for vm in snapshot.vms)
+    kinds = Counter((position[vm.host_id], vm.memory_bytes // unit, vm.cpu_mhz) for vm in snapshot.vms)
     model = cast(Any, highspy).Highs()
     model.silent()
     for name, value in (("time_limit", time_limit_s), ("threads", 1), ("mip_rel_gap", 0.0)):
         model.setOptionValue(name, value)
     used = [model.addBinary() for _ in hosts]
     load: list[Any] = [0] * len(hosts)
+    cpu: list[Any] = [0] * len(hosts)
     moves: Any = 0
-    for (source, size), number in kinds.items():
+    for (source, size, mhz), number in kinds.items():
         row = [model.addVariable(lb=0, ub=number, type=highspy.HighsVarType.kInteger) for _ in hosts]
         model.addConstr(sum(row[1:], 1 * row[0]) == number)
         moves = moves + number - row[source]
         for host, here in enumerate(row):
             load[host] = load[host] + size * here
+            cpu[host] = cpu[host] + mhz * here
     for index, one in enumerate(hosts):
         if one.other_memory_bytes:
             model.addConstr(used[index] >= 1)
-        model.addConstr(load[index] <= ((one.memory_bytes - one.other_memory_bytes) // unit) * used[index])
+        free_bytes = one.memory_bytes - one.reserved_memory_bytes - one.other_memory_bytes
+        model.addConstr(load[index] <= (free_bytes // unit) * used[index])
+        model.addConstr(cpu[index] <= (one.cpu_mhz - one.reserved_cpu_mhz - one.other_cpu_mhz) * used[index])
     each = len(snapshot.vms) + 1
     model.minimize(each * sum(used[1:], 1 * used[0]) + moves)
     if model.getModelStatus() != highspy.HighsModelStatus.kOptimal:
