@@ -33,6 +33,7 @@ from ostler_control.keys.watch import KeyWatch
 from ostler_control.monitoring import ControlCollector
 from ostler_control.operations import Engine, Journal, replica_id
 from ostler_control.outage import outage, reported
+from ostler_control.power.keeper import Keeper
 from ostler_control.run_lock import ReplicaLock
 from ostler_control.trust import revocation
 from ostler_control.trust.authority import Authority
@@ -88,6 +89,9 @@ class Control:
             monitor = Monitor(Leader(replica).is_me)
             stack.callback(monitor.stop)
             monitor.start()
+            keeper = Keeper(Leader(replica).is_me)
+            stack.callback(keeper.stop)
+            keeper.start()
             stopping = threading.Event()
             services = fleet_services(self._authority, agents, keys, config, watcher.rescan, stopping)
             main = server.serve(

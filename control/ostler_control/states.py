@@ -189,6 +189,15 @@ class Priority(StrEnum):
         return list(Priority).index(self)
 
 
+class SwitchState(StrEnum):
+    """How far a host that is switched off to save power is. EMPTYING: its VMs leave first."""
+
+    EMPTYING = "emptying"
+    SWITCHING_OFF = "switching_off"
+    OFF = "off"
+    SWITCHING_ON = "switching_on"
+
+
 class FenceState(StrEnum):
     """How far the fencing of a host has come. OFF: it is proved off."""
 

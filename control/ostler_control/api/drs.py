@@ -24,6 +24,7 @@ from ostler_control.drs.algorithms import installed
 from ostler_control.drs_plans.generate import chosen
 from ostler_control.models import Cluster, DrsPlan, Host, Vm
 from ostler_control.operations import Engine
+from ostler_control.power.plans import plan_power
 
 _MODES = {"balance": Mode.BALANCE, "repair": Mode.REPAIR}
 
@@ -91,6 +92,10 @@ class DrsService(drs_pb2_grpc.DrsServiceServicer):
         self, request: pb.ListAlgorithmsRequest, context: grpc.ServicerContext
     ) -> pb.ListAlgorithmsResponse:
         return pb.ListAlgorithmsResponse(algorithms=drs.algorithms(installed()))
+
+    def GetPowerPlan(self, request: pb.GetPowerPlanRequest, context: grpc.ServicerContext) -> pb.PowerPlan:
+        cluster = resolve(Cluster, request.cluster, "cluster")
+        return drs.power_plan(cluster, plan_power(cluster))
 
     def GetClusterStatus(self, request: pb.GetClusterStatusRequest, context: grpc.ServicerContext) -> pb.ClusterStatus:
         cluster = resolve(Cluster, request.cluster, "cluster")

@@ -16,7 +16,7 @@ from ostler_control.api.paging import page
 from ostler_control.api.resolve import resolve, visible
 from ostler_control.api.start_operation import start_operation
 from ostler_control.database import session
-from ostler_control.ha import devices, priorities
+from ostler_control.ha import devices, priorities, switching
 from ostler_control.ha.fence import fence
 from ostler_control.ha.fence_agents import Device
 from ostler_control.ha.status import status
@@ -80,6 +80,18 @@ class HaService(ha_pb2_grpc.HaServiceServicer):
         with session():
             devices.delete(resolve(Host, request.host, "host"), caller_of(context).actor)
         return pb.RemoveFenceDeviceResponse()
+
+    def PowerOffHost(self, request: pb.PowerOffHostRequest, context: grpc.ServicerContext) -> LongRunning:
+        caller = caller_of(context)
+        with session():
+            host = resolve(Host, request.host, "host")
+            return start_operation(caller, request, lambda: switching.power_off(host, caller.actor))
+
+    def PowerOnHost(self, request: pb.PowerOnHostRequest, context: grpc.ServicerContext) -> LongRunning:
+        caller = caller_of(context)
+        with session():
+            host = resolve(Host, request.host, "host")
+            return start_operation(caller, request, lambda: switching.power_on(host, caller.actor))
 
     def DeclareHostDead(self, request: pb.DeclareHostDeadRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)

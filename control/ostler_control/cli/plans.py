@@ -100,6 +100,27 @@ def print_status(status: pb.ClusterStatus, output: str, *, cpu: bool = False) ->
     _echo(lines)
 
 
+def print_power(plan: pb.PowerPlan, output: str) -> None:
+    """Prints which hosts to switch, and the commands that do it."""
+    if output != "table":
+        print_data(to_plain(plan), output)
+        return
+    lines = [f"cluster {plan.cluster_name}: {plan.explanation}"]
+    if plan.moves:
+        click.echo(printable(lines.pop()) + "\n")
+        print_list(MOVES, plan.moves, Listing(output))
+    if plan.automatic:
+        lines += ["", "hosts are switched automatically (drs.power.automatic)"]
+    else:
+        for change in plan.switch_off:
+            lines += ["", f"to switch off {change.host_name} ({change.reason}):"]
+            lines += [f"  ostler host {words} {change.host_name}" for words in ("maintenance enter", "power-off")]
+        for change in plan.switch_on:
+            lines += ["", f"to switch on {change.host_name}:"]
+            lines += [f"  ostler host {words} {change.host_name}" for words in ("power-on", "maintenance leave")]
+    _echo(lines)
+
+
 def draw(path: Path, hosts: Iterable[pb.HostShare], left: Iterable[pb.LeftOut], title: str, plan: pb.DrsPlan) -> None:
     """Writes a picture. Raises InvalidArgumentError UNWRITABLE_FILE."""
     moves = [(move.vm_name, move.source_name, move.destination_name) for move in plan.moves]

@@ -20,7 +20,8 @@ class Host:
     state: connecting | up | disconnected; enabled: it and its cluster are; encryption: it has proved that it can open
     encrypted volumes; pools: ids of the storage pools it reaches; storage_free_bytes: room for disks that come along
     with a VM; cpu_models: CPUs it can give a guest; measured_*: smoothed load, None without enough samples;
-    *_pressure: the share of time in which some task waited for it (PSI), 1.0 is always, None without samples.
+    *_pressure: the share of time in which some task waited for it (PSI), 1.0 is always, None without samples;
+    asleep: switched off to save power, or about to be: it is in maintenance, and counts as no failure.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Host:
     cpu_pressure: float | None = None
     memory_pressure: float | None = None
     io_pressure: float | None = None
+    asleep: bool = False
 
     @property
     def in_service(self) -> bool:

@@ -16,10 +16,10 @@ from ostler_control.placement.reserve import Load, Room, shortfall
 
 class Reserve:
     """Asks, move by move, how many protected VMs would find no place if the worst ha.reserve.hosts hosts failed. Hosts
-    that are out of service count as failed already."""
+    that are out of service, other than to save power, count as failed already."""
 
     def __init__(self, snapshot: Snapshot, settings: Settings) -> None:
-        out = sum(not host.in_service for host in snapshot.hosts)
+        out = sum(not host.in_service and not host.asleep for host in snapshot.hosts)
         self._failures = max(settings.ha_reserve_hosts - out, 0)
         self._rooms: dict[str, Room] = {}
         if not self._failures:

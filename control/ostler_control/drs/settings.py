@@ -183,6 +183,22 @@ TABLE = (
         100,
     ),
     Spec("drs.max.parallel.per.cluster", int, 4, "The maximum number of concurrent moves of a plan.", 1, 1000),
+    Spec(
+        "drs.power.off.threshold",
+        float,
+        0.6,
+        "Hosts could be off as long as the others have at most this share of CPUs and memory allocated.",
+        0,
+        1,
+    ),
+    Spec(
+        "drs.power.on.threshold",
+        float,
+        0.8,
+        "Hosts are switched on once the others have more than this share of CPUs or memory allocated.",
+        0,
+        1,
+    ),
     Spec("drs.plan.expire.interval", int, 30, "How long plans are kept.", 1, 3650, "days", cluster_scoped=False),
     Spec(
         "ha.reserve.hosts",
@@ -229,6 +245,8 @@ class Settings:
     max_parallel_per_host: int = _default("drs.max.parallel.per.host")
     max_parallel_per_cluster: int = _default("drs.max.parallel.per.cluster")
     plan_expire_interval: int = _default("drs.plan.expire.interval")
+    power_off_threshold: float = _default("drs.power.off.threshold")
+    power_on_threshold: float = _default("drs.power.on.threshold")
     ha_reserve_hosts: int = _default("ha.reserve.hosts")
     overcommit_cpu: float = _default("overcommit.cpu")
     overcommit_memory: float = _default("overcommit.memory")

@@ -135,6 +135,7 @@ _HOST: Mapping[str, tuple[str, Parse]] = {
     "cpu_pressure": ("cpu_pressure", _maybe_share),
     "memory_pressure": ("memory_pressure", _maybe_share),
     "io_pressure": ("io_pressure", _maybe_share),
+    "asleep": ("asleep", _truth),
 }
 _VM: Mapping[str, tuple[str, Parse]] = {
     "name": ("name", _name),

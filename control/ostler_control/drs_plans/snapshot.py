@@ -23,6 +23,7 @@ from ostler_control.models import (
     DrsMove,
     DrsPlan,
     HostFunction,
+    HostPower,
     Pool,
     PoolHost,
     Volume,
@@ -93,6 +94,7 @@ def take(cluster: Cluster, time: datetime.datetime | None = None) -> Present:
     protected = _protected(vms_there) if wanted.ha_reserve_hosts else set()
     reserved = settings.agents.HOST_RESERVED_MEMORY.get(settings.At(cluster_id=cluster.id))
     told = {host.id: json.loads(host.capabilities or "{}") for host in hosts}
+    asleep = {host_id for (host_id,) in tuples(HostPower.select(HostPower.host), tuple[str])}
     kinds = {host.id: (host.hypervisor_type, told[host.id].get("cpuModel", "")) for host in hosts}
     vms: list[Vm] = []
     arriving: set[str] = set()
@@ -126,6 +128,7 @@ def take(cluster: Cluster, time: datetime.datetime | None = None) -> Present:
                     reserved,
                     measured,
                     host.id in filtering,
+                    host.id in asleep,
                 )
                 for host in hosts
             ),
@@ -146,6 +149,7 @@ def _host(
     reserved_memory_bytes: int,
     measured: Mapping[str, Smooth],
     nic_filter: bool,
+    asleep: bool,
 ) -> Host:
     load = measured.get(row.id)
     model = told.get("cpuModel", "")
@@ -171,6 +175,7 @@ def _host(
         cpu_pressure=load.cpu_pressure if load else None,
         memory_pressure=load.memory_pressure if load else None,
         io_pressure=load.io_pressure if load else None,
+        asleep=asleep,
     )
 
 

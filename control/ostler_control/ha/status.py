@@ -12,7 +12,7 @@ from peewee import Case
 from ostler_control import settings
 from ostler_control.ha import facts
 from ostler_control.ha.decide import Hold, HostFacts, decide
-from ostler_control.models import Cluster, FenceDevice, Host, HostFence, Priority, Vm, VmRestart, now, tuples
+from ostler_control.models import Cluster, FenceDevice, Host, HostFence, HostPower, Priority, Vm, VmRestart, now, tuples
 from ostler_control.placement import Demand
 from ostler_control.placement.reserve import Load, Room, Shortfall, shortfall
 from ostler_control.scheduling import placement_query, protection
@@ -97,7 +97,7 @@ def status(cluster: Cluster) -> Status:
 
 
 def _shortfall(cluster: Cluster, rows: list[Host], reserve_hosts: int) -> Shortfall | None:
-    """A host that is down counts as one of the failures that the reserve is for."""
+    """A host that is down, other than to save power, counts as one of the failures that the reserve is for."""
     in_service = {row.id for row in rows if row.state is HostState.UP and not row.maintenance}
     query = protection.with_priority(Vm.select(Vm.host, Vm.cpus, Vm.memory_bytes))
     query = query.where(Vm.host.in_(sorted(in_service)), protection.is_protected())
@@ -109,7 +109,8 @@ def _shortfall(cluster: Cluster, rows: list[Host], reserve_hosts: int) -> Shortf
         for host in placement_query.facts(Demand(cluster.name))
         if host.id in in_service and host.enabled
     ]
-    return shortfall(rooms, max(reserve_hosts - (len(rows) - len(rooms)), 0))
+    asleep = HostPower.select().where(HostPower.host.in_([row.id for row in rows])).count()
+    return shortfall(rooms, max(reserve_hosts - (len(rows) - asleep - len(rooms)), 0))
 
 
 def _restarts(cluster: Cluster) -> list[VmRestart]:

@@ -12,7 +12,19 @@ from ostler_control import events
 from ostler_control.database import transaction
 from ostler_control.hypervisors import rules
 from ostler_control.keys.passphrases import delete_passphrase
-from ostler_control.models import FenceDevice, FenceState, Host, HostFence, Pool, PoolHost, UnmanagedVm, Vm, Volume
+from ostler_control.models import (
+    FenceDevice,
+    FenceState,
+    Host,
+    HostFence,
+    HostPower,
+    Pool,
+    PoolHost,
+    UnmanagedVm,
+    Vm,
+    Volume,
+)
+from ostler_control.states import SwitchState
 from ostler_control.trust import certificates, host_names, tokens
 
 
@@ -42,8 +54,21 @@ def update(host: Host, values: Mapping[str, Any], actor: str) -> Host:
 
 
 def set_maintenance(host: Host, wanted: bool, reason: str, actor: str) -> Host:
-    """Puts a host into maintenance, or ends that; its VMs stay where they are."""
+    """Puts a host into maintenance, or ends that; its VMs stay where they are.
+
+    Raises FailedPreconditionError HOST_SWITCHED_OFF when it is to end while the host is switched off to save power. One
+    that is still being emptied for that stays on.
+    """
     with transaction():
+        if not wanted:
+            HostPower.delete().where(HostPower.host == host.id, HostPower.state == SwitchState.EMPTYING).execute()
+            if HostPower.select().where(HostPower.host == host.id).exists():
+                raise FailedPreconditionError(
+                    f"host {host.name} is switched off to save power, or about to be: switch it on first "
+                    f"(ostler host power-on {host.name})",
+                    "HOST_SWITCHED_OFF",
+                    {"host": host.name},
+                )
         changed = (
             Host.update(maintenance=wanted, maintenance_reason=reason)
             .where(Host.id == host.id, (Host.maintenance != wanted) | (Host.maintenance_reason != reason))

@@ -10,7 +10,7 @@ from ostler_control.models.extra_config import (
     VmDetail,
     VmExtraConfig,
 )
-from ostler_control.models.ha import FenceDevice, HostFence, OfferingPriority, VmPriority, VmRestart
+from ostler_control.models.ha import FenceDevice, HostFence, HostPower, OfferingPriority, VmPriority, VmRestart
 from ostler_control.models.import_plans import ImportPlan, ImportPlanVm
 from ostler_control.models.imports import ImportFile, ImportSource, VmImport, VmOrigin, WarmImport
 from ostler_control.models.labels import HostLabel, TemplateLabel, VmDescription, VmLabel, VolumeLabel
@@ -51,6 +51,7 @@ from ostler_control.states import (
     PowerState,
     Priority,
     SnapshotState,
+    SwitchState,
     VmState,
     VolumeState,
 )
@@ -107,6 +108,7 @@ ALL: tuple[type[BaseModel], ...] = (
     NicAddressing,
     FenceDevice,
     HostFence,
+    HostPower,
     VmPriority,
     OfferingPriority,
     VmRestart,
@@ -145,6 +147,7 @@ __all__ = [
     "HostFence",
     "HostFunction",
     "HostLabel",
+    "HostPower",
     "HostState",
     "HypervisorType",
     "ImportFile",
@@ -179,6 +182,7 @@ __all__ = [
     "Snapshot",
     "SnapshotSchedule",
     "SnapshotState",
+    "SwitchState",
     "Template",
     "TemplateDetail",
     "TemplateLabel",

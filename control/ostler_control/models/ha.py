@@ -9,7 +9,7 @@ from ostler_control.models.columns import enum_column
 from ostler_control.models.machines import ServiceOffering, Vm
 from ostler_control.models.places import Host
 from ostler_control.models.storage import Passphrase
-from ostler_control.states import FenceState, Priority
+from ostler_control.states import FenceState, Priority, SwitchState
 
 
 class FenceDevice(BaseModel):
@@ -55,6 +55,21 @@ class HostFence(BaseModel):
     proof = TextField(default="")
     attempts = IntegerField(default=0)
     reason = TextField(default="")
+
+
+class HostPower(BaseModel):
+    """A host that is switched off to save power, or is about to be, or is about to return; it is in maintenance.
+
+    automatic: nobody asked for it, so nobody has to end its maintenance; operation_id: the latest that empties or
+    switches it.
+    """
+
+    host = ForeignKeyField(Host, unique=True, on_delete="CASCADE")
+    host_id: str
+    state = enum_column(SwitchState, SwitchState.SWITCHING_OFF)
+    state_time = DateTimeField(default=now)
+    automatic = BooleanField(default=False)
+    operation_id = TextField(default="")
 
 
 class VmPriority(BaseModel):

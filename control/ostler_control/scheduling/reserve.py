@@ -1,7 +1,7 @@
 """The capacity that placement keeps free in a cluster, so that VMs of failed hosts find a place.
 
-The reserve is a sum: as much as the N largest hosts of the cluster have. A host that is down already counts as one of
-the N. Moves inside a cluster do not change the sum, so DRS keeps the reserve whatever it moves.
+The reserve is a sum: as much as the N largest hosts of the cluster have. A host that is down already, and not to
+save power, counts as one of the N. Moves inside a cluster do not change the sum.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from peewee import ModelSelect
 
 from ostler_control import database, settings
-from ostler_control.models import Cluster, Host, HostState, tuples
+from ostler_control.models import Cluster, Host, HostPower, HostState, tuples
 from ostler_control.placement import Demand
 from ostler_control.scheduling import capacity
 
@@ -63,7 +63,8 @@ def _headroom(reserves: Mapping[str, int]) -> dict[str, Headroom]:
         Host.allocated_cpus,
         Host.allocated_memory_bytes,
     )
-    query = Host.select(*columns).join(Cluster).where(~Host.removed, Host.cluster.in_(sorted(reserves)))
+    awake = Host.id.not_in(HostPower.select(HostPower.host))
+    query = Host.select(*columns).join(Cluster).where(~Host.removed, awake, Host.cluster.in_(sorted(reserves)))
     by_cluster: defaultdict[str, list[tuple[bool, float, float, int, int]]] = defaultdict(list)
     for cluster_id, *row in tuples(query, tuple[str, bool, float, float, int, int]):
         by_cluster[cluster_id].append((bool(row[0]), row[1], row[2], int(row[3]), int(row[4])))

@@ -51,6 +51,13 @@ AUTOMATIC_HOLD: Setting[int] = _PLANNER["drs.automatic.hold"]
 AUTOMATIC_SHADOW: Setting[bool] = _PLANNER["drs.automatic.shadow"]
 AUTOMATIC_WINDOW: Setting[str] = _PLANNER["drs.automatic.window"]
 PLAN_EXPIRE_INTERVAL: Setting[int] = _PLANNER["drs.plan.expire.interval"]
+POWER_AUTOMATIC = Setting(
+    "drs.power.automatic",
+    BOOLEAN,
+    "false",
+    "Whether hosts are switched off and on automatically to save power; otherwise it is only suggested.",
+    PER_CLUSTER,
+)
 PLAN_MAX_FAILURES = Setting(
     "drs.plan.max.failures",
     integer(1, 1000, "moves"),
@@ -59,7 +66,7 @@ PLAN_MAX_FAILURES = Setting(
     PER_CLUSTER,
 )
 
-SETTINGS = (*_PLANNER.values(), PLAN_MAX_FAILURES)
+SETTINGS = (*_PLANNER.values(), PLAN_MAX_FAILURES, POWER_AUTOMATIC)
 
 
 def planner_settings(cluster: Cluster) -> Settings:

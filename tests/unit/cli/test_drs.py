@@ -15,13 +15,16 @@ from ostler.client import profile
 from ostler.control.v1 import host_pb2_grpc
 from ostler_common import pki, server
 from ostler_common.identity import Identity, Kind
+from ostler_common.secret import Secret
 from ostler_common.tls import server_credentials
 from ostler_control import database, settings, vms
 from ostler_control.api import core, work
 from ostler_control.api.hosts import HostService
 from ostler_control.caller import Caller, Role
 from ostler_control.cli.main import root
-from ostler_control.models import Cluster, DrsPlan, Host, Vm
+from ostler_control.ha import devices
+from ostler_control.ha.fence_agents import Device, Power
+from ostler_control.models import Cluster, DrsPlan, Host, Vm, new_id
 from ostler_control.operations import Engine
 from ostler_control.trust.authority import Authority
 
@@ -137,6 +140,21 @@ def test_a_plan_is_dropped(cli: Cli) -> None:
     cli.pile(2)
     plan = cli.run("drs generate cluster --migrations 1 -o name").stdout.strip()
     assert "cancelled" in cli.run(f"drs cancel {plan}").stdout
+
+
+def test_power_shows_hosts_that_could_be_off_and_the_commands(cli: Cli) -> None:
+    cli.pile(1)
+    assert "nothing to switch" in cli.run("drs power cluster").stdout, "no host has a fence device"
+    assert cli.json("drs power cluster")["cluster_name"] == "cluster"
+    assert "FENCE_NOT_FOUND" in cli.run("host power-off h3", code=3).stderr
+    new = devices.NewDevice(new_id(), Device("redfish", "bmc", "u", {"plug": "1"}), Secret(b"p"), power_on=False)
+    devices.create(cli.site.host("h3"), new, Power.ON, "root", cli.site.keys)
+    shown = cli.run("drs power cluster").stdout
+    assert "h3 could be off" in shown
+    assert "ostler host maintenance enter h3\n  ostler host power-off h3" in shown
+    assert "NOT_IN_MAINTENANCE" in cli.run("host power-off h3", code=6).stderr
+    assert "HOST_UP" in cli.run("host power-on h3", code=6).stderr
+    devices.delete(cli.site.host("h3"), "root")
 
 
 def test_status_draws_bars_and_a_picture(cli: Cli, tmp_path: Path) -> None:

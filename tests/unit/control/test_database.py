@@ -17,6 +17,7 @@ from ostler_control.models import (
     Event,
     Host,
     HostFence,
+    HostPower,
     ImportFile,
     ImportPlan,
     ImportPlanVm,
@@ -67,6 +68,7 @@ FROZEN = {
     "0016_labels": "95f8e5524469842581055df388cd0ef0911c6d68e70f3b7166988eb2d87d43c4",
     "0017_drs_conditions": "db317895f74230eb7eac9149f97575f596a092195247e6b9f6fc548cf5db0f2c",
     "0018_event_chain": "0d636d9bec150200b62414504d9d3916a38a676787f7a9ff19e2fbd0981756a5",
+    "0019_host_power": "88b810ee6c4b03091558b04a639bc287d40887565964e123c64a34f01b618544",
     "0019_maximum_sizes": "be622ac71665649655d9f2012ccbee546e0b8fafc7239530f48e058b5a0c2048",
 }
 _OLD_VM = (
@@ -353,6 +355,20 @@ def test_vms_and_offerings_get_maximum_sizes(tmp_path: Path) -> None:
             Vm.delete().where(Vm.id == "v").execute()
             ServiceOffering.delete().where(ServiceOffering.id == "o").execute()
             assert [model.select().count() for model in (VmMaximum, OfferingMaximum)] == [0, 0]
+
+
+def test_hosts_may_be_switched_off(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0018_event_chain")
+            for statement in _OLD_VM:
+                db.execute_sql(statement)
+        assert "0019_host_power" in database.migrate()
+        with database.session():
+            HostPower.create(host="h")
+            assert [(row.host.name, row.state) for row in HostPower.select()] == [("h1", "switching_off")]
+            Host.delete().where(Host.id == "h").execute()
+            assert HostPower.select().count() == 0
 
 
 def test_migrating_again_does_nothing(fresh_database: str) -> None:

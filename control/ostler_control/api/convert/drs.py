@@ -9,10 +9,13 @@ from typing import Any
 
 from ostler.control.v1 import affinity_pb2, drs_pb2
 
+from ostler_control import settings
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.times import timestamp
 from ostler_control.caller import Caller
+from ostler_control.drs import Move
 from ostler_control.drs.algorithms import Installed
+from ostler_control.drs.power import PowerChange, PowerPlan
 from ostler_control.drs_plans import store
 from ostler_control.drs_plans.status import Status
 from ostler_control.models import Account, AffinityGroup, Cluster, DrsMove, DrsPlan, Host, Vm, tuples
@@ -133,6 +136,45 @@ def status(cluster: Cluster, found: Status) -> drs_pb2.ClusterStatus:
         active_plan=plan(found.active) if found.active is not None else None,
         automatic=found.automatic,
         next_plan_time=timestamp(found.next_plan_time),
+    )
+
+
+def power_plan(cluster: Cluster, found: PowerPlan) -> drs_pb2.PowerPlan:
+    """Which hosts to switch."""
+    return drs_pb2.PowerPlan(
+        cluster_id=cluster.id,
+        cluster_name=cluster.name,
+        share=found.share,
+        share_after=found.share_after,
+        explanation=found.explanation,
+        switch_off=map(_power_change, found.switch_off),
+        switch_on=map(_power_change, found.switch_on),
+        moves=[_planned(position, move) for position, move in enumerate(found.moves, 1)],
+        automatic=settings.drs.POWER_AUTOMATIC.get(settings.At(cluster_id=cluster.id)),
+    )
+
+
+def _power_change(change: PowerChange) -> drs_pb2.PowerChange:
+    return drs_pb2.PowerChange(host_id=change.host_id, host_name=change.host_name, reason=change.reason)
+
+
+def _planned(position: int, move: Move) -> drs_pb2.DrsMove:
+    """A move of a plan that is not kept."""
+    return drs_pb2.DrsMove(
+        position=position,
+        vm_id=move.vm_id,
+        vm_name=move.vm_name,
+        source_id=move.source_id,
+        source_name=move.source_name,
+        destination_id=move.destination_id,
+        destination_name=move.destination_name,
+        state=drs_pb2.DrsMove.PENDING,
+        reason=move.reason,
+        cost=move.cost,
+        cost_bytes=move.cost_bytes,
+        imbalance_before=move.imbalance_before,
+        imbalance_after=move.imbalance_after,
+        storage_motion=move.storage_motion,
     )
 
 

@@ -313,6 +313,27 @@ def cancel(app: App, plan: str, output: str) -> None:
         plans.print_plan(found, output)
 
 
+@command.command("power")
+@click.argument("cluster", type=CLUSTER)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(("table", "json", "yaml")),
+    default="table",
+    show_default=True,
+    help="How to print.",
+)
+@pass_app
+def power(app: App, cluster: str, output: str) -> None:
+    """Shows which hosts of CLUSTER could be off to save power, or should be on again. Nothing is switched.
+
+    \b
+    Example:
+      ostler drs power web
+    """
+    plans.print_power(app.client.drs.GetPowerPlan(pb.GetPowerPlanRequest(cluster=cluster)), output)
+
+
 @command.group("algorithm")
 def algorithm() -> None:
     """Algorithms for the setting drs.algorithm: built in, and plug-ins of the control plane."""

@@ -359,6 +359,40 @@ def _way_back(app: App, host: pb.Host) -> DrsPlan | None:
     return plan if plan.moves else None
 
 
+@command.command("power-off")
+@click.argument("host", type=HOST)
+@operation_options()
+@pass_app
+def power_off(app: App, host: str, call: CallOptions) -> None:
+    """Switches off HOST by its fence device, to save power. It must be in maintenance and have no VMs.
+
+    \b
+    Example:
+      ostler host maintenance enter h3 && ostler host power-off h3
+    """
+    from ostler.control.v1 import ha_pb2
+
+    request = ha_pb2.PowerOffHostRequest(request_id=call.request_id, host=host, validate_only=call.dry_run)
+    finish(app, app.client.ha.PowerOffHost(request), VIEW, pb.Host(), call)
+
+
+@command.command("power-on")
+@click.argument("host", type=HOST)
+@operation_options()
+@pass_app
+def power_on(app: App, host: str, call: CallOptions) -> None:
+    """Switches on HOST by its fence device, and waits until its agent is heard. Its maintenance goes on.
+
+    \b
+    Example:
+      ostler host power-on h3 && ostler host maintenance leave h3
+    """
+    from ostler.control.v1 import ha_pb2
+
+    request = ha_pb2.PowerOnHostRequest(request_id=call.request_id, host=host, validate_only=call.dry_run)
+    finish(app, app.client.ha.PowerOnHost(request), VIEW, pb.Host(), call)
+
+
 @command.command("declare-dead")
 @click.argument("host", type=HOST)
 @click.option(

@@ -1,8 +1,8 @@
 """Clusters and plans as text.
 
 A line a host: `h1 16: a=4 b=2,web` is a host of 16 GiB with VMs of 4 and 2 GiB, the second in group web. Words after
-the size of a host or VM: `off`, `maintenance`, `encryption`; `skip`, `encrypted`, `busy`, `protected`; any other of a
-VM is a group.
+the size of a host or VM: `off`, `maintenance`, `asleep`, `encryption`; `skip`, `encrypted`, `busy`, `protected`; any
+other of a VM is a group.
 Every VM has 100 MHz for each GiB, every host twice what that makes. `apart web`, `together! db`: rules of groups, with
 ! strict. `on! web h1 h2`, `off web h1`: on those hosts, or off them.
 """
@@ -37,9 +37,10 @@ def cluster(text: str) -> Snapshot:
                 name,
                 int(float(size) * 200),
                 int(float(size) * GIB),
-                maintenance="maintenance" in words,
+                maintenance="maintenance" in words or "asleep" in words,
                 state="disconnected" if "off" in words else "up",
                 encryption="encryption" in words,
+                asleep="asleep" in words,
             )
         )
         for vm in tail.split():
