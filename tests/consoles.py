@@ -36,9 +36,9 @@ class Served:
     profile: Path
     client: Client
 
-    def create_vm(self, name: str) -> Vm:
+    def create_vm(self, name: str, host: str = "") -> Vm:
         """A running VM."""
-        request = CreateVmRequest(name=name, template="tiny", service_offering="encrypted")
+        request = CreateVmRequest(name=name, template="tiny", service_offering="encrypted", host=host)
         return self.client.wait(self.client.vms.CreateVm(request), Vm)
 
 

@@ -68,13 +68,13 @@ def print_plan(plan: pb.DrsPlan, output: str, *, cpu: bool = False, why: bool = 
     if plan.outcome:
         click.echo(printable(plan.outcome))
     if plan.hosts:
-        _echo(["", *bars.lines(_bars(plan.hosts, plan.left_hosts, cpu), now=not plan.moves)])
+        _echo(["", *bars.lines(bars_of(plan.hosts, plan.left_hosts, cpu), now=not plan.moves)])
     if plan.moves:
         click.echo()
         print_list(MOVES, plan.moves, Listing(output))
     if why:
         _echo(_reasons(plan.moves))
-    _echo(_left_out(plan))
+    _echo(left_out(plan))
 
 
 def headline(plan: pb.DrsPlan) -> str:
@@ -88,8 +88,13 @@ def print_status(status: pb.ClusterStatus, output: str, *, cpu: bool = False) ->
     if output != "table":
         print_data(to_plain(status), output)
         return
-    lines = [f"cluster {status.cluster_name}, {status.metric}: {status.explanation}", ""]
-    lines += bars.lines(_bars(status.hosts, status.left_hosts, cpu), now=True)
+    first, *rest = notes(status)
+    _echo([first, "", *bars.lines(bars_of(status.hosts, status.left_hosts, cpu), now=True), *rest])
+
+
+def notes(status: pb.ClusterStatus) -> list[str]:
+    """What there is to say about a cluster's load, beside its hosts; the summary comes first."""
+    lines = [f"cluster {status.cluster_name}, {status.metric}: {status.explanation}"]
     lines += [f"broken rule: {rule.explanation} (ostler drs generate --repair)" for rule in status.broken]
     if status.HasField("active_plan"):
         lines += ["", f"being executed: {headline(status.active_plan)}"]
@@ -97,7 +102,7 @@ def print_status(status: pb.ClusterStatus, output: str, *, cpu: bool = False) ->
         lines += ["", f"next automatic plan: {text.when(status, 'next_plan_time')}"]
     elif not status.automatic:
         lines += ["", "automatic plans are off (ostler setting set drs.automatic.enable true)"]
-    _echo(lines)
+    return lines
 
 
 def print_power(plan: pb.PowerPlan, output: str) -> None:
@@ -125,12 +130,13 @@ def draw(path: Path, hosts: Iterable[pb.HostShare], left: Iterable[pb.LeftOut], 
     """Writes a picture. Raises InvalidArgumentError UNWRITABLE_FILE."""
     moves = [(move.vm_name, move.source_name, move.destination_name) for move in plan.moves]
     try:
-        path.write_text(bars.svg(_bars(hosts, left, False), title, moves), encoding="utf-8")
+        path.write_text(bars.svg(bars_of(hosts, left, False), title, moves), encoding="utf-8")
     except OSError as error:
         raise InvalidArgumentError(f"{path}: {error.strerror}", "UNWRITABLE_FILE") from None
 
 
-def _bars(hosts: Iterable[pb.HostShare], left: Iterable[pb.LeftOut], cpu: bool) -> list[bars.Bar]:
+def bars_of(hosts: Iterable[pb.HostShare], left: Iterable[pb.LeftOut], cpu: bool = False) -> list[bars.Bar]:
+    """Hosts as bars, by name: of their memory, or of their CPUs."""
     why = {host.name: host.code.lower().replace("_", " ") for host in left}
     return [
         bars.Bar(
@@ -155,7 +161,8 @@ def _reasons(moves: Sequence[pb.DrsMove]) -> list[str]:
     return out
 
 
-def _left_out(plan: pb.DrsPlan) -> list[str]:
+def left_out(plan: pb.DrsPlan) -> list[str]:
+    """What the planner left out, and why."""
     out = []
     if plan.left_counts:
         counts = ", ".join(f"{number} {_code(code)}" for code, number in sorted(plan.left_counts.items()))

@@ -103,15 +103,16 @@ class Target:
 
 @dataclass(frozen=True)
 class Actions:
-    """The actions on objects of one kind, at `/KIND/{id}/do/{action}`. find: the object of an id."""
+    """The actions on objects of one kind, at `PATH/{id}/do/{action}`. find: the object of an id."""
 
+    path: str
     find: Callable[[App, str], Target]
     members: Sequence[Action]
 
     def buttons(self, target: Target) -> list[Button]:
         """What the object's page offers."""
         return [
-            Button(action.label, f"{target.href}/do/{action.name}", action.is_dangerous)
+            Button(action.label, f"{self.path}{tables.path(target.id, 'do', action.name)}", action.is_dangerous)
             for action in self.members
             if (not action.states or target.state in action.states) and action.needs <= target.traits
         ]

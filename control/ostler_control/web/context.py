@@ -36,6 +36,7 @@ MENU = (
     Entry("Fleet", "/", admins=True),
     Entry("VMs", "/vms"),
     Entry("Volumes", "/volumes"),
+    Entry("DRS", "/drs", admins=True),
     Entry("Operations", "/operations"),
     Entry("Events", "/events"),
 )

@@ -8,24 +8,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ostler_control.web.context import Console, command
-from ostler_control.web.tables import Filter, Table
+from ostler_control.web.tables import Filters, Table
 
 
 def render_list(
-    console: Console, request: Request, words: Sequence[str], filters: Sequence[Filter], table: Table, note: str = ""
+    console: Console, request: Request, words: Sequence[str], filters: Filters, table: Table, note: str = ""
 ) -> Response:
     """The page of a list at its own address, which is in the menu.
 
     words: of the command that prints it; the filters that are set are its options. note: a sentence above the table.
     """
-    set_ = [word for one in filters for word in one.words()]
     return console.render(
         request,
         "list.html",
         title=table.caption,
         here=request.url.path,
-        command=command(*words, *set_),
-        filters=filters,
+        command=command(*words, *filters.words()),
+        filters=filters.fields,
         note=note,
         table=table,
     )

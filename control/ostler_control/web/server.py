@@ -21,7 +21,7 @@ from ostler_control.cli.app import App
 from ostler_control.web import live
 from ostler_control.web.actions import Actions
 from ostler_control.web.context import EVENT_STREAM, HERE, Console
-from ostler_control.web.pages import events, fleet, operations, vm_actions, vms, volumes
+from ostler_control.web.pages import drs, events, fleet, operations, vm_actions, vms, volumes
 from ostler_control.web.security import ENTRANCE, Gate, Sessions
 from ostler_control.web.terminal import MAX_MESSAGE_BYTES, Terminals
 
@@ -37,15 +37,19 @@ PAGES: dict[str, Page] = {
     "/vms/{vm}/console": vms.console_of,
     "/volumes": volumes.volumes,
     "/volumes/{volume}": volumes.one_volume,
+    "/drs": drs.overview,
+    "/drs/plans/{plan}": drs.one_plan,
     "/operations": operations.operations,
     "/operations/{operation}": operations.one_operation,
     "/events": events.events,
 }
-ACTIONS: dict[str, Actions] = {
-    "/vms": vm_actions.ACTIONS,
-    "/volumes": volumes.ACTIONS,
-    "/operations": operations.ACTIONS,
-}
+ACTIONS = (
+    vm_actions.ACTIONS,
+    volumes.ACTIONS,
+    drs.PLAN_ACTIONS,
+    drs.CLUSTER_ACTIONS,
+    operations.ACTIONS,
+)
 # How long open streams and consoles may take to end once the console is stopped.
 STOP_S = 2
 
@@ -65,7 +69,7 @@ def make_app(app: App, port: int, sessions: Sessions, entered: Callable[[], None
     inner = Starlette(
         routes=[
             *(Route(path, _endpoint(console, page)) for path, page in PAGES.items()),
-            *(route for path, actions in ACTIONS.items() for route in _routes(console, path, actions)),
+            *(route for actions in ACTIONS for route in _routes(console, actions)),
             WebSocketRoute("/vms/{vm}/terminal", Terminals(app).converse),
             Mount("/static", StaticFiles(directory=HERE / "static")),
         ],
@@ -85,8 +89,8 @@ def _endpoint(console: Console, page: Page) -> Callable[[Request], Awaitable[Res
     return endpoint
 
 
-def _routes(console: Console, path: str, actions: Actions) -> list[Route]:
-    address = path + "/{id}/do/{action}"
+def _routes(console: Console, actions: Actions) -> list[Route]:
+    address = actions.path + "/{id}/do/{action}"
     return [
         Route(address, _endpoint(console, actions.form), methods=["GET"]),
         Route(address, _endpoint(console, actions.perform), methods=["POST"]),

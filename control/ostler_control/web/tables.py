@@ -97,7 +97,12 @@ class Filters:
 
     def next(self, token: str) -> str:
         """The address of the next page; "" when there is none."""
-        return next_page(self._path, {one.name: one.value for one in self.fields}, token)
+        values = {one.name: one.value for one in self.fields}
+        return address(self._path, {**values, "page": token}) if token else ""
+
+    def words(self) -> list[str]:
+        """The same as options of the command line."""
+        return [word for one in self.fields for word in one.words()]
 
 
 def path(*parts: str) -> str:
@@ -105,9 +110,9 @@ def path(*parts: str) -> str:
     return "/" + "/".join(quote(part, safe="") for part in parts)
 
 
-def next_page(base: str, filters: dict[str, str], token: str) -> str:
-    """The address of a list's next page; "" when there is none."""
-    return f"{base}?{urlencode({**{k: v for k, v in filters.items() if v}, 'page': token})}" if token else ""
+def address(base: str, values: dict[str, str]) -> str:
+    """An address with a query; empty values are left out."""
+    return f"{base}?{urlencode({name: value for name, value in values.items() if value})}"
 
 
 def cut(page: str, items: Sequence[T]) -> tuple[Sequence[T], str]:

@@ -13,9 +13,11 @@ from playwright.sync_api import BrowserContext, expect, sync_playwright
 from tests.browsers import ARGUMENTS, CHROMIUM, WAIT_MS, Visit
 from tests.consoles import Served, console, served_site
 
+# Small, so that a few VMs fill them.
+CPUS, MEMORY_BYTES = 8, 6 << 30
 CAPABILITIES = {
-    "cpus": 64,
-    "memoryBytes": str(256 << 30),
+    "cpus": CPUS,
+    "memoryBytes": str(MEMORY_BYTES),
     "volumeEncryption": True,
     "instanceConversion": True,
     "uefi": True,
@@ -27,6 +29,7 @@ CAPABILITIES = {
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with served_site(tmp_path_factory.mktemp("console")) as found:
         with database.transaction():
+            Host.update(cpus=CPUS, memory_bytes=MEMORY_BYTES).execute()
             Host.update(capabilities=json.dumps(CAPABILITIES)).where(Host.volume_encryption).execute()
         yield found
 

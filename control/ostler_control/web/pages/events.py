@@ -20,4 +20,4 @@ def events(console: Console, request: Request) -> Response:
     )
     answer = console.app.client.events.ListEvents(wanted)
     table = tables.table(event.VIEW, answer.events, "Events", next=filters.next(answer.next_page_token))
-    return render_list(console, request, ("event", "list"), filters.fields, table)
+    return render_list(console, request, ("event", "list"), filters, table)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from urllib.parse import urlencode
 
 from ostler.control.v1 import host_pb2 as pb
 from ostler.control.v1.pool_pb2 import ListPoolsRequest
@@ -69,7 +68,7 @@ def fleet(console: Console, request: Request) -> Response:
         "fleet.html",
         title="Fleet",
         here="/",
-        command=command("host", "list", *(word for one in filters.fields for word in one.words())),
+        command=command("host", "list", *filters.words()),
         filters=filters.fields,
         hosts=[_row(h) for h in answer.hosts],
         next=filters.next(answer.next_page_token),
@@ -97,7 +96,7 @@ def one_host(console: Console, request: Request) -> Response:
         notice=found.state_reason,
         meters=_meters(found),
         buttons=[],
-        links=[("Its VMs", f"/vms?{urlencode({'host': found.name})}")],
+        links=[("Its VMs", tables.address("/vms", {"host": found.name}))],
         facts=tables.facts(host.VIEW, found),
         tables=tables.sections(host.VIEW, found),
     )

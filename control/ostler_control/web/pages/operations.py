@@ -16,7 +16,7 @@ from ostler_control.web.context import Console, command
 from ostler_control.web.lists import render_list
 
 # The pages of objects that operations are about.
-PLACES = {"vm": "vms", "volume": "volumes", "host": "hosts", "drs-plan": "drs", "import-plan": "imports"}
+PLACES = {"vm": ("vms",), "volume": ("volumes",), "host": ("hosts",), "drs": ("drs", "plans")}
 
 
 def _target(found: lro.Operation) -> Target:
@@ -33,6 +33,7 @@ def _cancel(app: App, call: Call) -> None:
 
 
 ACTIONS = Actions(
+    "/operations",
     _find,
     (
         Action(
@@ -62,7 +63,7 @@ def operations(console: Console, request: Request) -> Response:
         lambda o: tables.path("operations", bare_id(o.name)),
         next=filters.next(answer.next_page_token),
     )
-    return render_list(console, request, ("operation", "list"), filters.fields, table)
+    return render_list(console, request, ("operation", "list"), filters, table)
 
 
 def one_operation(console: Console, request: Request) -> Response:
@@ -70,7 +71,7 @@ def one_operation(console: Console, request: Request) -> Response:
     name = request.path_params["operation"]
     found = console.app.client.operations.GetOperation(lro.GetOperationRequest(name=name))
     metadata, target = metadata_of(found), _target(found)
-    place = PLACES.get(metadata.resource_type, "")
+    place = PLACES.get(metadata.resource_type)
     return console.render(
         request,
         "operation.html",
@@ -85,7 +86,7 @@ def one_operation(console: Console, request: Request) -> Response:
         phase=metadata.progress.phase,
         buttons=ACTIONS.buttons(target),
         facts=tables.facts(operation.VIEW, found),
-        href=tables.path(place, metadata.resource_id) if place else "",
+        href=tables.path(*place, metadata.resource_id) if place else "",
         kind=metadata.resource_type,
         name=metadata.resource_name,
     )

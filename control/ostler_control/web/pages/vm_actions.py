@@ -60,6 +60,7 @@ def _delete(app: App, call: Call) -> Operation:
 
 
 ACTIONS = Actions(
+    "/vms",
     _find,
     (
         Action("start", ("vm", "start"), "Start", "Start VM {name}?", _start, _STOPPED, (_HOST,)),

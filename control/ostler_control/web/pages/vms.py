@@ -32,7 +32,7 @@ def vms(console: Console, request: Request) -> Response:
     answer = console.app.client.vms.ListVms(wanted)
     following = filters.next(answer.next_page_token)
     table = tables.table(vm.VIEW, answer.vms, "VMs", lambda v: tables.path("vms", v.id), next=following)
-    return render_list(console, request, ("vm", "list"), filters.fields, table)
+    return render_list(console, request, ("vm", "list"), filters, table)
 
 
 def one_vm(console: Console, request: Request) -> Response:

@@ -49,7 +49,7 @@ def volumes(console: Console, request: Request) -> Response:
     answer = console.app.client.volumes.ListVolumes(wanted)
     following = filters.next(answer.next_page_token)
     table = tables.table(VIEW, answer.volumes, "Volumes", lambda v: tables.path("volumes", v.id), next=following)
-    return render_list(console, request, ("volume", "list"), filters.fields, table)
+    return render_list(console, request, ("volume", "list"), filters, table)
 
 
 def one_volume(console: Console, request: Request) -> Response:
@@ -134,6 +134,7 @@ def _delete(app: App, call: Call) -> Operation:
 
 
 ACTIONS = Actions(
+    "/volumes",
     _find,
     (
         Action(
