@@ -63,6 +63,8 @@ TABLE: Mapping[str, frozenset[Role]] = {
             "CancelPlan": _ADMINS,
             "GetClusterStatus": _ADMINS,
             "GetPowerPlan": _ADMINS,
+            "GetStoragePlan": _ADMINS,
+            "ExecuteStoragePlan": _ADMINS,
             "ListAlgorithms": _ADMINS,
         },
     ),

@@ -22,7 +22,7 @@ from ostler_control.api.start_operation import start_operation
 from ostler_control.drs import Mode
 from ostler_control.drs.algorithms import installed
 from ostler_control.drs_plans.generate import chosen
-from ostler_control.models import Cluster, DrsPlan, Host, Vm
+from ostler_control.models import Cluster, DrsPlan, Host, Pool, Vm, Volume, Zone
 from ostler_control.operations import Engine
 from ostler_control.power.plans import plan_power
 
@@ -96,6 +96,22 @@ class DrsService(drs_pb2_grpc.DrsServiceServicer):
     def GetPowerPlan(self, request: pb.GetPowerPlanRequest, context: grpc.ServicerContext) -> pb.PowerPlan:
         cluster = resolve(Cluster, request.cluster, "cluster")
         return drs.power_plan(cluster, plan_power(cluster))
+
+    def GetStoragePlan(self, request: pb.GetStoragePlanRequest, context: grpc.ServicerContext) -> pb.StoragePlan:
+        zone = resolve(Zone, request.zone, "zone")
+        return drs.storage_plan(zone, drs_plans.plan_storage(zone))
+
+    def ExecuteStoragePlan(self, request: pb.ExecuteStoragePlanRequest, context: grpc.ServicerContext) -> LongRunning:
+        caller = caller_of(context)
+        zone = resolve(Zone, request.zone, "zone")
+        moves = [
+            (
+                resolve(Volume, move.volume, f"moves[{number}].volume", caller=caller),
+                resolve(Pool, move.pool, f"moves[{number}].pool"),
+            )
+            for number, move in enumerate(request.moves)
+        ]
+        return start_operation(caller, request, lambda: drs_plans.execute_storage(zone, moves, caller.actor))
 
     def GetClusterStatus(self, request: pb.GetClusterStatusRequest, context: grpc.ServicerContext) -> pb.ClusterStatus:
         cluster = resolve(Cluster, request.cluster, "cluster")

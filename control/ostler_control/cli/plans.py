@@ -126,6 +126,41 @@ def print_power(plan: pb.PowerPlan, output: str) -> None:
     _echo(lines)
 
 
+POOLS = View[pb.PoolShare](
+    "pool",
+    columns=[
+        ("pool", lambda p: p.pool_name),
+        ("used", lambda p: f"{p.before:.0%}" if p.before == p.after else f"{p.before:.0%} -> {p.after:.0%}"),
+    ],
+    name=lambda p: p.pool_name,
+)
+STORAGE_MOVES = View[pb.StorageMove](
+    "move",
+    columns=[
+        ("volume", lambda m: m.volume_name),
+        ("from", lambda m: m.source_name),
+        ("to", lambda m: m.destination_name),
+        ("copies", lambda m: text.size(m.cost_bytes)),
+        ("imbalance", lambda m: f"{m.imbalance_before:.1%} -> {m.imbalance_after:.1%}"),
+    ],
+    name=lambda m: m.volume_name,
+)
+
+
+def print_storage(plan: pb.StoragePlan, output: str) -> None:
+    """Prints which volumes to move to which pools."""
+    if output != "table":
+        print_data(to_plain(plan), output)
+        return
+    numbers = f"imbalance {plan.imbalance_before:.1%} -> {plan.imbalance_after:.1%}"
+    click.echo(printable(f"zone {plan.zone_name}: {plan.explanation} ({numbers})\n"))
+    print_list(POOLS, plan.pools, Listing(output))
+    if plan.moves:
+        click.echo()
+        print_list(STORAGE_MOVES, plan.moves, Listing(output))
+    _echo(f"volume {one.name} stays: {one.explanation}" for one in plan.left_volumes[:_LEFT_SHOWN])
+
+
 def draw(path: Path, hosts: Iterable[pb.HostShare], left: Iterable[pb.LeftOut], title: str, plan: pb.DrsPlan) -> None:
     """Writes a picture. Raises InvalidArgumentError UNWRITABLE_FILE."""
     moves = [(move.vm_name, move.source_name, move.destination_name) for move in plan.moves]

@@ -8,6 +8,7 @@ from ostler_control.drs_plans.evacuate import evacuate_host, evacuation, way_bac
 from ostler_control.drs_plans.generate import generate
 from ostler_control.drs_plans.scheduler import Scheduler
 from ostler_control.drs_plans.status import Status, status
+from ostler_control.drs_plans.storage import execute_storage, plan_storage
 from ostler_control.drs_plans.store import keep
 
 __all__ = [
@@ -19,8 +20,10 @@ __all__ = [
     "evacuation",
     "execute",
     "execute_mapping",
+    "execute_storage",
     "generate",
     "keep",
+    "plan_storage",
     "status",
     "way_back",
 ]

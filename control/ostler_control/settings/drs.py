@@ -10,7 +10,7 @@ from ostler_control.drs.settings import SPECS, Settings, Spec
 from ostler_control.models import Cluster
 from ostler_control.settings import ha
 from ostler_control.settings.kinds import BOOLEAN, Kind, integer
-from ostler_control.settings.scopes import GLOBAL_ONLY, PER_CLUSTER, At
+from ostler_control.settings.scopes import GLOBAL_ONLY, PER_CLUSTER, PER_ZONE, At
 from ostler_control.settings.setting import AnySetting, Setting, in_force
 
 _TYPES = {int: "integer", float: "number", str: "text"}
@@ -51,6 +51,13 @@ AUTOMATIC_HOLD: Setting[int] = _PLANNER["drs.automatic.hold"]
 AUTOMATIC_SHADOW: Setting[bool] = _PLANNER["drs.automatic.shadow"]
 AUTOMATIC_WINDOW: Setting[str] = _PLANNER["drs.automatic.window"]
 PLAN_EXPIRE_INTERVAL: Setting[int] = _PLANNER["drs.plan.expire.interval"]
+STORAGE_IMBALANCE = Setting(
+    "drs.storage.imbalance",
+    Kind("number", SPECS["drs.imbalance"].parse, "0 to 1"),
+    "0.8",
+    "How evenly storage pools of a zone must be filled: 1.0 allows no imbalance, 0.0 any.",
+    PER_ZONE,
+)
 POWER_AUTOMATIC = Setting(
     "drs.power.automatic",
     BOOLEAN,
@@ -66,7 +73,7 @@ PLAN_MAX_FAILURES = Setting(
     PER_CLUSTER,
 )
 
-SETTINGS = (*_PLANNER.values(), PLAN_MAX_FAILURES, POWER_AUTOMATIC)
+SETTINGS = (*_PLANNER.values(), PLAN_MAX_FAILURES, POWER_AUTOMATIC, STORAGE_IMBALANCE)
 
 
 def planner_settings(cluster: Cluster) -> Settings:
@@ -77,3 +84,9 @@ def planner_settings(cluster: Cluster) -> Settings:
         "overcommit.memory": float(cluster.memory_overcommit),
     }
     return Settings.of({**{row.setting.name: row.value for row in found}, **overcommit})
+
+
+def of_zone(zone_id: str) -> Settings:
+    """The planner's settings for what belongs to a zone rather than to one of its clusters."""
+    found = in_force(list(_PLANNER.values()), At(zone_id=zone_id))
+    return Settings.of({row.setting.name: row.value for row in found})

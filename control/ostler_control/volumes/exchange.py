@@ -48,8 +48,12 @@ def encrypt(volume: Volume, user: str, keys: Keyring) -> Operation:
     return record_exchange("volume.encrypt", matrix.Operation.ENCRYPT, volume, user, keys, encrypted=True)
 
 
-def migrate(volume: Volume, pool: Pool, user: str, keys: Keyring, keep_key: bool = False) -> Operation:
+def migrate(
+    volume: Volume, pool: Pool, user: str, keys: Keyring, keep_key: bool = False, operation_id: str = ""
+) -> Operation:
     """Records the operation that moves a volume to another pool, under a new passphrase unless `keep_key`.
+
+    operation_id: of the operation, by default a new one.
 
     Raises FailedPreconditionError: SAME_POOL, and what `record_exchange` raises.
     """
@@ -65,6 +69,7 @@ def migrate(volume: Volume, pool: Pool, user: str, keys: Keyring, keep_key: bool
         encrypted=encrypted,
         pool=pool,
         keep_key=keep_key and encrypted,
+        operation_id=operation_id,
     )
 
 
@@ -78,6 +83,7 @@ def record_exchange(
     encrypted: bool,
     pool: Pool | None = None,
     keep_key: bool = False,
+    operation_id: str = "",
 ) -> Operation:
     """Records an operation whose body is `exchange`, and the new file.
 
@@ -91,7 +97,7 @@ def record_exchange(
     target = pool or volume.pool
     matrix.check(operation, volume, host is not None, target.type)
     _check_hosts(volume, target, vm, host, encrypted)
-    operation_id = new_id()
+    operation_id = operation_id or new_id()
     key = keys.store(keys.open(volume), volume.id) if keep_key else None
     file = files.record_file(volume, operation_id, keys, encrypted=encrypted, pool=target, key=key)
     inputs = ExchangeInputs(

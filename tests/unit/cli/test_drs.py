@@ -157,6 +157,16 @@ def test_power_shows_hosts_that_could_be_off_and_the_commands(cli: Cli) -> None:
     devices.delete(cli.site.host("h3"), "root")
 
 
+def test_storage_is_shown_and_moves_only_when_told(cli: Cli) -> None:
+    cli.pile(2)
+    shown = cli.run("drs storage zone").stdout
+    assert "zone zone: " in shown
+    assert "shared" in shown
+    assert cli.json("drs storage zone")["zone_name"] == "zone"
+    assert cli.run("drs storage zone --execute").stdout == shown, "there is nothing to move"
+    assert "ZONE_NOT_FOUND" in cli.run("drs storage nowhere", code=3).stderr
+
+
 def test_status_draws_bars_and_a_picture(cli: Cli, tmp_path: Path) -> None:
     cli.pile(3)
     Host.update(maintenance=True).where(Host.name == "h3").execute()

@@ -16,12 +16,14 @@ from ostler_control.caller import Caller
 from ostler_control.drs import Move
 from ostler_control.drs.algorithms import Installed
 from ostler_control.drs.power import PowerChange, PowerPlan
+from ostler_control.drs.storage import StoragePlan
 from ostler_control.drs_plans import store
 from ostler_control.drs_plans.status import Status
-from ostler_control.models import Account, AffinityGroup, Cluster, DrsMove, DrsPlan, Host, Vm, tuples
+from ostler_control.models import Account, AffinityGroup, Cluster, DrsMove, DrsPlan, Host, Vm, Zone, tuples
 from ostler_control.scheduling import affinity
 
 OPERATION_PREFIX = "operations/"
+_MAX_LEFT = 500
 # Any: a part of the planner's report, as plain data.
 Report = dict[str, Any]
 
@@ -175,6 +177,35 @@ def _planned(position: int, move: Move) -> drs_pb2.DrsMove:
         imbalance_before=move.imbalance_before,
         imbalance_after=move.imbalance_after,
         storage_motion=move.storage_motion,
+    )
+
+
+def storage_plan(zone: Zone, found: StoragePlan) -> drs_pb2.StoragePlan:
+    """Which volumes to move to which pools."""
+    return drs_pb2.StoragePlan(
+        zone_id=zone.id,
+        zone_name=zone.name,
+        explanation=found.explanation,
+        imbalance_before=found.imbalance_before,
+        imbalance_after=found.imbalance_after,
+        moves=map(_storage_move, found.moves),
+        pools=[drs_pb2.PoolShare(**dataclasses.asdict(share)) for share in found.pools],
+        left_volumes=[drs_pb2.LeftOut(**dataclasses.asdict(left)) for left in found.left[:_MAX_LEFT]],
+    )
+
+
+def _storage_move(move: Move) -> drs_pb2.StorageMove:
+    return drs_pb2.StorageMove(
+        volume_id=move.vm_id,
+        volume_name=move.vm_name,
+        source_id=move.source_id,
+        source_name=move.source_name,
+        destination_id=move.destination_id,
+        destination_name=move.destination_name,
+        cost_bytes=move.cost_bytes,
+        reason=move.reason,
+        imbalance_before=move.imbalance_before,
+        imbalance_after=move.imbalance_after,
     )
 
 

@@ -17,16 +17,17 @@ from ostler.control.v1 import (
     template_pb2,
     vm_pb2,
     volume_pb2,
+    zone_pb2,
 )
 from ostler_common.errors import to_status
 
-from ostler_control.api.convert import drs, fleet, import_plans, keys, templates, vms, volumes
+from ostler_control.api.convert import core, drs, fleet, import_plans, keys, templates, vms, volumes
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.lookups import shown_to
 from ostler_control.api.convert.times import timestamp
 from ostler_control.api.redact import Conceal, concealed
 from ostler_control.caller import Caller
-from ostler_control.models import DrsPlan, Host, ImportPlan, Operation, Snapshot, Template, Vm, Volume
+from ostler_control.models import DrsPlan, Host, ImportPlan, Operation, Snapshot, Template, Vm, Volume, Zone
 from ostler_control.operations.records import error_from_json
 from ostler_control.states import OperationState
 
@@ -102,6 +103,8 @@ def _named(row: Operation) -> Message:
             return import_plan_pb2.ImportPlan(id=row.resource_id, name=row.resource_name)
         case "key":
             return key_pb2.Key(name=row.resource_id)
+        case "zone":
+            return zone_pb2.Zone(id=row.resource_id, name=row.resource_name)
         case "host":
             return host_pb2.Host(id=row.resource_id, name=row.resource_name)
         case _:
@@ -157,6 +160,11 @@ def _host(row: Operation, caller: Caller) -> Message:
     return host_pb2.Host(id=row.resource_id, name=row.resource_name)
 
 
+def _zone(row: Operation, caller: Caller) -> Message:
+    found = Zone.get_or_none(Zone.id == row.resource_id)
+    return core.zone(found) if found is not None else zone_pb2.Zone(id=row.resource_id, name=row.resource_name)
+
+
 def _vm(row: Operation, caller: Caller) -> Message:
     found = Vm.get_or_none(Vm.id == row.resource_id)
     if found is not None:
@@ -172,4 +180,5 @@ _RESPONSES: Mapping[str, Callable[[Operation, Caller], Message]] = {
     "import-plan": _import_plan,
     "key": _key,
     "host": _host,
+    "zone": _zone,
 }

@@ -14,9 +14,10 @@ from ostler_common.units import format_size
 
 from ostler_control.cli import bars, plans
 from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.finish import finish
 from ostler_control.cli.following import follow_plan
 from ostler_control.cli.lazy import Noun
-from ostler_control.cli.names import CLUSTER, PLAN
+from ostler_control.cli.names import CLUSTER, PLAN, ZONE
 from ostler_control.cli.options import (
     CallOptions,
     F,
@@ -332,6 +333,35 @@ def power(app: App, cluster: str, output: str) -> None:
       ostler drs power web
     """
     plans.print_power(app.client.drs.GetPowerPlan(pb.GetPowerPlanRequest(cluster=cluster)), output)
+
+
+@command.command("storage")
+@click.argument("zone", type=ZONE)
+@click.option("--execute", is_flag=True, help="Make the moves that are shown, one after the other.")
+@operation_options()
+@pass_app
+def storage(app: App, zone: str, execute: bool, call: CallOptions) -> None:
+    """Shows which volumes of ZONE would move to which pools to fill these evenly. Nothing moves without --execute.
+
+    \b
+    Examples:
+      ostler drs storage lab
+      ostler drs storage lab --execute
+    """
+    from ostler.control.v1.zone_pb2 import Zone
+
+    from ostler_control.cli.commands.zone import VIEW as ZONES
+
+    found = app.client.drs.GetStoragePlan(pb.GetStoragePlanRequest(zone=zone))
+    if call.output == "table" or not execute:
+        plans.print_storage(found, call.output)
+    if not execute or not found.moves:
+        return
+    moves = [pb.ExecuteStoragePlanRequest.Move(volume=one.volume_id, pool=one.destination_id) for one in found.moves]
+    request = pb.ExecuteStoragePlanRequest(
+        request_id=call.request_id, zone=found.zone_id, moves=moves, validate_only=call.dry_run
+    )
+    finish(app, app.client.drs.ExecuteStoragePlan(request), ZONES, Zone(), call)
 
 
 @command.group("algorithm")
