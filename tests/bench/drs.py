@@ -7,7 +7,9 @@ Every figure is given for both generators of clusters: `clusters.py` (VMs of man
 
 from __future__ import annotations
 
+import math
 import random
+import re
 import resource
 import statistics
 import subprocess
@@ -36,6 +38,7 @@ SPEED: tuple[tuple[Shape | Fleet, Settings, float], ...] = (
     (Shape(1_000, 20_000, groups=200), Settings(), 1.0),
     (Shape(1_000, 20_000, groups=200), STRICT, 1.0),
     (Fleet(1_000, full=0.66), STRICT, 1.0),
+    (Fleet(3_000, full=0.66), Settings(imbalance=1.0, max_migrations=500), 10.0),
     (Shape(10_000, 200_000, groups=200), STRICT, 5.0),
     (Fleet(10_000, full=0.66), STRICT, 5.0),
     (Fleet(10_000, full=0.85), STRICT, 5.0),
@@ -43,6 +46,8 @@ SPEED: tuple[tuple[Shape | Fleet, Settings, float], ...] = (
     (Fleet(10_000, full=0.85), Settings(imbalance=1.0, max_migrations=500), 20.0),
 )
 MEMORY_LIMIT_MIB = 2048
+MAX_EXPONENT = 1.3
+_TOOK = re.compile(r": +([\d.]+) s for")
 TIMES_FASTER = 100
 SEEDS = 50
 OPTIMUM_WITHIN = 0.10
@@ -82,12 +87,27 @@ def _one_speed(number: int) -> None:
 
 
 def speed() -> bool:
-    """Each size in its own process, so that its memory is its own."""
-    codes = [
-        subprocess.run([sys.executable, "-m", "tests.bench.drs", f"speed-{number}"], check=False).returncode
-        for number in range(len(SPEED))
-    ]
-    return not any(codes)
+    """Each size in its own process, so that its memory is its own; then how the time grows with the size."""
+    good = True
+    took_s: dict[tuple[type[Shape | Fleet], float], dict[int, float]] = {}
+    for number, (shape, settings, _) in enumerate(SPEED):
+        command = [sys.executable, "-m", "tests.bench.drs", f"speed-{number}"]
+        done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
+        print(done.stdout, end="", flush=True)
+        good &= done.returncode == 0
+        if settings is STRICT and (found := _TOOK.search(done.stdout)):
+            took_s.setdefault((type(shape), getattr(shape, "full", 0.0)), {})[shape.hosts] = float(found.group(1))
+    for (kind, _), times in took_s.items():
+        if 1_000 in times and 10_000 in times:
+            exponent = math.log10(times[10_000] / times[1_000])
+            good &= exponent <= MAX_EXPONENT
+            name = "clusters" if kind is Shape else "fleets"
+            print(
+                f"{name}: from 1,000 to 10,000 hosts the time grows as the size to the power of {exponent:.2f} "
+                f"(at most {MAX_EXPONENT}: {_verdict(exponent <= MAX_EXPONENT)})",
+                flush=True,
+            )
+    return good
 
 
 def greedy() -> bool:

@@ -352,7 +352,8 @@ class _Report:
 
     def _explanation(self, verdict: Verdict, moves: int) -> str:
         if verdict is Verdict.NO_HOSTS:
-            return f"{self.state.count} hosts take part: there is nowhere to move to"
+            word = "host takes" if self.state.count == 1 else "hosts take"
+            return f"{self.state.count} {word} part: there is nowhere to move to"
         number = f"{moves} move{'s' if moves != 1 else ''}"
         if self.mode is Mode.REPAIR:
             return {

@@ -172,4 +172,4 @@ def _share(pool: Pool, change_bytes: int) -> float:
 
 def _in_words_of_storage(found: Plan) -> str:
     told = found.explanation.replace("drs.imbalance", "drs.storage.imbalance").replace(", algorithm balanced", "")
-    return told.replace("hosts take part", "pools take part")
+    return told.replace("hosts take part", "pools take part").replace("host takes part", "pool takes part")

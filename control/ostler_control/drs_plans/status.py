@@ -54,7 +54,8 @@ def status(cluster: Cluster) -> Status:
             "migrate running VMs"
         )
     elif state.count < 2:
-        told.append(f"{state.count} hosts take part: there is nowhere to move to")
+        word = "host takes" if state.count == 1 else "hosts take"
+        told.append(f"{state.count} {word} part: there is nowhere to move to")
     else:
         word = "calls for moves" if needs else "is enough"
         aim = f"{wanted.algorithm} with drs.imbalance {wanted.imbalance:g}"

@@ -72,7 +72,9 @@ class Keeper:
             clusters = [one for one in Cluster.select().where(Cluster.enabled) if _automatic(one)]
             rows = list(HostPower.select(HostPower, Host).join(Host))
         for row in rows:
-            if row.state is SwitchState.EMPTYING:
+            if row.state is SwitchState.EMPTYING and row.host.cluster_id not in {one.id for one in clusters}:
+                self._stays_on(row, "drs.power.automatic is off", time)
+            elif row.state is SwitchState.EMPTYING:
                 self._go_on(row, time)
         for cluster in clusters:
             if time - self._checked.get(cluster.id, datetime.datetime.min) >= _CHECK_EVERY:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
-from ostler_control.drs import Settings, Snapshot, Verdict
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from ostler_control.drs import Placements, Settings, Snapshot, Verdict
 from ostler_control.drs.relief import Resource, hot_hosts, relieve
 
+from tests.unit.control.drs.chance import every_settings, snapshots
 from tests.unit.control.drs.tiny import cluster, moves
 
 CPU = frozenset({Resource.CPU})
@@ -61,3 +64,18 @@ def test_rules_hold_and_cooldowns_count() -> None:
     assert moves(relieve(snapshot, Settings(), {"h1": CPU})) == "b h1>h2"
     cooling = tuple(dataclasses.replace(vm, moved_ago_s=60.0) for vm in snapshot.vms)
     assert not relieve(dataclasses.replace(snapshot, vms=cooling), Settings(), {"h1": CPU}).moves
+
+
+@hypothesis_settings(max_examples=60, deadline=None)
+@given(snapshots(), every_settings())
+def test_relieving_keeps_every_rule_and_moves_vms_of_hot_hosts_only(snapshot: Snapshot, settings: Settings) -> None:
+    settings = dataclasses.replace(settings, hot_threshold=0.2)
+    hot = hot_hosts(snapshot, settings)
+    if not hot:
+        return
+    placements = Placements(snapshot, settings)
+    for move in relieve(snapshot, settings, hot).moves:
+        assert move.source_id in hot
+        assert placements.refusal(move.vm_id, move.destination_id) is None
+        assert not placements.vms[move.vm_id].skip
+        placements.move(move.vm_id, move.destination_id)

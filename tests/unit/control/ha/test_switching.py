@@ -151,6 +151,14 @@ def test_a_host_whose_vms_cannot_leave_stays_on(site: Site, engine: Engine, bmc:
     assert bmc.calls() == []
 
 
+def test_a_host_that_is_being_emptied_stays_on_once_the_setting_is_off(site: Site, bmc3: FakeDevice) -> None:
+    h3 = manage.set_maintenance(site.host("h3"), True, "", "root")
+    HostPower.create(host=h3, state=SwitchState.EMPTYING, automatic=True)
+    Keeper(lambda: True).tick(now())
+    assert not HostPower.select().exists()
+    assert (site.host("h3").maintenance, bmc3.calls()) == (False, [])
+
+
 def test_an_admin_who_ends_the_maintenance_keeps_the_host_on(site: Site, engine: Engine, bmc3: FakeDevice) -> None:
     h3 = manage.set_maintenance(site.host("h3"), True, "", "root")
     HostPower.create(host=h3, state=SwitchState.EMPTYING, automatic=True)
