@@ -17,7 +17,7 @@ WIDE, PHONE = ViewportSize(width=1280, height=900), ViewportSize(width=390, heig
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "docs/images/web"
 # Those that docs/web.md shows; with --regenerate they are made anew.
-SHOWN = ("fleet-light", "vm-dark", "migrate-light", "plan-light")
+SHOWN = ("fleet-light", "vm-dark", "migrate-light", "plan-light", "board-light")
 AXE = ROOT / "tests/unit/browser/vendor/axe.min.js"
 GRAVE = ("serious", "critical")
 

@@ -158,7 +158,7 @@ def print_plan(plan: pb.ImportPlan, output: str) -> None:
     elif output == "csv":
         print_list(CHECKS, plan.vms, Listing(output))
     else:
-        for line in _about(plan):
+        for line in about_plan(plan):
             click.echo(printable(line))
         click.echo()
         print_list(CHECKS, plan.vms, Listing(output))
@@ -197,7 +197,8 @@ def _plain(plan: pb.ImportPlan) -> object:
     return to_plain(shown)
 
 
-def _about(plan: pb.ImportPlan) -> list[str]:
+def about_plan(plan: pb.ImportPlan) -> list[str]:
+    """What there is to say about a plan, beside its VMs."""
     limits = plan.limits
     lines = [
         headline(plan),

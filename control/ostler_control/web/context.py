@@ -37,6 +37,7 @@ MENU = (
     Entry("VMs", "/vms"),
     Entry("Volumes", "/volumes"),
     Entry("DRS", "/drs", admins=True),
+    Entry("Imports", "/imports", admins=True),
     Entry("Operations", "/operations"),
     Entry("Events", "/events"),
 )

@@ -17,6 +17,8 @@ from starlette.responses import Response, StreamingResponse
 from ostler_control.web.context import EVENT_STREAM
 
 PERIOD_S = 1.0
+# Pages that take the control plane long are asked for less often: it works for one at most this share of the time.
+MAX_SHARE = 0.1
 # The browser connects again by itself; a connection that nobody reads is gone by then.
 MAX_STREAM_S = 600.0
 
@@ -29,7 +31,7 @@ def follow(page: Callable[[], Response], period_s: float = PERIOD_S) -> Streamin
 async def _events(page: Callable[[], Response], period_s: float) -> AsyncIterator[str]:
     end = time.monotonic() + MAX_STREAM_S
     last = ""
-    while time.monotonic() < end:
+    while (begin := time.monotonic()) < end:
         try:
             response = await run_in_threadpool(page)
             event = message("content", bytes(response.body).decode())
@@ -38,7 +40,7 @@ async def _events(page: Callable[[], Response], period_s: float) -> AsyncIterato
         # A comment: what is sent finds out whether the browser is there.
         yield event if event != last else ":\n\n"
         last = event
-        await asyncio.sleep(period_s)
+        await asyncio.sleep(max(period_s, (time.monotonic() - begin) / MAX_SHARE))
 
 
 def message(event: str, data: str) -> str:

@@ -21,7 +21,7 @@ from ostler_control.cli.app import App
 from ostler_control.web import live
 from ostler_control.web.actions import Actions
 from ostler_control.web.context import EVENT_STREAM, HERE, Console
-from ostler_control.web.pages import drs, events, fleet, operations, vm_actions, vms, volumes
+from ostler_control.web.pages import drs, events, fleet, import_sources, imports, operations, vm_actions, vms, volumes
 from ostler_control.web.security import ENTRANCE, Gate, Sessions
 from ostler_control.web.terminal import MAX_MESSAGE_BYTES, Terminals
 
@@ -39,15 +39,22 @@ PAGES: dict[str, Page] = {
     "/volumes/{volume}": volumes.one_volume,
     "/drs": drs.overview,
     "/drs/plans/{plan}": drs.one_plan,
+    "/imports": imports.overview,
+    "/imports/plans/{plan}": imports.one_plan,
+    "/imports/sources/{source}": import_sources.inventory,
+    "/imports/sources/{source}/vm": import_sources.one_vm,
     "/operations": operations.operations,
     "/operations/{operation}": operations.one_operation,
     "/events": events.events,
 }
+# What a form of these addresses does.
+FORMS: dict[str, Page] = {"/imports/sources/{source}/vm": import_sources.begin}
 ACTIONS = (
     vm_actions.ACTIONS,
     volumes.ACTIONS,
     drs.PLAN_ACTIONS,
     drs.CLUSTER_ACTIONS,
+    imports.ACTIONS,
     operations.ACTIONS,
 )
 # How long open streams and consoles may take to end once the console is stopped.
@@ -69,6 +76,7 @@ def make_app(app: App, port: int, sessions: Sessions, entered: Callable[[], None
     inner = Starlette(
         routes=[
             *(Route(path, _endpoint(console, page)) for path, page in PAGES.items()),
+            *(Route(path, _endpoint(console, form), methods=["POST"]) for path, form in FORMS.items()),
             *(route for actions in ACTIONS for route in _routes(console, actions)),
             WebSocketRoute("/vms/{vm}/terminal", Terminals(app).converse),
             Mount("/static", StaticFiles(directory=HERE / "static")),

@@ -14,11 +14,11 @@ from ostler_control.cli.text import or_dash
 
 T = TypeVar("T")
 
-GOOD = frozenset({"up", "running", "succeeded", "completed", "done", "ready"})
+GOOD = frozenset({"up", "running", "succeeded", "completed", "done", "ready", "imported"})
 MAX_LINE = 40  # characters of a cell
 PAGE_SIZE = 100
 MAX_DIGITS = 8  # of a row's number
-BAD = frozenset({"failed", "disconnected", "fenced", "crashed"})
+BAD = frozenset({"failed", "disconnected", "fenced", "crashed", "no-go", "error"})
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,8 @@ def table(
     rows = []
     for item in items:
         cells = [or_dash(cell(item)) for _, cell in view.columns]
-        first = Cell(cells[0], href(item) if href else "")
+        target = href(item) if href else ""
+        first = Cell(cells[0], target, "" if target else tone(cells[0]))
         rows.append([first, *(Cell(cell, tone=tone(cell)) for cell in cells[1:])])
     return Table(caption, [title for title, _ in view.columns], rows, next)
 

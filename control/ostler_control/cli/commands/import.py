@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -16,6 +16,7 @@ from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.commands._import_files import image_command, ova_command
 from ostler_control.cli.commands._import_plan import plan_group
 from ostler_control.cli.commands._import_spec import spec_options
+from ostler_control.cli.commands._import_view import POWERS, SOURCE, SOURCE_VM, verdict
 from ostler_control.cli.commands._import_volume import volume_command
 from ostler_control.cli.commands.vm import VIEW as VM_VIEW
 from ostler_control.cli.exits import Exit
@@ -34,58 +35,7 @@ from ostler_control.cli.options import (
     request_id_option,
     yes_option,
 )
-from ostler_control.cli.output import Listing, Section, View, print_data, print_list, print_one
-
-POWERS = ("on", "off", "suspended")
-
-
-def _disks(vm: pb.SourceVm) -> Sequence[Sequence[str]]:
-    rows = ((str(d.key), d.label, text.size(d.capacity_bytes), d.kind, d.datastore) for d in vm.disks)
-    return [("key", "label", "size", "kind", "datastore"), *rows]
-
-
-def _nics(vm: pb.SourceVm) -> Sequence[Sequence[str]]:
-    return [("label", "model", "mac", "network"), *((n.label, n.model, n.mac, n.network) for n in vm.nics)]
-
-
-SOURCE = View[pb.ImportSource](
-    "import source",
-    columns=[
-        ("name", lambda s: s.name),
-        ("type", lambda s: s.type),
-        ("address", lambda s: s.address),
-        ("username", lambda s: s.username),
-        ("trust", lambda s: f"thumbprint {s.thumbprint[:16]}..." if s.thumbprint else "CA"),
-    ],
-    details=[
-        ("thumbprint", lambda s: s.thumbprint),
-        ("created", lambda s: text.when(s, "create_time")),
-        ("id", lambda s: s.id),
-    ],
-)
-SOURCE_VM = View[pb.SourceVm](
-    "VM",
-    columns=[
-        ("name", lambda v: v.name),
-        ("ref", lambda v: v.ref),
-        ("power", lambda v: text.enum_of(v, "power")),
-        ("guest", lambda v: v.guest_name or v.guest_id),
-        ("firmware", lambda v: f"{v.firmware}, secure boot" if v.secure_boot else v.firmware),
-        ("cpus", lambda v: str(v.cpus)),
-        ("memory", lambda v: text.size(v.memory_bytes)),
-        ("disks", lambda v: f"{len(v.disks)}: {text.size(sum(d.capacity_bytes for d in v.disks))}"),
-        ("nics", lambda v: text.joined(n.network for n in v.nics)),
-        ("snapshots", lambda v: str(v.snapshots) if v.snapshots else text.NONE),
-        ("tools", lambda v: v.tools),
-    ],
-    details=[
-        ("used", lambda v: text.size(v.used_bytes)),
-        ("host", lambda v: v.host),
-        ("cluster", lambda v: v.cluster),
-    ],
-    sections=[Section("Disks", _disks), Section("Network", _nics)],
-)
-
+from ostler_control.cli.output import Listing, print_data, print_list, print_one
 
 _ca_option = click.option(
     "--ca-file",
@@ -308,15 +258,8 @@ def _print_report(found: pb.CheckImportResponse) -> None:
         click.echo(printable(f"{severity:8} {finding.code}: {finding.message}"))
         if finding.remedy:
             click.echo(printable(f"         {finding.remedy}"))
-    if not found.go:
-        click.echo("no-go: fix the errors first")
-        return
-    if not found.staging_pool_name:
-        click.echo(f"go: conversion on host {found.conversion_host_name}, copied while the VM runs")
-        return
-    by = "the control plane" if found.download_by == "control" else "the conversion host, with ovftool"
-    click.echo(f"go: conversion on host {found.conversion_host_name}, files in pool {found.staging_pool_name},")
-    click.echo(f"downloaded by {by}; it may take about {max(1, found.estimated_s // 60)} min")
+    for line in verdict(found):
+        click.echo(printable(line))
 
 
 @command.command("vm")
