@@ -24,8 +24,14 @@ NO = FailedPreconditionError("the disk would not go", "NO_WAY")
 
 
 @pytest.fixture
-def working(tmp_path: Path) -> Iterator[tuple[Site, Engine]]:
-    with databases.bound(f"sqlite:///{tmp_path}/ostler.sqlite") as url, site_at_work(url, tmp_path) as working:
+def working(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Site, Engine]]:
+    """On SQLite, or on PostgreSQL where the test asks for it."""
+    url = f"sqlite:///{tmp_path}/ostler.sqlite"
+    if getattr(request, "param", "") == "postgresql":
+        server: str = request.getfixturevalue("postgresql")
+        databases.run_sql(server + "postgres", "CREATE DATABASE storage_balancing")
+        url = server + "storage_balancing"
+    with databases.bound(url) as url, site_at_work(url, tmp_path) as working:
         yield working
 
 
@@ -85,6 +91,7 @@ def test_a_plan_moves_nothing_and_its_execution_moves_volumes(site: Site, engine
     site.check_whole()
 
 
+@pytest.mark.parametrize("working", ["sqlite", "postgresql"], indirect=True)
 def test_volumes_that_moved_stay_for_a_while(site: Site, engine: Engine) -> None:
     moves = chosen()
     assert outcome(engine, balanced(site, moves)) == OK

@@ -20,7 +20,7 @@ from ostler_control.power.plans import plan_power
 from tests.fakes.fence import PASSWORD, FakeDevice
 from tests.fakes.working_agent import wait_until
 from tests.sites import Site, outcome
-from tests.unit.control.ha.place import OK, finish_all, refused
+from tests.unit.control.ha.place import OK, ON_BOTH, finish_all, refused
 
 MINUTE = datetime.timedelta(minutes=1)
 
@@ -113,6 +113,7 @@ def test_power_is_only_planned_until_a_setting_says_otherwise(site: Site, engine
     assert (bmc3.calls(), HostPower.select().count()) == ([], 0)
 
 
+@ON_BOTH
 def test_hosts_are_switched_off_and_woken_by_themselves(site: Site, engine: Engine, bmc3: FakeDevice) -> None:
     settings.change("drs.power.automatic", "true", "root")
     settings.change("drs.automatic.hold", "2", "root")
