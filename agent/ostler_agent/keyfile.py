@@ -24,6 +24,7 @@ class KeyFile:
 
     def __enter__(self) -> KeyFile:
         self.fd = os.memfd_create("key", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.fchmod(self.fd, 0o400)  # ssh refuses a private key that others may read
         os.write(self.fd, self._secret.reveal())
         fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
         return self
@@ -36,3 +37,8 @@ class KeyFile:
     def path(self) -> Path:
         """The path at which a child with the descriptor reads the secret."""
         return Path(f"/proc/self/fd/{self.fd}")
+
+    @property
+    def outer_path(self) -> Path:
+        """The path at which a program of this user that closes inherited descriptors, as ssh does, reads the secret."""
+        return Path(f"/proc/{os.getpid()}/fd/{self.fd}")

@@ -232,6 +232,7 @@ def daemon(
     ready: Path,
     start_timeout_s: float,
     stop_timeout_s: float,
+    env: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
     cancel: Cancellation | None = None,
 ) -> Iterator[None]:
@@ -242,7 +243,7 @@ def daemon(
     then, and not before; DeadlineExceededError (COMMAND_TIMEOUT); as `spawn` does; what cancel.check() raises.
     """
     name = Path(command[0]).name
-    with spawn(command, pass_fds=pass_fds) as child:
+    with spawn(command, env=env, pass_fds=pass_fds) as child:
         deadline = time.monotonic() + start_timeout_s
         while not ready.exists():
             _await_exit(child, _POLL_INTERVAL_S)
