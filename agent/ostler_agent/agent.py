@@ -16,6 +16,7 @@ from ostler.agent.v1 import (
     host_pb2_grpc,
     job_pb2_grpc,
     pool_pb2_grpc,
+    remote_kvm_pb2_grpc,
     vm_pb2_grpc,
     volume_pb2_grpc,
 )
@@ -30,7 +31,15 @@ from ostler_agent.authorize import AgentAuthorizer
 from ostler_agent.capabilities import Capabilities, Prober, probe_all
 from ostler_agent.config import AgentConfig
 from ostler_agent.control_link import ControlLink
-from ostler_agent.conversion import Conversions, DiskWrites, GuestConverter, InPlaceConversions, StagingDirectories
+from ostler_agent.conversion import (
+    Conversions,
+    DiskWrites,
+    GuestConverter,
+    InPlaceConversions,
+    RemoteCopies,
+    RemoteVms,
+    StagingDirectories,
+)
 from ostler_agent.credentials import CredentialsStore
 from ostler_agent.hypervisors import registry
 from ostler_agent.hypervisors.base import Hypervisor, VmEvent
@@ -50,6 +59,7 @@ from ostler_agent.services.host import HostIdentity, HostService
 from ostler_agent.services.jobs import JobService
 from ostler_agent.services.migration import MigrationService
 from ostler_agent.services.pools import PoolService
+from ostler_agent.services.remote_kvm import RemoteKvmService
 from ostler_agent.services.vms import VmService
 from ostler_agent.services.volumes import VolumeService
 from ostler_agent.state_lock import lock_state
@@ -203,6 +213,9 @@ class Agent:
         in_place = InPlaceConversions(self._pools, hypervisor, own_volumes.locks, guest_converter)
         conversion = ConversionService(self._jobs, staging, conversions, writes, in_place)
 
+        remote_vms = RemoteVms(guest_converter.work_dir)
+        remote_copies = RemoteCopies(self._pools, own_volumes.locks, remote_vms)
+        remote_kvm = RemoteKvmService(self._jobs, remote_vms, remote_copies)
         adoption = AdoptionService(self._jobs, VmAdoption(hypervisor, self._pools, own_volumes.adoption))
 
         def add_adoption(server: grpc.Server) -> None:
@@ -223,6 +236,9 @@ class Agent:
         def add_pools(server: grpc.Server) -> None:
             pool_pb2_grpc.add_PoolServiceServicer_to_server(pools, server)
 
+        def add_remote_kvm(server: grpc.Server) -> None:
+            remote_kvm_pb2_grpc.add_RemoteKvmServiceServicer_to_server(remote_kvm, server)
+
         def add_vms(server: grpc.Server) -> None:
             vm_pb2_grpc.add_VmServiceServicer_to_server(vms, server)
 
@@ -236,6 +252,7 @@ class Agent:
             "ostler.agent.v1.JobService": add_jobs,
             "ostler.agent.v1.MigrationService": add_migration,
             "ostler.agent.v1.PoolService": add_pools,
+            "ostler.agent.v1.RemoteKvmService": add_remote_kvm,
             "ostler.agent.v1.VmService": add_vms,
             "ostler.agent.v1.VolumeService": add_volumes,
         }

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Protocol, TypeAlias
 
 import structlog
 from ostler_common.errors import DeadlineExceededError, FailedPreconditionError, InternalError
@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TERMINATE_GRACE_S = 5.0
 PIPE = subprocess.PIPE
-Child = subprocess.Popen[bytes]
+Child: TypeAlias = subprocess.Popen[bytes]
 _POLL_INTERVAL_S = 0.05
 # An agent that died before setpriv asked for the signal sends none: the command runs only if its parent still lives.
 _IF_PARENT_LIVES = 'test "$PPID" = "$0" && exec "$@"'
@@ -234,16 +234,18 @@ def daemon(
     stop_timeout_s: float,
     env: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
+    limits: Limits | None = None,
     cancel: Cancellation | None = None,
-) -> Iterator[None]:
-    """Runs a helper in the background while the block lasts.
+) -> Iterator[Child]:
+    """Runs a helper in the background while the block lasts; yields its process.
 
-    ready: a file that it creates once it is ready. When the block ends without an error, the helper gets SIGTERM and
-    the time to flush its data. Stay in one thread within the block. Raises RunError unless the helper exits with 0
-    then, and not before; DeadlineExceededError (COMMAND_TIMEOUT); as `spawn` does; what cancel.check() raises.
+    ready: a file that it creates once it is ready; limits: for one that reads a stranger's data. When the block
+    ends without an error, the helper gets SIGTERM and the time to flush its data. Stay in one thread within the
+    block. Raises RunError unless the helper exits with 0 then, and not before; DeadlineExceededError
+    (COMMAND_TIMEOUT); as `spawn` does; what cancel.check() raises.
     """
     name = Path(command[0]).name
-    with spawn(command, env=env, pass_fds=pass_fds) as child:
+    with spawn(command, env=env, pass_fds=pass_fds, limits=limits) as child:
         deadline = time.monotonic() + start_timeout_s
         while not ready.exists():
             _await_exit(child, _POLL_INTERVAL_S)
@@ -253,7 +255,7 @@ def daemon(
                 cancel.check()
             if time.monotonic() >= deadline:
                 raise DeadlineExceededError(f"{name} did not start within {start_timeout_s} s", "COMMAND_TIMEOUT")
-        yield
+        yield child
         child.terminate()
         _await_exit(child, stop_timeout_s)
         if child.returncode is None:

@@ -8,6 +8,8 @@ from ostler_agent.conversion.disk_writes import DiskWrites
 from ostler_agent.conversion.exports import Exports
 from ostler_agent.conversion.guest_conversion import GuestConverter
 from ostler_agent.conversion.in_place import InPlaceConversions
+from ostler_agent.conversion.remote_copies import RemoteCopies
+from ostler_agent.conversion.remote_vms import RemoteVms
 from ostler_agent.conversion.staging import StagingDirectories, StagingRef
 from ostler_agent.conversion.uploads import Uploads
 
@@ -18,6 +20,8 @@ __all__ = [
     "Exports",
     "GuestConverter",
     "InPlaceConversions",
+    "RemoteCopies",
+    "RemoteVms",
     "StagingDirectories",
     "StagingRef",
     "Uploads",

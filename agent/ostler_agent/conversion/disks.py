@@ -20,7 +20,7 @@ from ostler_agent.tools import qemu_img
 from ostler_agent.volumes.checks import MAX_SIZE_BYTES, check_passphrase_given, check_size
 
 MAX_DISKS = 64
-_COPY_LIMITS = Limits(cpu_s=7 * 24 * 3600, memory_bytes=4 << 30)  # what bounds the time is the job's timeout
+COPY_LIMITS = Limits(cpu_s=7 * 24 * 3600, memory_bytes=4 << 30)  # what bounds the time is the job's timeout
 _KEY = re.compile(r"[\x20-\x7e]{1,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _WITH_KEYS = (SourceFormat.QCOW2, SourceFormat.RAW)
@@ -126,7 +126,7 @@ def copy_disk(
             provisioning=disk.provisioning,
             progress=progress,
             cancel=job,
-            limits=_COPY_LIMITS,
+            limits=COPY_LIMITS,
         )
     except RunError as error:
         raise FailedPreconditionError(

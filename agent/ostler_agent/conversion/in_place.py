@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from ostler_common.errors import bad_field
 
-from ostler_agent.conversion.conversions import ConversionReport
 from ostler_agent.conversion.deadline import deadline
 from ostler_agent.conversion.disks import MAX_DISKS
 from ostler_agent.conversion.guest import check_arguments
 from ostler_agent.conversion.guest_conversion import GuestConverter, GuestOptions
+from ostler_agent.conversion.volume_set import ConversionReport
 from ostler_agent.image_lock import check_not_locked
 from ostler_agent.jobs import JobContext, interrupted
 from ostler_agent.pools import Pools

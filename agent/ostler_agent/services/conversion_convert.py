@@ -10,7 +10,6 @@ from ostler_common.errors import bad_field
 from ostler_common.secret import Secret
 
 from ostler_agent.conversion.archives import ArchiveFile
-from ostler_agent.conversion.conversions import ConversionReport
 from ostler_agent.conversion.disk_writes import Data, Zero
 from ostler_agent.conversion.disk_writes import End as EndOfDisk
 from ostler_agent.conversion.disks import SourceDisk
@@ -19,6 +18,7 @@ from ostler_agent.conversion.in_place import GuestVolume
 from ostler_agent.conversion.inspection import Inspection
 from ostler_agent.conversion.staging import StagedFile, Staging, StagingRef
 from ostler_agent.conversion.uploads import Begin, End
+from ostler_agent.conversion.volume_set import ConversionReport
 from ostler_agent.services import convert
 from ostler_agent.spec import SourceFormat, VolumeRef
 from ostler_agent.tools import ovftool

@@ -22,6 +22,7 @@ from ostler_agent.keyfile import KeyFile
 from ostler_agent.process import Cancellation, Limits, RunError, run
 from ostler_agent.spec import DiskFormat, Key, Provisioning, SourceFormat
 from ostler_agent.tools import cryptsetup
+from ostler_agent.tools.nbd import NbdExport
 
 log = structlog.get_logger(__name__)
 
@@ -69,7 +70,7 @@ class ImageInfo:
         return cls(
             format=data["format"],
             virtual_size_bytes=data["virtual-size"],
-            allocated_bytes=data["actual-size"],
+            allocated_bytes=data.get("actual-size", 0),  # of an NBD export nobody knows
             encrypted=bool(data.get("encrypted")) or data["format"] == "luks",
             backing_file=data.get("backing-filename", ""),
         )
@@ -101,7 +102,7 @@ def create(
 
 
 def convert(
-    source: Path,
+    source: Path | NbdExport,
     source_format: DiskFormat | SourceFormat,
     target: Path,
     target_format: DiskFormat,
@@ -202,7 +203,7 @@ def check_key(path: Path, disk_format: DiskFormat, key: Key, limits: Limits | No
         command.run(arguments, limits=limits, expected=(_WRONG_KEY,))
 
 
-def info(path: Path, disk_format: DiskFormat | SourceFormat) -> ImageInfo:
+def info(path: Path | NbdExport, disk_format: DiskFormat | SourceFormat) -> ImageInfo:
     """Reads a plain image of unknown origin, with limits on time and memory.
 
     Raises FailedPreconditionError (NOT_AN_IMAGE).
@@ -219,7 +220,9 @@ def info(path: Path, disk_format: DiskFormat | SourceFormat) -> ImageInfo:
 class _Command:
     """Runs qemu-img on an image, and optionally a source, with up to two keys; translates its failures."""
 
-    def __init__(self, path: Path, key: Key | None, source: Path | None = None, other_key: Key | None = None) -> None:
+    def __init__(
+        self, path: Path, key: Key | None, source: Path | NbdExport | None = None, other_key: Key | None = None
+    ) -> None:
         self._path = path
         self._source = source or path
         self._keys = {_SECRET: key, _OTHER_SECRET: other_key}
@@ -304,14 +307,20 @@ def _driver(disk_format: DiskFormat | SourceFormat, key: Key | None) -> str:
     return "luks" if disk_format == DiskFormat.RAW and key else str(disk_format)
 
 
-def image_opts(path: Path, disk_format: DiskFormat | SourceFormat, key: Key | None, secret: str = _SECRET) -> str:
+def image_opts(
+    path: Path | NbdExport, disk_format: DiskFormat | SourceFormat, key: Key | None, secret: str = _SECRET
+) -> str:
     """The --image-opts argument for an image: names the driver, doubles commas. secret: id of the key's object."""
     driver = _driver(disk_format, key)
-    protocol = "host_device" if is_device(path) else "file"
-    options = [f"driver={driver}", f"file.driver={protocol}", f"file.filename={str(path).replace(',', ',,')}"]
+    options = [f"driver={driver}", path.options if isinstance(path, NbdExport) else _file_options(path)]
     if key:
         options.append(f"key-secret={secret}" if driver == "luks" else f"encrypt.key-secret={secret}")
     return ",".join(options)
+
+
+def _file_options(path: Path) -> str:
+    protocol = "host_device" if is_device(path) else "file"
+    return f"file.driver={protocol},file.filename={str(path).replace(',', ',,')}"
 
 
 def _create_options(path: Path, disk_format: DiskFormat, key: Key | None, provisioning: Provisioning) -> list[str]:

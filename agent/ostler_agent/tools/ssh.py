@@ -7,6 +7,7 @@ process. No configuration file, no ssh-agent, no password and no other host key 
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,11 +17,13 @@ from ostler_common.errors import FailedPreconditionError, OstlerError, Unavailab
 from ostler_common.secret import Secret
 
 from ostler_agent.keyfile import KeyFile
-from ostler_agent.process import Cancellation, RunError, daemon
+from ostler_agent.process import Cancellation, Child, RunError, daemon
 
 CONNECT_TIMEOUT_S = 15
 MAX_PRIVATE_KEY_BYTES, MAX_KNOWN_HOSTS_BYTES = 16 << 10, 64 << 10
 _STOP_TIMEOUT_S = 10.0
+_CHECK_INTERVAL_S, _REOPEN_PAUSE_S = 0.5, 1.0
+_SPECIAL = frozenset(":%$\\")
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?", re.ASCII)
 _USERNAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}", re.ASCII)
 _FAILURES = (
@@ -73,20 +76,23 @@ class Credentials:
 
 
 @contextmanager
-def tunnel(server: SshServer, sockets: Mapping[Path, str], cancel: Cancellation | None = None) -> Iterator[None]:
-    """Forwards Unix sockets to sockets of the server while the block lasts; runs nothing there.
+def tunnel(server: SshServer, sockets: Mapping[Path, str], cancel: Cancellation | None = None) -> Iterator[Child]:
+    """Forwards Unix sockets to sockets of the server while the block lasts; runs nothing there. Yields the process.
 
-    sockets: remote sockets by local paths, which must not exist, in a directory that only this user can enter. Stay in
-    one thread within the block. Raises FailedPreconditionError HOST_KEY_MISMATCH, LOGIN_FAILED, INVALID_PRIVATE_KEY,
-    TOOL_MISSING; UnavailableError SSH_FAILED; DeadlineExceededError COMMAND_TIMEOUT; what cancel.check() raises.
+    sockets: remote sockets by local paths, which must not exist, in a directory that only this user can enter; no
+    path has a character of ":%$" or a backslash, which mean something to ssh. Stay in one thread within the block.
+    Raises FailedPreconditionError HOST_KEY_MISMATCH, LOGIN_FAILED, INVALID_PRIVATE_KEY, TOOL_MISSING;
+    UnavailableError SSH_FAILED; DeadlineExceededError COMMAND_TIMEOUT; what cancel.check() raises.
     """
     with ExitStack() as stack:
         credentials = stack.enter_context(server.credentials())
         command: list[str | Path] = ["ssh", *_options(server, credentials), "-N", "-T"]
         for local, remote in sockets.items():
+            if _SPECIAL.intersection(f"{local}{remote}"):
+                raise bad_field("sockets", 'must be paths without ":", "%", "$" and backslashes', "INVALID_PATH")
             command += ["-L", f"{local}:{remote}"]
         try:
-            stack.enter_context(
+            yield stack.enter_context(
                 daemon(
                     [*command, "--", server.host],
                     ready=list(sockets)[-1],
@@ -95,11 +101,47 @@ def tunnel(server: SshServer, sockets: Mapping[Path, str], cancel: Cancellation 
                     cancel=cancel,
                 )
             )
-            yield
         except RunError as error:
             if Path(error.command[0]).name != "ssh":
                 raise
             raise explained(server.host, error.stderr) from None
+
+
+@contextmanager
+def lasting_tunnel(server: SshServer, sockets: Mapping[Path, str], cancel: Cancellation) -> Iterator[None]:
+    """Like `tunnel`, and opens it again, from the same sockets, whenever it breaks within the block.
+
+    Raises as `tunnel` does, but only before the block.
+    """
+    stop, opened = threading.Event(), threading.Event()
+    failures: list[OstlerError] = []
+
+    def keep() -> None:
+        while not stop.is_set():
+            for local in sockets:
+                local.unlink(missing_ok=True)
+            try:
+                with tunnel(server, sockets, cancel) as child:
+                    opened.set()
+                    while child.poll() is None and not stop.wait(_CHECK_INTERVAL_S):
+                        pass
+            except OstlerError as error:
+                if not opened.is_set():
+                    failures.append(error)
+                    opened.set()
+                    return
+            stop.wait(_REOPEN_PAUSE_S)
+
+    thread = threading.Thread(target=keep, name="ssh-tunnel", daemon=True)
+    thread.start()
+    try:
+        opened.wait()
+        if failures:
+            raise failures[0]
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def explained(host: str, said: str) -> OstlerError:

@@ -163,7 +163,7 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def helper(ready: Path, script: str) -> AbstractContextManager[None]:
+def helper(ready: Path, script: str) -> AbstractContextManager[object]:
     """A shell script as a daemon: `ready` in it is the file that it creates once it is ready."""
     return daemon(["sh", "-c", f"ready={ready}\n{script}"], ready=ready, start_timeout_s=1, stop_timeout_s=1)
 

@@ -22,6 +22,11 @@ _STATES = {
 }
 
 
+def power_state(state: int) -> PowerState:
+    """The power state for one of libvirt's VIR_DOMAIN_*."""
+    return _STATES.get(state, PowerState.STOPPED)
+
+
 def absent(vm_id: str) -> VmInfo:
     """Describes a VM that is not on this host."""
     return VmInfo(vm_id, "", PowerState.ABSENT, cpus=0, memory_bytes=0, volume_ids=(), managed=False)
@@ -57,17 +62,17 @@ def describe(domain: Any) -> VmInfo:
         if is_code(error, libvirt.VIR_ERR_NO_DOMAIN):
             return absent(vm_id)
         raise
-    power_state = _STATES.get(state, PowerState.STOPPED)
+    power = power_state(state)
     attached = disks.attached_disks(root)
     return VmInfo(
         vm_id=vm_id,
         name=root.findtext("title") or root.findtext("name") or vm_id,
-        power_state=power_state,
+        power_state=power,
         cpus=size.cpus(root),
         memory_bytes=size.memory_bytes(root),
         volume_ids=tuple(disk.volume_id for disk in attached if disk.volume_id),
         managed=metadata.is_managed(root),
-        migrating=power_state in (PowerState.RUNNING, PowerState.PAUSED) and is_migrating_out(domain),
+        migrating=power in (PowerState.RUNNING, PowerState.PAUSED) and is_migrating_out(domain),
         mirror_ids=tuple(disk.mirror.volume_id for disk in attached if disk.mirror and disk.mirror.volume_id),
     )
 
