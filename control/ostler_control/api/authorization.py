@@ -159,6 +159,7 @@ TABLE: Mapping[str, frozenset[Role]] = {
             "CreateServiceOffering": _ADMINS,
             "GetServiceOffering": _USERS,
             "ListServiceOfferings": _USERS,
+            "UpdateServiceOffering": _ADMINS,
             "DeleteServiceOffering": _ADMINS,
             "CreateDiskOffering": _ADMINS,
             "GetDiskOffering": _USERS,

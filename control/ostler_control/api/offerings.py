@@ -10,11 +10,12 @@ from ostler.types.v1 import volume_pb2
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import core
 from ostler_control.api.convert.enums import from_enum
+from ostler_control.api.masks import paths
 from ostler_control.api.paging import page
 from ostler_control.api.requests import once
 from ostler_control.api.resolve import resolve, visible
 from ostler_control.api.session import with_sessions
-from ostler_control.catalog import offerings
+from ostler_control.catalog import driver_details, offerings
 from ostler_control.catalog.sizes import Size
 from ostler_control.models import DiskOffering, ServiceOffering
 
@@ -55,6 +56,15 @@ class OfferingService(offering_pb2_grpc.OfferingServiceServicer):
         found = page(query, ServiceOffering, request)
         rows = core.service_offerings(found.rows, caller_of(context))
         return pb.ListServiceOfferingsResponse(service_offerings=rows, next_page_token=found.next_page_token)
+
+    def UpdateServiceOffering(
+        self, request: pb.UpdateServiceOfferingRequest, context: grpc.ServicerContext
+    ) -> pb.ServiceOffering:
+        caller = caller_of(context)
+        row = resolve(ServiceOffering, request.service_offering, "service_offering")
+        paths(request.update_mask, ("details",))
+        driver_details.replace_of_offering(row, dict(request.values.details), caller.actor)
+        return core.service_offerings([row], caller)[0]
 
     def DeleteServiceOffering(
         self, request: pb.DeleteServiceOfferingRequest, context: grpc.ServicerContext

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import grpc
 from google.longrunning.operations_pb2 import Operation as LongRunning
+from google.protobuf.field_mask_pb2 import FieldMask
 from ostler.control.v1 import template_pb2 as pb
 from ostler.control.v1 import template_pb2_grpc
 from ostler.types.v1 import vm_pb2, volume_pb2
@@ -20,6 +21,7 @@ from ostler_control.api.convert import userdata
 from ostler_control.api.convert.enums import from_enum
 from ostler_control.api.export_encryption import export_encryption
 from ostler_control.api.labels import select
+from ostler_control.api.masks import paths
 from ostler_control.api.paging import page
 from ostler_control.api.pieces import data_of, first_header
 from ostler_control.api.requests import once
@@ -117,7 +119,12 @@ class TemplateService(template_pb2_grpc.TemplateServiceServicer):
         caller = caller_of(context)
         with session():
             template = resolve(Template, request.template, "template")
-            template_link.update(template, *_link(request, caller), caller.actor)
+            mask = request.update_mask if request.update_mask.paths else FieldMask(paths=["user_data"])
+            fields = paths(mask, ("user_data", "details"))
+            if "details" in fields:
+                driver_details.replace_of_template(template, dict(request.details), caller.actor)
+            if "user_data" in fields:
+                template_link.update(template, *_link(request, caller), caller.actor)
             return convert_templates.template(template, caller)
 
     def CreateTemplate(self, request: pb.CreateTemplateRequest, context: grpc.ServicerContext) -> LongRunning:

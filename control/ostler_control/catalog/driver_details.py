@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterable, Mapping
 from ostler_common.driver_details import MAX_FIELDS, MAX_LENGTH
 from ostler_common.errors import bad_field
 
+from ostler_control import events
+from ostler_control.database import transaction
 from ostler_control.models import OfferingDetail, ServiceOffering, Template, TemplateDetail, tuples
 
 PREFIX = "driver."
@@ -37,6 +39,26 @@ def add_to_offering(offering: ServiceOffering, details: Mapping[str, str]) -> No
     """Gives a service offering details that were checked, within the caller's transaction."""
     for key, value in details.items():
         OfferingDetail.create(service_offering=offering, key=key.removeprefix(PREFIX), value=value)
+
+
+def replace_of_template(template: Template, details: Mapping[str, str], actor: str) -> None:
+    """Gives a template these details instead of its own; its VMs get them at their next start. Raises as
+    `check_given`."""
+    check_given(details)
+    with transaction():
+        TemplateDetail.delete().where(TemplateDetail.template == template.id).execute()
+        add_to_template(template, details)
+        events.done("template.update", actor, template, f"details: {', '.join(sorted(details)) or 'none'}")
+
+
+def replace_of_offering(offering: ServiceOffering, details: Mapping[str, str], actor: str) -> None:
+    """Gives a service offering these details instead of its own; its VMs get them at their next start. Raises as
+    `check_given`."""
+    check_given(details)
+    with transaction():
+        OfferingDetail.delete().where(OfferingDetail.service_offering == offering.id).execute()
+        add_to_offering(offering, details)
+        events.done("offering.update", actor, offering, f"details: {', '.join(sorted(details)) or 'none'}")
 
 
 def of_templates(template_ids: Collection[str]) -> dict[str, dict[str, str]]:

@@ -167,6 +167,19 @@ def test_storage_is_shown_and_moves_only_when_told(cli: Cli) -> None:
     assert "ZONE_NOT_FOUND" in cli.run("drs storage nowhere", code=3).stderr
 
 
+def test_details_of_templates_and_offerings_are_changed(cli: Cli) -> None:
+    assert cli.json("offering update plain --detail driver.kernel=/k1")["details"] == {"driver.kernel": "/k1"}
+    assert "driver.kernel=/k1" in cli.run("offering show plain --service").stdout
+    assert cli.json("offering update plain --no-details").get("details", {}) == {}
+    assert "give either" in cli.run("offering update plain", code=2).stderr
+    assert cli.json("template update tiny --detail driver.kernel=/k2")["details"] == {"driver.kernel": "/k2"}
+    assert "INVALID_DETAIL" in cli.run("template update tiny --detail kernel=/k", code=2).stderr
+    assert cli.json("template update tiny --no-user-data")["details"] == {"driver.kernel": "/k2"}, "as they were"
+    assert cli.json("template update tiny --no-details").get("details", {}) == {}
+    assert "exclude each other" in cli.run("template update tiny --no-details --detail a=b", code=2).stderr
+    assert "--no-details" in cli.run("template update tiny", code=2).stderr
+
+
 def test_status_draws_bars_and_a_picture(cli: Cli, tmp_path: Path) -> None:
     cli.pile(3)
     Host.update(maintenance=True).where(Host.name == "h3").execute()

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 from ostler.control.v1 import offering_pb2
 from ostler.types.v1 import host_pb2, volume_pb2
 from ostler_common.errors import OstlerError
@@ -171,3 +172,39 @@ def test_only_admins_see_what_details_tell_of_hosts(site: Site) -> None:
 def test_a_schema_that_is_not_valid_counts_as_none() -> None:
     assert schema_of('{"driverDetails": [{"key": "Bad Key", "summary": "x", "maxLength": 1}]}') == ()
     assert schema_of("{}") == ()
+
+
+def test_changed_details_reach_vms_at_their_next_start(working: tuple[Site, Engine], site: Site) -> None:
+    engine = working[1]
+    give(site, {"driver.kernel": "/k1"}, {"driver.command-line": "quiet"})
+    vm = new_vm(working)
+    service = OfferingService()
+    request = offering_pb2.UpdateServiceOfferingRequest(
+        service_offering=site.plain.name,
+        values=offering_pb2.ServiceOffering(details={"driver.command-line": "debug"}),
+        update_mask=FieldMask(paths=["details"]),
+    )
+    assert dict(service.UpdateServiceOffering(request, ADMIN).details) == {"driver.command-line": "debug"}
+    template: Any = Template.get_by_id(site.template.id)
+    driver_details.replace_of_template(template, {"driver.kernel": "/k2"}, "root")
+    assert received(site, vm) == {"kernel": "/k1", "command-line": "quiet"}, "it runs as it was started"
+    assert outcome(engine, site.record(lambda: vms.stop(vm, "root", 0, True))) == OK
+    assert outcome(engine, site.record(lambda: vms.start(vm, "root"))) == OK
+    assert received(site, vm) == {"kernel": "/k2", "command-line": "debug"}
+    driver_details.replace_of_template(template, {}, "root")
+    assert TemplateDetail.select().count() == 0
+
+
+@pytest.mark.usefixtures("site")
+def test_bad_changes_leave_details_as_they_are(site: Site) -> None:
+    give(site, {}, {"driver.kernel": "/k1"})
+    service = OfferingService()
+    for details, mask in (({"kernel": "/k"}, ["details"]), ({}, []), ({}, ["cpus"])):
+        request = offering_pb2.UpdateServiceOfferingRequest(
+            service_offering=site.plain.name,
+            values=offering_pb2.ServiceOffering(details=details),
+            update_mask=FieldMask(paths=mask),
+        )
+        with pytest.raises(OstlerError):
+            service.UpdateServiceOffering(request, ADMIN)
+    assert [(row.key, row.value) for row in OfferingDetail.select()] == [("kernel", "/k1")]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 from click.shell_completion import CompletionItem
+from google.protobuf.field_mask_pb2 import FieldMask
 from ostler.control.v1 import offering_pb2 as pb
 from ostler.types.v1 import volume_pb2 as types
 from ostler_common.errors import NotFoundError
@@ -44,6 +45,11 @@ def _what(offering: Offering) -> str:
 
 def _maximum(offering: pb.ServiceOffering) -> str:
     return f"{offering.max_cpus} CPUs, {text.size(offering.max_memory_bytes)}"
+
+
+def _details(offering: Offering) -> str:
+    found = offering.details if isinstance(offering, pb.ServiceOffering) else {}
+    return text.joined(f"{key}={value}" for key, value in sorted(found.items()))
 
 
 def _encrypted(offering: Offering) -> str:
@@ -87,7 +93,7 @@ VIEW = View[Offering](
             "extra configuration",
             lambda o: text.joined(sorted(o.extra_configs)) if isinstance(o, pb.ServiceOffering) else "",
         ),
-        ("details", lambda o: text.joined(sorted(o.details)) if isinstance(o, pb.ServiceOffering) else ""),
+        ("details", _details),
         ("id", lambda o: o.id),
     ],
     plain=_plain,
@@ -157,6 +163,29 @@ def create_service(
         max_memory_bytes=max_memory,
     )
     print_one(VIEW, app.client.offerings.CreateServiceOffering(request), output)
+
+
+@command.command("update")
+@click.argument("offering", type=SERVICE_OFFERING)
+@detail_option("Setting that only one hypervisor type has; replaces all that there are; repeatable.")
+@click.option("--no-details", is_flag=True, help="Remove all details.")
+@output_option
+@pass_app
+def update(app: App, offering: str, details: dict[str, str], no_details: bool, output: str) -> None:
+    """Changes the details of a service offering. Its VMs get them at their next start.
+
+    \b
+    Example:
+      ostler offering update fast --detail driver.command-line="console=ttyS0 quiet"
+    """
+    if bool(details) == no_details:
+        raise click.UsageError("give either --detail or --no-details")
+    request = pb.UpdateServiceOfferingRequest(
+        service_offering=offering,
+        values=pb.ServiceOffering(details=details),
+        update_mask=FieldMask(paths=["details"]),
+    )
+    print_one(VIEW, app.client.offerings.UpdateServiceOffering(request), output)
 
 
 @command.command("create-disk")

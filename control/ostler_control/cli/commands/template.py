@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import click
+from google.protobuf.field_mask_pb2 import FieldMask
 from ostler.control.v1 import template_pb2 as pb
 from ostler.control.v1 import userdata_pb2
 from ostler.types.v1 import vm_pb2, volume_pb2
@@ -227,20 +228,41 @@ def register(
     help="Policy for user data given with a VM.  [default: ALLOWOVERRIDE]",
 )
 @click.option("--no-user-data", "none", is_flag=True, help="Link none.")
+@detail_option("Setting that only one hypervisor type has; replaces all that there are; repeatable.")
+@click.option("--no-details", is_flag=True, help="Remove all details.")
 @output_option
 @pass_app
-def update(app: App, template: str, user_data: str, policy: str | None, none: bool, output: str) -> None:
-    """Changes the user data that a template links.
+def update(
+    app: App,
+    template: str,
+    user_data: str,
+    policy: str | None,
+    none: bool,
+    details: dict[str, str],
+    no_details: bool,
+    output: str,
+) -> None:
+    """Changes the user data that a template links, or its details.
 
-    VMs that are created or reinstalled from now on get it; others keep what they have.
+    VMs that are created or reinstalled from now on get the user data; others keep what they have. All VMs of the
+    template get the details at their next start.
 
     \b
-    Example:
+    Examples:
       ostler template update debian-13 --user-data base --user-data-policy APPEND
+      ostler template update tiny --detail driver.kernel=/var/lib/kernels/vmlinux-6.12
     """
-    if bool(user_data) == none:
-        raise click.UsageError("give either --user-data or --no-user-data")
-    request = pb.UpdateTemplateRequest(template=template, user_data=user_data, user_data_policy=_policy(policy))
+    if user_data and none:
+        raise click.UsageError("--user-data and --no-user-data exclude each other")
+    if details and no_details:
+        raise click.UsageError("--detail and --no-details exclude each other")
+    fields = {"user_data": user_data or none or policy, "details": details or no_details}
+    if not any(fields.values()):
+        raise click.UsageError("give --user-data, --no-user-data, --detail or --no-details")
+    mask = FieldMask(paths=[name for name, given in fields.items() if given])
+    request = pb.UpdateTemplateRequest(
+        template=template, user_data=user_data, user_data_policy=_policy(policy), update_mask=mask, details=details
+    )
     print_one(VIEW, app.client.templates.UpdateTemplate(request), output)
 
 
