@@ -10,11 +10,13 @@ from pathlib import Path
 
 from ostler.client import connect
 from ostler.client.client import Client
+from ostler.client.profile import load, text
 from ostler.control.v1.vm_pb2 import CreateVmRequest, Vm
 from ostler_common import server, tls
 from ostler_control import database
 from ostler_control.api import core, work
 from ostler_control.api.authorization import authorize
+from ostler_control.caller import Role
 from ostler_control.cli.app import App
 from ostler_control.operations import Engine
 from ostler_control.server import fleet_services
@@ -35,11 +37,19 @@ class Served:
     engine: Engine
     profile: Path
     client: Client
+    fleet: Fleet
 
-    def create_vm(self, name: str, host: str = "") -> Vm:
+    def create_vm(self, name: str, host: str = "", account: str = "") -> Vm:
         """A running VM."""
-        request = CreateVmRequest(name=name, template="tiny", service_offering="encrypted", host=host)
+        request = CreateVmRequest(name=name, template="tiny", service_offering="encrypted", host=host, account=account)
         return self.client.wait(self.client.vms.CreateVm(request), Vm)
+
+    def member(self, name: str) -> Path:
+        """The profile of a new member of an account of the same name."""
+        files, admin = self.fleet.user(name, Role.MEMBER), load(self.profile)
+        path = self.profile.with_name(f"{name}.toml")
+        path.write_text(text(admin.control_address, str(admin.ca), str(files.certificate), str(files.key)))
+        return path
 
 
 @contextlib.contextmanager
@@ -70,7 +80,7 @@ def served_site(directory: Path) -> Iterator[Served]:
         stack.callback(stopping.set)
         profile = directory / "profile.toml"
         profile.write_text(profile.read_text().replace("127.0.0.1:0", f"127.0.0.1:{main.port}"))
-        yield Served(site, engine, profile, stack.enter_context(connect(profile)))
+        yield Served(site, engine, profile, stack.enter_context(connect(profile)), fleet)
 
 
 @contextlib.contextmanager

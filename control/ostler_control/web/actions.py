@@ -60,7 +60,8 @@ class Action:
 
     words: of the command, e.g. ("vm", "stop"); label: of the button; question: asked in the form, about {name};
     states: in which it is offered (none: in all); needs: traits that the object must have; fixed: options that it
-    always has, as the command line writes them; is_dangerous: whether something is lost by it.
+    always has, as the command line writes them; is_dangerous: whether something is lost by it; admins: whether only
+    they may do it.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Action:
     needs: frozenset[str] = frozenset()
     fixed: Sequence[str] = ()
     is_dangerous: bool = False
+    admins: bool = False
 
     def command(self, target: str) -> str:
         """The command without options; form.js adds those that are chosen."""
@@ -109,12 +111,14 @@ class Actions:
     find: Callable[[App, str], Target]
     members: Sequence[Action]
 
-    def buttons(self, target: Target) -> list[Button]:
-        """What the object's page offers."""
+    def buttons(self, console: Console, target: Target) -> list[Button]:
+        """What the object's page offers the user."""
         return [
             Button(action.label, f"{self.path}{tables.path(target.id, 'do', action.name)}", action.is_dangerous)
             for action in self.members
-            if (not action.states or target.state in action.states) and action.needs <= target.traits
+            if (not action.states or target.state in action.states)
+            and action.needs <= target.traits
+            and (console.is_admin or not action.admins)
         ]
 
     def form(self, console: Console, request: Request) -> Response:

@@ -38,6 +38,8 @@ MENU = (
     Entry("Volumes", "/volumes"),
     Entry("DRS", "/drs", admins=True),
     Entry("Imports", "/imports", admins=True),
+    Entry("Catalog", "/catalog"),
+    Entry("Settings", "/settings", admins=True),
     Entry("Operations", "/operations"),
     Entry("Events", "/events"),
 )

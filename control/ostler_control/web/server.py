@@ -21,7 +21,20 @@ from ostler_control.cli.app import App
 from ostler_control.web import live
 from ostler_control.web.actions import Actions
 from ostler_control.web.context import EVENT_STREAM, HERE, Console
-from ostler_control.web.pages import drs, events, fleet, import_sources, imports, operations, vm_actions, vms, volumes
+from ostler_control.web.pages import (
+    catalog,
+    drs,
+    events,
+    fleet,
+    host_actions,
+    import_sources,
+    imports,
+    operations,
+    settings,
+    vm_actions,
+    vms,
+    volumes,
+)
 from ostler_control.web.security import ENTRANCE, Gate, Sessions
 from ostler_control.web.terminal import MAX_MESSAGE_BYTES, Terminals
 
@@ -43,6 +56,11 @@ PAGES: dict[str, Page] = {
     "/imports/plans/{plan}": imports.one_plan,
     "/imports/sources/{source}": import_sources.inventory,
     "/imports/sources/{source}/vm": import_sources.one_vm,
+    "/catalog": catalog.catalog,
+    "/templates/{template}": catalog.one_template,
+    "/hypervisors/{type}": catalog.one_hypervisor,
+    "/settings": settings.settings,
+    "/settings/{setting}": settings.one_setting,
     "/operations": operations.operations,
     "/operations/{operation}": operations.one_operation,
     "/events": events.events,
@@ -55,6 +73,9 @@ ACTIONS = (
     drs.PLAN_ACTIONS,
     drs.CLUSTER_ACTIONS,
     imports.ACTIONS,
+    host_actions.ACTIONS,
+    catalog.TEMPLATE_ACTIONS,
+    settings.ACTIONS,
     operations.ACTIONS,
 )
 # How long open streams and consoles may take to end once the console is stopped.

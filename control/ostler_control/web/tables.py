@@ -46,6 +46,19 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Meter:
+    """How full something is. share: 1.0 is all of it; it may be more, with overcommit."""
+
+    name: str
+    share: float
+    text: str
+
+    @property
+    def percent(self) -> int:
+        return round(self.share * 100)
+
+
+@dataclass(frozen=True)
 class Filter:
     """A field that narrows a list.
 

@@ -66,7 +66,7 @@ def overview(console: Console, request: Request) -> Response:
         load=status,
         notes=[*filter(None, plans.notes(status))] if status else [],
         shares=_shares(status.hosts, status.left_hosts) if status else None,
-        buttons=CLUSTER_ACTIONS.buttons(_cluster(shown[0].id, shown[0].name)) if shown else [],
+        buttons=CLUSTER_ACTIONS.buttons(console, _cluster(shown[0].id, shown[0].name)) if shown else [],
         table=tables.table(
             plans.VIEW,
             answer.plans,
@@ -93,7 +93,7 @@ def one_plan(console: Console, request: Request) -> Response:
         lines=[plans.headline(found), *filter(None, [found.outcome])],
         left=[*filter(None, plans.left_out(found))],
         shares=_shares(found.hosts, found.left_hosts, is_change=bool(found.moves)),
-        buttons=PLAN_ACTIONS.buttons(target),
+        buttons=PLAN_ACTIONS.buttons(console, target),
         table=tables.table(MOVES, moves, "Moves", lambda m: tables.path("vms", m.vm_id), next=filters.next(following)),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ostler.control.v1 import host_pb2 as pb
+from ostler.control.v1.hypervisor_pb2 import ListHypervisorTypesRequest
 from ostler.control.v1.pool_pb2 import ListPoolsRequest
 from ostler.control.v1.zone_pb2 import ListClustersRequest, ListZonesRequest
 from starlette.requests import Request
@@ -12,24 +13,14 @@ from starlette.responses import RedirectResponse, Response
 
 from ostler_control.cli import text
 from ostler_control.cli.app import pages
-from ostler_control.cli.commands import cluster, host, pool, zone
+from ostler_control.cli.commands import cluster, host, hypervisor, pool, zone
 from ostler_control.web import tables
 from ostler_control.web.context import Console, command
+from ostler_control.web.objects import render_object
+from ostler_control.web.pages.host_actions import ACTIONS, target_of
+from ostler_control.web.tables import Meter
 
 MAX_PLACES = 200  # zones, clusters and pools on the fleet's page
-
-
-@dataclass(frozen=True)
-class Meter:
-    """How full something is. share: 1.0 is all of it; it may be more, with overcommit."""
-
-    name: str
-    share: float
-    text: str
-
-    @property
-    def percent(self) -> int:
-        return round(self.share * 100)
 
 
 @dataclass(frozen=True)
@@ -62,6 +53,12 @@ def fleet(console: Console, request: Request) -> Response:
     )
     answer = client.hosts.ListHosts(wanted)
     zones = pages(client.zones.ListZones, ListZonesRequest(), lambda a: a.zones, MAX_PLACES)
+    types = pages(
+        client.hypervisors.ListHypervisorTypes,
+        ListHypervisorTypesRequest(),
+        lambda a: a.hypervisor_types,
+        MAX_PLACES,
+    )
     pools = pages(client.pools.ListPools, ListPoolsRequest(), lambda a: a.pools, MAX_PLACES)
     return console.render(
         request,
@@ -76,29 +73,29 @@ def fleet(console: Console, request: Request) -> Response:
             tables.table(zone.VIEW, zones, "Zones"),
             tables.table(cluster.VIEW, clusters, "Clusters"),
             tables.table(pool.VIEW, pools, "Storage pools"),
+            tables.table(hypervisor.VIEW, types, "Hypervisor types", lambda t: tables.path("hypervisors", t.type)),
         ],
     )
 
 
 def one_host(console: Console, request: Request) -> Response:
     """The page of a host."""
-    name = request.path_params["host"]
-    found = console.app.client.hosts.GetHost(pb.GetHostRequest(host=name))
-    return console.render(
+    found = console.app.client.hosts.GetHost(pb.GetHostRequest(host=request.path_params["host"]))
+    target = target_of(found)
+    return render_object(
+        console,
         request,
-        "object.html",
-        title=found.name,
-        kind="Host",
-        here="/",
-        command=command("host", "show", found.name),
-        state=text.enum_of(found, "state"),
-        tone=tables.tone(text.enum_of(found, "state")),
+        target,
+        ("host", "show", found.name),
+        host.VIEW,
+        found,
         notice=found.state_reason,
         meters=_meters(found),
-        buttons=[],
-        links=[("Its VMs", tables.address("/vms", {"host": found.name}))],
-        facts=tables.facts(host.VIEW, found),
-        tables=tables.sections(host.VIEW, found),
+        buttons=ACTIONS.buttons(console, target),
+        links=[
+            ("Its VMs", tables.address("/vms", {"host": found.name})),
+            ("Its operations", tables.address("/operations", {"resource": found.id})),
+        ],
     )
 
 

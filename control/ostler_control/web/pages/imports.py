@@ -88,7 +88,7 @@ def one_plan(console: Console, request: Request) -> Response:
         state=target.state,
         tone=tables.tone(target.state),
         lines=import_plans.about_plan(found),
-        buttons=ACTIONS.buttons(target),
+        buttons=ACTIONS.buttons(console, target),
         table=tables.table(import_plans.BOARD, vms, "VMs", _place, next=filters.next(following)),
         findings=tables.table(VM_FINDINGS, _findings(vms), "Findings of the last check"),
     )

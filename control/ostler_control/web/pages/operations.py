@@ -84,7 +84,7 @@ def one_operation(console: Console, request: Request) -> Response:
         done=found.done,
         percent=metadata.progress.percent,
         phase=metadata.progress.phase,
-        buttons=ACTIONS.buttons(target),
+        buttons=ACTIONS.buttons(console, target),
         facts=tables.facts(operation.VIEW, found),
         href=tables.path(*place, metadata.resource_id) if place else "",
         kind=metadata.resource_type,

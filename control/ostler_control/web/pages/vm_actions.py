@@ -93,6 +93,7 @@ ACTIONS = Actions(
                 Option("with-storage", "Copy disks that the destination cannot reach", is_flag=True),
                 Option("pool", "Pool for copied disks (empty: chosen)"),
             ),
+            admins=True,
         ),
         Action(
             "force-off",

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from ostler.control.v1 import vm_pb2 as pb
 from ostler.control.v1.event_pb2 import ListEventsRequest
+from ostler.control.v1.extra_config_pb2 import ListExtraConfigsRequest
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ostler_control.cli.commands import event, vm
+from ostler_control.cli.commands._vm_extraconfig import VIEW as EXTRA_CONFIG
 from ostler_control.web import tables
 from ostler_control.web.actions import Button
 from ostler_control.web.context import Console, command
 from ostler_control.web.lists import render_list
+from ostler_control.web.objects import render_object
 from ostler_control.web.pages.vm_actions import ACTIONS, target_of
 
 LAST_EVENTS = 10
@@ -37,29 +40,25 @@ def vms(console: Console, request: Request) -> Response:
 
 def one_vm(console: Console, request: Request) -> Response:
     """The page of a VM."""
-    found = console.app.client.vms.GetVm(pb.GetVmRequest(vm=request.path_params["vm"]))
+    client = console.app.client
+    found = client.vms.GetVm(pb.GetVmRequest(vm=request.path_params["vm"]))
     target = target_of(found)
+    configs = client.extra_configs.ListExtraConfigs(ListExtraConfigsRequest(vm=found.id)).extra_configs
+    extra = [tables.table(EXTRA_CONFIG, configs, "Extra configuration")] if configs else []
     last = ListEventsRequest(resource_id=found.id, page_size=LAST_EVENTS)
     console_button = [Button("Console", f"{target.href}/console")] if target.state == "running" else []
     links = [("Which hosts could take it", f"{target.href}/hosts")] if console.is_admin else []
-    return console.render(
+    return render_object(
+        console,
         request,
-        "object.html",
-        title=found.name,
-        kind="VM",
-        here="/vms",
-        command=command("vm", "show", found.name),
-        state=target.state,
-        tone=tables.tone(target.state),
+        target,
+        ("vm", "show", found.name),
+        vm.VIEW,
+        found,
         notice=found.attention,
-        meters=[],
-        buttons=[*console_button, *ACTIONS.buttons(target)],
-        links=[*links, ("Its operations", f"/operations?resource={found.id}")],
-        facts=tables.facts(vm.VIEW, found),
-        tables=[
-            *tables.sections(vm.VIEW, found),
-            tables.table(event.VIEW, console.app.client.events.ListEvents(last).events, "Last events"),
-        ],
+        buttons=[*console_button, *ACTIONS.buttons(console, target)],
+        links=[*links, ("Its operations", tables.address("/operations", {"resource": found.id}))],
+        more=[*extra, tables.table(event.VIEW, client.events.ListEvents(last).events, "Last events")],
     )
 
 

@@ -18,8 +18,9 @@ from ostler_control.cli.commands._volume_view import VIEW
 from ostler_control.cli.options import MAX_SIZE_BYTES
 from ostler_control.web import tables
 from ostler_control.web.actions import Action, Actions, Call, Option, Target
-from ostler_control.web.context import Console, command
+from ostler_control.web.context import Console
 from ostler_control.web.lists import render_list
+from ostler_control.web.objects import render_object
 
 HOW = ("encrypted", "plain")
 _READY = frozenset({"ready"})
@@ -59,21 +60,17 @@ def one_volume(console: Console, request: Request) -> Response:
     kept = client.snapshots.ListSnapshots(ListSnapshotsRequest(volume=found.id, page_size=tables.PAGE_SIZE))
     target = _target(found)
     links = [(f"VM {found.vm_name}", tables.path("vms", found.vm_id))] if found.vm_id else []
-    return console.render(
+    return render_object(
+        console,
         request,
-        "object.html",
-        title=found.name,
-        kind="Volume",
-        here="/volumes",
-        command=command("volume", "show", found.name),
-        state=target.state,
-        tone=tables.tone(target.state),
+        target,
+        ("volume", "show", found.name),
+        VIEW,
+        found,
         notice=found.state_reason,
-        meters=[],
-        buttons=ACTIONS.buttons(target),
-        links=[*links, ("Its operations", f"/operations?resource={found.id}")],
-        facts=tables.facts(VIEW, found),
-        tables=[tables.table(snapshot.VIEW, kept.snapshots, "Snapshots")],
+        buttons=ACTIONS.buttons(console, target),
+        links=[*links, ("Its operations", tables.address("/operations", {"resource": found.id}))],
+        more=[tables.table(snapshot.VIEW, kept.snapshots, "Snapshots")],
     )
 
 
