@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,10 +76,11 @@ class Console:
 
     app: App
     environment: jinja2.Environment
+    is_stopping: Callable[[], bool]
     _role: list[int] = field(default_factory=list)
 
     @classmethod
-    def make(cls, app: App) -> Console:
+    def make(cls, app: App, is_stopping: Callable[[], bool] = lambda: False) -> Console:
         environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(HERE / "templates"),
             autoescape=True,
@@ -91,7 +92,7 @@ class Console:
         )
         # A global, because a block that is rendered alone has no imports of its template.
         environment.globals["ui"] = environment.get_template("parts.html").module
-        return cls(app, environment)
+        return cls(app, environment, is_stopping)
 
     @property
     def is_admin(self) -> bool:

@@ -17,21 +17,25 @@ from starlette.responses import Response, StreamingResponse
 from ostler_control.web.context import EVENT_STREAM
 
 PERIOD_S = 1.0
+# How often a stream that waits looks whether the console stops.
+STEP_S = 0.2
 # Pages that take the control plane long are asked for less often: it works for one at most this share of the time.
 MAX_SHARE = 0.1
 # The browser connects again by itself; a connection that nobody reads is gone by then.
 MAX_STREAM_S = 600.0
 
 
-def follow(page: Callable[[], Response], period_s: float = PERIOD_S) -> StreamingResponse:
-    """A stream of what `page` answers. page: blocks, and is called in a thread."""
-    return StreamingResponse(_events(page, period_s), media_type=EVENT_STREAM)
+def follow(
+    page: Callable[[], Response], is_stopping: Callable[[], bool], period_s: float = PERIOD_S
+) -> StreamingResponse:
+    """A stream of what `page` answers, until the console stops. page: blocks, and is called in a thread."""
+    return StreamingResponse(_events(page, is_stopping, period_s), media_type=EVENT_STREAM)
 
 
-async def _events(page: Callable[[], Response], period_s: float) -> AsyncIterator[str]:
+async def _events(page: Callable[[], Response], is_stopping: Callable[[], bool], period_s: float) -> AsyncIterator[str]:
     end = time.monotonic() + MAX_STREAM_S
     last = ""
-    while (begin := time.monotonic()) < end:
+    while (begin := time.monotonic()) < end and not is_stopping():
         try:
             response = await run_in_threadpool(page)
             event = message("content", bytes(response.body).decode())
@@ -40,7 +44,9 @@ async def _events(page: Callable[[], Response], period_s: float) -> AsyncIterato
         # A comment: what is sent finds out whether the browser is there.
         yield event if event != last else ":\n\n"
         last = event
-        await asyncio.sleep(max(period_s, (time.monotonic() - begin) / MAX_SHARE))
+        again = time.monotonic() + max(period_s, (time.monotonic() - begin) / MAX_SHARE)
+        while (left := again - time.monotonic()) > 0 and not is_stopping():
+            await asyncio.sleep(min(left, STEP_S))
 
 
 def message(event: str, data: str) -> str:

@@ -82,9 +82,15 @@ ACTIONS = (
 STOP_S = 2
 
 
-def make_app(app: App, port: int, sessions: Sessions, entered: Callable[[], None]) -> ASGIApp:
-    """The console as an ASGI application, behind its gate."""
-    console = Console.make(app)
+def make_app(
+    app: App,
+    port: int,
+    sessions: Sessions,
+    entered: Callable[[], None],
+    is_stopping: Callable[[], bool] = lambda: False,
+) -> ASGIApp:
+    """The console as an ASGI application, behind its gate. is_stopping: whether open streams shall end."""
+    console = Console.make(app, is_stopping)
 
     def not_found(request: Request, error: Exception) -> Response:
         return console.failure(request, NotFoundError("there is no such page", "PAGE_NOT_FOUND"))
@@ -112,7 +118,7 @@ def _endpoint(console: Console, page: Page) -> Callable[[Request], Awaitable[Res
 
     async def endpoint(request: Request) -> Response:
         if request.headers.get("accept") == EVENT_STREAM:
-            return live.follow(partial(page, console, request))
+            return live.follow(partial(page, console, request), console.is_stopping)
         return await run_in_threadpool(page, console, request)
 
     return endpoint
@@ -160,5 +166,6 @@ def serve(app: App, listener: socket.socket, show: Callable[[str], None]) -> Non
     def show_link() -> None:
         show(f"http://{LOOPBACK}:{port}{ENTRANCE}?token={sessions.new_token()}")
 
+    server = new_server(make_app(app, port, sessions, show_link, lambda: server.should_exit))
     show_link()
-    new_server(make_app(app, port, sessions, show_link)).run(sockets=[listener])
+    server.run(sockets=[listener])

@@ -15,7 +15,7 @@ def first(count: int, page: Callable[[], Response]) -> list[str]:
 
     async def read() -> list[str]:
         found: list[str] = []
-        async for chunk in live.follow(page, period_s=0.0).body_iterator:
+        async for chunk in live.follow(page, lambda: False, period_s=0.0).body_iterator:
             found.append(bytes(chunk, "utf-8").decode() if isinstance(chunk, str) else bytes(chunk).decode())
             if len(found) == count:
                 break
@@ -50,3 +50,16 @@ def test_a_line_of_a_page_cannot_end_its_message() -> None:
     assert live.message("content", "a\r\n\r\nevent: x\rb") == (
         "event: content\ndata: a\ndata: \ndata: event: x\ndata: b\n\n"
     )
+
+
+def test_a_stream_ends_when_the_console_stops() -> None:
+    stopping: list[bool] = []
+
+    def page() -> Response:
+        stopping.append(True)
+        return HTMLResponse("<p>last")
+
+    async def read() -> list[object]:
+        return [chunk async for chunk in live.follow(page, lambda: bool(stopping), period_s=3600.0).body_iterator]
+
+    assert asyncio.run(read()) == ["event: content\ndata: <p>last\n\n"]
