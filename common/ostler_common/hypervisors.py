@@ -26,6 +26,7 @@ class Function(StrEnum):
     LIVE_RESIZE = "live-resize"
     REBOOT = "reboot"
     SCREENSHOT = "screenshot"
+    CONSOLE_LOG = "console-log"
     UEFI = "uefi"
     NICS = "nics"
     NIC_FILTER = "nic-filter"
@@ -51,6 +52,7 @@ _SUMMARIES = {
     Function.LIVE_RESIZE: "adding CPUs and memory while the VM runs",
     Function.REBOOT: "rebooting and resetting a running VM",
     Function.SCREENSHOT: "pictures of a VM's screen",
+    Function.CONSOLE_LOG: "keeping what guests print on their serial consoles",
     Function.UEFI: "booting VMs with UEFI",
     Function.NICS: "VMs with network interfaces",
     Function.NIC_FILTER: "dropping frames of VMs that have another sender than the VM",

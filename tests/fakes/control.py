@@ -223,6 +223,14 @@ class Vms(vm_pb2_grpc.VmServiceServicer):
         self.control.ask(request)
         return vm_pb2.ScreenshotResponse(png=b"\x89PNG")
 
+    def ReadConsoleLog(
+        self, request: vm_pb2.ReadConsoleLogRequest, context: grpc.ServicerContext
+    ) -> Iterator[vm_pb2.ConsoleOutput]:
+        """A guest that tries to steer the reader's terminal."""
+        self.control.ask(request)
+        yield vm_pb2.ConsoleOutput(data=b"\x1b[32mOK\x1b[0m boot\r\n\x1b]0;ti")
+        yield vm_pb2.ConsoleOutput(data=b"tle\x07login:\t\x08\xff\r\n")
+
     def Console(
         self, request_iterator: Iterator[vm_pb2.ConsoleInput], context: grpc.ServicerContext
     ) -> Iterator[vm_pb2.ConsoleOutput]:

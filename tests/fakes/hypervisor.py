@@ -43,6 +43,16 @@ class FakeConsole:
         self.closed = True
 
 
+@dataclass
+class FakeLog:
+    """A console log that grows as it is told."""
+
+    printed: list[bytes]
+
+    def read(self) -> bytes:
+        return self.printed.pop(0) if self.printed else b""
+
+
 class FakeHypervisor:
     """known: the VMs by id; specs: as they were defined last; keys: ids of keys in place by VM; done: the steps that
     changed something, in order.
@@ -66,6 +76,7 @@ class FakeHypervisor:
         self.listeners: list[Listener] = []
         self.counters: list[VmSample] = []
         self.terminal = FakeConsole([])
+        self.printed: list[bytes] = []  # what each read of a console log returns
 
     def close(self) -> None:
         self.done.append("close")
@@ -137,6 +148,11 @@ class FakeHypervisor:
         if vm_id not in self.known:
             raise NotFoundError("no such VM", "VM_NOT_FOUND")
         return self.terminal
+
+    def console_log(self, vm_id: str) -> FakeLog:
+        if vm_id not in self.known:
+            raise NotFoundError("no such VM", "VM_NOT_FOUND")
+        return FakeLog(self.printed)
 
     def screenshot(self, vm_id: str) -> bytes:
         return b"\x89PNG\r\n\x1a\n"

@@ -486,6 +486,16 @@ class FakeHost(
             for request in request_iterator:
                 yield vm_pb2.ConsoleOutput(data=b"echo " + request.data)
 
+    def ReadConsoleLog(
+        self, request: vm_pb2.ReadConsoleLogRequest, context: grpc.ServicerContext
+    ) -> Iterator[vm_pb2.ConsoleOutput]:
+        with _errors(context):
+            if request.vm_id not in self.vms:
+                raise NotFoundError(f"VM {request.vm_id} is not on {self.name}", "VM_NOT_FOUND")
+            yield vm_pb2.ConsoleOutput(data=f"{self.name} last {request.lines}\n".encode())
+            while request.follow and context.is_active():
+                time.sleep(0.05)
+
     def Screenshot(self, request: vm_pb2.ScreenshotRequest, context: grpc.ServicerContext) -> vm_pb2.ScreenshotResponse:
         return vm_pb2.ScreenshotResponse(png=b"\x89PNG")
 

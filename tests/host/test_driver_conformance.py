@@ -42,7 +42,7 @@ class Verdict:
         return {name for name, found in self.details if found == outcome}
 
 
-GUEST = {"guest.console", "guest.unplug", "guest.reboot", "guest.shut-down"}
+GUEST = {"guest.console", "guest.console-log", "guest.unplug", "guest.reboot", "guest.shut-down"}
 COPIES = {"online-copy.copy", "online-copy.cancelled", "online-copy.pivot"}
 # Options of `driver check` for each driver, and the checks that are skipped with them. What a guest says of libvirt's
 # driver is tested elsewhere: booting one is most of the time that the checks take.
@@ -53,6 +53,7 @@ DRIVERS = {
         {
             *("volume-encryption.key", "uefi.start", "user-data.start", "extra-config.start", "restart.mirror"),
             *("live-resize.running", "nic-hot-plug.running", "adoption.hand-back", "adoption.unknown", *COPIES),
+            *("console-log.kept", "guest.console-log"),
         },
     ),
 }

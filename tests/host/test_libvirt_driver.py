@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import libvirt
 import pytest
 from ostler_agent.hypervisors.base import Console
+from ostler_agent.hypervisors.libvirt.console_log import ConsoleLogs
 from ostler_agent.hypervisors.libvirt.driver import LibvirtDriver
 from ostler_agent.hypervisors.libvirt.key_directory import PERSISTENT_DIRECTORY
 from ostler_agent.hypervisors.libvirt.png import PNG_MAGIC
@@ -61,7 +62,9 @@ class Station:
 def station() -> Iterator[Station]:
     with Lab.start(hosts=1) as lab:
         lab.trust_each_other()
-        driver = LibvirtDriver(lab.hosts[0].libvirt_uri, "qemu")
+        # As libvirt sees it, and as this process does.
+        logs = ConsoleLogs(lab.hosts[0].outside("/var/lib/ostler/consoles"))
+        driver = LibvirtDriver(lab.hosts[0].libvirt_uri, "qemu", logs)
         driver.open()
         listener = RecordingListener()
         driver.subscribe(listener)
@@ -110,6 +113,12 @@ def test_a_guest_lives(station: Station) -> None:
 
     assert driver.screenshot(vm_id).startswith(PNG_MAGIC)
 
+    log = driver.console_log(vm_id)
+    printed = log.read()
+    assert b"[VM starts at " in printed
+    assert b"GUEST-UP" in printed
+    wait_for(lambda: b"tick" in log.read(), "what the guest goes on to print")
+
     extra = NicSpec("52:54:00:00:0a:01", BRIDGE, filter=True)
     for _ in range(2):
         driver.attach_nic(vm_id, extra)
@@ -157,6 +166,7 @@ def test_a_guest_lives(station: Station) -> None:
     wait_for(lambda: not driver.running(vm_id), "the guest's end", 60)
     wait_for(lambda: not station.volatile_keys(), "the end of its keys")
     assert console.read() in (b"",) or not driver.running(vm_id)
+    assert b"POWER-BUTTON" in driver.console_log(vm_id).read()
     wait_for(lambda: ("STOPPED", "shutdown") in station.listener.received(vm_id), "the event")
     assert ("STARTED", "booted") in station.listener.received(vm_id)
     driver.delete(vm_id)

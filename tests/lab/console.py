@@ -84,3 +84,5 @@ class Console:
                 time.sleep(0.3)  # between two hosts, or the control plane is away
             finally:
                 ended.set()
+                with self._grown:
+                    self.seen += "\0"  # bytes were lost here: what comes before and after is not one line

@@ -311,7 +311,7 @@ class Host:
     # -- inside
 
     def _furnish(self) -> None:
-        for path in (*DIRECTORIES, LOCAL, SHARED, "/run/lock"):
+        for path in (*DIRECTORIES, LOCAL, SHARED, "/run/lock", "/run/ostler/consoles"):
             Path(f"{self.root}{path}").mkdir(parents=True, exist_ok=True)
         for path in DIRECTORIES:
             Path(path).mkdir(parents=True, exist_ok=True)  # an empty place to mount on

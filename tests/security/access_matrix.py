@@ -45,6 +45,7 @@ MEMBERS: Mapping[str, frozenset[str]] = {
             "DeleteVm",
             "GetVm",
             "ListVms",
+            "ReadConsoleLog",
             "RebootVm",
             "ReinstallVm",
             "RemoveNic",

@@ -8,13 +8,14 @@ from xml.etree import ElementTree
 
 import libvirt
 import pytest
-from ostler_agent.hypervisors.libvirt.xml import disks, metadata, secret
+from ostler_agent.hypervisors.libvirt.xml import console, disks, metadata, secret
 from ostler_agent.hypervisors.libvirt.xml.disks import DiskFile
 from ostler_agent.hypervisors.libvirt.xml.domain import domain_xml
 from ostler_agent.hypervisors.libvirt.xml.rewrite import for_destination
 from ostler_agent.spec import DiskFormat, DiskSpec, ExtraConfig, Firmware, Key, NicSpec, VhostUser, VmSpec, VolumeRef
 
 GOLDEN = Path(__file__).parent / "golden"
+LOG = Path("/run/ostler/consoles/22222222-0000-4000-8000-000000000001.log")
 POOL = "11111111-0000-4000-8000-000000000001"
 VM = "22222222-0000-4000-8000-000000000001"
 VOLUMES = [f"33333333-0000-4000-8000-00000000000{n}" for n in range(4)]
@@ -104,7 +105,7 @@ def made(name: str) -> str:
     # Volume 2 is on a file system without direct I/O.
     files = {v: DiskFile(Path("/pool", v), direct_io=v != VOLUMES[2]) for v in VOLUMES}
     files[VOLUMES[3]] = DiskFile(Path("/dev/ostler", VOLUMES[3]), device=True)
-    return domain_xml(case, files, domain_type)
+    return domain_xml(case, files, domain_type, LOG)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -195,7 +196,7 @@ def test_destination_differs_only_in_what_is_named() -> None:
         nics=(NicSpec(MACS[0], "br0"), NicSpec(MACS[1], "br0")),
     )
     files = {v: DiskFile(Path("/pool", v)) for v in VOLUMES}
-    before = domain_xml(case, files, "kvm")
+    before = domain_xml(case, files, "kvm", LOG)
     other_key = "55555555-0000-4000-8000-000000000000"
     after = for_destination(before, {VOLUMES[0]: Path("/there", VOLUMES[0])}, {VOLUMES[0]: other_key}, {MACS[1]: "br9"})
     changed = [(a.strip(), b.strip()) for a, b in zip(before.splitlines(), after.splitlines(), strict=True) if a != b]
@@ -209,7 +210,7 @@ def test_destination_differs_only_in_what_is_named() -> None:
 
 def test_a_file_becomes_a_device_where_it_is_one() -> None:
     before = domain_xml(
-        spec(DiskSpec(volume(0, encrypted=True), 0)), {VOLUMES[0]: DiskFile(Path("/a", VOLUMES[0]))}, "kvm"
+        spec(DiskSpec(volume(0, encrypted=True), 0)), {VOLUMES[0]: DiskFile(Path("/a", VOLUMES[0]))}, "kvm", LOG
     )
     device = Path("/dev/ostler/pool", VOLUMES[0])
     there = for_destination(before, {VOLUMES[0]: device}, {}, {})
@@ -223,3 +224,11 @@ def test_a_disk_keeps_its_serial_number_when_its_file_is_another() -> None:
     with_serial = DiskSpec(volume(1), 0, serial=VOLUMES[0])
     first, then = (disks.disk(disk, DiskFile(Path("/pool/x"))) for disk in (DiskSpec(volume(0), 0), with_serial))
     assert first.findtext("serial") == then.findtext("serial") == disks.serial(VOLUMES[0])
+
+
+def test_a_domain_that_is_handed_back_keeps_no_log() -> None:
+    root = ElementTree.fromstring((GOLDEN / "domain-plain.xml").read_text())
+    assert console.drop_log(root)
+    assert root.find("devices/serial[@type='pty']/target") is not None
+    assert root.find("devices/serial/log") is None
+    assert not console.drop_log(root)

@@ -37,6 +37,9 @@ def unknown_vm(bench: Bench) -> None:
     if Function.REBOOT in functions:
         with refused("reboot", "VM_NOT_FOUND"):
             bench.reboot().reboot(vm_id, hard=True)
+    if Function.CONSOLE_LOG in functions:
+        with refused("console_log", "VM_NOT_FOUND"):
+            bench.console_log().console_log(vm_id)
     if Function.SCREENSHOT in functions:
         with refused("screenshot", "VM_NOT_FOUND"):
             bench.screen().screenshot(vm_id)

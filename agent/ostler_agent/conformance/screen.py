@@ -44,6 +44,31 @@ def guest_console(bench: Bench) -> None:
     expect(terminal, "\n", 30)
 
 
+def console_log(bench: Bench) -> None:
+    """A running and a stopped VM have a console log; it is deleted with the VM."""
+    spec = bench.start()
+    for _ in range(2):
+        bench.console_log().console_log(spec.vm_id).read()
+    bench.hypervisor.power_off(spec.vm_id)
+    kept = bench.console_log().console_log(spec.vm_id)
+    kept.read()
+    require(kept.read() == b"", "a stopped VM prints nothing more")
+    bench.hypervisor.delete(spec.vm_id)
+    with refused("the console log of a VM that was deleted", "VM_NOT_FOUND"):
+        bench.console_log().console_log(spec.vm_id)
+    bench.hypervisor.define(spec, bench.paths)
+    require(bench.console_log().console_log(spec.vm_id).read() == b"", "the log must be deleted with its VM")
+
+
+def guest_console_log(bench: Bench) -> None:
+    """The console log has what the guest printed before it was read, and goes on."""
+    spec, terminal = bench.guest()
+    log = bench.console_log().console_log(spec.vm_id)
+    require(bench.setup.ready.encode() in log.read(), f"the log must have {bench.setup.ready!r}")
+    terminal.write(b"\n")
+    wait_for(log.read, "what the guest prints, in its console log", 30)
+
+
 def reset(bench: Bench) -> None:
     """A reset VM keeps running, and listeners receive REBOOTED."""
     spec = bench.start()

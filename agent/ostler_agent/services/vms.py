@@ -20,7 +20,7 @@ from ostler_agent.journal import Record
 from ostler_agent.seeds import SEEDS, Seeds
 from ostler_agent.services import convert
 from ostler_agent.spec import PowerState, VmInfo
-from ostler_agent.vms import disks, nics, power, resizing
+from ostler_agent.vms import console_log, disks, nics, power, resizing
 
 log = structlog.get_logger(__name__)
 
@@ -165,6 +165,15 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         ).start()
         yield vm_pb2.ConsoleOutput()  # tells the caller that it holds the console now
         while data := console.read():
+            yield vm_pb2.ConsoleOutput(data=data)
+
+    def ReadConsoleLog(
+        self, request: vm_pb2.ReadConsoleLogRequest, context: grpc.ServicerContext
+    ) -> Iterator[vm_pb2.ConsoleOutput]:
+        vm_id, ended = convert.uuid_field(request.vm_id, "vm_id"), threading.Event()
+        if not context.add_callback(ended.set):
+            return
+        for data in console_log.read(self._driver, vm_id, request.lines, ended if request.follow else None):
             yield vm_pb2.ConsoleOutput(data=data)
 
     def Screenshot(self, request: vm_pb2.ScreenshotRequest, context: grpc.ServicerContext) -> vm_pb2.ScreenshotResponse:

@@ -223,6 +223,7 @@ TABLE: Mapping[str, frozenset[Role]] = {
             "RemoveNic": _USERS,
             "FindHosts": _ADMINS,
             "Console": _USERS,
+            "ReadConsoleLog": _USERS,
             "Screenshot": _USERS,
         },
     ),

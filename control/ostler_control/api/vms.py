@@ -41,7 +41,7 @@ from ostler_control.models import (
 )
 from ostler_control.userdata.seed import Addressing
 from ostler_control.userdata.vm_user_data import Given
-from ostler_control.vms.console import console, screenshot
+from ostler_control.vms.console import console, console_log, idle_timeout_s, log_host, screenshot
 from ostler_control.vms.rows import running_host
 
 FIELDS = ("name", "description", "drs_skip", "affinity_groups", "details", "user_data")
@@ -178,9 +178,20 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         with redact_errors_for(caller, first):
             with session():
                 row = resolve(Vm, first.vm, "vm", caller=caller)
-                host = address(running_host(row))
-            typed = (request.data for request in request_iterator)
-            for data in console(self._agents, row.id, host, _after(first.data, typed), first.force, context):
+                host, idle_s = address(running_host(row)), idle_timeout_s(row)
+            typed = _after(first.data, (request.data for request in request_iterator))
+            for data in console(self._agents, row.id, host, typed, first.force, idle_s, context):
+                yield pb.ConsoleOutput(data=data)
+
+    def ReadConsoleLog(
+        self, request: pb.ReadConsoleLogRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.ConsoleOutput]:
+        caller = caller_of(context)
+        with redact_errors_for(caller, request):
+            with session():
+                row = resolve(Vm, request.vm, "vm", caller=caller)
+                host = address(log_host(row))
+            for data in console_log(self._agents, row.id, host, request.lines, request.follow, context):
                 yield pb.ConsoleOutput(data=data)
 
     def Screenshot(self, request: pb.ScreenshotRequest, context: grpc.ServicerContext) -> pb.ScreenshotResponse:

@@ -24,6 +24,14 @@ STOP_TIMEOUT = Setting(
     "How long a guest gets to shut down before it is forced off.",
     PER_CLUSTER,
 )
+CONSOLE_IDLE_TIMEOUT = Setting(
+    "vm.console.idle.timeout",
+    integer(0, 604800, "seconds"),
+    "1800",
+    "After how long without input a serial console is closed, so that an unattended one does not stay open and taken; "
+    "0: never.",
+    PER_ACCOUNT,
+)
 USERDATA_MAX_LENGTH = Setting(
     "vm.userdata.max.length",
     integer(1, 1 << 20, "bytes"),
@@ -55,6 +63,7 @@ EXTRA_CONFIG_HOST_ACCESS = Setting(
 
 SETTINGS = (
     STOP_TIMEOUT,
+    CONSOLE_IDLE_TIMEOUT,
     USERDATA_MAX_LENGTH,
     EXTRA_CONFIG_ENABLED,
     EXTRA_CONFIG_ALLOWED,

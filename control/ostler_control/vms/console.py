@@ -1,50 +1,96 @@
-"""A running VM's serial console and screen, relayed from its host."""
+"""A VM's serial console, its log and the screen, relayed from the VM's host."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import grpc
 from ostler.agent.v1 import vm_pb2 as agent_pb2
-from ostler_common.errors import from_rpc_error
+from ostler_common.errors import DeadlineExceededError, FailedPreconditionError, NotFoundError, from_rpc_error
 from ostler_common.hypervisors import Function
 
+from ostler_control import settings
 from ostler_control.agents import Agents, HostAddress
 from ostler_control.agents.client import broken, unreachable
-from ostler_control.hosts.rows import address
+from ostler_control.hosts.rows import address, is_up, silent
 from ostler_control.hypervisors import rules
-from ostler_control.models import Vm
+from ostler_control.models import Host, Vm
+from ostler_control.vms.idle import IdleTimer
 from ostler_control.vms.rows import running_host
+
+if TYPE_CHECKING:
+    from grpc import _CallIterator
 
 
 def console(
-    agents: Agents, vm_id: str, host: HostAddress, typed: Iterator[bytes], force: bool, context: grpc.ServicerContext
+    agents: Agents,
+    vm_id: str,
+    host: HostAddress,
+    typed: Iterator[bytes],
+    force: bool,
+    idle_timeout_s: float,
+    context: grpc.ServicerContext,
 ) -> Iterator[bytes]:
     """What the guest prints, for as long as the caller's call lasts; `typed` is sent to it.
 
-    Raises what the agent raises (CONSOLE_BUSY, ...), HOST_UNREACHABLE.
+    Raises what the agent raises (CONSOLE_BUSY, ...), HOST_UNREACHABLE; DeadlineExceededError CONSOLE_IDLE if nothing
+    was typed for idle_timeout_s (0: it may be idle).
     """
 
     def inputs() -> Iterator[agent_pb2.ConsoleInput]:
         yield agent_pb2.ConsoleInput(vm_id=vm_id, force=force)
         for data in typed:
+            idle.touch()
             yield agent_pb2.ConsoleInput(data=data)
 
+    idle = IdleTimer(idle_timeout_s, lambda: call.cancel())
     call = agents.at(host).vms.Console(inputs())
-
-    def cancel() -> None:
-        call.cancel()
-
-    if not context.add_callback(cancel):  # the caller has gone already
-        call.cancel()
     try:
-        for output in call:
+        for output in _outputs(call, host, context):
             yield output.data
-    except grpc.RpcError as rpc_error:
-        error = from_rpc_error(rpc_error)
-        if not context.is_active():
-            return
-        raise (unreachable(host, error) if error.reason == "RPC" and broken(error) else error) from None
+    except Exception:
+        if idle.expired:
+            raise _idle(vm_id, idle_timeout_s) from None
+        raise
+    finally:
+        idle.stop()
+
+
+def idle_timeout_s(vm: Vm) -> float:
+    """After how long without input a console of this VM is closed; 0: never."""
+    return settings.vms.CONSOLE_IDLE_TIMEOUT.get(settings.At(account_id=vm.account_id))
+
+
+def console_log(
+    agents: Agents, vm_id: str, host: HostAddress, lines: int, follow: bool, context: grpc.ServicerContext
+) -> Iterator[bytes]:
+    """What the guest printed, its last lines (0: all that is kept); follow: then what it prints.
+
+    Raises what the agent raises, HOST_UNREACHABLE; FailedPreconditionError CONSOLE_LOG_MISSING if the VM has never
+    started.
+    """
+    request = agent_pb2.ReadConsoleLogRequest(vm_id=vm_id, lines=lines, follow=follow)
+    try:
+        for output in _outputs(agents.at(host).vms.ReadConsoleLog(request), host, context):
+            yield output.data
+    except NotFoundError:  # it is defined when it starts
+        raise _no_log(vm_id) from None
+
+
+def log_host(vm: Vm) -> Host:
+    """The host that has a VM's console log: where it runs, or ran last.
+
+    Raises FailedPreconditionError CONSOLE_LOG_MISSING, HOST_SILENT, FUNCTION_NOT_SUPPORTED.
+    """
+    host_id = vm.host_id or vm.last_host_id
+    if host_id is None:
+        raise _no_log(vm.id)
+    host = Host.get_by_id(host_id)
+    if not is_up(host):
+        raise silent(host, f"which has the console log of VM {vm.name}")
+    rules.need(Function.CONSOLE_LOG, host)
+    return host
 
 
 def screenshot(agents: Agents, vm: Vm) -> bytes:
@@ -56,3 +102,37 @@ def screenshot(agents: Agents, vm: Vm) -> bytes:
     rules.need(Function.SCREENSHOT, host)
     request = agent_pb2.ScreenshotRequest(vm_id=vm.id)
     return agents.call(address(host), lambda agent: agent.vms.Screenshot, request).png
+
+
+def _outputs(
+    call: _CallIterator[agent_pb2.ConsoleOutput], host: HostAddress, context: grpc.ServicerContext
+) -> Iterator[agent_pb2.ConsoleOutput]:
+    """What the agent sends, until the caller's call or the agent's ends."""
+
+    def cancel() -> None:
+        call.cancel()
+
+    if not context.add_callback(cancel):  # the caller has gone already
+        call.cancel()
+    try:
+        yield from call
+    except grpc.RpcError as rpc_error:
+        error = from_rpc_error(rpc_error)
+        if not context.is_active():
+            return
+        raise (unreachable(host, error) if error.reason == "RPC" and broken(error) else error) from None
+
+
+def _no_log(vm_id: str) -> FailedPreconditionError:
+    return FailedPreconditionError(
+        "there is no console log: no host has this VM (start it)", "CONSOLE_LOG_MISSING", {"vm": vm_id}
+    )
+
+
+def _idle(vm_id: str, timeout_s: float) -> DeadlineExceededError:
+    return DeadlineExceededError(
+        f"the console was closed: nothing was typed for {timeout_s:.0f} s "
+        "(`ostler vm log --follow` watches without a limit)",
+        "CONSOLE_IDLE",
+        {"vm": vm_id},
+    )

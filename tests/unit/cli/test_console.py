@@ -86,3 +86,13 @@ def test_a_terminal_is_raw_and_then_as_before(control: Control, environment: dic
     assert b"".join(asked.data for asked in control.asked if isinstance(asked, vm_pb2.ConsoleInput)) == b"a\x03b"
     os.close(side)
     os.close(main)
+
+
+def test_a_log_cannot_steer_the_terminal(control: Control, environment: dict[str, str]) -> None:
+    argv = [*PROGRAM, "vm", "log", "web-1", "--lines", "2"]
+    done = subprocess.run(argv, capture_output=True, env=environment, timeout=30, check=True)
+    assert done.stdout.decode() == "OK boot\nlogin:\t\\x08\ufffd\n"
+    assert control.asked == [vm_pb2.ReadConsoleLogRequest(vm="web-1", lines=2)]
+    raw = subprocess.run([*argv, "--raw", "--follow"], capture_output=True, env=environment, timeout=30, check=True)
+    assert raw.stdout == b"\x1b[32mOK\x1b[0m boot\r\n\x1b]0;title\x07login:\t\x08\xff\r\n"
+    assert control.asked[1] == vm_pb2.ReadConsoleLogRequest(vm="web-1", lines=2, follow=True)

@@ -204,6 +204,7 @@ def test_members_keep_to_their_own(api: Api) -> None:
         lambda: api.vms.DeleteVm(vm_pb2.DeleteVmRequest(vm="mine"), api.stranger),
         lambda: api.vms.Screenshot(vm_pb2.ScreenshotRequest(vm="mine"), api.stranger),
         lambda: next(api.vms.Console(iter([vm_pb2.ConsoleInput(vm="mine")]), api.stranger)),
+        lambda: next(api.vms.ReadConsoleLog(vm_pb2.ReadConsoleLogRequest(vm="mine"), api.stranger)),
     ):
         assert reason(call) == "VM_NOT_FOUND"
     assert list(api.vms.ListVms(vm_pb2.ListVmsRequest(), api.stranger).vms) == []
@@ -281,12 +282,43 @@ def test_a_console_passes_bytes_both_ways(api: Api) -> None:
     api.done(create_vm(api, "talks"))
     typed = iter([vm_pb2.ConsoleInput(vm="talks", data=b"a"), vm_pb2.ConsoleInput(data=b"b")])
     assert [output.data for output in api.vms.Console(typed, api.admin)] == [b"", b"echo a", b"echo b"]
+    log = vm_pb2.ReadConsoleLogRequest(vm="talks", lines=3)
+    host = api.vms.GetVm(vm_pb2.GetVmRequest(vm="talks"), api.admin).host_name
+    assert [output.data for output in api.vms.ReadConsoleLog(log, api.admin)] == [f"{host} last 3\n".encode()]
     assert api.vms.Screenshot(vm_pb2.ScreenshotRequest(vm="talks"), api.admin).png == b"\x89PNG"
     api.done(api.vms.StopVm(vm_pb2.StopVmRequest(vm="talks", force=True), api.admin))
     assert reason(lambda: list(api.vms.Console(iter([vm_pb2.ConsoleInput(vm="talks")]), api.admin))) == "VM_STATE"
+    assert [output.data for output in api.vms.ReadConsoleLog(log, api.admin)], (
+        "the log of a stopped VM is on its last host"
+    )
     found = api.vms.FindHosts(vm_pb2.FindHostsRequest(vm="talks"), api.admin).candidates
     assert [(row.host_name, row.fits) for row in found][2] == ("h3", False)
     api.done(api.vms.DeleteVm(vm_pb2.DeleteVmRequest(vm="talks"), api.admin))
+
+
+def test_an_idle_console_is_closed(api: Api) -> None:
+    api.done(create_vm(api, "idle"))
+    setting = settings.vms.CONSOLE_IDLE_TIMEOUT.name
+    ended = threading.Event()
+
+    def typed() -> Iterator[vm_pb2.ConsoleInput]:
+        yield vm_pb2.ConsoleInput(vm="idle", data=b"a")
+        ended.wait(60)
+
+    settings.change(setting, "1", "alice")
+    try:
+        assert reason(lambda: list(api.vms.Console(typed(), api.admin))) == "CONSOLE_IDLE"
+    finally:
+        ended.set()
+        settings.reset(setting, "alice")
+    api.done(api.vms.DeleteVm(vm_pb2.DeleteVmRequest(vm="idle", force=True), api.admin))
+
+
+def test_a_vm_that_no_host_has_has_no_log(api: Api) -> None:
+    api.done(create_vm(api, "never", stopped=True))
+    log = vm_pb2.ReadConsoleLogRequest(vm="never")
+    assert reason(lambda: list(api.vms.ReadConsoleLog(log, api.admin))) == "CONSOLE_LOG_MISSING"
+    api.done(api.vms.DeleteVm(vm_pb2.DeleteVmRequest(vm="never"), api.admin))
 
 
 def upload(api: Api, name: str, file: bytes, **fields: Any) -> template_pb2.Template:

@@ -15,7 +15,7 @@ from ostler_agent.hypervisors.foreign import MAX_XML_BYTES, ForeignVm, Problem
 from ostler_agent.hypervisors.libvirt import domains, inventory
 from ostler_agent.hypervisors.libvirt.errors import is_code, translated
 from ostler_agent.hypervisors.libvirt.session import Session
-from ostler_agent.hypervisors.libvirt.xml import foreign, metadata
+from ostler_agent.hypervisors.libvirt.xml import console, foreign, metadata
 from ostler_agent.hypervisors.libvirt.xml.element import OSTLER_NS, to_text
 
 _KEY = "ostler"
@@ -62,7 +62,7 @@ def adopt(session: Session, vm_id: str, title: str, volumes: Mapping[Path, str])
 
 
 def release(session: Session, vm_id: str) -> None:
-    """Removes the mark of a domain that is here."""
+    """Removes the mark of a domain that is here, and the console log from its definition."""
     with session.locks.hold(vm_id), translated(f"releasing VM {vm_id}"):
         domain = inventory.find(session.connect(), vm_id)
         if domain is not None:
@@ -71,6 +71,9 @@ def release(session: Session, vm_id: str) -> None:
             except libvirt.libvirtError as error:
                 if not is_code(error, libvirt.VIR_ERR_NO_DOMAIN_METADATA):
                     raise
+            root = _read(domain, libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE)
+            if console.drop_log(root):  # its directory is there as long as Ostler is
+                session.connect().defineXML(to_text(root))
 
 
 def _flags(domain: libvirt.virDomain) -> int:

@@ -64,7 +64,8 @@ def define(session: Session, spec: VmSpec, paths: Paths) -> Any:
             raise _running(spec.vm_id, "stop it before you replace its definition")
         filters.ensure(connection, spec.nics)
         files = {disk.volume.volume_id: disk_file(paths(disk.volume)) for disk in spec.disks}
-        xml = domain_xml(spec, files, choose_domain_type(connection, session.domain_type))
+        domain_type = choose_domain_type(connection, session.domain_type)
+        xml = domain_xml(spec, files, domain_type, session.logs.path(spec.vm_id))
         # libvirt validates the XML against its schema, so that a mistake shows here and not at the first start.
         if old is not None:
             drop_old_names(old)
@@ -89,6 +90,7 @@ def start(session: Session, spec: VmSpec, paths: Paths) -> None:
     session.secrets.install(spec.vm_id, keys_of(spec))
     try:
         domain = define(session, spec, paths)
+        session.logs.mark_start(spec.vm_id)
         with translated(f"starting VM {spec.vm_id}"):
             domain.create()
     except BaseException:
@@ -145,6 +147,7 @@ def delete(session: Session, vm_id: str) -> None:
                 if not is_code(error, libvirt.VIR_ERR_NO_DOMAIN):
                     raise
         session.secrets.remove(vm_id)
+        session.logs.delete(vm_id)
 
 
 def drop_old_names(domain: libvirt.virDomain) -> None:

@@ -40,6 +40,7 @@ from ostler_agent.hypervisors.libvirt import (
 from ostler_agent.hypervisors.libvirt.addresses import check, own
 from ostler_agent.hypervisors.libvirt.connection import Connection
 from ostler_agent.hypervisors.libvirt.console import LibvirtConsole
+from ostler_agent.hypervisors.libvirt.console_log import ConsoleLogs, FileReader
 from ostler_agent.hypervisors.libvirt.dirty import DirtyRates
 from ostler_agent.hypervisors.libvirt.errors import translated
 from ostler_agent.hypervisors.libvirt.events import Events
@@ -55,16 +56,18 @@ log = structlog.get_logger(__name__)
 class LibvirtDriver:
     """Implements `base.Hypervisor` and all its optional parts.
 
-    uri: libvirt's, "qemu:///system". domain_type: "auto" (kvm if libvirt lists it), "kvm", "qemu".
+    uri: libvirt's, "qemu:///system". domain_type: "auto" (kvm if libvirt lists it), "kvm", "qemu". logs: of the VMs'
+    consoles; None: in the usual directory.
     """
 
     info = INFO
 
-    def __init__(self, uri: str = "qemu:///system", domain_type: str = "auto") -> None:
+    def __init__(self, uri: str = "qemu:///system", domain_type: str = "auto", logs: ConsoleLogs | None = None) -> None:
         self._events = Events(self.vm, self._changed)
         self._connection = Connection(uri, self._opened)
         connect = self._connection.get
-        self._session = Session(connect, VmLocks(), Secrets(connect), self._events, domain_type)
+        self._logs = logs or ConsoleLogs()
+        self._session = Session(connect, VmLocks(), Secrets(connect), self._events, domain_type, self._logs)
         # VMs whose keys arrive before they do. A late event of an earlier, failed migration must not remove the keys.
         self._expected: set[str] = set()
         self._dirty_rates = DirtyRates()
@@ -72,10 +75,12 @@ class LibvirtDriver:
 
     def open(self) -> None:
         """Connects, now or as soon as libvirt is available; first removes keys that no VM uses."""
+        self._logs.open()
         self._connection.open()
 
     def close(self) -> None:
         """Disconnects; VMs keep running."""
+        self._logs.close()
         self._connection.close()
         self._events.close()
         self._cleaner.shutdown()
@@ -153,6 +158,10 @@ class LibvirtDriver:
 
     def console(self, vm_id: str, force: bool) -> LibvirtConsole:
         return LibvirtConsole(self._session, vm_id, force)
+
+    def console_log(self, vm_id: str) -> FileReader:
+        domains.get(self._session, vm_id)
+        return self._logs.reader(vm_id)
 
     def screenshot(self, vm_id: str) -> bytes:
         return screenshot.screenshot(self._session, vm_id)
@@ -237,6 +246,8 @@ class LibvirtDriver:
                 self._remove_keys(vm_id)
             self._events.reconnected()
             return deregister
+        with translated("deleting the console logs of VMs that are gone"):
+            self._logs.sweep({domain.UUIDString() for domain in connection.listAllDomains()})
         with translated("removing unused keys"):
             attached = [disk for domain in _active(connection) for disk in inventory.active_disks(domain)]
             removed = secrets.remove_unused({key_id for disk in attached for key_id in disk.key_ids})

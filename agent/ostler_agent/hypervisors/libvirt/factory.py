@@ -26,10 +26,13 @@ class LibvirtFactory:
         return probe.probe(options.uri, options.domain_type, options.state_dir)
 
     def open(self, context: DriverContext) -> LibvirtDriver:
+        from ostler_agent.hypervisors.libvirt.console_log import ConsoleLogs
         from ostler_agent.hypervisors.libvirt.driver import LibvirtDriver
 
         options = context.options_as(LibvirtOptions)
-        driver = LibvirtDriver(options.uri, options.domain_type)
+        logs = ConsoleLogs()
+        logs.mount()
+        driver = LibvirtDriver(options.uri, options.domain_type, logs)
         driver.open()
         return driver
 

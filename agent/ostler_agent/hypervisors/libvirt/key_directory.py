@@ -24,7 +24,7 @@ PERSISTENT = ("checkpoint", "dump", "nvram", "save", "snapshot")
 _SWAPS = Path("/proc/swaps")
 _PIDS = Path("/run/libvirt/qemu")
 # Sockets and keys are small; a QEMU that a guest took over must not fill the host's memory.
-_OPTIONS = "mode=0751,nosuid,nodev,size=256m"
+_SIZE = "size=256m"
 _REMEDY = "enable ostler-libvirt-keys.service and restart the host, or libvirt without VMs"
 
 
@@ -67,7 +67,7 @@ def protect(
         shutil.rmtree(left)
     for name in PERSISTENT:
         _keep(directory / name, persistent / name)
-    _mount_memory(directory, swaps)
+    mount_memory("ostler-keys", directory, "0751", swaps)
     for name in PERSISTENT:
         (directory / name).mkdir(mode=0o755)
         bind(persistent / name, directory / name)
@@ -103,14 +103,16 @@ def _keep(source: Path, target: Path) -> None:
     part.rename(target)
 
 
-def _mount_memory(directory: Path, swaps: Path) -> None:
+def mount_memory(source: str, directory: Path, mode: str, swaps: Path = _SWAPS) -> None:
+    """Mounts memory that is never swapped to a disk, limited in size where the kernel can do both."""
+    options = f"mode={mode},nosuid,nodev"
     try:
-        mount("tmpfs", "ostler-keys", directory, f"{_OPTIONS},noswap")
+        mount("tmpfs", source, directory, f"{options},{_SIZE},noswap")
     except RunError:  # kernels before 6.4 do not know noswap
         if _swaps_to_disk(swaps):
-            mount("ramfs", "ostler-keys", directory, "mode=0751,nosuid,nodev")  # never swapped, but not limited
+            mount("ramfs", source, directory, options)  # never swapped, but not limited
         else:
-            mount("tmpfs", "ostler-keys", directory, _OPTIONS)
+            mount("tmpfs", source, directory, f"{options},{_SIZE}")
 
 
 def _swaps_to_disk(swaps: Path) -> bool:

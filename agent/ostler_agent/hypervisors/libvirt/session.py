@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ostler_agent.hypervisors.libvirt.console_log import ConsoleLogs
 from ostler_agent.hypervisors.libvirt.events import Events
 from ostler_agent.hypervisors.libvirt.locks import VmLocks
 from ostler_agent.hypervisors.libvirt.secrets import Secrets
@@ -24,3 +25,4 @@ class Session:
     secrets: Secrets
     events: Events
     domain_type: str
+    logs: ConsoleLogs

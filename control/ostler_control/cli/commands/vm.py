@@ -526,6 +526,31 @@ def console(app: App, vm: str, force: bool, duration: int | None) -> None:
     converse(app.client.vms, vm, force, duration)
 
 
+@command.command("log")
+@click.argument("vm", type=VM)
+@click.option("-n", "--lines", type=click.IntRange(1, 1_000_000), help="Only the last lines.  [default: all]")
+@click.option("--follow", is_flag=True, help="Go on with what the guest prints, until Ctrl-C.")
+@click.option("--raw", is_flag=True, help="Print the bytes as they are, with colors and control characters.")
+@pass_app
+def log(app: App, vm: str, lines: int | None, follow: bool, raw: bool) -> None:
+    """Prints what the guest printed on its serial console.
+
+    The log keeps the last 256 KiB or more, also of a stopped VM. It begins anew when the VM moves to another host.
+
+    \b
+    Examples:
+      ostler vm log web-1 --lines 50
+      ostler vm log web-1 --follow
+    """
+    from ostler_control.cli.console_text import ConsoleText
+
+    text = ConsoleText()
+    request = pb.ReadConsoleLogRequest(vm=vm, lines=lines or 0, follow=follow)
+    for output in app.client.vms.ReadConsoleLog(request):
+        sys.stdout.buffer.write(output.data if raw else text.clean(output.data).encode())
+        sys.stdout.buffer.flush()
+
+
 @command.command("screenshot")
 @click.argument("vm", type=VM)
 @click.option(

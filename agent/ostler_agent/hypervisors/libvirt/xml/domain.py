@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from ostler_agent.hypervisors.libvirt.xml import (
@@ -22,17 +23,18 @@ from ostler_agent.hypervisors.libvirt.xml.element import element, to_text
 from ostler_agent.spec import VmSpec
 
 
-def domain(spec: VmSpec, files: Mapping[str, disks.DiskFile], domain_type: str) -> Element:
+def domain(spec: VmSpec, files: Mapping[str, disks.DiskFile], domain_type: str, console_log: Path) -> Element:
     """The domain element of a VM, its extra configuration included, which may raise what `extra.merge` does.
 
-    files: by volume id; domain_type: "kvm", or "qemu" for emulation.
+    files: by volume id; domain_type: "kvm", or "qemu" for emulation; console_log: gets what the guest prints on its
+    serial console.
     """
     devices = [
         *buses.controllers(len(spec.disks) + len(spec.nics) + bool(spec.cdrom)),
         *(disks.disk(disk, files[disk.volume.volume_id]) for disk in spec.disks),
         *(cdrom.cdrom(spec.cdrom) if spec.cdrom else []),
         *(nics.nic(nic, spec.extra.vhost_user) for nic in spec.nics),
-        *console.serial_console(),
+        *console.serial_console(console_log),
         *console.screen(),
         memory.balloon(),
         buses.random_numbers(),
@@ -56,6 +58,6 @@ def domain(spec: VmSpec, files: Mapping[str, disks.DiskFile], domain_type: str) 
     return made
 
 
-def domain_xml(spec: VmSpec, files: Mapping[str, disks.DiskFile], domain_type: str) -> str:
+def domain_xml(spec: VmSpec, files: Mapping[str, disks.DiskFile], domain_type: str, console_log: Path) -> str:
     """The domain as text."""
-    return to_text(domain(spec, files, domain_type))
+    return to_text(domain(spec, files, domain_type, console_log))
