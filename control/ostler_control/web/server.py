@@ -48,6 +48,8 @@ PAGES: dict[str, Page] = {
     "/vms/{vm}": vms.one_vm,
     "/vms/{vm}/hosts": vms.hosts_for,
     "/vms/{vm}/console": vms.console_of,
+    "/vms/{vm}/screen": vms.screen_of,
+    "/vms/{vm}/screen.png": vms.screenshot,
     "/volumes": volumes.volumes,
     "/volumes/{volume}": volumes.one_volume,
     "/drs": drs.overview,

@@ -31,6 +31,7 @@ PAGES: dict[str, Callable[[str], str]] = {
     "vm": lambda vm: vm,
     "hosts-for": lambda vm: f"{vm}/hosts",
     "console": lambda vm: f"{vm}/console",
+    "screen": lambda vm: f"{vm}/screen",
     "migrate": lambda vm: f"{vm}/do/migrate",
     "volumes": lambda vm: "/volumes?encryption=encrypted",
     "drs": lambda vm: "/drs?cluster=cluster",

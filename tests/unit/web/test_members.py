@@ -15,7 +15,7 @@ from tests.consoles import served_site
 PORT = 4322
 
 
-def test_members_are_offered_what_they_may_do(tmp_path: Path) -> None:
+def test_members_see_and_are_offered_what_they_may_do(tmp_path: Path) -> None:
     with served_site(tmp_path) as served:
         app = make_app(App(served.member("alice")), PORT, sessions := Sessions(), lambda: None)
         served.create_vm("mine", account="alice")
@@ -32,3 +32,6 @@ def test_members_are_offered_what_they_may_do(tmp_path: Path) -> None:
             assert "/do/stop" in page
             assert "/do/migrate" not in page
             assert browser.get("/settings").status_code == 403
+            picture = browser.get(f"{found.group(1)}/screen.png")
+            assert (picture.headers["content-type"], picture.content[:4]) == ("image/png", b"\x89PNG")
+            assert f'src="{found.group(1)}/screen.png"' in browser.get(f"{found.group(1)}/screen").text

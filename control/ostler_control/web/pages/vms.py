@@ -46,7 +46,7 @@ def one_vm(console: Console, request: Request) -> Response:
     configs = client.extra_configs.ListExtraConfigs(ListExtraConfigsRequest(vm=found.id)).extra_configs
     extra = [tables.table(EXTRA_CONFIG, configs, "Extra configuration")] if configs else []
     last = ListEventsRequest(resource_id=found.id, page_size=LAST_EVENTS)
-    console_button = [Button("Console", f"{target.href}/console")] if target.state == "running" else []
+    watched = [Button("Console", f"{target.href}/console"), Button("Screen", f"{target.href}/screen")]
     links = [("Which hosts could take it", f"{target.href}/hosts")] if console.is_admin else []
     return render_object(
         console,
@@ -56,7 +56,7 @@ def one_vm(console: Console, request: Request) -> Response:
         vm.VIEW,
         found,
         notice=found.attention,
-        buttons=[*console_button, *ACTIONS.buttons(console, target)],
+        buttons=[*(watched if target.state == "running" else []), *ACTIONS.buttons(console, target)],
         links=[*links, ("Its operations", tables.address("/operations", {"resource": found.id}))],
         more=[*extra, tables.table(event.VIEW, client.events.ListEvents(last).events, "Last events")],
     )
@@ -75,6 +75,27 @@ def console_of(console: Console, request: Request) -> Response:
         back=tables.path("vms", found.id),
         socket=tables.path("vms", found.id, "terminal"),
     )
+
+
+def screen_of(console: Console, request: Request) -> Response:
+    """What a VM's screen shows."""
+    found = console.app.client.vms.GetVm(pb.GetVmRequest(vm=request.path_params["vm"]))
+    return console.render(
+        request,
+        "screen.html",
+        title=f"Screen of {found.name}",
+        here="/vms",
+        command=command("vm", "screenshot", found.name),
+        name=found.name,
+        back=tables.path("vms", found.id),
+        picture=tables.path("vms", found.id, "screen.png"),
+    )
+
+
+def screenshot(console: Console, request: Request) -> Response:
+    """The picture itself, as it is now."""
+    wanted = pb.ScreenshotRequest(vm=request.path_params["vm"])
+    return Response(console.app.client.vms.Screenshot(wanted).png, media_type="image/png")
 
 
 def hosts_for(console: Console, request: Request) -> Response:
