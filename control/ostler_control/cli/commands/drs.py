@@ -326,7 +326,9 @@ def cancel(app: App, plan: str, output: str) -> None:
 )
 @pass_app
 def power(app: App, cluster: str, output: str) -> None:
-    """Shows which hosts of CLUSTER could be off to save power, or should be on again. Nothing is switched.
+    """Shows which hosts of CLUSTER could be off to save power.
+
+    Also those that should be on again. Nothing is switched.
 
     \b
     Example:
@@ -341,7 +343,9 @@ def power(app: App, cluster: str, output: str) -> None:
 @operation_options()
 @pass_app
 def storage(app: App, zone: str, execute: bool, call: CallOptions) -> None:
-    """Shows which volumes of ZONE would move to which pools to fill these evenly. Nothing moves without --execute.
+    """Plans moves of volumes that fill the pools of ZONE evenly.
+
+    Shows which volumes would move to which pools. Nothing moves without --execute.
 
     \b
     Examples:

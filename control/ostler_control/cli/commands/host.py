@@ -364,11 +364,14 @@ def _way_back(app: App, host: pb.Host) -> DrsPlan | None:
 @operation_options()
 @pass_app
 def power_off(app: App, host: str, call: CallOptions) -> None:
-    """Switches off HOST by its fence device, to save power. It must be in maintenance and have no VMs.
+    """Switches a host off by its fence device, to save power.
+
+    The host must be in maintenance and have no VMs.
 
     \b
-    Example:
-      ostler host maintenance enter h3 && ostler host power-off h3
+    Examples:
+      ostler host maintenance enter h3
+      ostler host power-off h3
     """
     from ostler.control.v1 import ha_pb2
 
@@ -381,11 +384,14 @@ def power_off(app: App, host: str, call: CallOptions) -> None:
 @operation_options()
 @pass_app
 def power_on(app: App, host: str, call: CallOptions) -> None:
-    """Switches on HOST by its fence device, and waits until its agent is heard. Its maintenance goes on.
+    """Switches a host on by its fence device.
+
+    Waits until the host's agent answers. The host stays in maintenance.
 
     \b
-    Example:
-      ostler host power-on h3 && ostler host maintenance leave h3
+    Examples:
+      ostler host power-on h3
+      ostler host maintenance leave h3
     """
     from ostler.control.v1 import ha_pb2
 
