@@ -19,6 +19,7 @@ SERVICES: dict[str, frozenset[Kind]] = dict.fromkeys(
         "ostler.agent.v1.JobService",
         "ostler.agent.v1.MigrationService",
         "ostler.agent.v1.PoolService",
+        "ostler.agent.v1.RemoteKvmService",
         "ostler.agent.v1.VmService",
         "ostler.agent.v1.VolumeService",
         HEALTH,

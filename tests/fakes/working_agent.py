@@ -23,6 +23,7 @@ from ostler.agent.v1 import (
     adoption_pb2_grpc,
     conversion_pb2_grpc,
     job_pb2_grpc,
+    remote_kvm_pb2_grpc,
     vm_pb2,
     vm_pb2_grpc,
     volume_pb2,
@@ -38,6 +39,7 @@ from ostler_common.errors import AbortedError, FailedPreconditionError, NotFound
 
 from tests.fakes.adoption import FakeAdoption
 from tests.fakes.conversion import Directory, FakeConversion
+from tests.fakes.remote_kvm import FakeRemoteKvm, KvmHost
 
 RUNNING, STOPPED, ABSENT = (
     types_vm_pb2.POWER_STATE_RUNNING,
@@ -103,7 +105,8 @@ class Fleet:
 
     template_keys: SHA-256 of a template -> the passphrase that opens it; those not in it are plain. staging: files of
     imports by pool id and import id; ovftool: the files that an export by a host brings; archives: files by URL;
-    exported: what was asked for; written: by volume id, what warm copies have written.
+    exported: what was asked for; kvm: a KVM host that is no part of the fleet;
+    written: by volume id, what warm copies have written.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -116,6 +119,7 @@ class Fleet:
         self.archives: dict[str, dict[str, bytes]] = {}
         self.exported: list[ExportVmRequest] = []
         self.written: dict[str, bytearray] = {}
+        self.kvm = KvmHost()
         self.lock = threading.RLock()
 
     def add_host(self, name: str, host_id: str) -> FakeHost:
@@ -176,6 +180,7 @@ class FakeHost(
         conversion = FakeConversion(self)
         conversion_pb2_grpc.add_ConversionServiceServicer_to_server(conversion, server)
         adoption_pb2_grpc.add_AdoptionServiceServicer_to_server(FakeAdoption(self), server)
+        remote_kvm_pb2_grpc.add_RemoteKvmServiceServicer_to_server(FakeRemoteKvm(self), server)
         job_pb2_grpc.add_JobServiceServicer_to_server(_JobErrors(self._jobs), server)
         self.port = server.add_insecure_port(f"127.0.0.1:{self.port}")
         server.start()

@@ -16,6 +16,7 @@ from ostler.agent.v1 import (
     host_pb2_grpc,
     job_pb2_grpc,
     pool_pb2_grpc,
+    remote_kvm_pb2_grpc,
     vm_pb2_grpc,
     volume_pb2_grpc,
 )
@@ -52,6 +53,7 @@ class Agent:
         self.vms = vm_pb2_grpc.VmServiceStub(channel)
         self.conversion = conversion_pb2_grpc.ConversionServiceStub(channel)
         self.adoption = adoption_pb2_grpc.AdoptionServiceStub(channel)
+        self.remote_kvm = remote_kvm_pb2_grpc.RemoteKvmServiceStub(channel)
         self.migration = vm_pb2_grpc.MigrationServiceStub(channel)
 
 

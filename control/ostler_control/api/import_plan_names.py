@@ -11,6 +11,7 @@ from ostler_control import networks
 from ostler_control.api.resolve import resolve
 from ostler_control.api.start_operation import account_for
 from ostler_control.caller import Caller
+from ostler_control.imports import sources
 from ostler_control.imports.waves.document import Text, VmEntry, parse
 from ostler_control.imports.waves.order import Limits
 from ostler_control.imports.waves.planned import PlannedDisk, PlannedVm
@@ -41,6 +42,9 @@ def read(document: bytes, caller: Caller) -> tuple[NewPlan | None, list[Problem]
         return None, problems
     names = _Names(caller)
     source = names.row(ImportSource, found.source)
+    if source is not None and source.type != sources.TYPE:
+        message = f"import source {source.name} is of type {source.type}; plans import from VMware only"
+        names.problems.append(Problem(found.source.line, found.source.path, "NOT_VMWARE", message))
     vms = [(names.vm(entry), entry.after) for entry in found.vms]
     if ImportPlan.select().where(ImportPlan.name == found.name).exists():
         message = f"there is an import plan named {found.name} already"

@@ -14,7 +14,7 @@ from ostler_common.secret import Secret
 
 from ostler_control import volumes
 from ostler_control.agents import Agents
-from ostler_control.api import import_files
+from ostler_control.api import import_files, import_kvm_sources
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import imports as convert
 from ostler_control.api.networks import resolve_networks
@@ -24,7 +24,7 @@ from ostler_control.api.resolve import optional, resolve, visible
 from ostler_control.api.start_operation import account_for, start_operation, started_earlier
 from ostler_control.caller import Caller
 from ostler_control.database import session, transaction
-from ostler_control.imports import sources
+from ostler_control.imports import kvm_source, sources
 from ostler_control.imports.facts import find_vm, preflight
 from ostler_control.imports.record import is_by_host, record_import
 from ostler_control.imports.wanted import DiskChoice, Wanted
@@ -61,6 +61,8 @@ class ImportService(import_pb2_grpc.ImportServiceServicer):
         self, request: pb.CreateImportSourceRequest, context: grpc.ServicerContext
     ) -> pb.ImportSource:
         caller = caller_of(context)
+        if request.type == kvm_source.TYPE:
+            return import_kvm_sources.create(request, caller, self._keys, self._agents)
         new = _new_source(request, caller)
         sources.prove(new)
         if request.validate_only:
@@ -87,6 +89,9 @@ class ImportService(import_pb2_grpc.ImportServiceServicer):
     ) -> pb.ImportSource:
         with session():
             row = resolve(ImportSource, request.source, "source")
+        if row.type == kvm_source.TYPE:
+            return import_kvm_sources.update(request, row, caller_of(context), self._keys, self._agents)
+        import_kvm_sources.refuse_fields(request)
         password = Secret(request.password) if request.password else None
         new = sources.changed(row, request.username, password, _trust(request), self._keys)
         sources.prove(new)
@@ -105,8 +110,7 @@ class ImportService(import_pb2_grpc.ImportServiceServicer):
     ) -> pb.ListSourceVmsResponse:
         with session():
             row = resolve(ImportSource, request.source, "source")
-        with sources.connect(row, self._keys) as connection:
-            vms = sorted(list_vms(connection), key=lambda vm: (vm.name, vm.ref))
+        vms = sorted(self._list(row), key=lambda vm: (vm.name, vm.ref))
         found = list_page([vm for vm in vms if _matches(request, vm)], request)
         return pb.ListSourceVmsResponse(vms=map(convert.source_vm, found.rows), next_page_token=found.next_page_token)
 
@@ -163,13 +167,23 @@ class ImportService(import_pb2_grpc.ImportServiceServicer):
     def _read(self, wanted: Wanted) -> tuple[SourceVm, bool]:
         """The VM as it is now, and whether its source is a vCenter."""
         assert wanted.source is not None
+        if wanted.is_kvm:
+            vm = kvm_source.find_vm(wanted.source, self._keys, self._agents, wanted.source_vm, wanted.conversion_host)
+            return vm, False
         with sources.connect(wanted.source, self._keys) as connection:
             return find_vm(connection, wanted.source_vm), connection.is_vcenter
+
+    def _list(self, source: ImportSource) -> list[SourceVm]:
+        if source.type == kvm_source.TYPE:
+            return kvm_source.list_vms(source, self._keys, self._agents)
+        with sources.connect(source, self._keys) as connection:
+            return list(list_vms(connection))
 
 
 def _new_source(request: pb.CreateImportSourceRequest, caller: Caller) -> sources.NewSource:
     if request.type != sources.TYPE:
-        raise bad_field("type", f'must be "{sources.TYPE}"', "INVALID_SOURCE_TYPE")
+        raise bad_field("type", f'must be "{sources.TYPE}" or "{kvm_source.TYPE}"', "INVALID_SOURCE_TYPE")
+    import_kvm_sources.refuse_fields(request)
     trust = _trust(request)
     if trust is None:
         raise bad_field("trust", "is required: a CA or the certificate's thumbprint", "REQUIRED")
@@ -242,6 +256,16 @@ def _wanted(spec: pb.ImportSpec, caller: Caller, source: ImportSource | None) ->
             " down at the cut-over, and nothing is staged",
             "CONFLICTING_FIELDS",
         )
+    is_kvm = source is not None and source.type == kvm_source.TYPE
+    if is_kvm and (spec.warm or spec.shutdown or spec.staging_pool or spec.force_control_download):
+        raise bad_field(
+            "spec.source",
+            "is a KVM host, which excludes warm, shutdown, staging_pool and force_control_download: the source's VM is"
+            " left alone, and nothing is staged",
+            "CONFLICTING_FIELDS",
+        )
+    if not is_kvm and any(disk.passphrase for disk in spec.disks):
+        raise bad_field("spec.disks", "have passphrases on a KVM host only", "CONFLICTING_FIELDS")
     if len(spec.disks) > _MAX_DISKS or len({disk.key for disk in spec.disks}) < len(spec.disks):
         raise bad_field("spec.disks", f"must name at most {_MAX_DISKS} disks, each once", "INVALID_DISK")
     with session():
@@ -261,6 +285,7 @@ def _wanted(spec: pb.ImportSpec, caller: Caller, source: ImportSource | None) ->
                 disk.key: DiskChoice(
                     offering=optional(DiskOffering, disk.disk_offering, f"spec.disks[{number}].disk_offering"),
                     pool=optional(Pool, disk.pool, f"spec.disks[{number}].pool"),
+                    passphrase=check_known_passphrase(f"spec.disks[{number}].passphrase", disk.passphrase),
                 )
                 for number, disk in enumerate(spec.disks)
             },

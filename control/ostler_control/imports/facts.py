@@ -84,6 +84,8 @@ def preflight(wanted: Wanted, vm: SourceVm, is_vcenter: bool) -> Preflight:
         is_vcenter=is_vcenter,
         shutdown=wanted.shutdown,
         warm=wanted.warm,
+        kvm=wanted.is_kvm,
+        passphrases=frozenset(key for key, choice in wanted.disks.items() if choice.passphrase is not None),
         bridges={name: network.bridge for name, network in wanted.networks.items()},
         taken_macs=_taken_macs(vm),
         fleet_bridges=frozenset(bridge for host in candidates for bridge in registry.split(host.bridges)),

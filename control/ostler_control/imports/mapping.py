@@ -18,7 +18,7 @@ _GUEST_IDS = (
     ("debian", "debian"),
     ("rhel", "rhel"),
     ("centos", "centos"),
-    ("rockylinux", "rocky"),
+    ("rocky", "rocky"),
     ("almalinux", "almalinux"),
     ("oraclelinux", "oracle-linux"),
     ("fedora", "fedora"),

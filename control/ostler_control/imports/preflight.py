@@ -55,18 +55,20 @@ class TargetPool:
 class Facts:
     """All that a preflight looks at.
 
-    is_vcenter: whether the source can clone; shutdown: the guest may be shut down; warm: the disks are copied while it
-    runs; bridges: of the networks that those of the source are mapped to, by the source's names;
-    taken_macs: those of other VMs; fleet_bridges: of the hosts that the VM may run on; uefi_host: whether one of them
-    boots UEFI;
-    hosts and pools: see `conversion_hosts` and `staging`; offering_cpus, offering_memory_bytes: its limits;
-    placement_refusal: why no host takes the VM, "" when one does.
+    is_vcenter: whether the source can clone; shutdown: the guest may be shut down; warm: the disks are copied while
+    it runs; kvm: the source is a KVM host; passphrases: keys of the disks that one was given for; bridges: of the
+    networks that those of the source are mapped to, by the source's names; taken_macs: those of other VMs;
+    fleet_bridges: of the hosts that the VM may run on; uefi_host: whether one of them boots UEFI; hosts and pools:
+    see `conversion_hosts` and `staging`; offering_cpus, offering_memory_bytes: its limits; placement_refusal: why
+    no host takes the VM, "" when one does.
     """
 
     vm: SourceVm
     is_vcenter: bool = True
     shutdown: bool = False
     warm: bool = False
+    kvm: bool = False
+    passphrases: frozenset[int] = frozenset()
     bridges: Mapping[str, str] = field(default_factory=dict)
     taken_macs: frozenset[str] = frozenset()
     fleet_bridges: frozenset[str] = frozenset()
@@ -80,6 +82,11 @@ class Facts:
     wanted_pool_id: str = ""
     targets: Sequence[TargetPool] = ()
     placement_refusal: str = ""
+
+    @property
+    def stages(self) -> bool:
+        """Whether the disks go by way of a staging directory."""
+        return not (self.warm or self.kvm)
 
 
 @dataclass(frozen=True)
@@ -110,12 +117,12 @@ def check(facts: Facts) -> Report:
     pool, pool_refusals = staging.choose(
         facts.pools, host.id if host else "", staging.needed_bytes(facts.vm), wanted_id=facts.wanted_pool_id
     )
-    if pool is None and not facts.warm:
+    if pool is None and facts.stages:
         findings.append(_no_pool(pool_refusals))
     return Report(
         findings=tuple(findings),
         host_id=host.id if host else "",
-        pool_id=pool.id if pool and not facts.warm else "",
+        pool_id=pool.id if pool and facts.stages else "",
         has_ovftool=host is not None and host.has_ovftool,
         estimated_s=estimate_s(facts.vm),
     )
@@ -150,7 +157,7 @@ def _check_power(facts: Facts) -> Iterator[Finding]:
     vm = facts.vm
     if vm.power is Power.SUSPENDED:
         yield _error("VM_SUSPENDED", "it is suspended", "Resume it and shut it down.")
-    elif vm.power is Power.OFF or facts.warm:
+    elif vm.power is Power.OFF or facts.warm or facts.kvm:
         return
     elif facts.shutdown:
         if vm.tools is not Tools.RUNNING:
@@ -213,6 +220,42 @@ def _check_warm(facts: Facts) -> Iterator[Finding]:
             yield _error(
                 "WARM_RAW_DEVICE", f"{disk.label} maps a raw device", "Import it without --warm, or detach the disk."
             )
+
+
+def _check_kvm(facts: Facts) -> Iterator[Finding]:
+    vm = facts.vm
+    if not facts.kvm:
+        return
+    for problem in vm.problems:
+        severity = Severity.ERROR if problem.refuses else Severity.WARNING
+        yield Finding(problem.code, severity, problem.text, "" if problem.refuses else "The new VM is without it.")
+    encrypted = [disk for disk in vm.disks if disk.needs_passphrase]
+    if vm.power is Power.ON and encrypted:
+        yield _error(
+            "RUNNING_ENCRYPTED",
+            "it runs and has encrypted disks: a copy would leave clear data at the source meanwhile",
+            "Shut it down.",
+        )
+    elif vm.power is Power.ON:
+        yield _warning(
+            "WILL_COPY_RUNNING",
+            "it runs: its disks are copied as of one moment, as after a power failure, and what the VM writes later is"
+            " not imported",
+            "To import its last state shut it down.",
+        )
+    for disk in encrypted:
+        if disk.key not in facts.passphrases:
+            yield _error(
+                "PASSPHRASE_MISSING",
+                f"disk {disk.label} is encrypted",
+                f"Give its passphrase (--passphrase-file {disk.key}=FILE).",
+            )
+    for key in sorted(facts.passphrases - {disk.key for disk in encrypted}):
+        yield _error("PASSPHRASE_NOT_NEEDED", f"disk {key} is not encrypted, and has a passphrase", "Leave it out.")
+    for disk in vm.disks:
+        if len(disk.images) > 1:
+            names = ", ".join(image.path for image in disk.images)
+            yield Finding("CHAIN_JOINED", Severity.INFO, f"disk {disk.label} is joined from {names}")
 
 
 def _check_disks(facts: Facts) -> Iterator[Finding]:
@@ -327,6 +370,7 @@ _PARTS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     _check_access,
     _check_power,
     _check_warm,
+    _check_kvm,
     _check_disks,
     _check_snapshots,
     _check_devices,

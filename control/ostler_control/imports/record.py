@@ -18,7 +18,18 @@ from ostler_control.imports.mapping import TargetVm, target_vm
 from ostler_control.imports.preflight import Report, Severity
 from ostler_control.imports.wanted import SourceFile, Wanted
 from ostler_control.keys import Keyring
-from ostler_control.models import Host, Nic, Operation, Vm, VmImport, VmOrigin, Volume, WarmImport, new_id
+from ostler_control.models import (
+    Host,
+    ImportDiskPassphrase,
+    Nic,
+    Operation,
+    Vm,
+    VmImport,
+    VmOrigin,
+    Volume,
+    WarmImport,
+    new_id,
+)
 from ostler_control.operations import record_operation
 from ostler_control.placement import Placement
 from ostler_control.scheduling import placement_query
@@ -61,10 +72,17 @@ class WarmInputs:
 
 
 @dataclass(frozen=True)
+class KvmInputs:
+    """A VM of another KVM host, as it was when the import was accepted."""
+
+    vm: SourceVm
+
+
+@dataclass(frozen=True)
 class ImportInputs:
     """What the operation works with. source_id: "" with files; host_id: where the VM was placed; conversion_host_id:
     see the name; by_host: the conversion host downloads the disks itself; streams: the setting; timeout_s: of the
-    conversion; warm: None for a cold import."""
+    conversion, from a KVM host of the copy of a disk; warm: None for a cold import; kvm: None for other sources."""
 
     source_id: str
     source_ref: str
@@ -81,6 +99,7 @@ class ImportInputs:
     test_boot: bool = False
     files: ImportedFiles | None = None
     warm: WarmInputs | None = None
+    kvm: KvmInputs | None = None
 
 
 def record_import(wanted: Wanted, vm: SourceVm, is_vcenter: bool, user: str, keys: Keyring) -> Operation:
@@ -123,6 +142,7 @@ def record_import(wanted: Wanted, vm: SourceVm, is_vcenter: bool, user: str, key
     volumes = _volumes(row, found.disks, placement, keys)
     operation_id = new_id()
     _claim_staging(operation_id, wanted, vm, row.id, found)
+    _keep_passphrases(operation_id, wanted, keys)
     inputs = ImportInputs(
         source_id=wanted.source.id if wanted.source else "",
         source_ref=vm.ref,
@@ -139,10 +159,11 @@ def record_import(wanted: Wanted, vm: SourceVm, is_vcenter: bool, user: str, key
             if is_by_host(wanted, found.report)
             else settings.imports.CONTROL_DOWNLOAD_THREADS.get()
         ),
-        timeout_s=settings.imports.VMWARE_CONVERT_TIMEOUT.get() * 3600,
+        timeout_s=_timeout_s(wanted),
         iter_time_ms=settings.encryption.LUKS_ITER_TIME.get(),
         files=_files(wanted, vm),
         warm=_warm(wanted),
+        kvm=KvmInputs(vm) if wanted.is_kvm else None,
     )
     return record_operation("vm.import", row, user, inputs, also=volumes, operation_id=operation_id)
 
@@ -173,6 +194,21 @@ def _warm(wanted: Wanted) -> WarmInputs | None:
     )
 
 
+def _timeout_s(wanted: Wanted) -> int:
+    if wanted.is_kvm:
+        return settings.imports.REMOTE_COPY_TIMEOUT.get() * 60
+    return settings.imports.VMWARE_CONVERT_TIMEOUT.get() * 3600
+
+
+def _keep_passphrases(operation_id: str, wanted: Wanted, keys: Keyring) -> None:
+    for disk_key, choice in wanted.disks.items():
+        if choice.passphrase is not None:
+            row_id = new_id()
+            ImportDiskPassphrase.create(
+                id=row_id, vm_import=operation_id, disk_key=disk_key, passphrase=keys.store(choice.passphrase, row_id)
+            )
+
+
 def _resources(target: TargetVm, disks: Sequence[DiskPlan]) -> Resources:
     """What the account will own more of."""
     return Resources(
@@ -186,7 +222,7 @@ def _resources(target: TargetVm, disks: Sequence[DiskPlan]) -> Resources:
 
 def is_by_host(wanted: Wanted, report: Report) -> bool:
     """Whether the conversion host downloads the disks: where it has ovftool, unless told otherwise."""
-    return report.has_ovftool and not wanted.force_control_download and not wanted.warm
+    return report.has_ovftool and not wanted.force_control_download and wanted.stages
 
 
 def _volumes(vm: Vm, disks: Sequence[DiskPlan], placement: Placement, keys: Keyring) -> list[Volume]:
@@ -228,7 +264,7 @@ def _claim_staging(operation_id: str, wanted: Wanted, vm: SourceVm, vm_id: str, 
             vm_id=vm_id,
             pool=_staging_pool_id(wanted, found),
             host_id=found.report.host_id,
-            claimed_bytes=0 if wanted.warm else staging.needed_bytes(vm),
+            claimed_bytes=staging.needed_bytes(vm) if wanted.stages else 0,
         )
         if wanted.warm:
             WarmImport.create(vm_import=operation_id)
@@ -239,8 +275,8 @@ def _claim_staging(operation_id: str, wanted: Wanted, vm: SourceVm, vm_id: str, 
 
 
 def _staging_pool_id(wanted: Wanted, found: Preflight) -> str:
-    """A warm import stages nothing: its volumes' pool stands for the one that it uses."""
-    if wanted.warm and found.placement is not None:
+    """Where nothing is staged the volumes' pool stands for the one that is used."""
+    if not wanted.stages and found.placement is not None:
         return found.placement.pool_ids[0]
     return found.report.pool_id
 

@@ -12,6 +12,7 @@ from peewee import IntegrityError
 from ostler_control import events
 from ostler_control.catalog.names import check_name
 from ostler_control.database import transaction
+from ostler_control.imports.rows import delete_imports
 from ostler_control.keys import Keyring
 from ostler_control.keys.passphrases import delete_passphrase
 from ostler_control.models import ImportPlan, ImportSource, Operation, VmImport, tuples
@@ -75,10 +76,13 @@ def create(new: NewSource, actor: str, keys: Keyring) -> ImportSource:
                 "import-source.create", events.Outcome.SUCCEEDED, actor, "import-source", row.id, row.name, new.address
             )
     except IntegrityError:
-        raise AlreadyExistsError(
-            f"there is an import source named {new.name} already; choose another name", "SOURCE_EXISTS"
-        ) from None
+        raise source_exists(new.name) from None
     return row
+
+
+def source_exists(name: str) -> AlreadyExistsError:
+    """The error for a name that is in use."""
+    return AlreadyExistsError(f"there is an import source named {name} already; choose another name", "SOURCE_EXISTS")
 
 
 def changed(
@@ -132,14 +136,18 @@ def delete(source: ImportSource, actor: str) -> None:
                 "SOURCE_IN_USE",
                 {"source": source.name},
             )
-        VmImport.delete().where(mine).execute()
+        delete_imports(mine)
         ImportSource.delete().where(ImportSource.id == source.id).execute()
         delete_passphrase(source.passphrase_id)
         events.record("import-source.delete", events.Outcome.SUCCEEDED, actor, "import-source", source.id, source.name)
 
 
 def server_of(source: ImportSource) -> Server:
-    """How to connect to a source."""
+    """How to connect to a source. Raises FailedPreconditionError NOT_VMWARE."""
+    if source.type != TYPE:
+        raise FailedPreconditionError(
+            f"import source {source.name} is of type {source.type}, and this works with VMware only", "NOT_VMWARE"
+        )
     host, port = parse_address(source.address)
     return Server(host, source.username, Trust(ca_pem=source.ca_pem, sha256=source.thumbprint), port)
 

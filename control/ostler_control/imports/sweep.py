@@ -1,4 +1,5 @@
-"""Deleting what imports have left behind because their source or a host did not answer: clones and staged files."""
+"""Deleting what imports left behind because their source or a host did not answer: clones, staged files, and copies of
+running VMs that KVM hosts hold open."""
 
 from __future__ import annotations
 
@@ -12,8 +13,9 @@ from ostler_common.errors import FailedPreconditionError, OstlerError
 from ostler_control.database import session, transaction
 from ostler_control.events import SYSTEM
 from ostler_control.hosts.rows import address, has_hosts, is_up, reaching
-from ostler_control.imports import sources, warm_source
-from ostler_control.models import ImportSource, Operation, Pool, VmImport, WarmImport, now
+from ostler_control.imports import kvm_source, sources, warm_source
+from ostler_control.imports.rows import delete_imports
+from ostler_control.models import ImportSource, Operation, Pool, VmImport, now
 from ostler_control.operations import Run, launch, periodic, record_operation, workflow
 from ostler_control.states import UNFINISHED_OPERATIONS
 from ostler_control.vmware.clone import delete_clones
@@ -64,6 +66,9 @@ def _delete_clone(run: Run, import_id: str) -> None:
         source = ImportSource.get_by_id(row.source_id) if row is not None and row.source_id else None
     if row is None or source is None:
         return
+    if source.type == kvm_source.TYPE:
+        kvm_source.end_copy(source, run.keys, run.agents, row.source_ref, import_id)
+        return
     with sources.connect(source, run.keys) as connection:
         delete_clones(connection, row.source_ref, import_id, run.check)
         warm_source.restore(connection, import_id, run.check)
@@ -75,14 +80,13 @@ def _delete_staging(run: Run, import_id: str) -> None:
         row = VmImport.get_or_none(VmImport.id == import_id)
         if row is None:
             return
-        # A warm import stages nothing.
-        is_warm = WarmImport.select().where(WarmImport.vm_import == import_id).exists()
-        host = None if is_warm else next((host for host in reaching(row.pool_id) if is_up(host)), None)
-        if host is None and not is_warm and has_hosts(row.pool_id):
+        stages = row.claimed_bytes > 0
+        host = next((host for host in reaching(row.pool_id) if is_up(host)), None) if stages else None
+        if host is None and stages and has_hosts(row.pool_id):
             pool = Pool.get_by_id(row.pool_id)
             raise FailedPreconditionError(f"no host that reaches pool {pool.name} is up", "NO_CAPABLE_HOST")
     if host is not None:
         request = pb.DeleteStagingRequest(staging=pb.StagingRef(pool_id=row.pool_id, staging_id=import_id))
         run.agents.call(address(host), lambda agent: agent.conversion.DeleteStaging, request, _CALL_S)
     with transaction():
-        VmImport.delete().where(VmImport.id == import_id).execute()
+        delete_imports(VmImport.id == import_id)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ostler_common.secret import Secret
+
 from ostler_control.models import (
     Account,
     Cluster,
@@ -20,10 +22,11 @@ from ostler_control.models import (
 
 @dataclass(frozen=True)
 class DiskChoice:
-    """What is wanted of one disk. None: as for the others."""
+    """What is wanted of one disk. None: as for the others; passphrase: opens it at its source."""
 
     offering: DiskOffering | None = None
     pool: Pool | None = None
+    passphrase: Secret | None = None
 
 
 @dataclass(frozen=True)
@@ -84,3 +87,13 @@ class Wanted:
     files: FileSource | None = None
     warm: bool = False
     auto_cut_over: bool = False
+
+    @property
+    def is_kvm(self) -> bool:
+        """Whether the source is a KVM host."""
+        return self.source is not None and self.source.type == "kvm"
+
+    @property
+    def stages(self) -> bool:
+        """Whether the disks go by way of a staging directory; else straight into the volumes."""
+        return not (self.warm or self.is_kvm)

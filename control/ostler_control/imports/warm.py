@@ -24,6 +24,7 @@ from ostler_control.database import session, transaction
 from ostler_control.hosts.rows import address_of
 from ostler_control.imports.disk_copy import DiskCopy, copy_of, run_copy
 from ostler_control.imports.record import ImportInputs
+from ostler_control.imports.rows import delete_imports
 from ostler_control.imports.volumes_made import record_made
 from ostler_control.imports.warm_rule import QuietRule, why_quiet
 from ostler_control.imports.warm_source import (
@@ -119,7 +120,7 @@ def _release(run: Run, inputs: ImportInputs) -> None:
         log.warning("the source of an import is cleaned up later", operation=run.id, reason=error.reason)
         return
     with transaction():
-        VmImport.delete().where(VmImport.id == run.id).execute()
+        delete_imports(VmImport.id == run.id)
 
 
 def request_cut_over(vm_id: str) -> None:

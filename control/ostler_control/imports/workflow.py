@@ -18,11 +18,12 @@ from ostler_control import events
 from ostler_control.agents import power_states
 from ostler_control.database import session, transaction
 from ostler_control.hosts.rows import address_of
-from ostler_control.imports import receive, warm
+from ostler_control.imports import kvm_import, receive, warm
 from ostler_control.imports.agent_sink import AgentSink
 from ostler_control.imports.host_export import export_by_host
 from ostler_control.imports.receive import StagedDisk
 from ostler_control.imports.record import ImportedFiles, ImportInputs
+from ostler_control.imports.rows import delete_imports
 from ostler_control.imports.staging import needed_bytes
 from ostler_control.imports.volumes_made import record_made
 from ostler_control.imports.warm_source import connected
@@ -67,7 +68,7 @@ def _import(run: Run) -> None:
     inputs = run.read(ImportInputs)
     with run.undoing() as undo:
         undo.push("record-failure", lambda: _record_failure(run, undo, inputs))
-        vm = warm.import_warm(run, undo, inputs) if inputs.warm is not None else _import_cold(run, undo, inputs)
+        vm = _import_disks(run, undo, inputs)
         if inputs.test_boot:
             push_undo_of_start(run, undo, inputs.host_id)
             run.step("test-boot", lambda: _test_boot(run, inputs.host_id))
@@ -83,8 +84,17 @@ def _import(run: Run) -> None:
         run.always("report", lambda: _report(run, vm))
 
 
+def _import_disks(run: Run, undo: Undo, inputs: ImportInputs) -> SourceVm:
+    """The volumes are made when this ends."""
+    if inputs.warm is not None:
+        return warm.import_warm(run, undo, inputs)
+    if inputs.kvm is not None:
+        return kvm_import.import_kvm(run, undo, inputs)
+    return _import_cold(run, undo, inputs)
+
+
 def _import_cold(run: Run, undo: Undo, inputs: ImportInputs) -> SourceVm:
-    """By way of a staging directory. The volumes are made when this ends."""
+    """By way of a staging directory."""
     undo.push(_UNSTAGE, lambda: _delete_staging(run, inputs))
     if inputs.files is not None:
         vm, staged = inputs.files.vm, _receive(run, inputs, inputs.files)
@@ -224,7 +234,7 @@ def _finish_staging(run: Run, inputs: ImportInputs) -> None:
     """The files first: as long as the row is there, their space is claimed."""
     _delete_staging(run, inputs)
     with transaction():
-        VmImport.delete().where(VmImport.id == run.id).execute()
+        delete_imports(VmImport.id == run.id)
 
 
 def _delete_staging(run: Run, inputs: ImportInputs) -> None:
@@ -295,8 +305,8 @@ def _record_failure(run: Run, undo: Undo, inputs: ImportInputs) -> None:
     clean = off and not undo.failed(*(f"delete-{disk.volume_id}" for disk in inputs.disks))
     with transaction():
         vm = load(run.resource_id)
-        if not undo.failed(_DELETE_CLONE, _UNSTAGE, warm.RESTORE):
-            VmImport.delete().where(VmImport.id == run.id).execute()
+        if not undo.failed(_DELETE_CLONE, _UNSTAGE, warm.RESTORE, kvm_import.END_COPY):
+            delete_imports(VmImport.id == run.id)
         if off:
             capacity.release(vm)
         for disk in inputs.disks:

@@ -16,6 +16,7 @@ from ostler_control.database import erase_deleted, session, transaction
 from ostler_control.keys.providers import KeyProvider
 from ostler_control.models import (
     FenceDevice,
+    ImportDiskPassphrase,
     ImportSource,
     Kek,
     Passphrase,
@@ -29,7 +30,18 @@ from ostler_control.models import (
 )
 
 # The rows that may refer to a passphrase.
-KeyHolder = Volume | VolumeFile | Snapshot | Template | Pool | ImportSource | UserData | VmUserData | FenceDevice
+KeyHolder = (
+    Volume
+    | VolumeFile
+    | Snapshot
+    | Template
+    | Pool
+    | ImportSource
+    | ImportDiskPassphrase
+    | UserData
+    | VmUserData
+    | FenceDevice
+)
 HOLDERS: tuple[type[KeyHolder], ...] = (
     Volume,
     VolumeFile,
@@ -37,6 +49,7 @@ HOLDERS: tuple[type[KeyHolder], ...] = (
     Template,
     Pool,
     ImportSource,
+    ImportDiskPassphrase,
     UserData,
     VmUserData,
     FenceDevice,

@@ -13,7 +13,16 @@ from peewee import Expression, fn
 from ostler_control.database import erase_deleted, session, transaction
 from ostler_control.keys.passphrases import HOLDERS, KeyHolder, owner_column
 from ostler_control.keys.providers import KeyProvider, Opener, Sealed
-from ostler_control.models import FenceDevice, Kek, Passphrase, UserData, VmUserData, VolumeFile, now
+from ostler_control.models import (
+    FenceDevice,
+    ImportDiskPassphrase,
+    Kek,
+    Passphrase,
+    UserData,
+    VmUserData,
+    VolumeFile,
+    now,
+)
 from ostler_control.models.columns import tuples
 
 # Holders of passphrases whose model is named by more than one word, as people read them.
@@ -22,6 +31,7 @@ _TYPE_NAMES: dict[type[KeyHolder], str] = {
     UserData: "user data",
     VmUserData: "user data of VM",
     FenceDevice: "fence device of host",
+    ImportDiskPassphrase: "import of disk",
 }
 
 

@@ -12,7 +12,15 @@ from ostler_control.models.extra_config import (
 )
 from ostler_control.models.ha import FenceDevice, HostFence, HostPower, OfferingPriority, VmPriority, VmRestart
 from ostler_control.models.import_plans import ImportPlan, ImportPlanVm
-from ostler_control.models.imports import ImportFile, ImportSource, VmImport, VmOrigin, WarmImport
+from ostler_control.models.imports import (
+    ImportDiskPassphrase,
+    ImportFile,
+    ImportSource,
+    KvmSource,
+    VmImport,
+    VmOrigin,
+    WarmImport,
+)
 from ostler_control.models.labels import HostLabel, TemplateLabel, VmDescription, VmLabel, VolumeLabel
 from ostler_control.models.machines import (
     Network,
@@ -96,8 +104,10 @@ ALL: tuple[type[BaseModel], ...] = (
     HostLabel,
     TemplateLabel,
     ImportSource,
+    KvmSource,
     VmImport,
     ImportFile,
+    ImportDiskPassphrase,
     VmOrigin,
     WarmImport,
     ImportPlan,
@@ -150,6 +160,7 @@ __all__ = [
     "HostPower",
     "HostState",
     "HypervisorType",
+    "ImportDiskPassphrase",
     "ImportFile",
     "ImportPlan",
     "ImportPlanState",
@@ -158,6 +169,7 @@ __all__ = [
     "ImportSource",
     "JoinToken",
     "Kek",
+    "KvmSource",
     "MoveState",
     "Network",
     "NetworkAccount",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peewee import BigIntegerField, BooleanField, ForeignKeyField, TextField
+from peewee import BigIntegerField, BooleanField, ForeignKeyField, IntegerField, TextField
 
 from ostler_control.models.base import BaseModel
 from ostler_control.models.machines import Vm
@@ -12,8 +12,9 @@ from ostler_control.models.storage import Passphrase, Pool
 class ImportSource(BaseModel):
     """A server that VMs are imported from.
 
-    type: "vmware"; address: host name or address, ":port" if it is not 443; ca_pem or thumbprint (SHA-256, hex): how
-    its certificate is verified; passphrase: the user's password (the associated data is the source's id).
+    type: "vmware" or "kvm"; address: host name or address, ":port" if it is not 443, or for ssh 22; ca_pem or
+    thumbprint (SHA-256, hex): how its certificate is verified, "" for KVM (see `KvmSource`); passphrase: the user's
+    password or private key (the associated data is the source's id).
     """
 
     name = TextField(unique=True)
@@ -26,12 +27,20 @@ class ImportSource(BaseModel):
     passphrase_id: str
 
 
+class KvmSource(BaseModel):
+    """A source whose libvirt is reached through ssh. known_hosts: its host keys, as lines of ssh's known_hosts file."""
+
+    source = ForeignKeyField(ImportSource, backref="kvm", unique=True, on_delete="CASCADE")
+    source_id: str
+    known_hosts = TextField()
+
+
 class VmImport(BaseModel):
     """An import under way: its hold on the source's VM and on space in the staging pool. It goes with its end.
 
     id: the operation's, and the staging directory's name; source: None for an import of files; source_ref: the source's
     id of the VM ("vm-12"), for files the operation's id;
-    host_id: the host that converts; claimed_bytes: space that the exported files may take.
+    host_id: the host that converts; claimed_bytes: space that the exported files may take, 0 when nothing is staged.
     """
 
     source = ForeignKeyField(ImportSource, backref="imports", on_delete="RESTRICT", null=True)
@@ -59,6 +68,24 @@ class ImportFile(BaseModel):
 
     class Meta:
         indexes = ((("vm_import", "name"), True),)
+
+
+class ImportDiskPassphrase(BaseModel):
+    """What opens a disk that LUKS encrypts at its source, until it is copied. disk_key: see `SourceVm`."""
+
+    vm_import = ForeignKeyField(VmImport, backref="disk_passphrases", on_delete="CASCADE")
+    vm_import_id: str
+    disk_key = IntegerField()
+    passphrase = ForeignKeyField(Passphrase, unique=True, on_delete="RESTRICT")
+    passphrase_id: str
+
+    class Meta:
+        indexes = ((("vm_import", "disk_key"), True),)
+
+    @property
+    def name(self) -> str:
+        """What it is called in reports."""
+        return f"disk {self.disk_key} of import {self.vm_import_id}"
 
 
 class WarmImport(BaseModel):

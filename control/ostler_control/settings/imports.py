@@ -31,7 +31,7 @@ REMOTE_COPY_TIMEOUT = Setting(
     "remote.kvm.instance.disks.copy.timeout",
     integer(1, 10_080, "minutes"),
     "30",
-    "No effect yet. How long it may take to copy one disk of a VM from another KVM host.",
+    "How long it may take to copy one disk of a VM from another KVM host.",
 )
 
 WARM_QUIET_SIZE = Setting(

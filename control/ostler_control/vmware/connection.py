@@ -51,9 +51,9 @@ class Server:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def parse_address(text: str, field: str = "address") -> tuple[str, int]:
+def parse_address(text: str, field: str = "address", default_port: int = 443) -> tuple[str, int]:
     """Host and port of "vc.example.org", "10.0.0.5:8443" or "[fd00::5]:443". InvalidArgumentError INVALID_ADDRESS."""
-    host, port = text, 443
+    host, port = text, default_port
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         valid = bool(bracket) and bool(_ADDRESS_6.fullmatch(host)) and (not rest or rest.startswith(":"))
@@ -65,7 +65,9 @@ def parse_address(text: str, field: str = "address") -> tuple[str, int]:
         valid = valid and port_text.isascii() and port_text.isdigit() and 0 < int(port_text[:6]) < 65536
         port = int(port_text[:6]) if valid else 0
     if not valid:
-        raise bad_field(field, "must be a host name or an address, with :PORT if it is not 443", "INVALID_ADDRESS")
+        raise bad_field(
+            field, f"must be a host name or an address, with :PORT if it is not {default_port}", "INVALID_ADDRESS"
+        )
     return host, port
 
 

@@ -1,4 +1,4 @@
-"""What a vCenter or an ESXi host has: its VMs as values, read through `properties`."""
+"""What a source of imports has: its VMs as values."""
 
 from __future__ import annotations
 
@@ -34,12 +34,31 @@ class Tools(StrEnum):
 
 
 @dataclass(frozen=True)
+class Image:
+    """A file of a KVM host with a part of a disk. format: "qcow2" or "raw"; encrypted: with LUKS."""
+
+    path: str
+    format: str
+    encrypted: bool = False
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something of a VM that does not map. refuses: the VM cannot be imported, else the thing is lost."""
+
+    code: str
+    text: str
+    refuses: bool
+
+
+@dataclass(frozen=True)
 class Disk:
     """A disk of a VM.
 
     key: the device key, which names the disk for good; controller: the API's type of it ("ParaVirtualSCSIController");
     bus_number and unit: its place there; independent: whether snapshots leave it out; shared: whether other VMs may
-    write it; datastore: its name; has_parent: whether it is a snapshot's delta.
+    write it; datastore: its name; has_parent: whether it is a snapshot's delta; images: on a KVM host the files that it
+    consists of, the guest's own first.
     """
 
     key: int
@@ -56,11 +75,17 @@ class Disk:
     file_name: str = ""
     has_parent: bool = False
     change_id: str = ""
+    images: tuple[Image, ...] = ()
 
     @property
     def address(self) -> tuple[str, int, int]:
         """Where it is plugged in: what export leases name it by."""
         return self.controller, self.bus_number, self.unit
+
+    @property
+    def needs_passphrase(self) -> bool:
+        """Whether LUKS encrypts a file of it."""
+        return any(image.encrypted for image in self.images)
 
 
 @dataclass(frozen=True)
@@ -77,14 +102,14 @@ class Nic:
 
 @dataclass(frozen=True)
 class SourceVm:
-    """A VM on VMware.
+    """A VM on VMware or on a KVM host.
 
-    ref: managed object id ("vm-12"), which stays when the VM is renamed; guest_id: "ubuntu64Guest"; firmware: "bios"
-    or "efi"; snapshots: how many; host and cluster: names, "" when unknown; used_bytes: what its files take on
-    datastores; export_bytes: what its exported files take, 0 when unknown; accessible: whether its host answers;
-    passthrough: labels of devices that belong to a host; change_tracking: whether changed block tracking is on;
-    tracking_supported: whether it could be;
-    revision: changes with the VM's configuration.
+    ref: managed object id ("vm-12") or UUID, which stays when the VM is renamed; guest_id: "ubuntu64Guest" or
+    "ubuntu22.04"; firmware: "bios" or "efi"; snapshots: how many; host and cluster: names, "" when unknown;
+    used_bytes: what its files take on datastores; export_bytes: what its exported files take, 0 when unknown;
+    accessible: whether its host answers; passthrough: labels of devices that belong to a host; change_tracking:
+    whether changed block tracking is on; tracking_supported: whether it could be; revision: changes with the VM's
+    configuration; problems: what does not map, told by a KVM host.
     """
 
     ref: str
@@ -115,6 +140,7 @@ class SourceVm:
     change_tracking: bool = False
     tracking_supported: bool = True
     revision: str = ""
+    problems: tuple[Problem, ...] = ()
 
     @property
     def capacity_bytes(self) -> int:

@@ -21,7 +21,7 @@ from tests.fakes.certificates import ThrowawayCa
 
 HOST = "5b6c9a0c-0000-4000-8000-000000000001"
 CONTROL = Identity(Kind.CONTROL, "c1")
-MODULES = ("adoption", "conversion", "host", "job", "pool", "vm", "volume")
+MODULES = [path.stem for path in sorted(Path(__file__).parents[3].glob("protos/ostler/agent/v1/*.proto"))]
 
 
 def agent_services() -> dict[str, descriptor.ServiceDescriptor]:

@@ -122,3 +122,51 @@ def test_a_vm_is_imported_warm_and_cut_over(control: Control, ostler: Ostler) ->
     assert (spec.warm, spec.cut_over) == (True, pb.AUTO)
     done = ostler("import", "cut-over", "web-1", "--yes")
     assert (done.exit_code, asked(control, pb.CutOverImportRequest).vm) == (0, "web-1")
+
+
+ADD_KVM = ("import", "source", "add", "kvm", "old1")
+
+
+def test_a_kvm_host_is_added_with_its_key_and_a_private_key_from_standard_input(
+    control: Control, ostler: Ostler, tmp_path: Path
+) -> None:
+    key = tmp_path / "host.pub"
+    key.write_text("ssh-ed25519 AAAA root@old1\n")
+    for address, name in (("old1.example.org", "old1.example.org"), ("[fd00::5]:2222", "[fd00::5]:2222")):
+        arguments = (*ADD_KVM, "--host", address, "--host-key", str(key), "--private-key-file", "-")
+        done = ostler(*arguments, input="PRIVATE\nKEY\n")
+        assert done.exit_code == 0, done.output
+        request = asked(control, pb.CreateImportSourceRequest)
+        assert (request.type, request.address, request.username) == ("kvm", address, "root")
+        assert request.known_hosts == f"{name} ssh-ed25519 AAAA\n"
+        assert request.private_key == b"PRIVATE\nKEY\n"
+        assert "PRIVATE" not in done.output
+
+
+def test_a_kvm_host_needs_a_known_host_key(control: Control, ostler: Ostler, tmp_path: Path) -> None:
+    known_hosts = tmp_path / "known_hosts"
+    known_hosts.write_text("old1 ssh-ed25519 AAAA\n")
+    key = ("--private-key-file", "-")
+    refused = ostler(*ADD_KVM, "--host", "old1", *key, input="K\n")
+    assert refused.exit_code == 2
+    assert "exactly one" in refused.output
+    assert not control.asked
+    assert ostler(*ADD_KVM, "--host", "old1", "--known-hosts", str(known_hosts), *key, input="K\n").exit_code == 0
+    assert asked(control, pb.CreateImportSourceRequest).known_hosts == known_hosts.read_text()
+
+
+def test_a_vm_of_a_kvm_host_is_imported_with_passphrases(control: Control, ostler: Ostler, tmp_path: Path) -> None:
+    passphrase = tmp_path / "vault.txt"
+    passphrase.write_text("sesame\n")
+    arguments = ("old1", "vault", "--offering", "medium", "--network", "default=public", "--no-wait")
+    disks = ("--disk", "2,pool=nfs1", "--passphrase-file", f"1={passphrase}", "--passphrase-file", f"2={passphrase}")
+    done = ostler("import", "kvm", *arguments, *disks)
+    assert done.exit_code == 0, done.output
+    found = asked(control, pb.ImportVmRequest).spec
+    assert (found.source, found.source_vm, dict(found.networks)) == ("old1", "vault", {"default": "public"})
+    assert sorted((disk.key, disk.pool, disk.passphrase) for disk in found.disks) == [
+        (1, "", b"sesame"),
+        (2, "nfs1", b"sesame"),
+    ]
+    assert "sesame" not in done.output
+    assert ostler("import", "kvm", *arguments, "--passphrase-file", "x").exit_code == 2

@@ -18,10 +18,13 @@ from ostler_control.models import (
     Host,
     HostFence,
     HostPower,
+    ImportDiskPassphrase,
     ImportFile,
     ImportPlan,
     ImportPlanVm,
+    ImportSource,
     JoinToken,
+    KvmSource,
     Network,
     NetworkAccount,
     Nic,
@@ -70,6 +73,7 @@ FROZEN = {
     "0018_event_chain": "0d636d9bec150200b62414504d9d3916a38a676787f7a9ff19e2fbd0981756a5",
     "0019_host_power": "88b810ee6c4b03091558b04a639bc287d40887565964e123c64a34f01b618544",
     "0019_maximum_sizes": "be622ac71665649655d9f2012ccbee546e0b8fafc7239530f48e058b5a0c2048",
+    "0020_kvm_imports": "4578a9a1e47dce3a88ace3421f391647678ec199ea17a8403b58c7a64528371b",
 }
 _OLD_VM = (
     "INSERT INTO zone (id, create_time, name) VALUES ('z', '2026-01-01', 'zone')",
@@ -262,6 +266,22 @@ def test_tokens_from_before_hosts_could_be_named_name_none(tmp_path: Path) -> No
             [kept] = JoinToken.select()
             assert (kept.digest, kept.cluster_id, kept.host_name, kept.address) == ("d", "c", "", "")
             assert (kept.expire_time, kept.use_time) == (datetime.datetime(2026, 1, 1, 1), None)
+
+
+def test_import_sources_may_be_kvm_hosts(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0019_maximum_sizes")
+            for statement in (*_OLD_VM, *_OLD_IMPORT):
+                db.execute_sql(statement)
+        assert "0020_kvm_imports" in database.migrate()
+        with database.session():
+            KvmSource.create(source="s", known_hosts="old1 ssh-ed25519 AAAA")
+            ImportDiskPassphrase.create(vm_import="i", disk_key=1, passphrase="k")
+            assert [row.source.name for row in KvmSource.select()] == ["vc1"]
+            VmImport.delete().where(VmImport.id == "i").execute()
+            ImportSource.delete().where(ImportSource.id == "s").execute()
+            assert [model.select().count() for model in (KvmSource, ImportDiskPassphrase)] == [0, 0]
 
 
 def test_import_plans_are_kept_with_their_vms(tmp_path: Path) -> None:

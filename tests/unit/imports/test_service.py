@@ -28,9 +28,11 @@ from ostler_control.models import (
 from ostler_control.operations import Engine
 
 from tests import databases
+from tests.fakes.remote_kvm import KNOWN_HOSTS, PRIVATE_KEY
 from tests.fakes.vcenter import PASSWORD, USER, FakeVcenter, vcenter
 from tests.sites import GIB, MIB, Site, outcome, site_at_work
 from tests.unit.control import calls
+from tests.unit.imports.kvm_site import add_vm
 from tests.unit.vmware.conftest import NETWORK, make_vmdk, vm_spec
 
 
@@ -244,3 +246,64 @@ def test_only_admins_import() -> None:
     methods = {name: roles for name, roles in TABLE.items() if "ImportService" in name}
     assert len(methods) == 13
     assert set(methods.values()) == {frozenset({Role.ADMIN})}
+
+
+def kvm_request(**changes: object) -> pb.CreateImportSourceRequest:
+    fields: dict[str, object] = {
+        "name": "old1",
+        "type": "kvm",
+        "address": "old1.example.org:2222",
+        "username": "root",
+        "private_key": PRIVATE_KEY,
+        "known_hosts": KNOWN_HOSTS,
+    }
+    return pb.CreateImportSourceRequest(**(fields | changes))  # type: ignore[arg-type]
+
+
+def test_a_kvm_host_is_a_source(api: Api) -> None:
+    add_vm(api.site, "kvm-web")
+    service, context, request_id = api.service, api.context, new_id()
+    made = service.CreateImportSource(kvm_request(request_id=request_id), context)
+    assert service.CreateImportSource(kvm_request(request_id=request_id), context) == made
+    assert (made.type, made.address, made.known_hosts) == ("kvm", "old1.example.org:2222", KNOWN_HOSTS)
+    assert "OPENSSH" not in str(made)
+    [vm] = service.ListSourceVms(pb.ListSourceVmsRequest(source="old1"), context).vms
+    assert [(disk.key, disk.label) for disk in vm.disks] == [(1, "vda"), (2, "vdb")]
+    wanted = spec(source="old1", source_vm="kvm-web", networks={"default": "public"}, disk_offering="plain")
+    found = service.CheckImport(pb.CheckImportRequest(spec=wanted), context)
+    assert (found.go, found.staging_pool_id) == (True, "")
+    changed = service.UpdateImportSource(pb.UpdateImportSourceRequest(source="old1", username="ada"), context)
+    assert (changed.username, changed.known_hosts) == ("ada", KNOWN_HOSTS)
+    for field in ("warm", "shutdown", "force_control_download"):
+        other = pb.ImportSpec()
+        other.CopyFrom(wanted)
+        setattr(other, field, True)
+        check = pb.CheckImportRequest(spec=other)
+        assert reason(lambda: service.CheckImport(check, context)) == "CONFLICTING_FIELDS"  # noqa: B023
+    service.DeleteImportSource(pb.DeleteImportSourceRequest(source="old1"), context)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"private_key": b"another"}, "LOGIN_FAILED"),
+        ({"known_hosts": "old1 ssh-ed25519 BBBB\n"}, "HOST_KEY_MISMATCH"),
+        ({"private_key": b""}, "INVALID_PRIVATE_KEY"),
+        ({"private_key": b"k" * (17 << 10)}, "INVALID_PRIVATE_KEY"),
+        ({"known_hosts": ""}, "INVALID_KNOWN_HOSTS"),
+        ({"username": "-oProxyCommand=x"}, "INVALID_USERNAME"),
+        ({"address": "-oProxyCommand=x"}, "INVALID_ADDRESS"),
+        ({"password": b"secret"}, "REQUIRED"),
+        ({"type": "qemu+tcp"}, "INVALID_SOURCE_TYPE"),
+        ({"type": "vmware"}, "CONFLICTING_FIELDS"),
+    ],
+)
+def test_a_kvm_host_that_cannot_be_a_source(api: Api, changes: dict[str, object], expected: str) -> None:
+    assert reason(lambda: api.service.CreateImportSource(kvm_request(**changes), api.context)) == expected
+
+
+def test_passphrases_are_for_kvm_hosts_only(api: Api, source: pb.ImportSource) -> None:
+    with_passphrase = spec(disks=[pb.ImportDisk(key=1, passphrase=b"secret")])
+    check = pb.CheckImportRequest(spec=with_passphrase)
+    assert reason(lambda: api.service.CheckImport(check, api.context)) == "CONFLICTING_FIELDS"
+    assert b"secret" not in redacted(check).SerializeToString()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ostler.control.v1 import import_pb2 as pb
 
 from ostler_control.api.convert.times import timestamp
-from ostler_control.imports import sources
+from ostler_control.imports import kvm_source, sources
 from ostler_control.imports.preflight import Finding, Report, Severity
 from ostler_control.models import Host, ImportSource, Pool
 from ostler_control.vmware.inventory import Power, SourceVm
@@ -28,6 +28,7 @@ def source(row: ImportSource) -> pb.ImportSource:
         username=row.username,
         thumbprint=row.thumbprint,
         ca_pem=row.ca_pem,
+        known_hosts=kvm_source.known_hosts_of(row),
         create_time=timestamp(row.create_time),
     )
 
@@ -41,6 +42,17 @@ def draft(new: sources.NewSource) -> pb.ImportSource:
         username=new.username,
         thumbprint=new.trust.sha256,
         ca_pem=new.trust.ca_pem,
+    )
+
+
+def kvm_draft(new: kvm_source.NewKvmSource) -> pb.ImportSource:
+    """A KVM host that was only checked."""
+    return pb.ImportSource(
+        name=new.name,
+        type=kvm_source.TYPE,
+        address=new.address,
+        username=new.username,
+        known_hosts=new.known_hosts,
     )
 
 

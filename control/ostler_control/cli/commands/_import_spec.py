@@ -52,6 +52,11 @@ def spec_options(function: F) -> F:
     return _add(function, _SPEC)
 
 
+def kvm_spec_options(function: F) -> F:
+    """The same for a VM of a KVM host, which is neither shut down nor converted."""
+    return _add(function, {name: option for name, option in _SPEC.items() if name not in _NOT_OF_KVM})
+
+
 def file_spec_options(function: F) -> F:
     """The same for a VM that comes from files."""
     return _add(function, _OF_FILES)
@@ -73,6 +78,7 @@ def _add(function: F, options: Mapping[str, _Option]) -> F:
     return wrapped  # type: ignore[no-any-return]
 
 
+_NOT_OF_KVM = ("shutdown", "force_control_download", "warm", "cut_over", "staging_pool")
 _OF_SOURCE = ("source", "source_vm", "shutdown", "force_control_download", "warm", "cut_over")
 _CUT_OVERS = {"manual": pb.MANUAL, "auto": pb.AUTO}
 

@@ -21,6 +21,12 @@ def _nics(vm: pb.SourceVm) -> Sequence[Sequence[str]]:
     return [("label", "model", "mac", "network"), *((n.label, n.model, n.mac, n.network) for n in vm.nics)]
 
 
+def _trust(source: pb.ImportSource) -> str:
+    if source.known_hosts:
+        return "host key"
+    return f"thumbprint {source.thumbprint[:16]}..." if source.thumbprint else "CA"
+
+
 SOURCE = View[pb.ImportSource](
     "import source",
     columns=[
@@ -28,7 +34,7 @@ SOURCE = View[pb.ImportSource](
         ("type", lambda s: s.type),
         ("address", lambda s: s.address),
         ("username", lambda s: s.username),
-        ("trust", lambda s: f"thumbprint {s.thumbprint[:16]}..." if s.thumbprint else "CA"),
+        ("trust", _trust),
     ],
     details=[
         ("thumbprint", lambda s: s.thumbprint),
@@ -65,7 +71,7 @@ def verdict(found: pb.CheckImportResponse) -> list[str]:
     if not found.go:
         return ["no-go: fix the errors first"]
     if not found.staging_pool_name:
-        return [f"go: conversion on host {found.conversion_host_name}, copied while the VM runs"]
+        return [f"go: copied by host {found.conversion_host_name}, straight into the volumes"]
     by = "the control plane" if found.download_by == "control" else "the conversion host, with ovftool"
     return [
         f"go: conversion on host {found.conversion_host_name}, files in pool {found.staging_pool_name},",

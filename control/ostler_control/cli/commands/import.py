@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
@@ -14,6 +14,16 @@ from ostler_common.text import printable
 from ostler_control.cli import passphrases, text
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.commands._import_files import image_command, ova_command
+from ostler_control.cli.commands._import_kvm import (
+    add_passphrases,
+    known_hosts_option,
+    kvm_command,
+    kvm_source_command,
+    passphrase_option,
+    private_key_option,
+    read_file,
+    read_text,
+)
 from ostler_control.cli.commands._import_plan import plan_group
 from ostler_control.cli.commands._import_spec import spec_options
 from ostler_control.cli.commands._import_view import POWERS, SOURCE, SOURCE_VM, verdict
@@ -62,7 +72,7 @@ def _password(path: Path | None) -> bytes:
 
 @click.group(cls=Noun)
 def command() -> None:
-    """Imports: VMs from VMware and from files."""
+    """Imports: VMs from VMware, from other KVM hosts and from files."""
 
 
 @command.group("source", cls=Noun)
@@ -136,6 +146,8 @@ def vmware(
 @_thumbprint_option
 @click.option("--ask-password", is_flag=True, help="Ask for a new password.")
 @_password_option("The new password is this file's first line; - is standard input.")
+@known_hosts_option
+@private_key_option
 @output_option
 @pass_app
 def update(
@@ -146,9 +158,11 @@ def update(
     thumbprint: str,
     ask_password: bool,
     password_file: Path | None,
+    known_hosts_file: Path | None,
+    private_key_file: Path | None,
     output: str,
 ) -> None:
-    """Changes the user, password or trust of a source.
+    """Changes the user, password or private key, or trust of a source.
 
     Ostler logs in there to prove that it works.
 
@@ -156,12 +170,15 @@ def update(
     Examples:
       ostler import source update vc1 --ask-password
       ostler import source update esx1 --thumbprint 3b7f...
+      ostler import source update old1 --private-key-file id_new
     """
-    if ca_file and thumbprint:
-        raise click.UsageError("--ca-file and --thumbprint exclude each other")
-    if not (username or ca_file or thumbprint or ask_password or password_file):
+    if sum(map(bool, (ca_file, thumbprint, known_hosts_file))) > 1:
+        raise click.UsageError("--ca-file, --thumbprint and --known-hosts exclude each other")
+    changes = (username, ca_file, thumbprint, ask_password, password_file, known_hosts_file, private_key_file)
+    if not any(changes):
         raise click.UsageError(
-            "nothing to change: give --username, --ca-file, --thumbprint, --ask-password, --password-file"
+            "nothing to change: give --username, --ca-file, --thumbprint, --ask-password, --password-file,"
+            " --known-hosts, --private-key-file"
         )
     request = pb.UpdateImportSourceRequest(source=source, username=username)
     if ask_password or password_file:
@@ -170,6 +187,10 @@ def update(
         request.ca_pem = ca_file.read_text()
     elif thumbprint:
         request.thumbprint = thumbprint
+    elif known_hosts_file:
+        request.known_hosts = read_text(known_hosts_file)
+    if private_key_file:
+        request.private_key = read_file(private_key_file)
     print_one(SOURCE, app.client.imports.UpdateImportSource(request), output)
 
 
@@ -232,15 +253,17 @@ def list_vms(
 
 @command.command("check")
 @spec_options
+@passphrase_option
 @output_option
 @pass_app
-def check(app: App, spec: pb.ImportSpec, output: str) -> None:
+def check(app: App, spec: pb.ImportSpec, passphrase_files: Sequence[str], output: str) -> None:
     """Tells what stands against an import, and changes nothing. The exit code is 1 when the import would be refused.
 
     \b
     Example:
       ostler import check vc1 web-1 --offering medium --network "VM Network=public"
     """
+    add_passphrases(spec, passphrase_files)
     found = app.client.imports.CheckImport(pb.CheckImportRequest(spec=spec))
     if output == "table":
         _print_report(found)
@@ -302,6 +325,8 @@ def cut_over(app: App, vm: str, yes: bool) -> None:
 
 
 command.add_command(ova_command)
+add.add_command(kvm_source_command)
+command.add_command(kvm_command)
 command.add_command(image_command)
 command.add_command(volume_command)
 command.add_command(plan_group, "plan")
