@@ -92,6 +92,8 @@ def test_the_password_is_in_no_answer_and_no_event(site: Site, service: HaServic
     assert not any(PASSWORD.decode() in event.message for event in Event.select())
     assert reason(lambda: service.AddFenceDevice(add(), ROOT)) == "FENCE_EXISTS"
     service.RemoveFenceDevice(pb.RemoveFenceDeviceRequest(host="h1"), ROOT)
+    told = Event.select().where(Event.resource_name == added.host_name).order_by(Event.create_time)
+    assert [event.type for event in told if event.type.startswith("fence.")] == ["fence.add", "fence.remove"]
     assert Passphrase.select().count() == 0
 
 

@@ -133,8 +133,9 @@ class ImportService(import_pb2_grpc.ImportServiceServicer):
     def CutOverImport(
         self, request: pb.CutOverImportRequest, context: grpc.ServicerContext
     ) -> pb.CutOverImportResponse:
+        caller = caller_of(context)
         with transaction():
-            request_cut_over(resolve(Vm, request.vm, "vm", caller=caller_of(context)).id)
+            request_cut_over(resolve(Vm, request.vm, "vm", caller=caller), caller.actor)
         return pb.CutOverImportResponse()
 
     def ImportFiles(self, request: pb.ImportFilesRequest, context: grpc.ServicerContext) -> LongRunning:

@@ -60,13 +60,15 @@ class OperationService(operations_pb2_grpc.OperationsServicer):  # type: ignore[
             return convert_operations.operation(row, caller)
 
     def CancelOperation(self, request: pb.CancelOperationRequest, context: grpc.ServicerContext) -> Empty:
+        caller = caller_of(context)
         with session():
-            self._engine.cancel(_find(request.name, caller_of(context)).id)
+            self._engine.cancel(_find(request.name, caller).id, caller.actor)
         return Empty()
 
     def DeleteOperation(self, request: pb.DeleteOperationRequest, context: grpc.ServicerContext) -> Empty:
+        caller = caller_of(context)
         with session():
-            self._engine.forget(_find(request.name, caller_of(context)).id)
+            self._engine.forget(_find(request.name, caller).id, caller.actor)
         return Empty()
 
 

@@ -41,7 +41,7 @@ from ostler_control.models import (
 )
 from ostler_control.userdata.seed import Addressing
 from ostler_control.userdata.vm_user_data import Given
-from ostler_control.vms.console import console, console_log, idle_timeout_s, log_host, screenshot
+from ostler_control.vms.console import console, console_log, idle_timeout_s, log_host, record_console, screenshot
 from ostler_control.vms.rows import running_host
 
 FIELDS = ("name", "description", "drs_skip", "affinity_groups", "details", "user_data")
@@ -179,6 +179,7 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
             with session():
                 row = resolve(Vm, first.vm, "vm", caller=caller)
                 host, idle_s = address(running_host(row)), idle_timeout_s(row)
+                record_console(row, caller.actor, first.force)
             typed = _after(first.data, (request.data for request in request_iterator))
             for data in console(self._agents, row.id, host, typed, first.force, idle_s, context):
                 yield pb.ConsoleOutput(data=data)

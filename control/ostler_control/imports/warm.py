@@ -20,6 +20,7 @@ from ostler.agent.v1 import conversion_pb2 as pb
 from ostler.agent.v1 import volume_pb2
 from ostler_common.errors import AbortedError, FailedPreconditionError, OstlerError
 
+from ostler_control import events
 from ostler_control.database import session, transaction
 from ostler_control.hosts.rows import address_of
 from ostler_control.imports.disk_copy import DiskCopy, copy_of, run_copy
@@ -35,7 +36,7 @@ from ostler_control.imports.warm_source import (
     shut_down_source,
     start_tracking,
 )
-from ostler_control.models import VmImport, Volume, WarmImport, now
+from ostler_control.models import Vm, VmImport, Volume, WarmImport, now
 from ostler_control.operations import Run, Undo
 from ostler_control.operations.inputs import from_json, to_json
 from ostler_control.vms import wire as vm_wire
@@ -123,13 +124,14 @@ def _release(run: Run, inputs: ImportInputs) -> None:
         delete_imports(VmImport.id == run.id)
 
 
-def request_cut_over(vm_id: str) -> None:
+def request_cut_over(vm: Vm, actor: str) -> None:
     """Within a transaction: has a warm import cut over. Raises FailedPreconditionError NOT_A_WARM_IMPORT."""
-    mine = VmImport.select(VmImport.id).where(VmImport.vm_id == vm_id)
+    mine = VmImport.select(VmImport.id).where(VmImport.vm_id == vm.id)
     if not WarmImport.update(cut_over=True).where(WarmImport.vm_import.in_(mine)).execute():
         raise FailedPreconditionError(
-            "no warm import of this VM is under way (ostler operation list)", "NOT_A_WARM_IMPORT", {"vm": vm_id}
+            "no warm import of this VM is under way (ostler operation list)", "NOT_A_WARM_IMPORT", {"vm": vm.id}
         )
+    events.record("vm.import.cut-over", events.Outcome.SUCCEEDED, actor, "vm", vm.id, vm.name, account_id=vm.account_id)
 
 
 def _push_delete(run: Run, undo: Undo, inputs: ImportInputs, volume_id: str) -> None:

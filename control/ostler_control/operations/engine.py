@@ -140,9 +140,9 @@ class Engine:
         with SetWorkflowID(operation.id):
             DBOS.start_workflow(_run_operation, operation.id)
 
-    def cancel(self, operation_id: str) -> None:
-        """Requests an operation's cancellation; one that is over stays as it is."""
-        records.request_cancel(operation_id)
+    def cancel(self, operation_id: str, actor: str = "") -> None:
+        """Requests an operation's cancellation; one that is over stays as it is. actor: see `request_cancel`."""
+        records.request_cancel(operation_id, actor)
         self.interrupts.cancel(operation_id)
 
     def wait(self, operation_id: str, timeout_s: float | None, wanted: Callable[[], bool] = lambda: True) -> Operation:
@@ -150,9 +150,9 @@ class Engine:
         stops. NotFoundError when there is none."""
         return waiting.wait(operation_id, timeout_s, lambda: wanted() and not self.interrupts.stopping.is_set())
 
-    def forget(self, operation_id: str) -> None:
+    def forget(self, operation_id: str, actor: str) -> None:
         """Deletes an operation that is over, with its journal; FailedPreconditionError when it is not, or is needed."""
-        forgotten = records.forget(Operation.id == operation_id)
+        forgotten = records.forget(Operation.id == operation_id, actor)
         if not forgotten:
             raise FailedPreconditionError(
                 f"operation {operation_id} is not over, or its VM is still migrating", "OPERATION_NEEDED"

@@ -168,8 +168,8 @@ def attempt_and_cancel(operation_id: str) -> tuple[int, bool]:
         return row.attempt, row.cancel_requested
 
 
-def forget(condition: ColumnBase) -> list[str]:
-    """Deletes the operations that are over and match; returns their ids.
+def forget(condition: ColumnBase, actor: str = "") -> list[str]:
+    """Deletes the operations that are over and match; returns their ids. actor: who wants that, if it is a user.
 
     Keeps those of a VM that is still migrating, and those that have left files behind: their inputs tell where.
     """
@@ -178,16 +178,18 @@ def forget(condition: ColumnBase) -> list[str]:
         query = Operation.select(Operation.id).where(Operation.state.in_(ENDED), Operation.resource_id.not_in(astray))
         query = query.where(Operation.id.not_in(VolumeFile.select(VolumeFile.operation_id)))
         ids = [row.id for row in query.where(condition)]
+        for operation_id in ids if actor else ():
+            _told(Operation.get_by_id(operation_id), "operation.delete", actor)
         Operation.delete().where(Operation.id.in_(ids)).execute()
     return ids
 
 
-def request_cancel(operation_id: str) -> None:
-    """Asks for an operation's end; one that is over stays as it is."""
+def request_cancel(operation_id: str, actor: str = "") -> None:
+    """Asks for an operation's end; one that is over stays as it is. actor: who wants that, when nothing else tells."""
     with transaction():
-        Operation.update(cancel_requested=True).where(
-            (Operation.id == operation_id) & Operation.state.in_(UNFINISHED)
-        ).execute()
+        ends = (Operation.id == operation_id) & Operation.state.in_(UNFINISHED) & ~Operation.cancel_requested
+        if Operation.update(cancel_requested=True).where(ends).execute() and actor:
+            _told(Operation.get_by_id(operation_id), "operation.cancel", actor)
 
 
 def report(operation_id: str, phase: str, bytes_done: int, bytes_total: int, percent: int) -> None:
@@ -207,6 +209,21 @@ def error_json(error: OstlerError) -> str:
 def error_from_json(text: str) -> OstlerError:
     """The error that `error_json` kept."""
     return from_status(json_format.Parse(text, status_pb2.Status()))
+
+
+def _told(operation: Operation, type: str, actor: str) -> None:
+    """Records what a user did with an operation, among the events of its object."""
+    events.record(
+        type,
+        events.Outcome.SUCCEEDED,
+        actor,
+        operation.resource_type,
+        operation.resource_id,
+        operation.resource_name,
+        operation.verb,
+        operation_id=operation.id,
+        account_id=operation.account_id,
+    )
 
 
 def _event(operation: Operation, outcome: events.Outcome, message: str) -> None:

@@ -102,6 +102,7 @@ def renew(authority: Authority, host_id: str, requests: Requests, caller_serial:
         certificates.check_few(Identity(Kind.HOST, host_id))
         host = Host.get_by_id(host_id)
         ip, _ = split_address(host.address)
+        events.done("host.renew", f"host/{host.name}", host)
         return _issue(authority, host_id, requests, (ip, host.name))
 
 

@@ -10,7 +10,7 @@ from ostler.agent.v1 import vm_pb2 as agent_pb2
 from ostler_common.errors import DeadlineExceededError, FailedPreconditionError, NotFoundError, from_rpc_error
 from ostler_common.hypervisors import Function
 
-from ostler_control import settings
+from ostler_control import events, settings
 from ostler_control.agents import Agents, HostAddress
 from ostler_control.agents.client import broken, unreachable
 from ostler_control.hosts.rows import address, is_up, silent
@@ -91,6 +91,12 @@ def log_host(vm: Vm) -> Host:
         raise silent(host, f"which has the console log of VM {vm.name}")
     rules.need(Function.CONSOLE_LOG, host)
     return host
+
+
+def record_console(vm: Vm, actor: str, force: bool) -> None:
+    """Records that somebody opens a VM's console, which is as good as standing before it."""
+    message = "taken over from whoever has it" if force else ""
+    events.record("vm.console", events.Outcome.STARTED, actor, "vm", vm.id, vm.name, message, account_id=vm.account_id)
 
 
 def screenshot(agents: Agents, vm: Vm) -> bytes:

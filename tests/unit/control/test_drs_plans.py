@@ -271,6 +271,7 @@ def test_cancelling_finishes_what_is_under_way_and_begins_no_more(site: Site, en
 def test_a_plan_under_review_is_dropped(site: Site, engine: Engine) -> None:
     pile(site, engine, 3)
     plan = drs_plans.cancel(planned(), "eve", engine.cancel)
+    assert Event.get(Event.type == "drs.cancel").actor == "eve"
     assert (plan.state, plan.outcome) == ("cancelled", "dropped by eve")
 
 

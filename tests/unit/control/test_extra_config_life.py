@@ -143,6 +143,7 @@ def test_every_start_asks_what_the_account_may_have_by_then(site: Site, engine: 
     settings.reset(ENABLED, "root", settings.Owner.of(site.account))
     assert refused(lambda: site.record(lambda: vms.start(vm, "alice"))).reason == "EXTRA_CONFIG_DISABLED"
     SERVICE.RemoveExtraConfig(pb.RemoveExtraConfigRequest(vm="web", name="screen"), member)
+    assert Event.select().where(Event.type == "vm.extraconfig.remove", Event.account_id == site.account.id).exists()
     start(site, engine, vm)
     assert list(told(site, vm).domain_xml) == []
 

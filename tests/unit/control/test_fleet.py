@@ -321,6 +321,9 @@ def test_pool_is_proved_by_hosts(fleet: Fleet, control: Control, admin: grpc.Cha
             volume.delete_instance()
         stub.DeletePool(pool_pb2.DeletePoolRequest(pool="p"))
         assert not one.pools
+        with database.session():
+            told = {event.type for event in Event.select().where(Event.resource_id == pool.id)}
+        assert {"pool.create", "pool.delete"} <= told
 
 
 def test_host_that_joins_later_gets_its_pools(fleet: Fleet, control: Control, admin: grpc.Channel) -> None:

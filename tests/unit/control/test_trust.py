@@ -18,7 +18,7 @@ from ostler_control import database
 from ostler_control.caller import Role
 from ostler_control.hosts import manage as manage_hosts
 from ostler_control.initialize import initialize, write_user_profile
-from ostler_control.models import Certificate, Cluster, Host, JoinToken, User, now
+from ostler_control.models import Certificate, Cluster, Event, Host, JoinToken, User, now
 from ostler_control.trust import certificates, enrollment, revocation, tokens, users
 
 from tests.fakes.fleet import Fleet
@@ -139,6 +139,7 @@ def test_qemus_certificates_come_and_go_with_their_host(fleet: Fleet) -> None:
     papers = join(fleet, token(), "h7")
     host = Host.get_by_id(papers.host_id)
     renewed = enrollment.renew(fleet.authority, host.id, requests(), serial(papers.certificate_pem))
+    assert Event.get(Event.type == "host.renew").actor == "host/h7"
     for pem in (papers.qemu_certificate_pem, renewed.qemu_certificate_pem):
         assert good(pem) == Identity(Kind.QEMU, host.id)
     again = join(fleet, token(host), "h7")

@@ -26,7 +26,7 @@ from ostler_control.api.templates import TemplateService
 from ostler_control.api.vms import VmService
 from ostler_control.api.volumes import VolumeService
 from ostler_control.caller import Caller
-from ostler_control.models import Account, Operation, Template, Vm, Volume, new_id
+from ostler_control.models import Account, Event, Operation, Template, Vm, Volume, new_id
 from ostler_control.operations import Engine
 from ostler_control.templates.store import sweep
 from ostler_control.volumes import wire
@@ -375,6 +375,7 @@ def test_a_template_that_hosts_fetch_by_themselves(api: Api) -> None:
     template = register(api, request_id=request_id)
     assert (template.url, template.sha512, template.virtual_size_bytes) == (URL, "a" * 128, 4096)
     assert register(api, request_id=request_id) == template
+    assert Event.select().where(Event.type == "template.register").count() == 1
     told = wire.template_source(Template.get_by_id(template.id), api.engine.keys)
     assert told is not None
     assert (told.direct.url, told.sha512, told.direct.allow_private, told.direct.proxy) == (URL, "a" * 128, False, "")

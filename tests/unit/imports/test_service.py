@@ -112,9 +112,11 @@ def test_a_source_is_created_listed_and_deleted(api: Api) -> None:
     assert reason(lambda: api.service.CreateImportSource(api.source_request(), api.context)) == "SOURCE_EXISTS"
     api.service.DeleteImportSource(pb.DeleteImportSourceRequest(source="vc1"), api.context)
     assert ImportSource.select().count() == 0
-    assert [event.outcome for event in Event.select().where(Event.resource_type == "import-source")] == [
-        "succeeded"
-    ] * 2
+    told = Event.select().where(Event.resource_type == "import-source").order_by(Event.create_time)
+    assert [(event.type, event.outcome) for event in told] == [
+        ("import-source.create", "succeeded"),
+        ("import-source.delete", "succeeded"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -152,6 +154,7 @@ def test_a_source_gets_another_password_or_trust(api: Api) -> None:
     assert update(request, api.context).ca_pem == api.vcenter.ca_pem
     row = ImportSource.get()
     assert (row.thumbprint, row.username) == ("", before.username)
+    assert Event.get(Event.type == "import-source.update").resource_id == row.id
     assert api.engine.keys.open(row).reveal() == PASSWORD.encode()
     assert Passphrase.select().where(Passphrase.id == before.passphrase_id).count() == 0
     bad = pb.UpdateImportSourceRequest(source="vc1", password=b"wrong")

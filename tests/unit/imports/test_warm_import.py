@@ -12,7 +12,17 @@ from ostler_common.errors import FailedPreconditionError, OstlerError, Unavailab
 from ostler_control.database import transaction
 from ostler_control.imports import sources, sweep, warm_source
 from ostler_control.imports.warm import request_cut_over
-from ostler_control.models import Host, ImportSource, Operation, ServiceOffering, Vm, VmImport, Volume, WarmImport
+from ostler_control.models import (
+    Event,
+    Host,
+    ImportSource,
+    Operation,
+    ServiceOffering,
+    Vm,
+    VmImport,
+    Volume,
+    WarmImport,
+)
 from ostler_control.operations import Engine
 from ostler_control.vmware.connection import Connection
 from ostler_control.vmware.inventory import Power
@@ -108,7 +118,8 @@ def test_what_the_guest_writes_until_the_end_is_imported(
     server.write("busy", 3 * MIB - 10, b"across a block's border", disk=1)
     server.write("busy", 0, bytes(100_000))
     with transaction():
-        request_cut_over(operation.resource_id)
+        request_cut_over(Vm.get_by_id(operation.resource_id), "ada")
+    assert Event.get(Event.type == "vm.import.cut-over").actor == "ada"
     assert outcome(engine, operation) == OK
     for volume, flat in zip(volumes, flats, strict=True):
         assert content(site, volume) == flat.read_bytes()
@@ -359,5 +370,5 @@ def test_what_cannot_be_copied_while_it_runs_is_refused(
 
 def test_a_cut_over_needs_a_warm_import(site: Site) -> None:
     with pytest.raises(FailedPreconditionError) as refused, transaction():
-        request_cut_over("no such VM")
+        request_cut_over(Vm(id="no such VM", name="none"), "ada")
     assert refused.value.reason == "NOT_A_WARM_IMPORT"

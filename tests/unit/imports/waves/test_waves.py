@@ -114,6 +114,7 @@ def test_a_plan_is_created_once(plans: Plans) -> None:
     listed = plans.service.ListImportPlans(pb.ListImportPlansRequest(state=pb.ImportPlan.READY), plans.context)
     assert [plan.name for plan in listed.plans] == ["wave"]
     plans.service.DeleteImportPlan(pb.DeleteImportPlanRequest(plan="wave"), plans.context)
+    assert Event.get(Event.type == "import-plan.delete").actor == "root"
     assert rows() == (0, 0)
 
 
@@ -185,6 +186,7 @@ def test_a_plan_is_paused_and_resumed(plans: Plans) -> None:
     assert plans.ended(operation) == OK
     paused = plans.get()
     assert (paused.state, paused.outcome) == (pb.ImportPlan.PAUSED, "paused by root")
+    assert Event.get(Event.type == "import-plan.pause").actor == "root"
     assert list(plans.states().values()) == ["IMPORTED", "WAITING", "WAITING", "WAITING"]
     assert plans.ended(plans.resume()) == OK
     assert plans.get().state == pb.ImportPlan.COMPLETED
@@ -221,6 +223,7 @@ def test_cancelling_undoes_what_is_under_way_and_keeps_what_was_imported(plans: 
 def test_a_plan_that_was_not_started_is_cancelled(plans: Plans) -> None:
     plans.create("db-1")
     assert plans.cancel().state == pb.ImportPlan.CANCELLED
+    assert Event.get(Event.type == "import-plan.cancel").actor == "root"
     assert plans.states() == {"db-1": "CANCELLED"}
 
 
