@@ -135,7 +135,10 @@ RETRIED: Mapping[str, tuple[str, ...]] = {
     "ostler.control.v1.AccountService": ("GetAccount", "ListAccounts"),
     "ostler.control.v1.UserService": ("GetUser", "ListUsers", "WhoAmI"),
     "ostler.control.v1.AffinityService": ("GetAffinityGroup", "ListAffinityGroups"),
-    "ostler.control.v1.DrsService": ("GetPlan", "ListPlans", "GetClusterStatus", "ListAlgorithms"),
+    "ostler.control.v1.DrsService": (
+        *("GetPlan", "ListPlans", "GetPowerPlan", "GetStoragePlan"),
+        *("GetClusterStatus", "ListAlgorithms"),
+    ),
     "ostler.control.v1.EventService": ("ListEvents", "VerifyEvents"),
     "ostler.control.v1.ExtraConfigService": ("ListExtraConfigs",),
     "ostler.control.v1.HaService": ("GetHaStatus", "ListFenceDevices"),
