@@ -8,13 +8,13 @@ SHELL := /bin/bash
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-# A hypervisor driver in a package of its own: what the tests prove the driver interface with.
-DRIVER := tests/plugins/ostler-qemu-driver
+# Hypervisor drivers in packages of their own: what the tests prove the driver interface with.
+DRIVERS := tests/plugins/ostler-qemu-driver tests/plugins/ostler-nspawn-driver
 # Tests that share nothing run side by side; a file's tests stay on one worker, for they share fixtures.
 PARALLEL := -n $(shell nproc) --dist loadfile
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # This tree before anything installed, so that a second work tree can share an environment.
-export PYTHONPATH := $(CURDIR)/common:$(CURDIR)/agent:$(CURDIR)/control:$(CURDIR):$(CURDIR)/$(DRIVER)
+export PYTHONPATH := $(CURDIR)/common:$(CURDIR)/agent:$(CURDIR)/control:$(CURDIR):$(subst $(NOTHING) ,:,$(DRIVERS:%=$(CURDIR)/%))
 
 # Building libvirt-python; the hypervisor; the lab; the guest image; the database; the checks; what reads user data;
 # conversion, with a kernel for its appliance; fencing; the console's browser; alert rules; packages,
@@ -37,12 +37,12 @@ PACKAGES := gcc pkg-config python3-dev python3-venv libvirt-dev \
 
 setup: $(VENV)/.ready
 
-$(VENV)/.ready: pyproject.toml $(DRIVER)/pyproject.toml constraints.txt Makefile
+$(VENV)/.ready: pyproject.toml $(DRIVERS:%=%/pyproject.toml) constraints.txt Makefile
 	@missing=$$(for p in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
 	if [ -n "$$missing" ]; then echo "installing:" $$missing; \
 	  $(SUDO) apt-get update -q && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; fi
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install -q --disable-pip-version-check -e '.[agent,control,web,dev]' -e $(DRIVER)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install -q --disable-pip-version-check -e '.[agent,control,web,dev]' $(DRIVERS:%=-e %)
 	touch $@
 
 protos: $(VENV)/.ready

@@ -25,6 +25,7 @@ from ostler_qemu_driver import factory
 from ostler_qemu_driver.hypervisor import QemuHypervisor
 
 from tests.host.conftest import need
+from tests.lab.container_image import READY, container_image
 from tests.lab.guest import guest_image
 from tests.lab.host import environment
 from tests.lab.lab import Lab
@@ -56,13 +57,26 @@ DRIVERS = {
             *("console-log.kept", "guest.console-log"),
         },
     ),
+    "nspawn": (
+        [],
+        {
+            *("volume-encryption.key", "uefi.start", "user-data.start", "extra-config.start", "restart.mirror"),
+            *("nic-hot-plug.running", "adoption.hand-back", "adoption.unknown", *COPIES),
+            *("reboot.reset", "reboot.unheard", "screenshot.png", "online-grow.grow", "guest.unplug", "guest.reboot"),
+            *("hot-plug.stopped", "hot-plug.running", "hot-plug.unheard", "restart.in-detach"),
+        },
+    ),
 }
 
 
 @pytest.fixture(scope="module")
-def verdicts() -> dict[str, Verdict]:
+def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
     """All drivers at the same time, on one host: they wait more than they work."""
-    image = str(guest_image())
+    container = str(container_image(tmp_path_factory.mktemp("container")))
+    guests = {
+        "qemu": ["--image", str(guest_image()), "--ready", "tick 1"],
+        "nspawn": ["--image", container, "--image-format", "raw", "--ready", READY],
+    }
     with Lab.start(hosts=1) as lab:
         lab.trust_each_other()
         host = lab.hosts[0]
@@ -71,7 +85,7 @@ def verdicts() -> dict[str, Verdict]:
             argv = [sys.executable, "-m", "ostler_agent.main", "driver", "check", name, *DRIVERS[name][0], "-o", "json"]
             argv += ["--bridge", "br0", "--scratch", "/var/lib/ostler"]
             argv += ["--state-dir", f"/var/lib/ostler/check-{name}"]  # of one agent they would take turns
-            argv += ["--image", image, "--ready", "tick 1"] if name == "qemu" else []
+            argv += guests.get(name, [])
             done = subprocess.run(
                 [*host.enter(), *argv], capture_output=True, text=True, env=environment(), timeout=240, check=False
             )

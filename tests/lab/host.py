@@ -22,8 +22,9 @@ from tests.lab.network import Network
 REPOSITORY = Path(__file__).resolve().parents[2]
 AGENT_PORT = 8442
 GATEWAY_PORT = 16514
-DRIVER = "tests/plugins/ostler-qemu-driver"  # installed in the environment; this tree's goes before it
-DRIVER_OPTIONS = {"libvirt": {"domain_type": "qemu"}, "qemu": {"accel": "tcg"}}
+# Installed in the environment; those of this tree go before them.
+DRIVERS = ("tests/plugins/ostler-qemu-driver", "tests/plugins/ostler-nspawn-driver")
+DRIVER_OPTIONS = {"libvirt": {"domain_type": "qemu"}, "qemu": {"accel": "tcg"}, "nspawn": {}}
 # What each host has for itself.
 DIRECTORIES = (
     "/run",
@@ -345,7 +346,7 @@ class Host:
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """What a lab process has for an environment: little, and this tree before any other."""
-    tree = os.pathsep.join(str(REPOSITORY / part) for part in ("common", "agent", "control", ".", DRIVER))
+    tree = os.pathsep.join(str(REPOSITORY / part) for part in ("common", "agent", "control", ".", *DRIVERS))
     path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     return {"PATH": path, "LANG": "C.UTF-8", "PYTHONPATH": tree, "PYTHONUNBUFFERED": "1", **(extra or {})}
 

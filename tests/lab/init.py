@@ -16,8 +16,13 @@ from pathlib import Path
 
 def main() -> None:
     name, ready, *binds = sys.argv[1:]
-    # sysfs shows the network devices of the namespace that mounted it.
+    # sysfs shows the network devices of the namespace that mounted it. Control groups are below it.
+    groups = os.open("/sys/fs/cgroup", os.O_PATH)
     subprocess.run(["mount", "-t", "sysfs", "sysfs", "/sys"], check=True)
+    subprocess.run(
+        ["mount", "-c", "--rbind", f"/proc/self/fd/{groups}", "/sys/fs/cgroup"], pass_fds=[groups], check=True
+    )
+    os.close(groups)
     for source, _, target in (text.partition(":") for text in binds):
         subprocess.run(["mount", "--bind", source, target], check=True)
     socket.sethostname(name)

@@ -18,6 +18,7 @@ from ostler_agent.conformance.suite import run_checks
 from ostler_agent.hypervisors import registry
 from ostler_agent.hypervisors.base import Hypervisor
 from ostler_agent.hypervisors.driver import DriverContext
+from ostler_nspawn_driver import factory as nspawn_driver
 from ostler_qemu_driver import factory as qemu_driver
 
 PAGE = Path(__file__).parents[3] / "docs" / "hypervisors.md"
@@ -74,7 +75,7 @@ def test_the_skeleton_installs(tmp_path: Path) -> None:
 
 
 def test_the_support_page_is_what_the_drivers_state() -> None:
-    drivers = {"libvirt": registry.load("libvirt").info, "qemu": qemu_driver.INFO}
+    drivers = {"libvirt": registry.load("libvirt").info, "nspawn": nspawn_driver.INFO, "qemu": qemu_driver.INFO}
     assert support_matrix(drivers) in (PAGE.parent / "driver-support.md").read_text()
 
 

@@ -15,10 +15,10 @@ from ostler_common.hypervisors import Function
 from ostler_agent.hypervisors.base import Console, Listener, Paths, Progress, VmEventKind, VmSample
 from ostler_agent.hypervisors.executable import protocol
 from ostler_agent.hypervisors.executable.channel import CALL_TIMEOUT_S, Channel
-from ostler_agent.hypervisors.executable.console import Consoles
-from ostler_agent.hypervisors.executable.events import Events
 from ostler_agent.hypervisors.executable.protocol import ProtocolError
 from ostler_agent.hypervisors.info import DriverInfo
+from ostler_agent.hypervisors.toolkit.console import Consoles
+from ostler_agent.hypervisors.toolkit.events import Events
 from ostler_agent.spec import DiskSpec, PowerState, VmInfo, VmSpec
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ class ExecutableHypervisor:
         self._info = info
         self._state_dir = state_dir
         hello = {"protocol_version": protocol.PROTOCOL_VERSION, "state_dir": str(state_dir), "options": options}
-        self._events = Events(self.vms, self._close_console)
+        self._events = Events(self.vms, self._stopped)
         self._channel = Channel(command, hello, self._events.reconnected)
         self._consoles = Consoles()
         self._listing = threading.Lock()
@@ -59,7 +59,7 @@ class ExecutableHypervisor:
         return next((vm for vm in self.vms() if vm.vm_id == vm_id), absent)
 
     def vms(self) -> list[VmInfo]:
-        return self._list("")
+        return self._list()
 
     def running(self, vm_id: str) -> bool:
         return self.vm(vm_id).power_state in _RUNNING
@@ -81,13 +81,13 @@ class ExecutableHypervisor:
             if self.running(spec.vm_id):
                 raise _running(spec.vm_id, "stop it before you replace its definition")
             self._channel.call("define", protocol.vm_args(spec, paths))
-            self._list("defined")
+            self._list(spec.vm_id, "defined")
 
     def start(self, spec: VmSpec, paths: Paths) -> None:
         with self._lock(spec.vm_id):
             if not self.running(spec.vm_id):
                 self._channel.call("start", protocol.vm_args(spec, paths), START_TIMEOUT_S)
-                self._list("booted")
+                self._list(spec.vm_id, "booted")
 
     def shut_down(self, vm_id: str) -> None:
         self._need(vm_id)
@@ -97,7 +97,7 @@ class ExecutableHypervisor:
         with self._lock(vm_id):
             if self.running(vm_id):
                 self._channel.call("power_off", {"vm_id": vm_id})
-                self._list("destroyed")
+                self._list(vm_id, "destroyed")
 
     def delete(self, vm_id: str) -> None:
         with self._lock(vm_id):
@@ -106,7 +106,7 @@ class ExecutableHypervisor:
                 raise _running(vm_id, "stop it before you delete it")
             if found.power_state is not PowerState.ABSENT:
                 self._channel.call("delete", {"vm_id": vm_id})
-                self._list("deleted")
+                self._list(vm_id, "deleted")
 
     def console(self, vm_id: str, force: bool) -> Console:
         with self._lock(vm_id):
@@ -118,11 +118,12 @@ class ExecutableHypervisor:
 
     # -- inside
 
-    def _list(self, detail: str) -> list[VmInfo]:
-        """Lists the VMs, and emits events for what changed since the last list. detail: the cause."""
+    def _list(self, changed: str = "", detail: str = "") -> list[VmInfo]:
+        """Lists the VMs, and emits events for what changed since the last list. changed: the VM that a call has just
+        changed; detail: how."""
         with self._listing:
             found = self._parsed(protocol.vm_infos, self._channel.call("list", {}, LIST_TIMEOUT_S))
-            self._events.compare(found, detail)
+            self._events.compare(found, changed, detail)
             return found
 
     def _need(self, vm_id: str) -> VmInfo:
@@ -137,8 +138,9 @@ class ExecutableHypervisor:
                 f"VM {vm_id} is not running (start it first)", "VM_NOT_RUNNING", {"vm": vm_id}
             )
 
-    def _close_console(self, vm_id: str) -> None:
+    def _stopped(self, vm_id: str) -> tuple[VmEventKind, str]:
         self._consoles.close_of(vm_id)
+        return VmEventKind.STOPPED, "ended"
 
     def _parsed(self, parse: Callable[[object], T], result: object) -> T:
         try:

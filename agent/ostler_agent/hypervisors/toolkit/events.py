@@ -1,4 +1,4 @@
-"""Events of a driver program's VMs: from the agent's own calls, and from comparing what the program lists."""
+"""Events of VMs for hypervisors that send none: from the agent's own calls, and from comparing lists of VMs."""
 
 from __future__ import annotations
 
@@ -22,10 +22,13 @@ _RUNNING = frozenset({PowerState.RUNNING, PowerState.PAUSED})
 class Events:
     """Dispatches events to listeners, in order, from its own thread.
 
-    listed: lists the program's VMs; stopped: called with each VM that stopped, before the listeners.
+    listed: lists the VMs and passes the list to `compare`; stopped: called with each VM that stopped, before the
+    listeners; returns the event's kind and detail if the agent did not stop the VM.
     """
 
-    def __init__(self, listed: Callable[[], Sequence[VmInfo]], stopped: Callable[[str], None]) -> None:
+    def __init__(
+        self, listed: Callable[[], Sequence[VmInfo]], stopped: Callable[[str], tuple[VmEventKind, str]]
+    ) -> None:
         self._listed = listed
         self._stopped = stopped
         self._lock = threading.Lock()
@@ -34,7 +37,7 @@ class Events:
         self._pending: queue.SimpleQueue[VmEvent | Callable[[], None] | None] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._threads = [
-            threading.Thread(target=target, name=f"driver-{name}", daemon=True)
+            threading.Thread(target=target, name=f"vm-{name}", daemon=True)
             for name, target in (("events", self._dispatch), ("watch", self._watch))
         ]
 
@@ -65,17 +68,21 @@ class Events:
     def emit(self, kind: VmEventKind, vm: VmInfo, detail: str) -> None:
         self._pending.put(VmEvent(kind, vm, detail, datetime.now(UTC)))
 
-    def compare(self, listed: Sequence[VmInfo], detail: str = "") -> None:
-        """Emits an event for each difference to what was listed before. detail: the cause, if the agent knows it."""
+    def compare(self, listed: Sequence[VmInfo], changed: str = "", detail: str = "") -> None:
+        """Emits an event for each difference to what was listed before.
+
+        changed: id of the VM that the agent has just changed; detail: how.
+        """
         with self._lock:
             before, self._known = self._known, {vm.vm_id: vm for vm in listed}
             for vm in listed:
-                self._compare(before.get(vm.vm_id), vm, detail)
+                self._compare(before.get(vm.vm_id), vm, detail if vm.vm_id == changed else "")
             for vm_id in before.keys() - self._known.keys():
                 gone = VmInfo(vm_id, "", PowerState.ABSENT, 0, 0, (), managed=False)
+                why = detail if vm_id == changed else ""
                 if before[vm_id].power_state in _RUNNING:
-                    self._emit_stopped(gone, detail)
-                self.emit(VmEventKind.UNDEFINED, gone, detail or "removed")
+                    self._emit_stopped(gone, why)
+                self.emit(VmEventKind.UNDEFINED, gone, why or "removed")
 
     def _compare(self, before: VmInfo | None, now: VmInfo, detail: str) -> None:
         ran = before is not None and before.power_state in _RUNNING
@@ -87,17 +94,17 @@ class Events:
             self._emit_stopped(now, detail)
 
     def _emit_stopped(self, vm: VmInfo, detail: str) -> None:
-        self._stopped(vm.vm_id)
-        self.emit(VmEventKind.STOPPED, vm, detail or "ended")
+        kind, why = self._stopped(vm.vm_id)
+        self.emit(VmEventKind.STOPPED if detail else kind, vm, detail or why)
 
     def _watch(self) -> None:
         while not self._closing.wait(POLL_INTERVAL_S):
             try:
                 self._listed()
             except OstlerError as error:
-                log.info("cannot list the driver program's VMs", reason=error.message)
+                log.info("cannot list the VMs", reason=error.message)
             except Exception:
-                log.exception("cannot list the driver program's VMs")
+                log.exception("cannot list the VMs")
 
     def _dispatch(self) -> None:
         while (event := self._pending.get()) is not None:

@@ -1,4 +1,4 @@
-"""The serial consoles of a driver program's VMs: Unix sockets, with one holder each."""
+"""Serial consoles on Unix sockets, with one holder each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class SocketConsole:
 
     def __init__(self, vm_id: str, path: Path) -> None:
         self._vm_id = vm_id
-        self._closed = self._taken = False
+        self._ended = self._closed = self._taken = False
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(CONNECT_TIMEOUT_S)
         try:
@@ -38,12 +38,13 @@ class SocketConsole:
 
     @property
     def is_held(self) -> bool:
-        return not self._closed
+        return not self._ended
 
     def read(self) -> bytes:
         data = b""
-        with suppress(OSError):  # a closed socket reads as the end
-            data = self._socket.recv(CHUNK_BYTES)
+        if not self._closed:  # what came before its holder closed it is nobody's
+            with suppress(OSError):  # an error is the end, too
+                data = self._socket.recv(CHUNK_BYTES)
         if not data:
             self.close()
             if self._taken:
@@ -56,6 +57,11 @@ class SocketConsole:
 
     def close(self) -> None:
         self._closed = True
+        self.end()
+
+    def end(self) -> None:
+        """Ends the console; what the guest has printed can still be read."""
+        self._ended = True
         with suppress(OSError):  # wakes a reader
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -91,7 +97,7 @@ class Consoles:
         with self._lock:
             holder = self._holders.pop(vm_id, None)
         if holder:
-            holder.close()
+            holder.end()
 
     def close(self) -> None:
         with self._lock:

@@ -1,0 +1,1 @@
+"""Parts that drivers may use: events from comparing lists of VMs, consoles on Unix sockets."""
