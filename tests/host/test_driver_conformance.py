@@ -44,28 +44,23 @@ class Verdict:
 
 
 GUEST = {"guest.console", "guest.console-log", "guest.unplug", "guest.reboot", "guest.shut-down"}
-COPIES = {"online-copy.copy", "online-copy.cancelled", "online-copy.pivot"}
+# What only libvirt's driver states.
+KVM_ONLY = {
+    *("volume-encryption.key", "uefi.start", "user-data.start", "extra-config.start", "restart.mirror"),
+    *("live-resize.running", "nic-hot-plug.running", "adoption.hand-back", "adoption.unknown"),
+    *("online-copy.copy", "online-copy.cancelled", "online-copy.pivot", "console-log.kept", "guest.console-log"),
+}
+# What a container cannot do either.
+VMS_ONLY = {
+    *("reboot.reset", "reboot.unheard", "screenshot.png", "online-grow.grow", "guest.unplug", "guest.reboot"),
+    *("hot-plug.stopped", "hot-plug.running", "hot-plug.unheard", "restart.in-detach"),
+}
 # Options of `driver check` for each driver, and the checks that are skipped with them. What a guest says of libvirt's
 # driver is tested elsewhere: booting one is most of the time that the checks take.
 DRIVERS = {
     "libvirt": (["--option", "domain_type=qemu"], GUEST),
-    "qemu": (
-        ["--option", "accel=tcg"],
-        {
-            *("volume-encryption.key", "uefi.start", "user-data.start", "extra-config.start", "restart.mirror"),
-            *("live-resize.running", "nic-hot-plug.running", "adoption.hand-back", "adoption.unknown", *COPIES),
-            *("console-log.kept", "guest.console-log"),
-        },
-    ),
-    "nspawn": (
-        [],
-        {
-            *("volume-encryption.key", "uefi.start", "user-data.start", "extra-config.start", "restart.mirror"),
-            *("nic-hot-plug.running", "adoption.hand-back", "adoption.unknown", *COPIES),
-            *("reboot.reset", "reboot.unheard", "screenshot.png", "online-grow.grow", "guest.unplug", "guest.reboot"),
-            *("hot-plug.stopped", "hot-plug.running", "hot-plug.unheard", "restart.in-detach"),
-        },
-    ),
+    "qemu": (["--option", "accel=tcg"], KVM_ONLY),
+    "nspawn": ([], KVM_ONLY | VMS_ONLY),
 }
 
 
