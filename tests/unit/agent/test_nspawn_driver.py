@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ostler_agent.files import write_file
 from ostler_nspawn_driver import cgroups, images, machine
 from ostler_nspawn_driver.definition import Definition, Disk, Nic, Store
 from ostler_nspawn_driver.keeper import hostname
@@ -31,7 +32,7 @@ def test_a_host_name_is_made_of_the_vms_name(name: str, expected: str) -> None:
 
 
 def test_a_definition_is_read_as_it_was_written(tmp_path: Path) -> None:
-    store = Store(tmp_path / "vms", lambda path, data: path.write_bytes(data) and None)
+    store = Store(tmp_path / "vms", write_file)
     definition = Definition(VM, "web", 2, MIB, (Disk("a", "/pool/a"),), (Nic("52:54:00:c0:ff:01", "br0"),))
     store.write(definition)
     assert store.read(VM) == definition
