@@ -73,6 +73,7 @@ lint: $(STUBS)
 	$(BIN)/python -m tests.stubs_in_step
 	$(BIN)/python -m tests.count_any
 	$(BIN)/python -m tests.plain_words
+	$(BIN)/python -m tests.api_stability
 
 quick: $(STUBS)
 	$(BIN)/ruff check .
