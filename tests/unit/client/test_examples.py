@@ -65,8 +65,9 @@ def test_python_watches_failures(control: Control, environment: dict[str, str]) 
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as watching:
         try:
             later = at(10**9)  # after the watch began, whenever that is
-            for id_, outcome in (("a", Event.SUCCEEDED), ("b", Event.FAILED)):
-                event = Event(id=id_, time=later, type="vm.start", resource_name="web-1", outcome=outcome)
+            for sequence, outcome in ((10**6, Event.SUCCEEDED), (10**6 + 1, Event.FAILED)):
+                event = Event(id=str(sequence), sequence=sequence, time=later, type="vm.start", outcome=outcome)
+                event.resource_name = "web-1"
                 event.message = "no host fits"
                 control.events.insert(0, event)
             assert watching.stdout is not None
