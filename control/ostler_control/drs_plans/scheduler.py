@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import threading
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -20,6 +19,7 @@ from ostler_control.hypervisors import rules
 from ostler_control.models import Cluster, DrsPlan, Event, Host, Operation, now, tuples
 from ostler_control.operations import launch
 from ostler_control.operations.records import ENDED
+from ostler_control.periodic import Periodic
 from ostler_control.states import MoveState, OperationState, PlanState
 
 log = structlog.get_logger(__name__)
@@ -32,30 +32,17 @@ HOST_STAYS = datetime.timedelta(minutes=5)
 _CHECK_EVERY = datetime.timedelta(minutes=1)
 
 
-class Scheduler:
+class Scheduler(Periodic):
     """Looks at every cluster now and then. leads: whether this replica is to do it."""
 
     def __init__(self, leads: Callable[[], bool], tick_s: float = _TICK_S) -> None:
+        super().__init__("drs", tick_s)
         self._leads = leads
-        self._tick_s = tick_s
-        self._stop = threading.Event()
         self._checked: dict[str, datetime.datetime] = {}
-        self._thread = threading.Thread(target=self._run, name="drs", daemon=True)
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.wait(self._tick_s):
-            try:
-                if self._leads():
-                    tick(now(), self._checked)
-            except Exception:
-                log.exception("the DRS scheduler failed; it is tried again")
+    def work(self) -> None:
+        if self._leads():
+            tick(now(), self._checked)
 
 
 def tick(time: datetime.datetime, checked: dict[str, datetime.datetime] | None = None) -> None:

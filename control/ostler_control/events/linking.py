@@ -8,10 +8,8 @@ fleet would wait for each other. Moments later one replica at a time links what 
 from __future__ import annotations
 
 import datetime
-import threading
 import time
 
-import structlog
 from ostler_common.errors import UnavailableError
 from peewee import ModelSelect
 
@@ -20,8 +18,7 @@ from ostler_control.events.chain import START, Content, digest_of
 from ostler_control.events.log import SYSTEM, Outcome, record
 from ostler_control.models import Event, EventChain, now
 from ostler_control.outage import wait_out
-
-log = structlog.get_logger(__name__)
+from ostler_control.periodic import Periodic
 
 PRUNED = "event.prune"
 _CHAIN_ID = "chain"
@@ -32,38 +29,15 @@ _MAX_WAIT_S = 10.0
 _PRUNE_INTERVAL = datetime.timedelta(hours=1)
 
 
-class Linker:
+class Linker(Periodic):
     """Links events every second. Each replica has one."""
 
     def __init__(self, tick_s: float = _TICK_S) -> None:
-        self._tick_s = tick_s
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="events", daemon=True)
+        super().__init__("events", tick_s)
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.wait(self._tick_s):
-            try:
-                while wait_out(link_events, self._pause):
-                    pass
-            except _Stopping:
-                return
-            except Exception:
-                log.exception("events could not be linked; it is tried again")
-
-    def _pause(self, seconds: float) -> None:
-        if self._stop.wait(seconds):
-            raise _Stopping
-
-
-class _Stopping(Exception):
-    """The control plane stops while the database is away."""
+    def work(self) -> None:
+        while wait_out(link_events, self.pause):
+            pass
 
 
 def link_events() -> int | None:

@@ -3,7 +3,6 @@ once would cost one of them its attempt and nothing else."""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 
@@ -20,41 +19,29 @@ from ostler_control.ha.give_back import give_back
 from ostler_control.ha.restart import restart_vms
 from ostler_control.models import FenceState, Host, HostFence, tuples
 from ostler_control.operations import launch
+from ostler_control.periodic import Periodic
 
 log = structlog.get_logger(__name__)
 
 _TICK_S = 2.0
 
 
-class Monitor:
+class Monitor(Periodic):
     """Looks at the fleet every few seconds. leads: whether this replica is to do it."""
 
     def __init__(
         self, leads: Callable[[], bool], tick_s: float = _TICK_S, clock: Callable[[], float] = time.monotonic
     ) -> None:
+        super().__init__("ha", tick_s)
         self._leads = leads
-        self._tick_s = tick_s
         self._clock = clock
         self._silence = facts.Silence()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="ha", daemon=True)
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.wait(self._tick_s):
-            try:
-                if self._leads():
-                    self.tick()
-                else:
-                    self._silence = facts.Silence()
-            except Exception:
-                log.exception("high availability failed by a bug; it is tried again")
+    def work(self) -> None:
+        if self._leads():
+            self.tick()
+        else:
+            self._silence = facts.Silence()
 
     def tick(self) -> None:
         """Does what is due now."""

@@ -7,7 +7,6 @@ is emptied at a time; it is switched off once nothing is left on it, and stays o
 from __future__ import annotations
 
 import datetime
-import threading
 from collections.abc import Callable
 
 import structlog
@@ -23,6 +22,7 @@ from ostler_control.hosts import manage
 from ostler_control.models import Cluster, Host, HostPower, HostState, Operation, SwitchState, Vm, now
 from ostler_control.operations import launch
 from ostler_control.operations.records import ENDED
+from ostler_control.periodic import Periodic
 from ostler_control.power.plans import plan_power
 
 log = structlog.get_logger(__name__)
@@ -34,7 +34,7 @@ _CHECK_EVERY = datetime.timedelta(minutes=1)
 _PAUSE = datetime.timedelta(hours=1)
 
 
-class Keeper:
+class Keeper(Periodic):
     """Looks at every cluster now and then. leads: whether this replica is to do it.
 
     What it remembers between two looks (for how long hosts could have been off, what failed lately) begins anew after a
@@ -42,28 +42,15 @@ class Keeper:
     """
 
     def __init__(self, leads: Callable[[], bool], tick_s: float = _TICK_S) -> None:
+        super().__init__("power", tick_s)
         self._leads = leads
-        self._tick_s = tick_s
         self._checked: dict[str, datetime.datetime] = {}
         self._could_be_off: dict[str, datetime.datetime] = {}
         self._paused: dict[str, datetime.datetime] = {}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="power", daemon=True)
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.wait(self._tick_s):
-            try:
-                if self._leads():
-                    self.tick(now())
-            except Exception:
-                log.exception("saving power failed by a bug; it is tried again")
+    def work(self) -> None:
+        if self._leads():
+            self.tick(now())
 
     def tick(self, time: datetime.datetime) -> None:
         """Does what is due at this time."""
