@@ -117,7 +117,8 @@ def _put_to_sleep(snapshot: Snapshot, settings: Settings, switchable: Collection
     chosen: list[Host] = []
     moves: tuple[Move, ...] = ()
     after = snapshot
-    for host in _candidates(snapshot, settings, switchable)[:_TRIES]:
+    candidates = _candidates(snapshot, settings, switchable)
+    for host in candidates[:_TRIES]:
         if in_service - len(chosen) - 1 < fewest:
             break
         found = _emptied(snapshot, settings, [*chosen, host])
@@ -126,7 +127,12 @@ def _put_to_sleep(snapshot: Snapshot, settings: Settings, switchable: Collection
         chosen.append(host)
         moves, after = found
     if not chosen:
-        why = "every host is needed" if in_service > fewest else f"{in_service} hosts are in service"
+        if in_service <= fewest:
+            why = f"{fewest} hosts stay on in any case"
+        elif not switchable:
+            why = "no host can be switched (it needs a fence device, and no volumes on storage of its own)"
+        else:
+            why = "no host can be emptied by the rules" if not candidates else "every host is needed"
         limit = f"drs.power.off.threshold {settings.power_off_threshold:g}"
         return PowerPlan(share, share, f"nothing to switch: {share:.0%} is allocated ({limit}), {why}")
     share_after = allocated_share(after, settings)
