@@ -53,6 +53,7 @@ def test_a_vms_group_has_its_limits_in_version_2(tmp_path: Path) -> None:
     group = tmp_path / "ostler" / VM
     assert (group / "memory.max").read_text() == str(64 * MIB)
     assert (group / "cpu.max").read_text() == "200000 100000"
+    assert (group / "pids.max").read_text() == "8192"
     assert entries == [group / "container/cgroup.procs"]
     (group / "cpu.stat").write_text("usage_usec 1500\nuser_usec 1000\n")
     (group / "memory.current").write_text("4096\n")

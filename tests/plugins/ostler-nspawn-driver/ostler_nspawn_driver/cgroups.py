@@ -1,4 +1,4 @@
-"""Control groups of VMs: limits of CPU and memory, and what a VM uses (cgroups(7)).
+"""Control groups of VMs: limits of CPU, memory and processes, and what a VM uses (cgroups(7)).
 
 Each VM has one group in each hierarchy, below `ostler`: beside systemd's own, for these outlive the agent's unit.
 """
@@ -12,9 +12,10 @@ from pathlib import Path
 ROOT = Path("/sys/fs/cgroup")
 _GROUP = "ostler"
 _PERIOD_US = 100_000
+_MAX_PROCESSES = 8192  # the host has its own limit for all together, which no container is to reach
 _REMOVE_TIMEOUT_S = 5.0
 # Controllers of version 1, and the hierarchies in which systemd in the container has its own groups.
-_V1 = ("memory", "cpu", "cpuacct", "systemd", "unified")
+_V1 = ("memory", "cpu", "cpuacct", "pids", "systemd", "unified")
 
 
 def is_unified(root: Path = ROOT) -> bool:
@@ -29,11 +30,12 @@ def create(vm_id: str, cpus: int, memory_bytes: int, root: Path = ROOT) -> list[
         parent = root / _GROUP
         parent.mkdir(exist_ok=True)
         for directory in (root, parent):
-            (directory / "cgroup.subtree_control").write_text("+cpu +memory")
+            (directory / "cgroup.subtree_control").write_text("+cpu +memory +pids")
         group = parent / vm_id
         group.mkdir(exist_ok=True)
         (group / "memory.max").write_text(str(memory_bytes))
         (group / "cpu.max").write_text(f"{quota_us} {_PERIOD_US}")
+        (group / "pids.max").write_text(str(_MAX_PROCESSES))
         # systemd-nspawn makes groups below its own, whose processes must then all be in one of those.
         inner = group / "container"
         inner.mkdir(exist_ok=True)
@@ -44,6 +46,7 @@ def create(vm_id: str, cpus: int, memory_bytes: int, root: Path = ROOT) -> list[
     (root / "memory" / _GROUP / vm_id / "memory.limit_in_bytes").write_text(str(memory_bytes))
     (root / "cpu" / _GROUP / vm_id / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
     (root / "cpu" / _GROUP / vm_id / "cpu.cfs_quota_us").write_text(str(quota_us))
+    (root / "pids" / _GROUP / vm_id / "pids.max").write_text(str(_MAX_PROCESSES))
     return [group / "cgroup.procs" for group in groups]
 
 
