@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from ostler_common.errors import AbortedError, FailedPreconditionError, Unavaila
 
 CHUNK_BYTES = 64 * 1024
 CONNECT_TIMEOUT_S = 5.0
+_RETRY_S = 0.05
 
 
 class SocketConsole:
@@ -20,25 +23,16 @@ class SocketConsole:
     def __init__(self, vm_id: str, path: Path) -> None:
         self._vm_id = vm_id
         self._ended = self._closed = self._taken = False
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(CONNECT_TIMEOUT_S)
         try:
-            # An address has at most 107 characters: connect relative to the directory.
-            parent = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                self._socket.connect(f"/proc/self/fd/{parent}/{path.name}")
-            finally:
-                os.close(parent)
+            self._socket = _connect(path)
         except OSError as error:
-            self._socket.close()
             raise UnavailableError(
                 f"cannot connect to the console of VM {vm_id} at {path}: {error}", "CONSOLE_UNAVAILABLE"
             ) from error
-        self._socket.settimeout(None)
 
     @property
     def is_held(self) -> bool:
-        return not self._ended
+        return not self._ended and not _is_hung_up(self._socket)
 
     def read(self) -> bytes:
         data = b""
@@ -68,6 +62,38 @@ class SocketConsole:
     def take_over(self) -> None:
         self._taken = True
         self.close()
+
+
+def _connect(path: Path) -> socket.socket:
+    """Raises OSError."""
+    connected = socket.socket(socket.AF_UNIX)
+    deadline = time.monotonic() + CONNECT_TIMEOUT_S
+    # An address has at most 107 characters: connect relative to the directory.
+    parent = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        connected.setblocking(False)
+        while True:
+            try:
+                connected.connect(f"/proc/self/fd/{parent}/{path.name}")
+            except BlockingIOError:  # others wait to be accepted
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_RETRY_S)
+                continue
+            connected.setblocking(True)
+            return connected
+    except BaseException:
+        connected.close()
+        raise
+    finally:
+        os.close(parent)
+
+
+def _is_hung_up(connected: socket.socket) -> bool:
+    """Whether the other side has closed the connection, as when its VM has stopped."""
+    poll = select.poll()
+    poll.register(connected, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 class Consoles:

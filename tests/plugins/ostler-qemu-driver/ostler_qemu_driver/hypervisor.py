@@ -18,12 +18,13 @@ from typing import Any
 import structlog
 from ostler_agent.hypervisors.base import Console, Listener, Paths, Progress, VmEventKind, VmSample
 from ostler_agent.hypervisors.info import DriverInfo
+from ostler_agent.hypervisors.toolkit.console import Consoles
 from ostler_agent.spec import DiskSpec, PowerState, VmInfo, VmSpec
 from ostler_common.errors import OstlerError
 
 from ostler_qemu_driver import definition as definitions
 from ostler_qemu_driver import disks, machine, samples
-from ostler_qemu_driver.console import Consoles
+from ostler_qemu_driver.command import CONSOLE
 from ostler_qemu_driver.definition import Definition, Store
 from ostler_qemu_driver.errors import not_found, not_running, running
 from ostler_qemu_driver.events import Dispatcher, kind_of, stopped_because
@@ -202,7 +203,7 @@ class QemuHypervisor:
     # -- console and screen
 
     def console(self, vm_id: str, force: bool) -> Console:
-        return self._consoles.open(self._get_running(vm_id), force)
+        return self._consoles.open(vm_id, self._get_running(vm_id).directory / CONSOLE, force)
 
     def screenshot(self, vm_id: str) -> bytes:
         live = self._get_running(vm_id)
