@@ -8,8 +8,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import grpc
+from google.protobuf.message import Message
+from ostler_common.errors import NotFoundError
 
 from ostler_control import database
+from ostler_control.api.caller import caller_of
+from ostler_control.api.start_operation import repeated
 
 # Any: a handler of whatever kind of call.
 _AnyHandler = Callable[..., Any]
@@ -43,6 +47,13 @@ def _in_session(handler: _AnyHandler) -> _AnyHandler:
     @functools.wraps(handler)
     def wrapped(self: object, request: object, context: grpc.ServicerContext) -> object:
         with database.session():
-            return handler(self, request, context)
+            try:
+                return handler(self, request, context)
+            except NotFoundError:
+                # The repeat of a request whose operation has deleted what the request names.
+                earlier = repeated(caller_of(context), request) if isinstance(request, Message) else None
+                if earlier is None:
+                    raise
+                return earlier
 
     return wrapped

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from google.longrunning import operations_pb2
 from google.protobuf.message import Message
-from ostler_common.errors import PermissionDeniedError
+from ostler_common.errors import NotFoundError, PermissionDeniedError
 
 from ostler_control.api.convert import operations as convert_operations
 from ostler_control.api.redact import redact_errors_for
@@ -33,6 +33,16 @@ def started_earlier(caller: Caller, request: Message) -> operations_pb2.Operatio
     with redact_errors_for(caller, request):
         operation = made_earlier(Operation, caller, request)
         return None if operation is None else convert_operations.operation(operation, caller)
+
+
+def repeated(caller: Caller, request: Message) -> operations_pb2.Operation | None:
+    """The operation that the same request started before; None when it is new, or started none."""
+    if "request_id" not in request.DESCRIPTOR.fields_by_name:
+        return None
+    try:
+        return started_earlier(caller, request)
+    except NotFoundError:
+        return None
 
 
 class _TakeBack(Exception):

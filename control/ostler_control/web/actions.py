@@ -123,7 +123,8 @@ class Actions:
 
     def form(self, console: Console, request: Request) -> Response:
         """The page that asks."""
-        target, action = self._named(console, request)
+        action = self._action(request)
+        target = self.find(console.app, request.path_params["id"])
         return console.render(
             request,
             "action.html",
@@ -138,18 +139,18 @@ class Actions:
 
     def perform(self, console: Console, request: Request) -> Response:
         """What the form's button does: leads to the operation, or back to the object."""
-        target, action = self._named(console, request)
-        form = form_of(request)
+        action, id_, form = self._action(request), request.path_params["id"], form_of(request)
         known = {option.name for option in action.options}
         options = {name: value.strip() for name, value in form.items() if name in known and value.strip()}
-        done = action.run(console.app, Call(target.id, form.get("request_id", ""), options))
+        # Nothing is asked about the object before: of a form that is sent twice, the first may have deleted it.
+        done = action.run(console.app, Call(id_, form.get("request_id", ""), options))
         if isinstance(done, Operation):
             done = tables.path("operations", bare_id(done.name))
-        return RedirectResponse(done or target.href, 303)
+        return RedirectResponse(done or self.find(console.app, id_).href, 303)
 
-    def _named(self, console: Console, request: Request) -> tuple[Target, Action]:
+    def _action(self, request: Request) -> Action:
         name = request.path_params["action"]
         found = next((action for action in self.members if action.name == name), None)
         if found is None:
             raise NotFoundError("there is no such page", "PAGE_NOT_FOUND")
-        return self.find(console.app, request.path_params["id"]), found
+        return found

@@ -185,6 +185,16 @@ def test_a_repeated_request_is_the_same_operation(api: Api) -> None:
     api.done(api.vms.DeleteVm(vm_pb2.DeleteVmRequest(vm="once", force=True), api.admin))
 
 
+def test_a_repeat_of_a_deletion_that_is_over_is_that_deletion(api: Api) -> None:
+    api.done(create_vm(api, "gone", api.member), api.member)
+    request = vm_pb2.DeleteVmRequest(vm="gone", force=True, request_id=new_id())
+    first = api.done(api.vms.DeleteVm(request, api.member), api.member)
+    assert api.vms.DeleteVm(request, api.member).name == first.name
+    assert reason(lambda: api.vms.DeleteVm(request, api.stranger)) == "VM_NOT_FOUND"
+    another = vm_pb2.DeleteVmRequest(vm="gone", force=True, request_id=new_id())
+    assert reason(lambda: api.vms.DeleteVm(another, api.member)) == "VM_NOT_FOUND"
+
+
 def test_validate_only_does_nothing(api: Api) -> None:
     before = Operation.select().count()
     answer = create_vm(api, "dry", validate_only=True)
