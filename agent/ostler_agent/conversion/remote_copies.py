@@ -33,6 +33,7 @@ from ostler_agent.volumes.locks import VolumeLocks
 
 log = structlog.get_logger(__name__)
 
+_LIBVIRT_TIMEOUT_S = 120.0
 _RECONNECT_S = 300  # how long a copy of a running VM waits for a connection that is cut
 _TARGET = re.compile(r"[a-z]{1,8}[0-9]{0,4}", re.ASCII)
 _WRONG_KEY = "cannot unlock any keyslot"
@@ -73,8 +74,9 @@ class RemoteCopies:
 
         Raises InvalidArgumentError (INVALID_FIELD, SOURCE_LARGER); AlreadyExistsError (VOLUME_EXISTS);
         FailedPreconditionError (VM_STATE, VM_NAME, WRONG_KEY, DISK_UNREADABLE); AbortedError (SOURCE_CHANGED,
-        VOLUME_BUSY); ResourceExhaustedError (POOL_FULL); DeadlineExceededError (COPY_TIMEOUT); what `ssh.tunnel` and
-        `remote_disk.served` raise. Whatever it raises, nothing is left here.
+        VOLUME_BUSY); ResourceExhaustedError (POOL_FULL); DeadlineExceededError (COPY_TIMEOUT, and where libvirt of the
+        source is silent CHECK_TIMEOUT, BACKUP_TIMEOUT); what `ssh.tunnel` and `remote_disk.served` raise. Whatever it
+        raises, nothing is left here.
         """
         _check(source.disks)
         started = time.monotonic()
@@ -114,7 +116,7 @@ class RemoteCopies:
         self._check_off(job, server, source, directory)
 
     def _check_off(self, job: JobContext, server: SshServer, source: RemoteVmCopy, directory: Path) -> None:
-        with libvirt_of(server, directory, job) as libvirt:
+        with deadline(job, _LIBVIRT_TIMEOUT_S, "check"), libvirt_of(server, directory, job) as libvirt:
             if not libvirt.is_off(source.vm_id):
                 raise AbortedError(
                     "the VM was started at the source, so that its disks changed while they were copied; shut it down,"
@@ -127,7 +129,7 @@ class RemoteCopies:
         """The socket of this host on which the source's QEMU serves the disks as of now."""
         socket = directory / "copy.sock"
         try:
-            with libvirt_of(server, directory, job) as libvirt:
+            with deadline(job, _LIBVIRT_TIMEOUT_S, "backup"), libvirt_of(server, directory, job) as libvirt:
                 paths = {disk.target: disk.layers[0].path for disk in source.disks}
                 there = libvirt.begin_copy(source.vm_id, source.copy_id, paths)
             with lasting_tunnel(server, {socket: there}, job):

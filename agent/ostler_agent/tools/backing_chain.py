@@ -49,9 +49,9 @@ def backing_of(path: str, head: bytes) -> Backing | None:
         name = head[header.backing_offset : end].decode()
     except UnicodeDecodeError:
         raise _refused(path, "its name is not text in UTF-8") from None
-    first = PurePosixPath(name).parts[0] if name else ""
-    if not name.isprintable() or ":" in first or ".." in PurePosixPath(name).parts:
-        raise _refused(path, 'its name is no plain path (it has a protocol, ".." or control characters)')
+    parts = PurePosixPath(name).parts  # none for "."
+    if not parts or not name.isprintable() or ":" in parts[0] or ".." in parts:
+        raise _refused(path, 'its name is no plain path (it is ".", has a protocol, ".." or control characters)')
     format = _format(head[: header.backing_offset], header.header_length)
     if format not in tuple(DiskFormat):
         raise _refused(path, f"its format is {format[:32]!r}, not qcow2 or raw" if format else "its format is not told")

@@ -111,21 +111,21 @@ def tunnel(server: SshServer, sockets: Mapping[Path, str], cancel: Cancellation 
 def lasting_tunnel(server: SshServer, sockets: Mapping[Path, str], cancel: Cancellation) -> Iterator[None]:
     """Like `tunnel`, and opens it again, from the same sockets, whenever it breaks within the block.
 
-    Raises as `tunnel` does, but only before the block.
+    Raises as `tunnel` does, but only before the block: what breaks later is tried again, whatever the failure.
     """
     stop, opened = threading.Event(), threading.Event()
-    failures: list[OstlerError] = []
+    failures: list[Exception] = []
 
     def keep() -> None:
         while not stop.is_set():
-            for local in sockets:
-                local.unlink(missing_ok=True)
             try:
+                for local in sockets:
+                    local.unlink(missing_ok=True)
                 with tunnel(server, sockets, cancel) as child:
                     opened.set()
                     while child.poll() is None and not stop.wait(_CHECK_INTERVAL_S):
                         pass
-            except OstlerError as error:
+            except Exception as error:
                 if not opened.is_set():
                     failures.append(error)
                     opened.set()
@@ -135,7 +135,8 @@ def lasting_tunnel(server: SshServer, sockets: Mapping[Path, str], cancel: Cance
     thread = threading.Thread(target=keep, name="ssh-tunnel", daemon=True)
     thread.start()
     try:
-        opened.wait()
+        while not opened.wait(_CHECK_INTERVAL_S):
+            cancel.check()
         if failures:
             raise failures[0]
         yield

@@ -42,11 +42,12 @@ def test_an_image_may_have_nothing_below_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["../secret", "/images/../../etc/shadow", "nbd://host/disk", "json:{}", "file:base", "base\nother"]
+    "name",
+    ["../secret", "/images/../../etc/shadow", "nbd://host/disk", "json:{}", "file:base", "base\nother", ".", "./."],
 )
 def test_other_names_are_refused(tmp_path: Path, name: str) -> None:
     whole = bytearray(head(tmp_path, "x" * len(name)))
-    place = whole.index(b"x" * len(name))
+    place = whole.rindex(b"x" * len(name))
     whole[place : place + len(name)] = name.encode()
     with pytest.raises(OstlerError) as caught:
         backing_of("/images/top", bytes(whole))
