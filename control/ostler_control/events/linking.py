@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import time
+from collections.abc import Sequence
 
 from ostler_common.errors import UnavailableError
 from peewee import ModelSelect
@@ -50,12 +51,7 @@ def link_events() -> int | None:
             if chain is None:
                 return None
             batch = list(_unlinked().order_by(Event.create_time, Event.id).limit(_BATCH))
-            sequence, digest = chain.sequence, chain.digest
-            for event in batch:
-                sequence += 1
-                digest = digest_of(digest, sequence, content_of(event))
-                Event.update(sequence=sequence, digest=digest).where(Event.id == event.id).execute()
-            EventChain.update(sequence=sequence, digest=digest).where(EventChain.id == _CHAIN_ID).execute()
+            _append(chain, batch)
             return len(batch)
 
 
@@ -91,8 +87,20 @@ def prune(retention: datetime.timedelta) -> int:
         anchor = {"anchor_sequence": last.sequence, "anchor_digest": last.digest, "anchor_time": now()}
         EventChain.update(**anchor).where(EventChain.id == _CHAIN_ID).execute()
         message = f"{count} expired events were deleted, up to number {last.sequence} with digest {last.digest}"
-        record(PRUNED, Outcome.SUCCEEDED, SYSTEM, "event", last.digest, str(last.sequence), message)
+        told = record(PRUNED, Outcome.SUCCEEDED, SYSTEM, "event", last.digest, str(last.sequence), message)
+        # At once: until it has its place, the chain would begin where nothing says so.
+        _append(chain, [told])
     return count
+
+
+def _append(chain: EventChain, batch: Sequence[Event]) -> None:
+    """Gives events the next places, within the transaction that holds the chain's row."""
+    sequence, digest = chain.sequence, chain.digest
+    for event in batch:
+        sequence += 1
+        digest = digest_of(digest, sequence, content_of(event))
+        Event.update(sequence=sequence, digest=digest).where(Event.id == event.id).execute()
+    EventChain.update(sequence=sequence, digest=digest).where(EventChain.id == _CHAIN_ID).execute()
 
 
 def read_chain() -> EventChain:

@@ -44,13 +44,13 @@ def record(
     *,
     operation_id: str = "",
     account_id: str = "",
-) -> None:
+) -> Event:
     """Writes an event, in the caller's transaction if there is one.
 
     type: "vm.migrate"; actor: `Caller.actor` or SYSTEM; account_id: whose members may see it, "" for admins only.
     message never holds a secret.
     """
-    Event.create(
+    written: Event = Event.create(
         type=type,
         outcome=outcome,
         actor=actor,
@@ -61,6 +61,7 @@ def record(
         operation_id=operation_id,
         account_id=account_id,
     )
+    return written
 
 
 def done(type: str, actor: str, row: Named, message: str = "") -> None:

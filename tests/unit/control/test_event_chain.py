@@ -156,6 +156,8 @@ def test_expired_events_leave_an_anchor(fresh_database: str) -> None:
     known = Mark(6, at(6).digest or "")
     write(4, "new")
     assert linking.prune(datetime.timedelta(days=90)) == 6
+    # As one sees it who verifies just then.
+    assert verify._follow(linking.read_chain(), None).first_break is None
     assert linking.prune(datetime.timedelta(0)) == 0, "at most once an hour"
     verdict = verify.verify(known)
     assert (verdict.first_break, verdict.start, verdict.checked_count) == (None, known, 5)
