@@ -8,6 +8,7 @@ that only root can read: a stolen disk holds nothing of it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Collection
@@ -57,10 +58,14 @@ class ConsoleLogs:
         return self._directory / f"{vm_id}.log"
 
     def mark_start(self, vm_id: str) -> None:
-        """Appends a line that says when the VM starts, so that boots can be told apart."""
-        file = os.open(self.path(vm_id), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        with open(file, "wb") as stream:
-            stream.write(f"\r\n[VM starts at {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}]\r\n".encode())
+        """Appends a line that says when the VM starts, so that boots can be told apart. Without room there is none."""
+        line = f"\r\n[VM starts at {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}]\r\n".encode()
+        try:
+            file = os.open(self.path(vm_id), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            with open(file, "wb") as stream:
+                stream.write(line)
+        except OSError as error:
+            log.warning("cannot mark a VM's start in its console log", vm=vm_id, error=error.strerror)
 
     def reader(self, vm_id: str) -> FileReader:
         """Reads a VM's log; one without a log reads as empty."""
@@ -79,13 +84,15 @@ class ConsoleLogs:
                 self.delete(path.stem)
 
     def trim(self) -> None:
-        """Moves logs that are too long to their second file, and deletes what is older."""
-        for path in self._directory.glob("*.log"):
-            if path.stat().st_size > TRIM_ABOVE_BYTES:
-                write_file(previous(path), _tail(path, MAX_PREVIOUS_BYTES))
-                os.truncate(path, 0)  # its writer appends
+        """Moves logs that are too long to their second file, and deletes what is older: that first, for the memory may
+        be full."""
         for path in self._directory.glob("*.log.[1-9]*"):
             path.unlink(missing_ok=True)
+        for path in self._directory.glob("*.log"):
+            with contextlib.suppress(FileNotFoundError):  # its VM was deleted meanwhile
+                if path.stat().st_size > TRIM_ABOVE_BYTES:
+                    _keep_tail(path)
+                    os.truncate(path, 0)  # its writer appends
 
     def _create(self) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -95,7 +102,7 @@ class ConsoleLogs:
         while not self._closed.wait(TRIM_INTERVAL_S):
             try:
                 self.trim()
-            except OSError as error:  # a VM was deleted meanwhile, or the memory is full
+            except OSError as error:
                 log.warning("cannot trim console logs", error=error.strerror)
 
 
@@ -142,6 +149,18 @@ class FileReader:
 def previous(path: Path) -> Path:
     """The file with what came before."""
     return path.with_name(f"{path.name}.0")
+
+
+def _keep_tail(path: Path) -> None:
+    """Replaces a log's second file; without room for another one, what came before goes first, or is not kept."""
+    second, data = previous(path), _tail(path, MAX_PREVIOUS_BYTES)
+    for _ in range(2):
+        try:
+            return write_file(second, data)
+        except OSError as error:
+            log.warning("cannot keep the older part of a console log", file=path.name, error=error.strerror)
+            for old in (second, second.with_name(f"{second.name}.tmp")):
+                old.unlink(missing_ok=True)
 
 
 def _tail(path: Path, count: int) -> bytes:
