@@ -110,11 +110,11 @@ class Site:
     def silence(self, name: str) -> None:
         """The host's agent does not answer, and the watcher has noticed."""
         self.hosts[name].stop()
-        Host.update(state="disconnected").where(Host.name == name).execute()
+        Host.update(state="disconnected", state_time=now()).where(Host.name == name).execute()
 
     def revive(self, name: str) -> None:
         self.hosts[name].start()
-        Host.update(state="up").where(Host.name == name).execute()
+        Host.update(state="up", state_time=now()).where(Host.name == name).execute()
 
     def check_whole(self) -> None:
         """Nothing has leaked: claims, keys, files, copies, held objects."""

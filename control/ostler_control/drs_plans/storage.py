@@ -19,7 +19,7 @@ from ostler_common.hypervisors import Function
 from peewee import JOIN, fn
 
 from ostler_control import settings, volumes
-from ostler_control.database import session, transaction
+from ostler_control.database import locked, session, transaction
 from ostler_control.drs.settings import Settings
 from ostler_control.drs.storage import Pool, StoragePlan, Volume, storage_plan
 from ostler_control.models import (
@@ -166,6 +166,7 @@ def execute_storage(zone: Zone, moves: Sequence[tuple[VolumeRow, PoolRow]], user
         if not {pool.id, volume.pool_id} <= known:
             raise bad_field(f"moves[{number}].pool", f"pools must be of zone {zone.name} and measured", "OTHER_ZONE")
         seen.add(volume.id)
+    locked(Zone.select().where(Zone.id == zone.id)).get()  # of two at once, the second sees the first
     mine = (Operation.verb == VERB) & (Operation.resource_id == zone.id)
     if Operation.select().where(mine, Operation.state.in_(UNFINISHED_OPERATIONS)).exists():
         raise AbortedError(f"the storage of zone {zone.name} is being balanced", "RESOURCE_BUSY", {"zone": zone.name})

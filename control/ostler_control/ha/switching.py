@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 
-from ostler_common.errors import AbortedError, FailedPreconditionError
+from ostler_common.errors import AbortedError, FailedPreconditionError, UnavailableError
 
 from ostler_control import events
 from ostler_control.database import session, transaction
@@ -49,7 +49,8 @@ def power_on(host: Host, actor: str) -> Operation:
     switched or fenced.
     """
     devices.of_host(host)
-    if host.state is HostState.UP:
+    # One that is recorded as off, and is up all the same, is switched on too: that ends the record.
+    if host.state is HostState.UP and not HostPower.select().where(HostPower.host == host.id).exists():
         raise FailedPreconditionError(f"host {host.name} is up", "HOST_UP", {"host": host.name})
     if HostFence.select().where(HostFence.host == host.id).exists():
         raise AbortedError(f"host {host.name} is fenced", "RESOURCE_BUSY", {"host": host.name})
@@ -90,7 +91,7 @@ def _check_idle(host: Host) -> None:
 @workflow(OFF_VERB)
 def _off(run: Run) -> None:
     with run.undoing() as undo:
-        undo.push("stays-on", lambda: _stays_on(run))
+        undo.push("as-it-is", lambda: _as_it_is(run))
         run.step("power-off", lambda: _cut(run))
         run.step("verify-off", lambda: _verify_off(run))
         undo.clear()
@@ -111,15 +112,23 @@ def _cut(run: Run) -> None:
 
 
 def _verify_off(run: Run) -> None:
-    """Raises FailedPreconditionError NOT_OFF."""
-    with session():
-        host = Host.get_by_id(run.resource_id)
-        row = devices.of_host(host)
-    if run_agent.ask_power(devices.device(row), run.keys.open(row)) is not Power.OFF:
+    """Raises FailedPreconditionError NOT_OFF. A device that does not answer now has said just before that it is off."""
+    if _power(run) is Power.ON:
+        with session():
+            host = Host.get_by_id(run.resource_id)
         raise FailedPreconditionError(
-            f"the fence device at {row.address} says that host {host.name} is on, although it was switched off",
-            "NOT_OFF",
+            f"the fence device of host {host.name} says that it is on, although it was switched off", "NOT_OFF"
         )
+
+
+def _power(run: Run) -> Power:
+    """What the host's fence device says; UNKNOWN if it does not answer."""
+    with session():
+        row = devices.of_host(Host.get_by_id(run.resource_id))
+    try:
+        return run_agent.ask_power(devices.device(row), run.keys.open(row))
+    except UnavailableError:
+        return Power.UNKNOWN
 
 
 def _record_off(run: Run) -> None:
@@ -129,7 +138,11 @@ def _record_off(run: Run) -> None:
         Host.update(state_reason="it is switched off to save power").where(Host.id == run.resource_id).execute()
 
 
-def _stays_on(run: Run) -> None:
+def _as_it_is(run: Run) -> None:
+    """After a failure: a host that is off all the same is recorded as off; any other stays on."""
+    if _power(run) is Power.OFF:
+        _record_off(run)
+        return
     with transaction():
         _end(run.resource_id, run.id, run.user)
 
@@ -194,8 +207,18 @@ def _still_off(run: Run) -> None:
 
 
 def tidy() -> None:
-    """Ends switchings whose operation is over without having said so, as by a bug."""
+    """Ends switchings whose operation is over without having said so, as by a bug, and those of hosts that are up again
+    by themselves, as after their button was pressed."""
     with transaction():
+        up = (
+            HostPower.select()
+            .join(Host)
+            .where(
+                HostPower.state == SwitchState.OFF, Host.state == HostState.UP, Host.state_time > HostPower.state_time
+            )
+        )
+        for row in list(up):
+            _end(row.host_id, row.operation_id, events.SYSTEM)
         unfinished = Operation.select(Operation.id).where(Operation.state.in_(UNFINISHED_OPERATIONS))
         over = HostPower.operation_id.not_in(unfinished)
         for row in HostPower.select().where(over, HostPower.state == SwitchState.SWITCHING_OFF):

@@ -57,11 +57,13 @@ def set_maintenance(host: Host, wanted: bool, reason: str, actor: str) -> Host:
     """Puts a host into maintenance, or ends that; its VMs stay where they are.
 
     Raises FailedPreconditionError HOST_SWITCHED_OFF when it is to end while the host is switched off to save power. One
-    that is still being emptied for that stays on.
+    that is still being emptied for that stays on. Of one that is off, whoever asked for maintenance has to end it.
     """
     with transaction():
-        if not wanted:
-            HostPower.delete().where(HostPower.host == host.id, HostPower.state == SwitchState.EMPTYING).execute()
+        HostPower.delete().where(HostPower.host == host.id, HostPower.state == SwitchState.EMPTYING).execute()
+        if wanted:
+            HostPower.update(automatic=False).where(HostPower.host == host.id).execute()
+        else:
             if HostPower.select().where(HostPower.host == host.id).exists():
                 raise FailedPreconditionError(
                     f"host {host.name} is switched off to save power, or about to be: switch it on first "

@@ -9,10 +9,11 @@ import pytest
 from ostler_common.errors import FailedPreconditionError
 from ostler_common.secret import Secret
 from ostler_control import settings
+from ostler_control.drs_plans import store
 from ostler_control.ha import devices, run_agent, switching
 from ostler_control.ha.fence_agents import Device, Power
 from ostler_control.hosts import manage
-from ostler_control.models import Event, Host, HostPower, Operation, SwitchState, new_id, now
+from ostler_control.models import DrsPlan, Event, Host, HostPower, Operation, SwitchState, new_id, now
 from ostler_control.operations import Engine
 from ostler_control.power.keeper import Keeper
 from ostler_control.power.plans import plan_power
@@ -22,7 +23,7 @@ from tests.fakes.working_agent import wait_until
 from tests.sites import Site, outcome
 from tests.unit.control.ha.place import OK, ON_BOTH, finish_all, refused
 
-MINUTE = datetime.timedelta(minutes=1)
+MINUTE, HOUR = datetime.timedelta(minutes=1), datetime.timedelta(hours=1)
 
 
 @pytest.fixture
@@ -158,6 +159,119 @@ def test_a_host_that_is_being_emptied_stays_on_once_the_setting_is_off(site: Sit
     Keeper(lambda: True).tick(now())
     assert not HostPower.select().exists()
     assert (site.host("h3").maintenance, bmc3.calls()) == (False, [])
+
+
+def test_a_host_that_comes_up_by_itself_is_no_longer_off(site: Site, engine: Engine, bmc3: FakeDevice) -> None:
+    switched_off(site, engine, "h3")
+    switching.tidy()
+    assert HostPower.get().state is SwitchState.OFF
+    site.revive("h3")
+    switching.tidy()
+    assert not HostPower.select().exists()
+    manage.set_maintenance(site.host("h3"), False, "", "root")
+
+
+def test_a_host_recorded_as_off_that_is_up_can_be_switched_on(site: Site, engine: Engine, bmc3: FakeDevice) -> None:
+    """As when it was switched off and on while no control plane ran."""
+    manage.set_maintenance(site.host("h3"), True, "", "root")
+    assert outcome(engine, site.record(lambda: switching.power_off(site.host("h3"), "root"))) == OK
+    assert outcome(engine, site.record(lambda: switching.power_on(site.host("h3"), "root"))) == OK
+    assert not HostPower.select().exists()
+
+
+@pytest.mark.parametrize("state", SwitchState)
+def test_maintenance_that_an_admin_wants_is_theirs(
+    site: Site, engine: Engine, bmc3: FakeDevice, state: SwitchState
+) -> None:
+    settings.change("drs.power.automatic", "true", "root")
+    settings.change("drs.power.on.threshold", "0", "root")
+    h3 = manage.set_maintenance(site.host("h3"), True, "", "root")
+    HostPower.create(host=h3, state=state, automatic=True, operation_id=new_id())
+    manage.set_maintenance(site.host("h3"), True, "replacing the board", "ann")
+    keeper, start = Keeper(lambda: True), now()
+    for minute in range(3):
+        keeper.tick(start + minute * MINUTE)
+    assert (site.host("h3").maintenance, site.host("h3").maintenance_reason) == (True, "replacing the board")
+    assert bmc3.calls() == []
+
+
+def test_a_host_that_does_not_start_is_not_tried_again_and_again(
+    site: Site, engine: Engine, bmc3: FakeDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.change("drs.power.automatic", "true", "root")
+    settings.change("drs.power.on.threshold", "0", "root")
+    monkeypatch.setattr(switching, "HEARD_WITHIN", datetime.timedelta(0))
+    switched_off(site, engine, "h3")
+    HostPower.update(automatic=True).execute()
+    keeper, start = Keeper(lambda: True), now()
+    for minute in range(5):
+        keeper.tick(start + minute * MINUTE)
+        finish_all(engine)
+    assert bmc3.calls().count("on") == 1
+    keeper.tick(start + 2 * HOUR)
+    finish_all(engine)
+    assert bmc3.calls().count("on") == 2
+
+
+def test_a_host_that_cannot_be_switched_off_is_left_alone_for_an_hour(
+    site: Site, engine: Engine, bmc3: FakeDevice
+) -> None:
+    settings.change("drs.power.automatic", "true", "root")
+    settings.change("drs.automatic.hold", "1", "root")
+    bmc3.fault("stuck")
+    keeper, start = Keeper(lambda: True), now()
+    for minute in range(12):
+        keeper.tick(start + minute * MINUTE)
+        finish_all(engine)
+    assert bmc3.calls().count("off") == 1
+
+
+def test_a_device_that_falls_silent_after_the_cut_leaves_the_host_recorded_as_off(
+    site: Site, engine: Engine, bmc3: FakeDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    switch = run_agent.switch
+
+    def then_silent(*args: Any) -> None:
+        switch(*args)
+        bmc3.fault("dead")
+
+    monkeypatch.setattr(run_agent, "switch", then_silent)
+    switched_off(site, engine, "h3")
+    assert (HostPower.get().state, site.host("h3").maintenance) == (SwitchState.OFF, True)
+
+
+def test_a_host_that_is_needed_again_is_not_switched_off(site: Site, engine: Engine, bmc3: FakeDevice) -> None:
+    h3 = manage.set_maintenance(site.host("h3"), True, "", "root")
+    HostPower.create(host=h3, state=SwitchState.EMPTYING, automatic=True)
+    settings.change("drs.power.automatic", "true", "root")
+    settings.change("drs.power.on.threshold", "0", "root")
+    Keeper(lambda: True).tick(now())
+    finish_all(engine)
+    assert not HostPower.select().exists()
+    assert (site.host("h3").maintenance, bmc3.calls()) == (False, [])
+
+
+def test_a_host_is_woken_while_a_plan_is_carried_out(
+    site: Site, engine: Engine, bmc3: FakeDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.change("drs.power.automatic", "true", "root")
+    settings.change("drs.power.on.threshold", "0", "root")
+    switched_off(site, engine, "h3")
+    HostPower.update(automatic=True).execute()
+    monkeypatch.setattr(store, "active", lambda cluster_id: DrsPlan())
+    Keeper(lambda: True).tick(now())
+    wait_until(lambda: is_asked_on(bmc3))
+    site.revive("h3")
+    finish_all(engine)
+
+
+def test_what_was_not_looked_at_for_a_while_begins_anew(site: Site, engine: Engine, bmc3: FakeDevice) -> None:
+    settings.change("drs.power.automatic", "true", "root")
+    settings.change("drs.automatic.hold", "60", "root")
+    keeper, start = Keeper(lambda: True), now()
+    keeper.tick(start)
+    keeper.tick(start + 2 * HOUR)
+    assert not HostPower.select().exists()
 
 
 def test_an_admin_who_ends_the_maintenance_keeps_the_host_on(site: Site, engine: Engine, bmc3: FakeDevice) -> None:
