@@ -156,7 +156,8 @@ def _keep_tail(path: Path) -> None:
     second, data = previous(path), _tail(path, MAX_PREVIOUS_BYTES)
     for _ in range(2):
         try:
-            return write_file(second, data)
+            write_file(second, data)
+            return
         except OSError as error:
             log.warning("cannot keep the older part of a console log", file=path.name, error=error.strerror)
             for old in (second, second.with_name(f"{second.name}.tmp")):
