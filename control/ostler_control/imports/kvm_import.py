@@ -15,7 +15,7 @@ from ostler_control.imports import kvm_source
 from ostler_control.imports.record import ImportInputs
 from ostler_control.imports.rows import delete_imports
 from ostler_control.imports.volumes_made import record_made
-from ostler_control.models import Host, ImportDiskPassphrase, ImportSource, VmImport, Volume
+from ostler_control.models import ImportDiskPassphrase, ImportSource, VmImport, Volume
 from ostler_control.operations import Run, Undo
 from ostler_control.vmware.inventory import Disk, Power, SourceVm
 from ostler_control.volumes import wire
@@ -109,6 +109,5 @@ def _end_copy(run: Run, inputs: ImportInputs) -> None:
     run.phase("ending the copy at the source", _COPY[1])
     with session():
         source = ImportSource.get_or_none(ImportSource.id == inputs.source_id)
-        host = Host.get_by_id(inputs.conversion_host_id)
     if source is not None:
-        kvm_source.end_copy(source, run.keys, run.agents, inputs.source_ref, run.id, host)
+        kvm_source.end_copy(source, run.keys, run.agents, inputs.source_ref, run.id, inputs.conversion_host_id)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
+from google.protobuf.message import Message
 from ostler.agent.v1 import remote_kvm_pb2 as pb
 from ostler.types.v1 import vm_pb2, volume_pb2
 from ostler_common.errors import FailedPreconditionError, OstlerError, bad_field
@@ -15,7 +17,7 @@ from ostler_common.secret import Secret
 from peewee import IntegrityError
 
 from ostler_control import events
-from ostler_control.agents import Agents
+from ostler_control.agents import Agent, Agents
 from ostler_control.catalog.names import check_name
 from ostler_control.database import session, transaction
 from ostler_control.hosts.rows import address
@@ -31,6 +33,7 @@ from ostler_control.vmware.inventory import Disk, Image, Nic, Power, Problem, So
 TYPE = "kvm"
 SSH_PORT = 22
 MAX_PRIVATE_KEY_BYTES, MAX_KNOWN_HOSTS_BYTES = 16 << 10, 64 << 10
+_Response = TypeVar("_Response")
 _USERNAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}", re.ASCII)
 _MAX_HOSTS_ASKED = 3
 _CALL_S = 180.0  # longer than the agent takes at most
@@ -69,7 +72,7 @@ def check(new: NewKvmSource) -> pb.SshServer:
 
 def prove(new: NewKvmSource, agents: Agents) -> None:
     """Has a host log in and list the VMs: outside of transactions. Raises what `check` and `ask` raise."""
-    _ask(pb.ListRemoteVmsRequest(server=check(new)), agents)
+    _list(pb.ListRemoteVmsRequest(server=check(new)), agents, _capable())
 
 
 def create(new: NewKvmSource, actor: str, keys: Keyring) -> ImportSource:
@@ -133,7 +136,7 @@ def server_of(source: ImportSource, keys: Keyring) -> pb.SshServer:
 
 def list_vms(source: ImportSource, keys: Keyring, agents: Agents) -> list[SourceVm]:
     """All VMs of a source, without the files of their disks. Raises what the agents raise."""
-    answer = _ask(pb.ListRemoteVmsRequest(server=server_of(source, keys)), agents)
+    answer = _list(pb.ListRemoteVmsRequest(server=server_of(source, keys)), agents, _capable())
     return [_source_vm(vm) for vm in answer.vms]
 
 
@@ -141,19 +144,18 @@ def find_vm(source: ImportSource, keys: Keyring, agents: Agents, text: str, host
     """A VM by its UUID or name. host: that asks, None for any. Raises NotFoundError SOURCE_VM_NOT_FOUND."""
     if not text:
         raise bad_field("spec.source_vm", "is required: a UUID or a name", "REQUIRED")
-    answer = _ask(pb.ListRemoteVmsRequest(server=server_of(source, keys), vm=text), agents, host)
+    request = pb.ListRemoteVmsRequest(server=server_of(source, keys), vm=text)
+    answer = _list(request, agents, [host] if host is not None else _capable())
     return _source_vm(answer.vms[0])
 
 
-def end_copy(
-    source: ImportSource, keys: Keyring, agents: Agents, vm_id: str, copy_id: str, host: Host | None = None
-) -> None:
-    """Ends what a copy may have left at the source. host: that asks, None for any. Raises what the agents raise."""
+def end_copy(source: ImportSource, keys: Keyring, agents: Agents, vm_id: str, copy_id: str, host_id: str) -> None:
+    """Ends what a copy may have left at the source. host_id: of the host that copied: it is asked before the others.
+
+    Raises what the agents raise.
+    """
     request = pb.EndRemoteCopyRequest(server=server_of(source, keys), vm_id=vm_id, copy_id=copy_id)
-    for asked in _hosts(host):
-        agents.call(address(asked), lambda agent: agent.remote_kvm.EndRemoteCopy, request, _CALL_S)
-        return
-    raise _nobody()
+    _ask(lambda agent: agent.remote_kvm.EndRemoteCopy, request, agents, _capable(host_id))
 
 
 def image(value: Image) -> pb.RemoteImage:
@@ -161,12 +163,20 @@ def image(value: Image) -> pb.RemoteImage:
     return pb.RemoteImage(path=value.path, format=_WIRE_FORMATS[value.format], encrypted=value.encrypted)
 
 
-def _ask(request: pb.ListRemoteVmsRequest, agents: Agents, host: Host | None = None) -> pb.ListRemoteVmsResponse:
+def _list(request: pb.ListRemoteVmsRequest, agents: Agents, hosts: Sequence[Host]) -> pb.ListRemoteVmsResponse:
+    return _ask(lambda agent: agent.remote_kvm.ListRemoteVms, request, agents, hosts)
+
+
+def _ask(
+    method: Callable[[Agent], Callable[..., _Response]], request: Message, agents: Agents, hosts: Sequence[Host]
+) -> _Response:
     """Asks one host after the other until one reaches the source: outside of transactions."""
-    failure: OstlerError = _nobody()
-    for asked in _hosts(host):
+    failure: OstlerError = FailedPreconditionError(
+        "no host that is up can reach VMs of other KVM hosts; add one, or try again later", "NO_CAPABLE_HOST"
+    )
+    for host in hosts:
         try:
-            return agents.call(address(asked), lambda agent: agent.remote_kvm.ListRemoteVms, request, _CALL_S)
+            return agents.call(address(host), method, request, _CALL_S)
         except OstlerError as error:
             if error.code not in ("UNAVAILABLE", "UNIMPLEMENTED") and error.reason != "TOOL_MISSING":
                 raise
@@ -174,18 +184,12 @@ def _ask(request: pb.ListRemoteVmsRequest, agents: Agents, host: Host | None = N
     raise failure
 
 
-def _hosts(host: Host | None) -> Sequence[Host]:
-    if host is not None:
-        return [host]
+def _capable(first_id: str = "") -> Sequence[Host]:
+    """The hosts to ask, in this order. first_id: of the host that comes before the others if it is up."""
     with session():
         up = Host.select().where((Host.state == HostState.UP) & ~Host.removed).order_by(Host.maintenance, Host.name)
-        return [row for row in up if rules.supports(Function.INSTANCE_CONVERSION, row)][:_MAX_HOSTS_ASKED]
-
-
-def _nobody() -> FailedPreconditionError:
-    return FailedPreconditionError(
-        "no host that is up can reach VMs of other KVM hosts; add one, or try again later", "NO_CAPABLE_HOST"
-    )
+        capable = [row for row in up if rules.supports(Function.INSTANCE_CONVERSION, row)]
+    return sorted(capable, key=lambda row: row.id != first_id)[:_MAX_HOSTS_ASKED]
 
 
 def _source_vm(vm: pb.RemoteVm) -> SourceVm:

@@ -67,7 +67,7 @@ def _delete_clone(run: Run, import_id: str) -> None:
     if row is None or source is None:
         return
     if source.type == kvm_source.TYPE:
-        kvm_source.end_copy(source, run.keys, run.agents, row.source_ref, import_id)
+        kvm_source.end_copy(source, run.keys, run.agents, row.source_ref, import_id, row.host_id)
         return
     with sources.connect(source, run.keys) as connection:
         delete_clones(connection, row.source_ref, import_id, run.check)

@@ -213,6 +213,28 @@ def test_a_source_that_is_silent_at_the_end_is_cleaned_up_later(
     assert site.fleet.kvm.copies == set()
 
 
+@pytest.mark.parametrize(("copied", "ended"), [("h1", "h1"), ("h2", "h2"), ("h1", "h2")])
+def test_the_host_that_copied_ends_what_is_left_before_others_do(
+    site: Site, engine: Engine, source: ImportSource, copied: str, ended: str
+) -> None:
+    add_vm(site, "db", running=True)
+    hosts = {host.name: site.at(host.id) for host in Host.select()}
+    silent = UnavailableError("no route", "SSH_FAILED")
+    fail(site, "EndRemoteCopy", Fault(silent))
+    what = wanted(site, source, "db", conversion_host=Host.get(Host.name == copied))
+    assert outcome(engine, record(site, engine.agents, what)) == OK
+    assert len(site.fleet.kvm.copies) == 1
+    for fake in hosts.values():
+        fake.faults.clear()
+        fake.calls.clear()
+    if ended != copied:
+        hosts[copied].fail("EndRemoteCopy", Fault(silent))
+    sweep.sweep()
+    wait_until(lambda: VmImport.select().count() == 0)
+    assert site.fleet.kvm.copies == set()
+    assert {name for name, fake in hosts.items() if "EndRemoteCopy" in fake.calls} == {copied, ended}
+
+
 def test_a_source_is_proved_changed_and_deleted(site: Site, engine: Engine, source: ImportSource) -> None:
     wrong = kvm_source.changed(source, "", Secret(b"another key"), "", site.keys)
     with pytest.raises(OstlerError) as refused:
