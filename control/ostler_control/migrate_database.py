@@ -108,7 +108,9 @@ def _check_source(path: Path) -> None:
 def _not_empty(used: list[str]) -> FailedPreconditionError:
     named = ", ".join(used[:_MAX_NAMED]) + (", ..." if len(used) > _MAX_NAMED else "")
     return FailedPreconditionError(
-        f"the PostgreSQL database has rows already (in {named}): drop it and create it anew, empty",
+        f"the PostgreSQL database has rows already (in {named}), which are not those of the SQLite file. If the file "
+        "was migrated before and the fleet has used PostgreSQL since, keep the database and move the file elsewhere. "
+        "Otherwise create another, empty database and name that one",
         "TARGET_NOT_EMPTY",
     )
 
