@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ostler.client.operations import bare_id
+from ostler.client.paging import pages
 from ostler.control.v1 import import_pb2 as pb
 from ostler_common.errors import NotFoundError
 from starlette.requests import Request
@@ -20,7 +21,6 @@ from ostler_control.web import tables
 from ostler_control.web.context import Console, command, form_of
 from ostler_control.web.pages.imports import FINDINGS
 
-MAX_FOUND = 500
 _NETWORK = "network:"
 
 
@@ -117,8 +117,9 @@ def begin(console: Console, request: Request) -> Response:
 
 
 def _find(console: Console, source: str, ref: str, name: str) -> pb.SourceVm:
-    wanted = pb.ListSourceVmsRequest(source=source, name_contains=name, page_size=MAX_FOUND)
-    for vm in console.app.client.imports.ListSourceVms(wanted).vms:
+    wanted = pb.ListSourceVmsRequest(source=source, name_contains=name)
+    vm: pb.SourceVm
+    for vm in pages(console.app.client.imports.ListSourceVms, wanted, lambda answer: answer.vms):
         if vm.ref == ref:
             return vm
     raise NotFoundError(f"source {source} has no VM {name} with the ref {ref}", "SOURCE_VM_NOT_FOUND")

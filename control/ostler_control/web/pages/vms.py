@@ -64,31 +64,27 @@ def one_vm(console: Console, request: Request) -> Response:
 
 def console_of(console: Console, request: Request) -> Response:
     """A VM's serial console, see `terminal`."""
-    found = console.app.client.vms.GetVm(pb.GetVmRequest(vm=request.path_params["vm"]))
-    return console.render(
-        request,
-        "console.html",
-        title=f"Console of {found.name}",
-        here="/vms",
-        command=command("vm", "console", found.name),
-        name=found.name,
-        back=tables.path("vms", found.id),
-        socket=tables.path("vms", found.id, "terminal"),
-    )
+    return _watched(console, request, "console", "Console", "terminal")
 
 
 def screen_of(console: Console, request: Request) -> Response:
     """What a VM's screen shows."""
+    return _watched(console, request, "screenshot", "Screen", "screen.png")
+
+
+def _watched(console: Console, request: Request, verb: str, what: str, part: str) -> Response:
+    """The page of a VM's console or screen. verb: of the command; part: last part of the address
+    that the page gets it from."""
     found = console.app.client.vms.GetVm(pb.GetVmRequest(vm=request.path_params["vm"]))
     return console.render(
         request,
-        "screen.html",
-        title=f"Screen of {found.name}",
+        f"{what.lower()}.html",
+        title=f"{what} of {found.name}",
         here="/vms",
-        command=command("vm", "screenshot", found.name),
+        command=command("vm", verb, found.name),
         name=found.name,
         back=tables.path("vms", found.id),
-        picture=tables.path("vms", found.id, "screen.png"),
+        address=tables.path("vms", found.id, part),
     )
 
 
