@@ -19,6 +19,8 @@ import structlog
 from ostler_common.errors import DeadlineExceededError, FailedPreconditionError, InternalError
 from ostler_common.secret import Secret
 
+from ostler_agent.error_tail import ErrorTail
+
 log = structlog.get_logger(__name__)
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -57,6 +59,14 @@ class Result:
     exit_code: int
     stdout: str
     stderr: str
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """A helper that runs in the background. errors: its error output."""
+
+    child: Child
+    errors: ErrorTail
 
 
 class RunError(InternalError):
@@ -236,8 +246,8 @@ def daemon(
     pass_fds: Sequence[int] = (),
     limits: Limits | None = None,
     cancel: Cancellation | None = None,
-) -> Iterator[Child]:
-    """Runs a helper in the background while the block lasts; yields its process.
+) -> Iterator[Daemon]:
+    """Runs a helper in the background while the block lasts, and reads its error output all the time.
 
     ready: a file that it creates once it is ready; limits: for one that reads a stranger's data. When the block
     ends without an error, the helper gets SIGTERM and the time to flush its data. Stay in one thread within the
@@ -245,23 +255,26 @@ def daemon(
     (COMMAND_TIMEOUT); as `spawn` does; what cancel.check() raises.
     """
     name = Path(command[0]).name
-    with spawn(command, env=env, pass_fds=pass_fds, limits=limits) as child:
+    with ExitStack() as stack:
+        child = stack.enter_context(spawn(command, env=env, pass_fds=pass_fds, limits=limits))
+        assert child.stderr
+        errors = stack.enter_context(ErrorTail(child.stderr))
         deadline = time.monotonic() + start_timeout_s
         while not ready.exists():
             _await_exit(child, _POLL_INTERVAL_S)
             if child.returncode is not None:
-                raise _exited(command, child)
+                raise _exited(command, child, errors)
             if cancel:
                 cancel.check()
             if time.monotonic() >= deadline:
                 raise DeadlineExceededError(f"{name} did not start within {start_timeout_s} s", "COMMAND_TIMEOUT")
-        yield child
+        yield Daemon(child, errors)
         child.terminate()
         _await_exit(child, stop_timeout_s)
         if child.returncode is None:
             raise DeadlineExceededError(f"{name} did not end within {stop_timeout_s} s", "COMMAND_TIMEOUT")
         if child.returncode:
-            raise _exited(command, child)
+            raise _exited(command, child, errors)
 
 
 def _await_exit(child: subprocess.Popen[bytes], timeout_s: float) -> None:
@@ -271,11 +284,8 @@ def _await_exit(child: subprocess.Popen[bytes], timeout_s: float) -> None:
         pass
 
 
-def _exited(command: Sequence[str | Path], child: subprocess.Popen[bytes]) -> RunError:
-    assert child.stderr
-    os.set_blocking(child.stderr.fileno(), False)  # a grandchild may keep the pipe open
-    said = child.stderr.read() or b""
-    return RunError([str(part) for part in command], child.returncode, said.decode(errors="replace"))
+def _exited(command: Sequence[str | Path], child: Child, errors: ErrorTail) -> RunError:
+    return RunError([str(part) for part in command], child.returncode, errors.text())
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -133,9 +134,25 @@ def test_an_image_that_only_a_header_names_is_not_opened(server: SshServer, chai
     for layers in ([top], [top, replace(base, path=f"{chain}/other.qcow2")], [base, base]):
         with pytest.raises(OstlerError) as caught:
             read(server, layers, place)
-        assert caught.value.reason in ("SOURCE_CHANGED", "SSH_FAILED")
+        assert caught.value.reason == "SOURCE_CHANGED"
         for left in place.iterdir():
             left.unlink()
+
+
+def test_a_file_that_the_user_may_not_read_is_told_from_one_that_is_not_there(server: SshServer, place: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="kvm.", dir="/var/tmp") as name:  # not below a directory of root's alone
+        Path(name).chmod(0o755)
+        Path(name, "image").touch(0o600)
+        for username, file, reason, message in (
+            ("nobody", "image", "DISK_UNREADABLE", "may not be read by nobody"),
+            ("root", "absent", "DISK_UNREADABLE", "is not on"),
+            ("mallory", "image", "LOGIN_FAILED", "refuses the user name"),
+        ):
+            with pytest.raises(OstlerError, match=message) as caught:
+                read(replace(server, username=username), [Layer(f"{name}/{file}", DiskFormat.RAW)], place)
+            assert caught.value.reason == reason
+            for left in place.iterdir():
+                left.unlink()
 
 
 def test_the_images_of_a_disk_are_found(server: SshServer, chain: Path, place: Path) -> None:
@@ -176,7 +193,7 @@ def test_another_host_key_is_refused(server: SshServer, chain: Path, place: Path
     stranger = replace(server, known_hosts=f"{server.host} {key}".encode())
     with pytest.raises(OstlerError) as caught:
         read(stranger, [Layer(f"{chain}/base.qcow2", DiskFormat.QCOW2)], place)
-    assert caught.value.reason == "SSH_FAILED"
+    assert caught.value.reason == "HOST_KEY_MISMATCH"
     with pytest.raises(OstlerError) as caught, tunnel(stranger, {place / "t.sock": "/run/nothing"}):
         pytest.fail("the tunnel opened")
     assert caught.value.reason == "HOST_KEY_MISMATCH"

@@ -16,10 +16,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ostler_common.errors import AbortedError, FailedPreconditionError, InvalidArgumentError, bad_field
+from ostler_common.errors import AbortedError, FailedPreconditionError, InvalidArgumentError, OstlerError, bad_field
 from ostler_common.image_header import HEAD_BYTES, SECTOR_BYTES, check_iterations, luks_offset, parse_qcow2
 from ostler_common.secret import Secret
 
+from ostler_agent.error_tail import ErrorTail
 from ostler_agent.keyfile import KeyFile
 from ostler_agent.process import Cancellation, Limits, RunError, daemon, run
 from ostler_agent.spec import DiskFormat
@@ -35,6 +36,11 @@ _STOP_TIMEOUT_S = 30.0
 _READ_TIMEOUT_S = 120.0
 _LUKS_HEAD_BYTES = 4096
 _KEY_NAME = "key{}"
+# What libssh says of a file that the server does not show.
+_UNREADABLE = (
+    ("SFTP server: Permission denied", "may not be read by {server.username} on {server.host}"),
+    ("SFTP server: No such file", "is not on {server.host}"),
+)
 _LIMITS = Limits(cpu_s=7 * 24 * 3600, memory_bytes=4 << 30)  # what bounds the time is the job's timeout
 
 
@@ -70,7 +76,7 @@ def read_chain(
     """The images that an image consists of, by their headers: itself first, its base last.
 
     directory: see `served`. Raises FailedPreconditionError NOT_AN_IMAGE, BACKING_FILE_REFUSED, DATA_FILE_REFUSED,
-    CHAIN_TOO_LONG; UnavailableError SSH_FAILED and what else `ssh.explained` tells.
+    CHAIN_TOO_LONG, DISK_UNREADABLE; UnavailableError SSH_FAILED and what else `ssh.explained` tells.
     """
     found: list[ChainImage] = []
     below: Backing | None = Backing(path, format)
@@ -80,8 +86,8 @@ def read_chain(
                 f"{path} has more than {MAX_LAYERS} images below it", "CHAIN_TOO_LONG", {"path": path}
             )
         layer = Layer(below.path, below.format)
-        with _nbdkit(server, layer, directory / f"chain{len(found)}", cancel) as socket:
-            head = _head(server, socket, cancel)
+        with _nbdkit(server, layer, directory / f"chain{len(found)}", cancel) as file:
+            head = file.read(0, HEAD_BYTES, cancel)
         encrypted = layer.format is DiskFormat.QCOW2 and _check_header(layer, head)
         found.append(ChainImage(layer.path, layer.format, encrypted))
         below = backing_of(layer.path, head) if layer.format is DiskFormat.QCOW2 else None
@@ -110,14 +116,37 @@ def served(server: SshServer, layers: Sequence[Layer], directory: Path, cancel: 
 @contextmanager
 def _file(server: SshServer, layer: Layer, below: Layer | None, place: Path, cancel: Cancellation) -> Iterator[Path]:
     """Serves one file of the server as it is, once its header is checked."""
-    with _nbdkit(server, layer, place, cancel) as socket:
-        _check(server, layer, below, socket, cancel)
+    with _nbdkit(server, layer, place, cancel) as file:
+        _check(layer, below, file, cancel)
         _checking(place).unlink()
-        yield socket
+        yield file.socket
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file of the server that nbdkit serves. errors: nbdkit's error output."""
+
+    server: SshServer
+    layer: Layer
+    socket: Path
+    errors: ErrorTail
+
+    def read(self, offset: int, count: int, cancel: Cancellation) -> bytes:
+        """Reads bytes. offset: a multiple of a sector. Raises DISK_UNREADABLE; what `ssh.explained` tells."""
+        try:
+            return _read(self.socket, offset, count, cancel)
+        except RunError as error:
+            raise self._explained(self.errors.text() or error.stderr) from None
+
+    def _explained(self, said: str) -> OstlerError:
+        for text, what in _UNREADABLE:
+            if text in said:
+                return _refused(self.layer, what.format(server=self.server), "DISK_UNREADABLE")
+        return explained(self.server.host, said)
 
 
 @contextmanager
-def _nbdkit(server: SshServer, layer: Layer, place: Path, cancel: Cancellation) -> Iterator[Path]:
+def _nbdkit(server: SshServer, layer: Layer, place: Path, cancel: Cancellation) -> Iterator[_File]:
     """Serves one file. While `_checking(place)` exists, nbdkit keeps what is read, in a nameless file beside it."""
     socket, ready = place.with_suffix(".sock"), place.with_suffix(".pid")
     _checking(place).touch()
@@ -136,23 +165,16 @@ def _nbdkit(server: SshServer, layer: Layer, place: Path, cancel: Cancellation) 
             start_timeout_s=_START_TIMEOUT_S,
             stop_timeout_s=_STOP_TIMEOUT_S,
             cancel=cancel,
-        ):
-            yield socket
+        ) as nbdkit:
+            yield _File(server, layer, socket, nbdkit.errors)
 
 
 def _checking(place: Path) -> Path:
     return place.with_suffix(".checking")
 
 
-def _head(server: SshServer, socket: Path, cancel: Cancellation) -> bytes:
-    try:
-        return _read(socket, 0, HEAD_BYTES, cancel)
-    except RunError as error:
-        raise explained(server.host, error.stderr) from None
-
-
-def _check(server: SshServer, layer: Layer, below: Layer | None, socket: Path, cancel: Cancellation) -> None:
-    head = _head(server, socket, cancel)
+def _check(layer: Layer, below: Layer | None, file: _File, cancel: Cancellation) -> None:
+    head = file.read(0, HEAD_BYTES, cancel)
     if layer.format is DiskFormat.QCOW2:
         if _check_header(layer, head) and not layer.passphrase:
             raise _refused(layer, "is encrypted, and no LUKS passphrase was given", "KEY_MISSING")
@@ -166,7 +188,7 @@ def _check(server: SshServer, layer: Layer, below: Layer | None, socket: Path, c
             {"path": layer.path},
         )
     if layer.passphrase:
-        _check_luks(server, layer, head, socket, cancel)
+        _check_luks(layer, head, file, cancel)
 
 
 def _check_header(layer: Layer, head: bytes) -> bool:
@@ -181,14 +203,11 @@ def _check_header(layer: Layer, head: bytes) -> bool:
     return header.is_encrypted
 
 
-def _check_luks(server: SshServer, layer: Layer, head: bytes, socket: Path, cancel: Cancellation) -> None:
+def _check_luks(layer: Layer, head: bytes, file: _File, cancel: Cancellation) -> None:
     offset = luks_offset(head)
     if offset is None:
         raise _refused(layer, "is not encrypted with LUKS, although a passphrase was given", "NOT_AN_IMAGE")
-    try:
-        luks = _read(socket, offset // SECTOR_BYTES * SECTOR_BYTES, _LUKS_HEAD_BYTES, cancel) if offset else head
-    except RunError as error:
-        raise explained(server.host, error.stderr) from None
+    luks = file.read(offset // SECTOR_BYTES * SECTOR_BYTES, _LUKS_HEAD_BYTES, cancel) if offset else head
     try:
         check_iterations(luks)
     except InvalidArgumentError as error:

@@ -26,12 +26,20 @@ _CHECK_INTERVAL_S, _REOPEN_PAUSE_S = 0.5, 1.0
 _SPECIAL = frozenset(":%$\\")
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?", re.ASCII)
 _USERNAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}", re.ASCII)
+_MISMATCH = (
+    "HOST_KEY_MISMATCH", "the host key of {server} is not the one that was given: compare it with the server's, then "
+    "change it in the import source",
+)  # fmt: skip
+_REFUSED = "LOGIN_FAILED", "{server} refuses the user name or the private key"
+# What OpenSSH says, and libssh, which nbdkit uses.
 _FAILURES = (
-    ("Host key verification failed", FailedPreconditionError, "HOST_KEY_MISMATCH", "the host key of {server} is not "
-     "the one that was given: compare it with the server's, then change it in the import source"),
-    ("Permission denied", FailedPreconditionError, "LOGIN_FAILED", "{server} refuses the user name or the private key"),
-    ("error in libcrypto", FailedPreconditionError, "INVALID_PRIVATE_KEY", "the private key for {server} cannot be "
-     "read; it must be without a passphrase"),
+    ("Host key verification failed", *_MISMATCH),
+    ("host key for server changed", *_MISMATCH),
+    ("the host key is unknown", *_MISMATCH),
+    ("Permission denied", *_REFUSED),
+    ("all possible authentication methods failed", *_REFUSED),
+    ("error in libcrypto", "INVALID_PRIVATE_KEY", "the private key for {server} cannot be read; it must be without a "
+     "passphrase"),
 )  # fmt: skip
 
 
@@ -92,7 +100,7 @@ def tunnel(server: SshServer, sockets: Mapping[Path, str], cancel: Cancellation 
                 raise bad_field("sockets", 'must be paths without ":", "%", "$" and backslashes', "INVALID_PATH")
             command += ["-L", f"{local}:{remote}"]
         try:
-            yield stack.enter_context(
+            ssh = stack.enter_context(
                 daemon(
                     [*command, "--", server.host],
                     ready=list(sockets)[-1],
@@ -101,6 +109,7 @@ def tunnel(server: SshServer, sockets: Mapping[Path, str], cancel: Cancellation 
                     cancel=cancel,
                 )
             )
+            yield ssh.child
         except RunError as error:
             if Path(error.command[0]).name != "ssh":
                 raise
@@ -147,9 +156,9 @@ def lasting_tunnel(server: SshServer, sockets: Mapping[Path, str], cancel: Cance
 
 def explained(host: str, said: str) -> OstlerError:
     """What ssh, or a program that speaks its protocol, said, as an error."""
-    for text, kind, reason, message in _FAILURES:
+    for text, reason, message in _FAILURES:
         if text in said:
-            return kind(message.format(server=host), reason, {"server": host})
+            return FailedPreconditionError(message.format(server=host), reason, {"server": host})
     lines = said.strip().splitlines() or ["no error output"]
     return UnavailableError(f"the ssh connection to {host} failed: {lines[-1][:500]}", "SSH_FAILED", {"server": host})
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import structlog
 from ostler_agent import process
+from ostler_agent.error_tail import MAX_TAIL_BYTES
 from ostler_agent.jobs import JobContext
-from ostler_agent.process import Limits, RunError, daemon, run, spawn
+from ostler_agent.process import Daemon, Limits, RunError, daemon, run, spawn
 from ostler_common.errors import CancelledError, DeadlineExceededError, FailedPreconditionError
 from ostler_common.secret import Secret
 
@@ -163,7 +164,7 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def helper(ready: Path, script: str) -> AbstractContextManager[object]:
+def helper(ready: Path, script: str) -> AbstractContextManager[Daemon]:
     """A shell script as a daemon: `ready` in it is the file that it creates once it is ready."""
     return daemon(["sh", "-c", f"ready={ready}\n{script}"], ready=ready, start_timeout_s=1, stop_timeout_s=1)
 
@@ -183,6 +184,15 @@ def test_a_daemon_that_fails_says_why(tmp_path: Path) -> None:
         helper(tmp_path / "b", "trap 'echo could not write >&2; exit 1' TERM\ntouch $ready\nsleep 60 & wait"),
     ):
         pass
+
+
+def test_a_daemon_that_says_much_goes_on_and_its_last_words_are_kept(tmp_path: Path) -> None:
+    script = "head -c 1M /dev/zero >&2; echo no such file >&2\ntrap 'exit 0' TERM\ntouch $ready\nsleep 60 & wait"
+    with helper(tmp_path / "ready", script) as running:
+        said = running.errors.text()
+    assert said.endswith("no such file\n")
+    assert len(said) == MAX_TAIL_BYTES
+    assert running.errors.text() == said
 
 
 @pytest.mark.parametrize("script", ["sleep 60", "trap '' TERM\ntouch $ready\nsleep 60"], ids=["start", "stop"])
