@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-from ostler_common.errors import AbortedError, FailedPreconditionError, InvalidArgumentError, OstlerError, bad_field
+from ostler_common.errors import (
+    AbortedError,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    OstlerError,
+    UnavailableError,
+    bad_field,
+)
 
 from ostler_agent.conversion.deadline import deadline
 from ostler_agent.conversion.disks import COPY_LIMITS, MAX_DISKS
@@ -34,6 +42,7 @@ from ostler_agent.volumes.locks import VolumeLocks
 log = structlog.get_logger(__name__)
 
 _LIBVIRT_TIMEOUT_S = 120.0
+_LAST_CHECK_TIMEOUT_S, _LAST_CHECK_PAUSE_S = 900.0, 5.0  # as long as the copy itself waits for a connection
 _RECONNECT_S = 300  # how long a copy of a running VM waits for a connection that is cut
 _TARGET = re.compile(r"[a-z]{1,8}[0-9]{0,4}", re.ASCII)
 _WRONG_KEY = "cannot unlock any keyslot"
@@ -111,18 +120,11 @@ class RemoteCopies:
             with self._backup(job, server, source, directory) as socket:
                 yield lambda number, disk: _nothing_to_open(NbdExport(socket, disk.target, _RECONNECT_S))
             return
-        self._check_off(job, server, source, directory)
+        with deadline(job, _LIBVIRT_TIMEOUT_S, "check"):
+            _check_off(job, server, source, directory)
         yield lambda number, disk: _files(job, server, disk, directory / f"disk{number}")
-        self._check_off(job, server, source, directory)
-
-    def _check_off(self, job: JobContext, server: SshServer, source: RemoteVmCopy, directory: Path) -> None:
-        with deadline(job, _LIBVIRT_TIMEOUT_S, "check"), libvirt_of(server, directory, job) as libvirt:
-            if not libvirt.is_off(source.vm_id):
-                raise AbortedError(
-                    "the VM was started at the source, so that its disks changed while they were copied; shut it down,"
-                    " or import it while it runs",
-                    "SOURCE_CHANGED",
-                )
+        with deadline(job, _LAST_CHECK_TIMEOUT_S, "check"):
+            _check_still_off(job, server, source, directory)
 
     @contextmanager
     def _backup(self, job: JobContext, server: SshServer, source: RemoteVmCopy, directory: Path) -> Iterator[Path]:
@@ -139,6 +141,28 @@ class RemoteCopies:
                 self.vms.end_copy(server, source.vm_id, source.copy_id)
             except OstlerError as error:  # whoever asked for the copy ends it later (EndRemoteCopy)
                 log.warning("the copy of a VM was not ended at its source", vm=source.vm_id, reason=error.reason)
+
+
+def _check_off(job: JobContext, server: SshServer, source: RemoteVmCopy, directory: Path) -> None:
+    with libvirt_of(server, directory, job) as libvirt:
+        if not libvirt.is_off(source.vm_id):
+            raise AbortedError(
+                "the VM was started at the source, so that its disks changed while they were copied; shut it down, or"
+                " import it while it runs",
+                "SOURCE_CHANGED",
+            )
+
+
+def _check_still_off(job: JobContext, server: SshServer, source: RemoteVmCopy, directory: Path) -> None:
+    """Asks until the source answers or the job must stop: a copy of hours is not lost to a connection that is cut."""
+    while True:
+        try:
+            _check_off(job, server, source, directory)
+            return
+        except (UnavailableError, DeadlineExceededError) as error:
+            job.check()
+            log.warning("the source of a copy is asked again", vm=source.vm_id, reason=error.reason)
+            job.wait(_LAST_CHECK_PAUSE_S)
 
 
 @contextmanager

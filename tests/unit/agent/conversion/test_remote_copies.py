@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from ostler_agent.tools import ssh
 from ostler_agent.tools.remote_disk import Layer
 from ostler_agent.tools.ssh import SshServer, lasting_tunnel
 from ostler_agent.volumes.locks import VolumeLocks
-from ostler_common.errors import DeadlineExceededError
+from ostler_common.errors import AbortedError, DeadlineExceededError, OstlerError, UnavailableError
 from ostler_common.secret import Secret
 
 from tests.unit.agent.conversion.conftest import Staged
@@ -72,6 +73,58 @@ def test_a_libvirt_that_never_answers_ends_the_copy(
         copies.copy(JobContext("copy"), SERVER, source(staged, running=running), 60)
     assert caught.value.reason == reason
     assert list(place.iterdir()) == []
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, answers: list[bool | OstlerError]) -> None:
+    """Has libvirt of the source answer whether the VM is off; an error is that of its connection."""
+
+    class Libvirt:
+        def is_off(self, vm_id: str) -> bool:
+            answer = answers.pop(0)
+            if isinstance(answer, OstlerError):
+                raise answer
+            return answer
+
+    monkeypatch.setattr(remote_copies, "libvirt_of", lambda *_: contextlib.nullcontext(Libvirt()))
+    monkeypatch.setattr(remote_copies, "_LAST_CHECK_PAUSE_S", 0.01)
+
+
+CUT = UnavailableError("the connection was cut", "SSH_FAILED")
+SLOW = DeadlineExceededError("ssh did not start within 30 s", "COMMAND_TIMEOUT")
+
+
+def open_and_close(staged: Staged, place: Path) -> None:
+    """Opens the disks of a VM that is off and has done with them at once."""
+    copies = RemoteCopies(staged.pools, VolumeLocks(), RemoteVms(place))
+    with copies._opened(JobContext("copy"), SERVER, source(staged, running=False), place):
+        pass
+
+
+def test_the_last_check_waits_for_a_connection_that_is_cut(
+    staged: Staged, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[bool | OstlerError] = [True, CUT, SLOW, True]
+    asked(monkeypatch, answers)
+    open_and_close(staged, place)
+    assert answers == []
+    asked(monkeypatch, [True, CUT, False])
+    with pytest.raises(AbortedError) as caught:
+        open_and_close(staged, place)
+    assert caught.value.reason == "SOURCE_CHANGED"
+
+
+def test_the_last_check_does_not_wait_for_ever(staged: Staged, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked(monkeypatch, [True, *[CUT] * 1000])
+    monkeypatch.setattr(remote_copies, "_LAST_CHECK_TIMEOUT_S", 0.2)
+    with pytest.raises(DeadlineExceededError) as caught:
+        open_and_close(staged, place)
+    assert caught.value.reason == "CHECK_TIMEOUT"
+
+
+def test_the_first_check_fails_at_once(staged: Staged, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked(monkeypatch, [CUT])
+    with pytest.raises(UnavailableError):
+        open_and_close(staged, place)
 
 
 def test_a_lasting_tunnel_that_cannot_begin_tells_why(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
