@@ -14,18 +14,15 @@ from ostler.types.v1 import vm_pb2, volume_pb2
 from ostler_common.errors import FailedPreconditionError, OstlerError, bad_field
 from ostler_common.hypervisors import Function
 from ostler_common.secret import Secret
-from peewee import IntegrityError
 
-from ostler_control import events
 from ostler_control.agents import Agent, Agents
 from ostler_control.catalog.names import check_name
-from ostler_control.database import session, transaction
+from ostler_control.database import session
 from ostler_control.hosts.rows import address
 from ostler_control.hypervisors import rules
 from ostler_control.imports import files
-from ostler_control.imports.sources import source_exists
+from ostler_control.imports.source_rows import create_source, update_source
 from ostler_control.keys import Keyring
-from ostler_control.keys.passphrases import delete_passphrase
 from ostler_control.models import Host, HostState, ImportSource, KvmSource
 from ostler_control.vmware.connection import parse_address
 from ostler_control.vmware.inventory import Disk, Image, Nic, Power, Problem, SourceVm
@@ -76,24 +73,9 @@ def prove(new: NewKvmSource, agents: Agents) -> None:
 
 
 def create(new: NewKvmSource, actor: str, keys: Keyring) -> ImportSource:
-    """Records a source that was proved. Raises AlreadyExistsError SOURCE_EXISTS."""
-    try:
-        with transaction():
-            row = ImportSource.create(
-                id=new.id,
-                name=new.name,
-                type=TYPE,
-                address=new.address,
-                username=new.username,
-                passphrase=keys.store(new.private_key, new.id),
-            )
-            KvmSource.create(source=row, known_hosts=new.known_hosts)
-            events.record(
-                "import-source.create", events.Outcome.SUCCEEDED, actor, "import-source", row.id, row.name, new.address
-            )
-    except IntegrityError:
-        raise source_exists(new.name) from None
-    return row
+    """Records a source that was proved. Raises as `create_source` does."""
+    row = ImportSource(id=new.id, name=new.name, type=TYPE, address=new.address, username=new.username)
+    return create_source(row, new.private_key, actor, keys, new.known_hosts)
 
 
 def changed(
@@ -111,15 +93,8 @@ def changed(
 
 
 def update(source: ImportSource, new: NewKvmSource, actor: str, keys: Keyring) -> ImportSource:
-    """Records a changed source that was proved. Imports under way use it from their next step on."""
-    with transaction():
-        ImportSource.update(username=new.username, passphrase=keys.store(new.private_key, new.id)).where(
-            ImportSource.id == source.id
-        ).execute()
-        KvmSource.update(known_hosts=new.known_hosts).where(KvmSource.source == source.id).execute()
-        delete_passphrase(source.passphrase_id)
-        events.record("import-source.update", events.Outcome.SUCCEEDED, actor, "import-source", source.id, source.name)
-        return ImportSource.get_by_id(source.id)
+    """Records a changed source that was proved. source: as `changed` got it. Raises as `update_source` does."""
+    return update_source(source, new.private_key, actor, keys, new.known_hosts, username=new.username)
 
 
 def known_hosts_of(source: ImportSource) -> str:

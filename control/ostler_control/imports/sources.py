@@ -5,14 +5,14 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from ostler_common.errors import AlreadyExistsError, FailedPreconditionError, bad_field
+from ostler_common.errors import FailedPreconditionError, bad_field
 from ostler_common.secret import Secret
-from peewee import IntegrityError
 
 from ostler_control import events
 from ostler_control.catalog.names import check_name
 from ostler_control.database import transaction
 from ostler_control.imports.rows import delete_imports
+from ostler_control.imports.source_rows import create_source, update_source
 from ostler_control.keys import Keyring
 from ostler_control.keys.passphrases import delete_passphrase
 from ostler_control.models import ImportPlan, ImportSource, Operation, VmImport, tuples
@@ -59,30 +59,17 @@ def prove(new: NewSource) -> None:
 
 
 def create(new: NewSource, actor: str, keys: Keyring) -> ImportSource:
-    """Writes down a source that was proved. Raises AlreadyExistsError SOURCE_EXISTS."""
-    try:
-        with transaction():
-            row = ImportSource.create(
-                id=new.id,
-                name=new.name,
-                type=TYPE,
-                address=new.address,
-                username=new.username,
-                ca_pem=new.trust.ca_pem,
-                thumbprint=new.trust.sha256,
-                passphrase=keys.store(new.password, new.id),
-            )
-            events.record(
-                "import-source.create", events.Outcome.SUCCEEDED, actor, "import-source", row.id, row.name, new.address
-            )
-    except IntegrityError:
-        raise source_exists(new.name) from None
-    return row
-
-
-def source_exists(name: str) -> AlreadyExistsError:
-    """The error for a name that is in use."""
-    return AlreadyExistsError(f"there is an import source named {name} already; choose another name", "SOURCE_EXISTS")
+    """Records a source that was proved. Raises as `create_source` does."""
+    row = ImportSource(
+        id=new.id,
+        name=new.name,
+        type=TYPE,
+        address=new.address,
+        username=new.username,
+        ca_pem=new.trust.ca_pem,
+        thumbprint=new.trust.sha256,
+    )
+    return create_source(row, new.password, actor, keys)
 
 
 def changed(
@@ -100,17 +87,9 @@ def changed(
 
 
 def update(source: ImportSource, new: NewSource, actor: str, keys: Keyring) -> ImportSource:
-    """Writes down a changed source that was proved. Imports under way use it from their next step on."""
-    with transaction():
-        ImportSource.update(
-            username=new.username,
-            ca_pem=new.trust.ca_pem,
-            thumbprint=new.trust.sha256,
-            passphrase=keys.store(new.password, new.id),
-        ).where(ImportSource.id == source.id).execute()
-        delete_passphrase(source.passphrase_id)
-        events.record("import-source.update", events.Outcome.SUCCEEDED, actor, "import-source", source.id, source.name)
-        return ImportSource.get_by_id(source.id)
+    """Records a changed source that was proved. source: as `changed` got it. Raises as `update_source` does."""
+    trust = {"ca_pem": new.trust.ca_pem, "thumbprint": new.trust.sha256}
+    return update_source(source, new.password, actor, keys, username=new.username, **trust)
 
 
 def delete(source: ImportSource, actor: str) -> None:

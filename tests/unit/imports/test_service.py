@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from types import ModuleType
 
 import grpc
 import pytest
@@ -14,6 +15,7 @@ from ostler_control.api.authorization import TABLE
 from ostler_control.api.convert import vms as convert_vms
 from ostler_control.api.imports import ImportService
 from ostler_control.caller import Role
+from ostler_control.imports import kvm_source, sources
 from ostler_control.models import (
     Event,
     Host,
@@ -160,6 +162,33 @@ def test_a_source_gets_another_password_or_trust(api: Api) -> None:
     bad = pb.UpdateImportSourceRequest(source="vc1", password=b"wrong")
     assert reason(lambda: update(bad, api.context)) == "VCENTER_LOGIN_REFUSED"
     assert ImportSource.get().passphrase_id == row.passphrase_id, "a change that does not work is not recorded"
+
+
+@pytest.mark.parametrize("module", [sources, kvm_source])
+def test_of_two_changes_of_a_source_at_once_the_second_is_refused(
+    api: Api, monkeypatch: pytest.MonkeyPatch, module: ModuleType
+) -> None:
+    service, context = api.service, api.context
+    if module is sources:
+        made = service.CreateImportSource(api.source_request(), context)
+        first = pb.UpdateImportSourceRequest(source=made.name, password=PASSWORD.encode())
+        second = pb.UpdateImportSourceRequest(source=made.name, ca_pem=api.vcenter.ca_pem)
+    else:
+        made = service.CreateImportSource(kvm_request(), context)
+        first = pb.UpdateImportSourceRequest(source=made.name, username="ada")
+        second = pb.UpdateImportSourceRequest(source=made.name, username="eve")
+    prove, recorded = module.prove, []
+
+    def change_meanwhile(*arguments: object) -> None:
+        monkeypatch.setattr(module, "prove", prove)
+        recorded.append(service.UpdateImportSource(first, context))
+        prove(*arguments)
+
+    monkeypatch.setattr(module, "prove", change_meanwhile)
+    assert reason(lambda: service.UpdateImportSource(second, context)) == "SOURCE_CHANGED_MEANWHILE"
+    assert [service.GetImportSource(pb.GetImportSourceRequest(source=made.name), context)] == recorded
+    assert [key.id for key in Passphrase.select()] == [ImportSource.get().passphrase_id]
+    service.DeleteImportSource(pb.DeleteImportSourceRequest(source=made.name), context)
 
 
 def test_a_source_may_only_be_checked(api: Api) -> None:
