@@ -35,6 +35,7 @@ from pydantic import BaseModel, ConfigDict
 from tests.drivers import vm_process
 
 PROGRAM = vm_process.__file__
+START_S = 2.0
 
 
 class Options(BaseModel):
@@ -210,6 +211,8 @@ class ProcessHypervisor:
             run(argv, timeout_s=30)
         except RunError as error:
             if error.exit_code == vm_process.IN_USE:
+                if self.started_meanwhile(definition.vm_id):
+                    return
                 raise FailedPreconditionError(
                     f"another VM uses a disk of VM {definition.vm_id}", "DISK_IN_USE"
                 ) from error
@@ -218,6 +221,16 @@ class ProcessHypervisor:
                     f"a disk of VM {definition.vm_id} does not exist", "VOLUME_MISSING"
                 ) from error
             raise InternalError(f"cannot start VM {definition.vm_id}: {error.message}", "START_FAILED") from error
+
+    def started_meanwhile(self, vm_id: str) -> bool:
+        """Whether the VM's own process has its disks: an agent that was killed in the midst of a start leaves one that
+        writes its process id a moment later."""
+        end = time.monotonic() + START_S
+        while not self.running(vm_id):
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.02)
+        return True
 
     def directory(self, vm_id: str) -> Path:
         return self.state_dir / vm_id
