@@ -51,7 +51,7 @@ class RemoteVms:
             return [InspectedVm(vm, {}, vm.problems) for vm in libvirt.list_vms()]
 
     def inspect(self, server: SshServer, vm: str) -> InspectedVm:
-        """A VM by its UUID or name, with the images of its disks if it is off.
+        """A VM by its UUID or name, with the images of its disks.
 
         Raises as `list` does, NotFoundError SOURCE_VM_NOT_FOUND.
         """

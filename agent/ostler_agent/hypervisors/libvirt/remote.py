@@ -52,7 +52,7 @@ class RemoteLibvirt:
                 raise ResourceExhaustedError(
                     f"the source has {len(domains)} VMs, more than {MAX_VMS}; name the one to import", "TOO_MANY_VMS"
                 )
-            found = [_describe(domain) for domain in domains]
+            found = [vm for domain in domains if (vm := _describe_if_there(domain)) is not None]
         return sorted(found, key=lambda vm: (vm.name, vm.vm_id))
 
     def find_vm(self, vm: str) -> RemoteVm:
@@ -141,6 +141,16 @@ def _socket_path(domain: libvirt.virDomain, copy_id: str) -> str:
         )
     directory = _DOMAIN_DIRECTORY.format(id=domain.ID(), name=name[:_SHORT_NAME_CHARACTERS])
     return f"{directory}/{_socket_name(copy_id)}"
+
+
+def _describe_if_there(domain: libvirt.virDomain) -> RemoteVm | None:
+    """None for a VM that was undefined since the list was made."""
+    try:
+        return _describe(domain)
+    except libvirt.libvirtError as error:
+        if is_code(error, libvirt.VIR_ERR_NO_DOMAIN):
+            return None
+        raise
 
 
 def _describe(domain: libvirt.virDomain) -> RemoteVm:
