@@ -3,6 +3,7 @@
 # make test    every test;  make quick  what needs neither root, PostgreSQL nor killed processes, in 90 s
 # make packages   .deb packages in dist/, checked by lintian;  make system-test installs them on machines with systemd
 # make web-assets   the web console's scripts, from npm
+# make docs    the site of the documentation, in .cache/site
 # make lint    every check;  make bench  the benchmarks;  make protos  the stubs
 SHELL := /bin/bash
 VENV := .venv
@@ -33,7 +34,7 @@ PACKAGES := gcc pkg-config python3-dev python3-venv libvirt-dev \
 	protoc-gen-go protoc-gen-go-grpc golang-google-grpc-dev golang-google-genproto-dev golang-google-protobuf-dev \
 	golang-github-golang-protobuf-1-5-dev
 
-.PHONY: setup demo demo-down test quick lint bench packages system-test protos matrix userdata-table web-assets clean
+.PHONY: setup demo demo-down test quick lint bench packages system-test protos matrix userdata-table web-assets docs clean
 
 setup: $(VENV)/.ready
 
@@ -42,7 +43,7 @@ $(VENV)/.ready: pyproject.toml $(DRIVERS:%=%/pyproject.toml) constraints.txt Mak
 	if [ -n "$$missing" ]; then echo "installing:" $$missing; \
 	  $(SUDO) apt-get update -q && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; fi
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install -q --disable-pip-version-check -e '.[agent,control,web,dev]' $(DRIVERS:%=-e %)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install -q --disable-pip-version-check -e '.[agent,control,web,dev,docs]' $(DRIVERS:%=-e %)
 	touch $@
 
 protos: $(VENV)/.ready
@@ -64,6 +65,10 @@ userdata-table: $(STUBS)
 # The console's scripts are kept in the tree; this fetches them again at the pinned versions. Needs npm.
 web-assets:
 	$(PYTHON) control/web_assets.py
+
+# A broken link or a heading that is gone fails.
+docs: $(STUBS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lint: $(STUBS)
 	$(BIN)/ruff check .
