@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from docsite import api_page, cli_page, reason_page
+from docsite import api_page, cli_page, offline, reason_page
 
 GENERATED = {
     "reference/commands.md": cli_page.page,
@@ -73,3 +74,9 @@ def _indented(lines: Iterable[str]) -> Iterator[str]:
             yield line
         if is_fence:
             fence = indent if fence is None else None
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Raises PluginError when a page loads something from elsewhere."""
+    if loads := sorted(set(offline.outside_loads(Path(config.site_dir)))):
+        raise PluginError("the site loads from elsewhere: " + ", ".join(f"{page}: {url}" for page, url in loads))

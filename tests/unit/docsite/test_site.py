@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import yaml
 
 from docsite.hooks import for_site
+from docsite.offline import in_css, in_html
 
 ROOT = Path(__file__).parents[3]
 
@@ -33,6 +35,27 @@ def test_fenced_blocks_stay_as_they_are() -> None:
     assert for_site(page) == page
 
 
-def test_the_site_loads_nothing_from_elsewhere() -> None:
+def test_fonts_come_from_the_reader_s_system() -> None:
     theme = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["theme"]
     assert theme["font"] is False
+
+
+@pytest.mark.parametrize(
+    ("html", "expected"),
+    [
+        ('<script src="https://cdn.example/a.js"></script>', ["https://cdn.example/a.js"]),
+        ('<link rel="stylesheet" href="//fonts.example/css">', ["//fonts.example/css"]),
+        ('<img srcset="a.png 1x, http://img.example/b.png 2x">', ["http://img.example/b.png"]),
+        ('<p style="background: url(https://img.example/c.png)">', ["https://img.example/c.png"]),
+        ('<script src="../assets/a.js"></script><a href="https://libvirt.org">libvirt</a>', []),
+        ('<link rel="canonical" href="https://docs.example/">', []),
+    ],
+)
+def test_loads_from_elsewhere_are_found(html: str, expected: list[str]) -> None:
+    assert in_html(html) == expected
+
+
+def test_loads_of_style_sheets_are_found() -> None:
+    assert in_css("@import 'https://fonts.example/a.css'; p { background: url(data:image/svg+xml,<svg/>) }") == [
+        "https://fonts.example/a.css"
+    ]
