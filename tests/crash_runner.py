@@ -116,7 +116,7 @@ class _Callers(dict[str, Transfer]):
 
 def main(url: str, state_dir: Path, plan: Path) -> None:
     global _plan, _reached
-    replicas.SILENCE_S = 1.0
+    replicas.SILENCE_S, replicas.BEAT_S = 2.0, 0.1
     engine_module._TICKS_PER_SWEEP = 1
     _plan = json.loads(plan.read_text())
     _reached = state_dir / "reached"

@@ -9,6 +9,7 @@ import structlog
 from ostler_control import database, settings
 from ostler_control.api import requests
 from ostler_control.events import linking
+from ostler_control.operations import replicas
 from ostler_control.scheduling import capacity
 
 log = structlog.get_logger(__name__)
@@ -19,8 +20,9 @@ def tidy() -> None:
     with database.session():
         gone = linking.prune(datetime.timedelta(days=settings.events.EVENT_RETENTION.get()))
         gone += requests.prune()
+        gone += replicas.forget_gone()
         if gone:
-            log.info("old events and requests were deleted", count=gone)
+            log.info("old events, requests and replicas were deleted", count=gone)
         for drift in capacity.audit():
             log.error(
                 "a host's allocated capacity differs from that of its VMs: report this as a bug",

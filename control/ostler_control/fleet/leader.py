@@ -5,19 +5,18 @@ Two may believe so for a moment. That costs connections and nothing else: a watc
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 from ostler_control.database import is_sqlite
+from ostler_control.operations import replicas
 from ostler_control.operations.replicas import Heartbeats
 
 
 class Leader:
     """Tells one replica, each time it asks, whether it leads."""
 
-    def __init__(self, replica: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, replica: str, heartbeats: Heartbeats | None = None) -> None:
+        """heartbeats: default is this process's."""
         self._replica = replica
-        self._heartbeats = Heartbeats(clock)
+        self._heartbeats = heartbeats or replicas.heartbeats
 
     def is_me(self) -> bool:
         """Whether this replica watches the fleet now."""

@@ -44,6 +44,8 @@ T = TypeVar("T")
 _MIN_RETRY_S, _MAX_RETRY_S = 0.5, 15.0
 _FIRST_UPDATE_TIMEOUT_S = 20.0
 _GATHER_S = 0.1
+# How soon a replica notices that it leads now.
+_MAX_LEADERLESS_S = 1.0
 # Above this many hosts at once it is cheaper to read every VM than to name the hosts.
 _ALL_AT_ONCE = 100
 
@@ -180,7 +182,7 @@ class Watcher:
         if not await self._in_database(self._leads):
             await self._let_go(list(self._watches))
             self._bundle = None
-            await asyncio.sleep(self._intervals.rescan_s)
+            await asyncio.sleep(min(self._intervals.rescan_s, _MAX_LEADERLESS_S))
             return
         self._interval_s = await self._in_database(store.load_interval_s)
         hosts = await self._in_database(store.hosts)

@@ -29,7 +29,7 @@ from ostler_control.operations import records, replicas, waiting
 from ostler_control.operations.interrupts import Interrupts, StoppedError
 from ostler_control.operations.run import Run, bug
 from ostler_control.operations.verbs import body_of, periodic_tasks
-from ostler_control.outage import wait_out
+from ostler_control.outage import outage, wait_out
 from ostler_control.state_dir import StateDir
 
 log = structlog.get_logger(__name__)
@@ -90,7 +90,7 @@ class Engine:
         self._journal = journal
         self._replica = replica
         self._address = address
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
         # Operations that this process runs now, and the signal that one has ended.
         self._active: Counter[str] = Counter()
         self._active_lock = threading.Lock()
@@ -103,7 +103,7 @@ class Engine:
         assert _engine is None, "an engine runs already"
         _engine = self
         self.keys.sweep()
-        replicas.beat(self._replica, self._address, self.keys.provider.local_versions())
+        self._beat()
         # DBOS logs to the console by itself, and at its own level.
         logging.getLogger("dbos").addHandler(logging.NullHandler())
         config: DBOSConfig = {
@@ -121,15 +121,19 @@ class Engine:
         DBOS.launch()
         self._restart_unknown()
         self._sweep(unstarted_age_s=0)
-        self._thread = threading.Thread(target=self._look_after, name="operations", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._look_after, name="operations", daemon=True),
+            threading.Thread(target=self._keep_alive, name="heartbeat", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """Leaves everything that is running; the next start, or another replica, resumes it."""
         global _engine
         self.interrupts.stop()
-        if self._thread is not None:
-            self._thread.join()
+        for thread in self._threads:
+            thread.join()
         with self._idle:
             self._idle.wait_for(lambda: not self._active, _STOP_GRACE_S)
         DBOS.destroy()
@@ -224,7 +228,6 @@ class Engine:
                     if records.attempt_and_cancel(operation_id)[1]:
                         self.interrupts.cancel(operation_id)
                 if ticks % _TICKS_PER_SWEEP == 0:
-                    replicas.beat(self._replica, self._address, self.keys.provider.local_versions())
                     self._sweep()
                 if ticks % _TICKS_PER_PRUNING == 0:
                     with session():
@@ -235,25 +238,46 @@ class Engine:
             if ticks % _TICKS_PER_SWEEP == 0:
                 _run_periodic()
 
+    def _beat(self) -> None:
+        replicas.beat(self._replica, self._address, self.keys.provider.local_versions())
+
+    def _keep_alive(self) -> None:
+        """Beats and adopts, on a connection of its own: neither long work nor a crowd of callers may make this replica
+        look silent."""
+        while not self.interrupts.stopping.wait(replicas.BEAT_S):
+            try:
+                with session():
+                    self._beat()
+                    while not self.interrupts.stopping.wait(replicas.BEAT_S):
+                        self._beat()
+                        if self._journal.shared:
+                            self._adopt()
+            except Exception as error:
+                if outage(error) is None:
+                    log.exception("the heartbeat failed; it is tried again")
+
     def _sweep(self, unstarted_age_s: float = 10.0) -> None:
-        """Starts what was recorded and never started, and resumes what a silent replica has left."""
+        """Starts what was recorded and never started."""
         for operation_id in replicas.unstarted(unstarted_age_s):
             with session():
                 operation = Operation.get_or_none(Operation.id == operation_id)
             if operation is not None:
                 self.launch(operation)
-        if not self._journal.shared:
-            return
-        for operation_id in replicas.adopt(self._replica):
+
+    def _adopt(self) -> None:
+        """Resumes what silent replicas have left."""
+        adopted = set(replicas.adopt(self._replica))
+        for operation_id in adopted:
             log.warning("resuming an operation of a silent replica", operation=operation_id)
-        # A running operation of this replica without a thread was adopted, just now or before a crash. It counts once
-        # it was found twice: the first time its thread may be about to start or to end.
+        # A running operation of this replica without a thread was adopted, just now or before a crash. One of before
+        # counts once it was found twice: the first time its thread may be about to start or to end.
         with self._active_lock:
             active = set(self._active)
         left = set(replicas.own(self._replica)) - active
-        for operation_id in left & self._left:
+        resumed = left & (self._left | adopted)
+        for operation_id in resumed:
             DBOS.resume_workflow(operation_id)
-        self._left = left - self._left
+        self._left = left - resumed
 
 
 def launch(operation: Operation) -> None:

@@ -1,45 +1,56 @@
 """Control replicas: which are alive, and whose operations another one must adopt.
 
 A replica is silent when its heartbeat has stood still for `SILENCE_S` by the watching replica's own clock; clocks are
-never compared.
+never compared. While the watching replica itself could not read heartbeats (the database was away, or its process was
+stopped), nothing counts. So a death is known 12 seconds later at the latest.
 """
 
 from __future__ import annotations
 
 import datetime
+import threading
 import time
 from collections.abc import Callable, Iterable
 
 from ostler_control.database import session, transaction
 from ostler_control.models import Operation, OperationState, Replica, now
 
-SILENCE_S = 30.0
+SILENCE_S = 8.0
+BEAT_S = 2.0
+# The row of a replica that is gone for so long is deleted: until then agents are given its address.
+_ROW_LIFETIME = datetime.timedelta(days=7)
 
 
 class Heartbeats:
-    """The replicas' heartbeats as one process watches them."""
+    """The replicas' heartbeats as one process watches them. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._lock = threading.Lock()
+        self._last_read_s = clock()
         # Replica id -> its heartbeat as last read, and when it was first read so.
         self._seen: dict[str, tuple[datetime.datetime, float]] = {}
 
     def living(self) -> list[Replica]:
         """The replicas that are not known to be silent. One that fell silent is among them until this process has
-        watched it for `SILENCE_S`."""
+        watched it for `SILENCE_S`: this has to be called several times within that."""
         with session():
             rows = list(Replica.select())
-        clock = self._clock()
-        self._seen = {row.id: self._since(row, clock) for row in rows}
-        return [row for row in rows if clock - self._seen[row.id][1] < SILENCE_S]
+        with self._lock:
+            now_s = self._clock()
+            if now_s - self._last_read_s > SILENCE_S / 2:
+                self._seen = {}
+            self._last_read_s = now_s
+            self._seen = {row.id: self._since(row, now_s) for row in rows}
+            return [row for row in rows if now_s - self._seen[row.id][1] < SILENCE_S]
 
-    def _since(self, row: Replica, clock: float) -> tuple[datetime.datetime, float]:
+    def _since(self, row: Replica, now_s: float) -> tuple[datetime.datetime, float]:
         before = self._seen.get(row.id)
-        return before if before and before[0] == row.heartbeat_time else (row.heartbeat_time, clock)
+        return before if before and before[0] == row.heartbeat_time else (row.heartbeat_time, now_s)
 
 
-# This process's.
-_heartbeats = Heartbeats()
+# This process's: the engine reads it every `BEAT_S`.
+heartbeats = Heartbeats()
 
 
 def beat(replica: str, address: str, kek_ids: Iterable[str] = ()) -> None:
@@ -52,7 +63,20 @@ def beat(replica: str, address: str, kek_ids: Iterable[str] = ()) -> None:
 
 def keys_of_living() -> dict[str, set[str]]:
     """By address (or id) of each living replica, this one included: the versions of the key-encryption key it has."""
-    return {row.address or row.id: set(row.kek_ids.split()) for row in _heartbeats.living()}
+    return {row.address or row.id: set(row.kek_ids.split()) for row in heartbeats.living()}
+
+
+def addresses(own: str) -> str:
+    """ "host:port" of every replica's main port, separated by commas, `own` first; also of those that are away now."""
+    with session():
+        known = [row.address for row in Replica.select().order_by(Replica.id) if row.address]
+    return ",".join(dict.fromkeys([own, *known]))
+
+
+def forget_gone() -> int:
+    """Deletes the rows of replicas that have been away for a week; returns how many."""
+    with transaction():
+        return int(Replica.delete().where(Replica.heartbeat_time < now() - _ROW_LIFETIME).execute())
 
 
 def unstarted(age_s: float = 10.0) -> list[str]:
@@ -72,7 +96,7 @@ def own(replica: str) -> list[str]:
 
 def adopt(replica: str) -> list[str]:
     """Takes over the operations of silent replicas; returns those that this replica alone now has."""
-    living = {replica, *(row.id for row in _heartbeats.living())}
+    living = {replica, *(row.id for row in heartbeats.living())}
     running = Operation.state == OperationState.RUNNING
     with session():
         query = Operation.select(Operation.id, Operation.replica)

@@ -13,7 +13,8 @@ from ostler_control.database import is_sqlite
 from ostler_control.fleet.backoff import Pace, delay_s
 from ostler_control.fleet.leader import Leader
 from ostler_control.models import Replica, now
-from ostler_control.operations.replicas import SILENCE_S
+from ostler_control.operations import replicas
+from ostler_control.operations.replicas import BEAT_S, SILENCE_S, Heartbeats
 
 
 @pytest.mark.parametrize(
@@ -60,21 +61,55 @@ def test_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert config.log_level == "debug"
 
 
+class _Watching:
+    """A replica that reads the heartbeats every two seconds of a clock that the test turns."""
+
+    def __init__(self) -> None:
+        self.clock = 0.0
+        self.leader = Leader("b", Heartbeats(lambda: self.clock))
+
+    def leads_after(self, seconds: float) -> bool:
+        end = self.clock + seconds
+        while self.clock + BEAT_S < end:
+            self.clock += BEAT_S
+            self.leader.is_me()
+        self.clock = end
+        return self.leader.is_me()
+
+
 def test_living_replica_with_the_smallest_id_leads(fresh_database: str) -> None:
-    clock = 0.0
-    leader = Leader("b", lambda: clock)
+    watching = _Watching()
     Replica.create(id="b")
-    assert leader.is_me()
+    assert watching.leads_after(0)
     other = Replica.create(id="a")
     Replica.create(id="c")
-    assert leader.is_me() == is_sqlite()
-    clock += SILENCE_S - 1
+    assert watching.leads_after(0) == is_sqlite()
+    assert watching.leads_after(SILENCE_S - 1) == is_sqlite()
     Replica.update(heartbeat_time=now() + datetime.timedelta(seconds=9)).where(Replica.id == other.id).execute()
-    assert leader.is_me() == is_sqlite()
-    clock += SILENCE_S - 1  # silent since its heartbeat, not since it was first seen
-    assert leader.is_me() == is_sqlite()
-    clock += 1
-    assert leader.is_me()
+    assert watching.leads_after(0) == is_sqlite()
+    assert watching.leads_after(SILENCE_S - 1) == is_sqlite()  # silent since its heartbeat, not since it was first seen
+    assert watching.leads_after(1)
+
+
+def test_nobody_counts_as_silent_for_the_time_that_heartbeats_could_not_be_read(fresh_database: str) -> None:
+    """After an outage of the database every heartbeat is old, and so is that of a replica that is well."""
+    watching = _Watching()
+    Replica.create(id="a")
+    assert watching.leads_after(0) == is_sqlite()
+    watching.clock += 60
+    assert watching.leads_after(0) == is_sqlite()
+    assert watching.leads_after(SILENCE_S - 1) == is_sqlite()
+    assert watching.leads_after(1)
+
+
+def test_the_addresses_of_all_replicas_are_known_until_they_have_been_gone_for_a_week(fresh_database: str) -> None:
+    replicas.beat("a", "ctl1:8440")
+    replicas.beat("b", "ctl2:8440")
+    Replica.create(id="c", address="ctl3:8440", heartbeat_time=now() - datetime.timedelta(days=6))
+    Replica.create(id="d", address="ctl4:8440", heartbeat_time=now() - datetime.timedelta(days=8))
+    assert replicas.forget_gone() == 1
+    assert replicas.addresses("ctl2:8440") == "ctl2:8440,ctl1:8440,ctl3:8440"
+    assert replicas.addresses("new:8440") == "new:8440,ctl1:8440,ctl2:8440,ctl3:8440"
 
 
 def test_delays_double_up_to_a_ceiling_and_are_spread() -> None:

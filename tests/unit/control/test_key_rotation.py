@@ -193,7 +193,7 @@ def test_every_running_control_plane_must_have_the_new_version_first(
     fresh_database: str, vault: Vault, kek: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = 0.0
-    monkeypatch.setattr(replicas, "_heartbeats", replicas.Heartbeats(lambda: clock))
+    monkeypatch.setattr(replicas, "heartbeats", replicas.Heartbeats(lambda: clock))
     vault.grow(1)
 
     def refused() -> str:
@@ -218,9 +218,11 @@ def test_every_running_control_plane_must_have_the_new_version_first(
     assert refused() == ""
     replicas.beat("two", "two:8440", held)
     assert refused() == "KEK_NOT_EVERYWHERE two:8440"
-    clock += replicas.SILENCE_S + 1
-    replicas.beat("one", "one:8440", vault.keys.provider.local_versions())
-    assert refused() == ""
+    for _ in range(int(replicas.SILENCE_S / replicas.BEAT_S) + 1):
+        clock += replicas.BEAT_S
+        replicas.beat("one", "one:8440", vault.keys.provider.local_versions())
+        last = refused()
+    assert last == ""
 
 
 def test_opened_while_it_was_re_sealed(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
