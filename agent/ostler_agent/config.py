@@ -6,12 +6,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ostler_common.address import split_addresses
 from ostler_common.config import DaemonSettings
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 DEFAULT_PATH = Path("/etc/ostler/agent.toml")
 DEFAULT_PORT = 8442
+_HOST_AND_PORT = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[^\s:/\[\]]+):\d{1,5}")
 
 
 class AgentConfig(DaemonSettings):
@@ -31,11 +33,18 @@ class AgentConfig(DaemonSettings):
     stop_grace_s: float = Field(20, ge=0)
     metrics_listen: str = "127.0.0.1:8444"
 
-    @field_validator("listen", "address", "control_address")
+    @field_validator("listen", "address")
     @classmethod
     def _host_and_port(cls, value: str) -> str:
-        if value and not re.fullmatch(r"(\[[0-9a-fA-F:.%]+\]|[^\s:/\[\]]+):\d{1,5}", value):
+        if value and not _HOST_AND_PORT.fullmatch(value):
             raise ValueError("must be host:port, e.g. 10.0.0.5:8442 or [fd00::5]:8442")
+        return value
+
+    @field_validator("control_address")
+    @classmethod
+    def _hosts_and_ports(cls, value: str) -> str:
+        if not all(_HOST_AND_PORT.fullmatch(address) for address in split_addresses(value)):
+            raise ValueError("must be host:port, or several separated by commas, e.g. ctl1:8440,ctl2:8440")
         return value
 
     @field_validator("state_dir", "virtio_win")

@@ -69,13 +69,16 @@ class CredentialsManager:
             self.install()
         return credentials
 
-    def update(self, ca_pem: bytes, crl_pem: bytes) -> None:
-        """Replaces the fleet's CA certificate(s) and revocation list; crl_pem empty: nothing is revoked.
+    def update(self, ca_pem: bytes, crl_pem: bytes, control_address: str = "") -> None:
+        """Replaces the fleet's CA certificate(s) and revocation list (crl_pem empty: nothing is revoked), and the
+        control plane's addresses unless that is empty.
 
         Raises InvalidArgumentError (BAD_TRUST) if they are not PEM or do not cover this host's own certificate.
         """
         with self._store.lock:
-            credentials = replace(self._store.load(), ca_pem=ca_pem, crl_pem=crl_pem)
+            old = self._store.load()
+            address = control_address or old.control_address
+            credentials = replace(old, ca_pem=ca_pem, crl_pem=crl_pem, control_address=address)
             try:
                 pki.revoked_serials(crl_pem)
                 credentials.check()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Mapping
 from typing import Any
 
 import grpc
 import grpc.aio
 
+from ostler_common.address import resolve, split_addresses
 from ostler_common.pki import CONTROL_SERVER_NAME, host_server_name
 from ostler_common.tls import TlsFiles
 
@@ -191,8 +193,30 @@ def service_config() -> dict[str, Any]:
 
 def open_channel(address: str, files: TlsFiles, server_name: str) -> grpc.Channel:
     """A channel to the server that answers at "host:port" and proves to be `server_name` (of `host_server_name`, or
-    CONTROL_SERVER_NAME). It keeps the certificate that it was opened with: open another when that was renewed."""
-    return secure_channel(address, _credentials(files), server_name)
+    CONTROL_SERVER_NAME). It keeps the certificate that it was opened with: open another when that was renewed.
+
+    address: of several, separated by commas, the channel connects to one that answers, and to another one when that
+    dies. Raises InvalidArgumentError INVALID_FIELD when it is malformed.
+    """
+    return secure_channel(target(address), _credentials(files), server_name)
+
+
+def target(address: str) -> str:
+    """What gRPC connects to for "host:port", or for several of them separated by commas.
+
+    Those of several are resolved now, once: gRPC takes a list of IP addresses only. It tries the next one after 250 ms.
+    They are in random order, so that callers are spread over the servers.
+    """
+    several = split_addresses(address)
+    if len(several) < 2:
+        return address.strip()
+    random.shuffle(several)
+    found = resolve(several)
+    if not found:
+        return several[0]  # its failure names it
+    if all(":" not in host for host, _ in found):
+        return "ipv4:" + ",".join(f"{host}:{port}" for host, port in found)
+    return "ipv6:" + ",".join(f"[{host if ':' in host else f'::ffff:{host}'}]:{port}" for host, port in found)
 
 
 def secure_channel(address: str, credentials: grpc.ChannelCredentials, server_name: str) -> grpc.Channel:

@@ -23,6 +23,7 @@ from ostler_control.catalog.names import check_user_name
 from ostler_control.config import ControlConfig
 from ostler_control.keys import create_key_file
 from ostler_control.models import Account, Certificate, Passphrase, User
+from ostler_control.operations import replicas
 from ostler_control.state_dir import StateDir
 from ostler_control.trust import authority, users
 from ostler_control.trust.authority import Authority
@@ -52,7 +53,7 @@ def initialize(config: ControlConfig, admin: str, profile_path: Path) -> Iterato
         made = renew_control(state, ca)
         yield f"control plane's certificate: {'made' if made else 'is there'}"
         yield from _admin(admin)
-        yield _profile(ca, admin, config.main_address, profile_path)
+        yield _profile(ca, admin, replicas.addresses(config.main_address), profile_path)
 
 
 def write_user_profile(config: ControlConfig, name: str, profile_path: Path) -> str:
@@ -67,7 +68,7 @@ def write_user_profile(config: ControlConfig, name: str, profile_path: Path) -> 
         if not User.select().where(User.name == name).exists():
             known = ", ".join(row.name for row in User.select(User.name).order_by(User.name).limit(20))
             raise NotFoundError(f"there is no user {name} (there are {known or 'none'})", "USER_NOT_FOUND")
-        return _profile(ca, name, config.main_address, profile_path)
+        return _profile(ca, name, replicas.addresses(config.main_address), profile_path)
 
 
 @contextmanager

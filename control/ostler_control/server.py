@@ -9,6 +9,7 @@ from contextlib import ExitStack
 import structlog
 from ostler.control.v1 import account_pb2_grpc, enrollment_pb2_grpc, event_pb2_grpc, host_pb2_grpc, pool_pb2_grpc
 from ostler_common import server, tls
+from ostler_common.address import split_addresses
 from ostler_common.errors import OstlerError
 from ostler_common.metrics import serve_metrics
 from ostler_common.server import Registration, Server
@@ -31,10 +32,11 @@ from ostler_control.ha.monitor import Monitor
 from ostler_control.keys import Keyring, open_provider
 from ostler_control.keys.watch import KeyWatch
 from ostler_control.monitoring import ControlCollector
-from ostler_control.operations import Engine, Journal, replica_id
+from ostler_control.operations import Engine, Journal, replica_id, replicas
 from ostler_control.outage import outage, reported
 from ostler_control.power.keeper import Keeper
 from ostler_control.run_lock import ReplicaLock
+from ostler_control.templates import shared
 from ostler_control.trust import revocation
 from ostler_control.trust.authority import Authority
 from ostler_control.trust.renewal import renew_control
@@ -66,6 +68,8 @@ class Control:
                 database.migrate()
                 with database.session():
                     renew_control(state, self._authority)
+                if not database.is_sqlite():
+                    shared.check(state.templates, replica)
             agents = Agents(state.client_tls())
             stack.callback(agents.close)
             journal = Journal.beside(config.database, config.state_dir)
@@ -75,9 +79,7 @@ class Control:
             engine = Engine(journal, replica, agents, keys, state.templates, config.main_address)
             stack.callback(engine.stop)
             engine.start()
-            watcher = Watcher(
-                state.client_tls(), lambda: revocation.current(self._authority), keys, Leader(replica).is_me, intervals
-            )
+            watcher = Watcher(state.client_tls(), self._trust, keys, Leader(replica).is_me, intervals)
             stack.callback(watcher.stop)
             watcher.start()
             linker = Linker()
@@ -123,6 +125,11 @@ class Control:
             self.metrics_port = page.port if page else None
             self._stack = stack.pop_all()
         log.info("serving", main=main.port, enrollment=enrollment.port, replica=replica)
+
+    def _trust(self) -> revocation.TrustBundle:
+        # The same for every replica, so that hosts hear nothing new when another one leads.
+        addresses = ",".join(sorted(split_addresses(replicas.addresses(self._config.main_address))))
+        return revocation.current(self._authority, addresses)
 
     def check_replica(self) -> None:
         """Claims the replica id again after PostgreSQL was away. Call it regularly.

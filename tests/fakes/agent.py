@@ -40,6 +40,7 @@ class FakeAgent(host_pb2_grpc.HostServiceServicer, pool_pb2_grpc.PoolServiceServ
     passwords: dict[str, bytes] = field(default_factory=dict)
     pools: set[str] = field(default_factory=set)
     lists: list[bytes] = field(default_factory=list)
+    control_address: str = ""
     streams: list[queue.Queue[host_pb2.HostUpdate | None]] = field(default_factory=list)
 
     @contextlib.contextmanager
@@ -105,6 +106,7 @@ class FakeAgent(host_pb2_grpc.HostServiceServicer, pool_pb2_grpc.PoolServiceServ
         self, request: host_pb2.UpdateTrustRequest, context: grpc.ServicerContext
     ) -> host_pb2.UpdateTrustResponse:
         self.lists.append(request.crl_pem)
+        self.control_address = request.control_address
         return host_pb2.UpdateTrustResponse()
 
     def EnsurePool(self, request: pool_pb2.EnsurePoolRequest, context: grpc.ServicerContext) -> pool_pb2.Pool:

@@ -16,6 +16,7 @@ import grpc
 from ostler.agent.v1 import host_pb2, host_pb2_grpc
 from ostler.types.v1 import host_pb2 as types_pb2
 from ostler.types.v1 import vm_pb2 as vm_types_pb2
+from ostler_common.address import split_address, split_addresses
 from ostler_common.errors import UnavailableError, bad_field
 
 from ostler_agent.capabilities import Capabilities
@@ -27,6 +28,7 @@ from ostler_agent.services.host_convert import capabilities_message, event_messa
 DEFAULT_INTERVAL_MS = 5000
 MIN_INTERVAL_MS = 500
 MAX_BACKLOG = 10_000
+MAX_CONTROL_ADDRESSES = 16
 
 
 class CapabilitySource(Protocol):
@@ -40,7 +42,7 @@ class CapabilitySource(Protocol):
 class Trust(Protocol):
     """The part of `renewal.CredentialsManager` that the service uses."""
 
-    def update(self, ca_pem: bytes, crl_pem: bytes) -> None: ...
+    def update(self, ca_pem: bytes, crl_pem: bytes, control_address: str = "") -> None: ...
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,12 @@ class HostService(host_pb2_grpc.HostServiceServicer):
     def UpdateTrust(
         self, request: host_pb2.UpdateTrustRequest, context: grpc.ServicerContext
     ) -> host_pb2.UpdateTrustResponse:
-        self._trust.update(request.ca_pem, request.crl_pem)
+        addresses = split_addresses(request.control_address)
+        if len(addresses) > MAX_CONTROL_ADDRESSES:
+            raise bad_field("control_address", f"must be at most {MAX_CONTROL_ADDRESSES} addresses")
+        for address in addresses:
+            split_address(address, "control_address")
+        self._trust.update(request.ca_pem, request.crl_pem, request.control_address)
         return host_pb2.UpdateTrustResponse()
 
     def WatchHost(

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 import grpc
-from ostler_common.errors import from_rpc_error
+from ostler_common.errors import UnavailableError, from_rpc_error
 
 if TYPE_CHECKING:
     from grpc import ClientCallDetails, _CallFuture, _CallIterator
 
 Q = TypeVar("Q")
 A = TypeVar("A")
+
+
+# A change that names its request is the same change when it is sent again: to another replica, most likely.
+_PAUSES_S = (0.2, 1.0, 2.0)
 
 
 class RaisesOstlerErrors(
@@ -26,7 +31,13 @@ class RaisesOstlerErrors(
     def intercept_unary_unary(
         self, continuation: Callable[[ClientCallDetails, Q], _CallFuture[A]], details: ClientCallDetails, request: Q
     ) -> _CallFuture[A]:
-        return _ended(continuation(details, request))
+        call = continuation(details, request)
+        for pause_s in _PAUSES_S:
+            if not _may_be_repeated(call, request):
+                break
+            time.sleep(pause_s)
+            call = continuation(details, request)
+        return _ended(call)
 
     def intercept_stream_unary(
         self,
@@ -48,6 +59,15 @@ class RaisesOstlerErrors(
         requests: Iterator[Q],
     ) -> _CallIterator[A]:
         return cast("_CallIterator[A]", _Answers(continuation(details, requests)))
+
+
+def _may_be_repeated(call: _CallFuture[A], request: object) -> bool:
+    """Whether the connection failed, and the control plane would recognize the request."""
+    error = call.exception()
+    if not isinstance(error, grpc.RpcError) or not getattr(request, "request_id", ""):
+        return False
+    found = from_rpc_error(error)
+    return isinstance(found, UnavailableError) and found.reason == "RPC"
 
 
 def _ended(call: _CallFuture[A]) -> _CallFuture[A]:

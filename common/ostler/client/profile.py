@@ -18,7 +18,7 @@ class ProfileError(InvalidArgumentError):
 
 @dataclass(frozen=True)
 class Profile:
-    """A profile as read: the paths are absolute."""
+    """A profile as read: the paths are absolute. control_address: "host:port", or several separated by commas."""
 
     path: Path
     control_address: str

@@ -10,11 +10,13 @@ import grpc
 from ostler.control.v1 import enrollment_pb2 as pb
 from ostler.control.v1 import enrollment_pb2_grpc
 from ostler_common import pki
+from ostler_common.address import split_addresses
 from ostler_common.errors import NotFoundError, bad_field
 
 from ostler_control.api.caller import caller_of, serial_of
 from ostler_control.api.convert.times import timestamp
 from ostler_control.api.session import with_sessions
+from ostler_control.operations import replicas
 from ostler_control.templates import store as template_store
 from ostler_control.trust import enrollment, revocation
 from ostler_control.trust.authority import Authority
@@ -26,13 +28,14 @@ _PIECE_BYTES = 1 << 20
 @with_sessions
 class EnrollmentService(enrollment_pb2_grpc.EnrollmentServiceServicer):
     def __init__(self, authority: Authority, control_address: str, poke: Callable[[], None]) -> None:
-        """control_address: where the main port is reached, which no host may claim; poke: called when a host joined."""
+        """control_address: where this replica's main port is reached; poke: called when a host joined."""
         self._authority = authority
         self._control_address = control_address
         self._poke = poke
 
     def JoinHost(self, request: pb.JoinHostRequest, context: grpc.ServicerContext) -> pb.JoinHostResponse:
         requests = enrollment.Requests(request.csr_pem, request.qemu_csr_pem)
+        control_address = replicas.addresses(self._control_address)
         credentials = enrollment.join(
             self._authority,
             request.token,
@@ -40,7 +43,8 @@ class EnrollmentService(enrollment_pb2_grpc.EnrollmentServiceServicer):
             request.hostname,
             request.address,
             request.hypervisor_type,
-            {one_spelling(self._control_address.rpartition(":")[0].strip("[]"))},
+            # No host may claim to be the control plane.
+            {one_spelling(part.rpartition(":")[0].strip("[]")) for part in split_addresses(control_address)},
         )
         self._poke()
         trust = revocation.current(self._authority)
@@ -50,7 +54,7 @@ class EnrollmentService(enrollment_pb2_grpc.EnrollmentServiceServicer):
             qemu_certificate_pem=credentials.qemu_certificate_pem,
             ca_pem=trust.ca_pem,
             crl_pem=trust.crl_pem,
-            control_address=self._control_address,
+            control_address=control_address,
         )
 
 

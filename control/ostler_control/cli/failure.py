@@ -83,7 +83,7 @@ def _unreachable(error: OstlerError, app: App) -> list[str]:
     """Nobody answered, so the message is gRPC's own; what helps is where we tried and as whom."""
     profile = app.profile
     out = [
-        f"Error: the control plane at {profile.control_address} does not answer [UNREACHABLE]",
+        f"Error: the control plane at {profile.control_address.replace(',', ', ')} does not answer [UNREACHABLE]",
         f"  profile: {profile.path}",
         f"  detail: {error.message}",
     ]

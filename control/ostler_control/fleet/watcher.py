@@ -373,23 +373,24 @@ class Watcher:
         bundle = await self._in_database(self._trust)
         if bundle == self._bundle:
             return
-        grown = self._bundle is not None or bool(bundle.revoked)
+        news = self._bundle is not None or bundle.is_news
         self._bundle = bundle
-        if grown:
+        if news:
             heard = [watch for watch in self._watches.values() if watch.heard]
             await asyncio.gather(*(self._push_trust(watch, bundle) for watch in heard))
 
     async def _push_trust(self, watch: _Watch, bundle: TrustBundle) -> None:
-        if not bundle.revoked or watch.channel is None:
+        if not bundle.is_news or watch.channel is None:
             return
-        request = host_pb2.UpdateTrustRequest(ca_pem=bundle.ca_pem, crl_pem=bundle.crl_pem)
+        request = host_pb2.UpdateTrustRequest(
+            ca_pem=bundle.ca_pem, crl_pem=bundle.crl_pem, control_address=bundle.control_address
+        )
         try:
             await host_pb2_grpc.HostServiceStub(watch.channel).UpdateTrust(request)
         except grpc.aio.AioRpcError as error:
-            # It gets the list when it is back: contact begins with it.
-            log.warning(
-                "a host did not take the revocation list", host=watch.host.name, reason=from_rpc_error(error).message
-            )
+            # It gets them when it is back: contact begins with it.
+            reason = from_rpc_error(error).message
+            log.warning("a host was not told what to trust and where to call", host=watch.host.name, reason=reason)
 
     # Comparing reports with rows.
 

@@ -17,6 +17,9 @@ from ostler_control.models import Operation, OperationState, Replica, now
 
 SILENCE_S = 8.0
 BEAT_S = 2.0
+# Agents take no more.
+MAX_ADDRESSES = 16
+_LATELY = datetime.timedelta(seconds=30)
 # The row of a replica that is gone for so long is deleted: until then agents are given its address.
 _ROW_LIFETIME = datetime.timedelta(days=7)
 
@@ -67,10 +70,20 @@ def keys_of_living() -> dict[str, set[str]]:
 
 
 def addresses(own: str) -> str:
-    """ "host:port" of every replica's main port, separated by commas, `own` first; also of those that are away now."""
+    """ "host:port" of every replica's main port, separated by commas, `own` first; also of those that are away now.
+
+    At most `MAX_ADDRESSES`, those last heard.
+    """
     with session():
-        known = [row.address for row in Replica.select().order_by(Replica.id) if row.address]
+        rows = list(Replica.select().order_by(Replica.heartbeat_time.desc()).limit(MAX_ADDRESSES - 1))
+    known = [row.address for row in sorted(rows, key=lambda row: row.id) if row.address]
     return ",".join(dict.fromkeys([own, *known]))
+
+
+def heard_lately() -> list[Replica]:
+    """The replicas that most likely run, for a process that has not watched them yet: by their clocks."""
+    with session():
+        return list(Replica.select().where(Replica.heartbeat_time > now() - _LATELY))
 
 
 def forget_gone() -> int:

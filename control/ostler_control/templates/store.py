@@ -23,6 +23,7 @@ from ostler_control.models import Passphrase, Template, Volume, VolumeFile, new_
 from ostler_control.states import VolumeState
 from ostler_control.templates import admission, received
 from ostler_control.templates.received import Announced, Received
+from ostler_control.templates.shared import MARK
 
 _PART = ".part"
 # A file without a row is kept for so long, because it may be of an upload in progress.
@@ -91,8 +92,10 @@ def store(file_id: str, announced: Announced, chunks: Iterator[bytes], directory
     """
     received.check_size(announced)
     directory.mkdir(mode=0o700, exist_ok=True)
-    part = directory / f"{file_id}{_PART}"
-    part.unlink(missing_ok=True)
+    for old in directory.glob(f"{file_id}.*{_PART}"):
+        old.unlink(missing_ok=True)
+    # The name is this attempt's own: an earlier one may still be writing, in a replica that another one took for dead.
+    part = directory / f"{file_id}.{new_id()}{_PART}"
     try:
         with admission.reserved(part, announced.file_size_bytes):
             file = received.receive(part, announced, chunks)
@@ -179,11 +182,14 @@ def sweep(directory: Path, now: Callable[[], float] = time.time) -> int:
     if not directory.is_dir():
         return 0
     known = _known()
-    leftovers = [path for path in directory.iterdir() if path.name not in known and path.is_file()]
-    old = [path for path in leftovers if now() - path.stat().st_mtime > _MIN_LEFTOVER_AGE_S]
-    for path in old:
-        path.unlink(missing_ok=True)
-    return len(old)
+    leftovers = [path for path in directory.iterdir() if path.name not in known and not path.name.startswith(MARK)]
+    deleted = 0
+    for path in leftovers:
+        with contextlib.suppress(FileNotFoundError):  # another replica sweeps the same directory
+            if path.is_file() and now() - path.stat().st_mtime > _MIN_LEFTOVER_AGE_S:
+                path.unlink()
+                deleted += 1
+    return deleted
 
 
 def is_known(file_id: str) -> bool:

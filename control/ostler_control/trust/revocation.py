@@ -1,4 +1,4 @@
-"""What hosts trust: the fleet CA, without what was revoked."""
+"""What hosts trust: the fleet CA, without what was revoked; and where the control plane is."""
 
 from __future__ import annotations
 
@@ -13,16 +13,22 @@ from ostler_control.trust.authority import Authority
 class TrustBundle:
     """Equal bundles revoke the same serials; their lists need not be the same bytes.
 
-    revoked: serials that the list names.
+    revoked: serials that the list names; control_address: those of all replicas, separated by commas.
     """
 
     ca_pem: bytes
     revoked: frozenset[int] = frozenset()
     crl_pem: bytes = field(default=b"", compare=False)
+    control_address: str = ""
+
+    @property
+    def is_news(self) -> bool:
+        """Whether it says more than a host learns when it joins a fleet with one control plane."""
+        return bool(self.revoked) or "," in self.control_address
 
 
-def current(authority: Authority) -> TrustBundle:
-    """What hosts are to trust now."""
+def current(authority: Authority, control_address: str = "") -> TrustBundle:
+    """What hosts are to trust now. control_address: of all replicas."""
     with session():
         serials = frozenset(serial for serial, _ in certificates.revoked(certificates.FLEET))
-        return TrustBundle(authority.fleet_pem, serials, authority.fleet_crl() if serials else b"")
+        return TrustBundle(authority.fleet_pem, serials, authority.fleet_crl() if serials else b"", control_address)

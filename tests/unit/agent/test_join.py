@@ -178,7 +178,11 @@ def test_new_trust_reaches_libvirt(control: Enrollment, store: CredentialsStore,
     manager.update(ca.certificate_pem, crl)
     assert store.load().crl_pem == crl
     assert (libvirt.pki_dir / "CA/cacrl.pem").read_bytes() == crl
+    before = store.load().control_address
     manager.update(ca.certificate_pem, b"")
+    assert store.load().control_address == before
+    manager.update(ca.certificate_pem, b"", "ctl1:8440,ctl2:8440")
+    assert store.load().control_address == "ctl1:8440,ctl2:8440"
     assert not (libvirt.pki_dir / "CA/cacrl.pem").exists()
     assert not (libvirt.qemu_dir / "ca-crl.pem").exists()
 
@@ -205,6 +209,14 @@ def test_renewal_before_joining_is_an_error(store: CredentialsStore, libvirt: Li
     with pytest.raises(FailedPreconditionError) as caught:
         CredentialsManager(store, libvirt).renew()
     assert caught.value.reason == "NOT_JOINED"
+
+
+def test_renewal_passes_over_a_replica_that_is_down(
+    control: Enrollment, store: CredentialsStore, libvirt: LibvirtTls
+) -> None:
+    old = join(store, control.token(HOST))
+    several = f"127.0.0.1:1,{old.control_address}"
+    assert CredentialsManager(store, libvirt, several).renew().certificate_pem != old.certificate_pem
 
 
 def test_control_plane_that_is_away_is_a_clear_error(

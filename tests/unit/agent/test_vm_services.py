@@ -71,10 +71,10 @@ class FakeProber:
 
 @dataclass
 class FakeTrust:
-    told: list[tuple[bytes, bytes]] = field(default_factory=list)
+    told: list[tuple[bytes, bytes, str]] = field(default_factory=list)
 
-    def update(self, ca_pem: bytes, crl_pem: bytes) -> None:
-        self.told.append((ca_pem, crl_pem))
+    def update(self, ca_pem: bytes, crl_pem: bytes, control_address: str = "") -> None:
+        self.told.append((ca_pem, crl_pem, control_address))
 
 
 class NoVolumes:
@@ -196,8 +196,14 @@ def test_a_watcher_hears_all_in_order(agent: Agent) -> None:
 
 
 def test_trust_is_handed_on(agent: Agent) -> None:
-    agent.host.UpdateTrust(host_pb2.UpdateTrustRequest(ca_pem=b"ca", crl_pem=b"crl"))
-    assert agent.trust.told == [(b"ca", b"crl")]
+    addresses = "ctl1:8440,ctl2:8440"
+    agent.host.UpdateTrust(host_pb2.UpdateTrustRequest(ca_pem=b"ca", crl_pem=b"crl", control_address=addresses))
+    assert agent.trust.told == [(b"ca", b"crl", addresses)]
+    for bad in ("ctl1:8440,http://x", "ctl1", ",".join(["ctl1:8440"] * 100)):
+        with pytest.raises(grpc.RpcError) as caught:
+            agent.host.UpdateTrust(host_pb2.UpdateTrustRequest(ca_pem=b"ca", control_address=bad))
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert len(agent.trust.told) == 1
 
 
 # -- VMs

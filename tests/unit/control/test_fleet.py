@@ -39,6 +39,7 @@ from ostler_control.models import (
     Passphrase,
     Pool,
     PoolHost,
+    Replica,
     Request,
     ServiceOffering,
     Template,
@@ -49,6 +50,7 @@ from ostler_control.models import (
     new_id,
     now,
 )
+from ostler_control.operations import replicas
 from ostler_control.server import Control
 from ostler_control.trust.renewal import renew_control
 
@@ -269,6 +271,16 @@ def test_host_that_comes_later_gets_the_list_first(fleet: Fleet, control: Contro
         manage_hosts.remove(gone, "test")
     with agent(fleet, "h1") as (fake, _):
         eventually(lambda: fake.lists, "it was told what is revoked")
+
+
+def test_hosts_learn_the_addresses_of_all_replicas(fleet: Fleet, control: Control) -> None:
+    with agent(fleet, "h1") as (fake, host):
+        eventually(lambda: state_of(host) == "up", "it is up")
+        replicas.beat("second", "ctl2.example:8440")
+        own = fleet.config.main_address
+        eventually(lambda: fake.control_address == f"{own},ctl2.example:8440", "it was told")
+    with database.transaction():
+        Replica.delete().where(Replica.id == "second").execute()
 
 
 def test_pool_is_proved_by_hosts(fleet: Fleet, control: Control, admin: grpc.Channel) -> None:
