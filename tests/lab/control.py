@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ostler_common.tls import TlsFiles
@@ -20,12 +20,18 @@ MAIN_PORT, ENROLL_PORT = 8440, 8441
 
 @dataclass
 class Control:
-    """A control plane whose files are all in `directory`. It dies with the process that starts it if `attached`."""
+    """A control plane whose files are all in `directory`. It dies with the process that starts it if `attached`.
+
+    settings: of its configuration, as variables of the environment.
+    """
 
     directory: Path
     network: Network
     attached: bool = True
     process: subprocess.Popen[bytes] | None = None
+    main_port: int = MAIN_PORT
+    enroll_port: int = ENROLL_PORT
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def state_dir(self) -> Path:
@@ -37,7 +43,7 @@ class Control:
 
     @property
     def address(self) -> str:
-        return f"{self.network.gateway}:{MAIN_PORT}"
+        return f"{self.network.gateway}:{self.main_port}"
 
     @property
     def profile(self) -> Path:
@@ -50,11 +56,12 @@ class Control:
                 "HOME": str(self.directory),
                 "OSTLER_CONTROL_STATE_DIR": str(self.state_dir),
                 "OSTLER_CONTROL_LISTEN": self.address,
-                "OSTLER_CONTROL_ENROLL_LISTEN": f"{self.network.gateway}:{ENROLL_PORT}",
+                "OSTLER_CONTROL_ENROLL_LISTEN": f"{self.network.gateway}:{self.enroll_port}",
                 "OSTLER_CONTROL_METRICS_LISTEN": "127.0.0.1:0",
                 "OSTLER_CONTROL_ADVERTISE_ADDRESS": self.network.gateway,
                 "OSTLER_PROFILE": str(self.profile),
                 "PATH": f"{Path(sys.executable).parent}:{environment()['PATH']}",
+                **self.settings,
                 **(extra or {}),
             }
         )

@@ -1,0 +1,144 @@
+"""Three replicas of the control plane on one PostgreSQL, set up as docs/replicas.md says: two of them are killed."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.databases import postgresql_server, run_sql
+from tests.lab.control import Control
+from tests.lab.host import LOCAL, Host, wait_for
+from tests.lab.lab import Lab
+
+pytestmark = pytest.mark.lab
+
+KEYS = ("fleet-ca.pem", "users-ca.pem", "kek")
+
+
+@dataclass
+class Site:
+    """controls: by replica id; the first of the list has the admin's profile, which names all addresses."""
+
+    directory: Path
+    host: Host
+    controls: list[Control]
+    url: str
+
+    @property
+    def by_id(self) -> dict[str, Control]:
+        """The replicas that run."""
+        return {
+            (control.state_dir / "replica_id").read_text().strip(): control
+            for control in self.controls
+            if control.process is not None
+        }
+
+    def query(self, statement: str) -> list[tuple[object, ...]]:
+        with psycopg.connect(self.url) as connection:
+            return connection.execute(statement.encode()).fetchall()
+
+    def ostler(self, *argv: str) -> str:
+        return self.controls[0].ostler(*argv)
+
+    @contextmanager
+    def running(self, *argv: str) -> Iterator[subprocess.Popen[str]]:
+        """A command in the background."""
+        command, pipe = [str(Path(sys.executable).parent / "ostler"), *argv], subprocess.PIPE
+        with subprocess.Popen(
+            command, env=self.controls[0].environment(), stdout=pipe, stderr=pipe, text=True
+        ) as process:
+            yield process
+            process.kill()
+
+    def upload(self, name: str) -> None:
+        image = self.directory / f"{name}.raw"
+        image.write_bytes(name[:1].encode() * 1024 * 1024)
+        self.ostler("template", "upload", name, str(image), "--format", "raw")
+
+    def kill(self, replica: str) -> None:
+        self.by_id[replica].stop(signal.SIGKILL)
+
+    def host_is_watched(self) -> bool:
+        """Whether the leader has a stream from the host."""
+        return "up" in self.ostler("host", "list", "-o", "csv", "--columns", "state")
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    with Lab.start(hosts=1) as lab, postgresql_server() as server, ExitStack() as stack:
+        run_sql(server.url + "postgres", "CREATE DATABASE ostler")
+        templates = lab.directory / "templates"
+        templates.mkdir(mode=0o700)
+        settings = {"OSTLER_CONTROL_DATABASE_URL": server.url + "ostler"}
+        controls = []
+        for n in range(3):
+            control = Control(
+                lab.directory / f"ctl{n}", lab.network, True, None, 8440 + 10 * n, 8441 + 10 * n, settings
+            )
+            control.state_dir.mkdir(mode=0o700, parents=True)
+            (control.state_dir / "templates").symlink_to(templates)
+            for name in KEYS if controls else ():
+                shutil.copy2(controls[0].state_dir / name, control.state_dir / name)
+            control.init()
+            stack.callback(control.stop, signal.SIGKILL)
+            control.start()
+            controls.append(control)
+        profile = controls[0].profile
+        addresses = ",".join(control.address for control in controls)
+        profile.write_text(profile.read_text().replace(controls[0].address, addresses))
+        host = lab.hosts[0]
+        host.driver = "qemu"  # needs no libvirtd
+        site = Site(lab.directory, host, controls, server.url + "ostler")
+        site.ostler("zone", "create", "lab")
+        site.ostler("cluster", "create", "edge", "--zone", "lab")
+        host.join(lab.network.gateway, site.ostler("host", "token", "edge", "-o", "name").strip())
+        host.start_agent()
+        wait_for(site.host_is_watched, "the host", 60, 0.3)
+        site.ostler("pool", "create", "local", "--type", "local", "--path", LOCAL, "--host", host.name)
+        site.ostler("offering", "create-service", "tiny", "--cpus", "1", "--memory", "128MiB")
+        yield site
+
+
+def test_work_goes_on_while_replicas_die_one_after_the_other(site: Site) -> None:
+    site.upload("first")
+    create = ("vm", "create", "--template", "first", "--offering", "tiny")
+    site.host.freeze_daemon("agent")  # so that the kill finds the operation half done
+    with site.running(*create, "web-1") as command:
+        wait_for(lambda: site.query("SELECT FROM operation WHERE state = 'running'"), "the operation")
+        [(runner,)] = site.query("SELECT replica FROM operation WHERE state = 'running'")
+        site.kill(str(runner))
+        site.host.thaw_daemon("agent")
+        out, err = command.communicate(timeout=120)
+    assert command.returncode == 0, f"{out}{err}"
+    assert site.query("SELECT state, attempt FROM operation WHERE verb = 'vm.create'") == [("succeeded", 2)]
+
+    # The one that is left knows templates uploaded through another one, and the host calls it for them by itself.
+    site.upload("second")
+    leader = min(site.by_id)
+    site.kill(leader)
+    site.ostler("vm", "create", "--template", "second", "--offering", "tiny", "web-2")
+    assert sorted(site.ostler("vm", "list", "-o", "csv", "--columns", "name,state").split()[1:]) == [
+        "web-1,running",
+        "web-2,running",
+    ]
+
+    # It leads: it notices what happens on the host.
+    site.host.stop_agent("KILL")
+    wait_for(lambda: not site.host_is_watched(), "the end of the agent", 60, 0.5)
+    site.host.start_agent()
+    wait_for(site.host_is_watched, "the host", 60, 0.5)
+
+    for name in ("web-1", "web-2"):
+        site.ostler("vm", "stop", "--force", name)
+    site.ostler("template", "delete", "second", "--yes")
+    left = {path.name for path in (site.directory / "templates").iterdir() if not path.name.startswith(".")}
+    assert left == {str(id_) for (id_,) in site.query("SELECT id FROM template")}
