@@ -79,7 +79,7 @@ def site() -> Iterator[Site]:
         templates = lab.directory / "templates"
         templates.mkdir(mode=0o700)
         settings = {"OSTLER_CONTROL_DATABASE_URL": server.url + "ostler"}
-        controls = []
+        controls: list[Control] = []
         for n in range(3):
             control = Control(
                 lab.directory / f"ctl{n}", lab.network, True, None, 8440 + 10 * n, 8441 + 10 * n, settings

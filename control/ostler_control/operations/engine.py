@@ -30,6 +30,7 @@ from ostler_control.operations.interrupts import Interrupts, StoppedError
 from ostler_control.operations.run import Run, bug
 from ostler_control.operations.verbs import body_of, periodic_tasks
 from ostler_control.outage import outage, wait_out
+from ostler_control.periodic import Periodic
 from ostler_control.state_dir import StateDir
 
 log = structlog.get_logger(__name__)
@@ -76,6 +77,27 @@ def replica_id(state_dir: Path) -> str:
     return path.read_text().strip()
 
 
+class _Heartbeat(Periodic):
+    """Beats and adopts, on a connection of its own: neither long work nor a crowd of callers may make this replica look
+    silent."""
+
+    def __init__(self, beat: Callable[[], None], adopt: Callable[[], None]) -> None:
+        super().__init__("heartbeat", replicas.BEAT_S)
+        self._beat, self._adopt = beat, adopt
+
+    def work(self) -> None:
+        """Returns when the connection is lost, so that the next call opens another one."""
+        try:
+            with session():
+                while True:
+                    self._beat()
+                    self._adopt()
+                    self.pause(replicas.BEAT_S)
+        except Exception as error:
+            if outage(error) is None:
+                raise
+
+
 class Engine:
     """Runs operations. One per process: DBOS is a singleton."""
 
@@ -90,7 +112,8 @@ class Engine:
         self._journal = journal
         self._replica = replica
         self._address = address
-        self._threads: list[threading.Thread] = []
+        self._thread: threading.Thread | None = None
+        self._heartbeat = _Heartbeat(self._beat, self._adopt if journal.shared else lambda: None)
         # Operations that this process runs now, and the signal that one has ended.
         self._active: Counter[str] = Counter()
         self._active_lock = threading.Lock()
@@ -121,19 +144,17 @@ class Engine:
         DBOS.launch()
         self._restart_unknown()
         self._sweep(unstarted_age_s=0)
-        self._threads = [
-            threading.Thread(target=self._look_after, name="operations", daemon=True),
-            threading.Thread(target=self._keep_alive, name="heartbeat", daemon=True),
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._thread = threading.Thread(target=self._look_after, name="operations", daemon=True)
+        self._thread.start()
+        self._heartbeat.start()
 
     def stop(self) -> None:
         """Leaves everything that is running; the next start, or another replica, resumes it."""
         global _engine
         self.interrupts.stop()
-        for thread in self._threads:
-            thread.join()
+        if self._thread is not None:
+            self._thread.join()
+            self._heartbeat.stop()
         with self._idle:
             self._idle.wait_for(lambda: not self._active, _STOP_GRACE_S)
         DBOS.destroy()
@@ -240,21 +261,6 @@ class Engine:
 
     def _beat(self) -> None:
         replicas.beat(self._replica, self._address, self.keys.provider.local_versions())
-
-    def _keep_alive(self) -> None:
-        """Beats and adopts, on a connection of its own: neither long work nor a crowd of callers may make this replica
-        look silent."""
-        while not self.interrupts.stopping.wait(replicas.BEAT_S):
-            try:
-                with session():
-                    self._beat()
-                    while not self.interrupts.stopping.wait(replicas.BEAT_S):
-                        self._beat()
-                        if self._journal.shared:
-                            self._adopt()
-            except Exception as error:
-                if outage(error) is None:
-                    log.exception("the heartbeat failed; it is tried again")
 
     def _sweep(self, unstarted_age_s: float = 10.0) -> None:
         """Starts what was recorded and never started."""
