@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ostler_common.errors import FailedPreconditionError, OstlerError
@@ -66,6 +66,15 @@ class Batch:
     last_id: str
     resealed: int
     broken: tuple[Broken, ...]
+
+
+def versions_of(passphrase_ids: Iterable[str | None]) -> dict[str | None, str]:
+    """The version that each of these passphrases is sealed under, read in one query."""
+    wanted = {passphrase_id for passphrase_id in passphrase_ids if passphrase_id}
+    if not wanted:
+        return {}
+    sealed = Passphrase.select(Passphrase.id, Passphrase.kek).where(Passphrase.id.in_(wanted))
+    return dict(tuples(sealed, tuple[str | None, str]))
 
 
 def versions(provider: KeyProvider) -> list[Version]:

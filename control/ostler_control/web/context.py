@@ -39,6 +39,7 @@ MENU = (
     Entry("DRS", "/drs", admins=True),
     Entry("Imports", "/imports", admins=True),
     Entry("Catalog", "/catalog"),
+    Entry("Keys", "/keys", admins=True),
     Entry("Settings", "/settings", admins=True),
     Entry("Operations", "/operations"),
     Entry("Events", "/events"),
@@ -57,6 +58,11 @@ _HTTP = {
     "UNAVAILABLE": 503,
     "DEADLINE_EXCEEDED": 504,
 }
+
+
+def status_of(error: OstlerError) -> int:
+    """The status of an answer that is an error."""
+    return _HTTP.get(error.code, 500)
 
 
 def command(*words: str) -> str:
@@ -129,5 +135,4 @@ class Console:
 
     def failure(self, request: Request, error: OstlerError) -> HTMLResponse:
         """The page of an error: the lines that the command line prints."""
-        status = _HTTP.get(error.code, 500)
-        return self.render(request, "failure.html", status, title="Failed", lines=lines(error, self.app))
+        return self.render(request, "failure.html", status_of(error), title="Failed", lines=lines(error, self.app))

@@ -8,11 +8,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ostler_control.web.context import Console, command
+from ostler_control.web.forms import Button
 from ostler_control.web.tables import Filters, Table
 
 
 def render_list(
-    console: Console, request: Request, words: Sequence[str], filters: Filters, table: Table, note: str = ""
+    console: Console,
+    request: Request,
+    words: Sequence[str],
+    filters: Filters,
+    table: Table,
+    note: str = "",
+    buttons: Sequence[Button] = (),
 ) -> Response:
     """The page of a list at its own address, which is in the menu.
 
@@ -26,5 +33,6 @@ def render_list(
         command=command(*words, *filters.words()),
         filters=filters.fields,
         note=note,
+        buttons=buttons,
         table=table,
     )

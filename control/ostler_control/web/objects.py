@@ -10,8 +10,9 @@ from starlette.responses import Response
 
 from ostler_control.cli.output import View
 from ostler_control.web import tables
-from ostler_control.web.actions import Button, Target
+from ostler_control.web.actions import Target
 from ostler_control.web.context import Console, command
+from ostler_control.web.forms import Button
 from ostler_control.web.tables import Meter, Table
 
 T = TypeVar("T")

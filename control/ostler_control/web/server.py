@@ -21,6 +21,7 @@ from ostler_control.cli.app import App
 from ostler_control.web import live
 from ostler_control.web.actions import Actions
 from ostler_control.web.context import EVENT_STREAM, HERE, Console
+from ostler_control.web.creations import Creation
 from ostler_control.web.pages import (
     catalog,
     drs,
@@ -29,10 +30,14 @@ from ostler_control.web.pages import (
     host_actions,
     import_sources,
     imports,
+    keys,
     operations,
     settings,
+    snapshots,
     vm_actions,
+    vm_creation,
     vms,
+    volume_creation,
     volumes,
 )
 from ostler_control.web.security import ENTRANCE, Gate, Sessions
@@ -52,6 +57,8 @@ PAGES: dict[str, Page] = {
     "/vms/{vm}/screen.png": vms.screenshot,
     "/volumes": volumes.volumes,
     "/volumes/{volume}": volumes.one_volume,
+    "/snapshots/{snapshot}": snapshots.one_snapshot,
+    "/keys": keys.keys,
     "/drs": drs.overview,
     "/drs/plans/{plan}": drs.one_plan,
     "/imports": imports.overview,
@@ -72,6 +79,7 @@ FORMS: dict[str, Page] = {"/imports/sources/{source}/vm": import_sources.begin}
 ACTIONS = (
     vm_actions.ACTIONS,
     volumes.ACTIONS,
+    snapshots.ACTIONS,
     drs.PLAN_ACTIONS,
     drs.CLUSTER_ACTIONS,
     imports.ACTIONS,
@@ -80,6 +88,7 @@ ACTIONS = (
     settings.ACTIONS,
     operations.ACTIONS,
 )
+CREATIONS = (vm_creation.CREATION, volume_creation.CREATION, keys.ROTATION)
 # How long open streams and consoles may take to end once the console is stopped.
 STOP_S = 2
 
@@ -106,7 +115,8 @@ def make_app(
         routes=[
             *(Route(path, _endpoint(console, page)) for path, page in PAGES.items()),
             *(Route(path, _endpoint(console, form), methods=["POST"]) for path, form in FORMS.items()),
-            *(route for actions in ACTIONS for route in _routes(console, actions)),
+            *(route for actions in ACTIONS for route in _routes(console, actions, actions.path + "/{id}/do/{action}")),
+            *(route for creation in CREATIONS for route in _routes(console, creation, creation.path)),
             WebSocketRoute("/vms/{vm}/terminal", Terminals(app).converse),
             Mount("/static", StaticFiles(directory=HERE / "static")),
         ],
@@ -126,11 +136,11 @@ def _endpoint(console: Console, page: Page) -> Callable[[Request], Awaitable[Res
     return endpoint
 
 
-def _routes(console: Console, actions: Actions) -> list[Route]:
-    address = actions.path + "/{id}/do/{action}"
+def _routes(console: Console, asking: Actions | Creation, address: str) -> list[Route]:
+    """The form, and what its button does."""
     return [
-        Route(address, _endpoint(console, actions.form), methods=["GET"]),
-        Route(address, _endpoint(console, actions.perform), methods=["POST"]),
+        Route(address, _endpoint(console, asking.form), methods=["GET"]),
+        Route(address, _endpoint(console, asking.perform), methods=["POST"]),
     ]
 
 

@@ -43,7 +43,6 @@ def test_a_setting_is_changed_for_a_cluster(visit: Visit, served: Served) -> Non
     page.get_by_label("Value").fill("never")
     page.get_by_role("button", name="Change").click()
     expect(page.get_by_role("alert")).to_be_visible()
-    page.go_back()
     page.get_by_label("Value").fill("77")
     page.get_by_label("For this cluster").fill("cluster")
     page.get_by_role("button", name="Change").click()

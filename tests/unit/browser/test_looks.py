@@ -34,6 +34,8 @@ PAGES: dict[str, Callable[[str], str]] = {
     "screen": lambda vm: f"{vm}/screen",
     "migrate": lambda vm: f"{vm}/do/migrate",
     "volumes": lambda vm: "/volumes?encryption=encrypted",
+    "new-vm": lambda vm: "/new/vm",
+    "keys": lambda vm: "/keys",
     "drs": lambda vm: "/drs?cluster=cluster",
     "template": lambda vm: "/templates/tiny",
     "catalog": lambda vm: "/catalog",

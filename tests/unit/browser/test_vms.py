@@ -18,6 +18,27 @@ def _vms(served: Served) -> None:
         served.create_vm(name)
 
 
+def test_a_vm_is_created(visit: Visit) -> None:
+    page = visit.page
+    page.goto("/vms")
+    page.get_by_role("link", name="Create VM").click()
+    expect(page.locator("#command")).to_have_text("ostler vm create NAME --template TEMPLATE --offering OFFERING")
+    expect(page.locator("#values-template option")).to_have_count(1)
+    page.get_by_label("Name").fill("new-1")
+    page.get_by_label("Template", exact=True).fill("tiny")
+    page.get_by_label("Service offering", exact=True).fill("encrypted")
+    page.get_by_label("Size of the root disk").fill("much")
+    page.get_by_role("button", name="Create VM").click()
+    expect(page.get_by_role("alert")).to_contain_text("BAD_SIZE")
+    page.get_by_label("Size of the root disk").fill("")
+    expect(page.locator("#command")).to_have_text("ostler vm create new-1 --template tiny --offering encrypted")
+    page.get_by_role("button", name="Create VM").click()
+    expect(page.locator("h1")).to_contain_text("vm.create new-1")
+    expect(page.locator("h1")).to_contain_text("succeeded")
+    page.get_by_role("link", name="To the vm new-1").click()
+    expect(page.locator("h1")).to_contain_text("running")
+
+
 def test_a_vm_is_stopped_and_started(visit: Visit) -> None:
     page = visit.page
     visit.open_vm("web-1")
@@ -53,7 +74,6 @@ def test_a_vm_migrates_where_the_form_says(visit: Visit, served: Served) -> None
     expect(page.locator("#command")).to_have_text("ostler vm migrate db-1 --host 'no such' --with-storage")
     page.get_by_role("button", name="Migrate").click()
     expect(page.get_by_role("alert")).to_contain_text("HOST_NOT_FOUND")
-    page.go_back()
     page.get_by_label("Host").fill(target)
     page.get_by_role("button", name="Migrate").click()
     expect(page.locator("h1")).to_contain_text("succeeded")

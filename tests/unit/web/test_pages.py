@@ -162,6 +162,19 @@ def test_a_form_needs_its_token_and_a_repeat_begins_nothing(browser: TestClient)
     assert again.headers["location"] == first.headers["location"]
 
 
+def test_a_form_that_failed_keeps_what_was_filled_in(browser: TestClient) -> None:
+    asked = browser.get("/new/vm").text
+    form = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]+)"', asked))
+    given = {"name": "mine", "template": HOSTILE, "offering": "small", "stopped": "yes"}
+    answer = browser.post("/new/vm", data={**form, **given}, headers={"origin": f"http://127.0.0.1:{PORT}"})
+    assert answer.status_code == 404
+    assert "TEMPLATE_NOT_FOUND" in answer.text
+    assert 'name="name" value="mine"' in answer.text
+    assert "<script>" not in answer.text
+    assert re.search(r'name="stopped"[^>]* checked', answer.text)
+    assert form["request_id"] not in answer.text
+
+
 def vm_path(browser: TestClient, name: str) -> str:
     """Path of a VM's page."""
     found = re.search(rf'href="(/vms/[^"]+)">{name}<', browser.get("/vms").text)

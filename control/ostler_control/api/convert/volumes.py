@@ -12,6 +12,7 @@ from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.lookups import by_id, name_of, shown_to
 from ostler_control.api.convert.times import timestamp
 from ostler_control.caller import Caller
+from ostler_control.keys.versions import versions_of
 from ostler_control.models import Account, DiskOffering, Pool, Snapshot, SnapshotSchedule, Vm, Volume
 
 
@@ -21,6 +22,7 @@ def volumes(rows: Sequence[Volume], caller: Caller) -> list[volume_pb2.Volume]:
     offerings = by_id(DiskOffering, (row.disk_offering_id for row in rows))
     vms = by_id(Vm, (row.vm_id for row in rows))
     shown = shown_to(caller)
+    keys = versions_of(row.passphrase_id for row in rows) if caller.is_admin else {}
     own_labels = labels.of_objects(Volume, [row.id for row in rows])
     return [
         volume_pb2.Volume(
@@ -44,6 +46,7 @@ def volumes(rows: Sequence[Volume], caller: Caller) -> list[volume_pb2.Volume]:
             create_time=timestamp(row.create_time),
             path=_path(pools[row.pool_id], row.file_id) if caller.is_admin else "",
             labels=own_labels.get(row.id, {}),
+            key_version=keys.get(row.passphrase_id, ""),
         )
         for row in rows
     ]
@@ -62,6 +65,7 @@ def snapshots(rows: Sequence[Snapshot], caller: Caller) -> list[snapshot_pb2.Sna
     pools = by_id(Pool, (row.pool_id for row in rows))
     volumes = by_id(Volume, (row.volume_id for row in rows))
     shown = shown_to(caller)
+    keys = versions_of(row.passphrase_id for row in rows) if caller.is_admin else {}
     return [
         snapshot_pb2.Snapshot(
             id=row.id,
@@ -80,6 +84,7 @@ def snapshots(rows: Sequence[Snapshot], caller: Caller) -> list[snapshot_pb2.Sna
             schedule_id=row.schedule_id or "",
             online=row.online,
             create_time=timestamp(row.create_time),
+            key_version=keys.get(row.passphrase_id, ""),
         )
         for row in rows
     ]

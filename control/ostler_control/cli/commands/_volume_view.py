@@ -44,6 +44,7 @@ VIEW = View[pb.Volume](
         ("offering", lambda v: v.disk_offering_name),
         ("format", lambda v: text.enum_of(v, "format")),
         ("encryption", lambda v: text.enum_of(v, "encrypt_format")),
+        ("key version", lambda v: v.key_version),
         ("provisioning", lambda v: text.enum_of(v, "provisioning")),
         ("path", lambda v: v.path),
         ("file", _file),

@@ -42,6 +42,7 @@ VIEW = View[pb.Snapshot](
         ("VM ran", lambda s: text.yes(s.online)),
         ("format", lambda s: text.enum_of(s, "format")),
         ("encryption", lambda s: text.enum_of(s, "encrypt_format")),
+        ("key version", lambda s: s.key_version),
         ("schedule", lambda s: s.schedule_id),
         ("volume id", lambda s: s.volume_id),
         ("id", lambda s: s.id),

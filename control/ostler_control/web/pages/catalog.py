@@ -12,8 +12,9 @@ from starlette.responses import Response
 from ostler_control.cli.app import App
 from ostler_control.cli.commands import hypervisor, network, offering, template
 from ostler_control.web import tables
-from ostler_control.web.actions import Action, Actions, Call, Target
+from ostler_control.web.actions import Action, Actions, Target
 from ostler_control.web.context import Console, command
+from ostler_control.web.forms import Call
 from ostler_control.web.objects import render_object
 
 MAX_ROWS = 200  # of offerings and networks

@@ -18,8 +18,9 @@ from ostler_control.cli.app import App
 from ostler_control.cli.commands import drs
 from ostler_control.cli.output import View
 from ostler_control.web import tables
-from ostler_control.web.actions import Action, Actions, Call, Option, Target
+from ostler_control.web.actions import Action, Actions, Target
 from ostler_control.web.context import Console, command
+from ostler_control.web.forms import Call, Option
 
 MAX_CLUSTERS = 200
 MAX_BARS = 40

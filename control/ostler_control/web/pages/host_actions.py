@@ -11,7 +11,8 @@ from ostler_common.errors import OstlerError
 from ostler_control.cli import text
 from ostler_control.cli.app import App
 from ostler_control.web import tables
-from ostler_control.web.actions import Action, Actions, Call, Option, Target
+from ostler_control.web.actions import Action, Actions, Target
+from ostler_control.web.forms import Call, Option
 
 _UP, _MAINTENANCE = frozenset({"up"}), frozenset({"maintenance"})
 

@@ -15,8 +15,9 @@ from ostler_control.cli.commands._import_plan import STATES
 from ostler_control.cli.commands._import_view import SOURCE
 from ostler_control.cli.output import View
 from ostler_control.web import tables
-from ostler_control.web.actions import Action, Actions, Call, Run, Target
+from ostler_control.web.actions import Action, Actions, Target
 from ostler_control.web.context import Console, command
+from ostler_control.web.forms import Call, Run
 
 MAX_SOURCES = 200
 _OVER = frozenset({"completed", "partial", "failed", "cancelled"})

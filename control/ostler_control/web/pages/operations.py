@@ -11,12 +11,19 @@ from ostler_control.cli import text
 from ostler_control.cli.app import App
 from ostler_control.cli.commands import operation
 from ostler_control.web import tables
-from ostler_control.web.actions import Action, Actions, Call, Target
+from ostler_control.web.actions import Action, Actions, Target
 from ostler_control.web.context import Console, command
+from ostler_control.web.forms import Call
 from ostler_control.web.lists import render_list
 
 # The pages of objects that operations are about.
-PLACES = {"vm": ("vms",), "volume": ("volumes",), "host": ("hosts",), "drs": ("drs", "plans")}
+PLACES = {
+    "vm": ("vms",),
+    "volume": ("volumes",),
+    "snapshot": ("snapshots",),
+    "host": ("hosts",),
+    "drs": ("drs", "plans"),
+}
 
 
 def _target(found: lro.Operation) -> Target:

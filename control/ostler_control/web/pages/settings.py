@@ -9,8 +9,9 @@ from starlette.responses import Response
 from ostler_control.cli.app import App
 from ostler_control.cli.commands import setting
 from ostler_control.web import tables
-from ostler_control.web.actions import Action, Actions, Call, Option, Target
+from ostler_control.web.actions import Action, Actions, Target
 from ostler_control.web.context import Console
+from ostler_control.web.forms import Call, Option
 from ostler_control.web.lists import render_list
 from ostler_control.web.objects import render_object
 

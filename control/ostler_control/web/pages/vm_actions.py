@@ -8,7 +8,8 @@ from ostler.control.v1 import vm_pb2 as pb
 from ostler_control.cli import text
 from ostler_control.cli.app import App
 from ostler_control.web import tables
-from ostler_control.web.actions import Action, Actions, Call, Option, Target
+from ostler_control.web.actions import Action, Actions, Target
+from ostler_control.web.forms import Call, Option
 
 _RUNNING, _STOPPED = frozenset({"running"}), frozenset({"stopped"})
 _HOST = Option("host", "Host (empty: chosen)")
@@ -53,6 +54,12 @@ def _migrate(app: App, call: Call) -> Operation:
     )
 
 
+def _resize(app: App, call: Call) -> Operation:
+    return app.client.vms.ResizeVm(
+        pb.ResizeVmRequest(request_id=call.request_id, vm=call.target, service_offering=call.text("offering"))
+    )
+
+
 def _delete(app: App, call: Call) -> Operation:
     return app.client.vms.DeleteVm(
         pb.DeleteVmRequest(request_id=call.request_id, vm=call.target, force=call.flag("force"))
@@ -94,6 +101,15 @@ ACTIONS = Actions(
                 Option("pool", "Pool for copied disks (empty: chosen)"),
             ),
             admins=True,
+        ),
+        Action(
+            "resize",
+            ("vm", "resize"),
+            "Resize",
+            "Give VM {name} another service offering? While it runs it can only get more, up to its maximum.",
+            _resize,
+            _RUNNING | _STOPPED,
+            (Option("offering", "Service offering", is_required=True),),
         ),
         Action(
             "force-off",

@@ -11,11 +11,12 @@ from starlette.responses import Response
 from ostler_control.cli.commands import event, vm
 from ostler_control.cli.commands._vm_extraconfig import VIEW as EXTRA_CONFIG
 from ostler_control.web import tables
-from ostler_control.web.actions import Button
 from ostler_control.web.context import Console, command
+from ostler_control.web.forms import Button
 from ostler_control.web.lists import render_list
 from ostler_control.web.objects import render_object
 from ostler_control.web.pages.vm_actions import ACTIONS, target_of
+from ostler_control.web.pages.vm_creation import CREATION
 
 LAST_EVENTS = 10
 
@@ -35,7 +36,8 @@ def vms(console: Console, request: Request) -> Response:
     answer = console.app.client.vms.ListVms(wanted)
     following = filters.next(answer.next_page_token)
     table = tables.table(vm.VIEW, answer.vms, "VMs", lambda v: tables.path("vms", v.id), next=following)
-    return render_list(console, request, ("vm", "list"), filters, table)
+    buttons = CREATION.buttons(console)
+    return render_list(console, request, ("vm", "list"), filters, table, buttons=buttons)
 
 
 def one_vm(console: Console, request: Request) -> Response:

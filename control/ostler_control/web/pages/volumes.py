@@ -6,8 +6,6 @@ from google.longrunning.operations_pb2 import Operation
 from ostler.control.v1 import volume_pb2 as pb
 from ostler.control.v1.snapshot_pb2 import CreateSnapshotRequest, ListSnapshotsRequest
 from ostler.types.v1.volume_pb2 import ENCRYPT_FORMAT_NONE
-from ostler_common.errors import InvalidArgumentError
-from ostler_common.units import parse_size
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -15,12 +13,15 @@ from ostler_control.cli import text
 from ostler_control.cli.app import App
 from ostler_control.cli.commands import snapshot
 from ostler_control.cli.commands._volume_view import VIEW
-from ostler_control.cli.options import MAX_SIZE_BYTES
 from ostler_control.web import tables
-from ostler_control.web.actions import Action, Actions, Call, Option, Target
+from ostler_control.web.actions import Action, Actions, Target
 from ostler_control.web.context import Console
+from ostler_control.web.creations import size_of
+from ostler_control.web.forms import Call, Option
 from ostler_control.web.lists import render_list
 from ostler_control.web.objects import render_object
+from ostler_control.web.pages import snapshots
+from ostler_control.web.pages.volume_creation import CREATION
 
 HOW = ("encrypted", "plain")
 _READY = frozenset({"ready"})
@@ -50,7 +51,8 @@ def volumes(console: Console, request: Request) -> Response:
     answer = console.app.client.volumes.ListVolumes(wanted)
     following = filters.next(answer.next_page_token)
     table = tables.table(VIEW, answer.volumes, "Volumes", lambda v: tables.path("volumes", v.id), next=following)
-    return render_list(console, request, ("volume", "list"), filters, table)
+    buttons = CREATION.buttons(console)
+    return render_list(console, request, ("volume", "list"), filters, table, buttons=buttons)
 
 
 def one_volume(console: Console, request: Request) -> Response:
@@ -70,7 +72,7 @@ def one_volume(console: Console, request: Request) -> Response:
         notice=found.state_reason,
         buttons=ACTIONS.buttons(console, target),
         links=[*links, ("Its operations", tables.address("/operations", {"resource": found.id}))],
-        more=[tables.table(snapshot.VIEW, kept.snapshots, "Snapshots")],
+        more=[tables.table(snapshot.VIEW, kept.snapshots, "Snapshots", snapshots.href)],
     )
 
 
@@ -95,14 +97,8 @@ def _snapshot(app: App, call: Call) -> Operation:
 
 
 def _grow(app: App, call: Call) -> Operation:
-    try:
-        size_bytes = parse_size(call.text("size"))
-    except (ValueError, OverflowError) as error:
-        raise InvalidArgumentError(f"size: {error}", "BAD_SIZE") from None
-    if size_bytes > MAX_SIZE_BYTES:
-        raise InvalidArgumentError("size: it must be less than 8 EiB", "BAD_SIZE")
     return app.client.volumes.GrowVolume(
-        pb.GrowVolumeRequest(request_id=call.request_id, volume=call.target, size_bytes=size_bytes)
+        pb.GrowVolumeRequest(request_id=call.request_id, volume=call.target, size_bytes=size_of(call, "size"))
     )
 
 

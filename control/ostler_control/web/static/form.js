@@ -12,11 +12,13 @@ function show() {
   const words = [form.dataset.command];
   for (const field of form.querySelectorAll("[data-flag]")) {
     const value = field.value.trim();
-    if (field.required) words.push(value ? quoted(value) : field.name.toUpperCase());
-    else if (field.type !== "checkbox" && value) words.push(field.dataset.flag, quoted(value));
-    else if (field.type === "checkbox" && field.checked) words.push(field.dataset.flag);
+    if (field.type === "checkbox") {
+      if (field.checked) words.push(field.dataset.flag);
+    } else if (value || field.required) {
+      words.push(field.dataset.flag, value ? quoted(value) : field.name.toUpperCase());
+    }
   }
-  command.textContent = words.join(" ");
+  command.textContent = words.filter(Boolean).join(" ");
 }
 
 form.addEventListener("input", show);
