@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from tests.bench import copies, imports, measure, placement, warm_imports
+from tests.bench import conversions, copies, imports, measure, placement, warm_imports
 from tests.bench.measure import Result
 from tests.lab.fleet import Fleet
 from tests.lab.host import REPOSITORY
@@ -51,6 +51,7 @@ def results() -> Iterator[Result]:
         yield from copies.encryption(fleet)
         yield measure.start_cpu(fleet)
         yield measure.migration(fleet)
+        yield conversions.export_and_convert(fleet)
         fleet.watch.stop()
 
 

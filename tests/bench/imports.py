@@ -111,3 +111,8 @@ def memory() -> Result:
         f"at most {MAX_PEAK_MIB} MiB",
         peak_mib <= MAX_PEAK_MIB,
     )
+
+
+if __name__ == "__main__":
+    for found in results():
+        print(found)

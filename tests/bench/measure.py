@@ -50,11 +50,11 @@ def compared(what: str, ostler: list[float], bare: list[float], most: float) -> 
     return Result(what, f"{ours:.2f} s", f"{theirs:.2f} s", f"{ratio:.2f}", f"at most {most:.2f}", ratio <= most)
 
 
-def alternated(sides: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """Every side `ROUNDS` times, turn about and in turning order, so that what changes meanwhile meets all of them."""
+def alternated(sides: dict[str, Callable[[], float]], rounds: int = ROUNDS) -> dict[str, list[float]]:
+    """Every side so many times, turn about and in turning order, so that what changes meanwhile meets all of them."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     order = list(sides)
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name in order:
             times[name].append(sides[name]())
         order.reverse()
