@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import queue
 import select
 import signal
 import sys
@@ -15,8 +14,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
-from ostler.control.v1.vm_pb2 import ConsoleInput
-from ostler_common.errors import DeadlineExceededError, OstlerError
+from ostler.client.consoles import ConsoleStream
+from ostler_common.errors import DeadlineExceededError
+
+from ostler_control.cli.waiting import SILENCE
 
 if TYPE_CHECKING:
     from ostler.control.v1.vm_pb2_grpc import VmServiceStub
@@ -30,41 +31,39 @@ def converse(stub: VmServiceStub, vm: str, force: bool, duration_s: float | None
     """Joins standard input and output to the console until Ctrl-], the time's or the console's end.
 
     On a terminal keys go through as they are typed, and the terminal is as before when this returns or raises.
-    Raises OstlerError when the console cannot be had or breaks off.
+    Raises OstlerError when the console cannot be opened or ends with an error.
     """
-    typed: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-    left = threading.Event()
     interactive = sys.stdin.isatty()
-    call = stub.Console(_inputs(vm, force, typed), timeout=duration_s)
+    silences = 0
+
+    def tell_silence() -> None:
+        nonlocal silences
+        silences += 1
+        if silences == 1:
+            click.echo(f"{SILENCE}\r", err=True)
+
+    stream = ConsoleStream(stub, vm, force, duration_s, tell_silence)
 
     def leave() -> None:
-        left.set()
-        typed.put(None)  # what was typed before it still goes out
-        last = threading.Timer(LEAVE_S, call.cancel)
+        stream.end_input()  # what was typed before it still goes out
+        last = threading.Timer(LEAVE_S, stream.close)
         last.daemon = True
         last.start()
 
-    with _keys(typed, leave, interactive):
+    with _keys(stream.type, leave, interactive):
         if interactive:
             click.echo(f"Connected to the console of {vm}. Ctrl-] disconnects.\r", err=True)
         try:
-            for output in call:
-                _write(output.data)
-        except OstlerError as e:
-            over = duration_s is not None and isinstance(e, DeadlineExceededError)
-            if not (left.is_set() or over):
+            for data in stream:
+                silences = 0
+                _write(data)
+        except DeadlineExceededError:
+            if duration_s is None:
                 raise
         finally:
-            call.cancel()
-            typed.put(None)
+            stream.close()
     if interactive:
         click.echo("\nDisconnected.", err=True)
-
-
-def _inputs(vm: str, force: bool, typed: queue.SimpleQueue[bytes | None]) -> Iterator[ConsoleInput]:
-    yield ConsoleInput(vm=vm, force=force)
-    while (data := typed.get()) is not None:
-        yield ConsoleInput(data=data)
 
 
 def _write(data: bytes) -> None:
@@ -74,7 +73,7 @@ def _write(data: bytes) -> None:
 
 
 @contextmanager
-def _keys(typed: queue.SimpleQueue[bytes | None], leave: Callable[[], None], interactive: bool) -> Iterator[None]:
+def _keys(send: Callable[[bytes], None], leave: Callable[[], None], interactive: bool) -> Iterator[None]:
     """Within it, a thread reads standard input; a terminal is raw, and as before afterwards, also after SIGTERM."""
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor) if interactive else None
@@ -95,7 +94,7 @@ def _keys(typed: queue.SimpleQueue[bytes | None], leave: Callable[[], None], int
                 return
             head, left, _ = data.partition(LEAVE) if interactive else (data, b"", b"")
             if head:
-                typed.put(head)
+                send(head)
             if left:
                 leave()
                 return

@@ -7,11 +7,9 @@ closed after it.
 from __future__ import annotations
 
 import asyncio
-import queue
-from collections.abc import Iterator
 
 from anyio import CapacityLimiter, to_thread
-from ostler.control.v1.vm_pb2 import ConsoleInput
+from ostler.client.consoles import ConsoleStream
 from ostler_common.errors import OstlerError
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -53,15 +51,14 @@ class Terminals:
 
     async def _join(self, socket: WebSocket) -> str:
         """Why it ended."""
-        typed: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         force = socket.query_params.get("force") == "yes"
-        call = self._app.client.vms.Console(_inputs(socket.path_params["vm"], force, typed))
+        stream = ConsoleStream(self._app.client.vms, socket.path_params["vm"], force)
         loop = asyncio.get_running_loop()
 
         def read() -> str:
             try:
-                for output in call:
-                    asyncio.run_coroutine_threadsafe(socket.send_bytes(output.data), loop).result(SEND_S)
+                for data in stream:
+                    asyncio.run_coroutine_threadsafe(socket.send_bytes(data), loop).result(SEND_S)
             except OstlerError as error:
                 return f"{error.message} [{error.reason}]"
             except (WebSocketDisconnect, RuntimeError, TimeoutError):
@@ -69,28 +66,21 @@ class Terminals:
             return "the console has ended"
 
         reading = asyncio.ensure_future(to_thread.run_sync(read, limiter=CapacityLimiter(1)))
-        writing = asyncio.ensure_future(_receive(socket, typed))
+        writing = asyncio.ensure_future(_receive(socket, stream))
         try:
             await asyncio.wait((reading, writing), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            call.cancel()
-            typed.put(None)
+            stream.close()
             writing.cancel()
         return await reading
 
 
-async def _receive(socket: WebSocket, typed: queue.SimpleQueue[bytes | None]) -> None:
+async def _receive(socket: WebSocket, stream: ConsoleStream) -> None:
     """Passes on what the browser sends until it leaves."""
     try:
         async for data in socket.iter_bytes():
-            while typed.qsize() >= MAX_WAITING:
+            while stream.waiting() >= MAX_WAITING:
                 await asyncio.sleep(WAITING_S)
-            typed.put(data)
+            stream.type(data)
     except (KeyError, RuntimeError):  # text, which no page of ours sends
         return
-
-
-def _inputs(vm: str, force: bool, typed: queue.SimpleQueue[bytes | None]) -> Iterator[ConsoleInput]:
-    yield ConsoleInput(vm=vm, force=force)
-    while (data := typed.get()) is not None:
-        yield ConsoleInput(data=data)
