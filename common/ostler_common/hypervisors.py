@@ -27,6 +27,7 @@ class Function(StrEnum):
     REBOOT = "reboot"
     SCREENSHOT = "screenshot"
     CONSOLE_LOG = "console-log"
+    SEND_KEY = "send-key"
     UEFI = "uefi"
     NICS = "nics"
     NIC_FILTER = "nic-filter"
@@ -52,6 +53,7 @@ _SUMMARIES = {
     Function.LIVE_RESIZE: "adding CPUs and memory while the VM runs",
     Function.REBOOT: "rebooting and resetting a running VM",
     Function.SCREENSHOT: "pictures of a VM's screen",
+    Function.SEND_KEY: "pressing keys of a VM's keyboard",
     Function.CONSOLE_LOG: "keeping what guests print on their serial consoles",
     Function.UEFI: "booting VMs with UEFI",
     Function.NICS: "VMs with network interfaces",

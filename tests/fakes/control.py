@@ -223,6 +223,10 @@ class Vms(vm_pb2_grpc.VmServiceServicer):
         self.control.ask(request)
         return vm_pb2.ScreenshotResponse(png=b"\x89PNG")
 
+    def SendKey(self, request: vm_pb2.SendKeyRequest, context: grpc.ServicerContext) -> vm_pb2.SendKeyResponse:
+        self.control.ask(request)
+        return vm_pb2.SendKeyResponse()
+
     def ReadConsoleLog(
         self, request: vm_pb2.ReadConsoleLogRequest, context: grpc.ServicerContext
     ) -> Iterator[vm_pb2.ConsoleOutput]:

@@ -154,6 +154,9 @@ class FakeHypervisor:
             raise NotFoundError("no such VM", "VM_NOT_FOUND")
         return FakeLog(self.printed)
 
+    def send_key(self, vm_id: str, codes: Sequence[int]) -> None:
+        self._do(f"send_key {list(codes)}")
+
     def screenshot(self, vm_id: str) -> bytes:
         return b"\x89PNG\r\n\x1a\n"
 

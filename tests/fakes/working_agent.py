@@ -156,6 +156,7 @@ class FakeHost(
         self.host_id = host_id
         self.pools: set[str] = set()
         self.vms: dict[str, Machine] = {}
+        self.pressed: list[str] = []  # combinations of keys
         self.secrets: set[str] = set()
         self.mirrors: dict[str, str] = {}
         self.web: dict[str, tuple[int, bytes]] = {}
@@ -500,6 +501,12 @@ class FakeHost(
             yield vm_pb2.ConsoleOutput(data=f"{self.name} last {request.lines}\n".encode())
             while request.follow and context.is_active():
                 time.sleep(0.05)
+
+    def SendKey(self, request: vm_pb2.SendKeyRequest, context: grpc.ServicerContext) -> vm_pb2.SendKeyResponse:
+        with _errors(context):
+            self._machine(request.vm_id)
+            self.pressed.append(request.keys)
+        return vm_pb2.SendKeyResponse()
 
     def Screenshot(self, request: vm_pb2.ScreenshotRequest, context: grpc.ServicerContext) -> vm_pb2.ScreenshotResponse:
         return vm_pb2.ScreenshotResponse(png=b"\x89PNG")

@@ -49,6 +49,7 @@ KVM_ONLY = {
     *("volume-encryption.key", "uefi.start", "user-data.start", "extra-config.start", "restart.mirror"),
     *("live-resize.running", "nic-hot-plug.running", "adoption.hand-back", "adoption.unknown"),
     *("online-copy.copy", "online-copy.cancelled", "online-copy.pivot", "console-log.kept", "guest.console-log"),
+    "send-key.pressed",
 }
 # What a container cannot do either.
 VMS_ONLY = {

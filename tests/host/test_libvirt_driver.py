@@ -24,6 +24,7 @@ from ostler_common.errors import (
     OstlerError,
     UnavailableError,
 )
+from ostler_common.key_names import parse_keys
 
 from tests.lab.host import Host, wait_for
 from tests.lab.lab import Lab
@@ -170,6 +171,17 @@ def test_a_guest_lives(station: Station) -> None:
     wait_for(lambda: ("STOPPED", "shutdown") in station.listener.received(vm_id), "the event")
     assert ("STARTED", "booted") in station.listener.received(vm_id)
     driver.delete(vm_id)
+
+
+def test_the_firmware_obeys_the_keyboard(station: Station, bare: VmSpec) -> None:
+    """It resets at Ctrl-Alt-Del, once it has come so far as to read the keyboard."""
+    vm_id = bare.vm_id
+
+    def reset() -> bool:
+        station.driver.send_key(vm_id, parse_keys("ctrl-alt-del"))
+        return any(kind == "REBOOTED" for kind, _ in station.listener.received(vm_id))
+
+    wait_for(reset, "the reset", 60, 0.3)
 
 
 def _dirty_rate_is_measured(driver: LibvirtDriver) -> bool:

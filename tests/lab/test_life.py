@@ -168,6 +168,7 @@ def test_an_encrypted_vm_moves_with_its_disk_between_hosts_that_share_nothing(fl
 
 def test_a_vm_on_local_storage_does_not_move_without_it(fleet: Fleet) -> None:
     fleet.create_vm("stayer", SECRET, template="blank", host="h1", pool="local-h1")
+    fleet.api.vms.SendKey(vm_pb2.SendKeyRequest(vm="stayer", keys="ctrl-alt-del"))
     request = vm_pb2.MigrateVmRequest(request_id=fresh(), vm="stayer", host="h2", validate_only=True)
     assert refused(fleet.api.vms.MigrateVm, request).code == "FAILED_PRECONDITION"
     fleet.delete_vm("stayer")

@@ -51,6 +51,7 @@ MEMBERS: Mapping[str, frozenset[str]] = {
             "RemoveNic",
             "ResizeVm",
             "Screenshot",
+            "SendKey",
             "StartVm",
             "StopVm",
             "UpdateVm",

@@ -40,6 +40,9 @@ def unknown_vm(bench: Bench) -> None:
     if Function.CONSOLE_LOG in functions:
         with refused("console_log", "VM_NOT_FOUND"):
             bench.console_log().console_log(vm_id)
+    if Function.SEND_KEY in functions:
+        with refused("send_key", "VM_NOT_FOUND"):
+            bench.keyboard().send_key(vm_id, (28,))
     if Function.SCREENSHOT in functions:
         with refused("screenshot", "VM_NOT_FOUND"):
             bench.screen().screenshot(vm_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ostler_common.errors import AbortedError
+from ostler_common.key_names import parse_keys
 
 from ostler_agent.conformance.assertions import CheckFailedError, refused, require, wait_for
 from ostler_agent.conformance.bench import Bench, expect, read_until
@@ -67,6 +68,17 @@ def guest_console_log(bench: Bench) -> None:
     require(bench.setup.ready.encode() in log.read(), f"the log must have {bench.setup.ready!r}")
     terminal.write(b"\n")
     wait_for(log.read, "what the guest prints, in its console log", 30)
+
+
+def send_key(bench: Bench) -> None:
+    """A running VM's keys can be pressed, one or several together; a stopped VM has no keyboard."""
+    spec = bench.start()
+    for keys in ("enter", "ctrl-alt-f1"):
+        bench.keyboard().send_key(spec.vm_id, parse_keys(keys))
+    require(bench.hypervisor.running(spec.vm_id), "the VM must keep running")
+    bench.hypervisor.power_off(spec.vm_id)
+    with refused("a key for a stopped VM", "VM_NOT_RUNNING"):
+        bench.keyboard().send_key(spec.vm_id, parse_keys("enter"))
 
 
 def reset(bench: Bench) -> None:

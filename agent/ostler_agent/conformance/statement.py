@@ -14,7 +14,7 @@ from ostler_agent.conformance.bench import Bench, NeverCancelled
 from ostler_agent.hypervisors.base import PARTS
 from ostler_agent.pools import registry as pool_registry
 from ostler_agent.spec import DiskFormat, DiskSpec, ExtraConfig, Firmware, Key, NicSpec
-from ostler_agent.vms import console_log, disks, power, resizing
+from ostler_agent.vms import console_log, disks, keyboard, power, resizing
 from ostler_agent.vms import nics as vm_nics
 
 REFUSAL = "FUNCTION_NOT_SUPPORTED"
@@ -103,6 +103,10 @@ def unstated(bench: Bench) -> None:
         refusals += 1
         with refused("reading a console log", REFUSAL):
             list(console_log.read(hypervisor, spec.vm_id, 0))
+    if Function.SEND_KEY not in stated.functions:
+        refusals += 1
+        with refused("pressing a key", REFUSAL):
+            keyboard.send_key(hypervisor, spec.vm_id, "enter")
     if Function.EXTRA_CONFIG not in stated.functions:
         refusals += 1
         with refused("a VM with extra configuration", REFUSAL):

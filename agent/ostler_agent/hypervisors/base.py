@@ -21,7 +21,7 @@ from ostler_common.hypervisors import Function, not_supported
 
 from ostler_agent.hypervisors.foreign import Adoption
 from ostler_agent.hypervisors.info import DriverInfo
-from ostler_agent.hypervisors.interaction import ConsoleLog
+from ostler_agent.hypervisors.interaction import ConsoleLog, SendKey
 from ostler_agent.spec import DiskSpec, Key, NicSpec, VmInfo, VmSpec, VolumeRef
 
 Paths = Callable[[VolumeRef], Path]
@@ -404,6 +404,7 @@ PARTS: Mapping[Function, type] = {
     Function.ONLINE_COPY: LiveCopy,
     Function.SCREENSHOT: Screenshot,
     Function.CONSOLE_LOG: ConsoleLog,
+    Function.SEND_KEY: SendKey,
     Function.LIVE_MIGRATION: LiveMigration,
     Function.ADOPTION: Adoption,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 
@@ -23,3 +24,14 @@ class ConsoleLog(Protocol):
 
     def console_log(self, vm_id: str) -> LogReader:
         """Opens the log of a VM, running or stopped."""
+
+
+@runtime_checkable
+class SendKey(Protocol):
+    """Optional part of a driver: `Function.SEND_KEY`."""
+
+    def send_key(self, vm_id: str, codes: Sequence[int]) -> None:
+        """Presses keys of a running VM's keyboard together, and releases them. codes: see `key_names`.
+
+        Raises FailedPreconditionError VM_NOT_RUNNING.
+        """

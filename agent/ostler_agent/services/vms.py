@@ -20,7 +20,7 @@ from ostler_agent.journal import Record
 from ostler_agent.seeds import SEEDS, Seeds
 from ostler_agent.services import convert
 from ostler_agent.spec import PowerState, VmInfo
-from ostler_agent.vms import console_log, disks, nics, power, resizing
+from ostler_agent.vms import console_log, disks, keyboard, nics, power, resizing
 
 log = structlog.get_logger(__name__)
 
@@ -175,6 +175,10 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
             return
         for data in console_log.read(self._driver, vm_id, request.lines, ended if request.follow else None):
             yield vm_pb2.ConsoleOutput(data=data)
+
+    def SendKey(self, request: vm_pb2.SendKeyRequest, context: grpc.ServicerContext) -> vm_pb2.SendKeyResponse:
+        keyboard.send_key(self._driver, convert.uuid_field(request.vm_id, "vm_id"), request.keys)
+        return vm_pb2.SendKeyResponse()
 
     def Screenshot(self, request: vm_pb2.ScreenshotRequest, context: grpc.ServicerContext) -> vm_pb2.ScreenshotResponse:
         need(self._driver, Function.SCREENSHOT)

@@ -224,6 +224,7 @@ TABLE: Mapping[str, frozenset[Role]] = {
             "FindHosts": _ADMINS,
             "Console": _USERS,
             "ReadConsoleLog": _USERS,
+            "SendKey": _USERS,
             "Screenshot": _USERS,
         },
     ),

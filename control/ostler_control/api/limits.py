@@ -30,6 +30,7 @@ MAX_FIELD_BYTES: Mapping[str, int] = {
     "document": 256 * KIB,
     "extra_configs": 64 * KIB,
     "filter": 256,
+    "keys": 64,
     "known_hosts": 64 * KIB,
     "ovf": MIB,
     "private_key": 16 * KIB,

@@ -41,7 +41,15 @@ from ostler_control.models import (
 )
 from ostler_control.userdata.seed import Addressing
 from ostler_control.userdata.vm_user_data import Given
-from ostler_control.vms.console import console, console_log, idle_timeout_s, log_host, record_console, screenshot
+from ostler_control.vms.console import (
+    console,
+    console_log,
+    idle_timeout_s,
+    log_host,
+    record_console,
+    screenshot,
+    send_key,
+)
 from ostler_control.vms.rows import running_host
 
 FIELDS = ("name", "description", "drs_skip", "affinity_groups", "details", "user_data")
@@ -194,6 +202,13 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
                 host = address(log_host(row))
             for data in console_log(self._agents, row.id, host, request.lines, request.follow, context):
                 yield pb.ConsoleOutput(data=data)
+
+    def SendKey(self, request: pb.SendKeyRequest, context: grpc.ServicerContext) -> pb.SendKeyResponse:
+        caller = caller_of(context)
+        row = resolve(Vm, request.vm, "vm", caller=caller)
+        with redact_errors_for(caller, request):
+            send_key(self._agents, row, request.keys, caller.actor)
+        return pb.SendKeyResponse()
 
     def Screenshot(self, request: pb.ScreenshotRequest, context: grpc.ServicerContext) -> pb.ScreenshotResponse:
         caller = caller_of(context)

@@ -7,8 +7,15 @@ from typing import TYPE_CHECKING
 
 import grpc
 from ostler.agent.v1 import vm_pb2 as agent_pb2
-from ostler_common.errors import DeadlineExceededError, FailedPreconditionError, NotFoundError, from_rpc_error
+from ostler_common.errors import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    NotFoundError,
+    bad_field,
+    from_rpc_error,
+)
 from ostler_common.hypervisors import Function
+from ostler_common.key_names import parse_keys
 
 from ostler_control import events, settings
 from ostler_control.agents import Agents, HostAddress
@@ -97,6 +104,22 @@ def record_console(vm: Vm, actor: str, force: bool) -> None:
     """Records that somebody opens a VM's console, which is as good as standing before it."""
     message = "taken over from whoever has it" if force else ""
     events.record("vm.console", events.Outcome.STARTED, actor, "vm", vm.id, vm.name, message, account_id=vm.account_id)
+
+
+def send_key(agents: Agents, vm: Vm, keys: str, actor: str) -> None:
+    """Presses keys of a running VM's keyboard together, e.g. "ctrl-alt-del".
+
+    Raises InvalidArgumentError UNKNOWN_KEY; FailedPreconditionError VM_STATE, HOST_SILENT, FUNCTION_NOT_SUPPORTED.
+    """
+    try:
+        parse_keys(keys)
+    except ValueError as error:
+        raise bad_field("keys", str(error), "UNKNOWN_KEY") from None
+    host = running_host(vm)
+    rules.need(Function.SEND_KEY, host)
+    # Not the keys: they may be those of a password.
+    events.record("vm.send-key", events.Outcome.STARTED, actor, "vm", vm.id, vm.name, account_id=vm.account_id)
+    agents.call(address(host), lambda agent: agent.vms.SendKey, agent_pb2.SendKeyRequest(vm_id=vm.id, keys=keys))
 
 
 def screenshot(agents: Agents, vm: Vm) -> bytes:

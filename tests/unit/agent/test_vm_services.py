@@ -261,6 +261,15 @@ def test_a_console_runs_both_ways(agent: Agent) -> None:
     wait_until(lambda: agent.driver.terminal.written.startswith(b"ro"))
 
 
+def test_keys_are_pressed(agent: Agent) -> None:
+    agent.driver.add(VM)
+    agent.vms.SendKey(vm_pb2.SendKeyRequest(vm_id=VM, keys="ctrl-alt-del"))
+    assert agent.driver.done == ["send_key [29, 56, 111]"]
+    with pytest.raises(grpc.RpcError) as error:
+        agent.vms.SendKey(vm_pb2.SendKeyRequest(vm_id=VM, keys="any"))
+    assert from_rpc_error(error.value).reason == "UNKNOWN_KEY"
+
+
 def test_no_console_without_its_vm(agent: Agent) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         list(agent.vms.Console(iter([vm_pb2.ConsoleInput(vm_id=VM)]), timeout=10))

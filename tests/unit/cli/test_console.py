@@ -96,3 +96,10 @@ def test_a_log_cannot_steer_the_terminal(control: Control, environment: dict[str
     raw = subprocess.run([*argv, "--raw", "--follow"], capture_output=True, env=environment, timeout=30, check=True)
     assert raw.stdout == b"\x1b[32mOK\x1b[0m boot\r\n\x1b]0;title\x07login:\t\x08\xff\r\n"
     assert control.asked[1] == vm_pb2.ReadConsoleLogRequest(vm="web-1", lines=2, follow=True)
+
+
+def test_keys_are_pressed(control: Control, environment: dict[str, str]) -> None:
+    argv = [*PROGRAM, "vm", "send-key", "web-1", "ctrl-alt-del"]
+    done = subprocess.run(argv, capture_output=True, env=environment, timeout=30, check=True)
+    assert done.stdout == b""
+    assert control.asked == [vm_pb2.SendKeyRequest(vm="web-1", keys="ctrl-alt-del")]

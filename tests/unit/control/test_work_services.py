@@ -213,6 +213,7 @@ def test_members_keep_to_their_own(api: Api) -> None:
         lambda: api.vms.StopVm(vm_pb2.StopVmRequest(vm="mine"), api.stranger),
         lambda: api.vms.DeleteVm(vm_pb2.DeleteVmRequest(vm="mine"), api.stranger),
         lambda: api.vms.Screenshot(vm_pb2.ScreenshotRequest(vm="mine"), api.stranger),
+        lambda: api.vms.SendKey(vm_pb2.SendKeyRequest(vm="mine", keys="enter"), api.stranger),
         lambda: next(api.vms.Console(iter([vm_pb2.ConsoleInput(vm="mine")]), api.stranger)),
         lambda: next(api.vms.ReadConsoleLog(vm_pb2.ReadConsoleLogRequest(vm="mine"), api.stranger)),
     ):
@@ -296,6 +297,11 @@ def test_a_console_passes_bytes_both_ways(api: Api) -> None:
     host = api.vms.GetVm(vm_pb2.GetVmRequest(vm="talks"), api.admin).host_name
     assert [output.data for output in api.vms.ReadConsoleLog(log, api.admin)] == [f"{host} last 3\n".encode()]
     assert api.vms.Screenshot(vm_pb2.ScreenshotRequest(vm="talks"), api.admin).png == b"\x89PNG"
+    api.vms.SendKey(vm_pb2.SendKeyRequest(vm="talks", keys="ctrl-alt-del"), api.admin)
+    assert api.site.hosts[host].pressed == ["ctrl-alt-del"]
+    wrong = vm_pb2.SendKeyRequest(vm="talks", keys="ctrl-alt-any")
+    assert reason(lambda: api.vms.SendKey(wrong, api.admin)) == "UNKNOWN_KEY"
+    assert api.site.hosts[host].pressed == ["ctrl-alt-del"]
     api.done(api.vms.StopVm(vm_pb2.StopVmRequest(vm="talks", force=True), api.admin))
     assert reason(lambda: list(api.vms.Console(iter([vm_pb2.ConsoleInput(vm="talks")]), api.admin))) == "VM_STATE"
     assert [output.data for output in api.vms.ReadConsoleLog(log, api.admin)], (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -18,6 +19,7 @@ from ostler_agent.hypervisors.libvirt.xml import metadata
 from ostler_agent.hypervisors.libvirt.xml.domain import domain_xml
 from ostler_agent.spec import VmSpec
 
+_HOLD_MS = 100  # how long keys are held down
 _UNDEFINE = (
     libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
     | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
@@ -131,6 +133,13 @@ def reboot(session: Session, vm_id: str, hard: bool) -> None:
             domain.reset()
         else:
             domain.reboot(libvirt.VIR_DOMAIN_REBOOT_ACPI_POWER_BTN)
+
+
+def send_key(session: Session, vm_id: str, codes: Sequence[int]) -> None:
+    """Presses keys together and releases them."""
+    domain = get_active(session, vm_id)
+    with translated(f"pressing keys of VM {vm_id}"):
+        domain.sendKey(libvirt.VIR_KEYCODE_SET_LINUX, _HOLD_MS, list(codes), len(codes), 0)
 
 
 def delete(session: Session, vm_id: str) -> None:

@@ -163,6 +163,9 @@ class LibvirtDriver:
         domains.get(self._session, vm_id)
         return self._logs.reader(vm_id)
 
+    def send_key(self, vm_id: str, codes: Sequence[int]) -> None:
+        domains.send_key(self._session, vm_id, codes)
+
     def screenshot(self, vm_id: str) -> bytes:
         return screenshot.screenshot(self._session, vm_id)
 

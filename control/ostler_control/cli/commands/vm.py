@@ -551,6 +551,24 @@ def log(app: App, vm: str, lines: int | None, follow: bool, raw: bool) -> None:
         sys.stdout.buffer.flush()
 
 
+@command.command("send-key")
+@click.argument("vm", type=VM)
+@click.argument("keys")
+@pass_app
+def send_key(app: App, vm: str, keys: str) -> None:
+    """Presses KEYS of a running VM's keyboard together.
+
+    KEYS are names with "-" between them: a to z, 0 to 9, f1 to f12, ctrl, alt, altgr, shift, meta, enter, esc, tab,
+    space, del and more (docs/console.md), by their place on a US keyboard.
+
+    \b
+    Examples:
+      ostler vm send-key web-1 ctrl-alt-del
+      ostler vm send-key web-1 enter
+    """
+    app.client.vms.SendKey(pb.SendKeyRequest(vm=vm, keys=keys))
+
+
 @command.command("screenshot")
 @click.argument("vm", type=VM)
 @click.option(
