@@ -1,14 +1,13 @@
-"""The reference of reason codes: the message and kind from the code, the remedy from reasons.toml or the kind."""
+"""The reference of reason codes: kinds and messages from the code, the rest from ostler_common/reasons.toml."""
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Mapping
-from pathlib import Path
+import re
+
+from ostler_common.reasons import Explanation, explanations
 
 from docsite.reasons import Reason, found
 
-REMEDIES = Path(__file__).with_name("reasons.toml")
 HEAD = """---
 hide: [toc]
 ---
@@ -16,8 +15,8 @@ hide: [toc]
 # Reason codes
 
 Every error has a reason: a word that stays the same, for programs and for searching. `ostler` prints it in brackets
-after the message; [programs](../api.md#errors) read it from the error. Words in capitals in a message stand for what
-varies.
+after the message, `ostler explain REASON` prints what stands here, and [programs](../api.md#errors) read it from the
+error. The web console and plans show reasons, too. Words in capitals in a message stand for what varies.
 
 The kind says what is wrong in general, and is what [exit codes](../cli.md#exit-codes) follow. A reason without a kind
 belongs to a finding, such as the check of an import, or why a host was refused.
@@ -39,39 +38,25 @@ KINDS = {
 }
 
 
-def remedies() -> dict[str, str]:
-    """What to do, by reason, where it is more than what the kind says."""
-    return {str(name): str(text) for name, text in tomllib.loads(REMEDIES.read_text()).items()}
-
-
 def page() -> str:
-    """Markdown: the kinds, then a row for each reason."""
+    """Markdown: the kinds, then a section for each reason."""
     kinds = [f"| `{kind}` | {text} |" for kind, text in KINDS.items()]
-    written = remedies()
-    rows = [row(reason, written) for reason in found().values()]
+    explained = explanations()
+    sections = [section(reason, explained[name]) for name, reason in found().items()]
     return "\n".join(
-        [
-            HEAD,
-            "## Kinds\n",
-            "| kind | what to do |",
-            "| --- | --- |",
-            *kinds,
-            "\n## Reasons\n",
-            "| reason | kind | message | what to do |",
-            "| --- | --- | --- | --- |",
-            *rows,
-            "",
-        ]
+        [HEAD, "## Kinds\n", "| kind | what to do |", "| --- | --- |", *kinds, "\n## Reasons\n", *sections]
     )
 
 
-def row(reason: Reason, written: Mapping[str, str]) -> str:
-    """A reason without a remedy of its own has the one of its kind."""
-    kinds = sorted(reason.kinds)
-    remedy = written.get(reason.name) or (KINDS[kinds[0]] if kinds else "The message says it.")
-    messages = "<br>".join(_cell(message) for message in reason.messages)
-    return f"| `{reason.name}` | {', '.join(kinds)} | {messages} | {remedy} |"
+def section(reason: Reason, explanation: Explanation) -> str:
+    """A heading to link to, what the reason means, what to do, and what messages with it say."""
+    kinds = f" *{', '.join(sorted(reason.kinds))}*" if reason.kinds else ""
+    # The page is one folder below the others.
+    means, remedy = (text.replace("](", "](../") for text in (explanation.means, explanation.remedy))
+    messages = [f"- {_text(message)}" for message in reason.messages]
+    return "\n".join([f"### {reason.name}\n", f"{means}{kinds}\n", f"**What to do:** {remedy}\n", *messages, ""])
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*").replace("\n", " ")
+def _text(message: str) -> str:
+    """A message as Markdown that shows it as it is."""
+    return re.sub(r"([\\*_<\[\]])", r"\\\1", message.replace("\n", " "))

@@ -38,6 +38,7 @@ COMMANDS = {
     "user": "Users and their certificates.",
     "account": "Accounts, which own VMs and volumes.",
     "setting": "Settings, which take effect without a restart.",
+    "explain": "Explains a reason code, the word in brackets after an error.",
     "inventory": "Inventory of VMs for other tools, such as Ansible.",
     "web": "Web console on loopback, for your browser.",
     "completion": "Prints the completion script for your shell.",

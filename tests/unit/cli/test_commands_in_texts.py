@@ -16,7 +16,7 @@ from tests.unit.cli.command_lines import check
 
 ROOT = Path(__file__).parents[3]
 SOURCES = sorted(path for part in ("agent", "control", "common") for path in (ROOT / part).rglob("*.py"))
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "common/ostler_common/reasons.toml"]
 TF = ROOT / "examples" / "opentofu" / "main.tf"
 
 
