@@ -16,6 +16,7 @@ from ostler_common.errors import FailedPreconditionError, NotFoundError
 if TYPE_CHECKING:
     from tests.fakes.working_agent import FakeHost
 
+CLIENT_CERTIFICATE = "-----BEGIN CERTIFICATE-----\n"
 PRIVATE_KEY, KNOWN_HOSTS = b"-----BEGIN OPENSSH PRIVATE KEY-----\n", "old1 ssh-ed25519 AAAA\n"
 
 
@@ -41,7 +42,7 @@ class FakeRemoteKvm(remote_kvm_pb2_grpc.RemoteKvmServiceServicer):
         with self._host.errors(context):
             self._host.calls.append("ListRemoteVms")
             self._host.fail_now("ListRemoteVms")
-            _log_in(request.server)
+            _log_in(request)
             vms = self._host.fleet.kvm.vms
             if request.vm:
                 found = [vm for vm in vms.values() if request.vm in (vm.name, vm.vm_id)]
@@ -58,7 +59,7 @@ class FakeRemoteKvm(remote_kvm_pb2_grpc.RemoteKvmServiceServicer):
         self, request: pb.CopyRemoteDisksRequest, context: grpc.ServicerContext
     ) -> Iterator[job_pb2.JobUpdate]:
         def work(job: JobContext) -> job_pb2.ConversionReport:
-            _log_in(request.server)
+            _log_in(request)
             source = self._host.fleet.kvm
             source.asked.append(request)
             if request.running:
@@ -80,12 +81,17 @@ class FakeRemoteKvm(remote_kvm_pb2_grpc.RemoteKvmServiceServicer):
         with self._host.errors(context):
             self._host.calls.append("EndRemoteCopy")
             self._host.fail_now("EndRemoteCopy")
-            _log_in(request.server)
+            _log_in(request)
             self._host.fleet.kvm.copies.discard(request.copy_id)
             return pb.EndRemoteCopyResponse()
 
 
-def _log_in(server: pb.SshServer) -> None:
+def _log_in(request: pb.ListRemoteVmsRequest | pb.CopyRemoteDisksRequest | pb.EndRemoteCopyRequest) -> None:
+    server = request.server
+    if request.tls.host:
+        if request.tls.private_key != PRIVATE_KEY or request.tls.client_certificate != CLIENT_CERTIFICATE.encode():
+            raise FailedPreconditionError("the source refuses the certificate", "LOGIN_FAILED")
+        return
     if server.private_key != PRIVATE_KEY:
         raise FailedPreconditionError("the source refuses the private key", "LOGIN_FAILED")
     if server.known_hosts != KNOWN_HOSTS.encode():

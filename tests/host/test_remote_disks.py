@@ -17,6 +17,7 @@ from ostler_agent.tools import qemu_img
 from ostler_agent.tools.nbd import NbdExport
 from ostler_agent.tools.remote_disk import Layer, read_chain, served
 from ostler_agent.tools.ssh import SshServer, lasting_tunnel, tunnel
+from ostler_agent.tools.ssh_files import SshFiles
 from ostler_common.errors import OstlerError
 from ostler_common.secret import Secret
 
@@ -69,7 +70,7 @@ def uri(export: NbdExport) -> str:
 
 
 def read(server: SshServer, layers: list[Layer], place: Path) -> bytes:
-    with served(server, layers, place, job()) as export:
+    with served(SshFiles(server), layers, place, job()) as export:
         target = place / "copy"
         subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "raw", uri(export), target], check=True)
         return target.read_bytes()
@@ -96,7 +97,7 @@ def test_a_cut_of_the_connection_in_mid_copy_is_overcome(
 ) -> None:
     image, target = tmp_path / "image", place / "copy"
     image.write_bytes(os.urandom(1 << 20) * 128)
-    with served(server, [Layer(str(image), DiskFormat.RAW)], place, job()) as export:
+    with served(SshFiles(server), [Layer(str(image), DiskFormat.RAW)], place, job()) as export:
         copy = subprocess.Popen(["qemu-img", "convert", "-f", "raw", "-O", "raw", uri(export), target])
         while not target.exists() or target.stat().st_blocks < 8 << 11:
             assert copy.poll() is None
@@ -156,7 +157,7 @@ def test_a_file_that_the_user_may_not_read_is_told_from_one_that_is_not_there(se
 
 
 def test_the_images_of_a_disk_are_found(server: SshServer, chain: Path, place: Path) -> None:
-    found = read_chain(server, f"{chain}/top.qcow2", DiskFormat.QCOW2, place, job())
+    found = read_chain(SshFiles(server), f"{chain}/top.qcow2", DiskFormat.QCOW2, place, job())
     assert [(image.path, image.format, image.encrypted) for image in found] == [
         (f"{chain}/{name}.qcow2", "qcow2", False) for name in ("top", "base")
     ]

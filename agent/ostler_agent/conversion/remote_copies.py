@@ -1,4 +1,4 @@
-"""Volumes made of the disks of a VM on another host: read through ssh, flat, and encrypted from their first byte.
+"""Volumes made of the disks of a VM on another host: read through ssh or TLS, flat, encrypted from their first byte.
 
 A VM that is off is read file by file; one that runs is read from a backup that its libvirt holds open, as of one
 moment. Either way the source only lends: nothing stays there.
@@ -26,7 +26,7 @@ from ostler_common.errors import (
 
 from ostler_agent.conversion.deadline import deadline
 from ostler_agent.conversion.disks import COPY_LIMITS, MAX_DISKS
-from ostler_agent.conversion.remote_vms import RemoteVms, libvirt_of
+from ostler_agent.conversion.remote_vms import RemoteServer, RemoteVms, files_of, libvirt_of
 from ostler_agent.conversion.volume_set import ConversionReport, CopyProgress, VolumeSet, recover
 from ostler_agent.jobs import JobContext
 from ostler_agent.pools import Pools, Staging
@@ -78,13 +78,13 @@ class RemoteCopies:
     locks: VolumeLocks
     vms: RemoteVms
 
-    def copy(self, job: JobContext, server: SshServer, source: RemoteVmCopy, timeout_s: float) -> ConversionReport:
+    def copy(self, job: JobContext, server: RemoteServer, source: RemoteVmCopy, timeout_s: float) -> ConversionReport:
         """Makes all the volumes, or none. timeout_s: for each disk.
 
         Raises InvalidArgumentError (INVALID_FIELD, SOURCE_LARGER); AlreadyExistsError (VOLUME_EXISTS);
         FailedPreconditionError (VM_STATE, VM_NAME, WRONG_KEY, DISK_UNREADABLE); AbortedError (SOURCE_CHANGED,
         VOLUME_BUSY); ResourceExhaustedError (POOL_FULL); DeadlineExceededError (COPY_TIMEOUT, and where libvirt of the
-        source is silent CHECK_TIMEOUT, BACKUP_TIMEOUT); what `ssh.tunnel` and `remote_disk.served` raise. Whatever it
+        source is silent CHECK_TIMEOUT, BACKUP_TIMEOUT); what `libvirt_of` and `remote_disk.served` raise. Whatever it
         raises, nothing is left here.
         """
         _check(source.disks)
@@ -113,7 +113,7 @@ class RemoteCopies:
 
     @contextmanager
     def _opened(
-        self, job: JobContext, server: SshServer, source: RemoteVmCopy, directory: Path
+        self, job: JobContext, server: RemoteServer, source: RemoteVmCopy, directory: Path
     ) -> Iterator[Callable[[int, RemoteDiskCopy], AbstractContextManager[NbdExport]]]:
         """How to open each of the disks, which stay as they are at one moment."""
         if source.running:
@@ -127,8 +127,13 @@ class RemoteCopies:
             _check_still_off(job, server, source, directory)
 
     @contextmanager
-    def _backup(self, job: JobContext, server: SshServer, source: RemoteVmCopy, directory: Path) -> Iterator[Path]:
+    def _backup(self, job: JobContext, server: RemoteServer, source: RemoteVmCopy, directory: Path) -> Iterator[Path]:
         """The socket of this host on which the source's QEMU serves the disks as of now."""
+        if not isinstance(server, SshServer):
+            raise FailedPreconditionError(
+                "a VM that runs is copied through ssh only: shut it down, or add its host as a source with ssh",
+                "RUNNING_NEEDS_SSH",
+            )
         socket = directory / "copy.sock"
         try:
             with deadline(job, _LIBVIRT_TIMEOUT_S, "backup"), libvirt_of(server, directory, job) as libvirt:
@@ -143,7 +148,7 @@ class RemoteCopies:
                 log.warning("the copy of a VM was not ended at its source", vm=source.vm_id, reason=error.reason)
 
 
-def _check_off(job: JobContext, server: SshServer, source: RemoteVmCopy, directory: Path) -> None:
+def _check_off(job: JobContext, server: RemoteServer, source: RemoteVmCopy, directory: Path) -> None:
     with libvirt_of(server, directory, job) as libvirt:
         if not libvirt.is_off(source.vm_id):
             raise AbortedError(
@@ -153,7 +158,7 @@ def _check_off(job: JobContext, server: SshServer, source: RemoteVmCopy, directo
             )
 
 
-def _check_still_off(job: JobContext, server: SshServer, source: RemoteVmCopy, directory: Path) -> None:
+def _check_still_off(job: JobContext, server: RemoteServer, source: RemoteVmCopy, directory: Path) -> None:
     """Asks until the source answers or the job must stop: a copy of hours is not lost to a connection that is cut."""
     while True:
         try:
@@ -171,10 +176,10 @@ def _nothing_to_open(export: NbdExport) -> Iterator[NbdExport]:
 
 
 @contextmanager
-def _files(job: JobContext, server: SshServer, disk: RemoteDiskCopy, directory: Path) -> Iterator[NbdExport]:
+def _files(job: JobContext, server: RemoteServer, disk: RemoteDiskCopy, directory: Path) -> Iterator[NbdExport]:
     directory.mkdir(mode=0o700)
     try:
-        with served(server, disk.layers, directory, job) as export:
+        with served(files_of(server, directory, job), disk.layers, directory, job) as export:
             yield export
     except RunError as error:
         if _WRONG_KEY in error.stderr:

@@ -22,12 +22,13 @@ from ostler_common import notify, pki
 from ostler_common.errors import OstlerError
 from ostler_common.identity import Identity, Kind
 
+from ostler_agent import relay
 from ostler_agent.credentials import CredentialsStore
 from ostler_agent.migration.admissions import Admissions
+from ostler_agent.relay import MAX_BUFFER_BYTES
 
 PORT = 16514  # libvirt's for TLS
 LIBVIRT_SOCKET = Path("/run/libvirt/libvirt-sock")
-MAX_BUFFER_BYTES = 64 * 1024
 # libvirt's client waits for this byte after the handshake: the server has accepted its certificate.
 _ACCEPTED = b"\x01"
 _CLOSE_S = 5.0
@@ -130,13 +131,13 @@ class Gateway:
             try:
                 await self._serve(connection, address)
             finally:
-                await _close(connection.writer)
+                await relay.close(connection.writer)
         except (OSError, OstlerError, ValueError) as error:  # TLS errors and timeouts are OSErrors
             raw.close()
             log.info("connection failed", address=address, reason=str(error) or type(error).__name__)
 
     async def _handshake(self, raw: socket.socket) -> _Connection:
-        _set_keepalive(raw)
+        relay.set_keepalive(raw)
         reader = asyncio.StreamReader(MAX_BUFFER_BYTES)
         protocol = asyncio.StreamReaderProtocol(reader)
         loop = asyncio.get_running_loop()
@@ -191,8 +192,8 @@ class Gateway:
         try:
             connection.writer.write(_ACCEPTED)
             parts = [
-                asyncio.create_task(_copy(connection.reader, writer)),
-                asyncio.create_task(_copy(reader, connection.writer)),
+                asyncio.create_task(relay.copy(connection.reader, writer)),
+                asyncio.create_task(relay.copy(reader, connection.writer)),
                 asyncio.create_task(self._until_refused(connection)),
             ]
             try:
@@ -202,7 +203,7 @@ class Gateway:
                     part.cancel()
                 await asyncio.gather(*parts, return_exceptions=True)
         finally:
-            await _close(writer)
+            await relay.close(writer)
 
     async def _until_refused(self, connection: _Connection) -> None:
         """Cuts a connection that has not been admitted for `grace_s`. Time in which nobody looked does not count."""
@@ -222,29 +223,6 @@ class Gateway:
             return self._refusal(connection) is None
         except OstlerError:  # credentials that cannot be read admit nobody
             return False
-
-
-async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-    while data := await source.read(MAX_BUFFER_BYTES):
-        target.write(data)
-        await target.drain()
-
-
-async def _close(writer: asyncio.StreamWriter) -> None:
-    """Sends what is left, for a short time, and closes."""
-    writer.close()
-    with contextlib.suppress(OSError):
-        await asyncio.wait_for(writer.wait_closed(), _CLOSE_S)
-    writer.transport.abort()
-
-
-def _set_keepalive(connection: socket.socket) -> None:
-    """Ends connections whose peer is gone. A silent peer is not gone: libvirt's own keepalive may be off."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)
 
 
 def listen(host: str, port: int = PORT) -> socket.socket:

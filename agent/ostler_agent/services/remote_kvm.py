@@ -28,7 +28,7 @@ class RemoteKvmService(remote_kvm_pb2_grpc.RemoteKvmServiceServicer):
     def ListRemoteVms(
         self, request: remote_kvm_pb2.ListRemoteVmsRequest, context: grpc.ServicerContext
     ) -> remote_kvm_pb2.ListRemoteVmsResponse:
-        server = remote_kvm_convert.server(request.server)
+        server = remote_kvm_convert.server(request)
         if len(request.vm) > remote_kvm_convert.MAX_NAME:
             raise bad_field("vm", f"must be at most {remote_kvm_convert.MAX_NAME} characters")
         found = [self._vms.inspect(server, request.vm)] if request.vm else self._vms.list(server)
@@ -37,7 +37,7 @@ class RemoteKvmService(remote_kvm_pb2_grpc.RemoteKvmServiceServicer):
     def CopyRemoteDisks(
         self, request: remote_kvm_pb2.CopyRemoteDisksRequest, context: grpc.ServicerContext
     ) -> Iterator[job_pb2.JobUpdate]:
-        server, source = remote_kvm_convert.server(request.server), remote_kvm_convert.copy(request)
+        server, source = remote_kvm_convert.server(request), remote_kvm_convert.copy(request)
         return self._jobs.run(
             request.operation,
             _KIND,
@@ -51,7 +51,7 @@ class RemoteKvmService(remote_kvm_pb2_grpc.RemoteKvmServiceServicer):
         self, request: remote_kvm_pb2.EndRemoteCopyRequest, context: grpc.ServicerContext
     ) -> remote_kvm_pb2.EndRemoteCopyResponse:
         vm_id, copy_id = convert.uuid_field(request.vm_id, "vm_id"), convert.uuid_field(request.copy_id, "copy_id")
-        self._vms.end_copy(remote_kvm_convert.server(request.server), vm_id, copy_id)
+        self._vms.end_copy(remote_kvm_convert.server(request), vm_id, copy_id)
         return remote_kvm_pb2.EndRemoteCopyResponse()
 
     def _recover(self, record: Record) -> Message:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from ostler.agent.v1 import remote_kvm_pb2 as pb
 from ostler.types.v1 import job_pb2, vm_pb2
@@ -10,25 +11,44 @@ from ostler_common.errors import bad_field
 from ostler_common.secret import Secret
 
 from ostler_agent.conversion.remote_copies import RemoteDiskCopy, RemoteVmCopy
-from ostler_agent.conversion.remote_vms import InspectedVm
+from ostler_agent.conversion.remote_vms import InspectedVm, RemoteServer
 from ostler_agent.conversion.volume_set import ConversionReport
 from ostler_agent.services import convert
 from ostler_agent.tools.remote_disk import Layer
 from ostler_agent.tools.ssh import SshServer
+from ostler_agent.tools.tls import TlsServer
 
 MAX_NAME = 255
 MAX_PASSPHRASE_BYTES = 1024
 _MAX_PROBLEMS = 200
 
 
-def server(message: pb.SshServer) -> SshServer:
-    """Raises InvalidArgumentError."""
+class _Request(Protocol):
+    """A request that names a host."""
+
+    @property
+    def server(self) -> pb.SshServer: ...
+
+    @property
+    def tls(self) -> pb.TlsServer: ...
+
+
+def server(request: _Request) -> RemoteServer:
+    """The host of a request, and the way to it. Raises InvalidArgumentError."""
+    if request.tls.host:
+        return TlsServer(
+            host=request.tls.host,
+            port=request.tls.port,
+            ca_pem=request.tls.ca_pem,
+            certificate=request.tls.client_certificate,
+            private_key=Secret(request.tls.private_key),
+        )
     return SshServer(
-        host=message.host,
-        port=message.port,
-        username=message.username,
-        private_key=Secret(message.private_key),
-        known_hosts=message.known_hosts,
+        host=request.server.host,
+        port=request.server.port,
+        username=request.server.username,
+        private_key=Secret(request.server.private_key),
+        known_hosts=request.server.known_hosts,
     )
 
 

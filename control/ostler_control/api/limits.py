@@ -23,6 +23,7 @@ MAX_ELEMENTS = 1000
 MAX_FIELD_BYTES: Mapping[str, int] = {
     "backup": 256 * KIB,
     "ca_pem": 64 * KIB,
+    "client_certificate": 64 * KIB,
     "csr_pem": 16 * KIB,
     "data": 3 * MIB // 2,  # a piece of an upload (1 MiB), or user data (1 MiB at most) in base64
     "description": 4 * KIB,

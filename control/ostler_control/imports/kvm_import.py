@@ -1,4 +1,4 @@
-"""Imports from another KVM host: an agent copies the disks through ssh, straight into the volumes; nothing is staged.
+"""Imports from another KVM host: an agent copies the disks straight into the volumes; nothing is staged.
 
 A copy that an agent's death interrupts begins anew, at most twice.
 """
@@ -60,7 +60,6 @@ def _copy(run: Run, inputs: ImportInputs) -> None:
         volumes = [Volume.get_by_id(disk.volume_id) for disk in inputs.disks]
     request = pb.CopyRemoteDisksRequest(
         operation=run.ref(),
-        server=kvm_source.server_of(source, run.keys),
         vm_id=vm.ref,
         copy_id=run.id,
         running=vm.power is Power.ON,
@@ -77,6 +76,7 @@ def _copy(run: Run, inputs: ImportInputs) -> None:
         ],
         timeout_s=inputs.timeout_s,
     )
+    kvm_source.with_server(request, kvm_source.server_of(source, run.keys))
     host = address_of(inputs.conversion_host_id)
     update = run.job(host, lambda agent: agent.remote_kvm.CopyRemoteDisks, request, _COPY)
     keys = {disk.label: str(disk.key) for disk in vm.disks}

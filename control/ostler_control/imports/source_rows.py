@@ -10,13 +10,13 @@ from ostler_control import events
 from ostler_control.database import transaction
 from ostler_control.keys import Keyring
 from ostler_control.keys.passphrases import delete_passphrase
-from ostler_control.models import ImportSource, KvmSource
+from ostler_control.models import ImportSource, KvmSource, KvmTlsSource
 
 
 def create_source(
-    row: ImportSource, secret: Secret, actor: str, keys: Keyring, known_hosts: str | None = None
+    row: ImportSource, secret: Secret, actor: str, keys: Keyring, *details: KvmSource | KvmTlsSource
 ) -> ImportSource:
-    """Records a source that was proved. row: not in the database yet; known_hosts: of a KVM host.
+    """Records a source that was proved. row: not in the database yet; details: of a KVM host, not there either.
 
     Raises AlreadyExistsError SOURCE_EXISTS.
     """
@@ -24,8 +24,9 @@ def create_source(
         with transaction():
             row.passphrase = keys.store(secret, row.id)
             row.save(force_insert=True)
-            if known_hosts is not None:
-                KvmSource.create(source=row, known_hosts=known_hosts)
+            for detail in details:
+                detail.source = row
+                detail.save(force_insert=True)
             events.record(
                 "import-source.create", events.Outcome.SUCCEEDED, actor, "import-source", row.id, row.name, row.address
             )
@@ -37,12 +38,18 @@ def create_source(
 
 
 def update_source(
-    read: ImportSource, secret: Secret, actor: str, keys: Keyring, known_hosts: str | None = None, **columns: str
+    read: ImportSource,
+    secret: Secret,
+    actor: str,
+    keys: Keyring,
+    *details: KvmSource | KvmTlsSource,
+    **columns: str,
 ) -> ImportSource:
     """Records a changed source that was proved. Imports under way use it from their next step on.
 
-    read: the row that the change was made of; columns: that change. Raises AbortedError SOURCE_CHANGED_MEANWHILE when
-    the row is another one by now, because every change brings a passphrase of its own.
+    read: the row that the change was made of; details: of a KVM host, in place of its own; columns: that change. Raises
+    AbortedError SOURCE_CHANGED_MEANWHILE when the row is another one by now, because every change brings a passphrase
+    of its own.
     """
     with transaction():
         unchanged = (ImportSource.id == read.id) & (ImportSource.passphrase == read.passphrase_id)
@@ -53,8 +60,10 @@ def update_source(
                 "SOURCE_CHANGED_MEANWHILE",
                 {"source": read.name},
             )
-        if known_hosts is not None:
-            KvmSource.update(known_hosts=known_hosts).where(KvmSource.source == read.id).execute()
+        for detail in details:
+            type(detail).delete().where(type(detail).source == read.id).execute()
+            detail.source = read
+            detail.save(force_insert=True)
         delete_passphrase(read.passphrase_id)
         events.record("import-source.update", events.Outcome.SUCCEEDED, actor, "import-source", read.id, read.name)
         return ImportSource.get_by_id(read.id)

@@ -12,9 +12,9 @@ from ostler_control.models.storage import Passphrase, Pool
 class ImportSource(BaseModel):
     """A server that VMs are imported from.
 
-    type: "vmware" or "kvm"; address: host name or address, ":port" if it is not 443, or for ssh 22; ca_pem or
-    thumbprint (SHA-256, hex): how its certificate is verified, "" for KVM (see `KvmSource`); passphrase: the user's
-    password or private key (the associated data is the source's id).
+    type: "vmware" or "kvm"; address: host name or address, ":port" if it is not 443, for ssh 22, for libvirt's TLS
+    16514; username: "" for TLS; ca_pem or thumbprint (SHA-256, hex): how its certificate is verified, "" for ssh (see
+    `KvmSource`); passphrase: the password or private key (the associated data is the source's id).
     """
 
     name = TextField(unique=True)
@@ -33,6 +33,14 @@ class KvmSource(BaseModel):
     source = ForeignKeyField(ImportSource, backref="kvm", unique=True, on_delete="CASCADE")
     source_id: str
     known_hosts = TextField()
+
+
+class KvmTlsSource(BaseModel):
+    """A source whose libvirt is reached through TLS. client_certificate: shown there, PEM with its chain."""
+
+    source = ForeignKeyField(ImportSource, backref="kvm_tls", unique=True, on_delete="CASCADE")
+    source_id: str
+    client_certificate = TextField()
 
 
 class VmImport(BaseModel):

@@ -155,6 +155,20 @@ def test_a_kvm_host_needs_a_known_host_key(control: Control, ostler: Ostler, tmp
     assert asked(control, pb.CreateImportSourceRequest).known_hosts == known_hosts.read_text()
 
 
+def test_a_kvm_host_is_added_with_certificates(control: Control, ostler: Ostler, tmp_path: Path) -> None:
+    ca, certificate = tmp_path / "ca.pem", tmp_path / "cert.pem"
+    ca.write_text("the CA")
+    certificate.write_text("the certificate")
+    files = ("--ca-file", str(ca), "--client-cert-file", str(certificate), "--private-key-file", "-")
+    done = ostler(*ADD_KVM, "--host", "old1", *files, input="K\n")
+    assert done.exit_code == 0, done.output
+    request = asked(control, pb.CreateImportSourceRequest)
+    assert (request.username, request.ca_pem, request.client_certificate) == ("", "the CA", "the certificate")
+    for wrong in (files[2:], files[:2] + files[4:], (*files, "--username", "ada"), (*files, "--known-hosts", str(ca))):
+        refused = ostler(*ADD_KVM, "--host", "old1", *wrong, input="K\n")
+        assert refused.exit_code == 2, refused.output
+
+
 def test_a_vm_of_a_kvm_host_is_imported_with_passphrases(control: Control, ostler: Ostler, tmp_path: Path) -> None:
     passphrase = tmp_path / "vault.txt"
     passphrase.write_text("sesame\n")

@@ -25,6 +25,7 @@ from ostler_control.models import (
     ImportSource,
     JoinToken,
     KvmSource,
+    KvmTlsSource,
     Network,
     NetworkAccount,
     Nic,
@@ -74,6 +75,7 @@ FROZEN = {
     "0019_host_power": "88b810ee6c4b03091558b04a639bc287d40887565964e123c64a34f01b618544",
     "0019_maximum_sizes": "be622ac71665649655d9f2012ccbee546e0b8fafc7239530f48e058b5a0c2048",
     "0020_kvm_imports": "4578a9a1e47dce3a88ace3421f391647678ec199ea17a8403b58c7a64528371b",
+    "0021_kvm_tls": "e967a09df10bc6dfdd1974b542e4cf24046e8157fc266ed2a521f2736bcf6e43",
 }
 _OLD_VM = (
     "INSERT INTO zone (id, create_time, name) VALUES ('z', '2026-01-01', 'zone')",
@@ -282,6 +284,21 @@ def test_import_sources_may_be_kvm_hosts(tmp_path: Path) -> None:
             VmImport.delete().where(VmImport.id == "i").execute()
             ImportSource.delete().where(ImportSource.id == "s").execute()
             assert [model.select().count() for model in (KvmSource, ImportDiskPassphrase)] == [0, 0]
+
+
+def test_kvm_hosts_may_be_reached_through_tls(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0020_kvm_imports")
+            for statement in (*_OLD_VM, *_OLD_IMPORT):
+                db.execute_sql(statement)
+        assert "0021_kvm_tls" in database.migrate()
+        with database.session():
+            KvmTlsSource.create(source="s", client_certificate="-----BEGIN CERTIFICATE-----")
+            assert [row.source.name for row in KvmTlsSource.select()] == ["vc1"]
+            VmImport.delete().where(VmImport.id == "i").execute()
+            ImportSource.delete().where(ImportSource.id == "s").execute()
+            assert KvmTlsSource.select().count() == 0
 
 
 def test_import_plans_are_kept_with_their_vms(tmp_path: Path) -> None:

@@ -33,7 +33,8 @@ RUNNING, STOPPED = vm_pb2.POWER_STATE_RUNNING, vm_pb2.POWER_STATE_STOPPED
 
 
 def new_source(name: str = "old1", key: bytes = PRIVATE_KEY) -> kvm_source.NewKvmSource:
-    return kvm_source.NewKvmSource(new_id(), name, "old1.example.org", "root", Secret(key), KNOWN_HOSTS)
+    trust = kvm_source.SshTrust("root", KNOWN_HOSTS)
+    return kvm_source.NewKvmSource(new_id(), name, "old1.example.org", Secret(key), trust)
 
 
 def add_vm(site: Site, name: str, *, running: bool = False, encrypted: bool = False) -> pb.RemoteVm:

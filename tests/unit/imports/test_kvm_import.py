@@ -236,11 +236,13 @@ def test_the_host_that_copied_ends_what_is_left_before_others_do(
 
 
 def test_a_source_is_proved_changed_and_deleted(site: Site, engine: Engine, source: ImportSource) -> None:
-    wrong = kvm_source.changed(source, "", Secret(b"another key"), "", site.keys)
+    wrong = kvm_source.changed(source, None, Secret(b"another key"), site.keys)
     with pytest.raises(OstlerError) as refused:
         kvm_source.prove(wrong, engine.agents)
     assert refused.value.reason == "LOGIN_FAILED"
-    kvm_source.update(source, kvm_source.changed(source, "ada", None, "", site.keys), "root", site.keys)
+    kvm_source.update(
+        source, kvm_source.changed(source, kvm_source.SshTrust("ada", ""), None, site.keys), "root", site.keys
+    )
     row = ImportSource.get_by_id(source.id)
     assert (row.username, row.type, Passphrase.select().count()) == ("ada", "kvm", 1)
     with pytest.raises(OstlerError) as refused, sources.connect(row, site.keys):

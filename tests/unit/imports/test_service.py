@@ -30,7 +30,7 @@ from ostler_control.models import (
 from ostler_control.operations import Engine
 
 from tests import databases
-from tests.fakes.remote_kvm import KNOWN_HOSTS, PRIVATE_KEY
+from tests.fakes.remote_kvm import CLIENT_CERTIFICATE, KNOWN_HOSTS, PRIVATE_KEY
 from tests.fakes.vcenter import PASSWORD, USER, FakeVcenter, vcenter
 from tests.sites import GIB, MIB, Site, outcome, site_at_work
 from tests.unit.control import calls
@@ -325,13 +325,61 @@ def test_a_kvm_host_is_a_source(api: Api) -> None:
         ({"known_hosts": ""}, "INVALID_KNOWN_HOSTS"),
         ({"username": "-oProxyCommand=x"}, "INVALID_USERNAME"),
         ({"address": "-oProxyCommand=x"}, "INVALID_ADDRESS"),
-        ({"password": b"secret"}, "REQUIRED"),
+        ({"password": b"secret"}, "CONFLICTING_FIELDS"),
         ({"type": "qemu+tcp"}, "INVALID_SOURCE_TYPE"),
         ({"type": "vmware"}, "CONFLICTING_FIELDS"),
     ],
 )
 def test_a_kvm_host_that_cannot_be_a_source(api: Api, changes: dict[str, object], expected: str) -> None:
     assert reason(lambda: api.service.CreateImportSource(kvm_request(**changes), api.context)) == expected
+
+
+def tls_request(**changes: object) -> pb.CreateImportSourceRequest:
+    fields: dict[str, object] = {"ca_pem": "a CA", "client_certificate": CLIENT_CERTIFICATE, "address": "old2"}
+    fields |= {"name": "old2", "username": "", "known_hosts": None}
+    return kvm_request(**(fields | changes))
+
+
+def test_a_kvm_host_that_tls_reaches_is_a_source(api: Api) -> None:
+    add_vm(api.site, "tls-web")
+    add_vm(api.site, "tls-db", running=True)
+    service, context = api.service, api.context
+    made = service.CreateImportSource(tls_request(), context)
+    assert (made.username, made.ca_pem, made.client_certificate) == ("", "a CA", CLIENT_CERTIFICATE)
+    assert (made.known_hosts, "OPENSSH" in str(made)) == ("", False)
+    wanted = spec(source="old2", source_vm="tls-web", networks={"default": "public"}, disk_offering="plain")
+    assert service.CheckImport(pb.CheckImportRequest(spec=wanted), context).go
+    operation = service.ImportVm(pb.ImportVmRequest(spec=wanted), context)
+    assert outcome(api.engine, Operation.get_by_id(operation.name.rpartition("/")[2]), 60) == ("succeeded", "")
+    (asked,) = [request for request in api.site.fleet.kvm.asked if request.tls.host]
+    assert (asked.tls.host, asked.tls.port, asked.tls.ca_pem) == ("old2", 16514, "a CA")
+    assert not asked.HasField("server")
+    wanted.source_vm = "tls-db"
+    found = service.CheckImport(pb.CheckImportRequest(spec=wanted), context)
+    assert [finding.code for finding in found.findings if finding.severity == pb.ImportFinding.ERROR] == [
+        "RUNNING_NEEDS_SSH"
+    ]
+    changed = service.UpdateImportSource(pb.UpdateImportSourceRequest(source="old2", ca_pem="another"), context)
+    assert (changed.ca_pem, changed.client_certificate) == ("another", CLIENT_CERTIFICATE)
+    wrong = pb.UpdateImportSourceRequest(source="old2", known_hosts=KNOWN_HOSTS)
+    assert reason(lambda: service.UpdateImportSource(wrong, context)) == "OTHER_TRANSPORT"
+    service.DeleteImportSource(pb.DeleteImportSourceRequest(source="old2"), context)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"client_certificate": ""}, "INVALID_CERTIFICATE"),
+        ({"client_certificate": "of another"}, "LOGIN_FAILED"),
+        ({"username": "root"}, "CONFLICTING_FIELDS"),
+        ({"password": b"secret"}, "CONFLICTING_FIELDS"),
+        ({"ca_pem": None, "known_hosts": KNOWN_HOSTS}, "CONFLICTING_FIELDS"),
+        ({"private_key": b""}, "INVALID_PRIVATE_KEY"),
+    ],
+)
+def test_what_a_tls_source_lacks_is_refused(api: Api, changes: dict[str, object], expected: str) -> None:
+    assert reason(lambda: api.service.CreateImportSource(tls_request(**changes), api.context)) == expected
+    assert ImportSource.select().where(ImportSource.name == "old2").count() == 0
 
 
 def test_passphrases_are_for_kvm_hosts_only(api: Api, source: pb.ImportSource) -> None:

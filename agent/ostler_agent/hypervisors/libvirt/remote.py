@@ -65,6 +65,14 @@ class RemoteLibvirt:
         with translated("inspecting a VM of the source"):
             return not _lookup(self._connection, vm_id).isActive()
 
+    def find_volume(self, path: str) -> libvirt.virStorageVol:
+        """The volume of an active storage pool that has this path. Raises libvirtError."""
+        return self._connection.storageVolLookupByPath(path)
+
+    def new_stream(self) -> libvirt.virStream:
+        """A stream to download a volume with."""
+        return self._connection.newStream()
+
     def begin_copy(self, vm_id: str, copy_id: str, paths: Mapping[str, str]) -> str:
         """Begins a copy of a running VM's disks as of now; returns the path of the socket on which QEMU serves them.
 

@@ -6,6 +6,7 @@ from ostler.control.v1 import import_pb2 as pb
 
 from ostler_control.api.convert.times import timestamp
 from ostler_control.imports import kvm_source, sources
+from ostler_control.imports.kvm_source import SshTrust, TlsTrust
 from ostler_control.imports.preflight import Finding, Report, Severity
 from ostler_control.models import Host, ImportSource, Pool
 from ostler_control.vmware.inventory import Power, SourceVm
@@ -20,7 +21,7 @@ _SEVERITIES = {
 
 def source(row: ImportSource) -> pb.ImportSource:
     """Without its password, of course."""
-    return pb.ImportSource(
+    found = pb.ImportSource(
         id=row.id,
         name=row.name,
         type=row.type,
@@ -28,9 +29,18 @@ def source(row: ImportSource) -> pb.ImportSource:
         username=row.username,
         thumbprint=row.thumbprint,
         ca_pem=row.ca_pem,
-        known_hosts=kvm_source.known_hosts_of(row),
         create_time=timestamp(row.create_time),
     )
+    if row.type == kvm_source.TYPE:
+        _put_trust(found, kvm_source.trust_of(row))
+    return found
+
+
+def _put_trust(found: pb.ImportSource, trust: SshTrust | TlsTrust) -> None:
+    if isinstance(trust, SshTrust):
+        found.username, found.known_hosts = trust.username, trust.known_hosts
+    else:
+        found.ca_pem, found.client_certificate = trust.ca_pem, trust.client_certificate
 
 
 def draft(new: sources.NewSource) -> pb.ImportSource:
@@ -47,13 +57,9 @@ def draft(new: sources.NewSource) -> pb.ImportSource:
 
 def kvm_draft(new: kvm_source.NewKvmSource) -> pb.ImportSource:
     """A KVM host that was only checked."""
-    return pb.ImportSource(
-        name=new.name,
-        type=kvm_source.TYPE,
-        address=new.address,
-        username=new.username,
-        known_hosts=new.known_hosts,
-    )
+    found = pb.ImportSource(name=new.name, type=kvm_source.TYPE, address=new.address)
+    _put_trust(found, new.trust)
+    return found
 
 
 def source_vm(vm: SourceVm) -> pb.SourceVm:

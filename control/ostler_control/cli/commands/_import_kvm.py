@@ -36,6 +36,9 @@ private_key_option = click.option(
     type=_FILE,
     help="The private key to log in with, without a passphrase; - is standard input. It is kept sealed.",
 )
+client_certificate_option = click.option(
+    "--client-cert-file", "client_cert_file", type=_FILE, help="The certificate to log in with through TLS, PEM."
+)
 known_hosts_option = click.option(
     "--known-hosts", "known_hosts_file", type=_FILE, help="File with the host's keys, as ssh's known_hosts has them."
 )
@@ -80,15 +83,14 @@ def known_hosts_line(address: str, public_key: str) -> str:
 
 @click.command("kvm")
 @click.argument("name")
-@click.option("--host", "address", required=True, metavar="HOST[:PORT]", help="The KVM host, and the port of its sshd.")
+@click.option("--host", "address", required=True, metavar="HOST[:PORT]", help="The KVM host, and its port.")
 @click.option(
-    "--username",
-    default="root",
-    show_default=True,
-    help="User that logs in: may use libvirt and read the VMs' image files.",
+    "--username", help="User that ssh logs in as: may use libvirt and read the VMs' image files.  [default: root]"
 )
 @click.option("--host-key", "host_key_file", type=_FILE, help="File with the host's public key.")
 @known_hosts_option
+@click.option("--ca-file", type=_FILE, help="With TLS: certificate of the CA that signed libvirt's certificate, PEM.")
+@client_certificate_option
 @private_key_option
 @dry_run_option
 @request_id_option
@@ -98,46 +100,60 @@ def kvm_source_command(
     app: App,
     name: str,
     address: str,
-    username: str,
+    username: str | None,
     host_key_file: Path | None,
     known_hosts_file: Path | None,
+    ca_file: Path | None,
+    client_cert_file: Path | None,
     private_key_file: Path | None,
     dry_run: bool,
     request_id: str,
     output: str,
 ) -> None:
-    """Registers a KVM host that runs libvirt and sshd. A host of the fleet logs in there to prove that it works.
+    """Registers a KVM host that runs libvirt. A host of the fleet logs in there to prove that it works.
 
-    Give --host-key or --known-hosts; the host's key is always verified.
+    Through ssh: give --host-key or --known-hosts. Through libvirt's TLS port: give --ca-file and --client-cert-file;
+    the images must be in storage pools there. The host's key or certificate is always verified.
 
     \b
-    Example:
+    Examples:
       ostler import source add kvm old1 --host old1.example.org --host-key old1.pub --private-key-file id_import
+      ostler import source add kvm old2 --host old2.example.org --ca-file cacert.pem \\
+        --client-cert-file clientcert.pem --private-key-file clientkey.pem
     """
-    if bool(host_key_file) == bool(known_hosts_file):
-        raise click.UsageError("give exactly one of --host-key and --known-hosts")
+    if sum(map(bool, (host_key_file, known_hosts_file, ca_file))) != 1:
+        raise click.UsageError("give exactly one of --host-key and --known-hosts, for ssh, and --ca-file, for TLS")
     if private_key_file is None:
         raise click.UsageError("give --private-key-file")
-    if known_hosts_file:
-        known_hosts = read_text(known_hosts_file)
-    else:
-        assert host_key_file is not None
-        known_hosts = known_hosts_line(address, read_text(host_key_file))
+    if bool(ca_file) != bool(client_cert_file):
+        raise click.UsageError("--ca-file and --client-cert-file go together")
+    if ca_file and username:
+        raise click.UsageError("--username is for ssh: with TLS the certificate says who asks")
     request = pb.CreateImportSourceRequest(
         request_id=request_id,
         name=name,
         type="kvm",
         address=address,
-        username=username,
         private_key=read_file(private_key_file),
-        known_hosts=known_hosts,
         validate_only=dry_run,
     )
+    if ca_file and client_cert_file:
+        request.ca_pem, request.client_certificate = read_text(ca_file), read_text(client_cert_file)
+    else:
+        request.username = username or "root"
+        request.known_hosts = _known_hosts(address, host_key_file, known_hosts_file)
     found = app.client.imports.CreateImportSource(request)
     if dry_run and output == "table":
         click.echo(f"import source {name} can be registered")
     else:
         print_one(SOURCE, found, output)
+
+
+def _known_hosts(address: str, host_key_file: Path | None, known_hosts_file: Path | None) -> str:
+    if known_hosts_file:
+        return read_text(known_hosts_file)
+    assert host_key_file is not None
+    return known_hosts_line(address, read_text(host_key_file))
 
 
 def passphrase_option(function: F) -> F:
@@ -170,7 +186,7 @@ def add_passphrases(spec: pb.ImportSpec, values: Sequence[str]) -> None:
 @operation_options()
 @pass_app
 def kvm_command(app: App, spec: pb.ImportSpec, passphrase_files: Sequence[str], call: CallOptions) -> None:
-    """Imports a VM of another KVM host through ssh.
+    """Imports a VM of another KVM host.
 
     Its disks are copied, and it starts here. The source is not changed. A running VM is copied as of one moment, as
     after a power failure, and runs on.

@@ -16,6 +16,7 @@ from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.commands._import_files import image_command, ova_command
 from ostler_control.cli.commands._import_kvm import (
     add_passphrases,
+    client_certificate_option,
     known_hosts_option,
     kvm_command,
     kvm_source_command,
@@ -147,6 +148,7 @@ def vmware(
 @click.option("--ask-password", is_flag=True, help="Ask for a new password.")
 @_password_option("The new password is this file's first line; - is standard input.")
 @known_hosts_option
+@client_certificate_option
 @private_key_option
 @output_option
 @pass_app
@@ -159,6 +161,7 @@ def update(
     ask_password: bool,
     password_file: Path | None,
     known_hosts_file: Path | None,
+    client_cert_file: Path | None,
     private_key_file: Path | None,
     output: str,
 ) -> None:
@@ -174,11 +177,11 @@ def update(
     """
     if sum(map(bool, (ca_file, thumbprint, known_hosts_file))) > 1:
         raise click.UsageError("--ca-file, --thumbprint and --known-hosts exclude each other")
-    changes = (username, ca_file, thumbprint, ask_password, password_file, known_hosts_file, private_key_file)
-    if not any(changes):
+    keys = (known_hosts_file, client_cert_file, private_key_file)
+    if not any((username, ca_file, thumbprint, ask_password, password_file, *keys)):
         raise click.UsageError(
             "nothing to change: give --username, --ca-file, --thumbprint, --ask-password, --password-file,"
-            " --known-hosts, --private-key-file"
+            " --known-hosts, --client-cert-file, --private-key-file"
         )
     request = pb.UpdateImportSourceRequest(source=source, username=username)
     if ask_password or password_file:
@@ -189,6 +192,8 @@ def update(
         request.thumbprint = thumbprint
     elif known_hosts_file:
         request.known_hosts = read_text(known_hosts_file)
+    if client_cert_file:
+        request.client_certificate = read_text(client_cert_file)
     if private_key_file:
         request.private_key = read_file(private_key_file)
     print_one(SOURCE, app.client.imports.UpdateImportSource(request), output)
