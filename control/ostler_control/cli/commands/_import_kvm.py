@@ -118,8 +118,7 @@ def kvm_source_command(
     \b
     Examples:
       ostler import source add kvm old1 --host old1.example.org --host-key old1.pub --private-key-file id_import
-      ostler import source add kvm old2 --host old2.example.org --ca-file cacert.pem \\
-        --client-cert-file clientcert.pem --private-key-file clientkey.pem
+      ostler import source add kvm old2 --host old2 --ca-file ca.pem --client-cert-file me.pem --private-key-file key
     """
     if sum(map(bool, (host_key_file, known_hosts_file, ca_file))) != 1:
         raise click.UsageError("give exactly one of --host-key and --known-hosts, for ssh, and --ca-file, for TLS")
