@@ -9,7 +9,7 @@ import grpc
 from ostler.agent.v1 import host_pb2 as agent_pb
 from ostler.control.v1 import host_pb2 as pb
 from ostler.control.v1 import host_pb2_grpc
-from ostler_common.errors import FailedPreconditionError, bad_field
+from ostler_common.errors import FailedPreconditionError, OstlerError, bad_field
 from ostler_common.token import JoinToken
 
 from ostler_control import drs_plans
@@ -23,7 +23,7 @@ from ostler_control.api.masks import paths
 from ostler_control.api.paging import page
 from ostler_control.api.resolve import optional, resolve, visible
 from ostler_control.api.session import with_sessions
-from ostler_control.api.start_operation import start_operation
+from ostler_control.api.start_operation import start_operation, started_earlier
 from ostler_control.fleet import store
 from ostler_control.hosts import manage as manage_hosts
 from ostler_control.hosts.rows import address
@@ -101,11 +101,18 @@ class HostService(host_pb2_grpc.HostServiceServicer):
     ) -> pb.EnterMaintenanceResponse:
         caller, host = caller_of(context), resolve(Host, request.host, "host")
         if request.evacuate:
-            drs_plans.check_none_active(host.cluster_id)
+            if (earlier := started_earlier(caller, request)) is not None:
+                return pb.EnterMaintenanceResponse(host=_whole(host), evacuation=earlier)
+            drs_plans.check_can_evacuate(host)
+        was, reason = bool(host.maintenance), host.maintenance_reason
         host = manage_hosts.set_maintenance(host, True, request.reason, caller.actor)
         evacuation = None
         if request.evacuate:
-            evacuation = start_operation(caller, request, drs_plans.evacuate_host(host, caller.actor))
+            try:
+                evacuation = start_operation(caller, request, drs_plans.evacuate_host(host, caller.actor))
+            except OstlerError:  # half of what was asked for is not done
+                manage_hosts.set_maintenance(host, was, reason, caller.actor)
+                raise
         return pb.EnterMaintenanceResponse(host=_whole(host), evacuation=evacuation)
 
     def LeaveMaintenance(self, request: pb.LeaveMaintenanceRequest, context: grpc.ServicerContext) -> pb.Host:

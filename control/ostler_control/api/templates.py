@@ -18,7 +18,7 @@ from ostler_control.agents import Agents
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import templates as convert_templates
 from ostler_control.api.convert import userdata
-from ostler_control.api.convert.enums import from_enum
+from ostler_control.api.convert.enums import from_enum, to_enum
 from ostler_control.api.export_encryption import export_encryption
 from ostler_control.api.labels import select
 from ostler_control.api.masks import paths
@@ -111,8 +111,7 @@ class TemplateService(template_pb2_grpc.TemplateServiceServicer):
                 direct_templates.check_free(wanted.name)
             inspected = direct_templates.inspect(wanted, self._agents)
             if request.validate_only:
-                virtual_size_bytes = inspected.image.virtual_size_bytes
-                return pb.Template(name=wanted.name, url=wanted.url, virtual_size_bytes=virtual_size_bytes)
+                return _would_be(request, wanted, inspected.image.virtual_size_bytes, linked)
             return convert_templates.template(once(Template, caller, request, make), caller)
 
     def UpdateTemplate(self, request: pb.UpdateTemplateRequest, context: grpc.ServicerContext) -> pb.Template:
@@ -139,6 +138,30 @@ class TemplateService(template_pb2_grpc.TemplateServiceServicer):
                 encryption=export_encryption(request.encryption),
             )
             return start_operation(caller, request, lambda: make_template.create(wanted, caller.actor, self._keys))
+
+
+def _would_be(
+    request: pb.RegisterTemplateRequest,
+    wanted: direct_templates.NewDirectTemplate,
+    virtual_size_bytes: int,
+    linked: tuple[UserData | None, Policy | None],
+) -> pb.Template:
+    """The template that a request would have recorded, as far as it is known."""
+    user_data, policy = linked
+    return pb.Template(
+        name=wanted.name,
+        url=wanted.url,
+        virtual_size_bytes=virtual_size_bytes,
+        format=request.format,
+        firmware=to_enum(vm_pb2.Firmware, "FIRMWARE_", wanted.firmware),
+        hypervisor_type=wanted.hypervisor_type,
+        hypervisor_display_name=rules.name_of(wanted.hypervisor_type),
+        sha256=wanted.sha256,
+        sha512=wanted.sha512,
+        user_data_name=user_data.name if user_data else "",
+        user_data_policy=userdata.to_policy((policy or Policy.ALLOW_OVERRIDE) if user_data else ""),
+        details=request.details,
+    )
 
 
 def _link(

@@ -21,7 +21,8 @@ class Host:
     encrypted volumes; pools: ids of the storage pools it reaches; storage_free_bytes: room for disks that come along
     with a VM; cpu_models: CPUs it can give a guest; measured_*: smoothed load, None without enough samples;
     *_pressure: the share of time in which some task waited for it (PSI), 1.0 is always, None without samples;
-    asleep: switched off to save power, or about to be: it is in maintenance, and counts as no failure.
+    asleep: switched off to save power, or about to be: it is in maintenance, and counts as no failure;
+    live_migration: its hypervisor moves VMs while they run.
     """
 
     id: str
@@ -49,6 +50,7 @@ class Host:
     memory_pressure: float | None = None
     io_pressure: float | None = None
     asleep: bool = False
+    live_migration: bool = True
 
     @property
     def in_service(self) -> bool:

@@ -158,6 +158,15 @@ def check_measured(snapshot: Snapshot, settings: Settings) -> None:
             )
 
 
+def is_measured(snapshot: Snapshot, settings: Settings) -> bool:
+    """Whether hosts report all that is to be measured, if anything is."""
+    try:
+        check_measured(snapshot, settings)
+    except FailedPreconditionError:
+        return False
+    return True
+
+
 class _Start:
     """What the report needs to know of the state before anything moved."""
 

@@ -26,6 +26,11 @@ def left_vms(state: State, mode: Mode) -> dict[int, tuple[str, str]]:
                 found[position] = ("ELSEWHERE", "it is not on a host that is emptied")
         elif not vm.movable:
             found[position] = ("NOT_MOVABLE", "it is not running, or something else works on it")
+        elif not host.live_migration:
+            found[position] = (
+                "FUNCTION_NOT_SUPPORTED",
+                f'the hypervisor of its host "{host.name}" does not support live-migration',
+            )
         elif host.state != "up":
             found[position] = ("HOST_NOT_UP", f'its host "{host.name}" is {host.state}')
         elif evacuating:

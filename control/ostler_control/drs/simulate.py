@@ -136,6 +136,7 @@ _HOST: Mapping[str, tuple[str, Parse]] = {
     "memory_pressure": ("memory_pressure", _maybe_share),
     "io_pressure": ("io_pressure", _maybe_share),
     "asleep": ("asleep", _truth),
+    "live_migration": ("live_migration", _truth),
 }
 _VM: Mapping[str, tuple[str, Parse]] = {
     "name": ("name", _name),

@@ -4,7 +4,7 @@ What is planned, and by which rules, is `ostler_control.drs`'s business, which k
 """
 
 from ostler_control.drs_plans.begin import cancel, check_none_active, execute, execute_mapping
-from ostler_control.drs_plans.evacuate import evacuate_host, evacuation, way_back
+from ostler_control.drs_plans.evacuate import check_can_evacuate, evacuate_host, evacuation, way_back
 from ostler_control.drs_plans.generate import generate
 from ostler_control.drs_plans.scheduler import Scheduler
 from ostler_control.drs_plans.status import Status, status
@@ -15,6 +15,7 @@ __all__ = [
     "Scheduler",
     "Status",
     "cancel",
+    "check_can_evacuate",
     "check_none_active",
     "evacuate_host",
     "evacuation",

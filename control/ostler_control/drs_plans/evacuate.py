@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ostler_common.errors import FailedPreconditionError
+from ostler_common.hypervisors import Function
 
 from ostler_control.drs import Mode, Plan
 from ostler_control.drs_plans import store
-from ostler_control.drs_plans.begin import execute_mapping
+from ostler_control.drs_plans.begin import check_none_active, execute_mapping
 from ostler_control.drs_plans.generate import chosen, generate
 from ostler_control.drs_plans.snapshot import movable
+from ostler_control.hypervisors import rules
 from ostler_control.models import DrsPlan, Host, Operation, Vm
 
 
 def evacuation(host: Host) -> Plan:
     """The plan that brings every VM off a host, as far as the rules allow.
 
-    Raises FailedPreconditionError NOT_IN_MAINTENANCE: else new VMs would come while the old ones go.
+    Raises FailedPreconditionError NOT_IN_MAINTENANCE: else new VMs would come while the old ones go;
+    FUNCTION_NOT_SUPPORTED when it has VMs that its hypervisor cannot migrate.
     """
     if not host.maintenance:
         raise FailedPreconditionError(
@@ -26,7 +29,34 @@ def evacuation(host: Host) -> Plan:
             "NOT_IN_MAINTENANCE",
             {"host": host.name},
         )
+    _check_migratable(host)
     return generate(host.cluster, Mode.EVACUATE, leaving=[host.id])
+
+
+def check_can_evacuate(host: Host) -> None:
+    """Raises FailedPreconditionError before a host enters maintenance: PLAN_ACTIVE, or FUNCTION_NOT_SUPPORTED when it
+    runs VMs that its hypervisor cannot migrate."""
+    check_none_active(host.cluster_id)
+    _check_migratable(host)
+
+
+def _check_migratable(host: Host) -> None:
+    cluster = host.cluster
+    if rules.may_support(Function.LIVE_MIGRATION, cluster.hypervisor_type):
+        return
+    names = [vm.name for vm in Vm.select(Vm.name).where(Vm.host == host.id).order_by(Vm.name).limit(5)]
+    if names:
+        raise FailedPreconditionError(
+            f"hypervisors of type {rules.name_of(cluster.hypervisor_type)} do not support live-migration, and host "
+            f"{host.name} runs VMs ({', '.join(names)}): stop them, or leave them there "
+            f"(ostler host maintenance enter {host.name} --stay)",
+            "FUNCTION_NOT_SUPPORTED",
+            {
+                "function": Function.LIVE_MIGRATION.value,
+                "hypervisor_type": rules.name_of(cluster.hypervisor_type),
+                "host": host.name,
+            },
+        )
 
 
 def evacuate_host(host: Host, actor: str) -> Callable[[], Operation]:

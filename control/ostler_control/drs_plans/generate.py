@@ -11,6 +11,7 @@ from ostler_common.hypervisors import Function
 from ostler_control.drs import Mode, Placements, Plan, Settings, plan
 from ostler_control.drs.algorithms import algorithm
 from ostler_control.drs.model import HostLoad, LeftOut, Move, Verdict
+from ostler_control.drs.planner import is_measured
 from ostler_control.drs.relief import Resource, relieve
 from ostler_control.drs.state import State
 from ostler_control.drs_plans.snapshot import Present, take
@@ -36,9 +37,13 @@ def generate(
             f"(`ostler cluster update {cluster.name} --enable`)",
             "CLUSTER_DISABLED",
         )
-    rules.need_of_type(Function.LIVE_MIGRATION, cluster.hypervisor_type)
+    if mode is not Mode.EVACUATE:
+        rules.need_of_type(Function.LIVE_MIGRATION, cluster.hypervisor_type)
     present = take(cluster)
-    return plan(present.snapshot, _limited(present.settings, max_migrations), mode, leaving=leaving)
+    wanted = _limited(present.settings, max_migrations)
+    if mode is Mode.EVACUATE and not is_measured(present.snapshot, wanted):
+        wanted = wanted.of_allocated()  # VMs must leave, however even the others are filled
+    return plan(present.snapshot, wanted, mode, leaving=leaving)
 
 
 def relief(cluster: Cluster, hot: Mapping[str, Collection[Resource]]) -> Plan:

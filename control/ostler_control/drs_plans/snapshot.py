@@ -16,6 +16,7 @@ from peewee import ModelSelect, fn
 from ostler_control import settings
 from ostler_control.drs import Group, GroupKind, Host, Settings, Snapshot, Vm
 from ostler_control.fleet.smoothing import Smooth
+from ostler_control.hypervisors import rules
 from ostler_control.models import (
     AffinityGroup,
     AffinityMember,
@@ -176,6 +177,7 @@ def _host(
         memory_pressure=load.memory_pressure if load else None,
         io_pressure=load.io_pressure if load else None,
         asleep=asleep,
+        live_migration=rules.supports(Function.LIVE_MIGRATION, row),
     )
 
 

@@ -50,8 +50,8 @@ def status(cluster: Cluster) -> Status:
     found = bare(dataclasses.replace(present, settings=wanted))
     if not can_migrate:
         told.append(
-            f"imbalance {state.judged:.1%}; DRS moves nothing here: hypervisor type {cluster.hypervisor_type} cannot "
-            "migrate running VMs"
+            f"imbalance {state.judged:.1%}; DRS moves nothing here: hypervisors of type "
+            f"{rules.name_of(cluster.hypervisor_type)} do not migrate running VMs"
         )
     elif state.count < 2:
         word = "host takes" if state.count == 1 else "hosts take"

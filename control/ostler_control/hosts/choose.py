@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable
 from google.protobuf import json_format
 from ostler.types.v1 import vm_pb2
 from ostler_common.errors import FailedPreconditionError
+from ostler_common.hypervisors import Function, not_supported
 
 from ostler_control.hosts.probes import failed_probe
 from ostler_control.hosts.rows import is_up, lacks_encryption, reaching
+from ostler_control.hypervisors import rules
 from ostler_control.models import Host, Pool, PoolHost
 
 
@@ -23,14 +25,17 @@ def choose_host(pool: Pool, encrypted: bool, busy: Callable[[str], int], also: P
     """The host to work on a volume of this pool: up, reaching it, able to encrypt if need be, least loaded.
 
     busy: how many jobs of this process a host runs now; also: another pool that it must reach, for copies. Raises
-    FailedPreconditionError NO_COMMON_HOST, with the hosts that reach each pool, or NO_CAPABLE_HOST, with each host's
-    reason.
+    FailedPreconditionError NO_COMMON_HOST, with the hosts that reach each pool, NO_CAPABLE_HOST, with each host's
+    reason, or FUNCTION_NOT_SUPPORTED when the hypervisors of none of them know encrypted volumes.
     """
     other = also if also is not None and also.id != pool.id else None
     where = f"pool {pool.name}" if other is None else f"pools {pool.name} and {other.name}"
     refusals: list[str] = []
     fit: list[Host] = []
-    for host in reaching(pool.id) if other is None else _reaching_both(pool, other):
+    reach = reaching(pool.id) if other is None else _reaching_both(pool, other)
+    if encrypted and reach and not any(rules.supports(Function.VOLUME_ENCRYPTION, host) for host in reach):
+        raise not_supported(Function.VOLUME_ENCRYPTION, rules.name_of(reach[0].hypervisor_type))
+    for host in reach:
         if not is_up(host):
             refusals.append(f"{host.name} is {host.state}")
         elif encrypted and not host.volume_encryption:

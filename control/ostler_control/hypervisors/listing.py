@@ -16,7 +16,8 @@ _HOSTS_NAMED = 5
 
 @dataclass(frozen=True)
 class Listed:
-    """A type as it stands. pool_types: that its hosts can use; conflicts: for people."""
+    """A type as it stands. pool_types: that its hosts can use; conflicts: for people; partial_functions: that only some
+    of its hosts support."""
 
     type: Known
     pool_types: frozenset[str]
@@ -25,6 +26,7 @@ class Listed:
     cluster_count: int
     allowed: bool
     conflicts: tuple[str, ...]
+    partial_functions: frozenset[str]
 
 
 def types() -> list[Listed]:
@@ -47,6 +49,7 @@ def types() -> list[Listed]:
             clusters[of_type.type],
             not may or of_type.type in may,
             (*_names(of_type, told.get(of_type.type, ""), known), *_reports(own, reports)),
+            frozenset[str]().union(*(of_type.functions - registry.split(host.functions) for host in own)),
         )
 
     return [listed(of_type) for of_type in known.values()]

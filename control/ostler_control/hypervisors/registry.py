@@ -1,7 +1,7 @@
 """The types that hosts have reported, and their names.
 
-A driver chooses its type and display name; the administrator names the type "custom". Both are accepted wherever a type
-is given, case ignored; the database holds the type.
+A driver chooses its type and display name; the administrator names the type "custom". All of these are accepted
+wherever a type is given, case ignored; the database holds the type.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _RESERVED = frozenset({"all", "any", "default", "none"})
 class Known:
     """A type. display_name: no other type has it, case ignored; reported: by some host, now or once.
 
-    template_formats, functions: what any of its hosts supports.
+    template_formats, functions: what any of its hosts supports; own_name: what its driver calls it.
     """
 
     type: str
@@ -37,6 +37,7 @@ class Known:
     template_formats: frozenset[str] = frozenset()
     functions: frozenset[str] = frozenset()
     reported: bool = True
+    own_name: str = ""
 
 
 def known(custom_name: str) -> dict[str, Known]:
@@ -52,16 +53,22 @@ def known(custom_name: str) -> dict[str, Known]:
         elif not is_name(name) or name.casefold() in taken | (words - {row.type}):
             name = row.type  # its driver chose a name that is taken or not valid
         taken.add(name.casefold())
-        found[row.type] = Known(row.type, name, split(row.template_formats), split(row.functions))
+        found[row.type] = Known(
+            row.type, name, split(row.template_formats), split(row.functions), own_name=row.display_name
+        )
     return dict(sorted(found.items()))
 
 
 def look_up(text: str, types: Mapping[str, Known]) -> Known:
-    """The type that is named so; a type's own word comes before another's name. Raises ValueError naming the known."""
+    """The type that is named so; a type's own word comes before another's name, and what a driver calls its type last,
+    if no other does. Raises ValueError naming the known."""
     wanted = text.strip().casefold()
     for of_type in (types.get(wanted), *types.values()):
         if of_type is not None and wanted in (of_type.type, of_type.display_name.casefold()):
             return of_type
+    called = [of_type for of_type in types.values() if of_type.own_name and of_type.own_name.casefold() == wanted]
+    if len(called) == 1:
+        return called[0]
     names = ", ".join(of_type.display_name for of_type in types.values())
     raise ValueError(f'"{text.strip()}" is not a hypervisor type that hosts have reported (known: {names})')
 

@@ -109,5 +109,9 @@ def need_of_type(function: Function, hypervisor_type: str) -> None:
 
 def may_support(function: Function, hypervisor_type: str) -> bool:
     """Whether some host of the type has reported the function, or nothing is known of the type."""
-    of_type = known().get(hypervisor_type)
+    return may_have(function, known().get(hypervisor_type))
+
+
+def may_have(function: Function, of_type: Known | None) -> bool:
+    """The same of a type that is at hand; None: nothing is known of it."""
     return of_type is None or not of_type.reported or function in of_type.functions

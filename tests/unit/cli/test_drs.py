@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from click.testing import CliRunner, Result
 from ostler.client import profile
 from ostler.control.v1 import host_pb2_grpc
 from ostler_common import pki, server
+from ostler_common.hypervisors import Function
 from ostler_common.identity import Identity, Kind
 from ostler_common.secret import Secret
 from ostler_common.tls import server_credentials
@@ -24,7 +26,7 @@ from ostler_control.caller import Caller, Role
 from ostler_control.cli.main import root
 from ostler_control.ha import devices
 from ostler_control.ha.fence_agents import Device, Power
-from ostler_control.models import Cluster, DrsPlan, Host, Vm, new_id
+from ostler_control.models import Cluster, DrsPlan, Host, HypervisorType, Vm, new_id
 from ostler_control.operations import Engine
 from ostler_control.trust.authority import Authority
 
@@ -247,6 +249,87 @@ def test_who_cannot_leave_is_told(cli: Cli) -> None:
     shown = cli.run("host maintenance enter h1", code=6)
     assert "stuck: no host takes it: 2 LACKS_POOL" in shown.stdout
     assert "1 VM cannot leave" in shown.stderr
+
+
+def test_maintenance_that_half_succeeds_says_what_moved_what_stayed_and_what_to_do(cli: Cli) -> None:
+    cli.pile(1)
+    stuck = partial(
+        cli.site.new_vm, "stuck", offering=cli.site.plain, host=cli.site.host("h1"), pool=cli.site.pools["local1"]
+    )
+    assert outcome(cli.engine, cli.site.record(stuck)) == ("succeeded", "")
+    shown = cli.run("host maintenance enter h1", code=6)
+    assert "1 of 1 moves made; 1 VM cannot leave" in shown.stdout
+    (moved,) = [line for line in shown.stdout.splitlines() if "vm0" in line and "done" in line]
+    assert "h1" in moved
+    assert "stuck: no host takes it: 2 LACKS_POOL" in shown.stdout
+    assert "in maintenance: no VM is placed on it, and these are still on it: stuck" in shown.stderr
+    assert "ostler vm stop VM" in shown.stderr
+    assert "then: ostler host maintenance enter h1" in shown.stderr
+    assert cli.json("host show h1")["state"] == "MAINTENANCE"
+    cli.run("vm stop stuck --force")
+    shown = cli.run("host maintenance enter h1")
+    assert "still on it" not in shown.stderr
+    assert "h1" not in cli.places().values()
+
+
+def test_maintenance_asked_for_again_with_its_request_id_answers_with_the_same_evacuation(cli: Cli) -> None:
+    cli.pile(1)
+    request_id = str(uuid.uuid4())
+    line = f"host maintenance enter h1 --no-wait --request-id {request_id}"
+    first = cli.run(line).stdout
+    assert cli.run(line).stdout == first
+    assert cli.engine.wait(first.strip(), 30.0).state == "succeeded"
+
+
+@pytest.fixture
+def immovable(cli: Cli) -> Iterator[Cli]:
+    """A site whose hypervisors cannot migrate running VMs."""
+    rest = ",".join(sorted(set(Function) - {Function.LIVE_MIGRATION}))
+    everything = ",".join(sorted(Function))
+    cluster: Any = Cluster.get()
+    before = cluster.hypervisor_type
+    Cluster.update(hypervisor_type="kvm").execute()
+    Host.update(functions=rest).execute()
+    HypervisorType.insert(type="kvm", display_name="Acme VM", functions=rest, template_formats="raw,qcow2").execute()
+    yield cli
+    HypervisorType.delete().execute()
+    Host.update(functions=everything).execute()
+    Cluster.update(hypervisor_type=before).execute()
+
+
+def test_where_vms_cannot_move_drs_and_maintenance_say_so(immovable: Cli) -> None:
+    cli = immovable
+    cli.pile(2)
+    status = cli.run("drs status cluster").stdout
+    assert "DRS moves nothing here: hypervisors of type Acme VM do not migrate running VMs" in status
+    assert "none: Acme VM does not migrate running VMs" in cli.run("vm show vm0").stdout
+    assert cli.json("vm show vm0")["live_migration"] is False
+    assert "FUNCTION_NOT_SUPPORTED" in cli.run("drs generate cluster", code=6).stderr
+    refused = cli.run("host maintenance enter h1", code=6).stderr
+    assert "host h1 runs VMs (vm0, vm1): stop them, or leave them there" in refused
+    assert cli.json("host show h1")["state"] == "UP", "what cannot be done changes nothing"
+    cli.run("host maintenance enter h1 --stay")
+    assert cli.json("host show h1")["state"] == "MAINTENANCE"
+    cli.run("host maintenance leave h1 --leave-away")
+    cli.run("host maintenance enter h3")
+    assert cli.json("host show h3")["state"] == "MAINTENANCE", "an empty host needs no migration"
+
+
+def test_a_vm_on_a_host_without_live_migration_stays_with_that_reason(immovable: Cli) -> None:
+    cli = immovable
+    cli.pile(1)
+    HypervisorType.update(functions=",".join(sorted(Function))).execute()
+    Host.update(functions=",".join(sorted(Function))).where(Host.name != "h1").execute()
+    shown = cli.run("host maintenance enter h1", code=6)
+    assert 'vm0: the hypervisor of its host "h1" does not support live-migration' in shown.stdout
+    listed = cli.run("hypervisor list").stdout
+    assert "live-migration (some hosts)" in listed
+    assert "reboot (some hosts)" not in listed
+
+
+def test_a_stop_of_no_seconds_is_refused_with_what_to_use(served: Cli) -> None:
+    refused = served.run("vm stop vm0 --timeout 0", code=2).stderr
+    assert "--timeout must be at least 1s; to power off at once: --force" in refused
 
 
 def test_algorithms_and_groups_that_name_hosts(served: Cli) -> None:

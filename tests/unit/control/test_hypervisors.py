@@ -23,6 +23,8 @@ from ostler_control.drs_plans import evacuate, scheduler
 from ostler_control.drs_plans.generate import generate
 from ostler_control.fleet import store
 from ostler_control.hosts import manage as manage_hosts
+from ostler_control.hosts.choose import choose_host
+from ostler_control.hosts.probes import failed_probe
 from ostler_control.hypervisors import rules
 from ostler_control.models import (
     Cluster,
@@ -140,6 +142,20 @@ def test_hosts_that_contradict_each_other_are_listed() -> None:
     assert len(row.conflicts) == 2
     assert "template formats" in row.conflicts[0]
     assert "reboot,screenshot" in row.conflicts[1]
+    assert list(row.partial_functions) == ["screenshot"], "what not all of them say"
+
+
+@pytest.mark.usefixtures("sqlite_database")
+def test_a_type_is_found_by_what_its_driver_calls_it_unless_two_drivers_do() -> None:
+    says(CUSTOM)
+    assert rules.find("qemu over QMP", "f").type == "custom"
+    set_to("hypervisor.custom.display.name", "Firecracker")
+    assert rules.find("QEMU over QMP", "f").type == "custom"
+    says(report("acme", "QEMU over QMP"))
+    assert rules.find("QEMU over QMP", "f").type == "acme", "its display name comes before what a driver calls another"
+    says(report("bell", "QEMU over QMP"))
+    assert rules.find("QEMU over QMP", "f").type == "acme"
+    assert refusal(lambda: rules.find("QEMU", "f")).reason == "UNKNOWN_HYPERVISOR_TYPE"
 
 
 @pytest.mark.usefixtures("sqlite_database")
@@ -404,6 +420,9 @@ def test_a_place_of_another_type_is_refused_with_the_reason(working: tuple[Site,
     cluster = Cluster.get(Cluster.name == "custom")
     wrong = refusal(lambda: site.record(lambda: site.new_vm("x", template=raw, host=site.host("h1"))))
     assert (wrong.reason, "host h1 has only KVM" in wrong.message) == ("OTHER_HYPERVISOR_TYPE", True)
+    unable = refusal(lambda: choose_host(site.pools["local4"], True, lambda _: 0))
+    assert (unable.reason, unable.metadata["function"]) == ("FUNCTION_NOT_SUPPORTED", "volume-encryption")
+    assert failed_probe(site.host("h4")) == "hypervisors of type Custom do not support it"
     qcow2 = refusal(lambda: site.record(lambda: site.new_vm("x", offering=site.plain, cluster=cluster)))
     assert qcow2.reason == "FORMAT_NOT_SUPPORTED"
     set_to("hypervisor.list", "KVM")

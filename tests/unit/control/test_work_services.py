@@ -386,7 +386,10 @@ def register(api: Api, **fields: Any) -> template_pb2.Template:
 def test_a_template_that_hosts_fetch_by_themselves(api: Api) -> None:
     for host in api.site.fleet.hosts.values():
         host.web[URL] = (4096, bytes(4096))
-    assert register(api, validate_only=True).virtual_size_bytes == 4096
+    would_be = register(api, validate_only=True, firmware="FIRMWARE_UEFI", details={"driver.kernel": "/k"})
+    assert (would_be.id, would_be.virtual_size_bytes) == ("", 4096)
+    assert would_be.firmware == types_vm_pb2.FIRMWARE_UEFI
+    assert (would_be.format, dict(would_be.details)) == (types_volume_pb2.DISK_FORMAT_RAW, {"driver.kernel": "/k"})
     request_id = new_id()
     template = register(api, request_id=request_id)
     assert (template.url, template.sha512, template.virtual_size_bytes) == (URL, "a" * 128, 4096)

@@ -77,6 +77,7 @@ def hypervisor_type(row: Listed) -> hypervisor_pb2.HypervisorType:
         cluster_count=row.cluster_count,
         allowed=row.allowed,
         conflicts=row.conflicts,
+        partial_functions=sorted(row.partial_functions),
     )
 
 

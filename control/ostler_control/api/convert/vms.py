@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from ostler.control.v1 import vm_pb2
 from ostler.types.v1 import vm_pb2 as types_vm_pb2
+from ostler_common.hypervisors import Function
 
 from ostler_control import labels
 from ostler_control.api.convert.enums import to_enum
@@ -69,7 +70,8 @@ def vms(rows: Sequence[Vm], caller: Caller) -> list[vm_pb2.Vm]:
             )
         )
 
-    shown, type_names = shown_to(caller), rules.names()
+    shown, types = shown_to(caller), rules.known()
+    type_names = {of_type.type: of_type.display_name for of_type in types.values()}
 
     def one(row: Vm) -> vm_pb2.Vm:
         host = hosts.get(row.host_id or row.last_host_id)
@@ -98,6 +100,7 @@ def vms(rows: Sequence[Vm], caller: Caller) -> list[vm_pb2.Vm]:
             create_time=timestamp(row.create_time),
             state_time=timestamp(row.state_time),
             drs_skip=row.drs_skip,
+            live_migration=rules.may_have(Function.LIVE_MIGRATION, types.get(row.hypervisor_type)),
             affinity_groups=[group.name for group in groups.get(row.id, ())],
             hypervisor_type=row.hypervisor_type,
             hypervisor_display_name=type_names.get(row.hypervisor_type, row.hypervisor_type),

@@ -10,6 +10,7 @@ import click
 from google.protobuf.field_mask_pb2 import FieldMask
 from ostler.control.v1 import host_pb2 as pb
 from ostler.control.v1.drs_pb2 import DrsPlan
+from ostler_common.text import printable
 
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
@@ -124,6 +125,7 @@ VIEW = View[pb.Host](
     ],
     sections=[Section("Probes", _probes), Section("VMs that Ostler does not manage", _unmanaged)],
 )
+_NAMED = 5  # VMs that a message names
 STATES = ("connecting", "up", "disconnected", "maintenance", "fenced")
 
 
@@ -290,7 +292,8 @@ def maintenance() -> None:
 def enter(app: App, host: str, reason: str, evacuate: bool, call: CallOptions) -> None:
     """Puts a host into maintenance and migrates its VMs away.
 
-    VMs that cannot move stay, with the reason; move or stop them, then run this again.
+    VMs that cannot move stay, with the reason, and the host stays in maintenance; move or stop them, then run this
+    again.
 
     \b
     Example:
@@ -301,11 +304,36 @@ def enter(app: App, host: str, reason: str, evacuate: bool, call: CallOptions) -
     if not evacuate:
         print_one(VIEW, entered.host, call.output)
         return
+    from ostler_common.errors import OstlerError
+
     from ostler_control.cli.following import follow_plan
 
     if call.output == "table":
         click.echo(f"host {entered.host.name} is in maintenance", err=True)
-    follow_plan(app, entered.evacuation, call)
+    try:
+        follow_plan(app, entered.evacuation, call)
+    except OstlerError:
+        if call.output == "table":
+            _print_not_empty(app, entered.host.name)
+        raise
+
+
+def _print_not_empty(app: App, host: str) -> None:
+    """After an evacuation that ended early: what is still on the host, the host's state, and what to do next."""
+    from ostler.control.v1.vm_pb2 import ListVmsRequest
+
+    names = [vm.name for vm in app.client.vms.ListVms(ListVmsRequest(host=host, page_size=_NAMED + 1)).vms]
+    if not names:
+        return
+    there = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+    lines = (
+        f"host {host} is in maintenance: no VM is placed on it, and these are still on it: {there}",
+        "next, for each of them: ostler vm migrate VM, or ostler vm stop VM",
+        f"then: ostler host maintenance enter {host}, which moves what is left",
+        f"or, to give up: ostler host maintenance leave {host}",
+    )
+    for line in lines:
+        click.echo(printable(line), err=True)
 
 
 @maintenance.command("leave")

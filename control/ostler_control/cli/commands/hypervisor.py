@@ -20,6 +20,10 @@ def _formats(row: pb.HypervisorType) -> list[str]:
     return [volume_pb2.DiskFormat.Name(value).removeprefix("DISK_FORMAT_").lower() for value in row.template_formats]
 
 
+def _functions(row: pb.HypervisorType) -> list[str]:
+    return [f"{word} (some hosts)" if word in row.partial_functions else word for word in row.functions]
+
+
 def _conflicts(row: pb.HypervisorType) -> Sequence[Sequence[str]]:
     return [("what",), *((conflict,) for conflict in row.conflicts)]
 
@@ -33,7 +37,7 @@ VIEW = View[pb.HypervisorType](
         ("allowed", lambda t: text.yes(t.allowed)),
         ("conflicts", lambda t: str(len(t.conflicts))),
         ("formats", lambda t: text.joined(_formats(t))),
-        ("supports", lambda t: text.joined(t.functions)),
+        ("supports", lambda t: text.joined(_functions(t))),
     ],
     details=[("clusters", lambda t: str(t.cluster_count)), ("pool types", lambda t: text.joined(t.pool_types))],
     sections=[Section("Conflicts", _conflicts)],

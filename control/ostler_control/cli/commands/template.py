@@ -215,7 +215,10 @@ def register(
         user_data_policy=_policy(policy),
         details=details,
     )
-    print_one(VIEW, app.client.templates.RegisterTemplate(request), output)
+    template = app.client.templates.RegisterTemplate(request)
+    if dry_run and output == "table":
+        click.echo("The template would be registered like this. Nothing was changed.", err=True)
+    print_one(VIEW, template, output)
 
 
 @command.command("update")

@@ -53,6 +53,12 @@ def _detail_rows(vm: pb.Vm) -> Sequence[Sequence[str]]:
     return [("key", "value"), *sorted(vm.details.items())]
 
 
+def _drs(vm: pb.Vm) -> str:
+    if not vm.live_migration:
+        return f"none: {vm.hypervisor_display_name} does not migrate running VMs"
+    return "disabled" if vm.drs_skip else "enabled"
+
+
 VIEW = View[pb.Vm](
     "vm",
     columns=[
@@ -79,7 +85,7 @@ VIEW = View[pb.Vm](
         ("cluster", lambda v: v.cluster_name),
         ("hypervisor", lambda v: v.hypervisor_display_name),
         ("affinity groups", lambda v: text.joined(v.affinity_groups)),
-        ("drs", lambda v: "disabled" if v.drs_skip else "enabled"),
+        ("drs", _drs),
         ("description", lambda v: v.description),
         ("labels", lambda v: labels_joined(v.labels)),
         ("created", lambda v: text.when(v, "create_time")),
@@ -360,21 +366,21 @@ def start(app: App, vm: str, host: str, call: CallOptions) -> None:
 
 @command.command("stop")
 @click.argument("vm", type=VM)
-@click.option(
-    "--timeout", type=DURATION, default=0, help="How long the guest may take to shut down.  [default: vm.stop.timeout]"
-)
+@click.option("--timeout", type=DURATION, help="How long the guest may take to shut down.  [default: vm.stop.timeout]")
 @click.option("--force", is_flag=True, help="Power off at once.")
 @operation_options()
 @pass_app
-def stop(app: App, vm: str, timeout: int, force: bool, call: CallOptions) -> None:
+def stop(app: App, vm: str, timeout: int | None, force: bool, call: CallOptions) -> None:
     """Shuts a VM down. If the guest does not shut down within the timeout, it is powered off.
 
     \b
     Example:
       ostler vm stop web-1 --timeout 2m
     """
+    if timeout == 0:
+        raise click.UsageError("--timeout must be at least 1s; to power off at once: --force")
     request = pb.StopVmRequest(
-        request_id=call.request_id, vm=vm, timeout_s=timeout, force=force, validate_only=call.dry_run
+        request_id=call.request_id, vm=vm, timeout_s=timeout or 0, force=force, validate_only=call.dry_run
     )
     finish(app, app.client.vms.StopVm(request), VIEW, pb.Vm(), call)
 
