@@ -52,6 +52,13 @@ class PowerState(StrEnum):
     ABSENT = "absent"
 
 
+class PauseReason(StrEnum):
+    """Why a hypervisor paused a VM by itself: a write to a disk failed."""
+
+    NO_SPACE = "no-space"
+    IO_ERROR = "io-error"
+
+
 @dataclass(frozen=True)
 class Key:
     """A volume's key. key_id: UUID, also of the libvirt secret; passphrase: None where only the id is known."""
@@ -160,7 +167,8 @@ class VmSpec:
 class VmInfo:
     """A VM as found on this host.
 
-    volume_ids: its disks; managed: Ostler created it; mirror_ids: volumes that its disks are mirrored to.
+    volume_ids: its disks; managed: Ostler created it; mirror_ids: volumes that its disks are mirrored to;
+    pause_reason: None unless the hypervisor paused it by itself.
     """
 
     vm_id: str
@@ -172,6 +180,7 @@ class VmInfo:
     managed: bool
     migrating: bool = False
     mirror_ids: tuple[str, ...] = ()
+    pause_reason: PauseReason | None = None
 
     @property
     def open_volume_ids(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from ostler_agent.hypervisors.libvirt.console_log import ConsoleLogs
 from ostler_agent.hypervisors.libvirt.driver import LibvirtDriver
 from ostler_agent.hypervisors.libvirt.key_directory import PERSISTENT_DIRECTORY
 from ostler_agent.hypervisors.libvirt.png import PNG_MAGIC
-from ostler_agent.spec import DiskFormat, DiskSpec, Firmware, NicSpec, PowerState, VmSpec, VolumeRef
+from ostler_agent.spec import DiskFormat, DiskSpec, Firmware, NicSpec, PauseReason, PowerState, VmSpec, VolumeRef
 from ostler_agent.vms import power
 from ostler_common.errors import (
     AbortedError,
@@ -26,7 +26,7 @@ from ostler_common.errors import (
 )
 from ostler_common.key_names import parse_keys
 
-from tests.lab.host import Host, wait_for
+from tests.lab.host import SHARED, Host, wait_for
 from tests.lab.lab import Lab
 from tests.lab.machines import (
     BRIDGE,
@@ -36,6 +36,7 @@ from tests.lab.machines import (
     empty_image,
     expect,
     guest_disk,
+    in_directory,
     in_shared,
     new_id,
     new_key,
@@ -156,6 +157,8 @@ def test_a_guest_lives(station: Station) -> None:
     assert driver.vm(vm_id).volume_ids == (root.volume_id, raw.volume_id)
     assert driver.using(data.volume_id) is None
 
+    _waits_for_space(station, vm_id, console)
+
     (sample,) = driver.samples()
     assert sample.vm_id == vm_id
     assert sample.cpu_time_ns > 0
@@ -182,6 +185,29 @@ def test_the_firmware_obeys_the_keyboard(station: Station, bare: VmSpec) -> None
         return any(kind == "REBOOTED" for kind, _ in station.listener.received(vm_id))
 
     wait_for(reset, "the reset", 60, 0.3)
+
+
+def _waits_for_space(station: Station, vm_id: str, console: Console) -> None:
+    """A disk in a pool that is smaller than what the guest writes: it is paused, and goes on once there is space."""
+    host, driver, size = station.host, station.driver, 24
+    small = f"{SHARED}/small"
+    host.run("mkdir", small)
+    host.run("mount", "-t", "tmpfs", "-o", f"size={size // 2}m", "tmpfs", small)
+    thin = volume(encrypted=False, layout=DiskFormat.RAW)
+    host.run("truncate", "-s", f"{size}M", f"{small}/{thin.volume_id}")
+    driver.attach(vm_id, DiskSpec(thin, 1), in_directory(small)(thin))
+    write = f"dd if=/dev/zero of=/dev/vdb bs=1M count={size} oflag=direct; echo WRITTEN-$?"
+    console.write(f"until [ -b /dev/vdb ]; do sleep 1; done; {write}\n".encode())
+
+    wait_for(lambda: driver.vm(vm_id).pause_reason is PauseReason.NO_SPACE, "the pause", 60, 0.2)
+    assert driver.vm(vm_id).power_state is PowerState.PAUSED
+    wait_for(lambda: ("PAUSED", "ioerror") in station.listener.received(vm_id), "the event")
+    host.run("mount", "-o", f"remount,size={2 * size}m", small)
+    wait_for(lambda: driver.vm(vm_id).power_state is PowerState.RUNNING, "the guest's resumption", 120, 0.2)
+    expect(console, "WRITTEN-0")
+    assert driver.vm(vm_id).pause_reason is None
+    driver.detach(vm_id, thin.volume_id, None, 30, RecordedProgress())
+    host.run("umount", "--lazy", small)  # QEMU may close the file a moment later
 
 
 def _dirty_rate_is_measured(driver: LibvirtDriver) -> bool:

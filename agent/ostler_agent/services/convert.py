@@ -25,6 +25,7 @@ from ostler_agent.spec import (
     Firmware,
     Key,
     NicSpec,
+    PauseReason,
     PowerState,
     Provisioning,
     VhostUser,
@@ -67,6 +68,11 @@ POWER_STATES = {
     PowerState.PAUSED: vm_pb2.POWER_STATE_PAUSED,
     PowerState.CRASHED: vm_pb2.POWER_STATE_CRASHED,
     PowerState.ABSENT: vm_pb2.POWER_STATE_ABSENT,
+}
+_PAUSE_REASONS = {
+    None: vm_pb2.PAUSE_REASON_UNSPECIFIED,
+    PauseReason.NO_SPACE: vm_pb2.PAUSE_REASON_NO_SPACE,
+    PauseReason.IO_ERROR: vm_pb2.PAUSE_REASON_IO_ERROR,
 }
 _TO_FORMATS = {value: key for key, value in _FORMATS.items()}
 
@@ -300,4 +306,5 @@ def vm_info(info: VmInfo) -> vm_pb2.VmInfo:
         volume_ids=info.volume_ids,
         managed=info.managed,
         migrating=info.migrating,
+        pause_reason=_PAUSE_REASONS[info.pause_reason],
     )

@@ -14,6 +14,13 @@ from ostler_control.states import PowerState, VmState
 _NOWHERE: frozenset[str] = frozenset()
 
 
+class PauseReason(StrEnum):
+    """Why a hypervisor paused a VM by itself; the values are what `attention` says."""
+
+    NO_SPACE = "paused: no space for its disks; it continues by itself once there is space in their pools"
+    IO_ERROR = "paused: a write to its disks fails; its host tries to resume it"
+
+
 @dataclass(frozen=True)
 class Seen:
     """A VM as a host reports it. managed: created by some Ostler."""
@@ -25,6 +32,7 @@ class Seen:
     memory_bytes: int = 0
     managed: bool = False
     detail: str = ""
+    pause_reason: PauseReason | None = None
 
 
 @dataclass(frozen=True)
@@ -133,16 +141,16 @@ def _judge(row: VmRow, home: HostView | None, elsewhere: list[HostView], unheard
         return None
     seen = home.seen(row.vm_id)
     power_state = seen.power_state if seen else PowerState.ABSENT
-    kind, text = _at_home(row, power_state)
+    kind, text = _at_home(row, power_state, seen.pause_reason if seen else None)
     return _verdict(row, power_state, kind, text, seen.detail if seen else "")
 
 
-def _at_home(row: VmRow, power_state: PowerState) -> tuple[Kind, str]:
+def _at_home(row: VmRow, power_state: PowerState, pause_reason: PauseReason | None) -> tuple[Kind, str]:
     match row.state, power_state:
         case "running", "stopped":
             return Kind.STOPPED, "stopped outside Ostler"
         case "running", "paused":
-            return Kind.PAUSED, "paused outside Ostler"
+            return Kind.PAUSED, str(pause_reason or "paused outside Ostler")
         case "running", "crashed":
             return Kind.CRASHED, "its guest crashed"
         case "running", "absent":

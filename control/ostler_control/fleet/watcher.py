@@ -29,7 +29,7 @@ from ostler_common.tls import TlsFiles
 from ostler_control.agents import reports
 from ostler_control.agents.power_states import power_state
 from ostler_control.fleet import backoff, store
-from ostler_control.fleet.reconcile import HostView, Seen, reconcile, unmanaged
+from ostler_control.fleet.reconcile import HostView, PauseReason, Seen, reconcile, unmanaged
 from ostler_control.fleet.store import WatchedHost
 from ostler_control.keys import Keyring
 from ostler_control.models import HostState
@@ -46,6 +46,10 @@ _FIRST_UPDATE_TIMEOUT_S = 20.0
 _GATHER_S = 0.1
 # How soon a replica notices that it leads now.
 _MAX_LEADERLESS_S = 1.0
+_PAUSE_REASONS: dict[int, PauseReason] = {
+    vm_pb2.PAUSE_REASON_NO_SPACE: PauseReason.NO_SPACE,
+    vm_pb2.PAUSE_REASON_IO_ERROR: PauseReason.IO_ERROR,
+}
 # Above this many hosts at once it is cheaper to read every VM than to name the hosts.
 _ALL_AT_ONCE = 100
 
@@ -452,4 +456,13 @@ def _is_there(vm: vm_pb2.VmInfo) -> bool:
 
 def _seen(vm: vm_pb2.VmInfo, detail: str = "") -> Seen:
     reports.clean(vm)
-    return Seen(vm.vm_id, vm.name, power_state(vm.power_state), vm.cpus, vm.memory_bytes, vm.managed, detail)
+    return Seen(
+        vm.vm_id,
+        vm.name,
+        power_state(vm.power_state),
+        vm.cpus,
+        vm.memory_bytes,
+        vm.managed,
+        detail,
+        _PAUSE_REASONS.get(vm.pause_reason),
+    )

@@ -48,6 +48,7 @@ class ControlCollector(Collector):
         yield from pool_metrics(rows.pools())
         yield _counts("ostler_vms", "VMs by state.", "state", rows.vms_by_state())
         yield _gauge("ostler_vms_attention", "VMs that differ from what hosts report.", rows.vms_with_attention())
+        yield _gauge("ostler_vms_paused", "VMs that should run and are paused on their host.", rows.paused_vms())
         info = GaugeMetricFamily(
             "ostler_vm_info",
             "Names of VMs with a host, to join with agents' metrics.",

@@ -9,7 +9,7 @@ from peewee import fn
 
 from ostler_control.models import Account, Cluster, DrsMove, DrsPlan, Host, Kek, Operation, Pool, Vm, Zone, now
 from ostler_control.models.columns import first_tuple, tuples
-from ostler_control.states import UNFINISHED_OPERATIONS
+from ostler_control.states import UNFINISHED_OPERATIONS, PowerState, VmState
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,11 @@ def vm_names() -> list[tuple[str, str, str]]:
 def vms_with_attention() -> int:
     """How many VMs differ from what their hosts report."""
     return Vm.select().where(Vm.attention != "").count()
+
+
+def paused_vms() -> int:
+    """How many VMs that should run are paused on their host."""
+    return Vm.select().where((Vm.state == VmState.RUNNING) & (Vm.power_state == PowerState.PAUSED)).count()
 
 
 def unfinished_operations() -> dict[tuple[str, str], int]:

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 from ostler_control import monitoring
+from ostler_control.models import Vm
 from ostler_control.monitoring import ControlCollector, rows
 from ostler_control.operations import Engine
+from ostler_control.states import PowerState
 from peewee import OperationalError
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
@@ -35,6 +37,9 @@ def test_hosts_vms_pools_and_operations(site: Site, engine: Engine) -> None:
     engine.wait(operation.id, 30)
     text = page(site)
     assert 'ostler_vms{state="running"} 1.0' in text
+    assert "ostler_vms_paused 0.0" in text
+    Vm.update(power_state=PowerState.PAUSED).execute()
+    assert "ostler_vms_paused 1.0" in page(site)
     assert 'ostler_operations_ended_total{outcome="succeeded",verb="vm.create"}' in text
     assert re.search(r'^ostler_vm_info\{account="[^"]+",name="web",vm="[0-9a-f-]{36}"\} 1.0$', text, re.MULTILINE)
     up = dict(re.findall(r'^ostler_host_up\{.*name="(h\d)".*\} ([\d.]+)$', text, re.MULTILINE))

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from ostler_control.fleet.reconcile import HostView, Seen, VmRow, reconcile, unmanaged
+from ostler_control.fleet.reconcile import HostView, PauseReason, Seen, VmRow, reconcile, unmanaged
 from ostler_control.models import PowerState, VmState
 
 ROW = VmRow("v1", "web", "acc", VmState.RUNNING, PowerState.RUNNING, "", home="A", quiet=True)
@@ -41,6 +41,17 @@ def test_vm_on_its_host(state: str, power_state: str, expected: tuple[str, str, 
         ROW, state=VmState(state), power_state=PowerState.RUNNING if state != "stopped" else PowerState.UNKNOWN
     )
     assert judged(row, host("A", v1=power_state)) == expected
+
+
+@pytest.mark.parametrize("reason", list(PauseReason))
+def test_a_vm_that_waits_for_its_storage_says_so_once(reason: PauseReason) -> None:
+    seen = Seen("v1", "v1", PowerState.PAUSED, detail="ioerror", pause_reason=reason)
+    full = HostView("A", "host-A", heard=True, vms={"v1": seen})
+    (verdict,) = reconcile([ROW], {"A": full})
+    assert (verdict.power_state, verdict.attention, verdict.event) == (PowerState.PAUSED, reason.value, "vm.paused")
+    told = replace(ROW, power_state=verdict.power_state, attention=verdict.attention)
+    assert reconcile([told], {"A": full}) == []
+    assert judged(told, host("A", v1="running")) == ("running", "", "vm.recovered")
 
 
 def test_vm_that_vanished() -> None:

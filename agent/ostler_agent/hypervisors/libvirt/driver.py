@@ -48,6 +48,7 @@ from ostler_agent.hypervisors.libvirt.info import INFO
 from ostler_agent.hypervisors.libvirt.locks import VmLocks
 from ostler_agent.hypervisors.libvirt.secrets import Secrets
 from ostler_agent.hypervisors.libvirt.session import Session
+from ostler_agent.hypervisors.libvirt.stalls import Stalls
 from ostler_agent.spec import DiskSpec, Key, NicSpec, VmInfo, VmSpec, VolumeRef
 
 log = structlog.get_logger(__name__)
@@ -72,14 +73,17 @@ class LibvirtDriver:
         self._expected: set[str] = set()
         self._dirty_rates = DirtyRates()
         self._cleaner = ThreadPoolExecutor(1, thread_name_prefix="vm-keys")
+        self._stalls = Stalls(connect)
 
     def open(self) -> None:
         """Connects, now or as soon as libvirt is available; first removes keys that no VM uses."""
         self._logs.open()
         self._connection.open()
+        self._stalls.start()
 
     def close(self) -> None:
         """Disconnects; VMs keep running."""
+        self._stalls.stop()
         self._logs.close()
         self._connection.close()
         self._events.close()

@@ -9,7 +9,7 @@ import libvirt
 
 from ostler_agent.hypervisors.libvirt.errors import is_code
 from ostler_agent.hypervisors.libvirt.xml import disks, metadata, size
-from ostler_agent.spec import PowerState, VmInfo
+from ostler_agent.spec import PauseReason, PowerState, VmInfo
 
 _STATES = {
     libvirt.VIR_DOMAIN_RUNNING: PowerState.RUNNING,
@@ -56,13 +56,14 @@ def describe(domain: Any) -> VmInfo:
     """Returns the VM's current state; ABSENT if it has gone meanwhile."""
     vm_id = domain.UUIDString()
     try:
-        state, _ = domain.state()
+        state, why = domain.state()
         root = ElementTree.fromstring(domain.XMLDesc())
     except libvirt.libvirtError as error:
         if is_code(error, libvirt.VIR_ERR_NO_DOMAIN):
             return absent(vm_id)
         raise
     power = power_state(state)
+    stalled = state == libvirt.VIR_DOMAIN_PAUSED and why == libvirt.VIR_DOMAIN_PAUSED_IOERROR
     attached = disks.attached_disks(root)
     return VmInfo(
         vm_id=vm_id,
@@ -74,7 +75,17 @@ def describe(domain: Any) -> VmInfo:
         managed=metadata.is_managed(root),
         migrating=power in (PowerState.RUNNING, PowerState.PAUSED) and is_migrating_out(domain),
         mirror_ids=tuple(disk.mirror.volume_id for disk in attached if disk.mirror and disk.mirror.volume_id),
+        pause_reason=_pause_reason(domain) if stalled else None,
     )
+
+
+def _pause_reason(domain: libvirt.virDomain) -> PauseReason:
+    """Which error of a disk QEMU paused the domain for."""
+    try:
+        errors = domain.diskErrors()
+    except libvirt.libvirtError:
+        return PauseReason.IO_ERROR  # the VM has gone on or stopped meanwhile
+    return PauseReason.NO_SPACE if libvirt.VIR_DOMAIN_DISK_ERROR_NO_SPACE in errors.values() else PauseReason.IO_ERROR
 
 
 def is_migrating_out(domain: Any) -> bool:

@@ -48,6 +48,9 @@ def disk(spec: DiskSpec, file: DiskFile) -> Element:
             type=volume.format.value,
             cache="none" if file.direct_io else "writeback",
             discard="unmap",
+            # A guest whose write fails waits instead of losing data (see `stalls`). A failed read is reported to it.
+            error_policy="stop",
+            rerror_policy="report",
         ),
         source,
         element("backingStore"),  # nothing behind it, whatever its header says
