@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from ostler_common.errors import InvalidArgumentError, OstlerError, Violation
@@ -11,8 +11,8 @@ from ostler_control import networks
 from ostler_control.api.resolve import resolve
 from ostler_control.api.start_operation import account_for
 from ostler_control.caller import Caller
-from ostler_control.imports import sources
-from ostler_control.imports.waves.document import Text, VmEntry, parse
+from ostler_control.imports import kvm_source
+from ostler_control.imports.waves.document import NOT_WARM, CutOver, Text, VmEntry, parse
 from ostler_control.imports.waves.order import Limits
 from ostler_control.imports.waves.planned import PlannedDisk, PlannedVm
 from ostler_control.imports.waves.store import NewPlan
@@ -42,9 +42,8 @@ def read(document: bytes, caller: Caller) -> tuple[NewPlan | None, list[Problem]
         return None, problems
     names = _Names(caller)
     source = names.row(ImportSource, found.source)
-    if source is not None and source.type != sources.TYPE:
-        message = f"import source {source.name} is of type {source.type}; plans import from VMware only"
-        names.problems.append(Problem(found.source.line, found.source.path, "NOT_VMWARE", message))
+    if source is not None and source.type == kvm_source.TYPE:
+        names.problems += _not_for_kvm(source, found.vms)
     vms = [(names.vm(entry), entry.after) for entry in found.vms]
     if ImportPlan.select().where(ImportPlan.name == found.name).exists():
         message = f"there is an import plan named {found.name} already"
@@ -55,6 +54,17 @@ def read(document: bytes, caller: Caller) -> tuple[NewPlan | None, list[Problem]
         return None, problems
     limits = Limits(**found.parallel)
     return NewPlan(found.name, source, found.stop_on_no_go, limits, vms, document.decode()), []
+
+
+def _not_for_kvm(source: ImportSource, vms: Sequence[VmEntry]) -> Iterator[Problem]:
+    """What VMs of a KVM host cannot be asked to do."""
+    for entry in vms:
+        for name in ("warm", *NOT_WARM):
+            text = entry.texts.get(name)
+            if text is not None or entry.flags.get(name):
+                line, path = (text.line, text.path) if text else (entry.source_vm.line, entry.source_vm.path)
+                message = f"{name} is for VMware, and {source.name} is a KVM host"
+                yield Problem(line, path, "CONFLICTING_FIELDS", message)
 
 
 def invalid(problems: Sequence[Problem]) -> InvalidArgumentError:
@@ -82,6 +92,7 @@ class _Names:
     def vm(self, entry: VmEntry) -> PlannedVm:
         texts, flags = entry.texts, entry.flags
         account = self._account(texts.get("account"))
+        warm_cut_over = entry.cut_over if entry.cut_over and flags.get("warm") else CutOver()
         return PlannedVm(
             source_vm=entry.source_vm.value,
             name=texts["name"].value if "name" in texts else "",
@@ -103,6 +114,9 @@ class _Names:
             stopped=flags.get("stopped", False),
             test_boot=flags.get("test_boot", False),
             force_control_download=flags.get("force_control_download", False),
+            warm=flags.get("warm", False),
+            auto_cut_over=warm_cut_over.auto,
+            cut_over_time=warm_cut_over.time.isoformat() if warm_cut_over.time else "",
         )
 
     def row(self, model: type[_Row], text: Text) -> _Row | None:

@@ -65,7 +65,7 @@ class ImportPlanService(import_plan_pb2_grpc.ImportPlanServiceServicer):
     def CheckImportPlan(self, request: pb.CheckImportPlanRequest, context: grpc.ServicerContext) -> pb.ImportPlan:
         with session():
             plan = resolve(ImportPlan, request.plan, "plan")
-        check_all(plan, self._engine.keys, lambda: None)
+        check_all(plan, self._engine.keys, self._engine.agents, lambda: None)
         with session():
             return convert.plan(plan)
 

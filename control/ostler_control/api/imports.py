@@ -25,7 +25,8 @@ from ostler_control.api.start_operation import account_for, start_operation, sta
 from ostler_control.caller import Caller
 from ostler_control.database import session, transaction
 from ostler_control.imports import kvm_source, sources
-from ostler_control.imports.facts import find_vm, preflight
+from ostler_control.imports.facts import preflight
+from ostler_control.imports.read_source import read_source_vm
 from ostler_control.imports.record import is_by_host, record_import
 from ostler_control.imports.wanted import DiskChoice, Wanted
 from ostler_control.imports.warm import request_cut_over
@@ -168,11 +169,7 @@ class ImportService(import_pb2_grpc.ImportServiceServicer):
     def _read(self, wanted: Wanted) -> tuple[SourceVm, bool]:
         """The VM as it is now, and whether its source is a vCenter."""
         assert wanted.source is not None
-        if wanted.is_kvm:
-            vm = kvm_source.find_vm(wanted.source, self._keys, self._agents, wanted.source_vm, wanted.conversion_host)
-            return vm, False
-        with sources.connect(wanted.source, self._keys) as connection:
-            return find_vm(connection, wanted.source_vm), connection.is_vcenter
+        return read_source_vm(wanted.source, self._keys, self._agents, wanted.source_vm, wanted.conversion_host)
 
     def _list(self, source: ImportSource) -> list[SourceVm]:
         if source.type == kvm_source.TYPE:

@@ -62,13 +62,15 @@ class ImportedFiles:
 @dataclass(frozen=True)
 class WarmInputs:
     """How a warm import goes. auto: cut over as soon as it is quiet, see `warm_rule`; wait_s: how long the cut-over may
-    be waited for; interval_s: between two rounds meanwhile."""
+    be waited for; interval_s: between two rounds meanwhile; cut_over_time: when to cut over (UTC, ISO 8601 without a
+    time zone), "" for when somebody asks for it."""
 
     auto: bool
     quiet_bytes: int
     max_rounds: int
     wait_s: int
     interval_s: int
+    cut_over_time: str = ""
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,7 @@ def _warm(wanted: Wanted) -> WarmInputs | None:
         max_rounds=settings.imports.WARM_MAX_ROUNDS.get(),
         wait_s=settings.imports.WARM_WAIT.get() * 3600,
         interval_s=settings.imports.WARM_INTERVAL.get() * 60,
+        cut_over_time=wanted.cut_over_time.isoformat() if wanted.cut_over_time else "",
     )
 
 

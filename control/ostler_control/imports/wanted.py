@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -63,7 +64,8 @@ class Wanted:
     shutdown: the guest may be shut down; stopped: the new VM stays off; test_boot: it boots once without network, and
     stays off then; force_control_download: the control plane
     downloads the disks even where the conversion host could; warm: the disks are copied while the VM runs;
-    auto_cut_over: it is shut down as soon as little changes.
+    auto_cut_over: it is shut down as soon as little changes; cut_over_time: it is shut down then, or as soon as the
+    first copy is complete (UTC, without a time zone), None for no such moment.
     """
 
     source: ImportSource | None
@@ -87,6 +89,7 @@ class Wanted:
     files: FileSource | None = None
     warm: bool = False
     auto_cut_over: bool = False
+    cut_over_time: datetime.datetime | None = None
 
     @property
     def is_kvm(self) -> bool:

@@ -177,17 +177,25 @@ def _cut_over_now(run: Run, inputs: ImportInputs, rounds: int, quiet: str) -> bo
 
 def _decide(run: Run, inputs: ImportInputs, quiet: str) -> bool:
     assert inputs.warm is not None
+    planned = inputs.warm.cut_over_time
     if not quiet or inputs.warm.auto:
-        return _is_requested(run) or bool(quiet)
-    run.phase(f"waiting for the cut-over: {quiet}", _ROUND[1])
+        return _is_requested(run) or _is_due(planned) or bool(quiet)
+    when = f" at {planned[:16].replace('T', ' ')} UTC" if planned else ""
+    run.phase(f"waiting for the cut-over{when}: {quiet}", _ROUND[1])
     end = time.monotonic() + inputs.warm.interval_s
     while time.monotonic() < end:
-        if _is_requested(run):
+        if _is_requested(run) or _is_due(planned):
             return True
-        _check_patience(run, inputs.warm.wait_s)
+        if not planned:
+            _check_patience(run, inputs.warm.wait_s)
         run.check()
         run.pause(_TICK_S)
     return False
+
+
+def _is_due(planned: str) -> bool:
+    """Whether the moment that was chosen for the cut-over has come."""
+    return bool(planned) and now() >= datetime.datetime.fromisoformat(planned)
 
 
 def _is_requested(run: Run) -> bool:

@@ -17,8 +17,7 @@ from ostler_common.errors import (
 from peewee import fn
 
 from ostler_control.database import is_sqlite, session, transaction
-from ostler_control.imports import sources
-from ostler_control.imports.facts import find_vm
+from ostler_control.imports.read_source import read_source_vm
 from ostler_control.imports.record import record_import
 from ostler_control.imports.waves import store
 from ostler_control.imports.waves.check import source_of
@@ -67,8 +66,9 @@ def begin(run: Run, plan: ImportPlan, row: ImportPlanVm, others_run: bool) -> An
     """Inside a step: begins the import of a VM. others_run: whether room may come free by itself."""
     try:
         source = source_of(plan)
-        with sources.connect(source, run.keys) as connection:
-            vm, is_vcenter = find_vm(connection, row.source_ref or row.source_vm), connection.is_vcenter
+        with session():
+            host = wanted_of(store.planned_of(row), source).conversion_host
+        vm, is_vcenter = read_source_vm(source, run.keys, run.agents, row.source_ref or row.source_vm, host)
         with transaction():
             _lock(source)
             attempt, cancel = attempt_and_cancel(run.id)

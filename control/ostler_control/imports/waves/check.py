@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from ostler_common.errors import FailedPreconditionError, NotFoundError, OstlerError
 
+from ostler_control.agents import Agents
 from ostler_control.database import session, transaction
-from ostler_control.imports import sources
+from ostler_control.imports import kvm_source, sources
 from ostler_control.imports.facts import name_of, preflight, vm_exists
 from ostler_control.imports.preflight import Finding, Severity
 from ostler_control.imports.waves import store
@@ -30,7 +31,7 @@ class _Checked:
     estimated_s: int = 0
 
 
-def check_all(plan: ImportPlan, keys: Keyring, pause: Callable[[], None]) -> None:
+def check_all(plan: ImportPlan, keys: Keyring, agents: Agents, pause: Callable[[], None]) -> None:
     """Checks the VMs of a plan that wait; keeps what was found. pause: called between two, raises to stop.
 
     Raises NotFoundError IMPORT_SOURCE_NOT_FOUND, and what a connection to the source raises.
@@ -39,6 +40,11 @@ def check_all(plan: ImportPlan, keys: Keyring, pause: Callable[[], None]) -> Non
     if not waiting:
         return
     source = source_of(plan)
+    if source.type == kvm_source.TYPE:
+        for row in waiting:
+            pause()
+            _keep(row, _check_kvm(row, source, keys, agents))
+        return
     with sources.connect(source, keys) as connection:
         inventory, is_vcenter = list(list_vms(connection)), connection.is_vcenter
     by_ref = {vm.ref: vm for vm in inventory}
@@ -61,6 +67,17 @@ def source_of(plan: ImportPlan) -> ImportSource:
     return source
 
 
+def _check_kvm(row: ImportPlanVm, source: ImportSource, keys: Keyring, agents: Agents) -> _Checked:
+    """Each VM is inspected by itself: a list of a KVM host's VMs does not tell what their disks consist of."""
+    try:
+        with session():
+            host = wanted_of(store.planned_of(row), source).conversion_host
+        vm = kvm_source.find_vm(source, keys, agents, row.source_vm, host)
+    except NotFoundError as error:
+        return _Checked((_finding(error),))
+    return _check_found(row, source, vm, False)
+
+
 def _check(
     row: ImportPlanVm,
     source: ImportSource,
@@ -72,6 +89,10 @@ def _check(
         vm = _find(row.source_vm, source, by_ref, by_name)
     except OstlerError as error:
         return _Checked((_finding(error),))
+    return _check_found(row, source, vm, is_vcenter)
+
+
+def _check_found(row: ImportPlanVm, source: ImportSource, vm: SourceVm, is_vcenter: bool) -> _Checked:
     try:
         with session():
             wanted = wanted_of(store.planned_of(row), source)

@@ -5,14 +5,15 @@ What it names (offerings, pools, hosts) is looked up by its caller, who has the 
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import yaml
 from ostler_common.errors import OstlerError
 
 from ostler_control.catalog.names import check_name
-from ostler_control.imports.waves.yaml_nodes import Problem, integer, is_text, line_of, read, truth
+from ostler_control.imports.waves.yaml_nodes import Problem, integer, is_text, line_of, moment_or_text, read, truth
 
 MAX_VMS, MAX_PARALLEL = 500, 32
 _MAX_TEXT, _MAX_NETWORKS, _MAX_DISKS, _MAX_AFTER = 255, 64, 64, 64
@@ -38,11 +39,20 @@ class DiskEntry:
 
 
 @dataclass(frozen=True)
+class CutOver:
+    """When a warm import is cut over. time: UTC without a time zone; neither auto nor a time: when it is asked for."""
+
+    auto: bool = False
+    time: datetime.datetime | None = None
+
+
+@dataclass(frozen=True)
 class VmEntry:
     """A VM of the file, with the defaults filled in.
 
     source_vm: its ref or name at the source; texts: fields that name something, by name; flags: those that are true or
-    false; networks: by name of the source's network; after: positions of other VMs.
+    false; networks: by name of the source's network; cut_over: None where nothing is said of it; after: positions of
+    other VMs.
     """
 
     source_vm: Text
@@ -50,6 +60,7 @@ class VmEntry:
     flags: Mapping[str, bool]
     networks: Mapping[str, Text]
     disks: Sequence[DiskEntry]
+    cut_over: CutOver | None = None
     after: tuple[int, ...] = ()
 
 
@@ -65,11 +76,13 @@ class PlanFile:
 
 
 PARALLEL_DEFAULTS: Mapping[str, int] = {"vms": 4, "per_esxi_host": 2, "per_vcenter": 8, "per_conversion_host": 2}
-_FLAGS = ("shutdown", "stopped", "test_boot", "force_control_download")
+_FLAGS = ("shutdown", "stopped", "test_boot", "force_control_download", "warm")
+# What a warm import does not have: the guest is shut down at the cut-over, and nothing is staged.
+NOT_WARM = ("shutdown", "staging_pool", "force_control_download")
 _PLACES = ("zone", "cluster", "host")
 # Texts that may stand in `defaults`, too.
 _COMMON_TEXTS = ("account", "offering", "disk_offering", *_PLACES, "pool", "conversion_host", "staging_pool")
-_COMMON = (*_COMMON_TEXTS, *_FLAGS, "networks")
+_COMMON = (*_COMMON_TEXTS, *_FLAGS, "cut_over", "networks")
 _TOP = ("name", "source", "on_no_go", "parallel", "defaults", "vms")
 
 
@@ -90,6 +103,7 @@ class _Fields:
     texts: dict[str, Text] = field(default_factory=dict)
     flags: dict[str, bool] = field(default_factory=dict)
     networks: dict[str, Text] = field(default_factory=dict)
+    cut_over: CutOver | None = None
 
 
 class _Reader:
@@ -178,6 +192,11 @@ class _Reader:
         if "name" in fields and (name := self._name(fields["name"], f"{path}.name", line_of(node))):
             texts["name"] = name
         flags = {**defaults.flags, **own.flags}
+        cut_over = own.cut_over or defaults.cut_over
+        if flags.get("warm"):
+            self._without_staging(texts, flags, own, path, line_of(node))
+        elif own.cut_over is not None:
+            self._problem(line_of(node), f"{path}.cut_over", "CONFLICTING_FIELDS", "is of no use without warm: true")
         if "offering" not in texts:
             self._problem(line_of(node), f"{path}.offering", "REQUIRED", "is required, here or in `defaults`")
         if flags.get("stopped") and flags.get("test_boot"):
@@ -189,7 +208,22 @@ class _Reader:
         if source_vm is None:
             return None, after
         networks = {**defaults.networks, **own.networks}
-        return VmEntry(source_vm, texts, flags, networks, disks), after
+        return VmEntry(source_vm, texts, flags, networks, disks, cut_over), after
+
+    def _without_staging(
+        self, texts: dict[str, Text], flags: dict[str, bool], own: _Fields, path: str, line: int
+    ) -> None:
+        """For a warm import: what the defaults say of staging is not for it."""
+        for name in NOT_WARM:
+            if name in own.texts or own.flags.get(name):
+                self._problem(
+                    line,
+                    f"{path}.{name}",
+                    "CONFLICTING_FIELDS",
+                    "excludes warm: the guest is shut down at the cut-over, and nothing is staged",
+                )
+            texts.pop(name, None)
+            flags.pop(name, None)
 
     def _common(self, fields: Mapping[str, yaml.Node], path: str) -> _Fields:
         found = _Fields()
@@ -212,9 +246,30 @@ class _Reader:
                 self._problem(line_of(fields[key]), f"{path}.{key}", "INVALID_TYPE", "must be true or false")
             else:
                 found.flags[key] = flag
+        if "cut_over" in fields:
+            found = replace(found, cut_over=self._cut_over(fields["cut_over"], f"{path}.cut_over"))
         if "networks" in fields:
             found.networks.update(self._networks(fields["networks"], f"{path}.networks"))
         return found
+
+    def _cut_over(self, node: yaml.Node, path: str) -> CutOver:
+        """`manual`, `auto`, or a moment with its time zone."""
+        value = moment_or_text(node)
+        if value in ("manual", "auto"):
+            return CutOver(auto=value == "auto")
+        try:
+            time = datetime.datetime.fromisoformat(value)
+            if time.tzinfo is None:
+                raise ValueError
+        except ValueError:
+            self._problem(
+                line_of(node),
+                path,
+                "INVALID_CUT_OVER",
+                "must be manual, auto, or a time with its zone, like 2027-01-31T02:00:00+01:00",
+            )
+            return CutOver()
+        return CutOver(time=time.astimezone(datetime.UTC).replace(tzinfo=None))
 
     def _networks(self, node: yaml.Node, path: str) -> Mapping[str, Text]:
         pairs = self._mapping(node, path, None) or {}
@@ -273,11 +328,7 @@ class _Reader:
         for number in _in_cycles(needs):
             text = afters[number][0]
             self._problem(text.line, f"vms[{number}].after", "AFTER_CYCLE", "these VMs wait for one another")
-        return [
-            VmEntry(entry.source_vm, entry.texts, entry.flags, entry.networks, entry.disks, needs[number])
-            for number, entry in enumerate(entries)
-            if entry is not None
-        ]
+        return [replace(entry, after=needs[number]) for number, entry in enumerate(entries) if entry is not None]
 
     def _required(self, fields: Mapping[str, yaml.Node], key: str, path: str, line: int) -> Text | None:
         where = f"{path}.{key}" if path else key

@@ -71,7 +71,7 @@ def _check(run: Run) -> None:
         plan = ImportPlan.get_by_id(run.resource_id)
     if attempt_and_cancel(run.id)[1]:
         return
-    check.check_all(plan, run.keys, lambda: run.pause(0))
+    check.check_all(plan, run.keys, run.agents, lambda: run.pause(0))
     check.refuse(plan)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -36,7 +37,8 @@ class PlannedDisk:
 
 @dataclass(frozen=True)
 class PlannedVm:
-    """As `wanted.Wanted`, with ids, "" for none. network_ids: by name of the source's network."""
+    """As `wanted.Wanted`, with ids, "" for none. network_ids: by name of the source's network; cut_over_time: ISO 8601
+    without a time zone, UTC."""
 
     source_vm: str
     account_id: str
@@ -55,6 +57,9 @@ class PlannedVm:
     stopped: bool = False
     test_boot: bool = False
     force_control_download: bool = False
+    warm: bool = False
+    auto_cut_over: bool = False
+    cut_over_time: str = ""
 
 
 def wanted_of(planned: PlannedVm, source: ImportSource) -> Wanted:
@@ -87,6 +92,9 @@ def wanted_of(planned: PlannedVm, source: ImportSource) -> Wanted:
         stopped=planned.stopped,
         test_boot=planned.test_boot,
         force_control_download=planned.force_control_download,
+        warm=planned.warm,
+        auto_cut_over=planned.auto_cut_over,
+        cut_over_time=datetime.datetime.fromisoformat(planned.cut_over_time) if planned.cut_over_time else None,
     )
 
 

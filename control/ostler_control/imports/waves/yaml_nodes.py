@@ -85,6 +85,12 @@ def is_text(node: yaml.Node) -> bool:
     return isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:str"
 
 
+def moment_or_text(node: yaml.Node) -> str:
+    """A string, or a time as it is written; "" for anything else."""
+    plain = is_text(node) or (isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:timestamp")
+    return str(node.value)[:64] if plain else ""
+
+
 def integer(node: yaml.Node) -> int | None:
     """The node's whole number, None when it is none."""
     if not isinstance(node, yaml.ScalarNode) or node.tag != "tag:yaml.org,2002:int":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from ostler_control.models import Host, ImportPlan, ImportPlanVm, ImportSource, 
 from ostler_control.operations import Engine
 
 from tests import databases
-from tests.fakes.vcenter import FakeVcenter, vcenter
+from tests.fakes.vcenter import FakeVcenter, Json, vcenter
 from tests.sites import GIB, Site, outcome, site_at_work
 from tests.unit.control import calls
 from tests.unit.imports.vm_imports import new_source
@@ -92,10 +93,16 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def plans(tmp_path: Path, disk: Path) -> Iterator[Plans]:
+    with plans_of(tmp_path, [vm_spec(name, [disk]) for name in NAMES]) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def plans_of(tmp_path: Path, machines: list[Json]) -> Iterator[Plans]:
+    """Plans for a vCenter with these VMs."""
     state_dir = tmp_path / "site"
     state_dir.mkdir()
     tmp_path.joinpath("vc").mkdir()
-    machines = [vm_spec(name, [disk]) for name in NAMES]
     before = executor.TICK_S, executor.TRY_AGAIN_S, executor.PATIENCE_S
     executor.TICK_S, executor.TRY_AGAIN_S = 0.1, 0.5
     with (

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator
 
 import pytest
-from ostler_control.imports.waves.document import MAX_VMS, PARALLEL_DEFAULTS, VmEntry, _in_cycles, parse
+from ostler_control.imports.waves.document import MAX_VMS, PARALLEL_DEFAULTS, CutOver, VmEntry, _in_cycles, parse
 from ostler_control.imports.waves.yaml_nodes import MAX_BYTES
 
 GOOD = """\
@@ -54,6 +55,33 @@ def test_defaults_are_filled_in_and_order_becomes_positions() -> None:
     assert (web.source_vm.value, web.after) == ("4711", (0,))
     assert {key: text.value for key, text in web.texts.items()} == {"offering": "medium", "host": "h1"}, "one place"
     assert networks(web) == {"VM Network": "lan", "Backup": "backup"}
+
+
+def test_a_warm_import_has_a_moment_for_its_cut_over() -> None:
+    head = "name: w\nsource: vc1\ndefaults: {offering: m, shutdown: true, staging_pool: nfs1, cut_over: auto}\nvms:\n"
+    good = "- {vm: a, warm: true}\n- {vm: b, warm: true, cut_over: 2027-01-31T02:00:00+01:00}\n"
+    plan, problems = parse((head + good + "- {vm: c, warm: true, cut_over: manual}\n- {vm: d}\n").encode())
+    assert (plan is not None, problems) == (True, [])
+    assert plan is not None
+    auto, at, manual, cold = plan.vms
+    assert (auto.cut_over, auto.flags, "staging_pool" in auto.texts) == (CutOver(auto=True), {"warm": True}, False)
+    assert at.cut_over == CutOver(time=datetime.datetime(2027, 1, 31, 1))
+    assert manual.cut_over == CutOver()
+    assert (cold.flags, cold.texts["staging_pool"].value) == ({"shutdown": True}, "nfs1")
+
+
+def test_what_a_warm_import_cannot_have_is_refused() -> None:
+    head = "name: w\nsource: vc1\ndefaults: {offering: m}\nvms:\n"
+    bad = "- {vm: a, cut_over: auto}\n- {vm: b, warm: true, shutdown: true, staging_pool: x}\n"
+    assert told(
+        head + bad + "- {vm: c, warm: true, cut_over: 2027-01-31T02:00:00}\n- {vm: d, warm: true, cut_over: 7}"
+    ) == [
+        (5, "vms[0].cut_over", "CONFLICTING_FIELDS"),
+        (6, "vms[1].shutdown", "CONFLICTING_FIELDS"),
+        (6, "vms[1].staging_pool", "CONFLICTING_FIELDS"),
+        (7, "vms[2].cut_over", "INVALID_CUT_OVER"),
+        (8, "vms[3].cut_over", "INVALID_CUT_OVER"),
+    ]
 
 
 def test_every_error_is_told_in_one_answer_with_its_line() -> None:
