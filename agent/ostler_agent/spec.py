@@ -106,7 +106,7 @@ class NicSpec:
 
     bridge: of this host, which it is on; vlan, trunk: with a VLAN tag, the tag and the bridge that has the uplink;
     mtu 0: the bridge's; filter: the host drops frames that have another sender than the VM; addresses: the IP addresses
-    that the VM may then send from (a family without one is not filtered).
+    that the VM may then send from (a family without one is not filtered); link_down: the guest sees no cable.
     """
 
     mac: str
@@ -117,6 +117,7 @@ class NicSpec:
     mtu: int = 0
     filter: bool = False
     addresses: tuple[str, ...] = ()
+    link_down: bool = False
 
 
 class VhostUser(StrEnum):

@@ -79,6 +79,7 @@ DEADLINE_S: Mapping[tuple[str, str], int | None] = {
     ("ostler.agent.v1.VmService", "StopVm"): None,
     ("ostler.agent.v1.VmService", "RebootVm"): None,
     ("ostler.agent.v1.VmService", "ResizeVm"): None,
+    ("ostler.agent.v1.VmService", "SetNicLink"): None,
     ("ostler.agent.v1.VmService", "DeleteVm"): None,
     ("ostler.agent.v1.VmService", "AttachNic"): None,
     ("ostler.agent.v1.VmService", "DetachNic"): None,

@@ -32,6 +32,8 @@ class Function(StrEnum):
     NICS = "nics"
     NIC_FILTER = "nic-filter"
     NIC_HOT_PLUG = "nic-hot-plug"
+    NIC_LINK = "nic-link"
+    GUEST_ADDRESSES = "guest-addresses"
     EXTRA_CONFIG = "extra-config"
     USER_DATA = "user-data"
     ADOPTION = "adoption"
@@ -59,6 +61,8 @@ _SUMMARIES = {
     Function.NICS: "VMs with network interfaces",
     Function.NIC_FILTER: "dropping frames of VMs that have another sender than the VM",
     Function.NIC_HOT_PLUG: "adding and removing network interfaces while the VM runs",
+    Function.NIC_LINK: "setting the link of a network interface up or down",
+    Function.GUEST_ADDRESSES: "showing the IP addresses that a guest is seen to use",
     Function.EXTRA_CONFIG: "extra configuration in libvirt's XML",
     Function.USER_DATA: "giving guests user data on a CD-ROM",
     Function.ADOPTION: "taking VMs over from other tools, and handing them back",

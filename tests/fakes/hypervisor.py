@@ -16,6 +16,7 @@ from ostler_agent.hypervisors.base import (
     MirrorState,
     Paths,
     Progress,
+    SeenAddress,
     VmSample,
 )
 from ostler_agent.hypervisors.foreign import ForeignVm
@@ -77,6 +78,7 @@ class FakeHypervisor:
         self.counters: list[VmSample] = []
         self.terminal = FakeConsole([])
         self.printed: list[bytes] = []  # what each read of a console log returns
+        self.claims: list[SeenAddress] = []
 
     def close(self) -> None:
         self.done.append("close")
@@ -136,6 +138,12 @@ class FakeHypervisor:
 
     def detach_nic(self, vm_id: str, mac: str, timeout_s: float, progress: Progress) -> None:
         self._do("detach_nic")
+
+    def set_nic_link(self, vm_id: str, mac: str, up: bool) -> None:
+        self._do("set_nic_link")
+
+    def guest_addresses(self, vm_id: str) -> list[SeenAddress]:
+        return self.claims
 
     def resize(self, vm_id: str, cpus: int, memory_bytes: int) -> None:
         self._do("resize")

@@ -162,6 +162,7 @@ class FakeHost(
         self.web: dict[str, tuple[int, bytes]] = {}
         self.faults: dict[str, Fault] = {}
         self.calls: list[str] = []
+        self.claims: list[types_vm_pb2.SeenAddress] = []  # addresses that its guests claim
         self.port = 0
         self.foreign: dict[str, adoption_pb2.InspectVmResponse] = {}
         self.marked: set[str] = set()
@@ -455,6 +456,22 @@ class FakeHost(
             return self._vm_info(request.vm_id)
 
         return self._job("DetachNic", "vm.detach-nic", request, context, work)
+
+    def SetNicLink(
+        self, request: vm_pb2.SetNicLinkRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        def work(job: JobContext) -> types_vm_pb2.VmInfo:
+            for nic in self._machine(request.vm_id).spec.nics:
+                if nic.mac == request.mac:
+                    nic.link_down = not request.up
+            return self._vm_info(request.vm_id)
+
+        return self._job("SetNicLink", "vm.set-nic-link", request, context, work)
+
+    def ReadVmAddresses(
+        self, request: vm_pb2.ReadVmAddressesRequest, context: grpc.ServicerContext
+    ) -> vm_pb2.ReadVmAddressesResponse:
+        return vm_pb2.ReadVmAddressesResponse(addresses=self.claims)
 
     def ResizeVm(self, request: vm_pb2.ResizeVmRequest, context: grpc.ServicerContext) -> Iterator[job_pb2.JobUpdate]:
         def work(job: JobContext) -> types_vm_pb2.VmInfo:

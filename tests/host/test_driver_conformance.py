@@ -47,7 +47,14 @@ GUEST = {"guest.console", "guest.console-log", "guest.unplug", "guest.reboot", "
 # What only libvirt's driver states.
 KVM_ONLY = {
     *("volume-encryption.key", "uefi.start", "user-data.start", "extra-config.start", "restart.mirror"),
-    *("live-resize.running", "nic-hot-plug.running", "adoption.hand-back", "adoption.unknown"),
+    *(
+        "live-resize.running",
+        "nic-hot-plug.running",
+        "nic-link.running",
+        "guest-addresses.unheard",
+        "adoption.hand-back",
+        "adoption.unknown",
+    ),
     *("online-copy.copy", "online-copy.cancelled", "online-copy.pivot", "console-log.kept", "guest.console-log"),
     "send-key.pressed",
 }

@@ -7,8 +7,9 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from ostler.control.v1 import key_pb2, label_pb2, offering_pb2, vm_pb2
 from ostler.types.v1 import volume_pb2
 
-from tests.lab.fleet import MIB, PLAIN, SECRET, SHARED_POOL, Fleet, fresh, refused
+from tests.lab.fleet import LAN, MIB, PLAIN, SECRET, SHARED_POOL, Fleet, fresh, refused
 from tests.lab.host import wait_for
+from tests.lab.machines import BRIDGE
 
 pytestmark = pytest.mark.lab
 MARKER = "a-marker-that-the-guest-wrote"
@@ -139,6 +140,38 @@ def test_a_running_vm_grows_and_keeps_its_size_through_a_migration(fleet: Fleet,
     assert refused(fleet.resize, guest, "grows").reason == "RESIZE_NEEDS_STOP"
     fleet.do(fleet.stop(guest, force=True))
     fleet.do(fleet.resize(guest, SECRET))
+
+
+def test_a_running_vm_loses_its_link_and_tells_its_address(fleet: Fleet, guest: str) -> None:
+    """192.0.2.0/24 is for documentation (RFC 5737): guest and host speak in it over the bridge of the lab."""
+    fleet.do(fleet.api.vms.AddNic(vm_pb2.AddNicRequest(request_id=fresh(), vm=guest, nic=vm_pb2.VmNic(network=LAN))))
+    [mac] = [nic.mac for nic in fleet.vm(guest).nics]
+
+    def set_link(up: bool) -> None:
+        request = vm_pb2.SetNicLinkRequest(request_id=fresh(), vm=guest, mac=mac, up=up)
+        fleet.do(fleet.api.vms.SetNicLink(request))
+
+    def claimed() -> list[str]:
+        request = vm_pb2.GetVmRequest(vm=guest, read_addresses=True)
+        return [seen.address for seen in fleet.api.vms.GetVm(request).seen_addresses if seen.mac == mac]
+
+    host = fleet.lab.host(fleet.vm(guest).host_name)
+    host.run("ip", "address", "add", "192.0.2.1/24", "dev", BRIDGE)
+    try:
+        with fleet.console(guest) as console:
+            console.run("ip link set eth0 up; ip addr add 192.0.2.7/24 dev eth0", "# ")
+            console.run("cat /sys/class/net/eth0/carrier", r"\n1\r")
+            console.run("ping -c 1 192.0.2.1", "1 packets received")
+            wait_for(lambda: claimed() == ["192.0.2.7"], "the guest's address", 60, 0.5)
+            set_link(False)
+            console.run("cat /sys/class/net/eth0/carrier", r"\n0\r")
+            assert fleet.vm(guest).nics[0].link_down
+            set_link(True)
+            console.run("ping -c 1 -W 9 192.0.2.1", "1 packets received")
+    finally:
+        host.run("ip", "address", "delete", "192.0.2.1/24", "dev", BRIDGE)
+    fleet.do(fleet.api.vms.RemoveNic(vm_pb2.RemoveNicRequest(request_id=fresh(), vm=guest, mac=mac)))
+    assert not claimed()
 
 
 def test_an_encrypted_vm_moves_with_its_disk_between_hosts_that_share_nothing(fleet: Fleet) -> None:

@@ -52,6 +52,7 @@ MEMBERS: Mapping[str, frozenset[str]] = {
             "ResizeVm",
             "Screenshot",
             "SendKey",
+            "SetNicLink",
             "StartVm",
             "StopVm",
             "UpdateVm",

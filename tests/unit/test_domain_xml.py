@@ -35,6 +35,7 @@ CASES = {
     "plain": (spec(DiskSpec(volume(0), 0, boot=True)), "kvm"),
     "emulated": (spec(DiskSpec(volume(0), 0, boot=True)), "qemu"),
     "diskless": (spec(), "kvm"),
+    "link-down": (spec(nics=(NicSpec("52:54:00:00:00:01", "br0", link_down=True),)), "kvm"),
     "growing": (
         replace(spec(DiskSpec(volume(0), 0, boot=True), cpus=2), max_cpus=4, max_memory_bytes=1 << 30),
         "kvm",

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import libvirt
 import pytest
-from ostler_agent.hypervisors.base import MigrationReport, VmEventKind, VmSample
+from ostler_agent.hypervisors.base import AddressSource, MigrationReport, SeenAddress, VmEventKind, VmSample
 from ostler_agent.hypervisors.libvirt import host
 from ostler_agent.hypervisors.libvirt.dirty import INTERVAL_S, DirtyRates, rate_of
 from ostler_agent.hypervisors.libvirt.errors import translated
 from ostler_agent.hypervisors.libvirt.events import classify
+from ostler_agent.hypervisors.libvirt.guest_addresses import from_agent, from_neighbors, has_agent
 from ostler_agent.hypervisors.libvirt.migrate import migration_progress, report
 from ostler_agent.hypervisors.libvirt.samples import sample
+from ostler_agent.hypervisors.libvirt.xml.nics import bridges
+from ostler_agent.tools import neighbors
 from ostler_common.errors import NotFoundError, UnavailableError
 
 MIB = 1 << 20
@@ -151,3 +155,43 @@ def test_domain_types_of_this_architecture_only() -> None:
       <guest><os_type>hvm</os_type><arch name='x86_64'><domain type='qemu'/><domain type='kvm'/></arch></guest>
       <guest><os_type>xen</os_type><arch name='x86_64'><domain type='xen'/></arch></guest></capabilities>"""
     assert host.domain_types(xml) == ["qemu", "kvm"]
+
+
+def test_what_a_guest_agent_says_of_addresses() -> None:
+    """It may name interfaces without a MAC address, or without addresses."""
+    said = {
+        "lo": {"addrs": [{"addr": "127.0.0.1", "prefix": 8, "type": 0}], "hwaddr": None},
+        "eth0": {"addrs": [{"addr": "192.0.2.7", "prefix": 24, "type": 0}], "hwaddr": "52:54:00:00:00:01"},
+        "eth1": {"addrs": None, "hwaddr": "52:54:00:00:00:02"},
+    }
+    source = AddressSource.GUEST_AGENT
+    assert from_agent(said) == [
+        SeenAddress("", "127.0.0.1", source),
+        SeenAddress("52:54:00:00:00:01", "192.0.2.7", source),
+    ]
+
+
+@pytest.mark.parametrize(("state", "connected"), [("connected", True), ("disconnected", False)])
+def test_a_guest_agent_is_asked_only_when_it_is_connected(state: str, connected: bool) -> None:
+    target = f"<target type='virtio' name='org.qemu.guest_agent.0' state='{state}'/>"
+    channel = f"<domain><devices><channel type='unix'>{target}</channel></devices></domain>"
+    assert has_agent(ElementTree.fromstring(channel)) is connected
+    assert not has_agent(ElementTree.fromstring("<domain><devices/></domain>"))
+
+
+def test_neighbors_count_on_the_bridge_of_the_interface_alone() -> None:
+    mac = "52:54:00:00:00:01"
+    table = neighbors.parse(
+        [
+            {"dst": "192.0.2.7", "dev": "br0", "lladdr": mac.upper(), "state": ["DELAY"]},
+            {"dst": "192.0.2.8", "dev": "br1", "lladdr": mac, "state": ["REACHABLE"]},
+            {"dst": "192.0.2.9", "dev": "br0", "lladdr": mac, "state": ["FAILED"]},
+            {"dst": "192.0.2.10", "dev": "br0", "state": ["INCOMPLETE"]},
+            {"dst": "2001:db8::7", "dev": "br0", "lladdr": mac, "router": None, "state": ["STALE"]},
+        ]
+    )
+    assert [seen.address for seen in from_neighbors(table, {mac: "br0"})] == ["192.0.2.7", "2001:db8::7"]
+    interface = f"<interface type='bridge'><mac address='{mac.upper()}'/><source bridge='br0'/></interface>"
+    socket = "<interface type='vhostuser'><mac address='52:54:00:00:00:02'/><source type='unix' path='/x'/></interface>"
+    domain = ElementTree.fromstring(f"<domain><devices>{interface}{socket}</devices></domain>")
+    assert bridges(domain) == {mac: "br0"}

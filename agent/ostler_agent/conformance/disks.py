@@ -12,7 +12,7 @@ from ostler_common.secret import new_passphrase
 
 from ostler_agent.conformance.assertions import SkippedError, refused, require
 from ostler_agent.conformance.bench import MIB, Bench, NeverCancelled, new_id
-from ostler_agent.hypervisors.base import NicHotPlug
+from ostler_agent.hypervisors.base import GuestAddresses, NicHotPlug, NicLink
 from ostler_agent.spec import DiskSpec, ExtraConfig, Firmware, Key, NicSpec, PowerState
 from ostler_agent.tools import iso, qemu_img
 
@@ -159,6 +159,34 @@ def plug_nic(bench: Bench) -> None:
     bench.hypervisor.power_off(spec.vm_id)
     for _ in range(2):
         bench.hypervisor.detach_nic(spec.vm_id, nic.mac, 1, NeverCancelled())
+
+
+def nic_link(bench: Bench) -> None:
+    """The link of a running VM's interface goes down and up, each as often as it is set; a VM starts with it down."""
+    if not bench.setup.bridge:
+        raise SkippedError("needs a bridge (--bridge NAME)")
+    hypervisor = bench.hypervisor
+    assert isinstance(hypervisor, NicLink)
+    nic = NicSpec("52:54:00:c0:ff:03", bench.setup.bridge, link_down=True)
+    spec = bench.start(bench.spec(bench.volume(), nics=[nic]))
+    for up in (True, True, False, False):
+        hypervisor.set_nic_link(spec.vm_id, nic.mac, up)
+    with refused("the link of an interface that the VM does not have", "NIC_NOT_FOUND"):
+        hypervisor.set_nic_link(spec.vm_id, "52:54:00:c0:ff:04", up=True)
+    bench.hypervisor.power_off(spec.vm_id)
+    with refused("the link of a stopped VM", "VM_NOT_RUNNING"):
+        hypervisor.set_nic_link(spec.vm_id, nic.mac, up=True)
+
+
+def guest_addresses(bench: Bench) -> None:
+    """A guest that does not respond has no addresses, and neither has a stopped VM."""
+    hypervisor = bench.hypervisor
+    assert isinstance(hypervisor, GuestAddresses)
+    spec = bench.start()
+    require(hypervisor.guest_addresses(spec.vm_id) == [], "a VM without interfaces has no addresses")
+    bench.hypervisor.power_off(spec.vm_id)
+    for vm_id in (spec.vm_id, new_id()):
+        require(hypervisor.guest_addresses(vm_id) == [], "a VM that does not run has no addresses")
 
 
 def user_data(bench: Bench) -> None:

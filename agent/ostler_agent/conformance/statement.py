@@ -14,7 +14,9 @@ from ostler_agent.conformance.bench import Bench, NeverCancelled
 from ostler_agent.hypervisors.base import PARTS
 from ostler_agent.pools import registry as pool_registry
 from ostler_agent.spec import DiskFormat, DiskSpec, ExtraConfig, Firmware, Key, NicSpec
+from ostler_agent.vms import addresses as vm_addresses
 from ostler_agent.vms import console_log, disks, keyboard, power, resizing
+from ostler_agent.vms import nic_link as vm_nic_link
 from ostler_agent.vms import nics as vm_nics
 
 REFUSAL = "FUNCTION_NOT_SUPPORTED"
@@ -107,6 +109,14 @@ def unstated(bench: Bench) -> None:
         refusals += 1
         with refused("pressing a key", REFUSAL):
             keyboard.send_key(hypervisor, spec.vm_id, "enter")
+    if Function.NIC_LINK not in stated.functions:
+        refusals += 1
+        with refused("the link of a running VM's interface", REFUSAL):
+            vm_nic_link.set_link(hypervisor, spec.vm_id, "52:54:00:00:00:01", up=False, progress=progress)
+    if Function.GUEST_ADDRESSES not in stated.functions:
+        refusals += 1
+        with refused("the addresses of a running VM", REFUSAL):
+            vm_addresses.read(hypervisor, spec.vm_id)
     if Function.EXTRA_CONFIG not in stated.functions:
         refusals += 1
         with refused("a VM with extra configuration", REFUSAL):

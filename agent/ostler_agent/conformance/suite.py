@@ -82,6 +82,8 @@ CHECKS: tuple[Check, ...] = (
     _check("uefi.start", disks.uefi, Function.UEFI),
     _check("nics.start", disks.nics, Function.NICS),
     _check("nic-hot-plug.running", disks.plug_nic, Function.NIC_HOT_PLUG),
+    _check("nic-link.running", disks.nic_link, Function.NIC_LINK),
+    _check("guest-addresses.unheard", disks.guest_addresses, Function.GUEST_ADDRESSES),
     _check("user-data.start", disks.user_data, Function.USER_DATA),
     _check("extra-config.start", disks.extra_config, Function.EXTRA_CONFIG),
     _check("adoption.hand-back", adopting.hand_back, Function.ADOPTION),

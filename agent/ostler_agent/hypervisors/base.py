@@ -230,6 +230,44 @@ class NicHotPlug(Protocol):
 
 
 @runtime_checkable
+class NicLink(Protocol):
+    """Optional part of a driver: `Function.NIC_LINK`. `define` and `start` obey `NicSpec.link_down`."""
+
+    def set_nic_link(self, vm_id: str, mac: str, up: bool) -> None:
+        """Sets the link of a running VM's interface, also in its definition. Idempotent.
+
+        Raises FailedPreconditionError VM_NOT_RUNNING, NotFoundError NIC_NOT_FOUND.
+        """
+
+
+class AddressSource(StrEnum):
+    """Who says that a guest uses an address. The names are those of `SeenAddress.Source` in vm.proto."""
+
+    GUEST_AGENT = "GUEST_AGENT"
+    NEIGHBOR_TABLE = "NEIGHBOR_TABLE"
+
+
+@dataclass(frozen=True)
+class SeenAddress:
+    """An IP address that a guest is seen to use on the interface with this MAC address."""
+
+    mac: str
+    address: str
+    source: AddressSource
+
+
+@runtime_checkable
+class GuestAddresses(Protocol):
+    """Optional part of a driver: `Function.GUEST_ADDRESSES`."""
+
+    def guest_addresses(self, vm_id: str) -> list[SeenAddress]:
+        """Returns the addresses that a running VM uses, as it claims; none if it does not run. Takes seconds at most.
+
+        The guest can say anything: the agent checks what it says (`vms.addresses`).
+        """
+
+
+@runtime_checkable
 class LiveResize(Protocol):
     """Optional part of a driver: `Function.LIVE_RESIZE`. A VM can grow to `VmSpec.max_cpus` and `max_memory_bytes`."""
 
@@ -399,6 +437,8 @@ PARTS: Mapping[Function, type] = {
     Function.REBOOT: Reboot,
     Function.HOT_PLUG: HotPlug,
     Function.NIC_HOT_PLUG: NicHotPlug,
+    Function.NIC_LINK: NicLink,
+    Function.GUEST_ADDRESSES: GuestAddresses,
     Function.LIVE_RESIZE: LiveResize,
     Function.ONLINE_GROW: OnlineGrow,
     Function.ONLINE_COPY: LiveCopy,

@@ -17,6 +17,7 @@ from ostler_common.errors import bad_field
 from ostler_common.secret import Secret
 
 from ostler_agent.direct_download import DirectSource, checked_url
+from ostler_agent.hypervisors.base import SeenAddress
 from ostler_agent.pools import Pool, PoolSpec
 from ostler_agent.spec import (
     DiskFormat,
@@ -227,6 +228,13 @@ def nic_spec(message: vm_pb2.NicSpec, path: str = "nic") -> NicSpec:
         mtu=message.mtu,
         filter=message.filter,
         addresses=addresses,
+        link_down=message.link_down,
+    )
+
+
+def seen_address(value: SeenAddress) -> vm_pb2.SeenAddress:
+    return vm_pb2.SeenAddress(
+        mac=value.mac, address=value.address, source=vm_pb2.SeenAddress.Source.Value(value.source.value)
     )
 
 

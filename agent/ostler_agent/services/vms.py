@@ -20,7 +20,7 @@ from ostler_agent.journal import Record
 from ostler_agent.seeds import SEEDS, Seeds
 from ostler_agent.services import convert
 from ostler_agent.spec import PowerState, VmInfo
-from ostler_agent.vms import console_log, disks, keyboard, nics, power, resizing
+from ostler_agent.vms import addresses, console_log, disks, keyboard, nic_link, nics, power, resizing
 
 log = structlog.get_logger(__name__)
 
@@ -136,6 +136,21 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
             request,
             lambda job: convert.vm_info(nics.detach(self._driver, vm_id, request.mac, job)),
         )
+
+    def SetNicLink(self, request: vm_pb2.SetNicLinkRequest, context: grpc.ServicerContext) -> Updates:
+        vm_id = convert.uuid_field(request.vm_id, "vm_id")
+        return self._jobs.run(
+            request.operation,
+            "vm.set-nic-link",
+            request,
+            lambda job: convert.vm_info(nic_link.set_link(self._driver, vm_id, request.mac, request.up, job)),
+        )
+
+    def ReadVmAddresses(
+        self, request: vm_pb2.ReadVmAddressesRequest, context: grpc.ServicerContext
+    ) -> vm_pb2.ReadVmAddressesResponse:
+        found = addresses.read(self._driver, convert.uuid_field(request.vm_id, "vm_id"))
+        return vm_pb2.ReadVmAddressesResponse(addresses=map(convert.seen_address, found))
 
     def ResizeVm(self, request: vm_pb2.ResizeVmRequest, context: grpc.ServicerContext) -> Updates:
         vm_id, size = convert.uuid_field(request.vm_id, "vm_id"), convert.vm_size(request)

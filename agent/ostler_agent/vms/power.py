@@ -95,6 +95,8 @@ def _check_supported(driver: Hypervisor, spec: VmSpec) -> None:
         need(driver, Function.UEFI)
     if spec.nics:
         need(driver, Function.NICS)
+    if any(nic.link_down for nic in spec.nics):
+        need(driver, Function.NIC_LINK)
     if any(nic.filter for nic in spec.nics):
         need(driver, Function.NIC_FILTER)
     if spec.extra:

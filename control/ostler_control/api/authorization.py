@@ -221,6 +221,7 @@ TABLE: Mapping[str, frozenset[Role]] = {
             "ReinstallVm": _USERS,
             "AddNic": _USERS,
             "RemoveNic": _USERS,
+            "SetNicLink": _USERS,
             "FindHosts": _ADMINS,
             "Console": _USERS,
             "ReadConsoleLog": _USERS,

@@ -68,7 +68,11 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
 
     def GetVm(self, request: pb.GetVmRequest, context: grpc.ServicerContext) -> pb.Vm:
         caller = caller_of(context)
-        return convert_vms.vm(resolve(Vm, request.vm, "vm", caller=caller), caller)
+        row = resolve(Vm, request.vm, "vm", caller=caller)
+        found = convert_vms.vm(row, caller)
+        if request.read_addresses:
+            found.seen_addresses.extend(vms.read_addresses(self._agents, row))
+        return found
 
     def ListVms(self, request: pb.ListVmsRequest, context: grpc.ServicerContext) -> pb.ListVmsResponse:
         caller = caller_of(context)
@@ -171,6 +175,11 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         caller = caller_of(context)
         row = resolve(Vm, request.vm, "vm", caller=caller)
         return start_operation(caller, request, lambda: vms.remove_nic(row, request.mac, caller.actor))
+
+    def SetNicLink(self, request: pb.SetNicLinkRequest, context: grpc.ServicerContext) -> LongRunning:
+        caller = caller_of(context)
+        row = resolve(Vm, request.vm, "vm", caller=caller)
+        return start_operation(caller, request, lambda: vms.set_link(row, request.mac, request.up, caller.actor))
 
     def FindHosts(self, request: pb.FindHostsRequest, context: grpc.ServicerContext) -> pb.FindHostsResponse:
         row = resolve(Vm, request.vm, "vm", caller=caller_of(context))

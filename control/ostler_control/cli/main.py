@@ -24,7 +24,7 @@ COMMANDS = {
     "template": "Templates: disk images to create VMs from.",
     "userdata": "User data, which cloud-init in guests reads at boot.",
     "vm": "Virtual machines: create, start, migrate, console.",
-    "nic": "Network interfaces of VMs: add, remove.",
+    "nic": "Network interfaces of VMs: add, remove, link.",
     "affinity": "Affinity groups: VMs to keep together or apart, or on some hosts or off them.",
     "volume": "Volumes: create, grow, attach, encrypt.",
     "snapshot": "Volume snapshots: create, revert, schedule.",

@@ -146,3 +146,10 @@ class Nic(BaseModel):
 
     class Meta:
         indexes = ((("vm", "position"), True),)
+
+
+class NicDown(BaseModel):
+    """A network interface whose link is down; one without a row has its link up."""
+
+    nic = ForeignKeyField(Nic, unique=True, on_delete="CASCADE")
+    nic_id: str

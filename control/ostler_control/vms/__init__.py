@@ -4,11 +4,13 @@ Every request function here (`create`, `start`, ...) works within the caller's t
 claims capacity, and gives the operation that was recorded; nothing else happens before that transaction has committed.
 """
 
+from ostler_control.vms.addresses import read_addresses
 from ostler_control.vms.adopt import NewVmAdoption, adopt, inspect_vm
 from ostler_control.vms.create import create
 from ostler_control.vms.delete import delete
 from ostler_control.vms.find import find_hosts
 from ostler_control.vms.migrate import migrate
+from ostler_control.vms.nic_links import set_link
 from ostler_control.vms.nics import add_nic, remove_nic
 from ostler_control.vms.reboot import reboot
 from ostler_control.vms.reinstall import reinstall
@@ -31,11 +33,13 @@ __all__ = [
     "find_hosts",
     "inspect_vm",
     "migrate",
+    "read_addresses",
     "reboot",
     "reinstall",
     "remove_nic",
     "resize",
     "resolve_stranded",
+    "set_link",
     "start",
     "stop",
     "unmanage",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ostler.agent.v1 import vm_pb2 as agent_pb2
-from ostler_common.errors import FailedPreconditionError, NotFoundError
+from ostler_common.errors import FailedPreconditionError
 from ostler_common.hypervisors import Function
 from peewee import fn
 
@@ -21,7 +21,7 @@ from ostler_control.networks.needs import needs_of
 from ostler_control.operations import Run, Undo, lock_row, record_operation, workflow
 from ostler_control.userdata import addressing
 from ostler_control.vms import wire
-from ostler_control.vms.rows import set_attention
+from ostler_control.vms.rows import find_nic, set_attention
 from ostler_control.vms.wanted import NewNic, check_count, check_nic
 from ostler_control.volumes.rows import running_host
 
@@ -72,11 +72,7 @@ def remove_nic(vm: Vm, mac: str, user: str) -> Operation:
     """
     vm = lock_row(vm)
     host = running_host(vm)
-    nic = Nic.get_or_none((Nic.vm == vm) & (Nic.mac == mac.lower()))
-    if nic is None:
-        raise NotFoundError(
-            f"VM {vm.name} has no network interface {mac} (ostler vm show {vm.name})", "NIC_NOT_FOUND", {"vm": vm.id}
-        )
+    nic = find_nic(vm, mac)
     if host is not None:
         rules.need(Function.NIC_HOT_PLUG, host)
     return record_operation("vm.remove-nic", vm, user, NicInputs(nic.id, nic.mac, host.id if host else ""))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from ostler_common.errors import FailedPreconditionError
+from collections.abc import Iterable
+
+from ostler_common.errors import FailedPreconditionError, NotFoundError
 
 from ostler_control.database import session, transaction
 from ostler_control.hosts.rows import is_up, silent
-from ostler_control.models import Host, Network, Nic, Vm, VmSighting, VmState, Volume, now
+from ostler_control.models import Host, Network, Nic, NicDown, Vm, VmSighting, VmState, Volume, now, tuples
 
 
 def load(vm_id: str) -> Vm:
@@ -25,6 +27,24 @@ def nics_of(vm_id: str) -> list[Nic]:
     """A VM's network interfaces with their networks, in order."""
     with session():
         return list(Nic.select(Nic, Network).join(Network).where(Nic.vm == vm_id).order_by(Nic.position))
+
+
+def down_of(nic_ids: Iterable[str]) -> set[str]:
+    """Those of these interfaces whose link is down."""
+    query = NicDown.select(NicDown.nic).where(NicDown.nic.in_(list(nic_ids)))
+    return {nic_id for (nic_id,) in tuples(query, tuple[str])}
+
+
+def find_nic(vm: Vm, mac: str) -> Nic:
+    """A VM's network interface. Raises NotFoundError NIC_NOT_FOUND."""
+    nic = Nic.get_or_none((Nic.vm == vm) & (Nic.mac == mac.lower()))
+    if nic is None:
+        raise NotFoundError(
+            f"VM {vm.name} has no network interface {mac[:40]} (ostler vm show {vm.name})",
+            "NIC_NOT_FOUND",
+            {"vm": vm.id},
+        )
+    return nic
 
 
 def set_state(vm_id: str, state: VmState, **values: object) -> None:

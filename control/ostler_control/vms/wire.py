@@ -15,7 +15,7 @@ from ostler_control.models import Vm, Volume
 from ostler_control.userdata import addressing, vm_user_data
 from ostler_control.userdata.seed import DHCP
 from ostler_control.vms import driver_details, extra_configs
-from ostler_control.vms.rows import disks_of, nics_of
+from ostler_control.vms.rows import disks_of, down_of, nics_of
 from ostler_control.volumes import wire
 
 FIRMWARES = {"bios": vm_pb2.FIRMWARE_BIOS, "uefi": vm_pb2.FIRMWARE_UEFI}
@@ -72,6 +72,7 @@ def nics(vm_id: str) -> list[vm_pb2.NicSpec]:
     with session():
         rows = nics_of(vm_id)
         static = addressing.of_nics(nic.id for nic in rows)
+        down = down_of(nic.id for nic in rows)
     return [
         vm_pb2.NicSpec(
             mac=nic.mac,
@@ -81,6 +82,7 @@ def nics(vm_id: str) -> list[vm_pb2.NicSpec]:
             mtu=nic.network.mtu,
             filter=nic.network.spoof_filter,
             addresses=[address.partition("/")[0] for address in static.get(nic.id, DHCP).addresses],
+            link_down=nic.id in down,
         )
         for nic in rows
     ]

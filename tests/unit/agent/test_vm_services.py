@@ -16,7 +16,7 @@ from ostler.agent.v1 import host_pb2, host_pb2_grpc, vm_pb2, vm_pb2_grpc
 from ostler.types.v1 import job_pb2, volume_pb2
 from ostler.types.v1 import vm_pb2 as types_pb2
 from ostler_agent.capabilities import Capabilities, HypervisorFacts, Probe
-from ostler_agent.hypervisors.base import MigrationOutcome, VmEvent, VmEventKind, VmSample
+from ostler_agent.hypervisors.base import AddressSource, MigrationOutcome, SeenAddress, VmEvent, VmEventKind, VmSample
 from ostler_agent.hypervisors.libvirt.info import INFO
 from ostler_agent.jobs import JobContext, Jobs
 from ostler_agent.journal import Journal, Record, digest
@@ -29,6 +29,7 @@ from ostler_agent.spec import PowerState, Provisioning, VolumeRef
 from ostler_common import channel
 from ostler_common.errors import NotFoundError, OstlerError, from_rpc_error, from_status
 from ostler_common.identity import Identity, Kind
+from ostler_common.seen_addresses import MAX_SEEN_ADDRESSES
 from ostler_common.server import serve
 from ostler_common.tls import server_credentials
 
@@ -209,6 +210,35 @@ def test_trust_is_handed_on(agent: Agent) -> None:
 # -- VMs
 
 
+def test_what_a_guest_claims_of_its_addresses_is_checked(agent: Agent) -> None:
+    mac = "52:54:00:00:00:01"
+    agent.driver.claims = [
+        SeenAddress(one, address, AddressSource.NEIGHBOR_TABLE)
+        for one, address in (
+            (mac.upper(), "192.0.2.7"),
+            (mac, "192.0.2.7"),
+            (mac, "2001:DB8:0::7"),
+            (mac, "::1"),
+            (mac, "0.0.0.0"),
+            (mac, "fe80::5054:ff:fe00:1"),
+            (mac, "224.0.0.1"),
+            (mac, "192.0.2.8; reboot"),
+            (mac, "1" * 100_000),
+            ("no address", "192.0.2.9"),
+        )
+    ]
+    found = agent.vms.ReadVmAddresses(vm_pb2.ReadVmAddressesRequest(vm_id=VM)).addresses
+    neighbor = types_pb2.SeenAddress.NEIGHBOR_TABLE
+    assert [(seen.mac, seen.address, seen.source) for seen in found] == [
+        (mac, "192.0.2.7", neighbor),
+        (mac, "2001:db8::7", neighbor),
+    ]
+    agent.driver.claims = [
+        SeenAddress(mac, f"10.0.{n // 256}.{n % 256}", AddressSource.GUEST_AGENT) for n in range(1, 70_00)
+    ]
+    assert len(agent.vms.ReadVmAddresses(vm_pb2.ReadVmAddressesRequest(vm_id=VM)).addresses) == MAX_SEEN_ADDRESSES
+
+
 def test_a_vm_by_way_of_jobs(agent: Agent) -> None:
     (agent.root / VOLUME).write_bytes(qcow2())
     started = vm_pb2.StartVmRequest(operation=operation(), spec=spec())
@@ -224,11 +254,13 @@ def test_a_vm_by_way_of_jobs(agent: Agent) -> None:
     size = {"cpus": 2, "memory_bytes": 256 << 20}
     resized = last(agent.vms.ResizeVm(vm_pb2.ResizeVmRequest(operation=operation(), vm_id=VM, **size)))
     assert (resized.vm.cpus, resized.vm.memory_bytes) == (2, 256 << 20)
+    linked = vm_pb2.SetNicLinkRequest(operation=operation(), vm_id=VM, mac="52:54:00:00:00:01", up=False)
+    assert last(agent.vms.SetNicLink(linked)).state == State.SUCCEEDED
     last(agent.vms.RebootVm(vm_pb2.RebootVmRequest(operation=operation(), vm_id=VM, hard=True)))
     stopped = last(agent.vms.StopVm(vm_pb2.StopVmRequest(operation=operation(), vm_id=VM, timeout_s=10)))
     assert stopped.vm.power_state == types_pb2.POWER_STATE_STOPPED
     last(agent.vms.DeleteVm(vm_pb2.DeleteVmRequest(operation=operation(), vm_id=VM)))
-    assert agent.driver.done == ["start", "resize", "reset", "shut_down", "delete"]
+    assert agent.driver.done == ["start", "resize", "set_nic_link", "reset", "shut_down", "delete"]
     assert agent.vms.GetVm(vm_pb2.GetVmRequest(vm_id=VM)).power_state == types_pb2.POWER_STATE_ABSENT
 
 

@@ -97,7 +97,7 @@ def test_show_has_every_section(control: Control, ostler: Ostler) -> None:
     text = ostler("vm", "show", "web-1").stdout
     assert ["firmware", "uefi"] in rows(text)
     assert ["vda", "web-1-root", "10 GiB", "yes", "shared"] in rows(text)
-    assert ["52:54:00:12:34:56", "br0", "virtio", "-"] in rows(text)
+    assert ["52:54:00:12:34:56", "br0", "virtio", "up", "-"] in rows(text)
 
 
 def test_json_is_exact_and_whole(control: Control, ostler: Ostler) -> None:

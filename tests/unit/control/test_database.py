@@ -30,6 +30,7 @@ from ostler_control.models import (
     NetworkAccount,
     Nic,
     NicAddressing,
+    NicDown,
     OfferingDetail,
     OfferingMaximum,
     Priority,
@@ -76,6 +77,7 @@ FROZEN = {
     "0019_maximum_sizes": "be622ac71665649655d9f2012ccbee546e0b8fafc7239530f48e058b5a0c2048",
     "0020_kvm_imports": "4578a9a1e47dce3a88ace3421f391647678ec199ea17a8403b58c7a64528371b",
     "0021_kvm_tls": "e967a09df10bc6dfdd1974b542e4cf24046e8157fc266ed2a521f2736bcf6e43",
+    "0021_nic_links": "360c8759cde5fc2e6d45400397042d225fd72d1e242ab2fd1baea43a7de46d49",
 }
 _OLD_VM = (
     "INSERT INTO zone (id, create_time, name) VALUES ('z', '2026-01-01', 'zone')",
@@ -406,6 +408,22 @@ def test_hosts_may_be_switched_off(tmp_path: Path) -> None:
             assert [(row.host.name, row.state) for row in HostPower.select()] == [("h1", "switching_off")]
             Host.delete().where(Host.id == "h").execute()
             assert HostPower.select().count() == 0
+
+
+def test_interfaces_get_links(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0020_kvm_imports")
+            for statement in _OLD_VM:
+                db.execute_sql(statement)
+        assert "0021_nic_links" in database.migrate()
+        with database.session():
+            network = Network.create(name="lan", zone="z", bridge="br0")
+            nic = Nic.create(vm="v", position=0, mac="52:54:00:00:00:01", network=network)
+            NicDown.create(nic=nic)
+            assert [row.nic.mac for row in NicDown.select()] == ["52:54:00:00:00:01"]
+            Vm.delete().where(Vm.id == "v").execute()
+            assert NicDown.select().count() == 0
 
 
 def test_migrating_again_does_nothing(fresh_database: str) -> None:

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from ostler.types.v1.vm_pb2 import SeenAddress
 from ostler_common.errors import FailedPreconditionError, OstlerError
 from ostler_control import vms
-from ostler_control.models import Host, HostFunction, Network, Nic, NicAddressing, Vm, Zone
+from ostler_control.models import Host, HostFunction, Network, Nic, NicAddressing, NicDown, Vm, Zone
 from ostler_control.operations import Engine
 from ostler_control.userdata.seed import Addressing
+from ostler_control.vms import read_addresses
 
 from tests import databases
 from tests.fakes.working_agent import Fault
@@ -38,6 +40,14 @@ class Place:
 
     def remove(self, mac: str) -> tuple[str, str]:
         return outcome(self.engine, self.site.record(lambda: vms.remove_nic(self.vm, mac, "alice")))
+
+    def set_link(self, mac: str, up: bool) -> tuple[str, str]:
+        return outcome(self.engine, self.site.record(lambda: vms.set_link(self.vm, mac, up, "alice")))
+
+    def links(self) -> list[bool]:
+        """Whether each is up, as its row says."""
+        down = {row.nic_id for row in NicDown.select()}
+        return [nic.id not in down for nic in Nic.select().order_by(Nic.position)]
 
     def macs(self) -> list[str]:
         return [nic.mac for nic in Nic.select().order_by(Nic.position)]
@@ -142,3 +152,56 @@ def test_an_addition_that_cannot_be_undone_keeps_its_row_and_says_so(running: Pl
     host.faults.clear()
     assert running.remove(second) == OK
     assert running.plugged() == running.macs()
+
+
+def test_a_link_goes_down_and_stays_down_until_it_is_set_up(place: Place) -> None:
+    [mac] = place.macs()
+    for up in (False, False, True, False):
+        assert place.set_link(mac.upper(), up) == OK
+        assert place.links() == [up]
+    if not place.vm.host_id:
+        assert outcome(place.engine, place.site.record(lambda: vms.start(place.vm, "alice"))) == OK
+    host = Host.get_by_id(place.vm.host_id)
+    [nic] = place.site.hosts[host.name].vms[place.vm.id].spec.nics
+    assert nic.link_down
+    assert reason(lambda: place.set_link("52:54:00:ff:ff:ff", False)) == "NIC_NOT_FOUND"
+
+
+def test_a_link_that_fails_to_change_is_as_before(running: Place) -> None:
+    [mac] = running.macs()
+    host = running.site.hosts[Host.get_by_id(running.vm.host_id).name]
+    host.fail("SetNicLink", Fault(FailedPreconditionError("no", "NO_WAY"), before=False))
+    assert running.set_link(mac, False) == ("failed", "NO_WAY")
+    assert running.links() == [True]
+    assert not host.vms[running.vm.id].spec.nics[0].link_down
+    assert running.vm.attention == ""
+    host.fail("SetNicLink", Fault(FailedPreconditionError("no", "NO_WAY"), before=False, times=2))
+    assert running.set_link(mac, False) == ("failed", "NO_WAY")
+    assert f"the link of interface {mac} may be other than shown" in running.vm.attention
+
+
+def test_links_need_a_driver_that_has_them(running: Place) -> None:
+    Host.update(functions="nics").execute()
+    assert reason(lambda: running.set_link(running.macs()[0], False)) == "FUNCTION_NOT_SUPPORTED"
+
+
+def test_only_usable_addresses_of_the_vms_own_interfaces_are_shown(running: Place) -> None:
+    [mac] = running.macs()
+    host = running.site.hosts[Host.get_by_id(running.vm.host_id).name]
+    agent = SeenAddress.GUEST_AGENT
+    claims = [
+        (mac, "192.0.2.7"),
+        (mac, "2001:DB8::7"),
+        (mac, "127.0.0.1"),
+        (mac, "fe80::1"),
+        (mac, "\x1b[31m192.0.2.8"),
+        (mac, "9" * 5000),
+        ("52:54:00:00:00:99", "192.0.2.9"),
+        ("", ""),
+    ]
+    host.claims = [SeenAddress(mac=one, address=address, source=agent) for one, address in claims]
+    assert [seen.address for seen in read_addresses(running.engine.agents, running.vm)] == ["192.0.2.7", "2001:db8::7"]
+    host.claims = [SeenAddress(mac=mac, address=f"198.51.100.{n}", source=agent) for n in range(200)]
+    assert len(read_addresses(running.engine.agents, running.vm)) == 64
+    running.site.silence(host.name)
+    assert read_addresses(running.engine.agents, running.vm) == []

@@ -20,6 +20,7 @@ from ostler_agent.hypervisors.base import (
     MirrorState,
     Paths,
     Progress,
+    SeenAddress,
     VmEventKind,
     VmSample,
 )
@@ -29,6 +30,7 @@ from ostler_agent.hypervisors.libvirt import (
     backup,
     devices,
     domains,
+    guest_addresses,
     inventory,
     migrate,
     mirror,
@@ -152,6 +154,13 @@ class LibvirtDriver:
 
     def detach_nic(self, vm_id: str, mac: str, timeout_s: float, progress: Progress) -> None:
         nic_devices.detach(self._session, vm_id, mac, timeout_s, progress)
+
+    def set_nic_link(self, vm_id: str, mac: str, up: bool) -> None:
+        with self._session.locks.hold(vm_id):
+            nic_devices.set_link(self._session, vm_id, mac, up)
+
+    def guest_addresses(self, vm_id: str) -> list[SeenAddress]:
+        return guest_addresses.read(self._session, vm_id)
 
     def resize(self, vm_id: str, cpus: int, memory_bytes: int) -> None:
         with self._session.locks.hold(vm_id):

@@ -6,7 +6,7 @@ import time
 from xml.etree import ElementTree
 
 import libvirt
-from ostler_common.errors import DeadlineExceededError, FailedPreconditionError
+from ostler_common.errors import DeadlineExceededError, FailedPreconditionError, NotFoundError
 
 from ostler_agent.hypervisors.base import Progress
 from ostler_agent.hypervisors.libvirt import domains, filters, inventory
@@ -50,6 +50,19 @@ def detach(session: Session, vm_id: str, mac: str, timeout_s: float, progress: P
             configured = _interface_or_none(domain, mac, libvirt.VIR_DOMAIN_XML_INACTIVE)
             if configured is not None:
                 domain.detachDeviceFlags(to_text(configured), _CONFIG)
+
+
+def set_link(session: Session, vm_id: str, mac: str, up: bool) -> None:
+    """Sets the link of an interface, in the guest and in the definition. The caller holds the VM's lock."""
+    domain = domains.get_active(session, vm_id)
+    with translated(f"setting the link of interface {mac} of VM {vm_id}"):
+        for xml_flags, flags in ((libvirt.VIR_DOMAIN_XML_INACTIVE, _CONFIG), (0, _LIVE)):
+            item = _interface_or_none(domain, mac, xml_flags)
+            if item is None and flags == _LIVE:
+                raise NotFoundError(f"VM {vm_id} has no interface {mac}", "NIC_NOT_FOUND", {"vm": vm_id, "mac": mac})
+            if item is not None and nics.is_link_down(item) is up:
+                nics.set_link(item, up)
+                domain.updateDeviceFlags(to_text(item), flags)
 
 
 def _detach_live(

@@ -34,6 +34,7 @@ from ostler_control.scheduling import affinity
 from ostler_control.userdata import addressing
 from ostler_control.userdata.seed import DHCP
 from ostler_control.vms import descriptions, details
+from ostler_control.vms.rows import down_of
 
 
 def vms(rows: Sequence[Vm], caller: Caller) -> list[vm_pb2.Vm]:
@@ -57,6 +58,7 @@ def vms(rows: Sequence[Vm], caller: Caller) -> list[vm_pb2.Vm]:
     nics: defaultdict[str, list[vm_pb2.VmNic]] = defaultdict(list)
     interfaces = list(Nic.select(Nic, Network).join(Network).where(Nic.vm.in_(ids)).order_by(Nic.position))
     static = addressing.of_nics(nic.id for nic in interfaces)
+    down = down_of(nic.id for nic in interfaces)
     for nic in interfaces:
         own = static.get(nic.id, DHCP)
         nics[nic.vm_id].append(
@@ -67,6 +69,7 @@ def vms(rows: Sequence[Vm], caller: Caller) -> list[vm_pb2.Vm]:
                 addresses=own.addresses,
                 gateways=own.gateways,
                 nameservers=own.nameservers,
+                link_down=nic.id in down,
             )
         )
 

@@ -15,7 +15,7 @@ from ostler_control.cli.options import CallOptions, operation_options
 
 @click.group(cls=Noun)
 def command() -> None:
-    """Network interfaces of VMs: add, remove."""
+    """Network interfaces of VMs: add, remove, link."""
 
 
 @command.command("add")
@@ -53,3 +53,24 @@ def remove(app: App, vm: str, mac: str, call: CallOptions) -> None:
     """
     request = pb.RemoveNicRequest(request_id=call.request_id, vm=vm, mac=mac, validate_only=call.dry_run)
     finish(app, app.client.vms.RemoveNic(request), VIEW, pb.Vm(), call)
+
+
+@command.command("link")
+@click.argument("vm", type=VM)
+@click.argument("mac")
+@click.argument("state", type=click.Choice(["up", "down"]))
+@operation_options()
+@pass_app
+def link(app: App, vm: str, mac: str, state: str, call: CallOptions) -> None:
+    """Sets an interface's link up or down, also while the VM runs.
+
+    The guest of a link that is down sees an interface without a cable. It stays down through restarts and migrations.
+
+    \b
+    Example:
+      ostler nic link web-1 52:54:00:12:34:56 down
+    """
+    request = pb.SetNicLinkRequest(
+        request_id=call.request_id, vm=vm, mac=mac, up=state == "up", validate_only=call.dry_run
+    )
+    finish(app, app.client.vms.SetNicLink(request), VIEW, pb.Vm(), call)

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 from google.protobuf.field_mask_pb2 import FieldMask
 from ostler.control.v1 import vm_pb2 as pb
+from ostler.types.v1 import vm_pb2 as types
 
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
@@ -45,8 +46,22 @@ def _volumes(vm: pb.Vm) -> Sequence[Sequence[str]]:
 
 
 def _nics(vm: pb.Vm) -> Sequence[Sequence[str]]:
-    rows = [(n.mac, n.network, n.model or "virtio", text.joined(n.addresses)) for n in vm.nics]
-    return [("mac", "network", "model", "addresses"), *rows]
+    rows = [
+        (n.mac, n.network, n.model or "virtio", "down" if n.link_down else "up", text.joined(n.addresses))
+        for n in vm.nics
+    ]
+    return [("mac", "network", "model", "link", "addresses"), *rows]
+
+
+def _seen_addresses(vm: pb.Vm) -> Sequence[Sequence[str]]:
+    rows = [(a.address, a.mac, _SOURCES.get(a.source, "unknown")) for a in vm.seen_addresses]
+    return [("address", "mac", "according to"), *rows]
+
+
+_SOURCES = {
+    types.SeenAddress.GUEST_AGENT: "guest agent",
+    types.SeenAddress.NEIGHBOR_TABLE: "neighbor table of its host",
+}
 
 
 def _detail_rows(vm: pb.Vm) -> Sequence[Sequence[str]]:
@@ -91,7 +106,12 @@ VIEW = View[pb.Vm](
         ("created", lambda v: text.when(v, "create_time")),
         ("id", lambda v: v.id),
     ],
-    sections=[Section("Disks", _volumes), Section("Network", _nics), Section("Details", _detail_rows)],
+    sections=[
+        Section("Disks", _volumes),
+        Section("Network", _nics),
+        Section("Addresses that the guest claims", _seen_addresses),
+        Section("Details", _detail_rows),
+    ],
 )
 CANDIDATES = View[pb.FindHostsResponse.Candidate](
     "candidate",
@@ -266,7 +286,7 @@ def show(app: App, vm: str, output: str) -> None:
     Example:
       ostler vm show web-1
     """
-    print_one(VIEW, app.client.vms.GetVm(pb.GetVmRequest(vm=vm)), output)
+    print_one(VIEW, app.client.vms.GetVm(pb.GetVmRequest(vm=vm, read_addresses=True)), output)
 
 
 @command.command("update")

@@ -35,9 +35,33 @@ def nic(spec: NicSpec, vhost_user: VhostUser | None = None) -> Element:
         source,
         element("model", type=spec.model),
         element("mtu", size=str(spec.mtu)) if spec.mtu else None,
+        element("link", state="down") if spec.link_down else None,
         _filter(spec) if spec.filter else None,
         type="bridge" if vhost_user is None else "vhostuser",
     )
+
+
+def bridges(domain: Element) -> dict[str, str]:
+    """The bridge of each of a domain's interfaces that is on one, by MAC address."""
+    found = {}
+    for interface in domain.findall("devices/interface"):
+        mac, source = interface.find("mac"), interface.find("source")
+        if mac is not None and source is not None and source.get("bridge"):
+            found[mac.get("address", "").lower()] = source.get("bridge", "")
+    return found
+
+
+def is_link_down(interface: Element) -> bool:
+    """Whether the guest sees no cable."""
+    link = interface.find("link")
+    return link is not None and link.get("state") == "down"
+
+
+def set_link(interface: Element, up: bool) -> None:
+    """Sets the link's state in an interface's element."""
+    for old in interface.findall("link"):
+        interface.remove(old)
+    interface.append(element("link", state="up" if up else "down"))
 
 
 def _filter(spec: NicSpec) -> Element:

@@ -1,0 +1,62 @@
+"""IP addresses that guests are seen to use: from the guest agent where there is one, else from the neighbor table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+import libvirt
+
+from ostler_agent.hypervisors.base import AddressSource, SeenAddress
+from ostler_agent.hypervisors.libvirt import inventory
+from ostler_agent.hypervisors.libvirt.errors import translated
+from ostler_agent.hypervisors.libvirt.session import Session
+from ostler_agent.hypervisors.libvirt.xml import nics
+from ostler_agent.tools import neighbors
+
+AGENT_CHANNEL = "org.qemu.guest_agent.0"
+AGENT_TIMEOUT_S = 3
+
+
+def read(session: Session, vm_id: str) -> list[SeenAddress]:
+    """See `base.GuestAddresses`."""
+    with translated(f"reading the addresses of VM {vm_id}"):
+        domain = inventory.find(session.connect(), vm_id)
+        if domain is None or not inventory.is_active(domain):
+            return []
+        root = ElementTree.fromstring(domain.XMLDesc())
+        if has_agent(root):
+            try:
+                domain.agentSetResponseTimeout(AGENT_TIMEOUT_S)
+                return from_agent(domain.interfaceAddresses(libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT))
+            except libvirt.libvirtError:
+                pass  # it does not answer: the neighbor table may still know
+    bridges = nics.bridges(root)
+    return from_neighbors(neighbors.read(), bridges) if bridges else []
+
+
+def has_agent(domain: Element) -> bool:
+    """Whether a guest agent is connected."""
+    targets = domain.findall("devices/channel/target")
+    return any(item.get("name") == AGENT_CHANNEL and item.get("state") == "connected" for item in targets)
+
+
+# Any: libvirt's dictionaries, by the guest's names of its interfaces.
+def from_agent(interfaces: Mapping[str, Any]) -> list[SeenAddress]:
+    """What a guest agent answered. It names interfaces as it likes, also without a MAC address or addresses."""
+    return [
+        SeenAddress(str(interface.get("hwaddr") or ""), str(address.get("addr") or ""), AddressSource.GUEST_AGENT)
+        for interface in interfaces.values()
+        for address in interface.get("addrs") or ()
+    ]
+
+
+def from_neighbors(entries: Iterable[neighbors.Neighbor], bridges: Mapping[str, str]) -> list[SeenAddress]:
+    """What the host saw on the bridges of the VM's interfaces. bridges: by MAC address."""
+    return [
+        SeenAddress(entry.mac, entry.address, AddressSource.NEIGHBOR_TABLE)
+        for entry in entries
+        if bridges.get(entry.mac) == entry.device
+    ]
