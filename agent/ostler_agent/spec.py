@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from ostler_common.io_limits import NO_LIMITS, IoLimits
 from ostler_common.secret import Secret
 
 
@@ -92,12 +93,18 @@ class VolumeInfo:
 
 @dataclass(frozen=True)
 class DiskSpec:
-    """A disk of a VM; slot 0 is vda. serial: UUID that the guest sees as its serial number ("": the volume's id)."""
+    """A disk of a VM; slot 0 is vda.
+
+    serial: UUID that the guest sees as its serial number ("": the volume's id); ignore_discard: space that the guest
+    frees stays allocated.
+    """
 
     volume: VolumeRef
     slot: int
     boot: bool = False
     serial: str = ""
+    limits: IoLimits = NO_LIMITS
+    ignore_discard: bool = False
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,7 @@ DEADLINE_S: Mapping[tuple[str, str], int | None] = {
     ("ostler.agent.v1.VmService", "StartVm"): None,
     ("ostler.agent.v1.VmService", "StopVm"): None,
     ("ostler.agent.v1.VmService", "RebootVm"): None,
+    ("ostler.agent.v1.VmService", "LimitDisk"): None,
     ("ostler.agent.v1.VmService", "ResizeVm"): None,
     ("ostler.agent.v1.VmService", "SetNicLink"): None,
     ("ostler.agent.v1.VmService", "DeleteVm"): None,

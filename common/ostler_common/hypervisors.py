@@ -20,6 +20,7 @@ class Function(StrEnum):
     HOT_PLUG = "hot-plug"
     ONLINE_GROW = "online-grow"
     ONLINE_COPY = "online-copy"
+    IO_LIMITS = "io-limits"
     VOLUME_ENCRYPTION = "volume-encryption"
     DIRECT_DOWNLOAD = "direct-download"
     INSTANCE_CONVERSION = "instance-conversion"
@@ -49,6 +50,7 @@ _SUMMARIES = {
     Function.HOT_PLUG: "attaching and detaching volumes while the VM runs",
     Function.ONLINE_GROW: "growing a volume while its VM runs",
     Function.ONLINE_COPY: "copying and mirroring a volume while its VM runs",
+    Function.IO_LIMITS: "limiting the I/O of disks, also while the VM runs",
     Function.VOLUME_ENCRYPTION: "VMs with encrypted volumes",
     Function.DIRECT_DOWNLOAD: "downloading templates directly into a pool",
     Function.INSTANCE_CONVERSION: "converting guests of other hypervisors",

@@ -24,6 +24,7 @@ from ostler_agent.hypervisors.libvirt.addresses import check, own
 from ostler_agent.hypervisors.libvirt.info import INFO
 from ostler_agent.spec import DiskSpec, Key, NicSpec, PowerState, VmInfo, VmSpec, VolumeRef
 from ostler_common.errors import NotFoundError, OstlerError
+from ostler_common.io_limits import IoLimits
 
 
 @dataclass
@@ -138,6 +139,9 @@ class FakeHypervisor:
 
     def detach_nic(self, vm_id: str, mac: str, timeout_s: float, progress: Progress) -> None:
         self._do("detach_nic")
+
+    def limit_disk(self, vm_id: str, volume_id: str, limits: IoLimits) -> None:
+        self._do("limit_disk")
 
     def set_nic_link(self, vm_id: str, mac: str, up: bool) -> None:
         self._do("set_nic_link")

@@ -473,6 +473,15 @@ class FakeHost(
     ) -> vm_pb2.ReadVmAddressesResponse:
         return vm_pb2.ReadVmAddressesResponse(addresses=self.claims)
 
+    def LimitDisk(self, request: vm_pb2.LimitDiskRequest, context: grpc.ServicerContext) -> Iterator[job_pb2.JobUpdate]:
+        def work(job: JobContext) -> types_vm_pb2.VmInfo:
+            for disk in self._machine(request.vm_id).spec.disks:
+                if disk.volume.volume_id == request.volume_id:
+                    disk.limits.CopyFrom(request.limits)
+            return self._vm_info(request.vm_id)
+
+        return self._job("LimitDisk", "vm.limit-disk", request, context, work)
+
     def ResizeVm(self, request: vm_pb2.ResizeVmRequest, context: grpc.ServicerContext) -> Iterator[job_pb2.JobUpdate]:
         def work(job: JobContext) -> types_vm_pb2.VmInfo:
             spec = self._machine(request.vm_id).spec

@@ -52,6 +52,7 @@ KVM_ONLY = {
         "nic-hot-plug.running",
         "nic-link.running",
         "guest-addresses.unheard",
+        "io-limits.running",
         "adoption.hand-back",
         "adoption.unknown",
     ),

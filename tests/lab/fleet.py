@@ -227,6 +227,10 @@ class Fleet:
         request = volume_pb2.GrowVolumeRequest(request_id=fresh(), volume=name, size_bytes=size_mib * MIB)
         return self.api.volumes.GrowVolume(request)
 
+    def limit(self, name: str, limits: volume_types.IoLimits | None) -> lro.Operation:
+        request = volume_pb2.LimitVolumeRequest(request_id=fresh(), volume=name, limits=limits)
+        return self.api.volumes.LimitVolume(request)
+
     def attach(self, volume: str, vm: str) -> lro.Operation:
         return self.api.volumes.AttachVolume(volume_pb2.AttachVolumeRequest(request_id=fresh(), volume=volume, vm=vm))
 

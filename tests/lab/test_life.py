@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from ostler.control.v1 import key_pb2, label_pb2, offering_pb2, vm_pb2
-from ostler.types.v1 import volume_pb2
+from ostler.types.v1 import volume_pb2 as volume_types
 
 from tests.lab.fleet import LAN, MIB, PLAIN, SECRET, SHARED_POOL, Fleet, fresh, refused
 from tests.lab.host import wait_for
@@ -25,7 +27,7 @@ def test_the_disk_of_an_encrypted_vm_gives_nothing_away_and_that_of_a_plain_one_
     assert b"LUKS\xba\xbe" in secret
     assert MARKER.encode() in fleet.file(fleet.root_volume("plain")).read_bytes()
     volume = fleet.volume(fleet.root_volume(guest), read_file=True)
-    assert volume.encrypt_format == volume.file.encrypt_format == volume_pb2.ENCRYPT_FORMAT_LUKS
+    assert volume.encrypt_format == volume.file.encrypt_format == volume_types.ENCRYPT_FORMAT_LUKS
     fleet.delete_vm("plain")
 
 
@@ -172,6 +174,39 @@ def test_a_running_vm_loses_its_link_and_tells_its_address(fleet: Fleet, guest: 
         host.run("ip", "address", "delete", "192.0.2.1/24", "dev", BRIDGE)
     fleet.do(fleet.api.vms.RemoveNic(vm_pb2.RemoveNicRequest(request_id=fresh(), vm=guest, mac=mac)))
     assert not claimed()
+
+
+def test_a_disk_is_limited_while_the_guest_runs_and_gives_freed_space_back(fleet: Fleet, guest: str) -> None:
+    for name, no_discard in (("bronze", False), ("vault", True)):
+        limits = volume_types.IoLimits(iops=300, burst_iops=600, burst_s=9)
+        fleet.api.offerings.CreateDiskOffering(
+            offering_pb2.CreateDiskOfferingRequest(
+                request_id=fresh(), name=name, encrypt=True, limits=limits, ignore_discard=no_discard
+            )
+        )
+        fleet.do(fleet.create_volume(name, name, 64))
+        fleet.do(fleet.attach(name, guest))
+
+    def iops(device: str) -> str:
+        tuned = fleet.lab.host(fleet.vm(guest).host_name).virsh("blkdeviotune", fleet.vm(guest).id, device)
+        return str(re.findall(r"total_iops_sec *: (\d+)", tuned)[0])
+
+    assert (iops("vda"), iops("vdb"), iops("vdc")) == ("0", "300", "300")
+    for name, count in (("bronze", 200), (fleet.root_volume(guest), 100)):
+        fleet.do(fleet.limit(name, volume_types.IoLimits(iops=count)))
+    assert (iops("vda"), iops("vdb")) == ("100", "200")
+    with fleet.console(guest) as console:
+        for device in ("/dev/vdb", "/dev/vdc"):
+            console.run(f"dd if=/dev/zero of={device} bs=1M count=32 conv=fsync; blkdiscard {device}; echo O''K", "OK")
+    freed, kept = (fleet.file(name).stat().st_blocks * 512 for name in ("bronze", "vault"))
+    assert freed < 16 * MIB < 32 * MIB <= kept
+    fleet.do(fleet.migrate(guest, fleet.other_host(guest).name))
+    assert (iops("vda"), iops("vdb"), iops("vdc")) == ("100", "200", "300")
+    for name in ("bronze", "vault"):
+        fleet.do(fleet.detach(name))
+        fleet.do(fleet.delete_volume(name))
+    fleet.do(fleet.limit(fleet.root_volume(guest), None))
+    assert iops("vda") == "0"
 
 
 def test_an_encrypted_vm_moves_with_its_disk_between_hosts_that_share_nothing(fleet: Fleet) -> None:

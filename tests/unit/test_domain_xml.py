@@ -13,6 +13,7 @@ from ostler_agent.hypervisors.libvirt.xml.disks import DiskFile
 from ostler_agent.hypervisors.libvirt.xml.domain import domain_xml
 from ostler_agent.hypervisors.libvirt.xml.rewrite import for_destination
 from ostler_agent.spec import DiskFormat, DiskSpec, ExtraConfig, Firmware, Key, NicSpec, VhostUser, VmSpec, VolumeRef
+from ostler_common.io_limits import IoLimits
 
 GOLDEN = Path(__file__).parent / "golden"
 LOG = Path("/run/ostler/consoles/22222222-0000-4000-8000-000000000001.log")
@@ -35,6 +36,13 @@ CASES = {
     "plain": (spec(DiskSpec(volume(0), 0, boot=True)), "kvm"),
     "emulated": (spec(DiskSpec(volume(0), 0, boot=True)), "qemu"),
     "diskless": (spec(), "kvm"),
+    "limited": (
+        spec(
+            DiskSpec(volume(0), 0, boot=True, limits=IoLimits(500, 50 << 20, burst_iops=2000, burst_s=30)),
+            DiskSpec(volume(1), 1, limits=IoLimits(bytes_per_s=1 << 20), ignore_discard=True),
+        ),
+        "kvm",
+    ),
     "link-down": (spec(nics=(NicSpec("52:54:00:00:00:01", "br0", link_down=True),)), "kvm"),
     "growing": (
         replace(spec(DiskSpec(volume(0), 0, boot=True), cpus=2), max_cpus=4, max_memory_bytes=1 << 30),

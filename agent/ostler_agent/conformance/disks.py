@@ -8,11 +8,12 @@ from dataclasses import replace
 
 from ostler_common.errors import DeadlineExceededError
 from ostler_common.hypervisors import Function
+from ostler_common.io_limits import IoLimits
 from ostler_common.secret import new_passphrase
 
 from ostler_agent.conformance.assertions import SkippedError, refused, require
 from ostler_agent.conformance.bench import MIB, Bench, NeverCancelled, new_id
-from ostler_agent.hypervisors.base import GuestAddresses, NicHotPlug, NicLink
+from ostler_agent.hypervisors.base import DiskLimits, GuestAddresses, NicHotPlug, NicLink
 from ostler_agent.spec import DiskSpec, ExtraConfig, Firmware, Key, NicSpec, PowerState
 from ostler_agent.tools import iso, qemu_img
 
@@ -108,6 +109,23 @@ def grow(bench: Bench) -> None:
     bench.hypervisor.power_off(spec.vm_id)
     with refused("growing a stopped VM's disk", "VM_NOT_RUNNING"):
         grower.grow_disk(spec.vm_id, volume.volume_id, 32 * MIB)
+
+
+def limit_disk(bench: Bench) -> None:
+    """A VM starts with a limited disk; the limits of a running VM's disk change and end."""
+    hypervisor = bench.hypervisor
+    assert isinstance(hypervisor, DiskLimits)
+    limits = IoLimits(iops=200, bytes_per_s=8 * MIB, burst_iops=400, burst_bytes_per_s=16 * MIB, burst_s=10)
+    spec = bench.spec(bench.volume())
+    spec = bench.start(replace(spec, disks=(replace(spec.disks[0], limits=limits, ignore_discard=True),)))
+    volume_id = spec.disks[0].volume.volume_id
+    for wanted in (IoLimits(iops=100), limits, limits, IoLimits(bytes_per_s=4 * MIB), IoLimits(), IoLimits()):
+        hypervisor.limit_disk(spec.vm_id, volume_id, wanted)
+    with refused("limiting a disk that is not attached", "VOLUME_NOT_ATTACHED"):
+        hypervisor.limit_disk(spec.vm_id, new_id(), limits)
+    bench.hypervisor.power_off(spec.vm_id)
+    with refused("limiting a stopped VM's disk", "VM_NOT_RUNNING"):
+        hypervisor.limit_disk(spec.vm_id, volume_id, limits)
 
 
 def encryption(bench: Bench) -> None:

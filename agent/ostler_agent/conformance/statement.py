@@ -8,6 +8,7 @@ from ostler_common.config import ConfigError
 from ostler_common.driver_details import check_schema, check_values
 from ostler_common.errors import OstlerError
 from ostler_common.hypervisors import Function
+from ostler_common.io_limits import IoLimits
 
 from ostler_agent.conformance.assertions import CheckFailedError, SkippedError, refused, require
 from ostler_agent.conformance.bench import Bench, NeverCancelled
@@ -109,6 +110,13 @@ def unstated(bench: Bench) -> None:
         refusals += 1
         with refused("pressing a key", REFUSAL):
             keyboard.send_key(hypervisor, spec.vm_id, "enter")
+    if Function.IO_LIMITS not in stated.functions:
+        refusals += 1
+        limited = replace(stopped.disks[0], limits=IoLimits(iops=100))
+        with refused("a VM with a limited disk", REFUSAL):
+            power.start(hypervisor, bench.paths, replace(stopped, disks=(limited,)), progress)
+        with refused("limiting a running VM's disk", REFUSAL):
+            disks.limit(hypervisor, spec.vm_id, spec.disks[0].volume.volume_id, IoLimits(iops=100), progress)
     if Function.NIC_LINK not in stated.functions:
         refusals += 1
         with refused("the link of a running VM's interface", REFUSAL):

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from ostler_common.hypervisors import Function, not_supported
+from ostler_common.io_limits import IoLimits
 
 from ostler_agent.hypervisors.foreign import Adoption
 from ostler_agent.hypervisors.info import DriverInfo
@@ -230,6 +231,18 @@ class NicHotPlug(Protocol):
 
 
 @runtime_checkable
+class DiskLimits(Protocol):
+    """Optional part of a driver: `Function.IO_LIMITS`. `define`, `start` and `attach` obey `DiskSpec.limits`."""
+
+    def limit_disk(self, vm_id: str, volume_id: str, limits: IoLimits) -> None:
+        """Replaces the I/O limits of a running VM's disk, also in its definition. Idempotent.
+
+        They stay through a migration, and when the disk's data moves to another file. Raises FailedPreconditionError
+        VM_NOT_RUNNING, NotFoundError VOLUME_NOT_ATTACHED.
+        """
+
+
+@runtime_checkable
 class NicLink(Protocol):
     """Optional part of a driver: `Function.NIC_LINK`. `define` and `start` obey `NicSpec.link_down`."""
 
@@ -437,6 +450,7 @@ PARTS: Mapping[Function, type] = {
     Function.REBOOT: Reboot,
     Function.HOT_PLUG: HotPlug,
     Function.NIC_HOT_PLUG: NicHotPlug,
+    Function.IO_LIMITS: DiskLimits,
     Function.NIC_LINK: NicLink,
     Function.GUEST_ADDRESSES: GuestAddresses,
     Function.LIVE_RESIZE: LiveResize,

@@ -10,7 +10,7 @@ from ostler.agent.v1 import pool_pb2
 from ostler.agent.v1 import vm_pb2 as agent_vm_pb2
 from ostler.agent.v1 import volume_pb2 as agent_volume_pb2
 from ostler.types.v1 import vm_pb2, volume_pb2
-from ostler_common import xml_fragment
+from ostler_common import io_limits, xml_fragment
 from ostler_common.bridges import bridge_of
 from ostler_common.driver_details import MAX_FIELDS, MAX_LENGTH
 from ostler_common.errors import bad_field
@@ -206,7 +206,14 @@ def disk_spec(message: vm_pb2.DiskSpec, path: str = "disk") -> DiskSpec:
     if message.slot < 0:
         raise bad_field(f"{path}.slot", "must not be negative")
     serial = uuid_field(message.serial, f"{path}.serial") if message.serial else ""
-    return DiskSpec(volume_ref(message.volume, f"{path}.volume"), message.slot, message.boot, serial)
+    return DiskSpec(
+        volume_ref(message.volume, f"{path}.volume"),
+        message.slot,
+        message.boot,
+        serial,
+        io_limits.from_message(message.limits, f"{path}.limits"),
+        message.ignore_discard,
+    )
 
 
 def nic_spec(message: vm_pb2.NicSpec, path: str = "nic") -> NicSpec:

@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from ostler.agent.v1 import vm_pb2, vm_pb2_grpc
 from ostler.types.v1 import job_pb2
 from ostler.types.v1 import vm_pb2 as types_pb2
+from ostler_common import io_limits
 from ostler_common.errors import bad_field
 from ostler_common.hypervisors import Function
 
@@ -151,6 +152,17 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
     ) -> vm_pb2.ReadVmAddressesResponse:
         found = addresses.read(self._driver, convert.uuid_field(request.vm_id, "vm_id"))
         return vm_pb2.ReadVmAddressesResponse(addresses=map(convert.seen_address, found))
+
+    def LimitDisk(self, request: vm_pb2.LimitDiskRequest, context: grpc.ServicerContext) -> Updates:
+        vm_id = convert.uuid_field(request.vm_id, "vm_id")
+        volume_id = convert.uuid_field(request.volume_id, "volume_id")
+        limits = io_limits.from_message(request.limits)
+        return self._jobs.run(
+            request.operation,
+            "vm.limit-disk",
+            request,
+            lambda job: convert.vm_info(disks.limit(self._driver, vm_id, volume_id, limits, job)),
+        )
 
     def ResizeVm(self, request: vm_pb2.ResizeVmRequest, context: grpc.ServicerContext) -> Updates:
         vm_id, size = convert.uuid_field(request.vm_id, "vm_id"), convert.vm_size(request)

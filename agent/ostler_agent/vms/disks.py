@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from ostler_common.errors import FailedPreconditionError
 from ostler_common.hypervisors import Function
+from ostler_common.io_limits import IoLimits
 
-from ostler_agent.hypervisors.base import HotPlug, Hypervisor, Paths, Progress, Stated, need
+from ostler_agent.hypervisors.base import DiskLimits, HotPlug, Hypervisor, Paths, Progress, Stated, need
 from ostler_agent.preconditions import check_volume
 from ostler_agent.spec import DiskSpec, VmInfo
 
@@ -39,10 +40,24 @@ def detach(driver: Hypervisor, vm_id: str, volume_id: str, key_id: str | None, p
     return driver.vm(vm_id)
 
 
+def limit(driver: Hypervisor, vm_id: str, volume_id: str, limits: IoLimits, progress: Progress) -> VmInfo:
+    """Replaces the I/O limits of a running VM's disk. Idempotent.
+
+    Raises FailedPreconditionError FUNCTION_NOT_SUPPORTED, VM_NOT_RUNNING; NotFoundError VOLUME_NOT_ATTACHED.
+    """
+    need(driver, Function.IO_LIMITS)
+    assert isinstance(driver, DiskLimits)
+    progress.report("limiting the disk's I/O")
+    driver.limit_disk(vm_id, volume_id, limits)
+    return driver.vm(vm_id)
+
+
 def check_disk(driver: Stated, disk: DiskSpec) -> None:
     """Raises FailedPreconditionError FUNCTION_NOT_SUPPORTED, FORMAT_NOT_SUPPORTED."""
     if disk.volume.key:
         need(driver, Function.VOLUME_ENCRYPTION)
+    if disk.limits:
+        need(driver, Function.IO_LIMITS)
     if disk.volume.format not in driver.info.template_formats:
         raise FailedPreconditionError(
             f"hypervisors of type {driver.info.type} do not support disks of format {disk.volume.format}, only "

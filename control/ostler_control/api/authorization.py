@@ -243,6 +243,7 @@ TABLE: Mapping[str, frozenset[Role]] = {
             "RekeyVolume": _USERS,
             "EncryptVolume": _USERS,
             "MigrateVolume": _ADMINS,
+            "LimitVolume": _ADMINS,
             "ChangeVolumeOffering": _USERS,
             "CopyVolume": _USERS,
             "DownloadVolume": _USERS,

@@ -6,6 +6,7 @@ import grpc
 from ostler.control.v1 import offering_pb2 as pb
 from ostler.control.v1 import offering_pb2_grpc
 from ostler.types.v1 import volume_pb2
+from ostler_common import io_limits
 
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import core
@@ -82,15 +83,24 @@ class OfferingService(offering_pb2_grpc.OfferingServiceServicer):
         )
         format = from_enum(volume_pb2.DiskFormat, "DISK_FORMAT_", request.format, "format", default="qcow2")
 
+        limits = io_limits.from_message(request.limits)
+
         def make() -> DiskOffering:
             return offerings.create_disk(
-                request.name, request.size_bytes, request.encrypt, provisioning, format, caller.actor
+                request.name,
+                request.size_bytes,
+                request.encrypt,
+                provisioning,
+                format,
+                caller.actor,
+                limits,
+                request.ignore_discard,
             )
 
-        return core.disk_offering(once(DiskOffering, caller, request, make))
+        return core.disk_offerings([once(DiskOffering, caller, request, make)])[0]
 
     def GetDiskOffering(self, request: pb.GetDiskOfferingRequest, context: grpc.ServicerContext) -> pb.DiskOffering:
-        return core.disk_offering(resolve(DiskOffering, request.disk_offering, "disk_offering"))
+        return core.disk_offerings([resolve(DiskOffering, request.disk_offering, "disk_offering")])[0]
 
     def ListDiskOfferings(
         self, request: pb.ListDiskOfferingsRequest, context: grpc.ServicerContext
@@ -99,7 +109,7 @@ class OfferingService(offering_pb2_grpc.OfferingServiceServicer):
         if request.HasField("encrypt"):
             query = query.where(DiskOffering.encrypt == request.encrypt)
         found = page(query, DiskOffering, request)
-        rows = map(core.disk_offering, found.rows)
+        rows = core.disk_offerings(found.rows)
         return pb.ListDiskOfferingsResponse(disk_offerings=rows, next_page_token=found.next_page_token)
 
     def DeleteDiskOffering(

@@ -11,6 +11,7 @@ from google.longrunning.operations_pb2 import Operation as LongRunning
 from ostler.control.v1 import volume_pb2 as pb
 from ostler.control.v1 import volume_pb2_grpc
 from ostler.types.v1 import volume_pb2 as types_pb2
+from ostler_common import io_limits
 
 from ostler_control import volumes
 from ostler_control.agents import Agents
@@ -151,6 +152,12 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
         with transaction():
             changed = volumes.change_offering(row, offering, caller.actor, validate_only=request.validate_only)
         return convert_volumes.volume(changed, caller)
+
+    def LimitVolume(self, request: pb.LimitVolumeRequest, context: grpc.ServicerContext) -> LongRunning:
+        caller = caller_of(context)
+        row = resolve(Volume, request.volume, "volume", caller=caller)
+        limits = io_limits.from_message(request.limits) if request.HasField("limits") else None
+        return start_operation(caller, request, lambda: volumes.limit(row, limits, caller.actor))
 
     def CopyVolume(self, request: pb.CopyVolumeRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)

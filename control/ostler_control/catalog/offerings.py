@@ -6,10 +6,11 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
 from ostler_common.errors import AlreadyExistsError, bad_field
+from ostler_common.io_limits import NO_LIMITS, IoLimits
 from peewee import IntegrityError
 
 from ostler_control import database, events
-from ostler_control.catalog import driver_details
+from ostler_control.catalog import disk_io, driver_details
 from ostler_control.catalog.names import check_name
 from ostler_control.catalog.sizes import NO_SIZE, Size, set_maximum
 from ostler_control.extraconfig.dpdk import check_dpdk
@@ -60,7 +61,16 @@ def create_service(
         raise _taken("a service", name) from None
 
 
-def create_disk(name: str, size_bytes: int, encrypt: bool, provisioning: str, format: str, actor: str) -> DiskOffering:
+def create_disk(
+    name: str,
+    size_bytes: int,
+    encrypt: bool,
+    provisioning: str,
+    format: str,
+    actor: str,
+    limits: IoLimits = NO_LIMITS,
+    ignore_discard: bool = False,
+) -> DiskOffering:
     """Creates a disk offering; size_bytes 0: the user says. Raises AlreadyExistsError when the name is taken.
 
     provisioning: thin | sparse | thick; format: qcow2 | raw.
@@ -73,6 +83,7 @@ def create_disk(name: str, size_bytes: int, encrypt: bool, provisioning: str, fo
             offering: DiskOffering = DiskOffering.create(
                 name=name, size_bytes=size_bytes, encrypt=encrypt, provisioning=provisioning, format=format
             )
+            disk_io.add_to_offering(offering, limits, ignore_discard)
             events.done("disk_offering.create", actor, offering)
             return offering
     except IntegrityError:

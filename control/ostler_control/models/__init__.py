@@ -39,6 +39,7 @@ from ostler_control.models.places import Cluster, Host, HostFunction, Hypervisor
 from ostler_control.models.records import Event, EventChain, Operation, Replica, Request, SettingValue
 from ostler_control.models.storage import (
     DiskOffering,
+    DiskOfferingIo,
     Kek,
     Passphrase,
     Pool,
@@ -48,6 +49,7 @@ from ostler_control.models.storage import (
     Template,
     Volume,
     VolumeFile,
+    VolumeLimits,
 )
 from ostler_control.models.userdata import NicAddressing, TemplateUserData, UserData, VmUserData
 from ostler_control.states import (
@@ -83,8 +85,10 @@ ALL: tuple[type[BaseModel], ...] = (
     Passphrase,
     Template,
     DiskOffering,
+    DiskOfferingIo,
     Volume,
     VolumeFile,
+    VolumeLimits,
     SnapshotSchedule,
     Snapshot,
     ServiceOffering,
@@ -150,6 +154,7 @@ __all__ = [
     "Certificate",
     "Cluster",
     "DiskOffering",
+    "DiskOfferingIo",
     "DrsCondition",
     "DrsMove",
     "DrsPlan",
@@ -224,6 +229,7 @@ __all__ = [
     "Volume",
     "VolumeFile",
     "VolumeLabel",
+    "VolumeLimits",
     "VolumeState",
     "WarmImport",
     "Zone",

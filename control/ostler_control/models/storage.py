@@ -129,6 +129,19 @@ DiskOffering.add_index(
 )
 
 
+class DiskOfferingIo(BaseModel):
+    """What a disk offering says of I/O; one without a row: no limits, and discard passes. The fields of `IoLimits`."""
+
+    disk_offering = ForeignKeyField(DiskOffering, unique=True, on_delete="CASCADE")
+    disk_offering_id: str
+    iops = BigIntegerField(default=0)
+    bytes_per_s = BigIntegerField(default=0)
+    burst_iops = BigIntegerField(default=0)
+    burst_bytes_per_s = BigIntegerField(default=0)
+    burst_s = IntegerField(default=0)
+    ignore_discard = BooleanField(default=False)
+
+
 class Volume(BaseModel):
     """A disk.
 
@@ -169,6 +182,18 @@ class Volume(BaseModel):
     def create(cls, **query: object) -> Self:
         query.setdefault("id", new_id())
         return super().create(**{"file_id": query["id"], **query})
+
+
+class VolumeLimits(BaseModel):
+    """I/O limits that a volume has in place of those of its disk offering. The fields of `IoLimits`."""
+
+    volume = ForeignKeyField(Volume, unique=True, on_delete="CASCADE")
+    volume_id: str
+    iops = BigIntegerField(default=0)
+    bytes_per_s = BigIntegerField(default=0)
+    burst_iops = BigIntegerField(default=0)
+    burst_bytes_per_s = BigIntegerField(default=0)
+    burst_s = IntegerField(default=0)
 
 
 class VolumeFile(BaseModel):

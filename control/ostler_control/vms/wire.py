@@ -6,8 +6,10 @@ from collections.abc import Mapping
 
 from ostler.agent.v1 import vm_pb2 as agent_pb2
 from ostler.types.v1 import vm_pb2, volume_pb2
+from ostler_common.io_limits import to_message
 
 from ostler_control.agents import Agents, HostAddress
+from ostler_control.catalog import disk_io
 from ostler_control.catalog.sizes import maximum_of
 from ostler_control.database import session
 from ostler_control.keys import Keyring
@@ -35,6 +37,9 @@ def spec(vm: Vm, keys: Keyring | None, pools: Mapping[str, str] | None = None) -
 
     with session():
         most = maximum_of(vm)
+    disks = disks_of(vm.id)
+    with session():
+        io = disk_io.of_volumes(disks)
     return vm_pb2.VmSpec(
         vm_id=vm.id,
         name=vm.name,
@@ -42,8 +47,15 @@ def spec(vm: Vm, keys: Keyring | None, pools: Mapping[str, str] | None = None) -
         memory_bytes=vm.memory_bytes,
         firmware=FIRMWARES[vm.firmware],
         disks=[
-            vm_pb2.DiskSpec(volume=ref(volume), slot=volume.slot, boot=bool(volume.root), serial=volume.id)
-            for volume in disks_of(vm.id)
+            vm_pb2.DiskSpec(
+                volume=ref(volume),
+                slot=volume.slot,
+                boot=bool(volume.root),
+                serial=volume.id,
+                limits=to_message(io[volume.id].limits) if io[volume.id].limits else None,
+                ignore_discard=io[volume.id].ignore_discard,
+            )
+            for volume in disks
         ],
         nics=nics(vm.id),
         extra_config=extra_configs.to_wire(vm),

@@ -13,6 +13,7 @@ from ostler_control.volumes.download import download
 from ostler_control.volumes.exchange import encrypt, migrate
 from ostler_control.volumes.forget import forget
 from ostler_control.volumes.grow import grow
+from ostler_control.volumes.limit import limit
 from ostler_control.volumes.new_volume import NewVolume
 from ostler_control.volumes.offering import change_offering
 from ostler_control.volumes.rekey import rekey
@@ -36,6 +37,7 @@ __all__ = [
     "forget",
     "grow",
     "inspect_file",
+    "limit",
     "migrate",
     "rekey",
     "upload",

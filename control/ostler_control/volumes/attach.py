@@ -12,9 +12,11 @@ from ostler.agent.v1 import vm_pb2 as agent_pb2
 from ostler.types.v1 import vm_pb2
 from ostler_common.errors import FailedPreconditionError, PermissionDeniedError, ResourceExhaustedError
 from ostler_common.hypervisors import Function
+from ostler_common.io_limits import to_message
 from peewee import fn
 
-from ostler_control.database import transaction
+from ostler_control.catalog import disk_io
+from ostler_control.database import session, transaction
 from ostler_control.hosts.choose import check_host
 from ostler_control.hosts.rows import address_of, lacks_encryption
 from ostler_control.hypervisors import registry, rules
@@ -73,6 +75,8 @@ def _check_host(host: Host, volume: Volume) -> None:
     rules.need(Function.HOT_PLUG, host)
     if volume.passphrase_id:
         rules.need(Function.VOLUME_ENCRYPTION, host)
+    if disk_io.of_volume(volume).limits:
+        rules.need(Function.IO_LIMITS, host)
     formats = registry.split(host.template_formats)
     if formats and volume.format not in formats:
         raise format_not_supported(f"volume {volume.name}", volume.format, rules.name_of(host.hypervisor_type))
@@ -107,6 +111,8 @@ def _check_type(vm: Vm, volume: Volume) -> None:
         return
     if volume.format not in of_type.template_formats:
         raise format_not_supported(f"volume {volume.name}", volume.format, of_type.display_name)
+    if disk_io.of_volume(volume).limits:
+        rules.need_of_type(Function.IO_LIMITS, vm.hypervisor_type)
     if volume.passphrase_id:
         rules.need_of_type(Function.VOLUME_ENCRYPTION, vm.hypervisor_type)
 
@@ -162,7 +168,15 @@ def _detach(run: Run) -> None:
 
 def _attach_to_running(run: Run, inputs: AttachInputs) -> None:
     volume = load(run.resource_id)
-    disk = vm_pb2.DiskSpec(volume=wire.keyed_ref(volume, run.keys), slot=volume.slot, serial=volume.id)
+    with session():
+        io = disk_io.of_volume(volume)
+    disk = vm_pb2.DiskSpec(
+        volume=wire.keyed_ref(volume, run.keys),
+        slot=volume.slot,
+        serial=volume.id,
+        limits=to_message(io.limits) if io.limits else None,
+        ignore_discard=io.ignore_discard,
+    )
     request = agent_pb2.AttachVolumeRequest(operation=run.ref(), vm_id=inputs.vm_id, disk=disk)
     run.job(address_of(inputs.host_id), lambda agent: agent.vms.AttachVolume, request)
 

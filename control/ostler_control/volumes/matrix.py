@@ -32,6 +32,7 @@ class Operation(StrEnum):
     DOWNLOAD = "download"
     UPLOAD = "upload"
     TEMPLATE = "template"
+    LIMIT = "limit"
     REKEY = "rekey"
     REKEY_DEEP = "rekey-deep"
     ENCRYPT = "encrypt"
@@ -62,6 +63,7 @@ _COMMANDS = {
     Operation.DOWNLOAD: "volume download",
     Operation.UPLOAD: "volume upload",
     Operation.TEMPLATE: "template create",
+    Operation.LIMIT: "volume limit",
     Operation.REKEY: "volume rekey",
     Operation.REKEY_DEEP: "volume rekey --deep",
     Operation.ENCRYPT: "volume encrypt",

@@ -1,10 +1,13 @@
-"""Changing a volume's disk offering: only the label; neither its encryption, layout nor size."""
+"""Changing a volume's disk offering: the label and its I/O limits; neither its encryption, layout nor size."""
 
 from __future__ import annotations
 
 from ostler_common.errors import FailedPreconditionError
+from ostler_common.hypervisors import Function
 
 from ostler_control import events
+from ostler_control.catalog import disk_io
+from ostler_control.hypervisors import rules
 from ostler_control.models import DiskOffering, Volume, now
 from ostler_control.operations import lock_row
 from ostler_control.states import VmState
@@ -16,7 +19,10 @@ from ostler_control.volumes.rows import vm_of
 def change_offering(volume: Volume, offering: DiskOffering, actor: str, *, validate_only: bool = False) -> Volume:
     """Changes a volume's offering within the caller's transaction; returns its row. validate_only: changes nothing.
 
-    Raises FailedPreconditionError: VOLUME_STATE, ROOT_VOLUME, ENCRYPTION_MISMATCH, OFFERING_LAYOUT, OFFERING_SIZE.
+    A running VM has the new offering's I/O limits from its next start on, or as soon as `limit` applies them.
+
+    Raises FailedPreconditionError: VOLUME_STATE, ROOT_VOLUME, ENCRYPTION_MISMATCH, OFFERING_LAYOUT, OFFERING_SIZE,
+    FUNCTION_NOT_SUPPORTED.
     """
     volume = lock_row(volume)
     check_ready(volume)
@@ -50,6 +56,8 @@ def change_offering(volume: Volume, offering: DiskOffering, actor: str, *, valid
             "size or without a fixed size, or grow the volume first",
             "OFFERING_SIZE",
         )
+    if vm is not None and disk_io.of_offerings([offering.id]).get(offering.id, disk_io.DEFAULT).limits:
+        rules.need_of_type(Function.IO_LIMITS, vm.hypervisor_type)
     if validate_only:
         return volume
     Volume.update(disk_offering=offering, update_time=now()).where(Volume.id == volume.id).execute()

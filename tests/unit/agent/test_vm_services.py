@@ -256,11 +256,14 @@ def test_a_vm_by_way_of_jobs(agent: Agent) -> None:
     assert (resized.vm.cpus, resized.vm.memory_bytes) == (2, 256 << 20)
     linked = vm_pb2.SetNicLinkRequest(operation=operation(), vm_id=VM, mac="52:54:00:00:00:01", up=False)
     assert last(agent.vms.SetNicLink(linked)).state == State.SUCCEEDED
+    limits = volume_pb2.IoLimits(iops=100)
+    limited = vm_pb2.LimitDiskRequest(operation=operation(), vm_id=VM, volume_id=VOLUME, limits=limits)
+    assert last(agent.vms.LimitDisk(limited)).state == State.SUCCEEDED
     last(agent.vms.RebootVm(vm_pb2.RebootVmRequest(operation=operation(), vm_id=VM, hard=True)))
     stopped = last(agent.vms.StopVm(vm_pb2.StopVmRequest(operation=operation(), vm_id=VM, timeout_s=10)))
     assert stopped.vm.power_state == types_pb2.POWER_STATE_STOPPED
     last(agent.vms.DeleteVm(vm_pb2.DeleteVmRequest(operation=operation(), vm_id=VM)))
-    assert agent.driver.done == ["start", "resize", "set_nic_link", "reset", "shut_down", "delete"]
+    assert agent.driver.done == ["start", "resize", "set_nic_link", "limit_disk", "reset", "shut_down", "delete"]
     assert agent.vms.GetVm(vm_pb2.GetVmRequest(vm_id=VM)).power_state == types_pb2.POWER_STATE_ABSENT
 
 

@@ -8,11 +8,14 @@ from pathlib import Path
 import peewee
 import pytest
 from ostler_common.errors import FailedPreconditionError, InvalidArgumentError
+from ostler_common.io_limits import IoLimits
 from ostler_control import database
+from ostler_control.catalog import disk_io
 from ostler_control.events import verify
 from ostler_control.models import (
     ALL,
     Cluster,
+    DiskOfferingIo,
     DrsCondition,
     Event,
     Host,
@@ -43,6 +46,7 @@ from ostler_control.models import (
     VmPriority,
     VmRestart,
     VmSighting,
+    VolumeLimits,
     WarmImport,
     Zone,
     db,
@@ -78,6 +82,7 @@ FROZEN = {
     "0020_kvm_imports": "4578a9a1e47dce3a88ace3421f391647678ec199ea17a8403b58c7a64528371b",
     "0021_kvm_tls": "e967a09df10bc6dfdd1974b542e4cf24046e8157fc266ed2a521f2736bcf6e43",
     "0021_nic_links": "360c8759cde5fc2e6d45400397042d225fd72d1e242ab2fd1baea43a7de46d49",
+    "0022_io_limits": "f473b87786d9a9298e70c5a78a44daef761a6637c12705c4bc32c0e2a181df8e",
 }
 _OLD_VM = (
     "INSERT INTO zone (id, create_time, name) VALUES ('z', '2026-01-01', 'zone')",
@@ -424,6 +429,23 @@ def test_interfaces_get_links(tmp_path: Path) -> None:
             assert [row.nic.mac for row in NicDown.select()] == ["52:54:00:00:00:01"]
             Vm.delete().where(Vm.id == "v").execute()
             assert NicDown.select().count() == 0
+
+
+def test_offerings_and_volumes_get_io_limits(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0021_nic_links")
+            db.execute_sql(
+                "INSERT INTO disk_offering (id, create_time, name, size_bytes, encrypt, provisioning, format) "
+                "VALUES ('d', '2026-01-01', 'old', 0, 0, 'thin', 'raw')"
+            )
+        assert "0022_io_limits" in database.migrate()
+        with database.session():
+            assert disk_io.of_offerings(["d"]) == {}
+            DiskOfferingIo.create(disk_offering="d", iops=500)
+            assert disk_io.of_offerings(["d"]) == {"d": disk_io.DiskIo(IoLimits(iops=500))}
+            db.execute_sql("DELETE FROM disk_offering")
+            assert [model.select().count() for model in (DiskOfferingIo, VolumeLimits)] == [0, 0]
 
 
 def test_migrating_again_does_nothing(fresh_database: str) -> None:

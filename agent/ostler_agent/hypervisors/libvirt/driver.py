@@ -9,6 +9,7 @@ from typing import Any
 
 import libvirt
 import structlog
+from ostler_common.io_limits import IoLimits
 
 from ostler_agent.hypervisors.base import (
     Addresses,
@@ -29,6 +30,7 @@ from ostler_agent.hypervisors.libvirt import (
     adoption,
     backup,
     devices,
+    disk_limits,
     domains,
     guest_addresses,
     inventory,
@@ -154,6 +156,10 @@ class LibvirtDriver:
 
     def detach_nic(self, vm_id: str, mac: str, timeout_s: float, progress: Progress) -> None:
         nic_devices.detach(self._session, vm_id, mac, timeout_s, progress)
+
+    def limit_disk(self, vm_id: str, volume_id: str, limits: IoLimits) -> None:
+        with self._session.locks.hold(vm_id):
+            disk_limits.limit(self._session, vm_id, volume_id, limits)
 
     def set_nic_link(self, vm_id: str, mac: str, up: bool) -> None:
         with self._session.locks.hold(vm_id):

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from ostler.control.v1 import account_pb2, event_pb2, hypervisor_pb2, offering_pb2, zone_pb2
 from ostler.types.v1 import volume_pb2
+from ostler_common.io_limits import to_message
 
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.times import timestamp
 from ostler_control.caller import Caller
-from ostler_control.catalog import driver_details, quotas
+from ostler_control.catalog import disk_io, driver_details, quotas
 from ostler_control.catalog.offerings import extra_configs_of
 from ostler_control.catalog.sizes import maximums_of_offerings, size_of
 from ostler_control.events.verify import Verdict
@@ -103,7 +104,12 @@ def service_offerings(rows: Sequence[ServiceOffering], caller: Caller) -> list[o
     ]
 
 
-def disk_offering(row: DiskOffering) -> offering_pb2.DiskOffering:
+def disk_offerings(rows: Sequence[DiskOffering]) -> list[offering_pb2.DiskOffering]:
+    found = disk_io.of_offerings([row.id for row in rows])
+    return [_disk_offering(row, found.get(row.id, disk_io.DEFAULT)) for row in rows]
+
+
+def _disk_offering(row: DiskOffering, io: disk_io.DiskIo) -> offering_pb2.DiskOffering:
     return offering_pb2.DiskOffering(
         id=row.id,
         name=row.name,
@@ -112,6 +118,8 @@ def disk_offering(row: DiskOffering) -> offering_pb2.DiskOffering:
         provisioning=to_enum(volume_pb2.Provisioning, "PROVISIONING_", row.provisioning),
         format=to_enum(volume_pb2.DiskFormat, "DISK_FORMAT_", row.format),
         create_time=timestamp(row.create_time),
+        limits=to_message(io.limits) if io.limits else None,
+        ignore_discard=io.ignore_discard,
     )
 
 

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 from ostler.control.v1 import snapshot_pb2, volume_pb2
 from ostler.types.v1 import volume_pb2 as types_volume_pb2
+from ostler_common.io_limits import to_message
 
 from ostler_control import labels
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.lookups import by_id, name_of, shown_to
 from ostler_control.api.convert.times import timestamp
 from ostler_control.caller import Caller
+from ostler_control.catalog import disk_io
 from ostler_control.keys.versions import versions_of
 from ostler_control.models import Account, DiskOffering, Pool, Snapshot, SnapshotSchedule, Vm, Volume
 
@@ -22,6 +24,7 @@ def volumes(rows: Sequence[Volume], caller: Caller) -> list[volume_pb2.Volume]:
     offerings = by_id(DiskOffering, (row.disk_offering_id for row in rows))
     vms = by_id(Vm, (row.vm_id for row in rows))
     shown = shown_to(caller)
+    io = disk_io.of_volumes(rows)
     keys = versions_of(row.passphrase_id for row in rows) if caller.is_admin else {}
     own_labels = labels.of_objects(Volume, [row.id for row in rows])
     return [
@@ -46,6 +49,8 @@ def volumes(rows: Sequence[Volume], caller: Caller) -> list[volume_pb2.Volume]:
             create_time=timestamp(row.create_time),
             path=_path(pools[row.pool_id], row.file_id) if caller.is_admin else "",
             labels=own_labels.get(row.id, {}),
+            limits=to_message(io[row.id].limits) if io[row.id].limits else None,
+            own_limits=io[row.id].limits_are_own,
             key_version=keys.get(row.passphrase_id, ""),
         )
         for row in rows

@@ -1,13 +1,15 @@
-"""`ostler volume rekey`, `encrypt`, `migrate`, `change-offering`: another key, another file, another pool."""
+"""`ostler volume rekey`, `encrypt`, `migrate`, `limit`, `change-offering`: another key, file, pool, speed."""
 
 from __future__ import annotations
 
 import click
 from ostler.control.v1 import volume_pb2 as pb
+from ostler.types.v1 import volume_pb2 as types
 
 from ostler_control.cli.app import App, pass_app
 from ostler_control.cli.commands._volume_view import VIEW
 from ostler_control.cli.finish import finish
+from ostler_control.cli.io_limits import limit_options, message
 from ostler_control.cli.names import DISK_OFFERING, POOL, VOLUME
 from ostler_control.cli.options import CallOptions, dry_run_option, operation_options, output_option
 from ostler_control.cli.output import print_changed
@@ -78,6 +80,38 @@ def migrate(app: App, volume: str, pool: str, keep_key: bool, call: CallOptions)
     finish(app, app.client.volumes.MigrateVolume(request), VIEW, pb.Volume(), call)
 
 
+@click.command("limit")
+@click.argument("volume", type=VOLUME)
+@limit_options
+@click.option("--unlimited", is_flag=True, help="No limits, whatever the disk offering says.")
+@click.option("--as-offering", is_flag=True, help="The limits of the disk offering again.")
+@operation_options()
+@pass_app
+def limit(
+    app: App, /, volume: str, unlimited: bool, as_offering: bool, call: CallOptions, **limits: int | None
+) -> None:
+    """Limits the I/O of a volume, also while its VM runs. Admins only.
+
+    The limits count reads and writes together and replace those that the volume has. They stay through restarts and
+    migrations.
+
+    \b
+    Examples:
+      ostler volume limit data-1 --iops 500 --bandwidth 50MiB
+      ostler volume limit data-1 --iops 500 --burst-iops 2000 --burst-time 30s
+      ostler volume limit data-1 --as-offering
+    """
+    wanted = message(**limits)
+    if (wanted is not None) + unlimited + as_offering != 1:
+        raise click.UsageError("give limits, or --unlimited, or --as-offering")
+    if unlimited:
+        wanted = types.IoLimits()
+    request = pb.LimitVolumeRequest(
+        request_id=call.request_id, volume=volume, limits=wanted, validate_only=call.dry_run
+    )
+    finish(app, app.client.volumes.LimitVolume(request), VIEW, pb.Volume(), call)
+
+
 @click.command("change-offering")
 @click.argument("volume", type=VOLUME)
 @click.argument("offering", type=DISK_OFFERING)
@@ -88,7 +122,8 @@ def change_offering(app: App, volume: str, offering: str, dry_run: bool, output:
     """Changes the disk offering of a data volume.
 
     OFFERING must be of the volume's encryption and layout, and of its size if it has one.
-    What the volume is does not change: encrypt it, grow it or migrate it first.
+    What the volume is does not change: encrypt it, grow it or migrate it first. The I/O limits of the new offering
+    hold from the VM's next start on; `ostler volume limit VOLUME --as-offering` applies them at once.
 
     \b
     Example:

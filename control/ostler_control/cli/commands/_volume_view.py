@@ -6,6 +6,7 @@ from ostler.control.v1 import volume_pb2 as pb
 from ostler.types.v1.volume_pb2 import ENCRYPT_FORMAT_LUKS
 
 from ostler_control.cli import text
+from ostler_control.cli.io_limits import limits_text
 from ostler_control.cli.labels import joined as labels_joined
 from ostler_control.cli.output import View
 
@@ -16,6 +17,11 @@ def _encrypted(volume: pb.Volume) -> str:
 
 def _attached(volume: pb.Volume) -> str:
     return f"{volume.vm_name} as {text.disk(volume.slot)}" if volume.vm_id or volume.vm_name else text.NONE
+
+
+def _limits(volume: pb.Volume) -> str:
+    shown = limits_text(volume.limits) if volume.HasField("limits") else "none"
+    return f"{shown}, in place of those of its offering" if volume.own_limits else shown
 
 
 def _file(volume: pb.Volume) -> str:
@@ -46,6 +52,7 @@ VIEW = View[pb.Volume](
         ("encryption", lambda v: text.enum_of(v, "encrypt_format")),
         ("key version", lambda v: v.key_version),
         ("provisioning", lambda v: text.enum_of(v, "provisioning")),
+        ("i/o limits", _limits),
         ("path", lambda v: v.path),
         ("file", _file),
         ("labels", lambda v: labels_joined(v.labels)),

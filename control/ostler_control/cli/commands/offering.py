@@ -15,6 +15,7 @@ from ostler_common.errors import NotFoundError
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.details import detail_option
+from ostler_control.cli.io_limits import limit_options, limits_text, message
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import DISK_OFFERING, SERVICE_OFFERING
 from ostler_control.cli.options import (
@@ -50,6 +51,11 @@ def _maximum(offering: pb.ServiceOffering) -> str:
 def _details(offering: Offering) -> str:
     found = offering.details if isinstance(offering, pb.ServiceOffering) else {}
     return text.joined(f"{key}={value}" for key, value in sorted(found.items()))
+
+
+def _disk_limits(offering: pb.DiskOffering) -> str:
+    limits = limits_text(offering.limits) if offering.HasField("limits") else "none"
+    return f"{limits}; discard is ignored" if offering.ignore_discard else limits
 
 
 def _encrypted(offering: Offering) -> str:
@@ -88,6 +94,7 @@ VIEW = View[Offering](
         ("age", lambda o: text.age(o, "create_time")),
     ],
     details=[
+        ("i/o limits", lambda o: _disk_limits(o) if isinstance(o, pb.DiskOffering) else ""),
         ("may grow to", lambda o: _maximum(o) if isinstance(o, pb.ServiceOffering) else ""),
         (
             "extra configuration",
@@ -200,24 +207,30 @@ def update(app: App, offering: str, details: dict[str, str], no_details: bool, o
     help="How much space is allocated at creation.",
 )
 @click.option("--format", "layout", type=click.Choice(LAYOUTS), default="qcow2", show_default=True, help="File layout.")
+@limit_options
+@click.option("--no-discard", is_flag=True, help="Keep space that a guest frees, so that the pool does not show it.")
 @request_id_option
 @output_option
 @pass_app
 def create_disk(
     app: App,
+    /,
     name: str,
     size: int,
     encrypt: bool,
     provisioning: str,
     layout: str,
+    no_discard: bool,
     request_id: str,
     output: str,
+    **limits: int | None,
 ) -> None:
-    """Creates a disk offering, for data volumes.
+    """Creates a disk offering, for data volumes. I/O limits count reads and writes together.
 
     \b
-    Example:
+    Examples:
       ostler offering create-disk secret --encrypt
+      ostler offering create-disk bronze --iops 500 --bandwidth 50MiB --burst-iops 2000 --burst-time 30s
     """
     request = pb.CreateDiskOfferingRequest(
         request_id=request_id,
@@ -226,6 +239,8 @@ def create_disk(
         encrypt=encrypt,
         provisioning=types.Provisioning.Value(f"PROVISIONING_{provisioning.upper()}"),
         format=types.DiskFormat.Value(f"DISK_FORMAT_{layout.upper()}"),
+        limits=message(**limits),
+        ignore_discard=no_discard,
     )
     print_one(VIEW, app.client.offerings.CreateDiskOffering(request), output)
 

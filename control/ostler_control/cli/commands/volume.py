@@ -258,6 +258,7 @@ for verb in (
     _volume_changes.rekey,
     _volume_changes.encrypt,
     _volume_changes.migrate,
+    _volume_changes.limit,
     _volume_changes.change_offering,
 ):
     command.add_command(verb)

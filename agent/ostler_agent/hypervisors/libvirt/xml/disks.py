@@ -8,6 +8,7 @@ from uuid import UUID
 from xml.etree.ElementTree import Element
 
 from ostler_common.disk_names import disk_name
+from ostler_common.io_limits import IoLimits
 
 from ostler_agent.hypervisors.libvirt.xml import metadata
 from ostler_agent.hypervisors.libvirt.xml.element import element
@@ -47,7 +48,7 @@ def disk(spec: DiskSpec, file: DiskFile) -> Element:
             name="qemu",
             type=volume.format.value,
             cache="none" if file.direct_io else "writeback",
-            discard="unmap",
+            discard="ignore" if spec.ignore_discard else "unmap",
             # A guest whose write fails waits instead of losing data (see `stalls`). A failed read is reported to it.
             error_policy="stop",
             rerror_policy="report",
@@ -55,6 +56,7 @@ def disk(spec: DiskSpec, file: DiskFile) -> Element:
         source,
         element("backingStore"),  # nothing behind it, whatever its header says
         element("target", dev=target(spec.slot), bus="virtio"),
+        _iotune(spec.limits),
         element("serial", serial(spec.serial or volume.volume_id)),
         element("boot", order="1") if spec.boot else None,
         type="file",
@@ -62,6 +64,21 @@ def disk(spec: DiskSpec, file: DiskFile) -> Element:
     )
     set_path(item, source, file.path, device=file.device)
     return item
+
+
+def _iotune(limits: IoLimits) -> Element | None:
+    """I/O limits, of reads and writes together (https://libvirt.org/formatdomain.html#hard-drives-floppy-disks-cdroms)."""
+    if not limits:
+        return None
+    values = {
+        "total_bytes_sec": limits.bytes_per_s,
+        "total_iops_sec": limits.iops,
+        "total_bytes_sec_max": limits.burst_bytes_per_s,
+        "total_iops_sec_max": limits.burst_iops,
+        "total_bytes_sec_max_length": limits.burst_s if limits.burst_bytes_per_s else 0,
+        "total_iops_sec_max_length": limits.burst_s if limits.burst_iops else 0,
+    }
+    return element("iotune", *(element(name, str(value)) for name, value in values.items() if value))
 
 
 def path_of(source: Element | None) -> str | None:
