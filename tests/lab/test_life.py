@@ -209,6 +209,25 @@ def test_a_disk_is_limited_while_the_guest_runs_and_gives_freed_space_back(fleet
     assert iops("vda") == "0"
 
 
+def test_a_clone_of_a_running_vm_boots_with_a_key_of_its_own(fleet: Fleet, guest: str) -> None:
+    with fleet.console(guest) as console:
+        console.run("mark written-before-the-clone", "MARKED")
+        request = vm_pb2.CloneVmRequest(request_id=fresh(), vm=guest, name="twin")
+        fleet.do(fleet.api.vms.CloneVm(request))
+        console.tick()
+    assert fleet.vm("twin").state == vm_pb2.Vm.STOPPED
+    fleet.do(fleet.start("twin"))
+    with fleet.console("twin") as console:
+        console.wait("tick 1", 90)
+        console.run("cat /marker", "written-before-the-clone")
+    first, second = (fleet.file(fleet.root_volume(name)).read_bytes() for name in (guest, "twin"))
+    assert b"written-before-the-clone" not in second
+    headers = [content[content.index(b"LUKS\xba\xbe") :][:592] for content in (first, second)]
+    assert headers[0] != headers[1]
+    fleet.assert_runs_once(guest)
+    fleet.delete_vm("twin")
+
+
 def test_an_encrypted_vm_moves_with_its_disk_between_hosts_that_share_nothing(fleet: Fleet) -> None:
     vm = fleet.create_vm("mover", SECRET, host="h1", pool="local-h1")
     with fleet.console("mover") as console:

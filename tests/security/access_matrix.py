@@ -40,6 +40,7 @@ MEMBERS: Mapping[str, frozenset[str]] = {
     "VmService": frozenset(
         {
             "AddNic",
+            "CloneVm",
             "Console",
             "CreateVm",
             "DeleteVm",

@@ -207,6 +207,7 @@ TABLE: Mapping[str, frozenset[Role]] = {
         "ostler.control.v1.VmService",
         {
             "CreateVm": _USERS,
+            "CloneVm": _USERS,
             "GetVm": _USERS,
             "ListVms": _USERS,
             "UpdateVm": _USERS,

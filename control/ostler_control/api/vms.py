@@ -143,6 +143,11 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         given = self._given(request, row) if request.HasField("user_data") else None
         return start_operation(caller, request, lambda: vms.reinstall(row, caller.actor, self._keys, template, given))
 
+    def CloneVm(self, request: pb.CloneVmRequest, context: grpc.ServicerContext) -> LongRunning:
+        caller = caller_of(context)
+        row = resolve(Vm, request.vm, "vm", caller=caller)
+        return start_operation(caller, request, lambda: vms.clone(row, request.name, caller.actor, self._keys))
+
     def DeleteVm(self, request: pb.DeleteVmRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
         row = resolve(Vm, request.vm, "vm", caller=caller)

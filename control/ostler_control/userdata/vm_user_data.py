@@ -73,8 +73,7 @@ def stage(vm: Vm, given: Given | None, template: Template | None, keys: Keyring,
     """Prepares what a reinstalled VM gets (None: what it was given before), for `switch`: within the caller's
     transaction. Returns whether it gets anything. Raises what `assign` raises."""
     if given is None:
-        row = _row(vm.id)
-        given = _unsealed(row, keys).given if row else Given()
+        given = given_to(vm.id, keys)
     return _store(vm, given, template, keys, instance=_instance(vm.id) + 1, operation_id=operation_id)
 
 
@@ -100,6 +99,12 @@ def forget_all(vm_id: str) -> None:
     """Deletes all that a VM was given or was to be given: within the caller's transaction, before its row goes."""
     for row in list(VmUserData.select().where(VmUserData.vm == vm_id)):
         forget(vm_id, row.operation_id)
+
+
+def given_to(vm_id: str, keys: Keyring) -> Given:
+    """What a VM was given."""
+    row = _row(vm_id)
+    return _unsealed(row, keys).given if row else Given()
 
 
 def check_host(vm_id: str, host_id: str) -> None:

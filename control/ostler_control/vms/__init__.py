@@ -6,6 +6,7 @@ claims capacity, and gives the operation that was recorded; nothing else happens
 
 from ostler_control.vms.addresses import read_addresses
 from ostler_control.vms.adopt import NewVmAdoption, adopt, inspect_vm
+from ostler_control.vms.clone import clone
 from ostler_control.vms.create import create
 from ostler_control.vms.delete import delete
 from ostler_control.vms.find import find_hosts
@@ -28,6 +29,7 @@ __all__ = [
     "NewVmAdoption",
     "add_nic",
     "adopt",
+    "clone",
     "create",
     "delete",
     "find_hosts",

@@ -155,7 +155,7 @@ def check_nic(path: str, nic: NewNic, account: Account) -> NewNic:
     networks.check_allowed(nic.network, account)
     if nic.model and nic.model not in MODELS:
         raise bad_field(f"{path}.model", f"must be one of {', '.join(MODELS)}", "INVALID_NIC_MODEL")
-    mac = nic.mac.lower() or _new_mac()
+    mac = nic.mac.lower() or new_mac()
     if not _MAC.fullmatch(mac) or int(mac[:2], 16) & 1:
         raise bad_field(f"{path}.mac", "must be a unicast MAC address such as 52:54:00:12:34:56", "INVALID_MAC")
     if Nic.select().where(Nic.mac == mac).exists():
@@ -175,7 +175,8 @@ def mac_taken(path: str, mac: str) -> AlreadyExistsError:
     return AlreadyExistsError(f"{path}.mac: another network interface has the address {mac}", "MAC_TAKEN")
 
 
-def _new_mac() -> str:
+def new_mac() -> str:
+    """A MAC address that no network interface of the fleet has."""
     while True:
         mac = "52:54:00:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3))
         if not Nic.select().where(Nic.mac == mac).exists():

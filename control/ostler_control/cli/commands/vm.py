@@ -499,6 +499,26 @@ def reinstall(app: App, vm: str, template: str, user_data: UserDataOptions, yes:
     finish(app, app.client.vms.ReinstallVm(request), VIEW, pb.Vm(), call)
 
 
+@command.command("clone")
+@click.argument("vm", type=VM)
+@click.argument("name")
+@operation_options()
+@pass_app
+def clone(app: App, vm: str, name: str, call: CallOptions) -> None:
+    """Creates a stopped VM, NAME, with copies of all disks of VM.
+
+    The copies are full, in the pools of their sources; each encrypted one has a key of its own. The clone has new MAC
+    addresses, no static addresses, and the user data of VM under a new instance id. VM may run if it has one disk: the
+    clone finds its disk as after a power failure.
+
+    \b
+    Example:
+      ostler vm clone web-1 web-2
+    """
+    request = pb.CloneVmRequest(request_id=call.request_id, vm=vm, name=name, validate_only=call.dry_run)
+    finish(app, app.client.vms.CloneVm(request), VIEW, pb.Vm(), call)
+
+
 @command.command("delete")
 @click.argument("vm", type=VM)
 @click.option("--force", is_flag=True, help="Power off first if it runs.")

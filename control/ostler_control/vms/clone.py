@@ -1,0 +1,227 @@
+"""Cloning a VM: a new, stopped one with copies of its disks, and with MAC addresses and an identity of its own."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+from ostler_common.errors import CancelledError, FailedPreconditionError
+
+from ostler_control import labels, settings
+from ostler_control.catalog import disk_io
+from ostler_control.catalog.names import check_name
+from ostler_control.catalog.quotas import Resources, check_quota
+from ostler_control.database import transaction
+from ostler_control.extraconfig.names import is_reserved
+from ostler_control.keys import Keyring
+from ostler_control.keys.passphrases import delete_volume
+from ostler_control.models import Host, Nic, Operation, PowerState, Vm, VmExtraConfig, VmState, Volume, new_id
+from ostler_control.operations import Run, Undo, lock_row, record_operation, workflow
+from ostler_control.scheduling import placement_query
+from ostler_control.states import VolumeState
+from ostler_control.userdata import vm_user_data
+from ostler_control.vms import details
+from ostler_control.vms.rows import check_not_elsewhere, disks_of, nics_of, set_state
+from ostler_control.vms.wanted import new_mac, vm_exists
+from ostler_control.volumes import host_jobs, matrix, wire
+from ostler_control.volumes.copying import choose_copying_host, copy_file
+from ostler_control.volumes.create import delete_file
+from ostler_control.volumes.grow import check_ready
+from ostler_control.volumes.new_volume import required_bytes
+from ostler_control.volumes.rows import load as load_volume
+from ostler_control.volumes.rows import load_or_none
+
+MAX_VOLUME_NAME_PART = 50  # so that the disk and a suffix fit into a name of 63 characters
+
+
+@dataclass(frozen=True)
+class CloneInputs:
+    """sources, targets: ids of the volumes, disk by disk; vm_id, host_id: the VM that is cloned and its host when it
+    runs, else ""."""
+
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    vm_id: str
+    host_id: str
+    iter_time_ms: int
+
+
+def clone(vm: Vm, name: str, user: str, keys: Keyring) -> Operation:
+    """Records a new VM of the same account with its disks, and the operation that fills them.
+
+    Raises InvalidArgumentError INVALID_NAME; AlreadyExistsError VM_EXISTS; AbortedError RESOURCE_BUSY;
+    FailedPreconditionError VM_STATE, RUNS_ELSEWHERE, CLONE_NEEDS_STOP, VOLUME_STATE, NO_FEASIBLE_POOL,
+    NO_CAPABLE_HOST, HOST_SILENT, LACKS_POOL, LACKS_VOLUME_ENCRYPTION, FUNCTION_NOT_SUPPORTED; ResourceExhaustedError
+    QUOTA_EXCEEDED; and what `vm_user_data.assign` raises: then nothing has changed.
+    """
+    check_name("name", name)
+    vm = lock_row(vm)
+    check_not_elsewhere(vm)
+    if Vm.select().where((Vm.account == vm.account_id) & (Vm.name == name)).exists():
+        raise vm_exists(vm.account, name)
+    disks = [lock_row(disk) for disk in disks_of(vm.id)]
+    host = _copying_host(vm, disks)
+    check_quota(
+        vm.account_id,
+        Resources(
+            vms=1,
+            cpus=vm.cpus,
+            memory_bytes=vm.memory_bytes,
+            volumes=len(disks),
+            storage_bytes=sum(disk.size_bytes for disk in disks),
+        ),
+    )
+    row = _record_vm(vm, name, keys)
+    targets = [_record_volume(row, disk, keys) for disk in disks]
+    inputs = CloneInputs(
+        sources=tuple(disk.id for disk in disks),
+        targets=tuple(target.id for target in targets),
+        vm_id=vm.id if host is not None else "",
+        host_id=host.id if host is not None else "",
+        iter_time_ms=settings.encryption.LUKS_ITER_TIME.get(),
+    )
+    return record_operation("vm.clone", row, user, inputs, also=[vm, *disks, *targets])
+
+
+def _copying_host(vm: Vm, disks: list[Volume]) -> Host | None:
+    """The host that must copy because the VM runs there; checks that every disk can be copied in its pool."""
+    hosts: list[Host | None] = []
+    for disk in disks:
+        check_ready(disk)
+        encrypted = bool(disk.passphrase_id)
+        placement_query.pools_for(
+            disk.name, required_bytes(disk.provisioning, disk.size_bytes), encrypted, pool_id=disk.pool_id
+        )
+        hosts.append(choose_copying_host(disk.pool, disk.pool, encrypted, vm))
+        matrix.check(matrix.Operation.COPY, disk, hosts[-1] is not None)
+    host = hosts[0] if hosts else None
+    if host is not None and len(disks) > 1:
+        raise FailedPreconditionError(
+            f"VM {vm.name} runs with {len(disks)} disks, which are copied one after the other, so that the clone would "
+            f"have them of different moments (stop it with `ostler vm stop {vm.name}`, or detach the data disks)",
+            "CLONE_NEEDS_STOP",
+            {"vm": vm.id},
+        )
+    return host
+
+
+def _record_vm(vm: Vm, name: str, keys: Keyring) -> Vm:
+    row: Vm = Vm.create(
+        name=name,
+        account=vm.account_id,
+        service_offering=vm.service_offering_id,
+        template=vm.template_id,
+        template_name=vm.template_name,
+        cpus=vm.cpus,
+        memory_bytes=vm.memory_bytes,
+        firmware=vm.firmware,
+        hypervisor_type=vm.hypervisor_type,
+    )
+    for nic in nics_of(vm.id):
+        # Static addresses stay with the VM that has them: two guests with one address reach nobody.
+        Nic.create(vm=row, position=nic.position, mac=new_mac(), network=nic.network, model=nic.model)
+    kept = details.of_vms([vm.id]).get(vm.id, {})
+    details.add(row, {key: value for key, value in kept.items() if not is_reserved(key)})
+    labels.add(row, labels.of_objects(Vm, [vm.id]).get(vm.id, {}))
+    for config in VmExtraConfig.select().where(VmExtraConfig.vm == vm.id):
+        # An admin let the other VM pass the rules, not this one.
+        VmExtraConfig.create(vm=row, name=config.name, xml=config.xml, override_by="")
+    vm_user_data.assign(row, vm_user_data.given_to(vm.id, keys), vm.template, keys)
+    return row
+
+
+def _record_volume(row: Vm, source: Volume, keys: Keyring) -> Volume:
+    volume_id = new_id()
+    offering = source.disk_offering if source.disk_offering_id else None
+    target: Volume = Volume.create(
+        id=volume_id,
+        name=_free_name(row, "root" if source.root else f"data-{source.slot}"),
+        account=row.account_id,
+        pool=source.pool_id,
+        template=source.template_id,
+        disk_offering=offering,
+        passphrase=keys.create(volume_id) if source.passphrase_id else None,
+        size_bytes=source.size_bytes,
+        format=source.format,
+        provisioning=source.provisioning,
+        root=source.root,
+        vm_id=row.id,
+        slot=source.slot,
+    )
+    io = disk_io.of_volume(source)
+    if io.limits_are_own:
+        disk_io.set_own(target, io.limits)
+    return target
+
+
+def _free_name(row: Vm, disk: str) -> str:
+    """The VM's name and the disk, with a random suffix when the account has a volume of that name."""
+    name = f"{row.name[: MAX_VOLUME_NAME_PART - len(disk)]}-{disk}"
+    taken = Volume.select().where((Volume.account == row.account_id) & (Volume.name == name)).exists()
+    return f"{name}-{secrets.token_hex(3)}" if taken else name
+
+
+@workflow("vm.clone")
+def _clone(run: Run) -> None:
+    inputs = run.read(CloneInputs)
+    with run.undoing() as undo:
+        undo.push("record-failure", lambda: _record_failure(run, undo, inputs))
+        for number in range(len(inputs.sources)):
+            _copy_disk(run, undo, inputs, number)
+        run.step("record", lambda: set_state(run.resource_id, VmState.STOPPED, power_state=PowerState.ABSENT))
+
+
+def _copy_disk(run: Run, undo: Undo, inputs: CloneInputs, number: int) -> None:
+    source_id, target_id = inputs.sources[number], inputs.targets[number]
+    host_id: str = inputs.host_id or run.step(
+        f"choose-{number}",
+        lambda: host_jobs.choose_for_copy(run, load_volume(source_id), load_volume(target_id)),
+    )
+    undo.push(_removal(number), lambda: delete_file(run, host_id, target_id))
+    run.step(f"copy-{number}", lambda: _fill(run, inputs, host_id, source_id, target_id))
+
+
+def _removal(number: int) -> str:
+    return f"remove-{number}"
+
+
+def _fill(run: Run, inputs: CloneInputs, host_id: str, source_id: str, target_id: str) -> None:
+    target = load_volume(target_id)
+    info = copy_file(
+        run,
+        host_id,
+        load_volume(source_id),
+        target,
+        inputs.iter_time_ms,
+        size_bytes=target.size_bytes,
+        vm_id=inputs.vm_id,
+    )
+    found = wire.encrypt_format(target, info)
+    with transaction():
+        Volume.update(state=VolumeState.READY, state_reason="", encrypt_format=found).where(
+            Volume.id == target.id
+        ).execute()
+
+
+def _record_failure(run: Run, undo: Undo, inputs: CloneInputs) -> None:
+    """Disks whose files are gone leave no rows; the VM's row stays as failed, unless the clone was cancelled and
+    nothing is left of it."""
+    clean = True
+    with transaction():
+        for number, target_id in enumerate(inputs.targets):
+            target = load_or_none(target_id)
+            if target is None:
+                continue
+            if undo.failed(_removal(number)):
+                clean = False
+                Volume.update(state=VolumeState.FAILED, state_reason=str(undo.error)).where(
+                    Volume.id == target.id
+                ).execute()
+            else:
+                delete_volume(target, run.user)
+        if clean and isinstance(undo.error, CancelledError):
+            vm_user_data.forget_all(run.resource_id)
+            Vm.delete().where(Vm.id == run.resource_id).execute()
+        else:
+            attention = f"not cloned: {undo.error}"
+            set_state(run.resource_id, VmState.FAILED, power_state=PowerState.ABSENT, attention=attention)

@@ -1,0 +1,113 @@
+"""The control plane is killed between any two lines that matter of a resize and of a clone, which are then resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+from ostler_common.errors import FailedPreconditionError
+from ostler_control import vms
+from ostler_control.catalog.offerings import create_service
+from ostler_control.catalog.sizes import Size
+from ostler_control.models import Operation, ServiceOffering, Vm, Volume
+
+from tests import databases
+from tests.fakes.working_agent import Fault, wait_until
+from tests.sites import GIB, Site, new_site
+from tests.unit.control.crashes import are_over, control, kill_at_every_point, names, record, run_without_crash
+
+pytestmark = pytest.mark.slow
+
+# Three points for each step, undo steps included, one at the end, and one more that is never reached.
+POINTS = {"resize": 8, "resize.doomed": 11, "clone": 11, "clone.doomed": 14}
+SMALL, LARGE = "small", "large"
+
+
+def start(site: Site, kind: str, name: str) -> Operation:
+    vm = Vm.get(Vm.name == name)
+    if kind.startswith("resize"):
+        large = ServiceOffering.get(ServiceOffering.name == LARGE)
+        return record(partial(vms.resize, vm, large, "alice"))
+    return record(partial(vms.clone, vm, f"{name}-clone", "alice", site.keys))
+
+
+def prepare(site: Site) -> None:
+    """A VM for each operation, running or stopped, and what goes wrong with some of them."""
+    for name, cpus in ((SMALL, 1), (LARGE, 4)):
+        create_service(name, cpus, cpus * GIB, True, "root", maximum=Size(4, 4 * GIB))
+    small = ServiceOffering.get(ServiceOffering.name == SMALL)
+    made = [
+        record(partial(site.new_vm, name, offering=small, stopped=kind.startswith("clone")))
+        for kind, points in POINTS.items()
+        for name in names(kind, points)
+    ]
+    run_without_crash(site, made)
+    no = FailedPreconditionError("no", "NO_WAY")
+    unlucky = {row.id for row in Vm.select().where(Vm.name.startswith("resize.doomed"))}
+    lost = {row.file_id for row in Volume.select().where(Volume.name.startswith("clone.doomed"))}
+    for fake in site.hosts.values():
+        fake.fail("ResizeVm", Fault(no, times=1000, only=lambda request: request.vm_id in unlucky))
+        fake.fail(
+            "CopyVolume", Fault(no, before=False, times=1000, only=lambda request: request.source.volume_id in lost)
+        )
+
+
+@pytest.fixture(scope="module")
+def aftermath(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, dict[str, list[Operation]]]]:
+    state_dir = tmp_path_factory.mktemp("crashes")
+    with databases.bound(f"sqlite:///{state_dir}/ostler.sqlite") as url:
+        site = new_site(url, state_dir)
+        prepare(site)
+        operations = {
+            kind: [start(site, kind, name) for name in names(kind, points)] for kind, points in POINTS.items()
+        }
+        every = kill_at_every_point(site, operations)
+        with control(site, {}):
+            wait_until(lambda: are_over(every), 120)
+        yield site, operations
+        site.fleet.stop()
+
+
+Aftermath = tuple[Site, dict[str, list[Operation]]]
+
+
+def states(operations: list[Operation]) -> set[str]:
+    return {Operation.get_by_id(operation.id).state for operation in operations}
+
+
+def test_nothing_has_leaked(aftermath: Aftermath) -> None:
+    """Claims, keys, files, locks."""
+    aftermath[0].check_whole()
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "cpus", "offering"),
+    [("resize", "succeeded", 4, LARGE), ("resize.doomed", "failed", 1, SMALL)],
+)
+def test_a_vm_has_the_one_size_or_the_other_everywhere(
+    aftermath: Aftermath, kind: str, state: str, cpus: int, offering: str
+) -> None:
+    site, operations = aftermath
+    assert states(operations[kind]) == {state}
+    resized = list(Vm.select().where(Vm.name.startswith(f"{kind}-")))
+    assert len(resized) == POINTS[kind]
+    for vm in resized:
+        spec = site.at(vm.host_id).vms[vm.id].spec
+        assert (vm.cpus, vm.memory_bytes, vm.service_offering.name) == (cpus, cpus * GIB, offering)
+        assert (spec.cpus, spec.memory_bytes, vm.attention) == (cpus, cpus * GIB, "")
+
+
+def test_a_clone_is_whole(aftermath: Aftermath) -> None:
+    assert states(aftermath[1]["clone"]) == {"succeeded"}
+    clones = list(Vm.select().where(Vm.name.startswith("clone-"), Vm.name.endswith("-clone")))
+    assert (len(clones), {vm.state for vm in clones}) == (POINTS["clone"], {"stopped"})
+    disks = list(Volume.select().where(Volume.vm_id.in_([vm.id for vm in clones])))
+    assert (len(disks), {disk.state for disk in disks}) == (POINTS["clone"], {"ready"})
+
+
+def test_a_clone_that_fails_leaves_no_disk(aftermath: Aftermath) -> None:
+    assert states(aftermath[1]["clone.doomed"]) == {"failed"}
+    clones = list(Vm.select().where(Vm.name.startswith("clone.doomed-"), Vm.name.endswith("-clone")))
+    assert (len(clones), {vm.state for vm in clones}) == (POINTS["clone.doomed"], {"failed"})
+    assert not Volume.select().where(Volume.vm_id.in_([vm.id for vm in clones])).exists()
