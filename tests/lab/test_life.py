@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import tarfile
+from pathlib import Path
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -226,6 +229,19 @@ def test_a_clone_of_a_running_vm_boots_with_a_key_of_its_own(fleet: Fleet, guest
     assert headers[0] != headers[1]
     fleet.assert_runs_once(guest)
     fleet.delete_vm("twin")
+
+
+def test_a_vm_leaves_as_an_archive(fleet: Fleet, guest: str, tmp_path: Path) -> None:
+    with fleet.console(guest) as console:
+        console.run("mark written-before-the-export", "MARKED")
+        fleet.lab.control.ostler("vm", "export", guest, str(tmp_path / "guest.ova"), "--decrypt")
+        console.tick()
+    with tarfile.open(tmp_path / "guest.ova") as tar:
+        assert tar.getnames() == ["guest.ovf", "guest.mf", "guest-disk1.vmdk"]
+        tar.extractall(tmp_path, filter="data")
+    raw = tmp_path / "raw"
+    subprocess.run(["qemu-img", "convert", "-f", "vmdk", "-O", "raw", tmp_path / "guest-disk1.vmdk", raw], check=True)
+    assert b"written-before-the-export" in raw.read_bytes()
 
 
 def test_an_encrypted_vm_moves_with_its_disk_between_hosts_that_share_nothing(fleet: Fleet) -> None:

@@ -64,12 +64,12 @@ def download(
     with Receiver(file, force) as receiver:
         encrypted = passphrases.is_encrypted(app.client, request.volume, request.snapshot)
         passphrases.say(request.encryption, passphrase_file, decrypt, encrypted)
-        _receive(app, request, receiver)
+        receive(app, request, receiver, name)
     click.echo(f"{file}: {text.size(receiver.size_bytes)}")
 
 
-def _receive(app: App, request: pb.DownloadVolumeRequest, receiver: Receiver) -> None:
-    name = request.volume or request.snapshot
+def receive(app: App, request: pb.DownloadVolumeRequest, receiver: Receiver, name: str) -> None:
+    """Downloads into a file, with progress. name: for people. Raises InternalError DAMAGED, AlreadyExistsError."""
     answers = app.client.volumes.DownloadVolume(request)
     first = pb.DownloadVolumeResponse()
     with transfers.percentage(f"{name}: copying") as show:

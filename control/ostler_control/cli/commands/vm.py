@@ -15,6 +15,7 @@ from ostler.types.v1 import vm_pb2 as types
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.commands._vm_adoption import adopt_command, unmanage_command
+from ostler_control.cli.commands._vm_export import export
 from ostler_control.cli.commands._vm_extraconfig import extraconfig
 from ostler_control.cli.details import detail_option
 from ostler_control.cli.finish import finish
@@ -642,5 +643,6 @@ def screenshot(app: App, vm: str, file: Path | None) -> None:
 
 command.add_command(label_command("vm"))
 command.add_command(extraconfig)
+command.add_command(export)
 command.add_command(adopt_command(VIEW))
 command.add_command(unmanage_command(VIEW))
