@@ -16,9 +16,10 @@ from ostler_control.api.resolve import resolve
 from ostler_control.api.session import with_sessions
 from ostler_control.caller import Caller
 from ostler_control.labels.store import Labeled
-from ostler_control.models import BaseModel, Host, Template, Vm, Volume
+from ostler_control.models import BaseModel, Cluster, Host, Network, Pool, Snapshot, Template, Vm, Volume
 
 _Row = TypeVar("_Row", bound=BaseModel)
+_OF_MEMBERS = frozenset({"vm", "volume", "snapshot"})  # what an account owns
 
 
 @with_sessions
@@ -35,15 +36,26 @@ def select(query: ModelSelect[_Row], model: type[_Row], selector: str) -> ModelS
 
 
 def _object(request: pb.UpdateLabelsRequest, caller: Caller) -> Labeled:
-    if (request.host or request.template) and not caller.is_admin:
-        raise PermissionDeniedError("only admins may label hosts and templates", "ADMINS_ONLY_FIELD")
-    match request.WhichOneof("object"):
+    kind = request.WhichOneof("object")
+    if kind not in _OF_MEMBERS and kind is not None and not caller.is_admin:
+        raise PermissionDeniedError("only admins may label what no account owns", "ADMINS_ONLY_FIELD")
+    match kind:
         case "vm":
             return resolve(Vm, request.vm, "vm", caller=caller)
         case "volume":
             return resolve(Volume, request.volume, "volume", caller=caller)
+        case "snapshot":
+            return resolve(Snapshot, request.snapshot, "snapshot", caller=caller)
         case "host":
             return resolve(Host, request.host, "host")
         case "template":
             return resolve(Template, request.template, "template")
-    raise bad_field("object", "is required: a vm, volume, host or template", "REQUIRED")
+        case "pool":
+            return resolve(Pool, request.pool, "pool")
+        case "network":
+            return resolve(Network, request.network, "network")
+        case "cluster":
+            return resolve(Cluster, request.cluster, "cluster")
+    raise bad_field(
+        "object", "is required: a vm, volume, snapshot, host, template, pool, network or cluster", "REQUIRED"
+    )

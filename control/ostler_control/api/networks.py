@@ -12,6 +12,7 @@ from ostler_common.errors import bad_field
 from ostler_control import networks
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import networks as convert
+from ostler_control.api.labels import select
 from ostler_control.api.masks import paths
 from ostler_control.api.paging import page
 from ostler_control.api.requests import once
@@ -49,6 +50,7 @@ class NetworkService(network_pb2_grpc.NetworkServiceServicer):
         query = visible(Network, caller)
         if zone := optional(Zone, request.zone, "zone"):
             query = query.where(Network.zone == zone)
+        query = select(query, Network, request.selector)
         found = page(query, Network, request, scope=caller.actor)
         rows = convert.networks(found.rows, caller)
         return pb.ListNetworksResponse(networks=rows, next_page_token=found.next_page_token)

@@ -13,6 +13,7 @@ from ostler_common.secret import Secret
 from ostler_control.agents import Agents
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import fleet
+from ostler_control.api.labels import select
 from ostler_control.api.paging import page
 from ostler_control.api.requests import once
 from ostler_control.api.resolve import optional, resolve, visible
@@ -74,6 +75,7 @@ class PoolService(pool_pb2_grpc.PoolServiceServicer):
             if host := optional(Host, request.host, "host"):
                 reached = PoolHost.select(PoolHost.pool).where(PoolHost.host == host.id, PoolHost.reachable)
                 query = query.where(Pool.id.in_(reached))
+            query = select(query, Pool, request.selector)
             found = page(query, Pool, request)
             return pb.ListPoolsResponse(pools=fleet.pools(found.rows), next_page_token=found.next_page_token)
 

@@ -12,6 +12,7 @@ from ostler_control.agents import Agents
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import volumes as convert_volumes
 from ostler_control.api.convert.enums import from_enum
+from ostler_control.api.labels import select
 from ostler_control.api.paging import page
 from ostler_control.api.requests import once
 from ostler_control.api.resolve import optional, resolve, visible
@@ -50,6 +51,7 @@ class SnapshotService(snapshot_pb2_grpc.SnapshotServiceServicer):
             query = query.where(Snapshot.account == resolve(Account, request.account, "account", caller=caller))
         if request.volume:
             query = query.where(Snapshot.volume_id == _volume_id(request.volume, caller))
+        query = select(query, Snapshot, request.selector)
         found = page(query, Snapshot, request, scope=caller.actor, newest_first=True)
         rows = convert_volumes.snapshots(found.rows, caller)
         return pb.ListSnapshotsResponse(snapshots=rows, next_page_token=found.next_page_token)

@@ -6,8 +6,10 @@ import grpc
 from ostler.control.v1 import zone_pb2 as pb
 from ostler.control.v1 import zone_pb2_grpc
 
+from ostler_control import labels
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import core
+from ostler_control.api.labels import select
 from ostler_control.api.masks import paths
 from ostler_control.api.paging import page
 from ostler_control.api.requests import once
@@ -56,6 +58,7 @@ class ClusterService(zone_pb2_grpc.ClusterServiceServicer):
         query = Cluster.select(Cluster, Zone).join(Zone)
         if zone := optional(Zone, request.zone, "zone"):
             query = query.where(Cluster.zone == zone)
+        query = select(query, Cluster, request.selector)
         found = page(query, Cluster, request)
         return pb.ListClustersResponse(clusters=_clusters(found.rows), next_page_token=found.next_page_token)
 
@@ -73,5 +76,5 @@ class ClusterService(zone_pb2_grpc.ClusterServiceServicer):
 
 def _clusters(rows: list[Cluster]) -> list[pb.Cluster]:
     counts = zones.host_counts([row.id for row in rows])
-    names = rules.names()
-    return [core.cluster(row, counts.get(row.id, 0), names) for row in rows]
+    names, own = rules.names(), labels.of_objects(Cluster, [row.id for row in rows])
+    return [core.cluster(row, counts.get(row.id, 0), names, own.get(row.id, {})) for row in rows]

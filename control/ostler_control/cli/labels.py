@@ -10,12 +10,21 @@ from ostler.control.v1 import label_pb2 as pb
 
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pass_app
-from ostler_control.cli.names import HOST, TEMPLATE, VM, VOLUME
+from ostler_control.cli.names import CLUSTER, HOST, NETWORK, POOL, SNAPSHOT, TEMPLATE, VM, VOLUME
 from ostler_control.cli.options import output_option
 from ostler_control.cli.output import View, print_one
 
 F = TypeVar("F", bound=Callable[..., object])
-_TYPES = {"vm": VM, "volume": VOLUME, "host": HOST, "template": TEMPLATE}
+_TYPES = {
+    "vm": VM,
+    "volume": VOLUME,
+    "snapshot": SNAPSHOT,
+    "host": HOST,
+    "template": TEMPLATE,
+    "pool": POOL,
+    "network": NETWORK,
+    "cluster": CLUSTER,
+}
 
 
 def joined(labels: Mapping[str, str]) -> str:
@@ -58,7 +67,16 @@ def label_command(noun: str) -> click.Command:
     return command
 
 
-_EXAMPLES = {"vm": "web-1", "volume": "data-1", "host": "h1", "template": "debian-13"}
+_EXAMPLES = {
+    "vm": "web-1",
+    "volume": "data-1",
+    "snapshot": "nightly",
+    "host": "h1",
+    "template": "debian-13",
+    "pool": "fast",
+    "network": "acme-lan",
+    "cluster": "web",
+}
 _HELP = """Adds or changes labels of a {object}: KEY=VALUE. KEY- removes one.
 
 \b

@@ -13,8 +13,16 @@ from ostler_control.database import locked, transaction
 from ostler_control.labels.selector import Operator, Requirement, check_key, check_value
 from ostler_control.models import (
     BaseModel,
+    Cluster,
+    ClusterLabel,
     Host,
     HostLabel,
+    Network,
+    NetworkLabel,
+    Pool,
+    PoolLabel,
+    Snapshot,
+    SnapshotLabel,
     Template,
     TemplateLabel,
     Vm,
@@ -26,13 +34,26 @@ from ostler_control.models import (
 
 MAX_LABELS = 64
 
-Label = type[VmLabel] | type[VolumeLabel] | type[HostLabel] | type[TemplateLabel]
-Labeled = Vm | Volume | Host | Template
+Label = (
+    type[VmLabel]
+    | type[VolumeLabel]
+    | type[HostLabel]
+    | type[TemplateLabel]
+    | type[ClusterLabel]
+    | type[NetworkLabel]
+    | type[PoolLabel]
+    | type[SnapshotLabel]
+)
+Labeled = Vm | Volume | Host | Template | Cluster | Network | Pool | Snapshot
 _TABLES: Mapping[type[BaseModel], Label] = {
     Vm: VmLabel,
     Volume: VolumeLabel,
     Host: HostLabel,
     Template: TemplateLabel,
+    Cluster: ClusterLabel,
+    Network: NetworkLabel,
+    Pool: PoolLabel,
+    Snapshot: SnapshotLabel,
 }
 _Row = TypeVar("_Row", bound=BaseModel)
 
@@ -80,7 +101,7 @@ def update(row: Labeled, labels: Mapping[str, str], remove: Collection[str], act
             )
         changed = [f"{key}={value}" for key, value in labels.items()] + [f"{key} removed" for key in remove]
         noun = type(row).__name__.lower()
-        account_id = row.account_id if isinstance(row, (Vm, Volume)) else ""
+        account_id = row.account_id if isinstance(row, (Vm, Volume, Snapshot)) else ""
         outcome = events.Outcome.SUCCEEDED
         message = ", ".join(changed)
         events.record(f"{noun}.label", outcome, actor, noun, row.id, row.name, message, account_id=account_id)

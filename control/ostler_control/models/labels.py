@@ -5,9 +5,9 @@ from __future__ import annotations
 from peewee import ForeignKeyField, TextField
 
 from ostler_control.models.base import BaseModel
-from ostler_control.models.machines import Vm
-from ostler_control.models.places import Host
-from ostler_control.models.storage import Template, Volume
+from ostler_control.models.machines import Network, Vm
+from ostler_control.models.places import Cluster, Host
+from ostler_control.models.storage import Pool, Snapshot, Template, Volume
 
 
 class VmDescription(BaseModel):
@@ -58,6 +58,54 @@ class TemplateLabel(BaseModel):
     """A label of a template."""
 
     object = ForeignKeyField(Template, backref="labels", on_delete="CASCADE")
+    object_id: str
+    key = TextField()
+    value = TextField()
+
+    class Meta:
+        indexes = ((("object", "key"), True), (("key", "value"), False))
+
+
+class ClusterLabel(BaseModel):
+    """A label of a cluster."""
+
+    object = ForeignKeyField(Cluster, backref="labels", on_delete="CASCADE")
+    object_id: str
+    key = TextField()
+    value = TextField()
+
+    class Meta:
+        indexes = ((("object", "key"), True), (("key", "value"), False))
+
+
+class NetworkLabel(BaseModel):
+    """A label of a network."""
+
+    object = ForeignKeyField(Network, backref="labels", on_delete="CASCADE")
+    object_id: str
+    key = TextField()
+    value = TextField()
+
+    class Meta:
+        indexes = ((("object", "key"), True), (("key", "value"), False))
+
+
+class PoolLabel(BaseModel):
+    """A label of a pool."""
+
+    object = ForeignKeyField(Pool, backref="labels", on_delete="CASCADE")
+    object_id: str
+    key = TextField()
+    value = TextField()
+
+    class Meta:
+        indexes = ((("object", "key"), True), (("key", "value"), False))
+
+
+class SnapshotLabel(BaseModel):
+    """A label of a snapshot."""
+
+    object = ForeignKeyField(Snapshot, backref="labels", on_delete="CASCADE")
     object_id: str
     key = TextField()
     value = TextField()

@@ -15,6 +15,7 @@ from ostler_control.events import verify
 from ostler_control.models import (
     ALL,
     Cluster,
+    ClusterLabel,
     DiskOfferingIo,
     DrsCondition,
     Event,
@@ -31,13 +32,16 @@ from ostler_control.models import (
     KvmTlsSource,
     Network,
     NetworkAccount,
+    NetworkLabel,
     Nic,
     NicAddressing,
     NicDown,
     OfferingDetail,
     OfferingMaximum,
+    PoolLabel,
     Priority,
     ServiceOffering,
+    SnapshotLabel,
     Vm,
     VmDescription,
     VmImport,
@@ -83,6 +87,7 @@ FROZEN = {
     "0021_kvm_tls": "e967a09df10bc6dfdd1974b542e4cf24046e8157fc266ed2a521f2736bcf6e43",
     "0021_nic_links": "360c8759cde5fc2e6d45400397042d225fd72d1e242ab2fd1baea43a7de46d49",
     "0022_io_limits": "f473b87786d9a9298e70c5a78a44daef761a6637c12705c4bc32c0e2a181df8e",
+    "0023_more_labels": "cb9ab15f8f5e59a42f57321d55c19dd3b1efbec272265ee67c4743cdf36e496b",
 }
 _OLD_VM = (
     "INSERT INTO zone (id, create_time, name) VALUES ('z', '2026-01-01', 'zone')",
@@ -446,6 +451,21 @@ def test_offerings_and_volumes_get_io_limits(tmp_path: Path) -> None:
             assert disk_io.of_offerings(["d"]) == {"d": disk_io.DiskIo(IoLimits(iops=500))}
             db.execute_sql("DELETE FROM disk_offering")
             assert [model.select().count() for model in (DiskOfferingIo, VolumeLimits)] == [0, 0]
+
+
+def test_clusters_networks_pools_and_snapshots_get_labels(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0022_io_limits")
+            for statement in _OLD_VM[:2]:
+                db.execute_sql(statement)
+        assert "0023_more_labels" in database.migrate()
+        with database.session():
+            ClusterLabel.create(object="c", key="site", value="berlin")
+            assert [row.object.name for row in ClusterLabel.select()] == ["cluster"]
+            Cluster.delete().where(Cluster.id == "c").execute()
+            assert ClusterLabel.select().count() == 0
+            assert [model.select().count() for model in (NetworkLabel, PoolLabel, SnapshotLabel)] == [0, 0, 0]
 
 
 def test_migrating_again_does_nothing(fresh_database: str) -> None:

@@ -220,7 +220,7 @@ def test_the_custom_type_is_called_what_the_administrator_says() -> None:
     assert new_cluster_of("custom").hypervisor_display_name == "Firecracker", "the type's own word never changes"
     assert convert_templates.template(template, calls.admin()).hypervisor_display_name == "Firecracker"
     row: Any = Cluster.get_by_id(host.cluster_id)
-    assert core.cluster(row, 1, rules.names()).hypervisor_display_name == "Firecracker"
+    assert core.cluster(row, 1, rules.names(), {}).hypervisor_display_name == "Firecracker"
 
 
 @pytest.mark.usefixtures("sqlite_database")

@@ -48,7 +48,9 @@ def zone(row: Zone) -> zone_pb2.Zone:
     return zone_pb2.Zone(id=row.id, name=row.name, create_time=timestamp(row.create_time))
 
 
-def cluster(row: Cluster, host_count: int, type_names: Mapping[str, str]) -> zone_pb2.Cluster:
+def cluster(
+    row: Cluster, host_count: int, type_names: Mapping[str, str], own_labels: Mapping[str, str]
+) -> zone_pb2.Cluster:
     """type_names: of `hypervisors.rules.names`."""
     return zone_pb2.Cluster(
         id=row.id,
@@ -62,6 +64,7 @@ def cluster(row: Cluster, host_count: int, type_names: Mapping[str, str]) -> zon
         enabled=row.enabled,
         host_count=host_count,
         create_time=timestamp(row.create_time),
+        labels=own_labels,
     )
 
 

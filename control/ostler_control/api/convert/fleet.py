@@ -118,14 +118,26 @@ def pools(rows: Sequence[Pool]) -> list[pool_pb2.Pool]:
             host_id=row.host.id, host_name=row.host.name, reachable=row.reachable, reason=row.reason
         )
         reaches.setdefault(row.pool_id, []).append(message)
-    names = _scope_names(rows)
+    names, own = _scope_names(rows), labels.of_objects(Pool, ids)
     return [
-        _pool(pool, names.get(pool.scope_id, ""), provisioned.get(pool.id, 0), reaches.get(pool.id, []))
+        _pool(
+            pool,
+            names.get(pool.scope_id, ""),
+            provisioned.get(pool.id, 0),
+            reaches.get(pool.id, []),
+            own.get(pool.id, {}),
+        )
         for pool in rows
     ]
 
 
-def _pool(row: Pool, scope_name: str, provisioned_bytes: int, reach: list[pool_pb2.PoolHost]) -> pool_pb2.Pool:
+def _pool(
+    row: Pool,
+    scope_name: str,
+    provisioned_bytes: int,
+    reach: list[pool_pb2.PoolHost],
+    own_labels: Mapping[str, str],
+) -> pool_pb2.Pool:
     return pool_pb2.Pool(
         id=row.id,
         name=row.name,
@@ -143,6 +155,7 @@ def _pool(row: Pool, scope_name: str, provisioned_bytes: int, reach: list[pool_p
         provisioned_bytes=int(provisioned_bytes),
         hosts=reach,
         create_time=timestamp(row.create_time),
+        labels=own_labels,
     )
 
 

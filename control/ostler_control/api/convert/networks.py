@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ostler.control.v1 import network_pb2
 from peewee import fn
 
+from ostler_control import labels
 from ostler_control.api.convert.lookups import by_id, name_of
 from ostler_control.api.convert.times import timestamp
 from ostler_control.caller import Caller
@@ -28,6 +29,7 @@ def networks(rows: Sequence[Network], caller: Caller) -> list[network_pb2.Networ
             accounts[network_id].append(name)
         used = Nic.select(Nic.network, fn.COUNT(Nic.vm.distinct())).where(Nic.network.in_(ids)).group_by(Nic.network)
         counts = dict(tuples(used, tuple[str, int]))
+    own = labels.of_objects(Network, ids)
     return [
         network_pb2.Network(
             id=row.id,
@@ -42,6 +44,7 @@ def networks(rows: Sequence[Network], caller: Caller) -> list[network_pb2.Networ
             accounts=accounts[row.id],
             vm_count=counts.get(row.id, 0),
             create_time=timestamp(row.create_time),
+            labels=own.get(row.id, {}),
         )
         for row in rows
     ]

@@ -70,6 +70,7 @@ def snapshots(rows: Sequence[Snapshot], caller: Caller) -> list[snapshot_pb2.Sna
     pools = by_id(Pool, (row.pool_id for row in rows))
     volumes = by_id(Volume, (row.volume_id for row in rows))
     shown = shown_to(caller)
+    own = labels.of_objects(Snapshot, [row.id for row in rows])
     keys = versions_of(row.passphrase_id for row in rows) if caller.is_admin else {}
     return [
         snapshot_pb2.Snapshot(
@@ -89,6 +90,7 @@ def snapshots(rows: Sequence[Snapshot], caller: Caller) -> list[snapshot_pb2.Sna
             schedule_id=row.schedule_id or "",
             online=row.online,
             create_time=timestamp(row.create_time),
+            labels=own.get(row.id, {}),
             key_version=keys.get(row.passphrase_id, ""),
         )
         for row in rows

@@ -8,6 +8,8 @@ from ostler.control.v1 import zone_pb2 as pb
 
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.labels import joined as labels_joined
+from ostler_control.cli.labels import label_command, selector_option
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import CLUSTER, HYPERVISOR_TYPE, ZONE
 from ostler_control.cli.options import (
@@ -32,7 +34,11 @@ VIEW = View[pb.Cluster](
         ("memory overcommit", lambda c: f"{c.memory_overcommit:g}"),
         ("enabled", lambda c: text.yes(c.enabled)),
     ],
-    details=[("id", lambda c: c.id), ("created", lambda c: text.when(c, "create_time"))],
+    details=[
+        ("labels", lambda c: labels_joined(c.labels)),
+        ("id", lambda c: c.id),
+        ("created", lambda c: text.when(c, "create_time")),
+    ],
 )
 OVERCOMMIT = click.FloatRange(min=1)
 
@@ -92,17 +98,18 @@ def create(
 
 @command.command("list")
 @click.option("--zone", type=ZONE, default="", help="Only those of this zone.")
+@selector_option
 @limit_option()
 @list_options
 @pass_app
-def list_(app: App, zone: str, limit: int | None, listing: Listing) -> None:
+def list_(app: App, zone: str, selector: str, limit: int | None, listing: Listing) -> None:
     """Lists clusters.
 
     \b
     Example:
       ostler cluster list --zone berlin
     """
-    request = pb.ListClustersRequest(zone=zone)
+    request = pb.ListClustersRequest(zone=zone, selector=selector)
     print_list(VIEW, pages(app.client.clusters.ListClusters, request, lambda a: a.clusters, limit), listing)
 
 
@@ -174,3 +181,6 @@ def delete(app: App, cluster: str, yes: bool) -> None:
     confirm(f"Delete cluster {cluster}?", yes)
     app.client.clusters.DeleteCluster(pb.DeleteClusterRequest(cluster=cluster))
     click.echo(f"cluster {cluster} is deleted")
+
+
+command.add_command(label_command("cluster"))

@@ -8,6 +8,8 @@ from ostler.control.v1 import network_pb2 as pb
 
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.labels import joined as labels_joined
+from ostler_control.cli.labels import label_command, selector_option
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import ACCOUNT, NETWORK, ZONE
 from ostler_control.cli.options import (
@@ -36,7 +38,11 @@ VIEW = View[pb.Network](
         ("accounts", lambda n: "all" if n.all_accounts else text.joined(n.accounts)),
         ("vms", lambda n: str(n.vm_count)),
     ],
-    details=[("id", lambda n: n.id), ("created", lambda n: text.when(n, "create_time"))],
+    details=[
+        ("labels", lambda n: labels_joined(n.labels)),
+        ("id", lambda n: n.id),
+        ("created", lambda n: text.when(n, "create_time")),
+    ],
 )
 
 
@@ -97,17 +103,18 @@ def create(
 
 @command.command("list")
 @click.option("--zone", type=ZONE, default="", help="Only those of this zone.")
+@selector_option
 @limit_option()
 @list_options
 @pass_app
-def list_(app: App, zone: str, limit: int | None, listing: Listing) -> None:
+def list_(app: App, zone: str, selector: str, limit: int | None, listing: Listing) -> None:
     """Lists the networks that you may use; admins see all.
 
     \b
     Example:
       ostler network list
     """
-    request = pb.ListNetworksRequest(zone=zone)
+    request = pb.ListNetworksRequest(zone=zone, selector=selector)
     print_list(VIEW, pages(app.client.networks.ListNetworks, request, lambda a: a.networks, limit), listing)
 
 
@@ -188,3 +195,6 @@ def delete(app: App, network: str, yes: bool) -> None:
     confirm(f"Delete network {network}?", yes)
     app.client.networks.DeleteNetwork(pb.DeleteNetworkRequest(network=network))
     click.echo(f"network {network} is deleted")
+
+
+command.add_command(label_command("network"))

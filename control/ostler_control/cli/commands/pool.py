@@ -11,6 +11,8 @@ from ostler.control.v1 import pool_pb2 as pb
 
 from ostler_control.cli import passphrases, text
 from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.labels import joined as labels_joined
+from ostler_control.cli.labels import label_command, selector_option
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import CLUSTER, HOST, POOL, ZONE
 from ostler_control.cli.options import (
@@ -51,6 +53,7 @@ VIEW = View[pb.Pool](
         ("source", lambda p: p.source),
         ("options", lambda p: text.joined(f"{key}={_short(p.options[key])}" for key in sorted(p.options))),
         ("created", lambda p: text.when(p, "create_time")),
+        ("labels", lambda p: labels_joined(p.labels)),
         ("id", lambda p: p.id),
     ],
     sections=[Section("Hosts", _hosts)],
@@ -200,17 +203,18 @@ def set_password(app: App, pool: str, password_file: Path | None) -> None:
 
 @command.command("list")
 @click.option("--host", type=HOST, default="", help="Only those that this host reaches.")
+@selector_option
 @limit_option()
 @list_options
 @pass_app
-def list_(app: App, host: str, limit: int | None, listing: Listing) -> None:
+def list_(app: App, host: str, selector: str, limit: int | None, listing: Listing) -> None:
     """Lists pools. VOLUMES is the sum of the volumes' sizes; thin volumes use less.
 
     \b
     Example:
       ostler pool list --host h1
     """
-    request = pb.ListPoolsRequest(host=host)
+    request = pb.ListPoolsRequest(host=host, selector=selector)
     print_list(VIEW, pages(app.client.pools.ListPools, request, lambda a: a.pools, limit), listing)
 
 
@@ -242,3 +246,6 @@ def delete(app: App, pool: str, yes: bool) -> None:
     confirm(f"Delete pool {pool}?", yes)
     app.client.pools.DeletePool(pb.DeletePoolRequest(pool=pool))
     click.echo(f"pool {pool} is deleted")
+
+
+command.add_command(label_command("pool"))

@@ -12,6 +12,8 @@ from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.commands._snapshot_schedule import schedule
 from ostler_control.cli.commands._volume_view import VIEW as VOLUME_VIEW
 from ostler_control.cli.finish import finish
+from ostler_control.cli.labels import joined as labels_joined
+from ostler_control.cli.labels import label_command, selector_option
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import ACCOUNT, POOL, SNAPSHOT, VOLUME
 from ostler_control.cli.options import (
@@ -45,6 +47,7 @@ VIEW = View[pb.Snapshot](
         ("key version", lambda s: s.key_version),
         ("schedule", lambda s: s.schedule_id),
         ("volume id", lambda s: s.volume_id),
+        ("labels", lambda s: labels_joined(s.labels)),
         ("id", lambda s: s.id),
     ],
 )
@@ -80,17 +83,18 @@ def create(app: App, volume: str, name: str, pool: str, call: CallOptions) -> No
 @command.command("list")
 @click.option("--volume", type=VOLUME, default="", help="Only those of this volume; for a deleted volume, its id.")
 @click.option("--account", type=ACCOUNT, default="", help="Only those of this account.")
+@selector_option
 @limit_option()
 @list_options
 @pass_app
-def list_(app: App, volume: str, account: str, limit: int | None, listing: Listing) -> None:
+def list_(app: App, volume: str, account: str, selector: str, limit: int | None, listing: Listing) -> None:
     """Lists snapshots, newest first.
 
     \b
     Example:
       ostler snapshot list --volume data-1
     """
-    request = pb.ListSnapshotsRequest(volume=volume, account=account)
+    request = pb.ListSnapshotsRequest(volume=volume, account=account, selector=selector)
     print_list(VIEW, pages(app.client.snapshots.ListSnapshots, request, lambda a: a.snapshots, limit), listing)
 
 
@@ -169,3 +173,6 @@ def forget(app: App, snapshot: str, dry_run: bool, yes: bool) -> None:
 
 
 command.add_command(schedule)
+
+
+command.add_command(label_command("snapshot"))
