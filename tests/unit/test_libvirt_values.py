@@ -13,7 +13,7 @@ from ostler_agent.hypervisors.libvirt import host
 from ostler_agent.hypervisors.libvirt.dirty import INTERVAL_S, DirtyRates, rate_of
 from ostler_agent.hypervisors.libvirt.errors import translated
 from ostler_agent.hypervisors.libvirt.events import classify
-from ostler_agent.hypervisors.libvirt.guest_addresses import from_agent, from_neighbors, has_agent
+from ostler_agent.hypervisors.libvirt.guest_addresses import Interface, from_agent, from_neighbors, has_agent
 from ostler_agent.hypervisors.libvirt.migrate import migration_progress, report
 from ostler_agent.hypervisors.libvirt.samples import sample
 from ostler_agent.hypervisors.libvirt.xml.nics import bridges
@@ -159,7 +159,7 @@ def test_domain_types_of_this_architecture_only() -> None:
 
 def test_what_a_guest_agent_says_of_addresses() -> None:
     """It may name interfaces without a MAC address, or without addresses."""
-    said = {
+    said: dict[str, Interface] = {
         "lo": {"addrs": [{"addr": "127.0.0.1", "prefix": 8, "type": 0}], "hwaddr": None},
         "eth0": {"addrs": [{"addr": "192.0.2.7", "prefix": 24, "type": 0}], "hwaddr": "52:54:00:00:00:01"},
         "eth1": {"addrs": None, "hwaddr": "52:54:00:00:00:02"},

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from ostler_agent.process import run
 
@@ -23,16 +23,25 @@ class Neighbor:
     device: str
 
 
+class Entry(TypedDict, total=False):
+    """What `ip` prints of an entry."""
+
+    dst: str
+    lladdr: str
+    dev: str
+    state: Sequence[str]
+    router: None
+
+
 def read() -> list[Neighbor]:
     """All entries that somebody has answered for."""
     return parse(json.loads(run(("ip", "-json", "neighbor", "show"), timeout_s=TIMEOUT_S).stdout or "[]"))
 
 
-# Any: what `ip` prints.
-def parse(entries: Iterable[Mapping[str, Any]]) -> list[Neighbor]:
+def parse(entries: Iterable[Entry]) -> list[Neighbor]:
     """The entries of `ip -json neighbor show` that somebody has answered for."""
     return [
-        Neighbor(str(entry.get("dst", "")), str(entry["lladdr"]).lower(), str(entry.get("dev", "")))
+        Neighbor(entry.get("dst", ""), entry["lladdr"].lower(), entry.get("dev", ""))
         for entry in entries
         if entry.get("lladdr") and _UNANSWERED.isdisjoint(entry.get("state", ()))
     ]

@@ -19,6 +19,7 @@ from ostler_control.labels import store
 from ostler_control.labels.selector import MAX_REQUIREMENTS, MAX_VALUES, Operator, Requirement
 from ostler_control.labels.store import Labeled
 from ostler_control.models import (
+    BaseModel,
     Cluster,
     Event,
     Host,
@@ -157,11 +158,11 @@ def test_other_objects_have_labels_that_go_with_them(site: Site, kind: str) -> N
     assert labels.update(row, {"site": "berlin"}, [], "ada") == {"site": "berlin"}
     event = Event.get(Event.type == f"{kind}.label")
     assert event.account_id == (site.account.id if kind == "snapshot" else "")
-    model = type(row)
+    model: type[BaseModel] = type(row)
     assert [found.id for found in labels.selected(model.select(), model, labels.parse("site=berlin"))] == [row.id]
     assert labels.selected(model.select(), model, labels.parse("site!=berlin,site")).count() == 0
     row.delete_instance()
-    assert labels.of_objects(model, [row.id]) == {}
+    assert labels.of_objects(type(row), [row.id]) == {}
 
 
 @pytest.mark.parametrize("kind", ["host", "template", "pool", "network", "cluster"])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypedDict
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
@@ -43,13 +43,27 @@ def has_agent(domain: Element) -> bool:
     return any(item.get("name") == AGENT_CHANNEL and item.get("state") == "connected" for item in targets)
 
 
-# Any: libvirt's dictionaries, by the guest's names of its interfaces.
-def from_agent(interfaces: Mapping[str, Any]) -> list[SeenAddress]:
-    """What a guest agent answered. It names interfaces as it likes, also without a MAC address or addresses."""
+class Address(TypedDict):
+    """An address of libvirt's answer."""
+
+    addr: str | None
+    prefix: int
+    type: int
+
+
+class Interface(TypedDict):
+    """An interface of libvirt's answer."""
+
+    hwaddr: str | None
+    addrs: Sequence[Address] | None
+
+
+def from_agent(interfaces: Mapping[str, Interface]) -> list[SeenAddress]:
+    """What a guest agent answered, by the names of its interfaces; some have no MAC address, or no addresses."""
     return [
-        SeenAddress(str(interface.get("hwaddr") or ""), str(address.get("addr") or ""), AddressSource.GUEST_AGENT)
+        SeenAddress(interface["hwaddr"] or "", address["addr"] or "", AddressSource.GUEST_AGENT)
         for interface in interfaces.values()
-        for address in interface.get("addrs") or ()
+        for address in interface["addrs"] or ()
     ]
 
 
