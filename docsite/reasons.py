@@ -23,7 +23,7 @@ _OTHER_WORDS = frozenset(
         *("CERTIFICATE_VERIFY_FAILED", "CREDENTIALS_DIRECTORY", "GRPC_SSL_CIPHER_SUITES", "GRPC_VERBOSITY"),
         *("JOURNAL_STREAM", "LC_ALL", "NOTIFY_SOCKET", "OSTLER_PROFILE", "WATCHDOG_PID", "WATCHDOG_USEC"),
         *("LIBGUESTFS_BACKEND", "LIBGUESTFS_BACKEND_SETTINGS", "LIBGUESTFS_CACHEDIR", "VIRTIO_WIN", "XDG_CONFIG_HOME"),
-        *("ONLY_ME", "OWNED", "SC_CLK_TCK"),
+        *("GUEST_AGENT", "NEIGHBOR_TABLE", "ONLY_ME", "OWNED", "SC_CLK_TCK"),
     )
 )
 # Functions that make the reason out of an argument: the argument's place, the reason, the kind of error.
