@@ -21,6 +21,7 @@ from pathlib import Path
 import structlog
 from google.protobuf.message import Message
 from ostler.types.v1 import job_pb2
+from ostler_common import tracing
 from ostler_common.errors import (
     CancelledError,
     FailedPreconditionError,
@@ -327,11 +328,19 @@ class Jobs:
 
     def _start(self, job: _Running, work: JobFunction) -> None:
         self._running[job.record.id] = job
-        threading.Thread(target=self._work, args=(job, work), name=f"job-{job.record.id}", daemon=True).start()
+        threading.Thread(
+            target=self._work, args=(job, work, tracing.parent()), name=f"job-{job.record.id}", daemon=True
+        ).start()
 
-    def _work(self, job: _Running, work: JobFunction) -> None:
+    def _work(self, job: _Running, work: JobFunction, trace: str) -> None:
+        """trace: of the call that starts it."""
+
+        def traced() -> Message | None:
+            with tracing.continued(trace), tracing.span(f"job {job.record.kind}", operation=job.record.id):
+                return work(job.context)
+
         with structlog.contextvars.bound_contextvars(operation=job.record.id, kind=job.record.kind):
-            final = _outcome(job.record.id, lambda: work(job.context))
+            final = _outcome(job.record.id, traced)
             self._finish(job.record, final)
         with self._lock:
             # In one step for new calls and for watchers: nobody attaches to a finished job.

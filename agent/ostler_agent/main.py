@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import ostler_common.logging
-from ostler_common import notify
+from ostler_common import notify, tracing
 from ostler_common.config import ConfigError, load
 from ostler_common.errors import OstlerError
 
@@ -54,6 +54,7 @@ def run(config: AgentConfig, options: argparse.Namespace) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, on_signal)
+    tracing.enable_in_daemon("ostler-agent")
     agent = Agent(config)
     try:
         agent.start()

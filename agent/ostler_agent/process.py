@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Protocol, TypeAlias
 
 import structlog
+from ostler_common import tracing
 from ostler_common.errors import DeadlineExceededError, FailedPreconditionError, InternalError
 from ostler_common.secret import Secret
 
@@ -226,13 +227,16 @@ def spawn(
             umask=0o077,
             start_new_session=True,
         )
-    try:
-        yield child
-    finally:
-        _end(child)
-        for pipe in (child.stdout, child.stderr):
-            if pipe:
-                pipe.close()
+    with tracing.span(Path(program).name):
+        try:
+            yield child
+        finally:
+            _end(child)
+            if child.returncode is not None:
+                tracing.note(exit_code=child.returncode)
+            for pipe in (child.stdout, child.stderr):
+                if pipe:
+                    pipe.close()
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import grpc.aio
 from ostler_common.address import resolve, split_addresses
 from ostler_common.pki import CONTROL_SERVER_NAME, host_server_name
 from ostler_common.tls import TlsFiles
+from ostler_common.tracing_calls import carrying
 
 __all__ = [
     "CONTROL_SERVER_NAME",
@@ -223,7 +224,7 @@ def target(address: str) -> str:
 
 def secure_channel(address: str, credentials: grpc.ChannelCredentials, server_name: str) -> grpc.Channel:
     """The same with credentials of another origin, for a caller that has no certificate yet."""
-    return grpc.secure_channel(address, credentials, options=_options(server_name))
+    return carrying(grpc.secure_channel(address, credentials, options=_options(server_name)))
 
 
 def open_aio_channel(address: str, files: TlsFiles, server_name: str) -> grpc.aio.Channel:

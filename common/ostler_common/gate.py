@@ -20,6 +20,7 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 from grpc_status import rpc_status
 
+from ostler_common import tracing
 from ostler_common.channel import deadline_s
 from ostler_common.errors import (
     InternalError,
@@ -160,7 +161,8 @@ class Gate(grpc.ServerInterceptor):
             with self._counters[long].call(_keys(peer)):
                 context._ostler_call = Call(method, peer, authorized)  # type: ignore[attr-defined]
                 self._running.add(context)
-                yield
+                with _traced(method, context, long):
+                    yield
             # A handler of grpc's own (health, reflection) may have set a code without raising.
             code = context.code().name if context.code() else "OK"  # type: ignore[attr-defined]
         except OstlerError as error:
@@ -205,6 +207,16 @@ class Gate(grpc.ServerInterceptor):
         if method == f"/{HEALTH}/Watch":  # it lasts as long as the caller likes
             raise UnimplementedError("this port answers Health/Check only", "NOT_SUPPORTED_HERE")
         return None
+
+
+@contextlib.contextmanager
+def _traced(method: str, context: grpc.ServicerContext, long: bool) -> Iterator[None]:
+    """A span for the call, below its caller's. Without that a call that may last has none: it would be a trace without
+    an end."""
+    caller = tracing.in_metadata(context.invocation_metadata()) if tracing.enabled() else ""
+    span = tracing.span(method.removeprefix("/")) if caller or not long else contextlib.nullcontext()
+    with tracing.continued(caller), span:
+        yield
 
 
 def _keys(peer: Peer) -> list[str]:

@@ -309,7 +309,7 @@ def correct_claims(config_path: Path | None) -> None:
 @click.pass_obj
 def run(config_path: Path | None) -> None:
     """Runs the control plane until SIGTERM or SIGINT."""
-    from ostler_common import logging, notify
+    from ostler_common import logging, notify, tracing
     from ostler_common.config import ConfigError
     from ostler_common.errors import OstlerError
 
@@ -321,6 +321,7 @@ def run(config_path: Path | None) -> None:
     except ConfigError as error:
         _fail(str(error), _BAD_CONFIG)
     logging.setup(config.log_level, config.log_json)
+    tracing.enable_in_daemon("ostler-control")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -30,7 +30,10 @@ class App:
     def client(self) -> Client:
         profile = self.profile  # read first: its absence is told without the time that importing grpc takes
         from ostler.client.client import Client
+        from ostler_common import tracing
 
+        if context := click.get_current_context(silent=True):
+            tracing.rename(context.command_path)
         return Client(profile)
 
 

@@ -3,6 +3,7 @@ when it is used, and gRPC when it calls."""
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -45,16 +46,22 @@ COMMANDS = {
 }
 
 
+# How long a command waits at its end for whoever collects traces.
+_EXPORT_TIMEOUT_S = 3
+
+
 class Root(LazyGroup):
     """Turns whatever a command fails with into a message and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        from ostler_common import tracing
         from ostler_common.errors import OstlerError
 
         from ostler_control.cli.failure import Failure, Interrupted
 
         try:
-            return super().invoke(ctx)
+            with tracing.span("ostler"):  # the client gives it the command's name
+                return super().invoke(ctx)
         except (KeyboardInterrupt, click.Abort):
             raise Interrupted from None
         except OstlerError as error:
@@ -84,4 +91,9 @@ def root(ctx: click.Context, profile: Path | None) -> None:
 def main() -> None:
     """The console script."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its log lines would stand between ours
+    from ostler_common import tracing
+
+    # A collector that does not answer is no failure of the command.
+    logging.getLogger("opentelemetry").addHandler(logging.NullHandler())
+    tracing.enable("ostler", timeout_s=_EXPORT_TIMEOUT_S)
     root(prog_name="ostler")

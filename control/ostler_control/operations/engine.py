@@ -18,6 +18,7 @@ from pathlib import Path
 
 import structlog
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
+from ostler_common import tracing
 from ostler_common.errors import FailedPreconditionError, OstlerError
 
 from ostler_control import settings
@@ -39,6 +40,7 @@ _TICK_S = 0.5
 _TICKS_PER_SWEEP = 20
 _TICKS_PER_PRUNING = 7200
 _STOP_GRACE_S = 5.0
+_MAX_TRACES = 10_000
 # The journal's schema on PostgreSQL.
 JOURNAL_SCHEMA = "dbos"
 # Connections to a journal on PostgreSQL, beside `database.MAX_CONNECTIONS`, one that listens and the replica lock's.
@@ -119,6 +121,9 @@ class Engine:
         self._active_lock = threading.Lock()
         self._idle = threading.Condition(self._active_lock)
         self._left: set[str] = set()
+        # The spans that began operations which have not run yet. Only in memory: after a restart, or on another
+        # replica, an operation begins a trace of its own.
+        self._traces: dict[str, str] = {}
 
     def start(self) -> None:
         """Opens the journal, resumes what this replica had started, and starts what nobody has started yet."""
@@ -162,6 +167,11 @@ class Engine:
 
     def launch(self, operation: Operation) -> None:
         """Starts what `record_operation` has recorded, once its transaction has committed. Idempotent."""
+        if trace := tracing.parent():
+            with self._active_lock:
+                if len(self._traces) >= _MAX_TRACES:
+                    self._traces.clear()
+                self._traces[operation.id] = trace
         with SetWorkflowID(operation.id):
             DBOS.start_workflow(_run_operation, operation.id)
 
@@ -219,8 +229,11 @@ class Engine:
             interrupts=self.interrupts,
         )
         error: OstlerError | None = None
+        with self._active_lock:
+            trace = self._traces.pop(operation_id, "")
         try:
-            body_of(operation.verb)(run)
+            with tracing.continued(trace), tracing.span(f"operation {operation.verb}", operation=run.id):
+                body_of(operation.verb)(run)
         except OstlerError as failure:
             error = failure
         except Exception as failure:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import structlog
 from dbos import DBOS
 from ostler.types.v1 import job_pb2
+from ostler_common import tracing
 from ostler_common.errors import CancelledError, InternalError, NotFoundError, OstlerError
 
 from ostler_control.agents import Agent, Agents, HostAddress, JobCall, JobRequest, run_job, watch_job
@@ -177,7 +178,8 @@ class Run:
     def _journaled(self, name: str, body: Callable[[], T], *, always: bool) -> T:
         def checked() -> T:
             self._check(cancellable=not always)
-            return body()
+            with tracing.span(f"step {name}", operation=self.id, attempt=self.attempt):
+                return body()
 
         def attempt() -> dict[str, Json]:
             self._step, self._always = name, always
