@@ -13,8 +13,8 @@ from ostler_common import errors
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("agent/ostler_agent", "common/ostler/client", "common/ostler_common", "control/ostler_control")
-# What a reason looks like.
-_REASON = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
+# What a reason looks like. OpenTelemetry's variables look like it, too.
+_REASON = re.compile(r"(?!OTEL_)[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
 # Reasons of one word count only where a message stands beside them.
 _WORD = re.compile(r"[A-Z]{5,}")
 # What looks like a reason and is none.
