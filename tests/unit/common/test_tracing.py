@@ -144,7 +144,7 @@ class _Collector(trace_service_pb2_grpc.TraceServiceServicer):
 def test_a_command_exports_its_span_to_the_collector_of_the_settings() -> None:
     collector = _Collector()
     server = grpc.server(ThreadPoolExecutor(2))
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)  # type: ignore[no-untyped-call]
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     environment = {

@@ -66,7 +66,8 @@ def fleet(spans: InMemorySpanExporter, tmp_path: Path) -> Iterator[Fleet]:
         profile = tmp_path / "profile.toml"
         profile.write_text(profile.read_text().replace(":0", f":{control.main_port}"))
         row, credentials = fleet.host("h1")
-        fake, volumes = FakeAgent(credentials), _Volumes(tmp_path)
+        fake = FakeAgent(credentials)
+        volumes = _Volumes(tmp_path)  # type: ignore[abstract]  # nobody calls the others
         running = server.serve(
             "127.0.0.1:0",
             credentials=tls.server_credentials(credentials),
