@@ -69,6 +69,15 @@ def percentage(title: str) -> Iterator[Callable[[int], None]]:
         yield lambda percent: shown.update(task, completed=percent)
 
 
+def create_private(path: Path) -> BinaryIO:
+    """A new file that only its owner can read: it may hold a disk in clear.
+
+    It replaces what a killed run left there, rather than write to a file that somebody else may have open.
+    """
+    path.unlink(missing_ok=True)
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b")
+
+
 class Receiver:
     """A file that comes in pieces: written beside its place, and put there once it is whole and verified."""
 
@@ -82,9 +91,7 @@ class Receiver:
             raise _exists(path)
 
     def __enter__(self) -> Receiver:
-        # 0600: what leaves may be a disk in clear.
-        descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        self._file = os.fdopen(descriptor, "wb")
+        self._file = create_private(self._part)
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ostler_common.errors import CancelledError, FailedPreconditionError
 
-from ostler_control import labels, settings
+from ostler_control import labels, networks, settings
 from ostler_control.catalog import disk_io
 from ostler_control.catalog.names import check_name
 from ostler_control.catalog.quotas import Resources, check_quota
@@ -51,14 +51,16 @@ def clone(vm: Vm, name: str, user: str, keys: Keyring) -> Operation:
 
     Raises InvalidArgumentError INVALID_NAME; AlreadyExistsError VM_EXISTS; AbortedError RESOURCE_BUSY;
     FailedPreconditionError VM_STATE, RUNS_ELSEWHERE, CLONE_NEEDS_STOP, VOLUME_STATE, NO_FEASIBLE_POOL,
-    NO_CAPABLE_HOST, HOST_SILENT, LACKS_POOL, LACKS_VOLUME_ENCRYPTION, FUNCTION_NOT_SUPPORTED; ResourceExhaustedError
-    QUOTA_EXCEEDED; and what `vm_user_data.assign` raises: then nothing has changed.
+    NO_CAPABLE_HOST, HOST_SILENT, LACKS_POOL, LACKS_VOLUME_ENCRYPTION, FUNCTION_NOT_SUPPORTED, NETWORK_NOT_ALLOWED;
+    ResourceExhaustedError QUOTA_EXCEEDED; and what `vm_user_data.assign` raises: then nothing has changed.
     """
     check_name("name", name)
     vm = lock_row(vm)
     check_not_elsewhere(vm)
     if Vm.select().where((Vm.account == vm.account_id) & (Vm.name == name)).exists():
         raise vm_exists(vm.account, name)
+    for nic in nics_of(vm.id):
+        networks.check_allowed(nic.network, vm.account)  # the account may have lost it since the VM was created
     disks = [lock_row(disk) for disk in disks_of(vm.id)]
     host = _copying_host(vm, disks)
     check_quota(

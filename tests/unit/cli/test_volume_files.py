@@ -11,6 +11,7 @@ from ostler.control.v1 import volume_pb2 as pb
 from ostler.types.v1 import volume_pb2 as types_pb2
 from ostler_common.errors import FailedPreconditionError
 from ostler_control.cli import passphrases
+from ostler_control.cli.transfers import create_private
 
 from tests.fakes.control import Control
 from tests.unit.cli.conftest import Ostler
@@ -106,3 +107,14 @@ def test_show_says_what_the_header_says_or_why_it_could_not_be_read(ostler: Ostl
     assert "could not be read: host h1 is silent" in result.output
     assert ostler("volume", "show", "data-1", "--read-file").exit_code != 0
     assert "silent" not in ostler("volume", "show", "data-1", "--no-read-file").output
+
+
+def test_a_disk_is_not_written_to_a_file_that_somebody_else_has_open(tmp_path: Path) -> None:
+    path = tmp_path / ".web.ova.7.part"
+    path.write_bytes(b"left over")
+    path.chmod(0o666)
+    with path.open("rb") as stranger, create_private(path) as own:
+        own.write(b"disk")
+        own.flush()
+        assert stranger.read() == b"left over"
+        assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"disk", 0o600)

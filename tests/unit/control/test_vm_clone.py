@@ -10,7 +10,7 @@ from ostler_common.errors import FailedPreconditionError, OstlerError
 from ostler_common.io_limits import IoLimits
 from ostler_control import labels, settings, vms, volumes
 from ostler_control.catalog import disk_io
-from ostler_control.models import Nic, NicAddressing, Operation, Vm, VmExtraConfig, VmLabel, Volume
+from ostler_control.models import Network, Nic, NicAddressing, Operation, Vm, VmExtraConfig, VmLabel, Volume
 from ostler_control.operations import Engine
 from ostler_control.userdata import vm_user_data
 from ostler_control.userdata.seed import Addressing
@@ -139,6 +139,8 @@ def test_what_cannot_be_is_refused_and_changes_nothing(stopped: Place) -> None:
     Volume.update(state="failed").execute()
     assert refusal(stopped.clone) == "VOLUME_STATE"
     Volume.update(state="ready").execute()
+    Network.update(all_accounts=False).execute()
+    assert refusal(stopped.clone) == "NETWORK_NOT_ALLOWED"
     assert [model.select().count() for model in (Vm, Volume, Nic)] == before
 
 

@@ -17,7 +17,7 @@ from ostler_control.cli.app import App, pass_app
 from ostler_control.cli.commands._volume_files import receive
 from ostler_control.cli.names import VM
 from ostler_control.cli.ova_file import OvaFile
-from ostler_control.cli.transfers import Receiver
+from ostler_control.cli.transfers import Receiver, create_private
 
 
 @click.command("export")
@@ -43,8 +43,7 @@ def export(app: App, vm: str, file: Path, decrypt: bool, force: bool) -> None:
     _check(found, decrypt)
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
-        # 0600: it holds disks in clear.
-        with os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w+b") as out:
+        with create_private(part) as out:
             archive = OvaFile(out, _machine(found))
             for disk in found.volumes:
                 _add(app, archive, disk, part.with_suffix(".disk"), decrypt)
