@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -72,6 +73,11 @@ class Site:
         return "up" in self.ostler("host", "list", "-o", "csv", "--columns", "state")
 
 
+def _serves(control: Control) -> bool:
+    """Whether it does itself: its profile names the others too, which answer for it."""
+    return "serving" in control.log()
+
+
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
     with Lab.start(hosts=1) as lab, postgresql_server() as server, ExitStack() as stack:
@@ -91,6 +97,7 @@ def site() -> Iterator[Site]:
             control.init()
             stack.callback(control.stop, signal.SIGKILL)
             control.start()
+            wait_for(partial(_serves, control), "the replica", 60)
             controls.append(control)
         profile = controls[0].profile
         addresses = ",".join(control.address for control in controls)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 from ostler_common.errors import (
@@ -22,6 +23,7 @@ from ostler_common.errors import (
 from ostler_common.pool_paths import check_pool_path
 from ostler_common.secret import Secret
 
+from ostler_agent.bounded import BoundedCalls
 from ostler_agent.files import write_file
 from ostler_agent.jobs import JobContext
 from ostler_agent.pools.base import (
@@ -37,8 +39,13 @@ from ostler_agent.pools.base import (
 )
 from ostler_agent.pools.directory import Files
 from ostler_agent.spec import DiskFormat, PowerState, Provisioning, VolumeRef
+from ostler_agent.tools.mounts import MOUNT_TIMEOUT_S
 
 _POLL_INTERVAL_S = 1.0
+# For how long storage may answer nothing.
+_MEASURE_TIMEOUT_S = 15.0
+_ENSURE_TIMEOUT_S = MOUNT_TIMEOUT_S + 10.0
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -61,6 +68,7 @@ class Pools:
         self._lock = threading.Lock()
         self._ensured = threading.Condition(self._lock)
         self._credential_wait_s = 0.0
+        self._calls = BoundedCalls()
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._known: dict[str, _Known] = {}
         for path in self._directory.glob("*.json"):
@@ -80,7 +88,8 @@ class Pools:
 
         Raises InvalidArgumentError (INVALID_FIELD, POOL_PATH_RESERVED), FailedPreconditionError: POOL_DIFFERS when it
         is known with another type, path or source; POOL_PATH_TAKEN; POOL_PATH_UNUSABLE; POOL_MOUNT_FAILED;
-        POOL_CHANGED when the place is not the one seen before.
+        POOL_CHANGED when the place is not the one seen before; POOL_NOT_RESPONDING when the storage
+        hangs.
         """
         pool_type = self._types.get(spec.type)
         if pool_type is None:
@@ -94,6 +103,8 @@ class Pools:
             self._check_not_taken(spec)
         if secret:
             _set_secret(pool_type, spec, secret)  # outside of the lock: it may take time
+        if before := self._known.get(spec.pool_id):
+            self._fingerprint_or_none(before)  # likewise: other pools must not wait for one that hangs
         with self._lock:
             known = self._known.get(spec.pool_id)
             if known:
@@ -280,13 +291,27 @@ class Pools:
         self._store(pool_id)
         known = self._find(pool_id)
         pool_type = self._types[known.spec.type]
-        return pool_type, pool_type.capacity(known.spec)
+        return pool_type, self._bounded(known.spec, lambda: pool_type.capacity(known.spec))
 
     def _fingerprint_or_none(self, known: _Known) -> str | None:
         try:
-            return self._types[known.spec.type].fingerprint(known.spec, make=False)
+            pool_type = self._types[known.spec.type]
+            return self._bounded(known.spec, lambda: pool_type.fingerprint(known.spec, make=False))
         except FailedPreconditionError:
             return None  # making it usable reports the reason
+
+    def _bounded(self, spec: PoolSpec, work: Callable[[], T], timeout_s: float | None = None) -> T:
+        """What `work` on a pool's storage returns or raises. Raises FailedPreconditionError POOL_NOT_RESPONDING."""
+        try:
+            return self._calls.call(spec.pool_id, work, _MEASURE_TIMEOUT_S if timeout_s is None else timeout_s)
+        except TimeoutError:
+            place = self._types[spec.type].place(spec)
+            raise FailedPreconditionError(
+                f"{place} does not respond: its storage hangs (repair it or its network; VMs of other pools "
+                "are not affected)",
+                "POOL_NOT_RESPONDING",
+                {"pool": spec.pool_id, "path": place},
+            ) from None
 
     def _file(self, pool_id: str) -> Path:
         return self._directory / f"{pool_id}.json"
@@ -294,8 +319,12 @@ class Pools:
     def _make_usable(self, spec: PoolSpec, known: _Known | None) -> str:
         """Returns the fingerprint."""
         pool_type = self._types[spec.type]
-        pool_type.ensure(spec)
-        found = pool_type.fingerprint(spec, make=known is None)
+
+        def ensure() -> str | None:
+            pool_type.ensure(spec)
+            return pool_type.fingerprint(spec, make=known is None)
+
+        found = self._bounded(spec, ensure, _ENSURE_TIMEOUT_S)
         if found is None or (known and found != known.fingerprint):
             place = pool_type.place(spec)
             raise FailedPreconditionError(

@@ -1,4 +1,6 @@
 import os
+import threading
+import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -89,6 +91,46 @@ def test_a_directory_that_lost_its_file_system_is_not_written_to(pools: Pools, t
     (tmp_path / "pool").rmdir()
     (tmp_path / "mounted").rename(tmp_path / "pool")
     assert pools.volume_path(VolumeRef(spec.pool_id, "v", DiskFormat.RAW)) == tmp_path / "pool" / "v"
+
+
+def test_a_pool_that_hangs_does_not_hang_the_others(
+    pools: Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, other = local(tmp_path), PoolSpec(str(uuid.uuid4()), "local", str(tmp_path / "other"))
+    mark = pools.ensure(spec).fingerprint
+    pools.ensure(other)
+    file = tmp_path / "pool" / fingerprint.NAME
+    file.unlink()
+    os.mkfifo(file)  # whoever reads it waits, as for a server that is away
+    monkeypatch.setattr("ostler_agent.pools.manager._MEASURE_TIMEOUT_S", 1.0)
+    hanging, healthy = (VolumeRef(id_, "v", DiskFormat.RAW) for id_ in (spec.pool_id, other.pool_id))
+    for _ in range(20):
+        assert reason(lambda: pools.volume_path(hanging)) == "POOL_NOT_RESPONDING"
+        assert reason(lambda: pools.ensure(spec)) == "POOL_NOT_RESPONDING"
+    assert sum(thread.name == "storage" for thread in threading.enumerate()) == 1
+    assert pools.volume_path(healthy) == tmp_path / "other" / "v"
+    assert pools.ensure(other).available_bytes > 0
+    assert {pool.spec.pool_id: pool.capacity_bytes > 0 for pool in pools.list()} == {
+        spec.pool_id: False,
+        other.pool_id: True,
+    }
+
+    restarted = Pools(tmp_path / "state", POOL_TYPES)
+    restarted.restore()
+    assert restarted.volume_path(healthy) == tmp_path / "other" / "v"
+
+    file.rename(tmp_path / "fifo")
+    file.write_text(f"{mark}\n")
+    (tmp_path / "fifo").write_text(f"{mark}\n")
+    eventually(lambda: not any(thread.name == "storage" for thread in threading.enumerate()))
+    assert pools.volume_path(hanging) == tmp_path / "pool" / "v"
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_a_pool_does_not_change_under_its_id(pools: Pools, tmp_path: Path) -> None:

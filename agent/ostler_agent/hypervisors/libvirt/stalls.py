@@ -10,7 +10,6 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -18,6 +17,7 @@ import libvirt
 import structlog
 from ostler_common.errors import OstlerError
 
+from ostler_agent.bounded import BoundedCalls
 from ostler_agent.hypervisors.libvirt import inventory
 from ostler_agent.hypervisors.libvirt.errors import translated
 from ostler_agent.hypervisors.libvirt.xml.disks import AttachedDisk
@@ -120,33 +120,18 @@ class FreeSpace:
         self, measure: Callable[[str], os.statvfs_result] = os.statvfs, timeout_s: float = _MEASURE_TIMEOUT_S
     ) -> None:
         self._measure, self._timeout_s = measure, timeout_s
-        self._asked: dict[str, Future[int]] = {}  # directory -> the measurement that has no answer yet
+        self._calls = BoundedCalls()
 
     def of(self, path: str) -> int | None:
         """Free bytes of the file system that a file is in; None: unknown, as of a device, or it does not answer."""
         if path.startswith("/dev/"):
             return None
         directory = str(PurePath(path).parent)
-        answer = self._asked.get(directory)
-        if answer is None:
-            answer = self._asked[directory] = Future()
-            threading.Thread(target=self._ask, args=(directory, answer), name="free-space", daemon=True).start()
         try:
-            found = answer.result(self._timeout_s)
-        except TimeoutError:
+            sizes = self._calls.call(directory, lambda: self._measure(directory), self._timeout_s)
+        except OSError:  # TimeoutError too
             return None
-        except OSError:
-            found = None
-        del self._asked[directory]
-        return found
-
-    def _ask(self, directory: str, answer: Future[int]) -> None:
-        try:
-            sizes = self._measure(directory)
-        except OSError as error:
-            answer.set_exception(error)
-        else:
-            answer.set_result(sizes.f_bavail * sizes.f_frsize)
+        return sizes.f_bavail * sizes.f_frsize
 
 
 def _is_stalled(domain: libvirt.virDomain) -> bool:
