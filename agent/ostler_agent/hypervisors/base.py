@@ -361,6 +361,35 @@ class LiveCopy(Protocol):
 
 
 @dataclass(frozen=True)
+class DiskCopy:
+    """A disk of a running VM, and the empty image of its size that it is copied into."""
+
+    volume_id: str
+    target: VolumeRef
+    path: Path
+
+
+@runtime_checkable
+class Backup(Protocol):
+    """Optional part of a driver, `Function.ONLINE_BACKUP`: copies several disks of a running VM as of one moment.
+
+    The driver installs the targets' keys, and removes them at the end. A copy continues if the agent dies; the next run
+    of the agent calls `end_copies`. Raises AbortedError DISK_BUSY during another copy or mirror of the VM's disks, or a
+    migration of the VM.
+    """
+
+    def copy_disks(self, vm_id: str, copies: Sequence[DiskCopy], progress: Progress) -> None:
+        """Copies disks as of one moment into their targets, while the guest runs.
+
+        If it raises, nothing writes to the targets any more, and the VM keeps running unless its guest has stopped
+        (FailedPreconditionError VM_STOPPED). Raises ResourceExhaustedError POOL_FULL, AbortedError COPY_FAILED.
+        """
+
+    def end_copies(self, vm_id: str, copies: Sequence[DiskCopy]) -> None:
+        """Ends a `copy_disks` which an earlier run of the agent began. Succeeds if there is none."""
+
+
+@dataclass(frozen=True)
 class Addresses:
     """The addresses at which a host receives migrations; only the driver, the same on both hosts, interprets them.
 
@@ -456,6 +485,7 @@ PARTS: Mapping[Function, type] = {
     Function.LIVE_RESIZE: LiveResize,
     Function.ONLINE_GROW: OnlineGrow,
     Function.ONLINE_COPY: LiveCopy,
+    Function.ONLINE_BACKUP: Backup,
     Function.SCREENSHOT: Screenshot,
     Function.CONSOLE_LOG: ConsoleLog,
     Function.SEND_KEY: SendKey,

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from ostler.agent.v1 import pool_pb2
 from ostler.agent.v1 import vm_pb2 as agent_vm_pb2
 from ostler.agent.v1 import volume_pb2 as agent_volume_pb2
-from ostler.types.v1 import vm_pb2, volume_pb2
+from ostler.types.v1 import job_pb2, vm_pb2, volume_pb2
 from ostler_common import io_limits, xml_fragment
 from ostler_common.bridges import bridge_of
 from ostler_common.driver_details import MAX_FIELDS, MAX_LENGTH
@@ -36,6 +36,7 @@ from ostler_agent.spec import (
     VolumeRef,
 )
 from ostler_agent.templates import TemplateSource
+from ostler_agent.volumes.volumes import VolumeDigest
 
 DEFAULT_ITER_TIME_MS = 10
 MAX_FRAGMENTS = 64
@@ -152,6 +153,10 @@ def volume_info(info: VolumeInfo) -> volume_pb2.VolumeInfo:
         virtual_size_bytes=info.virtual_size_bytes,
         allocated_bytes=info.allocated_bytes,
     )
+
+
+def volume_digest(digest: VolumeDigest) -> job_pb2.VolumeDigest:
+    return job_pb2.VolumeDigest(sha256=digest.sha256, file_size_bytes=digest.file_size_bytes)
 
 
 def template_source(message: agent_volume_pb2.TemplateSource, path: str = "template") -> TemplateSource:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import grpc
 from google.protobuf.message import Message
@@ -14,8 +14,9 @@ from ostler_agent.direct_download import Downloader
 from ostler_agent.jobs import JobContext, Jobs
 from ostler_agent.journal import Record
 from ostler_agent.services import convert
-from ostler_agent.spec import VolumeRef
+from ostler_agent.spec import VolumeInfo, VolumeRef
 from ostler_agent.volumes import Volumes
+from ostler_agent.volumes.disk_copies import Pair
 
 _HEAD_BYTES = 64 << 10
 
@@ -29,6 +30,7 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
         jobs.on_recover("volume.grow", self._recover_grow)
         jobs.on_recover("volume.delete", self._recover_delete)
         jobs.on_resume("volume.copy", self._resume_copy)
+        jobs.on_resume("volume.copy-disks", self._resume_copy_disks)
         jobs.on_resume("volume.mirror", self._resume_mirror)
         jobs.on_resume("volume.pivot", self._resume_pivot)
         jobs.on_resume("volume.cancel-mirror", self._resume_cancel_mirror)
@@ -79,6 +81,28 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
             lambda job: convert.volume_info(
                 self._volumes.copies.copy(job, source, target, request.size_bytes, provisioning, vm_id)
             ),
+        )
+
+    def CopyDisks(
+        self, request: volume_pb2.CopyDisksRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        vm_id, pairs = convert.uuid_field(request.vm_id, "vm_id"), _pairs(request)
+        return self._jobs.run(
+            request.operation,
+            "volume.copy-disks",
+            request,
+            lambda job: _copied(self._volumes.disk_copies.copy(job, vm_id, pairs)),
+        )
+
+    def DigestVolume(
+        self, request: volume_pb2.DigestVolumeRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        ref = convert.volume_ref(request.volume)
+        return self._jobs.run(
+            request.operation,
+            "volume.digest",
+            request,
+            lambda job: convert.volume_digest(self._volumes.digest(job, ref)),
         )
 
     def MirrorVolume(
@@ -196,6 +220,10 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
         target = convert.volume_ref(request.target)
         return convert.volume_info(self._volumes.copies.resolve_interrupted_copy(target, request.vm_id, record.facts))
 
+    def _resume_copy_disks(self, record: Record, job: JobContext) -> Message:
+        request = record.request_as(volume_pb2.CopyDisksRequest)
+        return _copied(self._volumes.disk_copies.resolve_interrupted(request.vm_id, _pairs(request), record.facts))
+
     def _resume_mirror(self, record: Record, job: JobContext) -> Message:
         mirrored = _mirrored(record.request_as(volume_pb2.MirrorVolumeRequest))
         return convert.volume_info(self._volumes.mirrors.resolve_interrupted_begin(*mirrored, record.facts))
@@ -222,3 +250,17 @@ def _mirrored(
         convert.volume_ref(request.source, "source"),
         convert.volume_ref(request.target, "target"),
     )
+
+
+def _pairs(request: volume_pb2.CopyDisksRequest) -> list[Pair]:
+    return [
+        Pair(
+            convert.volume_ref(disk.source, f"disks[{number}].source"),
+            convert.volume_ref(disk.target, f"disks[{number}].target"),
+        )
+        for number, disk in enumerate(request.disks)
+    ]
+
+
+def _copied(made: Sequence[VolumeInfo]) -> job_pb2.CopiedDisks:
+    return job_pb2.CopiedDisks(volumes=map(convert.volume_info, made))

@@ -7,7 +7,7 @@ from typing import Protocol
 from ostler_common.errors import FailedPreconditionError
 from ostler_common.hypervisors import Function
 
-from ostler_agent.hypervisors.base import LiveCopy, OnlineGrow, need
+from ostler_agent.hypervisors.base import Backup, LiveCopy, OnlineGrow, need
 from ostler_agent.hypervisors.info import DriverInfo
 from ostler_agent.spec import VolumeRef
 
@@ -48,4 +48,11 @@ def live_copy(runtime: VmRuntime) -> LiveCopy:
     """Returns the driver's part that copies running disks. Raises FailedPreconditionError FUNCTION_NOT_SUPPORTED."""
     need(runtime, Function.ONLINE_COPY)
     assert isinstance(runtime, LiveCopy)
+    return runtime
+
+
+def live_backup(runtime: VmRuntime) -> Backup:
+    """Returns the driver's part that copies disks together. Raises FailedPreconditionError FUNCTION_NOT_SUPPORTED."""
+    need(runtime, Function.ONLINE_BACKUP)
+    assert isinstance(runtime, Backup)
     return runtime

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from ostler_common.errors import InvalidArgumentError, bad_field
@@ -25,6 +27,7 @@ from ostler_agent.volumes.checks import (
     check_size,
 )
 from ostler_agent.volumes.copies import Copies
+from ostler_agent.volumes.disk_copies import DiskCopies
 from ostler_agent.volumes.images import created_by, header_of, info_of, inspect
 from ostler_agent.volumes.keys import VolumeKeys
 from ostler_agent.volumes.locks import VolumeLocks
@@ -35,10 +38,18 @@ _FETCH_PERCENT = 50
 _PIECE_BYTES = 1 << 20
 
 
+@dataclass(frozen=True)
+class VolumeDigest:
+    """What a volume's file contains, as stored. sha256: hex."""
+
+    sha256: str
+    file_size_bytes: int
+
+
 class Volumes:
     """Operations on volumes. Thread-safe: one change of a volume at a time.
 
-    copies, mirrors: operations that copy a volume's content to another; keys: operations on keys; adoption: of
+    copies, disk_copies, mirrors: operations that copy volumes' content to others; keys: operations on keys; adoption: of
     files that are no volumes yet; locks: for other
     operations that change volumes.
     """
@@ -49,6 +60,7 @@ class Volumes:
         self._runtime = runtime
         self.locks = VolumeLocks()
         self.copies = Copies(pools, runtime, self.locks)
+        self.disk_copies = DiskCopies(pools, runtime, self.locks)
         self.mirrors = Mirrors(pools, runtime, self.locks)
         self.keys = VolumeKeys(pools, runtime, self.locks)
         self.adoption = Adoption(pools, self.locks)
@@ -166,6 +178,23 @@ class Volumes:
             while data := os.pread(file, _PIECE_BYTES, offset):
                 offset += len(data)
                 yield size_bytes, data
+
+    def digest(self, job: JobContext, ref: VolumeRef) -> VolumeDigest:
+        """Verifies that the key opens a volume, and reads its whole file. Excludes writers meanwhile.
+
+        Raises what `read` raises, and FailedPreconditionError (WRONG_KEY, NOT_ENCRYPTED).
+        """
+        with self._pools.hold(ref) as path:
+            check_key_matches(ref, header_of(ref, path))
+            if ref.key and ref.key.passphrase:
+                qemu_img.check_key(path, ref.format, ref.key)
+        digest, done = hashlib.sha256(), 0
+        for size_bytes, piece in self.read(ref):
+            digest.update(piece)
+            done += len(piece)
+            job.check()
+            job.report("reading volume", done, size_bytes)
+        return VolumeDigest(digest.hexdigest(), done)
 
     def resolve_interrupted_create(self, ref: VolumeRef, facts: Mapping[str, str]) -> VolumeInfo:
         """Resolves an interrupted `create`: returns the volume if complete, else undoes it.

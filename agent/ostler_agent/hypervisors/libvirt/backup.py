@@ -1,9 +1,11 @@
-"""Copies a running VM's disk as of one moment: a push-mode backup of libvirt into an existing image."""
+"""Copies disks of a running VM as of one moment: a push-mode backup of libvirt into existing images."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +13,31 @@ import libvirt
 import structlog
 from ostler_common.errors import AbortedError, OstlerError
 
-from ostler_agent.hypervisors.base import Progress
+from ostler_agent.hypervisors.base import DiskCopy, Progress
 from ostler_agent.hypervisors.libvirt import domains, inventory, live
 from ostler_agent.hypervisors.libvirt.errors import from_qemu_or_none, is_code, lost_connection, translated
 from ostler_agent.hypervisors.libvirt.host import disk_file
 from ostler_agent.hypervisors.libvirt.live import POLL_INTERVAL_S, retry_while_unavailable
 from ostler_agent.hypervisors.libvirt.session import Session
-from ostler_agent.hypervisors.libvirt.xml.copies import backup_targets, backup_xml
-from ostler_agent.spec import VolumeRef
+from ostler_agent.hypervisors.libvirt.xml.copies import BackupDisk, backup_targets, backup_xml
 
 log = structlog.get_logger(__name__)
 
 
-def copy_disk(
-    session: Session,
-    vm_id: str,
-    volume_id: str,
-    target: VolumeRef,
-    path: Path,
-    progress: Progress,
-) -> None:
-    """See `base.LiveCopy.copy_disk`."""
+def copy_disks(session: Session, vm_id: str, copies: Sequence[DiskCopy], progress: Progress) -> None:
+    """See `base.Backup.copy_disks`."""
     try:
         with session.locks.hold(vm_id):
-            _begin(session, vm_id, volume_id, target, path)
-        _finish(session, vm_id, path, progress)
+            _begin(session, vm_id, copies)
+        _finish(session, vm_id, copies[0].path, progress)
     finally:
-        retry_while_unavailable(lambda: live.remove_key(session, vm_id, target.key.key_id if target.key else None))
+        _remove_keys(session, vm_id, copies)
+
+
+def end_copies(session: Session, vm_id: str, copies: Sequence[DiskCopy]) -> None:
+    """See `base.Backup.end_copies`."""
+    for copy in copies:
+        end_copy(session, vm_id, copy.target.key.key_id if copy.target.key else None, copy.path)
 
 
 def end_copy(session: Session, vm_id: str, key_id: str | None, path: Path) -> None:
@@ -54,17 +54,30 @@ def end_copy(session: Session, vm_id: str, key_id: str | None, path: Path) -> No
     retry_while_unavailable(end)
 
 
-def _begin(session: Session, vm_id: str, volume_id: str, target: VolumeRef, path: Path) -> None:
+def _remove_keys(session: Session, vm_id: str, copies: Sequence[DiskCopy]) -> None:
+    """Tries every key; then raises the first failure."""
+    with ExitStack() as stack:
+        for copy in copies:
+            key_id = copy.target.key.key_id if copy.target.key else None
+            stack.callback(retry_while_unavailable, partial(live.remove_key, session, vm_id, key_id))
+
+
+def _begin(session: Session, vm_id: str, copies: Sequence[DiskCopy]) -> None:
     domain = domains.get_active(session, vm_id)
-    with translated(f"copying volume {volume_id} of VM {vm_id}"):
-        disk = live.find_disk(domain, vm_id, volume_id)
+    volume_ids = ", ".join(copy.volume_id for copy in copies)
+    with translated(f"copying volume {volume_ids} of VM {vm_id}"):
+        devices = [live.find_disk(domain, vm_id, copy.volume_id).target for copy in copies]
         attached = inventory.active_disks(domain)
         live.refuse_busy(domain, vm_id, attached)
-        if target.key:
-            session.secrets.install(vm_id, [target.key])
-        others = [other.target for other in attached if other.target != disk.target]
-        xml = backup_xml(disk.target, others, target, disk_file(path))
-        domain.backupBegin(xml, None, libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
+        keys = [copy.target.key for copy in copies if copy.target.key]
+        if keys:
+            session.secrets.install(vm_id, keys)
+        others = [other.target for other in attached if other.target not in devices]
+        wanted = [
+            BackupDisk(device, copy.target, disk_file(copy.path)) for device, copy in zip(devices, copies, strict=True)
+        ]
+        # One job: QEMU begins all copies in one transaction, so that they are of the same moment.
+        domain.backupBegin(backup_xml(wanted, others), None, libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
 
 
 def _finish(session: Session, vm_id: str, path: Path, progress: Progress) -> None:

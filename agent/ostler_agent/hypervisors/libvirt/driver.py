@@ -14,6 +14,7 @@ from ostler_common.io_limits import IoLimits
 from ostler_agent.hypervisors.base import (
     Addresses,
     Destination,
+    DiskCopy,
     Listener,
     MigrationLimits,
     MigrationOutcome,
@@ -229,7 +230,7 @@ class LibvirtDriver:
     # -- LiveCopy
 
     def copy_disk(self, vm_id: str, volume_id: str, target: VolumeRef, path: Path, progress: Progress) -> None:
-        backup.copy_disk(self._session, vm_id, volume_id, target, path, progress)
+        backup.copy_disks(self._session, vm_id, [DiskCopy(volume_id, target, path)], progress)
 
     def end_copy(self, vm_id: str, key_id: str | None, path: Path) -> None:
         backup.end_copy(self._session, vm_id, key_id, path)
@@ -245,6 +246,14 @@ class LibvirtDriver:
 
     def cancel_mirror(self, vm_id: str, source: VolumeRef, target: VolumeRef) -> None:
         mirror.cancel_mirror(self._session, vm_id, source, target)
+
+    # -- Backup
+
+    def copy_disks(self, vm_id: str, copies: Sequence[DiskCopy], progress: Progress) -> None:
+        backup.copy_disks(self._session, vm_id, copies, progress)
+
+    def end_copies(self, vm_id: str, copies: Sequence[DiskCopy]) -> None:
+        backup.end_copies(self._session, vm_id, copies)
 
     # -- Adoption
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
@@ -12,13 +14,28 @@ from ostler_agent.hypervisors.libvirt.xml.element import element, to_text
 from ostler_agent.spec import VolumeRef
 
 
-def backup_xml(device: str, others: list[str], target: VolumeRef, file: DiskFile) -> str:
-    """A backup of only one disk (vda) into an existing image."""
-    place = element("target", disks.encryption(target.key.key_id) if target.key else None)
-    disk = element("disk", place, element("driver", type=target.format.value), name=device, backup="yes")
-    set_path(disk, place, file.path, device=file.device)
+@dataclass(frozen=True)
+class BackupDisk:
+    """A disk (vda) that is backed up into an existing image."""
+
+    device: str
+    target: VolumeRef
+    file: DiskFile
+
+
+def backup_xml(backed_up: Sequence[BackupDisk], others: Sequence[str]) -> str:
+    """A backup of these disks into existing images. others: the VM's other disks."""
     left_out = [element("disk", name=other, backup="no") for other in others]
-    return to_text(element("domainbackup", element("disks", disk, *left_out), mode="push"))
+    return to_text(element("domainbackup", element("disks", *map(_backup_disk, backed_up), *left_out), mode="push"))
+
+
+def _backup_disk(backed_up: BackupDisk) -> Element:
+    key = backed_up.target.key
+    place = element("target", disks.encryption(key.key_id) if key else None)
+    driver = element("driver", type=backed_up.target.format.value)
+    disk = element("disk", place, driver, name=backed_up.device, backup="yes")
+    set_path(disk, place, backed_up.file.path, device=backed_up.file.device)
+    return disk
 
 
 def backup_targets(xml: str) -> list[Path]:

@@ -1,0 +1,195 @@
+"""Copies several disks of one VM as of one moment, also while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from ostler_common.errors import FailedPreconditionError, bad_field
+
+from ostler_agent.hypervisors.base import DiskCopy
+from ostler_agent.image_header import ImageHeader
+from ostler_agent.image_lock import wait_until_unlocked
+from ostler_agent.jobs import JobContext, interrupted
+from ostler_agent.pools import Pools, Staging
+from ostler_agent.spec import Provisioning, VolumeInfo, VolumeRef
+from ostler_agent.tools import qemu_img
+from ostler_agent.volumes.checks import check_free_space, check_key_matches, check_passphrase_given
+from ostler_agent.volumes.images import create_like, created_by, header_of, info_of
+from ostler_agent.volumes.locks import VolumeLocks
+from ostler_agent.volumes.runtime import VmRuntime, live_backup
+
+MAX_DISKS = 64
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A disk and the volume that becomes its copy."""
+
+    source: VolumeRef
+    target: VolumeRef
+
+
+@dataclass(frozen=True)
+class _Opened:
+    pair: Pair
+    path: Path
+    header: ImageHeader
+    staging: Staging
+
+    @property
+    def copy(self) -> DiskCopy:
+        return DiskCopy(self.pair.source.volume_id, self.pair.target, self.staging.path)
+
+
+class DiskCopies:
+    """Copies all disks of a VM together; part of `volumes.Volumes`."""
+
+    def __init__(self, pools: Pools, runtime: VmRuntime, busy: VolumeLocks) -> None:
+        self._pools = pools
+        self._runtime = runtime
+        self._locks = busy
+
+    def copy(self, job: JobContext, vm_id: str, pairs: Sequence[Pair]) -> list[VolumeInfo]:
+        """Creates the targets with their sources' content. If it raises, it leaves none of them behind.
+
+        Raises InvalidArgumentError (INVALID_FIELD, KEY_MISSING); AlreadyExistsError (VOLUME_EXISTS) unless this
+        operation created the target; NotFoundError (VOLUME_NOT_FOUND); FailedPreconditionError (FUNCTION_NOT_SUPPORTED,
+        VM_STOPPED, VOLUME_IN_USE if another VM uses a source, VOLUME_NOT_ATTACHED if the running VM does not, and what
+        `Copies.copy` raises); ResourceExhaustedError (POOL_FULL); AbortedError (DISK_BUSY, COPY_FAILED).
+        """
+        _check(pairs)
+        targets = [pair.target for pair in pairs]
+        with ExitStack() as stack:
+            for pair in pairs:
+                stack.enter_context(self._locks.shared(pair.source))
+            stack.enter_context(self._locks.exclusive(*targets))
+            if all(self._pools.exists(target) for target in targets):
+                return [created_by(self._pools, target, job.facts) for target in targets]
+            self._delete_own(targets, job.facts)
+            runs = self._runs(vm_id, pairs)
+            opened = [self._open(job, pair, stack) for pair in pairs]
+            self._check_room(opened)
+            if runs:
+                self._copy_running(job, vm_id, opened)
+            else:
+                _copy_stopped(job, opened)
+            made = [info_of(one.pair.target, header_of(one.pair.target, one.staging.path)) for one in opened]
+            with ExitStack() as undo:
+                for one in opened:
+                    one.staging.commit()
+                    undo.callback(self._pools.delete, one.pair.target)
+                undo.pop_all()
+        return made
+
+    def resolve_interrupted(self, vm_id: str, pairs: Sequence[Pair], facts: Mapping[str, str]) -> list[VolumeInfo]:
+        """Resolves a `copy` that the agent's end interrupted: returns the copies if they were complete, else undoes it.
+
+        Raises UnavailableError INTERRUPTED.
+        """
+        targets = [pair.target for pair in pairs]
+        with self._locks.exclusive(*targets):
+            begun = [
+                DiskCopy(pair.source.volume_id, pair.target, Path(facts[_draft(pair.target)]))
+                for pair in pairs
+                if _draft(pair.target) in facts
+            ]
+            if begun:
+                live_backup(self._runtime).end_copies(vm_id, begun)  # the hypervisor continues it without the agent
+            for target in targets:
+                self._pools.discard(target)
+            if all(self._pools.exists(target) for target in targets):
+                return [created_by(self._pools, target, facts) for target in targets]
+            self._delete_own(targets, facts)
+        raise interrupted()
+
+    def _delete_own(self, targets: Sequence[VolumeRef], facts: Mapping[str, str]) -> None:
+        """Deletes the copies that an earlier attempt of the job completed before it died."""
+        for target in targets:
+            if self._pools.exists(target):
+                created_by(self._pools, target, facts)
+                self._pools.delete(target)
+
+    def _runs(self, vm_id: str, pairs: Sequence[Pair]) -> bool:
+        """Whether the VM runs here with the sources; raises if another VM uses one, or the VM not all of them."""
+        users = {pair.source.volume_id: self._runtime.using(pair.source.volume_id) or "" for pair in pairs}
+        for volume_id, user in users.items():
+            if user not in ("", vm_id):
+                raise FailedPreconditionError(
+                    f"volume {volume_id} is used by VM {user} (stop it or detach the volume first)",
+                    "VOLUME_IN_USE",
+                    {"volume": volume_id, "vm": user},
+                )
+        unused = [volume_id for volume_id, user in users.items() if not user]
+        if unused and len(unused) < len(users):
+            raise FailedPreconditionError(
+                f"VM {vm_id} runs without volume {unused[0]} (attach it first)",
+                "VOLUME_NOT_ATTACHED",
+                {"volume": unused[0], "vm": vm_id},
+            )
+        return not unused
+
+    def _open(self, job: JobContext, pair: Pair, stack: ExitStack) -> _Opened:
+        path = stack.enter_context(self._pools.hold(pair.source))
+        header = header_of(pair.source, path)
+        check_key_matches(pair.source, header)
+        staging = stack.enter_context(self._pools.staging(pair.target, header.virtual_size_bytes, job))
+        return _Opened(pair, path, header, staging)
+
+    def _check_room(self, opened: Sequence[_Opened]) -> None:
+        """A guest's write waits until the old data is copied: the pools must not be full then."""
+        for pool_id in {one.pair.target.pool_id for one in opened}:
+            there = [one for one in opened if one.pair.target.pool_id == pool_id]
+            needed = sum(min(one.header.allocated_bytes, one.header.virtual_size_bytes) for one in there)
+            check_free_space(self._pools, there[0].pair.target, needed)
+
+    def _copy_running(self, job: JobContext, vm_id: str, opened: Sequence[_Opened]) -> None:
+        live = live_backup(self._runtime)
+        for one in opened:
+            create_like(job, one.header, one.pair.target, one.staging.path, Provisioning.THIN)
+        job.remember(**{_draft(one.pair.target): str(one.staging.path) for one in opened})
+        live.copy_disks(vm_id, [one.copy for one in opened], job)
+        for one in opened:
+            wait_until_unlocked(one.staging.path)
+
+
+def _copy_stopped(job: JobContext, opened: Sequence[_Opened]) -> None:
+    total = sum(one.header.virtual_size_bytes for one in opened) or 1
+    before = 0
+    for one in opened:
+        check_passphrase_given(one.pair.source.key, "source.key")
+        size_bytes = one.header.virtual_size_bytes
+
+        def progress(percent: float, before: int = before, size_bytes: int = size_bytes) -> None:
+            done = before + int(size_bytes * percent / 100)
+            job.report("copying disks", done, total, percent=min(99, 100 * done // total))
+
+        # QEMU locks the source, which excludes writers on every host.
+        qemu_img.convert(
+            one.path,
+            one.pair.source.format,
+            one.staging.path,
+            one.pair.target.format,
+            source_key=one.pair.source.key,
+            key=one.pair.target.key,
+            progress=progress,
+            cancel=job,
+        )
+        before += size_bytes
+
+
+def _check(pairs: Sequence[Pair]) -> None:
+    if not 1 <= len(pairs) <= MAX_DISKS:
+        raise bad_field("disks", f"must be 1 to {MAX_DISKS} disks")
+    ids = [ref.volume_id for pair in pairs for ref in (pair.source, pair.target)]
+    if len(set(ids)) < len(ids):
+        raise bad_field("disks", "must name every volume once")
+    for number, pair in enumerate(pairs):
+        check_passphrase_given(pair.target.key, f"disks[{number}].target.key")
+
+
+def _draft(target: VolumeRef) -> str:
+    """The fact by which the next run of the agent finds a copy that continues."""
+    return f"where the copy {target.volume_id} is written"
