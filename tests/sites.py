@@ -19,6 +19,8 @@ from ostler_control.database import transaction
 from ostler_control.keys import Keyring, create_key_file, open_provider
 from ostler_control.models import (
     Account,
+    Backup,
+    BackupDisk,
     Cluster,
     DiskOffering,
     FenceDevice,
@@ -119,7 +121,7 @@ class Site:
     def check_whole(self) -> None:
         """Nothing has leaked: claims, keys, files, copies, held objects."""
         assert capacity.audit() == []
-        held = [row.name for model in (Vm, Volume, Snapshot) for row in model.select().where(model.operation_id != "")]
+        held = [row.name for model in (Vm, Volume, Snapshot, Backup) for row in model.select().where(model.operation_id != "")]
         assert held == []
         keys = {row.id for row in Passphrase.select()}
         rows: list[Any] = list(Volume.select())
@@ -127,10 +129,11 @@ class Site:
         assert list(VolumeFile.select()) == [], "files that were not swept"
         documents: list[Any] = [*UserData.select(), *VmUserData.select()]
         others = {row.passphrase_id for row in FenceDevice.select()}
-        assert keys == {row.passphrase_id for row in (*kept, *documents) if row.passphrase_id} | others
+        backed_up: list[Any] = list(BackupDisk.select())
+        assert keys == {row.passphrase_id for row in (*kept, *backed_up, *documents) if row.passphrase_id} | others
         assert [row.id for row in VmUserData.select() if row.operation_id] == [], "user data that waits for nothing"
         files = self.fleet.files()
-        assert set(files) <= {row.file_id for row in kept}, "files that no volume or snapshot knows"
+        assert set(files) <= {row.file_id for row in (*kept, *backed_up)}, "files that no volume, snapshot or backup knows"
         for row in kept:
             if row.state == "ready":
                 assert files.get(row.file_id) == row.pool_id, f"{row.name} has no file in its pool"
@@ -138,6 +141,12 @@ class Site:
                 file = self.fleet.pools[row.pool_id][row.file_id]
                 assert file.passphrase == opened, f"{row.name} does not open"
                 assert not file.also, f"{row.name} is opened by a second key"
+        for disk in backed_up:
+            if disk.backup.state == "ready":
+                file = self.fleet.pools[disk.pool_id][disk.file_id]
+                assert file.passphrase == self.keys.open(disk).reveal(), f"{disk.name} does not open"
+                assert disk.encrypt_format == "luks"
+                assert disk.sha256
         copies = [volume_id for pool in self.fleet.pools.values() for volume_id in pool]
         assert len(copies) == len(set(copies)), "a volume has two files"
         machines: list[Any] = list(Vm.select())

@@ -94,6 +94,7 @@ DEADLINE_S: Mapping[tuple[str, str], int | None] = {
     ("ostler.agent.v1.MigrationService", "PrepareMigration"): None,
     ("ostler.agent.v1.MigrationService", "MigrateVm"): None,
     ("ostler.agent.v1.MigrationService", "FinishMigration"): None,
+    ("ostler.control.v1.BackupService", "CreateBackupStore"): 150,
     ("ostler.control.v1.DrsService", "GeneratePlan"): 300,
     ("ostler.control.v1.DrsService", "GenerateReturnPlan"): 300,
     ("ostler.control.v1.DrsService", "ExecuteMapping"): 300,
@@ -142,6 +143,7 @@ RETRIED: Mapping[str, tuple[str, ...]] = {
     "ostler.control.v1.AccountService": ("GetAccount", "ListAccounts"),
     "ostler.control.v1.UserService": ("GetUser", "ListUsers", "WhoAmI"),
     "ostler.control.v1.AffinityService": ("GetAffinityGroup", "ListAffinityGroups"),
+    "ostler.control.v1.BackupService": ("GetBackup", "ListBackups", "ListBackupStores"),
     "ostler.control.v1.DrsService": (
         *("GetPlan", "ListPlans", "GetPowerPlan", "GetStoragePlan"),
         *("GetClusterStatus", "ListAlgorithms"),

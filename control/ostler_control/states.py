@@ -69,6 +69,15 @@ class SnapshotState(StrEnum):
     FAILED = "failed"
 
 
+class BackupState(StrEnum):
+    """How far a backup has come."""
+
+    CREATING = "creating"
+    READY = "ready"
+    DELETING = "deleting"
+    FAILED = "failed"
+
+
 class OperationState(StrEnum):
     """How far an operation has come."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from ostler_agent.hypervisors.base import (
     Addresses,
     Destination,
+    DiskCopy,
     Listener,
     MigrationLimits,
     MigrationOutcome,
@@ -222,6 +223,12 @@ class FakeHypervisor:
 
     def end_copy(self, vm_id: str, key_id: str | None, path: Path) -> None:
         self._do("end_copy")
+
+    def copy_disks(self, vm_id: str, copies: Sequence[DiskCopy], progress: Progress) -> None:
+        self._do("copy_disks")
+
+    def end_copies(self, vm_id: str, copies: Sequence[DiskCopy]) -> None:
+        self._do("end_copies")
 
     def mirror_disk(self, vm_id: str, volume_id: str, target: VolumeRef, path: Path, progress: Progress) -> None:
         self._do("mirror_disk")

@@ -6,6 +6,7 @@ agent answers. What is fake is the hypervisor and the disk.
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import threading
 import time
@@ -263,6 +264,26 @@ class FakeHost(
             return self._copy(request.source, request.target, request.size_bytes)
 
         return self._job("CopyVolume", "volume.copy", request, context, work)
+
+    def CopyDisks(
+        self, request: volume_pb2.CopyDisksRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        def work(job: JobContext) -> job_pb2.CopiedDisks:
+            job.report("copying disks", 1, 2)
+            return job_pb2.CopiedDisks(volumes=[self._copy(disk.source, disk.target, 0) for disk in request.disks])
+
+        return self._job("CopyDisks", "volume.copy-disks", request, context, work)
+
+    def DigestVolume(
+        self, request: volume_pb2.DigestVolumeRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        def work(job: JobContext) -> job_pb2.VolumeDigest:
+            file = self._file(request.volume)
+            self._open(file, request.volume)
+            data = bytes_of(file)
+            return job_pb2.VolumeDigest(sha256=hashlib.sha256(data).hexdigest(), file_size_bytes=len(data))
+
+        return self._job("DigestVolume", "volume.digest", request, context, work)
 
     def MirrorVolume(
         self, request: volume_pb2.MirrorVolumeRequest, context: grpc.ServicerContext

@@ -13,6 +13,18 @@ MEMBERS: Mapping[str, frozenset[str]] = {
     "AffinityService": frozenset(
         {"CreateAffinityGroup", "DeleteAffinityGroup", "GetAffinityGroup", "ListAffinityGroups"}
     ),
+    "BackupService": frozenset(
+        {
+            "CreateBackup",
+            "DeleteBackup",
+            "GetBackup",
+            "ListBackups",
+            "RestoreVm",
+            "RestoreVmOver",
+            "RestoreVolume",
+            "VerifyBackup",
+        }
+    ),
     "EventService": frozenset({"ListEvents", "WatchEvents"}),
     "ExtraConfigService": frozenset({"ListExtraConfigs", "RemoveExtraConfig", "SetExtraConfig"}),
     "LabelService": frozenset({"UpdateLabels"}),

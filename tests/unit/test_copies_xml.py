@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
-from ostler_agent.hypervisors.libvirt.xml.copies import backup_targets, backup_xml, mirror_xml
+from ostler_agent.hypervisors.libvirt.xml.copies import BackupDisk, backup_targets, backup_xml, mirror_xml
 from ostler_agent.hypervisors.libvirt.xml.disks import DiskFile, Mirror, attached_disks
 from ostler_agent.spec import DiskFormat, Key, VolumeRef
 
@@ -45,13 +45,26 @@ def test_a_mirror_is_ready_when_libvirt_says_yes() -> None:
 
 
 def test_a_backup_takes_one_disk_and_leaves_out_the_others() -> None:
-    xml = backup_xml("vdb", ["vda", "vdc"], SECRET, DiskFile(Path("/pool/.x.part")))
+    xml = backup_xml([BackupDisk("vdb", SECRET, DiskFile(Path("/pool/.x.part")))], ["vda", "vdc"])
     root = ElementTree.fromstring(xml)
     assert (root.tag, root.get("mode")) == ("domainbackup", "push")
     taken = {disk.get("name"): disk.get("backup") for disk in root.iter("disk")}
     assert taken == {"vdb": "yes", "vda": "no", "vdc": "no"}
     assert [secret.get("uuid") for secret in root.iter("secret")] == [KEY]
     assert backup_targets(xml) == [Path("/pool/.x.part")]
+
+
+def test_one_backup_takes_several_disks_each_under_its_own_key() -> None:
+    other = VolumeRef("p", DISK, DiskFormat.RAW)
+    xml = backup_xml(
+        [BackupDisk("vda", SECRET, DiskFile(Path("/store/a"))), BackupDisk("vdb", other, DiskFile(Path("/store/b")))],
+        ["vdc"],
+    )
+    root = ElementTree.fromstring(xml)
+    taken = {disk.get("name"): disk.get("backup") for disk in root.iter("disk")}
+    assert taken == {"vda": "yes", "vdb": "yes", "vdc": "no"}
+    assert [secret.get("uuid") for secret in root.iter("secret")] == [KEY]
+    assert backup_targets(xml) == [Path("/store/a"), Path("/store/b")]
 
 
 def test_a_target_may_be_a_device_and_plain() -> None:
@@ -63,4 +76,4 @@ def test_a_target_may_be_a_device_and_plain() -> None:
     assert source is not None
     assert source.attrib == {"dev": f"/dev/ostler/{TARGET}"}
     assert len(source) == 0
-    assert backup_targets(backup_xml("vda", [], plain, device)) == [Path("/dev/ostler", TARGET)]
+    assert backup_targets(backup_xml([BackupDisk("vda", plain, device)], [])) == [Path("/dev/ostler", TARGET)]

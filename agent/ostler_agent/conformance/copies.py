@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ostler_agent.conformance.assertions import CheckFailedError, refused, require
 from ostler_agent.conformance.bench import MIB, Bench, NeverCancelled
-from ostler_agent.hypervisors.base import LiveCopy, MirrorState
+from ostler_agent.hypervisors.base import Backup, DiskCopy, LiveCopy, MirrorState
 from ostler_agent.spec import VmSpec, VolumeRef
 
 # Not bootable, and neither at the beginning nor at the end.
@@ -36,6 +36,28 @@ def copy(bench: Bench) -> None:
     with refused("copying a stopped VM's disk", "VM_NOT_RUNNING", "VM_STOPPED"):
         target = bench.volume()
         live.copy_disk(spec.vm_id, source.volume_id, target, bench.paths(target), NeverCancelled())
+
+
+def together(bench: Bench) -> None:
+    """All disks of a running VM are copied together; the VM does not use the copies."""
+    hypervisor = bench.hypervisor
+    assert isinstance(hypervisor, Backup)
+    sources = [marked(bench), marked(bench)]
+    spec = bench.start(bench.spec(*sources))
+    targets = [bench.volume(), bench.volume()]
+    copies = [
+        DiskCopy(source.volume_id, target, bench.paths(target)) for source, target in zip(sources, targets, strict=True)
+    ]
+    hypervisor.copy_disks(spec.vm_id, copies, NeverCancelled())
+    for target in targets:
+        _require_mark(bench, target)
+        require(hypervisor.using(target.volume_id) is None, "the VM must not use the copy")
+    for _ in range(2):
+        hypervisor.end_copies(spec.vm_id, copies)
+    require(hypervisor.running(spec.vm_id), "the VM must keep running")
+    hypervisor.power_off(spec.vm_id)
+    with refused("copying a stopped VM's disks", "VM_NOT_RUNNING", "VM_STOPPED"):
+        hypervisor.copy_disks(spec.vm_id, copies, NeverCancelled())
 
 
 def cancelled_mirror(bench: Bench) -> None:

@@ -79,6 +79,7 @@ CHECKS: tuple[Check, ...] = (
     _check("online-copy.cancelled", copies.cancelled_mirror, Function.ONLINE_COPY),
     _check("online-copy.pivot", copies.pivot, Function.ONLINE_COPY),
     _check("io-limits.running", disks.limit_disk, Function.IO_LIMITS),
+    _check("online-backup.together", copies.together, Function.ONLINE_BACKUP),
     _check("volume-encryption.key", disks.encryption, Function.VOLUME_ENCRYPTION),
     _check("uefi.start", disks.uefi, Function.UEFI),
     _check("nics.start", disks.nics, Function.NICS),

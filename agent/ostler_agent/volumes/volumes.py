@@ -49,9 +49,8 @@ class VolumeDigest:
 class Volumes:
     """Operations on volumes. Thread-safe: one change of a volume at a time.
 
-    copies, disk_copies, mirrors: operations that copy volumes' content to others; keys: operations on keys; adoption: of
-    files that are no volumes yet; locks: for other
-    operations that change volumes.
+    copies, disk_copies, mirrors: operations that copy volumes' content to others; keys: operations on keys; adoption:
+    of files that are no volumes yet; locks: for other operations that change volumes.
     """
 
     def __init__(self, pools: Pools, templates: Templates, runtime: VmRuntime) -> None:

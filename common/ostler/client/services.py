@@ -10,6 +10,7 @@ from google.longrunning import operations_pb2_grpc
 from ostler.control.v1 import (
     account_pb2_grpc,
     affinity_pb2_grpc,
+    backup_pb2_grpc,
     drs_pb2_grpc,
     event_pb2_grpc,
     extra_config_pb2_grpc,
@@ -90,6 +91,10 @@ class Services:
     @cached_property
     def snapshots(self) -> snapshot_pb2_grpc.SnapshotServiceStub:
         return snapshot_pb2_grpc.SnapshotServiceStub(self.channel)
+
+    @cached_property
+    def backups(self) -> backup_pb2_grpc.BackupServiceStub:
+        return backup_pb2_grpc.BackupServiceStub(self.channel)
 
     @cached_property
     def vms(self) -> vm_pb2_grpc.VmServiceStub:

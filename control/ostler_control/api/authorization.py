@@ -52,6 +52,22 @@ TABLE: Mapping[str, frozenset[Role]] = {
         },
     ),
     **_service(
+        "ostler.control.v1.BackupService",
+        {
+            "CreateBackupStore": _ADMINS,
+            "ListBackupStores": _ADMINS,
+            "DeleteBackupStore": _ADMINS,
+            "CreateBackup": _USERS,
+            "GetBackup": _USERS,
+            "ListBackups": _USERS,
+            "VerifyBackup": _USERS,
+            "DeleteBackup": _USERS,
+            "RestoreVm": _USERS,
+            "RestoreVmOver": _USERS,
+            "RestoreVolume": _USERS,
+        },
+    ),
+    **_service(
         "ostler.control.v1.DrsService",
         {
             "GeneratePlan": _ADMINS,

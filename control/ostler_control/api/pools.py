@@ -22,6 +22,7 @@ from ostler_control.database import session
 from ostler_control.keys import Keyring
 from ostler_control.models import Cluster, Host, Pool, PoolHost, Zone, new_id
 from ostler_control.pools import manage
+from ostler_control.scheduling.stores import holds_volumes
 
 _SCOPES: dict[str, type[Host | Cluster | Zone]] = {"host": Host, "cluster": Cluster, "zone": Zone}
 
@@ -71,7 +72,7 @@ class PoolService(pool_pb2_grpc.PoolServiceServicer):
 
     def ListPools(self, request: pb.ListPoolsRequest, context: grpc.ServicerContext) -> pb.ListPoolsResponse:
         with session():
-            query = visible(Pool, None)
+            query = visible(Pool, None).where(holds_volumes())
             if host := optional(Host, request.host, "host"):
                 reached = PoolHost.select(PoolHost.pool).where(PoolHost.host == host.id, PoolHost.reachable)
                 query = query.where(Pool.id.in_(reached))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from google.longrunning import operations_pb2_grpc
 from ostler.control.v1 import (
     affinity_pb2_grpc,
+    backup_pb2_grpc,
     drs_pb2_grpc,
     ha_pb2_grpc,
     import_pb2_grpc,
@@ -21,6 +22,7 @@ from ostler.control.v1 import (
 from ostler_common.server import Registration
 
 from ostler_control.api.affinity import AffinityService
+from ostler_control.api.backups import BackupService
 from ostler_control.api.drs import DrsService
 from ostler_control.api.ha import HaService
 from ostler_control.api.import_plans import ImportPlanService
@@ -57,6 +59,9 @@ def services(engine: Engine) -> Mapping[str, Registration]:
         ),
         "ostler.control.v1.SnapshotService": lambda server: snapshot_pb2_grpc.add_SnapshotServiceServicer_to_server(
             SnapshotService(engine.agents, engine.keys), server
+        ),
+        "ostler.control.v1.BackupService": lambda server: backup_pb2_grpc.add_BackupServiceServicer_to_server(
+            BackupService(engine.agents, engine.keys), server
         ),
         "ostler.control.v1.VmService": lambda server: vm_pb2_grpc.add_VmServiceServicer_to_server(vm_service, server),
         "ostler.control.v1.DrsService": lambda server: drs_pb2_grpc.add_DrsServiceServicer_to_server(

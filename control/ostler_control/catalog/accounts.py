@@ -7,7 +7,7 @@ from peewee import IntegrityError
 
 from ostler_control import database, events, settings
 from ostler_control.catalog.names import check_name
-from ostler_control.models import Account, Snapshot, User, Vm, Volume
+from ostler_control.models import Account, Backup, Snapshot, User, Vm, Volume
 
 
 def create(name: str, actor: str) -> Account:
@@ -32,7 +32,13 @@ def delete(account: Account, actor: str) -> None:
     except IntegrityError:
         counts = {
             word: model.select().where(model.account == account).count()
-            for word, model in (("users", User), ("VMs", Vm), ("volumes", Volume), ("snapshots", Snapshot))
+            for word, model in (
+                ("users", User),
+                ("VMs", Vm),
+                ("volumes", Volume),
+                ("snapshots", Snapshot),
+                ("backups", Backup),
+            )
         }
         owned = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
         raise FailedPreconditionError(

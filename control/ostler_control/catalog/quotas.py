@@ -18,6 +18,7 @@ from ostler_control.catalog.row_limits import check_rows
 from ostler_control.database import is_sqlite
 from ostler_control.models import (
     Account,
+    Backup,
     Operation,
     OperationState,
     Snapshot,
@@ -62,7 +63,7 @@ _NOUNS = {
     "memory_bytes": "of memory",
     "volumes": "volumes",
     "storage_bytes": "of storage",
-    "snapshots": "snapshots",
+    "snapshots": "snapshots and backups",
 }
 
 
@@ -113,6 +114,9 @@ def find_usage(account_ids: Collection[str]) -> dict[str, Resources]:
     }
     counts = Snapshot.select(Snapshot.account, fn.COUNT(Snapshot.id)).where(Snapshot.account.in_(ids))
     of_snapshots = dict(tuples(counts.group_by(Snapshot.account), tuple[str, int]))
+    backups = Backup.select(Backup.account, fn.COUNT(Backup.id)).where(Backup.account.in_(ids))
+    for account_id, count in tuples(backups.group_by(Backup.account), tuple[str, int]):
+        of_snapshots[account_id] = of_snapshots.get(account_id, 0) + count
     growth = _find_growth(ids)
     found = {}
     for account_id in ids:

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 from ostler_common.errors import ResourceExhaustedError
 
-from ostler_control.models import AffinityGroup, BaseModel, Snapshot, UserData, Vm, Volume
+from ostler_control.models import AffinityGroup, Backup, BaseModel, Snapshot, UserData, Vm, Volume
 
 MAX_ROWS_PER_ACCOUNT: Mapping[type[BaseModel], int] = {
     AffinityGroup: 1_000,
+    Backup: 50_000,
     Snapshot: 50_000,
     UserData: 1_000,
     Vm: 10_000,
@@ -17,6 +18,7 @@ MAX_ROWS_PER_ACCOUNT: Mapping[type[BaseModel], int] = {
 }
 _NOUNS: Mapping[type[BaseModel], str] = {
     AffinityGroup: "affinity groups",
+    Backup: "backups",
     Snapshot: "snapshots",
     UserData: "registered user data",
     Vm: "VMs",
@@ -24,7 +26,7 @@ _NOUNS: Mapping[type[BaseModel], str] = {
 }
 
 
-def check_rows(model: type[AffinityGroup | Snapshot | UserData | Vm | Volume], account_id: str) -> None:
+def check_rows(model: type[AffinityGroup | Backup | Snapshot | UserData | Vm | Volume], account_id: str) -> None:
     """Raises ResourceExhaustedError TOO_MANY_OBJECTS when the account has as many rows as it may.
 
     It locks nothing: calls at the same moment may exceed the limit by a few, which harms nobody.

@@ -11,7 +11,7 @@ from ostler_control.check.findings import RESTORE, Finding, Reason
 from ostler_control.check.rows import FileRow
 from ostler_control.database import session
 from ostler_control.keys import Keyring
-from ostler_control.models import Passphrase, Snapshot
+from ostler_control.models import BackupDisk, Passphrase, Snapshot, Volume
 from ostler_control.volumes import wire
 
 _DEADLINE_S = 60.0
@@ -40,9 +40,12 @@ def check_file(row: FileRow, host: HostAddress, agents: Agents, keys: Keyring) -
         info = _ask(ref, host, agents)
     except OstlerError as error:
         if error.reason == "VOLUME_NOT_FOUND":
-            noun = "snapshot" if isinstance(row, Snapshot) else "volume"
+            noun = _noun(row)
             message = f"host {host.name} has no file of it: put the file back, or give the {noun} up"
-            return [*findings, Finding(Reason.FILE_MISSING, name, message, f"ostler {noun} delete {row.name}")]
+            return [
+                *findings,
+                Finding(Reason.FILE_MISSING, name, message, f"ostler {noun} delete {describe(row).partition(' ')[2]}"),
+            ]
         if error.reason == "WRONG_KEY":
             return [*findings, _wrong_key(row, ref, host, agents, keys)]
         if error.reason in ("NOT_ENCRYPTED", "NOT_AN_IMAGE", "BACKING_FILE_REFUSED"):
@@ -51,16 +54,20 @@ def check_file(row: FileRow, host: HostAddress, agents: Agents, keys: Keyring) -
     expected = (wire.FORMATS[row.format], wire.ENCRYPT_FORMATS["luks" if row.passphrase_id else "none"])
     if (info.format, info.encrypt_format) != expected:
         return [*findings, _header_differs(row, f"host {host.name} finds another format or encryption in its header")]
-    if info.virtual_size_bytes > row.size_bytes and not isinstance(row, Snapshot):
+    if info.virtual_size_bytes > row.size_bytes and isinstance(row, Volume):
         message = f"its file has {info.virtual_size_bytes} bytes, recorded are {row.size_bytes}"
         command = f"ostler volume grow {row.name} {info.virtual_size_bytes}"
         findings.append(Finding(Reason.SIZE_DIFFERS, name, message, command))
     return findings
 
 
+def _noun(row: FileRow) -> str:
+    return "backup" if isinstance(row, BackupDisk) else type(row).__name__.lower()
+
+
 def describe(row: FileRow) -> str:
     """ "volume data-1"."""
-    return f"{'snapshot' if isinstance(row, Snapshot) else 'volume'} {row.name}"
+    return f"{_noun(row)} {row.backup.name if isinstance(row, BackupDisk) else row.name}"
 
 
 def _ask(ref: volume_pb2.VolumeRef, host: HostAddress, agents: Agents) -> volume_pb2.VolumeInfo:

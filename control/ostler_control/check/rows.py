@@ -13,12 +13,24 @@ from ostler_control import database
 from ostler_control.agents import HostAddress
 from ostler_control.check.machines import VmRecord
 from ostler_control.hosts.rows import address
-from ostler_control.models import Cluster, Host, Operation, PoolHost, Snapshot, Vm, Volume, db, tuples
+from ostler_control.models import (
+    Backup,
+    BackupDisk,
+    Cluster,
+    Host,
+    Operation,
+    PoolHost,
+    Snapshot,
+    Vm,
+    Volume,
+    db,
+    tuples,
+)
 from ostler_control.operations import Journal
 from ostler_control.scheduling import capacity
-from ostler_control.states import UNFINISHED_OPERATIONS, SnapshotState, VolumeState
+from ostler_control.states import UNFINISHED_OPERATIONS, BackupState, SnapshotState, VolumeState
 
-FileRow = Volume | Snapshot
+FileRow = Volume | Snapshot | BackupDisk
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,9 @@ def read(journal: Journal) -> Rows:
         )
         files: dict[str, FileRow] = {volume.file_id: volume for volume in volumes}
         files.update({snapshot.file_id: snapshot for snapshot in snapshots})
+        kept = BackupDisk.select(BackupDisk, Backup).join(Backup)
+        kept = kept.where((Backup.state == BackupState.READY) & (Backup.operation_id == ""))
+        files.update({disk.file_id: disk for disk in kept})
         reach: dict[str, list[str]] = {}
         pool_hosts = PoolHost.select(PoolHost.pool, PoolHost.host).order_by(PoolHost.reachable.desc())
         for pool_id, host_id in tuples(pool_hosts, tuple[str, str]):

@@ -39,6 +39,7 @@ from ostler_control.models import Vm as VmRow
 from ostler_control.models import Volume as VolumeRow
 from ostler_control.operations import Run, launch, record_operation, workflow
 from ostler_control.operations.records import ENDED, error_from_json
+from ostler_control.scheduling.stores import holds_volumes
 from ostler_control.states import UNFINISHED_OPERATIONS, VolumeState
 from ostler_control.volumes.new_volume import required_bytes
 
@@ -84,7 +85,7 @@ def _pools(zone: Zone) -> list[Pool]:
         | ((PoolRow.scope == "cluster") & PoolRow.scope_id.in_(clusters))
         | ((PoolRow.scope == "host") & PoolRow.scope_id.in_(hosts))
     )
-    rows = list(PoolRow.select().where(within, PoolRow.capacity_bytes > 0).order_by(PoolRow.name))
+    rows = list(PoolRow.select().where(within, holds_volumes(), PoolRow.capacity_bytes > 0).order_by(PoolRow.name))
     reach: dict[str, set[str]] = {row.id: set() for row in rows}
     query = PoolHost.select(PoolHost.pool, PoolHost.host).join(Host)
     query = query.where(PoolHost.reachable, Host.state == HostState.UP, ~Host.removed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from google.protobuf import json_format
 from ostler.types.v1 import vm_pb2
@@ -21,18 +21,18 @@ def load_of(host: Host) -> float:
     return load.cpu_used / (load.cpus or host.cpus or 1)
 
 
-def choose_host(pool: Pool, encrypted: bool, busy: Callable[[str], int], also: Pool | None = None) -> Host:
+def choose_host(pool: Pool, encrypted: bool, busy: Callable[[str], int], *also: Pool | None) -> Host:
     """The host to work on a volume of this pool: up, reaching it, able to encrypt if need be, least loaded.
 
-    busy: how many jobs of this process a host runs now; also: another pool that it must reach, for copies. Raises
+    busy: how many jobs of this process a host runs now; also: other pools that it must reach, for copies. Raises
     FailedPreconditionError NO_COMMON_HOST, with the hosts that reach each pool, NO_CAPABLE_HOST, with each host's
     reason, or FUNCTION_NOT_SUPPORTED when the hypervisors of none of them know encrypted volumes.
     """
-    other = also if also is not None and also.id != pool.id else None
-    where = f"pool {pool.name}" if other is None else f"pools {pool.name} and {other.name}"
+    others = list({other.id: other for other in also if other is not None and other.id != pool.id}.values())
+    where = f"pools {' and '.join(one.name for one in (pool, *others))}" if others else f"pool {pool.name}"
     refusals: list[str] = []
     fit: list[Host] = []
-    reach = reaching(pool.id) if other is None else _reaching_both(pool, other)
+    reach = _reaching_all(pool, others)
     if encrypted and reach and not any(rules.supports(Function.VOLUME_ENCRYPTION, host) for host in reach):
         raise not_supported(Function.VOLUME_ENCRYPTION, rules.name_of(reach[0].hypervisor_type))
     for host in reach:
@@ -48,22 +48,24 @@ def choose_host(pool: Pool, encrypted: bool, busy: Callable[[str], int], also: P
     return min(fit, key=lambda host: (host.maintenance, load_of(host) + busy(host.id) / max(host.cpus, 1), host.id))
 
 
-def _reaching_both(pool: Pool, other: Pool) -> list[Host]:
-    first, second = reaching(pool.id), reaching(other.id)
-    known = {host.id for host in second}
-    both = [host for host in first if host.id in known]
-    if not both:
+def _reaching_all(pool: Pool, others: Sequence[Pool]) -> list[Host]:
+    found = reaching(pool.id)
+    for other in others:
+        first, second = found, reaching(other.id)
+        known = {host.id for host in second}
+        found = [host for host in first if host.id in known]
+        if not found:
 
-        def names(hosts: Iterable[Host]) -> str:
-            return ", ".join(host.name for host in hosts) or "no host"
+            def names(hosts: Iterable[Host]) -> str:
+                return ", ".join(host.name for host in hosts) or "no host"
 
-        raise FailedPreconditionError(
-            f"no host reaches both pool {pool.name} ({names(first)}) and pool {other.name} ({names(second)}); copy "
-            "through a third pool that a host shares with each",
-            "NO_COMMON_HOST",
-            {"pool": pool.name, "other_pool": other.name},
-        )
-    return both
+            raise FailedPreconditionError(
+                f"no host reaches both pool {pool.name} ({names(first)}) and pool {other.name} ({names(second)}); copy "
+                "through a third pool that a host shares with each",
+                "NO_COMMON_HOST",
+                {"pool": pool.name, "other_pool": other.name},
+            )
+    return found
 
 
 def _no_capable_host(where: str, pool: str, encrypted: bool, refusals: Iterable[str]) -> FailedPreconditionError:

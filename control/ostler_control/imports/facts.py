@@ -24,6 +24,7 @@ from ostler_control.models import Cluster, Host, Nic, Pool, PoolHost, Vm, VmImpo
 from ostler_control.networks.needs import needs
 from ostler_control.placement import Demand, Placement
 from ostler_control.scheduling import placement_query
+from ostler_control.scheduling.stores import holds_volumes
 from ostler_control.vmware.connection import Connection
 from ostler_control.vmware.inventory import SourceVm
 from ostler_control.vmware.read_inventory import list_vms, read_vm
@@ -213,7 +214,7 @@ def _staging_pools(cluster_id: str, zone_id: str, wanted: Pool | None) -> list[P
     claims = dict(
         tuples(VmImport.select(VmImport.pool, fn.SUM(VmImport.claimed_bytes)).group_by(VmImport.pool), tuple[str, int])
     )
-    rows = list(Pool.select().where(here | named))
+    rows = list(Pool.select().where(here | named, holds_volumes()))
     reach = _reach({row.id for row in rows})
     return [
         PoolFacts(

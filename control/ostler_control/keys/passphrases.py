@@ -15,6 +15,7 @@ from ostler_control import events
 from ostler_control.database import erase_deleted, session, transaction
 from ostler_control.keys.providers import KeyProvider
 from ostler_control.models import (
+    BackupDisk,
     FenceDevice,
     ImportDiskPassphrase,
     ImportSource,
@@ -34,6 +35,7 @@ KeyHolder = (
     Volume
     | VolumeFile
     | Snapshot
+    | BackupDisk
     | Template
     | Pool
     | ImportSource
@@ -46,6 +48,7 @@ HOLDERS: tuple[type[KeyHolder], ...] = (
     Volume,
     VolumeFile,
     Snapshot,
+    BackupDisk,
     Template,
     Pool,
     ImportSource,

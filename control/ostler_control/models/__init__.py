@@ -1,5 +1,6 @@
 """The tables. `ALL` lists them in the order in which they are made."""
 
+from ostler_control.models.backups import Backup, BackupDisk, BackupStore
 from ostler_control.models.base import BaseModel, db, new_id, now
 from ostler_control.models.columns import first_tuple, tuples
 from ostler_control.models.drs import AffinityGroup, AffinityHost, AffinityMember, DrsCondition, DrsMove, DrsPlan
@@ -63,6 +64,7 @@ from ostler_control.models.storage import (
 )
 from ostler_control.models.userdata import NicAddressing, TemplateUserData, UserData, VmUserData
 from ostler_control.states import (
+    BackupState,
     FenceState,
     HostState,
     ImportPlanState,
@@ -101,6 +103,9 @@ ALL: tuple[type[BaseModel], ...] = (
     VolumeLimits,
     SnapshotSchedule,
     Snapshot,
+    BackupStore,
+    Backup,
+    BackupDisk,
     ServiceOffering,
     OfferingMaximum,
     Vm,
@@ -164,6 +169,10 @@ __all__ = [
     "AffinityGroup",
     "AffinityHost",
     "AffinityMember",
+    "Backup",
+    "BackupDisk",
+    "BackupState",
+    "BackupStore",
     "BaseModel",
     "Certificate",
     "Cluster",

@@ -16,6 +16,7 @@ from peewee import ColumnBase
 from ostler_control import events
 from ostler_control.database import locked, session, transaction
 from ostler_control.models import (
+    Backup,
     BaseModel,
     Kek,
     Operation,
@@ -33,15 +34,15 @@ from ostler_control.operations.metrics import count_operation
 from ostler_control.states import OVER_OPERATIONS, UNFINISHED_OPERATIONS
 
 # Objects that one operation at a time may hold, by their `operation_id` column.
-Held = Vm | Volume | Snapshot | Kek
-HELD: tuple[type[Held], ...] = (Vm, Volume, Snapshot, Kek)
+Held = Vm | Volume | Snapshot | Backup | Kek
+HELD: tuple[type[Held], ...] = (Vm, Volume, Snapshot, Backup, Kek)
 
 ENDED = OVER_OPERATIONS
 UNFINISHED = UNFINISHED_OPERATIONS
 
 # Any: whatever JSON can hold.
 Json = Any
-R = TypeVar("R", Vm, Volume, Snapshot, Kek)
+R = TypeVar("R", Vm, Volume, Snapshot, Backup, Kek)
 T = TypeVar("T")
 
 
@@ -155,9 +156,9 @@ def _outcome(error: OstlerError | None) -> OperationState:
     return OperationState.CANCELLED if isinstance(error, CancelledError) else OperationState.FAILED
 
 
-def release(operation_id: str) -> None:
-    """Releases every object that the operation holds, within the caller's transaction."""
-    for model in HELD:
+def release(operation_id: str, models: Iterable[type[Held]] = HELD) -> None:
+    """Releases every object of these kinds that the operation holds, within the caller's transaction."""
+    for model in models:
         model.update(operation_id="").where(model.operation_id == operation_id).execute()
 
 

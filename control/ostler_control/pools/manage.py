@@ -22,7 +22,19 @@ from ostler_control.database import session, transaction
 from ostler_control.hosts.rows import address, is_up, reaching
 from ostler_control.keys import Keyring
 from ostler_control.keys.passphrases import delete_passphrase
-from ostler_control.models import Cluster, Host, Operation, Pool, PoolHost, Snapshot, Volume, VolumeFile, now
+from ostler_control.models import (
+    Backup,
+    BackupStore,
+    Cluster,
+    Host,
+    Operation,
+    Pool,
+    PoolHost,
+    Snapshot,
+    Volume,
+    VolumeFile,
+    now,
+)
 from ostler_control.pools import reach
 from ostler_control.states import UNFINISHED_OPERATIONS, HostState
 from ostler_control.volumes.files import destroy_file
@@ -106,8 +118,8 @@ def remove_from_hosts(agents: Agents, pool_id: str, scope: str, scope_id: str) -
     _remove_from(agents, up, pool_id)
 
 
-def create(pool: NewPool, verified: VerifiedPool, actor: str, keys: Keyring) -> Pool:
-    """Inserts the row of a verified pool. Raises AlreadyExistsError POOL_EXISTS."""
+def create(pool: NewPool, verified: VerifiedPool, actor: str, keys: Keyring, *, store: bool = False) -> Pool:
+    """Inserts the row of a verified pool. store: it holds backups. Raises AlreadyExistsError POOL_EXISTS."""
     try:
         with transaction():
             row = Pool.create(
@@ -127,9 +139,16 @@ def create(pool: NewPool, verified: VerifiedPool, actor: str, keys: Keyring) -> 
                 measure_time=now(),
                 passphrase=keys.store(pool.password, pool.id) if pool.password else None,
             )
+            if store:
+                BackupStore.create(pool=row)
             for host_id, reason in sorted(verified.reach.items()):
                 reach.set_reach(pool.id, host_id, reason)
-            events.done("pool.create", actor, row, f"{pool.type} pool for {pool.scope} {pool.scope_name}")
+            events.done(
+                "pool.create",
+                actor,
+                row,
+                f"{pool.type} {'store' if store else 'pool'} for {pool.scope} {pool.scope_name}",
+            )
     except IntegrityError as error:
         raise _exists(pool.name) from error
     return row
@@ -138,8 +157,8 @@ def create(pool: NewPool, verified: VerifiedPool, actor: str, keys: Keyring) -> 
 def delete(agents: Agents, pool: Pool, actor: str) -> None:
     """Deletes a pool that holds neither volume nor snapshot; files in it stay.
 
-    Raises FailedPreconditionError POOL_HAS_VOLUMES, POOL_HAS_SNAPSHOTS, or POOL_HAS_FILES while Ostler still has to
-    delete files there; those in a pool that no host reaches are forgotten.
+    Raises FailedPreconditionError POOL_HAS_VOLUMES, POOL_HAS_SNAPSHOTS, STORE_HAS_BACKUPS, or POOL_HAS_FILES while
+    Ostler still has to delete files there; those in a pool that no host reaches are forgotten.
     """
     try:
         with transaction():
@@ -152,6 +171,13 @@ def delete(agents: Agents, pool: Pool, actor: str) -> None:
                 raise FailedPreconditionError(
                     f"pool {pool.name} holds {kept} snapshots; delete them first (ostler snapshot list)",
                     "POOL_HAS_SNAPSHOTS",
+                    {"pool": pool.name},
+                )
+            kept_backups = Backup.select().where(Backup.pool == pool.id).count()
+            if kept_backups:
+                raise FailedPreconditionError(
+                    f"store {pool.name} holds {kept_backups} backups; delete them first (ostler backup list)",
+                    "STORE_HAS_BACKUPS",
                     {"pool": pool.name},
                 )
             _forget_leftovers(pool, actor)

@@ -31,6 +31,7 @@ from ostler_control.placement import (
     refusal,
 )
 from ostler_control.scheduling import affinity, capacity, reserve
+from ostler_control.scheduling.stores import check_holds_volumes, holds_volumes
 
 # Two concurrent placements may choose the same last capacity; the loser places again.
 _MAX_ATTEMPTS = 20
@@ -127,7 +128,8 @@ def pools_for(
 ) -> tuple[str, ...]:
     """Ids of the eligible pools for a new disk, best first: an element of `Demand.pool_choices`.
 
-    Considers pools that some host of the zone or cluster reaches. Raises like `placement.choose_pools`.
+    Considers pools that some host of the zone or cluster reaches, but no backup stores. Raises like
+    `placement.choose_pools`, and FailedPreconditionError POOL_IS_STORE.
     """
     reached = PoolHost.select(PoolHost.pool).join(Host).join(Cluster).where(PoolHost.reachable, ~Host.removed)
     if zone_id:
@@ -136,9 +138,10 @@ def pools_for(
         reached = reached.where(Cluster.id == cluster_id)
     query = Pool.select(Pool.id, Pool.name, Pool.shared, Pool.encryption, Pool.available_bytes)
     query = query.where(Pool.id == pool_id) if pool_id else query.where(Pool.id.in_(reached))
-    return choose_pools(
-        name, size_bytes, encrypted, [PoolFacts(*row) for row in tuples(query, tuple[str, str, bool, bool, int])]
-    )
+    rows = tuples(query.where(holds_volumes()), tuple[str, str, bool, bool, int])
+    if pool_id and not rows:
+        check_holds_volumes(pool_id)
+    return choose_pools(name, size_bytes, encrypted, [PoolFacts(*row) for row in rows])
 
 
 def facts(demand: Demand) -> list[HostFacts]:

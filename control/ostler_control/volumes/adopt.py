@@ -22,7 +22,17 @@ from ostler_control.hosts.choose import choose_host
 from ostler_control.hosts.rows import address, address_of
 from ostler_control.keys import Keyring
 from ostler_control.keys.passphrases import delete_volume
-from ostler_control.models import Account, DiskOffering, Operation, Pool, Snapshot, Volume, VolumeFile, new_id
+from ostler_control.models import (
+    Account,
+    BackupDisk,
+    DiskOffering,
+    Operation,
+    Pool,
+    Snapshot,
+    Volume,
+    VolumeFile,
+    new_id,
+)
 from ostler_control.operations import Run, Undo, record_operation, workflow
 from ostler_control.states import VolumeState
 from ostler_control.volumes import host_jobs, wire
@@ -79,6 +89,7 @@ def check_unknown(pool: Pool, file_name: str) -> None:
     known = (
         Volume.select().where((Volume.file_id == file_name) & (Volume.pool == pool)).exists()
         or VolumeFile.select().where((VolumeFile.id == file_name) & (VolumeFile.pool == pool)).exists()
+        or BackupDisk.select().where((BackupDisk.id == file_name) & (BackupDisk.pool == pool)).exists()
         or Snapshot.select().where((Snapshot.id == file_name) & (Snapshot.pool == pool)).exists()
     )
     if known:

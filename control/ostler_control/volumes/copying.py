@@ -9,7 +9,7 @@ from ostler_common.hypervisors import Function
 from ostler_control.hosts.choose import check_host
 from ostler_control.hosts.rows import address_of
 from ostler_control.hypervisors import rules
-from ostler_control.models import Host, Pool, Snapshot, Vm
+from ostler_control.models import BackupDisk, Host, Pool, Snapshot, Vm
 from ostler_control.operations import Run
 from ostler_control.volumes import wire
 from ostler_control.volumes.host_jobs import check_host_available
@@ -45,7 +45,7 @@ def copy_file(
         source=wire.keyed_ref(source, run.keys),
         target=wire.keyed_ref(target, run.keys, iter_time_ms),
         size_bytes=size_bytes,
-        provisioning=wire.PROVISIONINGS["thin" if isinstance(target, Snapshot) else target.provisioning],
+        provisioning=wire.PROVISIONINGS["thin" if isinstance(target, Snapshot | BackupDisk) else target.provisioning],
         vm_id=vm_id,
     )
     return run.job(address_of(host_id), lambda agent: agent.volumes.CopyVolume, request).volume

@@ -11,6 +11,7 @@ from ostler_common.errors import FailedPreconditionError, bad_field
 from ostler_control.database import session
 from ostler_control.models import Host, Pool, Snapshot, Vm, Volume
 from ostler_control.operations import Run, lock_row
+from ostler_control.scheduling.stores import holds_volumes
 from ostler_control.states import SnapshotState
 from ostler_control.volumes.copying import choose_copying_host
 from ostler_control.volumes.grow import check_ready
@@ -117,7 +118,11 @@ def _export_pool(row: SourceRow, encrypted: bool, vm: Vm | None) -> tuple[Pool, 
     own = row.pool
     either_encrypted = encrypted or bool(row.passphrase_id)
     if own.type not in FILE_POOLS:
-        others = Pool.select().where(Pool.type.in_(FILE_POOLS)).order_by(Pool.available_bytes.desc(), Pool.name)
+        others = (
+            Pool.select()
+            .where(Pool.type.in_(FILE_POOLS), holds_volumes())
+            .order_by(Pool.available_bytes.desc(), Pool.name)
+        )
         for pool in others.where(Pool.encryption) if encrypted else others:
             with contextlib.suppress(FailedPreconditionError):
                 return pool, choose_copying_host(own, pool, either_encrypted, vm)

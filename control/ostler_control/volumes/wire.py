@@ -8,7 +8,7 @@ from ostler_common.errors import InternalError
 
 from ostler_control.keys import Keyring
 from ostler_control.keys.passphrases import KeyHolder
-from ostler_control.models import Template, VolumeFile
+from ostler_control.models import BackupDisk, Template, VolumeFile
 from ostler_control.templates.source import direct_source
 from ostler_control.volumes.rows import FileRow
 
@@ -61,6 +61,10 @@ def template_source(template: Template | None, keys: Keyring) -> agent_pb2.Templ
     )
 
 
+def _noun(row: FileRow) -> str:
+    return "disk of backup" if isinstance(row, BackupDisk) else type(row).__name__.lower()
+
+
 def encrypt_format(row: FileRow, info: volume_pb2.VolumeInfo) -> str:
     """What the agent found in a file's header: none | luks.
 
@@ -69,7 +73,7 @@ def encrypt_format(row: FileRow, info: volume_pb2.VolumeInfo) -> str:
     found = {number: name for name, number in ENCRYPT_FORMATS.items()}.get(info.encrypt_format, "")
     if (found == "luks") != bool(row.passphrase_id):
         wanted = "encrypted" if row.passphrase_id else "unencrypted"
-        what = f"volume {row.volume_id}" if isinstance(row, VolumeFile) else f"{type(row).__name__.lower()} {row.name}"
+        what = f"volume {row.volume_id}" if isinstance(row, VolumeFile) else f"{_noun(row)} {row.name}"
         raise InternalError(
             f"the file of {what} should be {wanted}, but its header says otherwise; it was removed",
             "ENCRYPTION_MISSING",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from google.longrunning import operations_pb2
 from google.protobuf.message import Message
 from ostler.control.v1 import (
+    backup_pb2,
     drs_pb2,
     host_pb2,
     import_plan_pb2,
@@ -21,13 +22,13 @@ from ostler.control.v1 import (
 )
 from ostler_common.errors import to_status
 
-from ostler_control.api.convert import core, drs, fleet, import_plans, keys, templates, vms, volumes
+from ostler_control.api.convert import backups, core, drs, fleet, import_plans, keys, templates, vms, volumes
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.lookups import shown_to
 from ostler_control.api.convert.times import timestamp
 from ostler_control.api.redact import Conceal, concealed
 from ostler_control.caller import Caller
-from ostler_control.models import DrsPlan, Host, ImportPlan, Operation, Snapshot, Template, Vm, Volume, Zone
+from ostler_control.models import Backup, DrsPlan, Host, ImportPlan, Operation, Snapshot, Template, Vm, Volume, Zone
 from ostler_control.operations.records import error_from_json
 from ostler_control.states import OperationState
 
@@ -132,6 +133,13 @@ def _snapshot(row: Operation, caller: Caller) -> Message:
     return snapshot_pb2.Snapshot(id=row.resource_id, name=row.resource_name, state=gone)
 
 
+def _backup(row: Operation, caller: Caller) -> Message:
+    found = Backup.get_or_none(Backup.id == row.resource_id)
+    if found is not None:
+        return backups.backup(found, caller)
+    return backup_pb2.Backup(id=row.resource_id, name=row.resource_name, state=backup_pb2.Backup.DELETING)
+
+
 def _template(row: Operation, caller: Caller) -> Message:
     found = Template.get_or_none(Template.id == row.resource_id)
     return templates.template(found, caller) if found is not None else template_pb2.Template(name=row.resource_name)
@@ -175,6 +183,7 @@ def _vm(row: Operation, caller: Caller) -> Message:
 _RESPONSES: Mapping[str, Callable[[Operation, Caller], Message]] = {
     "volume": _volume,
     "snapshot": _snapshot,
+    "backup": _backup,
     "template": _template,
     "drs": _plan,
     "import-plan": _import_plan,

@@ -1,0 +1,81 @@
+"""Backups and their stores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ostler.control.v1 import backup_pb2 as pb
+from peewee import fn
+
+from ostler_control.api.convert import fleet
+from ostler_control.api.convert.enums import to_enum
+from ostler_control.api.convert.lookups import by_id, name_of, shown_to
+from ostler_control.api.convert.times import timestamp
+from ostler_control.caller import Caller
+from ostler_control.models import Account, Backup, BackupDisk, Pool, tuples
+
+
+def backups(rows: Sequence[Backup], caller: Caller) -> list[pb.Backup]:
+    accounts = by_id(Account, (row.account_id for row in rows))
+    pools = by_id(Pool, (row.pool_id for row in rows))
+    shown = shown_to(caller)
+    disks: dict[str, list[pb.BackupDisk]] = {}
+    for disk in BackupDisk.select().where(BackupDisk.backup.in_([row.id for row in rows])).order_by(BackupDisk.slot):
+        disks.setdefault(disk.backup_id, []).append(_disk(disk))
+    return [
+        pb.Backup(
+            id=row.id,
+            name=row.name,
+            account_id=row.account_id,
+            account_name=name_of(accounts, row.account_id),
+            state=to_enum(pb.Backup.State, "", row.state),
+            state_reason=shown(row.state_reason),
+            vm_id=row.vm_id,
+            vm_name=row.vm_name,
+            store_name=name_of(pools, row.pool_id),
+            online=row.online,
+            stored_bytes=sum(disk.file_size_bytes for disk in disks.get(row.id, [])),
+            disks=disks.get(row.id, []),
+            verify_time=timestamp(row.verify_time),
+            verify_error=shown(row.verify_error),
+            create_time=timestamp(row.create_time),
+        )
+        for row in rows
+    ]
+
+
+def backup(row: Backup, caller: Caller) -> pb.Backup:
+    return backups([row], caller)[0]
+
+
+def _disk(row: BackupDisk) -> pb.BackupDisk:
+    return pb.BackupDisk(
+        slot=row.slot,
+        root=row.root,
+        volume_id=row.volume_id,
+        volume_name=row.volume_name,
+        size_bytes=row.size_bytes,
+        encrypted=row.encrypted,
+        file_size_bytes=row.file_size_bytes,
+        sha256=row.sha256,
+    )
+
+
+def stores(rows: Sequence[Pool]) -> list[pb.BackupStore]:
+    """The stores of these pools."""
+    counts = Backup.select(Backup.pool, fn.COUNT(Backup.id)).where(Backup.pool.in_([row.id for row in rows]))
+    held = dict(tuples(counts.group_by(Backup.pool), tuple[str, int]))
+    return [
+        pb.BackupStore(
+            id=pool.id,
+            name=pool.name,
+            type=pool.type,
+            path=pool.path,
+            source=pool.source,
+            scope_name=pool.scope_name,
+            capacity_bytes=pool.capacity_bytes,
+            available_bytes=pool.available_bytes,
+            backups=held.get(pool.id, 0),
+        )
+        for pool in fleet.pools(rows)
+    ]

@@ -1,0 +1,87 @@
+"""Backups of VMs, and the pools that hold them."""
+
+from __future__ import annotations
+
+from peewee import BigIntegerField, BooleanField, DateTimeField, ForeignKeyField, IntegerField, TextField
+
+from ostler_control.models.base import BaseModel
+from ostler_control.models.columns import enum_column
+from ostler_control.models.people import Account
+from ostler_control.models.storage import Passphrase, Pool
+from ostler_control.states import BackupState
+
+
+class BackupStore(BaseModel):
+    """A pool that holds backups, and nothing else."""
+
+    pool = ForeignKeyField(Pool, unique=True, on_delete="CASCADE")
+    pool_id: str
+
+
+class Backup(BaseModel):
+    """A VM as it was at one moment: its disks as files of their own in a store, its other properties in `definition`.
+
+    vm_id: no foreign key, for the VM may go before it; definition: JSON of `vm_backups.definition.Definition`; online:
+    the VM ran; verify_time: when its files were last read whole, verify_error: what was wrong then, "" for nothing;
+    operation_id: the operation that holds it, else "".
+    """
+
+    name = TextField()
+    account = ForeignKeyField(Account, backref="backups", on_delete="RESTRICT")
+    account_id: str
+    vm_id = TextField(index=True)
+    vm_name = TextField()
+    pool = ForeignKeyField(Pool, backref="backups", on_delete="RESTRICT")
+    pool_id: str
+    state = enum_column(BackupState, BackupState.CREATING, index=True)
+    state_reason = TextField(default="")
+    online = BooleanField(default=False)
+    definition = TextField()
+    verify_time = DateTimeField(null=True)
+    verify_error = TextField(default="")
+    operation_id = TextField(default="")
+
+    class Meta:
+        indexes = ((("account", "name"), True),)
+
+
+class BackupDisk(BaseModel):
+    """A disk of a backup; its id is also its file's. The file is always encrypted, under a passphrase of its own.
+
+    volume_id: the disk's when it was backed up; encrypted: whether that volume was; format: the file's, volume_format:
+    the volume's; disk_offering_id: "" for none; sha256, file_size_bytes: of the file, "" and 0 until it is complete.
+    """
+
+    backup = ForeignKeyField(Backup, backref="disks", on_delete="CASCADE")
+    backup_id: str
+    slot = IntegerField()
+    root = BooleanField(default=False)
+    volume_id = TextField(index=True)
+    volume_name = TextField()
+    pool = ForeignKeyField(Pool, backref="backup_disks", on_delete="RESTRICT")
+    pool_id: str
+    passphrase = ForeignKeyField(Passphrase, unique=True, on_delete="RESTRICT")
+    passphrase_id: str
+    size_bytes = BigIntegerField()
+    format = TextField(default="qcow2")
+    encrypt_format = TextField(default="")
+    encrypted = BooleanField(default=False)
+    volume_pool_id = TextField()
+    volume_format = TextField()
+    provisioning = TextField()
+    disk_offering_id = TextField(default="")
+    sha256 = TextField(default="")
+    file_size_bytes = BigIntegerField(default=0)
+
+    class Meta:
+        indexes = ((("backup", "slot"), True),)
+
+    @property
+    def file_id(self) -> str:
+        """As a Volume has it."""
+        return self.id
+
+    @property
+    def name(self) -> str:
+        """For messages: the backup's name and the disk."""
+        return f"{self.backup.name}:{self.slot}"
