@@ -121,7 +121,11 @@ class Site:
     def check_whole(self) -> None:
         """Nothing has leaked: claims, keys, files, copies, held objects."""
         assert capacity.audit() == []
-        held = [row.name for model in (Vm, Volume, Snapshot, Backup) for row in model.select().where(model.operation_id != "")]
+        held = [
+            row.name
+            for model in (Vm, Volume, Snapshot, Backup)
+            for row in model.select().where(model.operation_id != "")
+        ]
         assert held == []
         keys = {row.id for row in Passphrase.select()}
         rows: list[Any] = list(Volume.select())
@@ -133,7 +137,9 @@ class Site:
         assert keys == {row.passphrase_id for row in (*kept, *backed_up, *documents) if row.passphrase_id} | others
         assert [row.id for row in VmUserData.select() if row.operation_id] == [], "user data that waits for nothing"
         files = self.fleet.files()
-        assert set(files) <= {row.file_id for row in (*kept, *backed_up)}, "files that no volume, snapshot or backup knows"
+        assert set(files) <= {row.file_id for row in (*kept, *backed_up)}, (
+            "files that no volume, snapshot or backup knows"
+        )
         for row in kept:
             if row.state == "ready":
                 assert files.get(row.file_id) == row.pool_id, f"{row.name} has no file in its pool"

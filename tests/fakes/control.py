@@ -20,6 +20,8 @@ from ostler.client import profile
 from ostler.control.v1 import (
     account_pb2,
     account_pb2_grpc,
+    backup_pb2,
+    backup_pb2_grpc,
     event_pb2,
     event_pb2_grpc,
     host_pb2,
@@ -574,6 +576,55 @@ class Snapshots(snapshot_pb2_grpc.SnapshotServiceServicer):
         )
 
 
+class Backups(backup_pb2_grpc.BackupServiceServicer):
+    """One backup, "nightly", of web-1."""
+
+    def __init__(self, control: Control) -> None:
+        self.control = control
+        disk = backup_pb2.BackupDisk(volume_name="web-1-root", root=True, size_bytes=4 << 30, encrypted=True)
+        self.backup = backup_pb2.Backup(
+            id="99",
+            name="nightly",
+            state=backup_pb2.Backup.READY,
+            vm_name="web-1",
+            store_name="vault",
+            stored_bytes=1 << 30,
+            online=True,
+            disks=[disk],
+        )
+
+    def CreateBackupStore(
+        self, request: backup_pb2.CreateBackupStoreRequest, context: grpc.ServicerContext
+    ) -> backup_pb2.BackupStore:
+        self.control.ask(request)
+        return backup_pb2.BackupStore(id="98", name=request.name, source=request.source)
+
+    def CreateBackup(self, request: backup_pb2.CreateBackupRequest, context: grpc.ServicerContext) -> lro.Operation:
+        self.control.ask(request)
+        return self.control.operation()
+
+    def RestoreVm(self, request: backup_pb2.RestoreVmRequest, context: grpc.ServicerContext) -> lro.Operation:
+        self.control.ask(request)
+        return self.control.operation()
+
+    def RestoreVmOver(self, request: backup_pb2.RestoreVmOverRequest, context: grpc.ServicerContext) -> lro.Operation:
+        self.control.ask(request)
+        return self.control.operation()
+
+    def RestoreVolume(self, request: backup_pb2.RestoreVolumeRequest, context: grpc.ServicerContext) -> lro.Operation:
+        self.control.ask(request)
+        return self.control.operation()
+
+    def GetBackup(self, request: backup_pb2.GetBackupRequest, context: grpc.ServicerContext) -> backup_pb2.Backup:
+        return self.backup
+
+    def ListBackups(
+        self, request: backup_pb2.ListBackupsRequest, context: grpc.ServicerContext
+    ) -> backup_pb2.ListBackupsResponse:
+        self.control.ask(request)
+        return backup_pb2.ListBackupsResponse(backups=[self.backup])
+
+
 class Operations(operations_pb2_grpc.OperationsServicer):  # type: ignore[misc]  # untyped
     def __init__(self, control: Control) -> None:
         self.control = control
@@ -612,7 +663,9 @@ def serving(directory: Path) -> Iterator[tuple[Control, Path]]:
     imports = Imports(control)  # type: ignore[abstract]
     snapshots = Snapshots(control)  # type: ignore[abstract]
     pools = Pools(control)  # type: ignore[abstract]
+    backups = Backups(control)  # type: ignore[abstract]
     services: dict[str, server.Registration] = {
+        "ostler.control.v1.BackupService": lambda s: backup_pb2_grpc.add_BackupServiceServicer_to_server(backups, s),
         "ostler.control.v1.SnapshotService": lambda s: snapshot_pb2_grpc.add_SnapshotServiceServicer_to_server(
             snapshots, s
         ),

@@ -52,10 +52,10 @@ class Station:
     def files(self) -> set[str]:
         return {path.name for name in ("pool", "small") for path in (self.root / name).iterdir()} - {".ostler-pool"}
 
-    def io(self, vm: VmSpec, command: str) -> None:
-        """What a guest would do with its first disk, in qemu-io's words."""
+    def io(self, vm: VmSpec, command: str, disk: int = 0) -> None:
+        """What a guest would do with a disk, in qemu-io's words."""
         domain = self.driver.connection.lookupByUUIDString(vm.vm_id)
-        line = f'qemu-io -d /machine/peripheral/virtio-disk0/virtio-backend "{command}"'
+        line = f'qemu-io -d /machine/peripheral/virtio-disk{disk}/virtio-backend "{command}"'
         said = libvirt_qemu.qemuMonitorCommand(domain, line, libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP)
         assert "rror" not in said, said
 

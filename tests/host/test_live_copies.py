@@ -22,6 +22,7 @@ from ostler_agent.hypervisors.libvirt.driver import LibvirtDriver
 from ostler_agent.jobs import JobContext
 from ostler_agent.journal import Journal, Record, digest
 from ostler_agent.spec import DiskFormat, Key, PowerState, VmSpec, VolumeRef
+from ostler_agent.volumes.disk_copies import Pair
 from ostler_common.errors import AbortedError, CancelledError, from_status
 from ostler_common.redaction import redacted
 
@@ -134,6 +135,52 @@ def test_a_copy_is_the_disk_at_one_moment(
             assert found[SIZE:] == bytes(MIB)
         assert secrets_on(lab[0]) == keys(source)
         assert station.driver.vm(vm.vm_id).power_state is PowerState.RUNNING
+
+
+def test_copies_of_several_disks_are_of_one_moment(lab: tuple[Host, Path], station: Station, tmp_path: Path) -> None:
+    """The guest writes each number to the first disk, then to the second: at no moment is the second one ahead, or the
+    first one by more than one."""
+    sources = [station.ref((QCOW2, True)), station.ref((RAW, False))]
+    before = station.files()
+    for source in sources:
+        station.volumes.create(job(), source, SIZE)
+    vm = spec(*sources)
+    station.driver.start(vm, station.pools.volume_path)
+    targets = [station.ref((QCOW2, True)) for _ in sources]
+    pairs = [Pair(source, target) for source, target in zip(sources, targets, strict=True)]
+    written, stop, begun = [0], threading.Event(), threading.Event()
+
+    def write() -> None:
+        while not stop.is_set() and written[0] < SIZE // BLOCK:
+            for disk in (0, 1):
+                station.io(vm, f"write -P 0x22 {written[0] * BLOCK} {BLOCK}", disk)
+            written[0] += 1
+            if written[0] == 3:
+                begun.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        assert begun.wait(60)
+        other = Pair(sources[0], station.ref((QCOW2, True)))
+        assert reason(lambda: station.volumes.disk_copies.copy(job(), new_id(), [other])) == "VOLUME_IN_USE"
+        made = station.volumes.disk_copies.copy(job(), vm.vm_id, pairs)
+    finally:
+        stop.set()
+        writer.join()
+    try:
+        assert [(info.virtual_size_bytes, info.encrypted) for info in made] == [(SIZE, True)] * 2
+        first, second = (len(content(station, target, tmp_path).rstrip(b"\0")) // BLOCK for target in targets)
+        assert 3 <= second <= first <= second + 1
+        assert secrets_on(lab[0]) == keys(*sources)
+        found = [station.volumes.digest(job(), target) for target in targets]
+        assert [one.file_size_bytes for one in found] == [station.path(target).stat().st_size for target in targets]
+    finally:
+        station.driver.power_off(vm.vm_id)
+        station.driver.delete(vm.vm_id)
+    for ref in (*sources, *targets):
+        station.volumes.delete(job(), ref)
+    assert station.files() == before
 
 
 def test_what_cannot_be_while_a_disk_is_copied(lab: tuple[Host, Path], station: Station) -> None:

@@ -80,6 +80,8 @@ ELSEWHERE = {
     "ForgetSnapshot": ("tests/security/test_lost_storage.py", "snapshot.forget"),
     "RenewCertificate": ("tests/unit/control/test_trust.py", "host.renew"),
     "CreatePool": ("tests/unit/control/test_fleet.py", "pool.create"),
+    "CreateBackupStore": ("tests/unit/control/test_fleet.py", "pool.create"),
+    "DeleteBackupStore": ("tests/unit/control/test_fleet.py", "pool.delete"),
     "SetPoolPassword": ("tests/unit/control/test_fleet.py", "pool.set-password"),
     "DeletePool": ("tests/unit/control/test_fleet.py", "pool.delete"),
     "RegisterTemplate": ("tests/unit/control/test_work_services.py", "template.register"),

@@ -26,6 +26,7 @@ from ostler_control.caller import Role
 from ostler_control.models import (
     Account,
     AffinityGroup,
+    Backup,
     BaseModel,
     DiskOffering,
     Network,
@@ -54,6 +55,7 @@ OPERATIONS = "google.longrunning.Operations"
 # Which kind of thing that accounts own a field names. By the method, where the field's name does not tell.
 REFERENCES = {
     "account": "account",
+    "backup": "backup",
     "affinity_groups": "affinity-group",
     "group": "affinity-group",
     "network": "network",
@@ -79,6 +81,7 @@ PLAIN = {
         "selector",
         "service_offering",
         "sha256",
+        "store",
     ),
     *("key", "keys", "mac", "model", "name", "ssh_keys", "template", "type", "value", "variables", "xml", "zone"),
 }
@@ -191,6 +194,10 @@ def belongings(fleet: Fleet, control: Control, name: str) -> Belongings:
         snapshot = Snapshot.create(
             name=label("snapshot"), account=account, volume_id=volume.id, pool=pool, size_bytes=MIB, state="ready"
         )
+        backup = Backup.create(
+            name=label("backup"), account=account, vm_id=vm.id, vm_name=vm.name, pool=pool, definition="{}",
+            state="ready",
+        )  # fmt: skip
         schedule = SnapshotSchedule.create(volume=volume, interval="daily", keep=1, next_time=now())
         group = AffinityGroup.create(name=label("group"), account=account, kind="affinity")
         network = Network.create(name=label("network"), zone=zone, bridge="br0")
@@ -205,6 +212,7 @@ def belongings(fleet: Fleet, control: Control, name: str) -> Belongings:
     rows: dict[str, BaseModel] = {
         "account": account,
         "affinity-group": group,
+        "backup": backup,
         "network": network,
         "snapshot": snapshot,
         "user": user,

@@ -28,6 +28,8 @@ class _Listing:
 _LISTINGS = {
     "account": _Listing("accounts", "ListAccounts", "account_pb2", "accounts"),
     "affinity-group": _Listing("affinity", "ListAffinityGroups", "affinity_pb2", "affinity_groups"),
+    "backup": _Listing("backups", "ListBackups", "backup_pb2", "backups"),
+    "backup-store": _Listing("backups", "ListBackupStores", "backup_pb2", "stores"),
     "cluster": _Listing("clusters", "ListClusters", "zone_pb2", "clusters"),
     "disk-offering": _Listing("offerings", "ListDiskOfferings", "offering_pb2", "disk_offerings"),
     "host": _Listing("hosts", "ListHosts", "host_pb2", "hosts"),
@@ -78,6 +80,8 @@ class Name(click.ParamType[str]):
 
 ACCOUNT = Name("account")
 AFFINITY_GROUP = Name("affinity-group")
+BACKUP = Name("backup")
+BACKUP_STORE = Name("backup-store")
 CLUSTER = Name("cluster")
 DISK_OFFERING = Name("disk-offering")
 HOST = Name("host")

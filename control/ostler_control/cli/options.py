@@ -153,6 +153,14 @@ def yes_option(function: F) -> F:
     return click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")(function)
 
 
+def confirm_name(question: str, name: str) -> None:
+    """Asks for a name to be typed before something is overwritten. Off a terminal that takes --yes, see `confirm`."""
+    if not sys.stdin.isatty():
+        raise click.UsageError("this overwrites data and standard input is no terminal to confirm it: add --yes")
+    if click.prompt(question, err=True) != name:
+        raise click.Abort
+
+
 def confirm(question: str, yes: bool) -> None:
     """Asks before something is destroyed. Off a terminal nobody can answer, so there --yes is needed."""
     if yes:

@@ -14,6 +14,9 @@ from ostler_control.catalog import disk_io
 from ostler_control.events import verify
 from ostler_control.models import (
     ALL,
+    Backup,
+    BackupDisk,
+    BackupStore,
     Cluster,
     ClusterLabel,
     DiskOfferingIo,
@@ -38,6 +41,7 @@ from ostler_control.models import (
     NicDown,
     OfferingDetail,
     OfferingMaximum,
+    Pool,
     PoolLabel,
     Priority,
     ServiceOffering,
@@ -88,6 +92,7 @@ FROZEN = {
     "0021_nic_links": "360c8759cde5fc2e6d45400397042d225fd72d1e242ab2fd1baea43a7de46d49",
     "0022_io_limits": "f473b87786d9a9298e70c5a78a44daef761a6637c12705c4bc32c0e2a181df8e",
     "0023_more_labels": "cb9ab15f8f5e59a42f57321d55c19dd3b1efbec272265ee67c4743cdf36e496b",
+    "0021_backups": "ce6654519307c558632ba903d4bbdbebf7a94eabd73c4a8095335885b5cc347c",
 }
 _OLD_VM = (
     "INSERT INTO zone (id, create_time, name) VALUES ('z', '2026-01-01', 'zone')",
@@ -311,6 +316,27 @@ def test_kvm_hosts_may_be_reached_through_tls(tmp_path: Path) -> None:
             VmImport.delete().where(VmImport.id == "i").execute()
             ImportSource.delete().where(ImportSource.id == "s").execute()
             assert KvmTlsSource.select().count() == 0
+
+
+def test_vms_have_backups(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0020_kvm_imports")
+            for statement in (*_OLD_VM, *_OLD_IMPORT):
+                db.execute_sql(statement)
+        assert "0021_backups" in database.migrate()
+        with database.session():
+            pool = Pool.create(name="store", type="nfs", scope="zone", scope_id="z")
+            BackupStore.create(pool=pool)
+            backup = Backup.create(name="b", account="a", vm_id="v", vm_name="web", pool=pool, definition="{}")
+            BackupDisk.create(
+                backup=backup, slot=0, volume_id="d", volume_name="web-root", pool=pool, passphrase="k", size_bytes=1,
+                volume_pool_id="p", volume_format="qcow2", provisioning="thin",
+            )  # fmt: skip
+            assert [(row.name, row.backup.state) for row in BackupDisk.select()] == [("b:0", "creating")]
+            Backup.delete().execute()
+            Pool.delete().where(Pool.id == pool.id).execute()
+            assert [model.select().count() for model in (BackupDisk, BackupStore)] == [0, 0]
 
 
 def test_import_plans_are_kept_with_their_vms(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from ostler.agent.v1 import host_pb2 as agent_pb
 from ostler.control.v1 import (
     account_pb2,
     account_pb2_grpc,
+    backup_pb2,
+    backup_pb2_grpc,
     enrollment_pb2,
     enrollment_pb2_grpc,
     host_pb2,
@@ -335,6 +337,32 @@ def test_pool_is_proved_by_hosts(fleet: Fleet, control: Control, admin: grpc.Cha
         assert not one.pools
         with database.session():
             told = {event.type for event in Event.select().where(Event.resource_id == pool.id)}
+        assert {"pool.create", "pool.delete"} <= told
+
+
+def test_a_backup_store_is_a_pool_of_its_own_kind(fleet: Fleet, control: Control, admin: grpc.Channel) -> None:
+    stub, pools = backup_pb2_grpc.BackupServiceStub(admin), pool_pb2_grpc.PoolServiceStub(admin)
+    request = backup_pb2.CreateBackupStoreRequest(
+        name="vault", path="/mnt/backups", cluster="c", request_id=str(uuid.uuid4())
+    )
+    nowhere = backup_pb2.CreateBackupStoreRequest(name="vault", cluster="c")
+    assert refusal(lambda: stub.CreateBackupStore(nowhere)).reason == "REQUIRED"
+    with agent(fleet, "h1") as (fake, host):
+        eventually(lambda: state_of(host) == "up", "it is up")
+        store = stub.CreateBackupStore(request)
+        assert (store.type, store.path, store.scope_name) == ("shared-mount-point", "/mnt/backups", "c")
+        assert stub.CreateBackupStore(request).id == store.id  # the same request again
+        assert fake.pools == {store.id}
+        assert [one.name for one in stub.ListBackupStores(backup_pb2.ListBackupStoresRequest()).stores] == ["vault"]
+        assert list(pools.ListPools(pool_pb2.ListPoolsRequest()).pools) == []
+        with database.session():
+            Pool.create(name="p", type="nfs", scope="zone", scope_id="z")
+        pool = backup_pb2.DeleteBackupStoreRequest(store="p")
+        assert refusal(lambda: stub.DeleteBackupStore(pool)).reason == "NOT_A_STORE"
+        stub.DeleteBackupStore(backup_pb2.DeleteBackupStoreRequest(store="vault"))
+        assert store.id not in fake.pools
+        with database.session():
+            told = {event.type for event in Event.select().where(Event.resource_id == store.id)}
         assert {"pool.create", "pool.delete"} <= told
 
 

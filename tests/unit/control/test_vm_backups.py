@@ -17,7 +17,6 @@ from ostler_control.models import (
     Event,
     Host,
     Nic,
-    Operation,
     Passphrase,
     Pool,
     PoolHost,
@@ -30,7 +29,7 @@ from ostler_control.scheduling import placement_query
 
 from tests.fakes.working_agent import Fault
 from tests.sites import MIB, Site, outcome
-from tests.unit.control.copies import OK, data_volume, file_of, refusal, reload, root_of, running_vm, working
+from tests.unit.control.copies import OK, data_volume, file_of, refusal, reload, running_vm, working
 
 __all__ = ["working"]  # a fixture
 
@@ -285,7 +284,7 @@ def test_one_disk_becomes_a_volume(site: Site, engine: Engine) -> None:
 def test_a_damaged_backup_is_found(site: Site, engine: Engine) -> None:
     backup = back_up(site, engine, vm_with_data(site, engine), "b")
 
-    def verified() -> Operation:
+    def verified() -> Any:
         return site.record(lambda: vm_backups.verify(backup, "alice"))
 
     assert outcome(engine, verified()) == OK

@@ -1,0 +1,79 @@
+"""`ostler backup`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ostler.control.v1 import backup_pb2 as pb
+
+from tests.fakes.control import Control
+from tests.unit.cli.conftest import Ostler
+
+
+def asked(control: Control, kind: type[Any]) -> Any:
+    [request] = control.asked
+    assert isinstance(request, kind)
+    return request
+
+
+def test_a_store_is_added(control: Control, ostler: Ostler) -> None:
+    assert ostler("backup", "store", "add", "vault", "--source", "nas:/b", "--zone", "z").exit_code == 0
+    request = asked(control, pb.CreateBackupStoreRequest)
+    assert (request.name, request.source, request.zone, request.WhichOneof("scope")) == ("vault", "nas:/b", "z", "zone")
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--path", "/b"], ["--zone", "z"], ["--path", "/b", "--zone", "z", "--cluster", "c"]]
+)
+def test_a_store_has_a_place_and_hosts(control: Control, ostler: Ostler, wrong: list[str]) -> None:
+    assert ostler("backup", "store", "add", "vault", *wrong).exit_code == 2
+    assert control.asked == []
+
+
+def test_one_is_taken(control: Control, ostler: Ostler) -> None:
+    result = ostler("backup", "create", "web-1", "--name", "nightly", "--store", "vault", "--no-wait")
+    assert (result.exit_code, result.stdout) == (0, "op-1\n")
+    request = asked(control, pb.CreateBackupRequest)
+    assert (request.vm, request.name, request.store, len(request.request_id)) == ("web-1", "nightly", "vault", 36)
+
+
+def test_they_are_listed_and_shown(control: Control, ostler: Ostler) -> None:
+    lines = ostler("backup", "list", "--vm", "web-1").stdout.splitlines()
+    assert lines[0].split() == ["NAME", "STATE", "VM", "DISKS", "STORED", "STORE", "VERIFIED"]
+    assert lines[1].split()[:7] == ["nightly", "ready", "web-1", "1", "1", "GiB", "vault"]
+    assert lines[1].split()[-1] == "never"
+    assert asked(control, pb.ListBackupsRequest).vm == "web-1"
+    assert "web-1-root" in ostler("backup", "show", "nightly").stdout
+
+
+def test_a_new_vm_or_volume_is_restored_without_a_question(control: Control, ostler: Ostler) -> None:
+    assert ostler("backup", "restore", "nightly", "--name", "again", "--keep-macs", "--no-wait").exit_code == 0
+    request = asked(control, pb.RestoreVmRequest)
+    assert (request.backup, request.name, request.keep_macs, request.without_nics) == ("nightly", "again", True, False)
+    control.asked.clear()
+    assert ostler("backup", "restore", "nightly", "--disk", "1", "--name", "data", "--no-wait").exit_code == 0
+    of_disk = asked(control, pb.RestoreVolumeRequest)
+    assert (of_disk.slot, of_disk.name) == (1, "data")
+
+
+def test_restoring_over_a_vm_wants_to_be_confirmed(control: Control, ostler: Ostler) -> None:
+    assert ostler("backup", "restore", "nightly", "--over", "--no-wait").exit_code == 2
+    assert control.asked == []
+    assert ostler("backup", "restore", "nightly", "--over", "--yes", "--no-wait").exit_code == 0
+    assert asked(control, pb.RestoreVmOverRequest).backup == "nightly"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        [],
+        ["--over", "--name", "again"],
+        ["--over", "--yes", "--pool", "p"],
+        ["--over", "--yes", "--disk", "0"],
+        ["--disk", "0", "--name", "d", "--keep-macs"],
+    ],
+)
+def test_a_wrong_restore_is_not_sent(control: Control, ostler: Ostler, wrong: list[str]) -> None:
+    assert ostler("backup", "restore", "nightly", *wrong).exit_code == 2
+    assert control.asked == []
