@@ -1,0 +1,125 @@
+"""The control plane is killed between any two lines that matter of backups and restores, which are then resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+from ostler_common.errors import FailedPreconditionError
+from ostler_control import vm_backups
+from ostler_control.models import Backup, BackupDisk, BackupStore, Operation, Pool, PoolHost, Vm, Volume
+
+from tests import databases
+from tests.fakes.working_agent import Fault, wait_until
+from tests.sites import Site, new_site
+from tests.unit.control.crashes import are_over, control, kill_at_every_point, names, record, run_without_crash
+
+pytestmark = pytest.mark.slow
+
+# Three points for each step, undo steps included, one at the end, and one more that is never reached.
+POINTS = {"create": 17, "create.doomed": 20, "delete": 11, "restore": 11, "over": 14}
+
+
+def back_up(site: Site, name: str) -> Operation:
+    vm = Vm.get(Vm.name == name)
+    return record(partial(vm_backups.create, vm_backups.NewBackup(vm, f"{name}-kept"), "alice", site.keys))
+
+
+def start(site: Site, kind: str, name: str) -> Operation:
+    if kind.startswith("create"):
+        return back_up(site, name)
+    backup = Backup.get(Backup.name == f"{name}-kept")
+    if kind == "delete":
+        return record(partial(vm_backups.delete, backup, "alice"))
+    if kind == "over":
+        return record(partial(vm_backups.restore_over, backup, "alice", site.keys))
+    wanted = vm_backups.NewVmRestore(backup, f"{name}-again")
+    return record(partial(vm_backups.restore_vm, wanted, "alice", site.keys))
+
+
+def add_store(site: Site) -> None:
+    pool = Pool.create(
+        name="store", type="nfs", scope="zone", scope_id=site.host("h1").cluster.zone_id, shared=True, encryption=True,
+        capacity_bytes=1 << 40, available_bytes=1 << 40,
+    )  # fmt: skip
+    BackupStore.create(pool=pool)
+    site.fleet.pools[pool.id] = {}
+    for fake in site.hosts.values():
+        PoolHost.create(pool=pool, host=fake.host_id, reachable=True)
+        fake.pools.add(pool.id)
+
+
+def prepare(site: Site) -> None:
+    """A stopped VM for each operation, backed up where it needs a backup; the doomed ones fail when they are nearly
+    done."""
+    add_store(site)
+    every = [name for kind, points in POINTS.items() for name in names(kind, points)]
+    run_without_crash(site, [record(partial(site.new_vm, name, stopped=True)) for name in every])
+    run_without_crash(site, [back_up(site, name) for name in every if not name.startswith("create")])
+    doomed = {row.id for row in Vm.select().where(Vm.name.startswith("create.doomed"))}
+
+    def is_doomed(volume_id: str) -> bool:
+        disk = BackupDisk.get_or_none(BackupDisk.id == volume_id)
+        return disk is not None and disk.backup.vm_id in doomed
+
+    no = FailedPreconditionError("no", "NO_WAY")
+    for fake in site.hosts.values():
+        fake.fail("DigestVolume", Fault(no, times=1000, only=lambda request: is_doomed(request.volume.volume_id)))
+
+
+@pytest.fixture(scope="module")
+def aftermath(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, dict[str, list[Operation]]]]:
+    state_dir = tmp_path_factory.mktemp("crashes")
+    with databases.bound(f"sqlite:///{state_dir}/ostler.sqlite") as url:
+        site = new_site(url, state_dir)
+        prepare(site)
+        operations = {
+            kind: [start(site, kind, name) for name in names(kind, points)] for kind, points in POINTS.items()
+        }
+        every = kill_at_every_point(site, operations)
+        with control(site, {}):
+            wait_until(lambda: are_over(every), 120)
+        yield site, operations
+        site.fleet.stop()
+
+
+Aftermath = tuple[Site, dict[str, list[Operation]]]
+
+
+def states(operations: list[Operation]) -> set[str]:
+    return {Operation.get_by_id(operation.id).state for operation in operations}
+
+
+def kept(kind: str) -> list[Backup]:
+    return list(Backup.select().where(Backup.name.startswith(f"{kind}-")))
+
+
+def test_nothing_has_leaked(aftermath: Aftermath) -> None:
+    """Claims, keys, files, locks."""
+    aftermath[0].check_whole()
+
+
+@pytest.mark.parametrize("kind", ["create", "restore", "over"])
+def test_a_backup_is_whole(aftermath: Aftermath, kind: str) -> None:
+    assert states(aftermath[1][kind]) == {"succeeded"}
+    assert [backup.state for backup in kept(kind)] == ["ready"] * POINTS[kind]
+
+
+def test_a_backup_that_failed_or_was_deleted_is_gone(aftermath: Aftermath) -> None:
+    assert states(aftermath[1]["create.doomed"]) == {"failed"}
+    assert states(aftermath[1]["delete"]) == {"succeeded"}
+    assert (kept("create.doomed"), kept("delete")) == ([], [])
+
+
+def test_a_restored_vm_is_whole(aftermath: Aftermath) -> None:
+    site = aftermath[0]
+    restored = list(Vm.select().where(Vm.name.endswith("-again")))
+    assert [vm.state for vm in restored] == ["stopped"] * POINTS["restore"]
+    for vm in (*restored, *Vm.select().where(Vm.name.startswith("over-"))):
+        [volume] = Volume.select().where(Volume.vm_id == vm.id)
+        backup = Backup.get(Backup.name == f"{vm.name.removesuffix('-again')}-kept")
+        [disk] = BackupDisk.select().where(BackupDisk.backup == backup)
+        files = site.fleet.pools
+        assert files[volume.pool_id][volume.file_id].content == files[disk.pool_id][disk.id].content
+        assert volume.encrypt_format == "luks"
