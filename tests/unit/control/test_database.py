@@ -92,7 +92,7 @@ FROZEN = {
     "0021_nic_links": "360c8759cde5fc2e6d45400397042d225fd72d1e242ab2fd1baea43a7de46d49",
     "0022_io_limits": "f473b87786d9a9298e70c5a78a44daef761a6637c12705c4bc32c0e2a181df8e",
     "0023_more_labels": "cb9ab15f8f5e59a42f57321d55c19dd3b1efbec272265ee67c4743cdf36e496b",
-    "0021_backups": "ce6654519307c558632ba903d4bbdbebf7a94eabd73c4a8095335885b5cc347c",
+    "0024_backups": "ce6654519307c558632ba903d4bbdbebf7a94eabd73c4a8095335885b5cc347c",
 }
 _OLD_VM = (
     "INSERT INTO zone (id, create_time, name) VALUES ('z', '2026-01-01', 'zone')",
@@ -324,7 +324,7 @@ def test_vms_have_backups(tmp_path: Path) -> None:
             Runner(db.obj, str(_MIGRATIONS)).up("0020_kvm_imports")
             for statement in (*_OLD_VM, *_OLD_IMPORT):
                 db.execute_sql(statement)
-        assert "0021_backups" in database.migrate()
+        assert "0024_backups" in database.migrate()
         with database.session():
             pool = Pool.create(name="store", type="nfs", scope="zone", scope_id="z")
             BackupStore.create(pool=pool)
