@@ -41,7 +41,8 @@ class Watch:
         with contextlib.closing(sqlite3.connect(f"file:{state.database}?mode=ro", uri=True, timeout=30)) as database:
             rows = database.execute(
                 "SELECT id, kek_id, sealed, bound_id FROM passphrase WHERE id IN (SELECT passphrase_id FROM volume"
-                " UNION SELECT passphrase_id FROM snapshot UNION SELECT passphrase_id FROM volume_file"
+                " UNION SELECT passphrase_id FROM snapshot UNION SELECT passphrase_id FROM backup_disk"
+                " UNION SELECT passphrase_id FROM volume_file"
                 " WHERE role NOT IN ('export', 'upload'))"  # which somebody chose
             ).fetchall()
         for key_id, kek_id, sealed, bound_id in rows:
