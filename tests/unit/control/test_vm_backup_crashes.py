@@ -18,7 +18,7 @@ from tests.unit.control.crashes import are_over, control, kill_at_every_point, n
 pytestmark = pytest.mark.slow
 
 # Three points for each step, undo steps included, one at the end, and one more that is never reached.
-POINTS = {"create": 17, "create.doomed": 20, "delete": 11, "restore": 11, "over": 14}
+POINTS = {"create": 17, "create.doomed": 14, "delete": 11, "restore": 11, "over": 14}
 
 
 def back_up(site: Site, name: str) -> Operation:
@@ -51,21 +51,15 @@ def add_store(site: Site) -> None:
 
 
 def prepare(site: Site) -> None:
-    """A stopped VM for each operation, backed up where it needs a backup; the doomed ones fail when they are nearly
-    done."""
+    """A stopped VM for each operation, backed up where it needs that; the doomed fail with their files there."""
     add_store(site)
     every = [name for kind, points in POINTS.items() for name in names(kind, points)]
     run_without_crash(site, [record(partial(site.new_vm, name, stopped=True)) for name in every])
     run_without_crash(site, [back_up(site, name) for name in every if not name.startswith("create")])
     doomed = {row.id for row in Vm.select().where(Vm.name.startswith("create.doomed"))}
-
-    def is_doomed(volume_id: str) -> bool:
-        disk = BackupDisk.get_or_none(BackupDisk.id == volume_id)
-        return disk is not None and disk.backup.vm_id in doomed
-
     no = FailedPreconditionError("no", "NO_WAY")
     for fake in site.hosts.values():
-        fake.fail("DigestVolume", Fault(no, times=1000, only=lambda request: is_doomed(request.volume.volume_id)))
+        fake.fail("CopyDisks", Fault(no, before=False, times=1000, only=lambda request: request.vm_id in doomed))
 
 
 @pytest.fixture(scope="module")
