@@ -24,7 +24,7 @@ from ostler_common.tls import TlsFiles
 
 from tests.host.conftest import Storage, contents, job, need, new_key, wire
 from tests.host.imports import processes
-from tests.lab.host import LOCAL, Host
+from tests.lab.host import LOCAL, Host, wait_for
 from tests.lab.lab import Lab, missing
 from tests.lab.libvirt_tls import PORT, TlsLibvirt
 
@@ -138,6 +138,13 @@ def copy(agent: RemoteKvmService, source: Source, storage: Storage, vm: pb.Remot
     return disk, "" if last.state == State.SUCCEEDED else str(last.error)
 
 
+def made(storage: Storage, disk: pb.RemoteDiskCopy, tmp_path: Path) -> bytes:
+    """What a guest reads from the volume that was made."""
+    key = Key(disk.volume.key.key_id, Secret(disk.volume.key.passphrase))
+    ref = replace(storage.ref(DiskFormat.QCOW2, key), volume_id=disk.volume.volume_id)
+    return contents(storage.path(ref), ref, tmp_path / "read")
+
+
 @pytest.mark.usefixtures("pool")
 def test_a_vm_that_is_off_becomes_an_encrypted_volume(
     source: Source, agent: RemoteKvmService, storage: Storage, tmp_path: Path
@@ -150,9 +157,7 @@ def test_a_vm_that_is_off_becomes_an_encrypted_volume(
     assert [problem for problem in vm.problems if problem.refuses] == []
     disk, error = copy(agent, source, storage, vm)
     assert error == ""
-    key = Key(disk.volume.key.key_id, Secret(disk.volume.key.passphrase))
-    ref = replace(storage.ref(DiskFormat.QCOW2, key), volume_id=disk.volume.volume_id)
-    assert contents(storage.path(ref), ref, tmp_path / "read") == source.seen
+    assert made(storage, disk, tmp_path) == source.seen
     assert {path.name: path.read_bytes() for path in source.images.iterdir()} == before
 
 
@@ -182,16 +187,43 @@ def test_reading_goes_on_when_libvirt_of_the_source_was_restarted(source: Source
     assert (tmp_path / "copy").read_bytes() == data
 
 
-@pytest.mark.usefixtures("pool")
-def test_a_running_vm_is_refused(source: Source, agent: RemoteKvmService, storage: Storage) -> None:
-    vm = inspect(agent, source.server())
+@pytest.fixture
+def running(source: Source) -> Iterator[None]:
     source.host.virsh("start", "web")
+    yield
+    source.host.virsh("destroy", "web")
+
+
+@pytest.mark.usefixtures("pool", "running")
+def test_a_running_vm_is_copied_and_runs_on(
+    source: Source, agent: RemoteKvmService, storage: Storage, tmp_path: Path
+) -> None:
+    before = {path.name: path.read_bytes() for path in source.images.iterdir()}
+    disk, error = copy(agent, source, storage, inspect(agent, source.server()))
+    assert error == ""
+    assert made(storage, disk, tmp_path) == source.seen
+    assert source.host.virsh("domstate", "web").strip() == "running"
+    with pytest.raises(subprocess.CalledProcessError):
+        source.host.virsh("backup-dumpxml", "web")
+    wait_for(
+        lambda: {path.name: path.read_bytes() for path in source.images.iterdir()} == before, "the end of its files"
+    )
+
+
+@pytest.mark.usefixtures("pool", "running")
+def test_a_running_vm_is_refused_where_qemu_has_no_certificates(
+    source: Source, agent: RemoteKvmService, storage: Storage
+) -> None:
+    vm = inspect(agent, source.server())
+    pki = source.host.outside("/etc/pki")
+    (pki / "qemu").rename(pki / "away")
     try:
         _, error = copy(agent, source, storage, vm)
     finally:
-        source.host.virsh("destroy", "web")
-    assert "RUNNING_NEEDS_SSH" in error
+        (pki / "away").rename(pki / "qemu")
+    assert "COPY_TLS" in error
     assert storage.files() == set()
+    assert {path.name for path in source.images.iterdir()} == {"base.raw", "top.qcow2"}
 
 
 def test_who_is_not_known_is_refused(source: Source, agent: RemoteKvmService) -> None:
@@ -202,7 +234,7 @@ def test_who_is_not_known_is_refused(source: Source, agent: RemoteKvmService) ->
     other.ca_pem = source.libvirt.stranger().read().certificate.decode()
     with pytest.raises(OstlerError) as caught:
         inspect(agent, other)
-    assert caught.value.reason in ("CERTIFICATE_MISMATCH", "INVALID_CA")
+    assert caught.value.reason in ("SOURCE_UNTRUSTED", "INVALID_CA")
     with pytest.raises(OstlerError) as caught:
         inspect(agent, source.server(address="localhost"))
     assert caught.value.reason == "TLS_FAILED"

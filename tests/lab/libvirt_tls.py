@@ -18,7 +18,7 @@ PORT = 16514
 
 @dataclass(frozen=True)
 class TlsLibvirt:
-    """libvirtd that listens, with certificates of a CA of its own. client: what it lets in."""
+    """libvirtd that listens, and QEMU that may, with certificates of a CA of its own. client: what it lets in."""
 
     host: Host
     ca: ThrowawayCa
@@ -36,11 +36,18 @@ class TlsLibvirt:
             ("CA/cacert.pem", own.trust),
             ("libvirt/servercert.pem", own.certificate),
             ("libvirt/private/serverkey.pem", own.key),
+            ("qemu/ca-cert.pem", own.trust),
+            ("qemu/server-cert.pem", own.certificate),
+            ("qemu/server-key.pem", own.key),
         ):
             (pki / place).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, pki / place)
-        with host.outside("/etc/libvirt/libvirtd.conf").open("a") as config:
-            config.write("listen_tls = 1\nlisten_tcp = 0\n")
+        for name, lines in (
+            ("libvirtd.conf", "listen_tls = 1\nlisten_tcp = 0\n"),
+            ("qemu.conf", 'backup_tls_x509_cert_dir = "/etc/pki/qemu"\nbackup_tls_x509_verify = 1\n'),
+        ):
+            with (host.outside("/etc/libvirt") / name).open("a") as config:
+                config.write(lines)
         listening = cls(host, ca, ca.issue(Identity(Kind.CONTROL, "client")))
         listening.restart()
         return listening

@@ -35,7 +35,9 @@ from ostler_agent.spec import Provisioning, SourceFormat, VolumeRef
 from ostler_agent.tools import qemu_img
 from ostler_agent.tools.nbd import NbdExport
 from ostler_agent.tools.remote_disk import MAX_LAYERS, Layer, served
-from ostler_agent.tools.ssh import SshServer, lasting_tunnel
+from ostler_agent.tools.ssh import lasting_tunnel
+from ostler_agent.tools.tls import TlsServer
+from ostler_agent.tools.tls_disk import relayed
 from ostler_agent.volumes.checks import check_passphrase_given, check_size
 from ostler_agent.volumes.locks import VolumeLocks
 
@@ -68,6 +70,10 @@ class RemoteVmCopy:
     copy_id: str
     running: bool
     disks: tuple[RemoteDiskCopy, ...]
+
+
+# Opens a disk, which has this number.
+_OpenDisk = Callable[[int, RemoteDiskCopy], AbstractContextManager[NbdExport]]
 
 
 @dataclass(frozen=True)
@@ -114,11 +120,11 @@ class RemoteCopies:
     @contextmanager
     def _opened(
         self, job: JobContext, server: RemoteServer, source: RemoteVmCopy, directory: Path
-    ) -> Iterator[Callable[[int, RemoteDiskCopy], AbstractContextManager[NbdExport]]]:
+    ) -> Iterator[_OpenDisk]:
         """How to open each of the disks, which stay as they are at one moment."""
         if source.running:
-            with self._backup(job, server, source, directory) as socket:
-                yield lambda number, disk: _nothing_to_open(NbdExport(socket, disk.target, _RECONNECT_S))
+            with self._backup(job, server, source, directory) as open_disk:
+                yield open_disk
             return
         with deadline(job, _LIBVIRT_TIMEOUT_S, "check"):
             _check_off(job, server, source, directory)
@@ -127,20 +133,23 @@ class RemoteCopies:
             _check_still_off(job, server, source, directory)
 
     @contextmanager
-    def _backup(self, job: JobContext, server: RemoteServer, source: RemoteVmCopy, directory: Path) -> Iterator[Path]:
-        """The socket of this host on which the source's QEMU serves the disks as of now."""
-        if not isinstance(server, SshServer):
-            raise FailedPreconditionError(
-                "a VM that runs is copied through ssh only: shut it down, or add its host as a source with ssh",
-                "RUNNING_NEEDS_SSH",
-            )
-        socket = directory / "copy.sock"
+    def _backup(
+        self, job: JobContext, server: RemoteServer, source: RemoteVmCopy, directory: Path
+    ) -> Iterator[_OpenDisk]:
+        """The disks as the source's QEMU serves them as of now."""
+        paths = {disk.target: disk.layers[0].path for disk in source.disks}
         try:
             with deadline(job, _LIBVIRT_TIMEOUT_S, "backup"), libvirt_of(server, directory, job) as libvirt:
-                paths = {disk.target: disk.layers[0].path for disk in source.disks}
-                there = libvirt.begin_copy(source.vm_id, source.copy_id, paths)
+                if isinstance(server, TlsServer):
+                    port = libvirt.begin_copy_tls(source.vm_id, source.copy_id, paths, server.host)
+                else:
+                    there = libvirt.begin_copy(source.vm_id, source.copy_id, paths)
+            if isinstance(server, TlsServer):
+                yield lambda number, disk: _relayed(job, server, port, disk, directory / f"disk{number}")
+                return
+            socket = directory / "copy.sock"
             with lasting_tunnel(server, {socket: there}, job):
-                yield socket
+                yield lambda number, disk: _nothing_to_open(NbdExport(socket, disk.target, _RECONNECT_S))
         finally:
             try:
                 self.vms.end_copy(server, source.vm_id, source.copy_id)
@@ -173,6 +182,18 @@ def _check_still_off(job: JobContext, server: RemoteServer, source: RemoteVmCopy
 @contextmanager
 def _nothing_to_open(export: NbdExport) -> Iterator[NbdExport]:
     yield export
+
+
+@contextmanager
+def _relayed(
+    job: JobContext, server: TlsServer, port: int, disk: RemoteDiskCopy, directory: Path
+) -> Iterator[NbdExport]:
+    directory.mkdir(mode=0o700)
+    try:
+        with relayed(server, port, disk.target, directory, _RECONNECT_S, job) as export:
+            yield export
+    except RunError as error:
+        raise _unreadable(disk, error) from error
 
 
 @contextmanager

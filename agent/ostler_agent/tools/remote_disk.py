@@ -182,8 +182,7 @@ def _refused(layer: Layer, what: str, reason: str) -> FailedPreconditionError:
 def _joined(
     layers: Sequence[Layer], sockets: Sequence[Path], directory: Path, cancel: Cancellation
 ) -> Iterator[NbdExport]:
-    socket, ready = directory / "disk.sock", directory / "disk.pid"
-    command: list[str | Path] = ["qemu-storage-daemon", "--pidfile", ready]
+    command: list[str | Path] = []
     descriptors: list[int] = []
     with ExitStack() as stack:
         for number, (layer, file) in reversed(list(enumerate(zip(layers, sockets, strict=True)))):
@@ -194,19 +193,27 @@ def _joined(
             base = number + 1 if number + 1 < len(layers) else None
             for node in _nodes(layer, number, file, base):
                 command += ["--blockdev", json.dumps(node)]
-        command += ["--nbd-server", f"addr.type=unix,addr.path={str(socket).replace(',', ',,')}"]
-        command += ["--export", "type=nbd,id=disk,node-name=image0,name=disk,writable=off"]
-        stack.enter_context(
-            daemon(
-                command,
-                ready=ready,
-                start_timeout_s=_START_TIMEOUT_S,
-                stop_timeout_s=_STOP_TIMEOUT_S,
-                pass_fds=descriptors,
-                limits=_LIMITS,
-                cancel=cancel,
-            )
-        )
+        yield stack.enter_context(storage_daemon(command, "image0", directory, descriptors, cancel))
+
+
+@contextmanager
+def storage_daemon(
+    arguments: Sequence[str | Path], node: str, directory: Path, pass_fds: Sequence[int], cancel: Cancellation
+) -> Iterator[NbdExport]:
+    """Runs qemu-storage-daemon with these arguments; yields a node of theirs as an export."""
+    socket, ready = directory / "disk.sock", directory / "disk.pid"
+    command = ["qemu-storage-daemon", "--pidfile", ready, *arguments]
+    command += ["--nbd-server", f"addr.type=unix,addr.path={str(socket).replace(',', ',,')}"]
+    command += ["--export", f"type=nbd,id=disk,node-name={node},name=disk,writable=off"]
+    with daemon(
+        command,
+        ready=ready,
+        start_timeout_s=_START_TIMEOUT_S,
+        stop_timeout_s=_STOP_TIMEOUT_S,
+        pass_fds=pass_fds,
+        limits=_LIMITS,
+        cancel=cancel,
+    ):
         yield NbdExport(socket, "disk")
 
 

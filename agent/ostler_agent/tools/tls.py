@@ -11,7 +11,7 @@ import re
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -80,13 +80,27 @@ class TlsServer:
             ) from None
         return context
 
+    @contextmanager
+    def qemu_files(self, directory: Path) -> Iterator[Path]:
+        """The certificates and the key in a directory as QEMU reads it, within the block; the files are in memory."""
+        directory.mkdir(mode=0o700)
+        contents = {
+            "ca-cert.pem": self.ca_pem.encode(),
+            "client-cert.pem": self.certificate,
+            "client-key.pem": self.private_key.reveal(),
+        }
+        with ExitStack() as stack:
+            for name, content in contents.items():
+                (directory / name).symlink_to(stack.enter_context(KeyFile(Secret(content))).outer_path)
+            yield directory
+
 
 @contextmanager
 def tunnel(server: TlsServer, local: Path, cancel: Cancellation) -> Iterator[Callable[[], None]]:
     """Forwards a Unix socket to libvirt of the server while the block lasts, for one client; yields what cuts it.
 
     local: must not exist, in a directory that only this user can enter. Raises FailedPreconditionError
-    CERTIFICATE_MISMATCH, LOGIN_FAILED; UnavailableError TLS_FAILED; what cancel.check() raises.
+    SOURCE_UNTRUSTED, LOGIN_FAILED; UnavailableError TLS_FAILED; what cancel.check() raises.
     """
     forward = _Forward(server, local)
     thread = threading.Thread(target=forward.run, name="tls-tunnel", daemon=True)
@@ -113,7 +127,7 @@ def explained(server: TlsServer, error: Exception) -> OstlerError:
         return FailedPreconditionError(
             f"the certificate of {server.host} is not accepted: {error.verify_message}; it must be signed by the CA"
             " that was given and have the host's name or address as a subject alternative name",
-            "CERTIFICATE_MISMATCH",
+            "SOURCE_UNTRUSTED",
             where,
         )
     if isinstance(error, ssl.SSLError):

@@ -14,7 +14,6 @@ from peewee import fn
 
 from ostler_control.hosts.choose import load_of
 from ostler_control.hypervisors import registry, rules
-from ostler_control.imports import kvm_source
 from ostler_control.imports.conversion_hosts import HostFacts
 from ostler_control.imports.disks import DiskPlan, plan_disks
 from ostler_control.imports.preflight import Facts, Report, TargetPool, check
@@ -87,7 +86,6 @@ def preflight(wanted: Wanted, vm: SourceVm, is_vcenter: bool) -> Preflight:
         shutdown=wanted.shutdown,
         warm=wanted.warm,
         kvm=wanted.is_kvm,
-        copies_running=wanted.source is None or kvm_source.copies_running(wanted.source),
         passphrases=frozenset(key for key, choice in wanted.disks.items() if choice.passphrase is not None),
         bridges={name: network.bridge for name, network in wanted.networks.items()},
         taken_macs=_taken_macs(vm),

@@ -161,11 +161,6 @@ def trust_of(source: ImportSource) -> SshTrust | TlsTrust:
         return TlsTrust(source.ca_pem, tls.client_certificate)
 
 
-def copies_running(source: ImportSource) -> bool:
-    """Whether VMs can be copied from it while they run: from a KVM host through ssh only."""
-    return source.type != TYPE or isinstance(trust_of(source), SshTrust)
-
-
 def server_of(source: ImportSource, keys: Keyring) -> pb.SshServer | pb.TlsServer:
     """How an agent logs in. Holds the private key: for the call that sends it, and for nothing else."""
     return check(changed(source, None, None, keys))

@@ -56,8 +56,7 @@ class Facts:
     """All that a preflight looks at.
 
     is_vcenter: whether the source can clone; shutdown: the guest may be shut down; warm: the disks are copied while
-    it runs; kvm: the source is a KVM host; copies_running: VMs of it can be copied while they run; passphrases: keys of
-    the disks that one was given for; bridges: of the
+    it runs; kvm: the source is a KVM host; passphrases: keys of the disks that one was given for; bridges: of the
     networks that those of the source are mapped to, by the source's names; taken_macs: those of other VMs;
     fleet_bridges: of the hosts that the VM may run on; uefi_host: whether one of them boots UEFI; hosts and pools:
     see `conversion_hosts` and `staging`; offering_cpus, offering_memory_bytes: its limits; placement_refusal: why
@@ -69,7 +68,6 @@ class Facts:
     shutdown: bool = False
     warm: bool = False
     kvm: bool = False
-    copies_running: bool = True
     passphrases: frozenset[int] = frozenset()
     bridges: Mapping[str, str] = field(default_factory=dict)
     taken_macs: frozenset[str] = frozenset()
@@ -237,12 +235,6 @@ def _check_kvm(facts: Facts) -> Iterator[Finding]:
             "RUNNING_ENCRYPTED",
             "it runs and has encrypted disks: a copy would leave clear data at the source meanwhile",
             "Shut it down.",
-        )
-    elif vm.power is Power.ON and not facts.copies_running:
-        yield _error(
-            "RUNNING_NEEDS_SSH",
-            "it runs, and its host is reached through TLS, which gives access to disks of VMs that are off only",
-            "Shut it down, or add its host as a source with ssh.",
         )
     elif vm.power is Power.ON:
         yield _warning(

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
+from xml.etree.ElementTree import Element
 
 import libvirt
 from ostler_common.errors import (
@@ -24,13 +25,16 @@ from ostler_common.errors import (
 )
 
 from ostler_agent.hypervisors.foreign import Problem
-from ostler_agent.hypervisors.libvirt.errors import is_code, translated
+from ostler_agent.hypervisors.libvirt.errors import is_code, lost_connection, translated
 from ostler_agent.hypervisors.libvirt.inventory import power_state
 from ostler_agent.hypervisors.libvirt.xml import reader, remote
 from ostler_agent.hypervisors.libvirt.xml.element import element, to_text
 from ostler_agent.hypervisors.libvirt.xml.remote import Definition, RemoteVm
 
 MAX_VMS = 1000
+# On which QEMU of the source serves disks with TLS; the first is NBD's own.
+COPY_PORTS = range(10809, 10873)
+_MAX_PORTS_TRIED = 4
 # QEMU may make files in the directory that libvirt keeps for a running domain, also where it is confined.
 _DOMAIN_DIRECTORY = "/var/lib/libvirt/qemu/domain-{id}-{name}"
 _SHORT_NAME_CHARACTERS = 20  # libvirt's
@@ -82,20 +86,50 @@ class RemoteLibvirt:
         """
         self.end_copy(vm_id, copy_id)
         with translated("beginning a copy of a VM of the source"):
-            domain = _lookup(self._connection, vm_id)
-            if not domain.isActive():
-                raise FailedPreconditionError("the VM does not run at the source any more", "VM_STATE")
+            domain, every = self._running(vm_id)
             socket = _socket_path(domain, copy_id)
-            root = reader.read(domain.XMLDesc())
-            if any(disk.luks for disk in remote.describe(root).disks):
-                raise FailedPreconditionError(
-                    "the VM has encrypted disks: a copy while it runs would leave data in the clear at the source; shut"
-                    " it down",
-                    "RUNNING_ENCRYPTED",
-                )
-            every = [target.get("dev", "") for target in root.findall("devices/disk/target")]
-            domain.backupBegin(_backup_xml(socket, copy_id, every, paths), None, 0)
+            server = element("server", transport="unix", socket=socket)
+            domain.backupBegin(_backup_xml(server, copy_id, every, paths), None, 0)
         return socket
+
+    def begin_copy_tls(self, vm_id: str, copy_id: str, paths: Mapping[str, str], address: str) -> int:
+        """Like `begin_copy`; QEMU serves the disks with TLS on a port of this address of the source; returns the port.
+
+        Raises FailedPreconditionError COPY_TLS, too.
+        """
+        self.end_copy(vm_id, copy_id)
+        first = int(copy_id.replace("-", "")[:8], 16)
+        ports = [COPY_PORTS[(first + number) % len(COPY_PORTS)] for number in range(_MAX_PORTS_TRIED)]
+        with translated("beginning a copy of a VM of the source"):
+            domain, every = self._running(vm_id)
+            for port in ports:
+                server = element("server", transport="tcp", tls="yes", name=address, port=str(port))
+                try:
+                    domain.backupBegin(_backup_xml(server, copy_id, every, paths), None, 0)
+                    return port
+                except libvirt.libvirtError as error:
+                    said = error.get_error_message()
+                    if lost_connection(error) or is_code(error, libvirt.VIR_ERR_OPERATION_INVALID):
+                        raise
+        raise FailedPreconditionError(
+            f"QEMU of the source does not serve the VM's disks with TLS on port {ports[0]}: {said} (it needs"
+            " certificates in backup_tls_x509_cert_dir of qemu.conf there; or shut the VM down, or use ssh)",
+            "COPY_TLS",
+        )
+
+    def _running(self, vm_id: str) -> tuple[libvirt.virDomain, list[str]]:
+        """A VM that runs and can be copied, and the targets of all its disks."""
+        domain = _lookup(self._connection, vm_id)
+        if not domain.isActive():
+            raise FailedPreconditionError("the VM does not run at the source any more", "VM_STATE")
+        root = reader.read(domain.XMLDesc())
+        if any(disk.luks for disk in remote.describe(root).disks):
+            raise FailedPreconditionError(
+                "the VM has encrypted disks: a copy while it runs would leave data in the clear at the source; shut it"
+                " down",
+                "RUNNING_ENCRYPTED",
+            )
+        return domain, [target.get("dev", "") for target in root.findall("devices/disk/target")]
 
     def end_copy(self, vm_id: str, copy_id: str) -> None:
         """Ends a copy, and waits until libvirt has. Idempotent; succeeds if the VM is gone or off.
@@ -214,23 +248,26 @@ def _is_copied(domain: libvirt.virDomain, copy_id: str) -> bool:
         ):
             return False
         raise
-    server = reader.read(xml).find("server")
-    return server is not None and PurePosixPath(server.get("socket", "")).name == _socket_name(copy_id)
+    scratches = [scratch.get("file", "") for scratch in reader.read(xml).findall("disks/disk/scratch")]
+    return any(PurePosixPath(file).name.startswith(_scratch_prefix(copy_id)) for file in scratches)
+
+
+def _scratch_prefix(copy_id: str) -> str:
+    return f".ostler-{copy_id.replace('-', '')[:16]}."
 
 
 def _socket_name(copy_id: str) -> str:
     return f"ostler-{copy_id.replace('-', '')[:16]}.sock"
 
 
-def _backup_xml(socket: str, copy_id: str, every: Sequence[str], paths: Mapping[str, str]) -> str:
+def _backup_xml(server: Element, copy_id: str, every: Sequence[str], paths: Mapping[str, str]) -> str:
     disks = []
     for target in every:
         if target not in paths:
             disks.append(element("disk", name=target, backup="no"))
             continue
         path = PurePosixPath(paths[target])
-        scratch = path.parent / f".ostler-{copy_id.replace('-', '')[:16]}.{target}"
+        scratch = path.parent / f"{_scratch_prefix(copy_id)}{target}"
         place = element("scratch", file=str(scratch))
         disks.append(element("disk", place, name=target, backup="yes", type="file", exportname=target))
-    server = element("server", transport="unix", socket=socket)
     return to_text(element("domainbackup", server, element("disks", *disks), mode="pull"))
