@@ -107,10 +107,10 @@ def tunnel(server: TlsServer, local: Path, cancel: Cancellation) -> Iterator[Cal
     with cancel.on_cancel(forward.cut):
         thread.start()
         try:
-            forward.started.wait(3 * CONNECT_TIMEOUT_S)
+            started = forward.started.wait(3 * CONNECT_TIMEOUT_S)
             cancel.check()
-            if forward.failure is not None:
-                raise explained(server, forward.failure)
+            if forward.failure is not None or not started:
+                raise explained(server, forward.failure or TimeoutError())
             yield forward.cut
         finally:
             forward.cut()
@@ -191,7 +191,7 @@ class _Forward:
                 raise _refused(self._server)
             await self._serve(reader, writer)
         finally:
-            await relay.close(writer)
+            writer.transport.abort()  # all that was to be sent has been, or nobody waits for it any more
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         server = self._server
@@ -217,8 +217,8 @@ class _Forward:
 
         async with await asyncio.start_unix_server(accept, self._local, limit=relay.MAX_BUFFER_BYTES):
             self.started.set()
-            local_reader, local_writer = await client
             try:
+                local_reader, local_writer = await asyncio.shield(client)
                 parts = [
                     asyncio.ensure_future(relay.copy(reader, local_writer)),
                     asyncio.ensure_future(relay.copy(local_reader, writer)),
@@ -230,4 +230,5 @@ class _Forward:
                         part.cancel()
                     await asyncio.gather(*parts, return_exceptions=True)
             finally:
-                await relay.close(local_writer)
+                if client.done():  # also when it came just before the end
+                    client.result()[1].transport.abort()

@@ -15,6 +15,7 @@ from ostler_control.cli.exits import Exit, exit_of
 
 # The next command to try, by the error's reason.
 _HINTS = {
+    "SOURCE_VM_NOT_FOUND": "`ostler import list-vms SOURCE`",
     "NO_FEASIBLE_HOST": "`ostler host list` shows what is free; `ostler vm hosts NAME` explains each host",
     "NO_FEASIBLE_POOL": "`ostler pool list` shows free space, and which pools hold encrypted volumes",
     "CONSOLE_BUSY": "`ostler vm console NAME --force` takes it over",
@@ -73,10 +74,12 @@ def _said(violation: Violation, message: str) -> bool:
 def _hint(reason: str) -> str | None:
     from ostler_control.cli.main import COMMANDS
 
+    if reason in _HINTS:
+        return _HINTS[reason]
     noun = reason.removesuffix("_NOT_FOUND").lower().split("_")[-1]  # the offering of DISK_OFFERING_NOT_FOUND
     if reason.endswith("_NOT_FOUND") and noun in COMMANDS:
         return f"`ostler {noun} list`"
-    return _HINTS.get(reason)
+    return None
 
 
 def _unreachable(error: OstlerError, app: App) -> list[str]:

@@ -214,6 +214,20 @@ def list_sources(app: App, limit: int | None, listing: Listing) -> None:
     print_list(SOURCE, pages(app.client.imports.ListImportSources, request, lambda a: a.sources, limit), listing)
 
 
+@source_group.command("show")
+@click.argument("source", type=IMPORT_SOURCE)
+@output_option
+@pass_app
+def show(app: App, source: str, output: str) -> None:
+    """Shows an import source: its address, who logs in there, and how it is verified.
+
+    \b
+    Example:
+      ostler import source show vc1
+    """
+    print_one(SOURCE, app.client.imports.GetImportSource(pb.GetImportSourceRequest(source=source)), output)
+
+
 @source_group.command("remove")
 @click.argument("source", type=IMPORT_SOURCE)
 @yes_option
