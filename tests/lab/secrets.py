@@ -41,20 +41,21 @@ class Watch:
         with contextlib.closing(sqlite3.connect(f"file:{state.database}?mode=ro", uri=True, timeout=30)) as database:
             rows = database.execute(
                 "SELECT id, kek_id, sealed, bound_id FROM passphrase WHERE id IN (SELECT passphrase_id FROM volume"
-                " UNION SELECT passphrase_id FROM snapshot UNION SELECT passphrase_id FROM volume_file"
+                " UNION SELECT passphrase_id FROM snapshot UNION SELECT passphrase_id FROM backup_disk"
+                " UNION SELECT passphrase_id FROM volume_file"
                 " WHERE role NOT IN ('export', 'upload'))"  # which somebody chose
             ).fetchall()
         for key_id, kek_id, sealed, bound_id in rows:
             self.passphrases[key_id] = provider.open(kek_id, sealed, bound_id.encode()).reveal()
 
     def key_of(self, file_id: str) -> bytes:
-        """The passphrase of a volume's or a snapshot's file."""
+        """The passphrase of a file of a volume, a snapshot or a backup."""
         self.remember()
         database_path = StateDir(self._lab.control.state_dir).database
         with contextlib.closing(sqlite3.connect(f"file:{database_path}?mode=ro", uri=True, timeout=30)) as database:
             ((key_id,),) = database.execute(
                 "SELECT passphrase_id FROM volume WHERE file_id = :id UNION SELECT passphrase_id FROM snapshot"
-                " WHERE id = :id",
+                " WHERE id = :id UNION SELECT passphrase_id FROM backup_disk WHERE id = :id",
                 {"id": file_id},
             ).fetchall()
         return self.passphrases[key_id]

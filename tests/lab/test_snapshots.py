@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import os
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,40 +14,11 @@ from ostler.types.v1 import volume_pb2 as volume_types
 from tests.lab.console import Console
 from tests.lab.fleet import MIB, SHARED_POOL, Fleet, fresh, refused
 from tests.lab.host import SHARED, wait_for
+from tests.lab.opened import digest
 
 pytestmark = pytest.mark.lab
 LUKS = volume_types.ENCRYPT_FORMAT_LUKS
 DISK_MIB = 24
-
-
-@contextmanager
-def key_file(passphrase: bytes) -> Iterator[int]:
-    """A descriptor that a child reads the passphrase from: no name, no argument."""
-    descriptor = os.memfd_create("key")
-    try:
-        os.write(descriptor, passphrase)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def digest(fleet: Fleet, path: Path) -> str:
-    """SHA-256 of what is in an encrypted qcow2 file, opened with the key that the control plane has for it."""
-    raw = fleet.lab.directory / "opened.raw"
-    with key_file(fleet.watch.key_of(path.name)) as descriptor:
-        subprocess.run(
-            [
-                *("qemu-img", "convert", "--object", f"secret,id=s,file=/proc/self/fd/{descriptor}"),
-                *("--image-opts", f"driver=qcow2,encrypt.key-secret=s,file.driver=file,file.filename={path}"),
-                *("-O", "raw", raw),
-            ],
-            check=True,
-            pass_fds=[descriptor],
-        )
-    found = hashlib.sha256(raw.read_bytes()).hexdigest()
-    raw.unlink()
-    return found
 
 
 def digest_in_guest(console: Console, device: str) -> str:
