@@ -27,6 +27,7 @@ class Function(StrEnum):
     INSTANCE_CONVERSION = "instance-conversion"
     LIVE_RESIZE = "live-resize"
     REBOOT = "reboot"
+    SCREEN = "screen"
     SCREENSHOT = "screenshot"
     CONSOLE_LOG = "console-log"
     SEND_KEY = "send-key"
@@ -58,6 +59,7 @@ _SUMMARIES = {
     Function.INSTANCE_CONVERSION: "converting guests of other hypervisors",
     Function.LIVE_RESIZE: "adding CPUs and memory while the VM runs",
     Function.REBOOT: "rebooting and resetting a running VM",
+    Function.SCREEN: "reaching a VM's screen with a VNC viewer",
     Function.SCREENSHOT: "pictures of a VM's screen",
     Function.SEND_KEY: "pressing keys of a VM's keyboard",
     Function.CONSOLE_LOG: "keeping what guests print on their serial consoles",

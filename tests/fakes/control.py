@@ -229,6 +229,17 @@ class Vms(vm_pb2_grpc.VmServiceServicer):
         self.control.ask(request)
         return vm_pb2.SendKeyResponse()
 
+    def Screen(
+        self, request_iterator: Iterator[vm_pb2.ConsoleInput], context: grpc.ServicerContext
+    ) -> Iterator[vm_pb2.ConsoleOutput]:
+        """A screen that answers with what it got, and ends at "bye"."""
+        self.control.ask(next(request_iterator))
+        yield vm_pb2.ConsoleOutput(data=b"RFB 003.008\n")
+        for sent in request_iterator:
+            yield vm_pb2.ConsoleOutput(data=sent.data)
+            if b"bye" in sent.data:
+                return
+
     def ReadConsoleLog(
         self, request: vm_pb2.ReadConsoleLogRequest, context: grpc.ServicerContext
     ) -> Iterator[vm_pb2.ConsoleOutput]:

@@ -170,6 +170,9 @@ class FakeHypervisor:
     def send_key(self, vm_id: str, codes: Sequence[int]) -> None:
         self._do(f"send_key {list(codes)}")
 
+    def open_screen(self, vm_id: str, force: bool) -> FakeConsole:
+        return self.console(vm_id, force)
+
     def screenshot(self, vm_id: str) -> bytes:
         return b"\x89PNG\r\n\x1a\n"
 

@@ -7,6 +7,7 @@ agent answers. What is fake is the hypervisor and the disk.
 from __future__ import annotations
 
 import hashlib
+import socket
 import struct
 import threading
 import time
@@ -158,6 +159,7 @@ class FakeHost(
         self.pools: set[str] = set()
         self.vms: dict[str, Machine] = {}
         self.pressed: list[str] = []  # combinations of keys
+        self.screen: Path | None = None  # the Unix socket of a VNC server
         self.secrets: set[str] = set()
         self.mirrors: dict[str, str] = {}
         self.web: dict[str, tuple[int, bytes]] = {}
@@ -539,6 +541,25 @@ class FakeHost(
             for request in request_iterator:
                 yield vm_pb2.ConsoleOutput(data=b"echo " + request.data)
 
+    def Screen(
+        self, request_iterator: Iterator[vm_pb2.ConsoleInput], context: grpc.ServicerContext
+    ) -> Iterator[vm_pb2.ConsoleOutput]:
+        """Of a VNC server at `screen`, the same for all VMs; without one it is black and silent."""
+        with _errors(context):
+            first = next(request_iterator)
+            self._machine(first.vm_id)
+            yield vm_pb2.ConsoleOutput()
+            if self.screen is None:
+                for request in request_iterator:
+                    yield vm_pb2.ConsoleOutput(data=b"drawn " + request.data)
+                return
+            with socket.socket(socket.AF_UNIX) as connected:
+                connected.connect(str(self.screen))
+                context.add_callback(lambda: connected.shutdown(socket.SHUT_RDWR))
+                threading.Thread(target=_send_all, args=(connected, request_iterator), daemon=True).start()
+                while data := connected.recv(1 << 16):
+                    yield vm_pb2.ConsoleOutput(data=data)
+
     def ReadConsoleLog(
         self, request: vm_pb2.ReadConsoleLogRequest, context: grpc.ServicerContext
     ) -> Iterator[vm_pb2.ConsoleOutput]:
@@ -795,6 +816,14 @@ class _errors:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OstlerError):
             self._context.abort_with_status(rpc_status.to_status(to_status(error)))
+
+
+def _send_all(connected: socket.socket, requests: Iterator[vm_pb2.ConsoleInput]) -> None:
+    try:
+        for request in requests:
+            connected.sendall(request.data)
+    except (grpc.RpcError, OSError):
+        pass  # the call has ended
 
 
 class _JobErrors(JobService):

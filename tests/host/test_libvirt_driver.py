@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -44,6 +45,7 @@ from tests.lab.machines import (
     spec,
     volume,
 )
+from tests.rfb import Viewer
 
 pytestmark = pytest.mark.host
 
@@ -174,6 +176,33 @@ def test_a_guest_lives(station: Station) -> None:
     wait_for(lambda: ("STOPPED", "shutdown") in station.listener.received(vm_id), "the event")
     assert ("STARTED", "booted") in station.listener.received(vm_id)
     driver.delete(vm_id)
+
+
+def test_a_viewer_sees_the_screen(station: Station, bare: VmSpec) -> None:
+    """What the firmware draws comes through a socket that nobody else can open, and no port is open for it."""
+    vm_id = bare.vm_id
+    screen = station.driver.open_screen(vm_id, force=False)
+    with pytest.raises(FailedPreconditionError) as error:
+        station.driver.open_screen(vm_id, force=False)
+    assert reason(error) == "CONSOLE_BUSY"
+    viewer = Viewer(screen.read, screen.write)
+    wait_for(lambda: viewer.picture().colors > 1, "text on the screen", 60)
+    assert "-vnc" in (command := station.host.run("ps", "-ww", "-C", "qemu-system-x86", "-o", "args="))
+    assert "websocket" not in command
+    assert station.host.run("ss", "-Hltnp").count("qemu") == 0
+    [path] = station.host.run("find", "/var/lib/libvirt/qemu", "-name", "vnc.sock").split()
+    with pytest.raises(subprocess.CalledProcessError):  # its directory is QEMU's own
+        station.host.run("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "stat", path)
+    taken, screen = screen, station.driver.open_screen(vm_id, force=True)
+    with pytest.raises(AbortedError) as taken_error:
+        _read_on(taken)
+    assert reason(taken_error) == "CONSOLE_TAKEN"
+    assert Viewer(screen.read, screen.write).picture().colors > 1
+    station.driver.power_off(vm_id)
+    _read_on(screen)
+    with pytest.raises(FailedPreconditionError) as error:
+        station.driver.open_screen(vm_id, force=False)
+    assert reason(error) == "VM_NOT_RUNNING"
 
 
 def test_the_firmware_obeys_the_keyboard(station: Station, bare: VmSpec) -> None:

@@ -63,6 +63,7 @@ MEMBERS: Mapping[str, frozenset[str]] = {
             "ReinstallVm",
             "RemoveNic",
             "ResizeVm",
+            "Screen",
             "Screenshot",
             "SendKey",
             "SetNicLink",

@@ -186,6 +186,7 @@ def calls(served: Served) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "UpdateVm", lambda: client.vms.UpdateVm(named)
     yield "UpdateLabels", lambda: client.labels.UpdateLabels(label_pb2.UpdateLabelsRequest(vm="web", set={"a": "b"}))
     yield "Console", lambda: next(client.vms.Console(iter([vm_pb2.ConsoleInput(vm="web")])))
+    yield "Screen", lambda: next(client.vms.Screen(iter([vm_pb2.ConsoleInput(vm="web")])))
     yield "SendKey", lambda: client.vms.SendKey(vm_pb2.SendKeyRequest(vm="web", keys="ctrl-alt-del"))
     high = ha_pb2.SetPriorityRequest(vm="web", priority=ha_pb2.PRIORITY_HIGH)
     yield "SetPriority", lambda: client.ha.SetPriority(high)

@@ -22,7 +22,7 @@ from ostler_agent.hypervisors import registry
 from ostler_agent.hypervisors.base import Console, HotPlug, Hypervisor, OnlineGrow, Reboot, Screenshot, VmEvent
 from ostler_agent.hypervisors.driver import Driver, DriverContext
 from ostler_agent.hypervisors.foreign import Adoption
-from ostler_agent.hypervisors.interaction import ConsoleLog, SendKey
+from ostler_agent.hypervisors.interaction import ConsoleLog, Screen, SendKey
 from ostler_agent.process import run
 from ostler_agent.spec import DiskFormat, DiskSpec, Key, NicSpec, VmSpec, VolumeRef
 from ostler_agent.tools import qemu_img
@@ -262,6 +262,10 @@ class Bench:
 
     def screen(self) -> Screenshot:
         assert isinstance(self.hypervisor, Screenshot)
+        return self.hypervisor
+
+    def vnc(self) -> Screen:
+        assert isinstance(self.hypervisor, Screen)
         return self.hypervisor
 
     def keyboard(self) -> SendKey:

@@ -43,6 +43,9 @@ def unknown_vm(bench: Bench) -> None:
     if Function.SEND_KEY in functions:
         with refused("send_key", "VM_NOT_FOUND"):
             bench.keyboard().send_key(vm_id, (28,))
+    if Function.SCREEN in functions:
+        with refused("open_screen", "VM_NOT_FOUND"):
+            bench.vnc().open_screen(vm_id, force=False)
     if Function.SCREENSHOT in functions:
         with refused("screenshot", "VM_NOT_FOUND"):
             bench.screen().screenshot(vm_id)

@@ -2,32 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ostler_common.errors import AbortedError
 from ostler_common.key_names import parse_keys
 
 from ostler_agent.conformance.assertions import CheckFailedError, refused, require, wait_for
 from ostler_agent.conformance.bench import Bench, expect, read_until
 from ostler_agent.hypervisors.base import Console
+from ostler_agent.spec import VmSpec
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def console(bench: Bench) -> None:
     """A console has one holder: a second is refused, or takes it over by force; once closed, it is free."""
-    hypervisor, spec = bench.hypervisor, bench.start()
-    first = hypervisor.console(spec.vm_id, force=False)
+    _one_holder(bench, bench.start(), bench.hypervisor.console)
+
+
+def vnc(bench: Bench) -> None:
+    """A screen speaks RFB without a password and has one holder, as a console has."""
+    spec = bench.start()
+    viewer = bench.vnc().open_screen(spec.vm_id, force=False)
+    expect(viewer, "RFB 003.008\n", 10)
+    viewer.write(b"RFB 003.008\n")
+    require(b"\1" in viewer.read()[1:], "the screen must offer security type 1, no password (RFC 6143, 7.1.2)")
+    viewer.close()
+    _one_holder(bench, spec, bench.vnc().open_screen)
+
+
+def _one_holder(bench: Bench, spec: VmSpec, open_console: Callable[[str, bool], Console]) -> None:
+    hypervisor = bench.hypervisor
+    first = open_console(spec.vm_id, False)
     with refused("a second console", "CONSOLE_BUSY"):
-        hypervisor.console(spec.vm_id, force=False)
-    second = hypervisor.console(spec.vm_id, force=True)
+        open_console(spec.vm_id, False)
+    second = open_console(spec.vm_id, True)
     require(_taken(first), "read of a console that was taken over must raise CONSOLE_TAKEN")
     for _ in range(2):
         first.close()
     with refused("a third console", "CONSOLE_BUSY"):
-        hypervisor.console(spec.vm_id, force=False)
+        open_console(spec.vm_id, False)
     for _ in range(2):
         second.close()
     require(second.read() == b"", "read of a closed console must return b''")
-    third = hypervisor.console(spec.vm_id, force=False)
+    third = open_console(spec.vm_id, False)
     third.write(b"\n")
     hypervisor.power_off(spec.vm_id)
     require(read_until(third, lambda _: False, 10), "the console must end when its VM stops")
@@ -35,7 +53,7 @@ def console(bench: Bench) -> None:
     third.close()
     _require_write_has_no_effect(third, "after close")
     with refused("the console of a stopped VM", "VM_NOT_RUNNING"):
-        hypervisor.console(spec.vm_id, force=False)
+        open_console(spec.vm_id, False)
 
 
 def guest_console(bench: Bench) -> None:

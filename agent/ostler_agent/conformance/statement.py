@@ -16,7 +16,7 @@ from ostler_agent.hypervisors.base import PARTS
 from ostler_agent.pools import registry as pool_registry
 from ostler_agent.spec import DiskFormat, DiskSpec, ExtraConfig, Firmware, Key, NicSpec
 from ostler_agent.vms import addresses as vm_addresses
-from ostler_agent.vms import console_log, disks, keyboard, power, resizing
+from ostler_agent.vms import console_log, disks, keyboard, power, resizing, screen
 from ostler_agent.vms import nic_link as vm_nic_link
 from ostler_agent.vms import nics as vm_nics
 
@@ -125,6 +125,10 @@ def unstated(bench: Bench) -> None:
         refusals += 1
         with refused("the addresses of a running VM", REFUSAL):
             vm_addresses.read(hypervisor, spec.vm_id)
+    if Function.SCREEN not in stated.functions:
+        refusals += 1
+        with refused("opening a screen", REFUSAL):
+            screen.open_screen(hypervisor, spec.vm_id, False)
     if Function.EXTRA_CONFIG not in stated.functions:
         refusals += 1
         with refused("a VM with extra configuration", REFUSAL):

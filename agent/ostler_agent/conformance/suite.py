@@ -69,6 +69,7 @@ CHECKS: tuple[Check, ...] = (
     _check("reboot.unheard", screen.reboot_unheard, Function.REBOOT),
     _check("console-log.kept", screen.console_log, Function.CONSOLE_LOG),
     _check("send-key.pressed", screen.send_key, Function.SEND_KEY),
+    _check("screen.vnc", screen.vnc, Function.SCREEN),
     _check("screenshot.png", screen.screenshot, Function.SCREENSHOT),
     _check("hot-plug.stopped", disks.plug_stopped, Function.HOT_PLUG),
     _check("hot-plug.running", disks.plug_running, Function.HOT_PLUG),

@@ -22,7 +22,7 @@ from ostler_common.io_limits import IoLimits
 
 from ostler_agent.hypervisors.foreign import Adoption
 from ostler_agent.hypervisors.info import DriverInfo
-from ostler_agent.hypervisors.interaction import ConsoleLog, SendKey
+from ostler_agent.hypervisors.interaction import ConsoleLog, Screen, SendKey
 from ostler_agent.spec import DiskSpec, Key, NicSpec, VmInfo, VmSpec, VolumeRef
 
 Paths = Callable[[VolumeRef], Path]
@@ -486,6 +486,7 @@ PARTS: Mapping[Function, type] = {
     Function.ONLINE_GROW: OnlineGrow,
     Function.ONLINE_COPY: LiveCopy,
     Function.ONLINE_BACKUP: Backup,
+    Function.SCREEN: Screen,
     Function.SCREENSHOT: Screenshot,
     Function.CONSOLE_LOG: ConsoleLog,
     Function.SEND_KEY: SendKey,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from ostler_agent.hypervisors.base import Console
 
 
 class LogReader(Protocol):
@@ -34,4 +37,17 @@ class SendKey(Protocol):
         """Presses keys of a running VM's keyboard together, and releases them. codes: see `key_names`.
 
         Raises FailedPreconditionError VM_NOT_RUNNING.
+        """
+
+
+@runtime_checkable
+class Screen(Protocol):
+    """Optional part of a driver: `Function.SCREEN`."""
+
+    def open_screen(self, vm_id: str, force: bool) -> Console:
+        """Connects to a running VM's screen, which has one holder at a time, as its console does.
+
+        The bytes are RFB (RFC 6143) without a password. No port of the host is open for it, and only root can reach the
+        socket. force: takes it over from its holder. Raises FailedPreconditionError CONSOLE_BUSY, VM_NOT_RUNNING,
+        SCREEN_MISSING (the VM has no screen, or one that VNC does not reach).
         """

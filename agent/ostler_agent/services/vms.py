@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import grpc
 import structlog
@@ -21,7 +22,7 @@ from ostler_agent.journal import Record
 from ostler_agent.seeds import SEEDS, Seeds
 from ostler_agent.services import convert
 from ostler_agent.spec import PowerState, VmInfo
-from ostler_agent.vms import addresses, console_log, disks, keyboard, nic_link, nics, power, resizing
+from ostler_agent.vms import addresses, console_log, disks, keyboard, nic_link, nics, power, resizing, screen
 
 log = structlog.get_logger(__name__)
 
@@ -182,17 +183,12 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
     def Console(
         self, request_iterator: Iterator[vm_pb2.ConsoleInput], context: grpc.ServicerContext
     ) -> Iterator[vm_pb2.ConsoleOutput]:
-        first = next(request_iterator, vm_pb2.ConsoleInput())
-        console = self._driver.console(convert.uuid_field(first.vm_id, "vm_id"), first.force)
-        # Release the console however the call ends; False: it has ended already.
-        if not context.add_callback(console.close):
-            console.close()
-        threading.Thread(
-            target=_forward_input, args=(console, first, request_iterator), name="console", daemon=True
-        ).start()
-        yield vm_pb2.ConsoleOutput()  # tells the caller that it holds the console now
-        while data := console.read():
-            yield vm_pb2.ConsoleOutput(data=data)
+        return _converse(self._driver.console, request_iterator, context)
+
+    def Screen(
+        self, request_iterator: Iterator[vm_pb2.ConsoleInput], context: grpc.ServicerContext
+    ) -> Iterator[vm_pb2.ConsoleOutput]:
+        return _converse(partial(screen.open_screen, self._driver), request_iterator, context)
 
     def ReadConsoleLog(
         self, request: vm_pb2.ReadConsoleLogRequest, context: grpc.ServicerContext
@@ -260,6 +256,23 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         if self._driver.running(vm_id) is not running:
             raise interrupted()
         return convert.vm_info(self._driver.vm(vm_id))
+
+
+def _converse(
+    open_console: Callable[[str, bool], Console],
+    inputs: Iterator[vm_pb2.ConsoleInput],
+    context: grpc.ServicerContext,
+) -> Iterator[vm_pb2.ConsoleOutput]:
+    """Joins a call to a console or screen until one of both ends."""
+    first = next(inputs, vm_pb2.ConsoleInput())
+    console = open_console(convert.uuid_field(first.vm_id, "vm_id"), first.force)
+    # Release the console however the call ends; False: it has ended already.
+    if not context.add_callback(console.close):
+        console.close()
+    threading.Thread(target=_forward_input, args=(console, first, inputs), name="console", daemon=True).start()
+    yield vm_pb2.ConsoleOutput()  # tells the caller that it holds the console now
+    while data := console.read():
+        yield vm_pb2.ConsoleOutput(data=data)
 
 
 def _forward_input(console: Console, first: vm_pb2.ConsoleInput, rest: Iterator[vm_pb2.ConsoleInput]) -> None:

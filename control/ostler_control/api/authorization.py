@@ -242,6 +242,7 @@ TABLE: Mapping[str, frozenset[Role]] = {
             "FindHosts": _ADMINS,
             "Console": _USERS,
             "ReadConsoleLog": _USERS,
+            "Screen": _USERS,
             "SendKey": _USERS,
             "Screenshot": _USERS,
         },

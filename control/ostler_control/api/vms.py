@@ -47,6 +47,8 @@ from ostler_control.vms.console import (
     idle_timeout_s,
     log_host,
     record_console,
+    screen,
+    screen_host,
     screenshot,
     send_key,
 )
@@ -204,6 +206,22 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
                 record_console(row, caller.actor, first.force)
             typed = _after(first.data, (request.data for request in request_iterator))
             for data in console(self._agents, row.id, host, typed, first.force, idle_s, context):
+                yield pb.ConsoleOutput(data=data)
+
+    def Screen(
+        self, request_iterator: Iterator[pb.ConsoleInput], context: grpc.ServicerContext
+    ) -> Iterator[pb.ConsoleOutput]:
+        caller = caller_of(context)
+        first = next(request_iterator, None)
+        if first is None:
+            raise bad_field("vm", "must be in the first message", "REQUIRED")
+        with redact_errors_for(caller, first):
+            with session():
+                row = resolve(Vm, first.vm, "vm", caller=caller)
+                host, idle_s = address(screen_host(row)), idle_timeout_s(row)
+                record_console(row, caller.actor, first.force, "vm.screen")
+            sent = _after(first.data, (request.data for request in request_iterator))
+            for data in screen(self._agents, row.id, host, sent, first.force, idle_s, context):
                 yield pb.ConsoleOutput(data=data)
 
     def ReadConsoleLog(

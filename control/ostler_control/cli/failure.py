@@ -18,7 +18,7 @@ _HINTS = {
     "SOURCE_VM_NOT_FOUND": "`ostler import list-vms SOURCE`",
     "NO_FEASIBLE_HOST": "`ostler host list` shows what is free; `ostler vm hosts NAME` explains each host",
     "NO_FEASIBLE_POOL": "`ostler pool list` shows free space, and which pools hold encrypted volumes",
-    "CONSOLE_BUSY": "`ostler vm console NAME --force` takes it over",
+    "CONSOLE_BUSY": "the option --force takes it over",
     "BAD_CERTIFICATE": "have an admin run `ostler user renew NAME`",
 }
 

@@ -1,8 +1,8 @@
-"""A VM's serial console, its log and the screen, relayed from the VM's host."""
+"""A VM's serial console, its log, and the screen with its keyboard, relayed from the VM's host."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import grpc
@@ -24,10 +24,14 @@ from ostler_control.hosts.rows import address, is_up, silent
 from ostler_control.hypervisors import rules
 from ostler_control.models import Host, Vm
 from ostler_control.vms.idle import IdleTimer
+from ostler_control.vms.rfb import ViewerInput
 from ostler_control.vms.rows import running_host
 
 if TYPE_CHECKING:
     from grpc import _CallIterator
+
+_LOG_ADVICE = "`ostler vm log --follow` watches without a limit"
+_SCREEN_ADVICE = "connect again; the setting vm.console.idle.timeout has the time"
 
 
 def console(
@@ -44,24 +48,38 @@ def console(
     Raises what the agent raises (CONSOLE_BUSY, ...), HOST_UNREACHABLE; DeadlineExceededError CONSOLE_IDLE if nothing
     was typed for idle_timeout_s (0: it may be idle).
     """
-
-    def inputs() -> Iterator[agent_pb2.ConsoleInput]:
-        yield agent_pb2.ConsoleInput(vm_id=vm_id, force=force)
-        for data in typed:
-            idle.touch()
-            yield agent_pb2.ConsoleInput(data=data)
-
     idle = IdleTimer(idle_timeout_s, lambda: call.cancel())
-    call = agents.at(host).vms.Console(inputs())
-    try:
-        for output in _outputs(call, host, context):
-            yield output.data
-    except Exception:
-        if idle.expired:
-            raise _idle(vm_id, idle_timeout_s) from None
-        raise
-    finally:
-        idle.stop()
+    call = agents.at(host).vms.Console(_inputs(vm_id, force, typed, lambda data: True, idle))
+    yield from _until_idle(call, idle, _idle(vm_id, idle_timeout_s, "console", _LOG_ADVICE), host, context)
+
+
+def screen(
+    agents: Agents,
+    vm_id: str,
+    host: HostAddress,
+    sent: Iterator[bytes],
+    force: bool,
+    idle_timeout_s: float,
+    context: grpc.ServicerContext,
+) -> Iterator[bytes]:
+    """What the screen sends its viewer, for as long as the caller's call lasts; `sent` is what the viewer sends.
+
+    Raises what the agent raises (CONSOLE_BUSY, ...), HOST_UNREACHABLE; DeadlineExceededError CONSOLE_IDLE if nobody
+    used keyboard or mouse for idle_timeout_s (0: it may be idle): a viewer asks for pictures all the time.
+    """
+    idle = IdleTimer(idle_timeout_s, lambda: call.cancel())
+    call = agents.at(host).vms.Screen(_inputs(vm_id, force, sent, ViewerInput().feed, idle))
+    yield from _until_idle(call, idle, _idle(vm_id, idle_timeout_s, "screen", _SCREEN_ADVICE), host, context)
+
+
+def screen_host(vm: Vm) -> Host:
+    """The host that shows a running VM's screen.
+
+    Raises FailedPreconditionError VM_STATE, HOST_SILENT, FUNCTION_NOT_SUPPORTED.
+    """
+    host = running_host(vm)
+    rules.need(Function.SCREEN, host)
+    return host
 
 
 def idle_timeout_s(vm: Vm) -> float:
@@ -100,10 +118,10 @@ def log_host(vm: Vm) -> Host:
     return host
 
 
-def record_console(vm: Vm, actor: str, force: bool) -> None:
-    """Records that somebody opens a VM's console, which is as good as standing before it."""
+def record_console(vm: Vm, actor: str, force: bool, kind: str = "vm.console") -> None:
+    """Records that somebody opens a VM's console or screen, which is as good as standing before it."""
     message = "taken over from whoever has it" if force else ""
-    events.record("vm.console", events.Outcome.STARTED, actor, "vm", vm.id, vm.name, message, account_id=vm.account_id)
+    events.record(kind, events.Outcome.STARTED, actor, "vm", vm.id, vm.name, message, account_id=vm.account_id)
 
 
 def send_key(agents: Agents, vm: Vm, keys: str, actor: str) -> None:
@@ -133,6 +151,36 @@ def screenshot(agents: Agents, vm: Vm) -> bytes:
     return agents.call(address(host), lambda agent: agent.vms.Screenshot, request).png
 
 
+def _inputs(
+    vm_id: str, force: bool, sent: Iterator[bytes], is_person: Callable[[bytes], bool], idle: IdleTimer
+) -> Iterator[agent_pb2.ConsoleInput]:
+    """What goes to the agent. is_person: whether bytes show that somebody is there."""
+    yield agent_pb2.ConsoleInput(vm_id=vm_id, force=force)
+    for data in sent:
+        if is_person(data):
+            idle.touch()
+        yield agent_pb2.ConsoleInput(data=data)
+
+
+def _until_idle(
+    call: _CallIterator[agent_pb2.ConsoleOutput],
+    idle: IdleTimer,
+    expired: DeadlineExceededError,
+    host: HostAddress,
+    context: grpc.ServicerContext,
+) -> Iterator[bytes]:
+    """What the agent sends. Raises `expired` where the timer has ended the call."""
+    try:
+        for output in _outputs(call, host, context):
+            yield output.data
+    except Exception:
+        if idle.expired:
+            raise expired from None
+        raise
+    finally:
+        idle.stop()
+
+
 def _outputs(
     call: _CallIterator[agent_pb2.ConsoleOutput], host: HostAddress, context: grpc.ServicerContext
 ) -> Iterator[agent_pb2.ConsoleOutput]:
@@ -158,10 +206,7 @@ def _no_log(vm_id: str) -> FailedPreconditionError:
     )
 
 
-def _idle(vm_id: str, timeout_s: float) -> DeadlineExceededError:
+def _idle(vm_id: str, timeout_s: float, what: str, advice: str) -> DeadlineExceededError:
     return DeadlineExceededError(
-        f"the console was closed: nothing was typed for {timeout_s:.0f} s "
-        "(`ostler vm log --follow` watches without a limit)",
-        "CONSOLE_IDLE",
-        {"vm": vm_id},
+        f"the {what} was closed: nothing was typed for {timeout_s:.0f} s ({advice})", "CONSOLE_IDLE", {"vm": vm_id}
     )

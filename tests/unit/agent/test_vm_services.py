@@ -28,6 +28,7 @@ from ostler_agent.services.vms import VmService
 from ostler_agent.spec import PowerState, Provisioning, VolumeRef
 from ostler_common import channel
 from ostler_common.errors import NotFoundError, OstlerError, from_rpc_error, from_status
+from ostler_common.hypervisors import Function
 from ostler_common.identity import Identity, Kind
 from ostler_common.seen_addresses import MAX_SEEN_ADDRESSES
 from ostler_common.server import serve
@@ -294,6 +295,20 @@ def test_a_console_runs_both_ways(agent: Agent) -> None:
     assert received == [b"", b"login: ", b"welcome"]
     wait_until(lambda: agent.driver.terminal.closed)
     wait_until(lambda: agent.driver.terminal.written.startswith(b"ro"))
+
+
+def test_a_screen_runs_both_ways(agent: Agent) -> None:
+    agent.driver.add(VM)
+    agent.driver.terminal = FakeConsole([b"RFB 003.008\n", b"\x01\x01"])
+    sent = iter([vm_pb2.ConsoleInput(vm_id=VM, data=b"RFB 003."), vm_pb2.ConsoleInput(data=b"008\n")])
+    received = [output.data for output in agent.vms.Screen(sent, timeout=10)]
+    assert received == [b"", b"RFB 003.008\n", b"\x01\x01"]
+    wait_until(lambda: agent.driver.terminal.closed)
+    wait_until(lambda: agent.driver.terminal.written.startswith(b"RFB 003."))
+    agent.driver.info = replace(agent.driver.info, functions=agent.driver.info.functions - {Function.SCREEN})
+    with pytest.raises(grpc.RpcError) as caught:
+        list(agent.vms.Screen(iter([vm_pb2.ConsoleInput(vm_id=VM)]), timeout=10))
+    assert from_rpc_error(caught.value).reason == "FUNCTION_NOT_SUPPORTED"
 
 
 def test_keys_are_pressed(agent: Agent) -> None:

@@ -43,7 +43,7 @@ from ostler_control.models import (
 from ostler_control.operations import Engine
 from ostler_control.templates import store as template_store
 from ostler_control.templates.received import Announced
-from ostler_control.vms.console import log_host, screenshot, send_key
+from ostler_control.vms.console import log_host, screen_host, screenshot, send_key
 
 from tests import databases
 from tests.sites import GIB, MIB, Site, outcome, site_at_work
@@ -393,6 +393,7 @@ def test_what_a_type_cannot_do_is_refused_by_name(working: tuple[Site, Engine], 
         ],
         Function.REBOOT: [lambda: site.record(lambda: vms.reboot(vm, "alice"))],
         Function.SCREENSHOT: [lambda: screenshot(engine.agents, vm)],
+        Function.SCREEN: [lambda: screen_host(vm)],
         Function.CONSOLE_LOG: [lambda: log_host(vm)],
         Function.SEND_KEY: [lambda: send_key(engine.agents, vm, "enter", "alice")],
         Function.HOT_PLUG: [lambda: site.record(lambda: volumes.attach(data, vm, "alice"))],

@@ -215,6 +215,7 @@ def test_members_keep_to_their_own(api: Api) -> None:
         lambda: api.vms.Screenshot(vm_pb2.ScreenshotRequest(vm="mine"), api.stranger),
         lambda: api.vms.SendKey(vm_pb2.SendKeyRequest(vm="mine", keys="enter"), api.stranger),
         lambda: next(api.vms.Console(iter([vm_pb2.ConsoleInput(vm="mine")]), api.stranger)),
+        lambda: next(api.vms.Screen(iter([vm_pb2.ConsoleInput(vm="mine")]), api.stranger)),
         lambda: next(api.vms.ReadConsoleLog(vm_pb2.ReadConsoleLogRequest(vm="mine"), api.stranger)),
     ):
         assert reason(call) == "VM_NOT_FOUND"
@@ -328,6 +329,35 @@ def test_an_idle_console_is_closed(api: Api) -> None:
         ended.set()
         settings.reset(setting, "alice")
     api.done(api.vms.DeleteVm(vm_pb2.DeleteVmRequest(vm="idle", force=True), api.admin))
+
+
+def test_a_screen_passes_bytes_both_ways(api: Api) -> None:
+    api.done(create_vm(api, "shown"))
+    sent = iter([vm_pb2.ConsoleInput(vm="shown", data=b"a"), vm_pb2.ConsoleInput(data=b"b")])
+    assert [output.data for output in api.vms.Screen(sent, api.admin)] == [b"", b"drawn a", b"drawn b"]
+    assert [row.message for row in Event.select().where(Event.type == "vm.screen")] == [""]
+    api.done(api.vms.StopVm(vm_pb2.StopVmRequest(vm="shown", force=True), api.admin))
+    assert reason(lambda: list(api.vms.Screen(iter([vm_pb2.ConsoleInput(vm="shown")]), api.admin))) == "VM_STATE"
+    api.done(api.vms.DeleteVm(vm_pb2.DeleteVmRequest(vm="shown"), api.admin))
+
+
+def test_a_screen_that_is_only_watched_is_idle(api: Api) -> None:
+    api.done(create_vm(api, "watched"))
+    setting = settings.vms.CONSOLE_IDLE_TIMEOUT.name
+    ended = threading.Event()
+
+    def sent() -> Iterator[vm_pb2.ConsoleInput]:
+        yield vm_pb2.ConsoleInput(vm="watched", data=b"RFB 003.008\n\x01\x01")
+        while not ended.wait(0.1):
+            yield vm_pb2.ConsoleInput(data=b"\x03\x01\0\0\0\0\x02\x80\x01\xe0")  # FramebufferUpdateRequest
+
+    settings.change(setting, "1", "alice")
+    try:
+        assert reason(lambda: list(api.vms.Screen(sent(), api.admin))) == "CONSOLE_IDLE"
+    finally:
+        ended.set()
+        settings.reset(setting, "alice")
+    api.done(api.vms.DeleteVm(vm_pb2.DeleteVmRequest(vm="watched", force=True), api.admin))
 
 
 def test_a_vm_that_no_host_has_has_no_log(api: Api) -> None:

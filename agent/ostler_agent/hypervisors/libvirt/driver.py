@@ -40,6 +40,7 @@ from ostler_agent.hypervisors.libvirt import (
     nic_devices,
     resize,
     samples,
+    screen,
     screenshot,
 )
 from ostler_agent.hypervisors.libvirt.addresses import check, own
@@ -54,6 +55,7 @@ from ostler_agent.hypervisors.libvirt.locks import VmLocks
 from ostler_agent.hypervisors.libvirt.secrets import Secrets
 from ostler_agent.hypervisors.libvirt.session import Session
 from ostler_agent.hypervisors.libvirt.stalls import Stalls
+from ostler_agent.hypervisors.toolkit.console import Consoles, SocketConsole
 from ostler_agent.spec import DiskSpec, Key, NicSpec, VmInfo, VmSpec, VolumeRef
 
 log = structlog.get_logger(__name__)
@@ -77,6 +79,7 @@ class LibvirtDriver:
         # VMs whose keys arrive before they do. A late event of an earlier, failed migration must not remove the keys.
         self._expected: set[str] = set()
         self._dirty_rates = DirtyRates()
+        self._screens = Consoles("screen")
         self._cleaner = ThreadPoolExecutor(1, thread_name_prefix="vm-keys")
         self._stalls = Stalls(connect)
 
@@ -89,6 +92,7 @@ class LibvirtDriver:
     def close(self) -> None:
         """Disconnects; VMs keep running."""
         self._stalls.stop()
+        self._screens.close()
         self._logs.close()
         self._connection.close()
         self._events.close()
@@ -185,6 +189,9 @@ class LibvirtDriver:
 
     def send_key(self, vm_id: str, codes: Sequence[int]) -> None:
         domains.send_key(self._session, vm_id, codes)
+
+    def open_screen(self, vm_id: str, force: bool) -> SocketConsole:
+        return self._screens.hold(vm_id, screen.connect(self._session, vm_id), force)
 
     def screenshot(self, vm_id: str) -> bytes:
         return screenshot.screenshot(self._session, vm_id)
@@ -287,10 +294,11 @@ class LibvirtDriver:
         return deregister
 
     def _changed(self, vm_id: str, kind: VmEventKind, detail: str) -> None:
-        """Removes the keys of a VM that stopped or migrated away, whatever the cause."""
+        """Removes the keys of a VM that stopped or migrated away, whatever the cause, and closes its screen."""
         if (kind, detail) == (VmEventKind.STARTED, "migrated"):
             self._expected.discard(vm_id)
         elif kind in (VmEventKind.STOPPED, VmEventKind.CRASHED, VmEventKind.MIGRATED):
+            self._screens.close_of(vm_id)
             self._remove_keys(vm_id)
 
     def _remove_keys(self, vm_id: str) -> None:

@@ -1,4 +1,4 @@
-"""Serial consoles on Unix sockets, with one holder each."""
+"""Serial consoles and screens on Unix sockets, with one holder each."""
 
 from __future__ import annotations
 
@@ -18,17 +18,12 @@ _RETRY_S = 0.05
 
 
 class SocketConsole:
-    """`base.Console` on a Unix socket."""
+    """`base.Console` on a connected Unix socket. name: what it is of which VM, for people."""
 
-    def __init__(self, vm_id: str, path: Path) -> None:
-        self._vm_id = vm_id
+    def __init__(self, name: str, connected: socket.socket) -> None:
+        self._name = name
         self._ended = self._closed = self._taken = False
-        try:
-            self._socket = _connect(path)
-        except OSError as error:
-            raise UnavailableError(
-                f"cannot connect to the console of VM {vm_id} at {path}: {error}", "CONSOLE_UNAVAILABLE"
-            ) from error
+        self._socket = connected
 
     @property
     def is_held(self) -> bool:
@@ -42,7 +37,7 @@ class SocketConsole:
         if not data:
             self.close()
             if self._taken:
-                raise AbortedError(f"another caller took over the console of VM {self._vm_id}", "CONSOLE_TAKEN")
+                raise AbortedError(f"another caller took over {self._name}", "CONSOLE_TAKEN")
         return data
 
     def write(self, data: bytes) -> None:
@@ -97,26 +92,53 @@ def _is_hung_up(connected: socket.socket) -> bool:
 
 
 class Consoles:
-    """The holders of consoles."""
+    """The holders of consoles, or of screens. what: one of them, for people."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str = "console") -> None:
+        self._what = what
         self._lock = threading.Lock()
         self._holders: dict[str, SocketConsole] = {}
 
     def open(self, vm_id: str, path: Path, force: bool) -> SocketConsole:
         """Raises FailedPreconditionError CONSOLE_BUSY, UnavailableError CONSOLE_UNAVAILABLE."""
         with self._lock:
-            holder = self._holders.get(vm_id)
-            if holder and holder.is_held:
-                if not force:
-                    raise FailedPreconditionError(
-                        f"the console of VM {vm_id} is in use (use force to take it over)",
-                        "CONSOLE_BUSY",
-                        {"vm": vm_id},
-                    )
-                holder.take_over()
-            opened = self._holders[vm_id] = SocketConsole(vm_id, path)
-            return opened
+            self._free(vm_id, force)
+            try:
+                connected = _connect(path)
+            except OSError as error:
+                raise UnavailableError(
+                    f"cannot connect to {self._name(vm_id)} at {path}: {error}", "CONSOLE_UNAVAILABLE"
+                ) from error
+            return self._hold(vm_id, connected)
+
+    def hold(self, vm_id: str, connected: socket.socket, force: bool) -> SocketConsole:
+        """Makes the caller the holder of a connection that others may have too; closes it if it raises.
+
+        Raises FailedPreconditionError CONSOLE_BUSY.
+        """
+        with self._lock:
+            try:
+                self._free(vm_id, force)
+            except FailedPreconditionError:
+                connected.close()
+                raise
+            return self._hold(vm_id, connected)
+
+    def _free(self, vm_id: str, force: bool) -> None:
+        holder = self._holders.get(vm_id)
+        if holder and holder.is_held:
+            if not force:
+                raise FailedPreconditionError(
+                    f"{self._name(vm_id)} is in use (use force to take it over)", "CONSOLE_BUSY", {"vm": vm_id}
+                )
+            holder.take_over()
+
+    def _hold(self, vm_id: str, connected: socket.socket) -> SocketConsole:
+        held = self._holders[vm_id] = SocketConsole(self._name(vm_id), connected)
+        return held
+
+    def _name(self, vm_id: str) -> str:
+        return f"the {self._what} of VM {vm_id}"
 
     def close_of(self, vm_id: str) -> None:
         """Ends the console of a VM that has stopped."""

@@ -598,6 +598,34 @@ def log(app: App, vm: str, lines: int | None, follow: bool, raw: bool) -> None:
         sys.stdout.buffer.flush()
 
 
+@command.command("vnc")
+@click.argument("vm", type=VM)
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on loopback.  [default: a free one]")
+@click.option("--socket", "path", type=click.Path(path_type=Path), help="Listen on a Unix socket at this path instead.")
+@click.option("--force", is_flag=True, help="Take the screen over from its present user.")
+@pass_app
+def vnc(app: App, vm: str, port: int, path: Path | None, force: bool) -> None:
+    """Opens a local socket for a VNC viewer, which shows a running VM's screen.
+
+    Prints the socket's address. Viewers can connect one after the other until you press Ctrl-C, and only those of your
+    user.
+
+    \b
+    Examples:
+      ostler vm vnc web-1 --port 5901      # then: vncviewer 127.0.0.1::5901
+      ostler vm vnc web-1 --socket ~/web-1.vnc
+    """
+    from ostler_control.cli import vnc
+
+    found = app.client.vms.GetVm(pb.GetVmRequest(vm=vm))
+    with vnc.listen(port, path) as listener:
+        address = str(path) if path else "{}:{}".format(*listener.getsockname())
+        click.echo(address)
+        example = address if path else address.replace(":", "::")
+        click.echo(f"Ctrl-C ends it. Open it in a viewer, for example: vncviewer {example}", err=True)
+        vnc.serve(app, found.id, force, listener)
+
+
 @command.command("send-key")
 @click.argument("vm", type=VM)
 @click.argument("keys")
