@@ -210,6 +210,25 @@ class KeepsListeners(ProcessHypervisor):
         return lambda: None
 
 
+class TellsOneListener(ProcessHypervisor):
+    def _dispatch(self) -> None:
+        while event := self._events.get():
+            for listener in self.listeners[:1]:
+                listener.vm_event(event)
+
+
+class StartsAsDefined(ProcessHypervisor):
+    """Starts a VM as it was defined before, not as the start says."""
+
+    def start(self, spec: VmSpec, paths: Paths) -> None:
+        with self.lock:
+            if self.running(spec.vm_id):
+                return
+            self.launch(self.read(spec.vm_id) or self.write(spec, paths))
+            self.watched.add(spec.vm_id)
+            self.emit(spec.vm_id, VmEventKind.STARTED, "booted")
+
+
 class UsesStopped(ProcessHypervisor):
     """A stopped VM counts as a user of its volumes."""
 
@@ -293,6 +312,8 @@ LIARS = {
     "raises-foreign-errors": _liar(RaisesForeignErrors, "vm.unknown", "KeyError"),
     "repeats-events": _liar(RepeatsEvents, "vm.events", "must come once and in order"),
     "keeps-listeners": _liar(KeepsListeners, "vm.events", "an unsubscribed listener must receive no events"),
+    "tells-one-listener": _liar(TellsOneListener, "vm.events", "the event STARTED"),
+    "starts-as-defined": _liar(StartsAsDefined, "vm.start", "must be reported as"),
     "uses-stopped": _liar(UsesStopped, "vm.define", "a stopped VM uses no volume"),
     "fails-power-off-of-unknown": _liar(FailsPowerOffOfUnknown, "vm.unknown", "VM_NOT_FOUND"),
     "deadlocks": _liar(Deadlocks, "vm.at-once", "RuntimeError: busy"),

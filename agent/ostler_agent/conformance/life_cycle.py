@@ -74,8 +74,9 @@ def define(bench: Bench) -> None:
 
 
 def start(bench: Bench) -> None:
-    """A started VM matches its spec; starting it again changes nothing."""
+    """A started VM matches the spec that it is started with, not an earlier one; starting it again changes nothing."""
     hypervisor, spec = bench.hypervisor, bench.spec(bench.volume(), bench.volume())
+    hypervisor.define(replace(spec, memory_bytes=192 * MIB, disks=spec.disks[:1]), bench.paths)
     hypervisor.start(spec, bench.paths)
     hypervisor.start(replace(spec, cpus=2), bench.paths)
     _same(hypervisor.vm(spec.vm_id), spec, PowerState.RUNNING)
@@ -183,17 +184,21 @@ def samples(bench: Bench) -> None:
 
 
 def events(bench: Bench) -> None:
-    """Listeners receive a VM's events in order; an unsubscribed listener receives none."""
+    """Each listener receives a VM's events in order; an unsubscribed listener receives none."""
     hypervisor, spec = bench.hypervisor, bench.spec(bench.volume())
-    unsubscribed = type(bench.listener)()
+    unsubscribed, second = type(bench.listener)(), type(bench.listener)()
     unsubscribe = hypervisor.subscribe(unsubscribed)
     unsubscribe()
+    unsubscribe_second = hypervisor.subscribe(second)
     hypervisor.start(spec, bench.paths)
     bench.listener.wait(spec.vm_id, "STARTED")
     hypervisor.power_off(spec.vm_id)
     bench.listener.wait(spec.vm_id, "STOPPED")
     hypervisor.delete(spec.vm_id)
     bench.listener.wait(spec.vm_id, "UNDEFINED")
+    for kind in ("STARTED", "STOPPED", "UNDEFINED"):
+        second.wait(spec.vm_id, kind)
+    unsubscribe_second()
     received = [kind for kind in bench.listener.kinds(spec.vm_id) if kind in ("STARTED", "STOPPED", "UNDEFINED")]
     own_thread = threading.get_ident()
     require(own_thread not in bench.listener.threads, "listeners must be called from a thread of the driver's own")
