@@ -21,13 +21,15 @@ TESTS = ROOT / "tests/unit/browser/vendor"
 
 @dataclass(frozen=True)
 class Asset:
-    """A package of npm. sha512: its digest, as npm shows it; files: path in the package -> name in the folder."""
+    """A package of npm. sha512: its digest, as npm shows it; files: path in the package -> name in the folder; scripts:
+    folders of the package whose scripts are kept as they lie there."""
 
     package: str
     version: str
     sha512: str
     folder: Path
     files: dict[str, str]
+    scripts: tuple[str, ...] = ()
 
 
 ASSETS = (
@@ -44,6 +46,14 @@ ASSETS = (
         "TQwDdQGtwwDt+2cgKDLn0IRaSxYu1tSUjgKarSDkUM0ZNiSRXFpjxEsvc/Zgc5kq5omJ+V0a8/kIM2WD3sMOYg==",
         CONSOLE,
         {"lib/xterm.js": "xterm.js", "css/xterm.css": "xterm.css", "LICENSE": "xterm.LICENSE"},
+    ),
+    Asset(
+        "@novnc/novnc",
+        "1.7.0",
+        "ucEJOx4T2avIRCleodk7YobZj5O2Ga2AeLfQ69A/yjG9HHba2+PDgwSkN3FttrmG+70ZGx21sElNFouK13RzyA==",
+        CONSOLE / "novnc",
+        {"LICENSE.txt": "LICENSE", "docs/LICENSE.MPL-2.0": "LICENSE.MPL-2.0", "vendor/pako/LICENSE": "pako.LICENSE"},
+        ("core", "vendor/pako/lib"),
     ),
     Asset(
         "axe-core",
@@ -66,13 +76,19 @@ def fetch(asset: Asset, directory: Path) -> None:
         raise ValueError(f"{name} has the digest {found}, not {asset.sha512}")
     asset.folder.mkdir(parents=True, exist_ok=True)
     with tarfile.open(archive) as tar:
-        for path, target in asset.files.items():
+        scripts = [
+            path
+            for name in tar.getnames()
+            if (path := name.removeprefix("package/")).startswith(tuple(f"{folder}/" for folder in asset.scripts))
+        ]
+        for path, target in {**asset.files, **{path: path for path in scripts if path.endswith(".js")}}.items():
             member = tar.extractfile(f"package/{path}")
             if member is None:
                 raise ValueError(f"{name} has no file {path}")
             # Maps of the sources are not kept; browsers would ask for them.
             lines = member.read().split(b"\n")
             kept = [line for line in lines if not line.startswith(b"//# sourceMappingURL=")]
+            (asset.folder / target).parent.mkdir(parents=True, exist_ok=True)
             (asset.folder / target).write_bytes(b"\n".join(kept))
 
 

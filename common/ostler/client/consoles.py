@@ -1,4 +1,4 @@
-"""A VM's serial console, joined again when the connection to the control plane breaks."""
+"""A VM's serial console, joined again when the connection to the control plane breaks; and its screen."""
 
 from __future__ import annotations
 
@@ -107,6 +107,40 @@ class ConsoleStream:
             old.put(None)  # ends the broken call's thread
             self._force = False
             self._call = self._open()
+
+
+class ScreenStream:
+    """A VM's screen, in the protocol of VNC (RFC 6143): an iterator of what the screen sends, and `type` for what the
+    viewer sends. A broken connection ends it, for the protocol cannot be joined in the middle."""
+
+    def __init__(self, stub: VmServiceStub, vm: str, force: bool = False) -> None:
+        """force: takes it over from whoever has it."""
+        self._typed: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._closed = False
+        self._call = stub.Screen(_inputs(vm, force, self._typed))
+
+    def type(self, data: bytes) -> None:
+        """Sends a viewer's bytes."""
+        self._typed.put(data)
+
+    def waiting(self) -> int:
+        """How many of the viewer's pieces have not been sent yet."""
+        return self._typed.qsize()
+
+    def close(self) -> None:
+        """Ends the stream; iterating ends too."""
+        self._closed = True
+        self._typed.put(None)
+        self._call.cancel()
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            for output in self._call:
+                if output.data:  # the first says only that it is open
+                    yield output.data
+        except OstlerError:
+            if not self._closed:
+                raise
 
 
 def _inputs(vm: str, force: bool, typed: queue.SimpleQueue[bytes | None]) -> Iterator[ConsoleInput]:

@@ -34,7 +34,8 @@ _CSP = "; ".join(
         "default-src 'none'",
         "script-src 'self'",
         "style-src 'self' 'nonce-{nonce}'",
-        "img-src 'self'",
+        # noVNC draws the guest's pointer, and parts of its screen, as images of its own.
+        "img-src 'self' data:",
         "connect-src 'self'",
         "form-action 'self'",
         "base-uri 'none'",

@@ -41,7 +41,7 @@ from ostler_control.web.pages import (
     volumes,
 )
 from ostler_control.web.security import ENTRANCE, Gate, Sessions
-from ostler_control.web.terminal import MAX_MESSAGE_BYTES, Terminals
+from ostler_control.web.terminal import MAX_MESSAGE_BYTES, Terminals, open_screen
 
 Page = Callable[[Console, Request], Response]
 LOOPBACK = "127.0.0.1"
@@ -54,6 +54,7 @@ PAGES: dict[str, Page] = {
     "/vms/{vm}/hosts": vms.hosts_for,
     "/vms/{vm}/console": vms.console_of,
     "/vms/{vm}/screen": vms.screen_of,
+    "/vms/{vm}/picture": vms.picture_of,
     "/vms/{vm}/screen.png": vms.screenshot,
     "/volumes": volumes.volumes,
     "/volumes/{volume}": volumes.one_volume,
@@ -118,6 +119,7 @@ def make_app(
             *(route for actions in ACTIONS for route in _routes(console, actions, actions.path + "/{id}/do/{action}")),
             *(route for creation in CREATIONS for route in _routes(console, creation, creation.path)),
             WebSocketRoute("/vms/{vm}/terminal", Terminals(app).converse),
+            WebSocketRoute("/vms/{vm}/viewer", Terminals(app, open_screen, says_why=False).converse),
             Mount("/static", StaticFiles(directory=HERE / "static")),
         ],
         exception_handlers={HTTPException: not_found, OstlerError: failed},

@@ -31,7 +31,7 @@ PAGES: dict[str, Callable[[str], str]] = {
     "vm": lambda vm: vm,
     "hosts-for": lambda vm: f"{vm}/hosts",
     "console": lambda vm: f"{vm}/console",
-    "screen": lambda vm: f"{vm}/screen",
+    "picture": lambda vm: f"{vm}/picture",
     "migrate": lambda vm: f"{vm}/do/migrate",
     "volumes": lambda vm: "/volumes?encryption=encrypted",
     "new-vm": lambda vm: "/new/vm",

@@ -37,4 +37,4 @@ def test_members_see_and_are_offered_what_they_may_do(tmp_path: Path) -> None:
             assert browser.get("/keys").status_code == 403
             picture = browser.get(f"{found.group(1)}/screen.png")
             assert (picture.headers["content-type"], picture.content[:4]) == ("image/png", b"\x89PNG")
-            assert f'src="{found.group(1)}/screen.png"' in browser.get(f"{found.group(1)}/screen").text
+            assert f'src="{found.group(1)}/screen.png"' in browser.get(f"{found.group(1)}/picture").text

@@ -48,7 +48,7 @@ def one_vm(console: Console, request: Request) -> Response:
     configs = client.extra_configs.ListExtraConfigs(ListExtraConfigsRequest(vm=found.id)).extra_configs
     extra = [tables.table(EXTRA_CONFIG, configs, "Extra configuration")] if configs else []
     last = ListEventsRequest(resource_id=found.id, page_size=LAST_EVENTS)
-    watched = [Button("Console", f"{target.href}/console"), Button("Screen", f"{target.href}/screen")]
+    watched = [Button(what, f"{target.href}/{what.lower()}") for what in ("Console", "Screen", "Picture")]
     links = [("Which hosts could take it", f"{target.href}/hosts")] if console.is_admin else []
     return render_object(
         console,
@@ -70,12 +70,17 @@ def console_of(console: Console, request: Request) -> Response:
 
 
 def screen_of(console: Console, request: Request) -> Response:
-    """What a VM's screen shows."""
-    return _watched(console, request, "screenshot", "Screen", "screen.png")
+    """A VM's screen, with its keyboard and mouse, see `terminal`."""
+    return _watched(console, request, "vnc", "Screen", "viewer")
+
+
+def picture_of(console: Console, request: Request) -> Response:
+    """What a VM's screen shows at the moment."""
+    return _watched(console, request, "screenshot", "Picture", "screen.png")
 
 
 def _watched(console: Console, request: Request, verb: str, what: str, part: str) -> Response:
-    """The page of a VM's console or screen. verb: of the command; part: last part of the address
+    """The page of a VM's console, screen or picture. verb: of the command; part: last part of the address
     that the page gets it from."""
     found = console.app.client.vms.GetVm(pb.GetVmRequest(vm=request.path_params["vm"]))
     return console.render(
