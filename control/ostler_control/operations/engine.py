@@ -11,6 +11,7 @@ import datetime
 import logging
 import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ _TICKS_PER_SWEEP = 20
 _TICKS_PER_PRUNING = 7200
 _STOP_GRACE_S = 5.0
 _MAX_TRACES = 10_000
+# How long a resumed operation may take until its thread starts.
+_RESUME_S = 30.0
 # The journal's schema on PostgreSQL.
 JOURNAL_SCHEMA = "dbos"
 # Connections to a journal on PostgreSQL, beside `database.MAX_CONNECTIONS`, one that listens and the replica lock's.
@@ -121,6 +124,8 @@ class Engine:
         self._active_lock = threading.Lock()
         self._idle = threading.Condition(self._active_lock)
         self._left: set[str] = set()
+        # When this process resumed an operation lately.
+        self._resumed: dict[str, float] = {}
         # The spans that began operations which have not run yet. Only in memory: after a restart, or on another
         # replica, an operation begins a trace of its own.
         self._traces: dict[str, str] = {}
@@ -289,13 +294,17 @@ class Engine:
         for operation_id in adopted:
             log.warning("resuming an operation of a silent replica", operation=operation_id)
         # A running operation of this replica without a thread was adopted, just now or before a crash. One of before
-        # counts once it was found twice: the first time its thread may be about to start or to end.
+        # counts once it was found twice: the first time its thread may be about to start or to end. One that was just
+        # resumed may be about to start for longer, on a busy machine.
+        now_s = time.monotonic()
+        self._resumed = {id_: at_s for id_, at_s in self._resumed.items() if now_s - at_s < _RESUME_S}
         with self._active_lock:
             active = set(self._active)
         left = set(replicas.own(self._replica)) - active
-        resumed = left & (self._left | adopted)
+        resumed = left & (adopted | (self._left - self._resumed.keys()))
         for operation_id in resumed:
             DBOS.resume_workflow(operation_id)
+            self._resumed[operation_id] = now_s
         self._left = left - resumed
 
 

@@ -219,7 +219,7 @@ def list_sources(app: App, limit: int | None, listing: Listing) -> None:
 @output_option
 @pass_app
 def show(app: App, source: str, output: str) -> None:
-    """Shows an import source: its address, who logs in there, and how it is verified.
+    """Shows an import source, and how it is verified.
 
     \b
     Example:

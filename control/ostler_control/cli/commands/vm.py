@@ -605,10 +605,10 @@ def log(app: App, vm: str, lines: int | None, follow: bool, raw: bool) -> None:
 @click.option("--force", is_flag=True, help="Take the screen over from its present user.")
 @pass_app
 def vnc(app: App, vm: str, port: int, path: Path | None, force: bool) -> None:
-    """Opens a local socket for a VNC viewer, which shows a running VM's screen.
+    """Opens a local socket for a VNC viewer.
 
-    Prints the socket's address. Viewers can connect one after the other until you press Ctrl-C, and only those of your
-    user.
+    The viewer shows a running VM's screen. Prints the socket's address. Viewers can connect one after the other until
+    you press Ctrl-C, and only those of your user.
 
     \b
     Examples:
