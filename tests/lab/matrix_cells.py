@@ -196,6 +196,21 @@ def template(c: Column) -> Cell:
     c.verify_data()
 
 
+def limit(c: Column) -> Cell:
+    """Far above what the disk does, so that the column's later cells are not slowed."""
+    c.need_data()
+    before, limits = c.data_file(), volume_types.IoLimits(iops=1_000_000)
+    yield lambda: c.api.volumes.LimitVolume(
+        volume_pb2.LimitVolumeRequest(request_id=fresh(), volume=c.data, limits=limits)
+    )
+    volume = c.fleet.volume(c.data)
+    assert (volume.limits, volume.own_limits) == (limits, True)
+    if c.running:
+        assert c.site.iops_limit(c.vm().host_name, c.vm().id, before.id) == limits.iops
+    assert c.data_file() == before
+    c.verify_data()
+
+
 def rekey(c: Column) -> Cell:
     yield from _rekey(c, deep=False)
 
@@ -356,6 +371,7 @@ CELLS: dict[Operation, Callable[[Column], Cell]] = {
     Operation.UPLOAD: upload,
     Operation.TEMPLATE: template,
     Operation.CHANGE_OFFERING: change_offering,
+    Operation.LIMIT: limit,
     Operation.GROW: grow,
     Operation.REKEY: rekey,
     Operation.REKEY_DEEP: rekey_deep,

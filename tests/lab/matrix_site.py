@@ -240,6 +240,16 @@ class Site:
             found[Path(source.get("file") or source.get("dev") or "").name] = alias.get("name") or ""
         return found
 
+    def iops_limit(self, host: str, vm_id: str, file_id: str) -> int:
+        """Requests per second that a running QEMU lets one of its disks do; 0 is no limit."""
+        domain = self.libvirt(self.fleet.lab.host(host)).lookupByUUIDString(vm_id)
+        for disk in ET.fromstring(domain.XMLDesc()).findall("devices/disk"):
+            source = disk.find("source")
+            assert source is not None
+            if Path(source.get("file") or source.get("dev") or "").name == file_id:
+                return int(disk.findtext("iotune/total_iops_sec", "0"))
+        raise AssertionError(f"VM {vm_id} has no disk {file_id}")
+
     def qemu_io(self, host: str, vm_id: str, file_id: str, commands: list[str]) -> None:
         """Has a running QEMU itself write to its disk, and flush."""
         domain = self.libvirt(self.fleet.lab.host(host)).lookupByUUIDString(vm_id)
