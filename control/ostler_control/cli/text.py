@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 NONE = "-"
 
 
+def cpus(count: int) -> str:
+    """ "1 CPU", "2 CPUs"."""
+    return f"{count} {'CPU' if count == 1 else 'CPUs'}"
+
+
 def size(size_bytes: int, nothing: str = NONE) -> str:
     """`10 GiB`; `nothing` for 0."""
     return format_size(size_bytes) if size_bytes else nothing

@@ -39,13 +39,13 @@ def _kind(offering: Offering) -> str:
 
 def _what(offering: Offering) -> str:
     if isinstance(offering, pb.ServiceOffering):
-        return f"{offering.cpus} {'CPU' if offering.cpus == 1 else 'CPUs'}, {text.size(offering.memory_bytes)} memory"
+        return f"{text.cpus(offering.cpus)}, {text.size(offering.memory_bytes)} memory"
     size = text.size(offering.size_bytes) if offering.size_bytes else "any size"
     return f"{size}, {text.enum_of(offering, 'format')}, {text.enum_of(offering, 'provisioning')}"
 
 
 def _maximum(offering: pb.ServiceOffering) -> str:
-    return f"{offering.max_cpus} CPUs, {text.size(offering.max_memory_bytes)}"
+    return f"{text.cpus(offering.max_cpus)}, {text.size(offering.max_memory_bytes)}"
 
 
 def _details(offering: Offering) -> str:

@@ -92,7 +92,7 @@ VIEW = View[pb.Vm](
         ("in this state since", lambda v: text.when(v, "state_time")),
         ("account", lambda v: v.account_name),
         ("offering", lambda v: v.service_offering_name),
-        ("may grow to", lambda v: f"{v.max_cpus} CPUs, {text.size(v.max_memory_bytes)}"),
+        ("may grow to", lambda v: f"{text.cpus(v.max_cpus)}, {text.size(v.max_memory_bytes)}"),
         ("template", lambda v: v.template_name),
         ("firmware", lambda v: text.enum_of(v, "firmware")),
         ("guest os", lambda v: v.guest_os),
