@@ -27,7 +27,7 @@ from ostler_control.agents import Agents
 from ostler_control.database import session
 from ostler_control.keys import Keyring
 from ostler_control.models import Operation, new_id, now
-from ostler_control.operations import records, replicas, waiting
+from ostler_control.operations import full_journal, records, replicas, waiting
 from ostler_control.operations.interrupts import Interrupts, StoppedError
 from ostler_control.operations.run import Run, bug
 from ostler_control.operations.verbs import body_of, periodic_tasks
@@ -211,7 +211,8 @@ class Engine:
         with self._active_lock:
             self._active[operation_id] += 1
         try:
-            self._attempt(operation_id)
+            with full_journal.waited_for():
+                self._attempt(operation_id)
         finally:
             with self._active_lock:
                 self._active[operation_id] -= 1
