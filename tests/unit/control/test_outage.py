@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import peewee
 import psycopg
 import pytest
+import sqlalchemy
 from ostler_common.tls import TlsFiles
 from ostler_control import database
 from ostler_control.agents import Agents
@@ -20,6 +22,7 @@ from ostler_control.models import Account, Operation, OperationState, Zone, db
 from ostler_control.operations import Engine, Journal, Run, record_operation, replica_id, workflow
 from ostler_control.outage import outage
 from playhouse.pool import MaxConnectionsExceeded
+from sqlalchemy.engine import ExceptionContext
 
 from tests import databases
 from tests.databases import PostgresServer
@@ -118,6 +121,48 @@ def test_a_full_disk_under_sqlite_is_told_and_a_bug_is_not_taken_for_it(sqlite_d
     with pytest.raises(peewee.OperationalError) as bug:
         db.execute_sql("SELECT no_such_column FROM zone")
     assert outage(bug.value) is None
+
+
+# The disk of the journal is full.
+_full = threading.Event()
+
+
+@workflow("account.full_journal_test")
+def _large_steps(run: Run) -> None:
+    run.step("first", lambda: _full.set())
+    run.step("second", lambda: "x" * 100_000)
+
+
+def test_a_full_disk_under_sqlites_journal_costs_operations_nothing_but_time(
+    sqlite_database: str, tmp_path: Path
+) -> None:
+    attempts = threading.Semaphore(0)
+
+    def limit(connection: sqlalchemy.Connection) -> None:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar() if _full.is_set() else 1 << 30
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+
+    def count(context: ExceptionContext) -> None:
+        if "database or disk is full" in str(context.original_exception):
+            attempts.release()
+
+    with engine_on(sqlite_database, tmp_path) as engine:
+        sqlalchemy.event.listen(sqlalchemy.Engine, "begin", limit)
+        sqlalchemy.event.listen(sqlalchemy.Engine, "handle_error", count)
+        try:
+            with transaction():
+                account = Account.create(name="a")
+                operation = record_operation("account.full_journal_test", account, "alice", {})
+            engine.launch(operation)
+            assert all(attempts.acquire(timeout=60) for _ in range(2))
+            assert engine.wait(operation.id, 0).state == OperationState.RUNNING
+            _full.clear()
+            row = engine.wait(operation.id, 120)
+        finally:
+            _full.clear()
+            sqlalchemy.event.remove(sqlalchemy.Engine, "begin", limit)
+            sqlalchemy.event.remove(sqlalchemy.Engine, "handle_error", count)
+    assert (row.state, row.error) == (OperationState.SUCCEEDED, "")
 
 
 def _create_zones(count: int) -> None:
