@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from ostler_common.errors import CancelledError, FailedPreconditionError
+from ostler_common.errors import FailedPreconditionError
 
 from ostler_control import labels, settings
 from ostler_control.catalog.names import check_name
 from ostler_control.catalog.quotas import Resources, check_quota
 from ostler_control.catalog.sizes import renew_maximum
-from ostler_control.database import transaction
 from ostler_control.hosts.choose import choose_host
 from ostler_control.keys import Keyring
-from ostler_control.keys.passphrases import delete_volume
 from ostler_control.models import (
     Account,
     Backup,
@@ -25,27 +22,21 @@ from ostler_control.models import (
     Nic,
     Operation,
     Pool,
-    PowerState,
     ServiceOffering,
     Template,
     Vm,
-    VmState,
     Volume,
-    VolumeState,
     new_id,
 )
-from ostler_control.operations import Run, Undo, record_operation, workflow
+from ostler_control.operations import Run, record_operation, workflow
 from ostler_control.vm_backups.definition import Definition, read
 from ostler_control.vm_backups.restoring import choose_pool, fill, offering_of
 from ostler_control.vm_backups.rows import disks_of, load_disk, lock_ready
-from ostler_control.vms import details
-from ostler_control.vms.rows import set_state
+from ostler_control.vms import copied, details
 from ostler_control.vms.wanted import NewNic, check_nics, vm_exists
 from ostler_control.volumes import host_jobs
 from ostler_control.volumes.create import delete_file
-from ostler_control.volumes.rows import load, load_or_none
-
-_MAX_VM_NAME_PART = 45  # so that the disk and a suffix fit into a name of 63 characters
+from ostler_control.volumes.rows import load
 
 
 @dataclass(frozen=True)
@@ -162,7 +153,7 @@ def _record_volume(vm: Vm, disk: BackupDisk, pool: Pool, keys: Keyring) -> Volum
     volume_id = new_id()
     volume: Volume = Volume.create(
         id=volume_id,
-        name=_free_name(vm, "root" if disk.root else f"data-{disk.slot}"),
+        name=copied.free_volume_name(vm, root=disk.root, slot=disk.slot),
         account=vm.account_id,
         pool=pool,
         disk_offering=offering_of(disk),
@@ -177,51 +168,17 @@ def _record_volume(vm: Vm, disk: BackupDisk, pool: Pool, keys: Keyring) -> Volum
     return volume
 
 
-def _free_name(vm: Vm, disk: str) -> str:
-    """The VM's name and the disk, with a random suffix when the account has a volume of that name."""
-    name = f"{vm.name[:_MAX_VM_NAME_PART]}-{disk}"
-    taken = Volume.select().where((Volume.account == vm.account_id) & (Volume.name == name)).exists()
-    return f"{name}-{secrets.token_hex(3)}" if taken else name
-
-
 @workflow("vm.restore")
 def _restore(run: Run) -> None:
     inputs = run.read(VmRestoreInputs)
     with run.undoing() as undo:
-        undo.push("record-failure", lambda: _record_failure(run, undo, inputs))
+        undo.push("record-failure", lambda: copied.record_failure(run, undo, inputs.volumes, "not restored"))
         for number, (disk_id, volume_id) in enumerate(zip(inputs.disks, inputs.volumes, strict=True)):
             host_id: str = run.step(f"choose-{number}", partial(_choose, run, disk_id, volume_id))
-            undo.push(_removal(number), partial(delete_file, run, host_id, volume_id))
+            undo.push(copied.removal(number), partial(delete_file, run, host_id, volume_id))
             run.step(f"copy-{number}", partial(fill, run, host_id, disk_id, volume_id, inputs.iter_time_ms))
-        run.step("record", lambda: set_state(run.resource_id, VmState.STOPPED, power_state=PowerState.ABSENT))
+        run.step("record", lambda: copied.record_stopped(run.resource_id))
 
 
 def _choose(run: Run, disk_id: str, volume_id: str) -> str:
     return host_jobs.choose_for_copy(run, load_disk(disk_id), load(volume_id))
-
-
-def _removal(number: int) -> str:
-    return f"remove-{number}"
-
-
-def _record_failure(run: Run, undo: Undo, inputs: VmRestoreInputs) -> None:
-    """Disks whose files are gone leave no rows; the VM's row stays as failed, unless the restore was cancelled and
-    nothing is left of it."""
-    clean = True
-    with transaction():
-        for number, volume_id in enumerate(inputs.volumes):
-            volume = load_or_none(volume_id)
-            if volume is None:
-                continue
-            if undo.failed(_removal(number)):
-                clean = False
-                Volume.update(state=VolumeState.FAILED, state_reason=str(undo.error)).where(
-                    Volume.id == volume.id
-                ).execute()
-            else:
-                delete_volume(volume, run.user)
-        if clean and isinstance(undo.error, CancelledError):
-            Vm.delete().where(Vm.id == run.resource_id).execute()
-        else:
-            attention = f"not restored: {undo.error}"
-            set_state(run.resource_id, VmState.FAILED, power_state=PowerState.ABSENT, attention=attention)

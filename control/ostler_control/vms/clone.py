@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass
 
-from ostler_common.errors import CancelledError, FailedPreconditionError
+from ostler_common.errors import FailedPreconditionError
 
 from ostler_control import labels, networks, settings
 from ostler_control.catalog import disk_io
@@ -14,14 +13,13 @@ from ostler_control.catalog.quotas import Resources, check_quota
 from ostler_control.database import transaction
 from ostler_control.extraconfig.names import is_reserved
 from ostler_control.keys import Keyring
-from ostler_control.keys.passphrases import delete_volume
-from ostler_control.models import Host, Nic, Operation, PowerState, Vm, VmExtraConfig, VmState, Volume, new_id
+from ostler_control.models import Host, Nic, Operation, Vm, VmExtraConfig, Volume, new_id
 from ostler_control.operations import Run, Undo, lock_row, record_operation, workflow
 from ostler_control.scheduling import placement_query
 from ostler_control.states import VolumeState
 from ostler_control.userdata import vm_user_data
-from ostler_control.vms import details
-from ostler_control.vms.rows import check_not_elsewhere, disks_of, nics_of, set_state
+from ostler_control.vms import copied, details
+from ostler_control.vms.rows import check_not_elsewhere, disks_of, nics_of
 from ostler_control.vms.wanted import new_mac, vm_exists
 from ostler_control.volumes import host_jobs, matrix, wire
 from ostler_control.volumes.copying import choose_copying_host, copy_file
@@ -29,9 +27,6 @@ from ostler_control.volumes.create import delete_file
 from ostler_control.volumes.grow import check_ready
 from ostler_control.volumes.new_volume import required_bytes
 from ostler_control.volumes.rows import load as load_volume
-from ostler_control.volumes.rows import load_or_none
-
-MAX_VOLUME_NAME_PART = 50  # so that the disk and a suffix fit into a name of 63 characters
 
 
 @dataclass(frozen=True)
@@ -137,7 +132,7 @@ def _record_volume(row: Vm, source: Volume, keys: Keyring) -> Volume:
     offering = source.disk_offering if source.disk_offering_id else None
     target: Volume = Volume.create(
         id=volume_id,
-        name=_free_name(row, "root" if source.root else f"data-{source.slot}"),
+        name=copied.free_volume_name(row, root=source.root, slot=source.slot),
         account=row.account_id,
         pool=source.pool_id,
         template=source.template_id,
@@ -156,21 +151,14 @@ def _record_volume(row: Vm, source: Volume, keys: Keyring) -> Volume:
     return target
 
 
-def _free_name(row: Vm, disk: str) -> str:
-    """The VM's name and the disk, with a random suffix when the account has a volume of that name."""
-    name = f"{row.name[: MAX_VOLUME_NAME_PART - len(disk)]}-{disk}"
-    taken = Volume.select().where((Volume.account == row.account_id) & (Volume.name == name)).exists()
-    return f"{name}-{secrets.token_hex(3)}" if taken else name
-
-
 @workflow("vm.clone")
 def _clone(run: Run) -> None:
     inputs = run.read(CloneInputs)
     with run.undoing() as undo:
-        undo.push("record-failure", lambda: _record_failure(run, undo, inputs))
+        undo.push("record-failure", lambda: copied.record_failure(run, undo, inputs.targets, "not cloned"))
         for number in range(len(inputs.sources)):
             _copy_disk(run, undo, inputs, number)
-        run.step("record", lambda: set_state(run.resource_id, VmState.STOPPED, power_state=PowerState.ABSENT))
+        run.step("record", lambda: copied.record_stopped(run.resource_id))
 
 
 def _copy_disk(run: Run, undo: Undo, inputs: CloneInputs, number: int) -> None:
@@ -179,12 +167,8 @@ def _copy_disk(run: Run, undo: Undo, inputs: CloneInputs, number: int) -> None:
         f"choose-{number}",
         lambda: host_jobs.choose_for_copy(run, load_volume(source_id), load_volume(target_id)),
     )
-    undo.push(_removal(number), lambda: delete_file(run, host_id, target_id))
+    undo.push(copied.removal(number), lambda: delete_file(run, host_id, target_id))
     run.step(f"copy-{number}", lambda: _fill(run, inputs, host_id, source_id, target_id))
-
-
-def _removal(number: int) -> str:
-    return f"remove-{number}"
 
 
 def _fill(run: Run, inputs: CloneInputs, host_id: str, source_id: str, target_id: str) -> None:
@@ -203,27 +187,3 @@ def _fill(run: Run, inputs: CloneInputs, host_id: str, source_id: str, target_id
         Volume.update(state=VolumeState.READY, state_reason="", encrypt_format=found).where(
             Volume.id == target.id
         ).execute()
-
-
-def _record_failure(run: Run, undo: Undo, inputs: CloneInputs) -> None:
-    """Disks whose files are gone leave no rows; the VM's row stays as failed, unless the clone was cancelled and
-    nothing is left of it."""
-    clean = True
-    with transaction():
-        for number, target_id in enumerate(inputs.targets):
-            target = load_or_none(target_id)
-            if target is None:
-                continue
-            if undo.failed(_removal(number)):
-                clean = False
-                Volume.update(state=VolumeState.FAILED, state_reason=str(undo.error)).where(
-                    Volume.id == target.id
-                ).execute()
-            else:
-                delete_volume(target, run.user)
-        if clean and isinstance(undo.error, CancelledError):
-            vm_user_data.forget_all(run.resource_id)
-            Vm.delete().where(Vm.id == run.resource_id).execute()
-        else:
-            attention = f"not cloned: {undo.error}"
-            set_state(run.resource_id, VmState.FAILED, power_state=PowerState.ABSENT, attention=attention)
