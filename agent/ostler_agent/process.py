@@ -206,28 +206,28 @@ def spawn(
     if limits:
         wrapper = ["prlimit", f"--cpu={limits.cpu_s}", f"--as={limits.memory_bytes}", "--core=0", "--", *wrapper]
     log.debug("run", command=shlex.join(argv))
-    with ExitStack() as stack:
-        feed: int = subprocess.DEVNULL
-        if isinstance(stdin, int):
-            feed = stdin
-        elif stdin is not None:
-            # A file in memory, not a pipe: writing it cannot block, and it has no name in any file system.
-            feed = os.memfd_create("stdin", os.MFD_CLOEXEC)
-            stack.callback(os.close, feed)
-            os.write(feed, stdin.reveal() if isinstance(stdin, Secret) else stdin)
-            os.lseek(feed, 0, os.SEEK_SET)
-        child = subprocess.Popen(
-            [*wrapper, program, *argv[1:]],
-            stdin=feed,
-            stdout=stdout,
-            stderr=subprocess.PIPE,
-            env=environment,
-            pass_fds=tuple(pass_fds),
-            cwd="/",
-            umask=0o077,
-            start_new_session=True,
-        )
     with tracing.span(Path(program).name):
+        with ExitStack() as stack:
+            feed: int = subprocess.DEVNULL
+            if isinstance(stdin, int):
+                feed = stdin
+            elif stdin is not None:
+                # A file in memory, not a pipe: writing it cannot block, and it has no name in any file system.
+                feed = os.memfd_create("stdin", os.MFD_CLOEXEC)
+                stack.callback(os.close, feed)
+                os.write(feed, stdin.reveal() if isinstance(stdin, Secret) else stdin)
+                os.lseek(feed, 0, os.SEEK_SET)
+            child = subprocess.Popen(
+                [*wrapper, program, *argv[1:]],
+                stdin=feed,
+                stdout=stdout,
+                stderr=subprocess.PIPE,
+                env=environment,
+                pass_fds=tuple(pass_fds),
+                cwd="/",
+                umask=0o077,
+                start_new_session=True,
+            )
         try:
             yield child
         finally:
