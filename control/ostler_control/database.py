@@ -35,6 +35,8 @@ _BUSY_TIMEOUT_S = 30
 _ERASURE_TIMEOUT_MS, _ERASURE_INTERVAL_S = 200, 2.0
 # With the journal's pool (`operations.engine`) three replicas stay below 97, what PostgreSQL allows users by default.
 MAX_CONNECTIONS = 20
+# How long a transaction on PostgreSQL may be open without a statement; ours never wait for anything meanwhile.
+IDLE_TRANSACTION_LIMIT_S = 20
 # On PostgreSQL only one replica migrates at a time; any number will do that nothing else uses.
 _MIGRATION_LOCK = 0x05713E
 
@@ -77,6 +79,7 @@ def _open(url: str) -> PooledSqliteDatabase | PooledPostgresqlDatabase:
         )
     if url.startswith(("postgresql://", "postgres://")):
         parameters: dict[str, Any] = conninfo_to_dict(url)
+        parameters["options"] = postgresql_options(parameters.get("options"))
         return PooledPostgresqlDatabase(
             parameters.pop("dbname", "ostler"),
             max_connections=MAX_CONNECTIONS,
@@ -89,6 +92,15 @@ def _open(url: str) -> PooledSqliteDatabase | PooledPostgresqlDatabase:
     raise InvalidArgumentError(
         "the database URL must begin with sqlite:/// or postgresql:// (set database_url)", "INVALID_DATABASE_URL"
     )
+
+
+def postgresql_options(configured: object) -> str:
+    """What each connection to PostgreSQL asks of the server, as libpq's `options`; the URL's own come last and win.
+
+    A replica whose machine or process is frozen in a transaction must not keep its rows locked: PostgreSQL ends the
+    transaction, and the replica meets an outage when it goes on.
+    """
+    return f"-c idle_in_transaction_session_timeout={IDLE_TRANSACTION_LIMIT_S}s {configured or ''}".strip()
 
 
 def is_sqlite() -> bool:

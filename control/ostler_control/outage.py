@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import structlog
 from ostler_common.errors import OstlerError, ResourceExhaustedError, UnavailableError
-from peewee import InterfaceError, OperationalError
+from peewee import InterfaceError, InternalError, OperationalError
 from playhouse.pool import MaxConnectionsExceeded
 
 log = structlog.get_logger(__name__)
@@ -16,8 +16,10 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 RETRY_AFTER_S = 2
-_DATABASE_ERRORS = (OperationalError, InterfaceError, MaxConnectionsExceeded)
+_DATABASE_ERRORS = (OperationalError, InterfaceError, InternalError, MaxConnectionsExceeded)
 _DISK_FULL = "53100"  # PostgreSQL's SQLSTATE disk_full
+# The SQLSTATE of a transaction that stood still too long, see `database.postgresql_options`.
+_TRANSACTION_ENDED = "25P03"
 # SQLite tells its failures apart by text alone.
 _SQLITE_FULL = ("database or disk is full",)
 _SQLITE_AWAY = ("database is locked", "database table is locked", "disk i/o error", "unable to open database file")
@@ -42,6 +44,9 @@ def _outage(error: BaseException) -> OstlerError | None:
         return None
     driver = getattr(error, "orig", None)
     text = str(error).lower()
+    if isinstance(error, InternalError):
+        ended = getattr(driver, "sqlstate", None) == _TRANSACTION_ENDED
+        return _unavailable("it ended a transaction that stood still") if ended else None
     if type(driver).__module__.startswith("psycopg"):
         return _full() if getattr(driver, "sqlstate", None) == _DISK_FULL else _unavailable("it does not answer")
     if any(part in text for part in _SQLITE_FULL):

@@ -21,10 +21,11 @@ import structlog
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
 from ostler_common import tracing
 from ostler_common.errors import FailedPreconditionError, OstlerError
+from sqlalchemy.engine import make_url
 
 from ostler_control import settings
 from ostler_control.agents import Agents
-from ostler_control.database import session
+from ostler_control.database import postgresql_options, session
 from ostler_control.keys import Keyring
 from ostler_control.models import Operation, new_id, now
 from ostler_control.operations import full_journal, records, replicas, waiting
@@ -61,7 +62,9 @@ class Journal:
         """The journal that belongs to a database."""
         if database_url.startswith("sqlite:"):
             return cls(f"sqlite:///{StateDir(state_dir).journal}")
-        return cls(database_url.replace("postgres://", "postgresql://", 1))
+        url = make_url(database_url.replace("postgres://", "postgresql://", 1))
+        options = postgresql_options(url.query.get("options"))
+        return cls(url.update_query_dict({"options": options}).render_as_string(hide_password=False))
 
     @property
     def shared(self) -> bool:

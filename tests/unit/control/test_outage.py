@@ -12,6 +12,7 @@ import peewee
 import psycopg
 import pytest
 import sqlalchemy
+from ostler_common.errors import UnavailableError
 from ostler_common.tls import TlsFiles
 from ostler_control import database
 from ostler_control.agents import Agents
@@ -20,7 +21,7 @@ from ostler_control.keys import Keyring, create_key_file
 from ostler_control.keys.file import FileProvider
 from ostler_control.models import Account, Operation, OperationState, Zone, db
 from ostler_control.operations import Engine, Journal, Run, record_operation, replica_id, workflow
-from ostler_control.outage import outage
+from ostler_control.outage import outage, reported
 from playhouse.pool import MaxConnectionsExceeded
 from sqlalchemy.engine import ExceptionContext
 
@@ -88,6 +89,53 @@ def test_a_restart_of_the_database_costs_operations_nothing_but_time(server: Pos
                     engine.wait(operation.id, 0)
                 rows.append(engine.wait(operation.id, 60))
             assert [(row.state, row.error) for row in rows] == [(OperationState.SUCCEEDED, "")] * len(rows)
+    finally:
+        database.disconnect()
+
+
+@pytest.mark.parametrize("frozen", ["database", "journal"])
+def test_the_rows_of_a_frozen_replica_are_free_after_a_while(
+    server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frozen: str
+) -> None:
+    monkeypatch.setattr(database, "IDLE_TRANSACTION_LIMIT_S", 1)
+    url = server.url + "outage"
+    database.connect(url)
+    try:
+        database.migrate()
+        with transaction():
+            zone = Zone.create(name=f"frozen-{frozen}")
+        change = f"UPDATE zone SET name = 'changed' WHERE id = '{zone.id}'"
+        with contextlib.ExitStack() as stack:
+            if frozen == "database":
+                stack.enter_context(pytest.raises(UnavailableError))
+                stack.enter_context(reported())
+                stack.enter_context(transaction())
+                db.execute_sql(change)
+            else:
+                stack.enter_context(pytest.raises(sqlalchemy.exc.DBAPIError))
+                journal = sqlalchemy.create_engine(
+                    Journal.beside(url, tmp_path).url.replace("postgresql:", "postgresql+psycopg:")
+                )
+                connection = stack.enter_context(journal.connect())
+                connection.execute(sqlalchemy.text(change))
+            with psycopg.connect(url, autocommit=True) as other:
+                other.execute("SET lock_timeout = '10s'")
+                other.execute(f"UPDATE zone SET name = 'free-{frozen}' WHERE id = '{zone.id}'".encode())
+            if frozen == "database":
+                db.execute_sql("SELECT 1")
+            else:
+                connection.execute(sqlalchemy.text("SELECT 1"))
+        with database.session():
+            assert Zone.get_by_id(zone.id).name == f"free-{frozen}"
+    finally:
+        database.disconnect()
+
+
+def test_the_urls_own_limit_of_idle_transactions_wins(server: PostgresServer) -> None:
+    database.connect(server.url + "outage?options=-c%20idle_in_transaction_session_timeout%3D7s")
+    try:
+        with database.session():
+            assert db.execute_sql("SHOW idle_in_transaction_session_timeout").fetchone() == ("7s",)
     finally:
         database.disconnect()
 
