@@ -1,7 +1,10 @@
-"""Three replicas of the control plane on one PostgreSQL, set up as docs/replicas.md says: two of them are killed."""
+"""Three replicas of the control plane on one PostgreSQL, set up as docs/replicas.md says: two of them are killed, then
+all are upgraded one after the other."""
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,7 +20,7 @@ import pytest
 
 from tests.databases import postgresql_server, run_sql
 from tests.lab.control import Control
-from tests.lab.host import LOCAL, Host, wait_for
+from tests.lab.host import LOCAL, REPOSITORY, Host, environment, wait_for
 from tests.lab.lab import Lab
 
 pytestmark = pytest.mark.lab
@@ -71,6 +74,33 @@ class Site:
     def host_is_watched(self) -> bool:
         """Whether the leader has a stream from the host."""
         return "up" in self.ostler("host", "list", "-o", "csv", "--columns", "state")
+
+    def shows(self, control: Control, vm: str) -> bool:
+        """Whether this very replica answers."""
+        profile = self.controls[0].profile.with_name("one.toml")
+        text = self.controls[0].profile.read_text()
+        profile.write_text(
+            re.sub("^control_address.*$", f'control_address = "{control.address}"', text, flags=re.MULTILINE)
+        )
+        command = [str(Path(sys.executable).parent / "ostler"), "--profile", str(profile), "vm", "show", vm]
+        return subprocess.run(command, env=self.controls[0].environment(), capture_output=True).returncode == 0
+
+    def start_all(self) -> None:
+        for control in self.controls:
+            if control.process is None:
+                control.start()
+
+
+def _next_version(directory: Path) -> dict[str, str]:
+    """The environment of a control plane of the next minor release, whose database has one more table."""
+    shutil.copytree(REPOSITORY / "control" / "ostler_control", directory / "ostler_control")
+    migration = "def up(migrator, db):\n    db.execute_sql('CREATE TABLE next_release (id text PRIMARY KEY)')\n"
+    (directory / "ostler_control" / "migrations" / "0999_next_release.py").write_text(migration)
+    (directory / "ostler-0.2.0.dist-info").mkdir()
+    (directory / "ostler-0.2.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: ostler\nVersion: 0.2.0\n"
+    )
+    return {"PYTHONPATH": os.pathsep.join([str(directory), environment()["PYTHONPATH"]])}
 
 
 def _serves(control: Control) -> bool:
@@ -149,3 +179,36 @@ def test_work_goes_on_while_replicas_die_one_after_the_other(site: Site) -> None
     site.ostler("template", "delete", "second", "--yes")
     left = {path.name for path in (site.directory / "templates").iterdir() if not path.name.startswith(".")}
     assert left == {str(id_) for (id_,) in site.query("SELECT id FROM template")}
+
+
+def test_replicas_are_upgraded_one_after_the_other_while_they_work(site: Site, tmp_path: Path) -> None:
+    site.start_all()
+    site.upload("rolling")
+    create = ("vm", "create", "--template", "rolling", "--offering", "tiny")
+    newer = _next_version(tmp_path / "next")
+    for number, control in enumerate(site.controls):
+        wait_for(site.host_is_watched, "the host", 60, 0.5)
+        site.host.freeze_daemon("agent")  # so that the operation lasts until after the restart, whoever runs it
+        with site.running(*create, f"rolling-{number}") as command:
+            wait_for(lambda: site.query("SELECT FROM operation WHERE state = 'running'"), "the operation")
+            control.stop()
+            control.start(newer)
+            site.host.thaw_daemon("agent")
+            out, err = command.communicate(timeout=120)
+        assert command.returncode == 0, f"{out}{err}"
+        for replica in site.controls:  # old and new ones serve side by side
+            wait_for(partial(site.shows, replica, f"rolling-{number}"), "the VM at one replica", 60)
+        site.ostler("vm", "stop", "--force", f"rolling-{number}")
+    assert set(site.query("SELECT state FROM operation WHERE verb = 'vm.create'")) == {("succeeded",)}
+
+    assert site.query("SELECT name FROM schema_migration WHERE name = '0999_next_release'")
+
+    # There is no way back: an older one refuses the database, and says why.
+    last = site.controls[-1]
+    last.stop()
+    last.start()  # the others answer its admin
+    assert last.process is not None
+    assert last.process.wait(60) != 0
+    assert "the database was made by a newer Ostler" in last.log()
+    last.start(newer)
+    wait_for(partial(site.shows, last, "rolling-0"), "the newer one", 60)

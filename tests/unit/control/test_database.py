@@ -65,6 +65,8 @@ from tests import databases
 
 _MIGRATIONS = Path(database.__file__).parent / "migrations"
 _SQLITE_SCHEMA = "SELECT type, name, sql FROM sqlite_master WHERE tbl_name <> 'schema_migration' ORDER BY 1, 2"
+# No migration after this one changes a table that was there: see below.
+LAST_THAT_CHANGED_TABLES = "0018"
 # SHA-256 of each migration.
 FROZEN = {
     "0001_first": "182710ff48e2e6319de6ebc0ab80040644f5437296874e9d83f8500841749414",
@@ -181,6 +183,21 @@ def test_a_migration_never_changes_once_it_is_here() -> None:
     assert {name: digests.get(name) for name in FROZEN} == FROZEN
     newer = sorted(set(digests) - set(FROZEN))
     assert all(name > max(FROZEN) for name in newer), "a new migration comes after all others"
+
+
+def test_replicas_of_the_version_before_work_with_a_migrated_database(tmp_path: Path) -> None:
+    """They know no new columns, so what was there before stays as it is: a migration adds tables."""
+    migrations = database.known_migrations()
+    start = next(number for number, name in enumerate(migrations) if name.startswith(LAST_THAT_CHANGED_TABLES))
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False), database.session():
+        runner = Runner(db.obj, str(_MIGRATIONS))
+        runner.up(migrations[start])
+        schema = set(_schema()[0])
+        for name in migrations[start + 1 :]:
+            runner.up(name)
+            later = set(_schema()[0])
+            assert schema <= later, f"{name} changes what was there"
+            schema = later
 
 
 def test_a_sighting_can_be_recorded_of_a_vm_from_before_there_were_any(tmp_path: Path) -> None:
