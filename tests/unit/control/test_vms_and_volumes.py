@@ -209,7 +209,7 @@ def test_a_vm_that_somebody_else_started_is_taken_over_or_stopped(site: Site, en
     assert fresh(vm).host_id == home
 
 
-def test_a_vm_last_seen_on_another_host_never_runs_a_second_time(site: Site, engine: Engine) -> None:
+def test_a_vm_last_seen_on_another_host_never_runs_twice(site: Site, engine: Engine) -> None:
     vm = running(site, engine, "web")
     home = vm.host_id
     other = next(host for name, host in site.hosts.items() if host.host_id != home and name != "h3")
