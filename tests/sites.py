@@ -21,6 +21,7 @@ from ostler_control.models import (
     Account,
     Backup,
     BackupDisk,
+    BackupStore,
     Cluster,
     DiskOffering,
     FenceDevice,
@@ -108,6 +109,21 @@ class Site:
         """Records, within a transaction, an encrypted VM that is wanted."""
         fields = {"account": self.account, "template": self.template, "offering": self.encrypted, **wanted}
         return vms.create(vms.NewVm(name, **fields), "alice", self.keys)
+
+    def add_backup_store(self) -> Any:
+        """The store for backups `store`, which all hosts reach; once."""
+        pool = Pool.get_or_none(Pool.name == "store")
+        if pool is None:
+            pool = Pool.create(
+                name="store", type="nfs", scope="zone", scope_id=self.host("h1").cluster.zone_id, shared=True,
+                encryption=True, capacity_bytes=1 << 40, available_bytes=1 << 40,
+            )  # fmt: skip
+            BackupStore.create(pool=pool)
+            self.fleet.pools[pool.id] = {}
+            for fake in self.hosts.values():
+                PoolHost.create(pool=pool, host=fake.host_id, reachable=True)
+                fake.pools.add(pool.id)
+        return pool
 
     def silence(self, name: str) -> None:
         """The host's agent does not answer, and the watcher has noticed."""

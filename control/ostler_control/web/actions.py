@@ -84,7 +84,7 @@ class Actions:
             request,
             title=f"{action.label}: {target.name}",
             here=target.here,
-            heading=f"{action.label} {target.kind}",
+            heading=f"{action.label}: {target.kind}",
             back=(target.name, target.href),
             question=action.question.format(name=target.name),
             command=action.command(target.name),

@@ -36,6 +36,7 @@ MENU = (
     Entry("Fleet", "/", admins=True),
     Entry("VMs", "/vms"),
     Entry("Volumes", "/volumes"),
+    Entry("Backups", "/backups"),
     Entry("DRS", "/drs", admins=True),
     Entry("Imports", "/imports", admins=True),
     Entry("Catalog", "/catalog"),

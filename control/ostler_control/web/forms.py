@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from google.longrunning.operations_pb2 import Operation
 from ostler.client.operations import bare_id
-from ostler_common.errors import OstlerError
+from ostler_common.errors import InvalidArgumentError, OstlerError
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
@@ -59,6 +59,13 @@ class Call:
 
     def flag(self, name: str) -> bool:
         return name in self.options
+
+    def number(self, name: str) -> int:
+        """A whole number. Raises InvalidArgumentError (BAD_NUMBER)."""
+        given = self.text(name)
+        if not (given.isascii() and given.isdigit() and len(given) <= tables.MAX_DIGITS):
+            raise InvalidArgumentError(f"{name}: {given} is not a whole number", "BAD_NUMBER")
+        return int(given)
 
 
 # Begins it, and answers with its operation; where it is done at once, with the address to go to, None for the object's.

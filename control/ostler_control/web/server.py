@@ -23,6 +23,7 @@ from ostler_control.web.actions import Actions
 from ostler_control.web.context import EVENT_STREAM, HERE, Console
 from ostler_control.web.creations import Creation
 from ostler_control.web.pages import (
+    backups,
     catalog,
     drs,
     events,
@@ -59,6 +60,8 @@ PAGES: dict[str, Page] = {
     "/volumes": volumes.volumes,
     "/volumes/{volume}": volumes.one_volume,
     "/snapshots/{snapshot}": snapshots.one_snapshot,
+    "/backups": backups.backups,
+    "/backups/{backup}": backups.one_backup,
     "/keys": keys.keys,
     "/drs": drs.overview,
     "/drs/plans/{plan}": drs.one_plan,
@@ -81,6 +84,7 @@ ACTIONS = (
     vm_actions.ACTIONS,
     volumes.ACTIONS,
     snapshots.ACTIONS,
+    backups.ACTIONS,
     drs.PLAN_ACTIONS,
     drs.CLUSTER_ACTIONS,
     imports.ACTIONS,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ostler.control.v1.backup_pb2 import Backup, CreateBackupRequest
 
 from tests.browsers import WIDE, Visit, check_looks, findings
 from tests.consoles import Served
@@ -21,7 +22,11 @@ def vm(served: Served) -> str:
     """Path of a VM's page."""
     for name in ("mail", "shop"):
         served.create_vm(name)
-    return f"/vms/{served.create_vm('wiki').id}"
+    found = served.create_vm("wiki")
+    served.site.add_backup_store()
+    request = CreateBackupRequest(vm=found.id, name="before-upgrade")
+    served.client.wait(served.client.backups.CreateBackup(request), Backup)
+    return f"/vms/{found.id}"
 
 
 PAGES: dict[str, Callable[[str], str]] = {
@@ -34,6 +39,9 @@ PAGES: dict[str, Callable[[str], str]] = {
     "picture": lambda vm: f"{vm}/picture",
     "migrate": lambda vm: f"{vm}/do/migrate",
     "volumes": lambda vm: "/volumes?encryption=encrypted",
+    "backups": lambda vm: "/backups",
+    "backup": lambda vm: "/backups/before-upgrade",
+    "restore": lambda vm: "/backups/before-upgrade/do/restore",
     "new-vm": lambda vm: "/new/vm",
     "keys": lambda vm: "/keys",
     "drs": lambda vm: "/drs?cluster=cluster",

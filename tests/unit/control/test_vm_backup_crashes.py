@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 from ostler_common.errors import FailedPreconditionError
 from ostler_control import vm_backups
-from ostler_control.models import Backup, BackupDisk, BackupStore, Operation, Pool, PoolHost, Vm, Volume
+from ostler_control.models import Backup, BackupDisk, Operation, Vm, Volume
 
 from tests import databases
 from tests.fakes.working_agent import Fault, wait_until
@@ -38,21 +38,9 @@ def start(site: Site, kind: str, name: str) -> Operation:
     return record(partial(vm_backups.restore_vm, wanted, "alice", site.keys))
 
 
-def add_store(site: Site) -> None:
-    pool = Pool.create(
-        name="store", type="nfs", scope="zone", scope_id=site.host("h1").cluster.zone_id, shared=True, encryption=True,
-        capacity_bytes=1 << 40, available_bytes=1 << 40,
-    )  # fmt: skip
-    BackupStore.create(pool=pool)
-    site.fleet.pools[pool.id] = {}
-    for fake in site.hosts.values():
-        PoolHost.create(pool=pool, host=fake.host_id, reachable=True)
-        fake.pools.add(pool.id)
-
-
 def prepare(site: Site) -> None:
     """A stopped VM for each operation, backed up where it needs that; the doomed fail with their files there."""
-    add_store(site)
+    site.add_backup_store()
     every = [name for kind, points in POINTS.items() for name in names(kind, points)]
     run_without_crash(site, [record(partial(site.new_vm, name, stopped=True)) for name in every])
     run_without_crash(site, [back_up(site, name) for name in every if not name.startswith("create")])

@@ -13,13 +13,11 @@ from ostler_control import vm_backups, vms, volumes
 from ostler_control.models import (
     Backup,
     BackupDisk,
-    BackupStore,
     Event,
     Host,
     Nic,
     Passphrase,
     Pool,
-    PoolHost,
     Vm,
     Volume,
 )
@@ -37,19 +35,7 @@ __all__ = ["working"]  # a fixture
 @pytest.fixture(autouse=True)
 def store(site: Site) -> Any:
     """A store that all hosts reach. Its row stays: the module's site is thrown away."""
-    pool = Pool.get_or_none(Pool.name == "store")
-    if pool is None:
-        zone_id = site.host("h1").cluster.zone_id
-        pool = Pool.create(
-            name="store", type="nfs", scope="zone", scope_id=zone_id, shared=True, encryption=True,
-            capacity_bytes=1 << 40, available_bytes=1 << 40,
-        )  # fmt: skip
-        BackupStore.create(pool=pool)
-        site.fleet.pools[pool.id] = {}
-        for fake in site.hosts.values():
-            PoolHost.create(pool=pool, host=fake.host_id, reachable=True)
-            fake.pools.add(pool.id)
-    return pool
+    return site.add_backup_store()
 
 
 def vm_with_data(site: Site, engine: Engine, name: str = "web", kind: str = "encrypted") -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from google.longrunning.operations_pb2 import Operation
 from ostler.control.v1 import vm_pb2 as pb
+from ostler.control.v1.backup_pb2 import CreateBackupRequest
 
 from ostler_control.cli import text
 from ostler_control.cli.app import App
@@ -60,6 +61,14 @@ def _resize(app: App, call: Call) -> Operation:
     )
 
 
+def _backup(app: App, call: Call) -> Operation:
+    return app.client.backups.CreateBackup(
+        CreateBackupRequest(
+            request_id=call.request_id, vm=call.target, name=call.text("name"), store=call.text("store")
+        )
+    )
+
+
 def _delete(app: App, call: Call) -> Operation:
     return app.client.vms.DeleteVm(
         pb.DeleteVmRequest(request_id=call.request_id, vm=call.target, force=call.flag("force"))
@@ -110,6 +119,18 @@ ACTIONS = Actions(
             _resize,
             _RUNNING | _STOPPED,
             (Option("offering", "Service offering", is_required=True),),
+        ),
+        Action(
+            "backup",
+            ("backup", "create"),
+            "Back up",
+            "Back up all disks of VM {name} as of one moment? Its guest goes on meanwhile.",
+            _backup,
+            _RUNNING | _STOPPED,
+            (
+                Option("name", "Name (empty: the VM's and the time)"),
+                Option("store", "Store (empty: the one with the most room)"),
+            ),
         ),
         Action(
             "force-off",

@@ -59,7 +59,11 @@ def one_vm(console: Console, request: Request) -> Response:
         found,
         notice=found.attention,
         buttons=[*(watched if target.state == "running" else []), *ACTIONS.buttons(console, target)],
-        links=[*links, ("Its operations", tables.address("/operations", {"resource": found.id}))],
+        links=[
+            *links,
+            ("Its backups", tables.address("/backups", {"vm": found.id})),
+            ("Its operations", tables.address("/operations", {"resource": found.id})),
+        ],
         more=[*extra, tables.table(event.VIEW, client.events.ListEvents(last).events, "Last events")],
     )
 
