@@ -60,7 +60,7 @@ def label_command(noun: str) -> click.Command:
     @output_option
     @pass_app
     def command(app: App, /, changes: tuple[str, ...], output: str, **named: str) -> None:
-        labels, removed = _changes(changes)
+        labels, removed = changes_of(changes)
         request = pb.UpdateLabelsRequest(**named, set=labels, remove=removed)
         print_one(VIEW, app.client.labels.UpdateLabels(request), output)
 
@@ -87,8 +87,8 @@ Examples:
 """
 
 
-def _changes(values: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """The labels to set, and the keys to remove."""
+def changes_of(values: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The labels to set, and the keys to remove. Raises click.UsageError."""
     labels, removed = {}, []
     for value in values:
         key, equals, rest = value.partition("=")
@@ -102,7 +102,7 @@ def _changes(values: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def _pairs(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, str]:
-    labels, removed = _changes(values)
+    labels, removed = changes_of(values)
     if removed:
         raise click.BadParameter("must be KEY=VALUE", ctx, param)
     return labels

@@ -26,7 +26,8 @@ class Option:
     """An option of the command as a field of the form.
 
     is_flag: a check box, else a text; is_argument: it has no name on the command line, and must be given; is_required:
-    so must this one; admins: whether only they may set it; suggestions: values that the form offers, beside any other.
+    so must this one; is_list: several words, separated by spaces; admins: whether only they may set it; suggestions:
+    values that the form offers, beside any other.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Option:
     is_flag: bool = False
     is_argument: bool = False
     is_required: bool = False
+    is_list: bool = False
     admins: bool = False
     suggestions: Sequence[str] = ()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from ostler.control.v1.vm_pb2 import GetVmRequest, StartVmRequest, StopVmRequest, Vm
 from playwright.sync_api import expect
@@ -102,3 +104,33 @@ def test_a_console_that_ends_says_why_and_connects_again(visit: Visit, served: S
     served.client.wait(served.client.vms.StartVm(StartVmRequest(vm=vm)), Vm)
     page.get_by_role("button", name="Connect again").click()
     expect(page.locator("#state")).to_have_text("Connected.")
+
+
+def test_labels_are_set_and_removed(visit: Visit, served: Served) -> None:
+    page = visit.page
+    served.create_vm("tagged")
+    visit.open_vm("tagged")
+    page.get_by_role("link", name="Labels").click()
+    page.get_by_label("KEY=VALUE").fill("env prod")
+    page.get_by_role("button", name="Labels").click()
+    expect(page.get_by_role("alert")).to_contain_text("INVALID_LABEL")
+    page.get_by_label("KEY=VALUE").fill("env=prod  tier=web")
+    expect(page.locator("#command")).to_have_text("ostler vm label tagged env=prod tier=web")
+    page.get_by_role("button", name="Labels").click()
+    expect(page.locator("#live")).to_contain_text("env=prod, tier=web")
+    page.get_by_role("link", name="Labels").click()
+    page.get_by_label("KEY=VALUE").fill("tier-")
+    page.get_by_role("button", name="Labels").click()
+    expect(page.locator("#live")).to_contain_text(re.compile(r"labels\s*env=prod\s*created"))
+
+
+@pytest.mark.parametrize("path", ["/hosts/h1", "/templates/tiny", "/volumes/named-root"])
+def test_other_objects_have_labels_too(visit: Visit, served: Served, path: str) -> None:
+    if path.startswith("/volumes"):
+        served.create_vm("named")
+    page = visit.page
+    page.goto(path)
+    page.get_by_role("link", name="Labels").click()
+    page.get_by_label("KEY=VALUE").fill("place=north")
+    page.get_by_role("button", name="Labels").click()
+    expect(page.locator("#live")).to_contain_text("place=north")

@@ -15,6 +15,7 @@ from ostler_control.web import tables
 from ostler_control.web.actions import Action, Actions, Target
 from ostler_control.web.context import Console, command
 from ostler_control.web.forms import Call
+from ostler_control.web.labels import label_action
 from ostler_control.web.objects import render_object
 
 MAX_ROWS = 200  # of offerings and networks
@@ -101,6 +102,7 @@ TEMPLATE_ACTIONS = Actions(
     "/templates",
     _find,
     (
+        label_action("template", admins=True),
         Action(
             "delete",
             ("template", "delete"),

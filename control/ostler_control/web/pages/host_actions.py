@@ -13,6 +13,7 @@ from ostler_control.cli.app import App
 from ostler_control.web import tables
 from ostler_control.web.actions import Action, Actions, Target
 from ostler_control.web.forms import Call, Option
+from ostler_control.web.labels import label_action
 
 _UP, _MAINTENANCE = frozenset({"up"}), frozenset({"maintenance"})
 
@@ -105,5 +106,6 @@ ACTIONS = Actions(
             needs=frozenset({"disabled"}),
         ),
         Action("probe", ("host", "probe"), "Probe", "Ask host {name} what it can do?", _probe, _UP | _MAINTENANCE),
+        label_action("host", admins=True),
     ),
 )

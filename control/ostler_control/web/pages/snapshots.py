@@ -15,6 +15,7 @@ from ostler_control.web import tables
 from ostler_control.web.actions import Action, Actions, Target
 from ostler_control.web.context import Console
 from ostler_control.web.forms import Call, Option
+from ostler_control.web.labels import label_action
 from ostler_control.web.objects import render_object
 
 _READY = frozenset({"ready"})
@@ -94,6 +95,7 @@ ACTIONS = Actions(
             (Option("name", "Name of the volume", is_argument=True),),
             target_flag="--snapshot",
         ),
+        label_action("snapshot"),
         Action(
             "delete",
             ("snapshot", "delete"),

@@ -11,6 +11,7 @@ from ostler_control.cli.app import App
 from ostler_control.web import tables
 from ostler_control.web.actions import Action, Actions, Target
 from ostler_control.web.forms import Call, Option
+from ostler_control.web.labels import label_action
 
 _RUNNING, _STOPPED = frozenset({"running"}), frozenset({"stopped"})
 _HOST = Option("host", "Host (empty: chosen)")
@@ -132,6 +133,7 @@ ACTIONS = Actions(
                 Option("store", "Store (empty: the one with the most room)"),
             ),
         ),
+        label_action("vm", "VM"),
         Action(
             "force-off",
             ("vm", "stop"),

@@ -18,6 +18,7 @@ from ostler_control.web.actions import Action, Actions, Target
 from ostler_control.web.context import Console
 from ostler_control.web.creations import size_of
 from ostler_control.web.forms import Call, Option
+from ostler_control.web.labels import label_action
 from ostler_control.web.lists import render_list
 from ostler_control.web.objects import render_object
 from ostler_control.web.pages import snapshots
@@ -187,6 +188,7 @@ ACTIONS = Actions(
             (Option("deep", "Rewrite the volume under a new master key", is_flag=True),),
             needs=frozenset({"encrypted"}),
         ),
+        label_action("volume"),
         Action(
             "delete",
             ("volume", "delete"),

@@ -15,7 +15,8 @@ function show() {
     if (field.type === "checkbox") {
       if (field.checked) words.push(field.dataset.flag);
     } else if (value || field.required) {
-      words.push(field.dataset.flag, value ? quoted(value) : field.name.toUpperCase());
+      const given = "list" in field.dataset ? value.split(/\s+/) : [value];
+      words.push(field.dataset.flag, value ? given.map(quoted).join(" ") : field.name.toUpperCase());
     }
   }
   command.textContent = words.filter(Boolean).join(" ");
