@@ -23,6 +23,7 @@ from ostler_control.server import fleet_services
 from ostler_control.web.security import ENTRANCE, Sessions
 from ostler_control.web.server import LOOPBACK, bind, make_app, new_server
 
+from tests import fleets
 from tests.fakes.fleet import Fleet
 from tests.sites import Site, new_engine, new_site
 
@@ -56,14 +57,36 @@ class Served:
 def served_site(directory: Path) -> Iterator[Served]:
     """A site whose services answer the admin's profile."""
     fleet = Fleet(directory)
-    state = fleet.config.state
     with contextlib.ExitStack() as stack:
         stack.callback(database.disconnect)
         database.connect(fleet.config.database)
         stack.enter_context(database.session())
         site = new_site(fleet.config.database, fleet.config.state_dir)
         stack.callback(site.fleet.stop)
-        engine = new_engine(site.url, site.state_dir)
+        engine, profile = stack.enter_context(_serving(fleet))
+        yield Served(site, engine, profile, stack.enter_context(connect(profile)), fleet)
+
+
+@contextlib.contextmanager
+def served_rows(directory: Path, hosts: int, vms: int) -> Iterator[Path]:
+    """The admin's profile for services with so many hosts, which nobody calls, and VMs with a disk each."""
+    fleet = Fleet(directory)
+    with contextlib.ExitStack() as stack:
+        stack.callback(database.disconnect)
+        database.connect(fleet.config.database)
+        stack.enter_context(database.session())
+        rows = fleets.make_fleet(hosts)
+        fleets.fill(rows, vms)
+        fleets.add_disks(rows)
+        _, profile = stack.enter_context(_serving(fleet))
+        yield profile
+
+
+@contextlib.contextmanager
+def _serving(fleet: Fleet) -> Iterator[tuple[Engine, Path]]:
+    """The services of a control plane that watches no hosts, and the admin's profile for them."""
+    with contextlib.ExitStack() as stack:
+        engine = new_engine(fleet.config.database, fleet.config.state_dir)
         stack.callback(engine.agents.close)
         stack.callback(engine.stop)
         engine.start()
@@ -71,16 +94,16 @@ def served_site(directory: Path) -> Iterator[Served]:
         services = fleet_services(fleet.authority, engine.agents, engine.keys, fleet.config, lambda: None, stopping)
         main = server.serve(
             fleet.config.listen,
-            credentials=tls.server_credentials(state.server_tls()),
+            credentials=tls.server_credentials(fleet.config.state.server_tls()),
             services={**core.SERVICES, **services, **work.services(engine)},
             authorize=authorize,
             workers=16,
         )
         stack.callback(lambda: main.stop(1.0).wait())
         stack.callback(stopping.set)
-        profile = directory / "profile.toml"
+        profile = fleet.directory / "profile.toml"
         profile.write_text(profile.read_text().replace("127.0.0.1:0", f"127.0.0.1:{main.port}"))
-        yield Served(site, engine, profile, stack.enter_context(connect(profile)), fleet)
+        yield engine, profile
 
 
 @contextlib.contextmanager

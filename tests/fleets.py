@@ -10,7 +10,21 @@ from typing import Any
 
 from ostler_common.hypervisors import Function
 from ostler_control import database
-from ostler_control.models import Account, Cluster, Host, Pool, PoolHost, ServiceOffering, Vm, Zone, db, new_id
+from ostler_control.models import (
+    Account,
+    Cluster,
+    Host,
+    Kek,
+    Passphrase,
+    Pool,
+    PoolHost,
+    ServiceOffering,
+    Vm,
+    Volume,
+    Zone,
+    db,
+    new_id,
+)
 from peewee import chunked
 
 GIB = 1 << 30
@@ -112,3 +126,32 @@ def fill(fleet: Fleet, vms: int, *, cpus: int = 1, memory_bytes: int = GIB) -> N
         )
     if not database.is_sqlite():
         db.execute_sql("ANALYZE")  # as autovacuum would, after a while
+
+
+def add_disks(fleet: Fleet) -> None:
+    """Gives every VM an encrypted root disk in the fleet's pool."""
+    with database.transaction():
+        kek = Kek.create(name="bench", current=False)
+        vms = [(vm.id, vm.name) for vm in Vm.select(Vm.id, Vm.name)]
+        for chunk in chunked(vms, 500):
+            keys = [{"id": new_id(), "kek": kek, "sealed": b"x", "bound_id": new_id()} for _ in chunk]
+            Passphrase.insert_many(keys).execute()
+            Volume.insert_many(
+                [
+                    {
+                        "id": key["bound_id"],
+                        "file_id": key["bound_id"],
+                        "name": f"{name}-root",
+                        "account": fleet.account,
+                        "pool": fleet.pool,
+                        "size_bytes": 10 * GIB,
+                        "state": "ready",
+                        "encrypt_format": "luks",
+                        "passphrase": key["id"],
+                        "vm_id": vm_id,
+                        "slot": 0,
+                        "root": True,
+                    }
+                    for key, (vm_id, name) in zip(keys, chunk, strict=True)
+                ]
+            ).execute()

@@ -35,7 +35,8 @@ def types() -> list[Listed]:
     clusters: Counter[str] = Counter(row.hypervisor_type for row in Cluster.select(Cluster.hypervisor_type))
     told: dict[str, str] = {row.type: row.display_name for row in HypervisorType.select()}
     hosts: dict[str, list[Host]] = {}
-    for host in Host.select().where(~Host.removed).order_by(Host.name):
+    wanted = (Host.id, Host.name, Host.state, Host.hypervisor_type, Host.capabilities, Host.template_formats)
+    for host in Host.select(*wanted, Host.functions).where(~Host.removed).order_by(Host.name):
         hosts.setdefault(host.hypervisor_type, []).append(host)
 
     def listed(of_type: Known) -> Listed:

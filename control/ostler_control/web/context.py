@@ -71,6 +71,11 @@ def command(*words: str) -> str:
     return shlex.join(("ostler", *(word for word in words if word)))
 
 
+def is_followed(request: Request) -> bool:
+    """Whether the page is asked for by who follows it, see `live`."""
+    return request.headers.get("accept") == EVENT_STREAM
+
+
 def form_of(request: Request) -> dict[str, str]:
     """The form that the gate has read; empty for a GET."""
     form: dict[str, str] = request.scope["state"].get("form", {})
@@ -122,7 +127,7 @@ class Console:
             "nonce": request.scope["state"]["nonce"],
         }
         found = self.environment.get_template(template)
-        if request.headers.get("accept") == EVENT_STREAM:
+        if is_followed(request):
             live = found.blocks["live"](found.new_context({**base, **values}))
             return HTMLResponse("".join(live), status)
         text = found.render({"menu": self._menu(), **base, **values})

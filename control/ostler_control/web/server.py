@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 from ostler_control.cli.app import App
 from ostler_control.web import live
 from ostler_control.web.actions import Actions
-from ostler_control.web.context import EVENT_STREAM, HERE, Console
+from ostler_control.web.context import HERE, Console, is_followed
 from ostler_control.web.creations import Creation
 from ostler_control.web.pages import (
     backups,
@@ -33,6 +33,7 @@ from ostler_control.web.pages import (
     imports,
     keys,
     operations,
+    places,
     settings,
     snapshots,
     vm_actions,
@@ -49,6 +50,9 @@ LOOPBACK = "127.0.0.1"
 
 PAGES: dict[str, Page] = {
     "/": fleet.fleet,
+    "/zones": places.zones,
+    "/clusters": places.clusters,
+    "/pools": places.pools,
     "/hosts/{host}": fleet.one_host,
     "/vms": vms.vms,
     "/vms/{vm}": vms.one_vm,
@@ -135,7 +139,7 @@ def _endpoint(console: Console, page: Page) -> Callable[[Request], Awaitable[Res
     """In a thread, because the client's calls block. Who accepts an event stream follows the page."""
 
     async def endpoint(request: Request) -> Response:
-        if request.headers.get("accept") == EVENT_STREAM:
+        if is_followed(request):
             return live.follow(partial(page, console, request), console.is_stopping)
         return await run_in_threadpool(page, console, request)
 

@@ -81,8 +81,8 @@ class Filter:
 class Filters:
     """The filters of a list's address, and its page.
 
-    texts: name and label of fields for any text; choices: the values of the others, whose label is their name; flags:
-    names of those that are flags on the command line.
+    texts: name and label of fields for any text; choices: the values of the others, whose label is their name, any text
+    where there are none; flags: names of those that are flags on the command line.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Filters:
                 Filter(
                     name,
                     name.capitalize(),
-                    given.get(name, "") if given.get(name) in values else "",
+                    given.get(name, "").strip() if not values or given.get(name) in values else "",
                     values,
                     name in flags,
                 )
@@ -104,6 +104,13 @@ class Filters:
             ),
             *(Filter(name, label, given.get(name, "").strip()) for name, label in texts),
         ]
+
+    @classmethod
+    def none(cls, path: str, *names: str) -> Filters:
+        """The first page of the list at `path`, whose fields are all empty."""
+        found = cls.__new__(cls)
+        found._path, found.page, found.fields = path, "", [Filter(name, name, "") for name in names]
+        return found
 
     def __getitem__(self, name: str) -> str:
         return next(one.value for one in self.fields if one.name == name)

@@ -113,11 +113,11 @@ def pools(rows: Sequence[Pool]) -> list[pool_pb2.Pool]:
     sums = Volume.select(Volume.pool, fn.SUM(Volume.size_bytes)).where(Volume.pool.in_(ids)).group_by(Volume.pool)
     provisioned = dict(tuples(sums, tuple[str, int]))
     reaches: dict[str, list[pool_pb2.PoolHost]] = {}
-    for row in PoolHost.select(PoolHost, Host).join(Host).where(PoolHost.pool.in_(ids)).order_by(Host.name):
-        message = pool_pb2.PoolHost(
-            host_id=row.host.id, host_name=row.host.name, reachable=row.reachable, reason=row.reason
-        )
-        reaches.setdefault(row.pool_id, []).append(message)
+    reached = PoolHost.select(PoolHost.pool, Host.id, Host.name, PoolHost.reachable, PoolHost.reason)
+    reached = reached.join(Host).where(PoolHost.pool.in_(ids)).order_by(Host.name)
+    for pool_id, host_id, host_name, reachable, reason in tuples(reached, tuple[str, str, str, bool, str]):
+        message = pool_pb2.PoolHost(host_id=host_id, host_name=host_name, reachable=reachable, reason=reason)
+        reaches.setdefault(pool_id, []).append(message)
     names, own = _scope_names(rows), labels.of_objects(Pool, ids)
     return [
         _pool(

@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from google.longrunning.operations_pb2 import Operation
-from ostler.client.paging import pages
 from ostler.control.v1 import drs_pb2 as pb
-from ostler.control.v1.zone_pb2 import GetClusterRequest, ListClustersRequest
+from ostler.control.v1.zone_pb2 import GetClusterRequest
 from ostler_common.errors import InvalidArgumentError
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,10 +18,12 @@ from ostler_control.cli.commands import drs
 from ostler_control.cli.output import View
 from ostler_control.web import tables
 from ostler_control.web.actions import Action, Actions, Target
-from ostler_control.web.context import Console, command
+from ostler_control.web.context import Console, command, is_followed
 from ostler_control.web.forms import Call, Option
+from ostler_control.web.pages import places
 
-MAX_CLUSTERS = 200
+# Hosts of a cluster whose load is on the page from the first.
+MAX_HOSTS_AT_ONCE = 200
 MAX_BARS = 40
 MAX_MOVES = 10_000
 _REVIEW = frozenset({"under_review"})
@@ -46,9 +47,12 @@ class Shares:
 def overview(console: Console, request: Request) -> Response:
     """The page of DRS: the load of a cluster, and plans."""
     client = console.app.client
-    clusters = list(pages(client.clusters.ListClusters, ListClustersRequest(), lambda a: a.clusters, MAX_CLUSTERS))
-    filters = tables.Filters(request, cluster=[c.name for c in clusters], state=drs.STATES)
-    shown = [c for c in clusters if c.name == filters["cluster"]] or (clusters if len(clusters) == 1 else [])
+    names = places.cluster_names(console.app)
+    filters = tables.Filters(request, cluster=names, state=drs.STATES)
+    name = filters["cluster"] or (names[0] if len(names) == 1 else "")
+    shown = client.clusters.GetCluster(GetClusterRequest(cluster=name)) if name else None
+    # A large cluster's load takes a second or two: it comes with the first update of the page.
+    is_later = shown is not None and shown.host_count > MAX_HOSTS_AT_ONCE and not is_followed(request)
     wanted = pb.ListPlansRequest(
         page_size=tables.PAGE_SIZE,
         page_token=filters.page,
@@ -56,7 +60,8 @@ def overview(console: Console, request: Request) -> Response:
         state=pb.DrsPlan.State.Value((filters["state"] or "state_unspecified").upper().replace("-", "_")),
     )
     answer = client.drs.ListPlans(wanted)
-    status = client.drs.GetClusterStatus(pb.GetClusterStatusRequest(cluster=shown[0].id)) if shown else None
+    wants_status = shown is not None and not is_later
+    status = client.drs.GetClusterStatus(pb.GetClusterStatusRequest(cluster=name)) if wants_status else None
     return console.render(
         request,
         "drs.html",
@@ -65,9 +70,10 @@ def overview(console: Console, request: Request) -> Response:
         command=command("drs", "list", *filters.words()),
         filters=filters.fields,
         load=status,
+        later=name if is_later else "",
         notes=[*filter(None, plans.notes(status))] if status else [],
         shares=_shares(status.hosts, status.left_hosts) if status else None,
-        buttons=CLUSTER_ACTIONS.buttons(console, _cluster(shown[0].id, shown[0].name)) if shown else [],
+        buttons=CLUSTER_ACTIONS.buttons(console, _cluster(shown.id, shown.name)) if shown else [],
         table=tables.table(
             plans.VIEW,
             answer.plans,

@@ -6,21 +6,20 @@ from dataclasses import dataclass
 
 from ostler.control.v1 import host_pb2 as pb
 from ostler.control.v1.hypervisor_pb2 import ListHypervisorTypesRequest
-from ostler.control.v1.pool_pb2 import ListPoolsRequest
-from ostler.control.v1.zone_pb2 import ListClustersRequest, ListZonesRequest
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from ostler_control.cli import text
 from ostler_control.cli.app import pages
-from ostler_control.cli.commands import cluster, host, hypervisor, pool, zone
+from ostler_control.cli.commands import host, hypervisor
 from ostler_control.web import tables
 from ostler_control.web.context import Console, command
 from ostler_control.web.objects import render_object
+from ostler_control.web.pages import places
 from ostler_control.web.pages.host_actions import ACTIONS, target_of
 from ostler_control.web.tables import Meter
 
-MAX_PLACES = 200  # zones, clusters and pools on the fleet's page
+MAX_TYPES = 200  # of hypervisors
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,7 @@ def fleet(console: Console, request: Request) -> Response:
     if not console.is_admin:
         return RedirectResponse("/vms", 303)
     client = console.app.client
-    clusters = list(pages(client.clusters.ListClusters, ListClustersRequest(), lambda a: a.clusters, MAX_PLACES))
-    filters = tables.Filters(request, cluster=[c.name for c in clusters], state=host.STATES)
+    filters = tables.Filters(request, cluster=places.cluster_names(console.app), state=host.STATES)
     wanted = pb.ListHostsRequest(
         page_size=tables.PAGE_SIZE,
         page_token=filters.page,
@@ -52,14 +50,12 @@ def fleet(console: Console, request: Request) -> Response:
         state=pb.Host.State.Value((filters["state"] or "state_unspecified").upper()),
     )
     answer = client.hosts.ListHosts(wanted)
-    zones = pages(client.zones.ListZones, ListZonesRequest(), lambda a: a.zones, MAX_PLACES)
     types = pages(
         client.hypervisors.ListHypervisorTypes,
         ListHypervisorTypesRequest(),
         lambda a: a.hypervisor_types,
-        MAX_PLACES,
+        MAX_TYPES,
     )
-    pools = pages(client.pools.ListPools, ListPoolsRequest(), lambda a: a.pools, MAX_PLACES)
     return console.render(
         request,
         "fleet.html",
@@ -70,9 +66,7 @@ def fleet(console: Console, request: Request) -> Response:
         hosts=[_row(h) for h in answer.hosts],
         next=filters.next(answer.next_page_token),
         places=[
-            tables.table(zone.VIEW, zones, "Zones"),
-            tables.table(cluster.VIEW, clusters, "Clusters"),
-            tables.table(pool.VIEW, pools, "Storage pools"),
+            *places.beginnings(console.app),
             tables.table(hypervisor.VIEW, types, "Hypervisor types", lambda t: tables.path("hypervisors", t.type)),
         ],
     )
