@@ -44,6 +44,7 @@ from ostler_agent.credentials import CredentialsStore
 from ostler_agent.hypervisors import registry
 from ostler_agent.hypervisors.base import Hypervisor, VmEvent
 from ostler_agent.hypervisors.driver import Driver, UsesCredentials
+from ostler_agent.isos import Isos
 from ostler_agent.jobs import Jobs
 from ostler_agent.metrics import AgentCollector
 from ostler_agent.migration.admissions import Admissions
@@ -119,9 +120,9 @@ class Agent:
         self._renewer = Renewer(self._store, self._manager)
         self._jobs = Jobs(state / "jobs")
         self._pools = Pools(state, _pool_types(self._driver))
-        self._templates = Templates(
-            state / "templates", sources(ControlLink(self._store, config.control_address).download_template)
-        )
+        download = sources(ControlLink(self._store, config.control_address).download_template)
+        self._templates = Templates(state / "templates", download)
+        self._isos = Isos(download)
         self._prober: Prober | None = None
         self._server: Server | None = None
         self.host_id = credentials.host_id
@@ -187,7 +188,9 @@ class Agent:
         own_volumes = Volumes(self._pools, self._templates, hypervisor)
         address = credentials.address.rpartition(":")[0].strip("[]")
         tls_name = pki.qemu_server_name(credentials.host_id)
-        incoming = IncomingMigrations(hypervisor, own_volumes, self._pools.volume_path, address, tls_name, Admissions())
+        incoming = IncomingMigrations(
+            hypervisor, own_volumes, self._pools.volume_path, address, tls_name, Admissions(), self._isos
+        )
         identity = HostIdentity(self.host_id, _version(), lambda: self._store.load().expire_time)
         host = HostService(hypervisor, prober, self._manager, identity)
         jobs = JobService(self._jobs)
@@ -198,6 +201,7 @@ class Agent:
             hypervisor,
             self._pools.volume_path,
             partial(self._pools.unmap_if_unused, using=hypervisor.using),
+            self._isos,
         )
         volumes = VolumeService(self._jobs, own_volumes)
         guest_converter = GuestConverter(

@@ -127,6 +127,26 @@ class NicSpec:
     link_down: bool = False
 
 
+# CD-ROM drives for ISO images that every VM has: one for an installer, one for its drivers.
+MAX_CDROMS = 2
+
+
+@dataclass(frozen=True)
+class Cdrom:
+    """An ISO image in a CD-ROM drive of a VM.
+
+    sha256 (lower-case hex), file_size_bytes: of its file; path: of its copy on this host, once it is there
+    (`isos.Isos`); boot_first: the VM tries the drive before its disks.
+    """
+
+    iso_id: str
+    sha256: str
+    file_size_bytes: int
+    drive: int
+    boot_first: bool = False
+    path: Path | None = None
+
+
 class VhostUser(StrEnum):
     """The role of the hypervisor in vhost-user sockets."""
 
@@ -169,6 +189,7 @@ class VmSpec:
     details: Mapping[str, str] = field(default_factory=dict)
     max_cpus: int = 0
     max_memory_bytes: int = 0
+    cdroms: tuple[Cdrom, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,7 @@ DEADLINE_S: Mapping[tuple[str, str], int | None] = {
     ("ostler.agent.v1.VmService", "LimitDisk"): None,
     ("ostler.agent.v1.VmService", "ResizeVm"): None,
     ("ostler.agent.v1.VmService", "SetNicLink"): None,
+    ("ostler.agent.v1.VmService", "ChangeCdrom"): None,
     ("ostler.agent.v1.VmService", "DeleteVm"): None,
     ("ostler.agent.v1.VmService", "AttachNic"): None,
     ("ostler.agent.v1.VmService", "DetachNic"): None,
@@ -119,6 +120,7 @@ DEADLINE_S: Mapping[tuple[str, str], int | None] = {
     ("ostler.control.v1.TemplateService", "RegisterTemplate"): 90,
     ("ostler.control.v1.VmService", "AdoptVm"): 90,
     ("ostler.control.v1.ImportService", "UploadImportFile"): None,
+    ("ostler.control.v1.IsoService", "UploadIso"): None,
     ("ostler.control.v1.KeyService", "VerifyKeys"): 600,
     ("ostler.control.v1.PoolService", "CreatePool"): 150,
     ("ostler.control.v1.TemplateService", "UploadTemplate"): None,
@@ -157,6 +159,7 @@ RETRIED: Mapping[str, tuple[str, ...]] = {
     "ostler.control.v1.HypervisorService": ("GetHypervisorType", "ListHypervisorTypes"),
     "ostler.control.v1.ImportService": ("GetImportFiles", "GetImportSource", "ListImportSources", "ListSourceVms"),
     "ostler.control.v1.ImportPlanService": ("ValidateImportPlan", "GetImportPlan", "ListImportPlans"),
+    "ostler.control.v1.IsoService": ("GetIso", "ListIsos"),
     "ostler.control.v1.KeyService": ("ListKeys", "VerifyKeys"),
     "ostler.control.v1.NetworkService": ("GetNetwork", "ListNetworks"),
     "ostler.control.v1.OfferingService": (

@@ -39,6 +39,7 @@ class Function(StrEnum):
     GUEST_ADDRESSES = "guest-addresses"
     EXTRA_CONFIG = "extra-config"
     USER_DATA = "user-data"
+    ISO = "iso"
     ADOPTION = "adoption"
 
     @property
@@ -71,6 +72,7 @@ _SUMMARIES = {
     Function.GUEST_ADDRESSES: "showing the IP addresses that a guest is seen to use",
     Function.EXTRA_CONFIG: "extra configuration in libvirt's XML",
     Function.USER_DATA: "giving guests user data on a CD-ROM",
+    Function.ISO: "ISO images in CD-ROM drives, changed also while the VM runs",
     Function.ADOPTION: "taking VMs over from other tools, and handing them back",
 }
 

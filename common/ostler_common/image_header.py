@@ -39,6 +39,9 @@ _LUKS1_SLOT_ACTIVE = 0x00AC71F3
 # seconds takes some 10 million.
 MAX_ITERATIONS = 200_000_000
 
+# The mark of the first volume descriptor, in sector 16 of 2048 bytes (ECMA-119, 8.1.2).
+_ISO_MARK = slice(0x8001, 0x8006)
+
 # Other containers that would pass as raw.
 _FOREIGN = {
     b"KDMV": "a VMDK image",
@@ -215,6 +218,14 @@ def check_image(head: bytes, file_size_bytes: int, format: str, encrypted: bool 
     if file_size_bytes == 0 or file_size_bytes % SECTOR_BYTES:
         raise _refused("NOT_AN_IMAGE", f"a raw image is a whole number of {SECTOR_BYTES}-byte sectors, and not empty")
     return Image("raw", file_size_bytes)
+
+
+def check_iso(head: bytes, file_size_bytes: int) -> None:
+    """Checks an ISO image that a user brings: ISO 9660, alone or beside UDF. Raises InvalidArgumentError like
+    `check_image`."""
+    if head[_ISO_MARK] != b"CD001":
+        raise _refused("NOT_AN_IMAGE", "the file is not an ISO 9660 image, such as a CD-ROM or an installer has")
+    check_image(head, file_size_bytes, "raw")
 
 
 def _check_luks(head: bytes, file_size_bytes: int) -> Image:

@@ -147,6 +147,9 @@ class FakeHypervisor:
     def set_nic_link(self, vm_id: str, mac: str, up: bool) -> None:
         self._do("set_nic_link")
 
+    def change_cdrom(self, vm_id: str, drive: int, path: Path | None) -> None:
+        self._do(f"change_cdrom {drive} {path.name if path else ''}".strip())
+
     def guest_addresses(self, vm_id: str) -> list[SeenAddress]:
         return self.claims
 

@@ -491,6 +491,18 @@ class FakeHost(
 
         return self._job("SetNicLink", "vm.set-nic-link", request, context, work)
 
+    def ChangeCdrom(
+        self, request: vm_pb2.ChangeCdromRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        def work(job: JobContext) -> types_vm_pb2.VmInfo:
+            spec = self._machine(request.vm_id).spec
+            kept = [cdrom for cdrom in spec.cdroms if cdrom.drive != request.drive]
+            del spec.cdroms[:]
+            spec.cdroms.extend([*kept, request.cdrom] if request.HasField("cdrom") else kept)
+            return self._vm_info(request.vm_id)
+
+        return self._job("ChangeCdrom", "vm.change-cdrom", request, context, work)
+
     def ReadVmAddresses(
         self, request: vm_pb2.ReadVmAddressesRequest, context: grpc.ServicerContext
     ) -> vm_pb2.ReadVmAddressesResponse:

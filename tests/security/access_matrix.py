@@ -27,6 +27,7 @@ MEMBERS: Mapping[str, frozenset[str]] = {
     ),
     "EventService": frozenset({"ListEvents", "WatchEvents"}),
     "ExtraConfigService": frozenset({"ListExtraConfigs", "RemoveExtraConfig", "SetExtraConfig"}),
+    "IsoService": frozenset({"GetIso", "ListIsos"}),
     "LabelService": frozenset({"UpdateLabels"}),
     "NetworkService": frozenset({"GetNetwork", "ListNetworks"}),
     "OfferingService": frozenset(
@@ -52,10 +53,12 @@ MEMBERS: Mapping[str, frozenset[str]] = {
     "VmService": frozenset(
         {
             "AddNic",
+            "AttachIso",
             "CloneVm",
             "Console",
             "CreateVm",
             "DeleteVm",
+            "EjectIso",
             "GetVm",
             "ListVms",
             "ReadConsoleLog",

@@ -14,6 +14,7 @@ import pytest
 from ostler.types.v1 import volume_pb2
 from ostler_agent.hypervisors.libvirt.xml import copies as copies_xml
 from ostler_agent.hypervisors.libvirt.xml import disks as disk_xml
+from ostler_agent.isos import Isos
 from ostler_agent.jobs import JobContext
 from ostler_agent.migration.admissions import Admissions, Source
 from ostler_agent.migration.destination import IncomingMigrations
@@ -136,9 +137,9 @@ def _volumes(driver: FakeHypervisor, pools: Pools, tmp_path: Path) -> Volumes:
 
 def _migrate_here(driver: FakeHypervisor, pools: Pools, volume: VolumeRef, tmp_path: Path) -> None:
     volumes = _volumes(driver, pools, tmp_path)
-    incoming = IncomingMigrations(
-        driver, volumes, pools.volume_path, "10.0.0.2", "h2.qemu", Admissions(tmp_path / "admissions")
-    )
+    isos = Isos(lambda source, offset: iter([]))
+    admissions = Admissions(tmp_path / "admissions")
+    incoming = IncomingMigrations(driver, volumes, pools.volume_path, "10.0.0.2", "h2.qemu", admissions, isos)
     incoming.prepare(_spec(volume), [], Source(str(uuid.uuid4()), 60), JobContext("test"))
 
 

@@ -75,6 +75,8 @@ PLAIN = {
         "disk_offering",
         "filter",
         "host",
+        "iso",
+        "isos",
         "page_token",
         "pool",
         "request_id",

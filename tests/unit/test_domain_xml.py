@@ -12,7 +12,18 @@ from ostler_agent.hypervisors.libvirt.xml import console, disks, metadata, secre
 from ostler_agent.hypervisors.libvirt.xml.disks import DiskFile
 from ostler_agent.hypervisors.libvirt.xml.domain import domain_xml
 from ostler_agent.hypervisors.libvirt.xml.rewrite import for_destination
-from ostler_agent.spec import DiskFormat, DiskSpec, ExtraConfig, Firmware, Key, NicSpec, VhostUser, VmSpec, VolumeRef
+from ostler_agent.spec import (
+    Cdrom,
+    DiskFormat,
+    DiskSpec,
+    ExtraConfig,
+    Firmware,
+    Key,
+    NicSpec,
+    VhostUser,
+    VmSpec,
+    VolumeRef,
+)
 from ostler_common.io_limits import IoLimits
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -87,6 +98,16 @@ CASES = {
     ),
     "seed": (
         replace(spec(DiskSpec(volume(0), 0, boot=True)), cdrom=Path(f"/var/lib/ostler/seeds/{VM}.iso")),
+        "kvm",
+    ),
+    "isos": (
+        replace(
+            spec(DiskSpec(volume(0, encrypted=True), 0, boot=True)),
+            cdroms=(
+                Cdrom(VM, "", 2048, 0, path=Path("/var/lib/ostler/isos/drivers")),
+                Cdrom(VM, "", 2048, 1, boot_first=True, path=Path("/var/lib/ostler/isos/rescue")),
+            ),
+        ),
         "kvm",
     ),
     "nics": (
@@ -224,7 +245,7 @@ def test_a_file_becomes_a_device_where_it_is_one() -> None:
     device = Path("/dev/ostler/pool", VOLUMES[0])
     there = for_destination(before, {VOLUMES[0]: device}, {}, {})
     root = ElementTree.fromstring(there)
-    assert [disk.get("type") for disk in root.findall("devices/disk")] == ["block"]
+    assert [disk.get("type") for disk in root.findall("devices/disk[@device='disk']")] == ["block"]
     assert [(disk.volume_id, disk.path) for disk in disks.attached_disks(root)] == [(VOLUMES[0], str(device))]
     assert for_destination(there, {VOLUMES[0]: Path("/a", VOLUMES[0])}, {}, {}) == before
 

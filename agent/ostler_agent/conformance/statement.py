@@ -14,7 +14,7 @@ from ostler_agent.conformance.assertions import CheckFailedError, SkippedError, 
 from ostler_agent.conformance.bench import Bench, NeverCancelled
 from ostler_agent.hypervisors.base import PARTS
 from ostler_agent.pools import registry as pool_registry
-from ostler_agent.spec import DiskFormat, DiskSpec, ExtraConfig, Firmware, Key, NicSpec
+from ostler_agent.spec import Cdrom, DiskFormat, DiskSpec, ExtraConfig, Firmware, Key, NicSpec
 from ostler_agent.vms import addresses as vm_addresses
 from ostler_agent.vms import console_log, disks, keyboard, power, resizing, screen
 from ostler_agent.vms import nic_link as vm_nic_link
@@ -138,6 +138,11 @@ def unstated(bench: Bench) -> None:
         refusals += 1
         with refused("a VM with user data", REFUSAL):
             power.start(hypervisor, bench.paths, replace(stopped, seed={"user-data": b"#cloud-config\n"}), progress)
+    if Function.ISO not in stated.functions:
+        refusals += 1
+        with refused("a VM with an ISO image", REFUSAL):
+            cdroms = (Cdrom(stopped.vm_id, "", 1, 0, path=bench.setup.scratch),)
+            power.start(hypervisor, bench.paths, replace(stopped, cdroms=cdroms), progress)
     refusals += 1
     with refused("a VM with a detail that is not stated", "DETAIL_UNKNOWN"):
         power.start(hypervisor, bench.paths, replace(stopped, details={"no-such-detail": "1"}), progress)

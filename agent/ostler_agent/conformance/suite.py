@@ -13,6 +13,7 @@ from ostler_common.hypervisors import Function
 
 from ostler_agent.conformance import (
     adopting,
+    cdroms,
     copies,
     disks,
     leftovers,
@@ -88,6 +89,7 @@ CHECKS: tuple[Check, ...] = (
     _check("nic-link.running", disks.nic_link, Function.NIC_LINK),
     _check("guest-addresses.unheard", disks.guest_addresses, Function.GUEST_ADDRESSES),
     _check("user-data.start", disks.user_data, Function.USER_DATA),
+    _check("iso.drives", cdroms.drives, Function.ISO),
     _check("extra-config.start", disks.extra_config, Function.EXTRA_CONFIG),
     _check("adoption.hand-back", adopting.hand_back, Function.ADOPTION),
     _check("adoption.unknown", adopting.unknown, Function.ADOPTION),

@@ -23,6 +23,7 @@ from ostler_common.io_limits import IoLimits
 from ostler_agent.hypervisors.foreign import Adoption
 from ostler_agent.hypervisors.info import DriverInfo
 from ostler_agent.hypervisors.interaction import ConsoleLog, Screen, SendKey
+from ostler_agent.hypervisors.media import CdromDrives
 from ostler_agent.spec import DiskSpec, Key, NicSpec, VmInfo, VmSpec, VolumeRef
 
 Paths = Callable[[VolumeRef], Path]
@@ -491,6 +492,7 @@ PARTS: Mapping[Function, type] = {
     Function.CONSOLE_LOG: ConsoleLog,
     Function.SEND_KEY: SendKey,
     Function.LIVE_MIGRATION: LiveMigration,
+    Function.ISO: CdromDrives,
     Function.ADOPTION: Adoption,
 }
 

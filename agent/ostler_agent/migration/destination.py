@@ -12,6 +12,7 @@ from ostler_common.errors import AlreadyExistsError, FailedPreconditionError, ba
 from ostler_common.hypervisors import Function
 
 from ostler_agent.hypervisors.base import Addresses, Hypervisor, Paths, live_migration, need
+from ostler_agent.isos import Isos
 from ostler_agent.jobs import JobContext
 from ostler_agent.migration.admissions import Admissions, Source
 from ostler_agent.preconditions import check_networks, check_volume
@@ -61,6 +62,7 @@ class IncomingMigrations:
         address: str,
         tls_name: str,
         admissions: Admissions,
+        isos: Isos,
         seeds: Seeds = SEEDS,
     ) -> None:
         self._driver = driver
@@ -69,6 +71,7 @@ class IncomingMigrations:
         self._address = f"[{address}]" if ":" in address else address
         self._tls_name = tls_name
         self._admissions = admissions
+        self._isos = isos
         self._seeds = seeds
 
     def prepare(self, spec: VmSpec, moved: Sequence[MovedVolume], source: Source, job: JobContext) -> Endpoint:
@@ -88,6 +91,8 @@ class IncomingMigrations:
             raise FailedPreconditionError(f"VM {spec.vm_id} already runs on this host", "VM_RUNNING")
         if spec.seed is not None:
             need(self._driver, Function.USER_DATA)
+        if spec.cdroms:
+            need(self._driver, Function.ISO)
         check_networks(spec.nics)
         paths = {volume_id: self._paths(volume) for volume_id, volume in volumes.items()}
         for volume_id, path in paths.items():
@@ -95,7 +100,8 @@ class IncomingMigrations:
                 _check_target(volume_id, path)
             else:
                 check_volume(volumes[volume_id], path)
-        with ExitStack() as undo:
+        # Under the same path as on the source. It may be evicted before the VM arrives, only if the disk is that full.
+        with self._isos.hold(spec, job), ExitStack() as undo:
             keys = [volume.key for volume in volumes.values() if volume.key]
             undo.callback(self._admissions.remove, spec.vm_id)
             undo.callback(mover.remove_keys, spec.vm_id, [key.key_id for key in keys])

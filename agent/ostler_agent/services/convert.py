@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 
 from ostler.agent.v1 import pool_pb2
@@ -20,6 +21,8 @@ from ostler_agent.direct_download import DirectSource, checked_url
 from ostler_agent.hypervisors.base import SeenAddress
 from ostler_agent.pools import Pool, PoolSpec
 from ostler_agent.spec import (
+    MAX_CDROMS,
+    Cdrom,
     DiskFormat,
     DiskSpec,
     ExtraConfig,
@@ -42,6 +45,7 @@ DEFAULT_ITER_TIME_MS = 10
 MAX_FRAGMENTS = 64
 MAX_VLAN, MAX_MTU = 4094, 65535
 MAX_SEED_BYTES = 4 << 20
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _SEED_FILES = {"meta-data", "network-config", "user-data", "vendor-data"}
 
 _FORMATS = {
@@ -287,7 +291,37 @@ def vm_spec(message: vm_pb2.VmSpec, path: str = "spec") -> VmSpec:
         details=details(message.details, f"{path}.details"),
         max_cpus=message.max_cpus,
         max_memory_bytes=message.max_memory_bytes,
+        cdroms=_cdroms(message.cdroms, f"{path}.cdroms"),
     )
+
+
+def _cdroms(messages: Sequence[vm_pb2.Cdrom], path: str) -> tuple[Cdrom, ...]:
+    found = tuple(cdrom(message, f"{path}[{n}]") for n, message in enumerate(messages))
+    if len({one.drive for one in found}) < len(found):
+        raise bad_field(path, "must name each drive once")
+    return found
+
+
+def cdrom(message: vm_pb2.Cdrom, path: str) -> Cdrom:
+    """Raises InvalidArgumentError."""
+    if message.file_size_bytes < 1:
+        raise bad_field(f"{path}.file_size_bytes", "must be positive")
+    if not _SHA256.fullmatch(message.sha256):
+        raise bad_field(f"{path}.sha256", "must be 64 lower-case hex digits")
+    return Cdrom(
+        iso_id=uuid_field(message.iso_id, f"{path}.iso_id"),
+        sha256=message.sha256,
+        file_size_bytes=message.file_size_bytes,
+        drive=cdrom_drive(message.drive, f"{path}.drive"),
+        boot_first=message.boot_first,
+    )
+
+
+def cdrom_drive(number: int, path: str) -> int:
+    """Raises InvalidArgumentError."""
+    if not 0 <= number < MAX_CDROMS:
+        raise bad_field(path, f"must be 0 to {MAX_CDROMS - 1}")
+    return number
 
 
 def vm_size(message: agent_vm_pb2.ResizeVmRequest) -> tuple[int, int]:

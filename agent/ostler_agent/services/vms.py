@@ -17,12 +17,13 @@ from ostler_common.errors import bad_field
 from ostler_common.hypervisors import Function
 
 from ostler_agent.hypervisors.base import Console, Hypervisor, Paths, Screenshot, need
+from ostler_agent.isos import Isos
 from ostler_agent.jobs import JobContext, Jobs, interrupted
 from ostler_agent.journal import Record
 from ostler_agent.seeds import SEEDS, Seeds
 from ostler_agent.services import convert
-from ostler_agent.spec import PowerState, VmInfo
-from ostler_agent.vms import addresses, console_log, disks, keyboard, nic_link, nics, power, resizing, screen
+from ostler_agent.spec import PowerState, VmInfo, VmSpec
+from ostler_agent.vms import addresses, cdroms, console_log, disks, keyboard, nic_link, nics, power, resizing, screen
 
 log = structlog.get_logger(__name__)
 
@@ -38,9 +39,11 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         driver: Hypervisor,
         paths: Paths,
         unmap_if_unused: Callable[[str], None],
+        isos: Isos,
         seeds: Seeds = SEEDS,
     ) -> None:
         self._jobs = jobs
+        self._isos = isos
         self._driver = driver
         self._paths = paths
         self._seeds = seeds
@@ -58,7 +61,9 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
             request.operation,
             "vm.define",
             request,
-            lambda job: convert.vm_info(power.define(self._driver, self._paths, spec, job, self._seeds)),
+            lambda job: convert.vm_info(
+                power.define(self._driver, self._paths, self._isos.name(spec), job, self._seeds)
+            ),
         )
 
     def StartVm(self, request: vm_pb2.StartVmRequest, context: grpc.ServicerContext) -> Updates:
@@ -67,7 +72,7 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
             request.operation,
             "vm.start",
             request,
-            lambda job: convert.vm_info(power.start(self._driver, self._paths, spec, job, self._seeds)),
+            lambda job: convert.vm_info(self._start(spec, job)),
         )
 
     def StopVm(self, request: vm_pb2.StopVmRequest, context: grpc.ServicerContext) -> Updates:
@@ -148,6 +153,16 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
             lambda job: convert.vm_info(nic_link.set_link(self._driver, vm_id, request.mac, request.up, job)),
         )
 
+    def ChangeCdrom(self, request: vm_pb2.ChangeCdromRequest, context: grpc.ServicerContext) -> Updates:
+        vm_id, drive = convert.uuid_field(request.vm_id, "vm_id"), convert.cdrom_drive(request.drive, "drive")
+        cdrom = convert.cdrom(request.cdrom, "cdrom") if request.HasField("cdrom") else None
+        return self._jobs.run(
+            request.operation,
+            "vm.change-cdrom",
+            request,
+            lambda job: convert.vm_info(cdroms.change(self._driver, self._isos, vm_id, drive, cdrom, job)),
+        )
+
     def ReadVmAddresses(
         self, request: vm_pb2.ReadVmAddressesRequest, context: grpc.ServicerContext
     ) -> vm_pb2.ReadVmAddressesResponse:
@@ -207,6 +222,13 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         need(self._driver, Function.SCREENSHOT)
         assert isinstance(self._driver, Screenshot)
         return vm_pb2.ScreenshotResponse(png=self._driver.screenshot(convert.uuid_field(request.vm_id, "vm_id")))
+
+    def _start(self, spec: VmSpec, job: JobContext) -> VmInfo:
+        if not spec.cdroms or self._driver.running(spec.vm_id):
+            return power.start(self._driver, self._paths, spec, job, self._seeds)
+        need(self._driver, Function.ISO)
+        with self._isos.hold(spec, job) as held:
+            return power.start(self._driver, self._paths, held, job, self._seeds)
 
     def _detach(self, vm_id: str, volume_id: str, key_id: str | None, job: JobContext) -> VmInfo:
         info = disks.detach(self._driver, vm_id, volume_id, key_id, job)

@@ -19,6 +19,7 @@ from ostler.control.v1 import (
     hypervisor_pb2_grpc,
     import_pb2_grpc,
     import_plan_pb2_grpc,
+    iso_pb2_grpc,
     key_pb2_grpc,
     label_pb2_grpc,
     network_pb2_grpc,
@@ -135,6 +136,10 @@ class Services:
     @cached_property
     def settings(self) -> setting_pb2_grpc.SettingServiceStub:
         return setting_pb2_grpc.SettingServiceStub(self.channel)
+
+    @cached_property
+    def isos(self) -> iso_pb2_grpc.IsoServiceStub:
+        return iso_pb2_grpc.IsoServiceStub(self.channel)
 
     @cached_property
     def keys(self) -> key_pb2_grpc.KeyServiceStub:

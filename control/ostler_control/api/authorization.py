@@ -155,6 +155,10 @@ TABLE: Mapping[str, frozenset[Role]] = {
         },
     ),
     **_service(
+        "ostler.control.v1.IsoService",
+        {"UploadIso": _ADMINS, "GetIso": _USERS, "ListIsos": _USERS, "DeleteIso": _ADMINS},
+    ),
+    **_service(
         "ostler.control.v1.KeyService",
         {"ListKeys": _ADMINS, "RotateKey": _ADMINS, "DeleteKey": _ADMINS, "BackupKeys": _ADMINS, "VerifyKeys": _ADMINS},
     ),
@@ -239,6 +243,8 @@ TABLE: Mapping[str, frozenset[Role]] = {
             "AddNic": _USERS,
             "RemoveNic": _USERS,
             "SetNicLink": _USERS,
+            "AttachIso": _USERS,
+            "EjectIso": _USERS,
             "FindHosts": _ADMINS,
             "Console": _USERS,
             "ReadConsoleLog": _USERS,

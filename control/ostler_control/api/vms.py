@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import grpc
 from google.longrunning.operations_pb2 import Operation as LongRunning
 from ostler.control.v1 import vm_pb2 as pb
 from ostler.control.v1 import vm_pb2_grpc
+from ostler.types.v1 import vm_pb2 as types_pb2
 from ostler_common.errors import bad_field
 
 from ostler_control import vms
@@ -32,6 +33,7 @@ from ostler_control.models import (
     AffinityGroup,
     Cluster,
     Host,
+    Iso,
     Network,
     Pool,
     ServiceOffering,
@@ -52,6 +54,7 @@ from ostler_control.vms.console import (
     screenshot,
     send_key,
 )
+from ostler_control.vms.isos import MAX_DRIVES
 from ostler_control.vms.rows import running_host
 
 FIELDS = ("name", "description", "drs_skip", "affinity_groups", "details", "user_data")
@@ -188,6 +191,18 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         row = resolve(Vm, request.vm, "vm", caller=caller)
         return start_operation(caller, request, lambda: vms.set_link(row, request.mac, request.up, caller.actor))
 
+    def AttachIso(self, request: pb.AttachIsoRequest, context: grpc.ServicerContext) -> LongRunning:
+        caller = caller_of(context)
+        row = resolve(Vm, request.vm, "vm", caller=caller)
+        iso = resolve(Iso, request.iso, "iso")
+        return start_operation(caller, request, lambda: vms.attach_iso(row, iso, request.boot_first, caller.actor))
+
+    def EjectIso(self, request: pb.EjectIsoRequest, context: grpc.ServicerContext) -> LongRunning:
+        caller = caller_of(context)
+        row = resolve(Vm, request.vm, "vm", caller=caller)
+        iso = optional(Iso, request.iso, "iso")
+        return start_operation(caller, request, lambda: vms.eject_iso(row, iso, caller.actor))
+
     def FindHosts(self, request: pb.FindHostsRequest, context: grpc.ServicerContext) -> pb.FindHostsResponse:
         row = resolve(Vm, request.vm, "vm", caller=caller_of(context))
         return pb.FindHostsResponse(candidates=map(convert_vms.candidate, vms.find_hosts(row)))
@@ -269,7 +284,7 @@ def _wanted(request: pb.CreateVmRequest, caller: Caller, keys: Keyring) -> vms.N
     return vms.NewVm(
         name=request.name,
         account=account,
-        template=resolve(Template, request.template, "template"),
+        template=optional(Template, request.template, "template"),
         offering=resolve(ServiceOffering, request.service_offering, "service_offering"),
         root_size_bytes=request.root_size_bytes,
         zone=optional(Zone, request.zone, "zone"),
@@ -282,7 +297,13 @@ def _wanted(request: pb.CreateVmRequest, caller: Caller, keys: Keyring) -> vms.N
         details=dict(request.details),
         labels=dict(request.labels),
         user_data=userdata.given(request.user_data, account.id, keys, request.name),
+        isos=_isos(request.isos),
+        firmware=from_enum(types_pb2.Firmware, "FIRMWARE_", request.firmware, "firmware", default=""),
     )
+
+
+def _isos(refs: Sequence[str]) -> list[Iso]:
+    return [resolve(Iso, ref, f"isos[{number}]") for number, ref in enumerate(refs[: MAX_DRIVES + 1])]
 
 
 def _nics(messages: Iterable[pb.VmNic], caller: Caller) -> list[vms.NewNic]:

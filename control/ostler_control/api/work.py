@@ -12,6 +12,7 @@ from ostler.control.v1 import (
     ha_pb2_grpc,
     import_pb2_grpc,
     import_plan_pb2_grpc,
+    iso_pb2_grpc,
     key_pb2_grpc,
     snapshot_pb2_grpc,
     template_pb2_grpc,
@@ -27,6 +28,7 @@ from ostler_control.api.drs import DrsService
 from ostler_control.api.ha import HaService
 from ostler_control.api.import_plans import ImportPlanService
 from ostler_control.api.imports import ImportService
+from ostler_control.api.isos import IsoService
 from ostler_control.api.keys import KeyService
 from ostler_control.api.operations import OperationService
 from ostler_control.api.snapshots import SnapshotService
@@ -53,6 +55,9 @@ def services(engine: Engine) -> Mapping[str, Registration]:
     return {
         "ostler.control.v1.TemplateService": lambda server: template_pb2_grpc.add_TemplateServiceServicer_to_server(
             template_service, server
+        ),
+        "ostler.control.v1.IsoService": lambda server: iso_pb2_grpc.add_IsoServiceServicer_to_server(
+            IsoService(engine.templates), server
         ),
         "ostler.control.v1.VolumeService": lambda server: volume_pb2_grpc.add_VolumeServiceServicer_to_server(
             volume_service, server

@@ -23,6 +23,7 @@ COMMANDS = {
     "pool": "Storage pools, which hold volumes.",
     "offering": "Service offerings (VM sizes) and disk offerings (volume kinds).",
     "template": "Templates: disk images to create VMs from.",
+    "iso": "ISO images for the CD-ROM drives of VMs: installers, drivers.",
     "userdata": "User data, which cloud-init in guests reads at boot.",
     "vm": "Virtual machines: create, start, migrate, console.",
     "nic": "Network interfaces of VMs: add, remove, link.",

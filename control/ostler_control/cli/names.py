@@ -33,6 +33,7 @@ _LISTINGS = {
     "cluster": _Listing("clusters", "ListClusters", "zone_pb2", "clusters"),
     "disk-offering": _Listing("offerings", "ListDiskOfferings", "offering_pb2", "disk_offerings"),
     "host": _Listing("hosts", "ListHosts", "host_pb2", "hosts"),
+    "iso": _Listing("isos", "ListIsos", "iso_pb2", "isos"),
     "key": _Listing("keys", "ListKeys", "key_pb2", "keys"),
     "hypervisor-type": _Listing(
         "hypervisors", "ListHypervisorTypes", "hypervisor_pb2", "hypervisor_types", "display_name"
@@ -85,6 +86,7 @@ BACKUP_STORE = Name("backup-store")
 CLUSTER = Name("cluster")
 DISK_OFFERING = Name("disk-offering")
 HOST = Name("host")
+ISO = Name("iso")
 KEY = Name("key")
 HYPERVISOR_TYPE = Name("hypervisor-type")
 IMPORT_PLAN = Name("import-plan")

@@ -12,7 +12,7 @@ from ostler_control.models import Cluster, Host, Pool, PoolHost, Template, Zone,
 
 
 def check_supported(
-    template: Template,
+    template: Template | None,
     needed: Iterable[Function],
     *,
     host: Host | None = None,
@@ -21,12 +21,13 @@ def check_supported(
 ) -> None:
     """Refuses what no host in question can do, however much of it is free.
 
+    template None: an empty root disk. Where nothing is known of a type, placement tells what is missing.
     Raises FailedPreconditionError: OTHER_HYPERVISOR_TYPE when the template is for another type, HYPERVISOR_NOT_ALLOWED,
-    FORMAT_NOT_SUPPORTED, FUNCTION_NOT_SUPPORTED. Where nothing is known of a type, placement tells what is missing.
+    FORMAT_NOT_SUPPORTED, FUNCTION_NOT_SUPPORTED.
     """
     types = _in_question(host, cluster, zone)
     known = rules.known()
-    if template.hypervisor_type and types:
+    if template and template.hypervisor_type and types:
         if template.hypervisor_type not in types:
             wanted = known[template.hypervisor_type].display_name
             raise FailedPreconditionError(
@@ -44,7 +45,7 @@ def check_supported(
     if not reported or len(reported) < len(types):
         return
     shown = ", ".join(of_type.display_name for of_type in reported)
-    if not any(template.format in of_type.template_formats for of_type in reported):
+    if template and not any(template.format in of_type.template_formats for of_type in reported):
         raise format_not_supported(f"template {template.name}", template.format, shown)
     for function in needed:
         if not any(function in of_type.functions for of_type in reported):

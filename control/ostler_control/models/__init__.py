@@ -23,6 +23,7 @@ from ostler_control.models.imports import (
     VmOrigin,
     WarmImport,
 )
+from ostler_control.models.isos import Iso, VmIso
 from ostler_control.models.labels import (
     ClusterLabel,
     HostLabel,
@@ -114,6 +115,8 @@ ALL: tuple[type[BaseModel], ...] = (
     Network,
     NetworkAccount,
     Nic,
+    Iso,
+    VmIso,
     NicDown,
     VmDetail,
     VmExtraConfig,
@@ -200,6 +203,7 @@ __all__ = [
     "ImportPlanVm",
     "ImportPlanVmState",
     "ImportSource",
+    "Iso",
     "JoinToken",
     "Kek",
     "KvmSource",
@@ -245,6 +249,7 @@ __all__ = [
     "VmDetail",
     "VmExtraConfig",
     "VmImport",
+    "VmIso",
     "VmLabel",
     "VmMaximum",
     "VmOrigin",

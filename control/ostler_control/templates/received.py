@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ostler_common.errors import InvalidArgumentError, bad_field
-from ostler_common.image_header import HEAD_BYTES, check_image
+from ostler_common.image_header import HEAD_BYTES, check_image, check_iso
 
 from ostler_control.templates.admission import record_written
 
@@ -19,7 +19,7 @@ _MAX_FILE_BYTES = 16 << 40
 
 @dataclass(frozen=True)
 class Announced:
-    """What the sender announces. sha256: of the file, hex; "" when it is not known beforehand."""
+    """What the sender announces. format: qcow2 | raw | iso; sha256: of the file, hex, "" when not known beforehand."""
 
     format: str
     file_size_bytes: int
@@ -98,4 +98,7 @@ def _write(path: Path, announced: Announced, chunks: Iterator[bytes]) -> tuple[b
 
 
 def _check_head(head: bytes, announced: Announced) -> int:
+    if announced.format == "iso":
+        check_iso(head, announced.file_size_bytes)
+        return announced.file_size_bytes
     return check_image(head, announced.file_size_bytes, announced.format, announced.encrypted).virtual_size_bytes

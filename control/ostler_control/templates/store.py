@@ -19,7 +19,7 @@ from ostler_control import events
 from ostler_control.catalog.names import check_name
 from ostler_control.database import session, transaction
 from ostler_control.keys.passphrases import delete_passphrase
-from ostler_control.models import Passphrase, Template, Volume, VolumeFile, new_id
+from ostler_control.models import Iso, Passphrase, Template, Volume, VolumeFile, new_id
 from ostler_control.states import VolumeState
 from ostler_control.templates import admission, received
 from ostler_control.templates.received import Announced, Received
@@ -193,15 +193,17 @@ def sweep(directory: Path, now: Callable[[], float] = time.time) -> int:
 
 
 def is_known(file_id: str) -> bool:
-    """Whether a template or an upload in progress needs this file."""
+    """Whether a template, an ISO image or an upload in progress needs this file."""
     with session():
-        templates = Template.select().where(Template.id == file_id)
-        return templates.exists() or _uploads().where(VolumeFile.id == file_id).exists()
+        if any(model.select().where(model.id == file_id).exists() for model in (Template, Iso)):
+            return True
+        return _uploads().where(VolumeFile.id == file_id).exists()
 
 
 def _known() -> set[str]:
     with session():
-        return {row.id for row in Template.select(Template.id)} | {row.id for row in _uploads()}
+        queries = (Template.select(Template.id), Iso.select(Iso.id), _uploads())
+        return {row.id for query in queries for row in query}
 
 
 def _uploads() -> ModelSelect[VolumeFile]:

@@ -10,6 +10,7 @@ from ostler_control.vms.clone import clone
 from ostler_control.vms.create import create
 from ostler_control.vms.delete import delete
 from ostler_control.vms.find import find_hosts
+from ostler_control.vms.isos import attach_iso, eject_iso
 from ostler_control.vms.migrate import migrate
 from ostler_control.vms.nic_links import set_link
 from ostler_control.vms.nics import add_nic, remove_nic
@@ -29,9 +30,11 @@ __all__ = [
     "NewVmAdoption",
     "add_nic",
     "adopt",
+    "attach_iso",
     "clone",
     "create",
     "delete",
+    "eject_iso",
     "find_hosts",
     "inspect_vm",
     "migrate",

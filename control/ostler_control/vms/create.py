@@ -21,7 +21,7 @@ from ostler_control.operations import Run, Undo, record_operation, workflow
 from ostler_control.placement import Demand, Placement
 from ostler_control.scheduling import affinity, capacity, placement_query
 from ostler_control.userdata import addressing, vm_user_data
-from ostler_control.vms import details, driver_details
+from ostler_control.vms import details, driver_details, isos
 from ostler_control.vms.on_host import FORCE_OFF, UNDEFINE, push_undo_of_start, start_on
 from ostler_control.vms.rows import load, set_state
 from ostler_control.vms.wanted import Checked, NewVm, check, mac_taken, vm_exists
@@ -79,10 +79,10 @@ def _record_vm(wanted: NewVm, checked: Checked) -> Vm:
         account=wanted.account,
         service_offering=wanted.offering,
         template=wanted.template,
-        template_name=wanted.template.name,
+        template_name=wanted.template.name if wanted.template else "",
         cpus=wanted.offering.cpus,
         memory_bytes=wanted.offering.memory_bytes,
-        firmware=wanted.template.firmware,
+        firmware=wanted.boot_firmware,
     )
     for position, nic in enumerate(checked.nics):
         taken = mac_taken(f"nics[{position}]", nic.mac)
@@ -91,6 +91,7 @@ def _record_vm(wanted: NewVm, checked: Checked) -> Vm:
         addressing.record(row.id, nic.addressing)
     renew_maximum(vm)
     affinity.put(vm, wanted.affinity_groups)
+    isos.add(vm, wanted.isos)
     details.add(vm, wanted.details)
     labels.add(vm, wanted.labels)
     return vm
@@ -131,9 +132,9 @@ def _demand(vm: Vm, wanted: NewVm) -> Demand:
     return placement_query.demand_of(
         vm,
         volume_encryption=encrypted,
-        hypervisor_type=wanted.template.hypervisor_type,
+        hypervisor_type=wanted.template.hypervisor_type if wanted.template else "",
         allowed_types=rules.allowed(),
-        formats=frozenset({wanted.template.format}),
+        formats=frozenset({wanted.template.format} if wanted.template else ()),
         pool_choices=(pools,),
         zone_id=zone_id,
         cluster_id=cluster_id,
@@ -156,7 +157,8 @@ def _record_root(vm: Vm, wanted: NewVm, checked: Checked, placement: Placement, 
         vm_id=vm.id,
         slot=0,
     )
-    matrix.check(matrix.Operation.CREATE_FROM_TEMPLATE, root, False)
+    operation = matrix.Operation.CREATE_FROM_TEMPLATE if wanted.template else matrix.Operation.CREATE
+    matrix.check(operation, root, False)
     return root
 
 

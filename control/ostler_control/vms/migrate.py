@@ -26,7 +26,7 @@ from ostler_control.models import Host, Operation, Pool, PowerState, Vm, VmState
 from ostler_control.operations import Json, Run, lock_row, record_operation, workflow
 from ostler_control.scheduling import capacity, placement_query
 from ostler_control.userdata import vm_user_data
-from ostler_control.vms import wire
+from ostler_control.vms import isos, wire
 from ostler_control.vms.find import migration_demand
 from ostler_control.vms.locate import (
     Limits,
@@ -167,6 +167,7 @@ def _remove_source(run: Run, volume_id: str) -> None:
 def _prepare(run: Run) -> Json:
     vm, inputs = load(run.resource_id), run.read(MigrateInputs)
     vm_user_data.check_host(vm.id, inputs.destination_id)
+    isos.check_host(vm.id, inputs.destination_id)
     request = agent_pb2.PrepareMigrationRequest(
         operation=run.ref(),
         spec=wire.spec(vm, run.keys, inputs.moved),

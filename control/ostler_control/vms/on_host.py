@@ -10,7 +10,7 @@ from ostler_control.hosts.rows import address_of, record_heard
 from ostler_control.models import PowerState, VmState
 from ostler_control.operations import Run, Undo
 from ostler_control.userdata import vm_user_data
-from ostler_control.vms import wire
+from ostler_control.vms import isos, wire
 from ostler_control.vms.rows import load, set_state
 
 # The undo steps of a start; `Undo.failed` asks for them by name.
@@ -21,6 +21,7 @@ def start_on(run: Run, host_id: str, share: tuple[int, int] = (0, 100)) -> None:
     """Has a host start the VM, and records that it runs. share: the part of the operation's progress, percent."""
     vm = load(run.resource_id)
     vm_user_data.check_host(vm.id, host_id)
+    isos.check_host(vm.id, host_id)
     request = agent_pb2.StartVmRequest(operation=run.ref(), spec=wire.spec(vm, run.keys))
     update = run.job(address_of(host_id), lambda agent: agent.vms.StartVm, request, share)
     power_state = power_states.power_state(update.vm.power_state) or PowerState.RUNNING

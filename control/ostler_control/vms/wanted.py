@@ -18,6 +18,7 @@ from ostler_control.models import (
     AffinityGroup,
     Cluster,
     Host,
+    Iso,
     Network,
     Nic,
     Pool,
@@ -30,7 +31,7 @@ from ostler_control.templates import store as template_store
 from ostler_control.userdata import vm_user_data
 from ostler_control.userdata.seed import DHCP, Addressing, check_addressing
 from ostler_control.userdata.vm_user_data import Given
-from ostler_control.vms import details, extra_configs
+from ostler_control.vms import details, extra_configs, isos
 from ostler_control.volumes.new_volume import MAX_SIZE_BYTES, MIB
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
@@ -50,11 +51,15 @@ class NewNic:
 
 @dataclass(frozen=True)
 class NewVm:
-    """A VM to create. root_size_bytes 0: the template's; zone, cluster, host, pool None: placement chooses."""
+    """A VM to create. root_size_bytes 0: the template's; zone, cluster, host, pool None: placement chooses.
+
+    template None: the root disk is empty, and the guest is installed from `isos`; firmware: only then, else the
+    template's.
+    """
 
     name: str
     account: Account
-    template: Template
+    template: Template | None
     offering: ServiceOffering
     root_size_bytes: int = 0
     zone: Zone | None = None
@@ -67,6 +72,13 @@ class NewVm:
     details: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     user_data: Given = field(default_factory=Given)
+    isos: Sequence[Iso] = ()
+    firmware: str = ""
+
+    @property
+    def boot_firmware(self) -> str:
+        """The firmware that it boots with."""
+        return self.template.firmware if self.template else self.firmware or "bios"
 
 
 @dataclass(frozen=True)
@@ -87,11 +99,13 @@ def check(wanted: NewVm) -> Checked:
     check_name("name", wanted.name)
     if Vm.select().where((Vm.account == wanted.account) & (Vm.name == wanted.name)).exists():
         raise vm_exists(wanted.account, wanted.name)
+    _check_isos(wanted)
     size_bytes = _root_size(wanted)
     details.check_new(wanted.details)
     labels.check_new("labels", wanted.labels)
     check_supported(wanted.template, _functions(wanted), host=wanted.host, cluster=wanted.cluster, zone=wanted.zone)
-    template_store.check_encryption(wanted.template, wanted.offering.encrypt_root)
+    if wanted.template:
+        template_store.check_encryption(wanted.template, wanted.offering.encrypt_root)
     return Checked(size_bytes, check_nics(wanted.nics, wanted.account))
 
 
@@ -104,19 +118,35 @@ def _functions(wanted: NewVm) -> list[Function]:
     """The functions that the VM needs of its hypervisor beside running it."""
     addressing = [nic.addressing for nic in wanted.nics]
     needs = {
-        Function.UEFI: wanted.template.firmware == "uefi",
+        Function.UEFI: wanted.boot_firmware == "uefi",
         Function.VOLUME_ENCRYPTION: wanted.offering.encrypt_root,
         Function.NICS: bool(wanted.nics),
         Function.NIC_FILTER: any(nic.network.spoof_filter for nic in wanted.nics),
-        Function.DIRECT_DOWNLOAD: bool(wanted.template.url),
+        Function.DIRECT_DOWNLOAD: bool(wanted.template and wanted.template.url),
         Function.EXTRA_CONFIG: not extra_configs.of_offering(wanted.offering.id, wanted.offering.memory_bytes).is_empty,
+        Function.ISO: bool(wanted.isos),
         Function.USER_DATA: vm_user_data.is_needed(wanted.user_data, wanted.template, addressing),
     }
     return [function for function, needed in needs.items() if needed]
 
 
+def _check_isos(wanted: NewVm) -> None:
+    """Either a template, or ISO images and the size of the root disk."""
+    if wanted.template and (wanted.isos or wanted.firmware):
+        field = "isos" if wanted.isos else "firmware"
+        raise bad_field(field, "must be empty with a template", "TEMPLATE_AND_ISO")
+    if not wanted.template and not wanted.isos:
+        raise bad_field(
+            "template", "is required: an id or a name (or ISO images, with a size of the root disk)", "REQUIRED"
+        )
+    if len({iso.id for iso in wanted.isos}) < len(wanted.isos) or len(wanted.isos) > isos.MAX_DRIVES:
+        raise bad_field("isos", f"must be at most {isos.MAX_DRIVES}, each once", "TOO_MANY_ISOS")
+    if wanted.isos and not wanted.root_size_bytes:
+        raise bad_field("root_size_bytes", "is required with ISO images: the size of the empty root disk", "REQUIRED")
+
+
 def _root_size(wanted: NewVm) -> int:
-    min_bytes = -(-wanted.template.virtual_size_bytes // MIB) * MIB
+    min_bytes = -(-wanted.template.virtual_size_bytes // MIB) * MIB if wanted.template else MIB
     size_bytes = wanted.root_size_bytes or min_bytes
     if size_bytes % MIB or size_bytes > MAX_SIZE_BYTES:
         raise bad_field(
@@ -125,7 +155,8 @@ def _root_size(wanted: NewVm) -> int:
     if size_bytes < min_bytes:
         raise bad_field(
             "root_size_bytes",
-            f"must be at least {min_bytes}, the size of template {wanted.template.name}",
+            f"must be at least {min_bytes}"
+            + (f", the size of template {wanted.template.name}" if wanted.template else ""),
             "INVALID_SIZE",
         )
     return size_bytes

@@ -17,6 +17,7 @@ from ostler_agent.hypervisors.base import live_migration
 from ostler_agent.hypervisors.driver import DriverContext
 from ostler_agent.hypervisors.info import DriverInfo
 from ostler_agent.hypervisors.libvirt.options import LibvirtOptions
+from ostler_agent.isos import Isos
 from ostler_agent.jobs import JobContext
 from ostler_agent.migration.admissions import Admissions, Source
 from ostler_agent.migration.destination import IncomingMigrations
@@ -170,7 +171,8 @@ def test_calls_that_a_driver_lacks_name_the_function() -> None:
     hypervisor = FakeHypervisor()
     hypervisor.info = DriverInfo(interface_version=1)
     hypervisor.add(VM)
-    incoming = IncomingMigrations(hypervisor, None, paths, "h1", "h1", Admissions(Path("/nowhere")))  # type: ignore[arg-type]
+    isos = Isos(lambda source, offset: iter([]))
+    incoming = IncomingMigrations(hypervisor, None, paths, "h1", "h1", Admissions(Path("/nowhere")), isos)  # type: ignore[arg-type]
     calls: dict[Function, Callable[[], object]] = {
         Function.REBOOT: lambda: power.reboot(hypervisor, VM, hard=True),
         Function.HOT_PLUG: lambda: disks.detach(hypervisor, VM, VOLUME, None, JOB),

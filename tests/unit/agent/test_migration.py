@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from ostler_agent import preconditions
 from ostler_agent.hypervisors.base import Addresses, MigrationLimits, MigrationOutcome
+from ostler_agent.isos import Isos
 from ostler_agent.jobs import JobContext
 from ostler_agent.migration import source
 from ostler_agent.migration.admissions import Admissions, Source
@@ -67,6 +68,9 @@ class FakeVolumes:
         (self.directory / ref.volume_id).unlink(missing_ok=True)
 
 
+NO_ISOS = Isos(lambda source, offset: iter([]))
+
+
 class Destination:
     """A host with the shared volume on it, and br0."""
 
@@ -84,6 +88,7 @@ class Destination:
             "10.0.0.2",
             "h2.qemu",
             self.admissions,
+            NO_ISOS,
         )
 
     def files(self) -> set[str]:
@@ -116,7 +121,13 @@ def test_prepared(there: Destination) -> None:
 
 def test_an_ipv6_address_is_bracketed(there: Destination) -> None:
     incoming = IncomingMigrations(
-        there.driver, there.volumes, lambda ref: there.pool / ref.volume_id, "fd00::2", "h2.qemu", there.admissions
+        there.driver,
+        there.volumes,
+        lambda ref: there.pool / ref.volume_id,
+        "fd00::2",
+        "h2.qemu",
+        there.admissions,
+        NO_ISOS,
     )
     assert incoming.prepare(SPEC, MOVING, ORIGIN, job()).addresses.migrate_uri == "tcp://[fd00::2]"
 

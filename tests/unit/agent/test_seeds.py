@@ -12,6 +12,7 @@ import pycdlib
 import pytest
 from ostler.types.v1 import vm_pb2
 from ostler_agent.hypervisors.info import DriverInfo
+from ostler_agent.isos import Isos
 from ostler_agent.jobs import JobContext
 from ostler_agent.migration.admissions import Admissions, Source
 from ostler_agent.migration.destination import IncomingMigrations
@@ -109,8 +110,9 @@ def test_a_driver_that_takes_no_user_data_is_not_asked(driver: FakeHypervisor, s
 
 def test_a_destination_has_the_image_before_the_vm_comes(driver: FakeHypervisor, seeds: Seeds) -> None:
     admissions = Admissions(seeds.directory.parent / "admissions")
+    isos = Isos(lambda source, offset: iter([]))
     incoming = IncomingMigrations(
-        driver, NoVolumes(), lambda ref: Path("/nowhere"), "10.0.0.2", "h2", admissions, seeds
+        driver, NoVolumes(), lambda ref: Path("/nowhere"), "10.0.0.2", "h2", admissions, isos, seeds
     )
     job, image = JobContext("test"), seeds.directory / f"{VM}.iso"
     incoming.prepare(SPEC, [], Source(VM, 60), job)

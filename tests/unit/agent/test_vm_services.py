@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from ostler.types.v1 import vm_pb2 as types_pb2
 from ostler_agent.capabilities import Capabilities, HypervisorFacts, Probe
 from ostler_agent.hypervisors.base import AddressSource, MigrationOutcome, SeenAddress, VmEvent, VmEventKind, VmSample
 from ostler_agent.hypervisors.libvirt.info import INFO
+from ostler_agent.isos import Isos
 from ostler_agent.jobs import JobContext, Jobs
 from ostler_agent.journal import Journal, Record, digest
 from ostler_agent.migration.admissions import Admissions, Source
@@ -25,7 +27,7 @@ from ostler_agent.migration.destination import IncomingMigrations
 from ostler_agent.services.host import HostIdentity, HostService
 from ostler_agent.services.migration import MigrationService
 from ostler_agent.services.vms import VmService
-from ostler_agent.spec import PowerState, Provisioning, VolumeRef
+from ostler_agent.spec import Cdrom, PowerState, Provisioning, VolumeRef
 from ostler_common import channel
 from ostler_common.errors import NotFoundError, OstlerError, from_rpc_error, from_status
 from ostler_common.hypervisors import Function
@@ -87,6 +89,9 @@ class NoVolumes:
         raise AssertionError
 
 
+ISO = b"CD001" * 1024 + bytes(1024 * 3)
+
+
 class Agent:
     """The services, served and called over mutual TLS."""
 
@@ -96,11 +101,14 @@ class Agent:
         self.admissions = Admissions(root / "admissions")
         self.jobs = Jobs(root / "jobs")
         self.unmap_if_unused: list[str] = []
+        self.isos = Isos(lambda source, offset: iter([ISO[offset:]]), root / "isos")
         authority = ThrowawayCa(root)
         facts = HostIdentity(HOST, "1.2.3", lambda: datetime(2030, 1, 1, tzinfo=UTC))
         host = HostService(self.driver, self.prober, self.trust, facts)
-        vms = VmService(self.jobs, self.driver, self.path, self.unmap_if_unused.append)
-        incoming = IncomingMigrations(self.driver, NoVolumes(), self.path, "10.0.0.2", "h2.qemu", self.admissions)
+        vms = VmService(self.jobs, self.driver, self.path, self.unmap_if_unused.append, self.isos)
+        incoming = IncomingMigrations(
+            self.driver, NoVolumes(), self.path, "10.0.0.2", "h2.qemu", self.admissions, self.isos
+        )
         migration = MigrationService(self.jobs, self.driver, incoming)
         self.server = serve(
             "127.0.0.1:0",
@@ -268,6 +276,44 @@ def test_a_vm_by_way_of_jobs(agent: Agent) -> None:
     assert agent.vms.GetVm(vm_pb2.GetVmRequest(vm_id=VM)).power_state == types_pb2.POWER_STATE_ABSENT
 
 
+def test_iso_images_are_fetched_for_a_start_and_for_a_running_vm(agent: Agent) -> None:
+    (agent.root / VOLUME).write_bytes(qcow2())
+    digest_of = hashlib.sha256(ISO).hexdigest()
+    cdrom = types_pb2.Cdrom(iso_id=VM, sha256=digest_of, file_size_bytes=len(ISO), drive=1, boot_first=True)
+    with_iso = spec()
+    with_iso.cdroms.append(cdrom)
+    assert last(agent.vms.StartVm(vm_pb2.StartVmRequest(operation=operation(), spec=with_iso))).state == State.SUCCEEDED
+    copy = agent.root / "isos" / digest_of
+    assert (copy.read_bytes(), copy.stat().st_mode & 0o777) == (ISO, 0o644), "QEMU must be able to read it"
+    assert agent.driver.specs[VM].cdroms == (Cdrom(VM, digest_of, len(ISO), 1, True, copy),)
+    ejected = vm_pb2.ChangeCdromRequest(operation=operation(), vm_id=VM, drive=1)
+    inserted = vm_pb2.ChangeCdromRequest(operation=operation(), vm_id=VM, drive=0, cdrom=cdrom)
+    for request in (ejected, inserted):
+        assert last(agent.vms.ChangeCdrom(request)).state == State.SUCCEEDED
+    assert agent.driver.done == ["start", "change_cdrom 1", f"change_cdrom 0 {digest_of}"]
+    other = types_pb2.Cdrom(iso_id=VM, sha256="0" * 64, file_size_bytes=len(ISO))
+    damaged = vm_pb2.ChangeCdromRequest(operation=operation(), vm_id=VM, drive=0, cdrom=other)
+    assert last(agent.vms.ChangeCdrom(damaged)).error.details[0].value.count(b"TEMPLATE_CORRUPT") == 1
+    for name, wrong in (
+        ("drive", vm_pb2.ChangeCdromRequest(operation=operation(), vm_id=VM, drive=2)),
+        (
+            "cdrom.sha256",
+            vm_pb2.ChangeCdromRequest(
+                operation=operation(),
+                vm_id=VM,
+                cdrom=types_pb2.Cdrom(iso_id=VM, sha256="../../etc/passwd", file_size_bytes=1),
+            ),
+        ),
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            last(agent.vms.ChangeCdrom(wrong))
+        assert from_rpc_error(caught.value).violations[0].field == name
+    with_iso.cdroms.append(cdrom)
+    with pytest.raises(grpc.RpcError) as caught:
+        last(agent.vms.StartVm(vm_pb2.StartVmRequest(operation=operation(), spec=with_iso)))
+    assert from_rpc_error(caught.value).violations[0].field == "spec.cdroms"
+
+
 def test_a_volume_is_let_go_of_once_it_is_detached(agent: Agent) -> None:
     last(agent.vms.DefineVm(vm_pb2.DefineVmRequest(operation=operation(), spec=spec())))
     request = vm_pb2.DetachVolumeRequest(operation=operation(), vm_id=VM, volume_id=VOLUME)
@@ -396,10 +442,12 @@ def test_a_preparation_names_its_source(agent: Agent, field_name: str, value: ob
 def recovered_job(root: Path, driver: FakeHypervisor, kind: str, request: Message) -> job_pb2.JobUpdate:
     """The outcome of a job that was running when the agent died."""
     jobs = Jobs(root / "jobs")
-    VmService(jobs, driver, lambda ref: root / ref.volume_id, lambda _: None)
+    isos = Isos(lambda source, offset: iter([]), root / "isos")
+    VmService(jobs, driver, lambda ref: root / ref.volume_id, lambda _: None, isos)
     admissions = Admissions(root / "admissions")
     paths = lambda ref: root / ref.volume_id  # noqa: E731
-    MigrationService(jobs, driver, IncomingMigrations(driver, NoVolumes(), paths, "10.0.0.2", "h2.qemu", admissions))
+    incoming = IncomingMigrations(driver, NoVolumes(), paths, "10.0.0.2", "h2.qemu", admissions, isos)
+    MigrationService(jobs, driver, incoming)
     Journal(root / "jobs").save(Record.begin("op", 1, kind, digest(request), request))
     jobs.recover()
     return last(jobs.watch("op"))

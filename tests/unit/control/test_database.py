@@ -30,6 +30,7 @@ from ostler_control.models import (
     ImportPlan,
     ImportPlanVm,
     ImportSource,
+    Iso,
     JoinToken,
     KvmSource,
     KvmTlsSource,
@@ -49,6 +50,7 @@ from ostler_control.models import (
     Vm,
     VmDescription,
     VmImport,
+    VmIso,
     VmLabel,
     VmMaximum,
     VmPriority,
@@ -95,6 +97,7 @@ FROZEN = {
     "0022_io_limits": "f473b87786d9a9298e70c5a78a44daef761a6637c12705c4bc32c0e2a181df8e",
     "0023_more_labels": "cb9ab15f8f5e59a42f57321d55c19dd3b1efbec272265ee67c4743cdf36e496b",
     "0024_backups": "ce6654519307c558632ba903d4bbdbebf7a94eabd73c4a8095335885b5cc347c",
+    "0027_isos": "3854a72134e7ddd4a605c2c49422c91a3be2fa3f6ab413cffb4b0f6d0a79b82d",
 }
 _OLD_VM = (
     "INSERT INTO zone (id, create_time, name) VALUES ('z', '2026-01-01', 'zone')",
@@ -477,6 +480,20 @@ def test_interfaces_get_links(tmp_path: Path) -> None:
             assert [row.nic.mac for row in NicDown.select()] == ["52:54:00:00:00:01"]
             Vm.delete().where(Vm.id == "v").execute()
             assert NicDown.select().count() == 0
+
+
+def test_vms_get_iso_images(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0024_backups")
+            for statement in _OLD_VM:
+                db.execute_sql(statement)
+        assert "0027_isos" in database.migrate()
+        with database.session():
+            VmIso.create(vm="v", iso=Iso.create(name="rescue", file_size_bytes=2048, sha256="0" * 64), drive=0)
+            assert [(row.vm.id, row.iso.name, row.boot_first) for row in VmIso.select()] == [("v", "rescue", False)]
+            Vm.delete().where(Vm.id == "v").execute()
+            assert (VmIso.select().count(), Iso.select().count()) == (0, 1)
 
 
 def test_offerings_and_volumes_get_io_limits(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from ostler_agent.hypervisors.foreign import ForeignVm
 from ostler_agent.hypervisors.libvirt import (
     adoption,
     backup,
+    cdrom_drives,
     devices,
     disk_limits,
     domains,
@@ -169,6 +170,10 @@ class LibvirtDriver:
     def set_nic_link(self, vm_id: str, mac: str, up: bool) -> None:
         with self._session.locks.hold(vm_id):
             nic_devices.set_link(self._session, vm_id, mac, up)
+
+    def change_cdrom(self, vm_id: str, drive: int, path: Path | None) -> None:
+        with self._session.locks.hold(vm_id):
+            cdrom_drives.change(self._session, vm_id, drive, path)
 
     def guest_addresses(self, vm_id: str) -> list[SeenAddress]:
         return guest_addresses.read(self._session, vm_id)

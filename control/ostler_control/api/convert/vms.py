@@ -25,6 +25,7 @@ from ostler_control.models import (
     Pool,
     ServiceOffering,
     Vm,
+    VmIso,
     VmOrigin,
     Volume,
     Zone,
@@ -33,7 +34,7 @@ from ostler_control.placement import Candidate
 from ostler_control.scheduling import affinity
 from ostler_control.userdata import addressing
 from ostler_control.userdata.seed import DHCP
-from ostler_control.vms import descriptions, details
+from ostler_control.vms import descriptions, details, isos
 from ostler_control.vms.rows import down_of
 
 
@@ -55,6 +56,7 @@ def vms(rows: Sequence[Vm], caller: Caller) -> list[vm_pb2.Vm]:
     texts = descriptions.of_vms(ids)
     maximums = maximums_of_vms(ids)
     origins = {row.vm_id: row for row in VmOrigin.select().where(VmOrigin.vm.in_(ids))}
+    cdroms = isos.in_drives(ids)
     nics: defaultdict[str, list[vm_pb2.VmNic]] = defaultdict(list)
     interfaces = list(Nic.select(Nic, Network).join(Network).where(Nic.vm.in_(ids)).order_by(Nic.position))
     static = addressing.of_nics(nic.id for nic in interfaces)
@@ -100,6 +102,7 @@ def vms(rows: Sequence[Vm], caller: Caller) -> list[vm_pb2.Vm]:
             zone_name=name_of(zones, cluster.zone_id) if cluster else "",
             volumes=[_vm_volume(disk, pools) for disk in disks[row.id]],
             nics=nics[row.id],
+            cdroms=map(_vm_cdrom, cdroms.get(row.id, ())),
             create_time=timestamp(row.create_time),
             state_time=timestamp(row.state_time),
             drs_skip=row.drs_skip,
@@ -132,6 +135,10 @@ def _vm_volume(row: Volume, pools: Mapping[str | None, Pool]) -> vm_pb2.VmVolume
         encrypted=row.passphrase_id is not None,
         pool_name=name_of(pools, row.pool_id),
     )
+
+
+def _vm_cdrom(row: VmIso) -> vm_pb2.VmCdrom:
+    return vm_pb2.VmCdrom(iso_id=row.iso_id, iso_name=row.iso.name, drive=row.drive, boot_first=row.boot_first)
 
 
 def vm(row: Vm, caller: Caller) -> vm_pb2.Vm:

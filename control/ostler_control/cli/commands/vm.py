@@ -17,12 +17,24 @@ from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.commands._vm_adoption import adopt_command, unmanage_command
 from ostler_control.cli.commands._vm_export import export
 from ostler_control.cli.commands._vm_extraconfig import extraconfig
+from ostler_control.cli.commands._vm_iso import drives, iso_group
 from ostler_control.cli.details import detail_option
 from ostler_control.cli.finish import finish
 from ostler_control.cli.labels import joined as labels_joined
 from ostler_control.cli.labels import label_command, label_option, selector_option
 from ostler_control.cli.lazy import Noun
-from ostler_control.cli.names import ACCOUNT, AFFINITY_GROUP, CLUSTER, HOST, POOL, SERVICE_OFFERING, TEMPLATE, VM, ZONE
+from ostler_control.cli.names import (
+    ACCOUNT,
+    AFFINITY_GROUP,
+    CLUSTER,
+    HOST,
+    ISO,
+    POOL,
+    SERVICE_OFFERING,
+    TEMPLATE,
+    VM,
+    ZONE,
+)
 from ostler_control.cli.options import (
     DURATION,
     SIZE,
@@ -109,6 +121,7 @@ VIEW = View[pb.Vm](
     ],
     sections=[
         Section("Disks", _volumes),
+        Section("CD-ROM drives", drives),
         Section("Network", _nics),
         Section("Addresses that the guest claims", _seen_addresses),
         Section("Details", _detail_rows),
@@ -175,7 +188,11 @@ def command() -> None:
 
 @command.command("create")
 @click.argument("name")
-@click.option("--template", type=TEMPLATE, required=True, help="Template for the root disk.")
+@click.option("--template", type=TEMPLATE, default="", help="Template for the root disk.")
+@click.option(
+    "--iso", "isos", type=ISO, multiple=True, help="ISO image to install from, in place of a template; repeat."
+)
+@click.option("--firmware", type=click.Choice(["bios", "uefi"]), help="Firmware, with --iso.  [default: bios]")
 @click.option("--offering", type=SERVICE_OFFERING, required=True, help="Service offering.")
 @click.option("--root-size", type=SIZE, default=0, help="Size of the root disk.  [default: the template's]")
 @click.option(
@@ -202,6 +219,8 @@ def create(
     app: App,
     name: str,
     template: str,
+    isos: tuple[str, ...],
+    firmware: str | None,
     offering: str,
     root_size: int,
     nics: list[pb.VmNic],
@@ -217,7 +236,7 @@ def create(
     user_data: UserDataOptions,
     call: CallOptions,
 ) -> None:
-    """Creates a VM from a template and starts it.
+    """Creates a VM from a template, or with an empty root disk and ISO images, and starts it.
 
     Ostler chooses a host that fits. The root disk is encrypted when the offering says so. The guest gets the user data
     together with what the template links (ostler userdata render).
@@ -226,11 +245,20 @@ def create(
     Examples:
       ostler vm create web-1 --template debian-13 --offering small --nic public
       ostler vm create web-2 --template debian-13 --offering small --user-data-file web.yaml --ssh-key-file id.pub
+      ostler vm create web-3 --iso debian-13-netinst --root-size 20GiB --offering small --nic public
     """
+    if bool(template) == bool(isos):
+        raise click.UsageError("give either --template or --iso")
+    if isos and not root_size:
+        raise click.UsageError("--iso needs --root-size, the size of the empty root disk")
+    if firmware and not isos:
+        raise click.UsageError("--firmware is for --iso; a template says which firmware it boots with")
     request = pb.CreateVmRequest(
         request_id=call.request_id,
         name=name,
         template=template,
+        isos=isos,
+        firmware=types.Firmware.Value(f"FIRMWARE_{firmware.upper()}") if firmware else types.FIRMWARE_UNSPECIFIED,
         service_offering=offering,
         root_size_bytes=root_size,
         account=account,
@@ -671,6 +699,7 @@ def screenshot(app: App, vm: str, file: Path | None) -> None:
 
 command.add_command(label_command("vm"))
 command.add_command(extraconfig)
+command.add_command(iso_group)
 command.add_command(export)
 command.add_command(adopt_command(VIEW))
 command.add_command(unmanage_command(VIEW))

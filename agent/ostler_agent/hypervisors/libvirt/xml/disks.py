@@ -36,8 +36,11 @@ def serial(volume_id: str) -> str:
     return volume_id.replace("-", "")[:SERIAL_LENGTH]
 
 
-def disk(spec: DiskSpec, file: DiskFile) -> Element:
-    """One disk. QEMU itself opens LUKS, with the passphrase from the libvirt secret with the key's UUID."""
+def disk(spec: DiskSpec, file: DiskFile, boot_order: int = 0) -> Element:
+    """One disk. QEMU itself opens LUKS, with the passphrase from the libvirt secret with the key's UUID.
+
+    boot_order: its position, 0: the VM does not boot from it.
+    """
     volume = spec.volume
     source = element("source", encryption(volume.key.key_id) if volume.key else None)
     item = element(
@@ -58,7 +61,7 @@ def disk(spec: DiskSpec, file: DiskFile) -> Element:
         element("target", dev=target(spec.slot), bus="virtio"),
         _iotune(spec.limits),
         element("serial", serial(spec.serial or volume.volume_id)),
-        element("boot", order="1") if spec.boot else None,
+        element("boot", order=str(boot_order)) if boot_order else None,
         type="file",
         device="disk",
     )

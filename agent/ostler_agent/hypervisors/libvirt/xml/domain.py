@@ -7,6 +7,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from ostler_agent.hypervisors.libvirt.xml import (
+    boot_order,
     buses,
     cdrom,
     console,
@@ -29,10 +30,12 @@ def domain(spec: VmSpec, files: Mapping[str, disks.DiskFile], domain_type: str, 
     files: by volume id; domain_type: "kvm", or "qemu" for emulation; console_log: gets what the guest prints on its
     serial console.
     """
+    order = boot_order.of(spec)
     devices = [
         *buses.controllers(len(spec.disks) + len(spec.nics) + bool(spec.cdrom)),
-        *(disks.disk(disk, files[disk.volume.volume_id]) for disk in spec.disks),
+        *(disks.disk(disk, files[disk.volume.volume_id], order.disks.get(disk.slot, 0)) for disk in spec.disks),
         *(cdrom.cdrom(spec.cdrom) if spec.cdrom else []),
+        *cdrom.drives(spec.cdroms, order.drives),
         *(nics.nic(nic, spec.extra.vhost_user) for nic in spec.nics),
         *console.serial_console(console_log),
         *console.screen(),
