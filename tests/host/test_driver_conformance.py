@@ -53,6 +53,7 @@ KVM_ONLY = {
         "nic-link.running",
         "guest-addresses.unheard",
         "io-limits.running",
+        "iso.drives",
         "adoption.hand-back",
         "adoption.unknown",
     ),

@@ -17,6 +17,8 @@ linux16 /vmlinuz console=ttyS0 quiet loglevel=3 panic=5
 initrd16 /initrd
 boot
 """
+# GRUB misreads the last sectors of a CD-ROM, which is why other makers of ISO images pad them, too.
+_PADDING = 1 << 20
 # The disk's content is in the initramfs: Debian's kernel for clouds has no driver for SATA, which the drive is on.
 _INIT = """#!/bin/sh
 export PATH=/bin
@@ -55,6 +57,8 @@ def installer_iso(directory: Path) -> Path:
     path = directory / "installer.iso"
     image.write(str(path))
     image.close()
+    with path.open("ab") as end:
+        end.write(bytes(_PADDING))
     return path
 
 

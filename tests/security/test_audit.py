@@ -26,6 +26,7 @@ from ostler.control.v1 import (
     drs_pb2,
     ha_pb2,
     host_pb2,
+    iso_pb2,
     key_pb2,
     label_pb2,
     network_pb2,
@@ -39,6 +40,7 @@ from ostler.control.v1 import (
     zone_pb2,
 )
 from ostler.types.v1 import volume_pb2 as volume_types
+from ostler_agent.tools import iso as iso_tool
 from ostler_common import pki
 from ostler_control.api.authorization import TABLE
 from ostler_control.models import Event, Operation
@@ -170,6 +172,11 @@ def calls(served: Served) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "DeleteTemplate", lambda: client.templates.DeleteTemplate(template_pb2.DeleteTemplateRequest(template="raw"))
     unused = userdata_pb2.DeleteUserDataRequest(user_data="init")
     yield "DeleteUserData", lambda: client.user_data.DeleteUserData(unused)
+    data_of_iso = iso_tool.build("drivers", {"readme": b""})
+    iso_header = iso_pb2.UploadIsoRequest.Header(name="drivers", file_size_bytes=len(data_of_iso))
+    iso_parts = [iso_pb2.UploadIsoRequest(header=iso_header), iso_pb2.UploadIsoRequest(data=data_of_iso)]
+    yield "UploadIso", lambda: client.isos.UploadIso(iter(iso_parts))
+    yield "DeleteIso", lambda: client.isos.DeleteIso(iso_pb2.DeleteIsoRequest(iso="drivers"))
     backup = key_pb2.BackupKeysRequest(wrapping_key=bytes(32), salt=bytes(16), n=1 << 14, r=8, p=1)
     yield "BackupKeys", lambda: client.keys.BackupKeys(backup)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from ostler_common.errors import FailedPreconditionError, OstlerError
 from ostler_control import database, vms
 from ostler_control.api.isos import IsoService
 from ostler_control.database import session
-from ostler_control.models import Host, Iso, Template, Vm, VmIso, Volume
+from ostler_control.models import Host, Iso, Operation, Template, Vm, VmIso, Volume
 from ostler_control.operations import Engine
 
 from tests import databases
@@ -64,8 +65,8 @@ class Place:
     def eject(self, name: str = "") -> tuple[str, str]:
         return self.do(lambda: vms.eject_iso(self.vm, self.iso(name) if name else None, "alice"))
 
-    def do(self, record: Callable[[], object]) -> tuple[str, str]:
-        return outcome(self.engine, self.site.record(record))  # type: ignore[arg-type]
+    def do(self, record: Callable[[], Operation]) -> tuple[str, str]:
+        return outcome(self.engine, self.site.record(record))
 
     def drives(self) -> dict[int, str]:
         return {row.drive: row.iso.name for row in VmIso.select()}
@@ -167,11 +168,11 @@ def test_a_host_without_the_function_is_refused(place: Place) -> None:
 
 
 def test_a_vm_is_installed_from_an_iso(place: Place) -> None:
-    def wanted(**changes: object) -> object:
+    def wanted(**changes: object) -> Operation:
         with database.session():
             isos = [place.iso("installer"), place.iso("drivers")]
         values = {"template": None, "isos": isos, "root_size_bytes": 64 << 20, "firmware": "uefi", **changes}
-        return place.site.new_vm("web", offering=place.site.encrypted, **values)  # type: ignore[arg-type]
+        return place.site.new_vm("web", offering=place.site.encrypted, **values)
 
     template = Template.select().first()
     for changes, expected in (
@@ -181,7 +182,8 @@ def test_a_vm_is_installed_from_an_iso(place: Place) -> None:
         ({"isos": [place.iso("installer")] * 2}, "TOO_MANY_ISOS"),
         ({"root_size_bytes": (64 << 20) + 1}, "INVALID_SIZE"),
     ):
-        assert reason(lambda changes=changes: place.site.record(lambda: wanted(**changes))) == expected  # type: ignore[misc]
+        refused = partial(place.site.record, partial(wanted, **changes))
+        assert reason(refused) == expected
     assert place.do(wanted) == OK
     vm, root = place.vm, Volume.get(Volume.root)
     assert (vm.template_id, vm.template_name, vm.firmware) == (None, "", "uefi")

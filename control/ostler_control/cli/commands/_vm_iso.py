@@ -45,7 +45,7 @@ def iso_group() -> None:
 @operation_options()
 @pass_app
 def attach(app: App, vm: str, iso: str, boot_first: bool, call: CallOptions) -> None:
-    """Puts an ISO image into an empty CD-ROM drive of a VM, also while it runs.
+    """Puts an ISO image into a CD-ROM drive of a VM, running or stopped.
 
     Without --boot-first, the VM boots from it only while it finds nothing bootable on its disks. The order of a running
     VM changes when it is stopped and started, not when its guest reboots.
@@ -67,9 +67,9 @@ def attach(app: App, vm: str, iso: str, boot_first: bool, call: CallOptions) -> 
 @operation_options()
 @pass_app
 def eject(app: App, vm: str, iso: str, call: CallOptions) -> None:
-    """Takes an ISO image out of a VM's CD-ROM drive, also while the guest uses it.
+    """Takes an ISO image out of its CD-ROM drive.
 
-    ISO may be left out when the VM has only one.
+    This works against a running guest as well: one that has mounted the image then reads errors. ISO may be left out when the VM has only one.
 
     \b
     Example:

@@ -236,10 +236,11 @@ def create(
     user_data: UserDataOptions,
     call: CallOptions,
 ) -> None:
-    """Creates a VM from a template, or with an empty root disk and ISO images, and starts it.
+    """Creates a VM from a template or ISO images, and starts it.
 
-    Ostler chooses a host that fits. The root disk is encrypted when the offering says so. The guest gets the user data
-    together with what the template links (ostler userdata render).
+    With ISO images the root disk is empty, and the first image boots. Ostler chooses a host that fits. The root disk is
+    encrypted when the offering says so. The guest gets the user data together with what the template links (ostler
+    userdata render).
 
     \b
     Examples:

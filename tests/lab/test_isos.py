@@ -1,0 +1,69 @@
+"""ISO images with real guests: installing from one onto an empty encrypted disk, moving with one, and ejecting it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ostler.control.v1 import iso_pb2, vm_pb2
+
+from tests.lab.fleet import MIB, SECRET, SHARED_POOL, Fleet, fresh
+from tests.lab.installer import installer_iso
+
+pytestmark = pytest.mark.lab
+
+
+def upload(fleet: Fleet, name: str, path: Path) -> None:
+    data = path.read_bytes()
+    header = iso_pb2.UploadIsoRequest.Header(request_id=fresh(), name=name, file_size_bytes=len(data))
+    parts = [iso_pb2.UploadIsoRequest(header=header)]
+    parts += [iso_pb2.UploadIsoRequest(data=data[at : at + MIB]) for at in range(0, len(data), MIB)]
+    fleet.api.isos.UploadIso(iter(parts))
+
+
+def inserted(fleet: Fleet, vm: str) -> list[str]:
+    """Names of the ISO images that libvirt has in the drives of a running VM."""
+    found = fleet.vm(vm)
+    rows = fleet.lab.host(found.host_name).virsh("domblklist", found.id, "--details").splitlines()
+    names = {iso.sha256: iso.name for iso in fleet.api.isos.ListIsos(iso_pb2.ListIsosRequest()).isos}
+    return [names.get(Path(row.split()[3]).name, "") for row in rows if "cdrom" in row]
+
+
+def test_a_guest_is_installed_onto_an_empty_encrypted_disk(fleet: Fleet, tmp_path: Path) -> None:
+    upload(fleet, "installer", installer_iso(tmp_path))
+    request = vm_pb2.CreateVmRequest(
+        request_id=fresh(),
+        name="installed",
+        service_offering=SECRET,
+        isos=["installer"],
+        root_size_bytes=64 * MIB,
+        pool=SHARED_POOL,
+    )
+    creating = fleet.api.vms.CreateVm(request)
+    fleet.do(creating)
+    with fleet.console("installed") as console:
+        console.wait("INSTALLED", 120)
+        console.wait("GUEST-UP", 120)  # from its disk, with the installer still in the drive
+        console.run("mark installed-here", "MARKED")
+        assert inserted(fleet, "installed") == ["installer", ""]
+        assert b"installed-here" not in fleet.file(fleet.root_volume("installed")).read_bytes()
+        before = console.tick()
+        fleet.do(fleet.migrate("installed", fleet.other_host("installed").name))
+        assert before < console.tick()
+    assert inserted(fleet, "installed") == ["installer", ""], "it has moved with the VM"
+    fleet.assert_runs_once("installed")
+    eject = vm_pb2.EjectIsoRequest(request_id=fresh(), vm="installed")
+    fleet.do(fleet.api.vms.EjectIso(eject))
+    assert inserted(fleet, "installed") == ["", ""]
+    attach = vm_pb2.AttachIsoRequest(request_id=fresh(), vm="installed", iso="installer", boot_first=True)
+    fleet.do(fleet.api.vms.AttachIso(attach))
+    assert inserted(fleet, "installed") == ["installer", ""]
+    # Started anew, it boots from the drive first.
+    fleet.do(fleet.stop("installed", force=True))
+    fleet.do(fleet.start("installed"))
+    with fleet.console("installed") as console:
+        console.wait("INSTALLING", 120)
+    fleet.do(fleet.stop("installed", force=True))
+    fleet.do(fleet.api.vms.EjectIso(vm_pb2.EjectIsoRequest(request_id=fresh(), vm="installed")))
+    fleet.delete_vm("installed")
+    fleet.api.isos.DeleteIso(iso_pb2.DeleteIsoRequest(iso="installer"))
