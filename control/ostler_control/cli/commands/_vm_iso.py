@@ -45,7 +45,7 @@ def iso_group() -> None:
 @operation_options()
 @pass_app
 def attach(app: App, vm: str, iso: str, boot_first: bool, call: CallOptions) -> None:
-    """Puts an ISO image into a CD-ROM drive of a VM, running or stopped.
+    """Puts an ISO image into a drive of a VM, running or stopped.
 
     Without --boot-first, the VM boots from it only while it finds nothing bootable on its disks. The order of a running
     VM changes when it is stopped and started, not when its guest reboots.
@@ -69,7 +69,8 @@ def attach(app: App, vm: str, iso: str, boot_first: bool, call: CallOptions) -> 
 def eject(app: App, vm: str, iso: str, call: CallOptions) -> None:
     """Takes an ISO image out of its CD-ROM drive.
 
-    This works against a running guest as well: one that has mounted the image then reads errors. ISO may be left out when the VM has only one.
+    This works against a running guest as well: one that has mounted the image then reads errors. ISO may be left out
+    when the VM has only one.
 
     \b
     Example:
