@@ -173,7 +173,8 @@ class VmSpec:
 
     seed: the files that cloud-init in the guest reads, by name; cdrom: the image that holds them on this host, once it
     is there (`seeds.Seeds`); details: those that the driver states (`DriverInfo.details`), checked against its schema;
-    max_cpus, max_memory_bytes: what it may get while it runs, 0: no more than it has.
+    max_cpus, max_memory_bytes: what it may get while it runs, 0: no more than it has; machine: the machine type that it
+    keeps, "" for the newest.
     """
 
     vm_id: str
@@ -190,6 +191,7 @@ class VmSpec:
     max_cpus: int = 0
     max_memory_bytes: int = 0
     cdroms: tuple[Cdrom, ...] = ()
+    machine: str = ""
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ class VmInfo:
     """A VM as found on this host.
 
     volume_ids: its disks; managed: Ostler created it; mirror_ids: volumes that its disks are mirrored to;
-    pause_reason: None unless the hypervisor paused it by itself.
+    pause_reason: None unless the hypervisor paused it by itself; machine: its machine type ("" where there are none).
     """
 
     vm_id: str
@@ -210,6 +212,7 @@ class VmInfo:
     migrating: bool = False
     mirror_ids: tuple[str, ...] = ()
     pause_reason: PauseReason | None = None
+    machine: str = ""
 
     @property
     def open_volume_ids(self) -> tuple[str, ...]:

@@ -40,6 +40,7 @@ class Function(StrEnum):
     EXTRA_CONFIG = "extra-config"
     USER_DATA = "user-data"
     ISO = "iso"
+    MACHINE_TYPE = "machine-type"
     ADOPTION = "adoption"
 
     @property
@@ -72,6 +73,7 @@ _SUMMARIES = {
     Function.GUEST_ADDRESSES: "showing the IP addresses that a guest is seen to use",
     Function.EXTRA_CONFIG: "extra configuration in libvirt's XML",
     Function.USER_DATA: "giving guests user data on a CD-ROM",
+    Function.MACHINE_TYPE: "keeping a VM's machine type through upgrades of the hypervisor",
     Function.ISO: "ISO images in CD-ROM drives, changed also while the VM runs",
     Function.ADOPTION: "taking VMs over from other tools, and handing them back",
 }

@@ -165,6 +165,7 @@ class FakeHost(
         self.web: dict[str, tuple[int, bytes]] = {}
         self.faults: dict[str, Fault] = {}
         self.calls: list[str] = []
+        self.machine = "pc-q35-7.2"  # the newest machine type that its QEMU has
         self.claims: list[types_vm_pb2.SeenAddress] = []  # addresses that its guests claim
         self.port = 0
         self.foreign: dict[str, adoption_pb2.InspectVmResponse] = {}
@@ -805,6 +806,7 @@ class FakeHost(
                 migrating=migrating,
                 cpus=spec.cpus,
                 memory_bytes=spec.memory_bytes,
+                machine=(spec.machine or self.machine) if machine else "",
             )
 
 

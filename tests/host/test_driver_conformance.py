@@ -54,6 +54,7 @@ KVM_ONLY = {
         "guest-addresses.unheard",
         "io-limits.running",
         "iso.drives",
+        "machine-type.kept",
         "adoption.hand-back",
         "adoption.unknown",
     ),

@@ -60,7 +60,12 @@ def test_a_guest_is_installed_onto_an_empty_encrypted_disk(fleet: Fleet, tmp_pat
     assert inserted(fleet, "installed") == ["installer", ""]
     # Started anew, it boots from the drive first.
     fleet.do(fleet.stop("installed", force=True))
+    machine = fleet.vm("installed").machine
+    assert machine.startswith("pc-q35-")
     fleet.do(fleet.start("installed"))
+    found = fleet.vm("installed")
+    assert machine in fleet.lab.host(found.host_name).virsh("dumpxml", found.id), "it keeps its machine type"
+    assert found.machine == machine
     with fleet.console("installed") as console:
         console.wait("INSTALLING", 120)
     fleet.do(fleet.stop("installed", force=True))

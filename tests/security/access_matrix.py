@@ -73,6 +73,7 @@ MEMBERS: Mapping[str, frozenset[str]] = {
             "StartVm",
             "StopVm",
             "UpdateVm",
+            "UpgradeMachine",
         }
     ),
     "VolumeService": frozenset(

@@ -225,6 +225,8 @@ def calls(served: Served) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "RemoveHost", lambda: client.hosts.RemoveHost(host_pb2.RemoveHostRequest(host="h3"))
 
     client.wait(client.vms.StopVm(vm_pb2.StopVmRequest(vm="web", force=True)), vm_pb2.Vm)
+    upgrade = vm_pb2.UpgradeMachineRequest(vm="web")
+    yield "UpgradeMachine", lambda: client.vms.UpgradeMachine(upgrade)
     held = threading.Event()
     for fake in served.site.hosts.values():
         fake.fail("StartVm", Fault(hold=held))

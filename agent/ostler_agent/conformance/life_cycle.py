@@ -226,3 +226,17 @@ def _same(found: VmInfo, spec: VmSpec, state: PowerState) -> None:
     wanted = VmInfo(spec.vm_id, spec.name, state, spec.cpus, spec.memory_bytes, volumes, managed=True)
     if found != wanted:
         raise CheckFailedError(f"the VM must be reported as {wanted}, not {found}")
+
+
+def machine_type(bench: Bench) -> None:
+    """A VM has a machine type, keeps it at its next start, and does not start with one that there is not."""
+    spec = bench.start()
+    machine = bench.hypervisor.vm(spec.vm_id).machine
+    require(machine != "", "a running VM must have a machine type")
+    bench.hypervisor.power_off(spec.vm_id)
+    bench.start(replace(spec, machine=machine))
+    require(bench.hypervisor.vm(spec.vm_id).machine == machine, "it must keep its machine type")
+    bench.hypervisor.power_off(spec.vm_id)
+    with refused("a machine type that there is not", "MACHINE_NOT_SUPPORTED"):
+        bench.hypervisor.start(replace(spec, machine="pc-q35-0.1"), bench.paths)
+    require(not bench.hypervisor.running(spec.vm_id), "it must not run")

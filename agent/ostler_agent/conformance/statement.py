@@ -138,6 +138,10 @@ def unstated(bench: Bench) -> None:
         refusals += 1
         with refused("a VM with user data", REFUSAL):
             power.start(hypervisor, bench.paths, replace(stopped, seed={"user-data": b"#cloud-config\n"}), progress)
+    if Function.MACHINE_TYPE not in stated.functions:
+        refusals += 1
+        with refused("a VM with a machine type", REFUSAL):
+            power.start(hypervisor, bench.paths, replace(stopped, machine="pc-q35-7.2"), progress)
     if Function.ISO not in stated.functions:
         refusals += 1
         with refused("a VM with an ISO image", REFUSAL):

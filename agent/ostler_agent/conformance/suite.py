@@ -89,6 +89,7 @@ CHECKS: tuple[Check, ...] = (
     _check("nic-link.running", disks.nic_link, Function.NIC_LINK),
     _check("guest-addresses.unheard", disks.guest_addresses, Function.GUEST_ADDRESSES),
     _check("user-data.start", disks.user_data, Function.USER_DATA),
+    _check("machine-type.kept", life_cycle.machine_type, Function.MACHINE_TYPE),
     _check("iso.drives", cdroms.drives, Function.ISO),
     _check("extra-config.start", disks.extra_config, Function.EXTRA_CONFIG),
     _check("adoption.hand-back", adopting.hand_back, Function.ADOPTION),

@@ -45,6 +45,7 @@ DEFAULT_ITER_TIME_MS = 10
 MAX_FRAGMENTS = 64
 MAX_VLAN, MAX_MTU = 4094, 65535
 MAX_SEED_BYTES = 4 << 20
+_MACHINE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SEED_FILES = {"meta-data", "network-config", "user-data", "vendor-data"}
 
@@ -292,7 +293,14 @@ def vm_spec(message: vm_pb2.VmSpec, path: str = "spec") -> VmSpec:
         max_cpus=message.max_cpus,
         max_memory_bytes=message.max_memory_bytes,
         cdroms=_cdroms(message.cdroms, f"{path}.cdroms"),
+        machine=_machine(message.machine, f"{path}.machine"),
     )
+
+
+def _machine(name: str, path: str) -> str:
+    if name and not _MACHINE.fullmatch(name):
+        raise bad_field(path, "must be the name of a machine type")
+    return name
 
 
 def _cdroms(messages: Sequence[vm_pb2.Cdrom], path: str) -> tuple[Cdrom, ...]:
@@ -361,4 +369,5 @@ def vm_info(info: VmInfo) -> vm_pb2.VmInfo:
         managed=info.managed,
         migrating=info.migrating,
         pause_reason=_PAUSE_REASONS[info.pause_reason],
+        machine=info.machine,
     )

@@ -103,6 +103,8 @@ def _check_supported(driver: Hypervisor, spec: VmSpec) -> None:
         need(driver, Function.EXTRA_CONFIG)
     if spec.seed is not None:
         need(driver, Function.USER_DATA)
+    if spec.machine:
+        need(driver, Function.MACHINE_TYPE)
     if spec.cdroms:
         need(driver, Function.ISO)
     check_values(spec.details, driver.info.details, f"the driver for {driver.info.type}")

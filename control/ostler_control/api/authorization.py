@@ -243,6 +243,7 @@ TABLE: Mapping[str, frozenset[Role]] = {
             "AddNic": _USERS,
             "RemoveNic": _USERS,
             "SetNicLink": _USERS,
+            "UpgradeMachine": _USERS,
             "AttachIso": _USERS,
             "EjectIso": _USERS,
             "FindHosts": _ADMINS,

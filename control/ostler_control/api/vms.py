@@ -191,6 +191,11 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         row = resolve(Vm, request.vm, "vm", caller=caller)
         return start_operation(caller, request, lambda: vms.set_link(row, request.mac, request.up, caller.actor))
 
+    def UpgradeMachine(self, request: pb.UpgradeMachineRequest, context: grpc.ServicerContext) -> pb.Vm:
+        caller = caller_of(context)
+        row = resolve(Vm, request.vm, "vm", caller=caller)
+        return convert_vms.vm(vms.upgrade_machine(row, caller.actor), caller)
+
     def AttachIso(self, request: pb.AttachIsoRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
         row = resolve(Vm, request.vm, "vm", caller=caller)

@@ -43,6 +43,7 @@ from ostler_control.models.machines import (
     OfferingMaximum,
     ServiceOffering,
     Vm,
+    VmMachine,
     VmMaximum,
     VmSighting,
 )
@@ -110,6 +111,7 @@ ALL: tuple[type[BaseModel], ...] = (
     ServiceOffering,
     OfferingMaximum,
     Vm,
+    VmMachine,
     VmMaximum,
     VmSighting,
     Network,
@@ -251,6 +253,7 @@ __all__ = [
     "VmImport",
     "VmIso",
     "VmLabel",
+    "VmMachine",
     "VmMaximum",
     "VmOrigin",
     "VmPriority",

@@ -92,6 +92,14 @@ class VmMaximum(BaseModel):
     memory_bytes = BigIntegerField()
 
 
+class VmMachine(BaseModel):
+    """The machine type that a VM keeps since its first start; one without a row gets the newest at its next."""
+
+    vm = ForeignKeyField(Vm, unique=True, on_delete="CASCADE")
+    vm_id: str
+    machine = TextField()
+
+
 class VmSighting(BaseModel):
     """A host on which a VM was last seen running although Ostler did not place it there.
 

@@ -11,6 +11,7 @@ from ostler_control.vms.create import create
 from ostler_control.vms.delete import delete
 from ostler_control.vms.find import find_hosts
 from ostler_control.vms.isos import attach_iso, eject_iso
+from ostler_control.vms.machines import upgrade as upgrade_machine
 from ostler_control.vms.migrate import migrate
 from ostler_control.vms.nic_links import set_link
 from ostler_control.vms.nics import add_nic, remove_nic
@@ -49,4 +50,5 @@ __all__ = [
     "stop",
     "unmanage",
     "update",
+    "upgrade_machine",
 ]

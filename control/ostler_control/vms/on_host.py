@@ -10,7 +10,7 @@ from ostler_control.hosts.rows import address_of, record_heard
 from ostler_control.models import PowerState, VmState
 from ostler_control.operations import Run, Undo
 from ostler_control.userdata import vm_user_data
-from ostler_control.vms import isos, wire
+from ostler_control.vms import isos, machines, wire
 from ostler_control.vms.rows import load, set_state
 
 # The undo steps of a start; `Undo.failed` asks for them by name.
@@ -27,6 +27,7 @@ def start_on(run: Run, host_id: str, share: tuple[int, int] = (0, 100)) -> None:
     power_state = power_states.power_state(update.vm.power_state) or PowerState.RUNNING
     with transaction():
         record_heard(host_id)  # it was fenced meanwhile, and is back
+        machines.keep(vm.id, update.vm.machine)
         set_state(vm.id, VmState.RUNNING, power_state=power_state, last_host=host_id)
 
 

@@ -52,6 +52,7 @@ from ostler_control.models import (
     VmImport,
     VmIso,
     VmLabel,
+    VmMachine,
     VmMaximum,
     VmPriority,
     VmRestart,
@@ -98,6 +99,7 @@ FROZEN = {
     "0023_more_labels": "cb9ab15f8f5e59a42f57321d55c19dd3b1efbec272265ee67c4743cdf36e496b",
     "0024_backups": "ce6654519307c558632ba903d4bbdbebf7a94eabd73c4a8095335885b5cc347c",
     "0027_isos": "3854a72134e7ddd4a605c2c49422c91a3be2fa3f6ab413cffb4b0f6d0a79b82d",
+    "0028_machine_types": "01979b0618deffbdce41d39f5d0d0b638bce7f8b70bc390a9076753d80b4229a",
 }
 _OLD_VM = (
     "INSERT INTO zone (id, create_time, name) VALUES ('z', '2026-01-01', 'zone')",
@@ -494,6 +496,20 @@ def test_vms_get_iso_images(tmp_path: Path) -> None:
             assert [(row.vm.id, row.iso.name, row.boot_first) for row in VmIso.select()] == [("v", "rescue", False)]
             Vm.delete().where(Vm.id == "v").execute()
             assert (VmIso.select().count(), Iso.select().count()) == (0, 1)
+
+
+def test_vms_keep_machine_types(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0027_isos")
+            for statement in _OLD_VM:
+                db.execute_sql(statement)
+        assert "0028_machine_types" in database.migrate()
+        with database.session():
+            VmMachine.create(vm="v", machine="pc-q35-7.2")
+            assert [(row.vm.id, row.machine) for row in VmMachine.select()] == [("v", "pc-q35-7.2")]
+            Vm.delete().where(Vm.id == "v").execute()
+            assert VmMachine.select().count() == 0
 
 
 def test_offerings_and_volumes_get_io_limits(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from ostler_common.errors import FailedPreconditionError, NotFoundError
 from ostler_agent.hypervisors.base import Paths
 from ostler_agent.hypervisors.libvirt import filters, inventory
 from ostler_agent.hypervisors.libvirt.errors import is_code, translated
-from ostler_agent.hypervisors.libvirt.host import choose_domain_type, disk_file, keys_of
+from ostler_agent.hypervisors.libvirt.host import check_machine, choose_domain_type, disk_file, keys_of
 from ostler_agent.hypervisors.libvirt.session import Session
 from ostler_agent.hypervisors.libvirt.xml import metadata
 from ostler_agent.hypervisors.libvirt.xml.domain import domain_xml
@@ -67,6 +67,7 @@ def define(session: Session, spec: VmSpec, paths: Paths) -> Any:
         filters.ensure(connection, spec.nics)
         files = {disk.volume.volume_id: disk_file(paths(disk.volume)) for disk in spec.disks}
         domain_type = choose_domain_type(connection, session.domain_type)
+        check_machine(connection, spec, domain_type)
         xml = domain_xml(spec, files, domain_type, session.logs.path(spec.vm_id))
         # libvirt validates the XML against its schema, so that a mistake shows here and not at the first start.
         if old is not None:

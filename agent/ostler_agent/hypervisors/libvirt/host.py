@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import libvirt
 from ostler_common.errors import FailedPreconditionError
 
 from ostler_agent.hypervisors.libvirt.xml.disks import DiskFile
@@ -41,6 +42,21 @@ def choose_domain_type(connection: Any, configured: str) -> str:
         "(is virtualization enabled in the firmware, and QEMU installed?)",
         "DOMAIN_TYPE_MISSING",
     )
+
+
+def check_machine(connection: Any, spec: VmSpec, domain_type: str) -> None:
+    """Raises FailedPreconditionError MACHINE_NOT_SUPPORTED if QEMU here has not the machine type that the VM keeps."""
+    if not spec.machine:
+        return
+    try:
+        connection.getDomainCapabilities(None, "x86_64", spec.machine, domain_type)
+    except libvirt.libvirtError:
+        raise FailedPreconditionError(
+            f"this host's QEMU has no machine type {spec.machine}, which VM {spec.name} keeps since its first start; "
+            "start it on a host whose QEMU has it, or give it the newest (ostler vm upgrade-machine)",
+            "MACHINE_NOT_SUPPORTED",
+            {"vm": spec.vm_id, "machine": spec.machine},
+        ) from None
 
 
 def can_do_direct_io(path: Path) -> bool:

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import libvirt
 
 from ostler_agent.hypervisors.libvirt.errors import is_code
-from ostler_agent.hypervisors.libvirt.xml import disks, metadata, size
+from ostler_agent.hypervisors.libvirt.xml import disks, metadata, os, size
 from ostler_agent.spec import PauseReason, PowerState, VmInfo
 
 _STATES = {
@@ -76,6 +76,7 @@ def describe(domain: Any) -> VmInfo:
         migrating=power in (PowerState.RUNNING, PowerState.PAUSED) and is_migrating_out(domain),
         mirror_ids=tuple(disk.mirror.volume_id for disk in attached if disk.mirror and disk.mirror.volume_id),
         pause_reason=_pause_reason(domain) if stalled else None,
+        machine=os.machine_of(root),
     )
 
 

@@ -34,7 +34,7 @@ from ostler_control.placement import Candidate
 from ostler_control.scheduling import affinity
 from ostler_control.userdata import addressing
 from ostler_control.userdata.seed import DHCP
-from ostler_control.vms import descriptions, details, isos
+from ostler_control.vms import descriptions, details, isos, machines
 from ostler_control.vms.rows import down_of
 
 
@@ -56,7 +56,7 @@ def vms(rows: Sequence[Vm], caller: Caller) -> list[vm_pb2.Vm]:
     texts = descriptions.of_vms(ids)
     maximums = maximums_of_vms(ids)
     origins = {row.vm_id: row for row in VmOrigin.select().where(VmOrigin.vm.in_(ids))}
-    cdroms = isos.in_drives(ids)
+    cdroms, kept_machines = isos.in_drives(ids), machines.of_vms(ids)
     nics: defaultdict[str, list[vm_pb2.VmNic]] = defaultdict(list)
     interfaces = list(Nic.select(Nic, Network).join(Network).where(Nic.vm.in_(ids)).order_by(Nic.position))
     static = addressing.of_nics(nic.id for nic in interfaces)
@@ -102,6 +102,7 @@ def vms(rows: Sequence[Vm], caller: Caller) -> list[vm_pb2.Vm]:
             zone_name=name_of(zones, cluster.zone_id) if cluster else "",
             volumes=[_vm_volume(disk, pools) for disk in disks[row.id]],
             nics=nics[row.id],
+            machine=kept_machines.get(row.id, ""),
             cdroms=map(_vm_cdrom, cdroms.get(row.id, ())),
             create_time=timestamp(row.create_time),
             state_time=timestamp(row.state_time),

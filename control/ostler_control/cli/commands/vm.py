@@ -107,6 +107,7 @@ VIEW = View[pb.Vm](
         ("may grow to", lambda v: f"{text.cpus(v.max_cpus)}, {text.size(v.max_memory_bytes)}"),
         ("template", lambda v: v.template_name),
         ("firmware", lambda v: text.enum_of(v, "firmware")),
+        ("machine", lambda v: v.machine),
         ("guest os", lambda v: v.guest_os),
         ("imported from", lambda v: v.imported_from),
         ("zone", lambda v: v.zone_name),
@@ -396,6 +397,24 @@ def rename(app: App, vm: str, name: str, output: str) -> None:
     """
     request = pb.UpdateVmRequest(vm=vm, values=pb.Vm(name=name), update_mask=FieldMask(paths=["name"]))
     print_one(VIEW, app.client.vms.UpdateVm(request), output)
+
+
+@command.command("upgrade-machine")
+@click.argument("vm", type=VM)
+@output_option
+@pass_app
+def upgrade_machine(app: App, vm: str, output: str) -> None:
+    """Gives a stopped VM the newest machine type at its next start.
+
+    A VM keeps the machine type, such as pc-q35-7.2, that it first started with, so that its guest sees the same devices
+    after an upgrade of QEMU. Some guests, above all Windows, take a new one for other hardware. It starts and migrates
+    only on hosts whose QEMU has it.
+
+    \b
+    Example:
+      ostler vm upgrade-machine web-1
+    """
+    print_one(VIEW, app.client.vms.UpgradeMachine(pb.UpgradeMachineRequest(vm=vm)), output)
 
 
 @command.command("start")

@@ -14,5 +14,7 @@ def model(spec: VmSpec, domain_type: str) -> Element:
     cores = str(max(spec.cpus, spec.max_cpus))
     topology, numa = element("topology", sockets="1", dies="1", cores=cores, threads="1"), size.numa(spec)
     if domain_type == "kvm":
-        return element("cpu", topology, numa, mode="host-model", check="partial")
+        # No virtualization within a guest, unless extra configuration asks for it: guests that use it do not migrate.
+        nested = [element("feature", policy="disable", name=name) for name in ("vmx", "svm")]
+        return element("cpu", topology, numa, *nested, mode="host-model", check="partial")
     return element("cpu", element("model", "qemu64", fallback="forbid"), topology, numa, mode="custom", match="exact")

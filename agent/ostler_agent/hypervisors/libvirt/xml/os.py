@@ -8,13 +8,14 @@ from ostler_agent.hypervisors.libvirt.xml.element import element
 from ostler_agent.spec import Firmware
 
 
-def boot(firmware: Firmware) -> Element:
+def boot(firmware: Firmware, machine: str) -> Element:
     """PC BIOS, or the UEFI that libvirt selects from the host's firmware descriptions.
 
-    Secure boot is off: that firmware has Microsoft's keys enrolled and refuses the unsigned boot loaders of many
-    guests. libvirt stores each VM's variables in a separate file and migrates them.
+    machine: a version of q35, "" for the newest that QEMU has. Secure boot is off: that firmware has Microsoft's keys
+    enrolled and refuses the unsigned boot loaders of many guests. libvirt stores each VM's variables in a separate file
+    and migrates them.
     """
-    kind = element("type", "hvm", arch="x86_64", machine="q35")
+    kind = element("type", "hvm", arch="x86_64", machine=machine or "q35")
     if firmware is Firmware.BIOS:
         return element("os", kind)
     no_secure_boot = [element("feature", enabled="no", name=name) for name in ("enrolled-keys", "secure-boot")]
@@ -44,3 +45,9 @@ def lifecycle() -> list[Element]:
         element("on_reboot", "restart"),
         element("on_crash", "destroy"),
     ]
+
+
+def machine_of(domain: Element) -> str:
+    """The machine type of a domain; libvirt names the version, whatever its definition asked for."""
+    kind = domain.find("os/type")
+    return "" if kind is None else kind.get("machine", "")

@@ -1,0 +1,34 @@
+"""Adds the machine types that VMs keep."""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+from typing import Any
+
+from peewee import DateTimeField, ForeignKeyField, Model, TextField
+
+
+class Base(Model):
+    id: Any = TextField(primary_key=True, default=lambda: str(uuid.uuid4()))
+    create_time: Any = DateTimeField(
+        default=lambda: datetime.datetime.now(datetime.UTC).replace(tzinfo=None), index=True
+    )
+
+    class Meta:
+        legacy_table_names = False
+
+
+class Vm(Base):
+    pass
+
+
+class VmMachine(Base):
+    vm: Any = ForeignKeyField(Vm, unique=True, on_delete="CASCADE")
+    machine: Any = TextField()
+
+
+# Any: Peewee's database, whichever it is.
+def up(migrator: object, db: Any) -> None:
+    with db.bind_ctx((Vm, VmMachine)):
+        db.create_tables((VmMachine,), safe=False)
