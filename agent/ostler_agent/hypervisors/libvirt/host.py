@@ -44,7 +44,7 @@ def choose_domain_type(connection: Any, configured: str) -> str:
     )
 
 
-def check_machine(connection: Any, spec: VmSpec, domain_type: str) -> None:
+def check_machine(connection: libvirt.virConnect, spec: VmSpec, domain_type: str) -> None:
     """Raises FailedPreconditionError MACHINE_NOT_SUPPORTED if QEMU here has not the machine type that the VM keeps."""
     if not spec.machine:
         return
