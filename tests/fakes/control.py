@@ -44,7 +44,7 @@ from ostler.control.v1 import (
     zone_pb2,
     zone_pb2_grpc,
 )
-from ostler.types.v1 import job_pb2
+from ostler.types.v1 import guest_pb2, job_pb2
 from ostler.types.v1 import volume_pb2 as volume_types
 from ostler_common import pki, server
 from ostler_common.errors import CancelledError, NotFoundError, OstlerError, UnavailableError, to_status
@@ -70,6 +70,7 @@ class Control:
     issuer: ThrowawayCa
     vms: dict[str, vm_pb2.Vm] = field(default_factory=dict)
     hosts: list[host_pb2.Host] = field(default_factory=list)
+    guest: guest_pb2.GuestInfo = field(default_factory=guest_pb2.GuestInfo)
     candidates: list[vm_pb2.FindHostsResponse.Candidate] = field(default_factory=list)
     events: list[event_pb2.Event] = field(default_factory=list)  # the newest first
     end: OstlerError | None = None  # of a stream of events
@@ -228,6 +229,22 @@ class Vms(vm_pb2_grpc.VmServiceServicer):
     def SendKey(self, request: vm_pb2.SendKeyRequest, context: grpc.ServicerContext) -> vm_pb2.SendKeyResponse:
         self.control.ask(request)
         return vm_pb2.SendKeyResponse()
+
+    def ReadGuestInfo(self, request: vm_pb2.ReadGuestInfoRequest, context: grpc.ServicerContext) -> guest_pb2.GuestInfo:
+        self.control.ask(request)
+        return self.control.guest
+
+    def SyncGuestTime(
+        self, request: vm_pb2.SyncGuestTimeRequest, context: grpc.ServicerContext
+    ) -> vm_pb2.SyncGuestTimeResponse:
+        self.control.ask(request)
+        return vm_pb2.SyncGuestTimeResponse()
+
+    def SetGuestPassword(
+        self, request: vm_pb2.SetGuestPasswordRequest, context: grpc.ServicerContext
+    ) -> vm_pb2.SetGuestPasswordResponse:
+        self.control.ask(request)
+        return vm_pb2.SetGuestPasswordResponse()
 
     def Screen(
         self, request_iterator: Iterator[vm_pb2.ConsoleInput], context: grpc.ServicerContext

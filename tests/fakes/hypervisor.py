@@ -21,11 +21,13 @@ from ostler_agent.hypervisors.base import (
     VmSample,
 )
 from ostler_agent.hypervisors.foreign import ForeignVm
+from ostler_agent.hypervisors.guest import GuestInfo
 from ostler_agent.hypervisors.libvirt.addresses import check, own
 from ostler_agent.hypervisors.libvirt.info import INFO
 from ostler_agent.spec import DiskSpec, Key, NicSpec, PowerState, VmInfo, VmSpec, VolumeRef
-from ostler_common.errors import NotFoundError, OstlerError
+from ostler_common.errors import FailedPreconditionError, NotFoundError, OstlerError
 from ostler_common.io_limits import IoLimits
+from ostler_common.secret import Secret
 
 
 @dataclass
@@ -81,6 +83,7 @@ class FakeHypervisor:
         self.terminal = FakeConsole([])
         self.printed: list[bytes] = []  # what each read of a console log returns
         self.claims: list[SeenAddress] = []
+        self.guest: GuestInfo | None = None  # none: no guest agent is connected
 
     def close(self) -> None:
         self.done.append("close")
@@ -152,6 +155,25 @@ class FakeHypervisor:
 
     def guest_addresses(self, vm_id: str) -> list[SeenAddress]:
         return self.claims
+
+    def guest_info(self, vm_id: str) -> GuestInfo:
+        return self._ask_guest("guest_info")
+
+    def set_guest_time(self, vm_id: str) -> None:
+        self._ask_guest("set_guest_time")
+
+    def set_guest_password(self, vm_id: str, user: str, password: Secret) -> None:
+        self._ask_guest(f"set_guest_password {user} {password}")
+
+    def shut_down_guest(self, vm_id: str) -> None:
+        self._ask_guest("shut_down_guest")
+        self._set(vm_id, PowerState.STOPPED)
+
+    def _ask_guest(self, what: str) -> GuestInfo:
+        if self.guest is None:
+            raise FailedPreconditionError("no guest agent", "GUEST_AGENT_MISSING")
+        self._do(what)
+        return self.guest
 
     def resize(self, vm_id: str, cpus: int, memory_bytes: int) -> None:
         self._do("resize")

@@ -32,7 +32,7 @@ from ostler.agent.v1 import (
     volume_pb2_grpc,
 )
 from ostler.agent.v1.conversion_pb2 import ExportVmRequest
-from ostler.types.v1 import job_pb2
+from ostler.types.v1 import guest_pb2, job_pb2
 from ostler.types.v1 import vm_pb2 as types_vm_pb2
 from ostler.types.v1 import volume_pb2 as types_volume_pb2
 from ostler_agent.jobs import JobContext, Jobs
@@ -159,6 +159,8 @@ class FakeHost(
         self.pools: set[str] = set()
         self.vms: dict[str, Machine] = {}
         self.pressed: list[str] = []  # combinations of keys
+        self.guest: guest_pb2.GuestInfo | None = None  # none: no guest agent is connected
+        self.asked_guests: list[str] = []  # what guest agents were asked to do
         self.screen: Path | None = None  # the Unix socket of a VNC server
         self.secrets: set[str] = set()
         self.mirrors: dict[str, str] = {}
@@ -588,6 +590,33 @@ class FakeHost(
             self._machine(request.vm_id)
             self.pressed.append(request.keys)
         return vm_pb2.SendKeyResponse()
+
+    def ReadGuestInfo(self, request: vm_pb2.ReadGuestInfoRequest, context: grpc.ServicerContext) -> guest_pb2.GuestInfo:
+        with _errors(context):
+            return self._guest(request.vm_id)
+        raise AssertionError
+
+    def SyncGuestTime(
+        self, request: vm_pb2.SyncGuestTimeRequest, context: grpc.ServicerContext
+    ) -> vm_pb2.SyncGuestTimeResponse:
+        with _errors(context):
+            self._guest(request.vm_id)
+            self.asked_guests.append("time")
+        return vm_pb2.SyncGuestTimeResponse()
+
+    def SetGuestPassword(
+        self, request: vm_pb2.SetGuestPasswordRequest, context: grpc.ServicerContext
+    ) -> vm_pb2.SetGuestPasswordResponse:
+        with _errors(context):
+            self._guest(request.vm_id)
+            self.asked_guests.append(f"password of {request.guest_user}: {request.password.decode()}")
+        return vm_pb2.SetGuestPasswordResponse()
+
+    def _guest(self, vm_id: str) -> guest_pb2.GuestInfo:
+        self._machine(vm_id)
+        if self.guest is None:
+            raise FailedPreconditionError("no guest agent is connected", "GUEST_AGENT_MISSING")
+        return self.guest
 
     def Screenshot(self, request: vm_pb2.ScreenshotRequest, context: grpc.ServicerContext) -> vm_pb2.ScreenshotResponse:
         return vm_pb2.ScreenshotResponse(png=b"\x89PNG")

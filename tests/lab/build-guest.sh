@@ -7,7 +7,7 @@
 # Busybox on Debian's cloud kernel: 64 MB disk (MBR, one ext4 partition, GRUB), boots in seconds even without KVM and
 # runs in 128 MB. On the serial console it prints GUEST-UP, then "tick N" every second, and there is a root shell;
 # `mark TEXT` writes a text to the root disk, `disks` tells the disks' sizes. It obeys the ACPI power button and takes
-# disks, CPUs and memory while it runs (`size`); `seed` mounts the CD-ROM and tells the digest of the user data on it. No loop device and no mount
+# disks, CPUs and memory while it runs (`size`); `guest-agent` starts QEMU's guest agent; `seed` mounts the CD-ROM and tells the digest of the user data on it. No loop device and no mount
 # are needed, so it builds in a container, too.
 set -euo pipefail
 vmware= uefi=
@@ -135,9 +135,37 @@ PROFILE
 printf 'root:x:0:0:root:/root:/bin/sh\n' >"$root/etc/passwd"
 chmod 755 "$root"/etc/rc "$root"/etc/acpi/PWRF/* "$root"/bin/{ticker,mark,disks,size,seed}
 
+guest_agent() { # QEMU's, with its libraries: `guest-agent` starts it
+  download qemu-guest-agent
+  dpkg -x "$work"/qemu-guest-agent_*.deb "$work/agent"
+  install -D "$work/agent/usr/sbin/qemu-ga" "$root/sbin/qemu-ga"
+  ldd "$root/sbin/qemu-ga" | grep -o '/[^ ]*' | while read -r library; do install -D "$library" "$root$library"; done
+  cat >"$root/bin/guest-agent" <<'AGENT'
+#!/bin/sh
+for port in /sys/class/virtio-ports/*; do
+  [ "$(cat "$port/name")" = org.qemu.guest_agent.0 ] && device=/dev/${port##*/}
+done
+qemu-ga -d -m virtio-serial -p "$device" -f /tmp/qemu-ga.pid -t /tmp && echo "AGENT-STARTED"
+AGENT
+  cat >"$root/sbin/shutdown" <<'SHUTDOWN'
+#!/bin/sh
+echo "AGENT-SHUTDOWN" >/dev/ttyS0
+poweroff
+SHUTDOWN
+  cat >"$root/sbin/chpasswd" <<'CHPASSWD'
+#!/bin/sh
+IFS=: read -r user password
+grep -q "^$user:" /etc/passwd || exit 1
+hash=$(printf '%s\n' "$password" | mkpasswd -P 0 -m sha512) && sed -i "s|^$user:[^:]*:|$user:$hash:|" /etc/passwd
+CHPASSWD
+  ln -s ../bin/busybox "$root/sbin/hwclock"
+  printf '%s\n' 'ID=ostler-lab' 'NAME="Lab guest"' 'PRETTY_NAME="Lab guest 1.0"' 'VERSION_ID="1.0"' >"$root/etc/os-release"
+  chmod 755 "$root/bin/guest-agent" "$root"/sbin/{shutdown,chpasswd}
+}
 pack() { (cd "$1" && find . | cpio -o -H newc --quiet | gzip -1); }
 plain_boot() {
-  initramfs virtio_pci virtio_blk virtio_scsi sr_mod isofs virtio_net virtio_balloon virtio_rng button evdev
+  initramfs virtio_pci virtio_blk virtio_scsi sr_mod isofs virtio_net virtio_balloon virtio_rng virtio_console button evdev
+  guest_agent
   pack "$initramfs" >"$root/boot/initrd"
   cp "$work/kernel/boot/vmlinuz-$version" "$root/boot/vmlinuz"
   # linux16, because the kernel unpacks itself more than twice as fast from there when the CPU is emulated.

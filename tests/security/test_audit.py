@@ -56,7 +56,16 @@ MIB = 1 << 20
 
 # What only reads, whatever its name.
 READ = {
-    *("WhoAmI", "FindHosts", "Screenshot", "RenderUserData", "ValidateImportPlan", "CheckImport", "CheckImportPlan"),
+    *(
+        "WhoAmI",
+        "FindHosts",
+        "Screenshot",
+        "ReadGuestInfo",
+        "RenderUserData",
+        "ValidateImportPlan",
+        "CheckImport",
+        "CheckImportPlan",
+    ),
     *("VerifyEvents", "WatchEvents", "VerifyKeys", "WaitOperation", "ReadConsoleLog", "DownloadTemplate"),
     *("ServerReflectionInfo", "Check", "List", "Watch"),
 }
@@ -194,6 +203,9 @@ def calls(served: Served) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "UpdateLabels", lambda: client.labels.UpdateLabels(label_pb2.UpdateLabelsRequest(vm="web", set={"a": "b"}))
     yield "Console", lambda: next(client.vms.Console(iter([vm_pb2.ConsoleInput(vm="web")])))
     yield "Screen", lambda: next(client.vms.Screen(iter([vm_pb2.ConsoleInput(vm="web")])))
+    yield "SyncGuestTime", lambda: _unheard(lambda: client.vms.SyncGuestTime(vm_pb2.SyncGuestTimeRequest(vm="web")))
+    password = vm_pb2.SetGuestPasswordRequest(vm="web", guest_user="root", password=b"correct horse")
+    yield "SetGuestPassword", lambda: _unheard(lambda: client.vms.SetGuestPassword(password))
     yield "SendKey", lambda: client.vms.SendKey(vm_pb2.SendKeyRequest(vm="web", keys="ctrl-alt-del"))
     high = ha_pb2.SetPriorityRequest(vm="web", priority=ha_pb2.PRIORITY_HIGH)
     yield "SetPriority", lambda: client.ha.SetPriority(high)
@@ -256,6 +268,13 @@ def changing() -> dict[str, Any]:
         assert name not in found, "two RPCs have one name"
         found[name] = descriptor
     return found
+
+
+def _unheard(call: Callable[[], object]) -> None:
+    """What is asked of a guest without an agent is refused, and recorded all the same."""
+    with pytest.raises(OstlerError) as refused:
+        call()
+    assert refused.value.reason == "GUEST_AGENT_MISSING"
 
 
 def starts_operation(descriptor: Any) -> bool:

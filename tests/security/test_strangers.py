@@ -74,6 +74,7 @@ PLAIN = {
         "cluster",
         "disk_offering",
         "filter",
+        "guest_user",
         "host",
         "iso",
         "isos",

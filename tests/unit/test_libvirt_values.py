@@ -13,9 +13,10 @@ from ostler_agent.hypervisors.libvirt import host
 from ostler_agent.hypervisors.libvirt.dirty import INTERVAL_S, DirtyRates, rate_of
 from ostler_agent.hypervisors.libvirt.errors import translated
 from ostler_agent.hypervisors.libvirt.events import classify
-from ostler_agent.hypervisors.libvirt.guest_addresses import Interface, from_agent, from_neighbors, has_agent
+from ostler_agent.hypervisors.libvirt.guest_addresses import Interface, from_agent, from_neighbors
 from ostler_agent.hypervisors.libvirt.migrate import migration_progress, report
 from ostler_agent.hypervisors.libvirt.samples import sample
+from ostler_agent.hypervisors.libvirt.xml.guest_channel import has_agent
 from ostler_agent.hypervisors.libvirt.xml.nics import bridges
 from ostler_agent.tools import neighbors
 from ostler_common.errors import NotFoundError, UnavailableError

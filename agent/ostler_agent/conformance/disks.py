@@ -14,6 +14,7 @@ from ostler_common.secret import new_passphrase
 from ostler_agent.conformance.assertions import SkippedError, refused, require
 from ostler_agent.conformance.bench import MIB, Bench, NeverCancelled, new_id
 from ostler_agent.hypervisors.base import DiskLimits, GuestAddresses, NicHotPlug, NicLink
+from ostler_agent.hypervisors.guest import GuestAgent
 from ostler_agent.spec import DiskSpec, ExtraConfig, Firmware, Key, NicSpec, PowerState
 from ostler_agent.tools import iso, qemu_img
 
@@ -205,6 +206,22 @@ def guest_addresses(bench: Bench) -> None:
     bench.hypervisor.power_off(spec.vm_id)
     for vm_id in (spec.vm_id, new_id()):
         require(hypervisor.guest_addresses(vm_id) == [], "a VM that does not run has no addresses")
+
+
+def guest_agent(bench: Bench) -> None:
+    """A guest without an agent, and a stopped VM, are refused by name; the VM keeps running."""
+    hypervisor = bench.hypervisor
+    assert isinstance(hypervisor, GuestAgent)
+    spec = bench.start()
+    calls = (hypervisor.guest_info, hypervisor.set_guest_time, hypervisor.shut_down_guest)
+    for call in calls:
+        with refused("asking a guest agent that does not run", "GUEST_AGENT_MISSING"):
+            call(spec.vm_id)
+    require(bench.hypervisor.running(spec.vm_id), "the VM must keep running")
+    bench.hypervisor.power_off(spec.vm_id)
+    for call in calls:
+        with refused("asking the guest agent of a stopped VM", "VM_NOT_RUNNING"):
+            call(spec.vm_id)
 
 
 def user_data(bench: Bench) -> None:

@@ -17,6 +17,7 @@ from ostler_agent.pools import registry as pool_registry
 from ostler_agent.spec import Cdrom, DiskFormat, DiskSpec, ExtraConfig, Firmware, Key, NicSpec
 from ostler_agent.vms import addresses as vm_addresses
 from ostler_agent.vms import console_log, disks, keyboard, power, resizing, screen
+from ostler_agent.vms import guest as vm_guest
 from ostler_agent.vms import nic_link as vm_nic_link
 from ostler_agent.vms import nics as vm_nics
 
@@ -125,6 +126,10 @@ def unstated(bench: Bench) -> None:
         refusals += 1
         with refused("the addresses of a running VM", REFUSAL):
             vm_addresses.read(hypervisor, spec.vm_id)
+    if Function.GUEST_AGENT not in stated.functions:
+        refusals += 1
+        with refused("asking the guest agent of a running VM", REFUSAL):
+            vm_guest.read_info(hypervisor, spec.vm_id)
     if Function.SCREEN not in stated.functions:
         refusals += 1
         with refused("opening a screen", REFUSAL):

@@ -88,6 +88,7 @@ CHECKS: tuple[Check, ...] = (
     _check("nic-hot-plug.running", disks.plug_nic, Function.NIC_HOT_PLUG),
     _check("nic-link.running", disks.nic_link, Function.NIC_LINK),
     _check("guest-addresses.unheard", disks.guest_addresses, Function.GUEST_ADDRESSES),
+    _check("guest-agent.unheard", disks.guest_agent, Function.GUEST_AGENT),
     _check("user-data.start", disks.user_data, Function.USER_DATA),
     _check("machine-type.kept", life_cycle.machine_type, Function.MACHINE_TYPE),
     _check("iso.drives", cdroms.drives, Function.ISO),

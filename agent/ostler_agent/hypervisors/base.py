@@ -21,6 +21,7 @@ from ostler_common.hypervisors import Function, not_supported
 from ostler_common.io_limits import IoLimits
 
 from ostler_agent.hypervisors.foreign import Adoption
+from ostler_agent.hypervisors.guest import GuestAgent
 from ostler_agent.hypervisors.info import DriverInfo
 from ostler_agent.hypervisors.interaction import ConsoleLog, Screen, SendKey
 from ostler_agent.hypervisors.media import CdromDrives
@@ -483,6 +484,7 @@ PARTS: Mapping[Function, type] = {
     Function.IO_LIMITS: DiskLimits,
     Function.NIC_LINK: NicLink,
     Function.GUEST_ADDRESSES: GuestAddresses,
+    Function.GUEST_AGENT: GuestAgent,
     Function.LIVE_RESIZE: LiveResize,
     Function.ONLINE_GROW: OnlineGrow,
     Function.ONLINE_COPY: LiveCopy,

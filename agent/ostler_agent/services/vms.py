@@ -10,20 +10,33 @@ import grpc
 import structlog
 from google.protobuf.message import Message
 from ostler.agent.v1 import vm_pb2, vm_pb2_grpc
-from ostler.types.v1 import job_pb2
+from ostler.types.v1 import guest_pb2, job_pb2
 from ostler.types.v1 import vm_pb2 as types_pb2
 from ostler_common import io_limits
 from ostler_common.errors import bad_field
 from ostler_common.hypervisors import Function
+from ostler_common.secret import Secret
 
 from ostler_agent.hypervisors.base import Console, Hypervisor, Paths, Screenshot, need
 from ostler_agent.isos import Isos
 from ostler_agent.jobs import JobContext, Jobs, interrupted
 from ostler_agent.journal import Record
 from ostler_agent.seeds import SEEDS, Seeds
-from ostler_agent.services import convert
+from ostler_agent.services import convert, guest_convert
 from ostler_agent.spec import PowerState, VmInfo, VmSpec
-from ostler_agent.vms import addresses, cdroms, console_log, disks, keyboard, nic_link, nics, power, resizing, screen
+from ostler_agent.vms import (
+    addresses,
+    cdroms,
+    console_log,
+    disks,
+    guest,
+    keyboard,
+    nic_link,
+    nics,
+    power,
+    resizing,
+    screen,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -217,6 +230,22 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
     def SendKey(self, request: vm_pb2.SendKeyRequest, context: grpc.ServicerContext) -> vm_pb2.SendKeyResponse:
         keyboard.send_key(self._driver, convert.uuid_field(request.vm_id, "vm_id"), request.keys)
         return vm_pb2.SendKeyResponse()
+
+    def ReadGuestInfo(self, request: vm_pb2.ReadGuestInfoRequest, context: grpc.ServicerContext) -> guest_pb2.GuestInfo:
+        return guest_convert.guest_info(guest.read_info(self._driver, convert.uuid_field(request.vm_id, "vm_id")))
+
+    def SyncGuestTime(
+        self, request: vm_pb2.SyncGuestTimeRequest, context: grpc.ServicerContext
+    ) -> vm_pb2.SyncGuestTimeResponse:
+        guest.sync_time(self._driver, convert.uuid_field(request.vm_id, "vm_id"))
+        return vm_pb2.SyncGuestTimeResponse()
+
+    def SetGuestPassword(
+        self, request: vm_pb2.SetGuestPasswordRequest, context: grpc.ServicerContext
+    ) -> vm_pb2.SetGuestPasswordResponse:
+        vm_id = convert.uuid_field(request.vm_id, "vm_id")
+        guest.set_password(self._driver, vm_id, request.guest_user, Secret(request.password))
+        return vm_pb2.SetGuestPasswordResponse()
 
     def Screenshot(self, request: vm_pb2.ScreenshotRequest, context: grpc.ServicerContext) -> vm_pb2.ScreenshotResponse:
         need(self._driver, Function.SCREENSHOT)

@@ -12,6 +12,7 @@ from ostler_agent.hypervisors.base import Hypervisor, Paths, Progress, Reboot, n
 from ostler_agent.preconditions import check_networks, check_volume
 from ostler_agent.seeds import SEEDS, Seeds
 from ostler_agent.spec import Firmware, VmInfo, VmSpec
+from ostler_agent.vms import guest
 from ostler_agent.vms.disks import check_disk
 
 POLL_INTERVAL_S = 0.2
@@ -55,8 +56,7 @@ def stop(driver: Hypervisor, vm_id: str, timeout_s: float, progress: Progress) -
     """
     if timeout_s > 0 and driver.running(vm_id):
         progress.check()
-        progress.report("waiting for the guest to shut down")
-        driver.shut_down(vm_id)
+        progress.report(f"waiting for the guest to shut down ({guest.shut_down(driver, vm_id)})")
         _wait_until_off(driver, vm_id, timeout_s, progress)
     if driver.running(vm_id):
         progress.check()

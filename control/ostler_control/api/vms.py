@@ -8,8 +8,10 @@ import grpc
 from google.longrunning.operations_pb2 import Operation as LongRunning
 from ostler.control.v1 import vm_pb2 as pb
 from ostler.control.v1 import vm_pb2_grpc
+from ostler.types.v1 import guest_pb2
 from ostler.types.v1 import vm_pb2 as types_pb2
 from ostler_common.errors import bad_field
+from ostler_common.secret import Secret
 
 from ostler_control import vms
 from ostler_control.agents import Agents
@@ -54,6 +56,7 @@ from ostler_control.vms.console import (
     screenshot,
     send_key,
 )
+from ostler_control.vms.guest import guest_info, set_guest_password, sync_guest_time
 from ostler_control.vms.isos import MAX_DRIVES
 from ostler_control.vms.rows import running_host
 
@@ -261,6 +264,30 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         with redact_errors_for(caller, request):
             send_key(self._agents, row, request.keys, caller.actor)
         return pb.SendKeyResponse()
+
+    def ReadGuestInfo(self, request: pb.ReadGuestInfoRequest, context: grpc.ServicerContext) -> guest_pb2.GuestInfo:
+        caller = caller_of(context)
+        row = resolve(Vm, request.vm, "vm", caller=caller)
+        with redact_errors_for(caller, request):
+            return guest_info(self._agents, row)
+
+    def SyncGuestTime(
+        self, request: pb.SyncGuestTimeRequest, context: grpc.ServicerContext
+    ) -> pb.SyncGuestTimeResponse:
+        caller = caller_of(context)
+        row = resolve(Vm, request.vm, "vm", caller=caller)
+        with redact_errors_for(caller, request):
+            sync_guest_time(self._agents, row, caller.actor)
+        return pb.SyncGuestTimeResponse()
+
+    def SetGuestPassword(
+        self, request: pb.SetGuestPasswordRequest, context: grpc.ServicerContext
+    ) -> pb.SetGuestPasswordResponse:
+        caller = caller_of(context)
+        row = resolve(Vm, request.vm, "vm", caller=caller)
+        with redact_errors_for(caller, request):
+            set_guest_password(self._agents, row, request.guest_user, Secret(request.password), caller.actor)
+        return pb.SetGuestPasswordResponse()
 
     def Screenshot(self, request: pb.ScreenshotRequest, context: grpc.ServicerContext) -> pb.ScreenshotResponse:
         caller = caller_of(context)

@@ -90,6 +90,16 @@ def ask(path: Path | None, encrypted: bool) -> Secret | None:
     return _typed("Passphrase of the file", confirm=False) if encrypted else None
 
 
+def password(path: Path | None, prompt: str) -> Secret:
+    """A new password: from the file, or typed twice. Raises UsageError."""
+    if path is not None:
+        return read(path)
+    if not sys.stdin.isatty():
+        raise click.UsageError("nobody is there to type the password: add --password-file")
+    typed: str = click.prompt(prompt, hide_input=True, confirmation_prompt=True, err=True)
+    return Secret(typed.encode())
+
+
 def _typed(prompt: str, confirm: bool) -> Secret:
     if not sys.stdin.isatty():
         ways = "--passphrase-file or --decrypt" if confirm else "--passphrase-file"

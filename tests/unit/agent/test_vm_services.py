@@ -18,6 +18,7 @@ from ostler.types.v1 import job_pb2, volume_pb2
 from ostler.types.v1 import vm_pb2 as types_pb2
 from ostler_agent.capabilities import Capabilities, HypervisorFacts, Probe
 from ostler_agent.hypervisors.base import AddressSource, MigrationOutcome, SeenAddress, VmEvent, VmEventKind, VmSample
+from ostler_agent.hypervisors.guest import GuestInfo, GuestUser
 from ostler_agent.hypervisors.libvirt.info import INFO
 from ostler_agent.isos import Isos
 from ostler_agent.jobs import JobContext, Jobs
@@ -28,8 +29,10 @@ from ostler_agent.services.host import HostIdentity, HostService
 from ostler_agent.services.migration import MigrationService
 from ostler_agent.services.vms import VmService
 from ostler_agent.spec import Cdrom, PowerState, Provisioning, VolumeRef
+from ostler_agent.vms import guest
 from ostler_common import channel
 from ostler_common.errors import NotFoundError, OstlerError, from_rpc_error, from_status
+from ostler_common.guest_info import MAX_ITEMS
 from ostler_common.hypervisors import Function
 from ostler_common.identity import Identity, Kind
 from ostler_common.seen_addresses import MAX_SEEN_ADDRESSES
@@ -520,3 +523,33 @@ def test_a_preparation_that_was_cut_short_is_undone(tmp_path: Path) -> None:
     Admissions(tmp_path / "admissions").admit(VM, Source(OTHER_HOST, 60))
     assert outcome(recovered_job(tmp_path, FakeHypervisor(), "migration.prepare", request)) == "INTERRUPTED"
     assert not Admissions(tmp_path / "admissions").admits(OTHER_HOST)
+
+
+def test_a_guest_agent_is_asked(agent: Agent) -> None:
+    agent.driver.add(VM)
+    with pytest.raises(grpc.RpcError) as error:
+        agent.vms.ReadGuestInfo(vm_pb2.ReadGuestInfoRequest(vm_id=VM))
+    assert from_rpc_error(error.value).reason == "GUEST_AGENT_MISSING"
+    users = tuple(GuestUser(f"\x1b[{n}m", "", 10**18) for n in range(100))
+    agent.driver.guest = GuestInfo(host_name="web", users=users)
+    told = agent.vms.ReadGuestInfo(vm_pb2.ReadGuestInfoRequest(vm_id=VM))
+    assert (told.host_name, len(told.users), told.users[7].name) == ("web", MAX_ITEMS, "\\x1b[7m")
+    assert told.host_time.seconds > 1_600_000_000
+    agent.vms.SyncGuestTime(vm_pb2.SyncGuestTimeRequest(vm_id=VM))
+    agent.vms.SetGuestPassword(vm_pb2.SetGuestPasswordRequest(vm_id=VM, guest_user="root", password=b"horse"))
+    assert agent.driver.done == ["guest_info", "set_guest_time", "set_guest_password root Secret(***)"]
+    with pytest.raises(grpc.RpcError) as error:
+        agent.vms.SetGuestPassword(vm_pb2.SetGuestPasswordRequest(vm_id=VM, guest_user="a:b", password=b"horse"))
+    assert from_rpc_error(error.value).reason == "INVALID_GUEST_USER"
+
+
+@pytest.mark.parametrize("connected", [True, False])
+def test_a_stop_asks_the_guest_agent_or_else_presses_the_power_button(agent: Agent, connected: bool) -> None:
+    agent.driver.add(VM)
+    agent.driver.guest = GuestInfo() if connected else None
+    how = guest.shut_down(agent.driver, VM)
+    assert agent.driver.done == (["shut_down_guest"] if connected else ["shut_down"])
+    if connected:
+        assert how == "its guest agent was asked"
+    else:
+        assert how == "its power button was pressed; no guest agent is connected"

@@ -16,6 +16,7 @@ import pytest
 from google.longrunning import operations_pb2
 from google.protobuf.duration_pb2 import Duration
 from ostler.control.v1 import event_pb2, operation_pb2, template_pb2, vm_pb2, volume_pb2
+from ostler.types.v1 import guest_pb2
 from ostler.types.v1 import vm_pb2 as types_vm_pb2
 from ostler.types.v1 import volume_pb2 as types_volume_pb2
 from ostler_common.errors import FailedPreconditionError, OstlerError
@@ -550,3 +551,22 @@ def test_no_passphrase_is_anywhere(api: Api) -> None:
             assert secret not in content, path
             assert json.dumps(secret.decode()).strip('"').encode() not in content, path
     api.done(api.vms.DeleteVm(vm_pb2.DeleteVmRequest(vm="secretive", force=True), api.admin))
+
+
+def test_a_guest_agent_is_asked_on_the_vm_s_host(api: Api) -> None:
+    api.done(create_vm(api, "asked"))
+    host = api.site.hosts[api.vms.GetVm(vm_pb2.GetVmRequest(vm="asked"), api.admin).host_name]
+    info = vm_pb2.ReadGuestInfoRequest(vm="asked")
+    assert reason(lambda: api.vms.ReadGuestInfo(info, api.admin)) == "GUEST_AGENT_MISSING"
+    host.guest = guest_pb2.GuestInfo(host_name="\x1b[1mweb")  # from a host that does not clean it
+    assert api.vms.ReadGuestInfo(info, api.admin).host_name == "\\x1b[1mweb"
+    api.vms.SyncGuestTime(vm_pb2.SyncGuestTimeRequest(vm="asked"), api.admin)
+    request = vm_pb2.SetGuestPasswordRequest(vm="asked", guest_user="root", password=b"correct horse")
+    api.vms.SetGuestPassword(request, api.admin)
+    assert host.asked_guests == ["time", "password of root: correct horse"]
+    wrong = vm_pb2.SetGuestPasswordRequest(vm="asked", guest_user="root")
+    assert reason(lambda: api.vms.SetGuestPassword(wrong, api.admin)) == "INVALID_GUEST_PASSWORD"
+    told = {event.type: event.message for event in Event.select() if event.type.startswith("vm.guest-")}
+    assert told == {"vm.guest-time": "", "vm.guest-password": "of user root"}
+    api.done(api.vms.StopVm(vm_pb2.StopVmRequest(vm="asked", force=True), api.admin))
+    assert reason(lambda: api.vms.ReadGuestInfo(info, api.admin)) == "VM_STATE"

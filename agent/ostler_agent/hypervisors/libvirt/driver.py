@@ -10,6 +10,7 @@ from typing import Any
 import libvirt
 import structlog
 from ostler_common.io_limits import IoLimits
+from ostler_common.secret import Secret
 
 from ostler_agent.hypervisors.base import (
     Addresses,
@@ -27,6 +28,7 @@ from ostler_agent.hypervisors.base import (
     VmSample,
 )
 from ostler_agent.hypervisors.foreign import ForeignVm
+from ostler_agent.hypervisors.guest import GuestInfo
 from ostler_agent.hypervisors.libvirt import (
     adoption,
     backup,
@@ -35,6 +37,7 @@ from ostler_agent.hypervisors.libvirt import (
     disk_limits,
     domains,
     guest_addresses,
+    guest_agent,
     inventory,
     migrate,
     mirror,
@@ -177,6 +180,18 @@ class LibvirtDriver:
 
     def guest_addresses(self, vm_id: str) -> list[SeenAddress]:
         return guest_addresses.read(self._session, vm_id)
+
+    def guest_info(self, vm_id: str) -> GuestInfo:
+        return guest_agent.info(self._session, vm_id)
+
+    def set_guest_time(self, vm_id: str) -> None:
+        guest_agent.set_time(self._session, vm_id)
+
+    def set_guest_password(self, vm_id: str, user: str, password: Secret) -> None:
+        guest_agent.set_password(self._session, vm_id, user, password)
+
+    def shut_down_guest(self, vm_id: str) -> None:
+        guest_agent.shut_down(self._session, vm_id)
 
     def resize(self, vm_id: str, cpus: int, memory_bytes: int) -> None:
         with self._session.locks.hold(vm_id):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypedDict
 from xml.etree import ElementTree
-from xml.etree.ElementTree import Element
 
 import libvirt
 
@@ -14,9 +13,9 @@ from ostler_agent.hypervisors.libvirt import inventory
 from ostler_agent.hypervisors.libvirt.errors import translated
 from ostler_agent.hypervisors.libvirt.session import Session
 from ostler_agent.hypervisors.libvirt.xml import nics
+from ostler_agent.hypervisors.libvirt.xml.guest_channel import has_agent
 from ostler_agent.tools import neighbors
 
-AGENT_CHANNEL = "org.qemu.guest_agent.0"
 AGENT_TIMEOUT_S = 3
 
 
@@ -35,12 +34,6 @@ def read(session: Session, vm_id: str) -> list[SeenAddress]:
                 pass  # it does not answer: the neighbor table may still know
     bridges = nics.bridges(root)
     return from_neighbors(neighbors.read(), bridges) if bridges else []
-
-
-def has_agent(domain: Element) -> bool:
-    """Whether a guest agent is connected."""
-    targets = domain.findall("devices/channel/target")
-    return any(item.get("name") == AGENT_CHANNEL and item.get("state") == "connected" for item in targets)
 
 
 class Address(TypedDict):

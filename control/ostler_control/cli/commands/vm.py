@@ -17,6 +17,7 @@ from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.commands._vm_adoption import adopt_command, unmanage_command
 from ostler_control.cli.commands._vm_export import export
 from ostler_control.cli.commands._vm_extraconfig import extraconfig
+from ostler_control.cli.commands._vm_guest import guest
 from ostler_control.cli.commands._vm_iso import drives, iso_group
 from ostler_control.cli.details import detail_option
 from ostler_control.cli.finish import finish
@@ -720,6 +721,7 @@ def screenshot(app: App, vm: str, file: Path | None) -> None:
 command.add_command(label_command("vm"))
 command.add_command(extraconfig)
 command.add_command(iso_group)
+command.add_command(guest)
 command.add_command(export)
 command.add_command(adopt_command(VIEW))
 command.add_command(unmanage_command(VIEW))

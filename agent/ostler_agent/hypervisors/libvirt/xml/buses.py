@@ -7,7 +7,7 @@ from xml.etree.ElementTree import Element
 from ostler_agent.hypervisors.libvirt.xml.element import element
 
 HOTPLUG_PORTS = 8
-OTHER_DEVICES = 2  # balloon, random numbers
+OTHER_DEVICES = 3  # balloon, random numbers, the guest agent's channel
 
 
 def controllers(devices: int) -> list[Element]:

@@ -14,6 +14,7 @@ from ostler_agent.hypervisors.libvirt.xml import (
     cpu,
     disks,
     extra,
+    guest_channel,
     memory,
     metadata,
     nics,
@@ -39,6 +40,7 @@ def domain(spec: VmSpec, files: Mapping[str, disks.DiskFile], domain_type: str, 
         *(nics.nic(nic, spec.extra.vhost_user) for nic in spec.nics),
         *console.serial_console(console_log),
         *console.screen(),
+        guest_channel.channel(),
         memory.balloon(),
         buses.random_numbers(),
     ]
@@ -58,6 +60,7 @@ def domain(spec: VmSpec, files: Mapping[str, disks.DiskFile], domain_type: str, 
     )
     extra.merge_interfaces(made, spec.extra.interface_xml)
     extra.merge(made, spec.extra.domain_xml)
+    guest_channel.keep_last(made)
     return made
 
 
