@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from ostler_control import events
 from ostler_control.database import session, transaction
-from ostler_control.models import Vm, VmMachine, VmState, tuples
+from ostler_control.models import Operation, Vm, VmMachine, VmState, tuples
 from ostler_control.operations import lock_row
 from ostler_control.vms.rows import wrong_state
 
@@ -24,6 +24,17 @@ def of_vm(vm_id: str) -> str:
     """The machine type that a VM keeps, "" for none."""
     with session():
         return of_vms([vm_id]).get(vm_id, "")
+
+
+def at_start_of(operation_id: str, vm_id: str) -> str:
+    """What `of_vm` said when an operation was recorded, as far as a VM has only got one since.
+
+    A start that is repeated after a crash must send its host the same as before: what it has recorded does not count.
+    """
+    with session():
+        begun = Operation.get_by_id(operation_id).create_time
+        found = VmMachine.get_or_none((VmMachine.vm == vm_id) & (VmMachine.create_time < begun))
+        return found.machine if found is not None else ""
 
 
 def keep(vm_id: str, machine: str) -> None:

@@ -22,7 +22,9 @@ def start_on(run: Run, host_id: str, share: tuple[int, int] = (0, 100)) -> None:
     vm = load(run.resource_id)
     vm_user_data.check_host(vm.id, host_id)
     isos.check_host(vm.id, host_id)
-    request = agent_pb2.StartVmRequest(operation=run.ref(), spec=wire.spec(vm, run.keys))
+    spec = wire.spec(vm, run.keys)
+    spec.machine = machines.at_start_of(run.id, vm.id)
+    request = agent_pb2.StartVmRequest(operation=run.ref(), spec=spec)
     update = run.job(address_of(host_id), lambda agent: agent.vms.StartVm, request, share)
     power_state = power_states.power_state(update.vm.power_state) or PowerState.RUNNING
     with transaction():
