@@ -224,7 +224,7 @@ def _duration_s(call: Callable[[], None]) -> float:
 def _same(found: VmInfo, spec: VmSpec, state: PowerState) -> None:
     volumes = tuple(disk.volume.volume_id for disk in spec.disks)
     wanted = VmInfo(spec.vm_id, spec.name, state, spec.cpus, spec.memory_bytes, volumes, managed=True)
-    if found != wanted:
+    if replace(found, machine="") != wanted:  # which type it got is the hypervisor's choice
         raise CheckFailedError(f"the VM must be reported as {wanted}, not {found}")
 
 
