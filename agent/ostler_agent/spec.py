@@ -41,6 +41,7 @@ class Firmware(StrEnum):
 
     BIOS = "bios"
     UEFI = "uefi"
+    UEFI_SECURE_BOOT = "uefi-secure-boot"
 
 
 class PowerState(StrEnum):

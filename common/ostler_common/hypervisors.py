@@ -32,6 +32,7 @@ class Function(StrEnum):
     CONSOLE_LOG = "console-log"
     SEND_KEY = "send-key"
     UEFI = "uefi"
+    SECURE_BOOT = "secure-boot"
     NICS = "nics"
     NIC_FILTER = "nic-filter"
     NIC_HOT_PLUG = "nic-hot-plug"
@@ -67,6 +68,7 @@ _SUMMARIES = {
     Function.SEND_KEY: "pressing keys of a VM's keyboard",
     Function.CONSOLE_LOG: "keeping what guests print on their serial consoles",
     Function.UEFI: "booting VMs with UEFI",
+    Function.SECURE_BOOT: "booting VMs with UEFI that starts only signed programs",
     Function.NICS: "VMs with network interfaces",
     Function.NIC_FILTER: "dropping frames of VMs that have another sender than the VM",
     Function.NIC_HOT_PLUG: "adding and removing network interfaces while the VM runs",

@@ -55,6 +55,7 @@ KVM_ONLY = {
         "io-limits.running",
         "iso.drives",
         "machine-type.kept",
+        "secure-boot.start",
         "adoption.hand-back",
         "adoption.unknown",
     ),

@@ -79,3 +79,22 @@ def _archive(files: dict[str, bytes]) -> bytes:
 
 def _run(*argv: object) -> None:
     subprocess.run([str(word) for word in argv], check=True, capture_output=True, stdin=subprocess.DEVNULL)
+
+
+def unsigned_iso(directory: Path) -> Path:
+    """Makes an image for PCs with UEFI, whose boot loader nobody has signed: GRUB, which shows its prompt, "grub>"."""
+    loader, fat = directory / "BOOTX64.EFI", directory / "efi.img"
+    _run("grub-mkimage", "-O", "x86_64-efi", "-p", "/", "-o", loader, "normal")
+    fat.write_bytes(bytes(4 << 20))
+    _run("mformat", "-i", fat, "::")
+    _run("mmd", "-i", fat, "::/EFI", "::/EFI/BOOT")
+    _run("mcopy", "-i", fat, loader, "::/EFI/BOOT/BOOTX64.EFI")
+    image = pycdlib.PyCdlib()
+    image.new(interchange_level=3, vol_ident="UNSIGNED")
+    content = fat.read_bytes()
+    image.add_fp(BytesIO(content), len(content), "/EFI.IMG;1")
+    image.add_eltorito("/EFI.IMG;1", bootcatfile="/BOOT.CAT;1", efi=True, platform_id=0xEF)
+    path = directory / "unsigned.iso"
+    image.write(str(path))
+    image.close()
+    return path

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 from ostler.control.v1 import iso_pb2, vm_pb2
+from ostler.types.v1 import vm_pb2 as types_pb2
 
 from tests.lab.fleet import MIB, SECRET, SHARED_POOL, Fleet, fresh
-from tests.lab.installer import installer_iso
+from tests.lab.host import wait_for
+from tests.lab.installer import installer_iso, unsigned_iso
 
 pytestmark = pytest.mark.lab
 
@@ -72,3 +75,38 @@ def test_a_guest_is_installed_onto_an_empty_encrypted_disk(fleet: Fleet, tmp_pat
     fleet.do(fleet.api.vms.EjectIso(vm_pb2.EjectIsoRequest(request_id=fresh(), vm="installed")))
     fleet.delete_vm("installed")
     fleet.api.isos.DeleteIso(iso_pb2.DeleteIsoRequest(iso="installer"))
+
+
+def test_secure_boot_refuses_what_nobody_has_signed(fleet: Fleet, tmp_path: Path) -> None:
+    upload(fleet, "unsigned", unsigned_iso(tmp_path))
+    for name, firmware, printed in (
+        ("open", types_pb2.FIRMWARE_UEFI, "grub>"),
+        ("secure", types_pb2.FIRMWARE_UEFI_SECURE_BOOT, "Access Denied"),
+    ):
+        request = vm_pb2.CreateVmRequest(
+            request_id=fresh(),
+            name=name,
+            service_offering=SECRET,
+            isos=["unsigned"],
+            firmware=firmware,
+            root_size_bytes=16 * MIB,
+            pool=SHARED_POOL,
+        )
+        fleet.do(fleet.api.vms.CreateVm(request))
+        wait_for(partial(has_printed, fleet, name, printed), f"{printed} of VM {name}", 90)
+    fleet.do(fleet.migrate("secure", fleet.other_host("secure").name))
+    fleet.assert_runs_once("secure")
+    assert "grub>" not in log_of(fleet, "secure")
+    for name in ("open", "secure"):
+        fleet.delete_vm(name)
+    fleet.api.isos.DeleteIso(iso_pb2.DeleteIsoRequest(iso="unsigned"))
+
+
+def has_printed(fleet: Fleet, vm: str, text: str) -> bool:
+    return text in log_of(fleet, vm)
+
+
+def log_of(fleet: Fleet, vm: str) -> str:
+    """What the guest has printed on its serial console."""
+    outputs = fleet.api.vms.ReadConsoleLog(vm_pb2.ReadConsoleLogRequest(vm=vm))
+    return b"".join(output.data for output in outputs).decode(errors="replace")

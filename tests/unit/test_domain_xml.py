@@ -100,6 +100,7 @@ CASES = {
         replace(spec(DiskSpec(volume(0), 0, boot=True)), cdrom=Path(f"/var/lib/ostler/seeds/{VM}.iso")),
         "kvm",
     ),
+    "secure-boot": (spec(DiskSpec(volume(0), 0, boot=True), firmware=Firmware.UEFI_SECURE_BOOT), "kvm"),
     "pinned": (replace(spec(DiskSpec(volume(0), 0, boot=True)), machine="pc-q35-6.2"), "kvm"),
     "isos": (
         replace(

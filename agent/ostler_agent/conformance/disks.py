@@ -154,6 +154,16 @@ def uefi(bench: Bench) -> None:
         bench.hypervisor.delete(spec.vm_id)
 
 
+def secure_boot(bench: Bench) -> None:
+    """A VM with secure boot starts, and is deleted with its firmware variables."""
+    bench.need_probe(Function.UEFI)
+    spec = replace(bench.spec(bench.volume()), firmware=Firmware.UEFI_SECURE_BOOT)
+    for _ in range(2):
+        bench.start(spec)
+        bench.hypervisor.power_off(spec.vm_id)
+        bench.hypervisor.delete(spec.vm_id)
+
+
 def nics(bench: Bench) -> None:
     """A VM with a network interface starts."""
     if not bench.setup.bridge:

@@ -143,6 +143,11 @@ def unstated(bench: Bench) -> None:
         refusals += 1
         with refused("a VM with user data", REFUSAL):
             power.start(hypervisor, bench.paths, replace(stopped, seed={"user-data": b"#cloud-config\n"}), progress)
+    if Function.SECURE_BOOT not in stated.functions:
+        refusals += 1
+        with refused("a VM with secure boot", REFUSAL):
+            secure = replace(stopped, firmware=Firmware.UEFI_SECURE_BOOT)
+            power.start(hypervisor, bench.paths, secure, progress)
     if Function.MACHINE_TYPE not in stated.functions:
         refusals += 1
         with refused("a VM with a machine type", REFUSAL):

@@ -44,7 +44,7 @@ def domain_xml(disks: Sequence[Path], firmware: Firmware) -> str:
     ElementTree.SubElement(domain, "name").text = "guest"
     ElementTree.SubElement(domain, "memory", unit="KiB").text = str(1 << 20)
     ElementTree.SubElement(domain, "vcpu").text = "1"
-    boot = ElementTree.SubElement(domain, "os", firmware="efi" if firmware is Firmware.UEFI else "bios")
+    boot = ElementTree.SubElement(domain, "os", firmware="bios" if firmware is Firmware.BIOS else "efi")
     ElementTree.SubElement(boot, "type").text = "hvm"
     devices = ElementTree.SubElement(domain, "devices")
     for number, path in enumerate(disks):

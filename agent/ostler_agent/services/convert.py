@@ -63,6 +63,7 @@ _FIRMWARE = {
     vm_pb2.FIRMWARE_UNSPECIFIED: Firmware.BIOS,
     vm_pb2.FIRMWARE_BIOS: Firmware.BIOS,
     vm_pb2.FIRMWARE_UEFI: Firmware.UEFI,
+    vm_pb2.FIRMWARE_UEFI_SECURE_BOOT: Firmware.UEFI_SECURE_BOOT,
 }
 _VHOST_USER = {
     vm_pb2.ExtraConfig.VHOST_USER_UNSPECIFIED: None,

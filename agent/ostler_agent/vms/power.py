@@ -93,6 +93,8 @@ def delete(driver: Hypervisor, vm_id: str, seeds: Seeds = SEEDS) -> VmInfo:
 def _check_supported(driver: Hypervisor, spec: VmSpec) -> None:
     if spec.firmware is Firmware.UEFI:
         need(driver, Function.UEFI)
+    if spec.firmware is Firmware.UEFI_SECURE_BOOT:
+        need(driver, Function.SECURE_BOOT)
     if spec.nics:
         need(driver, Function.NICS)
     if any(nic.link_down for nic in spec.nics):

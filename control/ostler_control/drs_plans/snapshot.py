@@ -14,6 +14,7 @@ from ostler_common.hypervisors import Function
 from peewee import ModelSelect, fn
 
 from ostler_control import settings
+from ostler_control.catalog.firmware import is_uefi
 from ostler_control.drs import Group, GroupKind, Host, Settings, Snapshot, Vm
 from ostler_control.fleet.smoothing import Smooth
 from ostler_control.hypervisors import rules
@@ -199,7 +200,7 @@ def _vm(
         cpu_mhz=row.cpus * MHZ_PER_CPU,
         memory_bytes=row.memory_bytes,
         encrypted=any(encrypted for _, _, encrypted in disks),
-        uefi=row.firmware == "uefi",
+        uefi=is_uefi(row.firmware),
         bridges=network.bridges,
         nic_filter=network.nic_filter,
         pools=frozenset(pool for pool, _, _ in disks),

@@ -21,6 +21,7 @@ from ostler.agent.v1 import volume_pb2
 from ostler_common.errors import AbortedError, FailedPreconditionError, OstlerError
 
 from ostler_control import events
+from ostler_control.catalog.firmware import FIRMWARES
 from ostler_control.database import session, transaction
 from ostler_control.hosts.rows import address_of
 from ostler_control.imports.disk_copy import DiskCopy, copy_of, run_copy
@@ -39,7 +40,6 @@ from ostler_control.imports.warm_source import (
 from ostler_control.models import Vm, VmImport, Volume, WarmImport, now
 from ostler_control.operations import Run, Undo
 from ostler_control.operations.inputs import from_json, to_json
-from ostler_control.vms import wire as vm_wire
 from ostler_control.vms.rows import load
 from ostler_control.vmware.areas import Area, total_bytes
 from ostler_control.vmware.changed_blocks import ALLOCATED, TrackingLostError, changed_areas, list_snapshots
@@ -331,7 +331,7 @@ def _convert(run: Run, inputs: ImportInputs) -> None:
             )
             for disk, volume in zip(inputs.disks, volumes, strict=True)
         ],
-        firmware=vm_wire.FIRMWARES[load(run.resource_id).firmware],
+        firmware=FIRMWARES[load(run.resource_id).firmware],
         timeout_s=inputs.timeout_s,
     )
     host = address_of(inputs.conversion_host_id)

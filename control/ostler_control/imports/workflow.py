@@ -16,6 +16,7 @@ from ostler_common.errors import AbortedError, FailedPreconditionError
 
 from ostler_control import events
 from ostler_control.agents import power_states
+from ostler_control.catalog.firmware import FIRMWARES
 from ostler_control.database import session, transaction
 from ostler_control.hosts.rows import address_of
 from ostler_control.imports import kvm_import, receive, warm
@@ -222,7 +223,7 @@ def _convert(run: Run, inputs: ImportInputs, staged: Mapping[str, StagedDisk]) -
             for disk, volume in zip(inputs.disks, volumes, strict=True)
         ],
         mode=pb.ConvertVmRequest.COPY if inputs.files and not inputs.files.convert else pb.ConvertVmRequest.CONVERT,
-        firmware=vm_wire.FIRMWARES[vm.firmware],
+        firmware=FIRMWARES[vm.firmware],
         timeout_s=inputs.timeout_s,
     )
     host = address_of(inputs.conversion_host_id)

@@ -15,6 +15,7 @@ from ostler_common.hypervisors import Function
 from peewee import SQL, AsIs, Case, ColumnBase, Select
 
 from ostler_control import database, settings
+from ostler_control.catalog.firmware import is_uefi
 from ostler_control.hosts.probes import failed_probes
 from ostler_control.hypervisors import rules
 from ostler_control.models import Cluster, Host, HostFunction, HostState, Pool, PoolHost, Vm, Volume, db, tuples
@@ -60,7 +61,7 @@ def demand_of(vm: Vm, **changes: object) -> Demand:
         "volume_encryption": any(passphrase for _, passphrase, _ in rows),
         "hypervisor_type": vm.hypervisor_type,
         "formats": frozenset(disk_format for _, _, disk_format in rows),
-        "uefi": vm.firmware == "uefi",
+        "uefi": is_uefi(vm.firmware),
         **dataclasses.asdict(needs_of(vm.id)),
         "pool_choices": tuple((pool,) for pool in sorted({pool for pool, _, _ in rows})),
         "affinity": affinity.affinity_rules_of(vm),

@@ -11,6 +11,7 @@ from ostler_common.errors import AlreadyExistsError, bad_field
 from ostler_common.hypervisors import Function
 
 from ostler_control import labels, networks
+from ostler_control.catalog.firmware import SECURE_BOOT, is_uefi
 from ostler_control.catalog.names import check_name
 from ostler_control.hypervisors.supported import check_supported
 from ostler_control.models import (
@@ -118,7 +119,8 @@ def _functions(wanted: NewVm) -> list[Function]:
     """The functions that the VM needs of its hypervisor beside running it."""
     addressing = [nic.addressing for nic in wanted.nics]
     needs = {
-        Function.UEFI: wanted.boot_firmware == "uefi",
+        Function.UEFI: is_uefi(wanted.boot_firmware),
+        Function.SECURE_BOOT: wanted.boot_firmware == SECURE_BOOT,
         Function.VOLUME_ENCRYPTION: wanted.offering.encrypt_root,
         Function.NICS: bool(wanted.nics),
         Function.NIC_FILTER: any(nic.network.spoof_filter for nic in wanted.nics),

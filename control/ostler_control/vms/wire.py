@@ -10,6 +10,7 @@ from ostler_common.io_limits import to_message
 
 from ostler_control.agents import Agents, HostAddress
 from ostler_control.catalog import disk_io
+from ostler_control.catalog.firmware import FIRMWARES
 from ostler_control.catalog.sizes import maximum_of
 from ostler_control.database import session
 from ostler_control.keys import Keyring
@@ -19,8 +20,6 @@ from ostler_control.userdata.seed import DHCP
 from ostler_control.vms import driver_details, extra_configs, isos, machines
 from ostler_control.vms.rows import disks_of, down_of, nics_of
 from ostler_control.volumes import wire
-
-FIRMWARES = {"bios": vm_pb2.FIRMWARE_BIOS, "uefi": vm_pb2.FIRMWARE_UEFI}
 
 
 def spec(vm: Vm, keys: Keyring | None, pools: Mapping[str, str] | None = None) -> vm_pb2.VmSpec:

@@ -81,7 +81,7 @@ def _machine(vm: vm_pb2.Vm) -> Machine:
         name=vm.name,
         cpus=vm.cpus,
         memory_bytes=vm.memory_bytes,
-        uefi=vm.firmware == types.FIRMWARE_UEFI,
+        uefi=vm.firmware in (types.FIRMWARE_UEFI, types.FIRMWARE_UEFI_SECURE_BOOT),
         disks=[Disk(f"{vm.name}-disk{n}.vmdk", disk.size_bytes, 0) for n, disk in enumerate(vm.volumes, 1)],
         networks=[nic.network for nic in vm.nics],
     )

@@ -11,12 +11,13 @@ import click
 from google.protobuf.field_mask_pb2 import FieldMask
 from ostler.control.v1 import template_pb2 as pb
 from ostler.control.v1 import userdata_pb2
-from ostler.types.v1 import vm_pb2, volume_pb2
+from ostler.types.v1 import volume_pb2
 
 from ostler_control.cli import passphrases, text, transfers
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.details import detail_option
 from ostler_control.cli.finish import finish
+from ostler_control.cli.firmware import FIRMWARES, firmware_of
 from ostler_control.cli.labels import joined as labels_joined
 from ostler_control.cli.labels import label_command, selector_option
 from ostler_control.cli.lazy import Noun
@@ -72,7 +73,7 @@ def command() -> None:
 )
 @click.option(
     "--firmware",
-    type=click.Choice(["bios", "uefi"]),
+    type=click.Choice(FIRMWARES),
     default="bios",
     show_default=True,
     help="Firmware of VMs created from it.",
@@ -124,7 +125,7 @@ def upload(
             request_id=request_id,
             name=name,
             format=volume_pb2.DiskFormat.Value(f"DISK_FORMAT_{(layout or found).upper()}"),
-            firmware=vm_pb2.Firmware.Value(f"FIRMWARE_{firmware.upper()}"),
+            firmware=firmware_of(firmware),
             file_size_bytes=size_bytes,
             hypervisor_type=hypervisor,
             sha256=digest,
@@ -143,7 +144,7 @@ def upload(
 @click.option("--format", "layout", type=click.Choice(["qcow2", "raw"]), required=True, help="File layout.")
 @click.option(
     "--firmware",
-    type=click.Choice(["bios", "uefi"]),
+    type=click.Choice(FIRMWARES),
     default="bios",
     show_default=True,
     help="Firmware of VMs created from it.",
@@ -205,7 +206,7 @@ def register(
         name=name,
         url=url,
         format=volume_pb2.DiskFormat.Value(f"DISK_FORMAT_{layout.upper()}"),
-        firmware=vm_pb2.Firmware.Value(f"FIRMWARE_{firmware.upper()}"),
+        firmware=firmware_of(firmware),
         hypervisor_type=hypervisor,
         sha256=sha256,
         sha512=sha512,
@@ -288,7 +289,7 @@ def _parts(
 @click.option("--snapshot", type=SNAPSHOT, default="", help="Source snapshot.")
 @click.option(
     "--firmware",
-    type=click.Choice(["bios", "uefi"]),
+    type=click.Choice(FIRMWARES),
     default="bios",
     show_default=True,
     help="Firmware of VMs created from it.",
@@ -325,7 +326,7 @@ def create(
         name=name,
         volume=volume,
         snapshot=snapshot,
-        firmware=vm_pb2.Firmware.Value(f"FIRMWARE_{firmware.upper()}"),
+        firmware=firmware_of(firmware),
         validate_only=call.dry_run,
     )
     encrypted = passphrases.is_encrypted(app.client, volume, snapshot)

@@ -21,6 +21,7 @@ from ostler_control.cli.commands._vm_guest import guest
 from ostler_control.cli.commands._vm_iso import drives, iso_group
 from ostler_control.cli.details import detail_option
 from ostler_control.cli.finish import finish
+from ostler_control.cli.firmware import FIRMWARES, firmware_of
 from ostler_control.cli.labels import joined as labels_joined
 from ostler_control.cli.labels import label_command, label_option, selector_option
 from ostler_control.cli.lazy import Noun
@@ -194,7 +195,7 @@ def command() -> None:
 @click.option(
     "--iso", "isos", type=ISO, multiple=True, help="ISO image to install from, in place of a template; repeat."
 )
-@click.option("--firmware", type=click.Choice(["bios", "uefi"]), help="Firmware, with --iso.  [default: bios]")
+@click.option("--firmware", type=click.Choice(FIRMWARES), help="Firmware, with --iso.  [default: bios]")
 @click.option("--offering", type=SERVICE_OFFERING, required=True, help="Service offering.")
 @click.option("--root-size", type=SIZE, default=0, help="Size of the root disk.  [default: the template's]")
 @click.option(
@@ -261,7 +262,7 @@ def create(
         name=name,
         template=template,
         isos=isos,
-        firmware=types.Firmware.Value(f"FIRMWARE_{firmware.upper()}") if firmware else types.FIRMWARE_UNSPECIFIED,
+        firmware=firmware_of(firmware) if firmware else types.FIRMWARE_UNSPECIFIED,
         service_offering=offering,
         root_size_bytes=root_size,
         account=account,

@@ -11,20 +11,22 @@ from ostler_agent.spec import Firmware
 def boot(firmware: Firmware, machine: str) -> Element:
     """PC BIOS, or the UEFI that libvirt selects from the host's firmware descriptions.
 
-    machine: a version of q35, "" for the newest that QEMU has. Secure boot is off: that firmware has Microsoft's keys
-    enrolled and refuses the unsigned boot loaders of many guests. libvirt stores each VM's variables in a separate file
-    and migrates them.
+    machine: a version of q35, "" for the newest that QEMU has. With secure boot, the firmware has Microsoft's keys
+    enrolled. Else it is off: it refuses the unsigned boot loaders of many guests. libvirt stores each VM's variables in
+    a separate file and migrates them.
     """
     kind = element("type", "hvm", arch="x86_64", machine=machine or "q35")
     if firmware is Firmware.BIOS:
         return element("os", kind)
-    no_secure_boot = [element("feature", enabled="no", name=name) for name in ("enrolled-keys", "secure-boot")]
-    return element("os", kind, element("firmware", *no_secure_boot), firmware="efi")
+    is_on = "yes" if firmware is Firmware.UEFI_SECURE_BOOT else "no"
+    secure_boot = [element("feature", enabled=is_on, name=name) for name in ("enrolled-keys", "secure-boot")]
+    return element("os", kind, element("firmware", *secure_boot), firmware="efi")
 
 
-def features() -> Element:
-    """Features that PC guests expect."""
-    return element("features", element("acpi"), element("apic"))
+def features(firmware: Firmware) -> Element:
+    """Features that PC guests expect. Secure boot needs system management mode, which alone writes its variables."""
+    smm = element("smm", state="on") if firmware is Firmware.UEFI_SECURE_BOOT else None
+    return element("features", element("acpi"), element("apic"), smm)
 
 
 def clock() -> Element:
