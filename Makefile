@@ -5,6 +5,7 @@
 # make web-assets   the web console's scripts, from npm
 # make docs    the site of the documentation, in .cache/site
 # make lint    every check;  make bench  the benchmarks;  make protos  the stubs
+# make chaos   random work while processes, networks and the database fail, checked against a model
 SHELL := /bin/bash
 VENV := .venv
 PYTHON ?= python3
@@ -34,7 +35,7 @@ PACKAGES := gcc pkg-config python3-dev python3-venv libvirt-dev \
 	protoc-gen-go protoc-gen-go-grpc golang-google-grpc-dev golang-google-genproto-dev golang-google-protobuf-dev \
 	golang-github-golang-protobuf-1-5-dev
 
-.PHONY: setup demo demo-down test quick lint bench packages system-test protos matrix userdata-table web-assets docs clean
+.PHONY: setup demo demo-down test quick lint bench chaos packages system-test protos matrix userdata-table web-assets docs clean
 
 setup: $(VENV)/.ready
 
@@ -90,6 +91,10 @@ test: $(STUBS)
 	$(BIN)/python -m pytest $(PARALLEL) --durations=20 tests/unit tests/security
 	$(BIN)/python -m pytest $(PARALLEL) --durations=20 tests/host
 	$(BIN)/python -m pytest --durations=20 tests/lab
+
+# Random work while things break, and whether the answers were kept: make chaos DURATION=600 SEED=7 REPLICAS=3 RUNS=2
+chaos: $(STUBS)
+	$(BIN)/python -m tests.chaos --duration $(or $(DURATION),60) --seed $(or $(SEED),1) --replicas $(or $(REPLICAS),1) --runs $(or $(RUNS),1)
 
 # The packages on machines with real systemd; builds both first (ten minutes).
 system-test: $(STUBS)

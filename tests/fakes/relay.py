@@ -44,7 +44,11 @@ class Relay:
             self._sockets.append(client)
             if self._dead:
                 continue
-            server = socket.create_connection(("127.0.0.1", self._target_port))
+            try:
+                server = socket.create_connection(("127.0.0.1", self._target_port))
+            except OSError:  # nobody listens there now
+                client.close()
+                continue
             self._sockets.append(server)
             for source, sink in ((client, server), (server, client)):
                 threading.Thread(target=self._pump, args=(source, sink, self._generation), daemon=True).start()

@@ -1,0 +1,1 @@
+"""Random work of many clients while things break, and a model that says whether the answers were kept."""

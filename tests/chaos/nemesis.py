@@ -1,0 +1,90 @@
+"""What breaks: one fault at a time, each of which ends by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import psycopg
+
+from tests.chaos.site import Place
+
+QUIET_S = (0.5, 2.0)  # between faults
+
+
+@dataclass
+class Nemesis:
+    """injected: faults by kind."""
+
+    place: Place
+    seed: int
+    injected: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self._dice = random.Random(f"{self.seed}/nemesis")
+
+    def work(self, duration_s: float) -> None:
+        """One fault after the other. Call it in the main thread: PostgreSQL dies with the thread that starts it."""
+        kinds: dict[str, Callable[[], None]] = {
+            "kill": self._kill,
+            "freeze": self._freeze,
+            "cut a host": self._cut_host,
+            "cut the control plane": self._cut_control,
+        }
+        if self.place.server is not None:
+            kinds |= {"restart PostgreSQL": self._restart_database, "use up its connections": self._starve_database}
+        end = time.monotonic() + duration_s
+        while time.monotonic() < end:
+            self._wait(*QUIET_S)
+            kind = self._dice.choice(sorted(kinds))
+            kinds[kind]()
+            self.injected[kind] += 1
+
+    def _wait(self, least_s: float, most_s: float) -> None:
+        time.sleep(self._dice.uniform(least_s, most_s))
+
+    def _kill(self) -> None:
+        replica = self._dice.choice(self.place.replicas)
+        replica.kill()
+        self._wait(0.0, 2.0)
+        replica.start()
+        self.place.wait_for_replicas()
+
+    def _freeze(self) -> None:
+        replica = self._dice.choice(self.place.replicas)
+        replica.signal(signal.SIGSTOP)
+        self._wait(0.5, 12.0)
+        replica.signal(signal.SIGCONT)
+
+    def _cut_host(self) -> None:
+        relay = self.place.hosts[self._dice.choice(("h1", "h2", "h3"))]
+        relay.cut()
+        self._wait(0.5, 15.0)
+        relay.heal()
+
+    def _cut_control(self) -> None:
+        relay = self._dice.choice(self.place.replicas).relay
+        relay.cut()
+        self._wait(0.5, 12.0)
+        relay.heal()
+
+    def _restart_database(self) -> None:
+        server = self.place.server
+        assert server is not None
+        server.stop()
+        self._wait(0.0, 5.0)
+        server.start()
+
+    def _starve_database(self) -> None:
+        server = self.place.server
+        assert server is not None
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(psycopg.OperationalError):
+                for _ in range(200):
+                    stack.enter_context(contextlib.closing(psycopg.connect(server.url + "postgres", connect_timeout=5)))
+            self._wait(0.5, 4.0)

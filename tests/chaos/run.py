@@ -1,0 +1,118 @@
+"""One run: clients and faults for a time, then quiet, then the verdict."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from ostler_control import database
+from ostler_control.models import Operation, Snapshot, Vm, Volume
+from ostler_control.states import OperationState
+
+from tests.chaos.clients import Clients
+from tests.chaos.history import Call, violations
+from tests.chaos.nemesis import Nemesis
+from tests.chaos.site import Place, place
+
+CLIENTS = 6
+LAST_CALLS_S, REST_S = 200.0, 120.0
+LOOK_S = 0.02
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """seed: repeats the run's calls and faults; the order in which threads do them is another each time."""
+
+    seed: int
+    seconds: float
+    calls: list[Call]
+    injected: Counter[str]
+    violations: list[str]
+
+    def lines(self) -> list[str]:
+        """For people."""
+        outcomes = Counter(call.outcome.value for call in self.calls)
+        return [
+            f"seed {self.seed}: {len(self.calls)} operations in {self.seconds:.0f} s: "
+            + ", ".join(f"{number} {name}" for name, number in sorted(outcomes.items())),
+            f"  faults: {sum(self.injected.values())} ("
+            + ", ".join(f"{number} x {name}" for name, number in sorted(self.injected.items()))
+            + ")",
+            f"  violations: {len(self.violations)}",
+            *(f"  - {one}" for one in self.violations),
+        ]
+
+
+class Watch:
+    """Looks all the time whether a VM runs twice."""
+
+    def __init__(self, at: Place) -> None:
+        self._fleet = at.site.fleet
+        self._ended = threading.Event()
+        self.doubles: set[str] = set()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._ended.set()
+        self._thread.join(10)
+
+    def _work(self) -> None:
+        while not self._ended.wait(LOOK_S):
+            with self._fleet.lock:
+                running = Counter(
+                    vm_id for host in self._fleet.hosts.values() for vm_id, vm in list(host.vms.items()) if vm.running
+                )
+            self.doubles |= {vm_id for vm_id, hosts in running.items() if hosts > 1}
+
+
+def run(directory: Path, seed: int, duration_s: float, replicas: int) -> Verdict:
+    """Raises AssertionError when the run itself does not come to its end."""
+    begin = time.monotonic()
+    with place(directory, replicas) as at:
+        watch, nemesis = Watch(at), Nemesis(at, seed)
+        clients = Clients(at.profile, CLIENTS, seed)
+        clients.start()
+        nemesis.work(duration_s)
+        at.wait_for_replicas()
+        clients.stop(LAST_CALLS_S)
+        assert not clients.faults, clients.faults
+        found = [f"VM {vm_id} ran twice" for vm_id in watch.doubles]
+        found += _at_rest(at)
+        watch.stop()
+        with database.session():
+            found += violations(clients.calls, _states())
+            found += [
+                f"{row.verb} of {row.resource_name} ended with a bug: {row.error}"
+                for row in Operation.select()
+                if '"INTERNAL"' in row.error
+            ]
+    return Verdict(seed, time.monotonic() - begin, clients.calls, nemesis.injected, found)
+
+
+def _at_rest(at: Place) -> list[str]:
+    """What is not whole once all operations have ended. The engine's sweeps may need a while."""
+    end = time.monotonic() + REST_S
+    while True:
+        with database.session():
+            busy = Operation.select().where(Operation.state.in_((OperationState.PENDING, OperationState.RUNNING)))
+            left = [f"{row.verb} of {row.resource_name} does not end" for row in busy]
+            if not left:
+                try:
+                    at.site.check_whole()
+                    return []
+                except AssertionError as error:
+                    left = [f"at rest: {error}"]
+        if time.monotonic() > end:
+            return left
+        time.sleep(0.5)
+
+
+def _states() -> dict[str, str]:
+    """Object -> state, of all that is there."""
+    vms = {f"vm/{row.name}": str(row.state) for row in Vm.select()}
+    volumes = {f"volume/{row.name}": str(row.state) for row in Volume.select().where(~Volume.root)}
+    return {**vms, **volumes, **{f"snapshot/{row.name}": str(row.state) for row in Snapshot.select()}}

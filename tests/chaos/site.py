@@ -1,0 +1,119 @@
+"""What is broken: replicas of a control plane as processes, agents in this one, and relays between all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ostler.client.profile import load, text
+from ostler_control import database
+from ostler_control.models import Host
+
+from tests import databases, sites
+from tests.databases import PostgresServer, free_port, run_sql
+from tests.fakes.fleet import Fleet
+from tests.fakes.relay import Relay
+from tests.fakes.working_agent import wait_until
+from tests.sites import Site
+
+START_S, STOP_S = 60.0, 20.0
+
+
+@dataclass
+class Replica:
+    """A process. relay: through which clients reach it."""
+
+    state_dir: Path
+    url: str
+    port: int
+    relay: Relay
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        argv = [sys.executable, "-m", "tests.chaos.replica"]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*argv, str(self.state_dir), self.url, str(self.port)], stdout=log, stderr=log, stdin=subprocess.PIPE
+            )
+
+    def signal(self, number: int) -> None:
+        if self.process is not None:
+            self.process.send_signal(number)
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        if self.process is not None:
+            self.process.wait(STOP_S)
+
+    def is_serving(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, f"the control plane ended: {self.log.read_text()[-4000:]}"
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0):
+            return True
+        return False
+
+
+@dataclass
+class Place:
+    """hosts: the relay before each agent, by the host's name; server: PostgreSQL, if the database is on it."""
+
+    site: Site
+    profile: Path
+    replicas: list[Replica]
+    hosts: dict[str, Relay]
+    server: PostgresServer | None
+    closing: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    def wait_for_replicas(self) -> None:
+        for replica in self.replicas:
+            wait_until(replica.is_serving, START_S)
+
+
+@contextlib.contextmanager
+def place(directory: Path, replicas: int) -> Iterator[Place]:
+    """With one replica on SQLite, with more on a PostgreSQL server of its own."""
+    with contextlib.ExitStack() as stack:
+        server, url = None, ""
+        if replicas > 1:
+            server = stack.enter_context(databases.postgresql_server())
+            run_sql(server.url + "postgres", "CREATE DATABASE ostler")
+            url = server.url + "ostler"
+        fleet = Fleet(directory, url)
+        stack.callback(database.disconnect)
+        database.connect(fleet.config.database)
+        with database.session():
+            site = sites.new_site(fleet.config.database, fleet.config.state_dir)
+            stack.callback(site.fleet.stop)
+            hosts = {}
+            for name, fake in site.hosts.items():
+                hosts[name] = Relay(fake.port)
+                stack.callback(hosts[name].close)
+                Host.update(address=f"127.0.0.1:{hosts[name].port}").where(Host.name == name).execute()
+        members = []
+        for number in range(replicas):
+            state_dir = directory / f"replica-{number}"
+            if replicas == 1:
+                state_dir = fleet.config.state_dir
+            else:
+                shutil.copytree(fleet.config.state_dir, state_dir)
+            port = free_port()
+            relay = Relay(port)
+            stack.callback(relay.close)
+            replica = Replica(state_dir, fleet.config.database, port, relay, directory / f"replica-{number}.log")
+            stack.callback(replica.kill)
+            replica.start()
+            members.append(replica)
+        found = Place(site, directory / "chaos.toml", members, hosts, server)
+        found.wait_for_replicas()
+        admin = load(directory / "profile.toml")
+        addresses = ",".join(f"127.0.0.1:{replica.relay.port}" for replica in members)
+        found.profile.write_text(text(addresses, str(admin.ca), str(admin.certificate), str(admin.key)))
+        yield found
