@@ -81,8 +81,16 @@ class VolumeRef:
 
 
 @dataclass(frozen=True)
+class Freeze:
+    """Whether the guest's file systems were frozen when a copy of its disk began. reason: why not, for people."""
+
+    frozen: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class VolumeInfo:
-    """A volume, as read from its file."""
+    """A volume, as read from its file. freeze: of a volume that has just been copied from a running VM's disk."""
 
     volume_id: str
     pool_id: str
@@ -90,6 +98,7 @@ class VolumeInfo:
     encrypted: bool
     virtual_size_bytes: int
     allocated_bytes: int
+    freeze: Freeze | None = None
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from ostler_agent.hypervisors.foreign import ForeignVm
 from ostler_agent.hypervisors.guest import GuestInfo
 from ostler_agent.hypervisors.libvirt.addresses import check, own
 from ostler_agent.hypervisors.libvirt.info import INFO
-from ostler_agent.spec import DiskSpec, Key, NicSpec, PowerState, VmInfo, VmSpec, VolumeRef
+from ostler_agent.spec import DiskSpec, Freeze, Key, NicSpec, PowerState, VmInfo, VmSpec, VolumeRef
 from ostler_common.errors import FailedPreconditionError, NotFoundError, OstlerError
 from ostler_common.io_limits import IoLimits
 from ostler_common.secret import Secret
@@ -83,6 +83,7 @@ class FakeHypervisor:
         self.terminal = FakeConsole([])
         self.printed: list[bytes] = []  # what each read of a console log returns
         self.claims: list[SeenAddress] = []
+        self.freeze = Freeze(False, "no guest agent is connected")
         self.guest: GuestInfo | None = None  # none: no guest agent is connected
 
     def close(self) -> None:
@@ -246,14 +247,16 @@ class FakeHypervisor:
     def await_migration(self, vm_id: str, timeout_s: float, progress: Progress) -> MigrationOutcome:
         return self.outcome
 
-    def copy_disk(self, vm_id: str, volume_id: str, target: VolumeRef, path: Path, progress: Progress) -> None:
+    def copy_disk(self, vm_id: str, volume_id: str, target: VolumeRef, path: Path, progress: Progress) -> Freeze:
         self._do("copy_disk")
+        return self.freeze
 
     def end_copy(self, vm_id: str, key_id: str | None, path: Path) -> None:
         self._do("end_copy")
 
-    def copy_disks(self, vm_id: str, copies: Sequence[DiskCopy], progress: Progress) -> None:
+    def copy_disks(self, vm_id: str, copies: Sequence[DiskCopy], progress: Progress) -> Freeze:
         self._do("copy_disks")
+        return self.freeze
 
     def end_copies(self, vm_id: str, copies: Sequence[DiskCopy]) -> None:
         self._do("end_copies")

@@ -159,6 +159,7 @@ class FakeHost(
         self.pools: set[str] = set()
         self.vms: dict[str, Machine] = {}
         self.pressed: list[str] = []  # combinations of keys
+        self.consistency: tuple[types_volume_pb2.Consistency.ValueType, str] | None = None  # of online copies
         self.guest: guest_pb2.GuestInfo | None = None  # none: no guest agent is connected
         self.asked_guests: list[str] = []  # what guest agents were asked to do
         self.screen: Path | None = None  # the Unix socket of a VNC server
@@ -266,7 +267,10 @@ class FakeHost(
     ) -> Iterator[job_pb2.JobUpdate]:
         def work(job: JobContext) -> types_volume_pb2.VolumeInfo:
             job.report("copying volume", 1, 2)
-            return self._copy(request.source, request.target, request.size_bytes)
+            info = self._copy(request.source, request.target, request.size_bytes)
+            if request.vm_id and self.consistency is not None:
+                info.consistency, info.consistency_reason = self.consistency
+            return info
 
         return self._job("CopyVolume", "volume.copy", request, context, work)
 

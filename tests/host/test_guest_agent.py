@@ -10,13 +10,14 @@ import pytest
 from ostler_agent.hypervisors.base import Console
 from ostler_agent.hypervisors.libvirt.console_log import ConsoleLogs
 from ostler_agent.hypervisors.libvirt.driver import LibvirtDriver
+from ostler_agent.spec import Freeze
 from ostler_agent.vms import guest, power
 from ostler_common.errors import FailedPreconditionError, OstlerError, UnavailableError
 from ostler_common.secret import Secret
 
 from tests.lab.host import Host, wait_for
 from tests.lab.lab import Lab
-from tests.lab.machines import RecordedProgress, expect, guest_disk, in_shared, spec, volume
+from tests.lab.machines import MIB, RecordedProgress, empty_image, expect, guest_disk, in_shared, spec, volume
 
 pytestmark = pytest.mark.host
 
@@ -86,6 +87,21 @@ def test_a_guest_agent_is_asked(station: Station) -> None:
     assert refused.value.reason == "GUEST_AGENT_REFUSED"
     assert "battery" not in str(refused.value)
 
+    # A copy begins between a freeze and a thaw, and the guest goes on to write.
+    def copied() -> Freeze:
+        target = empty_image(station.host, volume(), root_bytes)
+        return driver.copy_disk(vm_id, machine.disks[0].volume.volume_id, target, in_shared(target), RecordedProgress())
+
+    root_bytes = 64 * MIB
+    assert copied() == Freeze(True)
+    assert "MARKED" in run(console, "mark after-the-thaw")
+
+    # Frozen by an agent that has died since: the next one thaws.
+    domain = driver._session.connect().lookupByUUIDString(vm_id)
+    assert domain.fsFreeze() == 1
+    driver.end_copy(vm_id, None, in_shared(volume()))
+    assert "MARKED" in run(console, "mark after-the-restart")
+
     # One that hangs holds nobody: its caller is told, and the VM answers meanwhile.
     run(console, "kill -STOP $(cat /tmp/qemu-ga.pid)")
     begin = time.monotonic()
@@ -94,8 +110,10 @@ def test_a_guest_agent_is_asked(station: Station) -> None:
     assert silent.value.reason == "GUEST_AGENT_SILENT"
     assert time.monotonic() - begin < 20
     assert driver.screenshot(vm_id)
+    assert copied() == Freeze(False, "the guest agent did not answer in time")
     run(console, "kill -CONT $(cat /tmp/qemu-ga.pid)")
     wait_for(lambda: answers(driver, vm_id), "its answer", 60, 0.5)
+    assert "MARKED" in run(console, "mark after-the-late-freeze")
 
     work = RecordedProgress()
     power.stop(driver, vm_id, 90, work)
@@ -108,6 +126,10 @@ def test_a_guest_without_an_agent_has_its_power_button_pressed(station: Station)
     driver = station.driver
     machine = spec(guest_disk(station.host, volume()))
     driver.start(machine, in_shared)
+    target = empty_image(station.host, volume(), 64 * MIB)
+    root = machine.disks[0].volume
+    freeze = driver.copy_disk(machine.vm_id, root.volume_id, target, in_shared(target), RecordedProgress())
+    assert freeze == Freeze(False, "no guest agent is connected")
     how = guest.shut_down(driver, machine.vm_id)
     assert how == "its power button was pressed; no guest agent is connected"
     driver.power_off(machine.vm_id)

@@ -25,7 +25,7 @@ from ostler_agent.hypervisors.guest import GuestAgent
 from ostler_agent.hypervisors.info import DriverInfo
 from ostler_agent.hypervisors.interaction import ConsoleLog, Screen, SendKey
 from ostler_agent.hypervisors.media import CdromDrives
-from ostler_agent.spec import DiskSpec, Key, NicSpec, VmInfo, VmSpec, VolumeRef
+from ostler_agent.spec import DiskSpec, Freeze, Key, NicSpec, VmInfo, VmSpec, VolumeRef
 
 Paths = Callable[[VolumeRef], Path]
 
@@ -332,15 +332,20 @@ class LiveCopy(Protocol):
     AbortedError DISK_BUSY during another copy or mirror of the disk, or a migration of the VM.
     """
 
-    def copy_disk(self, vm_id: str, volume_id: str, target: VolumeRef, path: Path, progress: Progress) -> None:
+    def copy_disk(self, vm_id: str, volume_id: str, target: VolumeRef, path: Path, progress: Progress) -> Freeze:
         """Copies a disk as of one moment into the target, while the guest runs.
+
+        The guest agent freezes the guest's file systems for that moment, if it answers.
 
         If it raises, nothing writes to the target any more, and the VM keeps running unless its guest has stopped
         (FailedPreconditionError VM_STOPPED). Raises ResourceExhaustedError POOL_FULL, AbortedError COPY_FAILED.
         """
 
     def end_copy(self, vm_id: str, key_id: str | None, path: Path) -> None:
-        """Ends a `copy_disk` to that path which an earlier run of the agent began. Succeeds if there is none."""
+        """Ends a `copy_disk` to that path which an earlier run of the agent began, and thaws the guest's file systems.
+
+        Succeeds if there is none.
+        """
 
     def mirror_disk(self, vm_id: str, volume_id: str, target: VolumeRef, path: Path, progress: Progress) -> None:
         """Mirrors a disk; returns once the target equals the disk and receives each write before it completes.
@@ -380,15 +385,20 @@ class Backup(Protocol):
     migration of the VM.
     """
 
-    def copy_disks(self, vm_id: str, copies: Sequence[DiskCopy], progress: Progress) -> None:
+    def copy_disks(self, vm_id: str, copies: Sequence[DiskCopy], progress: Progress) -> Freeze:
         """Copies disks as of one moment into their targets, while the guest runs.
+
+        The guest agent freezes the guest's file systems for that moment, if it answers.
 
         If it raises, nothing writes to the targets any more, and the VM keeps running unless its guest has stopped
         (FailedPreconditionError VM_STOPPED). Raises ResourceExhaustedError POOL_FULL, AbortedError COPY_FAILED.
         """
 
     def end_copies(self, vm_id: str, copies: Sequence[DiskCopy]) -> None:
-        """Ends a `copy_disks` which an earlier run of the agent began. Succeeds if there is none."""
+        """Ends a `copy_disks` which an earlier run of the agent began, and thaws the guest's file systems.
+
+        Succeeds if there is none.
+        """
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from ostler_agent.spec import (
     DiskSpec,
     ExtraConfig,
     Firmware,
+    Freeze,
     Key,
     NicSpec,
     PauseReason,
@@ -158,7 +159,15 @@ def volume_info(info: VolumeInfo) -> volume_pb2.VolumeInfo:
         encrypt_format=volume_pb2.ENCRYPT_FORMAT_LUKS if info.encrypted else volume_pb2.ENCRYPT_FORMAT_NONE,
         virtual_size_bytes=info.virtual_size_bytes,
         allocated_bytes=info.allocated_bytes,
+        consistency=_consistency(info.freeze),
+        consistency_reason=info.freeze.reason if info.freeze else "",
     )
+
+
+def _consistency(freeze: Freeze | None) -> volume_pb2.Consistency.ValueType:
+    if freeze is None:
+        return volume_pb2.CONSISTENCY_UNSPECIFIED
+    return volume_pb2.CONSISTENCY_APPLICATION if freeze.frozen else volume_pb2.CONSISTENCY_CRASH
 
 
 def volume_digest(digest: VolumeDigest) -> job_pb2.VolumeDigest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ostler_common.errors import FailedPreconditionError, InvalidArgumentError, bad_field
@@ -11,7 +12,7 @@ from ostler_agent.image_header import ImageHeader
 from ostler_agent.image_lock import wait_until_unlocked
 from ostler_agent.jobs import JobContext, interrupted
 from ostler_agent.pools import Pools, Staging
-from ostler_agent.spec import Provisioning, VolumeInfo, VolumeRef
+from ostler_agent.spec import Freeze, Provisioning, VolumeInfo, VolumeRef
 from ostler_agent.tools import qemu_img
 from ostler_agent.volumes.checks import check_free_space, check_key_matches, check_passphrase_given, check_size
 from ostler_agent.volumes.images import create_like, created_by, header_of, info_of
@@ -63,8 +64,9 @@ class Copies:
                     check_free_space(self._pools, target, size_bytes)
                 user = self._user(source, vm_id)
                 with self._pools.staging(target, size_bytes, job, provisioning) as staging:
+                    freeze = None
                     if user:
-                        self._copy_running(job, user, source, header, target, staging, provisioning)
+                        freeze = self._copy_running(job, user, source, header, target, staging, provisioning)
                     else:
                         _copy_stopped(job, source, path, header, target, staging, provisioning)
                     if size_bytes > header.virtual_size_bytes:
@@ -72,7 +74,7 @@ class Copies:
                         qemu_img.resize(
                             staging.path, target.format, size_bytes, key=target.key, allocate=thick, cancel=job
                         )
-                    made = info_of(target, header_of(target, staging.path))
+                    made = replace(info_of(target, header_of(target, staging.path)), freeze=freeze)
                     staging.commit()
         return made
 
@@ -111,14 +113,15 @@ class Copies:
         target: VolumeRef,
         staging: Staging,
         provisioning: Provisioning,
-    ) -> None:
+    ) -> Freeze:
         live = live_copy(self._runtime)
         # A guest's write waits until the old data is copied: the pool must not be full then.
         check_free_space(self._pools, target, min(header.allocated_bytes, header.virtual_size_bytes))
         create_like(job, header, target, staging.path, provisioning)
         job.remember(**{_DRAFT: str(staging.path)})
-        live.copy_disk(vm_id, source.volume_id, target, staging.path, job)
+        freeze = live.copy_disk(vm_id, source.volume_id, target, staging.path, job)
         wait_until_unlocked(staging.path)
+        return freeze
 
 
 def _copy_stopped(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ostler_common.errors import FailedPreconditionError, bad_field
@@ -14,7 +14,7 @@ from ostler_agent.image_header import ImageHeader
 from ostler_agent.image_lock import wait_until_unlocked
 from ostler_agent.jobs import JobContext, interrupted
 from ostler_agent.pools import Pools, Staging
-from ostler_agent.spec import Provisioning, VolumeInfo, VolumeRef
+from ostler_agent.spec import Freeze, Provisioning, VolumeInfo, VolumeRef
 from ostler_agent.tools import qemu_img
 from ostler_agent.volumes.checks import check_free_space, check_key_matches, check_passphrase_given
 from ostler_agent.volumes.images import create_like, created_by, header_of, info_of
@@ -72,11 +72,15 @@ class DiskCopies:
             runs = self._runs(vm_id, pairs)
             opened = [self._open(job, pair, stack) for pair in pairs]
             self._check_room(opened)
+            freeze = None
             if runs:
-                self._copy_running(job, vm_id, opened)
+                freeze = self._copy_running(job, vm_id, opened)
             else:
                 _copy_stopped(job, opened)
-            made = [info_of(one.pair.target, header_of(one.pair.target, one.staging.path)) for one in opened]
+            made = [
+                replace(info_of(one.pair.target, header_of(one.pair.target, one.staging.path)), freeze=freeze)
+                for one in opened
+            ]
             with ExitStack() as undo:
                 for one in opened:
                     one.staging.commit()
@@ -145,14 +149,15 @@ class DiskCopies:
             needed = sum(min(one.header.allocated_bytes, one.header.virtual_size_bytes) for one in there)
             check_free_space(self._pools, there[0].pair.target, needed)
 
-    def _copy_running(self, job: JobContext, vm_id: str, opened: Sequence[_Opened]) -> None:
+    def _copy_running(self, job: JobContext, vm_id: str, opened: Sequence[_Opened]) -> Freeze:
         live = live_backup(self._runtime)
         for one in opened:
             create_like(job, one.header, one.pair.target, one.staging.path, Provisioning.THIN)
         job.remember(**{_draft(one.pair.target): str(one.staging.path) for one in opened})
-        live.copy_disks(vm_id, [one.copy for one in opened], job)
+        freeze = live.copy_disks(vm_id, [one.copy for one in opened], job)
         for one in opened:
             wait_until_unlocked(one.staging.path)
+        return freeze
 
 
 def _copy_stopped(job: JobContext, opened: Sequence[_Opened]) -> None:

@@ -275,3 +275,15 @@ class Snapshot(BaseModel):
     def file_id(self) -> str:
         """As a Volume has it."""
         return self.id
+
+
+class SnapshotConsistency(BaseModel):
+    """What the snapshot of a running VM's disk is as good as; none is unknown, or the VM did not run.
+
+    consistency: crash | application; reason: why not application.
+    """
+
+    snapshot = ForeignKeyField(Snapshot, unique=True, on_delete="CASCADE")
+    snapshot_id: str
+    consistency = TextField()
+    reason = TextField(default="")

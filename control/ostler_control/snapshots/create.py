@@ -5,7 +5,9 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
+from ostler.types.v1 import volume_pb2
 from ostler_common.errors import AlreadyExistsError
+from ostler_common.guest_info import clean_text
 
 from ostler_control import settings
 from ostler_control.catalog.names import check_name
@@ -13,7 +15,7 @@ from ostler_control.catalog.quotas import Resources, check_quota
 from ostler_control.database import session, transaction
 from ostler_control.hosts.choose import choose_host
 from ostler_control.keys import Keyring
-from ostler_control.models import Host, Operation, Pool, Snapshot, SnapshotSchedule, Volume, now
+from ostler_control.models import Host, Operation, Pool, Snapshot, SnapshotConsistency, SnapshotSchedule, Volume, now
 from ostler_control.operations import Run, Undo, record_operation, workflow
 from ostler_control.scheduling import placement_query
 from ostler_control.snapshots.rows import destroy, load, load_or_none, record_last_error
@@ -23,6 +25,7 @@ from ostler_control.volumes.copying import choose_copying_host, copy_file
 from ostler_control.volumes.grow import check_ready
 from ostler_control.volumes.rows import lock_with_vm
 
+CONSISTENCIES = {volume_pb2.CONSISTENCY_CRASH: "crash", volume_pb2.CONSISTENCY_APPLICATION: "application"}
 # So that the time, and a suffix if need be, still fit into a name of 63 characters.
 _MAX_VOLUME_NAME_PART, _MAX_NAME_BEFORE_SUFFIX = 46, 56
 
@@ -140,7 +143,19 @@ def _copy(run: Run, host_id: str, inputs: SnapshotInputs) -> None:
             encrypt_format=found,
             size_bytes=info.virtual_size_bytes or snapshot.size_bytes,
         ).where(Snapshot.id == snapshot.id).execute()
+        _record_consistency(snapshot, info)
         record_last_error(snapshot, "")
+
+
+def _record_consistency(snapshot: Snapshot, info: volume_pb2.VolumeInfo) -> None:
+    """What the host says of it; the step may be a repetition."""
+    SnapshotConsistency.delete().where(SnapshotConsistency.snapshot == snapshot.id).execute()
+    if info.consistency:
+        SnapshotConsistency.create(
+            snapshot=snapshot,
+            consistency=CONSISTENCIES.get(info.consistency, "crash"),
+            reason=clean_text(info.consistency_reason),
+        )
 
 
 def delete_file(run: Run, host_id: str) -> None:

@@ -14,6 +14,7 @@ from ostler_control.catalog import disk_io
 from ostler_control.events import verify
 from ostler_control.models import (
     ALL,
+    Account,
     Backup,
     BackupDisk,
     BackupStore,
@@ -46,6 +47,8 @@ from ostler_control.models import (
     PoolLabel,
     Priority,
     ServiceOffering,
+    Snapshot,
+    SnapshotConsistency,
     SnapshotLabel,
     Vm,
     VmDescription,
@@ -98,6 +101,7 @@ FROZEN = {
     "0022_io_limits": "f473b87786d9a9298e70c5a78a44daef761a6637c12705c4bc32c0e2a181df8e",
     "0023_more_labels": "cb9ab15f8f5e59a42f57321d55c19dd3b1efbec272265ee67c4743cdf36e496b",
     "0024_backups": "ce6654519307c558632ba903d4bbdbebf7a94eabd73c4a8095335885b5cc347c",
+    "0025_snapshot_consistency": "4796e002c78b366434720dd817a94f8e367c70387f6ab8d8454bc3752bf634dc",
     "0027_isos": "3854a72134e7ddd4a605c2c49422c91a3be2fa3f6ab413cffb4b0f6d0a79b82d",
     "0028_machine_types": "01979b0618deffbdce41d39f5d0d0b638bce7f8b70bc390a9076753d80b4229a",
 }
@@ -482,6 +486,21 @@ def test_interfaces_get_links(tmp_path: Path) -> None:
             assert [row.nic.mac for row in NicDown.select()] == ["52:54:00:00:00:01"]
             Vm.delete().where(Vm.id == "v").execute()
             assert NicDown.select().count() == 0
+
+
+def test_snapshots_get_what_they_are_as_good_as(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0024_backups")
+            pool = Pool.create(name="p", type="nfs", scope="zone", scope_id="z")
+            account = Account.create(name="a")
+            old = Snapshot.create(name="old", account=account, volume_id="v", pool=pool, size_bytes=1)
+        assert "0025_snapshot_consistency" in database.migrate()
+        with database.session():
+            SnapshotConsistency.create(snapshot=old, consistency="crash", reason="no guest agent is connected")
+            assert [(row.snapshot.name, row.consistency) for row in SnapshotConsistency.select()] == [("old", "crash")]
+            Snapshot.delete().execute()
+            assert SnapshotConsistency.select().count() == 0
 
 
 def test_vms_get_iso_images(tmp_path: Path) -> None:

@@ -6,9 +6,12 @@ import threading
 from typing import Any
 
 import pytest
+from ostler.types.v1.volume_pb2 import CONSISTENCY_APPLICATION, CONSISTENCY_CRASH, Consistency
 from ostler_common.errors import FailedPreconditionError
 from ostler_control import snapshots, vms, volumes
-from ostler_control.models import Event, Host, Passphrase, PoolHost, Snapshot, Volume
+from ostler_control.api.convert.volumes import snapshot as convert_snapshot
+from ostler_control.caller import Caller, Role
+from ostler_control.models import Event, Host, Passphrase, PoolHost, Snapshot, SnapshotConsistency, Volume
 from ostler_control.operations import Engine
 
 from tests.fakes.working_agent import Fault, wait_until
@@ -67,6 +70,28 @@ def test_the_host_of_a_running_vm_copies(site: Site, engine: Engine) -> None:
     site.revive("h2")
     assert outcome(engine, site.record(lambda: vms.stop(vm, "alice"))) == OK
     assert new_snapshot(site, engine, root, "offline").online is False
+
+
+@pytest.mark.parametrize(
+    ("said", "recorded"),
+    [
+        ((CONSISTENCY_APPLICATION, ""), ("application", "")),
+        ((CONSISTENCY_CRASH, "no agent\x1b[1m"), ("crash", "no agent\\x1b[1m")),
+        (None, None),
+    ],
+)
+def test_what_a_snapshot_is_as_good_as_is_recorded(
+    site: Site, engine: Engine, said: tuple[Consistency.ValueType, str] | None, recorded: tuple[str, str] | None
+) -> None:
+    vm = running_vm(site, engine, "frozen", host=site.host("h2"))
+    site.hosts["h2"].consistency = said
+    snapshot = new_snapshot(site, engine, root_of(vm), "of-frozen")
+    found = [(row.consistency, row.reason) for row in SnapshotConsistency.select()]
+    assert found == ([recorded] if recorded else [])
+    shown = convert_snapshot(snapshot, Caller(Role.ADMIN, "1", "alice"))
+    assert (shown.consistency, shown.consistency_reason) == (said[0] if said else 0, recorded[1] if recorded else "")
+    assert outcome(engine, site.record(lambda: snapshots.delete(snapshot, "alice"))) == OK
+    assert SnapshotConsistency.select().count() == 0
 
 
 def test_what_cannot_be_copied_is_refused(site: Site, engine: Engine) -> None:

@@ -14,24 +14,30 @@ import structlog
 from ostler_common.errors import AbortedError, OstlerError
 
 from ostler_agent.hypervisors.base import DiskCopy, Progress
-from ostler_agent.hypervisors.libvirt import domains, inventory, live
+from ostler_agent.hypervisors.libvirt import domains, freezing, inventory, live
 from ostler_agent.hypervisors.libvirt.errors import from_qemu_or_none, is_code, lost_connection, translated
 from ostler_agent.hypervisors.libvirt.host import disk_file
 from ostler_agent.hypervisors.libvirt.live import POLL_INTERVAL_S, retry_while_unavailable
 from ostler_agent.hypervisors.libvirt.session import Session
 from ostler_agent.hypervisors.libvirt.xml.copies import BackupDisk, backup_targets, backup_xml
+from ostler_agent.spec import Freeze
 
 log = structlog.get_logger(__name__)
 
 
-def copy_disks(session: Session, vm_id: str, copies: Sequence[DiskCopy], progress: Progress) -> None:
+def copy_disks(session: Session, vm_id: str, copies: Sequence[DiskCopy], progress: Progress) -> Freeze:
     """See `base.Backup.copy_disks`."""
     try:
         with session.locks.hold(vm_id):
-            _begin(session, vm_id, copies)
+            freeze = freezing.freeze(session, vm_id)
+            try:
+                _begin(session, vm_id, copies)
+            finally:
+                freeze = freezing.thaw(session, vm_id, freeze)
         _finish(session, vm_id, copies[0].path, progress)
     finally:
         _remove_keys(session, vm_id, copies)
+    return freeze
 
 
 def end_copies(session: Session, vm_id: str, copies: Sequence[DiskCopy]) -> None:
@@ -42,6 +48,7 @@ def end_copies(session: Session, vm_id: str, copies: Sequence[DiskCopy]) -> None
 
 def end_copy(session: Session, vm_id: str, key_id: str | None, path: Path) -> None:
     """See `base.LiveCopy.end_copy`."""
+    freezing.thaw_left_frozen(session, vm_id)
 
     def end() -> None:
         with translated(f"ending a copy of VM {vm_id}"):

@@ -60,7 +60,7 @@ from ostler_agent.hypervisors.libvirt.secrets import Secrets
 from ostler_agent.hypervisors.libvirt.session import Session
 from ostler_agent.hypervisors.libvirt.stalls import Stalls
 from ostler_agent.hypervisors.toolkit.console import Consoles, SocketConsole
-from ostler_agent.spec import DiskSpec, Key, NicSpec, VmInfo, VmSpec, VolumeRef
+from ostler_agent.spec import DiskSpec, Freeze, Key, NicSpec, VmInfo, VmSpec, VolumeRef
 
 log = structlog.get_logger(__name__)
 
@@ -256,8 +256,8 @@ class LibvirtDriver:
 
     # -- LiveCopy
 
-    def copy_disk(self, vm_id: str, volume_id: str, target: VolumeRef, path: Path, progress: Progress) -> None:
-        backup.copy_disks(self._session, vm_id, [DiskCopy(volume_id, target, path)], progress)
+    def copy_disk(self, vm_id: str, volume_id: str, target: VolumeRef, path: Path, progress: Progress) -> Freeze:
+        return backup.copy_disks(self._session, vm_id, [DiskCopy(volume_id, target, path)], progress)
 
     def end_copy(self, vm_id: str, key_id: str | None, path: Path) -> None:
         backup.end_copy(self._session, vm_id, key_id, path)
@@ -276,8 +276,8 @@ class LibvirtDriver:
 
     # -- Backup
 
-    def copy_disks(self, vm_id: str, copies: Sequence[DiskCopy], progress: Progress) -> None:
-        backup.copy_disks(self._session, vm_id, copies, progress)
+    def copy_disks(self, vm_id: str, copies: Sequence[DiskCopy], progress: Progress) -> Freeze:
+        return backup.copy_disks(self._session, vm_id, copies, progress)
 
     def end_copies(self, vm_id: str, copies: Sequence[DiskCopy]) -> None:
         backup.end_copies(self._session, vm_id, copies)

@@ -30,27 +30,27 @@ Answer = Mapping[str, str | int]
 
 def info(session: Session, vm_id: str) -> GuestInfo:
     """See `guest.GuestAgent`."""
-    with _asking(session, vm_id, "asking it about the guest") as domain:
+    with asking(session, vm_id, "asking it about the guest") as domain:
         version = _version(domain)
         return from_answer(domain.guestInfo(0), version, domain.getTime()["seconds"])
 
 
 def set_time(session: Session, vm_id: str) -> None:
     """Sets the guest's clock to the host's."""
-    with _asking(session, vm_id, "setting the guest's time") as domain:
+    with asking(session, vm_id, "setting the guest's time") as domain:
         seconds, nanos = divmod(time.time_ns(), 10**9)
         domain.setTime({"seconds": seconds, "nseconds": nanos})
 
 
 def set_password(session: Session, vm_id: str, user: str, password: Secret) -> None:
     """Sets a password. A guest may repeat it in its error, so that nothing of the error is kept."""
-    with _asking(session, vm_id, f"setting the password of user {user}", quote=False) as domain:
+    with asking(session, vm_id, f"setting the password of user {user}", quote=False) as domain:
         domain.setUserPassword(user, password.reveal().decode())
 
 
 def shut_down(session: Session, vm_id: str) -> None:
     """Asks the guest to shut down."""
-    with _asking(session, vm_id, "shutting the guest down") as domain:
+    with asking(session, vm_id, "shutting the guest down") as domain:
         domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT)
 
 
@@ -116,14 +116,19 @@ def _version(domain: libvirt.virDomain) -> str:
 
 
 @contextmanager
-def _asking(session: Session, vm_id: str, what: str, *, quote: bool = True) -> Iterator[libvirt.virDomain]:
-    """A running VM's domain, whose guest agent is connected. quote: whether errors have what the guest said."""
+def asking(
+    session: Session, vm_id: str, what: str, *, quote: bool = True, timeout_s: int = AGENT_TIMEOUT_S
+) -> Iterator[libvirt.virDomain]:
+    """A running VM's domain, whose guest agent is connected.
+
+    quote: whether errors have what the guest said; timeout_s: for each of its answers.
+    """
     domain = domains.get_active(session, vm_id)
     with translated(f"inspecting VM {vm_id}"):
         root = ElementTree.fromstring(domain.XMLDesc())
         if not guest_channel.has_agent(root):
             raise _missing(vm_id, guest_channel.has_channel(root))
-        domain.agentSetResponseTimeout(AGENT_TIMEOUT_S)
+        domain.agentSetResponseTimeout(timeout_s)
     try:
         yield domain
     except libvirt.libvirtError as error:

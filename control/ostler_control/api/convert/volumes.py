@@ -15,7 +15,16 @@ from ostler_control.api.convert.times import timestamp
 from ostler_control.caller import Caller
 from ostler_control.catalog import disk_io
 from ostler_control.keys.versions import versions_of
-from ostler_control.models import Account, DiskOffering, Pool, Snapshot, SnapshotSchedule, Vm, Volume
+from ostler_control.models import (
+    Account,
+    DiskOffering,
+    Pool,
+    Snapshot,
+    SnapshotConsistency,
+    SnapshotSchedule,
+    Vm,
+    Volume,
+)
 
 
 def volumes(rows: Sequence[Volume], caller: Caller) -> list[volume_pb2.Volume]:
@@ -71,6 +80,10 @@ def snapshots(rows: Sequence[Snapshot], caller: Caller) -> list[snapshot_pb2.Sna
     volumes = by_id(Volume, (row.volume_id for row in rows))
     shown = shown_to(caller)
     own = labels.of_objects(Snapshot, [row.id for row in rows])
+    known = {
+        found.snapshot_id: found
+        for found in SnapshotConsistency.select().where(SnapshotConsistency.snapshot.in_([row.id for row in rows]))
+    }
     keys = versions_of(row.passphrase_id for row in rows) if caller.is_admin else {}
     return [
         snapshot_pb2.Snapshot(
@@ -92,6 +105,10 @@ def snapshots(rows: Sequence[Snapshot], caller: Caller) -> list[snapshot_pb2.Sna
             create_time=timestamp(row.create_time),
             labels=own.get(row.id, {}),
             key_version=keys.get(row.passphrase_id, ""),
+            consistency=to_enum(
+                types_volume_pb2.Consistency, "CONSISTENCY_", known[row.id].consistency if row.id in known else ""
+            ),
+            consistency_reason=known[row.id].reason if row.id in known else "",
         )
         for row in rows
     ]
