@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from ostler.control.v1 import iso_pb2 as pb
+from ostler.types.v1 import vm_pb2 as types_pb2
 from ostler_agent.tools import iso as iso_tool
 from ostler_common.errors import FailedPreconditionError, OstlerError
 from ostler_control import database, vms
+from ostler_control.api.convert import vms as convert_vms
 from ostler_control.api.isos import IsoService
 from ostler_control.database import session
 from ostler_control.models import Host, Iso, Operation, Template, Vm, VmIso, Volume
@@ -189,3 +191,19 @@ def test_a_vm_is_installed_from_an_iso(place: Place) -> None:
     assert (vm.template_id, vm.template_name, vm.firmware) == (None, "", "uefi")
     assert (root.template_id, root.size_bytes, root.encrypt_format) == (None, 64 << 20, "luks")
     assert place.drives() == place.inserted() == {0: "installer", 1: "drivers"}
+
+
+def test_secure_boot_is_asked_of_the_host_and_shown(place: Place) -> None:
+    def record() -> Operation:
+        with database.session():
+            isos = [place.iso("installer")]
+        fields = {"template": None, "isos": isos, "root_size_bytes": 64 << 20, "firmware": "uefi_secure_boot"}
+        return place.site.new_vm("web", **fields)
+
+    Host.update(uefi=False).execute()
+    assert reason(partial(place.site.record, record)) == "NO_FEASIBLE_HOST", "it is UEFI, too"
+    Host.update(uefi=True).execute()
+    assert place.do(record) == OK
+    spec = place.site.hosts[Host.get_by_id(place.vm.host_id).name].vms[place.vm.id].spec
+    assert spec.firmware == types_pb2.FIRMWARE_UEFI_SECURE_BOOT
+    assert convert_vms.vm(place.vm, place.site.admin()).firmware == types_pb2.FIRMWARE_UEFI_SECURE_BOOT
