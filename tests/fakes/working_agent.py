@@ -279,7 +279,11 @@ class FakeHost(
     ) -> Iterator[job_pb2.JobUpdate]:
         def work(job: JobContext) -> job_pb2.CopiedDisks:
             job.report("copying disks", 1, 2)
-            return job_pb2.CopiedDisks(volumes=[self._copy(disk.source, disk.target, 0) for disk in request.disks])
+            made = [self._copy(disk.source, disk.target, 0) for disk in request.disks]
+            for info in made:
+                if request.vm_id and self.consistency is not None:
+                    info.consistency, info.consistency_reason = self.consistency
+            return job_pb2.CopiedDisks(volumes=made)
 
         return self._job("CopyDisks", "volume.copy-disks", request, context, work)
 

@@ -1,6 +1,6 @@
 """The tables. `ALL` lists them in the order in which they are made."""
 
-from ostler_control.models.backups import Backup, BackupDisk, BackupStore
+from ostler_control.models.backups import Backup, BackupConsistency, BackupDisk, BackupStore
 from ostler_control.models.base import BaseModel, db, new_id, now
 from ostler_control.models.columns import first_tuple, tuples
 from ostler_control.models.drs import AffinityGroup, AffinityHost, AffinityMember, DrsCondition, DrsMove, DrsPlan
@@ -109,6 +109,7 @@ ALL: tuple[type[BaseModel], ...] = (
     SnapshotConsistency,
     BackupStore,
     Backup,
+    BackupConsistency,
     BackupDisk,
     ServiceOffering,
     OfferingMaximum,
@@ -177,6 +178,7 @@ __all__ = [
     "AffinityHost",
     "AffinityMember",
     "Backup",
+    "BackupConsistency",
     "BackupDisk",
     "BackupState",
     "BackupStore",

@@ -45,6 +45,15 @@ class Backup(BaseModel):
         indexes = ((("account", "name"), True),)
 
 
+class BackupConsistency(BaseModel):
+    """What the backup of a running VM is as good as. The fields of `SnapshotConsistency`."""
+
+    backup = ForeignKeyField(Backup, unique=True, on_delete="CASCADE")
+    backup_id: str
+    consistency = TextField()
+    reason = TextField(default="")
+
+
 class BackupDisk(BaseModel):
     """A disk of a backup; its id is also its file's. The file is always encrypted, under a passphrase of its own.
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from ostler.types.v1 import volume_pb2
 from ostler_common.errors import AlreadyExistsError
-from ostler_common.guest_info import clean_text
 
 from ostler_control import settings
 from ostler_control.catalog.names import check_name
@@ -20,12 +19,11 @@ from ostler_control.operations import Run, Undo, record_operation, workflow
 from ostler_control.scheduling import placement_query
 from ostler_control.snapshots.rows import destroy, load, load_or_none, record_last_error
 from ostler_control.states import SnapshotState
-from ostler_control.volumes import host_jobs, matrix, wire
+from ostler_control.volumes import consistency, host_jobs, matrix, wire
 from ostler_control.volumes.copying import choose_copying_host, copy_file
 from ostler_control.volumes.grow import check_ready
 from ostler_control.volumes.rows import lock_with_vm
 
-CONSISTENCIES = {volume_pb2.CONSISTENCY_CRASH: "crash", volume_pb2.CONSISTENCY_APPLICATION: "application"}
 # So that the time, and a suffix if need be, still fit into a name of 63 characters.
 _MAX_VOLUME_NAME_PART, _MAX_NAME_BEFORE_SUFFIX = 46, 56
 
@@ -150,12 +148,8 @@ def _copy(run: Run, host_id: str, inputs: SnapshotInputs) -> None:
 def _record_consistency(snapshot: Snapshot, info: volume_pb2.VolumeInfo) -> None:
     """What the host says of it; the step may be a repetition."""
     SnapshotConsistency.delete().where(SnapshotConsistency.snapshot == snapshot.id).execute()
-    if info.consistency:
-        SnapshotConsistency.create(
-            snapshot=snapshot,
-            consistency=CONSISTENCIES.get(info.consistency, "crash"),
-            reason=clean_text(info.consistency_reason),
-        )
+    if fields := consistency.recorded(info):
+        SnapshotConsistency.create(snapshot=snapshot, **fields)
 
 
 def delete_file(run: Run, host_id: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from ostler.agent.v1 import volume_pb2 as agent_pb2
+from ostler.types.v1 import volume_pb2
 from ostler_common.errors import AlreadyExistsError, FailedPreconditionError
 from ostler_common.hypervisors import Function
 
@@ -22,6 +23,7 @@ from ostler_control.hypervisors import rules
 from ostler_control.keys import Keyring
 from ostler_control.models import (
     Backup,
+    BackupConsistency,
     BackupDisk,
     BackupState,
     BackupStore,
@@ -40,7 +42,7 @@ from ostler_control.vm_backups.rows import delete_file, destroy, disks_of, load,
 from ostler_control.vm_backups.verify import digest
 from ostler_control.vms.rows import check_not_elsewhere
 from ostler_control.vms.rows import disks_of as disks_of_vm
-from ostler_control.volumes import wire
+from ostler_control.volumes import consistency, wire
 from ostler_control.volumes.grow import check_ready
 from ostler_control.volumes.new_volume import first_accepted
 from ostler_control.volumes.rows import load as load_volume
@@ -222,6 +224,14 @@ def _copy(run: Run, host_id: str, inputs: BackupInputs) -> None:
             BackupDisk.update(
                 encrypt_format=wire.encrypt_format(disk, info), size_bytes=info.virtual_size_bytes or disk.size_bytes
             ).where(BackupDisk.id == disk.id).execute()
+        _record_consistency(run.resource_id, found[disks[0].id])
+
+
+def _record_consistency(backup_id: str, info: volume_pb2.VolumeInfo) -> None:
+    """All disks are of one moment; the step may be a repetition."""
+    BackupConsistency.delete().where(BackupConsistency.backup == backup_id).execute()
+    if fields := consistency.recorded(info):
+        BackupConsistency.create(backup=backup_id, **fields)
 
 
 def _release_vm(run: Run) -> None:

@@ -16,6 +16,7 @@ from ostler_control.models import (
     ALL,
     Account,
     Backup,
+    BackupConsistency,
     BackupDisk,
     BackupStore,
     Cluster,
@@ -102,6 +103,7 @@ FROZEN = {
     "0023_more_labels": "cb9ab15f8f5e59a42f57321d55c19dd3b1efbec272265ee67c4743cdf36e496b",
     "0024_backups": "ce6654519307c558632ba903d4bbdbebf7a94eabd73c4a8095335885b5cc347c",
     "0025_snapshot_consistency": "4796e002c78b366434720dd817a94f8e367c70387f6ab8d8454bc3752bf634dc",
+    "0026_backup_consistency": "70d7a677f766ac46baacd0066f6b3757e4af89f38de63ee7a988b0a340cf27f8",
     "0027_isos": "3854a72134e7ddd4a605c2c49422c91a3be2fa3f6ab413cffb4b0f6d0a79b82d",
     "0028_machine_types": "01979b0618deffbdce41d39f5d0d0b638bce7f8b70bc390a9076753d80b4229a",
 }
@@ -501,6 +503,21 @@ def test_snapshots_get_what_they_are_as_good_as(tmp_path: Path) -> None:
             assert [(row.snapshot.name, row.consistency) for row in SnapshotConsistency.select()] == [("old", "crash")]
             Snapshot.delete().execute()
             assert SnapshotConsistency.select().count() == 0
+
+
+def test_backups_get_what_they_are_as_good_as(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0025_snapshot_consistency")
+            pool = Pool.create(name="p", type="nfs", scope="zone", scope_id="z")
+            account = Account.create(name="a")
+            old = Backup.create(name="old", account=account, vm_id="v", vm_name="web", pool=pool, definition="{}")
+        assert "0026_backup_consistency" in database.migrate()
+        with database.session():
+            BackupConsistency.create(backup=old, consistency="application")
+            assert [(row.backup.name, row.reason) for row in BackupConsistency.select()] == [("old", "")]
+            Backup.delete().execute()
+            assert BackupConsistency.select().count() == 0
 
 
 def test_vms_get_iso_images(tmp_path: Path) -> None:

@@ -7,11 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from ostler.types.v1.volume_pb2 import CONSISTENCY_APPLICATION
 from ostler_common.errors import FailedPreconditionError, OstlerError
 from ostler_common.hypervisors import Function
 from ostler_control import vm_backups, vms, volumes
+from ostler_control.api.convert.backups import backup as convert_backup
+from ostler_control.caller import Caller, Role
 from ostler_control.models import (
     Backup,
+    BackupConsistency,
     BackupDisk,
     Event,
     Host,
@@ -83,8 +87,12 @@ def test_a_backup_has_every_disk_of_a_running_vm_under_its_own_key(site: Site, e
     vm = vm_with_data(site, engine, kind=kind)
     for fake in site.hosts.values():
         fake.calls.clear()
+        fake.consistency = (CONSISTENCY_APPLICATION, "")
     backup = back_up(site, engine, vm, "before")
     assert (backup.state, backup.online, backup.vm_name) == ("ready", True, "web")
+    assert [(row.backup.id, row.consistency) for row in BackupConsistency.select()] == [(backup.id, "application")]
+    shown = convert_backup(backup, Caller(Role.ADMIN, "1", "alice"))
+    assert shown.consistency == CONSISTENCY_APPLICATION
     root, data = disks(backup)
     assert ((root.slot, root.root, root.encrypted), (data.slot, data.root)) == ((0, True, True), (1, False))
     assert data.encrypted == (kind == "encrypted")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ostler.control.v1 import backup_pb2 as pb
+from ostler.types.v1.volume_pb2 import Consistency
 from peewee import fn
 
 from ostler_control.api.convert import fleet
@@ -12,13 +13,17 @@ from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.lookups import by_id, name_of, shown_to
 from ostler_control.api.convert.times import timestamp
 from ostler_control.caller import Caller
-from ostler_control.models import Account, Backup, BackupDisk, Pool, tuples
+from ostler_control.models import Account, Backup, BackupConsistency, BackupDisk, Pool, tuples
 
 
 def backups(rows: Sequence[Backup], caller: Caller) -> list[pb.Backup]:
     accounts = by_id(Account, (row.account_id for row in rows))
     pools = by_id(Pool, (row.pool_id for row in rows))
     shown = shown_to(caller)
+    known = {
+        found.backup_id: found
+        for found in BackupConsistency.select().where(BackupConsistency.backup.in_([row.id for row in rows]))
+    }
     disks: dict[str, list[pb.BackupDisk]] = {}
     for disk in BackupDisk.select().where(BackupDisk.backup.in_([row.id for row in rows])).order_by(BackupDisk.slot):
         disks.setdefault(disk.backup_id, []).append(_disk(disk))
@@ -39,6 +44,8 @@ def backups(rows: Sequence[Backup], caller: Caller) -> list[pb.Backup]:
             verify_time=timestamp(row.verify_time),
             verify_error=shown(row.verify_error),
             create_time=timestamp(row.create_time),
+            consistency=to_enum(Consistency, "CONSISTENCY_", known[row.id].consistency if row.id in known else ""),
+            consistency_reason=known[row.id].reason if row.id in known else "",
         )
         for row in rows
     ]

@@ -13,6 +13,7 @@ from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.commands._backup_store import store as store_group
 from ostler_control.cli.commands._volume_view import VIEW as VOLUME_VIEW
 from ostler_control.cli.commands.vm import VIEW as VM_VIEW
+from ostler_control.cli.consistency import consistency
 from ostler_control.cli.finish import finish
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import ACCOUNT, BACKUP, BACKUP_STORE, POOL, SERVICE_OFFERING, VM
@@ -61,6 +62,7 @@ VIEW = View[pb.Backup](
         ("reason", lambda b: b.state_reason),
         ("account", lambda b: b.account_name),
         ("VM ran", lambda b: text.yes(b.online)),
+        ("consistency", consistency),
         ("damage", lambda b: b.verify_error),
         ("VM id", lambda b: b.vm_id),
         ("id", lambda b: b.id),

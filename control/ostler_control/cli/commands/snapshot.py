@@ -5,12 +5,13 @@ from __future__ import annotations
 import click
 from ostler.control.v1 import snapshot_pb2 as pb
 from ostler.control.v1 import volume_pb2
-from ostler.types.v1.volume_pb2 import CONSISTENCY_APPLICATION, CONSISTENCY_CRASH, ENCRYPT_FORMAT_LUKS
+from ostler.types.v1.volume_pb2 import ENCRYPT_FORMAT_LUKS
 
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.commands._snapshot_schedule import schedule
 from ostler_control.cli.commands._volume_view import VIEW as VOLUME_VIEW
+from ostler_control.cli.consistency import consistency
 from ostler_control.cli.finish import finish
 from ostler_control.cli.labels import joined as labels_joined
 from ostler_control.cli.labels import label_command, selector_option
@@ -27,15 +28,6 @@ from ostler_control.cli.options import (
 )
 from ostler_control.cli.output import Listing, View, print_list, print_one
 
-
-def _consistency(snapshot: pb.Snapshot) -> str:
-    if snapshot.consistency == CONSISTENCY_APPLICATION:
-        return "application (file systems were frozen)"
-    if snapshot.consistency == CONSISTENCY_CRASH:
-        return f"crash ({snapshot.consistency_reason or 'file systems were not frozen'})"
-    return ""
-
-
 VIEW = View[pb.Snapshot](
     "snapshot",
     columns=[
@@ -51,7 +43,7 @@ VIEW = View[pb.Snapshot](
         ("reason", lambda s: s.state_reason),
         ("account", lambda s: s.account_name),
         ("VM ran", lambda s: text.yes(s.online)),
-        ("consistency", _consistency),
+        ("consistency", consistency),
         ("format", lambda s: text.enum_of(s, "format")),
         ("encryption", lambda s: text.enum_of(s, "encrypt_format")),
         ("key version", lambda s: s.key_version),
