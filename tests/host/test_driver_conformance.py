@@ -52,6 +52,7 @@ KVM_ONLY = {
         "nic-hot-plug.running",
         "nic-link.running",
         "guest-addresses.unheard",
+        "guest-agent.unheard",
         "io-limits.running",
         "iso.drives",
         "machine-type.kept",
