@@ -7,6 +7,7 @@ import subprocess
 import tarfile
 from pathlib import Path
 
+import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from ostler.control.v1 import key_pb2, label_pb2, offering_pb2, vm_pb2
@@ -145,6 +146,26 @@ def test_a_running_vm_grows_and_keeps_its_size_through_a_migration(fleet: Fleet,
     assert refused(fleet.resize, guest, "grows").reason == "RESIZE_NEEDS_STOP"
     fleet.do(fleet.stop(guest, force=True))
     fleet.do(fleet.resize(guest, SECRET))
+
+
+def test_a_guest_agent_is_asked_through_the_control_plane(fleet: Fleet, guest: str) -> None:
+    """Also after a migration: its channel moves with the VM."""
+    info = vm_pb2.ReadGuestInfoRequest(vm=guest)
+    assert refused(fleet.api.vms.ReadGuestInfo, info).reason == "GUEST_AGENT_MISSING"
+    with fleet.console(guest) as console:
+        console.run("guest-agent", "AGENT-STARTED")
+        wait_for(lambda: _answers(fleet, guest), "the guest agent", 60, 0.5)
+        fleet.do(fleet.migrate(guest, fleet.other_host(guest).name))
+        wait_for(lambda: _answers(fleet, guest), "the guest agent after a migration", 60, 0.5)
+        fleet.api.vms.SyncGuestTime(vm_pb2.SyncGuestTimeRequest(vm=guest))
+        console.run("kill $(cat /tmp/qemu-ga.pid)", "# ")
+
+
+def _answers(fleet: Fleet, name: str) -> bool:
+    try:
+        return fleet.api.vms.ReadGuestInfo(vm_pb2.ReadGuestInfoRequest(vm=name)).os_name == "Lab guest 1.0"
+    except grpc.RpcError:
+        return False
 
 
 def test_a_running_vm_loses_its_link_and_tells_its_address(fleet: Fleet, guest: str) -> None:
