@@ -30,19 +30,22 @@ class Nemesis:
 
     def work(self, duration_s: float) -> None:
         """One fault after the other. Call it in the main thread: PostgreSQL dies with the thread that starts it."""
-        kinds: dict[str, Callable[[], None]] = {
-            "kill": self._kill,
-            "freeze": self._freeze,
-            "cut a host": self._cut_host,
-            "cut the control plane": self._cut_control,
+        # How often each comes, relative to the others: after a cut of the control plane all clients wait for a while.
+        kinds: dict[str, tuple[int, Callable[[], None]]] = {
+            "kill": (4, self._kill),
+            "freeze": (3, self._freeze),
+            "cut a host": (4, self._cut_host),
+            "cut the control plane": (1, self._cut_control),
         }
         if self.place.server is not None:
-            kinds |= {"restart PostgreSQL": self._restart_database, "use up its connections": self._starve_database}
+            kinds["restart PostgreSQL"] = (2, self._restart_database)
+            kinds["use up its connections"] = (2, self._starve_database)
+        names = sorted(kinds)
         end = time.monotonic() + duration_s
         while time.monotonic() < end:
             self._wait(*QUIET_S)
-            kind = self._dice.choice(sorted(kinds))
-            kinds[kind]()
+            kind = self._dice.choices(names, [kinds[name][0] for name in names])[0]
+            kinds[kind][1]()
             self.injected[kind] += 1
 
     def _wait(self, least_s: float, most_s: float) -> None:
