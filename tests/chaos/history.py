@@ -67,9 +67,13 @@ def violations(calls: Sequence[Call], final: Mapping[str, str]) -> list[str]:
     for name, own in sorted(by_object.items()):
         state, may = final.get(name, ABSENT), allowed(own)
         if state not in may:
-            last = "; ".join(
-                f"{call.verb} {call.begin:.2f}-{call.end:.2f} {call.outcome.value} {call.reason}".strip()
-                for call in sorted(own, key=lambda call: call.end)[-6:]
-            )
-            found.append(f"{name} is {state}, and may be {' or '.join(sorted(may))} ({last})")
+            found.append(f"{name} is {state}, and may be {' or '.join(sorted(may))} ({told(own)})")
     return found
+
+
+def told(calls: Sequence[Call]) -> str:
+    """The last calls, for people."""
+    return "; ".join(
+        f"{call.verb} {call.begin:.2f}-{call.end:.2f} {call.outcome.value} {call.reason}".strip()
+        for call in sorted(calls, key=lambda call: call.end)[-6:]
+    )

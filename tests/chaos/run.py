@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from ostler_control.models import Operation, Snapshot, Vm, Volume
 from ostler_control.states import OperationState
 
 from tests.chaos.clients import Clients
-from tests.chaos.history import Call, violations
+from tests.chaos.history import Call, told, violations
 from tests.chaos.nemesis import Nemesis
 from tests.chaos.site import Place, place
 
@@ -81,7 +82,7 @@ def run(directory: Path, seed: int, duration_s: float, replicas: int) -> Verdict
         clients.stop(LAST_CALLS_S)
         assert not clients.faults, clients.faults
         found = [f"VM {vm_id} ran twice" for vm_id in watch.doubles]
-        found += _at_rest(at)
+        found += [f"{text} ({told(_about(text, clients.calls))})" for text in _at_rest(at)]
         watch.stop()
         with database.session():
             found += violations(clients.calls, _states())
@@ -109,6 +110,11 @@ def _at_rest(at: Place) -> list[str]:
         if time.monotonic() > end:
             return left
         time.sleep(0.5)
+
+
+def _about(text: str, calls: Sequence[Call]) -> list[Call]:
+    """The calls on what a text names."""
+    return [call for call in calls if call.object.partition("/")[2] in text.split()]
 
 
 def _states() -> dict[str, str]:
