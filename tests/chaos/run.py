@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ostler_control import database
-from ostler_control.models import Operation, Snapshot, Vm, Volume
+from ostler_control.models import Operation, PowerState, Snapshot, Vm, VmState, Volume
 from ostler_control.states import OperationState
+from ostler_control.vms.stop import record_stopped
 
 from tests.chaos.clients import Clients
 from tests.chaos.history import Call, told, violations
@@ -102,6 +103,7 @@ def _at_rest(at: Place) -> list[str]:
             busy = Operation.select().where(Operation.state.in_((OperationState.PENDING, OperationState.RUNNING)))
             left = [f"{row.verb} of {row.resource_name} does not end" for row in busy]
             if not left:
+                _hear_hosts(at)
                 try:
                     at.site.check_whole()
                     return []
@@ -110,6 +112,13 @@ def _at_rest(at: Place) -> list[str]:
         if time.monotonic() > end:
             return left
         time.sleep(0.5)
+
+
+def _hear_hosts(at: Place) -> None:
+    """In place of the watch over hosts: what they say of VMs whose host could not be asked after a failed stop."""
+    for row in Vm.select().where(Vm.state == VmState.RUNNING, Vm.power_state == PowerState.UNKNOWN):
+        if not at.site.fleet.running_on(row.id):
+            record_stopped(row.id)
 
 
 def _about(text: str, calls: Sequence[Call]) -> list[Call]:
