@@ -16,6 +16,7 @@ from starlette.responses import HTMLResponse
 
 from ostler_control.cli.app import App
 from ostler_control.cli.failure import lines
+from ostler_control.web.changes import Changes
 from ostler_control.web.security import CSRF_FIELD, Session
 
 HERE = Path(__file__).parent
@@ -82,6 +83,12 @@ def form_of(request: Request) -> dict[str, str]:
     return form
 
 
+class HtmlPage(HTMLResponse):
+    """is_moving: whether it shows something that moves without events, such as an operation's progress."""
+
+    is_moving = False
+
+
 @dataclass
 class Console:
     """A running console."""
@@ -89,6 +96,7 @@ class Console:
     app: App
     environment: jinja2.Environment
     is_stopping: Callable[[], bool]
+    changes: Changes
     _role: list[int] = field(default_factory=list)
 
     @classmethod
@@ -104,7 +112,7 @@ class Console:
         )
         # A global, because a block that is rendered alone has no imports of its template.
         environment.globals["ui"] = environment.get_template("parts.html").module
-        return cls(app, environment, is_stopping)
+        return cls(app, environment, is_stopping, Changes(lambda request: app.client.events.WatchEvents(request)))
 
     @property
     def is_admin(self) -> bool:
@@ -113,8 +121,10 @@ class Console:
             self._role.append(self.app.client.users.WhoAmI(WhoAmIRequest()).role)
         return self._role[0] == User.ADMIN
 
-    def render(self, request: Request, template: str, status: int = 200, **values: object) -> HTMLResponse:
-        """A page, or only its block `live` for who follows it.
+    def render(
+        self, request: Request, template: str, status: int = 200, *, is_moving: bool = False, **values: object
+    ) -> HtmlPage:
+        """A page, or only its block `live` for who follows it. is_moving: see HtmlPage.
 
         `here` marks its place in the menu; `command` is what does the same on the command line.
         """
@@ -129,9 +139,10 @@ class Console:
         found = self.environment.get_template(template)
         if is_followed(request):
             live = found.blocks["live"](found.new_context({**base, **values}))
-            return HTMLResponse("".join(live), status)
-        text = found.render({"menu": self._menu(), **base, **values})
-        return HTMLResponse(text, status)
+            page = HtmlPage("".join(live), status)
+            page.is_moving = is_moving
+            return page
+        return HtmlPage(found.render({"menu": self._menu(), **base, **values}), status)
 
     def _menu(self) -> Sequence[Entry]:
         try:

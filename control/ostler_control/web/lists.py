@@ -20,14 +20,17 @@ def render_list(
     table: Table,
     note: str = "",
     buttons: Sequence[Button] = (),
+    is_moving: bool = False,
 ) -> Response:
     """The page of a list at its own address, which is in the menu.
 
-    words: of the command that prints it; the filters that are set are its options. note: a sentence above the table.
+    words: of the command that prints it; the filters that are set are its options. note: a sentence above the table;
+    is_moving: see `HtmlPage`.
     """
     return console.render(
         request,
         "list.html",
+        is_moving=is_moving,
         title=table.caption,
         here=request.url.path,
         command=command(*words, *filters.words()),

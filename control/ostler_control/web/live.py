@@ -1,4 +1,4 @@
-"""Live pages: the server asks the API again, and sends the page's block `live` whenever it has changed.
+"""Live pages: the server asks the API again when something happens, and sends the page's block `live` when it changed.
 
 A page is followed at its own address by a request that accepts `text/event-stream`: the browser's EventSource, see
 static/live.js. The events are `content`, HTML of the block, and `failure`, why the API did not answer.
@@ -14,10 +14,13 @@ from ostler_common.errors import OstlerError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
-from ostler_control.web.context import EVENT_STREAM
+from ostler_control.web.changes import Changes
+from ostler_control.web.context import EVENT_STREAM, HtmlPage
 
-PERIOD_S = 1.0
-# How often a stream that waits looks whether the console stops.
+# Between two questions: for what moves without events, and where the stream of events is not there; and for the rest,
+# such as the load of hosts.
+PERIOD_S, QUIET_PERIOD_S = 1.0, 5.0
+# How often a stream that waits looks whether something has happened, or the console stops.
 STEP_S = 0.2
 # Pages that take the control plane long are asked for less often: it works for one at most this share of the time.
 MAX_SHARE = 0.1
@@ -26,27 +29,40 @@ MAX_STREAM_S = 600.0
 
 
 def follow(
-    page: Callable[[], Response], is_stopping: Callable[[], bool], period_s: float = PERIOD_S
+    page: Callable[[], Response],
+    is_stopping: Callable[[], bool],
+    changes: Changes,
+    periods_s: tuple[float, float] = (PERIOD_S, QUIET_PERIOD_S),
 ) -> StreamingResponse:
     """A stream of what `page` answers, until the console stops. page: blocks, and is called in a thread."""
-    return StreamingResponse(_events(page, is_stopping, period_s), media_type=EVENT_STREAM)
+    return StreamingResponse(_events(page, is_stopping, changes, periods_s), media_type=EVENT_STREAM)
 
 
-async def _events(page: Callable[[], Response], is_stopping: Callable[[], bool], period_s: float) -> AsyncIterator[str]:
+async def _events(
+    page: Callable[[], Response], is_stopping: Callable[[], bool], changes: Changes, periods_s: tuple[float, float]
+) -> AsyncIterator[str]:
     end = time.monotonic() + MAX_STREAM_S
-    last = ""
-    while (begin := time.monotonic()) < end and not is_stopping():
-        try:
-            response = await run_in_threadpool(page)
-            event = message("content", bytes(response.body).decode())
-        except OstlerError as error:
-            event = message("failure", f"{error.message} [{error.reason}]")
-        # A comment: what is sent finds out whether the browser is there.
-        yield event if event != last else ":\n\n"
-        last = event
-        again = time.monotonic() + max(period_s, (time.monotonic() - begin) / MAX_SHARE)
-        while (left := again - time.monotonic()) > 0 and not is_stopping():
-            await asyncio.sleep(min(left, STEP_S))
+    last, is_moving = "", False
+    with changes.followed():
+        while (begin := time.monotonic()) < end and not is_stopping():
+            seen = changes.number
+            try:
+                response = await run_in_threadpool(page)
+                event = message("content", bytes(response.body).decode())
+                is_moving = isinstance(response, HtmlPage) and response.is_moving
+            except OstlerError as error:
+                event = message("failure", f"{error.message} [{error.reason}]")
+            # A comment: what is sent finds out whether the browser is there.
+            yield event if event != last else ":\n\n"
+            last = event
+            rest = time.monotonic() + (time.monotonic() - begin) / MAX_SHARE
+            while not is_stopping():
+                now = time.monotonic()
+                period_s = periods_s[changes.is_heard and not is_moving]
+                left_s = max(rest, begin + period_s) - now
+                if left_s <= 0 or (now >= rest and changes.number != seen):
+                    break
+                await asyncio.sleep(min(left_s, STEP_S))
 
 
 def message(event: str, data: str) -> str:

@@ -140,7 +140,7 @@ def _endpoint(console: Console, page: Page) -> Callable[[Request], Awaitable[Res
 
     async def endpoint(request: Request) -> Response:
         if is_followed(request):
-            return live.follow(partial(page, console, request), console.is_stopping)
+            return live.follow(partial(page, console, request), console.is_stopping, console.changes)
         return await run_in_threadpool(page, console, request)
 
     return endpoint

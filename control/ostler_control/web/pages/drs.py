@@ -92,6 +92,7 @@ def one_plan(console: Console, request: Request) -> Response:
     return console.render(
         request,
         "plan.html",
+        is_moving=target.state == "in_progress",
         title=found.name,
         here="/drs",
         command=command("drs", "show", found.name, "--why"),

@@ -83,6 +83,7 @@ def one_plan(console: Console, request: Request) -> Response:
     return console.render(
         request,
         "import_plan.html",
+        is_moving=target.state in ("running", "pausing"),
         title=found.name,
         here="/imports",
         command=command("import", "plan", "status", found.name),

@@ -71,7 +71,8 @@ def operations(console: Console, request: Request) -> Response:
         lambda o: tables.path("operations", bare_id(o.name)),
         next=filters.next(answer.next_page_token),
     )
-    return render_list(console, request, ("operation", "list"), filters, table)
+    is_moving = not all(found.done for found in answer.operations)
+    return render_list(console, request, ("operation", "list"), filters, table, is_moving=is_moving)
 
 
 def one_operation(console: Console, request: Request) -> Response:
@@ -90,6 +91,7 @@ def one_operation(console: Console, request: Request) -> Response:
         tone=tables.tone(target.state),
         failure=found.error.message if found.HasField("error") else "",
         done=found.done,
+        is_moving=not found.done,
         percent=metadata.progress.percent,
         phase=metadata.progress.phase,
         buttons=ACTIONS.buttons(console, target),
