@@ -414,7 +414,8 @@ def killed_in(lab: tuple[Host, Path], name: str, request: Message, until: Callab
 @pytest.mark.parametrize("name", ["CopyVolume", "MirrorVolume"])
 def test_an_agent_killed_in_the_middle(lab: tuple[Host, Path], station: Station, name: str) -> None:
     host = lab[0]
-    with running(station, (QCOW2, False), BIG) as (vm, source):
+    # Large enough that a busy machine kills the agent, and looks, before all is copied.
+    with running(station, (QCOW2, False), 3 * BIG) as (vm, source):
         target = station.ref((QCOW2, True))
         request = getattr(volume_pb2, f"{name}Request")(
             operation=job_pb2.OperationRef(id=new_id(), attempt=1),
