@@ -233,7 +233,7 @@ class Site:
         """A running VM's disks: by the file's id, QEMU's name of the device."""
         domain = self.libvirt(self.fleet.lab.host(host)).lookupByUUIDString(vm_id)
         found = {}
-        for disk in ET.fromstring(domain.XMLDesc()).findall("devices/disk"):
+        for disk in ET.fromstring(domain.XMLDesc()).findall("devices/disk[@device='disk']"):
             source, alias = disk.find("source"), disk.find("alias")
             assert source is not None
             assert alias is not None
@@ -243,7 +243,7 @@ class Site:
     def iops_limit(self, host: str, vm_id: str, file_id: str) -> int:
         """Requests per second that a running QEMU lets one of its disks do; 0 is no limit."""
         domain = self.libvirt(self.fleet.lab.host(host)).lookupByUUIDString(vm_id)
-        for disk in ET.fromstring(domain.XMLDesc()).findall("devices/disk"):
+        for disk in ET.fromstring(domain.XMLDesc()).findall("devices/disk[@device='disk']"):
             source = disk.find("source")
             assert source is not None
             if Path(source.get("file") or source.get("dev") or "").name == file_id:
