@@ -22,7 +22,7 @@ from ostler_common.errors import FailedPreconditionError, OstlerError
 from ostler_control.cli import text, transfers
 from ostler_control.cli.app import App, pass_app
 from ostler_control.cli.commands._import_spec import file_spec_options, image_spec_options
-from ostler_control.cli.commands.vm import VIEW
+from ostler_control.cli.commands._vm_view import VIEW
 from ostler_control.cli.finish import finish
 from ostler_control.cli.names import NETWORK
 from ostler_control.cli.options import CallOptions, operation_options

@@ -14,7 +14,7 @@ from ostler_control.cli import passphrases
 from ostler_control.cli.app import App, pass_app
 from ostler_control.cli.commands._import_spec import kvm_spec_options
 from ostler_control.cli.commands._import_view import SOURCE
-from ostler_control.cli.commands.vm import VIEW as VM_VIEW
+from ostler_control.cli.commands._vm_view import VIEW as VM_VIEW
 from ostler_control.cli.finish import finish
 from ostler_control.cli.options import (
     CallOptions,

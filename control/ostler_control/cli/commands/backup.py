@@ -11,8 +11,8 @@ from ostler.control.v1 import vm_pb2, volume_pb2
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.commands._backup_store import store as store_group
+from ostler_control.cli.commands._vm_view import VIEW as VM_VIEW
 from ostler_control.cli.commands._volume_view import VIEW as VOLUME_VIEW
-from ostler_control.cli.commands.vm import VIEW as VM_VIEW
 from ostler_control.cli.consistency import consistency
 from ostler_control.cli.finish import finish
 from ostler_control.cli.lazy import Noun

@@ -29,7 +29,7 @@ from ostler_control.cli.commands._import_plan import plan_group
 from ostler_control.cli.commands._import_spec import spec_options
 from ostler_control.cli.commands._import_view import POWERS, SOURCE, SOURCE_VM, verdict
 from ostler_control.cli.commands._import_volume import volume_command
-from ostler_control.cli.commands.vm import VIEW as VM_VIEW
+from ostler_control.cli.commands._vm_view import VIEW as VM_VIEW
 from ostler_control.cli.exits import Exit
 from ostler_control.cli.finish import finish
 from ostler_control.cli.lazy import Noun

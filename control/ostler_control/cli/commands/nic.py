@@ -6,7 +6,8 @@ import click
 from ostler.control.v1 import vm_pb2 as pb
 
 from ostler_control.cli.app import App, pass_app
-from ostler_control.cli.commands.vm import VIEW, parse_nic
+from ostler_control.cli.commands._vm_view import VIEW
+from ostler_control.cli.commands.vm import parse_nic
 from ostler_control.cli.finish import finish
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import VM

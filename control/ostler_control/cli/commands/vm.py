@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 
 import click
 from google.protobuf.field_mask_pb2 import FieldMask
 from ostler.control.v1 import vm_pb2 as pb
 from ostler.types.v1 import vm_pb2 as types
 
-from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.commands._vm_adoption import adopt_command, unmanage_command
 from ostler_control.cli.commands._vm_export import export
 from ostler_control.cli.commands._vm_extraconfig import extraconfig
 from ostler_control.cli.commands._vm_guest import guest
-from ostler_control.cli.commands._vm_iso import drives, iso_group
+from ostler_control.cli.commands._vm_iso import iso_group
+from ostler_control.cli.commands._vm_screen import COMMANDS
+from ostler_control.cli.commands._vm_view import CANDIDATES, STATES, VIEW
 from ostler_control.cli.details import detail_option
 from ostler_control.cli.finish import finish
 from ostler_control.cli.firmware import FIRMWARES, firmware_of
-from ostler_control.cli.labels import joined as labels_joined
 from ostler_control.cli.labels import label_command, label_option, selector_option
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import (
@@ -48,99 +46,9 @@ from ostler_control.cli.options import (
     output_option,
     yes_option,
 )
-from ostler_control.cli.output import Listing, Section, View, print_list, print_one
+from ostler_control.cli.output import Listing, print_list, print_one
 from ostler_control.cli.user_data import UserDataOptions, user_data_options
 
-
-def _volumes(vm: pb.Vm) -> Sequence[Sequence[str]]:
-    rows = [
-        (text.disk(v.slot), v.volume_name, text.size(v.size_bytes), text.yes(v.encrypted), v.pool_name)
-        for v in vm.volumes
-    ]
-    return [("disk", "volume", "size", "encrypted", "pool"), *rows]
-
-
-def _nics(vm: pb.Vm) -> Sequence[Sequence[str]]:
-    rows = [
-        (n.mac, n.network, n.model or "virtio", "down" if n.link_down else "up", text.joined(n.addresses))
-        for n in vm.nics
-    ]
-    return [("mac", "network", "model", "link", "addresses"), *rows]
-
-
-def _seen_addresses(vm: pb.Vm) -> Sequence[Sequence[str]]:
-    rows = [(a.address, a.mac, _SOURCES.get(a.source, "unknown")) for a in vm.seen_addresses]
-    return [("address", "mac", "according to"), *rows]
-
-
-_SOURCES = {
-    types.SeenAddress.GUEST_AGENT: "guest agent",
-    types.SeenAddress.NEIGHBOR_TABLE: "neighbor table of its host",
-}
-
-
-def _detail_rows(vm: pb.Vm) -> Sequence[Sequence[str]]:
-    return [("key", "value"), *sorted(vm.details.items())]
-
-
-def _drs(vm: pb.Vm) -> str:
-    if not vm.live_migration:
-        return f"none: {vm.hypervisor_display_name} does not migrate running VMs"
-    return "disabled" if vm.drs_skip else "enabled"
-
-
-VIEW = View[pb.Vm](
-    "vm",
-    columns=[
-        ("name", lambda v: v.name),
-        ("state", lambda v: text.enum_of(v, "state")),
-        ("host", lambda v: v.host_name),
-        ("cpus", lambda v: str(v.cpus)),
-        ("memory", lambda v: text.size(v.memory_bytes)),
-        ("disks", lambda v: text.size(sum(volume.size_bytes for volume in v.volumes))),
-        ("encrypted", lambda v: _how_encrypted(v)),
-        ("attention", lambda v: v.attention),
-    ],
-    details=[
-        ("power state", lambda v: text.enum_of(v, "power_state")),
-        ("in this state since", lambda v: text.when(v, "state_time")),
-        ("account", lambda v: v.account_name),
-        ("offering", lambda v: v.service_offering_name),
-        ("may grow to", lambda v: f"{text.cpus(v.max_cpus)}, {text.size(v.max_memory_bytes)}"),
-        ("template", lambda v: v.template_name),
-        ("firmware", lambda v: text.enum_of(v, "firmware")),
-        ("machine", lambda v: v.machine),
-        ("guest os", lambda v: v.guest_os),
-        ("imported from", lambda v: v.imported_from),
-        ("zone", lambda v: v.zone_name),
-        ("cluster", lambda v: v.cluster_name),
-        ("hypervisor", lambda v: v.hypervisor_display_name),
-        ("affinity groups", lambda v: text.joined(v.affinity_groups)),
-        ("drs", _drs),
-        ("description", lambda v: v.description),
-        ("labels", lambda v: labels_joined(v.labels)),
-        ("created", lambda v: text.when(v, "create_time")),
-        ("id", lambda v: v.id),
-    ],
-    sections=[
-        Section("Disks", _volumes),
-        Section("CD-ROM drives", drives),
-        Section("Network", _nics),
-        Section("Addresses that the guest claims", _seen_addresses),
-        Section("Details", _detail_rows),
-    ],
-)
-CANDIDATES = View[pb.FindHostsResponse.Candidate](
-    "candidate",
-    columns=[
-        ("host", lambda c: c.host_name),
-        ("fits", lambda c: text.yes(c.fits)),
-        ("score", lambda c: f"{c.score:.3f}" if c.fits else text.NONE),
-        ("refusal", lambda c: c.refusal),
-        ("explanation", lambda c: c.explanation),
-    ],
-    name=lambda c: c.host_name,
-)
 UPDATES = (
     "--description",
     "--drs",
@@ -152,12 +60,6 @@ UPDATES = (
     "an option for user data",
     "--no-user-data",
 )
-STATES = ("creating", "stopped", "starting", "running", "stopping", "migrating", "deleting", "failed")
-
-
-def _how_encrypted(vm: pb.Vm) -> str:
-    count = sum(volume.encrypted for volume in vm.volumes)
-    return text.yes(bool(count)) if count in (0, len(vm.volumes)) else f"{count} of {len(vm.volumes)}"
 
 
 def parse_nic(ctx: click.Context, param: click.Parameter, value: str) -> pb.VmNic:
@@ -603,122 +505,8 @@ def hosts(app: App, vm: str, listing: Listing) -> None:
     print_list(CANDIDATES, app.client.vms.FindHosts(pb.FindHostsRequest(vm=vm)).candidates, listing)
 
 
-@command.command("console")
-@click.argument("vm", type=VM)
-@click.option("--force", is_flag=True, help="Take the console over from its present user.")
-@click.option("--duration", type=DURATION, help="Disconnect after this time.  [default: never]")
-@pass_app
-def console(app: App, vm: str, force: bool, duration: int | None) -> None:
-    """Connects to a running VM's serial console. Ctrl-] disconnects.
-
-    Standard input may be a pipe; the console then stays open until --duration is over or you press Ctrl-C.
-
-    \b
-    Examples:
-      ostler vm console web-1
-      echo uptime | ostler vm console web-1 --duration 5s
-    """
-    from ostler_control.cli.console import converse
-
-    converse(app.client.vms, vm, force, duration)
-
-
-@command.command("log")
-@click.argument("vm", type=VM)
-@click.option("-n", "--lines", type=click.IntRange(1, 1_000_000), help="Only the last lines.  [default: all]")
-@click.option("--follow", is_flag=True, help="Go on with what the guest prints, until Ctrl-C.")
-@click.option("--raw", is_flag=True, help="Print the bytes as they are, with colors and control characters.")
-@pass_app
-def log(app: App, vm: str, lines: int | None, follow: bool, raw: bool) -> None:
-    """Prints what the guest printed on its serial console.
-
-    The log keeps the last 256 KiB or more, also of a stopped VM. It begins anew when the VM moves to another host.
-
-    \b
-    Examples:
-      ostler vm log web-1 --lines 50
-      ostler vm log web-1 --follow
-    """
-    from ostler_control.cli.console_text import ConsoleText
-
-    text = ConsoleText()
-    request = pb.ReadConsoleLogRequest(vm=vm, lines=lines or 0, follow=follow)
-    for output in app.client.vms.ReadConsoleLog(request):
-        sys.stdout.buffer.write(output.data if raw else text.clean(output.data).encode())
-        sys.stdout.buffer.flush()
-
-
-@command.command("vnc")
-@click.argument("vm", type=VM)
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on loopback.  [default: a free one]")
-@click.option("--socket", "path", type=click.Path(path_type=Path), help="Listen on a Unix socket at this path instead.")
-@click.option("--force", is_flag=True, help="Take the screen over from its present user.")
-@pass_app
-def vnc(app: App, vm: str, port: int, path: Path | None, force: bool) -> None:
-    """Opens a local socket for a VNC viewer.
-
-    The viewer shows a running VM's screen. Prints the socket's address. Viewers can connect one after the other until
-    you press Ctrl-C, and only those of your user.
-
-    \b
-    Examples:
-      ostler vm vnc web-1 --port 5901      # then: vncviewer 127.0.0.1::5901
-      ostler vm vnc web-1 --socket ~/web-1.vnc
-    """
-    from ostler_control.cli import vnc
-
-    found = app.client.vms.GetVm(pb.GetVmRequest(vm=vm))
-    with vnc.listen(port, path) as listener:
-        address = str(path) if path else "{}:{}".format(*listener.getsockname())
-        click.echo(address)
-        example = address if path else address.replace(":", "::")
-        click.echo(f"Ctrl-C ends it. Open it in a viewer, for example: vncviewer {example}", err=True)
-        vnc.serve(app, found.id, force, listener)
-
-
-@command.command("send-key")
-@click.argument("vm", type=VM)
-@click.argument("keys")
-@pass_app
-def send_key(app: App, vm: str, keys: str) -> None:
-    """Presses KEYS of a running VM's keyboard together.
-
-    KEYS are names with "-" between them: a to z, 0 to 9, f1 to f12, ctrl, alt, altgr, shift, meta, enter, esc, tab,
-    space, del and more (docs/console.md), by their place on a US keyboard.
-
-    \b
-    Examples:
-      ostler vm send-key web-1 ctrl-alt-del
-      ostler vm send-key web-1 enter
-    """
-    app.client.vms.SendKey(pb.SendKeyRequest(vm=vm, keys=keys))
-
-
-@command.command("screenshot")
-@click.argument("vm", type=VM)
-@click.option(
-    "-f",
-    "--file",
-    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
-    help="Output file.  [default: VM.png]",
-)
-@pass_app
-def screenshot(app: App, vm: str, file: Path | None) -> None:
-    """Saves a screenshot of a running VM. `-f -` writes it to standard output.
-
-    \b
-    Example:
-      ostler vm screenshot web-1 -f screen.png
-    """
-    png = app.client.vms.Screenshot(pb.ScreenshotRequest(vm=vm)).png
-    if str(file) == "-":
-        sys.stdout.buffer.write(png)
-        return
-    target = file or Path(f"{vm}.png")
-    target.write_bytes(png)
-    click.echo(target)
-
-
+for watching in COMMANDS:
+    command.add_command(watching)
 command.add_command(label_command("vm"))
 command.add_command(extraconfig)
 command.add_command(iso_group)

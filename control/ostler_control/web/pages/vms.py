@@ -8,8 +8,9 @@ from ostler.control.v1.extra_config_pb2 import ListExtraConfigsRequest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ostler_control.cli.commands import event, vm
+from ostler_control.cli.commands import event
 from ostler_control.cli.commands._vm_extraconfig import VIEW as EXTRA_CONFIG
+from ostler_control.cli.commands._vm_view import CANDIDATES, STATES, VIEW
 from ostler_control.web import tables
 from ostler_control.web.context import Console, command
 from ostler_control.web.forms import Button
@@ -23,7 +24,7 @@ LAST_EVENTS = 10
 
 def vms(console: Console, request: Request) -> Response:
     """The page of VMs."""
-    filters = tables.Filters(request, ("host", "Host"), ("account", "Account"), ("selector", "Labels"), state=vm.STATES)
+    filters = tables.Filters(request, ("host", "Host"), ("account", "Account"), ("selector", "Labels"), state=STATES)
     state = pb.Vm.State.Value((filters["state"] or "state_unspecified").upper())
     wanted = pb.ListVmsRequest(
         page_size=tables.PAGE_SIZE,
@@ -35,7 +36,7 @@ def vms(console: Console, request: Request) -> Response:
     )
     answer = console.app.client.vms.ListVms(wanted)
     following = filters.next(answer.next_page_token)
-    table = tables.table(vm.VIEW, answer.vms, "VMs", lambda v: tables.path("vms", v.id), next=following)
+    table = tables.table(VIEW, answer.vms, "VMs", lambda v: tables.path("vms", v.id), next=following)
     buttons = CREATION.buttons(console)
     return render_list(console, request, ("vm", "list"), filters, table, buttons=buttons)
 
@@ -55,7 +56,7 @@ def one_vm(console: Console, request: Request) -> Response:
         request,
         target,
         ("vm", "show", found.name),
-        vm.VIEW,
+        VIEW,
         found,
         notice=found.attention,
         buttons=[*(watched if target.state == "running" else []), *ACTIONS.buttons(console, target)],
@@ -125,5 +126,5 @@ def hosts_for(console: Console, request: Request) -> Response:
         command=command("vm", "hosts", found.name),
         back=(found.name, tables.path("vms", found.id)),
         summary=f"{fitting} of {len(candidates)} hosts could take it now. {'; '.join(counts)}",
-        table=tables.table(vm.CANDIDATES, rows, "Hosts", lambda c: tables.path("hosts", c.host_name), next=following),
+        table=tables.table(CANDIDATES, rows, "Hosts", lambda c: tables.path("hosts", c.host_name), next=following),
     )
