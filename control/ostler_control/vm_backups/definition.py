@@ -8,7 +8,7 @@ from ostler_control import labels
 from ostler_control.extraconfig.names import is_reserved
 from ostler_control.models import Vm
 from ostler_control.operations.inputs import from_json, to_json
-from ostler_control.vms import details
+from ostler_control.vms import details, machines
 from ostler_control.vms.rows import nics_of
 
 
@@ -24,8 +24,10 @@ class BackedUpNic:
 
 @dataclass(frozen=True)
 class Definition:
-    """A VM as it was. Extra configuration and user data are not kept: the one was approved for that VM, the other holds
-    secrets."""
+    """A VM as it was. machine: the machine type that it kept, "" for none.
+
+    Extra configuration and user data are not kept: the one was approved for that VM, the other holds secrets.
+    """
 
     service_offering_id: str
     service_offering_name: str
@@ -38,6 +40,7 @@ class Definition:
     nics: tuple[BackedUpNic, ...] = ()
     details: dict[str, str] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
+    machine: str = ""
 
 
 def define(vm: Vm) -> str:
@@ -56,6 +59,7 @@ def define(vm: Vm) -> str:
             nics=tuple(BackedUpNic(nic.network_id, nic.network.name, nic.mac, nic.model) for nic in nics_of(vm.id)),
             details={key: value for key, value in kept.items() if not is_reserved(key)},
             labels=labels.of_objects(Vm, [vm.id]).get(vm.id, {}),
+            machine=machines.of_vm(vm.id),
         )
     )
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from ostler_common.errors import OstlerError
-from ostler_control import vms
+from ostler_control import vm_backups, vms
 from ostler_control.database import session
-from ostler_control.models import Event, Operation, Vm, VmMachine
+from ostler_control.models import Backup, Event, Operation, Vm, VmMachine
 from ostler_control.operations import Engine
 
 from tests import databases
@@ -79,3 +79,15 @@ def test_a_clone_has_the_hardware_of_its_source(place: Place) -> None:
     place.do(lambda: vms.stop(place.vm(), "alice", 0, True))
     place.do(lambda: vms.clone(place.vm(), "web-2", "alice", place.site.keys))
     assert kept() == {"web": "pc-q35-7.2", "web-2": "pc-q35-7.2"}
+
+
+def test_a_restored_vm_has_the_hardware_that_was_backed_up(place: Place) -> None:
+    place.site.add_backup_store()
+    place.do(lambda: place.site.new_vm("db", host=place.site.host("h1")))
+    place.do(lambda: vm_backups.create(vm_backups.NewBackup(place.vm("db"), "monday"), "alice", place.site.keys))
+    place.do(lambda: vms.stop(place.vm("db"), "alice", 0, True))
+    with session():
+        vms.upgrade_machine(place.vm("db"), "alice")
+        restored = vm_backups.NewVmRestore(Backup.get(), "db-2")
+    place.do(lambda: vm_backups.restore_vm(restored, "alice", place.site.keys))
+    assert kept() == {"web": "pc-q35-7.2", "db-2": "pc-q35-9.0"}
