@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ostler_common.errors import AlreadyExistsError, FailedPreconditionError, bad_field
+from ostler_common.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError, bad_field
 
 from ostler_control import events
 from ostler_control.catalog.names import check_name
-from ostler_control.database import transaction
+from ostler_control.database import locked, transaction
 from ostler_control.models import Iso, Vm, VmIso, tuples
 from ostler_control.templates.received import Announced
 from ostler_control.templates.store import StoredFile
@@ -42,9 +42,21 @@ def record(name: str, stored: StoredFile, actor: str) -> Iso:
     return iso
 
 
+def lock(iso: Iso) -> Iso:
+    """Keeps an ISO image from being deleted until the caller's transaction ends. Raises NotFoundError ISO_NOT_FOUND."""
+    found: Iso | None = locked(Iso.select().where(Iso.id == iso.id)).get_or_none()
+    if found is None:
+        raise NotFoundError(f"ISO image {iso.name} is gone", "ISO_NOT_FOUND")
+    return found
+
+
 def delete(iso: Iso, actor: str, directory: Path) -> None:
-    """Deletes an ISO image. Raises FailedPreconditionError ISO_IN_USE while it is in a drive."""
+    """Deletes an ISO image.
+
+    Raises FailedPreconditionError ISO_IN_USE while it is in a drive, NotFoundError ISO_NOT_FOUND.
+    """
     with transaction():
+        iso = lock(iso)
         query = Vm.select(Vm.name).join(VmIso).where(VmIso.iso == iso).order_by(Vm.name).limit(_NAMED + 1)
         names = [name for (name,) in tuples(query, tuple[str])]
         if names:

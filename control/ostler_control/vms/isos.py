@@ -19,6 +19,7 @@ from ostler_control.hosts.rows import address_of
 from ostler_control.hypervisors import rules
 from ostler_control.models import Host, Iso, Operation, Vm, VmIso, new_id
 from ostler_control.operations import Run, Undo, lock_row, record_operation, workflow
+from ostler_control.templates.isos import lock as lock_iso
 from ostler_control.vms.rows import set_attention
 from ostler_control.volumes.rows import running_host
 
@@ -40,9 +41,10 @@ class IsoInputs:
 def attach_iso(vm: Vm, iso: Iso, boot_first: bool, user: str) -> Operation:
     """Records the operation that puts an ISO image into the first empty drive of a VM.
 
-    Raises FailedPreconditionError: ISO_ATTACHED, CDROM_FULL, VM_STATE, HOST_SILENT, FUNCTION_NOT_SUPPORTED.
+    Raises NotFoundError ISO_NOT_FOUND; FailedPreconditionError: ISO_ATTACHED, CDROM_FULL, VM_STATE, HOST_SILENT,
+    FUNCTION_NOT_SUPPORTED.
     """
-    vm = lock_row(vm)
+    vm, iso = lock_row(vm), lock_iso(iso)
     host = running_host(vm)
     _check_function(vm, host)
     attached = in_drives([vm.id]).get(vm.id, [])
@@ -77,9 +79,11 @@ def eject_iso(vm: Vm, iso: Iso | None, user: str) -> Operation:
     return record_operation("vm.eject-iso", vm, user, inputs)
 
 
-def add(vm: Vm, isos: Sequence[Iso]) -> None:
-    """Puts ISO images into the drives of a new VM: within the caller's transaction."""
-    for drive, iso in enumerate(isos):
+def add(vm: Vm, images: Sequence[Iso]) -> None:
+    """Puts ISO images into the drives of a new VM: within the caller's transaction. Raises ISO_NOT_FOUND."""
+    for iso in sorted(images, key=lambda iso: iso.id):  # in one order, so that two callers cannot block each other
+        lock_iso(iso)
+    for drive, iso in enumerate(images):
         VmIso.create(vm=vm, iso=iso, drive=drive)
 
 

@@ -11,13 +11,14 @@ import pytest
 from ostler.control.v1 import iso_pb2 as pb
 from ostler.types.v1 import vm_pb2 as types_pb2
 from ostler_agent.tools import iso as iso_tool
-from ostler_common.errors import FailedPreconditionError, OstlerError
+from ostler_common.errors import FailedPreconditionError, NotFoundError, OstlerError
 from ostler_control import database, vms
 from ostler_control.api.convert import vms as convert_vms
 from ostler_control.api.isos import IsoService
 from ostler_control.database import session
 from ostler_control.models import Host, Iso, Operation, Template, Vm, VmIso, Volume
 from ostler_control.operations import Engine
+from ostler_control.templates import isos
 
 from tests import databases
 from tests.fakes.working_agent import Fault
@@ -134,6 +135,25 @@ def test_drives_are_filled_and_emptied(place: Place, stopped: bool) -> None:
     assert place.inserted() == {1: "rescue"}
     assert place.attach("installer") == OK, "into the empty drive"
     assert place.drives() == place.inserted() == {0: "installer", 1: "rescue"}
+
+
+def test_an_iso_that_is_deleted_meanwhile_is_not_found(place: Place) -> None:
+    place.create(stopped=True)
+    gone = place.iso("rescue")
+    place.delete("rescue")
+    calls: tuple[Callable[[], Operation], ...] = (
+        lambda: vms.attach_iso(place.vm, gone, False, "alice"),
+        lambda: place.site.new_vm("new", template=None, isos=(gone,), root_size_bytes=1 << 24),
+    )
+    for call in calls:
+        with pytest.raises(NotFoundError) as caught, database.transaction():
+            call()
+        assert caught.value.reason == "ISO_NOT_FOUND"
+    with pytest.raises(NotFoundError):
+        isos.delete(gone, "alice", place.engine.templates)
+    assert place.attach("drivers") == OK
+    with pytest.raises(FailedPreconditionError, match="in a drive"):
+        place.delete("drivers")
 
 
 def test_a_vm_that_goes_frees_its_isos(place: Place) -> None:
