@@ -2,8 +2,9 @@
 
 Each object has one state (a VM: absent, running, stopped or failed; other objects: absent, ready or failed). A call
 that succeeded has had its effect; of two such calls, one that began after the other's answer comes after it. A call
-without a certain answer may have had its effect, at any time after it began. A call that was refused had none. An
-operation that failed was undone, or left its object failed.
+without a certain answer may have had its effect, at any time after it began and before a later call could succeed: an
+operation holds its object until it ends. A call that was refused had none. An operation that failed was undone, or left
+its object failed, and says why.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 ABSENT, FAILED = "absent", "failed"
+# How long after a client gave up its request may still be on its way.
+IN_FLIGHT_S = 20.0
 
 
 class Outcome(enum.Enum):
@@ -44,7 +47,7 @@ def allowed(calls: Sequence[Call]) -> set[str]:
     last = [call for call in done if not any(later.begin > call.end for later in done)]
     states = {call.effect for call in last} or {ABSENT}
     for call in calls:
-        if call.outcome is Outcome.UNKNOWN:
+        if call.outcome is Outcome.UNKNOWN and not any(later.begin > call.end + IN_FLIGHT_S for later in done):
             states |= {call.effect, FAILED}
         elif call.outcome is Outcome.FAILED:
             # It may have ended after a call that it overlapped.
@@ -58,6 +61,11 @@ def violations(calls: Sequence[Call], final: Mapping[str, str]) -> list[str]:
     """What is not as it was answered. final: object -> state of those that are there at the end."""
     found = [
         f"{call.verb} of {call.object} ended with a bug ({call.reason})" for call in calls if call.reason == "INTERNAL"
+    ]
+    found += [
+        f"{call.verb} of {call.object} failed without a reason"
+        for call in calls
+        if call.outcome is Outcome.FAILED and not call.reason
     ]
     by_object: dict[str, list[Call]] = {}
     for call in calls:

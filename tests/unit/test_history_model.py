@@ -14,6 +14,7 @@ def call(verb: str, begin: float, end: float, outcome: Outcome, effect: str, rea
 
 
 CREATE = call("create", 0, 1, DONE, "running")
+LOST_STOP = call("stop", 2, 3, UNKNOWN, "stopped")
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,11 @@ CREATE = call("create", 0, 1, DONE, "running")
         ([CREATE, call("stop", 2, 3, REFUSED, "stopped")], {"running"}),
         ([CREATE, call("stop", 2, 3, FAILED, "stopped")], {"running", "failed"}),
         ([CREATE, call("stop", 2, 3, UNKNOWN, "stopped")], {"running", "stopped", "failed"}),
+        (
+            [CREATE, call("stop", 2, 3, UNKNOWN, "stopped"), call("start", 4, 5, DONE, "running")],
+            {"running", "stopped", "failed"},
+        ),
+        ([CREATE, call("stop", 2, 3, UNKNOWN, "stopped"), call("start", 40, 41, DONE, "running")], {"running"}),
         ([CREATE, call("stop", 0.5, 3, DONE, "stopped")], {"running", "stopped"}),
         ([CREATE, call("delete", 2, 3, DONE, "absent")], {"absent"}),
         ([CREATE, call("stop", 2, 3, FAILED, "stopped"), call("delete", 4, 5, DONE, "absent")], {"absent"}),
@@ -42,7 +48,12 @@ def test_what_may_be_there(calls: list[Call], states: set[str]) -> None:
         ([CREATE, call("stop", 2, 3, DONE, "stopped")], {"vm/a": "running"}),  # a stop was lost
         ([CREATE, call("stop", 2, 3, REFUSED, "stopped")], {"vm/a": "stopped"}),  # a refused call had an effect
         ([call("create", 0, 1, REFUSED, "running")], {"vm/a": "running"}),
-        ([CREATE], {"vm/a": "failed"}),  # without a reason
+        ([CREATE], {"vm/a": "failed"}),  # nothing failed
+        ([CREATE, call("stop", 2, 3, FAILED, "stopped")], {"vm/a": "running"}),  # no reason is given
+        (  # a start that was acknowledged later is lost
+            [CREATE, LOST_STOP, call("start", 40, 41, DONE, "running")],
+            {"vm/a": "stopped"},
+        ),
         ([], {"vm/b": "ready"}),
         ([CREATE, call("stop", 2, 3, FAILED, "stopped", "INTERNAL")], {"vm/a": "running"}),
     ],
