@@ -57,7 +57,8 @@ class Changes:
                     self.number += answer.HasField("event")
             except OstlerError:  # the pages themselves say why
                 pass
-            self.is_heard = False
+            finally:
+                self.is_heard = False
             ended.wait(PAUSE_S)
 
     def _open(self, ended: threading.Event) -> _CallIterator[WatchEventsResponse]:

@@ -105,13 +105,6 @@ class Filters:
             *(Filter(name, label, given.get(name, "").strip()) for name, label in texts),
         ]
 
-    @classmethod
-    def none(cls, path: str, *names: str) -> Filters:
-        """The first page of the list at `path`, whose fields are all empty."""
-        found = cls.__new__(cls)
-        found._path, found.page, found.fields = path, "", [Filter(name, name, "") for name in names]
-        return found
-
     def __getitem__(self, name: str) -> str:
         return next(one.value for one in self.fields if one.name == name)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ostler.control.v1.pool_pb2 import ListPoolsRequest
 from ostler.control.v1.zone_pb2 import ListClustersRequest, ListZonesRequest
 from starlette.requests import Request
@@ -11,8 +13,10 @@ from ostler_control.cli.app import App
 from ostler_control.cli.commands import cluster, pool, zone
 from ostler_control.web.context import Console
 from ostler_control.web.lists import render_list
-from ostler_control.web.tables import PAGE_SIZE, Filters, Table, table
+from ostler_control.web.tables import PAGE_SIZE, Filters, Table, address, table
 
+# The address of the page with this token; "" for none.
+Following = Callable[[str], str]
 # Rows of each on the fleet's page.
 FIRST = 20
 # With more clusters a filter takes any text, instead of offering them all.
@@ -22,27 +26,33 @@ MAX_CHOICES = 100
 def zones(console: Console, request: Request) -> Response:
     """The page of zones."""
     filters = Filters(request)
-    return render_list(console, request, ("zone", "list"), filters, _zones(console.app, filters, PAGE_SIZE))
+    table = _zones(console.app, ListZonesRequest(page_size=PAGE_SIZE, page_token=filters.page), filters.next)
+    return render_list(console, request, ("zone", "list"), filters, table)
 
 
 def clusters(console: Console, request: Request) -> Response:
     """The page of clusters."""
     filters = Filters(request, ("zone", "Zone"), ("selector", "Labels"))
-    return render_list(console, request, ("cluster", "list"), filters, _clusters(console.app, filters, PAGE_SIZE))
+    wanted = ListClustersRequest(
+        page_size=PAGE_SIZE, page_token=filters.page, zone=filters["zone"], selector=filters["selector"]
+    )
+    table = _clusters(console.app, wanted, filters.next)
+    return render_list(console, request, ("cluster", "list"), filters, table)
 
 
 def pools(console: Console, request: Request) -> Response:
     """The page of storage pools."""
     filters = Filters(request, ("selector", "Labels"))
-    return render_list(console, request, ("pool", "list"), filters, _pools(console.app, filters, PAGE_SIZE))
+    wanted = ListPoolsRequest(page_size=PAGE_SIZE, page_token=filters.page, selector=filters["selector"])
+    return render_list(console, request, ("pool", "list"), filters, _pools(console.app, wanted, filters.next))
 
 
 def beginnings(app: App) -> list[Table]:
     """The first rows of each list; where there are more, the table leads to the list."""
     return [
-        _zones(app, Filters.none("/zones"), FIRST),
-        _clusters(app, Filters.none("/clusters", "zone", "selector"), FIRST),
-        _pools(app, Filters.none("/pools", "selector"), FIRST),
+        _zones(app, ListZonesRequest(page_size=FIRST), _rest("/zones")),
+        _clusters(app, ListClustersRequest(page_size=FIRST), _rest("/clusters")),
+        _pools(app, ListPoolsRequest(page_size=FIRST), _rest("/pools")),
     ]
 
 
@@ -52,20 +62,21 @@ def cluster_names(app: App) -> list[str]:
     return [] if answer.next_page_token else [found.name for found in answer.clusters]
 
 
-def _zones(app: App, filters: Filters, size: int) -> Table:
-    answer = app.client.zones.ListZones(ListZonesRequest(page_size=size, page_token=filters.page))
-    return table(zone.VIEW, answer.zones, "Zones", next=filters.next(answer.next_page_token))
+def _zones(app: App, wanted: ListZonesRequest, following: Following) -> Table:
+    answer = app.client.zones.ListZones(wanted)
+    return table(zone.VIEW, answer.zones, "Zones", next=following(answer.next_page_token))
 
 
-def _clusters(app: App, filters: Filters, size: int) -> Table:
-    wanted = ListClustersRequest(
-        page_size=size, page_token=filters.page, zone=filters["zone"], selector=filters["selector"]
-    )
+def _clusters(app: App, wanted: ListClustersRequest, following: Following) -> Table:
     answer = app.client.clusters.ListClusters(wanted)
-    return table(cluster.VIEW, answer.clusters, "Clusters", next=filters.next(answer.next_page_token))
+    return table(cluster.VIEW, answer.clusters, "Clusters", next=following(answer.next_page_token))
 
 
-def _pools(app: App, filters: Filters, size: int) -> Table:
-    wanted = ListPoolsRequest(page_size=size, page_token=filters.page, selector=filters["selector"])
+def _pools(app: App, wanted: ListPoolsRequest, following: Following) -> Table:
     answer = app.client.pools.ListPools(wanted)
-    return table(pool.VIEW, answer.pools, "Storage pools", next=filters.next(answer.next_page_token))
+    return table(pool.VIEW, answer.pools, "Storage pools", next=following(answer.next_page_token))
+
+
+def _rest(path: str) -> Following:
+    """Where a list goes on that began on another page."""
+    return lambda token: address(path, {"page": token}) if token else ""
