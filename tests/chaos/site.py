@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ostler.client.profile import load, text
@@ -70,7 +70,6 @@ class Place:
     replicas: list[Replica]
     hosts: dict[str, Relay]
     server: PostgresServer | None
-    closing: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def wait_for_replicas(self) -> None:
         for replica in self.replicas:

@@ -42,6 +42,7 @@ async def _events(
     page: Callable[[], Response], is_stopping: Callable[[], bool], changes: Changes, periods_s: tuple[float, float]
 ) -> AsyncIterator[str]:
     end = time.monotonic() + MAX_STREAM_S
+    moving_s, quiet_s = periods_s
     last, is_moving = "", False
     with changes.followed():
         while (begin := time.monotonic()) < end and not is_stopping():
@@ -58,7 +59,7 @@ async def _events(
             rest = time.monotonic() + (time.monotonic() - begin) / MAX_SHARE
             while not is_stopping():
                 now = time.monotonic()
-                period_s = periods_s[changes.is_heard and not is_moving]
+                period_s = quiet_s if changes.is_heard and not is_moving else moving_s
                 left_s = max(rest, begin + period_s) - now
                 if left_s <= 0 or (now >= rest and changes.number != seen):
                     break
