@@ -22,7 +22,8 @@ from ostler_control.web.context import EVENT_STREAM, HtmlPage
 PERIOD_S, QUIET_PERIOD_S = 1.0, 5.0
 # How often a stream that waits looks whether something has happened, or the console stops.
 STEP_S = 0.2
-# Pages that take the control plane long are asked for less often: it works for one at most this share of the time.
+# Pages that take the control plane long are asked for less often: it works for one at most this share of the time. One
+# that does not answer does not work.
 MAX_SHARE = 0.1
 # The browser connects again by itself; a connection that nobody reads is gone by then.
 MAX_STREAM_S = 600.0
@@ -46,9 +47,10 @@ async def _events(
     last, is_moving = "", False
     with changes.followed():
         while (begin := time.monotonic()) < end and not is_stopping():
-            seen = changes.number
+            seen, worked_s = changes.number, 0.0
             try:
                 response = await run_in_threadpool(page)
+                worked_s = time.monotonic() - begin
                 event = message("content", bytes(response.body).decode())
                 is_moving = isinstance(response, HtmlPage) and response.is_moving
             except OstlerError as error:
@@ -56,7 +58,7 @@ async def _events(
             # A comment: what is sent finds out whether the browser is there.
             yield event if event != last else ":\n\n"
             last = event
-            rest = time.monotonic() + (time.monotonic() - begin) / MAX_SHARE
+            rest = time.monotonic() + worked_s / MAX_SHARE
             while not is_stopping():
                 now = time.monotonic()
                 period_s = quiet_s if changes.is_heard and not is_moving else moving_s

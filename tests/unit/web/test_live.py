@@ -95,6 +95,17 @@ def test_a_control_plane_that_is_away_is_asked_again() -> None:
     assert sent == ["event: failure\ndata: nobody\ndata: answers [RPC]\n\n", "event: content\ndata: <p>here\n\n"]
 
 
+def test_a_control_plane_that_let_a_page_wait_and_failed_is_asked_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "MAX_SHARE", 1e-6)  # a page that took a moment would rest for hours
+    answer = answers(UnavailableError("nobody answers", "RPC"), "<p>here")
+
+    def page() -> Response:
+        time.sleep(0.01)
+        return answer()
+
+    assert first(2, page)[1] == "event: content\ndata: <p>here\n\n"
+
+
 def test_a_line_of_a_page_cannot_end_its_message() -> None:
     assert live.message("content", "a\r\n\r\nevent: x\rb") == (
         "event: content\ndata: a\ndata: \ndata: event: x\ndata: b\n\n"
