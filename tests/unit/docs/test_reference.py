@@ -11,7 +11,7 @@ from ostler_common.reasons import explanations
 from ostler_control.cli.main import root
 from ostler_control.settings.registry import SETTINGS
 
-from docsite import api_page, cli_page, reason_page, reasons
+from docs.site import api_page, cli_page, reason_page, reasons
 
 ROOT = Path(__file__).parents[3]
 

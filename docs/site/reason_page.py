@@ -6,7 +6,7 @@ import re
 
 from ostler_common.reasons import Explanation, explanations
 
-from docsite.reasons import Reason, found
+from docs.site.reasons import Reason, found
 
 HEAD = """---
 hide: [toc]

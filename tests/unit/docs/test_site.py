@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from docsite.hooks import for_site
-from docsite.offline import in_css, in_html
+from docs.site.hooks import for_site
+from docs.site.offline import in_css, in_html
 
 ROOT = Path(__file__).parents[3]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from docsite.blocks import Block, blocks
+from docs.site.blocks import Block, blocks
 
 ROOT = Path(__file__).parents[3]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -11,7 +11,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from docsite import api_page, cli_page, offline, reason_page
+from docs.site import api_page, cli_page, offline, reason_page
 
 GENERATED = {
     "reference/commands.md": cli_page.page,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ostler_common import errors
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PACKAGES = ("agent/ostler_agent", "common/ostler/client", "common/ostler_common", "control/ostler_control")
 # What a reason looks like. OpenTelemetry's variables look like it, too.
 _REASON = re.compile(r"(?!OTEL_)[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")

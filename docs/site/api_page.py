@@ -18,7 +18,7 @@ from google.protobuf.descriptor_pb2 import (
 )
 from grpc_tools import protoc
 
-PROTOS = Path(__file__).parents[1] / "protos"
+PROTOS = Path(__file__).parents[2] / "protos"
 HEAD = """# API
 
 The services of the control plane, their calls and messages, from the comments of the `.proto` files.
