@@ -31,7 +31,9 @@ from ostler_control.web.pages import (
     host_actions,
     import_sources,
     imports,
+    isos,
     keys,
+    one_place,
     operations,
     places,
     settings,
@@ -53,10 +55,15 @@ PAGES: dict[str, Page] = {
     "/zones": places.zones,
     "/clusters": places.clusters,
     "/pools": places.pools,
+    "/zones/{zone}": one_place.one_zone,
+    "/clusters/{cluster}": one_place.one_cluster,
+    "/pools/{pool}": one_place.one_pool,
+    "/networks/{network}": one_place.one_network,
     "/hosts/{host}": fleet.one_host,
     "/vms": vms.vms,
     "/vms/{vm}": vms.one_vm,
     "/vms/{vm}/hosts": vms.hosts_for,
+    "/vms/{vm}/guest": vms.guest_of,
     "/vms/{vm}/console": vms.console_of,
     "/vms/{vm}/screen": vms.screen_of,
     "/vms/{vm}/picture": vms.picture_of,
@@ -75,6 +82,7 @@ PAGES: dict[str, Page] = {
     "/imports/sources/{source}/vm": import_sources.one_vm,
     "/catalog": catalog.catalog,
     "/templates/{template}": catalog.one_template,
+    "/isos/{iso}": isos.one_iso,
     "/hypervisors/{type}": catalog.one_hypervisor,
     "/settings": settings.settings,
     "/settings/{setting}": settings.one_setting,
@@ -93,7 +101,11 @@ ACTIONS = (
     drs.CLUSTER_ACTIONS,
     imports.ACTIONS,
     host_actions.ACTIONS,
+    one_place.CLUSTER_ACTIONS,
+    one_place.POOL_ACTIONS,
+    one_place.NETWORK_ACTIONS,
     catalog.TEMPLATE_ACTIONS,
+    isos.ACTIONS,
     settings.ACTIONS,
     operations.ACTIONS,
 )
@@ -155,11 +167,12 @@ def _routes(console: Console, asking: Actions | Creation, address: str) -> list[
 
 
 def bind(port: int) -> socket.socket:
-    """A socket on loopback; port 0 is a free one. Raises OSError."""
+    """A socket that listens on loopback; port 0 is a free one. Raises OSError."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((LOOPBACK, port))
+        listener.listen()  # so that who opens the link at once is not refused
     except OSError:
         listener.close()
         raise

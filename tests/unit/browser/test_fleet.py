@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from ostler.control.v1.network_pb2 import CreateNetworkRequest
 from ostler.control.v1.setting_pb2 import GetSettingRequest
 from playwright.sync_api import expect
 
@@ -53,3 +54,23 @@ def test_a_setting_is_changed_for_a_cluster(visit: Visit, served: Served) -> Non
     page.get_by_label("For this cluster").fill("cluster")
     page.get_by_role("button", name="Reset").click()
     expect(page.locator("dl")).to_contain_text("default")
+
+
+def test_zones_clusters_pools_and_networks_have_pages_where_labels_change(visit: Visit, served: Served) -> None:
+    page = visit.page
+    served.client.networks.CreateNetwork(CreateNetworkRequest(name="office", bridge="br0"))
+    page.goto("/")
+    page.get_by_role("link", name="zone", exact=True).first.click()
+    page.get_by_role("link", name="Its clusters").click()
+    page.get_by_role("link", name="cluster", exact=True).first.click()
+    expect(page.locator("h1")).to_have_text("Cluster cluster")
+    expect(page.get_by_role("link", name="Its hosts")).to_have_attribute("href", "/?cluster=cluster")
+    for noun, name in (("cluster", "cluster"), ("pool", "shared"), ("network", "office")):
+        page.goto(f"/{noun}s/{name}")
+        page.get_by_role("link", name="Labels").click()
+        page.get_by_label("sets one").fill("tier=gold")
+        expect(page.locator("#command")).to_have_text(f"ostler {noun} label {name} tier=gold")
+        page.get_by_role("button", name="Labels").click()
+        expect(page.locator("dl")).to_contain_text("tier=gold")
+    page.goto("/clusters?selector=tier%3Dgold")
+    expect(page.get_by_role("link", name="cluster", exact=True)).to_be_visible()

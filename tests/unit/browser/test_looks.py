@@ -45,6 +45,7 @@ PAGES: dict[str, Callable[[str], str]] = {
     "new-vm": lambda vm: "/new/vm",
     "keys": lambda vm: "/keys",
     "drs": lambda vm: "/drs?cluster=cluster",
+    "cluster": lambda vm: "/clusters/cluster",
     "template": lambda vm: "/templates/tiny",
     "catalog": lambda vm: "/catalog",
     "settings": lambda vm: "/settings?cluster=cluster",

@@ -6,6 +6,7 @@ import re
 
 import pytest
 from ostler.control.v1.vm_pb2 import GetVmRequest, StartVmRequest, StopVmRequest, Vm
+from ostler.types.v1.guest_pb2 import GuestInfo
 from playwright.sync_api import expect
 
 from tests.browsers import Visit
@@ -134,3 +135,15 @@ def test_other_objects_have_labels_too(visit: Visit, served: Served, path: str) 
     page.get_by_label("KEY=VALUE").fill("place=north")
     page.get_by_role("button", name="Labels").click()
     expect(page.locator("#live")).to_contain_text("place=north")
+
+
+def test_a_guest_says_what_it_is(visit: Visit, served: Served) -> None:
+    page, vm = visit.page, served.create_vm("talkative").id
+    page.goto(f"/vms/{vm}")
+    page.get_by_role("link", name="What its guest says").click()
+    expect(page.get_by_role("alert")).to_contain_text("GUEST_AGENT_MISSING")
+    for host in served.site.hosts.values():
+        host.guest = GuestInfo(host_name="talk", os_name="Debian GNU/Linux")
+    page.goto(f"/vms/{vm}/guest")
+    expect(page.locator("dl")).to_contain_text("Debian GNU/Linux")
+    expect(page.locator("#command")).to_have_text("ostler vm guest info talkative")

@@ -1,4 +1,4 @@
-"""What VMs are made of: templates, offerings, networks; and the types of hypervisors."""
+"""What VMs are made of: templates, offerings, ISO images, networks; and the types of hypervisors."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from ostler_control.web.context import Console, command
 from ostler_control.web.forms import Call
 from ostler_control.web.labels import label_action
 from ostler_control.web.objects import render_object
+from ostler_control.web.pages import isos
 
 MAX_ROWS = 200  # of offerings and networks
 
 
 def catalog(console: Console, request: Request) -> Response:
-    """The page of templates, offerings and networks."""
+    """The page of templates, offerings, ISO images and networks."""
     client = console.app.client
     filters = tables.Filters(request, ("selector", "Labels of templates"))
     wanted = template_pb2.ListTemplatesRequest(
@@ -61,7 +62,8 @@ def catalog(console: Console, request: Request) -> Response:
         tables=[
             templates,
             tables.table(offering.VIEW, offerings, "Offerings"),
-            tables.table(network.VIEW, networks, "Networks"),
+            isos.table(console.app),
+            tables.table(network.VIEW, networks, "Networks", lambda n: tables.path("networks", n.name)),
         ],
     )
 

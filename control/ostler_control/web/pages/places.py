@@ -13,7 +13,7 @@ from ostler_control.cli.app import App
 from ostler_control.cli.commands import cluster, pool, zone
 from ostler_control.web.context import Console
 from ostler_control.web.lists import render_list
-from ostler_control.web.tables import PAGE_SIZE, Filters, Table, address, table
+from ostler_control.web.tables import PAGE_SIZE, Filters, Table, address, path, table
 
 # The address of the page with this token; "" for none.
 Following = Callable[[str], str]
@@ -64,19 +64,33 @@ def cluster_names(app: App) -> list[str]:
 
 def _zones(app: App, wanted: ListZonesRequest, following: Following) -> Table:
     answer = app.client.zones.ListZones(wanted)
-    return table(zone.VIEW, answer.zones, "Zones", next=following(answer.next_page_token))
+    return table(
+        zone.VIEW, answer.zones, "Zones", lambda z: path("zones", z.name), next=following(answer.next_page_token)
+    )
 
 
 def _clusters(app: App, wanted: ListClustersRequest, following: Following) -> Table:
     answer = app.client.clusters.ListClusters(wanted)
-    return table(cluster.VIEW, answer.clusters, "Clusters", next=following(answer.next_page_token))
+    return table(
+        cluster.VIEW,
+        answer.clusters,
+        "Clusters",
+        lambda c: path("clusters", c.name),
+        next=following(answer.next_page_token),
+    )
 
 
 def _pools(app: App, wanted: ListPoolsRequest, following: Following) -> Table:
     answer = app.client.pools.ListPools(wanted)
-    return table(pool.VIEW, answer.pools, "Storage pools", next=following(answer.next_page_token))
+    return table(
+        pool.VIEW,
+        answer.pools,
+        "Storage pools",
+        lambda p: path("pools", p.name),
+        next=following(answer.next_page_token),
+    )
 
 
-def _rest(path: str) -> Following:
+def _rest(page: str) -> Following:
     """Where a list goes on that began on another page."""
-    return lambda token: address(path, {"page": token}) if token else ""
+    return lambda token: address(page, {"page": token}) if token else ""

@@ -12,6 +12,7 @@ from ostler_control.web import tables
 from ostler_control.web.actions import Action, Actions, Target
 from ostler_control.web.forms import Call, Option
 from ostler_control.web.labels import label_action
+from ostler_control.web.pages import isos
 
 _RUNNING, _STOPPED = frozenset({"running"}), frozenset({"stopped"})
 _HOST = Option("host", "Host (empty: chosen)")
@@ -19,7 +20,8 @@ _HOST = Option("host", "Host (empty: chosen)")
 
 def target_of(vm: pb.Vm) -> Target:
     """A VM as what actions are for."""
-    return Target(vm.id, vm.name, "VM", text.enum_of(vm, "state"), "/vms", tables.path("vms", vm.id))
+    traits = frozenset({"iso"} if vm.cdroms else ())
+    return Target(vm.id, vm.name, "VM", text.enum_of(vm, "state"), "/vms", tables.path("vms", vm.id), traits)
 
 
 def _find(app: App, vm: str) -> Target:
@@ -133,6 +135,7 @@ ACTIONS = Actions(
                 Option("store", "Store (empty: the one with the most room)"),
             ),
         ),
+        *isos.VM_ACTIONS,
         label_action("vm", "VM"),
         Action(
             "force-off",

@@ -10,8 +10,10 @@ from starlette.responses import Response
 
 from ostler_control.cli.commands import event
 from ostler_control.cli.commands._vm_extraconfig import VIEW as EXTRA_CONFIG
+from ostler_control.cli.commands._vm_guest import VIEW as GUEST
 from ostler_control.cli.commands._vm_view import CANDIDATES, STATES, VIEW
 from ostler_control.web import tables
+from ostler_control.web.actions import Target
 from ostler_control.web.context import Console, command
 from ostler_control.web.forms import Button
 from ostler_control.web.lists import render_list
@@ -51,6 +53,8 @@ def one_vm(console: Console, request: Request) -> Response:
     last = ListEventsRequest(resource_id=found.id, page_size=LAST_EVENTS)
     watched = [Button(what, f"{target.href}/{what.lower()}") for what in ("Console", "Screen", "Picture")]
     links = [("Which hosts could take it", f"{target.href}/hosts")] if console.is_admin else []
+    if target.state == "running":
+        links.append(("What its guest says", f"{target.href}/guest"))
     return render_object(
         console,
         request,
@@ -67,6 +71,15 @@ def one_vm(console: Console, request: Request) -> Response:
         ],
         more=[*extra, tables.table(event.VIEW, client.events.ListEvents(last).events, "Last events")],
     )
+
+
+def guest_of(console: Console, request: Request) -> Response:
+    """What the guest agent of a VM tells."""
+    found = console.app.client.vms.GetVm(pb.GetVmRequest(vm=request.path_params["vm"]))
+    said = console.app.client.vms.ReadGuestInfo(pb.ReadGuestInfoRequest(vm=found.id))
+    target = Target(found.id, found.name, "guest of VM", "", "/vms", tables.path("vms", found.id))
+    links = [(f"VM {found.name}", target.href)]
+    return render_object(console, request, target, ("vm", "guest", "info", found.name), GUEST, said, links=links)
 
 
 def console_of(console: Console, request: Request) -> Response:

@@ -1,9 +1,14 @@
 // Keeps #live as the server has it now. The connection is held only while the page is seen: browsers have few for a host.
 "use strict";
 
+// What the page shows when it opens is fresh: who clicks through pages needs no stream of each. data-live="now" is a page
+// that waits for its first update.
+const DELAY_MS = 1000;
+
 const place = document.getElementById("live");
 const connection = document.getElementById("connection");
 let source = null;
+let delay = null;
 
 // What the user has opened or typed stays.
 const options = {
@@ -25,6 +30,7 @@ function connect() {
 }
 
 function disconnect() {
+  clearTimeout(delay);
   if (source) source.close();
   source = null;
 }
@@ -32,5 +38,6 @@ function disconnect() {
 if (place) {
   document.addEventListener("visibilitychange", () => (document.hidden ? disconnect() : connect()));
   window.addEventListener("pagehide", disconnect);
-  connect();
+  if (place.dataset.live === "now") connect();
+  else delay = setTimeout(connect, DELAY_MS);
 }
