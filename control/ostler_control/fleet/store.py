@@ -17,8 +17,9 @@ from peewee import ModelSelect
 from ostler_control import events, settings
 from ostler_control.agents import reports
 from ostler_control.database import session, transaction
+from ostler_control.fleet.loads import Loads
 from ostler_control.fleet.reconcile import HostView, Seen, Verdict, VmRow
-from ostler_control.fleet.smoothing import Smooth, smooth
+from ostler_control.fleet.smoothing import Smooth
 from ostler_control.hosts.rows import record_heard
 from ostler_control.hypervisors import registry, rules
 from ostler_control.models import (
@@ -147,15 +148,21 @@ def record_bad_report(host: WatchedHost, complaint: str) -> None:
             _host_event("host.report.bad", host, f"host {host.name} {complaint}")
 
 
-def set_loads(loads: Mapping[str, vm_pb2.HostLoad]) -> None:
-    """Records the latest load of many hosts, by id, in one transaction, and their smoothed load."""
-    texts = {host_id: json_format.MessageToJson(load, indent=None) for host_id, load in loads.items()}
-    now_s = now().replace(tzinfo=datetime.UTC).timestamp()
-    with transaction():
-        query = Host.select(Host.id, Host.smooth_load).where(Host.id.in_(list(texts))).order_by(Host.id)
-        for host_id, before in tuples(query, tuple[str, str]):
-            after = smooth(Smooth.from_json(before), loads[host_id], now_s)
-            Host.update(load=texts[host_id], smooth_load=after.to_json()).where(Host.id == host_id).execute()
+def set_loads(heard: Mapping[str, vm_pb2.HostLoad], loads: Loads) -> int:
+    """Adds the latest load of many hosts, by id, to what is kept of them, and writes the rows for which it matters, in
+    one transaction. Returns how many."""
+    if unknown := loads.unknown(heard):
+        with session():
+            query = Host.select(Host.id, Host.smooth_load).where(Host.id.in_(unknown))
+            loads.resume({row_id: Smooth.from_json(text) for row_id, text in tuples(query, tuple[str, str])})
+    records = loads.add(heard, now().replace(tzinfo=datetime.UTC).timestamp())
+    if records:
+        with transaction():
+            for host_id, record in sorted(records.items()):
+                text = json_format.MessageToJson(record.load, indent=None)
+                Host.update(load=text, smooth_load=record.average.to_json()).where(Host.id == host_id).execute()
+    loads.written(records)
+    return len(records)
 
 
 def vm_rows(host_ids: Sequence[str] | None = None, vm_ids: Iterable[str] = ()) -> list[VmRow]:

@@ -29,8 +29,10 @@ from ostler_common.tls import TlsFiles
 from ostler_control.agents import reports
 from ostler_control.agents.power_states import power_state
 from ostler_control.fleet import backoff, store
+from ostler_control.fleet.loads import Loads
 from ostler_control.fleet.reconcile import HostView, PauseReason, Seen, reconcile, unmanaged
 from ostler_control.fleet.store import WatchedHost
+from ostler_control.hosts import loads as host_loads
 from ostler_control.keys import Keyring
 from ostler_control.models import HostState
 from ostler_control.pools import reach
@@ -111,7 +113,9 @@ class Watcher:
         self._intervals = intervals or Intervals()
         self._connect = connect
         self._watches: dict[str, _Watch] = {}
+        # What was heard since the last flush, and what is kept of it (in the worker thread).
         self._loads: dict[str, vm_pb2.HostLoad] = {}
+        self._kept_loads = Loads()
         self._dirty: set[str] = set()
         self._bundle: TrustBundle | None = None
         self._interval_s = 5
@@ -209,6 +213,8 @@ class Watcher:
         await self._renew_trust()
 
     async def _let_go(self, host_ids: list[str]) -> None:
+        if not host_ids:
+            return
         watches = [self._watches.pop(host_id) for host_id in host_ids]
         tasks = [watch.task for watch in watches if watch.task]
         for task in tasks:
@@ -217,6 +223,7 @@ class Watcher:
         for watch in watches:
             self._written.pop(watch.host.host_id, None)
             self._loads.pop(watch.host.host_id, None)
+        await self._in_database(self._forget_loads, host_ids)
 
     # One host.
 
@@ -442,7 +449,13 @@ class Watcher:
         await asyncio.sleep(self._interval_s)
         loads, self._loads = self._loads, {}
         if loads:
-            await self._in_database(store.set_loads, loads)
+            host_loads.hear(loads)
+            await self._in_database(store.set_loads, loads, self._kept_loads)
+
+    def _forget_loads(self, host_ids: list[str]) -> None:
+        """Runs in the worker thread."""
+        host_loads.forget(host_ids)
+        self._kept_loads.forget(host_ids)
 
 
 def _short(reason: str) -> str:

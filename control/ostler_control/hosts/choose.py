@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from google.protobuf import json_format
-from ostler.types.v1 import vm_pb2
 from ostler_common.errors import FailedPreconditionError
 from ostler_common.hypervisors import Function, not_supported
 
+from ostler_control.hosts import loads
 from ostler_control.hosts.probes import failed_probe
 from ostler_control.hosts.rows import is_up, lacks_encryption, reaching
 from ostler_control.hypervisors import rules
@@ -17,8 +16,8 @@ from ostler_control.models import Host, Pool, PoolHost
 
 def load_of(host: Host) -> float:
     """How much of a host's CPUs is in use, 0 to 1, as last heard."""
-    load = json_format.Parse(host.load or "{}", vm_pb2.HostLoad())
-    return load.cpu_used / (load.cpus or host.cpus or 1)
+    load = loads.latest(host)
+    return load.cpu_used / (load.cpus or host.cpus or 1) if load else 0.0
 
 
 def choose_host(pool: Pool, encrypted: bool, busy: Callable[[str], int], *also: Pool | None) -> Host:

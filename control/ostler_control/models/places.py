@@ -55,7 +55,8 @@ class Host(BaseModel):
 
     state: connecting | up | disconnected (the watcher's word) | fenced; maintenance and enabled: the operator's.
     capabilities and load: ostler.types.v1 messages as protobuf JSON, "" when not heard yet.
-    smooth_load: JSON of `fleet.smoothing`, "" when not heard yet.
+    smooth_load: JSON of `fleet.smoothing`, "" when not heard yet. It and load are written only when it matters
+    (`fleet.loads`); the process that watches the fleet knows newer ones (`hosts.loads`).
     allocated_*: running sums of the VMs placed here, changed only by `ostler_control.scheduling.capacity`.
     cpus, memory_bytes, volume_encryption, uefi, bridges, template_formats, functions (the last three
     comma-separated) are copied out of the capabilities because they are asked for at every placement and refusal.

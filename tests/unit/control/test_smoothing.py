@@ -6,6 +6,7 @@ import pytest
 from ostler.types.v1 import vm_pb2
 from ostler_control.drs_plans import snapshot
 from ostler_control.fleet import store
+from ostler_control.fleet.loads import Loads
 from ostler_control.fleet.smoothing import ENOUGH, STALE_S, WINDOW_S, Smooth, smooth
 from ostler_control.models import Host, Vm
 
@@ -72,10 +73,11 @@ def test_what_is_heard_is_what_the_planner_measures(fresh_database: str) -> None
     Vm.update(host=fleet.hosts[0].id, state="running").where(Vm.id == vm.id).execute()
     heard = load(2.0, 8, **{str(vm.id): 1.5})
     heard.vms[0].dirty_rate_bytes_per_s = 123
+    kept = Loads()
     for number in range(ENOUGH):
         present = snapshot.take(fleet.cluster)
         assert [host.measured_cpu_mhz for host in present.snapshot.hosts] == [None, None], number
-        store.set_loads({str(fleet.hosts[0].id): heard})
+        store.set_loads({str(fleet.hosts[0].id): heard}, kept)
     present = snapshot.take(fleet.cluster)
     measured = {host.id: (host.measured_cpu_mhz, host.measured_memory_bytes) for host in present.snapshot.hosts}
     assert measured == {fleet.hosts[0].id: (2000, 8 * GIB), fleet.hosts[1].id: (None, None)}

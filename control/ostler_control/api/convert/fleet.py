@@ -16,6 +16,7 @@ from peewee import fn
 from ostler_control import labels
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.times import timestamp
+from ostler_control.hosts import loads
 from ostler_control.hypervisors import rules
 from ostler_control.models import Cluster, Host, Pool, PoolHost, UnmanagedVm, User, Vm, Volume, Zone, tuples
 from ostler_control.trust import certificates
@@ -66,14 +67,12 @@ def _host(
     whole: bool,
     type_names: Mapping[str, str],
 ) -> host_pb2.Host:
-    capabilities = load = None
+    capabilities = None
     if row.capabilities:
         capabilities = json_format.Parse(row.capabilities, types_host_pb2.Capabilities(), ignore_unknown_fields=True)
         if not whole:
             del capabilities.probes[:]
         capabilities.hypervisor_display_name = type_names.get(row.hypervisor_type, row.hypervisor_type)
-    if row.load:
-        load = json_format.Parse(row.load, vm_pb2.HostLoad(), ignore_unknown_fields=True)
     in_maintenance = row.state == "up" and row.maintenance
     return host_pb2.Host(
         id=row.id,
@@ -90,7 +89,7 @@ def _host(
         allocated_cpus=row.allocated_cpus,
         allocated_memory_bytes=row.allocated_memory_bytes,
         vm_count=vm_count,
-        load=load,
+        load=loads.latest(row),
         unmanaged_vms=strangers,
         agent_version=row.agent_version,
         certificate_expire_time=timestamp(certificate_end),
