@@ -26,6 +26,7 @@ UNITS = {
     "ostler-agent.service": "ostler-agent.ostler-agent.service",
     "ostler-migration-gateway.service": "ostler-agent.ostler-migration-gateway.service",
     "ostler-libvirt-keys.service": "ostler-agent.ostler-libvirt-keys.service",
+    "ostler-guardian.service": "ostler-agent.ostler-guardian.service",
     "ostler-vlan-bridges.path": "ostler-agent.ostler-vlan-bridges.path",
     "ostler-vlan-bridges.service": "ostler-agent.ostler-vlan-bridges.service",
     "sysusers.conf": "ostler-control.sysusers",

@@ -41,6 +41,8 @@ from ostler_agent.conversion import (
     StagingDirectories,
 )
 from ostler_agent.credentials import CredentialsStore
+from ostler_agent.guardian import run as guarding
+from ostler_agent.guardian.guards import Guards
 from ostler_agent.hypervisors import registry
 from ostler_agent.hypervisors.base import Hypervisor, VmEvent
 from ostler_agent.hypervisors.driver import Driver, UsesCredentials
@@ -192,16 +194,20 @@ class Agent:
             hypervisor, own_volumes, self._pools.volume_path, address, tls_name, Admissions(), self._isos
         )
         identity = HostIdentity(self.host_id, _version(), lambda: self._store.load().expire_time)
-        host = HostService(hypervisor, prober, self._manager, identity)
+        guards = Guards(
+            self.host_id, self._pools, guarding.desk(self._config), guarding.ender(self._config) is not None
+        )
+        host = HostService(hypervisor, prober, self._manager, identity, guards)
         jobs = JobService(self._jobs)
-        migration = MigrationService(self._jobs, hypervisor, incoming)
-        pools = PoolService(self._jobs, self._pools, hypervisor)
+        migration = MigrationService(self._jobs, hypervisor, incoming, may_start=guards.check_may_start)
+        pools = PoolService(self._jobs, self._pools, hypervisor, guards.check_not_used)
         vms = VmService(
             self._jobs,
             hypervisor,
             self._pools.volume_path,
             partial(self._pools.unmap_if_unused, using=hypervisor.using),
             self._isos,
+            may_start=guards.check_may_start,
         )
         volumes = VolumeService(self._jobs, own_volumes)
         guest_converter = GuestConverter(

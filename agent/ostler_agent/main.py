@@ -154,6 +154,14 @@ def make_vlan_bridges(config: AgentConfig, options: argparse.Namespace) -> int:
     return FAILED if vlan_requests.serve() else 0
 
 
+def guardian(config: AgentConfig, options: argparse.Namespace) -> int:
+    """Ends this host's VMs when it can neither renew its lease nor hear the control plane."""
+    from ostler_agent.guardian import run as guarding
+
+    guarding.run(config)
+    return 0
+
+
 def driver_list(config: AgentConfig, options: argparse.Namespace) -> int:
     """Prints the installed drivers."""
     from ostler_agent.conformance import command
@@ -228,6 +236,12 @@ def _parser() -> argparse.ArgumentParser:
         help="admit the sources of incoming migrations to libvirt, and nobody else, on port 16514",
     )
     relaying.set_defaults(command=migration_gateway)
+    guarding = commands.add_parser(
+        "guardian",
+        parents=[shared],
+        help="end this host's VMs when it can neither renew its lease on shared storage nor hear the control plane",
+    )
+    guarding.set_defaults(command=guardian)
     _add_driver_commands(commands.add_parser("driver", help="list and check hypervisor drivers"), shared)
     _add_pool_commands(commands.add_parser("pool", help="list and check storage pool types"), shared)
     return parser

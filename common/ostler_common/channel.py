@@ -138,7 +138,7 @@ DEADLINE_S: Mapping[tuple[str, str], int | None] = {
 # their callers, with the same request_id.
 RETRIED: Mapping[str, tuple[str, ...]] = {
     "ostler.agent.v1.ConversionService": ("CreateStaging", "GetStaging", "DeleteStaging", "InspectStaging"),
-    "ostler.agent.v1.HostService": ("GetHost", "ProbeCapabilities", "UpdateTrust"),
+    "ostler.agent.v1.HostService": ("GetHost", "ProbeCapabilities", "UpdateTrust", "ReadLease"),
     "ostler.agent.v1.JobService": ("GetJob", "CancelJob"),
     "ostler.agent.v1.PoolService": ("EnsurePool", "GetPool", "ListPools"),
     "ostler.agent.v1.RemoteKvmService": ("EndRemoteCopy", "ListRemoteVms"),

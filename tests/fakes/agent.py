@@ -109,6 +109,12 @@ class FakeAgent(host_pb2_grpc.HostServiceServicer, pool_pb2_grpc.PoolServiceServ
         self.control_address = request.control_address
         return host_pb2.UpdateTrustResponse()
 
+    def KeepGuard(self, request: host_pb2.KeepGuardRequest, context: grpc.ServicerContext) -> host_pb2.Guard:
+        return host_pb2.Guard(state=host_pb2.Guard.ABSENT)
+
+    def ReadLease(self, request: host_pb2.ReadLeaseRequest, context: grpc.ServicerContext) -> host_pb2.Lease:
+        raise FailedPreconditionError("no lease can be read", "LEASE_UNREADABLE")
+
     def EnsurePool(self, request: pool_pb2.EnsurePoolRequest, context: grpc.ServicerContext) -> pool_pb2.Pool:
         if self.refuse:
             raise FailedPreconditionError(self.refuse, "NOT_MOUNTED")

@@ -20,6 +20,7 @@ UNITS = {
     "ostler-agent.service": ("ostler-agent run", 45),
     "ostler-control.service": ("ostler-control run", 15),
     "ostler-migration-gateway.service": ("ostler-agent migration-gateway", 20),
+    "ostler-guardian.service": ("ostler-agent guardian", 50),
     "ostler-vlan-bridges.service": ("ostler-agent make-vlan-bridges", 20),
     "ostler-libvirt-keys.service": ("ostler-agent mount-key-directory", 60),
 }

@@ -20,15 +20,24 @@ from ostler_common.address import split_address, split_addresses
 from ostler_common.errors import UnavailableError, bad_field
 
 from ostler_agent.capabilities import Capabilities
+from ostler_agent.guardian.guards import Guard
+from ostler_agent.guardian.lease import Lease
 from ostler_agent.host_load import LoadMeter
 from ostler_agent.hypervisors.base import Hypervisor, VmEvent
 from ostler_agent.services import convert
-from ostler_agent.services.host_convert import capabilities_message, event_message, load_message, timestamp
+from ostler_agent.services.host_convert import (
+    capabilities_message,
+    event_message,
+    guard_message,
+    load_message,
+    timestamp,
+)
 
 DEFAULT_INTERVAL_MS = 5000
 MIN_INTERVAL_MS = 500
 MAX_BACKLOG = 10_000
 MAX_CONTROL_ADDRESSES = 16
+MAX_STAMP = 100
 
 
 class CapabilitySource(Protocol):
@@ -45,6 +54,13 @@ class Trust(Protocol):
     def update(self, ca_pem: bytes, crl_pem: bytes, control_address: str = "") -> None: ...
 
 
+class GuardSource(Protocol):
+    """The part of `guardian.guards.Guards` that the service uses."""
+
+    def keep(self, pool_id: str, stamp: str) -> Guard: ...
+    def read(self, pool_id: str, host_id: str) -> Lease: ...
+
+
 @dataclass(frozen=True)
 class HostIdentity:
     """A host's identity. certificate_expire_time: a function, because renewal changes it."""
@@ -58,8 +74,14 @@ class HostIdentity:
 
 class HostService(host_pb2_grpc.HostServiceServicer):
     def __init__(
-        self, driver: Hypervisor, capabilities: CapabilitySource, trust: Trust, identity: HostIdentity
+        self,
+        driver: Hypervisor,
+        capabilities: CapabilitySource,
+        trust: Trust,
+        identity: HostIdentity,
+        guards: GuardSource,
     ) -> None:
+        self._guards = guards
         self._driver = driver
         self._capabilities = capabilities
         self._trust = trust
@@ -83,6 +105,17 @@ class HostService(host_pb2_grpc.HostServiceServicer):
             split_address(address, "control_address")
         self._trust.update(request.ca_pem, request.crl_pem, request.control_address)
         return host_pb2.UpdateTrustResponse()
+
+    def KeepGuard(self, request: host_pb2.KeepGuardRequest, context: grpc.ServicerContext) -> host_pb2.Guard:
+        if len(request.stamp) > MAX_STAMP:
+            raise bad_field("stamp", f"must be at most {MAX_STAMP} characters")
+        pool_id = convert.uuid_field(request.pool_id, "pool_id") if request.pool_id else ""
+        return guard_message(self._guards.keep(pool_id, request.stamp))
+
+    def ReadLease(self, request: host_pb2.ReadLeaseRequest, context: grpc.ServicerContext) -> host_pb2.Lease:
+        pool_id = convert.uuid_field(request.pool_id, "pool_id")
+        found = self._guards.read(pool_id, convert.uuid_field(request.host_id, "host_id"))
+        return host_pb2.Lease(term=found.term, number=found.number, released=found.released)
 
     def WatchHost(
         self, request: host_pb2.WatchHostRequest, context: grpc.ServicerContext

@@ -11,6 +11,7 @@ from ostler.types.v1 import vm_pb2 as vm_types_pb2
 from ostler_common.driver_details import DetailField
 
 from ostler_agent.capabilities import Capabilities
+from ostler_agent.guardian.guards import Guard
 from ostler_agent.host_load import HostLoad
 from ostler_agent.hypervisors.base import VmEvent
 from ostler_agent.services import convert
@@ -28,6 +29,17 @@ def event_message(event: VmEvent) -> host_pb2.VmEvent:
         vm=convert.vm_info(event.vm),
         detail=event.detail,
         time=timestamp(event.time),
+    )
+
+
+def guard_message(guard: Guard) -> host_pb2.Guard:
+    status = guard.status
+    return host_pb2.Guard(
+        state=host_pb2.Guard.State.Value(status.state.upper()),
+        stamp=status.stamp if status.term else "",
+        term=status.term,
+        pool_id=status.pool_id,
+        ends_within_ms=round(guard.ends_within_s * 1000),
     )
 
 

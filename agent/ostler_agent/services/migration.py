@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -19,6 +19,7 @@ from ostler_agent.migration.admissions import Source
 from ostler_agent.migration.destination import Endpoint, IncomingMigrations, MovedVolume
 from ostler_agent.seeds import SEEDS, Seeds
 from ostler_agent.services import convert
+from ostler_agent.spec import VmSpec
 
 DEFAULT_MAX_DOWNTIME_MS = 300
 DEFAULT_TIMEOUT_S = 3600
@@ -29,8 +30,18 @@ Updates = Iterator[job_pb2.JobUpdate]
 
 
 class MigrationService(vm_pb2_grpc.MigrationServiceServicer):
-    def __init__(self, jobs: Jobs, driver: Hypervisor, incoming: IncomingMigrations, seeds: Seeds = SEEDS) -> None:
+    """may_start: raises when no VM may come here now (`Guards.check_may_start`)."""
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        driver: Hypervisor,
+        incoming: IncomingMigrations,
+        seeds: Seeds = SEEDS,
+        may_start: Callable[[], None] = lambda: None,
+    ) -> None:
         self._jobs = jobs
+        self._may_start = may_start
         self._seeds = seeds
         self._driver = driver
         self._incoming = incoming
@@ -43,7 +54,7 @@ class MigrationService(vm_pb2_grpc.MigrationServiceServicer):
             request.operation,
             "migration.prepare",
             request,
-            lambda job: _endpoint_message(self._incoming.prepare(spec, moved, origin, job)),
+            lambda job: self._prepared(spec, moved, origin, job),
         )
 
     def MigrateVm(self, request: vm_pb2.MigrateVmRequest, context: grpc.ServicerContext) -> Updates:
@@ -74,6 +85,10 @@ class MigrationService(vm_pb2_grpc.MigrationServiceServicer):
             request,
             lambda job: convert.vm_info(self._incoming.finish(vm_id, request.arrived, request.key_ids, moved, job)),
         )
+
+    def _prepared(self, spec: VmSpec, moved: list[MovedVolume], origin: Source, job: JobContext) -> Message:
+        self._may_start()
+        return _endpoint_message(self._incoming.prepare(spec, moved, origin, job))
 
     def _recover_prepare(self, record: Record) -> Message:
         """Deletes the targets; the agent's start has removed the keys."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import grpc
 from ostler.agent.v1 import pool_pb2, pool_pb2_grpc
 from ostler_common.secret import Secret
@@ -13,7 +15,12 @@ from ostler_agent.services import convert
 
 
 class PoolService(pool_pb2_grpc.PoolServiceServicer):
-    def __init__(self, jobs: Jobs, pools: Pools, vms: VmLister) -> None:
+    """check_not_used: raises for a pool that may not be removed (`Guards.check_not_used`)."""
+
+    def __init__(
+        self, jobs: Jobs, pools: Pools, vms: VmLister, check_not_used: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self._check_not_used = check_not_used
         self._jobs = jobs
         self._pools = pools
         self._vms = vms
@@ -35,5 +42,7 @@ class PoolService(pool_pb2_grpc.PoolServiceServicer):
     def RemovePool(
         self, request: pool_pb2.RemovePoolRequest, context: grpc.ServicerContext
     ) -> pool_pb2.RemovePoolResponse:
-        self._pools.remove(convert.uuid_field(request.pool_id, "pool_id"), self._vms)
+        pool_id = convert.uuid_field(request.pool_id, "pool_id")
+        self._check_not_used(pool_id)
+        self._pools.remove(pool_id, self._vms)
         return pool_pb2.RemovePoolResponse()

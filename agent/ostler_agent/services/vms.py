@@ -44,7 +44,8 @@ Updates = Iterator[job_pb2.JobUpdate]
 
 
 class VmService(vm_pb2_grpc.VmServiceServicer):
-    """paths: where a volume's file is (`Pools.volume_path`); unmap_if_unused: called with detached volumes."""
+    """paths: where a volume's file is (`Pools.volume_path`); unmap_if_unused: called with detached volumes; may_start:
+    raises when no VM may start here now (`Guards.check_may_start`)."""
 
     def __init__(
         self,
@@ -54,8 +55,10 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         unmap_if_unused: Callable[[str], None],
         isos: Isos,
         seeds: Seeds = SEEDS,
+        may_start: Callable[[], None] = lambda: None,
     ) -> None:
         self._jobs = jobs
+        self._may_start = may_start
         self._isos = isos
         self._driver = driver
         self._paths = paths
@@ -253,6 +256,7 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         return vm_pb2.ScreenshotResponse(png=self._driver.screenshot(convert.uuid_field(request.vm_id, "vm_id")))
 
     def _start(self, spec: VmSpec, job: JobContext) -> VmInfo:
+        self._may_start()
         if not spec.cdroms or self._driver.running(spec.vm_id):
             return power.start(self._driver, self._paths, spec, job, self._seeds)
         need(self._driver, Function.ISO)

@@ -17,6 +17,9 @@ from ostler.agent.v1 import host_pb2, host_pb2_grpc, vm_pb2, vm_pb2_grpc
 from ostler.types.v1 import job_pb2, volume_pb2
 from ostler.types.v1 import vm_pb2 as types_pb2
 from ostler_agent.capabilities import Capabilities, HypervisorFacts, Probe
+from ostler_agent.guardian import desk
+from ostler_agent.guardian.guards import Guard
+from ostler_agent.guardian.lease import Lease
 from ostler_agent.hypervisors.base import AddressSource, MigrationOutcome, SeenAddress, VmEvent, VmEventKind, VmSample
 from ostler_agent.hypervisors.guest import GuestInfo, GuestUser
 from ostler_agent.hypervisors.libvirt.info import INFO
@@ -84,6 +87,20 @@ class FakeTrust:
         self.told.append((ca_pem, crl_pem, control_address))
 
 
+class FakeGuards:
+    """A guardian that guards, and one lease."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[str, str]] = []
+
+    def keep(self, pool_id: str, stamp: str) -> Guard:
+        self.kept.append((pool_id, stamp))
+        return Guard(desk.Status(desk.State.GUARDING, "boot", "term", 5, 12.5, since=12.0, pool_id=pool_id), 50)
+
+    def read(self, pool_id: str, host_id: str) -> Lease:
+        return Lease("other", 7, released=True)
+
+
 class NoVolumes:
     def create(self, job: JobContext, ref: VolumeRef, size_bytes: int, provisioning: Provisioning) -> object:
         raise AssertionError
@@ -105,9 +122,10 @@ class Agent:
         self.jobs = Jobs(root / "jobs")
         self.unmap_if_unused: list[str] = []
         self.isos = Isos(lambda source, offset: iter([ISO[offset:]]), root / "isos")
+        self.guards = FakeGuards()
         authority = ThrowawayCa(root)
         facts = HostIdentity(HOST, "1.2.3", lambda: datetime(2030, 1, 1, tzinfo=UTC))
-        host = HostService(self.driver, self.prober, self.trust, facts)
+        host = HostService(self.driver, self.prober, self.trust, facts, self.guards)
         vms = VmService(self.jobs, self.driver, self.path, self.unmap_if_unused.append, self.isos)
         incoming = IncomingMigrations(
             self.driver, NoVolumes(), self.path, "10.0.0.2", "h2.qemu", self.admissions, self.isos
@@ -220,6 +238,19 @@ def test_trust_is_handed_on(agent: Agent) -> None:
 
 
 # -- VMs
+
+
+def test_a_host_is_told_what_to_guard_and_reads_the_lease_of_another(agent: Agent) -> None:
+    guard = agent.host.KeepGuard(host_pb2.KeepGuardRequest(pool_id=HOST, stamp="term/1.5"))
+    assert agent.guards.kept == [(HOST, "term/1.5")]
+    assert (guard.state, guard.stamp, guard.term) == (host_pb2.Guard.GUARDING, "term/12.5", "term")
+    assert (guard.pool_id, guard.ends_within_ms) == (HOST, 50_000)
+    lease = agent.host.ReadLease(host_pb2.ReadLeaseRequest(pool_id=HOST, host_id=HOST))
+    assert (lease.term, lease.number, lease.released) == ("other", 7, True)
+    for bad in (host_pb2.KeepGuardRequest(pool_id="x"), host_pb2.KeepGuardRequest(stamp="x" * 101)):
+        with pytest.raises(grpc.RpcError) as caught:
+            agent.host.KeepGuard(bad)
+        assert from_rpc_error(caught.value).reason == "INVALID_FIELD"
 
 
 def test_what_a_guest_claims_of_its_addresses_is_checked(agent: Agent) -> None:
