@@ -24,6 +24,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from ostler_control.models import db
 from ostler_control.outage import outage
+from ostler_control.statements import FastContext
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +50,9 @@ def connect(url: str) -> None:
 
     Opens nothing yet. Raises InvalidArgumentError for another kind of URL.
     """
-    db.initialize(_open(url))
+    opened = _open(url)
+    opened.context_class = FastContext
+    db.initialize(opened)
     _erasure.reset()
 
 
