@@ -147,7 +147,7 @@ RETRIED: Mapping[str, tuple[str, ...]] = {
     "ostler.control.v1.AccountService": ("GetAccount", "ListAccounts"),
     "ostler.control.v1.UserService": ("GetUser", "ListUsers", "WhoAmI"),
     "ostler.control.v1.AffinityService": ("GetAffinityGroup", "ListAffinityGroups"),
-    "ostler.control.v1.BackupService": ("GetBackup", "ListBackups", "ListBackupStores"),
+    "ostler.control.v1.BackupService": ("GetBackup", "ListBackups", "ListBackupSchedules", "ListBackupStores"),
     "ostler.control.v1.DrsService": (
         *("GetPlan", "ListPlans", "GetPowerPlan", "GetStoragePlan"),
         *("GetClusterStatus", "ListAlgorithms"),

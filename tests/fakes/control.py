@@ -652,6 +652,21 @@ class Backups(backup_pb2_grpc.BackupServiceServicer):
         self.control.ask(request)
         return backup_pb2.ListBackupsResponse(backups=[self.backup])
 
+    def CreateBackupSchedule(
+        self, request: backup_pb2.CreateBackupScheduleRequest, context: grpc.ServicerContext
+    ) -> backup_pb2.BackupSchedule:
+        self.control.ask(request)
+        return backup_pb2.BackupSchedule(
+            id="97",
+            vm_name=request.vm,
+            interval=request.interval,
+            minute=request.minute,
+            hour=request.hour,
+            day=request.day,
+            keep=request.keep,
+            next_time=at(0),
+        )
+
 
 class Operations(operations_pb2_grpc.OperationsServicer):  # type: ignore[misc]  # untyped
     def __init__(self, control: Control) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from ostler.control.v1 import backup_pb2, vm_pb2
 from ostler.types.v1 import volume_pb2 as volume_types
+from ostler_control.state_dir import StateDir
 
 from tests.lab.fleet import CLUSTER, Fleet, fresh
-from tests.lab.host import SHARED
+from tests.lab.host import SHARED, wait_for
 from tests.lab.opened import digest
 
 pytestmark = pytest.mark.lab
@@ -80,6 +83,41 @@ def test_a_running_guest_is_backed_up_and_comes_up_again_as_another_vm(fleet: Fl
     fleet.do(api.DeleteBackup(backup_pb2.DeleteBackupRequest(request_id=fresh(), backup="nightly")))
     fleet.do(fleet.detach("ledger"))
     fleet.do(fleet.delete_volume("ledger"))
+
+
+def test_a_schedule_backs_up_a_running_guest_and_deletes_old_backups(fleet: Fleet, guest: str, store: Path) -> None:
+    api = fleet.api.backups
+    request = backup_pb2.CreateBackupScheduleRequest(
+        request_id=fresh(), vm=guest, interval=backup_pb2.BackupSchedule.MONTHLY, hour=3, day=28,
+        keep=backup_pb2.BackupRetention(last=1),
+    )  # fmt: skip
+    schedule = api.CreateBackupSchedule(request)
+    due(fleet)
+    wait_for(lambda: [row.state for row in backups(fleet)] == [backup_pb2.Backup.READY], "the first", 150)
+    [first] = backups(fleet)
+    assert (first.vm_name, first.online, [disk.encrypted for disk in first.disks]) == (guest, True, [True])
+    due(fleet)
+    wait_for(lambda: first.id not in [row.id for row in backups(fleet)], "the first one's deletion", 150)
+    [second] = backups(fleet)
+    assert second.state == backup_pb2.Backup.READY
+    assert {path.name for path in store.iterdir()} == {".ostler-pool", *_file_names(store, second)}
+    api.DeleteBackupSchedule(backup_pb2.DeleteBackupScheduleRequest(schedule=schedule.id))
+    fleet.do(api.DeleteBackup(backup_pb2.DeleteBackupRequest(request_id=fresh(), backup=second.id)))
+
+
+def backups(fleet: Fleet) -> list[backup_pb2.Backup]:
+    return list(fleet.api.backups.ListBackups(backup_pb2.ListBackupsRequest()).backups)
+
+
+def due(fleet: Fleet) -> None:
+    """As if the time of every schedule had come."""
+    database = StateDir(fleet.lab.control.state_dir).database
+    with closing(sqlite3.connect(database, timeout=30)) as connection, connection:
+        connection.execute("UPDATE backup_schedule SET next_time = '2026-01-01 00:00:00'")
+
+
+def _file_names(store: Path, made: backup_pb2.Backup) -> set[str]:
+    return {path.name for disk in made.disks for path in store.iterdir() if _is_of(path, disk)}
 
 
 def _is_of(path: Path, disk: backup_pb2.BackupDisk) -> bool:

@@ -16,8 +16,11 @@ MEMBERS: Mapping[str, frozenset[str]] = {
     "BackupService": frozenset(
         {
             "CreateBackup",
+            "CreateBackupSchedule",
             "DeleteBackup",
+            "DeleteBackupSchedule",
             "GetBackup",
+            "ListBackupSchedules",
             "ListBackups",
             "RestoreVm",
             "RestoreVmOver",

@@ -23,6 +23,7 @@ from ostler.client import OstlerError
 from ostler.control.v1 import (
     account_pb2,
     affinity_pb2,
+    backup_pb2,
     drs_pb2,
     ha_pb2,
     host_pb2,
@@ -219,6 +220,15 @@ def calls(served: Served) -> Iterator[tuple[str, Callable[[], Any]]]:
         lambda: client.snapshots.DeleteSnapshotSchedule(
             snapshot_pb2.DeleteSnapshotScheduleRequest(schedule=made[0].id)
         ),
+    )
+    nightly = backup_pb2.CreateBackupScheduleRequest(
+        vm="web", interval=backup_pb2.BackupSchedule.DAILY, keep=backup_pb2.BackupRetention(last=2)
+    )
+    planned: list[backup_pb2.BackupSchedule] = []
+    yield "CreateBackupSchedule", lambda: planned.append(client.backups.CreateBackupSchedule(nightly))
+    yield (
+        "DeleteBackupSchedule",
+        lambda: client.backups.DeleteBackupSchedule(backup_pb2.DeleteBackupScheduleRequest(schedule=planned[0].id)),
     )
     wanted = volume_pb2.CreateVolumeRequest(name="data", disk_offering="plain", size_bytes=MIB)
     client.wait(client.volumes.CreateVolume(wanted), volume_pb2.Volume)

@@ -27,6 +27,7 @@ from ostler_control.models import (
     Account,
     AffinityGroup,
     Backup,
+    BackupSchedule,
     BaseModel,
     DiskOffering,
     Network,
@@ -67,6 +68,8 @@ REFERENCES = {
     "vm": "vm",
     "volume": "volume",
 }
+# The same by the service, where the field's name does not tell.
+REFERENCES_BY_SERVICE = {("ostler.control.v1.BackupService", "schedule"): "backup-schedule"}
 # Fields that name what everybody may name, or nothing at all.
 PLAIN = {
     *("addresses", "gateways", "hosts", "nameservers", "remove"),
@@ -122,6 +125,10 @@ def string_fields(message: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tu
             yield from string_fields(field.message_type, here)
 
 
+def kind_of(method: MethodDescriptor, field: str) -> str:
+    return REFERENCES_BY_SERVICE.get((method.containing_service.full_name, field), REFERENCES[field])
+
+
 def references(method: MethodDescriptor) -> Iterator[Reference]:
     for path, field in string_fields(method.input_type):
         if method.containing_service.full_name == OPERATIONS and field.name == "name":
@@ -130,7 +137,7 @@ def references(method: MethodDescriptor) -> Iterator[Reference]:
         elif ".".join(path).startswith(OUTPUT_ONLY) and field.name != "affinity_groups":
             continue
         elif field.name in REFERENCES:
-            yield Reference(method, path, REFERENCES[field.name])
+            yield Reference(method, path, kind_of(method, field.name))
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +209,7 @@ def belongings(fleet: Fleet, control: Control, name: str) -> Belongings:
             state="ready",
         )  # fmt: skip
         schedule = SnapshotSchedule.create(volume=volume, interval="daily", keep=1, next_time=now())
+        backup_schedule = BackupSchedule.create(vm=vm, interval="daily", keep_last=1, next_time=now())
         group = AffinityGroup.create(name=label("group"), account=account, kind="affinity")
         network = Network.create(name=label("network"), zone=zone, bridge="br0")
         NetworkAccount.create(network=network, account=account)
@@ -225,6 +233,7 @@ def belongings(fleet: Fleet, control: Control, name: str) -> Belongings:
     things = {kind: (row.id, row.name) for kind, row in rows.items()}  # type: ignore[attr-defined]
     things["user-data"] = (data.id, data.name)
     things["schedule"] = (schedule.id, "")
+    things["backup-schedule"] = (backup_schedule.id, "")
     things["operation"] = (f"operations/{operation.id}", "")
     return Belongings(credentials, things)
 
@@ -258,7 +267,9 @@ SAMPLES: dict[str, object] = {
 def fill(message: Any, method: MethodDescriptor, own: Belongings) -> None:
     for field in message.DESCRIPTOR.fields:
         if field.name in REFERENCES and not field.is_repeated and field.type == FieldDescriptor.TYPE_STRING:
-            setattr(message, field.name, own.things[REFERENCES[field.name]][0])
+            setattr(message, field.name, own.things[kind_of(method, field.name)][0])
+        elif field.name == "keep" and field.message_type is not None:
+            message.keep.last = 1
         elif field.name in SAMPLES and not field.is_repeated:
             setattr(message, field.name, SAMPLES[field.name])
         elif field.name == "header":

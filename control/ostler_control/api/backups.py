@@ -14,6 +14,7 @@ from ostler_control import vm_backups
 from ostler_control.agents import Agents
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import backups as convert
+from ostler_control.api.convert.enums import from_enum
 from ostler_control.api.paging import page
 from ostler_control.api.requests import once
 from ostler_control.api.resolve import optional, resolve, visible
@@ -22,7 +23,18 @@ from ostler_control.caller import Caller
 from ostler_control.catalog.names import is_id
 from ostler_control.database import session
 from ostler_control.keys import Keyring
-from ostler_control.models import Account, Backup, BackupStore, Cluster, Pool, ServiceOffering, Vm, Zone, new_id
+from ostler_control.models import (
+    Account,
+    Backup,
+    BackupSchedule,
+    BackupStore,
+    Cluster,
+    Pool,
+    ServiceOffering,
+    Vm,
+    Zone,
+    new_id,
+)
 from ostler_control.pools import manage
 
 _SCOPES: dict[str, type[Cluster | Zone]] = {"cluster": Cluster, "zone": Zone}
@@ -141,6 +153,43 @@ class BackupService(backup_pb2_grpc.BackupServiceServicer):
                 pool=optional(Pool, request.pool, "pool"),
             )
             return start_operation(caller, request, lambda: vm_backups.restore_disk(wanted, caller.actor, self._keys))
+
+    def CreateBackupSchedule(
+        self, request: pb.CreateBackupScheduleRequest, context: grpc.ServicerContext
+    ) -> pb.BackupSchedule:
+        caller, keep = caller_of(context), request.keep
+        with session():
+            wanted = vm_backups.NewSchedule(
+                vm=resolve(Vm, request.vm, "vm", caller=caller),
+                interval=from_enum(pb.BackupSchedule.Interval, "", request.interval, "interval"),
+                minute=request.minute,
+                hour=request.hour,
+                day=request.day,
+                keep=vm_backups.Retention(keep.last, keep.daily, keep.weekly, keep.monthly),
+            )
+            row = once(BackupSchedule, caller, request, lambda: vm_backups.create_schedule(wanted, caller.actor))
+            return convert.schedules([row], caller)[0]
+
+    def ListBackupSchedules(
+        self, request: pb.ListBackupSchedulesRequest, context: grpc.ServicerContext
+    ) -> pb.ListBackupSchedulesResponse:
+        caller = caller_of(context)
+        with session():
+            query = visible(BackupSchedule, caller)
+            if request.vm:
+                query = query.where(BackupSchedule.vm == resolve(Vm, request.vm, "vm", caller=caller))
+            found = page(query, BackupSchedule, request, scope=caller.actor)
+            rows = convert.schedules(found.rows, caller)
+            return pb.ListBackupSchedulesResponse(schedules=rows, next_page_token=found.next_page_token)
+
+    def DeleteBackupSchedule(
+        self, request: pb.DeleteBackupScheduleRequest, context: grpc.ServicerContext
+    ) -> pb.DeleteBackupScheduleResponse:
+        caller = caller_of(context)
+        with session():
+            row = resolve(BackupSchedule, request.schedule, "schedule", caller=caller)
+            vm_backups.delete_schedule(row, caller.actor)
+        return pb.DeleteBackupScheduleResponse()
 
 
 def _vm_id(ref: str, caller: Caller) -> str:

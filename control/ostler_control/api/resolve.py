@@ -14,12 +14,14 @@ from ostler_control.caller import Caller
 from ostler_control.catalog.names import is_id
 from ostler_control.models import (
     Account,
+    BackupSchedule,
     BaseModel,
     DiskOffering,
     Host,
     Network,
     ServiceOffering,
     SnapshotSchedule,
+    Vm,
     Volume,
     tuples,
 )
@@ -81,6 +83,8 @@ def visible(model: type[_Row], caller: Caller | None) -> ModelSelect[_Row]:
         query = query.where(~Host.removed)
     if model is SnapshotSchedule and caller is not None and not caller.is_admin:
         return query.where(SnapshotSchedule.volume.in_(visible(Volume, caller).select(Volume.id)))
+    if model is BackupSchedule and caller is not None and not caller.is_admin:
+        return query.where(BackupSchedule.vm.in_(visible(Vm, caller).select(Vm.id)))
     if caller is not None and not caller.is_admin and model is Network:
         return query.where(networks.usable_by(caller.account_id))
     if caller is not None and not caller.is_admin:

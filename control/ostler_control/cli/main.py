@@ -30,7 +30,7 @@ COMMANDS = {
     "affinity": "Affinity groups: VMs to keep together or apart, or on some hosts or off them.",
     "volume": "Volumes: create, grow, attach, encrypt.",
     "snapshot": "Volume snapshots: create, revert, schedule.",
-    "backup": "Backups of VMs: create, verify, restore.",
+    "backup": "Backups of VMs: create, verify, restore, schedule.",
     "import": "Imports: VMs from VMware, from other KVM hosts and from files.",
     "drs": "Load balancing: plan and execute live migrations.",
     "ha": "High availability: VMs of a failed host start on other hosts.",

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import click
+
+F = TypeVar("F", bound=Callable[..., object])
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _TIME = re.compile(r"(\d{1,2}):(\d{2})", re.ASCII)
@@ -24,6 +28,22 @@ class At:
     minute: int = 0
     hour: int = 0
     day: int = 0
+
+
+def interval_options(function: F) -> F:
+    """--hourly and so on as parameter `interval`, and --at as `at`, to be given to `parse`."""
+    options = (
+        click.option(
+            "--hourly", "interval", flag_value="hourly", default=None, help="Every hour; --at takes the minute."
+        ),
+        click.option("--daily", "interval", flag_value="daily", help='Every day; --at "03:30".'),
+        click.option("--weekly", "interval", flag_value="weekly", help='Every week; --at "sun 03:30".'),
+        click.option("--monthly", "interval", flag_value="monthly", help='Every month; --at "1 03:30", days 1 to 28.'),
+        click.option("--at", default="", help="When, UTC.  [default: minute 0, 00:00, mon 00:00 or 1 00:00]"),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
 
 
 def parse(interval: str, text: str) -> At:

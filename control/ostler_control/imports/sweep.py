@@ -15,6 +15,7 @@ from ostler_control.events import SYSTEM
 from ostler_control.hosts.rows import address, has_hosts, is_up, reaching
 from ostler_control.imports import kvm_source, sources, warm_source
 from ostler_control.imports.rows import delete_imports
+from ostler_control.keys import Keyring
 from ostler_control.models import ImportSource, Operation, Pool, VmImport, now
 from ostler_control.operations import Run, launch, periodic, record_operation, workflow
 from ostler_control.states import UNFINISHED_OPERATIONS
@@ -33,7 +34,7 @@ class SweepInputs:
 
 
 @periodic
-def sweep() -> None:
+def sweep(_: Keyring) -> None:
     """Starts a sweep for every import that is over and still has its row, unless one has just failed."""
     with session():
         unfinished = Operation.select(Operation.id).where(Operation.state.in_(UNFINISHED_OPERATIONS))

@@ -1,6 +1,13 @@
 """The tables. `ALL` lists them in the order in which they are made."""
 
-from ostler_control.models.backups import Backup, BackupConsistency, BackupDisk, BackupStore
+from ostler_control.models.backups import (
+    Backup,
+    BackupConsistency,
+    BackupDisk,
+    BackupSchedule,
+    BackupStore,
+    ScheduledBackup,
+)
 from ostler_control.models.base import BaseModel, db, new_id, now
 from ostler_control.models.columns import first_tuple, tuples
 from ostler_control.models.drs import AffinityGroup, AffinityHost, AffinityMember, DrsCondition, DrsMove, DrsPlan
@@ -117,6 +124,8 @@ ALL: tuple[type[BaseModel], ...] = (
     VmMachine,
     VmMaximum,
     VmSighting,
+    BackupSchedule,
+    ScheduledBackup,
     Network,
     NetworkAccount,
     Nic,
@@ -180,6 +189,7 @@ __all__ = [
     "Backup",
     "BackupConsistency",
     "BackupDisk",
+    "BackupSchedule",
     "BackupState",
     "BackupStore",
     "BaseModel",
@@ -236,6 +246,7 @@ __all__ = [
     "Priority",
     "Replica",
     "Request",
+    "ScheduledBackup",
     "ServiceOffering",
     "SettingValue",
     "Snapshot",

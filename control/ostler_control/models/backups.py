@@ -6,6 +6,7 @@ from peewee import BigIntegerField, BooleanField, DateTimeField, ForeignKeyField
 
 from ostler_control.models.base import BaseModel
 from ostler_control.models.columns import enum_column
+from ostler_control.models.machines import Vm
 from ostler_control.models.people import Account
 from ostler_control.models.storage import Passphrase, Pool
 from ostler_control.states import BackupState
@@ -94,3 +95,32 @@ class BackupDisk(BaseModel):
     def name(self) -> str:
         """For messages: the backup's name and the disk."""
         return f"{self.backup.name}:{self.slot}"
+
+
+class BackupSchedule(BaseModel):
+    """When backups of a VM are taken, and which of them are kept.
+
+    interval: hourly | daily | weekly | monthly; minute, hour, day: UTC; keep_*: see `vm_backups.retention.Retention`.
+    """
+
+    vm = ForeignKeyField(Vm, backref="backup_schedules", on_delete="CASCADE")
+    vm_id: str
+    interval = TextField()
+    minute = IntegerField(default=0)
+    hour = IntegerField(default=0)
+    day = IntegerField(default=1)
+    keep_last = IntegerField(default=0)
+    keep_daily = IntegerField(default=0)
+    keep_weekly = IntegerField(default=0)
+    keep_monthly = IntegerField(default=0)
+    next_time = DateTimeField(index=True)
+    last_error = TextField(default="")
+
+
+class ScheduledBackup(BaseModel):
+    """A backup that a schedule has taken, and may delete."""
+
+    backup = ForeignKeyField(Backup, unique=True, on_delete="CASCADE")
+    backup_id: str
+    schedule = ForeignKeyField(BackupSchedule, backref="backups", on_delete="CASCADE")
+    schedule_id: str

@@ -279,7 +279,7 @@ class Engine:
             except Exception:
                 log.exception("looking after the operations failed; it is tried again")
             if ticks % _TICKS_PER_SWEEP == 0:
-                _run_periodic()
+                _run_periodic(self.keys)
 
     def _beat(self) -> None:
         replicas.beat(self._replica, self._address, self.keys.provider.local_versions())
@@ -322,10 +322,10 @@ def launch(operation: Operation) -> None:
         log.exception("an operation could not be started now; the next sweep starts it", operation=operation.id)
 
 
-def _run_periodic() -> None:
+def _run_periodic(keys: Keyring) -> None:
     for task in periodic_tasks():
         try:
-            task()
+            task(keys)
         except Exception:
             log.exception("a periodic task failed; it is tried again")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ostler_control.keys import Keyring
 from ostler_control.operations.run import Run
 
 Body = Callable[[Run], None]
@@ -28,13 +29,13 @@ def body_of(verb: str) -> Body:
     return _BODIES[verb]
 
 
-Task = Callable[[], None]
+Task = Callable[[Keyring], None]
 
 _TASKS: list[Task] = []
 
 
 def periodic(run: Task) -> Task:
-    """Registers a task that every replica's engine runs at its start and every few seconds."""
+    """Registers a task that every replica's engine runs, with its keys, at its start and every few seconds."""
     _TASKS.append(run)
     return run
 

@@ -16,11 +16,12 @@ from peewee import fn
 
 from ostler_control import events
 from ostler_control.database import session, transaction
+from ostler_control.keys import Keyring
 from ostler_control.models import Host, Snapshot, SnapshotSchedule, Volume, now
 from ostler_control.operations import launch, periodic
 from ostler_control.snapshots.create import NewSnapshot, create
 from ostler_control.snapshots.delete import delete
-from ostler_control.snapshots.times import DAILY, HOURLY, INTERVALS, WEEKLY, Timetable
+from ostler_control.snapshots.times import Timetable, checked
 from ostler_control.states import HostState, SnapshotState
 
 log = structlog.get_logger(__name__)
@@ -46,7 +47,7 @@ class NewSchedule:
 
 def create_schedule(wanted: NewSchedule, user: str) -> SnapshotSchedule:
     """Records a schedule. Raises InvalidArgumentError INVALID_SCHEDULE, ResourceExhaustedError TOO_MANY_SCHEDULES."""
-    timetable = _timetable(wanted)
+    timetable = checked(wanted.interval, wanted.minute, wanted.hour, wanted.day)
     if not 1 <= wanted.keep <= MAX_KEPT:
         raise bad_field("keep", f"must be 1 to {MAX_KEPT}", "INVALID_SCHEDULE")
     if SnapshotSchedule.select().where(SnapshotSchedule.volume == wanted.volume).count() >= MAX_SCHEDULES_PER_VOLUME:
@@ -69,23 +70,6 @@ def create_schedule(wanted: NewSchedule, user: str) -> SnapshotSchedule:
     return schedule
 
 
-def _timetable(wanted: NewSchedule) -> Timetable:
-    assert wanted.interval in INTERVALS, wanted.interval
-    if not 0 <= wanted.minute <= 59:
-        raise bad_field("minute", "must be 0 to 59", "INVALID_SCHEDULE")
-    if not 0 <= wanted.hour <= (0 if wanted.interval == HOURLY else 23):
-        message = "must be 0 for an hourly schedule" if wanted.interval == HOURLY else "must be 0 to 23"
-        raise bad_field("hour", message, "INVALID_SCHEDULE")
-    if wanted.interval in (HOURLY, DAILY):
-        if wanted.day not in (0, 1):
-            raise bad_field("day", f"must not be set for a schedule that is {wanted.interval}", "INVALID_SCHEDULE")
-        return Timetable(wanted.interval, wanted.minute, wanted.hour)
-    last, limit = (7, "7, Monday to Sunday") if wanted.interval == WEEKLY else (28, "28, which every month has")
-    if not 1 <= wanted.day <= last:
-        raise bad_field("day", f"must be 1 to {limit}", "INVALID_SCHEDULE")
-    return Timetable(wanted.interval, wanted.minute, wanted.hour, wanted.day)
-
-
 def delete_schedule(schedule: SnapshotSchedule, user: str) -> None:
     """Deletes a schedule; its snapshots stay. One that is already gone is a success."""
     with transaction():
@@ -94,7 +78,7 @@ def delete_schedule(schedule: SnapshotSchedule, user: str) -> None:
 
 
 @periodic
-def run_schedules() -> None:
+def run_schedules(_: Keyring) -> None:
     """Creates the snapshots that are due, and deletes those that their schedules no longer keep."""
     for schedule in _due(now()):
         _run(schedule, now())

@@ -1,9 +1,11 @@
-"""When a schedule's snapshots are due. Pure; all times are UTC, which has no daylight saving."""
+"""When what a schedule takes is due. Pure; all times are UTC, which has no daylight saving."""
 
 from __future__ import annotations
 
 import datetime
 from dataclasses import dataclass
+
+from ostler_common.errors import bad_field
 
 HOURLY, DAILY, WEEKLY, MONTHLY = "hourly", "daily", "weekly", "monthly"
 INTERVALS = (HOURLY, DAILY, WEEKLY, MONTHLY)
@@ -46,3 +48,21 @@ class Timetable:
                 return moment + datetime.timedelta(days=7)
             case _:
                 return moment.replace(day=28) + datetime.timedelta(days=4)
+
+
+def checked(interval: str, minute: int, hour: int, day: int) -> Timetable:
+    """The timetable of a request. Raises InvalidArgumentError INVALID_SCHEDULE."""
+    assert interval in INTERVALS, interval
+    if not 0 <= minute <= 59:
+        raise bad_field("minute", "must be 0 to 59", "INVALID_SCHEDULE")
+    if not 0 <= hour <= (0 if interval == HOURLY else 23):
+        message = "must be 0 for an hourly schedule" if interval == HOURLY else "must be 0 to 23"
+        raise bad_field("hour", message, "INVALID_SCHEDULE")
+    if interval in (HOURLY, DAILY):
+        if day not in (0, 1):
+            raise bad_field("day", f"must not be set for a schedule that is {interval}", "INVALID_SCHEDULE")
+        return Timetable(interval, minute, hour)
+    last, limit = (7, "7, Monday to Sunday") if interval == WEEKLY else (28, "28, which every month has")
+    if not 1 <= day <= last:
+        raise bad_field("day", f"must be 1 to {limit}", "INVALID_SCHEDULE")
+    return Timetable(interval, minute, hour, day)

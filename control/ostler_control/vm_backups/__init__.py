@@ -8,15 +8,21 @@ from ostler_control.vm_backups.delete import delete
 from ostler_control.vm_backups.restore_disk import NewDiskRestore, restore_disk
 from ostler_control.vm_backups.restore_over import restore_over
 from ostler_control.vm_backups.restore_vm import NewVmRestore, restore_vm
+from ostler_control.vm_backups.retention import Retention
+from ostler_control.vm_backups.schedules import NewSchedule, create_schedule, delete_schedule
 from ostler_control.vm_backups.verify import verify
 
 __all__ = [
     "NewBackup",
     "NewDiskRestore",
+    "NewSchedule",
     "NewVmRestore",
+    "Retention",
     "check_store",
     "create",
+    "create_schedule",
     "delete",
+    "delete_schedule",
     "restore_disk",
     "restore_over",
     "restore_vm",

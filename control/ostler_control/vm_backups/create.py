@@ -38,7 +38,15 @@ from ostler_control.models import (
 from ostler_control.operations import Run, Undo, lock_row, record_operation, workflow
 from ostler_control.operations.records import release
 from ostler_control.vm_backups.definition import define
-from ostler_control.vm_backups.rows import delete_file, destroy, disks_of, load, load_disk, load_or_none
+from ostler_control.vm_backups.rows import (
+    delete_file,
+    destroy,
+    disks_of,
+    load,
+    load_disk,
+    load_or_none,
+    record_last_error,
+)
 from ostler_control.vm_backups.verify import digest
 from ostler_control.vms.rows import check_not_elsewhere
 from ostler_control.vms.rows import disks_of as disks_of_vm
@@ -261,8 +269,9 @@ def _record_failure(run: Run, undo: Undo, inputs: BackupInputs) -> None:
         backup = load_or_none(run.resource_id)
         if backup is None:
             return
+        reason = f"not created: {undo.error}"
+        record_last_error(backup.id, reason)
         if undo.failed(*(_removal(number) for number in range(len(inputs.disks)))):
-            reason = f"not created: {undo.error}"
             Backup.update(state=BackupState.FAILED, state_reason=reason).where(Backup.id == backup.id).execute()
         else:
             destroy(backup, run)

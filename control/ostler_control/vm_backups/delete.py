@@ -8,7 +8,7 @@ from ostler_control.database import transaction
 from ostler_control.hosts.rows import has_hosts
 from ostler_control.models import Backup, BackupState, Operation
 from ostler_control.operations import Run, Undo, lock_row, record_operation, workflow
-from ostler_control.vm_backups.rows import delete_file, destroy, disks_of, load_or_none
+from ostler_control.vm_backups.rows import delete_file, destroy, disks_of, load_or_none, record_last_error
 from ostler_control.volumes import host_jobs
 
 
@@ -54,4 +54,5 @@ def _forget(run: Run) -> None:
 def _record_failure(run: Run, undo: Undo) -> None:
     reason = f"not deleted: {undo.error}"
     with transaction():
+        record_last_error(run.resource_id, reason)
         Backup.update(state=BackupState.FAILED, state_reason=reason).where(Backup.id == run.resource_id).execute()

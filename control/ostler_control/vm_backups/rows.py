@@ -7,7 +7,7 @@ from ostler_common.errors import FailedPreconditionError
 from ostler_control import events
 from ostler_control.database import session
 from ostler_control.keys.passphrases import delete_passphrase
-from ostler_control.models import Backup, BackupDisk
+from ostler_control.models import Backup, BackupDisk, BackupSchedule, ScheduledBackup
 from ostler_control.operations import Run, lock_row
 from ostler_control.states import BackupState
 from ostler_control.volumes import host_jobs
@@ -60,6 +60,12 @@ def delete_file(run: Run, host_id: str, disk_id: str) -> None:
         disk = BackupDisk.get_or_none(BackupDisk.id == disk_id)
     if disk is not None:
         host_jobs.delete_file(run, host_id, disk)
+
+
+def record_last_error(backup_id: str, error: str) -> None:
+    """Shows in the schedule that took the backup, if one did, how its last run failed."""
+    taker = ScheduledBackup.select(ScheduledBackup.schedule).where(ScheduledBackup.backup == backup_id)
+    BackupSchedule.update(last_error=error).where(BackupSchedule.id.in_(taker)).execute()
 
 
 def destroy(backup: Backup, run: Run) -> None:

@@ -11,6 +11,7 @@ from ostler_common.errors import AbortedError
 from ostler_control.database import session, transaction
 from ostler_control.events import SYSTEM
 from ostler_control.hosts.rows import is_up
+from ostler_control.keys import Keyring
 from ostler_control.models import Operation, Vm, VmState, now
 from ostler_control.operations import Run, launch, periodic, read_inputs, record_operation, workflow
 from ostler_control.vms.locate import MigrateInputs
@@ -21,7 +22,7 @@ _PAUSE = datetime.timedelta(minutes=5)
 
 
 @periodic
-def resolve_stranded() -> None:
+def resolve_stranded(_: Keyring) -> None:
     """Starts a `vm.resolve` for every VM that is `migrating`, held by no operation, and has a host that answers."""
     with session():
         ready = [

@@ -18,6 +18,7 @@ from ostler_control.agents import HostAddress
 from ostler_control.database import session, transaction
 from ostler_control.events import SYSTEM
 from ostler_control.hosts.rows import address_of, has_hosts, is_up, silent
+from ostler_control.keys import Keyring
 from ostler_control.models import Host, Operation, Vm, Volume, VolumeFile, new_id, now
 from ostler_control.operations import Run, launch, lock_row, periodic, record_operation, workflow
 from ostler_control.states import UNFINISHED_OPERATIONS
@@ -39,7 +40,7 @@ class SweepInputs:
 
 
 @periodic
-def sweep() -> None:
+def sweep(_: Keyring) -> None:
     """Starts a `volume.sweep` for every file whose operation is over, if a host can do the work."""
     with session():
         unfinished = Operation.select(Operation.id).where(Operation.state.in_(UNFINISHED_OPERATIONS))

@@ -64,6 +64,35 @@ def test_restoring_over_a_vm_wants_to_be_confirmed(control: Control, ostler: Ost
     assert asked(control, pb.RestoreVmOverRequest).backup == "nightly"
 
 
+def test_a_schedule_is_made(control: Control, ostler: Ostler) -> None:
+    keep = ["--keep-daily", "7", "--keep-monthly", "12"]
+    result = ostler("backup", "schedule", "create", "web-1", "--weekly", "--at", "sun 03:30", *keep)
+    assert result.exit_code == 0
+    told = " ".join(result.stdout.split())
+    assert "weekly, sun 03:30 UTC" in told
+    assert "7 daily, 12 monthly" in told
+    request = asked(control, pb.CreateBackupScheduleRequest)
+    assert (request.vm, request.interval, request.minute, request.hour, request.day) == (
+        "web-1", pb.BackupSchedule.WEEKLY, 30, 3, 7,
+    )  # fmt: skip
+    assert request.keep == pb.BackupRetention(daily=7, monthly=12)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--keep-last", "1"],
+        ["--daily"],
+        ["--daily", "--keep-last", "0"],
+        ["--daily", "--keep-last", "1001"],
+        ["--daily", "--at", "noon", "--keep-last", "1"],
+    ],
+)
+def test_a_wrong_schedule_is_not_sent(control: Control, ostler: Ostler, wrong: list[str]) -> None:
+    assert ostler("backup", "schedule", "create", "web-1", *wrong).exit_code == 2
+    assert control.asked == []
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -18,6 +18,7 @@ from ostler_control.models import (
     Backup,
     BackupConsistency,
     BackupDisk,
+    BackupSchedule,
     BackupStore,
     Cluster,
     ClusterLabel,
@@ -47,6 +48,7 @@ from ostler_control.models import (
     Pool,
     PoolLabel,
     Priority,
+    ScheduledBackup,
     ServiceOffering,
     Snapshot,
     SnapshotConsistency,
@@ -65,6 +67,7 @@ from ostler_control.models import (
     WarmImport,
     Zone,
     db,
+    now,
 )
 from playhouse.migrations import Runner
 
@@ -106,6 +109,7 @@ FROZEN = {
     "0026_backup_consistency": "70d7a677f766ac46baacd0066f6b3757e4af89f38de63ee7a988b0a340cf27f8",
     "0027_isos": "3854a72134e7ddd4a605c2c49422c91a3be2fa3f6ab413cffb4b0f6d0a79b82d",
     "0028_machine_types": "01979b0618deffbdce41d39f5d0d0b638bce7f8b70bc390a9076753d80b4229a",
+    "0029_backup_schedules": "3a1daf0f4c049fecd15aa1eb3b4aef5a9bb6f8f1b8d7da0bef48de31a83862b8",
 }
 _OLD_VM = (
     "INSERT INTO zone (id, create_time, name) VALUES ('z', '2026-01-01', 'zone')",
@@ -546,6 +550,23 @@ def test_vms_keep_machine_types(tmp_path: Path) -> None:
             assert [(row.vm.id, row.machine) for row in VmMachine.select()] == [("v", "pc-q35-7.2")]
             Vm.delete().where(Vm.id == "v").execute()
             assert VmMachine.select().count() == 0
+
+
+def test_vms_get_schedules_of_backups(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0028_machine_types")
+            for statement in _OLD_VM:
+                db.execute_sql(statement)
+            pool = Pool.create(name="p", type="nfs", scope="zone", scope_id="z")
+            old = Backup.create(name="old", account="a", vm_id="v", vm_name="web", pool=pool, definition="{}")
+        assert "0029_backup_schedules" in database.migrate()
+        with database.session():
+            schedule = BackupSchedule.create(vm="v", interval="daily", keep_daily=7, next_time=now())
+            ScheduledBackup.create(backup=old, schedule=schedule)
+            assert [(row.backup.name, row.schedule.vm.name) for row in ScheduledBackup.select()] == [("old", "web")]
+            Vm.delete().where(Vm.id == "v").execute()
+            assert [model.select().count() for model in (BackupSchedule, ScheduledBackup, Backup)] == [0, 0, 1]
 
 
 def test_offerings_and_volumes_get_io_limits(tmp_path: Path) -> None:

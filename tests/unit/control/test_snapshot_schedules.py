@@ -42,7 +42,7 @@ def due(schedule: Any, ago: datetime.timedelta = HOUR) -> None:
 def carried_out(engine: Engine) -> list[tuple[str, str, str]]:
     """What the chore begins, once it is over: verb, state, reason."""
     before = {row.id for row in Operation.select(Operation.id)}
-    run_schedules()
+    run_schedules(engine.keys)
     begun = [row for row in Operation.select().order_by(Operation.create_time) if row.id not in before]
     return [(row.verb, *outcome(engine, row)) for row in begun]
 
@@ -159,7 +159,7 @@ def test_two_replicas_create_one_snapshot(site: Site, engine: Engine) -> None:
     schedule = schedule_of(data_volume(site, engine, "data"), keep=10)
     due(schedule)
     before = Operation.select().count()
-    threads = [threading.Thread(target=run_schedules) for _ in range(4)]
+    threads = [threading.Thread(target=run_schedules, args=(engine.keys,)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -167,7 +167,7 @@ def test_two_replicas_create_one_snapshot(site: Site, engine: Engine) -> None:
     begun = list(Operation.select().order_by(Operation.create_time.desc()).limit(Operation.select().count() - before))
     assert [outcome(engine, row) for row in begun] == [OK]
     assert len(names(schedule)) == 1
-    run_schedules()
+    run_schedules(engine.keys)
     row = reload(schedule)
     assert row.next_time > now()
 

@@ -418,11 +418,11 @@ def test_a_vm_lost_on_its_way_is_found_again(site: Site, engine: Engine, arrived
     assert "h1" in lost.attention
     assert refusal(site, lambda: vms.start(vm, "alice")) == "VM_STATE"
     assert refusal(site, lambda: vms.delete(vm, "alice", force=True)) == "HOST_SILENT"
-    vms.resolve_stranded()
+    vms.resolve_stranded(site.keys)
     assert Operation.select().where(Operation.verb == "vm.resolve", Operation.create_time > now()).count() == 0
     for name in ("h1", "h2"):
         site.revive(name)
-    vms.resolve_stranded()
+    vms.resolve_stranded(site.keys)
     resolve: Any = Operation.get((Operation.verb == "vm.resolve") & (Operation.resource_id == vm.id))
     assert outcome(engine, resolve) == OK
     found = fresh(vm)

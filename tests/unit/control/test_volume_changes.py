@@ -35,7 +35,7 @@ def swept(site: Site) -> None:
     """Waits until the chore has removed what is left."""
 
     def clean() -> bool:
-        sweeping.sweep()
+        sweeping.sweep(site.keys)
         return not VolumeFile.select().exists()
 
     wait_until(clean)
@@ -216,7 +216,7 @@ def test_a_host_that_is_lost_before_the_mirror_is_complete(site: Site, engine: E
     assert fault.reached.wait(10)
     site.silence("h1")
     assert outcome(engine, operation) == ("failed", "HOST_UNREACHABLE")
-    sweeping.sweep()
+    sweeping.sweep(site.keys)
     assert VolumeFile.select().count() == 1  # nobody may delete what that host may be writing to
     hold.set()
     site.revive("h1")
@@ -259,7 +259,7 @@ def test_a_host_that_is_lost_during_the_pivot(site: Site, engine: Engine, pivote
     assert outcome(engine, operation) == ("failed", "PIVOT_UNRESOLVED")
     after = fresh(root)
     assert after.file_id != root.file_id
-    sweeping.sweep()
+    sweeping.sweep(site.keys)
     assert [row.id for row in VolumeFile.select()] == [root.file_id]
     hold.set()
     site.revive("h1")
@@ -406,7 +406,7 @@ def test_a_key_that_could_not_be_removed_waits_for_the_vm_to_stop(site: Site, en
     assert outcome(engine, site.record(lambda: vms.start(vm, "alice"))) == OK
     for fake in site.hosts.values():
         fake.faults.clear()
-    sweeping.sweep()
+    sweeping.sweep(site.keys)
     assert VolumeFile.select().count() == 1
     assert root.passphrase_id not in destroyed_keys()
     assert outcome(engine, site.record(lambda: vms.stop(vm, "alice"))) == OK

@@ -208,7 +208,7 @@ def test_a_source_that_is_silent_at_the_end_is_cleaned_up_later(
     assert VmImport.select().count() == 1
     for fake in site.fleet.hosts.values():
         fake.faults.clear()
-    sweep.sweep()
+    sweep.sweep(site.keys)
     wait_until(lambda: VmImport.select().count() == 0)
     assert site.fleet.kvm.copies == set()
 
@@ -229,7 +229,7 @@ def test_the_host_that_copied_ends_what_is_left_before_others_do(
         fake.calls.clear()
     if ended != copied:
         hosts[copied].fail("EndRemoteCopy", Fault(silent))
-    sweep.sweep()
+    sweep.sweep(site.keys)
     wait_until(lambda: VmImport.select().count() == 0)
     assert site.fleet.kvm.copies == set()
     assert {name for name, fake in hosts.items() if "EndRemoteCopy" in fake.calls} == {copied, ended}

@@ -237,7 +237,7 @@ def test_what_could_not_be_deleted_is_swept_later(
     assert VmImport.get().id == operation.id, "the staging space stays claimed"
     assert Vm.select().count() == 0
     source_site.faults()
-    sweep.sweep()
+    sweep.sweep(site.keys)
     wait_until(lambda: VmImport.select().count() == 0)
     check_nothing_left(site, source, source_site)
 
@@ -255,7 +255,7 @@ def test_a_conversion_host_that_dies_leaves_a_failed_vm_to_delete(
     assert (vm.state, vm.host_id) == ("failed", None), "its volumes may be there, so it is not forgotten"
     assert "not imported" in vm.attention
     assert len(site.fleet.staging) == 1
-    sweep.sweep()
+    sweep.sweep(site.keys)
     wait_until(lambda: VmImport.select().count() == 0)
     assert site.fleet.staging == {}, "another host that reaches the pool has deleted the files"
     hold.set()

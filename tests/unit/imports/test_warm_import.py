@@ -313,7 +313,7 @@ def test_what_vcenter_could_not_remove_is_swept_later(
     assert len(snapshots(site, source, ref)) > 0
     assert VmImport.get().id == operation.id
     server.faults()
-    sweep.sweep()
+    sweep.sweep(site.keys)
     wait_until(lambda: VmImport.select().count() == 0)
     check_nothing_left(site, source, server)
     check_source_untouched(site, source, "busy")
@@ -332,7 +332,7 @@ def test_a_vcenter_that_is_away_at_the_end_is_cleaned_up_later(
     assert outcome(engine, operation, 60) == OK
     assert VmImport.select().count() == 1
     server.faults()
-    sweep.sweep()
+    sweep.sweep(site.keys)
     wait_until(lambda: VmImport.select().count() == 0)
     vm = source_vm(site, source, "busy")
     assert (vm.power, vm.change_tracking, vm.snapshots) == (Power.OFF, False, 0)

@@ -13,7 +13,7 @@ from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.lookups import by_id, name_of, shown_to
 from ostler_control.api.convert.times import timestamp
 from ostler_control.caller import Caller
-from ostler_control.models import Account, Backup, BackupConsistency, BackupDisk, Pool, tuples
+from ostler_control.models import Account, Backup, BackupConsistency, BackupDisk, BackupSchedule, Pool, Vm, tuples
 
 
 def backups(rows: Sequence[Backup], caller: Caller) -> list[pb.Backup]:
@@ -66,6 +66,28 @@ def _disk(row: BackupDisk) -> pb.BackupDisk:
         file_size_bytes=row.file_size_bytes,
         sha256=row.sha256,
     )
+
+
+def schedules(rows: Sequence[BackupSchedule], caller: Caller) -> list[pb.BackupSchedule]:
+    vms = by_id(Vm, (row.vm_id for row in rows))
+    shown = shown_to(caller)
+    return [
+        pb.BackupSchedule(
+            id=row.id,
+            vm_id=row.vm_id,
+            vm_name=name_of(vms, row.vm_id),
+            interval=to_enum(pb.BackupSchedule.Interval, "", row.interval),
+            minute=row.minute,
+            hour=row.hour,
+            day=row.day,
+            keep=pb.BackupRetention(
+                last=row.keep_last, daily=row.keep_daily, weekly=row.keep_weekly, monthly=row.keep_monthly
+            ),
+            next_time=timestamp(row.next_time),
+            last_error=shown(row.last_error),
+        )
+        for row in rows
+    ]
 
 
 def stores(rows: Sequence[Pool]) -> list[pb.BackupStore]:

@@ -47,11 +47,7 @@ def schedule() -> None:
 
 @schedule.command("create")
 @click.argument("volume", type=VOLUME)
-@click.option("--hourly", "interval", flag_value="hourly", default=None, help="Every hour; --at takes the minute.")
-@click.option("--daily", "interval", flag_value="daily", help='Every day; --at "03:30".')
-@click.option("--weekly", "interval", flag_value="weekly", help='Every week; --at "sun 03:30".')
-@click.option("--monthly", "interval", flag_value="monthly", help='Every month; --at "1 03:30", days 1 to 28.')
-@click.option("--at", default="", help="When, UTC.  [default: minute 0, 00:00, mon 00:00 or 1 00:00]")
+@timetables.interval_options
 @click.option("--keep", type=click.IntRange(1, 1000), required=True, help="How many to keep; older ones are deleted.")
 @request_id_option
 @output_option

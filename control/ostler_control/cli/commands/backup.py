@@ -10,6 +10,7 @@ from ostler.control.v1 import vm_pb2, volume_pb2
 
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.commands._backup_schedule import schedule
 from ostler_control.cli.commands._backup_store import store as store_group
 from ostler_control.cli.commands._vm_view import VIEW as VM_VIEW
 from ostler_control.cli.commands._volume_view import VIEW as VOLUME_VIEW
@@ -73,7 +74,7 @@ VIEW = View[pb.Backup](
 
 @click.group(cls=Noun)
 def command() -> None:
-    """Backups of VMs: create, verify, restore."""
+    """Backups of VMs: create, verify, restore, schedule."""
 
 
 @command.command("create")
@@ -242,4 +243,5 @@ def delete(app: App, backup: str, yes: bool, call: CallOptions) -> None:
     finish(app, app.client.backups.DeleteBackup(request), VIEW, pb.Backup(), call, gone=True)
 
 
+command.add_command(schedule)
 command.add_command(store_group)

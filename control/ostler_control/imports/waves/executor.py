@@ -18,6 +18,7 @@ from ostler_control.imports.waves import begin as beginning
 from ostler_control.imports.waves import check, order, store
 from ostler_control.imports.waves.begin import Verdict
 from ostler_control.imports.waves.progress import Sample, Speed, left_s
+from ostler_control.keys import Keyring
 from ostler_control.models import (
     ImportPlan,
     ImportPlanState,
@@ -191,7 +192,7 @@ def _explain(row: ImportPlanVm, why: str) -> None:
 
 
 @periodic
-def tidy_up() -> None:
+def tidy_up(_: Keyring) -> None:
     """Accounts for imports whose plan no operation carries out, and pauses plans whose operation ended early."""
     with session():
         running = ImportPlanVm.select(ImportPlanVm.plan).where(ImportPlanVm.state == _RUNNING)

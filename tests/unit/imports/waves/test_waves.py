@@ -279,6 +279,6 @@ def test_an_operation_that_ended_early_leaves_a_paused_plan(plans: Plans) -> Non
     operation = plans.start()
     plans.engine.interrupts.stopping.clear()
     Operation.update(state="failed").where(Operation.id == operation.id).execute()
-    executor.tidy_up()
+    executor.tidy_up(plans.engine.keys)
     assert plans.get().state == pb.ImportPlan.PAUSED
     assert plans.ended(plans.resume()) == OK
