@@ -37,6 +37,7 @@ from ostler_control.models import (
     Template,
     UserData,
     Vm,
+    VmSnapshot,
     VmUserData,
     Volume,
     VolumeFile,
@@ -142,7 +143,7 @@ class Site:
         assert capacity.audit() == []
         held = [
             row.name
-            for model in (Vm, Volume, Snapshot, Backup)
+            for model in (Vm, Volume, Snapshot, VmSnapshot, Backup)
             for row in model.select().where(model.operation_id != "")
         ]
         assert held == []

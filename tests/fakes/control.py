@@ -39,6 +39,8 @@ from ostler.control.v1 import (
     userdata_pb2_grpc,
     vm_pb2,
     vm_pb2_grpc,
+    vm_snapshot_pb2,
+    vm_snapshot_pb2_grpc,
     volume_pb2,
     volume_pb2_grpc,
     zone_pb2,
@@ -604,6 +606,51 @@ class Snapshots(snapshot_pb2_grpc.SnapshotServiceServicer):
         )
 
 
+class VmSnapshots(vm_snapshot_pb2_grpc.VmSnapshotServiceServicer):
+    """One snapshot, "whole", of web-1."""
+
+    def __init__(self, control: Control) -> None:
+        self.control = control
+        disk = vm_snapshot_pb2.VmSnapshotDisk(
+            volume_name="web-1-root",
+            root=True,
+            snapshot_name="whole-root",
+            size_bytes=4 << 30,
+            encrypt_format=volume_types.ENCRYPT_FORMAT_LUKS,
+            pool_name="nfs-1",
+        )
+        self.snapshot = vm_snapshot_pb2.VmSnapshot(
+            id="97", name="whole", state=vm_snapshot_pb2.VmSnapshot.READY, vm_name="web-1", online=True, disks=[disk]
+        )
+
+    def CreateVmSnapshot(
+        self, request: vm_snapshot_pb2.CreateVmSnapshotRequest, context: grpc.ServicerContext
+    ) -> lro.Operation:
+        self.control.ask(request)
+        return self.control.operation()
+
+    def DeleteVmSnapshot(
+        self, request: vm_snapshot_pb2.DeleteVmSnapshotRequest, context: grpc.ServicerContext
+    ) -> lro.Operation:
+        self.control.ask(request)
+        return self.control.operation()
+
+    def RevertVm(self, request: vm_snapshot_pb2.RevertVmRequest, context: grpc.ServicerContext) -> lro.Operation:
+        self.control.ask(request)
+        return self.control.operation()
+
+    def GetVmSnapshot(
+        self, request: vm_snapshot_pb2.GetVmSnapshotRequest, context: grpc.ServicerContext
+    ) -> vm_snapshot_pb2.VmSnapshot:
+        return self.snapshot
+
+    def ListVmSnapshots(
+        self, request: vm_snapshot_pb2.ListVmSnapshotsRequest, context: grpc.ServicerContext
+    ) -> vm_snapshot_pb2.ListVmSnapshotsResponse:
+        self.control.ask(request)
+        return vm_snapshot_pb2.ListVmSnapshotsResponse(vm_snapshots=[self.snapshot])
+
+
 class Backups(backup_pb2_grpc.BackupServiceServicer):
     """One backup, "nightly", of web-1."""
 
@@ -707,6 +754,7 @@ def serving(directory: Path) -> Iterator[tuple[Control, Path]]:
     snapshots = Snapshots(control)  # type: ignore[abstract]
     pools = Pools(control)  # type: ignore[abstract]
     backups = Backups(control)  # type: ignore[abstract]
+    vm_snapshots = VmSnapshots(control)
     services: dict[str, server.Registration] = {
         "ostler.control.v1.BackupService": lambda s: backup_pb2_grpc.add_BackupServiceServicer_to_server(backups, s),
         "ostler.control.v1.SnapshotService": lambda s: snapshot_pb2_grpc.add_SnapshotServiceServicer_to_server(
@@ -715,6 +763,9 @@ def serving(directory: Path) -> Iterator[tuple[Control, Path]]:
         "ostler.control.v1.ImportService": lambda s: import_pb2_grpc.add_ImportServiceServicer_to_server(imports, s),
         "ostler.control.v1.EventService": lambda s: event_pb2_grpc.add_EventServiceServicer_to_server(
             Events(control), s
+        ),
+        "ostler.control.v1.VmSnapshotService": lambda s: vm_snapshot_pb2_grpc.add_VmSnapshotServiceServicer_to_server(
+            vm_snapshots, s
         ),
         "ostler.control.v1.VmService": lambda s: vm_pb2_grpc.add_VmServiceServicer_to_server(vms, s),
         "ostler.control.v1.HostService": lambda s: host_pb2_grpc.add_HostServiceServicer_to_server(hosts, s),

@@ -53,6 +53,9 @@ MEMBERS: Mapping[str, frozenset[str]] = {
         {"DeleteUserData", "GetUserData", "ListUserData", "RegisterUserData", "RenderUserData"}
     ),
     "UserService": frozenset({"IssueUserCertificate", "WhoAmI"}),
+    "VmSnapshotService": frozenset(
+        {"CreateVmSnapshot", "DeleteVmSnapshot", "GetVmSnapshot", "ListVmSnapshots", "RevertVm"}
+    ),
     "VmService": frozenset(
         {
             "AddNic",

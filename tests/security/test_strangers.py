@@ -41,6 +41,7 @@ from ostler_control.models import (
     User,
     Vm,
     VmExtraConfig,
+    VmSnapshot,
     Volume,
     Zone,
     now,
@@ -66,6 +67,7 @@ REFERENCES = {
     "user": "user",
     "user_data": "user-data",
     "vm": "vm",
+    "vm_snapshot": "vm-snapshot",
     "volume": "volume",
 }
 # The same by the service, where the field's name does not tell.
@@ -208,6 +210,9 @@ def belongings(fleet: Fleet, control: Control, name: str) -> Belongings:
             name=label("backup"), account=account, vm_id=vm.id, vm_name=vm.name, pool=pool, definition="{}",
             state="ready",
         )  # fmt: skip
+        vm_snapshot = VmSnapshot.create(
+            name=label("vm-snapshot"), account=account, vm_id=vm.id, vm_name=vm.name, state="ready"
+        )
         schedule = SnapshotSchedule.create(volume=volume, interval="daily", keep=1, next_time=now())
         backup_schedule = BackupSchedule.create(vm=vm, interval="daily", keep_last=1, next_time=now())
         group = AffinityGroup.create(name=label("group"), account=account, kind="affinity")
@@ -228,6 +233,7 @@ def belongings(fleet: Fleet, control: Control, name: str) -> Belongings:
         "snapshot": snapshot,
         "user": user,
         "vm": vm,
+        "vm-snapshot": vm_snapshot,
         "volume": volume,
     }
     things = {kind: (row.id, row.name) for kind, row in rows.items()}  # type: ignore[attr-defined]

@@ -30,6 +30,7 @@ from ostler.control.v1 import (
     template_pb2_grpc,
     userdata_pb2_grpc,
     vm_pb2_grpc,
+    vm_snapshot_pb2_grpc,
     volume_pb2_grpc,
     zone_pb2_grpc,
 )
@@ -92,6 +93,10 @@ class Services:
     @cached_property
     def snapshots(self) -> snapshot_pb2_grpc.SnapshotServiceStub:
         return snapshot_pb2_grpc.SnapshotServiceStub(self.channel)
+
+    @cached_property
+    def vm_snapshots(self) -> vm_snapshot_pb2_grpc.VmSnapshotServiceStub:
+        return vm_snapshot_pb2_grpc.VmSnapshotServiceStub(self.channel)
 
     @cached_property
     def backups(self) -> backup_pb2_grpc.BackupServiceStub:

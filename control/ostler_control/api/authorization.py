@@ -296,6 +296,16 @@ TABLE: Mapping[str, frozenset[Role]] = {
         },
     ),
     **_service(
+        "ostler.control.v1.VmSnapshotService",
+        {
+            "CreateVmSnapshot": _USERS,
+            "GetVmSnapshot": _USERS,
+            "ListVmSnapshots": _USERS,
+            "DeleteVmSnapshot": _USERS,
+            "RevertVm": _USERS,
+        },
+    ),
+    **_service(
         "ostler.control.v1.ZoneService",
         {"CreateZone": _ADMINS, "GetZone": _USERS, "ListZones": _USERS, "DeleteZone": _ADMINS},
     ),

@@ -13,7 +13,7 @@ from ostler_common.errors import OstlerError
 
 from ostler_control.caller import Caller
 from ostler_control.database import session
-from ostler_control.models import AffinityGroup, Backup, Host, Network, Snapshot, Vm, Volume, tuples
+from ostler_control.models import AffinityGroup, Backup, Host, Network, Snapshot, Vm, VmSnapshot, Volume, tuples
 from ostler_control.networks import usable_by
 
 HIDDEN = "(hidden)"
@@ -75,7 +75,7 @@ def _bridges() -> set[str]:
 def _own_names(account_id: str, names: set[str]) -> set[str]:
     """Those of these names that something of the account has, or a network that it may use."""
     found: set[str] = set()
-    for model in (Vm, Volume, Snapshot, Backup, AffinityGroup):
+    for model in (Vm, Volume, Snapshot, VmSnapshot, Backup, AffinityGroup):
         query = model.select(model.name).where(model.account == account_id).distinct()
         found.update(name for (name,) in tuples(query, tuple[str]) if name in names)
     networks = Network.select(Network.name).where(usable_by(account_id))

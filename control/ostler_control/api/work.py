@@ -18,6 +18,7 @@ from ostler.control.v1 import (
     template_pb2_grpc,
     userdata_pb2_grpc,
     vm_pb2_grpc,
+    vm_snapshot_pb2_grpc,
     volume_pb2_grpc,
 )
 from ostler_common.server import Registration
@@ -34,6 +35,7 @@ from ostler_control.api.operations import OperationService
 from ostler_control.api.snapshots import SnapshotService
 from ostler_control.api.templates import TemplateService
 from ostler_control.api.userdata import UserDataService
+from ostler_control.api.vm_snapshots import VmSnapshotService
 from ostler_control.api.vms import VmService
 from ostler_control.api.volumes import VolumeService
 from ostler_control.imports import sweep as _import_sweep  # noqa: F401 - registers its verb
@@ -64,6 +66,9 @@ def services(engine: Engine) -> Mapping[str, Registration]:
         ),
         "ostler.control.v1.SnapshotService": lambda server: snapshot_pb2_grpc.add_SnapshotServiceServicer_to_server(
             SnapshotService(engine.agents, engine.keys), server
+        ),
+        "ostler.control.v1.VmSnapshotService": lambda server: (
+            vm_snapshot_pb2_grpc.add_VmSnapshotServiceServicer_to_server(VmSnapshotService(engine.keys), server)
         ),
         "ostler.control.v1.BackupService": lambda server: backup_pb2_grpc.add_BackupServiceServicer_to_server(
             BackupService(engine.agents, engine.keys), server

@@ -7,7 +7,7 @@ from peewee import IntegrityError
 
 from ostler_control import database, events, settings
 from ostler_control.catalog.names import check_name
-from ostler_control.models import Account, Backup, Snapshot, User, Vm, Volume
+from ostler_control.models import Account, Backup, Snapshot, User, Vm, VmSnapshot, Volume
 
 
 def create(name: str, actor: str) -> Account:
@@ -37,6 +37,7 @@ def delete(account: Account, actor: str) -> None:
                 ("VMs", Vm),
                 ("volumes", Volume),
                 ("snapshots", Snapshot),
+                ("VM snapshots", VmSnapshot),
                 ("backups", Backup),
             )
         }

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ostler_common.errors import ResourceExhaustedError
 
-from ostler_control.models import AffinityGroup, Backup, BaseModel, Snapshot, UserData, Vm, Volume
+from ostler_control.models import AffinityGroup, Backup, BaseModel, Snapshot, UserData, Vm, VmSnapshot, Volume
 
 MAX_ROWS_PER_ACCOUNT: Mapping[type[BaseModel], int] = {
     AffinityGroup: 1_000,
@@ -14,6 +14,7 @@ MAX_ROWS_PER_ACCOUNT: Mapping[type[BaseModel], int] = {
     Snapshot: 50_000,
     UserData: 1_000,
     Vm: 10_000,
+    VmSnapshot: 50_000,
     Volume: 50_000,
 }
 _NOUNS: Mapping[type[BaseModel], str] = {
@@ -22,11 +23,14 @@ _NOUNS: Mapping[type[BaseModel], str] = {
     Snapshot: "snapshots",
     UserData: "registered user data",
     Vm: "VMs",
+    VmSnapshot: "VM snapshots",
     Volume: "volumes",
 }
 
 
-def check_rows(model: type[AffinityGroup | Backup | Snapshot | UserData | Vm | Volume], account_id: str) -> None:
+def check_rows(
+    model: type[AffinityGroup | Backup | Snapshot | UserData | Vm | VmSnapshot | Volume], account_id: str
+) -> None:
     """Raises ResourceExhaustedError TOO_MANY_OBJECTS when the account has as many rows as it may.
 
     It locks nothing: calls at the same moment may exceed the limit by a few, which harms nobody.

@@ -50,6 +50,7 @@ _LISTINGS = {
     "user-data": _Listing("user_data", "ListUserData", "userdata_pb2", "user_data"),
     "user": _Listing("users", "ListUsers", "account_pb2", "users"),
     "vm": _Listing("vms", "ListVms", "vm_pb2", "vms"),
+    "vm-snapshot": _Listing("vm_snapshots", "ListVmSnapshots", "vm_snapshot_pb2", "vm_snapshots"),
     "volume": _Listing("volumes", "ListVolumes", "volume_pb2", "volumes"),
     "zone": _Listing("zones", "ListZones", "zone_pb2", "zones"),
 }
@@ -101,5 +102,6 @@ TEMPLATE = Name("template")
 USER = Name("user")
 USER_DATA = Name("user-data")
 VM = Name("vm")
+VM_SNAPSHOT = Name("vm-snapshot")
 VOLUME = Name("volume")
 ZONE = Name("zone")

@@ -73,6 +73,7 @@ from ostler_control.models.storage import (
     VolumeLimits,
 )
 from ostler_control.models.userdata import NicAddressing, TemplateUserData, UserData, VmUserData
+from ostler_control.models.vm_snapshots import VmSnapshot, VmSnapshotDisk
 from ostler_control.states import (
     BackupState,
     FenceState,
@@ -114,6 +115,8 @@ ALL: tuple[type[BaseModel], ...] = (
     SnapshotSchedule,
     Snapshot,
     SnapshotConsistency,
+    VmSnapshot,
+    VmSnapshotDisk,
     BackupStore,
     Backup,
     BackupConsistency,
@@ -275,6 +278,8 @@ __all__ = [
     "VmPriority",
     "VmRestart",
     "VmSighting",
+    "VmSnapshot",
+    "VmSnapshotDisk",
     "VmState",
     "VmUserData",
     "Volume",

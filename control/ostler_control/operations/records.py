@@ -23,6 +23,7 @@ from ostler_control.models import (
     OperationState,
     Snapshot,
     Vm,
+    VmSnapshot,
     VmState,
     Volume,
     VolumeFile,
@@ -34,15 +35,15 @@ from ostler_control.operations.metrics import count_operation
 from ostler_control.states import OVER_OPERATIONS, UNFINISHED_OPERATIONS
 
 # Objects that one operation at a time may hold, by their `operation_id` column.
-Held = Vm | Volume | Snapshot | Backup | Kek
-HELD: tuple[type[Held], ...] = (Vm, Volume, Snapshot, Backup, Kek)
+Held = Vm | Volume | Snapshot | VmSnapshot | Backup | Kek
+HELD: tuple[type[Held], ...] = (Vm, Volume, Snapshot, VmSnapshot, Backup, Kek)
 
 ENDED = OVER_OPERATIONS
 UNFINISHED = UNFINISHED_OPERATIONS
 
 # Any: whatever JSON can hold.
 Json = Any
-R = TypeVar("R", Vm, Volume, Snapshot, Backup, Kek)
+R = TypeVar("R", Vm, Volume, Snapshot, VmSnapshot, Backup, Kek)
 T = TypeVar("T")
 
 
@@ -91,7 +92,7 @@ def _claim(row: Held, operation_id: str) -> None:
         return
     current = model.get_or_none(model.id == row.id)
     if current is None:
-        raise NotFoundError(f"{model.__name__.lower()} {row.id} is gone", "NOT_FOUND")
+        raise NotFoundError(f"{_noun(model)} {row.id} is gone", "NOT_FOUND")
     raise busy(current)
 
 
@@ -104,7 +105,7 @@ def lock_row(row: R) -> R:
     query = model.select().where(model.id == row.id)
     fresh = locked(query).get_or_none()
     if fresh is None:
-        raise NotFoundError(f"{model.__name__.lower()} {row.name} is gone", f"{model.__name__.upper()}_NOT_FOUND")
+        raise NotFoundError(f"{_noun(model)} {row.name} is gone", f"{_noun(model).replace(' ', '_').upper()}_NOT_FOUND")
     if fresh.operation_id:
         raise busy(fresh)
     return fresh
@@ -115,11 +116,15 @@ def busy(row: Held) -> AbortedError:
     holder = Operation.get_or_none(Operation.id == row.operation_id)
     what = f"{holder.verb} " if holder else ""
     return AbortedError(
-        f"{type(row).__name__.lower()} {row.name} is busy with operation {what}{row.operation_id}; "
+        f"{_noun(type(row))} {row.name} is busy with operation {what}{row.operation_id}; "
         "wait for it (ostler operation wait) or cancel it",
         "RESOURCE_BUSY",
         {"operation": row.operation_id, "resource": row.id},
     )
+
+
+def _noun(model: type[Held]) -> str:
+    return "vm snapshot" if model is VmSnapshot else model.__name__.lower()
 
 
 def enter(operation_id: str, replica: str) -> Operation | None:

@@ -32,6 +32,13 @@ CONSOLE_IDLE_TIMEOUT = Setting(
     "0: never.",
     PER_ACCOUNT,
 )
+MAX_SNAPSHOTS = Setting(
+    "vm.snapshots.max",
+    integer(0, 1000, "snapshots"),
+    "32",
+    "The most snapshots of the whole VM that each VM of the account may have.",
+    PER_ACCOUNT,
+)
 USERDATA_MAX_LENGTH = Setting(
     "vm.userdata.max.length",
     integer(1, 1 << 20, "bytes"),
@@ -64,6 +71,7 @@ EXTRA_CONFIG_HOST_ACCESS = Setting(
 SETTINGS = (
     STOP_TIMEOUT,
     CONSOLE_IDLE_TIMEOUT,
+    MAX_SNAPSHOTS,
     USERDATA_MAX_LENGTH,
     EXTRA_CONFIG_ENABLED,
     EXTRA_CONFIG_ALLOWED,

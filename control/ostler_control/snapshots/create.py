@@ -134,19 +134,21 @@ def _copy(run: Run, host_id: str, inputs: SnapshotInputs) -> None:
         snapshot = load(run.resource_id)
         volume = Volume.get_by_id(inputs.volume_id)
     info = copy_file(run, host_id, volume, snapshot, inputs.iter_time_ms, vm_id=inputs.vm_id)
-    found = wire.encrypt_format(snapshot, info)
     with transaction():
-        Snapshot.update(
-            state=SnapshotState.READY,
-            encrypt_format=found,
-            size_bytes=info.virtual_size_bytes or snapshot.size_bytes,
-        ).where(Snapshot.id == snapshot.id).execute()
-        _record_consistency(snapshot, info)
+        record_info(snapshot, info)
         record_last_error(snapshot, "")
 
 
-def _record_consistency(snapshot: Snapshot, info: volume_pb2.VolumeInfo) -> None:
-    """What the host says of it; the step may be a repetition."""
+def record_info(snapshot: Snapshot, info: volume_pb2.VolumeInfo) -> None:
+    """The snapshot is complete; records what the host says of it: within the caller's transaction.
+
+    The step may be a repetition. Raises InternalError ENCRYPTION_MISSING.
+    """
+    Snapshot.update(
+        state=SnapshotState.READY,
+        encrypt_format=wire.encrypt_format(snapshot, info),
+        size_bytes=info.virtual_size_bytes or snapshot.size_bytes,
+    ).where(Snapshot.id == snapshot.id).execute()
     SnapshotConsistency.delete().where(SnapshotConsistency.snapshot == snapshot.id).execute()
     if fields := consistency.recorded(info):
         SnapshotConsistency.create(snapshot=snapshot, **fields)

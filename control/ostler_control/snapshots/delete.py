@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from ostler_common.errors import FailedPreconditionError
+
 from ostler_control.database import transaction
 from ostler_control.hosts.rows import has_hosts
-from ostler_control.models import Operation, Snapshot
+from ostler_control.models import Operation, Snapshot, VmSnapshot, VmSnapshotDisk
 from ostler_control.operations import Run, Undo, lock_row, record_operation, workflow
 from ostler_control.snapshots.create import delete_file
 from ostler_control.snapshots.rows import destroy, load, load_or_none, record_last_error
@@ -15,14 +17,28 @@ from ostler_control.volumes import host_jobs
 def delete(snapshot: Snapshot, user: str) -> Operation:
     """Records the operation that deletes a snapshot, in whatever state it is.
 
-    Raises AbortedError RESOURCE_BUSY, FailedPreconditionError NO_CAPABLE_HOST.
+    Raises AbortedError RESOURCE_BUSY, FailedPreconditionError NO_CAPABLE_HOST, PART_OF_VM_SNAPSHOT.
     """
     snapshot = lock_row(snapshot)
+    _check_on_its_own(snapshot)
     if has_hosts(snapshot.pool_id):
         host_jobs.check_host_available(snapshot.pool, False)
     operation = record_operation("snapshot.delete", snapshot, user, {})
     Snapshot.update(state=SnapshotState.DELETING, state_reason="").where(Snapshot.id == snapshot.id).execute()
     return operation
+
+
+def _check_on_its_own(snapshot: Snapshot) -> None:
+    whole = VmSnapshot.get_or_none(
+        VmSnapshot.id.in_(VmSnapshotDisk.select(VmSnapshotDisk.vm_snapshot).where(VmSnapshotDisk.snapshot == snapshot))
+    )
+    if whole is not None:
+        raise FailedPreconditionError(
+            f"snapshot {snapshot.name} is part of VM snapshot {whole.name}; delete that as a whole (ostler vm snapshot "
+            f"delete {whole.name})",
+            "PART_OF_VM_SNAPSHOT",
+            {"snapshot": snapshot.id, "vm_snapshot": whole.id},
+        )
 
 
 @workflow("snapshot.delete")

@@ -8,10 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from ostler_common.errors import AbortedError, FailedPreconditionError, OstlerError
+from ostler_common.errors import FailedPreconditionError
 
 from ostler_control import settings
-from ostler_control.database import transaction
 from ostler_control.keys import Keyring
 from ostler_control.models import Backup, BackupDisk, Operation, Vm, Volume, new_id
 from ostler_control.operations import Run, lock_row, record_operation, workflow
@@ -98,8 +97,8 @@ def _restore(run: Run) -> None:
             host_id = run.step(f"choose-{number}", partial(_choose, run, restored))
             run.step(f"copy-{number}", partial(_copy, run, host_id, restored, inputs.iter_time_ms))
         undo.clear()
-    run.always("switch", lambda: _switch(inputs))
-    _remove_old(run, inputs)
+    run.always("switch", lambda: files.switch_all((disk.volume_id, disk.file_id) for disk in inputs.disks))
+    files.remove_all_old(run, [disk.old_file_id for disk in inputs.disks])
 
 
 def _choose(run: Run, restored: RestoredDisk) -> str:
@@ -109,25 +108,3 @@ def _choose(run: Run, restored: RestoredDisk) -> str:
 def _copy(run: Run, host_id: str, restored: RestoredDisk, iter_time_ms: int) -> None:
     file = files.load(restored.file_id)
     files.record_info(file.id, copy_file(run, host_id, load_disk(restored.disk_id), file, iter_time_ms))
-
-
-def _switch(inputs: RestoreOverInputs) -> None:
-    with transaction():
-        for restored in inputs.disks:
-            files.switch(restored.volume_id, restored.file_id)
-
-
-def _remove_old(run: Run, inputs: RestoreOverInputs) -> None:
-    """Raises AbortedError OLD_FILE_NOT_REMOVED: the VM itself is fine, and the files are swept."""
-    left: list[str] = []
-    for number, restored in enumerate(inputs.disks):
-        try:
-            run.always(f"remove-old-{number}", partial(files.remove, run, restored.old_file_id))
-        except OstlerError as error:
-            left.append(str(error))
-    if left:
-        raise AbortedError(
-            "the VM is restored, but not all of its former files could be removed yet; Ostler retries this: "
-            + "; ".join(left),
-            "OLD_FILE_NOT_REMOVED",
-        )

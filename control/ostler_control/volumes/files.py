@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from ostler.types.v1 import volume_pb2
 from ostler_common.errors import AbortedError, FailedPreconditionError, OstlerError
@@ -125,6 +126,13 @@ def switch(volume_id: str, file_id: str, **columns: object) -> None:
         ).execute()
 
 
+def switch_all(pairs: Iterable[tuple[str, str]]) -> None:
+    """Inside a step: `switch` for each volume and file, all in one transaction. Idempotent."""
+    with transaction():
+        for volume_id, file_id in pairs:
+            switch(volume_id, file_id)
+
+
 def remove(run: Run, file_id: str) -> None:
     """Inside a step: makes a host delete the file, then forgets it. A file without a row is a success.
 
@@ -153,6 +161,25 @@ def remove_old(run: Run, file_id: str) -> None:
             "OLD_FILE_NOT_REMOVED",
             {"file": file_id},
         ) from error
+
+
+def remove_all_old(run: Run, file_ids: Iterable[str]) -> None:
+    """After `switch_all`: `remove` for each former file, as a step of its own.
+
+    Raises AbortedError OLD_FILE_NOT_REMOVED: the VM itself is fine, and the files are swept.
+    """
+    left: list[str] = []
+    for number, file_id in enumerate(file_ids):
+        try:
+            run.always(f"remove-old-{number}", partial(remove, run, file_id))
+        except OstlerError as error:
+            left.append(str(error))
+    if left:
+        raise AbortedError(
+            "the VM has its new disks, but not all of its former files could be removed yet; Ostler retries this: "
+            + "; ".join(left),
+            "OLD_FILE_NOT_REMOVED",
+        )
 
 
 def forget(run: Run, file_id: str) -> None:

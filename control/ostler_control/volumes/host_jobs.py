@@ -5,6 +5,8 @@ A function here that takes a `Run` is called inside a step.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ostler.agent.v1 import volume_pb2
 
 from ostler_control.database import session
@@ -14,6 +16,9 @@ from ostler_control.models import Host, Pool
 from ostler_control.operations import Run
 from ostler_control.volumes import wire
 from ostler_control.volumes.rows import FileRow
+
+# How many jobs of this process a host runs now, by its id.
+Busy = Callable[[str], int]
 
 
 def check_host_available(pool: Pool, encrypted: bool, other: Pool | None = None) -> None:

@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 import pytest
-from ostler_control import snapshots, vm_backups, vms, volumes
-from ostler_control.models import Backup, Operation, Passphrase, Snapshot, Vm, Volume
+from ostler_control import snapshots, vm_backups, vm_snapshots, vms, volumes
+from ostler_control.models import Backup, Operation, Passphrase, Snapshot, Vm, VmSnapshot, VmSnapshotDisk, Volume
 from ostler_control.operations import Engine
 from ostler_control.states import UNFINISHED_OPERATIONS
 
@@ -40,8 +40,13 @@ def site(working: tuple[Site, Engine]) -> Iterator[Site]:
     for fake in site.hosts.values():
         fake.faults.clear()
     wait_until(lambda: not Operation.select().where(Operation.state.in_(UNFINISHED_OPERATIONS)).exists())
+    parts = VmSnapshotDisk.select(VmSnapshotDisk.snapshot).where(VmSnapshotDisk.snapshot.is_null(False))
     deletions: list[tuple[Any, Callable[[Any], Operation]]] = [
-        *((row, lambda row: snapshots.delete(row, "root")) for row in Snapshot.select()),
+        *((row, lambda row: vm_snapshots.delete(row, "root")) for row in VmSnapshot.select()),
+        *(
+            (row, lambda row: snapshots.delete(row, "root"))
+            for row in Snapshot.select().where(Snapshot.id.not_in(parts))
+        ),
         *((row, lambda row: vm_backups.delete(row, "root")) for row in Backup.select()),
         *((row, lambda row: vms.delete(row, "root", force=True)) for row in Vm.select()),
         *((row, lambda row: volumes.delete(row, "root")) for row in Volume.select().where(~Volume.root)),

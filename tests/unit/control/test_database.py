@@ -63,6 +63,8 @@ from ostler_control.models import (
     VmPriority,
     VmRestart,
     VmSighting,
+    VmSnapshot,
+    VmSnapshotDisk,
     VolumeLimits,
     WarmImport,
     Zone,
@@ -110,6 +112,7 @@ FROZEN = {
     "0027_isos": "3854a72134e7ddd4a605c2c49422c91a3be2fa3f6ab413cffb4b0f6d0a79b82d",
     "0028_machine_types": "01979b0618deffbdce41d39f5d0d0b638bce7f8b70bc390a9076753d80b4229a",
     "0029_backup_schedules": "3a1daf0f4c049fecd15aa1eb3b4aef5a9bb6f8f1b8d7da0bef48de31a83862b8",
+    "0030_vm_snapshots": "f79d461f0f73156629ecc7e3ad6f65ad4cdf0a7081a6fd29586ddf2e6a00aef3",
 }
 _OLD_VM = (
     "INSERT INTO zone (id, create_time, name) VALUES ('z', '2026-01-01', 'zone')",
@@ -567,6 +570,24 @@ def test_vms_get_schedules_of_backups(tmp_path: Path) -> None:
             assert [(row.backup.name, row.schedule.vm.name) for row in ScheduledBackup.select()] == [("old", "web")]
             Vm.delete().where(Vm.id == "v").execute()
             assert [model.select().count() for model in (BackupSchedule, ScheduledBackup, Backup)] == [0, 0, 1]
+
+
+def test_vms_get_snapshots(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0029_backup_schedules")
+            pool = Pool.create(name="p", type="nfs", scope="zone", scope_id="z")
+            account = Account.create(name="a")
+            old = Snapshot.create(name="old", account=account, volume_id="d", pool=pool, size_bytes=1)
+        assert "0030_vm_snapshots" in database.migrate()
+        with database.session():
+            whole = VmSnapshot.create(name="w", account=account, vm_id="v", vm_name="web")
+            VmSnapshotDisk.create(vm_snapshot=whole, snapshot=old, slot=0, volume_id="d", volume_name="web-root")
+            assert [(row.vm_snapshot.name, row.snapshot_id) for row in VmSnapshotDisk.select()] == [("w", old.id)]
+            Snapshot.delete().execute()
+            assert [row.snapshot_id for row in VmSnapshotDisk.select()] == [None]
+            VmSnapshot.delete().execute()
+            assert VmSnapshotDisk.select().count() == 0
 
 
 def test_offerings_and_volumes_get_io_limits(tmp_path: Path) -> None:

@@ -17,18 +17,42 @@ from ostler.control.v1 import (
     snapshot_pb2,
     template_pb2,
     vm_pb2,
+    vm_snapshot_pb2,
     volume_pb2,
     zone_pb2,
 )
 from ostler_common.errors import to_status
 
-from ostler_control.api.convert import backups, core, drs, fleet, import_plans, keys, templates, vms, volumes
+from ostler_control.api.convert import (
+    backups,
+    core,
+    drs,
+    fleet,
+    import_plans,
+    keys,
+    templates,
+    vm_snapshots,
+    vms,
+    volumes,
+)
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.lookups import shown_to
 from ostler_control.api.convert.times import timestamp
 from ostler_control.api.redact import Conceal, concealed
 from ostler_control.caller import Caller
-from ostler_control.models import Backup, DrsPlan, Host, ImportPlan, Operation, Snapshot, Template, Vm, Volume, Zone
+from ostler_control.models import (
+    Backup,
+    DrsPlan,
+    Host,
+    ImportPlan,
+    Operation,
+    Snapshot,
+    Template,
+    Vm,
+    VmSnapshot,
+    Volume,
+    Zone,
+)
 from ostler_control.operations.records import error_from_json
 from ostler_control.states import OperationState
 
@@ -96,6 +120,8 @@ def _named(row: Operation) -> Message:
             return volume_pb2.Volume(id=row.resource_id, name=row.resource_name)
         case "snapshot":
             return snapshot_pb2.Snapshot(id=row.resource_id, name=row.resource_name)
+        case "vm-snapshot":
+            return vm_snapshot_pb2.VmSnapshot(id=row.resource_id, name=row.resource_name)
         case "template":
             return template_pb2.Template(id=row.resource_id, name=row.resource_name)
         case "drs":
@@ -131,6 +157,14 @@ def _snapshot(row: Operation, caller: Caller) -> Message:
         return volumes.snapshot(found, caller)
     gone = snapshot_pb2.Snapshot.DELETING
     return snapshot_pb2.Snapshot(id=row.resource_id, name=row.resource_name, state=gone)
+
+
+def _vm_snapshot(row: Operation, caller: Caller) -> Message:
+    found = VmSnapshot.get_or_none(VmSnapshot.id == row.resource_id)
+    if found is not None:
+        return vm_snapshots.vm_snapshot(found, caller)
+    gone = vm_snapshot_pb2.VmSnapshot.DELETING
+    return vm_snapshot_pb2.VmSnapshot(id=row.resource_id, name=row.resource_name, state=gone)
 
 
 def _backup(row: Operation, caller: Caller) -> Message:
@@ -183,6 +217,7 @@ def _vm(row: Operation, caller: Caller) -> Message:
 _RESPONSES: Mapping[str, Callable[[Operation, Caller], Message]] = {
     "volume": _volume,
     "snapshot": _snapshot,
+    "vm-snapshot": _vm_snapshot,
     "backup": _backup,
     "template": _template,
     "drs": _plan,

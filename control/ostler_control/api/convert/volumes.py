@@ -23,6 +23,8 @@ from ostler_control.models import (
     SnapshotConsistency,
     SnapshotSchedule,
     Vm,
+    VmSnapshot,
+    VmSnapshotDisk,
     Volume,
 )
 
@@ -85,6 +87,9 @@ def snapshots(rows: Sequence[Snapshot], caller: Caller) -> list[snapshot_pb2.Sna
         for found in SnapshotConsistency.select().where(SnapshotConsistency.snapshot.in_([row.id for row in rows]))
     }
     keys = versions_of(row.passphrase_id for row in rows) if caller.is_admin else {}
+    parts = VmSnapshotDisk.select(VmSnapshotDisk, VmSnapshot).join(VmSnapshot)
+    parts = parts.where(VmSnapshotDisk.snapshot.in_([row.id for row in rows]))
+    wholes = {part.snapshot_id: part.vm_snapshot for part in parts}
     return [
         snapshot_pb2.Snapshot(
             id=row.id,
@@ -109,6 +114,8 @@ def snapshots(rows: Sequence[Snapshot], caller: Caller) -> list[snapshot_pb2.Sna
                 types_volume_pb2.Consistency, "CONSISTENCY_", known[row.id].consistency if row.id in known else ""
             ),
             consistency_reason=known[row.id].reason if row.id in known else "",
+            vm_snapshot_id=wholes[row.id].id if row.id in wholes else "",
+            vm_snapshot_name=wholes[row.id].name if row.id in wholes else "",
         )
         for row in rows
     ]

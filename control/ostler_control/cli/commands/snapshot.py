@@ -48,6 +48,7 @@ VIEW = View[pb.Snapshot](
         ("encryption", lambda s: text.enum_of(s, "encrypt_format")),
         ("key version", lambda s: s.key_version),
         ("schedule", lambda s: s.schedule_id),
+        ("VM snapshot", lambda s: s.vm_snapshot_name),
         ("volume id", lambda s: s.volume_id),
         ("labels", lambda s: labels_joined(s.labels)),
         ("id", lambda s: s.id),

@@ -17,6 +17,7 @@ from ostler_control.cli.commands._vm_extraconfig import extraconfig
 from ostler_control.cli.commands._vm_guest import guest
 from ostler_control.cli.commands._vm_iso import iso_group
 from ostler_control.cli.commands._vm_screen import COMMANDS
+from ostler_control.cli.commands._vm_snapshot import snapshot_group
 from ostler_control.cli.commands._vm_view import CANDIDATES, STATES, VIEW
 from ostler_control.cli.details import detail_option
 from ostler_control.cli.finish import finish
@@ -510,6 +511,7 @@ for watching in COMMANDS:
 command.add_command(label_command("vm"))
 command.add_command(extraconfig)
 command.add_command(iso_group)
+command.add_command(snapshot_group)
 command.add_command(guest)
 command.add_command(export)
 command.add_command(adopt_command(VIEW))

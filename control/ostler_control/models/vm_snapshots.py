@@ -1,0 +1,52 @@
+"""Snapshots of whole VMs."""
+
+from __future__ import annotations
+
+from peewee import BooleanField, ForeignKeyField, IntegerField, TextField
+
+from ostler_control.models.base import BaseModel
+from ostler_control.models.columns import enum_column
+from ostler_control.models.people import Account
+from ostler_control.models.storage import Snapshot
+from ostler_control.states import SnapshotState
+
+
+class VmSnapshot(BaseModel):
+    """All disks of a VM at one moment: a group of snapshots of its volumes, which are created and deleted together.
+
+    vm_id: no foreign key, for the VM may go before it; online: taken while the VM ran; operation_id: the operation that
+    holds it, else "".
+    """
+
+    name = TextField()
+    account = ForeignKeyField(Account, backref="vm_snapshots", on_delete="RESTRICT")
+    account_id: str
+    vm_id = TextField(index=True)
+    vm_name = TextField()
+    state = enum_column(SnapshotState, SnapshotState.CREATING, index=True)
+    state_reason = TextField(default="")
+    online = BooleanField(default=False)
+    operation_id = TextField(default="")
+
+    class Meta:
+        indexes = ((("account", "name"), True),)
+
+
+class VmSnapshotDisk(BaseModel):
+    """A disk of a VM's snapshot.
+
+    snapshot: of its volume, None once that was lost with its pool and forgotten; volume_id, volume_name, slot, root:
+    the volume's at that moment.
+    """
+
+    vm_snapshot = ForeignKeyField(VmSnapshot, backref="disks", on_delete="CASCADE")
+    vm_snapshot_id: str
+    snapshot = ForeignKeyField(Snapshot, null=True, unique=True, backref="vm_snapshot_disks", on_delete="SET NULL")
+    snapshot_id: str | None
+    slot = IntegerField()
+    root = BooleanField(default=False)
+    volume_id = TextField()
+    volume_name = TextField()
+
+    class Meta:
+        indexes = ((("vm_snapshot", "slot"), True),)

@@ -1,0 +1,88 @@
+"""A snapshot of a running guest with two encrypted data disks: of one moment, and reverted as a whole."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from google.longrunning import operations_pb2 as lro
+from ostler.control.v1 import snapshot_pb2, vm_snapshot_pb2
+from ostler.types.v1 import volume_pb2 as volume_types
+
+from tests.lab.console import Console
+from tests.lab.fleet import Fleet, fresh, refused
+from tests.lab.host import SHARED
+
+pytestmark = pytest.mark.lab
+DISK_MIB = 24
+# Counts up on one disk and then on the other, so that at any one moment the first is equal or one ahead.
+COUNTING = (
+    "n=0; while [ ! -e /tmp/stop ]; do n=$((n + 1)); "
+    'for disk in vdb vdc; do echo "count $n" | dd of=/dev/$disk conv=notrunc,fsync 2>/dev/null; done; done & '
+    "echo COUNT''ING"
+)
+
+
+def counts(console: Console) -> tuple[int, int]:
+    found = console.run(
+        "head -n 1 /dev/vdb /dev/vdc | cat; echo EN''D", r"(?s)vdb <==\s+count (\d+).*vdc <==\s+count (\d+).*END"
+    )
+    return int(found[1]), int(found[2])
+
+
+def snapshot(fleet: Fleet) -> vm_snapshot_pb2.VmSnapshot:
+    return fleet.api.vm_snapshots.GetVmSnapshot(vm_snapshot_pb2.GetVmSnapshotRequest(vm_snapshot="whole"))
+
+
+def revert(fleet: Fleet) -> lro.Operation:
+    request = vm_snapshot_pb2.RevertVmRequest(request_id=fresh(), vm_snapshot="whole")
+    return fleet.api.vm_snapshots.RevertVm(request)
+
+
+@pytest.mark.timeout(600)
+def test_a_running_guest_with_two_disks_goes_back_as_a_whole(fleet: Fleet, guest: str) -> None:
+    for name in ("ledger", "journal"):
+        fleet.do(fleet.create_volume(name, "secret-data", DISK_MIB))
+        fleet.do(fleet.attach(name, guest))
+    create = vm_snapshot_pb2.CreateVmSnapshotRequest(request_id=fresh(), vm=guest, name="whole")
+    with fleet.console(guest) as console:
+        console.run("guest-agent", "AGENT-STARTED")
+        for disk in ("vdb", "vdc"):
+            console.run(f"dd if=/dev/urandom of=/dev/{disk} bs=1M count=8; echo FILL''ED", "FILLED")
+        console.run("mark kept-by-the-snapshot", "MARKED")
+        console.run(COUNTING, "COUNTING")
+        console.wait("tick")
+        fleet.do(fleet.api.vm_snapshots.CreateVmSnapshot(create))
+        console.run("touch /tmp/stop; mark written-since", "MARKED")
+        ended = counts(console)
+    taken = snapshot(fleet)
+    assert (taken.online, taken.consistency) == (True, volume_types.CONSISTENCY_APPLICATION)
+    assert {disk.encrypt_format for disk in taken.disks} == {volume_types.ENCRYPT_FORMAT_LUKS}
+    assert [disk.volume_name for disk in taken.disks][1:] == ["ledger", "journal"]
+    keys = {fleet.watch.key_of(disk.snapshot_id) for disk in taken.disks}
+    assert len(keys) == 3
+    files = [fleet.lab.hosts[0].outside(SHARED) / disk.snapshot_id for disk in taken.disks]
+    assert not any(re.search(rb"count \d", file.read_bytes()) for file in files)
+    part = snapshot_pb2.DeleteSnapshotRequest(request_id=fresh(), snapshot=taken.disks[1].snapshot_name)
+    assert refused(fleet.api.snapshots.DeleteSnapshot, part).reason == "PART_OF_VM_SNAPSHOT"
+
+    assert refused(revert, fleet).reason == "VM_RUNNING"
+    fleet.do(fleet.stop(guest, force=True))
+    fleet.do(fleet.detach("journal"))
+    assert refused(revert, fleet).reason == "DISKS_CHANGED"
+    fleet.do(fleet.attach("journal", guest))
+    fleet.do(revert(fleet))
+    fleet.do(fleet.start(guest))
+    with fleet.console(guest) as console:
+        console.wait("tick 1", 90)
+        first, second = counts(console)
+        assert second <= first <= second + 1, "the disks are of two moments"
+        assert 0 < first < ended[0]
+        found = console.run("cat /marker; echo EN''D", r"(?s)(kept-by-the-snapshot.*)END")[1]
+        assert "written-since" not in found
+    gone = vm_snapshot_pb2.DeleteVmSnapshotRequest(request_id=fresh(), vm_snapshot="whole")
+    fleet.do(fleet.api.vm_snapshots.DeleteVmSnapshot(gone))
+    assert not any(file.exists() for file in files)
+    for name in ("ledger", "journal"):
+        fleet.do(fleet.detach(name))
+        fleet.do(fleet.delete_volume(name))

@@ -1,0 +1,44 @@
+"""`ostler vm snapshot`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ostler.control.v1 import vm_snapshot_pb2 as pb
+
+from tests.fakes.control import Control
+from tests.unit.cli.conftest import Ostler
+
+
+def asked(control: Control, kind: type[Any]) -> Any:
+    [request] = control.asked
+    assert isinstance(request, kind)
+    return request
+
+
+def test_one_is_taken(control: Control, ostler: Ostler) -> None:
+    result = ostler("vm", "snapshot", "create", "web-1", "--name", "whole", "--no-wait")
+    assert (result.exit_code, result.stdout) == (0, "op-1\n")
+    request = asked(control, pb.CreateVmSnapshotRequest)
+    assert (request.vm, request.name, len(request.request_id)) == ("web-1", "whole", 36)
+
+
+def test_they_are_listed_and_shown(control: Control, ostler: Ostler) -> None:
+    lines = ostler("vm", "snapshot", "list", "--vm", "web-1").stdout.splitlines()
+    assert lines[0].split() == ["NAME", "STATE", "VM", "DISKS", "SIZE"]
+    assert lines[1].split()[:6] == ["whole", "ready", "web-1", "1", "4", "GiB"]
+    assert asked(control, pb.ListVmSnapshotsRequest).vm == "web-1"
+    shown = ostler("vm", "snapshot", "show", "whole").stdout
+    assert "web-1-root" in shown
+    assert "whole-root" in shown
+
+
+@pytest.mark.parametrize(("verb", "kind"), [("revert", pb.RevertVmRequest), ("delete", pb.DeleteVmSnapshotRequest)])
+def test_what_cannot_be_undone_wants_to_be_confirmed(
+    control: Control, ostler: Ostler, verb: str, kind: type[Any]
+) -> None:
+    assert ostler("vm", "snapshot", verb, "whole", "--no-wait").exit_code == 2
+    assert control.asked == []
+    assert ostler("vm", "snapshot", verb, "whole", "--yes", "--no-wait").exit_code == 0
+    assert asked(control, kind).vm_snapshot == "whole"
