@@ -60,7 +60,8 @@ class _ServerCredentials(TlsFiles):
 
 
 def new_engine(url: str, state_dir: Path, unreachable_limit_s: float = 5.0) -> Engine:
-    """An engine whose agents are spoken to without TLS. A busy machine answers within `unreachable_limit_s`."""
+    """An engine whose agents are spoken to without TLS. A busy machine answers within `unreachable_limit_s`. Any number
+    of operations run at once: tests of crashes hold hundreds of them."""
     create_key_file(state_dir / "kek")
     agents = Agents(
         _ServerCredentials(state_dir, state_dir, state_dir),
@@ -68,7 +69,8 @@ def new_engine(url: str, state_dir: Path, unreachable_limit_s: float = 5.0) -> E
         lambda address, tls, name: grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]),
     )
     keys = Keyring(open_provider(state_dir))
-    return Engine(Journal.beside(url, state_dir), replica_id(state_dir), agents, keys, state_dir / "templates")
+    journal, replica = Journal.beside(url, state_dir), replica_id(state_dir)
+    return Engine(journal, replica, agents, keys, state_dir / "templates", limit=1000)
 
 
 @dataclass

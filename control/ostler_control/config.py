@@ -91,6 +91,8 @@ class ControlConfig(DaemonSettings):
     metrics_listen: str = "127.0.0.1:8443"
     # Calls served at once.
     workers: int = Field(default=64, ge=4, le=1024)
+    # Operations of a kind (creations, starts, transfers, plans, others) that run at once; more wait for their turn.
+    operations: int = Field(default=64, ge=1, le=1024)
     # Where the key comes from that passphrases are sealed under: a file (or systemd's credential), or HashiCorp Vault.
     key_provider: Literal["file", "vault"] = "file"
     # Vault's address, the transit engine's mount and key, and the CA of its certificate (empty: the system's).

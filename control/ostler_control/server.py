@@ -76,7 +76,9 @@ class Control:
             keys = self._keys = Keyring(open_provider(config.state_dir, config.vault, config.key_provider))
             self._key_watch = KeyWatch(keys.provider)
             _prepare(keys, self._key_watch)
-            engine = Engine(journal, replica, agents, keys, state.templates, config.main_address)
+            engine = Engine(
+                journal, replica, agents, keys, state.templates, config.main_address, limit=config.operations
+            )
             stack.callback(engine.stop)
             engine.start()
             watcher = Watcher(state.client_tls(), self._trust, keys, Leader(replica).is_me, intervals)

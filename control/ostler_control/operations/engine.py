@@ -10,10 +10,12 @@ import contextlib
 import datetime
 import logging
 import os
+import random
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +33,7 @@ from ostler_control.models import Operation, new_id, now
 from ostler_control.operations import full_journal, records, replicas, waiting
 from ostler_control.operations.interrupts import Interrupts, StoppedError
 from ostler_control.operations.run import Run, bug
+from ostler_control.operations.starter import Starter
 from ostler_control.operations.verbs import body_of, periodic_tasks
 from ostler_control.outage import outage, wait_out
 from ostler_control.periodic import Periodic
@@ -43,6 +46,8 @@ _TICKS_PER_SWEEP = 20
 _TICKS_PER_PRUNING = 7200
 _STOP_GRACE_S = 5.0
 _MAX_TRACES = 10_000
+# How many operations of a kind run at once unless configured.
+DEFAULT_LIMIT = 64
 # How long a resumed operation may take until its thread starts.
 _RESUME_S = 30.0
 # The journal's schema on PostgreSQL.
@@ -110,13 +115,22 @@ class Engine:
     """Runs operations. One per process: DBOS is a singleton."""
 
     def __init__(
-        self, journal: Journal, replica: str, agents: Agents, keys: Keyring, templates: Path, address: str = ""
+        self,
+        journal: Journal,
+        replica: str,
+        agents: Agents,
+        keys: Keyring,
+        templates: Path,
+        address: str = "",
+        limit: int = DEFAULT_LIMIT,
     ) -> None:
-        """templates: directory of the templates' files; address: of this replica, for people."""
+        """templates: directory of the templates' files; address: of this replica, for people; limit: how many
+        operations of a kind run at once, see `starter`."""
         self.agents = agents
         self.keys = keys
         self.templates = templates
         self.interrupts = Interrupts()
+        self._starter = Starter(_start_workflow, limit)
         self._journal = journal
         self._replica = replica
         self._address = address
@@ -155,6 +169,7 @@ class Engine:
         }
         DBOS(config=config)
         DBOS.launch()
+        self._starter.start()
         self._restart_unknown()
         self._sweep(unstarted_age_s=0)
         self._thread = threading.Thread(target=self._look_after, name="operations", daemon=True)
@@ -165,6 +180,7 @@ class Engine:
         """Leaves everything that is running; the next start, or another replica, resumes it."""
         global _engine
         self.interrupts.stop()
+        self._starter.stop()
         if self._thread is not None:
             self._thread.join()
             self._heartbeat.stop()
@@ -174,19 +190,20 @@ class Engine:
         _engine = None
 
     def launch(self, operation: Operation) -> None:
-        """Starts what `record_operation` has recorded, once its transaction has committed. Idempotent."""
+        """Starts what `record_operation` has recorded, once its transaction has committed: now, or when enough others
+        have ended. Idempotent."""
         if trace := tracing.parent():
             with self._active_lock:
                 if len(self._traces) >= _MAX_TRACES:
                     self._traces.clear()
                 self._traces[operation.id] = trace
-        with SetWorkflowID(operation.id):
-            DBOS.start_workflow(_run_operation, operation.id)
+        self._starter.put(operation.id, operation.verb)
 
     def cancel(self, operation_id: str, actor: str = "") -> None:
         """Requests an operation's cancellation; one that is over stays as it is. actor: see `request_cancel`."""
         records.request_cancel(operation_id, actor)
         self.interrupts.cancel(operation_id)
+        self._starter.hurry(operation_id)
 
     def wait(self, operation_id: str, timeout_s: float | None, wanted: Callable[[], bool] = lambda: True) -> Operation:
         """The operation once it is over, or as it is after `timeout_s`, or once `wanted` is false, or this engine
@@ -257,10 +274,8 @@ class Engine:
         older than the database. Steps are written to be run twice."""
         for operation_id in replicas.own(self._replica):
             if DBOS.get_workflow_status(operation_id) is None:
-                with session():
-                    operation = Operation.get_by_id(operation_id)
                 log.warning("an operation is not in the journal and starts again", operation=operation_id)
-                self.launch(operation)
+                _start_workflow(operation_id)
 
     def _look_after(self) -> None:
         ticks = 0
@@ -285,12 +300,14 @@ class Engine:
         replicas.beat(self._replica, self._address, self.keys.provider.local_versions())
 
     def _sweep(self, unstarted_age_s: float = 10.0) -> None:
-        """Starts what was recorded and never started."""
-        for operation_id in replicas.unstarted(unstarted_age_s):
-            with session():
-                operation = Operation.get_or_none(Operation.id == operation_id)
-            if operation is not None:
-                self.launch(operation)
+        """Starts what was recorded and never started: what a dead process had queued and, as far as there is room, what
+        queues at another replica. The journal knows which of two came first."""
+        unknown = [row for row in replicas.unstarted(unstarted_age_s) if not self._starter.knows(row.id)]
+        if unstarted_age_s and self._journal.shared:
+            random.shuffle(unknown)  # else replicas would run after the same
+            unknown = [row for number, row in enumerate(unknown) if number < self._starter.room(row.verb)]
+        for operation in unknown:
+            self.launch(operation)
 
     def _adopt(self) -> None:
         """Resumes what silent replicas have left."""
@@ -328,6 +345,14 @@ def _run_periodic(keys: Keyring) -> None:
             task(keys)
         except Exception:
             log.exception("a periodic task failed; it is tried again")
+
+
+def _start_workflow(operation_id: str) -> Future[None] | None:
+    """Returns what tells the end of this attempt; None when the operation has run, or runs elsewhere."""
+    with SetWorkflowID(operation_id):
+        handle = DBOS.start_workflow(_run_operation, operation_id)
+    future: Future[None] | None = getattr(handle, "future", None)
+    return future
 
 
 _engine: Engine | None = None

@@ -92,12 +92,13 @@ def forget_gone() -> int:
         return int(Replica.delete().where(Replica.heartbeat_time < now() - _ROW_LIFETIME).execute())
 
 
-def unstarted(age_s: float = 10.0) -> list[str]:
-    """Operations recorded longer ago than this that no process has started: the one that recorded them died."""
+def unstarted(age_s: float = 10.0) -> list[Operation]:
+    """Operations recorded longer ago than this that no process has started, with id and verb, the oldest first: the one
+    that recorded them has many others, or died."""
     latest = now() - datetime.timedelta(seconds=age_s)
     with session():
         old = (Operation.state == OperationState.PENDING) & (Operation.create_time <= latest)
-        return [row.id for row in Operation.select(Operation.id).where(old)]
+        return list(Operation.select(Operation.id, Operation.verb).where(old).order_by(Operation.create_time))
 
 
 def own(replica: str) -> list[str]:

@@ -39,11 +39,12 @@ def wait_for(event: threading.Event) -> None:
     event.wait(20)
 
 
-def new_engine(url: str, state_dir: Path) -> Engine:
+def new_engine(url: str, state_dir: Path, limit: int = 64) -> Engine:
     create_key_file(state_dir / "kek")
     tls = TlsFiles(state_dir / "none", state_dir / "none", state_dir / "none")
     keys = Keyring(FileProvider(state_dir / "kek"))
-    return Engine(Journal.beside(url, state_dir), replica_id(state_dir), Agents(tls), keys, state_dir / "templates")
+    journal, replica = Journal.beside(url, state_dir), replica_id(state_dir)
+    return Engine(journal, replica, Agents(tls), keys, state_dir / "templates", limit=limit)
 
 
 @pytest.fixture
@@ -246,6 +247,50 @@ def test_what_was_recorded_and_never_begun_is_begun_at_launch(fresh_database: st
     engine.start()
     assert ended(engine, operation).state == "succeeded"
     engine.stop()
+
+
+def test_the_rest_queues_can_be_cancelled_and_outlives_the_process(fresh_database: str, tmp_path: Path) -> None:
+    pool, account = Pool.create(name="p", type="local", scope="host", scope_id=new_id()), Account.create(name="acme")
+    volumes = [Volume.create(name=f"v{n}", account=account, pool=pool, size_bytes=1 << 20) for n in range(6)]
+    go_on, lock = threading.Event(), threading.Lock()
+    running, most, ran = 0, 0, list[str]()
+
+    def work(run: Run) -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        wait_for(go_on)
+        with lock:
+            running -= 1
+            ran.append(run.resource_id)
+
+    body(lambda run: run.step("one", lambda: work(run)))
+    engine = new_engine(fresh_database, tmp_path, limit=2)
+    engine.start()
+    operations = [started(engine, volume) for volume in volumes]
+    eventually(lambda: running == 2)
+    states = [Operation.get_by_id(operation.id).state for operation in operations]
+    assert sorted(states) == ["pending"] * 4 + ["running"] * 2
+    engine.cancel(operations[5].id)
+    assert ended(engine, operations[5]).state == "cancelled"
+    assert Operation.get_by_id(operations[4].id).state == "pending"
+    threading.Timer(0.2, go_on.set).start()
+    engine.stop()
+
+    engine = new_engine(fresh_database, tmp_path, limit=2)
+    engine.start()
+    assert {ended(engine, operation).state for operation in operations[:5]} == {"succeeded"}
+    engine.stop()
+    assert set(ran) == {str(volume.id) for volume in volumes[:5]}
+    assert most == 2
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.02)
 
 
 def test_launching_twice_runs_once(engine: Engine) -> None:

@@ -1,0 +1,130 @@
+"""Operations start in turn: so many of a kind at once, and none is forgotten."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+
+import pytest
+from ostler_control.operations import verbs
+from ostler_control.operations.starter import Kind, Starter
+
+from tests.fakes.working_agent import wait_until
+
+LIMIT = 3
+
+
+class Started:
+    """What was started, and its ends. broken: operations whose start fails; elsewhere: those that run elsewhere."""
+
+    def __init__(self) -> None:
+        self.futures: dict[str, Future[None]] = {}
+        self.order: list[str] = []
+        self.broken: set[str] = set()
+        self.elsewhere: set[str] = set()
+        self.lock = threading.Lock()
+
+    def start(self, operation_id: str) -> Future[None] | None:
+        with self.lock:
+            self.order.append(operation_id)
+            if operation_id in self.broken:
+                raise RuntimeError("the journal is away")
+            if operation_id in self.elsewhere:
+                return None
+            self.futures[operation_id] = future = Future[None]()
+            return future
+
+    def running(self) -> set[str]:
+        with self.lock:
+            return {operation_id for operation_id, future in self.futures.items() if not future.done()}
+
+    def end(self, operation_id: str) -> None:
+        self.futures[operation_id].set_result(None)
+
+
+@pytest.fixture
+def started() -> Started:
+    return Started()
+
+
+@pytest.fixture
+def starter(started: Started) -> Iterator[Starter]:
+    found = Starter(started.start, LIMIT)
+    found.start()
+    yield found
+    found.stop()
+
+
+def test_so_many_run_at_once_and_the_rest_follow_in_order(started: Started, starter: Starter) -> None:
+    wanted = [f"c{number}" for number in range(10)]
+    for operation_id in wanted:
+        starter.put(operation_id, "vm.create")
+    wait_until(lambda: len(started.order) == LIMIT)
+    most = 0
+    for operation_id in wanted:
+        wait_until(lambda id_=operation_id: id_ in started.running())
+        most = max(most, len(started.running()))
+        started.end(operation_id)
+    assert started.order == wanted
+    assert most == LIMIT
+    wait_until(lambda: not starter.knows("c9"))
+
+
+def test_kinds_do_not_wait_for_each_other(started: Started, starter: Starter) -> None:
+    for number in range(10):
+        starter.put(f"c{number}", "vm.create")
+    starter.put("s", "vm.start")
+    starter.put("p", "drs.execute")
+    starter.put("m", "vm.migrate")
+    wait_until(lambda: {"s", "p", "m"} <= started.running())
+    assert starter.room("vm.create") == 0
+    assert starter.room("vm.start") == LIMIT - 1
+
+
+def test_an_operation_put_twice_starts_once(started: Started, starter: Starter) -> None:
+    for number in range(LIMIT):
+        starter.put(f"c{number}", "vm.create")
+    wait_until(lambda: len(started.order) == LIMIT)
+    for operation_id in ("c0", "q", "q"):
+        starter.put(operation_id, "vm.create")
+    started.end("c1")
+    wait_until(lambda: "q" in started.running())
+    started.end("c2")
+    started.end("q")
+    starter.put("last", "vm.create")
+    wait_until(lambda: "last" in started.running())
+    assert started.order == ["c0", "c1", "c2", "q", "last"]
+
+
+def test_one_to_be_cancelled_does_not_wait_for_its_turn(started: Started, starter: Starter) -> None:
+    for number in range(LIMIT + 5):
+        starter.put(f"c{number}", "vm.create")
+    wait_until(lambda: len(started.order) == LIMIT)
+    starter.hurry("c7")
+    wait_until(lambda: "c7" in started.running())
+    assert started.order == ["c0", "c1", "c2", "c7"]
+
+
+def test_one_that_cannot_start_or_runs_elsewhere_takes_no_place(started: Started, starter: Starter) -> None:
+    started.broken, started.elsewhere = {"b0", "b1", "b2"}, {"e0", "e1", "e2"}
+    for operation_id in ("b0", "b1", "b2", "e0", "e1", "e2", "c"):
+        starter.put(operation_id, "vm.create")
+    wait_until(lambda: started.running() == {"c"})
+    assert not starter.knows("b0")
+    assert not starter.knows("e0")
+    assert starter.room("vm.create") == LIMIT - 1
+
+
+def test_every_verb_that_is_named_exists() -> None:
+    from ostler_control.api import work  # noqa: F401 - registers them
+
+    named = {verb for kind in Kind for verb in kind.value}
+    assert named - set(verbs._BODIES) == set()
+    assert Kind.of("vm.stop") is Kind.CHANGE
+
+
+def test_what_waits_for_other_operations_has_a_kind_of_its_own() -> None:
+    assert {Kind.of(verb) for verb in ("drs.execute", "zone.balance-storage", "import-plan.execute")} == {Kind.PLAN}
+    others = {verb for verb in verbs._BODIES if Kind.of(verb) is Kind.PLAN}
+    assert others <= {"drs.execute", "zone.balance-storage", "import-plan.execute"}
