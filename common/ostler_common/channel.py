@@ -172,7 +172,7 @@ RETRIED: Mapping[str, tuple[str, ...]] = {
     "ostler.control.v1.TemplateService": ("GetTemplate", "ListTemplates"),
     "ostler.control.v1.UserDataService": ("GetUserData", "ListUserData"),
     "ostler.control.v1.VmService": ("GetVm", "ListVms", "FindHosts", "Screenshot"),
-    "ostler.control.v1.VmSnapshotService": ("GetVmSnapshot", "ListVmSnapshots"),
+    "ostler.control.v1.VmSnapshotService": ("GetVmSnapshot", "ListVmSnapshots", "ListVmSnapshotSchedules"),
     "ostler.control.v1.VolumeService": ("GetVolume", "ListVolumes"),
     "ostler.control.v1.ZoneService": ("GetZone", "ListZones"),
     "ostler.control.v1.ClusterService": ("GetCluster", "ListClusters"),

@@ -639,6 +639,21 @@ class VmSnapshots(vm_snapshot_pb2_grpc.VmSnapshotServiceServicer):
         self.control.ask(request)
         return self.control.operation()
 
+    def CreateVmSnapshotSchedule(
+        self, request: vm_snapshot_pb2.CreateVmSnapshotScheduleRequest, context: grpc.ServicerContext
+    ) -> vm_snapshot_pb2.VmSnapshotSchedule:
+        self.control.ask(request)
+        return vm_snapshot_pb2.VmSnapshotSchedule(
+            id="96",
+            vm_name=request.vm,
+            interval=request.interval,
+            minute=request.minute,
+            hour=request.hour,
+            day=request.day,
+            keep=request.keep,
+            next_time=at(0),
+        )
+
     def GetVmSnapshot(
         self, request: vm_snapshot_pb2.GetVmSnapshotRequest, context: grpc.ServicerContext
     ) -> vm_snapshot_pb2.VmSnapshot:
@@ -754,7 +769,7 @@ def serving(directory: Path) -> Iterator[tuple[Control, Path]]:
     snapshots = Snapshots(control)  # type: ignore[abstract]
     pools = Pools(control)  # type: ignore[abstract]
     backups = Backups(control)  # type: ignore[abstract]
-    vm_snapshots = VmSnapshots(control)
+    vm_snapshots = VmSnapshots(control)  # type: ignore[abstract]
     services: dict[str, server.Registration] = {
         "ostler.control.v1.BackupService": lambda s: backup_pb2_grpc.add_BackupServiceServicer_to_server(backups, s),
         "ostler.control.v1.SnapshotService": lambda s: snapshot_pb2_grpc.add_SnapshotServiceServicer_to_server(

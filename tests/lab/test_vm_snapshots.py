@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 
 import pytest
@@ -11,9 +12,10 @@ from ostler.types.v1 import volume_pb2 as volume_types
 
 from tests.lab.console import Console
 from tests.lab.fleet import Fleet, fresh, refused
-from tests.lab.host import SHARED
+from tests.lab.host import SHARED, wait_for
 
 pytestmark = pytest.mark.lab
+READY = vm_snapshot_pb2.VmSnapshot.READY
 DISK_MIB = 24
 # Counts up on one disk and then on the other, so that at any one moment the first is equal or one ahead.
 COUNTING = (
@@ -37,6 +39,20 @@ def snapshot(fleet: Fleet) -> vm_snapshot_pb2.VmSnapshot:
 def revert(fleet: Fleet) -> lro.Operation:
     request = vm_snapshot_pb2.RevertVmRequest(request_id=fresh(), vm_snapshot="whole")
     return fleet.api.vm_snapshots.RevertVm(request)
+
+
+def begin_schedule(fleet: Fleet, vm: str) -> vm_snapshot_pb2.VmSnapshotSchedule:
+    """Due at the next full minute but for one that is about to begin."""
+    soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=65)
+    request = vm_snapshot_pb2.CreateVmSnapshotScheduleRequest(
+        request_id=fresh(), vm=vm, interval=vm_snapshot_pb2.VmSnapshotSchedule.HOURLY, minute=soon.minute, keep=3
+    )
+    return fleet.api.vm_snapshots.CreateVmSnapshotSchedule(request)
+
+
+def scheduled(fleet: Fleet, vm: str) -> list[vm_snapshot_pb2.VmSnapshot]:
+    found = fleet.api.vm_snapshots.ListVmSnapshots(vm_snapshot_pb2.ListVmSnapshotsRequest(vm=vm)).vm_snapshots
+    return [row for row in found if row.name != "whole"]
 
 
 @pytest.mark.timeout(600)
@@ -72,6 +88,7 @@ def test_a_running_guest_with_two_disks_goes_back_as_a_whole(fleet: Fleet, guest
     assert refused(revert, fleet).reason == "DISKS_CHANGED"
     fleet.do(fleet.attach("journal", guest))
     fleet.do(revert(fleet))
+    schedule = begin_schedule(fleet, guest)
     fleet.do(fleet.start(guest))
     with fleet.console(guest) as console:
         console.wait("tick 1", 90)
@@ -80,8 +97,16 @@ def test_a_running_guest_with_two_disks_goes_back_as_a_whole(fleet: Fleet, guest
         assert 0 < first < ended[0]
         found = console.run("cat /marker; echo EN''D", r"(?s)(kept-by-the-snapshot.*)END")[1]
         assert "written-since" not in found
-    gone = vm_snapshot_pb2.DeleteVmSnapshotRequest(request_id=fresh(), vm_snapshot="whole")
-    fleet.do(fleet.api.vm_snapshots.DeleteVmSnapshot(gone))
+    wait_for(
+        lambda: [row.state for row in scheduled(fleet, guest)] == [vm_snapshot_pb2.VmSnapshot.READY], "its time", 130
+    )
+    [by_clock] = scheduled(fleet, guest)
+    assert (by_clock.online, len(by_clock.disks)) == (True, 3)
+    stop = vm_snapshot_pb2.DeleteVmSnapshotScheduleRequest(schedule=schedule.id)
+    fleet.api.vm_snapshots.DeleteVmSnapshotSchedule(stop)
+    for name in ("whole", by_clock.name):
+        gone = vm_snapshot_pb2.DeleteVmSnapshotRequest(request_id=fresh(), vm_snapshot=name)
+        fleet.do(fleet.api.vm_snapshots.DeleteVmSnapshot(gone))
     assert not any(file.exists() for file in files)
     for name in ("ledger", "journal"):
         fleet.do(fleet.detach(name))

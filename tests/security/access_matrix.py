@@ -54,7 +54,16 @@ MEMBERS: Mapping[str, frozenset[str]] = {
     ),
     "UserService": frozenset({"IssueUserCertificate", "WhoAmI"}),
     "VmSnapshotService": frozenset(
-        {"CreateVmSnapshot", "DeleteVmSnapshot", "GetVmSnapshot", "ListVmSnapshots", "RevertVm"}
+        {
+            "CreateVmSnapshot",
+            "CreateVmSnapshotSchedule",
+            "DeleteVmSnapshot",
+            "DeleteVmSnapshotSchedule",
+            "GetVmSnapshot",
+            "ListVmSnapshotSchedules",
+            "ListVmSnapshots",
+            "RevertVm",
+        }
     ),
     "VmService": frozenset(
         {

@@ -37,6 +37,7 @@ from ostler.control.v1 import (
     template_pb2,
     userdata_pb2,
     vm_pb2,
+    vm_snapshot_pb2,
     volume_pb2,
     zone_pb2,
 )
@@ -229,6 +230,20 @@ def calls(served: Served) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield (
         "DeleteBackupSchedule",
         lambda: client.backups.DeleteBackupSchedule(backup_pb2.DeleteBackupScheduleRequest(schedule=planned[0].id)),
+    )
+    hourly = vm_snapshot_pb2.CreateVmSnapshotScheduleRequest(
+        vm="web", interval=vm_snapshot_pb2.VmSnapshotSchedule.HOURLY, keep=2
+    )
+    of_vm: list[vm_snapshot_pb2.VmSnapshotSchedule] = []
+    yield (
+        "CreateVmSnapshotSchedule",
+        lambda: of_vm.append(client.vm_snapshots.CreateVmSnapshotSchedule(hourly)),
+    )
+    yield (
+        "DeleteVmSnapshotSchedule",
+        lambda: client.vm_snapshots.DeleteVmSnapshotSchedule(
+            vm_snapshot_pb2.DeleteVmSnapshotScheduleRequest(schedule=of_vm[0].id)
+        ),
     )
     wanted = volume_pb2.CreateVolumeRequest(name="data", disk_offering="plain", size_bytes=MIB)
     client.wait(client.volumes.CreateVolume(wanted), volume_pb2.Volume)

@@ -42,6 +42,7 @@ from ostler_control.models import (
     Vm,
     VmExtraConfig,
     VmSnapshot,
+    VmSnapshotSchedule,
     Volume,
     Zone,
     now,
@@ -71,7 +72,10 @@ REFERENCES = {
     "volume": "volume",
 }
 # The same by the service, where the field's name does not tell.
-REFERENCES_BY_SERVICE = {("ostler.control.v1.BackupService", "schedule"): "backup-schedule"}
+REFERENCES_BY_SERVICE = {
+    ("ostler.control.v1.BackupService", "schedule"): "backup-schedule",
+    ("ostler.control.v1.VmSnapshotService", "schedule"): "vm-snapshot-schedule",
+}
 # Fields that name what everybody may name, or nothing at all.
 PLAIN = {
     *("addresses", "gateways", "hosts", "nameservers", "remove"),
@@ -215,6 +219,7 @@ def belongings(fleet: Fleet, control: Control, name: str) -> Belongings:
         )
         schedule = SnapshotSchedule.create(volume=volume, interval="daily", keep=1, next_time=now())
         backup_schedule = BackupSchedule.create(vm=vm, interval="daily", keep_last=1, next_time=now())
+        vm_snapshot_schedule = VmSnapshotSchedule.create(vm=vm, interval="daily", keep=1, next_time=now())
         group = AffinityGroup.create(name=label("group"), account=account, kind="affinity")
         network = Network.create(name=label("network"), zone=zone, bridge="br0")
         NetworkAccount.create(network=network, account=account)
@@ -240,6 +245,7 @@ def belongings(fleet: Fleet, control: Control, name: str) -> Belongings:
     things["user-data"] = (data.id, data.name)
     things["schedule"] = (schedule.id, "")
     things["backup-schedule"] = (backup_schedule.id, "")
+    things["vm-snapshot-schedule"] = (vm_snapshot_schedule.id, "")
     things["operation"] = (f"operations/{operation.id}", "")
     return Belongings(credentials, things)
 

@@ -303,6 +303,9 @@ TABLE: Mapping[str, frozenset[Role]] = {
             "ListVmSnapshots": _USERS,
             "DeleteVmSnapshot": _USERS,
             "RevertVm": _USERS,
+            "CreateVmSnapshotSchedule": _USERS,
+            "ListVmSnapshotSchedules": _USERS,
+            "DeleteVmSnapshotSchedule": _USERS,
         },
     ),
     **_service(

@@ -22,6 +22,7 @@ from ostler_control.models import (
     ServiceOffering,
     SnapshotSchedule,
     Vm,
+    VmSnapshotSchedule,
     Volume,
     tuples,
 )
@@ -83,6 +84,8 @@ def visible(model: type[_Row], caller: Caller | None) -> ModelSelect[_Row]:
         query = query.where(~Host.removed)
     if model is SnapshotSchedule and caller is not None and not caller.is_admin:
         return query.where(SnapshotSchedule.volume.in_(visible(Volume, caller).select(Volume.id)))
+    if model is VmSnapshotSchedule and caller is not None and not caller.is_admin:
+        return query.where(VmSnapshotSchedule.vm.in_(visible(Vm, caller).select(Vm.id)))
     if model is BackupSchedule and caller is not None and not caller.is_admin:
         return query.where(BackupSchedule.vm.in_(visible(Vm, caller).select(Vm.id)))
     if caller is not None and not caller.is_admin and model is Network:

@@ -10,14 +10,16 @@ from ostler.control.v1 import vm_snapshot_pb2_grpc
 from ostler_control import vm_snapshots
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import vm_snapshots as convert
+from ostler_control.api.convert.enums import from_enum
 from ostler_control.api.paging import page
+from ostler_control.api.requests import once
 from ostler_control.api.resolve import resolve, visible
 from ostler_control.api.session import with_sessions
 from ostler_control.api.start_operation import start_operation
 from ostler_control.caller import Caller
 from ostler_control.catalog.names import is_id
 from ostler_control.keys import Keyring
-from ostler_control.models import Account, Vm, VmSnapshot
+from ostler_control.models import Account, Vm, VmSnapshot, VmSnapshotSchedule
 
 
 @with_sessions
@@ -56,6 +58,40 @@ class VmSnapshotService(vm_snapshot_pb2_grpc.VmSnapshotServiceServicer):
         caller = caller_of(context)
         row = _find(request.vm_snapshot, caller)
         return start_operation(caller, request, lambda: vm_snapshots.revert(row, caller.actor, self._keys))
+
+    def CreateVmSnapshotSchedule(
+        self, request: pb.CreateVmSnapshotScheduleRequest, context: grpc.ServicerContext
+    ) -> pb.VmSnapshotSchedule:
+        caller = caller_of(context)
+        wanted = vm_snapshots.NewSchedule(
+            vm=resolve(Vm, request.vm, "vm", caller=caller),
+            interval=from_enum(pb.VmSnapshotSchedule.Interval, "", request.interval, "interval"),
+            minute=request.minute,
+            hour=request.hour,
+            day=request.day,
+            keep=request.keep,
+        )
+        row = once(VmSnapshotSchedule, caller, request, lambda: vm_snapshots.create_schedule(wanted, caller.actor))
+        return convert.schedules([row], caller)[0]
+
+    def ListVmSnapshotSchedules(
+        self, request: pb.ListVmSnapshotSchedulesRequest, context: grpc.ServicerContext
+    ) -> pb.ListVmSnapshotSchedulesResponse:
+        caller = caller_of(context)
+        query = visible(VmSnapshotSchedule, caller)
+        if request.vm:
+            query = query.where(VmSnapshotSchedule.vm == resolve(Vm, request.vm, "vm", caller=caller))
+        found = page(query, VmSnapshotSchedule, request, scope=caller.actor)
+        rows = convert.schedules(found.rows, caller)
+        return pb.ListVmSnapshotSchedulesResponse(schedules=rows, next_page_token=found.next_page_token)
+
+    def DeleteVmSnapshotSchedule(
+        self, request: pb.DeleteVmSnapshotScheduleRequest, context: grpc.ServicerContext
+    ) -> pb.DeleteVmSnapshotScheduleResponse:
+        caller = caller_of(context)
+        row = resolve(VmSnapshotSchedule, request.schedule, "schedule", caller=caller)
+        vm_snapshots.delete_schedule(row, caller.actor)
+        return pb.DeleteVmSnapshotScheduleResponse()
 
 
 def _find(ref: str, caller: Caller) -> VmSnapshot:

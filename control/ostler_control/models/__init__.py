@@ -73,7 +73,7 @@ from ostler_control.models.storage import (
     VolumeLimits,
 )
 from ostler_control.models.userdata import NicAddressing, TemplateUserData, UserData, VmUserData
-from ostler_control.models.vm_snapshots import VmSnapshot, VmSnapshotDisk
+from ostler_control.models.vm_snapshots import ScheduledVmSnapshot, VmSnapshot, VmSnapshotDisk, VmSnapshotSchedule
 from ostler_control.states import (
     BackupState,
     FenceState,
@@ -129,6 +129,8 @@ ALL: tuple[type[BaseModel], ...] = (
     VmSighting,
     BackupSchedule,
     ScheduledBackup,
+    VmSnapshotSchedule,
+    ScheduledVmSnapshot,
     Network,
     NetworkAccount,
     Nic,
@@ -250,6 +252,7 @@ __all__ = [
     "Replica",
     "Request",
     "ScheduledBackup",
+    "ScheduledVmSnapshot",
     "ServiceOffering",
     "SettingValue",
     "Snapshot",
@@ -280,6 +283,7 @@ __all__ = [
     "VmSighting",
     "VmSnapshot",
     "VmSnapshotDisk",
+    "VmSnapshotSchedule",
     "VmState",
     "VmUserData",
     "Volume",

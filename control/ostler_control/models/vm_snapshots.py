@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from peewee import BooleanField, ForeignKeyField, IntegerField, TextField
+from peewee import BooleanField, DateTimeField, ForeignKeyField, IntegerField, TextField
 
 from ostler_control.models.base import BaseModel
 from ostler_control.models.columns import enum_column
+from ostler_control.models.machines import Vm
 from ostler_control.models.people import Account
 from ostler_control.models.storage import Snapshot
 from ostler_control.states import SnapshotState
@@ -50,3 +51,26 @@ class VmSnapshotDisk(BaseModel):
 
     class Meta:
         indexes = ((("vm_snapshot", "slot"), True),)
+
+
+class VmSnapshotSchedule(BaseModel):
+    """When snapshots of a VM are taken. interval: hourly | daily | weekly | monthly; minute, hour, day: UTC."""
+
+    vm = ForeignKeyField(Vm, backref="snapshot_schedules", on_delete="CASCADE")
+    vm_id: str
+    interval = TextField()
+    minute = IntegerField(default=0)
+    hour = IntegerField(default=0)
+    day = IntegerField(default=1)
+    keep = IntegerField()
+    next_time = DateTimeField(index=True)
+    last_error = TextField(default="")
+
+
+class ScheduledVmSnapshot(BaseModel):
+    """A VM's snapshot that a schedule has taken, and may delete."""
+
+    vm_snapshot = ForeignKeyField(VmSnapshot, unique=True, on_delete="CASCADE")
+    vm_snapshot_id: str
+    schedule = ForeignKeyField(VmSnapshotSchedule, backref="vm_snapshots", on_delete="CASCADE")
+    schedule_id: str

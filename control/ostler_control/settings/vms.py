@@ -36,7 +36,7 @@ MAX_SNAPSHOTS = Setting(
     "vm.snapshots.max",
     integer(0, 1000, "snapshots"),
     "32",
-    "The most snapshots of the whole VM that each VM of the account may have.",
+    "The most snapshots of the whole VM that each VM of the account may have, those of schedules included.",
     PER_ACCOUNT,
 )
 USERDATA_MAX_LENGTH = Setting(

@@ -27,7 +27,7 @@ from ostler_control.snapshots.create import record_info
 from ostler_control.snapshots.rows import load as load_snapshot
 from ostler_control.snapshots.rows import load_or_none as load_snapshot_or_none
 from ostler_control.states import SnapshotState
-from ostler_control.vm_snapshots.rows import destroy, load_or_none, set_state
+from ostler_control.vm_snapshots.rows import destroy, load_or_none, record_last_error, set_state
 from ostler_control.vms.rows import check_not_elsewhere
 from ostler_control.vms.rows import disks_of as disks_of_vm
 from ostler_control.volumes import host_jobs, matrix, wire
@@ -106,8 +106,13 @@ def _free_name(vm: Vm, wanted: str) -> str:
     return name
 
 
+def most_of(vm: Vm) -> int:
+    """How many snapshots a VM may have."""
+    return settings.vms.MAX_SNAPSHOTS.get(settings.At(account_id=vm.account_id))
+
+
 def _check_limit(vm: Vm) -> None:
-    limit = settings.vms.MAX_SNAPSHOTS.get(settings.At(account_id=vm.account_id))
+    limit = most_of(vm)
     count = VmSnapshot.select().where(VmSnapshot.vm_id == vm.id).count()
     if count >= limit:
         raise ResourceExhaustedError(
@@ -224,7 +229,9 @@ def _record_failure(run: Run, undo: Undo, inputs: VmSnapshotInputs) -> None:
         row = load_or_none(run.resource_id)
         if row is None:
             return
+        reason = f"not created: {undo.error}"
+        record_last_error(row.id, reason)
         if undo.failed(*(_removal(number) for number in range(len(inputs.snapshots)))):
-            set_state(row.id, SnapshotState.FAILED, f"not created: {undo.error}")
+            set_state(row.id, SnapshotState.FAILED, reason)
         else:
             destroy(row, run)

@@ -12,7 +12,7 @@ from ostler_control.operations import Run, Undo, lock_row, record_operation, wor
 from ostler_control.snapshots.rows import load_or_none as load_snapshot_or_none
 from ostler_control.states import SnapshotState
 from ostler_control.vm_snapshots.create import delete_file
-from ostler_control.vm_snapshots.rows import destroy, load_or_none, set_state, snapshots_of
+from ostler_control.vm_snapshots.rows import destroy, load_or_none, record_last_error, set_state, snapshots_of
 from ostler_control.volumes import host_jobs
 
 
@@ -64,5 +64,7 @@ def _forget(run: Run) -> None:
 
 
 def _record_failure(run: Run, undo: Undo) -> None:
+    reason = f"not deleted: {undo.error}"
     with transaction():
-        set_state(run.resource_id, SnapshotState.FAILED, f"not deleted: {undo.error}")
+        record_last_error(run.resource_id, reason)
+        set_state(run.resource_id, SnapshotState.FAILED, reason)

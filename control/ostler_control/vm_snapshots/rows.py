@@ -5,7 +5,7 @@ from __future__ import annotations
 from ostler_common.errors import FailedPreconditionError
 
 from ostler_control.database import session
-from ostler_control.models import Snapshot, VmSnapshot, VmSnapshotDisk
+from ostler_control.models import ScheduledVmSnapshot, Snapshot, VmSnapshot, VmSnapshotDisk, VmSnapshotSchedule
 from ostler_control.operations import Run, lock_row
 from ostler_control.snapshots.rows import destroy as destroy_snapshot
 from ostler_control.states import SnapshotState
@@ -53,6 +53,13 @@ def set_state(vm_snapshot_id: str, state: SnapshotState, reason: str = "") -> No
     VmSnapshot.update(state=state, state_reason=reason).where(VmSnapshot.id == vm_snapshot_id).execute()
     ids = [snapshot.id for snapshot in snapshots_of(vm_snapshot_id)]
     Snapshot.update(state=state, state_reason=reason).where(Snapshot.id.in_(ids)).execute()
+
+
+def record_last_error(vm_snapshot_id: str, error: str) -> None:
+    """Shows in the schedule that took the snapshot, if one did, how its last run failed."""
+    taker = ScheduledVmSnapshot.select(ScheduledVmSnapshot.schedule)
+    taker = taker.where(ScheduledVmSnapshot.vm_snapshot == vm_snapshot_id)
+    VmSnapshotSchedule.update(last_error=error).where(VmSnapshotSchedule.id.in_(taker)).execute()
 
 
 def destroy(row: VmSnapshot, run: Run) -> None:

@@ -42,3 +42,21 @@ def test_what_cannot_be_undone_wants_to_be_confirmed(
     assert control.asked == []
     assert ostler("vm", "snapshot", verb, "whole", "--yes", "--no-wait").exit_code == 0
     assert asked(control, kind).vm_snapshot == "whole"
+
+
+def test_a_schedule_is_made(control: Control, ostler: Ostler) -> None:
+    result = ostler("vm", "snapshot", "schedule", "create", "web-1", "--weekly", "--at", "sun 03:30", "--keep", "5")
+    assert result.exit_code == 0
+    assert "weekly, sun 03:30 UTC" in " ".join(result.stdout.split())
+    request = asked(control, pb.CreateVmSnapshotScheduleRequest)
+    assert (request.vm, request.interval, request.minute, request.hour, request.day, request.keep) == (
+        "web-1", pb.VmSnapshotSchedule.WEEKLY, 30, 3, 7, 5,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--keep", "1"], ["--daily"], ["--daily", "--keep", "0"], ["--daily", "--at", "noon", "--keep", "1"]]
+)
+def test_a_wrong_schedule_is_not_sent(control: Control, ostler: Ostler, wrong: list[str]) -> None:
+    assert ostler("vm", "snapshot", "schedule", "create", "web-1", *wrong).exit_code == 2
+    assert control.asked == []

@@ -49,6 +49,7 @@ from ostler_control.models import (
     PoolLabel,
     Priority,
     ScheduledBackup,
+    ScheduledVmSnapshot,
     ServiceOffering,
     Snapshot,
     SnapshotConsistency,
@@ -65,6 +66,7 @@ from ostler_control.models import (
     VmSighting,
     VmSnapshot,
     VmSnapshotDisk,
+    VmSnapshotSchedule,
     VolumeLimits,
     WarmImport,
     Zone,
@@ -113,6 +115,7 @@ FROZEN = {
     "0028_machine_types": "01979b0618deffbdce41d39f5d0d0b638bce7f8b70bc390a9076753d80b4229a",
     "0029_backup_schedules": "3a1daf0f4c049fecd15aa1eb3b4aef5a9bb6f8f1b8d7da0bef48de31a83862b8",
     "0030_vm_snapshots": "f79d461f0f73156629ecc7e3ad6f65ad4cdf0a7081a6fd29586ddf2e6a00aef3",
+    "0030_vm_snapshots_schedules": "f19d2dfc5932abc42bd8059433848c3e3b829e895651d8492d8299d0d97375e0",
 }
 _OLD_VM = (
     "INSERT INTO zone (id, create_time, name) VALUES ('z', '2026-01-01', 'zone')",
@@ -588,6 +591,24 @@ def test_vms_get_snapshots(tmp_path: Path) -> None:
             assert [row.snapshot_id for row in VmSnapshotDisk.select()] == [None]
             VmSnapshot.delete().execute()
             assert VmSnapshotDisk.select().count() == 0
+
+
+def test_vms_get_schedules_of_snapshots(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0030_vm_snapshots")
+            for statement in _OLD_VM:
+                db.execute_sql(statement)
+            old = VmSnapshot.create(name="old", account="a", vm_id="v", vm_name="web")
+        assert "0030_vm_snapshots_schedules" in database.migrate()
+        with database.session():
+            schedule = VmSnapshotSchedule.create(vm="v", interval="daily", keep=7, next_time=now())
+            ScheduledVmSnapshot.create(vm_snapshot=old, schedule=schedule)
+            rows = ScheduledVmSnapshot.select()
+            assert [(row.vm_snapshot.name, row.schedule.vm.name) for row in rows] == [("old", "web")]
+            Vm.delete().where(Vm.id == "v").execute()
+            counts = [model.select().count() for model in (VmSnapshotSchedule, ScheduledVmSnapshot, VmSnapshot)]
+            assert counts == [0, 0, 1]
 
 
 def test_offerings_and_volumes_get_io_limits(tmp_path: Path) -> None:

@@ -12,7 +12,16 @@ from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.lookups import by_id, name_of, shown_to
 from ostler_control.api.convert.times import timestamp
 from ostler_control.caller import Caller
-from ostler_control.models import Account, Pool, Snapshot, SnapshotConsistency, VmSnapshot, VmSnapshotDisk
+from ostler_control.models import (
+    Account,
+    Pool,
+    Snapshot,
+    SnapshotConsistency,
+    Vm,
+    VmSnapshot,
+    VmSnapshotDisk,
+    VmSnapshotSchedule,
+)
 
 
 def vm_snapshots(rows: Sequence[VmSnapshot], caller: Caller) -> list[pb.VmSnapshot]:
@@ -52,6 +61,26 @@ def vm_snapshots(rows: Sequence[VmSnapshot], caller: Caller) -> list[pb.VmSnapsh
 
 def vm_snapshot(row: VmSnapshot, caller: Caller) -> pb.VmSnapshot:
     return vm_snapshots([row], caller)[0]
+
+
+def schedules(rows: Sequence[VmSnapshotSchedule], caller: Caller) -> list[pb.VmSnapshotSchedule]:
+    vms = by_id(Vm, (row.vm_id for row in rows))
+    shown = shown_to(caller)
+    return [
+        pb.VmSnapshotSchedule(
+            id=row.id,
+            vm_id=row.vm_id,
+            vm_name=name_of(vms, row.vm_id),
+            interval=to_enum(pb.VmSnapshotSchedule.Interval, "", row.interval),
+            minute=row.minute,
+            hour=row.hour,
+            day=row.day,
+            keep=row.keep,
+            next_time=timestamp(row.next_time),
+            last_error=shown(row.last_error),
+        )
+        for row in rows
+    ]
 
 
 def _disks(rows: Sequence[VmSnapshot]) -> dict[str, list[VmSnapshotDisk]]:

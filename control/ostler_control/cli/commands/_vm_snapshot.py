@@ -11,6 +11,7 @@ from ostler.types.v1.volume_pb2 import ENCRYPT_FORMAT_LUKS
 
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.commands._vm_snapshot_schedule import schedule
 from ostler_control.cli.commands._vm_view import VIEW as VM_VIEW
 from ostler_control.cli.consistency import consistency
 from ostler_control.cli.finish import finish
@@ -69,7 +70,7 @@ VIEW = View[pb.VmSnapshot](
 
 @click.group("snapshot", cls=Noun)
 def snapshot_group() -> None:
-    """Snapshots of all disks of a VM at one moment."""
+    """Snapshots of all disks of a VM at one moment, and schedules of them."""
 
 
 @snapshot_group.command("create")
@@ -161,3 +162,6 @@ def delete(app: App, snapshot: str, yes: bool, call: CallOptions) -> None:
         confirm(f"Delete snapshot {snapshot} and everything in it?", yes)
     request = pb.DeleteVmSnapshotRequest(request_id=call.request_id, vm_snapshot=snapshot, validate_only=call.dry_run)
     finish(app, app.client.vm_snapshots.DeleteVmSnapshot(request), VIEW, pb.VmSnapshot(), call, gone=True)
+
+
+snapshot_group.add_command(schedule)
