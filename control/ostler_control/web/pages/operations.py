@@ -21,6 +21,7 @@ PLACES = {
     "vm": ("vms",),
     "volume": ("volumes",),
     "snapshot": ("snapshots",),
+    "vm-snapshot": ("vm-snapshots",),
     "backup": ("backups",),
     "host": ("hosts",),
     "drs": ("drs", "plans"),

@@ -27,6 +27,8 @@ def one_snapshot(console: Console, request: Request) -> Response:
     found = console.app.client.snapshots.GetSnapshot(wanted)
     target = _target(found)
     volume = [(f"Volume {found.volume_name}", tables.path("volumes", found.volume_id))] if found.volume_name else []
+    if found.vm_snapshot_id:
+        volume.append((f"VM snapshot {found.vm_snapshot_name}", tables.path("vm-snapshots", found.vm_snapshot_id)))
     return render_object(
         console,
         request,
@@ -46,7 +48,9 @@ def href(found: pb.Snapshot) -> str:
 
 
 def _target(found: pb.Snapshot) -> Target:
-    traits = frozenset({"revertible"} if found.volume_name else ())
+    traits = frozenset(
+        [*(["revertible"] if found.volume_name else []), *([] if found.vm_snapshot_id else ["on its own"])]
+    )
     return Target(found.id, found.name, "snapshot", text.enum_of(found, "state"), "/volumes", href(found), traits)
 
 
@@ -103,6 +107,7 @@ ACTIONS = Actions(
             "Delete snapshot {name} with its key? The volume is not changed.",
             _delete,
             _READY | frozenset({"failed"}),
+            needs=frozenset({"on its own"}),
             fixed=("--yes",),
             is_dangerous=True,
         ),

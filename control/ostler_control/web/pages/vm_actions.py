@@ -5,6 +5,7 @@ from __future__ import annotations
 from google.longrunning.operations_pb2 import Operation
 from ostler.control.v1 import vm_pb2 as pb
 from ostler.control.v1.backup_pb2 import CreateBackupRequest
+from ostler.control.v1.vm_snapshot_pb2 import CreateVmSnapshotRequest
 
 from ostler_control.cli import text
 from ostler_control.cli.app import App
@@ -61,6 +62,12 @@ def _migrate(app: App, call: Call) -> Operation:
 def _resize(app: App, call: Call) -> Operation:
     return app.client.vms.ResizeVm(
         pb.ResizeVmRequest(request_id=call.request_id, vm=call.target, service_offering=call.text("offering"))
+    )
+
+
+def _snapshot(app: App, call: Call) -> Operation:
+    return app.client.vm_snapshots.CreateVmSnapshot(
+        CreateVmSnapshotRequest(request_id=call.request_id, vm=call.target, name=call.text("name"))
     )
 
 
@@ -122,6 +129,15 @@ ACTIONS = Actions(
             _resize,
             _RUNNING | _STOPPED,
             (Option("offering", "Service offering", is_required=True),),
+        ),
+        Action(
+            "snapshot",
+            ("vm", "snapshot", "create"),
+            "Take a snapshot",
+            "Take a snapshot of all disks of VM {name} as of one moment? Its guest goes on meanwhile.",
+            _snapshot,
+            _RUNNING | _STOPPED,
+            (Option("name", "Name (empty: the VM's and the time)"),),
         ),
         Action(
             "backup",

@@ -18,6 +18,7 @@ from ostler_control.web.context import Console, command
 from ostler_control.web.forms import Button
 from ostler_control.web.lists import render_list
 from ostler_control.web.objects import render_object
+from ostler_control.web.pages import vm_snapshots
 from ostler_control.web.pages.vm_actions import ACTIONS, target_of
 from ostler_control.web.pages.vm_creation import CREATION
 
@@ -69,7 +70,11 @@ def one_vm(console: Console, request: Request) -> Response:
             ("Its backups", tables.address("/backups", {"vm": found.id})),
             ("Its operations", tables.address("/operations", {"resource": found.id})),
         ],
-        more=[*extra, tables.table(event.VIEW, client.events.ListEvents(last).events, "Last events")],
+        more=[
+            *vm_snapshots.table_of(console.app, found.id),
+            *extra,
+            tables.table(event.VIEW, client.events.ListEvents(last).events, "Last events"),
+        ],
     )
 
 
