@@ -59,15 +59,20 @@ class _ServerCredentials(TlsFiles):
         return ()
 
 
-def new_engine(url: str, state_dir: Path, unreachable_limit_s: float = 5.0) -> Engine:
-    """An engine whose agents are spoken to without TLS. A busy machine answers within `unreachable_limit_s`. Any number
-    of operations run at once: tests of crashes hold hundreds of them."""
-    create_key_file(state_dir / "kek")
-    agents = Agents(
+def new_agents(state_dir: Path, unreachable_limit_s: float = 5.0) -> Agents:
+    """Agents that are spoken to without TLS."""
+    return Agents(
         _ServerCredentials(state_dir, state_dir, state_dir),
         unreachable_limit_s,
         lambda address, tls, name: grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]),
     )
+
+
+def new_engine(url: str, state_dir: Path, unreachable_limit_s: float = 5.0) -> Engine:
+    """An engine whose agents are spoken to without TLS. A busy machine answers within `unreachable_limit_s`. Any number
+    of operations run at once: tests of crashes hold hundreds of them."""
+    create_key_file(state_dir / "kek")
+    agents = new_agents(state_dir, unreachable_limit_s)
     keys = Keyring(open_provider(state_dir))
     journal, replica = Journal.beside(url, state_dir), replica_id(state_dir)
     return Engine(journal, replica, agents, keys, state_dir / "templates", limit=1000)
@@ -137,10 +142,11 @@ class Site:
         self.hosts[name].start()
         Host.update(state="up", state_time=now()).where(Host.name == name).execute()
 
-    def check_whole(self, failed_may_run: bool = False) -> None:
+    def check_whole(self, lost_hosts: bool = False) -> None:
         """Nothing has leaked: claims, keys, files, copies, held objects.
 
-        failed_may_run: a deletion that lost its host leaves the VM failed, and maybe running, to be deleted again.
+        lost_hosts: there were operations that lost their host. A deletion leaves the VM failed, and maybe running, to
+        be deleted again; a start or a stop leaves it running, and its power state says what its host has told since.
         """
         assert capacity.audit() == []
         held = [
@@ -184,13 +190,14 @@ class Site:
         for vm in machines:
             where = self.fleet.running_on(vm.id)
             if vm.state == "running":
-                assert where == [vm.host.name], f"VM {vm.name} runs on {where}"
-            if vm.state == "stopped" or (vm.state == "failed" and not failed_may_run):
+                is_on = vm.power_state.is_executing or not lost_hosts
+                assert where == ([vm.host.name] if is_on else []), f"VM {vm.name} runs on {where}"
+            if vm.state == "stopped" or (vm.state == "failed" and not lost_hosts):
                 assert where == [], f"VM {vm.name} is {vm.state} and runs on {where}"
         in_use = {
             disk.passphrase_id
             for vm in machines
-            if vm.state == "running" or (vm.state == "failed" and failed_may_run)
+            if vm.state == "running" or (vm.state == "failed" and lost_hosts)
             for disk in rows
             if disk.vm_id == vm.id
         }
@@ -198,9 +205,9 @@ class Site:
             assert fake.secrets <= in_use, f"host {fake.name} holds secrets that nothing needs"
 
 
-def new_site(url: str, state_dir: Path) -> Site:
-    """Fills the bound, empty database."""
-    fleet = Fleet(state_dir)
+def new_site(url: str, state_dir: Path, agents_dir: Path | None = None) -> Site:
+    """Fills the bound, empty database. agents_dir: what the hosts' agents write down; by default it is the same."""
+    fleet = Fleet(agents_dir or state_dir)
     zone = Zone.create(name="zone")
     cluster = Cluster.create(name="cluster", zone=zone, cpu_overcommit=4.0, memory_overcommit=4.0)
     hosts: dict[str, FakeHost] = {}

@@ -12,9 +12,12 @@ from dataclasses import dataclass, field
 
 import psycopg
 
+from tests.chaos.moves import Moves
 from tests.chaos.site import Place
 
 QUIET_S = (0.5, 2.0)  # between faults
+# TCP sends a lost packet again after 0.2 s at the soonest (RFC 6298, with Linux's minimum).
+LOST, RETRANSMISSION_S = 0.2, 0.25
 
 
 @dataclass
@@ -27,6 +30,7 @@ class Nemesis:
 
     def __post_init__(self) -> None:
         self._dice = random.Random(f"{self.seed}/nemesis")
+        self.moves = Moves(self.place.site)
 
     def work(self, duration_s: float) -> None:
         """One fault after the other. Call it in the main thread: PostgreSQL dies with the thread that starts it."""
@@ -36,10 +40,15 @@ class Nemesis:
             "freeze": (3, self._freeze),
             "cut a host": (4, self._cut_host),
             "cut the control plane": (1, self._cut_control),
+            "set a clock wrong": (2, self._set_clock),
+            "lose packets": (2, self._lose_packets),
+            "move a VM behind Ostler's back": (3, self._move),
         }
         if self.place.server is not None:
             kinds["restart PostgreSQL"] = (2, self._restart_database)
             kinds["use up its connections"] = (2, self._starve_database)
+        if self.place.disk is not None:
+            kinds["fill the disk of the control plane"] = (2, self._fill_disk)
         names = sorted(kinds)
         end = time.monotonic() + duration_s
         while time.monotonic() < end:
@@ -75,6 +84,36 @@ class Nemesis:
         relay.cut()
         self._wait(0.5, 12.0)
         relay.heal()
+
+    def _lose_packets(self) -> None:
+        """A fifth of what is sent on all connections comes a retransmission later."""
+        relays = [*self.place.hosts.values(), *(replica.relay for replica in self.place.replicas)]
+        for relay in relays:
+            relay.delay(LOST, RETRANSMISSION_S)
+        self._wait(1.0, 6.0)
+        for relay in relays:
+            relay.heal()
+
+    def _fill_disk(self) -> None:
+        assert self.place.disk is not None
+        filler = self.place.disk / "filler"
+        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(1 << 16))
+        self._wait(0.5, 8.0)
+        filler.unlink()
+
+    def _set_clock(self) -> None:
+        replica = self._dice.choice(self.place.replicas)
+        replica.set_clock(self._dice.choice((-86_400, -3_600, 3_600, 86_400)))
+        self._wait(1.0, 8.0)
+        replica.set_clock(0)
+
+    def _move(self) -> None:
+        vm_id = self.moves.move(self._dice)
+        self._wait(0.0, 5.0)
+        if vm_id:
+            self.moves.put_right(vm_id)
 
     def _restart_database(self) -> None:
         server = self.place.server

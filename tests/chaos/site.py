@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import socket
@@ -12,7 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from google.protobuf import json_format
 from ostler.client.profile import load, text
+from ostler.types.v1.host_pb2 import Capabilities
+from ostler.types.v1.volume_pb2 import DISK_FORMAT_QCOW2, DISK_FORMAT_RAW
 from ostler_control import database
 from ostler_control.models import Host
 
@@ -20,10 +24,12 @@ from tests import databases, sites
 from tests.databases import PostgresServer, free_port, run_sql
 from tests.fakes.fleet import Fleet
 from tests.fakes.relay import Relay
-from tests.fakes.working_agent import wait_until
+from tests.fakes.watched_host import WatchedHost
+from tests.fakes.working_agent import FakeHost, wait_until
 from tests.sites import Site
 
 START_S, STOP_S = 60.0, 20.0
+DISK_BYTES = 64 << 20
 
 
 @dataclass
@@ -48,6 +54,13 @@ class Replica:
         if self.process is not None:
             self.process.send_signal(number)
 
+    def set_clock(self, seconds: int) -> None:
+        """Its clock is wrong by so much from now on."""
+        assert self.process is not None
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"%d\n" % seconds)
+        self.process.stdin.flush()
+
     def kill(self) -> None:
         self.signal(signal.SIGKILL)
         if self.process is not None:
@@ -63,17 +76,47 @@ class Replica:
 
 @dataclass
 class Place:
-    """hosts: the relay before each agent, by the host's name; server: PostgreSQL, if the database is on it."""
+    """hosts: the relay before each agent, by the host's name; server: PostgreSQL, if the database is on it; disk: that
+    of the control plane, if it may be filled."""
 
     site: Site
     profile: Path
     replicas: list[Replica]
     hosts: dict[str, Relay]
     server: PostgresServer | None
+    disk: Path | None
 
     def wait_for_replicas(self) -> None:
         for replica in self.replicas:
             wait_until(replica.is_serving, START_S)
+
+
+@contextlib.contextmanager
+def _small_disk(directory: Path) -> Iterator[Path]:
+    directory.mkdir(mode=0o700)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=0700", "ostler-chaos", directory], check=True
+    )
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", "--lazy", directory], check=True)
+
+
+def _tell(fake: FakeHost) -> None:
+    """Lets a host tell what happens on it."""
+    row = Host.get_by_id(fake.host_id)
+    able = json_format.Parse(row.capabilities or "{}", Capabilities())
+    able.hypervisor_type, able.hypervisor_display_name = row.hypervisor_type, "KVM"
+    able.cpus, able.memory_bytes = row.cpus, row.memory_bytes
+    able.volume_encryption, able.uefi, able.nic_filter = row.volume_encryption, row.uefi, True
+    able.bridges.append(row.bridges)
+    able.template_formats.extend((DISK_FORMAT_QCOW2, DISK_FORMAT_RAW))
+    able.functions.extend(row.functions.split(","))
+    # What is not asked of it here is not there.
+    fake.watched = WatchedHost(fake.host_id, fake.name, able, fake.vm_infos)  # type: ignore[abstract]
+    fake.stop()
+    fake.start()
 
 
 @contextlib.contextmanager
@@ -85,14 +128,17 @@ def place(directory: Path, replicas: int) -> Iterator[Place]:
             server = stack.enter_context(databases.postgresql_server())
             run_sql(server.url + "postgres", "CREATE DATABASE ostler")
             url = server.url + "ostler"
+        disk = stack.enter_context(_small_disk(directory / "state")) if replicas == 1 and os.geteuid() == 0 else None
         fleet = Fleet(directory, url)
         stack.callback(database.disconnect)
         database.connect(fleet.config.database)
         with database.session():
-            site = sites.new_site(fleet.config.database, fleet.config.state_dir)
+            site = sites.new_site(fleet.config.database, fleet.config.state_dir, directory)
             stack.callback(site.fleet.stop)
+            site.fleet.image_locks = True
             hosts = {}
             for name, fake in site.hosts.items():
+                _tell(fake)
                 hosts[name] = Relay(fake.port)
                 stack.callback(hosts[name].close)
                 Host.update(address=f"127.0.0.1:{hosts[name].port}").where(Host.name == name).execute()
@@ -110,7 +156,7 @@ def place(directory: Path, replicas: int) -> Iterator[Place]:
             stack.callback(replica.kill)
             replica.start()
             members.append(replica)
-        found = Place(site, directory / "chaos.toml", members, hosts, server)
+        found = Place(site, directory / "chaos.toml", members, hosts, server, disk)
         found.wait_for_replicas()
         admin = load(directory / "profile.toml")
         addresses = ",".join(f"127.0.0.1:{replica.relay.port}" for replica in members)

@@ -1,10 +1,12 @@
-"""A TCP relay whose network can go dead: connections stay open, and no byte crosses them any more."""
+"""A TCP relay whose network can go dead: connections stay open, and no byte crosses them any more. Or it is slow."""
 
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
 import threading
+import time
 
 
 class Relay:
@@ -18,6 +20,7 @@ class Relay:
         self._dead = False
         # Connections made before the last cut stay dead when the network is back.
         self._generation = 0
+        self._share, self._delay_s = 0.0, 0.0
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
@@ -25,9 +28,14 @@ class Relay:
         self._dead = True
         self._generation += 1
 
+    def delay(self, share: float, delay_s: float) -> None:
+        """From now on this share of what is sent comes so much later, as where packets are lost and sent again."""
+        self._share, self._delay_s = share, delay_s
+
     def heal(self) -> None:
-        """New connections are forwarded again."""
+        """New connections are forwarded again, and nothing is delayed."""
         self._dead = False
+        self._share = 0.0
 
     def close(self) -> None:
         for open_socket in [self._listener, *self._sockets]:
@@ -56,6 +64,8 @@ class Relay:
     def _pump(self, source: socket.socket, sink: socket.socket, generation: int) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
+                if random.random() < self._share:
+                    time.sleep(self._delay_s)
                 if generation == self._generation:
                     sink.sendall(data)
             if generation == self._generation:

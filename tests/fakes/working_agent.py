@@ -42,6 +42,7 @@ from ostler_common.errors import AbortedError, FailedPreconditionError, NotFound
 from tests.fakes.adoption import FakeAdoption
 from tests.fakes.conversion import Directory, FakeConversion
 from tests.fakes.remote_kvm import FakeRemoteKvm, KvmHost
+from tests.fakes.watched_host import WatchedHost
 
 RUNNING, STOPPED, ABSENT = (
     types_vm_pb2.POWER_STATE_RUNNING,
@@ -108,7 +109,8 @@ class Fleet:
     template_keys: SHA-256 of a template -> the passphrase that opens it; those not in it are plain. staging: files of
     imports by pool id and import id; ovftool: the files that an export by a host brings; archives: files by URL;
     exported: what was asked for; kvm: a KVM host that is no part of the fleet;
-    written: by volume id, what warm copies have written.
+    written: by volume id, what warm copies have written; image_locks: whether a disk that is open on one host is
+    refused on another, as QEMU does; refused_by_locks: the VMs for which that was needed.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -122,6 +124,8 @@ class Fleet:
         self.exported: list[ExportVmRequest] = []
         self.written: dict[str, bytearray] = {}
         self.kvm = KvmHost()
+        self.image_locks = False
+        self.refused_by_locks: set[str] = set()
         self.lock = threading.RLock()
 
     def add_host(self, name: str, host_id: str) -> FakeHost:
@@ -174,6 +178,7 @@ class FakeHost(
         self.foreign: dict[str, adoption_pb2.InspectVmResponse] = {}
         self.marked: set[str] = set()
         self._jobs = Jobs(fleet.directory / f"jobs-{host_id}")
+        self.watched: WatchedHost | None = None  # who watches it is told what happens here
         self._server: grpc.Server | None = None
 
     @property
@@ -191,6 +196,8 @@ class FakeHost(
         adoption_pb2_grpc.add_AdoptionServiceServicer_to_server(FakeAdoption(self), server)
         remote_kvm_pb2_grpc.add_RemoteKvmServiceServicer_to_server(FakeRemoteKvm(self), server)
         job_pb2_grpc.add_JobServiceServicer_to_server(_JobErrors(self._jobs), server)
+        if self.watched is not None:
+            self.watched.serve_on(server)
         self.port = server.add_insecure_port(f"127.0.0.1:{self.port}")
         server.start()
         self._server = server
@@ -419,7 +426,9 @@ class FakeHost(
         def work(job: JobContext) -> types_vm_pb2.VmInfo:
             self._check_disks(request.spec)
             self._place_seed(request.spec)
-            self.vms[request.spec.vm_id] = Machine(_without_keys(request.spec), running=True)
+            with self.fleet.lock:
+                self._check_image_lock(request.spec.vm_id)
+                self.vms[request.spec.vm_id] = Machine(_without_keys(request.spec), running=True)
             return self._vm_info(request.spec.vm_id)
 
         return self._job("StartVm", "vm.start", request, context, work)
@@ -432,7 +441,7 @@ class FakeHost(
         return self._job("DefineVm", "vm.define", request, context, work)
 
     def ListVms(self, request: vm_pb2.ListVmsRequest, context: grpc.ServicerContext) -> vm_pb2.ListVmsResponse:
-        return vm_pb2.ListVmsResponse(vms=[self._vm_info(vm_id) for vm_id in list(self.vms)])
+        return vm_pb2.ListVmsResponse(vms=self.vm_infos())
 
     def StopVm(self, request: vm_pb2.StopVmRequest, context: grpc.ServicerContext) -> Iterator[job_pb2.JobUpdate]:
         def work(job: JobContext) -> types_vm_pb2.VmInfo:
@@ -808,6 +817,11 @@ class FakeHost(
         for disk in spec.disks:
             self._check_key(self._file(disk.volume), disk.volume)
 
+    def _check_image_lock(self, vm_id: str) -> None:
+        if self.fleet.image_locks and (where := [n for n in self.fleet.running_on(vm_id) if n != self.name]):
+            self.fleet.refused_by_locks.add(vm_id)
+            raise FailedPreconditionError(f"a QEMU on {where[0]} has the image open", "VOLUME_IN_USE")
+
     def _drop_secrets(self, spec: types_vm_pb2.VmSpec) -> None:
         self.secrets -= {disk.volume.key.key_id for disk in spec.disks}
 
@@ -829,6 +843,11 @@ class FakeHost(
 
     def _runs(self, vm_id: str) -> bool:
         return vm_id in self.vms and self.vms[vm_id].running
+
+    def vm_infos(self) -> list[types_vm_pb2.VmInfo]:
+        """All its VMs."""
+        with self.fleet.lock:
+            return [self._vm_info(vm_id) for vm_id in self.vms]
 
     def _vm_info(self, vm_id: str) -> types_vm_pb2.VmInfo:
         with self.fleet.lock:

@@ -1,0 +1,83 @@
+"""Moves behind Ostler's back: an admin of hosts migrates VMs by hand, and later puts right what came of it."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Any
+
+from ostler_control import database
+from ostler_control.models import Vm, VmState
+
+from tests.fakes.working_agent import FakeHost
+from tests.sites import Site
+
+PATIENCE_S = 30.0  # with an operation that holds the VM
+
+
+class Moves:
+    """vms: ids of those that were ever moved."""
+
+    def __init__(self, site: Site) -> None:
+        self._fleet = site.fleet
+        self._hosts = [site.hosts["h1"], site.hosts["h2"]]
+        self.vms: set[str] = set()
+
+    def move(self, dice: random.Random) -> str:
+        """Moves a running VM to the other host. Returns its id, "" if none runs."""
+        with self._fleet.lock:
+            running = sorted(
+                (vm_id, source, target)
+                for source, target in ((0, 1), (1, 0))
+                for vm_id, vm in self._hosts[source].vms.items()
+                if vm.running and not vm.migrating and vm_id not in self._hosts[target].vms
+            )
+            if not running:
+                return ""
+            vm_id, source, target = dice.choice(running)
+            self.vms.add(vm_id)
+            _carry(vm_id, self._hosts[source], self._hosts[target])
+            return vm_id
+
+    def put_right(self, vm_id: str) -> None:
+        """Brings a VM back to where Ostler has it. One that Ostler knows stopped, failed or deleted is powered off."""
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            with database.session():
+                row = Vm.get_or_none(Vm.id == vm_id)
+                if row is None or not row.operation_id or time.monotonic() > end:
+                    break
+            time.sleep(0.1)
+        with self._fleet.lock:
+            for host in self._hosts:
+                if vm_id in host.vms and (row is None or host.host_id != (row.host_id or row.last_host_id)):
+                    self._bring_home(vm_id, row, host)
+            if row is not None and row.state is not VmState.RUNNING:
+                for host in self._hosts:
+                    _power_off(vm_id, host)
+
+    def _bring_home(self, vm_id: str, row: Any, host: FakeHost) -> None:
+        home = next((one for one in self._hosts if row and one.host_id == (row.host_id or row.last_host_id)), None)
+        if home is not None and not _runs(vm_id, home):
+            _carry(vm_id, host, home)
+        else:
+            _power_off(vm_id, host)
+            del host.vms[vm_id]
+
+
+def _runs(vm_id: str, host: FakeHost) -> bool:
+    return vm_id in host.vms and host.vms[vm_id].running
+
+
+def _carry(vm_id: str, source: FakeHost, target: FakeHost) -> None:
+    machine = source.vms.pop(vm_id)
+    keys = {disk.volume.key.key_id for disk in machine.spec.disks}
+    target.secrets |= keys & source.secrets
+    source.secrets -= keys
+    target.vms[vm_id] = machine
+
+
+def _power_off(vm_id: str, host: FakeHost) -> None:
+    if vm_id in host.vms:
+        host.vms[vm_id].running = False
+        host.secrets -= {disk.volume.key.key_id for disk in host.vms[vm_id].spec.disks}

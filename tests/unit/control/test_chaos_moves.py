@@ -1,0 +1,56 @@
+"""The hunt's admin who moves VMs by hand puts right what came of it."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from ostler_control import vms
+from ostler_control.models import Vm
+from ostler_control.operations import Engine
+
+from tests.chaos.moves import Moves
+from tests.sites import Site, outcome
+
+OK = ("succeeded", "")
+
+
+def created(site: Site, engine: Engine) -> Any:
+    """A VM that runs on h1."""
+    operation = site.record(lambda: site.new_vm("guest", host=site.host("h1")))
+    assert outcome(engine, operation) == OK
+    return Vm.get_by_id(operation.resource_id)
+
+
+@pytest.mark.parametrize("then", ["nothing", "stop"])
+def test_a_vm_that_was_moved_is_where_ostler_has_it(site: Site, engine: Engine, then: str) -> None:
+    vm, moves = created(site, engine), Moves(site)
+    assert moves.move(random.Random(1)) == vm.id
+    assert site.fleet.running_on(vm.id) == ["h2"]
+    if then == "stop":
+        assert outcome(engine, site.record(lambda: vms.stop(vm, "alice", force=True))) == OK
+    moves.put_right(vm.id)
+    assert site.fleet.running_on(vm.id) == (["h1"] if then == "nothing" else [])
+    assert [host.name for host in site.hosts.values() if vm.id in host.vms] == ["h1"]
+
+
+def test_a_vm_that_was_deleted_meanwhile_is_gone(site: Site, engine: Engine) -> None:
+    vm, moves = created(site, engine), Moves(site)
+    moves.move(random.Random(1))
+    # The host that is asked to delete the disk may be the one where it is open.
+    deleted = outcome(engine, site.record(lambda: vms.delete(vm, "alice", force=True)))
+    assert deleted in (OK, ("failed", "VOLUME_IN_USE"))
+    moves.put_right(vm.id)
+    assert site.fleet.running_on(vm.id) == []
+
+
+def test_the_lock_of_an_image_refuses_a_second_qemu_and_is_counted(site: Site, engine: Engine) -> None:
+    vm, moves = created(site, engine), Moves(site)
+    site.fleet.image_locks = True
+    moves.move(random.Random(1))
+    assert outcome(engine, site.record(lambda: vms.stop(vm, "alice", force=True))) == OK
+    start = site.record(lambda: vms.start(Vm.get_by_id(vm.id), "alice", site.host("h1")))
+    assert outcome(engine, start) == ("failed", "VOLUME_IN_USE")
+    assert site.fleet.refused_by_locks == {vm.id}
+    moves.put_right(vm.id)
