@@ -8,6 +8,7 @@ from ostler_control.agents import HostAddress
 from ostler_control.database import session
 from ostler_control.hosts.probes import failed_probe
 from ostler_control.models import FenceState, Host, HostFence, HostState, PoolHost
+from ostler_control.models.columns import first_tuple
 
 
 def address(host: Host) -> HostAddress:
@@ -18,10 +19,11 @@ def address(host: Host) -> HostAddress:
 def address_of(host_id: str) -> HostAddress:
     """The same by id; NotFoundError HOST_REMOVED when it is not in the fleet any more."""
     with session():
-        host = Host.get_or_none((Host.id == host_id) & ~Host.removed)
-    if host is None:
+        query = Host.select(Host.id, Host.name, Host.address).where((Host.id == host_id) & ~Host.removed)
+        found = first_tuple(query, tuple[str, str, str])
+    if found is None:
         raise NotFoundError(f"host {host_id} was removed", "HOST_REMOVED", {"host": host_id})
-    return address(host)
+    return HostAddress(*found)
 
 
 def is_up(host: Host) -> bool:

@@ -40,7 +40,7 @@ class Backup(BaseModel):
     definition = TextField()
     verify_time = DateTimeField(null=True)
     verify_error = TextField(default="")
-    operation_id = TextField(default="")
+    operation_id = TextField(default="", index=True)
 
     class Meta:
         indexes = ((("account", "name"), True),)

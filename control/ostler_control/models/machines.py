@@ -75,7 +75,7 @@ class Vm(BaseModel):
     last_host_id: str | None
     destination = ForeignKeyField(Host, null=True, backref="incoming_vms", on_delete="RESTRICT")
     destination_id: str | None
-    operation_id = TextField(default="")
+    operation_id = TextField(default="", index=True)
     drs_skip = BooleanField(default=False)
     move_time = DateTimeField(null=True)
 

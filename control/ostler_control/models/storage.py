@@ -172,7 +172,7 @@ class Volume(BaseModel):
     root = BooleanField(default=False)
     vm_id = TextField(default="", index=True)
     slot = IntegerField(default=-1)
-    operation_id = TextField(default="")
+    operation_id = TextField(default="", index=True)
     update_time = DateTimeField(default=now)
 
     class Meta:
@@ -266,7 +266,7 @@ class Snapshot(BaseModel):
     format = TextField(default="qcow2")
     encrypt_format = TextField(default="")
     online = BooleanField(default=False)
-    operation_id = TextField(default="")
+    operation_id = TextField(default="", index=True)
 
     class Meta:
         indexes = ((("account", "name"), True),)

@@ -27,7 +27,7 @@ class VmSnapshot(BaseModel):
     state = enum_column(SnapshotState, SnapshotState.CREATING, index=True)
     state_reason = TextField(default="")
     online = BooleanField(default=False)
-    operation_id = TextField(default="")
+    operation_id = TextField(default="", index=True)
 
     class Meta:
         indexes = ((("account", "name"), True),)

@@ -282,8 +282,8 @@ class Engine:
         while not self.interrupts.stopping.wait(_TICK_S):
             ticks += 1
             try:
-                for operation_id in self.interrupts.waiting():
-                    if records.attempt_and_cancel(operation_id)[1]:
+                if waiting_for_hosts := self.interrupts.waiting():
+                    for operation_id in records.to_be_cancelled(waiting_for_hosts):
                         self.interrupts.cancel(operation_id)
                 if ticks % _TICKS_PER_SWEEP == 0:
                     self._sweep()

@@ -29,6 +29,7 @@ from ostler_control.models import (
     VolumeFile,
     new_id,
     now,
+    tuples,
 )
 from ostler_control.operations.inputs import from_json, to_json
 from ostler_control.operations.metrics import count_operation
@@ -130,11 +131,13 @@ def _noun(model: type[Held]) -> str:
 def enter(operation_id: str, replica: str) -> Operation | None:
     """Counts one more attempt and marks the operation as run by this replica; None when it is over."""
     with transaction():
-        Operation.update(attempt=Operation.attempt + 1, replica=replica, state=OperationState.RUNNING).where(
-            (Operation.id == operation_id) & Operation.state.in_(UNFINISHED)
-        ).execute()
-        operation = Operation.get_or_none(Operation.id == operation_id)
-        return None if operation is None or operation.state.is_over else operation
+        entered = (
+            Operation.update(attempt=Operation.attempt + 1, replica=replica, state=OperationState.RUNNING)
+            .where((Operation.id == operation_id) & Operation.state.in_(UNFINISHED))
+            .returning(Operation)
+            .execute()
+        )
+        return next(iter(list(entered)), None)
 
 
 def finish(operation_id: str, attempt: int, error: OstlerError | None) -> bool:
@@ -146,10 +149,11 @@ def finish(operation_id: str, attempt: int, error: OstlerError | None) -> bool:
         values: dict[str, object] = {"state": state, "end_time": now(), "error": error_json(error) if error else ""}
         if error is None:
             values["percent"] = 100
-        if Operation.update(**values).where(mine).execute() != 1:
+        written = list(Operation.update(**values).where(mine).returning(Operation).execute())
+        if not written:
             return False
+        operation: Operation = written[0]
         release(operation_id)
-        operation = Operation.get_by_id(operation_id)
         _event(operation, events.Outcome(state), str(error) if error else "")
     count_operation(operation.verb, state, (now() - operation.create_time).total_seconds())
     return True
@@ -172,6 +176,15 @@ def attempt_and_cancel(operation_id: str) -> tuple[int, bool]:
     with session():
         row = Operation.select(Operation.attempt, Operation.cancel_requested).where(Operation.id == operation_id).get()
         return row.attempt, row.cancel_requested
+
+
+def to_be_cancelled(operation_ids: Iterable[str]) -> list[str]:
+    """Which of these operations a cancel was requested of."""
+    with session():
+        query = Operation.select(Operation.id).where(
+            Operation.id.in_(sorted(operation_ids)), Operation.cancel_requested
+        )
+        return [operation_id for (operation_id,) in tuples(query, tuple[str])]
 
 
 def forget(condition: ColumnBase, actor: str = "") -> list[str]:

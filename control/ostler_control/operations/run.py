@@ -34,7 +34,7 @@ Json = Any
 T = TypeVar("T")
 R = TypeVar("R", bound=JobRequest)
 
-_REPORT_INTERVAL_S = 0.5
+_REPORT_INTERVAL_S, _QUICK_S = 0.5, 0.2
 _LOST_HOST_DIVISOR = 12
 
 
@@ -104,7 +104,11 @@ class Run:
         def on_progress(progress: job_pb2.Progress) -> None:
             low, high = share
             percent = low + (high - low) * min(progress.percent, 100) // 100
-            self._report(progress.phase, progress.bytes_done, progress.bytes_total, percent)
+            # A job that is over at once needs no report; of others the agent repeats its progress.
+            if time.monotonic() - begin_s >= _QUICK_S:
+                self._report(progress.phase, progress.bytes_done, progress.bytes_total, percent)
+
+        begin_s = time.monotonic()
 
         try:
             if not self._always and self._attempt_and_cancel()[1]:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 
 from ostler_common.errors import NotFoundError
 
 from ostler_control.database import session
 from ostler_control.models import Operation
 
-_POLL_INTERVAL_S = 0.25
+# Polling is for what ends in another process: soon at first, and then less often, for there may be many waiters.
+_MIN_POLL_S, _MAX_POLL_S = 0.25, 1.0
 
-_end = threading.Condition()
+_lock = threading.Lock()
+_waiters: defaultdict[str, set[threading.Event]] = defaultdict(set)
 
 
 def ended(operation_id: str) -> None:
-    """Wakes all waiters."""
-    with _end:
-        _end.notify_all()
+    """Wakes those that wait for this operation."""
+    with _lock:
+        waiters = list(_waiters.get(operation_id, ()))
+    for waiter in waiters:
+        waiter.set()
 
 
 def get(operation_id: str) -> Operation:
@@ -34,11 +40,29 @@ def get(operation_id: str) -> Operation:
 def wait(operation_id: str, timeout_s: float | None, wanted: Callable[[], bool] = lambda: True) -> Operation:
     """The operation once it is over, or as it is after `timeout_s` (None: no limit), or once `wanted` is false."""
     end = None if timeout_s is None else time.monotonic() + timeout_s
-    while True:
-        with _end:
-            # Read under the lock, so that an end between the read and the wait is not missed.
+    poll_s = _MIN_POLL_S
+    with _woken(operation_id) as woken:
+        while True:
+            # Registered before it is read, so that an end between the read and the wait is not missed.
             operation = get(operation_id)
-            left = _POLL_INTERVAL_S if end is None else end - time.monotonic()
+            left = poll_s if end is None else end - time.monotonic()
             if operation.state.is_over or left <= 0 or not wanted():
                 return operation
-            _end.wait(min(left, _POLL_INTERVAL_S))
+            woken.wait(min(left, poll_s))
+            woken.clear()
+            poll_s = min(poll_s * 1.2, _MAX_POLL_S)
+
+
+@contextlib.contextmanager
+def _woken(operation_id: str) -> Iterator[threading.Event]:
+    """Set when the operation ends in this process."""
+    woken = threading.Event()
+    with _lock:
+        _waiters[operation_id].add(woken)
+    try:
+        yield woken
+    finally:
+        with _lock:
+            _waiters[operation_id].discard(woken)
+            if not _waiters[operation_id]:
+                del _waiters[operation_id]

@@ -35,6 +35,7 @@ from ostler_control.models import (
     ImportSource,
     Iso,
     JoinToken,
+    Kek,
     KvmSource,
     KvmTlsSource,
     Network,
@@ -73,6 +74,7 @@ from ostler_control.models import (
     db,
     now,
 )
+from ostler_control.operations.records import HELD, release
 from playhouse.migrations import Runner
 
 from tests import databases
@@ -116,6 +118,7 @@ FROZEN = {
     "0029_backup_schedules": "3a1daf0f4c049fecd15aa1eb3b4aef5a9bb6f8f1b8d7da0bef48de31a83862b8",
     "0030_vm_snapshots": "f79d461f0f73156629ecc7e3ad6f65ad4cdf0a7081a6fd29586ddf2e6a00aef3",
     "0030_vm_snapshots_schedules": "f19d2dfc5932abc42bd8059433848c3e3b829e895651d8492d8299d0d97375e0",
+    "0033_held_indexes": "4a3f8faf4e4f09e639e223f15a0de57d80e1c6a39d6260ae1e175d2057e673bd",
 }
 _OLD_VM = (
     "INSERT INTO zone (id, create_time, name) VALUES ('z', '2026-01-01', 'zone')",
@@ -609,6 +612,25 @@ def test_vms_get_schedules_of_snapshots(tmp_path: Path) -> None:
             Vm.delete().where(Vm.id == "v").execute()
             counts = [model.select().count() for model in (VmSnapshotSchedule, ScheduledVmSnapshot, VmSnapshot)]
             assert counts == [0, 0, 1]
+
+
+def test_an_operation_finds_what_it_holds_by_indexes(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0030_vm_snapshots")
+            for statement in _OLD_VM:
+                db.execute_sql(statement)
+            db.execute_sql("UPDATE vm SET operation_id = 'o' WHERE id = 'v'")
+        assert "0033_held_indexes" in database.migrate()
+        with database.session():
+            for model in HELD:
+                if model is not Kek:  # there are a few
+                    query, _ = model.update(operation_id="").where(model.operation_id == "o").sql()
+                    plan = db.execute_sql(f"EXPLAIN QUERY PLAN {query}", ("", "o")).fetchall()
+                    assert "USING INDEX" in plan[0][3], f"{model.__name__}: {plan[0][3]}"
+            assert Vm.get_by_id("v").operation_id == "o"
+            release("o")
+            assert Vm.get_by_id("v").operation_id == ""
 
 
 def test_offerings_and_volumes_get_io_limits(tmp_path: Path) -> None:
