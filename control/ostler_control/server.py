@@ -28,6 +28,7 @@ from ostler_control.drs_plans import Scheduler
 from ostler_control.events.linking import Linker
 from ostler_control.fleet.leader import Leader
 from ostler_control.fleet.watcher import Intervals, Watcher
+from ostler_control.ha.guards import Guards
 from ostler_control.ha.monitor import Monitor
 from ostler_control.keys import Keyring, open_provider
 from ostler_control.keys.watch import KeyWatch
@@ -93,6 +94,9 @@ class Control:
             monitor = Monitor(Leader(replica).is_me)
             stack.callback(monitor.stop)
             monitor.start()
+            guards = Guards(Leader(replica).is_me, agents)
+            stack.callback(guards.stop)
+            guards.start()
             keeper = Keeper(Leader(replica).is_me)
             stack.callback(keeper.stop)
             keeper.start()

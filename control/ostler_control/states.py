@@ -207,6 +207,16 @@ class SwitchState(StrEnum):
     SWITCHING_ON = "switching_on"
 
 
+class GuardState(StrEnum):
+    """How a host's guardian stands; see `Guard.State` in agent/v1/host.proto."""
+
+    OFF = "off"
+    STARTING = "starting"
+    GUARDING = "guarding"
+    ENDED = "ended"
+    ABSENT = "absent"
+
+
 class FenceState(StrEnum):
     """How far the fencing of a host has come. OFF: it is proved off."""
 

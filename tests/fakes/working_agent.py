@@ -24,6 +24,7 @@ from ostler.agent.v1 import (
     adoption_pb2,
     adoption_pb2_grpc,
     conversion_pb2_grpc,
+    host_pb2_grpc,
     job_pb2_grpc,
     remote_kvm_pb2_grpc,
     vm_pb2,
@@ -41,6 +42,7 @@ from ostler_common.errors import AbortedError, FailedPreconditionError, NotFound
 
 from tests.fakes.adoption import FakeAdoption
 from tests.fakes.conversion import Directory, FakeConversion
+from tests.fakes.guard import FakeGuard, Leases
 from tests.fakes.remote_kvm import FakeRemoteKvm, KvmHost
 from tests.fakes.watched_host import WatchedHost
 
@@ -126,6 +128,7 @@ class Fleet:
         self.kvm = KvmHost()
         self.image_locks = False
         self.refused_by_locks: set[str] = set()
+        self.leases: Leases = {}
         self.lock = threading.RLock()
 
     def add_host(self, name: str, host_id: str) -> FakeHost:
@@ -177,6 +180,7 @@ class FakeHost(
         self.port = 0
         self.foreign: dict[str, adoption_pb2.InspectVmResponse] = {}
         self.marked: set[str] = set()
+        self.guard = FakeGuard(host_id, fleet.leases, self.end_vms)
         self._jobs = Jobs(fleet.directory / f"jobs-{host_id}")
         self.watched: WatchedHost | None = None  # who watches it is told what happens here
         self._server: grpc.Server | None = None
@@ -198,6 +202,8 @@ class FakeHost(
         job_pb2_grpc.add_JobServiceServicer_to_server(_JobErrors(self._jobs), server)
         if self.watched is not None:
             self.watched.serve_on(server)
+        else:
+            host_pb2_grpc.add_HostServiceServicer_to_server(self.guard, server)
         self.port = server.add_insecure_port(f"127.0.0.1:{self.port}")
         server.start()
         self._server = server
@@ -207,6 +213,12 @@ class FakeHost(
         if self._server is not None:
             self._server.stop(0).wait()
             self._server = None
+
+    def end_vms(self) -> None:
+        """Every VM ends at once."""
+        for machine in self.vms.values():
+            machine.running = False
+        self.secrets.clear()
 
     def fail(self, method: str, fault: Fault) -> Fault:
         self.faults[method] = fault

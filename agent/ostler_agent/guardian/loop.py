@@ -111,7 +111,9 @@ class Guardian:
             self._hold = self._hold.seen(done.begun) if self._hold else Hold(done.begun)
         moment = stamped(self._desk.grant(), self._term)
         if self._hold is not None and moment is not None and moment <= self._clock():
-            self._hold = self._hold.granted(moment)
+            before, self._hold = self._hold, self._hold.granted(moment)
+            if before.lost is not None and self._hold.lost is None:
+                self._on_storage = False  # until the next renewal
 
     def _follow_wish(self) -> None:
         try:

@@ -25,8 +25,8 @@ class HostFacts:
 
     silent_s: for how long this process has seen it silent without a break, 0 when it is heard; in_service: not in
     maintenance; protected_vms: VMs placed on it that restart by themselves; has_device: a fence device is configured;
-    fence: how far its fencing is, None for not fenced; attempts and failed_s: failed fencings, and the time since the
-    latest.
+    has_lease: its guardian guarded it when it was last heard; fence: how far its fencing is, None for not fenced;
+    attempts and failed_s: failed fencings, and the time since the latest.
     """
 
     id: str
@@ -36,6 +36,7 @@ class HostFacts:
     in_service: bool = True
     protected_vms: int = 0
     has_device: bool = False
+    has_lease: bool = False
     fence: FenceState | None = None
     attempts: int = 0
     failed_s: float = 0.0
@@ -69,10 +70,11 @@ class Hold(StrEnum):
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do with a silent host: fence it now, or why not."""
+    """What to do with a silent host: fence it now, or why not. by_lease: its lease is to prove it, not its device."""
 
     host_id: str
     hold: Hold | None
+    by_lease: bool = False
 
     @property
     def fence(self) -> bool:
@@ -95,7 +97,7 @@ def decide(hosts: Iterable[HostFacts], rules: Mapping[str, Rules]) -> list[Decis
         hold = _hold(host, rule, crowded, started[host.cluster_id])
         if hold is None:
             started[host.cluster_id] += 1
-        decisions.append(Decision(host.id, hold))
+        decisions.append(Decision(host.id, hold, hold is None and _by_lease(host)))
     return decisions
 
 
@@ -124,6 +126,11 @@ def retry_s(attempts: int) -> float:
     return min(doubled, MAX_RETRY_S)
 
 
+def _by_lease(host: HostFacts) -> bool:
+    """The device comes first. Where both are, the two take turns after failures: each may be dead with the host."""
+    return host.has_lease and (not host.has_device or host.attempts % 2 == 1)
+
+
 def _hold(host: HostFacts, rule: Rules, crowded: frozenset[str], started: int) -> Hold | None:
     if host.fence is FenceState.OFF:
         return Hold.OFF
@@ -135,7 +142,7 @@ def _hold(host: HostFacts, rule: Rules, crowded: frozenset[str], started: int) -
         return Hold.MAINTENANCE
     if not host.protected_vms:
         return Hold.NO_VMS
-    if not host.has_device:
+    if not (host.has_device or host.has_lease):
         return Hold.NO_DEVICE
     if host.cluster_id in crowded:
         return Hold.TOO_MANY_SILENT

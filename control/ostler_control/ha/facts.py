@@ -12,7 +12,8 @@ from ostler_control import settings
 from ostler_control.events import SYSTEM
 from ostler_control.ha import priorities
 from ostler_control.ha.decide import HostFacts, Rules
-from ostler_control.models import Cluster, FenceDevice, Host, HostFence, HostState, Operation, now, tuples
+from ostler_control.models import Cluster, FenceDevice, Host, HostFence, HostGuard, HostState, Operation, now, tuples
+from ostler_control.states import GuardState
 
 FENCE_VERB = "host.fence"
 _WINDOW = datetime.timedelta(hours=1)
@@ -51,6 +52,8 @@ def hosts(silent_s: Mapping[str, float]) -> list[HostFacts]:
     """The facts of every host. silent_s: of `Silence`."""
     protected = priorities.protected_by_host()
     devices = {host_id for (host_id,) in tuples(FenceDevice.select(FenceDevice.host), tuple[str])}
+    guarding = HostGuard.select(HostGuard.host).where(HostGuard.state == GuardState.GUARDING, HostGuard.term != "")
+    leases = {host_id for (host_id,) in tuples(guarding, tuple[str])}
     fences = {row.host_id: row for row in HostFence.select()}
     time = now()
 
@@ -64,6 +67,7 @@ def hosts(silent_s: Mapping[str, float]) -> list[HostFacts]:
             in_service=not host.maintenance,
             protected_vms=protected.get(host.id, 0),
             has_device=host.id in devices,
+            has_lease=host.id in leases,
             fence=fence.state if fence else None,
             attempts=fence.attempts if fence else 0,
             failed_s=(time - fence.state_time).total_seconds() if fence else 0.0,

@@ -1,4 +1,4 @@
-"""Fencing a host: proving that it runs no VM any more, by switching it off or by an admin's word.
+"""Fencing a host: proving that it runs no VM any more, by switching it off, by its lease, or by an admin's word.
 
 The operation is journaled. Killed at any line it goes on from the last finished step: switching off and asking are
 repeated without harm, and whether the host is still silent is asked again right before every switching off.
@@ -18,23 +18,31 @@ from ostler_control.ha import devices, facts, run_agent
 from ostler_control.ha.decide import too_many_silent
 from ostler_control.ha.fence_agents import Action, Power
 from ostler_control.ha.free import free_vms
+from ostler_control.ha.self_fence import watch_lease
 from ostler_control.hosts.rows import address
 from ostler_control.models import FenceDevice, FenceState, Host, HostFence, HostState, Operation, now
 from ostler_control.operations import Run, Undo, record_operation, workflow
 from ostler_control.states import UNFINISHED_OPERATIONS
 
 _ASK_S = 5.0
+_REASONS = {
+    "device": "it was switched off by its fence device",
+    "lease": "it did not renew its lease, so its guardian has ended its VMs",
+    "admin": "an admin declared it dead",
+}
 
 
 @dataclass(frozen=True)
 class FenceInputs:
-    """device: the host's fence device proves it, else the admin who declares it dead. automatic: no admin asked."""
+    """device: the host's fence device proves it; lease: its lease does; neither: the admin who declares it dead.
+    automatic: no admin asked."""
 
     device: bool
     automatic: bool
+    lease: bool = False
 
 
-def fence(host: Host, actor: str, *, device: bool, automatic: bool) -> Operation:
+def fence(host: Host, actor: str, *, device: bool, automatic: bool, lease: bool = False) -> Operation:
     """Records the operation that fences a silent host, within the caller's transaction. From now on nothing is placed
     on the host and nothing starts there.
 
@@ -42,7 +50,7 @@ def fence(host: Host, actor: str, *, device: bool, automatic: bool) -> Operation
     Raises FailedPreconditionError HOST_UP, HOST_OFF when it is proved off already, AbortedError RESOURCE_BUSY while
     it is being fenced.
     """
-    operation = record_operation(facts.FENCE_VERB, host, actor, FenceInputs(device, automatic))
+    operation = record_operation(facts.FENCE_VERB, host, actor, FenceInputs(device, automatic, lease))
     before = HostFence.get_or_none(HostFence.host == host.id)
     if before is not None and before.state is FenceState.OFF and not before.heard:
         raise FailedPreconditionError(
@@ -83,9 +91,11 @@ def _fence(run: Run) -> None:
         if inputs.device:
             run.step("power-off", lambda: _power_off(run, inputs))
             run.step("verify-off", lambda: _verify_off(run))
+        elif inputs.lease:
+            run.step("watch-lease", lambda: _watch_lease(run, inputs))
         else:
             run.step("check-silent", lambda: _check_silent(run, inputs))
-        run.always("record-off", lambda: _record_off(run, "device" if inputs.device else "admin"))
+        run.always("record-off", lambda: _record_off(run, _proof(inputs)))
         undo.clear()
     run.always("free", lambda: free_vms(run.resource_id))
     if inputs.device:
@@ -135,6 +145,17 @@ def _verify_off(run: Run) -> None:
         )
 
 
+def _watch_lease(run: Run, inputs: FenceInputs) -> None:
+    """One step: after a crash the lease is watched anew."""
+    run.phase("asking the host once more", 10)
+    _check_silent(run, inputs)
+    watch_lease(run, lambda: _check_silent(run, inputs))
+
+
+def _proof(inputs: FenceInputs) -> str:
+    return "device" if inputs.device else "lease" if inputs.lease else "admin"
+
+
 def _device(run: Run) -> FenceDevice:
     with session():
         row = devices.of_host(Host.get_by_id(run.resource_id))
@@ -146,8 +167,7 @@ def _record_off(run: Run, proof: str) -> None:
     with transaction():
         values = {"state": FenceState.OFF, "state_time": now(), "proof": proof, "attempts": 0, "reason": ""}
         HostFence.update(**values).where(HostFence.operation_id == run.id).execute()
-        reason = "it was switched off by its fence device" if proof == "device" else "an admin declared it dead"
-        Host.update(state_reason=reason).where(Host.id == run.resource_id).execute()
+        Host.update(state_reason=_REASONS[proof]).where(Host.id == run.resource_id).execute()
 
 
 def _record_failure(run: Run, undo: Undo) -> None:

@@ -12,6 +12,7 @@ from ostler_control.agents.power_states import power_state
 from ostler_control.database import session, transaction
 from ostler_control.events import SYSTEM
 from ostler_control.ha.free import is_in_doubt, take_back
+from ostler_control.ha.release import release_guard
 from ostler_control.hosts.rows import address_of
 from ostler_control.models import Host, Operation, Vm, tuples
 from ostler_control.operations import Run, launch, record_operation, workflow
@@ -42,6 +43,7 @@ def _return(run: Run) -> None:
             run.always(f"undefine-{vm_id}", partial(_undefine, run, vm_id))
     except OstlerError as error:
         log.warning("a host that is back keeps definitions of VMs", host=run.resource_id, reason=error.message)
+    run.always("release-guard", lambda: release_guard(run))
     run.always("take-back", lambda: take_back(run.resource_id))
 
 

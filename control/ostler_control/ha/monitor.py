@@ -49,7 +49,7 @@ class Monitor(Periodic):
         self._free()
         for decision in self.decisions():
             if decision.fence:
-                _fence(decision.host_id)
+                _fence(decision)
         restart_vms()
 
     def decisions(self) -> list[Decision]:
@@ -70,13 +70,14 @@ class Monitor(Periodic):
             give_back(host_id)
 
 
-def _fence(host_id: str) -> None:
+def _fence(decision: Decision) -> None:
     try:
         with transaction():
-            host = Host.get_by_id(host_id)
-            operation = fence(host, SYSTEM, device=True, automatic=True)
+            host = Host.get_by_id(decision.host_id)
+            by_lease = decision.by_lease
+            operation = fence(host, SYSTEM, device=not by_lease, automatic=True, lease=by_lease)
     except OstlerError as error:  # somebody else was faster, or the host is back
-        log.info("a host is not fenced", host=host_id, reason=error.reason)
+        log.info("a host is not fenced", host=decision.host_id, reason=error.reason)
         return
     log.warning("fencing a silent host", host=host.name)
     launch(operation)

@@ -12,7 +12,19 @@ from peewee import Case
 from ostler_control import settings
 from ostler_control.ha import facts
 from ostler_control.ha.decide import Hold, HostFacts, decide
-from ostler_control.models import Cluster, FenceDevice, Host, HostFence, HostPower, Priority, Vm, VmRestart, now, tuples
+from ostler_control.models import (
+    Cluster,
+    FenceDevice,
+    Host,
+    HostFence,
+    HostGuard,
+    HostPower,
+    Priority,
+    Vm,
+    VmRestart,
+    now,
+    tuples,
+)
 from ostler_control.placement import Demand
 from ostler_control.placement.reserve import Load, Room, Shortfall, shortfall
 from ostler_control.scheduling import placement_query, protection
@@ -24,7 +36,7 @@ EXPLANATIONS: Mapping[Hold, str] = {
     Hold.DISABLED: "silent, and not fenced without an admin: ha.enable is false",
     Hold.MAINTENANCE: "silent, and not fenced: it is in maintenance",
     Hold.NO_VMS: "silent, and not fenced: none of its VMs restarts by itself",
-    Hold.NO_DEVICE: "silent, and cannot be fenced: it has no fence device (ostler fence add)",
+    Hold.NO_DEVICE: "silent, and cannot be fenced: it has neither a fence device (ostler fence add) nor a lease",
     Hold.TOO_MANY_SILENT: "silent, and not fenced without an admin: more than half of the hosts do not answer",
     Hold.WAITING: "silent; it is fenced when it stays silent for ha.fence.delay",
     Hold.RETRY_LATER: "silent; fencing it failed and is tried again",
@@ -38,13 +50,15 @@ _UNDER_WAY = {FenceState.OFF: Hold.OFF, FenceState.FENCING: Hold.FENCING}
 
 @dataclass(frozen=True)
 class HostStatus:
-    """A host. device_error: of its device's last test; verdict: a `Hold`'s word, "" for a host that is up."""
+    """A host. device_error: of its device's last test; verdict: a `Hold`'s word, "" for a host that is up; guard: how
+    its guardian stands, None when it was never to guard anything."""
 
     row: Host
     facts: HostFacts
     device_error: str
     verdict: str
     explanation: str
+    guard: HostGuard | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +87,7 @@ def status(cluster: Cluster) -> Status:
     holds = {decision.host_id: decision.hold or Hold.WAITING for decision in decide(found.values(), facts.rules())}
     rows = list(Host.select().where(Host.cluster == cluster.id, ~Host.removed).order_by(Host.name))
     errors = dict(tuples(FenceDevice.select(FenceDevice.host, FenceDevice.test_error), tuple[str, str]))
+    guards = {row.host_id: row for row in HostGuard.select()}
     reasons = dict(tuples(HostFence.select(HostFence.host, HostFence.reason), tuple[str, str]))
 
     def one(row: Host) -> HostStatus:
@@ -81,7 +96,7 @@ def status(cluster: Cluster) -> Status:
         hold = hold or holds.get(row.id)
         told = EXPLANATIONS[hold] if hold else ""
         why = ": ".join(filter(None, (told, reasons.get(row.id, ""))))
-        return HostStatus(row, host, errors.get(row.id, ""), hold.value if hold else "", why)
+        return HostStatus(row, host, errors.get(row.id, ""), hold.value if hold else "", why, guards.get(row.id))
 
     reserve_hosts = settings.ha.RESERVE_HOSTS.get(at)
     hosts = tuple(one(row) for row in rows)

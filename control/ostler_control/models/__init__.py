@@ -18,7 +18,15 @@ from ostler_control.models.extra_config import (
     VmDetail,
     VmExtraConfig,
 )
-from ostler_control.models.ha import FenceDevice, HostFence, HostPower, OfferingPriority, VmPriority, VmRestart
+from ostler_control.models.ha import (
+    FenceDevice,
+    HostFence,
+    HostGuard,
+    HostPower,
+    OfferingPriority,
+    VmPriority,
+    VmRestart,
+)
 from ostler_control.models.import_plans import ImportPlan, ImportPlanVm
 from ostler_control.models.imports import (
     ImportDiskPassphrase,
@@ -167,6 +175,7 @@ ALL: tuple[type[BaseModel], ...] = (
     NicAddressing,
     FenceDevice,
     HostFence,
+    HostGuard,
     HostPower,
     VmPriority,
     OfferingPriority,
@@ -213,6 +222,7 @@ __all__ = [
     "Host",
     "HostFence",
     "HostFunction",
+    "HostGuard",
     "HostLabel",
     "HostPower",
     "HostState",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from peewee import BooleanField, DateTimeField, ForeignKeyField, IntegerField, TextField
+from peewee import BooleanField, DateTimeField, FloatField, ForeignKeyField, IntegerField, TextField
 
 from ostler_control.models.base import BaseModel, now
 from ostler_control.models.columns import enum_column
 from ostler_control.models.machines import ServiceOffering, Vm
 from ostler_control.models.places import Host
 from ostler_control.models.storage import Passphrase
-from ostler_control.states import FenceState, Priority, SwitchState
+from ostler_control.states import FenceState, GuardState, Priority, SwitchState
 
 
 class FenceDevice(BaseModel):
@@ -43,7 +43,8 @@ class HostFence(BaseModel):
     """A host that is being fenced or proved off (`Host.state` is fenced then), or whose fencing has failed.
 
     operation_id: the latest that fenced it; heard: it has been heard again, as far as the watcher knows; proof:
-    device | admin, "" until it is proved off; attempts: how often fencing has failed; reason: why it failed last.
+    device | lease | admin, "" until it is proved off; attempts: how often fencing has failed; reason: why it failed
+    last.
     """
 
     host = ForeignKeyField(Host, unique=True, on_delete="CASCADE")
@@ -54,6 +55,22 @@ class HostFence(BaseModel):
     heard = BooleanField(default=False)
     proof = TextField(default="")
     attempts = IntegerField(default=0)
+    reason = TextField(default="")
+
+
+class HostGuard(BaseModel):
+    """How a host's guardian stood when the host was last asked. Without a row it was never to guard anything.
+
+    term: names one life of the guardian, "" unless it guards; pool_id: the pool of the lease; ends_within_s: how soon
+    after its last sign of life the VMs are ended; reason: why it does not guard, for people.
+    """
+
+    host = ForeignKeyField(Host, unique=True, on_delete="CASCADE")
+    host_id: str
+    state = enum_column(GuardState, GuardState.OFF)
+    term = TextField(default="")
+    pool_id = TextField(default="")
+    ends_within_s = FloatField(default=0.0)
     reason = TextField(default="")
 
 

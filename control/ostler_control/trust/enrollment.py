@@ -20,7 +20,7 @@ from peewee import IntegrityError
 from ostler_control import events
 from ostler_control.database import transaction
 from ostler_control.hypervisors import rules
-from ostler_control.models import Cluster, Host, HostState, JoinToken, new_id, now
+from ostler_control.models import Cluster, Host, HostGuard, HostState, JoinToken, new_id, now
 from ostler_control.trust import certificates, host_names, tokens
 from ostler_control.trust.authority import Authority
 
@@ -160,5 +160,6 @@ def _rejoining(host_id: str, address: str) -> Host:
     Host.update(state=HostState.CONNECTING, state_reason="rejoining", state_time=now()).where(
         Host.id == host_id, Host.state != HostState.FENCED
     ).execute()
+    HostGuard.delete().where(HostGuard.host == host_id).execute()  # it may be another machine: no lease proves anything
     certificates.revoke_host(host_id)
     return host

@@ -27,6 +27,7 @@ from ostler_control.models import (
     Event,
     Host,
     HostFence,
+    HostGuard,
     HostPower,
     ImportDiskPassphrase,
     ImportFile,
@@ -119,6 +120,7 @@ FROZEN = {
     "0030_vm_snapshots": "f79d461f0f73156629ecc7e3ad6f65ad4cdf0a7081a6fd29586ddf2e6a00aef3",
     "0030_vm_snapshots_schedules": "f19d2dfc5932abc42bd8059433848c3e3b829e895651d8492d8299d0d97375e0",
     "0033_held_indexes": "4a3f8faf4e4f09e639e223f15a0de57d80e1c6a39d6260ae1e175d2057e673bd",
+    "0032_host_guard": "ff58a8ee1ac810fc38b4f8c7b5fc3004a9fe38ec9ea1a6a4a69b01165917e70d",
 }
 _OLD_VM = (
     "INSERT INTO zone (id, create_time, name) VALUES ('z', '2026-01-01', 'zone')",
@@ -631,6 +633,20 @@ def test_an_operation_finds_what_it_holds_by_indexes(tmp_path: Path) -> None:
             assert Vm.get_by_id("v").operation_id == "o"
             release("o")
             assert Vm.get_by_id("v").operation_id == ""
+
+
+def test_hosts_get_guardians(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0030_vm_snapshots_schedules")
+            for statement in _OLD_VM[:3]:
+                db.execute_sql(statement)
+        assert "0032_host_guard" in database.migrate()
+        with database.session():
+            HostGuard.create(host="h")
+            assert [(row.host.name, row.state, row.term) for row in HostGuard.select()] == [("h1", "off", "")]
+            db.execute_sql("DELETE FROM host")
+            assert HostGuard.select().count() == 0
 
 
 def test_offerings_and_volumes_get_io_limits(tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ from peewee import fn
 
 from ostler_control import labels
 from ostler_control.api.convert.enums import to_enum
+from ostler_control.api.convert.guards import guard_word
 from ostler_control.api.convert.times import timestamp
 from ostler_control.hosts import loads
 from ostler_control.hypervisors import rules
-from ostler_control.models import Cluster, Host, Pool, PoolHost, UnmanagedVm, User, Vm, Volume, Zone, tuples
+from ostler_control.models import Cluster, Host, HostGuard, Pool, PoolHost, UnmanagedVm, User, Vm, Volume, Zone, tuples
 from ostler_control.trust import certificates
 
 
@@ -48,11 +49,13 @@ def hosts(rows: Sequence[Host], *, whole: bool) -> list[host_pb2.Host]:
             strangers.setdefault(found.host_id, []).append(_stranger(found))
     names = rules.names()
     own_labels = labels.of_objects(Host, ids)
+    guards = {row.host_id: row for row in HostGuard.select().where(HostGuard.host.in_(ids))}
 
     def one(row: Host) -> host_pb2.Host:
         unmanaged = strangers.get(row.id, [])
         message = _host(row, clusters[row.cluster_id], counts.get(row.id, 0), ends.get(row.id), unmanaged, whole, names)
         message.labels.update(own_labels.get(row.id, {}))
+        message.self_fencing = guard_word(guards.get(row.id))
         return message
 
     return [one(row) for row in rows]

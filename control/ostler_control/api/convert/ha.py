@@ -8,6 +8,7 @@ from ostler.control.v1 import ha_pb2 as pb
 from ostler.control.v1 import host_pb2
 
 from ostler_control.api.convert.enums import to_enum
+from ostler_control.api.convert.guards import guard_word
 from ostler_control.api.convert.times import timestamp
 from ostler_control.ha.status import HostStatus, Status
 from ostler_control.models import FenceDevice, Priority, VmRestart
@@ -67,6 +68,8 @@ def _host(host: HostStatus) -> pb.HaStatus.HostStatus:
         verdict=host.verdict,
         explanation=host.explanation,
         protected_vms=host.facts.protected_vms,
+        self_fencing=guard_word(host.guard),
+        self_fencing_error=host.guard.reason if host.guard else "",
     )
 
 

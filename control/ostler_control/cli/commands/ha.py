@@ -36,19 +36,26 @@ def _hosts(status: pb.HaStatus) -> Sequence[Sequence[str]]:
             host.host_name,
             text.enum_of(host, "state"),
             _device(host),
+            _self_fencing(host),
             str(host.protected_vms),
             host.verdict,
             host.explanation,
         )
         for host in status.hosts
     ]
-    return [("name", "state", "fence device", "protected vms", "fencing", "detail"), *rows]
+    return [("name", "state", "fence device", "self-fencing", "protected vms", "fencing", "detail"), *rows]
 
 
 def _device(host: pb.HaStatus.HostStatus) -> str:
     if not host.has_fence_device:
         return "no"
     return "DOES NOT ANSWER" if host.fence_device_error else "yes"
+
+
+def _self_fencing(host: pb.HaStatus.HostStatus) -> str:
+    if host.self_fencing in ("", "guarding"):
+        return "yes" if host.self_fencing else "no"
+    return f"NO: {host.self_fencing_error or host.self_fencing}"
 
 
 def _restarts(status: pb.HaStatus) -> Sequence[Sequence[str]]:
@@ -105,7 +112,7 @@ def enable(app: App, vm: str, offering: str, word: str, output: str) -> None:
     """Protects a VM, or all VMs of a service offering.
 
     It restarts when its host is proved off. Its disks must be on storage that other hosts reach, and its host needs a
-    fence device.
+    fence device or a lease.
 
     \b
     Examples:

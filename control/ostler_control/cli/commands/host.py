@@ -117,6 +117,7 @@ VIEW = View[pb.Host](
         ("uefi", lambda h: text.yes(h.capabilities.uefi)),
         ("bridges", lambda h: text.joined(h.capabilities.bridges)),
         ("pool types", lambda h: text.joined(h.capabilities.pool_types)),
+        ("self-fencing", lambda h: h.self_fencing or "no"),
         ("agent", lambda h: h.agent_version),
         ("certificate ends", lambda h: text.when(h, "certificate_expire_time")),
         ("labels", lambda h: labels_joined(h.labels)),

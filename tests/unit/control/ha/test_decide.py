@@ -171,3 +171,20 @@ def test_a_reserve_that_holds_for_more_failures_holds_for_fewer(rooms: list[Room
         for failed in combinations(rooms, failures):
             lost = sum(vm.memory_bytes for host in failed for vm in host.protected)
             assert lost <= sum(host.free_memory_bytes for host in rooms if host not in failed)
+
+
+def test_a_lease_is_a_proof_where_there_is_no_device() -> None:
+    [decision] = decide([replace(DEAD, has_device=False, has_lease=True), *others(3)], RULES)
+    assert (decision.fence, decision.by_lease) == (True, True)
+
+
+def test_the_device_comes_first_and_after_a_failure_the_lease() -> None:
+    both = replace(DEAD, has_lease=True)
+    tried = [replace(both, fence=FenceState.FAILED, attempts=count, failed_s=10_000) for count in (1, 2, 3)]
+    decisions = [decide([host, *others(3)], RULES)[0] for host in (both, *tried)]
+    assert [(one.fence, one.by_lease) for one in decisions] == [
+        (True, False),
+        (True, True),
+        (True, False),
+        (True, True),
+    ]
