@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from ostler_control import database
 from ostler_control.database import locked
-from ostler_control.models import ALL, Cluster, Host, Nic, Operation, Vm, Volume, Zone, db, now
+from ostler_control.models import ALL, Cluster, Host, Nic, Operation, Vm, VmState, Volume, Zone, db, now
 from ostler_control.statements import FastContext
 from peewee import JOIN, Case, Context, Field, Query, fn
 
@@ -19,6 +19,12 @@ QUERIES: dict[str, Callable[[], Query]] = {
     "negated": lambda: Host.select().where(~Host.removed, Host.state != "up"),
     "null": lambda: Vm.select(Vm.id).where(Vm.host.is_null() | (Vm.host == "h")),
     "in a list": lambda: Vm.select().where(Vm.id.in_(["a", "b"]), Vm.state.not_in(())),
+    "in a set": lambda: Vm.select().where(Vm.state.in_({"running"}), Vm.cpus.not_in((1, 2, 3))),
+    "in mixed values": lambda: Host.select().where(Host.cluster.in_([None, "c"]), Host.enabled.in_([True])),
+    "in rows": lambda: Host.select(Host.id).where(Host.cluster.in_([Cluster(id="c"), Cluster(id="d")])),
+    "in an expression": lambda: Host.select(Host.id).where((Host.cpus + 1).in_([2, 3])),
+    "in converted values": lambda: Vm.select(Vm.id).where(Vm.state.in_([VmState.RUNNING, VmState.STOPPED])),
+    "in a function": lambda: Vm.select(Vm.id).where(fn.LOWER(Vm.name).in_(["a", "b"])),
     "joins": lambda: Host.select(Host, Cluster, Zone).join(Cluster).join(Zone).where(Zone.name == "z"),
     "outer join": lambda: Nic.select(Nic.id, Vm.name).join(Vm, JOIN.LEFT_OUTER).order_by(Nic.position.desc()),
     "subquery": lambda: Volume.select().where(Volume.vm_id.in_(Vm.select(Vm.id).where(Vm.host == "h"))),

@@ -37,19 +37,23 @@ from ostler_control.userdata.seed import DHCP
 from ostler_control.vms import descriptions, details, isos, machines
 from ostler_control.vms.rows import down_of
 
+# What a VM shows of its disks.
+_DISK = (Volume.id, Volume.name, Volume.vm_id, Volume.slot, Volume.size_bytes, Volume.passphrase, Volume.pool)
+
 
 def vms(rows: Sequence[Vm], caller: Caller) -> list[vm_pb2.Vm]:
     ids = [row.id for row in rows]
-    accounts = by_id(Account, (row.account_id for row in rows))
-    offerings = by_id(ServiceOffering, (row.service_offering_id for row in rows))
-    hosts = by_id(Host, (row.host_id or row.last_host_id for row in rows))
+    accounts = by_id(Account, (row.account_id for row in rows), Account.name)
+    offerings = by_id(ServiceOffering, (row.service_offering_id for row in rows), ServiceOffering.name)
+    # Never whole hosts: their reports are kilobytes each.
+    hosts = by_id(Host, (row.host_id or row.last_host_id for row in rows), Host.name, Host.cluster)
     clusters = by_id(Cluster, (host.cluster_id for host in hosts.values()))
     zones = by_id(Zone, (cluster.zone_id for cluster in clusters.values()))
     disks: defaultdict[str, list[Volume]] = defaultdict(list)
-    attached = list(Volume.select().where(Volume.vm_id.in_(ids)).order_by(Volume.slot))
+    attached = list(Volume.select(*_DISK).where(Volume.vm_id.in_(ids)).order_by(Volume.slot))
     for disk in attached:
         disks[disk.vm_id].append(disk)
-    pools = by_id(Pool, (disk.pool_id for disk in attached))
+    pools = by_id(Pool, (disk.pool_id for disk in attached), Pool.name)
     groups = affinity.groups_of(ids)
     vm_details = details.of_vms(ids)
     vm_labels = labels.of_objects(Vm, ids)

@@ -30,10 +30,10 @@ from ostler_control.models import (
 
 
 def volumes(rows: Sequence[Volume], caller: Caller) -> list[volume_pb2.Volume]:
-    accounts = by_id(Account, (row.account_id for row in rows))
+    accounts = by_id(Account, (row.account_id for row in rows), Account.name)
     pools = by_id(Pool, (row.pool_id for row in rows))
-    offerings = by_id(DiskOffering, (row.disk_offering_id for row in rows))
-    vms = by_id(Vm, (row.vm_id for row in rows))
+    offerings = by_id(DiskOffering, (row.disk_offering_id for row in rows), DiskOffering.name)
+    vms = by_id(Vm, (row.vm_id for row in rows), Vm.name)
     shown = shown_to(caller)
     io = disk_io.of_volumes(rows)
     keys = versions_of(row.passphrase_id for row in rows) if caller.is_admin else {}
@@ -79,7 +79,7 @@ def volume(row: Volume, caller: Caller) -> volume_pb2.Volume:
 def snapshots(rows: Sequence[Snapshot], caller: Caller) -> list[snapshot_pb2.Snapshot]:
     accounts = by_id(Account, (row.account_id for row in rows))
     pools = by_id(Pool, (row.pool_id for row in rows))
-    volumes = by_id(Volume, (row.volume_id for row in rows))
+    volumes = by_id(Volume, (row.volume_id for row in rows), Volume.name)
     shown = shown_to(caller)
     own = labels.of_objects(Snapshot, [row.id for row in rows])
     known = {
@@ -126,7 +126,7 @@ def snapshot(row: Snapshot, caller: Caller) -> snapshot_pb2.Snapshot:
 
 
 def snapshot_schedules(rows: Sequence[SnapshotSchedule], caller: Caller) -> list[snapshot_pb2.SnapshotSchedule]:
-    volumes = by_id(Volume, (row.volume_id for row in rows))
+    volumes = by_id(Volume, (row.volume_id for row in rows), Volume.name)
     shown = shown_to(caller)
     return [
         snapshot_pb2.SnapshotSchedule(
