@@ -92,6 +92,7 @@ def join(config: AgentConfig, options: argparse.Namespace) -> int:
 
     from ostler_agent import join as joining
     from ostler_agent.credentials import CredentialsStore
+    from ostler_agent.guardian import run as guarding
     from ostler_agent.hypervisors import registry
     from ostler_agent.hypervisors.driver import UsesCredentials
 
@@ -104,6 +105,7 @@ def join(config: AgentConfig, options: argparse.Namespace) -> int:
         consumer = driver.credentials_consumer(registry.context(config))
     store = CredentialsStore(config.state_dir)
     credentials = joining.join(store, JoinToken.decode(text), options.control or "", address, driver.info.type)
+    guarding.desk(config).set_wish(None)  # what another fleet wished for, or this one before; it says so anew
     expires = f"{credentials.expire_time:%F %T}"
     print(f"joined as host {credentials.host_id}, address {address}; the certificate expires at {expires} UTC")
     if consumer is None:

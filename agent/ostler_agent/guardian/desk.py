@@ -96,11 +96,11 @@ class Desk:
 
     def set_wish(self, wish: Wish | None) -> None:
         """Remembers what is to be guarded. Raises OSError."""
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in (self._saved, self._directory / "wish.json"):
             if wish is None:
                 path.unlink(missing_ok=True)
             else:
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 write_file(path, json.dumps(asdict(wish)).encode())
 
     def grant(self) -> str:

@@ -138,3 +138,22 @@ def test_another_hosts_lease_is_read(site: Site) -> None:
         site.guards.read(POOL, "another")
     with pipe.open("wb", buffering=0):
         pass  # lets the thread go
+
+
+def test_a_host_that_joins_anew_forgets_what_it_was_to_guard(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.desk.set_wish(site.wish)
+    site.desk.set_wish(None)
+    assert site.desk.wish() is None
+    assert not (tmp_path / "guard.json").exists()
+    Desk(tmp_path / "none/guard.json", tmp_path / "nowhere").set_wish(None)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_wish_survives_a_restart_of_the_machine(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.desk.set_wish(site.wish)
+    (tmp_path / "desk/wish.json").unlink()  # as memory is
+    assert site.desk.wish() is None
+    site.desk.prepare()
+    assert site.desk.wish() == site.wish
