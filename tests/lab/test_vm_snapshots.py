@@ -1,4 +1,4 @@
-"""A snapshot of a running guest with two encrypted data disks: of one moment, and reverted as a whole."""
+"""Snapshots and clones of a running guest with two encrypted data disks: of one moment, and reverted as a whole."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 
 import pytest
 from google.longrunning import operations_pb2 as lro
-from ostler.control.v1 import snapshot_pb2, vm_snapshot_pb2
+from ostler.control.v1 import snapshot_pb2, vm_pb2, vm_snapshot_pb2
 from ostler.types.v1 import volume_pb2 as volume_types
 
 from tests.lab.console import Console
@@ -19,7 +19,7 @@ READY = vm_snapshot_pb2.VmSnapshot.READY
 DISK_MIB = 24
 # Counts up on one disk and then on the other, so that at any one moment the first is equal or one ahead.
 COUNTING = (
-    "n=0; while [ ! -e /tmp/stop ]; do n=$((n + 1)); "
+    "rm -f /tmp/stop; n=0; while [ ! -e /tmp/stop ]; do n=$((n + 1)); "
     'for disk in vdb vdc; do echo "count $n" | dd of=/dev/$disk conv=notrunc,fsync 2>/dev/null; done; done & '
     "echo COUNT''ING"
 )
@@ -110,4 +110,33 @@ def test_a_running_guest_with_two_disks_goes_back_as_a_whole(fleet: Fleet, guest
     assert not any(file.exists() for file in files)
     for name in ("ledger", "journal"):
         fleet.do(fleet.detach(name))
+        fleet.do(fleet.delete_volume(name))
+
+
+@pytest.mark.timeout(600)
+def test_a_clone_of_a_running_guest_has_both_disks_of_one_moment(fleet: Fleet, guest: str) -> None:
+    for name in ("ledger", "journal"):
+        fleet.do(fleet.create_volume(name, "secret-data", DISK_MIB))
+        fleet.do(fleet.attach(name, guest))
+    with fleet.console(guest) as console:
+        for disk in ("vdb", "vdc"):
+            console.run(f"dd if=/dev/urandom of=/dev/{disk} bs=1M count=8; echo FILL''ED", "FILLED")
+        console.run(COUNTING, "COUNTING")
+        console.wait("tick")
+        fleet.do(fleet.api.vms.CloneVm(vm_pb2.CloneVmRequest(request_id=fresh(), vm=guest, name="twin")))
+        console.run("touch /tmp/stop; mark written-since", "MARKED")
+        ended = counts(console)
+    files = [fleet.file(name) for name in ("ledger", "journal", "twin-data-1", "twin-data-2")]
+    keys = {fleet.watch.key_of(path.name) for path in files}
+    assert len(keys) == 4
+    fleet.do(fleet.start("twin"))
+    with fleet.console("twin") as console:
+        console.wait("tick 1", 90)
+        first, second = counts(console)
+        assert second <= first <= second + 1, "the disks are of two moments"
+        assert 0 < first < ended[0]
+    fleet.delete_vm("twin")
+    for name in ("ledger", "journal"):
+        fleet.do(fleet.detach(name))
+    for name in ("ledger", "journal", "twin-data-1", "twin-data-2"):
         fleet.do(fleet.delete_volume(name))

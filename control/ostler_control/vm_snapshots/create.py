@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from ostler.agent.v1 import volume_pb2 as agent_pb2
 from ostler_common.errors import AlreadyExistsError, FailedPreconditionError, ResourceExhaustedError
 from ostler_common.hypervisors import Function
 
@@ -17,7 +16,6 @@ from ostler_control.catalog.quotas import Resources, check_quota
 from ostler_control.catalog.row_limits import check_rows
 from ostler_control.database import session, transaction
 from ostler_control.hosts.choose import check_host, choose_host
-from ostler_control.hosts.rows import address_of
 from ostler_control.hypervisors import rules
 from ostler_control.keys import Keyring
 from ostler_control.models import Host, Operation, Snapshot, Vm, VmSnapshot, VmSnapshotDisk, Volume, now
@@ -30,7 +28,8 @@ from ostler_control.states import SnapshotState
 from ostler_control.vm_snapshots.rows import destroy, load_or_none, record_last_error, set_state
 from ostler_control.vms.rows import check_not_elsewhere
 from ostler_control.vms.rows import disks_of as disks_of_vm
-from ostler_control.volumes import host_jobs, matrix, wire
+from ostler_control.volumes import host_jobs, matrix
+from ostler_control.volumes.copying import copy_disks
 from ostler_control.volumes.grow import check_ready
 from ostler_control.volumes.rows import load as load_volume
 from ostler_control.volumes.rows import running_host
@@ -197,19 +196,8 @@ def _choose(volumes: Sequence[Volume], busy: host_jobs.Busy) -> Host:
 
 def _copy(run: Run, host_id: str, inputs: VmSnapshotInputs) -> None:
     snapshots = [load_snapshot(snapshot_id) for snapshot_id in inputs.snapshots]
-    request = agent_pb2.CopyDisksRequest(
-        operation=run.ref(),
-        vm_id=inputs.vm_id,
-        disks=[
-            agent_pb2.DiskCopy(
-                source=wire.keyed_ref(load_volume(volume_id), run.keys),
-                target=wire.keyed_ref(snapshot, run.keys, inputs.iter_time_ms),
-            )
-            for volume_id, snapshot in zip(inputs.volumes, snapshots, strict=True)
-        ],
-    )
-    update = run.job(address_of(host_id), lambda agent: agent.volumes.CopyDisks, request)
-    found = {info.volume_id: info for info in update.copied_disks.volumes}
+    pairs = list(zip(map(load_volume, inputs.volumes), snapshots, strict=True))
+    found = copy_disks(run, host_id, pairs, inputs.iter_time_ms, vm_id=inputs.vm_id)
     with transaction():
         for snapshot in snapshots:
             record_info(snapshot, found[snapshot.id])

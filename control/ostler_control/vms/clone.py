@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from ostler.types.v1 import volume_pb2
 from ostler_common.errors import FailedPreconditionError
+from ostler_common.hypervisors import Function
 
 from ostler_control import labels, networks, settings
 from ostler_control.catalog import disk_io
@@ -12,6 +16,7 @@ from ostler_control.catalog.names import check_name
 from ostler_control.catalog.quotas import Resources, check_quota
 from ostler_control.database import transaction
 from ostler_control.extraconfig.names import is_reserved
+from ostler_control.hypervisors import rules
 from ostler_control.keys import Keyring
 from ostler_control.models import Host, Nic, Operation, Vm, VmExtraConfig, Volume, new_id
 from ostler_control.operations import Run, Undo, lock_row, record_operation, workflow
@@ -22,7 +27,7 @@ from ostler_control.vms import copied, details, machines
 from ostler_control.vms.rows import check_not_elsewhere, disks_of, nics_of
 from ostler_control.vms.wanted import new_mac, vm_exists
 from ostler_control.volumes import host_jobs, matrix, wire
-from ostler_control.volumes.copying import choose_copying_host, copy_file
+from ostler_control.volumes.copying import choose_copying_host, copy_disks, copy_file
 from ostler_control.volumes.create import delete_file
 from ostler_control.volumes.grow import check_ready
 from ostler_control.volumes.new_volume import required_bytes
@@ -81,7 +86,10 @@ def clone(vm: Vm, name: str, user: str, keys: Keyring) -> Operation:
 
 
 def _copying_host(vm: Vm, disks: list[Volume]) -> Host | None:
-    """The host that must copy because the VM runs there; checks that every disk can be copied in its pool."""
+    """The host that must copy because the VM runs there; checks that every disk can be copied in its pool.
+
+    Several disks of a running VM are copied together, so that the clone has them as of one moment.
+    """
     hosts: list[Host | None] = []
     for disk in disks:
         check_ready(disk)
@@ -93,13 +101,21 @@ def _copying_host(vm: Vm, disks: list[Volume]) -> Host | None:
         matrix.check(matrix.Operation.COPY, disk, hosts[-1] is not None)
     host = hosts[0] if hosts else None
     if host is not None and len(disks) > 1:
-        raise FailedPreconditionError(
-            f"VM {vm.name} runs with {len(disks)} disks, which are copied one after the other, so that the clone would "
-            f"have them of different moments (stop it with `ostler vm stop {vm.name}`, or detach the data disks)",
-            "CLONE_NEEDS_STOP",
-            {"vm": vm.id},
-        )
+        rules.need(Function.ONLINE_BACKUP, host)
+        _check_thin(vm, disks)
     return host
+
+
+def _check_thin(vm: Vm, disks: Sequence[Volume]) -> None:
+    """Raises FailedPreconditionError CLONE_NEEDS_STOP: copies that are made together are thin."""
+    for disk in disks:
+        if disk.provisioning != "thin":
+            raise FailedPreconditionError(
+                f"volume {disk.name} is {disk.provisioning}, and only thin disks of a running VM are copied together; "
+                f"stop the VM (ostler vm stop {vm.name}), or detach its data disks",
+                "CLONE_NEEDS_STOP",
+                {"vm": vm.id, "volume": disk.id},
+            )
 
 
 def _record_vm(vm: Vm, name: str, keys: Keyring) -> Vm:
@@ -157,8 +173,11 @@ def _clone(run: Run) -> None:
     inputs = run.read(CloneInputs)
     with run.undoing() as undo:
         undo.push("record-failure", lambda: copied.record_failure(run, undo, inputs.targets, "not cloned"))
-        for number in range(len(inputs.sources)):
-            _copy_disk(run, undo, inputs, number)
+        if inputs.host_id and len(inputs.sources) > 1:
+            _copy_together(run, undo, inputs)
+        else:
+            for number in range(len(inputs.sources)):
+                _copy_disk(run, undo, inputs, number)
         run.step("record", lambda: copied.record_stopped(run.resource_id))
 
 
@@ -172,6 +191,21 @@ def _copy_disk(run: Run, undo: Undo, inputs: CloneInputs, number: int) -> None:
     run.step(f"copy-{number}", lambda: _fill(run, inputs, host_id, source_id, target_id))
 
 
+def _copy_together(run: Run, undo: Undo, inputs: CloneInputs) -> None:
+    for number, target_id in enumerate(inputs.targets):
+        undo.push(copied.removal(number), partial(delete_file, run, inputs.host_id, target_id))
+    run.step("copy-disks", lambda: _fill_all(run, inputs))
+
+
+def _fill_all(run: Run, inputs: CloneInputs) -> None:
+    targets = [load_volume(target_id) for target_id in inputs.targets]
+    pairs = list(zip(map(load_volume, inputs.sources), targets, strict=True))
+    found = copy_disks(run, inputs.host_id, pairs, inputs.iter_time_ms, vm_id=inputs.vm_id)
+    with transaction():
+        for target in targets:
+            _record_filled(target, found[target.file_id])
+
+
 def _fill(run: Run, inputs: CloneInputs, host_id: str, source_id: str, target_id: str) -> None:
     target = load_volume(target_id)
     info = copy_file(
@@ -183,8 +217,13 @@ def _fill(run: Run, inputs: CloneInputs, host_id: str, source_id: str, target_id
         size_bytes=target.size_bytes,
         vm_id=inputs.vm_id,
     )
-    found = wire.encrypt_format(target, info)
     with transaction():
-        Volume.update(state=VolumeState.READY, state_reason="", encrypt_format=found).where(
-            Volume.id == target.id
-        ).execute()
+        _record_filled(target, info)
+
+
+def _record_filled(target: Volume, info: volume_pb2.VolumeInfo) -> None:
+    """Within the caller's transaction. Raises InternalError ENCRYPTION_MISSING."""
+    found = wire.encrypt_format(target, info)
+    Volume.update(state=VolumeState.READY, state_reason="", encrypt_format=found).where(
+        Volume.id == target.id
+    ).execute()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ostler.agent.v1 import volume_pb2 as agent_pb2
 from ostler.types.v1 import volume_pb2
 from ostler_common.hypervisors import Function
@@ -9,7 +11,7 @@ from ostler_common.hypervisors import Function
 from ostler_control.hosts.choose import check_host
 from ostler_control.hosts.rows import address_of
 from ostler_control.hypervisors import rules
-from ostler_control.models import BackupDisk, Host, Pool, Snapshot, Vm
+from ostler_control.models import BackupDisk, Host, Pool, Snapshot, Vm, Volume
 from ostler_control.operations import Run
 from ostler_control.volumes import wire
 from ostler_control.volumes.host_jobs import check_host_available
@@ -30,6 +32,34 @@ def choose_copying_host(source_pool: Pool, target_pool: Pool, encrypted: bool, v
     rules.need(Function.ONLINE_COPY, host)
     check_host(host, target_pool, encrypted)
     return host
+
+
+def copy_disks(
+    run: Run,
+    host_id: str,
+    pairs: Sequence[tuple[Volume, FileRow]],
+    iter_time_ms: int,
+    *,
+    vm_id: str = "",
+    share: tuple[int, int] = (0, 100),
+) -> dict[str, volume_pb2.VolumeInfo]:
+    """Inside a step: makes the host fill all targets, which are thin, with their sources as of one moment.
+
+    Returns what each target is then, by the id of its file. vm_id: the VM that runs on that host with the sources; the
+    rest as in `copy_file` and `Run.job`.
+    """
+    request = agent_pb2.CopyDisksRequest(
+        operation=run.ref(),
+        vm_id=vm_id,
+        disks=[
+            agent_pb2.DiskCopy(
+                source=wire.keyed_ref(source, run.keys), target=wire.keyed_ref(target, run.keys, iter_time_ms)
+            )
+            for source, target in pairs
+        ],
+    )
+    update = run.job(address_of(host_id), lambda agent: agent.volumes.CopyDisks, request, share)
+    return {info.volume_id: info for info in update.copied_disks.volumes}
 
 
 def copy_file(

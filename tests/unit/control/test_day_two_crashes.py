@@ -7,20 +7,20 @@ from functools import partial
 
 import pytest
 from ostler_common.errors import FailedPreconditionError
-from ostler_control import vms
+from ostler_control import vms, volumes
 from ostler_control.catalog.offerings import create_service
 from ostler_control.catalog.sizes import Size
 from ostler_control.models import Operation, ServiceOffering, Vm, Volume
 
 from tests import databases
 from tests.fakes.working_agent import Fault, wait_until
-from tests.sites import GIB, Site, new_site
+from tests.sites import GIB, MIB, Site, new_site
 from tests.unit.control.crashes import are_over, control, kill_at_every_point, names, record, run_without_crash
 
 pytestmark = pytest.mark.slow
 
 # Three points for each step, undo steps included, one at the end, and one more that is never reached.
-POINTS = {"resize": 8, "resize.doomed": 11, "clone": 11, "clone.doomed": 14}
+POINTS = {"resize": 8, "resize.doomed": 11, "clone": 11, "clone.doomed": 14, "clone.running": 8}
 SMALL, LARGE = "small", "large"
 
 
@@ -32,17 +32,26 @@ def start(site: Site, kind: str, name: str) -> Operation:
     return record(partial(vms.clone, vm, f"{name}-clone", "alice", site.keys))
 
 
+def attach(name: str) -> Operation:
+    data, vm = Volume.get(Volume.name == f"{name}-data"), Vm.get(Vm.name == name)
+    return record(partial(volumes.attach, data, vm, "alice"))
+
+
 def prepare(site: Site) -> None:
     """A VM for each operation, running or stopped, and what goes wrong with some of them."""
     for name, cpus in ((SMALL, 1), (LARGE, 4)):
         create_service(name, cpus, cpus * GIB, True, "root", maximum=Size(4, 4 * GIB))
     small = ServiceOffering.get(ServiceOffering.name == SMALL)
     made = [
-        record(partial(site.new_vm, name, offering=small, stopped=kind.startswith("clone")))
+        record(partial(site.new_vm, name, offering=small, stopped=kind in ("clone", "clone.doomed")))
         for kind, points in POINTS.items()
         for name in names(kind, points)
     ]
     run_without_crash(site, made)
+    with_data = names("clone.running", POINTS["clone.running"])
+    new = [volumes.NewVolume(f"{name}-data", site.account, site.disks["encrypted"], 4 * MIB) for name in with_data]
+    run_without_crash(site, [record(partial(volumes.create, one, "alice", site.keys)) for one in new])
+    run_without_crash(site, [attach(name) for name in with_data])
     no = FailedPreconditionError("no", "NO_WAY")
     unlucky = {row.id for row in Vm.select().where(Vm.name.startswith("resize.doomed"))}
     lost = {row.file_id for row in Volume.select().where(Volume.name.startswith("clone.doomed"))}
@@ -98,12 +107,13 @@ def test_a_vm_has_the_one_size_or_the_other_everywhere(
         assert (spec.cpus, spec.memory_bytes, vm.attention) == (cpus, cpus * GIB, "")
 
 
-def test_a_clone_is_whole(aftermath: Aftermath) -> None:
-    assert states(aftermath[1]["clone"]) == {"succeeded"}
-    clones = list(Vm.select().where(Vm.name.startswith("clone-"), Vm.name.endswith("-clone")))
-    assert (len(clones), {vm.state for vm in clones}) == (POINTS["clone"], {"stopped"})
+@pytest.mark.parametrize(("kind", "disks_each"), [("clone", 1), ("clone.running", 2)])
+def test_a_clone_is_whole(aftermath: Aftermath, kind: str, disks_each: int) -> None:
+    assert states(aftermath[1][kind]) == {"succeeded"}
+    clones = list(Vm.select().where(Vm.name.startswith(f"{kind}-"), Vm.name.endswith("-clone")))
+    assert (len(clones), {vm.state for vm in clones}) == (POINTS[kind], {"stopped"})
     disks = list(Volume.select().where(Volume.vm_id.in_([vm.id for vm in clones])))
-    assert (len(disks), {disk.state for disk in disks}) == (POINTS["clone"], {"ready"})
+    assert (len(disks), {disk.state for disk in disks}) == (POINTS[kind] * disks_each, {"ready"})
 
 
 def test_a_clone_that_fails_leaves_no_disk(aftermath: Aftermath) -> None:

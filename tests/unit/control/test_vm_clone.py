@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 from ostler_common.errors import FailedPreconditionError, OstlerError
+from ostler_common.hypervisors import Function
 from ostler_common.io_limits import IoLimits
 from ostler_control import labels, settings, vms, volumes
 from ostler_control.catalog import disk_io
-from ostler_control.models import Network, Nic, NicAddressing, Operation, Vm, VmExtraConfig, VmLabel, Volume
+from ostler_control.models import Host, Network, Nic, NicAddressing, Operation, Vm, VmExtraConfig, VmLabel, Volume
 from ostler_control.operations import Engine
 from ostler_control.userdata import vm_user_data
 from ostler_control.userdata.seed import Addressing
@@ -122,11 +123,39 @@ def test_a_running_vm_with_one_disk_is_cloned_by_its_host(running: Place) -> Non
     assert (running.vm("web").state, running.vm("web-2").state) == ("running", "stopped")
 
 
-def test_disks_of_different_moments_are_refused(running: Place) -> None:
+def test_several_disks_of_a_running_vm_are_cloned_as_of_one_moment(running: Place) -> None:
     running.add_disk()
+    host = running.site.at(running.vm("web").host_id)
+    host.calls.clear()
+    assert running.clone() == OK
+    assert (host.calls.count("CopyDisks"), host.calls.count("CopyVolume")) == (1, 0)
+    files = running.site.fleet.pools
+    for mine, theirs in zip(running.disks("web-2"), running.disks("web"), strict=True):
+        assert (mine.state, mine.encrypt_format) == ("ready", "luks")
+        assert files[mine.pool_id][mine.file_id].content == files[theirs.pool_id][theirs.file_id].content
+        assert files[mine.pool_id][mine.file_id].passphrase != files[theirs.pool_id][theirs.file_id].passphrase
+    assert running.do(lambda: vms.start(running.vm("web-2"), "alice")) == OK
+
+
+def test_what_cannot_be_cloned_together_is_refused(running: Place) -> None:
+    running.add_disk()
+    Volume.update(provisioning="thick").where(Volume.name == "data").execute()
     assert refusal(running.clone) == "CLONE_NEEDS_STOP"
+    Volume.update(provisioning="thin").where(Volume.name == "data").execute()
+    host = Host.get_by_id(running.vm("web").host_id)
+    functions = set(host.functions.split(",")) - {Function.ONLINE_BACKUP}
+    Host.update(functions=",".join(functions)).where(Host.id == host.id).execute()
+    assert refusal(running.clone) == "FUNCTION_NOT_SUPPORTED"
     assert running.do(lambda: vms.stop(running.vm("web"), "alice", 0, True)) == OK
     assert running.clone() == OK
+
+
+def test_a_clone_of_a_running_vm_that_fails_leaves_no_disk(running: Place) -> None:
+    running.add_disk()
+    no = FailedPreconditionError("no", "NO_WAY")
+    running.site.at(running.vm("web").host_id).fail("CopyDisks", Fault(no, before=False))
+    assert running.clone() == ("failed", "NO_WAY")
+    assert (running.vm("web-2").state, running.disks("web-2")) == ("failed", [])
 
 
 def test_what_cannot_be_is_refused_and_changes_nothing(stopped: Place) -> None:

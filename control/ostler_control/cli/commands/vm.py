@@ -462,8 +462,8 @@ def clone(app: App, vm: str, name: str, call: CallOptions) -> None:
     """Creates a stopped VM, NAME, with copies of all disks of VM.
 
     The copies are full, in the pools of their sources; each encrypted one has a key of its own. The clone has new MAC
-    addresses, no static addresses, and the user data of VM under a new instance id. VM may run if it has one disk: the
-    clone finds its disk as after a power failure.
+    addresses, no static addresses, and the user data of VM under a new instance id. VM may run: the clone has all disks
+    as of one moment, with file systems frozen if a guest agent answers, else as after a power failure.
 
     \b
     Example:
