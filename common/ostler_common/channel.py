@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 from collections.abc import Mapping
@@ -256,11 +257,16 @@ def _credentials(files: TlsFiles) -> grpc.ChannelCredentials:
     return grpc.ssl_channel_credentials(pems.trust, pems.key, pems.certificate)
 
 
+@functools.cache
+def _service_config_json() -> str:
+    return json.dumps(service_config())
+
+
 def _options(server_name: str) -> tuple[tuple[str, int | str], ...]:
     return (
         *TRANSPORT_OPTIONS,
         ("grpc.ssl_target_name_override", server_name),
-        ("grpc.service_config", json.dumps(service_config())),
+        ("grpc.service_config", _service_config_json()),
         ("grpc.service_config_disable_resolution", 1),
         ("grpc.enable_http_proxy", 0),
         ("grpc.use_local_subchannel_pool", 1),  # a channel opened anew must not find the old one's connection

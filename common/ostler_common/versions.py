@@ -6,12 +6,14 @@ The rule: an agent is of the control plane's minor release or of the one before 
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import re
 
 _VERSION = re.compile(r"(\d+)\.(\d+)")
 
 
+@functools.cache
 def own_version() -> str:
     """This installation's version; "" when it is not installed as a distribution."""
     try:

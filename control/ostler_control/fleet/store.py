@@ -72,7 +72,7 @@ def set_state(host: WatchedHost, state: HostState, reason: str) -> None:
     A fenced host stays fenced: only that it was heard is recorded, and high availability gives it back.
     """
     with transaction():
-        before = Host.get_or_none(Host.id == host.host_id)
+        before = Host.select(Host.state, Host.state_reason).where(Host.id == host.host_id).first()
         if before is None or (before.state, before.state_reason) == (state, reason):
             return
         if before.state is HostState.FENCED:
@@ -102,10 +102,6 @@ def set_facts(host: WatchedHost, agent_version: str, capabilities: host_pb2.Capa
         return reports.complaint(wrong)
     reports.clean(capabilities)
     agent_version = reports.clean_text(agent_version)
-    if not agent_version:
-        with session():
-            recorded = Host.get_or_none(Host.id == host.host_id)
-        agent_version = recorded.agent_version if recorded else ""
     values = {
         "hypervisor_type": capabilities.hypervisor_type,
         "cpus": capabilities.cpus,
@@ -117,14 +113,21 @@ def set_facts(host: WatchedHost, agent_version: str, capabilities: host_pb2.Capa
         "agent_version": agent_version,
         **registry.columns(capabilities),
     }
-    wrong_version = versions.mismatch(versions.own_version(), agent_version)
     with transaction():
-        if not Host.update(**values).where(Host.id == host.host_id).execute() or not capabilities.hypervisor_type:
+        before = Host.select(*(getattr(Host, name) for name in values)).where(Host.id == host.host_id).first()
+        if before is None:
+            return ""
+        values["agent_version"] = agent_version or before.agent_version
+        wrong_version = versions.mismatch(versions.own_version(), str(values["agent_version"]))
+        # After a restart of the control plane all hosts report what is known.
+        if any(getattr(before, name) != value for name, value in values.items()):
+            Host.update(**values).where(Host.id == host.host_id).execute()
+        if not capabilities.hypervisor_type:
             return wrong_version
         _set_proved(host.host_id, capabilities)
         cluster = Cluster.select().join(Host).where(Host.id == host.host_id).get()
         if registry.is_type(capabilities.hypervisor_type):
-            registry.learn(capabilities)
+            registry.learn(capabilities, (before.template_formats, before.functions))
         try:
             rules.admit(cluster, host.name, capabilities.hypervisor_type)
         except OstlerError as error:

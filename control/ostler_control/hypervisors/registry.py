@@ -7,7 +7,9 @@ wherever a type is given, case ignored; the database holds the type.
 from __future__ import annotations
 
 import json
+import math
 import re
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -21,6 +23,10 @@ NAME_RULE = "1 to 32 letters, digits, spaces and . _ + -, a letter or digit at b
 
 _TYPE = re.compile(r"[a-z][a-z0-9-]{0,31}", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._+-]{0,30}[A-Za-z0-9])?", re.ASCII)
+# How often all hosts of a type are read although a report changes nothing: one of them may have been removed.
+_READ_INTERVAL_S = 60.0
+# When they were last read, by the type's row.
+_read_s: dict[str, float] = {}
 # Words that mean something else where a type is given.
 _RESERVED = frozenset({"all", "any", "default", "none"})
 
@@ -112,11 +118,14 @@ def columns(capabilities: host_pb2.Capabilities) -> dict[str, str]:
     }
 
 
-def learn(capabilities: host_pb2.Capabilities) -> None:
+def learn(capabilities: host_pb2.Capabilities, before: tuple[str, str] = ("", "")) -> None:
     """Records what a type's hosts report, within the caller's transaction, after the host's own row.
 
-    A type keeps its name until all of its hosts report another one, so that no host alone renames it for the fleet.
+    before: the host's template formats and functions in its row until now. A type keeps its name until all of its hosts
+    report another one, so that no host alone renames it for the fleet.
     """
+    if _is_known(capabilities, before):
+        return
     query = Host.select(Host.template_formats, Host.functions).distinct()
     query = query.where((Host.hypervisor_type == capabilities.hypervisor_type) & ~Host.removed)
     reports = tuples(query, tuple[str, str])
@@ -130,6 +139,29 @@ def learn(capabilities: host_pb2.Capabilities) -> None:
         .on_conflict(conflict_target=[HypervisorType.type], update=values)
         .execute()
     )
+
+
+def _is_known(capabilities: host_pb2.Capabilities, before: tuple[str, str]) -> bool:
+    """Whether a report changes nothing of its type: it withdraws nothing, and all hosts were read a moment ago.
+
+    Thousands of hosts report at once after a restart; each must not read the rows of all others.
+    """
+    row = HypervisorType.get_or_none(HypervisorType.type == capabilities.hypervisor_type)
+    if row is None:
+        return False
+    report = columns(capabilities)
+    formats, functions = split(report["template_formats"]), split(report["functions"])
+    adds_nothing = (
+        row.display_name == capabilities.hypervisor_display_name
+        and formats <= split(row.template_formats)
+        and functions <= split(row.functions)
+    )
+    withdraws_nothing = split(before[0]) <= formats and split(before[1]) <= functions
+    now_s = time.monotonic()
+    if adds_nothing and withdraws_nothing and now_s - _read_s.get(row.id, -math.inf) < _READ_INTERVAL_S:
+        return True
+    _read_s[row.id] = now_s
+    return False
 
 
 def _name_to_keep(capabilities: host_pb2.Capabilities) -> str:
