@@ -90,7 +90,11 @@ class Freeze:
 
 @dataclass(frozen=True)
 class VolumeInfo:
-    """A volume, as read from its file. freeze: of a volume that has just been copied from a running VM's disk."""
+    """A volume, as read from its file.
+
+    freeze: of a volume that has just been copied from a running VM's disk; full_reason: of a copy that might have been
+    an increment: why it is not, "" if it is.
+    """
 
     volume_id: str
     pool_id: str
@@ -99,6 +103,7 @@ class VolumeInfo:
     virtual_size_bytes: int
     allocated_bytes: int
     freeze: Freeze | None = None
+    full_reason: str | None = None
 
 
 @dataclass(frozen=True)

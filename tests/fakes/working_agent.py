@@ -55,7 +55,11 @@ RUNNING, STOPPED, ABSENT = (
 
 @dataclass
 class File:
-    """A volume's file. passphrase: b"" for a plain one; also: a second one that opens it; content: equal in copies."""
+    """A volume's file. passphrase: b"" for a plain one; also: a second one that opens it; content: equal in copies.
+
+    records: ids of the backups since which writes are recorded; record_id: of the backup that the file is part of;
+    since: that of the one it builds on, "" if it has everything.
+    """
 
     size_bytes: int
     format: int
@@ -64,6 +68,9 @@ class File:
     template_id: str = ""
     also: bytes = b""
     content: str = field(default_factory=lambda: str(uuid.uuid4()))
+    records: list[str] = field(default_factory=list)
+    record_id: str = ""
+    since: str = ""
 
 
 def bytes_of(file: File) -> bytes:
@@ -166,6 +173,7 @@ class FakeHost(
         self.pools: set[str] = set()
         self.vms: dict[str, Machine] = {}
         self.pressed: list[str] = []  # combinations of keys
+        self.old = False  # of a release that makes only full copies
         self.consistency: tuple[types_volume_pb2.Consistency.ValueType, str] | None = None  # of online copies
         self.guest: guest_pb2.GuestInfo | None = None  # none: no guest agent is connected
         self.asked_guests: list[str] = []  # what guest agents were asked to do
@@ -286,7 +294,9 @@ class FakeHost(
     ) -> Iterator[job_pb2.JobUpdate]:
         def work(job: JobContext) -> types_volume_pb2.VolumeInfo:
             job.report("copying volume", 1, 2)
-            info = self._copy(request.source, request.target, request.size_bytes)
+            source = request.layers[0] if request.layers else request.source
+            info = self._copy(source, request.target, request.size_bytes)
+            self._check_chain(source, request)
             if request.vm_id and self.consistency is not None:
                 info.consistency, info.consistency_reason = self.consistency
             return info
@@ -299,10 +309,11 @@ class FakeHost(
         def work(job: JobContext) -> job_pb2.CopiedDisks:
             job.report("copying disks", 1, 2)
             made = [self._copy(disk.source, disk.target, 0) for disk in request.disks]
+            parts = [self._record(disk, request.record_id) for disk in request.disks] if request.record_id else []
             for info in made:
                 if request.vm_id and self.consistency is not None:
                     info.consistency, info.consistency_reason = self.consistency
-            return job_pb2.CopiedDisks(volumes=made)
+            return job_pb2.CopiedDisks(volumes=made, parts=[] if self.old else parts)
 
         return self._job("CopyDisks", "volume.copy-disks", request, context, work)
 
@@ -818,6 +829,28 @@ class FakeHost(
             content=file.content,
         )
         return self._volume_info(target)
+
+    def _record(self, disk: volume_pb2.DiskCopy, record_id: str) -> job_pb2.CopiedPart:
+        """As an agent does with dirty bitmaps, unless it is of an old release."""
+        source, target = self._file(disk.source), self._file(disk.target)
+        if self.old or source.format != types_volume_pb2.DISK_FORMAT_QCOW2:
+            return job_pb2.CopiedPart(reason="not qcow2")
+        target.record_id = record_id
+        target.since = disk.since if disk.since in source.records else ""
+        source.records = [target.since, record_id] if target.since else [record_id]
+        return job_pb2.CopiedPart(increment=bool(target.since), reason="" if target.since else "no record")
+
+    def _check_chain(self, source: types_volume_pb2.VolumeRef, request: volume_pb2.CopyVolumeRequest) -> None:
+        """What is read without all that it builds on has holes."""
+        file, parents = self._file(source), list(request.layers[1:])
+        while file.since:
+            ref = parents.pop(0) if parents else None
+            if ref is None or self._file(ref).record_id != file.since:
+                self._file(request.target).content = "holes"
+                return
+            file = self._file(ref)
+            self._open(file, ref)
+        assert not parents, "a full copy needs no others"
 
     def _disk(self, vm_id: str, ref: types_volume_pb2.VolumeRef) -> types_vm_pb2.DiskSpec:
         for disk in self._machine(vm_id).spec.disks:

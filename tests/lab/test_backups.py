@@ -9,11 +9,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from google.longrunning import operations_pb2 as lro
 from ostler.control.v1 import backup_pb2, vm_pb2
 from ostler.types.v1 import volume_pb2 as volume_types
 from ostler_control.state_dir import StateDir
 
-from tests.lab.fleet import CLUSTER, Fleet, fresh
+from tests.lab.console import Console
+from tests.lab.fleet import CLUSTER, MIB, Fleet, fresh, refused
 from tests.lab.host import SHARED, wait_for
 from tests.lab.opened import digest
 
@@ -83,6 +85,66 @@ def test_a_running_guest_is_backed_up_and_comes_up_again_as_another_vm(fleet: Fl
     fleet.do(api.DeleteBackup(backup_pb2.DeleteBackupRequest(request_id=fresh(), backup="nightly")))
     fleet.do(fleet.detach("ledger"))
     fleet.do(fleet.delete_volume("ledger"))
+
+
+def test_increments_of_a_guest_that_runs_moves_and_stops_are_its_disk_bit_for_bit(
+    fleet: Fleet, guest: str, store: Path
+) -> None:
+    api = fleet.api.backups
+    fleet.do(fleet.create_volume("journal", "secret-data", DISK_MIB))
+    fleet.do(fleet.attach("journal", guest))
+    moments: list[str] = []
+
+    def write_and_back_up(console: Console, at_mib: int) -> backup_pb2.BackupDisk:
+        console.run(f"dd if=/dev/urandom of=/dev/vdb bs=1M count=3 seek={at_mib} conv=notrunc; sync; mark x", "MARKED")
+        moments.append(console.run("sha256sum /dev/vdb", r"([0-9a-f]{64})  /dev")[1])
+        return take(fleet, guest, f"daily-{len(moments)}").disks[1]
+
+    with fleet.console(guest) as console:
+        first, second = write_and_back_up(console, 1), write_and_back_up(console, 12)
+    assert (first.parent_backup_name, first.full_reason != "") == ("", True)
+    assert (second.parent_backup_name, second.full_reason) == ("daily-1", "")
+    assert second.file_size_bytes < first.file_size_bytes + 2 * MIB
+    fleet.do(fleet.migrate(guest))
+    with fleet.console(guest) as console:
+        third = write_and_back_up(console, 2)
+    assert third.parent_backup_name == "daily-2", third.full_reason
+    fleet.do(fleet.stop(guest, force=True))
+    fourth = take(fleet, guest, "daily-4").disks[1]
+    moments.append(digest(fleet, fleet.file("journal")))
+    assert fourth.parent_backup_name == "daily-3", fourth.full_reason
+    fleet.do(fleet.start(guest))
+
+    assert refused(delete, fleet, "daily-1").reason == "BACKUP_NEEDED"
+    fleet.do(api.VerifyBackup(backup_pb2.VerifyBackupRequest(request_id=fresh(), backup="daily-4")))
+    for number, then in enumerate(moments, 1):
+        name = f"journal-{number}"
+        request = backup_pb2.RestoreVolumeRequest(request_id=fresh(), backup=f"daily-{number}", slot=1, name=name)
+        fleet.do(api.RestoreVolume(request))
+        assert fleet.volume(name, read_file=True).file.encrypt_format == volume_types.ENCRYPT_FORMAT_LUKS
+        assert digest(fleet, fleet.file(name)) == then
+        fleet.do(fleet.delete_volume(name))
+    again = backup_pb2.RestoreVmRequest(request_id=fresh(), backup="daily-3", name="again", without_nics=True)
+    fleet.do(api.RestoreVm(again))
+    fleet.do(fleet.start("again"))
+    with fleet.console("again") as console:
+        console.wait("tick 1", 90)
+        assert console.run("sha256sum /dev/vdb", r"([0-9a-f]{64})  /dev")[1] == moments[2]
+    fleet.delete_vm("again")
+    fleet.do(fleet.delete_volume("again-data-1"))
+    for number in range(4, 0, -1):
+        fleet.do(delete(fleet, f"daily-{number}"))
+    fleet.do(fleet.detach("journal"))
+    fleet.do(fleet.delete_volume("journal"))
+
+
+def take(fleet: Fleet, vm: str, name: str) -> backup_pb2.Backup:
+    fleet.do(fleet.api.backups.CreateBackup(backup_pb2.CreateBackupRequest(request_id=fresh(), vm=vm, name=name)))
+    return fleet.api.backups.GetBackup(backup_pb2.GetBackupRequest(backup=name))
+
+
+def delete(fleet: Fleet, name: str) -> lro.Operation:
+    return fleet.api.backups.DeleteBackup(backup_pb2.DeleteBackupRequest(request_id=fresh(), backup=name))
 
 
 def test_a_schedule_backs_up_a_running_guest_and_deletes_old_backups(fleet: Fleet, guest: str, store: Path) -> None:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
-from ostler_agent.hypervisors.libvirt.xml.copies import BackupDisk, backup_targets, backup_xml, mirror_xml
+from ostler_agent.hypervisors.libvirt.xml.copies import (
+    BackupDisk,
+    backup_targets,
+    backup_xml,
+    checkpoint_xml,
+    mirror_xml,
+)
 from ostler_agent.hypervisors.libvirt.xml.disks import DiskFile, Mirror, attached_disks
 from ostler_agent.spec import DiskFormat, Key, VolumeRef
 
@@ -52,6 +58,22 @@ def test_a_backup_takes_one_disk_and_leaves_out_the_others() -> None:
     assert taken == {"vdb": "yes", "vda": "no", "vdc": "no"}
     assert [secret.get("uuid") for secret in root.iter("secret")] == [KEY]
     assert backup_targets(xml) == [Path("/pool/.x.part")]
+
+
+def test_an_increment_names_what_it_builds_on() -> None:
+    [disk] = ElementTree.fromstring(
+        backup_xml([BackupDisk("vda", SECRET, DiskFile(Path("/store/a")), "ostler-1")], [])
+    ).iter("disk")
+    assert (disk.get("backupmode"), disk.get("incremental")) == ("incremental", "ostler-1")
+
+
+def test_a_checkpoint_has_a_bitmap_of_its_name_in_each_disk() -> None:
+    new = ElementTree.fromstring(checkpoint_xml("ostler-1", ["vda", "vdc"]))
+    assert (new.findtext("name"), new.find("creationTime")) == ("ostler-1", None)
+    assert [(disk.get("name"), disk.get("bitmap")) for disk in new.iter("disk")] == [
+        ("vda", "ostler-1"), ("vdc", "ostler-1"),
+    ]  # fmt: skip
+    assert ElementTree.fromstring(checkpoint_xml("ostler-1", ["vda"], existing=True)).find("creationTime") is not None
 
 
 def test_one_backup_takes_several_disks_each_under_its_own_key() -> None:

@@ -369,11 +369,15 @@ class LiveCopy(Protocol):
 
 @dataclass(frozen=True)
 class DiskCopy:
-    """A disk of a running VM, and the empty image of its size that it is copied into."""
+    """A disk of a running VM, and the empty image of its size that it is copied into.
+
+    since: id of the backup to build on, "" for none.
+    """
 
     volume_id: str
     target: VolumeRef
     path: Path
+    since: str = ""
 
 
 @runtime_checkable
@@ -398,6 +402,20 @@ class Backup(Protocol):
         """Ends a `copy_disks` which an earlier run of the agent began, and thaws the guest's file systems.
 
         Succeeds if there is none.
+        """
+
+
+@runtime_checkable
+class IncrementalBackup(Protocol):
+    """Optional part of a driver that has `Backup`: copies only what was written since an earlier backup."""
+
+    def copy_increments(
+        self, vm_id: str, copies: Sequence[DiskCopy], backup_id: str, progress: Progress
+    ) -> tuple[Freeze, Mapping[str, str]]:
+        """Copies like `copy_disks`, and begins to record, at the same moment, what is written since backup_id.
+
+        A disk whose `since` was recorded is copied as far as it was written since. Records of other backups are
+        dropped, that of `since` stays. Returns by volume id why the whole disk was copied, "" if it was not.
         """
 
 

@@ -19,6 +19,7 @@ from ostler_agent.volumes import Volumes
 from ostler_agent.volumes.disk_copies import Pair
 
 _HEAD_BYTES = 64 << 10
+_MAX_REASON = 1000
 
 
 class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
@@ -71,7 +72,12 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
     def CopyVolume(
         self, request: volume_pb2.CopyVolumeRequest, context: grpc.ServicerContext
     ) -> Iterator[job_pb2.JobUpdate]:
-        source, target = convert.volume_ref(request.source, "source"), convert.volume_ref(request.target, "target")
+        source, *parents = (
+            [convert.volume_ref(ref, f"layers[{number}]") for number, ref in enumerate(request.layers)]
+            if request.layers
+            else [convert.volume_ref(request.source, "source")]
+        )
+        target = convert.volume_ref(request.target, "target")
         provisioning = convert.provisioning(request.provisioning, "provisioning")
         vm_id = convert.uuid_field(request.vm_id, "vm_id") if request.vm_id else ""
         return self._jobs.run(
@@ -79,7 +85,7 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
             "volume.copy",
             request,
             lambda job: convert.volume_info(
-                self._volumes.copies.copy(job, source, target, request.size_bytes, provisioning, vm_id)
+                self._volumes.copies.copy(job, source, target, request.size_bytes, provisioning, vm_id, parents)
             ),
         )
 
@@ -87,11 +93,12 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
         self, request: volume_pb2.CopyDisksRequest, context: grpc.ServicerContext
     ) -> Iterator[job_pb2.JobUpdate]:
         vm_id, pairs = convert.uuid_field(request.vm_id, "vm_id"), _pairs(request)
+        backup_id = convert.uuid_field(request.record_id, "record_id") if request.record_id else ""
         return self._jobs.run(
             request.operation,
             "volume.copy-disks",
             request,
-            lambda job: _copied(self._volumes.disk_copies.copy(job, vm_id, pairs)),
+            lambda job: _copied(self._volumes.disk_copies.copy(job, vm_id, pairs, backup_id)),
         )
 
     def DigestVolume(
@@ -257,10 +264,13 @@ def _pairs(request: volume_pb2.CopyDisksRequest) -> list[Pair]:
         Pair(
             convert.volume_ref(disk.source, f"disks[{number}].source"),
             convert.volume_ref(disk.target, f"disks[{number}].target"),
+            convert.uuid_field(disk.since, f"disks[{number}].since") if disk.since else "",
         )
         for number, disk in enumerate(request.disks)
     ]
 
 
 def _copied(made: Sequence[VolumeInfo]) -> job_pb2.CopiedDisks:
-    return job_pb2.CopiedDisks(volumes=map(convert.volume_info, made))
+    reasons = [info.full_reason for info in made if info.full_reason is not None]
+    parts = [job_pb2.CopiedPart(increment=not reason, reason=reason[:_MAX_REASON]) for reason in reasons]
+    return job_pb2.CopiedDisks(volumes=map(convert.volume_info, made), parts=parts)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,14 @@ class ImageInfo:
         )
 
 
+@dataclass(frozen=True)
+class Layer:
+    """A qcow2 image below another one."""
+
+    path: Path
+    key: Key | None
+
+
 def create(
     path: Path,
     disk_format: DiskFormat,
@@ -108,6 +116,7 @@ def convert(
     target_format: DiskFormat,
     *,
     source_key: Key | None = None,
+    parents: Sequence[Layer] = (),
     key: Key | None = None,
     provisioning: Provisioning = Provisioning.THIN,
     progress: OnPercent | None = None,
@@ -116,14 +125,17 @@ def convert(
 ) -> None:
     """Copies an image that nobody writes to into a new one without backing file. key: the target's.
 
+    parents: images that have what the source lacks, the nearest first; their headers do not refer to each other.
     limits: for a source of unknown origin. Raises ResourceExhaustedError (POOL_FULL), FailedPreconditionError
     (NOT_AN_IMAGE, WRONG_KEY, VOLUME_IN_USE), RunError.
     """
     percent = _PercentReader(progress) if progress else None
-    with _Command(target, key, source, source_key) as command:
+    parent_keys = {_parent_secret(number): parent.key for number, parent in enumerate(parents)}
+    with _Command(target, key, source, source_key, parent_keys) as command:
         # -m, -W: 16 concurrent, out-of-order requests.
         flags = ["-p", "-m", "16", "-W"]
-        opened = ["--image-opts", image_opts(source, source_format, source_key, _OTHER_SECRET)]
+        chain = [image_opts(source, source_format, source_key, _OTHER_SECRET), *_backing_opts(parents)]
+        opened = ["--image-opts", ",".join(chain)]
         if is_device(target) and target_format is DiskFormat.RAW and key and key.passphrase:
             # The same header as in `create`: QEMU's own is shorter, so that the volumes would differ in size.
             cryptsetup.luks_format(target, key.passphrase)
@@ -217,15 +229,35 @@ def info(path: Path | NbdExport, disk_format: DiskFormat | SourceFormat) -> Imag
         ) from error
 
 
+@contextmanager
+def translated(path: Path, source: Path | NbdExport) -> Iterator[None]:
+    """Translates what QEMU's programs say when they fail in the block. path: the image that is written."""
+    try:
+        yield
+    except RunError as error:
+        for words, kind, reason, message in _FAILURES:
+            if words in error.stderr:
+                names = {"path": path.name, "source": source.name}
+                raise kind(
+                    message.format(**names), reason, {"file": names["source" if "{source}" in message else "path"]}
+                ) from error
+        raise
+
+
 class _Command:
     """Runs qemu-img on an image, and optionally a source, with up to two keys; translates its failures."""
 
     def __init__(
-        self, path: Path, key: Key | None, source: Path | NbdExport | None = None, other_key: Key | None = None
+        self,
+        path: Path,
+        key: Key | None,
+        source: Path | NbdExport | None = None,
+        other_key: Key | None = None,
+        more_keys: Mapping[str, Key | None] | None = None,
     ) -> None:
         self._path = path
         self._source = source or path
-        self._keys = {_SECRET: key, _OTHER_SECRET: other_key}
+        self._keys = {_SECRET: key, _OTHER_SECRET: other_key, **(more_keys or {})}
         self._stack = ExitStack()
         self.secret: list[str] = []
         self._fds: list[int] = []
@@ -250,7 +282,7 @@ class _Command:
         limits: Limits | None = None,
         expected: Collection[str] = (),
     ) -> None:
-        try:
+        with translated(self._path, self._source):
             run(
                 ["qemu-img", *arguments],
                 pass_fds=self._fds,
@@ -259,14 +291,6 @@ class _Command:
                 limits=limits,
                 expected=expected,
             )
-        except RunError as error:
-            for words, kind, reason, message in _FAILURES:
-                if words in error.stderr:
-                    names = {"path": self._path.name, "source": self._source.name}
-                    raise kind(
-                        message.format(**names), reason, {"file": names["source" if "{source}" in message else "path"]}
-                    ) from error
-            raise
 
     def run_calibrated(
         self,
@@ -316,6 +340,22 @@ def image_opts(
     if key:
         options.append(f"key-secret={secret}" if driver == "luks" else f"encrypt.key-secret={secret}")
     return ",".join(options)
+
+
+def _backing_opts(parents: Sequence[Layer]) -> list[str]:
+    """The options that put images below another one, whatever its header says."""
+    options = []
+    for number, parent in enumerate(parents):
+        prefix = "backing." * (number + 1)
+        protocol, filename = _file_options(parent.path).split(",", 1)
+        options += [f"{prefix}driver={DiskFormat.QCOW2}", prefix + protocol, prefix + filename]
+        if parent.key:
+            options += [f"{prefix}encrypt.format=luks", f"{prefix}encrypt.key-secret={_parent_secret(number)}"]
+    return options
+
+
+def _parent_secret(number: int) -> str:
+    return f"parent-key{number}"
 
 
 def _file_options(path: Path) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +13,14 @@ from ostler_agent.image_header import ImageHeader
 from ostler_agent.image_lock import wait_until_unlocked
 from ostler_agent.jobs import JobContext, interrupted
 from ostler_agent.pools import Pools, Staging
-from ostler_agent.spec import Freeze, Provisioning, VolumeInfo, VolumeRef
+from ostler_agent.spec import DiskFormat, Freeze, Provisioning, VolumeInfo, VolumeRef
 from ostler_agent.tools import qemu_img
 from ostler_agent.volumes.checks import check_free_space, check_key_matches, check_passphrase_given, check_size
 from ostler_agent.volumes.images import create_like, created_by, header_of, info_of
 from ostler_agent.volumes.locks import VolumeLocks
 from ostler_agent.volumes.runtime import VmRuntime, live_copy
+
+MAX_PARENTS = 64
 
 _DRAFT = "where the copy is written"  # the fact by which the next run of the agent finds a copy that continues
 
@@ -38,11 +41,13 @@ class Copies:
         size_bytes: int = 0,
         provisioning: Provisioning = Provisioning.THIN,
         vm_id: str = "",
+        parents: Sequence[VolumeRef] = (),
     ) -> VolumeInfo:
         """Creates target with source's content, of size_bytes (0: the source's size).
 
         The part beyond the source reads as never written. vm_id: the VM that may be running here with the source; then
-        the copy is the disk as of one moment. If it raises, it leaves nothing behind.
+        the copy is the disk as of one moment. parents: if the source is an increment, what it builds on, the nearest
+        first; no VM uses it then. If it raises, it leaves nothing behind.
 
         Raises what `Volumes.create` raises; InvalidArgumentError (SOURCE_LARGER); NotFoundError (VOLUME_NOT_FOUND);
         FailedPreconditionError (WRONG_KEY, NOT_ENCRYPTED, NOT_AN_IMAGE, BACKING_FILE_REFUSED, VM_STOPPED, SIZE_DIFFERS;
@@ -53,22 +58,27 @@ class Copies:
         if size_bytes:
             check_size(size_bytes)
         check_passphrase_given(target.key, "target.key")
-        with self._locks.shared(source), self._locks.exclusive(target):
+        _check_chain(source, parents)
+        with ExitStack() as stack:
+            for one in (source, *parents):
+                stack.enter_context(self._locks.shared(one))
+            stack.enter_context(self._locks.exclusive(target))
             if self._pools.exists(target):
                 return created_by(self._pools, target, job.facts)
+            layers = [self._open(parent, stack) for parent in parents]
             with self._pools.hold(source) as path:
                 header = header_of(source, path)
                 check_key_matches(source, header)
                 size_bytes = _check_fits(source, header, size_bytes)
                 if provisioning is Provisioning.THICK:
                     check_free_space(self._pools, target, size_bytes)
-                user = self._user(source, vm_id)
+                user = self._user(source, vm_id) if not parents else None
                 with self._pools.staging(target, size_bytes, job, provisioning) as staging:
                     freeze = None
                     if user:
                         freeze = self._copy_running(job, user, source, header, target, staging, provisioning)
                     else:
-                        _copy_stopped(job, source, path, header, target, staging, provisioning)
+                        _copy_stopped(job, source, path, header, target, staging, provisioning, layers)
                     if size_bytes > header.virtual_size_bytes:
                         thick = provisioning is Provisioning.THICK
                         qemu_img.resize(
@@ -92,6 +102,11 @@ class Copies:
             if self._pools.exists(target):
                 return created_by(self._pools, target, facts)
         raise interrupted()
+
+    def _open(self, parent: VolumeRef, stack: ExitStack) -> qemu_img.Layer:
+        path = stack.enter_context(self._pools.hold(parent))
+        check_key_matches(parent, header_of(parent, path))
+        return qemu_img.Layer(path, parent.key)
 
     def _user(self, source: VolumeRef, vm_id: str) -> str | None:
         """The running VM that uses the source. Raises FailedPreconditionError (VOLUME_IN_USE) if it is another one."""
@@ -132,6 +147,7 @@ def _copy_stopped(
     target: VolumeRef,
     staging: Staging,
     provisioning: Provisioning,
+    parents: Sequence[qemu_img.Layer],
 ) -> None:
     check_passphrase_given(source.key, "source.key")
     # QEMU locks the source, which excludes writers on every host.
@@ -141,11 +157,23 @@ def _copy_stopped(
         staging.path,
         target.format,
         source_key=source.key,
+        parents=parents,
         key=target.key,
         provisioning=provisioning,
         progress=_copying(job, header.virtual_size_bytes),
         cancel=job,
     )
+
+
+def _check_chain(source: VolumeRef, parents: Sequence[VolumeRef]) -> None:
+    if len(parents) > MAX_PARENTS:
+        raise bad_field("layers", f"must be at most {MAX_PARENTS + 1}")
+    if len({ref.volume_id for ref in (source, *parents)}) <= len(parents):
+        raise bad_field("layers", "must name every volume once")
+    for number, ref in enumerate((source, *parents) if parents else ()):
+        if ref.format is not DiskFormat.QCOW2:
+            raise bad_field(f"layers[{number}].format", "must be qcow2")
+        check_passphrase_given(ref.key, f"layers[{number}].key")
 
 
 def _check_fits(source: VolumeRef, header: ImageHeader, size_bytes: int) -> int:

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from ostler_common.errors import FailedPreconditionError, bad_field
 
-from ostler_agent.hypervisors.base import DiskCopy
+from ostler_agent.bitmaps import NOT_QCOW2
+from ostler_agent.hypervisors.base import DiskCopy, IncrementalBackup
 from ostler_agent.image_header import ImageHeader
 from ostler_agent.image_lock import wait_until_unlocked
 from ostler_agent.jobs import JobContext, interrupted
 from ostler_agent.pools import Pools, Staging
-from ostler_agent.spec import Freeze, Provisioning, VolumeInfo, VolumeRef
-from ostler_agent.tools import qemu_img
+from ostler_agent.spec import DiskFormat, Freeze, Provisioning, VolumeInfo, VolumeRef
+from ostler_agent.tools import qemu_backup, qemu_img
 from ostler_agent.volumes.checks import check_free_space, check_key_matches, check_passphrase_given
 from ostler_agent.volumes.images import create_like, created_by, header_of, info_of
 from ostler_agent.volumes.locks import VolumeLocks
@@ -26,10 +27,11 @@ MAX_DISKS = 64
 
 @dataclass(frozen=True)
 class Pair:
-    """A disk and the volume that becomes its copy."""
+    """A disk and the volume that becomes its copy. since: id of the backup to build on, "" for none."""
 
     source: VolumeRef
     target: VolumeRef
+    since: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class _Opened:
 
     @property
     def copy(self) -> DiskCopy:
-        return DiskCopy(self.pair.source.volume_id, self.pair.target, self.staging.path)
+        return DiskCopy(self.pair.source.volume_id, self.pair.target, self.staging.path, self.pair.since)
 
 
 class DiskCopies:
@@ -52,8 +54,10 @@ class DiskCopies:
         self._runtime = runtime
         self._locks = busy
 
-    def copy(self, job: JobContext, vm_id: str, pairs: Sequence[Pair]) -> list[VolumeInfo]:
+    def copy(self, job: JobContext, vm_id: str, pairs: Sequence[Pair], backup_id: str = "") -> list[VolumeInfo]:
         """Creates the targets with their sources' content. If it raises, it leaves none of them behind.
+
+        backup_id: record under it what is written from now on, so that a later copy can build on this one.
 
         Raises InvalidArgumentError (INVALID_FIELD, KEY_MISSING); AlreadyExistsError (VOLUME_EXISTS) unless this
         operation created the target; NotFoundError (VOLUME_NOT_FOUND); FailedPreconditionError (FUNCTION_NOT_SUPPORTED,
@@ -67,18 +71,24 @@ class DiskCopies:
                 stack.enter_context(self._locks.shared(pair.source))
             stack.enter_context(self._locks.exclusive(*targets))
             if all(self._pools.exists(target) for target in targets):
-                return [created_by(self._pools, target, job.facts) for target in targets]
+                return [_created(self._pools, pair, job.facts) for pair in pairs]
             self._delete_own(targets, job.facts)
             runs = self._runs(vm_id, pairs)
             opened = [self._open(job, pair, stack) for pair in pairs]
             self._check_room(opened)
             freeze = None
             if runs:
-                freeze = self._copy_running(job, vm_id, opened)
+                freeze, reasons = self._copy_running(job, vm_id, opened, backup_id)
             else:
-                _copy_stopped(job, opened)
+                reasons = _copy_stopped(job, opened, backup_id)
+            # Before the first copy is complete: whoever finds it must know what it lacks.
+            job.remember(**{_part(one.pair.target): reasons[one.pair.source.volume_id] for one in opened if reasons})
             made = [
-                replace(info_of(one.pair.target, header_of(one.pair.target, one.staging.path)), freeze=freeze)
+                replace(
+                    info_of(one.pair.target, header_of(one.pair.target, one.staging.path)),
+                    freeze=freeze,
+                    full_reason=reasons.get(one.pair.source.volume_id),
+                )
                 for one in opened
             ]
             with ExitStack() as undo:
@@ -105,7 +115,7 @@ class DiskCopies:
             for target in targets:
                 self._pools.discard(target)
             if all(self._pools.exists(target) for target in targets):
-                return [created_by(self._pools, target, facts) for target in targets]
+                return [_created(self._pools, pair, facts) for pair in pairs]
             self._delete_own(targets, facts)
         raise interrupted()
 
@@ -149,18 +159,30 @@ class DiskCopies:
             needed = sum(min(one.header.allocated_bytes, one.header.virtual_size_bytes) for one in there)
             check_free_space(self._pools, there[0].pair.target, needed)
 
-    def _copy_running(self, job: JobContext, vm_id: str, opened: Sequence[_Opened]) -> Freeze:
+    def _copy_running(
+        self, job: JobContext, vm_id: str, opened: Sequence[_Opened], backup_id: str
+    ) -> tuple[Freeze, Mapping[str, str]]:
         live = live_backup(self._runtime)
+        copies = [one.copy for one in opened]
+        reasons: Mapping[str, str] = {}
         for one in opened:
             create_like(job, one.header, one.pair.target, one.staging.path, Provisioning.THIN)
         job.remember(**{_draft(one.pair.target): str(one.staging.path) for one in opened})
-        freeze = live.copy_disks(vm_id, [one.copy for one in opened], job)
+        if not backup_id:
+            freeze = live.copy_disks(vm_id, copies, job)
+        elif isinstance(live, IncrementalBackup):
+            freeze, reasons = live.copy_increments(vm_id, copies, backup_id, job)
+        else:
+            freeze = live.copy_disks(vm_id, copies, job)
+            reasons = {one.volume_id: "the hypervisor's driver copies whole disks only" for one in copies}
         for one in opened:
             wait_until_unlocked(one.staging.path)
-        return freeze
+        return freeze, reasons
 
 
-def _copy_stopped(job: JobContext, opened: Sequence[_Opened]) -> None:
+def _copy_stopped(job: JobContext, opened: Sequence[_Opened], backup_id: str) -> Mapping[str, str]:
+    """Returns by the source's id why the whole disk was copied; nothing unless increments are asked for."""
+    reasons: dict[str, str] = {}
     total = sum(one.header.virtual_size_bytes for one in opened) or 1
     before = 0
     for one in opened:
@@ -172,17 +194,32 @@ def _copy_stopped(job: JobContext, opened: Sequence[_Opened]) -> None:
             job.report("copying disks", done, total, percent=min(99, 100 * done // total))
 
         # QEMU locks the source, which excludes writers on every host.
-        qemu_img.convert(
-            one.path,
-            one.pair.source.format,
-            one.staging.path,
-            one.pair.target.format,
-            source_key=one.pair.source.key,
-            key=one.pair.target.key,
-            progress=progress,
-            cancel=job,
-        )
+        source, target = one.pair.source, one.pair.target
+        if backup_id and source.format is target.format is DiskFormat.QCOW2:
+            create_like(job, one.header, target, one.staging.path, Provisioning.THIN)
+            reasons[source.volume_id] = qemu_backup.copy(
+                qemu_backup.Image(one.path, source.key),
+                qemu_backup.Image(one.staging.path, target.key),
+                bitmap=backup_id,
+                since=one.pair.since,
+                progress=progress,
+                cancel=job,
+            )
+        else:
+            qemu_img.convert(
+                one.path,
+                source.format,
+                one.staging.path,
+                target.format,
+                source_key=source.key,
+                key=target.key,
+                progress=progress,
+                cancel=job,
+            )
+            if backup_id:
+                reasons[source.volume_id] = NOT_QCOW2
         before += size_bytes
+    return reasons
 
 
 def _check(pairs: Sequence[Pair]) -> None:
@@ -193,6 +230,16 @@ def _check(pairs: Sequence[Pair]) -> None:
         raise bad_field("disks", "must name every volume once")
     for number, pair in enumerate(pairs):
         check_passphrase_given(pair.target.key, f"disks[{number}].target.key")
+
+
+def _part(target: VolumeRef) -> str:
+    """The fact that says why a copy is whole; "" for an increment."""
+    return f"why the copy {target.volume_id} is whole"
+
+
+def _created(pools: Pools, pair: Pair, facts: Mapping[str, str]) -> VolumeInfo:
+    """A copy that an earlier attempt of the job completed."""
+    return replace(created_by(pools, pair.target, facts), full_reason=facts.get(_part(pair.target)))
 
 
 def _draft(target: VolumeRef) -> str:

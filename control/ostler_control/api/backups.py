@@ -90,7 +90,7 @@ class BackupService(backup_pb2_grpc.BackupServiceServicer):
         admins_only(caller, store=request.store)
         with session():
             vm = resolve(Vm, request.vm, "vm", caller=caller)
-            wanted = vm_backups.NewBackup(vm, request.name, optional(Pool, request.store, "store"))
+            wanted = vm_backups.NewBackup(vm, request.name, optional(Pool, request.store, "store"), request.full)
             return start_operation(caller, request, lambda: vm_backups.create(wanted, caller.actor, self._keys))
 
     def GetBackup(self, request: pb.GetBackupRequest, context: grpc.ServicerContext) -> pb.Backup:

@@ -97,6 +97,20 @@ class BackupDisk(BaseModel):
         return f"{self.backup.name}:{self.slot}"
 
 
+class BackupIncrement(BaseModel):
+    """What a disk of a backup builds on. Disks of backups by older releases have no such row, and all of their content.
+
+    parent: the disk of an earlier backup that has what this one's file lacks; None: the file has everything;
+    full_reason: why it has.
+    """
+
+    disk = ForeignKeyField(BackupDisk, unique=True, on_delete="CASCADE")
+    disk_id: str
+    parent = ForeignKeyField(BackupDisk, null=True, backref="children", on_delete="RESTRICT")
+    parent_id: str | None
+    full_reason = TextField(default="")
+
+
 class BackupSchedule(BaseModel):
     """When backups of a VM are taken, and which of them are kept.
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from ostler.agent.v1 import volume_pb2 as agent_pb2
-from ostler.types.v1 import volume_pb2
+from ostler.types.v1 import job_pb2, volume_pb2
 from ostler_common.errors import AlreadyExistsError, FailedPreconditionError
 from ostler_common.hypervisors import Function
 
@@ -37,6 +37,7 @@ from ostler_control.models import (
 )
 from ostler_control.operations import Run, Undo, lock_row, record_operation, workflow
 from ostler_control.operations.records import release
+from ostler_control.vm_backups import chains
 from ostler_control.vm_backups.definition import define
 from ostler_control.vm_backups.rows import (
     delete_file,
@@ -52,6 +53,7 @@ from ostler_control.vms.rows import check_not_elsewhere
 from ostler_control.vms.rows import disks_of as disks_of_vm
 from ostler_control.volumes import consistency, wire
 from ostler_control.volumes.grow import check_ready
+from ostler_control.volumes.increments import parent_of
 from ostler_control.volumes.new_volume import first_accepted
 from ostler_control.volumes.rows import load as load_volume
 from ostler_control.volumes.rows import running_host
@@ -63,11 +65,15 @@ _COPIED_PERCENT = 80
 
 @dataclass(frozen=True)
 class NewBackup:
-    """A requested backup. name "": the VM's and the time; store None: the one with the most room that is reached."""
+    """A requested backup. name "": the VM's and the time; store None: the one with the most room that is reached.
+
+    full: copy everything, not only what was written since the last backup.
+    """
 
     vm: Vm
     name: str = ""
     store: Pool | None = None
+    full: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,6 +117,7 @@ def create(wanted: NewBackup, user: str, keys: Keyring) -> Operation:
         definition=define(vm),
     )
     disks = [_record_disk(backup, volume, keys) for volume in volumes]
+    chains.record_parents(disks, full=wanted.full)
     inputs = BackupInputs(
         disks=tuple(disk.id for disk in disks),
         vm_id=vm.id,
@@ -212,6 +219,7 @@ def _choose_host(run: Run) -> str:
 
 def _copy(run: Run, host_id: str, inputs: BackupInputs) -> None:
     disks = disks_of(run.resource_id)
+    since = {disk.id: parent.backup_id for disk in disks if (parent := parent_of(disk)) is not None}
     request = agent_pb2.CopyDisksRequest(
         operation=run.ref(),
         vm_id=inputs.vm_id,
@@ -219,9 +227,11 @@ def _copy(run: Run, host_id: str, inputs: BackupInputs) -> None:
             agent_pb2.DiskCopy(
                 source=wire.keyed_ref(load_volume(disk.volume_id), run.keys),
                 target=wire.keyed_ref(disk, run.keys, inputs.iter_time_ms),
+                since=since.get(disk.id, ""),
             )
             for disk in disks
         ],
+        record_id=run.resource_id,
     )
     address, share = address_of(host_id), (0, _COPIED_PERCENT)
     update = run.job(address, lambda agent: agent.volumes.CopyDisks, request, share)
@@ -232,7 +242,15 @@ def _copy(run: Run, host_id: str, inputs: BackupInputs) -> None:
             BackupDisk.update(
                 encrypt_format=wire.encrypt_format(disk, info), size_bytes=info.virtual_size_bytes or disk.size_bytes
             ).where(BackupDisk.id == disk.id).execute()
+        _record_parts(disks, since, update.copied_disks.parts)
         _record_consistency(run.resource_id, found[disks[0].id])
+
+
+def _record_parts(disks: Sequence[BackupDisk], since: Mapping[str, str], parts: Sequence[job_pb2.CopiedPart]) -> None:
+    """Keeps what a disk builds on if its file is an increment. The agents of older releases copy everything."""
+    for disk, part in zip(disks, parts or [job_pb2.CopiedPart(reason=chains.OLD_AGENT)] * len(disks), strict=True):
+        if disk.id in since and not part.increment:
+            chains.record_full(disk, part.reason)
 
 
 def _record_consistency(backup_id: str, info: volume_pb2.VolumeInfo) -> None:

@@ -8,6 +8,7 @@ from ostler_control.database import transaction
 from ostler_control.hosts.rows import has_hosts
 from ostler_control.models import Backup, BackupState, Operation
 from ostler_control.operations import Run, Undo, lock_row, record_operation, workflow
+from ostler_control.vm_backups.chains import check_unneeded
 from ostler_control.vm_backups.rows import delete_file, destroy, disks_of, load_or_none, record_last_error
 from ostler_control.volumes import host_jobs
 
@@ -15,9 +16,10 @@ from ostler_control.volumes import host_jobs
 def delete(backup: Backup, user: str) -> Operation:
     """Records the operation that deletes a backup, in whatever state it is.
 
-    Raises AbortedError RESOURCE_BUSY, FailedPreconditionError NO_CAPABLE_HOST.
+    Raises AbortedError RESOURCE_BUSY; FailedPreconditionError NO_CAPABLE_HOST, BACKUP_NEEDED.
     """
     backup = lock_row(backup)
+    check_unneeded(backup)
     if has_hosts(backup.pool_id):
         host_jobs.check_host_available(backup.pool, False)
     operation = record_operation("backup.delete", backup, user, {})

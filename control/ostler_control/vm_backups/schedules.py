@@ -20,6 +20,7 @@ from ostler_control.models import Backup, BackupSchedule, Host, ScheduledBackup,
 from ostler_control.operations import launch, periodic
 from ostler_control.snapshots.times import Timetable, checked
 from ostler_control.states import BackupState, HostState
+from ostler_control.vm_backups.chains import needed
 from ostler_control.vm_backups.create import NewBackup, create
 from ostler_control.vm_backups.delete import delete
 from ostler_control.vm_backups.retention import Retention
@@ -133,7 +134,10 @@ def _run(schedule: BackupSchedule, moment: datetime.datetime, keys: Keyring) -> 
 
 
 def _expired() -> list[tuple[BackupSchedule, Backup]]:
-    """The backups that no rule of their schedule keeps, each with its schedule. Damaged ones are left."""
+    """The backups that no rule of their schedule keeps, each with its schedule.
+
+    Damaged ones are left; one that others build on goes after them.
+    """
     found: list[tuple[BackupSchedule, Backup]] = []
     with session():
         whole = (Backup.state == BackupState.READY) & (Backup.verify_error == "")
@@ -142,10 +146,13 @@ def _expired() -> list[tuple[BackupSchedule, Backup]]:
         by_schedule: dict[str, list[tuple[str, datetime.datetime]]] = {}
         for schedule_id, backup_id, time in tuples(taken, tuple[str, str, datetime.datetime]):
             by_schedule.setdefault(schedule_id, []).append((backup_id, time))
+        in_use = needed()
         for schedule in BackupSchedule.select():
             rows = by_schedule.get(schedule.id, [])
             kept = retention_of(schedule).kept([time for _, time in rows])
-            expired = [backup_id for at, (backup_id, _) in enumerate(rows) if at not in kept]
+            expired = [
+                backup_id for at, (backup_id, _) in enumerate(rows) if at not in kept and backup_id not in in_use
+            ]
             found += [(schedule, backup) for backup in Backup.select().where(Backup.id.in_(expired))] if expired else []
     return found
 

@@ -14,6 +14,7 @@ from ostler_control.models import Backup, BackupDisk, Operation, now
 from ostler_control.operations import Run, record_operation, workflow
 from ostler_control.vm_backups.rows import disks_of, load_disk, lock_ready
 from ostler_control.volumes import host_jobs, wire
+from ostler_control.volumes.increments import parents_of
 
 # What a host says of a file that is not the one that was written.
 _DAMAGES = ("VOLUME_NOT_FOUND", "WRONG_KEY", "NOT_ENCRYPTED", "NOT_AN_IMAGE", "BACKING_FILE_REFUSED")
@@ -40,10 +41,8 @@ def _verify(run: Run) -> None:
     host_id, disks = run.step("choose", lambda: _choose(run))
     problems: list[str] = []
     for number, disk_id in enumerate(disks):
-        part = 100 // len(disks)
-        problem: str = run.step(
-            f"digest-{number}", partial(_problem, run, host_id, disk_id, (part * number, part * (number + 1)))
-        )
+        low, high = 100 * number // len(disks), 100 * (number + 1) // len(disks)
+        problem: str = run.step(f"digest-{number}", partial(_problem, run, host_id, disk_id, (low, high)))
         problems += [problem] if problem else []
     run.step("record", lambda: _record(run, "; ".join(problems)))
     if problems:
@@ -55,8 +54,10 @@ def _verify(run: Run) -> None:
 
 
 def _choose(run: Run) -> tuple[str, list[str]]:
+    """The host, and the ids of the disks with those that they build on."""
     disks = disks_of(run.resource_id)
-    return host_jobs.choose_for(run, disks[0]), [disk.id for disk in disks]
+    files = [file for disk in disks for file in (disk, *parents_of(disk))]
+    return host_jobs.choose_for(run, disks[0]), [file.id for file in files]
 
 
 def _problem(run: Run, host_id: str, disk_id: str, share: tuple[int, int]) -> str:
@@ -67,10 +68,20 @@ def _problem(run: Run, host_id: str, disk_id: str, share: tuple[int, int]) -> st
     except OstlerError as error:
         if error.reason not in _DAMAGES:
             raise
-        return f"disk {disk.slot} ({disk.volume_name}): {error.message}"
+        return _damage(run, disk, error.message)
     if (found.sha256, found.file_size_bytes) != (disk.sha256, disk.file_size_bytes):
-        return f"disk {disk.slot} ({disk.volume_name}): its file is not the one that was written"
+        return _damage(run, disk, "its file is not the one that was written")
     return ""
+
+
+def _damage(run: Run, disk: BackupDisk, what: str) -> str:
+    """For people. A damaged file of another backup is recorded there, too, so that no new one builds on it."""
+    problem = f"disk {disk.slot} ({disk.volume_name}): {what}"
+    if disk.backup_id == run.resource_id:
+        return problem
+    with transaction():
+        Backup.update(verify_time=now(), verify_error=problem).where(Backup.id == disk.backup_id).execute()
+    return f"backup {disk.backup.name}, on which it builds: {problem}"
 
 
 def _record(run: Run, problem: str) -> None:

@@ -15,6 +15,7 @@ from ostler_control.models import BackupDisk, Host, Pool, Snapshot, Vm, Volume
 from ostler_control.operations import Run
 from ostler_control.volumes import wire
 from ostler_control.volumes.host_jobs import check_host_available
+from ostler_control.volumes.increments import parents_of
 from ostler_control.volumes.rows import FileRow, running_host
 
 
@@ -70,12 +71,14 @@ def copy_file(
     iter_time_ms: how long the target's passphrase is stretched; size_bytes: the target's, 0 for the source's;
     vm_id: the VM that runs on that host with the source.
     """
+    parents = parents_of(source) if isinstance(source, BackupDisk) else []
     request = agent_pb2.CopyVolumeRequest(
         operation=run.ref(),
-        source=wire.keyed_ref(source, run.keys),
+        source=None if parents else wire.keyed_ref(source, run.keys),
         target=wire.keyed_ref(target, run.keys, iter_time_ms),
         size_bytes=size_bytes,
         provisioning=wire.PROVISIONINGS["thin" if isinstance(target, Snapshot | BackupDisk) else target.provisioning],
         vm_id=vm_id,
+        layers=[wire.keyed_ref(layer, run.keys) for layer in (source, *parents)] if parents else [],
     )
     return run.job(address_of(host_id), lambda agent: agent.volumes.CopyVolume, request).volume

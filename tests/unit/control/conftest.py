@@ -47,7 +47,10 @@ def site(working: tuple[Site, Engine]) -> Iterator[Site]:
             (row, lambda row: snapshots.delete(row, "root"))
             for row in Snapshot.select().where(Snapshot.id.not_in(parts))
         ),
-        *((row, lambda row: vm_backups.delete(row, "root")) for row in Backup.select()),
+        *(
+            (row, lambda row: vm_backups.delete(row, "root"))
+            for row in Backup.select().order_by(Backup.create_time.desc())
+        ),
         *((row, lambda row: vms.delete(row, "root", force=True)) for row in Vm.select()),
         *((row, lambda row: volumes.delete(row, "root")) for row in Volume.select().where(~Volume.root)),
     ]

@@ -19,6 +19,7 @@ from ostler_control import vm_backups, vms
 from ostler_control.api.backups import BackupService
 from ostler_control.models import Account, Backup, BackupSchedule, Event, Host, Operation, ScheduledBackup, new_id, now
 from ostler_control.operations import Engine, verbs
+from ostler_control.vm_backups import chains
 from ostler_control.vm_backups.schedules import MAX_PER_HOST, MAX_SCHEDULES_PER_VM, RETRY_PAUSE, run_schedules
 
 from tests.fakes.working_agent import Fault
@@ -40,8 +41,9 @@ def store(site: Site) -> Any:
 
 @pytest.fixture(autouse=True)
 def no_schedules_left(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Only tests carry schedules out, not the engine at its own times."""
+    """Only tests carry schedules out, not the engine at its own times; and no backup needs another one."""
     monkeypatch.setattr(verbs, "_TASKS", [])
+    monkeypatch.setattr(chains, "MAX_INCREMENTS", 0)
     yield
     BackupSchedule.delete().execute()
 

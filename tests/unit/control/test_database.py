@@ -18,6 +18,7 @@ from ostler_control.models import (
     Backup,
     BackupConsistency,
     BackupDisk,
+    BackupIncrement,
     BackupSchedule,
     BackupStore,
     Cluster,
@@ -47,6 +48,7 @@ from ostler_control.models import (
     NicDown,
     OfferingDetail,
     OfferingMaximum,
+    Passphrase,
     Pool,
     PoolLabel,
     Priority,
@@ -121,6 +123,7 @@ FROZEN = {
     "0030_vm_snapshots_schedules": "f19d2dfc5932abc42bd8059433848c3e3b829e895651d8492d8299d0d97375e0",
     "0033_held_indexes": "4a3f8faf4e4f09e639e223f15a0de57d80e1c6a39d6260ae1e175d2057e673bd",
     "0032_host_guard": "ff58a8ee1ac810fc38b4f8c7b5fc3004a9fe38ec9ea1a6a4a69b01165917e70d",
+    "0034_backup_increments": "f3ae41273ce212b53096e5d6ce2eaba02c5f3072ec9fdf363cadeb48c35cb3ca",
 }
 _OLD_VM = (
     "INSERT INTO zone (id, create_time, name) VALUES ('z', '2026-01-01', 'zone')",
@@ -647,6 +650,32 @@ def test_hosts_get_guardians(tmp_path: Path) -> None:
             assert [(row.host.name, row.state, row.term) for row in HostGuard.select()] == [("h1", "off", "")]
             db.execute_sql("DELETE FROM host")
             assert HostGuard.select().count() == 0
+
+
+def test_disks_of_backups_get_what_they_build_on(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0030_vm_snapshots")
+            for statement in _OLD_VM:
+                db.execute_sql(statement)
+            kek = Kek.create(name="k", current=True)
+            pool = Pool.create(name="p", type="nfs", scope="zone", scope_id="z")
+            old = Backup.create(name="old", account="a", vm_id="v", vm_name="web", pool=pool, definition="{}")
+            first, second = (
+                BackupDisk.create(
+                    backup=old, slot=slot, volume_id="d", volume_name="d", pool=pool, size_bytes=1, volume_pool_id="p",
+                    volume_format="qcow2", provisioning="thin",
+                    passphrase=Passphrase.create(kek=kek, sealed=b"", bound_id=f"{slot}"),
+                )
+                for slot in range(2)
+            )  # fmt: skip
+        assert "0034_backup_increments" in database.migrate()
+        with database.session():
+            BackupIncrement.create(disk=second, parent=first)
+            with pytest.raises(peewee.IntegrityError):
+                BackupDisk.delete().where(BackupDisk.id == first.id).execute()
+            BackupDisk.delete().where(BackupDisk.id == second.id).execute()
+            assert BackupIncrement.select().count() == 0
 
 
 def test_offerings_and_volumes_get_io_limits(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import structlog
 from ostler_common.errors import AbortedError, OstlerError
 
 from ostler_agent.hypervisors.base import DiskCopy, Progress
-from ostler_agent.hypervisors.libvirt import domains, freezing, inventory, live
+from ostler_agent.hypervisors.libvirt import domains, freezing, increments, inventory, live
 from ostler_agent.hypervisors.libvirt.errors import from_qemu_or_none, is_code, lost_connection, translated
 from ostler_agent.hypervisors.libvirt.host import disk_file
 from ostler_agent.hypervisors.libvirt.live import POLL_INTERVAL_S, retry_while_unavailable
@@ -27,23 +27,40 @@ log = structlog.get_logger(__name__)
 
 def copy_disks(session: Session, vm_id: str, copies: Sequence[DiskCopy], progress: Progress) -> Freeze:
     """See `base.Backup.copy_disks`."""
+    return _copy(session, vm_id, copies, "", progress)[0]
+
+
+def copy_increments(
+    session: Session, vm_id: str, copies: Sequence[DiskCopy], backup_id: str, progress: Progress
+) -> tuple[Freeze, Mapping[str, str]]:
+    """See `base.IncrementalBackup.copy_increments`."""
+    try:
+        return _copy(session, vm_id, copies, backup_id, progress)
+    finally:
+        _forget_checkpoints(session, vm_id)
+
+
+def _copy(
+    session: Session, vm_id: str, copies: Sequence[DiskCopy], backup_id: str, progress: Progress
+) -> tuple[Freeze, Mapping[str, str]]:
     try:
         with session.locks.hold(vm_id):
             freeze = freezing.freeze(session, vm_id)
             try:
-                _begin(session, vm_id, copies)
+                reasons = _begin(session, vm_id, copies, backup_id)
             finally:
                 freeze = freezing.thaw(session, vm_id, freeze)
         _finish(session, vm_id, copies[0].path, progress)
     finally:
         _remove_keys(session, vm_id, copies)
-    return freeze
+    return freeze, reasons
 
 
 def end_copies(session: Session, vm_id: str, copies: Sequence[DiskCopy]) -> None:
     """See `base.Backup.end_copies`."""
     for copy in copies:
         end_copy(session, vm_id, copy.target.key.key_id if copy.target.key else None, copy.path)
+    _forget_checkpoints(session, vm_id)
 
 
 def end_copy(session: Session, vm_id: str, key_id: str | None, path: Path) -> None:
@@ -69,22 +86,38 @@ def _remove_keys(session: Session, vm_id: str, copies: Sequence[DiskCopy]) -> No
             stack.callback(retry_while_unavailable, partial(live.remove_key, session, vm_id, key_id))
 
 
-def _begin(session: Session, vm_id: str, copies: Sequence[DiskCopy]) -> None:
+def _forget_checkpoints(session: Session, vm_id: str) -> None:
+    def forget() -> None:
+        with session.locks.hold(vm_id), translated(f"ending a copy of VM {vm_id}"):
+            domain = inventory.find(session.connect(), vm_id)
+            if domain is not None:
+                increments.forget(domain)
+
+    retry_while_unavailable(forget)
+
+
+def _begin(session: Session, vm_id: str, copies: Sequence[DiskCopy], backup_id: str) -> Mapping[str, str]:
+    """Returns by volume id why a disk is copied whole, if increments are asked for."""
     domain = domains.get_active(session, vm_id)
     volume_ids = ", ".join(copy.volume_id for copy in copies)
     with translated(f"copying volume {volume_ids} of VM {vm_id}"):
-        devices = [live.find_disk(domain, vm_id, copy.volume_id).target for copy in copies]
+        disks = [live.find_disk(domain, vm_id, copy.volume_id) for copy in copies]
+        devices = [disk.target for disk in disks]
         attached = inventory.active_disks(domain)
         live.refuse_busy(domain, vm_id, attached)
         keys = [copy.target.key for copy in copies if copy.target.key]
         if keys:
             session.secrets.install(vm_id, keys)
+        plan = increments.prepare(domain, vm_id, copies, disks, backup_id) if backup_id else increments.NOTHING
         others = [other.target for other in attached if other.target not in devices]
         wanted = [
-            BackupDisk(device, copy.target, disk_file(copy.path)) for device, copy in zip(devices, copies, strict=True)
+            BackupDisk(device, copy.target, disk_file(copy.path), plan.increments.get(copy.volume_id, ""))
+            for device, copy in zip(devices, copies, strict=True)
         ]
         # One job: QEMU begins all copies in one transaction, so that they are of the same moment.
-        domain.backupBegin(backup_xml(wanted, others), None, libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
+        flags = libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL
+        domain.backupBegin(backup_xml(wanted, others), plan.checkpoint, flags)
+    return plan.reasons
 
 
 def _finish(session: Session, vm_id: str, path: Path, progress: Progress) -> None:

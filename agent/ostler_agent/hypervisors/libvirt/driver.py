@@ -279,6 +279,11 @@ class LibvirtDriver:
     def copy_disks(self, vm_id: str, copies: Sequence[DiskCopy], progress: Progress) -> Freeze:
         return backup.copy_disks(self._session, vm_id, copies, progress)
 
+    def copy_increments(
+        self, vm_id: str, copies: Sequence[DiskCopy], backup_id: str, progress: Progress
+    ) -> tuple[Freeze, Mapping[str, str]]:
+        return backup.copy_increments(self._session, vm_id, copies, backup_id, progress)
+
     def end_copies(self, vm_id: str, copies: Sequence[DiskCopy]) -> None:
         backup.end_copies(self._session, vm_id, copies)
 

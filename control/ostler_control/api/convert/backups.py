@@ -13,7 +13,17 @@ from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.lookups import by_id, name_of, shown_to
 from ostler_control.api.convert.times import timestamp
 from ostler_control.caller import Caller
-from ostler_control.models import Account, Backup, BackupConsistency, BackupDisk, BackupSchedule, Pool, Vm, tuples
+from ostler_control.models import (
+    Account,
+    Backup,
+    BackupConsistency,
+    BackupDisk,
+    BackupIncrement,
+    BackupSchedule,
+    Pool,
+    Vm,
+    tuples,
+)
 
 
 def backups(rows: Sequence[Backup], caller: Caller) -> list[pb.Backup]:
@@ -24,9 +34,14 @@ def backups(rows: Sequence[Backup], caller: Caller) -> list[pb.Backup]:
         found.backup_id: found
         for found in BackupConsistency.select().where(BackupConsistency.backup.in_([row.id for row in rows]))
     }
+    found_disks = list(
+        BackupDisk.select().where(BackupDisk.backup.in_([row.id for row in rows])).order_by(BackupDisk.slot)
+    )
+    reasons, parents = _chains(found_disks)
     disks: dict[str, list[pb.BackupDisk]] = {}
-    for disk in BackupDisk.select().where(BackupDisk.backup.in_([row.id for row in rows])).order_by(BackupDisk.slot):
-        disks.setdefault(disk.backup_id, []).append(_disk(disk))
+    for disk in found_disks:
+        shown_disk = _disk(disk, parents.get(disk.id), shown(reasons.get(disk.id, "")))
+        disks.setdefault(disk.backup_id, []).append(shown_disk)
     return [
         pb.Backup(
             id=row.id,
@@ -55,7 +70,16 @@ def backup(row: Backup, caller: Caller) -> pb.Backup:
     return backups([row], caller)[0]
 
 
-def _disk(row: BackupDisk) -> pb.BackupDisk:
+def _chains(disks: Sequence[BackupDisk]) -> tuple[dict[str, str], dict[str, Backup]]:
+    """By a disk's id: why it is full, and the backup that it builds on."""
+    rows = list(BackupIncrement.select().where(BackupIncrement.disk.in_([disk.id for disk in disks])))
+    above = by_id(BackupDisk, (row.parent_id for row in rows if row.parent_id))
+    backups_above = by_id(Backup, (disk.backup_id for disk in above.values()))
+    parents = {row.disk_id: backups_above[above[row.parent_id].backup_id] for row in rows if row.parent_id}
+    return {row.disk_id: row.full_reason for row in rows}, parents
+
+
+def _disk(row: BackupDisk, parent: Backup | None, full_reason: str) -> pb.BackupDisk:
     return pb.BackupDisk(
         slot=row.slot,
         root=row.root,
@@ -65,6 +89,9 @@ def _disk(row: BackupDisk) -> pb.BackupDisk:
         encrypted=row.encrypted,
         file_size_bytes=row.file_size_bytes,
         sha256=row.sha256,
+        parent_backup_id=parent.id if parent else "",
+        parent_backup_name=parent.name if parent else "",
+        full_reason="" if parent else full_reason,
     )
 
 

@@ -37,11 +37,24 @@ def _verified(backup: pb.Backup) -> str:
     return "damaged" if backup.verify_error else text.when(backup, "verify_time")
 
 
+def _copied(disk: pb.BackupDisk) -> str:
+    if disk.parent_backup_name:
+        return f"since {disk.parent_backup_name}"
+    return f"all ({disk.full_reason})" if disk.full_reason else "all"
+
+
 def _disks(backup: pb.Backup) -> Sequence[Sequence[str]]:
     return [
-        ("slot", "volume", "size", "encrypted", "stored"),
+        ("slot", "volume", "size", "encrypted", "stored", "copied"),
         *(
-            (str(d.slot), d.volume_name, text.size(d.size_bytes), text.yes(d.encrypted), text.size(d.file_size_bytes))
+            (
+                str(d.slot),
+                d.volume_name,
+                text.size(d.size_bytes),
+                text.yes(d.encrypted),
+                text.size(d.file_size_bytes),
+                _copied(d),
+            )
             for d in backup.disks
         ),
     ]
@@ -81,10 +94,13 @@ def command() -> None:
 @click.argument("vm", type=VM)
 @click.option("--name", default="", help="Name.  [default: the VM's and the time, UTC]")
 @click.option("--store", type=BACKUP_STORE, default="", help="Store to hold it.  [default: the one with the most room]")
+@click.option("--full", is_flag=True, help="Copy everything, not only what was written since the last backup.")
 @operation_options()
 @pass_app
-def create(app: App, vm: str, name: str, store: str, call: CallOptions) -> None:
+def create(app: App, vm: str, name: str, store: str, full: bool, call: CallOptions) -> None:
     """Backs up all disks of a VM as of one moment, even while it runs.
+
+    Of a disk that was backed up before, only what was written since is copied, where that is known.
 
     The files in the store are encrypted, each under a key of its own, also those of plain volumes. The VM is busy until
     its disks are copied; the guest goes on meanwhile.
@@ -94,7 +110,7 @@ def create(app: App, vm: str, name: str, store: str, call: CallOptions) -> None:
       ostler backup create web-1 --name before-upgrade
     """
     request = pb.CreateBackupRequest(
-        request_id=call.request_id, vm=vm, name=name, store=store, validate_only=call.dry_run
+        request_id=call.request_id, vm=vm, name=name, store=store, full=full, validate_only=call.dry_run
     )
     finish(app, app.client.backups.CreateBackup(request), VIEW, pb.Backup(), call)
 

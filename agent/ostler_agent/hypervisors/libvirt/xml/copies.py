@@ -16,11 +16,12 @@ from ostler_agent.spec import VolumeRef
 
 @dataclass(frozen=True)
 class BackupDisk:
-    """A disk (vda) that is backed up into an existing image."""
+    """A disk (vda) that is backed up into an existing image. since: the checkpoint to build on, "" to copy it whole."""
 
     device: str
     target: VolumeRef
     file: DiskFile
+    since: str = ""
 
 
 def backup_xml(backed_up: Sequence[BackupDisk], others: Sequence[str]) -> str:
@@ -33,7 +34,8 @@ def _backup_disk(backed_up: BackupDisk) -> Element:
     key = backed_up.target.key
     place = element("target", disks.encryption(key.key_id) if key else None)
     driver = element("driver", type=backed_up.target.format.value)
-    disk = element("disk", place, driver, name=backed_up.device, backup="yes")
+    mode = {"backupmode": "incremental", "incremental": backed_up.since} if backed_up.since else {}
+    disk = element("disk", place, driver, name=backed_up.device, backup="yes", **mode)
     set_path(disk, place, backed_up.file.path, device=backed_up.file.device)
     return disk
 
@@ -42,6 +44,14 @@ def backup_targets(xml: str) -> list[Path]:
     """The paths that a running backup writes to."""
     paths = (disks.path_of(place) for place in ElementTree.fromstring(xml).findall("disks/disk/target"))
     return [Path(path) for path in paths if path]
+
+
+def checkpoint_xml(name: str, devices: Sequence[str], existing: bool = False) -> str:
+    """A checkpoint with a bitmap of its name in each of these disks (vda). existing: libvirt does not know it yet."""
+    disks_of = element("disks", *(element("disk", name=device, checkpoint="bitmap", bitmap=name) for device in devices))
+    # libvirt wants to know when it was made; nothing depends on it.
+    made = element("creationTime", "1") if existing else None
+    return to_text(element("domaincheckpoint", element("name", name), made, disks_of))
 
 
 def mirror_xml(target: VolumeRef, file: DiskFile) -> str:
