@@ -39,6 +39,9 @@ from ostler_control.states import OVER_OPERATIONS, UNFINISHED_OPERATIONS
 Held = Vm | Volume | Snapshot | VmSnapshot | Backup | Kek
 HELD: tuple[type[Held], ...] = (Vm, Volume, Snapshot, VmSnapshot, Backup, Kek)
 
+# SQLite and PostgreSQL limit how many values one statement may carry.
+_CHUNK = 5000
+
 ENDED = OVER_OPERATIONS
 UNFINISHED = UNFINISHED_OPERATIONS
 
@@ -199,7 +202,8 @@ def forget(condition: ColumnBase, actor: str = "") -> list[str]:
         ids = [row.id for row in query.where(condition)]
         for operation_id in ids if actor else ():
             _told(Operation.get_by_id(operation_id), "operation.delete", actor)
-        Operation.delete().where(Operation.id.in_(ids)).execute()
+        for begin in range(0, len(ids), _CHUNK):
+            Operation.delete().where(Operation.id.in_(ids[begin : begin + _CHUNK])).execute()
     return ids
 
 

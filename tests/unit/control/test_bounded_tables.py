@@ -1,0 +1,139 @@
+"""Weeks of work leave no table that only grows: what has ended goes when its time is over."""
+
+from __future__ import annotations
+
+import datetime
+import sqlite3
+from pathlib import Path
+
+import pytest
+from ostler_common import pki
+from ostler_common.identity import Identity, Kind
+from ostler_control import events, housekeeping, settings
+from ostler_control.api import requests
+from ostler_control.database import transaction
+from ostler_control.drs_plans import store as drs_store
+from ostler_control.models import (
+    ALL,
+    Certificate,
+    Cluster,
+    DrsPlan,
+    Event,
+    JoinToken,
+    Operation,
+    OperationState,
+    Replica,
+    Request,
+    Volume,
+    Zone,
+    new_id,
+    now,
+)
+from ostler_control.operations import Engine, records, replicas
+from ostler_control.settings import values
+from ostler_control.states import Scope
+from ostler_control.trust import certificates, tokens
+from peewee import DateTimeField
+
+from tests.unit.control import test_operations
+
+DAY = datetime.timedelta(days=1)
+RETENTION_DAYS = 7
+# Certificates are kept longest: 7 days, and 30 after their end.
+DAYS = 50
+HOSTS = 3
+
+
+def age_by_a_day() -> None:
+    """Moves everything that is recorded a day into the past."""
+    with transaction():
+        for model in ALL:
+            fields = [field for field in model._meta.sorted_fields if isinstance(field, DateTimeField)]
+            for row in model.select(model.id, *fields):
+                times = {field: getattr(row, field.name) for field in fields}
+                model.update({field: time - DAY for field, time in times.items() if time}).where(
+                    model.id == row.id
+                ).execute()
+
+
+def work_of_a_day(engine: Engine, volume: Volume, authority: pki.CertificateAuthority) -> None:
+    for _ in range(2):
+        row = test_operations.ended(engine, test_operations.started(engine, volume))
+        assert row.state is OperationState.SUCCEEDED
+    with transaction():
+        for number in range(HOSTS):  # twice in a lifetime
+            identity = Identity(Kind.HOST, f"h{number}")
+            _, csr = pki.new_key_and_csr(identity)
+            certificates.record(authority.sign(csr, identity, 7 * DAY), certificates.FLEET, identity)
+            events.record("host.disconnected", events.Outcome.NOTICED, events.SYSTEM, "host", "h", "h")
+        Request.create(user="u", request_id=new_id(), method="m", digest="d")
+        tokens.create("c", datetime.timedelta(hours=1))
+        cluster = Cluster.get(Cluster.name == "c")
+        DrsPlan.create(name=new_id(), cluster=cluster, type="manual", mode="balance", state="completed", user="u")
+    replicas.beat(new_id(), "")
+
+
+def housekeep(engine: Engine) -> None:
+    housekeeping.tidy()
+    drs_store.expire(now())
+    engine.prune(datetime.timedelta(days=RETENTION_DAYS))
+
+
+def sizes(journal: Path) -> dict[str, int]:
+    """Rows of every table, and of the journal's."""
+    found = {model.__name__: model.select().count() for model in ALL}
+    with sqlite3.connect(journal) as connection:
+        names = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        for name in names:
+            found[f"journal {name}"] = connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0]
+    return found
+
+
+@pytest.mark.slow
+def test_no_table_only_grows(sqlite_database: str, tmp_path: Path) -> None:
+    volume = test_operations.new_volume()
+    test_operations.body(lambda run: run.step("one", lambda: None))
+    authority = pki.CertificateAuthority.create("test")
+    with transaction():
+        Cluster.create(name="c", zone=Zone.create(name="z"))
+        values.put(settings.events.EVENT_RETENTION.name, Scope.GLOBAL, "", str(RETENTION_DAYS))
+        values.put(settings.drs.PLAN_EXPIRE_INTERVAL.name, Scope.GLOBAL, "", str(RETENTION_DAYS))
+    engine = test_operations.new_engine(sqlite_database, tmp_path)
+    engine.start()
+    try:
+        by_day = []
+        for _ in range(DAYS):
+            age_by_a_day()
+            work_of_a_day(engine, volume, authority)
+            housekeep(engine)
+            by_day.append(sizes(next(tmp_path.glob("dbos.sqlite"))))
+    finally:
+        engine.stop()
+    last, before = by_day[-1], by_day[-10]
+    assert {name: (before[name], count) for name, count in last.items() if count > before[name]} == {}
+    for grown in (Operation, Event, Request, Certificate, JoinToken, DrsPlan, Replica):
+        assert 0 < last[grown.__name__] <= 40 * 2 * HOSTS, grown.__name__
+
+
+def test_more_operations_are_forgotten_than_a_statement_can_name(fresh_database: str) -> None:
+    old = now() - 100 * DAY
+    with transaction():
+        for _ in range(12):
+            Operation.insert_many(
+                [
+                    {
+                        "id": new_id(),
+                        "verb": "vm.start",
+                        "resource_type": "vm",
+                        "resource_id": "v",
+                        "user": "u",
+                        "inputs": "{}",
+                        "state": OperationState.SUCCEEDED,
+                        "end_time": old,
+                    }
+                    for _ in range(3000)
+                ]
+            ).execute()
+    assert len(records.forget(Operation.end_time < now() - 90 * DAY)) == 36_000
+    assert Operation.select().count() == 0
+    assert requests.prune() == 0
