@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
+from ostler.agent.v1 import host_pb2 as agent_pb
 from ostler_common.secret import Secret
 from ostler_control.ha import devices
 from ostler_control.ha.fence import fence
 from ostler_control.ha.fence_agents import Device, Power
+from ostler_control.ha.lease_watch import MARGIN_S
 from ostler_control.ha.priorities import set_offering
 from ostler_control.models import (
     FenceState,
     Host,
     HostFence,
+    HostGuard,
     HostState,
     Operation,
     Priority,
@@ -67,6 +71,34 @@ def test_killed_anywhere_in_a_fencing(tmp_path: Path) -> None:
         assert (Vm.get().state, Vm.get().host) == (VmState.STOPPED, None)
         assert [row.vm.name for row in VmRestart.select()] == ["web"]
         assert bmc.calls() == ["off", "off", "status", "status", "on", "on"]
+        site.fleet.stop()
+
+
+def test_killed_anywhere_in_a_fencing_by_lease(tmp_path: Path) -> None:
+    """In the steps watch-lease, record-off and free. The watch begins anew each time, and takes its time."""
+    with databases.bound(f"sqlite:///{tmp_path}/ostler.sqlite") as url:
+        site = new_site(url, tmp_path)
+        set_offering(site.encrypted, Priority.HIGH, "root")
+        run_without_crash(site, [record(lambda: site.new_vm("web", host=site.host("h1"), pool=site.pools["shared"]))])
+        pool_id, guard = site.pools["shared"].id, site.hosts["h1"].guard
+        HostGuard.create(host=site.host("h1"), state="guarding", term="term", pool_id=pool_id, ends_within_s=0.1)
+        site.fleet.leases[pool_id, guard.host_id] = agent_pb.Lease(term="term", number=7)
+        site.silence("h1")
+        operation = record(lambda: fence(site.host("h1"), "system", device=False, automatic=True, lease=True))
+        begun = time.monotonic()
+        for number in (2, 5, 7):
+            with control(site, {operation.id: number}):
+                wait_until(lambda: reached(site, operation), 90)
+            (tmp_path / "control" / "reached" / operation.id).unlink()
+            assert time.monotonic() - begun > MARGIN_S
+            proved = HostFence.get().state is FenceState.OFF
+            assert proved or Vm.get().state is VmState.RUNNING, "freed without proof"
+            assert site.host("h1").state is HostState.FENCED
+        with control(site, {}):
+            wait_until(lambda: are_over([operation]), 60)
+        assert Operation.get_by_id(operation.id).state == "succeeded"
+        assert (HostFence.get().proof, Vm.get().state, Vm.get().host) == ("lease", VmState.STOPPED, None)
+        assert [row.vm.name for row in VmRestart.select()] == ["web"]
         site.fleet.stop()
 
 
