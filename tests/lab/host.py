@@ -286,9 +286,10 @@ class Host:
         self.run(*argv, env=self.agent_environment())
 
     def start_agent(self, env: Mapping[str, str] | None = None) -> None:
-        """Starts the agent, and beside it the migration gateway of a libvirt host, as their units do."""
+        """Starts the agent, and beside it migration gateway and guardian of a libvirt host, as their units do."""
         if self.driver == "libvirt":
             self.start_gateway()
+            self.start_guardian()
         argv = [sys.executable, "-m", "ostler_agent.main", "run"]
         self.start_daemon("agent", argv, {**self.agent_environment(), **(env or {})})
         wait_for(lambda: self.agent_listens() or not self.daemon_alive("agent"), f"agent of {self.name}", 60)
@@ -308,6 +309,11 @@ class Host:
 
     def _listens(self, port: int) -> bool:
         return bool(self.run("ss", "-Hltn", f"sport = :{port}"))
+
+    def start_guardian(self) -> None:
+        """Starts the guardian unless it runs. It does nothing until it is asked to."""
+        if not self.daemon_alive("guardian"):
+            self.start_daemon("guardian", [sys.executable, "-m", "ostler_agent.main", "guardian"])
 
     # -- inside
 

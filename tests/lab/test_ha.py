@@ -12,8 +12,8 @@ import pytest
 from ostler.control.v1 import ha_pb2, host_pb2, vm_pb2
 
 from tests.lab.bmc import PASSWORD, USER, Bmc
-from tests.lab.fleet import CLUSTER, Fleet
-from tests.lab.host import wait_for
+from tests.lab.fleet import CLUSTER, SHARED_POOL, Fleet
+from tests.lab.host import SHARED, wait_for
 
 pytestmark = pytest.mark.lab
 NAME = "protected"
@@ -80,6 +80,59 @@ def test_a_host_whose_network_is_cut_is_fenced_and_its_running_vm_restarts_once(
     assert status_of(fleet, "h3").verdict == ""
     assert fleet.assert_runs_once(NAME) in ("h1", "h2")
     assert PASSWORD not in fleet.lab.control.log()
+    fleet.delete_vm(NAME)
+
+
+@contextmanager
+def guarding(fleet: Fleet) -> Iterator[None]:
+    """The hosts guard themselves by leases in the shared pool, and are fenced after 10 s of silence."""
+    with fleet.setting("ha.fence.delay", "10"), fleet.setting("ha.lease.pool", SHARED_POOL):
+        wait_for(lambda: status_of(fleet, "h3").self_fencing == "guarding", "h3 guarding itself", 60, 0.3)
+        yield
+    wait_for(lambda: status_of(fleet, "h3").self_fencing == "", "h3 not guarding itself", 60, 0.3)
+
+
+def test_a_host_whose_agent_hangs_renews_its_lease_and_keeps_its_vm(fleet: Fleet) -> None:
+    host = fleet.lab.host("h3")
+    vm = fleet.create_vm(NAME, template="blank", host="h3")
+    fleet.lab.control.ostler("ha", "enable", NAME)
+    with guarding(fleet), counting(fleet, vm.id) as counts:
+        host.freeze_daemon("agent")
+        wait_for(lambda: "renews its lease" in fleet.host(host).state_reason, "the lease found renewed", 120, 0.3)
+        assert fleet.vm(NAME).host_name == "h3"
+        host.thaw_daemon("agent")
+        wait_for(lambda: fleet.host(host).state == host_pb2.Host.UP, "h3 up again", 120, 0.3)
+    assert set(counts) == {1}
+    fleet.delete_vm(NAME)
+
+
+@pytest.mark.timeout(600)
+def test_a_host_that_lost_storage_and_network_ends_its_vm_before_it_starts_elsewhere(fleet: Fleet) -> None:
+    host = fleet.lab.host("h3")
+    vm = fleet.create_vm(NAME, host="h3")
+    with fleet.console(NAME) as console:
+        console.wait("tick 1", 90)
+    ostler = fleet.lab.control.ostler
+    ostler("ha", "enable", NAME)
+    with guarding(fleet), counting(fleet, vm.id) as counts:
+        assert "guarding" in ostler("host", "show", "h3")
+        # Its QEMU has the disk open still, and nothing asks it to end but the guardian.
+        host.cut()
+        host.run("umount", "--lazy", SHARED)
+        wait_for(lambda: fleet.processes(vm.id) == 0, "the end of the VM", 90, 0.1)
+        assert fleet.vm(NAME).host_name == "h3", "nothing was proved by then"
+        wait_for(lambda: fleet.vm(NAME).host_name in ("h1", "h2"), "the restart", 240, 0.3)
+        wait_for(lambda: fleet.vm(NAME).state == vm_pb2.Vm.RUNNING, "the VM running", 150, 0.2)
+        with fleet.console(NAME) as console:
+            console.wait("tick", 90)
+        print(ostler("ha", "status"))
+        # The host comes back as it was: nothing was rebooted.
+        host.run("mount", "--bind", str(host.shared), SHARED)
+        host.mend()
+        wait_for(lambda: fleet.host(host).state == host_pb2.Host.UP, "h3 up again", 120, 0.3)
+        wait_for(lambda: status_of(fleet, "h3").self_fencing == "guarding", "h3 guarding itself again", 60, 0.3)
+        assert fleet.assert_runs_once(NAME) in ("h1", "h2")
+    assert set(counts) == {0, 1}, "never two, and none between the two"
     fleet.delete_vm(NAME)
 
 

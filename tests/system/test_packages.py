@@ -170,6 +170,21 @@ def test_restarting_any_unit_leaves_vms_alone(site: Site) -> None:
     assert site.ticks()
 
 
+def test_systemd_replaces_a_guardian_that_hangs(site: Site) -> None:
+    host = site.host_of()
+    before = site.qemu(host)
+    host.run("systemctl enable --now ostler-guardian")
+    main_pid = "systemctl show --property=MainPID --value ostler-guardian"
+    number = host.run(main_pid).strip()
+    host.run(f"kill -STOP {number}")
+    wait_for(lambda: host.run(main_pid).strip() not in (number, "0"), "another guardian", 60, 0.5)
+    wait_for(lambda: host.run("systemctl is-active ostler-guardian || true").strip() == "active", "its start", 60, 0.5)
+    assert '"state": "off"' in host.run("cat /run/ostler/guardian/status.json")
+    assert site.qemu(host) == before
+    host.run("systemctl restart ostler-guardian")
+    assert site.qemu(host) == before
+
+
 def test_an_upgrade_leaves_vms_and_operations_alone(site: Site) -> None:
     host = site.host_of()
     before = site.qemu(host)
