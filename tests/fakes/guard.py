@@ -29,6 +29,7 @@ class FakeGuard(host_pb2_grpc.HostServiceServicer):
         self.ends_within_ms = 500
         self.renews, self.blind = False, False
         self.refusal: OstlerError | None = None
+        self.answers_state = 0
         self.now, self.ended_at = 0, 0
 
     def end(self) -> None:
@@ -71,7 +72,7 @@ class FakeGuard(host_pb2_grpc.HostServiceServicer):
         else:
             self.state, self.pool_id = host_pb2.Guard.OFF, ""
         return host_pb2.Guard(
-            state=self.state,
+            state=self.answers_state or self.state,  # type: ignore[arg-type]
             stamp=f"{self.term}/{self.now}",
             term=self.term,
             pool_id=self.pool_id,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from ostler.control.v1 import ha_pb2, host_pb2, vm_pb2
+from ostler_agent.guardian.hold import HOLD_S
 
 from tests.lab.bmc import PASSWORD, USER, Bmc
 from tests.lab.fleet import CLUSTER, SHARED_POOL, Fleet
@@ -84,9 +87,9 @@ def test_a_host_whose_network_is_cut_is_fenced_and_its_running_vm_restarts_once(
 
 
 @contextmanager
-def guarding(fleet: Fleet) -> Iterator[None]:
-    """The hosts guard themselves by leases in the shared pool, and are fenced after 10 s of silence."""
-    with fleet.setting("ha.fence.delay", "10"), fleet.setting("ha.lease.pool", SHARED_POOL):
+def guarding(fleet: Fleet, fence_delay_s: int = 10) -> Iterator[None]:
+    """The hosts guard themselves by leases in the shared pool, and are fenced when they are silent for this long."""
+    with fleet.setting("ha.fence.delay", str(fence_delay_s)), fleet.setting("ha.lease.pool", SHARED_POOL):
         wait_for(lambda: status_of(fleet, "h3").self_fencing == "guarding", "h3 guarding itself", 60, 0.3)
         yield
     wait_for(lambda: status_of(fleet, "h3").self_fencing == "", "h3 not guarding itself", 60, 0.3)
@@ -103,6 +106,38 @@ def test_a_host_whose_agent_hangs_renews_its_lease_and_keeps_its_vm(fleet: Fleet
         host.thaw_daemon("agent")
         wait_for(lambda: fleet.host(host).state == host_pb2.Host.UP, "h3 up again", 120, 0.3)
     assert set(counts) == {1}
+    fleet.delete_vm(NAME)
+
+
+@pytest.mark.timeout(600)
+def test_a_host_whose_lease_hangs_keeps_its_vm_as_long_as_it_hears_the_control_plane(fleet: Fleet) -> None:
+    """Then it ends the VM, is back before it is fenced, and its VM starts again."""
+    host = fleet.lab.host("h3")
+    vm = fleet.create_vm(NAME, template="blank", host="h3")
+    fleet.lab.control.ostler("ha", "enable", NAME)
+    lease = host.outside(f"{SHARED}/.ostler-lease.{fleet.host(host).id}")
+
+    def guardian() -> dict[str, float | str]:
+        found: dict[str, float | str] = json.loads(host.outside("/run/ostler/guardian/status.json").read_text())
+        return found
+
+    with guarding(fleet, fence_delay_s=300), counting(fleet, vm.id) as counts:
+        lease.unlink()
+        os.mkfifo(lease)  # a write hangs, as on a server that is gone
+        begun = float(guardian()["since"])
+        wait_for(lambda: float(guardian()["since"]) > begun + 1.5 * HOLD_S, "grants for longer than a hold", 120, 0.3)
+        assert guardian()["state"] == "guarding"
+        assert fleet.processes(vm.id) == 1
+        host.cut()
+        wait_for(lambda: fleet.processes(vm.id) == 0, "the end of the VM", 90, 0.1)
+        os.close(os.open(lease, os.O_RDONLY | os.O_NONBLOCK))  # the write goes on, and fails
+        lease.unlink()
+        host.mend()
+        wait_for(lambda: fleet.vm(NAME).host_name not in ("", "h3") or fleet.processes(vm.id) == 1, "the restart", 120)
+        wait_for(lambda: fleet.host(host).state == host_pb2.Host.UP, "h3 up again", 120, 0.3)
+        wait_for(lambda: fleet.vm(NAME).state == vm_pb2.Vm.RUNNING, "the VM running", 120, 0.2)
+        assert fleet.assert_runs_once(NAME)
+    assert set(counts) == {0, 1}
     fleet.delete_vm(NAME)
 
 

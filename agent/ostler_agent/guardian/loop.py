@@ -80,6 +80,9 @@ class Guardian:
         the VMs: another host must never believe in a guardian that is gone."""
         if self._wish is None or self._hold is None:
             return
+        if self._hold.at(self._clock()).lost is not None:
+            self._ender.end()
+            return  # the status stays: the next guardian ends what appears, until the control plane gives the host back
         end = self._clock() + RELEASE_S
         said = False
         while not said and self._clock() < end and self._hold.at(self._clock()).lost is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 from ostler.agent.v1 import host_pb2 as agent_pb
@@ -35,11 +35,11 @@ _MAX_STAMP = 100
 
 @dataclass(frozen=True)
 class _Guarded:
-    """A host to be asked. pool_id: of the lease that it is to have, "" for none; before: the pool it had."""
+    """A host to be asked. pool_id: of the lease that it is to have, "" for none; before: what is recorded of it."""
 
     host: HostAddress
     pool_id: str
-    before: str
+    before: HostGuard | None
 
 
 class Guards(Periodic):
@@ -68,20 +68,21 @@ class Guards(Periodic):
     def _keep(self, one: _Guarded) -> None:
         host_id = one.host.host_id
         stamp = self._stamps.pop(host_id, "")
-        if one.before and one.before != one.pool_id:
+        if one.before and one.before.pool_id not in ("", one.pool_id):
             # Before the host is told: no lease of before may prove anything from now on.
-            _record(host_id, agent_pb.Guard(state=agent_pb.Guard.OFF), "")
+            _record(one, agent_pb.Guard(state=agent_pb.Guard.OFF), "")
+            one = replace(one, before=None)
         request = agent_pb.KeepGuardRequest(pool_id=one.pool_id, stamp=stamp)
         try:
             guard = self._agents.call(one.host, lambda agent: agent.host.KeepGuard, request, _CALL_S)
         except OstlerError as error:
             if error.reason != "HOST_UNREACHABLE":  # of a silent host the last word counts
-                _record(host_id, agent_pb.Guard(state=agent_pb.Guard.OFF), error.message)
+                _record(one, agent_pb.Guard(state=agent_pb.Guard.OFF), error.message)
             return
         if wrong := _find_wrong(guard):
-            _record(host_id, agent_pb.Guard(state=agent_pb.Guard.OFF), wrong)
+            _record(one, agent_pb.Guard(state=agent_pb.Guard.OFF), wrong)
             return
-        _record(host_id, guard, "")
+        _record(one, guard, "")
         if guard.state == agent_pb.Guard.ENDED:
             _notice_end(host_id)
         elif guard.state != agent_pb.Guard.ABSENT:
@@ -100,9 +101,8 @@ def _guarded() -> list[_Guarded]:
         found = []
         for host in hosts:
             pool_id = wanted.get(host.cluster_id, wanted[""])
-            row = rows.get(host.id)
-            before = row.pool_id if row else ""
-            if pool_id or before:
+            before = rows.get(host.id)
+            if pool_id or (before and before.pool_id):
                 found.append(_Guarded(address(host), pool_id, before))
         return found
 
@@ -110,6 +110,8 @@ def _guarded() -> list[_Guarded]:
 def _find_wrong(guard: agent_pb.Guard) -> str:
     """What is wrong with a host's answer, for people; "" when nothing is."""
     wrong = reports.find_wrong(guard)
+    if not wrong and guard.state not in agent_pb.Guard.State.values():
+        wrong = f"state is {guard.state}"
     if not wrong and max(len(guard.stamp), len(guard.term), len(guard.pool_id)) > _MAX_STAMP:
         wrong = "its stamp is too long"
     if not wrong and guard.ends_within_ms > MAX_ENDS_WITHIN_S * 1000:
@@ -117,7 +119,8 @@ def _find_wrong(guard: agent_pb.Guard) -> str:
     return reports.complaint(wrong) if wrong else ""
 
 
-def _record(host_id: str, guard: agent_pb.Guard, reason: str) -> None:
+def _record(one: _Guarded, guard: agent_pb.Guard, reason: str) -> None:
+    """Nearly always nothing has changed, and the database is not asked."""
     state = GuardState(agent_pb.Guard.State.Name(guard.state).lower()) if guard.state else GuardState.OFF
     if state is GuardState.ABSENT:
         reason = "its guardian does not run (systemctl enable --now ostler-guardian.service)"
@@ -128,13 +131,13 @@ def _record(host_id: str, guard: agent_pb.Guard, reason: str) -> None:
         "ends_within_s": guard.ends_within_ms / 1000,
         "reason": reason,
     }
+    if one.before is not None and all(getattr(one.before, key) == value for key, value in values.items()):
+        return
     with transaction():
-        row = HostGuard.get_or_none(HostGuard.host == host_id)
-        if row is None:
-            if Host.select().where(Host.id == host_id).exists():
-                HostGuard.create(host=host_id, **values)
-        elif any(getattr(row, key) != value for key, value in values.items()):
-            HostGuard.update(**values).where(HostGuard.id == row.id).execute()
+        if HostGuard.update(**values).where(HostGuard.host == one.host.host_id).execute():
+            return
+        if Host.select().where(Host.id == one.host.host_id).exists():
+            HostGuard.create(host=one.host.host_id, **values)
 
 
 def _notice_end(host_id: str) -> None:

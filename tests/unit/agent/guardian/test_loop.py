@@ -236,6 +236,17 @@ def test_an_orderly_end_is_said_on_the_storage(site: Site) -> None:
     assert (status.state, status.pool_id) == (State.OFF, "")
 
 
+def test_a_guardian_that_ended_the_vms_and_is_restarted_has_still_ended_them(site: Site) -> None:
+    site.storage.works = False
+    site.run(HOLD_S + 4)
+    site.storage.works = True
+    site.guardian.release(lambda seconds: None)
+    site.start()
+    site.vms.alive = ["late"]
+    assert site.step() is State.ENDED
+    assert site.vms.ended == [VM, "late"]
+
+
 def test_an_end_that_the_storage_does_not_take_ends_the_vms(site: Site) -> None:
     site.storage.works = False
 

@@ -9,6 +9,7 @@ import pytest
 from ostler.agent.v1 import host_pb2 as agent_pb
 from ostler_common.errors import FailedPreconditionError, OstlerError
 from ostler_control import settings
+from ostler_control.database import db
 from ostler_control.fleet import store
 from ostler_control.ha import lease_watch, release, self_fence
 from ostler_control.ha.fence import fence
@@ -217,12 +218,31 @@ def test_why_a_host_does_not_guard_itself_is_shown(site: Site, guards: Guards) -
     guard_of(site, "h1").refusal = FailedPreconditionError("no guardian runs on this host", "GUARDIAN_ABSENT")
     guard_of(site, "h2").ends_within_ms = 3_600_000
     guards.tick()
+    guard_of(site, "h3").answers_state = 77
     assert stands("h1") == (GuardState.OFF, "no guardian runs on this host")
     state, reason = stands("h2")
     assert state is GuardState.OFF
     assert "ends_within_ms is 3600000" in reason
     shown = {host.row.name: host for host in status(Cluster.get()).hosts}
     assert [shown[name].facts.has_lease for name in ("h1", "h2", "h3")] == [False, False, True]
+    guards.tick()
+    assert "state is 77" in stands("h3")[1]
+
+
+def test_hosts_at_rest_cost_the_database_a_few_reads_and_no_write(
+    site: Site, guards: Guards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statements: list[str] = []
+    execute = db.obj.execute_sql
+
+    def noting(sql: str, *args: object) -> object:
+        statements.append(sql)
+        return execute(sql, *args)
+
+    monkeypatch.setattr(db.obj, "execute_sql", noting)
+    guards.tick()
+    assert [sql for sql in statements if not sql.startswith("SELECT")] == []
+    assert len(statements) == 4, "settings, guardians and hosts, however many there are"
 
 
 def test_a_host_that_ended_its_vms_and_is_heard_is_given_back_after_they_are_freed(
