@@ -9,7 +9,6 @@ import pytest
 from ostler.agent.v1 import host_pb2 as agent_pb
 from ostler_common.errors import FailedPreconditionError, OstlerError
 from ostler_control import settings
-from ostler_control.database import db
 from ostler_control.fleet import store
 from ostler_control.ha import lease_watch, release, self_fence
 from ostler_control.ha.fence import fence
@@ -28,6 +27,7 @@ from ostler_control.models import (
     VmState,
     now,
 )
+from ostler_control.models.base import db
 from ostler_control.operations import Engine
 from ostler_control.settings.changes import Owner, change, reset
 from ostler_control.states import GuardState
