@@ -28,6 +28,8 @@ from ostler.control.v1 import (
     host_pb2_grpc,
     import_pb2,
     import_pb2_grpc,
+    label_pb2,
+    label_pb2_grpc,
     operation_pb2,
     pool_pb2,
     pool_pb2_grpc,
@@ -666,6 +668,17 @@ class VmSnapshots(vm_snapshot_pb2_grpc.VmSnapshotServiceServicer):
         return vm_snapshot_pb2.ListVmSnapshotsResponse(vm_snapshots=[self.snapshot])
 
 
+class Labels(label_pb2_grpc.LabelServiceServicer):
+    def __init__(self, control: Control) -> None:
+        self.control = control
+
+    def UpdateLabels(
+        self, request: label_pb2.UpdateLabelsRequest, context: grpc.ServicerContext
+    ) -> label_pb2.UpdateLabelsResponse:
+        self.control.ask(request)
+        return label_pb2.UpdateLabelsResponse(labels=request.set)
+
+
 class Backups(backup_pb2_grpc.BackupServiceServicer):
     """One backup, "nightly", of web-1."""
 
@@ -778,6 +791,9 @@ def serving(directory: Path) -> Iterator[tuple[Control, Path]]:
         "ostler.control.v1.ImportService": lambda s: import_pb2_grpc.add_ImportServiceServicer_to_server(imports, s),
         "ostler.control.v1.EventService": lambda s: event_pb2_grpc.add_EventServiceServicer_to_server(
             Events(control), s
+        ),
+        "ostler.control.v1.LabelService": lambda s: label_pb2_grpc.add_LabelServiceServicer_to_server(
+            Labels(control), s
         ),
         "ostler.control.v1.VmSnapshotService": lambda s: vm_snapshot_pb2_grpc.add_VmSnapshotServiceServicer_to_server(
             vm_snapshots, s

@@ -16,10 +16,10 @@ from ostler_control.api.resolve import resolve
 from ostler_control.api.session import with_sessions
 from ostler_control.caller import Caller
 from ostler_control.labels.store import Labeled
-from ostler_control.models import BaseModel, Cluster, Host, Network, Pool, Snapshot, Template, Vm, Volume
+from ostler_control.models import BaseModel, Cluster, Host, Network, Pool, Snapshot, Template, Vm, VmSnapshot, Volume
 
 _Row = TypeVar("_Row", bound=BaseModel)
-_OF_MEMBERS = frozenset({"vm", "volume", "snapshot"})  # what an account owns
+_OF_MEMBERS = frozenset({"vm", "volume", "snapshot", "vm_snapshot"})  # what an account owns
 
 
 @with_sessions
@@ -46,6 +46,8 @@ def _object(request: pb.UpdateLabelsRequest, caller: Caller) -> Labeled:
             return resolve(Volume, request.volume, "volume", caller=caller)
         case "snapshot":
             return resolve(Snapshot, request.snapshot, "snapshot", caller=caller)
+        case "vm_snapshot":
+            return resolve(VmSnapshot, request.vm_snapshot, "vm_snapshot", caller=caller)
         case "host":
             return resolve(Host, request.host, "host")
         case "template":
@@ -57,5 +59,7 @@ def _object(request: pb.UpdateLabelsRequest, caller: Caller) -> Labeled:
         case "cluster":
             return resolve(Cluster, request.cluster, "cluster")
     raise bad_field(
-        "object", "is required: a vm, volume, snapshot, host, template, pool, network or cluster", "REQUIRED"
+        "object",
+        "is required: a vm, volume, snapshot, vm_snapshot, host, template, pool, network or cluster",
+        "REQUIRED",
     )

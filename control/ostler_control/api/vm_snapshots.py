@@ -11,6 +11,7 @@ from ostler_control import vm_snapshots
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import vm_snapshots as convert
 from ostler_control.api.convert.enums import from_enum
+from ostler_control.api.labels import select
 from ostler_control.api.paging import page
 from ostler_control.api.requests import once
 from ostler_control.api.resolve import resolve, visible
@@ -45,6 +46,7 @@ class VmSnapshotService(vm_snapshot_pb2_grpc.VmSnapshotServiceServicer):
             query = query.where(VmSnapshot.account == resolve(Account, request.account, "account", caller=caller))
         if request.vm:
             query = query.where(VmSnapshot.vm_id == _vm_id(request.vm, caller))
+        query = select(query, VmSnapshot, request.selector)
         found = page(query, VmSnapshot, request, scope=caller.actor, newest_first=True)
         rows = convert.vm_snapshots(found.rows, caller)
         return pb.ListVmSnapshotsResponse(vm_snapshots=rows, next_page_token=found.next_page_token)

@@ -10,7 +10,7 @@ from ostler.control.v1 import label_pb2 as pb
 
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pass_app
-from ostler_control.cli.names import CLUSTER, HOST, NETWORK, POOL, SNAPSHOT, TEMPLATE, VM, VOLUME
+from ostler_control.cli.names import CLUSTER, HOST, NETWORK, POOL, SNAPSHOT, TEMPLATE, VM, VM_SNAPSHOT, VOLUME
 from ostler_control.cli.options import output_option
 from ostler_control.cli.output import View, print_one
 
@@ -19,6 +19,7 @@ _TYPES = {
     "vm": VM,
     "volume": VOLUME,
     "snapshot": SNAPSHOT,
+    "vm snapshot": VM_SNAPSHOT,
     "host": HOST,
     "template": TEMPLATE,
     "pool": POOL,
@@ -54,8 +55,8 @@ def label_option(function: F) -> F:
 def label_command(noun: str) -> click.Command:
     """The verb `label` of a noun."""
 
-    @click.command("label", help=_HELP.format(noun=noun, object="VM" if noun == "vm" else noun, name=_EXAMPLES[noun]))
-    @click.argument(noun, type=_TYPES[noun])
+    @click.command("label", help=_HELP.format(noun=noun, object=noun.replace("vm", "VM"), name=_EXAMPLES[noun]))
+    @click.argument(noun.replace(" ", "_"), type=_TYPES[noun])
     @click.argument("changes", nargs=-1, required=True, metavar="KEY=VALUE|KEY-...")
     @output_option
     @pass_app
@@ -71,6 +72,7 @@ _EXAMPLES = {
     "vm": "web-1",
     "volume": "data-1",
     "snapshot": "nightly",
+    "vm snapshot": "before-upgrade",
     "host": "h1",
     "template": "debian-13",
     "pool": "fast",

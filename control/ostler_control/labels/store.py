@@ -27,6 +27,8 @@ from ostler_control.models import (
     TemplateLabel,
     Vm,
     VmLabel,
+    VmSnapshot,
+    VmSnapshotLabel,
     Volume,
     VolumeLabel,
     tuples,
@@ -43,8 +45,9 @@ Label = (
     | type[NetworkLabel]
     | type[PoolLabel]
     | type[SnapshotLabel]
+    | type[VmSnapshotLabel]
 )
-Labeled = Vm | Volume | Host | Template | Cluster | Network | Pool | Snapshot
+Labeled = Vm | Volume | Host | Template | Cluster | Network | Pool | Snapshot | VmSnapshot
 _TABLES: Mapping[type[BaseModel], Label] = {
     Vm: VmLabel,
     Volume: VolumeLabel,
@@ -54,6 +57,7 @@ _TABLES: Mapping[type[BaseModel], Label] = {
     Network: NetworkLabel,
     Pool: PoolLabel,
     Snapshot: SnapshotLabel,
+    VmSnapshot: VmSnapshotLabel,
 }
 _Row = TypeVar("_Row", bound=BaseModel)
 
@@ -100,8 +104,8 @@ def update(row: Labeled, labels: Mapping[str, str], remove: Collection[str], act
                 "TOO_MANY_LABELS",
             )
         changed = [f"{key}={value}" for key, value in labels.items()] + [f"{key} removed" for key in remove]
-        noun = type(row).__name__.lower()
-        account_id = row.account_id if isinstance(row, (Vm, Volume, Snapshot)) else ""
+        noun = "vm-snapshot" if isinstance(row, VmSnapshot) else type(row).__name__.lower()
+        account_id = row.account_id if isinstance(row, (Vm, Volume, Snapshot, VmSnapshot)) else ""
         outcome = events.Outcome.SUCCEEDED
         message = ", ".join(changed)
         events.record(f"{noun}.label", outcome, actor, noun, row.id, row.name, message, account_id=account_id)

@@ -49,6 +49,7 @@ from ostler_control.models.labels import (
     TemplateLabel,
     VmDescription,
     VmLabel,
+    VmSnapshotLabel,
     VolumeLabel,
 )
 from ostler_control.models.machines import (
@@ -161,6 +162,7 @@ ALL: tuple[type[BaseModel], ...] = (
     NetworkLabel,
     PoolLabel,
     SnapshotLabel,
+    VmSnapshotLabel,
     ImportSource,
     KvmSource,
     KvmTlsSource,
@@ -296,6 +298,7 @@ __all__ = [
     "VmSighting",
     "VmSnapshot",
     "VmSnapshotDisk",
+    "VmSnapshotLabel",
     "VmSnapshotSchedule",
     "VmState",
     "VmUserData",

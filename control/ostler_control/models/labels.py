@@ -8,6 +8,7 @@ from ostler_control.models.base import BaseModel
 from ostler_control.models.machines import Network, Vm
 from ostler_control.models.places import Cluster, Host
 from ostler_control.models.storage import Pool, Snapshot, Template, Volume
+from ostler_control.models.vm_snapshots import VmSnapshot
 
 
 class VmDescription(BaseModel):
@@ -106,6 +107,18 @@ class SnapshotLabel(BaseModel):
     """A label of a snapshot."""
 
     object = ForeignKeyField(Snapshot, backref="labels", on_delete="CASCADE")
+    object_id: str
+    key = TextField()
+    value = TextField()
+
+    class Meta:
+        indexes = ((("object", "key"), True), (("key", "value"), False))
+
+
+class VmSnapshotLabel(BaseModel):
+    """A label of a VM's snapshot."""
+
+    object = ForeignKeyField(VmSnapshot, backref="labels", on_delete="CASCADE")
     object_id: str
     key = TextField()
     value = TextField()

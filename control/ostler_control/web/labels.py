@@ -22,8 +22,8 @@ def label_action(noun: str, kind: str = "", admins: bool = False) -> Action:
             changed, removed = changes_of(call.text("changes").split())
         except click.UsageError as error:
             raise InvalidArgumentError(f"labels: {error.message}", "INVALID_LABEL") from None
-        named = {noun: call.target}
+        named = {noun.replace(" ", "_"): call.target}
         app.client.labels.UpdateLabels(UpdateLabelsRequest(**named, set=changed, remove=removed))
 
     question = f"Change the labels of {kind or noun} {{name}}? Several changes are separated by spaces."
-    return Action("label", (noun, "label"), "Labels", question, update, options=(_CHANGES,), admins=admins)
+    return Action("label", (*noun.split(), "label"), "Labels", question, update, options=(_CHANGES,), admins=admins)

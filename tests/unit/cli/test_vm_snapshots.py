@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from ostler.control.v1 import label_pb2
 from ostler.control.v1 import vm_snapshot_pb2 as pb
 
 from tests.fakes.control import Control
@@ -42,6 +43,15 @@ def test_what_cannot_be_undone_wants_to_be_confirmed(
     assert control.asked == []
     assert ostler("vm", "snapshot", verb, "whole", "--yes", "--no-wait").exit_code == 0
     assert asked(control, kind).vm_snapshot == "whole"
+
+
+def test_they_are_labeled_and_found_by_labels(control: Control, ostler: Ostler) -> None:
+    assert ostler("vm", "snapshot", "label", "whole", "keep=yes", "old-").exit_code == 0
+    request = asked(control, label_pb2.UpdateLabelsRequest)
+    assert (request.vm_snapshot, dict(request.set), list(request.remove)) == ("whole", {"keep": "yes"}, ["old"])
+    control.asked.clear()
+    assert ostler("vm", "snapshot", "list", "-l", "keep").exit_code == 0
+    assert asked(control, pb.ListVmSnapshotsRequest).selector == "keep"
 
 
 def test_a_schedule_is_made(control: Control, ostler: Ostler) -> None:

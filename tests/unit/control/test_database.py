@@ -70,6 +70,7 @@ from ostler_control.models import (
     VmSighting,
     VmSnapshot,
     VmSnapshotDisk,
+    VmSnapshotLabel,
     VmSnapshotSchedule,
     VolumeLimits,
     WarmImport,
@@ -121,6 +122,7 @@ FROZEN = {
     "0029_backup_schedules": "3a1daf0f4c049fecd15aa1eb3b4aef5a9bb6f8f1b8d7da0bef48de31a83862b8",
     "0030_vm_snapshots": "f79d461f0f73156629ecc7e3ad6f65ad4cdf0a7081a6fd29586ddf2e6a00aef3",
     "0030_vm_snapshots_schedules": "f19d2dfc5932abc42bd8059433848c3e3b829e895651d8492d8299d0d97375e0",
+    "0030_vm_snapshots_with_labels": "249813b4b310ed0dc53e89f7b5ae22a3613ff0b4f0eecfec6183371eae9d99a4",
     "0033_held_indexes": "4a3f8faf4e4f09e639e223f15a0de57d80e1c6a39d6260ae1e175d2057e673bd",
     "0032_host_guard": "ff58a8ee1ac810fc38b4f8c7b5fc3004a9fe38ec9ea1a6a4a69b01165917e70d",
     "0034_backup_increments": "f3ae41273ce212b53096e5d6ce2eaba02c5f3072ec9fdf363cadeb48c35cb3ca",
@@ -676,6 +678,19 @@ def test_disks_of_backups_get_what_they_build_on(tmp_path: Path) -> None:
                 BackupDisk.delete().where(BackupDisk.id == first.id).execute()
             BackupDisk.delete().where(BackupDisk.id == second.id).execute()
             assert BackupIncrement.select().count() == 0
+
+
+def test_vm_snapshots_get_labels(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0030_vm_snapshots_schedules")
+            old = VmSnapshot.create(name="old", account=Account.create(name="a"), vm_id="v", vm_name="web")
+        assert "0030_vm_snapshots_with_labels" in database.migrate()
+        with database.session():
+            VmSnapshotLabel.create(object=old, key="keep", value="yes")
+            assert [(row.object.name, row.key) for row in VmSnapshotLabel.select()] == [("old", "keep")]
+            VmSnapshot.delete().execute()
+            assert VmSnapshotLabel.select().count() == 0
 
 
 def test_offerings_and_volumes_get_io_limits(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from ostler_control.models import (
     Template,
     Vm,
     VmLabel,
+    VmSnapshot,
     Volume,
     db,
     new_id,
@@ -141,7 +142,7 @@ def test_labels_are_added_changed_and_removed(site: Site) -> None:
     assert labels.selected(Template.select(), Template, labels.parse("a")).count() == 1
 
 
-@pytest.mark.parametrize("kind", ["cluster", "network", "pool", "snapshot"])
+@pytest.mark.parametrize("kind", ["cluster", "network", "pool", "snapshot", "vm-snapshot"])
 def test_other_objects_have_labels_that_go_with_them(site: Site, kind: str) -> None:
     volume = Volume.get(Volume.name == "web-root")
     snapshot = Snapshot.create(
@@ -153,11 +154,12 @@ def test_other_objects_have_labels_that_go_with_them(site: Site, kind: str) -> N
         "network": Network.create(name="spare", zone=zone, bridge="br1"),
         "pool": Pool.create(name="spare", type="local", scope="host", scope_id=new_id()),
         "snapshot": snapshot,
+        "vm-snapshot": VmSnapshot.create(name="whole", account=site.account, vm_id=volume.vm_id, vm_name="web"),
     }
     row = rows[kind]
     assert labels.update(row, {"site": "berlin"}, [], "ada") == {"site": "berlin"}
     event = Event.get(Event.type == f"{kind}.label")
-    assert event.account_id == (site.account.id if kind == "snapshot" else "")
+    assert event.account_id == (site.account.id if kind in ("snapshot", "vm-snapshot") else "")
     model: type[BaseModel] = type(row)
     assert [found.id for found in labels.selected(model.select(), model, labels.parse("site=berlin"))] == [row.id]
     assert labels.selected(model.select(), model, labels.parse("site!=berlin,site")).count() == 0

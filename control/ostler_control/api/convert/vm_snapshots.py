@@ -8,6 +8,7 @@ from ostler.control.v1 import vm_snapshot_pb2 as pb
 from ostler.types.v1 import volume_pb2 as types
 from peewee import JOIN
 
+from ostler_control import labels
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.lookups import by_id, name_of, shown_to
 from ostler_control.api.convert.times import timestamp
@@ -34,6 +35,7 @@ def vm_snapshots(rows: Sequence[VmSnapshot], caller: Caller) -> list[pb.VmSnapsh
         found.snapshot_id: found
         for found in SnapshotConsistency.select().where(SnapshotConsistency.snapshot.in_(snapshots))
     }
+    labeled = labels.of_objects(VmSnapshot, [row.id for row in rows])
     messages = []
     for row in rows:
         own = disks.get(row.id, [])
@@ -54,6 +56,7 @@ def vm_snapshots(rows: Sequence[VmSnapshot], caller: Caller) -> list[pb.VmSnapsh
                 consistency_reason=recorded.reason if recorded else "",
                 disks=[_disk(disk, pools) for disk in own],
                 create_time=timestamp(row.create_time),
+                labels=labeled.get(row.id, {}),
             )
         )
     return messages

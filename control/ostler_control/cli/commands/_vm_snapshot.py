@@ -15,6 +15,8 @@ from ostler_control.cli.commands._vm_snapshot_schedule import schedule
 from ostler_control.cli.commands._vm_view import VIEW as VM_VIEW
 from ostler_control.cli.consistency import consistency
 from ostler_control.cli.finish import finish
+from ostler_control.cli.labels import joined as labels_joined
+from ostler_control.cli.labels import label_command, selector_option
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import ACCOUNT, VM, VM_SNAPSHOT
 from ostler_control.cli.options import (
@@ -62,6 +64,7 @@ VIEW = View[pb.VmSnapshot](
         ("VM ran", lambda s: text.yes(s.online)),
         ("consistency", consistency),
         ("VM id", lambda s: s.vm_id),
+        ("labels", lambda s: labels_joined(s.labels)),
         ("id", lambda s: s.id),
     ],
     sections=[Section("Disks", _disks)],
@@ -96,17 +99,18 @@ def create(app: App, vm: str, name: str, call: CallOptions) -> None:
 @snapshot_group.command("list")
 @click.option("--vm", type=VM, default="", help="Only those of this VM; for a deleted VM, its id.")
 @click.option("--account", type=ACCOUNT, default="", help="Only those of this account.")
+@selector_option
 @limit_option()
 @list_options
 @pass_app
-def list_(app: App, vm: str, account: str, limit: int | None, listing: Listing) -> None:
+def list_(app: App, vm: str, account: str, selector: str, limit: int | None, listing: Listing) -> None:
     """Lists snapshots of VMs, newest first.
 
     \b
     Example:
       ostler vm snapshot list --vm web-1
     """
-    request = pb.ListVmSnapshotsRequest(vm=vm, account=account)
+    request = pb.ListVmSnapshotsRequest(vm=vm, account=account, selector=selector)
     found = pages(app.client.vm_snapshots.ListVmSnapshots, request, lambda a: a.vm_snapshots, limit)
     print_list(VIEW, found, listing)
 
@@ -165,3 +169,4 @@ def delete(app: App, snapshot: str, yes: bool, call: CallOptions) -> None:
 
 
 snapshot_group.add_command(schedule)
+snapshot_group.add_command(label_command("vm snapshot"))

@@ -14,6 +14,7 @@ from ostler_control.web import tables
 from ostler_control.web.actions import Action, Actions, Target
 from ostler_control.web.context import Console
 from ostler_control.web.forms import Call
+from ostler_control.web.labels import label_action
 from ostler_control.web.objects import render_object
 from ostler_control.web.tables import Table
 
@@ -94,6 +95,7 @@ ACTIONS = Actions(
             fixed=("--yes",),
             is_dangerous=True,
         ),
+        label_action("vm snapshot", "VM snapshot"),
         Action(
             "delete",
             ("vm", "snapshot", "delete"),
