@@ -13,8 +13,8 @@ def ready(status: str) -> None:
 
 
 def status(text: str) -> None:
-    """A line for `systemctl status`."""
-    send(f"STATUS={text}")
+    """A line for `systemctl status`. It is lost when systemd does not read."""
+    send(f"STATUS={text}", wait=False)
 
 
 def reloading() -> None:
@@ -28,8 +28,8 @@ def stopping() -> None:
 
 
 def alive() -> None:
-    """Feeds the watchdog."""
-    send("WATCHDOG=1")
+    """Feeds the watchdog. It is lost when systemd does not read: nobody waits for a systemd that hangs."""
+    send("WATCHDOG=1", wait=False)
 
 
 def watchdog_interval_s() -> float | None:
@@ -40,12 +40,15 @@ def watchdog_interval_s() -> float | None:
     return int(asked_us) / 1e6 / 2
 
 
-def send(*lines: str) -> None:
-    """Sends lines to the service manager, if there is one."""
+def send(*lines: str, wait: bool = True) -> None:
+    """Sends lines to the service manager, if there is one. wait: until it has room for them."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]  # an abstract socket
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-        channel.sendto("\n".join(lines).encode(), address)
+        try:
+            channel.sendto("\n".join(lines).encode(), 0 if wait else socket.MSG_DONTWAIT, address)
+        except BlockingIOError:
+            pass

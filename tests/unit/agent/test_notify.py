@@ -21,6 +21,16 @@ def test_messages_reach_the_manager(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert received == ["READY=1\nSTATUS=serving", "WATCHDOG=1", "STOPPING=1\nSTATUS=stopping"]
 
 
+def test_nobody_waits_for_a_manager_that_reads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        for _ in range(3000):  # more than its queue holds
+            notify.alive()
+            notify.status("guarding")
+        assert manager.recv(1000) == b"WATCHDOG=1"
+
+
 def test_abstract_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     name = f"ostler-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:

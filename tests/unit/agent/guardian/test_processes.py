@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from ostler_agent.guardian.desk import State
+from ostler_agent.guardian.hold import END_S
 from ostler_agent.hypervisors.libvirt.ending import QemuEnder
 
 from tests.unit.agent.guardian.place import VM, desk, hang, pool
@@ -43,6 +47,9 @@ class Machine:
         self.root = root
         self.desk, self.wish = desk(root), pool(root / "pool")
         (root / "libvirt").mkdir()
+        self.notify = root / "notify"
+        self.systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.systemd.bind(str(self.notify))
         self.children: list[subprocess.Popen[bytes]] = []
         self.vm = self.start_vm(VM)
 
@@ -55,7 +62,8 @@ class Machine:
 
     def start_guardian(self, hold_s: float = HOLD_S) -> subprocess.Popen[bytes]:
         argv = [sys.executable, "-m", "tests.unit.agent.guardian.process", str(self.root), str(hold_s)]
-        child = subprocess.Popen(argv, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        environment = {**os.environ, "NOTIFY_SOCKET": str(self.notify)}
+        child = subprocess.Popen(argv, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment)
         self.children.append(child)
         return child
 
@@ -82,6 +90,19 @@ class Machine:
         for child in self.children:
             child.kill()
             child.wait()
+        self.systemd.close()
+
+    def said(self, word: bytes, within_s: float) -> bool:
+        """Whether a guardian says a word to systemd within this time."""
+        end = time.monotonic() + within_s
+        while (left := end - time.monotonic()) > 0:
+            self.systemd.settimeout(left)
+            try:
+                if word in self.systemd.recv(4096):
+                    return True
+            except TimeoutError:
+                pass
+        return False
 
 
 @pytest.fixture
@@ -157,6 +178,26 @@ def test_the_next_guardian_ends_what_a_hanging_one_left(machine: Machine) -> Non
     guardian.kill()
     machine.start_guardian()
     assert machine.vm.wait(30) == -signal.SIGKILL
+
+
+def test_systemds_watchdog_is_fed_by_nothing_but_the_look_at_the_clock(machine: Machine) -> None:
+    """So systemd kills a guardian that hangs, and the next one ends the VM."""
+    unit = (Path(__file__).parents[4] / "systemd/ostler-guardian.service").read_text()
+    watchdog_s = float(re.findall(r"^WatchdogSec=(\d+)$", unit, re.MULTILINE)[0])
+    assert watchdog_s + 5 < END_S, "there is time for the next one"
+    guardian = machine.guard(hold_s=2)
+    assert machine.said(b"READY=1", 30)
+    for _ in range(5):
+        assert machine.said(b"WATCHDOG=1", watchdog_s)
+    guardian.send_signal(signal.SIGSTOP)
+    while machine.said(b"WATCHDOG=1", 0.2):
+        pass  # sent before
+    assert not machine.said(b"WATCHDOG=1", watchdog_s)
+    assert machine.vm.poll() is None
+    guardian.kill()
+    machine.start_guardian(hold_s=2)
+    assert machine.vm.wait(30) == -signal.SIGKILL
+    assert machine.said(b"READY=1", 30)
 
 
 def test_a_guardian_that_is_killed_and_started_again_in_time_ends_nothing(machine: Machine) -> None:
