@@ -30,7 +30,7 @@ from ostler_control.agents import Agents
 from ostler_control.database import postgresql_options, session
 from ostler_control.keys import Keyring
 from ostler_control.models import Operation, new_id, now
-from ostler_control.operations import full_journal, records, replicas, waiting
+from ostler_control.operations import full_journal, journal_log, records, replicas, waiting  # noqa: F401
 from ostler_control.operations.interrupts import Interrupts, StoppedError
 from ostler_control.operations.run import Run, bug
 from ostler_control.operations.starter import Starter

@@ -1,0 +1,106 @@
+"""Commits of SQLite are durable when their transaction returns, and share the sync of the disk."""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from ostler_control import durable
+from ostler_control.database import session, transaction
+from ostler_control.models import Zone
+from ostler_control.outage import outage
+from peewee import IntegrityError, OperationalError
+
+from tests.fakes.working_agent import wait_until
+
+
+class Disk:
+    """Counts syncs, and holds or fails them."""
+
+    def __init__(self) -> None:
+        self.syncs = 0
+        self.go_on = threading.Event()
+        self.go_on.set()
+        self.error: OSError | None = None
+        self._lock = threading.Lock()
+
+    def sync(self, descriptor: int) -> None:
+        with self._lock:
+            self.syncs += 1
+        assert self.go_on.wait(20)
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.fixture
+def disk(sqlite_database: str, monkeypatch: pytest.MonkeyPatch) -> Disk:
+    with transaction():
+        Zone.create(name="first")
+    found = Disk()
+    monkeypatch.setattr(os, "fdatasync", found.sync)
+    return found
+
+
+def create(name: str) -> None:
+    with transaction():
+        Zone.create(name=name)
+
+
+def test_a_transaction_returns_after_a_sync_that_began_after_its_commit(disk: Disk) -> None:
+    disk.go_on.clear()
+    with ThreadPoolExecutor(20) as threads:
+        first = threads.submit(create, "a")
+        wait_until(lambda: disk.syncs == 1)
+        others = [threads.submit(create, f"b{number}") for number in range(19)]
+        wait_until(lambda: zones() == 21)
+        assert not first.done()
+        assert not any(other.done() for other in others)
+        disk.go_on.set()
+        for done in (first, *others):
+            done.result(20)
+    assert disk.syncs == 2, "one for the first, and one for all that came meanwhile"
+
+
+def zones() -> int:
+    with session():
+        return Zone.select().count()
+
+
+def test_what_changes_nothing_and_what_is_inside_another_waits_for_no_disk(disk: Disk) -> None:
+    with transaction():
+        Zone.select().count()
+    assert disk.syncs == 0
+    with transaction():
+        create("inner")
+        assert disk.syncs == 0
+    assert disk.syncs == 1
+    with pytest.raises(IntegrityError):
+        create("inner")
+    assert disk.syncs == 1
+
+
+def test_a_disk_that_fails_is_an_outage_of_the_database(disk: Disk) -> None:
+    disk.error = OSError(5, "Input/output error")
+    with pytest.raises(OperationalError, match="disk I/O error") as caught:
+        create("a")
+    assert outage(caught.value) is not None
+    disk.error = None
+    create("b")
+    assert zones() == 3
+
+
+def test_the_log_is_what_is_synced(sqlite_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(durable, "_sync", synced.append)
+    create("a")
+    assert synced == [Path(sqlite_database.removeprefix("sqlite:///") + "-wal")]
+    assert synced[0].exists()
+
+
+def test_a_database_without_a_log_needs_none(tmp_path: Path) -> None:
+    sync = durable.CommitSync()
+    sync.wait(tmp_path / "x.sqlite")
+    assert sync._durable == 1
