@@ -19,8 +19,9 @@ from ostler_control import vm_backups, vms
 from ostler_control.api.backups import BackupService
 from ostler_control.models import Account, Backup, BackupSchedule, Event, Host, Operation, ScheduledBackup, new_id, now
 from ostler_control.operations import Engine, verbs
+from ostler_control.snapshots.by_clock import RETRY_PAUSE
 from ostler_control.vm_backups import chains
-from ostler_control.vm_backups.schedules import MAX_PER_HOST, MAX_SCHEDULES_PER_VM, RETRY_PAUSE, run_schedules
+from ostler_control.vm_backups.schedules import MAX_PER_HOST, MAX_SCHEDULES_PER_VM, run_schedules
 
 from tests.fakes.working_agent import Fault
 from tests.sites import Site, outcome

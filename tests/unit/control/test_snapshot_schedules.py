@@ -12,7 +12,8 @@ from ostler_common.errors import FailedPreconditionError, InvalidArgumentError
 from ostler_control import snapshots, vms, volumes
 from ostler_control.models import Event, Host, Operation, Snapshot, SnapshotSchedule, now
 from ostler_control.operations import Engine, verbs
-from ostler_control.snapshots.schedules import MAX_PER_HOST, RETRY_PAUSE, run_schedules
+from ostler_control.snapshots.by_clock import RETRY_PAUSE
+from ostler_control.snapshots.schedules import MAX_PER_HOST, run_schedules
 
 from tests.fakes.working_agent import Fault
 from tests.sites import Site, outcome

@@ -29,7 +29,8 @@ from ostler_control.models import (
     now,
 )
 from ostler_control.operations import Engine, verbs
-from ostler_control.vm_snapshots.schedules import MAX_PER_HOST, MAX_SCHEDULES_PER_VM, RETRY_PAUSE, run_schedules
+from ostler_control.snapshots.by_clock import RETRY_PAUSE
+from ostler_control.vm_snapshots.schedules import MAX_PER_HOST, MAX_SCHEDULES_PER_VM, run_schedules
 
 from tests.fakes.working_agent import Fault
 from tests.sites import Site, outcome
