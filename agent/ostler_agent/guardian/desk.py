@@ -109,7 +109,7 @@ class Desk:
 
     def set_grant(self, stamp: str) -> None:
         """Raises OSError."""
-        write_file(self._directory / "grant.json", stamp.encode())
+        _replace(self._directory / "grant.json", stamp)
 
     def status(self) -> Status | None:
         """How the guardian stood when it last wrote; None when it never did, or wrote what makes no sense."""
@@ -121,10 +121,17 @@ class Desk:
 
     def set_status(self, status: Status) -> None:
         """Raises OSError."""
-        write_file(self._directory / "status.json", json.dumps(asdict(status)).encode())
+        _replace(self._directory / "status.json", json.dumps(asdict(status)))
 
     def _read(self, name: str) -> str:
         try:
             return (self._directory / name).read_text()
         except OSError:  # nothing that may be missing here keeps the guardian from ending VMs
             return ""
+
+
+def _replace(path: Path, text: str) -> None:
+    """Replaces a file atomically. Not durably: it need not survive the machine, and is written twice a second."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text)
+    temporary.rename(path)
