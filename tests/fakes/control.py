@@ -706,6 +706,10 @@ class Backups(backup_pb2_grpc.BackupServiceServicer):
         self.control.ask(request)
         return self.control.operation()
 
+    def VerifyBackup(self, request: backup_pb2.VerifyBackupRequest, context: grpc.ServicerContext) -> lro.Operation:
+        self.control.ask(request)
+        return self.control.operation()
+
     def RestoreVm(self, request: backup_pb2.RestoreVmRequest, context: grpc.ServicerContext) -> lro.Operation:
         self.control.ask(request)
         return self.control.operation()

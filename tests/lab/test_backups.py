@@ -58,6 +58,11 @@ def test_a_running_guest_is_backed_up_and_comes_up_again_as_another_vm(fleet: Fl
     assert digest(fleet, files["ledger"]) == then
     verify = backup_pb2.VerifyBackupRequest(request_id=fresh(), backup="nightly")
     fleet.do(api.VerifyBackup(verify))
+    boot = backup_pb2.VerifyBackupRequest(request_id=fresh(), backup="nightly", boot=True, console_text="tick 1")
+    fleet.do(api.VerifyBackup(boot), 240)
+    booted = backup(fleet)
+    assert (booted.HasField("boot_time"), booted.boot_sign, booted.boot_error) == (True, "console", "")
+    assert [vm.name for vm in fleet.vms()] == [guest], "the VM that tested it is gone"
 
     request = backup_pb2.RestoreVmRequest(request_id=fresh(), backup="nightly", name="again", without_nics=True)
     fleet.do(api.RestoreVm(request))

@@ -81,6 +81,7 @@ PLAIN = {
     *("addresses", "gateways", "hosts", "nameservers", "remove"),
     *(
         "cluster",
+        "console_text",
         "disk_offering",
         "filter",
         "guest_user",

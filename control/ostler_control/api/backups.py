@@ -114,6 +114,9 @@ class BackupService(backup_pb2_grpc.BackupServiceServicer):
         caller = caller_of(context)
         with session():
             row = resolve(Backup, request.backup, "backup", caller=caller)
+            if request.boot:
+                timeout_s, text = request.boot_timeout_s, request.console_text
+                return start_operation(caller, request, lambda: vm_backups.boot(row, caller.actor, timeout_s, text))
             return start_operation(caller, request, lambda: vm_backups.verify(row, caller.actor))
 
     def DeleteBackup(self, request: pb.DeleteBackupRequest, context: grpc.ServicerContext) -> LongRunning:

@@ -2,6 +2,7 @@
 
 from ostler_control.models.backups import (
     Backup,
+    BackupBoot,
     BackupConsistency,
     BackupDisk,
     BackupIncrement,
@@ -132,6 +133,7 @@ ALL: tuple[type[BaseModel], ...] = (
     BackupConsistency,
     BackupDisk,
     BackupIncrement,
+    BackupBoot,
     ServiceOffering,
     OfferingMaximum,
     Vm,
@@ -205,6 +207,7 @@ __all__ = [
     "AffinityHost",
     "AffinityMember",
     "Backup",
+    "BackupBoot",
     "BackupConsistency",
     "BackupDisk",
     "BackupIncrement",

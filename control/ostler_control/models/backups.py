@@ -97,6 +97,18 @@ class BackupDisk(BaseModel):
         return f"{self.backup.name}:{self.slot}"
 
 
+class BackupBoot(BaseModel):
+    """When a VM last booted from a backup, to test it: its create_time.
+
+    sign: by what its guest showed that it was up, "guest agent" or "console"; error: why it did not, "" if it did.
+    """
+
+    backup = ForeignKeyField(Backup, unique=True, on_delete="CASCADE")
+    backup_id: str
+    sign = TextField(default="")
+    error = TextField(default="")
+
+
 class BackupIncrement(BaseModel):
     """What a disk of a backup builds on. Disks of backups by older releases have no such row, and all of their content.
 

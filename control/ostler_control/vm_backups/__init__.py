@@ -3,6 +3,7 @@
 As in `volumes`, the request functions work within the caller's transaction.
 """
 
+from ostler_control.vm_backups.boot import boot
 from ostler_control.vm_backups.create import NewBackup, check_store, create
 from ostler_control.vm_backups.delete import delete
 from ostler_control.vm_backups.restore_disk import NewDiskRestore, restore_disk
@@ -18,6 +19,7 @@ __all__ = [
     "NewSchedule",
     "NewVmRestore",
     "Retention",
+    "boot",
     "check_store",
     "create",
     "create_schedule",

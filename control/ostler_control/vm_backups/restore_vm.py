@@ -69,7 +69,14 @@ def restore_vm(wanted: NewVmRestore, user: str, keys: Keyring) -> Operation:
     OFFERING_GONE, ENCRYPTION_MISMATCH, NETWORK_GONE, NETWORK_NOT_ALLOWED, NO_FEASIBLE_POOL, NO_CAPABLE_HOST,
     NO_COMMON_HOST; ResourceExhaustedError QUOTA_EXCEEDED.
     """
-    backup = lock_ready(wanted.backup)
+    return record_restore(wanted, user, keys, also=[lock_ready(wanted.backup)])
+
+
+def record_restore(
+    wanted: NewVmRestore, user: str, keys: Keyring, *, also: Sequence[Backup] = (), operation_id: str = ""
+) -> Operation:
+    """The same for a backup that cannot go meanwhile: another operation holds it, or this one does, in `also`."""
+    backup = wanted.backup
     account, definition, disks = Account.get_by_id(backup.account_id), read(backup.definition), disks_of(backup.id)
     check_name("name", wanted.name)
     if Vm.select().where((Vm.account == account) & (Vm.name == wanted.name)).exists():
@@ -112,7 +119,7 @@ def restore_vm(wanted: NewVmRestore, user: str, keys: Keyring) -> Operation:
         volumes=tuple(volume.id for volume in volumes),
         iter_time_ms=settings.encryption.LUKS_ITER_TIME.get(),
     )
-    return record_operation("vm.restore", vm, user, inputs, also=[backup, *volumes])
+    return record_operation("vm.restore", vm, user, inputs, also=[*also, *volumes], operation_id=operation_id)
 
 
 def _offering(wanted: NewVmRestore, definition: Definition, disks: Sequence[BackupDisk]) -> ServiceOffering:

@@ -35,7 +35,7 @@ class DeleteInputs:
     root_ids: Sequence[str]
 
 
-def delete(vm: Vm, user: str, force: bool = False) -> Operation:
+def delete(vm: Vm, user: str, force: bool = False, operation_id: str = "") -> Operation:
     """Records the operation that deletes a VM and its root disk; its data volumes are detached and stay.
 
     force: powers off a VM that runs. Raises FailedPreconditionError VM_RUNNING or HOST_SILENT.
@@ -56,7 +56,7 @@ def delete(vm: Vm, user: str, force: bool = False) -> Operation:
     check_mirrors_resolved(volume for volume in volumes if not volume.root)
     root_ids = [volume.id for volume in volumes if volume.root]
     inputs = DeleteInputs([host.id for host in hosts], root_ids)
-    operation = record_operation("vm.delete", vm, user, inputs, also=volumes)
+    operation = record_operation("vm.delete", vm, user, inputs, also=volumes, operation_id=operation_id)
     set_state(vm.id, VmState.DELETING, power_state=vm.power_state)
     Volume.update(state=VolumeState.DELETING, state_reason="").where(Volume.id.in_(root_ids)).execute()
     return operation

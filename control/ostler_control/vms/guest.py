@@ -11,6 +11,7 @@ from ostler_common.secret import Secret
 
 from ostler_control import events
 from ostler_control.agents import Agents, HostAddress
+from ostler_control.database import session
 from ostler_control.hosts.rows import address
 from ostler_control.hypervisors import rules
 from ostler_control.models import Vm
@@ -51,8 +52,9 @@ def set_guest_password(agents: Agents, vm: Vm, user: str, password: Secret, acto
 
 
 def _host(vm: Vm) -> HostAddress:
-    host = running_host(vm)
-    rules.need(Function.GUEST_AGENT, host)
+    with session():
+        host = running_host(vm)
+        rules.need(Function.GUEST_AGENT, host)
     return address(host)
 
 

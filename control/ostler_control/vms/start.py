@@ -31,7 +31,9 @@ class StartInputs:
     last_host_id: str
 
 
-def start(vm: Vm, user: str, host: Host | None = None, lost_host: Host | None = None) -> Operation:
+def start(
+    vm: Vm, user: str, host: Host | None = None, lost_host: Host | None = None, operation_id: str = ""
+) -> Operation:
     """Records the operation that starts a VM: on `host`, else on its last host if it fits, else on another.
 
     A VM that is recorded as running, and whose host reports that it has stopped, starts there again; one that was
@@ -64,7 +66,8 @@ def start(vm: Vm, user: str, host: Host | None = None, lost_host: Host | None = 
     else:
         raise wrong_state(vm, "stopped")
     driver_details.check(vm, host_id)
-    operation = record_operation("vm.start", vm, user, StartInputs(host_id, vm.last_host_id or ""))
+    inputs = StartInputs(host_id, vm.last_host_id or "")
+    operation = record_operation("vm.start", vm, user, inputs, operation_id=operation_id)
     set_state(vm.id, VmState.STARTING)
     return operation
 

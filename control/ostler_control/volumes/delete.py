@@ -15,7 +15,7 @@ from ostler_control.volumes.create import delete_file
 from ostler_control.volumes.rows import load_or_none, vm_of
 
 
-def delete(volume: Volume, user: str) -> Operation:
+def delete(volume: Volume, user: str, operation_id: str = "") -> Operation:
     """Records the operation that deletes a volume, in whatever state it is.
 
     Raises FailedPreconditionError: ATTACHED, ROOT_VOLUME, NO_CAPABLE_HOST.
@@ -29,7 +29,7 @@ def delete(volume: Volume, user: str) -> Operation:
     matrix.check(matrix.Operation.DELETE, volume, False)
     if has_hosts(volume.pool_id):
         host_jobs.check_host_available(volume.pool, False)
-    operation = record_operation("volume.delete", volume, user, {})
+    operation = record_operation("volume.delete", volume, user, {}, operation_id=operation_id)
     Volume.update(state=VolumeState.DELETING, state_reason="").where(Volume.id == volume.id).execute()
     return operation
 

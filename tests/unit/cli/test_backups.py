@@ -64,6 +64,18 @@ def test_restoring_over_a_vm_wants_to_be_confirmed(control: Control, ostler: Ost
     assert asked(control, pb.RestoreVmOverRequest).backup == "nightly"
 
 
+def test_a_backup_is_booted_to_test_it(control: Control, ostler: Ostler) -> None:
+    wanted = ["--boot", "--timeout", "600", "--console-text", "Welcome"]
+    assert ostler("backup", "verify", "nightly", *wanted, "--no-wait").exit_code == 0
+    request = asked(control, pb.VerifyBackupRequest)
+    assert (request.backup, request.boot, request.boot_timeout_s, request.console_text) == (
+        "nightly", True, 600, "Welcome",
+    )  # fmt: skip
+    control.asked.clear()
+    assert ostler("backup", "verify", "nightly", "--timeout", "600").exit_code == 2
+    assert control.asked == []
+
+
 def test_a_schedule_is_made(control: Control, ostler: Ostler) -> None:
     keep = ["--keep-daily", "7", "--keep-monthly", "12"]
     result = ostler("backup", "schedule", "create", "web-1", "--weekly", "--at", "sun 03:30", *keep)

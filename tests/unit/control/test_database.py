@@ -16,6 +16,7 @@ from ostler_control.models import (
     ALL,
     Account,
     Backup,
+    BackupBoot,
     BackupConsistency,
     BackupDisk,
     BackupIncrement,
@@ -126,6 +127,7 @@ FROZEN = {
     "0033_held_indexes": "4a3f8faf4e4f09e639e223f15a0de57d80e1c6a39d6260ae1e175d2057e673bd",
     "0032_host_guard": "ff58a8ee1ac810fc38b4f8c7b5fc3004a9fe38ec9ea1a6a4a69b01165917e70d",
     "0034_backup_increments": "f3ae41273ce212b53096e5d6ce2eaba02c5f3072ec9fdf363cadeb48c35cb3ca",
+    "0035_backup_boots": "1d64d13de48918d5e8af904244b7973f8b5222bd4ba15b20adff1da6b6d4f799",
 }
 _OLD_VM = (
     "INSERT INTO zone (id, create_time, name) VALUES ('z', '2026-01-01', 'zone')",
@@ -691,6 +693,21 @@ def test_vm_snapshots_get_labels(tmp_path: Path) -> None:
             assert [(row.object.name, row.key) for row in VmSnapshotLabel.select()] == [("old", "keep")]
             VmSnapshot.delete().execute()
             assert VmSnapshotLabel.select().count() == 0
+
+
+def test_backups_get_boots(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0034_backup_increments")
+            pool = Pool.create(name="p", type="nfs", scope="zone", scope_id="z")
+            account = Account.create(name="a")
+            old = Backup.create(name="old", account=account, vm_id="v", vm_name="web", pool=pool, definition="{}")
+        assert "0035_backup_boots" in database.migrate()
+        with database.session():
+            BackupBoot.create(backup=old, sign="console")
+            assert [(row.backup.name, row.sign, row.error) for row in BackupBoot.select()] == [("old", "console", "")]
+            Backup.delete().execute()
+            assert BackupBoot.select().count() == 0
 
 
 def test_offerings_and_volumes_get_io_limits(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from functools import partial
 import pytest
 from ostler_common.errors import FailedPreconditionError
 from ostler_control import vm_backups
-from ostler_control.models import Backup, BackupDisk, Operation, Vm, Volume
+from ostler_control.models import Backup, BackupBoot, BackupDisk, Operation, Vm, Volume
+from ostler_control.volumes.increments import parent_of
 
 from tests import databases
 from tests.fakes.working_agent import Fault, wait_until
@@ -18,20 +19,23 @@ from tests.unit.control.crashes import are_over, control, kill_at_every_point, n
 pytestmark = pytest.mark.slow
 
 # Three points for each step, undo steps included, one at the end, and one more that is never reached.
-POINTS = {"create": 17, "create.doomed": 14, "delete": 11, "restore": 11, "over": 14}
+POINTS = {"create": 17, "create.doomed": 14, "again": 17, "boot": 17, "delete": 11, "restore": 11, "over": 14}
 
 
 def back_up(site: Site, name: str) -> Operation:
     vm = Vm.get(Vm.name == name)
-    return record(partial(vm_backups.create, vm_backups.NewBackup(vm, f"{name}-kept"), "alice", site.keys))
+    name = f"{name}-kept" if not Backup.select().where(Backup.name == f"{name}-kept").exists() else f"{name}-more"
+    return record(partial(vm_backups.create, vm_backups.NewBackup(vm, name), "alice", site.keys))
 
 
 def start(site: Site, kind: str, name: str) -> Operation:
-    if kind.startswith("create"):
+    if kind.startswith("create") or kind == "again":
         return back_up(site, name)
     backup = Backup.get(Backup.name == f"{name}-kept")
     if kind == "delete":
         return record(partial(vm_backups.delete, backup, "alice"))
+    if kind == "boot":
+        return record(partial(vm_backups.boot, backup, "alice", 60, "last 200"))
     if kind == "over":
         return record(partial(vm_backups.restore_over, backup, "alice", site.keys))
     wanted = vm_backups.NewVmRestore(backup, f"{name}-again")
@@ -86,6 +90,27 @@ def test_nothing_has_leaked(aftermath: Aftermath) -> None:
 def test_a_backup_is_whole(aftermath: Aftermath, kind: str) -> None:
     assert states(aftermath[1][kind]) == {"succeeded"}
     assert [backup.state for backup in kept(kind)] == ["ready"] * POINTS[kind]
+
+
+def test_an_increment_is_one_or_says_why_not(aftermath: Aftermath) -> None:
+    """An attempt that nobody remembers may have made the copy: what its file lacks must be known all the same."""
+    site = aftermath[0]
+    assert states(aftermath[1]["again"]) == {"succeeded"}
+    made = list(Backup.select().where(Backup.name.endswith("-more")))
+    assert len(made) == POINTS["again"]
+    for backup in made:
+        [disk] = BackupDisk.select().where(BackupDisk.backup == backup)
+        since = site.fleet.pools[disk.pool_id][disk.id].since
+        parent = parent_of(disk)
+        assert since == (parent.backup_id if parent else "")
+        assert since, "the last backup is there, and recorded"
+
+
+def test_nothing_is_left_of_a_vm_that_tested_a_backup(aftermath: Aftermath) -> None:
+    assert states(aftermath[1]["boot"]) == {"succeeded"}
+    assert [row.sign for row in BackupBoot.select()] == ["console"] * POINTS["boot"]
+    assert not Vm.select().where(Vm.name.startswith("boot-test")).exists()
+    assert not Volume.select().where(Volume.name.startswith("boot-test")).exists()
 
 
 def test_a_backup_that_failed_or_was_deleted_is_gone(aftermath: Aftermath) -> None:

@@ -16,6 +16,7 @@ from ostler_control.caller import Caller
 from ostler_control.models import (
     Account,
     Backup,
+    BackupBoot,
     BackupConsistency,
     BackupDisk,
     BackupIncrement,
@@ -33,6 +34,9 @@ def backups(rows: Sequence[Backup], caller: Caller) -> list[pb.Backup]:
     known = {
         found.backup_id: found
         for found in BackupConsistency.select().where(BackupConsistency.backup.in_([row.id for row in rows]))
+    }
+    boots = {
+        boot.backup_id: boot for boot in BackupBoot.select().where(BackupBoot.backup.in_([row.id for row in rows]))
     }
     found_disks = list(
         BackupDisk.select().where(BackupDisk.backup.in_([row.id for row in rows])).order_by(BackupDisk.slot)
@@ -61,6 +65,9 @@ def backups(rows: Sequence[Backup], caller: Caller) -> list[pb.Backup]:
             create_time=timestamp(row.create_time),
             consistency=to_enum(Consistency, "CONSISTENCY_", known[row.id].consistency if row.id in known else ""),
             consistency_reason=known[row.id].reason if row.id in known else "",
+            boot_time=timestamp(boots[row.id].create_time) if row.id in boots else None,
+            boot_sign=boots[row.id].sign if row.id in boots else "",
+            boot_error=shown(boots[row.id].error) if row.id in boots else "",
         )
         for row in rows
     ]

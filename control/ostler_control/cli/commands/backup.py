@@ -37,6 +37,13 @@ def _verified(backup: pb.Backup) -> str:
     return "damaged" if backup.verify_error else text.when(backup, "verify_time")
 
 
+def _booted(backup: pb.Backup) -> str:
+    if not backup.HasField("boot_time"):
+        return "never"
+    when = text.when(backup, "boot_time")
+    return f"no, {when}: {backup.boot_error}" if backup.boot_error else f"{when}, by its {backup.boot_sign}"
+
+
 def _copied(disk: pb.BackupDisk) -> str:
     if disk.parent_backup_name:
         return f"since {disk.parent_backup_name}"
@@ -78,6 +85,7 @@ VIEW = View[pb.Backup](
         ("VM ran", lambda b: text.yes(b.online)),
         ("consistency", consistency),
         ("damage", lambda b: b.verify_error),
+        ("booted", _booted),
         ("VM id", lambda b: b.vm_id),
         ("id", lambda b: b.id),
     ],
@@ -148,20 +156,37 @@ def show(app: App, backup: str, output: str) -> None:
 
 @command.command("verify")
 @click.argument("backup", type=BACKUP)
+@click.option("--boot", is_flag=True, help="Boot a VM from it instead, without network, and delete that.")
+@click.option(
+    "--timeout", "timeout_s", type=click.IntRange(1, 3600), help="With --boot: seconds for it.  [default: 300]"
+)
+@click.option("--console-text", default="", help='With --boot: what the console shows in the end.  [default: "login:"]')
 @operation_options()
 @pass_app
-def verify(app: App, backup: str, call: CallOptions) -> None:
-    """Verifies that a backup is what was written.
+def verify(app: App, backup: str, boot: bool, timeout_s: int | None, console_text: str, call: CallOptions) -> None:
+    """Verifies that a backup is what was written, or that it boots.
 
     A host opens every file with its key, reads it whole and compares its SHA-256.
-
     Fails with BACKUP_DAMAGED when a file is missing or is not the one that was written.
 
+    With --boot: waits until the guest agent answers or the console shows the text; else
+    fails with BACKUP_DOES_NOT_BOOT.
+
     \b
-    Example:
+    Examples:
       ostler backup verify before-upgrade
+      ostler backup verify before-upgrade --boot --timeout 600
     """
-    request = pb.VerifyBackupRequest(request_id=call.request_id, backup=backup, validate_only=call.dry_run)
+    if (timeout_s or console_text) and not boot:
+        raise click.UsageError("--timeout and --console-text are for --boot")
+    request = pb.VerifyBackupRequest(
+        request_id=call.request_id,
+        backup=backup,
+        validate_only=call.dry_run,
+        boot=boot,
+        boot_timeout_s=timeout_s or 0,
+        console_text=console_text,
+    )
     finish(app, app.client.backups.VerifyBackup(request), VIEW, pb.Backup(), call)
 
 
