@@ -62,6 +62,16 @@ class PauseReason(StrEnum):
 
 
 @dataclass(frozen=True)
+class CpuModel:
+    """A virtual CPU, in libvirt's names. features: beyond the model's; lacks: of the model's."""
+
+    model: str
+    vendor: str = ""
+    features: tuple[str, ...] = ()
+    lacks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Key:
     """A volume's key. key_id: UUID, also of the libvirt secret; passphrase: None where only the id is known."""
 
@@ -189,7 +199,7 @@ class VmSpec:
     seed: the files that cloud-init in the guest reads, by name; cdrom: the image that holds them on this host, once it
     is there (`seeds.Seeds`); details: those that the driver states (`DriverInfo.details`), checked against its schema;
     max_cpus, max_memory_bytes: what it may get while it runs, 0: no more than it has; machine: the machine type that it
-    keeps, "" for the newest.
+    keeps, "" for the newest; cluster_cpus: what VMs get on the hosts of the cluster, () where all give the same.
     """
 
     vm_id: str
@@ -207,6 +217,7 @@ class VmSpec:
     max_memory_bytes: int = 0
     cdroms: tuple[Cdrom, ...] = ()
     machine: str = ""
+    cluster_cpus: tuple[CpuModel, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from ostler_common.errors import OstlerError
 from ostler_common.hypervisors import Function
 
 from ostler_agent.hypervisors.info import DriverInfo
+from ostler_agent.spec import CpuModel
 
 DOMAIN_TYPE_PROBE = "domain-type"  # its detail is the domain type that VMs get
 
@@ -29,13 +30,15 @@ class Probe:
 
 @dataclass(frozen=True)
 class HypervisorFacts:
-    """What a driver reports about the hypervisor and the host."""
+    """What a driver reports about the hypervisor and the host. guest_cpu: what a VM gets whose CPU is like the host's,
+    None if every host gives the same."""
 
     hypervisor_version: str = ""
     libvirt_version: str = ""
     domain_types: tuple[str, ...] = ()
     machine_types: tuple[str, ...] = ()
     cpu_model: str = ""
+    guest_cpu: CpuModel | None = None
     cpus: int = 0
     cpu_mhz: int = 0
     memory_bytes: int = 0

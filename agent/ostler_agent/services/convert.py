@@ -23,6 +23,7 @@ from ostler_agent.pools import Pool, PoolSpec
 from ostler_agent.spec import (
     MAX_CDROMS,
     Cdrom,
+    CpuModel,
     DiskFormat,
     DiskSpec,
     ExtraConfig,
@@ -46,6 +47,8 @@ DEFAULT_ITER_TIME_MS = 10
 MAX_FRAGMENTS = 64
 MAX_VLAN, MAX_MTU = 4094, 65535
 MAX_SEED_BYTES = 4 << 20
+_CPU_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+MAX_CPUS_OF_CLUSTER, MAX_CPU_FEATURES = 64, 500
 _MACHINE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SEED_FILES = {"meta-data", "network-config", "user-data", "vendor-data"}
@@ -304,7 +307,22 @@ def vm_spec(message: vm_pb2.VmSpec, path: str = "spec") -> VmSpec:
         max_memory_bytes=message.max_memory_bytes,
         cdroms=_cdroms(message.cdroms, f"{path}.cdroms"),
         machine=_machine(message.machine, f"{path}.machine"),
+        cluster_cpus=_cpus(message.cluster_cpus, f"{path}.cluster_cpus"),
     )
+
+
+def _cpus(messages: Sequence[vm_pb2.CpuModel], path: str) -> tuple[CpuModel, ...]:
+    if len(messages) > MAX_CPUS_OF_CLUSTER:
+        raise bad_field(path, f"must be at most {MAX_CPUS_OF_CLUSTER}")
+    for number, message in enumerate(messages):
+        names = (message.model, *([message.vendor] if message.vendor else []), *message.features, *message.lacks)
+        if len(names) > MAX_CPU_FEATURES or not all(map(_CPU_NAME.fullmatch, names)):
+            raise bad_field(f"{path}[{number}]", "must be names of a CPU model, its vendor and its features")
+    return tuple(CpuModel(m.model, m.vendor, tuple(m.features), tuple(m.lacks)) for m in messages)
+
+
+def to_cpu(cpu: CpuModel) -> vm_pb2.CpuModel:
+    return vm_pb2.CpuModel(model=cpu.model, vendor=cpu.vendor, features=cpu.features, lacks=cpu.lacks)
 
 
 def _machine(name: str, path: str) -> str:

@@ -76,6 +76,7 @@ def capabilities_message(found: Capabilities) -> types_pb2.Capabilities:
         domain_types=hypervisor.domain_types,
         machine_types=hypervisor.machine_types,
         cpu_model=hypervisor.cpu_model,
+        guest_cpu=convert.to_cpu(hypervisor.guest_cpu) if hypervisor.guest_cpu else None,
         cpus=hypervisor.cpus,
         cpu_mhz=hypervisor.cpu_mhz,
         memory_bytes=hypervisor.memory_bytes,

@@ -17,6 +17,7 @@ from ostler_control import settings
 from ostler_control.catalog.firmware import is_uefi
 from ostler_control.drs import Group, GroupKind, Host, Settings, Snapshot, Vm
 from ostler_control.fleet.smoothing import Smooth
+from ostler_control.hosts import cpus
 from ostler_control.hypervisors import rules
 from ostler_control.models import (
     AffinityGroup,
@@ -97,7 +98,11 @@ def take(cluster: Cluster, time: datetime.datetime | None = None) -> Present:
     reserved = settings.agents.HOST_RESERVED_MEMORY.get(settings.At(cluster_id=cluster.id))
     told = {host.id: json.loads(host.capabilities or "{}") for host in hosts}
     asleep = {host_id for (host_id,) in tuples(HostPower.select(HostPower.host), tuple[str])}
-    kinds = {host.id: (host.hypervisor_type, told[host.id].get("cpuModel", "")) for host in hosts}
+    cpu_names = cpus.names(within, vms_there)
+    kinds = {
+        host.id: (host.hypervisor_type, cpu_names.of_hosts.get(host.id) or told[host.id].get("cpuModel", ""))
+        for host in hosts
+    }
     vms: list[Vm] = []
     arriving: set[str] = set()
     for row in rows:
@@ -112,9 +117,9 @@ def take(cluster: Cluster, time: datetime.datetime | None = None) -> Present:
             time,
         )
         if row.host in kinds:
-            vms.append(_on(vm, row.host, kinds))
+            vms.append(_on(vm, row.host, kinds, cpu_names.of_vms))
         if row.destination in kinds and row.destination != row.host:
-            arrival = _on(vm, row.destination, kinds)
+            arrival = _on(vm, row.destination, kinds, cpu_names.of_vms)
             stand_in = f"{row.id}@{row.destination}"
             arriving.add(stand_in)
             vms.append(dataclasses.replace(arrival, id=stand_in, name=f"{vm.name} (arriving)", movable=False))
@@ -124,7 +129,7 @@ def take(cluster: Cluster, time: datetime.datetime | None = None) -> Present:
                 _host(
                     host,
                     cluster,
-                    told[host.id],
+                    cpu_names.given_by(host.id) or frozenset(filter(None, [told[host.id].get("cpuModel", "")])),
                     reach.get(host.id, frozenset()),
                     space,
                     reserved,
@@ -145,7 +150,7 @@ def take(cluster: Cluster, time: datetime.datetime | None = None) -> Present:
 def _host(
     row: HostRow,
     cluster: Cluster,
-    told: Mapping[str, Any],
+    cpu_models: frozenset[str],
     pools: frozenset[str],
     space: Mapping[str, int],
     reserved_memory_bytes: int,
@@ -154,7 +159,6 @@ def _host(
     asleep: bool,
 ) -> Host:
     load = measured.get(row.id)
-    model = told.get("cpuModel", "")
     return Host(
         id=row.id,
         name=row.name,
@@ -167,7 +171,7 @@ def _host(
         encryption=bool(row.volume_encryption),
         uefi=bool(row.uefi),
         hypervisor_type=row.hypervisor_type,
-        cpu_models=frozenset({model} if model else ()),
+        cpu_models=cpu_models,
         bridges=frozenset(filter(None, row.bridges.split(","))),
         nic_filter=nic_filter,
         pools=pools,
@@ -235,9 +239,11 @@ def movable(row: _Row) -> bool:
     )
 
 
-def _on(vm: Vm, host_id: str, kinds: Mapping[str, tuple[str, str]]) -> Vm:
-    """The VM on this host. What the guest sees (the hypervisor, the CPU) is what that has."""
+def _on(vm: Vm, host_id: str, kinds: Mapping[str, tuple[str, str]], cpu_names: Mapping[str, str]) -> Vm:
+    """The VM on this host. What the guest sees (the hypervisor, the CPU) is what that has, but for the CPUs in
+    `cpu_names`, by VM."""
     hypervisor_type, cpu_model = kinds[host_id]
+    cpu_model = cpu_names.get(vm.id, cpu_model)
     return dataclasses.replace(vm, host_id=host_id, hypervisor_type=hypervisor_type, cpu_model=cpu_model)
 
 

@@ -20,6 +20,7 @@ from ostler_control.database import session, transaction
 from ostler_control.fleet.loads import Loads
 from ostler_control.fleet.reconcile import HostView, Seen, Verdict, VmRow
 from ostler_control.fleet.smoothing import Smooth
+from ostler_control.hosts import cpus
 from ostler_control.hosts.rows import record_heard
 from ostler_control.hypervisors import registry, rules
 from ostler_control.models import (
@@ -125,6 +126,7 @@ def set_facts(host: WatchedHost, agent_version: str, capabilities: host_pb2.Capa
         if not capabilities.hypervisor_type:
             return wrong_version
         _set_proved(host.host_id, capabilities)
+        cpus.record(host.host_id, capabilities.guest_cpu)
         cluster = Cluster.select().join(Host).where(Host.id == host.host_id).get()
         if registry.is_type(capabilities.hypervisor_type):
             registry.learn(capabilities, (before.template_formats, before.functions))

@@ -12,6 +12,7 @@ from ostler_control.models.backups import (
 )
 from ostler_control.models.base import BaseModel, db, new_id, now
 from ostler_control.models.columns import first_tuple, tuples
+from ostler_control.models.cpus import HostCpu, VmCpu
 from ostler_control.models.drs import AffinityGroup, AffinityHost, AffinityMember, DrsCondition, DrsMove, DrsPlan
 from ostler_control.models.extra_config import (
     OfferingDetail,
@@ -140,6 +141,8 @@ ALL: tuple[type[BaseModel], ...] = (
     VmMachine,
     VmMaximum,
     VmSighting,
+    HostCpu,
+    VmCpu,
     BackupSchedule,
     ScheduledBackup,
     VmSnapshotSchedule,
@@ -228,6 +231,7 @@ __all__ = [
     "FenceDevice",
     "FenceState",
     "Host",
+    "HostCpu",
     "HostFence",
     "HostFunction",
     "HostGuard",
@@ -287,6 +291,7 @@ __all__ = [
     "User",
     "UserData",
     "Vm",
+    "VmCpu",
     "VmDescription",
     "VmDetail",
     "VmExtraConfig",

@@ -69,9 +69,9 @@ class Demand:
     hypervisor types that may be used; formats: of all its disks; bridges, network_zones, nic_filter: what its networks
     need, namely bridges, hosts of their zones, and a filter of spoofed frames; pool_choices: for each disk the eligible
     pools, best first: the host must reach one of each; excluded_host_id: its present host; preferred_host_id: chosen
-    whenever it fits; affinity: the hosts that its affinity groups require, forbid, prefer and avoid;
-    reserve_of: id of the cluster whose reserve it may use, for it is in that cluster already or its host there has
-    failed.
+    whenever it fits; affinity: the hosts that its affinity groups require, forbid, prefer and avoid; cpu_hosts: those
+    that can give it the CPU that its guest sees already, None for all; reserve_of: id of the cluster whose reserve it
+    may use, for it is in that cluster already or its host there has failed.
     """
 
     name: str
@@ -92,6 +92,7 @@ class Demand:
     excluded_host_id: str = ""
     preferred_host_id: str = ""
     affinity: AffinityRules | None = None
+    cpu_hosts: frozenset[str] | None = None
     reserve_of: str = ""
 
 

@@ -65,6 +65,12 @@ def _hypervisor(demand: Demand, host: HostFacts) -> Refusal | None:
     return None
 
 
+def _cpu(demand: Demand, host: HostFacts) -> Refusal | None:
+    if demand.cpu_hosts is not None and host.id not in demand.cpu_hosts:
+        return Refusal("OTHER_CPU_MODEL", "it cannot give the guest the CPU that it has seen since the VM started")
+    return None
+
+
 def _formats(demand: Demand, host: HostFacts) -> Refusal | None:
     if host.template_formats and not demand.formats <= host.template_formats:
         lacking = ", ".join(sorted(demand.formats - host.template_formats))
@@ -141,6 +147,7 @@ FILTERS: tuple[Filter, ...] = (
     _elsewhere,
     _in_service,
     _hypervisor,
+    _cpu,
     _formats,
     _volume_encryption,
     _uefi,

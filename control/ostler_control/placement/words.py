@@ -17,6 +17,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "IN_MAINTENANCE": ("is in maintenance", "are in maintenance"),
     "OTHER_HYPERVISOR_TYPE": ("is of another hypervisor type", "are of another hypervisor type"),
     "HYPERVISOR_NOT_ALLOWED": ("is of a type that may not be used", "are of a type that may not be used"),
+    "OTHER_CPU_MODEL": ("cannot give the guest its CPU", "cannot give the guest its CPU"),
     "LACKS_FORMAT": ("cannot use the disks' format", "cannot use the disks' format"),
     "LACKS_VOLUME_ENCRYPTION": ("lacks volume encryption", "lack volume encryption"),
     "LACKS_UEFI": ("lacks UEFI", "lack UEFI"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ostler_control.hosts import cpus
 from ostler_control.models import Host, Vm
 from ostler_control.placement import Candidate, Demand
 from ostler_control.scheduling import placement_query
@@ -21,5 +22,6 @@ def migration_demand(vm: Vm, **changes: object) -> Demand:
         "reserve_of": host.cluster_id,
         "zone_id": host.cluster.zone_id,
         "hypervisor_type": host.hypervisor_type,
+        "cpu_hosts": cpus.hosts_for(vm),
     }
     return placement_query.demand_of(vm, **{**fields, **changes})

@@ -6,6 +6,7 @@ from ostler.agent.v1 import vm_pb2 as agent_pb2
 
 from ostler_control.agents import power_states
 from ostler_control.database import transaction
+from ostler_control.hosts import cpus
 from ostler_control.hosts.rows import address_of, record_heard
 from ostler_control.models import PowerState, VmState
 from ostler_control.operations import Run, Undo
@@ -24,12 +25,15 @@ def start_on(run: Run, host_id: str, share: tuple[int, int] = (0, 100)) -> None:
     isos.check_host(vm.id, host_id)
     spec = wire.spec(vm, run.keys)
     spec.machine = machines.at_start_of(run.id, vm.id)
+    common = cpus.at_start_of(run.id, host_id)
+    spec.cluster_cpus.extend(common.to_wire())
     request = agent_pb2.StartVmRequest(operation=run.ref(), spec=spec)
     update = run.job(address_of(host_id), lambda agent: agent.vms.StartVm, request, share)
     power_state = power_states.power_state(update.vm.power_state) or PowerState.RUNNING
     with transaction():
         record_heard(host_id)  # it was fenced meanwhile, and is back
         machines.keep(vm.id, update.vm.machine)
+        cpus.keep(vm, common)
         set_state(vm.id, VmState.RUNNING, power_state=power_state, last_host=host_id)
 
 

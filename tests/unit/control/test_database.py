@@ -28,6 +28,7 @@ from ostler_control.models import (
     DrsCondition,
     Event,
     Host,
+    HostCpu,
     HostFence,
     HostGuard,
     HostPower,
@@ -60,6 +61,7 @@ from ostler_control.models import (
     SnapshotConsistency,
     SnapshotLabel,
     Vm,
+    VmCpu,
     VmDescription,
     VmImport,
     VmIso,
@@ -125,6 +127,7 @@ FROZEN = {
     "0030_vm_snapshots_schedules": "f19d2dfc5932abc42bd8059433848c3e3b829e895651d8492d8299d0d97375e0",
     "0030_vm_snapshots_with_labels": "249813b4b310ed0dc53e89f7b5ae22a3613ff0b4f0eecfec6183371eae9d99a4",
     "0033_held_indexes": "4a3f8faf4e4f09e639e223f15a0de57d80e1c6a39d6260ae1e175d2057e673bd",
+    "0034_cpus": "7415e2158f0c57ff51148b22d5a5703178fc68f833f2b589c5b205260e9bd9c7",
     "0032_host_guard": "ff58a8ee1ac810fc38b4f8c7b5fc3004a9fe38ec9ea1a6a4a69b01165917e70d",
     "0034_backup_increments": "f3ae41273ce212b53096e5d6ce2eaba02c5f3072ec9fdf363cadeb48c35cb3ca",
     "0035_backup_boots": "1d64d13de48918d5e8af904244b7973f8b5222bd4ba15b20adff1da6b6d4f799",
@@ -568,6 +571,21 @@ def test_vms_keep_machine_types(tmp_path: Path) -> None:
             assert [(row.vm.id, row.machine) for row in VmMachine.select()] == [("v", "pc-q35-7.2")]
             Vm.delete().where(Vm.id == "v").execute()
             assert VmMachine.select().count() == 0
+
+
+def test_vms_keep_the_cpu_that_they_started_with(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0033_held_indexes")
+            for statement in _OLD_VM:
+                db.execute_sql(statement)
+        assert "0034_cpus" in database.migrate()
+        with database.session():
+            VmCpu.create(vm="v", digests="a b")
+            assert [(row.vm.id, row.digests) for row in VmCpu.select()] == [("v", "a b")]
+            assert HostCpu.select().count() == 0
+            Vm.delete().where(Vm.id == "v").execute()
+            assert VmCpu.select().count() == 0
 
 
 def test_vms_get_schedules_of_backups(tmp_path: Path) -> None:

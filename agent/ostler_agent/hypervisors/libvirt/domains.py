@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -11,7 +12,7 @@ import libvirt
 from ostler_common.errors import FailedPreconditionError, NotFoundError
 
 from ostler_agent.hypervisors.base import Paths
-from ostler_agent.hypervisors.libvirt import filters, inventory
+from ostler_agent.hypervisors.libvirt import baseline, filters, inventory
 from ostler_agent.hypervisors.libvirt.errors import is_code, translated
 from ostler_agent.hypervisors.libvirt.host import check_machine, choose_domain_type, disk_file, keys_of
 from ostler_agent.hypervisors.libvirt.session import Session
@@ -68,6 +69,8 @@ def define(session: Session, spec: VmSpec, paths: Paths) -> Any:
         files = {disk.volume.volume_id: disk_file(paths(disk.volume)) for disk in spec.disks}
         domain_type = choose_domain_type(connection, session.domain_type)
         check_machine(connection, spec, domain_type)
+        if spec.cluster_cpus and domain_type == "kvm":
+            spec = replace(spec, cluster_cpus=(baseline.of_all(connection, spec.cluster_cpus, domain_type),))
         xml = domain_xml(spec, files, domain_type, session.logs.path(spec.vm_id))
         # libvirt validates the XML against its schema, so that a mistake shows here and not at the first start.
         if old is not None:

@@ -11,7 +11,8 @@ import libvirt
 from ostler_common.errors import FailedPreconditionError
 
 from ostler_agent.capabilities.facts import DOMAIN_TYPE_PROBE, HypervisorFacts, attempt
-from ostler_agent.hypervisors.libvirt import filters, key_directory
+from ostler_agent.hypervisors.libvirt import baseline, filters, key_directory
+from ostler_agent.spec import CpuModel
 
 
 def probe(uri: str, domain_type: str, key_directory_path: Path) -> HypervisorFacts:
@@ -57,6 +58,7 @@ def _facts(connection: libvirt.virConnect, domain_type: str) -> HypervisorFacts:
         domain_types=tuple(sorted(types)),
         machine_types=tuple(sorted(machines)),
         cpu_model=capabilities.findtext("host/cpu/model") or str(model),
+        guest_cpu=_guest_cpu(connection, architecture) if preferred == "kvm" and "kvm" in types else None,
         cpus=int(cpus),
         cpu_mhz=int(mhz),
         memory_bytes=int(memory_mib) << 20,
@@ -67,6 +69,10 @@ def _facts(connection: libvirt.virConnect, domain_type: str) -> HypervisorFacts:
             attempt("uefi", lambda: _uefi(connection, architecture, preferred)),
         ),
     )
+
+
+def _guest_cpu(connection: libvirt.virConnect, architecture: str) -> CpuModel | None:
+    return baseline.of_host(connection.getDomainCapabilities(None, architecture, None, "kvm"))
 
 
 def _domain_type(wanted: str, types: set[str]) -> str:

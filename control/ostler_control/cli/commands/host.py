@@ -10,6 +10,7 @@ import click
 from google.protobuf.field_mask_pb2 import FieldMask
 from ostler.control.v1 import host_pb2 as pb
 from ostler.control.v1.drs_pb2 import DrsPlan
+from ostler.types.v1.vm_pb2 import CpuModel
 from ostler_common.text import printable
 
 from ostler_control.cli import text
@@ -38,6 +39,12 @@ def _load(host: pb.Host) -> str:
     load = host.load
     memory = f"{text.size(load.memory_used_bytes)} of {text.size(load.memory_total_bytes)}"
     return f"{load.cpu_used:.1f} of {load.cpus} CPUs, {memory} memory"
+
+
+def _guest_cpu(cpu: CpuModel) -> str:
+    """ "Haswell-noTSX with 12 more features, without 2"; empty where every host gives the same."""
+    more = f" with {len(cpu.features)} more features" if cpu.features else ""
+    return cpu.model + more + (f", without {len(cpu.lacks)}" if cpu.lacks else "")
 
 
 def _pressure(host: pb.Host) -> str:
@@ -113,6 +120,7 @@ VIEW = View[pb.Host](
         ("supports", lambda h: text.joined(h.capabilities.functions)),
         ("libvirt", lambda h: h.capabilities.libvirt_version),
         ("cpu model", lambda h: h.capabilities.cpu_model),
+        ("guests' cpu", lambda h: _guest_cpu(h.capabilities.guest_cpu)),
         ("domain types", lambda h: text.joined(h.capabilities.domain_types)),
         ("uefi", lambda h: text.yes(h.capabilities.uefi)),
         ("bridges", lambda h: text.joined(h.capabilities.bridges)),
