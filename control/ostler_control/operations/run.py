@@ -7,6 +7,7 @@ step; after a crash the body runs again from the top, and finished steps return 
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -53,6 +54,7 @@ class Run:
     interrupts: Interrupts
     _step: str = ""
     _always: bool = False
+    _checked_s: float = -math.inf
     _lost: set[str] = field(default_factory=set)
     _reported: tuple[float, str, int] = field(default=(0.0, "", 0))
 
@@ -111,7 +113,7 @@ class Run:
         begin_s = time.monotonic()
 
         try:
-            if not self._always and self._attempt_and_cancel()[1]:
+            if not self._always and self._cancelled_since_check():
                 return self._cancel_unstarted(host, request.operation.id, on_progress)
             return run_job(self.agents, host, method, request, on_progress, self, self._patience_s(host))
         except OstlerError as error:
@@ -166,6 +168,12 @@ class Run:
                 raise
             return self.attempt, False
 
+    def _cancelled_since_check(self) -> bool:
+        """Whether a cancel was requested since the step began. Just after that nothing is asked: a cancel that comes in
+        between reaches the job, as one that comes later does."""
+        fresh = self.attempt == 1 and time.monotonic() - self._checked_s < _QUICK_S
+        return not fresh and self._attempt_and_cancel()[1]
+
     def _patience_s(self, host: HostAddress) -> float:
         """A host that stayed unreachable once gets less time at every further step."""
         return self.agents.unreachable_limit_s / (_LOST_HOST_DIVISOR if host.host_id in self._lost else 1)
@@ -214,6 +222,7 @@ class Run:
         # An earlier attempt may have started this very step: then `job` finds out what became of it.
         if cancel and cancellable and self.attempt == 1:
             raise cancelled()
+        self._checked_s = time.monotonic()
 
     def _report(self, phase: str, bytes_done: int, bytes_total: int, percent: int) -> None:
         when, last_phase, last_percent = self._reported

@@ -64,9 +64,10 @@ def assign(vm: Vm, given: Given, template: Template | None, keys: Keyring) -> No
     Raises what `rendering.render` raises, InvalidArgumentError INVALID_SSH_KEY, and FailedPreconditionError
     FUNCTION_NOT_SUPPORTED where the VM's hypervisor takes no user data.
     """
-    instance = _instance(vm.id)
-    forget(vm.id)
-    _store(vm, given, template, keys, instance=instance)
+    before = _row(vm.id)
+    if before is not None:
+        forget(vm.id)
+    _store(vm, given, template, keys, instance=int(before.instance) if before else 0)
 
 
 def stage(vm: Vm, given: Given | None, template: Template | None, keys: Keyring, operation_id: str) -> bool:

@@ -111,9 +111,9 @@ def _insert_or_raise(taken: AlreadyExistsError, same: ColumnBase, model: type[R]
 def _place(vm: Vm, wanted: NewVm) -> Placement:
     """Chooses a host and a pool and claims the host's capacity."""
     placement = placement_query.find_and_claim(vm, _demand(vm, wanted))
-    host = Host.get_by_id(placement.host_id)
+    host = Host.select(Host.hypervisor_type).where(Host.id == placement.host_id).get()
     Vm.update(hypervisor_type=host.hypervisor_type).where(Vm.id == vm.id).execute()
-    driver_details.check(vm, host.id)
+    driver_details.check(vm, placement.host_id)
     return placement
 
 
@@ -152,7 +152,7 @@ def _record_root(vm: Vm, wanted: NewVm, checked: Checked, placement: Placement, 
         template=wanted.template,
         passphrase=keys.create(volume_id) if wanted.offering.encrypt_root else None,
         size_bytes=checked.root_size_bytes,
-        format=_root_format(Host.get_by_id(placement.host_id)),
+        format=_root_format(placement.host_id),
         root=True,
         vm_id=vm.id,
         slot=0,
@@ -162,9 +162,9 @@ def _record_root(vm: Vm, wanted: NewVm, checked: Checked, placement: Placement, 
     return root
 
 
-def _root_format(host: Host) -> str:
+def _root_format(host_id: str) -> str:
     """qcow2 on every hypervisor that supports it, because it allocates on demand."""
-    formats = registry.split(host.template_formats)
+    formats = registry.split(Host.select(Host.template_formats).where(Host.id == host_id).get().template_formats)
     return min(formats) if formats and "qcow2" not in formats else "qcow2"
 
 

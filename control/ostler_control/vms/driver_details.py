@@ -5,6 +5,8 @@ In the details of a VM their keys begin with "driver."; the driver of the VM's h
 
 from __future__ import annotations
 
+import functools
+
 from google.protobuf import json_format
 from ostler.types.v1 import host_pb2
 from ostler_common.driver_details import DetailField, DetailKind, check_schema, check_values
@@ -12,7 +14,7 @@ from ostler_common.errors import FailedPreconditionError
 
 from ostler_control.catalog.driver_details import PREFIX, of_offerings, of_templates
 from ostler_control.hypervisors import rules
-from ostler_control.models import Host, Vm, VmDetail, tuples
+from ostler_control.models import Host, Vm, VmDetail, first_tuple, tuples
 
 
 def merged(vm: Vm) -> dict[str, str]:
@@ -28,10 +30,11 @@ def check(vm: Vm, host_id: str) -> None:
 
     Raises FailedPreconditionError DETAIL_UNKNOWN, DETAIL_INVALID, DETAIL_MISSING, DETAIL_NOT_ALLOWED.
     """
-    host = Host.get_by_id(host_id)
-    if not host.capabilities:
+    query = Host.select(Host.capabilities, Host.hypervisor_type).where(Host.id == host_id)
+    capabilities, hypervisor_type = first_tuple(query, tuple[str, str]) or ("", "")
+    if not capabilities:
         return
-    schema = schema_of(host.capabilities)
+    schema = schema_of(capabilities)
     per_vm = {field.key: field.per_vm for field in schema}
     for key in _own(vm):
         if not per_vm.get(key, True):
@@ -40,9 +43,10 @@ def check(vm: Vm, host_id: str) -> None:
                 "DETAIL_NOT_ALLOWED",
                 {"detail": PREFIX + key},
             )
-    check_values(merged(vm), schema, f"hypervisors of type {rules.name_of(host.hypervisor_type)}")
+    check_values(merged(vm), schema, f"hypervisors of type {rules.name_of(hypervisor_type)}")
 
 
+@functools.lru_cache(maxsize=1024)  # hosts' reports are kilobytes, and many are alike
 def schema_of(capabilities: str) -> tuple[DetailField, ...]:
     """The details that a host's driver accepts, from its report; none if the report is not valid."""
     message = json_format.Parse(capabilities, host_pb2.Capabilities(), ignore_unknown_fields=True)
