@@ -16,10 +16,11 @@ NOT_QCOW2 = "the disk is not in the format qcow2, which alone can record what is
 
 @dataclass(frozen=True)
 class Bitmap:
-    """A bitmap of an open disk. defect: why it cannot be used, "" if it can."""
+    """A bitmap of an open disk. defect: why it cannot be used, "" if it can; broken: nobody can ever use it."""
 
     name: str
     defect: str = ""
+    broken: bool = False
 
 
 def name_of(backup_id: str) -> str:
@@ -39,7 +40,18 @@ def records(answer: object) -> list[Mapping[str, object]]:
 
 def bitmaps_of(node: Mapping[str, object]) -> list[Bitmap]:
     """The bitmaps of a disk, from what QEMU says of it (`query-named-block-nodes`, `query-block`)."""
-    return [Bitmap(str(found["name"]), _defect(found)) for found in records(node.get("dirty-bitmaps"))]
+    return [
+        Bitmap(str(found["name"]), _defect(found), bool(found.get("inconsistent")))
+        for found in records(node.get("dirty-bitmaps"))
+    ]
+
+
+def broken_in_file(info: Mapping[str, object]) -> list[str]:
+    """The names of our broken bitmaps in an image that nobody has open, by `qemu-img info`."""
+    specific = info.get("format-specific")
+    data = specific.get("data") if isinstance(specific, Mapping) else None
+    found = records(data.get("bitmaps")) if isinstance(data, Mapping) else []
+    return [str(one["name"]) for one in found if is_ours(str(one["name"])) and "in-use" in str(one.get("flags"))]
 
 
 def _defect(found: Mapping[str, object]) -> str:

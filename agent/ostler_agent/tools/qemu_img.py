@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 from ostler_common.errors import FailedPreconditionError, OstlerError, ResourceExhaustedError
 
+from ostler_agent import bitmaps
 from ostler_agent.image_header import is_device
 from ostler_agent.keyfile import KeyFile
 from ostler_agent.process import Cancellation, Limits, RunError, run
@@ -173,6 +174,20 @@ def resize(
         preallocation = f"--preallocation={'falloc' if allocate and not is_device(path) else 'off'}"
         opened = ["--image-opts", image_opts(path, disk_format, key)]
         command.run(["resize", "-q", preallocation, *command.secret, *opened, str(size_bytes)], cancel=cancel)
+
+
+def drop_broken_bitmaps(path: Path, key: Key | None, cancel: Cancellation | None = None) -> None:
+    """Removes our dirty bitmaps that were not saved from an unused qcow2 image: QEMU would refuse to grow it.
+
+    Raises FailedPreconditionError (WRONG_KEY, VOLUME_IN_USE), RunError.
+    """
+    described = run(
+        ["qemu-img", "info", "-U", "--output=json", "--image-opts", image_opts(path, DiskFormat.QCOW2, None)]
+    )
+    for name in bitmaps.broken_in_file(json.loads(described.stdout)):
+        with _Command(path, key) as command:
+            opened = ["--image-opts", image_opts(path, DiskFormat.QCOW2, key)]
+            command.run(["bitmap", "--remove", *command.secret, *opened, name], cancel=cancel)
 
 
 def add_key(path: Path, disk_format: DiskFormat, key: Key, new_key: Key, cancel: Cancellation | None = None) -> None:

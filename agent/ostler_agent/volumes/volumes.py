@@ -129,6 +129,8 @@ class Volumes:
                     check_free_space(self._pools, ref, size_bytes - header.virtual_size_bytes)
                 job.report("growing volume")
                 self._pools.expand(ref, size_bytes)
+                if ref.format is DiskFormat.QCOW2:
+                    qemu_img.drop_broken_bitmaps(path, ref.key, job)
                 qemu_img.resize(path, ref.format, size_bytes, key=ref.key, allocate=thick, cancel=job)
             return info_of(ref, header_of(ref, path))
 

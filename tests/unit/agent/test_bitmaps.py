@@ -34,6 +34,16 @@ def test_without_one_the_disk_is_copied_whole() -> None:
         assert "no record" in bitmaps.why_full(found, since)
 
 
+def test_a_broken_one_in_a_file_is_found() -> None:
+    found = [
+        {"name": "ostler-1", "flags": ["in-use", "auto"]}, {"name": "ostler-2", "flags": ["auto"]},
+        {"name": "mine", "flags": ["in-use"]},
+    ]  # fmt: skip
+    assert bitmaps.broken_in_file({"format-specific": {"type": "qcow2", "data": {"bitmaps": found}}}) == ["ostler-1"]
+    assert bitmaps.broken_in_file({"format-specific": {"type": "qcow2", "data": {}}}) == []
+    assert bitmaps.broken_in_file({}) == []
+
+
 def test_those_of_other_backups_are_dropped_and_those_of_others_are_left() -> None:
     found = [bitmaps.Bitmap(name) for name in ("ostler-1", "ostler-2", "backup-vda", "mine")]
     assert bitmaps.obsolete(found, "2") == ["ostler-1"]

@@ -16,7 +16,7 @@ from ostler_common.errors import (
 )
 
 from ostler_agent.hypervisors.base import Progress
-from ostler_agent.hypervisors.libvirt import domains, inventory, live
+from ostler_agent.hypervisors.libvirt import domains, increments, inventory, live
 from ostler_agent.hypervisors.libvirt.errors import is_code, translated
 from ostler_agent.hypervisors.libvirt.events import RawEvent
 from ostler_agent.hypervisors.libvirt.host import disk_file
@@ -86,6 +86,7 @@ def grow(session: Session, vm_id: str, volume_id: str, size_bytes: int) -> None:
                 f"volume {volume_id} already has {size_now} bytes (a volume cannot shrink)", "VOLUME_SHRINK"
             )
         if size_bytes > size_now:
+            increments.drop_broken(domain, vm_id, disk)
             domain.blockResize(disk.target, size_bytes, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
 
 

@@ -73,6 +73,14 @@ def prepare(
     return Plan(increments, reasons, checkpoint)
 
 
+def drop_broken(domain: libvirt.virDomain, vm_id: str, disk: AttachedDisk) -> None:
+    """Drops a disk's bitmaps that were not saved: QEMU would refuse to grow it."""
+    node = _nodes(domain, vm_id).get(disk.alias or "", {})
+    for bitmap in bitmaps.bitmaps_of(node):
+        if bitmap.broken and bitmaps.is_ours(bitmap.name):
+            _ask(domain, vm_id, "block-dirty-bitmap-remove", {"node": node["node-name"], "name": bitmap.name})
+
+
 def forget(domain: libvirt.virDomain) -> None:
     """Makes libvirt forget our checkpoints; their bitmaps stay."""
     for checkpoint in domain.listAllCheckpoints():
