@@ -24,7 +24,7 @@ class Kind(Enum):
     """Verbs that share a limit. Those of different kinds never wait for each other's turn."""
 
     # They wait for operations of the other kinds.
-    PLAN = frozenset({"drs.execute", "zone.balance-storage", "import-plan.execute"})
+    PLAN = frozenset({"drs.execute", "zone.balance-storage", "import-plan.execute", "backup.boot"})
     # What high availability needs: they must not queue behind a thousand new VMs.
     START = frozenset({"vm.start", "vm.resolve", "host.fence", "host.power-on", "host.power-off"})
     # They move as many bytes as a disk has, or wait for a user to send them.

@@ -125,6 +125,8 @@ def test_every_verb_that_is_named_exists() -> None:
 
 
 def test_what_waits_for_other_operations_has_a_kind_of_its_own() -> None:
-    assert {Kind.of(verb) for verb in ("drs.execute", "zone.balance-storage", "import-plan.execute")} == {Kind.PLAN}
+    assert {
+        Kind.of(verb) for verb in ("drs.execute", "zone.balance-storage", "import-plan.execute", "backup.boot")
+    } == {Kind.PLAN}
     others = {verb for verb in verbs._BODIES if Kind.of(verb) is Kind.PLAN}
-    assert others <= {"drs.execute", "zone.balance-storage", "import-plan.execute"}
+    assert others <= {"drs.execute", "zone.balance-storage", "import-plan.execute", "backup.boot"}
