@@ -19,7 +19,7 @@ ALLOWED: dict[str, int] = {
     "control/cli": 19,
     "control/database": 1,
     "control/drs": 9,
-    "control/drs_plans": 3,
+    "control/drs_plans": 2,
     "control/hosts": 1,
     "control/imports": 1,
     "control/keys": 1,
