@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -100,14 +101,18 @@ def take(cluster: Cluster, time: datetime.datetime | None = None) -> Present:
     asleep = {host_id for (host_id,) in tuples(HostPower.select(HostPower.host), tuple[str])}
     cpu_names = cpus.names(within, vms_there)
     kinds = {
-        host.id: (host.hypervisor_type, cpu_names.of_hosts.get(host.id) or told[host.id].get("cpuModel", ""))
+        host.id: _Kind(
+            host.id, host.hypervisor_type, cpu_names.of_hosts.get(host.id) or told[host.id].get("cpuModel", "")
+        )
         for host in hosts
     }
     vms: list[Vm] = []
     arriving: set[str] = set()
     for row in rows:
-        vm = _vm(
+        make = functools.partial(
+            _vm,
             row,
+            cpu_names.of_vms.get(row.id, ""),
             moves.get(row.id, 0),
             disks.get(row.id, []),
             networks.get(row.id, Needs()),
@@ -117,12 +122,12 @@ def take(cluster: Cluster, time: datetime.datetime | None = None) -> Present:
             time,
         )
         if row.host in kinds:
-            vms.append(_on(vm, row.host, kinds, cpu_names.of_vms))
+            vms.append(make(kinds[row.host]))
         if row.destination in kinds and row.destination != row.host:
-            arrival = _on(vm, row.destination, kinds, cpu_names.of_vms)
+            arrival = make(kinds[row.destination])
             stand_in = f"{row.id}@{row.destination}"
             arriving.add(stand_in)
-            vms.append(dataclasses.replace(arrival, id=stand_in, name=f"{vm.name} (arriving)", movable=False))
+            vms.append(dataclasses.replace(arrival, id=stand_in, name=f"{row.name} (arriving)", movable=False))
     return Present(
         Snapshot(
             tuple(
@@ -186,8 +191,18 @@ def _host(
     )
 
 
+@dataclass(frozen=True)
+class _Kind:
+    """What a guest on a host sees."""
+
+    host_id: str
+    hypervisor_type: str
+    cpu_model: str
+
+
 def _vm(
     row: _Row,
+    own_cpu: str,
     recent_moves: int,
     disks: Iterable[tuple[str, int, bool]],
     network: Needs,
@@ -195,12 +210,16 @@ def _vm(
     sample: tuple[float, float, float] | None,
     protected: bool,
     time: datetime.datetime,
+    on: _Kind,
 ) -> Vm:
+    """The VM on a host. own_cpu: the CPU that it has, "" for its host's."""
     disks = list(disks)
     return Vm(
         id=row.id,
         name=row.name,
-        host_id="",
+        host_id=on.host_id,
+        hypervisor_type=on.hypervisor_type,
+        cpu_model=own_cpu or on.cpu_model,
         cpu_mhz=row.cpus * MHZ_PER_CPU,
         memory_bytes=row.memory_bytes,
         encrypted=any(encrypted for _, _, encrypted in disks),
@@ -237,14 +256,6 @@ def movable(row: _Row) -> bool:
         and not row.operation_id
         and not row.attention.startswith("RUNS ")
     )
-
-
-def _on(vm: Vm, host_id: str, kinds: Mapping[str, tuple[str, str]], cpu_names: Mapping[str, str]) -> Vm:
-    """The VM on this host. What the guest sees (the hypervisor, the CPU) is what that has, but for the CPUs in
-    `cpu_names`, by VM."""
-    hypervisor_type, cpu_model = kinds[host_id]
-    cpu_model = cpu_names.get(vm.id, cpu_model)
-    return dataclasses.replace(vm, host_id=host_id, hypervisor_type=hypervisor_type, cpu_model=cpu_model)
 
 
 def _reach(host_ids: ModelSelect[HostRow]) -> tuple[dict[str, frozenset[str]], dict[str, int]]:
