@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     for kind in kinds:
         print(
             f"# {sizes.hosts:,} hosts, {sizes.vms:,} VMs on {kind}, {time.strftime('%Y-%m-%d')}, "
-            f"{os.cpu_count()} CPUs shared with agents and clients",
+            f"{os.cpu_count()} CPUs shared with agents and clients, load average before: {os.getloadavg()[0]:.1f}",
             flush=True,
         )
         for line in measure(kind, sizes):

@@ -96,7 +96,7 @@ def create(site: Site, replicas: Sequence[Replica], profiles: Sequence[Profile],
         max(threads),
         refused,
         failed,
-        ran - running,
+        max(ran - running, 0),  # one whose answer was lost may run as well
         overfull,
     )
 

@@ -131,7 +131,7 @@ def _profile(site: Site, replica: Replica) -> Profile:
 
 
 def _wait_for_answer(one: Profile) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while True:
         try:
             load.list_vms(one, 500, 1)
