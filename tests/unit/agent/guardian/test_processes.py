@@ -22,6 +22,8 @@ from tests.unit.agent.guardian.process import HOLD_S
 
 pytestmark = pytest.mark.slow
 
+# Where nothing may end although the machine is busy with other things.
+PATIENT_S = 8.0
 STATUS = """<domstatus state='running' reason='booted' pid='{pid}'>
   <domain type='kvm' id='1'>
     <name>{vm_id}</name>
@@ -142,9 +144,9 @@ def test_a_vm_ends_when_the_storage_hangs_and_nobody_grants(machine: Machine) ->
 
 
 def test_grants_keep_the_vm_while_the_storage_hangs(machine: Machine) -> None:
-    guardian = machine.guard()
+    guardian = machine.guard(PATIENT_S)
     hang(machine.wish.place)
-    end = time.monotonic() + 3 * HOLD_S
+    end = time.monotonic() + 1.5 * PATIENT_S
     while time.monotonic() < end:
         machine.grant()
         time.sleep(0.1)
@@ -153,9 +155,11 @@ def test_grants_keep_the_vm_while_the_storage_hangs(machine: Machine) -> None:
 
 
 def test_the_lease_keeps_the_vm_without_grants(machine: Machine) -> None:
-    machine.guard()
+    machine.guard(PATIENT_S)
     before = machine.number()
-    until(lambda: machine.number() > before + 3 * HOLD_S / 0.5, "renewals for longer than the hold")
+    end = time.monotonic() + 1.5 * PATIENT_S
+    until(lambda: time.monotonic() > end, "longer than the hold")
+    assert machine.number() > before
     assert machine.vm.poll() is None
 
 
