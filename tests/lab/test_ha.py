@@ -109,34 +109,6 @@ def test_a_host_whose_agent_hangs_renews_its_lease_and_keeps_its_vm(fleet: Fleet
     fleet.delete_vm(NAME)
 
 
-@pytest.mark.timeout(800)
-def test_the_image_lock_is_the_last_line_when_agent_and_guardian_freeze_and_no_watchdog_is_there(fleet: Fleet) -> None:
-    """No systemd watches the guardian here. The VM runs on although the lease says otherwise, and starts nowhere else;
-    when the guardian goes on, it ends the VM at once."""
-    host = fleet.lab.host("h3")
-    vm = fleet.create_vm(NAME, template="blank", host="h3")
-    fleet.lab.control.ostler("ha", "enable", NAME)
-
-    def waiting() -> list[ha_pb2.HaStatus.Restart]:
-        found = fleet.api.ha.GetHaStatus(ha_pb2.GetHaStatusRequest(cluster=CLUSTER))
-        return [row for row in found.restarts if row.attempts]
-
-    with guarding(fleet):
-        host.freeze_daemon("agent")
-        host.freeze_daemon("guardian")
-        wait_for(waiting, "a start elsewhere that is refused", 300, 0.3)
-        assert "lock" in waiting()[0].reason
-        assert fleet.hosts_running(vm.id) == ["h3"]
-        host.thaw_daemon("guardian")
-        wait_for(lambda: "h3" not in fleet.hosts_running(vm.id), "the end of the VM on h3", 30, 0.1)
-        wait_for(lambda: fleet.vm(NAME).state == vm_pb2.Vm.RUNNING, "the VM running elsewhere", 300, 0.3)
-        assert fleet.assert_runs_once(NAME) in ("h1", "h2")
-        host.thaw_daemon("agent")
-        wait_for(lambda: fleet.host(host).state == host_pb2.Host.UP, "h3 up again", 120, 0.3)
-        wait_for(lambda: status_of(fleet, "h3").self_fencing == "guarding", "h3 guarding itself again", 60, 0.3)
-    fleet.delete_vm(NAME)
-
-
 @pytest.mark.timeout(600)
 def test_a_host_whose_lease_hangs_keeps_its_vm_as_long_as_it_hears_the_control_plane(fleet: Fleet) -> None:
     """Then it ends the VM, is back before it is fenced, and its VM starts again."""

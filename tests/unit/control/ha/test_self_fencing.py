@@ -24,6 +24,7 @@ from ostler_control.models import (
     HostState,
     PowerState,
     Vm,
+    VmRestart,
     VmState,
     now,
 )
@@ -298,3 +299,25 @@ def test_only_a_shared_pool_holds_leases(site: Site) -> None:
     stored = settings.ha.LEASE_POOL.get(owner.at)
     assert stored == site.pools["shared"].id
     assert settings.ha.LEASE_POOL.show(stored) == "shared"
+
+
+def test_a_vm_whose_image_lock_is_still_held_starts_once_it_is_free(
+    site: Site, engine: Engine, guards: Guards, clock: Clock
+) -> None:
+    """A guardian that hung with nobody to watch it: the VM ran on, and ends when the guardian goes on."""
+    site.fleet.image_locks = True
+    clock.tick()
+    site.silence("h1")
+    clock.tick()
+    clock.tick(61)
+    finish_all(engine)
+    clock.tick()
+    finish_all(engine)
+    clock.tick()
+    assert [row.attempts for row in VmRestart.select()] == [1, 1]
+    site.hosts["h1"].end_vms()
+    VmRestart.update(next_time=now()).execute()
+    clock.tick()
+    finish_all(engine)
+    clock.tick()
+    assert {host_of("high"), host_of("low")} <= {"h2", "h3"}
