@@ -15,7 +15,7 @@ from ostler.types.v1 import volume_pb2 as volume_types
 from ostler_control.state_dir import StateDir
 
 from tests.lab.console import Console
-from tests.lab.fleet import CLUSTER, MIB, Fleet, fresh, refused
+from tests.lab.fleet import CLUSTER, MIB, SECRET, SHARED_POOL, Fleet, fresh, refused
 from tests.lab.host import SHARED, wait_for
 from tests.lab.opened import digest
 
@@ -141,6 +141,40 @@ def test_increments_of_a_guest_that_runs_moves_and_stops_are_its_disk_bit_for_bi
         fleet.do(delete(fleet, f"daily-{number}"))
     fleet.do(fleet.detach("journal"))
     fleet.do(fleet.delete_volume("journal"))
+
+
+def test_a_disk_that_moves_live_to_another_host_is_never_backed_up_wrong(fleet: Fleet, store: Path) -> None:
+    fleet.create_vm("rover", SECRET, host="h1", pool="local-h1")
+    fleet.do(fleet.create_volume("luggage", "secret-data", DISK_MIB, pool="local-h1"))
+    fleet.do(fleet.attach("luggage", "rover"))
+    moments: list[str] = []
+    with fleet.console("rover") as console:
+        console.wait("tick 1", 90)
+
+    def write_and_back_up(at_mib: int) -> str:
+        """What its disk builds on."""
+        with fleet.console("rover") as console:
+            console.run(f"dd if=/dev/urandom of=/dev/vdb bs=1M count=2 seek={at_mib}; sync; mark x", "MARKED")
+            moments.append(console.run("sha256sum /dev/vdb", r"([0-9a-f]{64})  /dev")[1])
+        return take(fleet, "rover", f"stop-{len(moments)}").disks[1].parent_backup_name
+
+    assert write_and_back_up(0) == ""
+    fleet.do(fleet.migrate("rover", "h2", with_storage=True, pool="local-h2"))
+    # libvirt may bring the record along.
+    assert write_and_back_up(8) in ("", "stop-1")
+    assert write_and_back_up(16) == "stop-2"
+    fleet.do(fleet.stop("rover", force=True))
+    for number, then in enumerate(moments, 1):
+        request = backup_pb2.RestoreVolumeRequest(
+            request_id=fresh(), backup=f"stop-{number}", slot=1, name="found", pool=SHARED_POOL
+        )
+        fleet.do(fleet.api.backups.RestoreVolume(request))
+        assert digest(fleet, fleet.file("found")) == then, f"stop-{number}"
+        fleet.do(fleet.delete_volume("found"))
+    for number in (3, 2, 1):
+        fleet.do(delete(fleet, f"stop-{number}"))
+    fleet.delete_vm("rover")
+    fleet.do(fleet.delete_volume("luggage"))
 
 
 def take(fleet: Fleet, vm: str, name: str) -> backup_pb2.Backup:
