@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from pathlib import Path
 
 from peewee import OperationalError
@@ -19,30 +20,41 @@ class CommitSync:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        # How many commits were announced, and how many of them are durable.
+        # How many commits were announced, and how many of them a sync has covered.
         self._announced = 0
-        self._durable = 0
+        self._covered = 0
+        # Of the last syncs that failed: which commits each was for, and why.
+        self._failures: deque[tuple[range, OperationalError]] = deque(maxlen=100)
         self._running = False
 
     def wait(self, database: Path) -> None:
         """Returns once everything that was committed before is durable. Raises OperationalError when the disk fails: as
-        after a failed commit, it is unknown whether the change will be there after a power cut."""
+        after a failed commit, it is unknown whether the change will be there after a power cut. All commits that the
+        failed sync was for fail: a later sync may succeed although the kernel has dropped what it could not write."""
         with self._changed:
             self._announced += 1
             mine = self._announced
-            while self._durable < mine:
+            while self._covered < mine:
                 if self._running:
                     self._changed.wait()
                     continue
-                self._running, covered = True, self._announced
+                self._running, before, last = True, self._covered, self._announced
                 self._changed.release()
+                failure = None
                 try:
                     _sync(database.with_name(f"{database.name}-wal"))
+                except OperationalError as error:
+                    failure = error
                 finally:
                     self._changed.acquire()
                     self._running = False
                     self._changed.notify_all()
-                self._durable = max(self._durable, covered)
+                self._covered = last
+                if failure is not None:
+                    self._failures.append((range(before + 1, last + 1), failure))
+            for commits, failure in self._failures:
+                if mine in commits:
+                    raise OperationalError(str(failure)) from failure
 
 
 def _sync(log: Path) -> None:

@@ -25,14 +25,16 @@ class Disk:
         self.go_on = threading.Event()
         self.go_on.set()
         self.error: OSError | None = None
+        self.failing: set[int] = set()  # numbers of syncs
         self._lock = threading.Lock()
 
     def sync(self, descriptor: int) -> None:
         with self._lock:
             self.syncs += 1
+            number = self.syncs
         assert self.go_on.wait(20)
-        if self.error is not None:
-            raise self.error
+        if self.error is not None or number in self.failing:
+            raise self.error or OSError(5, "Input/output error")
 
 
 @pytest.fixture
@@ -92,6 +94,23 @@ def test_a_disk_that_fails_is_an_outage_of_the_database(disk: Disk) -> None:
     assert zones() == 3
 
 
+def test_all_commits_of_a_failed_sync_fail_whoever_began_it(disk: Disk) -> None:
+    disk.go_on.clear()
+    with ThreadPoolExecutor(10) as threads:
+        first = threads.submit(create, "a")
+        wait_until(lambda: disk.syncs == 1)
+        others = [threads.submit(create, f"b{number}") for number in range(9)]
+        wait_until(lambda: zones() == 11)
+        disk.failing = {2}
+        disk.go_on.set()
+        first.result(20)
+        for other in others:
+            with pytest.raises(OperationalError, match="disk I/O error"):
+                other.result(20)
+        threads.submit(create, "c").result(20)
+    assert disk.syncs == 3
+
+
 def test_the_log_is_what_is_synced(sqlite_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[Path] = []
     monkeypatch.setattr(durable, "_sync", synced.append)
@@ -103,4 +122,4 @@ def test_the_log_is_what_is_synced(sqlite_database: str, monkeypatch: pytest.Mon
 def test_a_database_without_a_log_needs_none(tmp_path: Path) -> None:
     sync = durable.CommitSync()
     sync.wait(tmp_path / "x.sqlite")
-    assert sync._durable == 1
+    assert sync._covered == 1
