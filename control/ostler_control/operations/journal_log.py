@@ -37,7 +37,10 @@ def _write_ahead(connection: object, record: ConnectionPoolEntry) -> None:
 
 @event.listens_for(Pool, "checkin")
 def _sync_changes(connection: object, record: ConnectionPoolEntry) -> None:
-    """Waits while the disk fails, as operations wait for a journal that cannot be written."""
+    """Waits while the disk fails, as operations wait for a journal that cannot be written.
+
+    What the kernel has dropped by then may be gone after a power cut. The step is done again then, as every one can be.
+    """
     if not isinstance(connection, sqlite3.Connection) or not record.info.get("file"):
         return
     if connection.total_changes == record.info["changes"]:

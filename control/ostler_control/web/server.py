@@ -23,6 +23,7 @@ from ostler_control.web.actions import Actions
 from ostler_control.web.context import HERE, Console, is_followed
 from ostler_control.web.creations import Creation
 from ostler_control.web.pages import (
+    backup_schedules,
     backups,
     catalog,
     drs,
@@ -75,6 +76,7 @@ PAGES: dict[str, Page] = {
     "/vm-snapshots/{vm_snapshot}": vm_snapshots.one_vm_snapshot,
     "/backups": backups.backups,
     "/backups/{backup}": backups.one_backup,
+    "/backup-schedules/{schedule}": backup_schedules.one_schedule,
     "/keys": keys.keys,
     "/drs": drs.overview,
     "/drs/plans/{plan}": drs.one_plan,
@@ -100,6 +102,7 @@ ACTIONS = (
     snapshots.ACTIONS,
     vm_snapshots.ACTIONS,
     backups.ACTIONS,
+    backup_schedules.ACTIONS,
     drs.PLAN_ACTIONS,
     drs.CLUSTER_ACTIONS,
     imports.ACTIONS,

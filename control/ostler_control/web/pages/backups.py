@@ -17,13 +17,14 @@ from ostler_control.web.actions import Action, Actions, Target
 from ostler_control.web.context import Console, command
 from ostler_control.web.forms import Call, Option
 from ostler_control.web.objects import render_object
+from ostler_control.web.pages import backup_schedules
 
 MAX_STORES = 200
 _READY = frozenset({"ready"})
 
 
 def backups(console: Console, request: Request) -> Response:
-    """The page of backups; for admins with the stores that hold them."""
+    """The page of backups and their schedules; for admins with the stores that hold them."""
     client = console.app.client.backups
     filters = tables.Filters(request, ("vm", "VM"), ("account", "Account"))
     answer = client.ListBackups(
@@ -32,7 +33,10 @@ def backups(console: Console, request: Request) -> Response:
         )
     )
     following = filters.next(answer.next_page_token)
-    shown = [tables.table(backup.VIEW, answer.backups, "Backups of VMs", href, next=following)]
+    shown = [
+        tables.table(backup.VIEW, answer.backups, "Backups of VMs", href, next=following),
+        backup_schedules.table(console.app),
+    ]
     if console.is_admin:
         stores = pages(client.ListBackupStores, pb.ListBackupStoresRequest(), lambda a: a.stores, MAX_STORES)
         shown.append(tables.table(STORE, stores, "Stores"))
@@ -114,6 +118,18 @@ def _verify(app: App, call: Call) -> Operation:
     return app.client.backups.VerifyBackup(pb.VerifyBackupRequest(request_id=call.request_id, backup=call.target))
 
 
+def _boot(app: App, call: Call) -> Operation:
+    return app.client.backups.VerifyBackup(
+        pb.VerifyBackupRequest(
+            request_id=call.request_id,
+            backup=call.target,
+            boot=True,
+            boot_timeout_s=call.number("timeout") if call.text("timeout") else 0,
+            console_text=call.text("console-text"),
+        )
+    )
+
+
 def _delete(app: App, call: Call) -> Operation:
     return app.client.backups.DeleteBackup(pb.DeleteBackupRequest(request_id=call.request_id, backup=call.target))
 
@@ -151,6 +167,19 @@ ACTIONS = Actions(
                 Option("name", "Name of the new volume", is_required=True),
                 _POOL,
             ),
+        ),
+        Action(
+            "boot",
+            ("backup", "verify"),
+            "Test boot",
+            "Boot a VM from backup {name}, without network, and delete it once its guest is up?",
+            _boot,
+            _READY,
+            (
+                Option("timeout", "Seconds for it (empty: 300)"),
+                Option("console-text", "What the console shows in the end (empty: login:)"),
+            ),
+            fixed=("--boot",),
         ),
         Action("verify", ("backup", "verify"), "Verify", "Read backup {name} whole, and compare it?", _verify, _READY),
         Action(

@@ -13,7 +13,7 @@ from ostler_control.web import tables
 from ostler_control.web.actions import Action, Actions, Target
 from ostler_control.web.forms import Call, Option
 from ostler_control.web.labels import label_action
-from ostler_control.web.pages import isos
+from ostler_control.web.pages import backup_schedules, isos
 
 _RUNNING, _STOPPED = frozenset({"running"}), frozenset({"stopped"})
 _HOST = Option("host", "Host (empty: chosen)")
@@ -151,6 +151,7 @@ ACTIONS = Actions(
                 Option("store", "Store (empty: the one with the most room)"),
             ),
         ),
+        backup_schedules.CREATE,
         *isos.VM_ACTIONS,
         label_action("vm", "VM"),
         Action(
