@@ -165,6 +165,8 @@ def _copy(run: Run, host_id: str, transfer: Transfer | None) -> None:
     # An earlier attempt may have started the copy. A file that is being written cannot be deleted, so that must end
     # first: the cancelled call re-attaches to the job.
     request_cancel(run.id)
+    if run.attempt == 1:
+        run.check()  # nothing has begun: this ends it
     started = volume_pb2.CopyVolumeRequest(operation=run.ref())
     run.job(address_of(host_id), lambda agent: agent.volumes.CopyVolume, started)
 

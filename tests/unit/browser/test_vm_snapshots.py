@@ -14,11 +14,11 @@ pytestmark = pytest.mark.slow
 
 def test_a_vm_goes_back_to_its_snapshot_which_is_deleted_as_a_whole(visit: Visit, served: Served) -> None:
     page = visit.page
-    vm = served.create_vm("ledger")
+    vm = served.create_vm("books")
     page.goto(f"/vms/{vm.id}")
     page.get_by_role("link", name="Take a snapshot").click()
     page.get_by_label("Name").fill("monday")
-    expect(page.locator("#command")).to_have_text("ostler vm snapshot create ledger --name monday")
+    expect(page.locator("#command")).to_have_text("ostler vm snapshot create books --name monday")
     send(page, "Take a snapshot")
     page.get_by_role("link", name="To the vm-snapshot monday").click()
     expect(page.locator("h1")).to_contain_text("ready")
@@ -31,7 +31,7 @@ def test_a_vm_goes_back_to_its_snapshot_which_is_deleted_as_a_whole(visit: Visit
     page.get_by_role("link", name="Revert the VM").click()
     page.get_by_role("button", name="Revert the VM").click()
     expect(page.get_by_role("alert")).to_contain_text("VM_RUNNING")
-    served.client.wait(served.client.vms.StopVm(vm_pb2.StopVmRequest(vm="ledger", force=True)), vm_pb2.Vm)
+    served.client.wait(served.client.vms.StopVm(vm_pb2.StopVmRequest(vm="books", force=True)), vm_pb2.Vm)
     open_snapshot(page, vm.id)
     page.get_by_role("link", name="Revert the VM").click()
     expect(page.locator("#command")).to_have_text("ostler vm snapshot revert monday --yes")
