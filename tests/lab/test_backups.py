@@ -197,13 +197,18 @@ def test_a_schedule_backs_up_a_running_guest_and_deletes_old_backups(fleet: Flee
     wait_for(lambda: [row.state for row in backups(fleet)] == [backup_pb2.Backup.READY], "the first", 150)
     [first] = backups(fleet)
     assert (first.vm_name, first.online, [disk.encrypted for disk in first.disks]) == (guest, True, [True])
+    # The next one of the schedule is to build on this one, and so not on the first, which would have to stay for it.
+    whole = backup_pb2.CreateBackupRequest(request_id=fresh(), vm=guest, name="by-hand", full=True)
+    fleet.do(api.CreateBackup(whole))
     due(fleet)
     wait_for(lambda: first.id not in [row.id for row in backups(fleet)], "the first one's deletion", 150)
-    [second] = backups(fleet)
-    assert second.state == backup_pb2.Backup.READY
-    assert {path.name for path in store.iterdir()} == {".ostler-pool", *_file_names(store, second)}
+    [second, by_hand] = backups(fleet)
+    assert (second.state, by_hand.name) == (backup_pb2.Backup.READY, "by-hand")
+    of_rows = {*_file_names(store, second), *_file_names(store, by_hand)}
+    assert {path.name for path in store.iterdir()} == {".ostler-pool", *of_rows}
     api.DeleteBackupSchedule(backup_pb2.DeleteBackupScheduleRequest(schedule=schedule.id))
-    fleet.do(api.DeleteBackup(backup_pb2.DeleteBackupRequest(request_id=fresh(), backup=second.id)))
+    for left in (second, by_hand):
+        fleet.do(api.DeleteBackup(backup_pb2.DeleteBackupRequest(request_id=fresh(), backup=left.id)))
 
 
 def backups(fleet: Fleet) -> list[backup_pb2.Backup]:
