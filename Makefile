@@ -22,7 +22,7 @@ export PYTHONPATH := $(CURDIR)/common:$(CURDIR)/agent:$(CURDIR)/control:$(CURDIR
 # conversion, with a kernel for its appliance; fencing; the console's browser; alert rules; packages,
 # and machines to install them on; the tests' vCenter and the Go example.
 PACKAGES := gcc pkg-config python3-dev python3-venv libvirt-dev \
-	libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils cryptsetup-bin ovmf \
+	libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils cryptsetup-bin ovmf swtpm swtpm-tools \
 	iproute2 iptables util-linux gnutls-bin \
 	fdisk grub-common grub-pc-bin grub-efi-amd64-bin dosfstools mtools kmod busybox-static cpio e2fsprogs \
 	postgresql postgresql-client systemd libxml2-utils \

@@ -38,6 +38,7 @@ from ostler_control.models import (
     UserData,
     Vm,
     VmSnapshot,
+    VmTpm,
     VmUserData,
     Volume,
     VolumeFile,
@@ -160,7 +161,7 @@ class Site:
         kept: list[Any] = [*rows, *Snapshot.select()]
         assert list(VolumeFile.select()) == [], "files that were not swept"
         documents: list[Any] = [*UserData.select(), *VmUserData.select()]
-        others = {row.passphrase_id for row in FenceDevice.select()}
+        others = {row.passphrase_id for model in (FenceDevice, VmTpm) for row in model.select()}
         backed_up: list[Any] = list(BackupDisk.select())
         assert keys == {row.passphrase_id for row in (*kept, *backed_up, *documents) if row.passphrase_id} | others
         assert [row.id for row in VmUserData.select() if row.operation_id] == [], "user data that waits for nothing"
@@ -200,7 +201,7 @@ class Site:
             if vm.state == "running" or (vm.state == "failed" and lost_hosts)
             for disk in rows
             if disk.vm_id == vm.id
-        }
+        } | {row.passphrase_id for row in VmTpm.select()}
         for fake in self.fleet.hosts.values():
             assert fake.secrets <= in_use, f"host {fake.name} holds secrets that nothing needs"
 
@@ -222,7 +223,8 @@ def new_site(url: str, state_dir: Path, agents_dir: Path | None = None) -> Site:
             template_formats="qcow2,raw", functions=",".join(sorted(Function)),
             capabilities="" if capable else _FAILED_PROBE,
         )  # fmt: skip
-        HostFunction.create(host=host_id, function=Function.NIC_FILTER)
+        for function in (Function.NIC_FILTER, Function.TPM):
+            HostFunction.create(host=host_id, function=function)
     pools = {}
     for name, members in (("shared", ("h1", "h2", "h3")), ("local1", ("h1",)), ("local2", ("h2",))):
         shared = name == "shared"

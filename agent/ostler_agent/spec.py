@@ -71,13 +71,22 @@ class CpuModel:
     lacks: tuple[str, ...] = ()
 
 
+class KeyUse(StrEnum):
+    """What a key opens, as libvirt names it."""
+
+    VOLUME = "volume"
+    TPM = "vtpm"
+
+
 @dataclass(frozen=True)
 class Key:
-    """A volume's key. key_id: UUID, also of the libvirt secret; passphrase: None where only the id is known."""
+    """A key of a volume, or of a VM's TPM. key_id: UUID, also of the libvirt secret; passphrase: None where only the id
+    is known."""
 
     key_id: str
     passphrase: Secret | None
     iter_time_ms: int = 10
+    use: KeyUse = KeyUse.VOLUME
 
 
 @dataclass(frozen=True)
@@ -199,7 +208,8 @@ class VmSpec:
     seed: the files that cloud-init in the guest reads, by name; cdrom: the image that holds them on this host, once it
     is there (`seeds.Seeds`); details: those that the driver states (`DriverInfo.details`), checked against its schema;
     max_cpus, max_memory_bytes: what it may get while it runs, 0: no more than it has; machine: the machine type that it
-    keeps, "" for the newest; cluster_cpus: what VMs get on the hosts of the cluster, () where all give the same.
+    keeps, "" for the newest; cluster_cpus: what VMs get on the hosts of the cluster, () where all give the same;
+    tpm_key: encrypts the state of its TPM, None: it has no TPM.
     """
 
     vm_id: str
@@ -218,6 +228,13 @@ class VmSpec:
     cdroms: tuple[Cdrom, ...] = ()
     machine: str = ""
     cluster_cpus: tuple[CpuModel, ...] = ()
+    tpm_key: Key | None = None
+
+    @property
+    def keys(self) -> list[Key]:
+        """The keys that the VM needs to run: of its encrypted volumes, and of its TPM."""
+        of_volumes = [disk.volume.key for disk in self.disks if disk.volume.key is not None]
+        return of_volumes + ([self.tpm_key] if self.tpm_key else [])
 
 
 @dataclass(frozen=True)

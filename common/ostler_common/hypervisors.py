@@ -33,6 +33,7 @@ class Function(StrEnum):
     SEND_KEY = "send-key"
     UEFI = "uefi"
     SECURE_BOOT = "secure-boot"
+    TPM = "tpm"
     NICS = "nics"
     NIC_FILTER = "nic-filter"
     NIC_HOT_PLUG = "nic-hot-plug"
@@ -69,6 +70,7 @@ _SUMMARIES = {
     Function.CONSOLE_LOG: "keeping what guests print on their serial consoles",
     Function.UEFI: "booting VMs with UEFI",
     Function.SECURE_BOOT: "booting VMs with UEFI that starts only signed programs",
+    Function.TPM: "VMs with an emulated TPM 2.0",
     Function.NICS: "VMs with network interfaces",
     Function.NIC_FILTER: "dropping frames of VMs that have another sender than the VM",
     Function.NIC_HOT_PLUG: "adding and removing network interfaces while the VM runs",

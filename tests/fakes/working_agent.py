@@ -179,6 +179,7 @@ class FakeHost(
         self.asked_guests: list[str] = []  # what guest agents were asked to do
         self.screen: Path | None = None  # the Unix socket of a VNC server
         self.secrets: set[str] = set()
+        self.tpms: dict[str, bytes] = {}  # by VM the passphrase that opens the state of its TPM here
         self.mirrors: dict[str, str] = {}
         self.web: dict[str, tuple[int, bytes]] = {}
         self.faults: dict[str, Fault] = {}
@@ -485,6 +486,7 @@ class FakeHost(
             if self._runs(request.vm_id):
                 raise FailedPreconditionError("the VM runs", "VM_RUNNING")
             self.vms.pop(request.vm_id, None)
+            self.tpms.pop(request.vm_id, None)
             return self._vm_info(request.vm_id)
 
         return self._job("DeleteVm", "vm.delete", request, context, work)
@@ -861,6 +863,11 @@ class FakeHost(
     def _check_disks(self, spec: types_vm_pb2.VmSpec) -> None:
         for disk in spec.disks:
             self._check_key(self._file(disk.volume), disk.volume)
+        if spec.HasField("tpm"):
+            assert spec.tpm.key.passphrase, "a TPM without its key"
+            self.secrets.add(spec.tpm.key.key_id)
+            if self.tpms.setdefault(spec.vm_id, spec.tpm.key.passphrase) != spec.tpm.key.passphrase:
+                raise FailedPreconditionError("the key does not open the state of the TPM", "WRONG_KEY")
 
     def _check_image_lock(self, vm_id: str) -> None:
         if self.fleet.image_locks and (where := [n for n in self.fleet.running_on(vm_id) if n != self.name]):
@@ -868,7 +875,7 @@ class FakeHost(
             raise FailedPreconditionError(f"a QEMU on {where[0]} has the image open", "VOLUME_IN_USE")
 
     def _drop_secrets(self, spec: types_vm_pb2.VmSpec) -> None:
-        self.secrets -= {disk.volume.key.key_id for disk in spec.disks}
+        self.secrets -= {disk.volume.key.key_id for disk in spec.disks} | {spec.tpm.key.key_id}
 
     def _volume_info(self, ref: types_volume_pb2.VolumeRef) -> types_volume_pb2.VolumeInfo:
         file = self._file(ref)
@@ -916,6 +923,8 @@ def _without_keys(spec: types_vm_pb2.VmSpec) -> types_vm_pb2.VmSpec:
     kept.CopyFrom(spec)
     for disk in kept.disks:
         disk.volume.key.ClearField("passphrase")
+    if kept.HasField("tpm"):
+        kept.tpm.key.ClearField("passphrase")
     return kept
 
 

@@ -57,6 +57,7 @@ KVM_ONLY = {
         "iso.drives",
         "machine-type.kept",
         "secure-boot.start",
+        "tpm.start",
         "adoption.hand-back",
         "adoption.unknown",
     ),

@@ -56,6 +56,8 @@ group = "root"
 remember_owner = 0
 namespaces = [ ]
 stdio_handler = "file"
+swtpm_user = "root"
+swtpm_group = "root"
 """
 
 

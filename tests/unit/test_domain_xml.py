@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import libvirt
 import pytest
-from ostler_agent.hypervisors.libvirt.xml import console, disks, metadata, secret
+from ostler_agent.hypervisors.libvirt.xml import console, disks, metadata, secret, tpm
 from ostler_agent.hypervisors.libvirt.xml.disks import DiskFile
 from ostler_agent.hypervisors.libvirt.xml.domain import domain_xml
 from ostler_agent.hypervisors.libvirt.xml.rewrite import for_destination
@@ -19,11 +19,13 @@ from ostler_agent.spec import (
     ExtraConfig,
     Firmware,
     Key,
+    KeyUse,
     NicSpec,
     VhostUser,
     VmSpec,
     VolumeRef,
 )
+from ostler_common.errors import FailedPreconditionError
 from ostler_common.io_limits import IoLimits
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -98,6 +100,13 @@ CASES = {
     ),
     "seed": (
         replace(spec(DiskSpec(volume(0), 0, boot=True)), cdrom=Path(f"/var/lib/ostler/seeds/{VM}.iso")),
+        "kvm",
+    ),
+    "tpm": (
+        replace(
+            spec(DiskSpec(volume(0), 0, boot=True), firmware=Firmware.UEFI_SECURE_BOOT),
+            tpm_key=Key(KEYS[3], None, use=KeyUse.TPM),
+        ),
         "kvm",
     ),
     "secure-boot": (spec(DiskSpec(volume(0), 0, boot=True), firmware=Firmware.UEFI_SECURE_BOOT), "kvm"),
@@ -217,6 +226,9 @@ def test_secret_is_private_ephemeral_and_ours() -> None:
     usage = root.findtext("usage/volume")
     assert usage is not None
     assert secret.owner(usage) == VM
+    of_tpm = ElementTree.fromstring(secret.secret_xml(VM, KEYS[3], KeyUse.TPM)).find("usage[@type='vtpm']/name")
+    assert of_tpm is not None
+    assert secret.owner(of_tpm.text or "") == VM
     for foreign in ("", "/var/lib/libvirt/images/a", "ostler", "ostler:a", "ceph:a:b", "ostler:a:b:c"):
         assert secret.owner(foreign) is None
 
@@ -238,6 +250,22 @@ def test_destination_differs_only_in_what_is_named() -> None:
         ('<source bridge="br0" />', '<source bridge="br9" />'),
     ]
     assert for_destination(before, {}, {}, {}) == before
+
+
+def test_another_tpm_does_not_replace_one_with_a_key() -> None:
+    device = "<devices><tpm model='tpm-tis'><backend type='emulator' version='2.0'/></tpm></devices>"
+    extra = replace(spec(), extra=ExtraConfig((device,)))
+    assert "tpm-tis" in domain_xml(extra, {}, "kvm", LOG)
+    with pytest.raises(FailedPreconditionError) as refused:
+        domain_xml(replace(extra, tpm_key=Key(KEYS[3], None, use=KeyUse.TPM)), {}, "kvm", LOG)
+    assert refused.value.reason == "EXTRA_CONFIG_OWNED"
+
+
+def test_the_keys_of_a_domain_are_those_of_its_tpm_and_its_disks() -> None:
+    root = ElementTree.fromstring((GOLDEN / "domain-tpm.xml").read_text())
+    assert tpm.key_ids(root) == {KEYS[3]}
+    assert tpm.is_in(root)
+    assert not tpm.is_in(ElementTree.fromstring((GOLDEN / "domain-plain.xml").read_text()))
 
 
 def test_a_file_becomes_a_device_where_it_is_one() -> None:

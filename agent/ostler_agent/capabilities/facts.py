@@ -80,6 +80,10 @@ class Capabilities:
         return self._supports(Function.NIC_FILTER)
 
     @property
+    def tpm(self) -> bool:
+        return self._supports(Function.TPM)
+
+    @property
     def instance_conversion(self) -> bool:
         return self._supports(Function.INSTANCE_CONVERSION)
 

@@ -1,4 +1,4 @@
-"""Attaching, detaching and growing disks; encryption, UEFI, network interfaces."""
+"""Attaching, detaching and growing disks; encryption, UEFI, TPMs, network interfaces."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import contextlib
 import uuid
 from dataclasses import replace
 
-from ostler_common.errors import DeadlineExceededError
+from ostler_common.errors import DeadlineExceededError, OstlerError
 from ostler_common.hypervisors import Function
 from ostler_common.io_limits import IoLimits
 from ostler_common.secret import new_passphrase
 
-from ostler_agent.conformance.assertions import SkippedError, refused, require
+from ostler_agent.conformance.assertions import CheckFailedError, SkippedError, refused, require
 from ostler_agent.conformance.bench import MIB, Bench, NeverCancelled, new_id
 from ostler_agent.hypervisors.base import DiskLimits, GuestAddresses, NicHotPlug, NicLink
 from ostler_agent.hypervisors.guest import GuestAgent
-from ostler_agent.spec import DiskSpec, ExtraConfig, Firmware, Key, NicSpec, PowerState
+from ostler_agent.spec import DiskSpec, ExtraConfig, Firmware, Key, KeyUse, NicSpec, PowerState
 from ostler_agent.tools import iso, qemu_img
 
 GO_TIMEOUT_S = 60.0
@@ -162,6 +162,30 @@ def secure_boot(bench: Bench) -> None:
         bench.start(spec)
         bench.hypervisor.power_off(spec.vm_id)
         bench.hypervisor.delete(spec.vm_id)
+
+
+def tpm(bench: Bench) -> None:
+    """A VM with a TPM keeps its state while it is stopped, encrypted under its key, and is deleted with it."""
+    bench.need_probe(Function.TPM)
+    spec = replace(bench.spec(bench.volume()), tpm_key=_tpm_key())
+    for _ in range(2):
+        bench.start(spec)
+        bench.hypervisor.power_off(spec.vm_id)
+    other = replace(spec, tpm_key=_tpm_key())
+    try:
+        bench.start(other)
+    except OstlerError:
+        require(not bench.hypervisor.running(spec.vm_id), "the VM must not run")
+    else:
+        raise CheckFailedError("the state of the TPM must not open with another key")
+    bench.hypervisor.delete(spec.vm_id)
+    bench.start(other)  # with a new TPM
+    bench.hypervisor.power_off(spec.vm_id)
+    bench.hypervisor.delete(spec.vm_id)
+
+
+def _tpm_key() -> Key:
+    return Key(str(uuid.uuid4()), new_passphrase(), use=KeyUse.TPM)
 
 
 def nics(bench: Bench) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import replace
 
 from ostler_common.config import ConfigError
@@ -14,7 +15,7 @@ from ostler_agent.conformance.assertions import CheckFailedError, SkippedError, 
 from ostler_agent.conformance.bench import Bench, NeverCancelled
 from ostler_agent.hypervisors.base import PARTS
 from ostler_agent.pools import registry as pool_registry
-from ostler_agent.spec import Cdrom, DiskFormat, DiskSpec, ExtraConfig, Firmware, Key, NicSpec
+from ostler_agent.spec import Cdrom, DiskFormat, DiskSpec, ExtraConfig, Firmware, Key, KeyUse, NicSpec
 from ostler_agent.vms import addresses as vm_addresses
 from ostler_agent.vms import console_log, disks, keyboard, power, resizing, screen
 from ostler_agent.vms import guest as vm_guest
@@ -148,6 +149,11 @@ def unstated(bench: Bench) -> None:
         with refused("a VM with secure boot", REFUSAL):
             secure = replace(stopped, firmware=Firmware.UEFI_SECURE_BOOT)
             power.start(hypervisor, bench.paths, secure, progress)
+    if Function.TPM not in stated.functions:
+        refusals += 1
+        with refused("a VM with a TPM", REFUSAL):
+            key = Key(str(uuid.uuid4()), None, use=KeyUse.TPM)
+            power.start(hypervisor, bench.paths, replace(stopped, tpm_key=key), progress)
     if Function.MACHINE_TYPE not in stated.functions:
         refusals += 1
         with refused("a VM with a machine type", REFUSAL):

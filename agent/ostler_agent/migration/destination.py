@@ -93,6 +93,8 @@ class IncomingMigrations:
             need(self._driver, Function.USER_DATA)
         if spec.cdroms:
             need(self._driver, Function.ISO)
+        if spec.tpm_key is not None:
+            need(self._driver, Function.TPM)
         check_networks(spec.nics)
         paths = {volume_id: self._paths(volume) for volume_id, volume in volumes.items()}
         for volume_id, path in paths.items():
@@ -102,7 +104,7 @@ class IncomingMigrations:
                 check_volume(volumes[volume_id], path)
         # Under the same path as on the source. It may be evicted before the VM arrives, only if the disk is that full.
         with self._isos.hold(spec, job), ExitStack() as undo:
-            keys = [volume.key for volume in volumes.values() if volume.key]
+            keys = spec.keys
             undo.callback(self._admissions.remove, spec.vm_id)
             undo.callback(mover.remove_keys, spec.vm_id, [key.key_id for key in keys])
             mover.install_keys(spec.vm_id, keys)

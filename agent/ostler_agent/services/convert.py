@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from ipaddress import ip_address
 
 from ostler.agent.v1 import pool_pb2
@@ -30,6 +31,7 @@ from ostler_agent.spec import (
     Firmware,
     Freeze,
     Key,
+    KeyUse,
     NicSpec,
     PauseReason,
     PowerState,
@@ -308,7 +310,12 @@ def vm_spec(message: vm_pb2.VmSpec, path: str = "spec") -> VmSpec:
         cdroms=_cdroms(message.cdroms, f"{path}.cdroms"),
         machine=_machine(message.machine, f"{path}.machine"),
         cluster_cpus=_cpus(message.cluster_cpus, f"{path}.cluster_cpus"),
+        tpm_key=_tpm_key(message.tpm, f"{path}.tpm") if message.HasField("tpm") else None,
     )
+
+
+def _tpm_key(message: vm_pb2.Tpm, path: str) -> Key:
+    return replace(key(message.key, f"{path}.key"), use=KeyUse.TPM)
 
 
 def _cpus(messages: Sequence[vm_pb2.CpuModel], path: str) -> tuple[CpuModel, ...]:

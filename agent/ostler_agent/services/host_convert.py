@@ -86,6 +86,7 @@ def capabilities_message(found: Capabilities) -> types_pb2.Capabilities:
         instance_conversion=found.instance_conversion,
         bridges=found.bridges,
         nic_filter=found.nic_filter,
+        tpm=found.tpm,
         pool_types=found.pool_types,
         template_formats=[convert.to_format(disk_format) for disk_format in sorted(found.driver.template_formats)],
         functions=sorted(found.driver.functions),

@@ -95,6 +95,8 @@ def _check_supported(driver: Hypervisor, spec: VmSpec) -> None:
         need(driver, Function.UEFI)
     if spec.firmware is Firmware.UEFI_SECURE_BOOT:
         need(driver, Function.SECURE_BOOT)
+    if spec.tpm_key is not None:
+        need(driver, Function.TPM)
     if spec.nics:
         need(driver, Function.NICS)
     if any(nic.link_down for nic in spec.nics):

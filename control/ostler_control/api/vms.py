@@ -331,6 +331,7 @@ def _wanted(request: pb.CreateVmRequest, caller: Caller, keys: Keyring) -> vms.N
         user_data=userdata.given(request.user_data, account.id, keys, request.name),
         isos=_isos(request.isos),
         firmware=from_enum(types_pb2.Firmware, "FIRMWARE_", request.firmware, "firmware", default=""),
+        tpm=request.tpm,
     )
 
 

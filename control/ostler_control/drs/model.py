@@ -42,6 +42,7 @@ class Host:
     cpu_models: frozenset[str] = NOTHING
     bridges: frozenset[str] = NOTHING
     nic_filter: bool = False
+    tpm: bool = False
     pools: frozenset[str] = NOTHING
     storage_free_bytes: int = 0
     measured_cpu_mhz: int | None = None
@@ -79,6 +80,7 @@ class Vm:
     cpu_model: str = ""
     bridges: frozenset[str] = NOTHING
     nic_filter: bool = False
+    tpm: bool = False
     pools: frozenset[str] = NOTHING
     disk_bytes: int = 0
     groups: tuple[str, ...] = ()

@@ -54,6 +54,7 @@ def _placement(vm: Vm, host: Host, room: Room, with_disks: bool) -> Refusal | No
         hypervisor_type=vm.hypervisor_type,
         bridges=vm.bridges,
         nic_filter=vm.nic_filter,
+        tpm=vm.tpm,
         pool_choices=() if with_disks else tuple((pool,) for pool in sorted(vm.pools)),
     )
     facts = HostFacts(
@@ -74,6 +75,7 @@ def _placement(vm: Vm, host: Host, room: Room, with_disks: bool) -> Refusal | No
         room.memory_bytes,
         host.pools,
         nic_filter=host.nic_filter,
+        tpm=host.tpm,
     )
     return placement_refusal(demand, facts)
 

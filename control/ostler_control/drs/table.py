@@ -63,12 +63,14 @@ def build(vms: Sequence[Vm], hosts: Sequence[Host], at: Ints, settings: Settings
             h.uefi,
             h.bridges,
             h.nic_filter,
+            h.tpm,
             h.cpu_models,
         )
         for h in hosts
     )
     vm_kind, firsts = number(
-        (vm.hypervisor_type, vm.encrypted, vm.uefi, vm.bridges, vm.nic_filter, vm.cpu_model, vm.pools) for vm in vms
+        (vm.hypervisor_type, vm.encrypted, vm.uefi, vm.bridges, vm.nic_filter, vm.tpm, vm.cpu_model, vm.pools)
+        for vm in vms
     )
     reach = _reach(hosts)
     first_at = at[firsts] if firsts else at

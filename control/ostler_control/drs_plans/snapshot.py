@@ -7,7 +7,7 @@ import datetime
 import functools
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ from ostler_control.models import (
     HostPower,
     Pool,
     PoolHost,
+    VmTpm,
     Volume,
     now,
     tuples,
@@ -93,7 +94,7 @@ def take(cluster: Cluster, time: datetime.datetime | None = None) -> Present:
     reach, space = _reach(within)
     moves = _recent_moves(cluster, time)
     disks, networks, groups = _disks(vms_there), needs_of_vms(vms_there), _groups(vms_there)
-    filtering = _filtering(within)
+    proved, with_tpm = _proved(within), _with_tpm(vms_there)
     wanted = settings.drs.planner_settings(cluster)
     protected = _protected(vms_there) if wanted.ha_reserve_hosts else set()
     reserved = settings.agents.HOST_RESERVED_MEMORY.get(settings.At(cluster_id=cluster.id))
@@ -119,6 +120,7 @@ def take(cluster: Cluster, time: datetime.datetime | None = None) -> Present:
             groups.get(row.id, []),
             samples.get(row.id),
             row.id in protected,
+            row.id in with_tpm,
             time,
         )
         if row.host in kinds:
@@ -139,7 +141,7 @@ def take(cluster: Cluster, time: datetime.datetime | None = None) -> Present:
                     space,
                     reserved,
                     measured,
-                    host.id in filtering,
+                    proved.get(host.id, frozenset()),
                     host.id in asleep,
                 )
                 for host in hosts
@@ -160,7 +162,7 @@ def _host(
     space: Mapping[str, int],
     reserved_memory_bytes: int,
     measured: Mapping[str, Smooth],
-    nic_filter: bool,
+    proved: Set[str],
     asleep: bool,
 ) -> Host:
     load = measured.get(row.id)
@@ -178,7 +180,8 @@ def _host(
         hypervisor_type=row.hypervisor_type,
         cpu_models=cpu_models,
         bridges=frozenset(filter(None, row.bridges.split(","))),
-        nic_filter=nic_filter,
+        nic_filter=Function.NIC_FILTER in proved,
+        tpm=Function.TPM in proved,
         pools=pools,
         storage_free_bytes=max((space[pool] for pool in pools), default=0),
         measured_cpu_mhz=round(load.cpu_used * MHZ_PER_CPU) if load else None,
@@ -209,6 +212,7 @@ def _vm(
     groups: Iterable[AffinityGroup],
     sample: tuple[float, float, float] | None,
     protected: bool,
+    with_tpm: bool,
     time: datetime.datetime,
     on: _Kind,
 ) -> Vm:
@@ -226,6 +230,7 @@ def _vm(
         uefi=is_uefi(row.firmware),
         bridges=network.bridges,
         nic_filter=network.nic_filter,
+        tpm=with_tpm,
         pools=frozenset(pool for pool, _, _ in disks),
         disk_bytes=sum(size for _, size, _ in disks),
         groups=tuple(group.id for group in groups),
@@ -286,11 +291,19 @@ def _protected(vm_ids: ModelSelect[VmRow]) -> set[str]:
     return {vm_id for (vm_id,) in tuples(query, tuple[str])}
 
 
-def _filtering(host_ids: ModelSelect[HostRow]) -> set[str]:
-    """Those of these hosts that can filter spoofed frames."""
-    query = HostFunction.select(HostFunction.host)
-    query = query.where(HostFunction.host.in_(host_ids) & (HostFunction.function == Function.NIC_FILTER))
-    return {host_id for (host_id,) in tuples(query, tuple[str])}
+def _proved(host_ids: ModelSelect[HostRow]) -> dict[str, set[str]]:
+    """By host the functions that it has proved, of those that have no column of their own."""
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    query = HostFunction.select(HostFunction.host, HostFunction.function).where(HostFunction.host.in_(host_ids))
+    for host_id, function in tuples(query, tuple[str, str]):
+        found[host_id].add(function)
+    return found
+
+
+def _with_tpm(vm_ids: ModelSelect[VmRow]) -> set[str]:
+    """Those of these VMs that have a TPM."""
+    query = VmTpm.select(VmTpm.vm).where(VmTpm.vm.in_(vm_ids))
+    return {vm_id for (vm_id,) in tuples(query, tuple[str])}
 
 
 def _groups(vm_ids: ModelSelect[VmRow]) -> dict[str, list[AffinityGroup]]:

@@ -138,7 +138,8 @@ def set_facts(host: WatchedHost, agent_version: str, capabilities: host_pb2.Capa
 
 
 def _set_proved(host_id: str, capabilities: host_pb2.Capabilities) -> None:
-    proved = {str(Function.NIC_FILTER)} if capabilities.nic_filter else set()
+    able = {Function.NIC_FILTER: capabilities.nic_filter, Function.TPM: capabilities.tpm}
+    proved = {str(function) for function, is_proved in able.items() if is_proved}
     known = {row.function for row in HostFunction.select().where(HostFunction.host == host_id)}
     for function in proved - known:
         HostFunction.create(host=host_id, function=function)

@@ -25,6 +25,7 @@ from ostler_control.models import (
     Snapshot,
     Template,
     UserData,
+    VmTpm,
     VmUserData,
     Volume,
     VolumeFile,
@@ -43,6 +44,7 @@ KeyHolder = (
     | UserData
     | VmUserData
     | FenceDevice
+    | VmTpm
 )
 HOLDERS: tuple[type[KeyHolder], ...] = (
     Volume,
@@ -56,6 +58,7 @@ HOLDERS: tuple[type[KeyHolder], ...] = (
     UserData,
     VmUserData,
     FenceDevice,
+    VmTpm,
 )
 
 

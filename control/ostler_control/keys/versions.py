@@ -19,6 +19,7 @@ from ostler_control.models import (
     Kek,
     Passphrase,
     UserData,
+    VmTpm,
     VmUserData,
     VolumeFile,
     now,
@@ -30,6 +31,7 @@ _TYPE_NAMES: dict[type[KeyHolder], str] = {
     VolumeFile: "volume file",
     UserData: "user data",
     VmUserData: "user data of VM",
+    VmTpm: "TPM of VM",
     FenceDevice: "fence device of host",
     ImportDiskPassphrase: "import of disk",
 }

@@ -65,6 +65,7 @@ from ostler_control.models.machines import (
     VmMachine,
     VmMaximum,
     VmSighting,
+    VmTpm,
 )
 from ostler_control.models.people import Account, Certificate, JoinToken, User
 from ostler_control.models.places import Cluster, Host, HostFunction, HypervisorType, UnmanagedVm, Zone
@@ -141,6 +142,7 @@ ALL: tuple[type[BaseModel], ...] = (
     VmMachine,
     VmMaximum,
     VmSighting,
+    VmTpm,
     HostCpu,
     VmCpu,
     BackupSchedule,
@@ -309,6 +311,7 @@ __all__ = [
     "VmSnapshotLabel",
     "VmSnapshotSchedule",
     "VmState",
+    "VmTpm",
     "VmUserData",
     "Volume",
     "VolumeFile",

@@ -8,7 +8,7 @@ from ostler_control.models.base import BaseModel, now
 from ostler_control.models.columns import enum_column
 from ostler_control.models.people import Account
 from ostler_control.models.places import Host, Zone
-from ostler_control.models.storage import Template
+from ostler_control.models.storage import Passphrase, Template
 from ostler_control.states import PowerState, VmState
 
 
@@ -98,6 +98,20 @@ class VmMachine(BaseModel):
     vm = ForeignKeyField(Vm, unique=True, on_delete="CASCADE")
     vm_id: str
     machine = TextField()
+
+
+class VmTpm(BaseModel):
+    """A VM's emulated TPM. passphrase: encrypts its state on the host (the associated data is this row's id)."""
+
+    vm = ForeignKeyField(Vm, unique=True, on_delete="CASCADE")
+    vm_id: str
+    passphrase = ForeignKeyField(Passphrase, unique=True, on_delete="RESTRICT")
+    passphrase_id: str
+
+    @property
+    def name(self) -> str:
+        """Its VM's."""
+        return str(self.vm.name)
 
 
 class VmSighting(BaseModel):

@@ -102,6 +102,12 @@ def _nic_filter(demand: Demand, host: HostFacts) -> Refusal | None:
     return None
 
 
+def _tpm(demand: Demand, host: HostFacts) -> Refusal | None:
+    if demand.tpm and not host.tpm:
+        return Refusal("LACKS_TPM", "it has not proved that it can emulate a TPM")
+    return None
+
+
 def _pools(demand: Demand, host: HostFacts) -> Refusal | None:
     for choices in demand.pool_choices:
         if host.pools.isdisjoint(choices):
@@ -153,6 +159,7 @@ FILTERS: tuple[Filter, ...] = (
     _uefi,
     _bridges,
     _nic_filter,
+    _tpm,
     _pools,
     _affinity,
     _capacity,

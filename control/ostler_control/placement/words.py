@@ -22,6 +22,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "LACKS_VOLUME_ENCRYPTION": ("lacks volume encryption", "lack volume encryption"),
     "LACKS_UEFI": ("lacks UEFI", "lack UEFI"),
     "LACKS_BRIDGE": ("lacks a bridge", "lack a bridge"),
+    "LACKS_TPM": ("lacks a TPM", "lack a TPM"),
     "LACKS_NIC_FILTER": ("cannot filter spoofed frames", "cannot filter spoofed frames"),
     "LACKS_POOL": ("does not reach the storage pool", "do not reach the storage pool"),
     "ANTI_AFFINITY": ("has a VM that anti-affinity keeps apart", "have a VM that anti-affinity keeps apart"),

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,19 @@ from ostler_control import database, settings
 from ostler_control.catalog.firmware import is_uefi
 from ostler_control.hosts.probes import failed_probes
 from ostler_control.hypervisors import rules
-from ostler_control.models import Cluster, Host, HostFunction, HostState, Pool, PoolHost, Vm, Volume, db, tuples
+from ostler_control.models import (
+    Cluster,
+    Host,
+    HostFunction,
+    HostState,
+    Pool,
+    PoolHost,
+    Vm,
+    VmTpm,
+    Volume,
+    db,
+    tuples,
+)
 from ostler_control.networks.needs import needs_of
 from ostler_control.placement import (
     Candidate,
@@ -62,6 +74,7 @@ def demand_of(vm: Vm, **changes: object) -> Demand:
         "hypervisor_type": vm.hypervisor_type,
         "formats": frozenset(disk_format for _, _, disk_format in rows),
         "uefi": is_uefi(vm.firmware),
+        "tpm": VmTpm.select().where(VmTpm.vm == vm.id).exists(),
         **dataclasses.asdict(needs_of(vm.id)),
         "pool_choices": tuple((pool,) for pool in sorted({pool for pool, _, _ in rows})),
         "affinity": affinity.affinity_rules_of(vm),
@@ -151,8 +164,8 @@ def facts(demand: Demand) -> list[HostFacts]:
     query = Host.select(*_columns(capacity.usable_memory(reserved))).join(Cluster).where(~Host.removed)
     rows = db.execute_sql(*query.sql()).fetchall()
     reach = _reach(demand)
-    filtering, spare = _filtering(demand), reserve.headroom(demand)
-    return [_host(row, reach.get(row[0], _NOTHING), row[0] in filtering, spare.get(row[2])) for row in rows]
+    proved, spare = _proved(demand), reserve.headroom(demand)
+    return [_host(row, reach.get(row[0], _NOTHING), proved.get(row[0], _NOTHING), spare.get(row[2])) for row in rows]
 
 
 def _best_facts(demand: Demand) -> list[HostFacts]:
@@ -179,12 +192,12 @@ def _best_facts(demand: Demand) -> list[HostFacts]:
         values[number] = pool_id
     bound = [values[p.name] if isinstance(p, _Parameter) else p for p in parameters]
     rows = db.execute_sql(text, bound).fetchall()
-    filtering, spare = _filtering(demand), reserve.headroom(demand)
+    proved, spare = _proved(demand), reserve.headroom(demand)
     if max(choices, default=0) <= 1:  # the query has seen to it that they reach the only pool of each disk
         reached = frozenset(pools.values())
-        return [_host(row, reached, row[0] in filtering, spare.get(row[2])) for row in rows]
+        return [_host(row, reached, proved.get(row[0], _NOTHING), spare.get(row[2])) for row in rows]
     reach = _reach(demand, [row[0] for row in rows])
-    return [_host(row, reach.get(row[0], _NOTHING), row[0] in filtering, spare.get(row[2])) for row in rows]
+    return [_host(row, reach.get(row[0], _NOTHING), proved.get(row[0], _NOTHING), spare.get(row[2])) for row in rows]
 
 
 _Name = str | tuple[int, int]
@@ -263,7 +276,7 @@ def _columns(usable_memory: ColumnBase) -> list[ColumnBase]:
 
 # Any: the columns of `_columns`, in raw SQL's order.
 def _host(
-    row: tuple[Any, ...], pools: frozenset[str], nic_filter: bool, headroom: reserve.Headroom | None
+    row: tuple[Any, ...], pools: frozenset[str], proved: Set[str], headroom: reserve.Headroom | None
 ) -> HostFacts:
     (host_id, name, cluster_id, zone_id, hypervisor_type, state, enabled, cluster_enabled, maintenance) = row[:9]
     (volume_encryption, uefi, bridges, cluster_type, formats) = row[9:14]
@@ -287,7 +300,8 @@ def _host(
         pools,
         cluster_type,
         _words(formats),
-        nic_filter,
+        Function.NIC_FILTER in proved,
+        Function.TPM in proved,
         headroom,
     )
 
@@ -297,12 +311,16 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(filter(None, text.split(",")))
 
 
-def _filtering(demand: Demand) -> set[str]:
-    """The hosts that can filter spoofed frames, where the demand needs it."""
-    if not demand.nic_filter:
-        return set()
-    query = HostFunction.select(HostFunction.host).where(HostFunction.function == Function.NIC_FILTER)
-    return {host_id for (host_id,) in tuples(query, tuple[str])}
+def _proved(demand: Demand) -> dict[str, set[str]]:
+    """By host what it has proved of the functions that the demand needs and that have no column of their own."""
+    needed = {Function.NIC_FILTER: demand.nic_filter, Function.TPM: demand.tpm}
+    wanted = [function for function, is_needed in needed.items() if is_needed]
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    if wanted:
+        query = HostFunction.select(HostFunction.host, HostFunction.function).where(HostFunction.function.in_(wanted))
+        for host_id, function in tuples(query, tuple[str, str]):
+            found[host_id].add(function)
+    return found
 
 
 def _reach(demand: Demand, host_ids: list[str] | None = None) -> dict[str, frozenset[str]]:

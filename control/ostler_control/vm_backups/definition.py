@@ -8,7 +8,7 @@ from ostler_control import labels
 from ostler_control.extraconfig.names import is_reserved
 from ostler_control.models import Vm
 from ostler_control.operations.inputs import from_json, to_json
-from ostler_control.vms import details, machines
+from ostler_control.vms import details, machines, tpm
 from ostler_control.vms.rows import nics_of
 
 
@@ -24,7 +24,7 @@ class BackedUpNic:
 
 @dataclass(frozen=True)
 class Definition:
-    """A VM as it was. machine: the machine type that it kept, "" for none.
+    """A VM as it was. machine: the machine type that it kept, "" for none; tpm: whether it had one.
 
     Extra configuration and user data are not kept: the one was approved for that VM, the other holds secrets.
     """
@@ -41,6 +41,7 @@ class Definition:
     details: dict[str, str] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     machine: str = ""
+    tpm: bool = False
 
 
 def define(vm: Vm) -> str:
@@ -60,6 +61,7 @@ def define(vm: Vm) -> str:
             details={key: value for key, value in kept.items() if not is_reserved(key)},
             labels=labels.of_objects(Vm, [vm.id]).get(vm.id, {}),
             machine=machines.of_vm(vm.id),
+            tpm=tpm.has_one(vm.id),
         )
     )
 

@@ -32,7 +32,7 @@ from ostler_control.operations import Run, record_operation, workflow
 from ostler_control.vm_backups.definition import Definition, read
 from ostler_control.vm_backups.restoring import choose_pool, fill, offering_of
 from ostler_control.vm_backups.rows import disks_of, load_disk, lock_ready
-from ostler_control.vms import copied, details, machines
+from ostler_control.vms import copied, details, machines, tpm
 from ostler_control.vms.wanted import NewNic, check_nics, vm_exists
 from ostler_control.volumes import host_jobs
 from ostler_control.volumes.create import delete_file
@@ -112,6 +112,8 @@ def record_restore(
     renew_maximum(vm)
     details.add(vm, definition.details)
     machines.keep(vm.id, definition.machine)
+    if definition.tpm:
+        tpm.add(vm, keys)
     labels.add(vm, definition.labels)
     volumes = [_record_volume(vm, disk, pool, keys) for disk, pool in zip(disks, pools, strict=True)]
     inputs = VmRestoreInputs(

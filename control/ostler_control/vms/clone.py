@@ -23,7 +23,7 @@ from ostler_control.operations import Run, Undo, lock_row, record_operation, wor
 from ostler_control.scheduling import placement_query
 from ostler_control.states import VolumeState
 from ostler_control.userdata import vm_user_data
-from ostler_control.vms import copied, details, machines
+from ostler_control.vms import copied, details, machines, tpm
 from ostler_control.vms.rows import check_not_elsewhere, disks_of, nics_of
 from ostler_control.vms.wanted import new_mac, vm_exists
 from ostler_control.volumes import host_jobs, matrix, wire
@@ -136,6 +136,7 @@ def _record_vm(vm: Vm, name: str, keys: Keyring) -> Vm:
     kept = details.of_vms([vm.id]).get(vm.id, {})
     details.add(row, {key: value for key, value in kept.items() if not is_reserved(key)})
     machines.copy(vm, row)
+    tpm.copy(vm, row, keys)
     labels.add(row, labels.of_objects(Vm, [vm.id]).get(vm.id, {}))
     for config in VmExtraConfig.select().where(VmExtraConfig.vm == vm.id):
         # An admin let the other VM pass the rules, not this one.

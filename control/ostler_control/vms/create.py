@@ -21,7 +21,7 @@ from ostler_control.operations import Run, Undo, record_operation, workflow
 from ostler_control.placement import Demand, Placement
 from ostler_control.scheduling import affinity, capacity, placement_query
 from ostler_control.userdata import addressing, vm_user_data
-from ostler_control.vms import details, driver_details, isos
+from ostler_control.vms import details, driver_details, isos, tpm
 from ostler_control.vms.on_host import FORCE_OFF, UNDEFINE, push_undo_of_start, start_on
 from ostler_control.vms.rows import load, set_state
 from ostler_control.vms.wanted import Checked, NewVm, check, mac_taken, vm_exists
@@ -52,6 +52,8 @@ def create(wanted: NewVm, user: str, keys: Keyring) -> Operation:
     checked = check(wanted)
     check_quota(wanted.account.id, _resources(wanted, checked))
     vm = _record_vm(wanted, checked)
+    if wanted.tpm:
+        tpm.add(vm, keys)
     vm_user_data.assign(vm, wanted.user_data, wanted.template, keys)
     placement = _place(vm, wanted)
     root = _record_root(vm, wanted, checked, placement, keys)
@@ -212,6 +214,7 @@ def _record_failure(run: Run, undo: Undo) -> None:
             Volume.update(state=VolumeState.FAILED, state_reason=str(undo.error)).where(Volume.id == root.id).execute()
         if clean and isinstance(undo.error, CancelledError):
             vm_user_data.forget_all(vm.id)
+            tpm.forget(vm.id)
             Vm.delete().where(Vm.id == vm.id).execute()
         else:
             power_state = PowerState.ABSENT if off else PowerState.UNKNOWN

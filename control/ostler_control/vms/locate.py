@@ -19,7 +19,7 @@ from ostler_control.hosts.rows import address_of, is_proved_off, record_heard
 from ostler_control.models import Host, PowerState, VmState, Volume, now
 from ostler_control.operations import Run
 from ostler_control.scheduling import capacity
-from ostler_control.vms import wire
+from ostler_control.vms import tpm, wire
 from ostler_control.vms.rows import disks_of, load, set_state
 from ostler_control.volumes.wire import plain_ref
 
@@ -169,7 +169,7 @@ def _finish(run: Run, *, arrived: bool) -> None:
         operation=run.ref(),
         vm_id=run.resource_id,
         arrived=arrived,
-        key_ids=[volume.passphrase_id for volume in volumes if volume.passphrase_id],
+        key_ids=[*(v.passphrase_id for v in volumes if v.passphrase_id), *tpm.key_ids(run.resource_id)],
         moved_volumes=[plain_ref(volume, inputs.moved[volume.id]) for volume in volumes if volume.id in inputs.moved],
     )
     run.job(address_of(inputs.destination_id), lambda agent: agent.migration.FinishMigration, request, (98, 100))

@@ -17,7 +17,7 @@ from ostler_control.hypervisors import rules
 from ostler_control.models import Host, Operation, PowerState, Snapshot, Vm, VmState, Volume
 from ostler_control.operations import Run, lock_row, record_operation, workflow
 from ostler_control.userdata import vm_user_data
-from ostler_control.vms import wire
+from ostler_control.vms import tpm, wire
 from ostler_control.vms.adopt import forget
 from ostler_control.vms.rows import check_not_elsewhere, disks_of, load, wrong_state
 from ostler_control.volumes.files import check_mirrors_resolved
@@ -37,7 +37,7 @@ def unmanage(vm: Vm, user: str) -> Operation:
     """Records the operation that hands a VM back.
 
     Raises FailedPreconditionError: VM_STATE, HOST_SILENT, RUNS_ELSEWHERE, FUNCTION_NOT_SUPPORTED, VOLUME_ENCRYPTED,
-    SNAPSHOTS_EXIST, POOL_OF_DEVICES, MIRROR_UNRESOLVED.
+    TPM_ENCRYPTED, SNAPSHOTS_EXIST, POOL_OF_DEVICES, MIRROR_UNRESOLVED.
     """
     vm = lock_row(vm)
     check_not_elsewhere(vm)
@@ -47,6 +47,12 @@ def unmanage(vm: Vm, user: str) -> Operation:
     check_mirrors_resolved(volumes)
     for volume in volumes:
         _check_volume(vm, volume)
+    if tpm.has_one(vm.id):
+        raise FailedPreconditionError(
+            f"VM {vm.name} has a TPM, and its key stays in Ostler: without Ostler the VM could not start again",
+            "TPM_ENCRYPTED",
+            {"vm": vm.id},
+        )
     return record_operation("vm.unmanage", vm, user, UnmanageInputs(host.id, vm.state is VmState.STOPPED), also=volumes)
 
 

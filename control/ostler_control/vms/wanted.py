@@ -55,7 +55,7 @@ class NewVm:
     """A VM to create. root_size_bytes 0: the template's; zone, cluster, host, pool None: placement chooses.
 
     template None: the root disk is empty, and the guest is installed from `isos`; firmware: only then, else the
-    template's.
+    template's; tpm: it gets an emulated TPM.
     """
 
     name: str
@@ -75,6 +75,7 @@ class NewVm:
     user_data: Given = field(default_factory=Given)
     isos: Sequence[Iso] = ()
     firmware: str = ""
+    tpm: bool = False
 
     @property
     def boot_firmware(self) -> str:
@@ -121,6 +122,7 @@ def _functions(wanted: NewVm) -> list[Function]:
     needs = {
         Function.UEFI: is_uefi(wanted.boot_firmware),
         Function.SECURE_BOOT: wanted.boot_firmware == SECURE_BOOT,
+        Function.TPM: wanted.tpm,
         Function.VOLUME_ENCRYPTION: wanted.offering.encrypt_root,
         Function.NICS: bool(wanted.nics),
         Function.NIC_FILTER: any(nic.network.spoof_filter for nic in wanted.nics),

@@ -17,7 +17,7 @@ from ostler_control.keys import Keyring
 from ostler_control.models import Vm, Volume
 from ostler_control.userdata import addressing, vm_user_data
 from ostler_control.userdata.seed import DHCP
-from ostler_control.vms import driver_details, extra_configs, isos, machines
+from ostler_control.vms import driver_details, extra_configs, isos, machines, tpm
 from ostler_control.vms.rows import disks_of, down_of, nics_of
 from ostler_control.volumes import wire
 
@@ -64,6 +64,7 @@ def spec(vm: Vm, keys: Keyring | None, pools: Mapping[str, str] | None = None) -
         max_memory_bytes=most.memory_bytes,
         cdroms=isos.to_wire(vm.id),
         machine=machines.of_vm(vm.id),
+        tpm=tpm.to_wire(vm.id, keys),
     )
 
 

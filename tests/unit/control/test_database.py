@@ -75,6 +75,7 @@ from ostler_control.models import (
     VmSnapshotDisk,
     VmSnapshotLabel,
     VmSnapshotSchedule,
+    VmTpm,
     VolumeLimits,
     WarmImport,
     Zone,
@@ -131,6 +132,7 @@ FROZEN = {
     "0032_host_guard": "ff58a8ee1ac810fc38b4f8c7b5fc3004a9fe38ec9ea1a6a4a69b01165917e70d",
     "0034_backup_increments": "f3ae41273ce212b53096e5d6ce2eaba02c5f3072ec9fdf363cadeb48c35cb3ca",
     "0035_backup_boots": "1d64d13de48918d5e8af904244b7973f8b5222bd4ba15b20adff1da6b6d4f799",
+    "0036_vm_tpms": "eb890fe2b4caa39fb3e2a9ab2184e181ff9c765145c77a711e122e1b6f6aa4bc",
 }
 _OLD_VM = (
     "INSERT INTO zone (id, create_time, name) VALUES ('z', '2026-01-01', 'zone')",
@@ -726,6 +728,23 @@ def test_backups_get_boots(tmp_path: Path) -> None:
             assert [(row.backup.name, row.sign, row.error) for row in BackupBoot.select()] == [("old", "console", "")]
             Backup.delete().execute()
             assert BackupBoot.select().count() == 0
+
+
+def test_vms_get_tpms(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0035_backup_boots")
+            for statement in _OLD_VM:
+                db.execute_sql(statement)
+        assert "0036_vm_tpms" in database.migrate()
+        with database.session():
+            kek = Kek.create(id="k", name="k", current=True)
+            VmTpm.create(vm="v", passphrase=Passphrase.create(kek=kek, sealed=b"s", bound_id="t"))
+            assert [(row.name, bytes(row.passphrase.sealed)) for row in VmTpm.select()] == [("web", b"s")]
+            with pytest.raises(peewee.IntegrityError):
+                Passphrase.delete().execute()
+            Vm.delete().where(Vm.id == "v").execute()
+            assert VmTpm.select().count() == 0
 
 
 def test_offerings_and_volumes_get_io_limits(tmp_path: Path) -> None:

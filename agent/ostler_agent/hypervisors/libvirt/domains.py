@@ -14,7 +14,7 @@ from ostler_common.errors import FailedPreconditionError, NotFoundError
 from ostler_agent.hypervisors.base import Paths
 from ostler_agent.hypervisors.libvirt import baseline, filters, inventory
 from ostler_agent.hypervisors.libvirt.errors import is_code, translated
-from ostler_agent.hypervisors.libvirt.host import check_machine, choose_domain_type, disk_file, keys_of
+from ostler_agent.hypervisors.libvirt.host import check_machine, choose_domain_type, disk_file
 from ostler_agent.hypervisors.libvirt.session import Session
 from ostler_agent.hypervisors.libvirt.xml import metadata
 from ostler_agent.hypervisors.libvirt.xml.domain import domain_xml
@@ -26,6 +26,7 @@ _UNDEFINE = (
     | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
     | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
     | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_TPM
 )
 _BAD_XML = (
     libvirt.VIR_ERR_XML_ERROR,
@@ -93,7 +94,7 @@ def start(session: Session, spec: VmSpec, paths: Paths) -> None:
             return
     # A VM that died unnoticed may have left keys that this start does not need.
     session.secrets.remove(spec.vm_id)
-    session.secrets.install(spec.vm_id, keys_of(spec))
+    session.secrets.install(spec.vm_id, spec.keys)
     try:
         domain = define(session, spec, paths)
         session.logs.mark_start(spec.vm_id)

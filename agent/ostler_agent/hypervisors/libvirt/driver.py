@@ -312,8 +312,9 @@ class LibvirtDriver:
         with translated("deleting the console logs of VMs that are gone"):
             self._logs.sweep({domain.UUIDString() for domain in connection.listAllDomains()})
         with translated("removing unused keys"):
-            attached = [disk for domain in _active(connection) for disk in inventory.active_disks(domain)]
-            removed = secrets.remove_unused({key_id for disk in attached for key_id in disk.key_ids})
+            removed = secrets.remove_unused(
+                {key_id for domain in _active(connection) for key_id in inventory.active_keys(domain)}
+            )
         if removed:
             log.info("removed unused keys", keys=removed)
         return deregister

@@ -12,7 +12,7 @@ from ostler_common.errors import FailedPreconditionError
 
 from ostler_agent.hypervisors.libvirt.xml.disks import DiskFile
 from ostler_agent.image_header import is_device
-from ostler_agent.spec import Key, VmSpec
+from ostler_agent.spec import VmSpec
 
 
 def domain_types(capabilities_xml: str) -> list[str]:
@@ -74,8 +74,3 @@ def can_do_direct_io(path: Path) -> bool:
 def disk_file(path: Path) -> DiskFile:
     """Returns the file or device with its properties."""
     return DiskFile(path, can_do_direct_io(path), is_device(path))
-
-
-def keys_of(spec: VmSpec) -> list[Key]:
-    """The keys of the VM's encrypted volumes."""
-    return [disk.volume.key for disk in spec.disks if disk.volume.key is not None]

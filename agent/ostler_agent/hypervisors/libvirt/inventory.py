@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import libvirt
 
 from ostler_agent.hypervisors.libvirt.errors import is_code
-from ostler_agent.hypervisors.libvirt.xml import disks, metadata, os, size
+from ostler_agent.hypervisors.libvirt.xml import disks, metadata, os, size, tpm
 from ostler_agent.spec import PauseReason, PowerState, VmInfo
 
 _STATES = {
@@ -104,6 +104,17 @@ def is_migrating_out(domain: Any) -> bool:
 def active_disks(domain: Any) -> list[disks.AttachedDisk]:
     """The current disks of a running domain; none if it is gone."""
     return _disks(domain, 0)
+
+
+def active_keys(domain: libvirt.virDomain) -> set[str]:
+    """Ids of the keys that a running domain uses; none if it is gone."""
+    try:
+        root = ElementTree.fromstring(domain.XMLDesc())
+    except libvirt.libvirtError as error:
+        if is_code(error, libvirt.VIR_ERR_NO_DOMAIN):
+            return set()
+        raise
+    return tpm.key_ids(root).union(*(disk.key_ids for disk in disks.attached_disks(root)))
 
 
 def configured_disks(domain: Any) -> list[disks.AttachedDisk]:

@@ -26,7 +26,7 @@ from ostler_agent.hypervisors.libvirt.errors import is_code, to_ostler_error, tr
 from ostler_agent.hypervisors.libvirt.events import RawEvent
 from ostler_agent.hypervisors.libvirt.live import refuse_busy, retry_while_unavailable
 from ostler_agent.hypervisors.libvirt.session import Session
-from ostler_agent.hypervisors.libvirt.xml import cdrom, disks
+from ostler_agent.hypervisors.libvirt.xml import cdrom, disks, tpm
 from ostler_agent.hypervisors.libvirt.xml.rewrite import for_destination
 
 log = structlog.get_logger(__name__)
@@ -136,15 +136,16 @@ def _flags(live: str, destination: Destination, limits: MigrationLimits) -> int:
         | libvirt.VIR_MIGRATE_PERSIST_DEST
         | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
     )
-    if ElementTree.fromstring(live).find("os/nvram") is None:
-        # The driver undefines a VM with firmware variables itself: libvirt would leave their file behind.
+    domain = ElementTree.fromstring(live)
+    if domain.find("os/nvram") is None and not tpm.is_in(domain):
+        # The driver undefines a VM with firmware variables or a TPM itself: libvirt would leave their files behind.
         flags |= libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
     if limits.auto_converge:
         flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
     if destination.moved:
         flags |= libvirt.VIR_MIGRATE_NON_SHARED_DISK
     stays = any(disk.volume_id not in destination.moved for disk in _disks(live))
-    if stays or cdrom.has_image(ElementTree.fromstring(live)):
+    if stays or cdrom.has_image(domain):
         # libvirt calls disks unsafe if it does not know their file system as shared. The pool's fingerprint has proved
         # that both hosts see the same directory, and QEMU drops its caches at the handover. The CD-ROM is read-only,
         # with the same image on both hosts.

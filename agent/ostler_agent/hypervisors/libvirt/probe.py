@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,9 @@ from ostler_common.errors import FailedPreconditionError
 from ostler_agent.capabilities.facts import DOMAIN_TYPE_PROBE, HypervisorFacts, attempt
 from ostler_agent.hypervisors.libvirt import baseline, filters, key_directory
 from ostler_agent.spec import CpuModel
+
+# What libvirt calls to create the state of a TPM, and to emulate it.
+_TPM_PROGRAMS = ("swtpm", "swtpm_setup", "swtpm_ioctl")
 
 
 def probe(uri: str, domain_type: str, key_directory_path: Path) -> HypervisorFacts:
@@ -67,6 +71,7 @@ def _facts(connection: libvirt.virConnect, domain_type: str) -> HypervisorFacts:
             attempt(DOMAIN_TYPE_PROBE, lambda: _domain_type(preferred, types)),
             attempt(filters.PROBE, lambda: filters.probe(connection)),
             attempt("uefi", lambda: _uefi(connection, architecture, preferred)),
+            attempt("tpm", lambda: _tpm(connection, architecture, preferred)),
         ),
     )
 
@@ -96,6 +101,25 @@ def _uefi(connection: libvirt.virConnect, architecture: str, domain_type: str) -
     if "efi" not in automatic or not present:
         raise FailedPreconditionError("libvirt finds no UEFI firmware (install ovmf)", "UEFI_MISSING")
     return present[0]
+
+
+def _tpm(connection: libvirt.virConnect, architecture: str, domain_type: str) -> str:
+    """The program with which libvirt emulates TPMs."""
+    missing = [program for program in _TPM_PROGRAMS if shutil.which(program) is None]
+    if missing:
+        raise FailedPreconditionError(
+            f"{' and '.join(missing)} not found (on Debian and Ubuntu: apt-get install swtpm swtpm-tools)",
+            "TPM_MISSING",
+        )
+    machine = "q35" if architecture == "x86_64" else None
+    domain = ElementTree.fromstring(connection.getDomainCapabilities(None, architecture, machine, domain_type))
+    backends = [value.text for value in domain.findall("devices/tpm/enum[@name='backendModel']/value")]
+    if "emulator" not in backends:
+        raise FailedPreconditionError(
+            "libvirt emulates no TPMs, although swtpm is installed (restart libvirtd: it looks for it once)",
+            "TPM_MISSING",
+        )
+    return "swtpm"
 
 
 def _dotted(number: int) -> str:

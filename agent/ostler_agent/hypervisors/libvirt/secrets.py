@@ -66,7 +66,7 @@ class Secrets:
         connection = self._connection()
         with translated(f"installing key {key.key_id}"):
             self._remove_stale(connection, vm_id, key.key_id)
-            defined = connection.secretDefineXML(secret.secret_xml(vm_id, key.key_id))
+            defined = connection.secretDefineXML(secret.secret_xml(vm_id, key.key_id, key.use))
             assert key.passphrase is not None
             defined.setValue(key.passphrase.reveal())
 

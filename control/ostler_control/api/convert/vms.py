@@ -34,7 +34,7 @@ from ostler_control.placement import Candidate
 from ostler_control.scheduling import affinity
 from ostler_control.userdata import addressing
 from ostler_control.userdata.seed import DHCP
-from ostler_control.vms import descriptions, details, isos, machines
+from ostler_control.vms import descriptions, details, isos, machines, tpm
 from ostler_control.vms.rows import down_of
 
 # What a VM shows of its disks.
@@ -60,7 +60,7 @@ def vms(rows: Sequence[Vm], caller: Caller) -> list[vm_pb2.Vm]:
     texts = descriptions.of_vms(ids)
     maximums = maximums_of_vms(ids)
     origins = {row.vm_id: row for row in VmOrigin.select().where(VmOrigin.vm.in_(ids))}
-    cdroms, kept_machines = isos.in_drives(ids), machines.of_vms(ids)
+    cdroms, kept_machines, with_tpm = isos.in_drives(ids), machines.of_vms(ids), tpm.of_vms(ids)
     nics: defaultdict[str, list[vm_pb2.VmNic]] = defaultdict(list)
     interfaces = list(Nic.select(Nic, Network).join(Network).where(Nic.vm.in_(ids)).order_by(Nic.position))
     static = addressing.of_nics(nic.id for nic in interfaces)
@@ -107,6 +107,7 @@ def vms(rows: Sequence[Vm], caller: Caller) -> list[vm_pb2.Vm]:
             volumes=[_vm_volume(disk, pools) for disk in disks[row.id]],
             nics=nics[row.id],
             machine=kept_machines.get(row.id, ""),
+            tpm=row.id in with_tpm,
             cdroms=map(_vm_cdrom, cdroms.get(row.id, ())),
             create_time=timestamp(row.create_time),
             state_time=timestamp(row.state_time),

@@ -77,6 +77,7 @@ VIEW = View[pb.Vm](
         ("may grow to", lambda v: f"{text.cpus(v.max_cpus)}, {text.size(v.max_memory_bytes)}"),
         ("template", lambda v: v.template_name),
         ("firmware", lambda v: text.enum_of(v, "firmware")),
+        ("tpm", lambda v: text.yes(v.tpm)),
         ("machine", lambda v: v.machine),
         ("guest os", lambda v: v.guest_os),
         ("imported from", lambda v: v.imported_from),

@@ -115,6 +115,7 @@ def command() -> None:
 @click.option("--host", type=HOST, default="", help="Host.  [default: chosen]")
 @click.option("--pool", type=POOL, default="", help="Pool for the root disk.  [default: chosen]")
 @click.option("--affinity-group", "groups", type=AFFINITY_GROUP, multiple=True, help="Affinity group; may be repeated.")
+@click.option("--tpm", is_flag=True, help="Give it an emulated TPM 2.0.")
 @click.option("--stopped", is_flag=True, help="Create the VM without starting it.")
 @detail_option("Key and value to keep with the VM; may be repeated.")
 @label_option
@@ -136,6 +137,7 @@ def create(
     host: str,
     pool: str,
     groups: tuple[str, ...],
+    tpm: bool,
     stopped: bool,
     details: dict[str, str],
     labels: dict[str, str],
@@ -152,7 +154,7 @@ def create(
     Examples:
       ostler vm create web-1 --template debian-13 --offering small --nic public
       ostler vm create web-2 --template debian-13 --offering small --user-data-file web.yaml --ssh-key-file id.pub
-      ostler vm create web-3 --iso debian-13-netinst --root-size 20GiB --offering small --nic public
+      ostler vm create win-1 --iso windows-11 --firmware uefi-secure-boot --tpm --root-size 80GiB --offering large
     """
     if bool(template) == bool(isos):
         raise click.UsageError("give either --template or --iso")
@@ -175,6 +177,7 @@ def create(
         pool=pool,
         nics=nics,
         stopped=stopped,
+        tpm=tpm,
         validate_only=call.dry_run,
         affinity_groups=groups,
         details=details,

@@ -96,7 +96,12 @@ def one_host(console: Console, request: Request) -> Response:
 def _row(found: pb.Host) -> HostRow:
     state = text.enum_of(found, "state")
     able = found.capabilities
-    known = (("encryption", able.volume_encryption), ("conversion", able.instance_conversion), ("UEFI", able.uefi))
+    known = (
+        ("encryption", able.volume_encryption),
+        ("conversion", able.instance_conversion),
+        ("UEFI", able.uefi),
+        ("TPM", able.tpm),
+    )
     return HostRow(
         name=found.name,
         href=tables.path("hosts", found.name),

@@ -49,6 +49,7 @@ def _create(app: App, call: Call) -> Operation:
             account=call.text("account"),
             cluster=call.text("cluster"),
             host=call.text("host"),
+            tpm=call.flag("tpm"),
             stopped=call.flag("stopped"),
         )
     )
@@ -71,6 +72,7 @@ CREATION = Creation(
         Option("account", "Account (empty: yours)"),
         Option("cluster", "Cluster (empty: any)", admins=True),
         Option("host", "Host (empty: chosen)", admins=True),
+        Option("tpm", "With an emulated TPM 2.0", is_flag=True),
         Option("stopped", "Do not start it", is_flag=True),
     ),
     _suggest,

@@ -20,6 +20,7 @@ from ostler_agent.hypervisors.libvirt.xml import (
     nics,
     os,
     size,
+    tpm,
 )
 from ostler_agent.hypervisors.libvirt.xml.element import element, to_text
 from ostler_agent.spec import VmSpec
@@ -41,6 +42,7 @@ def domain(spec: VmSpec, files: Mapping[str, disks.DiskFile], domain_type: str, 
         *console.serial_console(console_log),
         *console.screen(),
         guest_channel.channel(),
+        *([tpm.tpm(spec.tpm_key)] if spec.tpm_key else []),
         memory.balloon(),
         buses.random_numbers(),
     ]

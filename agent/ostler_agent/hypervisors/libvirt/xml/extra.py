@@ -28,6 +28,8 @@ _LISTS = frozenset({("os", "boot"), ("cputune", "vcpusched"), ("seclabel",)})
 # Ostler's own: whatever the fragments say, these stay.
 _OWN = ("name", "uuid", "title", "metadata", "memory", "currentMemory", "maxMemory", "vcpu", "vcpus", "os/type")
 
+_TPM = "devices/tpm"
+
 
 def merge(domain: Element, fragments: Iterable[str]) -> None:
     """Merges fragments of domain XML into a domain, in order.
@@ -39,13 +41,15 @@ def merge(domain: Element, fragments: Iterable[str]) -> None:
     domain would no longer be the VM that Ostler accounts for.
     """
     before = _identity(domain)
-    memory = _size(domain.find("memory"))
+    memory, own_tpm = _size(domain.find("memory")), _texts(domain, _TPM)
     replaced: set[str] = set()
     for fragment in fragments:
         for node in parse(fragment):
             _merge(domain, node, (), replaced)
     if _identity(domain) != before:
         raise _owned("its name, id, size and kind of machine are Ostler's to set")
+    if own_tpm and _texts(domain, _TPM) != own_tpm:
+        raise _owned("it has a TPM with a key of its own, which another would replace; remove <tpm>")
     cells = domain.findall("cpu/numa/cell")
     if cells and sum(map(_size, cells)) != memory:
         raise _owned(f"the memory of its NUMA cells must add up to {memory} bytes, the size of its service offering")
@@ -115,7 +119,11 @@ def _tag(name: str) -> str:
 
 
 def _identity(domain: Element) -> list[list[bytes]]:
-    return [[ElementTree.tostring(found) for found in domain.findall(path)] for path in _OWN]
+    return [_texts(domain, path) for path in _OWN]
+
+
+def _texts(domain: Element, path: str) -> list[bytes]:
+    return [ElementTree.tostring(found) for found in domain.findall(path)]
 
 
 def _size(item: Element | None) -> int:

@@ -1,0 +1,60 @@
+"""Emulated TPMs with a real guest, which stores a value in its TPM and finds it again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.lab import tpm_commands
+from tests.lab.console import Console
+from tests.lab.fleet import Fleet
+from tests.lab.host import Host
+
+pytestmark = pytest.mark.lab
+
+VALUE = b"sea-salt"
+
+
+def send(console: Console, command: bytes) -> bytes:
+    """What the guest's TPM answers."""
+    return bytes.fromhex(console.run(tpm_commands.shell(command), r"TPM=([0-9a-f]+)\s")[1])
+
+
+def stored(console: Console) -> bytes:
+    """The value that the guest's TPM has stored; b"" for none."""
+    answer = send(console, tpm_commands.read())
+    return answer[16:24] if answer[6:10] == bytes(4) else b""
+
+
+def state(host: Host, vm_id: str) -> list[Path]:
+    """The files of a TPM on a host."""
+    return [file for file in host.outside(f"/var/lib/libvirt/swtpm/{vm_id}").rglob("*") if file.is_file()]
+
+
+def test_a_guest_keeps_what_it_stores_in_its_tpm(fleet: Fleet) -> None:
+    vm = fleet.create_vm("sealed", tpm=True)
+    assert vm.tpm
+    with fleet.console("sealed") as console:
+        console.wait("GUEST-UP", 120)
+        assert send(console, tpm_commands.define())[6:10] == bytes(4)
+        assert send(console, tpm_commands.write(VALUE))[6:10] == bytes(4)
+        assert stored(console) == VALUE
+        source = fleet.lab.host(fleet.vm("sealed").host_name)
+        assert state(source, vm.id)
+        assert not any(VALUE in file.read_bytes() for file in state(source, vm.id)), "it is encrypted"
+        fleet.do(fleet.migrate("sealed", fleet.other_host("sealed").name))
+        assert stored(console) == VALUE, "it has moved with the guest"
+    there = fleet.lab.host(fleet.vm("sealed").host_name)
+    assert there is not source
+    assert not state(source, vm.id), "nothing of it stays where it was"
+    assert vm.id not in source.virsh("secret-list")
+    fleet.assert_runs_once("sealed")
+    fleet.do(fleet.stop("sealed", force=True))
+    assert vm.id not in there.virsh("secret-list")
+    fleet.do(fleet.start("sealed", there.name))
+    with fleet.console("sealed") as console:
+        console.wait("GUEST-UP", 120)
+        assert stored(console) == VALUE, "it is there after a stop and a start"
+    fleet.delete_vm("sealed")
+    assert not state(there, vm.id)
