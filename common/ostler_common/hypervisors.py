@@ -22,6 +22,7 @@ class Function(StrEnum):
     ONLINE_COPY = "online-copy"
     IO_LIMITS = "io-limits"
     ONLINE_BACKUP = "online-backup"
+    INCREMENTAL_BACKUP = "incremental-backup"
     VOLUME_ENCRYPTION = "volume-encryption"
     DIRECT_DOWNLOAD = "direct-download"
     INSTANCE_CONVERSION = "instance-conversion"
@@ -59,6 +60,7 @@ _SUMMARIES = {
     Function.ONLINE_COPY: "copying and mirroring a volume while its VM runs",
     Function.IO_LIMITS: "limiting the I/O of disks, also while the VM runs",
     Function.ONLINE_BACKUP: "copying all disks of a running VM as of one moment",
+    Function.INCREMENTAL_BACKUP: "backing up only what a running VM has written since its last backup",
     Function.VOLUME_ENCRYPTION: "VMs with encrypted volumes",
     Function.DIRECT_DOWNLOAD: "downloading templates directly into a pool",
     Function.INSTANCE_CONVERSION: "converting guests of other hypervisors",

@@ -23,6 +23,7 @@ from ostler_agent.spec import PowerState, VmInfo, VmSpec
 from ostler_common.errors import FailedPreconditionError
 from ostler_common.hypervisors import Function
 
+from tests.drivers import backup_driver
 from tests.drivers.process_driver import (
     SOUND,
     Definition,
@@ -288,6 +289,10 @@ def _liar(hypervisor: type[ProcessHypervisor], check: str, finding: str) -> Liar
     return Liar(ProcessDriver(hypervisor), check, finding)
 
 
+def _backup_liar(hypervisor: type[ProcessHypervisor], finding: str) -> Liar:
+    return Liar(ProcessDriver(hypervisor, backup_driver.INFO), "incremental-backup.since", finding)
+
+
 LIARS = {
     "stops-on-close": _liar(StopsOnClose, "restart.close", "must run after an orderly restart"),
     "dies-with-agent": _liar(DiesWithAgent, "restart.running", "after the agent was killed"),
@@ -323,6 +328,16 @@ LIARS = {
         "statement.parts",
         "it states reboot but lacks the calls of Reboot",
     ),
+    "increments-copy-all": _backup_liar(backup_driver.CopiesAll, "must not have what was not written since"),
+    "increments-lose-writes": _backup_liar(backup_driver.LosesWrites, "must have what was written since"),
+    "increments-without-record": _backup_liar(backup_driver.KeepsNoRecord, "must be copied as an increment"),
+    "increments-on-any": _backup_liar(backup_driver.BuildsOnAny, "without a record must be copied whole"),
+    "increments-without-reason": _backup_liar(backup_driver.TellsNoReason, "and the reason said"),
+    "states-increments-only": Liar(
+        ProcessDriver(info=replace(SOUND.info, functions=SOUND.info.functions | {Function.INCREMENTAL_BACKUP})),
+        "statement.parts",
+        "it states incremental-backup but lacks the calls of IncrementalBackup",
+    ),
     "accepts-any-option": Liar(AcceptsAnyOption(), "statement.options", "must raise ConfigError"),
 }
 
@@ -335,4 +350,8 @@ def _leak() -> subprocess.Popen[bytes]:
 
 
 # By the names of their entry points.
-DRIVERS = SimpleNamespace(sound=SOUND, **{name.replace("-", "_"): liar.driver for name, liar in LIARS.items()})
+DRIVERS = SimpleNamespace(
+    sound=SOUND,
+    sound_backup=backup_driver.SOUND_BACKUP,
+    **{name.replace("-", "_"): liar.driver for name, liar in LIARS.items()},
+)

@@ -34,7 +34,7 @@ class Suite:
         need("qemu-img")
         info = directory / "site" / "liars-1.dist-info"
         info.mkdir(parents=True)
-        names = ["sound", *LIARS]
+        names = ["sound", "sound-backup", *LIARS]
         points = [f"{name} = tests.drivers.liars:DRIVERS.{name.replace('-', '_')}" for name in names]
         (info / "entry_points.txt").write_text("\n".join(["[ostler.hypervisors]", *points]))
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: liars\nVersion: 1\n")
@@ -66,6 +66,12 @@ def test_a_correct_driver_passes(suite: Suite) -> None:
     required = {"statement.", "vm.", "console.", "restart."}
     skipped = {check for check, (result, _) in outcome.findings.items() if result == "skipped"}
     assert {check for check in skipped if check.startswith(tuple(required))} == {"restart.in-detach", "restart.mirror"}
+
+
+def test_a_correct_driver_with_backups_passes(suite: Suite) -> None:
+    for checks in ("*-backup.*", "statement.*"):
+        outcome = suite.check("sound-backup", "--only", checks)
+        assert {result for result, _ in outcome.findings.values()} == {"ok"}, outcome.findings
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from google.longrunning import operations_pb2 as lro
-from ostler.control.v1 import event_pb2, snapshot_pb2, template_pb2, vm_pb2, volume_pb2
+from ostler.control.v1 import backup_pb2, event_pb2, snapshot_pb2, template_pb2, vm_pb2, volume_pb2
 from ostler.types.v1 import vm_pb2 as vm_types
 from ostler.types.v1 import volume_pb2 as volume_types
 from ostler_agent.spec import Key
@@ -113,6 +113,31 @@ def from_snapshot(c: Column) -> Cell:
         volume_pb2.CreateVolumeRequest(request_id=fresh(), name=name, snapshot=c.snapshot, pool=c.pool)
     )
     c.verify_volume(name, c.snapshot_content)
+
+
+def backup(c: Column) -> Cell:
+    """A full backup, and one that builds on it; each is the disk of its moment."""
+    c.need_data()
+    c.scribble()
+    first, last = c.new_name("backup"), c.new_name("backup")
+    moments = {first: bytes(c.data_content.data)}
+    c.fleet.do(_back_up(c, first))
+    c.scribble()
+    moments[last] = bytes(c.data_content.data)
+    yield lambda: _back_up(c, last)
+    made = c.api.backups.GetBackup(backup_pb2.GetBackupRequest(backup=last))
+    assert made.online == c.running
+    assert [(disk.parent_backup_name, disk.full_reason) for disk in made.disks] == [(first, "")] * 2
+    for name, content in moments.items():
+        restored = c.new_name("restored")
+        request = backup_pb2.RestoreVolumeRequest(
+            request_id=fresh(), backup=name, slot=made.disks[1].slot, name=restored, pool=c.pool
+        )
+        c.fleet.do(c.api.backups.RestoreVolume(request))
+        c.verify_volume(restored, content)
+    for name in reversed(moments):
+        c.fleet.do(c.api.backups.DeleteBackup(backup_pb2.DeleteBackupRequest(request_id=fresh(), backup=name)))
+    c.verify_data()
 
 
 def copy(c: Column) -> Cell:
@@ -327,6 +352,10 @@ def _migrate_vm(c: Column, with_storage: bool) -> Cell:
     wait_for(lambda: source not in c.site.secrets_for(c.vm().id), "the keys' end on the source")
 
 
+def _back_up(c: Column, name: str) -> lro.Operation:
+    return c.api.backups.CreateBackup(backup_pb2.CreateBackupRequest(request_id=fresh(), vm=c.name, name=name))
+
+
 def _copy(c: Column, name: str) -> lro.Operation:
     request = volume_pb2.CopyVolumeRequest(request_id=fresh(), volume=c.data, name=name, pool=c.pool)
     return c.api.volumes.CopyVolume(request)
@@ -365,6 +394,7 @@ CELLS: dict[Operation, Callable[[Column], Cell]] = {
     Operation.ATTACH: attach,
     Operation.SNAPSHOT: snapshot,
     Operation.REVERT: revert,
+    Operation.BACKUP: backup,
     Operation.FROM_SNAPSHOT: from_snapshot,
     Operation.COPY: copy,
     Operation.DOWNLOAD: download,

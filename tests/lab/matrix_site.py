@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
+import shutil
 import sqlite3
 import struct
 import subprocess
@@ -23,7 +24,7 @@ from typing import Any
 import grpc
 import libvirt
 import libvirt_qemu
-from ostler.control.v1 import offering_pb2, pool_pb2, template_pb2
+from ostler.control.v1 import backup_pb2, offering_pb2, pool_pb2, template_pb2
 from ostler_agent.keyfile import KeyFile
 from ostler_agent.pools.powerflex import array_name, volume_id_of
 from ostler_agent.spec import DiskFormat, Key
@@ -35,10 +36,11 @@ from ostler_control.state_dir import StateDir
 
 from tests.fakes.powerflex import FakeGateway, Sdc, gateway
 from tests.lab.fleet import CLUSTER, PLAIN, SECRET, SHARED_POOL, Fleet, fresh
-from tests.lab.host import LOCAL, Host, wait_for
+from tests.lab.host import LOCAL, SHARED, Host, wait_for
 
 MIB = 1 << 20
 TEMPLATE = "matrix"
+STORE = "matrix-backups"
 NFS_POOL, POWERFLEX_POOL = "matrix-nfs", "matrix-powerflex"
 ROOT_BYTES = 16 * MIB
 # A guest of 29 bytes, so that disks can be unplugged: asks every slot of q35's ACPI hot-plug registers whether its
@@ -156,7 +158,7 @@ class Site:
         """Ids of all files that are in the pools, whole or half made."""
         found = {volume_id_of(name) or name for name in self.array.names()}
         for directory in self.directories():
-            names = (path.name for path in directory.iterdir() if not path.name.startswith(".ostler-"))
+            names = (path.name for path in directory.iterdir() if not path.name.startswith((".ostler-", STORE)))
             # A file in the making is hidden, with a suffix: .part, or .incoming of a VM that is migrating.
             found |= {name.removeprefix(".").partition(".")[0] for name in names}
         return found
@@ -293,6 +295,7 @@ def making(fleet: Fleet, scratch: Path) -> Iterator[Site]:
             pool = fleet.api.pools.CreatePool(request)
             stack.callback(_delete_pool, fleet, pool.id)
             assert all(reach.reachable for reach in pool.hosts), pool
+        stack.enter_context(_backup_store(fleet))
         stack.enter_context(fleet.setting("luks.chosen.iter.time", "10"))
         root = _template(fleet, scratch)
         stack.callback(fleet.api.templates.DeleteTemplate, template_pb2.DeleteTemplateRequest(template=TEMPLATE))
@@ -303,6 +306,22 @@ def making(fleet: Fleet, scratch: Path) -> Iterator[Site]:
                 )
             )
         yield Site(fleet, array, root, scratch)
+
+
+@contextmanager
+def _backup_store(fleet: Fleet) -> Iterator[None]:
+    """A store that all hosts reach; its directory is none of the shared pool's volumes."""
+    inside = f"{SHARED}/{STORE}"
+    outside = fleet.lab.hosts[0].outside(inside)
+    outside.mkdir()
+    request = backup_pb2.CreateBackupStoreRequest(request_id=fresh(), name="matrix", path=inside, cluster=CLUSTER)
+    fleet.api.backups.CreateBackupStore(request)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(grpc.RpcError):  # a test that failed may have left something in it
+            fleet.api.backups.DeleteBackupStore(backup_pb2.DeleteBackupStoreRequest(store="matrix"))
+        shutil.rmtree(outside)
 
 
 def _delete_pool(fleet: Fleet, pool_id: str) -> None:

@@ -128,9 +128,11 @@ class Bench:
 
     # -- VMs and volumes
 
-    def volume(self, size_bytes: int = 16 * MIB, key: Key | None = None) -> VolumeRef:
+    def volume(
+        self, size_bytes: int = 16 * MIB, key: Key | None = None, disk_format: DiskFormat | None = None
+    ) -> VolumeRef:
         """Creates an empty volume."""
-        ref = VolumeRef("conformance", str(uuid.uuid4()), self.disk_format, key)
+        ref = VolumeRef("conformance", str(uuid.uuid4()), disk_format or self.disk_format, key)
         qemu_img.create(self.paths(ref), ref.format, size_bytes, key=key)
         return ref
 
@@ -141,6 +143,11 @@ class Bench:
         self.paths(ref).unlink()
         qemu_img.convert(plain, DiskFormat.RAW, self.paths(ref), ref.format)
         plain.unlink()
+
+    def write_at(self, ref: VolumeRef, offset: int, byte: int, length: int) -> None:
+        """Writes within an unused plain volume, as a VM would."""
+        image = f"driver={ref.format},file.driver=file,file.filename={self.paths(ref)}"
+        run(["qemu-io", "-c", f"write -P {byte} {offset} {length}", "--image-opts", image])
 
     def read(self, ref: VolumeRef) -> bytes:
         """Returns the contents of a plain volume as a guest would read them now."""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from ostler_agent.conformance.assertions import CheckFailedError, refused, require
-from ostler_agent.conformance.bench import MIB, Bench, NeverCancelled
-from ostler_agent.hypervisors.base import Backup, DiskCopy, LiveCopy, MirrorState
-from ostler_agent.spec import VmSpec, VolumeRef
+from ostler_agent.conformance.bench import MIB, Bench, NeverCancelled, new_id
+from ostler_agent.hypervisors.base import Backup, DiskCopy, IncrementalBackup, LiveCopy, MirrorState
+from ostler_agent.spec import DiskFormat, VmSpec, VolumeRef
 
 # Not bootable, and neither at the beginning nor at the end.
 MARK, PLACE = b"written-before-the-start", 5 * MIB
 
 
-def marked(bench: Bench) -> VolumeRef:
+# What is written between two backups, elsewhere.
+BYTE, LATER_PLACE, LENGTH = 0x6B, 11 * MIB, 64 << 10
+
+
+def marked(bench: Bench, disk_format: DiskFormat | None = None) -> VolumeRef:
     """Creates a volume that contains the mark."""
-    ref = bench.volume()
+    ref = bench.volume(disk_format=disk_format)
     data = bytearray(16 * MIB)
     data[PLACE : PLACE + len(MARK)] = MARK
     bench.write(ref, bytes(data))
@@ -58,6 +62,61 @@ def together(bench: Bench) -> None:
     hypervisor.power_off(spec.vm_id)
     with refused("copying a stopped VM's disks", "VM_NOT_RUNNING", "VM_STOPPED"):
         hypervisor.copy_disks(spec.vm_id, copies, NeverCancelled())
+
+
+def increments(bench: Bench) -> None:
+    """A backup that builds on another has what was written since, and nothing else; one that cannot has everything.
+
+    What is written while the VM is stopped counts too: the record is in the disk's file.
+    """
+    formats = bench.driver.info.template_formats
+    disk_format = DiskFormat.QCOW2 if DiskFormat.QCOW2 in formats else bench.disk_format
+    written, quiet = sources = marked(bench, disk_format), marked(bench, disk_format)
+    spec, first = bench.spec(*sources), new_id()
+    bench.start(spec)
+    for target in _backup(bench, spec, first, since="", whole=True):
+        _require_mark(bench, target)
+    bench.hypervisor.power_off(spec.vm_id)
+    bench.write_at(written, LATER_PLACE, BYTE, LENGTH)
+    bench.start(spec)
+    for _ in range(2):  # a backup that fails later is repeated: the record that it builds on stays
+        for source, target in zip(sources, _backup(bench, spec, new_id(), since=first, whole=False), strict=True):
+            expected = bytearray(16 * MIB)
+            if source is written:
+                expected[LATER_PLACE : LATER_PLACE + LENGTH] = bytes([BYTE]) * LENGTH
+            found = bench.read(target)
+            require(_holds(found, LATER_PLACE, expected), "an increment must have what was written since the backup")
+            require(found == expected, "an increment must not have what was not written since the backup")
+    for target in _backup(bench, spec, new_id(), since=new_id(), whole=True):
+        _require_mark(bench, target)
+    require(bench.read(quiet)[PLACE : PLACE + len(MARK)] == MARK, "backups must not change the disk")
+    require(bench.hypervisor.running(spec.vm_id), "the VM must keep running")
+    bench.hypervisor.power_off(spec.vm_id)
+    with refused("copying a stopped VM's disks", "VM_NOT_RUNNING", "VM_STOPPED"):
+        _backup(bench, spec, new_id(), since=first, whole=False)
+
+
+def _backup(bench: Bench, spec: VmSpec, backup_id: str, *, since: str, whole: bool) -> list[VolumeRef]:
+    """Backs up all disks, and checks what the driver says of each. whole: whether it must copy everything."""
+    hypervisor = bench.hypervisor
+    assert isinstance(hypervisor, IncrementalBackup)
+    sources = [disk.volume for disk in spec.disks]
+    targets = [bench.volume(disk_format=source.format) for source in sources]
+    copies = [
+        DiskCopy(source.volume_id, target, bench.paths(target), since)
+        for source, target in zip(sources, targets, strict=True)
+    ]
+    _, reasons = hypervisor.copy_increments(spec.vm_id, copies, backup_id, NeverCancelled())
+    for source in sources:
+        require(source.volume_id in reasons, "it must say of each disk why it was copied whole, or that it was not")
+        reason = reasons[source.volume_id]
+        require(reason or not whole, "a disk without a record must be copied whole, and the reason said")
+        require(whole or not reason, f"a disk with a record must be copied as an increment, not whole ({reason})")
+    return targets
+
+
+def _holds(found: bytes, place: int, expected: bytes | bytearray) -> bool:
+    return found[place : place + LENGTH] == expected[place : place + LENGTH]
 
 
 def cancelled_mirror(bench: Bench) -> None:

@@ -82,6 +82,7 @@ CHECKS: tuple[Check, ...] = (
     _check("online-copy.pivot", copies.pivot, Function.ONLINE_COPY),
     _check("io-limits.running", disks.limit_disk, Function.IO_LIMITS),
     _check("online-backup.together", copies.together, Function.ONLINE_BACKUP),
+    _check("incremental-backup.since", copies.increments, Function.INCREMENTAL_BACKUP),
     _check("volume-encryption.key", disks.encryption, Function.VOLUME_ENCRYPTION),
     _check("uefi.start", disks.uefi, Function.UEFI),
     _check("secure-boot.start", disks.secure_boot, Function.SECURE_BOOT),

@@ -406,8 +406,11 @@ class Backup(Protocol):
 
 
 @runtime_checkable
-class IncrementalBackup(Protocol):
-    """Optional part of a driver that has `Backup`: copies only what was written since an earlier backup."""
+class IncrementalBackup(Backup, Protocol):
+    """Optional part of a driver, `Function.INCREMENTAL_BACKUP`: copies only what was written since an earlier backup.
+
+    It includes `Backup`. Without it all backups of running VMs are full.
+    """
 
     def copy_increments(
         self, vm_id: str, copies: Sequence[DiskCopy], backup_id: str, progress: Progress
@@ -517,6 +520,7 @@ PARTS: Mapping[Function, type] = {
     Function.ONLINE_GROW: OnlineGrow,
     Function.ONLINE_COPY: LiveCopy,
     Function.ONLINE_BACKUP: Backup,
+    Function.INCREMENTAL_BACKUP: IncrementalBackup,
     Function.SCREEN: Screen,
     Function.SCREENSHOT: Screenshot,
     Function.CONSOLE_LOG: ConsoleLog,

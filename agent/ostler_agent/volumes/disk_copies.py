@@ -10,7 +10,7 @@ from pathlib import Path
 from ostler_common.errors import FailedPreconditionError, bad_field
 
 from ostler_agent.bitmaps import NOT_QCOW2
-from ostler_agent.hypervisors.base import DiskCopy, IncrementalBackup
+from ostler_agent.hypervisors.base import DiskCopy
 from ostler_agent.image_header import ImageHeader
 from ostler_agent.image_lock import wait_until_unlocked
 from ostler_agent.jobs import JobContext, interrupted
@@ -20,9 +20,10 @@ from ostler_agent.tools import qemu_backup, qemu_img
 from ostler_agent.volumes.checks import check_free_space, check_key_matches, check_passphrase_given
 from ostler_agent.volumes.images import create_like, created_by, header_of, info_of
 from ostler_agent.volumes.locks import VolumeLocks
-from ostler_agent.volumes.runtime import VmRuntime, live_backup
+from ostler_agent.volumes.runtime import VmRuntime, increments_or_none, live_backup
 
 MAX_DISKS = 64
+NOT_STATED = "the hypervisor's driver copies whole disks only"
 
 
 @dataclass(frozen=True)
@@ -170,11 +171,11 @@ class DiskCopies:
         job.remember(**{_draft(one.pair.target): str(one.staging.path) for one in opened})
         if not backup_id:
             freeze = live.copy_disks(vm_id, copies, job)
-        elif isinstance(live, IncrementalBackup):
-            freeze, reasons = live.copy_increments(vm_id, copies, backup_id, job)
+        elif incremental := increments_or_none(self._runtime):
+            freeze, reasons = incremental.copy_increments(vm_id, copies, backup_id, job)
         else:
             freeze = live.copy_disks(vm_id, copies, job)
-            reasons = {one.volume_id: "the hypervisor's driver copies whole disks only" for one in copies}
+            reasons = {one.volume_id: NOT_STATED for one in copies}
         for one in opened:
             wait_until_unlocked(one.staging.path)
         return freeze, reasons

@@ -7,7 +7,7 @@ from typing import Protocol
 from ostler_common.errors import FailedPreconditionError
 from ostler_common.hypervisors import Function
 
-from ostler_agent.hypervisors.base import Backup, LiveCopy, OnlineGrow, need
+from ostler_agent.hypervisors.base import Backup, IncrementalBackup, LiveCopy, OnlineGrow, need
 from ostler_agent.hypervisors.info import DriverInfo
 from ostler_agent.spec import VolumeRef
 
@@ -55,4 +55,12 @@ def live_backup(runtime: VmRuntime) -> Backup:
     """Returns the driver's part that copies disks together. Raises FailedPreconditionError FUNCTION_NOT_SUPPORTED."""
     need(runtime, Function.ONLINE_BACKUP)
     assert isinstance(runtime, Backup)
+    return runtime
+
+
+def increments_or_none(runtime: VmRuntime) -> IncrementalBackup | None:
+    """Returns the driver's part that copies only what was written since a backup; None if it does not state that."""
+    if Function.INCREMENTAL_BACKUP not in runtime.info.functions:
+        return None
+    assert isinstance(runtime, IncrementalBackup)
     return runtime

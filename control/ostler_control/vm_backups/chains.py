@@ -19,14 +19,18 @@ MAX_INCREMENTS = 14
 REQUESTED = "a full backup was asked for"
 NO_PARENT = "it is the first complete backup of this disk in this store"
 LONG_ENOUGH = f"{MAX_INCREMENTS} increments build on the last full backup"
+NOT_STATED = "hypervisors of this type copy whole disks only"
 OLD_AGENT = "the agent on the host is of a release that makes only full backups"
 _NAMED = 5
 
 
-def record_parents(disks: Sequence[BackupDisk], *, full: bool) -> None:
-    """Records what the disks of a new backup are to build on, and locks that: within the caller's transaction."""
+def record_parents(disks: Sequence[BackupDisk], *, why_full: str) -> None:
+    """Records what the disks of a new backup are to build on, and locks that: within the caller's transaction.
+
+    why_full: why they build on nothing, "" if they may.
+    """
     for disk in disks:
-        parent, reason = (None, REQUESTED) if full else _parent(disk)
+        parent, reason = (None, why_full) if why_full else _parent(disk)
         BackupIncrement.create(disk=disk, parent=parent, full_reason=reason)
 
 

@@ -51,7 +51,7 @@ from ostler_control.vm_backups.rows import (
 from ostler_control.vm_backups.verify import digest
 from ostler_control.vms.rows import check_not_elsewhere
 from ostler_control.vms.rows import disks_of as disks_of_vm
-from ostler_control.volumes import consistency, wire
+from ostler_control.volumes import consistency, matrix, wire
 from ostler_control.volumes.grow import check_ready
 from ostler_control.volumes.increments import parent_of
 from ostler_control.volumes.new_volume import first_accepted
@@ -106,6 +106,7 @@ def create(wanted: NewBackup, user: str, keys: Keyring) -> Operation:
     host = running_host(vm)
     if host is not None:
         rules.need(Function.ONLINE_BACKUP, host)
+    matrix.check_all(matrix.Operation.BACKUP, volumes, host is not None)
     store = _choose_store(wanted.store, host, volumes)
     backup = Backup.create(
         name=name,
@@ -117,7 +118,7 @@ def create(wanted: NewBackup, user: str, keys: Keyring) -> Operation:
         definition=define(vm),
     )
     disks = [_record_disk(backup, volume, keys) for volume in volumes]
-    chains.record_parents(disks, full=wanted.full)
+    chains.record_parents(disks, why_full=_why_full(wanted, host))
     inputs = BackupInputs(
         disks=tuple(disk.id for disk in disks),
         vm_id=vm.id,
@@ -125,6 +126,15 @@ def create(wanted: NewBackup, user: str, keys: Keyring) -> Operation:
         iter_time_ms=settings.encryption.LUKS_ITER_TIME.get(),
     )
     return record_operation("backup.create", backup, user, inputs, also=[vm, *volumes])
+
+
+def _why_full(wanted: NewBackup, host: Host | None) -> str:
+    """Why all disks are copied whole, "" if they may be increments. host: where the VM runs."""
+    if wanted.full:
+        return chains.REQUESTED
+    if host is not None and not rules.supports(Function.INCREMENTAL_BACKUP, host):
+        return chains.NOT_STATED
+    return ""
 
 
 def _free_name(vm: Vm, wanted: str) -> str:

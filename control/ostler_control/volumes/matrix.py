@@ -27,6 +27,7 @@ class Operation(StrEnum):
     DELETE = "delete"
     SNAPSHOT = "snapshot"
     REVERT = "revert"
+    BACKUP = "backup"
     FROM_SNAPSHOT = "volume-from-snapshot"
     COPY = "copy"
     DOWNLOAD = "download"
@@ -58,6 +59,7 @@ _COMMANDS = {
     Operation.DELETE: "volume delete",
     Operation.SNAPSHOT: "snapshot create",
     Operation.REVERT: "snapshot revert",
+    Operation.BACKUP: "backup create",
     Operation.FROM_SNAPSHOT: "volume create --snapshot",
     Operation.COPY: "volume copy",
     Operation.DOWNLOAD: "volume download",

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 from ostler_common.errors import AbortedError
+from ostler_common.hypervisors import Function
 from ostler_control import vm_backups, vms, volumes
 from ostler_control.api.convert.backups import backup as convert_backup
 from ostler_control.caller import Caller, Role
-from ostler_control.models import Backup, BackupDisk, BackupSchedule, Operation, ScheduledBackup, Vm, Volume, now
+from ostler_control.models import Backup, BackupDisk, BackupSchedule, Host, Operation, ScheduledBackup, Vm, Volume, now
 from ostler_control.operations import Engine, verbs
 from ostler_control.states import UNFINISHED_OPERATIONS
 from ostler_control.vm_backups import chains
@@ -62,6 +63,20 @@ def test_only_what_was_written_since_the_last_backup_is_copied(site: Site, engin
     full = back_up(site, engine, vm, full=True)
     assert shown(full) == [("", chains.REQUESTED)]
     assert shown(back_up(site, engine, vm)) == [(full.name, "")]
+
+
+def test_hypervisors_without_increments_make_full_backups_of_running_vms(site: Site, engine: Engine) -> None:
+    vm = running_vm(site, engine, "web")
+    host = Host.get_by_id(vm.host_id)
+    functions = set(host.functions.split(",")) - {Function.INCREMENTAL_BACKUP}
+    Host.update(functions=",".join(functions)).where(Host.id == host.id).execute()
+    try:
+        for _ in range(2):
+            last = back_up(site, engine, vm)
+            assert shown(last) == [("", chains.NOT_STATED)]
+    finally:
+        Host.update(functions=host.functions).where(Host.id == host.id).execute()
+    assert shown(back_up(site, engine, vm)) == [(last.name, "")]
 
 
 def test_a_restore_reads_all_that_a_backup_builds_on(site: Site, engine: Engine) -> None:
