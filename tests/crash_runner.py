@@ -1,9 +1,10 @@
-"""A control process to be killed: `python -m tests.crash_runner URL STATE_DIR PLAN`.
+"""A control process to be killed: `python -m tests.crash_runner URL STATE_DIR PLAN LIMIT`.
 
-PLAN is a JSON file: operation id -> the number of the point at which that operation stands still, counted from 1 over
-everything its workflow does (before a step, in it once its effects are there, and after its journal entry; and inside
-the long step of an import plan, see `_stand_still_in_waves`), so that a kill finds each operation exactly there. A file
-`STATE_DIR/reached/OPERATION` says that it stands. An empty plan just carries out what there is.
+PLAN is a JSON file: operation id (or EVERY) -> the number of the point at which that operation stands still, counted
+from 1 over everything its workflow does (before a step, in it once its effects are there, and after its journal entry;
+and inside the long step of an import plan, see `_stand_still_in_waves`), so that a kill finds each operation exactly
+there. A file `STATE_DIR/reached/OPERATION` says that it stands; once there is a file `STATE_DIR/go-on`, all go on. An
+empty plan just carries out what there is. LIMIT: how many operations of a kind run at once.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ from ostler_control.volumes.download import Transfer
 
 from tests.sites import new_engine
 
+# Stands for all operations that a plan does not name.
+EVERY = "*"
+
 _plan: dict[str, int] = {}
 _passed: Counter[str] = Counter()
 _reached = Path()
@@ -38,9 +42,10 @@ _reached = Path()
 
 def _point(operation_id: str) -> None:
     _passed[operation_id] += 1
-    if _plan.get(operation_id) == _passed[operation_id]:
+    if _plan.get(operation_id, _plan.get(EVERY)) == _passed[operation_id]:
         (_reached / operation_id).touch()
-        threading.Event().wait()
+        while not (_reached.parent / "go-on").exists():
+            threading.Event().wait(0.1)
 
 
 def _stand_still_at_points() -> None:
@@ -114,7 +119,7 @@ class _Callers(dict[str, Transfer]):
         return reader
 
 
-def main(url: str, state_dir: Path, plan: Path) -> None:
+def main(url: str, state_dir: Path, plan: Path, limit: int) -> None:
     global _plan, _reached
     replicas.SILENCE_S, replicas.BEAT_S = 2.0, 0.1
     engine_module._TICKS_PER_SWEEP = 1
@@ -128,7 +133,7 @@ def main(url: str, state_dir: Path, plan: Path) -> None:
         vars(import_module("ostler_control.volumes.download"))["_transfers"] = _Callers()
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # standard output is for "ready"
     database.connect(url)
-    engine = new_engine(url, state_dir)
+    engine = new_engine(url, state_dir, limit=limit)
     engine.start()
     print("ready", flush=True)
     sys.stdin.read()
@@ -136,4 +141,4 @@ def main(url: str, state_dir: Path, plan: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))

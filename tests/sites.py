@@ -69,14 +69,18 @@ def new_agents(state_dir: Path, unreachable_limit_s: float = 5.0) -> Agents:
     )
 
 
-def new_engine(url: str, state_dir: Path, unreachable_limit_s: float = 5.0) -> Engine:
-    """An engine whose agents are spoken to without TLS. A busy machine answers within `unreachable_limit_s`. Any number
-    of operations run at once: tests of crashes hold hundreds of them."""
+# Tests of crashes hold hundreds of operations.
+MANY = 1000
+
+
+def new_engine(url: str, state_dir: Path, unreachable_limit_s: float = 5.0, limit: int = MANY) -> Engine:
+    """An engine whose agents are spoken to without TLS. A busy machine answers within `unreachable_limit_s`. limit: how
+    many operations of a kind run at once."""
     create_key_file(state_dir / "kek")
     agents = new_agents(state_dir, unreachable_limit_s)
     keys = Keyring(open_provider(state_dir))
     journal, replica = Journal.beside(url, state_dir), replica_id(state_dir)
-    return Engine(journal, replica, agents, keys, state_dir / "templates", limit=1000)
+    return Engine(journal, replica, agents, keys, state_dir / "templates", limit=limit)
 
 
 @dataclass

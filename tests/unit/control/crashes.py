@@ -15,21 +15,23 @@ from ostler_control.models import Operation
 from ostler_control.states import UNFINISHED_OPERATIONS
 
 from tests.fakes.working_agent import wait_until
-from tests.sites import Site, new_engine
+from tests.sites import MANY, Site, new_engine
 
 ROOT = Path(__file__).parents[3]
 
 
 @contextlib.contextmanager
-def control(site: Site, plan: Mapping[str, int], name: str = "control") -> Iterator[subprocess.Popen[bytes]]:
-    """A control process on the site, killed at the end. plan: see `tests.crash_runner`."""
+def control(
+    site: Site, plan: Mapping[str, int], name: str = "control", limit: int = MANY
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A control process on the site, killed at the end. plan, limit: see `tests.crash_runner`."""
     state_dir = site.state_dir / name
     state_dir.mkdir(exist_ok=True)
     if not (state_dir / "kek").exists():
         (state_dir / "kek").write_bytes((site.state_dir / "kek").read_bytes())
     path = state_dir / "plan"
     path.write_text(json.dumps(plan))
-    command = [sys.executable, "-m", "tests.crash_runner", site.url, str(state_dir), str(path)]
+    command = [sys.executable, "-m", "tests.crash_runner", site.url, str(state_dir), str(path), str(limit)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, cwd=ROOT) as process:
         try:
@@ -49,6 +51,11 @@ def are_over(operations: Collection[Operation]) -> bool:
 def reached(site: Site, operation: Operation, name: str = "control") -> bool:
     """Whether the operation has stopped at its point of the plan."""
     return (site.state_dir / name / "reached" / operation.id).exists()
+
+
+def go_on(site: Site, name: str) -> None:
+    """Lets the operations go on that stand still at their points."""
+    (site.state_dir / name / "go-on").touch()
 
 
 def record(request: Callable[[], Operation]) -> Operation:
