@@ -6,10 +6,13 @@ import os
 import shutil
 import signal
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
+from ostler_control import database
+from ostler_control.statement_forms import Texts, written
+from peewee import Context, Node
 
 from tests import databases
 from tests.lab.lab import missing as missing_for_lab
@@ -62,6 +65,23 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         report.outcome = "failed"
         report.longrepr = f"skipped in CI: {report.longrepr}"
     return report
+
+
+class _ComparedTexts(Texts):
+    """Compares every statement of the tests with what peewee writes."""
+
+    def write(self, statement: Node, context: Callable[[], Context]) -> tuple[str, list[object]]:
+        found, expected = super().write(statement, context), written(statement, context)
+        # Of a new row peewee makes new ids and times each time it writes.
+        assert found == expected or (found[0] == expected[0] and found[0].startswith("INSERT")), (found, expected)
+        return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compared_statements() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(database, "Texts", _ComparedTexts)
+        yield
 
 
 @pytest.fixture(scope="session")

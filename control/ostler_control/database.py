@@ -25,6 +25,7 @@ from psycopg.conninfo import conninfo_to_dict
 from ostler_control.durable import CommitSync
 from ostler_control.models import db
 from ostler_control.outage import outage
+from ostler_control.statement_forms import Texts
 from ostler_control.statements import FastContext
 
 log = structlog.get_logger(__name__)
@@ -53,6 +54,8 @@ def connect(url: str) -> None:
     """
     opened = _open(url)
     opened.context_class = FastContext
+    texts = Texts()
+    opened.execute = lambda query: opened.execute_sql(*texts.write(query, opened.get_sql_context))
     db.initialize(opened)
     _erasure.reset()
 

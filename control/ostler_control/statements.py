@@ -19,7 +19,7 @@ class FastContext(Context):
     """A statement in the making. The text is the one that peewee's own context would write."""
 
     def sql(self, obj: object) -> Context:
-        if isinstance(obj, Field) and _is_plain(type(obj)):
+        if isinstance(obj, Field) and is_plain(type(obj)):
             return self._column(obj)
         if isinstance(obj, (list, tuple, set, frozenset)) and self._are_parameters(obj):
             return self._list(obj)
@@ -48,7 +48,7 @@ class FastContext(Context):
         return self
 
 
-def _is_plain(kind: type[Field]) -> bool:
+def is_plain(kind: type[Field]) -> bool:
     """Whether objects of this class are columns that peewee writes in the ordinary way."""
     return kind.__sql__ is Field.__sql__ and kind.column is Field.column
 
