@@ -5,7 +5,7 @@ Nothing here repairs anything: a VM that stopped, vanished or appeared outside O
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -100,15 +100,10 @@ class Verdict:
 
 def reconcile(rows: Iterable[VmRow], hosts: Mapping[str, HostView]) -> list[Verdict]:
     """The verdicts that differ from what the rows say. hosts: every host of the fleet, by id."""
-    executing: dict[str, list[HostView]] = {}
-    for host in sorted(hosts.values(), key=lambda host: host.name):
-        for seen in (host.vms or {}).values():
-            if host.heard and seen.power_state.is_executing:
-                executing.setdefault(seen.vm_id, []).append(host)
+    judged = [row for row in rows if row.quiet and row.state.is_stable]  # of the others an operation decides
+    executing = _executing({row.vm_id for row in judged}, hosts.values())
     verdicts = []
-    for row in rows:
-        if not row.quiet or not row.state.is_stable:
-            continue  # an operation decides
+    for row in judged:
         elsewhere = [host for host in executing.get(row.vm_id, []) if host.host_id != row.home]
         unheard = [hosts[id] for id in sorted(row.seen_on - {row.home}) if id in hosts and not hosts[id].heard]
         verdict = _judge(row, hosts.get(row.home), elsewhere, unheard)
@@ -119,6 +114,21 @@ def reconcile(rows: Iterable[VmRow], hosts: Mapping[str, HostView]) -> list[Verd
         if found != (row.power_state, row.attention, row.seen_on):
             verdicts.append(verdict)
     return verdicts
+
+
+def _executing(vm_ids: Set[str], hosts: Iterable[HostView]) -> dict[str, list[HostView]]:
+    """By VM the hosts that run it, by their names. Few VMs are asked for at a time, so the work is per host, not per VM
+    of the fleet."""
+    found: dict[str, list[HostView]] = {}
+    for host in hosts:
+        if not host.heard or not host.vms:
+            continue
+        for vm_id in vm_ids & host.vms.keys():
+            if host.vms[vm_id].power_state.is_executing:
+                found.setdefault(vm_id, []).append(host)
+    for running in found.values():
+        running.sort(key=lambda host: host.name)
+    return found
 
 
 def unmanaged(host: HostView, known_vm_ids: frozenset[str]) -> dict[str, Seen]:

@@ -84,9 +84,17 @@ class _Watch:
     vms: dict[str, Seen] = field(default_factory=dict)
     complaints: dict[str, str] = field(default_factory=dict)
     try_now: asyncio.Event = field(default_factory=asyncio.Event)
+    _view: HostView | None = None
 
     def view(self) -> HostView:
-        return HostView(self.host.host_id, self.host.name, self.heard, self.silent, dict(self.vms))
+        """The host as it is now, kept until `changed`: all hosts' views are asked for several times per second."""
+        if self._view is None:
+            self._view = HostView(self.host.host_id, self.host.name, self.heard, self.silent, dict(self.vms))
+        return self._view
+
+    def changed(self) -> None:
+        """To be called when what the view tells has changed."""
+        self._view = None
 
 
 class _SilenceError(Exception):
@@ -210,6 +218,7 @@ class Watcher:
                 else:
                     await self._in_database(store.set_state, host, watch.state, watch.reason)
             watch.host = host
+            watch.changed()
         await self._renew_trust()
 
     async def _let_go(self, host_ids: list[str]) -> None:
@@ -406,6 +415,7 @@ class Watcher:
     # Comparing reports with rows.
 
     def _mark(self, watch: _Watch) -> None:
+        watch.changed()
         self._dirty.add(watch.host.host_id)
         self._dirty_now.set()
 
