@@ -40,13 +40,16 @@ class Moves:
             return vm_id
 
     def put_right(self, vm_id: str) -> None:
-        """Brings a VM back to where Ostler has it. One that Ostler knows stopped, failed or deleted is powered off."""
+        """Brings a VM back to where Ostler has it. One that Ostler knows stopped, failed or deleted is powered off. One
+        whose place Ostler does not know, since its migration broke off, is left alone."""
         end = time.monotonic() + PATIENCE_S
         while True:
             with database.session():
                 row = Vm.get_or_none(Vm.id == vm_id)
-                if row is None or not row.operation_id or time.monotonic() > end:
-                    break
+            if row is None or not (row.operation_id or row.state is VmState.MIGRATING):
+                break
+            if time.monotonic() > end:
+                return
             time.sleep(0.1)
         with self._fleet.lock:
             for host in self._hosts:
