@@ -44,11 +44,14 @@ class ControlCollector(Collector):
         yield from found
 
     def _from_database(self) -> Iterator[Metric]:
-        yield from host_metrics(rows.hosts())
+        yield from host_metrics(rows.hosts(), rows.guarding())
         yield from pool_metrics(rows.pools())
         yield _counts("ostler_vms", "VMs by state.", "state", rows.vms_by_state())
         yield _gauge("ostler_vms_attention", "VMs that differ from what hosts report.", rows.vms_with_attention())
         yield _gauge("ostler_vms_paused", "VMs that should run and are paused on their host.", rows.paused_vms())
+        yield _gauge(
+            "ostler_ha_restarts_waiting", "VMs of dead hosts that have not started again.", rows.waiting_restarts()
+        )
         info = GaugeMetricFamily(
             "ostler_vm_info",
             "Names of VMs with a host, to join with agents' metrics.",
@@ -89,11 +92,12 @@ class ControlCollector(Collector):
         return family
 
 
-def host_metrics(hosts: Sequence[rows.HostRow]) -> Iterator[Metric]:
-    """State, capacity and allocation of each host."""
+def host_metrics(hosts: Sequence[rows.HostRow], guarding: Mapping[str, bool]) -> Iterator[Metric]:
+    """State, capacity and allocation of each host. guarding: by host id, of those that are to guard themselves."""
     labels = ["host", "name", "cluster", "zone"]
     up = GaugeMetricFamily("ostler_host_up", "Whether the host's agent is heard.", labels=labels)
     usable = GaugeMetricFamily("ostler_host_schedulable", "Whether new VMs may go to the host.", labels=labels)
+    guards = GaugeMetricFamily("ostler_host_guarding", "Whether a host that is to guard itself does.", labels=labels)
     families = {
         "cpus": GaugeMetricFamily("ostler_host_cpus", "CPUs of the host.", labels=labels),
         "memory_bytes": GaugeMetricFamily("ostler_host_memory_bytes", "Memory of the host.", labels=labels),
@@ -108,9 +112,11 @@ def host_metrics(hosts: Sequence[rows.HostRow]) -> Iterator[Metric]:
         values = [host.id, host.name, host.cluster, host.zone]
         up.add_metric(values, int(host.state == "up"))
         usable.add_metric(values, int(host.state == "up" and host.enabled and not host.maintenance))
+        if host.id in guarding:
+            guards.add_metric(values, int(guarding[host.id]))
         for field, family in families.items():
             family.add_metric(values, getattr(host, field))
-    yield from (up, usable, *families.values())
+    yield from (up, usable, guards, *families.values())
 
 
 def pool_metrics(pools: Sequence[rows.PoolRow]) -> Iterator[Metric]:

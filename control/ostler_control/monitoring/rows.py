@@ -7,9 +7,23 @@ from dataclasses import dataclass
 
 from peewee import fn
 
-from ostler_control.models import Account, Cluster, DrsMove, DrsPlan, Host, Kek, Operation, Pool, Vm, Zone, now
+from ostler_control.models import (
+    Account,
+    Cluster,
+    DrsMove,
+    DrsPlan,
+    Host,
+    HostGuard,
+    Kek,
+    Operation,
+    Pool,
+    Vm,
+    VmRestart,
+    Zone,
+    now,
+)
 from ostler_control.models.columns import first_tuple, tuples
-from ostler_control.states import UNFINISHED_OPERATIONS, PowerState, VmState
+from ostler_control.states import UNFINISHED_OPERATIONS, GuardState, PowerState, VmState
 
 
 @dataclass(frozen=True)
@@ -37,6 +51,18 @@ class PoolRow:
     type: str
     capacity_bytes: int
     available_bytes: int
+
+
+def guarding() -> dict[str, bool]:
+    """By id of each host that is to guard itself: whether it does."""
+    told = ~((HostGuard.state == GuardState.OFF) & (HostGuard.reason == ""))
+    query = HostGuard.select(HostGuard.host, HostGuard.state).where(told)
+    return {host_id: state is GuardState.GUARDING for host_id, state in tuples(query, tuple[str, GuardState])}
+
+
+def waiting_restarts() -> int:
+    """VMs of hosts that are proved off that have not started elsewhere yet."""
+    return VmRestart.select().count()
 
 
 def hosts() -> list[HostRow]:

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 from ostler_control import monitoring
-from ostler_control.models import Vm
+from ostler_control.models import HostGuard, Priority, Vm, VmRestart
 from ostler_control.monitoring import ControlCollector, rows
 from ostler_control.operations import Engine
-from ostler_control.states import PowerState
+from ostler_control.states import GuardState, PowerState
 from peewee import OperationalError
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
@@ -47,6 +47,19 @@ def test_hosts_vms_pools_and_operations(site: Site, engine: Engine) -> None:
     assert 'ostler_kek_missing{key="file:gone"} 1.0' in text
     assert "ostler_operations_oldest_age_seconds 0.0" in text
     assert "ostler_database_up 1.0" in text
+
+
+def test_hosts_that_are_to_guard_themselves_and_restarts_that_wait(site: Site, engine: Engine) -> None:
+    HostGuard.create(host=site.host("h1").id, state=GuardState.GUARDING)
+    HostGuard.create(host=site.host("h2").id, state=GuardState.OFF, reason="the pool is of block devices")
+    HostGuard.create(host=site.host("h3").id, state=GuardState.OFF)
+    operation = site.record(lambda: site.new_vm("web"))
+    engine.wait(operation.id, 30)
+    VmRestart.create(vm=Vm.get(), priority=Priority.HIGH, lost_host_id=site.host("h1").id)
+    text = page(site)
+    guarding = dict(re.findall(r'^ostler_host_guarding\{.*name="(h\d)".*\} ([\d.]+)$', text, re.MULTILINE))
+    assert guarding == {"h1": "1.0", "h2": "0.0"}
+    assert "ostler_ha_restarts_waiting 1.0" in text
 
 
 def test_a_database_that_is_gone_is_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
