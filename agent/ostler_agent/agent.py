@@ -32,6 +32,7 @@ from ostler_agent.capabilities import Capabilities, Prober, probe_all
 from ostler_agent.config import AgentConfig
 from ostler_agent.control_link import ControlLink
 from ostler_agent.conversion import (
+    BackupFiles,
     Conversions,
     DiskWrites,
     GuestConverter,
@@ -209,7 +210,6 @@ class Agent:
             self._isos,
             may_start=guards.check_may_start,
         )
-        volumes = VolumeService(self._jobs, own_volumes)
         guest_converter = GuestConverter(
             self._config.state_dir / "conversion",
             CONVERSION_CACHE,
@@ -217,6 +217,8 @@ class Agent:
             lambda: prober.current().emulates,
         )
         guest_converter.clear()
+        files = BackupFiles(self._pools, own_volumes.locks, guest_converter)
+        volumes = VolumeService(self._jobs, own_volumes, files=files)
         staging = StagingDirectories(self._pools)
         conversions = Conversions(self._pools, staging, own_volumes.locks, guest_converter)
         writes = DiskWrites(self._pools, hypervisor, own_volumes.locks, guest_converter.work_dir)

@@ -46,10 +46,11 @@ class Cancellation(Protocol):
 
 @dataclass(frozen=True)
 class Limits:
-    """Resource limits for a tool that reads untrusted input."""
+    """Resource limits for a tool that reads untrusted input. file_bytes: of each file that it writes, 0: none."""
 
     cpu_s: int = 30
     memory_bytes: int = 1 << 30
+    file_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,9 @@ def spawn(
         # A mount namespace of its own, which ends with the command's processes.
         wrapper += ["unshare", "--mount", "--propagation", "private", "--", "sh", "-c", _BIND_TMP, str(tmp)]
     if limits:
-        wrapper = ["prlimit", f"--cpu={limits.cpu_s}", f"--as={limits.memory_bytes}", "--core=0", "--", *wrapper]
+        bounds = [f"--cpu={limits.cpu_s}", f"--as={limits.memory_bytes}", "--core=0"]
+        bounds += [f"--fsize={limits.file_bytes}"] if limits.file_bytes else []
+        wrapper = ["prlimit", *bounds, "--", *wrapper]
     log.debug("run", command=shlex.join(argv))
     with tracing.span(Path(program).name):
         with ExitStack() as stack:

@@ -48,7 +48,7 @@ from ostler.control.v1 import (
     zone_pb2,
     zone_pb2_grpc,
 )
-from ostler.types.v1 import guest_pb2, job_pb2
+from ostler.types.v1 import backup_file_pb2, guest_pb2, job_pb2
 from ostler.types.v1 import volume_pb2 as volume_types
 from ostler_common import pki, server
 from ostler_common.errors import CancelledError, NotFoundError, OstlerError, UnavailableError, to_status
@@ -705,6 +705,28 @@ class Backups(backup_pb2_grpc.BackupServiceServicer):
     def CreateBackup(self, request: backup_pb2.CreateBackupRequest, context: grpc.ServicerContext) -> lro.Operation:
         self.control.ask(request)
         return self.control.operation()
+
+    def ReadBackupFiles(
+        self, request: backup_pb2.ReadBackupFilesRequest, context: grpc.ServicerContext
+    ) -> Iterator[backup_pb2.ReadBackupFilesResponse]:
+        self.control.ask(request)
+        yield backup_pb2.ReadBackupFilesResponse(phase="starting the appliance")
+        if not request.path:
+            found = backup_file_pb2.BackupFileSystem(name="/dev/sda1", type="ext4", label="\x1b[31mroot")
+            yield backup_pb2.ReadBackupFilesResponse(file_systems=[found])
+        elif request.content:
+            stored = self.control.stored
+            yield backup_pb2.ReadBackupFilesResponse(archive=request.path.endswith(b"/"))
+            yield backup_pb2.ReadBackupFilesResponse(data=stored[:3])
+            yield backup_pb2.ReadBackupFilesResponse(data=stored[3 : self.control.sent])
+        else:
+            kinds = backup_file_pb2.BackupFile
+            hostile = kinds(name=b"\x1b[2J\xff\n", kind=kinds.FILE, size_bytes=7, permissions=0o640)
+            directory = kinds(name=b"log", kind=kinds.DIRECTORY, permissions=0o755)
+            yield backup_pb2.ReadBackupFilesResponse(files=[hostile])
+            yield backup_pb2.ReadBackupFilesResponse(files=[directory], more=True)
+        sha256 = hashlib.sha256(self.control.stored).hexdigest()
+        yield backup_pb2.ReadBackupFilesResponse(complete=True, sha256=sha256 if request.content else "")
 
     def VerifyBackup(self, request: backup_pb2.VerifyBackupRequest, context: grpc.ServicerContext) -> lro.Operation:
         self.control.ask(request)

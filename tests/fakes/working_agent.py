@@ -12,7 +12,7 @@ import struct
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +33,7 @@ from ostler.agent.v1 import (
     volume_pb2_grpc,
 )
 from ostler.agent.v1.conversion_pb2 import ExportVmRequest
-from ostler.types.v1 import guest_pb2, job_pb2
+from ostler.types.v1 import backup_file_pb2, guest_pb2, job_pb2
 from ostler.types.v1 import vm_pb2 as types_vm_pb2
 from ostler.types.v1 import volume_pb2 as types_volume_pb2
 from ostler_agent.jobs import JobContext, Jobs
@@ -444,6 +444,27 @@ class FakeHost(
             yield volume_pb2.ReadVolumeResponse(data=rest[:10])
             yield volume_pb2.ReadVolumeResponse(data=rest[10:])
 
+    def ReadBackupFiles(
+        self, request: volume_pb2.ReadBackupFilesRequest, context: grpc.ServicerContext
+    ) -> Iterator[volume_pb2.ReadBackupFilesResponse]:
+        """Each disk is a file system with one file, whose content is the disk's."""
+        with _errors(context):
+            self.fail_now("ReadBackupFiles")
+            disks = [self._whole(chain.layers) for chain in request.disks]
+            yield volume_pb2.ReadBackupFilesResponse(phase="looking for file systems")
+            if not request.path:
+                names = [f"/dev/sd{chr(ord('a') + number)}" for number in range(len(disks))]
+                found = [backup_file_pb2.BackupFileSystem(name=name, type="ext4") for name in names]
+                yield volume_pb2.ReadBackupFilesResponse(file_systems=found)
+            elif request.content:
+                yield volume_pb2.ReadBackupFilesResponse(size_bytes=len(disks[0]))
+                yield volume_pb2.ReadBackupFilesResponse(data=disks[0][:5])
+                yield volume_pb2.ReadBackupFilesResponse(data=disks[0][5:])
+            else:
+                file = backup_file_pb2.BackupFile(name=b"content", kind=backup_file_pb2.BackupFile.FILE)
+                yield volume_pb2.ReadBackupFilesResponse(files=[file])
+            yield volume_pb2.ReadBackupFilesResponse(complete=True)
+
     # -- VMs
 
     def StartVm(self, request: vm_pb2.StartVmRequest, context: grpc.ServicerContext) -> Iterator[job_pb2.JobUpdate]:
@@ -841,6 +862,14 @@ class FakeHost(
         target.since = disk.since if disk.since in source.records else ""
         source.records = [target.since, record_id] if target.since else [record_id]
         return job_pb2.CopiedPart(increment=bool(target.since), reason="" if target.since else "no record")
+
+    def _whole(self, layers: Sequence[types_volume_pb2.VolumeRef]) -> bytes:
+        """The content of a disk whose file builds on others; "holes" without them."""
+        files = [self._file(ref) for ref in layers]
+        for file, ref in zip(files, layers, strict=True):
+            self._open(file, ref)
+        builds_on = [file.since for file in files]
+        return files[0].content.encode() if builds_on == [*(file.record_id for file in files[1:]), ""] else b"holes"
 
     def _check_chain(self, source: types_volume_pb2.VolumeRef, request: volume_pb2.CopyVolumeRequest) -> None:
         """What is read without all that it builds on has holes."""

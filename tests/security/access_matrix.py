@@ -22,6 +22,7 @@ MEMBERS: Mapping[str, frozenset[str]] = {
             "GetBackup",
             "ListBackupSchedules",
             "ListBackups",
+            "ReadBackupFiles",
             "RestoreVm",
             "RestoreVmOver",
             "RestoreVolume",

@@ -89,6 +89,7 @@ ELSEWHERE = {
     "DeleteImportPlan": ("tests/unit/imports/waves/test_waves.py", "import-plan.delete"),
     "AddFenceDevice": ("tests/security/test_fencing.py", "fence.add"),
     "RemoveFenceDevice": ("tests/security/test_fencing.py", "fence.remove"),
+    "ReadBackupFiles": ("tests/unit/control/test_backup_files.py", "backup.read-files"),
     "ForgetVolume": ("tests/security/test_lost_storage.py", "volume.forget"),
     "ForgetSnapshot": ("tests/security/test_lost_storage.py", "snapshot.forget"),
     "RenewCertificate": ("tests/unit/control/test_trust.py", "host.renew"),

@@ -83,6 +83,7 @@ PLAIN = {
         "cluster",
         "console_text",
         "disk_offering",
+        "file_system",
         "filter",
         "guest_user",
         "host",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ostler_agent.conversion.archives import Archives
+from ostler_agent.conversion.backup_files import BackupFiles
 from ostler_agent.conversion.conversions import Conversions
 from ostler_agent.conversion.disk_writes import DiskWrites
 from ostler_agent.conversion.exports import Exports
@@ -15,6 +16,7 @@ from ostler_agent.conversion.uploads import Uploads
 
 __all__ = [
     "Archives",
+    "BackupFiles",
     "Conversions",
     "DiskWrites",
     "Exports",

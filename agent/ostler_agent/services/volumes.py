@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 
 import grpc
 from google.protobuf.message import Message
@@ -10,10 +11,11 @@ from ostler.agent.v1 import volume_pb2, volume_pb2_grpc
 from ostler.types.v1 import job_pb2
 from ostler.types.v1 import volume_pb2 as types_pb2
 
+from ostler_agent.conversion.backup_files import BackupFiles
 from ostler_agent.direct_download import Downloader
 from ostler_agent.jobs import JobContext, Jobs
 from ostler_agent.journal import Record
-from ostler_agent.services import convert
+from ostler_agent.services import backup_files, convert
 from ostler_agent.spec import VolumeInfo, VolumeRef
 from ostler_agent.volumes import Volumes
 from ostler_agent.volumes.disk_copies import Pair
@@ -23,9 +25,14 @@ _MAX_REASON = 1000
 
 
 class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
-    def __init__(self, jobs: Jobs, volumes: Volumes, downloader: Downloader | None = None) -> None:
+    """files: of backups, which are read as streams and not as jobs: nothing is left to resume."""
+
+    def __init__(
+        self, jobs: Jobs, volumes: Volumes, downloader: Downloader | None = None, files: BackupFiles | None = None
+    ) -> None:
         self._jobs = jobs
         self._volumes = volumes
+        self._files = files
         self._downloader = downloader or Downloader()
         jobs.on_recover("volume.create", self._recover_create)
         jobs.on_recover("volume.grow", self._recover_grow)
@@ -203,6 +210,17 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
             request,
             lambda job: self._volumes.adoption.release(job, ref, request.file_name),
         )
+
+    def ReadBackupFiles(
+        self, request: volume_pb2.ReadBackupFilesRequest, context: grpc.ServicerContext
+    ) -> Iterator[volume_pb2.ReadBackupFilesResponse]:
+        assert self._files
+        job = JobContext("read-backup-files")
+        if not context.add_callback(job.cancel):
+            return
+        found = self._files.read(job, backup_files.disks(request), backup_files.wanted(request))
+        with closing(found):
+            yield from map(backup_files.response, found)
 
     def ReadVolume(
         self, request: volume_pb2.ReadVolumeRequest, context: grpc.ServicerContext

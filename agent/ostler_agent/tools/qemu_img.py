@@ -135,7 +135,7 @@ def convert(
     with _Command(target, key, source, source_key, parent_keys) as command:
         # -m, -W: 16 concurrent, out-of-order requests.
         flags = ["-p", "-m", "16", "-W"]
-        chain = [image_opts(source, source_format, source_key, _OTHER_SECRET), *_backing_opts(parents)]
+        chain = [image_opts(source, source_format, source_key, _OTHER_SECRET), *backing_opts(parents, _parent_secret)]
         opened = ["--image-opts", ",".join(chain)]
         if is_device(target) and target_format is DiskFormat.RAW and key and key.passphrase:
             # The same header as in `create`: QEMU's own is shorter, so that the volumes would differ in size.
@@ -357,15 +357,15 @@ def image_opts(
     return ",".join(options)
 
 
-def _backing_opts(parents: Sequence[Layer]) -> list[str]:
-    """The options that put images below another one, whatever its header says."""
+def backing_opts(parents: Sequence[Layer], secret_of: Callable[[int], str]) -> list[str]:
+    """The options that put images below another one, whatever its header says. secret_of: id of each one's key."""
     options = []
     for number, parent in enumerate(parents):
         prefix = "backing." * (number + 1)
         protocol, filename = _file_options(parent.path).split(",", 1)
         options += [f"{prefix}driver={DiskFormat.QCOW2}", prefix + protocol, prefix + filename]
         if parent.key:
-            options += [f"{prefix}encrypt.format=luks", f"{prefix}encrypt.key-secret={_parent_secret(number)}"]
+            options += [f"{prefix}encrypt.format=luks", f"{prefix}encrypt.key-secret={secret_of(number)}"]
     return options
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ostler_agent.keyfile import KeyFile
-from ostler_agent.process import Cancellation, daemon, run
+from ostler_agent.process import Cancellation, Limits, daemon, run
 from ostler_agent.spec import DiskFormat, Key
-from ostler_agent.tools.qemu_img import image_opts
+from ostler_agent.tools.qemu_img import Layer, backing_opts, image_opts
 
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 600.0  # the last writes may wait for a slow server
@@ -24,7 +24,8 @@ _STOP_TIMEOUT_S = 600.0  # the last writes may wait for a slow server
 class Export:
     """An image and the file that shows it.
 
-    mount_point: an existing, empty file; frees_space: whether the image gives back the space that its user discards.
+    mount_point: an existing, empty file; frees_space: whether the image gives back the space that its user discards;
+    parents: images that have what the image lacks, the nearest first.
     """
 
     image: Path
@@ -32,14 +33,15 @@ class Export:
     key: Key | None
     mount_point: Path
     frees_space: bool = True
+    parents: Sequence[Layer] = ()
 
 
 @contextmanager
-def mounted(exports: Sequence[Export], cancel: Cancellation) -> Iterator[None]:
+def mounted(exports: Sequence[Export], cancel: Cancellation, limits: Limits | None = None) -> Iterator[None]:
     """Shows images as plain files while the block lasts; when it ends well, all that was written is on the images.
 
-    Stay in one thread within the block. Raises FailedPreconditionError (TOOL_MISSING), RunError,
-    DeadlineExceededError (COMMAND_TIMEOUT), and what cancel.check() raises.
+    limits: of the program that does it. Stay in one thread within the block. Raises FailedPreconditionError
+    (TOOL_MISSING), RunError, DeadlineExceededError (COMMAND_TIMEOUT), and what cancel.check() raises.
     """
     ready = exports[0].mount_point.parent / "ready"
     with ExitStack() as stack:
@@ -48,10 +50,12 @@ def mounted(exports: Sequence[Export], cancel: Cancellation) -> Iterator[None]:
         descriptors = []
         for number, export in enumerate(exports):
             secret = f"key{number}"
-            if export.key and export.key.passphrase:
-                key_file = stack.enter_context(KeyFile(export.key.passphrase))
-                descriptors.append(key_file.fd)
-                command += ["--object", f"secret,id={secret},file={key_file.path}"]
+            keys = {secret: export.key, **{f"{secret}.{n}": parent.key for n, parent in enumerate(export.parents)}}
+            for name, key in keys.items():
+                if key and key.passphrase:
+                    key_file = stack.enter_context(KeyFile(key.passphrase))
+                    descriptors.append(key_file.fd)
+                    command += ["--object", f"secret,id={name},file={key_file.path}"]
             command += ["--blockdev", _blockdev(export, secret, f"disk{number}")]
             options = f"type=fuse,id=export{number},node-name=disk{number},writable=on,allow-other=off"
             command += ["--export", f"{options},mountpoint={str(export.mount_point).replace(',', ',,')}"]
@@ -62,6 +66,7 @@ def mounted(exports: Sequence[Export], cancel: Cancellation) -> Iterator[None]:
                 start_timeout_s=_START_TIMEOUT_S,
                 stop_timeout_s=_STOP_TIMEOUT_S,
                 pass_fds=descriptors,
+                limits=limits,
                 cancel=cancel,
             )
         )
@@ -79,4 +84,5 @@ def _blockdev(export: Export, secret: str, node: str) -> str:
     options.append(f"discard={'unmap' if export.frees_space else 'ignore'}")
     if export.key and export.format is DiskFormat.QCOW2:
         options.append("encrypt.format=luks")
+    options += backing_opts(export.parents, lambda number: f"{secret}.{number}")
     return ",".join(options)

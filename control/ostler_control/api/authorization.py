@@ -68,6 +68,7 @@ TABLE: Mapping[str, frozenset[Role]] = {
             "RestoreVm": _USERS,
             "RestoreVmOver": _USERS,
             "RestoreVolume": _USERS,
+            "ReadBackupFiles": _USERS,
         },
     ),
     **_service(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 
 import grpc
 from google.longrunning.operations_pb2 import Operation as LongRunning
@@ -16,12 +17,13 @@ from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import backups as convert
 from ostler_control.api.convert.enums import from_enum
 from ostler_control.api.paging import page
+from ostler_control.api.redact import redact_errors_for
 from ostler_control.api.requests import once
 from ostler_control.api.resolve import optional, resolve, visible
 from ostler_control.api.start_operation import admins_only, start_operation
 from ostler_control.caller import Caller
 from ostler_control.catalog.names import is_id
-from ostler_control.database import session
+from ostler_control.database import session, transaction
 from ostler_control.keys import Keyring
 from ostler_control.models import (
     Account,
@@ -35,7 +37,9 @@ from ostler_control.models import (
     Zone,
     new_id,
 )
+from ostler_control.operations import launch
 from ostler_control.pools import manage
+from ostler_control.volumes.download import transfer
 
 _SCOPES: dict[str, type[Cluster | Zone]] = {"cluster": Cluster, "zone": Zone}
 
@@ -156,6 +160,20 @@ class BackupService(backup_pb2_grpc.BackupServiceServicer):
                 pool=optional(Pool, request.pool, "pool"),
             )
             return start_operation(caller, request, lambda: vm_backups.restore_disk(wanted, caller.actor, self._keys))
+
+    def ReadBackupFiles(
+        self, request: pb.ReadBackupFilesRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.ReadBackupFilesResponse]:
+        caller = caller_of(context)
+        wanted = vm_backups.WantedFiles(request.path, request.file_system, request.content)
+        with redact_errors_for(caller, request), transfer(None) as at_work:
+            with session():
+                row = resolve(Backup, request.backup, "backup", caller=caller)
+                with transaction():
+                    operation = vm_backups.read_files(row, wanted, caller.actor, at_work.operation_id)
+                launch(operation)
+            parts = vm_backups.relay_files(at_work, row.id, wanted, self._agents, self._keys, context.is_active)
+            yield from map(convert.files, parts)
 
     def CreateBackupSchedule(
         self, request: pb.CreateBackupScheduleRequest, context: grpc.ServicerContext

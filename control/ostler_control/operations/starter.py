@@ -33,7 +33,7 @@ class Kind(Enum):
             *("vm.import", "vm.restore", "vm.restore-over", "vm.migrate", "vm.clone", "template.create"),
             *("volume.copy", "volume.migrate", "volume.encrypt", "volume.rekey", "volume.upload", "volume.download"),
             *("volume.restore", "volume.revert", "vm.revert", "snapshot.create", "snapshot.download"),
-            *("vm-snapshot.create", "backup.create", "backup.verify"),
+            *("vm-snapshot.create", "backup.create", "backup.verify", "backup.read-files"),
         }
     )
     CREATE = frozenset({"vm.create", "vm.reinstall", "volume.create"})

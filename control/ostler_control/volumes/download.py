@@ -34,7 +34,8 @@ _POLL_S = 0.2
 @dataclass
 class Transfer:
     """A download that runs in this process. ready: the export can be read on `host_id`; finished: the caller has all of
-    it, or nobody wants it any more; ended: the operation does not keep the export any longer."""
+    it, or nobody wants it any more; error: why it has not, if that is to end the operation; ended: the operation does
+    not keep the export any longer."""
 
     passphrase: Secret | None
     operation_id: str = field(default_factory=new_id)
@@ -42,6 +43,7 @@ class Transfer:
     ready: threading.Event = field(default_factory=threading.Event)
     finished: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
+    error: OstlerError | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,11 @@ def transfer(passphrase: Secret | None) -> Iterator[Transfer]:
             new.finished.set()
 
 
+def find_transfer(operation_id: str) -> Transfer | None:
+    """The transfer of an operation that was requested from this process."""
+    return _transfers.get(operation_id)
+
+
 def download(row: SourceRow, format: str, encryption: ExportEncryption, user: str, operation_id: str) -> Operation:
     """Records the operation that writes an export of a Volume or Snapshot and keeps it until it is read.
 
@@ -92,7 +99,7 @@ def download(row: SourceRow, format: str, encryption: ExportEncryption, user: st
 
 def relay(transfer: Transfer, agents: Agents, is_wanted: Callable[[], bool]) -> Iterator[Chunk]:
     """What to send to the caller, for as long as it is wanted. Raises the error with which the operation fails."""
-    yield from _progress(transfer, is_wanted)
+    yield from progress(transfer, is_wanted)
     if not transfer.ready.is_set():
         return
     with session():
@@ -102,7 +109,7 @@ def relay(transfer: Transfer, agents: Agents, is_wanted: Callable[[], bool]) -> 
 
     def check() -> None:
         if transfer.ended.is_set():
-            raise _operation_error(transfer.operation_id)
+            raise operation_error(transfer.operation_id)
 
     for total, data in streams.read(agents, address_of(transfer.host_id), wire.plain_ref(file), check):
         if not is_wanted():
@@ -114,19 +121,21 @@ def relay(transfer: Transfer, agents: Agents, is_wanted: Callable[[], bool]) -> 
     transfer.finished.set()
 
 
-def _progress(transfer: Transfer, is_wanted: Callable[[], bool]) -> Iterator[Chunk]:
+def progress(transfer: Transfer, is_wanted: Callable[[], bool]) -> Iterator[Chunk]:
+    """The progress of the operation, until what it prepares is ready. Raises the error with which it fails."""
     last_percent = -1
     while not transfer.ready.wait(_POLL_S) and is_wanted():
         with session():
             operation = Operation.get_by_id(transfer.operation_id)
         if operation.state.is_over:
-            raise _operation_error(transfer.operation_id)
+            raise operation_error(transfer.operation_id)
         if operation.percent != last_percent:
             last_percent = operation.percent
             yield Chunk(percent=last_percent)
 
 
-def _operation_error(operation_id: str) -> OstlerError:
+def operation_error(operation_id: str) -> OstlerError:
+    """With what an operation has ended."""
     with session():
         operation = Operation.get_by_id(operation_id)
     return error_from_json(operation.error) if operation.error else cancelled()
@@ -143,14 +152,14 @@ def _download_snapshot(run: Run) -> None:
 
 
 def _download(run: Run) -> None:
-    transfer = _transfers.get(run.id)
+    transfer = find_transfer(run.id)
     try:
         with run.undoing() as undo:
             host_id: str = run.step("choose", lambda: exports.choose(run))
             undo.push("discard", lambda: exports.discard(run))
             run.step("copy", lambda: _copy(run, host_id, transfer))
             run.step("release-source", lambda: exports.release_source(run))
-            run.step("send", lambda: _send(run, host_id, transfer))
+            run.step("send", lambda: send(run, host_id, transfer))
             undo.clear()
             run.always("discard", lambda: exports.discard(run))
     finally:
@@ -171,10 +180,14 @@ def _copy(run: Run, host_id: str, transfer: Transfer | None) -> None:
     run.job(address_of(host_id), lambda agent: agent.volumes.CopyVolume, started)
 
 
-def _send(run: Run, host_id: str, transfer: Transfer | None) -> None:
+def send(run: Run, host_id: str, transfer: Transfer | None) -> None:
+    """Inside a step: waits until the caller has everything. Raises AbortedError DOWNLOAD_INTERRUPTED without one."""
     if transfer is None:
         raise AbortedError("the control plane ended during the download; try again", "DOWNLOAD_INTERRUPTED")
     transfer.host_id = host_id
     transfer.ready.set()
     while not transfer.finished.wait(_POLL_S):
         run.check()
+    run.check()  # the caller may have gone
+    if transfer.error is not None:
+        raise transfer.error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -118,3 +119,35 @@ def test_a_wrong_schedule_is_not_sent(control: Control, ostler: Ostler, wrong: l
 def test_a_wrong_restore_is_not_sent(control: Control, ostler: Ostler, wrong: list[str]) -> None:
     assert ostler("backup", "restore", "nightly", *wrong).exit_code == 2
     assert control.asked == []
+
+
+def test_files_in_a_backup_are_listed_and_cannot_steer_the_terminal(control: Control, ostler: Ostler) -> None:
+    result = ostler("backup", "file", "list", "nightly")
+    assert result.exit_code == 0
+    assert "/dev/sda1" in result.stdout
+    assert asked(control, pb.ReadBackupFilesRequest) == pb.ReadBackupFilesRequest(backup="nightly")
+    listed = ostler("backup", "file", "list", "nightly", "/var", "--filesystem", "/dev/sda1")
+    assert "the directory has more files" in listed.stderr
+    for text in (result.stdout, listed.stdout, ostler("backup", "file", "list", "nightly", "/", "-o", "json").stdout):
+        assert "\x1b" not in text
+    assert "-rw-r-----" in listed.stdout
+    assert "log/" in listed.stdout
+    wanted = pb.ReadBackupFilesRequest(backup="nightly", path=b"/var", file_system="/dev/sda1")
+    assert wanted in control.asked
+
+
+def test_a_file_of_a_backup_is_written_to_the_named_file_only(control: Control, ostler: Ostler, tmp_path: Path) -> None:
+    control.stored, target = b"content of a file", tmp_path / "fstab"
+    result = ostler("backup", "file", "download", "nightly", "/../../etc/\udcff", str(target))
+    assert result.exit_code == 0, result.stderr
+    assert target.read_bytes() == control.stored
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert asked(control, pb.ReadBackupFilesRequest) == pb.ReadBackupFilesRequest(
+        backup="nightly", path=b"/../../etc/\xff", content=True
+    )
+    assert ostler("backup", "file", "download", "nightly", "/etc/fstab", str(target)).exit_code != 0
+    archive = ostler("backup", "file", "download", "nightly", "/etc/", str(target), "--force")
+    assert "a tar archive" in archive.stdout
+    control.sent = 5
+    assert ostler("backup", "file", "download", "nightly", "/a", str(tmp_path / "cut")).exit_code != 0
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith((".", "cut"))] == []

@@ -25,6 +25,7 @@ from ostler_control.models import (
     Vm,
     tuples,
 )
+from ostler_control.vm_backups.files import Part
 
 
 def backups(rows: Sequence[Backup], caller: Caller) -> list[pb.Backup]:
@@ -142,3 +143,19 @@ def stores(rows: Sequence[Pool]) -> list[pb.BackupStore]:
         )
         for pool in fleet.pools(rows)
     ]
+
+
+def files(part: Part) -> pb.ReadBackupFilesResponse:
+    """A part of what was found in a backup."""
+    found = part.found
+    return pb.ReadBackupFilesResponse(
+        phase=found.phase,
+        file_systems=found.file_systems,
+        files=found.files,
+        more=found.more,
+        archive=found.archive,
+        size_bytes=found.size_bytes,
+        data=found.data,
+        complete=found.complete,
+        sha256=part.sha256,
+    )

@@ -10,6 +10,7 @@ from ostler.control.v1 import vm_pb2, volume_pb2
 
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.commands._backup_file import file
 from ostler_control.cli.commands._backup_schedule import schedule
 from ostler_control.cli.commands._backup_store import store as store_group
 from ostler_control.cli.commands._vm_view import VIEW as VM_VIEW
@@ -284,5 +285,6 @@ def delete(app: App, backup: str, yes: bool, call: CallOptions) -> None:
     finish(app, app.client.backups.DeleteBackup(request), VIEW, pb.Backup(), call, gone=True)
 
 
+command.add_command(file)
 command.add_command(schedule)
 command.add_command(store_group)
