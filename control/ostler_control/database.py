@@ -163,7 +163,7 @@ def transaction() -> Iterator[None]:
             if _erasure.is_due() and outermost:
                 _erasure.attempt()
         if changed:
-            _commit_sync.wait(Path(db.database))
+            _commit_sync.wait(db.database)
 
 
 def erase_deleted() -> None:

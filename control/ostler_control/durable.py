@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from pathlib import Path
 
 from peewee import OperationalError
 
@@ -27,7 +26,7 @@ class CommitSync:
         self._failures: deque[tuple[range, OperationalError]] = deque(maxlen=100)
         self._running = False
 
-    def wait(self, database: Path) -> None:
+    def wait(self, database: str) -> None:
         """Returns once everything that was committed before is durable. Raises OperationalError when the disk fails: as
         after a failed commit, it is unknown whether the change will be there after a power cut. All commits that the
         failed sync was for fail: a later sync may succeed although the kernel has dropped what it could not write."""
@@ -42,7 +41,7 @@ class CommitSync:
                 self._changed.release()
                 failure = None
                 try:
-                    _sync(database.with_name(f"{database.name}-wal"))
+                    _sync(f"{database}-wal")
                 except OperationalError as error:
                     failure = error
                 finally:
@@ -57,7 +56,7 @@ class CommitSync:
                     raise OperationalError(str(failure)) from failure
 
 
-def _sync(log: Path) -> None:
+def _sync(log: str) -> None:
     try:
         descriptor = os.open(log, os.O_RDWR)
     except FileNotFoundError:

@@ -52,6 +52,11 @@ def maximum_of(vm: Vm) -> Size:
 def renew_maximum(vm: Vm) -> None:
     """Gives a VM that is about to start the maximum of its offering, within the caller's transaction."""
     VmMaximum.delete().where(VmMaximum.vm == vm.id).execute()
+    give_maximum(vm)
+
+
+def give_maximum(vm: Vm) -> None:
+    """The same for a new VM."""
     found = maximums_of_offerings([vm.service_offering_id]).get(vm.service_offering_id)
     if found is not None:
         VmMaximum.create(vm=vm.id, cpus=found.cpus, memory_bytes=found.memory_bytes)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime
 import uuid
+from typing import Self
 
-from peewee import DatabaseProxy, DateTimeField, Model, TextField
+from peewee import ColumnBase, DatabaseProxy, DateTimeField, Model, TextField
 
 # Unbound until `ostler_control.database.connect` gives it SQLite or PostgreSQL.
 db = DatabaseProxy()
@@ -30,3 +31,11 @@ class BaseModel(Model):
     class Meta:
         database = db
         legacy_table_names = False
+
+    @classmethod
+    def get_or_none(cls, *conditions: ColumnBase) -> Self | None:
+        """The first row for which these hold. When there is none, as mostly, peewee's own would write the statement
+        once more, into an error that nobody sees."""
+        query = cls.select().where(*conditions) if conditions else cls.select()
+        row: Self | None = query.first()
+        return row

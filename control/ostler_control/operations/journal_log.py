@@ -9,7 +9,6 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections import defaultdict
-from pathlib import Path
 
 import structlog
 from peewee import OperationalError
@@ -22,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 _RETRY_S = 1.0
 
-_syncs: defaultdict[Path, CommitSync] = defaultdict(CommitSync)
+_syncs: defaultdict[str, CommitSync] = defaultdict(CommitSync)
 
 
 @event.listens_for(Engine, "connect")
@@ -46,7 +45,7 @@ def _sync_changes(connection: object, record: ConnectionPoolEntry) -> None:
     if connection.total_changes == record.info["changes"]:
         return
     record.info["changes"] = connection.total_changes
-    file = Path(record.info["file"])
+    file: str = record.info["file"]
     while True:
         try:
             _syncs[file].wait(file)

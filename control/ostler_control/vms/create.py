@@ -11,7 +11,7 @@ from peewee import ColumnBase, IntegrityError
 
 from ostler_control import labels, settings
 from ostler_control.catalog.quotas import Resources, check_quota
-from ostler_control.catalog.sizes import renew_maximum
+from ostler_control.catalog.sizes import give_maximum
 from ostler_control.database import transaction
 from ostler_control.hypervisors import registry, rules
 from ostler_control.keys import Keyring
@@ -54,9 +54,10 @@ def create(wanted: NewVm, user: str, keys: Keyring) -> Operation:
     vm = _record_vm(wanted, checked)
     if wanted.tpm:
         tpm.add(vm, keys)
-    vm_user_data.assign(vm, wanted.user_data, wanted.template, keys)
-    placement = _place(vm, wanted)
-    root = _record_root(vm, wanted, checked, placement, keys)
+    if checked.seed:
+        vm_user_data.assign(vm, wanted.user_data, wanted.template, keys)
+    placement, host = _place(vm, wanted)
+    root = _record_root(vm, wanted, checked, placement, host, keys)
     inputs = CreateInputs(placement.host_id, root.id, settings.encryption.LUKS_ITER_TIME.get(), wanted.stopped)
     return record_operation("vm.create", vm, user, inputs, also=[root])
 
@@ -91,8 +92,9 @@ def _record_vm(wanted: NewVm, checked: Checked) -> Vm:
         values = {"vm": vm, "position": position, "mac": nic.mac, "network": nic.network, "model": nic.model}
         row = _insert_or_raise(taken, Nic.mac == nic.mac, Nic, **values)
         addressing.record(row.id, nic.addressing)
-    renew_maximum(vm)
-    affinity.put(vm, wanted.affinity_groups)
+    give_maximum(vm)
+    if wanted.affinity_groups:
+        affinity.put(vm, wanted.affinity_groups)
     isos.add(vm, wanted.isos)
     details.add(vm, wanted.details)
     labels.add(vm, wanted.labels)
@@ -110,13 +112,13 @@ def _insert_or_raise(taken: AlreadyExistsError, same: ColumnBase, model: type[R]
         raise
 
 
-def _place(vm: Vm, wanted: NewVm) -> Placement:
-    """Chooses a host and a pool and claims the host's capacity."""
+def _place(vm: Vm, wanted: NewVm) -> tuple[Placement, Host]:
+    """Chooses a host and a pool and claims the host's capacity. Of the host: its type, and what its driver reads."""
     placement = placement_query.find_and_claim(vm, _demand(vm, wanted))
-    host = Host.select(Host.hypervisor_type).where(Host.id == placement.host_id).get()
+    host = Host.select(Host.hypervisor_type, Host.template_formats).where(Host.id == placement.host_id).get()
     Vm.update(hypervisor_type=host.hypervisor_type).where(Vm.id == vm.id).execute()
     driver_details.check(vm, placement.host_id)
-    return placement
+    return placement, host
 
 
 def _demand(vm: Vm, wanted: NewVm) -> Demand:
@@ -144,7 +146,7 @@ def _demand(vm: Vm, wanted: NewVm) -> Demand:
     )
 
 
-def _record_root(vm: Vm, wanted: NewVm, checked: Checked, placement: Placement, keys: Keyring) -> Volume:
+def _record_root(vm: Vm, wanted: NewVm, checked: Checked, placement: Placement, host: Host, keys: Keyring) -> Volume:
     volume_id = new_id()
     root = Volume.create(
         id=volume_id,
@@ -154,7 +156,7 @@ def _record_root(vm: Vm, wanted: NewVm, checked: Checked, placement: Placement, 
         template=wanted.template,
         passphrase=keys.create(volume_id) if wanted.offering.encrypt_root else None,
         size_bytes=checked.root_size_bytes,
-        format=_root_format(placement.host_id),
+        format=_root_format(host),
         root=True,
         vm_id=vm.id,
         slot=0,
@@ -164,9 +166,9 @@ def _record_root(vm: Vm, wanted: NewVm, checked: Checked, placement: Placement, 
     return root
 
 
-def _root_format(host_id: str) -> str:
+def _root_format(host: Host) -> str:
     """qcow2 on every hypervisor that supports it, because it allocates on demand."""
-    formats = registry.split(Host.select(Host.template_formats).where(Host.id == host_id).get().template_formats)
+    formats = registry.split(host.template_formats)
     return min(formats) if formats and "qcow2" not in formats else "qcow2"
 
 

@@ -19,10 +19,7 @@ from ostler_control.models import Host, Vm, VmDetail, first_tuple, tuples
 
 def merged(vm: Vm) -> dict[str, str]:
     """All details that the driver receives for a VM, by its own keys."""
-    of_template = of_templates([vm.template_id]).get(vm.template_id, {}) if vm.template_id else {}
-    of_offering = of_offerings([vm.service_offering_id]).get(vm.service_offering_id, {})
-    given = of_template | of_offering
-    return {key.removeprefix(PREFIX): value for key, value in given.items()} | _own(vm)
+    return _given(vm) | _own(vm)
 
 
 def check(vm: Vm, host_id: str) -> None:
@@ -36,14 +33,17 @@ def check(vm: Vm, host_id: str) -> None:
         return
     schema = schema_of(capabilities)
     per_vm = {field.key: field.per_vm for field in schema}
-    for key in _own(vm):
+    own = _own(vm)
+    for key in own:
         if not per_vm.get(key, True):
             raise FailedPreconditionError(
                 f"VMs must not set the detail {PREFIX}{key}: an admin sets it in a template or service offering",
                 "DETAIL_NOT_ALLOWED",
                 {"detail": PREFIX + key},
             )
-    check_values(merged(vm), schema, f"hypervisors of type {rules.name_of(hypervisor_type)}")
+    details = _given(vm) | own
+    if details or schema:
+        check_values(details, schema, f"hypervisors of type {rules.name_of(hypervisor_type)}")
 
 
 @functools.lru_cache(maxsize=1024)  # hosts' reports are kilobytes, and many are alike
@@ -71,6 +71,13 @@ def _field(message: host_pb2.DriverDetail) -> DetailField:
         minimum=message.minimum,
         maximum=message.maximum,
     )
+
+
+def _given(vm: Vm) -> dict[str, str]:
+    """Those of its template and offering."""
+    of_template = of_templates([vm.template_id]).get(vm.template_id, {}) if vm.template_id else {}
+    of_offering = of_offerings([vm.service_offering_id]).get(vm.service_offering_id, {})
+    return {key.removeprefix(PREFIX): value for key, value in (of_template | of_offering).items()}
 
 
 def _own(vm: Vm) -> dict[str, str]:

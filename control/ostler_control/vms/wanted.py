@@ -85,10 +85,14 @@ class NewVm:
 
 @dataclass(frozen=True)
 class Checked:
-    """A request that passed its checks: the size of the root disk, and the interfaces with MAC and model filled in."""
+    """A request that passed its checks: the size of the root disk, and the interfaces with MAC and model filled in.
+
+    seed: whether its guest is given anything, see `vm_user_data.is_needed`.
+    """
 
     root_size_bytes: int
     nics: Sequence[NewNic]
+    seed: bool
 
 
 def check(wanted: NewVm) -> Checked:
@@ -105,10 +109,11 @@ def check(wanted: NewVm) -> Checked:
     size_bytes = _root_size(wanted)
     details.check_new(wanted.details)
     labels.check_new("labels", wanted.labels)
-    check_supported(wanted.template, _functions(wanted), host=wanted.host, cluster=wanted.cluster, zone=wanted.zone)
+    functions = _functions(wanted)
+    check_supported(wanted.template, functions, host=wanted.host, cluster=wanted.cluster, zone=wanted.zone)
     if wanted.template:
         template_store.check_encryption(wanted.template, wanted.offering.encrypt_root)
-    return Checked(size_bytes, check_nics(wanted.nics, wanted.account))
+    return Checked(size_bytes, check_nics(wanted.nics, wanted.account), Function.USER_DATA in functions)
 
 
 def vm_exists(account: Account, name: str) -> AlreadyExistsError:
