@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from ostler_control import database
-from ostler_control.statement_forms import Texts, written
+from ostler_control.statement_forms import Texts, comparable, written
 from peewee import Context, Node
 
 from tests import databases
@@ -71,10 +71,13 @@ class _ComparedTexts(Texts):
     """Compares every statement of the tests with what peewee writes."""
 
     def write(self, statement: Node, context: Callable[[], Context]) -> tuple[str, list[object]]:
-        found, expected = super().write(statement, context), written(statement, context)
-        # Of a new row peewee makes new ids and times each time it writes.
-        assert found == expected or (found[0] == expected[0] and found[0].startswith("INSERT")), (found, expected)
-        return found
+        text, values = super().write(statement, context)
+        if isinstance(vars(statement).get("_insert", {}), dict):  # else it may be an iterator, which is used up now
+            expected, expected_values = written(statement, context)
+            assert text == expected
+            # Of a new row peewee makes new ids and times each time it writes.
+            assert text.startswith("INSERT") or comparable(values) == comparable(expected_values)
+        return text, values
 
 
 @pytest.fixture(scope="session", autouse=True)

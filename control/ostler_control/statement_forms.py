@@ -71,8 +71,13 @@ class Texts:
         if key not in self._texts:
             if len(self._texts) >= _MAX_TEXTS:
                 self._texts.clear()
-            self._texts[key] = (text, form.kept) if values == form.values else None
+            self._texts[key] = (text, form.kept) if comparable(values) == comparable(form.values) else None
         return text, values
+
+
+def comparable(values: list[object]) -> list[object]:
+    """Values that are equal when the database gets the same: psycopg wraps each binary one in an object of its own."""
+    return [getattr(value, "obj", value) for value in values]
 
 
 def written(statement: Node, context: Callable[[], Context]) -> tuple[str, list[object]]:
