@@ -39,6 +39,7 @@ class Nemesis:
             "kill": (4, self._kill),
             "freeze": (3, self._freeze),
             "cut a host": (4, self._cut_host),
+            "kill an agent": (3, self._kill_agent),
             "cut the control plane": (1, self._cut_control),
             "set a clock wrong": (2, self._set_clock),
             "lose packets": (2, self._lose_packets),
@@ -78,6 +79,12 @@ class Nemesis:
         relay.cut()
         self._wait(0.5, 15.0)
         relay.heal()
+
+    def _kill_agent(self) -> None:
+        host = self.place.site.hosts[self._dice.choice(("h1", "h2", "h3"))]
+        host.kill()
+        self._wait(0.0, 3.0)
+        host.revive()
 
     def _cut_control(self) -> None:
         relay = self._dice.choice(self.place.replicas).relay

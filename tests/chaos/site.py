@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,7 @@ from tests.sites import Site
 
 START_S, STOP_S = 60.0, 20.0
 DISK_BYTES = 64 << 20
+PACE_S = 0.2
 
 
 @dataclass
@@ -136,6 +139,8 @@ def place(directory: Path, replicas: int) -> Iterator[Place]:
             site = sites.new_site(fleet.config.database, fleet.config.state_dir, directory)
             stack.callback(site.fleet.stop)
             site.fleet.image_locks = True
+            # So that faults find jobs under way.
+            site.fleet.pace = lambda: time.sleep(random.uniform(0.0, PACE_S))
             hosts = {}
             for name, fake in site.hosts.items():
                 _tell(fake)

@@ -36,13 +36,14 @@ from ostler.agent.v1.conversion_pb2 import ExportVmRequest
 from ostler.types.v1 import backup_file_pb2, guest_pb2, job_pb2
 from ostler.types.v1 import vm_pb2 as types_vm_pb2
 from ostler.types.v1 import volume_pb2 as types_volume_pb2
-from ostler_agent.jobs import JobContext, Jobs
+from ostler_agent.jobs import JobContext
 from ostler_agent.services.jobs import JobService
 from ostler_common.errors import AbortedError, FailedPreconditionError, NotFoundError, OstlerError, to_status
 
 from tests.fakes.adoption import FakeAdoption
 from tests.fakes.conversion import Directory, FakeConversion
 from tests.fakes.guard import FakeGuard, Leases
+from tests.fakes.life import Life
 from tests.fakes.remote_kvm import FakeRemoteKvm, KvmHost
 from tests.fakes.watched_host import WatchedHost
 
@@ -119,7 +120,8 @@ class Fleet:
     imports by pool id and import id; ovftool: the files that an export by a host brings; archives: files by URL;
     exported: what was asked for; kvm: a KVM host that is no part of the fleet;
     written: by volume id, what warm copies have written; image_locks: whether a disk that is open on one host is
-    refused on another, as QEMU does; refused_by_locks: the VMs for which that was needed.
+    refused on another, as QEMU does; refused_by_locks: the VMs for which that was needed; pace: called by each job
+    before and after its work.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -135,6 +137,7 @@ class Fleet:
         self.kvm = KvmHost()
         self.image_locks = False
         self.refused_by_locks: set[str] = set()
+        self.pace: Callable[[], None] = lambda: None
         self.leases: Leases = {}
         self.lock = threading.RLock()
 
@@ -190,7 +193,7 @@ class FakeHost(
         self.foreign: dict[str, adoption_pb2.InspectVmResponse] = {}
         self.marked: set[str] = set()
         self.guard = FakeGuard(host_id, fleet.leases, self.end_vms)
-        self._jobs = Jobs(fleet.directory / f"jobs-{host_id}")
+        self._life = Life(fleet.directory / f"jobs-{host_id}")
         self.watched: WatchedHost | None = None  # who watches it is told what happens here
         self._server: grpc.Server | None = None
 
@@ -208,7 +211,7 @@ class FakeHost(
         conversion_pb2_grpc.add_ConversionServiceServicer_to_server(conversion, server)
         adoption_pb2_grpc.add_AdoptionServiceServicer_to_server(FakeAdoption(self), server)
         remote_kvm_pb2_grpc.add_RemoteKvmServiceServicer_to_server(FakeRemoteKvm(self), server)
-        job_pb2_grpc.add_JobServiceServicer_to_server(_JobErrors(self._jobs), server)
+        job_pb2_grpc.add_JobServiceServicer_to_server(_JobErrors(self._life.jobs), server)
         if self.watched is not None:
             self.watched.serve_on(server)
         else:
@@ -222,6 +225,16 @@ class FakeHost(
         if self._server is not None:
             self._server.stop(0).wait()
             self._server = None
+
+    def kill(self) -> None:
+        """The agent dies; VMs go on. It begins its next life with `revive`."""
+        with self.fleet.lock:
+            self._life.end()
+        self.stop()
+
+    def revive(self) -> None:
+        self._life.begin()
+        self.start()
 
     def end_vms(self) -> None:
         """Every VM ends at once."""
@@ -783,14 +796,20 @@ class FakeHost(
             if fault.times <= 0:
                 self.faults.pop(method)
 
+        life = self._life.number
+        self._life.knows(kind)
+
         def faulty(job: JobContext) -> Any:
             self.calls.append(method)
             if fault is not None and fault.forget_key:
                 made = request.target if hasattr(request, "target") else request.volume
                 made.ClearField("key")
             if fault is None:
+                self.fleet.pace()
                 with self.fleet.lock:
-                    return work(job)
+                    result = self._life.do(life, job, work)
+                self.fleet.pace()
+                return result
             fault.reached.set()
             while fault.hold is not None and not fault.hold.wait(0.01):
                 job.check()
@@ -803,7 +822,7 @@ class FakeHost(
             return result
 
         with _errors(context):
-            updates = self._jobs.run(request.operation, kind, request, faulty)
+            updates = self._life.jobs.run(request.operation, kind, request, faulty)
             for update in updates:
                 if fault is not None and fault.cut:
                     fault.reached.wait(10)
