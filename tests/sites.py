@@ -38,6 +38,7 @@ from ostler_control.models import (
     UserData,
     Vm,
     VmSnapshot,
+    VmSnapshotMemory,
     VmTpm,
     VmUserData,
     Volume,
@@ -166,7 +167,7 @@ class Site:
         assert list(VolumeFile.select()) == [], "files that were not swept"
         documents: list[Any] = [*UserData.select(), *VmUserData.select()]
         others = {row.passphrase_id for model in (FenceDevice, VmTpm) for row in model.select()}
-        backed_up: list[Any] = list(BackupDisk.select())
+        backed_up: list[Any] = [*BackupDisk.select(), *VmSnapshotMemory.select()]
         assert keys == {row.passphrase_id for row in (*kept, *backed_up, *documents) if row.passphrase_id} | others
         assert [row.id for row in VmUserData.select() if row.operation_id] == [], "user data that waits for nothing"
         files = self.fleet.files()
@@ -180,12 +181,16 @@ class Site:
                 file = self.fleet.pools[row.pool_id][row.file_id]
                 assert file.passphrase == opened, f"{row.name} does not open"
                 assert not file.also, f"{row.name} is opened by a second key"
-        for disk in backed_up:
+        for disk in BackupDisk.select():
             if disk.backup.state == "ready":
                 file = self.fleet.pools[disk.pool_id][disk.file_id]
                 assert file.passphrase == self.keys.open(disk).reveal(), f"{disk.name} does not open"
                 assert disk.encrypt_format == "luks"
                 assert disk.sha256
+        for memory in VmSnapshotMemory.select():
+            if memory.vm_snapshot.state == "ready":
+                file = self.fleet.pools[memory.pool_id][memory.file_id]
+                assert file.passphrase == self.keys.open(memory).reveal(), f"{memory.name} does not open"
         copies = [volume_id for pool in self.fleet.pools.values() for volume_id in pool]
         assert len(copies) == len(set(copies)), "a volume has two files"
         machines: list[Any] = list(Vm.select())

@@ -49,6 +49,7 @@ from ostler_agent.hypervisors.base import Hypervisor, VmEvent
 from ostler_agent.hypervisors.driver import Driver, UsesCredentials
 from ostler_agent.isos import Isos
 from ostler_agent.jobs import Jobs
+from ostler_agent.memory_files import MEMORY_FILES
 from ostler_agent.metrics import AgentCollector
 from ostler_agent.migration.admissions import Admissions
 from ostler_agent.migration.destination import IncomingMigrations
@@ -217,6 +218,7 @@ class Agent:
             lambda: prober.current().emulates,
         )
         guest_converter.clear()
+        MEMORY_FILES.clear()
         files = BackupFiles(self._pools, own_volumes.locks, guest_converter)
         volumes = VolumeService(self._jobs, own_volumes, files=files)
         staging = StagingDirectories(self._pools)

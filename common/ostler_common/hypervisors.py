@@ -23,6 +23,7 @@ class Function(StrEnum):
     IO_LIMITS = "io-limits"
     ONLINE_BACKUP = "online-backup"
     INCREMENTAL_BACKUP = "incremental-backup"
+    MEMORY_SNAPSHOT = "memory-snapshot"
     VOLUME_ENCRYPTION = "volume-encryption"
     DIRECT_DOWNLOAD = "direct-download"
     INSTANCE_CONVERSION = "instance-conversion"
@@ -61,6 +62,7 @@ _SUMMARIES = {
     Function.IO_LIMITS: "limiting the I/O of disks, also while the VM runs",
     Function.ONLINE_BACKUP: "copying all disks of a running VM as of one moment",
     Function.INCREMENTAL_BACKUP: "backing up only what a running VM has written since its last backup",
+    Function.MEMORY_SNAPSHOT: "keeping a running VM's memory in a snapshot, and continuing the VM from it",
     Function.VOLUME_ENCRYPTION: "VMs with encrypted volumes",
     Function.DIRECT_DOWNLOAD: "downloading templates directly into a pool",
     Function.INSTANCE_CONVERSION: "converting guests of other hypervisors",

@@ -14,6 +14,9 @@ class FakeRuntime:
         self.grown: list[tuple[str, str, int]] = []
         self.infos: list[VmInfo] = []
 
+    def vm(self, vm_id: str) -> VmInfo:
+        return next(info for info in self.infos if info.vm_id == vm_id)
+
     def running(self, vm_id: str) -> bool:
         return vm_id in self.volumes.values()
 

@@ -87,11 +87,12 @@ def bytes_of(file: File) -> bytes:
 
 @dataclass
 class Machine:
-    """A VM that a host knows."""
+    """A VM that a host knows. memory: the content of what its guest continued from, "" if it booted."""
 
     spec: types_vm_pb2.VmSpec
     running: bool = False
     migrating: bool = False
+    memory: str = ""
 
 
 @dataclass
@@ -327,7 +328,8 @@ class FakeHost(
             for info in made:
                 if request.vm_id and self.consistency is not None:
                     info.consistency, info.consistency_reason = self.consistency
-            return job_pb2.CopiedDisks(volumes=made, parts=[] if self.old else parts)
+            memory = self._save_memory(request.vm_id, request.memory) if request.HasField("memory") else None
+            return job_pb2.CopiedDisks(volumes=made, parts=[] if self.old else parts, memory=memory)
 
         return self._job("CopyDisks", "volume.copy-disks", request, context, work)
 
@@ -486,7 +488,8 @@ class FakeHost(
             self._place_seed(request.spec)
             with self.fleet.lock:
                 self._check_image_lock(request.spec.vm_id)
-                self.vms[request.spec.vm_id] = Machine(_without_keys(request.spec), running=True)
+                memory = self._memory_of(request) if request.HasField("memory") else ""
+                self.vms[request.spec.vm_id] = Machine(_without_keys(request.spec), running=True, memory=memory)
             return self._vm_info(request.spec.vm_id)
 
         return self._job("StartVm", "vm.start", request, context, work)
@@ -871,6 +874,26 @@ class FakeHost(
             content=file.content,
         )
         return self._volume_info(target)
+
+    def _save_memory(self, vm_id: str, target: types_volume_pb2.VolumeRef) -> types_volume_pb2.VolumeInfo:
+        """What the guest has in its memory is, to this agent, which disks it has."""
+        files, machine = self._files(target), self.vms[vm_id]
+        if not machine.running:
+            raise FailedPreconditionError(f"VM {vm_id} does not run", "VM_NOT_RUNNING")
+        if target.volume_id in files:
+            raise FailedPreconditionError(f"volume {target.volume_id} exists", "VOLUME_EXISTS")
+        content = " ".join(self._file(disk.volume).content for disk in machine.spec.disks)
+        files[target.volume_id] = File(
+            machine.spec.memory_bytes, target.format, target.key.passphrase, target.key.key_id, content=content
+        )
+        return self._volume_info(target)
+
+    def _memory_of(self, request: vm_pb2.StartVmRequest) -> str:
+        file = self._file(request.memory)
+        self._open(file, request.memory)
+        if file.content != " ".join(self._file(disk.volume).content for disk in request.spec.disks):
+            raise FailedPreconditionError("the memory is of other disks", "MEMORY_NOT_RESTORED")
+        return file.content
 
     def _record(self, disk: volume_pb2.DiskCopy, record_id: str) -> job_pb2.CopiedPart:
         """As an agent does with dirty bitmaps, unless it is of an old release."""

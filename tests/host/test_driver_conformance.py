@@ -62,7 +62,8 @@ KVM_ONLY = {
         "adoption.unknown",
     ),
     *("online-copy.copy", "online-copy.cancelled", "online-copy.pivot", "console-log.kept", "guest.console-log"),
-    *("online-backup.together", "incremental-backup.since", "send-key.pressed", "screen.vnc"),
+    *("online-backup.together", "incremental-backup.since", "memory-snapshot.continued", "send-key.pressed"),
+    "screen.vnc",
 }
 # What a container cannot do either.
 VMS_ONLY = {

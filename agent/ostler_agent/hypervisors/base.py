@@ -25,6 +25,7 @@ from ostler_agent.hypervisors.guest import GuestAgent
 from ostler_agent.hypervisors.info import DriverInfo
 from ostler_agent.hypervisors.interaction import ConsoleLog, Screen, SendKey
 from ostler_agent.hypervisors.media import CdromDrives
+from ostler_agent.hypervisors.memory import MemorySnapshot
 from ostler_agent.spec import DiskSpec, Freeze, Key, NicSpec, VmInfo, VmSpec, VolumeRef
 
 Paths = Callable[[VolumeRef], Path]
@@ -521,6 +522,7 @@ PARTS: Mapping[Function, type] = {
     Function.ONLINE_COPY: LiveCopy,
     Function.ONLINE_BACKUP: Backup,
     Function.INCREMENTAL_BACKUP: IncrementalBackup,
+    Function.MEMORY_SNAPSHOT: MemorySnapshot,
     Function.SCREEN: Screen,
     Function.SCREENSHOT: Screenshot,
     Function.CONSOLE_LOG: ConsoleLog,

@@ -23,11 +23,12 @@ from ostler_agent.jobs import JobContext, Jobs, interrupted
 from ostler_agent.journal import Record
 from ostler_agent.seeds import SEEDS, Seeds
 from ostler_agent.services import convert, guest_convert
-from ostler_agent.spec import PowerState, VmInfo, VmSpec
+from ostler_agent.spec import PowerState, VmInfo, VmSpec, VolumeRef
 from ostler_agent.vms import (
     addresses,
     cdroms,
     console_log,
+    continuing,
     disks,
     guest,
     keyboard,
@@ -84,11 +85,12 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
 
     def StartVm(self, request: vm_pb2.StartVmRequest, context: grpc.ServicerContext) -> Updates:
         spec = convert.vm_spec(request.spec)
+        memory = convert.volume_ref(request.memory, "memory") if request.HasField("memory") else None
         return self._jobs.run(
             request.operation,
             "vm.start",
             request,
-            lambda job: convert.vm_info(self._start(spec, job)),
+            lambda job: convert.vm_info(self._start(spec, job, memory)),
         )
 
     def StopVm(self, request: vm_pb2.StopVmRequest, context: grpc.ServicerContext) -> Updates:
@@ -255,13 +257,18 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         assert isinstance(self._driver, Screenshot)
         return vm_pb2.ScreenshotResponse(png=self._driver.screenshot(convert.uuid_field(request.vm_id, "vm_id")))
 
-    def _start(self, spec: VmSpec, job: JobContext) -> VmInfo:
+    def _start(self, spec: VmSpec, job: JobContext, memory: VolumeRef | None) -> VmInfo:
         self._may_start()
         if not spec.cdroms or self._driver.running(spec.vm_id):
-            return power.start(self._driver, self._paths, spec, job, self._seeds)
+            return self._start_or_continue(spec, job, memory)
         need(self._driver, Function.ISO)
         with self._isos.hold(spec, job) as held:
-            return power.start(self._driver, self._paths, held, job, self._seeds)
+            return self._start_or_continue(held, job, memory)
+
+    def _start_or_continue(self, spec: VmSpec, job: JobContext, memory: VolumeRef | None) -> VmInfo:
+        if memory is None:
+            return power.start(self._driver, self._paths, spec, job, self._seeds)
+        return continuing.start(self._driver, self._paths, spec, memory, job, self._seeds)
 
     def _detach(self, vm_id: str, volume_id: str, key_id: str | None, job: JobContext) -> VmInfo:
         info = disks.detach(self._driver, vm_id, volume_id, key_id, job)

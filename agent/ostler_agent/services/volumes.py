@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from ostler.agent.v1 import volume_pb2, volume_pb2_grpc
 from ostler.types.v1 import job_pb2
 from ostler.types.v1 import volume_pb2 as types_pb2
+from ostler_common.errors import bad_field
 
 from ostler_agent.conversion.backup_files import BackupFiles
 from ostler_agent.direct_download import Downloader
@@ -101,11 +102,19 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
     ) -> Iterator[job_pb2.JobUpdate]:
         vm_id, pairs = convert.uuid_field(request.vm_id, "vm_id"), _pairs(request)
         backup_id = convert.uuid_field(request.record_id, "record_id") if request.record_id else ""
+        memory = convert.volume_ref(request.memory, "memory") if request.HasField("memory") else None
+        if memory is not None and backup_id:
+            raise bad_field("record_id", "must be empty: a copy with memory records nothing")
+        copies = self._volumes.disk_copies
         return self._jobs.run(
             request.operation,
             "volume.copy-disks",
             request,
-            lambda job: _copied(self._volumes.disk_copies.copy(job, vm_id, pairs, backup_id)),
+            lambda job: (
+                _copied(copies.copy(job, vm_id, pairs, backup_id))
+                if memory is None
+                else _copied(*copies.copy_with_memory(job, vm_id, pairs, memory))
+            ),
         )
 
     def DigestVolume(
@@ -247,7 +256,11 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
 
     def _resume_copy_disks(self, record: Record, job: JobContext) -> Message:
         request = record.request_as(volume_pb2.CopyDisksRequest)
-        return _copied(self._volumes.disk_copies.resolve_interrupted(request.vm_id, _pairs(request), record.facts))
+        copies, vm_id, pairs = self._volumes.disk_copies, request.vm_id, _pairs(request)
+        if request.HasField("memory"):
+            memory = convert.volume_ref(request.memory, "memory")
+            return _copied(*copies.resolve_interrupted_with_memory(vm_id, pairs, memory, record.facts))
+        return _copied(copies.resolve_interrupted(vm_id, pairs, record.facts))
 
     def _resume_mirror(self, record: Record, job: JobContext) -> Message:
         mirrored = _mirrored(record.request_as(volume_pb2.MirrorVolumeRequest))
@@ -288,7 +301,8 @@ def _pairs(request: volume_pb2.CopyDisksRequest) -> list[Pair]:
     ]
 
 
-def _copied(made: Sequence[VolumeInfo]) -> job_pb2.CopiedDisks:
+def _copied(made: Sequence[VolumeInfo], memory: VolumeInfo | None = None) -> job_pb2.CopiedDisks:
     reasons = [info.full_reason for info in made if info.full_reason is not None]
     parts = [job_pb2.CopiedPart(increment=not reason, reason=reason[:_MAX_REASON]) for reason in reasons]
-    return job_pb2.CopiedDisks(volumes=map(convert.volume_info, made), parts=parts)
+    image = convert.volume_info(memory) if memory is not None else None
+    return job_pb2.CopiedDisks(volumes=map(convert.volume_info, made), parts=parts, memory=image)

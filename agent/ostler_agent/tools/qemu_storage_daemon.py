@@ -25,7 +25,8 @@ class Export:
     """An image and the file that shows it.
 
     mount_point: an existing, empty file; frees_space: whether the image gives back the space that its user discards;
-    parents: images that have what the image lacks, the nearest first.
+    parents: images that have what the image lacks, the nearest first; new_owner: whether root may give the file to
+    another user, which opens it to nobody.
     """
 
     image: Path
@@ -34,6 +35,7 @@ class Export:
     mount_point: Path
     frees_space: bool = True
     parents: Sequence[Layer] = ()
+    new_owner: bool = False
 
 
 @contextmanager
@@ -57,7 +59,9 @@ def mounted(exports: Sequence[Export], cancel: Cancellation, limits: Limits | No
                     descriptors.append(key_file.fd)
                     command += ["--object", f"secret,id={name},file={key_file.path}"]
             command += ["--blockdev", _blockdev(export, secret, f"disk{number}")]
-            options = f"type=fuse,id=export{number},node-name=disk{number},writable=on,allow-other=off"
+            options = f"type=fuse,id=export{number},node-name=disk{number},writable=on"
+            # QEMU lets the owner change only of a file that the kernel lets others open, if its mode and owner do.
+            options += f",allow-other={'on' if export.new_owner else 'off'}"
             command += ["--export", f"{options},mountpoint={str(export.mount_point).replace(',', ',,')}"]
         stack.enter_context(
             daemon(

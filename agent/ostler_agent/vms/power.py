@@ -40,10 +40,7 @@ def start(driver: Hypervisor, paths: Paths, spec: VmSpec, progress: Progress, se
     KEY_MISSING.
     """
     if not driver.running(spec.vm_id):
-        _check_supported(driver, spec)
-        for disk in spec.disks:
-            check_volume(disk.volume, paths(disk.volume))
-        check_networks(spec.nics)
+        check_startable(driver, paths, spec)
         progress.report("starting")
         driver.start(seeds.place(spec), paths)
     return driver.vm(spec.vm_id)
@@ -88,6 +85,14 @@ def delete(driver: Hypervisor, vm_id: str, seeds: Seeds = SEEDS) -> VmInfo:
     driver.delete(vm_id)
     seeds.delete(vm_id)
     return driver.vm(vm_id)
+
+
+def check_startable(driver: Hypervisor, paths: Paths, spec: VmSpec) -> None:
+    """Raises what `start` does of a VM that cannot start here, before any change."""
+    _check_supported(driver, spec)
+    for disk in spec.disks:
+        check_volume(disk.volume, paths(disk.volume))
+    check_networks(spec.nics)
 
 
 def _check_supported(driver: Hypervisor, spec: VmSpec) -> None:

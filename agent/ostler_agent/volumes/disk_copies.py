@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,13 +14,14 @@ from ostler_agent.hypervisors.base import DiskCopy
 from ostler_agent.image_header import ImageHeader
 from ostler_agent.image_lock import wait_until_unlocked
 from ostler_agent.jobs import JobContext, interrupted
+from ostler_agent.memory_files import MEMORY_FILES, MemoryFiles, size_for
 from ostler_agent.pools import Pools, Staging
 from ostler_agent.spec import DiskFormat, Freeze, Provisioning, VolumeInfo, VolumeRef
 from ostler_agent.tools import qemu_backup, qemu_img
 from ostler_agent.volumes.checks import check_free_space, check_key_matches, check_passphrase_given
 from ostler_agent.volumes.images import create_like, created_by, header_of, info_of
 from ostler_agent.volumes.locks import VolumeLocks
-from ostler_agent.volumes.runtime import VmRuntime, increments_or_none, live_backup
+from ostler_agent.volumes.runtime import VmRuntime, increments_or_none, live_backup, live_memory
 
 MAX_DISKS = 64
 NOT_STATED = "the hypervisor's driver copies whole disks only"
@@ -50,10 +51,13 @@ class _Opened:
 class DiskCopies:
     """Copies all disks of a VM together; part of `volumes.Volumes`."""
 
-    def __init__(self, pools: Pools, runtime: VmRuntime, busy: VolumeLocks) -> None:
+    def __init__(
+        self, pools: Pools, runtime: VmRuntime, busy: VolumeLocks, memory_files: MemoryFiles = MEMORY_FILES
+    ) -> None:
         self._pools = pools
         self._runtime = runtime
         self._locks = busy
+        self._memory_files = memory_files
 
     def copy(self, job: JobContext, vm_id: str, pairs: Sequence[Pair], backup_id: str = "") -> list[VolumeInfo]:
         """Creates the targets with their sources' content. If it raises, it leaves none of them behind.
@@ -84,20 +88,69 @@ class DiskCopies:
                 reasons = _copy_stopped(job, opened, backup_id)
             # Before the first copy is complete: whoever finds it must know what it lacks.
             job.remember(**{_part(one.pair.target): reasons[one.pair.source.volume_id] for one in opened if reasons})
-            made = [
-                replace(
-                    info_of(one.pair.target, header_of(one.pair.target, one.staging.path)),
-                    freeze=freeze,
-                    full_reason=reasons.get(one.pair.source.volume_id),
-                )
-                for one in opened
-            ]
-            with ExitStack() as undo:
-                for one in opened:
-                    one.staging.commit()
-                    undo.callback(self._pools.delete, one.pair.target)
-                undo.pop_all()
+            made = [replace(_made(one), freeze=freeze, full_reason=reasons.get(_source(one))) for one in opened]
+            self._commit((one.pair.target, one.staging) for one in opened)
         return made
+
+    def copy_with_memory(
+        self, job: JobContext, vm_id: str, pairs: Sequence[Pair], memory: VolumeRef
+    ) -> tuple[list[VolumeInfo], VolumeInfo]:
+        """Like `copy`, of a running VM, and creates an image with its memory of the same moment, which comes last.
+
+        The guest stands still while its memory is written. Raises what `copy` raises; FailedPreconditionError
+        (VM_NOT_RUNNING, VM_PAUSED), DeadlineExceededError (MEMORY_TIMEOUT).
+        """
+        live = live_memory(self._runtime)
+        _check(pairs, memory)
+        targets = [*(pair.target for pair in pairs), memory]
+        with ExitStack() as stack:
+            for pair in pairs:
+                stack.enter_context(self._locks.shared(pair.source))
+            stack.enter_context(self._locks.exclusive(*targets))
+            if all(self._pools.exists(target) for target in targets):
+                return self._found(pairs, memory, job.facts)
+            self._delete_own(targets, job.facts)
+            if not self._runs(vm_id, pairs):
+                raise FailedPreconditionError(
+                    f"VM {vm_id} does not run on this host, so it has no memory to save",
+                    "VM_NOT_RUNNING",
+                    {"vm": vm_id},
+                )
+            memory_bytes = self._runtime.vm(vm_id).memory_bytes
+            opened = [self._open(job, pair, stack) for pair in pairs]
+            staging = stack.enter_context(self._pools.staging(memory, size_for(memory_bytes), job))
+            self._check_room(opened, memory, memory_bytes)
+            self._create_empty(job, opened)
+            qemu_img.create(staging.path, memory.format, size_for(memory_bytes), key=memory.key, cancel=job)
+            with self._memory_files.shown(memory, staging.path, job) as file:
+                freeze = live.copy_with_memory(vm_id, file, [one.copy for one in opened], job)
+            for path in (*(one.staging.path for one in opened), staging.path):
+                wait_until_unlocked(path)
+            made = [replace(_made(one), freeze=freeze) for one in opened]
+            image = info_of(memory, header_of(memory, staging.path))
+            self._commit([*((one.pair.target, one.staging) for one in opened), (memory, staging)])
+        return made, image
+
+    def resolve_interrupted_with_memory(
+        self, vm_id: str, pairs: Sequence[Pair], memory: VolumeRef, facts: Mapping[str, str]
+    ) -> tuple[list[VolumeInfo], VolumeInfo]:
+        """Resolves a `copy_with_memory` as `resolve_interrupted` does a `copy`; the guest runs again then."""
+        targets = [*(pair.target for pair in pairs), memory]
+        with self._locks.exclusive(*targets):
+            begun = _begun(pairs, facts)
+            if begun:
+                live_memory(self._runtime).end_save(vm_id, begun)
+            for target in targets:
+                self._pools.discard(target)
+            if all(self._pools.exists(target) for target in targets):
+                return self._found(pairs, memory, facts)
+            self._delete_own(targets, facts)
+        raise interrupted()
+
+    def _found(
+        self, pairs: Sequence[Pair], memory: VolumeRef, facts: Mapping[str, str]
+    ) -> tuple[list[VolumeInfo], VolumeInfo]:
+        return [_created(self._pools, pair, facts) for pair in pairs], created_by(self._pools, memory, facts)
 
     def resolve_interrupted(self, vm_id: str, pairs: Sequence[Pair], facts: Mapping[str, str]) -> list[VolumeInfo]:
         """Resolves a `copy` that the agent's end interrupted: returns the copies if they were complete, else undoes it.
@@ -106,11 +159,7 @@ class DiskCopies:
         """
         targets = [pair.target for pair in pairs]
         with self._locks.exclusive(*targets):
-            begun = [
-                DiskCopy(pair.source.volume_id, pair.target, Path(facts[_draft(pair.target)]))
-                for pair in pairs
-                if _draft(pair.target) in facts
-            ]
+            begun = _begun(pairs, facts)
             if begun:
                 live_backup(self._runtime).end_copies(vm_id, begun)  # the hypervisor continues it without the agent
             for target in targets:
@@ -153,12 +202,29 @@ class DiskCopies:
         staging = stack.enter_context(self._pools.staging(pair.target, header.virtual_size_bytes, job))
         return _Opened(pair, path, header, staging)
 
-    def _check_room(self, opened: Sequence[_Opened]) -> None:
+    def _check_room(self, opened: Sequence[_Opened], memory: VolumeRef | None = None, memory_bytes: int = 0) -> None:
         """A guest's write waits until the old data is copied: the pools must not be full then."""
-        for pool_id in {one.pair.target.pool_id for one in opened}:
-            there = [one for one in opened if one.pair.target.pool_id == pool_id]
-            needed = sum(min(one.header.allocated_bytes, one.header.virtual_size_bytes) for one in there)
-            check_free_space(self._pools, there[0].pair.target, needed)
+        needed: dict[str, tuple[VolumeRef, int]] = {memory.pool_id: (memory, memory_bytes)} if memory else {}
+        for one in opened:
+            target, before = needed.get(one.pair.target.pool_id, (one.pair.target, 0))
+            more = min(one.header.allocated_bytes, one.header.virtual_size_bytes)
+            needed[target.pool_id] = (target, before + more)
+        for target, size_bytes in needed.values():
+            check_free_space(self._pools, target, size_bytes)
+
+    def _create_empty(self, job: JobContext, opened: Sequence[_Opened]) -> None:
+        """Creates the targets of a running VM's copies; a later run of the agent finds them by what is remembered."""
+        for one in opened:
+            create_like(job, one.header, one.pair.target, one.staging.path, Provisioning.THIN)
+        job.remember(**{_draft(one.pair.target): str(one.staging.path) for one in opened})
+
+    def _commit(self, made: Iterable[tuple[VolumeRef, Staging]]) -> None:
+        """Completes all volumes, or none."""
+        with ExitStack() as undo:
+            for target, staging in made:
+                staging.commit()
+                undo.callback(self._pools.delete, target)
+            undo.pop_all()
 
     def _copy_running(
         self, job: JobContext, vm_id: str, opened: Sequence[_Opened], backup_id: str
@@ -166,9 +232,7 @@ class DiskCopies:
         live = live_backup(self._runtime)
         copies = [one.copy for one in opened]
         reasons: Mapping[str, str] = {}
-        for one in opened:
-            create_like(job, one.header, one.pair.target, one.staging.path, Provisioning.THIN)
-        job.remember(**{_draft(one.pair.target): str(one.staging.path) for one in opened})
+        self._create_empty(job, opened)
         if not backup_id:
             freeze = live.copy_disks(vm_id, copies, job)
         elif incremental := increments_or_none(self._runtime):
@@ -223,10 +287,32 @@ def _copy_stopped(job: JobContext, opened: Sequence[_Opened], backup_id: str) ->
     return reasons
 
 
-def _check(pairs: Sequence[Pair]) -> None:
+def _made(one: _Opened) -> VolumeInfo:
+    return info_of(one.pair.target, header_of(one.pair.target, one.staging.path))
+
+
+def _source(one: _Opened) -> str:
+    return one.pair.source.volume_id
+
+
+def _begun(pairs: Sequence[Pair], facts: Mapping[str, str]) -> list[DiskCopy]:
+    """The copies that the hypervisor may continue without the agent."""
+    return [
+        DiskCopy(pair.source.volume_id, pair.target, Path(facts[_draft(pair.target)]))
+        for pair in pairs
+        if _draft(pair.target) in facts
+    ]
+
+
+def _check(pairs: Sequence[Pair], memory: VolumeRef | None = None) -> None:
     if not 1 <= len(pairs) <= MAX_DISKS:
         raise bad_field("disks", f"must be 1 to {MAX_DISKS} disks")
     ids = [ref.volume_id for pair in pairs for ref in (pair.source, pair.target)]
+    if memory is not None:
+        ids.append(memory.volume_id)
+        if memory.key is None:
+            raise bad_field("memory.key", "is required: memory is always encrypted", "KEY_MISSING")
+        check_passphrase_given(memory.key, "memory.key")
     if len(set(ids)) < len(ids):
         raise bad_field("disks", "must name every volume once")
     for number, pair in enumerate(pairs):

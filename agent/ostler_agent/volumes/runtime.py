@@ -9,7 +9,8 @@ from ostler_common.hypervisors import Function
 
 from ostler_agent.hypervisors.base import Backup, IncrementalBackup, LiveCopy, OnlineGrow, need
 from ostler_agent.hypervisors.info import DriverInfo
-from ostler_agent.spec import VolumeRef
+from ostler_agent.hypervisors.memory import MemorySnapshot
+from ostler_agent.spec import VmInfo, VolumeRef
 
 
 class VmRuntime(Protocol):
@@ -18,6 +19,9 @@ class VmRuntime(Protocol):
     @property
     def info(self) -> DriverInfo:
         """What the driver states about itself."""
+
+    def vm(self, vm_id: str) -> VmInfo:
+        """Returns a VM's current state."""
 
     def running(self, vm_id: str) -> bool:
         """Whether the VM is running on this host (or paused in memory)."""
@@ -63,4 +67,11 @@ def increments_or_none(runtime: VmRuntime) -> IncrementalBackup | None:
     if Function.INCREMENTAL_BACKUP not in runtime.info.functions:
         return None
     assert isinstance(runtime, IncrementalBackup)
+    return runtime
+
+
+def live_memory(runtime: VmRuntime) -> MemorySnapshot:
+    """Returns the driver's part that keeps memory. Raises FailedPreconditionError FUNCTION_NOT_SUPPORTED."""
+    need(runtime, Function.MEMORY_SNAPSHOT)
+    assert isinstance(runtime, MemorySnapshot)
     return runtime

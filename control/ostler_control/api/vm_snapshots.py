@@ -30,7 +30,8 @@ class VmSnapshotService(vm_snapshot_pb2_grpc.VmSnapshotServiceServicer):
 
     def CreateVmSnapshot(self, request: pb.CreateVmSnapshotRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
-        wanted = vm_snapshots.NewVmSnapshot(resolve(Vm, request.vm, "vm", caller=caller), request.name)
+        vm = resolve(Vm, request.vm, "vm", caller=caller)
+        wanted = vm_snapshots.NewVmSnapshot(vm, request.name, request.memory)
         return start_operation(caller, request, lambda: vm_snapshots.create(wanted, caller.actor, self._keys))
 
     def GetVmSnapshot(self, request: pb.GetVmSnapshotRequest, context: grpc.ServicerContext) -> pb.VmSnapshot:
@@ -59,7 +60,11 @@ class VmSnapshotService(vm_snapshot_pb2_grpc.VmSnapshotServiceServicer):
     def RevertVm(self, request: pb.RevertVmRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
         row = _find(request.vm_snapshot, caller)
-        return start_operation(caller, request, lambda: vm_snapshots.revert(row, caller.actor, self._keys))
+        return start_operation(
+            caller,
+            request,
+            lambda: vm_snapshots.revert(row, caller.actor, self._keys, disks_only=request.disks_only),
+        )
 
     def CreateVmSnapshotSchedule(
         self, request: pb.CreateVmSnapshotScheduleRequest, context: grpc.ServicerContext

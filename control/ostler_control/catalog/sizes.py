@@ -49,6 +49,13 @@ def maximum_of(vm: Vm) -> Size:
     return Size(max(found.cpus, vm.cpus), max(found.memory_bytes, vm.memory_bytes))
 
 
+def set_maximum_of_vm(vm: Vm, maximum: Size) -> None:
+    """Gives a VM the maximum that its guest had when its memory was saved, within the caller's transaction."""
+    VmMaximum.delete().where(VmMaximum.vm == vm.id).execute()
+    if maximum != size_of(vm):
+        VmMaximum.create(vm=vm.id, cpus=maximum.cpus, memory_bytes=maximum.memory_bytes)
+
+
 def renew_maximum(vm: Vm) -> None:
     """Gives a VM that is about to start the maximum of its offering, within the caller's transaction."""
     VmMaximum.delete().where(VmMaximum.vm == vm.id).execute()

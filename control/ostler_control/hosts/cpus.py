@@ -50,6 +50,12 @@ def at_start_of(operation_id: str, host_id: str) -> Common:
     return Common(found if len(found) > 1 else {})
 
 
+def common_of(digests: str) -> Common:
+    """What a guest has whose memory was saved when it had what these CPUs have in common, separated by spaces."""
+    found = digests.split()
+    return Common(dict.fromkeys(found, "") if len(found) > 1 else {})
+
+
 def keep(vm: Vm, common: Common) -> None:
     """Records what a VM has started with: within the caller's transaction."""
     if vm.last_host_id:  # it has started before
@@ -62,17 +68,29 @@ def keep(vm: Vm, common: Common) -> None:
 
 
 def hosts_for(vm: Vm) -> frozenset[str] | None:
-    """Ids of the hosts that can give a running VM the CPU that it has; None: all.
+    """Ids of the hosts that can give a running VM the CPU that it has; None: all."""
+    return hosts_giving(of_running(vm))
+
+
+def of_running(vm: Vm) -> frozenset[str]:
+    """Digests of the CPUs of which a running VM has what is common, mostly its host's alone; none: every host gives the
+    same."""
+    with session():
+        given = dict(tuples(HostCpu.select(HostCpu.host, HostCpu.digest), tuple[str, str]))
+        return _common(VmCpu.vm == vm.id).get(vm.id) or frozenset({given[vm.host_id]} if vm.host_id in given else ())
+
+
+def hosts_giving(digests: frozenset[str]) -> frozenset[str] | None:
+    """Ids of the hosts whose CPU is one of these; None: all, for there are none.
 
     A host that does not say what it gives counts as one that can.
     """
+    if not digests:
+        return None
     with session():
         given = dict(tuples(HostCpu.select(HostCpu.host, HostCpu.digest), tuple[str, str]))
-        own = _common(VmCpu.vm == vm.id).get(vm.id) or frozenset({given[vm.host_id]} if vm.host_id in given else ())
-        if not own:
-            return None
         every = [host_id for (host_id,) in tuples(Host.select(Host.id).where(~Host.removed), tuple[str])]
-    return frozenset(host_id for host_id in every if given.get(host_id, next(iter(own))) in own)
+    return frozenset(host_id for host_id in every if host_id not in given or given[host_id] in digests)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from ostler_control.models import (
     Snapshot,
     Template,
     UserData,
+    VmSnapshotMemory,
     VmTpm,
     VmUserData,
     Volume,
@@ -37,6 +38,7 @@ KeyHolder = (
     | VolumeFile
     | Snapshot
     | BackupDisk
+    | VmSnapshotMemory
     | Template
     | Pool
     | ImportSource
@@ -51,6 +53,7 @@ HOLDERS: tuple[type[KeyHolder], ...] = (
     VolumeFile,
     Snapshot,
     BackupDisk,
+    VmSnapshotMemory,
     Template,
     Pool,
     ImportSource,

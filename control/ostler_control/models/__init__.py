@@ -86,7 +86,13 @@ from ostler_control.models.storage import (
     VolumeLimits,
 )
 from ostler_control.models.userdata import NicAddressing, TemplateUserData, UserData, VmUserData
-from ostler_control.models.vm_snapshots import ScheduledVmSnapshot, VmSnapshot, VmSnapshotDisk, VmSnapshotSchedule
+from ostler_control.models.vm_snapshots import (
+    ScheduledVmSnapshot,
+    VmSnapshot,
+    VmSnapshotDisk,
+    VmSnapshotMemory,
+    VmSnapshotSchedule,
+)
 from ostler_control.states import (
     BackupState,
     FenceState,
@@ -130,6 +136,7 @@ ALL: tuple[type[BaseModel], ...] = (
     SnapshotConsistency,
     VmSnapshot,
     VmSnapshotDisk,
+    VmSnapshotMemory,
     BackupStore,
     Backup,
     BackupConsistency,
@@ -309,6 +316,7 @@ __all__ = [
     "VmSnapshot",
     "VmSnapshotDisk",
     "VmSnapshotLabel",
+    "VmSnapshotMemory",
     "VmSnapshotSchedule",
     "VmState",
     "VmTpm",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from peewee import BooleanField, DateTimeField, ForeignKeyField, IntegerField, TextField
+from peewee import BigIntegerField, BooleanField, DateTimeField, ForeignKeyField, IntegerField, TextField
 
 from ostler_control.models.base import BaseModel
 from ostler_control.models.columns import enum_column
 from ostler_control.models.machines import Vm
 from ostler_control.models.people import Account
-from ostler_control.models.storage import Snapshot
+from ostler_control.models.storage import Passphrase, Pool, Snapshot
 from ostler_control.states import SnapshotState
 
 
@@ -51,6 +51,38 @@ class VmSnapshotDisk(BaseModel):
 
     class Meta:
         indexes = ((("vm_snapshot", "slot"), True),)
+
+
+class VmSnapshotMemory(BaseModel):
+    """The memory of a VM at the moment of its snapshot; its id is also its file's, which is always encrypted.
+
+    size_bytes: the VM's memory; used_bytes: the space that the file takes, 0 until it is complete; definition: what the
+    VM must be again to continue from it, as JSON; cpus: digests of the CPUs of which its guest had what is common,
+    separated by spaces, "" if every host gives the same.
+    """
+
+    vm_snapshot = ForeignKeyField(VmSnapshot, unique=True, on_delete="CASCADE")
+    vm_snapshot_id: str
+    pool = ForeignKeyField(Pool, backref="vm_snapshot_memories", on_delete="RESTRICT")
+    pool_id: str
+    passphrase = ForeignKeyField(Passphrase, unique=True, on_delete="RESTRICT")
+    passphrase_id: str
+    format = TextField(default="qcow2")
+    encrypt_format = TextField(default="")
+    size_bytes = BigIntegerField()
+    used_bytes = BigIntegerField(default=0)
+    definition = TextField()
+    cpus = TextField(default="")
+
+    @property
+    def file_id(self) -> str:
+        """As a Volume has it."""
+        return self.id
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.vm_snapshot.name}:memory"
 
 
 class VmSnapshotSchedule(BaseModel):

@@ -25,6 +25,7 @@ from ostler_control.snapshots.create import record_info
 from ostler_control.snapshots.rows import load as load_snapshot
 from ostler_control.snapshots.rows import load_or_none as load_snapshot_or_none
 from ostler_control.states import SnapshotState
+from ostler_control.vm_snapshots import memory
 from ostler_control.vm_snapshots.rows import destroy, load_or_none, record_last_error, set_state
 from ostler_control.vms.rows import check_not_elsewhere
 from ostler_control.vms.rows import disks_of as disks_of_vm
@@ -38,24 +39,29 @@ from ostler_control.volumes.rows import running_host
 _MAX_VM_NAME_PART, _MAX_NAME_BEFORE_SUFFIX, _MAX_NAME_BEFORE_DISK = 46, 56, 46
 
 
+_REMOVE_MEMORY = "remove-memory"
+
+
 @dataclass(frozen=True)
 class NewVmSnapshot:
-    """A requested snapshot of a VM. name "": the VM's and the time."""
+    """A requested snapshot of a VM. name "": the VM's and the time; memory: with that of the VM, which must run."""
 
     vm: Vm
     name: str = ""
+    memory: bool = False
 
 
 @dataclass(frozen=True)
 class VmSnapshotInputs:
     """volumes, snapshots: ids of the VM's volumes and of their snapshots, disk by disk; vm_id, host_id: the VM that
-    runs and its host, "" when it is stopped."""
+    runs and its host, "" when it is stopped; memory_id: of the memory, "" for none."""
 
     volumes: tuple[str, ...]
     snapshots: tuple[str, ...]
     vm_id: str
     host_id: str
     iter_time_ms: int
+    memory_id: str = ""
 
 
 def create(wanted: NewVmSnapshot, user: str, keys: Keyring) -> Operation:
@@ -63,8 +69,8 @@ def create(wanted: NewVmSnapshot, user: str, keys: Keyring) -> Operation:
 
     Raises InvalidArgumentError INVALID_NAME; AlreadyExistsError VM_SNAPSHOT_EXISTS; AbortedError RESOURCE_BUSY;
     FailedPreconditionError: NO_DISKS, VOLUME_STATE, VM_STATE, RUNS_ELSEWHERE, HOST_SILENT, FUNCTION_NOT_SUPPORTED,
-    NO_FEASIBLE_POOL, NO_CAPABLE_HOST, NO_COMMON_HOST, LACKS_POOL, LACKS_VOLUME_ENCRYPTION; ResourceExhaustedError
-    TOO_MANY_VM_SNAPSHOTS, QUOTA_EXCEEDED.
+    NO_FEASIBLE_POOL, NO_CAPABLE_HOST, NO_COMMON_HOST, LACKS_POOL, LACKS_VOLUME_ENCRYPTION, with memory VM_NOT_RUNNING;
+    ResourceExhaustedError TOO_MANY_VM_SNAPSHOTS, QUOTA_EXCEEDED.
     """
     vm = lock_row(wanted.vm)
     check_not_elsewhere(vm)
@@ -78,14 +84,18 @@ def create(wanted: NewVmSnapshot, user: str, keys: Keyring) -> Operation:
     check_rows(VmSnapshot, vm.account_id)
     check_quota(vm.account_id, Resources(snapshots=len(volumes)))
     host = _copying_host(vm, volumes)
+    if wanted.memory:
+        memory.check_saving(vm, volumes, host)
     row = VmSnapshot.create(name=name, account=vm.account_id, vm_id=vm.id, vm_name=vm.name, online=host is not None)
     snapshots = [_record_disk(row, volume, keys) for volume in volumes]
+    memory_id = memory.record(row, vm, volumes, keys).id if wanted.memory else ""
     inputs = VmSnapshotInputs(
         volumes=tuple(volume.id for volume in volumes),
         snapshots=tuple(snapshot.id for snapshot in snapshots),
         vm_id=vm.id if host is not None else "",
         host_id=host.id if host is not None else "",
         iter_time_ms=settings.encryption.LUKS_ITER_TIME.get(),
+        memory_id=memory_id,
     )
     return record_operation("vm-snapshot.create", row, user, inputs, also=[vm, *volumes, *snapshots])
 
@@ -175,6 +185,8 @@ def _create(run: Run) -> None:
         host_id: str = inputs.host_id or run.step("choose", lambda: _choose_now(run, inputs))
         for number, snapshot_id in enumerate(inputs.snapshots):
             undo.push(_removal(number), partial(delete_file, run, host_id, snapshot_id))
+        if inputs.memory_id:
+            undo.push(_REMOVE_MEMORY, lambda: delete_memory(run, host_id, inputs.memory_id))
         run.step("copy", lambda: _copy(run, host_id, inputs))
 
 
@@ -197,8 +209,11 @@ def _choose(volumes: Sequence[Volume], busy: host_jobs.Busy) -> Host:
 def _copy(run: Run, host_id: str, inputs: VmSnapshotInputs) -> None:
     snapshots = [load_snapshot(snapshot_id) for snapshot_id in inputs.snapshots]
     pairs = list(zip(map(load_volume, inputs.volumes), snapshots, strict=True))
-    found = copy_disks(run, host_id, pairs, inputs.iter_time_ms, vm_id=inputs.vm_id)
+    kept = memory.load_or_none(inputs.memory_id) if inputs.memory_id else None
+    found = copy_disks(run, host_id, pairs, inputs.iter_time_ms, vm_id=inputs.vm_id, memory=kept)
     with transaction():
+        if kept is not None:
+            memory.record_info(kept, found[kept.id])
         for snapshot in snapshots:
             record_info(snapshot, found[snapshot.id])
         set_state(run.resource_id, SnapshotState.READY)
@@ -211,6 +226,13 @@ def delete_file(run: Run, host_id: str, snapshot_id: str) -> None:
         host_jobs.delete_file(run, host_id, snapshot)
 
 
+def delete_memory(run: Run, host_id: str, memory_id: str) -> None:
+    """Inside a step: makes the host delete the file of the memory; one that is not there is a success."""
+    kept = memory.load_or_none(memory_id)
+    if kept is not None:
+        host_jobs.delete_file(run, host_id, kept)
+
+
 def _record_failure(run: Run, undo: Undo, inputs: VmSnapshotInputs) -> None:
     """Nothing stays of a failed snapshot, unless one of its files does: then its rows stay, to be deleted."""
     with transaction():
@@ -219,7 +241,7 @@ def _record_failure(run: Run, undo: Undo, inputs: VmSnapshotInputs) -> None:
             return
         reason = f"not created: {undo.error}"
         record_last_error(row.id, reason)
-        if undo.failed(*(_removal(number) for number in range(len(inputs.snapshots)))):
+        if undo.failed(_REMOVE_MEMORY, *(_removal(number) for number in range(len(inputs.snapshots)))):
             set_state(row.id, SnapshotState.FAILED, reason)
         else:
             destroy(row, run)

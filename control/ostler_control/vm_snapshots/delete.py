@@ -11,16 +11,18 @@ from ostler_control.models import Operation, VmSnapshot
 from ostler_control.operations import Run, Undo, lock_row, record_operation, workflow
 from ostler_control.snapshots.rows import load_or_none as load_snapshot_or_none
 from ostler_control.states import SnapshotState
-from ostler_control.vm_snapshots.create import delete_file
+from ostler_control.vm_snapshots import memory
+from ostler_control.vm_snapshots.create import delete_file, delete_memory
 from ostler_control.vm_snapshots.rows import destroy, load_or_none, record_last_error, set_state, snapshots_of
 from ostler_control.volumes import host_jobs
 
 
 @dataclass(frozen=True)
 class DeleteInputs:
-    """snapshots: ids of those of its disks."""
+    """snapshots: ids of those of its disks; memory_id: of its memory, "" for none."""
 
     snapshots: tuple[str, ...]
+    memory_id: str = ""
 
 
 def delete(row: VmSnapshot, user: str) -> Operation:
@@ -33,7 +35,10 @@ def delete(row: VmSnapshot, user: str) -> Operation:
     for snapshot in snapshots:
         if has_hosts(snapshot.pool_id):
             host_jobs.check_host_available(snapshot.pool, False)
-    inputs = DeleteInputs(tuple(snapshot.id for snapshot in snapshots))
+    kept = memory.of_snapshot(row.id)
+    if kept is not None and has_hosts(kept.pool_id):
+        host_jobs.check_host_available(kept.pool, False)
+    inputs = DeleteInputs(tuple(snapshot.id for snapshot in snapshots), kept.id if kept is not None else "")
     operation = record_operation("vm-snapshot.delete", row, user, inputs, also=snapshots)
     set_state(row.id, SnapshotState.DELETING)
     return operation
@@ -48,12 +53,20 @@ def _delete(run: Run) -> None:
             host_id: str = run.step(f"choose-{number}", partial(_choose, run, snapshot_id))
             if host_id:
                 run.step(f"remove-{number}", partial(delete_file, run, host_id, snapshot_id))
+        if inputs.memory_id:
+            host_id = run.step("choose-memory", lambda: _choose_for_memory(run, inputs.memory_id))
+            if host_id:
+                run.step("remove-memory", partial(delete_memory, run, host_id, inputs.memory_id))
         undo.clear()
         run.always("forget", lambda: _forget(run))  # the files are gone: nothing can be undone any more
 
 
 def _choose(run: Run, snapshot_id: str) -> str:
     return host_jobs.choose_to_delete(run, load_snapshot_or_none(snapshot_id))
+
+
+def _choose_for_memory(run: Run, memory_id: str) -> str:
+    return host_jobs.choose_to_delete(run, memory.load_or_none(memory_id))
 
 
 def _forget(run: Run) -> None:

@@ -1,24 +1,40 @@
 """Reverting a stopped VM: all its disks get the content of a snapshot, in files that replace theirs.
 
-All disks switch in one transaction: a VM never has some disks of the snapshot and some of its own.
+All disks switch in one transaction: a VM never has some disks of the snapshot and some of its own. If the snapshot has
+memory, the VM then starts from it. That is tried once: memory fits disks only as long as nobody writes to them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from ostler_common.errors import FailedPreconditionError
 
 from ostler_control import settings
 from ostler_control.keys import Keyring
-from ostler_control.models import Operation, Snapshot, Vm, VmSnapshot, VmSnapshotDisk, Volume, new_id
+from ostler_control.models import (
+    Operation,
+    Snapshot,
+    Vm,
+    VmSnapshot,
+    VmSnapshotDisk,
+    VmSnapshotMemory,
+    VmState,
+    Volume,
+    new_id,
+)
 from ostler_control.operations import Run, lock_row, record_operation, workflow
 from ostler_control.snapshots.rows import load as load_snapshot
+from ostler_control.vm_snapshots import memory
 from ostler_control.vm_snapshots.rows import disks_of, lock_ready
+from ostler_control.vms import driver_details
+from ostler_control.vms.on_host import FORCE_OFF, force_off, start_on
 from ostler_control.vms.rows import check_not_elsewhere
 from ostler_control.vms.rows import disks_of as disks_of_vm
+from ostler_control.vms.rows import set_state as set_vm_state
+from ostler_control.vms.start import record_failed_start, undefine_on_last_host
 from ostler_control.volumes import files, host_jobs, matrix
 from ostler_control.volumes.copying import copy_file
 from ostler_control.volumes.grow import check_ready
@@ -37,19 +53,26 @@ class RevertedDisk:
 
 @dataclass(frozen=True)
 class RevertInputs:
-    """All disks of the VM."""
+    """All disks of the VM. memory_id: of the memory that its guest continues from, on host_id; "": it stays stopped.
+
+    last_host_id: where the VM was defined before, "" for nowhere.
+    """
 
     disks: tuple[RevertedDisk, ...]
     iter_time_ms: int
+    memory_id: str = ""
+    host_id: str = ""
+    last_host_id: str = ""
 
 
-def revert(row: VmSnapshot, user: str, keys: Keyring) -> Operation:
-    """Records the operation that restores the content and size of all disks of a stopped VM.
+def revert(row: VmSnapshot, user: str, keys: Keyring, *, disks_only: bool = False) -> Operation:
+    """Records the operation that restores the content and size of all disks of a stopped VM, and its memory.
 
-    Each volume stays encrypted, or plain, as it is now, under a new key. Raises AbortedError RESOURCE_BUSY;
-    FailedPreconditionError: VM_GONE, VM_RUNNING, VM_STATE, RUNS_ELSEWHERE, HOST_SILENT, DISKS_CHANGED, SNAPSHOT_LOST,
-    SNAPSHOT_STATE, VOLUME_STATE, NO_FEASIBLE_POOL, NO_COMMON_HOST, NO_CAPABLE_HOST; ResourceExhaustedError
-    QUOTA_EXCEEDED.
+    disks_only: the VM stays stopped, also if the snapshot has memory. Each volume stays encrypted, or plain, as it is
+    now, under a new key. Raises AbortedError RESOURCE_BUSY; FailedPreconditionError: VM_GONE, VM_RUNNING, VM_STATE,
+    RUNS_ELSEWHERE, HOST_SILENT, DISKS_CHANGED, SNAPSHOT_LOST, SNAPSHOT_STATE, VOLUME_STATE, NO_FEASIBLE_POOL,
+    NO_COMMON_HOST, NO_CAPABLE_HOST; with memory VM_CHANGED, NO_FEASIBLE_HOST, FUNCTION_NOT_SUPPORTED, and what
+    `extra_configs.check_start` raises; ResourceExhaustedError QUOTA_EXCEEDED.
     """
     seen = Vm.get_or_none(Vm.id == row.vm_id)
     if seen is None:
@@ -71,12 +94,23 @@ def revert(row: VmSnapshot, user: str, keys: Keyring) -> Operation:
     row = lock_ready(row)
     disks = disks_of(row.id)
     _check_same_disks(vm, row, disks, list(volumes.values()))
+    kept = None if disks_only else memory.of_snapshot(row.id)
+    if kept is not None:
+        memory.check_same_vm(vm, kept)
+        matrix.check_all(matrix.Operation.START_VM, list(volumes.values()), False)
     operation_id = new_id()
     pairs = [(_lock_snapshot(row, disk), volumes[disk.volume_id]) for disk in disks]
     reverted = tuple(_record_file(snapshot, volume, operation_id, keys) for snapshot, volume in pairs)
     inputs = RevertInputs(reverted, settings.encryption.LUKS_ITER_TIME.get())
+    if kept is not None:
+        host_id = memory.claim_host(vm, kept)
+        driver_details.check(vm, host_id)
+        inputs = replace(inputs, memory_id=kept.id, host_id=host_id, last_host_id=vm.last_host_id or "")
     also = [row, *(snapshot for snapshot, _ in pairs), *(volume for _, volume in pairs)]
-    return record_operation("vm.revert", vm, user, inputs, also=also, operation_id=operation_id)
+    operation = record_operation("vm.revert", vm, user, inputs, also=also, operation_id=operation_id)
+    if kept is not None:
+        set_vm_state(vm.id, VmState.STARTING)
+    return operation
 
 
 def _check_same_disks(vm: Vm, row: VmSnapshot, disks: Sequence[VmSnapshotDisk], volumes: Sequence[Volume]) -> None:
@@ -119,13 +153,36 @@ def _record_file(snapshot: Snapshot, volume: Volume, operation_id: str, keys: Ke
 def _revert(run: Run) -> None:
     inputs = run.read(RevertInputs)
     with run.undoing() as undo:
-        for number, disk in enumerate(inputs.disks):
+        if inputs.memory_id:
+            undo.push("stay-stopped", lambda: record_failed_start(run, undo))
+        for number, disk in enumerate(inputs.disks):  # all are recorded already
             undo.push(f"discard-{number}", partial(files.remove, run, disk.file_id))
+        for number, disk in enumerate(inputs.disks):
             host_id: str = run.step(f"choose-{number}", partial(_choose, run, disk))
             run.step(f"copy-{number}", partial(_copy, run, host_id, disk, inputs.iter_time_ms))
         undo.clear()
     run.always("switch", lambda: files.switch_all((disk.volume_id, disk.file_id) for disk in inputs.disks))
-    files.remove_all_old(run, [disk.old_file_id for disk in inputs.disks])
+    try:
+        if inputs.memory_id:
+            _continue(run, inputs)
+    finally:
+        files.remove_all_old(run, [disk.old_file_id for disk in inputs.disks])
+
+
+def _continue(run: Run, inputs: RevertInputs) -> None:
+    """Starts the VM from its memory. If that fails, it is stopped, with the snapshot's disks."""
+    with run.undoing() as undo:
+        undo.push("record-failure", lambda: record_failed_start(run, undo))
+        if inputs.last_host_id not in ("", inputs.host_id):
+            run.step("undefine-on-last-host", lambda: undefine_on_last_host(run, inputs.last_host_id))
+        undo.push(FORCE_OFF, lambda: force_off(run, inputs.host_id))
+        run.step("start", lambda: start_on(run, inputs.host_id, memory=_load_memory(inputs.memory_id)))
+
+
+def _load_memory(memory_id: str) -> VmSnapshotMemory:
+    kept = memory.load_or_none(memory_id)
+    assert kept is not None  # its snapshot is held
+    return kept
 
 
 def _choose(run: Run, disk: RevertedDisk) -> str:

@@ -9,6 +9,7 @@ from ostler_control.models import ScheduledVmSnapshot, Snapshot, VmSnapshot, VmS
 from ostler_control.operations import Run, lock_row
 from ostler_control.snapshots.rows import destroy as destroy_snapshot
 from ostler_control.states import SnapshotState
+from ostler_control.vm_snapshots import memory
 
 
 def load_or_none(vm_snapshot_id: str) -> VmSnapshot | None:
@@ -65,7 +66,9 @@ def record_last_error(vm_snapshot_id: str, error: str) -> None:
 def destroy(row: VmSnapshot, run: Run) -> None:
     """Deletes the rows of a VM's snapshot whose files are gone, and its keys, each recorded as an event: within the
     caller's transaction."""
-    snapshots = snapshots_of(row.id)
+    snapshots, kept = snapshots_of(row.id), memory.of_snapshot(row.id)
+    if kept is not None:
+        memory.destroy(row, kept, run)
     VmSnapshot.delete().where(VmSnapshot.id == row.id).execute()
     for snapshot in snapshots:
         destroy_snapshot(snapshot, run)

@@ -8,18 +8,20 @@ from ostler_control.agents import power_states
 from ostler_control.database import transaction
 from ostler_control.hosts import cpus
 from ostler_control.hosts.rows import address_of, record_heard
-from ostler_control.models import PowerState, VmState
+from ostler_control.models import PowerState, VmSnapshotMemory, VmState
 from ostler_control.operations import Run, Undo
 from ostler_control.userdata import vm_user_data
 from ostler_control.vms import isos, machines, wire
 from ostler_control.vms.rows import load, set_state
+from ostler_control.volumes import wire as volume_wire
 
 # The undo steps of a start; `Undo.failed` asks for them by name.
 FORCE_OFF, UNDEFINE = "force-off", "undefine"
 
 
-def start_on(run: Run, host_id: str, share: tuple[int, int] = (0, 100)) -> None:
-    """Has a host start the VM, and records that it runs. share: the part of the operation's progress, percent."""
+def start_on(run: Run, host_id: str, share: tuple[int, int] = (0, 100), memory: VmSnapshotMemory | None = None) -> None:
+    """Has a host start the VM, and records that it runs. share: the part of the operation's progress, percent; memory:
+    its guest continues from it."""
     vm = load(run.resource_id)
     vm_user_data.check_host(vm.id, host_id)
     isos.check_host(vm.id, host_id)
@@ -28,12 +30,14 @@ def start_on(run: Run, host_id: str, share: tuple[int, int] = (0, 100)) -> None:
     common = cpus.at_start_of(run.id, host_id)
     spec.cluster_cpus.extend(common.to_wire())
     request = agent_pb2.StartVmRequest(operation=run.ref(), spec=spec)
+    if memory is not None:
+        request.memory.CopyFrom(volume_wire.keyed_ref(memory, run.keys))
     update = run.job(address_of(host_id), lambda agent: agent.vms.StartVm, request, share)
     power_state = power_states.power_state(update.vm.power_state) or PowerState.RUNNING
     with transaction():
         record_heard(host_id)  # it was fenced meanwhile, and is back
         machines.keep(vm.id, update.vm.machine)
-        cpus.keep(vm, common)
+        cpus.keep(vm, common if memory is None else cpus.common_of(memory.cpus))
         set_state(vm.id, VmState.RUNNING, power_state=power_state, last_host=host_id)
 
 

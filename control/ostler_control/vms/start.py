@@ -100,14 +100,14 @@ def _adoption_host(vm: Vm, wanted: Host | None) -> str:
 def _start(run: Run) -> None:
     inputs = run.read(StartInputs)
     with run.undoing() as undo:
-        undo.push("record-failure", lambda: _record_failure(run, undo))
+        undo.push("record-failure", lambda: record_failed_start(run, undo))
         if inputs.last_host_id not in ("", inputs.host_id):
-            run.step("undefine-on-last-host", lambda: _undefine_on_last_host(run, inputs.last_host_id))
+            run.step("undefine-on-last-host", lambda: undefine_on_last_host(run, inputs.last_host_id))
         undo.push(FORCE_OFF, lambda: force_off(run, inputs.host_id))
         run.step("start", lambda: start_on(run, inputs.host_id))
 
 
-def _undefine_on_last_host(run: Run, last_host_id: str) -> None:
+def undefine_on_last_host(run: Run, last_host_id: str) -> None:
     """Deletes the definition on the last host, so that nobody starts the VM there as well. Skips a host that is silent
     or removed: the VM was stopped there before."""
     with session():
@@ -127,7 +127,7 @@ def _undefine_on_last_host(run: Run, last_host_id: str) -> None:
     )
 
 
-def _record_failure(run: Run, undo: Undo) -> None:
+def record_failed_start(run: Run, undo: Undo) -> None:
     """A VM that is certainly off is stopped again; one that may still run keeps its capacity."""
     with transaction():
         vm = load(run.resource_id)

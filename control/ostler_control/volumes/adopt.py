@@ -29,6 +29,7 @@ from ostler_control.models import (
     Operation,
     Pool,
     Snapshot,
+    VmSnapshotMemory,
     Volume,
     VolumeFile,
     new_id,
@@ -91,6 +92,9 @@ def check_unknown(pool: Pool, file_name: str) -> None:
         or VolumeFile.select().where((VolumeFile.id == file_name) & (VolumeFile.pool == pool)).exists()
         or BackupDisk.select().where((BackupDisk.id == file_name) & (BackupDisk.pool == pool)).exists()
         or Snapshot.select().where((Snapshot.id == file_name) & (Snapshot.pool == pool)).exists()
+        or VmSnapshotMemory.select()
+        .where((VmSnapshotMemory.id == file_name) & (VmSnapshotMemory.pool == pool))
+        .exists()
     )
     if known:
         raise FailedPreconditionError(

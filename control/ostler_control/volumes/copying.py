@@ -11,7 +11,7 @@ from ostler_common.hypervisors import Function
 from ostler_control.hosts.choose import check_host
 from ostler_control.hosts.rows import address_of
 from ostler_control.hypervisors import rules
-from ostler_control.models import BackupDisk, Host, Pool, Snapshot, Vm, Volume
+from ostler_control.models import BackupDisk, Host, Pool, Snapshot, Vm, VmSnapshotMemory, Volume
 from ostler_control.operations import Run
 from ostler_control.volumes import wire
 from ostler_control.volumes.host_jobs import check_host_available
@@ -43,11 +43,12 @@ def copy_disks(
     *,
     vm_id: str = "",
     share: tuple[int, int] = (0, 100),
+    memory: VmSnapshotMemory | None = None,
 ) -> dict[str, volume_pb2.VolumeInfo]:
     """Inside a step: makes the host fill all targets, which are thin, with their sources as of one moment.
 
-    Returns what each target is then, by the id of its file. vm_id: the VM that runs on that host with the sources; the
-    rest as in `copy_file` and `Run.job`.
+    Returns what each target is then, by the id of its file. vm_id: the VM that runs on that host with the sources;
+    memory: the file that gets its memory of the same moment; the rest as in `copy_file` and `Run.job`.
     """
     request = agent_pb2.CopyDisksRequest(
         operation=run.ref(),
@@ -58,9 +59,11 @@ def copy_disks(
             )
             for source, target in pairs
         ],
+        memory=wire.keyed_ref(memory, run.keys, iter_time_ms) if memory is not None else None,
     )
     update = run.job(address_of(host_id), lambda agent: agent.volumes.CopyDisks, request, share)
-    return {info.volume_id: info for info in update.copied_disks.volumes}
+    made = [*update.copied_disks.volumes, *([update.copied_disks.memory] if memory is not None else [])]
+    return {info.volume_id: info for info in made}
 
 
 def copy_file(
@@ -77,7 +80,9 @@ def copy_file(
         source=None if parents else wire.keyed_ref(source, run.keys),
         target=wire.keyed_ref(target, run.keys, iter_time_ms),
         size_bytes=size_bytes,
-        provisioning=wire.PROVISIONINGS["thin" if isinstance(target, Snapshot | BackupDisk) else target.provisioning],
+        provisioning=wire.PROVISIONINGS[
+            "thin" if isinstance(target, Snapshot | BackupDisk | VmSnapshotMemory) else target.provisioning
+        ],
         vm_id=vm_id,
         layers=[wire.keyed_ref(layer, run.keys) for layer in (source, *parents)] if parents else [],
     )

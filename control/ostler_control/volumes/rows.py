@@ -6,12 +6,12 @@ from ostler_common.errors import AbortedError, FailedPreconditionError
 
 from ostler_control.database import session
 from ostler_control.hosts.rows import is_up, silent
-from ostler_control.models import BackupDisk, Host, Snapshot, Vm, Volume, VolumeFile
+from ostler_control.models import BackupDisk, Host, Snapshot, Vm, VmSnapshotMemory, Volume, VolumeFile
 from ostler_control.operations.records import lock_row
 from ostler_control.states import VmState
 
 # Rows that name a file in a pool, each with the key that opens it.
-FileRow = Volume | VolumeFile | Snapshot | BackupDisk
+FileRow = Volume | VolumeFile | Snapshot | BackupDisk | VmSnapshotMemory
 
 
 def load(volume_id: str) -> Volume:

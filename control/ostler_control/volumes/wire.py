@@ -8,7 +8,7 @@ from ostler_common.errors import InternalError
 
 from ostler_control.keys import Keyring
 from ostler_control.keys.passphrases import KeyHolder
-from ostler_control.models import BackupDisk, Template, VolumeFile
+from ostler_control.models import BackupDisk, Template, VmSnapshotMemory, VolumeFile
 from ostler_control.templates.source import direct_source
 from ostler_control.volumes.rows import FileRow
 
@@ -62,6 +62,8 @@ def template_source(template: Template | None, keys: Keyring) -> agent_pb2.Templ
 
 
 def _noun(row: FileRow) -> str:
+    if isinstance(row, VmSnapshotMemory):
+        return "memory of VM snapshot"
     return "disk of backup" if isinstance(row, BackupDisk) else type(row).__name__.lower()
 
 

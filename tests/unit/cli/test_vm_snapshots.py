@@ -25,10 +25,18 @@ def test_one_is_taken(control: Control, ostler: Ostler) -> None:
     assert (request.vm, request.name, len(request.request_id)) == ("web-1", "whole", 36)
 
 
+def test_one_is_taken_with_memory_and_reverted_with_its_disks_only(control: Control, ostler: Ostler) -> None:
+    assert ostler("vm", "snapshot", "create", "web-1", "--memory", "--no-wait").exit_code == 0
+    assert asked(control, pb.CreateVmSnapshotRequest).memory
+    control.asked.clear()
+    assert ostler("vm", "snapshot", "revert", "whole", "--disks-only", "--yes", "--no-wait").exit_code == 0
+    assert asked(control, pb.RevertVmRequest).disks_only
+
+
 def test_they_are_listed_and_shown(control: Control, ostler: Ostler) -> None:
     lines = ostler("vm", "snapshot", "list", "--vm", "web-1").stdout.splitlines()
-    assert lines[0].split() == ["NAME", "STATE", "VM", "DISKS", "SIZE"]
-    assert lines[1].split()[:6] == ["whole", "ready", "web-1", "1", "4", "GiB"]
+    assert lines[0].split() == ["NAME", "STATE", "VM", "DISKS", "SIZE", "MEMORY"]
+    assert lines[1].split()[:7] == ["whole", "ready", "web-1", "1", "4", "GiB", "no"]
     assert asked(control, pb.ListVmSnapshotsRequest).vm == "web-1"
     shown = ostler("vm", "snapshot", "show", "whole").stdout
     assert "web-1-root" in shown

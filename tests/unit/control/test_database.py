@@ -74,6 +74,7 @@ from ostler_control.models import (
     VmSnapshot,
     VmSnapshotDisk,
     VmSnapshotLabel,
+    VmSnapshotMemory,
     VmSnapshotSchedule,
     VmTpm,
     VolumeLimits,
@@ -713,6 +714,25 @@ def test_vm_snapshots_get_labels(tmp_path: Path) -> None:
             assert [(row.object.name, row.key) for row in VmSnapshotLabel.select()] == [("old", "keep")]
             VmSnapshot.delete().execute()
             assert VmSnapshotLabel.select().count() == 0
+
+
+def test_vm_snapshots_get_memory(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0035_backup_boots")
+            old = VmSnapshot.create(name="old", account=Account.create(name="a"), vm_id="v", vm_name="web")
+            pool = Pool.create(name="p", type="nfs", scope="zone", scope_id="z")
+            Kek.create(id="k", name="k", current=True)
+            key = Passphrase.create(kek="k", sealed=b"x", bound_id="m")
+        assert "0037_vm_snapshot_memory" in database.migrate()
+        with database.session():
+            VmSnapshotMemory.create(vm_snapshot=old, pool=pool, passphrase=key, size_bytes=1, definition="{}")
+            [row] = VmSnapshotMemory.select()
+            assert (row.vm_snapshot.name, row.format, row.used_bytes, row.cpus) == ("old", "qcow2", 0, "")
+            with pytest.raises(peewee.IntegrityError):
+                Passphrase.delete().execute()
+            VmSnapshot.delete().execute()
+            assert VmSnapshotMemory.select().count() == 0
 
 
 def test_backups_get_boots(tmp_path: Path) -> None:

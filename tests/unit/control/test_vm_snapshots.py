@@ -7,13 +7,25 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from ostler.types.v1 import vm_pb2
 from ostler.types.v1.volume_pb2 import CONSISTENCY_APPLICATION
 from ostler_common.errors import FailedPreconditionError, OstlerError
 from ostler_common.hypervisors import Function
 from ostler_control import settings, snapshots, vm_snapshots, vms, volumes
 from ostler_control.api.convert.vm_snapshots import vm_snapshot as shown
 from ostler_control.api.convert.volumes import snapshot as shown_disk
-from ostler_control.models import Event, Host, Passphrase, Snapshot, VmSnapshot, VmSnapshotDisk, Volume
+from ostler_control.hosts import cpus
+from ostler_control.models import (
+    Event,
+    Host,
+    Passphrase,
+    Snapshot,
+    Vm,
+    VmSnapshot,
+    VmSnapshotDisk,
+    VmSnapshotMemory,
+    Volume,
+)
 from ostler_control.operations import Engine
 from ostler_control.volumes.forget import forget_snapshot
 
@@ -271,3 +283,129 @@ def test_keys_are_destroyed_with_the_files(site: Site, engine: Engine) -> None:
     assert Passphrase.select().where(Passphrase.id.in_(keys)).count() == 0
     destroyed = Event.select().where(Event.type == "snapshot.key.destroy", Event.resource_id.in_(ids))
     assert destroyed.count() == 2
+
+
+# -- memory
+
+
+def take_with_memory(site: Site, engine: Engine, vm: Any, name: str = "lively") -> Any:
+    wanted = vm_snapshots.NewVmSnapshot(vm, name, memory=True)
+    operation = site.record(lambda: vm_snapshots.create(wanted, "alice", site.keys))
+    assert outcome(engine, operation) == OK
+    return VmSnapshot.get_by_id(operation.resource_id)
+
+
+def memory_of(row: Any) -> Any:
+    return VmSnapshotMemory.get(VmSnapshotMemory.vm_snapshot == row)
+
+
+def machine(site: Site, vm: Any) -> Any:
+    return site.hosts[Host.get_by_id(reload(vm).host_id).name].vms[vm.id]
+
+
+@pytest.mark.parametrize("kind", ["encrypted", "plain"])
+def test_memory_is_kept_encrypted_and_the_guest_continues_from_it(site: Site, engine: Engine, kind: str) -> None:
+    vm = vm_with_data(site, engine, kind)
+    row = take_with_memory(site, engine, vm)
+    kept = memory_of(row)
+    root = Volume.get((Volume.vm_id == vm.id) & Volume.root)
+    assert (kept.pool_id, kept.size_bytes, kept.encrypt_format) == (root.pool_id, vm.memory_bytes, "luks")
+    assert file_of(site, kept).passphrase == site.keys.open(kept).reveal()
+    message = shown(row, site.admin())
+    assert (message.memory.pool_name, message.memory.size_bytes) == (kept.pool.name, vm.memory_bytes)
+    site.check_whole()
+
+    stop(site, engine, vm)
+    content = file_of(site, kept).content
+    for volume in Volume.select().where(Volume.vm_id == vm.id):
+        file_of(site, volume).content = "written since"
+    assert outcome(engine, site.record(reverting(site, row))) == OK
+    vm = reload(vm)
+    assert (vm.state, machine(site, vm).running, machine(site, vm).memory) == ("running", True, content)
+    site.check_whole()
+
+    stop(site, engine, vm)
+    disks_only = lambda: vm_snapshots.revert(row, "alice", site.keys, disks_only=True)  # noqa: E731
+    assert outcome(engine, site.record(disks_only)) == OK
+    assert (reload(vm).state, reload(vm).host_id) == ("stopped", None)
+    assert outcome(engine, site.record(lambda: vms.start(reload(vm), "alice"))) == OK
+    assert machine(site, vm).memory == ""
+
+    before = set(Passphrase.select(Passphrase.id).tuples())
+    assert outcome(engine, site.record(lambda: vm_snapshots.delete(reload(row), "alice"))) == OK
+    assert kept.file_id not in site.fleet.files()
+    assert (kept.passphrase_id,) in before
+    assert Passphrase.get_or_none(Passphrase.id == kept.passphrase_id) is None
+    destroyed = Event.select().where((Event.type == "vm-snapshot.key.destroy") & (Event.resource_id == row.id))
+    assert destroyed.count() == 1
+    site.check_whole()
+
+
+def test_memory_that_cannot_be_kept_is_refused(site: Site, engine: Engine) -> None:
+    vm = vm_with_data(site, engine)
+    taking_it = lambda: vm_snapshots.create(  # noqa: E731
+        vm_snapshots.NewVmSnapshot(reload(vm), "lively", memory=True), "alice", site.keys
+    )
+    host = Host.get_by_id(vm.host_id)
+    functions = set(host.functions.split(",")) - {Function.MEMORY_SNAPSHOT}
+    Host.update(functions=",".join(functions)).where(Host.id == host.id).execute()
+    assert refusal(site, taking_it) == "FUNCTION_NOT_SUPPORTED"
+    Host.update(functions=host.functions).where(Host.id == host.id).execute()
+    stop(site, engine, vm)
+    assert refusal(site, taking_it) == "VM_NOT_RUNNING"
+    assert not VmSnapshotMemory.select().exists()
+
+
+def test_a_vm_that_changed_does_not_continue_from_its_memory(site: Site, engine: Engine) -> None:
+    vm = vm_with_data(site, engine)
+    row = take_with_memory(site, engine, vm)
+    stop(site, engine, vm)
+    Vm.update(cpus=vm.cpus + 1).where(Vm.id == vm.id).execute()
+    error = refused(site, reverting(site, row))
+    assert (error.reason, f"its CPUs (then {vm.cpus}, now {vm.cpus + 1})" in str(error)) == ("VM_CHANGED", True)
+    assert reload(vm).state == "stopped"
+    Vm.update(cpus=vm.cpus).where(Vm.id == vm.id).execute()
+    for host in Host.select():
+        cpus.record(host.id, vm_pb2.CpuModel(model="other"))
+    VmSnapshotMemory.update(cpus="0123456789abcdef").where(VmSnapshotMemory.vm_snapshot == row).execute()
+    assert refusal(site, reverting(site, row)) == "NO_FEASIBLE_HOST"
+    assert (reload(vm).state, reload(vm).host_id, reload(row).operation_id) == ("stopped", None, "")
+    site.check_whole()
+
+
+def test_a_guest_that_cannot_continue_is_stopped_with_the_disks_of_the_snapshot(site: Site, engine: Engine) -> None:
+    vm = vm_with_data(site, engine)
+    row = take_with_memory(site, engine, vm)
+    contents = [file_of(site, disk.snapshot).content for disk in disks(row)]
+    stop(site, engine, vm)
+    for fake in site.hosts.values():
+        fake.fail("StartVm", Fault(FailedPreconditionError("no", "MEMORY_NOT_RESTORED"), before=True))
+    operation = site.record(reverting(site, row))
+    assert "MEMORY_NOT_RESTORED" in outcome(engine, operation)
+    vm = reload(vm)
+    assert (vm.state, vm.power_state, vm.host_id) == ("stopped", "stopped", None)
+    mine = Volume.select().where(Volume.vm_id == vm.id).order_by(Volume.slot)
+    assert [file_of(site, volume).content for volume in mine] == contents
+    site.check_whole()
+
+
+def test_a_failed_copy_leaves_the_vm_and_its_disks_as_they_were(site: Site, engine: Engine) -> None:
+    vm = vm_with_data(site, engine)
+    row = take_with_memory(site, engine, vm)
+    stop(site, engine, vm)
+    for fake in site.hosts.values():
+        fake.fail("CopyVolume", Fault(NO, before=False, times=10))
+    assert "NO_WAY" in outcome(engine, site.record(reverting(site, row)))
+    assert (reload(vm).state, reload(vm).host_id) == ("stopped", None)
+    site.check_whole()
+
+
+def test_a_failed_snapshot_leaves_no_memory(site: Site, engine: Engine) -> None:
+    vm = vm_with_data(site, engine)
+    for fake in site.hosts.values():
+        fake.fail("CopyDisks", Fault(NO, before=False, times=10))
+    wanted = vm_snapshots.NewVmSnapshot(vm, "lively", memory=True)
+    operation = site.record(lambda: vm_snapshots.create(wanted, "alice", site.keys))
+    assert "NO_WAY" in outcome(engine, operation)
+    assert not VmSnapshotMemory.select().exists()
+    site.check_whole()

@@ -47,12 +47,12 @@ def _copy(
         with session.locks.hold(vm_id):
             freeze = freezing.freeze(session, vm_id)
             try:
-                reasons = _begin(session, vm_id, copies, backup_id)
+                reasons = begin(session, vm_id, copies, backup_id)
             finally:
                 freeze = freezing.thaw(session, vm_id, freeze)
-        _finish(session, vm_id, copies[0].path, progress)
+        finish(session, vm_id, copies[0].path, progress)
     finally:
-        _remove_keys(session, vm_id, copies)
+        remove_keys(session, vm_id, copies)
     return freeze, reasons
 
 
@@ -78,8 +78,8 @@ def end_copy(session: Session, vm_id: str, key_id: str | None, path: Path) -> No
     retry_while_unavailable(end)
 
 
-def _remove_keys(session: Session, vm_id: str, copies: Sequence[DiskCopy]) -> None:
-    """Tries every key; then raises the first failure."""
+def remove_keys(session: Session, vm_id: str, copies: Sequence[DiskCopy]) -> None:
+    """Removes the targets' keys. Tries every key; then raises the first failure."""
     with ExitStack() as stack:
         for copy in copies:
             key_id = copy.target.key.key_id if copy.target.key else None
@@ -96,8 +96,10 @@ def _forget_checkpoints(session: Session, vm_id: str) -> None:
     retry_while_unavailable(forget)
 
 
-def _begin(session: Session, vm_id: str, copies: Sequence[DiskCopy], backup_id: str) -> Mapping[str, str]:
-    """Returns by volume id why a disk is copied whole, if increments are asked for."""
+def begin(session: Session, vm_id: str, copies: Sequence[DiskCopy], backup_id: str = "") -> Mapping[str, str]:
+    """Begins all copies at once; `finish` and `remove_keys` must follow. The caller holds the VM's lock.
+
+    Returns by volume id why a disk is copied whole, if increments are asked for."""
     domain = domains.get_active(session, vm_id)
     volume_ids = ", ".join(copy.volume_id for copy in copies)
     with translated(f"copying volume {volume_ids} of VM {vm_id}"):
@@ -120,8 +122,8 @@ def _begin(session: Session, vm_id: str, copies: Sequence[DiskCopy], backup_id: 
     return plan.reasons
 
 
-def _finish(session: Session, vm_id: str, path: Path, progress: Progress) -> None:
-    """Waits for the backup to end and reports its progress; aborts it on cancellation."""
+def finish(session: Session, vm_id: str, path: Path, progress: Progress) -> None:
+    """Waits for the copies to end and reports their progress; aborts them on cancellation."""
     ended_by: OstlerError | None = None
     while True:
         stats = retry_while_unavailable(lambda: _stats_or_none(live.find_active(session, vm_id), vm_id, path))

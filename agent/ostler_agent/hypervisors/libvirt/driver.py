@@ -44,6 +44,7 @@ from ostler_agent.hypervisors.libvirt import (
     nic_devices,
     resize,
     samples,
+    saved_memory,
     screen,
     screenshot,
 )
@@ -286,6 +287,19 @@ class LibvirtDriver:
 
     def end_copies(self, vm_id: str, copies: Sequence[DiskCopy]) -> None:
         backup.end_copies(self._session, vm_id, copies)
+
+    # -- MemorySnapshot
+
+    def copy_with_memory(self, vm_id: str, memory: Path, copies: Sequence[DiskCopy], progress: Progress) -> Freeze:
+        return saved_memory.copy_with_memory(self._session, vm_id, memory, copies, progress)
+
+    def end_save(self, vm_id: str, copies: Sequence[DiskCopy]) -> None:
+        saved_memory.end_save(self._session, vm_id, copies)
+
+    def restore(self, spec: VmSpec, paths: Paths, memory: Path) -> None:
+        self._expected.discard(spec.vm_id)
+        with self._session.locks.hold(spec.vm_id):
+            saved_memory.restore(self._session, spec, paths, memory)
 
     # -- Adoption
 

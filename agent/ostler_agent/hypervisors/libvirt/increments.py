@@ -47,20 +47,20 @@ def prepare(
 ) -> Plan:
     """Drops the bitmaps of other backups; makes the usable ones known to libvirt. disks: of the copies, in order."""
     forget(domain)
-    nodes = _nodes(domain, vm_id)
+    opened = nodes(domain, vm_id)
     recorded: list[str] = []
     known: dict[str, list[str]] = {}
     increments: dict[str, str] = {}
     reasons: dict[str, str] = {}
     for copy, disk in zip(copies, disks, strict=True):
-        node = nodes.get(disk.alias or "")
+        node = opened.get(disk.alias or "")
         if node is None or node.get("drv") != DiskFormat.QCOW2:
             reasons[copy.volume_id] = bitmaps.NOT_QCOW2
             continue
         recorded.append(disk.target)
         found = bitmaps.bitmaps_of(node)
         for name in bitmaps.obsolete(found, copy.since):
-            _ask(domain, vm_id, "block-dirty-bitmap-remove", {"node": node["node-name"], "name": name})
+            ask(domain, vm_id, "block-dirty-bitmap-remove", {"node": node["node-name"], "name": name})
         reasons[copy.volume_id] = bitmaps.why_full(found, copy.since)
         if not reasons[copy.volume_id]:
             increments[copy.volume_id] = bitmaps.name_of(copy.since)
@@ -75,10 +75,10 @@ def prepare(
 
 def drop_broken(domain: libvirt.virDomain, vm_id: str, disk: AttachedDisk) -> None:
     """Drops a disk's bitmaps that were not saved: QEMU would refuse to grow it."""
-    node = _nodes(domain, vm_id).get(disk.alias or "", {})
+    node = nodes(domain, vm_id).get(disk.alias or "", {})
     for bitmap in bitmaps.bitmaps_of(node):
         if bitmap.broken and bitmaps.is_ours(bitmap.name):
-            _ask(domain, vm_id, "block-dirty-bitmap-remove", {"node": node["node-name"], "name": bitmap.name})
+            ask(domain, vm_id, "block-dirty-bitmap-remove", {"node": node["node-name"], "name": bitmap.name})
 
 
 def forget(domain: libvirt.virDomain) -> None:
@@ -88,17 +88,18 @@ def forget(domain: libvirt.virDomain) -> None:
             checkpoint.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
 
 
-def _nodes(domain: libvirt.virDomain, vm_id: str) -> dict[str, Mapping[str, object]]:
+def nodes(domain: libvirt.virDomain, vm_id: str) -> dict[str, Mapping[str, object]]:
     """What each disk's device has open, by the device's alias."""
     found: dict[str, Mapping[str, object]] = {}
-    for device in bitmaps.records(_ask(domain, vm_id, "query-block", {})):
+    for device in bitmaps.records(ask(domain, vm_id, "query-block", {})):
         if isinstance(opened := device.get("inserted"), Mapping):
             # The path of a virtio disk is /machine/peripheral/ALIAS/virtio-backend, of others its alias.
             found.update(dict.fromkeys(str(device.get("qdev", "")).split("/"), opened))
     return found
 
 
-def _ask(domain: libvirt.virDomain, vm_id: str, command: str, arguments: Mapping[str, object]) -> object:
+def ask(domain: libvirt.virDomain, vm_id: str, command: str, arguments: Mapping[str, object]) -> object:
+    """What QEMU itself answers. Raises AbortedError QEMU_REFUSED."""
     text = libvirt_qemu.qemuMonitorCommand(domain, json.dumps({"execute": command, "arguments": arguments}), 0)
     answer: dict[str, object] = json.loads(text)
     if "return" not in answer:

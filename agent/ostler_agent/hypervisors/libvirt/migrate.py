@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from ostler_common.errors import (
 
 from ostler_agent.hypervisors.base import Destination, MigrationLimits, MigrationOutcome, MigrationReport, Progress
 from ostler_agent.hypervisors.libvirt import domains, inventory
+from ostler_agent.hypervisors.libvirt.calls import Call
 from ostler_agent.hypervisors.libvirt.errors import is_code, to_ostler_error, translated
 from ostler_agent.hypervisors.libvirt.events import RawEvent
 from ostler_agent.hypervisors.libvirt.live import refuse_busy, retry_while_unavailable
@@ -50,7 +50,10 @@ def migrate(
         domain.migrateSetMaxDowntime(limits.max_downtime_ms)
     flags = _flags(live, destination, limits)
     with session.events.tap(vm_id) as events:
-        call = _Call(lambda: domain.migrateToURI3(destination.addresses.hypervisor_uri, parameters, flags))
+        call = Call(
+            "vm-migration",
+            lambda: domain.migrateToURI3(destination.addresses.hypervisor_uri, parameters, flags),
+        )
         stopped_by = _watch(domain, call.wait, memory_bytes, limits.timeout_s, progress)
         completed = _completed(events, STATISTICS_WAIT_S if call.error is None else 0)
     outcome = retry_while_unavailable(lambda: _outcome(session, vm_id))
@@ -162,27 +165,6 @@ def _is_no_longer_migrating(domain: Any, wait_s: float) -> bool:
         return True
     time.sleep(wait_s)
     return False
-
-
-class _Call:
-    """Runs a blocking call in its own thread. error: what it raised."""
-
-    def __init__(self, function: Callable[[], object]) -> None:
-        self.error: libvirt.libvirtError | None = None
-        self._function = function
-        self._thread = threading.Thread(target=self._run, name="vm-migration", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._function()
-        except libvirt.libvirtError as error:
-            self.error = error
-
-    def wait(self, timeout_s: float) -> bool:
-        """Waits up to timeout_s for the call to end; returns whether it has."""
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
 
 
 def _watch(

@@ -21,6 +21,7 @@ from ostler_control.models import (
     Vm,
     VmSnapshot,
     VmSnapshotDisk,
+    VmSnapshotMemory,
     VmSnapshotSchedule,
 )
 
@@ -35,6 +36,7 @@ def vm_snapshots(rows: Sequence[VmSnapshot], caller: Caller) -> list[pb.VmSnapsh
         found.snapshot_id: found
         for found in SnapshotConsistency.select().where(SnapshotConsistency.snapshot.in_(snapshots))
     }
+    memory = _memory(rows)
     labeled = labels.of_objects(VmSnapshot, [row.id for row in rows])
     messages = []
     for row in rows:
@@ -57,6 +59,7 @@ def vm_snapshots(rows: Sequence[VmSnapshot], caller: Caller) -> list[pb.VmSnapsh
                 disks=[_disk(disk, pools) for disk in own],
                 create_time=timestamp(row.create_time),
                 labels=labeled.get(row.id, {}),
+                memory=memory.get(row.id),
             )
         )
     return messages
@@ -92,6 +95,17 @@ def _disks(rows: Sequence[VmSnapshot]) -> dict[str, list[VmSnapshotDisk]]:
     for disk in query.where(VmSnapshotDisk.vm_snapshot.in_([row.id for row in rows])).order_by(VmSnapshotDisk.slot):
         found.setdefault(disk.vm_snapshot_id, []).append(disk)
     return found
+
+
+def _memory(rows: Sequence[VmSnapshot]) -> dict[str, pb.VmSnapshotMemory]:
+    query = VmSnapshotMemory.select(VmSnapshotMemory, Pool).join(Pool)
+    found = query.where(VmSnapshotMemory.vm_snapshot.in_([row.id for row in rows]))
+    return {
+        row.vm_snapshot_id: pb.VmSnapshotMemory(
+            pool_name=row.pool.name, size_bytes=row.size_bytes, used_bytes=row.used_bytes
+        )
+        for row in found
+    }
 
 
 def _disk(row: VmSnapshotDisk, pools: Mapping[str | None, Pool]) -> pb.VmSnapshotDisk:

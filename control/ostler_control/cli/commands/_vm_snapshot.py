@@ -48,6 +48,13 @@ def _disks(snapshot: pb.VmSnapshot) -> Sequence[Sequence[str]]:
     ]
 
 
+def _memory(snapshot: pb.VmSnapshot) -> str:
+    """The space that it takes; "no": there is none."""
+    if not snapshot.HasField("memory"):
+        return "no"
+    return text.size(snapshot.memory.used_bytes or snapshot.memory.size_bytes)
+
+
 VIEW = View[pb.VmSnapshot](
     "VM snapshot",
     columns=[
@@ -56,6 +63,7 @@ VIEW = View[pb.VmSnapshot](
         ("VM", lambda s: s.vm_name),
         ("disks", lambda s: str(len(s.disks))),
         ("size", lambda s: text.size(sum(d.size_bytes for d in s.disks))),
+        ("memory", _memory),
         ("taken", lambda s: text.when(s, "create_time")),
     ],
     details=[
@@ -63,6 +71,7 @@ VIEW = View[pb.VmSnapshot](
         ("account", lambda s: s.account_name),
         ("VM ran", lambda s: text.yes(s.online)),
         ("consistency", consistency),
+        ("memory in pool", lambda s: s.memory.pool_name),
         ("VM id", lambda s: s.vm_id),
         ("labels", lambda s: labels_joined(s.labels)),
         ("id", lambda s: s.id),
@@ -79,20 +88,26 @@ def snapshot_group() -> None:
 @snapshot_group.command("create")
 @click.argument("vm", type=VM)
 @click.option("--name", default="", help="Name.  [default: the VM's and the time, UTC]")
+@click.option("--memory", is_flag=True, help="With the memory of the running VM, encrypted.")
 @operation_options()
 @pass_app
-def create(app: App, vm: str, name: str, call: CallOptions) -> None:
+def create(app: App, vm: str, name: str, memory: bool, call: CallOptions) -> None:
     """Creates a snapshot of all disks of a VM, even while it runs.
 
     All disks are of one moment. If a guest agent answers, file systems are frozen at that moment; otherwise the disks
     are as a power cut would leave them. Each disk's snapshot is a whole copy in the pool of its volume, encrypted if
     the volume is. The VM is busy until it is taken; the guest goes on meanwhile.
 
+    With --memory the guest stands still while its memory is written, and a revert continues it from there.
+
     \b
     Example:
       ostler vm snapshot create web-1 --name before-upgrade
+      ostler vm snapshot create web-1 --memory
     """
-    request = pb.CreateVmSnapshotRequest(request_id=call.request_id, vm=vm, name=name, validate_only=call.dry_run)
+    request = pb.CreateVmSnapshotRequest(
+        request_id=call.request_id, vm=vm, name=name, memory=memory, validate_only=call.dry_run
+    )
     finish(app, app.client.vm_snapshots.CreateVmSnapshot(request), VIEW, pb.VmSnapshot(), call)
 
 
@@ -131,22 +146,28 @@ def show(app: App, snapshot: str, output: str) -> None:
 
 @snapshot_group.command("revert")
 @click.argument("snapshot", type=VM_SNAPSHOT)
+@click.option("--disks-only", is_flag=True, help="Leave its memory aside: the VM stays stopped.")
 @yes_option
 @operation_options()
 @pass_app
-def revert(app: App, snapshot: str, yes: bool, call: CallOptions) -> None:
+def revert(app: App, snapshot: str, disks_only: bool, yes: bool, call: CallOptions) -> None:
     """Reverts all disks of a VM to a snapshot. The VM must be stopped.
 
     Everything written since is lost (create a snapshot first if in doubt). All disks go back together, or none. Each
     gets the snapshot's size, and stays encrypted, or plain, as it is now, under a new key. The snapshot stays.
 
+    If the snapshot has memory, the VM starts, and its guest continues where it was.
+
     \b
     Example:
       ostler vm snapshot revert before-upgrade --yes
+      ostler vm snapshot revert before-upgrade --disks-only
     """
     if not call.dry_run:
         confirm(f"Revert to snapshot {snapshot} and lose everything written to the VM's disks since?", yes)
-    request = pb.RevertVmRequest(request_id=call.request_id, vm_snapshot=snapshot, validate_only=call.dry_run)
+    request = pb.RevertVmRequest(
+        request_id=call.request_id, vm_snapshot=snapshot, disks_only=disks_only, validate_only=call.dry_run
+    )
     finish(app, app.client.vm_snapshots.RevertVm(request), VM_VIEW, vm_pb2.Vm(), call)
 
 

@@ -67,7 +67,9 @@ def _resize(app: App, call: Call) -> Operation:
 
 def _snapshot(app: App, call: Call) -> Operation:
     return app.client.vm_snapshots.CreateVmSnapshot(
-        CreateVmSnapshotRequest(request_id=call.request_id, vm=call.target, name=call.text("name"))
+        CreateVmSnapshotRequest(
+            request_id=call.request_id, vm=call.target, name=call.text("name"), memory=call.flag("memory")
+        )
     )
 
 
@@ -137,7 +139,10 @@ ACTIONS = Actions(
             "Take a snapshot of all disks of VM {name} as of one moment? Its guest goes on meanwhile.",
             _snapshot,
             _RUNNING | _STOPPED,
-            (Option("name", "Name (empty: the VM's and the time)"),),
+            (
+                Option("name", "Name (empty: the VM's and the time)"),
+                Option("memory", "With its memory, encrypted: a running guest stands still meanwhile", is_flag=True),
+            ),
         ),
         Action(
             "backup",

@@ -13,7 +13,7 @@ from ostler_control.cli.commands._vm_snapshot import VIEW
 from ostler_control.web import tables
 from ostler_control.web.actions import Action, Actions, Target
 from ostler_control.web.context import Console
-from ostler_control.web.forms import Call
+from ostler_control.web.forms import Call, Option
 from ostler_control.web.labels import label_action
 from ostler_control.web.objects import render_object
 from ostler_control.web.tables import Table
@@ -73,7 +73,9 @@ def _find(app: App, id_: str) -> Target:
 
 
 def _revert(app: App, call: Call) -> Operation:
-    return app.client.vm_snapshots.RevertVm(pb.RevertVmRequest(request_id=call.request_id, vm_snapshot=call.target))
+    return app.client.vm_snapshots.RevertVm(
+        pb.RevertVmRequest(request_id=call.request_id, vm_snapshot=call.target, disks_only=call.flag("disks-only"))
+    )
 
 
 def _delete(app: App, call: Call) -> Operation:
@@ -89,9 +91,11 @@ ACTIONS = Actions(
             "revert",
             ("vm", "snapshot", "revert"),
             "Revert the VM",
-            "Revert all disks of the VM to snapshot {name}, and lose everything written since? The VM must be stopped.",
+            "Revert all disks of the VM to snapshot {name}, and lose everything written since? The VM must be stopped. "
+            "If the snapshot has memory, the guest then continues from it.",
             _revert,
             _READY,
+            (Option("disks-only", "Leave its memory aside: the VM stays stopped", is_flag=True),),
             fixed=("--yes",),
             is_dangerous=True,
         ),
