@@ -13,7 +13,6 @@ from ostler_agent.preconditions import check_volume
 from ostler_agent.seeds import SEEDS, Seeds
 from ostler_agent.spec import VmInfo, VmSpec, VolumeRef
 from ostler_agent.vms import power
-from ostler_agent.volumes.checks import check_passphrase_given
 
 _BEGUN = "continues from its memory"  # the fact that the guest may have run since
 
@@ -37,9 +36,8 @@ def start(
         return driver.vm(spec.vm_id)
     need(driver, Function.MEMORY_SNAPSHOT)
     assert isinstance(driver, MemorySnapshot)
-    if memory.key is None:
-        raise bad_field("memory.key", "is required: memory is always encrypted", "KEY_MISSING")
-    check_passphrase_given(memory.key, "memory.key")
+    if memory.key is None or not memory.key.passphrase:
+        raise bad_field("memory.key.passphrase", "is required: memory is always encrypted", "KEY_MISSING")
     if _BEGUN in job.facts:
         raise FailedPreconditionError(
             f"VM {spec.vm_id} has begun to continue from its memory and does not run any more, so its disks may have "
