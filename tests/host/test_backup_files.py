@@ -9,21 +9,26 @@ import subprocess
 import tarfile
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import pytest
+from ostler.agent.v1 import volume_pb2, volume_pb2_grpc
+from ostler.types.v1 import backup_file_pb2
 from ostler_agent.conversion import BackupFiles, GuestConverter
 from ostler_agent.conversion.backup_files import Found, WantedFiles
 from ostler_agent.jobs import JobContext
 from ostler_agent.keyfile import KeyFile
+from ostler_agent.services.volumes import VolumeService
 from ostler_agent.spec import DiskFormat, VolumeRef
 from ostler_agent.tools import qemu_img
 from ostler_agent.volumes.disk_copies import Pair
 from ostler_common.errors import OstlerError
 
-from tests.host.conftest import Storage, job, need, new_key
+from tests.host.conftest import Storage, job, need, new_key, wire
 from tests.host.imports import CACHE
 from tests.lab.host import wait_for
 
@@ -216,6 +221,30 @@ def test_a_caller_who_goes_leaves_nothing(guest: Guest) -> None:
     found.close()
     assert guest.leftovers() == []
     assert _processes(guest) == []
+
+
+def test_it_is_served_and_a_call_that_is_cancelled_leaves_nothing(guest: Guest) -> None:
+    service = VolumeService(guest.storage.jobs, guest.storage.volumes, files=guest.files)
+    server = grpc.server(ThreadPoolExecutor(2))
+    volume_pb2_grpc.add_VolumeServiceServicer_to_server(service, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    request = volume_pb2.ReadBackupFilesRequest(
+        disks=[volume_pb2.BackupChain(layers=map(wire, chain)) for chain in guest.now], path=b"/boot", content=False
+    )
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = volume_pb2_grpc.VolumeServiceStub(channel)
+        found = list(stub.ReadBackupFiles(request))
+        assert [(one.name, one.kind) for part in found for one in part.files if one.name == b"kernel"] == [
+            (b"kernel", backup_file_pb2.BackupFile.FILE)
+        ]
+        assert found[-1].complete
+        call = stub.ReadBackupFiles(request)
+        while next(call).phase != "starting the appliance":
+            pass
+        call.cancel()
+        wait_for(lambda: not guest.leftovers() and not _processes(guest), "the end of the appliance", 60)
+    server.stop(None).wait()
 
 
 def test_a_killed_agent_leaves_no_process_and_the_next_one_clears_up(guest: Guest) -> None:

@@ -1,4 +1,4 @@
-"""Instance conversion: the programs that convert guests of other hypervisors."""
+"""Instance conversion: the programs that convert guests of other hypervisors, or read their disks."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ BOOT = Path("/boot")
 
 # Debian's and Ubuntu's packages, by program.
 _PACKAGES = {
+    "guestfish": "guestfish",
     "virt-v2v-in-place": "virt-v2v, 2.2 or newer",
     "nbdkit": "nbdkit",
     "qemu-storage-daemon": "qemu-system-common",
@@ -43,6 +44,7 @@ def probe(virtio_win: Path, fuse: Path = FUSE, boot: Path = BOOT) -> list[Probe]
         attempt("instance-conversion.supermin", lambda: _version("supermin", r"supermin (\S+)")),
         attempt("instance-conversion.kernel", lambda: _kernel(boot)),
         attempt("windows-conversion.virtio-win", lambda: _virtio_win(virtio_win)),
+        attempt("backup-files.guestfish", lambda: _version("guestfish", r"guestfish (\S+)")),
         attempt("ovftool", ovftool.check_version),
     ]
 

@@ -13,7 +13,16 @@ DATABASES = (
     Path("/usr/lib/sysimage/rpm/rpmdb.sqlite"),
     Path("/var/lib/rpm/Packages"),
 )
-PROGRAMS = ("qemu-img", "qemu-storage-daemon", "cryptsetup", "virt-v2v-in-place", "nbdkit", "supermin", "ovftool")
+PROGRAMS = (
+    "qemu-img",
+    "qemu-storage-daemon",
+    "cryptsetup",
+    "virt-v2v-in-place",
+    "guestfish",
+    "nbdkit",
+    "supermin",
+    "ovftool",
+)
 
 
 def stamp(

@@ -20,12 +20,20 @@ def load_of(host: Host) -> float:
     return load.cpu_used / (load.cpus or host.cpus or 1) if load else 0.0
 
 
-def choose_host(pool: Pool, encrypted: bool, busy: Callable[[str], int], *also: Pool | None) -> Host:
+def choose_host(
+    pool: Pool,
+    encrypted: bool,
+    busy: Callable[[str], int],
+    *also: Pool | None,
+    prefer: Callable[[Host], bool] = lambda host: True,
+) -> Host:
     """The host to work on a volume of this pool: up, reaching it, able to encrypt if need be, least loaded.
 
-    busy: how many jobs of this process a host runs now; also: other pools that it must reach, for copies. Raises
-    FailedPreconditionError NO_COMMON_HOST, with the hosts that reach each pool, NO_CAPABLE_HOST, with each host's
-    reason, or FUNCTION_NOT_SUPPORTED when the hypervisors of none of them know encrypted volumes.
+    busy: how many jobs of this process a host runs now; also: other pools that it must reach, for copies; prefer: hosts
+    for which it is true come before all others, if there are any.
+
+    Raises FailedPreconditionError NO_COMMON_HOST, with the hosts that reach each pool, NO_CAPABLE_HOST, with each
+    host's reason, or FUNCTION_NOT_SUPPORTED when the hypervisors of none of them know encrypted volumes.
     """
     others = list({other.id: other for other in also if other is not None and other.id != pool.id}.values())
     where = f"pools {' and '.join(one.name for one in (pool, *others))}" if others else f"pool {pool.name}"
@@ -44,7 +52,11 @@ def choose_host(pool: Pool, encrypted: bool, busy: Callable[[str], int], *also: 
     if not fit:
         raise _no_capable_host(where, pool.name, encrypted, refusals)
     # A host in maintenance is chosen only when there is no other.
-    return min(fit, key=lambda host: (host.maintenance, load_of(host) + busy(host.id) / max(host.cpus, 1), host.id))
+
+    def rank(host: Host) -> tuple[bool, bool, float, str]:
+        return not prefer(host), host.maintenance, load_of(host) + busy(host.id) / max(host.cpus, 1), host.id
+
+    return min(fit, key=rank)
 
 
 def _reaching_all(pool: Pool, others: Sequence[Pool]) -> list[Host]:

@@ -24,6 +24,12 @@ def failed_probe(host: Host) -> str:
     return "volume-encryption: not probed yet"
 
 
+def has_proved(host: Host, name: str) -> bool:
+    """Whether the probe of this name has succeeded there."""
+    capabilities = json_format.Parse(host.capabilities or "{}", host_pb2.Capabilities(), ignore_unknown_fields=True)
+    return any(probe.name == name and probe.ok for probe in capabilities.probes)
+
+
 def failed_probes(host_ids: Iterable[str]) -> str:
     """The same for several: "h3 (volume-encryption.qemu-img: no such option), h4 (...) and 2 more"."""
     columns = (Host.name, Host.capabilities, Host.hypervisor_type, Host.functions)

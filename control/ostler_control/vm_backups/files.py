@@ -19,6 +19,7 @@ from ostler_common.errors import InternalError, OstlerError, bad_field, from_rpc
 from ostler_control.agents import Agent, Agents
 from ostler_control.database import session
 from ostler_control.hosts.choose import choose_host
+from ostler_control.hosts.probes import has_proved
 from ostler_control.hosts.rows import address_of
 from ostler_control.keys import Keyring
 from ostler_control.models import Backup, Operation
@@ -30,6 +31,7 @@ from ostler_control.volumes.increments import parents_of
 
 MAX_PATH_BYTES = 4096
 MAX_NAME = 256
+_PROBE = "backup-files.guestfish"
 _DEADLINE_S = 6 * 3600
 _END_S, _POLL_S = 10.0, 0.1
 
@@ -88,7 +90,8 @@ def _reading(run: Run) -> None:
 
 def _choose(run: Run) -> str:
     with session():
-        return choose_host(load(run.resource_id).pool, True, run.agents.busy).id
+        pool = load(run.resource_id).pool
+        return choose_host(pool, True, run.agents.busy, prefer=lambda host: has_proved(host, _PROBE)).id
 
 
 def relay_files(

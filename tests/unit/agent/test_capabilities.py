@@ -74,10 +74,11 @@ def test_conversion_with_every_program(programs: Path, tmp_path: Path) -> None:
     program(programs, "nbdkit", 'echo "nbdkit 1.32.5 (nbdkit-1.32.5-1)"')
     program(programs, "qemu-storage-daemon", 'echo "qemu-storage-daemon version 7.2.22 (Debian)"')
     program(programs, "supermin", 'echo "supermin 5.2.2"')
+    program(programs, "guestfish", 'echo "guestfish 1.48.6"')
     program(programs, "ovftool", 'echo "VMware ovftool 4.6.3 (build-1)"')
     (tmp_path / "vmlinuz-6.1.0").touch()
     found = conversion.probe(tmp_path, Path("/dev/null"), tmp_path)
-    details = ["2.2.0", "1.32.5", "7.2.22", "/dev/null", "5.2.2", "6.1.0", str(tmp_path), "4.6.3"]
+    details = ["2.2.0", "1.32.5", "7.2.22", "/dev/null", "5.2.2", "6.1.0", str(tmp_path), "1.48.6", "4.6.3"]
     assert [probe.detail for probe in found] == details
     assert replace(EMPTY, probes=tuple(found)).instance_conversion
 

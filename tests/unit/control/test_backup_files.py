@@ -9,11 +9,13 @@ from typing import Any, cast
 
 import grpc
 import pytest
+from google.protobuf import json_format
 from ostler.control.v1 import backup_pb2 as pb
+from ostler.types.v1 import host_pb2
 from ostler_common.errors import AbortedError, OstlerError
 from ostler_control import vm_backups
 from ostler_control.api.backups import BackupService
-from ostler_control.models import Backup, Event, Operation
+from ostler_control.models import Backup, Event, Host, Operation, PoolHost
 from ostler_control.operations import Engine
 from ostler_control.operations.records import ENDED
 from ostler_control.volumes.download import transfer
@@ -80,6 +82,23 @@ def test_file_systems_and_files_are_listed(site: Site, engine: Engine, backup: B
     assert last(backup).state == "succeeded"
     events = Event.select().where((Event.resource_id == backup.id) & (Event.type == "backup.read-files"))
     assert {event.actor for event in events} == {site.admin().actor}
+
+
+def test_a_host_that_has_the_program_reads_them(site: Site, engine: Engine, backup: Backup) -> None:
+    """The others would have to refuse."""
+    hosts = list(Host.select().join(PoolHost).where((PoolHost.pool == backup.pool_id) & Host.volume_encryption))
+    assert len(hosts) > 1
+    chosen = hosts[-1].name
+    for host in hosts:
+        proved = host_pb2.Capabilities(probes=[host_pb2.Probe(name="backup-files.guestfish", ok=host.name == chosen)])
+        Host.update(capabilities=json_format.MessageToJson(proved)).where(Host.id == host.id).execute()
+        if host.name != chosen:
+            no = AbortedError("guestfish is not installed", "TOOL_MISSING")
+            site.hosts[host.name].fail("ReadBackupFiles", Fault(no))
+    for _ in range(3):
+        assert list(read(engine, Context(site.admin()), backup))[-1].complete
+    for fake in site.hosts.values():
+        fake.faults.clear()
 
 
 def test_content_is_read_through_all_that_a_backup_builds_on(site: Site, engine: Engine, backup: Backup) -> None:
