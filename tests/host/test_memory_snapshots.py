@@ -17,7 +17,7 @@ from ostler_agent.hypervisors.libvirt import backup
 from ostler_agent.jobs import JobContext
 from ostler_agent.memory_files import MemoryFiles, size_for
 from ostler_agent.seeds import Seeds
-from ostler_agent.spec import DiskFormat, DiskSpec, PowerState, VmSpec, VolumeRef
+from ostler_agent.spec import DiskFormat, DiskSpec, Key, PowerState, VmSpec, VolumeRef
 from ostler_agent.tools import qemu_img
 from ostler_agent.vms import continuing
 from ostler_agent.volumes.disk_copies import DiskCopies, Pair
@@ -93,11 +93,11 @@ def station(place: Place) -> Iterator[Station]:
 
 
 @contextmanager
-def running(station: Station) -> Iterator[tuple[VmSpec, VolumeRef]]:
+def running(station: Station, tpm_key: Key | None = None) -> Iterator[tuple[VmSpec, VolumeRef]]:
     """A VM that runs, with a volume full of 0x11. In the end nothing else is left of what was done with it."""
     source = station.ref((QCOW2, True))
     station.volumes.create(JobContext("source"), source, SIZE)
-    vm = spec(source)
+    vm = replace(spec(source), tpm_key=tpm_key)
     station.driver.start(vm, station.pools.volume_path)
     try:
         station.io(vm, f"write -P 0x11 0 {SIZE}")
@@ -168,6 +168,16 @@ def test_a_vm_continues_from_its_memory_on_the_disk_of_that_moment(
         station.driver.power_off(vm.vm_id)
         assert station.driver.vm(vm.vm_id).volume_ids == (target.volume_id,), "the definition has it too"
         assert not list((place.root / "memory").iterdir())
+
+
+def test_a_vm_with_a_tpm_continues(place: Place, station: Station) -> None:
+    key = new_key()
+    with running(station, key) as (vm, source):
+        target, memory = save(station, vm, source)
+        station.driver.power_off(vm.vm_id)
+        go_on(station, place, reverted(vm, target), memory)
+        assert is_running(station, vm)
+        assert key.key_id in secrets_on(place.host)
 
 
 def test_the_records_of_incremental_backups_survive(station: Station) -> None:

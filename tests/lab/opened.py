@@ -24,8 +24,8 @@ def key_file(passphrase: bytes) -> Iterator[int]:
         os.close(descriptor)
 
 
-def digest(fleet: Fleet, path: Path) -> str:
-    """SHA-256 of what is in an encrypted qcow2 file, opened with the key that the control plane has for it."""
+def content(fleet: Fleet, path: Path) -> bytes:
+    """What is in an encrypted qcow2 file, opened with the key that the control plane has for it."""
     raw = fleet.lab.directory / "opened.raw"
     with key_file(fleet.watch.key_of(path.name)) as descriptor:
         subprocess.run(
@@ -37,6 +37,11 @@ def digest(fleet: Fleet, path: Path) -> str:
             check=True,
             pass_fds=[descriptor],
         )
-    found = hashlib.sha256(raw.read_bytes()).hexdigest()
+    found = raw.read_bytes()
     raw.unlink()
     return found
+
+
+def digest(fleet: Fleet, path: Path) -> str:
+    """SHA-256 of that."""
+    return hashlib.sha256(content(fleet, path)).hexdigest()

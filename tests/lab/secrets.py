@@ -42,6 +42,7 @@ class Watch:
             rows = database.execute(
                 "SELECT id, kek_id, sealed, bound_id FROM passphrase WHERE id IN (SELECT passphrase_id FROM volume"
                 " UNION SELECT passphrase_id FROM snapshot UNION SELECT passphrase_id FROM backup_disk"
+                " UNION SELECT passphrase_id FROM vm_snapshot_memory"
                 " UNION SELECT passphrase_id FROM volume_file"
                 " WHERE role NOT IN ('export', 'upload'))"  # which somebody chose
             ).fetchall()
@@ -55,7 +56,8 @@ class Watch:
         with contextlib.closing(sqlite3.connect(f"file:{database_path}?mode=ro", uri=True, timeout=30)) as database:
             ((key_id,),) = database.execute(
                 "SELECT passphrase_id FROM volume WHERE file_id = :id UNION SELECT passphrase_id FROM snapshot"
-                " WHERE id = :id UNION SELECT passphrase_id FROM backup_disk WHERE id = :id",
+                " WHERE id = :id UNION SELECT passphrase_id FROM backup_disk WHERE id = :id"
+                " UNION SELECT passphrase_id FROM vm_snapshot_memory WHERE id = :id",
                 {"id": file_id},
             ).fetchall()
         return self.passphrases[key_id]

@@ -13,8 +13,10 @@ from ostler.types.v1 import volume_pb2 as volume_types
 from tests.lab.console import Console
 from tests.lab.fleet import Fleet, fresh, refused
 from tests.lab.host import SHARED, wait_for
+from tests.lab.opened import content
 
 pytestmark = pytest.mark.lab
+NEEDLE = "plain-text-in-the-memory-of-a-guest"
 READY = vm_snapshot_pb2.VmSnapshot.READY
 DISK_MIB = 24
 # Counts up on one disk and then on the other, so that at any one moment the first is equal or one ahead.
@@ -111,6 +113,40 @@ def test_a_running_guest_with_two_disks_goes_back_as_a_whole(fleet: Fleet, guest
     for name in ("ledger", "journal"):
         fleet.do(fleet.detach(name))
         fleet.do(fleet.delete_volume(name))
+
+
+@pytest.mark.timeout(600)
+def test_a_guest_continues_from_the_memory_of_its_snapshot(fleet: Fleet, guest: str) -> None:
+    shared = fleet.lab.hosts[0].outside(SHARED)
+    before = set(shared.iterdir())
+    create = vm_snapshot_pb2.CreateVmSnapshotRequest(request_id=fresh(), vm=guest, name="lively", memory=True)
+    with fleet.console(guest) as console:
+        console.run(f"kept=$(yes {NEEDLE[:8]}''{NEEDLE[8:]} | head -n 50000); echo FILL''ED", "FILLED")
+        counted = console.tick()
+        fleet.do(fleet.api.vm_snapshots.CreateVmSnapshot(create))
+        assert counted < console.tick() < 10_000, "the guest goes on"
+        console.run("kept=nothing; mark written-since", "MARKED")
+    taken = fleet.api.vm_snapshots.GetVmSnapshot(vm_snapshot_pb2.GetVmSnapshotRequest(vm_snapshot="lively"))
+    assert 0 < taken.memory.used_bytes < taken.memory.size_bytes
+    [memory] = set(shared.iterdir()) - before - {shared / disk.snapshot_id for disk in taken.disks}
+    plain = (NEEDLE.encode(), b"LibvirtQemudSave")
+    assert all(word in content(fleet, memory) for word in plain)
+    assert not any(word in memory.read_bytes() for word in plain)
+
+    request = vm_snapshot_pb2.RevertVmRequest(request_id=fresh(), vm_snapshot="lively")
+    assert refused(fleet.api.vm_snapshots.RevertVm, request).reason == "VM_RUNNING"
+    fleet.do(fleet.stop(guest, force=True))
+    request.request_id = fresh()
+    fleet.do(fleet.api.vm_snapshots.RevertVm(request))
+    assert len(fleet.hosts_running(fleet.vm(guest).id)) == 1
+    with fleet.console(guest) as console:
+        assert console.tick() >= counted, "the guest has booted"
+        assert console.run('echo "lines $(echo "$kept" | grep -c plain)"', r"lines (\d+)")[1] == "50000"
+        assert "written-since" not in console.run("cat /marker; echo EN''D", r"(?s)(.*)END")[1]
+        console.run("mark written-after", "MARKED")
+    gone = vm_snapshot_pb2.DeleteVmSnapshotRequest(request_id=fresh(), vm_snapshot="lively")
+    fleet.do(fleet.api.vm_snapshots.DeleteVmSnapshot(gone))
+    assert not memory.exists()
 
 
 @pytest.mark.timeout(600)

@@ -11,7 +11,7 @@ from ostler_control.check.findings import RESTORE, Finding, Reason
 from ostler_control.check.rows import FileRow
 from ostler_control.database import session
 from ostler_control.keys import Keyring
-from ostler_control.models import BackupDisk, Passphrase, Snapshot, Volume
+from ostler_control.models import BackupDisk, Passphrase, Snapshot, VmSnapshotMemory, Volume
 from ostler_control.volumes import wire
 
 _DEADLINE_S = 60.0
@@ -44,7 +44,7 @@ def check_file(row: FileRow, host: HostAddress, agents: Agents, keys: Keyring) -
             message = f"host {host.name} has no file of it: put the file back, or give the {noun} up"
             return [
                 *findings,
-                Finding(Reason.FILE_MISSING, name, message, f"ostler {noun} delete {describe(row).partition(' ')[2]}"),
+                Finding(Reason.FILE_MISSING, name, message, f"ostler {noun} delete {name.removeprefix(noun).lstrip()}"),
             ]
         if error.reason == "WRONG_KEY":
             return [*findings, _wrong_key(row, ref, host, agents, keys)]
@@ -62,11 +62,15 @@ def check_file(row: FileRow, host: HostAddress, agents: Agents, keys: Keyring) -
 
 
 def _noun(row: FileRow) -> str:
+    if isinstance(row, VmSnapshotMemory):
+        return "vm snapshot"
     return "backup" if isinstance(row, BackupDisk) else type(row).__name__.lower()
 
 
 def describe(row: FileRow) -> str:
     """ "volume data-1"."""
+    if isinstance(row, VmSnapshotMemory):
+        return f"{_noun(row)} {row.vm_snapshot.name}"
     return f"{_noun(row)} {row.backup.name if isinstance(row, BackupDisk) else row.name}"
 
 

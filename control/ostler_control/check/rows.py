@@ -22,6 +22,8 @@ from ostler_control.models import (
     PoolHost,
     Snapshot,
     Vm,
+    VmSnapshot,
+    VmSnapshotMemory,
     Volume,
     db,
     tuples,
@@ -30,7 +32,7 @@ from ostler_control.operations import Journal
 from ostler_control.scheduling import capacity
 from ostler_control.states import UNFINISHED_OPERATIONS, BackupState, SnapshotState, VolumeState
 
-FileRow = Volume | Snapshot | BackupDisk
+FileRow = Volume | Snapshot | BackupDisk | VmSnapshotMemory
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,9 @@ def read(journal: Journal) -> Rows:
         kept = BackupDisk.select(BackupDisk, Backup).join(Backup)
         kept = kept.where((Backup.state == BackupState.READY) & (Backup.operation_id == ""))
         files.update({disk.file_id: disk for disk in kept})
+        saved = VmSnapshotMemory.select(VmSnapshotMemory, VmSnapshot).join(VmSnapshot)
+        saved = saved.where((VmSnapshot.state == SnapshotState.READY) & (VmSnapshot.operation_id == ""))
+        files.update({memory.file_id: memory for memory in saved})
         reach: dict[str, list[str]] = {}
         pool_hosts = PoolHost.select(PoolHost.pool, PoolHost.host).order_by(PoolHost.reachable.desc())
         for pool_id, host_id in tuples(pool_hosts, tuple[str, str]):

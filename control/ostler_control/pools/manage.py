@@ -31,6 +31,8 @@ from ostler_control.models import (
     Pool,
     PoolHost,
     Snapshot,
+    VmSnapshot,
+    VmSnapshotMemory,
     Volume,
     VolumeFile,
     now,
@@ -170,6 +172,15 @@ def delete(agents: Agents, pool: Pool, actor: str) -> None:
             if kept:
                 raise FailedPreconditionError(
                     f"pool {pool.name} holds {kept} snapshots; delete them first (ostler snapshot list)",
+                    "POOL_HAS_SNAPSHOTS",
+                    {"pool": pool.name},
+                )
+            query = VmSnapshot.select(VmSnapshot.name).join(VmSnapshotMemory)
+            saved = query.where(VmSnapshotMemory.pool == pool.id).order_by(VmSnapshot.name).first()
+            if saved is not None:
+                raise FailedPreconditionError(
+                    f"pool {pool.name} holds the memory of VM snapshot {saved.name}; delete that first (ostler vm "
+                    f"snapshot delete {saved.name})",
                     "POOL_HAS_SNAPSHOTS",
                     {"pool": pool.name},
                 )

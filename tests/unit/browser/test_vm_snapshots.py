@@ -18,7 +18,8 @@ def test_a_vm_goes_back_to_its_snapshot_which_is_deleted_as_a_whole(visit: Visit
     page.goto(f"/vms/{vm.id}")
     page.get_by_role("link", name="Take a snapshot").click()
     page.get_by_label("Name").fill("monday")
-    expect(page.locator("#command")).to_have_text("ostler vm snapshot create books --name monday")
+    page.get_by_label("With its memory").check()
+    expect(page.locator("#command")).to_have_text("ostler vm snapshot create books --name monday --memory")
     send(page, "Take a snapshot")
     page.get_by_role("link", name="To the vm-snapshot monday").click()
     expect(page.locator("h1")).to_contain_text("ready")
@@ -36,6 +37,8 @@ def test_a_vm_goes_back_to_its_snapshot_which_is_deleted_as_a_whole(visit: Visit
     page.get_by_role("link", name="Revert the VM").click()
     expect(page.locator("#command")).to_have_text("ostler vm snapshot revert monday --yes")
     send(page, "Revert the VM")
+    page.goto(f"/vms/{vm.id}")
+    expect(page.locator("h1")).to_contain_text("running")
 
     open_snapshot(page, vm.id)
     page.get_by_role("link", name="Delete").click()

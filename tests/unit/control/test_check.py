@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from ostler_common.errors import FailedPreconditionError
-from ostler_control import check, database, vms
+from ostler_control import check, database, vm_snapshots, vms
 from ostler_control.check import rows
 from ostler_control.check.command import print_report
 from ostler_control.check.findings import Finding, Reason, Report
 from ostler_control.check.machines import Domain, VmRecord, compare_vms
 from ostler_control.main import main
-from ostler_control.models import Host, Operation, Vm, Volume, VolumeFile
+from ostler_control.models import Host, Operation, Vm, VmSnapshotMemory, Volume, VolumeFile
 from ostler_control.operations import Engine, Journal
 from ostler_control.scheduling import capacity
 from ostler_control.states import PowerState, VmState
@@ -75,6 +75,17 @@ def test_a_volume_without_its_file_is_found(working: tuple[Site, Engine]) -> Non
     volume = Volume.get()
     site.fleet.pools[volume.pool_id].pop(volume.file_id)
     expected = (Reason.FILE_MISSING, f"volume {volume.name}", f"ostler volume delete {volume.name}")
+    assert reasons(look(site, engine)) == [expected]
+
+
+def test_memory_without_its_file_is_found(working: tuple[Site, Engine]) -> None:
+    site, engine = working
+    wanted = vm_snapshots.NewVmSnapshot(Vm.get(), "lively", memory=True)
+    assert outcome(engine, site.record(lambda: vm_snapshots.create(wanted, "alice", site.keys))) == SUCCEEDED
+    assert look(site, engine).checked == "3 of 3 hosts, 1 VMs, 3 of 3 files, 0 operations"
+    memory = VmSnapshotMemory.get()
+    site.fleet.pools[memory.pool_id].pop(memory.file_id)
+    expected = (Reason.FILE_MISSING, "vm snapshot lively", "ostler vm snapshot delete lively")
     assert reasons(look(site, engine)) == [expected]
 
 

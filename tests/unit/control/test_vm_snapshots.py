@@ -19,6 +19,7 @@ from ostler_control.models import (
     Event,
     Host,
     Passphrase,
+    Pool,
     Snapshot,
     Vm,
     VmSnapshot,
@@ -27,6 +28,7 @@ from ostler_control.models import (
     Volume,
 )
 from ostler_control.operations import Engine
+from ostler_control.pools import manage as pools
 from ostler_control.volumes.forget import forget_snapshot
 
 from tests.fakes.working_agent import Fault
@@ -339,6 +341,16 @@ def test_memory_is_kept_encrypted_and_the_guest_continues_from_it(site: Site, en
     destroyed = Event.select().where((Event.type == "vm-snapshot.key.destroy") & (Event.resource_id == row.id))
     assert destroyed.count() == 1
     site.check_whole()
+
+
+def test_a_pool_that_holds_memory_is_not_deleted(site: Site, engine: Engine) -> None:
+    row = take_with_memory(site, engine, vm_with_data(site, engine))
+    empty = Pool.create(name=f"empty-{row.id[:8]}", type="nfs", scope="zone", scope_id="z")
+    VmSnapshotMemory.update(pool=empty).where(VmSnapshotMemory.vm_snapshot == row).execute()
+    error = refused(site, lambda: pools.delete(engine.agents, empty, "root"))
+    assert (error.reason, "holds the memory of VM snapshot lively" in str(error)) == ("POOL_HAS_SNAPSHOTS", True)
+    VmSnapshotMemory.update(pool=disks(row)[0].snapshot.pool_id).where(VmSnapshotMemory.vm_snapshot == row).execute()
+    empty.delete_instance()
 
 
 def test_memory_that_cannot_be_kept_is_refused(site: Site, engine: Engine) -> None:
