@@ -143,8 +143,12 @@ def session() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def transaction() -> Iterator[None]:
+def transaction(*, lasting: bool = True) -> Iterator[None]:
     """All or nothing, in a session of its own if need be; inside another transaction a savepoint.
+
+    lasting False: only for what is seen again after a restart, such as what a host can do. On SQLite a power cut may
+    undo it, with all that was committed after it and does not last either, and nothing waits for the disk. The
+    outermost transaction decides.
 
     On SQLite it takes the write lock at once. Nothing in it may wait for another process or another thread.
     What was committed outlives a power cut: a passphrase's row must, if its volume does.
@@ -162,7 +166,7 @@ def transaction() -> Iterator[None]:
             changed = outermost and db.connection().total_changes != before
             if _erasure.is_due() and outermost:
                 _erasure.attempt()
-        if changed:
+        if changed and lasting:
             _commit_sync.wait(db.database)
 
 

@@ -72,7 +72,7 @@ def set_state(host: WatchedHost, state: HostState, reason: str) -> None:
 
     A fenced host stays fenced: only that it was heard is recorded, and high availability gives it back.
     """
-    with transaction():
+    with transaction(lasting=state is not HostState.UP):
         before = Host.select(Host.state, Host.state_reason).where(Host.id == host.host_id).first()
         if before is None or (before.state, before.state_reason) == (state, reason):
             return
@@ -114,7 +114,7 @@ def set_facts(host: WatchedHost, agent_version: str, capabilities: host_pb2.Capa
         "agent_version": agent_version,
         **registry.columns(capabilities),
     }
-    with transaction():
+    with transaction(lasting=False):
         before = Host.select(*(getattr(Host, name) for name in values)).where(Host.id == host.host_id).first()
         if before is None:
             return ""
@@ -163,7 +163,7 @@ def set_loads(heard: Mapping[str, vm_pb2.HostLoad], loads: Loads) -> int:
             loads.resume({row_id: Smooth.from_json(text) for row_id, text in tuples(query, tuple[str, str])})
     records = loads.add(heard, now().replace(tzinfo=datetime.UTC).timestamp())
     if records:
-        with transaction():
+        with transaction(lasting=False):
             for host_id, record in sorted(records.items()):
                 text = json_format.MessageToJson(record.load, indent=None)
                 Host.update(load=text, smooth_load=record.average.to_json()).where(Host.id == host_id).execute()

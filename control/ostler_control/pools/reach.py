@@ -59,7 +59,7 @@ def mismatch(answer: pool_pb2.Pool, *, shared: bool, encryption: bool, fingerpri
 
 def record(pool_id: str, host_id: str, answer: pool_pb2.Pool | None, reason: str = "") -> None:
     """Records what a host answered about a pool, or why it did not."""
-    with transaction():
+    with transaction(lasting=False):
         pool = Pool.get_or_none(Pool.id == pool_id)
         if pool is None or not Host.select().where(Host.id == host_id).exists():
             return

@@ -111,6 +111,16 @@ def test_all_commits_of_a_failed_sync_fail_whoever_began_it(disk: Disk) -> None:
     assert disk.syncs == 3
 
 
+def test_what_need_not_last_waits_for_no_sync_and_is_covered_by_the_next(disk: Disk) -> None:
+    disk.go_on.clear()
+    with transaction(lasting=False):
+        Zone.create(name="a")
+    assert (disk.syncs, zones()) == (0, 2)
+    disk.go_on.set()
+    create("b")
+    assert (disk.syncs, zones()) == (1, 3)
+
+
 def test_the_log_is_what_is_synced(sqlite_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[str] = []
     monkeypatch.setattr(durable, "_sync", synced.append)
