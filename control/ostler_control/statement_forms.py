@@ -36,14 +36,6 @@ _MAX_TEXTS = 5_000
 _MAX_LIST = 64
 _LISTS = (list, tuple, set, frozenset)
 _SELECTS = (ModelSelect, Select)
-# What a select may have beside columns, tables, condition, order and limits; set, it makes the statement unusual.
-_RARE_IN_SELECT = (
-    "_cte_list",
-    "_group_by",
-    "_having",
-    "_windows",
-    "_lateral",
-)
 
 
 class _UnusualError(Exception):
@@ -111,10 +103,14 @@ class _Form:
 
     def _select(self, select: Node) -> None:
         of = vars(select)
-        if any(of.get(name) is not None for name in _RARE_IN_SELECT) or of["_distinct"]:
+        if of["_cte_list"] or of["_group_by"] or of["_having"] or of["_windows"] or of["_lateral"] or of["_distinct"]:
             raise _UnusualError
         self.parts += ("select", of["_alias"], of["_simple_distinct"], of["_distinct"] is None)
-        self._all(of["_returning"])
+        columns = of["_returning"]
+        if of.get("_is_default"):  # all columns of its model, which is among the sources
+            self.parts.append(len(columns))
+        else:
+            self._all(columns)
         for source in of["_from_list"]:
             self._source(source)
         self._rest(select)

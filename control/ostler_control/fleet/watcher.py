@@ -52,8 +52,8 @@ _PAUSE_REASONS: dict[int, PauseReason] = {
     vm_pb2.PAUSE_REASON_NO_SPACE: PauseReason.NO_SPACE,
     vm_pb2.PAUSE_REASON_IO_ERROR: PauseReason.IO_ERROR,
 }
-# Above this many hosts at once it is cheaper to read every VM than to name the hosts.
-_ALL_AT_ONCE = 100
+# In how many parts all VMs are compared, and loads recorded: all at once, those of a large fleet would hold up calls.
+_PARTS = 10
 
 
 @dataclass(frozen=True)
@@ -420,9 +420,10 @@ class Watcher:
         self._dirty_now.set()
 
     async def _sweep(self) -> None:
-        await asyncio.sleep(self._intervals.sweep_s)
-        for watch in self._watches.values():
-            self._mark(watch)
+        for part in range(_PARTS):
+            await asyncio.sleep(self._intervals.sweep_s / _PARTS)
+            for watch in list(self._watches.values())[part::_PARTS]:
+                self._mark(watch)
 
     async def _reconcile(self) -> None:
         await self._dirty_now.wait()
@@ -435,7 +436,8 @@ class Watcher:
     def _write_verdicts(self, dirty: set[str], views: dict[str, HostView]) -> None:
         """Runs in the worker thread."""
         seen_here = {vm_id for host_id in dirty for vm_id in views[host_id].vms or {}}
-        rows = store.vm_rows(None if len(dirty) > _ALL_AT_ONCE else sorted(dirty), seen_here)
+        # For most of the hosts it is cheaper to read every VM than to name them.
+        rows = store.vm_rows(None if len(dirty) > len(views) / 2 else sorted(dirty), seen_here)
         store.apply(reconcile(rows, views))
         known = frozenset(row.vm_id for row in rows)
         strays = set()
@@ -456,7 +458,7 @@ class Watcher:
         self._strays = {stray for stray in self._strays if stray[0] not in dirty} | strays
 
     async def _flush_loads(self) -> None:
-        await asyncio.sleep(self._interval_s)
+        await asyncio.sleep(self._interval_s / _PARTS)
         loads, self._loads = self._loads, {}
         if loads:
             host_loads.hear(loads)
