@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 
-from tests.bench import conversions, copies, imports, measure, placement, warm_imports
+from tests.bench import conversions, copies, guest_io, imports, measure, page, placement, warm_imports
 from tests.bench.measure import Result
 from tests.lab.fleet import Fleet
 from tests.lab.host import REPOSITORY
 from tests.lab.lab import Lab, missing
 
-PAGE = REPOSITORY / "docs" / "benchmarks.md"
-FLEET_HEADING = "## A fleet of a thousand hosts"
 HEAD = """\
 # Benchmarks
 
@@ -53,12 +49,8 @@ def results() -> Iterator[Result]:
         yield measure.start_cpu(fleet)
         yield measure.migration(fleet)
         yield conversions.export_and_convert(fleet)
+        page.replace(guest_io.HEADING, guest_io.section(guest_io.measure(fleet)))
         fleet.watch.stop()
-
-
-def machine() -> str:
-    qemu = subprocess.run(["qemu-img", "--version"], capture_output=True, text=True, check=True).stdout.split()[2]
-    return f"{os.cpu_count()} CPUs, Linux {platform.release()}, QEMU {qemu}"
 
 
 def file_system() -> str:
@@ -77,11 +69,10 @@ def main() -> None:
         ok &= result.ok
         print(f"{'ok    ' if result.ok else 'MISSED'} {result.what}: {result.figure} ({result.limit})", flush=True)
         print(f"       {result.ostler} with Ostler{f', {result.bare} without' if result.bare else ''}", flush=True)
-    head = HEAD.format(date=time.strftime("%Y-%m-%d"), machine=machine(), file_system=file_system())
-    # What follows is measured by `python -m tests.bench.fleet`, and written by hand.
-    _, heading, fleet = PAGE.read_text().partition(FLEET_HEADING)
-    PAGE.write_text(head + "\n".join(lines) + "\n\n" + heading + fleet)
-    print(f"{PAGE.relative_to(REPOSITORY)} is written; it took {time.monotonic() - begin:.0f} s")
+    head = HEAD.format(date=time.strftime("%Y-%m-%d"), machine=page.machine(), file_system=file_system())
+    # Under other headings is what other measurements have written, or what was written by hand.
+    page.replace("", head + "\n".join(lines))
+    print(f"{page.PAGE.relative_to(REPOSITORY)} is written; it took {time.monotonic() - begin:.0f} s")
     sys.exit(not ok)
 
 

@@ -1,7 +1,7 @@
 #!/bin/bash
-# build-guest.sh [--vmware] [--uefi] OUT: a tiny bootable guest, for the lab and the demo.
+# build-guest.sh [--vmware] [--uefi] [--fio] OUT: a tiny bootable guest, for the lab and the demo.
 #
-# OUT is qcow2, and boots with BIOS unless --uefi is given. With --vmware it is a stream-optimized VMDK, as vCenter exports one, of a guest that boots on pvscsi and
+# OUT is qcow2, and boots with BIOS unless --uefi is given. With --fio it has fio, and takes disks on virtio-scsi, too: `io` measures. With --vmware it is a stream-optimized VMDK, as vCenter exports one, of a guest that boots on pvscsi and
 # not on virtio: it has what virt-v2v needs to change that (modules, a package database, update-initramfs).
 #
 # Busybox on Debian's cloud kernel: 64 MB disk (MBR, one ext4 partition, GRUB), boots in seconds even without KVM and
@@ -10,18 +10,19 @@
 # disks, CPUs and memory while it runs (`size`); `guest-agent` starts QEMU's guest agent; `seed` mounts the CD-ROM and tells the digest of the user data on it. No loop device and no mount
 # are needed, so it builds in a container, too.
 set -euo pipefail
-vmware= uefi=
+vmware= uefi= fio=
 while [[ "${1:-}" == --* ]]; do
   case $1 in
     --vmware) vmware=1 ;;
     --uefi) uefi=1 ;;
+    --fio) fio=1 ;;
     *) echo "unknown option $1" >&2; exit 2 ;;
   esac
   shift
 done
 out=$(realpath -m "${1:?OUT}")
-size_mb=${vmware:+144}
-size_mb=${size_mb:-64}  # virt-v2v wants 50 MB free
+size_mb=${vmware:+144}${fio:+160}
+size_mb=${size_mb:-64}  # virt-v2v wants 50 MB free, fio's libraries take 60
 uuid=11111111-2222-3333-4444-555555555555
 esp_id=0157-1E40
 work=$(mktemp -d)
@@ -162,10 +163,44 @@ CHPASSWD
   printf '%s\n' 'ID=ostler-lab' 'NAME="Lab guest"' 'PRETTY_NAME="Lab guest 1.0"' 'VERSION_ID="1.0"' >"$root/etc/os-release"
   chmod 755 "$root/bin/guest-agent" "$root"/sbin/{shutdown,chpasswd}
 }
+fio() { # Debian's, with its libraries
+  local package libraries="$work/fio/usr/lib/x86_64-linux-gnu"
+  download fio
+  dpkg -x "$work"/fio_*.deb "$work/fio"
+  # What of its libraries is not installed here.
+  for package in $(apt-get install -s --no-install-recommends fio | awk '/^Inst/ && $2 != "fio" {print $2}'); do
+    download "$package"
+    dpkg -x "$work/$package"_*.deb "$work/fio"
+  done
+  install -D "$work/fio/usr/bin/fio" "$root/usr/bin/fio"
+  LD_LIBRARY_PATH="$libraries:$libraries/ceph" ldd "$root/usr/bin/fio" >"$work/fio.libraries"
+  ! grep 'not found' "$work/fio.libraries" >&2 || exit 1
+  grep -o '/[^ ]*' "$work/fio.libraries" | while read -r library; do install -D "$library" "$root/${library#"$work/fio"}"; done
+  cat >"$root/bin/io" <<'IO'
+#!/bin/sh
+# io SERIAL,... FIO-OPTION...: runs fio on these disks, one after the other, and tells how many KiB a second each did
+serials=$1
+shift
+jobs=
+for serial in $(echo "$serials" | tr , ' '); do
+  for disk in /sys/block/vd* /sys/block/sd*; do
+    has=$(cat "$disk/serial" 2>/dev/null || tail -c +5 "$disk/device/vpd_pg80" 2>/dev/null | tr -d '\000 ')
+    [ "$has" = "$serial" ] && jobs="$jobs --name=$serial --stonewall --filename=/dev/${disk##*/}"
+  done
+done
+echo "IO-BEGIN"
+fio --minimal --terse-version=3 --ioengine=libaio --direct=1 --thread --gtod_reduce=1 --norandommap "$@" $jobs >/tmp/io 2>&1
+awk -F';' 'NF > 50 {print "IO=" $3 " KIBS=" $7 + $48}' /tmp/io
+[ "$(grep -c ';' /tmp/io)" -gt 0 ] || cat /tmp/io
+echo "IO-END"
+IO
+  chmod 755 "$root/bin/io"
+}
 pack() { (cd "$1" && find . | cpio -o -H newc --quiet | gzip -1); }
 plain_boot() {
-  initramfs virtio_pci virtio_blk virtio_scsi sr_mod isofs virtio_net virtio_balloon virtio_rng virtio_console button evdev
+  initramfs virtio_pci virtio_blk virtio_scsi sr_mod isofs virtio_net virtio_balloon virtio_rng virtio_console button evdev ${fio:+sd_mod}
   guest_agent
+  if [ "$fio" ]; then fio; fi
   pack "$initramfs" >"$root/boot/initrd"
   cp "$work/kernel/boot/vmlinuz-$version" "$root/boot/vmlinuz"
   # linux16, because the kernel unpacks itself more than twice as fast from there when the CPU is emulated.

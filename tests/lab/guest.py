@@ -28,6 +28,11 @@ def vmware_uefi_guest_image() -> Path:
     return _built("vmware-uefi-guest", ".vmdk", "--vmware", "--uefi")
 
 
+def fio_guest_image() -> Path:
+    """Like `guest_image`, with fio: `io` runs it."""
+    return _built("fio-guest", ".qcow2", "--fio")
+
+
 def _built(name: str, suffix: str, *options: str) -> Path:
     digest = hashlib.sha256(SCRIPT.read_bytes()).hexdigest()[:16]
     image = CACHE / f"{name}-{digest}{suffix}"
