@@ -37,7 +37,9 @@ from ostler_control.models import (
     Template,
     UserData,
     Vm,
+    VmFirmwareState,
     VmSnapshot,
+    VmSnapshotFirmwareState,
     VmSnapshotMemory,
     VmTpm,
     VmUserData,
@@ -166,7 +168,11 @@ class Site:
         kept: list[Any] = [*rows, *Snapshot.select()]
         assert list(VolumeFile.select()) == [], "files that were not swept"
         documents: list[Any] = [*UserData.select(), *VmUserData.select()]
-        others = {row.passphrase_id for model in (FenceDevice, VmTpm) for row in model.select()}
+        others = {
+            row.passphrase_id
+            for model in (FenceDevice, VmTpm, VmFirmwareState, VmSnapshotFirmwareState)
+            for row in model.select()
+        }
         backed_up: list[Any] = [*BackupDisk.select(), *VmSnapshotMemory.select()]
         assert keys == {row.passphrase_id for row in (*kept, *backed_up, *documents) if row.passphrase_id} | others
         assert [row.id for row in VmUserData.select() if row.operation_id] == [], "user data that waits for nothing"

@@ -201,6 +201,28 @@ class ExtraConfig:
         return bool(self.domain_xml or self.interface_xml or self.vhost_user)
 
 
+MAX_VARIABLES_BYTES, MAX_TPM_BYTES = 4 << 20, 1 << 20
+
+
+@dataclass(frozen=True)
+class FirmwareState:
+    """What a VM's firmware keeps on its host: the variables of its UEFI, and the state of its TPM, which is encrypted;
+    b"" where there is none."""
+
+    variables: bytes = field(default=b"", repr=False)
+    tpm: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True)
+class FirmwareCopy:
+    """A copy of such a state. copy_id: UUID; replace: it replaces what the host has, unless the host has had this copy
+    before; else it is put in place only where there is nothing."""
+
+    copy_id: str
+    state: FirmwareState
+    replace: bool = False
+
+
 @dataclass(frozen=True)
 class VmSpec:
     """Everything a host needs to run a VM.
@@ -209,7 +231,8 @@ class VmSpec:
     is there (`seeds.Seeds`); details: those that the driver states (`DriverInfo.details`), checked against its schema;
     max_cpus, max_memory_bytes: what it may get while it runs, 0: no more than it has; machine: the machine type that it
     keeps, "" for the newest; cluster_cpus: what VMs get on the hosts of the cluster, () where all give the same;
-    tpm_key: encrypts the state of its TPM, None: it has no TPM.
+    tpm_key: encrypts the state of its TPM, None: it has no TPM; firmware_copy: what its firmware kept elsewhere, put in
+    place before it starts.
     """
 
     vm_id: str
@@ -229,6 +252,7 @@ class VmSpec:
     machine: str = ""
     cluster_cpus: tuple[CpuModel, ...] = ()
     tpm_key: Key | None = None
+    firmware_copy: FirmwareCopy | None = None
 
     @property
     def keys(self) -> list[Key]:

@@ -36,6 +36,7 @@ class Function(StrEnum):
     UEFI = "uefi"
     SECURE_BOOT = "secure-boot"
     TPM = "tpm"
+    FIRMWARE_STATE = "firmware-state"
     NICS = "nics"
     NIC_FILTER = "nic-filter"
     NIC_HOT_PLUG = "nic-hot-plug"
@@ -75,6 +76,7 @@ _SUMMARIES = {
     Function.UEFI: "booting VMs with UEFI",
     Function.SECURE_BOOT: "booting VMs with UEFI that starts only signed programs",
     Function.TPM: "VMs with an emulated TPM 2.0",
+    Function.FIRMWARE_STATE: "carrying UEFI variables and the state of a TPM to another host",
     Function.NICS: "VMs with network interfaces",
     Function.NIC_FILTER: "dropping frames of VMs that have another sender than the VM",
     Function.NIC_HOT_PLUG: "adding and removing network interfaces while the VM runs",

@@ -24,7 +24,18 @@ from ostler_agent.hypervisors.foreign import ForeignVm
 from ostler_agent.hypervisors.guest import GuestInfo
 from ostler_agent.hypervisors.libvirt.addresses import check, own
 from ostler_agent.hypervisors.libvirt.info import INFO
-from ostler_agent.spec import DiskSpec, Freeze, Key, NicSpec, PowerState, VmInfo, VmSpec, VolumeRef
+from ostler_agent.spec import (
+    DiskSpec,
+    FirmwareCopy,
+    FirmwareState,
+    Freeze,
+    Key,
+    NicSpec,
+    PowerState,
+    VmInfo,
+    VmSpec,
+    VolumeRef,
+)
 from ostler_common.errors import FailedPreconditionError, NotFoundError, OstlerError
 from ostler_common.io_limits import IoLimits
 from ostler_common.secret import Secret
@@ -83,6 +94,7 @@ class FakeHypervisor:
         self.terminal = FakeConsole([])
         self.printed: list[bytes] = []  # what each read of a console log returns
         self.claims: list[SeenAddress] = []
+        self.firmware: dict[str, FirmwareState] = {}
         self.freeze = Freeze(False, "no guest agent is connected")
         self.guest: GuestInfo | None = None  # none: no guest agent is connected
 
@@ -153,6 +165,13 @@ class FakeHypervisor:
 
     def change_cdrom(self, vm_id: str, drive: int, path: Path | None) -> None:
         self._do(f"change_cdrom {drive} {path.name if path else ''}".strip())
+
+    def read_firmware_state(self, vm_id: str) -> FirmwareState:
+        return self.firmware.get(vm_id, FirmwareState())
+
+    def place_firmware_state(self, vm_id: str, copy: FirmwareCopy) -> None:
+        self._do("place_firmware_state")
+        self.firmware[vm_id] = copy.state
 
     def guest_addresses(self, vm_id: str) -> list[SeenAddress]:
         return self.claims

@@ -96,6 +96,16 @@ class Machine:
 
 
 @dataclass
+class FakeTpm:
+    """The state of a TPM on a host. passphrase: opens it; content: what the guest has stored; copy_id: of the copy that
+    it was put in place from."""
+
+    passphrase: bytes
+    content: bytes
+    copy_id: str = ""
+
+
+@dataclass
 class Fault:
     """What goes wrong with the next calls of a method.
 
@@ -183,7 +193,7 @@ class FakeHost(
         self.asked_guests: list[str] = []  # what guest agents were asked to do
         self.screen: Path | None = None  # the Unix socket of a VNC server
         self.secrets: set[str] = set()
-        self.tpms: dict[str, bytes] = {}  # by VM the passphrase that opens the state of its TPM here
+        self.tpms: dict[str, FakeTpm] = {}
         self.mirrors: dict[str, str] = {}
         self.web: dict[str, tuple[int, bytes]] = {}
         self.faults: dict[str, Fault] = {}
@@ -670,6 +680,12 @@ class FakeHost(
             self.pressed.append(request.keys)
         return vm_pb2.SendKeyResponse()
 
+    def ReadFirmwareState(
+        self, request: vm_pb2.ReadFirmwareStateRequest, context: grpc.ServicerContext
+    ) -> types_vm_pb2.FirmwareState:
+        found = self.tpms.get(request.vm_id)
+        return types_vm_pb2.FirmwareState(tpm=found.passphrase + b"|" + found.content if found else b"")
+
     def ReadGuestInfo(self, request: vm_pb2.ReadGuestInfoRequest, context: grpc.ServicerContext) -> guest_pb2.GuestInfo:
         with _errors(context):
             return self._guest(request.vm_id)
@@ -737,6 +753,8 @@ class FakeHost(
                 machine.running, machine.migrating = True, False
                 machine.spec.CopyFrom(request.destination_spec)
                 destination.vms[request.vm_id] = machine
+                if request.vm_id in self.tpms:
+                    destination.tpms[request.vm_id] = self.tpms.pop(request.vm_id)
                 self.seeds.pop(request.vm_id, None)
                 self._drop_secrets(machine.spec)
             return job_pb2.MigrationReport(elapsed_ms=1)
@@ -937,8 +955,16 @@ class FakeHost(
         if spec.HasField("tpm"):
             assert spec.tpm.key.passphrase, "a TPM without its key"
             self.secrets.add(spec.tpm.key.key_id)
-            if self.tpms.setdefault(spec.vm_id, spec.tpm.key.passphrase) != spec.tpm.key.passphrase:
+            self._place_firmware_state(spec)
+            if self.tpms[spec.vm_id].passphrase != spec.tpm.key.passphrase:
                 raise FailedPreconditionError("the key does not open the state of the TPM", "WRONG_KEY")
+
+    def _place_firmware_state(self, spec: types_vm_pb2.VmSpec) -> None:
+        here, carried = self.tpms.get(spec.vm_id), spec.firmware_state
+        if carried.tpm and (here is None or (carried.replace and here.copy_id != carried.id)):
+            passphrase, _, content = carried.tpm.partition(b"|")
+            self.tpms[spec.vm_id] = FakeTpm(passphrase, content, carried.id)
+        self.tpms.setdefault(spec.vm_id, FakeTpm(spec.tpm.key.passphrase, b""))
 
     def _check_image_lock(self, vm_id: str) -> None:
         if self.fleet.image_locks and (where := [n for n in self.fleet.running_on(vm_id) if n != self.name]):

@@ -58,6 +58,7 @@ KVM_ONLY = {
         "machine-type.kept",
         "secure-boot.start",
         "tpm.start",
+        "firmware-state.carried",
         "adoption.hand-back",
         "adoption.unknown",
     ),

@@ -56,5 +56,11 @@ def test_a_guest_keeps_what_it_stores_in_its_tpm(fleet: Fleet) -> None:
     with fleet.console("sealed") as console:
         console.wait("GUEST-UP", 120)
         assert stored(console) == VALUE, "it is there after a stop and a start"
-    fleet.delete_vm("sealed")
+    fleet.do(fleet.stop("sealed", force=True))
+    fleet.do(fleet.start("sealed", source.name))
+    with fleet.console("sealed") as console:
+        console.wait("GUEST-UP", 120)
+        assert stored(console) == VALUE, "it has followed the stopped VM to another host"
     assert not state(there, vm.id)
+    fleet.delete_vm("sealed")
+    assert not state(source, vm.id)

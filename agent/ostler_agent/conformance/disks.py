@@ -14,8 +14,19 @@ from ostler_common.secret import new_passphrase
 from ostler_agent.conformance.assertions import CheckFailedError, SkippedError, refused, require
 from ostler_agent.conformance.bench import MIB, Bench, NeverCancelled, new_id
 from ostler_agent.hypervisors.base import DiskLimits, GuestAddresses, NicHotPlug, NicLink
+from ostler_agent.hypervisors.firmware import FirmwareStates
 from ostler_agent.hypervisors.guest import GuestAgent
-from ostler_agent.spec import DiskSpec, ExtraConfig, Firmware, Key, KeyUse, NicSpec, PowerState
+from ostler_agent.spec import (
+    DiskSpec,
+    ExtraConfig,
+    Firmware,
+    FirmwareCopy,
+    FirmwareState,
+    Key,
+    KeyUse,
+    NicSpec,
+    PowerState,
+)
 from ostler_agent.tools import iso, qemu_img
 
 GO_TIMEOUT_S = 60.0
@@ -182,6 +193,27 @@ def tpm(bench: Bench) -> None:
     bench.start(other)  # with a new TPM
     bench.hypervisor.power_off(spec.vm_id)
     bench.hypervisor.delete(spec.vm_id)
+
+
+def firmware_state(bench: Bench) -> None:
+    """The state of a TPM is read, and a VM that has none on this host starts with the copy."""
+    bench.need_probe(Function.TPM)
+    hypervisor = bench.hypervisor
+    assert isinstance(hypervisor, FirmwareStates)
+    require(hypervisor.read_firmware_state(new_id()) == FirmwareState(), "an unknown VM has nothing")
+    spec = replace(bench.spec(bench.volume()), tpm_key=_tpm_key())
+    bench.start(spec)
+    hypervisor.power_off(spec.vm_id)
+    state = hypervisor.read_firmware_state(spec.vm_id)
+    require(state.tpm, "the state of the TPM must be read")
+    hypervisor.delete(spec.vm_id)
+    require(hypervisor.read_firmware_state(spec.vm_id) == FirmwareState(), "nothing must be left of a deleted VM")
+    for _ in range(2):
+        hypervisor.place_firmware_state(spec.vm_id, FirmwareCopy(new_id(), state))
+    require(hypervisor.read_firmware_state(spec.vm_id).tpm == state.tpm, "the copy must be in place")
+    bench.start(spec)  # the key opens it
+    hypervisor.power_off(spec.vm_id)
+    hypervisor.delete(spec.vm_id)
 
 
 def _tpm_key() -> Key:

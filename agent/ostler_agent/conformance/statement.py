@@ -15,9 +15,21 @@ from ostler_agent.conformance.assertions import CheckFailedError, SkippedError, 
 from ostler_agent.conformance.bench import Bench, NeverCancelled
 from ostler_agent.hypervisors.base import PARTS
 from ostler_agent.pools import registry as pool_registry
-from ostler_agent.spec import Cdrom, DiskFormat, DiskSpec, ExtraConfig, Firmware, Key, KeyUse, NicSpec
+from ostler_agent.spec import (
+    Cdrom,
+    DiskFormat,
+    DiskSpec,
+    ExtraConfig,
+    Firmware,
+    FirmwareCopy,
+    FirmwareState,
+    Key,
+    KeyUse,
+    NicSpec,
+)
 from ostler_agent.vms import addresses as vm_addresses
 from ostler_agent.vms import console_log, disks, keyboard, power, resizing, screen
+from ostler_agent.vms import firmware as vm_firmware
 from ostler_agent.vms import guest as vm_guest
 from ostler_agent.vms import nic_link as vm_nic_link
 from ostler_agent.vms import nics as vm_nics
@@ -154,6 +166,13 @@ def unstated(bench: Bench) -> None:
         with refused("a VM with a TPM", REFUSAL):
             key = Key(str(uuid.uuid4()), None, use=KeyUse.TPM)
             power.start(hypervisor, bench.paths, replace(stopped, tpm_key=key), progress)
+    if Function.FIRMWARE_STATE not in stated.functions:
+        refusals += 2
+        with refused("reading what firmware keeps", REFUSAL):
+            vm_firmware.read_state(hypervisor, stopped.vm_id)
+        with refused("a VM with what its firmware kept", REFUSAL):
+            copy = FirmwareCopy(str(uuid.uuid4()), FirmwareState())
+            power.start(hypervisor, bench.paths, replace(stopped, firmware_copy=copy), progress)
     if Function.MACHINE_TYPE not in stated.functions:
         refusals += 1
         with refused("a VM with a machine type", REFUSAL):

@@ -89,6 +89,7 @@ CHECKS: tuple[Check, ...] = (
     _check("uefi.start", disks.uefi, Function.UEFI),
     _check("secure-boot.start", disks.secure_boot, Function.SECURE_BOOT),
     _check("tpm.start", disks.tpm, Function.TPM),
+    _check("firmware-state.carried", disks.firmware_state, Function.FIRMWARE_STATE),
     _check("nics.start", disks.nics, Function.NICS),
     _check("nic-hot-plug.running", disks.plug_nic, Function.NIC_HOT_PLUG),
     _check("nic-link.running", disks.nic_link, Function.NIC_LINK),

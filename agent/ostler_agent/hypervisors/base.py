@@ -20,6 +20,7 @@ from typing import Protocol, runtime_checkable
 from ostler_common.hypervisors import Function, not_supported
 from ostler_common.io_limits import IoLimits
 
+from ostler_agent.hypervisors.firmware import FirmwareStates
 from ostler_agent.hypervisors.foreign import Adoption
 from ostler_agent.hypervisors.guest import GuestAgent
 from ostler_agent.hypervisors.info import DriverInfo
@@ -530,6 +531,7 @@ PARTS: Mapping[Function, type] = {
     Function.LIVE_MIGRATION: LiveMigration,
     Function.ISO: CdromDrives,
     Function.ADOPTION: Adoption,
+    Function.FIRMWARE_STATE: FirmwareStates,
 }
 
 

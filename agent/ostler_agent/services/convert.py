@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
@@ -23,12 +24,16 @@ from ostler_agent.hypervisors.base import SeenAddress
 from ostler_agent.pools import Pool, PoolSpec
 from ostler_agent.spec import (
     MAX_CDROMS,
+    MAX_TPM_BYTES,
+    MAX_VARIABLES_BYTES,
     Cdrom,
     CpuModel,
     DiskFormat,
     DiskSpec,
     ExtraConfig,
     Firmware,
+    FirmwareCopy,
+    FirmwareState,
     Freeze,
     Key,
     KeyUse,
@@ -311,6 +316,38 @@ def vm_spec(message: vm_pb2.VmSpec, path: str = "spec") -> VmSpec:
         machine=_machine(message.machine, f"{path}.machine"),
         cluster_cpus=_cpus(message.cluster_cpus, f"{path}.cluster_cpus"),
         tpm_key=_tpm_key(message.tpm, f"{path}.tpm") if message.HasField("tpm") else None,
+        firmware_copy=_firmware_copy(message, f"{path}.firmware_state"),
+    )
+
+
+def _firmware_copy(message: vm_pb2.VmSpec, path: str) -> FirmwareCopy | None:
+    if not message.HasField("firmware_state"):
+        return None
+    found = message.firmware_state
+    if len(found.tpm) > MAX_TPM_BYTES:
+        raise bad_field(f"{path}.tpm", f"must have at most {MAX_TPM_BYTES} bytes")
+    state = FirmwareState(_inflated(found.variables, MAX_VARIABLES_BYTES, f"{path}.variables"), found.tpm)
+    return FirmwareCopy(uuid_field(found.id, f"{path}.id"), state, found.replace)
+
+
+def _inflated(data: bytes, max_bytes: int, path: str) -> bytes:
+    if not data:
+        return b""
+    inflater = zlib.decompressobj()
+    try:
+        found = inflater.decompress(data, max_bytes)
+    except zlib.error:
+        raise bad_field(path, "must be compressed by zlib") from None
+    if not inflater.eof:
+        raise bad_field(path, f"must have at most {max_bytes} bytes, and be whole")
+    return found
+
+
+def firmware_state(state: FirmwareState) -> vm_pb2.FirmwareState:
+    return vm_pb2.FirmwareState(
+        id=str(uuid.uuid4()),
+        variables=zlib.compress(state.variables) if state.variables else b"",
+        tpm=state.tpm,
     )
 
 

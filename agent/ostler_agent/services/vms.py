@@ -30,6 +30,7 @@ from ostler_agent.vms import (
     console_log,
     continuing,
     disks,
+    firmware,
     guest,
     keyboard,
     nic_link,
@@ -251,6 +252,11 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         vm_id = convert.uuid_field(request.vm_id, "vm_id")
         guest.set_password(self._driver, vm_id, request.guest_user, Secret(request.password))
         return vm_pb2.SetGuestPasswordResponse()
+
+    def ReadFirmwareState(
+        self, request: vm_pb2.ReadFirmwareStateRequest, context: grpc.ServicerContext
+    ) -> types_pb2.FirmwareState:
+        return convert.firmware_state(firmware.read_state(self._driver, convert.uuid_field(request.vm_id, "vm_id")))
 
     def Screenshot(self, request: vm_pb2.ScreenshotRequest, context: grpc.ServicerContext) -> vm_pb2.ScreenshotResponse:
         need(self._driver, Function.SCREENSHOT)

@@ -12,7 +12,7 @@ from ostler_agent.memory_files import MEMORY_FILES, MemoryFiles
 from ostler_agent.preconditions import check_volume
 from ostler_agent.seeds import SEEDS, Seeds
 from ostler_agent.spec import VmInfo, VmSpec, VolumeRef
-from ostler_agent.vms import power
+from ostler_agent.vms import firmware, power
 
 _BEGUN = "continues from its memory"  # the fact that the guest may have run since
 
@@ -51,5 +51,6 @@ def start(
     job.report("reading memory")
     with files.shown(memory, path, job) as file:
         job.remember(**{_BEGUN: "yes"})
+        firmware.place(driver, spec)
         driver.restore(seeds.place(spec), paths, file)
     return driver.vm(spec.vm_id)

@@ -12,7 +12,7 @@ from ostler_agent.hypervisors.base import Hypervisor, Paths, Progress, Reboot, n
 from ostler_agent.preconditions import check_networks, check_volume
 from ostler_agent.seeds import SEEDS, Seeds
 from ostler_agent.spec import Firmware, VmInfo, VmSpec
-from ostler_agent.vms import guest
+from ostler_agent.vms import firmware, guest
 from ostler_agent.vms.disks import check_disk
 
 POLL_INTERVAL_S = 0.2
@@ -41,6 +41,7 @@ def start(driver: Hypervisor, paths: Paths, spec: VmSpec, progress: Progress, se
     """
     if not driver.running(spec.vm_id):
         check_startable(driver, paths, spec)
+        firmware.place(driver, spec)
         progress.report("starting")
         driver.start(seeds.place(spec), paths)
     return driver.vm(spec.vm_id)
@@ -102,6 +103,8 @@ def _check_supported(driver: Hypervisor, spec: VmSpec) -> None:
         need(driver, Function.SECURE_BOOT)
     if spec.tpm_key is not None:
         need(driver, Function.TPM)
+    if spec.firmware_copy is not None:
+        need(driver, Function.FIRMWARE_STATE)
     if spec.nics:
         need(driver, Function.NICS)
     if any(nic.link_down for nic in spec.nics):

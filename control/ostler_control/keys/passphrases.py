@@ -25,6 +25,8 @@ from ostler_control.models import (
     Snapshot,
     Template,
     UserData,
+    VmFirmwareState,
+    VmSnapshotFirmwareState,
     VmSnapshotMemory,
     VmTpm,
     VmUserData,
@@ -47,6 +49,8 @@ KeyHolder = (
     | VmUserData
     | FenceDevice
     | VmTpm
+    | VmFirmwareState
+    | VmSnapshotFirmwareState
 )
 HOLDERS: tuple[type[KeyHolder], ...] = (
     Volume,
@@ -62,6 +66,8 @@ HOLDERS: tuple[type[KeyHolder], ...] = (
     VmUserData,
     FenceDevice,
     VmTpm,
+    VmFirmwareState,
+    VmSnapshotFirmwareState,
 )
 
 

@@ -19,6 +19,8 @@ from ostler_control.models import (
     Kek,
     Passphrase,
     UserData,
+    VmFirmwareState,
+    VmSnapshotFirmwareState,
     VmTpm,
     VmUserData,
     VolumeFile,
@@ -32,6 +34,8 @@ _TYPE_NAMES: dict[type[KeyHolder], str] = {
     UserData: "user data",
     VmUserData: "user data of VM",
     VmTpm: "TPM of VM",
+    VmFirmwareState: "firmware state of VM",
+    VmSnapshotFirmwareState: "firmware state of VM snapshot",
     FenceDevice: "fence device of host",
     ImportDiskPassphrase: "import of disk",
 }

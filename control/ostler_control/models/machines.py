@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peewee import BigIntegerField, BooleanField, DateTimeField, ForeignKeyField, IntegerField, TextField
+from peewee import BigIntegerField, BlobField, BooleanField, DateTimeField, ForeignKeyField, IntegerField, TextField
 
 from ostler_control.models.base import BaseModel, now
 from ostler_control.models.columns import enum_column
@@ -107,6 +107,30 @@ class VmTpm(BaseModel):
     vm_id: str
     passphrase = ForeignKeyField(Passphrase, unique=True, on_delete="RESTRICT")
     passphrase_id: str
+
+    @property
+    def name(self) -> str:
+        """Its VM's."""
+        return str(self.vm.name)
+
+
+class VmFirmwareState(BaseModel):
+    """The last copy of what a VM's firmware keeps on its host: UEFI variables, and the state of its TPM.
+
+    state_id: of this copy, for hosts; sealed: encrypted under the passphrase (the associated data of both is the row's
+    id); sha256: of what is sealed, hex; overwrite: its next host has none, or an older one; copy_time: when it was
+    read.
+    """
+
+    vm = ForeignKeyField(Vm, unique=True, on_delete="CASCADE")
+    vm_id: str
+    passphrase = ForeignKeyField(Passphrase, unique=True, on_delete="RESTRICT")
+    passphrase_id: str
+    state_id = TextField()
+    sealed = BlobField()
+    sha256 = TextField()
+    overwrite = BooleanField(default=False)
+    copy_time = DateTimeField(default=now)
 
     @property
     def name(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peewee import BigIntegerField, BooleanField, DateTimeField, ForeignKeyField, IntegerField, TextField
+from peewee import BigIntegerField, BlobField, BooleanField, DateTimeField, ForeignKeyField, IntegerField, TextField
 
 from ostler_control.models.base import BaseModel
 from ostler_control.models.columns import enum_column
@@ -83,6 +83,24 @@ class VmSnapshotMemory(BaseModel):
     def name(self) -> str:
         """For messages."""
         return f"{self.vm_snapshot.name}:memory"
+
+
+class VmSnapshotFirmwareState(BaseModel):
+    """What the VM's firmware kept at that moment.
+
+    sealed: encrypted under the passphrase (the associated data of both is the row's id).
+    """
+
+    vm_snapshot = ForeignKeyField(VmSnapshot, unique=True, on_delete="CASCADE")
+    vm_snapshot_id: str
+    passphrase = ForeignKeyField(Passphrase, unique=True, on_delete="RESTRICT")
+    passphrase_id: str
+    sealed = BlobField()
+
+    @property
+    def name(self) -> str:
+        """Its snapshot's."""
+        return str(self.vm_snapshot.name)
 
 
 class VmSnapshotSchedule(BaseModel):

@@ -27,6 +27,7 @@ from ostler_control.snapshots.rows import load_or_none as load_snapshot_or_none
 from ostler_control.states import SnapshotState
 from ostler_control.vm_snapshots import memory
 from ostler_control.vm_snapshots.rows import destroy, load_or_none, record_last_error, set_state
+from ostler_control.vms import firmware_states
 from ostler_control.vms.rows import check_not_elsewhere
 from ostler_control.vms.rows import disks_of as disks_of_vm
 from ostler_control.volumes import host_jobs, matrix
@@ -187,7 +188,18 @@ def _create(run: Run) -> None:
             undo.push(_removal(number), partial(delete_file, run, host_id, snapshot_id))
         if inputs.memory_id:
             undo.push(_REMOVE_MEMORY, lambda: delete_memory(run, host_id, inputs.memory_id))
+        row = load_or_none(run.resource_id)
+        if row is not None and firmware_states.is_kept(row.vm_id):
+            vm_id = row.vm_id
+            run.step("keep-firmware-state", lambda: _keep_firmware_state(run, vm_id, inputs))
         run.step("copy", lambda: _copy(run, host_id, inputs))
+
+
+def _keep_firmware_state(run: Run, vm_id: str, inputs: VmSnapshotInputs) -> None:
+    """Just before the disks are copied."""
+    with session():
+        last_host_id = Vm.get_by_id(vm_id).last_host_id
+    firmware_states.keep_for_snapshot(run, vm_id, run.resource_id, inputs.host_id or last_host_id or "")
 
 
 def _removal(number: int) -> str:

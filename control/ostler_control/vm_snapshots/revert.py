@@ -29,7 +29,7 @@ from ostler_control.operations import Run, lock_row, record_operation, workflow
 from ostler_control.snapshots.rows import load as load_snapshot
 from ostler_control.vm_snapshots import memory
 from ostler_control.vm_snapshots.rows import disks_of, lock_ready
-from ostler_control.vms import driver_details
+from ostler_control.vms import driver_details, firmware_states
 from ostler_control.vms.on_host import FORCE_OFF, force_off, start_on
 from ostler_control.vms.rows import check_not_elsewhere
 from ostler_control.vms.rows import disks_of as disks_of_vm
@@ -63,6 +63,7 @@ class RevertInputs:
     memory_id: str = ""
     host_id: str = ""
     last_host_id: str = ""
+    vm_snapshot_id: str = ""
 
 
 def revert(row: VmSnapshot, user: str, keys: Keyring, *, disks_only: bool = False) -> Operation:
@@ -101,7 +102,7 @@ def revert(row: VmSnapshot, user: str, keys: Keyring, *, disks_only: bool = Fals
     operation_id = new_id()
     pairs = [(_lock_snapshot(row, disk), volumes[disk.volume_id]) for disk in disks]
     reverted = tuple(_record_file(snapshot, volume, operation_id, keys) for snapshot, volume in pairs)
-    inputs = RevertInputs(reverted, settings.encryption.LUKS_ITER_TIME.get())
+    inputs = RevertInputs(reverted, settings.encryption.LUKS_ITER_TIME.get(), vm_snapshot_id=row.id)
     if kept is not None:
         host_id = memory.claim_host(vm, kept)
         driver_details.check(vm, host_id)
@@ -162,6 +163,8 @@ def _revert(run: Run) -> None:
             run.step(f"copy-{number}", partial(_copy, run, host_id, disk, inputs.iter_time_ms))
         undo.clear()
     run.always("switch", lambda: files.switch_all((disk.volume_id, disk.file_id) for disk in inputs.disks))
+    if firmware_states.is_kept(run.resource_id):
+        run.always("firmware-state", lambda: firmware_states.revert(run.resource_id, inputs.vm_snapshot_id, run.keys))
     try:
         if inputs.memory_id:
             _continue(run, inputs)
@@ -173,10 +176,13 @@ def _continue(run: Run, inputs: RevertInputs) -> None:
     """Starts the VM from its memory. If that fails, it is stopped, with the snapshot's disks."""
     with run.undoing() as undo:
         undo.push("record-failure", lambda: record_failed_start(run, undo))
+        if inputs.last_host_id != inputs.host_id and firmware_states.is_kept(run.resource_id):
+            run.step("take-firmware-state", lambda: firmware_states.take_along(run, inputs.last_host_id))
         if inputs.last_host_id not in ("", inputs.host_id):
             run.step("undefine-on-last-host", lambda: undefine_on_last_host(run, inputs.last_host_id))
         undo.push(FORCE_OFF, lambda: force_off(run, inputs.host_id))
-        run.step("start", lambda: start_on(run, inputs.host_id, memory=_load_memory(inputs.memory_id)))
+        kept: bool = run.step("start", lambda: start_on(run, inputs.host_id, memory=_load_memory(inputs.memory_id)))
+    firmware_states.keep_step(run, inputs.host_id, kept)
 
 
 def _load_memory(memory_id: str) -> VmSnapshotMemory:

@@ -10,6 +10,7 @@ from ostler_control.operations import Run, lock_row
 from ostler_control.snapshots.rows import destroy as destroy_snapshot
 from ostler_control.states import SnapshotState
 from ostler_control.vm_snapshots import memory
+from ostler_control.vms import firmware_states
 
 
 def load_or_none(vm_snapshot_id: str) -> VmSnapshot | None:
@@ -69,6 +70,7 @@ def destroy(row: VmSnapshot, run: Run) -> None:
     snapshots, kept = snapshots_of(row.id), memory.of_snapshot(row.id)
     if kept is not None:
         memory.destroy(row, kept, run)
+    firmware_states.forget_of_snapshot(row.id)
     VmSnapshot.delete().where(VmSnapshot.id == row.id).execute()
     for snapshot in snapshots:
         destroy_snapshot(snapshot, run)

@@ -21,7 +21,7 @@ from ostler_control.operations import Run, Undo, record_operation, workflow
 from ostler_control.placement import Demand, Placement
 from ostler_control.scheduling import affinity, capacity, placement_query
 from ostler_control.userdata import addressing, vm_user_data
-from ostler_control.vms import details, driver_details, isos, tpm
+from ostler_control.vms import details, driver_details, firmware_states, isos, tpm
 from ostler_control.vms.on_host import FORCE_OFF, UNDEFINE, push_undo_of_start, start_on
 from ostler_control.vms.rows import load, set_state
 from ostler_control.vms.wanted import Checked, NewVm, check, mac_taken, vm_exists
@@ -191,7 +191,8 @@ def _create(run: Run) -> None:
             run.step("stopped", lambda: _leave_stopped(run.resource_id))
             return
         push_undo_of_start(run, undo, inputs.host_id)
-        run.step("start", lambda: start_on(run, inputs.host_id, (70, 100)))
+        kept: bool = run.step("start", lambda: start_on(run, inputs.host_id, (70, 100)))
+    firmware_states.keep_step(run, inputs.host_id, kept)
 
 
 def _leave_stopped(vm_id: str) -> None:
@@ -217,6 +218,7 @@ def _record_failure(run: Run, undo: Undo) -> None:
         if clean and isinstance(undo.error, CancelledError):
             vm_user_data.forget_all(vm.id)
             tpm.forget(vm.id)
+            firmware_states.forget(vm.id)
             Vm.delete().where(Vm.id == vm.id).execute()
         else:
             power_state = PowerState.ABSENT if off else PowerState.UNKNOWN

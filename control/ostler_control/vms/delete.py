@@ -18,7 +18,7 @@ from ostler_control.models import Host, Operation, PowerState, Vm, VmState, Volu
 from ostler_control.operations import Run, Undo, lock_row, record_operation, workflow
 from ostler_control.scheduling import capacity
 from ostler_control.userdata import vm_user_data
-from ostler_control.vms import tpm
+from ostler_control.vms import firmware_states, tpm
 from ostler_control.vms.on_host import force_off, undefine
 from ostler_control.vms.rows import disks_of, hosts_elsewhere, load, set_state
 from ostler_control.volumes.create import delete_file
@@ -108,6 +108,7 @@ def _delete_rows(run: Run) -> None:
         capacity.release(vm)
         vm_user_data.forget_all(vm.id)
         tpm.forget(vm.id)
+        firmware_states.forget(vm.id)
         vm.delete_instance()
 
 

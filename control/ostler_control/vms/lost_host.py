@@ -18,7 +18,7 @@ from ostler_control.models import Host, PowerState, Snapshot, Vm, VmState, Volum
 from ostler_control.operations import lock_row
 from ostler_control.scheduling import capacity
 from ostler_control.userdata import vm_user_data
-from ostler_control.vms import tpm
+from ostler_control.vms import firmware_states, tpm
 from ostler_control.vms.rows import disks_of, set_state
 from ostler_control.volumes.forget import forget_files, forget_snapshot, forget_volume
 
@@ -92,6 +92,7 @@ def _forget_vm(vm: Vm, host: Host, actor: str) -> None:
     capacity.release(vm)
     vm_user_data.forget_all(vm.id)
     tpm.forget(vm.id)
+    firmware_states.forget(vm.id)
     _record("vm.forget", vm, actor, f"its root disk was lost with host {host.name}")
     Vm.delete().where(Vm.id == vm.id).execute()
 

@@ -26,7 +26,7 @@ from ostler_control.models import Host, Operation, Pool, PowerState, Vm, VmState
 from ostler_control.operations import Json, Run, lock_row, record_operation, workflow
 from ostler_control.scheduling import capacity, placement_query
 from ostler_control.userdata import vm_user_data
-from ostler_control.vms import isos, wire
+from ostler_control.vms import firmware_states, isos, wire
 from ostler_control.vms.find import migration_demand
 from ostler_control.vms.locate import (
     Limits,
@@ -148,6 +148,9 @@ def finish(run: Run) -> None:
     it, then raises the first error."""
     first: OstlerError | None = None
     tasks: list[tuple[str, Callable[[], None]]] = [("finish", lambda: keep_arrived(run))]
+    if firmware_states.is_kept(run.resource_id):
+        host_id = run.read(MigrateInputs).destination_id
+        tasks.append(("keep-firmware-state", lambda: firmware_states.keep(run, host_id)))
     for number, volume_id in enumerate(sorted(run.read(MigrateInputs).moved)):
         tasks.append((f"remove-{number}", partial(_remove_source, run, volume_id)))
     for name, body in tasks:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from ostler.agent.v1 import vm_pb2 as agent_pb2
 
 from ostler_control.agents import power_states
+from ostler_control.catalog.firmware import is_uefi
 from ostler_control.database import transaction
 from ostler_control.hosts import cpus
 from ostler_control.hosts.rows import address_of, record_heard
 from ostler_control.models import PowerState, VmSnapshotMemory, VmState
 from ostler_control.operations import Run, Undo
 from ostler_control.userdata import vm_user_data
-from ostler_control.vms import isos, machines, wire
+from ostler_control.vms import firmware_states, isos, machines, wire
 from ostler_control.vms.rows import load, set_state
 from ostler_control.volumes import wire as volume_wire
 
@@ -19,14 +20,20 @@ from ostler_control.volumes import wire as volume_wire
 FORCE_OFF, UNDEFINE = "force-off", "undefine"
 
 
-def start_on(run: Run, host_id: str, share: tuple[int, int] = (0, 100), memory: VmSnapshotMemory | None = None) -> None:
-    """Has a host start the VM, and records that it runs. share: the part of the operation's progress, percent; memory:
-    its guest continues from it."""
+def start_on(run: Run, host_id: str, share: tuple[int, int] = (0, 100), memory: VmSnapshotMemory | None = None) -> bool:
+    """Has a host start the VM, and records that it runs; returns whether its firmware keeps anything there.
+
+    share: the part of the operation's progress, percent; memory: its guest continues from it.
+    """
     vm = load(run.resource_id)
     vm_user_data.check_host(vm.id, host_id)
     isos.check_host(vm.id, host_id)
     spec = wire.spec(vm, run.keys)
     spec.machine = machines.at_start_of(run.id, vm.id)
+    is_kept = is_uefi(vm.firmware) or spec.HasField("tpm")
+    state = firmware_states.to_wire(vm, host_id, run.keys) if is_kept else None
+    if state is not None:
+        spec.firmware_state.CopyFrom(state)
     common = cpus.at_start_of(run.id, host_id)
     spec.cluster_cpus.extend(common.to_wire())
     request = agent_pb2.StartVmRequest(operation=run.ref(), spec=spec)
@@ -37,8 +44,11 @@ def start_on(run: Run, host_id: str, share: tuple[int, int] = (0, 100), memory: 
     with transaction():
         record_heard(host_id)  # it was fenced meanwhile, and is back
         machines.keep(vm.id, update.vm.machine)
+        if state is not None:
+            firmware_states.record_placed(vm.id)
         cpus.keep(vm, common if memory is None else cpus.common_of(memory.cpus))
         set_state(vm.id, VmState.RUNNING, power_state=power_state, last_host=host_id)
+    return is_kept
 
 
 def push_undo_of_start(run: Run, undo: Undo, host_id: str) -> None:

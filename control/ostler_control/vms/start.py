@@ -14,7 +14,7 @@ from ostler_control.hosts.rows import address, is_up, silent
 from ostler_control.models import Host, Operation, PowerState, Vm, VmState
 from ostler_control.operations import Run, Undo, lock_row, record_operation, workflow
 from ostler_control.scheduling import capacity, placement_query
-from ostler_control.vms import driver_details, extra_configs, wire
+from ostler_control.vms import driver_details, extra_configs, firmware_states, wire
 from ostler_control.vms.on_host import FORCE_OFF, force_off, start_on, undefine
 from ostler_control.vms.rows import check_not_elsewhere, disks_of, load, set_state, wrong_state
 from ostler_control.volumes import matrix
@@ -101,10 +101,14 @@ def _start(run: Run) -> None:
     inputs = run.read(StartInputs)
     with run.undoing() as undo:
         undo.push("record-failure", lambda: record_failed_start(run, undo))
+        is_elsewhere = inputs.last_host_id != inputs.host_id  # or lost, or it has never run
+        if is_elsewhere and firmware_states.is_kept(run.resource_id):
+            run.step("take-firmware-state", lambda: firmware_states.take_along(run, inputs.last_host_id))
         if inputs.last_host_id not in ("", inputs.host_id):
             run.step("undefine-on-last-host", lambda: undefine_on_last_host(run, inputs.last_host_id))
         undo.push(FORCE_OFF, lambda: force_off(run, inputs.host_id))
-        run.step("start", lambda: start_on(run, inputs.host_id))
+        kept: bool = run.step("start", lambda: start_on(run, inputs.host_id))
+    firmware_states.keep_step(run, inputs.host_id, kept)
 
 
 def undefine_on_last_host(run: Run, last_host_id: str) -> None:

@@ -14,7 +14,7 @@ from ostler_control.hosts.rows import address_of, is_up, silent
 from ostler_control.models import Host, Operation, PowerState, Vm, VmState
 from ostler_control.operations import Run, lock_row, record_operation, workflow
 from ostler_control.scheduling import capacity
-from ostler_control.vms import wire
+from ostler_control.vms import firmware_states, wire
 from ostler_control.vms.rows import load, running_host, set_state
 
 MAX_TIMEOUT_S = 3600
@@ -63,6 +63,7 @@ def _stop(run: Run) -> None:
     with run.undoing() as undo:
         undo.push("record-power-state", lambda: _record_power_state(run, inputs))
         run.step("stop", lambda: _stop_on(run, inputs))
+    firmware_states.keep_step(run, inputs.host_id)
 
 
 def _stop_on(run: Run, inputs: StopInputs) -> None:

@@ -17,7 +17,7 @@ from ostler_control.hypervisors import rules
 from ostler_control.models import Host, Operation, PowerState, Snapshot, Vm, VmState, Volume
 from ostler_control.operations import Run, lock_row, record_operation, workflow
 from ostler_control.userdata import vm_user_data
-from ostler_control.vms import tpm, wire
+from ostler_control.vms import firmware_states, tpm, wire
 from ostler_control.vms.adopt import forget
 from ostler_control.vms.rows import check_not_elsewhere, disks_of, load, wrong_state
 from ostler_control.volumes.files import check_mirrors_resolved
@@ -137,4 +137,5 @@ def _forget(run: Run) -> None:
             account_id=vm.account_id,
         )
         vm_user_data.forget_all(vm.id)
+        firmware_states.forget(vm.id)
         forget(vm.id, run.user)

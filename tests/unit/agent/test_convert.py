@@ -1,4 +1,5 @@
 import uuid
+import zlib
 from collections.abc import Callable
 
 import pytest
@@ -7,7 +8,20 @@ from ostler.agent.v1 import volume_pb2 as agent_pb2
 from ostler.types.v1 import vm_pb2, volume_pb2
 from ostler_agent.pools import Pool, PoolSpec
 from ostler_agent.services import convert
-from ostler_agent.spec import DiskFormat, ExtraConfig, Firmware, PowerState, Provisioning, VhostUser, VmInfo, VolumeInfo
+from ostler_agent.spec import (
+    MAX_TPM_BYTES,
+    MAX_VARIABLES_BYTES,
+    DiskFormat,
+    ExtraConfig,
+    Firmware,
+    FirmwareState,
+    KeyUse,
+    PowerState,
+    Provisioning,
+    VhostUser,
+    VmInfo,
+    VolumeInfo,
+)
 from ostler_common.errors import InvalidArgumentError
 
 POOL, VOLUME, KEY, VM = (str(uuid.UUID(int=n)) for n in range(1, 5))
@@ -114,3 +128,33 @@ def test_answers() -> None:
     pool = convert.pool(Pool(spec, True, True, 100, 50, "mark"))
     assert convert.pool_spec(pool.spec) == spec
     assert (pool.shared, pool.capacity_bytes, pool.available_bytes, pool.fingerprint) == (True, 100, 50, "mark")
+
+
+def test_what_firmware_kept_is_limited_also_when_it_is_compressed() -> None:
+    message = vm()
+    assert convert.vm_spec(message).firmware_copy is None
+    message.firmware_state.CopyFrom(convert.firmware_state(FirmwareState(b"v" * MAX_VARIABLES_BYTES, b"t")))
+    assert len(message.firmware_state.variables) < 1 << 16
+    copy = convert.vm_spec(message).firmware_copy
+    assert copy is not None
+    assert copy.state == FirmwareState(b"v" * MAX_VARIABLES_BYTES, b"t")
+    assert repr(copy.state) == "FirmwareState()"
+    for bad in (zlib.compress(bytes(MAX_VARIABLES_BYTES + 1)), b"plain", zlib.compress(b"cut short")[:-2]):
+        message.firmware_state.variables = bad
+        assert bad_path(lambda: convert.vm_spec(message)) == "spec.firmware_state.variables"
+    message.firmware_state.variables = b""
+    message.firmware_state.tpm = bytes(MAX_TPM_BYTES + 1)
+    assert bad_path(lambda: convert.vm_spec(message)) == "spec.firmware_state.tpm"
+    message.firmware_state.tpm, message.firmware_state.id = b"", "no id"
+    assert bad_path(lambda: convert.vm_spec(message)) == "spec.firmware_state.id"
+
+
+def test_a_tpm_needs_a_key() -> None:
+    message = vm()
+    assert convert.vm_spec(message).tpm_key is None
+    message.tpm.SetInParent()
+    assert bad_path(lambda: convert.vm_spec(message)) == "spec.tpm.key.key_id"
+    message.tpm.key.key_id, message.tpm.key.passphrase = VOLUME, b"secret"
+    of_volume, key = convert.vm_spec(message).keys
+    assert (of_volume.key_id, of_volume.use) == (KEY, KeyUse.VOLUME)
+    assert (key.key_id, key.use) == (VOLUME, KeyUse.TPM)

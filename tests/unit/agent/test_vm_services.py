@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -31,7 +32,7 @@ from ostler_agent.migration.destination import IncomingMigrations
 from ostler_agent.services.host import HostIdentity, HostService
 from ostler_agent.services.migration import MigrationService
 from ostler_agent.services.vms import VmService
-from ostler_agent.spec import Cdrom, PowerState, Provisioning, VolumeRef
+from ostler_agent.spec import Cdrom, FirmwareState, PowerState, Provisioning, VolumeRef
 from ostler_agent.vms import guest
 from ostler_common import channel
 from ostler_common.errors import NotFoundError, OstlerError, from_rpc_error, from_status
@@ -554,6 +555,15 @@ def test_a_preparation_that_was_cut_short_is_undone(tmp_path: Path) -> None:
     Admissions(tmp_path / "admissions").admit(VM, Source(OTHER_HOST, 60))
     assert outcome(recovered_job(tmp_path, FakeHypervisor(), "migration.prepare", request)) == "INTERRUPTED"
     assert not Admissions(tmp_path / "admissions").admits(OTHER_HOST)
+
+
+def test_what_firmware_keeps_is_read_compressed(agent: Agent) -> None:
+    read = vm_pb2.ReadFirmwareStateRequest(vm_id=VM)
+    assert agent.vms.ReadFirmwareState(read).tpm == b""
+    agent.driver.firmware[VM] = FirmwareState(b"v" * 100_000, b"sealed")
+    found = agent.vms.ReadFirmwareState(read)
+    assert (zlib.decompress(found.variables), found.tpm) == (b"v" * 100_000, b"sealed")
+    assert len(found.variables) < 1000
 
 
 def test_a_guest_agent_is_asked(agent: Agent) -> None:

@@ -9,8 +9,19 @@ from pathlib import Path
 import pytest
 from ostler_agent import preconditions
 from ostler_agent.jobs import JobContext
-from ostler_agent.spec import DiskFormat, DiskSpec, NicSpec, PowerState, VmSpec, VolumeRef
-from ostler_agent.vms import disks, power
+from ostler_agent.spec import (
+    DiskFormat,
+    DiskSpec,
+    FirmwareCopy,
+    FirmwareState,
+    Key,
+    KeyUse,
+    NicSpec,
+    PowerState,
+    VmSpec,
+    VolumeRef,
+)
+from ostler_agent.vms import disks, firmware, power
 from ostler_common.errors import CancelledError, FailedPreconditionError
 from ostler_common.hypervisors import Function
 
@@ -50,6 +61,29 @@ def test_start(driver: FakeHypervisor, tmp_path: Path, bridges: Path) -> None:
         info = power.start(driver, lambda ref: tmp_path / ref.volume_id, machine, job())
         assert info.power_state is PowerState.RUNNING
     assert driver.done == ["start"]
+
+
+def test_what_firmware_kept_is_in_place_before_the_vm_starts(
+    driver: FakeHypervisor, tmp_path: Path, bridges: Path
+) -> None:
+    (tmp_path / VOLUME.volume_id).write_bytes(qcow2())
+    copy = FirmwareCopy(VM, FirmwareState(b"variables", b"tpm"))
+    for _ in range(2):
+        power.start(driver, lambda ref: tmp_path / ref.volume_id, replace(spec(), firmware_copy=copy), job())
+    assert driver.done == ["place_firmware_state", "start"], "and not in place of what a running VM has"
+    assert firmware.read_state(driver, VM) == copy.state
+
+
+@pytest.mark.parametrize("lacks", [Function.TPM, Function.FIRMWARE_STATE])
+def test_a_driver_refuses_what_it_has_no_function_for(lacks: Function, tmp_path: Path) -> None:
+    driver = FakeHypervisor()
+    driver.info = replace(driver.info, functions=driver.info.functions - {lacks})
+    key = Key(VM, None, use=KeyUse.TPM)
+    machine = replace(spec(), tpm_key=key, firmware_copy=FirmwareCopy(VM, FirmwareState()))
+    with pytest.raises(FailedPreconditionError) as error:
+        power.start(driver, lambda ref: tmp_path / ref.volume_id, machine, job())
+    assert (error.value.reason, error.value.metadata["function"]) == ("FUNCTION_NOT_SUPPORTED", lacks)
+    assert driver.done == []
 
 
 def test_a_filter_that_the_driver_lacks_is_refused(tmp_path: Path, bridges: Path) -> None:

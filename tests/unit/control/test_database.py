@@ -63,6 +63,7 @@ from ostler_control.models import (
     Vm,
     VmCpu,
     VmDescription,
+    VmFirmwareState,
     VmImport,
     VmIso,
     VmLabel,
@@ -73,6 +74,7 @@ from ostler_control.models import (
     VmSighting,
     VmSnapshot,
     VmSnapshotDisk,
+    VmSnapshotFirmwareState,
     VmSnapshotLabel,
     VmSnapshotMemory,
     VmSnapshotSchedule,
@@ -134,6 +136,7 @@ FROZEN = {
     "0034_backup_increments": "f3ae41273ce212b53096e5d6ce2eaba02c5f3072ec9fdf363cadeb48c35cb3ca",
     "0035_backup_boots": "1d64d13de48918d5e8af904244b7973f8b5222bd4ba15b20adff1da6b6d4f799",
     "0036_vm_tpms": "eb890fe2b4caa39fb3e2a9ab2184e181ff9c765145c77a711e122e1b6f6aa4bc",
+    "0036_vm_tpms_firmware_states": "36e3dac413027bbf6f3b878958df53f5a813f1f8cde71d22944fd625b16e6793",
 }
 _OLD_VM = (
     "INSERT INTO zone (id, create_time, name) VALUES ('z', '2026-01-01', 'zone')",
@@ -765,6 +768,28 @@ def test_vms_get_tpms(tmp_path: Path) -> None:
                 Passphrase.delete().execute()
             Vm.delete().where(Vm.id == "v").execute()
             assert VmTpm.select().count() == 0
+
+
+def test_vms_and_their_snapshots_get_firmware_states(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0036_vm_tpms")
+            for statement in _OLD_VM:
+                db.execute_sql(statement)
+            old = VmSnapshot.create(name="old", account="a", vm_id="v", vm_name="web")
+        assert "0036_vm_tpms_firmware_states" in database.migrate()
+        with database.session():
+            kek = Kek.create(id="k", name="k", current=True)
+            first, second = (Passphrase.create(kek=kek, sealed=b"s", bound_id=name) for name in ("f", "s"))
+            VmFirmwareState.create(vm="v", passphrase=first, state_id="i", sealed=b"c", sha256="0")
+            VmSnapshotFirmwareState.create(vm_snapshot=old, passphrase=second, sealed=b"c")
+            assert [(row.name, bytes(row.sealed), row.overwrite) for row in VmFirmwareState.select()] == [
+                ("web", b"c", False)
+            ]
+            assert [row.name for row in VmSnapshotFirmwareState.select()] == ["old"]
+            Vm.delete().where(Vm.id == "v").execute()
+            VmSnapshot.delete().execute()
+            assert [model.select().count() for model in (VmFirmwareState, VmSnapshotFirmwareState)] == [0, 0]
 
 
 def test_offerings_and_volumes_get_io_limits(tmp_path: Path) -> None:

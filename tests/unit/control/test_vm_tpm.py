@@ -46,7 +46,11 @@ class Place:
 
     def states(self) -> dict[str, bytes]:
         """By host what opens the state of the VM's TPM there."""
-        return {name: host.tpms[self.vm().id] for name, host in self.site.hosts.items() if self.vm().id in host.tpms}
+        return {
+            name: host.tpms[self.vm().id].passphrase
+            for name, host in self.site.hosts.items()
+            if self.vm().id in host.tpms
+        }
 
     def reason(self, record: Callable[[], Operation]) -> str:
         with pytest.raises(OstlerError) as caught:

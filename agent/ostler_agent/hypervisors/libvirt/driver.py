@@ -55,13 +55,14 @@ from ostler_agent.hypervisors.libvirt.console_log import ConsoleLogs, FileReader
 from ostler_agent.hypervisors.libvirt.dirty import DirtyRates
 from ostler_agent.hypervisors.libvirt.errors import translated
 from ostler_agent.hypervisors.libvirt.events import Events
+from ostler_agent.hypervisors.libvirt.firmware_files import FirmwareFiles
 from ostler_agent.hypervisors.libvirt.info import INFO
 from ostler_agent.hypervisors.libvirt.locks import VmLocks
 from ostler_agent.hypervisors.libvirt.secrets import Secrets
 from ostler_agent.hypervisors.libvirt.session import Session
 from ostler_agent.hypervisors.libvirt.stalls import Stalls
 from ostler_agent.hypervisors.toolkit.console import Consoles, SocketConsole
-from ostler_agent.spec import DiskSpec, Freeze, Key, NicSpec, VmInfo, VmSpec, VolumeRef
+from ostler_agent.spec import DiskSpec, FirmwareCopy, FirmwareState, Freeze, Key, NicSpec, VmInfo, VmSpec, VolumeRef
 
 log = structlog.get_logger(__name__)
 
@@ -70,16 +71,23 @@ class LibvirtDriver:
     """Implements `base.Hypervisor` and all its optional parts.
 
     uri: libvirt's, "qemu:///system". domain_type: "auto" (kvm if libvirt lists it), "kvm", "qemu". logs: of the VMs'
-    consoles; None: in the usual directory.
+    consoles, firmware: of the VMs; None: in the usual directories.
     """
 
     info = INFO
 
-    def __init__(self, uri: str = "qemu:///system", domain_type: str = "auto", logs: ConsoleLogs | None = None) -> None:
+    def __init__(
+        self,
+        uri: str = "qemu:///system",
+        domain_type: str = "auto",
+        logs: ConsoleLogs | None = None,
+        firmware: FirmwareFiles | None = None,
+    ) -> None:
         self._events = Events(self.vm, self._changed)
         self._connection = Connection(uri, self._opened)
         connect = self._connection.get
         self._logs = logs or ConsoleLogs()
+        self._firmware = firmware or FirmwareFiles()
         self._session = Session(connect, VmLocks(), Secrets(connect), self._events, domain_type, self._logs)
         # VMs whose keys arrive before they do. A late event of an earlier, failed migration must not remove the keys.
         self._expected: set[str] = set()
@@ -300,6 +308,16 @@ class LibvirtDriver:
         self._expected.discard(spec.vm_id)
         with self._session.locks.hold(spec.vm_id):
             saved_memory.restore(self._session, spec, paths, memory)
+
+    # -- FirmwareStates
+
+    def read_firmware_state(self, vm_id: str) -> FirmwareState:
+        return self._firmware.read(vm_id)
+
+    def place_firmware_state(self, vm_id: str, copy: FirmwareCopy) -> None:
+        with self._session.locks.hold(vm_id):
+            if not self.running(vm_id):
+                self._firmware.place(vm_id, copy)
 
     # -- Adoption
 

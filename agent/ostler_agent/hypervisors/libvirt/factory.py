@@ -28,11 +28,17 @@ class LibvirtFactory:
     def open(self, context: DriverContext) -> LibvirtDriver:
         from ostler_agent.hypervisors.libvirt.console_log import ConsoleLogs
         from ostler_agent.hypervisors.libvirt.driver import LibvirtDriver
+        from ostler_agent.hypervisors.libvirt.firmware_files import FirmwareFiles
 
         options = context.options_as(LibvirtOptions)
         logs = ConsoleLogs()
         logs.mount()
-        driver = LibvirtDriver(options.uri, options.domain_type, logs)
+        driver = LibvirtDriver(
+            options.uri,
+            options.domain_type,
+            logs,
+            FirmwareFiles(options.state_dir.parent, options.config_dir / "qemu.conf"),
+        )
         driver.open()
         return driver
 

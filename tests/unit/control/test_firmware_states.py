@@ -1,0 +1,209 @@
+"""What VMs' firmware keeps follows them: to other hosts, after the loss of one, and back to the time of a snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ostler_common.errors import AbortedError
+from ostler_common.hypervisors import Function
+from ostler_control import vm_snapshots, vms
+from ostler_control.database import session, transaction
+from ostler_control.models import Event, Host, VmFirmwareState, VmSnapshot, VmSnapshotFirmwareState
+from ostler_control.scheduling import capacity
+from ostler_control.states import PowerState, VmState
+from ostler_control.vm_snapshots import NewVmSnapshot
+from ostler_control.vms.rows import set_state
+
+from tests import databases
+from tests.fakes.working_agent import FakeHost, Fault
+from tests.sites import site_at_work
+from tests.unit.control.test_vm_tpm import Place
+
+
+class Moved(Place):
+    """A VM with a TPM, of which it is told what its guest stores there."""
+
+    def store(self, content: bytes) -> None:
+        self.host().tpms[self.vm().id].content = content
+
+    def host(self) -> FakeHost:
+        vm = self.vm()
+        return self.site.at(vm.host_id or vm.last_host_id)
+
+    def stored(self) -> bytes:
+        return self.host().tpms[self.vm().id].content
+
+    def stop(self) -> None:
+        self.do(lambda: vms.stop(self.vm(), "alice", 0, True))
+
+    def start(self, host: str = "") -> None:
+        self.do(lambda: vms.start(self.vm(), "alice", self.site.host(host) if host else None))
+
+    def other(self) -> str:
+        """The name of a host that it is not on."""
+        return "h2" if self.host().name == "h1" else "h1"
+
+    def events(self) -> list[str]:
+        with session():
+            return [row.message for row in Event.select().where(Event.type == "vm.firmware-state")]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Moved]:
+    with databases.bound(f"sqlite:///{tmp_path}/ostler.sqlite") as url, site_at_work(url, tmp_path) as (site, engine):
+        yield Moved(site, engine)
+
+
+def test_it_follows_a_stopped_vm_to_another_host(place: Moved) -> None:
+    first, second = place.host(), place.other()
+    place.store(b"one")
+    place.stop()
+    place.start(second)
+    assert place.stored() == b"one"
+    assert place.vm().id not in first.tpms, "nothing of it stays there"
+    place.store(b"two")
+    place.stop()
+    place.start(first.name)
+    assert place.stored() == b"two"
+    assert place.events() == []
+    with session():
+        place.site.check_whole()
+
+
+def test_a_guest_that_shut_down_by_itself_loses_nothing(place: Moved) -> None:
+    """Nobody took a copy at its end: its last host is asked when it leaves."""
+    place.stop()
+    place.store(b"late")
+    place.start(place.other())
+    assert place.stored() == b"late"
+
+
+def test_a_start_that_failed_elsewhere_does_not_cost_it(place: Moved) -> None:
+    home, other = place.host(), place.other()
+    place.store(b"one")
+    place.stop()
+    place.site.hosts[other].fail("StartVm", Fault(AbortedError("no", "START_FAILED")))
+    assert place.run(lambda: vms.start(place.vm(), "alice", place.site.host(other)))[0] == "failed"
+    assert place.vm().id not in home.tpms, "its definition had gone from there"
+    place.start(home.name)
+    assert place.stored() == b"one"
+
+
+def test_it_stays_where_the_host_has_it(place: Moved) -> None:
+    """A copy in the database never replaces what the last host has."""
+    place.stop()
+    place.store(b"newer than the copy")
+    place.start(place.host().name)
+    assert place.stored() == b"newer than the copy"
+
+
+def test_a_host_that_lost_it_gets_the_copy(place: Moved) -> None:
+    place.store(b"one")
+    place.stop()
+    place.host().tpms.clear()
+    place.start(place.host().name)
+    assert place.stored() == b"one"
+
+
+def test_after_the_loss_of_its_host_it_has_the_last_copy_and_an_event_says_so(place: Moved) -> None:
+    place.store(b"kept")
+    place.stop()
+    place.start(place.host().name)
+    place.store(b"lost")
+    lost, other = place.host().name, place.other()
+    place.site.silence(lost)
+    with transaction():
+        _stopped(place)
+    place.start(other)
+    assert place.stored() == b"kept"
+    (event,) = place.events()
+    assert "starts with a copy of" in event
+
+
+def _stopped(place: Moved) -> None:
+    """As HA leaves the VM of a host that is proved off."""
+    vm = place.vm()
+    capacity.release(vm)
+    set_state(vm.id, VmState.STOPPED, power_state=PowerState.ABSENT, last_host=None)
+
+
+def test_a_new_tpm_is_never_silent(place: Moved) -> None:
+    with transaction():
+        VmFirmwareState.delete().execute()
+        _stopped(place)
+    for host in place.site.hosts.values():
+        host.vms.clear()
+        host.tpms.clear()
+    place.start()
+    (event,) = place.events()
+    assert "new, empty one" in event
+
+
+def test_a_live_migration_is_followed_by_a_copy(place: Moved) -> None:
+    place.store(b"moved")
+    place.do(lambda: vms.migrate(place.vm(), "alice"))
+    assert place.stored() == b"moved"
+    for host in place.site.hosts.values():
+        host.tpms.clear()
+    place.do(lambda: vms.stop(place.vm(), "alice", 0, True))
+    place.start(place.other())
+    assert place.stored() == b"moved"
+
+
+def test_hosts_whose_agents_cannot_are_left_alone(place: Moved) -> None:
+    functions = ",".join(sorted(set(Function) - {Function.FIRMWARE_STATE}))
+    with transaction():
+        Host.update(functions=functions).execute()
+        VmFirmwareState.delete().execute()
+    place.stop()
+    place.start()
+    with session():
+        assert VmFirmwareState.select().count() == 0
+
+
+def test_a_snapshot_keeps_it_and_a_revert_brings_it_back(place: Moved) -> None:
+    place.store(b"then")
+    place.do(lambda: vm_snapshots.create(NewVmSnapshot(place.vm(), "monday"), "alice", place.site.keys))
+    place.store(b"now")
+    place.stop()
+    with session():
+        row = VmSnapshot.get()
+    place.do(lambda: vm_snapshots.revert(row, "alice", place.site.keys))
+    place.start(place.host().name)
+    assert place.stored() == b"then"
+    place.store(b"after")
+    place.stop()
+    place.start(place.host().name)
+    assert place.stored() == b"after", "once"
+    place.do(lambda: vm_snapshots.delete(VmSnapshot.get(), "alice"))
+    with session():
+        assert VmSnapshotFirmwareState.select().count() == 0
+        place.site.check_whole()
+
+
+def test_a_reverted_vm_has_it_on_another_host_too(place: Moved) -> None:
+    place.store(b"then")
+    place.do(lambda: vm_snapshots.create(NewVmSnapshot(place.vm(), "monday"), "alice", place.site.keys))
+    place.store(b"now")
+    place.stop()
+    with session():
+        row = VmSnapshot.get()
+    place.do(lambda: vm_snapshots.revert(row, "alice", place.site.keys))
+    place.do(lambda: vm_snapshots.create(NewVmSnapshot(place.vm(), "tuesday"), "alice", place.site.keys))
+    place.start(place.other())
+    assert place.stored() == b"then"
+    place.stop()
+    with session():
+        row = VmSnapshot.get(VmSnapshot.name == "tuesday")
+    place.do(lambda: vm_snapshots.revert(row, "alice", place.site.keys))
+    place.start(place.other())
+    assert place.stored() == b"then", "not what the host had, which no start has seen"
+
+
+def test_deleting_a_vm_deletes_the_copy(place: Moved) -> None:
+    place.do(lambda: vms.delete(place.vm(), "alice", True))
+    with session():
+        assert VmFirmwareState.select().count() == 0
+        place.site.check_whole()
