@@ -17,7 +17,7 @@ import structlog
 from ostler_common.errors import AbortedError, DeadlineExceededError, FailedPreconditionError, OstlerError
 
 from ostler_agent.hypervisors.base import DiskCopy, Paths, Progress
-from ostler_agent.hypervisors.libvirt import activation, backup, domains, inventory, live
+from ostler_agent.hypervisors.libvirt import activation, backup, domains, increments, inventory, live
 from ostler_agent.hypervisors.libvirt.calls import Call
 from ostler_agent.hypervisors.libvirt.errors import from_qemu_or_none, is_code, lost_connection, translated
 from ostler_agent.hypervisors.libvirt.live import POLL_INTERVAL_S, retry_while_unavailable
@@ -128,6 +128,7 @@ def _save(session: Session, vm_id: str, memory: Path, progress: Progress) -> Non
     """Writes the memory of a suspended VM; on cancellation, or after MAX_PAUSE_S, ends that."""
     domain = live.find_active(session, vm_id)
     with translated(f"inspecting VM {vm_id}"):
+        increments.forget(domain)  # with a checkpoint libvirt refuses
         xml = snapshot_xml(domain.XMLDesc(), memory)
     flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
     deadline = time.monotonic() + MAX_PAUSE_S
