@@ -17,7 +17,7 @@ from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
-from ostler.control.v1 import userdata_pb2, userdata_pb2_grpc
+from ostler.control.v1 import event_pb2, userdata_pb2, userdata_pb2_grpc
 from ostler_common.errors import from_rpc_error
 from ostler_common.tls import TlsFiles
 from ostler_control import database, events
@@ -325,6 +325,11 @@ def answer(on: grpc.Channel, method: MethodDescriptor, request: Message, ref: st
     try:
         response = call(iter([request]) if streams[0] else request, timeout=DEADLINE_S)
         data = next(response, b"") if streams[1] else response
+        if method.name == "WatchEvents":
+            # A sign of life comes first, and tells how long the fleet's log is by now.
+            seen = event_pb2.WatchEventsResponse.FromString(data)
+            seen.ClearField("sequence")
+            data = seen.SerializeToString()
         return ("OK", told(repr(data)))
     except grpc.RpcError as raised:
         error = from_rpc_error(raised)
