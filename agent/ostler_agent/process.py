@@ -32,6 +32,8 @@ _POLL_INTERVAL_S = 0.05
 # An agent that died before setpriv asked for the signal sends none: the command runs only if its parent still lives.
 _IF_PARENT_LIVES = 'test "$PPID" = "$0" && exec "$@"'
 _BIND_TMP = 'mount --rbind -- "$0" /tmp && exec "$@"'
+SCRATCH = Path("/tmp/scratch")  # noqa: S108 (in a /tmp of its own)
+_MOUNT_SCRATCH = f'mount -t tmpfs -o "size=$0,mode=0700" tmpfs {SCRATCH} && exec "$@"'
 
 
 class Cancellation(Protocol):
@@ -182,6 +184,7 @@ def spawn(
     pass_fds: Sequence[int] = (),
     limits: Limits | None = None,
     tmp: Path | None = None,
+    scratch_bytes: int = 0,
     stdout: int | IO[bytes] = subprocess.DEVNULL,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Starts a command in its own process group; leaving the block ends the group.
@@ -189,7 +192,8 @@ def spawn(
     The child also dies with the thread that started it, so that a killed agent leaves nothing running: do not leave
     that thread within the block. stdin: input, or a descriptor to read it from.
     Its stderr is a pipe. tmp: a directory that the command sees as /tmp, with what is
-    mounted below it, for programs that insist on /tmp. Raises FailedPreconditionError (TOOL_MISSING).
+    mounted below it, for programs that insist on /tmp. scratch_bytes: size of a file system in memory at SCRATCH, where
+    tmp has an empty directory; it is gone with the command. Raises FailedPreconditionError (TOOL_MISSING).
     """
     argv = [str(part) for part in command]
     environment = {"PATH": os.environ.get("PATH", DEFAULT_PATH), "HOME": "/", "LC_ALL": "C", **(env or {})}
@@ -204,6 +208,8 @@ def spawn(
     if tmp:
         # A mount namespace of its own, which ends with the command's processes.
         wrapper += ["unshare", "--mount", "--propagation", "private", "--", "sh", "-c", _BIND_TMP, str(tmp)]
+        if scratch_bytes:
+            wrapper += ["sh", "-c", _MOUNT_SCRATCH, str(scratch_bytes)]
     if limits:
         bounds = [f"--cpu={limits.cpu_s}", f"--as={limits.memory_bytes}", "--core=0"]
         bounds += [f"--fsize={limits.file_bytes}"] if limits.file_bytes else []

@@ -1,8 +1,8 @@
 """Reads files in the disks of a backup. They are strangers' data: an appliance reads them, never this kernel.
 
 Nothing clear is written: the appliance sees each disk through FUSE, and what it writes (a file system's journal is
-replayed) goes to an encrypted image of its own, whose key is in memory only. A killed agent's leftovers are removed
-with those of conversions (`GuestConverter.clear`).
+replayed) goes to an encrypted image of its own, whose key is in memory only, or stays in memory. A killed agent's
+leftovers are removed with those of conversions (`GuestConverter.clear`).
 """
 
 from __future__ import annotations

@@ -26,13 +26,14 @@ from ostler_common.errors import (
 from ostler_common.text import printable
 
 from ostler_agent.error_tail import ErrorTail
-from ostler_agent.process import PIPE, Cancellation, Child, spawn
+from ostler_agent.process import PIPE, SCRATCH, Cancellation, Child, spawn
 
 START_TIMEOUT_S = 300.0
 MAX_ANSWER_BYTES = 32 << 20
 _ANSWER_TIMEOUT_S = 300.0
 _PIECE_BYTES = 256 << 10
 _MAX_SAID = 300
+_SCRATCH_BYTES = 1 << 30
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+:@%=,")
 
 # What libguestfs says when a command fails, and what that means.
@@ -144,7 +145,7 @@ def appliance(
     environment = {
         "LIBGUESTFS_BACKEND": "direct",
         "LIBGUESTFS_CACHEDIR": str(cache),
-        "TMPDIR": "/tmp",  # noqa: S108 (its own, see `process.spawn`)
+        "TMPDIR": str(SCRATCH),  # the appliance's own disk, on which parts of the guest's files may get
     }
     if force_tcg:
         environment["LIBGUESTFS_BACKEND_SETTINGS"] = "force_tcg"
@@ -154,8 +155,18 @@ def appliance(
         reader, writer = os.pipe2(os.O_CLOEXEC)
         commands = stack.enter_context(os.fdopen(writer, "wb", buffering=0))
         os.set_blocking(writer, False)
+        (directory / SCRATCH.name).mkdir()
         try:
-            child = stack.enter_context(spawn(command, stdin=reader, env=environment, tmp=directory, stdout=PIPE))
+            child = stack.enter_context(
+                spawn(
+                    command,
+                    stdin=reader,
+                    env=environment,
+                    tmp=directory,
+                    scratch_bytes=_SCRATCH_BYTES,
+                    stdout=PIPE,
+                )
+            )
         finally:
             os.close(reader)
         assert child.stderr
