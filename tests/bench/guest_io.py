@@ -61,7 +61,7 @@ class Way:
 
 
 OSTLER = Way("Ostler", {})
-# As its documentation says (https://pve.proxmox.com/wiki/QEMU/KVM_Virtual_Machines: "VirtIO SCSI single" with "IO
+# As its documentation says (https://github.com/proxmox/pve-docs, qm.adoc: "VirtIO SCSI single" with "IO
 # Thread" is the default for Linux since 7.3, "No cache" the default, "Discard" to be enabled), and as the command lines
 # of its own tests have it (https://github.com/proxmox/qemu-server, src/test/cfg2cmd): aio=io_uring, detect-zeroes=on.
 _PROXMOX = {"cache": "none", "io": "io_uring", "discard": "ignore", "detect_zeroes": "on"}
