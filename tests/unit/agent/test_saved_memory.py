@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 from ostler_agent import memory_files
 from ostler_agent.hypervisors.libvirt.info import INFO
-from ostler_agent.hypervisors.libvirt.xml.saved_memory import for_definition, snapshot_xml
+from ostler_agent.hypervisors.libvirt.xml.saved_memory import for_definition, snapshot_xml, vm_of
 from ostler_agent.jobs import JobContext
 from ostler_agent.memory_files import MemoryFiles, size_for
 from ostler_agent.spec import DiskFormat, Key, PowerState, VmInfo, VmSpec, VolumeRef
@@ -22,7 +22,7 @@ from ostler_common.secret import Secret
 
 MIB = 1 << 20
 SAVED = """
-<domain><name>web</name><devices>
+<domain><name>web</name><uuid>web-id</uuid><devices>
   <disk type="file" device="disk"><driver name="qemu" cache="none"/>
     <source file="/pool/old"><encryption format="luks"><secret type="passphrase" uuid="old-key"/></encryption></source>
     <target dev="vda" bus="virtio"/><serial>serial</serial></disk>
@@ -51,6 +51,10 @@ def test_the_snapshot_is_of_the_memory_and_of_no_disk() -> None:
         {"name": "vda", "snapshot": "no"},
         {"name": "sda", "snapshot": "no"},
     ]
+
+
+def test_the_memory_says_whose_it_is() -> None:
+    assert vm_of(SAVED) == "web-id"
 
 
 def test_the_vm_keeps_its_devices_and_gets_the_files_keys_and_bridges_of_now() -> None:

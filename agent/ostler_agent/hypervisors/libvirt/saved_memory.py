@@ -22,7 +22,7 @@ from ostler_agent.hypervisors.libvirt.calls import Call
 from ostler_agent.hypervisors.libvirt.errors import from_qemu_or_none, is_code, lost_connection, translated
 from ostler_agent.hypervisors.libvirt.live import POLL_INTERVAL_S, retry_while_unavailable
 from ostler_agent.hypervisors.libvirt.session import Session
-from ostler_agent.hypervisors.libvirt.xml.saved_memory import for_definition, snapshot_xml
+from ostler_agent.hypervisors.libvirt.xml.saved_memory import for_definition, snapshot_xml, vm_of
 from ostler_agent.spec import Freeze, VmSpec
 
 log = structlog.get_logger(__name__)
@@ -76,6 +76,8 @@ def restore(session: Session, spec: VmSpec, paths: Paths, memory: Path) -> None:
         session.logs.mark_start(spec.vm_id)
         with _restoring(spec):
             saved = connection.saveImageGetXMLDesc(str(memory), libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE)
+            if vm_of(saved) != spec.vm_id:
+                raise _not_restored(spec, f"the memory is of VM {vm_of(saved)}")
             now = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE)
             connection.restoreFlags(str(memory), for_definition(saved, now), libvirt.VIR_DOMAIN_SAVE_RUNNING)
     except BaseException:
@@ -201,9 +203,13 @@ def _restoring(spec: VmSpec) -> Iterator[None]:
             message = f"{what}: {error.get_error_message()}"
             if lost_connection(error) or from_qemu_or_none(message) or is_code(error, libvirt.VIR_ERR_NO_MEMORY):
                 raise
-            raise FailedPreconditionError(
-                f"{message} (the memory does not fit the VM as it is now, or this host; the VM can be started without "
-                "it)",
-                "MEMORY_NOT_RESTORED",
-                {"vm": spec.vm_id},
-            ) from error
+            raise _not_restored(spec, error.get_error_message()) from error
+
+
+def _not_restored(spec: VmSpec, why: str) -> FailedPreconditionError:
+    return FailedPreconditionError(
+        f"VM {spec.vm_id} cannot continue from this memory: {why} (it does not fit the VM as it is now, or this host; "
+        "the VM can be started without it)",
+        "MEMORY_NOT_RESTORED",
+        {"vm": spec.vm_id},
+    )

@@ -16,6 +16,11 @@ def snapshot_xml(domain_xml: str, memory: Path) -> str:
     return to_text(element("domainsnapshot", element("memory", snapshot="external", file=str(memory)), disks))
 
 
+def vm_of(saved_xml: str) -> str:
+    """The id of the VM whose memory is in a file."""
+    return ElementTree.fromstring(saved_xml).findtext("uuid", "")
+
+
 def for_definition(saved_xml: str, defined_xml: str) -> str:
     """The VM of a file, as libvirt wrote it there, with the files, keys and bridges of its present definition.
 
