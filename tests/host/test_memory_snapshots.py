@@ -17,8 +17,7 @@ from ostler_agent.hypervisors.libvirt import backup
 from ostler_agent.jobs import JobContext
 from ostler_agent.memory_files import MemoryFiles, size_for
 from ostler_agent.seeds import Seeds
-from ostler_agent.spec import DiskFormat, DiskSpec, Key, PowerState, VmSpec, VolumeRef
-from ostler_agent.tools import qemu_img
+from ostler_agent.spec import DiskFormat, DiskSpec, Key, KeyUse, PowerState, VmSpec, VolumeRef
 from ostler_agent.vms import continuing
 from ostler_agent.volumes.disk_copies import DiskCopies, Pair
 from ostler_common.errors import AbortedError, CancelledError, from_status
@@ -171,7 +170,7 @@ def test_a_vm_continues_from_its_memory_on_the_disk_of_that_moment(
 
 
 def test_a_vm_with_a_tpm_continues(place: Place, station: Station) -> None:
-    key = new_key()
+    key = replace(new_key(), use=KeyUse.TPM)
     with running(station, key) as (vm, source):
         target, memory = save(station, vm, source)
         station.driver.power_off(vm.vm_id)
@@ -305,17 +304,3 @@ def test_an_agent_killed_in_the_middle(place: Place, station: Station, where: st
             assert is_running(station, vm)
         finally:
             after.close()
-
-
-def test_the_file_may_change_its_owner_and_stays_closed(tmp_path: Path) -> None:
-    """As libvirt does it where QEMU is not root."""
-    ref = VolumeRef(new_id(), new_id(), QCOW2, new_key())
-    qemu_img.create(tmp_path / "image", QCOW2, MIB, key=ref.key)
-    files = MemoryFiles(tmp_path / "shown")
-    with files.shown(ref, tmp_path / "image", JobContext("chown")) as file:
-        os.chown(file, 65534, 65534)
-        assert (file.stat().st_uid, file.stat().st_mode & 0o777) == (65534, 0o600)
-        assert files.directory.stat().st_mode & 0o777 == 0o700
-        file.write_bytes(b"x" * 4096)
-    assert not list(files.directory.iterdir())
-    assert b"xxxx" not in (tmp_path / "image").read_bytes()
