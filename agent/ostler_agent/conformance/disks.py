@@ -208,6 +208,9 @@ def firmware_state(bench: Bench) -> None:
     require(state.tpm, "the state of the TPM must be read")
     hypervisor.delete(spec.vm_id)
     require(hypervisor.read_firmware_state(spec.vm_id) == FirmwareState(), "nothing must be left of a deleted VM")
+    hypervisor.place_firmware_state(spec.vm_id, FirmwareCopy(new_id(), state))
+    hypervisor.delete(spec.vm_id)
+    require(hypervisor.read_firmware_state(spec.vm_id) == FirmwareState(), "a copy must go with its VM, started or not")
     for _ in range(2):
         hypervisor.place_firmware_state(spec.vm_id, FirmwareCopy(new_id(), state))
     require(hypervisor.read_firmware_state(spec.vm_id).tpm == state.tpm, "the copy must be in place")

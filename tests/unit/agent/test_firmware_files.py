@@ -49,6 +49,14 @@ def test_it_replaces_only_when_told_to_and_once(files: FirmwareFiles) -> None:
     assert [path.name for path in tpm.parent.parent.iterdir() if path.name.startswith(".")] == []
 
 
+def test_all_of_a_vm_is_deleted(files: FirmwareFiles) -> None:
+    files.place(VM, FirmwareCopy("1", STATE))
+    for _ in range(2):
+        files.delete(VM)
+        assert files.read(VM) == FirmwareState()
+    assert list((files.root / "swtpm").iterdir()) == []
+
+
 def test_nothing_is_followed(files: FirmwareFiles, tmp_path: Path) -> None:
     secret = tmp_path / "shadow"
     secret.write_bytes(b"root")

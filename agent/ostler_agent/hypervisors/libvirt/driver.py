@@ -160,6 +160,9 @@ class LibvirtDriver:
 
     def delete(self, vm_id: str) -> None:
         domains.delete(self._session, vm_id)
+        with self._session.locks.hold(vm_id):
+            if not self.running(vm_id):
+                self._firmware.delete(vm_id)  # a copy for a start that did not come
 
     def attach(self, vm_id: str, disk: DiskSpec, path: Path) -> None:
         with self._session.locks.hold(vm_id):

@@ -50,6 +50,11 @@ class FirmwareFiles:
             self._place_tpm(vm_id, copy.state.tpm)
             _write(marker, copy.copy_id.encode(), 0, 0)
 
+    def delete(self, vm_id: str) -> None:
+        """Deletes all that libvirt leaves of a VM that was never defined here. Idempotent."""
+        self._variables(vm_id).unlink(missing_ok=True)
+        shutil.rmtree(self._tpm(vm_id).parent, ignore_errors=True)
+
     def _variables(self, vm_id: str) -> Path:
         return self.root / "qemu" / "nvram" / f"{vm_id}_VARS.fd"
 
