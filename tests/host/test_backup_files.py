@@ -8,7 +8,7 @@ import signal
 import subprocess
 import tarfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -63,7 +63,7 @@ class Guest:
 
 
 @pytest.fixture(scope="module")
-def guest(tmp_path_factory: pytest.TempPathFactory) -> Guest:
+def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
     """LVM on the second partition, as most installers make it; a file changes between the two backups."""
     need("guestfish", "qemu-storage-daemon", "mke2fs", "qemu-io")
     root = tmp_path_factory.mktemp("guest")
@@ -81,7 +81,8 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Guest:
     assert (bool(whole.full_reason), part.full_reason) == (True, "")
     converter = GuestConverter(root / "work", CACHE, root / "virtio-win", lambda: True)
     converter.clear()
-    return Guest(storage, BackupFiles(storage.pools, storage.volumes.locks, converter), full, increment)
+    yield Guest(storage, BackupFiles(storage.pools, storage.volumes.locks, converter), full, increment)
+    converter.clear()  # what a test that failed left mounted
 
 
 def _install(root: Path, raw: Path) -> None:
