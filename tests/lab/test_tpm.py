@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from ostler.control.v1 import vm_snapshot_pb2
 
 from tests.lab import tpm_commands
 from tests.lab.console import Console
-from tests.lab.fleet import Fleet
+from tests.lab.fleet import Fleet, fresh
 from tests.lab.host import Host
 
 pytestmark = pytest.mark.lab
@@ -61,6 +62,31 @@ def test_a_guest_keeps_what_it_stores_in_its_tpm(fleet: Fleet) -> None:
     with fleet.console("sealed") as console:
         console.wait("GUEST-UP", 120)
         assert stored(console) == VALUE, "it has followed the stopped VM to another host"
-    assert not state(there, vm.id)
+        assert not state(there, vm.id)
+        snapshot = vm_snapshot_pb2.CreateVmSnapshotRequest(request_id=fresh(), vm="sealed", name="then")
+        fleet.do(fleet.api.vm_snapshots.CreateVmSnapshot(snapshot))
+        assert send(console, tpm_commands.write(b"changed!"))[6:10] == bytes(4)
+        assert stored(console) == b"changed!"
+    fleet.do(fleet.stop("sealed", force=True))
+    revert = vm_snapshot_pb2.RevertVmRequest(request_id=fresh(), vm_snapshot="then")
+    fleet.do(fleet.api.vm_snapshots.RevertVm(revert))
+    fleet.do(fleet.start("sealed", source.name))
+    with fleet.console("sealed") as console:
+        console.wait("GUEST-UP", 120)
+        assert stored(console) == VALUE, "it is that of the snapshot"
+    lively = vm_snapshot_pb2.CreateVmSnapshotRequest(request_id=fresh(), vm="sealed", name="lively", memory=True)
+    with fleet.console("sealed") as console:
+        counted = console.tick()
+        fleet.do(fleet.api.vm_snapshots.CreateVmSnapshot(lively))
+        assert send(console, tpm_commands.write(b"changed!"))[6:10] == bytes(4)
+    fleet.do(fleet.stop("sealed", force=True))
+    revert = vm_snapshot_pb2.RevertVmRequest(request_id=fresh(), vm_snapshot="lively")
+    fleet.do(fleet.api.vm_snapshots.RevertVm(revert))
+    with fleet.console("sealed") as console:
+        assert console.tick() >= counted, "the guest has booted"
+        assert stored(console) == VALUE, "it is that of the memory"
+    for name in ("then", "lively"):
+        delete = vm_snapshot_pb2.DeleteVmSnapshotRequest(request_id=fresh(), vm_snapshot=name)
+        fleet.do(fleet.api.vm_snapshots.DeleteVmSnapshot(delete))
     fleet.delete_vm("sealed")
     assert not state(source, vm.id)
