@@ -50,6 +50,7 @@ def start(
     check_volume(memory, path)
     job.report("reading memory")
     with files.shown(memory, path, job) as file:
+        firmware.place(driver, spec)
         job.remember(**{_BEGUN: "yes"})
         firmware.place(driver, spec)
         driver.restore(seeds.place(spec), paths, file)
