@@ -52,6 +52,5 @@ def start(
     with files.shown(memory, path, job) as file:
         firmware.place(driver, spec)
         job.remember(**{_BEGUN: "yes"})
-        firmware.place(driver, spec)
         driver.restore(seeds.place(spec), paths, file)
     return driver.vm(spec.vm_id)
