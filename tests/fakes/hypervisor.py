@@ -280,6 +280,23 @@ class FakeHypervisor:
     def end_copies(self, vm_id: str, copies: Sequence[DiskCopy]) -> None:
         self._do("end_copies")
 
+    def copy_increments(
+        self, vm_id: str, copies: Sequence[DiskCopy], backup_id: str, progress: Progress
+    ) -> tuple[Freeze, Mapping[str, str]]:
+        self._do("copy_increments")
+        return self.freeze, {}
+
+    def copy_with_memory(self, vm_id: str, memory: Path, copies: Sequence[DiskCopy], progress: Progress) -> Freeze:
+        self._do("copy_with_memory")
+        return self.freeze
+
+    def end_save(self, vm_id: str, copies: Sequence[DiskCopy]) -> None:
+        self._do("end_save")
+
+    def restore(self, spec: VmSpec, paths: Paths, memory: Path) -> None:
+        self._do("restore")
+        self._put(spec, PowerState.RUNNING)
+
     def mirror_disk(self, vm_id: str, volume_id: str, target: VolumeRef, path: Path, progress: Progress) -> None:
         self._do("mirror_disk")
         self.mirror = MirrorState.READY
