@@ -91,6 +91,10 @@ def kill_at_every_point(
     every = [operation for group in operations.values() for operation in group]
     with control(site, plan):
         wait_until(lambda: all(reached(site, operation) or are_over([operation]) for operation in every), 120)
+        # The last point comes after the end: an operation that is over may be about to reach it.
+        to_stop = [operation for group in operations.values() for operation in group[:-1]]
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: all(reached(site, operation) for operation in to_stop), 20)
     for kind, group in operations.items():
         stopped = [reached(site, operation) for operation in group]
         assert stopped == [True] * (len(group) - 1) + [kind in never_over], f"{kind} has another number of points"
