@@ -25,7 +25,7 @@ def unseal(passphrase: Secret, sealed: bytes, row_id: str) -> bytes:
         return AESGCM(b64decode(passphrase.reveal())).decrypt(
             sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], row_id.encode()
         )
-    except InvalidTag:
+    except (InvalidTag, ValueError):  # it may also be too short
         raise FailedPreconditionError(
             "the user data in the database was damaged; register it, or give it to the VM, again", "SEAL_BROKEN"
         ) from None

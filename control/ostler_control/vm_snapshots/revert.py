@@ -163,11 +163,11 @@ def _revert(run: Run) -> None:
             run.step(f"copy-{number}", partial(_copy, run, host_id, disk, inputs.iter_time_ms))
         undo.clear()
     run.always("switch", lambda: files.switch_all((disk.volume_id, disk.file_id) for disk in inputs.disks))
-    if firmware_states.is_kept(run.resource_id):
-        run.always("firmware-state", lambda: firmware_states.revert(run.resource_id, inputs.vm_snapshot_id, run.keys))
     try:
         if inputs.memory_id:
             _continue(run, inputs)
+        else:
+            _revert_firmware_state(run, inputs)
     finally:
         files.remove_all_old(run, [disk.old_file_id for disk in inputs.disks])
 
@@ -176,6 +176,7 @@ def _continue(run: Run, inputs: RevertInputs) -> None:
     """Starts the VM from its memory. If that fails, it is stopped, with the snapshot's disks."""
     with run.undoing() as undo:
         undo.push("record-failure", lambda: record_failed_start(run, undo))
+        _revert_firmware_state(run, inputs)
         if inputs.last_host_id != inputs.host_id and firmware_states.is_kept(run.resource_id):
             run.step("take-firmware-state", lambda: firmware_states.take_along(run, inputs.last_host_id))
         if inputs.last_host_id not in ("", inputs.host_id):
@@ -183,6 +184,11 @@ def _continue(run: Run, inputs: RevertInputs) -> None:
         undo.push(FORCE_OFF, lambda: force_off(run, inputs.host_id))
         kept: bool = run.step("start", lambda: start_on(run, inputs.host_id, memory=_load_memory(inputs.memory_id)))
     firmware_states.keep_step(run, inputs.host_id, kept)
+
+
+def _revert_firmware_state(run: Run, inputs: RevertInputs) -> None:
+    if firmware_states.is_kept(run.resource_id):
+        run.always("firmware-state", lambda: firmware_states.revert(run.resource_id, inputs.vm_snapshot_id, run.keys))
 
 
 def _load_memory(memory_id: str) -> VmSnapshotMemory:

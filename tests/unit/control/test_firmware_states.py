@@ -202,6 +202,22 @@ def test_a_reverted_vm_has_it_on_another_host_too(place: Moved) -> None:
     assert place.stored() == b"then", "not what the host had, which no start has seen"
 
 
+@pytest.mark.parametrize("memory", [True, False])
+def test_a_revert_whose_copy_is_damaged_leaves_the_vm_stopped_and_no_file(place: Moved, memory: bool) -> None:
+    place.stop()
+    place.start("h1")  # memory is always encrypted, and h3 cannot do that
+    place.do(lambda: vm_snapshots.create(NewVmSnapshot(place.vm(), "monday", memory), "alice", place.site.keys))
+    place.stop()
+    with transaction():
+        VmSnapshotFirmwareState.update(sealed=b"damaged").execute()
+        row = VmSnapshot.get()
+    assert place.run(lambda: vm_snapshots.revert(row, "alice", place.site.keys)) == ("failed", "SEAL_BROKEN")
+    assert (place.vm().state, place.vm().operation_id, place.vm().host_id) == (VmState.STOPPED, "", None)
+    with session():
+        place.site.check_whole()
+    place.start()
+
+
 def test_deleting_a_vm_deletes_the_copy(place: Moved) -> None:
     place.do(lambda: vms.delete(place.vm(), "alice", True))
     with session():
