@@ -82,7 +82,7 @@ _SUMMARIES = {
     Function.NIC_HOT_PLUG: "adding and removing network interfaces while the VM runs",
     Function.NIC_LINK: "setting the link of a network interface up or down",
     Function.GUEST_ADDRESSES: "showing the IP addresses that a guest is seen to use",
-    Function.GUEST_AGENT: "asking the guest agent: what the guest says of itself, its time, its passwords",
+    Function.GUEST_AGENT: "asking the guest agent: what the guest says of itself, its time, its passwords and SSH keys",
     Function.EXTRA_CONFIG: "extra configuration in libvirt's XML",
     Function.USER_DATA: "giving guests user data on a CD-ROM",
     Function.MACHINE_TYPE: "keeping a VM's machine type through upgrades of the hypervisor",

@@ -250,6 +250,12 @@ class Vms(vm_pb2_grpc.VmServiceServicer):
         self.control.ask(request)
         return vm_pb2.SetGuestPasswordResponse()
 
+    def SetGuestSshKeys(
+        self, request: vm_pb2.SetGuestSshKeysRequest, context: grpc.ServicerContext
+    ) -> vm_pb2.SetGuestSshKeysResponse:
+        self.control.ask(request)
+        return vm_pb2.SetGuestSshKeysResponse()
+
     def Screen(
         self, request_iterator: Iterator[vm_pb2.ConsoleInput], context: grpc.ServicerContext
     ) -> Iterator[vm_pb2.ConsoleOutput]:

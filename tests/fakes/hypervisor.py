@@ -185,6 +185,9 @@ class FakeHypervisor:
     def set_guest_password(self, vm_id: str, user: str, password: Secret) -> None:
         self._ask_guest(f"set_guest_password {user} {password}")
 
+    def set_guest_ssh_keys(self, vm_id: str, user: str, keys: Sequence[str], *, keep_others: bool) -> None:
+        self._ask_guest(f"set_guest_ssh_keys {user} {len(keys)} {keep_others}")
+
     def shut_down_guest(self, vm_id: str) -> None:
         self._ask_guest("shut_down_guest")
         self._set(vm_id, PowerState.STOPPED)

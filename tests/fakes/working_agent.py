@@ -707,6 +707,14 @@ class FakeHost(
             self.asked_guests.append(f"password of {request.guest_user}: {request.password.decode()}")
         return vm_pb2.SetGuestPasswordResponse()
 
+    def SetGuestSshKeys(
+        self, request: vm_pb2.SetGuestSshKeysRequest, context: grpc.ServicerContext
+    ) -> vm_pb2.SetGuestSshKeysResponse:
+        with _errors(context):
+            self._guest(request.vm_id)
+            self.asked_guests.append(f"keys of {request.guest_user}: {', '.join(request.ssh_keys)}")
+        return vm_pb2.SetGuestSshKeysResponse()
+
     def _guest(self, vm_id: str) -> guest_pb2.GuestInfo:
         self._machine(vm_id)
         if self.guest is None:

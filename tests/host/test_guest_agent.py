@@ -87,6 +87,18 @@ def test_a_guest_agent_is_asked(station: Station) -> None:
     assert refused.value.reason == "GUEST_AGENT_REFUSED"
     assert "battery" not in str(refused.value)
 
+    run(console, "mkdir -p -m 700 /root/.ssh; echo ssh-rsa an-old-key >/root/.ssh/authorized_keys")
+    new, newer = (f"ssh-ed25519 {letter * 68} {letter}" for letter in "AB")
+    driver.set_guest_ssh_keys(vm_id, "root", [new], keep_others=False)
+    assert "an-old-key" not in run(console, "cat /root/.ssh/authorized_keys")
+    driver.set_guest_ssh_keys(vm_id, "root", [newer], keep_others=True)
+    driver.set_guest_ssh_keys(vm_id, "root", [newer], keep_others=True)
+    said = run(console, "cat /root/.ssh/authorized_keys")
+    assert (said.count(new), said.count(newer)) == (1, 1)
+    with pytest.raises(FailedPreconditionError) as nobody:
+        driver.set_guest_ssh_keys(vm_id, "nobody-here", [new], keep_others=False)
+    assert nobody.value.reason == "GUEST_AGENT_REFUSED"
+
     # A copy begins between a freeze and a thaw, and the guest goes on to write.
     def copied() -> Freeze:
         target = empty_image(station.host, volume(), root_bytes)

@@ -87,6 +87,7 @@ MEMBERS: Mapping[str, frozenset[str]] = {
             "Screenshot",
             "SendKey",
             "SetGuestPassword",
+            "SetGuestSshKeys",
             "SetNicLink",
             "StartVm",
             "StopVm",

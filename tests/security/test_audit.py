@@ -209,6 +209,8 @@ def calls(served: Served) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "SyncGuestTime", lambda: _unheard(lambda: client.vms.SyncGuestTime(vm_pb2.SyncGuestTimeRequest(vm="web")))
     password = vm_pb2.SetGuestPasswordRequest(vm="web", guest_user="root", password=b"correct horse")
     yield "SetGuestPassword", lambda: _unheard(lambda: client.vms.SetGuestPassword(password))
+    keys = vm_pb2.SetGuestSshKeysRequest(vm="web", guest_user="root", ssh_keys=[f"ssh-ed25519 {'A' * 68}"])
+    yield "SetGuestSshKeys", lambda: _unheard(lambda: client.vms.SetGuestSshKeys(keys))
     yield "SendKey", lambda: client.vms.SendKey(vm_pb2.SendKeyRequest(vm="web", keys="ctrl-alt-del"))
     high = ha_pb2.SetPriorityRequest(vm="web", priority=ha_pb2.PRIORITY_HIGH)
     yield "SetPriority", lambda: client.ha.SetPriority(high)

@@ -12,8 +12,11 @@ from ostler_agent.hypervisors.libvirt.guest_agent import from_answer
 from ostler_agent.hypervisors.libvirt.xml.guest_channel import has_channel, keep_last
 from ostler_common.errors import InvalidArgumentError
 from ostler_common.guest_info import MAX_ITEMS, MAX_TEXT, MAX_TIME_S, clean
-from ostler_common.guest_password import check
+from ostler_common.guest_logins import check_keys, check_password, check_user
 from ostler_common.secret import Secret
+from ostler_common.ssh_keys import check_ssh_keys
+
+LOGIN = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDFKNkW1hDeS5fCDN0pNWrXHI6R8x8qKbZ4qiyc3wr0s anna@example.com"
 
 
 def test_a_hostile_guest_is_cut_short_and_cannot_steer_a_terminal() -> None:
@@ -68,16 +71,27 @@ def test_what_libvirt_makes_of_an_answer() -> None:
 @pytest.mark.parametrize("user", ["", "a:b", "a\nb", "x" * 65])
 def test_users_that_no_guest_has(user: str) -> None:
     with pytest.raises(InvalidArgumentError) as error:
-        check(user, Secret(b"secret"))
+        check_user(user)
     assert error.value.reason == "INVALID_GUEST_USER"
 
 
 @pytest.mark.parametrize("password", [b"", b"x" * 257, b"two\nlines", b"\xff"])
 def test_passwords_that_no_guest_takes(password: bytes) -> None:
     with pytest.raises(InvalidArgumentError) as error:
-        check("root", Secret(password))
+        check_password("root", Secret(password))
     assert error.value.reason == "INVALID_GUEST_PASSWORD"
-    check("root", Secret("päss wörd".encode()))
+    check_password("root", Secret("päss wörd".encode()))
+
+
+def test_ssh_keys_are_public_keys() -> None:
+    assert check_ssh_keys([f" {LOGIN}\n", LOGIN]) == (LOGIN,)
+    for bad in ("-----BEGIN OPENSSH PRIVATE KEY-----", "ssh-ed25519", f"{LOGIN}\nssh-rsa AAAA", 'command="x" ' + LOGIN):
+        with pytest.raises(InvalidArgumentError) as caught:
+            check_ssh_keys([LOGIN, bad])
+        assert (caught.value.reason, caught.value.metadata["field"]) == ("INVALID_SSH_KEY", "ssh_keys[1]")
+    with pytest.raises(InvalidArgumentError) as none:
+        check_keys("root", [])
+    assert none.value.reason == "INVALID_SSH_KEY"
 
 
 def test_a_channel_of_extra_configuration_replaces_ostler_s() -> None:

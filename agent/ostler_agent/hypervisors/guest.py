@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -70,6 +71,12 @@ class GuestAgent(Protocol):
 
     def set_guest_password(self, vm_id: str, user: str, password: Secret) -> None:
         """Sets the password of a user of the guest. The password is in no error, log or argument."""
+
+    def set_guest_ssh_keys(self, vm_id: str, user: str, keys: Sequence[str], *, keep_others: bool) -> None:
+        """Sets the public keys that may log in as a user of the guest, each a line of authorized_keys.
+
+        keep_others: whether those that it has stay.
+        """
 
     def shut_down_guest(self, vm_id: str) -> None:
         """Asks the guest to shut down, and returns before it has."""

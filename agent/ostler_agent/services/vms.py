@@ -253,6 +253,13 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         guest.set_password(self._driver, vm_id, request.guest_user, Secret(request.password))
         return vm_pb2.SetGuestPasswordResponse()
 
+    def SetGuestSshKeys(
+        self, request: vm_pb2.SetGuestSshKeysRequest, context: grpc.ServicerContext
+    ) -> vm_pb2.SetGuestSshKeysResponse:
+        vm_id = convert.uuid_field(request.vm_id, "vm_id")
+        guest.set_ssh_keys(self._driver, vm_id, request.guest_user, request.ssh_keys, keep_others=request.keep_others)
+        return vm_pb2.SetGuestSshKeysResponse()
+
     def ReadFirmwareState(
         self, request: vm_pb2.ReadFirmwareStateRequest, context: grpc.ServicerContext
     ) -> types_pb2.FirmwareState:

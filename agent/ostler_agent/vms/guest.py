@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ostler_common.errors import OstlerError
-from ostler_common.guest_password import check
+from ostler_common.guest_logins import check_keys, check_password
 from ostler_common.hypervisors import Function
 from ostler_common.secret import Secret
 
@@ -27,8 +29,17 @@ def set_password(driver: Hypervisor, vm_id: str, user: str, password: Secret) ->
     Raises what `guest.GuestAgent` does, FUNCTION_NOT_SUPPORTED; InvalidArgumentError.
     """
     agent = _agent(driver)
-    check(user, password)
+    check_password(user, password)
     agent.set_guest_password(vm_id, user, password)
+
+
+def set_ssh_keys(driver: Hypervisor, vm_id: str, user: str, keys: Sequence[str], *, keep_others: bool) -> None:
+    """Replaces the keys that may log in as a user of the guest, or adds to them.
+
+    Raises what `guest.GuestAgent` does, FUNCTION_NOT_SUPPORTED; InvalidArgumentError.
+    """
+    agent = _agent(driver)
+    agent.set_guest_ssh_keys(vm_id, user, check_keys(user, keys), keep_others=keep_others)
 
 
 def shut_down(driver: Hypervisor, vm_id: str) -> str:

@@ -258,6 +258,7 @@ TABLE: Mapping[str, frozenset[Role]] = {
             "ReadGuestInfo": _USERS,
             "SyncGuestTime": _USERS,
             "SetGuestPassword": _USERS,
+            "SetGuestSshKeys": _USERS,
             "Screenshot": _USERS,
         },
     ),

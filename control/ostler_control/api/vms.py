@@ -56,7 +56,7 @@ from ostler_control.vms.console import (
     screenshot,
     send_key,
 )
-from ostler_control.vms.guest import guest_info, set_guest_password, sync_guest_time
+from ostler_control.vms.guest import guest_info, set_guest_password, set_guest_ssh_keys, sync_guest_time
 from ostler_control.vms.isos import MAX_DRIVES
 from ostler_control.vms.rows import running_host
 
@@ -288,6 +288,16 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         with redact_errors_for(caller, request):
             set_guest_password(self._agents, row, request.guest_user, Secret(request.password), caller.actor)
         return pb.SetGuestPasswordResponse()
+
+    def SetGuestSshKeys(
+        self, request: pb.SetGuestSshKeysRequest, context: grpc.ServicerContext
+    ) -> pb.SetGuestSshKeysResponse:
+        caller = caller_of(context)
+        row = resolve(Vm, request.vm, "vm", caller=caller)
+        keys, keep = request.ssh_keys, request.keep_others
+        with redact_errors_for(caller, request):
+            set_guest_ssh_keys(self._agents, row, request.guest_user, keys, caller.actor, keep_others=keep)
+        return pb.SetGuestSshKeysResponse()
 
     def Screenshot(self, request: pb.ScreenshotRequest, context: grpc.ServicerContext) -> pb.ScreenshotResponse:
         caller = caller_of(context)

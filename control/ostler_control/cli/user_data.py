@@ -46,7 +46,7 @@ class UserDataOptions:
             # Whatever is given a value is declared: a template's document may use it as well.
             variables=sorted(values) if data else (),
             values=values,
-            ssh_keys=[line for file in self.ssh_key_files for line in _keys(file)],
+            ssh_keys=[line for file in self.ssh_key_files for line in public_keys(file)],
         )
 
 
@@ -110,6 +110,6 @@ def _value(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _keys(file: Path) -> list[str]:
+def public_keys(file: Path) -> list[str]:
     lines = read(file).decode(errors="replace").splitlines()
     return [line for line in lines if line.strip() and not line.startswith("#")]

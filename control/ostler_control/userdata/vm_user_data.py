@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from ostler_common.hypervisors import Function
 from ostler_common.secret import new_passphrase
+from ostler_common.ssh_keys import check_ssh_keys
 
 from ostler_control import settings
 from ostler_control.database import session
@@ -147,7 +148,7 @@ def _store(
         return False
     if vm.hypervisor_type:
         rules.need_of_type(Function.USER_DATA, vm.hypervisor_type)
-    given = replace(given, ssh_keys=seed.check_ssh_keys(given.ssh_keys))
+    given = replace(given, ssh_keys=check_ssh_keys(given.ssh_keys))
     inputs = _inputs(replace(guest, ssh_keys=given.ssh_keys), given, template, keys)
     made = rendering.render(inputs, settings.vms.USERDATA_MAX_LENGTH.get())
     kept = _Kept(given, rendering.values_used(inputs), made.user_data)

@@ -1,11 +1,13 @@
-"""Asks the guest agent of a running VM, on its host: about the guest, to set its clock, to set a password."""
+"""Asks the guest agent of a running VM, on its host: about the guest, to set its clock, a password, SSH keys."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from ostler.agent.v1 import vm_pb2 as agent_pb2
 from ostler.types.v1 import guest_pb2
 from ostler_common.guest_info import clean
-from ostler_common.guest_password import check
+from ostler_common.guest_logins import check_keys, check_password
 from ostler_common.hypervisors import Function
 from ostler_common.secret import Secret
 
@@ -44,11 +46,25 @@ def set_guest_password(agents: Agents, vm: Vm, user: str, password: Secret, acto
 
     Raises as `guest_info` does, and InvalidArgumentError INVALID_GUEST_USER, INVALID_GUEST_PASSWORD.
     """
-    check(user, password)
+    check_password(user, password)
     host = _host(vm)
     request = agent_pb2.SetGuestPasswordRequest(vm_id=vm.id, guest_user=user, password=password.reveal())
     _record(vm, "vm.guest-password", actor, f"of user {user}")
     agents.call(host, lambda agent: agent.vms.SetGuestPassword, request, DEADLINE_S)
+
+
+def set_guest_ssh_keys(
+    agents: Agents, vm: Vm, user: str, keys: Sequence[str], actor: str, *, keep_others: bool
+) -> None:
+    """Replaces the keys that may log in as a user of the guest, or adds to them.
+
+    Raises as `guest_info` does, and InvalidArgumentError INVALID_GUEST_USER, INVALID_SSH_KEY.
+    """
+    checked = check_keys(user, keys)
+    host = _host(vm)
+    request = agent_pb2.SetGuestSshKeysRequest(vm_id=vm.id, guest_user=user, ssh_keys=checked, keep_others=keep_others)
+    _record(vm, "vm.guest-ssh-keys", actor, f"of user {user}")
+    agents.call(host, lambda agent: agent.vms.SetGuestSshKeys, request, DEADLINE_S)
 
 
 def _host(vm: Vm) -> HostAddress:

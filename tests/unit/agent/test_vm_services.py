@@ -578,7 +578,15 @@ def test_a_guest_agent_is_asked(agent: Agent) -> None:
     assert told.host_time.seconds > 1_600_000_000
     agent.vms.SyncGuestTime(vm_pb2.SyncGuestTimeRequest(vm_id=VM))
     agent.vms.SetGuestPassword(vm_pb2.SetGuestPasswordRequest(vm_id=VM, guest_user="root", password=b"horse"))
-    assert agent.driver.done == ["guest_info", "set_guest_time", "set_guest_password root Secret(***)"]
+    login = f"ssh-ed25519 {'A' * 68}"
+    keys = vm_pb2.SetGuestSshKeysRequest(vm_id=VM, guest_user="root", ssh_keys=[login], keep_others=True)
+    agent.vms.SetGuestSshKeys(keys)
+    asked = ["guest_info", "set_guest_time", "set_guest_password root Secret(***)", "set_guest_ssh_keys root 1 True"]
+    assert agent.driver.done == asked
+    keys.ssh_keys.append("no key")
+    with pytest.raises(grpc.RpcError) as error:
+        agent.vms.SetGuestSshKeys(keys)
+    assert from_rpc_error(error.value).reason == "INVALID_SSH_KEY"
     with pytest.raises(grpc.RpcError) as error:
         agent.vms.SetGuestPassword(vm_pb2.SetGuestPasswordRequest(vm_id=VM, guest_user="a:b", password=b"horse"))
     assert from_rpc_error(error.value).reason == "INVALID_GUEST_USER"

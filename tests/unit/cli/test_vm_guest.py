@@ -56,3 +56,18 @@ def test_a_password_comes_from_a_file_or_standard_input(
     nobody = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, env=environment, timeout=30)
     assert nobody.returncode == 2
     assert b"add --password-file" in nobody.stderr
+
+
+def test_ssh_keys_come_from_files(control: Control, environment: dict[str, str], tmp_path: Path) -> None:
+    keys = [f"ssh-ed25519 {'A' * 68} anna", f"ssh-ed25519 {'B' * 68} ben"]
+    files = []
+    for number, key in enumerate(keys):
+        files.append(tmp_path / f"{number}.pub")
+        files[-1].write_text(f"# mine\n{key}\n")
+    argv = [*GUEST, "set-ssh-keys", "web-1", "root"]
+    options = [word for file in files for word in ("--key-file", str(file))]
+    subprocess.run([*argv, *options, "--keep-others"], capture_output=True, env=environment, timeout=30, check=True)
+    request = vm_pb2.SetGuestSshKeysRequest(vm="web-1", guest_user="root", ssh_keys=keys, keep_others=True)
+    assert control.asked == [request]
+    none = subprocess.run(argv, capture_output=True, env=environment, timeout=30)
+    assert (none.returncode, b"--key-file" in none.stderr) == (2, True)

@@ -563,10 +563,15 @@ def test_a_guest_agent_is_asked_on_the_vm_s_host(api: Api) -> None:
     api.vms.SyncGuestTime(vm_pb2.SyncGuestTimeRequest(vm="asked"), api.admin)
     request = vm_pb2.SetGuestPasswordRequest(vm="asked", guest_user="root", password=b"correct horse")
     api.vms.SetGuestPassword(request, api.admin)
-    assert host.asked_guests == ["time", "password of root: correct horse"]
+    login = f"ssh-ed25519 {'A' * 68}"
+    keys = vm_pb2.SetGuestSshKeysRequest(vm="asked", guest_user="root", ssh_keys=[f" {login}\n"])
+    api.vms.SetGuestSshKeys(keys, api.admin)
+    assert host.asked_guests == ["time", "password of root: correct horse", f"keys of root: {login}"]
+    none = vm_pb2.SetGuestSshKeysRequest(vm="asked", guest_user="root")
+    assert reason(lambda: api.vms.SetGuestSshKeys(none, api.admin)) == "INVALID_SSH_KEY"
     wrong = vm_pb2.SetGuestPasswordRequest(vm="asked", guest_user="root")
     assert reason(lambda: api.vms.SetGuestPassword(wrong, api.admin)) == "INVALID_GUEST_PASSWORD"
     told = {event.type: event.message for event in Event.select() if event.type.startswith("vm.guest-")}
-    assert told == {"vm.guest-time": "", "vm.guest-password": "of user root"}
+    assert told == {"vm.guest-time": "", "vm.guest-password": "of user root", "vm.guest-ssh-keys": "of user root"}
     api.done(api.vms.StopVm(vm_pb2.StopVmRequest(vm="asked", force=True), api.admin))
     assert reason(lambda: api.vms.ReadGuestInfo(info, api.admin)) == "VM_STATE"

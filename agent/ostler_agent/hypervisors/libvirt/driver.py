@@ -202,6 +202,9 @@ class LibvirtDriver:
     def set_guest_password(self, vm_id: str, user: str, password: Secret) -> None:
         guest_agent.set_password(self._session, vm_id, user, password)
 
+    def set_guest_ssh_keys(self, vm_id: str, user: str, keys: Sequence[str], *, keep_others: bool) -> None:
+        guest_agent.set_ssh_keys(self._session, vm_id, user, keys, keep_others=keep_others)
+
     def shut_down_guest(self, vm_id: str) -> None:
         guest_agent.shut_down(self._session, vm_id)
 

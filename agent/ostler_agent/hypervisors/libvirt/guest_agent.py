@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from xml.etree import ElementTree
 
@@ -46,6 +46,13 @@ def set_password(session: Session, vm_id: str, user: str, password: Secret) -> N
     """Sets a password. A guest may repeat it in its error, so that nothing of the error is kept."""
     with asking(session, vm_id, f"setting the password of user {user}", quote=False) as domain:
         domain.setUserPassword(user, password.reveal().decode())
+
+
+def set_ssh_keys(session: Session, vm_id: str, user: str, keys: Sequence[str], *, keep_others: bool) -> None:
+    """Sets or adds to a user's keys."""
+    with asking(session, vm_id, f"setting the SSH keys of user {user}") as domain:
+        flags = libvirt.VIR_DOMAIN_AUTHORIZED_SSH_KEYS_SET_APPEND if keep_others else 0
+        domain.authorizedSSHKeysSet(user, list(keys), flags)
 
 
 def shut_down(session: Session, vm_id: str) -> None:

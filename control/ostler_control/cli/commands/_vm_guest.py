@@ -15,6 +15,7 @@ from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import VM
 from ostler_control.cli.options import output_option
 from ostler_control.cli.output import Section, View, print_one
+from ostler_control.cli.user_data import FILE, public_keys
 
 
 def _file_systems(info: guest_pb2.GuestInfo) -> Sequence[Sequence[str]]:
@@ -111,3 +112,32 @@ def set_password(app: App, vm: str, user: str, password_file: Path | None) -> No
     request = pb.SetGuestPasswordRequest(vm=vm, guest_user=user, password=password.reveal())
     app.client.vms.SetGuestPassword(request)
     click.echo(f"the password of {user} in VM {vm} is set")
+
+
+@guest.command("set-ssh-keys")
+@click.argument("vm", type=VM)
+@click.argument("user")
+@click.option(
+    "--key-file",
+    "files",
+    type=FILE,
+    multiple=True,
+    required=True,
+    help="File with public keys; repeat it; - is standard input.",
+)
+@click.option("--keep-others", is_flag=True, help="Add to the keys that USER has.  [default: replace them]")
+@pass_app
+def set_ssh_keys(app: App, vm: str, user: str, files: Sequence[Path], keep_others: bool) -> None:
+    """Sets the SSH keys that may log in as USER in the guest.
+
+    USER must exist. Its other keys are removed, unless --keep-others is given.
+
+    \b
+    Examples:
+      ostler vm guest set-ssh-keys web-1 root --key-file id_ed25519.pub
+      ostler vm guest set-ssh-keys web-1 root --key-file new.pub --keep-others
+    """
+    keys = [line for file in files for line in public_keys(file)]
+    request = pb.SetGuestSshKeysRequest(vm=vm, guest_user=user, ssh_keys=keys, keep_others=keep_others)
+    app.client.vms.SetGuestSshKeys(request)
+    click.echo(f"the SSH keys of {user} in VM {vm} are set")

@@ -54,14 +54,6 @@ def test_addresses_that_are_none_are_refused_by_field(bad: Addressing, field: st
     assert (caught.value.reason, caught.value.metadata["field"]) == ("INVALID_ADDRESS", f"nics[0].{field}")
 
 
-def test_ssh_keys_are_public_keys() -> None:
-    assert seed.check_ssh_keys([f" {KEY}\n", KEY]) == (KEY,)
-    for bad in ("-----BEGIN OPENSSH PRIVATE KEY-----", "ssh-ed25519", f"{KEY}\nssh-rsa AAAA", 'command="x" ' + KEY):
-        with pytest.raises(InvalidArgumentError) as caught:
-            seed.check_ssh_keys([KEY, bad])
-        assert (caught.value.reason, caught.value.metadata["field"]) == ("INVALID_SSH_KEY", "ssh_keys[1]")
-
-
 @pytest.mark.parametrize("bad", ["Role", "1st", "a-b", "", "instance_id", "x" * 64])
 def test_names_of_variables(bad: str) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
