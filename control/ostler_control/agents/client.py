@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
 import grpc
@@ -43,18 +44,47 @@ class HostAddress:
 
 
 class Agent:
-    """The services of one host's agent."""
+    """The services of one host's agent. A stub makes an object for each of its methods, and most are never called: so
+    each is made when it is first asked for."""
 
     def __init__(self, channel: grpc.Channel) -> None:
-        self.host = host_pb2_grpc.HostServiceStub(channel)
-        self.jobs = job_pb2_grpc.JobServiceStub(channel)
-        self.pools = pool_pb2_grpc.PoolServiceStub(channel)
-        self.volumes = volume_pb2_grpc.VolumeServiceStub(channel)
-        self.vms = vm_pb2_grpc.VmServiceStub(channel)
-        self.conversion = conversion_pb2_grpc.ConversionServiceStub(channel)
-        self.adoption = adoption_pb2_grpc.AdoptionServiceStub(channel)
-        self.remote_kvm = remote_kvm_pb2_grpc.RemoteKvmServiceStub(channel)
-        self.migration = vm_pb2_grpc.MigrationServiceStub(channel)
+        self._channel = channel
+
+    @cached_property
+    def host(self) -> host_pb2_grpc.HostServiceStub:
+        return host_pb2_grpc.HostServiceStub(self._channel)
+
+    @cached_property
+    def jobs(self) -> job_pb2_grpc.JobServiceStub:
+        return job_pb2_grpc.JobServiceStub(self._channel)
+
+    @cached_property
+    def pools(self) -> pool_pb2_grpc.PoolServiceStub:
+        return pool_pb2_grpc.PoolServiceStub(self._channel)
+
+    @cached_property
+    def volumes(self) -> volume_pb2_grpc.VolumeServiceStub:
+        return volume_pb2_grpc.VolumeServiceStub(self._channel)
+
+    @cached_property
+    def vms(self) -> vm_pb2_grpc.VmServiceStub:
+        return vm_pb2_grpc.VmServiceStub(self._channel)
+
+    @cached_property
+    def conversion(self) -> conversion_pb2_grpc.ConversionServiceStub:
+        return conversion_pb2_grpc.ConversionServiceStub(self._channel)
+
+    @cached_property
+    def adoption(self) -> adoption_pb2_grpc.AdoptionServiceStub:
+        return adoption_pb2_grpc.AdoptionServiceStub(self._channel)
+
+    @cached_property
+    def remote_kvm(self) -> remote_kvm_pb2_grpc.RemoteKvmServiceStub:
+        return remote_kvm_pb2_grpc.RemoteKvmServiceStub(self._channel)
+
+    @cached_property
+    def migration(self) -> vm_pb2_grpc.MigrationServiceStub:
+        return vm_pb2_grpc.MigrationServiceStub(self._channel)
 
 
 @dataclass

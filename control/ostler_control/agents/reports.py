@@ -6,10 +6,11 @@ shortened: a probe's reason may quote a program at length.
 
 from __future__ import annotations
 
-import math
+import functools
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from ostler.agent.v1 import pool_pb2
 from ostler.types.v1 import vm_pb2
@@ -62,7 +63,7 @@ def find_wrong(report: Message) -> str:
 
     Numbers are finite, not negative and possible; lists are short.
     """
-    return _find_wrong(report, "")
+    return _find_wrong(report)
 
 
 def find_wrong_load(load: vm_pb2.HostLoad) -> str:
@@ -126,27 +127,46 @@ def clean_text(text: str) -> str:
     return printable(shortened(text, MAX_TEXT))
 
 
-def _find_wrong(message: Message, prefix: str) -> str:
+@dataclass(frozen=True)
+class _Check:
+    """What is asked of a field. most: of a number; max_elements: of a repeated field; inner: its value is a message, or
+    each of its elements is."""
+
+    name: str
+    most: float
+    max_elements: int
+    inner: bool
+
+
+@functools.cache  # loads come a few hundred times a second, and descriptors answer slowly
+def _checks(kind: Descriptor) -> Mapping[int, _Check]:
+    """By number the fields in which something can be wrong."""
+    found: dict[int, _Check] = {}
+    for field in kind.fields:
+        message = field.message_type
+        inner = message is not None and not message.GetOptions().map_entry
+        if field.is_repeated:
+            found[field.number] = _Check(field.name, 0, MAX_VMS if field.name == "vms" else MAX_ELEMENTS, inner)
+        elif inner or field.type in _NUMBERS:
+            found[field.number] = _Check(field.name, MAX_NUMBER.get(field.name, _MAX_OTHER), 0, inner)
+    return found
+
+
+def _find_wrong(message: Message) -> str:
+    checks = _checks(message.DESCRIPTOR)
     for field, value in message.ListFields():
-        path = f"{prefix}{field.name}"
-        if not field.is_repeated:
-            wrong = _find_wrong_value(field, value, path)
-        elif len(value) > (MAX_VMS if field.name == "vms" else MAX_ELEMENTS):
-            wrong = f"{path} has {len(value)} elements"
-        elif field.message_type is None or field.message_type.GetOptions().map_entry:
+        check = checks.get(field.number)
+        if check is None:
             continue
-        else:
-            found = (_find_wrong(item, f"{path}[{index}].") for index, item in enumerate(value))
-            wrong = next(filter(None, found), "")
-        if wrong:
-            return wrong
+        if check.max_elements:
+            if len(value) > check.max_elements:
+                return f"{check.name} has {len(value)} elements"
+            for index, item in enumerate(value if check.inner else ()):
+                if wrong := _find_wrong(item):
+                    return f"{check.name}[{index}].{wrong}"
+        elif check.inner:
+            if wrong := _find_wrong(value):
+                return f"{check.name}.{wrong}"
+        elif not 0 <= value <= check.most:  # nor are NaN and infinity
+            return f"{check.name} is {value}"
     return ""
-
-
-def _find_wrong_value(field: FieldDescriptor, value: object, path: str) -> str:
-    if isinstance(value, Message):
-        return _find_wrong(value, f"{path}.")
-    if field.type not in _NUMBERS or not isinstance(value, (int, float)):
-        return ""
-    possible = math.isfinite(value) and 0 <= value <= MAX_NUMBER.get(field.name, _MAX_OTHER)
-    return "" if possible else f"{path} is {value}"
