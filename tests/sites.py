@@ -21,7 +21,9 @@ from ostler_control.models import (
     Account,
     Backup,
     BackupDisk,
+    BackupFirmwareState,
     BackupStore,
+    BackupTpm,
     Cluster,
     DiskOffering,
     FenceDevice,
@@ -170,8 +172,9 @@ class Site:
         documents: list[Any] = [*UserData.select(), *VmUserData.select()]
         others = {
             row.passphrase_id
-            for model in (FenceDevice, VmTpm, VmFirmwareState, VmSnapshotFirmwareState)
+            for model in (FenceDevice, VmTpm, VmFirmwareState, VmSnapshotFirmwareState, BackupFirmwareState, BackupTpm)
             for row in model.select()
+            if row.passphrase_id
         }
         backed_up: list[Any] = [*BackupDisk.select(), *VmSnapshotMemory.select()]
         assert keys == {row.passphrase_id for row in (*kept, *backed_up, *documents) if row.passphrase_id} | others

@@ -683,6 +683,8 @@ class FakeHost(
     def ReadFirmwareState(
         self, request: vm_pb2.ReadFirmwareStateRequest, context: grpc.ServicerContext
     ) -> types_vm_pb2.FirmwareState:
+        with _errors(context):
+            self.fail_now("ReadFirmwareState")
         found = self.tpms.get(request.vm_id)
         return types_vm_pb2.FirmwareState(tpm=found.passphrase + b"|" + found.content if found else b"")
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from ostler.control.v1 import backup_pb2
 
-from tests.lab.fleet import Fleet
+from tests.lab.fleet import CLUSTER, Fleet, fresh
+from tests.lab.host import SHARED
 from tests.lab.lab import Lab
 
 
@@ -45,3 +48,17 @@ def no_vm_runs_twice(request: pytest.FixtureRequest) -> Iterator[None]:
     if "fleet" in request.fixturenames:
         fleet: Fleet = request.getfixturevalue("fleet")
         fleet.assert_no_vm_runs_twice()
+
+
+@pytest.fixture
+def store(fleet: Fleet) -> Iterator[Path]:
+    """The directory of a store on the shared file system."""
+    inside = f"{SHARED}/backups"
+    outside = fleet.lab.hosts[0].outside(inside)
+    outside.mkdir()
+    request = backup_pb2.CreateBackupStoreRequest(request_id=fresh(), name="vault", path=inside, cluster=CLUSTER)
+    fleet.api.backups.CreateBackupStore(request)
+    yield outside
+    fleet.api.backups.DeleteBackupStore(backup_pb2.DeleteBackupStoreRequest(store="vault"))
+    (outside / ".ostler-pool").unlink()
+    outside.rmdir()  # nothing else is left

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -15,26 +14,12 @@ from ostler.types.v1 import volume_pb2 as volume_types
 from ostler_control.state_dir import StateDir
 
 from tests.lab.console import Console
-from tests.lab.fleet import CLUSTER, MIB, SECRET, SHARED_POOL, Fleet, fresh, refused
-from tests.lab.host import SHARED, wait_for
+from tests.lab.fleet import MIB, SECRET, SHARED_POOL, Fleet, fresh, refused
+from tests.lab.host import wait_for
 from tests.lab.opened import digest
 
 pytestmark = pytest.mark.lab
 DISK_MIB = 24
-
-
-@pytest.fixture
-def store(fleet: Fleet) -> Iterator[Path]:
-    """The directory of a store on the shared file system."""
-    inside = f"{SHARED}/backups"
-    outside = fleet.lab.hosts[0].outside(inside)
-    outside.mkdir()
-    request = backup_pb2.CreateBackupStoreRequest(request_id=fresh(), name="vault", path=inside, cluster=CLUSTER)
-    fleet.api.backups.CreateBackupStore(request)
-    yield outside
-    fleet.api.backups.DeleteBackupStore(backup_pb2.DeleteBackupStoreRequest(store="vault"))
-    (outside / ".ostler-pool").unlink()
-    outside.rmdir()  # nothing else is left
 
 
 def backup(fleet: Fleet) -> backup_pb2.Backup:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ostler.control.v1 import vm_snapshot_pb2
+from ostler.control.v1 import backup_pb2, vm_snapshot_pb2
 
 from tests.lab import tpm_commands
 from tests.lab.console import Console
@@ -90,3 +90,37 @@ def test_a_guest_keeps_what_it_stores_in_its_tpm(fleet: Fleet) -> None:
         fleet.do(fleet.api.vm_snapshots.DeleteVmSnapshot(delete))
     fleet.delete_vm("sealed")
     assert not state(source, vm.id)
+
+
+def test_a_backup_brings_the_tpm_back_when_the_vm_is_gone(fleet: Fleet, store: Path) -> None:
+    vm = fleet.create_vm("lost", tpm=True)
+    with fleet.console("lost") as console:
+        console.wait("GUEST-UP", 120)
+        assert send(console, tpm_commands.define())[6:10] == bytes(4)
+        assert send(console, tpm_commands.write(VALUE))[6:10] == bytes(4)
+        request = backup_pb2.CreateBackupRequest(request_id=fresh(), vm="lost", name="with-tpm")
+        fleet.do(fleet.api.backups.CreateBackup(request))
+        assert send(console, tpm_commands.write(b"changed!"))[6:10] == bytes(4)
+    made = fleet.api.backups.GetBackup(backup_pb2.GetBackupRequest(backup="with-tpm"))
+    assert (made.HasField("firmware_state_time"), made.firmware_state_problem) == (True, "")
+    assert not any(VALUE in path.read_bytes() for path in store.iterdir() if path.is_file())
+    fleet.do(fleet.stop("lost", force=True))
+    over = backup_pb2.RestoreVmOverRequest(request_id=fresh(), backup="with-tpm")
+    fleet.do(fleet.api.backups.RestoreVmOver(over))
+    fleet.do(fleet.start("lost"))
+    with fleet.console("lost") as console:
+        console.wait("GUEST-UP", 120)
+        assert stored(console) == VALUE, "the old VM has it back"
+    fleet.delete_vm("lost")
+    assert not any(state(host, vm.id) for host in fleet.lab.hosts)
+    boot = backup_pb2.VerifyBackupRequest(request_id=fresh(), backup="with-tpm", boot=True, console_text="GUEST-UP")
+    fleet.do(fleet.api.backups.VerifyBackup(boot), 240)
+    restore = backup_pb2.RestoreVmRequest(request_id=fresh(), backup="with-tpm", name="found", without_nics=True)
+    fleet.do(fleet.api.backups.RestoreVm(restore))
+    fleet.do(fleet.start("found"))
+    with fleet.console("found") as console:
+        console.wait("GUEST-UP", 120)
+        assert stored(console) == VALUE, "a new VM opens what the lost one sealed"
+    fleet.delete_vm("found")
+    delete = backup_pb2.DeleteBackupRequest(request_id=fresh(), backup="with-tpm")
+    fleet.do(fleet.api.backups.DeleteBackup(delete))

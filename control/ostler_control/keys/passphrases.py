@@ -16,6 +16,8 @@ from ostler_control.database import erase_deleted, session, transaction
 from ostler_control.keys.providers import KeyProvider
 from ostler_control.models import (
     BackupDisk,
+    BackupFirmwareState,
+    BackupTpm,
     FenceDevice,
     ImportDiskPassphrase,
     ImportSource,
@@ -51,6 +53,8 @@ KeyHolder = (
     | VmTpm
     | VmFirmwareState
     | VmSnapshotFirmwareState
+    | BackupFirmwareState
+    | BackupTpm
 )
 HOLDERS: tuple[type[KeyHolder], ...] = (
     Volume,
@@ -68,6 +72,8 @@ HOLDERS: tuple[type[KeyHolder], ...] = (
     VmTpm,
     VmFirmwareState,
     VmSnapshotFirmwareState,
+    BackupFirmwareState,
+    BackupTpm,
 )
 
 

@@ -14,6 +14,8 @@ from ostler_control.database import erase_deleted, session, transaction
 from ostler_control.keys.passphrases import HOLDERS, KeyHolder, owner_column
 from ostler_control.keys.providers import KeyProvider, Opener, Sealed
 from ostler_control.models import (
+    BackupFirmwareState,
+    BackupTpm,
     FenceDevice,
     ImportDiskPassphrase,
     Kek,
@@ -36,6 +38,8 @@ _TYPE_NAMES: dict[type[KeyHolder], str] = {
     VmTpm: "TPM of VM",
     VmFirmwareState: "firmware state of VM",
     VmSnapshotFirmwareState: "firmware state of VM snapshot",
+    BackupFirmwareState: "firmware state of backup",
+    BackupTpm: "TPM of backup",
     FenceDevice: "fence device of host",
     ImportDiskPassphrase: "import of disk",
 }

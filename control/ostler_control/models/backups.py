@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peewee import BigIntegerField, BooleanField, DateTimeField, ForeignKeyField, IntegerField, TextField
+from peewee import BigIntegerField, BlobField, BooleanField, DateTimeField, ForeignKeyField, IntegerField, TextField
 
 from ostler_control.models.base import BaseModel
 from ostler_control.models.columns import enum_column
@@ -53,6 +53,41 @@ class BackupConsistency(BaseModel):
     backup_id: str
     consistency = TextField()
     reason = TextField(default="")
+
+
+class BackupFirmwareState(BaseModel):
+    """What the VM's firmware kept when it was backed up; or why the backup has nothing of it.
+
+    sealed: encrypted under the passphrase (the associated data of both is the row's id), b"" and None for nothing;
+    copy_time: of what moment it is; problem: for people, "" for none.
+    """
+
+    backup = ForeignKeyField(Backup, unique=True, on_delete="CASCADE")
+    backup_id: str
+    passphrase = ForeignKeyField(Passphrase, null=True, unique=True, on_delete="RESTRICT")
+    passphrase_id: str | None
+    sealed = BlobField(default=b"")
+    copy_time = DateTimeField(null=True)
+    problem = TextField(default="")
+
+    @property
+    def name(self) -> str:
+        """Its backup's."""
+        return str(self.backup.name)
+
+
+class BackupTpm(BaseModel):
+    """The TPM of a backup's VM. passphrase: opens its state in the backup (the associated data is this row's id)."""
+
+    backup = ForeignKeyField(Backup, unique=True, on_delete="CASCADE")
+    backup_id: str
+    passphrase = ForeignKeyField(Passphrase, unique=True, on_delete="RESTRICT")
+    passphrase_id: str
+
+    @property
+    def name(self) -> str:
+        """Its backup's."""
+        return str(self.backup.name)
 
 
 class BackupDisk(BaseModel):

@@ -15,5 +15,6 @@ With the database:
 - `registered`: documents that accounts keep under a name.
 - `template_link`: what a template links, with its policy.
 - `vm_user_data`: what a VM is given, and the seed that its host gets.
-- `sealing`: all of this at rest.
+
+`keys.sealing` encrypts all of this at rest.
 """

@@ -13,11 +13,11 @@ from peewee import IntegrityError
 from ostler_control import database, events, settings
 from ostler_control.catalog.names import check_name
 from ostler_control.catalog.row_limits import check_rows
-from ostler_control.keys import Keyring
+from ostler_control.keys import Keyring, sealing
 from ostler_control.keys.passphrases import delete_passphrase
 from ostler_control.models import Account, Template, TemplateUserData, UserData, new_id
 from ostler_control.models.columns import tuples
-from ostler_control.userdata import documents, sealing, variables
+from ostler_control.userdata import documents, variables
 from ostler_control.userdata.packing import decode_base64
 from ostler_control.userdata.rendering import Source
 
@@ -57,7 +57,7 @@ def register(name: str, account: Account, data: bytes, declared: list[str], acto
 
 def load(row: UserData, keys: Keyring) -> Source:
     """The document, ready to be rendered."""
-    content = sealing.unseal(keys.open(row), bytes(row.sealed), row.id)
+    content = sealing.unseal(keys.open(row), bytes(row.sealed), row.id, f"user data {row.name}", "register it again")
     return Source(f"user data {row.name}", content, declared_by(row))
 
 

@@ -19,10 +19,10 @@ from ostler_common.ssh_keys import check_ssh_keys
 from ostler_control import settings
 from ostler_control.database import session
 from ostler_control.hypervisors import rules
-from ostler_control.keys import Keyring
+from ostler_control.keys import Keyring, sealing
 from ostler_control.keys.passphrases import delete_passphrase
 from ostler_control.models import Host, Nic, Template, Vm, VmUserData, new_id
-from ostler_control.userdata import addressing, rendering, sealing, seed, template_link
+from ostler_control.userdata import addressing, rendering, seed, template_link
 from ostler_control.userdata.rendering import Inputs, Source
 from ostler_control.userdata.seed import DHCP, Addressing, Guest, Seed, SeedNic
 
@@ -193,7 +193,8 @@ def _row(vm_id: str, operation_id: str = "") -> VmUserData | None:
 
 
 def _unsealed(row: VmUserData, keys: Keyring) -> _Kept:
-    return _from_json(sealing.unseal(keys.open(row), bytes(row.sealed), row.id))
+    content = sealing.unseal(keys.open(row), bytes(row.sealed), row.id, "the user data", "give it to the VM again")
+    return _from_json(content)
 
 
 def _to_json(kept: _Kept) -> bytes:

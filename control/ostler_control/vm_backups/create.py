@@ -37,7 +37,7 @@ from ostler_control.models import (
 )
 from ostler_control.operations import Run, Undo, lock_row, record_operation, workflow
 from ostler_control.operations.records import release
-from ostler_control.vm_backups import chains
+from ostler_control.vm_backups import chains, firmware_state
 from ostler_control.vm_backups.definition import define
 from ostler_control.vm_backups.rows import (
     delete_file,
@@ -49,6 +49,7 @@ from ostler_control.vm_backups.rows import (
     record_last_error,
 )
 from ostler_control.vm_backups.verify import digest
+from ostler_control.vms import firmware_states
 from ostler_control.vms.rows import check_not_elsewhere
 from ostler_control.vms.rows import disks_of as disks_of_vm
 from ostler_control.volumes import consistency, matrix, wire
@@ -78,12 +79,17 @@ class NewBackup:
 
 @dataclass(frozen=True)
 class BackupInputs:
-    """disks: ids of the backup's, by slot; vm_id: the VM's; host_id: where it runs, "" when it is stopped."""
+    """disks: ids of the backup's, by slot; vm_id: the VM's; host_id: where it runs, "" when it is stopped.
+
+    last_host_id: where it runs or ran last, "" for nowhere; firmware: whether its firmware keeps anything.
+    """
 
     disks: tuple[str, ...]
     vm_id: str
     host_id: str
     iter_time_ms: int
+    last_host_id: str = ""
+    firmware: bool = False
 
 
 def create(wanted: NewBackup, user: str, keys: Keyring) -> Operation:
@@ -124,6 +130,8 @@ def create(wanted: NewBackup, user: str, keys: Keyring) -> Operation:
         vm_id=vm.id,
         host_id=host.id if host is not None else "",
         iter_time_ms=settings.encryption.LUKS_ITER_TIME.get(),
+        last_host_id=(host.id if host is not None else vm.last_host_id) or "",
+        firmware=firmware_states.is_kept(vm.id),
     )
     return record_operation("backup.create", backup, user, inputs, also=[vm, *volumes])
 
@@ -209,6 +217,8 @@ def _create(run: Run) -> None:
         host_id: str = inputs.host_id or run.step("choose", lambda: _choose_host(run))
         for number, disk_id in enumerate(inputs.disks):
             undo.push(_removal(number), partial(delete_file, run, host_id, disk_id))
+        if inputs.firmware:
+            run.step("keep-firmware-state", lambda: firmware_state.keep(run, inputs.vm_id, inputs.last_host_id))
         run.step("copy", lambda: _copy(run, host_id, inputs))
         run.step("release-vm", lambda: _release_vm(run))
         for number, disk_id in enumerate(inputs.disks):

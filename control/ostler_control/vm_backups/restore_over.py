@@ -14,6 +14,7 @@ from ostler_control import settings
 from ostler_control.keys import Keyring
 from ostler_control.models import Backup, BackupDisk, Operation, Vm, Volume, new_id
 from ostler_control.operations import Run, lock_row, record_operation, workflow
+from ostler_control.vm_backups import firmware_state
 from ostler_control.vm_backups.rows import disks_of, load_disk, lock_ready
 from ostler_control.vms.rows import check_not_elsewhere, wrong_state
 from ostler_control.volumes import files, host_jobs
@@ -34,10 +35,14 @@ class RestoredDisk:
 
 @dataclass(frozen=True)
 class RestoreOverInputs:
-    """The disks that the backup has; others of the VM stay as they are."""
+    """The disks that the backup has; others of the VM stay as they are.
+
+    firmware_of: the backup, if it has what the firmware kept.
+    """
 
     disks: tuple[RestoredDisk, ...]
     iter_time_ms: int
+    firmware_of: str = ""
 
 
 def restore_over(backup: Backup, user: str, keys: Keyring) -> Operation:
@@ -62,7 +67,11 @@ def restore_over(backup: Backup, user: str, keys: Keyring) -> Operation:
     backup = lock_ready(backup)
     operation_id = new_id()
     restored = tuple(_record_file(disk, volume, operation_id, keys) for disk, volume in pairs)
-    inputs = RestoreOverInputs(restored, settings.encryption.LUKS_ITER_TIME.get())
+    inputs = RestoreOverInputs(
+        restored,
+        settings.encryption.LUKS_ITER_TIME.get(),
+        firmware_of=backup.id if firmware_state.is_in(backup.id) else "",
+    )
     also = [backup, *(volume for _, volume in pairs)]
     return record_operation("vm.restore-over", vm, user, inputs, also=also, operation_id=operation_id)
 
@@ -98,7 +107,11 @@ def _restore(run: Run) -> None:
             run.step(f"copy-{number}", partial(_copy, run, host_id, restored, inputs.iter_time_ms))
         undo.clear()
     run.always("switch", lambda: files.switch_all((disk.volume_id, disk.file_id) for disk in inputs.disks))
-    files.remove_all_old(run, [disk.old_file_id for disk in inputs.disks])
+    try:
+        if inputs.firmware_of:
+            run.always("firmware-state", lambda: firmware_state.restore(run, inputs.firmware_of))
+    finally:
+        files.remove_all_old(run, [disk.old_file_id for disk in inputs.disks])
 
 
 def _choose(run: Run, restored: RestoredDisk) -> str:

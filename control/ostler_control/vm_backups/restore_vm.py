@@ -29,6 +29,7 @@ from ostler_control.models import (
     new_id,
 )
 from ostler_control.operations import Run, record_operation, workflow
+from ostler_control.vm_backups import firmware_state
 from ostler_control.vm_backups.definition import Definition, read
 from ostler_control.vm_backups.restoring import choose_pool, fill, offering_of
 from ostler_control.vm_backups.rows import disks_of, load_disk, lock_ready
@@ -54,11 +55,15 @@ class NewVmRestore:
 
 @dataclass(frozen=True)
 class VmRestoreInputs:
-    """disks: ids of the backup's; volumes: those that get their content, in the same order."""
+    """disks: ids of the backup's; volumes: those that get their content, in the same order.
+
+    firmware_of: the backup, if it has what the firmware kept.
+    """
 
     disks: tuple[str, ...]
     volumes: tuple[str, ...]
     iter_time_ms: int
+    firmware_of: str = ""
 
 
 def restore_vm(wanted: NewVmRestore, user: str, keys: Keyring) -> Operation:
@@ -120,6 +125,7 @@ def record_restore(
         disks=tuple(disk.id for disk in disks),
         volumes=tuple(volume.id for volume in volumes),
         iter_time_ms=settings.encryption.LUKS_ITER_TIME.get(),
+        firmware_of=backup.id if firmware_state.is_in(backup.id) else "",
     )
     return record_operation("vm.restore", vm, user, inputs, also=[*also, *volumes], operation_id=operation_id)
 
@@ -187,6 +193,8 @@ def _restore(run: Run) -> None:
             host_id: str = run.step(f"choose-{number}", partial(_choose, run, disk_id, volume_id))
             undo.push(copied.removal(number), partial(delete_file, run, host_id, volume_id))
             run.step(f"copy-{number}", partial(fill, run, host_id, disk_id, volume_id, inputs.iter_time_ms))
+        if inputs.firmware_of:
+            run.step("firmware-state", lambda: firmware_state.restore_to_new(run, inputs.firmware_of))
         run.step("record", lambda: copied.record_stopped(run.resource_id))
 
 

@@ -10,6 +10,7 @@ from ostler_control.keys.passphrases import delete_passphrase
 from ostler_control.models import Backup, BackupDisk, BackupSchedule, ScheduledBackup
 from ostler_control.operations import Run, lock_row
 from ostler_control.states import BackupState
+from ostler_control.vm_backups import firmware_state
 from ostler_control.volumes import host_jobs
 
 
@@ -73,6 +74,7 @@ def destroy(backup: Backup, run: Run) -> None:
     caller's transaction."""
     keys = [disk.passphrase_id for disk in BackupDisk.select().where(BackupDisk.backup == backup)]
     BackupDisk.delete().where(BackupDisk.backup == backup).execute()
+    firmware_state.forget(backup.id)
     Backup.delete().where(Backup.id == backup.id).execute()
     for key_id in keys:
         delete_passphrase(key_id)

@@ -13,7 +13,7 @@ from ostler_control.models import PowerState, Vm, VmState, Volume
 from ostler_control.operations import Run, Undo
 from ostler_control.states import VolumeState
 from ostler_control.userdata import vm_user_data
-from ostler_control.vms import tpm
+from ostler_control.vms import firmware_states, tpm
 from ostler_control.vms.rows import set_state
 from ostler_control.volumes.rows import load_or_none
 
@@ -60,6 +60,7 @@ def record_failure(run: Run, undo: Undo, volume_ids: Sequence[str], failure: str
         if clean and isinstance(undo.error, CancelledError):
             vm_user_data.forget_all(run.resource_id)
             tpm.forget(run.resource_id)
+            firmware_states.forget(run.resource_id)
             Vm.delete().where(Vm.id == run.resource_id).execute()
         else:
             attention = f"{failure}: {undo.error}"

@@ -6,12 +6,14 @@ of a TPM is encrypted under the VM's own key already; a copy is sealed as a whol
 
 from __future__ import annotations
 
+import datetime
 import hashlib
+from dataclasses import dataclass
 
 import structlog
 from ostler.agent.v1 import vm_pb2 as agent_pb2
 from ostler.types.v1 import vm_pb2
-from ostler_common.errors import FailedPreconditionError, InternalError, OstlerError, UnavailableError
+from ostler_common.errors import InternalError, OstlerError, UnavailableError
 from ostler_common.hypervisors import Function
 from ostler_common.secret import new_passphrase
 
@@ -20,17 +22,26 @@ from ostler_control.catalog.firmware import is_uefi
 from ostler_control.database import session, transaction
 from ostler_control.hosts.rows import address, is_up
 from ostler_control.hypervisors import rules
-from ostler_control.keys import Keyring
+from ostler_control.keys import Keyring, sealing
 from ostler_control.keys.passphrases import delete_passphrase
 from ostler_control.models import Host, Vm, VmFirmwareState, VmSnapshotFirmwareState, new_id, now
 from ostler_control.operations import Run
-from ostler_control.userdata import sealing
 from ostler_control.vms import machines, tpm
 from ostler_control.vms.rows import load
 
 MAX_BYTES = 6 << 20
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class StateCopy:
+    """What a VM's firmware kept. content: a serialized FirmwareState; time: of what moment; current: it is not older
+    than what the VM's host has."""
+
+    content: bytes
+    time: datetime.datetime
+    current: bool
 
 
 def is_kept(vm_id: str) -> bool:
@@ -114,22 +125,38 @@ def forget(vm_id: str) -> None:
         delete_passphrase(row.passphrase_id)
 
 
+def newest_copy(run: Run, vm_id: str, host_id: str) -> StateCopy | None:
+    """What a VM's firmware keeps now on its host, or the last copy: of a host that does not answer or has lost it, and
+    of a VM whose next start is with that copy. None where there is nothing. Raises what the agent raises otherwise.
+
+    host_id: where the VM runs, or ran last.
+    """
+    pending = _is_pending(vm_id)
+    try:
+        content = None if pending else _read(run, host_id, vm_id)
+    except UnavailableError as error:
+        log.warning("the firmware state of a VM is not copied", vm=vm_id, error=error.message)
+        content = None
+    if content is not None:
+        return StateCopy(content, now(), True)
+    with session():
+        row = _row(vm_id)
+    return StateCopy(_unseal(row, run.keys), row.copy_time, pending) if row is not None else None
+
+
+def set_next(vm_id: str, content: bytes, keys: Keyring) -> None:
+    """The VM's next start, wherever it is, is with this: within the caller's transaction."""
+    _store(vm_id, content, keys, overwrite=True)
+
+
 def keep_for_snapshot(run: Run, vm_id: str, vm_snapshot_id: str, host_id: str) -> None:
     """Inside a step: keeps with a VM's snapshot what its firmware keeps now. host_id: where it runs, or ran last.
 
     Of a host that does not answer, the last copy. Raises what the agent raises otherwise.
     """
-    content = None
-    try:
-        content = None if _is_pending(vm_id) else _read(run, host_id, vm_id)
-    except UnavailableError as error:
-        log.warning("the firmware state of a VM is not copied", vm=vm_id, error=error.message)
-    if content is None:
-        with session():
-            row = _row(vm_id)
-        if row is None:
-            return
-        content = _unseal(row, run.keys)
+    newest = newest_copy(run, vm_id, host_id)
+    if newest is None:
+        return
     row_id, passphrase = new_id(), new_passphrase()
     with transaction():
         forget_of_snapshot(vm_snapshot_id)
@@ -137,7 +164,7 @@ def keep_for_snapshot(run: Run, vm_id: str, vm_snapshot_id: str, host_id: str) -
             id=row_id,
             vm_snapshot=vm_snapshot_id,
             passphrase=run.keys.store(passphrase, row_id),
-            sealed=sealing.seal(passphrase, content, row_id),
+            sealed=sealing.seal(passphrase, newest.content, row_id),
         )
 
 
@@ -202,7 +229,7 @@ def _store(vm_id: str, content: bytes, keys: Keyring, *, overwrite: bool = False
 
 
 def _record_old(run: Run, row: VmFirmwareState) -> None:
-    _record(
+    record_event(
         run,
         "its last host is lost or does not answer, so it starts with a copy of what its firmware keeps (UEFI "
         f"variables, TPM), of {row.copy_time:%Y-%m-%d %H:%M:%S} UTC; what the guest has changed since is not in it",
@@ -212,10 +239,11 @@ def _record_old(run: Run, row: VmFirmwareState) -> None:
 def _record_new_tpm(run: Run) -> None:
     """Of a VM that has a TPM and has run before."""
     if tpm.has_one(run.resource_id) and machines.of_vm(run.resource_id):
-        _record(run, "there is no copy of the state of its TPM, so it starts with a new, empty one")
+        record_event(run, "there is no copy of the state of its TPM, so it starts with a new, empty one")
 
 
-def _record(run: Run, message: str) -> None:
+def record_event(run: Run, message: str) -> None:
+    """Tells what becomes of what the firmware of the run's VM keeps: within the caller's transaction."""
     vm = Vm.get_by_id(run.resource_id)
     events.record(
         "vm.firmware-state",
@@ -242,12 +270,5 @@ def _row(vm_id: str) -> VmFirmwareState | None:
 
 
 def _unseal(row: VmFirmwareState | VmSnapshotFirmwareState, keys: Keyring) -> bytes:
-    try:
-        return sealing.unseal(keys.open(row), bytes(row.sealed), row.id)
-    except FailedPreconditionError as error:
-        if error.reason != "SEAL_BROKEN":
-            raise
-        raise FailedPreconditionError(
-            "the copy of the VM's firmware state in the database was damaged; start the VM on its last host",
-            "SEAL_BROKEN",
-        ) from None
+    what, remedy = "the copy of the VM's firmware state", "start the VM on its last host"
+    return sealing.unseal(keys.open(row), bytes(row.sealed), row.id, what, remedy)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ostler.types.v1 import vm_pb2
+from ostler_common.secret import Secret
 
 from ostler_control.database import session
 from ostler_control.keys import Keyring
@@ -26,6 +27,21 @@ def copy(source: Vm, target: Vm, keys: Keyring) -> None:
     """
     if has_one(source.id):
         add(target, keys)
+
+
+def set_key(vm_id: str, passphrase: Secret, keys: Keyring) -> None:
+    """A VM's TPM gets the key of the one that it becomes a copy of: within the transaction that sets its state."""
+    row = VmTpm.get(VmTpm.vm == vm_id)
+    old_id = row.passphrase_id
+    VmTpm.update(passphrase=keys.store(passphrase, row.id)).where(VmTpm.id == row.id).execute()
+    delete_passphrase(old_id)
+
+
+def passphrase_of(vm_id: str, keys: Keyring) -> Secret | None:
+    """What encrypts the state of a VM's TPM; None for a VM without."""
+    with session():
+        row = VmTpm.get_or_none(VmTpm.vm == vm_id)
+    return keys.open(row) if row is not None else None
 
 
 def forget(vm_id: str) -> None:

@@ -19,9 +19,11 @@ from ostler_control.models import (
     BackupBoot,
     BackupConsistency,
     BackupDisk,
+    BackupFirmwareState,
     BackupIncrement,
     BackupSchedule,
     BackupStore,
+    BackupTpm,
     Cluster,
     ClusterLabel,
     DiskOfferingIo,
@@ -790,6 +792,29 @@ def test_vms_and_their_snapshots_get_firmware_states(tmp_path: Path) -> None:
             Vm.delete().where(Vm.id == "v").execute()
             VmSnapshot.delete().execute()
             assert [model.select().count() for model in (VmFirmwareState, VmSnapshotFirmwareState)] == [0, 0]
+
+
+def test_backups_get_firmware_states_and_tpms(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0037_vm_snapshot_memory")
+            for statement in _OLD_VM:
+                db.execute_sql(statement)
+            pool = Pool.create(name="store", type="nfs", scope="zone", scope_id="z", shared=True)
+            old = Backup.create(name="old", account="a", vm_id="v", vm_name="web", pool=pool, definition="{}")
+        assert "0039_backup_firmware_states" in database.migrate()
+        with database.session():
+            kek = Kek.create(id="k", name="k", current=True)
+            first, second = (Passphrase.create(kek=kek, sealed=b"s", bound_id=name) for name in ("f", "s"))
+            BackupFirmwareState.create(backup=old, passphrase=first, sealed=b"c", copy_time=now())
+            BackupTpm.create(backup=old, passphrase=second)
+            assert [(row.name, bytes(row.sealed), row.problem) for row in BackupFirmwareState.select()] == [
+                ("old", b"c", "")
+            ]
+            with pytest.raises(peewee.IntegrityError):
+                Passphrase.delete().execute()
+            Backup.delete().execute()
+            assert [model.select().count() for model in (BackupFirmwareState, BackupTpm)] == [0, 0]
 
 
 def test_offerings_and_volumes_get_io_limits(tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from functools import partial
 
 import pytest
+from ostler.types.v1.vm_pb2 import FirmwareState
 from ostler_common.errors import FailedPreconditionError
 from ostler_control import vm_backups
 from ostler_control.models import Backup, BackupBoot, BackupDisk, Operation, Vm, Volume
+from ostler_control.vms import firmware_states, tpm
 from ostler_control.volumes.increments import parent_of
 
 from tests import databases
@@ -19,7 +21,7 @@ from tests.unit.control.crashes import are_over, control, kill_at_every_point, n
 pytestmark = pytest.mark.slow
 
 # Three points for each step, undo steps included, one at the end, and one more that is never reached.
-POINTS = {"create": 17, "create.doomed": 14, "again": 17, "boot": 17, "delete": 11, "restore": 11, "over": 14}
+POINTS = {"create": 20, "create.doomed": 17, "again": 20, "boot": 17, "delete": 11, "restore": 14, "over": 17}
 
 
 def back_up(site: Site, name: str) -> Operation:
@@ -42,11 +44,20 @@ def start(site: Site, kind: str, name: str) -> Operation:
     return record(partial(vm_backups.restore_vm, wanted, "alice", site.keys))
 
 
+def state_of(vm: Vm, site: Site) -> bytes:
+    """What the firmware of a VM would keep if it had run."""
+    key = tpm.passphrase_of(vm.id, site.keys)
+    assert key is not None
+    return FirmwareState(tpm=key.reveal() + b"|" + vm.name.encode()).SerializeToString()
+
+
 def prepare(site: Site) -> None:
     """A stopped VM for each operation, backed up where it needs that; the doomed fail with their files there."""
     site.add_backup_store()
     every = [name for kind, points in POINTS.items() for name in names(kind, points)]
-    run_without_crash(site, [record(partial(site.new_vm, name, stopped=True)) for name in every])
+    run_without_crash(site, [record(partial(site.new_vm, name, stopped=True, tpm=True)) for name in every])
+    for vm in Vm.select():
+        firmware_states.set_next(vm.id, state_of(vm, site), site.keys)
     run_without_crash(site, [back_up(site, name) for name in every if not name.startswith("create")])
     doomed = {row.id for row in Vm.select().where(Vm.name.startswith("create.doomed"))}
     no = FailedPreconditionError("no", "NO_WAY")
@@ -130,3 +141,9 @@ def test_a_restored_vm_is_whole(aftermath: Aftermath) -> None:
         files = site.fleet.pools
         assert files[volume.pool_id][volume.file_id].content == files[disk.pool_id][disk.id].content
         assert volume.encrypt_format == "luks"
+        state, key = firmware_states.to_wire(vm, site.host("h1").id, site.keys), tpm.passphrase_of(vm.id, site.keys)
+        assert state is not None
+        assert key is not None
+        source = Vm.get(Vm.name == vm.name.removesuffix("-again"))
+        assert FirmwareState(tpm=state.tpm).SerializeToString() == state_of(source, site)
+        assert key.reveal() == state.tpm.partition(b"|")[0], "it opens"

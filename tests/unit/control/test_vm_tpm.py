@@ -9,10 +9,11 @@ import pytest
 from ostler_common.errors import OstlerError
 from ostler_common.hypervisors import Function
 from ostler_control import vm_backups, vms
-from ostler_control.database import session
+from ostler_control.database import session, transaction
 from ostler_control.keys import versions
 from ostler_control.models import Backup, HostFunction, Operation, Passphrase, Vm, VmTpm
 from ostler_control.operations import Engine
+from ostler_control.vm_backups.firmware_state import forget
 
 from tests import databases
 from tests.fakes.working_agent import Fault
@@ -108,11 +109,12 @@ def test_a_clone_gets_a_tpm_of_its_own(place: Place) -> None:
         place.site.check_whole()
 
 
-def test_a_restored_vm_gets_a_tpm_of_its_own(place: Place) -> None:
+def test_the_vm_of_a_backup_that_has_no_state_gets_a_new_tpm(place: Place) -> None:
     place.site.add_backup_store()
     place.do(lambda: place.site.new_vm("db", tpm=True))
     place.do(lambda: vm_backups.create(vm_backups.NewBackup(place.vm("db"), "monday"), "alice", place.site.keys))
-    with session():
+    with transaction():
+        forget(Backup.get().id)
         wanted = vm_backups.NewVmRestore(Backup.get(), "db-2")
     place.do(lambda: vm_backups.restore_vm(wanted, "alice", place.site.keys))
     assert place.opens("db-2") != place.opens("db")

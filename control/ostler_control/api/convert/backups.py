@@ -19,6 +19,7 @@ from ostler_control.models import (
     BackupBoot,
     BackupConsistency,
     BackupDisk,
+    BackupFirmwareState,
     BackupIncrement,
     BackupSchedule,
     Pool,
@@ -38,6 +39,12 @@ def backups(rows: Sequence[Backup], caller: Caller) -> list[pb.Backup]:
     }
     boots = {
         boot.backup_id: boot for boot in BackupBoot.select().where(BackupBoot.backup.in_([row.id for row in rows]))
+    }
+    states = {
+        state.backup_id: state
+        for state in BackupFirmwareState.select(
+            BackupFirmwareState.backup, BackupFirmwareState.copy_time, BackupFirmwareState.problem
+        ).where(BackupFirmwareState.backup.in_([row.id for row in rows]))
     }
     found_disks = list(
         BackupDisk.select().where(BackupDisk.backup.in_([row.id for row in rows])).order_by(BackupDisk.slot)
@@ -69,6 +76,8 @@ def backups(rows: Sequence[Backup], caller: Caller) -> list[pb.Backup]:
             boot_time=timestamp(boots[row.id].create_time) if row.id in boots else None,
             boot_sign=boots[row.id].sign if row.id in boots else "",
             boot_error=shown(boots[row.id].error) if row.id in boots else "",
+            firmware_state_time=timestamp(states[row.id].copy_time) if row.id in states else None,
+            firmware_state_problem=shown(states[row.id].problem) if row.id in states else "",
         )
         for row in rows
     ]

@@ -45,6 +45,11 @@ def _booted(backup: pb.Backup) -> str:
     return f"no, {when}: {backup.boot_error}" if backup.boot_error else f"{when}, by its {backup.boot_sign}"
 
 
+def _firmware_state(backup: pb.Backup) -> str:
+    when = text.when(backup, "firmware_state_time")
+    return f"{when}: {backup.firmware_state_problem}" if backup.firmware_state_problem else when
+
+
 def _copied(disk: pb.BackupDisk) -> str:
     if disk.parent_backup_name:
         return f"since {disk.parent_backup_name}"
@@ -87,6 +92,7 @@ VIEW = View[pb.Backup](
         ("consistency", consistency),
         ("damage", lambda b: b.verify_error),
         ("booted", _booted),
+        ("firmware state", _firmware_state),
         ("VM id", lambda b: b.vm_id),
         ("id", lambda b: b.id),
     ],

@@ -1,4 +1,4 @@
-"""User data at rest: encrypted under a passphrase of its own, which the key-encryption key seals."""
+"""Content at rest: encrypted under a passphrase of its own, which the key-encryption key seals."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ def seal(passphrase: Secret, content: bytes, row_id: str) -> bytes:
     return nonce + AESGCM(b64decode(passphrase.reveal())).encrypt(nonce, content, row_id.encode())
 
 
-def unseal(passphrase: Secret, sealed: bytes, row_id: str) -> bytes:
-    """The content; raises FailedPreconditionError SEAL_BROKEN when it was changed or is another row's."""
+def unseal(passphrase: Secret, sealed: bytes, row_id: str, what: str, remedy: str) -> bytes:
+    """The content; raises FailedPreconditionError SEAL_BROKEN when it was changed or is another row's.
+
+    what, remedy: for the message, such as "the user data" and "register it again".
+    """
     try:
         return AESGCM(b64decode(passphrase.reveal())).decrypt(
             sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], row_id.encode()
         )
     except (InvalidTag, ValueError):  # it may also be too short
-        raise FailedPreconditionError(
-            "the user data in the database was damaged; register it, or give it to the VM, again", "SEAL_BROKEN"
-        ) from None
+        raise FailedPreconditionError(f"{what} in the database was damaged; {remedy}", "SEAL_BROKEN") from None
