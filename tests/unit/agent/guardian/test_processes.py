@@ -58,6 +58,9 @@ class Machine:
     def start_vm(self, vm_id: str, marker: str = MARKER) -> subprocess.Popen[bytes]:
         child = subprocess.Popen(["sh", "-c", "sleep 600; exit", "qemu", "-uuid", vm_id], start_new_session=True)
         self.children.append(child)
+        # Popen returns while the kernel still executes the program: until that is done there are no arguments.
+        cmdline = Path(f"/proc/{child.pid}/cmdline")
+        until(lambda: vm_id.encode() in cmdline.read_bytes().split(b"\0"), "the arguments of the process")
         text = STATUS.format(pid=child.pid, vm_id=vm_id, marker=marker)
         (self.root / f"libvirt/{vm_id}.xml").write_text(text)
         return child
