@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ostler_common.errors import NotFoundError
 from tests.lab.machines import new_id, new_key
 
 Kind = tuple[DiskFormat, bool]
+CRAWL_BYTES_PER_S = 1 << 20
 
 
 class Station:
@@ -58,6 +60,19 @@ class Station:
         line = f'qemu-io -d /machine/peripheral/virtio-disk{disk}/virtio-backend "{command}"'
         said = libvirt_qemu.qemuMonitorCommand(domain, line, libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP)
         assert "rror" not in said, said
+
+    def slow_down(self, vm: VmSpec) -> bool:
+        """Has the copies and mirrors of a VM's disks go on at a crawl, however fast the host is. False if none is under
+        way."""
+        domain = self.driver.connection.lookupByUUIDString(vm.vm_id)
+        jobs = json.loads(libvirt_qemu.qemuMonitorCommand(domain, '{"execute": "query-block-jobs"}', 0))["return"]
+        for job in jobs:
+            arguments = {"device": job["device"], "speed": CRAWL_BYTES_PER_S}
+            said = libvirt_qemu.qemuMonitorCommand(
+                domain, json.dumps({"execute": "block-job-set-speed", "arguments": arguments}), 0
+            )
+            assert "return" in json.loads(said), said
+        return bool(jobs)
 
 
 def _no_templates(*arguments: object) -> Iterator[bytes]:
