@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from ostler.control.v1 import ha_pb2, host_pb2, vm_pb2
-from ostler_agent.guardian.hold import HOLD_S
+from ostler_agent.guardian.hold import END_S, ENDS_WITHIN_S, HOLD_S
+from ostler_control.ha.lease_watch import MARGIN_S
 
 from tests.lab.bmc import PASSWORD, USER, Bmc
 from tests.lab.fleet import CLUSTER, SHARED_POOL, Fleet
@@ -168,6 +169,39 @@ def test_a_host_that_lost_storage_and_network_ends_its_vm_before_it_starts_elsew
         wait_for(lambda: status_of(fleet, "h3").self_fencing == "guarding", "h3 guarding itself again", 60, 0.3)
         assert fleet.assert_runs_once(NAME) in ("h1", "h2")
     assert set(counts) == {0, 1}, "never two, and none between the two"
+    fleet.delete_vm(NAME)
+
+
+@pytest.mark.timeout(600)
+def test_a_host_that_freezes_as_a_whole_and_goes_on_ends_its_vm_before_it_starts_elsewhere(fleet: Fleet) -> None:
+    """The host of a hung process group, or of a machine that was suspended: nobody renews the lease, nobody ends the
+    VM, and its QEMU goes on. The lease proves the host off, and the image lock alone keeps a second copy away."""
+    host = fleet.lab.host("h3")
+    vm = fleet.create_vm(NAME, template="blank", host="h3")
+    fleet.lab.control.ostler("ha", "enable", NAME)
+    tried: list[str] = []
+
+    def refused() -> bool:
+        found = fleet.api.ha.GetHaStatus(ha_pb2.GetHaStatusRequest(cluster=CLUSTER))
+        tried[:] = [row.reason for row in found.restarts if row.vm_name == NAME and row.attempts and row.reason]
+        return bool(tried)
+
+    with guarding(fleet):
+        host.freeze_daemon("agent")
+        host.freeze_daemon("guardian")
+        frozen = time.monotonic()
+        wait_for(lambda: refused() or fleet.vm(NAME).host_name != "h3", "the host proved off", 300, 0.1)
+        assert time.monotonic() - frozen > ENDS_WITHIN_S + MARGIN_S, "the lease was watched for as long as it takes"
+        wait_for(refused, "a start elsewhere that is refused", 120, 0.3)
+        assert "lock" in tried[0]
+        assert fleet.hosts_running(vm.id) == ["h3"], "the image lock kept the second copy away"
+        host.thaw_daemon("guardian")
+        wait_for(lambda: "h3" not in fleet.hosts_running(vm.id), "the end of the VM on h3", END_S, 0.1)
+        wait_for(lambda: fleet.vm(NAME).state == vm_pb2.Vm.RUNNING, "the VM running elsewhere", 200, 0.3)
+        host.thaw_daemon("agent")
+        wait_for(lambda: fleet.host(host).state == host_pb2.Host.UP, "h3 up again", 120, 0.3)
+        wait_for(lambda: status_of(fleet, "h3").self_fencing == "guarding", "h3 guarding itself again", 60, 0.3)
+        assert fleet.assert_runs_once(NAME) in ("h1", "h2")
     fleet.delete_vm(NAME)
 
 
