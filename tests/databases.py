@@ -11,15 +11,28 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
 from ostler_control import database
 from ostler_control.models import ALL
 
+from tests.small_disks import SmallDisk, small_disk
+
 _INITDB_OPTIONS = ("--no-sync", "-E", "UTF8", "--locale=C")
 # What a test database may lose in a power cut is nobody's loss.
 _OPTIONS = ("fsync=off", "full_page_writes=off", "max_connections=150", "unix_socket_directories=", "autovacuum=off")
+TABLES_BYTES, WAL_BYTES = 192 << 20, 24 << 20
+_SMALL_OPTIONS = ("min_wal_size=2MB", "max_wal_size=8MB")
+
+
+@dataclass(frozen=True)
+class Disks:
+    """What a server's tables and its write-ahead log are on."""
+
+    tables: SmallDisk
+    wal: SmallDisk
 
 
 def postgresql_programs() -> Path | None:
@@ -35,18 +48,25 @@ class PostgresServer:
     """A PostgreSQL server on a free loopback port. url: up to and including the slash before the database.
 
     It dies with this process, whatever happens to it. PostgreSQL refuses to run as root, so root runs it as `postgres`.
+    disks: those of its tables and of its write-ahead log, if they are others than the one it is on.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, disks: Disks | None = None) -> None:
         programs = postgresql_programs()
         assert programs is not None, "PostgreSQL is not installed"
         self._programs = programs
         self._directory = directory
         self._user = "postgres" if os.geteuid() == 0 else None
+        self.disks = disks
+        self._data = (disks.tables.directory if disks else directory) / "data"
+        options = [*_INITDB_OPTIONS]
+        if disks:
+            options += [f"--waldir={disks.wal.directory / 'wal'}", "--wal-segsize=1"]
         if self._user:
-            shutil.chown(directory, self._user, self._user)
+            for one in (directory, *((disks.tables.directory, disks.wal.directory) if disks else ())):
+                shutil.chown(one, self._user, self._user)
         subprocess.run(
-            [programs / "initdb", "-D", self._data, "-A", "trust", "-U", "ostler", *_INITDB_OPTIONS],
+            [programs / "initdb", "-D", self._data, "-A", "trust", "-U", "ostler", *options],
             user=self._user,
             cwd=directory,
             check=True,
@@ -56,13 +76,10 @@ class PostgresServer:
         self.url = f"postgresql://ostler@127.0.0.1:{self._port}/"
         self._process: subprocess.Popen[bytes] | None = None
 
-    @property
-    def _data(self) -> Path:
-        return self._directory / "data"
-
     def start(self) -> None:
         """Returns once it answers."""
-        settings = [word for option in (*_OPTIONS, f"port={self._port}") for word in ("-c", option)]
+        options = [*_OPTIONS, f"port={self._port}", *(_SMALL_OPTIONS if self.disks else ())]
+        settings = [word for option in options for word in ("-c", option)]
         postgres: list[str | Path] = [self._programs / "postgres", "-D", self._data, "-h", "127.0.0.1", *settings]
         with (self._directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -81,20 +98,50 @@ class PostgresServer:
             self._process.wait(30)
             self._process = None
 
+    def fill_wal(self) -> None:
+        """Fills the disk of its write-ahead log, and what room it has in files that are there already: PostgreSQL
+        stops all its work at once, and may end."""
+        assert self.disks is not None
+        self.disks.wal.fill()
+        with contextlib.suppress(psycopg.OperationalError), psycopg.connect(self.url + "postgres") as connection:
+            for _ in range(2 * WAL_BYTES >> 20):
+                connection.execute("SELECT pg_logical_emit_message(false, 'filler', repeat('x', 1 << 20))")
+                self.disks.wal.fill()  # what a checkpoint has given back
+
+    def free(self) -> None:
+        """Frees its disks. Starts it again if it has ended, as systemd would."""
+        assert self.disks is not None
+        self.disks.tables.free()
+        self.disks.wal.free()
+        end = time.monotonic() + 60
+        while True:
+            if self._process is None or self._process.poll() is not None:
+                self.start()
+            with contextlib.suppress(psycopg.OperationalError):
+                psycopg.connect(self.url + "postgres", connect_timeout=2).close()
+                return
+            assert time.monotonic() < end, f"PostgreSQL does not come back: {self.log()}"
+            time.sleep(0.1)
+
+    def log(self) -> str:
+        """The end of what it printed."""
+        return (self._directory / "log").read_text(errors="replace")[-4000:]
+
 
 @contextlib.contextmanager
-def postgresql_server() -> Iterator[PostgresServer]:
-    """A running PostgreSQL server."""
-    directory = Path(tempfile.mkdtemp(prefix="ostler-pg-"))
-    try:
-        server = PostgresServer(directory)
-        try:
-            server.start()
-            yield server
-        finally:
-            server.stop()
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+def postgresql_server(*, small: bool = False) -> Iterator[PostgresServer]:
+    """A running PostgreSQL server. small: its tables and its write-ahead log are each on a small disk; needs root."""
+    with contextlib.ExitStack() as stack:
+        directory = Path(tempfile.mkdtemp(prefix="ostler-pg-"))
+        stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        disks = None
+        if small:
+            tables = stack.enter_context(small_disk(directory / "tables", TABLES_BYTES))
+            disks = Disks(tables, stack.enter_context(small_disk(directory / "wal", WAL_BYTES)))
+        server = PostgresServer(directory, disks)
+        stack.callback(server.stop)
+        server.start()
+        yield server
 
 
 def free_port() -> int:

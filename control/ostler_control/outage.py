@@ -18,6 +18,7 @@ T = TypeVar("T")
 RETRY_AFTER_S = 2
 _DATABASE_ERRORS = (OperationalError, InterfaceError, InternalError, MaxConnectionsExceeded)
 _DISK_FULL = "53100"  # PostgreSQL's SQLSTATE disk_full
+_ENDS = ("FATAL", "PANIC")  # severities after which the connection is gone
 # The SQLSTATE of a transaction that stood still too long, see `database.postgresql_options`.
 _TRANSACTION_ENDED = "25P03"
 # SQLite tells its failures apart by text alone.
@@ -48,12 +49,21 @@ def _outage(error: BaseException) -> OstlerError | None:
         ended = getattr(driver, "sqlstate", None) == _TRANSACTION_ENDED
         return _unavailable("it ended a transaction that stood still") if ended else None
     if type(driver).__module__.startswith("psycopg"):
-        return _full() if getattr(driver, "sqlstate", None) == _DISK_FULL else _unavailable("it does not answer")
+        if getattr(driver, "sqlstate", None) == _DISK_FULL and not _ended(driver):
+            return _full()
+        return _unavailable("it does not answer")
     if any(part in text for part in _SQLITE_FULL):
         return _full()
     if any(part in text for part in _SQLITE_AWAY):
         return _unavailable("its file is locked or cannot be read")
     return None
+
+
+def _ended(driver: object) -> bool:
+    """Whether PostgreSQL ended with this error, as it does when it cannot write its log. The transaction may have been
+    committed then, which DATABASE_FULL denies."""
+    diagnosis = getattr(driver, "diag", None)
+    return getattr(diagnosis, "severity_nonlocalized", None) in _ENDS
 
 
 def is_sqlite_outage(error: Exception) -> bool:

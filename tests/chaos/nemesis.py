@@ -48,6 +48,9 @@ class Nemesis:
         if self.place.server is not None:
             kinds["restart PostgreSQL"] = (2, self._restart_database)
             kinds["use up its connections"] = (2, self._starve_database)
+            if self.place.server.disks is not None:
+                kinds["fill the disk of its tables"] = (2, self._fill_tables)
+                kinds["fill the disk of its log of writes"] = (2, self._fill_wal)
         if self.place.disk is not None:
             kinds["fill the disk of the control plane"] = (2, self._fill_disk)
         names = sorted(kinds)
@@ -103,12 +106,24 @@ class Nemesis:
 
     def _fill_disk(self) -> None:
         assert self.place.disk is not None
-        filler = self.place.disk / "filler"
-        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while True:
-                file.write(bytes(1 << 16))
+        self.place.disk.fill()
         self._wait(0.5, 8.0)
-        filler.unlink()
+        self.place.disk.free()
+
+    def _fill_tables(self) -> None:
+        server = self.place.server
+        assert server is not None
+        assert server.disks is not None
+        server.disks.tables.fill()
+        self._wait(0.5, 8.0)
+        server.free()
+
+    def _fill_wal(self) -> None:
+        server = self.place.server
+        assert server is not None
+        server.fill_wal()
+        self._wait(0.0, 5.0)
+        server.free()
 
     def _set_clock(self) -> None:
         replica = self._dice.choice(self.place.replicas)

@@ -29,6 +29,7 @@ from tests.fakes.relay import Relay
 from tests.fakes.watched_host import WatchedHost
 from tests.fakes.working_agent import FakeHost, wait_until
 from tests.sites import Site
+from tests.small_disks import SmallDisk, small_disk
 
 START_S, STOP_S = 60.0, 20.0
 DISK_BYTES = 64 << 20
@@ -87,23 +88,11 @@ class Place:
     replicas: list[Replica]
     hosts: dict[str, Relay]
     server: PostgresServer | None
-    disk: Path | None
+    disk: SmallDisk | None
 
     def wait_for_replicas(self) -> None:
         for replica in self.replicas:
             wait_until(replica.is_serving, START_S)
-
-
-@contextlib.contextmanager
-def _small_disk(directory: Path) -> Iterator[Path]:
-    directory.mkdir(mode=0o700)
-    subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=0700", "ostler-chaos", directory], check=True
-    )
-    try:
-        yield directory
-    finally:
-        subprocess.run(["umount", "--lazy", directory], check=True)
 
 
 def _tell(fake: FakeHost) -> None:
@@ -128,10 +117,12 @@ def place(directory: Path, replicas: int) -> Iterator[Place]:
     with contextlib.ExitStack() as stack:
         server, url = None, ""
         if replicas > 1:
-            server = stack.enter_context(databases.postgresql_server())
+            server = stack.enter_context(databases.postgresql_server(small=os.geteuid() == 0))
             run_sql(server.url + "postgres", "CREATE DATABASE ostler")
             url = server.url + "ostler"
-        disk = stack.enter_context(_small_disk(directory / "state")) if replicas == 1 and os.geteuid() == 0 else None
+        disk = None
+        if replicas == 1 and os.geteuid() == 0:
+            disk = stack.enter_context(small_disk(directory / "state", DISK_BYTES))
         fleet = Fleet(directory, url)
         stack.callback(database.disconnect)
         database.connect(fleet.config.database)

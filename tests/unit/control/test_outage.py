@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import peewee
 import psycopg
 import pytest
 import sqlalchemy
-from ostler_common.errors import UnavailableError
+from ostler_common.errors import OstlerError, UnavailableError
 from ostler_common.tls import TlsFiles
 from ostler_control import database
 from ostler_control.agents import Agents
@@ -157,6 +159,20 @@ def test_what_a_database_that_is_away_or_has_no_connection_left_says(server: Pos
     assert (full.code, full.reason) == ("RESOURCE_EXHAUSTED", "DATABASE_FULL")
 
 
+class _Panic(psycopg.errors.DiskFull):
+    """What a session says whose PostgreSQL ends because its log of writes has no room left."""
+
+    __module__ = psycopg.errors.DiskFull.__module__
+    diag = types.SimpleNamespace(severity_nonlocalized="PANIC")  # type: ignore[assignment]
+
+
+def test_a_postgresql_that_ends_for_want_of_room_denies_nothing() -> None:
+    """The log may hold the commit already, so the answer must not be that nothing was changed."""
+    found = outage(peewee.OperationalError(_Panic("could not write to file: No space left on device")))
+    assert found is not None
+    assert (found.code, found.reason) == ("UNAVAILABLE", "DATABASE_UNAVAILABLE")
+
+
 def test_a_full_disk_under_sqlite_is_told_and_a_bug_is_not_taken_for_it(sqlite_database: str) -> None:
     pages = db.execute_sql("PRAGMA page_count").fetchone()[0]
     db.execute_sql(f"PRAGMA max_page_count = {pages}")
@@ -213,10 +229,85 @@ def test_a_full_disk_under_sqlites_journal_costs_operations_nothing_but_time(
     assert (row.state, row.error) == (OperationState.SUCCEEDED, "")
 
 
-def _create_zones(count: int) -> None:
+# The disk of PostgreSQL is full once both are set. _tried: how often the body of the first step has worked since.
+_begun, _filled = threading.Event(), threading.Event()
+_tried: list[str] = []
+
+
+@workflow("account.full_database_test")
+def _large_rows(run: Run) -> None:
+    def insert() -> None:
+        _begun.set()
+        assert _filled.wait(60)
+        _tried.append(run.id)
+        _create_zones(200, run.id)
+
+    run.step("first", insert)
+    run.step("second", lambda: "x" * 100_000)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts file systems")
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("disk", ["tables", "wal"])
+def test_a_full_disk_under_postgresql_costs_operations_nothing_but_time(tmp_path: Path, disk: str) -> None:
+    """PostgreSQL refuses what would need room in its tables. Without room for its log of writes it stops all work, and
+    ends; systemd starts it again."""
+    if databases.postgresql_programs() is None:
+        pytest.skip("PostgreSQL is not installed")
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(databases.postgresql_server(small=True))
+        assert server.disks is not None
+        databases.run_sql(server.url + "postgres", "CREATE DATABASE outage")
+        database.connect(server.url + "outage")
+        stack.callback(database.disconnect)
+        database.migrate()
+        engine = stack.enter_context(engine_on(server.url + "outage", tmp_path))
+        with transaction():
+            operation = record_operation("account.full_database_test", Account.create(name="a"), "alice", {})
+        for event in (_begun, _filled):
+            event.clear()
+        _tried.clear()
+        engine.launch(operation)
+        assert _begun.wait(30)
+        if disk == "tables":
+            server.disks.tables.fill()
+            told = _refusal()
+            assert (told.code, told.reason) == ("RESOURCE_EXHAUSTED", "DATABASE_FULL")
+            with database.session():
+                assert Zone.select().count() % 100 == 0, "all or nothing"
+        else:
+            server.fill_wal()
+            told = _refusal()
+            assert (told.code, told.reason) == ("UNAVAILABLE", "DATABASE_UNAVAILABLE")
+        _filled.set()
+        end = time.monotonic() + 60
+        # While PostgreSQL is away the engine cannot even ask whether the operation is to go on.
+        while len(_tried) < (2 if disk == "tables" else 1):
+            assert time.monotonic() < end, "the operation did not try again"
+            time.sleep(0.05)
+        assert _refusal().code in ("RESOURCE_EXHAUSTED", "UNAVAILABLE")
+        server.free()
+        row = engine.wait(operation.id, 60)
+        assert (row.state, row.error) == (OperationState.SUCCEEDED, "")
+        with database.session():
+            assert Zone.select().where(Zone.name.startswith(operation.id)).count() == 200
+
+
+def _refusal() -> OstlerError:
+    """What a caller is told whose call needs room."""
+    for number in range(100):
+        try:
+            with reported():
+                _create_zones(100, f"probe-{number}-")
+        except OstlerError as error:
+            return error
+    raise AssertionError("there is room for everything")
+
+
+def _create_zones(count: int, prefix: str = "") -> None:
     with transaction():
         for number in range(count):
-            Zone.create(name=f"{number}-{'x' * 500}")
+            Zone.create(name=f"{prefix}{number}-{'x' * 500}")
 
 
 def test_three_replicas_fit_into_postgresqls_default_of_connections() -> None:
