@@ -27,7 +27,7 @@ PACKAGES := gcc pkg-config python3-dev python3-venv libvirt-dev \
 	fdisk grub-common grub-pc-bin grub-efi-amd64-bin dosfstools mtools kmod busybox-static cpio e2fsprogs \
 	postgresql postgresql-client systemd libxml2-utils \
 	cloud-init jq \
-	virt-v2v guestfish nbdkit supermin linux-image-cloud-amd64 openssh-client openssh-server \
+	virt-v2v guestfish libguestfs-xfs ntfs-3g btrfs-progs nbdkit supermin linux-image-cloud-amd64 openssh-client openssh-server \
 	fence-agents \
 	chromium \
 	prometheus debhelper lintian help2man debootstrap systemd-container \

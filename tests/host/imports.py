@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -110,3 +112,16 @@ def program(name: str, script: str) -> Iterator[Path]:
         yield directory
     finally:
         shutil.rmtree(directory)
+
+
+def guestfish(disk: Path, script: Sequence[str]) -> None:
+    """Runs commands of guestfish on a raw image."""
+    environment = {
+        **os.environ,
+        "LIBGUESTFS_BACKEND": "direct",
+        "LIBGUESTFS_BACKEND_SETTINGS": "force_tcg",
+        "LIBGUESTFS_CACHEDIR": str(CACHE),
+    }
+    CACHE.mkdir(mode=0o700, parents=True, exist_ok=True)
+    command = ["guestfish", "--format=raw", "-a", str(disk)]
+    subprocess.run(command, input="\n".join(script).encode(), env=environment, timeout=300, check=True)

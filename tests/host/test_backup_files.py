@@ -29,7 +29,7 @@ from ostler_agent.volumes.disk_copies import Pair
 from ostler_common.errors import OstlerError
 
 from tests.host.conftest import Storage, job, need, new_key, wire
-from tests.host.imports import CACHE
+from tests.host.imports import CACHE, guestfish
 from tests.lab.host import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -111,15 +111,7 @@ def _install(root: Path, raw: Path) -> None:
         "mount /dev/guest/root /", f"tar-in {root / 'tree.tar'} /",
         "mount /dev/sda1 /boot", "write /boot/kernel of-the-guest",
     ]  # fmt: skip
-    environment = {
-        **os.environ,
-        "LIBGUESTFS_BACKEND": "direct",
-        "LIBGUESTFS_BACKEND_SETTINGS": "force_tcg",
-        "LIBGUESTFS_CACHEDIR": str(CACHE),
-    }
-    CACHE.mkdir(mode=0o700, parents=True, exist_ok=True)
-    command = ["guestfish", "--format=raw", "-a", str(raw)]
-    subprocess.run(command, input="\n".join(script).encode(), env=environment, timeout=300, check=True)
+    guestfish(raw, script)
 
 
 def _write(storage: Storage, ref: VolumeRef, offset: int, data: bytes) -> None:

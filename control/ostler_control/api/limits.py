@@ -54,7 +54,7 @@ MAX_FIELD_ELEMENTS: Mapping[str, int] = {
     "options": 32,
     "remove": 64,
     "set": 64,
-    "ssh_keys": 32,
+    "ssh_keys": 50,
     "values": 100,
     "variables": 100,
 }
