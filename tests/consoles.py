@@ -86,7 +86,7 @@ def served_rows(directory: Path, hosts: int, vms: int) -> Iterator[Path]:
 def _serving(fleet: Fleet) -> Iterator[tuple[Engine, Path]]:
     """The services of a control plane that watches no hosts, and the admin's profile for them."""
     with contextlib.ExitStack() as stack:
-        engine = new_engine(fleet.config.database, fleet.config.state_dir)
+        engine = new_engine(fleet.config.state_dir)
         stack.callback(engine.agents.close)
         stack.callback(engine.stop)
         engine.start()

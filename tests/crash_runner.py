@@ -1,10 +1,11 @@
 """A control process to be killed: `python -m tests.crash_runner URL STATE_DIR PLAN LIMIT`.
 
 PLAN is a JSON file: operation id (or EVERY) -> the number of the point at which that operation stands still, counted
-from 1 over everything its workflow does (before a step, in it once its effects are there, and after its journal entry;
-and inside the long step of an import plan, see `_stand_still_in_waves`), so that a kill finds each operation exactly
-there. A file `STATE_DIR/reached/OPERATION` says that it stands; once there is a file `STATE_DIR/go-on`, all go on. An
-empty plan just carries out what there is. LIMIT: how many operations of a kind run at once.
+from 1 over everything its workflow does (as a step begins, which has recorded the one before; in it once its effects
+are there; after it, when it is not recorded yet; and inside the long step of an import plan, see
+`_stand_still_in_waves`), so that a kill finds each operation exactly there. A file `STATE_DIR/reached/OPERATION` says
+that it stands; once there is a file `STATE_DIR/go-on`, all go on. An empty plan just carries out what there is. LIMIT:
+how many operations of a kind run at once.
 """
 
 from __future__ import annotations
@@ -53,12 +54,12 @@ def _stand_still_at_points() -> None:
 
     def stepping(self: Run, name: str, body: Callable[[], Any], *, always: bool) -> Any:
         def with_point() -> Any:
+            _point(self.id)
             try:
                 return body()
             finally:
                 _point(self.id)
 
-        _point(self.id)
         try:
             return journalled(self, name, with_point, always=always)
         finally:
@@ -133,7 +134,7 @@ def main(url: str, state_dir: Path, plan: Path, limit: int) -> None:
         vars(import_module("ostler_control.volumes.download"))["_transfers"] = _Callers()
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # standard output is for "ready"
     database.connect(url)
-    engine = new_engine(url, state_dir, limit=limit)
+    engine = new_engine(state_dir, limit=limit)
     engine.start()
     print("ready", flush=True)
     sys.stdin.read()

@@ -48,7 +48,7 @@ def main(url: str, state_dir: Path, point: int) -> None:
     for name in POINTS:
         setattr(executor, name, _with_points(getattr(executor, name)))
     database.connect(url)
-    engine = new_engine(url, state_dir)
+    engine = new_engine(state_dir)
     engine.start()
     print("ready", flush=True)
     sys.stdin.read()

@@ -51,7 +51,7 @@ from ostler_control.models import (
     new_id,
     now,
 )
-from ostler_control.operations import Engine, Journal, launch, replica_id
+from ostler_control.operations import Engine, launch, replica_id
 from ostler_control.operations.records import error_from_json
 from ostler_control.scheduling import capacity
 
@@ -78,14 +78,13 @@ def new_agents(state_dir: Path, unreachable_limit_s: float = 5.0) -> Agents:
 MANY = 1000
 
 
-def new_engine(url: str, state_dir: Path, unreachable_limit_s: float = 5.0, limit: int = MANY) -> Engine:
+def new_engine(state_dir: Path, unreachable_limit_s: float = 5.0, limit: int = MANY) -> Engine:
     """An engine whose agents are spoken to without TLS. A busy machine answers within `unreachable_limit_s`. limit: how
     many operations of a kind run at once."""
     create_key_file(state_dir / "kek")
     agents = new_agents(state_dir, unreachable_limit_s)
     keys = Keyring(open_provider(state_dir))
-    journal, replica = Journal.beside(url, state_dir), replica_id(state_dir)
-    return Engine(journal, replica, agents, keys, state_dir / "templates", limit=limit)
+    return Engine(replica_id(state_dir), agents, keys, state_dir / "templates", limit=limit)
 
 
 @dataclass
@@ -285,7 +284,7 @@ _FAILED_PROBE = '{"probes": [{"name": "volume-encryption.qemu-img", "reason": "n
 def site_at_work(url: str, state_dir: Path) -> Iterator[tuple[Site, Engine]]:
     """A site with its engine running."""
     site = new_site(url, state_dir)
-    engine = new_engine(url, state_dir)
+    engine = new_engine(state_dir)
     try:
         engine.start()
         yield site, engine

@@ -1,7 +1,8 @@
-"""Backups of a control plane on SQLite: the database and its journal as of one moment, in one file.
+"""Backups of a control plane on SQLite: the database as of one moment, in one file.
 
-Passphrases stay sealed in it; the key-encryption key, the CAs and the template files are not in it. On PostgreSQL the
-journal is a schema of the same database, and `pg_dump` does this.
+Passphrases stay sealed in it; the key-encryption key, the CAs and the template files are not in it. On PostgreSQL
+`pg_dump` does this. Older releases kept the journal in a file of its own: their backups have it too, and the first
+start after a restore takes it over (`operations.old_journal`).
 """
 
 from __future__ import annotations
@@ -49,11 +50,10 @@ def create(config: ControlConfig, path: Path) -> Manifest:
     part = path.with_name(f".{path.name}.part")
     with tempfile.TemporaryDirectory(prefix=".backup-", dir=path.parent) as scratch_name:
         scratch = Path(scratch_name)
-        # While nobody can write to the database its journal is copied first: every step that the copied journal calls
-        # finished then has its effects in the copied database. The opposite order could lose some.
+        # Nobody can write to the database meanwhile: an old journal that was not taken over yet must not be meanwhile.
         with closing(sqlite3.connect(source, timeout=_LOCK_TIMEOUT_S, isolation_level=None)) as lock:
             lock.execute("BEGIN IMMEDIATE")
-            journal = config.state_dir / _JOURNAL
+            journal = config.state.old_journal
             if journal.exists():
                 _copy(journal, scratch / _JOURNAL)
             _copy(source, scratch / _DATABASE)
@@ -72,7 +72,7 @@ def create(config: ControlConfig, path: Path) -> Manifest:
 
 
 def restore(config: ControlConfig, path: Path, *, replace: bool = False) -> Manifest:
-    """Puts a backup's database and journal in place, while the control plane is stopped.
+    """Puts a backup's database in place, while the control plane is stopped.
 
     replace: an existing database is kept beside the new one, with the suffix ".before-restore".
     Raises InvalidArgumentError BAD_BACKUP; FailedPreconditionError: USE_PG_DUMP, RUNS_ALREADY, DATABASE_EXISTS,
@@ -94,7 +94,7 @@ def restore(config: ControlConfig, path: Path, *, replace: bool = False) -> Mani
                 "DATABASE_EXISTS",
             )
         for name, place in (
-            (_JOURNAL, config.state_dir / _JOURNAL),
+            (_JOURNAL, config.state.old_journal),
             (_DATABASE, target),
             (_REPLICA, config.state_dir / _REPLICA),
         ):
@@ -109,8 +109,7 @@ def restore(config: ControlConfig, path: Path, *, replace: bool = False) -> Mani
 def _database_file(config: ControlConfig) -> Path:
     if not config.database.startswith("sqlite:///"):
         raise FailedPreconditionError(
-            "the database is PostgreSQL: back it up and restore it with pg_dump and pg_restore, whole (the journal is "
-            "its schema dbos)",
+            "the database is PostgreSQL: back it up and restore it with pg_dump and pg_restore, whole",
             "USE_PG_DUMP",
         )
     return Path(config.database.removeprefix("sqlite:///"))

@@ -36,7 +36,7 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 _BUSY_TIMEOUT_S = 30
 # How long emptying the write-ahead log waits for readers, and how often it is attempted.
 _ERASURE_TIMEOUT_MS, _ERASURE_INTERVAL_S = 200, 2.0
-# With the journal's pool (`operations.engine`) three replicas stay below 97, what PostgreSQL allows users by default.
+# With the replica lock's (`run_lock`) three replicas stay below 97, what PostgreSQL allows users by default.
 MAX_CONNECTIONS = 20
 # How long a transaction on PostgreSQL may be open without a statement; ours never wait for anything meanwhile.
 IDLE_TRANSACTION_LIMIT_S = 20

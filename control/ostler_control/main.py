@@ -162,7 +162,7 @@ def key_restore(config_path: Path | None, backup: Path, key_path: Path | None) -
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.pass_obj
 def backup(config_path: Path | None, file: Path) -> None:
-    """Writes the database and its journal, as of one moment, to FILE. The control plane may be running.
+    """Writes the database, as of one moment, to FILE. The control plane may be running.
 
     Passphrases stay sealed in it. Back up the key-encryption key and the CAs apart from it.
 
@@ -218,8 +218,8 @@ def restore(config_path: Path | None, file: Path, replace: bool) -> None:
 def migrate_database(config_path: Path | None, source: Path | None) -> None:
     """Moves a control plane from SQLite to the empty PostgreSQL database that database_url names.
 
-    Stop the control plane first. All rows and the journal are copied in one transaction and compared, and every
-    passphrase is opened; then the SQLite file is renamed (.migrated). Safe to repeat after a failure.
+    Stop the control plane first. All rows are copied in one transaction and compared, and every passphrase is
+    opened; then the SQLite file is renamed (.migrated). Safe to repeat after a failure.
 
     \b
     Example:
@@ -254,7 +254,7 @@ def migrate_database(config_path: Path | None, source: Path | None) -> None:
 )
 @click.pass_obj
 def check(config_path: Path | None, output: str) -> None:
-    """Compares the database with files, VMs and the journal. Changes nothing; the control plane may be running.
+    """Compares the database with files and VMs. Changes nothing; the control plane may be running.
 
     Each finding has a reason code, a severity and the command that repairs it. Exit codes: 0, nothing is wrong; 4,
     there are findings; 5, there are none, but some hosts or files could not be looked at.

@@ -1,27 +1,24 @@
-"""Moves a control plane from SQLite to PostgreSQL: the database and the journal, in one transaction.
+"""Moves a control plane from SQLite to PostgreSQL, in one transaction.
 
 A kill at any moment leaves the SQLite file as it was; a repeat begins again, or completes what was committed.
 """
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
-from dbos import DBOS
 from ostler_common.errors import FailedPreconditionError, InvalidArgumentError
 from peewee import PeeweeException
-from sqlalchemy.exc import SQLAlchemyError
 
 from ostler_control import database, run_lock, table_copy
 from ostler_control.config import ControlConfig
 from ostler_control.keys import open_provider, versions
 from ostler_control.models import Passphrase, db
-from ostler_control.operations import JOURNAL_SCHEMA, Journal
+from ostler_control.operations import old_journal
 from ostler_control.table_copy import Table, Target
 
 Plan = list[tuple[sqlite3.Connection, Table]]
@@ -58,32 +55,29 @@ def migrate_database(config: ControlConfig, source: Path | None = None) -> Migra
     _check_source(path)
     with run_lock.alone(config.state), run_lock.filling(config.database) as connection:
         used = table_copy.used(connection)
-        migrated = _copy(config, path, used, Journal.beside(f"sqlite:///{path}", config.state_dir))
-        for file in (config.state.journal, path):
-            _rename(file)
+        migrated = _copy(config, path, used)
+        _rename(path)
     return migrated
 
 
-def _copy(config: ControlConfig, path: Path, used: list[str], old_journal: Journal) -> Migrated:
+def _copy(config: ControlConfig, path: Path, used: list[str]) -> Migrated:
     """Copies and compares, in one transaction.
 
     used: the tables of PostgreSQL that have rows: none, or those of a copy that was committed before a kill, which is
     only compared.
     """
     if not used:
-        _migrate_schema(f"sqlite:///{path}", old_journal if config.state.journal.exists() else None)
-        _migrate_schema(config.database, Journal.beside(config.database, config.state_dir))
+        _migrate_schema(f"sqlite:///{path}", config.state.old_journal)
+        _migrate_schema(config.database)
     with ExitStack() as stack:
         stack.callback(database.disconnect)
-        sources = [("public", stack.enter_context(_locked(path)))]
-        if config.state.journal.exists():
-            sources.append((JOURNAL_SCHEMA, stack.enter_context(_locked(config.state.journal))))
+        file = stack.enter_context(_locked(path))
         database.disconnect()
         database.connect(config.database)
         stack.enter_context(database.transaction())
         target: Target = db.connection()
         try:
-            plan = [(file, table) for schema, file in sources for table in table_copy.tables(file, target, schema)]
+            plan = [(file, table) for table in table_copy.tables(file, target, "public")]
             if not used:
                 _insert(plan, target)
             differing, rows = _compare(plan, target)
@@ -123,15 +117,14 @@ def _differs(tables: list[str]) -> FailedPreconditionError:
     )
 
 
-def _migrate_schema(url: str, journal: Journal | None) -> None:
-    """Brings a side to this version, so that both have the same tables."""
+def _migrate_schema(url: str, journal: Path | None = None) -> None:
+    """Brings a side to this version, so that both have the same tables. journal: of an older release, if it exists."""
     database.connect(url)
-    logging.getLogger("dbos").setLevel(logging.ERROR)
     try:
         database.migrate()
         if journal is not None:
-            DBOS.migrate(journal.url, schema=JOURNAL_SCHEMA)
-    except (PeeweeException, SQLAlchemyError) as error:
+            old_journal.take_over(journal)
+    except PeeweeException as error:
         raise FailedPreconditionError(
             f"the tables could not be created: {str(error).splitlines()[0]}", "SCHEMA_NOT_CREATED"
         ) from error

@@ -66,11 +66,6 @@ def _ended(driver: object) -> bool:
     return getattr(diagnosis, "severity_nonlocalized", None) in _ENDS
 
 
-def is_sqlite_outage(error: Exception) -> bool:
-    """Whether SQLite says that its file cannot be used for now."""
-    return any(part in str(error).lower() for part in (*_SQLITE_FULL, *_SQLITE_AWAY))
-
-
 def wait_out(call: Callable[[], T], pause: Callable[[float], None]) -> T:
     """Repeats a call while the database is away or full, for as long as that lasts: nothing can be recorded meanwhile.
 

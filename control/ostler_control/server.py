@@ -33,7 +33,7 @@ from ostler_control.ha.monitor import Monitor
 from ostler_control.keys import Keyring, open_provider
 from ostler_control.keys.watch import KeyWatch
 from ostler_control.monitoring import ControlCollector
-from ostler_control.operations import Engine, Journal, replica_id, replicas
+from ostler_control.operations import Engine, old_journal, replica_id, replicas
 from ostler_control.outage import outage, reported
 from ostler_control.power.keeper import Keeper
 from ostler_control.run_lock import ReplicaLock
@@ -67,19 +67,18 @@ class Control:
                 stack.callback(self._replica_lock.close)
             with reported():
                 database.migrate()
+                if database.is_sqlite():
+                    old_journal.take_over(state.old_journal)
                 with database.session():
                     renew_control(state, self._authority)
                 if not database.is_sqlite():
                     shared.check(state.templates, replica)
             agents = Agents(state.client_tls())
             stack.callback(agents.close)
-            journal = Journal.beside(config.database, config.state_dir)
             keys = self._keys = Keyring(open_provider(config.state_dir, config.vault, config.key_provider))
             self._key_watch = KeyWatch(keys.provider)
             _prepare(keys, self._key_watch)
-            engine = Engine(
-                journal, replica, agents, keys, state.templates, config.main_address, limit=config.operations
-            )
+            engine = Engine(replica, agents, keys, state.templates, config.main_address, limit=config.operations)
             stack.callback(engine.stop)
             engine.start()
             watcher = Watcher(state.client_tls(), self._trust, keys, Leader(replica).is_me, intervals)

@@ -49,8 +49,8 @@ class StateDir:
         return self.path / "ostler.db"
 
     @property
-    def journal(self) -> Path:
-        """The workflows' steps, when the database is SQLite."""
+    def old_journal(self) -> Path:
+        """The steps of operations, as older releases kept them when the database is SQLite."""
         return self.path / "dbos.sqlite"
 
     @property

@@ -22,7 +22,7 @@ from psycopg import sql
 Row = tuple[object, ...]
 Target = psycopg.Connection[Row]
 
-# The two programs' own lists of applied migrations; each side has its own.
+# Lists of applied migrations: each side has its own, and older releases' attempts have left that of DBOS.
 _BOOKKEEPING = ("schema_migration", "dbos_migrations")
 _ROWS_PER_FETCH = 1000
 _DIGEST_RANGE = 1 << 256

@@ -38,7 +38,7 @@ def main(state_dir: str, url: str, port: str) -> None:
     config = ControlConfig(state_dir=Path(state_dir), listen=f"127.0.0.1:{port}", database_url=url)
     authority = Authority.load(config.state, config.lifetimes)
     database.connect(config.database)
-    engine = new_engine(config.database, config.state_dir, UNREACHABLE_S)
+    engine = new_engine(config.state_dir, UNREACHABLE_S)
     engine.start()
     watcher = Watcher(
         config.state.client_tls(),

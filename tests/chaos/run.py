@@ -14,7 +14,6 @@ from typing import Any
 from ostler_control import database
 from ostler_control.check.inspect import inspect
 from ostler_control.models import Operation, Snapshot, Vm, VmState, Volume
-from ostler_control.operations import Journal
 from ostler_control.states import OperationState
 
 from tests.chaos.clients import Clients
@@ -133,7 +132,7 @@ def _checked(at: Place) -> list[str]:
     those."""
     left = {row.name for row in Vm.select() if row.state is VmState.FAILED or _is_off(row)}
     with contextlib.closing(new_agents(at.site.state_dir)) as agents:
-        report = inspect(agents, at.site.keys, Journal.beside(at.site.url, at.site.state_dir))
+        report = inspect(agents, at.site.keys)
     found = [one for one in report.findings if not left & {*one.object.split()}]
     return [f"check: {text}" for text in (*(f"{one.object}: {one.message}" for one in found), *report.unchecked)]
 

@@ -1,4 +1,4 @@
-"""Compares what the database says with what hosts have, and with the journal. Changes nothing."""
+"""Compares what the database says with what hosts have. Changes nothing."""
 
 from ostler_control.check.findings import Finding, Reason, Report, Severity
 from ostler_control.check.inspect import inspect

@@ -15,7 +15,6 @@ from ostler_control.check.inspect import inspect
 from ostler_control.cli.output import Listing, View, print_data, print_list
 from ostler_control.config import ControlConfig
 from ostler_control.keys import Keyring, open_provider
-from ostler_control.operations import Journal
 
 EXIT_FINDINGS, EXIT_UNCHECKED = 4, 5
 
@@ -41,12 +40,12 @@ def open_database(config: ControlConfig) -> None:
 
 
 def check_fleet(config: ControlConfig) -> Report:
-    """Checks with the control plane's own certificate and keys. Raises OstlerError, OSError, sqlite3.Error."""
+    """Checks with the control plane's own certificate and keys. Raises OstlerError, OSError."""
     open_database(config)
     agents = Agents(config.state.client_tls())
     try:
         keys = Keyring(open_provider(config.state_dir, config.vault, config.key_provider))
-        return inspect(agents, keys, Journal.beside(config.database, config.state_dir))
+        return inspect(agents, keys)
     finally:
         agents.close()
         database.disconnect()

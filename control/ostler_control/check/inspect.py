@@ -17,7 +17,6 @@ from ostler_control.check.findings import Finding, Reason, Report
 from ostler_control.check.machines import Domain, VmRecord, compare_vms
 from ostler_control.check.rows import FileRow, Rows
 from ostler_control.keys import Keyring
-from ostler_control.operations import Journal
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -26,21 +25,20 @@ _WORKERS = 16
 _LIST_DEADLINE_S = 15.0
 
 
-def inspect(agents: Agents, keys: Keyring, journal: Journal) -> Report:
+def inspect(agents: Agents, keys: Keyring) -> Report:
     """Needs a bound database; the control plane may be running. Raises what `rows.read` raises."""
-    before = reading.read(journal)
+    before = reading.read()
     domains, unchecked = _list_domains(before.hosts, agents)
     found_in_files, not_read = _check_files(before, domains, agents, keys)
-    after = reading.read(journal)
+    after = reading.read()
     findings = [
         *compare_vms(_unchanged_vms(before, after), domains, {host.host_id: host.name for host in before.hosts}),
         *(finding for row, finding in found_in_files if _is_same(row, after.files.get(row.file_id))),
         *_claims(after),
-        *_operations(before, after),
     ]
     checked = (
         f"{len(domains)} of {len(before.hosts)} hosts, {len(before.vms)} VMs, "
-        f"{len(before.files) - len(not_read)} of {len(before.files)} files, {len(before.unfinished)} operations"
+        f"{len(before.files) - len(not_read)} of {len(before.files)} files"
     )
     return Report(tuple(findings), (*unchecked, *not_read), checked)
 
@@ -124,12 +122,3 @@ def _claims(rows: Rows) -> Iterable[Finding]:
         message = "its VMs have more CPUs or memory than it has with overcommit: move some"
         command = f"ostler drs generate {cluster_name}"
         yield Finding(Reason.CLAIMS_EXCEED_CAPACITY, f"host {host_name}", message, command)
-
-
-def _operations(before: Rows, after: Rows) -> Iterable[Finding]:
-    """One that was recorded just now has no workflow yet."""
-    for operation_id, verb in after.unfinished.items():
-        if operation_id in before.unfinished and operation_id not in after.workflows | before.workflows:
-            message = f"{verb} is under way, but the journal does not have it: a start of the control plane resumes it"
-            name = f"operation {operation_id}"
-            yield Finding(Reason.OPERATION_WITHOUT_WORKFLOW, name, message, "systemctl restart ostler-control")

@@ -1,9 +1,8 @@
-"""What the database and the journal say, read at one time without changing anything."""
+"""What the database says, read at one time without changing anything."""
 
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -18,7 +17,6 @@ from ostler_control.models import (
     BackupDisk,
     Cluster,
     Host,
-    Operation,
     PoolHost,
     Snapshot,
     Vm,
@@ -28,9 +26,8 @@ from ostler_control.models import (
     db,
     tuples,
 )
-from ostler_control.operations import Journal
 from ostler_control.scheduling import capacity
-from ostler_control.states import UNFINISHED_OPERATIONS, BackupState, SnapshotState, VolumeState
+from ostler_control.states import BackupState, SnapshotState, VolumeState
 
 FileRow = Volume | Snapshot | BackupDisk | VmSnapshotMemory
 
@@ -38,8 +35,7 @@ FileRow = Volume | Snapshot | BackupDisk | VmSnapshotMemory
 @dataclass(frozen=True)
 class Rows:
     """pool_hosts: ids of the hosts of each pool; files: ready volumes and snapshots that no operation holds; overdrawn:
-    host and cluster of each host whose VMs have more than it has; unfinished: id and verb of operations under way;
-    workflows: ids of all in the journal."""
+    host and cluster of each host whose VMs have more than it has."""
 
     hosts: tuple[HostAddress, ...]
     vms: tuple[VmRecord, ...]
@@ -48,12 +44,10 @@ class Rows:
     running_on: Mapping[str, str]
     drifts: tuple[capacity.Drift, ...]
     overdrawn: tuple[tuple[str, str], ...]
-    unfinished: Mapping[str, str]
-    workflows: frozenset[str]
 
 
-def read(journal: Journal) -> Rows:
-    """Raises FailedPreconditionError DATABASE_OLD when the database is not of this release; OSError, sqlite3.Error."""
+def read() -> Rows:
+    """Raises FailedPreconditionError DATABASE_OLD when the database is not of this release."""
     with _reading():
         vms = list(Vm.select())
         homes = {vm.id: vm.host_id for vm in vms if vm.host_id}
@@ -73,7 +67,6 @@ def read(journal: Journal) -> Rows:
         pool_hosts = PoolHost.select(PoolHost.pool, PoolHost.host).order_by(PoolHost.reachable.desc())
         for pool_id, host_id in tuples(pool_hosts, tuple[str, str]):
             reach.setdefault(pool_id, []).append(host_id)
-        unfinished = Operation.select(Operation.id, Operation.verb).where(Operation.state.in_(UNFINISHED_OPERATIONS))
         over = (Host.allocated_cpus > Host.cpus * Cluster.cpu_overcommit) | (
             Host.allocated_memory_bytes > Host.memory_bytes * Cluster.memory_overcommit
         )
@@ -86,8 +79,6 @@ def read(journal: Journal) -> Rows:
             running_on={volume.file_id: homes[volume.vm_id] for volume in volumes if volume.vm_id in homes},
             drifts=tuple(capacity.audit()),
             overdrawn=tuple(tuples(overdrawn, tuple[str, str])),
-            unfinished=dict(tuples(unfinished, tuple[str, str])),
-            workflows=_workflows(journal),
         )
 
 
@@ -117,17 +108,3 @@ def _allow_writing(allowed: bool) -> None:
 
 def _applied() -> set[str]:
     return {name for (name,) in db.execute_sql("SELECT name FROM schema_migration").fetchall()}
-
-
-def _workflows(journal: Journal) -> frozenset[str]:
-    if journal.shared:
-        found = db.execute_sql("SELECT workflow_uuid FROM dbos.workflow_status").fetchall()
-        return frozenset(workflow_id for (workflow_id,) in found)
-    path = journal.url.removeprefix("sqlite:///")
-    try:
-        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)
-    except sqlite3.OperationalError:
-        return frozenset()  # no journal: every operation under way is a finding
-    with contextlib.closing(connection):
-        found = connection.execute("SELECT workflow_uuid FROM workflow_status").fetchall()
-        return frozenset(workflow_id for (workflow_id,) in found)

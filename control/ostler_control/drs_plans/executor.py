@@ -8,7 +8,6 @@ the next one reads the rows and goes on, and no move is lost, made twice, or tol
 from __future__ import annotations
 
 import json
-import threading
 import time
 import uuid
 from collections import Counter
@@ -166,10 +165,7 @@ class Execution:
             return Say.SOON, error.message
         except OstlerError as error:
             return Say.SKIP, error.message
-        # In a thread of its own: to the journal's library this one is inside a step, where nothing else begins.
-        thread = threading.Thread(target=launch, args=(operation,))
-        thread.start()
-        thread.join()
+        launch(operation)
         return None
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import threading
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -204,10 +203,7 @@ def _move(run: Run, number: int, move: StorageMove, total: int) -> str:
                 operation = volumes.migrate(volume, pool, run.user, run.keys, operation_id=operation_id)
     except OstlerError as error:
         return error.message
-    # In a thread of its own: to the journal's library this one is inside a step, where nothing else begins.
-    thread = threading.Thread(target=launch, args=(operation,))
-    thread.start()
-    thread.join()
+    launch(operation)
     while operation.state not in ENDED:
         run.pause(_ASK_S)
         with session():

@@ -72,7 +72,7 @@ from ostler_control.models.machines import (
 )
 from ostler_control.models.people import Account, Certificate, JoinToken, User
 from ostler_control.models.places import Cluster, Host, HostFunction, HypervisorType, UnmanagedVm, Zone
-from ostler_control.models.records import Event, EventChain, Operation, Replica, Request, SettingValue
+from ostler_control.models.records import Event, EventChain, Operation, OperationStep, Replica, Request, SettingValue
 from ostler_control.models.storage import (
     DiskOffering,
     DiskOfferingIo,
@@ -213,6 +213,7 @@ ALL: tuple[type[BaseModel], ...] = (
     DrsMove,
     DrsCondition,
     Operation,
+    OperationStep,
     Event,
     EventChain,
     SettingValue,
@@ -283,6 +284,7 @@ __all__ = [
     "OfferingPriority",
     "Operation",
     "OperationState",
+    "OperationStep",
     "Passphrase",
     "PlanState",
     "Pool",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peewee import BigIntegerField, BooleanField, DateTimeField, IntegerField, TextField
+from peewee import BigIntegerField, BooleanField, CompositeKey, DateTimeField, ForeignKeyField, IntegerField, TextField
 
 from ostler_control.models.base import BaseModel, now
 from ostler_control.models.columns import enum_column
@@ -34,6 +34,20 @@ class Operation(BaseModel):
     replica = TextField(default="")
     cancel_requested = BooleanField(default=False)
     end_time = DateTimeField(null=True)
+
+
+class OperationStep(BaseModel):
+    """A finished step of an operation: its journal. number: in the order of the steps, from 0; outcome: JSON of
+    {"value": what it returned} or {"error": google.rpc.Status as protobuf JSON}."""
+
+    operation = ForeignKeyField(Operation, on_delete="CASCADE", index=False)
+    number = IntegerField()
+    name = TextField()
+    outcome = TextField()
+    create_time = None  # type: ignore[assignment]  # it would be one more index to write
+
+    class Meta:
+        primary_key = CompositeKey("operation", "number")
 
 
 class Event(BaseModel):
@@ -95,8 +109,8 @@ class Request(BaseModel):
 
 
 class Replica(BaseModel):
-    """A control process. Its id is the DBOS executor's. kek_ids: versions of the key-encryption key that it has and
-    others may lack, with spaces between."""
+    """A control process. kek_ids: versions of the key-encryption key that it has and others may lack, with spaces
+    between."""
 
     address = TextField(default="")
     kek_ids = TextField(default="")

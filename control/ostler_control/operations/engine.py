@@ -1,43 +1,33 @@
-"""Runs operations as durable workflows of DBOS.
-
-The journal is a file beside the database, or a schema of the same PostgreSQL. A workflow's id is its operation's, and
-its only input; one function runs all verbs.
+"""Runs operations: each in a thread of its own, from its first step or after the last one that an earlier attempt has
+finished (`journal`). What is to run, and whose it is, is in the database.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
-import logging
 import os
 import random
 import threading
-import time
-from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
 from ostler_common import tracing
 from ostler_common.errors import FailedPreconditionError, OstlerError
-from sqlalchemy.engine import make_url
 
 from ostler_control import settings
 from ostler_control.agents import Agents
-from ostler_control.database import postgresql_options, session
+from ostler_control.database import is_sqlite, session
 from ostler_control.keys import Keyring
 from ostler_control.models import Operation, new_id, now
-from ostler_control.operations import full_journal, journal_log, records, replicas, waiting  # noqa: F401
+from ostler_control.operations import journal, records, replicas, waiting
 from ostler_control.operations.interrupts import Interrupts, StoppedError
 from ostler_control.operations.run import Run, bug
 from ostler_control.operations.starter import Starter
 from ostler_control.operations.verbs import body_of, periodic_tasks
 from ostler_control.outage import outage, wait_out
 from ostler_control.periodic import Periodic
-from ostler_control.state_dir import StateDir
 
 log = structlog.get_logger(__name__)
 
@@ -48,37 +38,10 @@ _STOP_GRACE_S = 5.0
 _MAX_TRACES = 10_000
 # How many operations of a kind run at once unless configured.
 DEFAULT_LIMIT = 64
-# How long a resumed operation may take until its thread starts.
-_RESUME_S = 30.0
-# The journal's schema on PostgreSQL.
-JOURNAL_SCHEMA = "dbos"
-# Connections to a journal on PostgreSQL, beside `database.MAX_CONNECTIONS`, one that listens and the replica lock's.
-JOURNAL_CONNECTIONS = 8
-
-
-@dataclass(frozen=True)
-class Journal:
-    """Where the workflows' steps are kept."""
-
-    url: str
-
-    @classmethod
-    def beside(cls, database_url: str, state_dir: Path) -> Journal:
-        """The journal that belongs to a database."""
-        if database_url.startswith("sqlite:"):
-            return cls(f"sqlite:///{StateDir(state_dir).journal}")
-        url = make_url(database_url.replace("postgres://", "postgresql://", 1))
-        options = postgresql_options(url.query.get("options"))
-        return cls(url.update_query_dict({"options": options}).render_as_string(hide_password=False))
-
-    @property
-    def shared(self) -> bool:
-        """Whether several replicas may work on it."""
-        return not self.url.startswith("sqlite:")
 
 
 def replica_id(state_dir: Path) -> str:
-    """This control process's id, the same after a restart: by it the journal knows whose workflows are whose."""
+    """This control process's id, the same after a restart: by it the database knows whose operations are whose."""
     path = state_dir / "replica_id"
     with contextlib.suppress(FileExistsError):
         part = path.with_suffix(f".{os.getpid()}")
@@ -112,11 +75,10 @@ class _Heartbeat(Periodic):
 
 
 class Engine:
-    """Runs operations. One per process: DBOS is a singleton."""
+    """Runs operations. One per process: `launch` finds it."""
 
     def __init__(
         self,
-        journal: Journal,
         replica: str,
         agents: Agents,
         keys: Keyring,
@@ -130,47 +92,25 @@ class Engine:
         self.keys = keys
         self.templates = templates
         self.interrupts = Interrupts()
-        self._starter = Starter(_start_workflow, limit)
-        self._journal = journal
+        self._starter = Starter(self.run, limit)
         self._replica = replica
         self._address = address
         self._thread: threading.Thread | None = None
-        self._heartbeat = _Heartbeat(self._beat, self._adopt if journal.shared else lambda: None)
-        # Operations that this process runs now, and the signal that one has ended.
-        self._active: Counter[str] = Counter()
-        self._active_lock = threading.Lock()
-        self._idle = threading.Condition(self._active_lock)
-        self._left: set[str] = set()
-        # When this process resumed an operation lately.
-        self._resumed: dict[str, float] = {}
+        self._heartbeat = _Heartbeat(self._beat, self._adopt)
+        self._traces_lock = threading.Lock()
         # The spans that began operations which have not run yet. Only in memory: after a restart, or on another
         # replica, an operation begins a trace of its own.
         self._traces: dict[str, str] = {}
 
     def start(self) -> None:
-        """Opens the journal, resumes what this replica had started, and starts what nobody has started yet."""
+        """Goes on with what this replica had under way, and starts what nobody has started yet."""
         global _engine
         assert _engine is None, "an engine runs already"
         _engine = self
         self.keys.sweep()
         self._beat()
-        # DBOS logs to the console by itself, and at its own level.
-        logging.getLogger("dbos").addHandler(logging.NullHandler())
-        config: DBOSConfig = {
-            "name": "ostler",
-            "system_database_url": self._journal.url,
-            "dbos_system_schema": JOURNAL_SCHEMA,
-            "application_version": "1",  # else every new build would abandon the workflows of the last one
-            "executor_id": self._replica,
-            "log_level": "ERROR",
-            "enable_otlp": False,
-            "sys_db_pool_size": JOURNAL_CONNECTIONS,
-            "serializer": DBOSPortableJSONSerializer(),  # ids and sizes only: nothing is ever unpickled
-        }
-        DBOS(config=config)
-        DBOS.launch()
         self._starter.start()
-        self._restart_unknown()
+        self._go_on()
         self._sweep(unstarted_age_s=0)
         self._thread = threading.Thread(target=self._look_after, name="operations", daemon=True)
         self._thread.start()
@@ -184,16 +124,14 @@ class Engine:
         if self._thread is not None:
             self._thread.join()
             self._heartbeat.stop()
-        with self._idle:
-            self._idle.wait_for(lambda: not self._active, _STOP_GRACE_S)
-        DBOS.destroy()
+        self._starter.wait_until_idle(_STOP_GRACE_S)
         _engine = None
 
     def launch(self, operation: Operation) -> None:
         """Starts what `record_operation` has recorded, once its transaction has committed: now, or when enough others
         have ended. Idempotent."""
         if trace := tracing.parent():
-            with self._active_lock:
+            with self._traces_lock:
                 if len(self._traces) >= _MAX_TRACES:
                     self._traces.clear()
                 self._traces[operation.id] = trace
@@ -212,50 +150,37 @@ class Engine:
 
     def forget(self, operation_id: str, actor: str) -> None:
         """Deletes an operation that is over, with its journal; FailedPreconditionError when it is not, or is needed."""
-        forgotten = records.forget(Operation.id == operation_id, actor)
-        if not forgotten:
+        if not records.forget(Operation.id == operation_id, actor):
             raise FailedPreconditionError(
                 f"operation {operation_id} is not over, or its VM is still migrating", "OPERATION_NEEDED"
             )
-        DBOS.delete_workflows(forgotten)
 
     def prune(self, retention: datetime.timedelta) -> int:
         """Forgets operations that ended longer ago; returns how many."""
-        forgotten = records.forget(Operation.end_time < now() - retention)
-        for begin in range(0, len(forgotten), 100):
-            DBOS.delete_workflows(forgotten[begin : begin + 100])
-        return len(forgotten)
+        return len(records.forget(Operation.end_time < now() - retention))
 
     def run(self, operation_id: str) -> None:
         """One attempt at an operation, the first or a later one."""
-        with self._active_lock:
-            self._active[operation_id] += 1
-        try:
-            with full_journal.waited_for():
-                self._attempt(operation_id)
-        finally:
-            with self._active_lock:
-                self._active[operation_id] -= 1
-                self._active += Counter()  # drops zeros
-                self._idle.notify_all()
-
-    def _attempt(self, operation_id: str) -> None:
         operation = wait_out(lambda: records.enter(operation_id, self._replica), self.interrupts.sleep)
         if operation is None:
             return
+        recorded: list[journal.Step] = []
+        if operation.attempt > 1:
+            recorded = wait_out(lambda: journal.read(operation_id), self.interrupts.sleep)
         run = Run(
             id=operation.id,
             attempt=operation.attempt,
             resource_id=operation.resource_id,
             user=operation.user,
             inputs_json=operation.inputs,
+            journal=journal.Journal(operation, recorded),
             agents=self.agents,
             keys=self.keys,
             templates=self.templates,
             interrupts=self.interrupts,
         )
         error: OstlerError | None = None
-        with self._active_lock:
+        with self._traces_lock:
             trace = self._traces.pop(operation_id, "")
         try:
             with tracing.continued(trace), tracing.span(f"operation {operation.verb}", operation=run.id):
@@ -269,13 +194,11 @@ class Engine:
             raise StoppedError
         waiting.ended(operation.id)
 
-    def _restart_unknown(self) -> None:
-        """Starts again what this replica had under way and the journal does not know: the journal was lost or is
-        older than the database. Steps are written to be run twice."""
-        for operation_id in replicas.own(self._replica):
-            if DBOS.get_workflow_status(operation_id) is None:
-                log.warning("an operation is not in the journal and starts again", operation=operation_id)
-                _start_workflow(operation_id)
+    def _go_on(self) -> None:
+        """Runs what this replica has under way and no thread of this process runs: the process was killed, it has just
+        adopted an operation, or another replica has given one back by dying."""
+        for operation in replicas.own(self._replica):
+            self._starter.put(operation.id, operation.verb, under_way=True)
 
     def _look_after(self) -> None:
         ticks = 0
@@ -301,32 +224,19 @@ class Engine:
 
     def _sweep(self, unstarted_age_s: float = 10.0) -> None:
         """Starts what was recorded and never started: what a dead process had queued and, as far as there is room, what
-        queues at another replica. The journal knows which of two came first."""
+        queues at another replica. `records.enter` knows which of two came first."""
         unknown = [row for row in replicas.unstarted(unstarted_age_s) if not self._starter.knows(row.id)]
-        if unstarted_age_s and self._journal.shared:
+        if unstarted_age_s and not is_sqlite():
             random.shuffle(unknown)  # else replicas would run after the same
             unknown = [row for number, row in enumerate(unknown) if number < self._starter.room(row.verb)]
         for operation in unknown:
             self.launch(operation)
 
     def _adopt(self) -> None:
-        """Resumes what silent replicas have left."""
-        adopted = set(replicas.adopt(self._replica))
-        for operation_id in adopted:
-            log.warning("resuming an operation of a silent replica", operation=operation_id)
-        # A running operation of this replica without a thread was adopted, just now or before a crash. One of before
-        # counts once it was found twice: the first time its thread may be about to start or to end. One that was just
-        # resumed may be about to start for longer, on a busy machine.
-        now_s = time.monotonic()
-        self._resumed = {id_: at_s for id_, at_s in self._resumed.items() if now_s - at_s < _RESUME_S}
-        with self._active_lock:
-            active = set(self._active)
-        left = set(replicas.own(self._replica)) - active
-        resumed = left & (adopted | (self._left - self._resumed.keys()))
-        for operation_id in resumed:
-            DBOS.resume_workflow(operation_id)
-            self._resumed[operation_id] = now_s
-        self._left = left - resumed
+        """Goes on with what silent replicas have left."""
+        for operation_id in replicas.adopt(self._replica):
+            log.warning("going on with an operation of a silent replica", operation=operation_id)
+        self._go_on()
 
 
 def launch(operation: Operation) -> None:
@@ -347,19 +257,4 @@ def _run_periodic(keys: Keyring) -> None:
             log.exception("a periodic task failed; it is tried again")
 
 
-def _start_workflow(operation_id: str) -> Future[None] | None:
-    """Returns what tells the end of this attempt; None when the operation has run, or runs elsewhere."""
-    with SetWorkflowID(operation_id):
-        handle = DBOS.start_workflow(_run_operation, operation_id)
-    future: Future[None] | None = getattr(handle, "future", None)
-    return future
-
-
 _engine: Engine | None = None
-
-
-@DBOS.workflow(name="ostler.operation", max_recovery_attempts=None)
-def _run_operation(operation_id: str) -> None:
-    if _engine is None:
-        raise StoppedError
-    _engine.run(operation_id)

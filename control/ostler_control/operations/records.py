@@ -132,11 +132,13 @@ def _noun(model: type[Held]) -> str:
 
 
 def enter(operation_id: str, replica: str) -> Operation | None:
-    """Counts one more attempt and marks the operation as run by this replica; None when it is over."""
+    """Counts one more attempt and marks the operation as run by this replica; None when it is over, or another
+    replica's."""
+    mine = (Operation.state == OperationState.RUNNING) & (Operation.replica == replica)
     with transaction():
         entered = (
             Operation.update(attempt=Operation.attempt + 1, replica=replica, state=OperationState.RUNNING)
-            .where((Operation.id == operation_id) & Operation.state.in_(UNFINISHED))
+            .where((Operation.id == operation_id) & ((Operation.state == OperationState.PENDING) | mine))
             .returning(Operation)
             .execute()
         )
@@ -191,9 +193,10 @@ def to_be_cancelled(operation_ids: Iterable[str]) -> list[str]:
 
 
 def forget(condition: ColumnBase, actor: str = "") -> list[str]:
-    """Deletes the operations that are over and match; returns their ids. actor: who wants that, if it is a user.
+    """Deletes the operations that are over and match, with their steps; returns their ids.
 
     Keeps those of a VM that is still migrating, and those that have left files behind: their inputs tell where.
+    actor: who wants that, if it is a user.
     """
     astray = Vm.select(Vm.id).where(Vm.state == VmState.MIGRATING)
     with transaction():

@@ -101,11 +101,11 @@ def unstarted(age_s: float = 10.0) -> list[Operation]:
         return list(Operation.select(Operation.id, Operation.verb).where(old).order_by(Operation.create_time))
 
 
-def own(replica: str) -> list[str]:
-    """Running operations that this replica has."""
+def own(replica: str) -> list[Operation]:
+    """Running operations that this replica has, with id and verb."""
     with session():
         running = (Operation.state == OperationState.RUNNING) & (Operation.replica == replica)
-        return [row.id for row in Operation.select(Operation.id).where(running)]
+        return list(Operation.select(Operation.id, Operation.verb).where(running).order_by(Operation.create_time))
 
 
 def adopt(replica: str) -> list[str]:

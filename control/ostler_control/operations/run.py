@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
-from dbos import DBOS
 from ostler.types.v1 import job_pb2
 from ostler_common import tracing
 from ostler_common.errors import CancelledError, InternalError, NotFoundError, OstlerError
@@ -26,6 +25,7 @@ from ostler_control.keys import Keyring
 from ostler_control.operations import records
 from ostler_control.operations.inputs import from_json
 from ostler_control.operations.interrupts import Interrupts, StoppedError
+from ostler_control.operations.journal import Journal
 from ostler_control.outage import outage, wait_out
 
 log = structlog.get_logger(__name__)
@@ -48,12 +48,14 @@ class Run:
     resource_id: str
     user: str
     inputs_json: str
+    journal: Journal
     agents: Agents
     keys: Keyring
     templates: Path
     interrupts: Interrupts
     _step: str = ""
     _always: bool = False
+    _in_step: bool = False
     _checked_s: float = -math.inf
     _lost: set[str] = field(default_factory=set)
     _reported: tuple[float, str, int] = field(default=(0.0, "", 0))
@@ -194,29 +196,33 @@ class Run:
                 return body()
 
         def attempt() -> dict[str, Json]:
-            self._step, self._always = name, always
+            assert not self._in_step, f"step {name} begins inside of step {self._step}"
+            self._step, self._always, self._in_step = name, always, True
             try:
-                return {"value": wait_out(checked, self.interrupts.sleep)}
+                found: dict[str, Json] = {"value": wait_out(checked, self.interrupts.sleep)}
+                self.journal.finished(name, found)
             except OstlerError as error:
-                return {"error": records.error_json(error)}
+                found = {"error": records.error_json(error)}
+                self.journal.finished(name, found)
             except Exception as error:
-                return {"error": records.error_json(bug(f"step {name} of operation {self.id}", error))}
+                found = {"error": records.error_json(bug(f"step {name} of operation {self.id}", error))}
+                self.journal.finished(name, found)
+            finally:
+                self._in_step = False
+            return found
 
         if self.interrupts.stopping.is_set():
+            with contextlib.suppress(Exception):  # what is not written is done again
+                self.journal.look()
             raise StoppedError
-        try:
-            outcome = DBOS.run_step({"name": name}, attempt)
-        except Exception:
-            if self.interrupts.stopping.is_set():  # the journal is closed
-                raise StoppedError from None
-            raise
+        outcome = self.journal.recorded(name) or attempt()
         if "error" in outcome:
             raise records.error_from_json(outcome["error"])
         value: T = outcome["value"]
         return value
 
     def _check(self, *, cancellable: bool) -> None:
-        attempt, cancel = records.attempt_and_cancel(self.id)
+        attempt, cancel = self.journal.look()
         if attempt != self.attempt:
             raise StoppedError
         # An earlier attempt may have started this very step: then `job` finds out what became of it.

@@ -1,19 +1,21 @@
 """Starts operations: of each kind so many run at once, and the rest queue, the oldest first.
 
-Every running operation has a thread. Without a limit a thousand VMs created at once would be a thousand threads, which
-hinder each other and the calls of users. What queues is recorded in the database as pending: after a crash, or by
-another replica, it is started from there.
+Every running operation has a thread of its own. Without a limit a thousand VMs created at once would be a thousand
+threads, which hinder each other and the calls of users. What queues is recorded in the database as pending: after a
+crash, or by another replica, it is started from there.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import Enum
 
 import structlog
+
+from ostler_control.operations.interrupts import StoppedError
 
 log = structlog.get_logger(__name__)
 
@@ -48,43 +50,53 @@ class Kind(Enum):
 
 @dataclass
 class _Lane:
-    """The operations of a kind. queued: in the order in which they came; the values say nothing."""
+    """The operations of a kind. queued: in the order in which they start; the values say nothing."""
 
-    queued: dict[str, None] = field(default_factory=dict)
+    queued: OrderedDict[str, None] = field(default_factory=OrderedDict)
     running: set[str] = field(default_factory=set)
 
 
 class Starter:
-    """Starts operations in a thread of its own. Thread-safe."""
+    """Runs operations in threads. Thread-safe."""
 
-    def __init__(self, start: Callable[[str], Future[None] | None], limit: int) -> None:
-        """start: begins an operation, and returns what tells its end, or None when it does not run here; limit: how
-        many of a kind run at once."""
-        self._start = start
+    def __init__(self, run: Callable[[str], None], limit: int) -> None:
+        """run: carries an operation out, or returns at once when it is over or runs elsewhere; limit: how many of a
+        kind run at once."""
+        self._run = run
         self._limit = limit
         self._lanes = {kind: _Lane() for kind in Kind}
         self._urgent: set[str] = set()
         self._stopping = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="operations-start", daemon=True)
+        self._thread = threading.Thread(target=self._start_in_turn, name="operations-start", daemon=True)
 
     def start(self) -> None:
         """Starts operations from now on."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Starts no more; those that queue are pending in the database."""
+        """Starts no more; those that queue are in the database."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        self._thread.join(_JOIN_S)
+        if self._thread.ident is not None:
+            self._thread.join(_JOIN_S)
 
-    def put(self, operation_id: str, verb: str) -> None:
-        """Starts an operation when it is its turn. One that queues or runs already is left alone."""
+    def wait_until_idle(self, timeout_s: float) -> None:
+        """Returns when none runs any more, or after so long."""
+        with self._changed:
+            self._changed.wait_for(lambda: not any(lane.running for lane in self._lanes.values()), timeout_s)
+
+    def put(self, operation_id: str, verb: str, *, under_way: bool = False) -> None:
+        """Runs an operation when it is its turn. One that queues or runs already is left alone.
+
+        under_way: it was begun before, and comes before those that were not.
+        """
         with self._changed:
             lane = self._lanes[Kind.of(verb)]
-            if operation_id not in lane.running:
-                lane.queued.setdefault(operation_id)
+            if operation_id not in lane.running and operation_id not in lane.queued:
+                lane.queued[operation_id] = None
+                lane.queued.move_to_end(operation_id, last=not under_way)
                 self._changed.notify_all()
 
     def hurry(self, operation_id: str) -> None:
@@ -105,18 +117,27 @@ class Starter:
             lane = self._lanes[Kind.of(verb)]
             return max(self._limit - len(lane.running) - len(lane.queued), 0)
 
-    def _run(self) -> None:
+    def _start_in_turn(self) -> None:
         while (turn := self._next()) is not None:
             lane, operation_id = turn
-            future = None
             try:
-                future = self._start(operation_id)
-            except Exception:
+                thread = threading.Thread(
+                    target=self._carry_out, args=(lane, operation_id), name=f"operation {operation_id}", daemon=True
+                )
+                thread.start()
+            except RuntimeError:  # no more threads
                 log.exception("an operation could not be started now; a sweep starts it", operation=operation_id)
-            if future is None:
                 self._ended(lane, operation_id)
-            else:
-                future.add_done_callback(lambda _, lane=lane, id_=operation_id: self._ended(lane, id_))  # type: ignore[misc]
+
+    def _carry_out(self, lane: _Lane, operation_id: str) -> None:
+        try:
+            self._run(operation_id)
+        except StoppedError:
+            pass
+        except Exception:
+            log.exception("an attempt failed by a bug; a sweep begins another", operation=operation_id)
+        finally:
+            self._ended(lane, operation_id)
 
     def _next(self) -> tuple[_Lane, str] | None:
         """Waits for the next operation whose turn it is, and counts it as running; None at the end."""

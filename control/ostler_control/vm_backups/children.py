@@ -5,7 +5,6 @@ Each has an id that follows from its parent's and its name, so that a parent tha
 
 from __future__ import annotations
 
-import threading
 import uuid
 from collections.abc import Callable
 
@@ -31,10 +30,7 @@ def carry_out(run: Run, name: str, record: Callable[[str], Operation]) -> Operat
     operation_id = operation_id_of(run, name)
     with transaction():
         begun = Operation.get_or_none(Operation.id == operation_id) or record(operation_id)
-    # In a thread of its own: to the journal's library this one is inside a step, where nothing else begins.
-    thread = threading.Thread(target=launch, args=(begun,))
-    thread.start()
-    thread.join()
+    launch(begun)
     return wait(run, operation_id)
 
 

@@ -12,7 +12,7 @@ import click
 import pytest
 from ostler_control.cli.main import COMMANDS, root
 
-HEAVY = ("grpc", "google.protobuf", "rich", "yaml", "cryptography", "peewee", "dbos", "numpy")
+HEAVY = ("grpc", "google.protobuf", "rich", "yaml", "cryptography", "peewee", "numpy")
 HELP = f"""
 import sys
 from ostler_control.cli.main import root

@@ -65,7 +65,7 @@ def record(request: Callable[[], Operation]) -> Operation:
 
 def run_without_crash(site: Site, operations: Collection[Operation]) -> None:
     """In this process; all must succeed."""
-    engine = new_engine(site.url, site.state_dir)
+    engine = new_engine(site.state_dir)
     engine.start()
     for operation in operations:
         row = engine.wait(operation.id, 60)

@@ -93,7 +93,7 @@ def test_a_restored_control_plane_knows_its_volumes_and_opens_their_sealed_keys(
     assert reason(caught) == "DATABASE_EXISTS"
     backup.restore(config, file, replace=True)
     assert Path(config.database.removeprefix("sqlite:///") + ".before-restore").exists()
-    assert (state / "dbos.sqlite").exists()
+    assert not (state / "dbos.sqlite").exists()
     database.connect(config.database)
     try:
         with database.session():

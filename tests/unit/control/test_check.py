@@ -9,20 +9,20 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from ostler_common.errors import FailedPreconditionError
-from ostler_control import check, database, vm_snapshots, vms
+from ostler_control import check, database, vm_snapshots
 from ostler_control.check import rows
 from ostler_control.check.command import print_report
 from ostler_control.check.findings import Finding, Reason, Report
 from ostler_control.check.machines import Domain, VmRecord, compare_vms
 from ostler_control.main import main
-from ostler_control.models import Host, Operation, Vm, VmSnapshotMemory, Volume, VolumeFile
-from ostler_control.operations import Engine, Journal
+from ostler_control.models import Host, Vm, VmSnapshotMemory, Volume, VolumeFile
+from ostler_control.operations import Engine
 from ostler_control.scheduling import capacity
 from ostler_control.states import PowerState, VmState
 from peewee import InternalError, OperationalError
 
 from tests import databases
-from tests.sites import Site, new_engine, outcome, site_at_work
+from tests.sites import Site, outcome, site_at_work
 
 SUCCEEDED = ("succeeded", "")
 
@@ -36,7 +36,7 @@ def working(tmp_path: Path) -> Iterator[tuple[Site, Engine]]:
 
 
 def look(site: Site, engine: Engine) -> Report:
-    return check.inspect(engine.agents, site.keys, Journal.beside(site.url, site.state_dir))
+    return check.inspect(engine.agents, site.keys)
 
 
 def reasons(report: Report) -> list[tuple[Reason, str, str]]:
@@ -46,7 +46,7 @@ def reasons(report: Report) -> list[tuple[Reason, str, str]]:
 def test_a_whole_fleet_has_no_findings(working: tuple[Site, Engine]) -> None:
     report = look(*working)
     assert (report.findings, report.unchecked) == ((), ())
-    assert report.checked == "3 of 3 hosts, 1 VMs, 1 of 1 files, 0 operations"
+    assert report.checked == "3 of 3 hosts, 1 VMs, 1 of 1 files"
 
 
 def test_a_volume_that_was_rekeyed_after_the_backup_is_found(working: tuple[Site, Engine]) -> None:
@@ -82,7 +82,7 @@ def test_memory_without_its_file_is_found(working: tuple[Site, Engine]) -> None:
     site, engine = working
     wanted = vm_snapshots.NewVmSnapshot(Vm.get(), "lively", memory=True)
     assert outcome(engine, site.record(lambda: vm_snapshots.create(wanted, "alice", site.keys))) == SUCCEEDED
-    assert look(site, engine).checked == "3 of 3 hosts, 1 VMs, 3 of 3 files, 0 operations"
+    assert look(site, engine).checked == "3 of 3 hosts, 1 VMs, 3 of 3 files"
     memory = VmSnapshotMemory.get()
     site.fleet.pools[memory.pool_id].pop(memory.file_id)
     expected = (Reason.FILE_MISSING, "vm snapshot lively", "ostler vm snapshot delete lively")
@@ -141,29 +141,6 @@ def test_claims_that_do_not_add_up_are_found_and_corrected(working: tuple[Site, 
     assert look(site, engine).findings == ()
 
 
-def test_an_operation_without_workflow_is_found_and_a_start_resumes_it(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/ostler.sqlite"
-    with databases.bound(url), site_at_work(url, tmp_path) as (site, engine):
-        assert outcome(engine, site.record(lambda: site.new_vm("web"))) == SUCCEEDED
-        operation = site.record(lambda: vms.stop(Vm.get(), "alice"))
-        assert outcome(engine, operation) == SUCCEEDED
-        engine.stop()
-        Operation.update(state="running", end_time=None).where(Operation.id == operation.id).execute()
-        Vm.update(operation_id=operation.id).execute()
-        (tmp_path / "dbos.sqlite").unlink()
-        found = reasons(look(site, engine))
-        restarted = new_engine(url, tmp_path)
-        restarted.start()
-        try:
-            assert outcome(restarted, operation) == SUCCEEDED
-        finally:
-            restarted.stop()
-            restarted.agents.close()
-    assert found == [
-        (Reason.OPERATION_WITHOUT_WORKFLOW, f"operation {operation.id}", "systemctl restart ostler-control")
-    ]
-
-
 def test_nothing_is_written_while_it_reads(working: tuple[Site, Engine]) -> None:
     with rows._reading(), pytest.raises(OperationalError, match="readonly"):
         Vm.update(name="other").execute()
@@ -171,14 +148,13 @@ def test_nothing_is_written_while_it_reads(working: tuple[Site, Engine]) -> None
 
 
 @pytest.mark.slow
-def test_on_postgresql_it_reads_the_journal_and_writes_nothing(postgresql: str, tmp_path: Path) -> None:
+def test_on_postgresql_it_writes_nothing(postgresql: str, tmp_path: Path) -> None:
     databases.run_sql(postgresql + "postgres", "CREATE DATABASE checked")
     with databases.bound(postgresql + "checked") as url, site_at_work(url, tmp_path) as (site, engine):
         operation = site.record(lambda: site.new_vm("web"))
         assert outcome(engine, operation) == SUCCEEDED
         Host.update(allocated_cpus=Host.allocated_cpus + 1).where(Host.name == "h2").execute()
         assert [finding.reason for finding in look(site, engine).findings] == [Reason.CLAIMS_DIFFER]
-        assert operation.id in rows.read(Journal.beside(url, tmp_path)).workflows
         with rows._reading(), pytest.raises(InternalError, match="read-only"):
             Vm.update(name="other").execute()
         assert [drift.host_name for drift in capacity.correct()] == ["h2"]
@@ -245,6 +221,5 @@ def test_without_a_database_it_says_so_and_makes_none(tmp_path: Path, monkeypatc
 
 def test_a_database_of_another_release_is_refused(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/ostler.sqlite"
-    journal = Journal.beside(url, tmp_path)
     with databases.bound(url, migrate=False), pytest.raises(FailedPreconditionError, match="not of this release"):
-        rows.read(journal)
+        rows.read()

@@ -52,6 +52,8 @@ from ostler_control.models import (
     NicDown,
     OfferingDetail,
     OfferingMaximum,
+    Operation,
+    OperationStep,
     Passphrase,
     Pool,
     PoolLabel,
@@ -738,6 +740,20 @@ def test_vm_snapshots_get_memory(tmp_path: Path) -> None:
                 Passphrase.delete().execute()
             VmSnapshot.delete().execute()
             assert VmSnapshotMemory.select().count() == 0
+
+
+def test_operations_get_steps(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0037_vm_snapshot_memory")
+            old = Operation.create(verb="vm.start", resource_type="vm", resource_id="v", user="alice", attempt=1)
+        assert "0038_operation_steps" in database.migrate()
+        with database.session():
+            OperationStep.insert(operation=old, number=0, name="one", outcome="{}").execute()
+            with pytest.raises(peewee.IntegrityError):
+                OperationStep.insert(operation=old, number=0, name="other", outcome="{}").execute()
+            Operation.delete().execute()
+            assert OperationStep.select().count() == 0
 
 
 def test_backups_get_boots(tmp_path: Path) -> None:

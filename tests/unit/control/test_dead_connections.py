@@ -25,7 +25,7 @@ def work(sqlite_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("ostler_agent.jobs.HEARTBEAT_S", 0.5)
     site = new_site(sqlite_database, tmp_path)
     Host.update(state="disconnected").where(Host.name != "h1").execute()
-    engine = new_engine(sqlite_database, tmp_path, unreachable_limit_s=30.0)
+    engine = new_engine(tmp_path, unreachable_limit_s=30.0)
     try:
         engine.start()
         yield site, engine

@@ -19,8 +19,8 @@ from tests.unit.control.encrypted_volumes import Vault
 pytestmark = pytest.mark.slow
 
 # The point of each try at which it is killed: in the steps version, current, reseal-1 and reseal-2, with their effects
-# there and not yet in the journal. A step that the journal knows has two points, another one three.
-IN_STEPS = (2, 5, 7, 9)
+# there and not yet in the journal. A step that the journal knows has one point, another one three.
+IN_STEPS = (2, 5, 6, 7)
 
 
 def filled(site: Site, count: int) -> Vault:

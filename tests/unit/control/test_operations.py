@@ -16,7 +16,7 @@ from ostler_control.agents import Agents
 from ostler_control.database import session, transaction
 from ostler_control.keys import FileProvider, Keyring, create_key_file
 from ostler_control.models import Account, Event, Operation, Pool, Volume, new_id, now
-from ostler_control.operations import Engine, Journal, Run, launch, record_operation, replica_id, workflow
+from ostler_control.operations import Engine, Run, launch, record_operation, replica_id, workflow
 from ostler_control.operations.records import error_from_json
 
 Body = Callable[[Run], None]
@@ -39,17 +39,16 @@ def wait_for(event: threading.Event) -> None:
     event.wait(20)
 
 
-def new_engine(url: str, state_dir: Path, limit: int = 64) -> Engine:
+def new_engine(state_dir: Path, limit: int = 64) -> Engine:
     create_key_file(state_dir / "kek")
     tls = TlsFiles(state_dir / "none", state_dir / "none", state_dir / "none")
     keys = Keyring(FileProvider(state_dir / "kek"))
-    journal, replica = Journal.beside(url, state_dir), replica_id(state_dir)
-    return Engine(journal, replica, Agents(tls), keys, state_dir / "templates", limit=limit)
+    return Engine(replica_id(state_dir), Agents(tls), keys, state_dir / "templates", limit=limit)
 
 
 @pytest.fixture
 def engine(sqlite_database: str, tmp_path: Path) -> Iterator[Engine]:
-    engine = new_engine(sqlite_database, tmp_path)
+    engine = new_engine(tmp_path)
     engine.start()
     yield engine
     engine.stop()
@@ -190,7 +189,7 @@ def test_a_bug_says_what_kind_and_nothing_else(engine: Engine, where: str) -> No
 
 def test_a_secret_cannot_be_a_steps_answer(sqlite_database: str, tmp_path: Path) -> None:
     volume = new_volume()
-    engine = new_engine(sqlite_database, tmp_path)
+    engine = new_engine(tmp_path)
     engine.start()
 
     @body
@@ -220,7 +219,7 @@ def test_what_was_stopped_is_gone_on_with(fresh_database: str, tmp_path: Path) -
         run.step("second", second)
         run.step("third", lambda: ran.append(f"third by attempt {run.attempt}"))
 
-    engine = new_engine(fresh_database, tmp_path)
+    engine = new_engine(tmp_path)
     engine.start()
     operation = started(engine, volume)
     assert begun.wait(20)
@@ -229,7 +228,7 @@ def test_what_was_stopped_is_gone_on_with(fresh_database: str, tmp_path: Path) -
     row = Operation.get_by_id(operation.id)
     assert (row.state, Volume.get_by_id(volume.id).operation_id) == ("running", operation.id)
 
-    engine = new_engine(fresh_database, tmp_path)
+    engine = new_engine(tmp_path)
     engine.start()
     assert ended(engine, operation).state == "succeeded"
     engine.stop()
@@ -243,7 +242,7 @@ def test_what_was_recorded_and_never_begun_is_begun_at_launch(fresh_database: st
     body(lambda run: run.step("one", lambda: None))
     with transaction():
         operation = record_operation("volume.test", volume, "alice", {})
-    engine = new_engine(fresh_database, tmp_path)
+    engine = new_engine(tmp_path)
     engine.start()
     assert ended(engine, operation).state == "succeeded"
     engine.stop()
@@ -266,7 +265,7 @@ def test_the_rest_queues_can_be_cancelled_and_outlives_the_process(fresh_databas
             ran.append(run.resource_id)
 
     body(lambda run: run.step("one", lambda: work(run)))
-    engine = new_engine(fresh_database, tmp_path, limit=2)
+    engine = new_engine(tmp_path, limit=2)
     engine.start()
     operations = [started(engine, volume) for volume in volumes]
     eventually(lambda: running == 2)
@@ -278,7 +277,7 @@ def test_the_rest_queues_can_be_cancelled_and_outlives_the_process(fresh_databas
     threading.Timer(0.2, go_on.set).start()
     engine.stop()
 
-    engine = new_engine(fresh_database, tmp_path, limit=2)
+    engine = new_engine(tmp_path, limit=2)
     engine.start()
     assert {ended(engine, operation).state for operation in operations[:5]} == {"succeeded"}
     engine.stop()

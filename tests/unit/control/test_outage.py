@@ -13,7 +13,6 @@ from pathlib import Path
 import peewee
 import psycopg
 import pytest
-import sqlalchemy
 from ostler_common.errors import OstlerError, UnavailableError
 from ostler_common.tls import TlsFiles
 from ostler_control import database
@@ -22,10 +21,9 @@ from ostler_control.database import transaction
 from ostler_control.keys import Keyring, create_key_file
 from ostler_control.keys.file import FileProvider
 from ostler_control.models import Account, Operation, OperationState, Zone, db
-from ostler_control.operations import Engine, Journal, Run, record_operation, replica_id, workflow
+from ostler_control.operations import Engine, Run, journal, record_operation, replica_id, workflow
 from ostler_control.outage import outage, reported
 from playhouse.pool import MaxConnectionsExceeded
-from sqlalchemy.engine import ExceptionContext
 
 from tests import databases
 from tests.databases import PostgresServer
@@ -60,7 +58,7 @@ def engine_on(url: str, state_dir: Path) -> Iterator[Engine]:
     create_key_file(state_dir / "kek")
     none = TlsFiles(state_dir, state_dir, state_dir)
     keys = Keyring(FileProvider(state_dir / "kek"))
-    engine = Engine(Journal.beside(url, state_dir), replica_id(state_dir), Agents(none), keys, state_dir)
+    engine = Engine(replica_id(state_dir), Agents(none), keys, state_dir)
     engine.start()
     try:
         yield engine
@@ -95,9 +93,8 @@ def test_a_restart_of_the_database_costs_operations_nothing_but_time(server: Pos
         database.disconnect()
 
 
-@pytest.mark.parametrize("frozen", ["database", "journal"])
 def test_the_rows_of_a_frozen_replica_are_free_after_a_while(
-    server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frozen: str
+    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "IDLE_TRANSACTION_LIMIT_S", 1)
     url = server.url + "outage"
@@ -105,30 +102,18 @@ def test_the_rows_of_a_frozen_replica_are_free_after_a_while(
     try:
         database.migrate()
         with transaction():
-            zone = Zone.create(name=f"frozen-{frozen}")
-        change = f"UPDATE zone SET name = 'changed' WHERE id = '{zone.id}'"
+            zone = Zone.create(name="frozen")
         with contextlib.ExitStack() as stack:
-            if frozen == "database":
-                stack.enter_context(pytest.raises(UnavailableError))
-                stack.enter_context(reported())
-                stack.enter_context(transaction())
-                db.execute_sql(change)
-            else:
-                stack.enter_context(pytest.raises(sqlalchemy.exc.DBAPIError))
-                journal = sqlalchemy.create_engine(
-                    Journal.beside(url, tmp_path).url.replace("postgresql:", "postgresql+psycopg:")
-                )
-                connection = stack.enter_context(journal.connect())
-                connection.execute(sqlalchemy.text(change))
+            stack.enter_context(pytest.raises(UnavailableError))
+            stack.enter_context(reported())
+            stack.enter_context(transaction())
+            db.execute_sql(f"UPDATE zone SET name = 'changed' WHERE id = '{zone.id}'")
             with psycopg.connect(url, autocommit=True) as other:
                 other.execute("SET lock_timeout = '10s'")
-                other.execute(f"UPDATE zone SET name = 'free-{frozen}' WHERE id = '{zone.id}'".encode())
-            if frozen == "database":
-                db.execute_sql("SELECT 1")
-            else:
-                connection.execute(sqlalchemy.text("SELECT 1"))
+                other.execute(f"UPDATE zone SET name = 'free' WHERE id = '{zone.id}'".encode())
+            db.execute_sql("SELECT 1")
         with database.session():
-            assert Zone.get_by_id(zone.id).name == f"free-{frozen}"
+            assert Zone.get_by_id(zone.id).name == "free"
     finally:
         database.disconnect()
 
@@ -187,46 +172,50 @@ def test_a_full_disk_under_sqlite_is_told_and_a_bug_is_not_taken_for_it(sqlite_d
     assert outage(bug.value) is None
 
 
-# The disk of the journal is full.
+# The disk of the database is full.
 _full = threading.Event()
 
 
-@workflow("account.full_journal_test")
+@workflow("account.full_disk_test")
 def _large_steps(run: Run) -> None:
     run.step("first", lambda: _full.set())
     run.step("second", lambda: "x" * 100_000)
+    run.step("third", lambda: None)
 
 
 def test_a_full_disk_under_sqlites_journal_costs_operations_nothing_but_time(
-    sqlite_database: str, tmp_path: Path
+    sqlite_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    attempts = threading.Semaphore(0)
+    refused = threading.Semaphore(0)
+    record = journal._record
 
-    def limit(connection: sqlalchemy.Connection) -> None:
-        pages = connection.exec_driver_sql("PRAGMA page_count").scalar() if _full.is_set() else 1 << 30
-        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+    def limited(operation_id: str, attempt: int, step: journal.Step) -> tuple[int, bool]:
+        with database.session():
+            pages = db.execute_sql("PRAGMA page_count").fetchone()[0] if _full.is_set() else 1 << 30
+            db.execute_sql(f"PRAGMA max_page_count = {pages}")
+            try:
+                return record(operation_id, attempt, step)
+            except peewee.OperationalError:
+                refused.release()
+                raise
+            finally:
+                db.execute_sql(f"PRAGMA max_page_count = {1 << 30}")
 
-    def count(context: ExceptionContext) -> None:
-        if "database or disk is full" in str(context.original_exception):
-            attempts.release()
-
+    monkeypatch.setattr(journal, "_record", limited)
     with engine_on(sqlite_database, tmp_path) as engine:
-        sqlalchemy.event.listen(sqlalchemy.Engine, "begin", limit)
-        sqlalchemy.event.listen(sqlalchemy.Engine, "handle_error", count)
         try:
             with transaction():
                 account = Account.create(name="a")
-                operation = record_operation("account.full_journal_test", account, "alice", {})
+                operation = record_operation("account.full_disk_test", account, "alice", {})
             engine.launch(operation)
-            assert all(attempts.acquire(timeout=60) for _ in range(2))
+            assert all(refused.acquire(timeout=60) for _ in range(2))
             assert engine.wait(operation.id, 0).state == OperationState.RUNNING
             _full.clear()
             row = engine.wait(operation.id, 120)
         finally:
             _full.clear()
-            sqlalchemy.event.remove(sqlalchemy.Engine, "begin", limit)
-            sqlalchemy.event.remove(sqlalchemy.Engine, "handle_error", count)
     assert (row.state, row.error) == (OperationState.SUCCEEDED, "")
+    assert [step.name for step in journal.read(operation.id)] == ["first", "second"]
 
 
 # The disk of PostgreSQL is full once both are set. _tried: how often the body of the first step has worked since.
@@ -311,7 +300,5 @@ def _create_zones(count: int, prefix: str = "") -> None:
 
 
 def test_three_replicas_fit_into_postgresqls_default_of_connections() -> None:
-    from ostler_control.operations.engine import JOURNAL_CONNECTIONS
-
-    listening, replica_lock = 1, 1
-    assert 3 * (database.MAX_CONNECTIONS + JOURNAL_CONNECTIONS + listening + replica_lock) <= 97
+    replica_lock = 1
+    assert 3 * (database.MAX_CONNECTIONS + replica_lock) <= 97

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
 
 import pytest
 from ostler_control.operations import verbs
@@ -16,31 +15,31 @@ LIMIT = 3
 
 
 class Started:
-    """What was started, and its ends. broken: operations whose start fails; elsewhere: those that run elsewhere."""
+    """What was started, and its ends. broken: operations that fail by a bug; elsewhere: those that run elsewhere."""
 
     def __init__(self) -> None:
-        self.futures: dict[str, Future[None]] = {}
+        self.ends: dict[str, threading.Event] = {}
         self.order: list[str] = []
         self.broken: set[str] = set()
         self.elsewhere: set[str] = set()
         self.lock = threading.Lock()
 
-    def start(self, operation_id: str) -> Future[None] | None:
+    def run(self, operation_id: str) -> None:
         with self.lock:
             self.order.append(operation_id)
             if operation_id in self.broken:
-                raise RuntimeError("the journal is away")
+                raise RuntimeError("the database is away")
             if operation_id in self.elsewhere:
-                return None
-            self.futures[operation_id] = future = Future[None]()
-            return future
+                return
+            self.ends[operation_id] = end = threading.Event()
+        end.wait(60)
 
     def running(self) -> set[str]:
         with self.lock:
-            return {operation_id for operation_id, future in self.futures.items() if not future.done()}
+            return {operation_id for operation_id, end in self.ends.items() if not end.is_set()}
 
     def end(self, operation_id: str) -> None:
-        self.futures[operation_id].set_result(None)
+        self.ends[operation_id].set()
 
 
 @pytest.fixture
@@ -50,10 +49,13 @@ def started() -> Started:
 
 @pytest.fixture
 def starter(started: Started) -> Iterator[Starter]:
-    found = Starter(started.start, LIMIT)
+    found = Starter(started.run, LIMIT)
     found.start()
     yield found
     found.stop()
+    for operation_id in started.running():
+        started.end(operation_id)
+    found.wait_until_idle(60)
 
 
 def test_so_many_run_at_once_and_the_rest_follow_in_order(started: Started, starter: Starter) -> None:
@@ -97,6 +99,34 @@ def test_an_operation_put_twice_starts_once(started: Started, starter: Starter) 
     assert started.order == ["c0", "c1", "c2", "q", "last"]
 
 
+def test_what_was_begun_before_comes_before_what_was_not(started: Started, starter: Starter) -> None:
+    for number in range(LIMIT + 2):
+        starter.put(f"c{number}", "vm.create")
+    wait_until(lambda: len(started.order) == LIMIT)
+    starter.put("adopted", "vm.create", under_way=True)
+    starter.put("c0", "vm.create", under_way=True)
+    started.end("c1")
+    wait_until(lambda: "adopted" in started.running())
+    started.end("c2")
+    wait_until(lambda: "c3" in started.running())
+    assert started.order == ["c0", "c1", "c2", "adopted", "c3"]
+
+
+def test_after_a_stop_nothing_starts_and_what_runs_is_waited_for(started: Started) -> None:
+    starter = Starter(started.run, 1)
+    starter.start()
+    for operation_id in ("c0", "c1"):
+        starter.put(operation_id, "vm.create")
+    wait_until(lambda: started.running() == {"c0"})
+    starter.stop()
+    starter.wait_until_idle(0)
+    assert starter.knows("c0")
+    started.end("c0")
+    starter.wait_until_idle(60)
+    assert started.order == ["c0"]
+    assert starter.room("vm.create") == 0, "c1 still queues"
+
+
 def test_one_to_be_cancelled_does_not_wait_for_its_turn(started: Started, starter: Starter) -> None:
     for number in range(LIMIT + 5):
         starter.put(f"c{number}", "vm.create")
@@ -106,14 +136,14 @@ def test_one_to_be_cancelled_does_not_wait_for_its_turn(started: Started, starte
     assert started.order == ["c0", "c1", "c2", "c7"]
 
 
-def test_one_that_cannot_start_or_runs_elsewhere_takes_no_place(started: Started, starter: Starter) -> None:
+def test_one_that_fails_or_runs_elsewhere_takes_no_place(started: Started, starter: Starter) -> None:
     started.broken, started.elsewhere = {"b0", "b1", "b2"}, {"e0", "e1", "e2"}
     for operation_id in ("b0", "b1", "b2", "e0", "e1", "e2", "c"):
         starter.put(operation_id, "vm.create")
     wait_until(lambda: started.running() == {"c"})
+    wait_until(lambda: starter.room("vm.create") == LIMIT - 1)
     assert not starter.knows("b0")
     assert not starter.knows("e0")
-    assert starter.room("vm.create") == LIMIT - 1
 
 
 def test_every_verb_that_is_named_exists() -> None:

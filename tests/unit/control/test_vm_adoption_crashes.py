@@ -37,7 +37,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 def begin(site: Site, group: dict[str, list[str]]) -> dict[str, list[Operation]]:
     """Adoptions of a VM each, recorded and not run."""
-    engine = new_engine(site.url, site.state_dir)
+    engine = new_engine(site.state_dir)
     place = Place(site, engine)
     operations: dict[str, list[Operation]] = {}
     for kind, members in group.items():

@@ -540,7 +540,7 @@ def test_no_passphrase_is_anywhere(api: Api) -> None:
     later = api.site.keys.open(new).reveal()
     assert api.site.fleet.pools[new.pool_id][new.file_id].passphrase == later
     files = [path for path in api.site.state_dir.rglob("*") if path.is_file()]
-    assert any("dbos" in path.name for path in files)
+    assert any(path.name.endswith("-wal") for path in files)
     assert len(files) > 10
     for path in files:
         try:

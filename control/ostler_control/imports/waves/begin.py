@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -109,10 +108,7 @@ def begin(run: Run, plan: ImportPlan, row: ImportPlanVm, others_run: bool) -> An
             return Answer(Verdict.WAITS, error.message)
         _fail(row, error)
         return Answer(Verdict.FAILED, error.message)
-    # In a thread of its own: to the journal's library this one is inside a step, where nothing else begins.
-    thread = threading.Thread(target=launch, args=(operation,))
-    thread.start()
-    thread.join()
+    launch(operation)
     return Answer(Verdict.BEGUN)
 
 

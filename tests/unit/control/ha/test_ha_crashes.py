@@ -36,8 +36,8 @@ from tests.unit.control.crashes import are_over, control, reached, record, run_w
 pytestmark = pytest.mark.slow
 
 # The point of each try at which it is killed: in the steps power-off, verify-off, record-off, free and power-on, with
-# their effects there and not yet in the journal. A step that the journal knows has two points, another one three.
-IN_STEPS = (2, 5, 7, 9, 11)
+# their effects there and not yet in the journal. A step that the journal knows has one point, another one three.
+IN_STEPS = (2, 5, 6, 7, 8)
 
 
 def prepare(directory: Path, url: str) -> tuple[Site, FakeDevice]:
@@ -86,7 +86,7 @@ def test_killed_anywhere_in_a_fencing_by_lease(tmp_path: Path) -> None:
         site.silence("h1")
         operation = record(lambda: fence(site.host("h1"), "system", device=False, automatic=True, lease=True))
         begun = time.monotonic()
-        for number in (2, 5, 7):
+        for number in (2, 5, 6):
             with control(site, {operation.id: number}):
                 wait_until(lambda: reached(site, operation), 90)
             (tmp_path / "control" / "reached" / operation.id).unlink()

@@ -1,0 +1,103 @@
+"""The journal: the finished steps of operations, in the same database, from which a later attempt runs on.
+
+A finished step is written when the next one begins, with the look whether this attempt is still the latest: one
+transaction, which lasts before the next step does anything. The last step is not written: the operation's end says it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ostler_common.errors import InternalError
+
+from ostler_control.database import locked, session, transaction
+from ostler_control.models import Operation, OperationStep, first_tuple, tuples
+from ostler_control.operations import old_journal
+from ostler_control.operations.records import Json, attempt_and_cancel
+
+# What was read when the attempt began is good for so long.
+_FRESH_S = 0.2
+
+
+@dataclass(frozen=True)
+class Step:
+    """A finished step. outcome: JSON, see `models.OperationStep`."""
+
+    number: int
+    name: str
+    outcome: str
+
+
+class Journal:
+    """One operation's steps, as one attempt at it runs them: one after the other. Not thread-safe."""
+
+    def __init__(self, operation: Operation, recorded: Iterable[Step] = ()) -> None:
+        """operation: as the attempt found it just now; recorded: what `read` gives."""
+        self._id, self._attempt, self._cancel = operation.id, operation.attempt, operation.cancel_requested
+        self._entered_s = time.monotonic()
+        self._recorded = list(recorded)
+        self._next = 0
+        self._unwritten: Step | None = None
+
+    def recorded(self, name: str) -> dict[str, Json] | None:
+        """The outcome that an earlier attempt has recorded of the step that comes next; None when the step is to run.
+
+        Raises InternalError when another step is recorded in its place. The recorded steps count no longer then, so
+        that undo steps run.
+        """
+        if self._next >= len(self._recorded):
+            return None
+        step = self._recorded[self._next]
+        if step.name != name:
+            del self._recorded[self._next :]
+            raise InternalError(
+                f"operation {self._id} cannot go on: step {self._next} is {name} now, and was {step.name} when it was "
+                "recorded; another release has begun the operation",
+                "INTERNAL",
+            )
+        self._next += 1
+        found: dict[str, Json] = json.loads(step.outcome)
+        return found
+
+    def finished(self, name: str, outcome: dict[str, Json]) -> None:
+        """Keeps the outcome of the step that comes next, to be written by `look`. TypeError when it is not JSON."""
+        self._unwritten = Step(self._next, name, json.dumps(outcome, ensure_ascii=False))
+        self._next += 1
+
+    def look(self) -> tuple[int, bool]:
+        """The operation's latest attempt, and whether it is to be cancelled. When the latest is this one, everything
+        that has finished is recorded."""
+        if self._unwritten is not None:
+            found = _record(self._id, self._attempt, self._unwritten)
+            self._unwritten = None
+            return found
+        if time.monotonic() - self._entered_s < _FRESH_S:
+            return self._attempt, self._cancel
+        return attempt_and_cancel(self._id)
+
+
+def read(operation_id: str) -> list[Step]:
+    """The recorded steps of an operation."""
+    with session():
+        query = OperationStep.select(OperationStep.number, OperationStep.name, OperationStep.outcome)
+        query = query.where(OperationStep.operation == operation_id).order_by(OperationStep.number)
+        found = [Step(*row) for row in tuples(query, tuple[int, str, str])]
+    return found or [Step(*row) for row in old_journal.move(operation_id)]
+
+
+def _record(operation_id: str, attempt: int, step: Step) -> tuple[int, bool]:
+    with transaction():
+        # Locked, so that an attempt which begins meanwhile finds the step.
+        query = Operation.select(Operation.attempt, Operation.cancel_requested).where(Operation.id == operation_id)
+        found = first_tuple(locked(query), tuple[int, bool])
+        if found is None:
+            return 0, False
+        if found[0] == attempt:
+            # A repeat after a commit whose answer was lost finds its own row.
+            OperationStep.insert(
+                operation=operation_id, number=step.number, name=step.name, outcome=step.outcome
+            ).on_conflict_ignore().execute()
+        return found
