@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ostler.control.v1 import backup_pb2, vm_snapshot_pb2
+from google.longrunning import operations_pb2 as lro
+from ostler.control.v1 import backup_pb2, vm_pb2, vm_snapshot_pb2
 
 from tests.lab import tpm_commands
 from tests.lab.console import Console
@@ -124,3 +125,27 @@ def test_a_backup_brings_the_tpm_back_when_the_vm_is_gone(fleet: Fleet, store: P
     fleet.delete_vm("found")
     delete = backup_pb2.DeleteBackupRequest(request_id=fresh(), backup="with-tpm")
     fleet.do(fleet.api.backups.DeleteBackup(delete))
+
+
+def test_a_tpm_is_added_to_a_vm_and_destroyed(fleet: Fleet) -> None:
+    vm = fleet.create_vm("plain")
+    fleet.do(fleet.stop("plain", force=True))
+    fleet.do(change(fleet, tpm=True))
+    fleet.do(fleet.start("plain"))
+    with fleet.console("plain") as console:
+        console.wait("GUEST-UP", 120)
+        assert send(console, tpm_commands.define())[6:10] == bytes(4)
+        assert send(console, tpm_commands.write(VALUE))[6:10] == bytes(4)
+    fleet.do(fleet.stop("plain", force=True))
+    fleet.do(change(fleet, tpm=False))
+    assert not any(state(host, vm.id) for host in fleet.lab.hosts)
+    fleet.do(change(fleet, tpm=True))
+    fleet.do(fleet.start("plain"))
+    with fleet.console("plain") as console:
+        console.wait("GUEST-UP", 120)
+        assert stored(console) == b"", "it is new"
+    fleet.delete_vm("plain")
+
+
+def change(fleet: Fleet, tpm: bool) -> lro.Operation:
+    return fleet.api.vms.SetFirmware(vm_pb2.SetFirmwareRequest(request_id=fresh(), vm="plain", tpm=tpm))

@@ -86,6 +86,7 @@ MEMBERS: Mapping[str, frozenset[str]] = {
             "Screen",
             "Screenshot",
             "SendKey",
+            "SetFirmware",
             "SetGuestPassword",
             "SetGuestSshKeys",
             "SetNicLink",

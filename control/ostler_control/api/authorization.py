@@ -247,6 +247,7 @@ TABLE: Mapping[str, frozenset[Role]] = {
             "AddNic": _USERS,
             "RemoveNic": _USERS,
             "SetNicLink": _USERS,
+            "SetFirmware": _USERS,
             "UpgradeMachine": _USERS,
             "AttachIso": _USERS,
             "EjectIso": _USERS,

@@ -131,6 +131,13 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         offering = resolve(ServiceOffering, request.service_offering, "service_offering")
         return start_operation(caller, request, lambda: vms.resize(row, offering, caller.actor))
 
+    def SetFirmware(self, request: pb.SetFirmwareRequest, context: grpc.ServicerContext) -> LongRunning:
+        caller = caller_of(context)
+        row = resolve(Vm, request.vm, "vm", caller=caller)
+        firmware = from_enum(types_pb2.Firmware, "FIRMWARE_", request.firmware, "firmware", default="")
+        tpm = request.tpm if request.HasField("tpm") else None
+        return start_operation(caller, request, lambda: vms.set_firmware(row, caller.actor, firmware, tpm))
+
     def RebootVm(self, request: pb.RebootVmRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
         row = resolve(Vm, request.vm, "vm", caller=caller)

@@ -85,7 +85,8 @@ def is_in(backup_id: str) -> bool:
 def restore(run: Run, backup_id: str) -> None:
     """Inside a step: the next start of the run's VM is with what firmware kept at the backup, if that has it.
 
-    A VM with another kind of firmware or another TPM keeps its own. Raises FailedPreconditionError SEAL_BROKEN.
+    A VM that has a TPM now, and not that of the backup, keeps all as it is; one whose firmware is another keeps its
+    variables. Raises FailedPreconditionError SEAL_BROKEN.
     """
     _set_next(run, backup_id, new=False)
 
@@ -105,24 +106,22 @@ def _set_next(run: Run, backup_id: str, *, new: bool) -> None:
         state.ClearField("variables")
     kept = run.keys.open(key_row) if key_row is not None else None
     own = tpm.passphrase_of(vm.id, run.keys)
-    replaced = not new and _differ(kept, own)
-    if kept is None or own is None or replaced:
+    if own is None:
         state.ClearField("tpm")
     with transaction():
-        if replaced:
-            message = (
-                f"it has another TPM than at backup {backup.name}, and keeps it as it is; a new VM gets the old one"
-            )
-            firmware_states.record_event(run, message)
+        if own is not None and not new and not _are_same(kept, own):
+            message = f"it has another TPM than at backup {backup.name}, and keeps what its firmware keeps now"
+            firmware_states.record_event(run, f"{message}; a new VM gets that of the backup")
+            return
         if new and state.tpm and kept is not None:
             tpm.set_key(vm.id, kept, run.keys)
         if state.variables or state.tpm:
             firmware_states.set_next(vm.id, state.SerializeToString(), run.keys)
 
 
-def _differ(kept: Secret | None, own: Secret | None) -> bool:
-    """Whether these are the keys of two TPMs."""
-    return kept is not None and own is not None and not hmac.compare_digest(kept.reveal(), own.reveal())
+def _are_same(kept: Secret | None, own: Secret) -> bool:
+    """Whether the key of the backup's TPM, if it has one, is that of the VM's."""
+    return kept is not None and hmac.compare_digest(kept.reveal(), own.reveal())
 
 
 def _open(row: BackupFirmwareState, keys: Keyring) -> FirmwareState:

@@ -19,6 +19,7 @@ from ostler_control.vms.reboot import reboot
 from ostler_control.vms.reinstall import reinstall
 from ostler_control.vms.resize import resize
 from ostler_control.vms.resolve import resolve_stranded
+from ostler_control.vms.set_firmware import set_firmware
 from ostler_control.vms.start import start
 from ostler_control.vms.stop import stop
 from ostler_control.vms.unmanage import unmanage
@@ -45,6 +46,7 @@ __all__ = [
     "remove_nic",
     "resize",
     "resolve_stranded",
+    "set_firmware",
     "set_link",
     "start",
     "stop",

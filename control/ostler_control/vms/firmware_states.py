@@ -144,6 +144,29 @@ def newest_copy(run: Run, vm_id: str, host_id: str) -> StateCopy | None:
     return StateCopy(_unseal(row, run.keys), row.copy_time, pending) if row is not None else None
 
 
+def hand_over(run: Run, host_id: str) -> None:
+    """Inside a step: before a stopped VM's last host deletes what firmware keeps. The next start, wherever it is, is
+    with that. Raises UnavailableError FIRMWARE_STATE_OLD unless all of it is there, and what the agent raises.
+    """
+    newest = newest_copy(run, run.resource_id, host_id)
+    if newest is not None and not newest.current:
+        raise UnavailableError(
+            "the VM's last host does not hand out what its firmware keeps, and the last copy may be old; start the VM, "
+            "stop it, and try again",
+            "FIRMWARE_STATE_OLD",
+        )
+    if newest is not None:
+        with transaction():
+            set_next(run.resource_id, newest.content, run.keys)
+
+
+def next_of(vm_id: str, keys: Keyring) -> vm_pb2.FirmwareState:
+    """What the next start of a VM is with, if its last host has nothing."""
+    with session():
+        row = _row(vm_id)
+    return vm_pb2.FirmwareState.FromString(_unseal(row, keys)) if row is not None else vm_pb2.FirmwareState()
+
+
 def set_next(vm_id: str, content: bytes, keys: Keyring) -> None:
     """The VM's next start, wherever it is, is with this: within the caller's transaction."""
     _store(vm_id, content, keys, overwrite=True)

@@ -119,16 +119,22 @@ def undefine_on_last_host(run: Run, last_host_id: str) -> None:
     if last is None or not is_up(last):
         return
     try:
-        info = wire.ask(run.agents, address(last), run.resource_id)
-        if not power_states.power_state(info.power_state).is_executing:
-            undefine(run, last_host_id)
-            return
+        undefine_stopped(run, last)
     except UnavailableError as error:
         log.warning("the VM's last host keeps its definition", vm=run.resource_id, host=last.name, reason=error.reason)
-        return
-    raise FailedPreconditionError(
-        f"the VM runs on host {last.name}, where it was started outside Ostler", "RUNS_ELSEWHERE", {"host": last.name}
-    )
+
+
+def undefine_stopped(run: Run, host: Host) -> None:
+    """Deletes the definition on a host, with what firmware keeps there. Raises UnavailableError, and
+    FailedPreconditionError RUNS_ELSEWHERE."""
+    info = wire.ask(run.agents, address(host), run.resource_id)
+    if power_states.power_state(info.power_state).is_executing:
+        raise FailedPreconditionError(
+            f"the VM runs on host {host.name}, where it was started outside Ostler",
+            "RUNS_ELSEWHERE",
+            {"host": host.name},
+        )
+    undefine(run, host.id)
 
 
 def record_failed_start(run: Run, undo: Undo) -> None:

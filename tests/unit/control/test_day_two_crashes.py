@@ -1,4 +1,5 @@
-"""The control plane is killed between any two lines that matter of a resize and of a clone, which are then resumed."""
+"""The control plane is killed between any two lines that matter of a resize, of a clone and of a change of firmware,
+which are then resumed."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from ostler_control import vms, volumes
 from ostler_control.catalog.offerings import create_service
 from ostler_control.catalog.sizes import Size
 from ostler_control.models import Operation, ServiceOffering, Vm, Volume
+from ostler_control.vms import tpm
 
 from tests import databases
 from tests.fakes.working_agent import Fault, wait_until
@@ -20,7 +22,8 @@ from tests.unit.control.crashes import are_over, control, kill_at_every_point, n
 pytestmark = pytest.mark.slow
 
 # Three points for each step, undo steps included, one at the end, and one more that is never reached.
-POINTS = {"resize": 8, "resize.doomed": 11, "clone": 11, "clone.doomed": 14, "clone.running": 8}
+POINTS = {"resize": 8, "resize.doomed": 11, "clone": 11, "clone.doomed": 14, "clone.running": 8, "firmware": 11}
+STOPPED = ("clone", "clone.doomed")
 SMALL, LARGE = "small", "large"
 
 
@@ -29,6 +32,8 @@ def start(site: Site, kind: str, name: str) -> Operation:
     if kind.startswith("resize"):
         large = ServiceOffering.get(ServiceOffering.name == LARGE)
         return record(partial(vms.resize, vm, large, "alice"))
+    if kind == "firmware":
+        return record(partial(vms.set_firmware, vm, "alice", "uefi", False))
     return record(partial(vms.clone, vm, f"{name}-clone", "alice", site.keys))
 
 
@@ -43,7 +48,7 @@ def prepare(site: Site) -> None:
         create_service(name, cpus, cpus * GIB, True, "root", maximum=Size(4, 4 * GIB))
     small = ServiceOffering.get(ServiceOffering.name == SMALL)
     made = [
-        record(partial(site.new_vm, name, offering=small, stopped=kind in ("clone", "clone.doomed")))
+        record(partial(site.new_vm, name, offering=small, stopped=kind in STOPPED, tpm=kind == "firmware"))
         for kind, points in POINTS.items()
         for name in names(kind, points)
     ]
@@ -52,6 +57,8 @@ def prepare(site: Site) -> None:
     new = [volumes.NewVolume(f"{name}-data", site.account, site.disks["encrypted"], 4 * MIB) for name in with_data]
     run_without_crash(site, [record(partial(volumes.create, one, "alice", site.keys)) for one in new])
     run_without_crash(site, [attach(name) for name in with_data])
+    with_tpm = list(Vm.select().where(Vm.name.startswith("firmware")))
+    run_without_crash(site, [record(partial(vms.stop, vm, "alice", 0, True)) for vm in with_tpm])
     no = FailedPreconditionError("no", "NO_WAY")
     unlucky = {row.id for row in Vm.select().where(Vm.name.startswith("resize.doomed"))}
     lost = {row.file_id for row in Volume.select().where(Volume.name.startswith("clone.doomed"))}
@@ -121,3 +128,12 @@ def test_a_clone_that_fails_leaves_no_disk(aftermath: Aftermath) -> None:
     clones = list(Vm.select().where(Vm.name.startswith("clone.doomed-"), Vm.name.endswith("-clone")))
     assert (len(clones), {vm.state for vm in clones}) == (POINTS["clone.doomed"], {"failed"})
     assert not Volume.select().where(Volume.vm_id.in_([vm.id for vm in clones])).exists()
+
+
+def test_a_vm_has_the_new_firmware_and_nothing_is_left_of_its_tpm(aftermath: Aftermath) -> None:
+    site, operations = aftermath
+    assert states(operations["firmware"]) == {"succeeded"}
+    changed = list(Vm.select().where(Vm.name.startswith("firmware-")))
+    assert [vm.firmware for vm in changed] == ["uefi"] * POINTS["firmware"]
+    assert not any(tpm.has_one(vm.id) for vm in changed)
+    assert not any(vm.id in fake.tpms for vm in changed for fake in site.hosts.values())

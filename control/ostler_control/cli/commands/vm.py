@@ -307,6 +307,40 @@ def rename(app: App, vm: str, name: str, output: str) -> None:
     print_one(VIEW, app.client.vms.UpdateVm(request), output)
 
 
+@command.command("set-firmware")
+@click.argument("vm", type=VM)
+@click.option("--firmware", type=click.Choice(FIRMWARES), help="Firmware that it gets, with new variables.")
+@click.option("--tpm/--no-tpm", "tpm", default=None, help="Give it an emulated TPM 2.0, or destroy its TPM.")
+@yes_option
+@operation_options()
+@pass_app
+def set_firmware(app: App, vm: str, firmware: str | None, tpm: bool | None, yes: bool, call: CallOptions) -> None:
+    """Changes firmware and TPM of a stopped VM.
+
+    Another firmware starts with new UEFI variables: the guest must boot with it, and without the boot entries that it
+    had. What a guest has sealed in a TPM that is destroyed never opens again.
+
+    \b
+    Examples:
+      ostler vm set-firmware win-1 --tpm
+      ostler vm set-firmware win-1 --firmware uefi-secure-boot --yes
+    """
+    if firmware is None and tpm is None:
+        raise click.UsageError("nothing to change: give --firmware, --tpm or --no-tpm")
+    if not call.dry_run and firmware is not None:
+        confirm(f"Give VM {vm} the firmware {firmware}, and delete its UEFI variables if that is another?", yes)
+    if not call.dry_run and tpm is False:
+        confirm(f"Destroy the TPM of VM {vm}, with all that its guest has sealed in it?", yes)
+    request = pb.SetFirmwareRequest(
+        request_id=call.request_id,
+        vm=vm,
+        firmware=firmware_of(firmware) if firmware else types.FIRMWARE_UNSPECIFIED,
+        tpm=tpm,
+        validate_only=call.dry_run,
+    )
+    finish(app, app.client.vms.SetFirmware(request), VIEW, pb.Vm(), call)
+
+
 @command.command("upgrade-machine")
 @click.argument("vm", type=VM)
 @output_option
