@@ -376,6 +376,17 @@ def test_a_disk_opens_once(station: Station, bare: VmSpec) -> None:
     station.driver.delete(other.vm_id)
 
 
+def test_a_vm_that_did_not_start_is_told_to_be_off(station: Station, bare: VmSpec) -> None:
+    """libvirt tells of its definition, which may be looked at while QEMU starts, and not of QEMU's failure."""
+    other = replace(bare, vm_id=new_id(), nics=())
+    with pytest.raises(FailedPreconditionError):
+        station.driver.start(other, in_shared)
+    wait_for(lambda: ("STOPPED", "failed") in station.listener.received(other.vm_id), "word of the failure")
+    last = [event.vm for event in station.listener.events if event.vm.vm_id == other.vm_id][-1]
+    assert last.power_state is PowerState.STOPPED
+    station.driver.delete(other.vm_id)
+
+
 def test_deleting_takes_the_firmware_variables_too(station: Station) -> None:
     machine = replace(spec(empty_image(station.host, volume(encrypted=False))), firmware=Firmware.UEFI)
     station.driver.start(machine, in_shared)

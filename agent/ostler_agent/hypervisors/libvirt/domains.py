@@ -102,6 +102,7 @@ def start(session: Session, spec: VmSpec, paths: Paths) -> None:
             domain.create()
     except BaseException:
         session.secrets.remove(spec.vm_id)
+        session.events.did_not_start(spec.vm_id)
         raise
 
 

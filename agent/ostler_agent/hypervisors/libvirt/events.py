@@ -117,6 +117,13 @@ class Events:
         """Notifies the listeners that events may have been missed."""
         self._pending.put(self._dispatch_reconnected)
 
+    def did_not_start(self, vm_id: str) -> None:
+        """Notifies the listeners that a VM is off. libvirt tells of the definition before a start, by then it may be
+        seen paused; of a QEMU that then fails it tells nothing."""
+        detail = libvirt.VIR_DOMAIN_EVENT_STOPPED_FAILED
+        event = RawEvent("lifecycle", vm_id, datetime.now(UTC), event=libvirt.VIR_DOMAIN_EVENT_STOPPED, detail=detail)
+        self._pending.put(event)
+
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Sends events to the listener from now on; call the result to unsubscribe."""
         with self._lock:

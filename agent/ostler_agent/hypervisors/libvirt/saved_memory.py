@@ -82,6 +82,7 @@ def restore(session: Session, spec: VmSpec, paths: Paths, memory: Path) -> None:
             connection.restoreFlags(str(memory), for_definition(saved, now), libvirt.VIR_DOMAIN_SAVE_RUNNING)
     except BaseException:
         session.secrets.remove(spec.vm_id)
+        session.events.did_not_start(spec.vm_id)
         raise
 
 
