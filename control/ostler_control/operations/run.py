@@ -1,7 +1,8 @@
 """What a workflow's body works with: journaled steps, their undo steps, jobs on hosts, progress.
 
 A body is plain code between steps. Everything that has an effect, or an answer that may differ the next time, is in a
-step; after a crash the body runs again from the top, and finished steps return their recorded results.
+step; after a crash the body runs again from the top, and finished steps return their recorded results. Between steps
+nothing waits: a finished step is recorded when the next one begins.
 """
 
 from __future__ import annotations

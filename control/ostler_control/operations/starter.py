@@ -8,7 +8,6 @@ crash, or by another replica, it is started from there.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -50,9 +49,9 @@ class Kind(Enum):
 
 @dataclass
 class _Lane:
-    """The operations of a kind. queued: in the order in which they start; the values say nothing."""
+    """The operations of a kind. queued: in the order in which they came; the values say nothing."""
 
-    queued: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    queued: dict[str, None] = field(default_factory=dict)
     running: set[str] = field(default_factory=set)
 
 
@@ -90,13 +89,15 @@ class Starter:
     def put(self, operation_id: str, verb: str, *, under_way: bool = False) -> None:
         """Runs an operation when it is its turn. One that queues or runs already is left alone.
 
-        under_way: it was begun before, and comes before those that were not.
+        under_way: an earlier attempt has begun it. It does not wait for its turn: there are no more of these than the
+        processes that died ran.
         """
         with self._changed:
             lane = self._lanes[Kind.of(verb)]
             if operation_id not in lane.running and operation_id not in lane.queued:
                 lane.queued[operation_id] = None
-                lane.queued.move_to_end(operation_id, last=not under_way)
+                if under_way:
+                    self._urgent.add(operation_id)
                 self._changed.notify_all()
 
     def hurry(self, operation_id: str) -> None:

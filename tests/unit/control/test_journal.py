@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,6 +131,18 @@ def test_another_step_than_the_recorded_one_is_a_clear_failure(fresh_database: s
     with pytest.raises(InternalError, match="step 1 is other now, and was two when it was recorded"):
         steps.recorded("other")
     assert steps.recorded("two") is None, "an undo step of that name runs"
+
+
+def test_a_step_lasts_before_the_next_one_begins(sqlite_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it might run again after a power cut although the next one has acted on its answer."""
+    operation = entered()
+    steps, synced = Journal(operation), list[list[str]]()
+    monkeypatch.setattr(os, "fdatasync", lambda _: synced.append(names(operation)))
+    steps.look()
+    assert synced == [], "nothing had finished"
+    steps.finished("one", {"value": 1})
+    steps.look()
+    assert synced == [["one"]]
 
 
 def test_an_operation_of_another_replica_is_not_entered(fresh_database: str) -> None:
