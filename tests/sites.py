@@ -17,6 +17,7 @@ from ostler_control.api import work as _verbs  # noqa: F401 - registers them
 from ostler_control.caller import Caller, Role
 from ostler_control.database import transaction
 from ostler_control.keys import Keyring, create_key_file, open_provider
+from ostler_control.keys.passphrases import delete_passphrase
 from ostler_control.models import (
     Account,
     Backup,
@@ -36,6 +37,7 @@ from ostler_control.models import (
     PoolHost,
     ServiceOffering,
     Snapshot,
+    StoreBucket,
     Template,
     UserData,
     Vm,
@@ -51,6 +53,8 @@ from ostler_control.models import (
     new_id,
     now,
 )
+from ostler_control.objects import stores
+from ostler_control.objects.bucket import Bucket
 from ostler_control.operations import Engine, launch, replica_id
 from ostler_control.operations.records import error_from_json
 from ostler_control.scheduling import capacity
@@ -142,6 +146,29 @@ class Site:
                 fake.pools.add(pool.id)
         return pool
 
+    def add_bucket_store(self, bucket: Bucket) -> Any:
+        """The store for backups `bucket`, which all hosts reach; once. Its bucket is renewed."""
+        pool = Pool.get_or_none(Pool.name == "bucket")
+        if pool is None:
+            pool = Pool.create(
+                name="bucket", type="s3", scope="zone", scope_id=self.host("h1").cluster.zone_id, shared=True,
+                encryption=True, capacity_bytes=1 << 40, available_bytes=1 << 40,
+            )  # fmt: skip
+            BackupStore.create(pool=pool)
+            self.fleet.spools.add(pool.id)
+            for fake in self.hosts.values():
+                PoolHost.create(pool=pool, host=fake.host_id, reachable=True)
+                fake.pools.add(pool.id)
+        self.remove_bucket(pool)
+        with transaction():
+            stores.create(pool, bucket, self.keys)
+        return pool
+
+    def remove_bucket(self, pool: Any) -> None:
+        key_id = stores.passphrase_of(pool.id)
+        StoreBucket.delete().where(StoreBucket.pool == pool).execute()
+        delete_passphrase(key_id)
+
     def silence(self, name: str) -> None:
         """The host's agent does not answer, and the watcher has noticed."""
         self.hosts[name].stop()
@@ -171,7 +198,10 @@ class Site:
         documents: list[Any] = [*UserData.select(), *VmUserData.select()]
         others = {
             row.passphrase_id
-            for model in (FenceDevice, VmTpm, VmFirmwareState, VmSnapshotFirmwareState, BackupFirmwareState, BackupTpm)
+            for model in (
+                *(FenceDevice, StoreBucket, VmTpm, VmFirmwareState),
+                *(VmSnapshotFirmwareState, BackupFirmwareState, BackupTpm),
+            )
             for row in model.select()
             if row.passphrase_id
         }
@@ -191,7 +221,8 @@ class Site:
                 assert not file.also, f"{row.name} is opened by a second key"
         for disk in BackupDisk.select():
             if disk.backup.state == "ready":
-                file = self.fleet.pools[disk.pool_id][disk.file_id]
+                in_bucket = disk.pool_id in self.fleet.spools
+                file = (self.fleet.sent if in_bucket else self.fleet.pools[disk.pool_id])[disk.file_id]
                 assert file.passphrase == self.keys.open(disk).reveal(), f"{disk.name} does not open"
                 assert disk.encrypt_format == "luks"
                 assert disk.sha256

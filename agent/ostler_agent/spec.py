@@ -90,13 +90,26 @@ class Key:
 
 
 @dataclass(frozen=True)
+class RemoteObject:
+    """An object that has a volume's file. url: allows to get it, for a while; ca_pem: CAs to trust instead of the
+    system's; sha256: hex."""
+
+    url: Secret
+    ca_pem: bytes
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class VolumeRef:
-    """A volume in a pool, with the key that opens it (None: not encrypted)."""
+    """A volume in a pool, with the key that opens it (None: not encrypted). remote: where its file is, if it must be
+    downloaded to be read."""
 
     pool_id: str
     volume_id: str
     format: DiskFormat
     key: Key | None = None
+    remote: RemoteObject | None = None
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,7 @@ DEADLINE_S: Mapping[tuple[str, str], int | None] = {
     ("ostler.agent.v1.VolumeService", "CopyVolume"): None,
     ("ostler.agent.v1.VolumeService", "CopyDisks"): None,
     ("ostler.agent.v1.VolumeService", "DigestVolume"): None,
+    ("ostler.agent.v1.VolumeService", "UploadVolume"): None,
     ("ostler.agent.v1.VolumeService", "MirrorVolume"): None,
     ("ostler.agent.v1.VolumeService", "PivotVolume"): None,
     ("ostler.agent.v1.VolumeService", "CancelMirror"): None,

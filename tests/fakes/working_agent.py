@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import socket
 import struct
+import tempfile
 import threading
 import time
 import uuid
@@ -37,8 +38,12 @@ from ostler.types.v1 import backup_file_pb2, guest_pb2, job_pb2
 from ostler.types.v1 import vm_pb2 as types_vm_pb2
 from ostler.types.v1 import volume_pb2 as types_volume_pb2
 from ostler_agent.jobs import JobContext
+from ostler_agent.pools import objects
+from ostler_agent.services import convert
 from ostler_agent.services.jobs import JobService
+from ostler_common import object_store
 from ostler_common.errors import AbortedError, FailedPreconditionError, NotFoundError, OstlerError, to_status
+from ostler_common.secret import Secret
 
 from tests.fakes.adoption import FakeAdoption
 from tests.fakes.conversion import Directory, FakeConversion
@@ -150,6 +155,8 @@ class Fleet:
         self.refused_by_locks: set[str] = set()
         self.pace: Callable[[], None] = lambda: None
         self.leases: Leases = {}
+        self.spools: set[str] = set()  # pools of which each host has its own files
+        self.sent: dict[str, File] = {}  # to stores, by volume
         self.lock = threading.RLock()
 
     def add_host(self, name: str, host_id: str) -> FakeHost:
@@ -353,6 +360,21 @@ class FakeHost(
             return job_pb2.VolumeDigest(sha256=hashlib.sha256(data).hexdigest(), file_size_bytes=len(data))
 
         return self._job("DigestVolume", "volume.digest", request, context, work)
+
+    def UploadVolume(
+        self, request: volume_pb2.UploadVolumeRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        def work(job: JobContext) -> job_pb2.UploadedParts:
+            with tempfile.TemporaryFile() as file:
+                file.write(bytes_of(self._file(request.volume)))
+                file.flush()
+                parts = [objects.Part(Secret(one.url.encode()), one.offset, one.size_bytes) for one in request.parts]
+                with object_store.client(request.ca_pem) as client:
+                    etags = [objects.put(file.fileno(), part, client, job, lambda done: None) for part in parts]
+            self.fleet.sent[request.volume.volume_id] = self._file(request.volume)
+            return job_pb2.UploadedParts(etags=etags)
+
+        return self._job("UploadVolume", "volume.upload", request, context, work)
 
     def MirrorVolume(
         self, request: volume_pb2.MirrorVolumeRequest, context: grpc.ServicerContext
@@ -868,13 +890,24 @@ class FakeHost(
     def _files(self, ref: types_volume_pb2.VolumeRef) -> dict[str, File]:
         if ref.pool_id not in self.pools:
             raise NotFoundError(f"host {self.name} does not reach pool {ref.pool_id}", "POOL_NOT_FOUND")
-        return self.fleet.pools.setdefault(ref.pool_id, {})
+        of_host = f"@{self.host_id}" if ref.pool_id in self.fleet.spools else ""
+        return self.fleet.pools.setdefault(ref.pool_id + of_host, {})
 
     def _file(self, ref: types_volume_pb2.VolumeRef) -> File:
+        if ref.HasField("remote"):
+            return self._download(ref)
         file = self._files(ref).get(ref.volume_id)
         if file is None:
             raise NotFoundError(f"there is no volume {ref.volume_id}", "VOLUME_NOT_FOUND")
         return file
+
+    def _download(self, ref: types_volume_pb2.VolumeRef) -> File:
+        """What was sent to a store: its bytes are compared, and it is the file that they were made of."""
+        with tempfile.TemporaryDirectory() as directory:
+            remote = convert.remote_object(ref.remote, "remote")
+            objects.get(remote, Path(directory, "file"), JobContext("download"))
+            assert Path(directory, "file").read_bytes() == bytes_of(self.fleet.sent[ref.volume_id])
+        return self.fleet.sent[ref.volume_id]
 
     def _check_key(self, file: File, ref: types_volume_pb2.VolumeRef) -> None:
         if file.passphrase != ref.key.passphrase and (not file.also or file.also != ref.key.passphrase):

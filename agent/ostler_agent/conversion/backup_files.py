@@ -129,6 +129,7 @@ class BackupFiles:
         """Where to work, what to show there, and the size of all disks."""
         for directory in (self.converter.work_dir, self.converter.cache_dir):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.pools.check_room_to_fetch(ref for chain in disks for ref in chain)
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="files.", dir=self.converter.work_dir)))
         (work / DISKS).mkdir()
         exports, total = [], 0
@@ -136,7 +137,7 @@ class BackupFiles:
             layers, sizes = [], []
             for ref in chain:
                 stack.enter_context(self.locks.shared(ref))
-                path = stack.enter_context(self.pools.hold(ref))
+                path = stack.enter_context(self.pools.hold(ref, job))
                 header = header_of(ref, path)
                 check_key_matches(ref, header)
                 layers.append(qemu_img.Layer(path, ref.key))

@@ -7,9 +7,10 @@ from ostler_agent.pools.local import Local
 from ostler_agent.pools.manager import Pools, Staging, already_exists
 from ostler_agent.pools.nfs import Nfs
 from ostler_agent.pools.powerflex import PowerFlex
+from ostler_agent.pools.s3 import S3
 from ostler_agent.pools.shared_mount_point import SharedMountPoint
 
-POOL_TYPES: tuple[PoolType, ...] = (Local(), SharedMountPoint(), Nfs(), PowerFlex())
+POOL_TYPES: tuple[PoolType, ...] = (Local(), SharedMountPoint(), Nfs(), PowerFlex(), S3())
 
 __all__ = [
     "POOL_TYPES",

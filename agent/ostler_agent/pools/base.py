@@ -16,7 +16,8 @@ from ostler_common.errors import bad_field
 from ostler_common.pool_paths import check_pool_path
 from ostler_common.secret import Secret
 
-from ostler_agent.spec import VmInfo, VolumeRef
+from ostler_agent.jobs import JobContext
+from ostler_agent.spec import RemoteObject, VmInfo, VolumeRef
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,14 @@ class UnmapsVolumes(Protocol):
         used: volumes of VMs that run here. requested_before: volumes whose path was requested after this time
         (time.monotonic()) stay mapped, because their VM may be about to start. only: restricts it to these volumes.
         """
+
+
+@runtime_checkable
+class FetchesFiles(Protocol):
+    """Optional part of a store: files of volumes are elsewhere, and are downloaded to be read."""
+
+    def fetch(self, volume: VolumeRef, remote: RemoteObject, job: JobContext) -> AbstractContextManager[Path]:
+        """Yields a copy of the volume's file, which is removed at the end of the block."""
 
 
 class VmLister(Protocol):

@@ -28,6 +28,7 @@ from ostler_agent.files import write_file
 from ostler_agent.jobs import JobContext
 from ostler_agent.pools.base import (
     Capacity,
+    FetchesFiles,
     NeedsSecret,
     Pool,
     PoolSpec,
@@ -187,13 +188,31 @@ class Pools:
         return self._volumes(volume.pool_id).exists(volume)
 
     @contextmanager
-    def hold(self, volume: VolumeRef) -> Iterator[Path]:
-        """Yields a volume's path for this host's tools.
+    def hold(self, volume: VolumeRef, job: JobContext | None = None) -> Iterator[Path]:
+        """Yields a volume's path for this host's tools; a remote file is downloaded for it. job: reports that.
 
-        Raises NotFoundError (VOLUME_NOT_FOUND), and what `exists` raises.
+        Raises NotFoundError (VOLUME_NOT_FOUND), and what `exists` raises; for a remote file what `check_free_space`
+        and `objects.get` raise.
         """
-        with self._volumes(volume.pool_id).hold(volume) as path:
+        store = self._volumes(volume.pool_id)
+        if volume.remote is None:
+            with store.hold(volume) as path:
+                yield path
+            return
+        if not isinstance(store, FetchesFiles):
+            raise bad_field("volume.remote", "must be absent: the pool's files are on this host")
+        self.check_free_space(volume.pool_id, volume.remote.size_bytes)
+        with store.fetch(volume, volume.remote, job or JobContext("download")) as path:
             yield path
+
+    def check_room_to_fetch(self, volumes: Iterable[VolumeRef]) -> None:
+        """Raises ResourceExhaustedError (POOL_FULL) unless all remote files among these fit at once."""
+        needed: dict[str, int] = {}
+        for volume in volumes:
+            if volume.remote is not None:
+                needed[volume.pool_id] = needed.get(volume.pool_id, 0) + volume.remote.size_bytes
+        for pool_id, size_bytes in needed.items():
+            self.check_free_space(pool_id, size_bytes)
 
     @contextmanager
     def staging(

@@ -22,6 +22,7 @@ from ostler_common.secret import Secret
 from ostler_agent.direct_download import DirectSource, checked_url
 from ostler_agent.hypervisors.base import SeenAddress
 from ostler_agent.pools import Pool, PoolSpec
+from ostler_agent.pools.objects import Part
 from ostler_agent.spec import (
     MAX_CDROMS,
     MAX_TPM_BYTES,
@@ -41,6 +42,7 @@ from ostler_agent.spec import (
     PauseReason,
     PowerState,
     Provisioning,
+    RemoteObject,
     VhostUser,
     VmInfo,
     VmSpec,
@@ -57,6 +59,7 @@ MAX_SEED_BYTES = 4 << 20
 _CPU_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 MAX_CPUS_OF_CLUSTER, MAX_CPU_FEATURES = 64, 500
 _MACHINE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_MAX_URL = 4096
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SEED_FILES = {"meta-data", "network-config", "user-data", "vendor-data"}
 
@@ -158,7 +161,38 @@ def volume_ref(message: volume_pb2.VolumeRef, path: str = "volume") -> VolumeRef
         volume_id=uuid_field(message.volume_id, f"{path}.volume_id"),
         format=disk_format(message.format, f"{path}.format"),
         key=key(message.key, f"{path}.key") if message.HasField("key") else None,
+        remote=remote_object(message.remote, f"{path}.remote") if message.HasField("remote") else None,
     )
+
+
+def remote_object(message: volume_pb2.RemoteObject, path: str) -> RemoteObject:
+    """Raises InvalidArgumentError."""
+    if not _SHA256.fullmatch(message.sha256):
+        raise bad_field(f"{path}.sha256", "must be 64 lower-case hex digits")
+    return RemoteObject(
+        url=_signed_url(message.url, f"{path}.url"),
+        ca_pem=message.ca_pem,
+        size_bytes=size_field(message.size_bytes, f"{path}.size_bytes"),
+        sha256=message.sha256,
+    )
+
+
+def upload_part(message: agent_volume_pb2.UploadPart, path: str) -> Part:
+    """Raises InvalidArgumentError."""
+    if message.size_bytes < 1:
+        raise bad_field(f"{path}.size_bytes", "must be 1 or more")
+    return Part(
+        url=_signed_url(message.url, f"{path}.url"),
+        offset=size_field(message.offset, f"{path}.offset"),
+        size_bytes=message.size_bytes,
+    )
+
+
+def _signed_url(text: str, path: str) -> Secret:
+    if len(text) > _MAX_URL:
+        raise bad_field(path, f"must be at most {_MAX_URL} characters")
+    checked_url(text, path)
+    return Secret(text.encode())
 
 
 def volume_info(info: VolumeInfo) -> volume_pb2.VolumeInfo:

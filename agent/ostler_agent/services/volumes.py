@@ -128,6 +128,18 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
             lambda job: convert.volume_digest(self._volumes.digest(job, ref)),
         )
 
+    def UploadVolume(
+        self, request: volume_pb2.UploadVolumeRequest, context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.JobUpdate]:
+        ref = convert.volume_ref(request.volume)
+        parts = [convert.upload_part(part, f"parts[{number}]") for number, part in enumerate(request.parts)]
+        return self._jobs.run(
+            request.operation,
+            "volume.upload",
+            request,
+            lambda job: job_pb2.UploadedParts(etags=self._volumes.uploads.send(job, ref, parts, request.ca_pem)),
+        )
+
     def MirrorVolume(
         self, request: volume_pb2.MirrorVolumeRequest, context: grpc.ServicerContext
     ) -> Iterator[job_pb2.JobUpdate]:

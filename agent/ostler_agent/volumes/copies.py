@@ -65,8 +65,9 @@ class Copies:
             stack.enter_context(self._locks.exclusive(target))
             if self._pools.exists(target):
                 return created_by(self._pools, target, job.facts)
-            layers = [self._open(parent, stack) for parent in parents]
-            with self._pools.hold(source) as path:
+            self._pools.check_room_to_fetch((source, *parents))
+            layers = [self._open(job, parent, stack) for parent in parents]
+            with self._pools.hold(source, job) as path:
                 header = header_of(source, path)
                 check_key_matches(source, header)
                 size_bytes = _check_fits(source, header, size_bytes)
@@ -103,8 +104,8 @@ class Copies:
                 return created_by(self._pools, target, facts)
         raise interrupted()
 
-    def _open(self, parent: VolumeRef, stack: ExitStack) -> qemu_img.Layer:
-        path = stack.enter_context(self._pools.hold(parent))
+    def _open(self, job: JobContext, parent: VolumeRef, stack: ExitStack) -> qemu_img.Layer:
+        path = stack.enter_context(self._pools.hold(parent, job))
         check_key_matches(parent, header_of(parent, path))
         return qemu_img.Layer(path, parent.key)
 

@@ -33,6 +33,7 @@ from ostler_agent.volumes.keys import VolumeKeys
 from ostler_agent.volumes.locks import VolumeLocks
 from ostler_agent.volumes.mirrors import Mirrors
 from ostler_agent.volumes.runtime import VmRuntime, check_unused, online_grow
+from ostler_agent.volumes.uploads import Uploads
 
 _FETCH_PERCENT = 50
 _PIECE_BYTES = 1 << 20
@@ -49,8 +50,8 @@ class VolumeDigest:
 class Volumes:
     """Operations on volumes. Thread-safe: one change of a volume at a time.
 
-    copies, disk_copies, mirrors: operations that copy volumes' content to others; keys: operations on keys; adoption:
-    of files that are no volumes yet; locks: for other operations that change volumes.
+    copies, disk_copies, mirrors: operations that copy volumes' content to others; uploads: to a store; keys: operations
+    on keys; adoption: of files that are no volumes yet; locks: for other operations that change volumes.
     """
 
     def __init__(self, pools: Pools, templates: Templates, runtime: VmRuntime) -> None:
@@ -61,6 +62,7 @@ class Volumes:
         self.copies = Copies(pools, runtime, self.locks)
         self.disk_copies = DiskCopies(pools, runtime, self.locks)
         self.mirrors = Mirrors(pools, runtime, self.locks)
+        self.uploads = Uploads(pools, runtime, self.locks)
         self.keys = VolumeKeys(pools, runtime, self.locks)
         self.adoption = Adoption(pools, self.locks)
 
@@ -167,7 +169,11 @@ class Volumes:
         Excludes writers meanwhile. Raises InvalidArgumentError (INVALID_FIELD); NotFoundError (VOLUME_NOT_FOUND);
         FailedPreconditionError (VOLUME_IN_USE, NOT_AN_IMAGE); AbortedError (VOLUME_BUSY).
         """
-        with self.locks.shared(ref), self._pools.hold(ref) as path, ExitStack() as stack:
+        with self.locks.shared(ref), self._pools.hold(ref) as path:
+            yield from self._pieces(ref, path, offset)
+
+    def _pieces(self, ref: VolumeRef, path: Path, offset: int) -> Iterator[tuple[int, bytes]]:
+        with ExitStack() as stack:
             check_unused(self._runtime, ref)
             file = open_image(path)
             stack.callback(os.close, file)
@@ -185,16 +191,16 @@ class Volumes:
 
         Raises what `read` raises, and FailedPreconditionError (WRONG_KEY, NOT_ENCRYPTED).
         """
-        with self._pools.hold(ref) as path:
+        digest, done = hashlib.sha256(), 0
+        with self.locks.shared(ref), self._pools.hold(ref, job) as path:
             check_key_matches(ref, header_of(ref, path))
             if ref.key and ref.key.passphrase:
                 qemu_img.check_key(path, ref.format, ref.key)
-        digest, done = hashlib.sha256(), 0
-        for size_bytes, piece in self.read(ref):
-            digest.update(piece)
-            done += len(piece)
-            job.check()
-            job.report("reading volume", done, size_bytes)
+            for size_bytes, piece in self._pieces(ref, path, 0):
+                digest.update(piece)
+                done += len(piece)
+                job.check()
+                job.report("reading volume", done, size_bytes)
         return VolumeDigest(digest.hexdigest(), done)
 
     def resolve_interrupted_create(self, ref: VolumeRef, facts: Mapping[str, str]) -> VolumeInfo:

@@ -10,6 +10,7 @@ from google.longrunning.operations_pb2 import Operation as LongRunning
 from ostler.control.v1 import backup_pb2 as pb
 from ostler.control.v1 import backup_pb2_grpc
 from ostler_common.errors import bad_field
+from ostler_common.secret import Secret
 
 from ostler_control import vm_backups
 from ostler_control.agents import Agents
@@ -37,6 +38,8 @@ from ostler_control.models import (
     Zone,
     new_id,
 )
+from ostler_control.objects import stores
+from ostler_control.objects.bucket import Bucket
 from ostler_control.operations import launch
 from ostler_control.pools import manage
 from ostler_control.volumes.download import transfer
@@ -54,6 +57,8 @@ class BackupService(backup_pb2_grpc.BackupServiceServicer):
     def CreateBackupStore(self, request: pb.CreateBackupStoreRequest, context: grpc.ServicerContext) -> pb.BackupStore:
         caller = caller_of(context)
         pool = _new_store(request, caller)
+        if pool.bucket is not None:
+            pool.bucket.probe()
         verified = manage.verify(self._agents, pool)
         if request.validate_only:
             manage.remove_from_hosts(self._agents, pool.id, pool.scope, pool.scope_id)
@@ -222,7 +227,8 @@ def _new_store(request: pb.CreateBackupStoreRequest, caller: Caller) -> manage.N
     scope = request.WhichOneof("scope")
     if scope is None:
         raise bad_field("scope", "is required: a cluster or a zone", reason="REQUIRED")
-    if not request.path and not request.source:
+    bucket = _bucket(request)
+    if bucket is None and not request.path and not request.source:
         raise bad_field("path", "is required: a directory on the hosts, or an NFS export (source)", reason="REQUIRED")
     with session():
         place = resolve(_SCOPES[scope], getattr(request, scope), scope)
@@ -231,11 +237,34 @@ def _new_store(request: pb.CreateBackupStoreRequest, caller: Caller) -> manage.N
     return manage.NewPool(
         id=str(uuid.uuid5(uuid.NAMESPACE_OID, f"{caller.id}/{request.request_id}")) if repeatable else new_id(),
         name=request.name,
-        type="nfs" if request.source else "shared-mount-point",
+        type=stores.TYPE if bucket else "nfs" if request.source else "shared-mount-point",
         scope=scope,
         scope_id=place.id,
         scope_name=place.name,
         path=request.path,
-        source=request.source,
+        source=bucket.url if bucket else request.source,
         options={},
+        bucket=bucket,
     )
+
+
+def _bucket(request: pb.CreateBackupStoreRequest) -> Bucket | None:
+    if not request.HasField("s3"):
+        return None
+    if request.source:
+        raise bad_field("source", "must be empty: a store is a bucket or an NFS export")
+    try:
+        ca_pem = request.s3.ca_pem.decode("ascii")
+    except UnicodeDecodeError:
+        raise bad_field("s3.ca_pem", "contains no PEM certificate", "INVALID_CERTIFICATE") from None
+    bucket = Bucket(
+        endpoint=request.s3.endpoint.rstrip("/"),
+        name=request.s3.bucket,
+        prefix=request.s3.prefix.strip("/"),
+        region=request.s3.region or stores.DEFAULT_REGION,
+        access_key=request.s3.access_key,
+        secret_key=Secret(request.s3.secret_key),
+        ca_pem=ca_pem,
+    )
+    stores.check(bucket)
+    return bucket

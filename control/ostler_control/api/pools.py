@@ -21,6 +21,7 @@ from ostler_control.caller import Caller
 from ostler_control.database import session
 from ostler_control.keys import Keyring
 from ostler_control.models import Cluster, Host, Pool, PoolHost, Zone, new_id
+from ostler_control.objects import stores
 from ostler_control.pools import manage
 from ostler_control.scheduling.stores import holds_volumes
 
@@ -89,6 +90,8 @@ def _new_pool(request: pb.CreatePoolRequest, caller: Caller) -> manage.NewPool:
         raise bad_field(
             "type", 'is required, e.g. "local", "shared-mount-point", "nfs", "powerflex"', reason="REQUIRED"
         )
+    if request.type == stores.TYPE:
+        raise bad_field("type", "s3 is for backup stores only (ostler backup store add)", "POOL_TYPE_UNKNOWN")
     with session():
         place = resolve(_SCOPES[scope], getattr(request, scope), scope)
     # A repeat of the request speaks to the hosts of the same pool, and so leaves nothing behind there.

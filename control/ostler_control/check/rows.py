@@ -19,6 +19,7 @@ from ostler_control.models import (
     Host,
     PoolHost,
     Snapshot,
+    StoreBucket,
     Vm,
     VmSnapshot,
     VmSnapshotMemory,
@@ -59,6 +60,7 @@ def read() -> Rows:
         files.update({snapshot.file_id: snapshot for snapshot in snapshots})
         kept = BackupDisk.select(BackupDisk, Backup).join(Backup)
         kept = kept.where((Backup.state == BackupState.READY) & (Backup.operation_id == ""))
+        kept = kept.where(BackupDisk.pool.not_in(StoreBucket.select(StoreBucket.pool)))  # no host has files of those
         files.update({disk.file_id: disk for disk in kept})
         saved = VmSnapshotMemory.select(VmSnapshotMemory, VmSnapshot).join(VmSnapshot)
         saved = saved.where((VmSnapshot.state == SnapshotState.READY) & (VmSnapshot.operation_id == ""))

@@ -25,6 +25,7 @@ from ostler_control.models import (
     Passphrase,
     Pool,
     Snapshot,
+    StoreBucket,
     Template,
     UserData,
     VmFirmwareState,
@@ -50,6 +51,7 @@ KeyHolder = (
     | UserData
     | VmUserData
     | FenceDevice
+    | StoreBucket
     | VmTpm
     | VmFirmwareState
     | VmSnapshotFirmwareState
@@ -69,6 +71,7 @@ HOLDERS: tuple[type[KeyHolder], ...] = (
     UserData,
     VmUserData,
     FenceDevice,
+    StoreBucket,
     VmTpm,
     VmFirmwareState,
     VmSnapshotFirmwareState,

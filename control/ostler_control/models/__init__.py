@@ -8,9 +8,11 @@ from ostler_control.models.backups import (
     BackupFirmwareState,
     BackupIncrement,
     BackupSchedule,
+    BackupSpool,
     BackupStore,
     BackupTpm,
     ScheduledBackup,
+    StoreBucket,
 )
 from ostler_control.models.base import BaseModel, db, new_id, now
 from ostler_control.models.columns import first_tuple, tuples
@@ -143,6 +145,7 @@ ALL: tuple[type[BaseModel], ...] = (
     VmSnapshotMemory,
     VmSnapshotFirmwareState,
     BackupStore,
+    StoreBucket,
     Backup,
     BackupConsistency,
     BackupDisk,
@@ -150,6 +153,7 @@ ALL: tuple[type[BaseModel], ...] = (
     BackupIncrement,
     BackupBoot,
     BackupTpm,
+    BackupSpool,
     ServiceOffering,
     OfferingMaximum,
     Vm,
@@ -234,6 +238,7 @@ __all__ = [
     "BackupFirmwareState",
     "BackupIncrement",
     "BackupSchedule",
+    "BackupSpool",
     "BackupState",
     "BackupStore",
     "BackupTpm",
@@ -303,6 +308,7 @@ __all__ = [
     "SnapshotLabel",
     "SnapshotSchedule",
     "SnapshotState",
+    "StoreBucket",
     "SwitchState",
     "Template",
     "TemplateDetail",

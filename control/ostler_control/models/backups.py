@@ -19,6 +19,30 @@ class BackupStore(BaseModel):
     pool_id: str
 
 
+class StoreBucket(BaseModel):
+    """The bucket in which a store of type s3 keeps its files, each as an object named by the file's id.
+
+    endpoint: "https://HOST[:PORT]"; prefix: "" or what names of objects begin with; ca_pem: "" for the system's CAs;
+    passphrase: the secret access key (the associated data is the row's id). Hosts never get it.
+    """
+
+    pool = ForeignKeyField(Pool, unique=True, on_delete="CASCADE")
+    pool_id: str
+    endpoint = TextField()
+    bucket = TextField()
+    prefix = TextField(default="")
+    region = TextField()
+    access_key = TextField()
+    ca_pem = TextField(default="")
+    passphrase = ForeignKeyField(Passphrase, unique=True, on_delete="RESTRICT")
+    passphrase_id: str
+
+    @property
+    def name(self) -> str:
+        """Its store's."""
+        return self.pool.name
+
+
 class Backup(BaseModel):
     """A VM as it was at one moment: its disks as files of their own in a store, its other properties in `definition`.
 
@@ -130,6 +154,14 @@ class BackupDisk(BaseModel):
     def name(self) -> str:
         """For messages: the backup's name and the disk."""
         return f"{self.backup.name}:{self.slot}"
+
+
+class BackupSpool(BaseModel):
+    """The host in whose spool files of a backup for a bucket still may be."""
+
+    backup = ForeignKeyField(Backup, unique=True, on_delete="CASCADE")
+    backup_id: str
+    host_id = TextField(index=True)
 
 
 class BackupBoot(BaseModel):

@@ -37,6 +37,8 @@ from ostler_control.models import (
     VolumeFile,
     now,
 )
+from ostler_control.objects import stores
+from ostler_control.objects.bucket import Bucket
 from ostler_control.pools import reach
 from ostler_control.states import UNFINISHED_OPERATIONS, HostState
 from ostler_control.volumes.files import destroy_file
@@ -52,7 +54,7 @@ _MAX_PARALLEL_CALLS = 32
 @dataclass(frozen=True)
 class NewPool:
     """A requested pool. scope: host | cluster | zone; scope_id, scope_name: that object's; password: if its type has
-    one."""
+    one; bucket: of a store of type s3, which hosts know by its URL only."""
 
     id: str
     name: str
@@ -64,6 +66,7 @@ class NewPool:
     source: str
     options: Mapping[str, str]
     password: Secret | None = None
+    bucket: Bucket | None = None
 
     def spec(self) -> pool_pb2.PoolSpec:
         return pool_pb2.PoolSpec(
@@ -143,6 +146,8 @@ def create(pool: NewPool, verified: VerifiedPool, actor: str, keys: Keyring, *, 
             )
             if store:
                 BackupStore.create(pool=row)
+            if pool.bucket is not None:
+                stores.create(row, pool.bucket, keys)
             for host_id, reason in sorted(verified.reach.items()):
                 reach.set_reach(pool.id, host_id, reason)
             events.done(
@@ -192,9 +197,11 @@ def delete(agents: Agents, pool: Pool, actor: str) -> None:
                     {"pool": pool.name},
                 )
             _forget_leftovers(pool, actor)
+            secret_key_id = stores.passphrase_of(pool.id)
             PoolHost.delete().where(PoolHost.pool == pool.id).execute()
             Pool.delete().where(Pool.id == pool.id).execute()
             delete_passphrase(pool.passphrase_id)
+            delete_passphrase(secret_key_id)
             events.done("pool.delete", actor, pool)
     except IntegrityError as error:  # a volume was created just now
         raise _holds_volumes(pool, []) from error

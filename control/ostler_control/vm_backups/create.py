@@ -35,9 +35,10 @@ from ostler_control.models import (
     new_id,
     now,
 )
+from ostler_control.objects import stores
 from ostler_control.operations import Run, Undo, lock_row, record_operation, workflow
 from ostler_control.operations.records import release
-from ostler_control.vm_backups import chains, firmware_state
+from ostler_control.vm_backups import chains, firmware_state, uploads
 from ostler_control.vm_backups.definition import define
 from ostler_control.vm_backups.rows import (
     delete_file,
@@ -62,6 +63,7 @@ from ostler_control.volumes.rows import running_host
 # So that the time, and a suffix if need be, still fit into a name of 63 characters.
 _MAX_VM_NAME_PART, _MAX_NAME_BEFORE_SUFFIX = 46, 56
 _COPIED_PERCENT = 80
+_SPOOLED_PERCENT = 40
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ class NewBackup:
 class BackupInputs:
     """disks: ids of the backup's, by slot; vm_id: the VM's; host_id: where it runs, "" when it is stopped.
 
-    last_host_id: where it runs or ran last, "" for nowhere; firmware: whether its firmware keeps anything.
+    last_host_id: where it runs or ran last, "" for nowhere; firmware: whether its firmware keeps anything;
+    bucket: whether the store is one.
     """
 
     disks: tuple[str, ...]
@@ -90,6 +93,7 @@ class BackupInputs:
     iter_time_ms: int
     last_host_id: str = ""
     firmware: bool = False
+    bucket: bool = False
 
 
 def create(wanted: NewBackup, user: str, keys: Keyring) -> Operation:
@@ -132,6 +136,7 @@ def create(wanted: NewBackup, user: str, keys: Keyring) -> Operation:
         iter_time_ms=settings.encryption.LUKS_ITER_TIME.get(),
         last_host_id=(host.id if host is not None else vm.last_host_id) or "",
         firmware=firmware_states.is_kept(vm.id),
+        bucket=stores.has_bucket(store.id),
     )
     return record_operation("backup.create", backup, user, inputs, also=[vm, *volumes])
 
@@ -215,6 +220,9 @@ def _create(run: Run) -> None:
     with run.undoing() as undo:
         undo.push("record-failure", lambda: _record_failure(run, undo, inputs))
         host_id: str = inputs.host_id or run.step("choose", lambda: _choose_host(run))
+        if inputs.bucket:
+            uploads.clear_spool(run, host_id, "clear")
+            run.step("spool", lambda: uploads.record_spool(run.resource_id, host_id))
         for number, disk_id in enumerate(inputs.disks):
             undo.push(_removal(number), partial(delete_file, run, host_id, disk_id))
         if inputs.firmware:
@@ -223,11 +231,16 @@ def _create(run: Run) -> None:
         run.step("release-vm", lambda: _release_vm(run))
         for number, disk_id in enumerate(inputs.disks):
             run.step(f"digest-{number}", partial(_record_digest, run, host_id, inputs, number, disk_id))
+            if inputs.bucket:
+                undo.push(_removal(number, "object"), partial(uploads.remove_object, disk_id, run.keys))
+                uploads.send(run, host_id, number, disk_id, _share(inputs, number))
         run.step("ready", lambda: _record_ready(run))
+    if inputs.bucket:
+        uploads.clear_spool(run, host_id, "drop")
 
 
-def _removal(number: int) -> str:
-    return f"remove-{number}"
+def _removal(number: int, what: str = "file") -> str:
+    return f"remove-{number}" if what == "file" else f"remove-{what}-{number}"
 
 
 def _choose_host(run: Run) -> str:
@@ -235,6 +248,13 @@ def _choose_host(run: Run) -> str:
         pools = [load_volume(disk.volume_id).pool for disk in disks_of(run.resource_id)]
         host: Host = choose_host(load(run.resource_id).pool, True, run.agents.busy, *pools)
         return host.id
+
+
+def _share(inputs: BackupInputs, number: int) -> tuple[int, int]:
+    """What a disk's part of the operation is once all are copied, percent: most of it if it is then sent."""
+    copied = _SPOOLED_PERCENT if inputs.bucket else _COPIED_PERCENT
+    part = (100 - copied) // len(inputs.disks)
+    return copied + part * number, copied + part * (number + 1)
 
 
 def _copy(run: Run, host_id: str, inputs: BackupInputs) -> None:
@@ -253,7 +273,7 @@ def _copy(run: Run, host_id: str, inputs: BackupInputs) -> None:
         ],
         record_id=run.resource_id,
     )
-    address, share = address_of(host_id), (0, _COPIED_PERCENT)
+    address, share = address_of(host_id), (0, _SPOOLED_PERCENT if inputs.bucket else _COPIED_PERCENT)
     update = run.job(address, lambda agent: agent.volumes.CopyDisks, request, share)
     found = {info.volume_id: info for info in update.copied_disks.volumes}
     with transaction():
@@ -287,9 +307,8 @@ def _release_vm(run: Run) -> None:
 
 
 def _record_digest(run: Run, host_id: str, inputs: BackupInputs, number: int, disk_id: str) -> None:
-    part = (100 - _COPIED_PERCENT) // len(inputs.disks)
-    low = _COPIED_PERCENT + part * number
-    found = digest(run, host_id, load_disk(disk_id), (low, low + part))
+    disk, share = load_disk(disk_id), (0, 0) if inputs.bucket else _share(inputs, number)
+    found = digest(run, host_id, wire.keyed_ref(disk, run.keys), share)
     with transaction():
         BackupDisk.update(sha256=found.sha256, file_size_bytes=found.file_size_bytes).where(
             BackupDisk.id == disk_id
@@ -309,7 +328,8 @@ def _record_failure(run: Run, undo: Undo, inputs: BackupInputs) -> None:
             return
         reason = f"not created: {undo.error}"
         record_last_error(backup.id, reason)
-        if undo.failed(*(_removal(number) for number in range(len(inputs.disks)))):
+        numbers = range(len(inputs.disks))
+        if undo.failed(*(_removal(number, what) for number in numbers for what in ("file", "object"))):
             Backup.update(state=BackupState.FAILED, state_reason=reason).where(Backup.id == backup.id).execute()
         else:
             destroy(backup, run)

@@ -25,9 +25,10 @@ from ostler_control.keys import Keyring
 from ostler_control.models import Backup, Operation
 from ostler_control.operations import Run, record_operation, workflow
 from ostler_control.vm_backups.rows import disks_of, load, lock_ready
-from ostler_control.volumes import host_jobs, wire
+from ostler_control.volumes import host_jobs
 from ostler_control.volumes.download import Transfer, find_transfer, operation_error, progress, send
 from ostler_control.volumes.increments import parents_of
+from ostler_control.volumes.sourcing import sources
 
 MAX_PATH_BYTES = 4096
 MAX_NAME = 256
@@ -171,7 +172,4 @@ def _await_end(operation_id: str) -> None:
 
 def _chains(backup_id: str, keys: Keyring) -> list[volume_pb2.BackupChain]:
     """The disks by slot; of each its file, and what that builds on."""
-    return [
-        volume_pb2.BackupChain(layers=[wire.keyed_ref(one, keys) for one in (disk, *parents_of(disk))])
-        for disk in disks_of(backup_id)
-    ]
+    return [volume_pb2.BackupChain(layers=sources([disk, *parents_of(disk)], keys)) for disk in disks_of(backup_id)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from ostler.agent.v1 import volume_pb2 as agent_pb2
-from ostler.types.v1 import job_pb2
+from ostler.types.v1 import job_pb2, volume_pb2
 from ostler_common.errors import FailedPreconditionError, OstlerError
 
 from ostler_control.database import transaction
@@ -13,11 +13,12 @@ from ostler_control.hosts.rows import address_of
 from ostler_control.models import Backup, BackupDisk, Operation, now
 from ostler_control.operations import Run, record_operation, workflow
 from ostler_control.vm_backups.rows import disks_of, load_disk, lock_ready
-from ostler_control.volumes import host_jobs, wire
+from ostler_control.volumes import host_jobs
 from ostler_control.volumes.increments import parents_of
+from ostler_control.volumes.sourcing import sources
 
 # What a host says of a file that is not the one that was written.
-_DAMAGES = ("VOLUME_NOT_FOUND", "WRONG_KEY", "NOT_ENCRYPTED", "NOT_AN_IMAGE", "BACKING_FILE_REFUSED")
+_DAMAGES = ("VOLUME_NOT_FOUND", "OBJECT_DAMAGED", "WRONG_KEY", "NOT_ENCRYPTED", "NOT_AN_IMAGE", "BACKING_FILE_REFUSED")
 
 
 def verify(backup: Backup, user: str) -> Operation:
@@ -30,9 +31,9 @@ def verify(backup: Backup, user: str) -> Operation:
     return record_operation("backup.verify", backup, user, {})
 
 
-def digest(run: Run, host_id: str, disk: BackupDisk, share: tuple[int, int]) -> job_pb2.VolumeDigest:
+def digest(run: Run, host_id: str, file: volume_pb2.VolumeRef, share: tuple[int, int]) -> job_pb2.VolumeDigest:
     """Inside a step: has the host open a disk's file with its key and read it whole."""
-    request = agent_pb2.DigestVolumeRequest(operation=run.ref(), volume=wire.keyed_ref(disk, run.keys))
+    request = agent_pb2.DigestVolumeRequest(operation=run.ref(), volume=file)
     return run.job(address_of(host_id), lambda agent: agent.volumes.DigestVolume, request, share).volume_digest
 
 
@@ -64,7 +65,7 @@ def _problem(run: Run, host_id: str, disk_id: str, share: tuple[int, int]) -> st
     """What is wrong with a disk's file, "" for nothing."""
     disk = load_disk(disk_id)
     try:
-        found = digest(run, host_id, disk, share)
+        found = digest(run, host_id, sources([disk], run.keys)[0], share)
     except OstlerError as error:
         if error.reason not in _DAMAGES:
             raise

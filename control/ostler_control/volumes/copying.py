@@ -17,6 +17,7 @@ from ostler_control.volumes import wire
 from ostler_control.volumes.host_jobs import check_host_available
 from ostler_control.volumes.increments import parents_of
 from ostler_control.volumes.rows import FileRow, running_host
+from ostler_control.volumes.sourcing import sources
 
 
 def choose_copying_host(source_pool: Pool, target_pool: Pool, encrypted: bool, vm: Vm | None) -> Host | None:
@@ -74,16 +75,19 @@ def copy_file(
     iter_time_ms: how long the target's passphrase is stretched; size_bytes: the target's, 0 for the source's;
     vm_id: the VM that runs on that host with the source.
     """
-    parents = parents_of(source) if isinstance(source, BackupDisk) else []
+    if isinstance(source, BackupDisk):
+        layers = sources([source, *parents_of(source)], run.keys)
+    else:
+        layers = [wire.keyed_ref(source, run.keys)]
     request = agent_pb2.CopyVolumeRequest(
         operation=run.ref(),
-        source=None if parents else wire.keyed_ref(source, run.keys),
+        source=layers[0] if len(layers) == 1 else None,
         target=wire.keyed_ref(target, run.keys, iter_time_ms),
         size_bytes=size_bytes,
         provisioning=wire.PROVISIONINGS[
             "thin" if isinstance(target, Snapshot | BackupDisk | VmSnapshotMemory) else target.provisioning
         ],
         vm_id=vm_id,
-        layers=[wire.keyed_ref(layer, run.keys) for layer in (source, *parents)] if parents else [],
+        layers=layers if len(layers) > 1 else [],
     )
     return run.job(address_of(host_id), lambda agent: agent.volumes.CopyVolume, request).volume

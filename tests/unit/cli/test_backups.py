@@ -151,3 +151,45 @@ def test_a_file_of_a_backup_is_written_to_the_named_file_only(control: Control, 
     control.sent = 5
     assert ostler("backup", "file", "download", "nightly", "/a", str(tmp_path / "cut")).exit_code != 0
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith((".", "cut"))] == []
+
+
+S3 = ["--endpoint", "https://s3.example.org", "--bucket", "backups", "--zone", "berlin"]
+
+
+def test_a_bucket_is_added_with_keys_from_a_file(control: Control, ostler: Ostler, tmp_path: Path) -> None:
+    keys, ca = tmp_path / "keys", tmp_path / "ca.pem"
+    keys.write_text("[other]\nx = 1\n[default]\naws_access_key_id = AKID\naws_secret_access_key = a%b/c=\n")
+    ca.write_text("a certificate")
+    more = ["--prefix", "one", "--region", "eu", "--spool", "/srv/spool", "--ca-file", str(ca)]
+    result = ostler("backup", "store", "add", "offsite", *S3, *more, "--credentials-file", str(keys))
+    assert result.exit_code == 0, result.stderr
+    request = asked(control, pb.CreateBackupStoreRequest)
+    assert request.s3 == pb.S3Bucket(
+        endpoint="https://s3.example.org", bucket="backups", prefix="one", region="eu", access_key="AKID",
+        secret_key=b"a%b/c=", ca_pem=b"a certificate",
+    )  # fmt: skip
+    assert (request.path, request.zone, request.source) == ("/srv/spool", "berlin", "")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (S3, "add --credentials-file"),
+        ([*S3[:2], "--zone", "berlin"], "--endpoint needs --bucket"),
+        ([*S3, "--path", "/mnt"], "excludes --path"),
+        (["--bucket", "b", "--path", "/mnt", "--zone", "berlin"], "need --endpoint"),
+        (["--zone", "berlin"], "give --path, --source, or --endpoint"),
+        ([*S3, "--credentials-file", "FILE"], "must have a section [default]"),
+        ([*S3, "--credentials-file", "MISSING"], "cannot be read"),
+    ],
+)
+def test_a_wrong_bucket_is_not_sent(
+    control: Control, ostler: Ostler, tmp_path: Path, wrong: list[str], told: str
+) -> None:
+    (tmp_path / "FILE").write_text("AKID:very-secret")
+    given = [str(tmp_path / word) if word in ("FILE", "MISSING") else word for word in wrong]
+    result = ostler("backup", "store", "add", "offsite", *given)
+    assert result.exit_code == 2
+    assert told in " ".join(result.stderr.split())
+    assert "very-secret" not in result.stderr
+    assert control.asked == []

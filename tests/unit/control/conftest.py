@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 from ostler_control import snapshots, vm_backups, vm_snapshots, vms, volumes
-from ostler_control.models import Backup, Operation, Passphrase, Snapshot, Vm, VmSnapshot, VmSnapshotDisk, Volume
+from ostler_control.models import (
+    Backup,
+    Operation,
+    Passphrase,
+    Snapshot,
+    StoreBucket,
+    Vm,
+    VmSnapshot,
+    VmSnapshotDisk,
+    Volume,
+)
 from ostler_control.operations import Engine
 from ostler_control.states import UNFINISHED_OPERATIONS
 
@@ -57,4 +67,5 @@ def site(working: tuple[Site, Engine]) -> Iterator[Site]:
     for row, delete in deletions:
         assert outcome(engine, site.record(partial(delete, row))) == SUCCEEDED
     site.check_whole()
-    assert (site.fleet.files(), Passphrase.select().count()) == ({}, 0)
+    buckets = StoreBucket.select(StoreBucket.passphrase)  # whose rows stay, like those of other stores
+    assert (site.fleet.files(), Passphrase.select().where(Passphrase.id.not_in(buckets)).count()) == ({}, 0)

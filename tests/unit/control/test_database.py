@@ -22,6 +22,7 @@ from ostler_control.models import (
     BackupFirmwareState,
     BackupIncrement,
     BackupSchedule,
+    BackupSpool,
     BackupStore,
     BackupTpm,
     Cluster,
@@ -64,6 +65,7 @@ from ostler_control.models import (
     Snapshot,
     SnapshotConsistency,
     SnapshotLabel,
+    StoreBucket,
     Vm,
     VmCpu,
     VmDescription,
@@ -769,6 +771,27 @@ def test_backups_get_boots(tmp_path: Path) -> None:
             assert [(row.backup.name, row.sign, row.error) for row in BackupBoot.select()] == [("old", "console", "")]
             Backup.delete().execute()
             assert BackupBoot.select().count() == 0
+
+
+def test_stores_get_buckets(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0037_vm_snapshot_memory")
+            pool = Pool.create(name="p", type="nfs", scope="zone", scope_id="z")
+            account = Account.create(name="a")
+            old = Backup.create(name="old", account=account, vm_id="v", vm_name="web", pool=pool, definition="{}")
+        assert "0040_s3_stores" in database.migrate()
+        with database.session():
+            kek = Kek.create(id="k", name="k", current=True)
+            key = Passphrase.create(kek=kek, sealed=b"s", bound_id="b")
+            StoreBucket.create(pool=pool, endpoint="https://s", bucket="b", region="r", access_key="a", passphrase=key)
+            BackupSpool.create(backup=old, host_id="h")
+            assert [(row.name, row.prefix, row.ca_pem) for row in StoreBucket.select()] == [("p", "", "")]
+            with pytest.raises(peewee.IntegrityError):
+                Passphrase.delete().execute()
+            Backup.delete().execute()
+            Pool.delete().execute()
+            assert (BackupSpool.select().count(), StoreBucket.select().count()) == (0, 0)
 
 
 def test_vms_get_tpms(tmp_path: Path) -> None:

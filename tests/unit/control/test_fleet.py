@@ -7,6 +7,7 @@ import datetime
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -44,6 +45,7 @@ from ostler_control.models import (
     Replica,
     Request,
     ServiceOffering,
+    StoreBucket,
     Template,
     UnmanagedVm,
     Vm,
@@ -56,6 +58,7 @@ from ostler_control.operations import replicas
 from ostler_control.server import Control
 from ostler_control.trust.renewal import renew_control
 
+from tests.fakes import s3
 from tests.fakes.agent import FakeAgent, vm
 from tests.fakes.fleet import Fleet, bare_channel, channel
 
@@ -364,6 +367,49 @@ def test_a_backup_store_is_a_pool_of_its_own_kind(fleet: Fleet, control: Control
         with database.session():
             told = {event.type for event in Event.select().where(Event.resource_id == store.id)}
         assert {"pool.create", "pool.delete"} <= told
+
+
+def test_a_bucket_is_tried_before_hosts_hear_of_it(
+    fleet: Fleet, control: Control, admin: grpc.Channel, tmp_path: Path
+) -> None:
+    stub, pools = backup_pb2_grpc.BackupServiceStub(admin), pool_pb2_grpc.PoolServiceStub(admin)
+    with s3.serving(tmp_path) as served, agent(fleet, "h1") as (fake, host):
+        eventually(lambda: state_of(host) == "up", "it is up")
+
+        def request(**changed: Any) -> backup_pb2.CreateBackupStoreRequest:
+            given: dict[str, Any] = {
+                "endpoint": served.endpoint,
+                "bucket": s3.NAME,
+                "prefix": "a/b",
+                "region": s3.REGION,
+            }
+            given |= {"access_key": s3.ACCESS_KEY, "secret_key": s3.SECRET_KEY.encode(), "ca_pem": served.ca_pem}
+            bucket = backup_pb2.S3Bucket(**(given | changed))
+            return backup_pb2.CreateBackupStoreRequest(name="offsite", cluster="c", s3=bucket)
+
+        def reason(**changed: Any) -> str:
+            return refusal(lambda: stub.CreateBackupStore(request(**changed))).reason
+
+        assert reason(secret_key=b"wrong") == "STORE_CREDENTIALS"
+        assert reason(bucket="none") == "BUCKET_NOT_FOUND"
+        assert reason(ca_pem=b"") == "STORE_UNTRUSTED"
+        assert reason(ca_pem=b"\xff") == "INVALID_CERTIFICATE"
+        assert reason(endpoint="http://127.0.0.1") == "INVALID_FIELD"
+        other = pool_pb2.CreatePoolRequest(name="p", type="s3", source="https://h/b", cluster="c")
+        assert refusal(lambda: pools.CreatePool(other)).reason == "POOL_TYPE_UNKNOWN"
+        assert fake.pools == set()
+        tried = request()
+        tried.validate_only = True
+        assert stub.CreateBackupStore(tried).source == f"{served.endpoint}/{s3.NAME}/a/b"
+        assert (fake.pools, served.objects) == (set(), {})
+        store = stub.CreateBackupStore(request())
+        assert (store.type, store.source, store.path) == ("s3", f"{served.endpoint}/{s3.NAME}/a/b", "")
+        assert fake.pools == {store.id}
+        with database.session():
+            assert [(row.pool_id, row.prefix) for row in StoreBucket.select()] == [(store.id, "a/b")]
+        stub.DeleteBackupStore(backup_pb2.DeleteBackupStoreRequest(store="offsite"))
+        with database.session():
+            assert (StoreBucket.select().count(), Passphrase.select().count()) == (0, 0)
 
 
 def test_host_that_joins_later_gets_its_pools(fleet: Fleet, control: Control, admin: grpc.Channel) -> None:

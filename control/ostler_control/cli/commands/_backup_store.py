@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 from ostler.control.v1 import backup_pb2 as pb
 
-from ostler_control.cli import text
+from ostler_control.cli import access_keys, text
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import BACKUP_STORE, CLUSTER, ZONE
@@ -44,6 +46,19 @@ def store() -> None:
 @click.argument("name")
 @click.option("--path", default="", help="Absolute path of a directory that is mounted on all hosts.")
 @click.option("--source", default="", metavar="SERVER:/EXPORT", help="NFS export, which the hosts mount.")
+@click.option("--endpoint", default="", metavar="URL", help="S3: URL of the store, https, without a path.")
+@click.option("--bucket", default="", help="S3: name of the bucket, which must exist.")
+@click.option("--prefix", default="", help="S3: what the names of objects begin with.")
+@click.option("--region", default="", help="S3: region for which requests are signed.  [default: us-east-1]")
+@click.option(
+    "--credentials-file",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="S3: the access key, in the format of ~/.aws/credentials; - is standard input.  [default: it is asked for]",
+)
+@click.option(
+    "--ca-file", type=click.Path(path_type=Path, dir_okay=False), help="S3: CAs to trust instead of the system's, PEM."
+)
+@click.option("--spool", default="", metavar="DIR", help="S3: where hosts keep files while they send or read them.")
 @click.option("--cluster", type=CLUSTER, default="", help="Hosts of this cluster reach it.")
 @click.option("--zone", type=ZONE, default="", help="Hosts of this zone reach it.")
 @dry_run_option
@@ -51,25 +66,54 @@ def store() -> None:
 @output_option
 @pass_app
 def add(
-    app: App, name: str, path: str, source: str, cluster: str, zone: str, dry_run: bool, request_id: str, output: str
+    app: App,
+    name: str,
+    path: str,
+    source: str,
+    endpoint: str,
+    bucket: str,
+    prefix: str,
+    region: str,
+    credentials_file: Path | None,
+    ca_file: Path | None,
+    spool: str,
+    cluster: str,
+    zone: str,
+    dry_run: bool,
+    request_id: str,
+    output: str,
 ) -> None:
-    """Adds a store. Its hosts must prove that they reach it, and all the same one.
+    """Adds a store: an NFS export, a directory, or a bucket. Its hosts must prove that they reach the same one.
 
     Give it a file system of its own, on other disks than the volumes': backups are for the day on which those are lost.
+    A bucket is tried first: a small object is put, got and deleted. Hosts never get its keys.
 
     \b
     Examples:
       ostler backup store add vault --source nas:/backups --zone berlin
       ostler backup store add vault --path /mnt/backups --cluster web
+      ostler backup store add offsite --endpoint https://s3.example.org --bucket backups --zone berlin
     """
     given = {scope: where for scope, where in (("cluster", cluster), ("zone", zone)) if where}
     if len(given) != 1:
         raise click.UsageError("give exactly one of --cluster, --zone")
-    if not path and not source:
-        raise click.UsageError("give --path or --source")
+    kinds = [option for option, value in (("--path", path), ("--source", source), ("--endpoint", endpoint)) if value]
+    if not kinds:
+        raise click.UsageError("give --path, --source, or --endpoint and --bucket")
+    only_s3 = any((bucket, prefix, region, credentials_file, ca_file, spool))
+    if endpoint and (len(kinds) > 1 or not bucket):
+        raise click.UsageError("--endpoint needs --bucket, and excludes --path and --source")
+    if only_s3 and not endpoint:
+        raise click.UsageError("--bucket, --prefix, --region, --credentials-file, --ca-file, --spool need --endpoint")
     request = pb.CreateBackupStoreRequest(
-        request_id=request_id, name=name, path=path, source=source, validate_only=dry_run
+        request_id=request_id, name=name, path=path or spool, source=source, validate_only=dry_run
     )
+    if endpoint:
+        access_key, secret_key = access_keys.read(credentials_file)
+        s3 = pb.S3Bucket(endpoint=endpoint, bucket=bucket, prefix=prefix, region=region, access_key=access_key)
+        s3.secret_key = secret_key.reveal()
+        s3.ca_pem = _ca(ca_file)
+        request.s3.CopyFrom(s3)
     for scope, where in given.items():
         setattr(request, scope, where)
     added = app.client.backups.CreateBackupStore(request)
@@ -77,6 +121,15 @@ def add(
         click.echo(f"store {name} can be added")
     else:
         print_one(VIEW, added, output)
+
+
+def _ca(path: Path | None) -> bytes:
+    if path is None:
+        return b""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise click.UsageError(f"the CA file {path} cannot be read: {error.strerror}") from None
 
 
 @store.command("list")

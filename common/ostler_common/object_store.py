@@ -1,0 +1,110 @@
+"""HTTPS to an S3-compatible store: connections with bounded waits, and one clear error for each way to fail.
+
+URLs carry a signature, so no error and no log names more of them than the server.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+
+from ostler_common.errors import FailedPreconditionError, NotFoundError, OstlerError, UnavailableError, bad_field
+
+# Of a server that says nothing, or takes nothing.
+_TIMEOUT = httpx.Timeout(60.0, connect=10.0)
+_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+_MAX_ERROR_BYTES = 16 << 10
+_SHOWN = 200
+_CREDENTIALS = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed"})
+
+for _name in ("httpx", "httpcore"):  # they log every request with its URL
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+
+@contextmanager
+def client(ca_pem: bytes, timeout: httpx.Timeout = _TIMEOUT) -> Iterator[httpx.Client]:
+    """ca_pem: CAs to trust instead of the system's, b"" for those. Raises InvalidArgumentError INVALID_CERTIFICATE."""
+    with httpx.Client(verify=trust(ca_pem), timeout=timeout, trust_env=False, follow_redirects=False) as made:
+        yield made
+
+
+def trust(ca_pem: bytes) -> ssl.SSLContext:
+    """Raises InvalidArgumentError INVALID_CERTIFICATE."""
+    try:
+        context = ssl.create_default_context(cadata=ca_pem.decode("ascii") if ca_pem else None)
+    except (ssl.SSLError, ValueError):
+        raise bad_field("ca_pem", "contains no PEM certificate", "INVALID_CERTIFICATE") from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+@contextmanager
+def translated(url: str) -> Iterator[None]:
+    """Raises UnavailableError STORE_NOT_REACHED, FailedPreconditionError STORE_UNTRUSTED in place of httpx's errors."""
+    try:
+        yield
+    except httpx.TransportError as error:
+        where = server_of(url)
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            raise FailedPreconditionError(
+                f"the certificate of {where} is not trusted (give its CA's certificate: --ca-file)",
+                "STORE_UNTRUSTED",
+                {"server": where},
+            ) from None
+        if isinstance(error, httpx.TimeoutException):
+            why = "does not answer in time"
+        else:
+            why = f"cannot be reached: {str(error)[:_SHOWN] or type(error).__name__}"
+        raise UnavailableError(f"{where} {why}", "STORE_NOT_REACHED", {"server": where}) from None
+
+
+def check(response: httpx.Response, url: str) -> None:
+    """Raises for a response that is no success, whose body is then read.
+
+    NotFoundError OBJECT_NOT_FOUND, BUCKET_NOT_FOUND; FailedPreconditionError STORE_CREDENTIALS, STORE_REFUSED;
+    UnavailableError STORE_NOT_REACHED if a retry may help.
+    """
+    if response.is_success:
+        return
+    with translated(url):
+        body = b""
+        for piece in response.iter_raw(_MAX_ERROR_BYTES):
+            body += piece
+            if len(body) >= _MAX_ERROR_BYTES:
+                break
+    raise refusal(response.status_code, body[:_MAX_ERROR_BYTES], url)
+
+
+def refusal(status: int, body: bytes, url: str) -> OstlerError:
+    """The error for what a store answers with this status."""
+    where, text = server_of(url), body.decode("utf-8", "replace")
+    code, message = _element(text, "Code"), _element(text, "Message")
+    why = f"{code}: {message}" if code and message else code or f"status {status}"
+    told = {"server": where, "status": str(status), "code": code}
+    if code == "NoSuchBucket":
+        return NotFoundError(f"{where} has no such bucket; create it first", "BUCKET_NOT_FOUND", told)
+    if code in _CREDENTIALS or status in (401, 403):
+        return FailedPreconditionError(
+            f"{where} refuses the access key, or what it may do in the bucket ({why})", "STORE_CREDENTIALS", told
+        )
+    if status == 404:
+        return NotFoundError(f"{where} does not have the object ({why})", "OBJECT_NOT_FOUND", told)
+    if status in _AGAIN:
+        return UnavailableError(f"{where} cannot answer now ({why})", "STORE_NOT_REACHED", told)
+    return FailedPreconditionError(f"{where} refuses the request ({why})", "STORE_REFUSED", told)
+
+
+def server_of(url: str) -> str:
+    """The server's name and port, which may be shown."""
+    return httpx.URL(url).netloc.decode()
+
+
+def _element(text: str, name: str) -> str:
+    """The text of an XML element, at most some printable characters of it; "" if there is none."""
+    found = re.search(f"<{name}>([^<]*)</{name}>", text)
+    return "".join(c for c in found[1] if c.isprintable())[:_SHOWN] if found else ""

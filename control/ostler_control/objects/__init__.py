@@ -1,0 +1,1 @@
+"""S3-compatible stores: signed URLs, and what the control plane itself does with objects."""

@@ -1,0 +1,190 @@
+"""What the control plane does with the objects of a bucket, and the URLs with which hosts put and get them."""
+
+from __future__ import annotations
+
+import datetime
+import html
+import re
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import httpx
+from ostler_common import object_store
+from ostler_common.errors import FailedPreconditionError, NotFoundError, OstlerError, UnavailableError
+from ostler_common.secret import Secret
+
+from ostler_control.objects.signing import Credentials, presign
+
+_OWN_LIFE_S = 300
+_TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+_ATTEMPTS, _PAUSE_S = 3, 0.5
+_MAX_ANSWER_BYTES = 4 << 20
+_PROBE = b"Ostler tries whether it can put, get and delete an object."
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """size_bytes: as the header says it, -1 if it does not."""
+
+    body: bytes
+    size_bytes: int
+
+    @property
+    def text(self) -> str:
+        return self.body.decode("utf-8", "replace")
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A bucket with its keys. endpoint: https://HOST[:PORT]; prefix: "" or what names of objects begin with."""
+
+    endpoint: str
+    name: str
+    prefix: str
+    region: str
+    access_key: str
+    secret_key: Secret
+    ca_pem: str = ""
+
+    @property
+    def url(self) -> str:
+        """For people, and to tell it from others."""
+        return "/".join(part for part in (self.endpoint, self.name, self.prefix) if part)
+
+    def probe(self) -> None:
+        """Puts, gets and deletes a small object.
+
+        Raises UnavailableError STORE_NOT_REACHED; NotFoundError BUCKET_NOT_FOUND; FailedPreconditionError
+        STORE_UNTRUSTED, STORE_CREDENTIALS, STORE_REFUSED; InvalidArgumentError INVALID_CERTIFICATE.
+        """
+        key = f"ostler-probe-{secrets.token_hex(8)}"
+        self._call("PUT", key, content=_PROBE)
+        try:
+            found = self._call("GET", key)
+        finally:
+            self.delete(key)
+        if found.body != _PROBE:
+            raise FailedPreconditionError(
+                f"{object_store.server_of(self.endpoint)} gives other bytes than were put: it is no S3 store",
+                "STORE_REFUSED",
+            )
+
+    def get_url(self, key: str, life_s: int) -> str:
+        """Allows to get an object."""
+        return self._sign("GET", key, life_s)
+
+    def part_url(self, key: str, upload_id: str, number: int, life_s: int) -> str:
+        """Allows to put a part of an upload. number: from 1."""
+        return self._sign("PUT", key, life_s, {"partNumber": str(number), "uploadId": upload_id})
+
+    def begin_upload(self, key: str) -> str:
+        """The id of a new upload of parts. Those of the same object that were begun before are aborted."""
+        self.abort_uploads(key)
+        found = _elements(self._call("POST", key, {"uploads": ""}).text, "UploadId")
+        if not found:
+            raise self._not_understood("begins an upload without an id")
+        return found[0]
+
+    def complete_upload(self, key: str, upload_id: str, etags: Sequence[str], size_bytes: int) -> None:
+        """Makes the parts an object, and checks its size. Idempotent.
+
+        Raises FailedPreconditionError STORE_REFUSED when it is not as large as what was sent.
+        """
+        parts = "".join(
+            f"<Part><PartNumber>{number}</PartNumber><ETag>{html.escape(etag, quote=False)}</ETag></Part>"
+            for number, etag in enumerate(etags, 1)
+        )
+        body = f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()
+        try:
+            answer = self._call("POST", key, {"uploadId": upload_id}, content=body)
+            if _elements(answer.text, "Code"):  # it may fail after it has begun to answer with success
+                raise object_store.refusal(400, answer.body, self.endpoint)
+        except OstlerError:
+            # A repeated call finds no such upload, but the object.
+            if self.size_of(key) != size_bytes:
+                raise
+            return
+        found = self.size_of(key)
+        if found != size_bytes:
+            raise FailedPreconditionError(
+                f"{object_store.server_of(self.endpoint)} has {found} bytes of an object of {size_bytes}",
+                "STORE_REFUSED",
+            )
+
+    def abort_uploads(self, key: str) -> None:
+        """Ends all uploads of an object that are not complete; the store deletes their parts. Idempotent."""
+        answer = self._call("GET", "", {"prefix": self._name(key), "uploads": ""}).text
+        for upload in _elements(answer, "Upload"):
+            if _elements(upload, "Key") == [self._name(key)]:
+                for upload_id in _elements(upload, "UploadId"):
+                    self._delete(key, {"uploadId": upload_id})
+
+    def size_of(self, key: str) -> int | None:
+        """Size of an object, bytes; None if there is none."""
+        try:
+            return self._call("HEAD", key).size_bytes
+        except NotFoundError:
+            return None
+
+    def delete(self, key: str) -> None:
+        """Deletes an object. Idempotent. A bucket that is gone has none."""
+        self._delete(key)
+
+    def remove(self, key: str) -> None:
+        """Deletes an object and all that was sent for it."""
+        try:
+            self.abort_uploads(key)
+        except NotFoundError:
+            return
+        self._delete(key)
+
+    def _delete(self, key: str, query: Mapping[str, str] | None = None) -> None:
+        try:
+            self._call("DELETE", key, query)
+        except NotFoundError:
+            pass
+
+    def _name(self, key: str) -> str:
+        return f"{self.prefix}/{key}" if self.prefix else key
+
+    def _sign(self, method: str, key: str, life_s: int, query: Mapping[str, str] | None = None) -> str:
+        url = f"{self.endpoint}/{self.name}" + (f"/{self._name(key)}" if key else "")
+        moment = datetime.datetime.now(datetime.UTC)
+        return presign(method, url, Credentials(self.access_key, self.secret_key, self.region), life_s, moment, query)
+
+    def _call(self, method: str, key: str, query: Mapping[str, str] | None = None, content: bytes = b"") -> _Answer:
+        """Every call may be repeated: what it finds done already is no other state."""
+        with object_store.client(self.ca_pem.encode(), _TIMEOUT) as client:
+            for attempt in range(1, _ATTEMPTS + 1):
+                try:
+                    return self._once(client, method, self._sign(method, key, _OWN_LIFE_S, query), content)
+                except UnavailableError:
+                    if attempt == _ATTEMPTS:
+                        raise
+                    time.sleep(_PAUSE_S * attempt)
+        raise AssertionError
+
+    def _once(self, client: httpx.Client, method: str, url: str, content: bytes) -> _Answer:
+        with object_store.translated(self.endpoint):
+            response = client.send(client.build_request(method, url, content=content or None), stream=True)
+            try:
+                object_store.check(response, self.endpoint)
+                length = response.headers.get("Content-Length", "")
+                body = b""
+                for piece in response.iter_bytes():
+                    body += piece
+                    if len(body) > _MAX_ANSWER_BYTES:
+                        raise self._not_understood("answers with too much")
+            finally:
+                response.close()
+        return _Answer(body, int(length) if length.isdigit() else -1)
+
+    def _not_understood(self, what: str) -> OstlerError:
+        return FailedPreconditionError(f"{object_store.server_of(self.endpoint)} {what}", "STORE_REFUSED")
+
+
+def _elements(text: str, name: str) -> list[str]:
+    """The content of all XML elements of that name. What a store says of uploads has no nested ones."""
+    return [html.unescape(found) for found in re.findall(f"<{name}>(.*?)</{name}>", text, re.DOTALL)]
