@@ -18,6 +18,8 @@ from tests.chaos.site import Place
 QUIET_S = (0.5, 2.0)  # between faults
 # TCP sends a lost packet again after 0.2 s at the soonest (RFC 6298, with Linux's minimum).
 LOST, RETRANSMISSION_S = 0.2, 0.25
+# An agent that is to die at work passes fewer points than this, and has so long to come to one.
+POINTS, AT_WORK_S = 5, 8.0
 
 
 @dataclass
@@ -39,7 +41,8 @@ class Nemesis:
             "kill": (4, self._kill),
             "freeze": (3, self._freeze),
             "cut a host": (4, self._cut_host),
-            "kill an agent": (3, self._kill_agent),
+            "kill an agent": (2, self._kill_agent),
+            "kill an agent in the middle of a job": (4, self._kill_agent_at_work),
             "cut the control plane": (1, self._cut_control),
             "set a clock wrong": (2, self._set_clock),
             "lose packets": (2, self._lose_packets),
@@ -88,6 +91,23 @@ class Nemesis:
         host.kill()
         self._wait(0.0, 3.0)
         host.revive()
+
+    def _kill_agent_at_work(self) -> None:
+        """In the middle of what a job does, at the first that comes to it."""
+        hosts = [self.place.site.hosts[name] for name in ("h1", "h2")]
+        for host in hosts:
+            host.life.die_at(self._dice.randrange(POINTS))
+        end = time.monotonic() + AT_WORK_S
+        while time.monotonic() < end and not any(host.life.died.is_set() for host in hosts):
+            time.sleep(0.02)
+        for host in hosts:
+            host.life.die_at(None)
+        dead = [host for host in hosts if host.life.died.is_set()] or hosts[:1]  # nothing was done meanwhile
+        for host in dead:
+            host.kill()
+        self._wait(0.0, 3.0)
+        for host in dead:
+            host.revive()
 
     def _cut_control(self) -> None:
         relay = self._dice.choice(self.place.replicas).relay

@@ -6,6 +6,7 @@ agent answers. What is fake is the hypervisor and the disk.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import socket
 import struct
@@ -16,6 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,7 @@ from tests.fakes.adoption import FakeAdoption
 from tests.fakes.conversion import Directory, FakeConversion
 from tests.fakes.guard import FakeGuard, Leases
 from tests.fakes.life import Life
+from tests.fakes.recovery import RECOVERIES
 from tests.fakes.remote_kvm import FakeRemoteKvm, KvmHost
 from tests.fakes.watched_host import WatchedHost
 
@@ -137,11 +140,12 @@ class Fleet:
     exported: what was asked for; kvm: a KVM host that is no part of the fleet;
     written: by volume id, what warm copies have written; image_locks: whether a disk that is open on one host is
     refused on another, as QEMU does; refused_by_locks: the VMs for which that was needed; pace: called by each job
-    before and after its work.
+    before and after its work; parts: pool and volume of files that are not complete yet.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.parts: set[tuple[str, str]] = set()
         self.hosts: dict[str, FakeHost] = {}
         self.pools: dict[str, dict[str, File]] = {}
         self.template_keys: dict[str, bytes] = {}
@@ -211,7 +215,7 @@ class FakeHost(
         self.foreign: dict[str, adoption_pb2.InspectVmResponse] = {}
         self.marked: set[str] = set()
         self.guard = FakeGuard(host_id, fleet.leases, self.end_vms)
-        self._life = Life(fleet.directory / f"jobs-{host_id}")
+        self.life = Life(fleet.directory / f"jobs-{host_id}")
         self.watched: WatchedHost | None = None  # who watches it is told what happens here
         self._server: grpc.Server | None = None
 
@@ -229,7 +233,7 @@ class FakeHost(
         conversion_pb2_grpc.add_ConversionServiceServicer_to_server(conversion, server)
         adoption_pb2_grpc.add_AdoptionServiceServicer_to_server(FakeAdoption(self), server)
         remote_kvm_pb2_grpc.add_RemoteKvmServiceServicer_to_server(FakeRemoteKvm(self), server)
-        job_pb2_grpc.add_JobServiceServicer_to_server(_JobErrors(self._life.jobs), server)
+        job_pb2_grpc.add_JobServiceServicer_to_server(_JobErrors(self.life), server)
         if self.watched is not None:
             self.watched.serve_on(server)
         else:
@@ -247,11 +251,18 @@ class FakeHost(
     def kill(self) -> None:
         """The agent dies; VMs go on. It begins its next life with `revive`."""
         with self.fleet.lock:
-            self._life.end()
+            if not self.life.died.is_set():
+                self.life.end()
         self.stop()
 
     def revive(self) -> None:
-        self._life.begin()
+        """Removes keys that no VM uses, then finds out what became of the jobs, as a real agent does."""
+        with self.fleet.lock:
+            specs = [machine.spec for machine in self.vms.values() if machine.running]
+            self.secrets &= {disk.volume.key.key_id for spec in specs for disk in spec.disks} | {
+                spec.tpm.key.key_id for spec in specs
+            }
+            self.life.begin()
         self.start()
 
     def end_vms(self) -> None:
@@ -278,8 +289,8 @@ class FakeHost(
             opens = self.fleet.template_keys.get(template.sha256, b"")
             if template.template_id and template.key.passphrase != opens:
                 raise FailedPreconditionError("the key does not open the template", "WRONG_KEY")
-            files[ref.volume_id] = File(
-                request.size_bytes, ref.format, ref.key.passphrase, ref.key.key_id, request.template.template_id
+            self._put(
+                ref, File(request.size_bytes, ref.format, ref.key.passphrase, ref.key.key_id, template.template_id)
             )
             return self._volume_info(ref)
 
@@ -307,6 +318,7 @@ class FakeHost(
                 ):
                     raise FailedPreconditionError("the volume is in use", "VOLUME_IN_USE")
             self._files(request.volume).pop(request.volume.volume_id, None)
+            self.life.point()
 
         return self._job("DeleteVolume", "volume.delete", request, context, work)
 
@@ -521,7 +533,11 @@ class FakeHost(
             with self.fleet.lock:
                 self._check_image_lock(request.spec.vm_id)
                 memory = self._memory_of(request) if request.HasField("memory") else ""
+                if not self._runs(request.spec.vm_id):
+                    self.vms[request.spec.vm_id] = Machine(_without_keys(request.spec))
+                    self.life.point()
                 self.vms[request.spec.vm_id] = Machine(_without_keys(request.spec), running=True, memory=memory)
+                self.life.point()
             return self._vm_info(request.spec.vm_id)
 
         return self._job("StartVm", "vm.start", request, context, work)
@@ -541,7 +557,9 @@ class FakeHost(
             machine = self.vms.get(request.vm_id)
             if machine:
                 machine.running = False
+                self.life.point()
                 self._drop_secrets(machine.spec)
+                self.life.point()
             return self._vm_info(request.vm_id)
 
         return self._job("StopVm", "vm.stop", request, context, work)
@@ -554,8 +572,10 @@ class FakeHost(
             self.seeds.pop(request.vm_id, None)
             if self._runs(request.vm_id):
                 raise FailedPreconditionError("the VM runs", "VM_RUNNING")
+            self.life.point()
             self.vms.pop(request.vm_id, None)
             self.tpms.pop(request.vm_id, None)
+            self.life.point()
             return self._vm_info(request.vm_id)
 
         return self._job("DeleteVm", "vm.delete", request, context, work)
@@ -761,9 +781,12 @@ class FakeHost(
                     self._files(ref)[ref.volume_id] = File(
                         moved[ref.volume_id], ref.format, ref.key.passphrase, ref.key.key_id
                     )
+                    self.life.point()
             self._check_disks(request.spec)
+            self.life.point()
             self._place_seed(request.spec)
             self.admitted[request.spec.vm_id] = request.source_host_id
+            self.life.point()
             return job_pb2.MigrationEndpoint(
                 hypervisor_uri=f"qemu+tls://{self.host_id}/system",
                 migrate_uri=f"tcp://{self.host_id}",
@@ -780,7 +803,8 @@ class FakeHost(
             if destination.admitted.get(request.vm_id) != self.host_id:
                 raise AbortedError("the destination does not admit this host", "MIGRATION_FAILED")
             job.report("migrating memory", 1, 2)
-            with self.fleet.lock:
+            with self.fleet.lock, contextlib.ExitStack() as stack:
+                stack.callback(self.life.point)  # libvirt completes it, also without an agent
                 machine = self.vms.pop(request.vm_id)
                 machine.running, machine.migrating = True, False
                 machine.spec.CopyFrom(request.destination_spec)
@@ -800,10 +824,13 @@ class FakeHost(
             if self._runs(request.vm_id) != request.arrived:
                 raise FailedPreconditionError("it is not as you say", "VM_NOT_HERE")
             self.admitted.pop(request.vm_id, None)
+            self.life.point()
             if not request.arrived:
                 self.secrets -= set(request.key_ids)
+                self.life.point()
                 for ref in request.moved_volumes:
                     self._files(ref).pop(ref.volume_id, None)
+                    self.life.point()
             return self._vm_info(request.vm_id)
 
         return self._job("FinishMigration", "migration.finish", request, context, work)
@@ -838,7 +865,46 @@ class FakeHost(
         )
         return self._volume_info(ref)
 
+    # -- for its next life
+
+    def has_volume(self, ref: types_volume_pb2.VolumeRef) -> bool:
+        return ref.volume_id in self._files(ref)
+
+    def volume_info(self, ref: types_volume_pb2.VolumeRef) -> types_volume_pb2.VolumeInfo:
+        return self._volume_info(ref)
+
+    def vm_info(self, vm_id: str) -> types_vm_pb2.VmInfo:
+        return self._vm_info(vm_id)
+
+    def runs(self, vm_id: str) -> bool:
+        return self._runs(vm_id)
+
+    def discard_part(self, ref: types_volume_pb2.VolumeRef) -> None:
+        """Deletes what there is of a file that is not complete."""
+        self.fleet.parts.discard((ref.pool_id, ref.volume_id))
+
+    def undo_prepare(self, request: vm_pb2.PrepareMigrationRequest) -> None:
+        """Deletes what was prepared for a VM, unless that has arrived."""
+        spec = request.spec
+        self.admitted.pop(spec.vm_id, None)
+        if self._runs(spec.vm_id):
+            return
+        self.seeds.pop(spec.vm_id, None)
+        moved = {volume.volume_id for volume in request.moved_volumes}
+        for disk in spec.disks:
+            if disk.volume.volume_id in moved:
+                self._files(disk.volume).pop(disk.volume.volume_id, None)
+
     # -- inside
+
+    def _put(self, ref: types_volume_pb2.VolumeRef, file: File) -> None:
+        """Makes a volume: under another name, until it is complete."""
+        part = (ref.pool_id, ref.volume_id)
+        self.fleet.parts.add(part)
+        self.life.point()
+        self._files(ref)[ref.volume_id] = file
+        self.fleet.parts.discard(part)
+        self.life.point()
 
     def _job(self, method: str, kind: str, request: Any, context: grpc.ServicerContext, work: Any) -> Iterator[Any]:
         fault = self.faults.get(method)
@@ -849,8 +915,9 @@ class FakeHost(
             if fault.times <= 0:
                 self.faults.pop(method)
 
-        life = self._life.number
-        self._life.knows(kind)
+        life = self.life.number
+        recover = RECOVERIES.get(kind)
+        self.life.knows(kind, partial(recover, self) if recover else None)
 
         def faulty(job: JobContext) -> Any:
             self.calls.append(method)
@@ -860,7 +927,7 @@ class FakeHost(
             if fault is None:
                 self.fleet.pace()
                 with self.fleet.lock:
-                    result = self._life.do(life, job, work)
+                    result = self.life.do(life, job, work, kind)
                 self.fleet.pace()
                 return result
             fault.reached.set()
@@ -875,8 +942,8 @@ class FakeHost(
             return result
 
         with _errors(context):
-            updates = self._life.jobs.run(request.operation, kind, request, faulty)
-            for update in updates:
+            updates = self.life.jobs.run(request.operation, kind, request, faulty)
+            for update in _while_alive(self.life, life, updates, context):
                 if fault is not None and fault.cut:
                     fault.reached.wait(10)
                     context.abort(grpc.StatusCode.UNAVAILABLE, "the connection broke (a fault)")
@@ -926,14 +993,10 @@ class FakeHost(
         self._open(file, source)
         if target.volume_id in files:
             raise FailedPreconditionError(f"volume {target.volume_id} exists", "VOLUME_EXISTS")
-        files[target.volume_id] = File(
-            size_bytes or file.size_bytes,
-            target.format,
-            target.key.passphrase,
-            target.key.key_id,
-            file.template_id,
-            content=file.content,
-        )
+        key = target.key
+        copy = File(size_bytes or file.size_bytes, target.format, key.passphrase, key.key_id, file.template_id)
+        copy.content = file.content
+        self._put(target, copy)
         return self._volume_info(target)
 
     def _save_memory(self, vm_id: str, target: types_volume_pb2.VolumeRef) -> types_volume_pb2.VolumeInfo:
@@ -1090,16 +1153,31 @@ def _send_all(connected: socket.socket, requests: Iterator[vm_pb2.ConsoleInput])
         pass  # the call has ended
 
 
+def _while_alive(
+    life: Life, number: int, updates: Iterator[job_pb2.JobUpdate], context: grpc.ServicerContext
+) -> Iterator[job_pb2.JobUpdate]:
+    """What an agent says of a job until it dies."""
+    for update in updates:
+        if life.is_over(number):
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the agent died")
+        yield update
+
+
 class _JobErrors(JobService):
-    """The agent's JobService, with errors mapped as its server does."""
+    """The JobService of an agent in one of its lives, with errors mapped as its server does."""
+
+    def __init__(self, life: Life) -> None:
+        super().__init__(life.jobs)
+        self._life, self._number = life, life.number
 
     def WatchJob(self, request: Any, context: grpc.ServicerContext) -> Iterator[job_pb2.JobUpdate]:
         with _errors(context):
-            yield from super().WatchJob(request, context)
+            yield from _while_alive(self._life, self._number, super().WatchJob(request, context), context)
 
     def GetJob(self, request: Any, context: grpc.ServicerContext) -> job_pb2.JobUpdate:
         with _errors(context):
-            return super().GetJob(request, context)
+            update = super().GetJob(request, context)
+            return next(_while_alive(self._life, self._number, iter([update]), context))
 
     def CancelJob(self, request: Any, context: grpc.ServicerContext) -> Any:
         with _errors(context):

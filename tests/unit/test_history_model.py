@@ -54,6 +54,13 @@ def test_what_may_be_there(calls: list[Call], states: set[str]) -> None:
             [CREATE, LOST_STOP, call("start", 40, 41, DONE, "running")],
             {"vm/a": "stopped"},
         ),
+        # What an agent left that died in the middle was not undone.
+        ([call("create", 0, 1, FAILED, "running", "INTERRUPTED")], {"vm/a": "running"}),
+        (
+            [call("create", 0, 1, DONE, "stopped"), call("start", 2, 3, FAILED, "running", "INTERRUPTED")],
+            {"vm/a": "running"},
+        ),
+        ([CREATE, call("delete", 2, 3, FAILED, "absent", "INTERRUPTED")], {}),
         ([], {"vm/b": "ready"}),
         ([CREATE, call("stop", 2, 3, FAILED, "stopped", "INTERNAL")], {"vm/a": "running"}),
     ],
