@@ -17,6 +17,7 @@ from ostler_control.agents import Agents
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import backups as convert
 from ostler_control.api.convert.enums import from_enum
+from ostler_control.api.labels import select
 from ostler_control.api.paging import page
 from ostler_control.api.redact import redact_errors_for
 from ostler_control.api.requests import once
@@ -115,6 +116,7 @@ class BackupService(backup_pb2_grpc.BackupServiceServicer):
                 query = query.where(Backup.account == resolve(Account, request.account, "account", caller=caller))
             if request.vm:
                 query = query.where(Backup.vm_id == _vm_id(request.vm, caller))
+            query = select(query, Backup, request.selector)
             found = page(query, Backup, request, scope=caller.actor, newest_first=True)
             rows = convert.backups(found.rows, caller)
             return pb.ListBackupsResponse(backups=rows, next_page_token=found.next_page_token)

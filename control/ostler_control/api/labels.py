@@ -16,10 +16,24 @@ from ostler_control.api.resolve import resolve
 from ostler_control.api.session import with_sessions
 from ostler_control.caller import Caller
 from ostler_control.labels.store import Labeled
-from ostler_control.models import BaseModel, Cluster, Host, Network, Pool, Snapshot, Template, Vm, VmSnapshot, Volume
+from ostler_control.models import (
+    Backup,
+    BaseModel,
+    Cluster,
+    Host,
+    Iso,
+    Network,
+    Pool,
+    Snapshot,
+    Template,
+    Vm,
+    VmSnapshot,
+    Volume,
+    Zone,
+)
 
 _Row = TypeVar("_Row", bound=BaseModel)
-_OF_MEMBERS = frozenset({"vm", "volume", "snapshot", "vm_snapshot"})  # what an account owns
+_OF_MEMBERS = frozenset({"vm", "volume", "snapshot", "vm_snapshot", "backup"})  # what an account owns
 
 
 @with_sessions
@@ -58,8 +72,14 @@ def _object(request: pb.UpdateLabelsRequest, caller: Caller) -> Labeled:
             return resolve(Network, request.network, "network")
         case "cluster":
             return resolve(Cluster, request.cluster, "cluster")
+        case "backup":
+            return resolve(Backup, request.backup, "backup", caller=caller)
+        case "iso":
+            return resolve(Iso, request.iso, "iso")
+        case "zone":
+            return resolve(Zone, request.zone, "zone")
     raise bad_field(
         "object",
-        "is required: a vm, volume, snapshot, vm_snapshot, host, template, pool, network or cluster",
+        "is required: a vm, volume, snapshot, vm_snapshot, backup, host, template, iso, pool, network, cluster or zone",
         "REQUIRED",
     )

@@ -24,14 +24,14 @@ from ostler_control.models import Cluster, Zone
 class ZoneService(zone_pb2_grpc.ZoneServiceServicer):
     def CreateZone(self, request: pb.CreateZoneRequest, context: grpc.ServicerContext) -> pb.Zone:
         caller = caller_of(context)
-        return core.zone(once(Zone, caller, request, lambda: zones.create_zone(request.name, caller.actor)))
+        return _zones([once(Zone, caller, request, lambda: zones.create_zone(request.name, caller.actor))])[0]
 
     def GetZone(self, request: pb.GetZoneRequest, context: grpc.ServicerContext) -> pb.Zone:
-        return core.zone(resolve(Zone, request.zone, "zone"))
+        return _zones([resolve(Zone, request.zone, "zone")])[0]
 
     def ListZones(self, request: pb.ListZonesRequest, context: grpc.ServicerContext) -> pb.ListZonesResponse:
-        found = page(visible(Zone, None), Zone, request)
-        return pb.ListZonesResponse(zones=map(core.zone, found.rows), next_page_token=found.next_page_token)
+        found = page(select(visible(Zone, None), Zone, request.selector), Zone, request)
+        return pb.ListZonesResponse(zones=_zones(found.rows), next_page_token=found.next_page_token)
 
     def DeleteZone(self, request: pb.DeleteZoneRequest, context: grpc.ServicerContext) -> pb.DeleteZoneResponse:
         zones.delete_zone(resolve(Zone, request.zone, "zone"), caller_of(context).actor)
@@ -72,6 +72,11 @@ class ClusterService(zone_pb2_grpc.ClusterServiceServicer):
     ) -> pb.DeleteClusterResponse:
         zones.delete_cluster(resolve(Cluster, request.cluster, "cluster"), caller_of(context).actor)
         return pb.DeleteClusterResponse()
+
+
+def _zones(rows: list[Zone]) -> list[pb.Zone]:
+    own = labels.of_objects(Zone, [row.id for row in rows])
+    return [core.zone(row, own.get(row.id, {})) for row in rows]
 
 
 def _clusters(rows: list[Cluster]) -> list[pb.Cluster]:

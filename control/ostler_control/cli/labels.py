@@ -10,7 +10,20 @@ from ostler.control.v1 import label_pb2 as pb
 
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pass_app
-from ostler_control.cli.names import CLUSTER, HOST, NETWORK, POOL, SNAPSHOT, TEMPLATE, VM, VM_SNAPSHOT, VOLUME
+from ostler_control.cli.names import (
+    BACKUP,
+    CLUSTER,
+    HOST,
+    ISO,
+    NETWORK,
+    POOL,
+    SNAPSHOT,
+    TEMPLATE,
+    VM,
+    VM_SNAPSHOT,
+    VOLUME,
+    ZONE,
+)
 from ostler_control.cli.options import output_option
 from ostler_control.cli.output import View, print_one
 
@@ -20,11 +33,14 @@ _TYPES = {
     "volume": VOLUME,
     "snapshot": SNAPSHOT,
     "vm snapshot": VM_SNAPSHOT,
+    "backup": BACKUP,
     "host": HOST,
     "template": TEMPLATE,
+    "iso": ISO,
     "pool": POOL,
     "network": NETWORK,
     "cluster": CLUSTER,
+    "zone": ZONE,
 }
 
 
@@ -55,7 +71,7 @@ def label_option(function: F) -> F:
 def label_command(noun: str) -> click.Command:
     """The verb `label` of a noun."""
 
-    @click.command("label", help=_HELP.format(noun=noun, object=noun.replace("vm", "VM"), name=_EXAMPLES[noun]))
+    @click.command("label", help=_HELP.format(noun=noun, object=_NOUNS.get(noun, f"a {noun}"), name=_EXAMPLES[noun]))
     @click.argument(noun.replace(" ", "_"), type=_TYPES[noun])
     @click.argument("changes", nargs=-1, required=True, metavar="KEY=VALUE|KEY-...")
     @output_option
@@ -68,18 +84,23 @@ def label_command(noun: str) -> click.Command:
     return command
 
 
+# How help calls the object, where that is not "a" and the noun.
+_NOUNS = {"vm": "a VM", "vm snapshot": "a VM snapshot", "iso": "an ISO image"}
 _EXAMPLES = {
     "vm": "web-1",
     "volume": "data-1",
     "snapshot": "nightly",
     "vm snapshot": "before-upgrade",
+    "backup": "before-upgrade",
     "host": "h1",
     "template": "debian-13",
+    "iso": "virtio-win",
     "pool": "fast",
     "network": "acme-lan",
     "cluster": "web",
+    "zone": "berlin",
 }
-_HELP = """Adds or changes labels of a {object}: KEY=VALUE. KEY- removes one.
+_HELP = """Adds or changes labels of {object}: KEY=VALUE. KEY- removes one.
 
 \b
 Examples:

@@ -12,11 +12,15 @@ from ostler_control import events
 from ostler_control.database import locked, transaction
 from ostler_control.labels.selector import Operator, Requirement, check_key, check_value
 from ostler_control.models import (
+    Backup,
+    BackupLabel,
     BaseModel,
     Cluster,
     ClusterLabel,
     Host,
     HostLabel,
+    Iso,
+    IsoLabel,
     Network,
     NetworkLabel,
     Pool,
@@ -31,6 +35,8 @@ from ostler_control.models import (
     VmSnapshotLabel,
     Volume,
     VolumeLabel,
+    Zone,
+    ZoneLabel,
     tuples,
 )
 
@@ -46,8 +52,11 @@ Label = (
     | type[PoolLabel]
     | type[SnapshotLabel]
     | type[VmSnapshotLabel]
+    | type[ZoneLabel]
+    | type[IsoLabel]
+    | type[BackupLabel]
 )
-Labeled = Vm | Volume | Host | Template | Cluster | Network | Pool | Snapshot | VmSnapshot
+Labeled = Vm | Volume | Host | Template | Cluster | Network | Pool | Snapshot | VmSnapshot | Zone | Iso | Backup
 _TABLES: Mapping[type[BaseModel], Label] = {
     Vm: VmLabel,
     Volume: VolumeLabel,
@@ -58,6 +67,9 @@ _TABLES: Mapping[type[BaseModel], Label] = {
     Pool: PoolLabel,
     Snapshot: SnapshotLabel,
     VmSnapshot: VmSnapshotLabel,
+    Zone: ZoneLabel,
+    Iso: IsoLabel,
+    Backup: BackupLabel,
 }
 _Row = TypeVar("_Row", bound=BaseModel)
 
@@ -105,7 +117,7 @@ def update(row: Labeled, labels: Mapping[str, str], remove: Collection[str], act
             )
         changed = [f"{key}={value}" for key, value in labels.items()] + [f"{key} removed" for key in remove]
         noun = "vm-snapshot" if isinstance(row, VmSnapshot) else type(row).__name__.lower()
-        account_id = row.account_id if isinstance(row, (Vm, Volume, Snapshot, VmSnapshot)) else ""
+        account_id = row.account_id if isinstance(row, (Vm, Volume, Snapshot, VmSnapshot, Backup)) else ""
         outcome = events.Outcome.SUCCEEDED
         message = ", ".join(changed)
         events.record(f"{noun}.label", outcome, actor, noun, row.id, row.name, message, account_id=account_id)

@@ -47,8 +47,10 @@ from ostler_control.models.imports import (
 )
 from ostler_control.models.isos import Iso, VmIso
 from ostler_control.models.labels import (
+    BackupLabel,
     ClusterLabel,
     HostLabel,
+    IsoLabel,
     NetworkLabel,
     PoolLabel,
     SnapshotLabel,
@@ -57,6 +59,7 @@ from ostler_control.models.labels import (
     VmLabel,
     VmSnapshotLabel,
     VolumeLabel,
+    ZoneLabel,
 )
 from ostler_control.models.machines import (
     Network,
@@ -189,6 +192,9 @@ ALL: tuple[type[BaseModel], ...] = (
     PoolLabel,
     SnapshotLabel,
     VmSnapshotLabel,
+    ZoneLabel,
+    IsoLabel,
+    BackupLabel,
     ImportSource,
     KvmSource,
     KvmTlsSource,
@@ -237,6 +243,7 @@ __all__ = [
     "BackupDisk",
     "BackupFirmwareState",
     "BackupIncrement",
+    "BackupLabel",
     "BackupSchedule",
     "BackupSpool",
     "BackupState",
@@ -272,6 +279,7 @@ __all__ = [
     "ImportPlanVmState",
     "ImportSource",
     "Iso",
+    "IsoLabel",
     "JoinToken",
     "Kek",
     "KvmSource",
@@ -348,6 +356,7 @@ __all__ = [
     "VolumeState",
     "WarmImport",
     "Zone",
+    "ZoneLabel",
     "db",
     "first_tuple",
     "new_id",

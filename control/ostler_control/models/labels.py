@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from peewee import ForeignKeyField, TextField
 
+from ostler_control.models.backups import Backup
 from ostler_control.models.base import BaseModel
+from ostler_control.models.isos import Iso
 from ostler_control.models.machines import Network, Vm
-from ostler_control.models.places import Cluster, Host
+from ostler_control.models.places import Cluster, Host, Zone
 from ostler_control.models.storage import Pool, Snapshot, Template, Volume
 from ostler_control.models.vm_snapshots import VmSnapshot
 
@@ -119,6 +121,42 @@ class VmSnapshotLabel(BaseModel):
     """A label of a VM's snapshot."""
 
     object = ForeignKeyField(VmSnapshot, backref="labels", on_delete="CASCADE")
+    object_id: str
+    key = TextField()
+    value = TextField()
+
+    class Meta:
+        indexes = ((("object", "key"), True), (("key", "value"), False))
+
+
+class ZoneLabel(BaseModel):
+    """A label of a zone."""
+
+    object = ForeignKeyField(Zone, backref="labels", on_delete="CASCADE")
+    object_id: str
+    key = TextField()
+    value = TextField()
+
+    class Meta:
+        indexes = ((("object", "key"), True), (("key", "value"), False))
+
+
+class IsoLabel(BaseModel):
+    """A label of an ISO image."""
+
+    object = ForeignKeyField(Iso, backref="labels", on_delete="CASCADE")
+    object_id: str
+    key = TextField()
+    value = TextField()
+
+    class Meta:
+        indexes = ((("object", "key"), True), (("key", "value"), False))
+
+
+class BackupLabel(BaseModel):
+    """A label of a backup."""
+
+    object = ForeignKeyField(Backup, backref="labels", on_delete="CASCADE")
     object_id: str
     key = TextField()
     value = TextField()

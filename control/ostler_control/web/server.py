@@ -107,6 +107,7 @@ ACTIONS = (
     drs.CLUSTER_ACTIONS,
     imports.ACTIONS,
     host_actions.ACTIONS,
+    one_place.ZONE_ACTIONS,
     one_place.CLUSTER_ACTIONS,
     one_place.POOL_ACTIONS,
     one_place.NETWORK_ACTIONS,

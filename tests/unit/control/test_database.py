@@ -21,6 +21,7 @@ from ostler_control.models import (
     BackupDisk,
     BackupFirmwareState,
     BackupIncrement,
+    BackupLabel,
     BackupSchedule,
     BackupSpool,
     BackupStore,
@@ -41,6 +42,7 @@ from ostler_control.models import (
     ImportPlanVm,
     ImportSource,
     Iso,
+    IsoLabel,
     JoinToken,
     Kek,
     KvmSource,
@@ -88,6 +90,7 @@ from ostler_control.models import (
     VolumeLimits,
     WarmImport,
     Zone,
+    ZoneLabel,
     db,
     now,
 )
@@ -756,6 +759,23 @@ def test_operations_get_steps(tmp_path: Path) -> None:
                 OperationStep.insert(operation=old, number=0, name="other", outcome="{}").execute()
             Operation.delete().execute()
             assert OperationStep.select().count() == 0
+
+
+def test_zones_isos_and_backups_get_labels(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0039_backup_firmware_states")
+            zone = Zone.create(name="z")
+            iso = Iso.create(name="tools", file_size_bytes=1, sha256="0" * 64)
+            store = Pool.create(name="p", type="nfs", path="/p", scope="zone", scope_id=zone.id)
+            owner = Account.create(name="a")
+            backup = Backup.create(name="b", account=owner, vm_id="v", vm_name="web", pool=store, definition="{}")
+        assert "0041_labels_of_zones_isos_backups" in database.migrate()
+        with database.session():
+            for table, row in ((ZoneLabel, zone), (IsoLabel, iso), (BackupLabel, backup)):
+                table.create(object=row, key="keep", value="yes")
+                row.delete_instance()
+                assert table.select().count() == 0
 
 
 def test_backups_get_boots(tmp_path: Path) -> None:

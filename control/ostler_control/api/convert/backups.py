@@ -8,6 +8,7 @@ from ostler.control.v1 import backup_pb2 as pb
 from ostler.types.v1.volume_pb2 import Consistency
 from peewee import fn
 
+from ostler_control import labels
 from ostler_control.api.convert import fleet
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.lookups import by_id, name_of, shown_to
@@ -46,6 +47,7 @@ def backups(rows: Sequence[Backup], caller: Caller) -> list[pb.Backup]:
             BackupFirmwareState.backup, BackupFirmwareState.copy_time, BackupFirmwareState.problem
         ).where(BackupFirmwareState.backup.in_([row.id for row in rows]))
     }
+    labeled = labels.of_objects(Backup, [row.id for row in rows])
     found_disks = list(
         BackupDisk.select().where(BackupDisk.backup.in_([row.id for row in rows])).order_by(BackupDisk.slot)
     )
@@ -78,6 +80,7 @@ def backups(rows: Sequence[Backup], caller: Caller) -> list[pb.Backup]:
             boot_error=shown(boots[row.id].error) if row.id in boots else "",
             firmware_state_time=timestamp(states[row.id].copy_time) if row.id in states else None,
             firmware_state_problem=shown(states[row.id].problem) if row.id in states else "",
+            labels=labeled.get(row.id, {}),
         )
         for row in rows
     ]

@@ -44,8 +44,8 @@ def _quotas(usage: quotas.Resources, limits: Mapping[str, int]) -> list[account_
     ]
 
 
-def zone(row: Zone) -> zone_pb2.Zone:
-    return zone_pb2.Zone(id=row.id, name=row.name, create_time=timestamp(row.create_time))
+def zone(row: Zone, own_labels: Mapping[str, str]) -> zone_pb2.Zone:
+    return zone_pb2.Zone(id=row.id, name=row.name, create_time=timestamp(row.create_time), labels=own_labels)
 
 
 def cluster(

@@ -23,6 +23,7 @@ from ostler.control.v1 import (
 )
 from ostler_common.errors import to_status
 
+from ostler_control import labels
 from ostler_control.api.convert import (
     backups,
     core,
@@ -204,7 +205,9 @@ def _host(row: Operation, caller: Caller) -> Message:
 
 def _zone(row: Operation, caller: Caller) -> Message:
     found = Zone.get_or_none(Zone.id == row.resource_id)
-    return core.zone(found) if found is not None else zone_pb2.Zone(id=row.resource_id, name=row.resource_name)
+    if found is not None:
+        return core.zone(found, labels.of_objects(Zone, [found.id]).get(found.id, {}))
+    return zone_pb2.Zone(id=row.resource_id, name=row.resource_name)
 
 
 def _vm(row: Operation, caller: Caller) -> Message:

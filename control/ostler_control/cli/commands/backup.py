@@ -17,6 +17,8 @@ from ostler_control.cli.commands._vm_view import VIEW as VM_VIEW
 from ostler_control.cli.commands._volume_view import VIEW as VOLUME_VIEW
 from ostler_control.cli.consistency import consistency
 from ostler_control.cli.finish import finish
+from ostler_control.cli.labels import joined as labels_joined
+from ostler_control.cli.labels import label_command, selector_option
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import ACCOUNT, BACKUP, BACKUP_STORE, POOL, SERVICE_OFFERING, VM
 from ostler_control.cli.options import (
@@ -94,6 +96,7 @@ VIEW = View[pb.Backup](
         ("booted", _booted),
         ("firmware state", _firmware_state),
         ("VM id", lambda b: b.vm_id),
+        ("labels", lambda b: labels_joined(b.labels)),
         ("id", lambda b: b.id),
     ],
     sections=[Section("Disks", _disks)],
@@ -133,17 +136,18 @@ def create(app: App, vm: str, name: str, store: str, full: bool, call: CallOptio
 @command.command("list")
 @click.option("--vm", type=VM, default="", help="Only those of this VM; for a deleted VM, its id.")
 @click.option("--account", type=ACCOUNT, default="", help="Only those of this account.")
+@selector_option
 @limit_option()
 @list_options
 @pass_app
-def list_(app: App, vm: str, account: str, limit: int | None, listing: Listing) -> None:
+def list_(app: App, vm: str, account: str, selector: str, limit: int | None, listing: Listing) -> None:
     """Lists backups, newest first.
 
     \b
     Example:
       ostler backup list --vm web-1
     """
-    request = pb.ListBackupsRequest(vm=vm, account=account)
+    request = pb.ListBackupsRequest(vm=vm, account=account, selector=selector)
     print_list(VIEW, pages(app.client.backups.ListBackups, request, lambda a: a.backups, limit), listing)
 
 
@@ -294,3 +298,4 @@ def delete(app: App, backup: str, yes: bool, call: CallOptions) -> None:
 command.add_command(file)
 command.add_command(schedule)
 command.add_command(store_group)
+command.add_command(label_command("backup"))

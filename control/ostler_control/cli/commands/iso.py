@@ -12,6 +12,8 @@ from ostler.control.v1 import iso_pb2 as pb
 
 from ostler_control.cli import text, transfers
 from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.labels import joined as labels_joined
+from ostler_control.cli.labels import label_command, selector_option
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import ISO
 from ostler_control.cli.options import confirm, limit_option, list_options, output_option, request_id_option, yes_option
@@ -26,6 +28,7 @@ VIEW = View[pb.Iso](
     ],
     details=[
         ("sha256", lambda i: i.sha256),
+        ("labels", lambda i: labels_joined(i.labels)),
         ("id", lambda i: i.id),
     ],
 )
@@ -61,17 +64,19 @@ def upload(app: App, name: str, file: Path, sha256: str | None, request_id: str,
 
 
 @command.command("list")
+@selector_option
 @limit_option()
 @list_options
 @pass_app
-def list_(app: App, limit: int | None, listing: Listing) -> None:
+def list_(app: App, selector: str, limit: int | None, listing: Listing) -> None:
     """Lists ISO images.
 
     \b
     Example:
       ostler iso list
     """
-    print_list(VIEW, pages(app.client.isos.ListIsos, pb.ListIsosRequest(), lambda a: a.isos, limit), listing)
+    request = pb.ListIsosRequest(selector=selector)
+    print_list(VIEW, pages(app.client.isos.ListIsos, request, lambda a: a.isos, limit), listing)
 
 
 @command.command("show")
@@ -111,3 +116,6 @@ def _parts(
     for data in transfers.pieces(source):
         yield pb.UploadIsoRequest(data=data)
         advance(len(data))
+
+
+command.add_command(label_command("iso"))

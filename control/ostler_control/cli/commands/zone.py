@@ -7,6 +7,8 @@ from ostler.control.v1 import zone_pb2 as pb
 
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.labels import joined as labels_joined
+from ostler_control.cli.labels import label_command, selector_option
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import ZONE
 from ostler_control.cli.options import confirm, limit_option, list_options, output_option, request_id_option, yes_option
@@ -15,7 +17,7 @@ from ostler_control.cli.output import Listing, View, print_list, print_one
 VIEW = View[pb.Zone](
     "zone",
     columns=[("name", lambda z: z.name), ("age", lambda z: text.age(z, "create_time"))],
-    details=[("id", lambda z: z.id)],
+    details=[("labels", lambda z: labels_joined(z.labels)), ("id", lambda z: z.id)],
 )
 
 
@@ -40,17 +42,19 @@ def create(app: App, name: str, request_id: str, output: str) -> None:
 
 
 @command.command("list")
+@selector_option
 @limit_option()
 @list_options
 @pass_app
-def list_(app: App, limit: int | None, listing: Listing) -> None:
+def list_(app: App, selector: str, limit: int | None, listing: Listing) -> None:
     """Lists all zones.
 
     \b
     Example:
       ostler zone list -o name
     """
-    print_list(VIEW, pages(app.client.zones.ListZones, pb.ListZonesRequest(), lambda a: a.zones, limit), listing)
+    request = pb.ListZonesRequest(selector=selector)
+    print_list(VIEW, pages(app.client.zones.ListZones, request, lambda a: a.zones, limit), listing)
 
 
 @command.command("show")
@@ -81,3 +85,6 @@ def delete(app: App, zone: str, yes: bool) -> None:
     confirm(f"Delete zone {zone}?", yes)
     app.client.zones.DeleteZone(pb.DeleteZoneRequest(zone=zone))
     click.echo(f"zone {zone} is deleted")
+
+
+command.add_command(label_command("zone"))

@@ -16,6 +16,7 @@ from ostler_control.web import tables
 from ostler_control.web.actions import Action, Actions, Target
 from ostler_control.web.context import Console, command
 from ostler_control.web.forms import Call, Option
+from ostler_control.web.labels import label_action
 from ostler_control.web.objects import render_object
 from ostler_control.web.pages import backup_schedules
 
@@ -26,10 +27,14 @@ _READY = frozenset({"ready"})
 def backups(console: Console, request: Request) -> Response:
     """The page of backups and their schedules; for admins with the stores that hold them."""
     client = console.app.client.backups
-    filters = tables.Filters(request, ("vm", "VM"), ("account", "Account"))
+    filters = tables.Filters(request, ("vm", "VM"), ("account", "Account"), ("selector", "Labels"))
     answer = client.ListBackups(
         pb.ListBackupsRequest(
-            page_size=tables.PAGE_SIZE, page_token=filters.page, vm=filters["vm"], account=filters["account"]
+            page_size=tables.PAGE_SIZE,
+            page_token=filters.page,
+            vm=filters["vm"],
+            account=filters["account"],
+            selector=filters["selector"],
         )
     )
     following = filters.next(answer.next_page_token)
@@ -192,6 +197,7 @@ ACTIONS = Actions(
             fixed=("--over", "--yes"),
             is_dangerous=True,
         ),
+        label_action("backup"),
         Action(
             "delete",
             ("backup", "delete"),

@@ -14,6 +14,7 @@ from ostler_control.web import tables
 from ostler_control.web.actions import Action, Actions, Target
 from ostler_control.web.context import Console
 from ostler_control.web.forms import Call, Option
+from ostler_control.web.labels import label_action
 from ostler_control.web.objects import render_object
 from ostler_control.web.tables import Table
 
@@ -73,6 +74,7 @@ ACTIONS = Actions(
             is_dangerous=True,
             admins=True,
         ),
+        label_action("iso", "ISO image", admins=True),
     ),
 )
 _STATES = frozenset({"running", "stopped"})

@@ -17,12 +17,11 @@ from ostler_control.web.objects import render_object
 
 def one_zone(console: Console, request: Request) -> Response:
     """The page of a zone."""
-    wanted = zone_pb2.GetZoneRequest(zone=request.path_params["zone"])
-    found = console.app.client.zones.GetZone(wanted)
-    href = tables.path("zones", found.name)
+    found = _zone(console.app, request.path_params["zone"])
     links = [("Its clusters", tables.address("/clusters", {"zone": found.name}))]
-    target = Target(found.id, found.name, "zone", "", "/", href)
-    return render_object(console, request, target, ("zone", "show", found.name), zone.VIEW, found, links=links)
+    target, words = _target(found, "zone"), ("zone", "show", found.name)
+    buttons = ZONE_ACTIONS.buttons(console, target)
+    return render_object(console, request, target, words, zone.VIEW, found, buttons=buttons, links=links)
 
 
 def one_cluster(console: Console, request: Request) -> Response:
@@ -54,6 +53,10 @@ def one_network(console: Console, request: Request) -> Response:
     return render_object(console, request, target, words, network.VIEW, found, buttons=buttons)
 
 
+def _zone(app: App, name: str) -> zone_pb2.Zone:
+    return app.client.zones.GetZone(zone_pb2.GetZoneRequest(zone=name))
+
+
 def _cluster(app: App, name: str) -> zone_pb2.Cluster:
     return app.client.clusters.GetCluster(zone_pb2.GetClusterRequest(cluster=name))
 
@@ -66,10 +69,16 @@ def _network(app: App, name: str) -> network_pb2.Network:
     return app.client.networks.GetNetwork(network_pb2.GetNetworkRequest(network=name))
 
 
-def _target(found: zone_pb2.Cluster | pool_pb2.Pool | network_pb2.Network, noun: str, here: str = "/") -> Target:
+_Place = zone_pb2.Zone | zone_pb2.Cluster | pool_pb2.Pool | network_pb2.Network
+
+
+def _target(found: _Place, noun: str, here: str = "/") -> Target:
     return Target(found.id, found.name, noun, "", here, tables.path(f"{noun}s", found.name))
 
 
+ZONE_ACTIONS = Actions(
+    "/zones", lambda app, name: _target(_zone(app, name), "zone"), (label_action("zone", admins=True),)
+)
 CLUSTER_ACTIONS = Actions(
     "/clusters", lambda app, name: _target(_cluster(app, name), "cluster"), (label_action("cluster", admins=True),)
 )

@@ -25,8 +25,9 @@ MAX_CHOICES = 100
 
 def zones(console: Console, request: Request) -> Response:
     """The page of zones."""
-    filters = Filters(request)
-    table = _zones(console.app, ListZonesRequest(page_size=PAGE_SIZE, page_token=filters.page), filters.next)
+    filters = Filters(request, ("selector", "Labels"))
+    wanted = ListZonesRequest(page_size=PAGE_SIZE, page_token=filters.page, selector=filters["selector"])
+    table = _zones(console.app, wanted, filters.next)
     return render_list(console, request, ("zone", "list"), filters, table)
 
 
