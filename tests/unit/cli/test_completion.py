@@ -14,7 +14,15 @@ from tests.unit.cli.conftest import Ostler
 
 def test_commands_and_options(profile: Path) -> None:
     assert complete(profile, "ostler v") == ["vm", "volume"]
-    assert complete(profile, "ostler vm s") == ["show", "start", "stop", "send-key", "screenshot", "snapshot"]
+    assert complete(profile, "ostler vm s") == [
+        "show",
+        "set-firmware",
+        "start",
+        "stop",
+        "send-key",
+        "screenshot",
+        "snapshot",
+    ]
     assert complete(profile, "ostler vm create --te") == ["--template"]
     assert complete(profile, "ostler vm list --state st") == ["stopped", "starting", "stopping"]
 
