@@ -170,6 +170,16 @@ def transaction(*, lasting: bool = True) -> Iterator[None]:
             _commit_sync.wait(db.database)
 
 
+@contextlib.contextmanager
+def joined() -> Iterator[None]:
+    """The caller's transaction, without a savepoint, or one of its own: for what has changed nothing when it raises."""
+    if not db.is_closed() and db.in_transaction():
+        yield
+        return
+    with transaction():
+        yield
+
+
 def erase_deleted() -> None:
     """For a transaction that deletes secrets: once it has committed, SQLite's log holds them no longer either.
 

@@ -171,7 +171,7 @@ def _share(vm: Vm) -> _Share:
 
 
 def _claim(vm: Vm, host_id: str, place: ForeignKeyField[Host | None]) -> None:
-    with database.transaction():
+    with database.joined():
         share = _share(vm)
         claimed = share.host_id if place is Vm.host else share.destination_id
         if claimed == host_id:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ostler_common.errors import AbortedError, FailedPreconditionError
 from ostler_common.hypervisors import Function
-from peewee import SQL, AsIs, Case, ColumnBase, Select
+from peewee import SQL, AsIs, Case, ColumnBase, Select, fn
 
 from ostler_control import database, settings
 from ostler_control.catalog.firmware import is_uefi
@@ -145,13 +145,15 @@ def pools_for(
     Considers pools that some host of the zone or cluster reaches, but no backup stores. Raises like
     `placement.choose_pools`, and FailedPreconditionError POOL_IS_STORE.
     """
-    reached = PoolHost.select(PoolHost.pool).join(Host).join(Cluster).where(PoolHost.reachable, ~Host.removed)
+    reached = PoolHost.select(PoolHost.id).join(Host).join(Cluster).where(PoolHost.reachable, ~Host.removed)
     if zone_id:
         reached = reached.where(Cluster.zone == zone_id)
     if cluster_id:
         reached = reached.where(Cluster.id == cluster_id)
     query = Pool.select(Pool.id, Pool.name, Pool.shared, Pool.encryption, Pool.available_bytes)
-    query = query.where(Pool.id == pool_id) if pool_id else query.where(Pool.id.in_(reached))
+    query = (
+        query.where(Pool.id == pool_id) if pool_id else query.where(fn.EXISTS(reached.where(PoolHost.pool == Pool.id)))
+    )
     rows = tuples(query.where(holds_volumes()), tuple[str, str, bool, bool, int])
     if pool_id and not rows:
         check_holds_volumes(pool_id)

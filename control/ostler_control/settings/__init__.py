@@ -21,7 +21,7 @@ from ostler_control.settings.changes import GLOBAL, Owner, change, reset
 from ostler_control.settings.registry import SETTINGS, SUBJECTS, find
 from ostler_control.settings.scopes import ANYWHERE, At
 from ostler_control.settings.setting import InForce, Setting, in_force
-from ostler_control.settings.values import forget
+from ostler_control.settings.values import forget, read_once
 from ostler_control.states import Scope
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "in_force",
     "migration",
     "quotas",
+    "read_once",
     "reset",
     "templates",
     "vms",

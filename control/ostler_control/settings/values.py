@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import contextlib
+import threading
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from peewee import Expression
+from peewee import ColumnBase, Expression
 
 from ostler_control.models import Cluster, SettingValue
 from ostler_control.models.columns import tuples
@@ -24,15 +26,59 @@ class Stored:
     value: str
 
 
-def find(names: Collection[str], at: At) -> dict[str, list[Stored]]:
+_ByName = dict[str, list[Stored]]
+
+
+class _Kept(threading.local):
+    """What `read_once` has read for this thread: the account, and the values; None outside."""
+
+    values: tuple[str, _ByName] | None = None
+
+
+_kept = _Kept()
+
+
+@contextlib.contextmanager
+def read_once(account_id: str) -> Iterator[None]:
+    """Inside, this thread reads the values in one statement instead of at each question: for a transaction that asks
+    for many settings and changes none.
+
+    account_id: the account whose values may be asked for; those of others are still read when they are.
+    """
+    before = _kept.values
+    own = (SettingValue.scope != Scope.ACCOUNT) | (SettingValue.scope_id == account_id)
+    _kept.values = (account_id, _read(own))
+    try:
+        yield
+    finally:
+        _kept.values = before
+
+
+def _read(which: ColumnBase) -> _ByName:
+    columns = (SettingValue.name, SettingValue.scope, SettingValue.scope_id, SettingValue.value)
+    found: _ByName = {}
+    for name, scope, scope_id, value in tuples(SettingValue.select(*columns).where(which), tuple[str, Scope, str, str]):
+        found.setdefault(name, []).append(Stored(Scope(scope), scope_id, value))
+    return found
+
+
+def find(names: Collection[str], at: At) -> _ByName:
     """The values in reach at a place, by name, the narrowest first."""
-    rows = SettingValue.select().where(SettingValue.name.in_(names), _reach(at))
-    found: dict[str, list[Stored]] = {}
-    for row in rows:
-        found.setdefault(row.name, []).append(Stored(row.scope, row.scope_id, row.value))
+    found = _kept_in_reach(names, at)
+    if found is None:
+        found = _read(SettingValue.name.in_(names) & _reach(at))
     for values in found.values():
         values.sort(key=lambda stored: _WIDTH[stored.scope], reverse=True)
     return found
+
+
+def _kept_in_reach(names: Collection[str], at: At) -> _ByName | None:
+    """The same from what is kept; None where the database must be asked."""
+    if _kept.values is None or at.cluster_id or at.zone_id or at.account_id not in ("", _kept.values[0]):
+        return None
+    reach = {(Scope.GLOBAL, "")} | ({(Scope.ACCOUNT, at.account_id)} if at.account_id else set())
+    kept = _kept.values[1]
+    return {name: [one for one in kept[name] if (one.scope, one.scope_id) in reach] for name in names if name in kept}
 
 
 def _reach(at: At) -> Expression:
@@ -50,9 +96,8 @@ def _reach(at: At) -> Expression:
 
 def of_clusters(name: str) -> dict[str, str]:
     """The values of the clusters that have their own or their zone's; under "" the global one, if there is one."""
-    columns = (SettingValue.scope, SettingValue.scope_id, SettingValue.value)
-    rows = tuples(SettingValue.select(*columns).where(SettingValue.name == name), tuple[Scope, str, str])
-    stored = {(scope, scope_id): value for scope, scope_id, value in rows}
+    known = _read(SettingValue.name == name) if _kept.values is None else _kept.values[1]
+    stored = {(one.scope, one.scope_id): one.value for one in known.get(name, ()) if one.scope is not Scope.ACCOUNT}
     found = {"": stored[Scope.GLOBAL, ""]} if (Scope.GLOBAL, "") in stored else {}
     if all(scope == Scope.GLOBAL for scope, _ in stored):
         return found

@@ -49,6 +49,11 @@ def create(wanted: NewVm, user: str, keys: Keyring) -> Operation:
     ResourceExhaustedError QUOTA_EXCEEDED, and what `wanted.check` and `vm_user_data.assign` raise: then nothing has
     changed.
     """
+    with settings.read_once(wanted.account.id):
+        return _record(wanted, user, keys)
+
+
+def _record(wanted: NewVm, user: str, keys: Keyring) -> Operation:
     checked = check(wanted)
     check_quota(wanted.account.id, _resources(wanted, checked))
     vm = _record_vm(wanted, checked)

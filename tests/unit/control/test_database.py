@@ -986,6 +986,26 @@ def test_a_query_outside_a_session_fails_rather_than_leak_a_connection(fresh_dat
     assert [type(error) for error in errors] == [peewee.InterfaceError]
 
 
+def test_what_joins_a_transaction_ends_with_it(fresh_database: str) -> None:
+    def fail_after(name: str) -> None:
+        with database.transaction():
+            with database.joined():
+                Zone.create(name=name)
+            raise ZeroDivisionError
+
+    def fail_within(name: str) -> None:
+        with database.joined():
+            Zone.create(name=name)
+            raise ZeroDivisionError
+
+    with database.joined():
+        Zone.create(name="alone")
+    for fail in (fail_after, fail_within):
+        with pytest.raises(ZeroDivisionError):
+            fail("failed")
+    assert [zone.name for zone in Zone.select()] == ["alone"]
+
+
 def test_a_transaction_is_undone_as_a_whole(fresh_database: str) -> None:
     def fail() -> None:
         with database.transaction():

@@ -97,6 +97,35 @@ def test_all_clusters_at_once_as_each_alone(places: Places) -> None:
     assert STOP.by_cluster() == {"": 50, places.cluster.id: 30, places.other_cluster.id: 20}
 
 
+def test_values_that_are_read_once_are_those_of_each_question(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, allowed = "allow.additional.vm.configuration.list.kvm", settings.vms.EXTRA_CONFIG_ALLOWED
+    other = Account.create(name="other")
+    update(name, "devices/video")
+    update(name, "clock,pm", account="acme")
+    update(name, "pm", account="other")
+    update(STOP.name, "50")
+    update(STOP.name, "40", zone="z1")
+    update(STOP.name, "30", cluster="c2")
+
+    def answers() -> list[object]:
+        ats = (settings.ANYWHERE, settings.At(account_id=places.account.id))
+        own = [[str(rule) for rule in allowed.get(at)] for at in ats]
+        return [own, STOP.get(), STOP.by_cluster(), settings.vms.EXTRA_CONFIG_ENABLED.get(ats[1])]
+
+    def elsewhere() -> list[object]:
+        at_other = [str(rule) for rule in allowed.get(settings.At(account_id=other.id))]
+        return [at_other, STOP.get(settings.At(cluster_id=places.cluster.id))]
+
+    asked_each_time = (answers(), elsewhere())
+    with settings.read_once(places.account.id):
+        with monkeypatch.context() as patched:
+            patched.setattr("ostler_control.settings.values._read", lambda _: pytest.fail("a value was read once more"))
+            at_once = answers()
+        assert (at_once, elsewhere()) == asked_each_time
+    update(STOP.name, "20")
+    assert STOP.get() == 20, "nothing is kept afterwards"
+
+
 def test_an_accounts_value_is_its_own(places: Places) -> None:
     name = "allow.additional.vm.configuration.list.kvm"
     update(name, "devices/video")
