@@ -34,6 +34,7 @@ class S3:
     """What the server has. fail: answers with status and code, one for each request of that kind ("PUT", "complete",
     ...), before it does anything; cut: bytes after which it hangs up, once each; asked: kinds of all requests."""
 
+    address: str = "127.0.0.1"
     port: int = 0
     ca_pem: bytes = b""
     objects: dict[str, bytes] = field(default_factory=dict)
@@ -46,7 +47,7 @@ class S3:
 
     @property
     def endpoint(self) -> str:
-        return f"https://127.0.0.1:{self.port}"
+        return f"https://{self.address}:{self.port}"
 
     def bucket(self, prefix: str = "fleet/one", **changed: str) -> Bucket:
         """With the keys that the server knows, unless changed."""
@@ -57,13 +58,13 @@ class S3:
 
 
 @contextmanager
-def serving(directory: Path, listen: str = "127.0.0.1", addresses: tuple[str, ...] = ("127.0.0.1",)) -> Iterator[S3]:
-    """directory: where its CA is kept."""
-    served = S3()
-    files = ThrowawayCa(directory, "s3").issue(Identity(Kind.HOST, "s3"), addresses=addresses)
+def serving(directory: Path, address: str = "127.0.0.1") -> Iterator[S3]:
+    """directory: where its CA is kept; address: where it listens, and for what its certificate is."""
+    served = S3(address)
+    files = ThrowawayCa(directory, "s3").issue(Identity(Kind.HOST, "s3"), addresses=(address,))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(files.certificate, files.key)
-    server = ThreadingHTTPServer((listen, 0), _handler(served))
+    server = ThreadingHTTPServer((address, 0), _handler(served))
     server.daemon_threads = True
     server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     served.port, served.ca_pem = server.server_port, files.trust.read_bytes()

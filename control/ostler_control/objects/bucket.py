@@ -54,7 +54,7 @@ class Bucket:
         return "/".join(part for part in (self.endpoint, self.name, self.prefix) if part)
 
     def probe(self) -> None:
-        """Puts, gets and deletes a small object.
+        """Puts and gets a small object, begins and aborts an upload of parts, and deletes the object.
 
         Raises UnavailableError STORE_NOT_REACHED; NotFoundError BUCKET_NOT_FOUND; FailedPreconditionError
         STORE_UNTRUSTED, STORE_CREDENTIALS, STORE_REFUSED; InvalidArgumentError INVALID_CERTIFICATE.
@@ -63,8 +63,9 @@ class Bucket:
         self._call("PUT", key, content=_PROBE)
         try:
             found = self._call("GET", key)
+            self.begin_upload(key)
         finally:
-            self.delete(key)
+            self.remove(key)
         if found.body != _PROBE:
             raise FailedPreconditionError(
                 f"{object_store.server_of(self.endpoint)} gives other bytes than were put: it is no S3 store",

@@ -116,12 +116,14 @@ def _finish(run: Run, disk_id: str, upload_id: str, etags: list[str], size_bytes
     _bucket(disk_id, run.keys).complete_upload(stores.key_of(load_disk(disk_id)), upload_id, etags, size_bytes)
 
 
-def leftovers(host_id: str) -> list[str]:
-    """Ids of the disks of complete backups that this host still may have in its spool."""
+def _leftovers(host_id: str, own_id: str) -> list[str]:
+    """Ids of the disks that this host still may have in its spool: of complete backups that no operation holds, and of
+    the operation's own."""
     with session():
         spools = BackupSpool.select(BackupSpool.backup).where(BackupSpool.host_id == host_id)
-        complete = Backup.select(Backup.id).where(Backup.id.in_(spools) & (Backup.state == BackupState.READY))
-        return [disk.id for disk in BackupDisk.select().where(BackupDisk.backup.in_(complete))]
+        complete = (Backup.state == BackupState.READY) & ((Backup.operation_id == "") | (Backup.id == own_id))
+        backups = Backup.select(Backup.id).where(Backup.id.in_(spools) & complete)
+        return [disk.id for disk in BackupDisk.select().where(BackupDisk.backup.in_(backups))]
 
 
 def clear_spool(run: Run, host_id: str, name: str) -> None:
@@ -129,13 +131,14 @@ def clear_spool(run: Run, host_id: str, name: str) -> None:
 
     What a host does not delete now is deleted by the next backup there, or with its own.
     """
-    disks: list[str] = run.always(f"{name}-find", lambda: leftovers(host_id))
+    disks: list[str] = run.always(f"{name}-find", lambda: _leftovers(host_id, run.resource_id))
     try:
         for number, disk_id in enumerate(disks):
             run.always(f"{name}-{number}", partial(delete_file, run, host_id, disk_id))
     except OstlerError as error:
         log.warning("files stay in the spool of a host", host=host_id, operation=run.id, reason=error.reason)
-    else:
+        return
+    if disks:
         run.always(f"{name}-forget", lambda: _forget_spools(disks))
 
 

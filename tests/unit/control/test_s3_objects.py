@@ -55,8 +55,15 @@ def test_a_url_is_signed_as_amazon_documents_it() -> None:
 def test_a_store_is_probed_and_nothing_stays(server: S3) -> None:
     server.bucket().probe()
     server.bucket(prefix="").probe()
-    assert server.objects == {}
-    assert server.asked == ["PUT", "GET", "DELETE"] * 2
+    assert (server.objects, server.uploads) == ({}, {})
+    assert server.asked == ["PUT", "GET", "uploads", "begin", "uploads", "abort", "DELETE"] * 2
+
+
+@pytest.mark.parametrize("kind", ["GET", "uploads", "begin"])
+def test_a_key_that_may_not_do_all_that_backups_need_is_refused(server: S3, kind: str) -> None:
+    server.fail[kind] = [(403, "AccessDenied")]
+    assert error_of(server.bucket()).reason == "STORE_CREDENTIALS"
+    assert (server.objects, server.uploads) == ({}, {})
 
 
 @pytest.mark.parametrize(
