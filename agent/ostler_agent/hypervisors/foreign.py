@@ -55,6 +55,7 @@ class ForeignVm:
     disks: tuple[ForeignDisk, ...] = ()
     nics: tuple[ForeignNic, ...] = ()
     problems: tuple[Problem, ...] = ()
+    secure_boot: bool = False
 
 
 @runtime_checkable

@@ -74,6 +74,7 @@ def _response(found: Found) -> adoption_pb2.InspectVmResponse:
         cpus=vm.cpus,
         memory_bytes=vm.memory_bytes,
         firmware=types_pb2.FIRMWARE_UEFI if vm.uefi else types_pb2.FIRMWARE_BIOS,
+        secure_boot=vm.secure_boot,
         managed=vm.managed,
         disks=[
             response.Disk(

@@ -113,6 +113,7 @@ class _Names:
             shutdown=flags.get("shutdown", False),
             stopped=flags.get("stopped", False),
             test_boot=flags.get("test_boot", False),
+            tpm=flags.get("tpm", False),
             force_control_download=flags.get("force_control_download", False),
             warm=flags.get("warm", False),
             auto_cut_over=warm_cut_over.auto,

@@ -296,4 +296,5 @@ def _wanted(spec: pb.ImportSpec, caller: Caller, source: ImportSource | None) ->
             force_control_download=spec.force_control_download,
             warm=spec.warm,
             auto_cut_over=spec.cut_over == pb.AUTO,
+            tpm=spec.tpm,
         )

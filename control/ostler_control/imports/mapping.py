@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ostler_control.catalog.firmware import SECURE_BOOT
 from ostler_control.vmware.inventory import SourceVm
 
 # The converted guest has virtio drivers; models that QEMU has as well are kept, for the guest knows them already.
@@ -55,17 +56,22 @@ class TargetVm:
     nics: tuple[TargetNic, ...]
 
 
-def target_vm(source: SourceVm, name: str, networks: Mapping[str, str]) -> TargetVm:
+def target_vm(source: SourceVm, name: str, networks: Mapping[str, str], *, secure_boot: bool = False) -> TargetVm:
     """What a VM becomes. networks: ids of the fleet's by the names of VMware's; all are mapped, as `preflight` has
-    found."""
+    found; secure_boot: its host can boot with it."""
     return TargetVm(
         name=name,
         cpus=source.cpus,
         memory_bytes=source.memory_bytes,
-        firmware=_FIRMWARE.get(source.firmware, "bios"),
+        firmware=SECURE_BOOT if secure_boot and wants_secure_boot(source) else _FIRMWARE.get(source.firmware, "bios"),
         guest_os=guest_os(source.guest_id),
         nics=tuple(TargetNic(networks[nic.network], nic.mac, nic_model(nic.model)) for nic in source.nics),
     )
+
+
+def wants_secure_boot(source: SourceVm) -> bool:
+    """Whether it boots with secure boot: that setting alone means nothing to a BIOS."""
+    return source.secure_boot and source.firmware == "efi"
 
 
 def nic_model(model: str) -> str:

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from ostler_control.imports import conversion_hosts, staging
 from ostler_control.imports.conversion_hosts import HostFacts
+from ostler_control.imports.mapping import wants_secure_boot
 from ostler_control.imports.staging import PoolFacts
 from ostler_control.vmware.inventory import DiskKind, Power, SourceVm, Tools
 
@@ -58,7 +59,8 @@ class Facts:
     is_vcenter: whether the source can clone; shutdown: the guest may be shut down; warm: the disks are copied while
     it runs; kvm: the source is a KVM host; passphrases: keys of the disks that one was given for; bridges: of the
     networks that those of the source are mapped to, by the source's names; taken_macs: those of other VMs;
-    fleet_bridges: of the hosts that the VM may run on; uefi_host: whether one of them boots UEFI; hosts and pools:
+    fleet_bridges: of the hosts that the VM may run on; uefi_host: whether one of them boots UEFI;
+    secure_boot_host: whether the host where it goes boots with secure boot; tpm: it gets a new TPM; hosts and pools:
     see `conversion_hosts` and `staging`; offering_cpus, offering_memory_bytes: its limits; placement_refusal: why
     no host takes the VM, "" when one does.
     """
@@ -73,6 +75,8 @@ class Facts:
     taken_macs: frozenset[str] = frozenset()
     fleet_bridges: frozenset[str] = frozenset()
     uefi_host: bool = True
+    secure_boot_host: bool = True
+    tpm: bool = False
     offering_cpus: int = 0
     offering_memory_bytes: int = 0
     hosts: Sequence[HostFacts] = ()
@@ -304,13 +308,21 @@ def _check_devices(facts: Facts) -> Iterator[Finding]:
     vm = facts.vm
     if vm.firmware == "efi" and not facts.uefi_host:
         yield _error("NO_UEFI_HOST", "it boots with UEFI, and no host there can", "Install OVMF on a host.")
-    if vm.secure_boot:
-        yield _warning("SECURE_BOOT_OFF", "it boots with secure boot, and will boot without")
+    if wants_secure_boot(vm) and facts.secure_boot_host:
+        yield _warning(
+            "SECURE_BOOT_KEYS",
+            "it boots with secure boot, as before, with Microsoft's keys: keys that somebody enrolled are not imported",
+            "If its boot loader needs other keys, give it the firmware uefi after the import (ostler vm set-firmware).",
+        )
+    elif wants_secure_boot(vm):
+        yield _warning("SECURE_BOOT_OFF", "it boots with secure boot, and will boot without: its host here cannot")
     if vm.tpm:
         yield _warning(
             "TPM_LOST",
-            "its TPM is not imported; what the guest sealed with it does not open",
-            "Have the recovery key at hand, or suspend BitLocker first.",
+            "its TPM is not imported; what the guest sealed with it does not open"
+            + (", and it gets a new, empty one" if facts.tpm else ""),
+            "Have the recovery key at hand, or suspend BitLocker first."
+            + ("" if facts.tpm else " --tpm gives the new VM a new, empty TPM."),
         )
     for label in vm.passthrough:
         yield _warning("PASSTHROUGH_LOST", f"{label} belongs to its ESXi host and is not imported")

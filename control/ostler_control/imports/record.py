@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ostler_common.errors import AbortedError, AlreadyExistsError, FailedPreconditionError
+from ostler_common.hypervisors import Function
 from peewee import IntegrityError
 
 from ostler_control import settings
 from ostler_control.catalog.names import check_name
 from ostler_control.catalog.quotas import Resources, check_quota
+from ostler_control.hypervisors import rules
 from ostler_control.imports import staging
 from ostler_control.imports.disks import DiskPlan
 from ostler_control.imports.facts import Preflight, name_of, preflight, vm_exists
@@ -33,6 +35,7 @@ from ostler_control.models import (
 from ostler_control.operations import record_operation
 from ostler_control.placement import Placement
 from ostler_control.scheduling import placement_query
+from ostler_control.vms import tpm
 from ostler_control.vmware.inventory import SourceVm
 
 _MAX_FINDINGS_TOLD = 5
@@ -118,7 +121,13 @@ def record_import(wanted: Wanted, vm: SourceVm, is_vcenter: bool, user: str, key
     found = preflight(wanted, vm, is_vcenter)
     if not found.report.is_go or found.placement is None:
         raise _refused(vm, found.report)
-    target = target_vm(vm, name, {name: network.id for name, network in wanted.networks.items()})
+    home = Host.get_by_id(found.placement.host_id)
+    target = target_vm(
+        vm,
+        name,
+        {name: network.id for name, network in wanted.networks.items()},
+        secure_boot=rules.supports(Function.SECURE_BOOT, home),
+    )
     check_quota(wanted.account.id, _resources(target, found.disks))
     row = Vm.create(
         name=name,
@@ -130,6 +139,8 @@ def record_import(wanted: Wanted, vm: SourceVm, is_vcenter: bool, user: str, key
     )
     for position, nic in enumerate(target.nics):
         Nic.create(vm=row, position=position, mac=nic.mac, network=nic.network, model=nic.model)
+    if wanted.tpm:
+        tpm.add(row, keys)
     placement = placement_query.find_and_claim(row, found.demand)
     host = Host.get_by_id(placement.host_id)
     Vm.update(hypervisor_type=host.hypervisor_type).where(Vm.id == row.id).execute()

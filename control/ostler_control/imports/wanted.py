@@ -65,7 +65,7 @@ class Wanted:
     stays off then; force_control_download: the control plane
     downloads the disks even where the conversion host could; warm: the disks are copied while the VM runs;
     auto_cut_over: it is shut down as soon as little changes; cut_over_time: it is shut down then, or as soon as the
-    first copy is complete (UTC, without a time zone), None for no such moment.
+    first copy is complete (UTC, without a time zone), None for no such moment; tpm: it gets a new, empty TPM.
     """
 
     source: ImportSource | None
@@ -90,6 +90,7 @@ class Wanted:
     warm: bool = False
     auto_cut_over: bool = False
     cut_over_time: datetime.datetime | None = None
+    tpm: bool = False
 
     @property
     def is_kvm(self) -> bool:

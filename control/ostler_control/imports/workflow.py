@@ -43,6 +43,7 @@ from ostler_control.models import (
 from ostler_control.operations import Run, Undo, workflow
 from ostler_control.operations.inputs import from_json, to_json
 from ostler_control.scheduling import capacity
+from ostler_control.vms import firmware_states, tpm
 from ostler_control.vms import wire as vm_wire
 from ostler_control.vms.on_host import FORCE_OFF, UNDEFINE, force_off, push_undo_of_start, start_on
 from ostler_control.vms.rows import load, set_state
@@ -78,8 +79,10 @@ def _import(run: Run) -> None:
             run.step("stopped", lambda: _leave_stopped(run))
         else:
             push_undo_of_start(run, undo, inputs.host_id)
-            run.step("start", lambda: start_on(run, inputs.host_id, _START))
+            kept: bool = run.step("start", lambda: start_on(run, inputs.host_id, _START))
         undo.clear()
+        if not inputs.stopped:
+            firmware_states.keep_step(run, inputs.host_id, kept)
         if inputs.warm is not None:
             warm.finish(run, inputs)
         run.always("report", lambda: _report(run, vm))
@@ -319,6 +322,8 @@ def _record_failure(run: Run, undo: Undo, inputs: ImportInputs) -> None:
                     Volume.id == volume.id
                 ).execute()
         if clean:
+            tpm.forget(vm.id)
+            firmware_states.forget(vm.id)
             Vm.delete().where(Vm.id == vm.id).execute()
         else:
             power_state = PowerState.ABSENT if off else PowerState.UNKNOWN

@@ -17,6 +17,7 @@ from ostler_common.hypervisors import Function
 
 from ostler_control import networks
 from ostler_control.agents import Agents, power_states
+from ostler_control.catalog.firmware import SECURE_BOOT
 from ostler_control.catalog.names import check_name
 from ostler_control.catalog.quotas import Resources, check_quota
 from ostler_control.database import session, transaction
@@ -117,7 +118,7 @@ def adopt(wanted: NewVmAdoption, found: pb.InspectVmResponse, user: str) -> Oper
         service_offering=_offering(wanted, found),
         cpus=found.cpus,
         memory_bytes=found.memory_bytes,
-        firmware="uefi" if found.firmware == types_pb2.FIRMWARE_UEFI else "bios",
+        firmware=_firmware(wanted.host, found),
         hypervisor_type=wanted.host.hypervisor_type,
     )
     for position, nic in enumerate(found.nics):
@@ -130,6 +131,12 @@ def adopt(wanted: NewVmAdoption, found: pb.InspectVmResponse, user: str) -> Oper
     volumes = [_volume(vm, disk, min(d.slot for d in found.disks)) for disk in found.disks]
     files = tuple(AdoptedFile(volume.id, disk.file_name) for volume, disk in zip(volumes, found.disks, strict=True))
     return record_operation("vm.adopt", vm, user, AdoptInputs(wanted.host.id, files), also=volumes)
+
+
+def _firmware(host: Host, found: pb.InspectVmResponse) -> str:
+    if found.firmware != types_pb2.FIRMWARE_UEFI:
+        return "bios"
+    return SECURE_BOOT if found.secure_boot and rules.supports(Function.SECURE_BOOT, host) else "uefi"
 
 
 def _claim(vm: Vm, host: Host) -> None:

@@ -12,6 +12,7 @@ import pytest
 from ostler.control.v1 import vm_pb2 as pb
 from ostler.types.v1 import vm_pb2 as types_pb2
 from ostler_common.errors import FailedPreconditionError, OstlerError, UnavailableError
+from ostler_common.hypervisors import Function
 from ostler_control.api.vms import VmService
 from ostler_control.models import (
     Event,
@@ -233,3 +234,12 @@ def test_a_vm_that_its_host_does_not_know_is_not_forgotten(place: Place) -> None
     found.power_state = types_pb2.POWER_STATE_ABSENT
     assert outcome(place.engine, place.unmanage()) == ("failed", "VM_ABSENT")
     assert Vm.get().id == found.vm_id
+
+
+def test_secure_boot_stays_where_the_host_can(place: Place) -> None:
+    place.put("one", firmware=types_pb2.FIRMWARE_UEFI, secure_boot=True)
+    place.adopt("one")
+    Host.update(functions=",".join(sorted(set(Function) - {Function.SECURE_BOOT}))).execute()
+    place.put("two", firmware=types_pb2.FIRMWARE_UEFI, secure_boot=True)
+    place.adopt("two")
+    assert {vm.name: vm.firmware for vm in Vm.select()} == {"one": "uefi_secure_boot", "two": "uefi"}

@@ -119,7 +119,8 @@ def test_each_error_is_a_no_go_of_its_own(code: str, facts: Facts) -> None:
         ("SNAPSHOTS", with_vm(snapshots=2)),
         ("SNAPSHOTS", with_disk(has_parent=True)),
         ("DISK_RDM_VIRTUAL", with_disk(kind=DiskKind.RDM_VIRTUAL)),
-        ("SECURE_BOOT_OFF", with_vm(firmware="efi", secure_boot=True)),
+        ("SECURE_BOOT_KEYS", with_vm(firmware="efi", secure_boot=True)),
+        ("SECURE_BOOT_OFF", replace(with_vm(firmware="efi", secure_boot=True), secure_boot_host=False)),
         ("TPM_LOST", with_vm(tpm=True)),
         ("PASSTHROUGH_LOST", with_vm(passthrough=("GPU",))),
     ],
@@ -127,6 +128,17 @@ def test_each_error_is_a_no_go_of_its_own(code: str, facts: Facts) -> None:
 def test_each_warning_lets_the_import_go_on(code: str, facts: Facts) -> None:
     assert codes(facts, Severity.WARNING) == [code]
     assert check(facts).is_go
+
+
+def test_a_bios_has_no_secure_boot_whatever_its_settings_say() -> None:
+    assert codes(with_vm(firmware="bios", secure_boot=True), Severity.WARNING) == []
+
+
+def test_a_new_tpm_is_offered_for_one_that_is_lost() -> None:
+    (lost,) = check(with_vm(tpm=True)).findings
+    (replaced,) = check(replace(with_vm(tpm=True), tpm=True)).findings
+    assert "--tpm" in lost.remedy
+    assert ("new, empty one" in replaced.message, "--tpm" in replaced.remedy) == (True, False)
 
 
 def test_a_guest_with_tools_may_be_shut_down_instead() -> None:
@@ -221,6 +233,8 @@ def test_a_larger_vm_takes_longer() -> None:
 
 def test_a_vm_keeps_its_hardware() -> None:
     vm = replace(VM, firmware="efi", nics=(NIC, replace(NIC, model="e1000", mac="00:50:56:00:00:02")))
+    secured = target_vm(replace(vm, firmware="efi", secure_boot=True), "web-1", {"VM Network": "br0"}, secure_boot=True)
+    assert secured.firmware == "uefi_secure_boot"
     target = target_vm(vm, "web-1", {"VM Network": "br0"})
     assert (target.name, target.cpus, target.memory_bytes, target.firmware) == ("web-1", 2, 2 * GIB, "uefi")
     assert [(nic.network, nic.mac, nic.model) for nic in target.nics] == [

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ostler_common.errors import FailedPreconditionError, OstlerError, UnavailableError
+from ostler_common.errors import AbortedError, FailedPreconditionError, OstlerError, UnavailableError
 from ostler_control import settings, vms, volumes
 from ostler_control.database import session
 from ostler_control.imports import sources, sweep, workflow
@@ -28,8 +28,10 @@ from ostler_control.models import (
     Pool,
     ServiceOffering,
     Vm,
+    VmFirmwareState,
     VmImport,
     VmOrigin,
+    VmTpm,
     Volume,
 )
 from ostler_control.operations import Engine
@@ -112,6 +114,20 @@ def test_a_vm_is_imported_with_its_disks_and_hardware(
     assert site.fleet.staging == {}
     assert VmImport.select().count() == 0
     assert [lease["state"] for lease in source_site.leases()] == ["done"]
+
+
+def test_an_imported_vm_gets_a_tpm_if_one_is_wanted(site: Site, engine: Engine, source: ImportSource) -> None:
+    assert outcome(engine, record(site, wanted(site, source, "web 1", tpm=True))) == OK
+    vm = Vm.get()
+    assert site.at(vm.host_id).tpms[vm.id].passphrase == site.keys.open(VmTpm.get()).reveal()
+    assert VmFirmwareState.select().count() == 1, "it follows the VM"
+
+
+def test_an_import_that_fails_leaves_no_key_of_a_tpm(site: Site, engine: Engine, source: ImportSource) -> None:
+    for fake in site.hosts.values():
+        fake.fail("StartVm", Fault(AbortedError("no", "NO_WAY")))
+    assert outcome(engine, record(site, wanted(site, source, "web 1", tpm=True)))[0] == "failed"
+    assert Vm.select().count() == VmTpm.select().count() == 0
 
 
 def test_a_running_vm_is_imported_by_way_of_a_clone(site: Site, engine: Engine, source: ImportSource) -> None:

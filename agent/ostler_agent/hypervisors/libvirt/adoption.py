@@ -42,6 +42,7 @@ def describe(session: Session, vm: str) -> ForeignVm:
         cpus=info.cpus,
         memory_bytes=info.memory_bytes,
         uefi=foreign.is_uefi(root),
+        secure_boot=foreign.is_secure_boot(root),
         managed=info.managed,
         disks=found_disks,
         nics=found_nics,

@@ -135,6 +135,7 @@ _SPEC: dict[str, _Option] = {
     "test_boot": click.option(
         "--test-boot", is_flag=True, help="Boot the new VM once without network, for a minute, and leave it off."
     ),
+    "tpm": click.option("--tpm", is_flag=True, help="Give the new VM a new, empty TPM 2.0."),
     "force_control_download": click.option(
         "--force-control-download",
         is_flag=True,

@@ -76,7 +76,7 @@ class PlanFile:
 
 
 PARALLEL_DEFAULTS: Mapping[str, int] = {"vms": 4, "per_esxi_host": 2, "per_vcenter": 8, "per_conversion_host": 2}
-_FLAGS = ("shutdown", "stopped", "test_boot", "force_control_download", "warm")
+_FLAGS = ("shutdown", "stopped", "test_boot", "force_control_download", "warm", "tpm")
 # What a warm import does not have: the guest is shut down at the cut-over, and nothing is staged.
 NOT_WARM = ("shutdown", "staging_pool", "force_control_download")
 _PLACES = ("zone", "cluster", "host")

@@ -60,6 +60,7 @@ class PlannedVm:
     warm: bool = False
     auto_cut_over: bool = False
     cut_over_time: str = ""
+    tpm: bool = False
 
 
 def wanted_of(planned: PlannedVm, source: ImportSource) -> Wanted:
@@ -94,6 +95,7 @@ def wanted_of(planned: PlannedVm, source: ImportSource) -> Wanted:
         force_control_download=planned.force_control_download,
         warm=planned.warm,
         auto_cut_over=planned.auto_cut_over,
+        tpm=planned.tpm,
         cut_over_time=datetime.datetime.fromisoformat(planned.cut_over_time) if planned.cut_over_time else None,
     )
 

@@ -50,6 +50,14 @@ def is_uefi(domain: Element) -> bool:
     return boot.get("firmware") == "efi" or (loader is not None and loader.get("type") == "pflash")
 
 
+def is_secure_boot(domain: Element) -> bool:
+    """Whether its UEFI starts signed programs only."""
+    loader = domain.find("os/loader")
+    features = domain.findall("os/firmware/feature")
+    asked = any(item.get("name") == "secure-boot" and item.get("enabled") == "yes" for item in features)
+    return asked or (loader is not None and loader.get("secure") == "yes")
+
+
 def disks(domain: Element) -> tuple[tuple[ForeignDisk, ...], tuple[Problem, ...]]:
     """The disks that map, and what is wrong with the others."""
     found: list[ForeignDisk] = []

@@ -78,7 +78,7 @@ def describe(domain: Element) -> Definition:
         cpus=_cpus(domain, problems),
         memory_bytes=_memory(domain, problems),
         uefi=foreign.is_uefi(domain),
-        secure_boot=_is_secure_boot(domain),
+        secure_boot=foreign.is_secure_boot(domain),
         os_id=_os_id(domain),
         disks=tuple(disks),
         nics=tuple(nics),
@@ -113,13 +113,6 @@ def _memory(domain: Element, problems: list[Problem]) -> int:
         return size_bytes
     problems.append(Problem("MEMORY", "its memory size cannot be read"))
     return 1 << 30
-
-
-def _is_secure_boot(domain: Element) -> bool:
-    loader = domain.find("os/loader")
-    features = domain.findall("os/firmware/feature")
-    asked = any(item.get("name") == "secure-boot" and item.get("enabled") == "yes" for item in features)
-    return asked or (loader is not None and loader.get("secure") == "yes")
 
 
 def _os_id(domain: Element) -> str:
