@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 # As in the crashes of other operations: three a step (copy, release-source, start, report; undone: two volumes,
 # end-remote-copy, record-failure), the end, and one that is never killed.
-POINTS = {"good": 14, "doomed": 17}
+POINTS = {"good": 17, "doomed": 17}
 
 
 @pytest.fixture
