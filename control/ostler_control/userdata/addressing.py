@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from ostler_control.models import NicAddressing
 from ostler_control.userdata.seed import Addressing
@@ -20,8 +20,10 @@ def record(nic_id: str, addressing: Addressing) -> None:
         )
 
 
-def of_nics(nic_ids: Iterable[str]) -> dict[str, Addressing]:
+def of_nics(nic_ids: Collection[str]) -> dict[str, Addressing]:
     """The addresses of these interfaces by their ids; one that asks DHCP is not there."""
+    if not nic_ids:
+        return {}
     rows = NicAddressing.select().where(NicAddressing.nic.in_(list(nic_ids)))
     return {
         row.nic_id: Addressing(

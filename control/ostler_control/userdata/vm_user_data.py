@@ -179,7 +179,7 @@ def _new_guest(given: Given) -> Guest:
 
 def _nics(vm_id: str) -> tuple[SeedNic, ...]:
     rows = list(Nic.select().where(Nic.vm == vm_id).order_by(Nic.position))
-    static = addressing.of_nics(row.id for row in rows)
+    static = addressing.of_nics([row.id for row in rows])
     return tuple(SeedNic(row.mac, static.get(row.id, DHCP)) for row in rows)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from ostler_common.errors import FailedPreconditionError, NotFoundError
 
@@ -29,8 +29,10 @@ def nics_of(vm_id: str) -> list[Nic]:
         return list(Nic.select(Nic, Network).join(Network).where(Nic.vm == vm_id).order_by(Nic.position))
 
 
-def down_of(nic_ids: Iterable[str]) -> set[str]:
+def down_of(nic_ids: Collection[str]) -> set[str]:
     """Those of these interfaces whose link is down."""
+    if not nic_ids:
+        return set()
     query = NicDown.select(NicDown.nic).where(NicDown.nic.in_(list(nic_ids)))
     return {nic_id for (nic_id,) in tuples(query, tuple[str])}
 

@@ -85,8 +85,8 @@ def nics(vm_id: str) -> list[vm_pb2.NicSpec]:
     """A VM's network interfaces as a host needs them."""
     with session():
         rows = nics_of(vm_id)
-        static = addressing.of_nics(nic.id for nic in rows)
-        down = down_of(nic.id for nic in rows)
+        static = addressing.of_nics([nic.id for nic in rows])
+        down = down_of([nic.id for nic in rows])
     return [
         vm_pb2.NicSpec(
             mac=nic.mac,

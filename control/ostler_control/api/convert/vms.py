@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from ostler.control.v1 import vm_pb2
 from ostler.types.v1 import vm_pb2 as types_vm_pb2
 from ostler_common.hypervisors import Function
+from peewee import JOIN, fn
 
 from ostler_control import labels
 from ostler_control.api.convert.enums import to_enum
@@ -29,6 +31,7 @@ from ostler_control.models import (
     VmOrigin,
     Volume,
     Zone,
+    tuples,
 )
 from ostler_control.placement import Candidate
 from ostler_control.scheduling import affinity
@@ -41,14 +44,33 @@ from ostler_control.vms.rows import down_of
 _DISK = (Volume.id, Volume.name, Volume.vm_id, Volume.slot, Volume.size_bytes, Volume.passphrase, Volume.pool)
 
 
+class _Names(NamedTuple):
+    """What a VM's row names by id; "" for what it has not."""
+
+    account: str
+    offering: str
+    host_id: str
+    host: str
+    cluster: str
+    zone: str
+
+
+_NOT_NAMED = _Names("", "", "", "", "", "")
+
+
+def _names(vm_ids: Sequence[str]) -> dict[str, _Names]:
+    """By VM. A VM that has no place has that of its last host."""
+    query = Vm.select(Vm.id, Account.name, ServiceOffering.name, Host.id, Host.name, Cluster.name, Zone.name)
+    query = query.join(Account).switch(Vm).join(ServiceOffering).switch(Vm)
+    place = Host.id == fn.COALESCE(Vm.host, Vm.last_host)
+    query = query.join(Host, JOIN.LEFT_OUTER, on=place).join(Cluster, JOIN.LEFT_OUTER).join(Zone, JOIN.LEFT_OUTER)
+    rows = tuples(query.where(Vm.id.in_(vm_ids)), tuple[str | None, ...])
+    return {row[0] or "": _Names(*(name or "" for name in row[1:])) for row in rows}
+
+
 def vms(rows: Sequence[Vm], caller: Caller) -> list[vm_pb2.Vm]:
     ids = [row.id for row in rows]
-    accounts = by_id(Account, (row.account_id for row in rows), Account.name)
-    offerings = by_id(ServiceOffering, (row.service_offering_id for row in rows), ServiceOffering.name)
-    # Never whole hosts: their reports are kilobytes each.
-    hosts = by_id(Host, (row.host_id or row.last_host_id for row in rows), Host.name, Host.cluster)
-    clusters = by_id(Cluster, (host.cluster_id for host in hosts.values()))
-    zones = by_id(Zone, (cluster.zone_id for cluster in clusters.values()))
+    names = _names(ids)
     disks: defaultdict[str, list[Volume]] = defaultdict(list)
     attached = list(Volume.select(*_DISK).where(Volume.vm_id.in_(ids)).order_by(Volume.slot))
     for disk in attached:
@@ -63,8 +85,8 @@ def vms(rows: Sequence[Vm], caller: Caller) -> list[vm_pb2.Vm]:
     cdroms, kept_machines, with_tpm = isos.in_drives(ids), machines.of_vms(ids), tpm.of_vms(ids)
     nics: defaultdict[str, list[vm_pb2.VmNic]] = defaultdict(list)
     interfaces = list(Nic.select(Nic, Network).join(Network).where(Nic.vm.in_(ids)).order_by(Nic.position))
-    static = addressing.of_nics(nic.id for nic in interfaces)
-    down = down_of(nic.id for nic in interfaces)
+    static = addressing.of_nics([nic.id for nic in interfaces])
+    down = down_of([nic.id for nic in interfaces])
     for nic in interfaces:
         own = static.get(nic.id, DHCP)
         nics[nic.vm_id].append(
@@ -83,27 +105,26 @@ def vms(rows: Sequence[Vm], caller: Caller) -> list[vm_pb2.Vm]:
     type_names = {of_type.type: of_type.display_name for of_type in types.values()}
 
     def one(row: Vm) -> vm_pb2.Vm:
-        host = hosts.get(row.host_id or row.last_host_id)
-        cluster = clusters.get(host.cluster_id) if host else None
+        named = names.get(row.id, _NOT_NAMED)
         origin = origins.get(row.id)
         most = maximums.get(row.id, size_of(row))
         return vm_pb2.Vm(
             id=row.id,
             name=row.name,
             account_id=row.account_id,
-            account_name=name_of(accounts, row.account_id),
+            account_name=named.account,
             state=to_enum(vm_pb2.Vm.State, "", row.state),
             power_state=to_enum(types_vm_pb2.PowerState, "POWER_STATE_", row.power_state),
             attention=shown(row.attention),
-            service_offering_name=name_of(offerings, row.service_offering_id),
+            service_offering_name=named.offering,
             cpus=row.cpus,
             memory_bytes=row.memory_bytes,
             firmware=to_enum(types_vm_pb2.Firmware, "FIRMWARE_", row.firmware),
             template_name=row.template_name,
-            host_id=host.id if host and caller.is_admin else "",
-            host_name=host.name if host and caller.is_admin else "",
-            cluster_name=cluster.name if cluster else "",
-            zone_name=name_of(zones, cluster.zone_id) if cluster else "",
+            host_id=named.host_id if caller.is_admin else "",
+            host_name=named.host if caller.is_admin else "",
+            cluster_name=named.cluster,
+            zone_name=named.zone,
             volumes=[_vm_volume(disk, pools) for disk in disks[row.id]],
             nics=nics[row.id],
             machine=kept_machines.get(row.id, ""),
