@@ -14,8 +14,9 @@ from ostler_control.database import transaction
 from ostler_control.models import Operation
 from ostler_control.states import UNFINISHED_OPERATIONS
 
+from tests import databases
 from tests.fakes.working_agent import wait_until
-from tests.sites import MANY, Site, new_engine
+from tests.sites import MANY, Site, new_engine, new_site
 
 ROOT = Path(__file__).parents[3]
 
@@ -99,3 +100,31 @@ def kill_at_every_point(
         stopped = [reached(site, operation) for operation in group]
         assert stopped == [True] * (len(group) - 1) + [kind in never_over], f"{kind} has another number of points"
     return every
+
+
+Aftermath = tuple[Site, dict[str, list[Operation]]]
+
+
+@contextlib.contextmanager
+def aftermath_of(
+    state_dir: Path,
+    points: Mapping[str, int],
+    prepare: Callable[[Site], None],
+    start: Callable[[Site, str, str], Operation],
+) -> Iterator[Aftermath]:
+    """A new site, and its operations by kind, after all were killed at every point and another process carried them
+    out. points: of each kind; start: records an operation, given its kind and the name of its object."""
+    with databases.bound(f"sqlite:///{state_dir}/ostler.sqlite") as url:
+        site = new_site(url, state_dir)
+        prepare(site)
+        operations = {kind: [start(site, kind, name) for name in names(kind, count)] for kind, count in points.items()}
+        every = kill_at_every_point(site, operations)
+        with control(site, {}):
+            wait_until(lambda: are_over(every), 180)
+        yield site, operations
+        site.fleet.stop()
+
+
+def states(operations: Collection[Operation]) -> set[str]:
+    """How they have ended."""
+    return {Operation.get_by_id(operation.id).state for operation in operations}

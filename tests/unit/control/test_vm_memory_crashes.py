@@ -10,10 +10,9 @@ from ostler_common.errors import FailedPreconditionError
 from ostler_control import vm_snapshots, vms
 from ostler_control.models import Host, Operation, Vm, VmSnapshot, VmSnapshotMemory, Volume
 
-from tests import databases
-from tests.fakes.working_agent import Fault, wait_until
-from tests.sites import Site, new_site
-from tests.unit.control.crashes import are_over, control, kill_at_every_point, names, record, run_without_crash
+from tests.fakes.working_agent import Fault
+from tests.sites import Site
+from tests.unit.control.crashes import Aftermath, aftermath_of, names, record, run_without_crash, states
 
 pytestmark = pytest.mark.slow
 
@@ -53,26 +52,9 @@ def prepare(site: Site) -> None:
 
 
 @pytest.fixture(scope="module")
-def aftermath(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, dict[str, list[Operation]]]]:
-    state_dir = tmp_path_factory.mktemp("crashes")
-    with databases.bound(f"sqlite:///{state_dir}/ostler.sqlite") as url:
-        site = new_site(url, state_dir)
-        prepare(site)
-        operations = {
-            kind: [start(site, kind, name) for name in names(kind, points)] for kind, points in POINTS.items()
-        }
-        every = kill_at_every_point(site, operations)
-        with control(site, {}):
-            wait_until(lambda: are_over(every), 180)
-        yield site, operations
-        site.fleet.stop()
-
-
-Aftermath = tuple[Site, dict[str, list[Operation]]]
-
-
-def states(operations: list[Operation]) -> set[str]:
-    return {Operation.get_by_id(operation.id).state for operation in operations}
+def aftermath(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aftermath]:
+    with aftermath_of(tmp_path_factory.mktemp("crashes"), POINTS, prepare, start) as found:
+        yield found
 
 
 def memories(kind: str) -> list[VmSnapshotMemory]:
