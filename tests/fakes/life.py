@@ -31,10 +31,11 @@ class Life:
         self.number = 0
         self.jobs = Jobs(self._journal())
 
-    def knows(self, kind: str, recover: Recover | None) -> None:
-        """Says that there are jobs of this kind. recover: finds out what became of one; None: the agent knows what it
-        has done."""
-        self._recoveries[kind] = recover
+    def knows(self, kind: str, recover: Recover | None = None) -> None:
+        """Says that there are jobs of this kind. recover: finds out what became of one; None: as it was told before, or
+        the agent knows what it has done."""
+        if recover is not None or kind not in self._recoveries:
+            self._recoveries[kind] = recover
         self.jobs.on_recover(kind, self._recover)
 
     def do(

@@ -18,7 +18,7 @@ REQUEST = volume_pb2.VolumeInfo()
 def run(life: Life, begins: threading.Event, goes_on: threading.Event, done: list[str]) -> None:
     """Begins a job that waits before its work."""
     number = life.number
-    life.knows(KIND, None)
+    life.knows(KIND)
 
     def work(job: JobContext) -> volume_pb2.VolumeInfo:
         done.append(job.operation_id)
