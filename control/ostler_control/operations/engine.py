@@ -109,9 +109,9 @@ class Engine:
         _engine = self
         self.keys.sweep()
         self._beat()
-        self._starter.start()
         self._go_on()
         self._sweep(unstarted_age_s=0)
+        self._starter.start()  # now, for hundreds of operations would leave the queries above no connection
         self._thread = threading.Thread(target=self._look_after, name="operations", daemon=True)
         self._thread.start()
         self._heartbeat.start()

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from ostler_common.errors import InternalError
 
-from ostler_control.database import locked, session, transaction
-from ostler_control.models import Operation, OperationStep, first_tuple, tuples
+from ostler_control.database import is_sqlite, session, transaction
+from ostler_control.models import Operation, OperationStep, db, first_tuple, tuples
 from ostler_control.operations import old_journal
 from ostler_control.operations.records import Json, attempt_and_cancel
 
@@ -88,15 +88,35 @@ def read(operation_id: str) -> list[Step]:
     return found or [Step(*row) for row in old_journal.move(operation_id)]
 
 
+# `_record` without the way to the server and back for each part.
+_RECORD = """
+    WITH latest AS (SELECT attempt, cancel_requested FROM operation WHERE id = %s FOR UPDATE),
+    written AS (
+        INSERT INTO operation_step (operation_id, number, name, outcome)
+        SELECT %s::text, %s::integer, %s::text, %s::text FROM latest WHERE attempt = %s ON CONFLICT DO NOTHING
+    )
+    SELECT attempt, cancel_requested FROM latest
+"""
+
+
 def _record(operation_id: str, attempt: int, step: Step) -> tuple[int, bool]:
+    """Records the step if the attempt is the latest; returns the latest, and whether the operation is to be cancelled.
+
+    The operation's row is locked, so that an attempt which begins meanwhile finds the step. A repeat after a commit
+    whose answer was lost finds its own row.
+    """
+    if not is_sqlite():
+        with session():
+            values = (operation_id, operation_id, step.number, step.name, step.outcome, attempt)
+            latest: tuple[int, bool] | None = db.execute_sql(_RECORD, values).fetchone()
+            return latest or (0, False)
     with transaction():
         # Locked, so that an attempt which begins meanwhile finds the step.
         query = Operation.select(Operation.attempt, Operation.cancel_requested).where(Operation.id == operation_id)
-        found = first_tuple(locked(query), tuple[int, bool])
+        found = first_tuple(query, tuple[int, bool])
         if found is None:
             return 0, False
         if found[0] == attempt:
-            # A repeat after a commit whose answer was lost finds its own row.
             OperationStep.insert(
                 operation=operation_id, number=step.number, name=step.name, outcome=step.outcome
             ).on_conflict_ignore().execute()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psycopg
 import pytest
 from ostler_common.errors import FailedPreconditionError, InternalError, OstlerError
 from ostler_control.database import session, transaction
@@ -72,39 +74,46 @@ def test_an_attempt_that_was_overtaken_records_nothing(fresh_database: str) -> N
 
 
 def test_an_attempt_that_begins_meanwhile_finds_the_step_that_is_being_recorded(
-    postgresql: str, monkeypatch: pytest.MonkeyPatch
+    postgresql: str,
 ) -> None:
     """Else both would record a step of this number."""
     databases.run_sql(postgresql + "postgres", "CREATE DATABASE entered")
-    with databases.bound(postgresql + "entered"):
-        _enter_while_a_step_is_recorded(monkeypatch)
+    with databases.bound(postgresql + "entered") as url:
+        _enter_while_a_step_is_recorded(url)
 
 
-def _enter_while_a_step_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+# Whoever records a step waits for the holder of a lock.
+_SLOW = """
+    CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN PERFORM pg_advisory_xact_lock(4711); RETURN NEW; END $$;
+    CREATE TRIGGER wait BEFORE INSERT ON operation_step FOR EACH ROW EXECUTE FUNCTION wait();
+"""
+
+
+def _enter_while_a_step_is_recorded(url: str) -> None:
     operation = entered()
-    first, found = Journal(operation), list[Operation | None]()
+    first = Journal(operation)
     first.finished("one", {"value": 1})
-    begun = threading.Event()
-
-    def enter() -> None:
-        begun.set()
-        found.append(records.enter(operation.id, "here"))
-
-    other = threading.Thread(target=enter)
-    insert = OperationStep.insert
-
-    def inserting(**values: object) -> object:
-        other.start()
-        assert begun.wait(20)
-        other.join(0.3)
-        assert found == [], "it waits for the row"
-        return insert(**values)
-
-    monkeypatch.setattr(OperationStep, "insert", inserting)
-    assert first.look() == (1, False)
-    other.join(20)
-    assert [row.attempt for row in found if row] == [2]
+    with psycopg.connect(url, autocommit=True) as holder, ThreadPoolExecutor(2) as threads:
+        holder.execute(_SLOW)
+        holder.execute("SELECT pg_advisory_lock(4711)")
+        looked = threads.submit(first.look)
+        wait_until(lambda: _waiting(holder) == 1)
+        again = threads.submit(records.enter, operation.id, "here")
+        wait_until(lambda: _waiting(holder) == 2)
+        assert not again.done(), "it waits for the row"
+        holder.execute("SELECT pg_advisory_unlock(4711)")
+        assert looked.result(20) == (1, False)
+        found = again.result(20)
+    assert found is not None
+    assert found.attempt == 2
     assert names(operation) == ["one"]
+
+
+def _waiting(connection: psycopg.Connection[tuple[object, ...]]) -> int:
+    """How many connections wait for a lock."""
+    query = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    return len(connection.execute(query).fetchall())
 
 
 def test_a_commit_whose_answer_was_lost_may_be_repeated(fresh_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
