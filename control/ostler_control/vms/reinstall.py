@@ -8,6 +8,7 @@ from ostler.agent.v1 import volume_pb2
 from ostler_common.errors import FailedPreconditionError
 
 from ostler_control import settings
+from ostler_control.catalog.firmware import is_uefi
 from ostler_control.database import session, transaction
 from ostler_control.hosts.choose import choose_host
 from ostler_control.hosts.rows import address_of
@@ -48,8 +49,8 @@ def reinstall(
     template None: the one that the VM was created from; given: what its guest gets, None for the same again. The disk
     keeps its pool, and its size unless the template is larger; it is encrypted if it was, or if the VM's offering wants
     it.
-    Raises FailedPreconditionError: VM_RUNNING, VM_STATE, NO_TEMPLATE, TEMPLATE_TYPE, TEMPLATE_ENCRYPTED, VOLUME_STATE,
-    NO_FEASIBLE_POOL, NO_CAPABLE_HOST; and what `vm_user_data.stage` raises.
+    Raises FailedPreconditionError: VM_RUNNING, VM_STATE, NO_TEMPLATE, TEMPLATE_TYPE, TEMPLATE_FIRMWARE,
+    TEMPLATE_ENCRYPTED, VOLUME_STATE, NO_FEASIBLE_POOL, NO_CAPABLE_HOST; and what `vm_user_data.stage` raises.
     """
     vm = lock_row(vm)
     root = next((disk for disk in disks_of(vm.id) if disk.root), None)
@@ -83,6 +84,14 @@ def _template(vm: Vm, wanted: Template | None) -> Template:
             f"template {template.name} is for hypervisors of type {rules.name_of(template.hypervisor_type)}, and VM "
             f"{vm.name} runs on those of type {rules.name_of(vm.hypervisor_type)}",
             "TEMPLATE_TYPE",
+        )
+    if is_uefi(vm.firmware) and is_uefi(template.firmware) and vm.firmware != template.firmware:
+        word = template.firmware.replace("_", "-")
+        raise FailedPreconditionError(
+            f"template {template.name} boots with {word}, and the UEFI variables of VM {vm.name} are those of another "
+            f"firmware; give it new ones first (ostler vm set-firmware {vm.name} --firmware {word})",
+            "TEMPLATE_FIRMWARE",
+            {"vm": vm.id},
         )
     return template
 

@@ -11,7 +11,7 @@ from ostler_common.errors import AbortedError
 from ostler_common.hypervisors import Function
 from ostler_control import vm_backups, vm_snapshots, vms
 from ostler_control.database import session, transaction
-from ostler_control.models import HypervisorType, Passphrase, VmTpm
+from ostler_control.models import HypervisorType, Passphrase, Template, VmTpm
 from ostler_control.states import VmState
 from ostler_control.vm_snapshots import NewVmSnapshot
 from ostler_control.vms import firmware_states
@@ -155,3 +155,14 @@ def test_a_backup_of_the_old_tpm_leaves_the_new_one(place: Changed) -> None:
     place.start("h2")
     assert place.stored() == b"new"
     place.do(lambda: vm_backups.delete(backup, "alice"))
+
+
+def test_a_reinstall_never_boots_with_the_variables_of_another_firmware(place: Changed) -> None:
+    """The variables of a firmware without secure boot have no keys, so that nothing would be refused."""
+    place.stop()
+    place.change("uefi", tpm=False)
+    with transaction():
+        Template.update(firmware="uefi_secure_boot").execute()
+    assert place.reason(lambda: vms.reinstall(place.vm(), "alice", place.site.keys)) == "TEMPLATE_FIRMWARE"
+    place.change("uefi_secure_boot")
+    place.do(lambda: vms.reinstall(place.vm(), "alice", place.site.keys))
