@@ -122,6 +122,8 @@ def _received(client: httpx.Client, remote: RemoteObject, offset: int) -> Iterat
                 if error.reason != "OBJECT_NOT_FOUND":
                     raise
                 raise NotFoundError(error.message, "VOLUME_NOT_FOUND") from None
+            if _total(response) not in (None, remote.size_bytes):
+                raise _damaged(remote, "has another size than what was sent")
             skip = offset if response.status_code == httpx.codes.OK else 0
             for piece in response.iter_raw(_PIECE_BYTES):
                 if len(piece) > skip:
@@ -129,6 +131,15 @@ def _received(client: httpx.Client, remote: RemoteObject, offset: int) -> Iterat
                 skip = max(0, skip - len(piece))
         finally:
             response.close()
+
+
+def _total(response: httpx.Response) -> int | None:
+    """Size of the whole object, as the answer says it."""
+    if response.status_code == httpx.codes.PARTIAL_CONTENT:
+        told: str = response.headers.get("Content-Range", "").rpartition("/")[2]
+    else:
+        told = response.headers.get("Content-Length", "")
+    return int(told) if told.isdigit() else None
 
 
 def _tried(job: JobContext, work: Callable[[], T]) -> T:
