@@ -34,6 +34,7 @@ from tests.small_disks import SmallDisk, small_disk
 START_S, STOP_S = 60.0, 20.0
 DISK_BYTES = 64 << 20
 PACE_S = 0.2
+PORT_TAKEN = "the port is in use"
 
 
 @dataclass
@@ -72,6 +73,9 @@ class Replica:
 
     def is_serving(self) -> bool:
         assert self.process is not None
+        if self.process.poll() is not None and PORT_TAKEN in self.log.read_text()[-4000:]:
+            self.start()  # somebody's connection has had its port while it was dead
+            return False
         assert self.process.poll() is None, f"the control plane ended: {self.log.read_text()[-4000:]}"
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0):
             return True
