@@ -141,7 +141,8 @@ def _checked(at: Place) -> list[str]:
 def _is_definition(finding: Finding) -> bool:
     """Whether a host has a VM that nobody knows and that does not run: it was silent when the VM started elsewhere, so
     that it kept the definition."""
-    return finding.reason is Reason.VM_UNKNOWN and "(stopped)" in finding.message
+    stopped = finding.reason is Reason.VM_UNKNOWN and "(stopped)" in finding.message
+    return stopped or finding.reason is Reason.VM_DEFINITION_LEFT
 
 
 def _about(text: str, calls: Sequence[Call]) -> list[Call]:

@@ -14,7 +14,7 @@ from ostler_control.agents.power_states import power_state
 from ostler_control.check import rows as reading
 from ostler_control.check.files import check_file, describe
 from ostler_control.check.findings import Finding, Reason, Report
-from ostler_control.check.machines import Domain, VmRecord, compare_vms
+from ostler_control.check.machines import Domain, VmRecord, compare_vms, unknown_ids
 from ostler_control.check.rows import FileRow, Rows
 from ostler_control.keys import Keyring
 
@@ -31,8 +31,10 @@ def inspect(agents: Agents, keys: Keyring) -> Report:
     domains, unchecked = _list_domains(before.hosts, agents)
     found_in_files, not_read = _check_files(before, domains, agents, keys)
     after = reading.read()
+    host_names = {host.host_id: host.name for host in before.hosts}
+    vms = _unchanged_vms(before, after)
     findings = [
-        *compare_vms(_unchanged_vms(before, after), domains, {host.host_id: host.name for host in before.hosts}),
+        *compare_vms(vms, domains, host_names, reading.deleted(unknown_ids(vms, domains))),
         *(finding for row, finding in found_in_files if _is_same(row, after.files.get(row.file_id))),
         *_claims(after),
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ostler_control.check.findings import RESTORE, Finding, Reason
@@ -30,10 +30,20 @@ class Domain:
     managed: bool
 
 
+def unknown_ids(rows: Sequence[VmRecord], domains: Mapping[str, Sequence[Domain]]) -> set[str]:
+    """Ids of Ostler's VMs on hosts that have no row."""
+    listed = {domain.vm_id for found in domains.values() for domain in found if domain.managed}
+    return listed - {row.id for row in rows}
+
+
 def compare_vms(
-    rows: Sequence[VmRecord], domains: Mapping[str, Sequence[Domain]], host_names: Mapping[str, str]
+    rows: Sequence[VmRecord],
+    domains: Mapping[str, Sequence[Domain]],
+    host_names: Mapping[str, str],
+    deleted: Collection[str] = (),
 ) -> Iterator[Finding]:
-    """domains: by id of every host that answered; a host that is not in it may run anything."""
+    """domains: by id of every host that answered; a host that is not in it may run anything; deleted: ids of VMs
+    without a row of which the audit log has the deletion."""
     executing: dict[str, list[str]] = {}
     seen: dict[tuple[str, str], PowerState] = {}
     for host_id, listed in domains.items():
@@ -44,17 +54,30 @@ def compare_vms(
     for row in rows:
         if not row.held and row.state.is_stable:
             yield from _compare(row, executing.get(row.id, []), domains, seen, host_names)
-    known = {row.id for row in rows}
+    unknown = unknown_ids(rows, domains)
     for host_id, listed in domains.items():
         for domain in listed:
-            if domain.managed and domain.vm_id not in known:
-                yield Finding(
-                    Reason.VM_UNKNOWN,
-                    f"VM {domain.name}",
-                    f"host {host_names[host_id]} has it ({domain.power_state}), the database does not know it: it was "
-                    "created after the backup, or belongs to another fleet",
-                    RESTORE,
-                )
+            if domain.vm_id in unknown:
+                yield _unknown(domain, host_names[host_id], domain.vm_id in deleted)
+
+
+def _unknown(domain: Domain, host_name: str, is_deleted: bool) -> Finding:
+    name = f"VM {domain.name}"
+    if is_deleted and not domain.power_state.is_executing:
+        return Finding(
+            Reason.VM_DEFINITION_LEFT,
+            name,
+            f"host {host_name} has its definition, and it was deleted while the host was silent; the command is for "
+            "that host",
+            f"virsh -c qemu:///system undefine --nvram {domain.vm_id}",
+        )
+    return Finding(
+        Reason.VM_UNKNOWN,
+        name,
+        f"host {host_name} has it ({domain.power_state}), the database does not know it: it was created after the "
+        "backup, or belongs to another fleet",
+        RESTORE,
+    )
 
 
 def _compare(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from ostler_common.errors import FailedPreconditionError
@@ -11,11 +11,13 @@ from ostler_common.errors import FailedPreconditionError
 from ostler_control import database
 from ostler_control.agents import HostAddress
 from ostler_control.check.machines import VmRecord
+from ostler_control.events import Outcome
 from ostler_control.hosts.rows import address
 from ostler_control.models import (
     Backup,
     BackupDisk,
     Cluster,
+    Event,
     Host,
     PoolHost,
     Snapshot,
@@ -82,6 +84,14 @@ def read() -> Rows:
             drifts=tuple(capacity.audit()),
             overdrawn=tuple(tuples(overdrawn, tuple[str, str])),
         )
+
+
+def deleted(vm_ids: Collection[str]) -> set[str]:
+    """Those of these VMs of which the audit log has the deletion."""
+    with _reading():
+        ended = (Event.type == "vm.delete") & (Event.outcome == Outcome.SUCCEEDED)
+        query = Event.select(Event.resource_id).where(ended, Event.resource_id.in_(sorted(vm_ids)))
+        return {vm_id for (vm_id,) in tuples(query, tuple[str])}
 
 
 @contextlib.contextmanager

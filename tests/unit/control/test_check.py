@@ -1,7 +1,8 @@
-"""`ostler-control check`: what a database, hosts and a journal that differ are found to be."""
+"""`ostler-control check`: what a database and hosts that differ are found to be."""
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from ostler_common.errors import FailedPreconditionError
-from ostler_control import check, database, vm_snapshots
+from ostler_control import check, database, events, vm_snapshots
 from ostler_control.check import rows
 from ostler_control.check.command import print_report
 from ostler_control.check.findings import Finding, Reason, Report
@@ -127,6 +128,19 @@ def test_a_vm_that_stopped_and_one_that_nobody_knows_are_found(working: tuple[Si
         (Reason.VM_NOT_RUNNING, "ostler vm stop web"),
         (Reason.VM_UNKNOWN, "ostler-control restore NEWER-BACKUP --replace"),
     ]
+
+
+def test_the_definition_of_a_vm_that_was_deleted_meanwhile_is_found(working: tuple[Site, Engine]) -> None:
+    site, engine = working
+    id_ = "6f1c2d0a-2a52-4d0e-9f25-0a41c7a2f6de"
+    host = site.at(Vm.get().host_id)
+    machine = host.vms[id_] = copy.copy(host.vms[Vm.get().id])
+    events.record("vm.delete", events.Outcome.SUCCEEDED, "ada", "vm", id_, "gone")
+    # One that runs is data in use, whatever the log says.
+    assert [reason for reason, _, _ in reasons(look(site, engine))] == [Reason.VM_UNKNOWN]
+    machine.running = False
+    [(reason, _, command)] = reasons(look(site, engine))
+    assert (reason, command) == (Reason.VM_DEFINITION_LEFT, f"virsh -c qemu:///system undefine --nvram {id_}")
 
 
 def test_claims_that_do_not_add_up_are_found_and_corrected(working: tuple[Site, Engine]) -> None:
