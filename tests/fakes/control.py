@@ -708,6 +708,12 @@ class Backups(backup_pb2_grpc.BackupServiceServicer):
         self.control.ask(request)
         return backup_pb2.BackupStore(id="98", name=request.name, source=request.source)
 
+    def SetBackupStoreKey(
+        self, request: backup_pb2.SetBackupStoreKeyRequest, context: grpc.ServicerContext
+    ) -> backup_pb2.BackupStore:
+        self.control.ask(request)
+        return backup_pb2.BackupStore(id="98", name=request.store)
+
     def CreateBackup(self, request: backup_pb2.CreateBackupRequest, context: grpc.ServicerContext) -> lro.Operation:
         self.control.ask(request)
         return self.control.operation()

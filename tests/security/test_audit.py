@@ -95,6 +95,7 @@ ELSEWHERE = {
     "RenewCertificate": ("tests/unit/control/test_trust.py", "host.renew"),
     "CreatePool": ("tests/unit/control/test_fleet.py", "pool.create"),
     "CreateBackupStore": ("tests/unit/control/test_fleet.py", "pool.create"),
+    "SetBackupStoreKey": ("tests/unit/control/test_fleet.py", "pool.set-access-key"),
     "DeleteBackupStore": ("tests/unit/control/test_fleet.py", "pool.delete"),
     "SetPoolPassword": ("tests/unit/control/test_fleet.py", "pool.set-password"),
     "DeletePool": ("tests/unit/control/test_fleet.py", "pool.delete"),

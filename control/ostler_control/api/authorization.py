@@ -57,6 +57,7 @@ TABLE: Mapping[str, frozenset[Role]] = {
             "CreateBackupStore": _ADMINS,
             "ListBackupStores": _ADMINS,
             "DeleteBackupStore": _ADMINS,
+            "SetBackupStoreKey": _ADMINS,
             "CreateBackup": _USERS,
             "CreateBackupSchedule": _USERS,
             "ListBackupSchedules": _USERS,

@@ -43,13 +43,14 @@ from ostler_control.objects import stores
 from ostler_control.objects.bucket import Bucket
 from ostler_control.operations import launch
 from ostler_control.pools import manage
+from ostler_control.pools.access_key import set_access_key
 from ostler_control.volumes.download import transfer
 
 _SCOPES: dict[str, type[Cluster | Zone]] = {"cluster": Cluster, "zone": Zone}
 
 
 class BackupService(backup_pb2_grpc.BackupServiceServicer):
-    """CreateBackupStore and DeleteBackupStore wait for hosts, so they hold no connection meanwhile."""
+    """What is done with stores waits for hosts or buckets, so these calls hold no connection meanwhile."""
 
     def __init__(self, agents: Agents, keys: Keyring) -> None:
         self._agents = agents
@@ -85,6 +86,15 @@ class BackupService(backup_pb2_grpc.BackupServiceServicer):
             query = visible(Pool, None).where(Pool.id.in_(BackupStore.select(BackupStore.pool)))
             found = page(query, Pool, request)
             return pb.ListBackupStoresResponse(stores=convert.stores(found.rows), next_page_token=found.next_page_token)
+
+    def SetBackupStoreKey(self, request: pb.SetBackupStoreKeyRequest, context: grpc.ServicerContext) -> pb.BackupStore:
+        with session():
+            pool = resolve(Pool, request.store, "store")
+            vm_backups.check_store(pool)
+        secret_key = Secret(request.secret_key)
+        set_access_key(pool, request.access_key, secret_key, caller_of(context).actor, self._keys)
+        with session():
+            return convert.stores([pool])[0]
 
     def DeleteBackupStore(
         self, request: pb.DeleteBackupStoreRequest, context: grpc.ServicerContext

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ostler.types.v1 import volume_pb2
 from ostler_common import object_store
 from ostler_common.errors import bad_field
+from ostler_common.secret import Secret
 
 from ostler_control.database import session
 from ostler_control.keys import Keyring
@@ -37,12 +38,18 @@ def check(bucket: Bucket) -> None:
         raise bad_field("s3.prefix", f'must be like "ostler/berlin", at most {_MAX_PREFIX} of A-Z a-z 0-9 . _ - /')
     if not _REGION.fullmatch(bucket.region):
         raise bad_field("s3.region", "must be 1 to 64 of a-z 0-9 -")
-    if not _ACCESS_KEY.fullmatch(bucket.access_key):
-        raise bad_field("s3.access_key", "must be 1 to 128 letters, digits and . _ + = @ : ~ -")
-    secret = bucket.secret_key.reveal()
-    if not 1 <= len(secret) <= MAX_SECRET_BYTES or not all(0x21 <= byte <= 0x7E for byte in secret):
-        raise bad_field("s3.secret_key", f"must be 1 to {MAX_SECRET_BYTES} printable ASCII characters without spaces")
+    check_key(bucket.access_key, bucket.secret_key, "s3.")
     object_store.trust(bucket.ca_pem.encode())
+
+
+def check_key(access_key: str, secret_key: Secret, path: str = "") -> None:
+    """path: of the message with the two fields, for the error. Raises InvalidArgumentError INVALID_FIELD."""
+    if not _ACCESS_KEY.fullmatch(access_key):
+        raise bad_field(f"{path}access_key", "must be 1 to 128 letters, digits and . _ + = @ : ~ -")
+    secret = secret_key.reveal()
+    if not 1 <= len(secret) <= MAX_SECRET_BYTES or not all(0x21 <= byte <= 0x7E for byte in secret):
+        problem = f"must be 1 to {MAX_SECRET_BYTES} printable ASCII characters without spaces"
+        raise bad_field(f"{path}secret_key", problem)
 
 
 def create(pool: Pool, bucket: Bucket, keys: Keyring) -> None:

@@ -193,3 +193,14 @@ def test_a_wrong_bucket_is_not_sent(
     assert told in " ".join(result.stderr.split())
     assert "very-secret" not in result.stderr
     assert control.asked == []
+
+
+def test_the_access_key_of_a_store_is_changed(control: Control, ostler: Ostler, tmp_path: Path) -> None:
+    keys = tmp_path / "credentials"
+    keys.write_text("[default]\naws_access_key_id = AKID2\naws_secret_access_key = very-secret\n")
+    result = ostler("backup", "store", "set-key", "offsite", "--credentials-file", str(keys))
+    assert result.exit_code == 0
+    assert "very-secret" not in result.stdout + result.stderr
+    request = asked(control, pb.SetBackupStoreKeyRequest)
+    assert (request.store, request.access_key, request.secret_key) == ("offsite", "AKID2", b"very-secret")
+    assert ostler("backup", "store", "set-key", "offsite").exit_code == 2

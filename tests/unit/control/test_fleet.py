@@ -360,6 +360,8 @@ def test_a_backup_store_is_a_pool_of_its_own_kind(fleet: Fleet, control: Control
         assert list(pools.ListPools(pool_pb2.ListPoolsRequest()).pools) == []
         with database.session():
             Pool.create(name="p", type="nfs", scope="zone", scope_id="z")
+        key = backup_pb2.SetBackupStoreKeyRequest(store="vault", access_key="a", secret_key=b"b")
+        assert refusal(lambda: stub.SetBackupStoreKey(key)).reason == "NO_BUCKET"
         pool = backup_pb2.DeleteBackupStoreRequest(store="p")
         assert refusal(lambda: stub.DeleteBackupStore(pool)).reason == "NOT_A_STORE"
         stub.DeleteBackupStore(backup_pb2.DeleteBackupStoreRequest(store="vault"))
@@ -407,6 +409,18 @@ def test_a_bucket_is_tried_before_hosts_hear_of_it(
         assert fake.pools == {store.id}
         with database.session():
             assert [(row.pool_id, row.prefix) for row in StoreBucket.select()] == [(store.id, "a/b")]
+            old_key = StoreBucket.get().passphrase_id
+        key = backup_pb2.SetBackupStoreKeyRequest(store="offsite", access_key=s3.ACCESS_KEY, secret_key=b"wrong")
+        assert refusal(lambda: stub.SetBackupStoreKey(key)).reason == "STORE_CREDENTIALS"
+        key.secret_key = b"two words"
+        assert refusal(lambda: stub.SetBackupStoreKey(key)).reason == "INVALID_FIELD"
+        with database.session():
+            assert StoreBucket.get().passphrase_id == old_key
+        key.secret_key = s3.SECRET_KEY.encode()
+        assert stub.SetBackupStoreKey(key).id == store.id
+        with database.session():
+            assert [StoreBucket.get().passphrase_id] == [row.id for row in Passphrase.select()] != [old_key]
+            assert Event.select().where(Event.type == "pool.set-access-key").count() == 1
         stub.DeleteBackupStore(backup_pb2.DeleteBackupStoreRequest(store="offsite"))
         with database.session():
             assert (StoreBucket.select().count(), Passphrase.select().count()) == (0, 0)

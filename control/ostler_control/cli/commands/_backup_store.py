@@ -132,6 +132,29 @@ def _ca(path: Path | None) -> bytes:
         raise click.UsageError(f"the CA file {path} cannot be read: {error.strerror}") from None
 
 
+@store.command("set-key")
+@click.argument("store", type=BACKUP_STORE)
+@click.option(
+    "--credentials-file",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="The access key, in the format of ~/.aws/credentials; - is standard input.  [default: it is asked for]",
+)
+@output_option
+@pass_app
+def set_key(app: App, store: str, credentials_file: Path | None, output: str) -> None:
+    """Changes the access key of a bucket, once it was tried.
+
+    Let the old key be valid for some hours more: transfers under way go on with it.
+
+    \b
+    Example:
+      ostler backup store set-key offsite --credentials-file new-credentials
+    """
+    access_key, secret_key = access_keys.read(credentials_file)
+    request = pb.SetBackupStoreKeyRequest(store=store, access_key=access_key, secret_key=secret_key.reveal())
+    print_one(VIEW, app.client.backups.SetBackupStoreKey(request), output)
+
+
 @store.command("list")
 @limit_option()
 @list_options
