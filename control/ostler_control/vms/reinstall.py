@@ -8,7 +8,7 @@ from ostler.agent.v1 import volume_pb2
 from ostler_common.errors import FailedPreconditionError
 
 from ostler_control import settings
-from ostler_control.catalog.firmware import is_uefi
+from ostler_control.catalog.firmware import SECURE_BOOT, is_uefi
 from ostler_control.database import session, transaction
 from ostler_control.hosts.choose import choose_host
 from ostler_control.hosts.rows import address_of
@@ -86,10 +86,12 @@ def _template(vm: Vm, wanted: Template | None) -> Template:
             "TEMPLATE_TYPE",
         )
     if is_uefi(vm.firmware) and is_uefi(template.firmware) and vm.firmware != template.firmware:
-        word = template.firmware.replace("_", "-")
+        secure = f"(ostler vm set-firmware {vm.name} --firmware uefi-secure-boot)"
+        plain = f"(ostler vm set-firmware {vm.name} --firmware uefi)"
         raise FailedPreconditionError(
-            f"template {template.name} boots with {word}, and the UEFI variables of VM {vm.name} are those of another "
-            f"firmware; give it new ones first (ostler vm set-firmware {vm.name} --firmware {word})",
+            f"template {template.name} boots with {template.firmware.replace('_', '-')}, and the UEFI variables of VM "
+            f"{vm.name} are those of another firmware; give it new ones first "
+            + (secure if template.firmware == SECURE_BOOT else plain),
             "TEMPLATE_FIRMWARE",
             {"vm": vm.id},
         )
