@@ -86,6 +86,13 @@ def test_a_guest_keeps_what_it_stores_in_its_tpm(fleet: Fleet) -> None:
     with fleet.console("sealed") as console:
         assert console.tick() >= counted, "the guest has booted"
         assert stored(console) == VALUE, "it is that of the memory"
+    twin = vm_pb2.CloneVmRequest(request_id=fresh(), vm="sealed", name="twin", copy_firmware_state=True)
+    fleet.do(fleet.api.vms.CloneVm(twin))
+    fleet.do(fleet.start("twin"))
+    with fleet.console("twin") as console:
+        console.wait("GUEST-UP", 120)
+        assert stored(console) == VALUE, "a clone with a copy of the TPM opens it"
+    fleet.delete_vm("twin")
     for name in ("then", "lively"):
         delete = vm_snapshot_pb2.DeleteVmSnapshotRequest(request_id=fresh(), vm_snapshot=name)
         fleet.do(fleet.api.vm_snapshots.DeleteVmSnapshot(delete))

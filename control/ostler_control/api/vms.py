@@ -161,7 +161,12 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
     def CloneVm(self, request: pb.CloneVmRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)
         row = resolve(Vm, request.vm, "vm", caller=caller)
-        return start_operation(caller, request, lambda: vms.clone(row, request.name, caller.actor, self._keys))
+        copied = request.copy_firmware_state
+        return start_operation(
+            caller,
+            request,
+            lambda: vms.clone(row, request.name, caller.actor, self._keys, copy_firmware_state=copied),
+        )
 
     def DeleteVm(self, request: pb.DeleteVmRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)

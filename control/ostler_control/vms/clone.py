@@ -23,7 +23,7 @@ from ostler_control.operations import Run, Undo, lock_row, record_operation, wor
 from ostler_control.scheduling import placement_query
 from ostler_control.states import VolumeState
 from ostler_control.userdata import vm_user_data
-from ostler_control.vms import copied, details, machines, tpm
+from ostler_control.vms import copied, details, firmware_states, machines, tpm
 from ostler_control.vms.rows import check_not_elsewhere, disks_of, nics_of
 from ostler_control.vms.wanted import new_mac, vm_exists
 from ostler_control.volumes import host_jobs, matrix, wire
@@ -37,17 +37,21 @@ from ostler_control.volumes.rows import load as load_volume
 @dataclass(frozen=True)
 class CloneInputs:
     """sources, targets: ids of the volumes, disk by disk; vm_id, host_id: the VM that is cloned and its host when it
-    runs, else ""."""
+    runs, else ""; firmware_of, firmware_on: the VM whose firmware state is copied and the host that has it, else ""."""
 
     sources: tuple[str, ...]
     targets: tuple[str, ...]
     vm_id: str
     host_id: str
     iter_time_ms: int
+    firmware_of: str = ""
+    firmware_on: str = ""
 
 
-def clone(vm: Vm, name: str, user: str, keys: Keyring) -> Operation:
+def clone(vm: Vm, name: str, user: str, keys: Keyring, *, copy_firmware_state: bool = False) -> Operation:
     """Records a new VM of the same account with its disks, and the operation that fills them.
+
+    copy_firmware_state: its UEFI variables and its TPM are copies, not new ones.
 
     Raises InvalidArgumentError INVALID_NAME; AlreadyExistsError VM_EXISTS; AbortedError RESOURCE_BUSY;
     FailedPreconditionError VM_STATE, RUNS_ELSEWHERE, CLONE_NEEDS_STOP, VOLUME_STATE, NO_FEASIBLE_POOL,
@@ -81,6 +85,8 @@ def clone(vm: Vm, name: str, user: str, keys: Keyring) -> Operation:
         vm_id=vm.id if host is not None else "",
         host_id=host.id if host is not None else "",
         iter_time_ms=settings.encryption.LUKS_ITER_TIME.get(),
+        firmware_of=vm.id if copy_firmware_state and firmware_states.is_kept(vm.id) else "",
+        firmware_on=vm.host_id or vm.last_host_id or "",
     )
     return record_operation("vm.clone", row, user, inputs, also=[vm, *disks, *targets])
 
@@ -174,6 +180,10 @@ def _clone(run: Run) -> None:
     inputs = run.read(CloneInputs)
     with run.undoing() as undo:
         undo.push("record-failure", lambda: copied.record_failure(run, undo, inputs.targets, "not cloned"))
+        if inputs.firmware_of:
+            run.step(
+                "firmware-state", lambda: firmware_states.copy_to_clone(run, inputs.firmware_of, inputs.firmware_on)
+            )
         if inputs.host_id and len(inputs.sources) > 1:
             _copy_together(run, undo, inputs)
         else:

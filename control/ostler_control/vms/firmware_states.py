@@ -160,6 +160,28 @@ def hand_over(run: Run, host_id: str) -> None:
             set_next(run.resource_id, newest.content, run.keys)
 
 
+def copy_to_clone(run: Run, source_id: str, host_id: str) -> None:
+    """Inside a step: the run's VM, which has never started, gets copies of what another VM's firmware keeps now.
+
+    host_id: where that runs, or ran last. Raises UnavailableError FIRMWARE_STATE_OLD unless all of it is there, and
+    what the agent raises.
+    """
+    newest = newest_copy(run, source_id, host_id)
+    if newest is None:
+        return  # it has never started
+    if not newest.current:
+        raise UnavailableError(
+            "the VM's host does not hand out what its firmware keeps, and the last copy may be old; clone it later, or "
+            "without that",
+            "FIRMWARE_STATE_OLD",
+        )
+    passphrase = tpm.passphrase_of(source_id, run.keys)
+    with transaction():
+        if passphrase is not None:
+            tpm.set_key(run.resource_id, passphrase, run.keys)
+        set_next(run.resource_id, newest.content, run.keys)
+
+
 def next_of(vm_id: str, keys: Keyring) -> vm_pb2.FirmwareState:
     """What the next start of a VM is with, if its last host has nothing."""
     with session():

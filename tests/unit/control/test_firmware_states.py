@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ostler_common.errors import AbortedError
+from ostler_common.errors import AbortedError, UnavailableError
 from ostler_common.hypervisors import Function
 from ostler_control import vm_snapshots, vms
 from ostler_control.database import session, transaction
@@ -70,6 +70,31 @@ def test_it_follows_a_stopped_vm_to_another_host(place: Moved) -> None:
     assert place.events() == []
     with session():
         place.site.check_whole()
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_a_clone_gets_copies_when_it_is_asked_for_them(place: Moved, runs: bool) -> None:
+    place.store(b"one")
+    if not runs:
+        place.stop()
+    key = place.opens()
+    place.do(lambda: vms.clone(place.vm(), "twin", "alice", place.site.keys, copy_firmware_state=True))
+    place.do(lambda: vms.clone(place.vm(), "cousin", "alice", place.site.keys))
+    assert (place.opens("twin") == key, place.opens("cousin") == key) == (True, False)
+    place.do(lambda: vms.start(place.vm("twin"), "alice"))
+    place.do(lambda: vms.start(place.vm("cousin"), "alice"))
+    for name, stored in (("twin", b"one"), ("cousin", b"")):
+        vm = place.vm(name)
+        assert place.site.at(vm.host_id).tpms[vm.id].content == stored
+    place.do(lambda: vms.delete(place.vm("twin"), "alice", True))
+    assert place.opens() == key, "the key of the copy is a copy, too"
+
+
+def test_a_clone_does_not_get_an_old_copy(place: Moved) -> None:
+    place.stop()
+    place.host().fail("ReadFirmwareState", Fault(UnavailableError("no", "HOST_UNREACHABLE")))
+    state, why = place.run(lambda: vms.clone(place.vm(), "twin", "alice", place.site.keys, copy_firmware_state=True))
+    assert (state, "FIRMWARE_STATE_OLD" in why) == ("failed", True)
 
 
 def test_a_guest_that_shut_down_by_itself_loses_nothing(place: Moved) -> None:

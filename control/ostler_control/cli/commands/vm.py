@@ -493,20 +493,31 @@ def reinstall(app: App, vm: str, template: str, user_data: UserDataOptions, yes:
 @command.command("clone")
 @click.argument("vm", type=VM)
 @click.argument("name")
+@click.option("--copy-firmware-state", is_flag=True, help="Copy UEFI variables and the TPM's state, too.")
 @operation_options()
 @pass_app
-def clone(app: App, vm: str, name: str, call: CallOptions) -> None:
+def clone(app: App, vm: str, name: str, copy_firmware_state: bool, call: CallOptions) -> None:
     """Creates a stopped VM, NAME, with copies of all disks of VM.
 
     The copies are full, in the pools of their sources; each encrypted one has a key of its own. The clone has new MAC
     addresses, no static addresses, and the user data of VM under a new instance id. VM may run: the clone has all disks
     as of one moment, with file systems frozen if a guest agent answers, else as after a power failure.
 
+    UEFI variables and TPM are new. With copies of them the clone opens what VM has sealed in its TPM, and can prove to
+    be VM.
+
     \b
-    Example:
+    Examples:
       ostler vm clone web-1 web-2
+      ostler vm clone win-1 win-2 --copy-firmware-state
     """
-    request = pb.CloneVmRequest(request_id=call.request_id, vm=vm, name=name, validate_only=call.dry_run)
+    request = pb.CloneVmRequest(
+        request_id=call.request_id,
+        vm=vm,
+        name=name,
+        validate_only=call.dry_run,
+        copy_firmware_state=copy_firmware_state,
+    )
     finish(app, app.client.vms.CloneVm(request), VIEW, pb.Vm(), call)
 
 
