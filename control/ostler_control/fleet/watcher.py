@@ -79,6 +79,7 @@ class _Watch:
     channel: grpc.aio.Channel | None = None
     state: HostState = HostState.CONNECTING
     reason: str = ""
+    set_count: int = 0  # how often the state was set
     heard: bool = False
     silent: bool = False
     vms: dict[str, Seen] = field(default_factory=dict)
@@ -201,6 +202,7 @@ class Watcher:
             await asyncio.sleep(min(self._intervals.rescan_s, _MAX_LEADERLESS_S))
             return
         self._interval_s = await self._in_database(store.load_interval_s)
+        set_counts = {host_id: watch.set_count for host_id, watch in self._watches.items()}
         hosts = await self._in_database(store.hosts)
         await self._let_go([i for i, watch in self._watches.items() if i not in hosts])
         for host_id, host in hosts.items():
@@ -211,7 +213,8 @@ class Watcher:
             if watch is None:
                 self._watches[host_id] = watch = _Watch(host)
                 watch.task = asyncio.create_task(self._watch(watch), name=f"watch {host.name}")
-            elif watch.state is not host.state:  # somebody else changed the row
+            elif watch.state is not host.state and watch.set_count == set_counts.get(host_id):
+                # Somebody else changed the row; it was not read while a change of ours was on its way to it.
                 if host.state is HostState.CONNECTING:  # it has rejoined
                     watch.state = HostState.CONNECTING
                     watch.try_now.set()
@@ -350,6 +353,7 @@ class Watcher:
         if (watch.state, watch.reason) != (state, reason) or watch.host.state is not state:
             log.info("host", host=watch.host.name, state=state, reason=reason)
             watch.state, watch.reason = state, reason
+            watch.set_count += 1
             await self._in_database(store.set_state, watch.host, state, reason)
 
     async def _on_contact(self, watch: _Watch) -> None:
