@@ -59,10 +59,11 @@ def revokes(crl: Path, serial: int) -> bool:
     return crl.exists() and serial in pki.revoked_serials(crl.read_bytes())
 
 
+@pytest.mark.timeout(700)
 def test_certificates_renew_by_themselves_and_the_gateway_uses_them(fleet: Fleet) -> None:
     host, other = fleet.lab.hosts[:2]
     first = fleet.first_certificates_end[host.name]
-    wait_for(lambda: fleet.host(host).certificate_expire_time.ToDatetime() > first, "a newer certificate", 200, 1)
+    wait_for(lambda: fleet.host(host).certificate_expire_time.ToDatetime() > first, "a newer certificate", 540, 1)
     for name in ("libvirt/clientcert.pem", "qemu/server-cert.pem"):  # soon after the control plane has issued them
         path = host.outside("/etc/pki") / name
         wait_for(lambda path=path: ends(path) > first, f"a newer {name}", 10, 0.2)  # type: ignore[misc]
