@@ -21,6 +21,8 @@ SWEEP_INTERVAL_S = 300.0
 # A VM starts or arrives at most this long after its volumes' paths were requested.
 GRACE_S = 600.0
 _EXECUTING = frozenset({PowerState.RUNNING, PowerState.PAUSED})
+# After these a VM has no volume open. A VM that was just defined is about to start.
+_ENDS = frozenset({"STOPPED", "CRASHED", "MIGRATED", "UNDEFINED"})
 
 
 class Volumes(Protocol):
@@ -31,16 +33,20 @@ class Volumes(Protocol):
 
 
 class Event(Protocol):
-    """The part of a hypervisor's event that the unmapper needs."""
+    """The part of a hypervisor's event that the unmapper needs. kind: one of `hypervisors.base.VmEventKind`."""
+
+    @property
+    def kind(self) -> str: ...
 
     @property
     def vm(self) -> VmInfo: ...
 
 
 @dataclass(frozen=True)
-class _Stopped:
+class _Heard:
     vm: VmInfo
     time_s: float
+    has_ended: bool
 
 
 class Unmapper:
@@ -65,7 +71,7 @@ class Unmapper:
         # Volumes that an earlier run of the agent mapped for VMs about to start get the grace period too.
         self._next_sweep = time.monotonic() + grace_s
         self._scan_time = time.monotonic()
-        self._events: queue.SimpleQueue[_Stopped | None] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[_Heard | None] = queue.SimpleQueue()
         self._used: dict[str, frozenset[str]] = {}  # by VM that ran at the last scan; it may be gone by now
         self._thread: threading.Thread | None = None
 
@@ -79,7 +85,7 @@ class Unmapper:
             self._thread.join()
 
     def vm_event(self, event: Event) -> None:
-        self._events.put(_Stopped(event.vm, time.monotonic()))
+        self._events.put(_Heard(event.vm, time.monotonic(), event.kind in _ENDS))
 
     def reconnected(self) -> None:
         """Nothing to do: the next scan finds what has changed."""
@@ -98,12 +104,12 @@ class Unmapper:
             except Exception:
                 log.exception("cannot scan for unused volumes")
 
-    def _scan(self, event: _Stopped | None) -> None:
+    def _scan(self, event: _Heard | None) -> None:
         now, before = time.monotonic(), self._used
         vms = [vm for vm in self._lister.vms() if vm.power_state in _EXECUTING]
         self._used = {vm.vm_id: frozenset(vm.open_volume_ids) for vm in vms}
         used = _all(self._used)
-        if event and event.vm.vm_id not in self._used:
+        if event and event.has_ended and event.vm.vm_id not in self._used:
             self._unmap(
                 used, before.pop(event.vm.vm_id, frozenset()).union(event.vm.open_volume_ids) - used, event.time_s
             )

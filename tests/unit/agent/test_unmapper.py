@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from ostler_agent.hypervisors.base import VmEventKind
 from ostler_agent.pools.unmapper import Unmapper
 from ostler_agent.spec import PowerState, VmInfo
 
@@ -17,6 +18,7 @@ FOREVER_S = 3600.0
 @dataclass
 class Event:
     vm: VmInfo
+    kind: VmEventKind = VmEventKind.STOPPED
 
 
 @dataclass
@@ -60,7 +62,7 @@ def test_a_vm_that_has_gone_loses_the_volumes_that_nobody_else_has() -> None:
     guests = Guests([vm("a", PowerState.RUNNING, "v1", "v2"), vm("b", PowerState.PAUSED, "v3")])
     volumes = Volumes()
     with running(volumes, guests) as unmapper:
-        unmapper.vm_event(Event(guests.known[0]))  # it has started
+        unmapper.vm_event(Event(guests.known[0], VmEventKind.STARTED))
         guests.looks.get(timeout=10)
         guests.known = [vm("b", PowerState.PAUSED, "v2", "v3")]
         before = time.monotonic()
@@ -77,6 +79,17 @@ def test_a_stopped_vm_is_known_by_its_definition_too() -> None:
     with running(volumes, Guests([stopped])) as unmapper:
         unmapper.vm_event(Event(stopped))
         assert volumes.next()[2] == {"v1"}
+
+
+def test_a_vm_that_is_about_to_start_keeps_its_volumes() -> None:
+    """It is defined once the paths of its volumes are known, and runs some moments later."""
+    defined = vm("a", PowerState.STOPPED, "v1")
+    volumes = Volumes()
+    with running(volumes, Guests([defined])) as unmapper:
+        unmapper.vm_event(Event(defined, VmEventKind.DEFINED))
+        unmapper.vm_event(Event(vm("b", PowerState.ABSENT, "v2"), VmEventKind.UNDEFINED))
+        assert volumes.next()[2] == {"v2"}
+    assert volumes.asked.empty()
 
 
 def test_a_detached_volume_is_found_by_looking() -> None:
