@@ -1,7 +1,8 @@
 #!/bin/bash
 # build-guest.sh [--vmware] [--uefi] [--fio] OUT: a tiny bootable guest, for the lab and the demo.
 #
-# OUT is qcow2, and boots with BIOS unless --uefi is given. With --fio it has fio, and takes disks on virtio-scsi, too: `io` measures. With --vmware it is a stream-optimized VMDK, as vCenter exports one, of a guest that boots on pvscsi and
+# OUT is qcow2, and boots with BIOS unless --uefi is given: then by an unsigned GRUB, and it shows the firmware's
+# variables in /sys/firmware/efi/efivars. With --fio it has fio, and takes disks on virtio-scsi, too: `io` measures. With --vmware it is a stream-optimized VMDK, as vCenter exports one, of a guest that boots on pvscsi and
 # not on virtio: it has what virt-v2v needs to change that (modules, a package database, update-initramfs).
 #
 # Busybox on Debian's cloud kernel: 64 MB disk (MBR, one ext4 partition, GRUB), boots in seconds even without KVM and
@@ -92,6 +93,7 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 mount -o remount,rw /
+[ ! -d /sys/firmware/efi/efivars ] || mount -t efivarfs efivarfs /sys/firmware/efi/efivars
 ip link set lo up
 for card in /sys/class/net/eth*; do [ -e "$card" ] && ip link set "${card##*/}" up; done
 echo "GUEST-UP" >/dev/ttyS0
@@ -198,16 +200,18 @@ IO
 }
 pack() { (cd "$1" && find . | cpio -o -H newc --quiet | gzip -1); }
 plain_boot() {
-  initramfs virtio_pci virtio_blk virtio_scsi sr_mod isofs virtio_net virtio_balloon virtio_rng virtio_console button evdev ${fio:+sd_mod}
+  initramfs virtio_pci virtio_blk virtio_scsi sr_mod isofs virtio_net virtio_balloon virtio_rng virtio_console button evdev ${fio:+sd_mod} ${uefi:+efivarfs}
   guest_agent
   if [ "$fio" ]; then fio; fi
   pack "$initramfs" >"$root/boot/initrd"
   cp "$work/kernel/boot/vmlinuz-$version" "$root/boot/vmlinuz"
   # linux16, because the kernel unpacks itself more than twice as fast from there when the CPU is emulated.
-  cat >"$root/boot/grub/grub.cfg" <<'GRUB'
+  local mode=16
+  if [ "$uefi" ]; then mode=; fi
+  cat >"$root/boot/grub/grub.cfg" <<GRUB
 set timeout=0
-linux16 /boot/vmlinuz console=ttyS0 quiet loglevel=3 panic=5
-initrd16 /boot/initrd
+linux$mode /boot/vmlinuz console=ttyS0 quiet loglevel=3 panic=5
+initrd$mode /boot/initrd
 boot
 GRUB
 }

@@ -311,12 +311,12 @@ class Fleet:
         finally:
             self.api.settings.ResetSetting(setting_pb2.ResetSettingRequest(name=name))
 
-    def upload(self, name: str, image: Path) -> None:
+    def upload(self, name: str, image: Path, firmware: vm_types.Firmware.ValueType = vm_types.FIRMWARE_BIOS) -> None:
         header = template_pb2.UploadTemplateRequest.Header(
             request_id=fresh(),
             name=name,
             format=volume_types.DISK_FORMAT_QCOW2,
-            firmware=vm_types.FIRMWARE_BIOS,
+            firmware=firmware,
             file_size_bytes=image.stat().st_size,
         )
         parts = [template_pb2.UploadTemplateRequest(header=header)]

@@ -28,6 +28,11 @@ def vmware_uefi_guest_image() -> Path:
     return _built("vmware-uefi-guest", ".vmdk", "--vmware", "--uefi")
 
 
+def uefi_guest_image() -> Path:
+    """Like `guest_image`, of a guest that boots with UEFI, by an unsigned boot loader."""
+    return _built("uefi-guest", ".qcow2", "--uefi")
+
+
 def fio_guest_image() -> Path:
     """Like `guest_image`, with fio: `io` runs it."""
     return _built("fio-guest", ".qcow2", "--fio")
