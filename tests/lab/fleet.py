@@ -311,12 +311,19 @@ class Fleet:
         finally:
             self.api.settings.ResetSetting(setting_pb2.ResetSettingRequest(name=name))
 
-    def upload(self, name: str, image: Path, firmware: vm_types.Firmware.ValueType = vm_types.FIRMWARE_BIOS) -> None:
+    def upload(
+        self,
+        name: str,
+        image: Path,
+        firmware: vm_types.Firmware.ValueType = vm_types.FIRMWARE_BIOS,
+        tpm: bool = False,
+    ) -> None:
         header = template_pb2.UploadTemplateRequest.Header(
             request_id=fresh(),
             name=name,
             format=volume_types.DISK_FORMAT_QCOW2,
             firmware=firmware,
+            tpm=tpm,
             file_size_bytes=image.stat().st_size,
         )
         parts = [template_pb2.UploadTemplateRequest(header=header)]

@@ -46,8 +46,8 @@ def clone(fleet: Fleet, name: str, copy: bool) -> None:
 
 @pytest.fixture
 def uefi(fleet: Fleet) -> None:
-    """A template that boots with UEFI, and an offering with memory enough for it."""
-    fleet.upload(TEMPLATE, uefi_guest_image(), types_pb2.FIRMWARE_UEFI)
+    """A template that boots with UEFI and gives a TPM, and an offering with memory enough for it."""
+    fleet.upload(TEMPLATE, uefi_guest_image(), types_pb2.FIRMWARE_UEFI, tpm=True)
     offering = offering_pb2.CreateServiceOfferingRequest(
         request_id=fresh(), name=OFFERING, cpus=1, memory_bytes=MEMORY_BYTES, encrypt_root=True
     )
@@ -57,9 +57,10 @@ def uefi(fleet: Fleet) -> None:
 @pytest.mark.timeout(400)
 @pytest.mark.usefixtures("uefi")
 def test_a_uefi_variable_follows_its_guest(fleet: Fleet, store: Path) -> None:
-    fleet.create_vm("firm", OFFERING, TEMPLATE)
+    assert fleet.create_vm("firm", OFFERING, TEMPLATE).tpm, "its template says so"
     with fleet.console("firm") as console:
         console.wait("GUEST-UP", 120)
+        console.run("test -c /dev/tpm0 && echo HAS''TPM", "HASTPM")
         assert written(console) == ""
         write(console)
         assert written(console) == VALUE

@@ -134,6 +134,7 @@ class TemplateService(template_pb2_grpc.TemplateServiceServicer):
             wanted = make_template.NewTemplateFromVolume(
                 name=request.name,
                 firmware=_firmware(request.firmware, "firmware"),
+                tpm=request.tpm,
                 source=one_of(volume, snapshot),
                 encryption=export_encryption(request.encryption),
             )
@@ -154,6 +155,7 @@ def _would_be(
         virtual_size_bytes=virtual_size_bytes,
         format=request.format,
         firmware=to_enum(vm_pb2.Firmware, "FIRMWARE_", wanted.firmware),
+        tpm=wanted.tpm,
         hypervisor_type=wanted.hypervisor_type,
         hypervisor_display_name=rules.name_of(wanted.hypervisor_type),
         sha256=wanted.sha256,
@@ -179,6 +181,7 @@ def _wanted(header: pb.UploadTemplateRequest.Header) -> template_store.NewTempla
     return template_store.NewTemplate(
         name=header.name,
         firmware=_firmware(header.firmware, "header.firmware"),
+        tpm=header.tpm,
         announced=Announced(
             format=disk_format,
             file_size_bytes=header.file_size_bytes,
@@ -196,6 +199,7 @@ def _registered(request: pb.RegisterTemplateRequest) -> direct_templates.NewDire
         format=disk_format,
         hypervisor_type=_hypervisor_type(request.hypervisor_type, disk_format, "hypervisor_type", direct=True),
         firmware=_firmware(request.firmware, "firmware"),
+        tpm=request.tpm,
         sha256=request.sha256.lower(),
         sha512=request.sha512.lower(),
         ca_pem=request.ca_pem.decode("ascii", "replace"),

@@ -110,6 +110,13 @@ class Template(BaseModel):
     passphrase_id: str | None
 
 
+class TemplateTpm(BaseModel):
+    """Says that VMs created from a template get a TPM; templates without a row give none."""
+
+    template = ForeignKeyField(Template, unique=True, on_delete="CASCADE")
+    template_id: str
+
+
 class DiskOffering(BaseModel):
     """A size and kind of volume. size_bytes 0: the user says. Provisioning: thin, sparse, thick. Format: qcow2, raw."""
 

@@ -23,6 +23,7 @@ from ostler_control.hosts.rows import address
 from ostler_control.hypervisors import rules
 from ostler_control.models import Host, Template, new_id
 from ostler_control.states import HostState
+from ostler_control.templates import tpms
 from ostler_control.templates.source import direct_source
 from ostler_control.templates.store import name_taken
 
@@ -36,7 +37,7 @@ _MAX_HOSTS_ASKED = 3
 class NewDirectTemplate:
     """A requested template. sha256 or sha512: of the file, hex; ca_pem: the CA to trust instead of the system's.
 
-    hypervisor_type: "" for every type that has disks of the format.
+    hypervisor_type: "" for every type that has disks of the format; tpm: whether its VMs get a TPM.
     """
 
     name: str
@@ -47,6 +48,7 @@ class NewDirectTemplate:
     sha512: str = ""
     ca_pem: str = ""
     hypervisor_type: str = ""
+    tpm: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,8 @@ def record(wanted: NewDirectTemplate, inspected: InspectedFile, actor: str) -> T
         url=wanted.url,
         ca_pem=wanted.ca_pem,
     )
+    if wanted.tpm:
+        tpms.add(template)
     events.done("template.register", actor, template)
     return template
 

@@ -21,7 +21,7 @@ from ostler_control.database import session, transaction
 from ostler_control.keys.passphrases import delete_passphrase
 from ostler_control.models import Iso, Passphrase, Template, Volume, VolumeFile, new_id
 from ostler_control.states import VolumeState
-from ostler_control.templates import admission, received
+from ostler_control.templates import admission, received, tpms
 from ostler_control.templates.received import Announced, Received
 from ostler_control.templates.shared import MARK
 
@@ -32,12 +32,16 @@ _MIN_LEFTOVER_AGE_S = 24 * 3600.0
 
 @dataclass(frozen=True)
 class NewTemplate:
-    """A requested template. hypervisor_type: "" for every type that has disks of the format."""
+    """A requested template. hypervisor_type: "" for every type that has disks of the format.
+
+    tpm: whether its VMs get a TPM.
+    """
 
     name: str
     firmware: str
     announced: Announced
     hypervisor_type: str = ""
+    tpm: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,7 @@ def record(upload: Upload, actor: str) -> Template:
 def insert(template_id: str, wanted: NewTemplate, file: Received, passphrase: Passphrase | None = None) -> Template:
     """Inserts the row of a stored file: within the caller's transaction. Raises AlreadyExistsError TEMPLATE_EXISTS."""
     check_free_name(wanted.name)
-    return Template.create(
+    template = Template.create(
         id=template_id,
         name=wanted.name,
         format=wanted.announced.format,
@@ -132,6 +136,9 @@ def insert(template_id: str, wanted: NewTemplate, file: Received, passphrase: Pa
         sha256=file.sha256,
         passphrase=passphrase,
     )
+    if wanted.tpm:
+        tpms.add(template)
+    return template
 
 
 def check_free_name(name: str) -> None:

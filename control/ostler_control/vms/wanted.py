@@ -29,6 +29,7 @@ from ostler_control.models import (
     Zone,
 )
 from ostler_control.templates import store as template_store
+from ostler_control.templates import tpms
 from ostler_control.userdata import vm_user_data
 from ostler_control.userdata.seed import DHCP, Addressing, check_addressing
 from ostler_control.userdata.vm_user_data import Given
@@ -55,7 +56,7 @@ class NewVm:
     """A VM to create. root_size_bytes 0: the template's; zone, cluster, host, pool None: placement chooses.
 
     template None: the root disk is empty, and the guest is installed from `isos`; firmware: only then, else the
-    template's; tpm: it gets an emulated TPM.
+    template's; tpm: it gets an emulated TPM, as it does where its template says so.
     """
 
     name: str
@@ -81,6 +82,11 @@ class NewVm:
     def boot_firmware(self) -> str:
         """The firmware that it boots with."""
         return self.template.firmware if self.template else self.firmware or "bios"
+
+    @property
+    def has_tpm(self) -> bool:
+        """Whether it gets a TPM."""
+        return self.tpm or tpms.gives_one(self.template)
 
 
 @dataclass(frozen=True)
@@ -127,7 +133,7 @@ def _functions(wanted: NewVm) -> list[Function]:
     needs = {
         Function.UEFI: is_uefi(wanted.boot_firmware),
         Function.SECURE_BOOT: wanted.boot_firmware == SECURE_BOOT,
-        Function.TPM: wanted.tpm,
+        Function.TPM: wanted.has_tpm,
         Function.VOLUME_ENCRYPTION: wanted.offering.encrypt_root,
         Function.NICS: bool(wanted.nics),
         Function.NIC_FILTER: any(nic.network.spoof_filter for nic in wanted.nics),

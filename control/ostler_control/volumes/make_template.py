@@ -34,20 +34,22 @@ _COPIED, _FETCHED = 60, 98
 
 @dataclass(frozen=True)
 class NewTemplateFromVolume:
-    """A requested template."""
+    """A requested template. tpm: whether its VMs get a TPM."""
 
     name: str
     firmware: str
     source: SourceRow
     encryption: ExportEncryption
+    tpm: bool = False
 
 
 @dataclass(frozen=True)
 class TemplateInputs(ExportInputs):
-    """name, firmware: the template's."""
+    """name, firmware, tpm: the template's."""
 
     name: str
     firmware: str
+    tpm: bool = False  # journals of earlier versions do not say
 
 
 def create(wanted: NewTemplateFromVolume, user: str, keys: Keyring) -> Operation:
@@ -65,7 +67,7 @@ def create(wanted: NewTemplateFromVolume, user: str, keys: Keyring) -> Operation
     export_encryption.record(encryption, source, user, f"template {wanted.name}", operation_id)
     passphrase = keys.store(encryption.passphrase, source.volume_id) if encryption.passphrase else None
     export = exports.record(source, encryption, _FORMAT, operation_id, passphrase)
-    inputs = TemplateInputs(**asdict(export), name=wanted.name, firmware=wanted.firmware)
+    inputs = TemplateInputs(**asdict(export), name=wanted.name, firmware=wanted.firmware, tpm=wanted.tpm)
     template = Template(id=new_id(), name=wanted.name)  # the last step inserts it
     return record_operation(
         "template.create", template, user, inputs, also=[*source.also, source.row], operation_id=operation_id
@@ -118,7 +120,7 @@ def _record(run: Run, file: Received, inputs: TemplateInputs) -> None:
         export = files.load(inputs.file_id)
         passphrase = run.keys.store(run.keys.open(export), run.resource_id) if export.passphrase_id else None
         announced = Announced(_FORMAT, file.file_size_bytes)
-        wanted = template_store.NewTemplate(inputs.name, inputs.firmware, announced)
+        wanted = template_store.NewTemplate(inputs.name, inputs.firmware, announced, tpm=inputs.tpm)
         template_store.insert(run.resource_id, wanted, file, passphrase)
 
 

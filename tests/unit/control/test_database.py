@@ -68,6 +68,8 @@ from ostler_control.models import (
     SnapshotConsistency,
     SnapshotLabel,
     StoreBucket,
+    Template,
+    TemplateTpm,
     Vm,
     VmCpu,
     VmDescription,
@@ -95,6 +97,7 @@ from ostler_control.models import (
     now,
 )
 from ostler_control.operations.records import HELD, release
+from ostler_control.templates import tpms
 from playhouse.migrations import Runner
 
 from tests import databases
@@ -776,6 +779,22 @@ def test_zones_isos_and_backups_get_labels(tmp_path: Path) -> None:
                 table.create(object=row, key="keep", value="yes")
                 row.delete_instance()
                 assert table.select().count() == 0
+
+
+def test_templates_say_whether_their_vms_get_a_tpm(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0041_labels_of_zones_isos_backups")
+            old = Template.create(name="old", format="raw", virtual_size_bytes=1, file_size_bytes=1)
+        assert "0043_template_tpms" in database.migrate()
+        with database.session():
+            assert not tpms.gives_one(old)
+            tpms.add(old)
+            assert tpms.gives_one(Template.get())
+            with pytest.raises(peewee.IntegrityError):
+                tpms.add(old)
+            old.delete_instance()
+            assert TemplateTpm.select().count() == 0
 
 
 def test_backups_get_boots(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from ostler_control import vms, volumes
 from ostler_control.api.templates import TemplateService
 from ostler_control.models import Event, Operation, Passphrase, Request, Template, Vm, Volume, VolumeFile, new_id
 from ostler_control.operations import Engine
+from ostler_control.templates import tpms
 
 from tests.fakes.working_agent import Fault, wait_until
 from tests.sites import MIB, Site, outcome
@@ -67,9 +68,10 @@ def under(passphrase: bytes = CHOSEN) -> volume_pb2.ExportEncryption:
 def test_an_encrypted_volume_becomes_an_encrypted_template_that_deploys(site: Site, engine: Engine) -> None:
     volume = new_volume(site, engine)
     request_id = new_id()
-    operation = start(site, engine, encryption=under(), request_id=request_id)
+    operation = start(site, engine, encryption=under(), request_id=request_id, tpm=True)
     assert ended(engine, operation) == OK
     template: Any = Template.get(Template.name == "golden")
+    assert tpms.gives_one(template)
     file = engine.templates / template.id
     content = site.fleet.pools[volume.pool_id][volume.file_id].content
     assert content.encode() in file.read_bytes()
@@ -80,7 +82,7 @@ def test_an_encrypted_volume_becomes_an_encrypted_template_that_deploys(site: Si
     assert Passphrase.select().count() == 2, "the volume's and the template's"
     shown = service(engine).GetTemplate(template_pb2.GetTemplateRequest(template="golden"), calls.context(site.admin()))
     assert shown.encrypted
-    again = start(site, engine, encryption=under(), request_id=request_id)
+    again = start(site, engine, encryption=under(), request_id=request_id, tpm=True)
     answer = template_pb2.Template()
     assert again.response.Unpack(answer)
     assert (again.name, answer.id) == (operation.name, template.id)
@@ -97,7 +99,7 @@ def test_an_encrypted_volume_becomes_an_encrypted_template_that_deploys(site: Si
 
     digests = [row.digest for row in Request.select()]
     request = template_pb2.CreateTemplateRequest(
-        name="golden", volume="gold", encryption=under(), request_id=request_id
+        name="golden", volume="gold", encryption=under(), request_id=request_id, tpm=True
     ).SerializeToString(deterministic=True)
     assert hashlib.sha256(request).hexdigest() not in digests, "nobody tries passphrases on it"
     for path in site.state_dir.rglob("*"):

@@ -11,8 +11,9 @@ from ostler_common.hypervisors import Function
 from ostler_control import vm_backups, vms
 from ostler_control.database import session, transaction
 from ostler_control.keys import versions
-from ostler_control.models import Backup, HostFunction, Operation, Passphrase, Vm, VmTpm
+from ostler_control.models import Backup, HostFunction, Operation, Passphrase, Template, Vm, VmTpm
 from ostler_control.operations import Engine
+from ostler_control.templates import tpms
 from ostler_control.vm_backups.firmware_state import forget
 
 from tests import databases
@@ -149,3 +150,18 @@ def test_verify_names_the_tpm_whose_key_does_not_open(place: Place) -> None:
         Passphrase.update(sealed=b"x" * 60).where(Passphrase.id == VmTpm.get().passphrase_id).execute()
     _, broken = versions.verify(place.site.keys.provider)
     assert [(one.type, one.name) for one in broken] == [("TPM of VM", "web")]
+
+
+def test_a_vm_gets_a_tpm_where_its_template_says_so(place: Place) -> None:
+    with transaction():
+        tpms.add(Template.get())
+    place.do(lambda: place.site.new_vm("given", offering=place.site.plain))
+    host = place.site.at(place.vm("given").host_id)
+    assert host.tpms[place.vm("given").id].passphrase == place.opens("given")
+    assert place.opens("given") != place.opens("web"), "each has a key of its own"
+    with transaction():
+        HostFunction.delete().where(HostFunction.function == Function.TPM).execute()
+    assert place.reason(lambda: place.site.new_vm("late", offering=place.site.plain)) in (
+        "NO_FEASIBLE_HOST",
+        "FUNCTION_NOT_SUPPORTED",
+    )

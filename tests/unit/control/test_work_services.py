@@ -386,10 +386,11 @@ def test_a_templates_life(api: Api) -> None:
     file = bytes(1024)
     digest = hashlib.sha256(file).hexdigest()
     request_id = new_id()
-    template = upload(api, "image", file, sha256=digest.upper(), request_id=request_id)
+    template = upload(api, "image", file, sha256=digest.upper(), request_id=request_id, tpm=True)
+    assert template.tpm
     assert (template.virtual_size_bytes, template.sha256) == (1024, digest)
     assert template.firmware == types_vm_pb2.FIRMWARE_UEFI
-    assert upload(api, "image", file, sha256=digest.upper(), request_id=request_id) == template
+    assert upload(api, "image", file, sha256=digest.upper(), request_id=request_id, tpm=True) == template
     assert [path.name for path in directory.iterdir()] == [template.id]
     assert (directory / template.id).read_bytes() == file
     assert api.templates.GetTemplate(template_pb2.GetTemplateRequest(template="image"), api.admin) == template
@@ -417,14 +418,15 @@ def register(api: Api, **fields: Any) -> template_pb2.Template:
 def test_a_template_that_hosts_fetch_by_themselves(api: Api) -> None:
     for host in api.site.fleet.hosts.values():
         host.web[URL] = (4096, bytes(4096))
-    would_be = register(api, validate_only=True, firmware="FIRMWARE_UEFI", details={"driver.kernel": "/k"})
+    would_be = register(api, validate_only=True, firmware="FIRMWARE_UEFI", tpm=True, details={"driver.kernel": "/k"})
     assert (would_be.id, would_be.virtual_size_bytes) == ("", 4096)
-    assert would_be.firmware == types_vm_pb2.FIRMWARE_UEFI
+    assert (would_be.firmware, would_be.tpm) == (types_vm_pb2.FIRMWARE_UEFI, True)
     assert (would_be.format, dict(would_be.details)) == (types_volume_pb2.DISK_FORMAT_RAW, {"driver.kernel": "/k"})
     request_id = new_id()
-    template = register(api, request_id=request_id)
+    template = register(api, request_id=request_id, tpm=True)
+    assert template.tpm
     assert (template.url, template.sha512, template.virtual_size_bytes) == (URL, "a" * 128, 4096)
-    assert register(api, request_id=request_id) == template
+    assert register(api, request_id=request_id, tpm=True) == template
     assert Event.select().where(Event.type == "template.register").count() == 1
     told = wire.template_source(Template.get_by_id(template.id), api.engine.keys)
     assert told is not None

@@ -16,6 +16,7 @@ from ostler_control.caller import Caller
 from ostler_control.catalog import driver_details
 from ostler_control.hypervisors import rules
 from ostler_control.models import Template
+from ostler_control.templates import tpms
 from ostler_control.userdata import template_link
 
 
@@ -25,6 +26,7 @@ def templates(rows: Sequence[Template], caller: Caller) -> list[template_pb2.Tem
     details = driver_details.of_templates([row.id for row in rows]) if caller.is_admin else {}
     own_labels = labels.of_objects(Template, [row.id for row in rows])
     links = template_link.of_templates(row.id for row in rows)
+    with_tpm = tpms.of_templates([row.id for row in rows])
     return [
         template_pb2.Template(
             id=row.id,
@@ -44,6 +46,7 @@ def templates(rows: Sequence[Template], caller: Caller) -> list[template_pb2.Tem
             user_data_policy=userdata.to_policy(links[row.id].policy if row.id in links else ""),
             details=details.get(row.id, {}),
             labels=own_labels.get(row.id, {}),
+            tpm=row.id in with_tpm,
         )
         for row in rows
     ]

@@ -48,6 +48,7 @@ VIEW = View[pb.Template](
         ("age", lambda t: text.age(t, "create_time")),
     ],
     details=[
+        ("tpm", lambda t: text.yes(t.tpm)),
         ("sha256", lambda t: t.sha256),
         ("sha512", lambda t: t.sha512),
         ("url", lambda t: t.url),
@@ -58,6 +59,8 @@ VIEW = View[pb.Template](
         ("id", lambda t: t.id),
     ],
 )
+
+tpm_option = click.option("--tpm", is_flag=True, help="Give an emulated TPM 2.0 to VMs created from it.")
 
 
 @click.group(cls=Noun)
@@ -78,6 +81,7 @@ def command() -> None:
     show_default=True,
     help="Firmware of VMs created from it.",
 )
+@tpm_option
 @click.option(
     "--hypervisor",
     type=HYPERVISOR_TYPE,
@@ -102,6 +106,7 @@ def upload(
     file: Path,
     layout: str | None,
     firmware: str,
+    tpm: bool,
     hypervisor: str,
     sha256: str | None,
     user_data: str,
@@ -113,8 +118,9 @@ def upload(
     """Uploads an image file to the control plane. A failed upload leaves nothing behind.
 
     \b
-    Example:
+    Examples:
       ostler template upload debian-13 debian-13-genericcloud-amd64.qcow2 --firmware uefi
+      ostler template upload windows-11 windows-11.qcow2 --firmware uefi-secure-boot --tpm
     """
     with file.open("rb") as source:
         size_bytes = os.fstat(source.fileno()).st_size
@@ -126,6 +132,7 @@ def upload(
             name=name,
             format=volume_pb2.DiskFormat.Value(f"DISK_FORMAT_{(layout or found).upper()}"),
             firmware=firmware_of(firmware),
+            tpm=tpm,
             file_size_bytes=size_bytes,
             hypervisor_type=hypervisor,
             sha256=digest,
@@ -149,6 +156,7 @@ def upload(
     show_default=True,
     help="Firmware of VMs created from it.",
 )
+@tpm_option
 @click.option(
     "--hypervisor",
     type=HYPERVISOR_TYPE,
@@ -180,6 +188,7 @@ def register(
     url: str,
     layout: str,
     firmware: str,
+    tpm: bool,
     hypervisor: str,
     sha256: str,
     sha512: str,
@@ -207,6 +216,7 @@ def register(
         url=url,
         format=volume_pb2.DiskFormat.Value(f"DISK_FORMAT_{layout.upper()}"),
         firmware=firmware_of(firmware),
+        tpm=tpm,
         hypervisor_type=hypervisor,
         sha256=sha256,
         sha512=sha512,
@@ -294,6 +304,7 @@ def _parts(
     show_default=True,
     help="Firmware of VMs created from it.",
 )
+@tpm_option
 @passphrases.passphrase_file_option("Encrypt it under the passphrase in this file.  [default: you are asked]")
 @passphrases.decrypt_option
 @operation_options()
@@ -304,6 +315,7 @@ def create(
     volume: str,
     snapshot: str,
     firmware: str,
+    tpm: bool,
     passphrase_file: Path | None,
     decrypt: bool,
     call: CallOptions,
@@ -327,6 +339,7 @@ def create(
         volume=volume,
         snapshot=snapshot,
         firmware=firmware_of(firmware),
+        tpm=tpm,
         validate_only=call.dry_run,
     )
     encrypted = passphrases.is_encrypted(app.client, volume, snapshot)
