@@ -9,6 +9,7 @@ from ostler_control.vms.adopt import NewVmAdoption, adopt, inspect_vm
 from ostler_control.vms.clone import clone
 from ostler_control.vms.create import create
 from ostler_control.vms.delete import delete
+from ostler_control.vms.ended import keep_of_ended
 from ostler_control.vms.find import find_hosts
 from ostler_control.vms.isos import attach_iso, eject_iso
 from ostler_control.vms.machines import upgrade as upgrade_machine
@@ -39,6 +40,7 @@ __all__ = [
     "eject_iso",
     "find_hosts",
     "inspect_vm",
+    "keep_of_ended",
     "migrate",
     "read_addresses",
     "reboot",

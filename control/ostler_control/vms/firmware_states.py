@@ -1,7 +1,8 @@
 """Copies of what VMs' firmware keeps on their hosts, UEFI variables and the state of a TPM, so that it follows a VM.
 
-A copy is taken after each start, after each stop and live migration, and when a stopped VM leaves its host. The state
-of a TPM is encrypted under the VM's own key already; a copy is sealed as a whole.
+A copy is taken after each start, each stop (also one of the guest itself, see `ended`) and each live migration, and
+when a stopped VM leaves its host. The state of a TPM is encrypted under the VM's own key already; a copy is sealed as
+a whole.
 """
 
 from __future__ import annotations

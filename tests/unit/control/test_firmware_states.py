@@ -10,7 +10,7 @@ from ostler_common.errors import AbortedError, UnavailableError
 from ostler_common.hypervisors import Function
 from ostler_control import vm_snapshots, vms
 from ostler_control.database import session, transaction
-from ostler_control.models import Event, Host, VmFirmwareState, VmSnapshot, VmSnapshotFirmwareState
+from ostler_control.models import Event, Host, Operation, Vm, VmFirmwareState, VmSnapshot, VmSnapshotFirmwareState
 from ostler_control.scheduling import capacity
 from ostler_control.states import PowerState, VmState
 from ostler_control.vm_snapshots import NewVmSnapshot
@@ -18,8 +18,8 @@ from ostler_control.vms.rows import set_state
 
 from tests import databases
 from tests.fakes.working_agent import FakeHost, Fault
-from tests.sites import site_at_work
-from tests.unit.control.test_vm_tpm import Place
+from tests.sites import outcome, site_at_work
+from tests.unit.control.test_vm_tpm import OK, Place
 
 
 class Moved(Place):
@@ -44,6 +44,24 @@ class Moved(Place):
     def other(self) -> str:
         """The name of a host that it is not on."""
         return "h2" if self.host().name == "h1" else "h1"
+
+    @staticmethod
+    def other_than(host: FakeHost) -> str:
+        return "h2" if host.name == "h1" else "h1"
+
+    def shut_down(self, name: str = "web") -> None:
+        """Its guest does, and the fleet has seen it."""
+        vm = self.vm(name)
+        self.site.at(vm.host_id).vms[vm.id].running = False
+        with transaction():
+            Vm.update(power_state=PowerState.STOPPED).where(Vm.id == vm.id).execute()
+
+    def kept(self) -> list[tuple[str, str]]:
+        """How the copies of guests that shut down by themselves have ended so far."""
+        vms.keep_of_ended(self.site.keys)
+        with session():
+            found = list(Operation.select().where(Operation.verb == "vm.keep-firmware-state"))
+        return [outcome(self.engine, operation) for operation in found]
 
     def events(self) -> list[str]:
         with session():
@@ -103,6 +121,40 @@ def test_a_guest_that_shut_down_by_itself_loses_nothing(place: Moved) -> None:
     place.store(b"late")
     place.start(place.other())
     assert place.stored() == b"late"
+
+
+def test_a_guest_that_shut_down_by_itself_is_copied_once(place: Moved) -> None:
+    """So that the loss of its host does not cost it what it stored last."""
+    place.store(b"late")
+    host = place.host()
+    place.shut_down()
+    place.site.silence(host.name)
+    assert place.kept() == [], "a host that is not heard is not asked"
+    place.site.revive(host.name)
+    assert place.kept() == [OK]
+    assert place.kept() == [OK], "once for each run"
+    place.site.silence(host.name)
+    with transaction():
+        _stopped(place)
+    place.start(place.other_than(host))
+    assert place.stored() == b"late"
+
+
+def test_a_guest_that_shut_down_again_is_copied_again(place: Moved) -> None:
+    place.shut_down()
+    assert place.kept() == [OK]
+    place.start()
+    assert place.kept() == [OK], "it runs"
+    place.store(b"second run")
+    place.shut_down()
+    place.host().fail("ReadFirmwareState", Fault(UnavailableError("no", "HOST_UNREACHABLE")))
+    assert place.kept() == [OK, OK], "a copy that fails leaves the last one"
+
+
+def test_vms_without_such_state_are_left_alone(place: Moved) -> None:
+    place.do(lambda: place.site.new_vm("plain", offering=place.site.plain))
+    place.shut_down("plain")
+    assert place.kept() == []
 
 
 def test_a_start_that_failed_elsewhere_does_not_cost_it(place: Moved) -> None:
