@@ -36,6 +36,7 @@ type vmSpec struct {
 	Guest    string   `json:"guest"`    // e.g. ubuntu64Guest
 	Firmware string   `json:"firmware"` // bios or efi
 	Secure   bool     `json:"secure_boot"`
+	TPM      bool     `json:"tpm"`
 	On       bool     `json:"on"`
 	Tools    bool     `json:"tools"`       // VMware Tools run
 	NoTrack  bool     `json:"no_tracking"` // its hardware is too old for changed block tracking
@@ -114,6 +115,10 @@ func addVM(ctx context.Context, c *vim25.Client, v vmSpec) {
 	}
 	vm := simulator.Map.Get(ref).(*simulator.VirtualMachine)
 	vm.Config.BootOptions = &types.VirtualMachineBootOptions{EfiSecureBootEnabled: types.NewBool(v.Secure)}
+	if v.TPM {
+		vm.Config.Hardware.Device = append(vm.Config.Hardware.Device, &types.VirtualTPM{VirtualDevice: types.VirtualDevice{
+			Key: 11000, DeviceInfo: &types.Description{Label: "Virtual TPM", Summary: "Trusted Platform Module"}}})
+	}
 	vm.Capability.ChangeTrackingSupported = types.NewBool(!v.NoTrack)
 	if v.Tools {
 		vm.Guest.ToolsRunningStatus = string(types.VirtualMachineToolsRunningStatusGuestToolsRunning)
@@ -153,6 +158,7 @@ func main() {
 		model = simulator.ESX()
 	}
 	model.Machine = 0
+	model.ServiceContent.About.ApiVersion = "6.7" // the first that has a virtual TPM
 	must(model.Create())
 	defer model.Remove()
 	extend(*standalone)

@@ -25,6 +25,8 @@ T = TypeVar("T")
 # vSphere 6.5, the first with secure boot and VM encryption; newer servers speak it, too. A fixed version also spares
 # pyvmomi's version query, which waits without limit.
 _API_VERSION = "vim.version.version11"
+# vSphere 6.7, the first that tells of TPMs; servers from there on are spoken to in it.
+_TPM_API_VERSION, _TPM_API = "vim.version.version12", (6, 7)
 _CONNECT_TIMEOUT_S, _CALL_TIMEOUT_S = 10.0, 60.0
 # Shorter than any server's own limit, so that a call does not go out on a connection that is being closed.
 _IDLE_CONNECTION_S = 5
@@ -71,6 +73,12 @@ def parse_address(text: str, field: str = "address", default_port: int = 443) ->
     return host, port
 
 
+def version_of(text: str) -> tuple[int, int]:
+    """Of a server's API: (8, 0) of "8.0.2.0"; (0, 0) where it says nothing of the kind."""
+    found = re.match(r"(\d{1,4})\.(\d{1,4})", str(text), re.ASCII)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
 class Connection:
     """A session. Usable from several threads; what it raises is an OstlerError and holds no secret."""
 
@@ -82,19 +90,24 @@ class Connection:
         self._lock = threading.Lock()
         self._logins = 0
         self.ssl_context: ssl.SSLContext = context_for(server.trust, server.host, server.port, _CONNECT_TIMEOUT_S)
-        self.stub = SoapStubAdapter(
-            host=server.host,
-            port=server.port,
-            version=_API_VERSION,
+        with translated(server.name):
+            self.stub, self.content = self._open(_API_VERSION)
+            if version_of(self.content.about.apiVersion) >= _TPM_API:
+                self.stub.DropConnections()
+                self.stub, self.content = self._open(_TPM_API_VERSION)
+            self._login(0)
+
+    def _open(self, version: str) -> tuple[SoapStubAdapter, vim.ServiceInstanceContent]:
+        """Speaks a version of the API, without a login."""
+        stub = SoapStubAdapter(
+            host=self.server.host,
+            port=self.server.port,
+            version=version,
             sslContext=self.ssl_context,
             httpConnectionTimeout=_CALL_TIMEOUT_S,
             connectionPoolTimeout=_IDLE_CONNECTION_S,
         )
-        with translated(server.name):
-            self.content: vim.ServiceInstanceContent = vim.ServiceInstance(
-                "ServiceInstance", self.stub
-            ).RetrieveContent()
-            self._login(0)
+        return stub, vim.ServiceInstance("ServiceInstance", stub).RetrieveContent()
 
     @property
     def is_vcenter(self) -> bool:

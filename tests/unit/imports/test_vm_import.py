@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ostler.types.v1 import vm_pb2
 from ostler_common.errors import AbortedError, FailedPreconditionError, OstlerError, UnavailableError
 from ostler_control import settings, vms, volumes
 from ostler_control.database import session
@@ -57,6 +58,7 @@ def source_site(tmp_path: Path, disks: list[Path]) -> Iterator[FakeVcenter]:
     machines = [
         vm_spec("web 1", disks),
         vm_spec("busy", disks, on=True, firmware="efi"),
+        vm_spec("sealed", disks[:1], on=True, firmware="efi") | {"secure_boot": True, "tpm": True},
         vm_spec("windows", disks[:1], on=True, guest="windows9Server64Guest") | {"tools": True},
     ]
     with vcenter(tmp_path / "vc", machines) as running:
@@ -121,6 +123,23 @@ def test_an_imported_vm_gets_a_tpm_if_one_is_wanted(site: Site, engine: Engine, 
     vm = Vm.get()
     assert site.at(vm.host_id).tpms[vm.id].passphrase == site.keys.open(VmTpm.get()).reveal()
     assert VmFirmwareState.select().count() == 1, "it follows the VM"
+
+
+def test_an_imported_vm_keeps_secure_boot_and_loses_its_tpm(site: Site, engine: Engine, source: ImportSource) -> None:
+    """By way of a clone, as it runs."""
+    with sources.connect(source, site.keys) as connection:
+        vm = find_vm(connection, "sealed")
+    assert (vm.secure_boot, vm.tpm) == (True, True)
+    what = wanted(site, source, "sealed")
+    with session():
+        found = {finding.code for finding in preflight(what, vm, True).report.findings}
+    assert {"SECURE_BOOT_KEYS", "TPM_LOST"} <= found
+    operation = record(site, what)
+    assert outcome(engine, operation) == OK
+    imported = Vm.get_by_id(operation.resource_id)
+    spec = site.at(imported.host_id).vms[imported.id].spec
+    assert (imported.firmware, spec.firmware) == ("uefi_secure_boot", vm_pb2.FIRMWARE_UEFI_SECURE_BOOT)
+    assert (spec.HasField("tpm"), VmTpm.select().count()) == (False, 0)
 
 
 def test_an_import_that_fails_leaves_no_key_of_a_tpm(site: Site, engine: Engine, source: ImportSource) -> None:

@@ -20,7 +20,7 @@ from ostler_common.errors import (
 )
 from ostler_common.secret import Secret
 from ostler_control.vmware import connection as connection_module
-from ostler_control.vmware.connection import Connection, connected, parse_address
+from ostler_control.vmware.connection import Connection, connected, parse_address, version_of
 from ostler_control.vmware.inventory import Power
 from ostler_control.vmware.power import restart, shut_down
 from ostler_control.vmware.read_inventory import list_vms, read_vm
@@ -214,3 +214,10 @@ def test_what_is_no_authority_is_refused(pem: str) -> None:
 
 def test_trust_is_one_of_two() -> None:
     assert trust_thumbprint("AB" * 32) == Trust(sha256="ab" * 32)
+
+
+@pytest.mark.parametrize(
+    ("text", "version"), [("6.5", (6, 5)), ("6.7.3", (6, 7)), ("8.0.2.0", (8, 0)), ("10.0", (10, 0)), ("next", (0, 0))]
+)
+def test_the_version_of_a_servers_api(text: str, version: tuple[int, int]) -> None:
+    assert version_of(text) == version
