@@ -57,7 +57,7 @@ def _record(wanted: NewVm, user: str, keys: Keyring) -> Operation:
     checked = check(wanted)
     check_quota(wanted.account.id, _resources(wanted, checked))
     vm = _record_vm(wanted, checked)
-    if wanted.has_tpm:
+    if checked.tpm:
         tpm.add(vm, keys)
     if checked.seed:
         vm_user_data.assign(vm, wanted.user_data, wanted.template, keys)

@@ -83,22 +83,18 @@ class NewVm:
         """The firmware that it boots with."""
         return self.template.firmware if self.template else self.firmware or "bios"
 
-    @property
-    def has_tpm(self) -> bool:
-        """Whether it gets a TPM."""
-        return self.tpm or tpms.gives_one(self.template)
-
 
 @dataclass(frozen=True)
 class Checked:
     """A request that passed its checks: the size of the root disk, and the interfaces with MAC and model filled in.
 
-    seed: whether its guest is given anything, see `vm_user_data.is_needed`.
+    seed: whether its guest is given anything, see `vm_user_data.is_needed`; tpm: whether it gets one.
     """
 
     root_size_bytes: int
     nics: Sequence[NewNic]
     seed: bool
+    tpm: bool
 
 
 def check(wanted: NewVm) -> Checked:
@@ -119,7 +115,9 @@ def check(wanted: NewVm) -> Checked:
     check_supported(wanted.template, functions, host=wanted.host, cluster=wanted.cluster, zone=wanted.zone)
     if wanted.template:
         template_store.check_encryption(wanted.template, wanted.offering.encrypt_root)
-    return Checked(size_bytes, check_nics(wanted.nics, wanted.account), Function.USER_DATA in functions)
+    return Checked(
+        size_bytes, check_nics(wanted.nics, wanted.account), Function.USER_DATA in functions, Function.TPM in functions
+    )
 
 
 def vm_exists(account: Account, name: str) -> AlreadyExistsError:
@@ -133,7 +131,7 @@ def _functions(wanted: NewVm) -> list[Function]:
     needs = {
         Function.UEFI: is_uefi(wanted.boot_firmware),
         Function.SECURE_BOOT: wanted.boot_firmware == SECURE_BOOT,
-        Function.TPM: wanted.has_tpm,
+        Function.TPM: wanted.tpm or tpms.gives_one(wanted.template),
         Function.VOLUME_ENCRYPTION: wanted.offering.encrypt_root,
         Function.NICS: bool(wanted.nics),
         Function.NIC_FILTER: any(nic.network.spoof_filter for nic in wanted.nics),
