@@ -19,18 +19,16 @@ from ostler_control.catalog.firmware import is_uefi
 from ostler_control.drs import Group, GroupKind, Host, Settings, Snapshot, Vm
 from ostler_control.fleet.smoothing import Smooth
 from ostler_control.hosts import cpus
-from ostler_control.hypervisors import rules
+from ostler_control.hypervisors import proved, rules
 from ostler_control.models import (
     AffinityGroup,
     AffinityMember,
     Cluster,
     DrsMove,
     DrsPlan,
-    HostFunction,
     HostPower,
     Pool,
     PoolHost,
-    VmTpm,
     Volume,
     now,
     tuples,
@@ -40,6 +38,7 @@ from ostler_control.models import Vm as VmRow
 from ostler_control.networks.needs import Needs, needs_of_vms
 from ostler_control.scheduling import affinity, protection
 from ostler_control.states import MoveState
+from ostler_control.vms import tpm
 
 # Any: a VM's row, or the named tuple of `_COLUMNS`, which is made at run time.
 _Row = Any
@@ -94,7 +93,7 @@ def take(cluster: Cluster, time: datetime.datetime | None = None) -> Present:
     reach, space = _reach(within)
     moves = _recent_moves(cluster, time)
     disks, networks, groups = _disks(vms_there), needs_of_vms(vms_there), _groups(vms_there)
-    proved, with_tpm = _proved(within), _with_tpm(vms_there)
+    has_proved, with_tpm = proved.of_hosts(within), tpm.of_vms(vms_there)
     wanted = settings.drs.planner_settings(cluster)
     protected = _protected(vms_there) if wanted.ha_reserve_hosts else set()
     reserved = settings.agents.HOST_RESERVED_MEMORY.get(settings.At(cluster_id=cluster.id))
@@ -141,7 +140,7 @@ def take(cluster: Cluster, time: datetime.datetime | None = None) -> Present:
                     space,
                     reserved,
                     measured,
-                    proved.get(host.id, frozenset()),
+                    has_proved.get(host.id, frozenset()),
                     host.id in asleep,
                 )
                 for host in hosts
@@ -162,7 +161,7 @@ def _host(
     space: Mapping[str, int],
     reserved_memory_bytes: int,
     measured: Mapping[str, Smooth],
-    proved: Set[str],
+    has_proved: Set[str],
     asleep: bool,
 ) -> Host:
     load = measured.get(row.id)
@@ -180,8 +179,8 @@ def _host(
         hypervisor_type=row.hypervisor_type,
         cpu_models=cpu_models,
         bridges=frozenset(filter(None, row.bridges.split(","))),
-        nic_filter=Function.NIC_FILTER in proved,
-        tpm=Function.TPM in proved,
+        nic_filter=Function.NIC_FILTER in has_proved,
+        tpm=Function.TPM in has_proved,
         pools=pools,
         storage_free_bytes=max((space[pool] for pool in pools), default=0),
         measured_cpu_mhz=round(load.cpu_used * MHZ_PER_CPU) if load else None,
@@ -288,21 +287,6 @@ def _disks(vm_ids: ModelSelect[VmRow]) -> dict[str, list[tuple[str, int, bool]]]
 def _protected(vm_ids: ModelSelect[VmRow]) -> set[str]:
     """Those of these VMs that restart by themselves when their host fails."""
     query = protection.with_priority(VmRow.select(VmRow.id)).where(VmRow.id.in_(vm_ids), protection.is_protected())
-    return {vm_id for (vm_id,) in tuples(query, tuple[str])}
-
-
-def _proved(host_ids: ModelSelect[HostRow]) -> dict[str, set[str]]:
-    """By host the functions that it has proved, of those that have no column of their own."""
-    found: defaultdict[str, set[str]] = defaultdict(set)
-    query = HostFunction.select(HostFunction.host, HostFunction.function).where(HostFunction.host.in_(host_ids))
-    for host_id, function in tuples(query, tuple[str, str]):
-        found[host_id].add(function)
-    return found
-
-
-def _with_tpm(vm_ids: ModelSelect[VmRow]) -> set[str]:
-    """Those of these VMs that have a TPM."""
-    query = VmTpm.select(VmTpm.vm).where(VmTpm.vm.in_(vm_ids))
     return {vm_id for (vm_id,) in tuples(query, tuple[str])}
 
 

@@ -7,7 +7,8 @@ from ostler_common.errors import FailedPreconditionError
 from ostler_common.hypervisors import Function
 from peewee import ColumnBase
 
-from ostler_control.models import Account, Host, HostFunction, Network, NetworkAccount
+from ostler_control.hypervisors import proved
+from ostler_control.models import Account, Host, Network, NetworkAccount
 
 
 def usable_by(account_id: str) -> ColumnBase:
@@ -51,8 +52,7 @@ def check_host(host: Host, network: Network) -> None:
 
 
 def _filters(host: Host) -> bool:
-    query = HostFunction.select().where(HostFunction.host == host.id, HostFunction.function == Function.NIC_FILTER)
-    return bool(query.exists())
+    return proved.has(host.id, Function.NIC_FILTER)
 
 
 def check_allowed(network: Network, account: Account) -> None:

@@ -17,11 +17,11 @@ from peewee import SQL, AsIs, Case, ColumnBase, Select, fn
 from ostler_control import database, settings
 from ostler_control.catalog.firmware import is_uefi
 from ostler_control.hosts.probes import failed_probes
+from ostler_control.hypervisors import proved as proved_functions
 from ostler_control.hypervisors import rules
 from ostler_control.models import (
     Cluster,
     Host,
-    HostFunction,
     HostState,
     Pool,
     PoolHost,
@@ -317,12 +317,7 @@ def _proved(demand: Demand) -> dict[str, set[str]]:
     """By host what it has proved of the functions that the demand needs and that have no column of their own."""
     needed = {Function.NIC_FILTER: demand.nic_filter, Function.TPM: demand.tpm}
     wanted = [function for function, is_needed in needed.items() if is_needed]
-    found: defaultdict[str, set[str]] = defaultdict(set)
-    if wanted:
-        query = HostFunction.select(HostFunction.host, HostFunction.function).where(HostFunction.function.in_(wanted))
-        for host_id, function in tuples(query, tuple[str, str]):
-            found[host_id].add(function)
-    return found
+    return proved_functions.of_hosts(functions=wanted) if wanted else {}
 
 
 def _reach(demand: Demand, host_ids: list[str] | None = None) -> dict[str, frozenset[str]]:

@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from ostler.types.v1 import vm_pb2
 from ostler_common.secret import Secret
+from peewee import ModelSelect
 
 from ostler_control.database import session
 from ostler_control.keys import Keyring
@@ -57,9 +58,10 @@ def has_one(vm_id: str) -> bool:
     return bool(of_vms([vm_id]))
 
 
-def of_vms(vm_ids: Collection[str]) -> set[str]:
-    """Those of these VMs that have a TPM."""
-    query = VmTpm.select(VmTpm.vm).where(VmTpm.vm.in_(list(vm_ids)))
+def of_vms(vm_ids: Collection[str] | ModelSelect[Vm]) -> set[str]:
+    """Those of these VMs, or of those that a query finds, that have a TPM."""
+    wanted = vm_ids if isinstance(vm_ids, ModelSelect) else list(vm_ids)
+    query = VmTpm.select(VmTpm.vm).where(VmTpm.vm.in_(wanted))
     return {vm_id for (vm_id,) in tuples(query, tuple[str])}
 
 
