@@ -136,7 +136,13 @@ class Fleet:
 
     def wait_state(self, host: Host, state: host_pb2.Host.State.ValueType, timeout_s: float = 60) -> None:
         name = host_pb2.Host.State.Name(state)
-        wait_for(lambda: self.host(host).state == state, f"{host.name} {name}", timeout_s, 0.3)
+
+        def found() -> str:
+            row = self.host(host)
+            said = (host.log("agent") or "").splitlines()[-2:]
+            return f"(it is {host_pb2.Host.State.Name(row.state)}: {row.state_reason}; its agent said: {said})"
+
+        wait_for(lambda: self.host(host).state == state, f"{host.name} {name}", timeout_s, 0.3, found)
 
     # -- operations
 

@@ -61,12 +61,19 @@ swtpm_group = "root"
 """
 
 
-def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 30, every_s: float = 0.05) -> None:
-    """Waits until a condition holds; raises `TimeoutError` naming it when it does not in time."""
+def wait_for(
+    condition: Callable[[], object],
+    what: str,
+    timeout_s: float = 30,
+    every_s: float = 0.05,
+    found: Callable[[], str] = str,
+) -> None:
+    """Waits until a condition holds; raises `TimeoutError` when it does not in time. The error has `what` was waited
+    for and what is `found` instead."""
     end = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > end:
-            raise TimeoutError(f"{what}: not within {timeout_s} s")
+            raise TimeoutError(f"{what}: not within {timeout_s} s {found()}".rstrip())
         time.sleep(every_s)
 
 

@@ -80,7 +80,7 @@ def test_a_host_whose_network_is_cut_is_fenced_and_its_running_vm_restarts_once(
     host.boot()
     host.start_libvirt()
     host.start_agent()
-    wait_for(lambda: fleet.host(host).state == host_pb2.Host.UP, "h3 up again", 120, 0.3)
+    fleet.wait_state(host, host_pb2.Host.UP, 120)
     assert status_of(fleet, "h3").verdict == ""
     assert fleet.assert_runs_once(NAME) in ("h1", "h2")
     assert PASSWORD not in fleet.lab.control.log()
@@ -105,7 +105,7 @@ def test_a_host_whose_agent_hangs_renews_its_lease_and_keeps_its_vm(fleet: Fleet
         wait_for(lambda: "renews its lease" in fleet.host(host).state_reason, "the lease found renewed", 120, 0.3)
         assert fleet.vm(NAME).host_name == "h3"
         host.thaw_daemon("agent")
-        wait_for(lambda: fleet.host(host).state == host_pb2.Host.UP, "h3 up again", 120, 0.3)
+        fleet.wait_state(host, host_pb2.Host.UP, 120)
     assert set(counts) == {1}
     fleet.delete_vm(NAME)
 
@@ -123,8 +123,9 @@ def test_a_host_whose_lease_hangs_keeps_its_vm_as_long_as_it_hears_the_control_p
         return found
 
     with guarding(fleet, fence_delay_s=300), counting(fleet, vm.id) as counts:
-        lease.unlink()
-        os.mkfifo(lease)  # a write hangs, as on a server that is gone
+        pipe = lease.with_name("pipe")
+        os.mkfifo(pipe)
+        pipe.rename(lease)  # a write hangs, as on a server that is gone
         begun = float(guardian()["since"])
         wait_for(lambda: float(guardian()["since"]) > begun + 1.5 * HOLD_S, "grants for longer than a hold", 120, 0.3)
         assert guardian()["state"] == "guarding"
@@ -135,7 +136,7 @@ def test_a_host_whose_lease_hangs_keeps_its_vm_as_long_as_it_hears_the_control_p
         lease.unlink()
         host.mend()
         wait_for(lambda: fleet.vm(NAME).host_name not in ("", "h3") or fleet.processes(vm.id) == 1, "the restart", 120)
-        wait_for(lambda: fleet.host(host).state == host_pb2.Host.UP, "h3 up again", 120, 0.3)
+        fleet.wait_state(host, host_pb2.Host.UP, 120)
         wait_for(lambda: fleet.vm(NAME).state == vm_pb2.Vm.RUNNING, "the VM running", 120, 0.2)
         assert fleet.assert_runs_once(NAME)
     assert set(counts) == {0, 1}
@@ -165,7 +166,7 @@ def test_a_host_that_lost_storage_and_network_ends_its_vm_before_it_starts_elsew
         # The host comes back as it was: nothing was rebooted.
         host.run("mount", "--bind", str(host.shared), SHARED)
         host.mend()
-        wait_for(lambda: fleet.host(host).state == host_pb2.Host.UP, "h3 up again", 120, 0.3)
+        fleet.wait_state(host, host_pb2.Host.UP, 120)
         wait_for(lambda: status_of(fleet, "h3").self_fencing == "guarding", "h3 guarding itself again", 60, 0.3)
         assert fleet.assert_runs_once(NAME) in ("h1", "h2")
     assert set(counts) == {0, 1}, "never two, and none between the two"
@@ -199,7 +200,7 @@ def test_a_host_that_freezes_as_a_whole_and_goes_on_ends_its_vm_before_it_starts
         wait_for(lambda: "h3" not in fleet.hosts_running(vm.id), "the end of the VM on h3", END_S, 0.1)
         wait_for(lambda: fleet.vm(NAME).state == vm_pb2.Vm.RUNNING, "the VM running elsewhere", 200, 0.3)
         host.thaw_daemon("agent")
-        wait_for(lambda: fleet.host(host).state == host_pb2.Host.UP, "h3 up again", 120, 0.3)
+        fleet.wait_state(host, host_pb2.Host.UP, 120)
         wait_for(lambda: status_of(fleet, "h3").self_fencing == "guarding", "h3 guarding itself again", 60, 0.3)
         assert fleet.assert_runs_once(NAME) in ("h1", "h2")
     fleet.delete_vm(NAME)
@@ -225,6 +226,6 @@ def test_a_host_without_a_fence_device_waits_for_an_admin(fleet: Fleet) -> None:
         host.boot()
         host.start_libvirt()
         host.start_agent()
-    wait_for(lambda: fleet.host(host).state == host_pb2.Host.UP, "h3 up again", 120, 0.3)
+    fleet.wait_state(host, host_pb2.Host.UP, 120)
     assert fleet.assert_runs_once(NAME) in ("h1", "h2")
     fleet.delete_vm(NAME)

@@ -215,7 +215,7 @@ class Watcher:
                 watch.task = asyncio.create_task(self._watch(watch), name=f"watch {host.name}")
             elif watch.state is not host.state and watch.set_count == set_counts.get(host_id):
                 # Somebody else changed the row; it was not read while a change of ours was on its way to it.
-                if host.state is HostState.CONNECTING:  # it has rejoined
+                if host.state is HostState.CONNECTING and not watch.heard:  # it has rejoined
                     watch.state = HostState.CONNECTING
                     watch.try_now.set()
                 else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,35 +20,67 @@ from ostler_control.trust.revocation import TrustBundle
 HOST = WatchedHost("1", "h1", "h1:1", HostState.CONNECTING)
 
 
-@pytest.mark.parametrize("heard_while_reading", [True, False])
-def test_a_state_that_was_set_while_rows_were_read_stays(
-    monkeypatch: pytest.MonkeyPatch, heard_while_reading: bool
-) -> None:
-    """What was read is older then. Otherwise somebody else has changed the row, as a host does that joins again."""
+@dataclass
+class Site:
+    """A watcher of one host, whose row always says that it is being connected to. written: states put into the row."""
+
+    watching: Watcher
+    watch: watcher._Watch
+    written: list[HostState]
+
+    def rescan(self) -> None:
+        async def once() -> None:
+            self.watching._rescan_now = asyncio.Event()
+            self.watching._rescan_now.set()
+            await self.watching._rescan()
+
+        asyncio.run(once())
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Site:
     bundle = cast(TrustBundle, object())
     watching = Watcher(TlsFiles(Path(), Path(), Path()), lambda: bundle, cast(Keyring, None))
-    watch = watching._watches["1"] = watcher._Watch(HOST)
     watching._bundle = bundle
+    watching._watches["1"] = watch = watcher._Watch(HOST)
     written: list[HostState] = []
     monkeypatch.setattr(store, "load_interval_s", lambda: 5)
     monkeypatch.setattr(store, "set_state", lambda host, state, reason: written.append(state))
 
     async def in_database(call: Callable[..., Any], *arguments: Any) -> Any:
-        if call is store.hosts:
-            if heard_while_reading:
-                await watching._set_state(watch, HostState.UP, "")
-            return {"1": HOST}
-        return call(*arguments)
-
-    async def rescan() -> None:
-        watching._rescan_now = asyncio.Event()
-        watching._rescan_now.set()
-        await watching._rescan()
+        return {"1": HOST} if call is store.hosts else call(*arguments)
 
     monkeypatch.setattr(watching, "_in_database", in_database)
-    if not heard_while_reading:
-        watch.state = HostState.UP
-    asyncio.run(rescan())
-    assert watch.state is (HostState.UP if heard_while_reading else HostState.CONNECTING)
-    assert watch.try_now.is_set() is not heard_while_reading
-    assert written == ([HostState.UP] if heard_while_reading else [])
+    return Site(watching, watch, written)
+
+
+def test_a_state_that_was_set_while_rows_were_read_stays(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was read is older then."""
+    ask = site.watching._in_database
+
+    async def in_database(call: Callable[..., Any], *arguments: Any) -> Any:
+        if call is store.hosts:
+            await site.watching._set_state(site.watch, HostState.UP, "")
+        return await ask(call, *arguments)
+
+    monkeypatch.setattr(site.watching, "_in_database", in_database)
+    site.rescan()
+    assert site.watch.state is HostState.UP
+    assert not site.watch.try_now.is_set()
+    assert site.written == [HostState.UP]
+
+
+def test_a_host_that_joins_again_is_tried_at_once(site: Site) -> None:
+    site.watch.state = HostState.DISCONNECTED
+    site.rescan()
+    assert site.watch.state is HostState.CONNECTING
+    assert site.watch.try_now.is_set()
+    assert site.written == []
+
+
+def test_a_host_that_is_heard_is_up_whoever_changed_its_row(site: Site) -> None:
+    """Nothing else would say so again: its reports change nothing."""
+    site.watch.state, site.watch.heard = HostState.UP, True
+    site.rescan()
+    assert site.watch.state is HostState.UP
+    assert site.written == [HostState.UP]

@@ -30,9 +30,9 @@ def desk(root: Path) -> Desk:
 def hang(place: Place) -> Path:
     """From now on a write to the lease hangs, as on storage that is gone: its file is a pipe that nobody reads."""
     path = place.directory / place.name
-    path.unlink(missing_ok=True)
-    os.mkfifo(path)
-    return path
+    pipe = path.with_name("pipe")
+    os.mkfifo(pipe)
+    return pipe.replace(path)  # at once: a guardian makes the file that it does not find
 
 
 class Vms:
