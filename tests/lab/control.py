@@ -99,6 +99,14 @@ class Control:
     def log(self) -> str:
         return self.log_path.read_text(errors="replace")
 
+    def threads(self) -> str:
+        """What each of its threads does now."""
+        assert self.process is not None
+        size = self.log_path.stat().st_size
+        self.process.send_signal(signal.SIGUSR1)
+        wait_for(lambda: self.log_path.stat().st_size > size, "the threads")
+        return self.log_path.read_bytes()[size:].decode(errors="replace")
+
     def ostler(self, *argv: str, check: bool = True, timeout_s: float = 120) -> str:
         """What `ostler ARGV` prints, as the first admin; raises `CalledProcessError` with its stderr as a note."""
         return self._run([str(Path(sys.executable).parent / "ostler"), *argv], check, timeout_s)

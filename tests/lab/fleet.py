@@ -140,6 +140,8 @@ class Fleet:
         def found() -> str:
             row = self.host(host)
             said = (host.log("agent") or "").splitlines()[-2:]
+            print(self.lab.control.log()[-5000:])
+            print(self.lab.control.threads())
             return f"(it is {host_pb2.Host.State.Name(row.state)}: {row.state_reason}; its agent said: {said})"
 
         wait_for(lambda: self.host(host).state == state, f"{host.name} {name}", timeout_s, 0.3, found)
