@@ -10,8 +10,10 @@ FIRMWARES = {
     "uefi": vm_pb2.FIRMWARE_UEFI,
     SECURE_BOOT: vm_pb2.FIRMWARE_UEFI_SECURE_BOOT,
 }
+# With secure boot and without.
+UEFI = ("uefi", SECURE_BOOT)
 
 
 def is_uefi(firmware: str) -> bool:
     """Whether it is UEFI, with secure boot or without."""
-    return firmware in ("uefi", SECURE_BOOT)
+    return firmware in UEFI

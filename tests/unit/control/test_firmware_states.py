@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from ostler_common.errors import AbortedError, UnavailableError
 from ostler_common.hypervisors import Function
 from ostler_control import vm_snapshots, vms
 from ostler_control.database import session, transaction
-from ostler_control.models import Event, Host, Operation, Vm, VmFirmwareState, VmSnapshot, VmSnapshotFirmwareState
+from ostler_control.models import Event, Host, Operation, Vm, VmFirmwareState, VmSnapshot, VmSnapshotFirmwareState, now
 from ostler_control.scheduling import capacity
 from ostler_control.states import PowerState, VmState
 from ostler_control.vm_snapshots import NewVmSnapshot
@@ -149,6 +150,14 @@ def test_a_guest_that_shut_down_again_is_copied_again(place: Moved) -> None:
     place.shut_down()
     place.host().fail("ReadFirmwareState", Fault(UnavailableError("no", "HOST_UNREACHABLE")))
     assert place.kept() == [OK, OK], "a copy that fails leaves the last one"
+
+
+def test_a_clock_that_was_set_back_copies_no_guest_again(place: Moved) -> None:
+    with transaction():
+        Vm.update(state_time=now() + datetime.timedelta(days=1)).execute()
+    place.shut_down()
+    assert place.kept() == [OK]
+    assert place.kept() == [OK], "once for each run"
 
 
 def test_vms_without_such_state_are_left_alone(place: Moved) -> None:
