@@ -39,8 +39,8 @@ def start(
     A VM that is recorded as running, and whose host reports that it has stopped, starts there again; one that was
     started outside Ostler is adopted where it runs. lost_host: the VM ran there and the host has failed, so that it
     may use what that host's cluster keeps in reserve.
-    Raises FailedPreconditionError: VM_STATE, HOST_SILENT, RUNS_ELSEWHERE, MIRROR_UNRESOLVED, NO_FEASIBLE_HOST, and what
-    `extra_configs.check_start` and `driver_details.check` raise.
+    Raises FailedPreconditionError: VM_STATE, VM_PAUSED, HOST_SILENT, RUNS_ELSEWHERE, MIRROR_UNRESOLVED,
+    NO_FEASIBLE_HOST, and what `extra_configs.check_start` and `driver_details.check` raise.
     """
     vm = lock_row(vm)
     check_not_elsewhere(vm)
@@ -89,8 +89,21 @@ def _restart_host(vm: Vm, wanted: Host | None) -> str:
 def _adoption_host(vm: Vm, wanted: Host | None) -> str:
     """The host on which somebody has started the VM outside Ostler; claims its capacity there."""
     last = Host.get_by_id(vm.last_host_id)
-    if vm.power_state is not PowerState.RUNNING or (wanted is not None and wanted.id != last.id):
-        raise wrong_state(vm, "stopped")
+    if vm.power_state is PowerState.PAUSED:
+        raise FailedPreconditionError(
+            f"VM {vm.name} was started outside Ostler on host {last.name}, and is paused there: resume it with the "
+            f"tool that paused it, then start it to take it over, or power it off (ostler vm stop {vm.name} --force)",
+            "VM_PAUSED",
+            {"vm": vm.id, "host": last.name},
+        )
+    if wanted is not None and wanted.id != last.id:
+        raise FailedPreconditionError(
+            f"VM {vm.name} runs on host {last.name}, where it was started outside Ostler: it cannot start on host "
+            f"{wanted.name} as well; take it over where it runs (ostler vm start {vm.name}), or stop it first "
+            f"(ostler vm stop {vm.name})",
+            "VM_STATE",
+            {"vm": vm.id, "state": vm.state, "host": last.name},
+        )
     return placement_query.find_and_claim(
         vm, placement_query.demand_of(vm, host_id=last.id, reserve_of=last.cluster_id)
     ).host_id

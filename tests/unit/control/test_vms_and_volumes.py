@@ -209,6 +209,25 @@ def test_a_vm_that_somebody_else_started_is_taken_over_or_stopped(site: Site, en
     assert fresh(vm).host_id == home
 
 
+def test_a_vm_that_somebody_else_started_and_paused_is_not_asked_for_the_state_that_it_has(
+    site: Site, engine: Engine
+) -> None:
+    vm = running(site, engine, "foreign", host=site.host("h1"))
+    assert outcome(engine, site.record(lambda: vms.stop(vm, "alice"))) == OK
+    site.at(fresh(vm).last_host_id).vms[vm.id].running = True
+    Vm.update(power_state="paused", attention="started outside Ostler").where(Vm.id == vm.id).execute()
+    for host in (None, site.host("h1"), site.host("h2")):
+        with pytest.raises(FailedPreconditionError) as caught:
+            site.record(partial(vms.start, vm, "alice", host))
+        assert caught.value.reason == "VM_PAUSED"
+        assert "paused" in caught.value.message
+        assert "on host h1" in caught.value.message
+        assert "(ostler vm stop foreign --force)" in caught.value.message
+    assert outcome(engine, site.record(lambda: vms.stop(vm, "alice", force=True))) == OK
+    assert outcome(engine, site.record(lambda: vms.start(vm, "alice"))) == OK
+    site.check_whole()
+
+
 def test_a_vm_last_seen_on_another_host_never_runs_twice(site: Site, engine: Engine) -> None:
     vm = running(site, engine, "web")
     home = vm.host_id
