@@ -15,25 +15,10 @@ from ostler_control.api.caller import caller_of
 from ostler_control.api.resolve import resolve
 from ostler_control.api.session import with_sessions
 from ostler_control.caller import Caller
-from ostler_control.labels.store import Labeled
-from ostler_control.models import (
-    Backup,
-    BaseModel,
-    Cluster,
-    Host,
-    Iso,
-    Network,
-    Pool,
-    Snapshot,
-    Template,
-    Vm,
-    VmSnapshot,
-    Volume,
-    Zone,
-)
+from ostler_control.labels.kinds import KINDS, OF_FIELD
+from ostler_control.models import BaseModel
 
 _Row = TypeVar("_Row", bound=BaseModel)
-_OF_MEMBERS = frozenset({"vm", "volume", "snapshot", "vm_snapshot", "backup"})  # what an account owns
 
 
 @with_sessions
@@ -49,37 +34,12 @@ def select(query: ModelSelect[_Row], model: type[_Row], selector: str) -> ModelS
     return labels.selected(query, model, labels.parse(selector))
 
 
-def _object(request: pb.UpdateLabelsRequest, caller: Caller) -> Labeled:
-    kind = request.WhichOneof("object")
-    if kind not in _OF_MEMBERS and kind is not None and not caller.is_admin:
+def _object(request: pb.UpdateLabelsRequest, caller: Caller) -> BaseModel:
+    field = request.WhichOneof("object")
+    if field is None:
+        *most, last = (kind.field for kind in KINDS)
+        raise bad_field("object", f"is required: a {', '.join(most)} or {last}", "REQUIRED")
+    kind = OF_FIELD[field]
+    if not kind.of_account and not caller.is_admin:
         raise PermissionDeniedError("only admins may label what no account owns", "ADMINS_ONLY_FIELD")
-    match kind:
-        case "vm":
-            return resolve(Vm, request.vm, "vm", caller=caller)
-        case "volume":
-            return resolve(Volume, request.volume, "volume", caller=caller)
-        case "snapshot":
-            return resolve(Snapshot, request.snapshot, "snapshot", caller=caller)
-        case "vm_snapshot":
-            return resolve(VmSnapshot, request.vm_snapshot, "vm_snapshot", caller=caller)
-        case "host":
-            return resolve(Host, request.host, "host")
-        case "template":
-            return resolve(Template, request.template, "template")
-        case "pool":
-            return resolve(Pool, request.pool, "pool")
-        case "network":
-            return resolve(Network, request.network, "network")
-        case "cluster":
-            return resolve(Cluster, request.cluster, "cluster")
-        case "backup":
-            return resolve(Backup, request.backup, "backup", caller=caller)
-        case "iso":
-            return resolve(Iso, request.iso, "iso")
-        case "zone":
-            return resolve(Zone, request.zone, "zone")
-    raise bad_field(
-        "object",
-        "is required: a vm, volume, snapshot, vm_snapshot, backup, host, template, iso, pool, network, cluster or zone",
-        "REQUIRED",
-    )
+    return resolve(kind.model, getattr(request, field), field, caller=caller if kind.of_account else None)

@@ -21,145 +21,109 @@ class VmDescription(BaseModel):
     text = TextField()
 
 
-class VmLabel(BaseModel):
+class Label(BaseModel):
+    """What the table of each kind has."""
+
+    object: ForeignKeyField[BaseModel]
+    object_id: str
+    key: TextField[str]
+    value: TextField[str]
+
+    class Meta:
+        indexes = ((("object", "key"), True), (("key", "value"), False))
+
+
+class VmLabel(Label):
     """A label of a VM."""
 
     object = ForeignKeyField(Vm, backref="labels", on_delete="CASCADE")
-    object_id: str
     key = TextField()
     value = TextField()
 
-    class Meta:
-        indexes = ((("object", "key"), True), (("key", "value"), False))
 
-
-class VolumeLabel(BaseModel):
+class VolumeLabel(Label):
     """A label of a volume."""
 
     object = ForeignKeyField(Volume, backref="labels", on_delete="CASCADE")
-    object_id: str
     key = TextField()
     value = TextField()
 
-    class Meta:
-        indexes = ((("object", "key"), True), (("key", "value"), False))
 
-
-class HostLabel(BaseModel):
+class HostLabel(Label):
     """A label of a host."""
 
     object = ForeignKeyField(Host, backref="labels", on_delete="CASCADE")
-    object_id: str
     key = TextField()
     value = TextField()
 
-    class Meta:
-        indexes = ((("object", "key"), True), (("key", "value"), False))
 
-
-class TemplateLabel(BaseModel):
+class TemplateLabel(Label):
     """A label of a template."""
 
     object = ForeignKeyField(Template, backref="labels", on_delete="CASCADE")
-    object_id: str
     key = TextField()
     value = TextField()
 
-    class Meta:
-        indexes = ((("object", "key"), True), (("key", "value"), False))
 
-
-class ClusterLabel(BaseModel):
+class ClusterLabel(Label):
     """A label of a cluster."""
 
     object = ForeignKeyField(Cluster, backref="labels", on_delete="CASCADE")
-    object_id: str
     key = TextField()
     value = TextField()
 
-    class Meta:
-        indexes = ((("object", "key"), True), (("key", "value"), False))
 
-
-class NetworkLabel(BaseModel):
+class NetworkLabel(Label):
     """A label of a network."""
 
     object = ForeignKeyField(Network, backref="labels", on_delete="CASCADE")
-    object_id: str
     key = TextField()
     value = TextField()
 
-    class Meta:
-        indexes = ((("object", "key"), True), (("key", "value"), False))
 
-
-class PoolLabel(BaseModel):
+class PoolLabel(Label):
     """A label of a pool."""
 
     object = ForeignKeyField(Pool, backref="labels", on_delete="CASCADE")
-    object_id: str
     key = TextField()
     value = TextField()
 
-    class Meta:
-        indexes = ((("object", "key"), True), (("key", "value"), False))
 
-
-class SnapshotLabel(BaseModel):
+class SnapshotLabel(Label):
     """A label of a snapshot."""
 
     object = ForeignKeyField(Snapshot, backref="labels", on_delete="CASCADE")
-    object_id: str
     key = TextField()
     value = TextField()
 
-    class Meta:
-        indexes = ((("object", "key"), True), (("key", "value"), False))
 
-
-class VmSnapshotLabel(BaseModel):
+class VmSnapshotLabel(Label):
     """A label of a VM's snapshot."""
 
     object = ForeignKeyField(VmSnapshot, backref="labels", on_delete="CASCADE")
-    object_id: str
     key = TextField()
     value = TextField()
 
-    class Meta:
-        indexes = ((("object", "key"), True), (("key", "value"), False))
 
-
-class ZoneLabel(BaseModel):
+class ZoneLabel(Label):
     """A label of a zone."""
 
     object = ForeignKeyField(Zone, backref="labels", on_delete="CASCADE")
-    object_id: str
     key = TextField()
     value = TextField()
 
-    class Meta:
-        indexes = ((("object", "key"), True), (("key", "value"), False))
 
-
-class IsoLabel(BaseModel):
+class IsoLabel(Label):
     """A label of an ISO image."""
 
     object = ForeignKeyField(Iso, backref="labels", on_delete="CASCADE")
-    object_id: str
     key = TextField()
     value = TextField()
 
-    class Meta:
-        indexes = ((("object", "key"), True), (("key", "value"), False))
 
-
-class BackupLabel(BaseModel):
+class BackupLabel(Label):
     """A label of a backup."""
 
     object = ForeignKeyField(Backup, backref="labels", on_delete="CASCADE")
-    object_id: str
     key = TextField()
     value = TextField()
-
-    class Meta:
-        indexes = ((("object", "key"), True), (("key", "value"), False))

@@ -19,7 +19,6 @@ from ostler_control.api.labels import LabelService
 from ostler_control.api.zones import ZoneService
 from ostler_control.labels import store
 from ostler_control.labels.selector import MAX_REQUIREMENTS, MAX_VALUES, Operator, Requirement
-from ostler_control.labels.store import Labeled
 from ostler_control.models import (
     Backup,
     BaseModel,
@@ -155,7 +154,7 @@ def test_other_objects_have_labels_that_go_with_them(site: Site, kind: str) -> N
     )
     zone = site.network.zone
     store = Pool.create(name="nfs", type="nfs", path="/p", scope="zone", scope_id=zone.id)
-    rows: dict[str, Labeled] = {
+    rows: dict[str, BaseModel] = {
         "zone": Zone.create(name="spare"),
         "iso": Iso.create(name="tools", file_size_bytes=1, sha256="0" * 64),
         "backup": Backup.create(

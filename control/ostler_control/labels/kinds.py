@@ -1,0 +1,68 @@
+"""The kinds of objects that have labels: the one list that the API, the rows of labels and their events read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ostler_control.models import (
+    Backup,
+    BackupLabel,
+    BaseModel,
+    Cluster,
+    ClusterLabel,
+    Host,
+    HostLabel,
+    Iso,
+    IsoLabel,
+    Label,
+    Network,
+    NetworkLabel,
+    Pool,
+    PoolLabel,
+    Snapshot,
+    SnapshotLabel,
+    Template,
+    TemplateLabel,
+    Vm,
+    VmLabel,
+    VmSnapshot,
+    VmSnapshotLabel,
+    Volume,
+    VolumeLabel,
+    Zone,
+    ZoneLabel,
+)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind.
+
+    table: its labels, which go with the object; field: of UpdateLabelsRequest's `object`; noun: of its events;
+    of_account: whether an account owns it, whose members label it then; others are for admins.
+    """
+
+    model: type[BaseModel]
+    table: type[Label]
+    field: str
+    noun: str
+    of_account: bool = False
+
+
+KINDS = (
+    Kind(Vm, VmLabel, "vm", "vm", of_account=True),
+    Kind(Volume, VolumeLabel, "volume", "volume", of_account=True),
+    Kind(Snapshot, SnapshotLabel, "snapshot", "snapshot", of_account=True),
+    Kind(VmSnapshot, VmSnapshotLabel, "vm_snapshot", "vm-snapshot", of_account=True),
+    Kind(Backup, BackupLabel, "backup", "backup", of_account=True),
+    Kind(Host, HostLabel, "host", "host"),
+    Kind(Template, TemplateLabel, "template", "template"),
+    Kind(Iso, IsoLabel, "iso", "iso"),
+    Kind(Pool, PoolLabel, "pool", "pool"),
+    Kind(Network, NetworkLabel, "network", "network"),
+    Kind(Cluster, ClusterLabel, "cluster", "cluster"),
+    Kind(Zone, ZoneLabel, "zone", "zone"),
+)
+OF_MODEL: Mapping[type[BaseModel], Kind] = {kind.model: kind for kind in KINDS}
+OF_FIELD: Mapping[str, Kind] = {kind.field: kind for kind in KINDS}
