@@ -99,9 +99,7 @@ def postgresql() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def shared_postgresql_database(postgresql: str) -> str:
     """A migrated database that tests take turns with: emptying it is much faster than making a new one."""
-    databases.run_sql(postgresql + "postgres", "CREATE DATABASE shared")
-    with databases.bound(postgresql + "shared") as url:
-        return url
+    return databases.new_database(postgresql, "shared")
 
 
 @pytest.fixture
@@ -130,7 +128,5 @@ def own_database(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.getfixturevalue("sqlite_database")
         return
     server: str = request.getfixturevalue("postgresql")
-    name = f"t_{uuid.uuid4().hex}"
-    databases.run_sql(server + "postgres", f"CREATE DATABASE {name}")
-    with databases.bound(server + name) as url:
+    with databases.bound(databases.new_database(server, f"t_{uuid.uuid4().hex}")) as url:
         yield url

@@ -112,6 +112,5 @@ def test_a_request_to_erase_does_not_reach_another_database(keys: Keyring, tmp_p
         reader.execute("SELECT count(*) FROM passphrase").fetchone()
         with transaction():
             delete_volume(Volume.get(), "ada")  # the reader keeps the log from being emptied
-    databases.run_sql(postgresql + "postgres", "CREATE DATABASE erasures")
-    with databases.bound(postgresql + "erasures"), transaction():
+    with databases.bound(databases.new_database(postgresql, "erasures")), transaction():
         assert Account.select().count() == 0

@@ -25,9 +25,7 @@ def working(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     url = f"sqlite:///{state_dir}/ostler.sqlite"
     if request.param == "postgresql":
         server: str = request.getfixturevalue("postgresql")
-        name = f"t_{uuid.uuid4().hex}"
-        databases.run_sql(server + "postgres", f"CREATE DATABASE {name}")
-        url = server + name
+        url = databases.new_database(server, f"t_{uuid.uuid4().hex}")
     with databases.bound(url), site_at_work(url, state_dir) as working:
         yield working
 

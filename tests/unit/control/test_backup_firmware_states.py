@@ -60,9 +60,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BackedUp]:
     url = f"sqlite:///{tmp_path}/ostler.sqlite"
     if request.param == "postgresql":
         server: str = request.getfixturevalue("postgresql")
-        name = f"t_{uuid.uuid4().hex}"
-        databases.run_sql(server + "postgres", f"CREATE DATABASE {name}")
-        url = server + name
+        url = databases.new_database(server, f"t_{uuid.uuid4().hex}")
     with databases.bound(url), site_at_work(url, tmp_path) as (site, engine):
         found = BackedUp(site, engine)
         with transaction():

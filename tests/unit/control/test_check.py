@@ -163,8 +163,10 @@ def test_nothing_is_written_while_it_reads(working: tuple[Site, Engine]) -> None
 
 @pytest.mark.slow
 def test_on_postgresql_it_writes_nothing(postgresql: str, tmp_path: Path) -> None:
-    databases.run_sql(postgresql + "postgres", "CREATE DATABASE checked")
-    with databases.bound(postgresql + "checked") as url, site_at_work(url, tmp_path) as (site, engine):
+    with (
+        databases.bound(databases.new_database(postgresql, "checked")) as url,
+        site_at_work(url, tmp_path) as (site, engine),
+    ):
         operation = site.record(lambda: site.new_vm("web"))
         assert outcome(engine, operation) == SUCCEEDED
         Host.update(allocated_cpus=Host.allocated_cpus + 1).where(Host.name == "h2").execute()

@@ -230,8 +230,7 @@ def test_cancelled_while_nobody_was_there(aftermath: Aftermath) -> None:
 
 def test_another_replica_goes_on(postgresql: str, tmp_path: Path) -> None:
     """On PostgreSQL a survivor takes over what a killed replica had under way."""
-    databases.run_sql(postgresql + "postgres", "CREATE DATABASE replicas")
-    with databases.bound(postgresql + "replicas") as url:
+    with databases.bound(databases.new_database(postgresql, "replicas")) as url:
         site = new_site(url, tmp_path)
         operations = [record(partial(site.new_vm, f"vm{number}")) for number in range(6)]
         plan = {operation.id: number for number, operation in enumerate(operations, start=1)}

@@ -77,8 +77,7 @@ def test_an_attempt_that_begins_meanwhile_finds_the_step_that_is_being_recorded(
     postgresql: str,
 ) -> None:
     """Else both would record a step of this number."""
-    databases.run_sql(postgresql + "postgres", "CREATE DATABASE entered")
-    with databases.bound(postgresql + "entered") as url:
+    with databases.bound(databases.new_database(postgresql, "entered")) as url:
         _enter_while_a_step_is_recorded(url)
 
 

@@ -231,8 +231,10 @@ def test_a_vm_is_renamed_and_described(site: Site) -> None:
 
 @pytest.mark.slow
 def test_two_changes_of_one_label_at_once_both_succeed(postgresql: str, tmp_path: Path) -> None:
-    databases.run_sql(postgresql + "postgres", "CREATE DATABASE labeled")
-    with databases.bound(postgresql + "labeled") as url, site_at_work(url, tmp_path) as (site, engine):
+    with (
+        databases.bound(databases.new_database(postgresql, "labeled")) as url,
+        site_at_work(url, tmp_path) as (site, engine),
+    ):
         make(site, engine, "web")
         barrier = Barrier(4)
 

@@ -106,8 +106,7 @@ def test_a_kill_before_the_file_is_removed_changes_nothing(
 
 
 def test_on_postgresql_an_operations_steps_are_read_from_the_old_schema(postgresql: str, tmp_path: Path) -> None:
-    databases.run_sql(postgresql + "postgres", "CREATE DATABASE old_journal")
-    with databases.bound(postgresql + "old_journal") as url:
+    with databases.bound(databases.new_database(postgresql, "old_journal")) as url:
         record_operations(replica_id(tmp_path))
         with psycopg.connect(url) as connection:
             connection.execute((DUMPS / "postgresql.sql").read_bytes())

@@ -28,8 +28,7 @@ COUNT, LOADED_LIMIT, OTHER_LIMIT = 8, 2, 3
 @pytest.fixture
 def site(postgresql: str, tmp_path: Path) -> Iterator[Site]:
     name = f"loaded_{uuid.uuid4().hex}"
-    databases.run_sql(postgresql + "postgres", f"CREATE DATABASE {name}")
-    with databases.bound(postgresql + name) as url:
+    with databases.bound(databases.new_database(postgresql, name)) as url:
         site = new_site(url, tmp_path)
         yield site
         site.check_whole()

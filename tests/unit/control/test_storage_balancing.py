@@ -29,8 +29,7 @@ def working(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Si
     url = f"sqlite:///{tmp_path}/ostler.sqlite"
     if getattr(request, "param", "") == "postgresql":
         server: str = request.getfixturevalue("postgresql")
-        databases.run_sql(server + "postgres", "CREATE DATABASE storage_balancing")
-        url = server + "storage_balancing"
+        url = databases.new_database(server, "storage_balancing")
     with databases.bound(url) as url, site_at_work(url, tmp_path) as working:
         yield working
 

@@ -92,8 +92,7 @@ def aftermath(
     if request.param == "sqlite":
         where = f"sqlite:///{state_dir}/ostler.sqlite"
     else:
-        databases.run_sql(postgresql + "postgres", "CREATE DATABASE volume_crashes")
-        where = postgresql + "volume_crashes"
+        where = databases.new_database(postgresql, "volume_crashes")
     with databases.bound(where) as url:
         site = new_site(url, state_dir)
         prepare(site)

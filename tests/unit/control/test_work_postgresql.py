@@ -28,8 +28,10 @@ def new_volume(site: Site, name: str) -> Operation:
 
 def test_many_lives_at_once(postgresql: str, tmp_path: Path) -> None:
     """Each makes, changes and deletes a VM and a volume, all at the same time."""
-    databases.run_sql(postgresql + "postgres", "CREATE DATABASE work")
-    with databases.bound(postgresql + "work") as url, site_at_work(url, tmp_path) as (site, engine):
+    with (
+        databases.bound(databases.new_database(postgresql, "work")) as url,
+        site_at_work(url, tmp_path) as (site, engine),
+    ):
         made: list[Any] = []
         refused: list[str] = []
 
@@ -70,8 +72,7 @@ def test_many_lives_at_once(postgresql: str, tmp_path: Path) -> None:
 
 
 def test_of_two_vms_of_one_name_at_once_the_second_is_told_that_it_exists(postgresql: str, tmp_path: Path) -> None:
-    databases.run_sql(postgresql + "postgres", "CREATE DATABASE names")
-    with databases.bound(postgresql + "names") as url, site_at_work(url, tmp_path) as (site, _):
+    with databases.bound(databases.new_database(postgresql, "names")) as url, site_at_work(url, tmp_path) as (site, _):
         recorded, go_on = threading.Event(), threading.Event()
 
         def first() -> None:

@@ -27,8 +27,7 @@ def working(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Si
     url = f"sqlite:///{tmp_path}/ostler.sqlite"
     if getattr(request, "param", "") == "postgresql":
         server: str = request.getfixturevalue("postgresql")
-        databases.run_sql(server + "postgres", f"CREATE DATABASE {request.node.originalname[:40]}")
-        url = server + request.node.originalname[:40]
+        url = databases.new_database(server, request.node.originalname[:40])
     with databases.bound(url) as url, site_at_work(url, tmp_path) as working:
         yield working
 
