@@ -52,6 +52,15 @@ class Network:
         """The root namespace's end of a host's veth pair."""
         return f"{self.bridge}h{index}"
 
+    def _mac(self, index: int) -> str:
+        """MAC address of the host with this index; of the root namespace for 0.
+
+        Chosen, because a bridge else takes the lowest of its ports: that may be a guest's, which two hosts have while
+        it moves, so that they do not hear each other; and it changes as hosts come and go, which their neighbours
+        notice only after a minute.
+        """
+        return f"02:57:00:00:{self.slot:02x}:{index:02x}"
+
     @classmethod
     def take(cls, directory: Path) -> Network:
         """Takes a free slot for the lab that lives in `directory`, having swept away what dead labs left.
@@ -71,7 +80,7 @@ class Network:
         network = free[0]
         os.ftruncate(network.lock_fd, 0)
         os.pwrite(network.lock_fd, str(directory).encode(), 0)
-        run("ip", "link", "add", network.bridge, "type", "bridge")
+        run("ip", "link", "add", network.bridge, "address", network._mac(0), "type", "bridge")
         run("ip", "address", "add", f"{network.gateway}/24", "dev", network.bridge)
         run("ip", "link", "set", network.bridge, "up")
         return network
@@ -107,10 +116,11 @@ class Network:
     def connect(self, index: int, pid: int) -> None:
         """Joins the network namespace of process `pid` to the bridge; there a bridge br0 holds the host's address."""
         port, inside = self.port(index), ("nsenter", "--target", str(pid), "--net", "ip")
-        run("ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
+        mac = self._mac(index)
+        run("ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "address", mac, "netns", str(pid))
         run("ip", "link", "set", port, "master", self.bridge, "up")
         run(*inside, "link", "set", "lo", "up")
-        run(*inside, "link", "add", "br0", "type", "bridge")
+        run(*inside, "link", "add", "br0", "address", mac, "type", "bridge")
         run(*inside, "link", "set", "eth0", "master", "br0", "up")
         run(*inside, "address", "add", f"{self.address(index)}/24", "dev", "br0")
         run(*inside, "link", "set", "br0", "up")

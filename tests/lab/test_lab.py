@@ -55,6 +55,17 @@ def test_a_hosts_certificate_opens_another_host_only_during_a_migration(pair: La
     assert not first.reaches_libvirt(second)
 
 
+def test_hosts_hear_each_other_while_both_have_the_same_guests_port(pair: Lab) -> None:
+    for host in pair.hosts:
+        host.run("ip", "tuntap", "add", "guest", "mode", "tap")
+        host.run("ip", "link", "set", "guest", "address", "00:00:00:00:00:01", "master", "br0", "up")
+        host.run("ip", "neighbour", "flush", "dev", "br0")
+    first, second = pair.hosts
+    first.run("bash", "-c", f"</dev/tcp/{second.address}/16514", timeout_s=10)
+    for host in pair.hosts:
+        host.run("ip", "link", "delete", "guest")
+
+
 def test_a_host_that_is_cut_off_runs_on_unseen(pair: Lab) -> None:
     second = pair.hosts[1]
     second.cut()
