@@ -5,8 +5,9 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Protocol
 
 import structlog
@@ -41,18 +42,26 @@ class Event(Protocol):
     @property
     def vm(self) -> VmInfo: ...
 
+    @property
+    def time(self) -> datetime: ...
+
 
 @dataclass(frozen=True)
 class _Heard:
-    vm: VmInfo
+    """time_s: when the driver heard of it (time.monotonic()); it may have waited since. ended: the VM, if it did."""
+
     time_s: float
-    has_ended: bool
+    ended: VmInfo | None
 
 
 class Unmapper:
     """Unmaps the volumes of a VM when it stops or leaves, and a detached volume soon after.
 
     Also checks all mapped volumes at intervals, for those that a killed agent left mapped.
+
+    The end of a run may be heard late, when the VM is about to start again or to come back from another host. So a
+    volume is unmapped only if its path was requested before it was last seen in use; one that was never seen, because
+    the run was short or did not begin, if that was before the driver heard of the end.
     """
 
     def __init__(
@@ -72,7 +81,7 @@ class Unmapper:
         self._next_sweep = time.monotonic() + grace_s
         self._scan_time = time.monotonic()
         self._events: queue.SimpleQueue[_Heard | None] = queue.SimpleQueue()
-        self._used: dict[str, frozenset[str]] = {}  # by VM that ran at the last scan; it may be gone by now
+        self._used: frozenset[str] = frozenset()  # at the last scan
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -85,7 +94,9 @@ class Unmapper:
             self._thread.join()
 
     def vm_event(self, event: Event) -> None:
-        self._events.put(_Heard(event.vm, time.monotonic(), event.kind in _ENDS))
+        waited_s = max(0.0, (datetime.now(UTC) - event.time).total_seconds())
+        ended = event.vm if event.kind in _ENDS else None
+        self._events.put(_Heard(time.monotonic() - waited_s, ended))
 
     def reconnected(self) -> None:
         """Nothing to do: the next scan finds what has changed."""
@@ -107,14 +118,12 @@ class Unmapper:
     def _scan(self, event: _Heard | None) -> None:
         now, before = time.monotonic(), self._used
         vms = [vm for vm in self._lister.vms() if vm.power_state in _EXECUTING]
-        self._used = {vm.vm_id: frozenset(vm.open_volume_ids) for vm in vms}
-        used = _all(self._used)
-        if event and event.has_ended and event.vm.vm_id not in self._used:
-            self._unmap(
-                used, before.pop(event.vm.vm_id, frozenset()).union(event.vm.open_volume_ids) - used, event.time_s
-            )
+        used = self._used = frozenset[str]().union(*(vm.open_volume_ids for vm in vms))
+        ended = event.ended if event else None
+        if event and ended and ended.vm_id not in {vm.vm_id for vm in vms}:
+            self._unmap(used, frozenset(ended.open_volume_ids) - before - used, event.time_s)
         # They were in use at the last scan: a path requested since then is for a VM that is about to start.
-        self._unmap(used, _all(before) - used, self._scan_time)
+        self._unmap(used, before - used, self._scan_time)
         self._scan_time = now
         if now >= self._next_sweep:
             self._next_sweep = now + self._sweep_interval_s
@@ -123,7 +132,3 @@ class Unmapper:
     def _unmap(self, used: frozenset[str], left: frozenset[str], requested_before: float) -> None:
         if left:
             self._volumes.unmap_unused(used, requested_before, left)
-
-
-def _all(used: Mapping[str, frozenset[str]]) -> frozenset[str]:
-    return frozenset[str]().union(*used.values())

@@ -7,6 +7,7 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 from ostler_agent.hypervisors.base import VmEventKind
 from ostler_agent.pools.unmapper import Unmapper
@@ -19,6 +20,7 @@ FOREVER_S = 3600.0
 class Event:
     vm: VmInfo
     kind: VmEventKind = VmEventKind.STOPPED
+    time: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 @dataclass
@@ -59,18 +61,45 @@ def running(volumes: Volumes, guests: Guests, **periods: float) -> Iterator[Unma
 
 
 def test_a_vm_that_has_gone_loses_the_volumes_that_nobody_else_has() -> None:
+    """Also when its end is heard late: paths requested after it was last seen to run are for its next run."""
     guests = Guests([vm("a", PowerState.RUNNING, "v1", "v2"), vm("b", PowerState.PAUSED, "v3")])
+    volumes = Volumes()
+    with running(volumes, guests) as unmapper:
+        before_scan = time.monotonic()
+        unmapper.vm_event(Event(guests.known[0], VmEventKind.STARTED))
+        guests.looks.get(timeout=10)
+        after_scan = time.monotonic()
+        guests.known = [vm("a", PowerState.STOPPED, "v1", "v2"), vm("b", PowerState.PAUSED, "v2", "v3")]
+        unmapper.vm_event(Event(guests.known[0]))
+        used, requested_before, only = volumes.next()
+    assert (used, only) == ({"v2", "v3"}, {"v1"})
+    assert before_scan <= requested_before <= after_scan
+    assert volumes.asked.empty()
+
+
+def test_a_vm_that_moved_away_loses_them_too() -> None:
+    guests = Guests([vm("a", PowerState.RUNNING, "v1")])
     volumes = Volumes()
     with running(volumes, guests) as unmapper:
         unmapper.vm_event(Event(guests.known[0], VmEventKind.STARTED))
         guests.looks.get(timeout=10)
-        guests.known = [vm("b", PowerState.PAUSED, "v2", "v3")]
-        before = time.monotonic()
-        unmapper.vm_event(Event(vm("a", PowerState.ABSENT)))  # moved away: nothing more is known of it
-        used, requested_before, only = volumes.next()
-    assert (used, only) == ({"v2", "v3"}, {"v1"})
-    assert requested_before >= before
-    assert volumes.asked.empty()
+        guests.known = []
+        unmapper.vm_event(Event(vm("a", PowerState.ABSENT), VmEventKind.MIGRATED))  # nothing more is known of it
+        assert volumes.next()[2] == {"v1"}
+
+
+def test_the_end_of_a_run_that_nobody_saw_is_dated_to_when_the_driver_heard_of_it() -> None:
+    stopped = vm("a", PowerState.STOPPED, "v1")
+    volumes = Volumes()
+    with running(volumes, Guests([stopped])) as unmapper:
+        now = time.monotonic()
+        unmapper.vm_event(Event(stopped, time=datetime.now(UTC) - timedelta(seconds=30)))
+        _, requested_before, only = volumes.next()
+    assert only == {"v1"}
+    assert now - 31 < requested_before < now - 29, "it waited for 30 seconds: the VM may be about to start again"
+    with running(volumes, Guests([stopped])) as unmapper:
+        unmapper.vm_event(Event(stopped, time=datetime.now(UTC) + timedelta(hours=1)))
+        assert volumes.next()[1] <= time.monotonic(), "whatever the clock of the day does"
 
 
 def test_a_stopped_vm_is_known_by_its_definition_too() -> None:
