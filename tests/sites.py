@@ -274,7 +274,7 @@ def new_site(url: str, state_dir: Path, agents_dir: Path | None = None) -> Site:
             template_formats="qcow2,raw", functions=",".join(sorted(Function)),
             capabilities="" if capable else _FAILED_PROBE,
         )  # fmt: skip
-        for function in (Function.NIC_FILTER, Function.TPM):
+        for function in (Function.NIC_FILTER, Function.SECURE_BOOT, Function.TPM):
             HostFunction.create(host=host_id, function=function)
     pools = {}
     for name, members in (("shared", ("h1", "h2", "h3")), ("local1", ("h1",)), ("local2", ("h2",))):

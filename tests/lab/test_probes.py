@@ -35,3 +35,4 @@ def test_hypervisor_is_asked(host: Host) -> None:
     assert "br-guests" in found["bridges"]
     assert probes["domain-type"] == {"name": "domain-type", "ok": True, "reason": "", "detail": "qemu"}
     assert probes["uefi"]["detail"].endswith(".fd")
+    assert (probes["secure-boot"]["ok"], probes["secure-boot"]["reason"]) == (True, "")

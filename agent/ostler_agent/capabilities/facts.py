@@ -76,6 +76,13 @@ class Capabilities:
         return self._supports(Function.UEFI)
 
     @property
+    def secure_boot(self) -> bool:
+        """A driver without a probe of its own for it has its UEFI tell."""
+        is_probed = any(probe.name == Function.SECURE_BOOT for probe in self.probes)
+        is_proved = self.uefi and (not is_probed or self.can(Function.SECURE_BOOT))
+        return Function.SECURE_BOOT in self.driver.functions and is_proved
+
+    @property
     def nic_filter(self) -> bool:
         return self._supports(Function.NIC_FILTER)
 

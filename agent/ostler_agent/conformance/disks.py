@@ -168,6 +168,7 @@ def uefi(bench: Bench) -> None:
 def secure_boot(bench: Bench) -> None:
     """A VM with secure boot starts, and is deleted with its firmware variables."""
     bench.need_probe(Function.UEFI)
+    bench.need_probe(Function.SECURE_BOOT)
     spec = replace(bench.spec(bench.volume()), firmware=Firmware.UEFI_SECURE_BOOT)
     for _ in range(2):
         bench.start(spec)

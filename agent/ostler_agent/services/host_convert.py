@@ -83,6 +83,7 @@ def capabilities_message(found: Capabilities) -> types_pb2.Capabilities:
         numa_nodes=hypervisor.numa_nodes,
         volume_encryption=found.volume_encryption,
         uefi=found.uefi,
+        secure_boot=found.secure_boot,
         instance_conversion=found.instance_conversion,
         bridges=found.bridges,
         nic_filter=found.nic_filter,

@@ -22,7 +22,7 @@ class Host:
     with a VM; cpu_models: CPUs it can give a guest; measured_*: smoothed load, None without enough samples;
     *_pressure: the share of time in which some task waited for it (PSI), 1.0 is always, None without samples;
     asleep: switched off to save power, or about to be: it is in maintenance, and counts as no failure;
-    live_migration: its hypervisor moves VMs while they run.
+    live_migration: its hypervisor moves VMs while they run; secure_boot: it can boot guests with it.
     """
 
     id: str
@@ -43,6 +43,7 @@ class Host:
     bridges: frozenset[str] = NOTHING
     nic_filter: bool = False
     tpm: bool = False
+    secure_boot: bool = False
     pools: frozenset[str] = NOTHING
     storage_free_bytes: int = 0
     measured_cpu_mhz: int | None = None
@@ -81,6 +82,7 @@ class Vm:
     bridges: frozenset[str] = NOTHING
     nic_filter: bool = False
     tpm: bool = False
+    secure_boot: bool = False
     pools: frozenset[str] = NOTHING
     disk_bytes: int = 0
     groups: tuple[str, ...] = ()

@@ -55,6 +55,7 @@ def _placement(vm: Vm, host: Host, room: Room, with_disks: bool) -> Refusal | No
         bridges=vm.bridges,
         nic_filter=vm.nic_filter,
         tpm=vm.tpm,
+        secure_boot=vm.secure_boot,
         pool_choices=() if with_disks else tuple((pool,) for pool in sorted(vm.pools)),
     )
     facts = HostFacts(
@@ -76,6 +77,7 @@ def _placement(vm: Vm, host: Host, room: Room, with_disks: bool) -> Refusal | No
         host.pools,
         nic_filter=host.nic_filter,
         tpm=host.tpm,
+        secure_boot=host.secure_boot,
     )
     return placement_refusal(demand, facts)
 

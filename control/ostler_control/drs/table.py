@@ -64,12 +64,23 @@ def build(vms: Sequence[Vm], hosts: Sequence[Host], at: Ints, settings: Settings
             h.bridges,
             h.nic_filter,
             h.tpm,
+            h.secure_boot,
             h.cpu_models,
         )
         for h in hosts
     )
     vm_kind, firsts = number(
-        (vm.hypervisor_type, vm.encrypted, vm.uefi, vm.bridges, vm.nic_filter, vm.tpm, vm.cpu_model, vm.pools)
+        (
+            vm.hypervisor_type,
+            vm.encrypted,
+            vm.uefi,
+            vm.bridges,
+            vm.nic_filter,
+            vm.tpm,
+            vm.secure_boot,
+            vm.cpu_model,
+            vm.pools,
+        )
         for vm in vms
     )
     reach = _reach(hosts)

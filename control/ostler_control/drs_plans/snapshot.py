@@ -15,7 +15,7 @@ from ostler_common.hypervisors import Function
 from peewee import ModelSelect, fn
 
 from ostler_control import settings
-from ostler_control.catalog.firmware import is_uefi
+from ostler_control.catalog.firmware import SECURE_BOOT, is_uefi
 from ostler_control.drs import Group, GroupKind, Host, Settings, Snapshot, Vm
 from ostler_control.fleet.smoothing import Smooth
 from ostler_control.hosts import cpus
@@ -181,6 +181,7 @@ def _host(
         bridges=frozenset(filter(None, row.bridges.split(","))),
         nic_filter=Function.NIC_FILTER in has_proved,
         tpm=Function.TPM in has_proved,
+        secure_boot=Function.SECURE_BOOT in has_proved,
         pools=pools,
         storage_free_bytes=max((space[pool] for pool in pools), default=0),
         measured_cpu_mhz=round(load.cpu_used * MHZ_PER_CPU) if load else None,
@@ -230,6 +231,7 @@ def _vm(
         bridges=network.bridges,
         nic_filter=network.nic_filter,
         tpm=with_tpm,
+        secure_boot=row.firmware == SECURE_BOOT,
         pools=frozenset(pool for pool, _, _ in disks),
         disk_bytes=sum(size for _, size, _ in disks),
         groups=tuple(group.id for group in groups),

@@ -138,13 +138,24 @@ def set_facts(host: WatchedHost, agent_version: str, capabilities: host_pb2.Capa
 
 
 def _set_proved(host_id: str, capabilities: host_pb2.Capabilities) -> None:
-    able = {Function.NIC_FILTER: capabilities.nic_filter, Function.TPM: capabilities.tpm}
+    able = {
+        Function.NIC_FILTER: capabilities.nic_filter,
+        Function.TPM: capabilities.tpm,
+        Function.SECURE_BOOT: _boots_securely(capabilities),
+    }
     proved = {str(function) for function, is_proved in able.items() if is_proved}
     known = {row.function for row in HostFunction.select().where(HostFunction.host == host_id)}
     for function in proved - known:
         HostFunction.create(host=host_id, function=function)
     for function in known - proved:
         HostFunction.delete().where(HostFunction.host == host_id, HostFunction.function == function).execute()
+
+
+def _boots_securely(capabilities: host_pb2.Capabilities) -> bool:
+    """An agent of an older release does not tell: then its firmware and what its driver states count."""
+    if capabilities.HasField("secure_boot"):
+        return capabilities.secure_boot
+    return capabilities.uefi and Function.SECURE_BOOT in capabilities.functions
 
 
 def record_bad_report(host: WatchedHost, complaint: str) -> None:

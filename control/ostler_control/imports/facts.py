@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from ostler_control.hosts.choose import load_of
 from ostler_control.hypervisors import registry, rules
 from ostler_control.imports.conversion_hosts import HostFacts
 from ostler_control.imports.disks import DiskPlan, plan_disks
+from ostler_control.imports.mapping import wants_secure_boot
 from ostler_control.imports.preflight import Facts, Report, TargetPool, check
 from ostler_control.imports.staging import PoolFacts
 from ostler_control.imports.wanted import Wanted
@@ -72,7 +75,7 @@ def preflight(wanted: Wanted, vm: SourceVm, is_vcenter: bool) -> Preflight:
     placement: Placement | None = None
     if demand.pool_choices and not refusal:
         try:
-            placement = placement_query.find(demand)
+            demand, placement = _find(demand)
         except FailedPreconditionError as error:
             refusal = error.message
     home = Host.get_by_id(placement.host_id) if placement else wanted.host
@@ -91,7 +94,7 @@ def preflight(wanted: Wanted, vm: SourceVm, is_vcenter: bool) -> Preflight:
         taken_macs=_taken_macs(vm),
         fleet_bridges=frozenset(bridge for host in candidates for bridge in registry.split(host.bridges)),
         uefi_host=any(host.uefi for host in candidates),
-        secure_boot_host=home is not None and rules.supports(Function.SECURE_BOOT, home),
+        secure_boot_host=demand.secure_boot,
         tpm=wanted.tpm,
         offering_cpus=wanted.offering.cpus,
         offering_memory_bytes=wanted.offering.memory_bytes,
@@ -104,6 +107,15 @@ def preflight(wanted: Wanted, vm: SourceVm, is_vcenter: bool) -> Preflight:
         placement_refusal=refusal,
     )
     return Preflight(check(facts), demand, placement, disks)
+
+
+def _find(demand: Demand) -> tuple[Demand, Placement]:
+    """Where the VM goes: to a host with secure boot if it has it at its source, and without it where none has room."""
+    if demand.secure_boot:
+        with contextlib.suppress(FailedPreconditionError):
+            return demand, placement_query.find(demand)
+    demand = dataclasses.replace(demand, secure_boot=False)
+    return demand, placement_query.find(demand)
 
 
 def _demand(wanted: Wanted, vm: SourceVm, disks: Sequence[DiskPlan]) -> tuple[Demand, str]:
@@ -133,6 +145,7 @@ def _demand(wanted: Wanted, vm: SourceVm, disks: Sequence[DiskPlan]) -> tuple[De
         memory_bytes=vm.memory_bytes,
         volume_encryption=any(plan.encrypted for plan in disks),
         uefi=vm.firmware == "efi",
+        secure_boot=wants_secure_boot(vm),
         tpm=wanted.tpm,
         allowed_types=_types(),
         formats=frozenset(plan.format for plan in disks),

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ostler_common.errors import AbortedError, AlreadyExistsError, FailedPreconditionError
-from ostler_common.hypervisors import Function
 from peewee import IntegrityError
 
 from ostler_control import settings
 from ostler_control.catalog.names import check_name
 from ostler_control.catalog.quotas import Resources, check_quota
-from ostler_control.hypervisors import rules
 from ostler_control.imports import staging
 from ostler_control.imports.disks import DiskPlan
 from ostler_control.imports.facts import Preflight, name_of, preflight, vm_exists
@@ -121,12 +119,11 @@ def record_import(wanted: Wanted, vm: SourceVm, is_vcenter: bool, user: str, key
     found = preflight(wanted, vm, is_vcenter)
     if not found.report.is_go or found.placement is None:
         raise _refused(vm, found.report)
-    home = Host.get_by_id(found.placement.host_id)
     target = target_vm(
         vm,
         name,
         {name: network.id for name, network in wanted.networks.items()},
-        secure_boot=rules.supports(Function.SECURE_BOOT, home),
+        secure_boot=found.demand.secure_boot,
     )
     check_quota(wanted.account.id, _resources(target, found.disks))
     row = Vm.create(

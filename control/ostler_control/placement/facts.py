@@ -15,8 +15,8 @@ class HostFacts(NamedTuple):
     memory reserved for the host; free_*: the part not allocated, below 0 after the overcommit was lowered; pools: ids
     of the demand's pools that it reaches; cluster_type: the hypervisor type of its cluster, "" when that has none yet;
     template_formats: disk formats that it supports, empty when it has not reported; nic_filter: it can drop spoofed
-    frames; tpm: it can emulate TPMs; headroom: CPUs and memory in bytes that may still be placed in its cluster before
-    the reserve for failed hosts is touched, None without a reserve.
+    frames; tpm: it can emulate TPMs; secure_boot: it boots guests with it; headroom: CPUs and memory in bytes that may
+    still be placed in its cluster before the reserve for failed hosts is touched, None without a reserve.
     """
 
     id: str
@@ -39,6 +39,7 @@ class HostFacts(NamedTuple):
     template_formats: frozenset[str] = frozenset()
     nic_filter: bool = False
     tpm: bool = False
+    secure_boot: bool = False
     headroom: tuple[int, int] | None = None
 
     def with_vm(self, cpus: int, memory_bytes: int) -> HostFacts:
@@ -90,6 +91,7 @@ class Demand:
     network_zones: frozenset[str] = frozenset()
     nic_filter: bool = False
     tpm: bool = False
+    secure_boot: bool = False
     pool_choices: tuple[tuple[str, ...], ...] = ()
     excluded_host_id: str = ""
     preferred_host_id: str = ""

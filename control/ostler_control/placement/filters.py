@@ -90,6 +90,12 @@ def _uefi(demand: Demand, host: HostFacts) -> Refusal | None:
     return None
 
 
+def _secure_boot(demand: Demand, host: HostFacts) -> Refusal | None:
+    if demand.secure_boot and not host.secure_boot:
+        return Refusal("LACKS_SECURE_BOOT", "it has not proved that it can boot guests with secure boot")
+    return None
+
+
 def _bridges(demand: Demand, host: HostFacts) -> Refusal | None:
     if demand.bridges <= host.bridges:
         return None
@@ -157,6 +163,7 @@ FILTERS: tuple[Filter, ...] = (
     _formats,
     _volume_encryption,
     _uefi,
+    _secure_boot,
     _bridges,
     _nic_filter,
     _tpm,

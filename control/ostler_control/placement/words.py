@@ -21,6 +21,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "LACKS_FORMAT": ("cannot use the disks' format", "cannot use the disks' format"),
     "LACKS_VOLUME_ENCRYPTION": ("lacks volume encryption", "lack volume encryption"),
     "LACKS_UEFI": ("lacks UEFI", "lack UEFI"),
+    "LACKS_SECURE_BOOT": ("lacks secure boot", "lack secure boot"),
     "LACKS_BRIDGE": ("lacks a bridge", "lack a bridge"),
     "LACKS_TPM": ("lacks a TPM", "lack a TPM"),
     "LACKS_NIC_FILTER": ("cannot filter spoofed frames", "cannot filter spoofed frames"),

@@ -15,7 +15,7 @@ from ostler_common.hypervisors import Function
 from peewee import SQL, AsIs, Case, ColumnBase, Select, fn
 
 from ostler_control import database, settings
-from ostler_control.catalog.firmware import is_uefi
+from ostler_control.catalog.firmware import SECURE_BOOT, is_uefi
 from ostler_control.hosts.probes import failed_probes
 from ostler_control.hypervisors import proved as proved_functions
 from ostler_control.hypervisors import rules
@@ -74,6 +74,7 @@ def demand_of(vm: Vm, **changes: object) -> Demand:
         "hypervisor_type": vm.hypervisor_type,
         "formats": frozenset(disk_format for _, _, disk_format in rows),
         "uefi": is_uefi(vm.firmware),
+        "secure_boot": vm.firmware == SECURE_BOOT,
         "tpm": VmTpm.select().where(VmTpm.vm == vm.id).exists(),
         **dataclasses.asdict(needs_of(vm.id)),
         "pool_choices": tuple((pool,) for pool in sorted({pool for pool, _, _ in rows})),
@@ -304,6 +305,7 @@ def _host(
         _words(formats),
         Function.NIC_FILTER in proved,
         Function.TPM in proved,
+        Function.SECURE_BOOT in proved,
         headroom,
     )
 
@@ -315,7 +317,11 @@ def _words(text: str) -> frozenset[str]:
 
 def _proved(demand: Demand) -> dict[str, set[str]]:
     """By host what it has proved of the functions that the demand needs and that have no column of their own."""
-    needed = {Function.NIC_FILTER: demand.nic_filter, Function.TPM: demand.tpm}
+    needed = {
+        Function.NIC_FILTER: demand.nic_filter,
+        Function.TPM: demand.tpm,
+        Function.SECURE_BOOT: demand.secure_boot,
+    }
     wanted = [function for function, is_needed in needed.items() if is_needed]
     return proved_functions.of_hosts(functions=wanted) if wanted else {}
 

@@ -12,6 +12,7 @@ from ostler_agent.capabilities.facts import attempt
 from ostler_agent.capabilities.packages import stamp
 from ostler_agent.hypervisors.libvirt.info import INFO
 from ostler_common.errors import UnavailableError
+from ostler_common.hypervisors import Function
 
 EMPTY = Capabilities(INFO, HypervisorFacts(), (), (), ())
 
@@ -149,3 +150,17 @@ def test_listeners_hear_of_changes_only() -> None:
     prober.probe()
     assert received == []
     end()
+
+
+@pytest.mark.parametrize(
+    ("uefi", "secure_boot", "is_proved"),
+    [(True, True, True), (True, False, False), (True, None, True), (False, None, False), (False, True, False)],
+)
+def test_secure_boot_is_proved_by_its_probe_or_where_a_driver_has_none_by_uefi(
+    uefi: bool, secure_boot: bool | None, is_proved: bool
+) -> None:
+    probes = [Probe("uefi", ok=uefi)] + ([] if secure_boot is None else [Probe("secure-boot", ok=secure_boot)])
+    found = replace(EMPTY, probes=tuple(probes))
+    assert found.secure_boot is is_proved
+    without = replace(INFO, functions=INFO.functions - {Function.SECURE_BOOT})
+    assert not replace(found, driver=without).secure_boot

@@ -7,6 +7,7 @@ from ostler.types.v1 import host_pb2, volume_pb2
 from ostler_common.hypervisors import Function
 from ostler_control.fleet import store
 from ostler_control.fleet.store import WatchedHost
+from ostler_control.hypervisors import proved
 from ostler_control.models import Host, HostState, HypervisorType
 
 from tests.fleets import Fleet, make_fleet
@@ -62,3 +63,18 @@ def test_a_type_learns_at_once_what_is_new_and_what_is_gone(fleet: Fleet) -> Non
     assert HypervisorType.get(HypervisorType.type == "kvm").functions == "iso,live-migration"
     told(fleet, 0, report([]))
     assert HypervisorType.get(HypervisorType.type == "kvm").functions == "iso"
+
+
+@pytest.mark.parametrize(
+    ("uefi", "secure_boot", "is_proved"),
+    [(True, True, True), (True, False, False), (True, None, True), (False, None, False)],
+)
+def test_a_host_has_secure_boot_if_it_says_so_and_if_its_agent_is_too_old_to_say_it_has_uefi(
+    fleet: Fleet, uefi: bool, secure_boot: bool | None, is_proved: bool
+) -> None:
+    facts = report()
+    facts.uefi = uefi
+    if secure_boot is not None:
+        facts.secure_boot = secure_boot
+    told(fleet, 0, facts)
+    assert proved.has(fleet.hosts[0].id, Function.SECURE_BOOT) is is_proved

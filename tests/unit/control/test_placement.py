@@ -38,6 +38,7 @@ GOOD = HostFacts(
     free_cpus=8,
     free_memory_bytes=16 * GIB,
     pools=frozenset({"p1"}),
+    secure_boot=True,
 )
 EVERYTHING = Demand(
     name="web1",
@@ -45,6 +46,7 @@ EVERYTHING = Demand(
     memory_bytes=GIB,
     volume_encryption=True,
     uefi=True,
+    secure_boot=True,
     hypervisor_type="kvm",
     zone_id="z1",
     cluster_id="c1",
@@ -73,6 +75,7 @@ def test_a_good_host_takes_everything() -> None:
         ({"hypervisor_type": "xen"}, "OTHER_HYPERVISOR_TYPE"),
         ({"volume_encryption": False}, "LACKS_VOLUME_ENCRYPTION"),
         ({"uefi": False}, "LACKS_UEFI"),
+        ({"secure_boot": False}, "LACKS_SECURE_BOOT"),
         ({"bridges": frozenset({"br1"})}, "LACKS_BRIDGE"),
         ({"pools": frozenset({"p3"})}, "LACKS_POOL"),
         ({"free_cpus": 1}, "LACKS_CPUS"),

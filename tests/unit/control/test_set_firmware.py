@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 from ostler.types.v1.vm_pb2 import FirmwareState
-from ostler_common.errors import AbortedError
+from ostler_common.errors import AbortedError, FailedPreconditionError
 from ostler_common.hypervisors import Function
 from ostler_control import vm_backups, vm_snapshots, vms
 from ostler_control.database import session, transaction
-from ostler_control.models import HypervisorType, Passphrase, Template, VmTpm
+from ostler_control.drs_plans import snapshot
+from ostler_control.models import Cluster, Host, HostFunction, HypervisorType, Passphrase, Template, VmTpm
 from ostler_control.states import VmState
 from ostler_control.vm_snapshots import NewVmSnapshot
 from ostler_control.vms import firmware_states
@@ -166,3 +167,23 @@ def test_a_reinstall_never_boots_with_the_variables_of_another_firmware(place: C
     assert place.reason(lambda: vms.reinstall(place.vm(), "alice", place.site.keys)) == "TEMPLATE_FIRMWARE"
     place.change("uefi_secure_boot")
     place.do(lambda: vms.reinstall(place.vm(), "alice", place.site.keys))
+
+
+def test_a_vm_with_secure_boot_goes_only_where_a_host_has_proved_it(place: Changed) -> None:
+    place.stop()
+    place.change("uefi_secure_boot")
+    with transaction():
+        others = Host.select(Host.id).where(Host.name != "h2")
+        lacking = HostFunction.function == Function.SECURE_BOOT
+        HostFunction.delete().where(lacking, HostFunction.host.in_(others)).execute()
+    assert place.reason(lambda: vms.start(place.vm(), "alice", host=place.site.host("h1"))) == "NO_FEASIBLE_HOST"
+    place.do(lambda: vms.start(place.vm(), "alice"))
+    assert place.host().name == "h2", "its last host was another"
+    with session(), pytest.raises(FailedPreconditionError) as caught:
+        place.site.record(lambda: vms.migrate(place.vm(), "alice"))
+    assert caught.value.metadata["LACKS_SECURE_BOOT"] == "2"
+    assert "2 lack secure boot" in caught.value.message
+    with session():
+        table = snapshot.take(Cluster.get()).snapshot
+    assert [vm.secure_boot for vm in table.vms] == [True]
+    assert {host.name: host.secure_boot for host in table.hosts} == {"h1": False, "h2": True, "h3": False}

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from ostler.types.v1 import vm_pb2
 from ostler_common.errors import AbortedError, FailedPreconditionError, OstlerError, UnavailableError
+from ostler_common.hypervisors import Function
 from ostler_control import settings, vms, volumes
-from ostler_control.database import session
+from ostler_control.database import session, transaction
 from ostler_control.imports import sources, sweep, workflow
 from ostler_control.imports.facts import find_vm, preflight
 from ostler_control.imports.preflight import Severity
@@ -22,6 +23,7 @@ from ostler_control.models import (
     DiskOffering,
     Event,
     Host,
+    HostFunction,
     ImportSource,
     Nic,
     Operation,
@@ -140,6 +142,27 @@ def test_an_imported_vm_keeps_secure_boot_and_loses_its_tpm(site: Site, engine: 
     spec = site.at(imported.host_id).vms[imported.id].spec
     assert (imported.firmware, spec.firmware) == ("uefi_secure_boot", vm_pb2.FIRMWARE_UEFI_SECURE_BOOT)
     assert (spec.HasField("tpm"), VmTpm.select().count()) == (False, 0)
+
+
+def test_an_imported_vm_goes_to_a_host_with_secure_boot_and_boots_without_where_there_is_none(
+    site: Site, source: ImportSource
+) -> None:
+    with sources.connect(source, site.keys) as connection:
+        vm = find_vm(connection, "sealed")
+    what = wanted(site, source, "sealed")
+    h2 = site.hosts["h2"].host_id
+    lacking = HostFunction.function == Function.SECURE_BOOT
+    with transaction():
+        HostFunction.delete().where(lacking, HostFunction.host != h2).execute()
+        found = preflight(what, vm, True)
+        assert found.placement is not None
+        assert found.placement.host_id == h2
+        HostFunction.delete().where(lacking).execute()
+        found = preflight(what, vm, True)
+        assert found.placement is not None, "it goes somewhere"
+    assert "SECURE_BOOT_OFF" in {finding.code for finding in found.report.findings}
+    record(site, what)
+    assert Vm.get(Vm.name == "sealed").firmware == "uefi"
 
 
 def test_an_import_that_fails_leaves_no_key_of_a_tpm(site: Site, engine: Engine, source: ImportSource) -> None:

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import libvirt
 from ostler_common.errors import FailedPreconditionError
+from ostler_common.hypervisors import Function
 
 from ostler_agent.capabilities.facts import DOMAIN_TYPE_PROBE, HypervisorFacts, attempt
 from ostler_agent.hypervisors.libvirt import baseline, filters, key_directory
@@ -70,8 +71,9 @@ def _facts(connection: libvirt.virConnect, domain_type: str) -> HypervisorFacts:
         probes=(
             attempt(DOMAIN_TYPE_PROBE, lambda: _domain_type(preferred, types)),
             attempt(filters.PROBE, lambda: filters.probe(connection)),
-            attempt("uefi", lambda: _uefi(connection, architecture, preferred)),
-            attempt("tpm", lambda: _tpm(connection, architecture, preferred)),
+            attempt(Function.UEFI, lambda: _uefi(connection, architecture, preferred)),
+            attempt(Function.SECURE_BOOT, lambda: _secure_boot(connection, architecture, preferred)),
+            attempt(Function.TPM, lambda: _tpm(connection, architecture, preferred)),
         ),
     )
 
@@ -91,16 +93,24 @@ def _domain_type(wanted: str, types: set[str]) -> str:
 
 def _uefi(connection: libvirt.virConnect, architecture: str, domain_type: str) -> str:
     """The firmware image with which libvirt would boot UEFI guests."""
-    text = connection.getDomainCapabilities(
-        None, architecture, "q35" if architecture == "x86_64" else None, domain_type
-    )
-    domain = ElementTree.fromstring(text)
+    domain = _domain_capabilities(connection, architecture, domain_type)
     automatic = [value.text for value in domain.findall("os/enum[@name='firmware']/value")]
     loaders = [value.text or "" for value in domain.findall("os/loader/value")]
     present = [path for path in loaders if Path(path).exists()]
     if "efi" not in automatic or not present:
         raise FailedPreconditionError("libvirt finds no UEFI firmware (install ovmf)", "UEFI_MISSING")
     return present[0]
+
+
+def _secure_boot(connection: libvirt.virConnect, architecture: str, domain_type: str) -> str:
+    """What keeps a guest from its firmware's variables; libvirt says whether it finds a firmware that has it."""
+    domain = _domain_capabilities(connection, architecture, domain_type)
+    if "yes" not in [value.text for value in domain.findall("os/loader/enum[@name='secure']/value")]:
+        raise FailedPreconditionError(
+            "libvirt finds no UEFI firmware with secure boot (on Debian and Ubuntu: apt-get install ovmf)",
+            "UEFI_MISSING",
+        )
+    return "smm"
 
 
 def _tpm(connection: libvirt.virConnect, architecture: str, domain_type: str) -> str:
@@ -111,8 +121,7 @@ def _tpm(connection: libvirt.virConnect, architecture: str, domain_type: str) ->
             f"{' and '.join(missing)} not found (on Debian and Ubuntu: apt-get install swtpm swtpm-tools)",
             "TPM_MISSING",
         )
-    machine = "q35" if architecture == "x86_64" else None
-    domain = ElementTree.fromstring(connection.getDomainCapabilities(None, architecture, machine, domain_type))
+    domain = _domain_capabilities(connection, architecture, domain_type)
     backends = [value.text for value in domain.findall("devices/tpm/enum[@name='backendModel']/value")]
     if "emulator" not in backends:
         raise FailedPreconditionError(
@@ -120,6 +129,11 @@ def _tpm(connection: libvirt.virConnect, architecture: str, domain_type: str) ->
             "TPM_MISSING",
         )
     return "swtpm"
+
+
+def _domain_capabilities(connection: libvirt.virConnect, architecture: str, domain_type: str) -> ElementTree.Element:
+    machine = "q35" if architecture == "x86_64" else None
+    return ElementTree.fromstring(connection.getDomainCapabilities(None, architecture, machine, domain_type))
 
 
 def _dotted(number: int) -> str:

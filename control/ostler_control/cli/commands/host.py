@@ -123,6 +123,7 @@ VIEW = View[pb.Host](
         ("guests' cpu", lambda h: _guest_cpu(h.capabilities.guest_cpu)),
         ("domain types", lambda h: text.joined(h.capabilities.domain_types)),
         ("uefi", lambda h: text.yes(h.capabilities.uefi)),
+        ("secure boot", lambda h: text.yes(h.capabilities.secure_boot)),
         ("tpm", lambda h: text.yes(h.capabilities.tpm)),
         ("bridges", lambda h: text.joined(h.capabilities.bridges)),
         ("pool types", lambda h: text.joined(h.capabilities.pool_types)),
