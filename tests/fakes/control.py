@@ -30,6 +30,8 @@ from ostler.control.v1 import (
     import_pb2_grpc,
     label_pb2,
     label_pb2_grpc,
+    offering_pb2,
+    offering_pb2_grpc,
     operation_pb2,
     pool_pb2,
     pool_pb2_grpc,
@@ -176,6 +178,26 @@ class Pools(pool_pb2_grpc.PoolServiceServicer):
     def SetPoolPassword(self, request: pool_pb2.SetPoolPasswordRequest, context: grpc.ServicerContext) -> pool_pb2.Pool:
         self.control.ask(request)
         return pool_pb2.Pool(name=request.pool)
+
+
+class Offerings(offering_pb2_grpc.OfferingServiceServicer):
+    """Service offerings "small" and "both", disk offerings "secret" and "both"; look-ups are not recorded."""
+
+    def GetServiceOffering(
+        self, request: offering_pb2.GetServiceOfferingRequest, context: grpc.ServicerContext
+    ) -> offering_pb2.ServiceOffering:
+        name = request.service_offering
+        if name not in ("small", "both"):
+            raise NotFoundError(f"there is no offering {name}", "SERVICE_OFFERING_NOT_FOUND")
+        return offering_pb2.ServiceOffering(name=name, id=f"service-{name}")
+
+    def GetDiskOffering(
+        self, request: offering_pb2.GetDiskOfferingRequest, context: grpc.ServicerContext
+    ) -> offering_pb2.DiskOffering:
+        name = request.disk_offering
+        if name not in ("secret", "both"):
+            raise NotFoundError(f"there is no offering {name}", "DISK_OFFERING_NOT_FOUND")
+        return offering_pb2.DiskOffering(name=name, id=f"disk-{name}")
 
 
 class Vms(vm_pb2_grpc.VmServiceServicer):
@@ -819,6 +841,7 @@ def serving(directory: Path) -> Iterator[tuple[Control, Path]]:
     imports = Imports(control)  # type: ignore[abstract]
     snapshots = Snapshots(control)  # type: ignore[abstract]
     pools = Pools(control)  # type: ignore[abstract]
+    offerings = Offerings()  # type: ignore[abstract]
     backups = Backups(control)  # type: ignore[abstract]
     vm_snapshots = VmSnapshots(control)  # type: ignore[abstract]
     services: dict[str, server.Registration] = {
@@ -847,6 +870,9 @@ def serving(directory: Path) -> Iterator[tuple[Control, Path]]:
             UserData(control), s
         ),
         "ostler.control.v1.VolumeService": lambda s: volume_pb2_grpc.add_VolumeServiceServicer_to_server(volumes, s),
+        "ostler.control.v1.OfferingService": lambda s: offering_pb2_grpc.add_OfferingServiceServicer_to_server(
+            offerings, s
+        ),
         "ostler.control.v1.PoolService": lambda s: pool_pb2_grpc.add_PoolServiceServicer_to_server(pools, s),
         "google.longrunning.Operations": lambda s: operations_pb2_grpc.add_OperationsServicer_to_server(
             Operations(control), s

@@ -59,6 +59,7 @@ OPERATIONS = "google.longrunning.Operations"
 REFERENCES = {
     "account": "account",
     "backup": "backup",
+    "affinity_group": "affinity-group",
     "affinity_groups": "affinity-group",
     "group": "affinity-group",
     "network": "network",

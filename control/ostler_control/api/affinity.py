@@ -10,6 +10,7 @@ from ostler_common.errors import PermissionDeniedError
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import drs
 from ostler_control.api.convert.enums import from_enum
+from ostler_control.api.labels import select
 from ostler_control.api.paging import page
 from ostler_control.api.requests import once
 from ostler_control.api.resolve import resolve, visible
@@ -44,7 +45,8 @@ class AffinityService(affinity_pb2_grpc.AffinityServiceServicer):
         self, request: pb.ListAffinityGroupsRequest, context: grpc.ServicerContext
     ) -> pb.ListAffinityGroupsResponse:
         caller = caller_of(context)
-        found = page(visible(AffinityGroup, caller), AffinityGroup, request, scope=caller.actor)
+        query = select(visible(AffinityGroup, caller), AffinityGroup, request.selector)
+        found = page(query, AffinityGroup, request, scope=caller.actor)
         groups = drs.affinity_groups(found.rows, caller)
         return pb.ListAffinityGroupsResponse(affinity_groups=groups, next_page_token=found.next_page_token)
 

@@ -11,6 +11,7 @@ from ostler_common import io_limits
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import core
 from ostler_control.api.convert.enums import from_enum
+from ostler_control.api.labels import select
 from ostler_control.api.masks import paths
 from ostler_control.api.paging import page
 from ostler_control.api.requests import once
@@ -54,6 +55,7 @@ class OfferingService(offering_pb2_grpc.OfferingServiceServicer):
         query = visible(ServiceOffering, None)
         if request.HasField("encrypt_root"):
             query = query.where(ServiceOffering.encrypt_root == request.encrypt_root)
+        query = select(query, ServiceOffering, request.selector)
         found = page(query, ServiceOffering, request)
         rows = core.service_offerings(found.rows, caller_of(context))
         return pb.ListServiceOfferingsResponse(service_offerings=rows, next_page_token=found.next_page_token)
@@ -108,6 +110,7 @@ class OfferingService(offering_pb2_grpc.OfferingServiceServicer):
         query = visible(DiskOffering, None)
         if request.HasField("encrypt"):
             query = query.where(DiskOffering.encrypt == request.encrypt)
+        query = select(query, DiskOffering, request.selector)
         found = page(query, DiskOffering, request)
         rows = core.disk_offerings(found.rows)
         return pb.ListDiskOfferingsResponse(disk_offerings=rows, next_page_token=found.next_page_token)

@@ -8,6 +8,7 @@ from ostler.control.v1 import userdata_pb2_grpc
 
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import userdata as convert
+from ostler_control.api.labels import select
 from ostler_control.api.paging import page
 from ostler_control.api.requests import once
 from ostler_control.api.resolve import optional, resolve, visible
@@ -40,7 +41,8 @@ class UserDataService(userdata_pb2_grpc.UserDataServiceServicer):
 
     def ListUserData(self, request: pb.ListUserDataRequest, context: grpc.ServicerContext) -> pb.ListUserDataResponse:
         caller = caller_of(context)
-        found = page(visible(UserData, caller), UserData, request, scope=caller.actor)
+        query = select(visible(UserData, caller), UserData, request.selector)
+        found = page(query, UserData, request, scope=caller.actor)
         rows = convert.user_data(found.rows, caller)
         return pb.ListUserDataResponse(user_data=rows, next_page_token=found.next_page_token)
 

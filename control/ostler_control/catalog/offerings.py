@@ -9,7 +9,7 @@ from ostler_common.errors import AlreadyExistsError, bad_field
 from ostler_common.io_limits import NO_LIMITS, IoLimits
 from peewee import IntegrityError
 
-from ostler_control import database, events
+from ostler_control import database, events, labels
 from ostler_control.catalog import disk_io, driver_details
 from ostler_control.catalog.names import check_name
 from ostler_control.catalog.sizes import NO_SIZE, Size, set_maximum
@@ -107,6 +107,7 @@ def retire(offering: ServiceOffering | DiskOffering, actor: str) -> None:
     with database.transaction():
         count = model.update(retire_time=now()).where(model.id == offering.id, model.retire_time.is_null()).execute()
         if count:
+            labels.clear(offering)
             events.done(f"{kind}.delete", actor, offering)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import click
@@ -11,6 +12,7 @@ from ostler.control.v1 import label_pb2 as pb
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pass_app
 from ostler_control.cli.names import (
+    AFFINITY_GROUP,
     BACKUP,
     CLUSTER,
     HOST,
@@ -19,6 +21,7 @@ from ostler_control.cli.names import (
     POOL,
     SNAPSHOT,
     TEMPLATE,
+    USER_DATA,
     VM,
     VM_SNAPSHOT,
     VOLUME,
@@ -28,20 +31,45 @@ from ostler_control.cli.options import output_option
 from ostler_control.cli.output import View, print_one
 
 F = TypeVar("F", bound=Callable[..., object])
-_TYPES = {
-    "vm": VM,
-    "volume": VOLUME,
-    "snapshot": SNAPSHOT,
-    "vm snapshot": VM_SNAPSHOT,
-    "backup": BACKUP,
-    "host": HOST,
-    "template": TEMPLATE,
-    "iso": ISO,
-    "pool": POOL,
-    "network": NETWORK,
-    "cluster": CLUSTER,
-    "zone": ZONE,
-}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of objects with labels.
+
+    noun: before the verb; type: of the argument; words: how help calls the object; example: one's name; field: of
+    UpdateLabelsRequest, if not the noun.
+    """
+
+    noun: str
+    type: click.ParamType[str]
+    words: str
+    example: str
+    field: str = ""
+
+    @property
+    def name(self) -> str:
+        """The field that names it in a request."""
+        return self.field or self.noun.replace(" ", "_")
+
+
+_KINDS = (
+    Kind("vm", VM, "a VM", "web-1"),
+    Kind("volume", VOLUME, "a volume", "data-1"),
+    Kind("snapshot", SNAPSHOT, "a snapshot", "nightly"),
+    Kind("vm snapshot", VM_SNAPSHOT, "a VM snapshot", "before-upgrade"),
+    Kind("backup", BACKUP, "a backup", "before-upgrade"),
+    Kind("host", HOST, "a host", "h1"),
+    Kind("template", TEMPLATE, "a template", "debian-13"),
+    Kind("iso", ISO, "an ISO image", "virtio-win"),
+    Kind("pool", POOL, "a pool", "fast"),
+    Kind("network", NETWORK, "a network", "acme-lan"),
+    Kind("cluster", CLUSTER, "a cluster", "web"),
+    Kind("zone", ZONE, "a zone", "berlin"),
+    Kind("userdata", USER_DATA, "a document", "web", "user_data"),
+    Kind("affinity", AFFINITY_GROUP, "an affinity group", "databases", "affinity_group"),
+)
+KINDS = {kind.noun: kind for kind in _KINDS}
 
 
 def joined(labels: Mapping[str, str]) -> str:
@@ -70,36 +98,31 @@ def label_option(function: F) -> F:
 
 def label_command(noun: str) -> click.Command:
     """The verb `label` of a noun."""
+    kind = KINDS[noun]
 
-    @click.command("label", help=_HELP.format(noun=noun, object=_NOUNS.get(noun, f"a {noun}"), name=_EXAMPLES[noun]))
-    @click.argument(noun.replace(" ", "_"), type=_TYPES[noun])
-    @click.argument("changes", nargs=-1, required=True, metavar="KEY=VALUE|KEY-...")
+    @click.command("label", help=_HELP.format(noun=noun, object=kind.words, name=kind.example))
+    @click.argument(kind.name, type=kind.type)
+    @changes_argument
     @output_option
     @pass_app
     def command(app: App, /, changes: tuple[str, ...], output: str, **named: str) -> None:
-        labels, removed = changes_of(changes)
-        request = pb.UpdateLabelsRequest(**named, set=labels, remove=removed)
-        print_one(VIEW, app.client.labels.UpdateLabels(request), output)
+        change(app, named, changes, output)
 
     return command
 
 
-# How help calls the object, where that is not "a" and the noun.
-_NOUNS = {"vm": "a VM", "vm snapshot": "a VM snapshot", "iso": "an ISO image"}
-_EXAMPLES = {
-    "vm": "web-1",
-    "volume": "data-1",
-    "snapshot": "nightly",
-    "vm snapshot": "before-upgrade",
-    "backup": "before-upgrade",
-    "host": "h1",
-    "template": "debian-13",
-    "iso": "virtio-win",
-    "pool": "fast",
-    "network": "acme-lan",
-    "cluster": "web",
-    "zone": "berlin",
-}
+def changes_argument(function: F) -> F:
+    """What `label` changes, as parameter `changes`."""
+    return click.argument("changes", nargs=-1, required=True, metavar="KEY=VALUE|KEY-...")(function)
+
+
+def change(app: App, named: Mapping[str, str], changes: Sequence[str], output: str) -> None:
+    """Changes the labels of the object that a field of UpdateLabelsRequest names, and prints all that it has."""
+    labels, removed = changes_of(changes)
+    request = pb.UpdateLabelsRequest(**named, set=labels, remove=removed)
+    print_one(VIEW, app.client.labels.UpdateLabels(request), output)
+
+
 _HELP = """Adds or changes labels of {object}: KEY=VALUE. KEY- removes one.
 
 \b

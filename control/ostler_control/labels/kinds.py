@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ostler_control.models import (
+    AffinityGroup,
+    AffinityGroupLabel,
     Backup,
     BackupLabel,
     BaseModel,
     Cluster,
     ClusterLabel,
+    DiskOffering,
+    DiskOfferingLabel,
     Host,
     HostLabel,
     Iso,
@@ -20,10 +24,14 @@ from ostler_control.models import (
     NetworkLabel,
     Pool,
     PoolLabel,
+    ServiceOffering,
+    ServiceOfferingLabel,
     Snapshot,
     SnapshotLabel,
     Template,
     TemplateLabel,
+    UserData,
+    UserDataLabel,
     Vm,
     VmLabel,
     VmSnapshot,
@@ -63,6 +71,10 @@ KINDS = (
     Kind(Network, NetworkLabel, "network", "network"),
     Kind(Cluster, ClusterLabel, "cluster", "cluster"),
     Kind(Zone, ZoneLabel, "zone", "zone"),
+    Kind(ServiceOffering, ServiceOfferingLabel, "service_offering", "service_offering"),
+    Kind(DiskOffering, DiskOfferingLabel, "disk_offering", "disk_offering"),
+    Kind(UserData, UserDataLabel, "user_data", "userdata", of_account=True),
+    Kind(AffinityGroup, AffinityGroupLabel, "affinity_group", "affinity_group", of_account=True),
 )
 OF_MODEL: Mapping[type[BaseModel], Kind] = {kind.model: kind for kind in KINDS}
 OF_FIELD: Mapping[str, Kind] = {kind.field: kind for kind in KINDS}

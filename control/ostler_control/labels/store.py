@@ -73,6 +73,12 @@ def update(row: BaseModel, labels: Mapping[str, str], remove: Collection[str], a
     return present
 
 
+def clear(row: BaseModel) -> None:
+    """Removes all labels of an object that nobody sees any more, but whose row stays: in the caller's transaction."""
+    table = OF_MODEL[type(row)].table
+    table.delete().where(table.object == row.id).execute()
+
+
 def _named(row: BaseModel, kind: Kind) -> tuple[str, str]:
     """What people call the object, and whose members may see the event."""
     owned = cast("_Owned", row)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from peewee import ForeignKeyField, TextField
 
-from ostler_control.models.backups import Backup
+from ostler_control.models.backups import Backup, BackupSchedule
 from ostler_control.models.base import BaseModel
+from ostler_control.models.drs import AffinityGroup
+from ostler_control.models.import_plans import ImportPlan
+from ostler_control.models.imports import ImportSource
 from ostler_control.models.isos import Iso
-from ostler_control.models.machines import Network, Vm
+from ostler_control.models.machines import Network, ServiceOffering, Vm
+from ostler_control.models.people import Account, User
 from ostler_control.models.places import Cluster, Host, Zone
-from ostler_control.models.storage import Pool, Snapshot, Template, Volume
-from ostler_control.models.vm_snapshots import VmSnapshot
+from ostler_control.models.storage import DiskOffering, Kek, Pool, Snapshot, SnapshotSchedule, Template, Volume
+from ostler_control.models.userdata import UserData
+from ostler_control.models.vm_snapshots import VmSnapshot, VmSnapshotSchedule
 
 
 class VmDescription(BaseModel):
@@ -125,5 +130,101 @@ class BackupLabel(Label):
     """A label of a backup."""
 
     object = ForeignKeyField(Backup, backref="labels", on_delete="CASCADE")
+    key = TextField()
+    value = TextField()
+
+
+class ServiceOfferingLabel(Label):
+    """A label of a service offering."""
+
+    object = ForeignKeyField(ServiceOffering, backref="labels", on_delete="CASCADE")
+    key = TextField()
+    value = TextField()
+
+
+class DiskOfferingLabel(Label):
+    """A label of a disk offering."""
+
+    object = ForeignKeyField(DiskOffering, backref="labels", on_delete="CASCADE")
+    key = TextField()
+    value = TextField()
+
+
+class UserDataLabel(Label):
+    """A label of registered user data."""
+
+    object = ForeignKeyField(UserData, backref="labels", on_delete="CASCADE")
+    key = TextField()
+    value = TextField()
+
+
+class AffinityGroupLabel(Label):
+    """A label of an affinity group."""
+
+    object = ForeignKeyField(AffinityGroup, backref="labels", on_delete="CASCADE")
+    key = TextField()
+    value = TextField()
+
+
+class SnapshotScheduleLabel(Label):
+    """A label of a schedule of snapshots."""
+
+    object = ForeignKeyField(SnapshotSchedule, backref="labels", on_delete="CASCADE")
+    key = TextField()
+    value = TextField()
+
+
+class VmSnapshotScheduleLabel(Label):
+    """A label of a schedule of snapshots of a VM."""
+
+    object = ForeignKeyField(VmSnapshotSchedule, backref="labels", on_delete="CASCADE")
+    key = TextField()
+    value = TextField()
+
+
+class BackupScheduleLabel(Label):
+    """A label of a schedule of backups."""
+
+    object = ForeignKeyField(BackupSchedule, backref="labels", on_delete="CASCADE")
+    key = TextField()
+    value = TextField()
+
+
+class ImportSourceLabel(Label):
+    """A label of an import source."""
+
+    object = ForeignKeyField(ImportSource, backref="labels", on_delete="CASCADE")
+    key = TextField()
+    value = TextField()
+
+
+class ImportPlanLabel(Label):
+    """A label of an import plan."""
+
+    object = ForeignKeyField(ImportPlan, backref="labels", on_delete="CASCADE")
+    key = TextField()
+    value = TextField()
+
+
+class AccountLabel(Label):
+    """A label of an account."""
+
+    object = ForeignKeyField(Account, backref="labels", on_delete="CASCADE")
+    key = TextField()
+    value = TextField()
+
+
+class UserLabel(Label):
+    """A label of a user."""
+
+    object = ForeignKeyField(User, backref="labels", on_delete="CASCADE")
+    key = TextField()
+    value = TextField()
+
+
+class KekLabel(Label):
+    """A label of a version of the key-encryption key."""
+
+    object = ForeignKeyField(Kek, backref="labels", on_delete="CASCADE")
     key = TextField()
     value = TextField()

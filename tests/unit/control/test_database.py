@@ -15,6 +15,7 @@ from ostler_control.events import verify
 from ostler_control.models import (
     ALL,
     Account,
+    AccountLabel,
     Backup,
     BackupBoot,
     BackupConsistency,
@@ -45,6 +46,7 @@ from ostler_control.models import (
     IsoLabel,
     JoinToken,
     Kek,
+    KekLabel,
     KvmSource,
     KvmTlsSource,
     Network,
@@ -64,6 +66,7 @@ from ostler_control.models import (
     ScheduledBackup,
     ScheduledVmSnapshot,
     ServiceOffering,
+    ServiceOfferingLabel,
     Snapshot,
     SnapshotConsistency,
     SnapshotLabel,
@@ -795,6 +798,23 @@ def test_templates_say_whether_their_vms_get_a_tpm(tmp_path: Path) -> None:
                 tpms.add(old)
             old.delete_instance()
             assert TemplateTpm.select().count() == 0
+
+
+def test_more_kinds_get_labels(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0043_template_tpms")
+            account = Account.create(name="a")
+            offering = ServiceOffering.create(name="small", cpus=1, memory_bytes=1)
+            kek = Kek.create(id="k", name="k")
+        assert "0044_more_kinds_with_labels" in database.migrate()
+        with database.session():
+            for table, row in ((AccountLabel, account), (ServiceOfferingLabel, offering), (KekLabel, kek)):
+                table.create(object=row, key="keep", value="yes")
+                with pytest.raises(peewee.IntegrityError):
+                    table.create(object=row, key="keep", value="no")
+                row.delete_instance()
+                assert table.select().count() == 0
 
 
 def test_backups_get_boots(tmp_path: Path) -> None:

@@ -11,39 +11,16 @@ from threading import Barrier
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ostler.control.v1 import iso_pb2, label_pb2, zone_pb2
 from ostler_common.errors import InvalidArgumentError, OstlerError
 from ostler_control import database, labels, vms
-from ostler_control.api.isos import IsoService
-from ostler_control.api.labels import LabelService
-from ostler_control.api.zones import ZoneService
 from ostler_control.labels import store
 from ostler_control.labels.selector import MAX_REQUIREMENTS, MAX_VALUES, Operator, Requirement
-from ostler_control.models import (
-    Backup,
-    BaseModel,
-    Cluster,
-    Event,
-    Host,
-    Iso,
-    Network,
-    Pool,
-    Snapshot,
-    Template,
-    Vm,
-    VmLabel,
-    VmSnapshot,
-    Volume,
-    Zone,
-    db,
-    new_id,
-)
+from ostler_control.models import Event, Host, Template, Vm, VmLabel, db
 from ostler_control.operations import Engine
 from ostler_control.vms import descriptions
 
 from tests import databases
 from tests.sites import Site, outcome, site_at_work
-from tests.unit.control.calls import admin, context, user
 
 
 @pytest.fixture
@@ -144,58 +121,6 @@ def test_labels_are_added_changed_and_removed(site: Site) -> None:
         assert labels.update(row, {"a": "b"}, [], "ada") == {"a": "b"}
     assert [row.name for row in labels.selected(Host.select(), Host, labels.parse("a=b"))] == ["h1"]
     assert labels.selected(Template.select(), Template, labels.parse("a")).count() == 1
-
-
-@pytest.mark.parametrize("kind", ["cluster", "network", "pool", "snapshot", "vm-snapshot", "zone", "iso", "backup"])
-def test_other_objects_have_labels_that_go_with_them(site: Site, kind: str) -> None:
-    volume = Volume.get(Volume.name == "web-root")
-    snapshot = Snapshot.create(
-        name="nightly", account=site.account, volume_id=volume.id, pool=volume.pool, size_bytes=volume.size_bytes
-    )
-    zone = site.network.zone
-    store = Pool.create(name="nfs", type="nfs", path="/p", scope="zone", scope_id=zone.id)
-    rows: dict[str, BaseModel] = {
-        "zone": Zone.create(name="spare"),
-        "iso": Iso.create(name="tools", file_size_bytes=1, sha256="0" * 64),
-        "backup": Backup.create(
-            name="whole", account=site.account, vm_id=volume.vm_id, vm_name="web", pool=store, definition="{}"
-        ),
-        "cluster": Cluster.create(name="spare", zone=zone),
-        "network": Network.create(name="spare", zone=zone, bridge="br1"),
-        "pool": Pool.create(name="spare", type="local", scope="host", scope_id=new_id()),
-        "snapshot": snapshot,
-        "vm-snapshot": VmSnapshot.create(name="whole", account=site.account, vm_id=volume.vm_id, vm_name="web"),
-    }
-    row = rows[kind]
-    assert labels.update(row, {"site": "berlin"}, [], "ada") == {"site": "berlin"}
-    event = Event.get(Event.type == f"{kind}.label")
-    assert event.account_id == (site.account.id if kind in ("snapshot", "vm-snapshot", "backup") else "")
-    model: type[BaseModel] = type(row)
-    assert [found.id for found in labels.selected(model.select(), model, labels.parse("site=berlin"))] == [row.id]
-    assert labels.selected(model.select(), model, labels.parse("site!=berlin,site")).count() == 0
-    row.delete_instance()
-    assert labels.of_objects(type(row), [row.id]) == {}
-
-
-@pytest.mark.parametrize("kind", ["host", "template", "pool", "network", "cluster", "iso", "zone"])
-def test_members_label_only_what_an_account_owns(site: Site, kind: str) -> None:
-    bob = context(user("bob", site.account))
-    request = label_pb2.UpdateLabelsRequest(**{kind: "anything"}, set={"a": "b"})
-    assert reason(lambda: LabelService().UpdateLabels(request, bob)) == "ADMINS_ONLY_FIELD"
-
-
-def test_lists_of_zones_isos_and_backups_take_a_selector(site: Site) -> None:
-    root = context(admin())
-    zone = Zone.create(name="spare")
-    image = Iso.create(name="tools", file_size_bytes=1, sha256="0" * 64)
-    for row in (zone, image):
-        labels.update(row, {"site": "berlin"}, [], "ada")
-    zones = ZoneService().ListZones(zone_pb2.ListZonesRequest(selector="site=berlin"), root).zones
-    assert [(found.name, dict(found.labels)) for found in zones] == [("spare", {"site": "berlin"})]
-    found_isos = IsoService(Path()).ListIsos(iso_pb2.ListIsosRequest(selector="!site"), root).isos
-    assert not found_isos
-    [found] = IsoService(Path()).ListIsos(iso_pb2.ListIsosRequest(selector="site"), root).isos
-    assert dict(found.labels) == {"site": "berlin"}
 
 
 def test_bad_labels_are_refused_and_change_nothing(site: Site) -> None:

@@ -8,6 +8,7 @@ from ostler.control.v1 import account_pb2, event_pb2, hypervisor_pb2, offering_p
 from ostler.types.v1 import volume_pb2
 from ostler_common.io_limits import to_message
 
+from ostler_control import labels
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.times import timestamp
 from ostler_control.caller import Caller
@@ -90,6 +91,7 @@ def service_offerings(rows: Sequence[ServiceOffering], caller: Caller) -> list[o
     configs = extra_configs_of([row.id for row in rows]) if caller.is_admin else {}
     details = driver_details.of_offerings([row.id for row in rows]) if caller.is_admin else {}
     maximums = maximums_of_offerings([row.id for row in rows])
+    own = labels.of_objects(ServiceOffering, [row.id for row in rows])
     return [
         offering_pb2.ServiceOffering(
             id=row.id,
@@ -102,6 +104,7 @@ def service_offerings(rows: Sequence[ServiceOffering], caller: Caller) -> list[o
             details=details.get(row.id, {}),
             max_cpus=maximums.get(row.id, size_of(row)).cpus,
             max_memory_bytes=maximums.get(row.id, size_of(row)).memory_bytes,
+            labels=own.get(row.id, {}),
         )
         for row in rows
     ]
@@ -109,10 +112,11 @@ def service_offerings(rows: Sequence[ServiceOffering], caller: Caller) -> list[o
 
 def disk_offerings(rows: Sequence[DiskOffering]) -> list[offering_pb2.DiskOffering]:
     found = disk_io.of_offerings([row.id for row in rows])
-    return [_disk_offering(row, found.get(row.id, disk_io.DEFAULT)) for row in rows]
+    own = labels.of_objects(DiskOffering, [row.id for row in rows])
+    return [_disk_offering(row, found.get(row.id, disk_io.DEFAULT), own.get(row.id, {})) for row in rows]
 
 
-def _disk_offering(row: DiskOffering, io: disk_io.DiskIo) -> offering_pb2.DiskOffering:
+def _disk_offering(row: DiskOffering, io: disk_io.DiskIo, own_labels: Mapping[str, str]) -> offering_pb2.DiskOffering:
     return offering_pb2.DiskOffering(
         id=row.id,
         name=row.name,
@@ -123,6 +127,7 @@ def _disk_offering(row: DiskOffering, io: disk_io.DiskIo) -> offering_pb2.DiskOf
         create_time=timestamp(row.create_time),
         limits=to_message(io.limits) if io.limits else None,
         ignore_discard=io.ignore_discard,
+        labels=own_labels,
     )
 
 

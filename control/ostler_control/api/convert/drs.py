@@ -9,7 +9,7 @@ from typing import Any
 
 from ostler.control.v1 import affinity_pb2, drs_pb2
 
-from ostler_control import settings
+from ostler_control import labels, settings
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.times import timestamp
 from ostler_control.caller import Caller
@@ -214,6 +214,7 @@ def affinity_groups(rows: Sequence[AffinityGroup], caller: Caller) -> list[affin
     named = affinity.hosts_of([row.id for row in rows]) if caller.is_admin else {}
     accounts = _names(Account, {row.account_id for row in rows})
     hosts = _names(Host, {vm.host_id for vms in members.values() for vm in vms if vm.host_id})
+    own = labels.of_objects(AffinityGroup, [row.id for row in rows])
     return [
         affinity_pb2.AffinityGroup(
             id=row.id,
@@ -225,6 +226,7 @@ def affinity_groups(rows: Sequence[AffinityGroup], caller: Caller) -> list[affin
             vms=_members(members.get(row.id, ()), hosts if caller.is_admin else {}),
             create_time=timestamp(row.create_time),
             hosts=[host.name for host in named.get(row.id, ())],
+            labels=own.get(row.id, {}),
         )
         for row in rows
     ]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ostler.control.v1 import userdata_pb2 as pb
 from ostler_common.errors import bad_field
 
+from ostler_control import labels
 from ostler_control.api.convert.times import timestamp
 from ostler_control.api.resolve import resolve
 from ostler_control.caller import Caller
@@ -30,6 +31,7 @@ def user_data(rows: Sequence[UserData], caller: Caller, data: bytes = b"") -> li
     """data: the document, for the one row that it is of. Only admins see which templates link it."""
     templates = registered.linked_by(rows) if caller.is_admin else {}
     accounts = {row.id: row.name for row in Account.select().where(Account.id.in_([row.account_id for row in rows]))}
+    own = labels.of_objects(UserData, [row.id for row in rows])
     return [
         pb.UserData(
             id=row.id,
@@ -42,6 +44,7 @@ def user_data(rows: Sequence[UserData], caller: Caller, data: bytes = b"") -> li
             create_time=timestamp(row.create_time),
             data=data,
             template_names=templates.get(row.id, ()),
+            labels=own.get(row.id, {}),
         )
         for row in rows
     ]

@@ -11,6 +11,8 @@ from ostler.control.v1 import vm_pb2
 
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.labels import joined as labels_joined
+from ostler_control.cli.labels import label_command, selector_option
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import ACCOUNT, AFFINITY_GROUP, HOST, VM
 from ostler_control.cli.options import confirm, limit_option, list_options, output_option, request_id_option, yes_option
@@ -39,6 +41,7 @@ VIEW = View[pb.AffinityGroup](
     ],
     details=[
         ("hosts", lambda g: ", ".join(g.hosts)),
+        ("labels", lambda g: labels_joined(g.labels)),
         ("created", lambda g: text.when(g, "create_time")),
         ("id", lambda g: g.id),
     ],
@@ -93,17 +96,18 @@ def create(
 
 
 @command.command("list")
+@selector_option
 @limit_option()
 @list_options
 @pass_app
-def list_(app: App, limit: int | None, listing: Listing) -> None:
+def list_(app: App, selector: str, limit: int | None, listing: Listing) -> None:
     """Lists groups.
 
     \b
     Example:
       ostler affinity list
     """
-    request = pb.ListAffinityGroupsRequest()
+    request = pb.ListAffinityGroupsRequest(selector=selector)
     rows = pages(app.client.affinity.ListAffinityGroups, request, lambda a: a.affinity_groups, limit)
     print_list(VIEW, rows, listing)
 
@@ -202,3 +206,6 @@ def delete(app: App, group: str, yes: bool) -> None:
     confirm(f"Delete affinity group {group}?", yes)
     app.client.affinity.DeleteAffinityGroup(pb.DeleteAffinityGroupRequest(group=group))
     click.echo(f"affinity group {group} is deleted")
+
+
+command.add_command(label_command("affinity"))

@@ -16,6 +16,9 @@ from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.details import detail_option
 from ostler_control.cli.io_limits import limit_options, limits_text, message
+from ostler_control.cli.labels import change as change_labels
+from ostler_control.cli.labels import changes_argument, selector_option
+from ostler_control.cli.labels import joined as labels_joined
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import DISK_OFFERING, SERVICE_OFFERING
 from ostler_control.cli.options import (
@@ -101,6 +104,7 @@ VIEW = View[Offering](
             lambda o: text.joined(sorted(o.extra_configs)) if isinstance(o, pb.ServiceOffering) else "",
         ),
         ("details", _details),
+        ("labels", lambda o: labels_joined(o.labels)),
         ("id", lambda o: o.id),
     ],
     plain=_plain,
@@ -248,10 +252,13 @@ def create_disk(
 @command.command("list")
 @service_or_disk
 @click.option("--encrypted/--plain", default=None, help="Only those that encrypt, or do not.")
+@selector_option
 @limit_option()
 @list_options
 @pass_app
-def list_(app: App, service: bool | None, encrypted: bool | None, limit: int | None, listing: Listing) -> None:
+def list_(
+    app: App, service: bool | None, encrypted: bool | None, selector: str, limit: int | None, listing: Listing
+) -> None:
     """Lists offerings of both kinds.
 
     \b
@@ -261,10 +268,10 @@ def list_(app: App, service: bool | None, encrypted: bool | None, limit: int | N
     found: list[Offering] = []
     offerings = app.client.offerings
     if service is not False:
-        request = pb.ListServiceOfferingsRequest(encrypt_root=encrypted)
+        request = pb.ListServiceOfferingsRequest(encrypt_root=encrypted, selector=selector)
         found += pages(offerings.ListServiceOfferings, request, lambda a: a.service_offerings, limit)
     if service is not True:
-        disks = pb.ListDiskOfferingsRequest(encrypt=encrypted)
+        disks = pb.ListDiskOfferingsRequest(encrypt=encrypted, selector=selector)
         found += pages(offerings.ListDiskOfferings, disks, lambda a: a.disk_offerings, limit)
     print_list(VIEW, found[:limit], listing)
 
@@ -320,6 +327,25 @@ def show(app: App, offering: str, service: bool | None, output: str) -> None:
       ostler offering show small
     """
     print_one(VIEW, _find(app, offering, service), output)
+
+
+@command.command("label")
+@click.argument("offering", type=OFFERING)
+@changes_argument
+@service_or_disk
+@output_option
+@pass_app
+def label(app: App, offering: str, changes: tuple[str, ...], service: bool | None, output: str) -> None:
+    """Adds or changes labels of an offering: KEY=VALUE. KEY- removes one.
+
+    \b
+    Examples:
+      ostler offering label small tier=bronze
+      ostler offering label secret tier- --disk
+      ostler offering list --selector tier=bronze
+    """
+    found = _find(app, offering, service)
+    change_labels(app, {f"{_kind(found)}_offering": found.id}, changes, output)
 
 
 @command.command("delete")

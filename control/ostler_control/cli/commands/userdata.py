@@ -11,6 +11,8 @@ from ostler_common.text import printable
 
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.labels import joined as labels_joined
+from ostler_control.cli.labels import label_command, selector_option
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import ACCOUNT, TEMPLATE, USER_DATA, VM
 from ostler_control.cli.options import confirm, limit_option, list_options, output_option, request_id_option, yes_option
@@ -29,7 +31,7 @@ VIEW = View[pb.UserData](
         ("templates", lambda u: text.joined(u.template_names)),
         ("age", lambda u: text.age(u, "create_time")),
     ],
-    details=[("id", lambda u: u.id)],
+    details=[("labels", lambda u: labels_joined(u.labels)), ("id", lambda u: u.id)],
 )
 
 
@@ -65,17 +67,19 @@ def register(
 
 
 @command.command("list")
+@selector_option
 @limit_option()
 @list_options
 @pass_app
-def list_(app: App, limit: int | None, listing: Listing) -> None:
+def list_(app: App, selector: str, limit: int | None, listing: Listing) -> None:
     """Lists registered documents.
 
     \b
     Example:
       ostler userdata list
     """
-    rows = pages(app.client.user_data.ListUserData, pb.ListUserDataRequest(), lambda a: a.user_data, limit)
+    request = pb.ListUserDataRequest(selector=selector)
+    rows = pages(app.client.user_data.ListUserData, request, lambda a: a.user_data, limit)
     print_list(VIEW, rows, listing)
 
 
@@ -160,6 +164,9 @@ def render(
         for name, content in files.items():
             click.secho(f"--- {name}", bold=True)
             _print_text(content)
+
+
+command.add_command(label_command("userdata"))
 
 
 def _print_bytes(data: bytes, encode: bool) -> None:
