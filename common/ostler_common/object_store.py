@@ -1,4 +1,4 @@
-"""HTTPS to an S3-compatible store: connections with bounded waits, and one clear error for each way to fail.
+"""HTTPS to an S3-compatible store: calls within a limit, and one clear error for each way to fail.
 
 URLs carry a signature, so no error and no log names more of them than the server.
 """
@@ -8,15 +8,18 @@ from __future__ import annotations
 import logging
 import re
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import httpcore
 import httpx
 
+from ostler_common.bounded_http import BoundedTransport
+from ostler_common.call_limit import CallLimit, TooSlowError
 from ostler_common.errors import FailedPreconditionError, NotFoundError, OstlerError, UnavailableError, bad_field
 
-# Of a server that says nothing, or takes nothing.
-_TIMEOUT = httpx.Timeout(60.0, connect=10.0)
+_TIMEOUT = httpx.Timeout(None, connect=10.0)  # each call has a limit, which ends its other waits
+_FAILURES = (httpx.TransportError, httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError)
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 _MAX_ERROR_BYTES = 16 << 10
 _SHOWN = 200
@@ -27,10 +30,36 @@ for _name in ("httpx", "httpcore"):  # they log every request with its URL
 
 
 @contextmanager
-def client(ca_pem: bytes, timeout: httpx.Timeout = _TIMEOUT) -> Iterator[httpx.Client]:
+def client(ca_pem: bytes) -> Iterator[httpx.Client]:
     """ca_pem: CAs to trust instead of the system's, b"" for those. Raises InvalidArgumentError INVALID_CERTIFICATE."""
-    with httpx.Client(verify=trust(ca_pem), timeout=timeout, trust_env=False, follow_redirects=False) as made:
+    transport = BoundedTransport(trust(ca_pem))
+    with httpx.Client(transport=transport, timeout=_TIMEOUT, trust_env=False, follow_redirects=False) as made:
         yield made
+
+
+@contextmanager
+def answer(
+    client: httpx.Client,
+    method: str,
+    url: str,
+    limit: CallLimit,
+    content: bytes | Iterator[bytes] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Iterator[httpx.Response]:
+    """One attempt of a call. Yields the answer if it is a success; its body is not read yet, and is read as it is sent.
+
+    client: made by `client`. Raises what `translated` and `check` raise, also for what fails in the block.
+    """
+    limit.begin_attempt()
+    headers = {"Accept-Encoding": "identity", **(headers or {})}
+    with translated(url):
+        request = client.build_request(method, url, content=content, headers=headers, extensions={"limit": limit})
+        response = client.send(request, stream=True)
+        try:
+            check(response, url)
+            yield response
+        finally:
+            response.close()
 
 
 def trust(ca_pem: bytes) -> ssl.SSLContext:
@@ -45,10 +74,16 @@ def trust(ca_pem: bytes) -> ssl.SSLContext:
 
 @contextmanager
 def translated(url: str) -> Iterator[None]:
-    """Raises UnavailableError STORE_NOT_REACHED, FailedPreconditionError STORE_UNTRUSTED in place of httpx's errors."""
+    """Raises errors of ours in place of httpx's.
+
+    UnavailableError STORE_NOT_REACHED, STORE_TOO_SLOW; FailedPreconditionError STORE_UNTRUSTED.
+    """
     try:
         yield
-    except httpx.TransportError as error:
+    except TooSlowError as error:
+        where = server_of(url)
+        raise UnavailableError(f"{where} {error}", "STORE_TOO_SLOW", {"server": where}) from None
+    except _FAILURES as error:
         where = server_of(url)
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             raise FailedPreconditionError(
@@ -56,8 +91,8 @@ def translated(url: str) -> Iterator[None]:
                 "STORE_UNTRUSTED",
                 {"server": where},
             ) from None
-        if isinstance(error, httpx.TimeoutException):
-            why = "does not answer in time"
+        if isinstance(error, httpcore.TimeoutException):
+            why = "cannot be reached in time"
         else:
             why = f"cannot be reached: {str(error)[:_SHOWN] or type(error).__name__}"
         raise UnavailableError(f"{where} {why}", "STORE_NOT_REACHED", {"server": where}) from None
@@ -71,12 +106,11 @@ def check(response: httpx.Response, url: str) -> None:
     """
     if response.is_success:
         return
-    with translated(url):
-        body = b""
-        for piece in response.iter_raw(_MAX_ERROR_BYTES):
-            body += piece
-            if len(body) >= _MAX_ERROR_BYTES:
-                break
+    body = b""
+    for piece in response.iter_raw():
+        body += piece
+        if len(body) >= _MAX_ERROR_BYTES:
+            break
     raise refusal(response.status_code, body[:_MAX_ERROR_BYTES], url)
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import httpx
 import pytest
 from ostler.agent.v1 import volume_pb2
 from ostler.types.v1 import job_pb2
@@ -20,7 +19,6 @@ from ostler_agent.pools.s3 import S3 as S3Pool
 from ostler_agent.spec import DiskFormat, RemoteObject, VolumeRef
 from ostler_agent.tools import qemu_img
 from ostler_agent.volumes.disk_copies import Pair
-from ostler_common import object_store
 from ostler_common.errors import OstlerError
 from ostler_common.secret import Secret
 
@@ -202,11 +200,11 @@ def test_a_cancelled_transfer_ends_at_once_and_leaves_nothing(spool: Spool) -> N
 
 def test_a_silent_server_is_given_up(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     ref = sent_disk(spool, os.urandom(MIB))
-    monkeypatch.setattr(object_store, "_TIMEOUT", httpx.Timeout(0.2))
+    monkeypatch.setattr(objects, "STALL_S", 0.2)
     monkeypatch.setattr(objects, "ATTEMPTS", 2)
     spool.server.lock.acquire()  # it reads requests, and answers none
     try:
-        assert reason(lambda: spool.storage.volumes.digest(job(), ref)) == "STORE_NOT_REACHED"
+        assert reason(lambda: spool.storage.volumes.digest(job(), ref)) == "STORE_TOO_SLOW"
     finally:
         spool.server.lock.release()
     assert spool.files() == []

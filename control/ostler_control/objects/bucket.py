@@ -12,14 +12,19 @@ from dataclasses import dataclass
 
 import httpx
 from ostler_common import object_store
+from ostler_common.call_limit import CallLimit
 from ostler_common.errors import FailedPreconditionError, NotFoundError, OstlerError, UnavailableError
 from ostler_common.secret import Secret
 
 from ostler_control.objects.signing import Credentials, presign
 
 _OWN_LIFE_S = 300
-_TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 _ATTEMPTS, _PAUSE_S = 3, 0.5
+# Of a verb with all its calls and their attempts, and of one attempt. A probe and what it cleans up fit into a call of
+# ours. A store may need minutes to put parts together, and then sends spaces meanwhile.
+_TOTAL_S, _ATTEMPT_S = 60.0, 25.0
+_PROBE_S, _CLEAN_S, _PROBE_ATTEMPT_S = 20.0, 8.0, 12.0
+_COMPLETE_S, _COMPLETE_ATTEMPT_S = 600.0, 280.0
 _MAX_ANSWER_BYTES = 4 << 20
 _PROBE = b"Ostler tries whether it can put, get and delete an object."
 
@@ -56,16 +61,17 @@ class Bucket:
     def probe(self) -> None:
         """Puts and gets a small object, begins and aborts an upload of parts, and deletes the object.
 
-        Raises UnavailableError STORE_NOT_REACHED; NotFoundError BUCKET_NOT_FOUND; FailedPreconditionError
-        STORE_UNTRUSTED, STORE_CREDENTIALS, STORE_REFUSED; InvalidArgumentError INVALID_CERTIFICATE.
+        Raises UnavailableError STORE_NOT_REACHED, STORE_TOO_SLOW; NotFoundError BUCKET_NOT_FOUND;
+        FailedPreconditionError STORE_UNTRUSTED, STORE_CREDENTIALS, STORE_REFUSED; InvalidArgumentError
+        INVALID_CERTIFICATE.
         """
-        key = f"ostler-probe-{secrets.token_hex(8)}"
-        self._call("PUT", key, content=_PROBE)
+        key, limit = f"ostler-probe-{secrets.token_hex(8)}", CallLimit(_PROBE_S, _PROBE_ATTEMPT_S)
+        self._call(limit, "PUT", key, content=_PROBE)
         try:
-            found = self._call("GET", key)
-            self.begin_upload(key)
+            found = self._call(limit, "GET", key)
+            self._begin_upload(limit, key)
         finally:
-            self.remove(key)
+            self._remove(CallLimit(_CLEAN_S, _CLEAN_S), key)
         if found.body != _PROBE:
             raise FailedPreconditionError(
                 f"{object_store.server_of(self.endpoint)} gives other bytes than were put: it is no S3 store",
@@ -82,8 +88,11 @@ class Bucket:
 
     def begin_upload(self, key: str) -> str:
         """The id of a new upload of parts. Those of the same object that were begun before are aborted."""
-        self.abort_uploads(key)
-        found = _elements(self._call("POST", key, {"uploads": ""}).text, "UploadId")
+        return self._begin_upload(_limit(), key)
+
+    def _begin_upload(self, limit: CallLimit, key: str) -> str:
+        self._abort_uploads(limit, key)
+        found = _elements(self._call(limit, "POST", key, {"uploads": ""}).text, "UploadId")
         if not found:
             raise self._not_understood("begins an upload without an id")
         return found[0]
@@ -99,7 +108,8 @@ class Bucket:
         )
         body = f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()
         try:
-            answer = self._call("POST", key, {"uploadId": upload_id}, content=body)
+            limit = CallLimit(_COMPLETE_S, _COMPLETE_ATTEMPT_S)
+            answer = self._call(limit, "POST", key, {"uploadId": upload_id}, content=body)
             if _elements(answer.text, "Code"):  # it may fail after it has begun to answer with success
                 raise object_store.refusal(400, answer.body, self.endpoint)
         except OstlerError:
@@ -116,34 +126,40 @@ class Bucket:
 
     def abort_uploads(self, key: str) -> None:
         """Ends all uploads of an object that are not complete; the store deletes their parts. Idempotent."""
-        answer = self._call("GET", "", {"prefix": self._name(key), "uploads": ""}).text
+        self._abort_uploads(_limit(), key)
+
+    def _abort_uploads(self, limit: CallLimit, key: str) -> None:
+        answer = self._call(limit, "GET", "", {"prefix": self._name(key), "uploads": ""}).text
         for upload in _elements(answer, "Upload"):
             if _elements(upload, "Key") == [self._name(key)]:
                 for upload_id in _elements(upload, "UploadId"):
-                    self._delete(key, {"uploadId": upload_id})
+                    self._delete(limit, key, {"uploadId": upload_id})
 
     def size_of(self, key: str) -> int | None:
         """Size of an object, bytes; None if there is none."""
         try:
-            return self._call("HEAD", key).size_bytes
+            return self._call(_limit(), "HEAD", key).size_bytes
         except NotFoundError:
             return None
 
     def delete(self, key: str) -> None:
         """Deletes an object. Idempotent. A bucket that is gone has none."""
-        self._delete(key)
+        self._delete(_limit(), key)
 
     def remove(self, key: str) -> None:
         """Deletes an object and all that was sent for it."""
+        self._remove(_limit(), key)
+
+    def _remove(self, limit: CallLimit, key: str) -> None:
         try:
-            self.abort_uploads(key)
+            self._abort_uploads(limit, key)
         except NotFoundError:
             return
-        self._delete(key)
+        self._delete(limit, key)
 
-    def _delete(self, key: str, query: Mapping[str, str] | None = None) -> None:
+    def _delete(self, limit: CallLimit, key: str, query: Mapping[str, str] | None = None) -> None:
         try:
-            self._call("DELETE", key, query)
+            self._call(limit, "DELETE", key, query)
         except NotFoundError:
             pass
 
@@ -155,35 +171,37 @@ class Bucket:
         moment = datetime.datetime.now(datetime.UTC)
         return presign(method, url, Credentials(self.access_key, self.secret_key, self.region), life_s, moment, query)
 
-    def _call(self, method: str, key: str, query: Mapping[str, str] | None = None, content: bytes = b"") -> _Answer:
+    def _call(
+        self, limit: CallLimit, method: str, key: str, query: Mapping[str, str] | None = None, content: bytes = b""
+    ) -> _Answer:
         """Every call may be repeated: what it finds done already is no other state."""
-        with object_store.client(self.ca_pem.encode(), _TIMEOUT) as client:
+        with object_store.client(self.ca_pem.encode()) as client:
             for attempt in range(1, _ATTEMPTS + 1):
                 try:
-                    return self._once(client, method, self._sign(method, key, _OWN_LIFE_S, query), content)
+                    return self._once(client, limit, method, self._sign(method, key, _OWN_LIFE_S, query), content)
                 except UnavailableError:
-                    if attempt == _ATTEMPTS:
+                    if attempt == _ATTEMPTS or limit.is_over():
                         raise
                     time.sleep(_PAUSE_S * attempt)
         raise AssertionError
 
-    def _once(self, client: httpx.Client, method: str, url: str, content: bytes) -> _Answer:
-        with object_store.translated(self.endpoint):
-            response = client.send(client.build_request(method, url, content=content or None), stream=True)
-            try:
-                object_store.check(response, self.endpoint)
-                length = response.headers.get("Content-Length", "")
-                body = b""
-                for piece in response.iter_bytes():
-                    body += piece
-                    if len(body) > _MAX_ANSWER_BYTES:
-                        raise self._not_understood("answers with too much")
-            finally:
-                response.close()
+    def _once(self, client: httpx.Client, limit: CallLimit, method: str, url: str, content: bytes) -> _Answer:
+        with object_store.answer(client, method, url, limit, content or None) as response:
+            length = response.headers.get("Content-Length", "")
+            body = b""
+            for piece in response.iter_raw():
+                body += piece
+                if len(body) > _MAX_ANSWER_BYTES:
+                    raise self._not_understood("answers with too much")
         return _Answer(body, int(length) if length.isdigit() else -1)
 
     def _not_understood(self, what: str) -> OstlerError:
         return FailedPreconditionError(f"{object_store.server_of(self.endpoint)} {what}", "STORE_REFUSED")
+
+
+def _limit() -> CallLimit:
+    """Of a verb with all its calls."""
+    return CallLimit(_TOTAL_S, _ATTEMPT_S)
 
 
 def _elements(text: str, name: str) -> list[str]:

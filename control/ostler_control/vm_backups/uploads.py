@@ -30,7 +30,7 @@ MIN_PART_BYTES, MAX_PARTS = 64 << 20, 10_000
 PARTS_PER_JOB = 16
 MAX_ETAG = 256
 ATTEMPTS = 3
-_AGAIN = ("INTERRUPTED", "STORE_NOT_REACHED")
+_AGAIN = ("INTERRUPTED", "STORE_NOT_REACHED", "STORE_TOO_SLOW")
 
 
 def plan(size_bytes: int) -> list[tuple[int, int]]:

@@ -149,7 +149,7 @@ def test_nothing_is_left_of_a_backup_that_the_store_refuses(site: Site, engine: 
     back_up(site, engine, vm)
 
 
-@pytest.mark.parametrize("reason", ["INTERRUPTED", "STORE_NOT_REACHED"])
+@pytest.mark.parametrize("reason", ["INTERRUPTED", "STORE_NOT_REACHED", "STORE_TOO_SLOW"])
 def test_parts_are_sent_again_when_that_may_help(site: Site, engine: Engine, served: S3, reason: str) -> None:
     """The agent was restarted after it had sent them, or the store did not answer for a while."""
     vm = running_vm(site, engine, "web")

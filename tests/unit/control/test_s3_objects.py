@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import socket
+import time
 from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import replace
@@ -85,10 +86,43 @@ def test_what_is_wrong_with_a_store_is_said(server: S3, changed: dict[str, str],
 
 
 def test_a_server_that_says_nothing_is_given_up(server: S3, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(buckets, "_TIMEOUT", httpx.Timeout(0.2))
+    monkeypatch.setattr(object_store, "_TIMEOUT", httpx.Timeout(None, connect=0.2))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         error = error_of(server.bucket(endpoint=f"https://127.0.0.1:{silent.getsockname()[1]}"))
-    assert (error.reason, "does not answer in time" in error.message) == ("STORE_NOT_REACHED", True)
+    assert (error.reason, "cannot be reached in time" in error.message) == ("STORE_NOT_REACHED", True)
+
+
+@pytest.mark.parametrize("drip", ["headers", "body"])
+@pytest.mark.parametrize("kind", ["PUT", "GET", "uploads", "begin", "abort", "DELETE"])
+def test_a_server_that_drips_is_given_up(server: S3, monkeypatch: pytest.MonkeyPatch, kind: str, drip: str) -> None:
+    monkeypatch.setattr(buckets, "_PROBE_S", 0.3)
+    monkeypatch.setattr(buckets, "_CLEAN_S", 0.1)
+    server.drip[kind] = drip
+    began = time.monotonic()
+    error = error_of(server.bucket())
+    assert (error.reason, "is too slow" in error.message) == ("STORE_TOO_SLOW", True)
+    assert time.monotonic() - began < 5
+
+
+def test_attempts_at_a_server_that_drips_share_a_limit(server: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buckets, "_TOTAL_S", 0.3)
+    monkeypatch.setattr(buckets, "_ATTEMPT_S", 0.2)
+    server.drip["uploads"] = "headers"
+    with pytest.raises(OstlerError) as caught:
+        server.bucket().begin_upload(KEY)
+    assert caught.value.reason == "STORE_TOO_SLOW"
+    assert "a call with its repetitions took more than 0.3 s" in caught.value.message
+    assert server.asked == ["uploads"] * 2
+
+
+def test_a_server_that_never_ends_to_put_parts_together_is_given_up(
+    server: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buckets, "_COMPLETE_S", 0.2)
+    upload_id, etags = upload(server, [b"one"])
+    server.drip["complete"] = "body"
+    server.bucket().complete_upload(KEY, upload_id, etags, 3)  # its size says that it was done
+    assert server.asked[-2:] == ["complete", "HEAD"]
 
 
 def test_a_busy_server_is_asked_again_and_one_that_refuses_is_not(server: S3) -> None:
