@@ -59,6 +59,7 @@ OPERATIONS = "google.longrunning.Operations"
 REFERENCES = {
     "account": "account",
     "backup": "backup",
+    "backup_schedule": "backup-schedule",
     "affinity_group": "affinity-group",
     "affinity_groups": "affinity-group",
     "group": "affinity-group",
@@ -66,10 +67,12 @@ REFERENCES = {
     "resource_id": "vm",
     "schedule": "schedule",
     "snapshot": "snapshot",
+    "snapshot_schedule": "schedule",
     "user": "user",
     "user_data": "user-data",
     "vm": "vm",
     "vm_snapshot": "vm-snapshot",
+    "vm_snapshot_schedule": "vm-snapshot-schedule",
     "volume": "volume",
 }
 # The same by the service, where the field's name does not tell.

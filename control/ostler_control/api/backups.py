@@ -84,7 +84,7 @@ class BackupService(backup_pb2_grpc.BackupServiceServicer):
     ) -> pb.ListBackupStoresResponse:
         with session():
             query = visible(Pool, None).where(Pool.id.in_(BackupStore.select(BackupStore.pool)))
-            found = page(query, Pool, request)
+            found = page(select(query, Pool, request.selector), Pool, request)
             return pb.ListBackupStoresResponse(stores=convert.stores(found.rows), next_page_token=found.next_page_token)
 
     def SetBackupStoreKey(self, request: pb.SetBackupStoreKeyRequest, context: grpc.ServicerContext) -> pb.BackupStore:
@@ -216,6 +216,7 @@ class BackupService(backup_pb2_grpc.BackupServiceServicer):
             query = visible(BackupSchedule, caller)
             if request.vm:
                 query = query.where(BackupSchedule.vm == resolve(Vm, request.vm, "vm", caller=caller))
+            query = select(query, BackupSchedule, request.selector)
             found = page(query, BackupSchedule, request, scope=caller.actor)
             rows = convert.schedules(found.rows, caller)
             return pb.ListBackupSchedulesResponse(schedules=rows, next_page_token=found.next_page_token)

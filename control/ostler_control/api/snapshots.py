@@ -96,6 +96,7 @@ class SnapshotService(snapshot_pb2_grpc.SnapshotServiceServicer):
         query = visible(SnapshotSchedule, caller)
         if request.volume:
             query = query.where(SnapshotSchedule.volume == resolve(Volume, request.volume, "volume", caller=caller))
+        query = select(query, SnapshotSchedule, request.selector)
         found = page(query, SnapshotSchedule, request, scope=caller.actor)
         rows = convert_volumes.snapshot_schedules(found.rows, caller)
         return pb.ListSnapshotSchedulesResponse(schedules=rows, next_page_token=found.next_page_token)

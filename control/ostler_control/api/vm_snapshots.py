@@ -88,6 +88,7 @@ class VmSnapshotService(vm_snapshot_pb2_grpc.VmSnapshotServiceServicer):
         query = visible(VmSnapshotSchedule, caller)
         if request.vm:
             query = query.where(VmSnapshotSchedule.vm == resolve(Vm, request.vm, "vm", caller=caller))
+        query = select(query, VmSnapshotSchedule, request.selector)
         found = page(query, VmSnapshotSchedule, request, scope=caller.actor)
         rows = convert.schedules(found.rows, caller)
         return pb.ListVmSnapshotSchedulesResponse(schedules=rows, next_page_token=found.next_page_token)

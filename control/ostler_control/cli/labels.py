@@ -14,6 +14,7 @@ from ostler_control.cli.app import App, pass_app
 from ostler_control.cli.names import (
     AFFINITY_GROUP,
     BACKUP,
+    BACKUP_STORE,
     CLUSTER,
     HOST,
     ISO,
@@ -26,6 +27,7 @@ from ostler_control.cli.names import (
     VM_SNAPSHOT,
     VOLUME,
     ZONE,
+    Name,
 )
 from ostler_control.cli.options import output_option
 from ostler_control.cli.output import View, print_one
@@ -53,6 +55,7 @@ class Kind:
         return self.field or self.noun.replace(" ", "_")
 
 
+_ID = "3f6f1a52-8a8e-4d0c-9f53-0f6f5f6f1a52"
 _KINDS = (
     Kind("vm", VM, "a VM", "web-1"),
     Kind("volume", VOLUME, "a volume", "data-1"),
@@ -66,6 +69,10 @@ _KINDS = (
     Kind("network", NETWORK, "a network", "acme-lan"),
     Kind("cluster", CLUSTER, "a cluster", "web"),
     Kind("zone", ZONE, "a zone", "berlin"),
+    Kind("snapshot schedule", click.STRING, "a schedule", _ID),
+    Kind("vm snapshot schedule", click.STRING, "a schedule", _ID),
+    Kind("backup schedule", click.STRING, "a schedule", _ID),
+    Kind("backup store", BACKUP_STORE, "a store", "vault", "pool"),
     Kind("userdata", USER_DATA, "a document", "web", "user_data"),
     Kind("affinity", AFFINITY_GROUP, "an affinity group", "databases", "affinity_group"),
 )
@@ -101,7 +108,7 @@ def label_command(noun: str) -> click.Command:
     kind = KINDS[noun]
 
     @click.command("label", help=_HELP.format(noun=noun, object=kind.words, name=kind.example))
-    @click.argument(kind.name, type=kind.type)
+    @click.argument(kind.name, type=kind.type, metavar=None if isinstance(kind.type, Name) else "ID")
     @changes_argument
     @output_option
     @pass_app

@@ -10,6 +10,8 @@ from ostler_control.models import (
     AffinityGroupLabel,
     Backup,
     BackupLabel,
+    BackupSchedule,
+    BackupScheduleLabel,
     BaseModel,
     Cluster,
     ClusterLabel,
@@ -28,6 +30,8 @@ from ostler_control.models import (
     ServiceOfferingLabel,
     Snapshot,
     SnapshotLabel,
+    SnapshotSchedule,
+    SnapshotScheduleLabel,
     Template,
     TemplateLabel,
     UserData,
@@ -36,6 +40,8 @@ from ostler_control.models import (
     VmLabel,
     VmSnapshot,
     VmSnapshotLabel,
+    VmSnapshotSchedule,
+    VmSnapshotScheduleLabel,
     Volume,
     VolumeLabel,
     Zone,
@@ -48,7 +54,8 @@ class Kind:
     """One kind.
 
     table: its labels, which go with the object; field: of UpdateLabelsRequest's `object`; noun: of its events;
-    of_account: whether an account owns it, whose members label it then; others are for admins.
+    of_account: whether an account owns it, whose members label it then; others are for admins; subject: the column of
+    what its name and account are those of, "": itself.
     """
 
     model: type[BaseModel]
@@ -56,6 +63,7 @@ class Kind:
     field: str
     noun: str
     of_account: bool = False
+    subject: str = ""
 
 
 KINDS = (
@@ -73,6 +81,21 @@ KINDS = (
     Kind(Zone, ZoneLabel, "zone", "zone"),
     Kind(ServiceOffering, ServiceOfferingLabel, "service_offering", "service_offering"),
     Kind(DiskOffering, DiskOfferingLabel, "disk_offering", "disk_offering"),
+    Kind(
+        *(SnapshotSchedule, SnapshotScheduleLabel, "snapshot_schedule", "snapshot_schedule"),
+        of_account=True,
+        subject="volume",
+    ),
+    Kind(
+        *(VmSnapshotSchedule, VmSnapshotScheduleLabel, "vm_snapshot_schedule", "vm_snapshot_schedule"),
+        of_account=True,
+        subject="vm",
+    ),
+    Kind(
+        *(BackupSchedule, BackupScheduleLabel, "backup_schedule", "backup_schedule"),
+        of_account=True,
+        subject="vm",
+    ),
     Kind(UserData, UserDataLabel, "user_data", "userdata", of_account=True),
     Kind(AffinityGroup, AffinityGroupLabel, "affinity_group", "affinity_group", of_account=True),
 )

@@ -81,7 +81,7 @@ def clear(row: BaseModel) -> None:
 
 def _named(row: BaseModel, kind: Kind) -> tuple[str, str]:
     """What people call the object, and whose members may see the event."""
-    owned = cast("_Owned", row)
+    owned = cast("_Owned", getattr(row, kind.subject) if kind.subject else row)
     return owned.name, owned.account_id if kind.of_account else ""
 
 

@@ -41,6 +41,7 @@ from ostler_control.models import (
     Account,
     AffinityGroup,
     Backup,
+    BackupSchedule,
     BaseModel,
     Cluster,
     DiskOffering,
@@ -52,13 +53,16 @@ from ostler_control.models import (
     Pool,
     ServiceOffering,
     Snapshot,
+    SnapshotSchedule,
     Template,
     UserData,
     Vm,
     VmSnapshot,
+    VmSnapshotSchedule,
     Volume,
     Zone,
     new_id,
+    now,
 )
 
 MIB = 1 << 20
@@ -133,6 +137,9 @@ MAKERS: Mapping[str, Callable[[Account], BaseModel]] = {
     "zone": zone,
     "service_offering": service_offering,
     "disk_offering": lambda _: DiskOffering.create(name=name()),
+    "snapshot_schedule": lambda a: SnapshotSchedule.create(volume=volume(a), interval="daily", keep=1, next_time=now()),
+    "vm_snapshot_schedule": lambda a: VmSnapshotSchedule.create(vm=vm(a), interval="daily", keep=1, next_time=now()),
+    "backup_schedule": lambda a: BackupSchedule.create(vm=vm(a), interval="daily", keep_last=1, next_time=now()),
     "user_data": user_data,
     "affinity_group": lambda a: AffinityGroup.create(name=name(), account=a, kind="affinity"),
 }
@@ -167,6 +174,18 @@ LISTS: Mapping[str, tuple[object, str, type[Message], str]] = {
     "disk_offering": (
         *(_bare(OfferingService), "ListDiskOfferings"),
         *(offering_pb2.ListDiskOfferingsRequest, "disk_offerings"),
+    ),
+    "snapshot_schedule": (
+        *(_bare(SnapshotService), "ListSnapshotSchedules"),
+        *(snapshot_pb2.ListSnapshotSchedulesRequest, "schedules"),
+    ),
+    "vm_snapshot_schedule": (
+        *(_bare(VmSnapshotService), "ListVmSnapshotSchedules"),
+        *(vm_snapshot_pb2.ListVmSnapshotSchedulesRequest, "schedules"),
+    ),
+    "backup_schedule": (
+        *(_bare(BackupService), "ListBackupSchedules"),
+        *(backup_pb2.ListBackupSchedulesRequest, "schedules"),
     ),
     "user_data": (_bare(UserDataService), "ListUserData", userdata_pb2.ListUserDataRequest, "user_data"),
     "affinity_group": (

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from ostler.control.v1 import label_pb2
+from ostler.control.v1 import backup_pb2, label_pb2
 from ostler_common.errors import OstlerError
 from ostler_control import labels
+from ostler_control.api.backups import BackupService
 from ostler_control.api.labels import LabelService
 from ostler_control.catalog import offerings
 from ostler_control.labels.kinds import KINDS, OF_FIELD, OF_MODEL, Kind
-from ostler_control.models import DiskOffering, Event, ServiceOffering
+from ostler_control.models import BackupSchedule, BackupStore, DiskOffering, Event, ServiceOffering
 
 from tests import databases
 from tests.unit.control import labeled
@@ -80,6 +81,26 @@ def test_members_label_what_their_own_account_owns(database: str, kind: Kind) ->
     assert labeled.listed(kind.field, "a", eve) == {}
     row.delete_instance()
     assert reason(lambda: labels.update(row, {"a": "c"}, [], "ada")) == f"{kind.field.upper()}_NOT_FOUND"
+
+
+def test_a_schedules_event_has_the_name_of_what_it_is_for(database: str) -> None:
+    row = labeled.MAKERS["backup_schedule"](labeled.account())
+    assert isinstance(row, BackupSchedule)
+    labels.update(row, {"a": "b"}, [], "ada")
+    assert Event.get(Event.resource_id == row.id).resource_name == row.vm.name
+
+
+def test_a_backup_store_has_the_labels_of_its_pool(database: str) -> None:
+    store, other = (labeled.pool(labeled.account()) for _ in range(2))
+    BackupStore.create(pool=store)
+    root = context(admin())
+    for pool in (store, other):
+        LabelService().UpdateLabels(label_pb2.UpdateLabelsRequest(pool=pool.name, set={"site": "far"}), root)
+    service = object.__new__(BackupService)
+    for selector, names in (("site=far", [store.name]), ("!site", [])):
+        request = backup_pb2.ListBackupStoresRequest(selector=selector)
+        found = service.ListBackupStores(request, root).stores
+        assert [(one.name, dict(one.labels)) for one in found] == [(name, {"site": "far"}) for name in names]
 
 
 def test_the_object_must_be_named(database: str) -> None:

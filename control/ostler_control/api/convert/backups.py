@@ -118,6 +118,7 @@ def _disk(row: BackupDisk, parent: Backup | None, full_reason: str) -> pb.Backup
 def schedules(rows: Sequence[BackupSchedule], caller: Caller) -> list[pb.BackupSchedule]:
     vms = by_id(Vm, (row.vm_id for row in rows))
     shown = shown_to(caller)
+    own = labels.of_objects(BackupSchedule, [row.id for row in rows])
     return [
         pb.BackupSchedule(
             id=row.id,
@@ -132,6 +133,7 @@ def schedules(rows: Sequence[BackupSchedule], caller: Caller) -> list[pb.BackupS
             ),
             next_time=timestamp(row.next_time),
             last_error=shown(row.last_error),
+            labels=own.get(row.id, {}),
         )
         for row in rows
     ]
@@ -152,6 +154,7 @@ def stores(rows: Sequence[Pool]) -> list[pb.BackupStore]:
             capacity_bytes=pool.capacity_bytes,
             available_bytes=pool.available_bytes,
             backups=held.get(pool.id, 0),
+            labels=pool.labels,
         )
         for pool in fleet.pools(rows)
     ]

@@ -72,6 +72,7 @@ def vm_snapshot(row: VmSnapshot, caller: Caller) -> pb.VmSnapshot:
 def schedules(rows: Sequence[VmSnapshotSchedule], caller: Caller) -> list[pb.VmSnapshotSchedule]:
     vms = by_id(Vm, (row.vm_id for row in rows))
     shown = shown_to(caller)
+    own = labels.of_objects(VmSnapshotSchedule, [row.id for row in rows])
     return [
         pb.VmSnapshotSchedule(
             id=row.id,
@@ -84,6 +85,7 @@ def schedules(rows: Sequence[VmSnapshotSchedule], caller: Caller) -> list[pb.VmS
             keep=row.keep,
             next_time=timestamp(row.next_time),
             last_error=shown(row.last_error),
+            labels=own.get(row.id, {}),
         )
         for row in rows
     ]

@@ -128,6 +128,7 @@ def snapshot(row: Snapshot, caller: Caller) -> snapshot_pb2.Snapshot:
 def snapshot_schedules(rows: Sequence[SnapshotSchedule], caller: Caller) -> list[snapshot_pb2.SnapshotSchedule]:
     volumes = by_id(Volume, (row.volume_id for row in rows), Volume.name)
     shown = shown_to(caller)
+    own = labels.of_objects(SnapshotSchedule, [row.id for row in rows])
     return [
         snapshot_pb2.SnapshotSchedule(
             id=row.id,
@@ -140,6 +141,7 @@ def snapshot_schedules(rows: Sequence[SnapshotSchedule], caller: Caller) -> list
             keep=row.keep,
             next_time=timestamp(row.next_time),
             last_error=shown(row.last_error),
+            labels=own.get(row.id, {}),
         )
         for row in rows
     ]

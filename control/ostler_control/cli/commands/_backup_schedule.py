@@ -7,6 +7,8 @@ from ostler.control.v1 import backup_pb2 as pb
 
 from ostler_control.cli import text, timetables
 from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.labels import joined as labels_joined
+from ostler_control.cli.labels import label_command, selector_option
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import VM
 from ostler_control.cli.options import limit_option, list_options, output_option, request_id_option
@@ -43,6 +45,7 @@ VIEW = View[pb.BackupSchedule](
         ("last error", lambda s: s.last_error),
         ("id", lambda s: s.id),
     ],
+    details=[("labels", lambda s: labels_joined(s.labels))],
     name=lambda s: s.id,
 )
 
@@ -108,17 +111,18 @@ def create(
 
 @schedule.command("list")
 @click.option("--vm", type=VM, default="", help="Only those of this VM.")
+@selector_option
 @limit_option()
 @list_options
 @pass_app
-def list_(app: App, vm: str, limit: int | None, listing: Listing) -> None:
+def list_(app: App, vm: str, selector: str, limit: int | None, listing: Listing) -> None:
     """Lists schedules with the error of the last run.
 
     \b
     Example:
       ostler backup schedule list --vm web-1
     """
-    request = pb.ListBackupSchedulesRequest(vm=vm)
+    request = pb.ListBackupSchedulesRequest(vm=vm, selector=selector)
     print_list(VIEW, pages(app.client.backups.ListBackupSchedules, request, lambda a: a.schedules, limit), listing)
 
 
@@ -133,3 +137,6 @@ def delete(app: App, schedule_id: str) -> None:
       ostler backup schedule delete 3f6f1a52-8a8e-4d0c-9f53-0f6f5f6f1a52
     """
     app.client.backups.DeleteBackupSchedule(pb.DeleteBackupScheduleRequest(schedule=schedule_id))
+
+
+schedule.add_command(label_command("backup schedule"))

@@ -9,6 +9,8 @@ from ostler.control.v1 import backup_pb2 as pb
 
 from ostler_control.cli import access_keys, text
 from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.labels import joined as labels_joined
+from ostler_control.cli.labels import label_command, selector_option
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import BACKUP_STORE, CLUSTER, ZONE
 from ostler_control.cli.options import (
@@ -33,7 +35,12 @@ VIEW = View[pb.BackupStore](
         ("free", lambda s: text.size(s.available_bytes)),
         ("capacity", lambda s: text.size(s.capacity_bytes)),
     ],
-    details=[("path", lambda s: s.path), ("source", lambda s: s.source), ("id", lambda s: s.id)],
+    details=[
+        ("path", lambda s: s.path),
+        ("source", lambda s: s.source),
+        ("labels", lambda s: labels_joined(s.labels)),
+        ("id", lambda s: s.id),
+    ],
 )
 
 
@@ -156,17 +163,18 @@ def set_key(app: App, store: str, credentials_file: Path | None, output: str) ->
 
 
 @store.command("list")
+@selector_option
 @limit_option()
 @list_options
 @pass_app
-def list_(app: App, limit: int | None, listing: Listing) -> None:
+def list_(app: App, selector: str, limit: int | None, listing: Listing) -> None:
     """Lists stores.
 
     \b
     Example:
       ostler backup store list
     """
-    request = pb.ListBackupStoresRequest()
+    request = pb.ListBackupStoresRequest(selector=selector)
     print_list(VIEW, pages(app.client.backups.ListBackupStores, request, lambda a: a.stores, limit), listing)
 
 
@@ -184,3 +192,6 @@ def remove(app: App, store: str, yes: bool) -> None:
     confirm(f"Remove store {store}?", yes)
     app.client.backups.DeleteBackupStore(pb.DeleteBackupStoreRequest(store=store))
     click.echo(f"store {store} is removed")
+
+
+store.add_command(label_command("backup store"))

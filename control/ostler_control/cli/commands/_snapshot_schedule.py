@@ -7,6 +7,8 @@ from ostler.control.v1 import snapshot_pb2 as pb
 
 from ostler_control.cli import text, timetables
 from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.labels import joined as labels_joined
+from ostler_control.cli.labels import label_command, selector_option
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import VOLUME
 from ostler_control.cli.options import limit_option, list_options, output_option, request_id_option
@@ -36,6 +38,7 @@ VIEW = View[pb.SnapshotSchedule](
         ("last error", lambda s: s.last_error),
         ("id", lambda s: s.id),
     ],
+    details=[("labels", lambda s: labels_joined(s.labels))],
     name=lambda s: s.id,
 )
 
@@ -80,17 +83,18 @@ def create(app: App, volume: str, interval: str | None, at: str, keep: int, requ
 
 @schedule.command("list")
 @click.option("--volume", type=VOLUME, default="", help="Only those of this volume.")
+@selector_option
 @limit_option()
 @list_options
 @pass_app
-def list_(app: App, volume: str, limit: int | None, listing: Listing) -> None:
+def list_(app: App, volume: str, selector: str, limit: int | None, listing: Listing) -> None:
     """Lists schedules with the error of the last run.
 
     \b
     Example:
       ostler snapshot schedule list --volume data-1
     """
-    request = pb.ListSnapshotSchedulesRequest(volume=volume)
+    request = pb.ListSnapshotSchedulesRequest(volume=volume, selector=selector)
     print_list(VIEW, pages(app.client.snapshots.ListSnapshotSchedules, request, lambda a: a.schedules, limit), listing)
 
 
@@ -105,3 +109,6 @@ def delete(app: App, schedule_id: str) -> None:
       ostler snapshot schedule delete 3f6f1a52-8a8e-4d0c-9f53-0f6f5f6f1a52
     """
     app.client.snapshots.DeleteSnapshotSchedule(pb.DeleteSnapshotScheduleRequest(schedule=schedule_id))
+
+
+schedule.add_command(label_command("snapshot schedule"))

@@ -7,6 +7,8 @@ from ostler.control.v1 import vm_snapshot_pb2 as pb
 
 from ostler_control.cli import text, timetables
 from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.labels import joined as labels_joined
+from ostler_control.cli.labels import label_command, selector_option
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import VM
 from ostler_control.cli.options import limit_option, list_options, output_option, request_id_option
@@ -36,6 +38,7 @@ VIEW = View[pb.VmSnapshotSchedule](
         ("last error", lambda s: s.last_error),
         ("id", lambda s: s.id),
     ],
+    details=[("labels", lambda s: labels_joined(s.labels))],
     name=lambda s: s.id,
 )
 
@@ -79,17 +82,18 @@ def create(app: App, vm: str, interval: str | None, at: str, keep: int, request_
 
 @schedule.command("list")
 @click.option("--vm", type=VM, default="", help="Only those of this VM.")
+@selector_option
 @limit_option()
 @list_options
 @pass_app
-def list_(app: App, vm: str, limit: int | None, listing: Listing) -> None:
+def list_(app: App, vm: str, selector: str, limit: int | None, listing: Listing) -> None:
     """Lists schedules with the error of the last run.
 
     \b
     Example:
       ostler vm snapshot schedule list --vm web-1
     """
-    request = pb.ListVmSnapshotSchedulesRequest(vm=vm)
+    request = pb.ListVmSnapshotSchedulesRequest(vm=vm, selector=selector)
     found = pages(app.client.vm_snapshots.ListVmSnapshotSchedules, request, lambda a: a.schedules, limit)
     print_list(VIEW, found, listing)
 
@@ -105,3 +109,6 @@ def delete(app: App, schedule_id: str) -> None:
       ostler vm snapshot schedule delete 3f6f1a52-8a8e-4d0c-9f53-0f6f5f6f1a52
     """
     app.client.vm_snapshots.DeleteVmSnapshotSchedule(pb.DeleteVmSnapshotScheduleRequest(schedule=schedule_id))
+
+
+schedule.add_command(label_command("vm snapshot schedule"))
