@@ -91,6 +91,8 @@ PLAIN = {
         "filter",
         "guest_user",
         "host",
+        "import_plan",
+        "import_source",
         "iso",
         "isos",
         "page_token",

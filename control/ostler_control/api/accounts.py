@@ -8,6 +8,7 @@ from ostler.control.v1 import account_pb2_grpc
 
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import core
+from ostler_control.api.labels import select
 from ostler_control.api.paging import page
 from ostler_control.api.requests import once
 from ostler_control.api.resolve import resolve, visible
@@ -27,7 +28,8 @@ class AccountService(account_pb2_grpc.AccountServiceServicer):
 
     def ListAccounts(self, request: pb.ListAccountsRequest, context: grpc.ServicerContext) -> pb.ListAccountsResponse:
         caller = caller_of(context)
-        found = page(visible(Account, caller), Account, request, scope=caller.actor)
+        query = select(visible(Account, caller), Account, request.selector)
+        found = page(query, Account, request, scope=caller.actor)
         return pb.ListAccountsResponse(accounts=core.accounts(found.rows), next_page_token=found.next_page_token)
 
     def DeleteAccount(

@@ -12,6 +12,7 @@ from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import import_plans as convert
 from ostler_control.api.convert.enums import from_enum
 from ostler_control.api.import_plan_names import invalid, read
+from ostler_control.api.labels import select
 from ostler_control.api.paging import page
 from ostler_control.api.requests import once
 from ostler_control.api.resolve import resolve, visible
@@ -58,6 +59,7 @@ class ImportPlanService(import_plan_pb2_grpc.ImportPlanServiceServicer):
         query = visible(ImportPlan, None)
         if request.state:
             query = query.where(ImportPlan.state == from_enum(pb.ImportPlan.State, "", request.state, "state"))
+        query = select(query, ImportPlan, request.selector)
         found = page(query, ImportPlan, request, newest_first=True)
         return pb.ListImportPlansResponse(plans=convert.plans(found.rows), next_page_token=found.next_page_token)
 

@@ -17,6 +17,7 @@ from ostler_control.agents import Agents
 from ostler_control.api import import_files, import_kvm_sources
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import imports as convert
+from ostler_control.api.labels import select
 from ostler_control.api.networks import resolve_networks
 from ostler_control.api.paging import list_page, page
 from ostler_control.api.requests import once
@@ -80,10 +81,10 @@ class ImportService(import_pb2_grpc.ImportServiceServicer):
         self, request: pb.ListImportSourcesRequest, context: grpc.ServicerContext
     ) -> pb.ListImportSourcesResponse:
         with session():
-            found = page(visible(ImportSource, None), ImportSource, request)
-            return pb.ListImportSourcesResponse(
-                sources=map(convert.source, found.rows), next_page_token=found.next_page_token
-            )
+            query = select(visible(ImportSource, None), ImportSource, request.selector)
+            found = page(query, ImportSource, request)
+            rows = convert.import_sources(found.rows)
+            return pb.ListImportSourcesResponse(sources=rows, next_page_token=found.next_page_token)
 
     def UpdateImportSource(
         self, request: pb.UpdateImportSourceRequest, context: grpc.ServicerContext

@@ -9,6 +9,7 @@ from ostler.control.v1 import key_pb2_grpc
 from ostler_common.key_backup import Stretching
 from ostler_common.secret import Secret
 
+from ostler_control import labels
 from ostler_control.api.caller import caller_of
 from ostler_control.api.convert import keys as convert
 from ostler_control.api.paging import list_page
@@ -25,8 +26,10 @@ class KeyService(key_pb2_grpc.KeyServiceServicer):
         self._keys = keys
 
     def ListKeys(self, request: pb.ListKeysRequest, context: grpc.ServicerContext) -> pb.ListKeysResponse:
-        found = list_page(versions.versions(self._keys.provider), request)
-        return pb.ListKeysResponse(keys=map(convert.key, found.rows), next_page_token=found.next_page_token)
+        all_keys = convert.keys(versions.versions(self._keys.provider))
+        wanted = labels.parse(request.selector)
+        found = list_page([key for key in all_keys if labels.matches(wanted, key.labels)], request)
+        return pb.ListKeysResponse(keys=found.rows, next_page_token=found.next_page_token)
 
     def RotateKey(self, request: pb.RotateKeyRequest, context: grpc.ServicerContext) -> LongRunning:
         caller = caller_of(context)

@@ -11,6 +11,7 @@ from ostler_common.identity import Kind
 from ostler_control.api.caller import caller_of, serial_of
 from ostler_control.api.convert import fleet
 from ostler_control.api.convert.enums import from_enum
+from ostler_control.api.labels import select
 from ostler_control.api.paging import page
 from ostler_control.api.requests import once
 from ostler_control.api.resolve import resolve
@@ -38,9 +39,9 @@ class UserService(account_pb2_grpc.UserServiceServicer):
         return _user(resolve(User, request.user, "user"))
 
     def ListUsers(self, request: pb.ListUsersRequest, context: grpc.ServicerContext) -> pb.ListUsersResponse:
-        found = page(User.select(User, Account).join(Account), User, request)
-        ends = certificates.expire_times(Kind.USER)
-        rows = [fleet.user(row, ends) for row in found.rows]
+        query = select(User.select(User, Account).join(Account), User, request.selector)
+        found = page(query, User, request)
+        rows = fleet.users(found.rows, certificates.expire_times(Kind.USER))
         return pb.ListUsersResponse(users=rows, next_page_token=found.next_page_token)
 
     def RevokeUser(self, request: pb.RevokeUserRequest, context: grpc.ServicerContext) -> pb.User:
@@ -83,4 +84,4 @@ def _check_self_or_admin(ref: str, caller: Caller) -> None:
 
 
 def _user(row: User) -> pb.User:
-    return fleet.user(row, certificates.expire_times(Kind.USER))
+    return fleet.users([row], certificates.expire_times(Kind.USER))[0]

@@ -12,6 +12,7 @@ from ostler_common.text import printable
 from ostler_common.units import format_duration
 
 from ostler_control.cli import text
+from ostler_control.cli.labels import joined as labels_joined
 from ostler_control.cli.output import Listing, View, print_data, print_list
 from ostler_control.cli.plain import to_plain
 
@@ -42,6 +43,7 @@ VIEW = View[pb.ImportPlan](
         ("outcome", lambda p: p.outcome),
         ("age", lambda p: text.age(p, "create_time")),
     ],
+    details=[("labels", lambda p: labels_joined(p.labels))],
 )
 
 
@@ -205,6 +207,8 @@ def about_plan(plan: pb.ImportPlan) -> list[str]:
         f"source {plan.source_name}; at once {limits.vms} VMs, {limits.per_esxi_host} per ESXi host,"
         f" {limits.per_vcenter} per vCenter, {limits.per_conversion_host} per conversion host",
     ]
+    if plan.labels:
+        lines.append(f"labels {labels_joined(plan.labels)}")
     return lines + ([plan.outcome] if plan.outcome else [])
 
 

@@ -12,16 +12,21 @@ from ostler.control.v1 import label_pb2 as pb
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pass_app
 from ostler_control.cli.names import (
+    ACCOUNT,
     AFFINITY_GROUP,
     BACKUP,
     BACKUP_STORE,
     CLUSTER,
     HOST,
+    IMPORT_PLAN,
+    IMPORT_SOURCE,
     ISO,
+    KEY,
     NETWORK,
     POOL,
     SNAPSHOT,
     TEMPLATE,
+    USER,
     USER_DATA,
     VM,
     VM_SNAPSHOT,
@@ -73,6 +78,11 @@ _KINDS = (
     Kind("vm snapshot schedule", click.STRING, "a schedule", _ID),
     Kind("backup schedule", click.STRING, "a schedule", _ID),
     Kind("backup store", BACKUP_STORE, "a store", "vault", "pool"),
+    Kind("import source", IMPORT_SOURCE, "an import source", "vc1"),
+    Kind("import plan", IMPORT_PLAN, "an import plan", "wave-1"),
+    Kind("account", ACCOUNT, "an account", "research"),
+    Kind("user", USER, "a user", "ada"),
+    Kind("key", KEY, "a key version", "file:9f86d081884c7d65"),
     Kind("userdata", USER_DATA, "a document", "web", "user_data"),
     Kind("affinity", AFFINITY_GROUP, "an affinity group", "databases", "affinity_group"),
 )

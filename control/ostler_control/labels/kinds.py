@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ostler_control.models import (
+    Account,
+    AccountLabel,
     AffinityGroup,
     AffinityGroupLabel,
     Backup,
@@ -19,8 +21,14 @@ from ostler_control.models import (
     DiskOfferingLabel,
     Host,
     HostLabel,
+    ImportPlan,
+    ImportPlanLabel,
+    ImportSource,
+    ImportSourceLabel,
     Iso,
     IsoLabel,
+    Kek,
+    KekLabel,
     Label,
     Network,
     NetworkLabel,
@@ -34,8 +42,10 @@ from ostler_control.models import (
     SnapshotScheduleLabel,
     Template,
     TemplateLabel,
+    User,
     UserData,
     UserDataLabel,
+    UserLabel,
     Vm,
     VmLabel,
     VmSnapshot,
@@ -65,6 +75,11 @@ class Kind:
     of_account: bool = False
     subject: str = ""
 
+    @property
+    def not_found(self) -> str:
+        """The reason code for one that is gone."""
+        return "KEK_NOT_FOUND" if self.model is Kek else f"{self.field.upper()}_NOT_FOUND"
+
 
 KINDS = (
     Kind(Vm, VmLabel, "vm", "vm", of_account=True),
@@ -79,6 +94,11 @@ KINDS = (
     Kind(Network, NetworkLabel, "network", "network"),
     Kind(Cluster, ClusterLabel, "cluster", "cluster"),
     Kind(Zone, ZoneLabel, "zone", "zone"),
+    Kind(ImportSource, ImportSourceLabel, "import_source", "import-source"),
+    Kind(ImportPlan, ImportPlanLabel, "import_plan", "import-plan"),
+    Kind(Account, AccountLabel, "account", "account"),
+    Kind(User, UserLabel, "user", "user"),
+    Kind(Kek, KekLabel, "key", "key"),
     Kind(ServiceOffering, ServiceOfferingLabel, "service_offering", "service_offering"),
     Kind(DiskOffering, DiskOfferingLabel, "disk_offering", "disk_offering"),
     Kind(

@@ -6,6 +6,7 @@ The grammar: https://kubernetes.io/docs/concepts/overview/working-with-objects/l
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -77,6 +78,23 @@ def parse(text: str) -> tuple[Requirement, ...]:
     if count > MAX_VALUES:
         raise _invalid(f"{count} values; at most {MAX_VALUES} are allowed")
     return tuple(found)
+
+
+def matches(requirements: Sequence[Requirement], labels: Mapping[str, str]) -> bool:
+    """Whether an object with these labels meets all requirements."""
+    return all(_meets(labels.get(requirement.key), requirement) for requirement in requirements)
+
+
+def _meets(value: str | None, requirement: Requirement) -> bool:
+    match requirement.operator:
+        case Operator.EXISTS:
+            return value is not None
+        case Operator.ABSENT:
+            return value is None
+        case Operator.IN:
+            return value in requirement.values
+        case Operator.NOT_IN:
+            return value not in requirement.values
 
 
 class _Tokens:

@@ -89,7 +89,7 @@ def _lock(row: BaseModel, kind: Kind) -> None:
     """Of two changes of one object's labels at once the second waits: both would insert the same key otherwise."""
     model = kind.model
     if locked(model.select(model.id).where(model.id == row.id)).get_or_none() is None:
-        raise NotFoundError(f"{kind.noun} {row.id} is gone", f"{kind.field.upper()}_NOT_FOUND")
+        raise NotFoundError(f"{kind.noun} {row.id} is gone", kind.not_found)
 
 
 def of_objects(model: type[BaseModel], ids: Iterable[str]) -> dict[str, dict[str, str]]:

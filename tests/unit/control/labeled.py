@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import TypeVar, cast
 
 import grpc
 from google.protobuf.message import Message
 from ostler.control.v1 import (
+    account_pb2,
     affinity_pb2,
     backup_pb2,
     host_pb2,
+    import_pb2,
+    import_plan_pb2,
     iso_pb2,
+    key_pb2,
     network_pb2,
     offering_pb2,
     pool_pb2,
@@ -23,20 +28,26 @@ from ostler.control.v1 import (
     volume_pb2,
     zone_pb2,
 )
+from ostler_control.api.accounts import AccountService
 from ostler_control.api.affinity import AffinityService
 from ostler_control.api.backups import BackupService
 from ostler_control.api.hosts import HostService
+from ostler_control.api.import_plans import ImportPlanService
+from ostler_control.api.imports import ImportService
 from ostler_control.api.isos import IsoService
+from ostler_control.api.keys import KeyService
 from ostler_control.api.networks import NetworkService
 from ostler_control.api.offerings import OfferingService
 from ostler_control.api.pools import PoolService
 from ostler_control.api.snapshots import SnapshotService
 from ostler_control.api.templates import TemplateService
 from ostler_control.api.userdata import UserDataService
+from ostler_control.api.users import UserService
 from ostler_control.api.vm_snapshots import VmSnapshotService
 from ostler_control.api.vms import VmService
 from ostler_control.api.volumes import VolumeService
 from ostler_control.api.zones import ClusterService, ZoneService
+from ostler_control.keys import Keyring
 from ostler_control.models import (
     Account,
     AffinityGroup,
@@ -46,6 +57,8 @@ from ostler_control.models import (
     Cluster,
     DiskOffering,
     Host,
+    ImportPlan,
+    ImportSource,
     Iso,
     Kek,
     Network,
@@ -55,6 +68,7 @@ from ostler_control.models import (
     Snapshot,
     SnapshotSchedule,
     Template,
+    User,
     UserData,
     Vm,
     VmSnapshot,
@@ -140,6 +154,23 @@ MAKERS: Mapping[str, Callable[[Account], BaseModel]] = {
     "snapshot_schedule": lambda a: SnapshotSchedule.create(volume=volume(a), interval="daily", keep=1, next_time=now()),
     "vm_snapshot_schedule": lambda a: VmSnapshotSchedule.create(vm=vm(a), interval="daily", keep=1, next_time=now()),
     "backup_schedule": lambda a: BackupSchedule.create(vm=vm(a), interval="daily", keep_last=1, next_time=now()),
+    "import_source": lambda _: ImportSource.create(
+        name=name(), type="vmware", address="vc", username="root", thumbprint="0" * 64, passphrase=passphrase()
+    ),
+    "import_plan": lambda _: ImportPlan.create(
+        name=name(),
+        source_id=new_id(),
+        source_name="vc1",
+        user="root",
+        document="",
+        max_vms=1,
+        max_per_esxi_host=1,
+        max_per_vcenter=1,
+        max_per_conversion_host=1,
+    ),
+    "account": lambda _: account(),
+    "user": lambda a: User.create(name=name(), role="member", account=a),
+    "key": lambda _: Kek.create(name=name()),
     "user_data": user_data,
     "affinity_group": lambda a: AffinityGroup.create(name=name(), account=a, kind="affinity"),
 }
@@ -148,6 +179,13 @@ MAKERS: Mapping[str, Callable[[Account], BaseModel]] = {
 def _bare(service: type[_S]) -> _S:
     """A service for its lists, which need neither agents nor keys."""
     return object.__new__(service)
+
+
+class _NoKeys:
+    """A provider that has lost all keys, so that the list shows what the database knows."""
+
+    def stored_versions(self) -> list[str]:
+        return []
 
 
 # The call, its request and the field of its answer that has the rows.
@@ -187,6 +225,16 @@ LISTS: Mapping[str, tuple[object, str, type[Message], str]] = {
         *(_bare(BackupService), "ListBackupSchedules"),
         *(backup_pb2.ListBackupSchedulesRequest, "schedules"),
     ),
+    "import_source": (_bare(ImportService), "ListImportSources", import_pb2.ListImportSourcesRequest, "sources"),
+    "import_plan": (_bare(ImportPlanService), "ListImportPlans", import_plan_pb2.ListImportPlansRequest, "plans"),
+    "account": (_bare(AccountService), "ListAccounts", account_pb2.ListAccountsRequest, "accounts"),
+    "user": (_bare(UserService), "ListUsers", account_pb2.ListUsersRequest, "users"),
+    "key": (
+        KeyService(cast("Keyring", SimpleNamespace(provider=_NoKeys()))),
+        "ListKeys",
+        key_pb2.ListKeysRequest,
+        "keys",
+    ),
     "user_data": (_bare(UserDataService), "ListUserData", userdata_pb2.ListUserDataRequest, "user_data"),
     "affinity_group": (
         *(_bare(AffinityService), "ListAffinityGroups"),
@@ -200,4 +248,4 @@ def listed(field: str, selector: str, context: grpc.ServicerContext) -> dict[str
     service, method, request, rows = LISTS[field]
     call = cast("Callable[[Message, grpc.ServicerContext], object]", getattr(service, method))
     answer = call(request(selector=selector), context)
-    return {row.id: dict(row.labels) for row in getattr(answer, rows)}
+    return {row.name if field == "key" else row.id: dict(row.labels) for row in getattr(answer, rows)}

@@ -70,6 +70,9 @@ def vm(name: str) -> Vm:
 )
 def test_a_selector_selects_what_kubernetes_would(site: Site, text: str, names: list[str]) -> None:
     assert select(text) == names
+    own = labels.of_objects(Vm, [row.id for row in Vm.select()])
+    wanted = labels.parse(text)
+    assert sorted(row.name for row in Vm.select() if labels.matches(wanted, own.get(row.id, {}))) == names
 
 
 def test_a_selector_is_part_of_one_query_answered_from_an_index(site: Site) -> None:

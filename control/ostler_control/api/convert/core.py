@@ -23,12 +23,14 @@ from ostler_control.models import Account, Cluster, DiskOffering, Event, Service
 def accounts(rows: Sequence[Account]) -> list[account_pb2.Account]:
     """With what they own and may own."""
     usage = quotas.find_usage([row.id for row in rows])
+    own = labels.of_objects(Account, [row.id for row in rows])
     return [
         account_pb2.Account(
             id=row.id,
             name=row.name,
             create_time=timestamp(row.create_time),
             quotas=_quotas(usage[row.id], quotas.find_limits(row.id)),
+            labels=own.get(row.id, {}),
         )
         for row in rows
     ]

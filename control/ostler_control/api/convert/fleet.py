@@ -23,17 +23,22 @@ from ostler_control.models import Cluster, Host, HostGuard, Pool, PoolHost, Unma
 from ostler_control.trust import certificates
 
 
-def user(row: User, expire_times: Mapping[str, datetime.datetime]) -> account_pb2.User:
+def users(rows: Sequence[User], expire_times: Mapping[str, datetime.datetime]) -> list[account_pb2.User]:
     """expire_times: of `certificates.expire_times(Kind.USER)`."""
-    return account_pb2.User(
-        id=row.id,
-        name=row.name,
-        role=to_enum(account_pb2.User.Role, "", row.role),
-        account_id=row.account.id,
-        account_name=row.account.name,
-        create_time=timestamp(row.create_time),
-        certificate_expire_time=timestamp(expire_times.get(row.id)),
-    )
+    own = labels.of_objects(User, [row.id for row in rows])
+    return [
+        account_pb2.User(
+            id=row.id,
+            name=row.name,
+            role=to_enum(account_pb2.User.Role, "", row.role),
+            account_id=row.account.id,
+            account_name=row.account.name,
+            create_time=timestamp(row.create_time),
+            certificate_expire_time=timestamp(expire_times.get(row.id)),
+            labels=own.get(row.id, {}),
+        )
+        for row in rows
+    ]
 
 
 def hosts(rows: Sequence[Host], *, whole: bool) -> list[host_pb2.Host]:

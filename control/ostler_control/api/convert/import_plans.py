@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ostler.control.v1 import import_plan_pb2 as pb
 
+from ostler_control import labels
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.imports import finding
 from ostler_control.api.convert.times import timestamp
@@ -32,10 +33,13 @@ def plans(rows: Sequence[ImportPlan]) -> list[pb.ImportPlan]:
         vms[vm.plan_id].append(vm)
     under_way = [vm.operation_id for found in vms.values() for vm in found if vm.state is _RUNNING]
     operations = {row.id: row for row in Operation.select().where(Operation.id.in_(under_way))}
-    return [_plan(row, vms[row.id], operations) for row in rows]
+    own = labels.of_objects(ImportPlan, [row.id for row in rows])
+    return [_plan(row, vms[row.id], operations, own.get(row.id, {})) for row in rows]
 
 
-def _plan(row: ImportPlan, vms: Sequence[ImportPlanVm], operations: Mapping[str, Operation]) -> pb.ImportPlan:
+def _plan(
+    row: ImportPlan, vms: Sequence[ImportPlanVm], operations: Mapping[str, Operation], own_labels: Mapping[str, str]
+) -> pb.ImportPlan:
     limits = store.limits_of(row)
     left_s = 0
     if row.state.is_active:
@@ -63,6 +67,7 @@ def _plan(row: ImportPlan, vms: Sequence[ImportPlanVm], operations: Mapping[str,
         vms=[_vm(vm, names, operations.get(vm.operation_id)) for vm in vms],
         left_s=left_s,
         create_time=timestamp(row.create_time),
+        labels=own_labels,
     )
 
 

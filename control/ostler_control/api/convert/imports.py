@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from ostler.control.v1 import import_pb2 as pb
 
+from ostler_control import labels
 from ostler_control.api.convert.times import timestamp
 from ostler_control.imports import kvm_source, sources
 from ostler_control.imports.kvm_source import SshTrust, TlsTrust
@@ -19,8 +22,17 @@ _SEVERITIES = {
 }
 
 
+def import_sources(rows: Sequence[ImportSource]) -> list[pb.ImportSource]:
+    """Without their passwords, of course."""
+    own = labels.of_objects(ImportSource, [row.id for row in rows])
+    return [_source(row, own.get(row.id, {})) for row in rows]
+
+
 def source(row: ImportSource) -> pb.ImportSource:
-    """Without its password, of course."""
+    return import_sources([row])[0]
+
+
+def _source(row: ImportSource, own_labels: Mapping[str, str]) -> pb.ImportSource:
     found = pb.ImportSource(
         id=row.id,
         name=row.name,
@@ -30,6 +42,7 @@ def source(row: ImportSource) -> pb.ImportSource:
         thumbprint=row.thumbprint,
         ca_pem=row.ca_pem,
         create_time=timestamp(row.create_time),
+        labels=own_labels,
     )
     if row.type == kvm_source.TYPE:
         _put_trust(found, kvm_source.trust_of(row))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ostler.control.v1 import key_pb2 as pb
 
+from ostler_control import labels
 from ostler_control.api.convert.enums import to_enum
 from ostler_control.api.convert.times import timestamp
 from ostler_control.keys.versions import Broken, Version, count_passphrases
@@ -14,14 +15,19 @@ from ostler_control.models import Kek
 _FAILURES = 1000
 
 
-def key(found: Version) -> pb.Key:
-    return pb.Key(
-        name=found.id,
-        state=to_enum(pb.Key.State, "", found.state),
-        passphrases=found.passphrases,
-        present=found.present,
-        create_time=timestamp(found.create_time),
-    )
+def keys(found: Sequence[Version]) -> list[pb.Key]:
+    own = labels.of_objects(Kek, [version.id for version in found])
+    return [
+        pb.Key(
+            name=version.id,
+            state=to_enum(pb.Key.State, "", version.state),
+            passphrases=version.passphrases,
+            present=version.present,
+            create_time=timestamp(version.create_time),
+            labels=own.get(version.id, {}),
+        )
+        for version in found
+    ]
 
 
 def key_after(kek_id: str) -> pb.Key:
@@ -36,6 +42,7 @@ def key_after(kek_id: str) -> pb.Key:
         passphrases=count_passphrases().get(current.id, 0),
         present=True,
         create_time=timestamp(current.create_time),
+        labels=labels.of_objects(Kek, [current.id]).get(current.id, {}),
     )
 
 

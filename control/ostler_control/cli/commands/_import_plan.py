@@ -14,6 +14,7 @@ from ostler_control.cli import import_plans
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.exits import Exit
 from ostler_control.cli.finish import finish
+from ostler_control.cli.labels import label_command, selector_option
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import IMPORT_PLAN
 from ostler_control.cli.options import (
@@ -107,10 +108,11 @@ def _print_errors(file: Path, found: pb.ValidateImportPlanResponse, output: str)
 
 @plan_group.command("list")
 @click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
+@selector_option
 @limit_option(100)
 @list_options
 @pass_app
-def list_(app: App, state: str | None, limit: int | None, listing: Listing) -> None:
+def list_(app: App, state: str | None, selector: str, limit: int | None, listing: Listing) -> None:
     """Lists import plans, the newest first.
 
     \b
@@ -118,7 +120,7 @@ def list_(app: App, state: str | None, limit: int | None, listing: Listing) -> N
       ostler import plan list --state running
     """
     number = pb.ImportPlan.State.Value((state or "state_unspecified").upper())
-    request = pb.ListImportPlansRequest(state=number)
+    request = pb.ListImportPlansRequest(state=number, selector=selector)
     print_list(
         import_plans.VIEW, pages(app.client.import_plans.ListImportPlans, request, lambda a: a.plans, limit), listing
     )
@@ -306,3 +308,6 @@ def delete(app: App, plan: str, yes: bool) -> None:
     confirm(f"Delete import plan {plan} and its report?", yes)
     app.client.import_plans.DeleteImportPlan(pb.DeleteImportPlanRequest(plan=plan))
     click.echo(f"import plan {plan} is deleted")
+
+
+plan_group.add_command(label_command("import plan"))

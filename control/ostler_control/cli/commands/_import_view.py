@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ostler.control.v1 import import_pb2 as pb
 
 from ostler_control.cli import text
+from ostler_control.cli.labels import joined as labels_joined
 from ostler_control.cli.output import Section, View
 
 POWERS = ("on", "off", "suspended")
@@ -38,6 +39,7 @@ SOURCE = View[pb.ImportSource](
     ],
     details=[
         ("thumbprint", lambda s: s.thumbprint),
+        ("labels", lambda s: labels_joined(s.labels)),
         ("created", lambda s: text.when(s, "create_time")),
         ("id", lambda s: s.id),
     ],

@@ -9,6 +9,8 @@ from ostler.control.v1 import account_pb2 as pb
 
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.labels import joined as labels_joined
+from ostler_control.cli.labels import label_command, selector_option
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import ACCOUNT
 from ostler_control.cli.options import confirm, limit_option, list_options, output_option, request_id_option, yes_option
@@ -47,7 +49,7 @@ VIEW = View[pb.Account](
         ("storage", _used("storage_bytes")),
         ("age", lambda a: text.age(a, "create_time")),
     ],
-    details=[("id", lambda a: a.id)],
+    details=[("labels", lambda a: labels_joined(a.labels)), ("id", lambda a: a.id)],
     sections=[Section("Quotas", _quotas)],
 )
 
@@ -74,17 +76,18 @@ def create(app: App, name: str, request_id: str, output: str) -> None:
 
 
 @command.command("list")
+@selector_option
 @limit_option()
 @list_options
 @pass_app
-def list_(app: App, limit: int | None, listing: Listing) -> None:
+def list_(app: App, selector: str, limit: int | None, listing: Listing) -> None:
     """Lists accounts.
 
     \b
     Example:
       ostler account list
     """
-    request = pb.ListAccountsRequest()
+    request = pb.ListAccountsRequest(selector=selector)
     print_list(VIEW, pages(app.client.accounts.ListAccounts, request, lambda a: a.accounts, limit), listing)
 
 
@@ -116,3 +119,6 @@ def delete(app: App, account: str, yes: bool) -> None:
     confirm(f"Delete account {account}?", yes)
     app.client.accounts.DeleteAccount(pb.DeleteAccountRequest(account=account))
     click.echo(f"account {account} is deleted")
+
+
+command.add_command(label_command("account"))

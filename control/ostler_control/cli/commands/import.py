@@ -32,6 +32,7 @@ from ostler_control.cli.commands._import_volume import volume_command
 from ostler_control.cli.commands._vm_view import VIEW as VM_VIEW
 from ostler_control.cli.exits import Exit
 from ostler_control.cli.finish import finish
+from ostler_control.cli.labels import label_command, selector_option
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import IMPORT_SOURCE, VM
 from ostler_control.cli.options import (
@@ -200,17 +201,18 @@ def update(
 
 
 @source_group.command("list")
+@selector_option
 @limit_option()
 @list_options
 @pass_app
-def list_sources(app: App, limit: int | None, listing: Listing) -> None:
+def list_sources(app: App, selector: str, limit: int | None, listing: Listing) -> None:
     """Lists import sources.
 
     \b
     Example:
       ostler import source list
     """
-    request = pb.ListImportSourcesRequest()
+    request = pb.ListImportSourcesRequest(selector=selector)
     print_list(SOURCE, pages(app.client.imports.ListImportSources, request, lambda a: a.sources, limit), listing)
 
 
@@ -343,6 +345,7 @@ def cut_over(app: App, vm: str, yes: bool) -> None:
     click.echo(f"VM {vm} is cut over (ostler operation list)")
 
 
+source_group.add_command(label_command("import source"))
 command.add_command(ova_command)
 add.add_command(kvm_source_command)
 command.add_command(kvm_command)

@@ -12,6 +12,8 @@ from ostler.control.v1 import key_pb2 as pb
 from ostler_control.cli import passphrases, text
 from ostler_control.cli.app import App, pages, pass_app
 from ostler_control.cli.finish import finish
+from ostler_control.cli.labels import joined as labels_joined
+from ostler_control.cli.labels import label_command, selector_option
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import KEY
 from ostler_control.cli.options import (
@@ -37,6 +39,7 @@ VIEW = View[pb.Key](
         ("present", lambda k: "yes" if k.present else "MISSING"),
         ("age", lambda k: text.age(k, "create_time")),
     ],
+    details=[("labels", lambda k: labels_joined(k.labels))],
 )
 FAILURES = View[pb.VerifyKeysResponse.Failure](
     "failure",
@@ -56,17 +59,20 @@ def command() -> None:
 
 
 @command.command("list")
+@selector_option
 @limit_option()
 @list_options
 @pass_app
-def list_(app: App, limit: int | None, listing: Listing) -> None:
+def list_(app: App, selector: str, limit: int | None, listing: Listing) -> None:
     """Lists key versions and how many passphrases each seals.
 
     \b
     Example:
       ostler key list
     """
-    print_list(VIEW, pages(app.client.keys.ListKeys, pb.ListKeysRequest(), lambda a: a.keys, limit), listing)
+    print_list(
+        VIEW, pages(app.client.keys.ListKeys, pb.ListKeysRequest(selector=selector), lambda a: a.keys, limit), listing
+    )
 
 
 @command.command("rotate")
@@ -172,6 +178,9 @@ def verify(app: App, file: Path | None, passphrase_file: Path | None, output: st
         click.echo(f"{answer.opened} of {answer.passphrases} passphrases open", err=True)
     if answer.failures:
         raise SystemExit(1)
+
+
+command.add_command(label_command("key"))
 
 
 def _with_backup(file: Path, passphrase_file: Path | None) -> pb.VerifyKeysRequest:

@@ -10,6 +10,8 @@ from ostler.control.v1 import account_pb2 as pb
 
 from ostler_control.cli import text
 from ostler_control.cli.app import App, pages, pass_app
+from ostler_control.cli.labels import joined as labels_joined
+from ostler_control.cli.labels import label_command, selector_option
 from ostler_control.cli.lazy import Noun
 from ostler_control.cli.names import ACCOUNT, USER
 from ostler_control.cli.options import confirm, limit_option, list_options, output_option, request_id_option, yes_option
@@ -23,7 +25,11 @@ VIEW = View[pb.User](
         ("account", lambda u: u.account_name),
         ("certificate ends", lambda u: text.when(u, "certificate_expire_time")),
     ],
-    details=[("created", lambda u: text.when(u, "create_time")), ("id", lambda u: u.id)],
+    details=[
+        ("created", lambda u: text.when(u, "create_time")),
+        ("labels", lambda u: labels_joined(u.labels)),
+        ("id", lambda u: u.id),
+    ],
 )
 
 
@@ -84,17 +90,22 @@ def create(app: App, name: str, role: str, account: str, directory: Path | None,
 
 
 @command.command("list")
+@selector_option
 @limit_option()
 @list_options
 @pass_app
-def list_(app: App, limit: int | None, listing: Listing) -> None:
+def list_(app: App, selector: str, limit: int | None, listing: Listing) -> None:
     """Lists users.
 
     \b
     Example:
       ostler user list
     """
-    print_list(VIEW, pages(app.client.users.ListUsers, pb.ListUsersRequest(), lambda a: a.users, limit), listing)
+    print_list(
+        VIEW,
+        pages(app.client.users.ListUsers, pb.ListUsersRequest(selector=selector), lambda a: a.users, limit),
+        listing,
+    )
 
 
 @command.command("show")
@@ -198,3 +209,6 @@ def delete(app: App, user: str, yes: bool) -> None:
     confirm(f"Delete user {user}?", yes)
     app.client.users.DeleteUser(pb.DeleteUserRequest(user=user))
     click.echo(f"user {user} is deleted")
+
+
+command.add_command(label_command("user"))
