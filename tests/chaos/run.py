@@ -139,10 +139,9 @@ def _checked(at: Place) -> list[str]:
 
 
 def _is_definition(finding: Finding) -> bool:
-    """Whether a host has a VM that nobody knows and that does not run: it was silent when the VM started elsewhere, so
-    that it kept the definition."""
-    stopped = finding.reason is Reason.VM_UNKNOWN and "(stopped)" in finding.message
-    return stopped or finding.reason is Reason.VM_DEFINITION_LEFT
+    """Whether a host has a VM that nobody knows and that does not run: it was silent when the creation of the VM was
+    undone. Those of VMs that were deleted have to go by themselves."""
+    return finding.reason is Reason.VM_UNKNOWN and "(stopped)" in finding.message
 
 
 def _about(text: str, calls: Sequence[Call]) -> list[Call]:

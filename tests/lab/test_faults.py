@@ -114,6 +114,8 @@ def test_a_migration_goes_on_when_the_control_plane_was_killed(fleet: Fleet, gue
 
 def test_a_host_that_is_silent_is_disconnected_and_its_vms_start_nowhere_else(fleet: Fleet) -> None:
     vm = fleet.create_vm("marooned", SECRET, template="blank", host="h3")
+    left = fleet.create_vm("left-behind", template="blank", host="h3")
+    fleet.do(fleet.stop("left-behind", force=True))
     host = fleet.lab.host("h3")
     host.cut()
     try:
@@ -124,11 +126,17 @@ def test_a_host_that_is_silent_is_disconnected_and_its_vms_start_nowhere_else(fl
             assert refused(fleet.api.vms.StartVm, request).code in ("FAILED_PRECONDITION", "UNAVAILABLE")
         assert fleet.processes(vm.id) == 1
         assert fleet.vm("marooned").host_name == "h3"
+        # One that was stopped there is known not to run.
+        fleet.do(fleet.start("left-behind", "h1"))
+        assert left.id in host.virsh("list", "--all", "--uuid")
     finally:
         host.mend()
     fleet.wait_up(host, timeout_s=90)
     assert fleet.assert_runs_once("marooned") == "h3"
     assert fleet.vm("marooned").state == vm_pb2.Vm.RUNNING
+    wait_for(lambda: left.id not in host.virsh("list", "--all", "--uuid"), "its definition to be deleted there", 60, 1)
+    assert fleet.assert_runs_once("left-behind") == "h1"
+    fleet.delete_vm("left-behind")
     fleet.delete_vm("marooned")
 
 

@@ -38,6 +38,7 @@ from ostler_control.api.userdata import UserDataService
 from ostler_control.api.vm_snapshots import VmSnapshotService
 from ostler_control.api.vms import VmService
 from ostler_control.api.volumes import VolumeService
+from ostler_control.hosts import definitions as _definitions  # noqa: F401 - registers its verb
 from ostler_control.imports import sweep as _import_sweep  # noqa: F401 - registers its verb
 from ostler_control.imports import workflow as _import_workflow  # noqa: F401 - registers its verb
 from ostler_control.operations import Engine

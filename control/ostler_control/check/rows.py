@@ -11,13 +11,12 @@ from ostler_common.errors import FailedPreconditionError
 from ostler_control import database
 from ostler_control.agents import HostAddress
 from ostler_control.check.machines import VmRecord
-from ostler_control.events import Outcome
+from ostler_control.hosts import definitions
 from ostler_control.hosts.rows import address
 from ostler_control.models import (
     Backup,
     BackupDisk,
     Cluster,
-    Event,
     Host,
     PoolHost,
     Snapshot,
@@ -87,11 +86,9 @@ def read() -> Rows:
 
 
 def deleted(vm_ids: Collection[str]) -> set[str]:
-    """Those of these VMs of which the audit log has the deletion."""
+    """See `definitions.deleted`."""
     with _reading():
-        ended = (Event.type == "vm.delete") & (Event.outcome == Outcome.SUCCEEDED)
-        query = Event.select(Event.resource_id).where(ended, Event.resource_id.in_(sorted(vm_ids)))
-        return {vm_id for (vm_id,) in tuples(query, tuple[str])}
+        return definitions.deleted(vm_ids)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Watches every host of the fleet: one asyncio loop in one thread, one stream per host.
 
 The loop holds what hosts report (`_Watch`); a worker thread records it. Only the watcher waits for the database, and
-nothing here starts, stops or moves a VM.
+nothing here starts, stops or moves a VM. Definitions that a silent host has kept are given to `leftovers`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from ostler_common.tls import TlsFiles
 
 from ostler_control.agents import reports
 from ostler_control.agents.power_states import power_state
-from ostler_control.fleet import backoff, store
+from ostler_control.fleet import backoff, leftovers, store
+from ostler_control.fleet.leftovers import Leftovers
 from ostler_control.fleet.loads import Loads
 from ostler_control.fleet.reconcile import HostView, PauseReason, Seen, reconcile, unmanaged
 from ostler_control.fleet.store import WatchedHost
@@ -129,6 +130,7 @@ class Watcher:
         self._bundle: TrustBundle | None = None
         self._interval_s = 5
         self._strays: set[tuple[str, str]] = set()
+        self._leftovers = Leftovers()
         self._written: dict[str, dict[str, Seen]] = {}
         self._database = ThreadPoolExecutor(1, thread_name_prefix="watcher-db")
         self._thread: threading.Thread | None = None
@@ -445,6 +447,7 @@ class Watcher:
         store.apply(reconcile(rows, views))
         known = frozenset(row.vm_id for row in rows)
         strays = set()
+        left = leftovers.left_elsewhere(rows, views, dirty)
         for host_id in sorted(dirty):
             view = views[host_id]
             if not view.heard:
@@ -456,10 +459,12 @@ class Watcher:
             found = {
                 vm_id: seen for vm_id, seen in found.items() if not seen.managed or (host_id, vm_id) in self._strays
             }
+            left += leftovers.left_of_strays(view, [vm_id for vm_id, seen in found.items() if seen.managed])
             if self._written.get(host_id) != found:
                 store.set_unmanaged(view, found)
                 self._written[host_id] = found
         self._strays = {stray for stray in self._strays if stray[0] not in dirty} | strays
+        self._leftovers.delete(left)
 
     async def _flush_loads(self) -> None:
         await asyncio.sleep(self._interval_s / _PARTS)

@@ -103,8 +103,10 @@ class Run:
         method: Callable[[Agent], Callable[[R], JobCall]],
         request: R,
         share: tuple[int, int] = (0, 100),
+        patience_s: float = math.inf,
     ) -> job_pb2.JobUpdate:
-        """Inside a step: runs a job on a host, see `agents.run_job`. share: its part of the operation, percent."""
+        """Inside a step: runs a job on a host, see `agents.run_job`. share: its part of the operation, percent;
+        patience_s: tries a host that does not answer for no longer than that."""
 
         def on_progress(progress: job_pb2.Progress) -> None:
             low, high = share
@@ -118,7 +120,8 @@ class Run:
         try:
             if not self._always and self._cancelled_since_check():
                 return self._cancel_unstarted(host, request.operation.id, on_progress)
-            return run_job(self.agents, host, method, request, on_progress, self, self._patience_s(host))
+            patience_s = min(patience_s, self._patience_s(host))
+            return run_job(self.agents, host, method, request, on_progress, self, patience_s)
         except OstlerError as error:
             if error.reason == "HOST_UNREACHABLE":
                 self._lost.add(host.host_id)

@@ -39,6 +39,7 @@ from ostler_control.models import (
     Cluster,
     Event,
     Host,
+    Operation,
     Passphrase,
     Pool,
     PoolHost,
@@ -244,6 +245,21 @@ def test_where_a_vm_was_seen_outside_its_place_is_kept_until_its_absence_was_see
             Vm.update(state="stopped", attention="", state_time=now() - LONG_AGO).execute()
         eventually(lambda: "last seen running on host h2" in attention(row), "it is shown again")
         assert seen_on() == ["h2"]
+
+
+def test_the_definition_of_a_vm_that_runs_elsewhere_is_given_to_an_operation(fleet: Fleet, control: Control) -> None:
+    row = new_vm(None)
+
+    def begun(host: Host) -> bool:
+        mine = (Operation.verb == "host.delete-definition") & (Operation.resource_id == host.id)
+        return bool(Operation.select().where(mine).exists())
+
+    with agent(fleet, "h1", vms=[vm(row.id)]) as (_, home), agent(fleet, "h2", vms=[vm(row.id, "stopped")]) as (_, old):
+        with database.session():
+            Vm.update(host=home.id, last_host=home.id).execute()
+        eventually(lambda: begun(old), "it is found")
+        with database.session():
+            assert not begun(home)
 
 
 def test_revocation_reaches_hosts_and_the_removed_host_is_refused(
