@@ -6,7 +6,6 @@ URLs carry a signature, so no error and no log names more of them than the serve
 from __future__ import annotations
 
 import logging
-import re
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,13 +13,19 @@ from contextlib import contextmanager
 import httpcore
 import httpx
 
+from ostler_common import xml_document
 from ostler_common.bounded_http import BoundedTransport
 from ostler_common.call_limit import CallLimit, TooSlowError
 from ostler_common.errors import FailedPreconditionError, NotFoundError, OstlerError, UnavailableError, bad_field
+from ostler_common.xml_document import Element, XmlError, XmlLimits
 
 _TIMEOUT = httpx.Timeout(None, connect=10.0)  # each call has a limit, which ends its other waits
 _FAILURES = (httpx.TransportError, httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError)
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+# What a store says when it has begun to answer with success, or with a status of its own.
+_AGAIN_CODES = frozenset({"InternalError", "OperationAborted", "RequestTimeout", "ServiceUnavailable", "SlowDown"})
+_NOT_FOUND = frozenset({"NoSuchKey", "NoSuchUpload"})
+_XML_LIMITS = XmlLimits(max_elements=20_000, max_depth=16)
 _MAX_ERROR_BYTES = 16 << 10
 _SHOWN = 200
 _CREDENTIALS = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed"})
@@ -115,22 +120,37 @@ def check(response: httpx.Response, url: str) -> None:
 
 
 def refusal(status: int, body: bytes, url: str) -> OstlerError:
-    """The error for what a store answers with this status."""
-    where, text = server_of(url), body.decode("utf-8", "replace")
-    code, message = _element(text, "Code"), _element(text, "Message")
+    """The error for what a store answers with this status; the body, with an error of it as XML, may be cut."""
+    try:
+        return refusal_told(status, parse(body), url)
+    except XmlError:
+        return refusal_told(status, Element("Error"), url)
+
+
+def refusal_told(status: int, told: Element, url: str) -> OstlerError:
+    """The error for an element `Error` of a store."""
+    where, code, message = server_of(url), _shown(told.text_of("Code")), _shown(told.text_of("Message"))
     why = f"{code}: {message}" if code and message else code or f"status {status}"
-    told = {"server": where, "status": str(status), "code": code}
+    details = {"server": where, "status": str(status), "code": code}
     if code == "NoSuchBucket":
-        return NotFoundError(f"{where} has no such bucket; create it first", "BUCKET_NOT_FOUND", told)
+        return NotFoundError(f"{where} has no such bucket; create it first", "BUCKET_NOT_FOUND", details)
     if code in _CREDENTIALS or status in (401, 403):
         return FailedPreconditionError(
-            f"{where} refuses the access key, or what it may do in the bucket ({why})", "STORE_CREDENTIALS", told
+            f"{where} refuses the access key, or what it may do in the bucket ({why})", "STORE_CREDENTIALS", details
         )
-    if status == 404:
-        return NotFoundError(f"{where} does not have the object ({why})", "OBJECT_NOT_FOUND", told)
-    if status in _AGAIN:
-        return UnavailableError(f"{where} cannot answer now ({why})", "STORE_NOT_REACHED", told)
-    return FailedPreconditionError(f"{where} refuses the request ({why})", "STORE_REFUSED", told)
+    if status == 404 or code in _NOT_FOUND:
+        return NotFoundError(f"{where} does not have the object ({why})", "OBJECT_NOT_FOUND", details)
+    if status in _AGAIN or code in _AGAIN_CODES:
+        return UnavailableError(f"{where} cannot answer now ({why})", "STORE_NOT_REACHED", details)
+    return FailedPreconditionError(f"{where} refuses the request ({why})", "STORE_REFUSED", details)
+
+
+def parse(body: bytes) -> Element:
+    """What a store says as XML. Raises XmlError.
+
+    Some send spaces before it, while they work. Prefixes and namespaces make no difference.
+    """
+    return xml_document.parse(body.lstrip(), _XML_LIMITS)
 
 
 def server_of(url: str) -> str:
@@ -138,7 +158,5 @@ def server_of(url: str) -> str:
     return httpx.URL(url).netloc.decode()
 
 
-def _element(text: str, name: str) -> str:
-    """The text of an XML element, at most some printable characters of it; "" if there is none."""
-    found = re.search(f"<{name}>([^<]*)</{name}>", text)
-    return "".join(c for c in found[1] if c.isprintable())[:_SHOWN] if found else ""
+def _shown(text: str) -> str:
+    return "".join(c for c in text if c.isprintable())[:_SHOWN]

@@ -7,10 +7,14 @@ import re
 import threading
 import uuid
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 NAME = "backups"
+_NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
+
+Content = Sequence[tuple[str, "str | Content"]]
+"""Tags with what is in them."""
 
 
 class RefusedError(Exception):
@@ -51,6 +55,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
+    """headers: an empty one is left out, also of those that each answer has."""
+
     status: int = 200
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -58,12 +64,14 @@ class Answer:
 
 @dataclass
 class Store:
-    """One bucket. fail: answers with status and code, one for each request of that kind, before it does anything;
-    asked: kinds of all requests."""
+    """One bucket. page: how many uploads it lists at once; prefix: of tags of its XML; fail: answers with status and
+    code, one for each request of that kind, before it does anything; asked: kinds of all requests."""
 
     objects: dict[str, bytes] = field(default_factory=dict)
     uploads: dict[str, tuple[str, dict[int, bytes]]] = field(default_factory=dict)
     fail: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
+    page: int = 1000
+    prefix: str = ""
     asked: list[str] = field(default_factory=list)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -107,17 +115,29 @@ class Store:
         return Answer(204)
 
     def _uploads(self, request: Request) -> Answer:
-        found = "".join(
-            f"<Upload><Key>{name}</Key><UploadId>{upload_id}</UploadId></Upload>"
+        marker = (request.query.get("key-marker", ""), request.query.get("upload-id-marker", ""))
+        following = sorted(
+            (name, upload_id)
             for upload_id, (name, _) in self.uploads.items()
-            if name.startswith(request.query["prefix"])
+            if name.startswith(request.query["prefix"]) and (name, upload_id) > marker
         )
-        return Answer(body=f"<ListMultipartUploadsResult>{found}</ListMultipartUploadsResult>".encode())
+        shown = following[: self.page]
+        parts = [("Upload", [("Key", name), ("UploadId", upload_id)]) for name, upload_id in shown]
+        truncated = len(following) > len(shown)
+        markers = zip(("NextKeyMarker", "NextUploadIdMarker"), shown[-1], strict=True) if truncated else ()
+        return self._xml("ListMultipartUploadsResult", [("IsTruncated", str(truncated).lower()), *markers, *parts])
 
     def _begin(self, request: Request) -> Answer:
         upload_id = f"{uuid.uuid4()}+/="  # such as some stores make
         self.uploads[upload_id] = (request.key, {})
-        return Answer(body=f"<R><Key>{request.key}</Key><UploadId>{upload_id}</UploadId></R>".encode())
+        return self._xml("InitiateMultipartUploadResult", [("Key", request.key), ("UploadId", upload_id)])
+
+    def _xml(self, name: str, content: Content) -> Answer:
+        prefix = f"{self.prefix}:" if self.prefix else ""
+        text = _tags(f"{prefix}{name}", content, prefix)
+        declared = f' xmlns{":" if self.prefix else ""}{self.prefix}="{_NAMESPACE}"'
+        text = text.replace(">", f"{declared}>", 1)
+        return Answer(body=f'<?xml version="1.0" encoding="UTF-8"?>\n{text}'.encode())
 
     def _put_part(self, request: Request) -> Answer:
         if b64encode(hashlib.md5(request.data).digest()).decode() != request.headers.get("Content-MD5", ""):
@@ -132,7 +152,7 @@ class Store:
             raise RefusedError(400, "InvalidPart")
         self.objects[request.key] = b"".join(part for _, part in sorted(parts.items()))
         del self.uploads[request.query["uploadId"]]
-        return Answer(body=b"<CompleteMultipartUploadResult/>")
+        return self._xml("CompleteMultipartUploadResult", [("Key", request.key)])
 
     def _abort(self, request: Request) -> Answer:
         self._upload(request)
@@ -153,3 +173,9 @@ class Store:
 
 def _etag(data: bytes) -> str:
     return f'"{hashlib.md5(data).hexdigest()}"'
+
+
+def _tags(name: str, content: str | Content, prefix: str) -> str:
+    if not isinstance(content, str):
+        content = "".join(_tags(prefix + tag, inner, prefix) for tag, inner in content)
+    return f"<{name}>{content}</{name}>"

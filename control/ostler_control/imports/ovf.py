@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import NoReturn
-from xml.parsers import expat
+from dataclasses import dataclass
 
+from ostler_common import xml_document
 from ostler_common.errors import InvalidArgumentError
+from ostler_common.xml_document import Element, XmlError, XmlLimits, XmlTooLargeError
 
 MAX_BYTES = 2 << 20
-MAX_DEPTH = 32
-MAX_ELEMENTS = 20_000
+LIMITS = XmlLimits(max_elements=20_000, max_depth=32)
 MAX_DISKS, MAX_NICS = 64, 16
-_MAX_TEXT = 4096
 # Far above any real VM, and far below what a 64-bit number holds.
 _MAX_CPUS, _MAX_BYTES_OF_A_PART = 100_000, 1 << 60
 
@@ -77,8 +75,13 @@ def parse(data: bytes) -> Ovf:
     """Reads a descriptor. Raises InvalidArgumentError OVF_TOO_LARGE or NOT_AN_OVF."""
     if len(data) > MAX_BYTES:
         raise InvalidArgumentError(f"the OVF descriptor is larger than {MAX_BYTES >> 20} MiB", "OVF_TOO_LARGE")
-    root = _Reader().read(data)
-    if root.name != "Envelope":
+    try:
+        root = xml_document.parse(data, LIMITS)
+    except XmlTooLargeError:
+        raise InvalidArgumentError("the OVF descriptor has too many elements", "OVF_TOO_LARGE") from None
+    except XmlError as error:
+        raise _refused(str(error)) from None
+    if root.name != "Envelope" or not root.namespace.startswith(_OVF):
         raise _refused("it is no OVF envelope")
     systems = [child for child in root.children if child.name == "VirtualSystem"]
     if len(systems) != 1 or root.child("VirtualSystemCollection") is not None:
@@ -108,9 +111,9 @@ def parse(data: bytes) -> Ovf:
     )
 
 
-def _disks(root: _Element, items: list[_Element]) -> Iterator[OvfDisk]:
-    references = root.child("References") or _Element("References")
-    section = root.child("DiskSection") or _Element("DiskSection")
+def _disks(root: Element, items: list[Element]) -> Iterator[OvfDisk]:
+    references = root.child("References") or Element("References")
+    section = root.child("DiskSection") or Element("DiskSection")
     files = {file.get("id"): file for file in references.children if file.name == "File"}
     disks = {disk.get("diskId"): disk for disk in section.children if disk.name == "Disk"}
     controllers = {item.text_of("InstanceID"): item for item in items if item.text_of("InstanceID")}
@@ -123,7 +126,7 @@ def _disks(root: _Element, items: list[_Element]) -> Iterator[OvfDisk]:
         if disk is None:
             raise _refused(f"its disk {resource[:80]!r} is not described")
         file = files.get(disk.get("fileRef"))
-        controller = controllers.get(item.text_of("Parent")) or _Element("Item")
+        controller = controllers.get(item.text_of("Parent")) or Element("Item")
         yield OvfDisk(
             file_name=_file_name(disk, files),
             capacity_bytes=_capacity_bytes(disk),
@@ -134,7 +137,7 @@ def _disks(root: _Element, items: list[_Element]) -> Iterator[OvfDisk]:
         )
 
 
-def _file_name(disk: _Element, files: dict[str, _Element]) -> str:
+def _file_name(disk: Element, files: dict[str, Element]) -> str:
     reference = disk.get("fileRef")
     if not reference:
         return ""
@@ -149,26 +152,26 @@ def _file_name(disk: _Element, files: dict[str, _Element]) -> str:
     return name
 
 
-def _file_bytes(file: _Element) -> int:
+def _file_bytes(file: Element) -> int:
     size = file.get("size")
     return int(size) if _NUMBER.fullmatch(size) else 0
 
 
-def _capacity_bytes(disk: _Element) -> int:
+def _capacity_bytes(disk: Element) -> int:
     capacity = disk.get("capacity")
     if not _NUMBER.fullmatch(capacity):
         raise _refused("a disk's capacity is no number")
     return _in_bytes(int(capacity), disk.get("capacityAllocationUnits") or "byte", "a disk's capacity")
 
 
-def _cpus(items: list[_Element]) -> int:
+def _cpus(items: list[Element]) -> int:
     cpus = _quantity(items, _CPU, "CPUs", 1)
     if cpus > _MAX_CPUS:
         raise _refused(f"the VM has more than {_MAX_CPUS} CPUs")
     return cpus
 
 
-def _memory_bytes(items: list[_Element]) -> int:
+def _memory_bytes(items: list[Element]) -> int:
     for item in items:
         if item.text_of("ResourceType") == _MEMORY:
             quantity = _quantity([item], _MEMORY, "memory", 0)
@@ -176,7 +179,7 @@ def _memory_bytes(items: list[_Element]) -> int:
     raise _refused("it does not say how much memory the VM has")
 
 
-def _nics(items: list[_Element]) -> Iterator[OvfNic]:
+def _nics(items: list[Element]) -> Iterator[OvfNic]:
     wanted = [item for item in items if item.text_of("ResourceType") == _NIC]
     if len(wanted) > MAX_NICS:
         raise _refused(f"it has more than {MAX_NICS} network interfaces")
@@ -189,7 +192,7 @@ def _nics(items: list[_Element]) -> Iterator[OvfNic]:
         )
 
 
-def _quantity(items: list[_Element], kind: str, what: str, smallest: int) -> int:
+def _quantity(items: list[Element], kind: str, what: str, smallest: int) -> int:
     for item in items:
         if item.text_of("ResourceType") == kind:
             text = item.text_of("VirtualQuantity")
@@ -225,88 +228,3 @@ def _shift(units: str) -> int:
 
 def _refused(what: str) -> InvalidArgumentError:
     return InvalidArgumentError(f"the OVF descriptor cannot be used: {what}", "NOT_AN_OVF")
-
-
-@dataclass
-class _Element:
-    """An element without its namespace: OVF has several versions of each."""
-
-    name: str
-    attributes: dict[str, str] = field(default_factory=dict)
-    text: str = ""
-    children: list[_Element] = field(default_factory=list)
-
-    def get(self, name: str) -> str:
-        """An attribute, "" when it has none."""
-        return self.attributes.get(name, "")
-
-    def child(self, name: str) -> _Element | None:
-        """The first child of that name."""
-        return next((child for child in self.children if child.name == name), None)
-
-    def text_of(self, name: str) -> str:
-        """A child's text, "" without one."""
-        child = self.child(name)
-        return child.text.strip() if child is not None else ""
-
-    def walk(self) -> Iterator[_Element]:
-        """All inside it; the depth is limited, so this is, too."""
-        for child in self.children:
-            yield child
-            yield from child.walk()
-
-
-class _Reader:
-    """Feeds expat, and refuses whatever an OVF descriptor has no need of before it is expanded or grows."""
-
-    def __init__(self) -> None:
-        self._open: list[_Element] = []
-        self._root: _Element | None = None
-        self._elements = 0
-        parser = expat.ParserCreate(namespace_separator=" ")
-        parser.buffer_text = True
-        parser.StartElementHandler = self._start
-        parser.EndElementHandler = self._end
-        parser.CharacterDataHandler = self._text
-        parser.StartDoctypeDeclHandler = lambda *_: self._forbid("it has a document type")
-        parser.EntityDeclHandler = lambda *_: self._forbid("it declares an entity")
-        parser.ProcessingInstructionHandler = lambda *_: self._forbid("it has a processing instruction")
-        self._parser = parser
-
-    def read(self, data: bytes) -> _Element:
-        """The root."""
-        try:
-            self._parser.Parse(data, True)
-        except (expat.ExpatError, LookupError, ValueError):  # LookupError: an encoding that Python does not know
-            raise _refused("it is not well-formed XML") from None
-        if self._root is None:
-            raise _refused("it is empty")
-        return self._root
-
-    def _forbid(self, what: str) -> NoReturn:
-        raise _refused(what)
-
-    def _start(self, name: str, attributes: dict[str, str]) -> None:
-        self._elements += 1
-        if self._elements > MAX_ELEMENTS or len(self._open) >= MAX_DEPTH:
-            raise InvalidArgumentError("the OVF descriptor has too many elements", "OVF_TOO_LARGE")
-        element = _Element(_local(name), {_local(key): value[:_MAX_TEXT] for key, value in attributes.items()})
-        if self._open:
-            self._open[-1].children.append(element)
-        else:
-            if not name.startswith(_OVF):
-                raise _refused("it is no OVF envelope")
-            self._root = element
-        self._open.append(element)
-
-    def _end(self, _: str) -> None:
-        self._open.pop()
-
-    def _text(self, text: str) -> None:
-        element = self._open[-1]
-        if len(element.text) < _MAX_TEXT:
-            element.text += text[:_MAX_TEXT]
-
-
-def _local(name: str) -> str:
-    return name.rpartition(" ")[2]

@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import socket
 import time
+import uuid
 from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,6 +24,7 @@ from ostler_control.objects.signing import Credentials, presign
 
 from tests.fakes import s3
 from tests.fakes.s3 import S3
+from tests.fakes.s3_store import Answer, Request
 
 KEY = "0f1e/disk.qcow2"
 
@@ -181,6 +183,81 @@ def test_a_new_upload_aborts_those_that_were_begun_before_and_a_removal_leaves_n
     assert server.objects == {}
     assert [name for name, _ in server.uploads.values()] == [f"fleet/one/{KEY}.other"]
     replace(bucket, name="gone").remove(KEY)  # a bucket that is gone has nothing
+
+
+@pytest.mark.parametrize("prefix", ["", "s3"])
+def test_all_pages_of_uploads_are_read_however_tags_are_written(server: S3, prefix: str) -> None:
+    server.page, server.prefix = 2, prefix
+    for key in [KEY, "a", KEY, "z", KEY, KEY + ".other", KEY]:
+        server.uploads[str(uuid.uuid4())] = (f"fleet/one/{key}", {})
+    again = server.bucket().begin_upload(KEY)
+    left = [upload_id for upload_id, (name, _) in server.uploads.items() if name == f"fleet/one/{KEY}"]
+    assert (left, len(server.uploads)) == ([again], 4)
+    server.bucket().complete_upload(KEY, *upload(server, [b"one"]), 3)
+    assert server.objects == {f"fleet/one/{KEY}": b"one"}
+
+
+def answers(server: S3, monkeypatch: pytest.MonkeyPatch, kind: str, *bodies: bytes) -> None:
+    """Lets it answer with success and these bodies, one after the other, the last one again and again."""
+    left, answer = list(bodies), server.answer
+
+    def instead(request: Request) -> Answer:
+        if request.kind != kind:
+            return answer(request)
+        server.asked.append(kind)
+        return Answer(body=left.pop(0) if len(left) > 1 else left[0])
+
+    monkeypatch.setattr(server, "answer", instead)
+
+
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        (b"", "not well-formed"),
+        (b"<R><Upload>", "not well-formed"),
+        (b"<!DOCTYPE R [<!ENTITY x 'y'>]><R>&x;</R>", "document type"),
+        (b"<R>" + b"<Upload/>" * 20_001 + b"</R>", "too many elements"),
+        (b"<R><IsTruncated>true</IsTruncated></R>", "lists uploads without an end"),
+        (b"<R><IsTruncated>true</IsTruncated><NextKeyMarker>k</NextKeyMarker></R>", "lists uploads without an end"),
+        (b"x" * (4 << 20) + b"x", "answers with too much"),
+    ],
+)
+def test_what_is_no_list_of_uploads_is_refused(
+    server: S3, monkeypatch: pytest.MonkeyPatch, body: bytes, what: str
+) -> None:
+    answers(server, monkeypatch, "uploads", body)
+    with pytest.raises(OstlerError) as caught:
+        server.bucket().abort_uploads(KEY)
+    assert (caught.value.reason, what in caught.value.message) == ("STORE_REFUSED", True)
+
+
+def test_a_store_that_fails_after_it_said_success_is_asked_again_or_refused(
+    server: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload_id, etags = upload(server, [b"one"])
+    failed = b"   \n<?xml version='1.0'?><Error><Code>%s</Code><Message>no &amp; no</Message></Error>"
+    answers(server, monkeypatch, "complete", failed % b"InternalError", failed % b"InvalidPart")
+    with pytest.raises(OstlerError) as caught:
+        server.bucket().complete_upload(KEY, upload_id, etags, 3)
+    assert (caught.value.reason, "InvalidPart: no & no" in caught.value.message) == ("STORE_REFUSED", True)
+    assert server.asked[-3:] == ["complete", "complete", "HEAD"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "what"),
+    [({"Content-Length": "4"}, "has 4 bytes of an object of 3"), ({"Content-Length": ""}, "how large an object is")],
+)
+def test_a_store_that_tells_another_size_is_refused(
+    server: S3, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], what: str
+) -> None:
+    upload_id, etags = upload(server, [b"one"])
+    answer = server.answer
+    monkeypatch.setattr(
+        server, "answer", lambda request: Answer(headers=headers) if request.kind == "HEAD" else answer(request)
+    )
+    with pytest.raises(OstlerError) as caught:
+        server.bucket().complete_upload(KEY, upload_id, etags, 3)
+    assert (caught.value.reason, what in caught.value.message) == ("STORE_REFUSED", True)
 
 
 def test_a_url_serves_for_one_object_until_it_expires(server: S3) -> None:
