@@ -7,6 +7,7 @@ import re
 import pytest
 from ostler.control.v1.vm_pb2 import GetVmRequest, StartVmRequest, StopVmRequest, Vm
 from ostler.types.v1.guest_pb2 import GuestInfo
+from ostler.types.v1.vm_pb2 import FIRMWARE_UEFI
 from playwright.sync_api import expect
 
 from tests.browsers import Visit
@@ -81,6 +82,30 @@ def test_a_vm_migrates_where_the_form_says(visit: Visit, served: Served) -> None
     page.get_by_role("button", name="Migrate").click()
     expect(page.locator("h1")).to_contain_text("succeeded")
     assert served.client.vms.GetVm(GetVmRequest(vm="db-1")).host_name == target
+
+
+def test_firmware_and_tpm_of_a_stopped_vm_are_set(visit: Visit, served: Served) -> None:
+    page, vm = visit.page, served.create_vm("firm").id
+    page.goto(f"/vms/{vm}")
+    expect(page.get_by_role("link", name="Set firmware")).to_have_count(0)
+    served.client.wait(served.client.vms.StopVm(StopVmRequest(vm=vm, force=True)), Vm)
+    page.get_by_role("link", name="Set firmware").click()
+    page.get_by_role("button", name="Set firmware").click()
+    expect(page.get_by_role("alert")).to_contain_text("REQUIRED")
+    page.get_by_label("Give it an emulated TPM").check()
+    page.get_by_label("Destroy its TPM").check()
+    page.get_by_role("button", name="Set firmware").click()
+    expect(page.get_by_role("alert")).to_contain_text("CONFLICTING_FIELDS")
+    page.get_by_label("Destroy its TPM").uncheck()
+    page.get_by_label("Firmware").fill("coreboot")
+    page.get_by_role("button", name="Set firmware").click()
+    expect(page.get_by_role("alert")).to_contain_text("INVALID_FIELD")
+    page.get_by_label("Firmware").fill("uefi")
+    expect(page.locator("#command")).to_have_text("ostler vm set-firmware firm --yes --firmware uefi --tpm")
+    page.get_by_role("button", name="Set firmware").click()
+    expect(page.locator("h1")).to_contain_text("succeeded")
+    changed = served.client.vms.GetVm(GetVmRequest(vm=vm))
+    assert (changed.firmware, changed.tpm) == (FIRMWARE_UEFI, True)
 
 
 def test_the_serial_console_is_in_the_page(visit: Visit) -> None:

@@ -18,6 +18,7 @@ from ostler_control.web import tables
 from ostler_control.web.actions import Action, Actions, Target
 from ostler_control.web.context import Console
 from ostler_control.web.forms import Call, Option
+from ostler_control.web.labels import label_action
 from ostler_control.web.objects import render_object
 from ostler_control.web.tables import Table
 
@@ -108,6 +109,7 @@ ACTIONS = Actions(
     "/backup-schedules",
     lambda app, id_: _target(_get(app, id_)),
     (
+        label_action("backup schedule", "schedule"),
         Action(
             "delete",
             ("backup", "schedule", "delete"),

@@ -6,9 +6,12 @@ from google.longrunning.operations_pb2 import Operation
 from ostler.control.v1 import vm_pb2 as pb
 from ostler.control.v1.backup_pb2 import CreateBackupRequest
 from ostler.control.v1.vm_snapshot_pb2 import CreateVmSnapshotRequest
+from ostler.types.v1 import vm_pb2 as types
+from ostler_common.errors import InvalidArgumentError, bad_field
 
 from ostler_control.cli import text
 from ostler_control.cli.app import App
+from ostler_control.cli.firmware import FIRMWARES, firmware_of
 from ostler_control.web import tables
 from ostler_control.web.actions import Action, Actions, Target
 from ostler_control.web.forms import Call, Option
@@ -62,6 +65,24 @@ def _migrate(app: App, call: Call) -> Operation:
 def _resize(app: App, call: Call) -> Operation:
     return app.client.vms.ResizeVm(
         pb.ResizeVmRequest(request_id=call.request_id, vm=call.target, service_offering=call.text("offering"))
+    )
+
+
+def _set_firmware(app: App, call: Call) -> Operation:
+    firmware, tpm, no_tpm = call.text("firmware"), call.flag("tpm"), call.flag("no-tpm")
+    if firmware and firmware not in FIRMWARES:
+        raise bad_field("firmware", f"must be one of {', '.join(FIRMWARES)}")
+    if tpm and no_tpm:
+        raise InvalidArgumentError("choose one of a TPM and none", "CONFLICTING_FIELDS")
+    if not (firmware or tpm or no_tpm):
+        raise bad_field("firmware", "is required, or a TPM or none: nothing would change", "REQUIRED")
+    return app.client.vms.SetFirmware(
+        pb.SetFirmwareRequest(
+            request_id=call.request_id,
+            vm=call.target,
+            firmware=firmware_of(firmware) if firmware else types.FIRMWARE_UNSPECIFIED,
+            tpm=tpm if tpm or no_tpm else None,
+        )
     )
 
 
@@ -131,6 +152,22 @@ ACTIONS = Actions(
             _resize,
             _RUNNING | _STOPPED,
             (Option("offering", "Service offering", is_required=True),),
+        ),
+        Action(
+            "set-firmware",
+            ("vm", "set-firmware"),
+            "Set firmware",
+            "Change firmware and TPM of VM {name}? Another firmware has new UEFI variables, without the boot entries "
+            "of the old. What the guest has sealed in a TPM that is destroyed never opens again.",
+            _set_firmware,
+            _STOPPED,
+            (
+                Option("firmware", "Firmware (empty: as it is)", suggestions=FIRMWARES),
+                Option("tpm", "Give it an emulated TPM 2.0", is_flag=True),
+                Option("no-tpm", "Destroy its TPM", is_flag=True),
+            ),
+            fixed=("--yes",),
+            is_dangerous=True,
         ),
         Action(
             "snapshot",
