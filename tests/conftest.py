@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import uuid
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from types import MethodType
+from typing import ClassVar
 
 import pytest
 from ostler_control import database
@@ -67,17 +71,45 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
+# How many of the statements of one text are compared that come from one place in the code: writing them costs more than
+# all else that most tests do, and a place that writes one text writes it in one way.
+_COMPARED = 5
+_NOT_PLACES = ("peewee.py", "statement_forms.py", "tests/conftest.py", "ostler_control/database.py", "contextlib.py")
+
+
 class _ComparedTexts(Texts):
-    """Compares every statement of the tests with what peewee writes."""
+    """Compares the statements of the tests with what peewee writes, from wherever in the code they come.
+
+    Texts are kept from one test to the next, so that a form is compared in many places.
+    """
+
+    _of_kinds: ClassVar[dict[type, dict[tuple[object, ...], tuple[str, object] | None]]] = {}
+    _compared: ClassVar[Counter[tuple[object, ...]]] = Counter()
 
     def write(self, statement: Node, context: Callable[[], Context]) -> tuple[str, list[object]]:
+        assert isinstance(context, MethodType)
+        self._texts = self._of_kinds.setdefault(type(context.__self__), {})
         text, values = super().write(statement, context)
-        if isinstance(vars(statement).get("_insert", {}), dict):  # else it may be an iterator, which is used up now
+        place = (text, *_callers(2))
+        self._compared[place] += 1
+        if self._compared[place] <= _COMPARED and isinstance(vars(statement).get("_insert", {}), dict):
+            # Another statement may be an iterator, which is used up now.
             expected, expected_values = written(statement, context)
             assert text == expected
             # Of a new row peewee makes new ids and times each time it writes.
             assert text.startswith("INSERT") or comparable(values) == comparable(expected_values)
         return text, values
+
+
+def _callers(count: int) -> list[object]:
+    """The innermost places in the code that ask for a statement: the functions and their lines."""
+    found: list[object] = []
+    frame = sys._getframe(2)
+    while frame.f_back and len(found) < 2 * count:
+        if not frame.f_code.co_filename.endswith(_NOT_PLACES):
+            found += (frame.f_code, frame.f_lineno)
+        frame = frame.f_back
+    return found
 
 
 @pytest.fixture(scope="session", autouse=True)
