@@ -55,9 +55,10 @@ class OperationService(operations_pb2_grpc.OperationsServicer):  # type: ignore[
             timeout_s = min(timeout_s, max(left_s - 0.5, 0.0))  # an answer in time rather than none
         with session():
             operation = _find(request.name, caller)
-        row = self._engine.wait(operation.id, timeout_s, context.is_active)
+        if not operation.state.is_over:
+            operation = self._engine.wait(operation.id, timeout_s, context.is_active)
         with session():
-            return convert_operations.operation(row, caller)
+            return convert_operations.operation(operation, caller)
 
     def CancelOperation(self, request: pb.CancelOperationRequest, context: grpc.ServicerContext) -> Empty:
         caller = caller_of(context)

@@ -25,7 +25,7 @@ def start_operation(caller: Caller, request: Message, make: Callable[[], Operati
             return convert_operations.validated(_tried(make), caller)
         operation = once(Operation, caller, request, make)
         launch(operation)
-        return convert_operations.operation(Operation.get_by_id(operation.id), caller)
+        return convert_operations.operation(operation, caller)
 
 
 def started_earlier(caller: Caller, request: Message) -> operations_pb2.Operation | None:

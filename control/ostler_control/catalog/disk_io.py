@@ -30,7 +30,10 @@ def add_to_offering(offering: DiskOffering, limits: IoLimits, ignore_discard: bo
 
 def of_offerings(offering_ids: Collection[str | None]) -> dict[str, DiskIo]:
     """By offering; those that say nothing are left out."""
-    query = DiskOfferingIo.select().where(DiskOfferingIo.disk_offering.in_([one for one in offering_ids if one]))
+    ids = [one for one in offering_ids if one]
+    if not ids:
+        return {}
+    query = DiskOfferingIo.select().where(DiskOfferingIo.disk_offering.in_(ids))
     return {row.disk_offering_id: DiskIo(_limits(row), row.ignore_discard) for row in query}
 
 

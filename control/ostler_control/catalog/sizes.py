@@ -38,6 +38,8 @@ def maximums_of_offerings(offering_ids: Collection[str]) -> dict[str, Size]:
 
 def maximums_of_vms(vm_ids: Collection[str]) -> dict[str, Size]:
     """By VM; those that cannot grow while they run are left out."""
+    if not vm_ids:
+        return {}
     query = VmMaximum.select(VmMaximum.vm, VmMaximum.cpus, VmMaximum.memory_bytes)
     rows = tuples(query.where(VmMaximum.vm.in_(list(vm_ids))), tuple[str, int, int])
     return {row_id: Size(cpus, size) for row_id, cpus, size in rows}

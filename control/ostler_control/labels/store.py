@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol, TypeVar, cast
 
 from ostler_common.errors import FailedPreconditionError, NotFoundError, bad_field
@@ -92,8 +92,10 @@ def _lock(row: BaseModel, kind: Kind) -> None:
         raise NotFoundError(f"{kind.noun} {row.id} is gone", kind.not_found)
 
 
-def of_objects(model: type[BaseModel], ids: Iterable[str]) -> dict[str, dict[str, str]]:
+def of_objects(model: type[BaseModel], ids: Collection[str]) -> dict[str, dict[str, str]]:
     """The labels of these objects by id; objects without any are left out."""
+    if not ids:
+        return {}
     table = OF_MODEL[model].table
     query = table.select(table.object, table.key, table.value).where(table.object.in_(list(ids)))
     found: dict[str, dict[str, str]] = {}

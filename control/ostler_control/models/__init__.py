@@ -88,6 +88,7 @@ from ostler_control.models.machines import (
     VmSighting,
     VmTpm,
 )
+from ostler_control.models.owners import owners
 from ostler_control.models.people import Account, Certificate, JoinToken, User
 from ostler_control.models.places import Cluster, Host, HostFunction, HypervisorType, UnmanagedVm, Zone
 from ostler_control.models.records import Event, EventChain, Operation, OperationStep, Replica, Request, SettingValue
@@ -402,5 +403,6 @@ __all__ = [
     "first_tuple",
     "new_id",
     "now",
+    "owners",
     "tuples",
 ]

@@ -109,6 +109,8 @@ def put(vm: Vm, groups: Sequence[AffinityGroup]) -> None:
 
 def groups_of(vm_ids: Sequence[str]) -> dict[str, list[AffinityGroup]]:
     """The groups of these VMs, by name."""
+    if not vm_ids:
+        return {}
     found: dict[str, list[AffinityGroup]] = defaultdict(list)
     query = AffinityMember.select(AffinityMember, AffinityGroup).join(AffinityGroup)
     for row in query.where(AffinityMember.vm.in_(vm_ids)).order_by(AffinityGroup.name):

@@ -20,18 +20,21 @@ from ostler_control.hosts.probes import failed_probes
 from ostler_control.hypervisors import proved as proved_functions
 from ostler_control.hypervisors import rules
 from ostler_control.models import (
+    AffinityMember,
     Cluster,
     Host,
     HostState,
+    Nic,
     Pool,
     PoolHost,
     Vm,
     VmTpm,
     Volume,
     db,
+    owners,
     tuples,
 )
-from ostler_control.networks.needs import needs_of
+from ostler_control.networks.needs import Needs, needs_of
 from ostler_control.placement import (
     Candidate,
     Demand,
@@ -64,8 +67,9 @@ def demand_of(vm: Vm, **changes: object) -> Demand:
 
     changes: further fields of Demand (host_id, cluster_id, excluded_host_id, pool_choices, ...).
     """
+    having = owners(*((column, [vm.id]) for column in (Volume.vm_id, VmTpm.vm, Nic.vm, AffinityMember.vm)))
     volumes = Volume.select(Volume.pool, Volume.passphrase, Volume.format).where(Volume.vm_id == vm.id)
-    rows = tuples(volumes, tuple[str, str | None, str])
+    rows = tuples(volumes, tuple[str, str | None, str]) if having[Volume] else []
     fields: dict[str, Any] = {  # Any: Demand checks none of them, its tests do
         "name": vm.name,
         "cpus": vm.cpus,
@@ -75,10 +79,10 @@ def demand_of(vm: Vm, **changes: object) -> Demand:
         "formats": frozenset(disk_format for _, _, disk_format in rows),
         "uefi": is_uefi(vm.firmware),
         "secure_boot": vm.firmware == SECURE_BOOT,
-        "tpm": VmTpm.select().where(VmTpm.vm == vm.id).exists(),
-        **dataclasses.asdict(needs_of(vm.id)),
+        "tpm": bool(having[VmTpm]),
+        **dataclasses.asdict(needs_of(vm.id) if having[Nic] else Needs()),
         "pool_choices": tuple((pool,) for pool in sorted({pool for pool, _, _ in rows})),
-        "affinity": affinity.affinity_rules_of(vm),
+        "affinity": affinity.affinity_rules_of(vm) if having[AffinityMember] else None,
     }
     return Demand(**{**fields, **changes})
 
@@ -111,7 +115,7 @@ def find_and_claim(vm: Vm, demand: Demand, claim: Callable[[Vm, str], None] = ca
     """
     for attempt in range(_MAX_ATTEMPTS):
         try:
-            with database.transaction():
+            with database.joined():
                 placement = find(demand)
                 claim(vm, placement.host_id)
                 return placement

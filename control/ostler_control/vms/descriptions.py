@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from ostler_common.errors import bad_field
 
@@ -23,7 +23,9 @@ def replace(vm: Vm, text: str) -> None:
         VmDescription.create(vm=vm, text=text)
 
 
-def of_vms(vm_ids: Iterable[str]) -> dict[str, str]:
+def of_vms(vm_ids: Collection[str]) -> dict[str, str]:
     """The descriptions of these VMs by id; VMs without one are left out."""
+    if not vm_ids:
+        return {}
     query = VmDescription.select(VmDescription.vm, VmDescription.text).where(VmDescription.vm.in_(list(vm_ids)))
     return dict(tuples(query, tuple[str, str]))

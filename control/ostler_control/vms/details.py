@@ -6,7 +6,7 @@ Keys that begin with "extraconfig" are extra configuration's: refused in a new V
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 from ostler_common.errors import bad_field
 
@@ -53,8 +53,10 @@ def replace(vm: Vm, details: Mapping[str, str]) -> list[str]:
     return skipped
 
 
-def of_vms(vm_ids: Iterable[str]) -> dict[str, dict[str, str]]:
+def of_vms(vm_ids: Collection[str]) -> dict[str, dict[str, str]]:
     """The details of these VMs by id; VMs without any are left out."""
+    if not vm_ids:
+        return {}
     query = VmDetail.select(VmDetail.vm, VmDetail.key, VmDetail.value).where(VmDetail.vm.in_(list(vm_ids)))
     found: dict[str, dict[str, str]] = {}
     for vm_id, key, value in tuples(query.order_by(VmDetail.key), tuple[str, str, str]):

@@ -14,12 +14,13 @@ from ostler_common.errors import FailedPreconditionError
 
 from ostler_control.catalog.driver_details import PREFIX, of_offerings, of_templates
 from ostler_control.hypervisors import rules
-from ostler_control.models import Host, Vm, VmDetail, first_tuple, tuples
+from ostler_control.models import Host, OfferingDetail, TemplateDetail, Vm, VmDetail, first_tuple, owners, tuples
 
 
 def merged(vm: Vm) -> dict[str, str]:
     """All details that the driver receives for a VM, by its own keys."""
-    return _given(vm) | _own(vm)
+    given, own = _parts(vm)
+    return given | own
 
 
 def check(vm: Vm, host_id: str) -> None:
@@ -33,7 +34,7 @@ def check(vm: Vm, host_id: str) -> None:
         return
     schema = schema_of(capabilities)
     per_vm = {field.key: field.per_vm for field in schema}
-    own = _own(vm)
+    given, own = _parts(vm)
     for key in own:
         if not per_vm.get(key, True):
             raise FailedPreconditionError(
@@ -41,7 +42,7 @@ def check(vm: Vm, host_id: str) -> None:
                 "DETAIL_NOT_ALLOWED",
                 {"detail": PREFIX + key},
             )
-    details = _given(vm) | own
+    details = given | own
     if details or schema:
         check_values(details, schema, f"hypervisors of type {rules.name_of(hypervisor_type)}")
 
@@ -71,6 +72,17 @@ def _field(message: host_pb2.DriverDetail) -> DetailField:
         minimum=message.minimum,
         maximum=message.maximum,
     )
+
+
+def _parts(vm: Vm) -> tuple[dict[str, str], dict[str, str]]:
+    """Those of its template and offering, and its own: most have none, which one statement tells."""
+    having = owners(
+        (VmDetail.vm, [vm.id]),
+        (TemplateDetail.template, [vm.template_id] if vm.template_id else []),
+        (OfferingDetail.service_offering, [vm.service_offering_id]),
+    )
+    is_given = having[TemplateDetail] or having[OfferingDetail]
+    return _given(vm) if is_given else {}, _own(vm) if having[VmDetail] else {}
 
 
 def _given(vm: Vm) -> dict[str, str]:

@@ -89,6 +89,8 @@ def add(vm: Vm, images: Sequence[Iso]) -> None:
 
 def in_drives(vm_ids: Sequence[str]) -> dict[str, list[VmIso]]:
     """What is in the drives of VMs, by VM and drive."""
+    if not vm_ids:
+        return {}
     found: defaultdict[str, list[VmIso]] = defaultdict(list)
     query = VmIso.select(VmIso, Iso).join(Iso).where(VmIso.vm.in_(list(vm_ids)))
     for row in query.order_by(VmIso.drive):

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ostler_control import events
-from ostler_control.database import session, transaction
+from ostler_control.database import joined, session, transaction
 from ostler_control.models import Operation, Vm, VmMachine, VmState, tuples
 from ostler_control.operations import lock_row
 from ostler_control.vms.rows import wrong_state
@@ -16,6 +16,8 @@ MAX_LENGTH = 64
 
 def of_vms(vm_ids: Collection[str]) -> dict[str, str]:
     """By VM; those that have none are left out."""
+    if not vm_ids:
+        return {}
     query = VmMachine.select(VmMachine.vm, VmMachine.machine).where(VmMachine.vm.in_(list(vm_ids)))
     return dict(tuples(query, tuple[str, str]))
 
@@ -41,7 +43,7 @@ def keep(vm_id: str, machine: str) -> None:
     """Records the machine type that a VM has started with, unless it keeps one already."""
     if not 0 < len(machine) <= MAX_LENGTH:
         return
-    with transaction():
+    with joined():
         VmMachine.insert(vm=vm_id, machine=machine).on_conflict_ignore().execute()
 
 

@@ -26,10 +26,13 @@ def start_on(run: Run, host_id: str, share: tuple[int, int] = (0, 100), memory: 
     share: the part of the operation's progress, percent; memory: its guest continues from it.
     """
     vm = load(run.resource_id)
-    vm_user_data.check_host(vm.id, host_id)
-    isos.check_host(vm.id, host_id)
     spec = wire.spec(vm, run.keys)
-    spec.machine = machines.at_start_of(run.id, vm.id)
+    if spec.HasField("seed"):
+        vm_user_data.check_host(vm.id, host_id)
+    if spec.cdroms:
+        isos.check_host(vm.id, host_id)
+    if spec.machine:
+        spec.machine = machines.at_start_of(run.id, vm.id)
     is_kept = is_uefi(vm.firmware) or spec.HasField("tpm")
     state = firmware_states.to_wire(vm, host_id, run.keys) if is_kept else None
     if state is not None:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from ostler_common.errors import FailedPreconditionError, NotFoundError
 
-from ostler_control.database import session, transaction
+from ostler_control.database import joined, session, transaction
 from ostler_control.hosts.rows import is_up, silent
 from ostler_control.models import Host, Network, Nic, NicDown, Vm, VmSighting, VmState, Volume, now, tuples
 
@@ -51,7 +51,7 @@ def find_nic(vm: Vm, mac: str) -> Nic:
 
 def set_state(vm_id: str, state: VmState, **values: object) -> None:
     """Records a VM's state; clears its `attention`. values: further columns."""
-    with transaction():
+    with joined():
         Vm.update(**{"state": state, "state_time": now(), "attention": "", **values}).where(Vm.id == vm_id).execute()
 
 

@@ -7,14 +7,30 @@ from collections.abc import Mapping
 from ostler.agent.v1 import vm_pb2 as agent_pb2
 from ostler.types.v1 import vm_pb2, volume_pb2
 from ostler_common.io_limits import to_message
+from peewee import Model
 
 from ostler_control.agents import Agents, HostAddress
 from ostler_control.catalog import disk_io
 from ostler_control.catalog.firmware import FIRMWARES
-from ostler_control.catalog.sizes import maximum_of
+from ostler_control.catalog.sizes import maximum_of, size_of
 from ostler_control.database import session
 from ostler_control.keys import Keyring
-from ostler_control.models import Vm, Volume
+from ostler_control.models import (
+    Nic,
+    OfferingDetail,
+    OfferingExtraConfig,
+    TemplateDetail,
+    Vm,
+    VmDetail,
+    VmExtraConfig,
+    VmIso,
+    VmMachine,
+    VmMaximum,
+    VmTpm,
+    VmUserData,
+    Volume,
+    owners,
+)
 from ostler_control.userdata import addressing, vm_user_data
 from ostler_control.userdata.seed import DHCP
 from ostler_control.vms import driver_details, extra_configs, isos, machines, tpm
@@ -35,10 +51,17 @@ def spec(vm: Vm, keys: Keyring | None, pools: Mapping[str, str] | None = None) -
         return wire.keyed_ref(volume, keys, pool_id=pool_id) if keys else wire.plain_ref(volume, pool_id)
 
     with session():
-        most = maximum_of(vm)
-    disks = disks_of(vm.id)
-    with session():
+        having = _tables_with_rows(vm)
+        most = maximum_of(vm) if having[VmMaximum] else size_of(vm)
+        disks = disks_of(vm.id)
         io = disk_io.of_volumes(disks)
+        given = having[VmDetail] or having[TemplateDetail] or having[OfferingDetail]
+        details = driver_details.merged(vm) if given else {}
+        extended = having[VmExtraConfig] or having[OfferingExtraConfig]
+        extra_config = extra_configs.to_wire(vm) if extended else vm_pb2.ExtraConfig()
+        interfaces = nics(vm.id) if having[Nic] else []
+        cdroms = isos.to_wire(vm.id) if having[VmIso] else []
+        machine = machines.of_vm(vm.id) if having[VmMachine] else ""
     return vm_pb2.VmSpec(
         vm_id=vm.id,
         name=vm.name,
@@ -56,21 +79,28 @@ def spec(vm: Vm, keys: Keyring | None, pools: Mapping[str, str] | None = None) -
             )
             for volume in disks
         ],
-        nics=nics(vm.id),
-        extra_config=extra_configs.to_wire(vm),
-        seed=_seed(vm, keys) if keys else None,
-        details=_details(vm),
+        nics=interfaces,
+        extra_config=extra_config,
+        seed=_seed(vm, keys) if keys and having[VmUserData] else None,
+        details=details,
         max_cpus=most.cpus,
         max_memory_bytes=most.memory_bytes,
-        cdroms=isos.to_wire(vm.id),
-        machine=machines.of_vm(vm.id),
-        tpm=tpm.to_wire(vm.id, keys),
+        cdroms=cdroms,
+        machine=machine,
+        tpm=tpm.to_wire(vm.id, keys) if having[VmTpm] else None,
     )
 
 
-def _details(vm: Vm) -> dict[str, str]:
-    with session():
-        return driver_details.merged(vm)
+def _tables_with_rows(vm: Vm) -> Mapping[type[Model], list[str]]:
+    """Of what a VM may have beside disks, what it has: by one statement, for most have little of it."""
+    own = (Nic.vm, VmDetail.vm, VmExtraConfig.vm, VmIso.vm, VmMachine.vm, VmMaximum.vm, VmTpm.vm, VmUserData.vm)
+    offering_ids, template_ids = [vm.service_offering_id], [vm.template_id] if vm.template_id else []
+    return owners(
+        *((column, [vm.id]) for column in own),
+        (OfferingDetail.service_offering, offering_ids),
+        (OfferingExtraConfig.service_offering, offering_ids),
+        (TemplateDetail.template, template_ids),
+    )
 
 
 def _seed(vm: Vm, keys: Keyring) -> vm_pb2.Seed | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from ostler.control.v1 import vm_pb2
@@ -20,6 +20,7 @@ from ostler_control.catalog.sizes import maximums_of_vms, size_of
 from ostler_control.hypervisors import rules
 from ostler_control.models import (
     Account,
+    AffinityMember,
     Cluster,
     Host,
     Network,
@@ -27,19 +28,39 @@ from ostler_control.models import (
     Pool,
     ServiceOffering,
     Vm,
+    VmDescription,
+    VmDetail,
     VmIso,
+    VmLabel,
+    VmMachine,
+    VmMaximum,
     VmOrigin,
+    VmTpm,
     Volume,
     Zone,
+    owners,
     tuples,
 )
 from ostler_control.placement import Candidate
 from ostler_control.scheduling import affinity
 from ostler_control.userdata import addressing
 from ostler_control.userdata.seed import DHCP
-from ostler_control.vms import descriptions, details, isos, machines, tpm
+from ostler_control.vms import descriptions, details, isos, machines
 from ostler_control.vms.rows import down_of
 
+# Tables that have rows for few of the VMs.
+_FEW = (
+    AffinityMember.vm,
+    Nic.vm,
+    VmDescription.vm,
+    VmDetail.vm,
+    VmIso.vm,
+    VmLabel.object,
+    VmMachine.vm,
+    VmMaximum.vm,
+    VmOrigin.vm,
+    VmTpm.vm,
+)
 # What a VM shows of its disks.
 _DISK = (Volume.id, Volume.name, Volume.vm_id, Volume.slot, Volume.size_bytes, Volume.passphrase, Volume.pool)
 
@@ -68,23 +89,33 @@ def _names(vm_ids: Sequence[str]) -> dict[str, _Names]:
     return {row[0] or "": _Names(*(name or "" for name in row[1:])) for row in rows}
 
 
+def _origins(vm_ids: Collection[str]) -> list[VmOrigin]:
+    return list(VmOrigin.select().where(VmOrigin.vm.in_(vm_ids))) if vm_ids else []
+
+
+def _interfaces(vm_ids: Collection[str]) -> list[Nic]:
+    query = Nic.select(Nic, Network).join(Network).where(Nic.vm.in_(vm_ids)).order_by(Nic.position)
+    return list(query) if vm_ids else []
+
+
 def vms(rows: Sequence[Vm], caller: Caller) -> list[vm_pb2.Vm]:
     ids = [row.id for row in rows]
     names = _names(ids)
+    having = owners(*((column, ids) for column in _FEW))
     disks: defaultdict[str, list[Volume]] = defaultdict(list)
     attached = list(Volume.select(*_DISK).where(Volume.vm_id.in_(ids)).order_by(Volume.slot))
     for disk in attached:
         disks[disk.vm_id].append(disk)
     pools = by_id(Pool, (disk.pool_id for disk in attached), Pool.name)
-    groups = affinity.groups_of(ids)
-    vm_details = details.of_vms(ids)
-    vm_labels = labels.of_objects(Vm, ids)
-    texts = descriptions.of_vms(ids)
-    maximums = maximums_of_vms(ids)
-    origins = {row.vm_id: row for row in VmOrigin.select().where(VmOrigin.vm.in_(ids))}
-    cdroms, kept_machines, with_tpm = isos.in_drives(ids), machines.of_vms(ids), tpm.of_vms(ids)
+    groups = affinity.groups_of(having[AffinityMember])
+    vm_details = details.of_vms(having[VmDetail])
+    vm_labels = labels.of_objects(Vm, having[VmLabel])
+    texts = descriptions.of_vms(having[VmDescription])
+    maximums = maximums_of_vms(having[VmMaximum])
+    origins = {row.vm_id: row for row in _origins(having[VmOrigin])}
+    cdroms, kept_machines = isos.in_drives(having[VmIso]), machines.of_vms(having[VmMachine])
     nics: defaultdict[str, list[vm_pb2.VmNic]] = defaultdict(list)
-    interfaces = list(Nic.select(Nic, Network).join(Network).where(Nic.vm.in_(ids)).order_by(Nic.position))
+    interfaces = _interfaces(having[Nic])
     static = addressing.of_nics([nic.id for nic in interfaces])
     down = down_of([nic.id for nic in interfaces])
     for nic in interfaces:
@@ -128,7 +159,7 @@ def vms(rows: Sequence[Vm], caller: Caller) -> list[vm_pb2.Vm]:
             volumes=[_vm_volume(disk, pools) for disk in disks[row.id]],
             nics=nics[row.id],
             machine=kept_machines.get(row.id, ""),
-            tpm=row.id in with_tpm,
+            tpm=row.id in having[VmTpm],
             cdroms=map(_vm_cdrom, cdroms.get(row.id, ())),
             create_time=timestamp(row.create_time),
             state_time=timestamp(row.state_time),
