@@ -86,13 +86,14 @@ quick: $(STUBS)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q $(PARALLEL) -m "not slow" tests/unit tests/security
 
-# The lab is one fleet that its tests take turns with, so these run one after another, and mostly wait. Beside them run the
-# unit tests, at a lower priority, so that VMs keep their pace; what they print comes at the end.
+# The lab's tests take turns with a fleet, and mostly wait: so two fleets work side by side. Beside them and the hosts' tests
+# run the unit tests, at a lower priority, so that VMs keep their pace; what they print comes at the end.
+LABS := -n 2 --dist loadfile
 UNIT_LOG := .cache/unit.log
 test: $(STUBS)
 	mkdir -p .cache
 	nice -n 5 $(BIN)/python -m pytest $(PARALLEL) --durations=20 tests/unit tests/security >$(UNIT_LOG) 2>&1 & unit=$$!; \
-	$(BIN)/python -m pytest $(PARALLEL) --durations=20 tests/host; hosts=$$?; $(BIN)/python -m pytest --durations=20 tests/lab; labs=$$?; \
+	$(BIN)/python -m pytest $(PARALLEL) --durations=20 tests/host; hosts=$$?; $(BIN)/python -m pytest $(LABS) --durations=20 tests/lab; labs=$$?; \
 	wait $$unit; units=$$?; cat $(UNIT_LOG); exit $$((hosts + labs + units))
 
 # Random work while things break, and whether the answers were kept: make chaos DURATION=600 SEED=7 REPLICAS=3 RUNS=2

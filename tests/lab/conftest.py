@@ -13,17 +13,15 @@ from tests.lab.host import SHARED
 from tests.lab.lab import Lab
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The search for secrets comes when all else has had its chance to spill them."""
-    items.sort(key=lambda item: item.path.name == "test_secrets.py")
-
-
 @pytest.fixture(scope="session")
 def fleet() -> Iterator[Fleet]:
     with Lab.start(hosts=3) as lab:
         fleet = Fleet.make(lab)
         yield fleet
+        # When all tests have had their chance to spill one.
+        fleet.watch.remember()
         fleet.watch.stop()
+        assert not fleet.watch.found()
 
 
 @pytest.fixture

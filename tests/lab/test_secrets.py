@@ -1,4 +1,4 @@
-"""The search for passphrases, when every other test of the lab has run: see conftest."""
+"""The search for passphrases that every fleet ends with: see conftest."""
 
 from __future__ import annotations
 
@@ -8,21 +8,24 @@ from pathlib import Path
 import pytest
 
 from tests.lab.fleet import Fleet
-from tests.lab.secrets import files_holding, found_in, guises
+from tests.lab.secrets import files_holding, guises
 
 pytestmark = pytest.mark.lab
 PASSPHRASE = base64.b64encode(bytes(range(32)))
 
 
-def test_no_passphrase_is_anywhere(fleet: Fleet) -> None:
-    if not fleet.watch.passphrases:
-        fleet.do(fleet.create_volume("for-the-search", "secret-data", 64))
+def test_the_watch_knows_what_to_look_for_and_where(fleet: Fleet) -> None:
+    fleet.do(fleet.create_volume("for-the-search", "secret-data", 64))
     fleet.watch.remember()
-    needles = [form for passphrase in fleet.watch.passphrases.values() for form in guises(passphrase)]
-    assert needles
+    assert fleet.watch.passphrases
     assert fleet.watch.processes
-    assert not [text for text in fleet.watch.processes if found_in(needles, text)]
-    assert not list(files_holding(needles, fleet.lab.directory))
+    assert not fleet.watch.found()
+    passphrase = next(iter(fleet.watch.passphrases.values()))
+    spilt = fleet.lab.directory / "spilt"
+    spilt.write_bytes(passphrase)
+    assert fleet.watch.found() == [str(spilt)]
+    spilt.unlink()
+    fleet.do(fleet.delete_volume("for-the-search"))
 
 
 @pytest.mark.parametrize(
