@@ -58,17 +58,19 @@ class ConsoleServer:
 
     def _accept(self) -> None:
         self._drop()
-        self._client, _ = self._listener.accept()
-        self._client.setblocking(False)
-        self._selector.register(self._client, selectors.EVENT_READ, self._type)
+        client, _ = self._listener.accept()
+        client.setblocking(False)
+        self._client = client
+        self._selector.register(client, selectors.EVENT_READ, lambda: self._type(client))
         if self._greeting:
             self._send(self._greeting)
 
-    def _type(self) -> None:
-        assert self._client
+    def _type(self, client: socket.socket) -> None:
+        if client is not self._client:  # it was dropped after the selector had found it ready
+            return
         data = b""
         with suppress(OSError):
-            data = self._client.recv(_CHUNK_BYTES)
+            data = client.recv(_CHUNK_BYTES)
         if not data:
             self._drop()
             return
