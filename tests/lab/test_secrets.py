@@ -14,7 +14,7 @@ pytestmark = pytest.mark.lab
 PASSPHRASE = base64.b64encode(bytes(range(32)))
 
 
-def test_the_watch_knows_what_to_look_for_and_where(fleet: Fleet) -> None:
+def test_no_passphrase_is_anywhere(fleet: Fleet) -> None:
     fleet.do(fleet.create_volume("for-the-search", "secret-data", 64))
     fleet.watch.remember()
     assert fleet.watch.passphrases
