@@ -22,6 +22,7 @@ from typing import Any
 import structlog
 from ostler_control import database
 from ostler_control.database import session
+from ostler_control.ha import give_back as _give_back  # noqa: F401 - registers its verb
 from ostler_control.ha import run_agent
 from ostler_control.imports.waves import begin, executor, store
 from ostler_control.models import ImportPlan, ImportPlanVm, Operation

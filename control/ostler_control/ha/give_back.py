@@ -1,4 +1,8 @@
-"""Gives a fenced host back when it is heard again: first the definitions of VMs that were freed are deleted there."""
+"""Gives a fenced host back when it is heard again: first the definitions of VMs that were freed are deleted there.
+
+One with which UEFI variables or the state of a TPM would go that the fleet has no copy of stays (see
+`hosts.definitions`): a VM that ran until the host was off has often changed them since its last copy.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from ostler_control.database import session, transaction
 from ostler_control.events import SYSTEM
 from ostler_control.ha.free import is_in_doubt, take_back
 from ostler_control.ha.release import release_guard
+from ostler_control.hosts.definitions import holds_firmware_alone, record_kept
 from ostler_control.hosts.rows import address_of
 from ostler_control.models import Host, Operation, Vm, tuples
 from ostler_control.operations import Run, launch, record_operation, workflow
@@ -40,7 +45,10 @@ def _return(run: Run) -> None:
     """A definition that cannot be deleted now is no reason to keep the host: it runs nothing by itself."""
     try:
         for vm_id in run.always("list", lambda: _left_definitions(run)):
-            run.always(f"undefine-{vm_id}", partial(_undefine, run, vm_id))
+            if run.always(f"look-{vm_id}", partial(holds_firmware_alone, run, vm_id)):
+                run.always(f"tell-{vm_id}", partial(_tell_kept, run, vm_id))
+            else:
+                run.always(f"undefine-{vm_id}", partial(_undefine, run, vm_id))
     except OstlerError as error:
         log.warning("a host that is back keeps definitions of VMs", host=run.resource_id, reason=error.message)
     run.always("release-guard", lambda: release_guard(run))
@@ -62,3 +70,10 @@ def _left_definitions(run: Run) -> list[str]:
 def _undefine(run: Run, vm_id: str) -> None:
     request = agent_pb2.DeleteVmRequest(operation=run.ref(), vm_id=vm_id)
     run.job(address_of(run.resource_id), lambda agent: agent.vms.DeleteVm, request)
+
+
+def _tell_kept(run: Run, vm_id: str) -> None:
+    with session():
+        vm = Vm.get_or_none(Vm.id == vm_id)
+    if vm is not None:  # nobody has deleted it meanwhile
+        record_kept(run, vm.id, vm.name, vm.host_id or "")

@@ -154,15 +154,18 @@ def _look(run: Run, inputs: DeleteInputs) -> Answer:
     at_home = _ask(run, inputs.home_id, inputs.vm_id)
     if at_home.migrating or power_state(at_home.power_state) in (PowerState.ABSENT, PowerState.UNKNOWN):
         return Answer.NOT_LEFT
-    return Answer.FIRMWARE if _has_alone(run, inputs.vm_id) else Answer.LEFT
+    return Answer.FIRMWARE if holds_firmware_alone(run, inputs.vm_id) else Answer.LEFT
 
 
-def _has_alone(run: Run, vm_id: str) -> bool:
-    """Whether the host has UEFI variables or the state of a TPM that the fleet has no copy of: the VM may have started
-    elsewhere with an older copy, or with a new TPM."""
+def holds_firmware_alone(run: Run, vm_id: str) -> bool:
+    """Whether the run's host has UEFI variables or the state of a TPM that the fleet has no copy of: the VM may have
+    started elsewhere with an older copy, or with a new TPM. Never of a VM that was deleted.
+
+    Raises UnavailableError HOST_UNREACHABLE, and what the agent raises.
+    """
     with session():
-        vm = Vm.get_by_id(vm_id)
-        if not (is_uefi(vm.firmware) or VmTpm.select().where(VmTpm.vm == vm_id).exists()):
+        vm = Vm.get_or_none(Vm.id == vm_id)
+        if vm is None or not (is_uefi(vm.firmware) or VmTpm.select().where(VmTpm.vm == vm_id).exists()):
             return False
         if not rules.supports(Function.FIRMWARE_STATE, Host.get_by_id(run.resource_id)):
             return True
@@ -185,18 +188,33 @@ def _undefine(run: Run, vm_id: str) -> None:
 
 
 def _tell(run: Run, inputs: DeleteInputs, answer: Answer) -> None:
+    if answer is Answer.FIRMWARE:
+        record_kept(run, inputs.vm_id, inputs.vm_name, inputs.home_id)
+        return
+    where = f"is on host {_name(inputs.home_id)}" if inputs.home_id else "was deleted"
+    _record_event(run, "host.vm.definition-deleted", inputs.vm_name, where, "it was deleted there")
+
+
+def record_kept(run: Run, vm_id: str, vm_name: str, home_id: str) -> None:
+    """Tells that the run's host keeps the definition of a VM because of what firmware keeps there. home_id: the host
+    that has the VM, "" while none has it."""
+    what = (
+        "it stays, because UEFI variables or the state of a TPM are there that no copy has; never start it there "
+        f"(when the VM is well: virsh undefine --nvram {vm_id} on host {_name(run.resource_id)})"
+    )
+    where = f"is on host {_name(home_id)}" if home_id else "is on no host now"
+    _record_event(run, "host.vm.definition-kept", vm_name, where, what)
+
+
+def _name(host_id: str) -> str:
     with session():
-        names = {row.id: row.name for row in Host.select().where(Host.id.in_([run.resource_id, inputs.home_id]))}
-    name, home = names.get(run.resource_id, ""), names.get(inputs.home_id, "")
-    where = f"is on host {home}" if inputs.home_id else "was deleted"
-    if answer is Answer.LEFT:
-        kind, what = "host.vm.definition-deleted", "it was deleted there"
-    else:
-        kind = "host.vm.definition-kept"
-        what = (
-            "it stays, because UEFI variables or the state of a TPM are there that no copy has; never start it there "
-            f"(when the VM is well: virsh undefine --nvram {inputs.vm_id} on host {name})"
-        )
+        host = Host.get_or_none(Host.id == host_id)
+        return host.name if host else ""
+
+
+def _record_event(run: Run, kind: str, vm_name: str, where: str, what: str) -> None:
+    name = _name(run.resource_id)
+    message = f"host {name} still had the definition of VM {vm_name}, which {where}: {what}"
     with transaction():
         events.record(
             kind,
@@ -205,6 +223,6 @@ def _tell(run: Run, inputs: DeleteInputs, answer: Answer) -> None:
             "host",
             run.resource_id,
             name,
-            f"host {name} still had the definition of VM {inputs.vm_name}, which {where}: {what}",
+            message,
             operation_id=run.id,
         )
