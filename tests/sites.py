@@ -152,7 +152,7 @@ class Site:
         if pool is None:
             pool = Pool.create(
                 name="bucket", type="s3", scope="zone", scope_id=self.host("h1").cluster.zone_id, shared=True,
-                encryption=True, capacity_bytes=1 << 40, available_bytes=1 << 40,
+                encryption=True,
             )  # fmt: skip
             BackupStore.create(pool=pool)
             self.fleet.spools.add(pool.id)

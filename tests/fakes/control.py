@@ -95,6 +95,7 @@ class Control:
     waiting: threading.Event = field(default_factory=threading.Event)  # set once somebody waits for an operation
     cancelled: bool = False
     steps: int = 0
+    stores: list[backup_pb2.BackupStore] = field(default_factory=list)
 
     def ask(self, request: Message) -> None:
         self.asked.append(request)
@@ -729,6 +730,11 @@ class Backups(backup_pb2_grpc.BackupServiceServicer):
     ) -> backup_pb2.BackupStore:
         self.control.ask(request)
         return backup_pb2.BackupStore(id="98", name=request.name, source=request.source)
+
+    def ListBackupStores(
+        self, request: backup_pb2.ListBackupStoresRequest, context: grpc.ServicerContext
+    ) -> backup_pb2.ListBackupStoresResponse:
+        return backup_pb2.ListBackupStoresResponse(stores=self.control.stores)
 
     def SetBackupStoreKey(
         self, request: backup_pb2.SetBackupStoreKeyRequest, context: grpc.ServicerContext

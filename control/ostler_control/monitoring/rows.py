@@ -23,6 +23,7 @@ from ostler_control.models import (
     now,
 )
 from ostler_control.models.columns import first_tuple, tuples
+from ostler_control.objects import stores
 from ostler_control.states import UNFINISHED_OPERATIONS, GuardState, PowerState, VmState
 
 
@@ -91,9 +92,9 @@ def hosts() -> list[HostRow]:
 
 
 def pools() -> list[PoolRow]:
-    """Pools that have been measured."""
+    """Pools that have been measured. A bucket is not: its size is not known."""
     query = Pool.select(Pool.name, Pool.type, Pool.capacity_bytes, Pool.available_bytes)
-    query = query.where(Pool.measure_time.is_null(False)).order_by(Pool.name)
+    query = query.where(Pool.measure_time.is_null(False), Pool.type != stores.TYPE).order_by(Pool.name)
     return [PoolRow(*row) for row in tuples(query, tuple[str, str, int, int])]
 
 

@@ -76,7 +76,10 @@ class NewPool:
 
 @dataclass(frozen=True)
 class VerifiedPool:
-    """What hosts found of a new pool. reach: by host id, why it does not reach the pool, "" when it does."""
+    """What hosts found of a new pool. Sizes are 0 for a bucket, whose size is not known.
+
+    reach: by host id, why it does not reach the pool, "" when it does.
+    """
 
     shared: bool
     encryption: bool
@@ -278,13 +281,14 @@ def _verified(
     if twin is not None and first.fingerprint:
         raise AlreadyExistsError(f"that directory already is pool {twin.name}", "POOL_EXISTS", {"pool": twin.name})
     reached_ids = {host.host_id for host in reached}
+    capacity_bytes, available_bytes = reach.room(pool.type, first)
     unasked = {i: f"host is {row.state}" for i, row in hosts.items() if i not in reached_ids and i not in reasons}
     return VerifiedPool(
         shared=first.shared,
         encryption=all(answer.encryption for answer in reached.values()),
         fingerprint=first.fingerprint,
-        capacity_bytes=first.capacity_bytes,
-        available_bytes=first.available_bytes,
+        capacity_bytes=capacity_bytes,
+        available_bytes=available_bytes,
         reach={**dict.fromkeys(reached_ids, ""), **reasons, **unasked},
     )
 

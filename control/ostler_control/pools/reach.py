@@ -13,6 +13,7 @@ from ostler_control.database import session, transaction
 from ostler_control.keys import Keyring
 from ostler_control.models import Cluster, Host, Pool, PoolHost, now
 from ostler_control.models.columns import first_tuple
+from ostler_control.objects import stores
 
 # Every host of a shared pool measures it; its row changes at most this often.
 _MEASURE_INTERVAL = datetime.timedelta(seconds=30)
@@ -57,6 +58,11 @@ def mismatch(answer: pool_pb2.Pool, *, shared: bool, encryption: bool, fingerpri
     return ""
 
 
+def room(pool_type: str, answer: pool_pb2.Pool) -> tuple[int, int]:
+    """Size and free space of a pool, bytes, by a host's answer. 0 for a bucket: a host measures only its own spool."""
+    return (0, 0) if pool_type == stores.TYPE else (answer.capacity_bytes, answer.available_bytes)
+
+
 def record(pool_id: str, host_id: str, answer: pool_pb2.Pool | None, reason: str = "") -> None:
     """Records what a host answered about a pool, or why it did not."""
     with transaction(lasting=False):
@@ -70,9 +76,10 @@ def record(pool_id: str, host_id: str, answer: pool_pb2.Pool | None, reason: str
                 answer, shared=pool.shared, encryption=pool.encryption, fingerprint=pool.fingerprint
             )
             if not reason and (pool.measure_time is None or pool.measure_time < now() - _MEASURE_INTERVAL):
-                Pool.update(
-                    capacity_bytes=answer.capacity_bytes, available_bytes=answer.available_bytes, measure_time=now()
-                ).where(Pool.id == pool_id).execute()
+                capacity_bytes, available_bytes = room(pool.type, answer)
+                Pool.update(capacity_bytes=capacity_bytes, available_bytes=available_bytes, measure_time=now()).where(
+                    Pool.id == pool_id
+                ).execute()
         set_reach(pool_id, host_id, reason)
 
 

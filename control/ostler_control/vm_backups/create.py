@@ -164,11 +164,15 @@ def _free_name(vm: Vm, wanted: str) -> str:
 
 
 def _choose_store(wanted: Pool | None, host: Host | None, volumes: Sequence[Volume]) -> Pool:
-    """The requested store, or the one with the most room, that a host reaches together with the disks."""
-    stores = Pool.select().join(BackupStore).order_by(Pool.available_bytes.desc(), Pool.name)
+    """The requested store, or the one with the most room, that a host reaches together with the disks.
+
+    Buckets come after all others: their room is not known, a backup takes room in a spool meanwhile, and requests cost.
+    """
+    candidates = Pool.select().join(BackupStore)
+    candidates = candidates.order_by(Pool.type == stores.TYPE, Pool.available_bytes.desc(), Pool.name)
     if wanted is not None:
-        stores = stores.where(Pool.id == wanted.id)
-    ids = [store.id for store in stores]
+        candidates = candidates.where(Pool.id == wanted.id)
+    ids = [store.id for store in candidates]
     if wanted is not None:
         check_store(wanted)
     if not ids:

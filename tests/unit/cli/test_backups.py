@@ -204,3 +204,12 @@ def test_the_access_key_of_a_store_is_changed(control: Control, ostler: Ostler, 
     request = asked(control, pb.SetBackupStoreKeyRequest)
     assert (request.store, request.access_key, request.secret_key) == ("offsite", "AKID2", b"very-secret")
     assert ostler("backup", "store", "set-key", "offsite").exit_code == 2
+
+
+def test_a_store_of_unknown_size_has_dashes(control: Control, ostler: Ostler) -> None:
+    vault = pb.BackupStore(name="vault", type="nfs", source="nas:/b", capacity_bytes=2 << 30, available_bytes=1 << 30)
+    offsite = pb.BackupStore(name="offsite", type="s3", source="https://s3.example.org/backups")
+    control.stores = [vault, offsite]
+    rows = [line.split() for line in ostler("backup", "store", "list").stdout.splitlines()]
+    assert [row[-4:] for row in rows if row[0] == "vault"] == [["1", "GiB", "2", "GiB"]]
+    assert [row[-2:] for row in rows if row[0] == "offsite"] == [["-", "-"]]

@@ -9,7 +9,17 @@ from typing import Any
 import pytest
 from ostler_common.errors import FailedPreconditionError, UnavailableError
 from ostler_control import vm_backups, vms, volumes
-from ostler_control.models import Backup, BackupDisk, BackupSpool, Host, StoreBucket, Volume
+from ostler_control.models import (
+    Backup,
+    BackupDisk,
+    BackupSpool,
+    BackupStore,
+    Host,
+    Pool,
+    PoolHost,
+    StoreBucket,
+    Volume,
+)
 from ostler_control.objects import bucket as buckets
 from ostler_control.operations import Engine
 from ostler_control.pools import reach
@@ -84,6 +94,18 @@ def test_a_backup_is_sent_in_parts_and_leaves_the_spool(site: Site, engine: Engi
     assert (served.uploads, spooled(site), BackupSpool.select().count()) == ({}, [], 0)
     assert [fake.name for fake in site.hosts.values() if "UploadVolume" in fake.calls] == [vm.host.name]
     site.check_whole()
+
+
+def test_a_bucket_is_chosen_only_where_no_other_store_is_reached(site: Site, engine: Engine, store: Any) -> None:
+    vm = running_vm(site, engine, "web")
+    files = site.add_backup_store()
+    Pool.update(available_bytes=0).where(Pool.id == files.id).execute()
+    assert back_up(site, engine, vm).pool_id == files.id
+    assert back_up(site, engine, vm, store=store).pool_id == store.id
+    PoolHost.update(reachable=False).where(PoolHost.pool == files).execute()
+    assert back_up(site, engine, vm).pool_id == store.id
+    PoolHost.update(reachable=True).where(PoolHost.pool == files).execute()
+    BackupStore.delete().where(BackupStore.pool == files).execute()  # the module's other tests name no store
 
 
 def test_increments_are_restored_with_all_that_they_build_on(site: Site, engine: Engine, served: S3) -> None:

@@ -370,6 +370,7 @@ def test_a_backup_store_is_a_pool_of_its_own_kind(fleet: Fleet, control: Control
         eventually(lambda: state_of(host) == "up", "it is up")
         store = stub.CreateBackupStore(request)
         assert (store.type, store.path, store.scope_name) == ("shared-mount-point", "/mnt/backups", "c")
+        assert (store.capacity_bytes, store.available_bytes) == (100, 40)
         assert stub.CreateBackupStore(request).id == store.id  # the same request again
         assert fake.pools == {store.id}
         assert [one.name for one in stub.ListBackupStores(backup_pb2.ListBackupStoresRequest()).stores] == ["vault"]
@@ -418,11 +419,15 @@ def test_a_bucket_is_tried_before_hosts_hear_of_it(
         assert fake.pools == set()
         tried = request()
         tried.validate_only = True
-        assert stub.CreateBackupStore(tried).source == f"{served.endpoint}/{s3.NAME}/a/b"
+        answer = stub.CreateBackupStore(tried)
+        assert answer.source == f"{served.endpoint}/{s3.NAME}/a/b"
+        assert (answer.capacity_bytes, answer.available_bytes) == (0, 0)
         assert (fake.pools, served.objects) == (set(), {})
         store = stub.CreateBackupStore(request())
         assert (store.type, store.source, store.path) == ("s3", f"{served.endpoint}/{s3.NAME}/a/b", "")
         assert fake.pools == {store.id}
+        [listed] = stub.ListBackupStores(backup_pb2.ListBackupStoresRequest()).stores
+        assert (listed.capacity_bytes, listed.available_bytes) == (0, 0), "a host's spool says nothing of the bucket"
         with database.session():
             assert [(row.pool_id, row.prefix) for row in StoreBucket.select()] == [(store.id, "a/b")]
             old_key = StoreBucket.get().passphrase_id

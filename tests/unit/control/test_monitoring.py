@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ostler.agent.v1 import pool_pb2
+from ostler_common.secret import Secret
 from ostler_control import monitoring
-from ostler_control.models import HostGuard, Priority, Vm, VmRestart
+from ostler_control.models import HostGuard, Pool, Priority, Vm, VmRestart
 from ostler_control.monitoring import ControlCollector, rows
+from ostler_control.objects.bucket import Bucket
 from ostler_control.operations import Engine
+from ostler_control.pools import reach
 from ostler_control.states import GuardState, PowerState
 from peewee import OperationalError
 from prometheus_client import CollectorRegistry
@@ -60,6 +64,22 @@ def test_hosts_that_are_to_guard_themselves_and_restarts_that_wait(site: Site, e
     guarding = dict(re.findall(r'^ostler_host_guarding\{.*name="(h\d)".*\} ([\d.]+)$', text, re.MULTILINE))
     assert guarding == {"h1": "1.0", "h2": "0.0"}
     assert "ostler_ha_restarts_waiting 1.0" in text
+
+
+def test_a_bucket_has_no_room_to_tell(site: Site) -> None:
+    bucket = site.add_bucket_store(
+        Bucket("https://s3.example.org", "backups", "", "us-east-1", "key", Secret(b"secret"))
+    )
+    store = site.add_backup_store()
+    answer = pool_pb2.Pool(shared=True, encryption=True, capacity_bytes=100, available_bytes=40)
+    for pool in (bucket, store):
+        reach.record(pool.id, site.host("h1").id, answer)
+    measured = Pool.get_by_id(bucket.id)
+    assert (measured.capacity_bytes, measured.available_bytes) == (0, 0), "a host's spool says nothing of the bucket"
+    assert measured.measure_time is not None
+    text = page(site)
+    assert 'ostler_pool_available_bytes{pool="store",type="nfs"} 40.0' in text
+    assert 'pool="bucket"' not in text
 
 
 def test_a_database_that_is_gone_is_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

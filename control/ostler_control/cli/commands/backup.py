@@ -111,7 +111,12 @@ def command() -> None:
 @command.command("create")
 @click.argument("vm", type=VM)
 @click.option("--name", default="", help="Name.  [default: the VM's and the time, UTC]")
-@click.option("--store", type=BACKUP_STORE, default="", help="Store to hold it.  [default: the one with the most room]")
+@click.option(
+    "--store",
+    type=BACKUP_STORE,
+    default="",
+    help="Store to hold it.  [default: the one with the most room; a bucket only if hosts reach no other]",
+)
 @click.option("--full", is_flag=True, help="Copy everything, not only what was written since the last backup.")
 @operation_options()
 @pass_app
