@@ -1,4 +1,7 @@
-"""A host sends files from its spool to an S3 server and reads them from there, with real encrypted images."""
+"""A host sends files from its spool to an S3 server and reads them from there, with real encrypted images.
+
+The server is one of ours, which can be made to fail, or OpenStack Swift.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import os
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,9 +26,11 @@ from ostler_agent.volumes.disk_copies import Pair
 from ostler_common.errors import OstlerError
 from ostler_common.secret import Secret
 
+from tests import swift
 from tests.fakes import s3
 from tests.fakes.s3 import S3
 from tests.host.conftest import Storage, contents, job, new_key, wire
+from tests.swift import Swift
 
 MIB = 1 << 20
 PART = 100_000  # no multiple of anything
@@ -35,12 +41,17 @@ class Spool:
     """A host with a local pool and a store in a bucket."""
 
     storage: Storage
-    server: S3
+    server: S3 | Swift
     spec: PoolSpec
 
     @property
     def directory(self) -> Path:
         return Path(self.spec.path)
+
+    @property
+    def fake(self) -> S3:
+        assert isinstance(self.server, S3)
+        return self.server
 
     def ref(self) -> VolumeRef:
         return VolumeRef(self.spec.pool_id, str(uuid.uuid4()), DiskFormat.QCOW2, new_key())
@@ -81,10 +92,13 @@ class Spool:
 
 
 @pytest.fixture
-def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Spool]:
+def spool(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Spool]:
+    """With the server that the test's parameter names, or the fake one."""
+    serving: Callable[[Path], AbstractContextManager[S3 | Swift]]
+    serving = swift.serving if getattr(request, "param", "") == "swift" else s3.serving
     monkeypatch.setattr(objects, "FIRST_PAUSE_S", 0.0)
     storage = Storage(tmp_path / "storage")
-    with s3.serving(tmp_path) as server:
+    with serving(tmp_path) as server:
         spec = PoolSpec(str(uuid.uuid4()), "s3", str(tmp_path / "spool"), f"{server.endpoint}/{s3.NAME}/one")
         storage.pools.ensure(spec)
         yield Spool(storage, server, spec)
@@ -112,6 +126,7 @@ def sent_disk(spool: Spool, content: bytes) -> VolumeRef:
     return spool.send(copy)
 
 
+@pytest.mark.parametrize("spool", ["fake", "swift"], indirect=True)
 def test_increments_are_sent_and_restored_bit_for_bit(spool: Spool, tmp_path: Path) -> None:
     content = bytearray(os.urandom(3 * MIB))
     source, full, part = disk(spool, bytes(content)), spool.ref(), spool.ref()
@@ -144,8 +159,8 @@ def test_increments_are_sent_and_restored_bit_for_bit(spool: Spool, tmp_path: Pa
 
 def test_a_download_goes_on_where_it_broke_off(spool: Spool) -> None:
     ref = sent_disk(spool, os.urandom(2 * MIB))
-    spool.server.cut[:] = [700_000, 1, 900_000]
-    spool.server.fail["GET"] = [(503, "SlowDown")]
+    spool.fake.cut[:] = [700_000, 1, 900_000]
+    spool.fake.fail["GET"] = [(503, "SlowDown")]
     assert ref.remote is not None
     assert spool.storage.volumes.digest(job(), ref).sha256 == ref.remote.sha256
 
@@ -153,22 +168,22 @@ def test_a_download_goes_on_where_it_broke_off(spool: Spool) -> None:
 @pytest.mark.parametrize("change", ["other", "longer", "shorter", "gone"])
 def test_what_is_not_as_it_was_sent_is_refused_and_leaves_nothing(spool: Spool, change: str) -> None:
     ref = sent_disk(spool, os.urandom(MIB))
-    [(key, good)] = spool.server.objects.items()
+    [(key, good)] = spool.fake.objects.items()
     bad = {"other": good[:-1] + bytes([good[-1] ^ 1]), "longer": good + b"x", "shorter": good[:-1]}
     if change == "gone":
-        spool.server.objects.clear()
+        spool.fake.objects.clear()
     else:
-        spool.server.objects[key] = bad[change]
+        spool.fake.objects[key] = bad[change]
     expected = "VOLUME_NOT_FOUND" if change == "gone" else "OBJECT_DAMAGED"
     assert reason(lambda: spool.storage.volumes.digest(job(), ref)) == expected
     assert spool.files() == []
 
 
 def test_a_part_is_sent_again_when_the_server_is_busy(spool: Spool) -> None:
-    spool.server.fail["put-part"] = [(503, "SlowDown")]
+    spool.fake.fail["put-part"] = [(503, "SlowDown")]
     sent_disk(spool, os.urandom(MIB))
-    [data] = spool.server.objects.values()
-    assert spool.server.asked.count("put-part") == len(range(0, len(data), PART)) + 1
+    [data] = spool.fake.objects.values()
+    assert spool.fake.asked.count("put-part") == len(range(0, len(data), PART)) + 1
 
 
 @pytest.mark.parametrize(
@@ -182,8 +197,8 @@ def test_a_part_is_sent_again_when_the_server_is_busy(spool: Spool) -> None:
 def test_a_part_that_is_refused_is_said(spool: Spool, answer: tuple[int, str], expected: str) -> None:
     copy = spool.ref()
     spool.storage.volumes.disk_copies.copy(job(), "vm", [Pair(disk(spool, os.urandom(MIB)), copy)], str(uuid.uuid4()))
-    spool.server.fail["put-part"] = [answer]
-    request = spool.request(copy, spool.server.bucket().begin_upload(copy.volume_id))
+    spool.fake.fail["put-part"] = [answer]
+    request = spool.request(copy, spool.fake.bucket().begin_upload(copy.volume_id))
     *_, last = spool.storage.service.UploadVolume(request, None)  # type: ignore[arg-type]
     assert last.state == job_pb2.JobUpdate.FAILED
     assert expected in str(last.error)
@@ -202,11 +217,11 @@ def test_a_silent_server_is_given_up(spool: Spool, monkeypatch: pytest.MonkeyPat
     ref = sent_disk(spool, os.urandom(MIB))
     monkeypatch.setattr(objects, "STALL_S", 0.2)
     monkeypatch.setattr(objects, "ATTEMPTS", 2)
-    spool.server.lock.acquire()  # it reads requests, and answers none
+    spool.fake.lock.acquire()  # it reads requests, and answers none
     try:
         assert reason(lambda: spool.storage.volumes.digest(job(), ref)) == "STORE_TOO_SLOW"
     finally:
-        spool.server.lock.release()
+        spool.fake.lock.release()
     assert spool.files() == []
 
 
@@ -218,11 +233,11 @@ def test_room_is_checked_for_a_whole_chain_before_anything_is_read(spool: Spool)
         assert ref.remote is not None
         return replace(ref, remote=replace(ref.remote, size_bytes=free * 2 // 3))
 
-    spool.server.asked.clear()
+    spool.fake.asked.clear()
     first, second = map(half_of_all, refs)
     target = spool.storage.ref(DiskFormat.QCOW2, new_key())
     assert reason(lambda: spool.storage.volumes.copies.copy(job(), first, target, parents=[second])) == "POOL_FULL"
-    assert spool.server.asked == []
+    assert spool.fake.asked == []
 
 
 def test_an_agent_that_starts_removes_what_the_last_one_had_downloaded(spool: Spool, tmp_path: Path) -> None:
