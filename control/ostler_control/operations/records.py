@@ -65,6 +65,8 @@ def record_operation(
     Call `launch` after the transaction has committed; if the process dies in between, a sweep launches it.
     inputs: the workflow's dataclass, ids and sizes only; operation_id: "" for a new one.
 
+    An object that was inserted with the operation's id is held already.
+
     Raises AbortedError RESOURCE_BUSY when another operation holds one of the objects.
     """
     operation = Operation.create(
@@ -78,7 +80,7 @@ def record_operation(
         inputs=to_json(inputs),
     )
     for row in (resource, *also):
-        if isinstance(row, Held):
+        if isinstance(row, Held) and row.operation_id != operation.id:
             _claim(row, operation.id)
     _event(operation, events.Outcome.STARTED, "")
     return operation

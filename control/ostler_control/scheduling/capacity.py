@@ -185,6 +185,16 @@ def _claim(vm: Vm, host_id: str, place: ForeignKeyField[Host | None]) -> None:
         Vm.update({place: host_id}).where(Vm.id == vm.id).execute()
 
 
+def claim_first(vm: Vm, host_id: str) -> None:
+    """`claim` for a VM that the caller's transaction has inserted, without a host: nobody else sees its row yet. It
+    gets the host's type of hypervisor, too. Raises AbortedError HOST_TAKEN as `claim` does."""
+    with database.joined():
+        if not _add(host_id, vm.cpus, vm.memory_bytes, _granted(vm.cpus, vm.memory_bytes)):
+            raise _taken(vm, host_id)
+        hypervisor_type = Host.select(Host.hypervisor_type).where(Host.id == host_id)
+        Vm.update(host=host_id, hypervisor_type=hypervisor_type).where(Vm.id == vm.id).execute()
+
+
 def _granted(cpus: int, memory_bytes: int) -> ColumnBase:
     """The condition on a host alone that it accepts VMs and has this much free."""
     room = room_for(cpus, memory_bytes, usable_memory(settings.agents.HOST_RESERVED_MEMORY.by_cluster()))

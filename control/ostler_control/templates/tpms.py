@@ -12,11 +12,6 @@ def add(template: Template) -> None:
     TemplateTpm.create(template=template)
 
 
-def gives_one(template: Template | None) -> bool:
-    """Whether VMs that are created from it get a TPM; those without a template do not."""
-    return template is not None and bool(of_templates([template.id]))
-
-
 def of_templates(template_ids: Collection[str]) -> set[str]:
     """Those of these templates that give their VMs a TPM."""
     query = TemplateTpm.select(TemplateTpm.template).where(TemplateTpm.template.in_(list(template_ids)))

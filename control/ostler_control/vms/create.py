@@ -56,7 +56,8 @@ def create(wanted: NewVm, user: str, keys: Keyring) -> Operation:
 def _record(wanted: NewVm, user: str, keys: Keyring) -> Operation:
     checked = check(wanted)
     check_quota(wanted.account.id, _resources(wanted, checked))
-    vm = _record_vm(wanted, checked)
+    operation_id = new_id()
+    vm = _record_vm(wanted, checked, operation_id)
     if checked.tpm:
         tpm.add(vm, keys)
     if checked.seed:
@@ -64,7 +65,7 @@ def _record(wanted: NewVm, user: str, keys: Keyring) -> Operation:
     placement, host = _place(vm, wanted)
     root = _record_root(vm, wanted, checked, placement, host, keys)
     inputs = CreateInputs(placement.host_id, root.id, settings.encryption.LUKS_ITER_TIME.get(), wanted.stopped)
-    return record_operation("vm.create", vm, user, inputs, also=[root])
+    return record_operation("vm.create", vm, user, inputs, also=[root], operation_id=operation_id)
 
 
 def _resources(wanted: NewVm, checked: Checked) -> Resources:
@@ -78,7 +79,7 @@ def _resources(wanted: NewVm, checked: Checked) -> Resources:
     )
 
 
-def _record_vm(wanted: NewVm, checked: Checked) -> Vm:
+def _record_vm(wanted: NewVm, checked: Checked, operation_id: str) -> Vm:
     vm = _insert_or_raise(
         vm_exists(wanted.account, wanted.name),
         (Vm.account == wanted.account) & (Vm.name == wanted.name),
@@ -91,13 +92,15 @@ def _record_vm(wanted: NewVm, checked: Checked) -> Vm:
         cpus=wanted.offering.cpus,
         memory_bytes=wanted.offering.memory_bytes,
         firmware=wanted.boot_firmware,
+        operation_id=operation_id,
     )
     for position, nic in enumerate(checked.nics):
         taken = mac_taken(f"nics[{position}]", nic.mac)
         values = {"vm": vm, "position": position, "mac": nic.mac, "network": nic.network, "model": nic.model}
         row = _insert_or_raise(taken, Nic.mac == nic.mac, Nic, **values)
         addressing.record(row.id, nic.addressing)
-    give_maximum(vm)
+    if checked.may_grow:
+        give_maximum(vm)
     if wanted.affinity_groups:
         affinity.put(vm, wanted.affinity_groups)
     isos.add(vm, wanted.isos)
@@ -107,22 +110,22 @@ def _record_vm(wanted: NewVm, checked: Checked) -> Vm:
 
 
 def _insert_or_raise(taken: AlreadyExistsError, same: ColumnBase, model: type[R], /, **values: object) -> R:
-    """A new row; raises `taken` when somebody has inserted the `same` one since the checks."""
-    try:
-        with transaction():
-            return model.create(**values)
-    except IntegrityError:
-        if model.select().where(same).exists():
-            raise taken from None
-        raise
+    """A new row; raises `taken` when somebody has inserted the `same` one since the checks. That ends no transaction,
+    so it takes no savepoint."""
+    row = model(**values)
+    if model.insert(row.__data__).on_conflict_ignore().as_rowcount().execute():
+        return row
+    if model.select().where(same).exists():
+        raise taken
+    raise IntegrityError(f"a row of {model.__name__} conflicts with another one")
 
 
 def _place(vm: Vm, wanted: NewVm) -> tuple[Placement, Host]:
     """Chooses a host and a pool and claims the host's capacity. Of the host: its type, and what its driver reads."""
-    placement = placement_query.find_and_claim(vm, _demand(vm, wanted))
-    host = Host.select(Host.hypervisor_type, Host.template_formats).where(Host.id == placement.host_id).get()
-    Vm.update(hypervisor_type=host.hypervisor_type).where(Vm.id == vm.id).execute()
-    driver_details.check(vm, placement.host_id)
+    placement = placement_query.find_and_claim(vm, _demand(vm, wanted), capacity.claim_first)
+    columns = (Host.hypervisor_type, Host.template_formats, Host.capabilities)
+    host = Host.select(*columns).where(Host.id == placement.host_id).get()
+    driver_details.check_on(vm, host)
     return placement, host
 
 
@@ -165,6 +168,7 @@ def _record_root(vm: Vm, wanted: NewVm, checked: Checked, placement: Placement, 
         root=True,
         vm_id=vm.id,
         slot=0,
+        operation_id=vm.operation_id,
     )
     operation = matrix.Operation.CREATE_FROM_TEMPLATE if wanted.template else matrix.Operation.CREATE
     matrix.check(operation, root, False)

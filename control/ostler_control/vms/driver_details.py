@@ -14,7 +14,7 @@ from ostler_common.errors import FailedPreconditionError
 
 from ostler_control.catalog.driver_details import PREFIX, of_offerings, of_templates
 from ostler_control.hypervisors import rules
-from ostler_control.models import Host, OfferingDetail, TemplateDetail, Vm, VmDetail, first_tuple, owners, tuples
+from ostler_control.models import Host, OfferingDetail, TemplateDetail, Vm, VmDetail, owners, tuples
 
 
 def merged(vm: Vm) -> dict[str, str]:
@@ -28,11 +28,16 @@ def check(vm: Vm, host_id: str) -> None:
 
     Raises FailedPreconditionError DETAIL_UNKNOWN, DETAIL_INVALID, DETAIL_MISSING, DETAIL_NOT_ALLOWED.
     """
-    query = Host.select(Host.capabilities, Host.hypervisor_type).where(Host.id == host_id)
-    capabilities, hypervisor_type = first_tuple(query, tuple[str, str]) or ("", "")
-    if not capabilities:
+    host = Host.select(Host.capabilities, Host.hypervisor_type).where(Host.id == host_id).first()
+    if host is not None:
+        check_on(vm, host)
+
+
+def check_on(vm: Vm, host: Host) -> None:
+    """The same, of a host whose capabilities and type were read."""
+    if not host.capabilities:
         return
-    schema = schema_of(capabilities)
+    schema = schema_of(host.capabilities)
     per_vm = {field.key: field.per_vm for field in schema}
     given, own = _parts(vm)
     for key in own:
@@ -44,7 +49,7 @@ def check(vm: Vm, host_id: str) -> None:
             )
     details = given | own
     if details or schema:
-        check_values(details, schema, f"hypervisors of type {rules.name_of(hypervisor_type)}")
+        check_values(details, schema, f"hypervisors of type {rules.name_of(host.hypervisor_type)}")
 
 
 @functools.lru_cache(maxsize=1024)  # hosts' reports are kilobytes, and many are alike

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from ostler_common.errors import AlreadyExistsError, bad_field
 from ostler_common.hypervisors import Function
+from peewee import Model
 
 from ostler_control import labels, networks
 from ostler_control.catalog.firmware import SECURE_BOOT, is_uefi
@@ -22,14 +23,18 @@ from ostler_control.models import (
     Iso,
     Network,
     Nic,
+    OfferingExtraConfig,
+    OfferingMaximum,
     Pool,
     ServiceOffering,
     Template,
+    TemplateTpm,
+    TemplateUserData,
     Vm,
     Zone,
+    owners,
 )
 from ostler_control.templates import store as template_store
-from ostler_control.templates import tpms
 from ostler_control.userdata import vm_user_data
 from ostler_control.userdata.seed import DHCP, Addressing, check_addressing
 from ostler_control.userdata.vm_user_data import Given
@@ -88,13 +93,15 @@ class NewVm:
 class Checked:
     """A request that passed its checks: the size of the root disk, and the interfaces with MAC and model filled in.
 
-    seed: whether its guest is given anything, see `vm_user_data.is_needed`; tpm: whether it gets one.
+    seed: whether its guest is given anything, see `vm_user_data.is_needed`; tpm: whether it gets one; may_grow: whether
+    its offering has a maximum.
     """
 
     root_size_bytes: int
     nics: Sequence[NewNic]
     seed: bool
     tpm: bool
+    may_grow: bool
 
 
 def check(wanted: NewVm) -> Checked:
@@ -111,12 +118,21 @@ def check(wanted: NewVm) -> Checked:
     size_bytes = _root_size(wanted)
     details.check_new(wanted.details)
     labels.check_new("labels", wanted.labels)
-    functions = _functions(wanted)
+    template_ids = [wanted.template.id] if wanted.template else []
+    having = owners(
+        *((column, template_ids) for column in (TemplateTpm.template, TemplateUserData.template)),
+        *((model.service_offering, [wanted.offering.id]) for model in (OfferingExtraConfig, OfferingMaximum)),
+    )
+    functions = _functions(wanted, having)
     check_supported(wanted.template, functions, host=wanted.host, cluster=wanted.cluster, zone=wanted.zone)
     if wanted.template:
         template_store.check_encryption(wanted.template, wanted.offering.encrypt_root)
     return Checked(
-        size_bytes, check_nics(wanted.nics, wanted.account), Function.USER_DATA in functions, Function.TPM in functions
+        size_bytes,
+        check_nics(wanted.nics, wanted.account),
+        seed=Function.USER_DATA in functions,
+        tpm=Function.TPM in functions,
+        may_grow=bool(having[OfferingMaximum]),
     )
 
 
@@ -125,20 +141,23 @@ def vm_exists(account: Account, name: str) -> AlreadyExistsError:
     return AlreadyExistsError(f"account {account.name} has a VM named {name} already; choose another name", "VM_EXISTS")
 
 
-def _functions(wanted: NewVm) -> list[Function]:
-    """The functions that the VM needs of its hypervisor beside running it."""
+def _functions(wanted: NewVm, having: Mapping[type[Model], list[str]]) -> list[Function]:
+    """The functions that the VM needs of its hypervisor beside running it. having: which tables have rows of its
+    template or offering."""
     addressing = [nic.addressing for nic in wanted.nics]
     needs = {
         Function.UEFI: is_uefi(wanted.boot_firmware),
         Function.SECURE_BOOT: wanted.boot_firmware == SECURE_BOOT,
-        Function.TPM: wanted.tpm or tpms.gives_one(wanted.template),
+        Function.TPM: wanted.tpm or bool(having[TemplateTpm]),
         Function.VOLUME_ENCRYPTION: wanted.offering.encrypt_root,
         Function.NICS: bool(wanted.nics),
         Function.NIC_FILTER: any(nic.network.spoof_filter for nic in wanted.nics),
         Function.DIRECT_DOWNLOAD: bool(wanted.template and wanted.template.url),
-        Function.EXTRA_CONFIG: not extra_configs.of_offering(wanted.offering.id, wanted.offering.memory_bytes).is_empty,
+        Function.EXTRA_CONFIG: bool(having[OfferingExtraConfig])
+        and not extra_configs.of_offering(wanted.offering.id, wanted.offering.memory_bytes).is_empty,
         Function.ISO: bool(wanted.isos),
-        Function.USER_DATA: vm_user_data.is_needed(wanted.user_data, wanted.template, addressing),
+        Function.USER_DATA: bool(having[TemplateUserData])
+        or vm_user_data.is_needed(wanted.user_data, None, addressing),
     }
     return [function for function, needed in needs.items() if needed]
 

@@ -791,9 +791,9 @@ def test_templates_say_whether_their_vms_get_a_tpm(tmp_path: Path) -> None:
             old = Template.create(name="old", format="raw", virtual_size_bytes=1, file_size_bytes=1)
         assert "0043_template_tpms" in database.migrate()
         with database.session():
-            assert not tpms.gives_one(old)
+            assert not tpms.of_templates([old.id])
             tpms.add(old)
-            assert tpms.gives_one(Template.get())
+            assert tpms.of_templates([Template.get().id])
             with pytest.raises(peewee.IntegrityError):
                 tpms.add(old)
             old.delete_instance()

@@ -71,7 +71,7 @@ def test_an_encrypted_volume_becomes_an_encrypted_template_that_deploys(site: Si
     operation = start(site, engine, encryption=under(), request_id=request_id, tpm=True)
     assert ended(engine, operation) == OK
     template: Any = Template.get(Template.name == "golden")
-    assert tpms.gives_one(template)
+    assert tpms.of_templates([template.id])
     file = engine.templates / template.id
     content = site.fleet.pools[volume.pool_id][volume.file_id].content
     assert content.encode() in file.read_bytes()
