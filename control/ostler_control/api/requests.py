@@ -10,7 +10,6 @@ from typing import TypeVar
 from google.protobuf.message import Message
 from ostler_common.errors import InvalidArgumentError, NotFoundError, bad_field
 from ostler_common.redaction import redacted
-from peewee import IntegrityError
 
 from ostler_control import database
 from ostler_control.caller import Caller
@@ -39,10 +38,9 @@ def once(model: type[_Row], caller: Caller, request: Message, make: Callable[[],
         raise bad_field("request_id", "must be a UUID", reason="INVALID_REQUEST_ID")
     method, digest = request.DESCRIPTOR.full_name, _digest(request)
     with database.transaction():
-        try:
-            with database.transaction():
-                entry = Request.create(user=caller.actor, request_id=request_id.lower(), method=method, digest=digest)
-        except IntegrityError:
+        entry = Request(user=caller.actor, request_id=request_id.lower(), method=method, digest=digest)
+        # A conflict ends no transaction this way: it needs no savepoint.
+        if not Request.insert(entry.__data__).on_conflict_ignore().as_rowcount().execute():
             return _earlier(model, caller, request_id.lower(), method, digest)
         row = make()
         Request.update(resource_id=row.id).where(Request.id == entry.id).execute()
