@@ -46,7 +46,9 @@ T = TypeVar("T")
 
 _MIN_RETRY_S, _MAX_RETRY_S = 0.5, 15.0
 _FIRST_UPDATE_TIMEOUT_S = 20.0
-_GATHER_S = 0.1
+# How long reports gather until they are compared with rows: at least, at most, and for how many times as long as the
+# comparison before took. On a busy machine more of them share one, so that comparing does not add to the load.
+_MIN_GATHER_S, _MAX_GATHER_S, _GATHER_FACTOR = 0.1, 1.0, 5.0
 # How soon a replica notices that it leads now.
 _MAX_LEADERLESS_S = 1.0
 _PAUSE_REASONS: dict[int, PauseReason] = {
@@ -129,6 +131,7 @@ class Watcher:
         self._dirty: set[str] = set()
         self._bundle: TrustBundle | None = None
         self._interval_s = 5
+        self._gather_s = _MIN_GATHER_S
         self._strays: set[tuple[str, str]] = set()
         self._leftovers = Leftovers()
         self._written: dict[str, dict[str, Seen]] = {}
@@ -433,11 +436,14 @@ class Watcher:
 
     async def _reconcile(self) -> None:
         await self._dirty_now.wait()
-        await asyncio.sleep(_GATHER_S)
+        await asyncio.sleep(self._gather_s)
         self._dirty_now.clear()
         dirty, self._dirty = self._dirty, set()
         views = {host_id: watch.view() for host_id, watch in self._watches.items()}
+        begin = asyncio.get_running_loop().time()
         await self._in_database(self._write_verdicts, dirty & set(views), views)
+        took_s = asyncio.get_running_loop().time() - begin
+        self._gather_s = min(max(_GATHER_FACTOR * took_s, _MIN_GATHER_S), _MAX_GATHER_S)
 
     def _write_verdicts(self, dirty: set[str], views: dict[str, HostView]) -> None:
         """Runs in the worker thread."""
