@@ -74,7 +74,9 @@ def new_agents(state_dir: Path, unreachable_limit_s: float = 5.0) -> Agents:
     return Agents(
         _ServerCredentials(state_dir, state_dir, state_dir),
         unreachable_limit_s,
-        lambda address, tls, name: grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]),
+        lambda address, tls, name: grpc.insecure_channel(
+            address, [("grpc.use_local_subchannel_pool", 1), ("SingleThreadedUnaryStream", 1)]
+        ),
     )
 
 

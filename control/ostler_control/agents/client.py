@@ -21,7 +21,7 @@ from ostler.agent.v1 import (
     vm_pb2_grpc,
     volume_pb2_grpc,
 )
-from ostler_common.channel import host_server_name, open_channel
+from ostler_common.channel import host_server_name, open_channel_of_own_thread
 from ostler_common.errors import OstlerError, UnavailableError, from_rpc_error
 from ostler_common.tls import TlsFiles
 
@@ -117,7 +117,7 @@ class Agents:
 
     tls: TlsFiles
     unreachable_limit_s: float = 120.0
-    connect: Callable[[str, TlsFiles, str], grpc.Channel] = open_channel
+    connect: Callable[[str, TlsFiles, str], grpc.Channel] = open_channel_of_own_thread
     _connections: dict[str, _Connection] = field(default_factory=dict)
     _busy: Counter[str] = field(default_factory=Counter)
     silence: SilenceWatch = field(default_factory=SilenceWatch)
