@@ -60,6 +60,7 @@ from ostler_common.tls import server_credentials
 from tests.fakes.certificates import ThrowawayCa
 
 PAGE_ROWS = 2
+HOLD_S = 60.0
 Metadata = operation_pb2.OperationMetadata
 Phase = tuple[str, int]
 
@@ -92,6 +93,8 @@ class Control:
     breaks: int = 0  # how many uploads of imports break
     stored: bytes = b"what is in the volume"
     sent: int | None = None
+    holds: bytes | None = None  # reading this path of a backup goes on until the caller leaves
+    left: threading.Event = field(default_factory=threading.Event)  # set once that caller has left
     waiting: threading.Event = field(default_factory=threading.Event)  # set once somebody waits for an operation
     cancelled: bool = False
     steps: int = 0
@@ -751,7 +754,12 @@ class Backups(backup_pb2_grpc.BackupServiceServicer):
     ) -> Iterator[backup_pb2.ReadBackupFilesResponse]:
         self.control.ask(request)
         yield backup_pb2.ReadBackupFilesResponse(phase="starting the appliance")
-        if not request.path:
+        if request.path == self.control.holds:
+            context.add_callback(self.control.left.set)
+            if request.content:
+                yield backup_pb2.ReadBackupFilesResponse(data=self.control.stored)
+            self.control.left.wait(HOLD_S)
+        elif not request.path:
             found = backup_file_pb2.BackupFileSystem(name="/dev/sda1", type="ext4", label="\x1b[31mroot")
             yield backup_pb2.ReadBackupFilesResponse(file_systems=[found])
         elif request.content:
@@ -764,7 +772,8 @@ class Backups(backup_pb2_grpc.BackupServiceServicer):
             hostile = kinds(name=b"\x1b[2J\xff\n", kind=kinds.FILE, size_bytes=7, permissions=0o640)
             directory = kinds(name=b"log", kind=kinds.DIRECTORY, permissions=0o755)
             yield backup_pb2.ReadBackupFilesResponse(files=[hostile])
-            yield backup_pb2.ReadBackupFilesResponse(files=[directory], more=True)
+            link = kinds(name=b"now", kind=kinds.LINK, permissions=0o777)
+            yield backup_pb2.ReadBackupFilesResponse(files=[directory, link], more=True)
         sha256 = hashlib.sha256(self.control.stored).hexdigest()
         yield backup_pb2.ReadBackupFilesResponse(complete=True, sha256=sha256 if request.content else "")
 

@@ -78,6 +78,23 @@ def create_private(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b")
 
 
+class Digest:
+    """Of bytes that come in pieces: how many, and their SHA-256."""
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+        self.size_bytes = 0
+
+    def add(self, data: bytes) -> None:
+        self._sha256.update(data)
+        self.size_bytes += len(data)
+
+    def check(self, size_bytes: int, sha256: str, name: str) -> None:
+        """Raises InternalError DAMAGED when they are not what was sent. name: of the file, for people."""
+        if (self.size_bytes, self._sha256.hexdigest()) != (size_bytes, sha256):
+            raise InternalError(f"{name} was damaged on its way and is not kept; try again", "DAMAGED")
+
+
 class Receiver:
     """A file that comes in pieces: written beside its place, and put there once it is whole and verified."""
 
@@ -85,10 +102,13 @@ class Receiver:
         """Raises AlreadyExistsError FILE_EXISTS for a file that is there, unless `force`."""
         self._path, self._force = path, force
         self._part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        self._sha256 = hashlib.sha256()
-        self.size_bytes = 0
+        self._digest = Digest()
         if not force and path.exists():
             raise _exists(path)
+
+    @property
+    def size_bytes(self) -> int:
+        return self._digest.size_bytes
 
     def __enter__(self) -> Receiver:
         self._file = create_private(self._part)
@@ -100,13 +120,11 @@ class Receiver:
 
     def write(self, data: bytes) -> None:
         self._file.write(data)
-        self._sha256.update(data)
-        self.size_bytes += len(data)
+        self._digest.add(data)
 
     def keep(self, size_bytes: int, sha256: str) -> None:
         """Gives the file its name. Raises InternalError DAMAGED when it is not what was sent, AlreadyExistsError."""
-        if (self.size_bytes, self._sha256.hexdigest()) != (size_bytes, sha256):
-            raise InternalError(f"{self._path} was damaged on its way and is not kept; try again", "DAMAGED")
+        self._digest.check(size_bytes, sha256, str(self._path))
         self._file.flush()
         os.fsync(self._file.fileno())
         if self._force:

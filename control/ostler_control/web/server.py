@@ -23,6 +23,7 @@ from ostler_control.web.actions import Actions
 from ostler_control.web.context import HERE, Console, is_followed
 from ostler_control.web.creations import Creation
 from ostler_control.web.pages import (
+    backup_files,
     backup_schedules,
     backups,
     catalog,
@@ -130,6 +131,7 @@ def make_app(
 ) -> ASGIApp:
     """The console as an ASGI application, behind its gate. is_stopping: whether open streams shall end."""
     console = Console.make(app, is_stopping)
+    files = backup_files.BackupFiles(console)
 
     def not_found(request: Request, error: Exception) -> Response:
         return console.failure(request, NotFoundError("there is no such page", "PAGE_NOT_FOUND"))
@@ -145,6 +147,8 @@ def make_app(
             *(Route(path, _endpoint(console, form), methods=["POST"]) for path, form in FORMS.items()),
             *(route for actions in ACTIONS for route in _routes(console, actions, actions.path + "/{id}/do/{action}")),
             *(route for creation in CREATIONS for route in _routes(console, creation, creation.path)),
+            Route("/backups/{backup}/files", files.page),
+            Route("/backups/{backup}/files/content", files.content),
             WebSocketRoute("/vms/{vm}/terminal", Terminals(app).converse),
             WebSocketRoute("/vms/{vm}/viewer", Terminals(app, open_screen, says_why=False).converse),
             Mount("/static", StaticFiles(directory=HERE / "static")),

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from ostler.control.v1.backup_pb2 import Backup, CreateBackupRequest
+from ostler_common.errors import InternalError
+from ostler_control.cli.transfers import Digest
+from ostler_control.models import Operation
 from playwright.sync_api import Page, expect
 
-from tests.browsers import Visit
+from tests.browsers import Visit, check_looks
 from tests.consoles import Served
 
 pytestmark = pytest.mark.slow
@@ -61,6 +67,45 @@ def test_a_vm_is_backed_up_verified_restored_and_its_backup_deleted(visit: Visit
     expect(page.locator("#command")).to_have_text("ostler backup list --vm ledger")
     expect(page.get_by_role("cell", name="monday")).to_have_count(0)
     expect(page.get_by_role("cell", name="store")).to_be_visible()
+
+
+def test_a_file_of_a_backup_is_downloaded(
+    visit: Visit,
+    served: Served,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    page = visit.page
+    served.site.add_backup_store()
+    vm = served.create_vm("archive").id
+    served.client.wait(served.client.backups.CreateBackup(CreateBackupRequest(vm=vm, name="tuesday")), Backup)
+    page.goto("/backups/tuesday")
+    page.get_by_role("link", name="Files").click()
+    page.get_by_label("Path").fill("/var")
+    page.get_by_label("File system").fill("/dev/sda")
+    expect(page.locator("#command")).to_have_text("ostler backup file list tuesday /var --filesystem /dev/sda")
+    page.get_by_label("Path").clear()
+    page.get_by_label("File system").clear()
+    page.get_by_role("button", name="Read").click()
+    page.get_by_role("link", name="/dev/sda").click()
+    expect(page.locator("#command")).to_have_text("ostler backup file list tuesday / --filesystem /dev/sda")
+    expect(page.get_by_role("link", name="content", exact=True)).to_be_visible()
+    check_looks(page, "backup-files", tmp_path, request)
+    with page.expect_download() as download:
+        page.get_by_role("link", name="content", exact=True).click()
+    assert download.value.suggested_filename == "content"
+    assert download.value.path().read_bytes()
+
+    def is_damaged(digest: Digest, size_bytes: int, sha256: str, name: str) -> None:
+        raise InternalError(f"{name} was damaged on its way", "DAMAGED")
+
+    monkeypatch.setattr(Digest, "check", is_damaged)
+    with page.expect_download() as download:
+        page.get_by_role("link", name="content", exact=True).click()
+    assert download.value.failure()
+    begun = Operation.select().where(Operation.verb == "backup.read-files").count()
+    assert begun == 4, "the browser began it again"
 
 
 def test_backups_are_scheduled_and_the_schedule_is_deleted(visit: Visit, served: Served) -> None:

@@ -15,7 +15,7 @@ from ostler_control.cli.commands._backup_store import VIEW as STORE
 from ostler_control.web import tables
 from ostler_control.web.actions import Action, Actions, Target
 from ostler_control.web.context import Console, command
-from ostler_control.web.forms import Call, Option
+from ostler_control.web.forms import Button, Call, Option
 from ostler_control.web.labels import label_action
 from ostler_control.web.objects import render_object
 from ostler_control.web.pages import backup_schedules
@@ -60,6 +60,7 @@ def one_backup(console: Console, request: Request) -> Response:
     """The page of a backup."""
     found = console.app.client.backups.GetBackup(pb.GetBackupRequest(backup=request.path_params["backup"]))
     target = _target(found)
+    files = [Button("Files", f"{target.href}/files")] if target.state in _READY else []
     return render_object(
         console,
         request,
@@ -68,7 +69,7 @@ def one_backup(console: Console, request: Request) -> Response:
         backup.VIEW,
         found,
         notice=found.state_reason or found.verify_error,
-        buttons=ACTIONS.buttons(console, target),
+        buttons=[*files, *ACTIONS.buttons(console, target)],
         links=[
             ("All backups of the VM", tables.address("/backups", {"vm": found.vm_id})),
             ("Its operations", tables.address("/operations", {"resource": found.id})),

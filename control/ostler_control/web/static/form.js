@@ -24,4 +24,6 @@ function show() {
 
 form.addEventListener("input", show);
 form.addEventListener("submit", () => { form.querySelector("button").disabled = true; });
+// A page that the browser has kept comes back as it was left.
+window.addEventListener("pageshow", () => { form.querySelector("button").disabled = false; });
 show();
