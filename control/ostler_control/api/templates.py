@@ -36,6 +36,7 @@ from ostler_control.keys import Keyring
 from ostler_control.models import Snapshot, Template, UserData, Volume
 from ostler_control.templates import direct as direct_templates
 from ostler_control.templates import store as template_store
+from ostler_control.templates import tpms
 from ostler_control.templates.received import Announced
 from ostler_control.userdata import template_link
 from ostler_control.userdata.merging import Policy
@@ -119,11 +120,13 @@ class TemplateService(template_pb2_grpc.TemplateServiceServicer):
         with session():
             template = resolve(Template, request.template, "template")
             mask = request.update_mask if request.update_mask.paths else FieldMask(paths=["user_data"])
-            fields = paths(mask, ("user_data", "details"))
+            fields = paths(mask, ("user_data", "details", "tpm"))
             if "details" in fields:
                 driver_details.replace_of_template(template, dict(request.details), caller.actor)
             if "user_data" in fields:
                 template_link.update(template, *_link(request, caller), caller.actor)
+            if "tpm" in fields:
+                tpms.update(template, request.tpm, caller.actor)
             return convert_templates.template(template, caller)
 
     def CreateTemplate(self, request: pb.CreateTemplateRequest, context: grpc.ServicerContext) -> LongRunning:

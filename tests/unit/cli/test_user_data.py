@@ -138,6 +138,13 @@ def test_a_template_links_user_data(control: Control, ostler: Ostler) -> None:
     assert ostler("template", "update", "debian", "--no-user-data").exit_code == 0
 
 
+def test_a_template_gives_a_tpm_or_none(control: Control, ostler: Ostler) -> None:
+    for flag, tpm in (("--tpm", True), ("--no-tpm", False)):
+        assert ostler("template", "update", "debian", flag).exit_code == 0
+        request = asked(control, template_pb2.UpdateTemplateRequest)
+        assert (request.tpm, list(request.update_mask.paths)) == (tpm, ["tpm"])
+
+
 def test_names_of_documents_are_completed(control: Control, profile: Path) -> None:
     assert complete(profile, "ostler userdata show ") == ["web"]
 

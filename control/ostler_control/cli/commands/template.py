@@ -244,6 +244,7 @@ def register(
 @click.option("--no-user-data", "none", is_flag=True, help="Link none.")
 @detail_option("Setting that only one hypervisor type has; replaces all that there are; repeatable.")
 @click.option("--no-details", is_flag=True, help="Remove all details.")
+@click.option("--tpm/--no-tpm", default=None, help="Give VMs created from it an emulated TPM 2.0, or none.")
 @output_option
 @pass_app
 def update(
@@ -254,28 +255,39 @@ def update(
     none: bool,
     details: dict[str, str],
     no_details: bool,
+    tpm: bool | None,
     output: str,
 ) -> None:
-    """Changes the user data that a template links, or its details.
+    """Changes the user data that a template links, its details, or whether it gives a TPM.
 
     VMs that are created or reinstalled from now on get the user data; others keep what they have. All VMs of the
-    template get the details at their next start.
+    template get the details at their next start. VMs that are created from now on get a TPM, or none.
 
     \b
     Examples:
       ostler template update debian-13 --user-data base --user-data-policy APPEND
       ostler template update tiny --detail driver.kernel=/var/lib/kernels/vmlinux-6.12
+      ostler template update windows-11 --tpm
     """
     if user_data and none:
         raise click.UsageError("--user-data and --no-user-data exclude each other")
     if details and no_details:
         raise click.UsageError("--detail and --no-details exclude each other")
-    fields = {"user_data": user_data or none or policy, "details": details or no_details}
+    fields = {
+        "user_data": user_data or none or policy,
+        "details": details or no_details,
+        "tpm": tpm is not None,
+    }
     if not any(fields.values()):
-        raise click.UsageError("give --user-data, --no-user-data, --detail or --no-details")
+        raise click.UsageError("give --user-data, --no-user-data, --detail, --no-details, --tpm or --no-tpm")
     mask = FieldMask(paths=[name for name, given in fields.items() if given])
     request = pb.UpdateTemplateRequest(
-        template=template, user_data=user_data, user_data_policy=_policy(policy), update_mask=mask, details=details
+        template=template,
+        user_data=user_data,
+        user_data_policy=_policy(policy),
+        update_mask=mask,
+        details=details,
+        tpm=bool(tpm),
     )
     print_one(VIEW, app.client.templates.UpdateTemplate(request), output)
 
