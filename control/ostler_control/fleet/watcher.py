@@ -1,6 +1,6 @@
 """Watches every host of the fleet: one asyncio loop in one thread, one stream per host.
 
-The loop holds what hosts report (`_Watch`); a worker thread records it. Only the watcher waits for the database, and
+The loop holds what hosts report (`Watch`); a worker thread records it. Only the watcher waits for the database, and
 nothing here starts, stops or moves a VM. Definitions that a silent host has kept are given to `leftovers`.
 """
 
@@ -12,14 +12,14 @@ import random
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import ParamSpec, TypeVar
 
 import grpc
 import peewee
 import structlog
-from ostler.agent.v1 import host_pb2, host_pb2_grpc, pool_pb2, pool_pb2_grpc
+from ostler.agent.v1 import host_pb2, host_pb2_grpc
 from ostler.types.v1 import host_pb2 as types_host_pb2
 from ostler.types.v1 import vm_pb2
 from ostler_common.channel import host_server_name, open_aio_channel
@@ -27,12 +27,11 @@ from ostler_common.errors import OstlerError, from_rpc_error
 from ostler_common.tls import TlsFiles
 
 from ostler_control.agents import reports
-from ostler_control.agents.power_states import power_state
-from ostler_control.fleet import backoff, leftovers, store
-from ostler_control.fleet.leftovers import Leftovers
+from ostler_control.fleet import backoff, store
+from ostler_control.fleet.comparison import Comparison
+from ostler_control.fleet.contact import cause, ensure_pool, push_trust
 from ostler_control.fleet.loads import Loads
-from ostler_control.fleet.reconcile import HostView, PauseReason, Seen, reconcile, unmanaged
-from ostler_control.fleet.store import WatchedHost
+from ostler_control.fleet.watch import Watch, is_there, seen
 from ostler_control.hosts import loads as host_loads
 from ostler_control.keys import Keyring
 from ostler_control.models import HostState
@@ -51,10 +50,6 @@ _FIRST_UPDATE_TIMEOUT_S = 20.0
 _MIN_GATHER_S, _MAX_GATHER_S, _GATHER_FACTOR = 0.1, 1.0, 5.0
 # How soon a replica notices that it leads now.
 _MAX_LEADERLESS_S = 1.0
-_PAUSE_REASONS: dict[int, PauseReason] = {
-    vm_pb2.PAUSE_REASON_NO_SPACE: PauseReason.NO_SPACE,
-    vm_pb2.PAUSE_REASON_IO_ERROR: PauseReason.IO_ERROR,
-}
 # In how many parts all VMs are compared, and loads recorded: all at once, those of a large fleet would hold up calls.
 _PARTS = 10
 
@@ -71,34 +66,6 @@ class Intervals:
     sweep_s: float = 10.0
     pools_s: float = 60.0
     grace_s: float = 10.0
-
-
-@dataclass(eq=False)
-class _Watch:
-    """A host being watched. Touched by the loop only."""
-
-    host: WatchedHost
-    task: asyncio.Task[None] | None = None
-    channel: grpc.aio.Channel | None = None
-    state: HostState = HostState.CONNECTING
-    reason: str = ""
-    set_count: int = 0  # how often the state was set
-    heard: bool = False
-    silent: bool = False
-    vms: dict[str, Seen] = field(default_factory=dict)
-    complaints: dict[str, str] = field(default_factory=dict)
-    try_now: asyncio.Event = field(default_factory=asyncio.Event)
-    _view: HostView | None = None
-
-    def view(self) -> HostView:
-        """The host as it is now, kept until `changed`: all hosts' views are asked for several times per second."""
-        if self._view is None:
-            self._view = HostView(self.host.host_id, self.host.name, self.heard, self.silent, dict(self.vms))
-        return self._view
-
-    def changed(self) -> None:
-        """To be called when what the view tells has changed."""
-        self._view = None
 
 
 class _SilenceError(Exception):
@@ -124,7 +91,7 @@ class Watcher:
         self._leads = leads
         self._intervals = intervals or Intervals()
         self._connect = connect
-        self._watches: dict[str, _Watch] = {}
+        self._watches: dict[str, Watch] = {}
         # What was heard since the last flush, and what is kept of it (in the worker thread).
         self._loads: dict[str, vm_pb2.HostLoad] = {}
         self._kept_loads = Loads()
@@ -132,9 +99,7 @@ class Watcher:
         self._bundle: TrustBundle | None = None
         self._interval_s = 5
         self._gather_s = _MIN_GATHER_S
-        self._strays: set[tuple[str, str]] = set()
-        self._leftovers = Leftovers()
-        self._written: dict[str, dict[str, Seen]] = {}
+        self._comparison = Comparison()
         self._database = ThreadPoolExecutor(1, thread_name_prefix="watcher-db")
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -216,7 +181,7 @@ class Watcher:
                 await self._let_go([host_id])
                 watch = None
             if watch is None:
-                self._watches[host_id] = watch = _Watch(host)
+                self._watches[host_id] = watch = Watch(host)
                 watch.task = asyncio.create_task(self._watch(watch), name=f"watch {host.name}")
             elif watch.state is not host.state and watch.set_count == set_counts.get(host_id):
                 # Somebody else changed the row; it was not read while a change of ours was on its way to it.
@@ -237,14 +202,14 @@ class Watcher:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for watch in watches:
-            self._written.pop(watch.host.host_id, None)
-            self._loads.pop(watch.host.host_id, None)
+        self._comparison.forget(host_ids)
+        for host_id in host_ids:
+            self._loads.pop(host_id, None)
         await self._in_database(self._forget_loads, host_ids)
 
     # One host.
 
-    async def _watch(self, watch: _Watch) -> None:
+    async def _watch(self, watch: Watch) -> None:
         loop = asyncio.get_running_loop()
         failures, last_word = 0, loop.time()
         while True:
@@ -256,7 +221,7 @@ class Watcher:
                         await self._on(watch, update)
                 reason = "its agent ended the stream"
             except grpc.aio.AioRpcError as error:
-                reason = _short(from_rpc_error(error).message)
+                reason = cause(from_rpc_error(error).message)
             except _SilenceError as error:
                 reason = str(error)
             except Exception as error:
@@ -274,7 +239,7 @@ class Watcher:
             watch.try_now.clear()
 
     @contextlib.asynccontextmanager
-    async def _stream(self, watch: _Watch) -> AsyncIterator[AsyncIterator[host_pb2.HostUpdate]]:
+    async def _stream(self, watch: Watch) -> AsyncIterator[AsyncIterator[host_pb2.HostUpdate]]:
         """The host's updates, on a channel made with our certificate of the moment."""
         interval_s = self._interval_s
         request = host_pb2.WatchHostRequest(load_interval_ms=interval_s * 1000)
@@ -310,11 +275,11 @@ class Watcher:
                     contact.cancel()
                     await asyncio.gather(contact, return_exceptions=True)
 
-    async def _on(self, watch: _Watch, update: host_pb2.HostUpdate) -> None:
+    async def _on(self, watch: Watch, update: host_pb2.HostUpdate) -> None:
         match update.WhichOneof("update"):
             case "snapshot":
                 vms, wrong = reports.good_vms(update.snapshot.vms)
-                watch.vms = {vm.vm_id: _seen(vm) for vm in vms if _is_there(vm)}
+                watch.vms = {vm.vm_id: seen(vm) for vm in vms if is_there(vm)}
                 watch.complaints["vms"] = reports.complaint(wrong) if wrong else ""
                 watch.heard, watch.silent = True, False
                 host = update.snapshot.host
@@ -331,17 +296,17 @@ class Watcher:
                 event = update.vm_event
                 if wrong := reports.find_wrong(event.vm):
                     await self._complain(watch, "vms", reports.complaint(wrong))
-                elif event.kind == host_pb2.VmEvent.UNDEFINED or not _is_there(event.vm):
+                elif event.kind == host_pb2.VmEvent.UNDEFINED or not is_there(event.vm):
                     watch.vms.pop(event.vm.vm_id, None)
                 else:
-                    watch.vms[event.vm.vm_id] = _seen(event.vm, reports.clean_text(event.detail))
+                    watch.vms[event.vm.vm_id] = seen(event.vm, reports.clean_text(event.detail))
                 self._mark(watch)
 
-    async def _set_facts(self, watch: _Watch, version: str, capabilities: types_host_pb2.Capabilities) -> None:
+    async def _set_facts(self, watch: Watch, version: str, capabilities: types_host_pb2.Capabilities) -> None:
         complaint = await self._in_database(store.set_facts, watch.host, version, capabilities)
         await self._complain(watch, "facts", complaint)
 
-    async def _complain(self, watch: _Watch, about: str, complaint: str) -> None:
+    async def _complain(self, watch: Watch, about: str, complaint: str) -> None:
         """Records that a host is up, and what is wrong with it; complaint: "" when nothing is wrong any more.
 
         Loads come every few seconds: of several wrong ones the first is told.
@@ -354,17 +319,17 @@ class Watcher:
             await self._in_database(store.record_bad_report, watch.host, complaint)
         await self._set_state(watch, HostState.UP, next(filter(None, watch.complaints.values()), ""))
 
-    async def _set_state(self, watch: _Watch, state: HostState, reason: str) -> None:
+    async def _set_state(self, watch: Watch, state: HostState, reason: str) -> None:
         if (watch.state, watch.reason) != (state, reason) or watch.host.state is not state:
             log.info("host", host=watch.host.name, state=state, reason=reason)
             watch.state, watch.reason = state, reason
             watch.set_count += 1
             await self._in_database(store.set_state, watch.host, state, reason)
 
-    async def _on_contact(self, watch: _Watch) -> None:
+    async def _on_contact(self, watch: Watch) -> None:
         """What a host gets on contact, and then regularly: what to trust, and its pools."""
         if self._bundle is not None:
-            await self._push_trust(watch, self._bundle)
+            await push_trust(watch, self._bundle)
         while True:
             try:
                 await self._ensure_pools(watch)
@@ -372,29 +337,17 @@ class Watcher:
                 log.exception("measuring pools failed by a bug", host=watch.host.name)
             await asyncio.sleep(self._intervals.pools_s * random.uniform(0.8, 1.2))
 
-    async def _ensure_pools(self, watch: _Watch) -> None:
+    async def _ensure_pools(self, watch: Watch) -> None:
         host_id = watch.host.host_id
         for spec in await self._in_database(reach.specs_for, host_id):
             answer, reason = None, ""
             try:
-                answer = await self._ensure_pool(watch, spec)
+                answer = await ensure_pool(watch, spec, self._keys)
             except grpc.aio.AioRpcError as error:
                 reason = from_rpc_error(error).message
             except OstlerError as error:
                 reason = error.message
             await self._in_database(reach.record, spec.pool_id, host_id, answer, reason)
-
-    async def _ensure_pool(self, watch: _Watch, spec: pool_pb2.PoolSpec) -> pool_pb2.Pool:
-        """Sends a pool's password when the agent needs it: after its restart, or when the password was changed."""
-        stub = pool_pb2_grpc.PoolServiceStub(watch.channel)  # type: ignore[no-untyped-call,arg-type,unused-ignore]
-        try:
-            return await stub.EnsurePool(pool_pb2.EnsurePoolRequest(spec=spec))
-        except grpc.aio.AioRpcError:
-            # Not in the database's thread: the key may be with a remote provider, which takes its time.
-            password = await asyncio.to_thread(reach.password_of, spec.pool_id, self._keys)
-            if password is None:
-                raise
-            return await stub.EnsurePool(pool_pb2.EnsurePoolRequest(spec=spec, secret=password.reveal()))
 
     # What hosts trust.
 
@@ -406,24 +359,11 @@ class Watcher:
         self._bundle = bundle
         if news:
             heard = [watch for watch in self._watches.values() if watch.heard]
-            await asyncio.gather(*(self._push_trust(watch, bundle) for watch in heard))
-
-    async def _push_trust(self, watch: _Watch, bundle: TrustBundle) -> None:
-        if not bundle.is_news or watch.channel is None:
-            return
-        request = host_pb2.UpdateTrustRequest(
-            ca_pem=bundle.ca_pem, crl_pem=bundle.crl_pem, control_address=bundle.control_address
-        )
-        try:
-            await host_pb2_grpc.HostServiceStub(watch.channel).UpdateTrust(request)
-        except grpc.aio.AioRpcError as error:
-            # It gets them when it is back: contact begins with it.
-            reason = from_rpc_error(error).message
-            log.warning("a host was not told what to trust and where to call", host=watch.host.name, reason=reason)
+            await asyncio.gather(*(push_trust(watch, bundle) for watch in heard))
 
     # Comparing reports with rows.
 
-    def _mark(self, watch: _Watch) -> None:
+    def _mark(self, watch: Watch) -> None:
         watch.changed()
         self._dirty.add(watch.host.host_id)
         self._dirty_now.set()
@@ -441,36 +381,9 @@ class Watcher:
         dirty, self._dirty = self._dirty, set()
         views = {host_id: watch.view() for host_id, watch in self._watches.items()}
         begin = asyncio.get_running_loop().time()
-        await self._in_database(self._write_verdicts, dirty & set(views), views)
+        await self._in_database(self._comparison.write, dirty & set(views), views)
         took_s = asyncio.get_running_loop().time() - begin
         self._gather_s = min(max(_GATHER_FACTOR * took_s, _MIN_GATHER_S), _MAX_GATHER_S)
-
-    def _write_verdicts(self, dirty: set[str], views: dict[str, HostView]) -> None:
-        """Runs in the worker thread."""
-        seen_here = {vm_id for host_id in dirty for vm_id in views[host_id].vms or {}}
-        # For most of the hosts it is cheaper to read every VM than to name them.
-        rows = store.vm_rows(None if len(dirty) > len(views) / 2 else sorted(dirty), seen_here)
-        store.apply(reconcile(rows, views))
-        known = frozenset(row.vm_id for row in rows)
-        strays = set()
-        left = leftovers.left_elsewhere(rows, views, dirty)
-        for host_id in sorted(dirty):
-            view = views[host_id]
-            if not view.heard:
-                continue
-            found = unmanaged(view, known)
-            # A managed VM without a row is mostly one being deleted now: it counts once it is there twice.
-            ours = {(host_id, vm_id) for vm_id, seen in found.items() if seen.managed}
-            strays |= ours
-            found = {
-                vm_id: seen for vm_id, seen in found.items() if not seen.managed or (host_id, vm_id) in self._strays
-            }
-            left += leftovers.left_of_strays(view, [vm_id for vm_id, seen in found.items() if seen.managed])
-            if self._written.get(host_id) != found:
-                store.set_unmanaged(view, found)
-                self._written[host_id] = found
-        self._strays = {stray for stray in self._strays if stray[0] not in dirty} | strays
-        self._leftovers.delete(left)
 
     async def _flush_loads(self) -> None:
         await asyncio.sleep(self._interval_s / _PARTS)
@@ -483,26 +396,3 @@ class Watcher:
         """Runs in the worker thread."""
         host_loads.forget(host_ids)
         self._kept_loads.forget(host_ids)
-
-
-def _short(reason: str) -> str:
-    """The cause at the end of gRPC's long message about a connection."""
-    return reason.rpartition("Failed to connect to remote host: ")[2]
-
-
-def _is_there(vm: vm_pb2.VmInfo) -> bool:
-    return vm.power_state != vm_pb2.POWER_STATE_ABSENT
-
-
-def _seen(vm: vm_pb2.VmInfo, detail: str = "") -> Seen:
-    reports.clean(vm)
-    return Seen(
-        vm.vm_id,
-        vm.name,
-        power_state(vm.power_state),
-        vm.cpus,
-        vm.memory_bytes,
-        vm.managed,
-        detail,
-        _PAUSE_REASONS.get(vm.pause_reason),
-    )

@@ -10,8 +10,9 @@ from typing import Any, cast
 
 import pytest
 from ostler_common.tls import TlsFiles
-from ostler_control.fleet import store, watcher
+from ostler_control.fleet import store
 from ostler_control.fleet.store import WatchedHost
+from ostler_control.fleet.watch import Watch
 from ostler_control.fleet.watcher import Watcher
 from ostler_control.keys import Keyring
 from ostler_control.models import HostState
@@ -25,7 +26,7 @@ class Site:
     """A watcher of one host, whose row always says that it is being connected to. written: states put into the row."""
 
     watching: Watcher
-    watch: watcher._Watch
+    watch: Watch
     written: list[HostState]
 
     def rescan(self) -> None:
@@ -42,7 +43,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Site:
     bundle = cast(TrustBundle, object())
     watching = Watcher(TlsFiles(Path(), Path(), Path()), lambda: bundle, cast(Keyring, None))
     watching._bundle = bundle
-    watching._watches["1"] = watch = watcher._Watch(HOST)
+    watching._watches["1"] = watch = Watch(HOST)
     written: list[HostState] = []
     monkeypatch.setattr(store, "load_interval_s", lambda: 5)
     monkeypatch.setattr(store, "set_state", lambda host, state, reason: written.append(state))
