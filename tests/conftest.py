@@ -18,6 +18,7 @@ from ostler_control import database
 from ostler_control.statement_forms import Texts, comparable, written
 from peewee import Context, Node
 
+import tests.explained_asserts  # noqa: F401 - before the helpers
 from tests import databases
 from tests.lab.lab import missing as missing_for_lab
 

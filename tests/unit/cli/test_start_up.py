@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
-import time
 from importlib import import_module
 
 import click
@@ -32,12 +32,19 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_help_is_fast() -> None:
+    """By the time on a CPU, for how long it waits for one depends on what else runs."""
     times = []
     for _ in range(3):
-        begin = time.monotonic()
+        begin = children_cpu_s()
         subprocess.run([sys.executable, "-c", HELP], capture_output=True, check=True, env=ENVIRONMENT)
-        times.append(time.monotonic() - begin)
-    assert min(times) < 1.0  # 0.1 s when nothing else runs
+        times.append(children_cpu_s() - begin)
+    assert min(times) < 0.6  # 0.1 s when nothing else runs
+
+
+def children_cpu_s() -> float:
+    """What the children that have ended took."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @pytest.mark.parametrize("noun", COMMANDS)

@@ -67,7 +67,11 @@ def cut_over(operation: Operation) -> None:
 
 
 def wait_for_phase(operation: Operation, phase: str, timeout_s: float = 30) -> None:
-    wait_until(lambda: Operation.get_by_id(operation.id).phase.startswith(phase), timeout_s)
+    try:
+        wait_until(lambda: Operation.get_by_id(operation.id).phase.startswith(phase), timeout_s)
+    except AssertionError:
+        row = Operation.get_by_id(operation.id)
+        raise AssertionError(f"not {phase!r} in {timeout_s} s, but {row.state}: {row.phase!r} {row.error}") from None
 
 
 def content(site: Site, volume_id: str) -> bytes:
