@@ -40,7 +40,10 @@ class Console:
         self._typed.put(line.encode() + b"\n")
 
     def wait(self, pattern: str, timeout_s: float = 60) -> re.Match[str]:
-        """Waits for the pattern in what is printed from now on (what an earlier `wait` has consumed is gone)."""
+        """Waits for the pattern in what is printed from now on (what an earlier `wait` has consumed is gone).
+
+        Output comes in pieces, which may end anywhere: a pattern whose end is open, as `(\\d+)`, matches a part of it.
+        """
         end = time.monotonic() + timeout_s
         with self._grown:
             while not (found := re.search(pattern, self.seen)):

@@ -141,7 +141,7 @@ def test_a_guest_continues_from_the_memory_of_its_snapshot(fleet: Fleet, guest: 
     assert len(fleet.hosts_running(fleet.vm(guest).id)) == 1
     with fleet.console(guest) as console:
         assert console.tick() >= counted, "the guest has booted"
-        assert console.run('echo "lines $(echo "$kept" | grep -c plain)"', r"lines (\d+)")[1] == "50000"
+        assert console.run('echo "lines $(echo "$kept" | grep -c plain)"', r"lines (\d+)\r?\n")[1] == "50000"
         assert "written-since" not in console.run("cat /marker; echo EN''D", r"(?s)(.*)END")[1]
         console.run("mark written-after", "MARKED")
     gone = vm_snapshot_pb2.DeleteVmSnapshotRequest(request_id=fresh(), vm_snapshot="lively")
