@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ostler_common.errors import FailedPreconditionError, NotFoundError
 from ostler_common.text import printable, shortened
@@ -14,19 +14,26 @@ from ostler_agent.tools.guestfish import Appliance
 MAX_FILE_SYSTEMS = 64
 MAX_TEXT = 256
 _INSPECTION_TIMEOUT_S = 900.0
-_LINE = re.compile(r"([^\s\x00-\x1f\x7f]{1,256}): ([\w.+-]{1,64})")
+_LINE = re.compile(r"((?:btrfsvol:)?/dev/[^\s\x00-\x1f\x7f]{1,256}): ([\w.+-]{1,64})")
+_SUBVOLUME = "btrfsvol:"
 # What libguestfs lists beside file systems.
 _NONE = frozenset({"unknown", "swap", "crypto_LUKS", "BitLocker", "LVM2_member", "linux_raid_member"})
 
 
 @dataclass(frozen=True)
 class FileSystem:
-    """A file system, or what is in its place. name: of its device in the appliance."""
+    """A file system, or what is in its place.
+
+    name: of its device in the appliance; raw_name: what libguestfs calls it there, see `parse`; subvolume: of btrfs.
+    """
 
     name: str
     type: str
     label: str = ""
     size_bytes: int = 0
+    raw_name: str = ""
+    device: str = ""
+    subvolume: str = ""
 
     @property
     def is_readable(self) -> bool:
@@ -36,13 +43,31 @@ class FileSystem:
 def file_systems(appliance: Appliance) -> list[FileSystem]:
     """All that there are, MAX_FILE_SYSTEMS at most."""
     found = []
-    for line in _lines(appliance.ask("list-filesystems"))[:MAX_FILE_SYSTEMS]:
-        match = _LINE.fullmatch(line)
-        if match:
-            name, kind = match.groups()
-            label = _line(appliance.ask("vfs-label", name, optional=True))
-            size = _line(appliance.ask("blockdev-getsize64", name, optional=True))
-            found.append(FileSystem(name, kind, label, int(size) if size.isdecimal() else 0))
+    for one in parse(_lines(appliance.ask("list-filesystems"))[:MAX_FILE_SYSTEMS]):
+        label = _line(appliance.ask("vfs-label", one.device, optional=True))
+        size = "" if one.subvolume else _line(appliance.ask("blockdev-getsize64", one.device, optional=True))
+        found.append(replace(one, label=label, size_bytes=int(size) if size.isdecimal() else 0))
+    return found
+
+
+def parse(lines: Sequence[str]) -> list[FileSystem]:
+    """The file systems in what `list-filesystems` prints: each subvolume of btrfs follows its device.
+
+    The appliance's kernel names disks in the order in which it gets to them, its own among them. libguestfs calls
+    the first disk sda nevertheless, but not in the names of subvolumes: there it may be sdb.
+    """
+    found, device = [], ""
+    for match in filter(None, map(_LINE.fullmatch, lines)):
+        raw, kind = match.groups()
+        place = raw.removeprefix(_SUBVOLUME)
+        if place == raw:
+            device = raw
+            found.append(FileSystem(raw, kind, raw_name=raw, device=raw))
+        elif device:
+            # The name of a logical volume has a second slash, and is as in the device's line.
+            in_order = place.startswith(device + "/")
+            path = place[len(device) + 1 :] if in_order else place.removeprefix("/dev/").partition("/")[2]
+            found.append(FileSystem(f"{_SUBVOLUME}{device}/{path}", kind, raw_name=raw, device=device, subvolume=path))
     return found
 
 
@@ -65,14 +90,15 @@ def mount(appliance: Appliance, found: Sequence[FileSystem], wanted: str) -> Non
     """
     readable = [one for one in found if one.is_readable]
     if wanted:
-        if wanted not in [one.name for one in readable]:
+        chosen = next((one for one in readable if one.name == wanted), None)
+        if not chosen:
             raise NotFoundError(
                 f"there is no file system {printable(wanted)} that can be read; there are: {_named(found)}",
                 "FILE_SYSTEM_NOT_FOUND",
             )
-        appliance.ask("mount-ro", wanted, "/")
+        _mount(appliance, chosen, "/")
     elif len(readable) == 1:
-        appliance.ask("mount-ro", readable[0].name, "/")
+        _mount(appliance, readable[0], "/")
     else:
         _mount_as_guest(appliance, found)
 
@@ -87,10 +113,18 @@ def _mount_as_guest(appliance: Appliance, found: Sequence[FileSystem]) -> None:
             + _named(found),
             "FILE_SYSTEM_NEEDED",
         )
-    places = [line.partition(": ") for line in _lines(appliance.ask("inspect-get-mountpoints", roots[0]))]
-    for place, _, device in sorted(places, key=lambda line: len(line[0])):
+    places = _lines(appliance.ask("inspect-get-mountpoints", roots[0]))
+    by_name = {one.raw_name: one for one in found}
+    for place, _, name in sorted((line.partition(": ") for line in places), key=lambda line: len(line[0])):
         # A file system that the guest names and that is not there, or is broken, hides only its own files.
-        appliance.ask("mount-ro", device, place, optional=place != "/")
+        _mount(appliance, by_name.get(name) or FileSystem(name, "", device=name), place, optional=place != "/")
+
+
+def _mount(appliance: Appliance, one: FileSystem, place: str, *, optional: bool = False) -> None:
+    if one.subvolume:
+        appliance.ask("mount-vfs", f"ro,subvol={one.subvolume}", "btrfs", one.device, place, optional=optional)
+    else:
+        appliance.ask("mount-ro", one.device, place, optional=optional)
 
 
 def _named(found: Sequence[FileSystem]) -> str:
