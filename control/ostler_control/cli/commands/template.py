@@ -258,7 +258,7 @@ def update(
     tpm: bool | None,
     output: str,
 ) -> None:
-    """Changes the user data that a template links, its details, or whether it gives a TPM.
+    """Changes the user data, the details and the TPM of a template.
 
     VMs that are created or reinstalled from now on get the user data; others keep what they have. All VMs of the
     template get the details at their next start. VMs that are created from now on get a TPM, or none.
