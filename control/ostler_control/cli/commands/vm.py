@@ -426,6 +426,9 @@ def resize(app: App, vm: str, offering: str, call: CallOptions) -> None:
 def reboot(app: App, vm: str, hard: bool, call: CallOptions) -> None:
     """Reboots a running VM.
 
+    A reset in the first second after a start can leave a guest hung in its firmware. Stop it with --force and start
+    it again.
+
     \b
     Example:
       ostler vm reboot web-1
