@@ -66,10 +66,11 @@ class Watch:
 
     def found(self) -> list[str]:
         """Where a passphrase was seen in an argument list or an environment, or is in a file of the lab now."""
-        needles = [form for passphrase in self.passphrases.values() for form in guises(passphrase)]
+        needles = [form for passphrase in tuple(self.passphrases.values()) for form in guises(passphrase)]
         if not needles:
             return []
-        processes = [f"a process: {len(text)} bytes" for text in self.processes if found_in(needles, text)]
+        # A copy: the thread that samples goes on adding.
+        processes = [f"a process: {len(text)} bytes" for text in tuple(self.processes) if found_in(needles, text)]
         return processes + [str(path) for path in files_holding(needles, self._lab.directory)]
 
     def _sample(self) -> None:
