@@ -29,7 +29,7 @@ from ostler_control.api.resolve import optional, resolve, visible
 from ostler_control.api.start_operation import start_operation
 from ostler_control.caller import Caller
 from ostler_control.catalog import driver_details
-from ostler_control.database import session
+from ostler_control.database import session, transaction
 from ostler_control.hypervisors import rules
 from ostler_control.hypervisors.supported import format_not_supported
 from ostler_control.keys import Keyring
@@ -117,7 +117,7 @@ class TemplateService(template_pb2_grpc.TemplateServiceServicer):
 
     def UpdateTemplate(self, request: pb.UpdateTemplateRequest, context: grpc.ServicerContext) -> pb.Template:
         caller = caller_of(context)
-        with session():
+        with transaction():  # all of the changes, or none
             template = resolve(Template, request.template, "template")
             mask = request.update_mask if request.update_mask.paths else FieldMask(paths=["user_data"])
             fields = paths(mask, ("user_data", "details", "tpm"))
