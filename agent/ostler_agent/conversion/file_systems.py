@@ -14,7 +14,7 @@ from ostler_agent.tools.guestfish import Appliance
 MAX_FILE_SYSTEMS = 64
 MAX_TEXT = 256
 _INSPECTION_TIMEOUT_S = 900.0
-_LINE = re.compile(r"((?:btrfsvol:)?/dev/[^\s\x00-\x1f\x7f]{1,256}): ([\w.+-]{1,64})")
+_LINE = re.compile(r"((?:btrfsvol:)?/dev/[^\s\x00-\x1f\x7f]{1,240}): ([\w.+-]{1,64})")
 _SUBVOLUME = "btrfsvol:"
 # What libguestfs lists beside file systems.
 _NONE = frozenset({"unknown", "swap", "crypto_LUKS", "BitLocker", "LVM2_member", "linux_raid_member"})
