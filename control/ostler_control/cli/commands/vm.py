@@ -426,7 +426,7 @@ def resize(app: App, vm: str, offering: str, call: CallOptions) -> None:
 def reboot(app: App, vm: str, hard: bool, call: CallOptions) -> None:
     """Reboots a running VM.
 
-    A reset in the first second after a start can leave a guest hung in its firmware. Stop it with --force and start
+    With --hard in the first second after a start, a guest can hang in its firmware: stop it with --force, then start
     it again.
 
     \b
