@@ -17,7 +17,9 @@ from tests.bench.fleet.measure import Sizes, measure
 def main(argv: list[str] | None = None) -> int:
     """Returns 1 when a goal is missed."""
     asked = _parser().parse_args(argv)
-    sizes = Sizes(asked.hosts, asked.vms, asked.creates, asked.rest, asked.work, asked.replicas, asked.passes)
+    sizes = Sizes(
+        asked.hosts, asked.vms, asked.creates, asked.rest, asked.work, asked.replicas, asked.passes, asked.share
+    )
     kinds = ["sqlite", "postgresql"] if asked.database == "both" else [asked.database]
     ok = True
     for kind in kinds:
@@ -42,6 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rest", type=float, default=Sizes.rest_s, help="seconds for which rest is watched")
     parser.add_argument("--work", type=float, default=Sizes.work_s, help="seconds that an agent takes for a job")
     parser.add_argument("--replicas", type=int, default=Sizes.replicas, help="control planes (PostgreSQL)")
+    share_help = "of a core, for each control plane, as on a slow machine of its own (root)"
+    parser.add_argument("--share", type=float, default=Sizes.share, help=share_help)
     parser.add_argument("--passes", type=int, default=Sizes.passes, help="how often the list of VMs is read")
     return parser
 

@@ -23,7 +23,8 @@ _SETTLE_S = 15.0
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large the fleet is, how many VMs are created at once, and how long rest is watched."""
+    """How large the fleet is, how many VMs are created at once, and how long rest is watched. share: of a core, for
+    each control plane; 0: as much as it gets."""
 
     hosts: int = 1_000
     vms: int = 10_000
@@ -32,6 +33,7 @@ class Sizes:
     work_s: float = 0.0
     replicas: int = 1
     passes: int = 5
+    share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Line:
 def measure(kind: str, sizes: Sizes) -> Iterator[Line]:
     """kind: "sqlite" or "postgresql"."""
     with contextlib.ExitStack() as stack:
-        site = stack.enter_context(new_site(kind, sizes.hosts, sizes.vms, sizes.work_s, sizes.replicas))
+        site = stack.enter_context(new_site(kind, sizes.hosts, sizes.vms, sizes.work_s, sizes.replicas, sizes.share))
         replicas = [stack.enter_context(site.control(0))]
         up_s = wait_for_hosts(site, replicas[0], _UP_TIMEOUT_S)
         allowed_s = max(sizes.hosts / 5_000 * 60, 5.0)

@@ -23,6 +23,7 @@ from ostler_control.trust.authority import Authority
 
 from tests import databases, fleets
 from tests.bench.fleet.agents import CPUS, MEMORY_BYTES
+from tests.bench.fleet.share import limited
 from tests.fakes.working_agent import wait_until
 
 OFFERING, TEMPLATE = "encrypted", "tiny"
@@ -66,12 +67,14 @@ class Replica:
 
 @dataclass(frozen=True)
 class Site:
-    """A fleet whose hosts listen and whom no control plane has called yet."""
+    """A fleet whose hosts listen and whom no control plane has called yet. share: of a core, for each control plane; 0:
+    as much as it gets."""
 
     directory: Path
     url: str
     hosts: int
     vms: int
+    share: float = 0.0
 
     @property
     def profile(self) -> Path:
@@ -99,20 +102,26 @@ class Site:
         with (self.directory / f"control-{number}.log").open("ab") as log:
             argv = [sys.executable, "-m", "ostler_control.main", "--config", str(path), "run"]
             process = subprocess.Popen(argv, stdout=log, stderr=log)
-        try:
+        with limited(process.pid, self.share) if self.share else contextlib.nullcontext(), _ending(process):
             yield Replica(config, process, int(config.listen.rpartition(":")[2]))
-        finally:
-            process.terminate()
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
     def up(self) -> int:
         """How many hosts the control plane has heard. In the bound database."""
         with database.session():
             return Host.select().where(Host.state == HostState.UP).count()
+
+
+@contextlib.contextmanager
+def _ending(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _config(directory: Path, url: str, number: int) -> ControlConfig:
@@ -140,8 +149,11 @@ def _share_state(first: Path, other: Path) -> None:
 
 
 @contextlib.contextmanager
-def new_site(kind: str, hosts: int, vms: int, work_s: float = 0.0, replicas: int = 1) -> Iterator[Site]:
-    """kind: "sqlite" or "postgresql"; work_s: how long the agents take for a job; replicas: how many may be started."""
+def new_site(
+    kind: str, hosts: int, vms: int, work_s: float = 0.0, replicas: int = 1, share: float = 0.0
+) -> Iterator[Site]:
+    """kind: "sqlite" or "postgresql"; work_s: how long the agents take for a job; replicas: how many may be started;
+    share: see `Site`."""
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ostler-bench-")))
         url = ""
@@ -169,7 +181,7 @@ def new_site(kind: str, hosts: int, vms: int, work_s: float = 0.0, replicas: int
             stack.callback(agents.kill)
             wait_until(lambda: (part / "ports.json").exists() or agents.poll() is not None, _START_S)  # noqa: B023
             _set_ports(json.loads((part / "ports.json").read_text()))
-        yield Site(directory, url, hosts, vms)
+        yield Site(directory, url, hosts, vms, share)
 
 
 def _fill(authority: Authority, hosts: int, vms: int) -> list[dict[str, object]]:
