@@ -183,6 +183,8 @@ RETRIED: Mapping[str, tuple[str, ...]] = {
     "google.longrunning.Operations": ("GetOperation", "ListOperations", "WaitOperation", "CancelOperation"),
 }
 
+_AGENT_SERVICES = "ostler.agent."
+
 _RETRY_POLICY = {
     "maxAttempts": 4,
     "initialBackoff": "0.2s",
@@ -197,15 +199,17 @@ def deadline_s(service: str, method: str) -> int | None:
     return DEADLINE_S.get((service, method), DEFAULT_DEADLINE_S)
 
 
-def service_config() -> dict[str, Any]:
-    """gRPC's service config: default deadlines and retries, from the tables above."""
+def service_config(server_name: str) -> dict[str, Any]:
+    """gRPC's service config: the default deadlines and retries of what this server offers, from the tables above. gRPC
+    reads it again for each channel, so methods with the same values share an entry, and others are left out."""
+    agents = server_name != CONTROL_SERVER_NAME
     methods = {(service, method) for service, names in RETRIED.items() for method in names} | set(DEADLINE_S)
-    entries = [_entry({}, DEFAULT_DEADLINE_S, retried=False)]
+    names: dict[tuple[int | None, bool], list[dict[str, str]]] = {(DEFAULT_DEADLINE_S, False): [{}]}
     for service, method in sorted(methods):
-        deadline_s = DEADLINE_S.get((service, method), DEFAULT_DEADLINE_S)
-        retried = method in RETRIED.get(service, ())
-        entries.append(_entry({"service": service, "method": method}, deadline_s, retried=retried))
-    return {"methodConfig": entries}
+        if service.startswith(_AGENT_SERVICES) == agents:
+            values = (deadline_s(service, method), method in RETRIED.get(service, ()))
+            names.setdefault(values, []).append({"service": service, "method": method})
+    return {"methodConfig": [_entry(named, *values) for values, named in names.items()]}
 
 
 def open_channel(address: str, files: TlsFiles, server_name: str) -> grpc.Channel:
@@ -255,8 +259,8 @@ def open_aio_channel(address: str, files: TlsFiles, server_name: str) -> grpc.ai
     return grpc.aio.secure_channel(address, _credentials(files), options=_options(server_name))
 
 
-def _entry(name: dict[str, str], deadline_s: int | None, *, retried: bool) -> dict[str, Any]:
-    entry: dict[str, Any] = {"name": [name]}
+def _entry(names: list[dict[str, str]], deadline_s: int | None, retried: bool) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": names}
     if deadline_s is not None:
         entry["timeout"] = f"{deadline_s}s"
     if retried:
@@ -270,15 +274,15 @@ def _credentials(files: TlsFiles) -> grpc.ChannelCredentials:
 
 
 @functools.cache
-def _service_config_json() -> str:
-    return json.dumps(service_config())
+def _service_config_json(for_control: bool) -> str:
+    return json.dumps(service_config(CONTROL_SERVER_NAME if for_control else ""))
 
 
 def _options(server_name: str) -> tuple[tuple[str, int | str], ...]:
     return (
         *TRANSPORT_OPTIONS,
         ("grpc.ssl_target_name_override", server_name),
-        ("grpc.service_config", _service_config_json()),
+        ("grpc.service_config", _service_config_json(server_name == CONTROL_SERVER_NAME)),
         ("grpc.service_config_disable_resolution", 1),
         ("grpc.enable_http_proxy", 0),
         ("grpc.use_local_subchannel_pool", 1),  # a channel opened anew must not find the old one's connection

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.longrunning import operations_proto_pb2
@@ -83,13 +85,33 @@ def test_control_planes_changing_calls_are_not_retried_unseen(service: str) -> N
 
 
 def test_service_config_joins_both_tables() -> None:
-    entries = {
-        (name.get("service"), name.get("method")): entry
-        for entry in channel.service_config()["methodConfig"]
-        for name in entry["name"]
-    }
+    entries = _entries(channel.host_server_name("h"))
     assert entries[None, None]["timeout"] == "30s"
     watch = entries["ostler.agent.v1.HostService", "WatchHost"]
     assert "timeout" not in watch
     assert "retryPolicy" not in watch
-    assert entries["ostler.agent.v1.VmService", "GetVm"]["retryPolicy"]["maxAttempts"] == 4
+    get = entries["ostler.agent.v1.VmService", "GetVm"]
+    assert (get["timeout"], get["retryPolicy"]["maxAttempts"]) == ("30s", 4)
+
+
+def test_every_method_of_the_tables_is_configured_where_it_is_called() -> None:
+    of_agents, of_control = _entries(channel.host_server_name("h")), _entries(channel.CONTROL_SERVER_NAME)
+    assert of_agents.keys() & of_control.keys() == {(None, None)}
+    for (service, method), deadline_s in channel.DEADLINE_S.items():
+        entries = of_agents if service.startswith("ostler.agent.") else of_control
+        assert entries[service, method].get("timeout") == (None if deadline_s is None else f"{deadline_s}s")
+    for service, methods in channel.RETRIED.items():
+        entries = of_agents if service.startswith("ostler.agent.") else of_control
+        assert all("retryPolicy" in entries[service, method] for method in methods)
+
+
+def test_what_grpc_reads_for_each_channel_is_short() -> None:
+    assert len(json.dumps(channel.service_config(channel.host_server_name("h")))) < 6_000
+
+
+def _entries(server_name: str) -> dict[tuple[str | None, str | None], dict[str, Any]]:
+    return {
+        (name.get("service"), name.get("method")): entry
+        for entry in channel.service_config(server_name)["methodConfig"]
+        for name in entry["name"]
+    }
