@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=Message)
 
 POLL_S = 0.25
+# How long one call waits where nobody wants to hear of progress: a call that ends before the operation does costs the
+# control plane as much as the one that brings the end.
+LONG_POLL_S = 10.0
 # How long `wait` waits unless its caller says otherwise.
 WAIT_S = 3600.0
 
@@ -66,24 +69,32 @@ def wait(
 ) -> lro.Operation:
     """The operation when it is done, failed or not; see `Client.wait`."""
     end = time.monotonic() + timeout_s
+    poll_s = POLL_S if on_progress is not None else LONG_POLL_S
     while not operation.done:
         if on_progress is not None:
             on_progress(metadata_of(operation))
-        if time.monotonic() > end:
+        left_s = end - time.monotonic()
+        if left_s < 0:
             raise DeadlineExceededError(
                 f"{title_of(operation)} is not done after {timeout_s:g} s; it continues",
                 "OPERATION_UNFINISHED",
                 {"operation": bare_id(operation.name)},
             )
-        operation = next_state(stub, operation.name)
+        operation = next_state(stub, operation.name, poll_s=min(poll_s, max(left_s, POLL_S)))
     return operation
 
 
-def next_state(stub: OperationsStub, name: str, on_silence: Callable[[], None] | None = None) -> lro.Operation:
-    """The operation a moment later, or as soon as it is done. on_silence: see `reached`."""
-    request = lro.WaitOperationRequest(name=name, timeout=Duration(nanos=int(POLL_S * 1e9)))
+def next_state(
+    stub: OperationsStub, name: str, on_silence: Callable[[], None] | None = None, *, poll_s: float | None = None
+) -> lro.Operation:
+    """The operation a moment later (poll_s: at most so much, a quarter of a second by default), or as soon as it is
+    done. on_silence: see `reached`."""
+    wait_s = POLL_S if poll_s is None else poll_s
+    timeout = Duration()
+    timeout.FromNanoseconds(int(wait_s * 1e9))
+    request = lro.WaitOperationRequest(name=name, timeout=timeout)
     asked = time.monotonic()
-    operation: lro.Operation = reached(lambda: stub.WaitOperation(request, timeout=POLL_S + 10), on_silence)
+    operation: lro.Operation = reached(lambda: stub.WaitOperation(request, timeout=wait_s + 10), on_silence)
     if not operation.done:  # a server that answers at once must not be asked without a pause
         time.sleep(max(0.0, POLL_S - (time.monotonic() - asked)))
     return operation

@@ -35,6 +35,29 @@ def test_wait_tells_the_progress(control: Control, client: Client) -> None:
     assert [(m.progress.phase, m.progress.percent) for m in told] == [("placing", 10), ("copying template", 60)]
 
 
+def test_wait_asks_often_only_for_progress(control: Control, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operations, "POLL_S", 0.25)
+    asked: list[int] = []
+    answer = client.operations.WaitOperation
+
+    def noted(request: lro.WaitOperationRequest, timeout: float) -> lro.Operation:
+        asked.append(request.timeout.ToMilliseconds())
+        assert timeout > asked[-1] / 1000 + 1  # the server answers in time
+        return answer(request, timeout=timeout)
+
+    monkeypatch.setattr(client.operations, "WaitOperation", noted)
+    client.wait(create(client), Vm, on_progress=lambda progress: None)
+    assert set(asked) == {250}
+    asked.clear()
+    control.steps = 0
+    client.wait(create(client), Vm)
+    assert set(asked) == {10_000}
+    asked.clear()
+    control.steps = 0
+    client.wait(create(client), Vm, timeout_s=3)
+    assert 2000 < asked[0] <= 3000
+
+
 def test_wait_raises_what_the_operation_ended_with(control: Control, client: Client) -> None:
     control.outcome = ResourceExhaustedError("no host fits: 3 lack memory", "NO_FEASIBLE_HOST")
     with pytest.raises(ResourceExhaustedError) as caught:
