@@ -14,7 +14,7 @@ import json
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from ostler_control.ha import give_back as _give_back  # noqa: F401 - registers 
 from ostler_control.ha import run_agent
 from ostler_control.imports.waves import begin, executor, store
 from ostler_control.models import ImportPlan, ImportPlanVm, Operation
-from ostler_control.operations import Json, launch, records, replicas
+from ostler_control.operations import Json, journal, launch, records, replicas
 from ostler_control.operations import engine as engine_module
 from ostler_control.operations.run import Run
 from ostler_control.states import ImportPlanVmState
@@ -66,8 +66,8 @@ def _stand_still_at_points() -> None:
         finally:
             _point(self.id)
 
-    def finishing(operation_id: str, attempt: int, error: Any) -> bool:
-        ended = finish(operation_id, attempt, error)
+    def finishing(operation_id: str, attempt: int, error: Any, writes: Iterable[journal.Write] = ()) -> bool:
+        ended = finish(operation_id, attempt, error, writes)
         _point(operation_id)
         return ended
 

@@ -189,10 +189,28 @@ class Engine:
             error = failure
         except Exception as failure:
             error = bug(f"operation {operation.id} ({operation.verb})", failure)
-        outcome = error
-        if not wait_out(lambda: records.finish(run.id, run.attempt, outcome), self.interrupts.sleep):
-            raise StoppedError
+        if error is not None:
+            run.undo_lost(error)
+        self._finish(run, error)
         waiting.ended(operation.id)
+
+    def _finish(self, run: Run, error: OstlerError | None) -> None:
+        """Records the operation's end, with the rows of its last step."""
+
+        def finish() -> bool:
+            return records.finish(run.id, run.attempt, error, run.journal.writes)
+
+        try:
+            finished = wait_out(finish, self.interrupts.sleep)
+        except Exception as failure:
+            if not run.journal.writes:
+                raise
+            error = bug(f"recording the end of operation {run.id}", failure)
+            run.journal.lose_rows()
+            run.undo_lost(error)
+            finished = wait_out(finish, self.interrupts.sleep)
+        if not finished:
+            raise StoppedError
 
     def _go_on(self) -> None:
         """Runs what this replica has under way and no thread of this process runs: the process was killed, it has just

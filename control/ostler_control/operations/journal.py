@@ -1,14 +1,15 @@
 """The journal: the finished steps of operations, in the same database, from which a later attempt runs on.
 
-A finished step is written when the next one begins, with the look whether this attempt is still the latest: one
-transaction, which lasts before the next step does anything. The last step is not written: the operation's end says it.
+A finished step is written when the next one begins, with the look whether this attempt is still the latest, and with
+the rows that the step has changed (`Run.defer_write`): one transaction, which lasts before the next step does anything.
+The last step is not written: the operation's end says it.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ostler_common.errors import InternalError
@@ -16,7 +17,11 @@ from ostler_common.errors import InternalError
 from ostler_control.database import is_sqlite, session, transaction
 from ostler_control.models import Operation, OperationStep, db, first_tuple, tuples
 from ostler_control.operations import old_journal
-from ostler_control.operations.records import Json, attempt_and_cancel
+from ostler_control.operations.records import Json, attempt_and_cancel, write_all
+from ostler_control.outage import outage
+
+# Changes rows within the caller's transaction.
+Write = Callable[[], None]
 
 # What was read when the attempt began is good for so long.
 _FRESH_S = 0.2
@@ -41,6 +46,10 @@ class Journal:
         self._recorded = list(recorded)
         self._next = 0
         self._unwritten: Step | None = None
+        # The rows of the last finished step, until they are written.
+        self.writes: Sequence[Write] = ()
+        # Whether a bug has kept some from being written.
+        self.rows_lost = False
 
     def recorded(self, name: str) -> dict[str, Json] | None:
         """The outcome that an earlier attempt has recorded of the step that comes next; None when the step is to run.
@@ -62,21 +71,33 @@ class Journal:
         found: dict[str, Json] = json.loads(step.outcome)
         return found
 
-    def finished(self, name: str, outcome: dict[str, Json]) -> None:
-        """Keeps the outcome of the step that comes next, to be written by `look`. TypeError when it is not JSON."""
+    def finished(self, name: str, outcome: dict[str, Json], writes: Sequence[Write] = ()) -> None:
+        """Keeps the outcome of the step that comes next, to be written by `look`, with its rows. TypeError when it is
+        not JSON."""
         self._unwritten = Step(self._next, name, json.dumps(outcome, ensure_ascii=False))
+        self.writes = writes
         self._next += 1
 
     def look(self) -> tuple[int, bool]:
         """The operation's latest attempt, and whether it is to be cancelled. When the latest is this one, everything
         that has finished is recorded."""
         if self._unwritten is not None:
-            found = _record(self._id, self._attempt, self._unwritten)
-            self._unwritten = None
+            try:
+                found = _record(self._id, self._attempt, self._unwritten, self.writes)
+            except Exception as error:
+                if outage(error) is None:
+                    self.lose_rows()
+                raise
+            self._unwritten, self.writes = None, ()
             return found
         if time.monotonic() - self._entered_s < _FRESH_S:
             return self._attempt, self._cancel
         return attempt_and_cancel(self._id)
+
+    def lose_rows(self) -> None:
+        """After a bug in writing them, so that the undo steps are not kept from running by the same one."""
+        self.rows_lost = self.rows_lost or bool(self.writes)
+        self.writes = ()
 
 
 def read(operation_id: str) -> list[Step]:
@@ -99,16 +120,19 @@ _RECORD = """
 """
 
 
-def _record(operation_id: str, attempt: int, step: Step) -> tuple[int, bool]:
-    """Records the step if the attempt is the latest; returns the latest, and whether the operation is to be cancelled.
+def _record(operation_id: str, attempt: int, step: Step, writes: Sequence[Write]) -> tuple[int, bool]:
+    """Records the step and its rows if the attempt is the latest; returns the latest, and whether the operation is to
+    be cancelled.
 
     The operation's row is locked, so that an attempt which begins meanwhile finds the step. A repeat after a commit
     whose answer was lost finds its own row.
     """
     if not is_sqlite():
-        with session():
+        with transaction() if writes else session():
             values = (operation_id, operation_id, step.number, step.name, step.outcome, attempt)
             latest: tuple[int, bool] | None = db.execute_sql(_RECORD, values).fetchone()
+            if latest is not None and latest[0] == attempt:
+                write_all(writes)
             return latest or (0, False)
     with transaction():
         # Locked, so that an attempt which begins meanwhile finds the step.
@@ -120,4 +144,5 @@ def _record(operation_id: str, attempt: int, step: Step) -> tuple[int, bool]:
             OperationStep.insert(
                 operation=operation_id, number=step.number, name=step.name, outcome=step.outcome
             ).on_conflict_ignore().execute()
+            write_all(writes)
         return found

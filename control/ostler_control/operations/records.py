@@ -5,7 +5,7 @@ Every function is one short transaction; none knows of the journal.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from google.protobuf import json_format
@@ -148,9 +148,11 @@ def enter(operation_id: str, replica: str) -> Operation | None:
         return next(iter(list(entered)), None)
 
 
-def finish(operation_id: str, attempt: int, error: OstlerError | None) -> bool:
+def finish(
+    operation_id: str, attempt: int, error: OstlerError | None, writes: Iterable[Callable[[], None]] = ()
+) -> bool:
     """Records the outcome, releases the objects and writes the event, all at once; False when another attempt has taken
-    over."""
+    over. writes: of further rows, in the same transaction."""
     state = _outcome(error)
     with transaction():
         mine = (Operation.id == operation_id) & (Operation.attempt == attempt) & Operation.state.in_(UNFINISHED)
@@ -161,10 +163,17 @@ def finish(operation_id: str, attempt: int, error: OstlerError | None) -> bool:
         if not written:
             return False
         operation: Operation = written[0]
+        write_all(writes)
         release(operation_id)
         _event(operation, events.Outcome(state), str(error) if error else "")
     count_operation(operation.verb, state, (now() - operation.create_time).total_seconds())
     return True
+
+
+def write_all(writes: Iterable[Callable[[], None]]) -> None:
+    """Changes rows within the caller's transaction."""
+    for write in writes:
+        write()
 
 
 def _outcome(error: OstlerError | None) -> OperationState:

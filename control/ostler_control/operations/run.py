@@ -57,6 +57,9 @@ class Run:
     _step: str = ""
     _always: bool = False
     _in_step: bool = False
+    _writes: list[Callable[[], None]] = field(default_factory=list)
+    # Blocks of `undoing` that were left while rows of a step in them were not written yet.
+    _left: list[Undo] = field(default_factory=list)
     _checked_s: float = -math.inf
     _lost: set[str] = field(default_factory=set)
     _reported: tuple[float, str, int] = field(default=(0.0, "", 0))
@@ -75,6 +78,13 @@ class Run:
         """
         return self._journaled(name, body, always=False)
 
+    def defer_write(self, write: Callable[[], None]) -> None:
+        """At the end of a step: has the rows that the step changes written in the transaction that records the step, or
+        the operation's end: one transaction and one wait for the disk less, and an attempt that was overtaken writes
+        nothing. Nobody may count on them before the next step begins."""
+        assert self._in_step
+        self._writes.append(write)
+
     def always(self, name: str, body: Callable[[], T]) -> T:
         """A step that runs even when a cancel was requested: one that undoes something, or comes after the point of no
         return."""
@@ -86,12 +96,20 @@ class Run:
         undo = Undo(self)
         try:
             yield undo
+            if self.journal.writes:
+                self._left.append(undo)
         except OstlerError as error:
             undo.run(error)
             raise
         except Exception as error:
             undo.run(bug(f"operation {self.id}", error))
             raise
+
+    def undo_lost(self, error: OstlerError) -> None:
+        """When a bug has kept the rows of a finished step from being written, and the blocks around it were left in the
+        belief that it has succeeded: runs their undo steps."""
+        while self._left and self.journal.rows_lost:
+            self._left.pop(0).run(error)
 
     def ref(self) -> job_pb2.OperationRef:
         """The operation as the agent's call of the present step carries it; a step makes at most one such call."""
@@ -196,6 +214,7 @@ class Run:
     def _journaled(self, name: str, body: Callable[[], T], *, always: bool) -> T:
         def checked() -> T:
             self._check(cancellable=not always)
+            self._writes = []  # an attempt that met an outage may have left some
             with tracing.span(f"step {name}", operation=self.id, attempt=self.attempt):
                 return body()
 
@@ -204,7 +223,7 @@ class Run:
             self._step, self._always, self._in_step = name, always, True
             try:
                 found: dict[str, Json] = {"value": wait_out(checked, self.interrupts.sleep)}
-                self.journal.finished(name, found)
+                self.journal.finished(name, found, self._writes)
             except OstlerError as error:
                 found = {"error": records.error_json(error)}
                 self.journal.finished(name, found)
@@ -227,6 +246,8 @@ class Run:
 
     def _check(self, *, cancellable: bool) -> None:
         attempt, cancel = self.journal.look()
+        if not self.journal.rows_lost:
+            self._left.clear()
         if attempt != self.attempt:
             raise StoppedError
         # An earlier attempt may have started this very step: then `job` finds out what became of it.

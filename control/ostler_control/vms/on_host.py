@@ -6,7 +6,6 @@ from ostler.agent.v1 import vm_pb2 as agent_pb2
 
 from ostler_control.agents import power_states
 from ostler_control.catalog.firmware import is_uefi
-from ostler_control.database import transaction
 from ostler_control.hosts import cpus
 from ostler_control.hosts.rows import address_of, record_heard
 from ostler_control.models import PowerState, VmSnapshotMemory, VmState
@@ -21,7 +20,8 @@ FORCE_OFF, UNDEFINE = "force-off", "undefine"
 
 
 def start_on(run: Run, host_id: str, share: tuple[int, int] = (0, 100), memory: VmSnapshotMemory | None = None) -> bool:
-    """Has a host start the VM, and records that it runs; returns whether its firmware keeps anything there.
+    """Inside a step: has a host start the VM, and records that it runs; returns whether its firmware keeps
+    anything there.
 
     share: the part of the operation's progress, percent; memory: its guest continues from it.
     """
@@ -44,13 +44,16 @@ def start_on(run: Run, host_id: str, share: tuple[int, int] = (0, 100), memory: 
         request.memory.CopyFrom(volume_wire.keyed_ref(memory, run.keys))
     update = run.job(address_of(host_id), lambda agent: agent.vms.StartVm, request, share)
     power_state = power_states.power_state(update.vm.power_state) or PowerState.RUNNING
-    with transaction():
+
+    def write() -> None:
         record_heard(host_id)  # it was fenced meanwhile, and is back
         machines.keep(vm.id, update.vm.machine)
         if state is not None:
             firmware_states.record_placed(vm.id)
         cpus.keep(vm, common if memory is None else cpus.common_of(memory.cpus))
         set_state(vm.id, VmState.RUNNING, power_state=power_state, last_host=host_id)
+
+    run.defer_write(write)
     return is_kept
 
 

@@ -67,12 +67,15 @@ def create_file(
     )
     update = run.job(address_of(host_id), lambda agent: agent.volumes.CreateVolume, request, share)
     found = wire.encrypt_format(volume, update.volume)
-    with transaction():
-        # Storage arrays round a raw device's size up.
-        size_bytes = max(volume.size_bytes, update.volume.virtual_size_bytes)
+    # Storage arrays round a raw device's size up.
+    size_bytes = max(volume.size_bytes, update.volume.virtual_size_bytes)
+
+    def write() -> None:
         Volume.update(state=VolumeState.READY, state_reason="", encrypt_format=found, size_bytes=size_bytes).where(
             Volume.id == volume_id
         ).execute()
+
+    run.defer_write(write)
 
 
 def delete_file(run: Run, host_id: str, volume_id: str, pool_id: str = "") -> None:

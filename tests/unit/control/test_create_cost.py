@@ -1,4 +1,5 @@
-"""How many statements a VM's creation takes: what limits how many are created per second."""
+"""How many statements recording a VM's creation takes: what limits how many are created per second.
+`test_execution_cost` counts what carrying it out takes."""
 
 from __future__ import annotations
 
@@ -11,12 +12,11 @@ import pytest
 from ostler_control.database import transaction
 from ostler_control.models import Operation, Vm, db
 from ostler_control.operations import Engine, launch
-from ostler_control.operations.run import Run
 
 from tests.sites import Site, outcome
 
 # A further one needs a reason.
-MAX_TO_RECORD, MAX_TO_RUN = 24, 20
+MAX_TO_RECORD = 24
 
 
 @contextmanager
@@ -40,20 +40,8 @@ def test_a_create_takes_few_statements(site: Site, engine: Engine, monkeypatch: 
     with counted(monkeypatch, {threading.get_ident()}) as to_record, transaction():
         operation = site.new_vm("a")
     assert len(to_record) <= MAX_TO_RECORD, "\n".join(to_record)
-    threads = set[int]()
-    journaled = Run._journaled
-
-    def in_thread(self: Run, *args: Any, **options: Any) -> Any:
-        threads.add(threading.get_ident())
-        return journaled(self, *args, **options)
-
-    monkeypatch.setattr(Run, "_journaled", in_thread)
-    with counted(monkeypatch, threads) as to_run:
-        launch(operation)
-        assert outcome(engine, operation) == ("succeeded", "")
-    # How often a step looks whether it is cancelled, and reports, depends on how long it takes.
-    without_looks = [text for text in to_run if '"cancel_requested"' not in text and 'SET "phase"' not in text]
-    assert len(without_looks) <= MAX_TO_RUN, "\n".join(without_looks)
+    launch(operation)
+    assert outcome(engine, operation) == ("succeeded", "")
 
 
 def test_a_failed_look_is_not_written_twice(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -119,8 +119,8 @@ def test_a_commit_whose_answer_was_lost_may_be_repeated(fresh_database: str, mon
     operation = entered()
     steps, record = Journal(operation), journal._record
 
-    def lost(operation_id: str, attempt: int, step: Step) -> tuple[int, bool]:
-        record(operation_id, attempt, step)
+    def lost(operation_id: str, attempt: int, step: Step, writes: Sequence[journal.Write]) -> tuple[int, bool]:
+        record(operation_id, attempt, step, writes)
         raise ConnectionError
 
     steps.finished("one", {"value": 1})

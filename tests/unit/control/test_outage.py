@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import peewee
@@ -189,12 +189,14 @@ def test_a_full_disk_under_sqlites_journal_costs_operations_nothing_but_time(
     refused = threading.Semaphore(0)
     record = journal._record
 
-    def limited(operation_id: str, attempt: int, step: journal.Step) -> tuple[int, bool]:
+    def limited(
+        operation_id: str, attempt: int, step: journal.Step, writes: Sequence[journal.Write]
+    ) -> tuple[int, bool]:
         with database.session():
             pages = db.execute_sql("PRAGMA page_count").fetchone()[0] if _full.is_set() else 1 << 30
             db.execute_sql(f"PRAGMA max_page_count = {pages}")
             try:
-                return record(operation_id, attempt, step)
+                return record(operation_id, attempt, step, writes)
             except peewee.OperationalError:
                 refused.release()
                 raise
