@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sqlite3
 import sys
 import uuid
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import MethodType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from ostler_control import database
+from ostler_control.models.queries import Selection
+from ostler_control.models.rows import Rows
 from ostler_control.statement_forms import Texts, comparable, written
-from peewee import Context, Node
+from peewee import Context, CursorWrapper, Model, Node
 
 import tests.explained_asserts  # noqa: F401 - before the helpers
 from tests import databases
@@ -75,7 +78,15 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 # How many of the statements of one text are compared that come from one place in the code: writing them costs more than
 # all else that most tests do, and a place that writes one text writes it in one way.
 _COMPARED = 5
-_NOT_PLACES = ("peewee.py", "statement_forms.py", "tests/conftest.py", "ostler_control/database.py", "contextlib.py")
+_NOT_PLACES = (
+    "peewee.py",
+    "models/queries.py",
+    "models/base.py",
+    "statement_forms.py",
+    "tests/conftest.py",
+    "ostler_control/database.py",
+    "contextlib.py",
+)
 
 
 class _ComparedTexts(Texts):
@@ -113,10 +124,59 @@ def _callers(count: int) -> list[object]:
     return found
 
 
+class _Replay:
+    """A cursor whose rows can be read again."""
+
+    def __init__(self, cursor: sqlite3.Cursor) -> None:
+        self.description, self.rowcount = cursor.description, cursor.rowcount
+        self._all = cursor.fetchall()
+        self._left = iter(self._all)
+
+    def fetchall(self) -> list[object]:
+        return list(self._left)
+
+    def fetchone(self) -> object:
+        return next(self._left, None)
+
+    def again(self) -> None:
+        self._left = iter(self._all)
+
+    def close(self) -> None: ...
+
+
+_rows_compared: Counter[tuple[object, ...]] = Counter()
+
+
+def _compared_rows(self: Selection, cursor: sqlite3.Cursor) -> CursorWrapper:
+    """The query's rows, compared with what peewee makes of them."""
+    place = tuple(_callers(2))
+    _rows_compared[place] += 1
+    if _rows_compared[place] > _COMPARED:
+        return _made_rows(self, cursor)
+    replay: Any = _Replay(cursor)
+    made = _made_rows(self, replay)
+    if isinstance(made, Rows):
+        replay.again()
+        expected = super(Selection, self)._get_cursor_wrapper(replay)  # type: ignore[misc]  # the stubs leave it out
+        for one, other in zip(made, expected, strict=True):
+            assert _parts(one) == _parts(other)
+    return made
+
+
+_made_rows = Selection._get_cursor_wrapper
+
+
+def _parts(row: object) -> object:
+    """What a row consists of, with the types."""
+    values = vars(row)["__data__"] if isinstance(row, Model) else dict(enumerate(row if isinstance(row, tuple) else ()))
+    return type(row), [(key, type(value), value) for key, value in values.items()]
+
+
 @pytest.fixture(scope="session", autouse=True)
-def compared_statements() -> Iterator[None]:
+def compared_with_peewee() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(database, "Texts", _ComparedTexts)
+        patched.setattr(Selection, "_get_cursor_wrapper", _compared_rows)
         yield
 
 

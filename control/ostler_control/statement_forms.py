@@ -28,6 +28,7 @@ from peewee import (
     Select,
 )
 
+from ostler_control.models.queries import Change, Selection
 from ostler_control.statements import is_plain
 
 # Forms beyond that are those of lists of ever other lengths, and the like.
@@ -35,7 +36,8 @@ _MAX_TEXTS = 5_000
 # Longer lists would make a form for each length.
 _MAX_LIST = 64
 _LISTS = (list, tuple, set, frozenset)
-_SELECTS = (ModelSelect, Select)
+_SELECTS = (ModelSelect, Select, Selection)
+_UPDATES = (ModelUpdate, Change)
 
 
 class _UnusualError(Exception):
@@ -92,7 +94,7 @@ class _Form:
             self._select(statement)
         elif kind is ModelInsert:
             self._insert(statement)
-        elif kind is ModelUpdate:
+        elif kind in _UPDATES:
             self._update(statement)
         elif kind is ModelDelete:
             self._write(statement)

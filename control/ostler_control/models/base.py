@@ -6,7 +6,9 @@ import datetime
 import uuid
 from typing import Self
 
-from peewee import ColumnBase, DatabaseProxy, DateTimeField, Model, TextField
+from peewee import ColumnBase, DatabaseProxy, DateTimeField, Model, ModelSelect, ModelUpdate, TextField
+
+from ostler_control.models.queries import Change, selection
 
 # Unbound until `ostler_control.database.connect` gives it SQLite or PostgreSQL.
 db = DatabaseProxy()
@@ -31,6 +33,14 @@ class BaseModel(Model):
     class Meta:
         database = db
         legacy_table_names = False
+
+    @classmethod
+    def select(cls, *columns: object) -> ModelSelect[Self]:
+        return selection(cls, columns)  # type: ignore[return-value]  # it makes objects of its model
+
+    @classmethod
+    def update(cls, data: object = None, /, **changed: object) -> ModelUpdate:
+        return Change(cls, cls._normalize_data(data, changed))  # type: ignore[attr-defined]  # the stubs leave it out
 
     @classmethod
     def get_or_none(cls, *conditions: ColumnBase) -> Self | None:
