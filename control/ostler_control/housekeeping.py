@@ -9,6 +9,7 @@ import structlog
 from ostler_control import database, settings
 from ostler_control.api import requests
 from ostler_control.events import linking
+from ostler_control.hosts import absences
 from ostler_control.operations import replicas
 from ostler_control.scheduling import capacity
 
@@ -16,11 +17,12 @@ log = structlog.get_logger(__name__)
 
 
 def tidy() -> None:
-    """Deletes old events and requests; logs every host whose sums differ from its VMs."""
+    """Deletes old events, requests and absences of VMs; logs every host whose sums differ from its VMs."""
     with database.session():
         gone = linking.prune(datetime.timedelta(days=settings.events.EVENT_RETENTION.get()))
         gone += requests.prune()
         gone += replicas.forget_gone()
+        absences.prune()
         if gone:
             log.info("old events, requests and replicas were deleted", count=gone)
         for drift in capacity.audit():

@@ -110,7 +110,7 @@ def _tell(fake: FakeHost) -> None:
     able.template_formats.extend((DISK_FORMAT_QCOW2, DISK_FORMAT_RAW))
     able.functions.extend(row.functions.split(","))
     # What is not asked of it here is not there.
-    fake.watched = WatchedHost(fake.host_id, fake.name, able, fake.vm_infos)  # type: ignore[abstract]
+    fake.watched = WatchedHost(fake.host_id, fake.name, able, fake.vm_infos, fake.look)  # type: ignore[abstract]
     fake.stop()
     fake.start()
 

@@ -7,6 +7,8 @@ from ostler.agent.v1 import (
 )
 from ostler.types.v1 import vm_pb2 as types_vm_pb2
 from ostler.types.v1 import volume_pb2 as types_volume_pb2
+from ostler_agent.looks import Look
+from ostler_agent.services import convert
 from ostler_common.errors import FailedPreconditionError
 
 from tests.fakes.agent_files import AgentFiles
@@ -35,6 +37,16 @@ class AgentMachines(AgentFiles):
 
     def vm_info(self, vm_id: str) -> types_vm_pb2.VmInfo:
         return self._vm_info(vm_id)
+
+    def look(self) -> Look:
+        return self.life.looks.next()
+
+    def _seen(self, vm_id: str) -> types_vm_pb2.VmInfo:
+        """As an answer has it: newer than all that was reported before."""
+        look = self.life.looks.next()
+        info = self._vm_info(vm_id)
+        info.look.CopyFrom(convert.look(look))
+        return info
 
     def _vm_info(self, vm_id: str) -> types_vm_pb2.VmInfo:
         with self.fleet.lock:

@@ -64,7 +64,7 @@ class MigrationCalls(AgentMachines):
                     destination.tpms[request.vm_id] = self.tpms.pop(request.vm_id)
                 self.seeds.pop(request.vm_id, None)
                 self._drop_secrets(machine.spec)
-            return job_pb2.MigrationReport(elapsed_ms=1)
+            return job_pb2.MigrationReport(elapsed_ms=1, look=self._seen(request.vm_id).look)
 
         return self._job("MigrateVm", "migration.move", request, context, work)
 

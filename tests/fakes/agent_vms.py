@@ -54,7 +54,7 @@ class VmCalls(AgentMachines):
                 self.life.point()
                 self._drop_secrets(machine.spec)
                 self.life.point()
-            return self._vm_info(request.vm_id)
+            return self._seen(request.vm_id)
 
         return self._job("StopVm", "vm.stop", request, context, work)
 
@@ -75,4 +75,4 @@ class VmCalls(AgentMachines):
         return self._job("DeleteVm", "vm.delete", request, context, work)
 
     def GetVm(self, request: vm_pb2.GetVmRequest, context: grpc.ServicerContext) -> types_vm_pb2.VmInfo:
-        return self._vm_info(request.vm_id)
+        return self._seen(request.vm_id)

@@ -10,6 +10,7 @@ from pathlib import Path
 from google.protobuf.message import Message
 from ostler_agent.jobs import JobContext, Jobs, interrupted
 from ostler_agent.journal import Record
+from ostler_agent.looks import Looks
 
 Recover = Callable[[Record], Message | None]
 
@@ -30,6 +31,7 @@ class Life:
         self.died = threading.Event()
         self.number = 0
         self.jobs = Jobs(self._journal())
+        self.looks = Looks()
 
     def knows(self, kind: str, recover: Recover | None = None) -> None:
         """Says that there are jobs of this kind. recover: finds out what became of one; None: as it was told before, or
@@ -84,7 +86,7 @@ class Life:
 
     def begin(self) -> None:
         """Starts the agent again."""
-        self.jobs = Jobs(self._journal())
+        self.jobs, self.looks = Jobs(self._journal()), Looks()
         for kind in self._recoveries:
             self.jobs.on_recover(kind, self._recover)
         self.jobs.recover()

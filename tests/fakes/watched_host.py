@@ -9,6 +9,8 @@ import grpc
 from ostler.agent.v1 import host_pb2, host_pb2_grpc, pool_pb2, pool_pb2_grpc
 from ostler.types.v1 import host_pb2 as types_host_pb2
 from ostler.types.v1 import vm_pb2
+from ostler_agent.looks import Look
+from ostler_agent.services import convert
 from ostler_common.versions import own_version
 
 # How often it looks what has changed; a real one is called by its hypervisor.
@@ -17,7 +19,7 @@ _KINDS = {vm_pb2.POWER_STATE_RUNNING: host_pb2.VmEvent.STARTED, vm_pb2.POWER_STA
 
 
 class WatchedHost(host_pb2_grpc.HostServiceServicer, pool_pb2_grpc.PoolServiceServicer):
-    """vms: the host's VMs as they are."""
+    """vms: the host's VMs as they are; look: a moment of its agent."""
 
     def __init__(
         self,
@@ -25,11 +27,13 @@ class WatchedHost(host_pb2_grpc.HostServiceServicer, pool_pb2_grpc.PoolServiceSe
         name: str,
         capabilities: types_host_pb2.Capabilities,
         vms: Callable[[], list[vm_pb2.VmInfo]],
+        look: Callable[[], Look],
     ) -> None:
         self._host = host_pb2.Host(
             host_id=host_id, hostname=name, agent_version=own_version(), capabilities=capabilities
         )
         self._vms = vms
+        self._look = look
 
     def serve_on(self, server: grpc.Server) -> None:
         """Adds its services to a server."""
@@ -40,14 +44,17 @@ class WatchedHost(host_pb2_grpc.HostServiceServicer, pool_pb2_grpc.PoolServiceSe
         self, request: host_pb2.WatchHostRequest, context: grpc.ServicerContext
     ) -> Iterator[host_pb2.HostUpdate]:
         known = {vm.vm_id: vm for vm in self._vms()}
-        yield host_pb2.HostUpdate(snapshot=host_pb2.HostSnapshot(host=self._host, vms=known.values()))
+        look = self._look()
+        vms = [_seen(vm, look) for vm in known.values()]
+        yield host_pb2.HostUpdate(snapshot=host_pb2.HostSnapshot(host=self._host, vms=vms))
         told = time.monotonic()
         while context.is_active():
             time.sleep(LOOK_S)
             present = {vm.vm_id: vm for vm in self._vms()}
+            look = self._look()
             for vm_id in sorted(known.keys() | present.keys()):
                 if present.get(vm_id) != known.get(vm_id):
-                    yield host_pb2.HostUpdate(vm_event=_event(known.get(vm_id), present.get(vm_id)))
+                    yield host_pb2.HostUpdate(vm_event=_event(known.get(vm_id), present.get(vm_id), look))
             known = present
             if time.monotonic() - told >= request.load_interval_ms / 1000:
                 told = time.monotonic()
@@ -71,8 +78,14 @@ class WatchedHost(host_pb2_grpc.HostServiceServicer, pool_pb2_grpc.PoolServiceSe
         )
 
 
-def _event(before: vm_pb2.VmInfo | None, after: vm_pb2.VmInfo | None) -> host_pb2.VmEvent:
+def _seen(vm: vm_pb2.VmInfo, look: Look) -> vm_pb2.VmInfo:
+    found = vm_pb2.VmInfo(look=convert.look(look))
+    found.MergeFrom(vm)
+    return found
+
+
+def _event(before: vm_pb2.VmInfo | None, after: vm_pb2.VmInfo | None, look: Look) -> host_pb2.VmEvent:
     """What happened to a VM."""
     if after is None:
         return host_pb2.VmEvent(kind=host_pb2.VmEvent.UNDEFINED, vm=before)
-    return host_pb2.VmEvent(kind=_KINDS.get(after.power_state, host_pb2.VmEvent.STOPPED), vm=after)
+    return host_pb2.VmEvent(kind=_KINDS.get(after.power_state, host_pb2.VmEvent.STOPPED), vm=_seen(after, look))

@@ -11,7 +11,7 @@ implements a protocol if and only if it states the function (`DriverInfo.functio
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -27,6 +27,7 @@ from ostler_agent.hypervisors.info import DriverInfo
 from ostler_agent.hypervisors.interaction import ConsoleLog, Screen, SendKey
 from ostler_agent.hypervisors.media import CdromDrives
 from ostler_agent.hypervisors.memory import MemorySnapshot
+from ostler_agent.looks import LOOKS, Look
 from ostler_agent.spec import DiskSpec, Freeze, Key, NicSpec, VmInfo, VmSpec, VolumeRef
 
 Paths = Callable[[VolumeRef], Path]
@@ -58,12 +59,14 @@ class VmEventKind(StrEnum):
 
 @dataclass(frozen=True)
 class VmEvent:
-    """An event that the hypervisor reports. vm: its current state; detail: the cause in the hypervisor's words."""
+    """An event that the hypervisor reports. vm: its current state; detail: the cause in the hypervisor's words; look:
+    when that state had been read."""
 
     kind: VmEventKind
     vm: VmInfo
     detail: str
     time: datetime
+    look: Look = field(default_factory=LOOKS.next)
 
 
 class Listener(Protocol):

@@ -21,6 +21,7 @@ from ostler_common.secret import Secret
 
 from ostler_agent.direct_download import DirectSource, checked_url
 from ostler_agent.hypervisors.base import SeenAddress
+from ostler_agent.looks import Look
 from ostler_agent.pools import Pool, PoolSpec
 from ostler_agent.pools.objects import Part
 from ostler_agent.spec import (
@@ -464,7 +465,11 @@ def seed(message: vm_pb2.Seed, path: str) -> dict[str, bytes]:
     return files
 
 
-def vm_info(info: VmInfo) -> vm_pb2.VmInfo:
+def look(moment: Look) -> vm_pb2.Look:
+    return vm_pb2.Look(life=moment.life, number=moment.number)
+
+
+def vm_info(info: VmInfo, moment: Look | None = None) -> vm_pb2.VmInfo:
     return vm_pb2.VmInfo(
         vm_id=info.vm_id,
         name=info.name,
@@ -476,4 +481,5 @@ def vm_info(info: VmInfo) -> vm_pb2.VmInfo:
         migrating=info.migrating,
         pause_reason=_PAUSE_REASONS[info.pause_reason],
         machine=info.machine,
+        look=look(moment) if moment else None,
     )

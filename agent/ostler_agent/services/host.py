@@ -24,6 +24,7 @@ from ostler_agent.guardian.guards import Guard
 from ostler_agent.guardian.lease import Lease
 from ostler_agent.host_load import LoadMeter
 from ostler_agent.hypervisors.base import Hypervisor, VmEvent
+from ostler_agent.looks import LOOKS
 from ostler_agent.services import convert
 from ostler_agent.services.host_convert import (
     capabilities_message,
@@ -146,7 +147,9 @@ class HostService(host_pb2_grpc.HostServiceServicer):
                 yield host_pb2.HostUpdate(load=self._load(meter))
 
     def _snapshot(self) -> host_pb2.HostSnapshot:
-        return host_pb2.HostSnapshot(host=self._host(), vms=[convert.vm_info(vm) for vm in self._driver.vms()])
+        vms = self._driver.vms()
+        look = LOOKS.next()
+        return host_pb2.HostSnapshot(host=self._host(), vms=[convert.vm_info(vm, look) for vm in vms])
 
     def _load(self, meter: LoadMeter) -> vm_types_pb2.HostLoad:
         try:

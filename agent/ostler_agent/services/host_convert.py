@@ -26,7 +26,7 @@ def timestamp(time: datetime) -> timestamp_pb2.Timestamp:
 def event_message(event: VmEvent) -> host_pb2.VmEvent:
     return host_pb2.VmEvent(
         kind=host_pb2.VmEvent.Kind.Value(event.kind.value),
-        vm=convert.vm_info(event.vm),
+        vm=convert.vm_info(event.vm, event.look),
         detail=event.detail,
         time=timestamp(event.time),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import grpc
 from google.protobuf.message import Message
 from ostler.agent.v1 import vm_pb2, vm_pb2_grpc
 from ostler.types.v1 import job_pb2
-from ostler_common.errors import bad_field
+from ostler_common.errors import OstlerError, bad_field
 
 from ostler_agent.hypervisors.base import Addresses, Hypervisor, MigrationLimits, MigrationReport, live_migration
 from ostler_agent.jobs import JobContext, Jobs, interrupted
 from ostler_agent.journal import Record
+from ostler_agent.looks import LOOKS
 from ostler_agent.migration import source
 from ostler_agent.migration.admissions import Source
 from ostler_agent.migration.destination import Endpoint, IncomingMigrations, MovedVolume
@@ -106,7 +108,11 @@ class MigrationService(vm_pb2_grpc.MigrationServiceServicer):
     def _migrated(self, vm_id: str, report: MigrationReport) -> Message:
         """Removes what a VM that has left still has on this host."""
         self._seeds.delete(vm_id)
-        return _report(report)
+        message, look = _report(report), LOOKS.next()
+        with contextlib.suppress(OstlerError):  # the VM has moved, whether or not the hypervisor can tell now
+            if not self._driver.running(vm_id):
+                message.look.CopyFrom(convert.look(look))
+        return message
 
 
 def _moved_volumes(request: vm_pb2.PrepareMigrationRequest) -> list[MovedVolume]:

@@ -21,6 +21,7 @@ from ostler_agent.hypervisors.base import Console, Hypervisor, Paths, Screenshot
 from ostler_agent.isos import Isos
 from ostler_agent.jobs import JobContext, Jobs, interrupted
 from ostler_agent.journal import Record
+from ostler_agent.looks import LOOKS
 from ostler_agent.seeds import SEEDS, Seeds
 from ostler_agent.services import convert, guest_convert
 from ostler_agent.spec import PowerState, VmInfo, VmSpec, VolumeRef
@@ -102,7 +103,7 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
             request.operation,
             "vm.stop",
             request,
-            lambda job: convert.vm_info(power.stop(self._driver, vm_id, request.timeout_s, job)),
+            lambda job: self._stop(vm_id, request.timeout_s, job),
         )
 
     def RebootVm(self, request: vm_pb2.RebootVmRequest, context: grpc.ServicerContext) -> Updates:
@@ -209,7 +210,7 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
         )
 
     def GetVm(self, request: vm_pb2.GetVmRequest, context: grpc.ServicerContext) -> types_pb2.VmInfo:
-        return convert.vm_info(self._driver.vm(convert.uuid_field(request.vm_id, "vm_id")))
+        return self._seen(convert.uuid_field(request.vm_id, "vm_id"))
 
     def ListVms(self, request: vm_pb2.ListVmsRequest, context: grpc.ServicerContext) -> vm_pb2.ListVmsResponse:
         return vm_pb2.ListVmsResponse(vms=[convert.vm_info(info) for info in self._driver.vms()])
@@ -283,6 +284,15 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
             return power.start(self._driver, self._paths, spec, job, self._seeds)
         return continuing.start(self._driver, self._paths, spec, memory, job, self._seeds)
 
+    def _stop(self, vm_id: str, timeout_s: float, job: JobContext) -> types_pb2.VmInfo:
+        power.stop(self._driver, vm_id, timeout_s, job)
+        return self._seen(vm_id)
+
+    def _seen(self, vm_id: str) -> types_pb2.VmInfo:
+        """The VM as it is now, newer than all that was reported of it before."""
+        look = LOOKS.next()
+        return convert.vm_info(self._driver.vm(vm_id), look)
+
     def _detach(self, vm_id: str, volume_id: str, key_id: str | None, job: JobContext) -> VmInfo:
         info = disks.detach(self._driver, vm_id, volume_id, key_id, job)
         self._release_volume(volume_id)
@@ -330,7 +340,7 @@ class VmService(vm_pb2_grpc.VmServiceServicer):
     def _resolve_power_state(self, vm_id: str, *, running: bool) -> Message:
         if self._driver.running(vm_id) is not running:
             raise interrupted()
-        return convert.vm_info(self._driver.vm(vm_id))
+        return self._seen(vm_id)
 
 
 def _converse(

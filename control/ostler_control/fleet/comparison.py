@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from ostler_control.fleet import leftovers, store
 from ostler_control.fleet.leftovers import Leftovers
 from ostler_control.fleet.reconcile import HostView, Seen, reconcile, unmanaged
+from ostler_control.hosts import absences
 
 
 class Comparison:
@@ -22,7 +23,7 @@ class Comparison:
         seen_here = {vm_id for host_id in dirty for vm_id in views[host_id].vms or {}}
         # For most of the hosts it is cheaper to read every VM than to name them.
         rows = store.vm_rows(None if len(dirty) > len(views) / 2 else sorted(dirty), seen_here)
-        store.apply(reconcile(rows, views))
+        store.apply(reconcile(rows, views, absences.of))
         known = frozenset(row.vm_id for row in rows)
         strays = set()
         left = leftovers.left_elsewhere(rows, views, dirty)

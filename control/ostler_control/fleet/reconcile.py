@@ -5,10 +5,11 @@ Nothing here repairs anything: a VM that stopped, vanished or appeared outside O
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from ostler_control.agents.looks import Look
 from ostler_control.states import PowerState, VmState
 
 _NOWHERE: frozenset[str] = frozenset()
@@ -23,7 +24,7 @@ class PauseReason(StrEnum):
 
 @dataclass(frozen=True)
 class Seen:
-    """A VM as a host reports it. managed: created by some Ostler."""
+    """A VM as a host reports it. managed: created by some Ostler; look: a moment after it was seen so."""
 
     vm_id: str
     name: str
@@ -33,6 +34,11 @@ class Seen:
     managed: bool = False
     detail: str = ""
     pause_reason: PauseReason | None = None
+    look: Look | None = field(default=None, compare=False)
+
+
+# Asked for some VMs: by VM and host the last moment at which the host answered that the VM does not run there.
+Absences = Callable[[Set[str]], Mapping[tuple[str, str], Look]]
 
 
 @dataclass(frozen=True)
@@ -98,15 +104,30 @@ class Verdict:
     seen_on: frozenset[str] = _NOWHERE
 
 
-def reconcile(rows: Iterable[VmRow], hosts: Mapping[str, HostView]) -> list[Verdict]:
-    """The verdicts that differ from what the rows say. hosts: every host of the fleet, by id."""
+def reconcile(
+    rows: Iterable[VmRow], hosts: Mapping[str, HostView], absences: Absences = lambda vm_ids: {}
+) -> list[Verdict]:
+    """The verdicts that differ from what the rows say. hosts: every host of the fleet, by id; absences: asked for those
+    few VMs that are seen running where their rows do not say so.
+
+    What a host reported before it answered to a job that the VM does not run there is out of date: the report of the
+    VM's end is still on its way, or the host was cut off meanwhile.
+    """
     judged = [row for row in rows if row.quiet and row.state.is_stable]  # of the others an operation decides
     executing = _executing({row.vm_id for row in judged}, hosts.values())
+    outdated = _outdated(judged, executing, absences)
     verdicts = []
     for row in judged:
-        elsewhere = [host for host in executing.get(row.vm_id, []) if host.host_id != row.home]
+        elsewhere = [
+            host
+            for host in executing.get(row.vm_id, [])
+            if host.host_id != row.home and (row.vm_id, host.host_id) not in outdated
+        ]
         unheard = [hosts[id] for id in sorted(row.seen_on - {row.home}) if id in hosts and not hosts[id].heard]
-        verdict = _judge(row, hosts.get(row.home), elsewhere, unheard)
+        home = hosts.get(row.home)
+        if (row.vm_id, row.home) in outdated and home is not None:
+            home = replace(home, heard=False)  # nothing is known of the VM there now
+        verdict = _judge(row, home, elsewhere, unheard)
         if verdict is None:
             continue
         verdict = replace(verdict, seen_on=frozenset(host.host_id for host in (*elsewhere, *unheard)))
@@ -128,6 +149,27 @@ def _executing(vm_ids: Set[str], hosts: Iterable[HostView]) -> dict[str, list[Ho
                 found.setdefault(vm_id, []).append(host)
     for running in found.values():
         running.sort(key=lambda host: host.name)
+    return found
+
+
+def _outdated(
+    judged: Iterable[VmRow], executing: Mapping[str, list[HostView]], absences: Absences
+) -> set[tuple[str, str]]:
+    """The VMs and hosts of which the host's last report is older than its answer that the VM does not run there."""
+    doubtful = {
+        (row.vm_id, host.host_id): host
+        for row in judged
+        for host in executing.get(row.vm_id, ())
+        if host.host_id != row.home or row.state is not VmState.RUNNING
+    }
+    if not doubtful:
+        return set()
+    ended = absences({vm_id for vm_id, _ in doubtful})
+    found = set()
+    for (vm_id, host_id), host in doubtful.items():
+        seen, absence = host.seen(vm_id), ended.get((vm_id, host_id))
+        if seen is not None and seen.look is not None and absence is not None and seen.look.is_before(absence):
+            found.add((vm_id, host_id))
     return found
 
 

@@ -9,6 +9,7 @@ import grpc
 from ostler.types.v1 import vm_pb2
 
 from ostler_control.agents import reports
+from ostler_control.agents.looks import look
 from ostler_control.agents.power_states import power_state
 from ostler_control.fleet.reconcile import HostView, PauseReason, Seen
 from ostler_control.fleet.store import WatchedHost
@@ -65,4 +66,5 @@ def seen(vm: vm_pb2.VmInfo, detail: str = "") -> Seen:
         vm.managed,
         detail,
         _PAUSE_REASONS.get(vm.pause_reason),
+        look(vm),
     )

@@ -153,6 +153,20 @@ class VmSighting(BaseModel):
         indexes = ((("vm", "host"), True),)
 
 
+class VmAbsence(BaseModel):
+    """A VM that a host was last seen not to run, in its answer to a job or question: which moment of the agent."""
+
+    vm = ForeignKeyField(Vm, backref="absences", on_delete="CASCADE")
+    vm_id: str
+    host = ForeignKeyField(Host, backref="absences", on_delete="CASCADE")
+    host_id: str
+    life = BigIntegerField()
+    number = BigIntegerField()
+
+    class Meta:
+        indexes = ((("vm", "host"), True),)
+
+
 class Network(BaseModel):
     """A bridge on the hosts of a zone. vlan 0: untagged; mtu 0: the bridge's; spoof_filter: hosts drop frames of a VM
     that have another sender; all_accounts: every account may use it, else those of `NetworkAccount`."""

@@ -15,6 +15,7 @@ from ostler_common.errors import NotFoundError, OstlerError
 
 from ostler_control.agents import HostAddress, power_states
 from ostler_control.database import session, transaction
+from ostler_control.hosts import absences
 from ostler_control.hosts.rows import address_of, is_proved_off, record_heard
 from ostler_control.models import Host, PowerState, VmState, Volume, now
 from ostler_control.operations import Run
@@ -107,10 +108,17 @@ def locate(run: Run) -> Found:
             _cancel_migration(run, source, inputs)
             silent_since = time.monotonic()
         elif where is not Where.UNKNOWN or time.monotonic() - silent_since >= run.agents.unreachable_limit_s:
+            run.defer_write(lambda: _record_absences(run.resource_id, inputs, infos))  # noqa: B023 (the loop ends)
             info = infos.get(where)
             power_state = power_states.power_state(info.power_state) if info else PowerState.UNKNOWN
             return {"where": where.value, "power_state": power_state.value}
         run.pause(_ASK_INTERVAL_S)
+
+
+def _record_absences(vm_id: str, inputs: MigrateInputs, infos: Mapping[Where, vm_pb2.VmInfo | None]) -> None:
+    for where, host_id in ((Where.SOURCE, inputs.source_id), (Where.DESTINATION, inputs.destination_id)):
+        if (info := infos[where]) is not None:
+            absences.record(vm_id, host_id, info)
 
 
 def _ask(run: Run, host: HostAddress, if_off: vm_pb2.PowerState.ValueType) -> vm_pb2.VmInfo | None:

@@ -19,7 +19,9 @@ from ostler_common.errors import FailedPreconditionError, OstlerError
 from ostler_common.hypervisors import Function
 
 from ostler_control import settings
+from ostler_control.agents.looks import look
 from ostler_control.database import transaction
+from ostler_control.hosts import absences
 from ostler_control.hosts.rows import address_of
 from ostler_control.hypervisors import rules
 from ostler_control.models import Host, Operation, Pool, PowerState, Vm, VmState, Volume
@@ -203,6 +205,8 @@ def _move(run: Run, endpoint: Json) -> Json:
     )
     source = address_of(inputs.source_id)
     update = run.job(source, lambda agent: agent.migration.MigrateVm, request, (5, 98))
+    left = look(update.migration_report.look)
+    run.defer_write(lambda: absences.record_look(vm.id, inputs.source_id, left))
     return json_format.MessageToDict(update.migration_report)
 
 

@@ -6,7 +6,7 @@ from ostler.agent.v1 import vm_pb2 as agent_pb2
 
 from ostler_control.agents import power_states
 from ostler_control.catalog.firmware import is_uefi
-from ostler_control.hosts import cpus
+from ostler_control.hosts import absences, cpus
 from ostler_control.hosts.rows import address_of, record_heard
 from ostler_control.models import PowerState, VmSnapshotMemory, VmState
 from ostler_control.operations import Run, Undo
@@ -66,7 +66,8 @@ def push_undo_of_start(run: Run, undo: Undo, host_id: str) -> None:
 def force_off(run: Run, host_id: str) -> None:
     """Powers the VM off at once; succeeds when it does not run there."""
     request = agent_pb2.StopVmRequest(operation=run.ref(), vm_id=run.resource_id, timeout_s=0)
-    run.job(address_of(host_id), lambda agent: agent.vms.StopVm, request)
+    update = run.job(address_of(host_id), lambda agent: agent.vms.StopVm, request)
+    run.defer_write(lambda: absences.record(run.resource_id, host_id, update.vm))
 
 
 def undefine(run: Run, host_id: str) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ostler.agent.v1 import vm_pb2 as agent_pb2
+from ostler.types.v1 import vm_pb2
 from ostler_common.errors import bad_field
 
 from ostler_control import settings
 from ostler_control.agents import power_states
 from ostler_control.database import transaction
+from ostler_control.hosts import absences
 from ostler_control.hosts.rows import address_of, is_up, silent
 from ostler_control.models import Host, Operation, PowerState, Vm, VmState
 from ostler_control.operations import Run, lock_row, record_operation, workflow
@@ -68,14 +70,15 @@ def _stop(run: Run) -> None:
 
 def _stop_on(run: Run, inputs: StopInputs) -> None:
     request = agent_pb2.StopVmRequest(operation=run.ref(), vm_id=run.resource_id, timeout_s=inputs.timeout_s)
-    run.job(address_of(inputs.host_id), lambda agent: agent.vms.StopVm, request)
-    record_stopped(run.resource_id)
+    update = run.job(address_of(inputs.host_id), lambda agent: agent.vms.StopVm, request)
+    _record_stopped(run.resource_id, inputs.host_id, update.vm)
 
 
-def record_stopped(vm_id: str) -> None:
-    """Inside a step: records that a VM is off and releases its capacity."""
+def _record_stopped(vm_id: str, host_id: str, answer: vm_pb2.VmInfo) -> None:
+    """Inside a step: records that a VM is off, as its host answers, and releases its capacity."""
     with transaction():
         capacity.release(load(vm_id))
+        absences.record(vm_id, host_id, answer)
         set_state(vm_id, VmState.STOPPED, power_state=PowerState.STOPPED)
 
 
@@ -89,4 +92,4 @@ def _record_power_state(run: Run, inputs: StopInputs) -> None:
     if power_state.is_executing:
         set_state(run.resource_id, before, power_state=power_state)
     else:
-        record_stopped(run.resource_id)
+        _record_stopped(run.resource_id, inputs.host_id, info)

@@ -27,6 +27,7 @@ from ostler_agent.hypervisors.libvirt.info import INFO
 from ostler_agent.isos import Isos
 from ostler_agent.jobs import JobContext, Jobs
 from ostler_agent.journal import Journal, Record, digest
+from ostler_agent.looks import Looks
 from ostler_agent.migration.admissions import Admissions, Source
 from ostler_agent.migration.destination import IncomingMigrations
 from ostler_agent.services.host import HostIdentity, HostService
@@ -413,6 +414,33 @@ def test_a_console_needs_a_first_word(agent: Agent) -> None:
     assert from_rpc_error(caught.value).reason == "REQUEST_MISSING"
 
 
+def test_an_answer_that_a_vm_has_ended_is_newer_than_what_was_reported_before_it(agent: Agent) -> None:
+    info = agent.driver.add(VM)
+    watch = agent.host.WatchHost(host_pb2.WatchHostRequest(load_interval_ms=60_000), timeout=30)
+    reports = [next(watch).snapshot.vms[0].look]
+    (listener,) = agent.driver.listeners
+    listener.vm_event(VmEvent(VmEventKind.RESUMED, info, "", datetime.now(UTC)))
+    reports.append(next(watch).vm_event.vm.look)
+    # Read before the stop, and heard after it.
+    late = VmEvent(VmEventKind.RESUMED, info, "", datetime.now(UTC))
+    stopped = last(agent.vms.StopVm(vm_pb2.StopVmRequest(operation=operation(), vm_id=VM)))
+    listener.vm_event(late)
+    reports.append(next(watch).vm_event.vm.look)
+    asked = agent.vms.GetVm(vm_pb2.GetVmRequest(vm_id=VM)).look
+    listener.vm_event(VmEvent(VmEventKind.STARTED, info, "", datetime.now(UTC)))
+    later = next(watch).vm_event.vm.look
+    looks = [*reports, stopped.vm.look, asked, later]
+    numbers = [look.number for look in looks]
+    assert numbers == sorted(set(numbers))
+    assert len({look.life for look in looks}) == 1
+    assert looks[0].life > 0
+    watch.cancel()
+
+
+def test_the_looks_of_two_lives_of_an_agent_are_in_no_order() -> None:
+    assert Looks().next().life != Looks().next().life
+
+
 # -- migration
 
 
@@ -428,6 +456,10 @@ def test_a_vm_leaves(agent: Agent) -> None:
     )
     final = last(agent.migration.MigrateVm(request))
     assert (final.state, final.migration_report.downtime_ms) == (State.SUCCEEDED, 20)
+    seen = final.migration_report.look
+    asked = agent.vms.GetVm(vm_pb2.GetVmRequest(vm_id=VM))
+    assert (asked.power_state, seen.life) == (types_pb2.POWER_STATE_ABSENT, asked.look.life)
+    assert 0 < seen.number < asked.look.number
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,44 @@
+"""Adds which VMs hosts have answered not to run, and when."""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+from typing import Any
+
+from peewee import BigIntegerField, DateTimeField, ForeignKeyField, Model, TextField
+
+
+class Host(Model):
+    id: Any = TextField(primary_key=True)
+
+    class Meta:
+        legacy_table_names = False
+
+
+class Vm(Model):
+    id: Any = TextField(primary_key=True)
+
+    class Meta:
+        legacy_table_names = False
+
+
+class VmAbsence(Model):
+    id: Any = TextField(primary_key=True, default=lambda: str(uuid.uuid4()))
+    create_time: Any = DateTimeField(
+        default=lambda: datetime.datetime.now(datetime.UTC).replace(tzinfo=None), index=True
+    )
+    vm: Any = ForeignKeyField(Vm, on_delete="CASCADE")
+    host: Any = ForeignKeyField(Host, on_delete="CASCADE")
+    life: Any = BigIntegerField()
+    number: Any = BigIntegerField()
+
+    class Meta:
+        legacy_table_names = False
+        indexes = ((("vm", "host"), True),)
+
+
+# Any: Peewee's database, whichever it is.
+def up(migrator: object, db: Any) -> None:
+    with db.bind_ctx([Host, Vm, VmAbsence]):
+        db.create_tables([VmAbsence], safe=False)
