@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import math
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from ostler_control.durable import CommitSync
 from ostler_control.models import db
+from ostler_control.one_writer import OneWriter
 from ostler_control.outage import outage
 from ostler_control.statement_forms import Texts
 from ostler_control.statements import FastContext
@@ -47,8 +47,8 @@ IDLE_TRANSACTION_LIMIT_S = 20
 # On PostgreSQL only one replica migrates at a time; any number will do that nothing else uses.
 _MIGRATION_LOCK = 0x05713E
 
-# SQLite has one writer at a time and polls for its turn; threads of one process queue here instead.
-_writer = threading.RLock()
+# Of the bound database, if it is SQLite.
+_writer: OneWriter | None = None
 
 
 def connect(url: str) -> None:
@@ -56,7 +56,9 @@ def connect(url: str) -> None:
 
     Opens nothing yet. Raises InvalidArgumentError for another kind of URL.
     """
+    global _writer
     opened = _open(url)
+    _writer = OneWriter(opened) if isinstance(opened, PooledSqliteDatabase) else None
     opened.context_class = FastContext
     texts = Texts()
     opened.execute = lambda query: opened.execute_sql(*texts.write(query, opened.get_sql_context))
@@ -66,6 +68,8 @@ def connect(url: str) -> None:
 
 def disconnect() -> None:
     """Closes every connection of this process."""
+    if _writer is not None:
+        _writer.close()
     if db.obj is not None:
         db.close_all()
 
@@ -163,21 +167,23 @@ def transaction(*, lasting: bool = True) -> Iterator[None]:
     On SQLite it takes the write lock at once. Nothing in it may wait for another process or another thread.
     What was committed outlives a power cut: a passphrase's row must, if its volume does.
     """
-    if not is_sqlite():
+    if _writer is None:
         with session(), db.atomic():
             yield
         return
-    with session():
-        with _writer:
-            outermost = not db.in_transaction()
-            before = db.connection().total_changes
-            with db.atomic():
-                yield
-            changed = outermost and db.connection().total_changes != before
-            if _erasure.is_due() and outermost:
-                _erasure.attempt()
-        if changed and lasting:
-            _commit_sync.wait(db.database)
+    if not db.is_closed() and db.in_transaction():
+        with db.atomic():
+            yield
+        return
+    with _writer.turn():
+        before = db.connection().total_changes
+        with db.atomic():
+            yield
+        changed = db.connection().total_changes != before
+        if _erasure.is_due():
+            _erasure.attempt()
+    if changed and lasting:
+        _commit_sync.wait(db.database)
 
 
 @contextlib.contextmanager

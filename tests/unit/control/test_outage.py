@@ -159,8 +159,8 @@ def test_a_postgresql_that_ends_for_want_of_room_denies_nothing() -> None:
 
 
 def test_a_full_disk_under_sqlite_is_told_and_a_bug_is_not_taken_for_it(sqlite_database: str) -> None:
-    pages = db.execute_sql("PRAGMA page_count").fetchone()[0]
-    db.execute_sql(f"PRAGMA max_page_count = {pages}")
+    with transaction():  # on the connection that writes
+        _limit_pages(db.execute_sql("PRAGMA page_count").fetchone()[0])
     with pytest.raises(peewee.OperationalError) as caught:
         _create_zones(2000)
     found = outage(caught.value)
@@ -192,16 +192,16 @@ def test_a_full_disk_under_sqlites_journal_costs_operations_nothing_but_time(
     def limited(
         operation_id: str, attempt: int, step: journal.Step, writes: Sequence[journal.Write]
     ) -> tuple[int, bool]:
-        with database.session():
-            pages = db.execute_sql("PRAGMA page_count").fetchone()[0] if _full.is_set() else 1 << 30
-            db.execute_sql(f"PRAGMA max_page_count = {pages}")
-            try:
-                return record(operation_id, attempt, step, writes)
-            except peewee.OperationalError:
-                refused.release()
-                raise
-            finally:
-                db.execute_sql(f"PRAGMA max_page_count = {1 << 30}")
+        with transaction():  # on the connection that writes
+            _limit_pages(db.execute_sql("PRAGMA page_count").fetchone()[0] if _full.is_set() else 1 << 30)
+        try:
+            return record(operation_id, attempt, step, writes)
+        except peewee.OperationalError:
+            refused.release()
+            raise
+        finally:
+            with transaction():
+                _limit_pages(1 << 30)
 
     monkeypatch.setattr(journal, "_record", limited)
     with engine_on(sqlite_database, tmp_path) as engine:
@@ -282,6 +282,10 @@ def test_a_full_disk_under_postgresql_costs_operations_nothing_but_time(tmp_path
         assert (row.state, row.error) == (OperationState.SUCCEEDED, "")
         with database.session():
             assert Zone.select().where(Zone.name.startswith(operation.id)).count() == 200
+
+
+def _limit_pages(pages: int) -> None:
+    db.execute_sql(f"PRAGMA max_page_count = {pages}")
 
 
 def _refusal() -> OstlerError:

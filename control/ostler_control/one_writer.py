@@ -1,0 +1,61 @@
+"""SQLite's one writing connection of this process, which transactions use in turn.
+
+When a connection writes, every other one drops the pages that it keeps in memory, and reads them from the file again.
+With one that writes, it keeps them; that saves a third of a short transaction's work. Readers have others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from sqlite3 import Connection
+
+from peewee import SqliteDatabase
+
+from ostler_control.outage import outage
+
+
+class OneWriter:
+    """The connection, and the lock that its users queue for. One for each database."""
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        self._database = database
+        # SQLite has one writer at a time and polls for its turn; threads of one process queue here instead.
+        self._lock = threading.Lock()
+        self._connection: Connection | None = None
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Inside, the thread's statements run on the writing connection, whatever connection it had before. Not for a
+        thread that is inside already.
+
+        After a failure of the database the next turn opens another connection.
+        """
+        state = self._database._state  # type: ignore[attr-defined]  # the stubs leave it out
+        before = None if state.closed else state.conn
+        with self._lock:
+            if self._connection is None:
+                # Not from the pool, which would give it to readers.
+                self._connection = SqliteDatabase._connect(self._database)  # type: ignore[attr-defined]
+            state.set_connection(self._connection)
+            try:
+                yield
+            except Exception as error:
+                if outage(error) is not None:
+                    self._drop()
+                raise
+            finally:
+                state.reset()
+                if before is not None:
+                    state.set_connection(before)
+
+    def close(self) -> None:
+        """Closes the connection."""
+        with self._lock:
+            self._drop()
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

@@ -1,0 +1,68 @@
+"""SQLite's one writing connection."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import peewee
+import pytest
+from ostler_control import database
+from ostler_control.models import Zone, db
+
+
+def test_one_connection_writes_for_all_threads_and_others_read(sqlite_database: str) -> None:
+    """A connection beside which another writes reads its pages again."""
+    begin = _written()
+
+    def write(number: int) -> int:
+        with database.session():
+            Zone.select().count()
+            reader = db.connection()
+            with database.transaction():
+                assert db.connection() is not reader
+                Zone.create(name=f"z{number}")
+                written: int = db.connection().total_changes
+            assert db.connection() is reader
+            assert Zone.select().where(Zone.name == f"z{number}").exists()
+        return written
+
+    with ThreadPoolExecutor(4) as threads:
+        assert {*threads.map(write, range(20))} == {begin + 1 + number for number in range(20)}
+
+
+def test_a_writer_without_a_session_takes_no_connection_of_the_pool(sqlite_database: str) -> None:
+    db.close()
+    with database.transaction():
+        assert not db._in_use
+        Zone.create(name="z")
+    assert db.is_closed()
+
+
+def test_after_a_failure_of_the_database_another_connection_writes(sqlite_database: str) -> None:
+    failed = _connection_that_fails_with(peewee.OperationalError("disk I/O error"))
+    kept = _connection_that_fails_with(ZeroDivisionError())
+    assert kept is not failed
+    with database.transaction():
+        assert db.connection() is kept
+        Zone.create(name="z")
+    assert Zone.select().count() == 1
+
+
+def _connection_that_fails_with(error: Exception) -> object:
+    used: list[object] = []
+
+    def fail() -> None:
+        with database.transaction():
+            used.append(db.connection())
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    return used[0]
+
+
+def _written() -> int:
+    """How many rows the writing connection has written."""
+    with database.transaction():
+        written: int = db.connection().total_changes
+        return written
