@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from cryptography import x509
 from ostler_common.errors import ResourceExhaustedError, UnauthenticatedError
 from ostler_common.identity import Identity, Kind
+from peewee import ColumnBase
 
 from ostler_control.models import Certificate, first_tuple, now, tuples
 
@@ -30,7 +31,7 @@ def record(certificate_pem: bytes, ca: str, identity: Identity) -> None:
     certificate = x509.load_pem_x509_certificate(certificate_pem)
     Certificate.delete().where(Certificate.expire_time < now() - _KEEP_ENDED).execute()
     Certificate.create(
-        serial=_text(certificate.serial_number),
+        serial=text_of(certificate.serial_number),
         ca=ca,
         kind=str(identity.kind),
         name=identity.name,
@@ -40,11 +41,15 @@ def record(certificate_pem: bytes, ca: str, identity: Identity) -> None:
 
 def find_good(serial: int) -> Issued | None:
     """The certificate with this serial, or None when it is unknown, revoked or expired."""
-    query = Certificate.select(Certificate.ca, Certificate.kind, Certificate.name).where(
-        Certificate.serial == _text(serial), Certificate.revoke_time.is_null(), Certificate.expire_time > now()
-    )
+    query = Certificate.select(Certificate.ca, Certificate.kind, Certificate.name).where(good(text_of(serial), now()))
     row = first_tuple(query, tuple[str, str, str])
     return Issued(row[0], Identity(Kind(row[1]), row[2])) if row else None
+
+
+def good(serial: object, at: object) -> ColumnBase:
+    """The condition on `Certificate` that it has this serial, as `text_of` has it, and is good at this time."""
+    found: ColumnBase = (Certificate.serial == serial) & Certificate.revoke_time.is_null()
+    return found & (Certificate.expire_time > at)
 
 
 def check_good(serial: int) -> None:
@@ -113,5 +118,6 @@ def revoked(ca: str) -> list[tuple[int, datetime.datetime]]:
     return [(int(serial, 16), time.replace(tzinfo=datetime.UTC)) for serial, time in rows]
 
 
-def _text(serial: int) -> str:
+def text_of(serial: int) -> str:
+    """A serial as the table has it."""
     return f"{serial:x}"

@@ -7,7 +7,7 @@ from ostler_common.identity import Identity, Kind
 from peewee import IntegrityError
 
 from ostler_control import events
-from ostler_control.caller import Caller, Role
+from ostler_control.caller import Role
 from ostler_control.catalog.names import check_user_name
 from ostler_control.database import transaction
 from ostler_control.models import Account, Certificate, User, now
@@ -66,12 +66,6 @@ def delete(user: User, actor: str) -> None:
 def identity(user: User) -> Identity:
     """The identity in a user's certificates: the UUID, so that a later user of the same name is somebody else."""
     return Identity(Kind.USER, user.id)
-
-
-def caller_of(user_id: str) -> Caller | None:
-    """The user with this id as a caller; None when there is none."""
-    row = User.get_or_none(User.id == user_id)
-    return Caller(Role(row.role), row.id, row.name, row.account_id) if row else None
 
 
 def _lock(user: User) -> None:
